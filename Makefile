@@ -1,0 +1,54 @@
+# make demo [SECONDS=20]   an agent and a PocketFlow application, and what they say
+# make test                everything that is tested, against real servers
+# make check               ruff, mypy, import-linter
+# make bench               figures beside those of peers
+
+SHELL := /bin/bash
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+SECONDS ?=
+TESTS ?= tests
+
+.PHONY: demo test check format bench servers clean
+
+demo: .venv/.demo
+	@$(BIN)/kaywatch demo $(if $(SECONDS),--seconds $(SECONDS))
+
+test: .venv/.dev servers
+	$(BIN)/pytest -n 2 --dist loadgroup $(TESTS)
+
+check: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: .venv/.dev
+	@for bench in tests/bench/bench_*.py; do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
+
+servers:
+	@tests/install_servers.sh
+
+clean:
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "kaywatch needs Python 3.11 or newer; set PYTHON=..." >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	@# Dependency groups (PEP 735) need pip 25.1.
+	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'
+
+.venv/.demo: .venv/bin/python pyproject.toml
+	@echo "Setting up .venv for the demo, some 20 seconds the first time ..."
+	@$(BIN)/pip install --quiet --editable '.[demo]'
+	@touch $@
+
+.venv/.dev: .venv/bin/python pyproject.toml
+	@echo "Setting up .venv for the tests, about a minute the first time ..."
+	@$(BIN)/pip install --quiet --editable '.[demo]' --group test --group check
+	@touch $@

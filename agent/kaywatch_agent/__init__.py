@@ -1,0 +1,1 @@
+"""The kaywatch agent: one daemon per host that aggregates what the clients push."""

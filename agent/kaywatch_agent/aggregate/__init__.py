@@ -1,0 +1,1 @@
+"""Columns of events become buckets, windows and totals. Pure: reads no clock."""

@@ -1,0 +1,130 @@
+"""Who sends: presence, sequence marks, and the accounts behind completeness."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from kaywatch_agent.model import InFlight, Labels, Presence, ProcessSample
+from kaywatch_agent.protocol.messages import Hello
+
+__all__ = ["Client", "Clients"]
+
+# A client that has left is shown for so long, and so many of them at most.
+KEEP_SECONDS = 3600.0
+KEEP_CLIENTS = 10_000
+
+
+@dataclass
+class Client:
+    """One process, from its first message on."""
+
+    id: str
+    service: str = "unknown"
+    host: str = ""
+    pid: int = 0  # the kernel's word where the transport has it, else the client's
+    start: float = 0.0
+    sdk: str = ""
+    tags: Labels = ()
+    state: Presence = Presence.CONNECTED
+    since: float = 0.0  # when it came into that state
+    first_seen: float = 0.0
+    last_seen: float = 0.0
+    received_seq: int = 0  # applied: whatever is up to it is a duplicate
+    committed_seq: int = 0  # acknowledged
+    batches: int = 0
+    duplicates: int = 0
+    events: int = 0
+    recorded: int = 0  # by the client's own count, what it dropped included
+    dropped: Counter[str] = field(default_factory=Counter)
+    rejected: Counter[str] = field(default_factory=Counter)
+    missing_batches: int = 0  # numbers that never came
+    skew: float | None = None  # our clock minus its, transit included, in seconds
+    in_flight: tuple[InFlight, ...] = ()
+    sample: ProcessSample | None = None
+    peak_rss_bytes: int = 0
+    cpu_percent: float | None = None  # of one core, between the last two samples
+    sampled_at: float = 0.0
+
+    @property
+    def completeness(self) -> float | None:
+        """The share of what the client recorded that has arrived, 0 to 1."""
+        if not self.recorded:
+            return None
+        return min(1.0, self.events / self.recorded)
+
+    def sampled(self, sample: ProcessSample, now: float) -> None:
+        """Take a sample of the process's memory and CPU."""
+        before = self.sample
+        if before is not None and now > self.sampled_at:
+            used = sample.cpu_seconds - before.cpu_seconds
+            self.cpu_percent = max(0.0, 100.0 * used / (now - self.sampled_at))
+        self.sample = sample
+        self.sampled_at = now
+        self.peak_rss_bytes = max(self.peak_rss_bytes, sample.rss_bytes)
+
+
+class Clients:
+    """All clients that are here or left lately."""
+
+    def __init__(self) -> None:
+        self._clients: dict[str, Client] = {}
+
+    def __len__(self) -> int:
+        return len(self._clients)
+
+    def __iter__(self) -> Iterator[Client]:
+        return iter(self._clients.values())
+
+    def get(self, client: str) -> Client | None:
+        """Return a client that is known."""
+        return self._clients.get(client)
+
+    def meet(self, client: str, now: float) -> Client:
+        """Return the client, new or known, as present now."""
+        found = self._clients.get(client)
+        if found is None:
+            found = Client(client, since=now, first_seen=now)
+            self._clients[client] = found
+        found.last_seen = now
+        if found.state is not Presence.CONNECTED:
+            self.turn(found, Presence.CONNECTED, now)
+        return found
+
+    def greet(self, hello: Hello, pid: int, now: float) -> Client:
+        """Take in who a client says it is."""
+        client = self.meet(hello.client, now)
+        client.service = hello.service or client.service
+        client.host = hello.host
+        client.pid = pid or hello.pid
+        client.start = hello.start
+        client.sdk = hello.sdk
+        client.tags = hello.tags
+        return client
+
+    def turn(self, client: Client, state: Presence, now: float) -> None:
+        """Put a client into another state."""
+        client.state = state
+        client.since = now
+        if state is Presence.ENDED:
+            client.in_flight = ()
+
+    def forget(self, now: float) -> list[str]:
+        """Drop those who left long ago; return their ids."""
+        gone = [
+            client.id
+            for client in self._clients.values()
+            if client.state is not Presence.CONNECTED
+            and now - client.since > KEEP_SECONDS
+        ]
+        if len(self._clients) - len(gone) > KEEP_CLIENTS:
+            left = [
+                c for c in self._clients.values() if c.state is not Presence.CONNECTED
+            ]
+            # The longest gone first, and so those of above before all others.
+            left.sort(key=lambda client: client.since)
+            gone = [c.id for c in left[: len(self._clients) - KEEP_CLIENTS]]
+        for client in gone:
+            del self._clients[client]
+        return gone

@@ -1,0 +1,136 @@
+"""Numbers for names: series, actions, errors, ends. Bounded; what is over is folded.
+
+Folding keeps totals true: a series beyond the caps is counted as `__other__` of its
+graph, a graph's beyond those as `__other__` of its service, and so on; nothing is
+dropped, only detail is. Who caused it is counted by client.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
+
+from kaywatch_agent.model import OTHER, EndPoint, ErrorKey, Kind, SeriesKey
+
+__all__ = ["Interner", "Limits", "Registry"]
+
+T = TypeVar("T", bound=Hashable)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much detail is kept (`[limits]`).
+
+    Attributes:
+        series: distinct series in all; each costs some 1 kB for an hour of history
+            when it is seldom used, and up to 40 kB when it always is.
+        series_per_client: distinct series that one client may introduce.
+        names: distinct actions, errors and ends, each.
+    """
+
+    series: int = 50_000
+    series_per_client: int = 5_000
+    names: int = 4_096
+
+
+class Interner(Generic[T]):
+    """Numbers for values in order of appearance, up to a cap."""
+
+    def __init__(self, first: T, other: T, limit: int) -> None:
+        """Give `first` the number 0, and `other` the number of all over `limit`."""
+        self.values: list[T] = [first]
+        self.folded = 0
+        self._numbers: dict[T, int] = {first: 0}
+        self._other = other
+        self._limit = limit
+
+    def number(self, value: T) -> int:
+        """Return the number of `value`, or of `other` beyond the limit."""
+        found = self._numbers.get(value)
+        if found is not None:
+            return found
+        if len(self.values) >= self._limit and value != self._other:
+            self.folded += 1
+            return self.number(self._other)
+        self._numbers[value] = len(self.values)
+        self.values.append(value)
+        return len(self.values) - 1
+
+
+NO_ACTION: Final = ""
+
+
+class Registry:
+    """All names that have numbers, for one agent."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.keys: list[SeriesKey] = []
+        self.by_client: Counter[str] = Counter()  # series introduced
+        self.folded: Counter[str] = Counter()  # series folded, by client
+        self.folded_in_all = 0
+        self.actions = Interner(NO_ACTION, OTHER, limits.names)
+        self.errors = Interner(ErrorKey("", ""), ErrorKey(OTHER, ""), limits.names)
+        other_end = EndPoint(OTHER, OTHER, OTHER)
+        self.ends = Interner(EndPoint("", "", ""), other_end, limits.names)
+        self._rows: dict[SeriesKey, int] = {}
+        self._graphs: set[tuple[str, str]] = set()  # of series within the caps
+
+    def row(self, key: SeriesKey, client: str) -> int:
+        """Return the row of a series, folded where the caps say so."""
+        found = self._rows.get(key)
+        if found is not None:
+            return found
+        if (
+            len(self.keys) < self.limits.series
+            and self.by_client[client] < self.limits.series_per_client
+        ):
+            self.by_client[client] += 1
+            self._graphs.add((key.service, key.graph))
+            return self._add(key)
+        self.folded[client] += 1
+        self.folded_in_all += 1
+        return self._fold(key)
+
+    def find(self, key: SeriesKey) -> int | None:
+        """Return the row of a series that is known."""
+        return self._rows.get(key)
+
+    def forget_client(self, client: str) -> None:
+        """Drop the accounts of a client that has left; its series stay."""
+        self.by_client.pop(client, None)
+        self.folded.pop(client, None)
+
+    def _fold(self, key: SeriesKey) -> int:
+        # The last resort is one row per kind, so folding ends.
+        room = len(self.keys) < 2 * self.limits.series
+        for service, graph in (
+            (key.service, key.graph),
+            (key.service, OTHER),
+            (OTHER, OTHER),
+        ):
+            folded = _folded(key, service, graph)
+            known = self._rows.get(folded)
+            if known is not None:
+                return known
+            if service == OTHER or (room and self._bounded(service, graph)):
+                return self._add(folded)
+        raise AssertionError("the last fold always has a row")
+
+    def _bounded(self, service: str, graph: str) -> bool:
+        """Whether names made up without end can't make a fold target each."""
+        return graph in (OTHER, "") or (service, graph) in self._graphs
+
+    def _add(self, key: SeriesKey) -> int:
+        self._rows[key] = len(self.keys)
+        self.keys.append(key)
+        return len(self.keys) - 1
+
+
+def _folded(key: SeriesKey, service: str, graph: str) -> SeriesKey:
+    """Return the series of all others of a graph, of the same kind as `key`."""
+    node = "" if key.kind is Kind.RUN else OTHER
+    metric = "" if key.kind in (Kind.NODE, Kind.RUN) else OTHER
+    return SeriesKey(key.kind, service, graph, node, metric)

@@ -1,0 +1,266 @@
+"""A step: everything known of a set of events, per series. Merging is exact.
+
+Strategy: an open bucket, a closed one, a window and the totals are all the same
+thing, a Step, and all are made by two functions: `reduce` from columns and `merge`
+from steps. Merging is associative and commutative, so the order of arrival and the
+size of ticks can't show in a result (but for the last bits of float sums).
+
+What varies in number per series (histogram buckets, outcomes, actions, errors) is
+kept in one sorted array of keys with counts, the "facts": row, facet and number packed
+into an int64. So there is one kind of counter, and a series' facts are one slice.
+
+Steps are never mutated, so they can be read from other threads without a lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from enum import IntEnum
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kaywatch_agent.aggregate import histogram
+from kaywatch_agent.model import Columns
+
+__all__ = [
+    "EMPTY",
+    "Facet",
+    "Step",
+    "collapse",
+    "facts_of",
+    "merge",
+    "reduce",
+    "rows_of",
+]
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+ROW_SHIFT: Final = 32
+FACET_SHIFT: Final = 28
+NUMBER_MASK: Final = (1 << FACET_SHIFT) - 1
+
+# A dense count beats a sort as long as its table isn't much larger than the data.
+DENSE_FACTOR: Final = 8
+DENSE_FLOOR: Final = 65_536
+
+
+class Facet(IntEnum):
+    """What a fact counts."""
+
+    HISTOGRAM = 0  # number: code + CODE_LIMIT
+    OUTCOME = 1  # number: Outcome; ok is not stored, it is the rest
+    ACTION = 2  # number: of the action, or of a run's EndPoint
+    ERROR = 3  # number: of the ErrorKey
+
+
+class Step(NamedTuple):
+    """Aggregates per series; `rows` is sorted and without duplicates."""
+
+    rows: Ints
+    executions: Ints
+    attempts: Ints
+    total: Floats  # sum of the values
+    squares: Floats  # sum of their squares
+    least: Floats
+    most: Floats
+    last_time: Floats
+    last: Floats  # the value at last_time
+    fact_keys: Ints
+    fact_counts: Ints
+
+
+def _empty() -> Step:
+    ints: NDArray[Any] = np.zeros(0, np.int64)
+    floats: NDArray[Any] = np.zeros(0, np.float64)
+    return Step._make([ints] * 3 + [floats] * 6 + [ints] * 2)
+
+
+EMPTY: Final = _empty()
+
+
+def reduce(columns: Columns) -> Step:
+    """Aggregate events into a step."""
+    count = len(columns.row)
+    if not count:
+        return EMPTY
+    rows, local = _compact(columns.row)
+    size = len(rows)
+    executions = np.bincount(local, minlength=size)
+    attempts = np.bincount(local, columns.attempts, size).astype(np.int64)
+    total: Floats = np.bincount(local, columns.value, size).astype(np.float64)
+    with np.errstate(over="ignore"):
+        weights = columns.value * columns.value
+        squares: Floats = np.bincount(local, weights, size).astype(np.float64)
+    least = np.full(size, np.inf)
+    np.minimum.at(least, local, columns.value)
+    most = np.full(size, -np.inf)
+    np.maximum.at(most, local, columns.value)
+    last_time = np.full(size, -np.inf)
+    np.maximum.at(last_time, local, columns.time)
+    last = np.empty(size)
+    newest = columns.time == last_time[local]
+    last[local[newest]] = columns.value[newest]
+    keys, counts = _facts(rows, local, columns)
+    return Step(
+        rows,
+        executions,
+        attempts,
+        total,
+        squares,
+        least,
+        most,
+        last_time,
+        last,
+        keys,
+        counts,
+    )
+
+
+def merge(steps: Iterable[Step]) -> Step:
+    """Return the step of all the events in `steps`."""
+    parts = [step for step in steps if len(step.rows)]
+    if not parts:
+        return EMPTY
+    return parts[0] if len(parts) == 1 else _merge(parts)
+
+
+def _merge(parts: Sequence[Step]) -> Step:
+    rows, order, starts = _group(np.concatenate([p.rows for p in parts]))
+
+    def column(name: str) -> NDArray[Any]:
+        joined: NDArray[Any] = np.concatenate([getattr(p, name) for p in parts])
+        return joined[order]
+
+    def add(name: str) -> NDArray[Any]:
+        total: NDArray[Any] = np.add.reduceat(column(name), starts)
+        return total
+
+    last_time = column("last_time")
+    newest = np.maximum.reduceat(last_time, starts)
+    # Within a row's group, the last of those that carry its newest time.
+    group = np.repeat(np.arange(len(starts)), np.diff([*starts, len(last_time)]))
+    carriers = np.flatnonzero(last_time == newest[group])
+    last = np.empty(len(starts))
+    last[group[carriers]] = column("last")[carriers]
+    keys, fact_order, fact_starts = _group(np.concatenate([p.fact_keys for p in parts]))
+    counts = np.concatenate([p.fact_counts for p in parts])[fact_order]
+    return Step(
+        rows,
+        add("executions"),
+        add("attempts"),
+        add("total"),
+        add("squares"),
+        np.minimum.reduceat(column("least"), starts),
+        np.maximum.reduceat(column("most"), starts),
+        newest,
+        last,
+        keys,
+        np.add.reduceat(counts, fact_starts) if len(counts) else counts,
+    )
+
+
+def rows_of(step: Step, wanted: Ints) -> Step:
+    """Return the part of a step that concerns the `wanted` rows, given sorted."""
+    at = np.searchsorted(step.rows, wanted)
+    at = at[at < len(step.rows)]
+    at = at[np.isin(step.rows[at], wanted, assume_unique=True)]
+    if not len(at):
+        return EMPTY
+    rows = step.rows[at]
+    low = np.searchsorted(step.fact_keys, rows << ROW_SHIFT)
+    high = np.searchsorted(step.fact_keys, (rows + 1) << ROW_SHIFT)
+    facts = np.concatenate([np.arange(a, b) for a, b in zip(low, high, strict=True)])
+    columns = [column[at] for column in step[:9]]
+    return Step._make([*columns, step.fact_keys[facts], step.fact_counts[facts]])
+
+
+def collapse(step: Step) -> Step:
+    """Return all series of a step as if they were one, with row 0."""
+    one = np.zeros(len(step.rows), np.int64)
+    keys = step.fact_keys & ((1 << ROW_SHIFT) - 1)
+    order = np.argsort(keys, kind="stable")
+    flat = step._replace(
+        rows=one, fact_keys=keys[order], fact_counts=step.fact_counts[order]
+    )
+    # Merging with nothing would return it as it is, with its duplicate rows.
+    return _merge([flat])
+
+
+def facts_of(step: Step, row: int, facet: Facet) -> tuple[Ints, Ints]:
+    """Return (numbers, counts) of one facet of one series, sorted by number."""
+    low = (row << ROW_SHIFT) | (facet << FACET_SHIFT)
+    bounds = np.searchsorted(step.fact_keys, [low, low + (1 << FACET_SHIFT)])
+    part = slice(int(bounds[0]), int(bounds[1]))
+    numbers = step.fact_keys[part] & NUMBER_MASK
+    if facet is Facet.HISTOGRAM:
+        numbers = numbers - histogram.CODE_LIMIT
+    return numbers, step.fact_counts[part]
+
+
+# -- inside --------------------------------------------------------------------------
+
+
+def _compact(row: Ints) -> tuple[Ints, Ints]:
+    """Return the distinct rows, sorted, and each event's position among them."""
+    top = int(row.max()) + 1
+    if top > DENSE_FACTOR * len(row) + DENSE_FLOOR:
+        rows, local = np.unique(row, return_inverse=True)
+        return rows, local
+    present = np.zeros(top, np.bool_)
+    present[row] = True
+    rows = np.flatnonzero(present)
+    position = np.empty(top, np.int64)
+    position[rows] = np.arange(len(rows))
+    return rows, position[row]
+
+
+def _facts(rows: Ints, local: Ints, columns: Columns) -> tuple[Ints, Ints]:
+    code = histogram.codes(columns.value) + histogram.CODE_LIMIT
+    facets: list[tuple[Facet, Ints, Ints]] = [(Facet.HISTOGRAM, local, code)]
+    for facet, number in (
+        (Facet.OUTCOME, columns.outcome),
+        (Facet.ACTION, columns.action),
+        (Facet.ERROR, columns.error),
+    ):
+        some = np.flatnonzero(number)
+        if len(some):
+            facets.append((facet, local[some], number[some].astype(np.int64)))
+    keys, counts = [], []
+    for facet, position, number in facets:
+        at, sub, count = _count_pairs(position, number, len(rows))
+        keys.append((rows[at] << ROW_SHIFT) | (int(facet) << FACET_SHIFT) | sub)
+        counts.append(count)
+    joined = np.concatenate(keys)
+    order = np.argsort(joined, kind="stable")
+    return joined[order], np.concatenate(counts)[order]
+
+
+def _count_pairs(position: Ints, number: Ints, size: int) -> tuple[Ints, Ints, Ints]:
+    """Count the distinct (position, number) pairs."""
+    low = int(number.min())
+    width = int(number.max()) - low + 1
+    flat = position * width + (number - low)
+    if size * width <= DENSE_FACTOR * len(flat) + DENSE_FLOOR:
+        table = np.bincount(flat, minlength=size * width)
+        found = np.flatnonzero(table)
+        count = table[found]
+    else:
+        found, count = np.unique(flat, return_counts=True)
+    return found // width, found % width + low, count
+
+
+def _group(keys: Ints) -> tuple[Ints, Ints, Ints]:
+    """Return the distinct keys, a sorting order, and where each key starts in it."""
+    # Stable: the inputs are sorted runs, which timsort merges in linear time.
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
+    if not len(ordered):
+        return ordered, order, order
+    fresh = np.empty(len(ordered), np.bool_)
+    fresh[0] = True
+    np.not_equal(ordered[1:], ordered[:-1], out=fresh[1:])
+    starts = np.flatnonzero(fresh)
+    return ordered[starts], order, starts

@@ -1,0 +1,196 @@
+"""What a step says about some series, in the words that people use."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kaywatch.wire import Outcome
+from kaywatch_agent.aggregate import histogram
+from kaywatch_agent.aggregate.aggregator import View
+from kaywatch_agent.aggregate.registry import Registry
+from kaywatch_agent.aggregate.step import Facet, Step, collapse, facts_of, rows_of
+from kaywatch_agent.model import EndPoint, ErrorKey, Kind, SeriesKey
+
+__all__ = ["Summary", "completeness", "select", "summarize"]
+
+Ints = NDArray[np.int64]
+
+
+class Summary:
+    """Figures of one or several series over one stretch of time.
+
+    Attributes:
+        executions: how many events (executions, runs, values).
+        attempts: their attempts; for runs, the nodes visited.
+        total: the sum of their values, in seconds for nodes and runs.
+        last_time: when the latest was, Unix seconds; 0.0 without any.
+        last: the latest one's value.
+    """
+
+    def __init__(self, step: Step, registry: Registry) -> None:
+        self._step = collapse(step) if len(step.rows) else step
+        self._registry = registry
+        some = bool(len(self._step.rows))
+        self.executions = int(self._step.executions[0]) if some else 0
+        self.attempts = int(self._step.attempts[0]) if some else 0
+        self.total = float(self._step.total[0]) if some else 0.0
+        self.last_time = float(self._step.last_time[0]) if some else 0.0
+        self.last = _number(self._step.last) if some else None
+        self.least = _number(self._step.least) if some else None
+        self.most = _number(self._step.most) if some else None
+
+    @property
+    def average(self) -> float | None:
+        """The arithmetic mean of the values."""
+        return _finite(self.total / self.executions) if self.executions else None
+
+    @property
+    def deviation(self) -> float | None:
+        """The population standard deviation of the values."""
+        if not self.executions:
+            return None
+        if self.least == self.most:
+            return 0.0 if self.least is not None else None
+        mean = self.total / self.executions
+        square = float(self._step.squares[0]) / self.executions
+        variance = square - mean * mean
+        # Rounding can make it slightly negative for nearly constant values.
+        return _finite(math.sqrt(max(0.0, variance))) if variance < math.inf else None
+
+    @property
+    def retries(self) -> int:
+        """Attempts beyond the first of each execution."""
+        return max(0, self.attempts - self.executions)
+
+    @cached_property
+    def outcomes(self) -> dict[str, int]:
+        """How many executions had each outcome, all of them named."""
+        counts = {outcome.name.lower(): 0 for outcome in Outcome}
+        for number, count in self._facts(Facet.OUTCOME):
+            counts[Outcome(number).name.lower()] = count
+        counts["ok"] = self.executions - sum(counts.values())
+        return counts
+
+    @property
+    def success_rate(self) -> float | None:
+        """The share that did not end in error, cancelled ones left out of account.
+
+        As KayGraph's MetricsNode counts it: a suppressed error and a fallback are
+        successes.
+        """
+        error_rate = self.error_rate
+        return None if error_rate is None else 1.0 - error_rate
+
+    @property
+    def error_rate(self) -> float | None:
+        """The share that ended in error, cancelled ones left out of account."""
+        finished = self.executions - self.outcomes["cancelled"]
+        return self.outcomes["error"] / finished if finished else None
+
+    @cached_property
+    def actions(self) -> dict[str, int]:
+        """How many executions ended with each action; those with an error have none."""
+        values = self._registry.actions.values
+        return {values[number]: count for number, count in self._facts(Facet.ACTION)}
+
+    @cached_property
+    def ends(self) -> dict[EndPoint, int]:
+        """How many runs ended where, and why; for runs, in place of `actions`."""
+        values = self._registry.ends.values
+        return {values[number]: count for number, count in self._facts(Facet.ACTION)}
+
+    @cached_property
+    def errors(self) -> dict[ErrorKey, int]:
+        """How often each error class ended, or was answered in, an execution."""
+        values = self._registry.errors.values
+        return {values[number]: count for number, count in self._facts(Facet.ERROR)}
+
+    @property
+    def error_breakdown(self) -> dict[str, int]:
+        """`errors` by the exception's type alone, the most frequent first."""
+        counts: dict[str, int] = {}
+        for key, count in self.errors.items():
+            counts[key.type] = counts.get(key.type, 0) + count
+        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+    @property
+    def histogram(self) -> tuple[Ints, Ints]:
+        """Return (codes, counts) of the values' histogram, sorted."""
+        return facts_of(self._step, 0, Facet.HISTOGRAM)
+
+    def quantiles(self, *wanted: float) -> list[float | None]:
+        """Return quantiles of the values, each within 1.1 % of the exact one."""
+        if not self.executions:
+            return [None] * len(wanted)
+        codes, counts = self.histogram
+        least, most = float(self._step.least[0]), float(self._step.most[0])
+        found = histogram.quantiles(codes, counts, np.array(wanted), least, most)
+        return [_finite(value) for value in found.tolist()]
+
+    def _facts(self, facet: Facet) -> list[tuple[int, int]]:
+        numbers, counts = facts_of(self._step, 0, facet)
+        return list(zip(numbers.tolist(), counts.tolist(), strict=True))
+
+
+def summarize(step: Step, rows: list[int], registry: Registry) -> Summary:
+    """Return the figures of some series, taken together."""
+    return Summary(rows_of(step, np.array(sorted(rows), np.int64)), registry)
+
+
+def select(
+    registry: Registry,
+    kind: Kind,
+    *,
+    service: str | None = None,
+    graph: str | None = None,
+    node: str | None = None,
+    metric: str | None = None,
+) -> dict[SeriesKey, int]:
+    """Return the series that match all that is given, with their rows."""
+    return {
+        key: row
+        for row, key in enumerate(registry.keys)
+        if key.kind is kind
+        and (service is None or key.service == service)
+        and (graph is None or key.graph == graph)
+        and (node is None or key.node == node)
+        and (metric is None or key.metric == metric)
+    }
+
+
+def completeness(view: View, step: Step, service: str | None = None) -> float | None:
+    """Return the share of what clients recorded that is in `step`, 0 to 1.
+
+    What arrived over what the clients say they recorded, by service: a loss can't be
+    told apart by node, since what was lost can't be looked into.
+    """
+    received = lost = 0.0
+    keys = view.registry.keys
+    figures: Mapping[str, list[float]] = {
+        "rows": step.rows.tolist(),
+        "executions": step.executions.tolist(),
+        "total": step.total.tolist(),
+    }
+    for row, executions, total in zip(*figures.values(), strict=True):
+        key = keys[int(row)]
+        if service is not None and key.service != service:
+            continue
+        if key.kind is Kind.LOSS:
+            lost += total
+        else:
+            received += executions
+    return received / (received + lost) if received + lost else None
+
+
+def _number(column: NDArray[np.float64]) -> float | None:
+    return _finite(float(column[0]))
+
+
+def _finite(value: float) -> float | None:
+    """Return the value, or None where JSON has no number for it."""
+    return value if math.isfinite(value) else None

@@ -1,0 +1,209 @@
+"""The command line: what the words mean, and which exit code they end with.
+
+Exit codes: 0 fine, 1 failed, 2 wrong usage, 78 wrong configuration (sysexits.h).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+import click
+
+from kaywatch._version import __version__
+from kaywatch.errors import KaywatchError
+from kaywatch.query import DEFAULT_URL, fetch
+from kaywatch_agent import screens
+from kaywatch_agent.config import DEFAULT_PATH, Config, find, load
+from kaywatch_agent.errors import AgentError, ConfigError
+
+__all__ = ["main"]
+
+FAILED: Final = 1
+WRONG_CONFIGURATION: Final = 78
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        kaywatch(standalone_mode=False)
+    except click.exceptions.Exit as end:
+        sys.exit(end.exit_code)
+    except click.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except ConfigError as error:
+        click.echo(f"kaywatch: {error}", err=True)
+        sys.exit(WRONG_CONFIGURATION)
+    except (AgentError, KaywatchError) as error:
+        click.echo(f"kaywatch: {error}", err=True)
+        sys.exit(FAILED)
+    except BrokenPipeError:
+        # The reader, such as `head`, has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _reading(command: F) -> F:
+    """Add the options of every command that reads from an agent."""
+    command = click.option(
+        "--json", "as_json", is_flag=True, help="Print the agent's JSON as it is."
+    )(command)
+    return click.option(
+        "--url",
+        envvar="KAYWATCH_URL",
+        default=DEFAULT_URL,
+        show_default=True,
+        show_envvar=True,
+        help="Where the agent serves HTTP.",
+    )(command)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="kaywatch")
+def kaywatch() -> None:
+    """Production monitoring for KayGraph and PocketFlow applications.
+
+    `kaywatch serve` starts the agent; applications call kaywatch.instrument().
+    """
+
+
+@kaywatch.command()
+@click.option("--socket", metavar="PATH", help="The socket that clients push to.")
+@click.option("--http", "listen", metavar="HOST:PORT", help="Where to serve HTTP.")
+@click.option(
+    "--config",
+    "config_path",
+    metavar="FILE",
+    help=f"The configuration; {DEFAULT_PATH} if it exists.",
+)
+def serve(socket: str | None, listen: str | None, config_path: str | None) -> None:
+    """Run the agent until SIGTERM or SIGINT. No configuration is needed."""
+    from kaywatch_agent import logs
+
+    config = _configured(config_path, socket, listen)
+    logs.set_up(config.log)
+    _run(config)
+
+
+def _configured(path: str | None, socket: str | None, listen: str | None) -> Config:
+    """Return the file's configuration with the options in place of its values."""
+    config = load(find(path))
+    try:
+        if socket is not None:
+            ingest = dataclasses.replace(config.ingest, socket=socket)
+            config = dataclasses.replace(config, ingest=ingest)
+        if listen is not None:
+            http = dataclasses.replace(config.http, listen=listen)
+            config = dataclasses.replace(config, http=http)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    return config
+
+
+def _run(config: Config) -> None:
+    from kaywatch_agent.app import App
+
+    async def life() -> None:
+        app = App(config)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, app.stop)
+        await app.run()
+
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(life())
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return uvloop's loop where it is installed: half the CPU per message."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+@kaywatch.command()
+@click.option("--config", "config_path", metavar="FILE", help="The file to check.")
+def check(config_path: str | None) -> None:
+    """Check the configuration, without side effects."""
+    path = find(config_path)
+    config = load(path)
+    click.echo(f"{path or 'no file, all defaults'}: fine")
+    click.echo(f"  clients push to  {config.ingest.path}")
+    click.echo(f"  HTTP is served at  {config.http.listen}")
+
+
+@kaywatch.command()
+@_reading
+def status(url: str, as_json: bool) -> None:
+    """Show the agent's health, its clients, and every node's figures."""
+    health = fetch("/health", url=url)
+    if as_json:
+        clients = fetch("/api/v1/clients", url=url)
+        export = fetch("/api/v1/export", url=url)
+        click.echo(json.dumps({"health": health, **clients, **export}, indent=2))
+    else:
+        clients = fetch("/api/v1/clients", url=url)["clients"]
+        nodes = fetch("/api/v1/nodes", {"window": "5m"}, url)["nodes"]
+        screens.show_status(url, health, clients, nodes)
+    if health["status"] == "unhealthy":
+        raise click.exceptions.Exit(FAILED)
+
+
+@kaywatch.command()
+@click.argument("node")
+@click.option(
+    "--window", metavar="5m", help="How far back; since first seen if not given."
+)
+@click.option("--graph", metavar="NAME", help="Only within this graph.")
+@click.option("--service", metavar="NAME", help="Only of this service.")
+@_reading
+def stats(
+    node: str,
+    window: str | None,
+    graph: str | None,
+    service: str | None,
+    url: str,
+    as_json: bool,
+) -> None:
+    """Show the figures of one NODE."""
+    from urllib.parse import quote
+
+    found = fetch(
+        f"/api/v1/nodes/{quote(node, safe='')}/stats",
+        {"window": window, "graph": graph, "service": service},
+        url,
+    )
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    else:
+        screens.show_node(found)
+
+
+@kaywatch.command()
+@click.option(
+    "--seconds", type=click.FloatRange(min=1), help="End after so long, with a summary."
+)
+@click.option("--processes", default=2, show_default=True, type=click.IntRange(1, 32))
+@click.option(
+    "--http",
+    "listen",
+    metavar="HOST:PORT",
+    help="Where the agent serves HTTP; 127.0.0.1:9477, or a free port.",
+)
+def demo(seconds: float | None, processes: int, listen: str | None) -> None:
+    """Run an agent and a PocketFlow application, and show what they say."""
+    from kaywatch_agent.demo import show
+
+    raise click.exceptions.Exit(show.run(seconds, processes, listen))

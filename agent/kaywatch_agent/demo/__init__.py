@@ -1,0 +1,1 @@
+"""`kaywatch demo`: a real PocketFlow application, watched by a real agent."""

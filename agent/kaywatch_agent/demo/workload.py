@@ -1,0 +1,288 @@
+"""A support desk in PocketFlow: branches, retries, fallbacks, a loop, async, batches.
+
+It is an ordinary application with one line for kaywatch. It also counts by itself
+what it does, so that the demo can hold the agent's figures against its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any, cast
+
+from pocketflow import (
+    AsyncFlow,
+    AsyncNode,
+    AsyncParallelBatchNode,
+    BatchNode,
+    Flow,
+    Node,
+)
+
+import kaywatch
+
+__all__ = ["main"]
+
+Shared = dict[str, Any]
+
+# What this process did, by its own count: (node, what) -> how often.
+counted: Counter[tuple[str, str]] = Counter()
+_counting = threading.Lock()
+
+
+def count(node: object, what: str) -> None:
+    """Count one thing that a node did."""
+    with _counting:
+        counted[type(node).__name__, what] += 1
+
+
+def work(seconds: float) -> None:
+    """Take about so long, with a tail, as a model's answers do."""
+    time.sleep(seconds * random.lognormvariate(0, 0.5))
+
+
+class ModelOverloaded(Exception):
+    """The language model did not answer."""
+
+
+class Triage(Node):  # type: ignore[misc]
+    """Decides what a ticket is about."""
+
+    def prep(self, shared: Shared) -> str:
+        """Take the ticket."""
+        count(self, "executions")
+        return cast(str, shared["ticket"])
+
+    def exec(self, ticket: str) -> str:
+        """Classify it."""
+        work(0.004)
+        kaywatch.record_llm(model="small", input_tokens=len(ticket), output_tokens=1)
+        return random.choices(["question", "refund", "spam"], [0.7, 0.2, 0.1])[0]
+
+    def post(self, shared: Shared, prep_res: str, exec_res: str) -> str:
+        """Branch."""
+        count(self, f"-> {exec_res}")
+        return exec_res
+
+
+class Retrieve(BatchNode):  # type: ignore[misc]
+    """Looks up three documents, one of them badly stored."""
+
+    def prep(self, shared: Shared) -> list[int]:
+        """Name the documents."""
+        count(self, "executions")
+        return [1, 2, 3]
+
+    def exec(self, document: int) -> str:
+        """Read one."""
+        work(0.001)
+        kaywatch.observe("data_size", 500 * document)
+        return f"document {document}"
+
+    def post(self, shared: Shared, prep_res: list[int], exec_res: list[str]) -> None:
+        """Keep them."""
+        shared["documents"] = exec_res
+        count(self, "-> default")
+
+
+class Embed(AsyncParallelBatchNode):  # type: ignore[misc]
+    """Embeds the documents, all at once."""
+
+    async def prep_async(self, shared: Shared) -> list[str]:
+        """Take the documents."""
+        count(self, "executions")
+        return cast(list[str], shared["documents"])
+
+    async def exec_async(self, document: str) -> int:
+        """Embed one."""
+        await asyncio.sleep(random.uniform(0.001, 0.004))
+        return len(document)
+
+    async def post_async(self, shared: Shared, prep_res: Any, exec_res: Any) -> None:
+        """Go on."""
+        count(self, "-> default")
+
+
+class Draft(Node):  # type: ignore[misc]
+    """Writes an answer; its model is often overloaded."""
+
+    def prep(self, shared: Shared) -> list[int]:
+        """Start with no attempt made."""
+        count(self, "executions")
+        return []
+
+    def exec(self, attempts: list[int]) -> str:
+        """Ask the model, which fails three times in ten."""
+        attempts.append(1)
+        if len(attempts) > 1:
+            count(self, "retries")
+        work(0.012)
+        if random.random() < 0.3:
+            raise ModelOverloaded("529: the model is overloaded")
+        kaywatch.record_llm(
+            model="large", input_tokens=900, output_tokens=200, cost_usd=0.0057
+        )
+        return "answer"
+
+    def exec_fallback(self, attempts: list[int], exc: Exception) -> str:
+        """Answer from a template."""
+        count(self, "fallbacks")
+        return "template"
+
+    def post(self, shared: Shared, prep_res: Any, exec_res: str) -> None:
+        """Go on."""
+        count(self, "-> default")
+
+
+class Review(Node):  # type: ignore[misc]
+    """Sends one draft in four back: a loop."""
+
+    def prep(self, shared: Shared) -> None:
+        """Nothing to take."""
+        count(self, "executions")
+
+    def exec(self, prep_res: None) -> bool:
+        """Read it."""
+        work(0.003)
+        return random.random() < 0.75
+
+    def post(self, shared: Shared, prep_res: None, exec_res: bool) -> str:
+        """Approve or revise."""
+        action = "approve" if exec_res else "revise"
+        count(self, f"-> {action}")
+        return action
+
+
+class Send(AsyncNode):  # type: ignore[misc]
+    """Sends the answer over a network."""
+
+    async def prep_async(self, shared: Shared) -> None:
+        """Nothing to take."""
+        count(self, "executions")
+
+    async def exec_async(self, prep_res: None) -> None:
+        """Send."""
+        await asyncio.sleep(random.uniform(0.002, 0.02))
+
+    async def post_async(self, shared: Shared, prep_res: None, exec_res: None) -> str:
+        """End: no edge leads on from here."""
+        count(self, "-> sent")
+        return "sent"
+
+
+class Refund(Node):  # type: ignore[misc]
+    """Pays money back; one order in five can't be found, which ends the run."""
+
+    def prep(self, shared: Shared) -> None:
+        """Nothing to take."""
+        count(self, "executions")
+
+    def exec(self, prep_res: None) -> None:
+        """Look up the order."""
+        work(0.006)
+        if random.random() < 0.2:
+            count(self, "errors")
+            raise LookupError("no such order")
+
+    def post(self, shared: Shared, prep_res: None, exec_res: None) -> None:
+        """Go on."""
+        count(self, "-> default")
+
+
+class Digest(Node):  # type: ignore[misc]
+    """Sums up the day, in a second graph that runs in a thread."""
+
+    def prep(self, shared: Shared) -> None:
+        """Nothing to take."""
+        count(self, "executions")
+
+    def exec(self, prep_res: None) -> None:
+        """Sum up."""
+        work(0.01)
+
+    def post(self, shared: Shared, prep_res: None, exec_res: None) -> str:
+        """End with an action that no edge has: how many PocketFlow loops end."""
+        count(self, "-> done")
+        return "done"
+
+
+class SupportDesk(AsyncFlow):  # type: ignore[misc]
+    """The main graph."""
+
+
+class DailyDigest(Flow):  # type: ignore[misc]
+    """The second graph."""
+
+
+def support_desk() -> SupportDesk:
+    """Wire the main graph."""
+    triage, retrieve, embed = Triage(), Retrieve(), Embed()
+    draft, review, send = Draft(max_retries=3), Review(), Send()
+    refund = Refund()
+    triage - "question" >> retrieve >> embed >> draft >> review
+    review - "revise" >> draft
+    review - "approve" >> send
+    triage - "refund" >> refund >> send
+    return SupportDesk(start=triage)
+
+
+async def serve_tickets(desk: SupportDesk, stop: threading.Event) -> None:
+    """Work on ticket after ticket."""
+    while not stop.is_set():
+        try:
+            await desk.run_async({"ticket": "Where is my parcel?"})
+        except LookupError:
+            count(desk, "errors")
+        count(desk, "runs")
+
+
+def digest_regularly(digest: DailyDigest, stop: threading.Event) -> None:
+    """Run the second graph now and then."""
+    while not stop.wait(0.2):
+        digest.run({})
+        count(digest, "runs")
+
+
+def main() -> None:
+    """Run until told to stop, then write down what was counted."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--counts", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    random.seed(arguments.seed)
+
+    kaywatch.instrument()
+
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    # Unmatched actions are how this application ends; PocketFlow warns of them.
+    if not sys.warnoptions:
+        import warnings
+
+        warnings.simplefilter("ignore")
+    thread = threading.Thread(
+        target=digest_regularly, args=(DailyDigest(start=Digest()), stop)
+    )
+    thread.start()
+    asyncio.run(_serve(stop))
+    thread.join()
+    found = [[node, what, n] for (node, what), n in sorted(counted.items())]
+    arguments.counts.write_text(json.dumps(found))
+
+
+async def _serve(stop: threading.Event) -> None:
+    desk = support_desk()
+    await asyncio.gather(*(serve_tickets(desk, stop) for _ in range(4)))
+
+
+if __name__ == "__main__":
+    main()

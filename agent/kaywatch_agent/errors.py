@@ -1,0 +1,30 @@
+"""The agent's exceptions.
+
+AgentError
+├── ConfigError       a setting that can't be used; names its key path
+└── StartError        a resource that the agent needs is not to be had
+"""
+
+from __future__ import annotations
+
+__all__ = ["AgentError", "ConfigError", "StartError"]
+
+
+class AgentError(Exception):
+    """The base of the agent's own errors: told to the user without a trace."""
+
+
+class ConfigError(AgentError):
+    """A setting that can't be used.
+
+    Attributes:
+        key: the path of the key, such as `http.listen`.
+    """
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(f"{key}: {message}" if key else message)
+        self.key = key
+
+
+class StartError(AgentError):
+    """A socket, a port or a file that the agent needs is not to be had."""

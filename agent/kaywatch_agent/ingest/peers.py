@@ -1,0 +1,78 @@
+"""The process behind a connection: who it is, whether it lives, what it uses."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import struct
+from typing import Final
+
+import psutil
+
+from kaywatch_agent.model import ProcessSample
+
+__all__ = ["Peer"]
+
+_CREDENTIALS: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid
+
+
+class Peer:
+    """The process at the other end, as the kernel names it.
+
+    Holds a pidfd, so that an exit is noticed also while the process is a zombie and
+    when its number has been given to another.
+    """
+
+    def __init__(self, pid: int, uid: int, gid: int) -> None:
+        self.pid = pid
+        self.uid = uid
+        self.gid = gid
+        self._pidfd: int | None = None
+        self._process: psutil.Process | None = None
+        if pid > 0:
+            # Absent on old kernels, and for a process that has gone already.
+            with contextlib.suppress(OSError, AttributeError):
+                self._pidfd = os.pidfd_open(pid)
+            with contextlib.suppress(psutil.Error):
+                self._process = psutil.Process(pid)
+
+    @classmethod
+    def of(cls, connection: socket.socket) -> Peer:
+        """Return the process that connected (SO_PEERCRED, unix(7))."""
+        raw = connection.getsockopt(
+            socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size
+        )
+        return cls(*_CREDENTIALS.unpack(raw))
+
+    def exited(self) -> bool:
+        """Whether the process is gone."""
+        if self._pidfd is not None:
+            readable, _, _ = select.select([self._pidfd], [], [], 0)
+            return bool(readable)
+        process = self._process
+        if process is None:
+            return True
+        try:
+            return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+        except psutil.Error:
+            return True
+
+    def sample(self) -> ProcessSample | None:
+        """Return the process's memory and CPU, or None when it can't be read."""
+        process = self._process
+        if process is None:
+            return None
+        try:
+            with process.oneshot():
+                cpu = process.cpu_times()
+                return ProcessSample(process.memory_info().rss, cpu.user + cpu.system)
+        except psutil.Error:
+            return None
+
+    def close(self) -> None:
+        """Release the pidfd. Idempotent."""
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+            self._pidfd = None

@@ -1,0 +1,319 @@
+"""The way of the data, top to bottom: a batch from its bytes to its ack, and a tick.
+
+    bytes -> frames -> messages     Conversation.receive
+          -> columns, pending       Pipeline._take_batch
+    tick: pending -> steps          Pipeline.commit: aggregate, commit, acknowledge
+          -> presence, publish      Pipeline.tick
+
+A batch is acknowledged only after `commit` of a delta that holds its effect. A crash
+before it: the client sends again, and nothing was counted. A crash after it: the
+number is known, and the resend is dropped.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from kaywatch import wire
+from kaywatch.wire import ErrorCode
+from kaywatch_agent.aggregate.aggregator import Aggregator, Delta
+from kaywatch_agent.aggregate.clients import Client, Clients
+from kaywatch_agent.model import Presence, ProcessSample
+from kaywatch_agent.protocol.decoder import Decoder
+from kaywatch_agent.protocol.framing import FrameReader, OutOfStep, Oversized
+from kaywatch_agent.protocol.messages import Batch, Bye, Flush, Hello, Message, Rejected
+from kaywatch_agent.telemetry import Telemetry
+
+__all__ = ["Conversation", "Link", "Peer", "Pipeline"]
+
+# A client that reads nothing gets no more replies than this many bytes.
+MAX_BACKLOG: Final = 65_536
+SAMPLE_SECONDS: Final = 10.0
+
+
+class Peer(Protocol):
+    """What is known of the process at the other end."""
+
+    @property
+    def pid(self) -> int:
+        """Its process id; 0 when the transport can't tell."""
+
+    def exited(self) -> bool:
+        """Whether it is gone."""
+
+    def sample(self) -> ProcessSample | None:
+        """What it uses, or None when that can't be read."""
+
+    def close(self) -> None:
+        """Release what watching it holds."""
+
+
+class Link(Protocol):
+    """What the pipeline needs of a connection."""
+
+    @property
+    def peer(self) -> Peer:
+        """The process at the other end."""
+
+    @property
+    def backlog(self) -> int:
+        """Bytes that it has not read yet."""
+
+    def send(self, data: bytes) -> None:
+        """Queue bytes for it."""
+
+    def close(self) -> None:
+        """Hang up."""
+
+
+class Pipeline:
+    """Everything between the transports and those who read."""
+
+    def __init__(
+        self,
+        aggregator: Aggregator,
+        telemetry: Telemetry,
+        *,
+        commit: Callable[[Delta], None],
+        hurry: Callable[[], None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Wire the stages.
+
+        Args:
+            aggregator: where events go.
+            telemetry: where what happens is counted.
+            commit: makes a delta durable, or raises; called once per tick.
+            hurry: asks for a commit sooner than the next tick.
+            clock: Unix seconds.
+        """
+        self.aggregator = aggregator
+        self.clients = Clients()
+        self.telemetry = telemetry
+        self.clock = clock
+        self.decoder = Decoder()
+        self.hurry = hurry
+        self._commit = commit
+        self._conversations: dict[str, Conversation] = {}  # by client
+        self._watched: dict[str, Peer] = {}  # disconnected, by client
+
+    # -- a batch -----------------------------------------------------------------------
+
+    def open(self, link: Link) -> Conversation:
+        """Return the conversation of a new connection."""
+        self.telemetry.add("kaywatch_connections_total")
+        return Conversation(self, link)
+
+    def take(self, message: Message, conversation: Conversation) -> None:
+        """Act on one message."""
+        now = self.clock()
+        self.telemetry.add("kaywatch_messages_total", 1, type(message).__name__.lower())
+        match message:
+            case Batch():
+                self._take_batch(message, conversation, now)
+            case Hello():
+                client = self.clients.greet(message, conversation.link.peer.pid, now)
+                self._present(client, conversation)
+                conversation.ack(client, client.committed_seq, always=True)
+            case Bye():
+                self._take_bye(message, now)
+            case Flush():
+                self.hurry()
+            case Rejected():
+                self.telemetry.add("kaywatch_rejected_total", 1, str(message.code))
+                conversation.refuse(message.code, message.text, message.seq)
+                if message.fatal:
+                    conversation.link.close()
+
+    def _take_batch(self, batch: Batch, conversation: Conversation, now: float) -> None:
+        client = self.clients.meet(batch.client or conversation.anonymous, now)
+        self._present(client, conversation)
+        client.pid = client.pid or conversation.link.peer.pid
+        if batch.service:
+            client.service = batch.service
+        if batch.sent is not None:
+            client.skew = now - batch.sent
+        if batch.seq is not None and batch.seq <= client.received_seq:
+            client.duplicates += 1
+            self.telemetry.add("kaywatch_duplicate_batches_total")
+            conversation.ack(client, client.committed_seq)
+            return
+        taken = self.aggregator.accept(batch, client.service, now)
+        client.batches += 1
+        client.events += taken
+        client.recorded = max(client.recorded, batch.recorded)
+        if batch.in_flight is not None:
+            client.in_flight = batch.in_flight
+        self._count(batch, client, taken, now)
+        if batch.rejected:
+            conversation.refuse(next(iter(batch.rejected)), batch.problem, None)
+
+    def _count(self, batch: Batch, client: Client, taken: int, now: float) -> None:
+        self.telemetry.add("kaywatch_events_total", taken)
+        for reason, events in batch.rejected.items():
+            client.rejected[str(reason)] += events
+            self.telemetry.add("kaywatch_rejected_total", events, str(reason))
+        self._lose(client, dict(batch.drops), now)
+        if batch.seq is None:
+            return
+        hole = batch.seq - client.received_seq - 1
+        if hole and client.received_seq:
+            client.missing_batches += hole
+            self.telemetry.add("kaywatch_missing_batches_total", hole)
+        client.received_seq = batch.seq
+
+    def _lose(self, client: Client, drops: dict[str, int], now: float) -> None:
+        for reason, events in drops.items():
+            known = reason if reason in wire.DROP_REASONS else "other"
+            client.dropped[known] += events
+            self.telemetry.add("kaywatch_client_dropped_total", events, known)
+        self.aggregator.lose(client.service, drops, now)
+
+    def _take_bye(self, bye: Bye, now: float) -> None:
+        client = self.clients.get(bye.client)
+        if client is not None:
+            self._lose(client, dict(bye.drops), now)
+            self.clients.turn(client, Presence.ENDED, now)
+        self.hurry()
+
+    # -- a tick ------------------------------------------------------------------------
+
+    def commit(self) -> None:
+        """Aggregate what is pending, make it durable, and acknowledge it."""
+        self._commit(self.aggregator.advance(self.clock()))
+        for client in self.clients:
+            client.committed_seq = client.received_seq
+            conversation = self._conversations.get(client.id)
+            if conversation is not None:
+                conversation.ack(client, client.committed_seq)
+
+    def tick(self) -> None:
+        """Do what is done once a second: commit, then look after the clients."""
+        started = time.perf_counter()
+        self.commit()
+        now = self.clock()
+        self._watch(now)
+        self._sample(now)
+        for client in self.clients.forget(now):
+            self.aggregator.registry.forget_client(client)
+            self._unwatch(client)
+        self._measure(time.perf_counter() - started)
+
+    def _watch(self, now: float) -> None:
+        """Tell those who died from those who only hung up."""
+        for name, peer in list(self._watched.items()):
+            client = self.clients.get(name)
+            if client is None or client.state is not Presence.DISCONNECTED:
+                self._unwatch(name)
+            elif peer.exited():
+                self.clients.turn(client, Presence.DIED, now)
+                self._unwatch(name)
+
+    def _sample(self, now: float) -> None:
+        for name, conversation in self._conversations.items():
+            client = self.clients.get(name)
+            if client is not None and now - client.sampled_at >= SAMPLE_SECONDS:
+                sample = conversation.link.peer.sample()
+                if sample is not None:
+                    client.sampled(sample, now)
+
+    def _measure(self, seconds: float) -> None:
+        telemetry = self.telemetry
+        telemetry.add("kaywatch_ticks_total")
+        telemetry.add("kaywatch_tick_duration_seconds_total", seconds)
+        longest = telemetry.get("kaywatch_tick_duration_max_seconds")
+        telemetry.set("kaywatch_tick_duration_max_seconds", max(longest, seconds))
+
+    # -- presence ----------------------------------------------------------------------
+
+    def _present(self, client: Client, conversation: Conversation) -> None:
+        conversation.clients.add(client.id)
+        self._conversations[client.id] = conversation
+
+    def gone(self, conversation: Conversation) -> None:
+        """The connection is lost: keep an eye on the processes behind it."""
+        now = self.clock()
+        peer = conversation.link.peer
+        watched = False
+        for name in conversation.clients:
+            if self._conversations.get(name) is not conversation:
+                continue  # it is back on another connection already
+            del self._conversations[name]
+            client = self.clients.get(name)
+            if client is not None and client.state is Presence.CONNECTED:
+                self.clients.turn(client, Presence.DISCONNECTED, now)
+                self._watched[name] = peer
+                watched = True
+        if not watched:
+            peer.close()
+
+    def _unwatch(self, client: str) -> None:
+        peer = self._watched.pop(client, None)
+        if peer is not None and peer not in self._watched.values():
+            peer.close()
+
+
+class Conversation:
+    """One connection's side of the protocol: frames in, replies out."""
+
+    def __init__(self, pipeline: Pipeline, link: Link) -> None:
+        self.link = link
+        self.clients: set[str] = set()
+        self.anonymous = f"anonymous-{link.peer.pid}"
+        self._pipeline = pipeline
+        self._frames = FrameReader()
+        self._acked: dict[str, int] = {}
+
+    def receive(self, data: bytes) -> None:
+        """Take in bytes, and act on every message that they complete."""
+        pipeline = self._pipeline
+        pipeline.telemetry.add("kaywatch_received_bytes_total", len(data))
+        for frame in self._frames.receive(data):
+            pipeline.take(_message(frame, pipeline.decoder), self)
+
+    def close(self) -> None:
+        """The connection is gone."""
+        self._pipeline.gone(self)
+
+    def ack(self, client: Client, seq: int, always: bool = False) -> None:
+        """Acknowledge, unless that is known already."""
+        if (always or self._acked.get(client.id) != seq) and self._send(
+            wire.ack(seq, _id_bytes(client.id))
+        ):
+            self._acked[client.id] = seq
+
+    def refuse(self, code: ErrorCode, text: str, seq: int | None) -> None:
+        """Say what was wrong with a message."""
+        self._send(wire.error(code, text[:500], seq))
+
+    def _send(self, message: bytes) -> bool:
+        if self.link.backlog > MAX_BACKLOG:
+            self._pipeline.telemetry.add("kaywatch_replies_withheld_total")
+            return False
+        self.link.send(wire.frame(message))
+        return True
+
+
+def _message(frame: bytes | Oversized | OutOfStep, decoder: Decoder) -> Message:
+    match frame:
+        case Oversized(size):
+            return Rejected(
+                ErrorCode.FRAME_TOO_LARGE,
+                f"a frame of {size} bytes; at most {wire.MAX_FRAME} are taken",
+            )
+        case OutOfStep(size):
+            return Rejected(
+                ErrorCode.FRAME_TOO_LARGE,
+                f"no frame: its length would be {size} bytes; hanging up",
+                fatal=True,
+            )
+    return decoder.decode(frame)
+
+
+def _id_bytes(client: str) -> bytes:
+    try:
+        return bytes.fromhex(client)
+    except ValueError:
+        return b""

@@ -1,0 +1,76 @@
+"""Cuts a byte stream into length-prefixed frames, and survives oversized ones."""
+
+from __future__ import annotations
+
+import struct
+from typing import Final, NamedTuple
+
+from kaywatch.wire import MAX_FRAME
+from kaywatch_agent.protocol.limits import MAX_SKIP
+
+__all__ = ["FrameReader", "OutOfStep", "Oversized"]
+
+_LENGTH: Final = struct.Struct(">I")
+
+
+class Oversized(NamedTuple):
+    """A frame over the limit, which is being skipped."""
+
+    size: int
+
+
+class OutOfStep(NamedTuple):
+    """What came is no frame, and nothing after it can be understood."""
+
+    size: int
+
+
+class FrameReader:
+    """Feed it bytes with `receive`; it returns what is complete."""
+
+    def __init__(self, limit: int = MAX_FRAME) -> None:
+        self._limit = limit
+        self._buffer = bytearray()
+        self._skip = 0
+        self._lost = False
+
+    def receive(self, data: bytes) -> list[bytes | Oversized | OutOfStep]:
+        """Return the frames that `data` completes, in order.
+
+        After an `OutOfStep` the caller closes the connection; all later bytes are
+        ignored.
+        """
+        if self._lost:
+            return []
+        skipped = min(self._skip, len(data))
+        self._skip -= skipped
+        self._buffer += data[skipped:] if skipped else data
+        frames: list[bytes | Oversized | OutOfStep] = []
+        with memoryview(self._buffer) as view:
+            used = self._cut(view, frames)
+        del self._buffer[:used]
+        return frames
+
+    def _cut(
+        self, view: memoryview, frames: list[bytes | Oversized | OutOfStep]
+    ) -> int:
+        """Append the complete frames; return how many bytes are done with."""
+        at, end = 0, len(view)
+        while end - at >= _LENGTH.size:
+            (size,) = _LENGTH.unpack_from(view, at)
+            body = at + _LENGTH.size
+            if size > MAX_SKIP:
+                self._lost = True
+                frames.append(OutOfStep(size))
+                return end
+            if size > self._limit:
+                present = min(end - body, size)
+                self._skip = size - present
+                frames.append(Oversized(size))
+                at = body + present
+            elif end < body + size:
+                break
+            else:
+                frames.append(bytes(view[body : body + size]))
+                at = body + size
+        return at

@@ -1,0 +1,153 @@
+"""What a client can say, decoded and checked: the values that later stages take."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kaywatch.wire import ErrorCode
+from kaywatch_agent.model import ErrorKey, InFlight, Labels
+from kaywatch_agent.protocol.table import Table
+
+__all__ = [
+    "Batch",
+    "Bye",
+    "Executions",
+    "Failure",
+    "Flush",
+    "Hello",
+    "Message",
+    "Points",
+    "Rejected",
+    "Runs",
+    "Topology",
+]
+
+
+class Executions(NamedTuple):
+    """Executions in columns; the indexes are within the batch's table."""
+
+    series: NDArray[np.uint16]
+    end: NDArray[np.float64]
+    seconds: NDArray[np.float64]
+    outcome: NDArray[np.uint8]
+    attempts: NDArray[np.uint16]
+    action: NDArray[np.uint16]
+    error: NDArray[np.uint16]
+
+
+class Points(NamedTuple):
+    """Custom metrics' values in columns."""
+
+    series: NDArray[np.uint16]
+    time: NDArray[np.float64]
+    value: NDArray[np.float64]
+
+
+class Runs(NamedTuple):
+    """Runs that ended, in columns."""
+
+    graph: NDArray[np.uint16]
+    end: NDArray[np.float64]
+    seconds: NDArray[np.float64]
+    outcome: NDArray[np.uint8]
+    reason: NDArray[np.uint16]
+    node: NDArray[np.uint16]
+    action: NDArray[np.uint16]
+    visits: NDArray[np.uint32]
+
+
+class Failure(NamedTuple):
+    """The details of one failed, suppressed or replaced execution."""
+
+    time: float
+    graph: str
+    node: str
+    type: str
+    message: str
+    phase: str
+    attempts: int
+    outcome: int
+    run: str
+
+
+class Topology(NamedTuple):
+    """The wiring of one graph."""
+
+    graph: str
+    start: str
+    nodes: tuple[str, ...]
+    edges: tuple[tuple[str, str, str], ...]
+
+
+class Hello(NamedTuple):
+    """Who connects; the reply is an ack."""
+
+    client: str
+    service: str
+    host: str
+    pid: int
+    start: float
+    sdk: str
+    tags: Labels
+
+
+class Batch(NamedTuple):
+    """One batch: its sound part, and what was wrong with the rest.
+
+    `rejected` counts events (for sections without events, the sections) by reason;
+    `problem` describes the first of them for the sender.
+    """
+
+    client: str
+    seq: int | None
+    sent: float | None
+    service: str
+    recorded: int
+    drops: Mapping[str, int]
+    table: Table
+    executions: Executions | None
+    points: Points | None
+    runs: Runs | None
+    failures: tuple[Failure, ...]
+    topologies: tuple[Topology, ...]
+    in_flight: tuple[InFlight, ...] | None
+    rejected: Counter[ErrorCode]
+    problem: str
+
+
+class Flush(NamedTuple):
+    """The client waits for its acks."""
+
+    client: str
+
+
+class Bye(NamedTuple):
+    """The client's process ends cleanly."""
+
+    client: str
+    seq: int
+    drops: Mapping[str, int]
+
+
+class Rejected(NamedTuple):
+    """A message of which nothing could be used.
+
+    `seq` is set when it was a batch whose number could still be read: that batch is
+    refused for good, so that it isn't sent for ever. `fatal` means that the stream is
+    out of step and the connection has to be closed.
+    """
+
+    code: ErrorCode
+    text: str
+    seq: int | None = None
+    fatal: bool = False
+
+
+Message = Hello | Batch | Flush | Bye | Rejected
+
+NO_ERROR = ErrorKey("", "")

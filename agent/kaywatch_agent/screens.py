@@ -1,0 +1,184 @@
+"""What the command line shows a person: tables that read well at 80 columns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+__all__ = ["console", "duration", "show_node", "show_status"]
+
+Json = Mapping[str, Any]
+
+_COLOURS: Final = {
+    "healthy": "green",
+    "degraded": "yellow",
+    "unhealthy": "red",
+    "connected": "green",
+    "disconnected": "yellow",
+    "ended": "dim",
+    "died": "red",
+}
+MAX_LISTED_CLIENTS: Final = 15
+
+
+def console() -> Console:
+    """Return a console that leaves names such as `[Load]` as they are."""
+    return Console(markup=False, highlight=False)
+
+
+def show_status(
+    url: str, health: Json, clients: Sequence[Json], nodes: Sequence[Json]
+) -> None:
+    """Show the agent, its clients and its nodes."""
+    out = console()
+    line = Text.assemble(
+        "kaywatch ",
+        health["version"],
+        " at ",
+        url,
+        ": ",
+        _coloured(health["status"]),
+        f", up {duration(health['uptime_seconds'])}",
+    )
+    out.print(line)
+    for name, stage in health["stages"].items():
+        if stage.get("problem"):
+            out.print(f"  {name}: {stage['problem']}")
+    out.print()
+    _show_clients(out, clients)
+    out.print()
+    show_nodes(out, nodes, "Nodes, last 5 minutes")
+
+
+def _show_clients(out: Console, clients: Sequence[Json]) -> None:
+    if not clients:
+        out.print("No client yet. In your application: import kaywatch;")
+        out.print("kaywatch.instrument()")
+        return
+    table = _table("Clients", "service", "pid", "state", "events", "complete", "memory")
+    recent = sorted(clients, key=lambda c: -c["last_seen"])
+    for client in recent[:MAX_LISTED_CLIENTS]:
+        memory = client["memory_mb"]
+        table.add_row(
+            client["service"],
+            str(client["pid"] or "-"),
+            _coloured(client["state"]),
+            f"{client['events']:,}",
+            percent(client["completeness"]),
+            f"{memory:.0f} MB" if memory else "-",
+        )
+    out.print(table)
+    more = len(clients) - MAX_LISTED_CLIENTS
+    if more > 0:
+        out.print(f"  and {more} more: kaywatch status --json")
+    for client in clients:
+        if client["state"] == "died" and client["in_flight"]:
+            nodes = ", ".join(f["node"] for f in client["in_flight"])
+            out.print(f"  pid {client['pid']} died with {nodes} in flight")
+
+
+def show_nodes(out: Console, nodes: Sequence[Json], title: str) -> None:
+    """Show the most important figures of each node, a line each."""
+    table = _table(title, "node", "runs", "ok", "avg", "p95", "max", "retries")
+    for node in nodes:
+        if not node["total_executions"]:
+            continue
+        rate = node["success_rate"]
+        table.add_row(
+            node["node"],
+            f"{node['total_executions']:,}",
+            Text(percent(rate), "red" if rate is not None and rate < 0.95 else ""),
+            duration(node["avg_execution_time"]),
+            duration(node["p95_execution_time"]),
+            duration(node["max_execution_time"]),
+            f"{node['total_retries']:,}",
+        )
+    if table.row_count:
+        out.print(table)
+    else:
+        out.print(f"{title}: nothing ran")
+
+
+def show_node(stats: Json) -> None:
+    """Show all that is known of one node."""
+    out = console()
+    since = f"last {stats['window']}" if stats["window"] else "since first seen"
+    graphs = ", ".join(name or "(no graph)" for name in stats["graphs"])
+    out.print(f"{stats['node']} in {graphs}, {since}")
+    table = Table.grid(padding=(0, 3))
+    for label, value in _lines(stats):
+        table.add_row("  " + label, value)
+    out.print(table)
+
+
+def _lines(stats: Json) -> list[tuple[str, str]]:
+    lines = [
+        ("executions", f"{stats['total_executions']:,}"),
+        ("success rate", percent(stats["success_rate"])),
+        ("retries", f"{stats['total_retries']:,}"),
+    ]
+    lines += [
+        (name, duration(stats[f"{name}_execution_time"]))
+        for name in ("avg", "min", "p50", "p95", "p99", "max")
+    ]
+    for name in ("outcomes", "actions", "error_breakdown"):
+        counts = {key: n for key, n in stats[name].items() if n}
+        if counts:
+            text = ", ".join(f"{key} {n:,}" for key, n in counts.items())
+            lines.append((name.replace("_", " "), text))
+    if stats["peak_memory_mb"]:
+        lines.append(("peak memory", f"{stats['peak_memory_mb']:.0f} MB"))
+    last = stats["last_execution"]
+    if last:
+        lines.append(("last execution", f"{duration(time.time() - last)} ago"))
+    lines.append(("completeness", percent(stats["completeness"])))
+    return lines
+
+
+def duration(seconds: float | None) -> str:
+    """Return a length of time with three digits and its unit."""
+    if seconds is None:
+        return "-"
+    if seconds < 0.001:
+        return f"{max(0.0, seconds) * 1e6:.3g} us"
+    if seconds < 1:
+        return f"{seconds * 1e3:.3g} ms"
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 120:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def percent(share: float | None) -> str:
+    """Return a share of 1 as a percentage, never rounded up to 100."""
+    if share is None:
+        return "-"
+    if 0.999 < share < 1:
+        return "99.9+%"
+    return f"{share * 100:.3g}%"
+
+
+def _coloured(state: str) -> Text:
+    return Text(state, _COLOURS.get(state, ""))
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table.title_style = "bold"
+    for number, name in enumerate(columns):
+        left = number == 0 or name == "state"
+        table.add_column(
+            name,
+            justify="left" if left else "right",
+            no_wrap=True,
+            overflow="ellipsis",
+            ratio=None,
+        )
+    return table

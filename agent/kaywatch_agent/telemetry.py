@@ -1,0 +1,149 @@
+"""The agent's own metrics: a closed catalogue, and one place that counts.
+
+Everything here is on `/metrics` under its name. A name that isn't in the catalogue
+raises, so the catalogue, its documentation and the code can't drift apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+__all__ = ["CATALOGUE", "Metric", "Telemetry"]
+
+
+class Metric(NamedTuple):
+    """One of the agent's own metrics."""
+
+    name: str
+    type: str  # counter or gauge
+    help: str
+    labels: tuple[str, ...] = ()
+
+
+CATALOGUE: Final[dict[str, Metric]] = {
+    metric.name: metric
+    for metric in (
+        Metric(
+            "kaywatch_build_info",
+            "gauge",
+            "The version that runs; always 1.",
+            ("version",),
+        ),
+        Metric(
+            "kaywatch_start_time_seconds", "gauge", "When the agent started, Unix time."
+        ),
+        Metric("kaywatch_connections", "gauge", "Open ingest connections."),
+        Metric(
+            "kaywatch_connections_total",
+            "counter",
+            "Ingest connections since the start.",
+        ),
+        Metric("kaywatch_clients", "gauge", "Clients known, by state.", ("state",)),
+        Metric("kaywatch_received_bytes_total", "counter", "Bytes read from clients."),
+        Metric(
+            "kaywatch_messages_total",
+            "counter",
+            "Messages decoded, by type.",
+            ("type",),
+        ),
+        Metric(
+            "kaywatch_events_total",
+            "counter",
+            "Events taken in: executions, runs and custom metrics' values.",
+        ),
+        Metric(
+            "kaywatch_duplicate_batches_total",
+            "counter",
+            "Batches that were sent again and had been counted already.",
+        ),
+        Metric(
+            "kaywatch_missing_batches_total",
+            "counter",
+            "Batch numbers that never came; their clients report the events as drops.",
+        ),
+        Metric(
+            "kaywatch_rejected_total",
+            "counter",
+            "Events, or whole messages, that could not be used.",
+            ("reason",),
+        ),
+        Metric(
+            "kaywatch_client_dropped_total",
+            "counter",
+            "Events that clients say they lost.",
+            ("reason",),
+        ),
+        Metric(
+            "kaywatch_misplaced_events_total",
+            "counter",
+            "Events too old for a bucket (late) or from the future; in the totals.",
+            ("reason",),
+        ),
+        Metric(
+            "kaywatch_folded_series_total",
+            "counter",
+            "Look-ups of series beyond the caps, counted under __other__.",
+        ),
+        Metric("kaywatch_series", "gauge", "Series known."),
+        Metric(
+            "kaywatch_replies_withheld_total",
+            "counter",
+            "Replies not sent since the client does not read.",
+        ),
+        Metric("kaywatch_ticks_total", "counter", "Ticks since the start."),
+        Metric(
+            "kaywatch_tick_duration_seconds_total", "counter", "Time spent in ticks."
+        ),
+        Metric(
+            "kaywatch_tick_duration_max_seconds", "gauge", "The longest tick so far."
+        ),
+        Metric(
+            "kaywatch_http_requests_total",
+            "counter",
+            "HTTP requests answered, by path template and status.",
+            ("path", "status"),
+        ),
+        Metric("kaywatch_stream_clients", "gauge", "Open event streams."),
+        Metric(
+            "kaywatch_process_resident_memory_bytes", "gauge", "The agent's own memory."
+        ),
+        Metric(
+            "kaywatch_process_cpu_seconds_total",
+            "counter",
+            "CPU time that the agent used.",
+        ),
+    )
+}
+
+
+class Telemetry:
+    """Counts what the agent does."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, dict[tuple[str, ...], float]] = {
+            name: {} if metric.labels else {(): 0.0}
+            for name, metric in CATALOGUE.items()
+        }
+
+    def add(self, name: str, value: float = 1, *labels: str) -> None:
+        """Add to a counter."""
+        values = self._values[name]
+        values[labels] = values.get(labels, 0.0) + value
+
+    def set(self, name: str, value: float, *labels: str) -> None:
+        """Set a gauge, or a counter that is counted elsewhere."""
+        self._values[name][labels] = value
+
+    def get(self, name: str, *labels: str) -> float:
+        """Return the present value."""
+        return self._values[name].get(labels, 0.0)
+
+    def total(self, name: str) -> float:
+        """Return the sum over all labels."""
+        return sum(self._values[name].values())
+
+    def collect(self) -> Iterator[tuple[Metric, dict[tuple[str, ...], float]]]:
+        """Yield each metric with a copy of its values by labels."""
+        for name, values in self._values.items():
+            yield CATALOGUE[name], dict(values)

@@ -1,0 +1,70 @@
+"""Production monitoring for KayGraph and PocketFlow, and for the code around them.
+
+    import kaywatch
+
+    kaywatch.instrument()     # every node, run and transition from here on
+
+The client records on the application's threads in well under a microsecond, and one
+background thread pushes batches to the kaywatch agent on this host. Without an agent
+nothing happens, and nothing breaks.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kaywatch._frames import execution
+from kaywatch._metrics import count, gauge, observe, record_llm
+from kaywatch._process import client_stats, configure, flush
+from kaywatch._version import __version__
+from kaywatch.errors import (
+    AgentRefused,
+    AgentUnreachable,
+    ConfigurationError,
+    KaywatchError,
+    QueryError,
+)
+
+if TYPE_CHECKING:
+    from kaywatch.frameworks import instrument, name, uninstrument
+    from kaywatch.query import stats
+
+__all__ = [
+    "AgentRefused",
+    "AgentUnreachable",
+    "ConfigurationError",
+    "KaywatchError",
+    "QueryError",
+    "__version__",
+    "client_stats",
+    "configure",
+    "count",
+    "execution",
+    "flush",
+    "gauge",
+    "instrument",
+    "name",
+    "observe",
+    "record_llm",
+    "stats",
+    "uninstrument",
+]
+
+# Imported when first used, so that `import kaywatch` stays within its 20 ms.
+_LAZY = {
+    "instrument": "kaywatch.frameworks",
+    "name": "kaywatch.frameworks",
+    "stats": "kaywatch.query",
+    "uninstrument": "kaywatch.frameworks",
+}
+
+
+def __getattr__(attribute: str) -> Any:
+    module = _LAZY.get(attribute)
+    if module is None:
+        raise AttributeError(f"module 'kaywatch' has no attribute {attribute!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(module), attribute)
+    globals()[attribute] = value
+    return value

@@ -1,0 +1,156 @@
+"""The UNIX socket to the agent, without ever blocking; and where to find it."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import struct
+from collections import deque
+from collections.abc import Iterator
+from typing import Final, Protocol
+from urllib.parse import urlsplit
+
+from kaywatch.errors import ConfigurationError
+from kaywatch.wire import MAX_FRAME
+
+__all__ = ["Transport", "UnixTransport", "candidates", "check_endpoint"]
+
+SYSTEM_SOCKET: Final = "/run/kaywatch/ingest.sock"
+
+# sockaddr_un.sun_path holds 108 bytes with its final NUL (unix(7)).
+MAX_SOCKET_PATH: Final = 107
+
+
+class Transport(Protocol):
+    """A connection: made when constructed, gone after `close` or an OSError."""
+
+    def send(self, message: bytes) -> None:
+        """Queue one message; `pump` moves it."""
+
+    def pump(self, timeout: float) -> list[bytes]:
+        """Move bytes for at most `timeout` seconds; return the messages received.
+
+        Raises:
+            OSError: the connection is gone.
+        """
+
+    @property
+    def backlog(self) -> int:
+        """Bytes queued and not moved yet."""
+
+    def close(self) -> None:
+        """Release what the connection holds. Idempotent."""
+
+
+def check_endpoint(endpoint: str) -> str:
+    """Return the endpoint, checked.
+
+    Raises:
+        ConfigurationError: if it is none that this client can send to.
+    """
+    parts = urlsplit(endpoint)
+    if parts.scheme != "unix":
+        raise ConfigurationError(
+            f"endpoint {endpoint!r}: unknown scheme {parts.scheme!r};"
+            " write unix:///run/kaywatch/ingest.sock"
+        )
+    path = parts.path
+    if parts.netloc or not path.startswith("/"):
+        raise ConfigurationError(
+            f"endpoint {endpoint!r}: the path has to be absolute,"
+            " as in unix:///run/kaywatch/ingest.sock (three slashes)"
+        )
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH:
+        raise ConfigurationError(
+            f"endpoint {endpoint!r}: a socket's path has at most"
+            f" {MAX_SOCKET_PATH} bytes, this one {len(os.fsencode(path))}"
+        )
+    return endpoint
+
+
+def candidates(endpoint: str | None) -> Iterator[str]:
+    """Yield the socket paths to try, best first; looked for anew at each connect."""
+    if endpoint is not None:
+        yield urlsplit(endpoint).path
+        return
+    yield SYSTEM_SOCKET
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime:
+        yield os.path.join(runtime, "kaywatch", "ingest.sock")
+
+
+class UnixTransport:
+    """A stream connection that carries length-prefixed messages."""
+
+    def __init__(self, path: str) -> None:
+        """Connect.
+
+        Raises:
+            OSError: nobody listens there.
+        """
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            # A listener whose queue is full gives EAGAIN rather than a wait.
+            self._socket.setblocking(False)
+            self._socket.connect(path)
+        except BaseException:
+            self._socket.close()
+            raise
+        self._outgoing: deque[memoryview] = deque()
+        self._incoming = bytearray()
+        self.backlog = 0
+
+    def send(self, message: bytes) -> None:
+        """Queue one message; `pump` moves it."""
+        for part in (struct.pack(">I", len(message)), message):
+            self._outgoing.append(memoryview(part))
+            self.backlog += len(part)
+
+    def pump(self, timeout: float) -> list[bytes]:
+        """Move bytes for at most `timeout` seconds; return the messages received."""
+        wanted = [self._socket] if self._outgoing else []
+        readable, writable, _ = select.select([self._socket], wanted, [], timeout)
+        if writable:
+            self._write()
+        if readable:
+            self._read()
+        return self._messages()
+
+    def close(self) -> None:
+        """Close the descriptor; what the kernel has taken is still delivered."""
+        self._socket.close()
+
+    def _write(self) -> None:
+        while self._outgoing:
+            part = self._outgoing[0]
+            try:
+                moved = self._socket.send(part, socket.MSG_NOSIGNAL)
+            except BlockingIOError:
+                return
+            self.backlog -= moved
+            if moved < len(part):
+                self._outgoing[0] = part[moved:]
+            else:
+                self._outgoing.popleft()
+
+    def _read(self) -> None:
+        try:
+            received = self._socket.recv(65_536)
+        except BlockingIOError:
+            return
+        if not received:
+            raise ConnectionResetError("the agent closed the connection")
+        self._incoming += received
+
+    def _messages(self) -> list[bytes]:
+        messages = []
+        while len(self._incoming) >= 4:
+            (size,) = struct.unpack_from(">I", self._incoming)
+            if size > MAX_FRAME:
+                raise ConnectionError(f"the agent sent a frame of {size} bytes")
+            if len(self._incoming) < 4 + size:
+                break
+            messages.append(bytes(self._incoming[4 : 4 + size]))
+            del self._incoming[: 4 + size]
+        return messages

@@ -1,0 +1,116 @@
+"""Read back over HTTP what the agent aggregated: standard library only."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import quote, urlencode, urlsplit
+
+from kaywatch._process import flush
+from kaywatch.errors import (
+    AgentRefused,
+    AgentUnreachable,
+    ConfigurationError,
+    QueryError,
+)
+
+__all__ = ["DEFAULT_URL", "fetch", "stats"]
+
+DEFAULT_URL: Final = "http://127.0.0.1:9477"
+TIMEOUT: Final = 10.0
+
+
+def stats(
+    node: str | None = None,
+    *,
+    graph: str | None = None,
+    window: str | None = None,
+    url: str | None = None,
+) -> dict[str, Any]:
+    """Return the agent's figures of a node, of a graph, or of everything.
+
+    What this process recorded is flushed first, so it is in them.
+
+    Args:
+        node: a node's name: the keys of KayGraph's `get_stats` and more.
+        graph: a graph's name: with `node` the node within that graph, without it
+            the keys of `get_graph_stats` and more.
+        window: how far back, such as `5m`; since first seen by default.
+        url: the agent's address; `KAYWATCH_URL` by default, else
+            `http://127.0.0.1:9477`.
+
+    Returns:
+        The answer's JSON. Without node and graph, `{"timestamp", "nodes", "graphs"}`.
+
+    Raises:
+        AgentUnreachable: nobody answers there.
+        AgentRefused: the agent doesn't know the node, or a parameter is wrong.
+    """
+    flush(1.0)
+    parameters = {"window": window}
+    if node is not None:
+        path = f"/api/v1/nodes/{quote(node, safe='')}/stats"
+        parameters["graph"] = graph
+    elif graph is not None:
+        path = f"/api/v1/graphs/{quote(graph, safe='')}/stats"
+    else:
+        path = "/api/v1/export"
+    found: dict[str, Any] = fetch(path, parameters, url)
+    return found
+
+
+def fetch(
+    path: str, parameters: Mapping[str, object] | None = None, url: str | None = None
+) -> Any:
+    """Return the JSON at a path of the agent's HTTP interface.
+
+    Raises:
+        AgentUnreachable: nobody answers there.
+        AgentRefused: the agent answered with an error.
+        QueryError: what came back is not the agent's.
+    """
+    base = url or os.environ.get("KAYWATCH_URL") or DEFAULT_URL
+    given = {k: str(v) for k, v in (parameters or {}).items() if v is not None}
+    target = f"{path}?{urlencode(given)}" if given else path
+    status, body = _get(base, target)
+    try:
+        answer = json.loads(body)
+    except ValueError:
+        raise QueryError(f"{base}{path}: expected JSON (HTTP {status})") from None
+    if status >= 400 and isinstance(answer, dict) and "error" in answer:
+        error = answer["error"]
+        raise AgentRefused(
+            status,
+            error.get("code", ""),
+            error.get("message", ""),
+            error.get("hint", ""),
+        )
+    return answer
+
+
+def _get(base: str, target: str) -> tuple[int, bytes]:
+    parts = urlsplit(base)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigurationError(
+            f"url {base!r}: expected something like {DEFAULT_URL} (KAYWATCH_URL)"
+        )
+    kind = (
+        http.client.HTTPSConnection
+        if parts.scheme == "https"
+        else http.client.HTTPConnection
+    )
+    connection = kind(parts.hostname, parts.port, timeout=TIMEOUT)
+    try:
+        connection.request("GET", parts.path.rstrip("/") + target)
+        response = connection.getresponse()
+        return response.status, response.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise AgentUnreachable(
+            f"no agent answers at {base} ({error});"
+            " start one with `kaywatch serve`, or say where it is with KAYWATCH_URL"
+        ) from None
+    finally:
+        connection.close()

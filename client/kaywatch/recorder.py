@@ -1,0 +1,269 @@
+"""The hot path: what an application's threads call, and where their events wait.
+
+Strategy: every event is one `list.extend` of a flat tuple onto a list that lives as
+long as the process. That is one C call, so it is atomic under threads, signals and
+re-entrancy from the garbage collector without a lock, it allocates no object that the
+collector tracks, and the sender can take whole columns out by slicing with a stride.
+(Measured on CPython 3.11: 125 ns against 210 ns for appending a tuple.)
+
+The one check on the hot path compares the list's length with `gate`. The sender sets
+it to a batch's worth of events; while no sender runs (before the first event, after a
+fork, at overflow) it is 0, so that the very same check leads to the slow path.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from itertools import count
+from typing import Any, Final, NamedTuple, Protocol
+
+__all__ = ["Failure", "Recorder", "Series", "Topology"]
+
+# Fields of one event in its flat list, in the order of the columns on the wire.
+EXECUTION_WIDTH: Final = 7
+POINT_WIDTH: Final = 3
+RUN_WIDTH: Final = 8
+
+# Wake the sender at a full batch; drop beyond forty of them. At some 80 bytes per
+# event that is 16 MB, and only reached when the sender gets no time to pack.
+WAKE_EVENTS: Final = 5_000
+MAX_PENDING_EVENTS: Final = 200_000
+
+# Distinct (graph, node) pairs and custom metrics of one process; what comes later is
+# folded into `__other__` of its graph. A graph built per request with a fresh name
+# each time would otherwise fill the application's memory.
+MAX_SERIES: Final = 10_000
+OTHER: Final = "__other__"
+
+# Full details are kept of so many failures between two batches; all are counted.
+MAX_FAILURES: Final = 100
+
+ErrorKey = tuple[str, str]  # (exception's type, phase)
+Labels = tuple[tuple[str, str], ...]
+PointKey = tuple[str, str, str, str, Labels]  # (kind, name, graph, node, labels)
+
+
+class Execute(Protocol):
+    """Record one execution; see `Series.record`."""
+
+    def __call__(
+        self,
+        seconds: float,
+        outcome: int = 0,
+        attempts: int = 1,
+        action: str = "default",
+        error: ErrorKey | None = None,
+    ) -> None: ...
+
+
+class Failure(NamedTuple):
+    """The details of one failed, suppressed or replaced execution."""
+
+    time: float
+    graph: str
+    node: str
+    type: str
+    message: str
+    phase: str
+    attempts: int
+    outcome: int
+    run: str
+
+
+class Topology(NamedTuple):
+    """The nodes and edges of one graph, as wired."""
+
+    graph: str
+    start: str
+    nodes: tuple[str, ...]
+    edges: tuple[tuple[str, str, str], ...]  # (node, action, next node)
+
+
+class Series:
+    """One (graph, node) of this process, with its hot call bound.
+
+    Attributes:
+        graph: the graph's name, empty outside any graph.
+        node: the node's name.
+        record: `record(seconds, outcome=0, attempts=1, action="default", error=None)`
+            records one execution that ends now. Never raises, blocks or does I/O.
+    """
+
+    __slots__ = ("graph", "node", "points", "record")
+
+    def __init__(self, graph: str, node: str, record: Execute) -> None:
+        self.graph = graph
+        self.node = node
+        self.record = record
+        self.points: dict[object, Callable[[float], None]] = {}
+
+
+class Recorder:
+    """Holds what the application recorded until the sender takes it."""
+
+    def __init__(self, on_pressure: Callable[[], None] | None = None) -> None:
+        self.executions: list[Any] = []
+        self.points: list[Any] = []
+        self.runs: list[Any] = []
+        self.failures: list[Failure] = []
+        self.topologies: dict[str, Topology] = {}
+        self.topology_version = 0
+        # By frame number: (graph, node, started at, run number or 0).
+        self.in_flight: dict[int, tuple[str, str, float, int]] = {}
+        self.run_prefix = os.urandom(4).hex()
+        self.series_keys: dict[int, tuple[str, str]] = {}
+        self.point_keys: dict[int, PointKey] = {}
+        self.pending_dropped = 0  # refused at the gate since the start
+        self.folded = 0  # series folded into __other__
+        self._series: dict[tuple[str, str], Series] = {}
+        self._points: dict[object, Callable[[float], None]] = {}
+        self._gate = [0]  # in events; a list so that closures see it change
+        self._on_pressure = on_pressure
+        self._numbers = count(1)
+
+    # -- set-up: slow, cached, bounded -------------------------------------------
+
+    def series(self, graph: str, node: str) -> Series:
+        """Return the bound series of a node, made at first use."""
+        found = self._series.get((graph, node))
+        return found if found is not None else self._make_series(graph, node)
+
+    def point(
+        self,
+        kind: str,
+        name: str,
+        graph: str,
+        node: str,
+        labels: Mapping[str, str] | None = None,
+    ) -> Callable[[float], None]:
+        """Return the hot call of one custom metric: `add(value)`."""
+        flat = tuple(sorted(labels.items())) if labels else ()
+        key = (kind, name, graph, node, flat)
+        found = self._points.get(key)
+        if found is not None:
+            return found
+        if len(self._points) >= MAX_SERIES and name != OTHER:
+            self.folded += 1
+            return self.point(kind, OTHER, "", "")
+        number = self.next_number()
+        self.point_keys[number] = key
+        return self._points.setdefault(key, self._point_call(number))
+
+    def run_id(self, number: int) -> str:
+        """Return the id of the run with that number, empty for 0."""
+        return f"{self.run_prefix}-{number}" if number else ""
+
+    def next_number(self) -> int:
+        """Return a number unique in this process: of a series, a run, a frame."""
+        return next(self._numbers)
+
+    # -- events -------------------------------------------------------------------
+
+    def run_ended(
+        self,
+        graph: str,
+        seconds: float,
+        outcome: int,
+        reason: str,
+        node: str,
+        action: str,
+        visits: int,
+    ) -> None:
+        """Record that a run of `graph` ended now, at `node` with `action`."""
+        pending = self.runs
+        if len(pending) >= self._gate[0] * RUN_WIDTH and self._full(pending, RUN_WIDTH):
+            return
+        pending.extend(
+            (graph, time.time(), seconds, outcome, reason, node, action, visits)
+        )
+
+    def failed(self, failure: Failure) -> None:
+        """Keep the details of a failure, as long as there is room."""
+        if len(self.failures) < MAX_FAILURES:
+            self.failures.append(failure)
+        if not self._gate[0]:
+            self._pressure()
+
+    def wired(self, topology: Topology) -> None:
+        """Keep a graph's topology; the newest of a name wins."""
+        if self.topologies.get(topology.graph) == topology:
+            return
+        if len(self.topologies) < MAX_SERIES or topology.graph in self.topologies:
+            self.topologies[topology.graph] = topology
+            self.topology_version += 1
+
+    # -- the sender's side ---------------------------------------------------------
+
+    def open_gate(self) -> None:
+        """Let events through without the slow path: a sender is running."""
+        self._gate[0] = WAKE_EVENTS
+
+    def close_gate(self) -> None:
+        """Send the next event through the slow path: no sender is running."""
+        self._gate[0] = 0
+
+    def forget(self) -> None:
+        """Drop all that is pending: after a fork it is the parent's."""
+        for pending in (self.executions, self.points, self.runs, self.failures):
+            pending.clear()
+        self.in_flight.clear()
+        self.run_prefix = os.urandom(4).hex()
+        self.pending_dropped = 0
+        self.topology_version += 1
+        self.close_gate()
+
+    # -- inside ----------------------------------------------------------------------
+
+    def _make_series(self, graph: str, node: str) -> Series:
+        if len(self._series) >= MAX_SERIES and node != OTHER:
+            self.folded += 1
+            known = (graph, OTHER) in self._series or len(self._series) < 2 * MAX_SERIES
+            return self.series(graph if known else OTHER, OTHER)
+        # No lock: of two threads that make the same series, one loses setdefault and
+        # leaves a number that nothing refers to.
+        number = self.next_number()
+        self.series_keys[number] = (graph, node)
+        made = Series(graph, node, self._execution_call(number))
+        return self._series.setdefault((graph, node), made)
+
+    def _execution_call(self, number: int) -> Execute:
+        pending, gate, full = self.executions, self._gate, self._full
+        extend, now, width = pending.extend, time.time, EXECUTION_WIDTH
+
+        def record(
+            seconds: float,
+            outcome: int = 0,
+            attempts: int = 1,
+            action: str = "default",
+            error: ErrorKey | None = None,
+        ) -> None:
+            if len(pending) >= gate[0] * width and full(pending, width):
+                return
+            extend((number, now(), seconds, outcome, attempts, action, error))
+
+        return record
+
+    def _point_call(self, number: int) -> Callable[[float], None]:
+        pending, gate, full = self.points, self._gate, self._full
+        extend, now, width = pending.extend, time.time, POINT_WIDTH
+
+        def add(value: float) -> None:
+            if len(pending) >= gate[0] * width and full(pending, width):
+                return
+            extend((number, now(), value))
+
+        return add
+
+    def _full(self, pending: list[Any], width: int) -> bool:
+        """Wake the sender; return whether the event has to be dropped."""
+        self._pressure()
+        if len(pending) < MAX_PENDING_EVENTS * width:
+            return False
+        self.pending_dropped += 1
+        return True
+
+    def _pressure(self) -> None:
+        if self._on_pressure is not None:
+            self._on_pressure()

@@ -1,0 +1,280 @@
+"""The wire format, version 1: names, limits and the encoding of every message.
+
+`PROTOCOL.md` beside this file is the specification for other languages, with test
+vectors. This module is pure: it opens nothing and reads no clock, and the agent
+imports it for the names and limits.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from enum import IntEnum, StrEnum
+from typing import Any, Final
+
+__all__ = [
+    "DROP_REASONS",
+    "EXECUTION_COLUMNS",
+    "MAX_BATCH_EVENTS",
+    "MAX_FRAME",
+    "MAX_NAME",
+    "MAX_TABLE_ENTRIES",
+    "PHASES",
+    "POINT_COLUMNS",
+    "RUN_COLUMNS",
+    "VERSION",
+    "DropReason",
+    "EndReason",
+    "ErrorCode",
+    "Outcome",
+    "Phase",
+    "PointKind",
+    "ack",
+    "batch",
+    "bye",
+    "decode",
+    "error",
+    "flush",
+    "frame",
+    "hello",
+    "pack",
+    "slow",
+]
+
+VERSION: Final = 1
+
+# A stream frame, and an MQTT payload, at most. A full batch of our client is about
+# 130 kB; 4 MiB leaves room for rows written by hand and for tables of long names.
+MAX_FRAME: Final = 4 * 1024 * 1024
+
+# Events in one batch of our client: the sender is woken when so many are waiting.
+MAX_BATCH_EVENTS: Final = 5_000
+
+# Characters of a name (service, graph, node, action, metric, label). Longer ones are
+# cut, by client and agent alike, so that nothing is lost for them.
+MAX_NAME: Final = 200
+
+# An index is 16 bits wide.
+MAX_TABLE_ENTRIES: Final = 65_536
+
+# Column name -> array typecode, which is also the struct and numpy code.
+EXECUTION_COLUMNS: Final[Mapping[str, str]] = {
+    "series": "H",
+    "end": "d",
+    "seconds": "d",
+    "outcome": "B",
+    "attempts": "H",
+    "action": "H",
+    "error": "H",
+}
+POINT_COLUMNS: Final[Mapping[str, str]] = {"series": "H", "time": "d", "value": "d"}
+RUN_COLUMNS: Final[Mapping[str, str]] = {
+    "graph": "H",
+    "end": "d",
+    "seconds": "d",
+    "outcome": "B",
+    "reason": "H",
+    "node": "H",
+    "action": "H",
+    "visits": "I",
+}
+
+
+class Outcome(IntEnum):
+    """How an execution of a node, or a run of a graph, ended."""
+
+    OK = 0
+    ERROR = 1  # an exception left the node
+    SUPPRESSED = 2  # `on_error` swallowed it
+    FALLBACK = 3  # `exec_fallback` answered
+    CANCELLED = 4  # a CancelledError or KeyboardInterrupt passed through
+
+
+class Phase(StrEnum):
+    """Where in a node an error came from."""
+
+    NONE = ""
+    PREP = "prep"
+    EXEC = "exec"
+    POST = "post"
+
+
+class EndReason(StrEnum):
+    """Why a run ended."""
+
+    NO_SUCCESSORS = "no_successors"  # the last node has no edges out: the normal end
+    UNMATCHED_ACTION = "unmatched_action"  # it has, but none for its action
+    ERROR = "error"
+    CANCELLED = "cancelled"
+    UNKNOWN = "unknown"  # a graph that replaces the loop, and doesn't say
+
+
+PHASES: Final = frozenset(Phase)
+
+
+class PointKind(StrEnum):
+    """What a custom metric's points are."""
+
+    OBSERVE = "observe"  # a distribution: count, sum, min, max, quantiles
+    COUNT = "count"  # a running sum
+    GAUGE = "gauge"  # the last value counts
+
+
+class DropReason(StrEnum):
+    """Why a client could not deliver an event."""
+
+    BUFFER_FULL = "buffer_full"  # the bounded buffer of unacknowledged batches
+    PENDING_FULL = "pending_full"  # recorded faster than the sender could pack
+    REJECTED = "rejected"  # the agent refused the batch for good
+    UNPACKABLE = "unpackable"  # a value that no column can hold
+
+
+DROP_REASONS: Final = frozenset(DropReason)
+
+
+class ErrorCode(StrEnum):
+    """What the agent found wrong with a message; also the label of its counter."""
+
+    FRAME_TOO_LARGE = "frame_too_large"
+    BAD_MSGPACK = "bad_msgpack"
+    BAD_MESSAGE = "bad_message"  # no map, or a field is missing or has a wrong type
+    UNKNOWN_TYPE = "unknown_type"
+    UNSUPPORTED_VERSION = "unsupported_version"
+    BAD_TABLE = "bad_table"
+    BAD_COLUMNS = "bad_columns"  # one is missing or truncated, or lengths differ
+    BAD_INDEX = "bad_index"  # outside its table
+    BAD_VALUE = "bad_value"  # NaN, infinite, negative, or an unknown enum member
+    BAD_ROW = "bad_row"
+    BAD_SECTION = "bad_section"  # failures, topologies, in_flight
+
+
+def pack(value: object) -> bytes:
+    """Return `value` as msgpack; what no UTF-8 can hold becomes a question mark."""
+    import msgpack  # here, so that `import kaywatch` costs no third-party import
+
+    packed: bytes
+    try:
+        packed = msgpack.packb(value, use_bin_type=True)
+    except UnicodeEncodeError:
+        # Lone surrogates, as from os.fsdecode, have no UTF-8 form.
+        packed = msgpack.packb(value, use_bin_type=True, unicode_errors="replace")
+    return packed
+
+
+def frame(message: bytes) -> bytes:
+    """Prefix `message` with its length, as a stream carries it."""
+    return struct.pack(">I", len(message)) + message
+
+
+def decode(message: bytes) -> dict[str, Any]:
+    """Return a message as a map; for the client's side, which trusts its agent.
+
+    Raises:
+        ValueError: if it is no msgpack map.
+    """
+    import msgpack
+
+    value = msgpack.unpackb(message, raw=False)
+    if not isinstance(value, dict):
+        kind = type(value).__name__
+        raise ValueError(f"expected a map, got {kind}")  # noqa: TRY004 - as documented
+    return value
+
+
+def hello(
+    *,
+    client: bytes,
+    service: str,
+    host: str,
+    pid: int,
+    start: float,
+    sdk: str,
+    tags: Mapping[str, str],
+) -> bytes:
+    """Introduce a client; first on every connection, and answered with an ack."""
+    return pack(
+        {
+            "type": "hello",
+            "v": VERSION,
+            "client": client,
+            "service": service,
+            "host": host,
+            "pid": pid,
+            "start": start,
+            "sdk": sdk,
+            "tags": dict(tags),
+        }
+    )
+
+
+def batch(
+    *,
+    client: bytes,
+    seq: int,
+    sent: float,
+    service: str,
+    recorded: int,
+    sections: Mapping[str, object],
+    drops: Mapping[str, int] | None = None,
+) -> bytes:
+    """Return one batch.
+
+    Args:
+        client: the 16 random bytes of this process.
+        seq: from 1, rising by 1 with every batch of this client.
+        sent: when the batch was made, in Unix seconds.
+        service: the service's name.
+        recorded: events recorded by this client so far, those it dropped included.
+        sections: any of `table`, `executions`, `points`, `runs`, `failures`,
+            `topologies`, `in_flight`, or `events` (rows).
+        drops: events lost since the last batch, by `DropReason`.
+    """
+    message: dict[str, object] = {
+        "type": "batch",
+        "v": VERSION,
+        "client": client,
+        "seq": seq,
+        "sent": sent,
+        "service": service,
+        "recorded": recorded,
+        **sections,
+    }
+    if drops:
+        message["drops"] = dict(drops)
+    return pack(message)
+
+
+def flush(client: bytes) -> bytes:
+    """Say that the client waits for its acks: commit now rather than at the tick."""
+    return pack({"type": "flush", "v": VERSION, "client": client})
+
+
+def bye(client: bytes, seq: int, drops: Mapping[str, int] | None = None) -> bytes:
+    """Say that the process ends cleanly after batch `seq`."""
+    return pack(
+        {
+            "type": "bye",
+            "v": VERSION,
+            "client": client,
+            "seq": seq,
+            "drops": dict(drops or {}),
+        }
+    )
+
+
+def ack(seq: int, client: bytes) -> bytes:
+    """Say that all batches of `client` up to `seq` are committed."""
+    return pack({"type": "ack", "client": client, "seq": seq})
+
+
+def error(code: ErrorCode, text: str, seq: int | None = None) -> bytes:
+    """Say what was wrong; with `seq` when that batch is refused for good."""
+    message: dict[str, object] = {"type": "error", "code": str(code), "text": text}
+    if seq is not None:
+        message["seq"] = seq
+    return pack(message)
+
+
+def slow(seconds: float) -> bytes:
+    """Ask the client to send at most every `seconds`."""
+    return pack({"type": "slow", "seconds": seconds})

@@ -1,0 +1,157 @@
+"""A real agent in a process of its own, for tests: started, asked, stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from kaywatch.query import fetch
+
+DEADLINE = 20.0
+
+
+def until(condition: Callable[[], Any], what: str, deadline: float = DEADLINE) -> Any:
+    """Return the condition's value once it is true; fail after `deadline` seconds."""
+    end = time.monotonic() + deadline
+    while time.monotonic() < end:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.02)
+    raise AssertionError(f"not within {deadline} s: {what}")
+
+
+class Agent:
+    """One `kaywatch serve`."""
+
+    def __init__(self, folder: Path, python: str = sys.executable) -> None:
+        self.folder = folder
+        self.python = python
+        self.socket = str(folder / "ingest.sock")
+        self.url = ""
+        self.log: list[dict[str, Any]] = []
+        self.process: subprocess.Popen[str] | None = None
+
+    @property
+    def endpoint(self) -> str:
+        return f"unix://{self.socket}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What an instrumented process needs to find this agent."""
+        return {
+            **os.environ,
+            "KAYWATCH_ENDPOINT": self.endpoint,
+            "KAYWATCH_URL": self.url,
+            "PYTHONWARNINGS": "",
+        }
+
+    def start(self, *options: str) -> Agent:
+        """Start it, and wait until it serves."""
+        self.log.clear()
+        self.process = subprocess.Popen(
+            [
+                *(self.python, "-m", "kaywatch_agent", "serve"),
+                *("--socket", self.socket, "--http", "127.0.0.1:0", *options),
+            ],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        threading.Thread(target=self._read, args=(self.process,), daemon=True).start()
+        serving = until(
+            lambda: self._logged("serving") or self.process.poll() is not None,
+            "the agent serves",
+        )
+        assert isinstance(serving, dict), self.log
+        self.url = serving["http"]
+        return self
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal, wait for the end, return the exit code."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        code = self.process.wait(DEADLINE)
+        self.process = None
+        return code
+
+    def get(self, path: str, **parameters: object) -> Any:
+        """Return the JSON at a path."""
+        return fetch(path, parameters, self.url)
+
+    def node(self, name: str, **parameters: object) -> Any:
+        return self.get(f"/api/v1/nodes/{name}/stats", **parameters)
+
+    def clients(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.get("/api/v1/clients")["clients"]
+        return found
+
+    def executions(self) -> dict[str, int]:
+        """Return how many executions of each node were counted."""
+        nodes = self.get("/api/v1/export")["nodes"]
+        return {name: node["total_executions"] for name, node in nodes.items()}
+
+    def run(self, code: str, *arguments: str, **environment: str) -> str:
+        """Run a Python program that pushes here; return what it printed."""
+        return self._run("-c", code, *arguments, **environment)
+
+    def run_script(self, script: Path) -> str:
+        """Run a Python file that pushes here; return what it printed."""
+        return self._run(str(script))
+
+    def _run(self, *arguments: str, **environment: str) -> str:
+        done = subprocess.run(
+            [self.python, *arguments],
+            env={**self.environment, **environment},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+        assert not done.stderr, done.stderr
+        return done.stdout
+
+    def spawn(
+        self, code: str, *arguments: str, **environment: str
+    ) -> subprocess.Popen[str]:
+        """Start a Python program that pushes here, with pipes to talk to it."""
+        return subprocess.Popen(
+            [self.python, "-u", "-c", code, *arguments],
+            env={**self.environment, **environment},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def _read(self, process: subprocess.Popen[str]) -> None:
+        assert process.stderr is not None
+        with process.stderr:
+            for line in process.stderr:
+                try:
+                    self.log.append(json.loads(line))
+                except ValueError:
+                    self.log.append({"event": line.rstrip()})
+
+    def _logged(self, event: str) -> dict[str, Any] | None:
+        return next((line for line in list(self.log) if line["event"] == event), None)
+
+
+@contextlib.contextmanager
+def running_agent(python: str = sys.executable, *options: str) -> Iterator[Agent]:
+    """Run an agent in a short folder of its own: a socket's path has 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="kw-") as folder:
+        agent = Agent(Path(folder), python)
+        try:
+            yield agent.start(*options)
+        finally:
+            if agent.process is not None:
+                agent.stop(signal.SIGKILL)

@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Installs the Debian packages of the real servers that tests run against, where this
+# user may. Never fails: tests say what is absent, and fail for it where CI=true.
+set -u
+missing=()
+command -v promtool >/dev/null && command -v prometheus >/dev/null || missing+=(prometheus)
+[ "${#missing[@]}" -gt 0 ] || exit 0
+if ! command -v apt-get >/dev/null; then
+    echo "not installed, and there is no apt-get: ${missing[*]}"
+    exit 0
+fi
+as_root=()
+if [ "$(id -u)" != 0 ]; then
+    if ! sudo -n true 2>/dev/null; then
+        echo "not installed, and neither root nor sudo is to be had: ${missing[*]}"
+        exit 0
+    fi
+    as_root=(sudo -n)
+fi
+echo "Installing ${missing[*]} ..."
+export DEBIAN_FRONTEND=noninteractive
+apt() { "${as_root[@]}" apt-get -qq -o DPkg::Lock::Timeout=300 "$@" >/dev/null; }
+# Debian starts a service when it installs one, unless policy-rc.d forbids it; the tests
+# start their own, on ports of their own.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+    printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee "$policy" >/dev/null
+    "${as_root[@]}" chmod +x "$policy"
+    trap '"${as_root[@]}" rm -f "$policy"' EXIT
+fi
+apt update && apt install -y --no-install-recommends "${missing[@]}" ||
+    echo "could not install: ${missing[*]}"
+exit 0

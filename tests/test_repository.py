@@ -1,0 +1,147 @@
+"""Holds the repository to what it says of itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pkgutil
+import subprocess
+import sys
+import tomllib
+import venv
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+import kaywatch
+import kaywatch_agent
+import kaywatch_agent.errors
+from kaywatch_agent.config import Config, load, parse
+
+ROOT = Path(__file__).parent.parent
+
+
+def modules() -> list[str]:
+    return [
+        info.name
+        for package in (kaywatch, kaywatch_agent)
+        for info in pkgutil.walk_packages(package.__path__, package.__name__ + ".")
+        if info.name != "kaywatch_agent.__main__"
+    ]
+
+
+def test_every_public_name_is_there_and_no_other() -> None:
+    for name in kaywatch.__all__:
+        assert getattr(kaywatch, name) is not None
+    public = {
+        name
+        for name, value in vars(kaywatch).items()
+        if not name.startswith("_") and not isinstance(value, type(sys))
+    }
+    assert public - {"annotations", "TYPE_CHECKING", "Any"} <= set(kaywatch.__all__)
+
+
+@pytest.mark.parametrize("name", modules())
+def test_a_module_exports_what_it_names(name: str) -> None:
+    module = importlib.import_module(name)
+    for exported in getattr(module, "__all__", []):
+        assert hasattr(module, exported), f"{name}.{exported}"
+
+
+def test_every_module_imports_alone_without_a_warning() -> None:
+    def complaint(name: str) -> str:
+        code = f"import {name}"
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True
+        )
+        return done.stderr and f"{name}: {done.stderr}"
+
+    with ThreadPoolExecutor(4) as pool:
+        assert [c for c in pool.map(complaint, modules()) if c] == []
+
+
+def test_importing_the_client_brings_no_third_party_module_and_no_thread() -> None:
+    code = (
+        "import sys, threading; before = set(sys.modules); import kaywatch;"
+        "new = {m.split('.')[0] for m in set(sys.modules) - before};"
+        "print(sorted(new - set(sys.stdlib_module_names)), threading.active_count(),"
+        "sorted(new & {'socket', 'asyncio', 'logging', 'inspect'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+    assert done.stdout == "['kaywatch'] 1 []\n"
+
+
+def test_the_example_configuration_names_every_key_with_its_default() -> None:
+    path = ROOT / "deploy" / "kaywatch.toml"
+
+    assert load(path) == Config()
+    given = tomllib.loads(path.read_text())
+    sections = {section.name: section for section in dataclasses.fields(Config)}
+    assert set(given) == set(sections)
+    for name in sections:
+        keys = {field.name for field in dataclasses.fields(getattr(Config(), name))}
+        assert set(given[name]) == keys
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("[htp]", "htp: unknown key; did you mean http? (known: http, ingest"),
+        ("[http]\nlisten = 9", "http.listen: expected a string, got 9"),
+        ("[limits]\nserie = 9", "limits.serie: unknown key; did you mean series?"),
+        ("[limits]\nseries = true", "limits.series: expected a whole number"),
+        ("[log]\nlevel = 'loud'", "log.level: 'loud' is not one of 'debug', 'info'"),
+        ("[ingest]\nmode = '0999'", 'ingest: mode = "0999": expected octal digits'),
+        ("http = 3", "http: expected a table [http], got 3"),
+        ("[http", "no TOML"),
+    ],
+)
+def test_a_wrong_configuration_names_the_key_and_the_fix(
+    text: str, complaint: str
+) -> None:
+    with pytest.raises(kaywatch_agent.errors.ConfigError) as caught:
+        parse(text)
+
+    assert str(caught.value).startswith(complaint)
+
+
+def test_the_wheel_holds_both_packages_and_their_types(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+
+    assert {
+        "kaywatch/__init__.py",
+        "kaywatch/py.typed",
+        "kaywatch/PROTOCOL.md",
+        "kaywatch_agent/__main__.py",
+        "kaywatch_agent/py.typed",
+    } <= names
+    assert not [name for name in names if name.startswith("tests")]
+
+
+def test_the_plain_install_brings_the_client_and_msgpack_alone(
+    wheel: Path, tmp_path: Path
+) -> None:
+    venv.create(tmp_path, with_pip=False, symlinks=True)
+    python = tmp_path / "bin" / "python"
+    subprocess.run(
+        [sys.executable, "-m", "pip", "--python", str(python), "install", "-q"]
+        + [str(wheel)],
+        check=True,
+    )
+    (site,) = tmp_path.glob("lib/python*/site-packages")
+    installed = {path.name.split("-")[0] for path in site.glob("*.dist-info")}
+    assert installed == {"kaywatch", "msgpack"}
+
+    subprocess.run(
+        [python, "-c", "import kaywatch\nwith kaywatch.execution('g', 'n'): pass"],
+        check=True,
+    )
+    command = subprocess.run(
+        [tmp_path / "bin" / "kaywatch", "serve"], capture_output=True, text=True
+    )
+    assert command.returncode == 1
+    assert "pip install 'kaywatch[agent]'" in command.stderr
+    assert "Traceback" not in command.stderr
