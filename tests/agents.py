@@ -41,6 +41,7 @@ class Agent:
         self.url = ""
         self.log: list[dict[str, Any]] = []
         self.process: subprocess.Popen[str] | None = None
+        self._children: list[subprocess.Popen[str]] = []
 
     @property
     def endpoint(self) -> str:
@@ -124,13 +125,24 @@ class Agent:
         self, code: str, *arguments: str, **environment: str
     ) -> subprocess.Popen[str]:
         """Start a Python program that pushes here, with pipes to talk to it."""
-        return subprocess.Popen(
+        child = subprocess.Popen(
             [self.python, "-u", "-c", code, *arguments],
             env={**self.environment, **environment},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
+        self._children.append(child)
+        return child
+
+    def close(self) -> None:
+        """End what this agent started, and itself."""
+        for child in self._children:
+            child.kill()
+            with contextlib.suppress(BrokenPipeError), child:
+                pass
+        if self.process is not None:
+            self.stop(signal.SIGKILL)
 
     def _read(self, process: subprocess.Popen[str]) -> None:
         assert process.stderr is not None
@@ -153,5 +165,4 @@ def running_agent(python: str = sys.executable, *options: str) -> Iterator[Agent
         try:
             yield agent.start(*options)
         finally:
-            if agent.process is not None:
-                agent.stop(signal.SIGKILL)
+            agent.close()

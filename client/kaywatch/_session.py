@@ -115,8 +115,8 @@ class Session:
         packed = self._pack()
         try:
             self._exchange(now, urgent, wait)
-        except (OSError, ValueError) as error:
-            # ValueError: what came back is no message, so the stream is out of step.
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            # All but OSError: what came back is none of our messages.
             self._disconnect(now, error)
         return packed
 
@@ -211,7 +211,8 @@ class Session:
         self._backlog = 0
         self.buffer.rewind()
         self._flushed = -1
-        self._packer.resend_topologies()
+        if self.ever_connected:
+            self._packer.resend_topologies()
         return transport
 
     def _send(self, transport: Transport) -> None:

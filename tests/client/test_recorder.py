@@ -1,0 +1,151 @@
+"""The hot path: nothing is lost silently, and nothing raises."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from kaywatch import recorder as module
+from kaywatch.recorder import Failure, Recorder, Topology
+
+
+def opened(on_pressure: object = None) -> Recorder:
+    recorder = Recorder(on_pressure)  # type: ignore[arg-type]
+    recorder.open_gate()
+    return recorder
+
+
+def test_the_first_event_asks_for_a_sender() -> None:
+    asked: list[str] = []
+    recorder = Recorder(lambda: asked.append("start"))
+
+    recorder.series("g", "n").record(0.1)
+
+    assert asked == ["start"]
+    assert len(recorder.executions) == module.EXECUTION_WIDTH
+
+
+def test_with_a_sender_only_a_full_batch_asks_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "WAKE_EVENTS", 10)
+    asked: list[str] = []
+    recorder = opened(lambda: asked.append("wake"))
+    record = recorder.series("g", "n").record
+
+    for _ in range(10):
+        record(0.1)
+    assert asked == []
+    record(0.1)
+    assert asked == ["wake"]
+
+
+def test_beyond_the_bound_events_are_dropped_and_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "WAKE_EVENTS", 5)
+    monkeypatch.setattr(module, "MAX_PENDING_EVENTS", 20)
+    recorder = opened()
+    record, add = recorder.series("g", "n").record, recorder.point("count", "c", "", "")
+
+    for _ in range(30):
+        record(0.1)
+        add(1)
+        recorder.run_ended("g", 0.1, 0, "error", "n", "", 1)
+
+    assert len(recorder.executions) == 20 * module.EXECUTION_WIDTH
+    assert recorder.pending_dropped == 30
+
+
+def test_series_and_points_are_the_same_object_for_the_same_names() -> None:
+    recorder = opened()
+
+    assert recorder.series("g", "n") is recorder.series("g", "n")
+    first = recorder.point("count", "c", "g", "n", {"b": "1", "a": "2"})
+    assert recorder.point("count", "c", "g", "n", {"a": "2", "b": "1"}) is first
+
+
+def test_series_beyond_the_cap_are_folded_into_other_of_their_graph(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "MAX_SERIES", 3)
+    recorder = opened()
+    for n in range(3):
+        recorder.series("g", f"n{n}")
+
+    folded = recorder.series("g", "one too many")
+    assert (folded.graph, folded.node) == ("g", "__other__")
+    assert recorder.folded == 1
+    for n in range(50):
+        recorder.series(f"g{n}", "n")
+    assert recorder.series("yet another", "n").graph == "__other__"
+    assert len(recorder.series_keys) < 10
+
+
+def test_points_beyond_the_cap_are_folded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_SERIES", 3)
+    recorder = opened()
+
+    for n in range(50):
+        recorder.point("count", f"c{n}", "g", "n")(1)
+
+    assert len(recorder.point_keys) == 4
+    assert len(recorder.points) == 50 * module.POINT_WIDTH
+
+
+def test_failures_are_bounded_between_two_batches() -> None:
+    recorder = opened()
+
+    for n in range(150):
+        recorder.failed(Failure(0.0, "g", "n", "E", str(n), "exec", 1, 1, ""))
+
+    assert len(recorder.failures) == module.MAX_FAILURES
+
+
+def test_a_topology_is_news_only_when_it_changed() -> None:
+    recorder = opened()
+    topology = Topology("g", "a", ("a",), ())
+
+    recorder.wired(topology)
+    before = recorder.topology_version
+    recorder.wired(Topology("g", "a", ("a",), ()))
+    assert recorder.topology_version == before
+    recorder.wired(Topology("g", "a", ("a", "b"), (("a", "default", "b"),)))
+    assert recorder.topology_version == before + 1
+
+
+def test_after_a_fork_nothing_of_the_parent_is_left() -> None:
+    asked: list[str] = []
+    recorder = opened(lambda: asked.append("start"))
+    record = recorder.series("g", "n").record
+    record(0.1)
+    recorder.in_flight[1] = ("g", "n", 0.0, 0)
+    prefix = recorder.run_prefix
+
+    recorder.forget()
+
+    assert not recorder.executions
+    assert not recorder.in_flight
+    assert recorder.run_prefix != prefix
+    record(0.1)
+    assert asked == ["start"]
+
+
+def test_threads_record_whole_events() -> None:
+    recorder = opened()
+    recorder._gate[0] = 10**9
+
+    def work(node: str) -> None:
+        for n in range(20_000):
+            recorder.series("g", node).record(float(n), attempts=n)
+
+    threads = [threading.Thread(target=work, args=(f"n{n}",)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    flat = recorder.executions
+    assert len(flat) == 80_000 * module.EXECUTION_WIDTH
+    assert flat[2 :: module.EXECUTION_WIDTH] == flat[4 :: module.EXECUTION_WIDTH]
