@@ -153,6 +153,7 @@ class App:
 
     async def _stop(self) -> None:
         """Stop in reverse order of start: no new connections, commit, acks, goodbye."""
+        served = bool(self._listener.path)
         self._listener.stop_accepting()
         # One turn of the loop reads what has arrived already.
         await asyncio.sleep(0)
@@ -164,7 +165,9 @@ class App:
                     await stop()
             except TimeoutError:
                 log.warning("stopped late", stage=name, seconds=STOP_SECONDS)
-        log.info("stopped", events=int(self.telemetry.get("kaywatch_events_total")))
+        if served:
+            events = int(self.telemetry.get("kaywatch_events_total"))
+            log.info("stopped", events=events)
 
     # -- inside ----------------------------------------------------------------------
 

@@ -43,7 +43,7 @@ def show_status(
         url,
         ": ",
         _coloured(health["status"]),
-        f", up {duration(health['uptime_seconds'])}",
+        f", up {duration(health['uptime'])}",
     )
     out.print(line)
     for name, stage in health["stages"].items():
@@ -61,7 +61,7 @@ def _show_clients(out: Console, clients: Sequence[Json]) -> None:
         out.print("kaywatch.instrument()")
         return
     table = _table("Clients", "service", "pid", "state", "events", "complete", "memory")
-    recent = sorted(clients, key=lambda c: -c["last_seen"])
+    recent = sorted(clients, key=lambda c: -(c["times"]["last_seen"] or 0))
     for client in recent[:MAX_LISTED_CLIENTS]:
         memory = client["memory_mb"]
         table.add_row(
@@ -84,7 +84,7 @@ def _show_clients(out: Console, clients: Sequence[Json]) -> None:
 
 def show_nodes(out: Console, nodes: Sequence[Json], title: str) -> None:
     """Show the most important figures of each node, a line each."""
-    table = _table(title, "node", "runs", "ok", "avg", "p95", "max", "retries")
+    table = _table(title, "node", "count", "ok", "avg", "p95", "max", "retries")
     for node in nodes:
         if not node["total_executions"]:
             continue

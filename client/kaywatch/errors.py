@@ -46,7 +46,7 @@ class AgentRefused(QueryError):
     """
 
     def __init__(self, status: int, code: str, message: str, hint: str = "") -> None:
-        super().__init__(f"{message} {hint}".strip())
+        super().__init__(f"{message}; {hint}" if hint else message)
         self.status = status
         self.code = code
         self.hint = hint

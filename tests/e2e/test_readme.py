@@ -1,0 +1,148 @@
+"""The README's commands and code, run as they are printed."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.agents import Agent, running_agent, until
+
+README = (Path(__file__).parent.parent.parent / "README.md").read_text()
+CURLS = re.findall(r"^\$ (curl .*)$", README, re.MULTILINE)
+SNIPPETS = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def busy(installed: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
+    """An agent with the demo's application pushing to it."""
+    counts = tmp_path_factory.mktemp("counts") / "counts.json"
+    with running_agent(installed) as agent:
+        workload = subprocess.Popen(
+            [installed, "-m", "kaywatch_agent.demo.workload", f"--counts={counts}"],
+            env=agent.environment,
+        )
+        try:
+            until(lambda: agent.executions().get("Refund", 0) > 5, "the demo runs")
+            yield agent
+        finally:
+            workload.terminate()
+            workload.wait(20)
+
+
+def test_the_readme_shows_every_kind_of_answer() -> None:
+    assert len(CURLS) >= 10
+    assert len(SNIPPETS) == 2
+
+
+@pytest.mark.parametrize("command", CURLS)
+def test_a_curl_works_as_printed(busy: Agent, command: str) -> None:
+    here = command.replace("http://127.0.0.1:9477", busy.url)
+    assert here != command
+    done = subprocess.run(
+        [*shlex.split(here), "--fail", "--max-time", "20"],
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+    if "/metrics" not in command and "/stream" not in command:
+        assert "error" not in json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("code", SNIPPETS)
+def test_a_snippet_runs(busy: Agent, code: str) -> None:
+    busy.run(code)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        (["status"], "Nodes, last 5 minutes"),
+        (["status", "--json"], '"clients"'),
+        (["stats", "Draft"], "success rate"),
+        (["stats", "Draft", "--window", "5m", "--json"], '"total_executions"'),
+        (["stats", "Triage", "--graph", "SupportDesk"], "question"),
+        (["check"], "fine"),
+        (["--help"], "serve"),
+        (["--version"], "kaywatch, version"),
+    ],
+)
+def test_a_command_shows_what_it_says(
+    busy: Agent, arguments: list[str], shown: str
+) -> None:
+    done = subprocess.run(
+        [busy.python, "-m", "kaywatch_agent", *arguments],
+        env={**busy.environment, "COLUMNS": "80"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert shown in done.stdout
+    if "--json" not in arguments:
+        assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["stats", "Draf"], 1, "did you mean 'Draft'"),
+        (["stats", "Draft", "--window", "5x"], 1, "window='5x'"),
+        (["stats", "Draft", "--url", "http://127.0.0.1:1"], 1, "kaywatch serve"),
+        (["stats", "Draft", "--url", "nowhere"], 1, "KAYWATCH_URL"),
+        (["stats"], 2, "NODE"),
+        (["sats"], 2, "sats"),
+        (["serve", "--http", "here"], 2, "host:port"),
+        (["check", "--config", "/nonexistent.toml"], 78, "/nonexistent.toml"),
+        (["serve", "--config", "/nonexistent.toml"], 78, "/nonexistent.toml"),
+        (["serve", "--socket", "/tmp/" + "x" * 120], 1, "at most 107"),
+    ],
+)
+def test_a_users_mistake_gets_one_clear_line(
+    busy: Agent, arguments: list[str], code: int, told: str
+) -> None:
+    done = subprocess.run(
+        [busy.python, "-m", "kaywatch_agent", *arguments],
+        env=busy.environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+    assert done.returncode == code, done.stderr
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_demo_ends_by_itself_with_equal_figures(installed: str) -> None:
+    done = subprocess.run(
+        [installed, "-m", "kaywatch_agent", "demo", "--seconds", "3"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "figures are equal" in done.stdout
+    assert "DIFFERENT" not in done.stdout
+
+
+def test_stats_are_read_back_by_the_process_that_recorded(busy: Agent) -> None:
+    printed = busy.run(
+        "import kaywatch, json\n"
+        "with kaywatch.execution('mine', 'own'): pass\n"
+        "print(json.dumps([kaywatch.stats('own'), kaywatch.stats(graph='SupportDesk'),"
+        " kaywatch.stats()]))"
+    )
+
+    own, graph, export = json.loads(printed)
+    assert own["total_executions"] == 1
+    assert graph["transition_counts"]["Triage->question"] > 0
+    assert set(export) == {"timestamp", "nodes", "graphs"}
