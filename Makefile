@@ -29,7 +29,10 @@ format: .venv/.dev
 	$(BIN)/ruff format .
 
 bench: .venv/.dev
-	@for bench in tests/bench/bench_*.py; do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
+	@for bench in tests/bench/bench_*.py; do \
+		echo "== $$bench"; \
+		$(BIN)/python -m tests.bench.$$(basename $$bench .py) || exit 1; \
+	done
 
 servers:
 	@tests/install_servers.sh

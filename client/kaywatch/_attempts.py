@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from kaywatch._frames import EXEC, POST, Frame, Item, current_frame
+from kaywatch._frames import EXEC, POST, Frame, current_frame, current_run
 from kaywatch._visits import answered
 from kaywatch._wrapping import Function, Pair
 from kaywatch.wire import Outcome
@@ -25,6 +25,48 @@ _frame: Final = current_frame.get
 # Executions whose `_exec` may hand items to threads, by the node's id. A node object
 # that runs twice at once, which graphs never do, has the later one here.
 _batches: Final[dict[int, Frame]] = {}
+
+
+class Item(Frame):
+    """One item of a batch node's execution: counts its own attempts.
+
+    It stands in for the execution's frame while the item is worked on, by whichever
+    thread or task does that, so that values are attributed to the node. It is not
+    recorded by itself.
+    """
+
+    __slots__ = ("root", "run_token")
+
+    def __init__(self, root: Frame, *, adopted: bool = False) -> None:
+        self.root: Frame = root.root if isinstance(root, Item) else root
+        self.series = root.series
+        self.run = root.run
+        self.owner = root.owner
+        self.phase = root.phase
+        self.attempts = 1
+        self.failed = False
+        self.inside = False
+        self.token = current_frame.set(self)
+        # In a thread of a pool, which has lost the context.
+        self.run_token = current_run.set(root.run) if adopted else None
+        if self.root.retried is None:
+            self.root.retried = []
+
+    def answered(self, outcome: int, error: object) -> None:
+        """Note on the execution that an item's error was answered."""
+        self.root.answered(outcome, error)
+
+    def close(self, error: BaseException | None = None) -> None:  # noqa: ARG002
+        """Give the context back, and add the item's attempts to the execution's."""
+        try:
+            current_frame.reset(self.token)
+            if self.run_token is not None:
+                current_run.reset(self.run_token)
+        except ValueError:
+            pass
+        self.owner = None
+        if self.attempts > 1 and self.root.retried is not None:
+            self.root.retried.append(self.attempts - 1)
 
 
 def overrides_loop(cls: type) -> bool:

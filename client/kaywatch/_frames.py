@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-__all__ = ["Frame", "Item", "Run", "current_frame", "current_run", "execution"]
+__all__ = ["Frame", "Run", "current_frame", "current_run", "execution"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -199,22 +199,19 @@ class Frame:
             pass
         _in_flight.pop(self, None)
         self.owner = None
-        run, series = self.run, self.series
-        if self.retried is not None:
-            self.attempts += sum(self.retried)
         if error is not None:
             self._fail(error)
+        run, series, action = self.run, self.series, self.action
         if run is not None and self.visit:
             run.visits += 1
             run.node = series.node
-            run.action = self.action
+            run.action = action
+        if self.retried:
+            self.attempts += sum(self.retried)
         if self.answer is None:
-            series.record(seconds, self.outcome, self.attempts, self.action)
+            series.record(seconds, self.outcome, self.attempts, action)
         else:
-            key, message = self.answer
-            series.record(seconds, self.outcome, self.attempts, self.action, key)
-            if self.outcome != Outcome.CANCELLED:
-                self._tell(key, message)
+            self._tell(seconds, self.answer)
 
     def _fail(self, error: BaseException) -> None:
         # CancelledError, KeyboardInterrupt, GeneratorExit and SystemExit are no
@@ -223,7 +220,11 @@ class Frame:
         self.answered(Outcome.ERROR if failed else Outcome.CANCELLED, error)
         self.action = ""
 
-    def _tell(self, key: ErrorKey, message: str) -> None:
+    def _tell(self, seconds: float, answer: tuple[ErrorKey, str]) -> None:
+        key, message = answer
+        self.series.record(seconds, self.outcome, self.attempts, self.action, key)
+        if self.outcome == Outcome.CANCELLED:
+            return
         recorder = process.recorder
         recorder.failed(
             Failure(
@@ -238,48 +239,6 @@ class Frame:
                 run=recorder.run_id(self.run.number) if self.run else "",
             )
         )
-
-
-class Item(Frame):
-    """One item of a batch node's execution: counts its own attempts.
-
-    It stands in for the execution's frame while the item is worked on, by whichever
-    thread or task does that, so that values are attributed to the node. It is not
-    recorded by itself.
-    """
-
-    __slots__ = ("root", "run_token")
-
-    def __init__(self, root: Frame, *, adopted: bool = False) -> None:
-        self.root: Frame = root.root if isinstance(root, Item) else root
-        self.series = root.series
-        self.run = root.run
-        self.owner = root.owner
-        self.phase = root.phase
-        self.attempts = 1
-        self.failed = False
-        self.inside = False
-        self.token = _set_frame(self)
-        # In a thread of a pool, which has lost the context.
-        self.run_token = _set_run(root.run) if adopted else None
-        if self.root.retried is None:
-            self.root.retried = []
-
-    def answered(self, outcome: int, error: object) -> None:
-        """Note on the execution that an item's error was answered."""
-        self.root.answered(outcome, error)
-
-    def close(self, error: BaseException | None = None) -> None:  # noqa: ARG002
-        """Give the context back, and add the item's attempts to the execution's."""
-        try:
-            _reset_frame(self.token)
-            if self.run_token is not None:
-                _reset_run(self.run_token)
-        except ValueError:
-            pass
-        self.owner = None
-        if self.attempts > 1 and self.root.retried is not None:
-            self.root.retried.append(self.attempts - 1)
 
 
 current_frame: ContextVar[Frame | None] = ContextVar("kaywatch_frame", default=None)

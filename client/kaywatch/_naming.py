@@ -41,7 +41,8 @@ MAX_ACTION: Final = 100
 # KayGraph's default id: a prefix and the object's address, new for every object.
 _ADDRESS: Final = re.compile(r"_\d{9,}\Z")
 _MAX_DEPTH: Final = 3  # of graphs that start with graphs, in a name
-_MAX_CACHED: Final = 1_000  # graphs per class of nodes
+_MAX_CACHED: Final = 1_000  # graphs, and ids, per class of nodes
+_UNREAD: Final = ""  # no name
 
 
 class Kind:
@@ -53,9 +54,10 @@ class Kind:
         graph: whether its instances run other nodes.
         identified: whether the class itself has something to say about `node_id`.
         series: by the name of the graph around; for nodes named by their class.
+        ids: what a `node_id` says: a name, or None for a default one.
     """
 
-    __slots__ = ("_reference", "graph", "identified", "name", "own", "series")
+    __slots__ = ("_reference", "graph", "identified", "ids", "name", "own", "series")
 
     def __init__(self, cls: type, own: bool, forget: Callable[[int], object]) -> None:
         key = id(cls)
@@ -65,6 +67,7 @@ class Kind:
         self.graph = is_graph(cls)
         self.identified = any("node_id" in vars(base) for base in cls.__mro__)
         self.series: dict[str, Series] = {}
+        self.ids: dict[str, str | None] = {}
 
     def series_in(self, graph: str) -> Series:
         """Return the series of this class's nodes in `graph`, and keep it."""
@@ -72,6 +75,14 @@ class Kind:
         if len(self.series) < _MAX_CACHED:
             self.series[graph] = found
         return found
+
+    def read_id(self, node_id: str) -> str | None:
+        """Return the name that an id gives, None for a default one, and keep it."""
+        if len(self.ids) >= _MAX_CACHED:
+            self.ids.clear()
+        text = str.__getitem__(node_id, slice(None))  # of a StrEnum's member, say
+        default = not text or _ADDRESS.search(text) is not None
+        return self.ids.setdefault(text, None if default else text[:MAX_NAME])
 
 
 class Kinds:
@@ -120,15 +131,15 @@ def given_name(thing: Any, kind: Kind) -> str | None:
     """Return the name that someone gave to a node or graph, None without one."""
     own = thing.__dict__
     name = own.get(NAME)
-    if name is None:
-        name = own.get("node_id")
-        if name is None and kind.identified:
-            name = _declared_id(thing)
-        if not isinstance(name, str) or (
-            name[-9:].isdigit() and _ADDRESS.search(name) is not None
-        ):
-            return None
-    return str.__getitem__(name, slice(MAX_NAME)) or None
+    if name is not None:
+        return str.__getitem__(name, slice(MAX_NAME))
+    node_id = own.get("node_id")
+    if node_id is None and kind.identified:
+        node_id = _declared_id(thing)
+    if not isinstance(node_id, str):
+        return None
+    found = kind.ids.get(node_id, _UNREAD)
+    return kind.read_id(node_id) if found is _UNREAD else found
 
 
 def node_name(thing: Any, depth: int = 0) -> str:

@@ -1,9 +1,12 @@
 """Packs pending events into batches: columns, and the table that they index.
 
-Strategy: strings, series and errors are interned in one table that lives as long as
-it stays small, so that its bytes are the same from batch to batch and the agent's
-cache of decoded tables hits. A table that has grown past its limits is started anew;
-every batch carries the table that it needs, so nothing else has to know.
+Strategy: the table holds all of the recorder's series, under the recorder's own
+numbers, and the strings and errors interned so far. So its bytes are the same from
+batch to batch, the agent's cache of decoded tables hits, and the series columns need
+no translation. Strings that have grown past their limit are started anew; every batch
+carries the table that it needs, so nothing else has to know.
+
+Columns of which all values are the same, as errors mostly are, cost one `list.count`.
 """
 
 from __future__ import annotations
@@ -23,8 +26,9 @@ from kaywatch.recorder import (
 
 __all__ = ["Packer", "Sections"]
 
-# The table is sent with every batch: 16k entries of some 20 bytes are 320 kB.
-MAX_TABLE: Final = 16_384
+# The table is sent with every batch: 16k strings of some 20 bytes are 320 kB. A batch
+# of 5,000 events and its series add at most 40,000, so an index always fits 16 bits.
+MAX_STRINGS: Final = 16_384
 MAX_IN_FLIGHT: Final = 1_000
 
 _SWAP: Final = sys.byteorder == "big"
@@ -60,7 +64,7 @@ class Packer:
 
         None when nothing is pending.
         """
-        if len(self._strings) + len(self._series) + len(self._points) > MAX_TABLE:
+        if len(self._strings) > MAX_STRINGS:
             self._reset()
         recorder = self._recorder
         sections: dict[str, object] = {}
@@ -93,34 +97,33 @@ class Packer:
 
     def _executions(self, flat: list[Any]) -> dict[str, bytes]:
         # The column order is that of Recorder's flat tuples.
-        text = self._text
         return {
-            "series": _column("H", map(self._series_index, flat[0::7])),
+            "series": _column("H", flat[0::7]),
             "end": _column("d", flat[1::7]),
             "seconds": _column("d", flat[2::7]),
             "outcome": _column("B", flat[3::7]),
-            "attempts": _column("H", _capped(flat[4::7])),
-            "action": _column("H", map(text, flat[5::7])),
-            "error": _column("H", map(self._error_index, flat[6::7])),
+            "attempts": _attempts(flat[4::7]),
+            "action": _indexes(flat[5::7], self._strings),
+            "error": _indexes(flat[6::7], self._errors),
         }
 
     def _point_columns(self, flat: list[Any]) -> dict[str, bytes]:
         return {
-            "series": _column("H", map(self._point_index, flat[0::3])),
+            "series": _column("H", flat[0::3]),
             "time": _column("d", flat[1::3]),
             "value": _column("d", flat[2::3]),
         }
 
     def _runs(self, flat: list[Any]) -> dict[str, bytes]:
-        text = self._text
+        strings = self._strings
         return {
-            "graph": _column("H", map(text, flat[0::8])),
+            "graph": _indexes(flat[0::8], strings),
             "end": _column("d", flat[1::8]),
             "seconds": _column("d", flat[2::8]),
             "outcome": _column("B", flat[3::8]),
-            "reason": _column("H", map(text, flat[4::8])),
-            "node": _column("H", map(text, flat[5::8])),
-            "action": _column("H", map(text, flat[6::8])),
+            "reason": _indexes(flat[4::8], strings),
+            "node": _indexes(flat[5::8], strings),
+            "action": _indexes(flat[6::8], strings),
             "visits": _column("I", flat[7::8]),
         }
 
@@ -147,46 +150,47 @@ class Packer:
 
     def _reset(self) -> None:
         self._strings = _Interner({"": 0})
-        self._series = _Interner()
-        self._points = _Interner()
         self._errors = _Interner({None: 0})
-        self._text: Callable[[str], int] = self._strings.__getitem__
-        self._series_index: Callable[[int], int] = self._series.__getitem__
-        self._point_index: Callable[[int], int] = self._points.__getitem__
-        self._error_index: Callable[[object], int] = self._errors.__getitem__
         self._table_size = (0, 0, 0, 0)
         self._table_bytes = b""
 
     def _table(self) -> bytes:
-        keys = self._recorder.series_keys
-        points = self._recorder.point_keys
-        text = self._text
-        size = self._sizes()
-        if size == self._table_size:
-            return self._table_bytes
-        series = [[text(name) for name in keys[number]] for number in self._series]
-        metrics = [
-            [kind, text(name), text(graph), text(node), dict(labels)]
-            for kind, name, graph, node, labels in (points[n] for n in self._points)
-        ]
-        errors = [[text(e[0]), e[1]] if e else [0, ""] for e in self._errors]
-        table = {
-            "strings": [_name(string) for string in self._strings],
-            "series": series,
-            "points": metrics,
-            "errors": errors,
-        }
-        self._table_bytes = wire.pack(table)
-        self._table_size = self._sizes()
+        recorder = self._recorder
+        # Before the entries are made: what another thread adds meanwhile is for later.
+        keys = len(recorder.series_keys), len(recorder.point_keys)
+        if (*keys, len(self._strings), len(self._errors)) != self._table_size:
+            self._table_bytes = wire.pack(self._entries())
+            # After it: the entries' own names are among the strings.
+            self._table_size = (*keys, len(self._strings), len(self._errors))
         return self._table_bytes
 
-    def _sizes(self) -> tuple[int, int, int, int]:
-        return (
-            len(self._strings),
-            len(self._series),
-            len(self._points),
-            len(self._errors),
-        )
+    def _entries(self) -> dict[str, object]:
+        text = self._strings.__getitem__
+        recorder = self._recorder
+        series = [
+            [text(graph), text(node)]
+            for graph, node in _by_number(recorder.series_keys, ("", ""))
+        ]
+        points = [
+            [kind, text(name), text(graph), text(node), dict(labels)]
+            for kind, name, graph, node, labels in _by_number(
+                recorder.point_keys, ("count", "", "", "", ())
+            )
+        ]
+        errors = [[text(e[0]), e[1]] if e else [0, ""] for e in list(self._errors)]
+        strings = [_name(string) for string in self._strings]
+        return {
+            "strings": strings,
+            "series": series,
+            "points": points,
+            "errors": errors,
+        }
+
+
+def _by_number(keys: dict[int, Any], absent: Any) -> list[Any]:
+    """Return the keys in order of their numbers, which are 0 and up."""
+    # A number may be missing for a moment, between its thread's taking it and using it.
+    return [keys.get(number, absent) for number in range(max(keys, default=-1) + 1)]
 
 
 def _snapshot(live: dict[Any, Any]) -> list[Any]:
@@ -232,9 +236,19 @@ def _column(typecode: str, values: Iterable[Any]) -> bytes:
     return column.tobytes()
 
 
-def _capped(attempts: list[int]) -> list[int]:
-    # 65,535 attempts at one execution are told as such; the column holds no more.
-    return attempts if max(attempts) < 65_536 else [min(a, 65_535) for a in attempts]
+def _indexes(values: list[Any], table: _Interner) -> bytes:
+    first = values[0]
+    if values.count(first) == len(values):
+        return _column("H", [table[first]]) * len(values)
+    return _column("H", map(table.__getitem__, values))
+
+
+def _attempts(values: list[int]) -> bytes:
+    try:
+        return _column("H", values)
+    except OverflowError:
+        # 65,535 attempts at one execution are told as such; the column holds no more.
+        return _column("H", [min(value, 65_535) for value in values])
 
 
 def _name(text: str) -> str:

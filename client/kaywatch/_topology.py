@@ -74,6 +74,10 @@ class Wirings:
             self._tell(name, start, wiring)
         return name
 
+    def forget(self, start: object) -> None:
+        """Tell anew of the graphs that start with a node: it has another name."""
+        self._known.pop(id(start), None)
+
     def clear(self) -> None:
         """Forget what was told."""
         self._known.clear()

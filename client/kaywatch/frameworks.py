@@ -2,7 +2,9 @@
 
 Strategy: the functions of the frameworks' classes are wrapped (`_patching`), those of
 nodes by `_visits` and `_attempts`, those of graphs by `_runs`. What an application
-sees stays the same: results, exceptions, warnings, and what is in `shared`.
+sees stays the same: results, exceptions, warnings, and what is in `shared`. Only
+tracebacks have a line more for each wrapper, and a warning whose `stacklevel` points
+at a caller may point at one.
 """
 
 from __future__ import annotations
@@ -135,6 +137,7 @@ def name(node_or_graph: T, text: str) -> T:
     except (AttributeError, TypeError) as error:
         kind = type(node_or_graph).__name__
         raise ConfigurationError(f"name: a {kind} can't be named") from error
+    _runs.wirings.forget(node_or_graph)
     return node_or_graph
 
 

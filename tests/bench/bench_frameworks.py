@@ -28,7 +28,7 @@ RUNS = 1_000
 ROUNDS = 15
 
 
-class Step(pocketflow.Node):  # type: ignore[misc]
+class Step(pocketflow.Node):
     def prep(self, shared: dict[str, Any]) -> int:
         return 1
 
@@ -39,7 +39,7 @@ class Step(pocketflow.Node):  # type: ignore[misc]
         return "default"
 
 
-class AsyncStep(pocketflow.AsyncNode):  # type: ignore[misc]
+class AsyncStep(pocketflow.AsyncNode):
     async def prep_async(self, shared: dict[str, Any]) -> int:
         return 1
 

@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import sys
 import time
 
 import psutil
+from tests.agents import running_agent
 
 PROCESSES = 4
 NODES = 50
@@ -35,8 +35,6 @@ print(kaywatch.client_stats()["recorded"])
 
 
 def main() -> None:
-    from tests.agents import running_agent
-
     minutes = float(sys.argv[1]) if len(sys.argv) > 1 else 10
     rate = float(sys.argv[2]) if len(sys.argv) > 2 else 50_000
     with running_agent() as agent:
@@ -76,5 +74,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, os.getcwd())
     main()

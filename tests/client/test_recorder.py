@@ -134,7 +134,7 @@ def test_after_a_fork_nothing_of_the_parent_is_left() -> None:
 
 def test_threads_record_whole_events() -> None:
     recorder = opened()
-    recorder._gate[0] = 10**9
+    recorder._gates[7][0] = 10**9
 
     def work(node: str) -> None:
         for n in range(20_000):
