@@ -75,9 +75,10 @@ def candidates(endpoint: str | None) -> Iterator[str]:
         yield urlsplit(endpoint).path
         return
     yield SYSTEM_SOCKET
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    if runtime:
-        yield os.path.join(runtime, "kaywatch", "ingest.sock")
+    # As the agent does it: pam_systemd(8) makes this folder also for those shells and
+    # cron jobs that don't have the variable.
+    runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}"
+    yield os.path.join(runtime, "kaywatch", "ingest.sock")
 
 
 class UnixTransport:

@@ -190,7 +190,10 @@ def _prepare(path: str) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise StartError(f"ingest.socket: {error}") from None
+        raise StartError(
+            f"ingest.socket: can't use {path}: {error};"
+            " choose another path with --socket"
+        ) from None
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:
             probe.connect(path)

@@ -1,0 +1,209 @@
+"""Settings, and the life of the sender in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+import kaywatch
+from kaywatch._process import Process, Settings, process, settings_from_environment
+from kaywatch.testing import MemoryTransport, capture
+
+
+@pytest.mark.parametrize("value", ["false", "False", " 0 ", "no", "off"])
+def test_collecting_is_off_when_the_environment_says_so(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("KAYGRAPH_COLLECT_METRICS", value)
+    assert not settings_from_environment().enabled
+
+
+@pytest.mark.parametrize("value", ["true", "1", "", "yes"])
+def test_collecting_is_on_otherwise(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("KAYGRAPH_COLLECT_METRICS", value)
+    assert settings_from_environment().enabled
+
+
+def test_a_setting_that_can_not_be_used_changes_nothing() -> None:
+    before = process.settings
+    with pytest.raises(kaywatch.ConfigurationError, match="unknown scheme"):
+        kaywatch.configure(endpoint="smoke://signal", service="other")
+    with pytest.raises(kaywatch.ConfigurationError, match="buffer_bytes=5"):
+        kaywatch.configure(buffer_bytes=5)
+    assert process.settings == before
+
+
+def test_nothing_runs_before_the_first_event_and_after_a_stop() -> None:
+    received: list[dict[str, object]] = []
+    one = Process(Settings(connect=lambda: MemoryTransport(received)))
+    assert one.stats()["recorded"] == 0
+    assert one.flush(1.0)
+    before = threading.active_count()
+
+    one.recorder.series("g", "n").record(0.1)
+    assert threading.active_count() == before + 1
+    assert one.stop(2.0)
+    assert threading.active_count() == before
+    kinds = [message["type"] for message in received]
+    assert kinds[0] == "hello"
+    assert kinds[-1] == "bye"
+
+    one.recorder.series("g", "n").record(0.1)
+    assert one.stop(2.0)
+    clients = {message["client"] for message in received}
+    assert len(clients) == 2
+
+
+def test_a_flush_from_several_threads_answers_each() -> None:
+    with capture():
+        answers: list[bool] = []
+
+        def work() -> None:
+            for _ in range(20):
+                with kaywatch.execution("g", "n"):
+                    pass
+                answers.append(kaywatch.flush(5.0))
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert answers == [True] * 80
+
+
+def test_an_execution_measures_blocks_functions_and_coroutines() -> None:
+    @kaywatch.execution("g", "function")
+    def double(x: int) -> int:
+        """Double it."""
+        return 2 * x
+
+    @kaywatch.execution("g", "coroutine")
+    async def triple(x: int) -> int:
+        await asyncio.sleep(0)
+        return 3 * x
+
+    async def both() -> list[int]:
+        return await asyncio.gather(triple(1), triple(2))
+
+    with capture() as captured:
+        with kaywatch.execution("g", "block") as block:
+            block.action = "next"
+            block.attempts = 3
+        assert double(4) == 8
+        assert asyncio.run(both()) == [3, 6]
+
+    assert double.__doc__ == "Double it."
+    (found,) = captured.executions("block")
+    assert (found.action, found.attempts) == ("next", 3)
+    assert len(captured.executions("function")) == 1
+    assert len(captured.executions("coroutine")) == 2
+
+
+def test_an_exception_goes_through_and_is_recorded_with_its_details() -> None:
+    class OddError(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no text")
+
+    with capture() as captured:
+        with pytest.raises(OddError), kaywatch.execution("g", "odd"):
+            raise OddError
+        with pytest.raises(KeyboardInterrupt), kaywatch.execution("g", "cut"):
+            raise KeyboardInterrupt
+
+    (odd,) = captured.executions("odd")
+    assert (odd.outcome.name, odd.error, odd.phase) == ("ERROR", "OddError", "exec")
+    (cut,) = captured.executions("cut")
+    assert cut.outcome.name == "CANCELLED"
+    (failure,) = captured.failures()
+    assert failure.message == "<__str__ raised RuntimeError>"
+
+
+def test_metrics_belong_to_the_innermost_node_of_their_own_task() -> None:
+    async def task(node: str) -> None:
+        with kaywatch.execution("g", node):
+            await asyncio.sleep(0)
+            kaywatch.observe("size", 1.5)
+
+    async def main() -> None:
+        await asyncio.gather(task("a"), task("b"))
+
+    with capture() as captured:
+        kaywatch.count("outside")
+        asyncio.run(main())
+        with kaywatch.execution("g", "outer"):
+            with kaywatch.execution("g", "inner"):
+                kaywatch.gauge("level", 2, zone="x")
+            kaywatch.count("left", 3)
+
+    found = {(p.name, p.node): p for p in captured.points()}
+    assert set(found) == {
+        ("outside", ""),
+        ("size", "a"),
+        ("size", "b"),
+        ("level", "inner"),
+        ("left", "outer"),
+    }
+    assert found["level", "inner"].labels == {"zone": "x"}
+    assert found["left", "outer"].value == 3
+
+
+def test_an_llm_call_is_four_sums_with_its_model() -> None:
+    with capture() as captured, kaywatch.execution("g", "ask"):
+        kaywatch.record_llm(model="m", input_tokens=10, output_tokens=3, cost_usd=0.5)
+        kaywatch.record_llm(model="m", input_tokens=1)
+
+    sums: dict[str, float] = {}
+    for point in captured.points():
+        assert (point.node, point.labels) == ("ask", {"model": "m"})
+        sums[point.name] = sums.get(point.name, 0) + point.value
+    assert sums == {
+        "llm_calls": 2,
+        "llm_input_tokens": 11,
+        "llm_output_tokens": 3,
+        "llm_cost_usd": 0.5,
+    }
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        lambda: kaywatch.observe("x", "no number"),  # type: ignore[arg-type]
+        lambda: kaywatch.observe("x", float("nan")),
+        lambda: kaywatch.count("x", None),  # type: ignore[arg-type]
+        lambda: kaywatch.count(3),  # type: ignore[arg-type]
+        lambda: kaywatch.gauge("x", 10**400),
+        lambda: kaywatch.observe("x" * 1000, 1),
+        lambda: kaywatch.observe("\ud800", 1, **{"\udfff": "\ud800"}),
+        lambda: kaywatch.record_llm(model=None),  # type: ignore[arg-type]
+    ],
+)
+def test_recording_nonsense_never_raises_and_costs_nothing_else(record: object) -> None:
+    with capture() as captured:
+        kaywatch.observe("good", 1)
+        record()  # type: ignore[operator]
+        kaywatch.observe("good", 2)
+
+    assert [p.value for p in captured.points("good")] == [1, 2]
+
+
+@pytest.mark.parametrize(("graph", "node"), [(None, "n"), ("g", None), ("g", "")])
+def test_a_wrong_name_is_told_where_it_is_given(graph: object, node: object) -> None:
+    with pytest.raises(kaywatch.ConfigurationError):
+        kaywatch.execution(graph, node)  # type: ignore[arg-type]
+
+
+def test_switched_off_nothing_is_recorded() -> None:
+    with capture() as captured:
+        process.settings = process.settings._replace(enabled=False)
+        with kaywatch.execution("g", "n") as e:
+            e.action = "x"
+            kaywatch.observe("x", 1)
+        process.settings = process.settings._replace(enabled=True)
+
+    assert captured.executions() == []
+    assert captured.points() == []
