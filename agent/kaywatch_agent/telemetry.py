@@ -133,7 +133,7 @@ class Telemetry:
 
     def set(self, name: str, value: float, *labels: str) -> None:
         """Set a gauge, or a counter that is counted elsewhere."""
-        self._values[name][labels] = value
+        self._values[name][labels] = float(value)
 
     def get(self, name: str, *labels: str) -> float:
         """Return the present value."""
