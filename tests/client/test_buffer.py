@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -81,7 +82,7 @@ def test_a_batch_larger_than_the_buffer_is_still_sent() -> None:
     assert buffer.lost == {"buffer_full": 2}
 
 
-def test_a_batch_dropped_after_it_was_sent_is_lost_only_if_the_agent_has_it_not() -> None:
+def test_a_batch_dropped_after_it_was_sent_is_lost_if_the_agent_has_it_not() -> None:
     buffer = filled(1, 2, 3, limit=30)
     unsent(buffer)
     for seq in (4, 5, 6):
@@ -91,6 +92,16 @@ def test_a_batch_dropped_after_it_was_sent_is_lost_only_if_the_agent_has_it_not(
     assert buffer.lost == {"buffer_full": 1}
     assert buffer.acked_events == 2
     assert unsent(buffer) == [4, 5, 6]
+
+
+@pytest.mark.xfail(reason="only a greeting settles what became of it")
+def test_an_ack_of_a_later_batch_says_that_one_dropped_before_it_arrived_too() -> None:
+    buffer = filled(1, 2, 3, limit=30)
+    unsent(buffer)
+    buffer.append(packed(4))
+    unsent(buffer)
+    buffer.ack(4)
+    assert (len(buffer), buffer.acked_events, buffer.lost) == (0, 4, {})
 
 
 def test_the_report_of_drops_goes_on_with_another_batch_if_its_own_is_lost() -> None:
@@ -151,7 +162,8 @@ def test_whatever_happens_all_events_arrive_or_are_reported_as_lost(
 ) -> None:
     buffer, agent = Buffer(limit), Delivery()
     recorded = seq = 0
-    for step in [*found, "reconnect", "send", "record", "send", "ack"]:
+    # A greeting at the end settles what became of all that was sent.
+    for step in [*found, "reconnect", "send", "record", "send", "ack", "reconnect"]:
         if step == "record":
             seq += 1
             recorded += seq

@@ -1,0 +1,483 @@
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.agent.aggregate.samples import shown
+from tests.agent.protocol.samples import (
+    CLIENT,
+    FAILURE,
+    ROW,
+    TOPOLOGY,
+    batch,
+    calm,
+    executions,
+    points,
+    rows,
+    runs,
+)
+
+from kaywatch import wire
+from kaywatch_agent.aggregate.aggregator import (
+    FUTURE_SECONDS,
+    HISTORY_STEPS,
+    MAX_FAILURES,
+    MAX_PENDING,
+    STEP_SECONDS,
+    Aggregator,
+    Delta,
+    Misplaced,
+    View,
+)
+from kaywatch_agent.aggregate.registry import Limits, Registry
+from kaywatch_agent.aggregate.step import Facet, Step, merge
+from kaywatch_agent.aggregate.summary import completeness, select, summarize
+from kaywatch_agent.model import OTHER, Kind, SeriesKey
+from kaywatch_agent.protocol.decoder import Decoder
+from kaywatch_agent.protocol.messages import Batch
+
+NOW = 1_700_000_005.0
+STEP = int(NOW // STEP_SECONDS)
+
+
+class Aggregation:
+    """An aggregator that is fed with messages."""
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.registry = Registry(limits or Limits())
+        self.aggregator = Aggregator(self.registry, NOW)
+        self._decoder = Decoder()
+
+    def accept(self, packed: bytes, now: float = NOW, service: str = "shop") -> int:
+        found = self._decoder.decode(packed)
+        assert isinstance(found, Batch)
+        assert not found.rejected, found.problem
+        return self.aggregator.accept(found, service, now)
+
+    def at(self, *ends: float, now: float = NOW) -> int:
+        """Take in executions of the first node that ended at these times."""
+        size = len(ends)
+        encoded = executions(size, end=list(ends), series=[0] * size)
+        return self.accept(batch(executions=encoded), now)
+
+    def advance(self, now: float = NOW) -> View:
+        self.commit(now)
+        return self.aggregator.view(now)
+
+    def commit(self, now: float = NOW) -> Delta:
+        delta = self.aggregator.advance(now)
+        self.aggregator.committed()
+        return delta
+
+
+@pytest.fixture
+def aggregation() -> Aggregation:
+    return Aggregation()
+
+
+def count(step: Step) -> int:
+    return int(step.executions.sum())
+
+
+def counts(view: View) -> dict[int, int]:
+    """Return the executions by step, counted from now's."""
+    return {number - STEP: count(step) for number, step in view.steps.items()}
+
+
+# -- ticks -----------------------------------------------------------------------------
+
+
+def test_what_was_accepted_is_seen_after_the_tick(aggregation: Aggregation) -> None:
+    assert aggregation.accept(batch(points=points(2), runs=runs(1))) == 6
+    assert aggregation.aggregator.events == 6
+    assert count(aggregation.aggregator.view(NOW).totals) == 0
+    assert count(aggregation.advance().totals) == 6
+
+
+def test_a_delta_says_what_has_changed_and_no_more(aggregation: Aggregation) -> None:
+    aggregation.at(NOW, NOW - 10, NOW - 5_000)
+    first = aggregation.commit()
+    assert (first.now, count(first.total)) == (NOW, 3)
+    assert {n - STEP: count(step) for n, step in first.steps.items()} == {0: 1, -1: 1}
+    aggregation.at(NOW)
+    second = aggregation.commit()
+    assert count(second.total) == 1
+    assert {n - STEP: count(step) for n, step in second.steps.items()} == {0: 1}
+    third = aggregation.commit()
+    assert (count(third.total), third.steps) == (0, {})
+    assert counts(aggregation.aggregator.view(NOW)) == {-1: 1, 0: 2}
+
+
+def test_what_was_not_committed_is_in_the_next_delta(aggregation: Aggregation) -> None:
+    aggregation.at(NOW)
+    aggregation.aggregator.advance(NOW)
+    aggregation.at(NOW, NOW - 10)
+    again = aggregation.commit()
+    assert count(again.total) == 3
+    assert {n - STEP: count(step) for n, step in again.steps.items()} == {0: 2, -1: 1}
+    assert counts(aggregation.aggregator.view(NOW)) == {-1: 1, 0: 2}
+
+
+def test_the_deltas_add_up_to_the_view(aggregation: Aggregation) -> None:
+    deltas = []
+    for second in range(50):
+        aggregation.at(NOW + second, NOW + second - 15, now=NOW + second)
+        deltas.append(aggregation.commit(NOW + second))
+    view = aggregation.aggregator.view(NOW + 50)
+    assert shown(merge(delta.total for delta in deltas)) == shown(view.totals)
+    for number, step in view.steps.items():
+        parts = [delta.steps[number] for delta in deltas if number in delta.steps]
+        assert shown(merge(parts)) == shown(step)
+
+
+def test_a_view_stays_as_it_is(aggregation: Aggregation) -> None:
+    aggregation.accept(batch(failures=[FAILURE], topologies=[TOPOLOGY]))
+    view = aggregation.advance()
+    before = (counts(view), shown(view.totals), view.failures, dict(view.topologies))
+    other = {**TOPOLOGY, "graph": "other"}
+    aggregation.accept(batch(failures=[FAILURE], topologies=[other]))
+    aggregation.advance(NOW + 5_000)
+    assert (
+        counts(view),
+        shown(view.totals),
+        view.failures,
+        dict(view.topologies),
+    ) == before
+
+
+def test_many_events_between_two_ticks_are_reduced_as_they_come(
+    aggregation: Aggregation,
+) -> None:
+    for _ in range(MAX_PENDING // 50_000 + 1):
+        aggregation.at(*[NOW] * 50_000)
+    assert aggregation.aggregator._pending_events < MAX_PENDING
+    assert count(aggregation.advance().totals) == MAX_PENDING + 50_000
+
+
+# -- time ------------------------------------------------------------------------------
+
+
+def test_an_event_belongs_to_the_step_in_which_it_ended(
+    aggregation: Aggregation,
+) -> None:
+    start = STEP * STEP_SECONDS
+    aggregation.at(start, start + 9.999, start - 0.001, start - 30)
+    assert counts(aggregation.advance()) == {0: 2, -1: 1, -3: 1}
+
+
+def test_a_late_event_goes_to_its_own_step_within_the_hour(
+    aggregation: Aggregation,
+) -> None:
+    aggregation.at(NOW)
+    aggregation.advance()
+    aggregation.at(NOW - 1_800, NOW - 3_600)
+    view = aggregation.advance()
+    assert counts(view) == {0: 1, -180: 1, -360: 1}
+    assert not aggregation.aggregator.misplaced
+
+
+def test_an_event_over_an_hour_late_is_in_the_totals_only(
+    aggregation: Aggregation,
+) -> None:
+    aggregation.at(NOW, NOW - 3_610, NOW - 86_400, 1.0)
+    view = aggregation.advance()
+    assert counts(view) == {0: 1}
+    assert count(view.totals) == 4
+    assert aggregation.aggregator.misplaced == {Misplaced.LATE: 3}
+
+
+def test_an_event_from_the_future_is_put_to_now(aggregation: Aggregation) -> None:
+    aggregation.at(NOW + FUTURE_SECONDS + 0.1, NOW + 1e9, 1e300)
+    view = aggregation.advance()
+    assert counts(view) == {0: 3}
+    assert view.totals.last_time.tolist() == [NOW]
+    assert aggregation.aggregator.misplaced == {Misplaced.FUTURE: 3}
+
+
+def test_a_little_ahead_is_no_future(aggregation: Aggregation) -> None:
+    aggregation.at(NOW + FUTURE_SECONDS)
+    assert counts(aggregation.advance()) == {1: 1}
+    assert not aggregation.aggregator.misplaced
+
+
+@pytest.mark.parametrize("end", [0.0, -1.0, -1e300])
+def test_without_a_clock_now_is_the_time(aggregation: Aggregation, end: float) -> None:
+    aggregation.at(end)
+    aggregation.accept(rows(ROW, {"metric": "m", "value": 1}))
+    assert counts(aggregation.advance()) == {0: 3}
+    assert not aggregation.aggregator.misplaced
+
+
+def test_an_hour_of_steps_is_kept_and_the_one_now(aggregation: Aggregation) -> None:
+    for number in range(HISTORY_STEPS + 50):
+        now = NOW + number * STEP_SECONDS
+        aggregation.at(now, now=now)
+        view = aggregation.advance(now)
+    assert len(view.steps) == HISTORY_STEPS + 1 == 361
+    last = STEP + HISTORY_STEPS + 49
+    assert sorted(view.steps) == list(range(last - HISTORY_STEPS, last + 1))
+    assert count(view.totals) == HISTORY_STEPS + 50
+
+
+def test_a_clock_that_steps_back_loses_nothing(aggregation: Aggregation) -> None:
+    aggregation.at(NOW)
+    aggregation.advance()
+    aggregation.at(NOW - 7_200, now=NOW - 7_200)
+    view = aggregation.advance(NOW - 7_200)
+    assert count(view.totals) == 2
+    assert counts(view) == {0: 1, -720: 1}
+
+
+# -- windows ---------------------------------------------------------------------------
+
+
+def numbers_of(view: View, start: float, end: float) -> list[int]:
+    """Return the steps of a range, which hold as many events as their number says."""
+    return [count(step) - 1 for step in view.range(start, end)]
+
+
+@pytest.fixture
+def ten_steps() -> View:
+    """Steps 0 to 9 before now, of which step n has n + 1 events, at second 5 each."""
+    aggregation = Aggregation()
+    now = 10 * STEP_SECONDS * 1_000_000 + 95.0
+    for number in range(10):
+        time = now - 90 + number * STEP_SECONDS
+        aggregation.at(*[time] * (number + 1), now=now)
+    aggregation.aggregator.advance(now)
+    return aggregation.aggregator.view(now)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "steps"),
+    [
+        (0, 100, list(range(10))),
+        (-50, 1_000, list(range(10))),
+        (20, 40, [2, 3]),
+        (20.1, 40, [2, 3]),
+        (29.9, 40, [2, 3]),
+        (20, 40.1, [2, 3, 4]),
+        (25, 25, [2]),
+        (20, 20, []),
+        (40, 20, []),
+        (100, 200, []),
+        (-20, 0, []),
+    ],
+)
+def test_a_range_is_the_steps_that_overlap_it(
+    ten_steps: View, start: float, end: float, steps: list[int]
+) -> None:
+    zero = ten_steps.now - 95
+    assert numbers_of(ten_steps, zero + start, zero + end) == steps
+
+
+@pytest.mark.parametrize(
+    ("seconds", "steps"),
+    [(0, [9]), (1, [9]), (5, [9]), (5.1, [8, 9]), (15, [8, 9]), (60, range(3, 10))],
+)
+def test_a_window_is_the_steps_that_overlap_the_last_seconds(
+    ten_steps: View, seconds: float, steps: Any
+) -> None:
+    assert count(ten_steps.window(seconds)) == sum(number + 1 for number in steps)
+
+
+def test_a_window_without_a_length_is_since_first_seen(ten_steps: View) -> None:
+    assert count(ten_steps.window(None)) == 55
+    assert ten_steps.window(None) is ten_steps.totals
+    assert shown(ten_steps.window(3_600)) == shown(ten_steps.totals)
+
+
+def test_a_window_has_the_events_a_little_ahead_of_our_clock(
+    aggregation: Aggregation,
+) -> None:
+    aggregation.at(NOW + FUTURE_SECONDS)
+    assert count(aggregation.advance().window(60)) == 1
+
+
+# -- any order, any batches, any ticks -------------------------------------------------
+
+events = st.lists(
+    st.fixed_dictionaries(
+        {
+            "node": st.sampled_from("abc"),
+            "graph": st.sampled_from("gh"),
+            "seconds": st.integers(0, 800).map(lambda n: n / 8),
+            "outcome": st.sampled_from([o.name.lower() for o in wire.Outcome]),
+            "attempts": st.integers(1, 4),
+            "action": st.sampled_from("xy"),
+            "end": st.integers(-5_000, 5).map(lambda n: NOW + n),
+        }
+    ),
+    max_size=40,
+)
+
+
+def aggregate(batches: list[list[Any]], ticks: list[bool]) -> dict[str, Any]:
+    """Return all that is known after these batches, with ticks between some."""
+    aggregation = Aggregation()
+    for part, tick in zip(batches, ticks, strict=True):
+        aggregation.accept(rows(*part))
+        if tick:
+            aggregation.advance()
+    view = aggregation.advance()
+    keys, actions = aggregation.registry.keys, aggregation.registry.actions.values
+
+    def named(step: Step) -> dict[SeriesKey, Any]:
+        found = {}
+        for row, figures in shown(step).items():
+            of_actions = figures.pop(Facet.ACTION)  # type: ignore[call-overload]
+            figures["actions"] = {actions[n]: times for n, times in of_actions.items()}
+            # Of events at the very same time, the last to arrive counts.
+            figures.pop("last")
+            found[keys[row]] = figures
+        return found
+
+    return {
+        "totals": named(view.totals),
+        "steps": {number: named(step) for number, step in view.steps.items()},
+        "misplaced": dict(aggregation.aggregator.misplaced),
+    }
+
+
+@calm
+@given(events, st.integers(0, 2**32), st.integers(1, 6))
+def test_any_order_batches_and_ticks_give_the_same_totals_and_steps(
+    found: list[Any], seed: int, parts: int
+) -> None:
+    chance = random.Random(seed)
+    shuffled = chance.sample(found, len(found))
+    batches: list[list[Any]] = [[] for _ in range(parts)]
+    for event in shuffled:
+        chance.choice(batches).append(event)
+    ticks = [chance.random() < 0.5 for _ in range(parts)]
+    assert aggregate(batches, ticks) == aggregate([found], [True])
+
+
+# -- failures and topologies -----------------------------------------------------------
+
+
+def test_failures_are_kept_with_who_sent_them(aggregation: Aggregation) -> None:
+    aggregation.accept(batch(failures=[FAILURE]))
+    (failure,) = aggregation.advance().failures
+    assert (failure.service, failure.client) == ("shop", CLIENT.hex())
+    assert (failure.node, failure.type, failure.outcome) == ("pay", "Timeout", "error")
+
+
+def test_of_many_failures_the_newest_are_kept(aggregation: Aggregation) -> None:
+    for number in range(MAX_FAILURES + 10):
+        aggregation.accept(batch(failures=[{**FAILURE, "run": f"r{number}"}]))
+    failures = aggregation.advance().failures
+    assert len(failures) == MAX_FAILURES
+    assert (failures[0].run, failures[-1].run) == ("r10", f"r{MAX_FAILURES + 9}")
+
+
+def test_the_newest_topology_of_a_graph_counts_by_service(
+    aggregation: Aggregation,
+) -> None:
+    aggregation.accept(batch(topologies=[TOPOLOGY, {**TOPOLOGY, "start": "ship"}]))
+    aggregation.accept(batch(topologies=[TOPOLOGY]), service="cron")
+    topologies = aggregation.advance().topologies
+    assert {key: found.start for key, found in topologies.items()} == {
+        ("shop", "checkout"): "ship",
+        ("cron", "checkout"): "pay",
+    }
+    assert topologies["shop", "checkout"].edges == (("pay", "default", "ship"),)
+
+
+# -- losses and caps -------------------------------------------------------------------
+
+
+def test_losses_count_against_completeness(aggregation: Aggregation) -> None:
+    aggregation.accept(batch())
+    aggregation.aggregator.lose("shop", {"buffer_full": 5, "rejected": 1}, NOW)
+    view = aggregation.advance()
+    assert completeness(view, view.totals, "shop") == 3 / 9
+    assert completeness(view, view.window(60), "shop") == 3 / 9
+    losses = select(aggregation.registry, Kind.LOSS, service="shop")
+    assert {key.metric for key in losses} == {"buffer_full", "rejected"}
+
+
+def test_totals_stay_true_beyond_the_caps() -> None:
+    capped = Aggregation(Limits(series=20, series_per_client=15, names=5))
+    free = Aggregation()
+    chance = random.Random(1)
+    for number in range(40):
+        client = bytes([number % 3]) * 16
+        found = [
+            {
+                "graph": chance.choice("gh"),
+                "node": f"n{chance.randrange(50)}",
+                "seconds": chance.randrange(80) / 8,
+                "outcome": chance.choice(["ok", "error", "fallback"]),
+                "error": chance.choice(["", f"E{chance.randrange(9)}"]),
+                "action": f"a{chance.randrange(9)}",
+                "end": NOW,
+            }
+            for _ in range(30)
+        ]
+        for aggregation in (capped, free):
+            aggregation.accept(rows(*found, client=client, seq=number + 1))
+    views = [aggregation.advance() for aggregation in (capped, free)]
+    for graph in (None, "g", "h"):
+        figures = []
+        for view in views:
+            series = select(view.registry, Kind.NODE, graph=graph)
+            found_ = summarize(view.totals, list(series.values()), view.registry)
+            figures.append(
+                (
+                    found_.executions,
+                    found_.total,
+                    found_.least,
+                    found_.most,
+                    found_.outcomes,
+                    found_.retries,
+                    sum(found_.actions.values()),
+                    sum(found_.errors.values()),
+                    found_.quantiles(0.5, 0.9, 0.99),
+                )
+            )
+        assert figures[0] == figures[1]
+    registry = capped.registry
+    assert len(registry.keys) <= 2 * 20
+    assert SeriesKey(Kind.NODE, "shop", "g", OTHER) in registry.keys
+    assert max(registry.by_client.values()) <= 15
+    assert len(registry.folded) == 3
+    assert OTHER in registry.actions.values
+    assert len(registry.actions.values) == 6
+
+
+def test_a_million_distinct_names_are_bounded_and_all_counted() -> None:
+    limits = Limits()
+    aggregation = Aggregation(limits)
+    size, clients, rounds = 5_000, 20, 10
+    encoded = executions(
+        size,
+        series=list(range(size)),
+        end=[NOW] * size,
+        action=list(range(size)),
+        error=[0] * size,
+    )
+    for number in range(rounds * clients):
+        strings = [f"n{number}-{at}" for at in range(size)]
+        table = {"strings": strings, "series": [[0, at] for at in range(size)]}
+        client = bytes([number % clients]) * 16
+        packed = batch(client=client, table=wire.pack(table), executions=encoded)
+        assert aggregation.accept(packed) == size
+        if number % 20 == 19:
+            aggregation.advance()
+    view = aggregation.advance()
+    registry = aggregation.registry
+    assert count(view.totals) == rounds * clients * size == 1_000_000
+    assert len(registry.keys) <= 2 * limits.series + len(Kind)
+    assert max(registry.by_client.values()) == limits.series_per_client
+    assert sum(registry.by_client.values()) == limits.series
+    assert len(registry.actions.values) == limits.names + 1
+    assert len(registry.folded) == clients
+    assert registry.folded_in_all == 1_000_000 - limits.series
+    actions = view.totals.fact_counts.sum() - count(view.totals)
+    assert int(actions) == 1_000_000
+    assert np.all(np.diff(view.totals.rows) > 0)

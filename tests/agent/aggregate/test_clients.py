@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import pytest
+
+from kaywatch_agent.aggregate import clients as module
+from kaywatch_agent.aggregate.clients import KEEP_SECONDS, Client, Clients
+from kaywatch_agent.model import InFlight, Presence, ProcessSample
+from kaywatch_agent.protocol.messages import Hello
+
+NOW = 1_700_000_000.0
+
+
+def hello(client: str = "c", **changed: object) -> Hello:
+    sound = Hello(client, "shop", "web1", 12, NOW - 60, "mine/1.0", (("a", "b"),))
+    return sound._replace(**changed)  # type: ignore[arg-type]
+
+
+def test_a_client_is_known_from_its_first_message_on() -> None:
+    clients = Clients()
+    met = clients.meet("c", NOW)
+    assert (met.first_seen, met.since, met.service) == (NOW, NOW, "unknown")
+    assert clients.meet("c", NOW + 5) is met
+    assert (met.first_seen, met.last_seen) == (NOW, NOW + 5)
+    assert clients.get("c") is met
+    assert len(clients) == 1
+
+
+def test_a_greeting_says_who_it_is() -> None:
+    clients = Clients()
+    greeted = clients.greet(hello(), 0, NOW)
+    assert (greeted.service, greeted.host, greeted.pid) == ("shop", "web1", 12)
+    assert clients.greet(hello(service=""), 4711, NOW).service == "shop"
+    assert greeted.pid == 4711
+
+
+@pytest.mark.parametrize(
+    "state", [Presence.DISCONNECTED, Presence.ENDED, Presence.DIED]
+)
+def test_a_client_that_speaks_again_is_connected(state: Presence) -> None:
+    clients = Clients()
+    clients.turn(clients.meet("c", NOW), state, NOW + 1)
+    assert clients.meet("c", NOW + 2).state is Presence.CONNECTED
+    assert clients.meet("c", NOW + 3).since == NOW + 2
+
+
+def test_completeness_is_what_arrived_of_what_was_recorded() -> None:
+    assert Client("c").completeness is None
+    assert Client("c", events=3, recorded=12).completeness == 0.25
+    assert Client("c", events=13, recorded=12).completeness == 1.0
+
+
+def test_cpu_is_measured_between_two_samples() -> None:
+    client = Client("c")
+    client.sampled(ProcessSample(1_000, 5.0), NOW)
+    assert client.cpu_percent is None
+    client.sampled(ProcessSample(3_000, 6.5), NOW + 10)
+    assert client.cpu_percent == pytest.approx(15.0)
+    client.sampled(ProcessSample(2_000, 0.0), NOW + 20)
+    assert client.cpu_percent == 0.0
+    client.sampled(ProcessSample(2_000, 9.0), NOW + 20)
+    assert client.cpu_percent == 0.0
+    assert client.peak_rss_bytes == 3_000
+
+
+def left(clients: Clients, name: str, at: float) -> None:
+    clients.turn(clients.meet(name, at), Presence.DIED, at)
+
+
+def test_a_client_is_forgotten_an_hour_after_it_left() -> None:
+    clients = Clients()
+    left(clients, "gone", NOW)
+    clients.meet("here", NOW)
+    assert clients.forget(NOW + KEEP_SECONDS) == []
+    assert clients.forget(NOW + KEEP_SECONDS + 1) == ["gone"]
+    assert [client.id for client in clients] == ["here"]
+
+
+def test_of_too_many_clients_those_are_forgotten_that_left_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "KEEP_CLIENTS", 5)
+    clients = Clients()
+    for number in range(8):
+        left(clients, f"c{number}", NOW + number)
+    clients.meet("here", NOW)
+    assert clients.forget(NOW + 10) == ["c0", "c1", "c2", "c3"]
+    assert len(clients) == 5
+
+
+def test_too_many_clients_are_brought_down_to_the_cap_also_when_some_left_long_ago(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "KEEP_CLIENTS", 3)
+    clients = Clients()
+    for number in range(4):
+        left(clients, f"old{number}", NOW)
+    for number in range(5):
+        left(clients, f"new{number}", NOW + KEEP_SECONDS)
+    gone = clients.forget(NOW + KEEP_SECONDS + 1)
+    assert sorted(gone) == ["new0", "new1", "old0", "old1", "old2", "old3"]
+    assert [client.id for client in clients] == ["new2", "new3", "new4"]
+
+
+def test_those_who_are_here_are_never_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "KEEP_CLIENTS", 1)
+    clients = Clients()
+    for number in range(3):
+        clients.meet(f"c{number}", NOW)
+    assert clients.forget(NOW + 10 * KEEP_SECONDS) == []
+    assert len(clients) == 3
+
+
+def test_who_said_goodbye_has_nothing_in_flight() -> None:
+    for state, kept in ((Presence.DIED, 1), (Presence.ENDED, 0)):
+        client = Client("c", in_flight=(InFlight("g", "n", NOW, "r"),))
+        Clients().turn(client, state, NOW)
+        assert len(client.in_flight) == kept

@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import math
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.agent.aggregate.samples import Event, columns, naive, of_values, shown
+from tests.agent.protocol.samples import calm
+
+from kaywatch_agent.aggregate.step import (
+    EMPTY,
+    Facet,
+    Step,
+    collapse,
+    facts_of,
+    merge,
+    reduce,
+    rows_of,
+)
+
+# Multiples of 1/8 add up exactly, so that sums compare by ==.
+exact = st.integers(-8_000, 8_000).map(lambda n: n / 8)
+any_value = st.floats(-1e100, 1e100)
+
+
+def lists_of(values: st.SearchStrategy[float]) -> st.SearchStrategy[list[Event]]:
+    """Return lists of events of some series, each at a time of its own."""
+    event = st.builds(
+        Event,
+        row=st.sampled_from([0, 1, 2, 7, 40_000]),
+        value=values,
+        outcome=st.integers(0, 4),
+        attempts=st.integers(0, 9),
+        action=st.sampled_from([0, 1, 2, 4_095]),
+        error=st.sampled_from([0, 1, 4_095]),
+    )
+    return st.lists(event, max_size=40).map(
+        lambda events: [e._replace(time=float(at)) for at, e in enumerate(events)]
+    )
+
+
+def parts_of(events: list[Event], seed: int, parts: int) -> list[list[Event]]:
+    """Deal events out at random."""
+    chance = random.Random(seed)
+    found: list[list[Event]] = [[] for _ in range(parts)]
+    for event in events:
+        chance.choice(found).append(event)
+    return found
+
+
+@calm
+@given(lists_of(exact))
+def test_a_step_says_what_adding_up_one_by_one_says(events: list[Event]) -> None:
+    assert shown(reduce(columns(events))) == naive(events)
+
+
+@calm
+@given(lists_of(exact), st.integers(0, 2**32), st.integers(1, 5))
+def test_any_partition_gives_the_same_step(
+    events: list[Event], seed: int, parts: int
+) -> None:
+    steps = [reduce(columns(part)) for part in parts_of(events, seed, parts)]
+    at_once = shown(reduce(columns(events)))
+    assert shown(merge(steps)) == at_once
+    assert shown(merge(reversed(steps))) == at_once
+
+
+@calm
+@given(lists_of(exact), st.integers(0, 2**32))
+def test_merging_is_associative_and_commutative(events: list[Event], seed: int) -> None:
+    a, b, c = (reduce(columns(part)) for part in parts_of(events, seed, 3))
+    assert shown(merge([merge([a, b]), c])) == shown(merge([a, merge([b, c])]))
+    assert shown(merge([a, b])) == shown(merge([b, a]))
+    assert shown(merge([a, EMPTY])) == shown(a)
+
+
+@calm
+@given(lists_of(any_value), st.integers(0, 2**32), st.integers(1, 5))
+def test_sums_agree_to_the_last_bits_and_all_else_exactly(
+    events: list[Event], seed: int, parts: int
+) -> None:
+    steps = [reduce(columns(part)) for part in parts_of(events, seed, parts)]
+    merged, at_once = merge(steps), reduce(columns(events))
+    scale = {
+        row: sum(abs(e.value) for e in events if e.row == row)
+        for row in at_once.rows.tolist()
+    }
+    for name, one, other in zip(Step._fields, merged, at_once, strict=True):
+        if name == "total":
+            for row, x, y in zip(at_once.rows.tolist(), one, other, strict=True):
+                assert abs(x - y) <= 1e-12 * scale[row]
+        elif name == "squares":
+            assert one == pytest.approx(other, rel=1e-12)
+        else:
+            assert one.tolist() == other.tolist(), name
+
+
+@pytest.mark.parametrize("size", [1, 2, 10, 1_000, 100_000])
+def test_windows_merged_are_all_at_once(size: int) -> None:
+    chance = np.random.default_rng(size)
+    events = columns([])._replace(
+        row=chance.integers(0, 50, size),
+        time=np.arange(size, dtype=float),
+        value=chance.lognormal(-3, 2, size),
+        outcome=chance.integers(0, 5, size).astype(np.uint8),
+        attempts=chance.integers(1, 4, size),
+        action=chance.integers(0, 9, size),
+        error=chance.integers(0, 3, size),
+    )
+    at_once = reduce(events)
+    cuts = [size // 7, size // 3, size // 2, size - 1]
+    merged = merge(
+        reduce(type(events)(*parts))
+        for parts in zip(*(np.array_split(c, cuts) for c in events), strict=True)
+    )
+    for name, one, other in zip(Step._fields, merged, at_once, strict=True):
+        if name in ("total", "squares"):
+            assert one == pytest.approx(other, rel=1e-12)
+        else:
+            assert one.tolist() == other.tolist(), name
+
+
+def test_of_values_at_the_same_time_the_one_that_came_last_is_the_last() -> None:
+    first = reduce(columns([Event(time=5.0, value=1.0), Event(time=5.0, value=2.0)]))
+    second = reduce(columns([Event(time=5.0, value=3.0), Event(time=4.0, value=9.0)]))
+    assert first.last.tolist() == [2.0]
+    assert merge([first, second]).last.tolist() == [3.0]
+    assert merge([second, first]).last.tolist() == [2.0]
+
+
+def test_nothing_is_empty() -> None:
+    assert reduce(columns([])) is EMPTY
+    assert merge([]) is EMPTY
+    assert merge([EMPTY, EMPTY]) is EMPTY
+    assert not len(EMPTY.rows)
+
+
+def test_a_step_is_not_changed_by_merging_it() -> None:
+    a, b = reduce(of_values([1.0, 2.0])), reduce(of_values([3.0]))
+    before = [column.tolist() for column in a]
+    merge([a, b])
+    collapse(a)
+    assert [column.tolist() for column in a] == before
+
+
+def test_sparse_rows_and_wide_numbers_are_counted_like_dense_ones() -> None:
+    rows = [0, 3, 10_000_000, 99_999]
+    events = [Event(row=rows[n % 4], action=n % 4_096) for n in range(9_000)]
+    assert shown(reduce(columns(events))) == naive(events)
+
+
+# -- parts of a step -------------------------------------------------------------------
+
+
+def four_rows() -> Step:
+    events = [
+        Event(row=row, value=float(row), action=row) for row in (2, 5, 5, 9, 70_000)
+    ]
+    return reduce(columns(events))
+
+
+def test_rows_of_gives_the_rows_that_are_asked_for_with_their_facts() -> None:
+    step = four_rows()
+    part = rows_of(step, np.array([5, 70_000]))
+    everything = shown(step)
+    assert shown(part) == {row: everything[row] for row in (5, 70_000)}
+    assert shown(rows_of(step, np.array([2, 5, 9, 70_000]))) == everything
+
+
+@pytest.mark.parametrize(
+    "wanted", [[], [0], [3], [100_000], [0, 1], [3, 4], [6, 7, 8], [10, 69_999, 70_001]]
+)
+def test_rows_of_rows_that_are_not_there_is_empty(wanted: list[int]) -> None:
+    assert not len(rows_of(four_rows(), np.array(wanted, np.int64)).rows)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "there"),
+    [
+        ([0, 1, 2], [2]),
+        ([3, 5], [5]),
+        ([3, 4, 5, 6, 9], [5, 9]),
+        (list(range(12)), [2, 5, 9]),
+        ([69_999, 70_000, 70_001], [70_000]),
+    ],
+)
+def test_rows_of_rows_of_which_some_are_not_there_gives_each_other_once(
+    wanted: list[int], there: list[int]
+) -> None:
+    step = four_rows()
+    everything = shown(step)
+    part = rows_of(step, np.array(wanted, np.int64))
+    assert part.rows.tolist() == there
+    assert shown(part) == {row: everything[row] for row in there}
+
+
+def test_rows_of_an_empty_step_is_empty() -> None:
+    assert rows_of(EMPTY, np.array([1, 2])) is EMPTY
+
+
+@calm
+@given(lists_of(exact))
+def test_collapsing_is_aggregating_as_one_series(events: list[Event]) -> None:
+    step = reduce(columns(events))
+    if not events:
+        return
+    as_one = [event._replace(row=0) for event in events]
+    assert shown(collapse(step)) == naive(as_one)
+
+
+def test_facts_of_a_series_are_not_mixed_with_its_neighbours() -> None:
+    events = [
+        Event(row=1, outcome=4, action=4_095, error=4_095),
+        Event(row=2, outcome=1, action=1, error=1),
+        Event(row=3, outcome=4, action=4_095, error=4_095),
+    ]
+    step = reduce(columns(events))
+    for facet in (Facet.OUTCOME, Facet.ACTION, Facet.ERROR):
+        numbers, counts = facts_of(step, 2, facet)
+        assert (numbers.tolist(), counts.tolist()) == ([1], [1])
+        assert facts_of(step, 4, facet)[0].tolist() == []
+
+
+def test_sums_beyond_the_floats_become_infinite_without_a_warning() -> None:
+    step = reduce(of_values([1.7e308, 1.7e308]))
+    assert step.total.tolist() == [math.inf]
+    assert step.squares.tolist() == [math.inf]
+    one = reduce(of_values([1.7e308]))
+    assert merge([one, one]).total.tolist() == [math.inf]
+    other = reduce(of_values([-1.7e308, -1.7e308]))
+    assert math.isnan(merge([step, other]).total[0])

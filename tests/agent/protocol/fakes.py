@@ -1,0 +1,94 @@
+"""Stand-ins for the transport's side of a conversation; they record."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+from kaywatch import wire
+from kaywatch_agent.aggregate.aggregator import Aggregator, Delta
+from kaywatch_agent.aggregate.registry import Limits, Registry
+from kaywatch_agent.model import ProcessSample
+from kaywatch_agent.pipeline import Pipeline
+from kaywatch_agent.telemetry import Telemetry
+
+NOW = 1_700_000_020.0
+
+
+class FakePeer:
+    """A process that lives until it is told otherwise."""
+
+    def __init__(self, pid: int = 4711) -> None:
+        self.pid = pid
+        self.dead = False
+        self.closed = 0
+
+    def exited(self) -> bool:
+        assert not self.closed
+        return self.dead
+
+    def sample(self) -> ProcessSample | None:
+        return ProcessSample(rss_bytes=1_000_000, cpu_seconds=2.0)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class FakeLink:
+    """A connection that keeps what is sent over it."""
+
+    def __init__(self, peer: FakePeer | None = None) -> None:
+        self.peer = peer or FakePeer()
+        self.backlog = 0
+        self.closed = False
+        self._sent = bytearray()
+
+    def send(self, data: bytes) -> None:
+        assert not self.closed
+        self._sent += data
+
+    def close(self) -> None:
+        self.closed = True
+
+    def replies(self) -> list[dict[str, Any]]:
+        """Return what was sent since the last call."""
+        found, at = [], 0
+        while at < len(self._sent):
+            (size,) = struct.unpack_from(">I", self._sent, at)
+            found.append(wire.decode(bytes(self._sent[at + 4 : at + 4 + size])))
+            at += 4 + size
+        self._sent.clear()
+        return found
+
+
+class Agent:
+    """A pipeline with a clock that is set by hand and a store that can fail."""
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.now = NOW
+        self.hurried = 0
+        self.broken = False
+        self.committed: list[Delta] = []
+        self.telemetry = Telemetry()
+        self.pipeline = Pipeline(
+            Aggregator(Registry(limits or Limits()), self.now),
+            self.telemetry,
+            commit=self._commit,
+            hurry=self._hurry,
+            clock=lambda: self.now,
+        )
+
+    def _commit(self, delta: Delta) -> None:
+        if self.broken:
+            raise OSError("the disk is full")
+        self.committed.append(delta)
+
+    def _hurry(self) -> None:
+        self.hurried += 1
+
+    def stored(self) -> int:
+        """Return how many events the store holds."""
+        return sum(int(delta.total.executions.sum()) for delta in self.committed)
+
+    def counted(self, name: str, *labels: str) -> int:
+        return int(self.telemetry.get(f"kaywatch_{name}", *labels))

@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from tests.agent.protocol.samples import (
+    FAILURE,
+    FLIGHT,
+    START,
+    TOPOLOGY,
+    batch,
+    counted,
+    events,
+    taken,
+)
+
+from kaywatch import wire
+from kaywatch.wire import ErrorCode
+from kaywatch_agent.model import InFlight
+from kaywatch_agent.protocol.decoder import Decoder
+from kaywatch_agent.protocol.limits import MAX_ATTEMPTS, MAX_LIST, MAX_MESSAGE
+from kaywatch_agent.protocol.messages import Batch, Failure, Topology
+
+SECTIONS = {"failures": FAILURE, "topologies": TOPOLOGY, "in_flight": FLIGHT}
+
+
+def send(section: str, *items: object) -> Batch:
+    return taken(batch(**{section: list(items)}))
+
+
+def kept(found: Batch, section: str) -> tuple[Any, ...]:
+    return getattr(found, section)  # type: ignore[no-any-return]
+
+
+def test_a_failure_is_read() -> None:
+    assert send("failures", FAILURE).failures == (
+        Failure(START, "checkout", "pay", "Timeout", "no answer", "exec", 3, 1, "a1-7"),
+    )
+
+
+def test_a_failure_needs_a_time_a_node_and_a_type() -> None:
+    found = send("failures", {"time": START, "node": "pay", "type": "Timeout"})
+    assert found.failures == (Failure(START, "", "pay", "Timeout", "", "", 1, 1, ""),)
+
+
+def test_a_topology_is_read() -> None:
+    assert send("topologies", TOPOLOGY).topologies == (
+        Topology("checkout", "pay", ("pay", "ship"), (("pay", "default", "ship"),)),
+    )
+
+
+def test_nodes_in_flight_are_read() -> None:
+    found = send("in_flight", FLIGHT)
+    assert found.in_flight == (InFlight("checkout", "pay", START, "a1-8"),)
+
+
+def test_none_in_flight_is_not_the_same_as_not_saying() -> None:
+    assert send("in_flight").in_flight == ()
+    assert taken(batch()).in_flight is None
+
+
+@pytest.mark.parametrize(
+    ("section", "item"),
+    [
+        *(("failures", item) for item in (5, "x", [], None)),
+        ("failures", {}),
+        *(
+            ("failures", {**FAILURE, key: value})
+            for key, value in (
+                ("time", math.nan),
+                ("time", -1.0),
+                ("time", 1e300),
+                ("time", "now"),
+                ("node", 5),
+                ("type", None),
+                ("graph", b"x"),
+                ("message", ["x"]),
+                ("attempts", 1.5),
+                ("outcome", 5),
+                ("outcome", -1),
+                ("outcome", "error"),
+                ("run", 7),
+                (1, "x"),
+            )
+        ),
+        *(("topologies", item) for item in (5, [], {}, {"graph": "x"})),
+        *(
+            ("topologies", {**TOPOLOGY, key: value})
+            for key, value in (
+                ("graph", None),
+                ("nodes", "pay"),
+                ("nodes", [1]),
+                ("nodes", ["x"] * (MAX_LIST + 1)),
+                ("edges", [["pay", "ship"]]),
+                ("edges", [["pay", "default", "ship", "x"]]),
+                ("edges", [["pay", None, "ship"]]),
+                ("edges", [["a", "b", "c"]] * (MAX_LIST + 1)),
+                ("start", 5),
+            )
+        ),
+        *(
+            ("in_flight", item)
+            for item in (
+                5,
+                {},
+                [],
+                FLIGHT[:3],
+                [*FLIGHT, "x"],
+                ["g", "n", "now", "r"],
+                ["g", "n", math.nan, "r"],
+                ["g", "n", -1.0, "r"],
+                ["g", "n", math.inf, "r"],
+                [None, "n", START, "r"],
+                ["g", "n", START, None],
+            )
+        ),
+    ],
+)
+def test_an_item_that_cannot_be_used_is_left_out_and_counted(
+    section: str, item: object
+) -> None:
+    sound = SECTIONS[section]
+    found = send(section, sound, item, sound)
+    assert kept(found, section) == kept(send(section, sound, sound), section)
+    assert counted(found) == {ErrorCode.BAD_SECTION: 1}
+    assert found.problem.startswith(f"{section}[1]: ")
+    assert len(events(found)) == 3
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+@pytest.mark.parametrize("value", [5, "x", {}, b"\x90", True, math.nan])
+def test_a_section_that_is_no_list_is_refused(section: str, value: object) -> None:
+    found = taken(batch(**{section: value}))
+    assert not kept(found, section)
+    assert counted(found) == {ErrorCode.BAD_SECTION: 1}
+    assert found.problem == f"{section}: expected an array"
+    assert len(events(found)) == 3
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_a_section_with_too_many_items_is_refused_and_counted(section: str) -> None:
+    def decoded(size: int) -> Batch:
+        found = Decoder().decode(batch(**{section: [SECTIONS[section]] * size}))
+        assert isinstance(found, Batch)
+        return found
+
+    assert len(kept(decoded(MAX_LIST), section)) == MAX_LIST
+    found = decoded(MAX_LIST + 1)
+    assert not kept(found, section)
+    assert counted(found) == {ErrorCode.BAD_SECTION: MAX_LIST + 1}
+
+
+def test_nodes_in_flight_that_cannot_be_read_leave_what_was_known() -> None:
+    assert taken(batch(in_flight=5)).in_flight is None
+
+
+def test_texts_are_cut_not_refused() -> None:
+    long = "ä" * 1_000
+    cut = "ä" * wire.MAX_NAME
+    failure = dict.fromkeys(("graph", "node", "type", "message", "run"), long)
+    (found,) = send("failures", {**FAILURE, **failure}).failures
+    assert (found.graph, found.node, found.type, found.run) == (cut, cut, cut, cut)
+    assert found.message == "ä" * MAX_MESSAGE
+    topology = {"graph": long, "start": long, "nodes": [long], "edges": [[long] * 3]}
+    assert send("topologies", topology).topologies == (
+        Topology(cut, cut, (cut,), ((cut, cut, cut),)),
+    )
+    found_flights = send("in_flight", [long, long, START, long]).in_flight
+    assert found_flights == (InFlight(cut, cut, START, cut),)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"), [(-5, 1), (0, 1), (2**64 - 1, MAX_ATTEMPTS)]
+)
+def test_attempts_are_kept_in_bounds(given: int, kept: int) -> None:
+    (found,) = send("failures", {**FAILURE, "attempts": given}).failures
+    assert found.attempts == kept
+
+
+def test_an_unknown_phase_is_none_and_unknown_keys_are_ignored() -> None:
+    (found,) = send("failures", {**FAILURE, "phase": "warp", "new": [1]}).failures
+    assert found.phase == ""

@@ -1,0 +1,259 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgpack
+import pytest
+from tests.agent.protocol.samples import (
+    CLIENT,
+    ROW,
+    START,
+    batch,
+    counted,
+    decode,
+    events,
+    executions,
+    rows,
+    taken,
+)
+
+from kaywatch import wire
+from kaywatch.wire import ErrorCode
+from kaywatch_agent.protocol.decoder import Decoder
+from kaywatch_agent.protocol.limits import MAX_ATTEMPTS, MAX_LABELS, MAX_ROWS
+from kaywatch_agent.protocol.messages import Batch
+
+
+def one(**changed: Any) -> dict[str, Any]:
+    """Return the event that a sound row becomes, with what is `changed`."""
+    found = taken(rows({**ROW, **changed}))
+    assert not counted(found)
+    (event,) = events(found)
+    return event
+
+
+def problem(row: object) -> str:
+    """Return what is told of a row that can't be used; the ones around it are kept."""
+    found = taken(rows(ROW, row, ROW))
+    assert len(events(found)) == 2
+    assert counted(found) == {ErrorCode.BAD_ROW: 1}
+    assert found.problem.startswith("events[1]: ")
+    return found.problem
+
+
+def test_an_execution_needs_a_node_and_seconds() -> None:
+    found = taken(rows({"node": "pay", "seconds": 0.5}))
+    assert events(found) == [
+        {
+            "graph": "",
+            "node": "pay",
+            "end": 0.0,
+            "seconds": 0.5,
+            "outcome": "ok",
+            "attempts": 1,
+            "action": "default",
+            "error": "",
+            "phase": "",
+        }
+    ]
+    assert (found.client, found.seq, found.service) == ("", None, "cron")
+
+
+def test_an_execution_can_say_all_that_columns_can() -> None:
+    row = {
+        "graph": "checkout",
+        "node": "pay",
+        "end": START,
+        "seconds": 2,
+        "outcome": "fallback",
+        "attempts": 3,
+        "action": "retry",
+        "error": "Timeout",
+        "phase": "exec",
+    }
+    assert one(**row) == {**row, "seconds": 2.0}
+
+
+def test_a_value_needs_a_metric_and_a_value() -> None:
+    found = taken(rows({"metric": "size", "value": 3}))
+    assert events(found) == [
+        {
+            "metric": "size",
+            "kind": "observe",
+            "graph": "",
+            "node": "",
+            "labels": {},
+            "time": 0.0,
+            "value": 3.0,
+        }
+    ]
+
+
+@pytest.mark.parametrize("kind", ["observe", "count", "gauge"])
+def test_a_value_can_say_all_that_columns_can(kind: str) -> None:
+    row = {
+        "metric": "size",
+        "kind": kind,
+        "graph": "checkout",
+        "node": "pay",
+        "labels": {"model": "m1"},
+        "time": START,
+        "value": -1.5,
+    }
+    assert events(taken(rows(row))) == [row]
+
+
+def test_a_row_that_names_an_error_failed_unless_it_says_otherwise() -> None:
+    assert one(error="Timeout")["outcome"] == "error"
+    assert one(error="Timeout", outcome="suppressed")["outcome"] == "suppressed"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "action"),
+    [
+        ("ok", "a"),
+        ("suppressed", "a"),
+        ("fallback", "a"),
+        ("error", ""),
+        ("cancelled", ""),
+    ],
+)
+def test_only_what_went_on_has_an_action(outcome: str, action: str) -> None:
+    assert one(outcome=outcome, action="a")["action"] == action
+
+
+@pytest.mark.parametrize("key", ["end", "time"])
+def test_either_name_of_the_time_will_do(key: str) -> None:
+    assert one(**{key: START})["end"] == START
+    found = taken(rows({"metric": "size", "value": 3, key: START}))
+    assert events(found)[0]["time"] == START
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"), [(0, 1), (-5, 1), (2**64 - 1, MAX_ATTEMPTS)]
+)
+def test_attempts_are_kept_in_bounds(given: int, kept: int) -> None:
+    assert one(attempts=given)["attempts"] == kept
+
+
+def test_names_are_cut_not_refused() -> None:
+    long = "ä" * 300
+    cut = "ä" * wire.MAX_NAME
+    event = one(graph=long, node=long, action=long, error=long, outcome="suppressed")
+    assert {event[key] for key in ("graph", "node", "action", "error")} == {cut}
+    labels = {f"{number:02}": long for number in range(MAX_LABELS + 4)}
+    found = taken(rows({"metric": long, "value": 1, "labels": labels}))
+    assert found.table.points[0][1] == cut
+    assert events(found)[0]["labels"] == {f"{n:02}": cut for n in range(MAX_LABELS)}
+
+
+def test_unknown_keys_are_ignored() -> None:
+    assert one(new=[1, {"x": None}])["node"] == "pay"
+
+
+def test_a_row_of_a_metric_is_no_execution() -> None:
+    found = taken(rows({**ROW, "metric": "size", "value": 1}))
+    (event,) = events(found)
+    assert event["metric"] == "size"
+
+
+NAN, INF = math.nan, math.inf
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        (5, "object"),
+        ("text", "object"),
+        (None, "object"),
+        ([], "object"),
+        ({}, "node: missing"),
+        ({"seconds": 1}, "node: missing"),
+        ({"node": "", "seconds": 1}, "node: missing"),
+        ({"node": "pay"}, "seconds=None"),
+        ({**ROW, "seconds": -1}, "seconds=-1"),
+        ({**ROW, "seconds": NAN}, "seconds=nan"),
+        ({**ROW, "seconds": INF}, "seconds=inf"),
+        ({**ROW, "seconds": "1"}, "seconds"),
+        ({**ROW, "seconds": True}, "seconds"),
+        ({**ROW, "outcome": "fine"}, "outcome='fine': expected one of ok, error"),
+        ({**ROW, "outcome": 0}, "outcome"),
+        ({**ROW, "phase": "warp"}, "phase='warp'"),
+        ({**ROW, "attempts": 1.0}, "attempts"),
+        ({**ROW, "node": b"pay"}, "node"),
+        ({**ROW, "graph": None}, "graph"),
+        ({**ROW, "end": -1}, "end=-1"),
+        ({**ROW, "time": NAN}, "end=nan"),
+        ({**ROW, "end": 1e300}, "end=1e+300"),
+        ({1: "pay"}, "key"),
+        ({"metric": "size"}, "value=None"),
+        ({"metric": "size", "value": NAN}, "value=nan"),
+        ({"metric": "size", "value": -INF}, "value=-inf"),
+        ({"metric": "size", "value": "3"}, "value"),
+        ({"metric": "size", "value": 3, "kind": "sum"}, "kind"),
+        ({"metric": "size", "value": 3, "labels": []}, "labels"),
+        ({"metric": "size", "value": 3, "labels": {"x": 5}}, "labels"),
+        ({"metric": 5, "value": 3}, "metric"),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_left_out_and_told(row: object, told: str) -> None:
+    assert told in problem(row)
+
+
+def test_the_first_problem_is_told_and_all_are_counted() -> None:
+    found = taken(rows(ROW, {}, 5, ROW, {"node": "x"}))
+    assert len(events(found)) == 2
+    assert counted(found) == {ErrorCode.BAD_ROW: 3}
+    assert found.problem.startswith("events[1]: node: missing")
+
+
+@pytest.mark.parametrize("value", [5, "text", {}, b"\x90", True, 1.5])
+def test_events_that_are_no_list_are_one_bad_row(value: object) -> None:
+    found = taken(wire.pack({"type": "batch", "events": value}))
+    assert (events(found), counted(found)) == ([], {ErrorCode.BAD_ROW: 1})
+    assert found.problem == "events: expected an array"
+
+
+def test_no_rows_are_sound() -> None:
+    found = taken(rows())
+    assert (events(found), counted(found)) == ([], {})
+
+
+def test_rows_may_be_numbered_like_any_batch() -> None:
+    found = taken(rows(ROW, client=CLIENT, seq=4))
+    assert (found.client, found.seq) == (CLIENT.hex(), 4)
+
+
+def array_of(items: bytes, size: int) -> bytes:
+    head = b"\x82\xa4type\xa5batch\xa6events\xdd" + size.to_bytes(4, "big")
+    return head + items * size
+
+
+def test_as_many_rows_as_there_may_be_are_taken() -> None:
+    found = Decoder().decode(array_of(msgpack.packb(ROW), MAX_ROWS))
+    assert isinstance(found, Batch)
+    assert found.executions is not None
+    assert len(found.executions.end) == MAX_ROWS
+    assert not found.rejected
+
+
+@pytest.mark.parametrize("size", [MAX_ROWS + 1, wire.MAX_FRAME - 100])
+def test_more_rows_are_refused_together_and_counted(size: int) -> None:
+    found = Decoder().decode(array_of(b"\xc0", size))
+    assert isinstance(found, Batch)
+    assert counted(found) == {ErrorCode.BAD_ROW: size}
+    assert found.problem == f"events: {size} items, and at most {MAX_ROWS}"
+
+
+def test_rows_share_what_is_the_same() -> None:
+    found = taken(rows(ROW, ROW, {**ROW, "node": "ship"}))
+    assert found.table.series == [("checkout", "pay"), ("checkout", "ship")]
+    assert len(events(found)) == 3
+
+
+def test_a_batch_of_rows_says_the_same_as_one_of_columns() -> None:
+    columns = taken(batch(executions=executions(4)))
+    as_rows = taken(rows(*events(columns)))
+    assert events(as_rows) == events(columns)
+    assert isinstance(decode(rows(*events(columns))), Batch)

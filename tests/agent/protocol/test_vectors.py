@@ -1,0 +1,361 @@
+"""PROTOCOL.md says what the code does: examples run, vectors and tables agree."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.agent.protocol.samples import counted, events, plain, read, taken
+
+from kaywatch import wire
+from kaywatch_agent.model import InFlight
+from kaywatch_agent.protocol import decoder, details, limits, rows, table
+from kaywatch_agent.protocol.decoder import Decoder
+from kaywatch_agent.protocol.messages import Batch, Bye, Failure, Flush, Hello, Topology
+
+PAGE = (Path(wire.__file__).parent / "PROTOCOL.md").read_text(encoding="utf-8")
+CLIENT = bytes(range(16))
+
+
+def fenced(language: str) -> dict[str, str]:
+    """Return the page's fenced blocks of a language by their name."""
+    found = re.findall(rf"^```{language} ?(.*)\n((?s:.*?))^```$", PAGE, re.MULTILINE)
+    return dict(found)
+
+
+def binary(value: Any) -> Any:
+    """Turn "hex:..." into bytes, wherever it is."""
+    if isinstance(value, str) and value.startswith("hex:"):
+        return bytes.fromhex(value[4:])
+    if isinstance(value, dict):
+        return {key: binary(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [binary(item) for item in value]
+    return value
+
+
+MEANINGS = {name: binary(json.loads(text)) for name, text in fenced("json").items()}
+FRAMES = {name: bytes.fromhex(text) for name, text in fenced("hex").items()}
+MESSAGES = sorted(MEANINGS.keys() - {"table"})
+
+
+def test_each_vector_has_a_meaning_and_bytes() -> None:
+    assert MEANINGS.keys() == FRAMES.keys()
+    assert {MEANINGS[name]["type"] for name in MESSAGES} == {
+        *("hello", "batch", "flush", "bye"),
+        *("ack", "error", "slow"),
+    }
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_the_bytes_are_what_msgpack_makes_of_the_meaning(name: str) -> None:
+    assert wire.frame(wire.pack(MEANINGS[name])).hex() == FRAMES[name].hex()
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_the_bytes_decode_to_the_meaning(name: str) -> None:
+    assert wire.decode(FRAMES[name][4:]) == MEANINGS[name]
+
+
+def test_the_table_is_the_one_in_the_batch() -> None:
+    assert wire.pack(MEANINGS["table"]) == FRAMES["table"]
+    assert MEANINGS["batch-columns"]["table"] == FRAMES["table"]
+
+
+def without(meaning: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in meaning.items() if key not in keys}
+
+
+def test_our_encoder_makes_these_bytes() -> None:
+    def fields(name: str) -> dict[str, Any]:
+        return without(MEANINGS[name], "type", "v")
+
+    def batch(name: str) -> bytes:
+        found = fields(name)
+        known = ("client", "seq", "sent", "service", "recorded", "drops")
+        sections = without(found, *known)
+        return wire.batch(
+            **{key: found[key] for key in known if key in found}, sections=sections
+        )
+
+    made = {
+        "hello": wire.hello(**fields("hello")),
+        "batch-columns": batch("batch-columns"),
+        "batch-details": batch("batch-details"),
+        "flush": wire.flush(**fields("flush")),
+        "bye": wire.bye(**fields("bye")),
+        "ack": wire.ack(**fields("ack")),
+        "error": wire.error(**fields("error")),
+        "slow": wire.slow(**fields("slow")),
+    }
+    for name, message in made.items():
+        assert wire.frame(message).hex() == FRAMES[name].hex(), name
+    assert made.keys() == set(MESSAGES) - {"batch-rows"}
+
+
+def decoded(name: str) -> Any:
+    (message,) = read([FRAMES[name]])
+    return message
+
+
+def test_the_agent_reads_the_hello() -> None:
+    assert decoded("hello") == Hello(
+        client=CLIENT.hex(),
+        service="shop",
+        host="web1",
+        pid=4711,
+        start=1700000000.5,
+        sdk="mine/1.0",
+        tags=(("release", "r7"),),
+    )
+
+
+def test_the_agent_reads_the_columns() -> None:
+    found = decoded("batch-columns")
+    assert (found.client, found.seq, found.sent) == (CLIENT.hex(), 1, 1700000010.25)
+    assert (found.service, found.recorded) == ("shop", 5)
+    assert found.drops == {"buffer_full": 1}
+    assert not counted(found)
+    ok = {"outcome": "ok", "attempts": 1, "action": "default", "error": "", "phase": ""}
+    failed = {"outcome": "error", "attempts": 3, "action": ""}
+    assert events(found) == [
+        {
+            "graph": "checkout",
+            "node": "pay",
+            "end": 1700000008.5,
+            "seconds": 0.125,
+            **ok,
+        },
+        {
+            "graph": "checkout",
+            "node": "ship",
+            "end": 1700000009.5,
+            "seconds": 2.5,
+            **failed,
+            "error": "Timeout",
+            "phase": "exec",
+        },
+        {
+            "metric": "tokens",
+            "kind": "count",
+            "graph": "checkout",
+            "node": "pay",
+            "labels": {"model": "m1"},
+            "time": 1700000008.0,
+            "value": 512.0,
+        },
+        {
+            "graph": "checkout",
+            "end": 1700000009.75,
+            "seconds": 2.75,
+            "outcome": "ok",
+            "reason": "no_successors",
+            "node": "pay",
+            "action": "default",
+            "visits": 2,
+        },
+    ]
+
+
+def test_the_agent_reads_the_details() -> None:
+    found = decoded("batch-details")
+    assert found.failures == (
+        Failure(
+            time=1700000009.5,
+            graph="checkout",
+            node="ship",
+            type="Timeout",
+            message="no answer",
+            phase="exec",
+            attempts=3,
+            outcome=1,
+            run="a1-7",
+        ),
+    )
+    edges = (("pay", "default", "ship"),)
+    assert found.topologies == (Topology("checkout", "pay", ("pay", "ship"), edges),)
+    assert found.in_flight == (InFlight("checkout", "pay", 1700000011.0, "a1-8"),)
+    assert not counted(found)
+
+
+def test_the_agent_reads_the_rows() -> None:
+    found = decoded("batch-rows")
+    first, second = events(found)
+    assert (first["node"], first["seconds"], first["outcome"]) == ("pay", 0.125, "ok")
+    assert (second["metric"], second["value"]) == ("basket_size", 3.0)
+    assert second["labels"] == {"shop": "de"}
+    assert not counted(found)
+
+
+def test_the_agent_reads_flush_and_bye() -> None:
+    assert decoded("flush") == Flush(CLIENT.hex())
+    assert decoded("bye") == Bye(CLIENT.hex(), 2, {"unpackable": 1})
+
+
+# -- the examples ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def listening() -> Iterator[tuple[str, socket.socket]]:
+    """A UNIX socket as an agent's, in a path short enough for one."""
+    with tempfile.TemporaryDirectory(prefix="kw-") as folder:
+        path = os.path.join(folder, "s")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
+            server.bind(path)
+            server.listen(1)
+            server.settimeout(10)
+            yield path, server
+
+
+def test_the_python_example_pushes_what_it_says(
+    listening: tuple[str, socket.socket],
+) -> None:
+    path, server = listening
+    names: dict[str, Any] = {}
+    exec(fenced("python")[""], names)
+    names["example"](path)
+    connection, _ = server.accept()
+    with connection:
+        stream = b""
+        while chunk := connection.recv(65_536):
+            stream += chunk
+    (found,) = read([stream])
+    assert isinstance(found, Batch)
+    assert found.service == "cron"
+    assert not counted(found)
+    pay, ship, size = events(found)
+    assert (pay["graph"], pay["node"], pay["seconds"]) == ("checkout", "pay", 0.12)
+    assert (pay["outcome"], pay["action"]) == ("ok", "default")
+    assert (ship["outcome"], ship["error"], ship["action"]) == ("error", "Timeout", "")
+    assert (size["metric"], size["value"], size["labels"]) == (
+        "basket_size",
+        3.0,
+        {"shop": "de"},
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "seconds"),
+    [("push backup 312 ok", 312.0), ("push backup 0 ok; push backup 70000 error", 0.0)],
+)
+def test_the_shell_example_pushes_what_it_says(call: str, seconds: float) -> None:
+    script = fenced("sh")[""].replace("push backup 312 ok", call)
+    assert call in script
+    done = subprocess.run(["sh", "-c", script], capture_output=True, check=True)
+    assert not done.stderr
+    first, *others = read([done.stdout])
+    assert isinstance(first, Batch)
+    (event,) = events(first)
+    assert (event["node"], event["seconds"]) == ("backup", seconds)
+    assert event["outcome"] == "ok"
+    for found in others:
+        assert isinstance(found, Batch)
+        (event,) = events(found)
+        assert (event["seconds"], event["outcome"]) == (70_000.0, "error")
+    assert len(others) == call.count(";")
+
+
+# -- the tables of the page ------------------------------------------------------------
+
+
+def rows_under(heading: str) -> list[list[str]]:
+    """Return the cells of all tables under a heading."""
+    part = re.split(rf"^#+ {heading}$", PAGE, flags=re.MULTILINE)[1]
+    part = re.split(r"^## ", part, flags=re.MULTILINE)[0]
+    lines = [line for line in part.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines]
+
+
+def names_under(heading: str) -> set[str]:
+    return {
+        name for row in rows_under(heading) for name in re.findall("`(.+?)`", row[0])
+    }
+
+
+def test_every_error_code_is_in_the_table_of_errors_and_no_other() -> None:
+    assert names_under("Errors") == set(wire.ErrorCode)
+
+
+def test_every_drop_reason_is_in_the_page() -> None:
+    assert set(wire.DROP_REASONS) <= names_under("Messages")
+
+
+def test_every_outcome_is_in_the_page_with_its_number() -> None:
+    rows = rows_under("Events in columns")
+    found = {row[0]: row[1] for row in rows}
+    for outcome in wire.Outcome:
+        assert found[str(int(outcome))] == f"`{outcome.name.lower()}`"
+
+
+def test_every_reason_for_an_end_is_in_the_page() -> None:
+    assert set(wire.EndReason) <= names_under("Events in columns")
+
+
+@pytest.mark.parametrize(
+    "columns", [wire.EXECUTION_COLUMNS, wire.POINT_COLUMNS, wire.RUN_COLUMNS]
+)
+def test_every_column_is_in_the_page_with_its_type(columns: dict[str, str]) -> None:
+    types = {"B": "u8", "H": "u16", "I": "u32", "d": "f64"}
+    found = [(row[0], row[1]) for row in rows_under("Events in columns")]
+    wanted = [(f"`{name}`", types[code]) for name, code in columns.items()]
+    assert wanted in [found[at : at + len(wanted)] for at in range(len(found))]
+
+
+def test_every_key_of_a_message_is_in_the_page() -> None:
+    documented = names_under("Messages") | names_under("Events in rows")
+    documented |= names_under("Events in columns") | names_under("Details")
+    for struct in (
+        decoder._Encoded,
+        details._Failure,
+        details._Topology,
+        rows._Row,
+        table._Encoded,
+    ):
+        assert set(struct.__struct_fields__) <= documented, struct
+
+
+def test_the_limits_are_those_of_the_page() -> None:
+    text = " ".join(row[1] for row in rows_under("Limits")).replace(",", "")
+    found = {int(number) for number in re.findall(r"\d+", text)}
+    assert found == {
+        0,
+        wire.MAX_FRAME,
+        wire.MAX_NAME,
+        wire.MAX_TABLE_ENTRIES,
+        limits.MAX_SKIP,
+        limits.MAX_MESSAGE,
+        limits.MAX_LABELS,
+        limits.MAX_TAGS,
+        limits.MAX_ROWS,
+        limits.MAX_LIST,
+        limits.MAX_ATTEMPTS,
+        limits.MAX_SEQ,
+        limits.MAX_COUNT,
+        limits.MAX_PID,
+        int(limits.MAX_TIME),
+    }
+
+
+def test_a_vector_is_the_same_message_in_any_chunks() -> None:
+    for name in MESSAGES:
+        if MEANINGS[name]["type"] in ("ack", "error", "slow"):
+            continue
+        packed = FRAMES[name][4:]
+        found = Decoder().decode(packed)
+        if isinstance(found, Batch):
+            assert plain(taken(packed)) == plain(found)
+
+
+def test_links_within_the_page_lead_somewhere() -> None:
+    headings = re.findall(r"^#+ (.+)$", PAGE, re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}
+    links = set(re.findall(r"\]\(#(.+?)\)", PAGE))
+    assert links <= anchors

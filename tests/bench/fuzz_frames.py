@@ -1,0 +1,292 @@
+"""Pushes mutated frames through a conversation, and says what became of each.
+
+    python tests/bench/fuzz_frames.py [frames] [seed]
+
+Each frame must be counted as exactly one message, none may raise or take long, and a
+sound client on the same connection must be served between them as if nothing was.
+"""
+
+from __future__ import annotations
+
+import collections
+import random
+import resource
+import struct
+import sys
+import time
+import warnings
+from typing import Any
+
+import msgpack
+
+from kaywatch import wire
+from kaywatch._packer import Packer
+from kaywatch.recorder import Failure, Recorder, Topology
+from kaywatch_agent.aggregate.aggregator import Aggregator
+from kaywatch_agent.aggregate.registry import Limits, Registry
+from kaywatch_agent.pipeline import Conversation, Pipeline
+from kaywatch_agent.telemetry import Telemetry
+
+FRAMES = 1_000_000
+PROBE_EVERY = 1_000
+TICK_EVERY = 10_000
+CLIENT = bytes(range(16))
+PROBE = b"the sound client"
+REPLACEMENTS = (
+    b"\xc0\xc1\xc4\xc6\xca\xcb\xcf\xd3\xd9\xdb\xdc\xdd\xde\xdf\x80\x90\xa0\xff"
+)
+
+
+class FakePeer:
+    pid = 1
+
+    def exited(self) -> bool:
+        return True
+
+    def sample(self) -> None:
+        return None
+
+    def close(self) -> None: ...
+
+
+class FakeLink:
+    """Keeps the replies, and whether it was hung up."""
+
+    def __init__(self) -> None:
+        self.peer = FakePeer()
+        self.backlog = 0
+        self.closed = False
+        self.sent: list[bytes] = []
+
+    def send(self, data: bytes) -> None:
+        self.sent.append(data)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def columns(events: int) -> bytes:
+    """Return a batch as our client packs it, with all sections."""
+    recorder = Recorder()
+    recorder.open_gate()
+    for number in range(events):
+        series = recorder.series("checkout", f"node{number % 7}")
+        error = ("ValueError", "exec") if number % 5 == 0 else None
+        series.record(0.01 * number, int(error is not None), 1 + number % 3, "a", error)
+        recorder.point("observe", "size", "checkout", "", {"shop": "de"})(number)
+    recorder.run_ended("checkout", 1.5, 0, "no_successors", "node6", "a", 7)
+    recorder.failed(Failure(1.5, "checkout", "node0", "E", "why", "exec", 1, 1, "r-1"))
+    recorder.wired(Topology("checkout", "node0", ("node0", "node1"), ()))
+    recorder.in_flight[1] = ("checkout", "node1", time.time(), 0)
+    taken = Packer(recorder).take()
+    assert taken is not None
+    # Without a number, or all but the first would be duplicates.
+    return wire.pack({"type": "batch", "service": "fuzz", **taken.sections})
+
+
+def batch(client: bytes, seq: int, sections: dict[str, object]) -> bytes:
+    return wire.batch(
+        client=client,
+        seq=seq,
+        sent=time.time(),
+        service="fuzz",
+        recorded=seq,
+        sections=sections,
+        drops={"buffer_full": 1},
+    )
+
+
+def sound_messages() -> list[bytes]:
+    """Return one of each kind, the interesting ones several times."""
+    row = {"graph": "checkout", "node": "pay", "seconds": 0.5, "outcome": "ok"}
+    point = {"metric": "size", "value": 3.5, "labels": {"shop": "de"}}
+    hello = wire.hello(
+        client=CLIENT,
+        service="fuzz",
+        host="web1",
+        pid=12,
+        start=1.5,
+        sdk="fuzz/1",
+        tags={"release": "r7"},
+    )
+    rows = wire.pack({"type": "batch", "service": "fuzz", "events": [row, point, row]})
+    return [
+        *(columns(1), columns(5), columns(40), rows, rows, hello),
+        batch(CLIENT, 1, {"events": [row]}),
+        *(wire.flush(CLIENT), wire.bye(CLIENT, 3, {"unpackable": 1})),
+    ]
+
+
+def mutated(sound: list[bytes], chance: random.Random) -> bytes:
+    """Return a message with some bytes changed, cut out, doubled or swapped in."""
+    made = bytearray(chance.choice(sound))
+    for _ in range(chance.choice((1, 1, 1, 2, 3, 8))):
+        at = chance.randrange(len(made) + 1)
+        kind = chance.randrange(8)
+        if kind == 0:
+            made[at : at + 1] = bytes((chance.randrange(256),))
+        elif kind == 1:
+            del made[at : at + chance.randint(1, 16)]
+        elif kind == 2:
+            made[at:at] = made[at : at + chance.randint(1, 32)]
+        elif kind == 3:
+            made[at:at] = chance.randbytes(chance.randint(1, 8))
+        elif kind == 4:
+            made[at : at + 1] = bytes((chance.choice(REPLACEMENTS),))
+        elif kind == 5:
+            made[at : at + 8] = struct.pack("<d", chance.choice(FLOATS))
+        elif kind == 6:
+            other = chance.choice(sound)
+            start = chance.randrange(len(other))
+            made[at : at + 8] = other[start : start + chance.randint(1, 64)]
+        elif at < len(made):
+            made[at] ^= 1 << chance.randrange(8)
+    return bytes(made)
+
+
+FLOATS = (0.0, -0.0, -1.0, 1e308, -1e308, 5e-324, float("nan"), float("inf"), 1e18)
+VALUES: tuple[Any, ...] = (
+    *(None, True, 0, -1, 2**63, 2**64 - 1, -(2**63), 1.5, float("nan"), "", "x" * 300),
+    *(b"", CLIENT, [], [[]], {}, {"": None}, [1, "a", b"b"], {"series": b"\0\0"}),
+)
+
+
+def replaced(sound: list[bytes], chance: random.Random) -> bytes:
+    """Return sound msgpack in which something, somewhere, is something else."""
+    found = wire.decode(chance.choice(sound))
+    packed: bytes = msgpack.packb(altered(found, chance), use_bin_type=True)
+    return packed
+
+
+def altered(value: Any, chance: random.Random) -> Any:
+    """Return a value with one part of it left out or replaced, at any depth."""
+    if chance.random() < 0.1:
+        return chance.choice(VALUES)
+    if isinstance(value, dict) and value:
+        key = chance.choice(list(value))
+        if chance.random() < 0.1:
+            return {k: v for k, v in value.items() if k != key}
+        if key == "table":
+            table = altered(msgpack.unpackb(value[key]), chance)
+            return {**value, key: msgpack.packb(table, use_bin_type=True)}
+        return {**value, key: altered(value[key], chance)}
+    if isinstance(value, list) and value:
+        at = chance.randrange(len(value))
+        return [*value[:at], altered(value[at], chance), *value[at + 1 :]]
+    if isinstance(value, bytes) and value:
+        return mutated([value], chance)
+    if isinstance(value, float):
+        return chance.choice(FLOATS)
+    return chance.choice(VALUES)
+
+
+class Fuzz:
+    """One agent, one connection at a time, and what is known of both."""
+
+    def __init__(self, seed: int) -> None:
+        self.chance = random.Random(seed)
+        self.now = time.time()
+        self.telemetry = Telemetry()
+        self.pipeline = Pipeline(
+            Aggregator(Registry(Limits()), self.now),
+            self.telemetry,
+            commit=lambda delta: None,
+            hurry=lambda: None,
+            clock=lambda: self.now,
+        )
+        self.link = FakeLink()
+        self.conversation: Conversation = self.pipeline.open(self.link)
+        self.sound = sound_messages()
+        self.messages = 0  # that have to have been counted
+        self.slowest = 0.0
+        self.probes = 0
+
+    def frame(self) -> None:
+        """Push one hostile frame, sometimes in pieces."""
+        make = self.chance.choice((replaced, mutated))
+        frame = wire.frame(make(self.sound, self.chance))
+        cut = self.chance.randrange(len(frame)) if self.chance.random() < 0.1 else 0
+        started = time.thread_time()
+        if cut:
+            self.conversation.receive(frame[:cut])
+        self.conversation.receive(frame[cut:])
+        self.slowest = max(self.slowest, time.thread_time() - started)
+        self.messages += 1
+
+    def probe(self) -> None:
+        """Check that a sound client is served on the connection that was fuzzed."""
+        self.probes += 1
+        assert not self.link.closed
+        self.link.sent.clear()
+        sections: dict[str, object] = {"events": [{"node": "n", "seconds": 1}]}
+        self.conversation.receive(wire.frame(batch(PROBE, self.probes, sections)))
+        self.pipeline.commit()
+        self.messages += 1
+        client = self.pipeline.clients.get(PROBE.hex())
+        assert client is not None
+        assert client.events == self.probes
+        assert wire.frame(wire.ack(self.probes, PROBE)) in self.link.sent
+
+    def tick(self) -> None:
+        """Let a second pass, and begin a new connection."""
+        self.now += 1
+        self.pipeline.tick()
+        self._out_of_step()
+        self.conversation.close()
+        self.link = FakeLink()
+        self.conversation = self.pipeline.open(self.link)
+
+    def _out_of_step(self) -> None:
+        """End the connection with an oversized frame, noise, and no frame at all."""
+        oversized = wire.frame(bytes(wire.MAX_FRAME + 1))
+        noise = self.chance.randbytes(1_000)
+        self.conversation.receive(oversized + wire.frame(noise) + b"GET / HTTP/1.1\r\n")
+        self.messages += 3
+        assert self.link.closed
+        # Whatever is still under way is ignored.
+        self.conversation.receive(noise)
+
+    def counted(self) -> int:
+        """Return how many messages the agent has counted, of whatever kind."""
+        return int(self.telemetry.total("kaywatch_messages_total"))
+
+
+def by_label(telemetry: Telemetry, name: str) -> dict[str, int]:
+    for metric, values in telemetry.collect():
+        if metric.name == name:
+            return {labels[0]: int(count) for labels, count in sorted(values.items())}
+    return {}
+
+
+def main() -> None:
+    frames = int(sys.argv[1]) if len(sys.argv) > 1 else FRAMES
+    seed = int(sys.argv[2]) if len(sys.argv) > 2 else 1
+    warned: collections.Counter[str] = collections.Counter()
+    warnings.simplefilter("always")
+    warnings.showwarning = lambda message, *_: warned.update([str(message)])
+    fuzz = Fuzz(seed)
+    started = time.process_time()
+    for number in range(1, frames + 1):
+        fuzz.frame()
+        if number % PROBE_EVERY == 0:
+            fuzz.probe()
+        if number % TICK_EVERY == 0:
+            fuzz.tick()
+    fuzz.tick()
+    used = time.process_time() - started
+    assert fuzz.counted() == fuzz.messages, (fuzz.counted(), fuzz.messages)
+    telemetry = fuzz.telemetry
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    print(f"{frames:,} frames in {used:.0f} s CPU, {frames / used:,.0f} a second")
+    print(f"  (making them included); seed {seed}, peak {peak} MB,")
+    print(f"  the slowest took {fuzz.slowest * 1e3:.1f} ms")
+    print(f"messages: {by_label(telemetry, 'kaywatch_messages_total')}")
+    print(f"rejected: {by_label(telemetry, 'kaywatch_rejected_total')}")
+    print(f"events taken: {int(telemetry.get('kaywatch_events_total')):,}")
+    print(f"clients: {len(fuzz.pipeline.clients):,}")
+    print(f"sound batches between, all acknowledged: {fuzz.probes:,}")
+    print(f"warnings: {dict(warned)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,344 @@
+from __future__ import annotations
+
+import math
+import sys
+from array import array
+from typing import Any
+
+import msgpack
+import pytest
+
+from kaywatch import _packer, wire
+from kaywatch._packer import MAX_IN_FLIGHT, MAX_STRINGS, Packer, Sections
+from kaywatch.recorder import Failure, Recorder, Topology
+
+COLUMNS = {
+    "executions": wire.EXECUTION_COLUMNS,
+    "points": wire.POINT_COLUMNS,
+    "runs": wire.RUN_COLUMNS,
+}
+FAILURE = Failure(1.5, "g", "n", "ValueError", "why", "exec", 1, 1, "r-1")
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    made = Recorder()
+    made.open_gate()
+    return made
+
+
+@pytest.fixture
+def packer(recorder: Recorder) -> Packer:
+    return Packer(recorder)
+
+
+def taken(packer: Packer, limit: int = wire.MAX_BATCH_EVENTS) -> Sections:
+    found = packer.take(limit)
+    assert found is not None
+    return found
+
+
+def table_of(found: Sections) -> dict[str, Any]:
+    encoded = found.sections["table"]
+    assert isinstance(encoded, bytes)
+    table = msgpack.unpackb(encoded)
+    assert isinstance(table, dict)
+    return table
+
+
+def column(found: Sections, section: str, name: str) -> list[Any]:
+    part = found.sections[section]
+    assert isinstance(part, dict)
+    values = array(COLUMNS[section][name], part[name])
+    if sys.byteorder == "big":
+        values.byteswap()
+    return values.tolist()
+
+
+def texts(found: Sections, section: str, name: str) -> list[str]:
+    strings = table_of(found)["strings"]
+    return [strings[index] for index in column(found, section, name)]
+
+
+def nodes(found: Sections) -> list[str]:
+    table = table_of(found)
+    series = [table["series"][n] for n in column(found, "executions", "series")]
+    return [table["strings"][node] for _, node in series]
+
+
+def test_nothing_pending_is_no_batch(packer: Packer) -> None:
+    assert packer.take() is None
+
+
+def test_events_are_taken_once(recorder: Recorder, packer: Packer) -> None:
+    recorder.series("g", "n").record(0.5)
+    assert taken(packer).events == 1
+    assert packer.take() is None
+
+
+def test_a_batch_has_columns_of_one_length_and_a_table(
+    recorder: Recorder, packer: Packer
+) -> None:
+    for seconds in (0.5, 0.25, 1.0):
+        recorder.series("g", "n").record(seconds)
+    recorder.point("gauge", "size", "g", "n", {"a": "b"})(3.0)
+    recorder.run_ended("g", 2.0, 0, "no_successors", "n", "default", 3)
+    found = taken(packer)
+    assert (found.events, found.unpackable) == (5, 0)
+    assert column(found, "executions", "seconds") == [0.5, 0.25, 1.0]
+    assert nodes(found) == ["n"] * 3
+    assert column(found, "points", "value") == [3.0]
+    assert column(found, "runs", "visits") == [3]
+    assert texts(found, "runs", "reason") == ["no_successors"]
+    for section, columns in COLUMNS.items():
+        sizes = {len(column(found, section, name)) for name in columns}
+        assert len(sizes) == 1, section
+    strings = table_of(found)["strings"]
+    ((kind, *names, labels),) = table_of(found)["points"]
+    assert (kind, [strings[n] for n in names]) == ("gauge", ["size", "g", "n"])
+    assert labels == {"a": "b"}
+
+
+def test_sections_without_events_are_left_out(
+    recorder: Recorder, packer: Packer
+) -> None:
+    recorder.point("count", "calls", "", "")(1)
+    assert taken(packer).sections.keys() == {"points", "table"}
+
+
+def test_a_batch_has_at_most_the_limit_of_each_kind(
+    recorder: Recorder, packer: Packer
+) -> None:
+    for number in range(25):
+        recorder.series("g", "n").record(float(number))
+    sizes, seconds = [], []
+    while (found := packer.take(10)) is not None:
+        sizes.append(found.events)
+        seconds += column(found, "executions", "seconds")
+    assert sizes == [10, 10, 5]
+    assert seconds == [float(number) for number in range(25)]
+
+
+def test_errors_and_actions_are_in_the_table(
+    recorder: Recorder, packer: Packer
+) -> None:
+    record = recorder.series("g", "n").record
+    record(0.5, 1, 3, "", ("ValueError", "exec"))
+    record(0.5, 0, 1, "approve")
+    found = taken(packer)
+    assert texts(found, "executions", "action") == ["", "approve"]
+    errors = [
+        table_of(found)["errors"][n] for n in column(found, "executions", "error")
+    ]
+    strings = table_of(found)["strings"]
+    assert [(strings[kind], phase) for kind, phase in errors] == [
+        ("ValueError", "exec"),
+        ("", ""),
+    ]
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_columns_of_one_value_say_the_same_as_others(
+    recorder: Recorder, packer: Packer, same: bool
+) -> None:
+    for number in range(100):
+        action = "a" if same or number else "b"
+        recorder.series("g", "n").record(1.0, 0, 1, action, ("E", "prep"))
+    found = taken(packer)
+    wanted = ["a"] * 100 if same else ["b"] + ["a"] * 99
+    assert texts(found, "executions", "action") == wanted
+    assert set(column(found, "executions", "error")) == {1}
+
+
+def test_the_table_is_the_same_bytes_until_something_new_comes_up(
+    recorder: Recorder, packer: Packer
+) -> None:
+    def table() -> object:
+        return taken(packer).sections["table"]
+
+    recorder.series("g", "n").record(0.5)
+    first = table()
+    recorder.series("g", "n").record(0.7)
+    assert table() is first
+    recorder.series("g", "m").record(0.7)
+    second = table()
+    assert second != first
+    recorder.series("g", "n").record(0.7)
+    assert table() is second
+    recorder.point("count", "calls", "g", "n")(1)
+    assert table() != second
+
+
+def test_more_attempts_than_a_column_holds_are_cut(
+    recorder: Recorder, packer: Packer
+) -> None:
+    for attempts in (0, 1, 65_535, 65_536, 2**40):
+        recorder.series("g", "n").record(0.5, 0, attempts)
+    found = taken(packer)
+    wanted = [0, 1, 65_535, 65_535, 65_535]
+    assert column(found, "executions", "attempts") == wanted
+    assert found.unpackable == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("soon",),
+        (None,),
+        (0.5, 300),
+        (0.5, "ok"),
+        (0.5, 0, -1),
+        (0.5, 0, 1.5),
+        (0.5, 0, 1, ["action"]),
+        (0.5, 0, 1, "a", ["ValueError"]),
+    ],
+)
+def test_a_value_that_fits_no_column_costs_only_its_own_event(
+    recorder: Recorder, packer: Packer, arguments: Any
+) -> None:
+    record = recorder.series("g", "n").record
+    record(0.25)
+    record(*arguments)
+    record(0.75)
+    found = taken(packer)
+    assert (found.events, found.unpackable) == (2, 1)
+    assert column(found, "executions", "seconds") == [0.25, 0.75]
+
+
+def test_a_batch_of_which_nothing_can_be_packed_is_still_told(
+    recorder: Recorder, packer: Packer
+) -> None:
+    recorder.point("gauge", "size", "g", "n")("much")  # type: ignore[arg-type]
+    found = taken(packer)
+    assert (found.events, found.unpackable) == (0, 1)
+    assert found.sections.keys() == {"table"}
+
+
+def test_values_that_only_the_agent_refuses_are_packed(
+    recorder: Recorder, packer: Packer
+) -> None:
+    for value in (math.nan, math.inf, -1.0, True, 3):
+        recorder.series("g", "n").record(value)
+    assert taken(packer).events == 5
+
+
+def test_names_that_are_too_long_or_no_utf8_are_made_fit(
+    recorder: Recorder, packer: Packer
+) -> None:
+    recorder.series("g" * 300, "caf\udce9").record(0.5)
+    strings = table_of(taken(packer))["strings"]
+    assert "g" * wire.MAX_NAME in strings
+    assert "caf?" in strings
+
+
+def test_details_that_are_no_utf8_are_made_fit(
+    recorder: Recorder, packer: Packer
+) -> None:
+    recorder.failed(FAILURE._replace(message="no file caf\udce9"))
+    recorder.point("count", "calls", "", "", {"file": "caf\udce9"})(1)
+    found = taken(packer)
+    packed = wire.batch(
+        client=bytes(16),
+        seq=1,
+        sent=1.0,
+        service="caf\udce9",
+        recorded=1,
+        sections=found.sections,
+    )
+    message = wire.decode(packed)
+    assert message["service"] == "caf?"
+    assert message["failures"][0]["message"] == "no file caf?"
+    assert table_of(found)["points"][0][4] == {"file": "caf?"}
+
+
+def test_a_table_that_has_grown_is_started_anew(
+    recorder: Recorder, packer: Packer
+) -> None:
+    record = recorder.series("g", "n").record
+    sizes = []
+    for number in range(4 * MAX_STRINGS // 5_000):
+        for event in range(5_000):
+            record(0.5, 0, 1, f"action {number} {event}")
+        found = taken(packer)
+        sizes.append(len(table_of(found)["strings"]))
+        actions = texts(found, "executions", "action")
+        assert actions[0] == f"action {number} 0"
+        assert actions[-1] == f"action {number} 4999"
+        assert nodes(found)[0] == "n"
+    assert max(sizes) < MAX_STRINGS + 5_010
+    assert sizes != sorted(sizes)
+
+
+TOO_LONG = "a table is bounded in strings, not in bytes"
+
+
+@pytest.mark.parametrize(
+    "letter",
+    ["x", pytest.param("\u7ffb", marks=pytest.mark.xfail(reason=TOO_LONG))],
+)
+def test_a_batch_fits_into_a_frame_also_where_actions_are_free_text(
+    recorder: Recorder, packer: Packer, letter: str
+) -> None:
+    record = recorder.series("g", "n").record
+    for number in range(6):
+        for event in range(4_500):
+            record(0.5, 0, 1, f"{number} {event} ".ljust(wire.MAX_NAME, letter))
+        packed = wire.pack(taken(packer).sections)
+        assert len(packed) < wire.MAX_FRAME - 1_000
+
+
+# -- details --------------------------------------------------------------------------
+
+
+def test_failures_go_along_once(recorder: Recorder, packer: Packer) -> None:
+    recorder.failed(FAILURE)
+    found = taken(packer)
+    assert found.sections["failures"] == [FAILURE._asdict()]
+    assert found.events == 0
+    assert packer.take() is None
+
+
+def test_topologies_go_along_when_they_change_and_when_asked_for(
+    recorder: Recorder, packer: Packer
+) -> None:
+    topology = Topology("g", "n", ("n",), (("n", "default", "m"),))
+    recorder.wired(topology)
+    assert taken(packer).sections["topologies"] == [topology._asdict()]
+    recorder.wired(topology)
+    assert packer.take() is None
+    packer.resend_topologies()
+    assert "topologies" in taken(packer).sections
+    recorder.wired(topology._replace(start="m"))
+    assert "topologies" in taken(packer).sections
+
+
+def test_nodes_in_flight_go_along_when_they_change(
+    recorder: Recorder, packer: Packer
+) -> None:
+    recorder.in_flight[1] = ("g", "n", 5.0, 7)
+    recorder.in_flight[2] = ("g", "m", 4.0, 0)
+    run = recorder.run_id(7)
+    wanted = [("g", "m", 4.0, ""), ("g", "n", 5.0, run)]
+    assert taken(packer).sections["in_flight"] == wanted
+    assert packer.take() is None
+    recorder.in_flight.clear()
+    assert taken(packer).sections["in_flight"] == []
+    assert packer.take() is None
+
+
+def test_of_many_nodes_in_flight_those_go_along_that_started_first(
+    recorder: Recorder, packer: Packer
+) -> None:
+    for number in range(2 * MAX_IN_FLIGHT):
+        recorder.in_flight[number] = ("g", "n", float(-number), 0)
+    found: Any = taken(packer).sections["in_flight"]
+    assert len(found) == MAX_IN_FLIGHT
+    assert found[0][2] == float(1 - 2 * MAX_IN_FLIGHT)
+
+
+def test_columns_are_little_endian_on_any_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wanted = array("H", [1, 2]).tobytes()
+    monkeypatch.setattr(_packer, "_SWAP", not _packer._SWAP)
+    assert _packer._column("H", [256, 512]) == wanted
