@@ -69,6 +69,7 @@ class App:
         self._web = WebServer(self, self.telemetry, __version__)
         self._stopping = asyncio.Event()
         self._hurried = asyncio.Event()
+        self._problem = ""  # of the last tick
         self._stops: list[tuple[str, Callable[[], Awaitable[None]]]] = []
         self.telemetry.set("kaywatch_build_info", 1, __version__)
         self.telemetry.set("kaywatch_start_time_seconds", clock())
@@ -134,7 +135,7 @@ class App:
             await self._wait(due - loop.time())
             if self._hurried.is_set() and not self._stopping.is_set():
                 self._hurried.clear()
-                self.pipeline.commit()
+                self._guarded(self.pipeline.commit)
                 await asyncio.sleep(HURRY_SECONDS)
 
     async def _wait(self, seconds: float) -> None:
@@ -145,11 +146,24 @@ class App:
             pass
 
     def _tick(self) -> None:
-        self.pipeline.tick()
+        problem = self._guarded(self.pipeline.tick)
         now = self.clock()
-        self.health.report("tick", now)
+        self.health.report("tick", now, problem)
         self.health.report("ingest", now)
         self._web.publish()
+
+    def _guarded(self, work: Callable[[], None]) -> str:
+        """Do it; return what went wrong. Nothing is acknowledged then, or lost."""
+        try:
+            work()
+        except Exception as error:
+            problem = f"{type(error).__name__}: {error}"
+            if problem != self._problem:
+                log.exception("a tick failed, and is tried again")
+            self._problem = problem
+        else:
+            self._problem = ""
+        return self._problem
 
     async def _stop(self) -> None:
         """Stop in reverse order of start: no new connections, commit, acks, goodbye."""

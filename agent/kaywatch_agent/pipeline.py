@@ -32,6 +32,18 @@ __all__ = ["Conversation", "Link", "Peer", "Pipeline"]
 MAX_BACKLOG: Final = 65_536
 SAMPLE_SECONDS: Final = 10.0
 
+# Clients that one connection may speak for: a relay, at most.
+MAX_CLIENTS: Final = 1_000
+
+# The errors that count events, rather than messages or items of lists.
+EVENT_CODES: Final = (
+    ErrorCode.BAD_TABLE,
+    ErrorCode.BAD_COLUMNS,
+    ErrorCode.BAD_INDEX,
+    ErrorCode.BAD_VALUE,
+    ErrorCode.BAD_ROW,
+)
+
 
 class Peer(Protocol):
     """What is known of the process at the other end."""
@@ -109,6 +121,9 @@ class Pipeline:
     def take(self, message: Message, conversation: Conversation) -> None:
         """Act on one message."""
         now = self.clock()
+        if conversation.crowded_by(message):
+            text = f"one connection speaks for at most {MAX_CLIENTS} clients"
+            message = Rejected(ErrorCode.BAD_MESSAGE, text)
         self.telemetry.add("kaywatch_messages_total", 1, type(message).__name__.lower())
         match message:
             case Batch():
@@ -116,7 +131,11 @@ class Pipeline:
             case Hello():
                 client = self.clients.greet(message, conversation.link.peer.pid, now)
                 self._present(client, conversation)
-                conversation.ack(client, client.committed_seq, always=True)
+                if client.received_seq > client.committed_seq:
+                    # Or it would call lost what it had to drop and we have taken.
+                    self.commit()
+                else:
+                    conversation.ack(client, client.committed_seq, always=True)
             case Bye():
                 self._take_bye(message, now)
             case Flush():
@@ -133,14 +152,15 @@ class Pipeline:
         client.pid = client.pid or conversation.link.peer.pid
         if batch.service:
             client.service = batch.service
-        if batch.sent is not None:
-            client.skew = now - batch.sent
         if batch.seq is not None and batch.seq <= client.received_seq:
             client.duplicates += 1
             self.telemetry.add("kaywatch_duplicate_batches_total")
             conversation.ack(client, client.committed_seq)
             return
         taken = self.aggregator.accept(batch, client.service, now)
+        if batch.sent is not None and not client.batches:
+            # Of the first alone: later ones may have waited for a connection.
+            client.skew = now - batch.sent
         client.batches += 1
         client.events += taken
         client.recorded = max(client.recorded, batch.recorded)
@@ -155,6 +175,9 @@ class Pipeline:
         for reason, events in batch.rejected.items():
             client.rejected[str(reason)] += events
             self.telemetry.add("kaywatch_rejected_total", events, str(reason))
+        refused = sum(batch.rejected[code] for code in EVENT_CODES)
+        if refused:
+            self.aggregator.lose(client.service, {"refused": refused}, now)
         self._lose(client, dict(batch.drops), now)
         if batch.seq is None:
             return
@@ -283,6 +306,14 @@ class Conversation:
     def close(self) -> None:
         """The connection is gone."""
         self._pipeline.gone(self)
+
+    def crowded_by(self, message: Message) -> bool:
+        """Whether the message is of one client too many."""
+        return (
+            isinstance(message, Hello | Batch)
+            and len(self.clients) >= MAX_CLIENTS
+            and (message.client or self.anonymous) not in self.clients
+        )
 
     def ack(self, client: Client, seq: int, always: bool = False) -> None:
         """Acknowledge, unless that is known already."""

@@ -37,7 +37,7 @@ class Buffer:
         self.lost: Counter[str] = Counter()  # all drops since the start
         self._batches: deque[Packed] = deque()
         self._unsent = 0  # how many at the right end have not been sent
-        self._doubtful: list[Packed] = []
+        self._doubtful: deque[Packed] = deque()  # without their messages
         self._unreported: Counter[str] = Counter()
 
     def __len__(self) -> int:
@@ -60,7 +60,7 @@ class Buffer:
                 self._unsent -= 1
                 self._lose(oldest)
             else:
-                self._doubtful.append(oldest)
+                self._doubtful.append(oldest._replace(message=b""))
 
     def next_unsent(self) -> Packed | None:
         """Return the oldest batch not sent on this connection, and mark it sent."""
@@ -70,22 +70,21 @@ class Buffer:
         self._unsent -= 1
         return batch
 
-    def rewind(self) -> None:
-        """Send everything again: the connection is a new one."""
-        self._unsent = len(self._batches)
-
     def settle(self, seq: int) -> None:
-        """Learn from a greeting that `seq` and all before it are committed."""
-        for batch in self._doubtful:
-            if batch.seq <= seq:
-                self.acked_events += batch.events
-            else:
-                self._lose(batch)
-        self._doubtful.clear()
+        """Learn from a greeting that `seq` and all before it are committed.
+
+        Whatever else was sent before is lost with its connection, and sent again.
+        """
         self.ack(seq)
+        for batch in self._doubtful:
+            self._lose(batch)
+        self._doubtful.clear()
+        self._unsent = len(self._batches)
 
     def ack(self, seq: int) -> None:
         """Forget the batches up to `seq`: the agent has them."""
+        while self._doubtful and self._doubtful[0].seq <= seq:
+            self.acked_events += self._doubtful.popleft().events
         batches = self._batches
         while batches and batches[0].seq <= seq:
             done = batches.popleft()
@@ -109,6 +108,10 @@ class Buffer:
             self.lost[reason] += events
             self._unreported[reason] += events
 
+    def report_again(self, drops: dict[str, int]) -> None:
+        """Take back drops whose report did not go out."""
+        self._unreported.update(drops)
+
     def take_drops(self) -> dict[str, int]:
         """Return the drops that no batch has reported yet; the caller reports them."""
         drops = dict(self._unreported)
@@ -117,5 +120,4 @@ class Buffer:
 
     def _lose(self, batch: Packed, reason: str = DropReason.BUFFER_FULL) -> None:
         self.count_drop(str(reason), batch.events)
-        # The report that went down with the batch is to be made again.
-        self._unreported.update(batch.drops)
+        self.report_again(batch.drops)

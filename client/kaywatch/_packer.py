@@ -26,9 +26,11 @@ from kaywatch.recorder import (
 
 __all__ = ["Packer", "Sections"]
 
-# The table is sent with every batch: 16k strings of some 20 bytes are 320 kB. A batch
-# of 5,000 events and its series add at most 40,000, so an index always fits 16 bits.
-MAX_STRINGS: Final = 16_384
+# The table is sent with every batch, so it is started anew when its strings are many
+# or long. With 5,000 series and metrics (25,000 names at most, 5,000 more for those
+# folded) and the 25,000 new names that a batch may bring, an index fits its 16 bits.
+MAX_STRINGS: Final = 8_192
+MAX_TABLE_BYTES: Final = 512 * 1024
 MAX_IN_FLIGHT: Final = 1_000
 
 _SWAP: Final = sys.byteorder == "big"
@@ -64,7 +66,10 @@ class Packer:
 
         None when nothing is pending.
         """
-        if len(self._strings) > MAX_STRINGS:
+        if (
+            len(self._strings) > MAX_STRINGS
+            or len(self._table_bytes) > MAX_TABLE_BYTES
+        ):
             self._reset()
         recorder = self._recorder
         sections: dict[str, object] = {}

@@ -164,6 +164,12 @@ class Session:
             sections=taken.sections,
             drops=drops,
         )
+        if len(message) > wire.MAX_FRAME:
+            # Thousands of long names at once. No agent would take it.
+            self.seq -= 1
+            self.buffer.count_drop(str(wire.DropReason.UNPACKABLE), taken.events)
+            self.buffer.report_again(drops)
+            return
         self.buffer.append(Packed(self.seq, message, taken.events, drops))
 
     def _count_gate_drops(self) -> None:
@@ -209,7 +215,6 @@ class Session:
         self._greeted = False
         self._progress_at = now
         self._backlog = 0
-        self.buffer.rewind()
         self._flushed = -1
         if self.ever_connected:
             self._packer.resend_topologies()

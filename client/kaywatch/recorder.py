@@ -34,7 +34,7 @@ MAX_PENDING_EVENTS: Final = 200_000
 # Distinct (graph, node) pairs and custom metrics of one process; what comes later is
 # folded into `__other__` of its graph. A graph built per request with a fresh name
 # each time would otherwise fill the application's memory.
-MAX_SERIES: Final = 10_000
+MAX_SERIES: Final = 5_000
 OTHER: Final = "__other__"
 
 # Full details are kept of so many failures between two batches; all are counted.

@@ -90,9 +90,16 @@ def talk(agent: Agent) -> Talk:
 def test_a_hello_is_answered_at_once_with_what_is_committed(talk: Talk) -> None:
     assert talk.greet() == [ack(0)]
     talk.say(talk.batch(1), talk.batch(2))
-    assert talk.greet() == [ack(0)]
     talk.tick()
     assert talk.greet() == [ack(2)]
+
+
+def test_a_hello_commits_what_its_client_might_call_lost(talk: Talk) -> None:
+    talk.greet()
+    talk.say(talk.batch(1), talk.batch(2))
+    assert talk.greet() == [ack(2)]
+    assert talk.agent.stored() == 6
+    assert talk.tick() == []
 
 
 def test_a_batch_is_acknowledged_by_the_commit_not_before(talk: Talk) -> None:
@@ -128,8 +135,8 @@ def test_after_a_reconnect_what_is_known_is_acknowledged_and_not_counted_again(
     talk.say(talk.batch(3))
     talk.close()
     again = Talk(agent)
-    assert again.greet() == [ack(2)]
-    # The third is known but not committed: it has to be kept, and is not recounted.
+    assert again.greet() == [ack(3)]
+    # A client that sends it all the same is told once more, and not recounted.
     assert again.say(again.batch(3), again.batch(4)) == []
     assert again.tick() == [ack(4)]
     assert agent.stored() == again.client.events == 12
@@ -235,7 +242,10 @@ def test_nothing_is_acknowledged_by_a_commit_that_fails(talk: Talk) -> None:
     talk.say(talk.batch(1))
     failing_commit(talk)
     assert talk.link.replies() == []
-    assert talk.greet() == [ack(0)]
+    talk.agent.broken = True
+    with pytest.raises(OSError, match="the disk is full"):
+        talk.greet()
+    assert talk.link.replies() == []
 
 
 def test_nothing_is_lost_by_a_commit_that_fails(agent: Agent, talk: Talk) -> None:

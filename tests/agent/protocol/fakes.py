@@ -8,7 +8,7 @@ from typing import Any
 from kaywatch import wire
 from kaywatch_agent.aggregate.aggregator import Aggregator, Delta
 from kaywatch_agent.aggregate.registry import Limits, Registry
-from kaywatch_agent.model import ProcessSample
+from kaywatch_agent.model import Kind, ProcessSample
 from kaywatch_agent.pipeline import Pipeline
 from kaywatch_agent.telemetry import Telemetry
 
@@ -87,8 +87,16 @@ class Agent:
         self.hurried += 1
 
     def stored(self) -> int:
-        """Return how many events the store holds."""
-        return sum(int(delta.total.executions.sum()) for delta in self.committed)
+        """Return how many events the store holds, reports of losses aside."""
+        keys = self.pipeline.aggregator.registry.keys
+        return sum(
+            count
+            for delta in self.committed
+            for row, count in zip(
+                delta.total.rows.tolist(), delta.total.executions.tolist(), strict=True
+            )
+            if keys[row].kind is not Kind.LOSS
+        )
 
     def counted(self, name: str, *labels: str) -> int:
         return int(self.telemetry.get(f"kaywatch_{name}", *labels))
