@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kaywatch.wire import Outcome
+from kaywatch_agent.aggregate.history import History
 from kaywatch_agent.aggregate.mapping import Mapper
 from kaywatch_agent.aggregate.registry import Registry
 from kaywatch_agent.aggregate.step import EMPTY, Step, merge, reduce
@@ -90,7 +91,7 @@ class Aggregator:
         self._pending: list[Columns] = []
         self._pending_events = 0
         self._totals = EMPTY
-        self._steps: dict[int, Step] = {}
+        self._steps = History({})
         self._fresh: dict[int, Step] = {}  # reduced, and not in the steps yet
         self._fresh_total = EMPTY
         self._delta: dict[int, Step] = {}  # in the steps, and not committed yet
@@ -132,12 +133,12 @@ class Aggregator:
         self._reduce(now)
         fresh, self._fresh = self._fresh, {}
         total, self._fresh_total = self._fresh_total, EMPTY
-        oldest = int(now // STEP_SECONDS) - HISTORY_STEPS
         # Replaced, not mutated: a View that somebody holds stays as it is.
-        kept = {n: step for n, step in self._steps.items() if n >= oldest}
-        self._steps = _add(kept, fresh)
+        self._steps = self._steps.advanced(
+            _sums(self._steps, fresh), int(now // STEP_SECONDS), HISTORY_STEPS
+        )
         self._totals = merge([self._totals, total])
-        self._delta = _add(self._delta, fresh)
+        self._delta = {**self._delta, **_sums(self._delta, fresh)}
         self._delta_total = merge([self._delta_total, total])
         return Delta(now, self._delta_total, self._delta)
 
@@ -187,10 +188,9 @@ class Aggregator:
         return np.where(time <= 0, now, time) if time.min() <= 0 else time
 
 
-def _add(steps: Mapping[int, Step], more: Mapping[int, Step]) -> dict[int, Step]:
-    """Return the steps with `more` merged in."""
-    merged = {n: merge([steps.get(n, EMPTY), step]) for n, step in more.items()}
-    return {**steps, **merged}
+def _sums(steps: Mapping[int, Step], more: Mapping[int, Step]) -> dict[int, Step]:
+    """Return the steps of `more`, with what `steps` has of them merged in."""
+    return {n: merge([steps.get(n, EMPTY), step]) for n, step in more.items()}
 
 
 def _split(columns: Columns, oldest: int) -> Iterator[tuple[int, Columns]]:

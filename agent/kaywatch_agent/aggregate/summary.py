@@ -38,8 +38,7 @@ class Summary:
         some = bool(len(self._step.rows))
         self.executions = int(self._step.executions[0]) if some else 0
         self.attempts = int(self._step.attempts[0]) if some else 0
-        # Beyond the floats' range the sum is infinite, which JSON can't say.
-        self.total = _finite(float(self._step.total[0])) or 0.0 if some else 0.0
+        self.total = float(self._step.total[0]) if some else 0.0
         self.last_time = float(self._step.last_time[0]) if some else 0.0
         self.last = _number(self._step.last) if some else None
         self.least = _number(self._step.least) if some else None

@@ -1,0 +1,76 @@
+"""Closed steps take less memory, and are what they were."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from kaywatch_agent.aggregate.history import History, Packed, pack, unpack
+from kaywatch_agent.aggregate.step import EMPTY, Step, merge, reduce
+from kaywatch_agent.model import Columns
+
+
+def events(size: int, rows: int = 40, attempts: int = 1) -> Columns:
+    random = np.random.default_rng(size)
+    return Columns(
+        random.integers(0, rows, size),
+        1e9 + random.random(size),
+        random.lognormal(-3, 1, size),
+        random.integers(0, 5, size).astype(np.uint8),
+        np.full(size, attempts, np.int64),
+        random.integers(0, 4_000, size),
+        random.integers(0, 3, size),
+    )
+
+
+def same(one: Step, other: Step) -> bool:
+    return all(
+        a.dtype == b.dtype and np.array_equal(a, b)
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+def size_of(step: Step | Packed) -> int:
+    return sum(column.nbytes for column in step)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        EMPTY,
+        reduce(events(1)),
+        reduce(events(300, attempts=70_000)),
+        reduce(events(100_000, rows=3)),
+        reduce(events(5_000, rows=5_000)),
+        merge([reduce(events(1_000))] * 300),
+    ],
+    ids=["empty", "one", "attempts", "few rows", "many rows", "large counts"],
+)
+def test_a_packed_step_is_what_it_was(step: Step) -> None:
+    assert same(unpack(pack(step)), step)
+
+
+def test_packing_saves_most_of_the_facts() -> None:
+    step = reduce(events(50_000, rows=1_000))
+    assert size_of(pack(step)) < 0.45 * size_of(step)
+
+
+def test_the_two_newest_steps_stay_open_and_old_ones_go() -> None:
+    step = reduce(events(10))
+    history = History({}).advanced(dict.fromkeys(range(90, 101), step), 100, 5)
+
+    assert sorted(history) == [95, 96, 97, 98, 99, 100]
+    kinds = [type(history._steps[n]) for n in sorted(history)]
+    assert kinds == [Packed] * 4 + [Step] * 2
+    assert all(same(history[n], step) for n in history)
+    assert 94 not in history
+
+
+def test_a_history_that_somebody_holds_does_not_change() -> None:
+    step = reduce(events(10))
+    before = History({}).advanced({100: step}, 100, 5)
+    after = before.advanced({101: step}, 103, 5)
+
+    assert list(before) == [100]
+    assert type(before._steps[100]) is Step
+    assert list(after) == [100, 101]
