@@ -1,0 +1,308 @@
+"""Figures of many groups of series at once: what Summary says of one, in arrays.
+
+Strategy: every series has a group's number (or none), steps are added one by one, and
+a step is added with a few array operations, whatever the number of groups. So a list
+of 10,000 nodes, an hour's chart and one node's figures are all the same loop over
+steps, and no more than one step's copy is held besides the result.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from typing import Final, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kaywatch.wire import Outcome
+from kaywatch_agent.aggregate import histogram
+from kaywatch_agent.aggregate.step import (
+    FACET_SHIFT,
+    NUMBER_MASK,
+    ROW_SHIFT,
+    Facet,
+    Step,
+)
+from kaywatch_agent.model import SeriesKey
+
+__all__ = ["ALL_FACETS", "Figures", "Groups", "Numbers"]
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Numbers = list[float | None]
+
+T = TypeVar("T", bound=Hashable)
+
+ALL_FACETS: Final = frozenset(Facet)
+FACET_MASK: Final = (1 << (ROW_SHIFT - FACET_SHIFT)) - 1
+FACT_MASK: Final = (1 << ROW_SHIFT) - 1
+
+# Facts are merged when so many wait (16 bytes each), which bounds an hour's window.
+MAX_PENDING: Final = 2_000_000
+
+# Looking rows up one by one beats a pass over the step when so few are wanted.
+FEW_FACTOR: Final = 16
+
+
+class Groups(Generic[T]):
+    """Which series belong together, and under which name.
+
+    Attributes:
+        names: the groups' names, by number.
+        numbers: a group's number by the series' row; -1 for none.
+    """
+
+    def __init__(
+        self,
+        keys: Sequence[SeriesKey],
+        rows: Iterable[int],
+        name: Callable[[SeriesKey], T | None],
+        names: Iterable[T] = (),
+    ) -> None:
+        """Group series by what `name` returns for each; None leaves it out.
+
+        Args:
+            keys: all series, by row.
+            rows: those in question.
+            name: the name of a series' group.
+            names: groups that are there in any case, numbered first.
+        """
+        known: dict[T, int] = {known: number for number, known in enumerate(names)}
+        at, numbers = [], []
+        for row in rows:
+            found = name(keys[row])
+            if found is not None:
+                at.append(row)
+                numbers.append(known.setdefault(found, len(known)))
+        self.names: list[T] = list(known)
+        self.numbers: Ints = np.full(len(keys), -1)
+        self.numbers[at] = numbers
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def items(self) -> Iterator[tuple[T, int]]:
+        """Yield each group's name and number."""
+        return zip(self.names, range(len(self.names)), strict=True)
+
+
+class Figures:
+    """Figures by group. Lists and arrays that it gives are indexed by group.
+
+    Attributes:
+        executions, attempts, total: sums.
+        least, most: extremes; infinite for a group without events.
+        last_time, last: when the latest event was, and its value.
+    """
+
+    def __init__(
+        self, numbers: Ints, size: int, facets: Collection[Facet] = ALL_FACETS
+    ) -> None:
+        """Start with nothing.
+
+        Args:
+            numbers: the group of each row of the registry, -1 for none.
+            size: how many groups there are.
+            facets: what is to be told apart; each costs time.
+        """
+        self.executions: Ints = np.zeros(size, np.int64)
+        self.attempts: Ints = np.zeros(size, np.int64)
+        self.total: Floats = np.zeros(size)
+        self.least: Floats = np.full(size, np.inf)
+        self.most: Floats = np.full(size, -np.inf)
+        self.last_time: Floats = np.full(size, -np.inf)
+        self.last: Floats = np.zeros(size)
+        self._numbers = numbers
+        self._rows = np.flatnonzero(numbers >= 0)
+        self._size = size
+        self._facets = facets
+        self._keys: list[Ints] = []
+        self._counts: list[Ints] = []
+        self._pending = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def add(self, step: Step, offset: int = 0) -> None:
+        """Take in a step; `offset` is added to the groups' numbers."""
+        few = len(self._rows) * FEW_FACTOR < len(step.rows)
+        at, facts = self._few(step) if few else self._many(step)
+        if not len(at):
+            return
+        group = self._numbers[step.rows[at]] + offset
+        size = self._size
+        self.executions += _sums(group, step.executions[at], size)
+        self.attempts += _sums(group, step.attempts[at], size)
+        with np.errstate(over="ignore"):
+            self.total += np.bincount(group, step.total[at], size)
+        np.minimum.at(self.least, group, step.least[at])
+        np.maximum.at(self.most, group, step.most[at])
+        times = step.last_time[at]
+        np.maximum.at(self.last_time, group, times)
+        newest = times == self.last_time[group]
+        self.last[group[newest]] = step.last[at][newest]
+        self._add_facts(step.fact_keys[facts], step.fact_counts[facts], offset)
+
+    # -- what it says ----------------------------------------------------------------
+
+    def sums(self) -> Numbers:
+        """Return the sums of the values."""
+        return _numbers(self.total)
+
+    def averages(self) -> Numbers:
+        """Return the arithmetic means of the values."""
+        return _ratios(self.total, self.executions)
+
+    def leasts(self) -> Numbers:
+        """Return the smallest values."""
+        return _numbers(self.least)
+
+    def mosts(self) -> Numbers:
+        """Return the largest values."""
+        return _numbers(self.most)
+
+    def lasts(self) -> Numbers:
+        """Return the latest values."""
+        return _numbers(np.where(self.executions > 0, self.last, np.nan))
+
+    def retries(self) -> Ints:
+        """Return the attempts beyond the first of each execution."""
+        found: Ints = np.maximum(self.attempts - self.executions, 0)
+        return found
+
+    def retry_rates(self) -> Numbers:
+        """Return the shares of attempts that were retries."""
+        return _ratios(self.retries(), self.attempts)
+
+    def outcomes(self) -> Ints:
+        """Return how many executions had each outcome: groups by outcomes."""
+        table = np.zeros((self._size, len(Outcome)), np.int64)
+        group, number, count = self.facts(Facet.OUTCOME)
+        table[group, number] = count
+        # Ok is not stored: it is the rest.
+        table[:, Outcome.OK] = self.executions - table.sum(axis=1)
+        return table
+
+    def error_rates(self) -> Numbers:
+        """Return the shares that ended in error, cancelled ones out of account."""
+        outcomes = self.outcomes()
+        finished = self.executions - outcomes[:, Outcome.CANCELLED]
+        return _ratios(outcomes[:, Outcome.ERROR], finished)
+
+    def success_rates(self) -> Numbers:
+        """Return the shares that did not, as KayGraph's MetricsNode counts."""
+        return [None if rate is None else 1.0 - rate for rate in self.error_rates()]
+
+    def quantiles(self, *wanted: float) -> list[Numbers]:
+        """Return a list by group for each quantile; within 1.1 % of the exact one."""
+        group, code, count = self.facts(Facet.HISTOGRAM)
+        found = np.full((len(wanted), self._size), np.nan)
+        some = np.flatnonzero(self.executions)
+        if len(code) and len(some):
+            cumulative = np.cumsum(count)
+            start = np.searchsorted(group, some)
+            before = cumulative[start] - count[start]
+            n = self.executions[some]
+            for row, quantile in zip(found, wanted, strict=True):
+                rank = np.clip(np.ceil(quantile * n), 1, n)
+                middle = histogram.values(
+                    code[np.searchsorted(cumulative, before + rank)]
+                )
+                row[some] = np.clip(middle, self.least[some], self.most[some])
+        return [_numbers(row) for row in found]
+
+    def counts_below(self, exponents: Ints) -> Ints:
+        """Return how many values are at most 2^e, exactly: groups by exponents."""
+        group, code, count = self.facts(Facet.HISTOGRAM)
+        # A power of two is the inclusive upper bound of its own bucket.
+        limit = histogram.codes(np.exp2(exponents.astype(np.float64)))
+        keys = (group << ROW_SHIFT) + code
+        wanted = (np.arange(self._size) << ROW_SHIFT)[:, None] + limit[None, :]
+        cumulative = np.concatenate(([0], np.cumsum(count)))
+        ends = cumulative[np.searchsorted(keys, wanted, side="right")]
+        starts = cumulative[np.searchsorted(group, np.arange(self._size))]
+        below: Ints = ends - starts[:, None]
+        return below
+
+    def facts(self, facet: Facet) -> tuple[Ints, Ints, Ints]:
+        """Return (groups, numbers, counts) of one facet, sorted by group and number."""
+        self._compact()
+        if not self._keys:
+            none: Ints = np.zeros(0, np.int64)
+            return none, none, none
+        keys, counts = self._keys[0], self._counts[0]
+        mine = np.flatnonzero((keys >> FACET_SHIFT) & FACET_MASK == int(facet))
+        number = keys[mine] & NUMBER_MASK
+        if facet is Facet.HISTOGRAM:
+            number -= histogram.CODE_LIMIT
+        return keys[mine] >> ROW_SHIFT, number, counts[mine]
+
+    def counted(self, facet: Facet) -> Iterator[tuple[int, int, int]]:
+        """Yield `facts` one by one."""
+        return zip(*(column.tolist() for column in self.facts(facet)), strict=True)
+
+    # -- inside ----------------------------------------------------------------------
+
+    def _few(self, step: Step) -> tuple[Ints, Ints]:
+        """Return the positions of the wanted rows and of their facts, by search."""
+        at = np.searchsorted(step.rows, self._rows)
+        inside = at < len(step.rows)
+        at, rows = at[inside], self._rows[inside]
+        at = at[step.rows[at] == rows]
+        rows = step.rows[at]
+        low = np.searchsorted(step.fact_keys, rows << ROW_SHIFT)
+        high = np.searchsorted(step.fact_keys, (rows + 1) << ROW_SHIFT)
+        spans = [np.arange(a, b) for a, b in zip(low, high, strict=True)]
+        return at, np.concatenate(spans) if spans else at
+
+    def _many(self, step: Step) -> tuple[Ints, Ints]:
+        """Return the same by a pass over the step."""
+        at = np.flatnonzero(self._numbers[step.rows] >= 0)
+        if not self._facets:
+            return at, at[:0]
+        facts = np.flatnonzero(self._numbers[step.fact_keys >> ROW_SHIFT] >= 0)
+        return at, facts
+
+    def _add_facts(self, keys: Ints, counts: Ints, offset: int) -> None:
+        if self._facets != ALL_FACETS:
+            facet = (keys >> FACET_SHIFT) & FACET_MASK
+            mine = np.isin(facet, [int(wanted) for wanted in self._facets])
+            keys, counts = keys[mine], counts[mine]
+        if not len(keys):
+            return
+        group = self._numbers[keys >> ROW_SHIFT] + offset
+        self._keys.append((group << ROW_SHIFT) | (keys & FACT_MASK))
+        self._counts.append(counts)
+        self._pending += len(keys)
+        if self._pending > MAX_PENDING:
+            self._compact()
+
+    def _compact(self) -> None:
+        """Merge the facts that wait into one sorted array without duplicates."""
+        if not self._pending:
+            return
+        keys = np.concatenate(self._keys)
+        # Stable: nearly sorted runs are merged in linear time.
+        order = np.argsort(keys, kind="stable")
+        keys = keys[order]
+        fresh = np.concatenate(([True], keys[1:] != keys[:-1]))
+        starts = np.flatnonzero(fresh)
+        counts = np.add.reduceat(np.concatenate(self._counts)[order], starts)
+        self._keys, self._counts, self._pending = [keys[starts]], [counts], 0
+
+
+def _sums(group: Ints, values: Ints, size: int) -> Ints:
+    # Sums of weights are floats, and exact up to 2^53.
+    sums: Ints = np.bincount(group, values, size).astype(np.int64)
+    return sums
+
+
+def _ratios(above: NDArray[np.generic], below: Ints) -> Numbers:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return _numbers(np.true_divide(above, below))
+
+
+def _numbers(values: Floats) -> Numbers:
+    """Return the values, None in place of those that JSON has no number for."""
+    return [value if math.isfinite(value) else None for value in values.tolist()]

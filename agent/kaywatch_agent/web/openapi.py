@@ -1,0 +1,140 @@
+"""The OpenAPI 3.1 document, made from the table of routes and the answers' shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, Protocol
+
+import msgspec
+from msgspec import NODEFAULT, Struct
+
+from kaywatch_agent.web import schema
+from kaywatch_agent.web.parameters import inner
+
+__all__ = ["STATUSES", "document"]
+
+REF: Final = "#/components/schemas/{name}"
+
+# The error answers: what each status means here.
+STATUSES: Final = {
+    400: "A parameter is unknown, missing, repeated, or can't be used.",
+    404: "The name has not been seen, or there is no such path.",
+    405: "The path is there, and answers to other methods: see Allow.",
+    500: "A fault of the agent; its log has more.",
+    503: "The agent is too busy to answer; try again.",
+}
+EVERYWHERE: Final = (400, 405, 500)
+
+
+class _Route(Protocol):
+    """What this needs to know of a route."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def summary(self) -> str: ...
+    @property
+    def parameters(self) -> type[Struct]: ...
+    @property
+    def shape(self) -> type[Struct] | None: ...
+    @property
+    def media(self) -> tuple[str, ...]: ...
+    @property
+    def errors(self) -> tuple[int, ...]: ...
+    @property
+    def also(self) -> Mapping[int, type[Struct]]: ...
+
+
+def document(routes: Iterable[_Route], version: str) -> bytes:
+    """Return the document as JSON."""
+    routes = list(routes)
+    shapes = {route.shape: None for route in routes if route.shape is not None}
+    shapes[schema.ErrorAnswer] = None
+    _, components = msgspec.json.schema_components(shapes, ref_template=REF)
+    return msgspec.json.encode(
+        {
+            "openapi": "3.1.0",
+            "info": {
+                "title": "kaywatch agent",
+                "version": version,
+                "description": schema.__doc__,
+                "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+            },
+            "servers": [{"url": "/"}],
+            "paths": {route.path: {"get": _operation(route)} for route in routes},
+            "components": {
+                "schemas": components,
+                "responses": {f"Error{code}": _error(code) for code in STATUSES},
+            },
+        }
+    )
+
+
+# -- inside --------------------------------------------------------------------------
+
+
+def _operation(route: _Route) -> dict[str, Any]:
+    responses: dict[str, Any] = {"200": _success(route)}
+    for code, shape in route.also.items():
+        content = {"application/json": {"schema": _ref(shape)}}
+        responses[str(code)] = {"description": STATUSES[code], "content": content}
+    for code in sorted({*EVERYWHERE, *route.errors}):
+        responses[str(code)] = {"$ref": f"#/components/responses/Error{code}"}
+    return {
+        "operationId": route.name,
+        "summary": route.summary,
+        "parameters": _parameters(route),
+        "responses": responses,
+    }
+
+
+def _success(route: _Route) -> dict[str, Any]:
+    description = route.summary
+    if route.shape is None or route.media:
+        if route.shape is not None:
+            name = route.shape.__name__
+            description += f" The data of each event is a {name} as JSON."
+        anything: dict[str, Any] = {"schema": {}}
+        text = {"schema": {"type": "string"}}
+        content = {
+            media: anything if media == "application/json" else text
+            for media in route.media
+        }
+    else:
+        content = {"application/json": {"schema": _ref(route.shape)}}
+    return {"description": description, "content": content}
+
+
+def _parameters(route: _Route) -> list[dict[str, Any]]:
+    found = []
+    for field in msgspec.structs.fields(route.parameters):
+        in_path = f"{{{field.encode_name}}}" in route.path
+        shape = msgspec.json.schema(inner(field.type))
+        description = shape.pop("description", "")
+        if field.default is not NODEFAULT and field.default is not None:
+            shape["default"] = field.default
+        found.append(
+            {
+                "name": field.encode_name,
+                "in": "path" if in_path else "query",
+                "required": field.default is NODEFAULT,
+                "description": description,
+                "schema": shape,
+            }
+        )
+    return found
+
+
+def _error(code: int) -> dict[str, Any]:
+    content = {"application/json": {"schema": _ref(schema.ErrorAnswer)}}
+    found: dict[str, Any] = {"description": STATUSES[code], "content": content}
+    if code == 405:
+        text = {"schema": {"type": "string"}, "description": "The methods there are."}
+        found["headers"] = {"Allow": text}
+    return found
+
+
+def _ref(shape: type[Struct]) -> dict[str, str]:
+    return {"$ref": REF.format(name=shape.__name__)}

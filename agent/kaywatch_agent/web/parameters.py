@@ -1,0 +1,281 @@
+"""What can be asked for: each route's parameters, as typed and bounded fields.
+
+The same declarations check a request and make up the OpenAPI document.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Mapping
+from types import NoneType
+from typing import Annotated, Any, Final, Literal, TypeVar, get_args
+
+import msgspec
+from msgspec import NODEFAULT, Meta, Struct
+from multidict import MultiMapping
+
+from kaywatch.wire import MAX_NAME
+from kaywatch_agent.web.problems import MAX_SHOWN, Problem, nearest
+
+__all__ = [
+    "ClientsQuery",
+    "ExportQuery",
+    "FailuresQuery",
+    "GraphStatsQuery",
+    "GraphsQuery",
+    "NoQuery",
+    "NodeStatsQuery",
+    "NodesQuery",
+    "SeriesQuery",
+    "StreamQuery",
+    "duration",
+    "inner",
+    "meta",
+    "parse",
+]
+
+Q = TypeVar("Q", bound=Struct)
+
+# The patterns accept exactly what is taken, so that the document tells the truth.
+HOUR_PATTERN: Final = (
+    r"^([1-9][0-9]{0,2}s|[12][0-9]{3}s|3[0-5][0-9]{2}s|3600s|"
+    r"[1-9]m|[1-5][0-9]m|60m|1h)$"
+)
+MOMENT_PATTERN: Final = r"^(now|-[0-9]{1,6}[smhd]|[0-9]{1,10}(\.[0-9]{1,6})?)$"
+STEP_PATTERN: Final = r"^([1-9][0-9]{0,4}0s?|[1-9][0-9]{0,3}m|[1-9][0-9]?h)$"
+
+Name = Annotated[str, Meta(max_length=MAX_NAME)]
+Service = Annotated[Name, Meta(description="Only this service.", examples=["shop"])]
+Graph = Annotated[
+    Name,
+    Meta(description="Only this graph; empty: outside any.", examples=["checkout"]),
+]
+Node = Annotated[Name, Meta(description="Only this node.", examples=["pay"])]
+WindowText = Annotated[
+    str,
+    Meta(
+        pattern=HOUR_PATTERN,
+        description="Look back so far, at most 1h; without it, since first seen.",
+        examples=["30s", "5m", "1h"],
+        extra={
+            "allowed": "30s, 5m or the like, up to 1h, the time that is kept in memory;"
+            " leave it out for all since first seen"
+        },
+    ),
+]
+MomentText = Annotated[
+    str,
+    Meta(
+        pattern=MOMENT_PATTERN,
+        description="Unix seconds, or relative to now, such as -15m.",
+        examples=["-15m", "now"],
+        extra={"allowed": "Unix seconds, now, or relative to now such as -15m"},
+    ),
+]
+StepText = Annotated[
+    str,
+    Meta(
+        pattern=STEP_PATTERN,
+        description="Between two points, a multiple of 10s; by default so long that"
+        " there are at most 360.",
+        examples=["10s", "60", "5m"],
+        extra={"allowed": "a multiple of 10 seconds, such as 10, 30s, 5m or 1h"},
+    ),
+]
+Metric = Annotated[
+    Name,
+    Meta(
+        description="executions, throughput, success_rate, error_rate, avg, min, max,"
+        " p50, p90, p95, p99, retries, retry_rate, runs, or a custom metric's name.",
+        examples=["p95"],
+    ),
+]
+State = Annotated[
+    Literal["connected", "disconnected", "ended", "died"],
+    Meta(description="Only clients in this state."),
+]
+PathNode = Annotated[Name, Meta(min_length=1, description="The node, percent-encoded.")]
+PathGraph = Annotated[
+    Name, Meta(min_length=1, description="The graph, percent-encoded.")
+]
+
+
+class NoQuery(Struct, frozen=True):
+    """No parameters."""
+
+
+class NodesQuery(Struct, frozen=True):
+    """Which nodes, over which time."""
+
+    window: WindowText | None = None
+    graph: Graph | None = None
+    service: Service | None = None
+
+
+class NodeStatsQuery(NodesQuery, frozen=True, kw_only=True):
+    """One node, over which time."""
+
+    node: PathNode
+
+
+class GraphsQuery(Struct, frozen=True):
+    """Which graphs, over which time."""
+
+    window: WindowText | None = None
+    graph: Graph | None = None
+    service: Service | None = None
+
+
+class GraphStatsQuery(Struct, frozen=True, kw_only=True):
+    """One graph, over which time."""
+
+    graph: PathGraph
+    window: WindowText | None = None
+    service: Service | None = None
+
+
+class ExportQuery(NodesQuery, frozen=True):
+    """What to export, over which time."""
+
+
+class SeriesQuery(Struct, frozen=True):
+    """One metric over time."""
+
+    metric: Metric
+    graph: Graph | None = None
+    node: Node | None = None
+    service: Service | None = None
+    start: MomentText | None = None
+    end: MomentText | None = None
+    step: StepText | None = None
+
+
+class FailuresQuery(Struct, frozen=True):
+    """Which failures."""
+
+    service: Service | None = None
+    graph: Graph | None = None
+    node: Node | None = None
+    type: (
+        Annotated[
+            Name, Meta(description="Only this exception type.", examples=["KeyError"])
+        ]
+        | None
+    ) = None
+    limit: Annotated[
+        int, Meta(ge=1, le=1000, description="How many at most.", examples=[10])
+    ] = 100
+
+
+class ClientsQuery(Struct, frozen=True):
+    """Which clients."""
+
+    state: State | None = None
+    service: Service | None = None
+
+
+class StreamQuery(Struct, frozen=True):
+    """How long to listen."""
+
+    limit: (
+        Annotated[
+            int, Meta(ge=1, le=1_000_000, description="End after so many snapshots.")
+        ]
+        | None
+    ) = None
+
+
+def duration(text: str) -> int:
+    """Return the seconds of a checked text such as `30s`, `5m` or plain `60`."""
+    unit = {"s": 1, "m": 60, "h": 3600, "d": 86_400}.get(text[-1])
+    return int(text) if unit is None else int(text[:-1]) * unit
+
+
+def inner(kind: Any) -> Any:
+    """Return a parameter's type without None, which only means that it is absent."""
+    parts = [part for part in get_args(kind) if part is not NoneType]
+    return parts[0] if NoneType in get_args(kind) else kind
+
+
+def meta(kind: Any) -> list[Meta]:
+    """Return what is declared of a parameter's type."""
+    return [part for part in get_args(inner(kind))[1:] if isinstance(part, Meta)]
+
+
+def parse(kind: type[Q], path: Mapping[str, str], query: MultiMapping[str]) -> Q:
+    """Return a request's parameters, checked.
+
+    Raises:
+        Problem: 400, naming the parameter, its value and what is allowed.
+    """
+    fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
+    _refuse_strangers(query, [name for name in fields if name not in path])
+    found = {}
+    for name, field in fields.items():
+        text = path.get(name, query.get(name))
+        if text is not None:
+            found[field.name] = _convert(name, text, field.type)
+        elif field.default is NODEFAULT:
+            raise Problem(
+                400,
+                "missing_parameter",
+                f"{name}: the parameter is missing",
+                f"expected {allowed(field.type)}",
+            )
+    return kind(**found)
+
+
+def allowed(kind: Any) -> str:
+    """Return what a parameter can be, in words."""
+    words: str | None = None
+    least: float | None = None
+    most: float | None = None
+    longest: int | None = None
+    for declared in meta(kind):
+        words = (declared.extra or {}).get("allowed", words)
+        least = declared.ge if declared.ge is not None else least
+        most = declared.le if declared.le is not None else most
+        longest = declared.max_length or longest
+    base = get_args(inner(kind))[0]
+    if words:
+        return words
+    if base is int:
+        return f"a whole number from {least} to {most}"
+    if choices := get_args(base):
+        return f"one of {', '.join(choices)}"
+    return f"a text of at most {longest} characters"
+
+
+def _refuse_strangers(query: MultiMapping[str], known: list[str]) -> None:
+    for name in query:
+        if name not in known:
+            listed = f"known here: {', '.join(known) or 'none'}"
+            raise Problem(
+                400,
+                "unknown_parameter",
+                f"unknown parameter {name[:MAX_SHOWN]!r}",
+                f"{nearest(name, known)} {listed}".strip(),
+            )
+        if len(query.getall(name)) > 1:
+            raise Problem(
+                400,
+                "repeated_parameter",
+                f"{name}: given {len(query.getall(name))} times",
+                "give it once",
+            )
+
+
+def _convert(name: str, text: str, kind: Any) -> Any:
+    # `$` in a pattern lets a final newline pass; fullmatch doesn't.
+    patterns = [declared.pattern for declared in meta(kind) if declared.pattern]
+    if all(re.fullmatch(pattern, text) for pattern in patterns):
+        # Not strict: a number comes as text, too.
+        with contextlib.suppress(msgspec.ValidationError):
+            return msgspec.convert(text, inner(kind), strict=False)
+    raise Problem(
+        400,
+        "bad_parameter",
+        f"{name}={text[:MAX_SHOWN]!r} can't be used",
+        f"expected {allowed(kind)}",
+    )

@@ -1,0 +1,170 @@
+"""What an answer is made from: one frozen picture, and the windows in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from typing import Any, TypeVar
+
+import numpy as np
+
+from kaywatch_agent.aggregate.aggregator import STEP_SECONDS, View
+from kaywatch_agent.aggregate.step import Facet, Step
+from kaywatch_agent.health import Report
+from kaywatch_agent.model import Kind, SeriesKey
+from kaywatch_agent.telemetry import Metric
+from kaywatch_agent.web import schema
+from kaywatch_agent.web.figures import ALL_FACETS, Figures, Groups
+
+__all__ = ["Completeness", "Matches", "OwnFigures", "Reading", "Window", "matching"]
+
+T = TypeVar("T", bound=Hashable)
+
+Matches = Callable[[SeriesKey], bool]
+OwnFigures = tuple[tuple[Metric, dict[tuple[str, ...], float]], ...]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """All that an answer may look at; safe to read in another thread.
+
+    Attributes:
+        now: Unix seconds.
+        started: when the agent started.
+        version: the agent's.
+        view: what is aggregated.
+        health: the stages' readiness.
+        memory: the largest peak RSS of each service's clients, in bytes.
+        presence: how many clients are in each state.
+        own: the agent's own metrics.
+        clients: described, for the answers that asked for them; else none.
+        accept: the request's Accept header.
+        gzip: whether the answer may be compressed.
+    """
+
+    now: float
+    started: float
+    version: str
+    view: View
+    health: Report
+    memory: Mapping[str, int]
+    presence: Mapping[str, int]
+    own: OwnFigures
+    clients: tuple[schema.Client, ...] = ()
+    accept: str = ""
+    gzip: bool = False
+
+    @cached_property
+    def keys(self) -> list[SeriesKey]:
+        """The series known, by row; a copy, for the registry goes on growing."""
+        return list(self.view.registry.keys)
+
+    @cached_property
+    def rows(self) -> dict[Kind, list[int]]:
+        """The rows of each kind of series."""
+        found: dict[Kind, list[int]] = {kind: [] for kind in Kind}
+        for row, key in enumerate(self.keys):
+            found[key.kind].append(row)
+        return found
+
+    def of(self, *kinds: Kind) -> Iterator[SeriesKey]:
+        """Yield the series of some kinds."""
+        keys = self.keys
+        for kind in kinds:
+            for row in self.rows[kind]:
+                yield keys[row]
+
+    def groups(
+        self,
+        kinds: Iterable[Kind],
+        name: Callable[[SeriesKey], T | None],
+        names: Iterable[T] = (),
+    ) -> Groups[T]:
+        """Return series of some kinds in groups; see Groups."""
+        rows = chain.from_iterable(self.rows[kind] for kind in kinds)
+        return Groups(self.keys, rows, name, names)
+
+    def memory_mb(self, services: Iterable[str]) -> float | None:
+        """Return the largest peak RSS among services, in MiB, where known."""
+        peak = max((self.memory.get(service, 0) for service in services), default=0)
+        return peak / 2**20 if peak else None
+
+
+class Window:
+    """A stretch of time up to now, or all since first seen."""
+
+    def __init__(self, reading: Reading, seconds: int | None) -> None:
+        """Look at the last `seconds`, in whole steps; None for all."""
+        view = reading.view
+        self.seconds = seconds
+        self._reading = reading
+        self._steps: list[Step] = (
+            [view.totals]
+            if seconds is None
+            else view.range(view.now - seconds, view.now + STEP_SECONDS)
+        )
+
+    def figures(
+        self, groups: Groups[Any], facets: Collection[Facet] = ALL_FACETS
+    ) -> Figures:
+        """Return the figures of groups of series in this window."""
+        found = Figures(groups.numbers, len(groups), facets)
+        for step in self._steps:
+            found.add(step)
+        return found
+
+    @cached_property
+    def completeness(self) -> Completeness:
+        """How complete the figures of this window are."""
+        return Completeness(self._reading, self._steps)
+
+
+class Completeness:
+    """What arrived over what the clients say they recorded, by service.
+
+    A loss can't be told apart by node, since what was lost can't be looked into: so a
+    node's figure is that of its services.
+    """
+
+    def __init__(self, reading: Reading, steps: list[Step]) -> None:
+        services = reading.groups(Kind, lambda key: key.service)
+        self.services = services.names
+        self._number = dict(services.items())
+        size = len(services)
+        received, lost = np.zeros(size), np.zeros(size)
+        losses = np.zeros(len(reading.keys), np.bool_)
+        losses[reading.rows[Kind.LOSS]] = True
+        for step in steps:
+            group = services.numbers[step.rows]
+            loss = losses[step.rows]
+            arrived = np.where(loss, 0, step.executions)
+            received += np.bincount(group, arrived, size)
+            lost += np.bincount(group, np.where(loss, step.total, 0.0), size)
+        self._received, self._lost = received.tolist(), lost.tolist()
+
+    def of(self, services: Iterable[str]) -> float | None:
+        """Return the share of some services, 0 to 1."""
+        at = [self._number[name] for name in services if name in self._number]
+        received = sum(self._received[n] for n in at)
+        recorded = received + sum(self._lost[n] for n in at)
+        return received / recorded if recorded else None
+
+
+def matching(
+    *,
+    service: str | None = None,
+    graph: str | None = None,
+    node: str | None = None,
+) -> Matches:
+    """Return whether a series matches all that is given."""
+
+    def matches(key: SeriesKey) -> bool:
+        return (
+            (service is None or key.service == service)
+            and (graph is None or key.graph == graph)
+            and (node is None or key.node == node)
+        )
+
+    return matches

@@ -1,0 +1,193 @@
+"""Every path there is, in one table: its parameters, its answer and its errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from msgspec import Struct
+
+from kaywatch_agent.health import Readiness
+from kaywatch_agent.web import (
+    exposition,
+    families,
+    graphs,
+    lists,
+    nodes,
+    openapi,
+    page,
+    parameters,
+    recent,
+    schema,
+    series,
+)
+from kaywatch_agent.web.parameters import NoQuery
+from kaywatch_agent.web.reading import Reading
+from kaywatch_agent.web.reply import JSON, Reply, as_json
+
+__all__ = ["ROUTES", "Route"]
+
+
+@dataclass(frozen=True)
+class Route:
+    """One path, answered to GET and HEAD.
+
+    Attributes:
+        path: with {names} in place of what varies.
+        summary: a line about it.
+        answer: makes the answer; a pure function, called in another thread.
+        parameters: what can be asked for; those named in the path come from there.
+        shape: what the answer is in JSON; None for other media.
+        media: the answer's media types, where it isn't JSON.
+        errors: the error statuses of its own; 400, 405 and 500 are everybody's.
+        also: further statuses with a shape of their own.
+        inline: answered at once in the loop, however busy the agent is.
+        clients: whether it needs the clients described.
+        stream: whether it is a stream of what `answer` makes.
+    """
+
+    path: str
+    summary: str
+    answer: Callable[[Reading, Any], Struct | Reply]
+    parameters: type[Struct] = NoQuery
+    shape: type[Struct] | None = None
+    media: tuple[str, ...] = ()
+    errors: tuple[int, ...] = (503,)
+    also: Mapping[int, type[Struct]] = field(default_factory=dict)
+    inline: bool = False
+    clients: bool = False
+    stream: bool = False
+
+    @property
+    def name(self) -> str:
+        """A name for programs, from the path."""
+        words = self.path.replace("{", "").replace("}", "").split("/")
+        words = [word for word in words if word not in ("", "api", "v1")]
+        return "_".join(words).replace(".", "_") or "index"
+
+
+def _index(reading: Reading, _: NoQuery) -> Reply:
+    listed = [(route.path, route.summary) for route in ROUTES]
+    return Reply("text/html; charset=utf-8", [page.html(reading.version, listed)])
+
+
+def _health(reading: Reading, _: NoQuery) -> Reply:
+    unhealthy = reading.health.status is Readiness.UNHEALTHY
+    return as_json(lists.health(reading), 503 if unhealthy else 200)
+
+
+def _metrics(reading: Reading, _: NoQuery) -> Reply:
+    format = exposition.negotiate(reading.accept)
+    written = exposition.Exposition(format, gzip=reading.gzip)
+    families.write(reading, written)
+    encoding = "gzip" if reading.gzip else ""
+    return Reply(format.content_type, written.chunks(), encoding=encoding)
+
+
+def _openapi(reading: Reading, _: NoQuery) -> Reply:
+    return Reply(JSON, [openapi.document(ROUTES, reading.version)])
+
+
+ROUTES: Final = (
+    Route(
+        "/",
+        "This page.",
+        _index,
+        media=("text/html",),
+        errors=(),
+        inline=True,
+    ),
+    Route(
+        "/health",
+        "Whether the agent does its work, stage by stage; 503 when it doesn't.",
+        _health,
+        shape=schema.HealthAnswer,
+        errors=(),
+        also={503: schema.HealthAnswer},
+        inline=True,
+    ),
+    Route(
+        "/metrics",
+        "Everything since first seen, for Prometheus: text or OpenMetrics.",
+        _metrics,
+        media=(exposition.TEXT.media_type, exposition.OPENMETRICS.media_type),
+    ),
+    Route(
+        "/api/v1/export",
+        "All nodes and graphs by name, as KayGraph's MetricsExporter gives them.",
+        graphs.export,
+        parameters.ExportQuery,
+        schema.Export,
+    ),
+    Route(
+        "/api/v1/nodes",
+        "The nodes known, with their figures.",
+        nodes.node_list,
+        parameters.NodesQuery,
+        schema.NodeList,
+    ),
+    Route(
+        "/api/v1/nodes/{node}/stats",
+        "One node: its figures, errors and custom metrics.",
+        nodes.node_stats,
+        parameters.NodeStatsQuery,
+        schema.NodeStats,
+        errors=(404, 503),
+    ),
+    Route(
+        "/api/v1/graphs",
+        "The graphs known, with their figures.",
+        graphs.graph_list,
+        parameters.GraphsQuery,
+        schema.GraphList,
+    ),
+    Route(
+        "/api/v1/graphs/{graph}/stats",
+        "One graph: its figures, where its runs end, and its wiring.",
+        graphs.graph_stats,
+        parameters.GraphStatsQuery,
+        schema.GraphStats,
+        errors=(404, 503),
+    ),
+    Route(
+        "/api/v1/query",
+        "One metric over time.",
+        series.query,
+        parameters.SeriesQuery,
+        schema.QueryAnswer,
+        errors=(404, 503),
+    ),
+    Route(
+        "/api/v1/failures",
+        "The latest failures, the newest first.",
+        lists.failure_list,
+        parameters.FailuresQuery,
+        schema.FailureList,
+    ),
+    Route(
+        "/api/v1/clients",
+        "The processes that send, and those that left within the hour.",
+        lists.client_list,
+        parameters.ClientsQuery,
+        schema.ClientList,
+        clients=True,
+    ),
+    Route(
+        "/api/v1/stream",
+        "Server-sent events: a `snapshot` each second.",
+        recent.snapshot,
+        parameters.StreamQuery,
+        schema.Snapshot,
+        media=("text/event-stream",),
+        stream=True,
+    ),
+    Route(
+        "/openapi.json",
+        "This interface, described.",
+        _openapi,
+        media=("application/json",),
+        errors=(),
+        inline=True,
+    ),
+)

@@ -1,0 +1,394 @@
+"""The answers' shapes: what is encoded, and what the OpenAPI document is made from.
+
+Times are in seconds, rates from 0 to 1, moments in Unix seconds; null where there is
+nothing to say, such as the average of no executions.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct, field
+
+__all__ = [
+    "Client",
+    "ClientList",
+    "ClientTimes",
+    "CustomMetric",
+    "EndCount",
+    "Error",
+    "ErrorAnswer",
+    "ErrorCount",
+    "Export",
+    "Failure",
+    "FailureList",
+    "Flight",
+    "GraphFigures",
+    "GraphList",
+    "GraphStats",
+    "HealthAnswer",
+    "NodeFigures",
+    "NodeList",
+    "NodePerformance",
+    "NodeStats",
+    "Outcomes",
+    "QueryAnswer",
+    "RecentNode",
+    "Snapshot",
+    "StageAnswer",
+    "Topology",
+    "TopologyEdge",
+    "Totals",
+]
+
+Count = Annotated[int, Meta(ge=0)]
+Rate = Annotated[float, Meta(ge=0, le=1)]
+Seconds = Annotated[float, Meta(ge=0)]
+Moment = Annotated[float, Meta(description="Unix seconds")]
+Span = Annotated[
+    int, Meta(ge=1, description="seconds looked back on; null: since first seen")
+]
+
+
+class Body(Struct, kw_only=True, forbid_unknown_fields=True, gc=False):
+    """What all shapes share: every key is always there, and there are no others."""
+
+
+class Error(Body):
+    """What was wrong, and what to do about it."""
+
+    code: str
+    message: str
+    hint: str
+
+
+class ErrorAnswer(Body):
+    """The body of every answer that isn't a success."""
+
+    error: Error
+
+
+class Outcomes(Body):
+    """How many executions, or runs, had each outcome."""
+
+    ok: Count
+    error: Count
+    suppressed: Count
+    fallback: Count
+    cancelled: Count
+
+
+class NodeFigures(Body):
+    """Figures of one node, over all the services and graphs that were asked for.
+
+    `retry_rate` is the share of attempts that were retries. `completeness` is what
+    arrived of what the clients of its services say they recorded.
+    """
+
+    node: str
+    services: tuple[str, ...]
+    graphs: tuple[str, ...]
+    window: Span | None
+    total_executions: Count
+    success_rate: Rate | None
+    avg_execution_time: Seconds | None
+    min_execution_time: Seconds | None
+    max_execution_time: Seconds | None
+    total_retries: Count
+    p50_execution_time: Seconds | None
+    p90_execution_time: Seconds | None
+    p95_execution_time: Seconds | None
+    p99_execution_time: Seconds | None
+    outcomes: Outcomes
+    error_rate: Rate | None
+    retry_rate: Rate | None
+    actions: dict[str, int]
+    error_breakdown: dict[str, int]
+    avg_data_size: float | None
+    max_data_size: float | None
+    min_data_size: float | None
+    avg_processing_rate: float | None
+    max_processing_rate: float | None
+    peak_memory_mb: float | None
+    last_execution: Moment | None
+    completeness: Rate | None
+
+
+class ErrorCount(Body):
+    """How often one class of error came from one phase of a node."""
+
+    type: str
+    phase: str
+    count: Count
+
+
+class CustomMetric(Body):
+    """A custom metric as recorded by one node; with labels, one set of them."""
+
+    name: str
+    kind: Literal["observe", "count", "gauge"]
+    labels: dict[str, str]
+    count: Count
+    sum: float | None
+    avg: float | None
+    min: float | None
+    max: float | None
+    last: float | None
+    p50: float | None
+    p95: float | None
+    p99: float | None
+
+
+class NodeStats(NodeFigures):
+    """All that is known of one node."""
+
+    errors: list[ErrorCount]
+    custom: list[CustomMetric]
+
+
+class NodeList(Body):
+    """The nodes known, by name."""
+
+    timestamp: Moment
+    window: Span | None
+    nodes: list[NodeFigures]
+
+
+class NodePerformance(Body):
+    """A node's executions within a graph."""
+
+    executions: Count
+    avg_time: Seconds | None
+    min_time: Seconds | None
+    max_time: Seconds | None
+
+
+class GraphFigures(Body):
+    """Figures of one graph, over all the services that were asked for.
+
+    `transition_counts` has keys like `pay->failed`: a node and the action it ended
+    with. `failure_points` has the nodes that an error left, and how often. `visits`
+    are the nodes that its runs visited in all.
+    """
+
+    graph: str
+    services: list[str]
+    window: Span | None
+    status: Literal["ok", "no_executions"]
+    total_executions: Count
+    success_rate: Rate | None
+    avg_execution_time: Seconds | None
+    total_time: Seconds | None
+    p50_execution_time: Seconds | None
+    p95_execution_time: Seconds | None
+    p99_execution_time: Seconds | None
+    outcomes: Outcomes
+    visits: Count
+    avg_visits: Annotated[float, Meta(ge=0)] | None
+    node_performance: dict[str, NodePerformance]
+    transition_counts: dict[str, int]
+    failure_points: dict[str, int]
+    completeness: Rate | None
+
+
+class EndCount(Body):
+    """How many runs ended at a node, with an action, for a reason."""
+
+    reason: str
+    node: str
+    action: str
+    count: Count
+
+
+class TopologyEdge(Body):
+    """What follows a node when it ends with an action."""
+
+    from_: str = field(name="from")
+    action: str
+    to: str
+
+
+class Topology(Body):
+    """The wiring of a graph as clients last saw it."""
+
+    start: str
+    nodes: list[str]
+    edges: list[TopologyEdge]
+
+
+class GraphStats(GraphFigures):
+    """All that is known of one graph."""
+
+    ends: list[EndCount]
+    topology: Topology | None
+
+
+class GraphList(Body):
+    """The graphs known, by name."""
+
+    timestamp: Moment
+    window: Span | None
+    graphs: list[GraphFigures]
+
+
+class Export(Body):
+    """All nodes and graphs by name, as KayGraph's MetricsExporter gives them."""
+
+    timestamp: Moment
+    nodes: dict[str, NodeFigures]
+    graphs: dict[str, GraphFigures]
+
+
+class QueryAnswer(Body):
+    """One metric over time.
+
+    Each point is [start of its step, value or null, how many events it rests on]. The
+    last step may still be filling.
+    """
+
+    metric: str
+    unit: str
+    step: Count
+    start: Moment
+    end: Moment
+    points: list[tuple[float, float | None, int]]
+
+
+class Failure(Body):
+    """One failed, suppressed or replaced execution."""
+
+    time: Moment | None
+    iso: Annotated[str, Meta(description="the time in ISO 8601, UTC")] | None
+    service: str
+    graph: str
+    node: str
+    type: str
+    message: str
+    phase: str
+    attempts: Count
+    outcome: str
+    run: str
+    client: str
+
+
+class FailureList(Body):
+    """The latest failures, the newest first; `matching` counts those cut by limit."""
+
+    matching: Count
+    failures: list[Failure]
+
+
+class Flight(Body):
+    """A node that had started and not ended when its client last said so."""
+
+    graph: str
+    node: str
+    run: str
+    start: Moment | None
+    age: Seconds | None
+
+
+class ClientTimes(Body):
+    """When a client's process started, was first and last heard, and last changed."""
+
+    start: Moment | None
+    first_seen: Moment | None
+    last_seen: Moment | None
+    since: Moment | None
+
+
+class Client(Body):
+    """One process that sends, or that left lately.
+
+    `skew` is the agent's clock minus the client's, in seconds, transit included.
+    """
+
+    client: str
+    state: Literal["connected", "disconnected", "ended", "died"]
+    pid: int
+    host: str
+    service: str
+    sdk: str
+    tags: dict[str, str]
+    events: Count
+    recorded: Count
+    completeness: Rate | None
+    dropped: dict[str, int]
+    rejected: dict[str, int]
+    duplicates: Count
+    missing_batches: Count
+    skew: float | None
+    in_flight: list[Flight]
+    memory_mb: float | None
+    peak_memory_mb: float | None
+    cpu_percent: float | None
+    times: ClientTimes
+
+
+class ClientList(Body):
+    """The clients, by service and process."""
+
+    timestamp: Moment
+    clients: list[Client]
+
+
+Status = Literal["healthy", "degraded", "unhealthy"]
+
+
+class StageAnswer(Body):
+    """One stage's readiness: `age` since its last word, which is due `within`."""
+
+    status: Status
+    ready: bool
+    age: Seconds | None
+    within: Seconds | None
+    problem: str
+
+
+class HealthAnswer(Body):
+    """Whether the agent does its work."""
+
+    status: Status
+    timestamp: Moment
+    version: str
+    uptime: Seconds
+    stages: dict[str, StageAnswer]
+
+
+class Totals(Body):
+    """Sums over everything, since first seen."""
+
+    executions: Count
+    runs: Count
+    errors: Count
+    retries: Count
+    nodes: Count
+    graphs: Count
+    clients: dict[str, int]
+    completeness: Rate | None
+
+
+class RecentNode(Body):
+    """A node's last minute."""
+
+    node: str
+    executions: Count
+    success_rate: Rate | None
+    avg: Seconds | None
+    p95: Seconds | None
+    errors: Count
+    retries: Count
+
+
+class Snapshot(Body):
+    """One event of the stream.
+
+    `nodes` are those that ran in the last minute, the busiest first and at most 500;
+    `nodes_active` is how many there were.
+    """
+
+    time: Moment
+    health: HealthAnswer
+    totals: Totals
+    nodes_active: Count
+    nodes: list[RecentNode]

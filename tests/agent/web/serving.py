@@ -1,0 +1,234 @@
+"""An agent's pipeline behind a real HTTP server in a thread, fed with real batches."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import json
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+from urllib.parse import quote, urlencode
+
+from kaywatch import wire
+from kaywatch._process import process
+from kaywatch.recorder import Recorder
+from kaywatch.testing import capture
+from kaywatch_agent.aggregate.aggregator import Aggregator, View
+from kaywatch_agent.aggregate.clients import Client
+from kaywatch_agent.aggregate.registry import Limits, Registry
+from kaywatch_agent.health import Health
+from kaywatch_agent.model import ProcessSample
+from kaywatch_agent.pipeline import Conversation, Pipeline
+from kaywatch_agent.telemetry import Telemetry
+from kaywatch_agent.web.server import WebServer
+
+MEGABYTE = 2**20
+
+
+class FakePeer:
+    """A process at the other end."""
+
+    def __init__(self, pid: int, megabytes: int) -> None:
+        self.pid = pid
+        self.gone = False
+        self._bytes = megabytes * MEGABYTE
+
+    def exited(self) -> bool:
+        return self.gone
+
+    def sample(self) -> ProcessSample | None:
+        return ProcessSample(self._bytes, 1.5) if self._bytes else None
+
+    def close(self) -> None: ...
+
+
+class FakeLink:
+    """A connection that keeps what is sent to the client."""
+
+    backlog = 0
+
+    def __init__(self, pid: int, megabytes: int) -> None:
+        self.peer = FakePeer(pid, megabytes)
+        self.sent: list[bytes] = []
+
+    def send(self, data: bytes) -> None:
+        self.sent.append(data)
+
+    def close(self) -> None: ...
+
+
+class Answer(NamedTuple):
+    """What came back."""
+
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body, parse_constant=_refuse)
+
+    @property
+    def error(self) -> dict[str, str]:
+        found: dict[str, str] = self.json["error"]
+        assert set(found) == {"code", "message", "hint"}
+        return found
+
+
+class Source:
+    """The agent, as far as the web stage sees it."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock = clock
+        self.health = Health(clock())
+        self.telemetry = Telemetry()
+        aggregator = Aggregator(Registry(Limits()), clock())
+        self.pipeline = Pipeline(
+            aggregator,
+            self.telemetry,
+            commit=lambda delta: None,
+            hurry=lambda: None,
+            clock=clock,
+        )
+
+    def view(self) -> View:
+        return self.pipeline.aggregator.view(self.clock())
+
+    def clients(self) -> Iterable[Client]:
+        return self.pipeline.clients
+
+
+class Served:
+    """A running server; everything of the agent's happens in its thread."""
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self.source = Source(clock)
+        self.server = WebServer(self.source, self.source.telemetry, "1.2.3")
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever)
+        self._thread.start()
+        self.host, self.port = self.await_(self.server.start("127.0.0.1", 0))
+        self.links: dict[str, tuple[FakeLink, Conversation]] = {}
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+    def await_(self, coroutine: Any, deadline: float = 30) -> Any:
+        """Run a coroutine there, and return its result."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(deadline)
+
+    def call(self, function: Callable[[], Any]) -> Any:
+        """Call a function there, and return its result."""
+
+        async def called() -> Any:
+            return function()
+
+        return self.await_(called())
+
+    def stop(self) -> None:
+        self.await_(self.server.stop())
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+        self.loop.close()
+
+    # -- feeding -----------------------------------------------------------------------
+
+    def receive(
+        self,
+        messages: Iterable[dict[str, Any]],
+        client: str = "a",
+        *,
+        pid: int = 4711,
+        megabytes: int = 64,
+    ) -> None:
+        """Take messages in on a client's connection, and tick."""
+
+        def take() -> None:
+            if client not in self.links:
+                link = FakeLink(pid, megabytes)
+                self.links[client] = (link, self.source.pipeline.open(link))
+            conversation = self.links[client][1]
+            for message in messages:
+                conversation.receive(wire.frame(wire.pack(message)))
+            self.source.pipeline.tick()
+
+        self.call(take)
+
+    def send_rows(self, *rows: dict[str, Any], service: str = "shop") -> None:
+        """Take events in as another language would send them."""
+        batch = {"type": "batch", "v": wire.VERSION, "service": service}
+        self.receive([{**batch, "events": list(rows)}], f"rows of {service}")
+
+    @contextlib.contextmanager
+    def recording(
+        self, service: str, *, bye: bool = False, **peer: int
+    ) -> Iterator[Recorder]:
+        """Take in what is recorded within the block, by a client of its own."""
+        with capture() as captured:
+            # A process sends all of its graphs' wirings; this one is a new process.
+            process.recorder.topologies.clear()
+            yield process.recorder
+        messages = [{**m, "service": service} for m in captured.messages]
+        kept = [m for m in messages if bye or m["type"] != "bye"]
+        self.receive(kept, f"{service} {len(self.links)}", **peer)
+
+    # -- asking ------------------------------------------------------------------------
+
+    def get(self, path: str, **parameters: Any) -> Any:
+        """Return the JSON of a path."""
+        answer = self.ask(path, **parameters)
+        assert answer.status == 200, answer.body
+        assert answer.headers["Content-Type"] == "application/json; charset=utf-8"
+        return answer.json
+
+    def ask(
+        self,
+        path: str,
+        headers: dict[str, str] | None = None,
+        method: str = "GET",
+        **parameters: Any,
+    ) -> Answer:
+        """Return the answer of a path."""
+        target = f"{path}?{urlencode(parameters)}" if parameters else path
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=30)
+        try:
+            connection.request(method, target, headers=headers or {})
+            response = connection.getresponse()
+            return Answer(response.status, response.headers, response.read())
+        finally:
+            connection.close()
+
+    def node(self, name: str, **parameters: Any) -> Any:
+        return self.get(f"/api/v1/nodes/{quote(name, safe='')}/stats", **parameters)
+
+    def graph(self, name: str, **parameters: Any) -> Any:
+        return self.get(f"/api/v1/graphs/{quote(name, safe='')}/stats", **parameters)
+
+
+@contextlib.contextmanager
+def serving(clock: Callable[[], float] = time.time) -> Iterator[Served]:
+    """Serve within the block."""
+    served = Served(clock)
+    try:
+        yield served
+    finally:
+        served.stop()
+
+
+def until(condition: Callable[[], Any], what: str, deadline: float = 20.0) -> Any:
+    """Return the condition's value once it is true; fail after the deadline."""
+    end = time.monotonic() + deadline
+    while time.monotonic() < end:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.01)
+    raise AssertionError(f"not within {deadline} s: {what}")
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")

@@ -1,0 +1,214 @@
+"""Figures of many groups: those of Summary for each, and exact however they merge."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from kaywatch_agent.aggregate import histogram
+from kaywatch_agent.aggregate.registry import Limits, Registry
+from kaywatch_agent.aggregate.step import (
+    EMPTY,
+    Facet,
+    Step,
+    facts_of,
+    merge,
+    reduce,
+    rows_of,
+)
+from kaywatch_agent.aggregate.summary import Summary
+from kaywatch_agent.model import Columns, ErrorKey, Kind, SeriesKey
+from kaywatch_agent.web import figures as module
+from kaywatch_agent.web.figures import Figures, Groups
+
+ROWS = 120
+
+
+def random_columns(seed: int, size: int) -> Columns:
+    random = np.random.default_rng(seed)
+    outcome = random.choice([0, 0, 0, 1, 2, 3, 4], size).astype(np.uint8)
+    value = random.lognormal(0, 3, size) * random.choice([1, 1, 0, -1], size)
+    return Columns(
+        random.integers(0, ROWS, size),
+        random.integers(1_000, 1_050, size).astype(np.float64),
+        value,
+        outcome,
+        random.integers(1, 4, size),
+        random.integers(0, 3, size),
+        np.where(outcome > 0, random.integers(1, 4, size), 0),
+    )
+
+
+@pytest.fixture(scope="module")
+def registry() -> Registry:
+    found = Registry(Limits())
+    for row in range(ROWS):
+        found.row(SeriesKey(Kind.NODE, f"s{row % 3}", f"g{row % 7}", f"n{row}"), "")
+    for word in ("default", "later"):
+        found.actions.number(word)
+    for word in ("A", "B", "C"):
+        found.errors.number(ErrorKey(word, "exec"))
+    return found
+
+
+def groups_by_graph(registry: Registry, few: bool = False) -> Groups[str]:
+    def name(key: SeriesKey) -> str | None:
+        return (
+            key.graph if key.graph != "g6" and (not few or key.node == "n4") else None
+        )
+
+    return Groups(registry.keys, range(ROWS), name)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("few", [False, True])
+def test_each_group_has_the_figures_of_its_summary(
+    registry: Registry, seed: int, few: bool
+) -> None:
+    steps = [reduce(random_columns(seed * 10 + n, 400)) for n in range(4)]
+    groups = groups_by_graph(registry, few)
+    figures = Figures(groups.numbers, len(groups))
+    for step in [*steps, EMPTY]:
+        figures.add(step)
+
+    average, least, most = figures.averages(), figures.leasts(), figures.mosts()
+    last, rates = figures.lasts(), figures.error_rates()
+    quantiles = figures.quantiles(0.0, 0.5, 0.9, 1.0)
+    outcomes = figures.outcomes()
+    for name, n in groups.items():
+        rows = np.flatnonzero(groups.numbers == n)
+        summary = Summary(rows_of(merge(steps), rows), registry)
+        assert figures.executions[n] == summary.executions, name
+        assert figures.attempts[n] == summary.attempts
+        assert figures.total[n] == pytest.approx(summary.total)
+        assert average[n] == pytest.approx(summary.average)
+        assert (least[n], most[n]) == (summary.least, summary.most)
+        assert figures.last_time[n] == summary.last_time
+        assert last[n] in values_at(steps, rows, summary.last_time)
+        assert figures.retries()[n] == summary.retries
+        assert outcomes[n].tolist() == list(summary.outcomes.values())
+        assert rates[n] == summary.error_rate
+        assert figures.success_rates()[n] == summary.success_rate
+        assert [q[n] for q in quantiles] == summary.quantiles(0.0, 0.5, 0.9, 1.0)
+        for facet in (Facet.ACTION, Facet.ERROR):
+            mine = [(at, count) for g, at, count in figures.counted(facet) if g == n]
+            collapsed = facts_of(summary._step, 0, facet)
+            assert mine == list(zip(*(c.tolist() for c in collapsed), strict=True))
+
+
+def values_at(steps: list[Step], rows: np.ndarray, time: float) -> list[float]:
+    """The last values at a time, of which any may count as the last of a group."""
+    return [
+        value
+        for step in steps
+        for row, at, value in zip(step.rows, step.last_time, step.last, strict=True)
+        if row in rows and at == time
+    ]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_counts_below_powers_of_two_are_exact(registry: Registry, seed: int) -> None:
+    columns = random_columns(seed, 2_000)
+    value = columns.value.copy()
+    value[::5] = 2.0 ** np.random.default_rng(seed).integers(-12, 12, len(value[::5]))
+    columns = columns._replace(value=value)
+    groups = groups_by_graph(registry)
+    figures = Figures(groups.numbers, len(groups))
+    figures.add(reduce(columns))
+    exponents = np.arange(-10, 10)
+
+    below = figures.counts_below(exponents)
+
+    for _, n in groups.items():
+        mine = value[np.isin(columns.row, np.flatnonzero(groups.numbers == n))]
+        assert below[n].tolist() == [int((mine <= 2.0**e).sum()) for e in exponents]
+
+
+def test_many_small_merges_and_one_give_the_same(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = [reduce(random_columns(n, 300)) for n in range(10)]
+    groups = groups_by_graph(registry)
+
+    def facts(limit: int) -> list[list[int]]:
+        monkeypatch.setattr(module, "MAX_PENDING", limit)
+        figures = Figures(groups.numbers, len(groups))
+        for step in steps:
+            figures.add(step)
+        return [c.tolist() for c in figures.facts(Facet.HISTOGRAM)]
+
+    assert facts(0) == facts(500) == facts(10**9)
+
+
+def test_an_offset_moves_a_step_to_another_group(registry: Registry) -> None:
+    everything = Groups(registry.keys, range(ROWS), lambda key: 0)
+    steps = [reduce(random_columns(n, 100 + n)) for n in range(3)]
+    figures = Figures(everything.numbers, 5, {Facet.HISTOGRAM})
+    for n, step in enumerate(steps):
+        figures.add(step, offset=n + 1)
+
+    assert figures.executions.tolist() == [0, 100, 101, 102, 0]
+    assert figures.quantiles(0.5)[0][0] is None
+    for n, step in enumerate(steps):
+        (wanted,) = Summary(step, registry).quantiles(0.5)
+        assert figures.quantiles(0.5)[0][n + 1] == wanted
+
+
+def test_nothing_gives_nulls_and_zeros() -> None:
+    figures = Figures(np.zeros(0, np.int64), 2)
+    figures.add(EMPTY)
+
+    assert figures.executions.tolist() == [0, 0]
+    for numbers in (
+        figures.averages(),
+        figures.leasts(),
+        figures.mosts(),
+        figures.lasts(),
+        figures.error_rates(),
+        figures.success_rates(),
+        figures.retry_rates(),
+        figures.quantiles(0.5)[0],
+    ):
+        assert numbers == [None, None]
+    assert figures.sums() == [0.0, 0.0]
+    assert figures.counts_below(np.arange(3)).tolist() == [[0, 0, 0]] * 2
+
+
+def test_sums_beyond_floats_are_null() -> None:
+    size = 3
+    zero = np.zeros(size, np.int64)
+    columns = Columns(
+        zero,
+        np.full(size, 1.0),
+        np.full(size, 1e308),
+        zero.astype(np.uint8),
+        np.ones(size, np.int64),
+        zero,
+        zero,
+    )
+    figures = Figures(np.zeros(1, np.int64), 1)
+    with np.errstate(over="ignore"):
+        figures.add(reduce(columns))
+
+    assert figures.sums() == figures.averages() == [None]
+    assert figures.quantiles(0.5)[0][0] == 1e308
+
+
+def test_names_that_are_given_come_first_and_stay() -> None:
+    keys = [SeriesKey(Kind.NODE, "s", "g", name) for name in ("b", "x", "a")]
+    groups = Groups(
+        keys, [0, 1, 2], lambda key: None if key.node == "x" else key.node, ["a", "c"]
+    )
+
+    assert dict(groups.items()) == {"a": 0, "c": 1, "b": 2}
+    assert groups.numbers.tolist() == [2, -1, 0]
+
+
+def test_the_code_of_a_power_of_two_is_the_last_at_or_below_it() -> None:
+    exponents = np.arange(-10, 10)
+    code = histogram.codes(2.0**exponents)
+    ones = np.ones(1, np.int64)
+    for at, exponent in zip(code, exponents, strict=True):
+        wanted = np.array([exponent])
+        assert histogram.counts_below(np.array([at]), ones, wanted) == [1]
+        assert histogram.counts_below(np.array([at + 1]), ones, wanted) == [0]

@@ -1,0 +1,125 @@
+"""Graphs: the keys of KayGraph's page, where runs end, and the wiring."""
+
+from __future__ import annotations
+
+import pytest
+from tests.agent.web.serving import Served
+
+PAGE = {
+    "total_executions",
+    "avg_execution_time",
+    "total_time",
+    "node_performance",
+    "transition_counts",
+    "failure_points",
+}
+
+
+def test_a_graph_has_the_pages_keys_and_more(shop: Served) -> None:
+    graph = shop.graph("checkout")
+
+    assert set(graph) > PAGE
+    assert graph["status"] == "ok"
+    assert graph["services"] == ["back", "shop"]
+    assert graph["total_executions"] == 4
+    assert graph["total_time"] == pytest.approx(0.225 + 0.45 + 1.3 + 2.4)
+    assert graph["avg_execution_time"] == pytest.approx(graph["total_time"] / 4)
+    assert graph["success_rate"] == pytest.approx(2 / 3)
+    assert graph["outcomes"]["cancelled"] == 1
+    assert (graph["visits"], graph["avg_visits"]) == (8, 2.0)
+    assert graph["p50_execution_time"] == pytest.approx(0.45, rel=0.011)
+    assert graph["node_performance"]["load"] == {
+        "executions": 5,
+        "avg_time": pytest.approx(0.22),
+        "min_time": 0.1,
+        "max_time": 0.4,
+    }
+    assert list(graph["node_performance"]) == ["enrich", "load", "notify", "pay"]
+    assert graph["transition_counts"] == {
+        "enrich->default": 1,
+        "load->default": 5,
+        "notify->default": 1,
+        "pay->default": 2,
+        "pay->later": 1,
+    }
+    # Suppressed, replaced and cancelled executions are no failures.
+    assert graph["failure_points"] == {"pay": 1}
+    assert graph["ends"] == [
+        {"reason": "cancelled", "node": "pay", "action": "", "count": 1},
+        {"reason": "error", "node": "pay", "action": "", "count": 1},
+        {"reason": "no_successors", "node": "pay", "action": "default", "count": 1},
+        {"reason": "unmatched_action", "node": "pay", "action": "later", "count": 1},
+    ]
+    assert graph["topology"] == {
+        "start": "load",
+        "nodes": ["load", "pay", "notify"],
+        "edges": [
+            {"from": "load", "action": "default", "to": "pay"},
+            {"from": "pay", "action": "default", "to": "notify"},
+        ],
+    }
+
+
+def test_a_graph_without_runs_says_so(shop: Served) -> None:
+    graph = shop.graph("odd/graph")
+
+    assert graph["status"] == "no_executions"
+    assert graph["total_executions"] == graph["total_time"] == graph["visits"] == 0
+    assert graph["avg_execution_time"] is graph["success_rate"] is None
+    assert graph["p95_execution_time"] is graph["avg_visits"] is None
+    assert graph["topology"] is None
+    assert graph["ends"] == []
+    assert len(graph["node_performance"]) == 8
+
+
+def test_filters_narrow_a_graph(shop: Served) -> None:
+    back = shop.graph("checkout", service="back")
+    assert back["status"] == "no_executions"
+    assert back["services"] == ["back"]
+    assert back["topology"] is None
+    assert list(back["node_performance"]) == ["pay"]
+    assert back["transition_counts"] == {"pay->default": 1}
+    assert shop.graph("checkout", window="5m")["window"] == 300
+    assert shop.graph("checkout", window="5m")["total_executions"] == 4
+
+
+def test_the_list_has_every_graph_once_by_name(shop: Served) -> None:
+    graphs = shop.get("/api/v1/graphs")["graphs"]
+    assert [graph["graph"] for graph in graphs] == ["checkout", "odd/graph"]
+    detailed = shop.graph("checkout")
+    assert graphs[0] == {key: detailed[key] for key in graphs[0]}
+    assert set(detailed) - set(graphs[0]) == {"ends", "topology"}
+
+    (only,) = shop.get("/api/v1/graphs", service="shop")["graphs"]
+    assert only["graph"] == "checkout"
+    (only,) = shop.get("/api/v1/graphs", graph="odd/graph", window="1m")["graphs"]
+    assert only["graph"] == "odd/graph"
+
+
+def test_an_unknown_graph_is_404_with_the_nearest_names(shop: Served) -> None:
+    answer = shop.ask("/api/v1/graphs/chekout/stats")
+    assert answer.status == 404
+    assert answer.error == {
+        "code": "unknown_graph",
+        "message": "no graph 'chekout' has been seen",
+        "hint": "did you mean 'checkout'? /api/v1/graphs lists those known",
+    }
+    answer = shop.ask("/api/v1/graphs/odd%2Fgraph/stats?service=shop")
+    assert answer.error["message"].endswith("in service 'shop'")
+
+
+def test_a_graph_that_is_only_wired_is_known(served: Served) -> None:
+    wiring = {"graph": "g", "start": "a", "nodes": ["a"], "edges": []}
+    other = {"graph": "g", "start": "b", "nodes": ["b"], "edges": [["b", "x", "a"]]}
+    for service, topology in (("one", wiring), ("two", other)):
+        batch = {"type": "batch", "v": 1, "service": service, "topologies": [topology]}
+        served.receive([batch], service)
+
+    assert served.graph("g")["status"] == "no_executions"
+    # Of several services, the wirings are put together.
+    assert served.graph("g")["topology"] == {
+        "start": "a",
+        "nodes": ["a", "b"],
+        "edges": [{"from": "b", "action": "x", "to": "a"}],
+    }
+    assert served.graph("g", service="two")["topology"]["nodes"] == ["b"]

@@ -1,0 +1,194 @@
+"""One metric over time: its points, its range, and what can't be asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from tests.agent.web.serving import Served, serving
+
+NOW = 1_700_000_005.0
+STEP = 1_700_000_000.0  # the step that NOW is in
+
+
+@pytest.fixture(scope="module")
+def history() -> Iterator[Served]:
+    """An agent that was there for 2 hours, and saw three steps with executions."""
+    clock = [NOW - 7200]
+    with serving(lambda: clock[0]) as served:
+        clock[0] = NOW
+        served.send_rows(
+            execution(STEP + 1, 1.0),
+            execution(STEP - 9, 2.0),
+            execution(STEP - 8, 4.0, attempts=3),
+            execution(STEP - 7, 6.0, outcome="error", error="ValueError"),
+            execution(STEP - 600, 8.0, node="other"),
+            *(point(STEP - 5 + n, value) for n, value in enumerate((10.0, 30.0))),
+            point(STEP - 5, 3.0, metric="orders", kind="count"),
+            point(STEP - 4, 4.0, metric="orders", kind="count"),
+            point(STEP - 5, 9.0, metric="depth", kind="gauge"),
+            point(STEP - 4, 5.0, metric="depth", kind="gauge"),
+        )
+        with served.recording("shop") as recorder:
+            recorder.run_ended("g", 1.0, 0, "error", "n", "", 3)
+        yield served
+
+
+def execution(end: float, seconds: float, **more: Any) -> dict[str, Any]:
+    return {"graph": "g", "node": "n", "end": end, "seconds": seconds, **more}
+
+
+def point(end: float, value: float, **more: Any) -> dict[str, Any]:
+    return {"metric": "size", "node": "n", "end": end, "value": value, **more}
+
+
+def values(served: Served, metric: str, **asked: Any) -> list[Any]:
+    """The values of the three steps up to now, and of how many events."""
+    asked = {"start": STEP - 20, "end": NOW, "step": "10", **asked}
+    answer = served.get("/api/v1/query", metric=metric, **asked)
+    times = [time for time, _, _ in answer["points"]]
+    assert times == [STEP - 20, STEP - 10, STEP]
+    return [(value, n) for _, value, n in answer["points"]]
+
+
+@pytest.mark.parametrize(
+    ("metric", "wanted"),
+    [
+        ("executions", [(0, 0), (3, 3), (1, 1)]),
+        ("throughput", [(0, 0), (0.3, 3), (0.1, 1)]),
+        ("success_rate", [(None, 0), (2 / 3, 3), (1.0, 1)]),
+        ("error_rate", [(None, 0), (1 / 3, 3), (0.0, 1)]),
+        ("avg", [(None, 0), (4.0, 3), (1.0, 1)]),
+        ("min", [(None, 0), (2.0, 3), (1.0, 1)]),
+        ("max", [(None, 0), (6.0, 3), (1.0, 1)]),
+        ("p50", [(None, 0), (4.0, 3), (1.0, 1)]),
+        ("p90", [(None, 0), (6.0, 3), (1.0, 1)]),
+        ("p95", [(None, 0), (6.0, 3), (1.0, 1)]),
+        ("p99", [(None, 0), (6.0, 3), (1.0, 1)]),
+        ("retries", [(0, 0), (2, 3), (0, 1)]),
+        ("retry_rate", [(None, 0), (2 / 5, 3), (0.0, 1)]),
+        ("size", [(None, 0), (20.0, 2), (None, 0)]),
+        ("orders", [(0, 0), (7.0, 2), (0, 0)]),
+        ("depth", [(None, 0), (5.0, 2), (None, 0)]),
+    ],
+)
+def test_each_metric_over_time(
+    history: Served, metric: str, wanted: list[tuple[float | None, int]]
+) -> None:
+    found = values(history, metric)
+
+    assert [n for _, n in found] == [n for _, n in wanted]
+    for (value, _), (expected, _) in zip(found, wanted, strict=True):
+        near = None if expected is None else pytest.approx(expected, rel=0.011)
+        assert value == near
+
+
+def test_runs_are_counted_when_they_were(history: Served) -> None:
+    answer = history.get("/api/v1/query", metric="runs", graph="g")
+
+    assert sum(n for _, _, n in answer["points"]) == 1
+    assert answer["unit"] == "runs"
+
+
+def test_an_hour_up_to_now_is_the_default(history: Served) -> None:
+    answer = history.get("/api/v1/query", metric="executions")
+
+    assert set(answer) == {"metric", "unit", "step", "start", "end", "points"}
+    assert (answer["start"], answer["end"], answer["step"]) == (NOW - 3600, NOW, 10)
+    assert len(answer["points"]) == 361
+    assert sum(n for _, _, n in answer["points"]) == 5
+    assert all(value is not None for _, value, _ in answer["points"])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "step"), [(1, 10), (3600, 10), (3601, 20), (86_400, 240)]
+)
+def test_the_default_step_makes_some_360_points(
+    history: Served, seconds: int, step: int
+) -> None:
+    answer = history.get("/api/v1/query", metric="avg", start=NOW - seconds)
+
+    assert answer["step"] == step
+    assert len(answer["points"]) <= 361
+
+
+def test_a_longer_step_merges_shorter_ones_exactly(history: Served) -> None:
+    answer = history.get("/api/v1/query", metric="executions", start="-20m", step="5m")
+    assert [t % 300 for t, _, _ in answer["points"]] == [0] * len(answer["points"])
+    assert sum(n for _, _, n in answer["points"]) == 5
+    hour = history.get("/api/v1/query", metric="p50", step="2h", start=NOW - 3600)
+    assert [n for _, _, n in hour["points"]][-1] == 5
+    assert hour["points"][-1][1] == pytest.approx(4.0, rel=0.011)
+
+
+def test_what_the_agent_does_not_remember_is_null_and_not_zero(history: Served) -> None:
+    answer = history.get("/api/v1/query", metric="executions", start="-2h", step="10m")
+
+    known = [value is not None for _, value, _ in answer["points"]]
+    assert known == sorted(known)
+    assert known.count(False) == 6
+
+
+def test_filters_narrow_it(history: Served) -> None:
+    def total(**filters: str) -> int:
+        answer = history.get("/api/v1/query", metric="executions", **filters)
+        return sum(n for _, _, n in answer["points"])
+
+    assert total(node="other") == 1
+    assert total(node="n", graph="g", service="shop") == 4
+    # They are known, though not together: no values rather than an error.
+    history.send_rows(execution(NOW, 1.0, node="elsewhere"), service="third")
+    assert total(node="n", service="third") == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "code", "says"),
+    [
+        ({}, 400, "missing_parameter", "metric: the parameter is missing"),
+        ({"metric": "p42"}, 404, "unknown_metric", "no metric 'p42'"),
+        ({"metric": "avg", "node": "m"}, 404, "unknown_node", "no node 'm'"),
+        ({"metric": "avg", "graph": "q"}, 404, "unknown_graph", "no graph 'q'"),
+        ({"metric": "avg", "service": "q"}, 404, "unknown_service", "no service 'q'"),
+        ({"metric": "avg", "step": "15"}, 400, "bad_parameter", "step='15'"),
+        ({"metric": "avg", "step": "0"}, 400, "bad_parameter", "step='0'"),
+        ({"metric": "avg", "start": "noon"}, 400, "bad_parameter", "start='noon'"),
+        ({"metric": "avg", "start": "inf"}, 400, "bad_parameter", "start='inf'"),
+        ({"metric": "avg", "start": "now"}, 400, "bad_range", "is not before"),
+        ({"metric": "runs", "node": "n"}, 400, "bad_parameter", "node='n'"),
+        (
+            {"metric": "avg", "start": "0", "step": "10"},
+            400,
+            "too_many_points",
+            "at most 11000",
+        ),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_in_words(
+    history: Served, asked: dict[str, str], status: int, code: str, says: str
+) -> None:
+    answer = history.ask("/api/v1/query", **asked)
+
+    assert answer.status == status
+    assert answer.error["code"] == code
+    assert says in answer.error["message"]
+    assert answer.error["hint"]
+
+
+def test_the_hint_for_too_many_points_works(history: Served) -> None:
+    hint = history.ask(
+        "/api/v1/query", metric="avg", start=NOW - 864_000, step="10"
+    ).error["hint"]
+
+    step = next(
+        word for word in hint.split() if word.endswith("s") and word[0].isdigit()
+    )
+    answer = history.get("/api/v1/query", metric="avg", start=NOW - 864_000, step=step)
+    assert len(answer["points"]) <= 11_000
+
+
+def test_the_nearest_metric_is_named(history: Served) -> None:
+    hint = history.ask("/api/v1/query", metric="success_rat").error["hint"]
+    assert "did you mean 'success_rate'" in hint
+    hint = history.ask("/api/v1/query", metric="order").error["hint"]
+    assert "'orders'" in hint
