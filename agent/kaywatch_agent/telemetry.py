@@ -33,7 +33,7 @@ CATALOGUE: Final[dict[str, Metric]] = {
         Metric(
             "kaywatch_start_time_seconds", "gauge", "When the agent started, Unix time."
         ),
-        Metric("kaywatch_connections", "gauge", "Open ingest connections."),
+        Metric("kaywatch_open_connections", "gauge", "Ingest connections now."),
         Metric(
             "kaywatch_connections_total",
             "counter",

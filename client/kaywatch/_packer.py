@@ -66,10 +66,7 @@ class Packer:
 
         None when nothing is pending.
         """
-        if (
-            len(self._strings) > MAX_STRINGS
-            or len(self._table_bytes) > MAX_TABLE_BYTES
-        ):
+        if len(self._strings) > MAX_STRINGS or len(self._table_bytes) > MAX_TABLE_BYTES:
             self._reset()
         recorder = self._recorder
         sections: dict[str, object] = {}

@@ -269,8 +269,6 @@ def test_a_table_that_has_grown_is_started_anew(
     assert sizes != sorted(sizes)
 
 
-
-
 @pytest.mark.parametrize(
     "letter",
     ["x", "\u7ffb"],

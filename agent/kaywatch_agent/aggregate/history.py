@@ -7,6 +7,7 @@ and 16. Unpacked, it is what it was.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
@@ -36,15 +37,17 @@ def pack(step: Step) -> Packed:
     """Return the step in as little memory as it fits into."""
     starts = np.searchsorted(step.fact_keys, step.rows << ROW_SHIFT)
     sizes = np.diff(starts, append=len(step.fact_keys))
-    return Packed(
+    columns = [
+        np.array(step[3:9]),
         step.rows.astype(np.int32),
+        (step.fact_keys & _LOW).astype(np.uint32),
         _narrow(step.executions),
         _narrow(step.attempts),
-        np.array(step[3:9]),
         _narrow(sizes),
-        (step.fact_keys & _LOW).astype(np.uint32),
         _narrow(step.fact_counts),
-    )
+    ]
+    floats, rows, facts, executions, attempts, per_row, counts = _together(columns)
+    return Packed(rows, executions, attempts, floats, per_row, facts, counts)
 
 
 def unpack(packed: Packed) -> Step:
@@ -98,6 +101,26 @@ class History(Mapping[int, Step]):
             if number < current - 1 and isinstance(step, Step):
                 steps[number] = pack(step)
         return History(steps)
+
+
+def _together(columns: list[NDArray[Any]]) -> list[NDArray[Any]]:
+    """Return copies of the columns in one block of memory of their own.
+
+    Lying between a tick's temporaries on the heap, they would keep twice as much of it
+    from being used again (measured: 680 MB for 270 MB of columns).
+    """
+    size = sum(column.nbytes for column in columns)
+    block = mmap.mmap(-1, max(size, 1))
+    copies = list(columns)
+    at = 0
+    # The widest first, so that each is aligned.
+    for place in sorted(range(len(columns)), key=lambda n: -columns[n].itemsize):
+        column = columns[place]
+        copy = np.frombuffer(block, column.dtype, column.size, at)
+        copies[place] = copy.reshape(column.shape)
+        copies[place][...] = column
+        at += column.nbytes
+    return copies
 
 
 def _narrow(column: NDArray[np.int64]) -> NDArray[Any]:

@@ -137,7 +137,6 @@ class Exposition:
         self._format = format
         self._gzip = zlib.compressobj(level=1, wbits=GZIP) if gzip else None
         self._chunks: list[bytes] = []
-        self._families: set[str] = set()
 
     def family(self, name: str, type: str, help: str, lines: Iterable[str]) -> None:
         """Write one family.
@@ -152,11 +151,6 @@ class Exposition:
         family = name
         if self._format.openmetrics and type == "counter":
             family = name.removesuffix("_total")
-            if family in self._families:
-                # A gauge `x` and a counter `x_total` clash there; without a type
-                # the sample keeps its name, so no query depends on the format.
-                family, type = name, "unknown"
-        self._families.add(family)
         head = [f"# HELP {family} {help}", f"# TYPE {family} {type}"]
         unit = family.rpartition("_")[2]
         if self._format.openmetrics and unit in UNITS:
