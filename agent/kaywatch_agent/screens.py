@@ -10,7 +10,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["console", "duration", "show_node", "show_status"]
+__all__ = [
+    "console",
+    "duration",
+    "percent",
+    "plain_table",
+    "show_node",
+    "show_nodes",
+    "show_status",
+]
 
 Json = Mapping[str, Any]
 
@@ -60,7 +68,7 @@ def _show_clients(out: Console, clients: Sequence[Json]) -> None:
         out.print("No client yet. In your application: import kaywatch;")
         out.print("kaywatch.instrument()")
         return
-    table = _table("Clients", "service", "pid", "state", "events", "complete", "memory")
+    table = plain_table("service", "pid", "state", "events", "complete", "memory")
     recent = sorted(clients, key=lambda c: -(c["times"]["last_seen"] or 0))
     for client in recent[:MAX_LISTED_CLIENTS]:
         memory = client["memory_mb"]
@@ -72,6 +80,7 @@ def _show_clients(out: Console, clients: Sequence[Json]) -> None:
             percent(client["completeness"]),
             f"{memory:.0f} MB" if memory else "-",
         )
+    out.print("Clients", style="bold")
     out.print(table)
     more = len(clients) - MAX_LISTED_CLIENTS
     if more > 0:
@@ -84,7 +93,7 @@ def _show_clients(out: Console, clients: Sequence[Json]) -> None:
 
 def show_nodes(out: Console, nodes: Sequence[Json], title: str) -> None:
     """Show the most important figures of each node, a line each."""
-    table = _table(title, "node", "count", "ok", "avg", "p95", "max", "retries")
+    table = plain_table("node", "count", "ok", "avg", "p95", "max", "retries")
     for node in nodes:
         if not node["total_executions"]:
             continue
@@ -98,10 +107,8 @@ def show_nodes(out: Console, nodes: Sequence[Json], title: str) -> None:
             duration(node["max_execution_time"]),
             f"{node['total_retries']:,}",
         )
-    if table.row_count:
-        out.print(table)
-    else:
-        out.print(f"{title}: nothing ran")
+    out.print(title, style="bold")
+    out.print(table if table.row_count else "Nothing ran.")
 
 
 def show_node(stats: Json) -> None:
@@ -169,9 +176,9 @@ def _coloured(state: str) -> Text:
     return Text(state, _COLOURS.get(state, ""))
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    table.title_style = "bold"
+def plain_table(*columns: str) -> Table:
+    """Return a table without lines: names to the left, figures to the right."""
+    table = Table(box=None, pad_edge=False)
     for number, name in enumerate(columns):
         left = number == 0 or name == "state"
         table.add_column(

@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,7 +19,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console
-from rich.table import Table
 
 from kaywatch.errors import QueryError
 from kaywatch.query import fetch
@@ -150,11 +150,20 @@ def _wait_until_ready(url: str, agent: subprocess.Popen[bytes]) -> None:
 def _say_where(out: Console, url: str, processes: int) -> None:
     out.print(f"The agent serves {url}, and {processes} processes push to it.")
     out.print("Look at it from another terminal:")
-    out.print(f"  .venv/bin/kaywatch status --url {url}")
-    out.print(f"  .venv/bin/kaywatch stats Draft --url {url}")
+    command = _command()
+    out.print(f"  {command} status --url {url}")
+    out.print(f"  {command} stats Draft --url {url}")
     out.print(f"  curl {url}/api/v1/graphs/SupportDesk/stats")
     out.print(f"  curl {url}/metrics")
     out.print()
+
+
+def _command() -> str:
+    """Return how to call this very installation's command."""
+    own = Path(sys.executable).with_name("kaywatch")
+    if shutil.which("kaywatch") == str(own) or not own.exists():
+        return "kaywatch"
+    return os.path.relpath(own)
 
 
 def _watch(
@@ -195,10 +204,7 @@ def _stop_and_count(workers: list[subprocess.Popen[bytes]], folder: str) -> Coun
 def _compare(out: Console, url: str, counts: Counts) -> int:
     export = fetch("/api/v1/export", url=url)
     agent = _agent_counts(export)
-    table = Table(box=None, pad_edge=False, title_justify="left", title_style="bold")
-    table.title = "What the application counted itself, and what the agent says"
-    for name in ("what", "application", "agent", ""):
-        table.add_column(name, justify="left" if name in ("what", "") else "right")
+    table = screens.plain_table("what", "application", "agent", "same")
     wrong = 0
     for key in sorted({*counts, *agent}):
         same = counts[key] == agent[key]
@@ -209,6 +215,7 @@ def _compare(out: Console, url: str, counts: Counts) -> int:
             f"{agent[key]:,}",
             "equal" if same else "DIFFERENT",
         )
+    out.print("What the application counted, and what the agent says", style="bold")
     out.print(table)
     out.print()
     clients = fetch("/api/v1/clients", url=url)["clients"]
