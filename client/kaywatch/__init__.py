@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kaywatch._frames import execution
-from kaywatch._metrics import count, gauge, observe, record_llm
+from kaywatch._blocks import execution
+from kaywatch._metrics import count, gauge, observe
 from kaywatch._process import client_stats, configure, flush
 from kaywatch._version import __version__
 from kaywatch.errors import (
@@ -26,7 +26,9 @@ from kaywatch.errors import (
 )
 
 if TYPE_CHECKING:
+    from kaywatch._llm import record_llm
     from kaywatch.frameworks import instrument, name, uninstrument
+    from kaywatch.prices import Price
     from kaywatch.query import stats
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "AgentUnreachable",
     "ConfigurationError",
     "KaywatchError",
+    "Price",
     "QueryError",
     "__version__",
     "client_stats",
@@ -52,8 +55,10 @@ __all__ = [
 
 # Imported when first used, so that `import kaywatch` stays within its 20 ms.
 _LAZY = {
+    "Price": "kaywatch.prices",
     "instrument": "kaywatch.frameworks",
     "name": "kaywatch.frameworks",
+    "record_llm": "kaywatch._llm",
     "stats": "kaywatch.query",
     "uninstrument": "kaywatch.frameworks",
 }

@@ -9,9 +9,12 @@ counter, `cur_retry`, is shared by all items and can't be relied on.
 
 from __future__ import annotations
 
+import time
 from typing import Any, Final
 
-from kaywatch._frames import EXEC, POST, Frame, current_frame, current_run
+from kaywatch._extras import Part
+from kaywatch._frames import TRYING, Frame, current_frame, current_run
+from kaywatch._naming import is_batch
 from kaywatch._visits import answered
 from kaywatch._wrapping import Function, Pair
 from kaywatch.wire import Outcome
@@ -21,6 +24,7 @@ __all__ = ["BATCH", "EXECUTE", "FALLBACK", "LOOP", "overrides_loop"]
 _FALLBACK: Final = Outcome.FALLBACK.value
 
 _frame: Final = current_frame.get
+_clock: Final = time.perf_counter
 
 # Executions whose `_exec` may hand items to threads, by the node's id. A node object
 # that runs twice at once, which graphs never do, has the later one here.
@@ -42,22 +46,21 @@ class Item(Frame):
         self.series = root.series
         self.run = root.run
         self.owner = root.owner
-        self.phase = root.phase
-        self.attempts = 1
-        self.failed = False
-        self.inside = False
+        self.entered = self.started = _clock()
+        self.left = 0.0
+        self.tried = 0.0
+        self.extras = None
+        self.root.extra()
         self.token = current_frame.set(self)
         # In a thread of a pool, which has lost the context.
         self.run_token = current_run.set(root.run) if adopted else None
-        if self.root.retried is None:
-            self.root.retried = []
 
     def answered(self, outcome: int, error: object) -> None:
         """Note on the execution that an item's error was answered."""
         self.root.answered(outcome, error)
 
     def close(self, error: BaseException | None = None) -> None:  # noqa: ARG002
-        """Give the context back, and add the item's attempts to the execution's."""
+        """Give the context back, and note on the execution what the item took."""
         try:
             current_frame.reset(self.token)
             if self.run_token is not None:
@@ -65,8 +68,10 @@ class Item(Frame):
         except ValueError:
             pass
         self.owner = None
-        if self.attempts > 1 and self.root.retried is not None:
-            self.root.retried.append(self.attempts - 1)
+        self.keep()
+        mine, seconds = self.extra(), _clock() - self.started
+        part = Part(mine.attempts - 1, mine.waited, seconds)
+        self.root.extra().parts.append(part)
 
 
 def overrides_loop(cls: type) -> bool:
@@ -90,10 +95,13 @@ def overrides_loop(cls: type) -> bool:
 def _loop_plain(original: Function) -> Function:
     def loop(self: Any, given: Any) -> Any:
         frame = _frame()
-        if frame is not None and frame.owner is self and frame.phase != EXEC:
-            frame.phase = EXEC
+        if frame is not None and frame.owner is self and frame.left:
+            # As `enter` and `leave` do, but for two calls.
+            frame.left = 0.0
+            if not frame.entered:
+                frame.entered = _clock()
             result = original(self, given)
-            frame.phase = POST
+            frame.left = _clock()
             return result
         item = _item(self, frame)
         if item is None:
@@ -109,10 +117,13 @@ def _loop_plain(original: Function) -> Function:
 def _loop_waiting(original: Function) -> Function:
     async def loop(self: Any, given: Any) -> Any:
         frame = _frame()
-        if frame is not None and frame.owner is self and frame.phase != EXEC:
-            frame.phase = EXEC
+        if frame is not None and frame.owner is self and frame.left:
+            # As `enter` and `leave` do, but for two calls.
+            frame.left = 0.0
+            if not frame.entered:
+                frame.entered = _clock()
             result = await original(self, given)
-            frame.phase = POST
+            frame.left = _clock()
             return result
         item = _item(self, frame)
         if item is None:
@@ -151,7 +162,7 @@ def _batch_plain(original: Function) -> Function:
             result = original(self, given)
         finally:
             _end(self, frame)
-        frame.phase = POST
+        frame.leave()
         return result
 
     return batch
@@ -166,7 +177,7 @@ def _batch_waiting(original: Function) -> Function:
             result = await original(self, given)
         finally:
             _end(self, frame)
-        frame.phase = POST
+        frame.leave()
         return result
 
     return batch
@@ -179,9 +190,8 @@ def _begin(node: Any, frame: Frame) -> bool:
     """Enter a node's outermost `_exec`; False within it."""
     if isinstance(frame, Item) or _batches.get(id(node)) is frame:
         return False
-    frame.phase = EXEC
-    if frame.retried is None:
-        frame.retried = []  # now, while there is one thread
+    frame.enter()
+    frame.extra().batch = is_batch(node)  # made now, while there is one thread
     _batches[id(node)] = frame
     return True
 
@@ -199,18 +209,17 @@ def _execute_plain(original: Function) -> Function:
         frame = _frame()
         if frame is None or frame.owner is not self:
             return _execute_elsewhere(original, self, given)
-        if frame.inside:
-            return original(self, given)
-        if frame.failed:
+        if frame.tried:
+            if frame.tried == TRYING:
+                return original(self, given)
             frame.repeat()
-        frame.inside = True
+        frame.tried = TRYING
         try:
             result = original(self, given)
-        except BaseException:
-            frame.failed = True
-            frame.inside = False
+        except BaseException as error:
+            frame.fails(error)
             raise
-        frame.inside = False
+        frame.tried = 0.0
         return result
 
     return execute
@@ -219,18 +228,19 @@ def _execute_plain(original: Function) -> Function:
 def _execute_waiting(original: Function) -> Function:
     async def execute(self: Any, given: Any) -> Any:
         frame = _frame()
-        if frame is None or frame.owner is not self or frame.inside:
+        if frame is None or frame.owner is not self:
             return await original(self, given)
-        if frame.failed:
+        if frame.tried:
+            if frame.tried == TRYING:
+                return await original(self, given)
             frame.repeat()
-        frame.inside = True
+        frame.tried = TRYING
         try:
             result = await original(self, given)
-        except BaseException:
-            frame.failed = True
-            frame.inside = False
+        except BaseException as error:
+            frame.fails(error)
             raise
-        frame.inside = False
+        frame.tried = 0.0
         return result
 
     return execute
@@ -246,6 +256,9 @@ def _execute_elsewhere(original: Function, node: Any, given: Any) -> Any:
         return original(node, given)
     try:
         return original(node, given)
+    except BaseException:
+        item.waste()
+        raise
     finally:
         item.close()
 

@@ -6,24 +6,27 @@ this thread or task is in a contextvar, so threads and tasks never see each othe
 
 from __future__ import annotations
 
-import functools
 import time
-from collections.abc import Callable
 from contextvars import ContextVar, Token
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Final
 
+from kaywatch import _events
+from kaywatch._extras import OK, Extras
 from kaywatch._process import process
-from kaywatch.errors import ConfigurationError
-from kaywatch.recorder import ErrorKey, Failure, Series
+from kaywatch.recorder import ErrorKey, Failure, Flight, Series
 from kaywatch.wire import EndReason, Outcome, Phase
 
 if TYPE_CHECKING:
-    from types import TracebackType
-    from typing import Self
+    from kaywatch._spending import Bill
 
-__all__ = ["Frame", "Run", "current_frame", "current_run", "execution"]
-
-F = TypeVar("F", bound=Callable[..., Any])
+__all__ = [
+    "Frame",
+    "TRYING",
+    "Run",
+    "current_frame",
+    "current_run",
+    "message_of",
+]
 
 MAX_MESSAGE: Final = 500  # characters of an exception's message that are kept
 
@@ -31,8 +34,11 @@ MAX_MESSAGE: Final = 500  # characters of an exception's message that are kept
 PREP: Final = Phase.PREP.value
 EXEC: Final = Phase.EXEC.value
 POST: Final = Phase.POST.value
-OK: Final = Outcome.OK.value
 UNKNOWN: Final = EndReason.UNKNOWN.value
+
+# Like times, these are true.
+BEFORE: Final = -1.0  # of `Frame.left`
+TRYING: Final = -1.0  # of `Frame.tried`
 
 
 class Run:
@@ -48,14 +54,20 @@ class Run:
         reason: why it ended, once `get_next_node` or an exception told.
         epoch: the wall clock's time when the clock of `started` was 0.
         ended_at: the visits when `get_next_node` gave the reason.
+        available: the actions that would have led on, if someone listens.
+        noted: what the listener keeps with the run.
+        bill: what its LLM calls cost, if it made any.
     """
 
     __slots__ = (
         "action",
+        "available",
+        "bill",
         "ended_at",
         "epoch",
         "graph",
         "node",
+        "noted",
         "number",
         "owner",
         "parent",
@@ -76,6 +88,9 @@ class Run:
         self.action = ""
         self.reason: str = UNKNOWN
         self.ended_at = 0
+        self.available: tuple[str, ...] = ()
+        self.noted: object = None
+        self.bill: Bill | None = None
         self.number = process.recorder.next_number()
         self.token: Token[Run | None] = _set_run(self)
         self.started = _clock()
@@ -107,6 +122,11 @@ class Run:
         process.recorder.run_ended(
             self.graph, seconds, outcome, reason, self.node, self.action, self.visits
         )
+        if self.bill is not None:
+            self.bill.end()
+        listener = _events.listener
+        if listener is not None:
+            listener.run_ended(self, seconds, str(reason), error)
 
 
 class Frame:
@@ -117,31 +137,25 @@ class Frame:
             frames; released at the end, since contexts outlive frames.
         run: the run of a graph in which it takes place.
         visit: whether that graph's loop called it, rather than another node.
-        phase: where in the node we are, for a failure to name.
-        attempts: calls of `exec` beyond the first plus one; 1 without retries.
-        failed, inside: whether the last call of `exec` failed, and whether one is
-            under way.
-        retried: for a batch, the repeated calls of each item that had some. A list,
-            since threads append to it.
+        started, entered, left: when the frame was opened, and when its `_exec` was
+            entered first and left last. `entered` is 0.0 before, and `left` is
+            BEFORE then, and 0.0 within.
+        tried: TRYING within a call of `exec`, else when it failed, 0.0 if it did not.
         action: what `post` returned.
-        outcome, answer: set by instrumentation when a failure was answered inside
-            the node; an exception that leaves the frame overrides them.
+        extras: what only some executions have, once this one does.
     """
 
     __slots__ = (
         "action",
-        "answer",
-        "attempts",
-        "failed",
-        "inside",
-        "outcome",
+        "entered",
+        "extras",
+        "left",
         "owner",
-        "phase",
-        "retried",
         "run",
         "series",
         "started",
         "token",
+        "tried",
         "visit",
     )
 
@@ -155,23 +169,58 @@ class Frame:
         self.series = series
         self.run = run
         self.owner = owner
-        self.phase: str = PREP
-        self.attempts = 1
-        self.failed = False
-        self.inside = False
-        self.retried: list[int] | None = None
+        self.entered = 0.0
+        self.left = BEFORE
+        self.tried = 0.0
         self.action = "default"
-        self.outcome: int = OK
-        self.answer: tuple[ErrorKey, str] | None = None
-        self.started = started = _clock()
-        if run is None:
-            self.visit = False
-            _in_flight[self] = (series.graph, series.node, _time(), 0)
-        else:
-            self.visit = outer is run.parent
-            since = run.epoch + started
-            _in_flight[self] = (series.graph, series.node, since, run.number)
+        self.extras: Extras | None = None
+        self.started = _clock()
+        self.visit = run is not None and outer is run.parent
+        _take_off(self)
         self.token: Token[Frame | None] = _set_frame(self)
+
+    def flight(self) -> Flight:
+        """Return where this execution is under way, and since when."""
+        run = self.run
+        epoch = _time() - _clock() if run is None else run.epoch
+        return Flight(
+            self.series.graph,
+            self.series.node,
+            epoch + self.started,
+            0 if run is None else run.number,
+        )
+
+    @property
+    def phase(self) -> str:
+        """Where in the node we are, for a failure to name."""
+        if not self.entered:
+            return PREP
+        return POST if self.left else EXEC
+
+    @property
+    def attempts(self) -> int:
+        """Calls of `exec` beyond the first plus one; 1 without retries."""
+        return self.extras.attempts if self.extras is not None else 1
+
+    @property
+    def outcome(self) -> int:
+        """How it ended, once it has."""
+        return self.extras.outcome if self.extras is not None else OK
+
+    @property
+    def answer(self) -> tuple[ErrorKey, str] | None:
+        """The failure that it ended with, or that was answered in it; its message."""
+        return self.extras.answer if self.extras is not None else None
+
+    def enter(self) -> None:
+        """Note that `_exec` starts, or goes on after it was left."""
+        self.left = 0.0
+        if not self.entered:
+            self.entered = _clock()
+
+    def leave(self) -> None:
+        """Note that `_exec` ended, for all we know."""
+        self.left = _clock()
 
     def answered(self, outcome: int, error: object) -> None:
         """Note that `error` was answered inside the node, where we are now.
@@ -179,26 +228,70 @@ class Frame:
         Its type and message are taken at once: keeping the exception would keep alive
         all that its traceback refers to.
         """
-        self.outcome = outcome
+        extras = self.extra()
+        extras.outcome = outcome
         if isinstance(error, BaseException):
-            self.answer = (type(error).__name__, self.phase), _message(error)
+            key = type(error).__name__, self.phase
+            extras.answer = key, message_of(error)
+
+    def extra(self) -> Extras:
+        """Return the extras, made at first use."""
+        if self.extras is None:
+            self.extras = Extras()
+        return self.extras
+
+    def fails(self, error: BaseException) -> None:
+        """Note that a call of `exec` failed: another one would be a retry."""
+        self.tried = _clock()
+        heard = _events.listener is not None
+        message = message_of(error) if heard else ""
+        self.extra().failed = type(error).__name__, message
+        self.waste()
 
     def repeat(self) -> None:
         """Count a call of `exec` after one that failed."""
-        self.failed = False
-        self.attempts += 1
+        extras = self.extra()
+        extras.waited += _clock() - self.tried
+        extras.attempts += 1
+        listener = _events.listener
+        if listener is not None:
+            listener.node_retried(self, *extras.failed)
+
+    def tell(self, shared: object = None) -> None:
+        """Tell the listener, if there is one, that the node starts."""
+        listener = _events.listener
+        if listener is None:
+            return
+        try:
+            listener.node_started(self, shared)
+        except BaseException as error:
+            # An interrupt: nobody else would close this frame.
+            self.close(error)
+            raise
+
+    def waste(self) -> None:
+        """Count what LLM calls cost the attempt as wasted: an exception left it."""
+        extras = self.extras
+        if extras is not None and extras.spending is not None:
+            spending, extras.spending = extras.spending, None
+            spending.waste()
+
+    def keep(self) -> None:
+        """Leave what LLM calls cost the attempt to the one around it: it went well."""
+        if self.extras is not None and self.extras.spending is not None:
+            self.extras.spending.close()
 
     def close(self, error: BaseException | None = None) -> None:
         """Record the execution, which ends now, with `error` if one leaves it."""
-        seconds = _clock() - self.started
+        ended = _clock()
         try:  # noqa: SIM105 - a `with` on the hot path costs too much
             _reset_frame(self.token)
         except ValueError:
             # Closed in another context than it was opened in, as when a coroutine's
             # garbage collection closes it; that context is gone anyway.
             pass
-        _in_flight.pop(self, None)
-        self.owner = None
+        _land(self)
+        owner, self.owner = self.owner, None
         if error is not None:
             self._fail(error)
         run, series, action = self.run, self.series, self.action
@@ -206,12 +299,59 @@ class Frame:
             run.visits += 1
             run.node = series.node
             run.action = action
-        if self.retried:
-            self.attempts += sum(self.retried)
-        if self.answer is None:
-            series.record(seconds, self.outcome, self.attempts, action)
+        left = self.left
+        if self.extras is not None or left <= 0.0:
+            self._record(ended)
         else:
-            self._tell(seconds, self.answer)
+            # Nearly always, and the same as `_record` does.
+            started, entered = self.started, self.entered
+            _record_phased(
+                (
+                    series.number,
+                    _time(),
+                    ended - started,
+                    OK,
+                    1,
+                    action,
+                    None,
+                    entered - started,
+                    left - entered,
+                    0.0,
+                    0,
+                )
+            )
+        listener = _events.listener
+        if listener is not None:
+            listener.node_ended(self, owner, ended - self.started, error)
+
+    def phases(self, ended: float) -> tuple[float, float, float] | None:
+        """Return the seconds of `prep`, `exec` and waiting, None if they aren't known.
+
+        What is left of the execution belongs to `post`. If an error ended it, then the
+        rest belongs to the phase that the error came from.
+        """
+        extras = self.extra()
+        if not self.entered:
+            # A `_run` of the application's own need not call `_exec`.
+            failed = extras.outcome != OK
+            return (ended - self.started, 0.0, 0.0) if failed else None
+        span = (self.left or ended) - self.entered
+        extras.add_up(span)
+        waited = min(extras.waited, span)
+        return self.entered - self.started, span - waited, waited
+
+    def _record(self, ended: float) -> None:
+        phases, extras = self.phases(ended), self.extra()
+        key = extras.answer[0] if extras.answer is not None else None
+        seconds = ended - self.started
+        usual = seconds, extras.outcome, extras.attempts, self.action, key
+        if phases is None:
+            self.series.record(*usual)
+        else:
+            event = self.series.number, _time(), *usual, *phases, extras.items
+            _record_phased(event)
+        if extras.answer is not None and extras.outcome != Outcome.CANCELLED:
+            self._tell(extras, *extras.answer)
 
     def _fail(self, error: BaseException) -> None:
         # CancelledError, KeyboardInterrupt, GeneratorExit and SystemExit are no
@@ -219,23 +359,20 @@ class Frame:
         failed = isinstance(error, Exception)
         self.answered(Outcome.ERROR if failed else Outcome.CANCELLED, error)
         self.action = ""
+        self.waste()
 
-    def _tell(self, seconds: float, answer: tuple[ErrorKey, str]) -> None:
-        key, message = answer
-        self.series.record(seconds, self.outcome, self.attempts, self.action, key)
-        if self.outcome == Outcome.CANCELLED:
-            return
+    def _tell(self, extras: Extras, key: ErrorKey, message: str) -> None:
         recorder = process.recorder
         recorder.failed(
             Failure(
-                time=time.time(),
+                time=_time(),
                 graph=self.series.graph,
                 node=self.series.node,
                 type=key[0],
                 message=message,
                 phase=key[1],
-                attempts=self.attempts,
-                outcome=int(self.outcome),
+                attempts=extras.attempts,
+                outcome=int(extras.outcome),
                 run=recorder.run_id(self.run.number) if self.run else "",
             )
         )
@@ -245,7 +382,9 @@ current_frame: ContextVar[Frame | None] = ContextVar("kaywatch_frame", default=N
 current_run: ContextVar[Run | None] = ContextVar("kaywatch_run", default=None)
 
 # The process has one recorder for as long as it lives.
-_in_flight: Final[dict[Any, Any]] = process.recorder.in_flight
+_take_off: Final = process.recorder.in_flight.add
+_land: Final = process.recorder.in_flight.discard
+_record_phased: Final = process.recorder.record_phased
 _time: Final = time.time
 _clock: Final = time.perf_counter
 _set_frame: Final = current_frame.set
@@ -254,99 +393,8 @@ _set_run: Final = current_run.set
 _reset_run: Final = current_run.reset
 
 
-class execution:  # noqa: N801 - used like a function, as contextlib's are
-    """Measure a block, or a function, as one execution of a node.
-
-    For code outside the frameworks, as a context manager or a decorator (of plain
-    functions and of coroutine functions)::
-
-        with kaywatch.execution("checkout", "pay") as pay:
-            pay.action = charge(card)
-
-        @kaywatch.execution("checkout", "notify")
-        async def notify(order): ...
-
-    An exception makes its outcome `error`, a cancellation `cancelled`; either goes
-    on unchanged.
-
-    Args:
-        graph: the graph's name; empty for none.
-        node: the node's name.
-
-    Raises:
-        ConfigurationError: if a name is not a str, or the node's is empty.
-    """
-
-    def __init__(self, graph: str, node: str) -> None:
-        for what, value in (("graph", graph), ("node", node)):
-            if not isinstance(value, str):
-                raise ConfigurationError(
-                    f"execution({what}=...): expected a str, got {type(value).__name__}"
-                )
-        if not node:
-            raise ConfigurationError("execution(node=...): the name is empty")
-        self.graph = graph
-        self.node = node
-        self._frame: Frame | None = None
-
-    @property
-    def action(self) -> str:
-        """What comes next, as a node's `post` would return it."""
-        return self._frame.action if self._frame is not None else "default"
-
-    @action.setter
-    def action(self, value: Any) -> None:
-        if self._frame is not None:
-            self._frame.action = value if isinstance(value, str) else "default"
-
-    @property
-    def attempts(self) -> int:
-        """How often the work was tried, 1 without retries."""
-        return self._frame.attempts if self._frame is not None else 1
-
-    @attempts.setter
-    def attempts(self, value: int) -> None:
-        if self._frame is not None:
-            self._frame.attempts = value
-
-    def __enter__(self) -> Self:
-        if process.settings.enabled:
-            series = process.recorder.series(self.graph, self.node)
-            self._frame = Frame(series, current_run.get(), current_frame.get())
-            self._frame.phase = EXEC
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        frame, self._frame = self._frame, None
-        if frame is not None:
-            frame.close(error)
-
-    def __call__(self, function: F) -> F:
-        import inspect  # here, since it costs more than all of kaywatch's imports
-
-        if inspect.iscoroutinefunction(function):
-
-            @functools.wraps(function)
-            async def measured_async(*args: Any, **kwargs: Any) -> Any:
-                with execution(self.graph, self.node):
-                    return await function(*args, **kwargs)
-
-            return cast("F", measured_async)
-
-        @functools.wraps(function)
-        def measured(*args: Any, **kwargs: Any) -> Any:
-            with execution(self.graph, self.node):
-                return function(*args, **kwargs)
-
-        return cast("F", measured)
-
-
-def _message(cause: BaseException) -> str:
+def message_of(cause: BaseException) -> str:
+    """Return an exception's message, the 500 characters of it that are kept."""
     try:
         return str(cause)[:MAX_MESSAGE]
     except Exception as failure:  # noqa: BLE001 - a __str__ of the application's

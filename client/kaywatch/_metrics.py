@@ -1,4 +1,4 @@
-"""Custom metrics: observe, count, gauge, and what an LLM call used.
+"""Custom metrics: observe, count, gauge.
 
 Each is attributed to the node under way, by contextvar; outside any node it belongs
 to the service alone.
@@ -12,7 +12,7 @@ from kaywatch._frames import current_frame
 from kaywatch._process import process
 from kaywatch.recorder import Series
 
-__all__ = ["count", "gauge", "observe", "record_llm"]
+__all__ = ["count", "gauge", "observe"]
 
 
 def observe(name: str, value: float, **labels: str) -> None:
@@ -36,29 +36,6 @@ def count(name: str, value: float = 1, **labels: str) -> None:
 def gauge(name: str, value: float, **labels: str) -> None:
     """Set a value of which the last one counts. Never raises or blocks."""
     _add("gauge", name, value, labels)
-
-
-def record_llm(
-    *,
-    model: str,
-    input_tokens: int = 0,
-    output_tokens: int = 0,
-    cost_usd: float | None = None,
-) -> None:
-    """Record one call of a language model, by the node under way.
-
-    Args:
-        model: the model's name; splits the figures.
-        input_tokens: tokens of the prompt, cached ones included.
-        output_tokens: tokens of the answer.
-        cost_usd: what it cost in US dollars, where known.
-    """
-    labels = {"model": model}
-    _add("count", "llm_calls", 1, labels)
-    _add("count", "llm_input_tokens", input_tokens, labels)
-    _add("count", "llm_output_tokens", output_tokens, labels)
-    if cost_usd is not None:
-        _add("count", "llm_cost_usd", cost_usd, labels)
 
 
 def _add(kind: str, name: str, value: float, labels: dict[str, str]) -> None:

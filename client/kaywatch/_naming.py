@@ -30,6 +30,7 @@ __all__ = [
     "Kinds",
     "action_name",
     "given_name",
+    "is_batch",
     "kinds",
     "node_name",
     "start_of",
@@ -52,12 +53,23 @@ class Kind:
         name: the class's name.
         own: whether it is the framework's own class.
         graph: whether its instances run other nodes.
+        batch: whether its instances work on many items; so its name, or that of a
+            class that it comes from, says.
         identified: whether the class itself has something to say about `node_id`.
         series: by the name of the graph around; for nodes named by their class.
         ids: what a `node_id` says: a name, or None for a default one.
     """
 
-    __slots__ = ("_reference", "graph", "identified", "ids", "name", "own", "series")
+    __slots__ = (
+        "_reference",
+        "batch",
+        "graph",
+        "identified",
+        "ids",
+        "name",
+        "own",
+        "series",
+    )
 
     def __init__(self, cls: type, own: bool, forget: Callable[[int], object]) -> None:
         key = id(cls)
@@ -65,6 +77,7 @@ class Kind:
         self.name = cls.__name__[:MAX_NAME]
         self.own = own
         self.graph = is_graph(cls)
+        self.batch = any("Batch" in base.__name__ for base in cls.__mro__)
         self.identified = any("node_id" in vars(base) for base in cls.__mro__)
         self.series: dict[str, Series] = {}
         self.ids: dict[str, str | None] = {}
@@ -140,6 +153,12 @@ def given_name(thing: Any, kind: Kind) -> str | None:
         return None
     found = kind.ids.get(node_id, _UNREAD)
     return kind.read_id(node_id) if found is _UNREAD else found
+
+
+def is_batch(thing: object) -> bool:
+    """Return whether a node or graph works on many items."""
+    kind = kinds.of(type(thing))
+    return kind is not None and kind.batch
 
 
 def node_name(thing: Any, depth: int = 0) -> str:

@@ -44,6 +44,7 @@ class Patches:
         self._names = names
         self._wrap = wrap
         self._roots: list[type] = []
+        self._modules: list[ModuleType] = []
         self._frameworks: set[str] = set()
         self._classes: dict[int, weakref.ref[type]] = {}
         self._hooks: dict[type, tuple[object, object]] = {}  # root: (theirs, ours)
@@ -66,7 +67,8 @@ class Patches:
             self._frameworks.add(root.__module__)
             for cls in _family(root):
                 self._patch(cls)
-        if roots:
+        if roots and module not in self._modules:
+            self._modules.append(module)
             self._frameworks.add(module.__name__)
         return bool(roots)
 
@@ -84,8 +86,13 @@ class Patches:
             home.startswith(name + ".") for name in self._frameworks
         )
 
-    def restore(self) -> None:
-        """Put every function back that is still ours."""
+    def restore(self) -> list[ModuleType]:
+        """Put every function back that is still ours.
+
+        Returns:
+            The modules that were patched.
+        """
+        modules, self._modules = self._modules, []
         for root, (theirs, ours) in self._hooks.items():
             if vars(root).get(_HOOK) is not ours:
                 continue
@@ -103,6 +110,7 @@ class Patches:
         self._classes.clear()
         self._roots.clear()
         self._frameworks.clear()
+        return modules
 
     # -- inside ------------------------------------------------------------------
 

@@ -7,6 +7,8 @@ small parts; the thread, the socket and msgpack come with the first event.
 from __future__ import annotations
 
 import atexit
+import contextlib
+import itertools
 import os
 import sys
 import threading
@@ -18,8 +20,11 @@ from kaywatch.errors import ConfigurationError
 from kaywatch.recorder import Recorder
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from kaywatch._sender import Sender
     from kaywatch._transport import Transport
+    from kaywatch.prices import Price
 
 __all__ = [
     "Process",
@@ -29,9 +34,12 @@ __all__ = [
     "flush",
     "process",
     "settings_from_environment",
+    "tags_in",
 ]
 
 EXIT_TIMEOUT: Final = 2.0
+FORK_TIMEOUT: Final = 0.5
+MAX_TRIES: Final = 10_000  # hooks of others may take their time
 _OFF: Final = {"0", "false", "no", "off"}
 
 
@@ -50,11 +58,35 @@ class Settings(NamedTuple):
 def settings_from_environment() -> Settings:
     """Read the settings that the environment gives."""
     collect = os.environ.get("KAYGRAPH_COLLECT_METRICS", "true").strip().lower()
+    tags, wrong = tags_in(os.environ.get("KAYWATCH_TAGS", ""))
+    if wrong:
+        import logging
+
+        log = logging.getLogger("kaywatch")
+        log.warning("KAYWATCH_TAGS: expected key=value,..., got %r; ignored", wrong)
     return Settings(
         enabled=collect not in _OFF,
         endpoint=os.environ.get("KAYWATCH_ENDPOINT") or None,
         service=os.environ.get("KAYWATCH_SERVICE", ""),
+        tags=MappingProxyType(tags),
     )
+
+
+def tags_in(text: str) -> tuple[dict[str, str], list[str]]:
+    """Read tags such as `zone=b,tier=web`.
+
+    Returns:
+        The tags, the last of each key, and the parts that are none.
+    """
+    tags: dict[str, str] = {}
+    wrong: list[str] = []
+    for part in filter(None, map(str.strip, text.split(","))):
+        key, equals, value = (word.strip() for word in part.partition("="))
+        if key and equals:
+            tags[key] = value
+        else:
+            wrong.append(part)
+    return tags, wrong
 
 
 class Process:
@@ -65,7 +97,9 @@ class Process:
         self.recorder = Recorder(on_pressure=self.on_pressure)
         self.sender: Sender | None = None
         self._starting = threading.Lock()
+        self._forking = False
         self._hooked = False
+        self._expected = False  # an agent was there before the fork
 
     def configure(self, settings: Settings) -> None:
         """Use other settings; what was recorded so far is sent by the old ones.
@@ -85,10 +119,14 @@ class Process:
             self.stop(settings.exit_timeout)
             self.settings = settings
 
+    def service(self) -> str:
+        """Return the name that this process reports under."""
+        return self.settings.service or _program()
+
     def on_pressure(self) -> None:
         """Start the sender, or wake it. Called from the hot path's slow side."""
         sender = self.sender
-        if sender is None:
+        if sender is None or sender.paused:
             self._start()
         else:
             sender.wake()
@@ -141,10 +179,12 @@ class Process:
         try:
             if self.sender is None and not sys.is_finalizing():
                 self.sender = self._make_sender()
+            if self.sender is not None and self.sender.paused:
                 self.sender.start()
         except RuntimeError:
-            # No thread can be started any more: the interpreter is going down.
-            self.sender = None
+            # No thread can be started, as at the interpreter's exit: what is recorded
+            # waits for `flush` or `stop`, which need none.
+            pass
         finally:
             self._starting.release()
 
@@ -155,18 +195,21 @@ class Process:
         from kaywatch._session import Session, new_identity, unix_connector
 
         settings = self.settings
-        identity = new_identity(
-            settings.service or _program(), socket.gethostname(), settings.tags
-        )
+        identity = new_identity(self.service(), socket.gethostname(), settings.tags)
         connect = settings.connect or unix_connector(settings.endpoint)
         session = Session(identity, self.recorder, connect, settings.buffer_bytes)
+        session.expected = self._expected
         self._hook()
         return Sender(session, self.recorder)
 
     def _hook(self) -> None:
         if not self._hooked:
             self._hooked = True
-            os.register_at_fork(after_in_child=self._after_fork)
+            os.register_at_fork(
+                before=self._before_fork,
+                after_in_parent=self._after_fork_in_parent,
+                after_in_child=self._after_fork,
+            )
             atexit.register(self._at_exit)
         # A child of multiprocessing leaves by os._exit, after its own finalizers.
         util = sys.modules.get("multiprocessing.util")
@@ -174,12 +217,32 @@ class Process:
         if util and spawned and spawned.parent_process() is not None:
             util.Finalize(None, self._at_exit, exitpriority=0)
 
+    def _before_fork(self) -> None:
+        # One fork at a time, and no start meanwhile. It may be a signal handler that
+        # forks in the middle of a start, so this doesn't wait for ever.
+        self._forking = self._starting.acquire(timeout=FORK_TIMEOUT)
+        if self.sender is not None:
+            self.sender.pause()
+
+    def _after_fork_in_parent(self) -> None:
+        if self._forking:
+            self._forking = False
+            self._starting.release()
+        if self.sender is None or not self.sender.paused:
+            return
+        if threading.current_thread() is threading.main_thread():
+            _after_call_of(sys._getframe(1), self.on_pressure)  # noqa: SLF001
+        else:
+            self.on_pressure()
+
     def _after_fork(self) -> None:
         """In the child: what is pending, buffered and connected is the parent's."""
         if self.sender is not None:
+            self._expected = self.sender.session.expected
             self.sender.session.abandon()
         self.sender = None
         self._starting = threading.Lock()
+        self._forking = False
         self.recorder.forget()
 
     def _at_exit(self) -> None:
@@ -189,15 +252,44 @@ class Process:
 def _program() -> str:
     """Return the program's name: the script's, or the module's of `python -m`."""
     main = sys.modules.get("__main__")
-    spec = getattr(main, "__spec__", None)
-    if spec is not None and spec.name:
-        name: str = spec.name
-        return name.removesuffix(".__main__")
+    name: str = getattr(getattr(main, "__spec__", None), "name", "")
+    name = name.removesuffix("__main__").removesuffix(".")
+    if name:
+        return name
+    # A script, or a folder or zip with a `__main__`.
     stem = os.path.splitext(os.path.basename(sys.argv[0] if sys.argv else ""))[0]
-    return stem or "python"
+    return "python" if stem in {"", "-c", "-"} else stem
 
 
 process: Final = Process(settings_from_environment())
+
+_interrupts: Final[dict[int, object]] = {}
+
+
+def _after_call_of(frame: FrameType, call: Callable[[], None]) -> None:
+    """Do it as soon as the C function returns that `frame`, of the main thread, is in.
+
+    For `os.fork`: Python 3.12 and later count the threads after all hooks have run, and
+    warn if there is more than one. Where this can't be had, the next event calls.
+    """
+    tries = itertools.count()
+
+    def interrupt(_: object) -> int:
+        with contextlib.suppress(Exception):  # C has nobody to tell
+            if sys._getframe(1) is frame or next(tries) > MAX_TRIES:  # noqa: SLF001
+                del _interrupts[id(callback)]
+                call()
+            else:  # it interrupted a hook, ours or another's
+                ctypes.pythonapi.Py_AddPendingCall(callback, None)
+        return 0
+
+    with contextlib.suppress(ImportError, OSError, MemoryError):  # not to be had here
+        import ctypes
+
+        callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(interrupt)
+        _interrupts[id(callback)] = callback  # alive until it has been called
+        # https://docs.python.org/3/c-api/init.html#c.Py_AddPendingCall
+        ctypes.pythonapi.Py_AddPendingCall(callback, None)
 
 
 def configure(
@@ -208,6 +300,7 @@ def configure(
     enabled: bool | None = None,
     buffer_bytes: int | None = None,
     exit_timeout: float | None = None,
+    prices: Mapping[str, Price] | str | os.PathLike[str] | None = None,
 ) -> None:
     """Change this process's settings; what isn't given stays as it is.
 
@@ -218,15 +311,23 @@ def configure(
             `KAYWATCH_ENDPOINT` by default, else the first agent's socket found.
         service: the name to report under; `KAYWATCH_SERVICE` by default, else the
             program's.
-        tags: a few words about this process, such as `{"zone": "b"}`.
+        tags: a few words about this process, such as `{"zone": "b"}`; by default
+            those of `KAYWATCH_TAGS`, as in `zone=b,tier=web`.
         enabled: False makes every call a no-op, as `KAYGRAPH_COLLECT_METRICS=false`.
         buffer_bytes: bound of the buffer that outlasts an absent agent, in bytes.
         exit_timeout: how long the exit may wait for the last acknowledgement, in
             seconds.
+        prices: what models cost, by name, or the path of a TOML file with a table for
+            each; they come before those of the file that `KAYWATCH_PRICES` names and
+            of the built-in list. See `kaywatch.Price`.
 
     Raises:
         ConfigurationError: naming what can't be used.
     """
+    if prices is not None:
+        from kaywatch.prices import checked, use
+
+        listed = checked(prices)
     given: dict[str, Any] = {
         "endpoint": endpoint,
         "service": service,
@@ -237,6 +338,8 @@ def configure(
     }
     changes = {key: value for key, value in given.items() if value is not None}
     process.configure(process.settings._replace(**changes))
+    if prices is not None:
+        use(listed)
 
 
 def flush(timeout: float = 2.0) -> bool:

@@ -11,10 +11,13 @@ own run. Called from within a node it is not: the innermost frame tells.
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
-from kaywatch._frames import EXEC, POST, Frame, Run, current_frame, current_run
-from kaywatch._naming import Kind, action_name, kinds
+from kaywatch import _events
+from kaywatch._extras import Part
+from kaywatch._frames import Frame, Run, current_frame, current_run
+from kaywatch._naming import Kind, action_name, is_batch, kinds
 from kaywatch._process import process
 from kaywatch._topology import Wirings
 from kaywatch._wrapping import Function, Pair, mirror, seal, takes, trouble
@@ -27,6 +30,8 @@ __all__ = ["LOOP", "RUN", "next_node", "wirings"]
 
 NO_SUCCESSORS: Final = EndReason.NO_SUCCESSORS.value
 UNMATCHED_ACTION: Final = EndReason.UNMATCHED_ACTION.value
+
+MAX_AVAILABLE: Final = 20  # actions of a dead end's node that are told
 
 # Of a run's loop.
 WAITING: Final = 0
@@ -66,6 +71,11 @@ class GraphRun(Run):
     def item(self) -> GraphRun:
         """Open the run of an item of this batch."""
         self.split = True
+        if self.frame is not None:
+            extras = self.frame.extra()
+            extras.batch = is_batch(self.owner)
+            # Attempts and waiting are of the nodes in it.
+            extras.parts.append(Part(0, 0.0, 0.0))
         made = GraphRun(self.graph, self.owner, _frame())
         made.batch = self
         return made
@@ -83,7 +93,7 @@ class GraphRun(Run):
 
 def _run_plain(original: Function) -> Function:
     def run(self: Any, shared: Any) -> Any:
-        entered = _enter(self)
+        entered = _enter(self, shared)
         if entered is None:
             return original(self, shared)
         try:
@@ -99,7 +109,7 @@ def _run_plain(original: Function) -> Function:
 
 def _run_waiting(original: Function) -> Function:
     async def run(self: Any, shared: Any) -> Any:
-        entered = _enter(self)
+        entered = _enter(self, shared)
         if entered is None:
             return await original(self, shared)
         try:
@@ -116,17 +126,17 @@ def _run_waiting(original: Function) -> Function:
 RUN: Final = Pair(_run_plain, _run_waiting, 2)
 
 
-def _enter(graph: Any) -> GraphRun | None:
+def _enter(graph: Any, shared: object) -> GraphRun | None:
     """Open a graph's run, None if it isn't to be recorded or is open already."""
     try:
         kind = _kind(graph)
-        return _open(graph, kind) if kind is not None else None
+        return _open(graph, kind, shared) if kind is not None else None
     except Exception:  # noqa: BLE001 - the application goes on without us
         trouble(f"graph {type(graph).__name__}")
         return None
 
 
-def _open(graph: Any, kind: Kind) -> GraphRun | None:
+def _open(graph: Any, kind: Kind, shared: object) -> GraphRun | None:
     around, outer = _run(), _frame()
     looping = around if around is not None and outer is around.parent else None
     if looping is not None and looping.owner is graph:
@@ -136,6 +146,7 @@ def _open(graph: Any, kind: Kind) -> GraphRun | None:
     if looping is not None:
         series = process.recorder.series(looping.graph, name)
         outer = frame = Frame(series, looping, outer, graph)
+        frame.tell(shared)
     run = GraphRun(name, graph, outer)
     run.by_run = True
     run.frame = frame
@@ -214,7 +225,7 @@ def _run_to_loop_in(graph: Any, params: Any, kind: Kind) -> GraphRun | None:
     if around.loop == LOOPING:
         return None
     if around.frame is not None:
-        around.frame.phase = EXEC
+        around.frame.enter()
     if params is None and around.loop == WAITING and not around.split:
         return around
     return around.item()
@@ -224,7 +235,7 @@ def _end(run: GraphRun, error: BaseException | None) -> None:
     run.loop = LOOPED
     whole = run.batch or run
     if error is None and whole.frame is not None:
-        whole.frame.phase = POST
+        whole.frame.leave()
     if not run.by_run:
         run.leave()
         run.finish(error)
@@ -264,8 +275,13 @@ def _note_end(graph: Any, node: Any) -> None:
         return
     try:
         successors = getattr(node, "successors", None)
-        has_some = isinstance(successors, dict) and dict.__len__(successors) > 0
-        run.ends(UNMATCHED_ACTION if has_some else NO_SUCCESSORS)
+        if not isinstance(successors, dict) or not dict.__len__(successors):
+            run.ends(NO_SUCCESSORS)
+            return
+        run.ends(UNMATCHED_ACTION)
+        if _events.listener is not None:
+            known = islice(list(dict.keys(successors)), MAX_AVAILABLE)
+            run.available = tuple(map(action_name, known))
     except Exception:  # noqa: BLE001 - of a property of the application's
         trouble(f"successors of {type(node).__name__}")
 

@@ -74,7 +74,7 @@ class Session:
         self.connected = False
         self.error = ""  # the last thing that went wrong, for client_stats
         self.attempted = False  # whether a connect has been tried at all
-        self.ever_connected = False
+        self.expected = False  # an agent has been there, and may be restarting
         self._recorder = recorder
         self._packer = Packer(recorder)
         self._connect = connect
@@ -92,8 +92,8 @@ class Session:
     def settled(self) -> bool:
         """Whether all that was recorded is committed by the agent."""
         recorder = self._recorder
-        waiting = recorder.executions or recorder.points or recorder.runs
-        return not waiting and not recorder.failures and not len(self.buffer)
+        waiting = any(recorder.pending()) or recorder.failures
+        return not waiting and not len(self.buffer)
 
     @property
     def busy(self) -> bool:
@@ -141,6 +141,7 @@ class Session:
 
     def _pack(self) -> int:
         total = 0
+        self._recorder.lower_gate()
         for _ in range(MAX_BATCHES_PER_STEP):
             taken = self._packer.take()
             self._count_gate_drops()
@@ -216,7 +217,7 @@ class Session:
         self._progress_at = now
         self._backlog = 0
         self._flushed = -1
-        if self.ever_connected:
+        if self.expected:
             self._packer.resend_topologies()
         return transport
 
@@ -238,7 +239,7 @@ class Session:
             if self._greeted:
                 self.buffer.ack(seq)
             else:
-                self._greeted = self.connected = self.ever_connected = True
+                self._greeted = self.connected = self.expected = True
                 self.error = ""
                 self._retry = RETRY_MIN
                 self.buffer.settle(seq)

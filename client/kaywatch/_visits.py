@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from kaywatch import _events
 from kaywatch._frames import Frame, current_frame, current_run
 from kaywatch._naming import MAX_ACTION, NAME, action_name, given_name, kinds
 from kaywatch._process import process
@@ -29,7 +30,7 @@ def _run_plain(original: Function) -> Function:
         outer = _frame()
         if outer is not None and outer.owner is self:
             return original(self, shared)
-        frame = _enter(self, outer)
+        frame = _enter(self, outer, shared)
         if frame is None:
             return original(self, shared)
         try:
@@ -51,7 +52,7 @@ def _run_waiting(original: Function) -> Function:
         outer = _frame()
         if outer is not None and outer.owner is self:
             return await original(self, shared)
-        frame = _enter(self, outer)
+        frame = _enter(self, outer, shared)
         if frame is None:
             return await original(self, shared)
         try:
@@ -95,7 +96,7 @@ def answered(node: Any, outcome: int, error: object) -> None:
         frame.answered(outcome, error)
 
 
-def _enter(node: Any, outer: Frame | None) -> Frame | None:
+def _enter(node: Any, outer: Frame | None, shared: object) -> Frame | None:
     """Open the frame of a node, None if it isn't to be recorded."""
     try:
         cls = type(node)
@@ -112,7 +113,11 @@ def _enter(node: Any, outer: Frame | None) -> Frame | None:
             series = kind.series.get(graph) or kind.series_in(graph)
         else:
             series = process.recorder.series(graph, name)
-        return Frame(series, run, outer, node)
+        frame = Frame(series, run, outer, node)
+        if _events.listener is not None:
+            frame.tell(shared)
     except Exception:  # noqa: BLE001 - the application goes on without us
         trouble(f"node {type(node).__name__}")
         return None
+    else:
+        return frame

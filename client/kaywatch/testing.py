@@ -14,6 +14,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from kaywatch import wire
@@ -24,7 +25,16 @@ __all__ = ["Captured", "Execution", "MemoryTransport", "Point", "RunEnd", "captu
 
 
 class Execution(NamedTuple):
-    """One execution as it was sent."""
+    """One execution as it was sent.
+
+    How its time was split is None where it isn't known: of `kaywatch.execution`, and
+    of a node whose `_run` calls no `_exec`.
+
+    Attributes:
+        prep, exec: seconds in those phases, waiting left out.
+        wait: seconds between an attempt that failed and the next one.
+        items: how many a batch had; 0 for a node that is none.
+    """
 
     graph: str
     node: str
@@ -35,6 +45,17 @@ class Execution(NamedTuple):
     action: str
     error: str
     phase: str
+    prep: float | None = None
+    exec: float | None = None
+    wait: float | None = None
+    items: int | None = None
+
+    @property
+    def post(self) -> float | None:
+        """Seconds that are left of the whole: those in `post`."""
+        if self.prep is None or self.exec is None or self.wait is None:
+            return None
+        return max(0.0, self.seconds - self.prep - self.exec - self.wait)
 
 
 class Point(NamedTuple):
@@ -98,8 +119,9 @@ class Captured:
     def executions(self, node: str | None = None) -> list[Execution]:
         """Return the executions in order of their end, or those of one node."""
         found = []
-        for table, row in self._rows("executions", wire.EXECUTION_COLUMNS):
-            series, end, seconds, outcome, attempts, action, error = row
+        columns = {**wire.EXECUTION_COLUMNS, **wire.PHASE_COLUMNS}
+        for table, row in self._rows("executions", columns):
+            series, end, seconds, outcome, attempts, action, error, *phases = row
             graph, name = table.series(series)
             kind, phase = table.error(error)
             found.append(
@@ -113,8 +135,10 @@ class Captured:
                     table.strings[action],
                     kind,
                     phase,
+                    *phases,
                 )
             )
+        found.sort(key=lambda execution: execution.end)
         return [e for e in found if node is None or e.node == node]
 
     def points(self, name: str | None = None) -> list[Point]:
@@ -174,8 +198,10 @@ class Captured:
             packed = message.get(section)
             if packed:
                 table = _Table(wire.decode(message["table"]))
-                values = [array(code, packed[name]) for name, code in columns.items()]
-                for row in zip(*values, strict=True):
+                values = [
+                    array(code, packed.get(name, b"")) for name, code in columns.items()
+                ]
+                for row in zip_longest(*values):
                     yield table, row
 
 

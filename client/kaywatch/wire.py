@@ -20,6 +20,7 @@ __all__ = [
     "MAX_NAME",
     "MAX_TABLE_ENTRIES",
     "PHASES",
+    "PHASE_COLUMNS",
     "POINT_COLUMNS",
     "RUN_COLUMNS",
     "VERSION",
@@ -66,6 +67,14 @@ EXECUTION_COLUMNS: Final[Mapping[str, str]] = {
     "attempts": "H",
     "action": "H",
     "error": "H",
+}
+# How the time of an execution was split. They may be left out, or be shorter than the
+# others: then they are of the first executions, and of the rest it isn't known.
+PHASE_COLUMNS: Final[Mapping[str, str]] = {
+    "prep": "f",
+    "exec": "f",
+    "wait": "f",
+    "items": "I",
 }
 POINT_COLUMNS: Final[Mapping[str, str]] = {"series": "H", "time": "d", "value": "d"}
 RUN_COLUMNS: Final[Mapping[str, str]] = {

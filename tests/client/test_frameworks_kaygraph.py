@@ -9,6 +9,7 @@ import json
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
@@ -504,31 +505,31 @@ def test_a_persistent_graph_is_one_run_of_its_nodes() -> None:
     assert [json.loads(text) for text in graph.checkpoints] == [{"n": 1}] * 2
 
 
-# -- the monitoring page's own examples ------------------------------------------------
+# -- what users write by the monitoring page -------------------------------------------
+#
+# Written anew by what the page's classes of these names do: their hooks, what they
+# call and don't call, and what they keep.
 
 
 class AdvancedMetricsNode(MetricsNode):
+    """Keeps figures of its own in `before_prep`, `after_exec` and `on_error`."""
+
     def __init__(self) -> None:
         super().__init__(collect_metrics=True, node_id="advanced_metrics")
-        self.custom_metrics: dict[str, Any] = {
-            "data_sizes": [],
-            "processing_rates": [],
-            "error_types": {},
-        }
+        self.sizes: list[int] = []
+        self.rates: list[float] = []
+        self.errors: Counter[str] = Counter()
 
     def before_prep(self, shared: Any) -> None:
-        self.set_context("start_time", time.time())
+        self.set_context("begun", time.perf_counter())
 
     def after_exec(self, shared: Any, prep_res: Any, exec_res: Any) -> None:
-        took = time.time() - self.get_context("start_time", 0)
-        size = len(str(prep_res))
-        if took > 0:
-            self.custom_metrics["processing_rates"].append(size / took)
-        self.custom_metrics["data_sizes"].append(size)
+        length = len(str(prep_res))
+        self.sizes.append(length)
+        self.rates.append(length / (time.perf_counter() - self.get_context("begun")))
 
     def on_error(self, shared: Any, error: Exception) -> bool:
-        kinds = self.custom_metrics["error_types"]
-        kinds[type(error).__name__] = kinds.get(type(error).__name__, 0) + 1
+        self.errors[type(error).__name__] += 1
         return False
 
     def exec(self, prep_res: Any) -> Any:
@@ -538,62 +539,62 @@ class AdvancedMetricsNode(MetricsNode):
 
 
 class MonitoredGraph(Graph):
+    """Replaces the loop, without calling its parent's."""
+
     def __init__(self, start: Any = None) -> None:
         super().__init__(start)
-        self.graph_metrics: dict[str, Any] = {
-            "executions": 0,
-            "node_performance": {},
-            "transition_counts": {},
-            "failure_points": {},
-        }
+        self.runs = 0
+        self.times: dict[str, list[float]] = {}
+        self.moves: Counter[str] = Counter()
+        self.failed: Counter[str] = Counter()
 
     def _orch(self, shared: Any, params: Any = None) -> Any:
-        self.graph_metrics["executions"] += 1
-        current_node = copy.copy(self.start_node)
-        node_params = params or {**self.params}
-        last_action = None
-        while current_node:
-            node_name = current_node.node_id or current_node.__class__.__name__
-            node_start = time.time()
+        self.runs += 1
+        action, at = None, self.start_node
+        while at is not None:
+            node = copy.copy(at)
+            name = node.node_id or type(node).__name__
+            node.set_params(params or dict(self.params))
+            begun = time.perf_counter()
             try:
-                current_node.set_params(node_params)
-                last_action = current_node._run(shared)
-                times = self.graph_metrics["node_performance"]
-                times.setdefault(node_name, []).append(time.time() - node_start)
+                action = node._run(shared)
             except Exception:
-                points = self.graph_metrics["failure_points"]
-                points[node_name] = points.get(node_name, 0) + 1
+                self.failed[name] += 1
                 raise
-            counts = self.graph_metrics["transition_counts"]
-            key = f"{node_name}->{last_action}"
-            counts[key] = counts.get(key, 0) + 1
-            current_node = copy.copy(self.get_next_node(current_node, last_action))
-        return last_action
+            self.times.setdefault(name, []).append(time.perf_counter() - begun)
+            self.moves[f"{name}->{action}"] += 1
+            at = self.get_next_node(node, action)
+        return action
 
 
 class AlertingNode(MetricsNode):
-    def __init__(self, alert_threshold: float = 0.8) -> None:
+    """Looks at its own success rate after each execution."""
+
+    def __init__(self, least: float = 0.8) -> None:
         super().__init__(collect_metrics=True, node_id="alerting_processor")
-        self.alert_threshold = alert_threshold
+        self.least = least
 
     def after_exec(self, shared: Any, prep_res: Any, exec_res: Any) -> None:
-        if self.get_stats().get("success_rate", 1.0) < self.alert_threshold:
-            self.logger.error("ALERT: Performance threshold breached")
+        rate = self.get_stats().get("success_rate", 1.0)
+        if rate < self.least:
+            self.logger.error("ALERT: success rate %s", rate)
 
 
 class StructuredLoggingNode(Node):
+    """Wraps `_run` in lines of its own."""
+
     def __init__(self) -> None:
         super().__init__(node_id="structured_logger")
 
     def _run(self, shared: Any) -> Any:
-        self.logger.info("node_execution_start %s", list(shared.keys()))
+        self.logger.info("node_execution_start %s", [*shared])
         try:
-            result = super()._run(shared)
-            self.logger.info("node_execution_success %s", result)
+            action = super()._run(shared)
         except Exception as error:
             self.logger.error("node_execution_error %s", type(error).__name__)
             raise
-        return result
+        self.logger.info("node_execution_success %s", action)
+        return action
 
 
 def test_the_page_s_examples_run_unchanged(caplog: pytest.LogCaptureFixture) -> None:
@@ -609,11 +610,9 @@ def test_the_page_s_examples_run_unchanged(caplog: pytest.LogCaptureFixture) -> 
     assert {e.graph for e in captured.executions()} == {"MonitoredGraph"}
     (run,) = captured.runs()
     assert (run.visits, run.node, run.reason) == (3, names[2], "no_successors")
-    assert list(graph.graph_metrics["node_performance"]) == names
-    assert graph.graph_metrics["transition_counts"] == dict.fromkeys(
-        [f"{name}->None" for name in names], 1
-    )
-    assert advanced.custom_metrics["data_sizes"] == [4]
+    assert (graph.runs, list(graph.times)) == (1, names)
+    assert graph.moves == dict.fromkeys([f"{name}->None" for name in names], 1)
+    assert advanced.sizes == [4]
     assert advanced.get_stats()["total_executions"] == 1
     assert "node_execution_success None" in caplog.messages
 
@@ -626,8 +625,8 @@ def test_the_page_s_examples_fail_unchanged() -> None:
 
     assert captured.executions()[0].outcome == ERROR
     assert captured.runs()[0].outcome == ERROR
-    assert advanced.custom_metrics["error_types"] == {"ValueError": 1}
-    assert graph.graph_metrics["failure_points"] == {"advanced_metrics": 1}
+    assert advanced.errors == {"ValueError": 1}
+    assert graph.failed == {"advanced_metrics": 1}
 
 
 def test_a_node_of_the_base_class_has_no_retries() -> None:

@@ -360,7 +360,7 @@ def test_an_application_sees_no_difference(
     assert after == before
     assert _frames.current_frame.get() is None
     assert _frames.current_run.get() is None
-    assert process.recorder.in_flight == {}
+    assert process.recorder.in_flight == set()
     assert _attempts._batches == {}
 
 
@@ -666,7 +666,7 @@ def test_an_abandoned_coroutine_closes_its_execution() -> None:
         asyncio.run(abandon())
 
     assert [e.outcome.name for e in captured.executions()] == ["CANCELLED"]
-    assert process.recorder.in_flight == {}
+    assert process.recorder.in_flight == set()
 
 
 async def _steps(coroutine: Any) -> None:
@@ -681,7 +681,7 @@ def test_the_nodes_under_way_are_known() -> None:
 
     class Looks(Step):
         def exec(self, prep_res: Any) -> Any:
-            seen.extend(process.recorder.in_flight.values())
+            seen.extend(f.flight() for f in process.recorder.in_flight)
 
     with capture():
         Flow(start=Looks()).run({})

@@ -7,13 +7,14 @@ from typing import Any
 
 import msgpack
 import pytest
+from tests.flights import Endless
 
 from kaywatch import _packer, wire
 from kaywatch._packer import MAX_IN_FLIGHT, MAX_STRINGS, Packer, Sections
 from kaywatch.recorder import Failure, Recorder, Topology
 
 COLUMNS = {
-    "executions": wire.EXECUTION_COLUMNS,
+    "executions": {**wire.EXECUTION_COLUMNS, **wire.PHASE_COLUMNS},
     "points": wire.POINT_COLUMNS,
     "runs": wire.RUN_COLUMNS,
 }
@@ -49,7 +50,7 @@ def table_of(found: Sections) -> dict[str, Any]:
 def column(found: Sections, section: str, name: str) -> list[Any]:
     part = found.sections[section]
     assert isinstance(part, dict)
-    values = array(COLUMNS[section][name], part[name])
+    values = array(COLUMNS[section][name], part.get(name, b""))
     if sys.byteorder == "big":
         values.byteswap()
     return values.tolist()
@@ -90,9 +91,10 @@ def test_a_batch_has_columns_of_one_length_and_a_table(
     assert column(found, "points", "value") == [3.0]
     assert column(found, "runs", "visits") == [3]
     assert texts(found, "runs", "reason") == ["no_successors"]
-    for section, columns in COLUMNS.items():
-        sizes = {len(column(found, section, name)) for name in columns}
-        assert len(sizes) == 1, section
+    for section, part in found.sections.items():
+        if section in COLUMNS and isinstance(part, dict):
+            sizes = {len(column(found, section, name)) for name in part}
+            assert len(sizes) == 1, section
     strings = table_of(found)["strings"]
     ((kind, *names, labels),) = table_of(found)["points"]
     assert (kind, [strings[n] for n in names]) == ("gauge", ["size", "g", "n"])
@@ -284,6 +286,64 @@ def test_a_batch_fits_into_a_frame_also_where_actions_are_free_text(
         assert len(packed) < wire.MAX_FRAME - 1_000
 
 
+# -- phases ---------------------------------------------------------------------------
+
+
+def phased(recorder: Recorder, node: str, *phases: Any) -> None:
+    number = recorder.series("g", node).number
+    recorder.record_phased((number, 5.0, 1.0, 0, 1, "default", None, *phases))
+
+
+def test_without_phases_there_are_no_columns_for_them(
+    recorder: Recorder, packer: Packer
+) -> None:
+    recorder.series("g", "n").record(0.5)
+    part = taken(packer).sections["executions"]
+    assert isinstance(part, dict)
+    assert part.keys() == wire.EXECUTION_COLUMNS.keys()
+
+
+def test_executions_with_phases_come_first(recorder: Recorder, packer: Packer) -> None:
+    recorder.series("g", "plain").record(0.5, 1, 2, "", ("E", "exec"))
+    phased(recorder, "first", 0.25, 0.5, 0.125, 7)
+    phased(recorder, "second", 0.0, 1.0, 0.0, 0)
+    found = taken(packer)
+    assert found.events == 3
+    assert nodes(found) == ["first", "second", "plain"]
+    assert column(found, "executions", "attempts") == [1, 1, 2]
+    wanted = {
+        "prep": [0.25, 0.0],
+        "exec": [0.5, 1.0],
+        "wait": [0.125, 0.0],
+        "items": [7, 0],
+    }
+    told = {name: column(found, "executions", name) for name in wire.PHASE_COLUMNS}
+    assert told == wanted
+
+
+def test_both_together_are_at_most_a_batch(recorder: Recorder, packer: Packer) -> None:
+    for _ in range(7):
+        phased(recorder, "n", 0.0, 1.0, 0.0, 0)
+        recorder.series("g", "n").record(0.5)
+    sizes = []
+    while (found := packer.take(5)) is not None:
+        sizes.append((found.events, len(column(found, "executions", "series"))))
+    assert sizes == [(5, 5), (5, 5), (4, 4)]
+
+
+@pytest.mark.parametrize("bad", ["soon", None, -1, 2**40])
+def test_phases_that_fit_no_column_cost_only_their_own_event(
+    recorder: Recorder, packer: Packer, bad: Any
+) -> None:
+    recorder.series("g", "plain").record(0.5)
+    phased(recorder, "a", 0.25, 0.5, 0.0, 1)
+    phased(recorder, "b", 0.25, 0.5, 0.0, bad)
+    found = taken(packer)
+    assert (found.events, found.unpackable) == (2, 1)
+    assert nodes(found) == ["a", "plain"]
+    assert column(found, "executions", "items") == [1]
+
+
 # -- details --------------------------------------------------------------------------
 
 
@@ -312,8 +372,8 @@ def test_topologies_go_along_when_they_change_and_when_asked_for(
 def test_nodes_in_flight_go_along_when_they_change(
     recorder: Recorder, packer: Packer
 ) -> None:
-    recorder.in_flight[1] = ("g", "n", 5.0, 7)
-    recorder.in_flight[2] = ("g", "m", 4.0, 0)
+    recorder.in_flight.add(Endless("g", "n", 5.0, 7))
+    recorder.in_flight.add(Endless("g", "m", 4.0))
     run = recorder.run_id(7)
     wanted = [("g", "m", 4.0, ""), ("g", "n", 5.0, run)]
     assert taken(packer).sections["in_flight"] == wanted
@@ -327,15 +387,12 @@ def test_of_many_nodes_in_flight_those_go_along_that_started_first(
     recorder: Recorder, packer: Packer
 ) -> None:
     for number in range(2 * MAX_IN_FLIGHT):
-        recorder.in_flight[number] = ("g", "n", float(-number), 0)
+        recorder.in_flight.add(Endless("g", "n", float(-number)))
     found: Any = taken(packer).sections["in_flight"]
     assert len(found) == MAX_IN_FLIGHT
     assert found[0][2] == float(1 - 2 * MAX_IN_FLIGHT)
 
 
-def test_columns_are_little_endian_on_any_machine(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    wanted = array("H", [1, 2]).tobytes()
-    monkeypatch.setattr(_packer, "_SWAP", not _packer._SWAP)
-    assert _packer._column("H", [256, 512]) == wanted
+def test_columns_are_little_endian_and_unpadded() -> None:
+    assert _packer._column("H", [1, 512]) == b"\x01\x00\x00\x02"
+    assert _packer._column("I", [1]) == b"\x01\x00\x00\x00"

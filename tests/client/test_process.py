@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
+import types
+from importlib.machinery import ModuleSpec
 
 import pytest
 
 import kaywatch
 from kaywatch._process import Process, Settings, process, settings_from_environment
+from kaywatch._process import _program as program
 from kaywatch.testing import MemoryTransport, capture
 
 
@@ -26,6 +30,49 @@ def test_collecting_is_on_otherwise(
 ) -> None:
     monkeypatch.setenv("KAYGRAPH_COLLECT_METRICS", value)
     assert settings_from_environment().enabled
+
+
+def test_tags_come_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("KAYWATCH_TAGS", "zone=b, tier = web,zone=c,sum=1+1=2,empty=,")
+
+    tags = settings_from_environment().tags
+
+    assert tags == {"zone": "c", "tier": "web", "sum": "1+1=2", "empty": ""}
+    assert not caplog.messages
+
+
+def test_malformed_tags_are_told_once_and_the_others_kept(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("KAYWATCH_TAGS", "zone, =b, tier=web")
+
+    assert settings_from_environment().tags == {"tier": "web"}
+    assert caplog.messages == [
+        "KAYWATCH_TAGS: expected key=value,..., got ['zone', '=b']; ignored"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("argv", "spec", "name"),
+    [
+        (["/srv/shop.py"], None, "shop"),
+        (["/srv/shop/__main__.py"], "shop.__main__", "shop"),
+        (["/srv/shop.pyz"], "__main__", "shop"),
+        (["-c"], None, "python"),
+        ([""], None, "python"),
+    ],
+)
+def test_a_service_is_named_by_its_program(
+    monkeypatch: pytest.MonkeyPatch, argv: list[str], spec: str | None, name: str
+) -> None:
+    main = types.ModuleType("__main__")
+    main.__spec__ = ModuleSpec(spec, None) if spec else None
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    monkeypatch.setattr(sys, "argv", argv)
+
+    assert program() == name
 
 
 def test_a_setting_that_can_not_be_used_changes_nothing() -> None:
@@ -152,7 +199,7 @@ def test_metrics_belong_to_the_innermost_node_of_their_own_task() -> None:
     assert found["left", "outer"].value == 3
 
 
-def test_an_llm_call_is_four_sums_with_its_model() -> None:
+def test_an_llm_call_is_sums_with_its_model() -> None:
     with capture() as captured, kaywatch.execution("g", "ask"):
         kaywatch.record_llm(model="m", input_tokens=10, output_tokens=3, cost_usd=0.5)
         kaywatch.record_llm(model="m", input_tokens=1)
@@ -166,6 +213,7 @@ def test_an_llm_call_is_four_sums_with_its_model() -> None:
         "llm_input_tokens": 11,
         "llm_output_tokens": 3,
         "llm_cost_usd": 0.5,
+        "llm_unpriced_calls": 1,
     }
 
 

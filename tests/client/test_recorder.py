@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
+from tests.flights import Endless
 
 from kaywatch import recorder as module
 from kaywatch.recorder import Failure, Recorder, Topology
@@ -39,6 +40,28 @@ def test_with_a_sender_only_a_full_batch_asks_again(
     assert asked == []
     record(0.1)
     assert asked == ["wake"]
+    # Woken once: the thousands that come until it has its turn don't wait for it.
+    for _ in range(10):
+        record(0.1)
+    assert asked == ["wake"]
+    recorder.lower_gate()
+    record(0.1)
+    assert asked == ["wake", "wake"]
+
+
+def test_a_wake_that_comes_late_leaves_a_closed_gate_closed() -> None:
+    """A thread is between its look at the gate and the wake; another one forks."""
+    asked: list[str] = []
+    recorder = opened(lambda: asked.append("start"))
+    recorder.close_gate()
+
+    recorder._full(recorder.executions, module.EXECUTION_WIDTH)
+    recorder.lower_gate()
+    record = recorder.series("g", "n").record
+    record(0.1)
+    record(0.1)
+
+    assert asked == ["start"] * 3
 
 
 def test_beyond_the_bound_events_are_dropped_and_counted(
@@ -49,13 +72,16 @@ def test_beyond_the_bound_events_are_dropped_and_counted(
     recorder = opened()
     record, add = recorder.series("g", "n").record, recorder.point("count", "c", "", "")
 
+    number = recorder.series("g", "n").number
     for _ in range(30):
         record(0.1)
+        recorder.record_phased((number, 5.0, 0.1, 0, 1, "", None, 0.0, 0.1, 0.0, 0))
         add(1)
         recorder.run_ended("g", 0.1, 0, "error", "n", "", 1)
 
     assert len(recorder.executions) == 20 * module.EXECUTION_WIDTH
-    assert recorder.pending_dropped == 30
+    assert len(recorder.phased) == 20 * module.PHASED_WIDTH
+    assert recorder.pending_dropped == 40
 
 
 def test_series_and_points_are_the_same_object_for_the_same_names() -> None:
@@ -120,7 +146,7 @@ def test_after_a_fork_nothing_of_the_parent_is_left() -> None:
     recorder = opened(lambda: asked.append("start"))
     record = recorder.series("g", "n").record
     record(0.1)
-    recorder.in_flight[1] = ("g", "n", 0.0, 0)
+    recorder.in_flight.add(Endless("g", "n", 0.0))
     prefix = recorder.run_prefix
 
     recorder.forget()

@@ -129,14 +129,20 @@ def test_what_is_no_message_is_a_value_error(message: bytes) -> None:
 
 
 def test_the_columns_have_the_sizes_that_the_format_promises() -> None:
-    sizes = {"B": 1, "H": 2, "I": 4, "d": 8}
-    for columns in (wire.EXECUTION_COLUMNS, wire.POINT_COLUMNS, wire.RUN_COLUMNS):
+    sizes = {"B": 1, "H": 2, "I": 4, "f": 4, "d": 8}
+    for columns in (
+        wire.EXECUTION_COLUMNS,
+        wire.PHASE_COLUMNS,
+        wire.POINT_COLUMNS,
+        wire.RUN_COLUMNS,
+    ):
         for code in columns.values():
             assert struct.calcsize(code) == sizes[code]
 
 
-def test_an_execution_costs_25_bytes() -> None:
+def test_an_execution_costs_25_bytes_and_16_more_with_phases() -> None:
     assert struct.calcsize("<" + "".join(wire.EXECUTION_COLUMNS.values())) == 25
+    assert struct.calcsize("<" + "".join(wire.PHASE_COLUMNS.values())) == 16
 
 
 def test_what_the_module_exports_is_there() -> None:

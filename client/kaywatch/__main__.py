@@ -1,0 +1,20 @@
+"""`python -m kaywatch run -- CMD`: the one command that needs no agent here."""
+
+from __future__ import annotations
+
+import sys
+
+from kaywatch import launch
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command, or tell that there is one."""
+    if sys.argv[1:2] != ["run"]:
+        sys.exit("usage: python -m kaywatch run [options] [--] COMMAND [ARGUMENT ...]")
+    launch.main(sys.argv[2:], "python -m kaywatch run")
+
+
+if __name__ == "__main__":
+    main()

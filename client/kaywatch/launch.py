@@ -1,0 +1,250 @@
+"""`kaywatch run -- CMD`: becomes an application, and has it instrumented.
+
+Strategy: the folder `_run`, with a `sitecustomize`, goes in front of PYTHONPATH, and
+settings go into the environment; then the command replaces this process. So it keeps
+its pid, its parent, its descriptors and its exit code, and every Python process that
+it starts is instrumented as well, except where Python is told to ignore PYTHONPATH.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Final, NoReturn
+
+from kaywatch._process import settings_from_environment, tags_in
+from kaywatch._transport import check_endpoint
+from kaywatch.errors import ConfigurationError
+
+__all__ = ["FOLDER", "main"]
+
+FOLDER: Final = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_run")
+
+# As shells end.
+NOT_EXECUTABLE: Final = 126
+NOT_FOUND: Final = 127
+
+PROBE_TIMEOUT: Final = 10.0  # seconds
+_PROBE: Final = (
+    "import sys, importlib.util as u; sys.exit(u.find_spec('kaywatch') is None)"
+)
+_PYTHON: Final = re.compile(r"(python|pypy)[\d.]*t?")
+_SHEBANG_BYTES: Final = 256  # what Linux reads of it
+
+
+def main(arguments: Sequence[str], program: str = "kaywatch run") -> NoReturn:
+    """Replace this process by the command that the arguments give.
+
+    Args:
+        arguments: what follows `run` on the command line.
+        program: what the user typed, for messages.
+
+    Raises:
+        SystemExit: with 2 for wrong usage, 127 if the command is not found, 126 if it
+            can't be executed.
+    """
+    options = _parser(program).parse_args(arguments)
+    command: list[str] = options.command
+    if command[:1] == ["--"]:
+        del command[0]
+    if not command:
+        _parser(program).error("expected a command, as in: -- python app.py")
+    environment = _inherited()
+    watched = settings_from_environment().enabled
+    environment.update(_settings(options, environment))
+    if watched:
+        _put_in_front(environment)
+        _tell_if_unwatched(command[0], environment, program)
+    _become(command, environment, program)
+
+
+def _parser(program: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=program,
+        usage=f"{program} [options] [--] COMMAND [ARGUMENT ...]",
+        description=(
+            "Run an application with KayGraph and PocketFlow instrumented, without any"
+            " code in it: COMMAND, and whatever Python it starts."
+        ),
+        epilog=(
+            "With KAYGRAPH_COLLECT_METRICS=false the command runs as it is. Python's"
+            " options -I, -E and -S can't be instrumented."
+        ),
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--service", metavar="NAME", help="the name to report under; the program's"
+    )
+    parser.add_argument(
+        "--endpoint",
+        metavar="URL",
+        type=_endpoint,
+        help="where the agent listens, such as unix:///run/kaywatch/ingest.sock",
+    )
+    parser.add_argument(
+        "--tag",
+        metavar="KEY=VALUE",
+        type=_tag,
+        action="append",
+        default=[],
+        help="a word about these processes, such as zone=b; may be repeated",
+    )
+    parser.add_argument("command", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    return parser
+
+
+def _endpoint(text: str) -> str:
+    try:
+        check_endpoint(text)
+    except ConfigurationError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+def _tag(text: str) -> tuple[str, str]:
+    tags, wrong = tags_in(text)
+    if wrong or len(tags) != 1:
+        raise argparse.ArgumentTypeError(f"expected KEY=VALUE, no comma, got {text!r}")
+    return next(iter(tags.items()))
+
+
+def _inherited() -> dict[str, str]:
+    """Return the environment without the LC_CTYPE that Python may have put there.
+
+    In the C locale it sets one for itself and its children (PEP 538), and a shell
+    script would sort and match by another locale than without us.
+    """
+    environment = dict(os.environ)
+    if "LC_CTYPE" in environment:
+        try:
+            with open("/proc/self/environ", "rb") as given:
+                if b"\0LC_CTYPE=" not in b"\0" + given.read():
+                    del environment["LC_CTYPE"]
+        except OSError:
+            pass  # no /proc: a coerced locale stays
+    return environment
+
+
+def _settings(
+    options: argparse.Namespace, environment: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the variables that say what the options say."""
+    found = {}
+    if options.service:
+        found["KAYWATCH_SERVICE"] = options.service
+    if options.endpoint:
+        found["KAYWATCH_ENDPOINT"] = options.endpoint
+    if options.tag:
+        tags, _ = tags_in(environment.get("KAYWATCH_TAGS", ""))
+        tags.update(options.tag)
+        found["KAYWATCH_TAGS"] = ",".join(f"{key}={tags[key]}" for key in tags)
+    return found
+
+
+def _put_in_front(environment: dict[str, str]) -> None:
+    """Make `_run` the first folder of PYTHONPATH, if it isn't yet."""
+    path = environment.get("PYTHONPATH", "")
+    folders = path.split(os.pathsep) if path else []
+    if folders[:1] != [FOLDER]:
+        # Other entries stay as they are: an empty one is the current folder.
+        environment["PYTHONPATH"] = os.pathsep.join([FOLDER, *folders])
+
+
+# -- whether anything will be watched ------------------------------------------------
+
+
+def _tell_if_unwatched(
+    command: str, environment: Mapping[str, str], program: str
+) -> None:
+    """Say so if the command is Python's, and of one that has no kaywatch."""
+    path = shutil.which(command, path=environment.get("PATH"))
+    python = _interpreter(path) if path is not None else None
+    if python is None or _same_environment(python, sys.executable):
+        return
+    if not _has_kaywatch(python, environment):
+        print(
+            f"{program}: {python} has no kaywatch, so what it runs is not watched;"
+            f" install kaywatch there, or run it with {sys.executable}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def _interpreter(path: str) -> str | None:
+    """Return the Python that will run a file, None if that can't be told."""
+    if _PYTHON.fullmatch(os.path.basename(path)):
+        return path
+    try:
+        with open(path, "rb") as file:
+            first = file.readline(_SHEBANG_BYTES)
+    except OSError:
+        return None
+    if not first.startswith(b"#!"):
+        return None
+    words = os.fsdecode(first[2:]).split()
+    if words and os.path.basename(words[0]) == "env":
+        words = [word for word in words[1:] if word[:1] != "-" and "=" not in word]
+    if not words or not _PYTHON.fullmatch(os.path.basename(words[0])):
+        return None
+    return shutil.which(words[0])
+
+
+def _same_environment(one: str, other: str) -> bool:
+    """Return whether two interpreters are one: `python` and `python3` of a folder."""
+    folders = {os.path.dirname(os.path.abspath(path)) for path in (one, other)}
+    return len(folders) == 1 and os.path.realpath(one) == os.path.realpath(other)
+
+
+def _has_kaywatch(python: str, environment: Mapping[str, str]) -> bool:
+    """Ask an interpreter; True if it doesn't answer, as nothing is known then."""
+    try:
+        done = subprocess.run(  # noqa: S603 - the user's own command
+            [python, "-c", _PROBE],
+            check=False,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=PROBE_TIMEOUT,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return True
+    return done.returncode == 0
+
+
+# -- becoming the command ------------------------------------------------------------
+
+
+def _become(
+    command: list[str], environment: Mapping[str, str], program: str
+) -> NoReturn:
+    # Python ignores these, which is inherited: `kaywatch run -- yes | head` would not
+    # end. As `subprocess` does; whether they were ignored before can't be known.
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        _execute(command, environment)
+    except OSError as error:
+        found = shutil.which(command[0], os.F_OK, environment.get("PATH"))
+        missing = isinstance(error, FileNotFoundError) and found is None
+        what = "command not found" if missing else f"can't be executed: {error}"
+        print(f"{program}: {command[0]}: {what}", file=sys.stderr, flush=True)
+        sys.exit(NOT_FOUND if missing else NOT_EXECUTABLE)
+
+
+def _execute(command: list[str], environment: Mapping[str, str]) -> NoReturn:
+    try:
+        os.execvpe(command[0], command, environment)  # noqa: S606 - no shell, indeed
+    except OSError as error:
+        if error.errno != errno.ENOEXEC:
+            raise
+    # A script without `#!`: a shell's, as for execvp(3) and every shell.
+    path = shutil.which(command[0], path=environment.get("PATH")) or command[0]
+    os.execve("/bin/sh", ["sh", path, *command[1:]], environment)  # noqa: S606
