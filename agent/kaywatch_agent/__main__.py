@@ -10,12 +10,18 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run the command line, or say how to install what it needs."""
+    if sys.argv[1:2] == ["run"]:
+        # Before the agent's imports: it needs none of them, nor that they are there.
+        from kaywatch import launch
+
+        launch.main(sys.argv[2:])
     try:
         cli = importlib.import_module("kaywatch_agent.cli")
     except ModuleNotFoundError as error:
         sys.exit(
             f"kaywatch: the agent needs {error.name}, which is not installed here;"
             " install it with: pip install 'kaywatch[agent]'"
+            " (`kaywatch run -- COMMAND` works without)"
         )
     cli.main()
 

@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import gc
 import resource
+import socket
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
@@ -14,13 +15,18 @@ from typing import Final
 import structlog
 
 from kaywatch._version import __version__
-from kaywatch_agent.aggregate.aggregator import Aggregator, Delta, View
+from kaywatch_agent.aggregate.aggregator import Aggregator, View
+from kaywatch_agent.aggregate.change import Change
 from kaywatch_agent.aggregate.clients import Client
 from kaywatch_agent.aggregate.registry import Registry
 from kaywatch_agent.config import Config
+from kaywatch_agent.errors import ConfigError, StoreError
 from kaywatch_agent.health import Health
+from kaywatch_agent.ingest.peers import Peer
 from kaywatch_agent.ingest.unix import UnixListener
+from kaywatch_agent.model import Presence
 from kaywatch_agent.pipeline import Pipeline
+from kaywatch_agent.store.writer import Damaged, Writer
 from kaywatch_agent.telemetry import Telemetry
 from kaywatch_agent.web.server import WebServer
 
@@ -34,6 +40,15 @@ HURRY_SECONDS: Final = 0.02
 # A tick that is this late means that the agent hangs.
 TICK_DEADLINE: Final = 10.0
 STOP_SECONDS: Final = 5.0
+
+# Settings that are only read at the start.
+FIXED: Final = (
+    ("ingest", "socket"),
+    ("ingest", "mode"),
+    ("http", "listen"),
+    ("store", "path"),
+    ("store", "synchronous"),
+)
 
 # mallopt(3): numpy's temporaries of up to a few MB come from the heap, which isn't
 # given back each time. Page faults were a third of the CPU at load (136 ns against
@@ -62,10 +77,13 @@ class App:
         self.pipeline = Pipeline(
             Aggregator(registry, clock()),
             self.telemetry,
-            commit=_keep_in_memory,
+            commit=self._commit,
             hurry=self._ask_for_commit,
+            find=Peer.find,
             clock=clock,
         )
+        self._writer: Writer | None = None
+        self._commits: asyncio.Task[None] | None = None
         self._listener = UnixListener(self.pipeline.open)
         self._web = WebServer(self, self.telemetry, __version__)
         self._stopping = asyncio.Event()
@@ -112,9 +130,31 @@ class App:
         self._stopping.set()
         self._hurried.set()
 
+    def reload(self, config: Config) -> None:
+        """Go on with another configuration, all of it or nothing.
+
+        Raises:
+            ConfigError: something differs that is only read at the start.
+        """
+        fixed = [
+            f"{section}.{key}"
+            for section, key in FIXED
+            if getattr(getattr(config, section), key)
+            != getattr(getattr(self.config, section), key)
+        ]
+        if fixed:
+            names = ", ".join(fixed)
+            raise ConfigError("", f"{names}: can't be changed without a restart")
+        self.config = config
+        self.pipeline.aggregator.registry.limit(config.limits)
+        if self._writer is not None:
+            self._writer.keep(config.store.retention)
+        log.info("configuration reloaded")
+
     async def _start(self) -> None:
         self.health.expect("tick", within=TICK_DEADLINE)
         self.health.expect("ingest", within=TICK_DEADLINE)
+        self._restore()
         host, port = self.config.http.address
         self._stops.append(("http", self._web.stop))
         self.http_address = await self._web.start(host, port)
@@ -125,6 +165,34 @@ class App:
             socket=self.socket_path,
             http=f"http://{self.http_address[0]}:{self.http_address[1]}",
             version=__version__,
+        )
+
+    def _restore(self) -> None:
+        """Open the store, and go on from what is in it."""
+        path = self.config.store.file
+        if path is None:
+            return
+        started = time.perf_counter()
+        self._writer = writer = Writer(path, self.config.store, self.telemetry)
+        self._stops.append(("store", self._close_store))
+        self.pipeline.aggregator.use(writer)
+        found = writer.restore()
+        if found.now is None:
+            return
+        self.pipeline.restore(found, socket.gethostname())
+        down = max(0.0, self.clock() - found.now)
+        self.telemetry.add("kaywatch_restarts_total")
+        self.telemetry.add("kaywatch_down_seconds_total", down)
+        log.info(
+            "restored",
+            store=str(path),
+            down_seconds=round(down, 3),
+            series=len(found.keys),
+            clients=len(found.clients),
+            waiting=sum(
+                client.state is Presence.DISCONNECTED for client in self.clients()
+            ),
+            took_seconds=round(time.perf_counter() - started, 3),
         )
 
     async def _tick_until_stopped(self) -> None:
@@ -153,6 +221,8 @@ class App:
         now = self.clock()
         self.health.report("tick", now, problem)
         self.health.report("ingest", now)
+        if self._writer is not None:
+            self.health.report("store", now, self._writer.problem)
         self._web.publish()
 
     def _guarded(self, work: Callable[[], None]) -> str:
@@ -174,7 +244,7 @@ class App:
         self._listener.stop_accepting()
         # One turn of the loop reads what has arrived already.
         await asyncio.sleep(0)
-        self.pipeline.commit()
+        await self._last_commit()
         while self._stops:
             name, stop = self._stops.pop()
             try:
@@ -187,6 +257,37 @@ class App:
             log.info("stopped", events=events)
 
     # -- inside ----------------------------------------------------------------------
+
+    def _commit(self, change: Change) -> None:
+        """Make a change durable, beside the loop where there is a store."""
+        if self._writer is None:
+            self.pipeline.committed(change)
+        else:
+            work = self._committing(self._writer, change)
+            self._commits = asyncio.create_task(work, name="commit")
+
+    async def _committing(self, writer: Writer, change: Change) -> None:
+        try:
+            await writer.commit(change)
+        except Exception as error:
+            self.pipeline.refused(change, whole=isinstance(error, Damaged))
+            if not isinstance(error, StoreError):
+                log.exception("a commit failed, and is tried again")
+        else:
+            self.pipeline.committed(change)
+
+    async def _last_commit(self) -> None:
+        """Commit what has come meanwhile, if the store lets us in time."""
+        for _ in range(2):  # the one under way, and the one after it
+            if self._commits is not None:
+                await asyncio.wait([self._commits], timeout=STOP_SECONDS)
+            self.pipeline.commit()
+        if self._commits is not None:
+            await asyncio.wait([self._commits], timeout=STOP_SECONDS)
+
+    async def _close_store(self) -> None:
+        if self._writer is not None:
+            await asyncio.to_thread(self._writer.close)
 
     def _ask_for_commit(self) -> None:
         self._hurried.set()
@@ -202,9 +303,6 @@ class App:
         telemetry.set("kaywatch_open_connections", len(self._listener.links))
         registry = pipeline.aggregator.registry
         telemetry.set("kaywatch_series", len(registry.keys))
-        telemetry.set("kaywatch_folded_series_total", registry.folded_in_all)
-        for reason, events in pipeline.aggregator.misplaced.items():
-            telemetry.set("kaywatch_misplaced_events_total", events, str(reason))
         usage = resource.getrusage(resource.RUSAGE_SELF)
         telemetry.set(
             "kaywatch_process_cpu_seconds_total", usage.ru_utime + usage.ru_stime
@@ -218,10 +316,6 @@ def tune_allocator() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
         libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
-
-
-def _keep_in_memory(delta: Delta) -> None:
-    """Commit to nothing: all that this agent knows is in memory."""
 
 
 def _resident_bytes() -> int:

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
@@ -22,6 +22,9 @@ from kaywatch.query import DEFAULT_URL, fetch
 from kaywatch_agent import screens
 from kaywatch_agent.config import DEFAULT_PATH, Config, find, load
 from kaywatch_agent.errors import AgentError, ConfigError
+
+if TYPE_CHECKING:
+    from kaywatch_agent.app import App
 
 __all__ = ["main"]
 
@@ -73,29 +76,55 @@ def _reading(command: F) -> F:
 def kaywatch() -> None:
     """Production monitoring for KayGraph and PocketFlow applications.
 
-    `kaywatch serve` starts the agent; applications call kaywatch.instrument().
+    `kaywatch serve` starts the agent; `kaywatch run -- python app.py` an application
+    that it watches, unless that one calls kaywatch.instrument() itself.
     """
+
+
+@kaywatch.command(
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def run(arguments: tuple[str, ...]) -> None:
+    """Run a command with its frameworks instrumented, without code in it."""
+    from kaywatch import launch
+
+    launch.main(arguments)  # not reached from `__main__`, which knows `run` itself
 
 
 @kaywatch.command()
 @click.option("--socket", metavar="PATH", help="The socket that clients push to.")
 @click.option("--http", "listen", metavar="HOST:PORT", help="Where to serve HTTP.")
 @click.option(
+    "--store", metavar="PATH", help="The file that keeps it all; :memory: for none."
+)
+@click.option(
     "--config",
     "config_path",
     metavar="FILE",
     help=f"The configuration; {DEFAULT_PATH} if it exists.",
 )
-def serve(socket: str | None, listen: str | None, config_path: str | None) -> None:
-    """Run the agent until SIGTERM or SIGINT. No configuration is needed."""
+def serve(
+    socket: str | None, listen: str | None, store: str | None, config_path: str | None
+) -> None:
+    """Run the agent until SIGTERM or SIGINT. No configuration is needed.
+
+    SIGHUP reads the configuration again; a file that is wrong changes nothing.
+    """
     from kaywatch_agent import logs
 
-    config = _configured(config_path, socket, listen)
+    def configured() -> Config:
+        return _configured(config_path, socket, listen, store)
+
+    config = configured()
     logs.set_up(config.log)
-    _run(config)
+    _run(config, configured)
 
 
-def _configured(path: str | None, socket: str | None, listen: str | None) -> Config:
+def _configured(
+    path: str | None, socket: str | None, listen: str | None, store: str | None
+) -> Config:
     """Return the file's configuration with the options in place of its values."""
     config = load(find(path))
     try:
@@ -105,12 +134,15 @@ def _configured(path: str | None, socket: str | None, listen: str | None) -> Con
         if listen is not None:
             http = dataclasses.replace(config.http, listen=listen)
             config = dataclasses.replace(config, http=http)
+        if store is not None:
+            kept = dataclasses.replace(config.store, path=store)
+            config = dataclasses.replace(config, store=kept)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     return config
 
 
-def _run(config: Config) -> None:
+def _run(config: Config, configured: Callable[[], Config]) -> None:
     from kaywatch_agent.app import App
 
     async def life() -> None:
@@ -118,10 +150,28 @@ def _run(config: Config) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, app.stop)
+        loop.add_signal_handler(signal.SIGHUP, _reload, app, configured)
         await app.run()
 
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(life())
+
+
+def _reload(app: App, configured: Callable[[], Config]) -> None:
+    """Take the configuration as it is now, or say why it stays as it was."""
+    import structlog
+
+    from kaywatch_agent import logs
+
+    try:
+        config = configured()
+        app.reload(config)
+    except (ConfigError, click.UsageError) as error:
+        log = structlog.get_logger("kaywatch.agent")
+        # No trace for a mistake in a file.
+        log.error("configuration not reloaded", problem=str(error))  # noqa: TRY400
+    else:
+        logs.set_up(config.log)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -142,6 +192,7 @@ def check(config_path: str | None) -> None:
     click.echo(f"{path or 'no file, all defaults'}: fine")
     click.echo(f"  clients push to  {config.ingest.path}")
     click.echo(f"  HTTP is served at  {config.http.listen}")
+    click.echo(f"  everything is kept in  {config.store.file or 'memory'}")
 
 
 @kaywatch.command()
@@ -152,11 +203,14 @@ def status(url: str, as_json: bool) -> None:
     if as_json:
         clients = fetch("/api/v1/clients", url=url)
         export = fetch("/api/v1/export", url=url)
-        click.echo(json.dumps({"health": health, **clients, **export}, indent=2))
+        llm = fetch("/api/v1/llm", url=url)
+        found = {"health": health, **clients, **export, "llm": llm}
+        click.echo(json.dumps(found, indent=2))
     else:
         clients = fetch("/api/v1/clients", url=url)["clients"]
         nodes = fetch("/api/v1/nodes", {"window": "5m"}, url)["nodes"]
-        screens.show_status(url, health, clients, nodes)
+        models = fetch("/api/v1/llm", {"window": "5m"}, url)["models"]
+        screens.show_status(url, health, clients, nodes, models)
     if health["status"] == "unhealthy":
         raise click.exceptions.Exit(FAILED)
 

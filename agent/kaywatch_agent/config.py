@@ -20,6 +20,7 @@ from kaywatch_agent.aggregate.registry import Limits
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.ingest.unix import UnixConfig
 from kaywatch_agent.logs import LogConfig
+from kaywatch_agent.store.writer import StoreConfig
 from kaywatch_agent.web.server import HttpConfig
 
 __all__ = ["DEFAULT_PATH", "Config", "find", "load", "parse"]
@@ -33,6 +34,7 @@ class Config:
 
     ingest: UnixConfig = field(default_factory=UnixConfig)
     http: HttpConfig = field(default_factory=HttpConfig)
+    store: StoreConfig = field(default_factory=StoreConfig)
     limits: Limits = field(default_factory=Limits)
     log: LogConfig = field(default_factory=LogConfig)
 

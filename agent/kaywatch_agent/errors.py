@@ -2,12 +2,13 @@
 
 AgentError
 ├── ConfigError       a setting that can't be used; names its key path
-└── StartError        a resource that the agent needs is not to be had
+├── StartError        a resource that the agent needs is not to be had
+└── StoreError        the store's file can't be used, or not now
 """
 
 from __future__ import annotations
 
-__all__ = ["AgentError", "ConfigError", "StartError"]
+__all__ = ["AgentError", "ConfigError", "StartError", "StoreError"]
 
 
 class AgentError(Exception):
@@ -28,3 +29,7 @@ class ConfigError(AgentError):
 
 class StartError(AgentError):
     """A socket, a port or a file that the agent needs is not to be had."""
+
+
+class StoreError(AgentError):
+    """The store's file can't be used, or not now: full, locked, of a newer agent."""

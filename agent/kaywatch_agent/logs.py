@@ -53,7 +53,8 @@ def set_up(config: LogConfig) -> None:
             logging.getLevelName(config.level.upper())
         ),
         logger_factory=structlog.stdlib.LoggerFactory(),
-        cache_logger_on_first_use=True,
+        # A reload may change the level; lines are few.
+        cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(

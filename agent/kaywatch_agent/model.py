@@ -17,6 +17,7 @@ __all__ = [
     "InFlight",
     "Kind",
     "Labels",
+    "PhaseColumns",
     "Presence",
     "ProcessSample",
     "SeriesKey",
@@ -79,6 +80,21 @@ class Columns(NamedTuple):
     attempts: NDArray[np.int64]
     action: NDArray[np.int64]
     error: NDArray[np.int64]
+
+
+class PhaseColumns(NamedTuple):
+    """How the time of executions was split, of those of which it is known.
+
+    They are among the events of a Columns, which counts them.
+    """
+
+    row: NDArray[np.int64]
+    time: NDArray[np.float64]  # Unix seconds
+    value: NDArray[np.float64]  # seconds in all
+    prep: NDArray[np.float32]
+    exec: NDArray[np.float32]
+    wait: NDArray[np.float32]
+    items: NDArray[np.uint32]
 
 
 class FailureRecord(NamedTuple):

@@ -5,9 +5,12 @@
     tick: pending -> steps          Pipeline.commit: aggregate, commit, acknowledge
           -> presence, publish      Pipeline.tick
 
-A batch is acknowledged only after `commit` of a delta that holds its effect. A crash
-before it: the client sends again, and nothing was counted. A crash after it: the
+A batch is acknowledged only after the commit of a change that holds its effect. A
+crash before it: the client sends again, and nothing was counted. A crash after it: the
 number is known, and the resend is dropped.
+
+One commit is under way at a time. What arrives meanwhile, and what a commit that
+failed gives back, is in the next one.
 """
 
 from __future__ import annotations
@@ -18,9 +21,11 @@ from typing import Final, Protocol
 
 from kaywatch import wire
 from kaywatch.wire import ErrorCode
-from kaywatch_agent.aggregate.aggregator import Aggregator, Delta
+from kaywatch_agent.aggregate.aggregator import Aggregator
+from kaywatch_agent.aggregate.change import Change, Restored
 from kaywatch_agent.aggregate.clients import Client, Clients
 from kaywatch_agent.model import Presence, ProcessSample
+from kaywatch_agent.pace import Pace
 from kaywatch_agent.protocol.decoder import Decoder
 from kaywatch_agent.protocol.framing import FrameReader, OutOfStep, Oversized
 from kaywatch_agent.protocol.messages import Batch, Bye, Flush, Hello, Message, Rejected
@@ -88,8 +93,9 @@ class Pipeline:
         aggregator: Aggregator,
         telemetry: Telemetry,
         *,
-        commit: Callable[[Delta], None],
+        commit: Callable[[Change], None],
         hurry: Callable[[], None],
+        find: Callable[[int, float], Peer | None] = lambda *_: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Wire the stages.
@@ -97,8 +103,10 @@ class Pipeline:
         Args:
             aggregator: where events go.
             telemetry: where what happens is counted.
-            commit: makes a delta durable, or raises; called once per tick.
+            commit: begins to make a change durable; `committed` or `refused` has to
+                be called at its end.
             hurry: asks for a commit sooner than the next tick.
+            find: returns the process with a pid that ran at a time, if it still does.
             clock: Unix seconds.
         """
         self.aggregator = aggregator
@@ -106,10 +114,39 @@ class Pipeline:
         self.telemetry = telemetry
         self.clock = clock
         self.decoder = Decoder()
+        self.pace = Pace(clock())
         self.hurry = hurry
+        self._find = find
+        self.whole = False  # the next change has to be all that is known
         self._commit = commit
+        self._committing = False
+        self._owed: set[str] = set()  # clients whose greeting is not answered yet
         self._conversations: dict[str, Conversation] = {}  # by client
         self._watched: dict[str, Peer] = {}  # disconnected, by client
+
+    def restore(self, found: Restored, host: str) -> None:
+        """Go on from what was committed before a restart; before the first batch.
+
+        Args:
+            found: what was committed.
+            host: the name of this one, whose processes can be looked after.
+        """
+        self.aggregator.restore(found)
+        self.telemetry.load(found.counters)
+        self.clients.restore(
+            map(Client.from_json, found.clients.values()), self.clock()
+        )
+        for client in self.clients:
+            if client.state is Presence.DISCONNECTED and client.host == host:
+                self._look_for(client)
+
+    def _look_for(self, client: Client) -> None:
+        """Watch the process of a client that was connected before a restart."""
+        peer = self._find(client.pid, client.start)
+        if peer is None:
+            self.clients.turn(client, Presence.DIED, self.clock())
+        else:
+            self._watched[client.id] = peer
 
     # -- a batch -----------------------------------------------------------------------
 
@@ -133,6 +170,7 @@ class Pipeline:
                 self._present(client, conversation)
                 if client.received_seq > client.committed_seq:
                     # Or it would call lost what it had to drop and we have taken.
+                    self._owed.add(client.id)
                     self.commit()
                 else:
                     conversation.ack(client, client.committed_seq, always=True)
@@ -161,6 +199,7 @@ class Pipeline:
         if batch.sent is not None and not client.batches:
             # Of the first alone: later ones may have waited for a connection.
             client.skew = now - batch.sent
+        self.pace.arrived(client.id, taken)
         client.batches += 1
         client.events += taken
         client.recorded = max(client.recorded, batch.recorded)
@@ -204,14 +243,75 @@ class Pipeline:
     # -- a tick ------------------------------------------------------------------------
 
     def commit(self) -> None:
-        """Aggregate what is pending, make it durable, and acknowledge it."""
-        self._commit(self.aggregator.advance(self.clock()))
-        self.aggregator.committed()
-        for client in self.clients:
-            client.committed_seq = client.received_seq
-            conversation = self._conversations.get(client.id)
-            if conversation is not None:
-                conversation.ack(client, client.committed_seq)
+        """Aggregate what is pending, and begin to make it durable."""
+        now = self.clock()
+        self.aggregator.advance(now)
+        self._account()
+        if self._committing:
+            return
+        clients = self.clients
+        changed = clients if self.whole else map(clients.get, clients.changed)
+        change = self.aggregator.change(now, self.whole)._replace(
+            clients={client.id: client.to_json() for client in changed if client},
+            forgotten=frozenset(clients.forgotten),
+            marks={client.id: client.received_seq for client in clients},
+            counters=self.telemetry.dump(),
+        )
+        clients.changed.clear()
+        clients.forgotten.clear()
+        self.whole = False
+        self._committing = True
+        self._commit(change)
+
+    def _account(self) -> None:
+        """Move what the aggregation counted to where counts survive a restart."""
+        aggregator, telemetry = self.aggregator, self.telemetry
+        for reason, events in aggregator.misplaced.items():
+            telemetry.add("kaywatch_misplaced_events_total", events, str(reason))
+        aggregator.misplaced.clear()
+        registry = aggregator.registry
+        telemetry.add("kaywatch_folded_series_total", registry.folded_in_all)
+        registry.folded_in_all = 0
+
+    def committed(self, change: Change) -> None:
+        """The change is durable: acknowledge what is in it."""
+        self._committing = False
+        for name, seq in change.marks.items():
+            client = self.clients.get(name)
+            if client is not None:
+                client.committed_seq = seq
+                self._acknowledge(client)
+        if self._owed:
+            self.hurry()
+
+    def refused(self, change: Change, whole: bool = False) -> None:
+        """The change is not durable: it is in the next one.
+
+        Args:
+            change: what could not be committed.
+            whole: what was committed before is not there any more either.
+        """
+        self._committing = False
+        self.whole = self.whole or whole
+        self.aggregator.give_back(change)
+        self.clients.changed.update(change.clients)
+        self.clients.forgotten.update(change.forgotten)
+        # They go on sending; this is no time to let them wait for an answer as well.
+        for name in list(self._owed):
+            self._owed.discard(name)
+            client = self.clients.get(name)
+            if client is not None and name in self._conversations:
+                seq = client.committed_seq
+                self._conversations[name].ack(client, seq, always=True)
+
+    def _acknowledge(self, client: Client) -> None:
+        owed = client.id in self._owed
+        conversation = self._conversations.get(client.id)
+        if conversation is None:
+            self._owed.discard(client.id)
+        elif not owed or client.committed_seq >= client.received_seq:
+            self._owed.discard(client.id)
+            conversation.ack(client, client.committed_seq, always=owed)
 
     def tick(self) -> None:
         """Do what is done once a second: commit, then look after the clients."""
@@ -220,8 +320,12 @@ class Pipeline:
         now = self.clock()
         self._watch(now)
         self._sample(now)
+        for client in self.pace.decide(now, self._conversations.keys()):
+            self.telemetry.add("kaywatch_slow_messages_total")
+            self._conversations[client].slow(self.pace.seconds)
         for client in self.clients.forget(now):
             self.aggregator.registry.forget_client(client)
+            self.pace.forget(client)
             self._unwatch(client)
         self._measure(time.perf_counter() - started)
 
@@ -254,7 +358,10 @@ class Pipeline:
 
     def _present(self, client: Client, conversation: Conversation) -> None:
         conversation.clients.add(client.id)
+        known = self._conversations.get(client.id)
         self._conversations[client.id] = conversation
+        if known is not conversation and self.pace.seconds > 1.0:
+            conversation.slow(self.pace.seconds)
 
     def gone(self, conversation: Conversation) -> None:
         """The connection is lost: keep an eye on the processes behind it."""
@@ -321,6 +428,10 @@ class Conversation:
             wire.ack(seq, _id_bytes(client.id))
         ):
             self._acked[client.id] = seq
+
+    def slow(self, seconds: float) -> None:
+        """Ask for a batch every so many seconds at most."""
+        self._send(wire.slow(seconds))
 
     def refuse(self, code: ErrorCode, text: str, seq: int | None) -> None:
         """Say what was wrong with a message."""

@@ -12,6 +12,7 @@ from rich.text import Text
 
 __all__ = [
     "console",
+    "dollars",
     "duration",
     "percent",
     "plain_table",
@@ -40,9 +41,13 @@ def console() -> Console:
 
 
 def show_status(
-    url: str, health: Json, clients: Sequence[Json], nodes: Sequence[Json]
+    url: str,
+    health: Json,
+    clients: Sequence[Json],
+    nodes: Sequence[Json],
+    models: Sequence[Json] = (),
 ) -> None:
-    """Show the agent, its clients and its nodes."""
+    """Show the agent, its clients, its nodes and the language models they call."""
     out = console()
     line = Text.assemble(
         "kaywatch ",
@@ -61,6 +66,9 @@ def show_status(
     _show_clients(out, clients)
     out.print()
     show_nodes(out, nodes, "Nodes, last 5 minutes")
+    if models:
+        out.print()
+        _show_models(out, models)
 
 
 def _show_clients(out: Console, clients: Sequence[Json]) -> None:
@@ -111,6 +119,27 @@ def show_nodes(out: Console, nodes: Sequence[Json], title: str) -> None:
     out.print(table if table.row_count else "Nothing ran.")
 
 
+def _show_models(out: Console, models: Sequence[Json]) -> None:
+    table = plain_table(
+        "model", "calls", "errors", "tokens in", "out", "cost", "wasted", "p95"
+    )
+    for model in models:
+        # A cost that leaves calls out says so.
+        more = "+?" if model["unpriced_calls"] or model["calls_without_usage"] else ""
+        table.add_row(
+            model["model"],
+            f"{model['calls']:,}",
+            Text(f"{model['errors']:,}", "red" if model["errors"] else ""),
+            _short(model["input_tokens"]),
+            _short(model["output_tokens"]),
+            dollars(model["cost_usd"]) + more,
+            dollars(model["wasted_cost_usd"]),
+            duration(model["seconds"]["p95"]),
+        )
+    out.print("Language models, last 5 minutes", style="bold")
+    out.print(table)
+
+
 def show_node(stats: Json) -> None:
     """Show all that is known of one node."""
     out = console()
@@ -133,6 +162,10 @@ def _lines(stats: Json) -> list[tuple[str, str]]:
         (name, duration(stats[f"{name}_execution_time"]))
         for name in ("avg", "min", "p50", "p95", "p99", "max")
     ]
+    if stats["avg_exec_time"] is not None:
+        lines.append(("time", _phases(stats)))
+    if stats["total_items"]:
+        lines.append(("items", f"{stats['total_items']:,}"))
     for name in ("outcomes", "actions", "error_breakdown"):
         counts = {key: n for key, n in stats[name].items() if n}
         if counts:
@@ -145,6 +178,14 @@ def _lines(stats: Json) -> list[tuple[str, str]]:
         lines.append(("last execution", f"{duration(time.time() - last)} ago"))
     lines.append(("completeness", percent(stats["completeness"])))
     return lines
+
+
+def _phases(stats: Json) -> str:
+    """Return the share that each phase has in a node's time."""
+    names = ("prep", "exec", "wait", "post")
+    times = {name: stats[f"avg_{name}_time"] for name in names}
+    whole = sum(times.values()) or 1.0
+    return ", ".join(f"{name} {time / whole:.0%}" for name, time in times.items())
 
 
 def duration(seconds: float | None) -> str:
@@ -161,6 +202,21 @@ def duration(seconds: float | None) -> str:
     if minutes < 120:
         return f"{minutes} min {rest} s"
     return f"{minutes // 60} h {minutes % 60} min"
+
+
+def dollars(amount: float) -> str:
+    """Return an amount of US dollars, small ones with two digits that say something."""
+    if 0 < amount < 0.0001:
+        return "<$0.0001"
+    return f"${amount:,.2f}" if amount >= 1 or not amount else f"${amount:.2g}"
+
+
+def _short(count: int) -> str:
+    """Return a count in at most five characters."""
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if count >= 10 * size:
+            return f"{count / size:.0f}{unit}"
+    return f"{count:,}"
 
 
 def percent(share: float | None) -> str:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+import msgspec
+
 __all__ = ["CATALOGUE", "Metric", "Telemetry"]
 
 
@@ -19,6 +21,7 @@ class Metric(NamedTuple):
     type: str  # counter or gauge
     help: str
     labels: tuple[str, ...] = ()
+    durable: bool = False  # counts data: kept with it in the store, over restarts
 
 
 CATALOGUE: Final[dict[str, Metric]] = {
@@ -51,39 +54,46 @@ CATALOGUE: Final[dict[str, Metric]] = {
             "kaywatch_events_total",
             "counter",
             "Events taken in: executions, runs and custom metrics' values.",
+            durable=True,
         ),
         Metric(
             "kaywatch_duplicate_batches_total",
             "counter",
             "Batches that were sent again and had been counted already.",
+            durable=True,
         ),
         Metric(
             "kaywatch_missing_batches_total",
             "counter",
             "Batch numbers that never came; their clients report the events as drops.",
+            durable=True,
         ),
         Metric(
             "kaywatch_rejected_total",
             "counter",
             "Events, or whole messages, that could not be used.",
             ("reason",),
+            durable=True,
         ),
         Metric(
             "kaywatch_client_dropped_total",
             "counter",
             "Events that clients say they lost.",
             ("reason",),
+            durable=True,
         ),
         Metric(
             "kaywatch_misplaced_events_total",
             "counter",
             "Events too old for a bucket (late) or from the future; in the totals.",
             ("reason",),
+            durable=True,
         ),
         Metric(
             "kaywatch_folded_series_total",
             "counter",
             "Look-ups of series beyond the caps, counted under __other__.",
+            durable=True,
         ),
         Metric("kaywatch_series", "gauge", "Series known."),
         Metric(
@@ -91,12 +101,46 @@ CATALOGUE: Final[dict[str, Metric]] = {
             "counter",
             "Replies not sent since the client does not read.",
         ),
+        Metric(
+            "kaywatch_slow_messages_total",
+            "counter",
+            "Requests to clients to send less often.",
+        ),
         Metric("kaywatch_ticks_total", "counter", "Ticks since the start."),
         Metric(
             "kaywatch_tick_duration_seconds_total", "counter", "Time spent in ticks."
         ),
         Metric(
             "kaywatch_tick_duration_max_seconds", "gauge", "The longest tick so far."
+        ),
+        Metric("kaywatch_commits_total", "counter", "Transactions of the store."),
+        Metric(
+            "kaywatch_commit_failures_total",
+            "counter",
+            "Commits that failed; their changes are in later ones.",
+        ),
+        Metric(
+            "kaywatch_commit_duration_seconds_total",
+            "counter",
+            "Time spent in commits.",
+        ),
+        Metric("kaywatch_store_bytes", "gauge", "Bytes in use in the store's file."),
+        Metric(
+            "kaywatch_store_expired_total",
+            "counter",
+            "Hours of buckets that went since the store was too large.",
+        ),
+        Metric(
+            "kaywatch_restarts_total",
+            "counter",
+            "Starts that went on from a store.",
+            durable=True,
+        ),
+        Metric(
+            "kaywatch_down_seconds_total",
+            "counter",
+            "Time between a last commit and the start after it.",
+            durable=True,
         ),
         Metric(
             "kaywatch_http_requests_total",
@@ -115,6 +159,9 @@ CATALOGUE: Final[dict[str, Metric]] = {
         ),
     )
 }
+
+
+_Value = tuple[tuple[str, ...], float]
 
 
 class Telemetry:
@@ -142,6 +189,26 @@ class Telemetry:
     def total(self, name: str) -> float:
         """Return the sum over all labels."""
         return sum(self._values[name].values())
+
+    def dump(self) -> bytes:
+        """Return the durable counters as JSON, for `load` after a restart.
+
+        The others begin anew with each process, as Prometheus expects of a counter: one
+        that a crash sets back by a little would look as if all of it came again.
+        """
+        counters = {
+            name: list(values.items())
+            for name, values in self._values.items()
+            if CATALOGUE[name].durable
+        }
+        return msgspec.json.encode(counters)
+
+    def load(self, data: bytes) -> None:
+        """Go on counting from what was dumped; what is not durable now is left out."""
+        found = msgspec.json.decode(data, type=dict[str, list[_Value]])
+        for name, values in found.items():
+            if name in CATALOGUE and CATALOGUE[name].durable:
+                self._values[name].update(values)
 
     def collect(self) -> Iterator[tuple[Metric, dict[tuple[str, ...], float]]]:
         """Yield each metric with a copy of its values by labels."""

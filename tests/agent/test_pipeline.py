@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.agent.protocol.fakes import NOW, Agent, FakeLink, FakePeer
 from tests.agent.protocol.samples import (
     CLIENT,
+    FAILURE,
     FLIGHT,
     ROW,
     batch,
@@ -25,7 +26,7 @@ from tests.agent.protocol.samples import (
 
 from kaywatch import wire
 from kaywatch.wire import ErrorCode
-from kaywatch_agent.aggregate.aggregator import Delta
+from kaywatch_agent.aggregate.change import Change
 from kaywatch_agent.aggregate.clients import Client
 from kaywatch_agent.model import Kind, Presence
 from kaywatch_agent.pipeline import MAX_BACKLOG, Conversation
@@ -222,18 +223,13 @@ def test_rows_without_a_number_are_counted_and_need_no_reading(
 # -- commits that fail -----------------------------------------------------------------
 
 
-def total(deltas: Iterable[Delta]) -> int:
-    return sum(int(delta.total.executions.sum()) for delta in deltas)
-
-
-def in_steps(deltas: Iterable[Delta]) -> int:
-    return sum(int(s.executions.sum()) for d in deltas for s in d.steps.values())
+def in_steps(changes: Iterable[Change]) -> int:
+    return sum(int(s.executions.sum()) for c in changes for s in c.steps.values())
 
 
 def failing_commit(talk: Talk) -> None:
     talk.agent.broken = True
-    with pytest.raises(OSError, match="the disk is full"):
-        talk.agent.pipeline.commit()
+    talk.agent.pipeline.commit()
     talk.agent.broken = False
 
 
@@ -242,10 +238,15 @@ def test_nothing_is_acknowledged_by_a_commit_that_fails(talk: Talk) -> None:
     talk.say(talk.batch(1))
     failing_commit(talk)
     assert talk.link.replies() == []
+
+
+def test_a_greeting_is_answered_also_while_commits_fail(talk: Talk) -> None:
+    talk.greet()
+    talk.say(talk.batch(1))
     talk.agent.broken = True
-    with pytest.raises(OSError, match="the disk is full"):
-        talk.greet()
-    assert talk.link.replies() == []
+    assert talk.greet() == [ack(0)]
+    talk.agent.broken = False
+    assert talk.tick() == [ack(1)]
 
 
 def test_nothing_is_lost_by_a_commit_that_fails(agent: Agent, talk: Talk) -> None:
@@ -255,9 +256,109 @@ def test_nothing_is_lost_by_a_commit_that_fails(agent: Agent, talk: Talk) -> Non
     failing_commit(talk)
     talk.say(talk.batch(2, 4), talk.batch(1, 3))
     assert talk.tick() == [ack(2)]
-    assert total(agent.committed) == in_steps(agent.committed) == 7
+    assert agent.stored() == in_steps(agent.committed) == 7
     view = agent.pipeline.aggregator.view(agent.now)
     assert int(view.totals.executions.sum()) == 7
+
+
+def test_what_comes_during_a_commit_is_in_the_next_one(
+    agent: Agent, talk: Talk
+) -> None:
+    talk.greet()
+    agent.slow = True
+    talk.say(talk.batch(1, 3))
+    assert talk.tick() == []
+    first = agent.under_way
+    assert first is not None
+    talk.say(talk.batch(2, 4))
+    assert talk.tick() == []
+    assert agent.under_way is first  # one at a time
+    agent.end(first)
+    assert talk.link.replies() == [ack(1)]
+    assert agent.stored() == 3
+    agent.slow = False
+    assert talk.tick() == [ack(2)]
+    assert agent.stored() == 7
+
+
+def test_a_greeting_during_a_commit_waits_for_all_that_was_taken(
+    agent: Agent, talk: Talk
+) -> None:
+    talk.greet()
+    agent.slow = True
+    talk.say(talk.batch(1))
+    talk.tick()
+    talk.say(talk.batch(2))
+    assert talk.greet() == []
+    first = agent.under_way
+    assert first is not None
+    agent.end(first)
+    assert talk.link.replies() == []
+    assert agent.hurried
+    agent.slow = False
+    agent.pipeline.commit()
+    assert talk.link.replies() == [ack(2)]
+
+
+def test_a_store_that_begins_anew_gets_everything(agent: Agent, talk: Talk) -> None:
+    talk.greet()
+    talk.say(talk.batch(1, 3, failures=[FAILURE]))
+    talk.tick()
+    agent.slow = True
+    talk.say(talk.batch(2, 4))
+    talk.tick()
+    assert agent.under_way is not None
+    agent.pipeline.refused(agent.under_way, whole=True)
+    agent.slow = False
+    agent.committed.clear()
+    assert talk.tick() == [ack(2)]
+    (change,) = agent.committed
+    assert in_steps([change]) == int(change.totals.executions.sum()) == 7
+    assert len(change.failures) == 1
+    assert list(change.clients) == [CLIENT.hex()]
+    assert change.clients[CLIENT.hex()] == talk.client.to_json()
+
+
+# -- pace ------------------------------------------------------------------------------
+
+
+def test_a_client_that_sends_each_event_alone_is_asked_to_send_less_often(
+    agent: Agent, talk: Talk
+) -> None:
+    talk.greet()
+    agent.now += 1
+    talk.say(*(talk.batch(seq, 1) for seq in range(1, 101)))
+    assert talk.tick() == [ack(100), {"type": "slow", "seconds": 1.0}]
+    agent.now += 1
+    talk.say(*(talk.batch(seq, 1) for seq in range(101, 201)))
+    assert talk.tick() == [ack(200)]  # reminded every ten seconds at most
+    assert agent.counted("slow_messages_total") == 1
+    assert agent.stored() == 200
+
+
+def test_a_client_whose_batches_are_full_may_send_many(
+    agent: Agent, talk: Talk
+) -> None:
+    talk.greet()
+    agent.now += 1
+    talk.say(*(talk.batch(seq, 600) for seq in range(1, 101)))
+    assert talk.tick() == [ack(100)]
+
+
+def test_a_crowd_is_asked_to_send_less_often_and_told_when_it_is_over(
+    agent: Agent,
+) -> None:
+    talks = [Talk(agent, n.to_bytes(16, "big")) for n in range(3_000)]
+    for talk in talks:
+        talk.greet()
+    agent.now += 1
+    assert talks[0].tick() == [{"type": "slow", "seconds": 3.0}]
+    late = Talk(agent, b"one that is late")
+    assert {"type": "slow", "seconds": 3.0} in late.greet()
+    for talk in talks[1:]:
+        talk.close()
+    agent.now += 1
+    assert talks[0].tick() == [{"type": "slow", "seconds": 1.0}]
 
 
 # -- bad messages between good ones ----------------------------------------------------
@@ -583,12 +684,29 @@ def test_processes_are_sampled_every_ten_seconds(agent: Agent, talk: Talk) -> No
     assert talk.client.sampled_at == NOW + 10
 
 
+def test_a_client_that_may_come_back_is_kept_for_a_week(
+    agent: Agent, talk: Talk
+) -> None:
+    talk.greet()
+    talk.say(talk.batch(1))
+    talk.tick()
+    talk.close()
+    agent.now += 6 * 86_400
+    agent.pipeline.tick()
+    again = Talk(agent)
+    assert again.greet() == [ack(1)]
+    again.say(again.batch(1))
+    assert agent.stored() == 3
+
+
 def test_a_client_that_left_over_an_hour_ago_is_forgotten(
     agent: Agent, talk: Talk
 ) -> None:
     talk.greet()
     talk.say(talk.batch(1, points=points()))
+    talk.link.peer.dead = True
     talk.close()
+    agent.pipeline.tick()
     agent.now += 3_601
     agent.pipeline.tick()
     assert len(agent.pipeline.clients) == 0

@@ -3,41 +3,51 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kaywatch.wire import Outcome
-from kaywatch_agent.aggregate.history import History
-from kaywatch_agent.aggregate.mapping import Mapper
+from kaywatch_agent.aggregate.change import Change, Restored
+from kaywatch_agent.aggregate.history import History, Packed
+from kaywatch_agent.aggregate.mapping import Mapper, phases
 from kaywatch_agent.aggregate.registry import Registry
 from kaywatch_agent.aggregate.step import EMPTY, Step, merge, reduce
 from kaywatch_agent.model import (
     Columns,
     FailureRecord,
     Kind,
+    PhaseColumns,
     SeriesKey,
     TopologyRecord,
 )
 from kaywatch_agent.protocol.messages import Batch, Failure
 
-__all__ = ["STEP_SECONDS", "Aggregator", "Delta", "Misplaced", "View"]
+__all__ = ["STEP_SECONDS", "Aggregator", "Archive", "Misplaced", "View"]
 
 STEP_SECONDS: Final = 10
 HISTORY_STEPS: Final = 360  # an hour
 
-# Between two ticks, reduce when so many events wait: 56 bytes each, so 11 MB.
+# Between two ticks, reduce when so many events wait: 56 bytes each, and 40 for the
+# phases of those that tell them, so 19 MB.
 MAX_PENDING: Final = 200_000
 
 # Events from further ahead than this are put to now: their clock is wrong.
 FUTURE_SECONDS: Final = 5.0
 
+# A store that can't be written to for longer than this gets the rest by the hour, so
+# that what waits for it stays bounded.
+MAX_DELTA_STEPS: Final = HISTORY_STEPS + 60
+
 MAX_FAILURES: Final = 1_000
 MAX_TOPOLOGIES: Final = 10_000
+
+
+C = TypeVar("C", Columns, PhaseColumns)
 
 
 class Misplaced(StrEnum):
@@ -47,16 +57,49 @@ class Misplaced(StrEnum):
     FUTURE = "future"  # put to the time of arrival
 
 
-class Delta(NamedTuple):
-    """What one tick changes: for the store to commit as one transaction."""
+class Archive(Protocol):
+    """What the aggregation needs of a store: buckets that are not in memory."""
 
-    now: float
-    total: Step
-    steps: Mapping[int, Step]  # by step number: event time // STEP_SECONDS
+    @property
+    def kept_seconds(self) -> float:
+        """How long buckets are kept."""
+
+    def step(self, number: int) -> Step:
+        """Return a step by its number, EMPTY if it isn't there or can't be read."""
+
+    def read(
+        self, start: float, end: float, resolution: float
+    ) -> Iterable[tuple[int, Step]]:
+        """Yield buckets in [start, end) by when they begin; see the store's."""
+
+
+class Nothing:
+    """No store: what is not in memory is gone."""
+
+    kept_seconds = float(HISTORY_STEPS * STEP_SECONDS)
+
+    def step(self, number: int) -> Step:  # noqa: ARG002
+        """Return nothing."""
+        return EMPTY
+
+    def read(self, *_: float) -> Iterable[tuple[int, Step]]:
+        """Yield nothing."""
+        return ()
 
 
 class View(NamedTuple):
-    """A frozen picture of everything aggregated, for those who read."""
+    """A frozen picture of everything aggregated, for those who read.
+
+    Attributes:
+        now: when it was taken, Unix seconds.
+        since: when the first event was seen.
+        totals: all since then.
+        steps: by number, those of the last hour.
+        registry: the names of rows and numbers.
+        failures: the latest, oldest first.
+        topologies: by service and graph.
+        archive: what is older than an hour.
+    """
 
     now: float
     since: float
@@ -65,12 +108,34 @@ class View(NamedTuple):
     registry: Registry
     failures: tuple[FailureRecord, ...]
     topologies: Mapping[tuple[str, str], TopologyRecord]
+    archive: Archive = Nothing()
+
+    def between(
+        self, start: float, end: float, resolution: float = math.inf
+    ) -> Iterator[tuple[int, Step]]:
+        """Yield buckets that overlap [start, end) by when they begin, oldest first.
+
+        Args:
+            start: Unix seconds.
+            end: Unix seconds.
+            resolution: those that are older than an hour may be as long as this, in
+                seconds, and longer where shorter ones are not kept.
+        """
+        oldest = math.floor(self.now / STEP_SECONDS) - HISTORY_STEPS
+        before = min(end, oldest * STEP_SECONDS)
+        if start < before:
+            first = math.floor(start / STEP_SECONDS) * STEP_SECONDS
+            for begin, step in self.archive.read(first, before, resolution):
+                if begin // STEP_SECONDS not in self.steps:
+                    yield begin, step
+        first, last = math.floor(start / STEP_SECONDS), math.ceil(end / STEP_SECONDS)
+        for n in sorted(self.steps):
+            if first <= n < last:
+                yield n * STEP_SECONDS, self.steps[n]
 
     def range(self, start: float, end: float) -> list[Step]:
-        """Return the steps that overlap [start, end), oldest first."""
-        first = math.floor(start / STEP_SECONDS)
-        last = math.ceil(end / STEP_SECONDS)
-        return [self.steps[n] for n in sorted(self.steps) if first <= n < last]
+        """Return the buckets that overlap [start, end), oldest first."""
+        return [step for _, step in self.between(start, end)]
 
     def window(self, seconds: float | None) -> Step:
         """Return the last `seconds`, in whole steps; None for since first seen."""
@@ -89,28 +154,34 @@ class Aggregator:
         self._mapper = Mapper(registry)
         self._since = now
         self._pending: list[Columns] = []
+        self._pending_phases: list[PhaseColumns] = []
         self._pending_events = 0
         self._totals = EMPTY
         self._steps = History({})
         self._fresh: dict[int, Step] = {}  # reduced, and not in the steps yet
-        self._fresh_total = EMPTY
-        self._delta: dict[int, Step] = {}  # in the steps, and not committed yet
-        self._delta_total = EMPTY
+        self._fresh_late = EMPTY  # in the totals alone
+        self._delta: dict[int, Step] = {}  # in the steps, and in no change yet
+        self._delta_late = EMPTY
+        self._delta_failures: list[FailureRecord] = []
+        self._delta_topologies: dict[tuple[str, str], TopologyRecord] = {}
         self._failures: deque[FailureRecord] = deque(maxlen=MAX_FAILURES)
         self._topologies: dict[tuple[str, str], TopologyRecord] = {}
+        self._archive: Archive = Nothing()
 
     def accept(self, batch: Batch, service: str, now: float) -> int:
         """Take in the sound part of a batch; return how many events that is."""
-        taken = 0
-        for columns in self._mapper.columns(batch, service):
-            self._pending.append(columns)
-            taken += len(columns.row)
+        found = self._mapper.columns(batch, service)
+        self._pending += found
+        taken = sum(len(columns.row) for columns in found)
+        split = phases(batch, found)
+        if split is not None:
+            self._pending_phases.append(split)
         for failure in batch.failures:
-            self._failures.append(_record(failure, service, batch.client))
+            record = _record(failure, service, batch.client)
+            self._failures.append(record)
+            self._delta_failures.append(record)
         for topology in batch.topologies:
-            key = (service, topology.graph)
-            if key in self._topologies or len(self._topologies) < MAX_TOPOLOGIES:
-                self._topologies[key] = TopologyRecord(service, *topology)
+            self._wire(TopologyRecord(service, *topology))
         self.events += taken
         self._pending_events += taken
         if self._pending_events >= MAX_PENDING:
@@ -124,28 +195,65 @@ class Aggregator:
             row = self.registry.row(key, "")
             self._pending.append(_one(row, now, float(events)))
 
-    def advance(self, now: float) -> Delta:
-        """Take what is pending into steps and totals.
-
-        Returns:
-            All that has changed since the last `committed`.
-        """
+    def advance(self, now: float) -> None:
+        """Take what is pending into steps and totals, for readers to see."""
         self._reduce(now)
         fresh, self._fresh = self._fresh, {}
-        total, self._fresh_total = self._fresh_total, EMPTY
+        late, self._fresh_late = self._fresh_late, EMPTY
         # Replaced, not mutated: a View that somebody holds stays as it is.
         self._steps = self._steps.advanced(
             _sums(self._steps, fresh), int(now // STEP_SECONDS), HISTORY_STEPS
         )
-        self._totals = merge([self._totals, total])
-        self._delta = {**self._delta, **_sums(self._delta, fresh)}
-        self._delta_total = merge([self._delta_total, total])
-        return Delta(now, self._delta_total, self._delta)
+        self._totals = merge([self._totals, *fresh.values(), late])
+        self._defer(fresh, late)
 
-    def committed(self) -> None:
-        """Forget what the last `advance` returned: it is durable."""
-        self._delta = {}
-        self._delta_total = EMPTY
+    def change(self, now: float, whole: bool = False) -> Change:
+        """Return what was advanced since the last change, or all that is known.
+
+        It has to be committed, or given back.
+        """
+        steps: Mapping[int, Step] = self._steps if whole else self._delta
+        change = Change(
+            now=now,
+            since=self._since,
+            steps=steps,
+            late=EMPTY if whole else self._delta_late,
+            totals=self._totals,
+            keys=self.registry.keys,
+            rows=len(self.registry.keys),
+            names=self.registry.names,
+            sizes={name: len(values) for name, values in self.registry.names.items()},
+            failures=tuple(self._failures if whole else self._delta_failures),
+            topologies=tuple(
+                (self._topologies if whole else self._delta_topologies).values()
+            ),
+        )
+        self._delta, self._delta_late = {}, EMPTY
+        self._delta_failures, self._delta_topologies = [], {}
+        return change
+
+    def give_back(self, change: Change) -> None:
+        """Take back a change that could not be committed: it is in the next one."""
+        self._defer(change.steps, change.late)
+        self._delta_failures[:0] = change.failures
+        for topology in change.topologies:
+            key = (topology.service, topology.graph)
+            self._delta_topologies.setdefault(key, topology)
+
+    def use(self, archive: Archive) -> None:
+        """Read from a store what is not in memory."""
+        self._archive = archive
+
+    def restore(self, found: Restored) -> None:
+        """Go on from what was committed before a restart."""
+        self.registry.restore(found.keys, found.names)
+        self._since = found.since
+        self._totals = found.totals
+        stored: dict[int, Step | Packed | None] = dict.fromkeys(found.stored)
+        self._steps = History({**stored, **found.steps}, self._archive.step)
+        self._failures.extend(found.failures)
+        for topology in found.topologies:
+            self._topologies[topology.service, topology.graph] = topology
 
     def view(self, now: float) -> View:
         """Return a picture of all that was advanced so far."""
@@ -157,6 +265,7 @@ class Aggregator:
             self.registry,
             tuple(self._failures),
             dict(self._topologies),
+            self._archive,
         )
 
     # -- inside ----------------------------------------------------------------------
@@ -164,28 +273,54 @@ class Aggregator:
     def _reduce(self, now: float) -> None:
         if not self._pending:
             return
-        joined = Columns._make(map(np.concatenate, zip(*self._pending, strict=True)))
+        joined = _joined(self._pending)
+        split = _joined(self._pending_phases) if self._pending_phases else None
         self._pending.clear()
+        self._pending_phases.clear()
         self._pending_events = 0
-        joined = joined._replace(time=self._clamped(joined, now))
+        if joined.time.max() > now + FUTURE_SECONDS:
+            ahead = int(np.count_nonzero(joined.time > now + FUTURE_SECONDS))
+            self.misplaced[Misplaced.FUTURE] += ahead
         oldest = int(now // STEP_SECONDS) - HISTORY_STEPS
-        reduced = {n: reduce(part) for n, part in _split(joined, oldest)}
+        known = dict(_split(split, oldest, now)) if split is not None else {}
+        reduced = {
+            n: reduce(part, known.get(n)) for n, part in _split(joined, oldest, now)
+        }
         for n, step in reduced.items():
             if n < oldest:
                 self.misplaced[Misplaced.LATE] += int(step.executions.sum())
+                self._fresh_late = merge([self._fresh_late, step])
             else:
                 self._fresh[n] = merge([self._fresh.get(n, EMPTY), step])
-        self._fresh_total = merge([self._fresh_total, *reduced.values()])
 
-    def _clamped(self, columns: Columns, now: float) -> NDArray[np.float64]:
-        """Return the events' times, none of them in the future or before 1970."""
-        time = columns.time
-        if time.max() > now + FUTURE_SECONDS:
-            ahead = time > now + FUTURE_SECONDS
-            self.misplaced[Misplaced.FUTURE] += int(np.count_nonzero(ahead))
-            time = np.where(ahead, now, time)
-        # 0 is what a sender without a clock says.
-        return np.where(time <= 0, now, time) if time.min() <= 0 else time
+    def _defer(self, steps: Mapping[int, Step], late: Step) -> None:
+        """Keep for the next change what is new."""
+        self._delta = {**self._delta, **_sums(self._delta, steps)}
+        self._delta_late = merge([self._delta_late, late])
+        del self._delta_failures[: -MAX_FAILURES or None]
+        if len(self._delta) > MAX_DELTA_STEPS:
+            self._delta = _coarse(self._delta)
+
+    def _wire(self, topology: TopologyRecord) -> None:
+        key = (topology.service, topology.graph)
+        known = self._topologies.get(key)
+        room = known is not None or len(self._topologies) < MAX_TOPOLOGIES
+        if known != topology and room:
+            self._topologies[key] = self._delta_topologies[key] = topology
+
+
+def _joined(pending: Sequence[C]) -> C:
+    """Return all columns as one."""
+    columns: list[Any] = [np.concatenate(parts) for parts in zip(*pending, strict=True)]
+    return type(pending[0])(*columns)
+
+
+def _clamped(time: NDArray[np.float64], now: float) -> NDArray[np.float64]:
+    """Return the events' times, none of them in the future or before 1970."""
+    if time.max() > now + FUTURE_SECONDS:
+        time = np.where(time > now + FUTURE_SECONDS, now, time)
+    # 0 is what a sender without a clock says.
+    return np.where(time <= 0, now, time) if time.min() <= 0 else time
 
 
 def _sums(steps: Mapping[int, Step], more: Mapping[int, Step]) -> dict[int, Step]:
@@ -193,9 +328,20 @@ def _sums(steps: Mapping[int, Step], more: Mapping[int, Step]) -> dict[int, Step
     return {n: merge([steps.get(n, EMPTY), step]) for n, step in more.items()}
 
 
-def _split(columns: Columns, oldest: int) -> Iterator[tuple[int, Columns]]:
+def _coarse(steps: Mapping[int, Step]) -> dict[int, Step]:
+    """Return the steps with all but the last hour's merged by the hour."""
+    newest = max(steps)
+    parts: dict[int, list[Step]] = defaultdict(list)
+    for n, step in steps.items():
+        old = n < newest - HISTORY_STEPS
+        parts[n - n % HISTORY_STEPS if old else n].append(step)
+    return {n: merge(part) for n, part in parts.items()}
+
+
+def _split(columns: C, oldest: int, now: float) -> Iterator[tuple[int, C]]:
     """Yield the columns of each step; what is older than `oldest` as one, before it."""
-    time = columns.time
+    time = _clamped(columns.time, now)
+    columns = columns._replace(time=time)
     low, high = (int(bound) // STEP_SECONDS for bound in (time.min(), time.max()))
     if low == high or high < oldest:
         yield max(low, oldest - 1), columns
@@ -203,7 +349,8 @@ def _split(columns: Columns, oldest: int) -> Iterator[tuple[int, Columns]]:
     number = np.maximum(time.astype(np.int64) // STEP_SECONDS, oldest - 1)
     for n in np.unique(number).tolist():
         at = np.flatnonzero(number == n)
-        yield n, Columns._make(column[at] for column in columns)
+        part: list[Any] = [column[at] for column in columns]
+        yield n, type(columns)(*part)
 
 
 def _one(row: int, now: float, value: float) -> Columns:

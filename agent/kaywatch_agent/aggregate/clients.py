@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
 
 from kaywatch_agent.model import InFlight, Labels, Presence, ProcessSample
 from kaywatch_agent.protocol.messages import Hello
@@ -14,6 +18,11 @@ __all__ = ["Client", "Clients"]
 # A client that has left is shown for so long, and so many of them at most.
 KEEP_SECONDS = 3600.0
 KEEP_CLIENTS = 10_000
+
+# One whose process may live on is kept longer: it still holds what was not
+# acknowledged, and sends it again when it finds the agent. Its number tells whether
+# that has been counted. A buffer that is not sent for a week has been given up.
+KEEP_DISCONNECTED_SECONDS = 7 * 86_400.0
 
 
 @dataclass
@@ -54,6 +63,24 @@ class Client:
             return None
         return min(1.0, self.events / self.recorded)
 
+    def to_json(self) -> bytes:
+        """Return what is known of it, but for samples of its process, for the store."""
+        known = {name: getattr(self, name) for name in _STORED}
+        return msgspec.json.encode(known)
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Client:
+        """Return a client from the store.
+
+        Raises:
+            ValueError: that is no client.
+        """
+        found = msgspec.convert(msgspec.json.decode(data), _Stored)
+        known = msgspec.structs.asdict(found)
+        for name in ("dropped", "rejected"):
+            known[name] = Counter(known[name])
+        return cls(**known, committed_seq=found.received_seq)
+
     def sampled(self, sample: ProcessSample, now: float) -> None:
         """Take a sample of the process's memory and CPU."""
         before = self.sample
@@ -65,11 +92,55 @@ class Client:
         self.peak_rss_bytes = max(self.peak_rss_bytes, sample.rss_bytes)
 
 
+class _Stored(msgspec.Struct):
+    """What the store keeps of a client; fields that it doesn't have are new ones."""
+
+    id: str
+    service: str = "unknown"
+    host: str = ""
+    pid: int = 0
+    start: float = 0.0
+    sdk: str = ""
+    tags: Labels = ()
+    state: Presence = Presence.CONNECTED
+    since: float = 0.0
+    first_seen: float = 0.0
+    last_seen: float = 0.0
+    received_seq: int = 0
+    batches: int = 0
+    duplicates: int = 0
+    events: int = 0
+    recorded: int = 0
+    dropped: dict[str, int] = {}
+    rejected: dict[str, int] = {}
+    missing_batches: int = 0
+    skew: float | None = None
+    in_flight: tuple[InFlight, ...] = ()
+    peak_rss_bytes: int = 0
+
+
+_STORED: Final = _Stored.__struct_fields__
+
+
+_KEPT: Final = {
+    Presence.DISCONNECTED: KEEP_DISCONNECTED_SECONDS,
+    Presence.ENDED: KEEP_SECONDS,
+    Presence.DIED: KEEP_SECONDS,
+}
+
+
 class Clients:
-    """All clients that are here or left lately."""
+    """All clients that are here or left lately.
+
+    Attributes:
+        changed: ids of those that changed since somebody cleared it.
+        forgotten: ids of those that were dropped since then.
+    """
 
     def __init__(self) -> None:
         self._clients: dict[str, Client] = {}
+        self.changed: set[str] = set()
+        self.forgotten: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._clients)
@@ -88,6 +159,7 @@ class Clients:
             found = Client(client, since=now, first_seen=now)
             self._clients[client] = found
         found.last_seen = now
+        self.changed.add(client)
         if found.state is not Presence.CONNECTED:
             self.turn(found, Presence.CONNECTED, now)
         return found
@@ -107,6 +179,7 @@ class Clients:
         """Put a client into another state."""
         client.state = state
         client.since = now
+        self.changed.add(client.id)
         if state is Presence.ENDED:
             client.in_flight = ()
 
@@ -115,16 +188,30 @@ class Clients:
         gone = [
             client.id
             for client in self._clients.values()
-            if client.state is not Presence.CONNECTED
-            and now - client.since > KEEP_SECONDS
+            if now - client.since > _KEPT.get(client.state, math.inf)
         ]
         if len(self._clients) - len(gone) > KEEP_CLIENTS:
             left = [
                 c for c in self._clients.values() if c.state is not Presence.CONNECTED
             ]
-            # The longest gone first, and so those of above before all others.
-            left.sort(key=lambda client: client.since)
+            # Those of above first; then who won't come back, the longest gone first.
+            dropped = set(gone)
+            left.sort(
+                key=lambda client: (
+                    client.id not in dropped,
+                    client.state is Presence.DISCONNECTED,
+                    client.since,
+                )
+            )
             gone = [c.id for c in left[: len(self._clients) - KEEP_CLIENTS]]
         for client in gone:
             del self._clients[client]
+        self.forgotten.update(gone)
         return gone
+
+    def restore(self, clients: Iterable[Client], now: float) -> None:
+        """Take in those of before a restart; none of them is connected any more."""
+        for client in clients:
+            self._clients[client.id] = client
+            if client.state is Presence.CONNECTED:
+                self.turn(client, Presence.DISCONNECTED, now)

@@ -1,24 +1,28 @@
 """An hour of steps: the open ones as they are, the closed ones packed.
 
 A closed step is read seldom and kept for an hour, so it is held in the narrowest
-columns that fit: some 60 bytes for a series and 6 for each of its facts, against 88
+columns that fit: some 60 bytes for a series and 3 for each of its facts, against 88
 and 16. Unpacked, it is what it was.
+
+Strategy: the facts of a step have few distinct numbers, so each is held as an index of
+these. Counts are bytes; the few that don't fit, as sums of time, are held apart.
 """
 
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kaywatch_agent.aggregate.step import ROW_SHIFT, Step
+from kaywatch_agent.aggregate.step import EMPTY, ROW_SHIFT, Step
 
 __all__ = ["History", "Packed", "pack", "unpack"]
 
 _LOW: Final = (1 << ROW_SHIFT) - 1
+_MOST: Final = int(np.iinfo(np.uint8).max)
 
 
 class Packed(NamedTuple):
@@ -29,39 +33,46 @@ class Packed(NamedTuple):
     attempts: NDArray[Any]
     floats: NDArray[np.float64]  # total to last of Step, one line each
     facts_per_row: NDArray[Any]
-    facts: NDArray[np.uint32]  # facet and number
-    fact_counts: NDArray[Any]
+    kinds: NDArray[np.uint32]  # the distinct facets and numbers
+    facts: NDArray[Any]  # indexes into them
+    fact_counts: NDArray[np.uint8]  # 0: the next one in `large`
+    large: NDArray[Any]
 
 
 def pack(step: Step) -> Packed:
     """Return the step in as little memory as it fits into."""
     starts = np.searchsorted(step.fact_keys, step.rows << ROW_SHIFT)
     sizes = np.diff(starts, append=len(step.fact_keys))
-    columns = [
-        np.array(step[3:9]),
-        step.rows.astype(np.int32),
-        (step.fact_keys & _LOW).astype(np.uint32),
-        _narrow(step.executions),
-        _narrow(step.attempts),
-        _narrow(sizes),
-        _narrow(step.fact_counts),
-    ]
-    floats, rows, facts, executions, attempts, per_row, counts = _together(columns)
-    return Packed(rows, executions, attempts, floats, per_row, facts, counts)
+    kinds, facts = np.unique(step.fact_keys & _LOW, return_inverse=True)
+    fits = (step.fact_counts > 0) & (step.fact_counts <= _MOST)
+    packed = Packed(
+        rows=step.rows.astype(np.int32),
+        executions=_narrow(step.executions),
+        attempts=_narrow(step.attempts),
+        floats=np.array(step[3:9]),
+        facts_per_row=_narrow(sizes),
+        kinds=kinds.astype(np.uint32),
+        facts=_narrow(facts),
+        fact_counts=np.where(fits, step.fact_counts, 0).astype(np.uint8),
+        large=_narrow(step.fact_counts[~fits]),
+    )
+    return Packed(*_together(packed))
 
 
 def unpack(packed: Packed) -> Step:
     """Return the step that was packed."""
     rows = packed.rows.astype(np.int64)
     row_of_fact = np.repeat(rows, packed.facts_per_row)
+    counts = packed.fact_counts.astype(np.int64)
+    counts[counts == 0] = packed.large
     return Step._make(
         [
             rows,
             packed.executions.astype(np.int64),
             packed.attempts.astype(np.int64),
             *packed.floats,
-            (row_of_fact << ROW_SHIFT) | packed.facts,
-            packed.fact_counts.astype(np.int64),
+            (row_of_fact << ROW_SHIFT) | packed.kinds[packed.facts],
+            counts,
         ]
     )
 
@@ -69,11 +80,24 @@ def unpack(packed: Packed) -> Step:
 class History(Mapping[int, Step]):
     """Steps by their number, unpacked when they are asked for. Immutable."""
 
-    def __init__(self, steps: Mapping[int, Step | Packed]) -> None:
+    def __init__(
+        self,
+        steps: Mapping[int, Step | Packed | None],
+        read: Callable[[int], Step] = lambda _: EMPTY,
+    ) -> None:
+        """Hold steps.
+
+        Args:
+            steps: by number; None for one that is only in the store.
+            read: returns a step from the store.
+        """
         self._steps = steps
+        self._read = read
 
     def __getitem__(self, number: int) -> Step:
         step = self._steps[number]
+        if step is None:
+            return self._read(number)
         return unpack(step) if isinstance(step, Packed) else step
 
     def __iter__(self) -> Iterator[int]:
@@ -100,10 +124,10 @@ class History(Mapping[int, Step]):
             # The one before is open too: what is on its way comes a second late.
             if number < current - 1 and isinstance(step, Step):
                 steps[number] = pack(step)
-        return History(steps)
+        return History(steps, self._read)
 
 
-def _together(columns: list[NDArray[Any]]) -> list[NDArray[Any]]:
+def _together(columns: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
     """Return copies of the columns in one block of memory of their own.
 
     Lying between a tick's temporaries on the heap, they would keep twice as much of it

@@ -7,18 +7,18 @@ batch costs a few `take`s and no Python per event.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kaywatch_agent.aggregate.registry import Registry
-from kaywatch_agent.model import Columns, EndPoint, Kind, SeriesKey
+from kaywatch_agent.model import Columns, EndPoint, Kind, PhaseColumns, SeriesKey
 from kaywatch_agent.protocol.messages import Batch, Executions, Points, Runs
 from kaywatch_agent.protocol.table import Table
 
-__all__ = ["Mapper"]
+__all__ = ["Mapper", "phases"]
 
 UNKNOWN = -1
 
@@ -155,6 +155,21 @@ class Mapper:
             ends[where],
             np.zeros(len(joined), np.int64),
         )
+
+
+def phases(batch: Batch, columns: Sequence[Columns]) -> PhaseColumns | None:
+    """Return how the time of a batch's executions was split, if any tells that.
+
+    Args:
+        batch: as decoded.
+        columns: what `Mapper.columns` made of it; executions come first.
+    """
+    if batch.executions is None or batch.executions.phases is None:
+        return None
+    found = batch.executions.phases
+    first = slice(len(found.prep))
+    of = columns[0]
+    return PhaseColumns(of.row[first], of.time[first], of.value[first], *found)
 
 
 def _unknown(size: int) -> Ints:

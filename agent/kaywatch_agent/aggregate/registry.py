@@ -8,9 +8,9 @@ dropped, only detail is. Who caused it is counted by client.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from kaywatch_agent.model import OTHER, EndPoint, ErrorKey, Kind, SeriesKey
 
@@ -44,19 +44,25 @@ class Interner(Generic[T]):
         self.folded = 0
         self._numbers: dict[T, int] = {first: 0}
         self._other = other
-        self._limit = limit
+        self.limit = limit
 
     def number(self, value: T) -> int:
         """Return the number of `value`, or of `other` beyond the limit."""
         found = self._numbers.get(value)
         if found is not None:
             return found
-        if len(self.values) >= self._limit and value != self._other:
+        if len(self.values) >= self.limit and value != self._other:
             self.folded += 1
             return self.number(self._other)
         self._numbers[value] = len(self.values)
         self.values.append(value)
         return len(self.values) - 1
+
+    def restore(self, values: Iterable[T]) -> None:
+        """Take the numbers that values had before a restart."""
+        # In place: others hold the list.
+        self.values[:] = values
+        self._numbers = {value: number for number, value in enumerate(self.values)}
 
 
 NO_ACTION: Final = ""
@@ -97,6 +103,32 @@ class Registry:
     def find(self, key: SeriesKey) -> int | None:
         """Return the row of a series that is known."""
         return self._rows.get(key)
+
+    def limit(self, limits: Limits) -> None:
+        """Use other caps; what has a number keeps it."""
+        self.limits = limits
+        for interner in (self.actions, self.errors, self.ends):
+            interner.limit = limits.names
+
+    @property
+    def names(self) -> dict[str, list[Any]]:
+        """The values that have numbers besides series, by what they are."""
+        return {
+            "actions": self.actions.values,
+            "errors": self.errors.values,
+            "ends": self.ends.values,
+        }
+
+    def restore(
+        self, keys: Iterable[SeriesKey], names: Mapping[str, Iterable[Any]]
+    ) -> None:
+        """Take the numbers that everything had before a restart."""
+        self.keys[:] = keys
+        self._rows = {key: row for row, key in enumerate(self.keys)}
+        self._graphs = {(key.service, key.graph) for key in self.keys}
+        self.actions.restore(names["actions"])
+        self.errors.restore(ErrorKey(*value) for value in names["errors"])
+        self.ends.restore(EndPoint(*value) for value in names["ends"])
 
     def forget_client(self, client: str) -> None:
         """Drop the accounts of a client that has left; its series stay."""

@@ -22,11 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kaywatch_agent.aggregate import histogram
-from kaywatch_agent.model import Columns
+from kaywatch_agent.model import Columns, PhaseColumns
 
 __all__ = [
     "EMPTY",
+    "TICKS",
     "Facet",
+    "PhaseSum",
     "Step",
     "collapse",
     "facts_of",
@@ -47,6 +49,14 @@ DENSE_FACTOR: Final = 8
 DENSE_FLOOR: Final = 65_536
 
 
+# Per second, of 100 ns each, as .NET and Windows count: whole numbers add up exactly,
+# in whatever order, and a sum of 29,000 years fits.
+TICKS: Final = 10_000_000.0
+# Of one phase of one execution, 325 days: what is beyond is a sender's bug, and sums of
+# thousands of them still fit.
+MAX_TICKS: Final = 2.0**48
+
+
 class Facet(IntEnum):
     """What a fact counts."""
 
@@ -54,6 +64,18 @@ class Facet(IntEnum):
     OUTCOME = 1  # number: Outcome; ok is not stored, it is the rest
     ACTION = 2  # number: of the action, or of a run's EndPoint
     ERROR = 3  # number: of the ErrorKey
+    PHASES = 4  # number: a PhaseSum; the count is that sum
+
+
+class PhaseSum(IntEnum):
+    """What is added up of executions whose phases are known: times in ticks."""
+
+    EXECUTIONS = 0  # how many they are
+    PREP = 1
+    EXEC = 2
+    WAIT = 3
+    POST = 4
+    ITEMS = 5
 
 
 class Step(NamedTuple):
@@ -81,8 +103,8 @@ def _empty() -> Step:
 EMPTY: Final = _empty()
 
 
-def reduce(columns: Columns) -> Step:
-    """Aggregate events into a step."""
+def reduce(columns: Columns, phases: PhaseColumns | None = None) -> Step:
+    """Aggregate events into a step, and the phases that are known of some of them."""
     count = len(columns.row)
     if not count:
         return EMPTY
@@ -103,7 +125,7 @@ def reduce(columns: Columns) -> Step:
     last = np.empty(size)
     newest = columns.time == last_time[local]
     last[local[newest]] = columns.value[newest]
-    keys, counts = _facts(rows, local, columns)
+    keys, counts = _facts(rows, local, columns, phases)
     return Step(
         rows,
         executions,
@@ -219,7 +241,9 @@ def _compact(row: Ints) -> tuple[Ints, Ints]:
     return rows, position[row]
 
 
-def _facts(rows: Ints, local: Ints, columns: Columns) -> tuple[Ints, Ints]:
+def _facts(
+    rows: Ints, local: Ints, columns: Columns, phases: PhaseColumns | None
+) -> tuple[Ints, Ints]:
     code = histogram.codes(columns.value) + histogram.CODE_LIMIT
     facets: list[tuple[Facet, Ints, Ints]] = [(Facet.HISTOGRAM, local, code)]
     for facet, number in (
@@ -235,9 +259,47 @@ def _facts(rows: Ints, local: Ints, columns: Columns) -> tuple[Ints, Ints]:
         at, sub, count = _count_pairs(position, number, len(rows))
         keys.append((rows[at] << ROW_SHIFT) | (int(facet) << FACET_SHIFT) | sub)
         counts.append(count)
+    if phases is not None:
+        phase_keys, sums = _phase_facts(phases)
+        keys.append(phase_keys)
+        counts.append(sums)
     joined = np.concatenate(keys)
     order = np.argsort(joined, kind="stable")
     return joined[order], np.concatenate(counts)[order]
+
+
+def _phase_facts(phases: PhaseColumns) -> tuple[Ints, Ints]:
+    """Return the keys and the sums of a PhaseColumns, those that aren't 0."""
+    rows, local = _compact(phases.row)
+    size = len(rows)
+    prep, run, wait = (
+        _ticks(taken) for taken in (phases.prep, phases.exec, phases.wait)
+    )
+    # The rest. Rounding, and senders that are at odds, could make it negative.
+    post = np.maximum(_ticks(phases.value) - prep - run - wait, 0.0)
+    sums = np.empty((size, len(PhaseSum)), np.int64)
+    sums[:, PhaseSum.EXECUTIONS] = np.bincount(local, minlength=size)
+    for part, weights in (
+        (PhaseSum.PREP, prep),
+        (PhaseSum.EXEC, run),
+        (PhaseSum.WAIT, wait),
+        (PhaseSum.POST, post),
+        (PhaseSum.ITEMS, phases.items),
+    ):
+        sums[:, part] = np.bincount(local, weights, size)
+    flat = sums.ravel()
+    some = np.flatnonzero(flat)
+    at, number = np.divmod(some, len(PhaseSum))
+    keys = (rows[at] << ROW_SHIFT) | (int(Facet.PHASES) << FACET_SHIFT) | number
+    return keys, flat[some]
+
+
+def _ticks(seconds: NDArray[np.floating[Any]]) -> Floats:
+    """Return whole ticks, so that their sums are exact."""
+    with np.errstate(over="ignore"):
+        ticks: Floats = np.multiply(seconds, TICKS, dtype=np.float64)
+    np.rint(ticks, out=ticks)
+    return np.minimum(ticks, MAX_TICKS, out=ticks)
 
 
 def _count_pairs(position: Ints, number: Ints, size: int) -> tuple[Ints, Ints, Ints]:

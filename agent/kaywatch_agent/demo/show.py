@@ -90,7 +90,10 @@ def _address() -> str:
 
 
 def _agent_command(endpoint: str, address: str) -> list[str]:
-    return ["-m", "kaywatch_agent", "serve", "--socket", endpoint, "--http", address]
+    return [
+        *("-m", "kaywatch_agent", "serve", "--store", ":memory:"),
+        *("--socket", endpoint, "--http", address),
+    ]
 
 
 @contextlib.contextmanager

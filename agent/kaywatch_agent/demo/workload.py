@@ -64,7 +64,14 @@ class Triage(Node):  # type: ignore[misc]
     def exec(self, ticket: str) -> str:
         """Classify it."""
         work(0.004)
-        kaywatch.record_llm(model="small", input_tokens=len(ticket), output_tokens=1)
+        tokens = len(ticket)
+        kaywatch.record_llm(
+            model="small",
+            input_tokens=tokens,
+            output_tokens=1,
+            cost_usd=tokens * 0.15e-6,
+            seconds=0.004,
+        )
         return random.choices(["question", "refund", "spam"], [0.7, 0.2, 0.1])[0]
 
     def post(self, shared: Shared, prep_res: str, exec_res: str) -> str:
@@ -125,11 +132,19 @@ class Draft(Node):  # type: ignore[misc]
         if len(attempts) > 1:
             count(self, "retries")
         work(0.012)
-        if random.random() < 0.3:
-            raise ModelOverloaded("529: the model is overloaded")
+        if random.random() < 0.2:
+            error = ModelOverloaded("529: the model is overloaded")
+            kaywatch.record_llm(model="large", seconds=0.012, error=error)
+            raise error
         kaywatch.record_llm(
-            model="large", input_tokens=900, output_tokens=200, cost_usd=0.0057
+            model="large",
+            input_tokens=900,
+            output_tokens=200,
+            cost_usd=0.0057,
+            seconds=0.012,
         )
+        if random.random() < 0.12:
+            raise ValueError("the answer is no JSON")
         return "answer"
 
     def exec_fallback(self, attempts: list[int], exc: Exception) -> str:

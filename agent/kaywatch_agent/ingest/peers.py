@@ -15,6 +15,9 @@ from kaywatch_agent.model import ProcessSample
 
 __all__ = ["Peer"]
 
+# The kernel counts a start from the boot, in hundredths of a second.
+CLOCK_SLACK: Final = 2.0
+
 _CREDENTIALS: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 
@@ -45,6 +48,25 @@ class Peer:
             socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size
         )
         return cls(*_CREDENTIALS.unpack(raw))
+
+    @classmethod
+    def find(cls, pid: int, since: float) -> Peer | None:
+        """Return the process with a pid that ran at a time, None if it is gone.
+
+        Args:
+            pid: its number.
+            since: Unix seconds; a process that started later is another one.
+        """
+        try:
+            if pid <= 0 or psutil.Process(pid).create_time() > since + CLOCK_SLACK:
+                return None
+        except psutil.Error:
+            return None
+        found = cls(pid, -1, -1)
+        if found.exited():
+            found.close()
+            return None
+        return found
 
     def exited(self) -> bool:
         """Whether the process is gone."""

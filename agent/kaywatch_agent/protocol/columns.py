@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from kaywatch.wire import (
     EXECUTION_COLUMNS,
+    PHASE_COLUMNS,
     POINT_COLUMNS,
     RUN_COLUMNS,
     ErrorCode,
     Outcome,
 )
-from kaywatch_agent.protocol.messages import Executions, Points, Runs
+from kaywatch_agent.protocol.messages import Executions, Phases, Points, Runs
 from kaywatch_agent.protocol.table import Table
 
 __all__ = ["BAD_INPUT", "Checked", "claimed", "executions", "points", "runs"]
@@ -26,16 +27,24 @@ __all__ = ["BAD_INPUT", "Checked", "claimed", "executions", "points", "runs"]
 BAD_INPUT: Final = (msgspec.MsgspecError, ValueError, OverflowError, RecursionError)
 
 # Little-endian on the wire, whatever the machine.
-_TYPES: Final = {code: np.dtype(code).newbyteorder("<") for code in "BHId"}
+_TYPES: Final = {code: np.dtype(code).newbyteorder("<") for code in "BHIfd"}
 _COLUMNS: Final[Mapping[str, Mapping[str, str]]] = {
     "executions": EXECUTION_COLUMNS,
     "points": POINT_COLUMNS,
     "runs": RUN_COLUMNS,
 }
+# Columns that may be left out, or be shorter than the others.
+_OPTIONAL: Final[Mapping[str, Mapping[str, str]]] = {"executions": PHASE_COLUMNS}
 # Each requires its columns, ignores others, and copies nothing.
 _DECODERS: Final[Mapping[str, msgspec.msgpack.Decoder[Any]]] = {
     section: msgspec.msgpack.Decoder(
-        msgspec.defstruct(section, [(name, memoryview) for name in columns])
+        msgspec.defstruct(
+            section,
+            [
+                *((name, memoryview) for name in columns),
+                *((name, memoryview, b"") for name in _OPTIONAL.get(section, ())),
+            ],
+        )
     )
     for section, columns in _COLUMNS.items()
 }
@@ -72,7 +81,7 @@ def executions(
     arrays = _read("executions", encoded, checked)
     if arrays is None:
         return None
-    found = Executions(*arrays)
+    found = _executions(arrays)
     problems = [
         _indexes("executions.series", found.series, len(table.series)),
         _indexes("executions.action", found.action, len(table.strings)),
@@ -81,7 +90,13 @@ def executions(
         _durations("executions.seconds", found.seconds),
         _outcomes("executions.outcome", found.outcome),
     ]
-    return Executions(*_sound(found, problems, checked))
+    if found.phases is not None:
+        problems += [
+            _durations("executions.prep", found.phases.prep),
+            _durations("executions.exec", found.phases.exec),
+            _durations("executions.wait", found.phases.wait),
+        ]
+    return _executions(_sound(arrays, problems, checked))
 
 
 def points(encoded: msgspec.Raw, table: Table, checked: Checked) -> Points | None:
@@ -95,7 +110,7 @@ def points(encoded: msgspec.Raw, table: Table, checked: Checked) -> Points | Non
         _finite("points.time", found.time),
         _finite("points.value", found.value),
     ]
-    return Points(*_sound(found, problems, checked))
+    return Points(*_sound(arrays, problems, checked))
 
 
 def runs(encoded: msgspec.Raw, table: Table, checked: Checked) -> Runs | None:
@@ -114,7 +129,7 @@ def runs(encoded: msgspec.Raw, table: Table, checked: Checked) -> Runs | None:
         _durations("runs.seconds", found.seconds),
         _outcomes("runs.outcome", found.outcome),
     ]
-    return Runs(*_sound(found, problems, checked))
+    return Runs(*_sound(arrays, problems, checked))
 
 
 def claimed(section: str, encoded: msgspec.Raw) -> int:
@@ -134,30 +149,42 @@ def claimed(section: str, encoded: msgspec.Raw) -> int:
 # -- inside --------------------------------------------------------------------------
 
 
+def _executions(arrays: list[Array]) -> Executions:
+    known = len(EXECUTION_COLUMNS)
+    phases = Phases(*arrays[known:])
+    found = Executions._make([*arrays[:known], None])
+    return found._replace(phases=phases) if len(phases.prep) else found
+
+
 def _read(section: str, encoded: msgspec.Raw, checked: Checked) -> list[Array] | None:
     """Return the columns in order; None if there is nothing in them to be read."""
     if not encoded:
         return None
+    columns, optional = _COLUMNS[section], _OPTIONAL.get(section, {})
     try:
         found = _DECODERS[section].decode(encoded)
         arrays = [
-            _array(name, getattr(found, name), _TYPES[code])
-            for name, code in _COLUMNS[section].items()
+            _array(name, getattr(found, name), code) for name, code in columns.items()
+        ]
+        more = [
+            _array(name, getattr(found, name), code) for name, code in optional.items()
         ]
     except BAD_INPUT as error:
         text = f"{section}: {error}"
         checked.count(ErrorCode.BAD_COLUMNS, text, claimed(section, encoded))
         return None
-    size = len(arrays[0])
-    if any(len(array) != size for array in arrays):
-        lengths = dict(zip(_COLUMNS[section], map(len, arrays), strict=True))
+    sizes, fewer = {len(array) for array in arrays}, {len(array) for array in more}
+    if len(sizes) > 1 or len(fewer) > 1 or max(fewer, default=0) > max(sizes):
+        names = [*columns, *optional]
+        lengths = dict(zip(names, map(len, [*arrays, *more]), strict=True))
         text = f"{section}: columns of unequal length: {lengths}"
-        checked.count(ErrorCode.BAD_COLUMNS, text, max(lengths.values()))
+        checked.count(ErrorCode.BAD_COLUMNS, text, max(sizes))
         return None
-    return arrays if size else None
+    return arrays + more if max(sizes) else None
 
 
-def _array(name: str, column: memoryview, dtype: np.dtype[Any]) -> Array:
+def _array(name: str, column: memoryview, code: str) -> Array:
+    dtype = _TYPES[code]
     if len(column) % dtype.itemsize:
         raise ValueError(
             f"{name}: {len(column)} bytes, no multiple of {dtype.itemsize}: truncated?"
@@ -182,7 +209,7 @@ def _finite(where: str, column: NDArray[np.float64]) -> Problem | None:
     return ErrorCode.BAD_VALUE, f"{where}: NaN or infinite", sound
 
 
-def _durations(where: str, column: NDArray[np.float64]) -> Problem | None:
+def _durations(where: str, column: NDArray[np.floating[Any]]) -> Problem | None:
     # An extreme is NaN where any value is, and comparisons with NaN are false.
     if _min(column) >= 0 and _max(column) < np.inf:
         return None
@@ -198,15 +225,16 @@ def _outcomes(where: str, column: NDArray[np.uint8]) -> Problem | None:
 
 
 def _sound(
-    found: tuple[Array, ...], problems: list[Problem | None], checked: Checked
-) -> tuple[Array, ...]:
+    arrays: list[Array], problems: list[Problem | None], checked: Checked
+) -> list[Array]:
     """Return the rows without a problem; count each other row once."""
     if not any(problems):
-        return found
-    sound = np.ones(len(found[0]), np.bool_)
+        return arrays
+    sound = np.ones(len(arrays[0]), np.bool_)
     for code, text, passed in filter(None, problems):
-        fresh = int(np.count_nonzero(sound & ~passed))
+        mine = sound[: len(passed)]  # of a shorter column, the first ones
+        fresh = int(np.count_nonzero(mine & ~passed))
         if fresh:
             checked.count(code, text, fresh)
-        sound &= passed
-    return tuple(column[sound] for column in found)
+        mine &= passed
+    return [column[sound[: len(column)]] for column in arrays]

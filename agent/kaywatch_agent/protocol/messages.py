@@ -21,11 +21,21 @@ __all__ = [
     "Flush",
     "Hello",
     "Message",
+    "Phases",
     "Points",
     "Rejected",
     "Runs",
     "Topology",
 ]
+
+
+class Phases(NamedTuple):
+    """How the seconds of the first executions of a batch were split, in columns."""
+
+    prep: NDArray[np.float32]
+    exec: NDArray[np.float32]  # without waiting
+    wait: NDArray[np.float32]  # between attempts
+    items: NDArray[np.uint32]  # of a batch node, else 0
 
 
 class Executions(NamedTuple):
@@ -38,6 +48,7 @@ class Executions(NamedTuple):
     attempts: NDArray[np.uint16]
     action: NDArray[np.uint16]
     error: NDArray[np.uint16]
+    phases: Phases | None = None
 
 
 class Points(NamedTuple):

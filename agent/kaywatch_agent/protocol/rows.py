@@ -10,6 +10,7 @@ import numpy as np
 from kaywatch.wire import (
     EXECUTION_COLUMNS,
     MAX_NAME,
+    PHASE_COLUMNS,
     PHASES,
     POINT_COLUMNS,
     ErrorCode,
@@ -20,7 +21,7 @@ from kaywatch_agent.model import ErrorKey
 from kaywatch_agent.protocol.columns import BAD_INPUT, Checked
 from kaywatch_agent.protocol.limits import MAX_ATTEMPTS, MAX_ROWS, MAX_TIME
 from kaywatch_agent.protocol.lists import items
-from kaywatch_agent.protocol.messages import Executions, Points
+from kaywatch_agent.protocol.messages import Executions, Phases, Points
 from kaywatch_agent.protocol.table import Table, cut_labels
 
 __all__ = ["columns_of_rows"]
@@ -43,6 +44,10 @@ class _Row(msgspec.Struct):
     action: str = "default"
     error: str = ""
     phase: str = ""
+    prep: float | None = None
+    exec: float | None = None
+    wait: float | None = None
+    items: int | None = None
     metric: str = ""
     kind: PointKind = PointKind.OBSERVE
     value: float | None = None
@@ -51,6 +56,7 @@ class _Row(msgspec.Struct):
 
 _row_decoder = msgspec.msgpack.Decoder(_Row)
 _OUTCOMES: Final = {outcome.name.lower(): outcome for outcome in Outcome}
+_MOST: Final = {"f": float(np.finfo("f").max), "I": np.iinfo("I").max}
 _WITHOUT_ACTION: Final = (Outcome.ERROR, Outcome.CANCELLED)  # `post` returned nothing
 
 
@@ -77,6 +83,7 @@ class _Builder:
         self._points: dict[tuple[Any, ...], int] = {}
         self._errors: dict[ErrorKey, int] = {ErrorKey("", ""): 0}
         self._execution_rows: list[tuple[Any, ...]] = []
+        self._phased_rows: list[tuple[Any, ...]] = []
         self._point_rows: list[tuple[Any, ...]] = []
 
     def add(self, row: _Row) -> None:
@@ -101,9 +108,15 @@ class _Builder:
             list(self._points),
             list(self._errors),
         )
-        executions = _arrays(self._execution_rows, EXECUTION_COLUMNS)
+        known = len(EXECUTION_COLUMNS)
+        rows = [row[:known] for row in self._phased_rows] + self._execution_rows
+        phases = _arrays([row[known:] for row in self._phased_rows], PHASE_COLUMNS)
+        executions = Executions(
+            **_arrays(rows, EXECUTION_COLUMNS),
+            phases=Phases(**phases) if self._phased_rows else None,
+        )
         points = _arrays(self._point_rows, POINT_COLUMNS)
-        return table, Executions(**executions), Points(**points)
+        return table, executions, Points(**points)
 
     def _add_execution(self, row: _Row, end: float) -> None:
         if not row.node:
@@ -119,7 +132,9 @@ class _Builder:
             raise ValueError(f"phase={row.phase[:40]!r}: expected prep, exec or post")
         key = (row.graph[:MAX_NAME], row.node[:MAX_NAME])
         error = ErrorKey(row.error[:MAX_NAME], row.phase if row.error else "")
-        self._execution_rows.append(
+        phases = _phases(row)
+        rows = self._execution_rows if phases is None else self._phased_rows
+        rows.append(
             (
                 self._series.setdefault(key, len(self._series)),
                 end,
@@ -128,6 +143,7 @@ class _Builder:
                 min(max(1, row.attempts), MAX_ATTEMPTS),
                 self._text("" if outcome in _WITHOUT_ACTION else row.action),
                 self._errors.setdefault(error, len(self._errors)),
+                *(phases or ()),
             )
         )
 
@@ -141,6 +157,21 @@ class _Builder:
 
     def _text(self, text: str) -> int:
         return self._strings.setdefault(text[:MAX_NAME], len(self._strings))
+
+
+def _phases(row: _Row) -> tuple[float, float, float, int] | None:
+    """Return what is in PHASE_COLUMNS, None where the row tells nothing of it.
+
+    Raises:
+        ValueError: naming the key that can't be used.
+    """
+    given = {name: getattr(row, name) for name in PHASE_COLUMNS}
+    if all(value is None for value in given.values()):
+        return None
+    for name, value in given.items():
+        if value is not None and not 0 <= value <= _MOST[PHASE_COLUMNS[name]]:
+            raise ValueError(f"{name}={value}: expected a number from 0")
+    return row.prep or 0.0, row.exec or 0.0, row.wait or 0.0, row.items or 0
 
 
 def _arrays(rows: list[tuple[Any, ...]], columns: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ All figures are since first seen, so no counter ever goes back.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any, Final, NamedTuple
 
@@ -31,18 +31,47 @@ __all__ = ["write"]
 # 1 ms to 512 s. Powers of two are exact bounds of our buckets: no count is estimated.
 EXPONENTS: Final = np.arange(-10, 10, dtype=np.int64)
 
-LLM: Final = {
-    "llm_calls": "Calls of language models.",
-    "llm_input_tokens": "Tokens sent to language models.",
+LLM_COUNTS: Final = {
+    "llm_calls": "Calls of language models, failed ones included.",
+    "llm_errors": "Calls of language models that failed.",
+    "llm_rate_limited": "Requests to language models answered with status 429.",
+    "llm_input_tokens": "Tokens sent to language models, cached ones included.",
     "llm_output_tokens": "Tokens that language models answered with.",
+    "llm_cached_tokens": "Tokens sent that came from the provider's cache.",
     "llm_cost_usd": "What calls of language models cost, in US dollars.",
+    "llm_wasted_input_tokens": "Tokens sent by attempts that failed.",
+    "llm_wasted_output_tokens": "Tokens answered to attempts that failed.",
+    "llm_wasted_cost_usd": "What calls by attempts that failed cost, in US dollars.",
+    "llm_unpriced_calls": "Calls of which the price is not known.",
+    "llm_calls_without_usage": "Calls of which not all tokens are known.",
 }
+# The client's metric, the family, and what it says.
+LLM_TIMES: Final = (
+    ("llm_seconds", "kaygraph_llm_duration_seconds", "How long LLM calls took."),
+    (
+        "llm_first_token_seconds",
+        "kaygraph_llm_first_token_seconds",
+        "How long streams took until their first token.",
+    ),
+)
+LLM_RUN_COST: Final = "llm_run_cost_usd"
+LLM_RUN_TOKENS: Final = "llm_run_tokens"
+
+# Which have families of their own.
+_LLM_METRICS: Final = {
+    Kind.COUNT: frozenset(LLM_COUNTS),
+    Kind.OBSERVE: frozenset(
+        {*(metric for metric, _, _ in LLM_TIMES), LLM_RUN_COST, LLM_RUN_TOKENS}
+    ),
+}
+_LLM_LABELS: Final = {"llm_errors": ("model", "type", "status")}
 
 
 def write(reading: Reading, exposition: Exposition) -> None:
     """Write all families."""
     _nodes(reading, exposition)
     _graphs(reading, exposition)
+    _llm(reading, exposition)
     _custom(reading, exposition)
     complete = Window(reading, None).completeness
     shares = {(name,): complete.of([name]) for name in complete.services}
@@ -76,6 +105,24 @@ class _Source(NamedTuple):
             if value is not None
         )
         self.exposition.family(name, type, help, lines)
+
+    def split(
+        self, name: str, help: str, label: str, columns: Mapping[str, Iterable[object]]
+    ) -> None:
+        """Write a counter with a column for each value of `label`.
+
+        None leaves a series out.
+        """
+        template = "\n".join(
+            f'{name}{{{{{{0}},{label}="{word}"}}}} {{{at}}}'
+            for at, word in enumerate(columns, 1)
+        )
+        lines = (
+            template.format(*values)
+            for values in zip(self.labels, *columns.values(), strict=True)
+            if None not in values
+        )
+        self.exposition.family(name, "counter", help, lines)
 
     def counted(
         self, name: str, help: str, facet: Facet, label: Callable[[int], str]
@@ -160,6 +207,7 @@ def _nodes(reading: Reading, exposition: Exposition) -> None:
         figures.retries().tolist(),
     )
     _outcomes(source)
+    _phases(source)
     times = np.where(figures.executions > 0, figures.last_time, np.nan).tolist()
     source.one(
         "kaygraph_node_last_execution_timestamp_seconds",
@@ -184,18 +232,34 @@ def _nodes(reading: Reading, exposition: Exposition) -> None:
 
 
 def _outcomes(source: _Source) -> None:
-    name = "kaygraph_node_outcomes_total"
     words = [outcome.name.lower() for outcome in Outcome]
-    template = "\n".join(
-        f'{name}{{{{{{0}},outcome="{word}"}}}} {{{at}}}'
-        for at, word in enumerate(words, 1)
-    )
     columns = source.figures.outcomes().T.tolist()
-    lines = [
-        template.format(*columns)
-        for columns in zip(source.labels, *columns, strict=True)
-    ]
-    source.exposition.family(name, "counter", "Executions of a node by outcome.", lines)
+    source.split(
+        "kaygraph_node_outcomes_total",
+        "Executions of a node by outcome.",
+        "outcome",
+        dict(zip(words, columns, strict=True)),
+    )
+
+
+def _phases(source: _Source) -> None:
+    phases = source.figures.phases()
+    known = phases.executions > 0
+    source.split(
+        "kaygraph_node_phase_seconds_total",
+        "The time of executions by where it went; wait is between attempts.",
+        "phase",
+        {
+            name: _written(np.where(known, getattr(phases, name), np.nan).tolist())
+            for name in ("prep", "exec", "wait", "post")
+        },
+    )
+    source.one(
+        "kaygraph_node_items_total",
+        "counter",
+        "Items that a batch node worked on.",
+        [count or None for count in phases.items.tolist()],
+    )
 
 
 def _graphs(reading: Reading, exposition: Exposition) -> None:
@@ -232,11 +296,21 @@ def _graphs(reading: Reading, exposition: Exposition) -> None:
     )
 
 
-def _custom(reading: Reading, exposition: Exposition) -> None:
-    for metric, help in LLM.items():
+def _llm(reading: Reading, exposition: Exposition) -> None:
+    for metric, help in LLM_COUNTS.items():
         source = _source(reading, exposition, Kind.COUNT, _llm_labels(metric))
         totals = _written(source.figures.total.tolist())
         source.one(f"kaygraph_{metric}_total", "counter", help, totals)
+    for metric, name, help in LLM_TIMES:
+        source = _source(reading, exposition, Kind.OBSERVE, _llm_labels(metric))
+        source.histogram(name, help)
+    cost = _source(reading, exposition, Kind.OBSERVE, _run_labels(LLM_RUN_COST))
+    cost.histogram("kaygraph_llm_run_cost_usd", "What the LLM calls of a run cost.")
+    tokens = _source(reading, exposition, Kind.OBSERVE, _run_labels(LLM_RUN_TOKENS))
+    _summary(tokens, "kaygraph_llm_run_tokens", "Tokens, in and out, of a run.")
+
+
+def _custom(reading: Reading, exposition: Exposition) -> None:
     counts = _source(reading, exposition, Kind.COUNT, _custom_labels)
     counts.one(
         "kaygraph_count_total",
@@ -251,11 +325,12 @@ def _custom(reading: Reading, exposition: Exposition) -> None:
         "What kaywatch.gauge was last given, by metric.",
         _written(gauges.figures.lasts()),
     )
-    _observations(_source(reading, exposition, Kind.OBSERVE, _custom_labels))
+    observed = _source(reading, exposition, Kind.OBSERVE, _custom_labels)
+    help = "What kaywatch.observe was given, by metric."
+    _summary(observed, "kaygraph_observation", help)
 
 
-def _observations(source: _Source) -> None:
-    name = "kaygraph_observation"
+def _summary(source: _Source, name: str, help: str) -> None:
     lines = (
         f"{name}_count{{{labels}}} {count}\n{name}_sum{{{labels}}} {total}"
         for labels, count, total in zip(
@@ -266,7 +341,6 @@ def _observations(source: _Source) -> None:
         )
         if total is not None
     )
-    help = "What kaywatch.observe was given, by metric."
     source.exposition.family(name, "summary", help, lines)
 
 
@@ -279,19 +353,25 @@ def _node_labels(key: SeriesKey) -> str:
 
 
 def _llm_labels(metric: str) -> Callable[[SeriesKey], str | None]:
+    ours = _LLM_LABELS.get(metric, ("model",))
+
     def label(key: SeriesKey) -> str | None:
         if key.metric != metric:
             return None
         given: dict[str, Any] = dict(key.labels)
-        model = ("model", given.pop("model", ""))
-        rest = label_names(sorted(given.items()), ["model"])
-        return f"{_node_labels(key)},{labels_text([model, *rest])}"
+        usual = [(name, given.pop(name, "")) for name in ours]
+        rest = label_names(sorted(given.items()), ours)
+        return f"{_node_labels(key)},{labels_text([*usual, *rest])}"
 
     return label
 
 
+def _run_labels(metric: str) -> Callable[[SeriesKey], str | None]:
+    return lambda key: _graph_labels(key) if key.metric == metric else None
+
+
 def _custom_labels(key: SeriesKey) -> str | None:
-    if key.kind is Kind.COUNT and key.metric in LLM:
+    if key.metric in _LLM_METRICS.get(key.kind, ()):
         return None
     labels = [("metric", key.metric), *label_names(key.labels)]
     return f"{_node_labels(key)},{labels_text(labels)}"

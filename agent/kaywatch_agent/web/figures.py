@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +21,14 @@ from kaywatch_agent.aggregate.step import (
     FACET_SHIFT,
     NUMBER_MASK,
     ROW_SHIFT,
+    TICKS,
     Facet,
+    PhaseSum,
     Step,
 )
 from kaywatch_agent.model import SeriesKey
 
-__all__ = ["ALL_FACETS", "Figures", "Groups", "Numbers"]
+__all__ = ["ALL_FACETS", "Figures", "Groups", "Numbers", "PhaseFigures"]
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -85,6 +87,32 @@ class Groups(Generic[T]):
     def items(self) -> Iterator[tuple[T, int]]:
         """Yield each group's name and number."""
         return zip(self.names, range(len(self.names)), strict=True)
+
+
+class PhaseFigures(NamedTuple):
+    """Where the time of executions went, by group: of those of which it is known.
+
+    Attributes:
+        executions: how many these are.
+        prep, exec, wait, post: sums in seconds; waiting is between attempts.
+        items: the sum of the items that batches had.
+    """
+
+    executions: Ints
+    prep: Floats
+    exec: Floats
+    wait: Floats
+    post: Floats
+    items: Ints
+
+    def average(self, phase: str) -> Numbers:
+        """Return the seconds of a phase per execution, None where they aren't known."""
+        return _ratios(getattr(self, phase), self.executions)
+
+    def item_counts(self) -> list[int | None]:
+        """Return how many items there were, None where they aren't known."""
+        pairs = zip(self.items.tolist(), self.executions.tolist(), strict=True)
+        return [count if known else None for count, known in pairs]
 
 
 class Figures:
@@ -183,6 +211,20 @@ class Figures:
         # Ok is not stored: it is the rest.
         table[:, Outcome.OK] = self.executions - table.sum(axis=1)
         return table
+
+    def phases(self) -> PhaseFigures:
+        """Return where the time went."""
+        table = np.zeros((self._size, len(PhaseSum)), np.int64)
+        group, number, count = self.facts(Facet.PHASES)
+        table[group, number] = count
+        return PhaseFigures(
+            table[:, PhaseSum.EXECUTIONS],
+            table[:, PhaseSum.PREP] / TICKS,
+            table[:, PhaseSum.EXEC] / TICKS,
+            table[:, PhaseSum.WAIT] / TICKS,
+            table[:, PhaseSum.POST] / TICKS,
+            table[:, PhaseSum.ITEMS],
+        )
 
     def error_rates(self) -> Numbers:
         """Return the shares that ended in error, cancelled ones out of account."""

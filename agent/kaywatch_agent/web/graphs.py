@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
-from kaywatch.wire import Outcome
+from kaywatch.wire import EndReason, Outcome
 from kaywatch_agent.aggregate.step import Facet
-from kaywatch_agent.model import Kind, SeriesKey, TopologyRecord
+from kaywatch_agent.model import OTHER, EndPoint, Kind, SeriesKey, TopologyRecord
 from kaywatch_agent.web import schema
 from kaywatch_agent.web.figures import Figures, Groups
 from kaywatch_agent.web.nodes import node_figures, outcomes_of
@@ -43,10 +44,12 @@ def graph_stats(reading: Reading, query: GraphStatsQuery) -> schema.GraphStats:
         known = {graph for graph, _ in _places(reading, query.service, None)}
         raise not_found("graph", query.graph, known, "/api/v1/graphs", narrowed)
     plain = {name: getattr(found[0], name) for name in found[0].__struct_fields__}
+    topology = _topology(reading, query)
     return schema.GraphStats(
         **plain,
-        ends=_ends(reading, window, query),
-        topology=_topology(reading, query),
+        ends=_ends(reading, window, query, topology),
+        never_run=_never_run(topology, found[0].node_performance),
+        topology=topology,
     )
 
 
@@ -174,17 +177,44 @@ class _Nodes:
 
 
 def _ends(
-    reading: Reading, window: Window, query: GraphStatsQuery
+    reading: Reading,
+    window: Window,
+    query: GraphStatsQuery,
+    topology: schema.Topology | None,
 ) -> list[schema.EndCount]:
     matches = matching(service=query.service, graph=query.graph)
     groups = reading.groups([Kind.RUN], lambda key: key.graph if matches(key) else None)
     figures = window.figures(groups, {Facet.ACTION})
     ends = reading.view.registry.ends.values
     found = [
-        schema.EndCount(**ends[number]._asdict(), count=count)
+        schema.EndCount(
+            **ends[number]._asdict(),
+            count=count,
+            available=_available(ends[number], topology),
+        )
         for _, number, count in figures.counted(Facet.ACTION)
     ]
     return sorted(found, key=lambda end: (-end.count, end.reason, end.node))
+
+
+def _available(end: EndPoint, topology: schema.Topology | None) -> list[str] | None:
+    """Return the actions that would have led on from an unmatched one."""
+    if end.reason != EndReason.UNMATCHED_ACTION or topology is None:
+        return None
+    if end.node not in topology.nodes:
+        return None
+    edges = (edge.action for edge in topology.edges if edge.from_ == end.node)
+    return list(dict.fromkeys(edges))
+
+
+def _never_run(
+    topology: schema.Topology | None, ran: Mapping[str, object]
+) -> list[str] | None:
+    """Return the nodes that are wired and haven't run, in the topology's order."""
+    # Some nodes may be among those that were folded.
+    if topology is None or OTHER in ran:
+        return None
+    return [node for node in topology.nodes if node not in ran]
 
 
 def _topology(reading: Reading, query: GraphStatsQuery) -> schema.Topology | None:

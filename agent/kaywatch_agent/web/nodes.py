@@ -21,6 +21,8 @@ __all__ = ["node_figures", "node_list", "node_stats", "outcomes_of"]
 # The custom metrics of KayGraph's monitoring page, which have keys of their own.
 DATA_SIZE: Final = "data_size"
 PROCESSING_RATE: Final = "processing_rate"
+MEMORY: Final = "memory_mb"
+PAGE: Final = frozenset({DATA_SIZE, PROCESSING_RATE, MEMORY})
 
 CUSTOM_KINDS: Final[dict[Kind, Literal["observe", "count", "gauge"]]] = {
     Kind.OBSERVE: "observe",
@@ -67,16 +69,18 @@ def node_figures(
     figures = window.figures(groups)
     columns = _executions(figures) | _counts(reading, figures)
     columns |= _page(reading, window, query, groups)
+    peaks = columns["peak_memory_mb"]
     found = []
     for name, group in groups.items():
         services, graphs = places[name]
+        if peaks[group] is None:
+            peaks[group] = reading.memory_mb(services)
         found.append(
             schema.NodeFigures(
                 node=name,
                 services=services,
                 graphs=graphs,
                 window=window.seconds,
-                peak_memory_mb=reading.memory_mb(services),
                 completeness=window.completeness.of(services),
                 **{key: column[group] for key, column in columns.items()},
             )
@@ -108,6 +112,7 @@ def _executions(figures: Figures) -> dict[str, list[Any]]:
     """Return the keys of NodeFigures that come from executions, by group."""
     p50, p90, p95, p99 = figures.quantiles(0.5, 0.9, 0.95, 0.99)
     ran = zip(figures.executions.tolist(), figures.last_time.tolist(), strict=True)
+    phases = figures.phases()
     return {
         "total_executions": figures.executions.tolist(),
         "success_rate": figures.success_rates(),
@@ -115,6 +120,11 @@ def _executions(figures: Figures) -> dict[str, list[Any]]:
         "min_execution_time": figures.leasts(),
         "max_execution_time": figures.mosts(),
         "total_retries": figures.retries().tolist(),
+        "avg_prep_time": phases.average("prep"),
+        "avg_exec_time": phases.average("exec"),
+        "avg_wait_time": phases.average("wait"),
+        "avg_post_time": phases.average("post"),
+        "total_items": phases.item_counts(),
         "p50_execution_time": p50,
         "p90_execution_time": p90,
         "p95_execution_time": p95,
@@ -145,7 +155,7 @@ def _counts(reading: Reading, figures: Figures) -> dict[str, list[Any]]:
 def _page(
     reading: Reading, window: Window, query: NodesQuery, nodes: Groups[str]
 ) -> dict[str, list[Any]]:
-    """Return the keys that come from the page's two custom metrics."""
+    """Return the keys that come from the page's custom metrics."""
     known = set(nodes.names)
     matches = _matches(query, None)
 
@@ -164,6 +174,7 @@ def _page(
         "min_data_size": sizes.leasts(),
         "avg_processing_rate": rates.averages(),
         "max_processing_rate": rates.mosts(),
+        "peak_memory_mb": observed(MEMORY).mosts(),
     }
 
 
@@ -198,7 +209,7 @@ def _custom(
     matches = _matches(query, query.node)
 
     def name(key: SeriesKey) -> tuple[str, Kind, Labels] | None:
-        page = key.kind is Kind.OBSERVE and key.metric in (DATA_SIZE, PROCESSING_RATE)
+        page = key.kind is Kind.OBSERVE and key.metric in PAGE
         mine = matches(key) and not page
         return (key.metric, key.kind, key.labels) if mine else None
 

@@ -24,6 +24,7 @@ __all__ = [
     "FailuresQuery",
     "GraphStatsQuery",
     "GraphsQuery",
+    "LlmQuery",
     "NoQuery",
     "NodeStatsQuery",
     "NodesQuery",
@@ -38,10 +39,7 @@ __all__ = [
 Q = TypeVar("Q", bound=Struct)
 
 # The patterns accept exactly what is taken, so that the document tells the truth.
-HOUR_PATTERN: Final = (
-    r"^([1-9][0-9]{0,2}s|[12][0-9]{3}s|3[0-5][0-9]{2}s|3600s|"
-    r"[1-9]m|[1-5][0-9]m|60m|1h)$"
-)
+WINDOW_PATTERN: Final = r"^[1-9][0-9]{0,5}[smhd]$"
 MOMENT_PATTERN: Final = r"^(now|-[0-9]{1,6}[smhd]|[0-9]{1,10}(\.[0-9]{1,6})?)$"
 STEP_PATTERN: Final = r"^([1-9][0-9]{0,4}0s?|[1-9][0-9]{0,3}m|[1-9][0-9]?h)$"
 
@@ -55,11 +53,12 @@ Node = Annotated[Name, Meta(description="Only this node.", examples=["pay"])]
 WindowText = Annotated[
     str,
     Meta(
-        pattern=HOUR_PATTERN,
-        description="Look back so far, at most 1h; without it, since first seen.",
-        examples=["30s", "5m", "1h"],
+        pattern=WINDOW_PATTERN,
+        description="Look back so far, over what is kept (10 s for an hour, 1 min for"
+        " a day, 1 h for a month); without it, since first seen.",
+        examples=["30s", "5m", "24h"],
         extra={
-            "allowed": "30s, 5m or the like, up to 1h, the time that is kept in memory;"
+            "allowed": "30s, 5m, 24h, 30d or the like;"
             " leave it out for all since first seen"
         },
     ),
@@ -137,6 +136,15 @@ class GraphStatsQuery(Struct, frozen=True, kw_only=True):
 
 class ExportQuery(NodesQuery, frozen=True):
     """What to export, over which time."""
+
+
+class LlmQuery(Struct, frozen=True):
+    """Which calls of language models, over which time."""
+
+    window: WindowText | None = None
+    graph: Graph | None = None
+    node: Node | None = None
+    service: Service | None = None
 
 
 class SeriesQuery(Struct, frozen=True):

@@ -6,12 +6,12 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, 
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
 from kaywatch_agent.aggregate.aggregator import STEP_SECONDS, View
-from kaywatch_agent.aggregate.step import Facet, Step
+from kaywatch_agent.aggregate.step import Facet, Step, merge
 from kaywatch_agent.health import Report
 from kaywatch_agent.model import Kind, SeriesKey
 from kaywatch_agent.telemetry import Metric
@@ -21,6 +21,9 @@ from kaywatch_agent.web.figures import ALL_FACETS, Figures, Groups
 __all__ = ["Completeness", "Matches", "OwnFigures", "Reading", "Window", "matching"]
 
 T = TypeVar("T", bound=Hashable)
+
+# An hour has 361; merging fewer at a time takes longer, and more takes more memory.
+MAX_STEPS: Final = 400
 
 Matches = Callable[[SeriesKey], bool]
 OwnFigures = tuple[tuple[Metric, dict[tuple[str, ...], float]], ...]
@@ -103,7 +106,7 @@ class Window:
         self._steps: list[Step] = (
             [view.totals]
             if seconds is None
-            else view.range(view.now - seconds, view.now + STEP_SECONDS)
+            else _gathered(view.between(view.now - seconds, view.now + STEP_SECONDS))
         )
 
     def figures(
@@ -119,6 +122,16 @@ class Window:
     def completeness(self) -> Completeness:
         """How complete the figures of this window are."""
         return Completeness(self._reading, self._steps)
+
+
+def _gathered(buckets: Iterable[tuple[int, Step]]) -> list[Step]:
+    """Return the buckets, merged some at a time: a month has a thousand."""
+    found: list[Step] = []
+    for _, step in buckets:
+        found.append(step)
+        if len(found) > MAX_STEPS:
+            found = [merge(found)]
+    return found
 
 
 class Completeness:

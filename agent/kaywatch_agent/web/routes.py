@@ -14,6 +14,7 @@ from kaywatch_agent.web import (
     families,
     graphs,
     lists,
+    llm,
     nodes,
     openapi,
     page,
@@ -149,6 +150,13 @@ ROUTES: Final = (
         parameters.GraphStatsQuery,
         schema.GraphStats,
         errors=(404, 503),
+    ),
+    Route(
+        "/api/v1/llm",
+        "Calls of language models: tokens, cost, time, errors, and what was wasted.",
+        llm.llm,
+        parameters.LlmQuery,
+        schema.LlmAnswer,
     ),
     Route(
         "/api/v1/query",

@@ -27,6 +27,15 @@ __all__ = [
     "GraphList",
     "GraphStats",
     "HealthAnswer",
+    "LlmAnswer",
+    "LlmFigures",
+    "LlmGraph",
+    "LlmModel",
+    "LlmNode",
+    "LlmRuns",
+    "LlmSpread",
+    "LlmTimes",
+    "LlmTotals",
     "NodeFigures",
     "NodeList",
     "NodePerformance",
@@ -44,6 +53,7 @@ __all__ = [
 Count = Annotated[int, Meta(ge=0)]
 Rate = Annotated[float, Meta(ge=0, le=1)]
 Seconds = Annotated[float, Meta(ge=0)]
+Dollars = Annotated[float, Meta(ge=0, description="US dollars")]
 Moment = Annotated[float, Meta(description="Unix seconds")]
 Span = Annotated[
     int, Meta(ge=1, description="seconds looked back on; null: since first seen")
@@ -82,7 +92,9 @@ class NodeFigures(Body):
     """Figures of one node, over all the services and graphs that were asked for.
 
     `retry_rate` is the share of attempts that were retries. `completeness` is what
-    arrived of what the clients of its services say they recorded.
+    arrived of what the clients of its services say they recorded. Of the averages by
+    phase, `wait` is the time between attempts; they and `total_items`, those that a
+    batch worked on, are null where no execution tells them.
     """
 
     node: str
@@ -95,6 +107,11 @@ class NodeFigures(Body):
     min_execution_time: Seconds | None
     max_execution_time: Seconds | None
     total_retries: Count
+    avg_prep_time: Seconds | None
+    avg_exec_time: Seconds | None
+    avg_wait_time: Seconds | None
+    avg_post_time: Seconds | None
+    total_items: Count | None
     p50_execution_time: Seconds | None
     p90_execution_time: Seconds | None
     p95_execution_time: Seconds | None
@@ -192,12 +209,17 @@ class GraphFigures(Body):
 
 
 class EndCount(Body):
-    """How many runs ended at a node, with an action, for a reason."""
+    """How many runs ended at a node, with an action, for a reason.
+
+    `available` are the actions that the node is wired for, where the one that it
+    returned was none of them; null for other reasons, and where it isn't known.
+    """
 
     reason: str
     node: str
     action: str
     count: Count
+    available: list[str] | None
 
 
 class TopologyEdge(Body):
@@ -217,9 +239,14 @@ class Topology(Body):
 
 
 class GraphStats(GraphFigures):
-    """All that is known of one graph."""
+    """All that is known of one graph.
+
+    `never_run` are the nodes of the topology of which no execution has ended within
+    the window; null where that can't be told.
+    """
 
     ends: list[EndCount]
+    never_run: list[str] | None
     topology: Topology | None
 
 
@@ -237,6 +264,97 @@ class Export(Body):
     timestamp: Moment
     nodes: dict[str, NodeFigures]
     graphs: dict[str, GraphFigures]
+
+
+class LlmTimes(Body):
+    """How long calls of language models took."""
+
+    avg: Seconds | None
+    p50: Seconds | None
+    p95: Seconds | None
+    p99: Seconds | None
+
+
+class LlmFigures(Body):
+    """Calls of language models.
+
+    `calls` are all, `errors` those of them that failed; `rate_limited` are answers
+    "too many requests", those among them that an SDK retried. Input tokens include
+    cached ones. What attempts used that an exception left is wasted; it is part of
+    the figures without `wasted`. `cost_usd` leaves out unpriced calls.
+    """
+
+    calls: Count
+    errors: Count
+    error_breakdown: dict[str, int]
+    rate_limited: Count
+    input_tokens: Count
+    output_tokens: Count
+    cached_tokens: Count
+    cost_usd: Dollars
+    wasted_input_tokens: Count
+    wasted_output_tokens: Count
+    wasted_cost_usd: Dollars
+    unpriced_calls: Count
+    calls_without_usage: Count
+    seconds: LlmTimes
+    first_token_seconds: LlmTimes
+
+
+class LlmSpread(Body):
+    """An amount by run: of how many runs, and how it is distributed."""
+
+    count: Count
+    avg: float | None
+    p50: float | None
+    p95: float | None
+    p99: float | None
+    max: float | None
+
+
+class LlmRuns(Body):
+    """What a run costs: US dollars, and tokens in and out, of runs that had any."""
+
+    cost_usd: LlmSpread
+    tokens: LlmSpread
+
+
+class LlmModel(LlmFigures):
+    """The calls of one model."""
+
+    model: str
+
+
+class LlmNode(LlmFigures):
+    """The calls that one node made; outside any, with empty names."""
+
+    graph: str
+    node: str
+
+
+class LlmGraph(LlmFigures):
+    """The calls that the nodes of one graph made."""
+
+    graph: str
+    per_run: LlmRuns
+
+
+class LlmTotals(LlmFigures):
+    """All calls."""
+
+    per_run: LlmRuns
+
+
+class LlmAnswer(Body):
+    """Calls of language models, in all and by what made them, the dearest first."""
+
+    timestamp: Moment
+    window: Span | None
+    completeness: Rate | None
+    totals: LlmTotals
+    models: list[LlmModel]
+    nodes: list[LlmNode]
+    graphs: list[LlmGraph]
 
 
 class QueryAnswer(Body):

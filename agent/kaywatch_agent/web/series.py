@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from kaywatch_agent.aggregate.aggregator import HISTORY_STEPS, STEP_SECONDS
+from kaywatch_agent.aggregate.aggregator import STEP_SECONDS
 from kaywatch_agent.aggregate.step import Facet
 from kaywatch_agent.model import Kind
 from kaywatch_agent.web import schema
@@ -44,6 +44,18 @@ def _retries(figures: Figures) -> Numbers:
     return [float(count) for count in figures.retries().tolist()]
 
 
+def _items(figures: Figures) -> Numbers:
+    return [float(count) for count in figures.phases().items.tolist()]
+
+
+def _phase(name: str) -> _Measure:
+    return _Measure(
+        "seconds",
+        lambda figures: figures.phases().average(name),
+        facets=frozenset({Facet.PHASES}),
+    )
+
+
 def _quantile(wanted: float) -> _Measure:
     return _Measure(
         "seconds",
@@ -66,6 +78,11 @@ MEASURES: Final = {
     "p90": _quantile(0.9),
     "p95": _quantile(0.95),
     "p99": _quantile(0.99),
+    "prep": _phase("prep"),
+    "exec": _phase("exec"),
+    "wait": _phase("wait"),
+    "post": _phase("post"),
+    "items": _Measure("items", _items, facets=frozenset({Facet.PHASES}), counts=True),
     "retries": _Measure("retries", _retries, counts=True),
     "retry_rate": _Measure("ratio", Figures.retry_rates),
     "runs": _Measure("runs", _executions, Kind.RUN, counts=True),
@@ -183,8 +200,8 @@ def _figures(
         _refuse_unknown(reading, asked)
     # Every series is in group 0, and a step's offset is its point.
     figures = Figures(groups.numbers, span.points, measure.facets)
-    for number, step in reading.view.steps.items():
-        point = (number * STEP_SECONDS - span.first) // span.step
+    for begin, step in reading.view.between(span.first, span.end, span.step):
+        point = (begin - span.first) // span.step
         if 0 <= point < span.points:
             figures.add(step, offset=point)
     return figures
@@ -205,8 +222,8 @@ def _refuse_unknown(reading: Reading, asked: SeriesQuery) -> None:
 
 def _watched(reading: Reading, time: float, step: int) -> bool:
     """Whether the agent was there in a point's time, and still remembers it."""
-    oldest = max(
-        math.floor(reading.view.since / STEP_SECONDS),
-        math.floor(reading.now / STEP_SECONDS) - HISTORY_STEPS,
+    view = reading.view
+    oldest = math.floor(
+        max(view.since, reading.now - view.archive.kept_seconds) / STEP_SECONDS
     )
     return time + step > oldest * STEP_SECONDS and time <= reading.now

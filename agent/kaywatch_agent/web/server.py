@@ -48,6 +48,10 @@ CLIENTS_AT_ONCE: Final = 200
 
 MAX_PORT: Final = 65_535
 
+# Bytes of a request's first line. Four names of 200 characters, each of which may take
+# 12 when percent-encoded, are 9.6 kB; a longer line is refused, and not in JSON.
+MAX_LINE: Final = 32 * 1024
+
 # For what is being answered when the agent stops.
 SHUTDOWN_SECONDS: Final = 1.0
 
@@ -125,6 +129,7 @@ class WebServer:
             logger=_quiet_logger(),
             handle_signals=False,
             shutdown_timeout=SHUTDOWN_SECONDS,
+            max_line_size=MAX_LINE,
         )
         await self._runner.setup()
         site = web.TCPSite(self._runner, host, port)

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kaywatch_agent.aggregate import histogram
-from kaywatch_agent.aggregate.step import Facet, Step, facts_of
-from kaywatch_agent.model import Columns
+from kaywatch_agent.aggregate.step import Facet, PhaseSum, Step, facts_of, reduce
+from kaywatch_agent.model import Columns, PhaseColumns
 
 
 class Event(NamedTuple):
@@ -22,13 +22,30 @@ class Event(NamedTuple):
     attempts: int = 1
     action: int = 0
     error: int = 0
+    phases: tuple[float, float, float, int] | None = None  # prep, exec, wait, items
 
 
 def columns(events: Sequence[Event]) -> Columns:
     """Return events as columns."""
-    parts = list(zip(*events, strict=True)) if events else [()] * 7
+    rows = [event[:7] for event in events]
+    parts = list(zip(*rows, strict=True)) if rows else [()] * 7
     types = (np.int64, float, float, np.uint8, np.int64, np.int64, np.int64)
     return Columns(*(np.array(p, t) for p, t in zip(parts, types, strict=True)))
+
+
+def phases(events: Sequence[Event]) -> PhaseColumns | None:
+    """Return the phases of those events that tell them."""
+    told = [(e.row, e.time, e.value, *e.phases) for e in events if e.phases]
+    if not told:
+        return None
+    types = (np.int64, float, float, np.float32, np.float32, np.float32, np.uint32)
+    parts = zip(zip(*told, strict=True), types, strict=True)
+    return PhaseColumns(*(np.array(part, kind) for part, kind in parts))
+
+
+def step_of(events: Sequence[Event]) -> Step:
+    """Return the step of events and their phases."""
+    return reduce(columns(events), phases(events))
 
 
 def of_values(values: Any, row: int = 0) -> Columns:
@@ -66,6 +83,7 @@ def naive(events: Sequence[Event]) -> dict[int, dict[str, Any]]:
                 Facet.OUTCOME: Counter(),
                 Facet.ACTION: Counter(),
                 Facet.ERROR: Counter(),
+                Facet.PHASES: Counter(),
             },
         )
         of_row["executions"] += 1
@@ -86,7 +104,26 @@ def naive(events: Sequence[Event]) -> dict[int, dict[str, Any]]:
         ):
             if number:
                 of_row[facet][number] += 1
+        if event.phases is not None:
+            of_row[Facet.PHASES].update(_ticks(event.value, *event.phases))
+    for of_row in found.values():
+        of_row[Facet.PHASES] = +of_row[Facet.PHASES]  # without zeros
     return found
+
+
+def _ticks(
+    seconds: float, prep: float, exec: float, wait: float, items: int
+) -> dict[int, int]:
+    """Return what one execution adds to each PhaseSum, for times of whole 1/8 s."""
+    post = max(0.0, seconds - prep - exec - wait)
+    return {
+        PhaseSum.EXECUTIONS: 1,
+        PhaseSum.PREP: int(prep * 10**7),
+        PhaseSum.EXEC: int(exec * 10**7),
+        PhaseSum.WAIT: int(wait * 10**7),
+        PhaseSum.POST: int(post * 10**7),
+        PhaseSum.ITEMS: items,
+    }
 
 
 def shown(step: Step) -> dict[int, dict[str, Any]]:

@@ -16,6 +16,7 @@ from tests.agent.protocol.samples import (
     batch,
     calm,
     executions,
+    phases,
     points,
     rows,
     runs,
@@ -25,16 +26,17 @@ from kaywatch import wire
 from kaywatch_agent.aggregate.aggregator import (
     FUTURE_SECONDS,
     HISTORY_STEPS,
+    MAX_DELTA_STEPS,
     MAX_FAILURES,
     MAX_PENDING,
     STEP_SECONDS,
     Aggregator,
-    Delta,
     Misplaced,
     View,
 )
+from kaywatch_agent.aggregate.change import Change
 from kaywatch_agent.aggregate.registry import Limits, Registry
-from kaywatch_agent.aggregate.step import Facet, Step, merge
+from kaywatch_agent.aggregate.step import Facet, PhaseSum, Step, merge
 from kaywatch_agent.aggregate.summary import completeness, select, summarize
 from kaywatch_agent.model import OTHER, Kind, SeriesKey
 from kaywatch_agent.protocol.decoder import Decoder
@@ -68,10 +70,9 @@ class Aggregation:
         self.commit(now)
         return self.aggregator.view(now)
 
-    def commit(self, now: float = NOW) -> Delta:
-        delta = self.aggregator.advance(now)
-        self.aggregator.committed()
-        return delta
+    def commit(self, now: float = NOW) -> Change:
+        self.aggregator.advance(now)
+        return self.aggregator.change(now)
 
 
 @pytest.fixture
@@ -98,39 +99,103 @@ def test_what_was_accepted_is_seen_after_the_tick(aggregation: Aggregation) -> N
     assert count(aggregation.advance().totals) == 6
 
 
-def test_a_delta_says_what_has_changed_and_no_more(aggregation: Aggregation) -> None:
+def new(change: Change) -> int:
+    """Return how many events a change has, in steps or not."""
+    return count(merge([*change.steps.values(), change.late]))
+
+
+def by_step(change: Change) -> dict[int, int]:
+    return {n - STEP: count(step) for n, step in change.steps.items()}
+
+
+def test_a_change_says_what_is_new_and_no_more(aggregation: Aggregation) -> None:
     aggregation.at(NOW, NOW - 10, NOW - 5_000)
     first = aggregation.commit()
-    assert (first.now, count(first.total)) == (NOW, 3)
-    assert {n - STEP: count(step) for n, step in first.steps.items()} == {0: 1, -1: 1}
+    assert (first.now, new(first), count(first.late)) == (NOW, 3, 1)
+    assert by_step(first) == {0: 1, -1: 1}
     aggregation.at(NOW)
     second = aggregation.commit()
-    assert count(second.total) == 1
-    assert {n - STEP: count(step) for n, step in second.steps.items()} == {0: 1}
+    assert (new(second), by_step(second), count(second.totals)) == (1, {0: 1}, 4)
     third = aggregation.commit()
-    assert (count(third.total), third.steps) == (0, {})
+    assert (new(third), third.steps) == (0, {})
     assert counts(aggregation.aggregator.view(NOW)) == {-1: 1, 0: 2}
 
 
-def test_what_was_not_committed_is_in_the_next_delta(aggregation: Aggregation) -> None:
+def test_what_was_in_no_change_is_in_the_next_one(aggregation: Aggregation) -> None:
     aggregation.at(NOW)
     aggregation.aggregator.advance(NOW)
     aggregation.at(NOW, NOW - 10)
-    again = aggregation.commit()
-    assert count(again.total) == 3
-    assert {n - STEP: count(step) for n, step in again.steps.items()} == {0: 2, -1: 1}
+    assert by_step(aggregation.commit()) == {0: 2, -1: 1}
     assert counts(aggregation.aggregator.view(NOW)) == {-1: 1, 0: 2}
 
 
-def test_the_deltas_add_up_to_the_view(aggregation: Aggregation) -> None:
-    deltas = []
+def test_a_change_that_is_given_back_is_in_the_next_one(
+    aggregation: Aggregation,
+) -> None:
+    aggregation.accept(batch(failures=[FAILURE], topologies=[TOPOLOGY]))
+    aggregation.at(NOW, NOW - 5_000)
+    first = aggregation.commit()
+    aggregation.at(NOW, NOW - 10)
+    aggregation.aggregator.advance(NOW)
+    aggregation.aggregator.give_back(first)
+    again = aggregation.commit()
+
+    assert by_step(again)[0] == by_step(first)[0] + 1
+    assert (count(again.late), by_step(again)[-1]) == (1, 1)
+    assert (again.failures, again.topologies) == (first.failures, first.topologies)
+    assert (len(again.failures), len(again.topologies)) == (1, 1)
+    third = aggregation.commit()
+    assert (new(third), third.failures, third.topologies) == (0, (), ())
+
+
+def test_a_topology_is_in_a_change_when_it_changed(aggregation: Aggregation) -> None:
+    aggregation.accept(batch(topologies=[TOPOLOGY]))
+    assert len(aggregation.commit().topologies) == 1
+    aggregation.accept(batch(topologies=[TOPOLOGY]))
+    assert aggregation.commit().topologies == ()
+
+
+def test_a_store_that_can_not_be_written_to_for_days_gets_hours(
+    aggregation: Aggregation,
+) -> None:
+    steps = 3 * 8_640
+    change = None
+    for number in range(0, steps, 20):
+        now = NOW + number * STEP_SECONDS
+        aggregation.at(now, now=now)
+        if change is not None:
+            aggregation.aggregator.give_back(change)
+        aggregation.aggregator.advance(now)
+        change = aggregation.aggregator.change(now)
+    assert change is not None
+    assert new(change) == count(change.totals) == steps / 20
+    assert len(change.steps) <= MAX_DELTA_STEPS + 1
+
+
+def test_a_whole_change_is_all_that_is_known(aggregation: Aggregation) -> None:
+    aggregation.accept(batch(failures=[FAILURE], topologies=[TOPOLOGY]))
+    aggregation.at(NOW, NOW - 100, NOW - 5_000)
+    aggregation.commit()
+    aggregation.at(NOW)
+    aggregation.aggregator.advance(NOW)
+    whole = aggregation.aggregator.change(NOW, whole=True)
+
+    assert by_step(whole)[-10] == 1
+    assert count(whole.totals) == new(whole) + 1  # what is late is in no step
+    assert (len(whole.failures), len(whole.topologies)) == (1, 1)
+    assert new(aggregation.commit()) == 0
+
+
+def test_the_changes_add_up_to_the_view(aggregation: Aggregation) -> None:
+    changes = []
     for second in range(50):
         aggregation.at(NOW + second, NOW + second - 15, now=NOW + second)
-        deltas.append(aggregation.commit(NOW + second))
+        changes.append(aggregation.commit(NOW + second))
     view = aggregation.aggregator.view(NOW + 50)
-    assert shown(merge(delta.total for delta in deltas)) == shown(view.totals)
+    parts = [step for change in changes for step in change.steps.values()]
+    assert shown(merge(parts)) == shown(view.totals)
     for number, step in view.steps.items():
-        parts = [delta.steps[number] for delta in deltas if number in delta.steps]
+        parts = [change.steps[number] for change in changes if number in change.steps]
         assert shown(merge(parts)) == shown(step)
 
 
@@ -210,6 +275,38 @@ def test_without_a_clock_now_is_the_time(aggregation: Aggregation, end: float) -
     aggregation.accept(rows(ROW, {"metric": "m", "value": 1}))
     assert counts(aggregation.advance()) == {0: 3}
     assert not aggregation.aggregator.misplaced
+
+
+@pytest.mark.parametrize(
+    ("end", "number"),
+    [(NOW, STEP), (NOW - 600, STEP - 60), (NOW + 60, STEP), (0.0, STEP)],
+)
+def test_phases_belong_to_the_step_of_their_execution(
+    aggregation: Aggregation, end: float, number: int
+) -> None:
+    size = 3
+    told = executions(size, end=[end] * size, series=[0] * size)
+    aggregation.accept(batch(executions={**told, **phases(2)}))
+    view = aggregation.advance()
+    assert list(view.steps) == [number]
+    for step in (view.steps[number], view.totals):
+        (figures,) = shown(step).values()
+        assert figures["executions"] == 3
+        assert figures[Facet.PHASES][PhaseSum.EXECUTIONS] == 2
+        assert figures[Facet.PHASES][PhaseSum.EXEC] == 2_500_000
+        assert figures[Facet.PHASES][PhaseSum.ITEMS] == 1
+
+
+def test_phases_of_what_is_over_an_hour_late_are_in_the_totals_only(
+    aggregation: Aggregation,
+) -> None:
+    told = executions(2, end=[NOW, NOW - 4_000], series=[0, 0])
+    aggregation.accept(batch(executions={**told, **phases(2)}))
+    view = aggregation.advance()
+    assert view.steps.keys() == {STEP}
+    for step, known in ((view.totals, 2), (view.steps[STEP], 1)):
+        (figures,) = shown(step).values()
+        assert figures[Facet.PHASES][PhaseSum.EXECUTIONS] == known
 
 
 def test_an_hour_of_steps_is_kept_and_the_one_now(aggregation: Aggregation) -> None:
@@ -310,7 +407,12 @@ events = st.lists(
             "attempts": st.integers(1, 4),
             "action": st.sampled_from("xy"),
             "end": st.integers(-5_000, 5).map(lambda n: NOW + n),
-        }
+        },
+        optional={
+            "prep": st.integers(0, 80).map(lambda n: n / 8),
+            "exec": st.integers(0, 800).map(lambda n: n / 8),
+            "items": st.integers(0, 9),
+        },
     ),
     max_size=40,
 )

@@ -7,7 +7,7 @@ import pytest
 
 from kaywatch_agent.aggregate.history import History, Packed, pack, unpack
 from kaywatch_agent.aggregate.step import EMPTY, Step, merge, reduce
-from kaywatch_agent.model import Columns
+from kaywatch_agent.model import Columns, PhaseColumns
 
 
 def events(size: int, rows: int = 40, attempts: int = 1) -> Columns:
@@ -21,6 +21,14 @@ def events(size: int, rows: int = 40, attempts: int = 1) -> Columns:
         random.integers(0, 4_000, size),
         random.integers(0, 3, size),
     )
+
+
+def phases(columns: Columns) -> PhaseColumns:
+    """Return phases of half of the events."""
+    row, time, value = (column[::2] for column in columns[:3])
+    part = (value / 4).astype(np.float32)
+    items = np.arange(len(row), dtype=np.uint32)
+    return PhaseColumns(row, time, value, part, part, 0 * part, items)
 
 
 def same(one: Step, other: Step) -> bool:
@@ -43,8 +51,12 @@ def size_of(step: Step | Packed) -> int:
         reduce(events(100_000, rows=3)),
         reduce(events(5_000, rows=5_000)),
         merge([reduce(events(1_000))] * 300),
+        reduce(events(5_000), phases(events(5_000))),
     ],
-    ids=["empty", "one", "attempts", "few rows", "many rows", "large counts"],
+    ids=[
+        *("empty", "one", "attempts", "few rows", "many rows", "large counts"),
+        "phases",
+    ],
 )
 def test_a_packed_step_is_what_it_was(step: Step) -> None:
     assert same(unpack(pack(step)), step)
@@ -53,6 +65,13 @@ def test_a_packed_step_is_what_it_was(step: Step) -> None:
 def test_packing_saves_most_of_the_facts() -> None:
     step = reduce(events(50_000, rows=1_000))
     assert size_of(pack(step)) < 0.45 * size_of(step)
+
+
+def test_times_cost_series_without_phases_nothing() -> None:
+    found = events(50_000, rows=1_000)
+    few = PhaseColumns(*(column[:20] for column in phases(found)))
+    without, with_few = pack(reduce(found)), pack(reduce(found, few))
+    assert size_of(with_few) < size_of(without) + 40 * 20
 
 
 def test_the_two_newest_steps_stay_open_and_old_ones_go() -> None:

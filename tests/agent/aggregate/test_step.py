@@ -7,12 +7,21 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.agent.aggregate.samples import Event, columns, naive, of_values, shown
+from tests.agent.aggregate.samples import (
+    Event,
+    columns,
+    naive,
+    of_values,
+    shown,
+    step_of,
+)
 from tests.agent.protocol.samples import calm
 
 from kaywatch_agent.aggregate.step import (
     EMPTY,
+    TICKS,
     Facet,
+    PhaseSum,
     Step,
     collapse,
     facts_of,
@@ -23,6 +32,7 @@ from kaywatch_agent.aggregate.step import (
 
 # Multiples of 1/8 add up exactly, so that sums compare by ==.
 exact = st.integers(-8_000, 8_000).map(lambda n: n / 8)
+eighths = st.integers(0, 400).map(lambda n: n / 8)
 any_value = st.floats(-1e100, 1e100)
 
 
@@ -36,6 +46,7 @@ def lists_of(values: st.SearchStrategy[float]) -> st.SearchStrategy[list[Event]]
         attempts=st.integers(0, 9),
         action=st.sampled_from([0, 1, 2, 4_095]),
         error=st.sampled_from([0, 1, 4_095]),
+        phases=st.none() | st.tuples(eighths, eighths, eighths, st.integers(0, 9)),
     )
     return st.lists(event, max_size=40).map(
         lambda events: [e._replace(time=float(at)) for at, e in enumerate(events)]
@@ -54,7 +65,7 @@ def parts_of(events: list[Event], seed: int, parts: int) -> list[list[Event]]:
 @calm
 @given(lists_of(exact))
 def test_a_step_says_what_adding_up_one_by_one_says(events: list[Event]) -> None:
-    assert shown(reduce(columns(events))) == naive(events)
+    assert shown(step_of(events)) == naive(events)
 
 
 @calm
@@ -62,8 +73,8 @@ def test_a_step_says_what_adding_up_one_by_one_says(events: list[Event]) -> None
 def test_any_partition_gives_the_same_step(
     events: list[Event], seed: int, parts: int
 ) -> None:
-    steps = [reduce(columns(part)) for part in parts_of(events, seed, parts)]
-    at_once = shown(reduce(columns(events)))
+    steps = [step_of(part) for part in parts_of(events, seed, parts)]
+    at_once = shown(step_of(events))
     assert shown(merge(steps)) == at_once
     assert shown(merge(reversed(steps))) == at_once
 
@@ -71,7 +82,7 @@ def test_any_partition_gives_the_same_step(
 @calm
 @given(lists_of(exact), st.integers(0, 2**32))
 def test_merging_is_associative_and_commutative(events: list[Event], seed: int) -> None:
-    a, b, c = (reduce(columns(part)) for part in parts_of(events, seed, 3))
+    a, b, c = (step_of(part) for part in parts_of(events, seed, 3))
     assert shown(merge([merge([a, b]), c])) == shown(merge([a, merge([b, c])]))
     assert shown(merge([a, b])) == shown(merge([b, a]))
     assert shown(merge([a, EMPTY])) == shown(a)
@@ -82,8 +93,8 @@ def test_merging_is_associative_and_commutative(events: list[Event], seed: int) 
 def test_sums_agree_to_the_last_bits_and_all_else_exactly(
     events: list[Event], seed: int, parts: int
 ) -> None:
-    steps = [reduce(columns(part)) for part in parts_of(events, seed, parts)]
-    merged, at_once = merge(steps), reduce(columns(events))
+    steps = [step_of(part) for part in parts_of(events, seed, parts)]
+    merged, at_once = merge(steps), step_of(events)
     scale = {
         row: sum(abs(e.value) for e in events if e.row == row)
         for row in at_once.rows.tolist()
@@ -149,7 +160,7 @@ def test_a_step_is_not_changed_by_merging_it() -> None:
 def test_sparse_rows_and_wide_numbers_are_counted_like_dense_ones() -> None:
     rows = [0, 3, 10_000_000, 99_999]
     events = [Event(row=rows[n % 4], action=n % 4_096) for n in range(9_000)]
-    assert shown(reduce(columns(events))) == naive(events)
+    assert shown(step_of(events)) == naive(events)
 
 
 # -- parts of a step -------------------------------------------------------------------
@@ -159,7 +170,7 @@ def four_rows() -> Step:
     events = [
         Event(row=row, value=float(row), action=row) for row in (2, 5, 5, 9, 70_000)
     ]
-    return reduce(columns(events))
+    return step_of(events)
 
 
 def test_rows_of_gives_the_rows_that_are_asked_for_with_their_facts() -> None:
@@ -204,7 +215,7 @@ def test_rows_of_an_empty_step_is_empty() -> None:
 @calm
 @given(lists_of(exact))
 def test_collapsing_is_aggregating_as_one_series(events: list[Event]) -> None:
-    step = reduce(columns(events))
+    step = step_of(events)
     if not events:
         return
     as_one = [event._replace(row=0) for event in events]
@@ -217,11 +228,61 @@ def test_facts_of_a_series_are_not_mixed_with_its_neighbours() -> None:
         Event(row=2, outcome=1, action=1, error=1),
         Event(row=3, outcome=4, action=4_095, error=4_095),
     ]
-    step = reduce(columns(events))
+    step = step_of(events)
     for facet in (Facet.OUTCOME, Facet.ACTION, Facet.ERROR):
         numbers, counts = facts_of(step, 2, facet)
         assert (numbers.tolist(), counts.tolist()) == ([1], [1])
         assert facts_of(step, 4, facet)[0].tolist() == []
+
+
+# -- phases ----------------------------------------------------------------------------
+
+
+def sums(step: Step) -> dict[str, int]:
+    numbers, counts = facts_of(step, 0, Facet.PHASES)
+    named = zip(numbers.tolist(), counts.tolist(), strict=True)
+    return {PhaseSum(number).name: count for number, count in named}
+
+
+def test_post_is_what_the_other_phases_leave() -> None:
+    step = step_of([Event(value=1.0, phases=(0.125, 0.5, 0.25, 7)), Event(value=9.0)])
+    assert sums(step) == {
+        "EXECUTIONS": 1,
+        "PREP": 1_250_000,
+        "EXEC": 5_000_000,
+        "WAIT": 2_500_000,
+        "POST": 1_250_000,
+        "ITEMS": 7,
+    }
+
+
+def test_a_split_that_is_more_than_the_whole_leaves_nothing_for_post() -> None:
+    step = step_of([Event(value=0.5, phases=(0.5, 0.5, 0.0, 0))])
+    assert sums(step) == {"EXECUTIONS": 1, "PREP": 5_000_000, "EXEC": 5_000_000}
+
+
+def test_a_series_of_which_no_phases_are_known_pays_nothing_for_them() -> None:
+    step = step_of([Event(row=0), Event(row=1, phases=(0.0, 0.5, 0.0, 0))])
+    assert not sums(step)
+    assert len(facts_of(step, 1, Facet.PHASES)[0])
+
+
+def test_phases_of_a_split_second_add_up_to_the_whole() -> None:
+    chance = np.random.default_rng(1)
+    parts = chance.random((1_000, 4)).astype(np.float32).tolist()
+    events = [Event(value=sum(p), phases=(p[0], p[1], p[2], 0)) for p in parts]
+    found = sums(step_of(events))
+    whole = sum(found[name] for name in ("PREP", "EXEC", "WAIT", "POST"))
+    # Each is rounded to a tick of 100 ns.
+    assert whole == pytest.approx(sum(e.value for e in events) * TICKS, abs=2 * 1_000)
+
+
+def test_times_beyond_all_measure_are_cut_without_a_warning() -> None:
+    huge = 3e38
+    events = [Event(value=1.7e308, phases=(huge, huge, 0.0, 1))]
+    found = sums(merge([step_of(events)] * 100))
+    assert found["PREP"] == found["EXEC"] == 100 * 2**48
+    assert found["EXECUTIONS"] == 100
 
 
 def test_sums_beyond_the_floats_become_infinite_without_a_warning() -> None:

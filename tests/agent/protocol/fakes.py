@@ -6,7 +6,8 @@ import struct
 from typing import Any
 
 from kaywatch import wire
-from kaywatch_agent.aggregate.aggregator import Aggregator, Delta
+from kaywatch_agent.aggregate.aggregator import Aggregator
+from kaywatch_agent.aggregate.change import Change
 from kaywatch_agent.aggregate.registry import Limits, Registry
 from kaywatch_agent.model import Kind, ProcessSample
 from kaywatch_agent.pipeline import Pipeline
@@ -68,7 +69,9 @@ class Agent:
         self.now = NOW
         self.hurried = 0
         self.broken = False
-        self.committed: list[Delta] = []
+        self.slow = False
+        self.under_way: Change | None = None
+        self.committed: list[Change] = []
         self.telemetry = Telemetry()
         self.pipeline = Pipeline(
             Aggregator(Registry(limits or Limits()), self.now),
@@ -78,10 +81,19 @@ class Agent:
             clock=lambda: self.now,
         )
 
-    def _commit(self, delta: Delta) -> None:
+    def _commit(self, change: Change) -> None:
+        if self.slow:
+            self.under_way = change
+        else:
+            self.end(change)
+
+    def end(self, change: Change) -> None:
+        """Let a commit end."""
         if self.broken:
-            raise OSError("the disk is full")
-        self.committed.append(delta)
+            self.pipeline.refused(change)
+        else:
+            self.committed.append(change)
+            self.pipeline.committed(change)
 
     def _hurry(self) -> None:
         self.hurried += 1
@@ -91,9 +103,10 @@ class Agent:
         keys = self.pipeline.aggregator.registry.keys
         return sum(
             count
-            for delta in self.committed
+            for change in self.committed
+            for step in (*change.steps.values(), change.late)
             for row, count in zip(
-                delta.total.rows.tolist(), delta.total.executions.tolist(), strict=True
+                step.rows.tolist(), step.executions.tolist(), strict=True
             )
             if keys[row].kind is not Kind.LOSS
         )

@@ -53,6 +53,17 @@ def executions(size: int = 3, **changed: list[Any]) -> dict[str, bytes]:
     return packed(wire.EXECUTION_COLUMNS, {**values, **changed})
 
 
+def phases(size: int = 2, **changed: list[Any]) -> dict[str, bytes]:
+    """Return sound phases of the first executions of a batch, as `executions`."""
+    values: dict[str, list[Any]] = {
+        "prep": [0.0625] * size,
+        "exec": [0.125] * size,
+        "wait": [0.03125] * size,
+        "items": list(range(size)),
+    }
+    return packed(wire.PHASE_COLUMNS, {**values, **changed})
+
+
 def points(size: int = 2, **changed: list[Any]) -> dict[str, bytes]:
     values: dict[str, list[Any]] = {
         "series": [0] * size,
@@ -196,7 +207,10 @@ def counted(found: Batch) -> dict[ErrorCode, int]:
 
 
 def events(found: Batch) -> list[dict[str, Any]]:
-    """Return a batch's events with names instead of indexes, as a person reads them."""
+    """Return a batch's events with names instead of indexes, as a person reads them.
+
+    Executions have the keys of phases where these are known.
+    """
     return [*_executions(found), *_points(found), *_runs(found)]
 
 
@@ -204,7 +218,9 @@ def _executions(found: Batch) -> Iterator[dict[str, Any]]:
     table = found.table
     if found.executions is None:
         return
-    for row in zip(*(c.tolist() for c in found.executions), strict=True):
+    *columns, known = found.executions
+    split = zip(*(c.tolist() for c in known), strict=True) if known else iter(())
+    for row in zip(*(c.tolist() for c in columns), strict=True):
         series, end, seconds, outcome, attempts, action, error = row
         graph, node = table.series[series]
         yield {
@@ -217,6 +233,7 @@ def _executions(found: Batch) -> Iterator[dict[str, Any]]:
             "action": table.strings[action],
             "error": table.errors[error].type,
             "phase": table.errors[error].phase,
+            **dict(zip(wire.PHASE_COLUMNS, next(split, ()), strict=False)),
         }
 
 

@@ -11,6 +11,7 @@ from tests.agent.protocol.samples import (
     counted,
     events,
     executions,
+    phases,
     points,
     runs,
     taken,
@@ -254,3 +255,67 @@ def test_in_a_large_batch_exactly_the_unsound_rows_are_left_out() -> None:
     kept = [event["seconds"] for event in events(found)]
     assert kept == [float(n) for n in range(size) if n % 7]
     assert counted(found) == {ErrorCode.BAD_VALUE: size - len(kept)}
+
+
+# -- phases ----------------------------------------------------------------------------
+
+
+def kept_phases(encoded: dict[str, bytes]) -> tuple[list[Any], Any]:
+    """Return (node, items or None) of each execution kept, and what was rejected."""
+    kept, rejected = send("executions", encoded)
+    return [(event["node"], event.get("items")) for event in kept], rejected
+
+
+def test_phases_may_be_of_all_executions_of_the_first_ones_or_of_none() -> None:
+    for size in range(4):
+        kept, rejected = kept_phases({**executions(3), **phases(size)})
+        nodes = ["pay", "ship", "pay"]
+        assert kept == [(n, at if at < size else None) for at, n in enumerate(nodes)]
+        assert rejected == {}
+
+
+def test_phases_come_out_as_they_were_sent() -> None:
+    encoded = {**executions(1), **phases(1, prep=[0.0], items=[4_000_000_000])}
+    (event,), _ = send("executions", encoded)
+    told = {name: event[name] for name in wire.PHASE_COLUMNS}
+    assert told == {"prep": 0.0, "exec": 0.125, "wait": 0.03125, "items": 4_000_000_000}
+
+
+@pytest.mark.parametrize("name", wire.PHASE_COLUMNS)
+@pytest.mark.parametrize("value", [None, "text", 5, b"\x00" * 9, b"\x00" * 4, b""])
+def test_phases_of_another_form_refuse_the_section(name: str, value: object) -> None:
+    encoded = {**executions(3), **phases(2), name: value}
+    assert send("executions", encoded) == ([], {ErrorCode.BAD_COLUMNS: 3})
+
+
+@pytest.mark.parametrize("name", wire.PHASE_COLUMNS)
+def test_a_missing_column_of_phases_refuses_the_section(name: str) -> None:
+    encoded = {**executions(3), **phases(2)}
+    del encoded[name]
+    assert send("executions", encoded) == ([], {ErrorCode.BAD_COLUMNS: 3})
+
+
+def test_more_phases_than_executions_refuse_the_section() -> None:
+    encoded = {**executions(3), **phases(4)}
+    assert send("executions", encoded) == ([], {ErrorCode.BAD_COLUMNS: 3})
+
+
+@pytest.mark.parametrize("name", ["prep", "exec", "wait"])
+@pytest.mark.parametrize("value", [*INFINITE, -1e-9, -1.0])
+def test_a_phase_that_is_none_leaves_out_its_row(name: str, value: float) -> None:
+    encoded = {**executions(4), **phases(3), name: struct.pack("<fff", 0, value, 0)}
+    kept, rejected = kept_phases(encoded)
+    assert kept == [("pay", 0), ("pay", 2), ("ship", None)]
+    assert rejected == {ErrorCode.BAD_VALUE: 1}
+
+
+def test_phases_stay_with_their_executions_where_others_are_left_out() -> None:
+    encoded = {**executions(5, seconds=[-1.0, 1.0, 1.0, -1.0, 1.0]), **phases(3)}
+    kept, rejected = kept_phases(encoded)
+    assert kept == [("ship", 1), ("pay", 2), ("pay", None)]
+    assert rejected == {ErrorCode.BAD_VALUE: 2}
+
+
+def test_a_row_with_a_bad_phase_and_another_fault_is_counted_once() -> None:
+    encoded = {**executions(2, series=[9, 0]), **phases(1, wait=[-1.0])}
+    assert kept_phases(encoded) == ([("pay", None)], {ErrorCode.BAD_INDEX: 1})

@@ -28,6 +28,7 @@ from tests.agent.protocol.samples import (
     rows,
     runs,
 )
+from tests.flights import Endless
 
 from kaywatch import wire
 from kaywatch._packer import Packer
@@ -195,7 +196,7 @@ def test_details_arrive_as_they_were_recorded(
         Failure(1.5, graph, node, text, text, "exec", attempts, outcome, "r-1")
     )
     recorder.wired(Topology(graph, node, (node,), ((node, text, node),)))
-    recorder.in_flight[1] = (graph, node, 2.5, 0)
+    recorder.in_flight.add(Endless(graph, node, 2.5))
     found = packed(recorder)
     said = (shown(graph), shown(node), shown(text))
     (failure,) = found.failures

@@ -14,6 +14,7 @@ from tests.agent.protocol.samples import (
     decode,
     events,
     executions,
+    phases,
     rows,
     taken,
 )
@@ -73,6 +74,37 @@ def test_an_execution_can_say_all_that_columns_can() -> None:
         "phase": "exec",
     }
     assert one(**row) == {**row, "seconds": 2.0}
+
+
+def test_an_execution_can_say_where_its_time_went() -> None:
+    phases = {"prep": 0.25, "exec": 0.5, "wait": 0.0, "items": 3}
+    found = one(**phases)
+    assert {name: found[name] for name in phases} == phases
+
+
+@pytest.mark.parametrize("name", wire.PHASE_COLUMNS)
+def test_phases_that_a_row_leaves_out_are_none_if_it_tells_others(name: str) -> None:
+    found = one(**{name: 2})
+    nothing = dict.fromkeys(wire.PHASE_COLUMNS, 0)
+    told = {key: found[key] for key in wire.PHASE_COLUMNS}
+    assert told == {**nothing, name: 2}
+
+
+def test_rows_that_tell_phases_stand_before_the_others() -> None:
+    found = taken(rows(ROW, {**ROW, "node": "b", "exec": 0.5}, {**ROW, "items": 7}))
+    told = [(event["node"], event.get("items")) for event in events(found)]
+    assert told == [("b", 0), ("pay", 7), ("pay", None)]
+
+
+@pytest.mark.parametrize("name", ["prep", "exec", "wait"])
+@pytest.mark.parametrize("value", [-0.5, math.nan, math.inf, 1e39, "much"])
+def test_a_phase_that_is_none_makes_a_bad_row(name: str, value: object) -> None:
+    assert name in problem({**ROW, name: value})
+
+
+@pytest.mark.parametrize("value", [-1, 2**32, 2**64 - 1, 1.5])
+def test_items_that_are_none_make_a_bad_row(value: object) -> None:
+    assert "items" in problem({**ROW, "items": value})
 
 
 def test_a_value_needs_a_metric_and_a_value() -> None:
@@ -253,7 +285,7 @@ def test_rows_share_what_is_the_same() -> None:
 
 
 def test_a_batch_of_rows_says_the_same_as_one_of_columns() -> None:
-    columns = taken(batch(executions=executions(4)))
+    columns = taken(batch(executions={**executions(4), **phases(3)}))
     as_rows = taken(rows(*events(columns)))
     assert events(as_rows) == events(columns)
     assert isinstance(decode(rows(*events(columns))), Batch)

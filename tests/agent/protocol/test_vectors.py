@@ -16,6 +16,7 @@ import pytest
 from tests.agent.protocol.samples import counted, events, plain, read, taken
 
 from kaywatch import wire
+from kaywatch_agent.aggregate import step
 from kaywatch_agent.model import InFlight
 from kaywatch_agent.protocol import decoder, details, limits, rows, table
 from kaywatch_agent.protocol.decoder import Decoder
@@ -89,6 +90,7 @@ def test_our_encoder_makes_these_bytes() -> None:
     made = {
         "hello": wire.hello(**fields("hello")),
         "batch-columns": batch("batch-columns"),
+        "batch-phases": batch("batch-phases"),
         "batch-details": batch("batch-details"),
         "flush": wire.flush(**fields("flush")),
         "bye": wire.bye(**fields("bye")),
@@ -163,6 +165,17 @@ def test_the_agent_reads_the_columns() -> None:
             "visits": 2,
         },
     ]
+
+
+def test_the_agent_reads_the_phases() -> None:
+    found = decoded("batch-phases")
+    assert not counted(found)
+    pay, ship = events(found)
+    assert (pay["node"], pay["seconds"], pay["outcome"]) == ("pay", 2.5, "fallback")
+    told = {name: pay[name] for name in wire.PHASE_COLUMNS}
+    assert told == {"prep": 0.25, "exec": 0.5, "wait": 1.5, "items": 12}
+    assert (ship["node"], ship["seconds"]) == ("ship", 0.125)
+    assert not ship.keys() & wire.PHASE_COLUMNS.keys()
 
 
 def test_the_agent_reads_the_details() -> None:
@@ -300,10 +313,16 @@ def test_every_reason_for_an_end_is_in_the_page() -> None:
 
 
 @pytest.mark.parametrize(
-    "columns", [wire.EXECUTION_COLUMNS, wire.POINT_COLUMNS, wire.RUN_COLUMNS]
+    "columns",
+    [
+        wire.EXECUTION_COLUMNS,
+        wire.PHASE_COLUMNS,
+        wire.POINT_COLUMNS,
+        wire.RUN_COLUMNS,
+    ],
 )
 def test_every_column_is_in_the_page_with_its_type(columns: dict[str, str]) -> None:
-    types = {"B": "u8", "H": "u16", "I": "u32", "d": "f64"}
+    types = {"B": "u8", "H": "u16", "I": "u32", "f": "f32", "d": "f64"}
     found = [(row[0], row[1]) for row in rows_under("Events in columns")]
     wanted = [(f"`{name}`", types[code]) for name, code in columns.items()]
     assert wanted in [found[at : at + len(wanted)] for at in range(len(found))]
@@ -337,6 +356,7 @@ def test_the_limits_are_those_of_the_page() -> None:
         limits.MAX_ROWS,
         limits.MAX_LIST,
         limits.MAX_ATTEMPTS,
+        int(step.MAX_TICKS / step.TICKS),
         limits.MAX_SEQ,
         limits.MAX_COUNT,
         limits.MAX_PID,

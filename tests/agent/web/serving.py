@@ -17,6 +17,7 @@ from kaywatch._process import process
 from kaywatch.recorder import Recorder
 from kaywatch.testing import capture
 from kaywatch_agent.aggregate.aggregator import Aggregator, View
+from kaywatch_agent.aggregate.change import Change
 from kaywatch_agent.aggregate.clients import Client
 from kaywatch_agent.aggregate.registry import Limits, Registry
 from kaywatch_agent.health import Health
@@ -89,10 +90,13 @@ class Source:
         self.pipeline = Pipeline(
             aggregator,
             self.telemetry,
-            commit=lambda delta: None,
+            commit=self._committed,
             hurry=lambda: None,
             clock=clock,
         )
+
+    def _committed(self, change: Change) -> None:
+        self.pipeline.committed(change)
 
     def view(self) -> View:
         return self.pipeline.aggregator.view(self.clock())

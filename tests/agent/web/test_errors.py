@@ -75,22 +75,21 @@ def test_a_parameter_that_cannot_be_used_is_named(
 
 
 @pytest.mark.parametrize(
-    "window",
-    ["24h", "2h", "61m", "3601s", "0s", "5", "m", "-5m", "1.5m", "5m%0A", "%D9%A5m"],
+    "window", ["0s", "5", "m", "-5m", "1.5m", "5m%0A", "%D9%A5m", "1w", "1000000s"]
 )
-def test_a_window_beyond_what_memory_holds_says_so(shop: Served, window: str) -> None:
+def test_a_window_that_is_none_says_what_is_one(shop: Served, window: str) -> None:
     answer = shop.ask(f"/api/v1/nodes/pay/stats?window={window}")
 
     assert answer.status == 400
     assert answer.error["message"].startswith("window='")
-    assert "up to 1h, the time that is kept in memory" in answer.error["hint"]
+    assert "30s, 5m, 24h, 30d or the like" in answer.error["hint"]
 
 
 @pytest.mark.parametrize(
-    "window", ["1s", "59s", "100s", "3600s", "1m", "59m", "60m", "1h"]
+    "window", ["1s", "59s", "3600s", "1m", "60m", "1h", "24h", "30d", "999999d"]
 )
-def test_windows_of_up_to_an_hour_are_taken(shop: Served, window: str) -> None:
-    assert shop.node("pay", window=window)["window"] <= 3600
+def test_windows_of_any_length_are_taken(shop: Served, window: str) -> None:
+    assert shop.node("pay", window=window)["window"] >= 1
 
 
 def test_an_unknown_path_names_the_nearest(shop: Served) -> None:

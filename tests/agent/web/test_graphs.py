@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 from tests.agent.web.serving import Served
 
+from kaywatch.recorder import Topology
+from kaywatch.wire import EndReason, Outcome
+
 PAGE = {
     "total_executions",
     "avg_execution_time",
@@ -44,12 +47,20 @@ def test_a_graph_has_the_pages_keys_and_more(shop: Served) -> None:
     }
     # Suppressed, replaced and cancelled executions are no failures.
     assert graph["failure_points"] == {"pay": 1}
-    assert graph["ends"] == [
-        {"reason": "cancelled", "node": "pay", "action": "", "count": 1},
-        {"reason": "error", "node": "pay", "action": "", "count": 1},
-        {"reason": "no_successors", "node": "pay", "action": "default", "count": 1},
-        {"reason": "unmatched_action", "node": "pay", "action": "later", "count": 1},
+    unmatched, others = graph["ends"].pop(), graph["ends"]
+    assert unmatched == {
+        "reason": "unmatched_action",
+        "node": "pay",
+        "action": "later",
+        "count": 1,
+        "available": ["default"],
+    }
+    assert [list(end.values()) for end in others] == [
+        ["cancelled", "pay", "", 1, None],
+        ["error", "pay", "", 1, None],
+        ["no_successors", "pay", "default", 1, None],
     ]
+    assert graph["never_run"] == []
     assert graph["topology"] == {
         "start": "load",
         "nodes": ["load", "pay", "notify"],
@@ -69,6 +80,7 @@ def test_a_graph_without_runs_says_so(shop: Served) -> None:
     assert graph["p95_execution_time"] is graph["avg_visits"] is None
     assert graph["topology"] is None
     assert graph["ends"] == []
+    assert graph["never_run"] is None
     assert len(graph["node_performance"]) == 8
 
 
@@ -88,7 +100,7 @@ def test_the_list_has_every_graph_once_by_name(shop: Served) -> None:
     assert [graph["graph"] for graph in graphs] == ["checkout", "odd/graph"]
     detailed = shop.graph("checkout")
     assert graphs[0] == {key: detailed[key] for key in graphs[0]}
-    assert set(detailed) - set(graphs[0]) == {"ends", "topology"}
+    assert set(detailed) - set(graphs[0]) == {"ends", "never_run", "topology"}
 
     (only,) = shop.get("/api/v1/graphs", service="shop")["graphs"]
     assert only["graph"] == "checkout"
@@ -123,3 +135,49 @@ def test_a_graph_that_is_only_wired_is_known(served: Served) -> None:
         "edges": [{"from": "b", "action": "x", "to": "a"}],
     }
     assert served.graph("g", service="two")["topology"]["nodes"] == ["b"]
+
+
+WIRING = Topology(
+    "g",
+    "ask",
+    ("ask", "search", "answer", "give_up"),
+    (
+        ("ask", "search", "search"),
+        ("ask", "answer", "answer"),
+        ("ask", "give_up", "give_up"),
+        ("search", "default", "ask"),
+    ),
+)
+
+
+def test_nodes_that_never_ran_and_the_actions_that_there_are(served: Served) -> None:
+    with served.recording("one") as recorder:
+        recorder.wired(WIRING)
+        recorder.series("g", "ask").record(0.1)
+        recorder.series("g", "search").record(0.1, Outcome.CANCELLED)
+        for node in ("ask", "answer", "elsewhere"):
+            reason = EndReason.UNMATCHED_ACTION
+            recorder.run_ended("g", 0.1, Outcome.OK, reason, node, "serach", 1)
+        recorder.run_ended("g", 0.1, Outcome.OK, EndReason.UNKNOWN, "ask", "search", 1)
+    with served.recording("two") as recorder:
+        recorder.series("g", "give_up").record(0.1)
+
+    graph = served.graph("g", service="one")
+    assert graph["never_run"] == ["answer", "give_up"]
+    assert {(e["reason"], e["node"]): e["available"] for e in graph["ends"]} == {
+        ("unmatched_action", "ask"): ["search", "answer", "give_up"],
+        ("unmatched_action", "answer"): [],
+        ("unmatched_action", "elsewhere"): None,
+        ("unknown", "ask"): None,
+    }
+    # What is known of all services is put together; of one it is its own.
+    assert served.graph("g")["never_run"] == ["answer"]
+    assert served.graph("g", service="two")["never_run"] is None
+
+
+def test_a_folded_node_may_be_any_of_those_that_never_ran(served: Served) -> None:
+    with served.recording("one") as recorder:
+        recorder.wired(WIRING)
+        recorder.series("g", "__other__").record(0.1)
+
+    assert served.graph("g")["never_run"] is None

@@ -6,7 +6,6 @@ import contextlib
 import gzip
 import json
 import re
-import socket
 import subprocess
 import urllib.parse
 import urllib.request
@@ -20,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 from tests.agent.web.conftest import STRANGE, fill
 from tests.agent.web.serving import Served, serving, until
+from tests.agents import free_port
 from tests.servers import require
 
 from kaywatch_agent.telemetry import CATALOGUE
@@ -76,6 +76,29 @@ def test_nodes(samples: dict[str, list[Sample]]) -> None:
     assert value(samples, name, **PAY, action="later") == 1
     name = "kaygraph_errors_total"
     assert value(samples, name, **PAY, type="KeyError", phase="post") == 1
+
+
+@pytest.mark.parametrize("accept", ["text/plain", "application/openmetrics-text"])
+def test_phases_and_items_of_those_that_tell_them(served: Served, accept: str) -> None:
+    pay = {"graph": "checkout", "node": "pay", "seconds": 4.0}
+    served.send_rows(
+        {**pay, "exec": 2.0, "wait": 0.5, "items": 7},
+        {**pay, "prep": 1.0, "exec": 0.25},
+        {**pay, "node": "single", "exec": 4.0},
+        {**pay, "node": "none"},
+    )
+
+    found = parsed(served, accept)
+    name = "kaygraph_node_phase_seconds_total"
+    told = {
+        s.labels["phase"]: s.value
+        for s in found[name]
+        if PAY.items() <= s.labels.items()
+    }
+    assert told == {"prep": 1.0, "exec": 2.25, "wait": 0.5, "post": 4.25}
+    assert {sample.labels["node"] for sample in found[name]} == {"pay", "single"}
+    (items,) = found["kaygraph_node_items_total"]
+    assert (items.labels, items.value) == (PAY, 7)
 
 
 def test_histograms_are_exact_at_powers_of_two(
@@ -241,9 +264,7 @@ def test_promtool_finds_no_fault_with_an_empty_agent(served: Served) -> None:
 def prometheus(scraped: Served, folder: Path) -> Iterator[str]:
     """A Prometheus that scrapes an agent; its URL."""
     program = require("prometheus")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     config = {
         "global": {"scrape_interval": "1s"},
         "scrape_configs": [

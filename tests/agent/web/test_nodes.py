@@ -80,6 +80,46 @@ def test_a_node_has_the_pages_keys_and_more(shop: Served) -> None:
     assert 0 < pay["completeness"] < 1
 
 
+PHASES = ("avg_prep_time", "avg_exec_time", "avg_wait_time", "avg_post_time")
+
+
+def test_where_the_time_of_a_node_went(served: Served) -> None:
+    pay = {"graph": "checkout", "node": "pay"}
+    served.send_rows(
+        {**pay, "seconds": 4.0, "prep": 1.0, "exec": 2.0, "wait": 0.5, "items": 7},
+        {**pay, "seconds": 2.0, "exec": 1.0, "items": 5},
+        {**pay, "seconds": 9.0},
+        {**pay, "node": "none", "seconds": 9.0},
+        {**pay, "node": "single", "seconds": 1.0, "exec": 1.0},
+    )
+
+    found = served.node("pay")
+    # Of the two that tell it.
+    assert [found[key] for key in PHASES] == [0.5, 1.5, 0.25, 0.75]
+    assert (found["total_executions"], found["total_items"]) == (3, 12)
+    assert found["avg_execution_time"] == 5.0
+    single = served.node("single")
+    assert [single[key] for key in PHASES] == [0.0, 1.0, 0.0, 0.0]
+    assert single["total_items"] == 0
+
+
+def test_without_any_that_tells_phases_are_null(shop: Served) -> None:
+    pay = shop.node("pay")
+
+    assert [pay[key] for key in (*PHASES, "total_items")] == [None] * 5
+
+
+def test_phases_of_all_graphs_and_steps_are_added_up(served: Served) -> None:
+    row = {"node": "pay", "seconds": 1.0}
+    for graph, part in (("a", 0.25), ("b", 0.5), ("c", 0.75)):
+        served.send_rows({**row, "graph": graph, "exec": part, "items": 1})
+
+    assert served.node("pay")["avg_exec_time"] == 0.5
+    assert served.node("pay", window="5m")["avg_exec_time"] == 0.5
+    assert served.node("pay", window="5m")["total_items"] == 3
+    assert served.node("pay", graph="c")["avg_exec_time"] == 0.75
+
+
 def test_filters_narrow_a_node(shop: Served) -> None:
     assert shop.node("pay", service="shop")["total_executions"] == 4
     assert shop.node("pay", service="shop")["peak_memory_mb"] == 100.0

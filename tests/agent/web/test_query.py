@@ -19,10 +19,10 @@ def history() -> Iterator[Served]:
     with serving(lambda: clock[0]) as served:
         clock[0] = NOW
         served.send_rows(
-            execution(STEP + 1, 1.0),
+            execution(STEP + 1, 1.0, exec=0.5),
             execution(STEP - 9, 2.0),
-            execution(STEP - 8, 4.0, attempts=3),
-            execution(STEP - 7, 6.0, outcome="error", error="ValueError"),
+            execution(STEP - 8, 4.0, attempts=3, exec=2.0, wait=1.0, items=3),
+            execution(STEP - 7, 6.0, prep=6.0, outcome="error", error="ValueError"),
             execution(STEP - 600, 8.0, node="other"),
             *(point(STEP - 5 + n, value) for n, value in enumerate((10.0, 30.0))),
             point(STEP - 5, 3.0, metric="orders", kind="count"),
@@ -66,6 +66,11 @@ def values(served: Served, metric: str, **asked: Any) -> list[Any]:
         ("p90", [(None, 0), (6.0, 3), (1.0, 1)]),
         ("p95", [(None, 0), (6.0, 3), (1.0, 1)]),
         ("p99", [(None, 0), (6.0, 3), (1.0, 1)]),
+        ("prep", [(None, 0), (3.0, 3), (0.0, 1)]),
+        ("exec", [(None, 0), (1.0, 3), (0.5, 1)]),
+        ("wait", [(None, 0), (0.5, 3), (0.0, 1)]),
+        ("post", [(None, 0), (0.5, 3), (0.5, 1)]),
+        ("items", [(0, 0), (3, 3), (0, 1)]),
         ("retries", [(0, 0), (2, 3), (0, 1)]),
         ("retry_rate", [(None, 0), (2 / 5, 3), (0.0, 1)]),
         ("size", [(None, 0), (20.0, 2), (None, 0)]),

@@ -1,0 +1,404 @@
+"""One file: what was committed is there again, and nothing else."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.agent.aggregate.samples import Event, shown
+from tests.agent.store.ticks import KEYS, NAMES, START, Ticks
+
+from kaywatch_agent.aggregate.change import Restored
+from kaywatch_agent.aggregate.step import EMPTY, Step, merge
+from kaywatch_agent.errors import StoreError
+from kaywatch_agent.model import FailureRecord, TopologyRecord
+from kaywatch_agent.store import schema
+from kaywatch_agent.store.archive import Archive
+from kaywatch_agent.store.store import Store
+from kaywatch_agent.store.tiers import Retention
+
+FAILURE = FailureRecord(
+    START, "shop", "checkout", "pay", "ValueError", "nö", "exec", 2, "error", "a-1", "c"
+)
+TOPOLOGY = TopologyRecord("shop", "checkout", "pay", ("pay",), (("pay", "x", "pay"),))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "kaywatch.db"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[Store]:
+    made = Store(path)
+    made.restore()
+    yield made
+    made.close()
+
+
+def again(store: Store) -> Restored:
+    """What an agent would find that starts now."""
+    store.close()
+    other = Store(store.path)
+    try:
+        return other.restore()
+    finally:
+        other.close()
+
+
+def same(one: Step, other: Step) -> None:
+    """The same, but for the order in which floats were added."""
+    assert shown(one).keys() == shown(other).keys()
+    for row, figures in shown(one).items():
+        expected = shown(other)[row]
+        for name in ("total", "squares"):
+            assert figures.pop(name) == pytest.approx(expected.pop(name))
+        if figures.pop("last") != expected.pop("last"):
+            # Of two values at one time either may be the last.
+            assert figures["last_time"] == expected["last_time"]
+        assert figures == expected
+
+
+def events(count: int, now: float, seed: int = 0) -> list[Event]:
+    rng = random.Random(seed)
+    return [
+        Event(
+            rng.randrange(3),
+            now - rng.random() * 3,
+            rng.lognormvariate(-3, 1),
+            rng.randrange(5),
+            rng.randint(1, 3),
+            rng.randrange(3),
+            rng.randrange(2),
+        )
+        for _ in range(count)
+    ]
+
+
+def test_a_new_file_knows_nothing(path: Path) -> None:
+    store = Store(path)
+    found = store.restore()
+
+    assert found.now is None
+    assert (found.keys, found.names, found.steps, found.clients) == ([], {}, {}, {})
+    assert not len(found.totals.rows)
+    store.close()
+
+
+def test_what_was_committed_is_there_again(store: Store) -> None:
+    ticks = Ticks()
+    late = [Event(1, START - 9999.0, 7.0)]
+    store.commit(ticks.change(START + 1, events(50, START + 1)))
+    store.commit(
+        ticks.change(
+            START + 2,
+            events(50, START + 2, 1),
+            late,
+            clients={"aa": b'{"seq": 3}', "bb": b"{}"},
+            failures=[FAILURE],
+            topologies=[TOPOLOGY],
+            counters=b'{"x": 1}',
+        )
+    )
+    store.commit(ticks.change(START + 3, [], forgotten=["bb"]))
+    found = again(store)
+
+    assert (found.now, found.since) == (START + 3, START)
+    assert found.keys == KEYS
+    assert found.names == {facet: list(map(_plain, v)) for facet, v in NAMES.items()}
+    assert found.clients == {"aa": b'{"seq": 3}'}
+    assert found.failures == [FAILURE]
+    assert found.topologies == [TOPOLOGY]
+    assert found.counters == b"{}"
+    same(found.totals, ticks.expected())
+    for n, step in found.steps.items():
+        same(step, ticks.expected(n * 10, n * 10 + 10))
+    assert set(found.steps) | set(found.stored) == {
+        int(e.time // 10) for e in ticks.events if e.time > START - 100
+    }
+
+
+def _plain(value: object) -> object:
+    return tuple(value) if isinstance(value, tuple) else value
+
+
+def test_hours_of_ticks_restart_by_restart(path: Path) -> None:
+    """Totals, open steps and every tier hold each event exactly once."""
+    ticks, store = Ticks(), Store(path)
+    store.restore()
+    rng = random.Random(5)
+    now = float(START)
+    for n in range(1200):
+        now += rng.choice([1, 7, 10, 33])
+        some = events(4, now, n)
+        if n % 10 == 0:
+            some += [Event(0, now - 3000 * rng.random(), 0.5)]  # late, in the hour
+        store.commit(ticks.change(now, some, [Event(2, START, 1.0)]))
+        if n % 200 == 199:
+            store.close()
+            store = Store(path)
+            same(store.restore().totals, ticks.expected())
+    found = again(store)
+    archive = Archive(path)
+
+    same(found.totals, ticks.expected())
+    late = [e for e in ticks.events if e.row == 2 and e.time == START]
+    assert len(late) >= 1200
+    counts = []
+    for resolution in (10, 3600):
+        parts = dict.fromkeys(found.steps, EMPTY)
+        read = list(archive.read(0, now + 10, resolution))
+        whole = merge(
+            [step for start, step in read if start // 10 not in parts]
+            + list(found.steps.values())
+        )
+        expected = ticks.expected(START - 3100, now + 10).executions.sum() - 1200
+        assert whole.executions.sum() == expected
+        starts = [start for start, _ in read]
+        assert starts == sorted(starts)
+        counts.append(len(starts))
+    assert counts[0] > 1.5 * counts[1]
+    archive.close()
+
+
+def test_an_hour_is_all_of_its_events(path: Path) -> None:
+    store, ticks = Store(path), Ticks()
+    store.restore()
+    for n in range(0, 3 * 3600, 20):
+        store.commit(ticks.change(START + n, events(2, START + n + 3, n)))
+    store.close()
+    archive = Archive(path)
+
+    (first,) = [s for at, s in archive.read(START, START + 3600, 3600) if at == START]
+    same(first, ticks.expected(START, START + 3600))
+    minutes = list(archive.read(START, START + 3600, 60))
+    assert [at for at, _ in minutes] == list(range(START, START + 3600, 60))
+    same(merge([step for _, step in minutes]), first)
+    (minute,) = archive.read(START + 120, START + 180, 60)
+    same(minute[1], ticks.expected(START + 120, START + 180))
+    archive.close()
+
+
+def test_what_failed_to_commit_is_not_there(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = Ticks()
+    store.commit(ticks.change(START, events(5, START)))
+    before = ticks.expected()
+    (size,) = store._open.execute("PRAGMA page_count").fetchone()
+    store._open.execute(f"PRAGMA max_page_count = {size}")
+    with pytest.raises(StoreError, match="full"):
+        store.commit(ticks.change(START + 1, events(20_000, START + 1)))
+    store._open.execute("PRAGMA max_page_count = 100000000")
+    same(again(store).totals, before)
+
+
+def test_a_change_that_failed_can_be_committed_later(store: Store) -> None:
+    ticks = Ticks()
+    change = ticks.change(START, events(20_000, START))
+    store._open.execute("PRAGMA max_page_count = 1")
+    with pytest.raises(StoreError):
+        store.commit(change)
+    store._open.execute("PRAGMA max_page_count = 100000000")
+    store.commit(change)
+
+    found = again(store)
+    same(found.totals, ticks.expected())
+    assert found.keys == KEYS
+
+
+def test_a_file_that_somebody_locks_is_an_error_that_passes(store: Store) -> None:
+    ticks = Ticks()
+    other = sqlite3.connect(store.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    change = ticks.change(START, events(5, START))
+    with pytest.raises(StoreError, match="locked"):
+        store.commit(change)
+    other.execute("ROLLBACK")
+    other.close()
+    store.commit(change)
+
+    same(again(store).totals, ticks.expected())
+
+
+# -- the file ------------------------------------------------------------------------
+
+
+def test_one_agent_at_a_time(store: Store) -> None:
+    with pytest.raises(StoreError, match=r"another agent \(pid \d+\) uses"):
+        Store(store.path)
+
+
+def test_a_folder_that_can_not_be_used(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match=":memory:"):
+        Store(tmp_path / "file" / "kaywatch.db")
+
+
+def test_another_program_s_database_is_left_alone(path: Path) -> None:
+    other = sqlite3.connect(path)
+    other.execute("CREATE TABLE mine (x)")
+    other.commit()
+    other.close()
+    before = path.read_bytes()
+    store = Store(path)
+
+    with pytest.raises(StoreError, match="another program"):
+        store.restore()
+    store.close()
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(("readable_from", "fine"), [(1, True), (2, False)])
+def test_a_newer_agent_s_file(store: Store, readable_from: int, fine: bool) -> None:
+    ticks = Ticks()
+    store.commit(ticks.change(START, events(5, START)))
+    db = store._open
+    db.execute(
+        "UPDATE meta SET value = ? WHERE key = 'readable_from'", (readable_from,)
+    )
+    db.execute("ALTER TABLE journal RENAME TO journal_2") if not fine else None
+    db.execute(f"PRAGMA user_version = {schema.VERSION + 1}")
+    store.close()
+    before = store.path.read_bytes()
+    other = Store(store.path)
+
+    if fine:
+        same(other.restore().totals, ticks.expected())
+    else:
+        with pytest.raises(StoreError, match="newer kaywatch"):
+            other.restore()
+        assert store.path.read_bytes() == before
+    other.close()
+
+
+@pytest.mark.parametrize("damage", ["header", "page", "text", "bucket"])
+def test_a_damaged_file_is_set_aside(store: Store, damage: str) -> None:
+    ticks = Ticks()
+    for n in range(40):
+        store.commit(ticks.change(START + 10 * n, events(50, START + 10 * n, n)))
+    if damage == "bucket":
+        store._open.execute("UPDATE totals SET data = x'00'")
+    store.close()
+    data = bytearray(store.path.read_bytes())
+    if damage == "header":
+        data[:100] = b"x" * 100
+    elif damage == "page":
+        data[4096:] = b"\xff" * (len(data) - 4096)
+    elif damage == "text":
+        data[:] = b"not a database at all\n" * 100
+    store.path.write_bytes(data)
+    other = Store(store.path)
+    found = other.restore()
+
+    assert found.now is None
+    assert other.aside is not None
+    assert other.aside.read_bytes() == data
+    assert "damaged" in other.aside.name
+    other.commit(ticks.change(START + 400, events(5, START + 400)))
+    assert again(other).keys == KEYS
+
+
+def test_starting_over_tells_everything_again(store: Store) -> None:
+    ticks = Ticks()
+    store.commit(ticks.change(START, events(5, START), clients={"aa": b"{}"}))
+    assert store.known_clients == {"aa"}
+    store.start_over()
+
+    assert store.known_clients == set()
+    store.commit(ticks.change(START + 1, events(5, START + 1)))
+    assert again(store).keys == KEYS
+
+
+# -- tiers ---------------------------------------------------------------------------
+
+
+def test_buckets_go_when_they_are_too_old(path: Path) -> None:
+    store = Store(path, retention=Retention(minutes=7200, hours=10 * 3600))
+    store.restore()
+    ticks = Ticks()
+    for n in range(0, 20 * 3600, 30):
+        store.commit(ticks.change(START + n, events(1, START + n, n)))
+    now = START + 20 * 3600
+    starts: dict[int, list[int]] = {10: [], 60: [], 3600: []}
+    for tier, start in store._open.execute("SELECT tier, start FROM buckets"):
+        starts[tier].append(start)
+
+    assert now - 3800 < min(starts[10]) < now - 3500
+    assert now - 3 * 3600 <= min(starts[60]) < now - 7000
+    assert now - 12 * 3600 <= min(starts[3600]) <= now - 10 * 3600
+    same(again(store).totals, ticks.expected())
+
+
+def test_the_oldest_goes_when_the_file_is_too_large(path: Path) -> None:
+    store = Store(path, retention=Retention(max_bytes=400_000))
+    store.restore()
+    ticks = Ticks()
+    expired, used = 0, 0
+    for n in range(0, 12 * 3600, 60):
+        report = store.commit(ticks.change(START + n, events(80, START + n, n)))
+        expired += report.expired
+        used = max(used, report.bytes)
+
+    assert expired > 0
+    assert used < 500_000
+    assert path.stat().st_size < 600_000
+    same(again(store).totals, ticks.expected())
+
+
+def test_a_clock_that_jumps_ahead_for_a_moment_sweeps_little_away(
+    store: Store,
+) -> None:
+    ticks = Ticks()
+    for n in range(0, 30 * 3600, 600):
+        store.commit(ticks.change(START + n, events(1, START + n, n)))
+    hours = "SELECT count(*) FROM buckets WHERE tier = 3600"
+    (before,) = store._open.execute(hours).fetchone()
+    year = START + 365 * 86_400
+    store.commit(ticks.change(year, []))
+    (after,) = store._open.execute(hours).fetchone()
+
+    assert before > 20
+    assert after >= before - 2
+    store.commit(ticks.change(START + 30 * 3600, events(1, START + 30 * 3600)))
+    same(again(store).totals, ticks.expected())
+
+
+# -- reading beside the writer -------------------------------------------------------
+
+
+def test_readers_in_threads_see_whole_ticks(path: Path) -> None:
+    store, archive, ticks = Store(path), Archive(path), Ticks()
+    store.restore()
+    store.commit(ticks.change(START, [Event(0, START, 1.0)]))
+    seen: list[int] = []
+    done = threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            read = archive.read(START, START + 90_000, 3600)
+            seen.append(sum(int(step.executions.sum()) for _, step in read))
+
+    threads = [threading.Thread(target=read) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for n in range(10, 6000, 20):
+        store.commit(ticks.change(START + n, [Event(0, START + n, 1.0)]))
+    done.set()
+    for thread in threads:
+        thread.join()
+    archive.close()
+    store.close()
+
+    # Two steps are open, and in the journal; nothing is seen twice or half moved.
+    assert len(seen) > 5
+    assert max(seen) <= 300
+
+
+def test_a_file_that_is_gone_is_an_error(path: Path) -> None:
+    with pytest.raises(StoreError, match="unable to open"):
+        Archive(path).step(1)

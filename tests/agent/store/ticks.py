@@ -1,0 +1,61 @@
+"""Changes to commit, made from events."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tests.agent.aggregate.samples import Event, columns
+
+from kaywatch_agent.aggregate.change import Change
+from kaywatch_agent.aggregate.step import EMPTY, Step, merge, reduce
+from kaywatch_agent.model import ErrorKey, Kind, SeriesKey
+
+START = 1_700_000_000 - 1_700_000_000 % 3600
+KEYS = [
+    SeriesKey(Kind.NODE, "shop", "checkout", "pay"),
+    SeriesKey(Kind.COUNT, "shop", "", "", "hits", (("tier", "memory"),)),
+    SeriesKey(Kind.RUN, "shöp", "checkout", ""),
+]
+NAMES: dict[str, list[Any]] = {
+    "actions": ["", "default", "retry"],
+    "errors": [ErrorKey("", ""), ErrorKey("ValueError", "exec")],
+}
+
+
+class Ticks:
+    """What an aggregator would hand over, tick by tick."""
+
+    def __init__(self) -> None:
+        self.totals = EMPTY
+        self.events: list[Event] = []
+
+    def change(
+        self,
+        now: float,
+        events: Sequence[Event],
+        late: Sequence[Event] = (),
+        **more: Any,
+    ) -> Change:
+        self.events += [*events, *late]
+        parts: dict[int, list[Event]] = {}
+        for event in events:
+            parts.setdefault(int(event.time // 10), []).append(event)
+        steps = {n: reduce(columns(part)) for n, part in parts.items()}
+        rest = reduce(columns(late)) if late else EMPTY
+        self.totals = merge([self.totals, *steps.values(), rest])
+        return Change(
+            now=now,
+            since=START,
+            steps=steps,
+            late=rest,
+            totals=self.totals,
+            keys=KEYS,
+            rows=len(KEYS),
+            names=NAMES,
+            sizes={facet: len(values) for facet, values in NAMES.items()},
+            **more,
+        )
+
+    def expected(self, start: float = 0, end: float = float("inf")) -> Step:
+        return reduce(columns([e for e in self.events if start <= e.time < end]))
