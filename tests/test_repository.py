@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import importlib
 import pkgutil
@@ -16,6 +17,8 @@ from pathlib import Path
 import pytest
 
 import kaywatch
+import kaywatch.frameworks
+import kaywatch.launch
 import kaywatch_agent
 import kaywatch_agent.errors
 from kaywatch_agent.config import Config, load, parse
@@ -113,6 +116,7 @@ def test_the_wheel_holds_both_packages_and_their_types(wheel: Path) -> None:
 
     assert {
         "kaywatch/__init__.py",
+        "kaywatch/_run/sitecustomize.py",
         "kaywatch/py.typed",
         "kaywatch/PROTOCOL.md",
         "kaywatch_agent/__main__.py",
@@ -145,3 +149,27 @@ def test_the_plain_install_brings_the_client_and_msgpack_alone(
     assert command.returncode == 1
     assert "pip install 'kaywatch[agent]'" in command.stderr
     assert "Traceback" not in command.stderr
+
+    ran = subprocess.run(
+        [tmp_path / "bin" / "kaywatch", "run", "--", python, "-c", "print(1)"],
+        capture_output=True,
+        text=True,
+    )
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "1\n", "")
+
+
+def test_what_any_python_may_import_is_written_for_old_ones_too() -> None:
+    path = Path(kaywatch.launch.FOLDER) / "sitecustomize.py"
+    tree = ast.parse(path.read_text(), feature_version=(3, 7))
+
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)]
+    assert not [
+        f for f in functions if f.returns or any(a.annotation for a in f.args.args)
+    ]
+    frameworks = next(
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "FRAMEWORKS"
+    )
+    assert frameworks == kaywatch.frameworks.FRAMEWORKS

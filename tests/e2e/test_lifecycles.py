@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import time
 from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
-from tests.agents import Agent, running_agent, until
+from tests.agents import Agent, free_port, running_agent, until
 
 RECORD = """
 import kaywatch, os, sys
@@ -44,6 +43,23 @@ def test_a_process_that_ends_by_an_exception_loses_nothing(agent: Agent) -> None
     )
 
     assert agent.executions() == {"n": 4}
+
+
+def test_where_no_thread_can_be_started_flush_and_exit_deliver(agent: Agent) -> None:
+    printed = agent.run(
+        RECORD
+        + """
+import threading
+def refuse(thread): raise RuntimeError("can't start new thread")
+threading.Thread.start = refuse
+record('n', 10)
+print(kaywatch.flush())
+record('n', 5)
+"""
+    )
+
+    assert printed == "True\n"
+    assert agent.executions() == {"n": 15}
 
 
 def test_without_an_agent_a_process_runs_and_ends_as_ever(tmp_path: Path) -> None:
@@ -105,6 +121,82 @@ record('parent', 1)
 
     until(lambda: states(agent) == ["died", "ended"], "both are told apart")
     assert agent.executions() == {"parent": 11, "child": 3}
+
+
+def test_forking_often_from_several_threads_neither_warns_nor_loses(
+    agent: Agent,
+) -> None:
+    # From Python 3.12 on, a fork with several threads warns: ours must not be one.
+    agent.run(
+        "import warnings; warnings.simplefilter('error')\n"
+        + RECORD
+        + """
+for _ in range(50):
+    record('parent', 100)
+    pid = os.fork()
+    if pid == 0:
+        record('child', 1)
+        kaywatch.flush()
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+"""
+    )
+    agent.run(
+        "import warnings; warnings.simplefilter('ignore')\n"
+        + RECORD
+        + """
+import threading
+record('first', 1)
+def work():
+    for n in range(10):
+        record('thread', 100)
+        if n % 3 == 0:
+            assert kaywatch.flush(10)
+        pid = os.fork()
+        if pid == 0:
+            record('grandchild', 1)
+            kaywatch.flush()
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+threads = [threading.Thread(target=work) for _ in range(4)]
+for t in threads: t.start()
+for t in threads: t.join()
+"""
+    )
+
+    assert agent.executions() == {
+        "parent": 5000,
+        "child": 50,
+        "first": 1,
+        "thread": 4000,
+        "grandchild": 40,
+    }
+
+
+def test_a_parent_that_forks_and_waits_sends_what_it_had(agent: Agent) -> None:
+    # As a prefork server's master: no event of its own comes after the fork.
+    assert agent.process is not None
+    agent.process.send_signal(signal.SIGSTOP)
+    parent = agent.spawn(
+        "import warnings; warnings.simplefilter('error')\n"
+        + RECORD
+        + """
+record('parent', 3)
+pid = os.fork()
+if pid == 0:
+    sys.stdin.readline()
+    os._exit(0)
+print("forked")
+os.waitpid(pid, 0)
+"""
+    )
+    assert parent.stdout is not None
+    assert parent.stdin is not None
+    assert parent.stdout.readline() == "forked\n"
+    agent.process.send_signal(signal.SIGCONT)
+    until(lambda: agent.executions() == {"parent": 3}, "its events arrive")
+    parent.stdin.close()
+    assert parent.wait(20) == 0
 
 
 def test_a_child_that_outlives_its_parent_does_not_hide_its_end(agent: Agent) -> None:
@@ -173,15 +265,17 @@ def app(environ, start_response):
     return [str(os.getpid()).encode()]
 """
     )
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    # gunicorn forgets a SIGTERM that reaches a worker while it starts.
+    (tmp_path / "hooks.py").write_text(
+        "import os\ndef post_worker_init(worker): os.write(1, b'ready\\n')"
+    )
+    port = free_port()
     server = agent.spawn(
         f"""
 import sys
 sys.argv = ["gunicorn", "--preload", "--workers=3", "--bind=127.0.0.1:{port}",
             "--log-level=critical", "--chdir={tmp_path}", "--no-control-socket",
-            "shop:app"]
+            "--config={tmp_path}/hooks.py", "shop:app"]
 from gunicorn.app.wsgiapp import run
 run()
 """
@@ -195,8 +289,9 @@ run()
         except OSError:
             return False
 
-    until(answers, "gunicorn answers")
-    for _ in range(59):
+    assert server.stdout is not None
+    assert [server.stdout.readline() for _ in range(3)] == ["ready\n"] * 3
+    for _ in range(60):
         assert answers()
     server.terminate()
     server.wait(20)
@@ -275,12 +370,12 @@ for line in sys.stdin:
     assert agent.stop(signal.SIGKILL) == -signal.SIGKILL
     assert record(20) == "False 10\n"
     agent.start()
-    until(lambda: agent.executions() == {"n": 20}, "the rest arrives, once")
+    until(lambda: agent.executions() == {"n": 30}, "the rest arrives, once")
     assert record(1) == "True 31\n"
     child.stdin.close()
 
     assert child.wait(20) == 0
-    assert agent.executions() == {"n": 21}
+    assert agent.executions() == {"n": 31}
 
 
 def test_an_agent_that_is_frozen_for_a_while_counts_everything_once(

@@ -66,6 +66,7 @@ def test_a_snippet_runs(busy: Agent, code: str) -> None:
         (["status"], "Nodes, last 5 minutes"),
         (["status", "--json"], '"clients"'),
         (["stats", "Draft"], "success rate"),
+        (["stats", "Draft"], "%, exec "),
         (["stats", "Draft", "--window", "5m", "--json"], '"total_executions"'),
         (["stats", "Triage", "--graph", "SupportDesk"], "question"),
         (["check"], "fine"),

@@ -1,0 +1,52 @@
+"""The short form of `make chaos`."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import pytest
+from tests.agents import Agent
+from tests.e2e import chaos
+
+
+def test_nothing_is_lost_or_counted_twice_by_an_agent_that_is_killed(
+    agent: Agent, tmp_path: Path
+) -> None:
+    found = chaos.run(agent, tmp_path, kills=6, processes=3)
+
+    assert found.differences == []
+    assert found.events > 10_000
+    assert found.processes > 3
+    agent.stop()
+    assert chaos.check_store(agent.store) == "ok"
+
+
+@pytest.mark.parametrize("seconds", [3.0])
+def test_nothing_is_lost_by_an_agent_that_stands_still(
+    agent: Agent, tmp_path: Path, seconds: float
+) -> None:
+    found = chaos.run(
+        agent, tmp_path, kills=1, processes=2, trouble=chaos.freeze(seconds)
+    )
+
+    assert found.differences == []
+
+
+def test_nothing_is_lost_while_the_disk_is_full(agent: Agent, tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        try:
+            disk = stack.enter_context(chaos.small_disk(tmp_path / "disk", 16))
+        except OSError as error:
+            pytest.skip(f"a small disk needs root: {error}")
+        agent.stop()
+        agent.store = str(disk / "kaywatch.db")
+        agent.start()
+        stack.callback(agent.close)
+        found = chaos.run(
+            agent, tmp_path, kills=1, processes=2, trouble=chaos.fill(disk, 3)
+        )
+
+        assert found.differences == []
+        assert any("nothing is acknowledged" in line["event"] for line in agent.log)
+        assert any("works again" in line["event"] for line in agent.log)

@@ -1,0 +1,113 @@
+"""Crowds, floods, and clients that read nothing: the others are served all the same."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from tests.agent.protocol.samples import batch, executions, hello
+from tests.agents import Agent, until
+
+from kaywatch import wire
+
+SECONDS = 3.0
+
+
+@contextlib.contextmanager
+def connected(agent: Agent) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX) as link:
+        link.connect(agent.socket)
+        yield link
+
+
+def polite(agent: Agent, rounds: int) -> list[float]:
+    """Seconds that each flush of a process took that records a little."""
+    printed = agent.run(
+        f"""
+import kaywatch, time
+for n in range({rounds}):
+    with kaywatch.execution("g", "polite"):
+        pass
+    started = time.monotonic()
+    assert kaywatch.flush(10)
+    print(time.monotonic() - started)
+"""
+    )
+    return [float(line) for line in printed.split()]
+
+
+def test_a_client_that_floods_does_not_delay_the_others(agent: Agent) -> None:
+    stop, sent = threading.Event(), [0]
+
+    def flood() -> None:
+        client = os.urandom(16)
+        with connected(agent) as link:
+            link.sendall(wire.frame(hello(client=client)))
+            while not stop.is_set():
+                sent[0] += 1
+                packed = batch(client=client, seq=sent[0], executions=executions(5_000))
+                link.sendall(wire.frame(packed))
+                with contextlib.suppress(BlockingIOError):
+                    link.recv(65_536, socket.MSG_DONTWAIT)
+
+    flooder = threading.Thread(target=flood)
+    flooder.start()
+    try:
+        until(lambda: sent[0] > 20, "the flood runs")
+        took = polite(agent, 10)
+    finally:
+        stop.set()
+        flooder.join()
+
+    assert len(took) == 10
+    assert agent.executions()["polite"] == 10
+    counted = agent.get("/api/v1/clients")["clients"]
+    assert max(client["events"] for client in counted) >= 5_000 * 20
+
+
+def test_a_thousand_connections_are_all_served(agent: Agent) -> None:
+    with contextlib.ExitStack() as stack:
+        links = [stack.enter_context(connected(agent)) for _ in range(1_000)]
+        for link in links:
+            client = os.urandom(16)
+            packed = batch(client=client, seq=1, executions=executions(3))
+            link.sendall(wire.frame(hello(client=client)) + wire.frame(packed))
+        until(
+            lambda: sum(agent.executions().values()) == 3_000,
+            "all events of all connections are counted",
+        )
+        polite(agent, 1)
+        states = [client["state"] for client in agent.clients()]
+        assert states.count("connected") == 1_000
+
+
+@pytest.mark.parametrize("size", [1, wire.MAX_FRAME])
+def test_a_client_that_reads_nothing_harms_nobody(agent: Agent, size: int) -> None:
+    with connected(agent) as link:
+        link.settimeout(SECONDS)
+        client, end = os.urandom(16), time.monotonic() + SECONDS
+        frame = wire.frame(b"\xc1" * size)  # each is answered with an error
+        link.sendall(wire.frame(hello(client=client)))
+        with contextlib.suppress(TimeoutError):
+            while time.monotonic() < end:
+                link.sendall(frame * max(1, 65_536 // len(frame)))
+        polite(agent, 3)
+
+    assert agent.executions() == {"polite": 3}
+    memory = agent.get("/health")
+    assert memory["status"] == "healthy"
+
+
+def test_frames_at_the_limit_are_taken(agent: Agent) -> None:
+    with connected(agent) as link:
+        client = os.urandom(16)
+        rows = [{"node": "n", "seconds": 1.0, "graph": "x" * 170}] * 20_000
+        packed = batch(client=client, seq=1, executions=None, table=None, events=rows)
+        assert 0.7 * wire.MAX_FRAME < len(packed) <= wire.MAX_FRAME
+        link.sendall(wire.frame(packed))
+        until(lambda: agent.executions() == {"n": 20_000}, "all of it is counted")

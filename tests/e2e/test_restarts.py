@@ -1,0 +1,260 @@
+"""What an agent knows after it was restarted, killed, or kept from its disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.agents import Agent, until
+
+from kaywatch_agent.telemetry import CATALOGUE
+
+RECORD = """
+import kaywatch, os, sys, time
+def record(node, times):
+    for _ in range(times):
+        with kaywatch.execution("g", node) as one:
+            one.action = "next"
+"""
+
+
+def shown(agent: Agent) -> dict[str, Any]:
+    """All that must be the same after a restart."""
+    export = agent.get("/api/v1/export")
+    for kind in ("nodes", "graphs"):
+        for figures in export[kind].values():
+            figures.pop("peak_memory_mb", None)
+    del export["timestamp"]
+    recent = agent.get("/api/v1/nodes", window="1h")["nodes"]
+    for figures in recent:
+        figures.pop("peak_memory_mb")
+    return {
+        **export,
+        "recent": recent,
+        "failures": agent.get("/api/v1/failures")["failures"],
+        "points": [
+            point
+            for point in agent.get("/api/v1/query", metric="executions")["points"]
+            if point[2]
+        ],
+    }
+
+
+def counters(agent: Agent) -> dict[str, float]:
+    """The counters on /metrics, but for those that begin anew with each process."""
+    text = subprocess.run(
+        ["curl", "-s", "--fail", f"{agent.url}/metrics"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    found = {}
+    for line in text.splitlines():
+        name, _, value = line.rpartition(" ")
+        family = name.partition("{")[0]
+        anew = family in CATALOGUE and not CATALOGUE[family].durable
+        if family.endswith(("_total", "_bucket", "_count")) and not anew:
+            found[name] = float(value)
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_restart_changes_no_figure(agent: Agent, number: signal.Signals) -> None:
+    agent.run(
+        RECORD
+        + """
+record("pay", 300)
+for n in range(3):
+    try:
+        with kaywatch.execution("g", "ship"):
+            raise ValueError(n)
+    except ValueError:
+        pass
+kaywatch.observe("size", 12.5, unit="kb")
+assert kaywatch.flush(5)
+"""
+    )
+    before, counted = shown(agent), counters(agent)
+    agent.stop(number)
+    agent.start("--http", "127.0.0.1:0")
+
+    assert shown(agent) == before
+    after = counters(agent)
+    assert {name for name, value in counted.items() if value > after.get(name, 0)} == (
+        set()
+    )
+    (restored,) = [line for line in agent.log if line["event"] == "restored"]
+    assert restored["took_seconds"] < 5
+    assert agent.get("/health")["stages"]["store"]["status"] == "healthy"
+
+
+def test_a_client_outlasts_an_agent_that_is_killed(agent: Agent) -> None:
+    child = agent.spawn(
+        RECORD
+        + """
+for n in range(50):
+    record("pay", 100)
+    time.sleep(0.1)
+print("recorded")
+sys.stdin.readline()
+"""
+    )
+    for _ in range(5):
+        time.sleep(0.5)
+        agent.stop(signal.SIGKILL)
+        agent.start("--http", "127.0.0.1:0")
+    assert child.stdout is not None
+    assert child.stdin is not None
+    assert child.stdout.readline() == "recorded\n"
+    until(lambda: [c["pid"] for c in agent.clients()] == [child.pid], "it comes back")
+    child.stdin.close()
+    assert child.wait(20) == 0
+    until(lambda: agent.clients()[0]["state"] == "ended", "it said goodbye")
+
+    assert agent.executions() == {"pay": 5000}
+    (client,) = agent.clients()
+    assert client["events"] == client["recorded"] == 5000
+    assert client["dropped"] == {}
+
+
+def test_who_died_while_no_agent_ran_is_known_as_dead(agent: Agent) -> None:
+    child = agent.spawn(
+        RECORD + "record('n', 1); kaywatch.flush(); print('now'); time.sleep(60)"
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == "now\n"
+    agent.stop()
+    child.kill()
+    child.wait()
+    agent.start("--http", "127.0.0.1:0")
+
+    assert [client["state"] for client in agent.clients()] == ["died"]
+
+
+def test_who_dies_before_it_comes_back_is_seen_dying(agent: Agent) -> None:
+    child = agent.spawn(
+        RECORD + "record('n', 1); kaywatch.flush(); print('now'); time.sleep(60)"
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == "now\n"
+    os.kill(child.pid, signal.SIGSTOP)
+    agent.stop(signal.SIGKILL)
+    agent.start("--http", "127.0.0.1:0")
+    assert [client["state"] for client in agent.clients()] == ["disconnected"]
+    child.kill()
+    until(lambda: agent.clients()[0]["state"] == "died", "its death is noticed")
+
+
+def test_a_second_agent_does_not_get_the_file(agent: Agent, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [
+            *(agent.python, "-m", "kaywatch_agent", "serve", "--store", agent.store),
+            *("--socket", str(tmp_path / "s"), "--http", "127.0.0.1:0"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+    assert done.returncode == 1
+    assert f"another agent (pid {agent.process and agent.process.pid})" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_file_that_somebody_locks_is_waited_for(agent: Agent) -> None:
+    other = sqlite3.connect(agent.store, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    child = agent.spawn(
+        RECORD + "record('n', 10); print(kaywatch.flush(1)); sys.stdin.readline()\n"
+        "print(kaywatch.flush(20))"
+    )
+    assert child.stdout is not None
+    assert child.stdin is not None
+    assert child.stdout.readline() == "False\n"
+    health = until(
+        lambda: (h := agent.get("/health"))["status"] == "degraded" and h,
+        "the store's problem is told",
+    )
+    assert "locked" in health["stages"]["store"]["problem"]
+    assert agent.executions() == {"n": 10}  # seen, if not acknowledged
+    other.execute("ROLLBACK")
+    other.close()
+    child.stdin.write("\n")
+    child.stdin.flush()
+    assert child.stdout.readline() == "True\n"
+    until(lambda: agent.get("/health")["status"] == "healthy", "it recovers")
+    child.wait(20)
+
+    assert agent.executions() == {"n": 10}
+
+
+def test_a_damaged_file_is_set_aside_and_said(agent: Agent) -> None:
+    agent.run(RECORD + "record('n', 10)")
+    agent.stop()
+    Path(agent.store).write_bytes(b"no database " * 1000)
+    agent.start("--http", "127.0.0.1:0")
+    agent.run(RECORD + "record('m', 3)")
+
+    assert agent.executions() == {"m": 3}
+    (line,) = [entry for entry in agent.log if "damaged" in entry["event"]]
+    assert Path(line["aside"]).read_bytes().startswith(b"no database")
+
+
+def test_memory_keeps_nothing(agent: Agent) -> None:
+    agent.stop()
+    agent.store = ":memory:"
+    agent.start("--http", "127.0.0.1:0")
+    agent.run(RECORD + "record('n', 10)")
+    assert agent.executions() == {"n": 10}
+    agent.stop()
+    agent.start("--http", "127.0.0.1:0")
+
+    assert agent.executions() == {}
+    assert json.dumps(agent.get("/health"))
+
+
+def test_sighup_takes_a_configuration_whole_or_not_at_all(
+    agent: Agent, tmp_path: Path
+) -> None:
+    config = tmp_path / "kaywatch.toml"
+    config.write_text("[limits]\nseries = 100\n")
+    agent.stop()
+    agent.start("--config", str(config))
+    assert agent.process is not None
+
+    def reload(text: str, event: str) -> dict[str, Any]:
+        assert agent.process is not None
+        config.write_text(text)
+        before = len(agent.log)
+        agent.process.send_signal(signal.SIGHUP)
+        return until(
+            lambda: next((e for e in agent.log[before:] if e["event"] == event), None),
+            event,
+        )
+
+    kept = "configuration not reloaded"
+    wrong = reload("[limits]\nseries = 1\nserie = 2\n", kept)
+    assert "did you mean series?" in wrong["problem"]
+    wrong = reload("[limits]\nseries = 1\n[http]\nlisten = 5\n", kept)
+    assert "http.listen" in wrong["problem"]
+    wrong = reload("[limits]\nseries = 1\n[store]\nsynchronous = 'normal'\n", kept)
+    assert "store.synchronous: can't be changed" in wrong["problem"]
+    child = agent.spawn(
+        RECORD + "record('a', 1); kaywatch.flush(); print(1); sys.stdin.readline()\n"
+        "record('b', 1); record('c', 1)"
+    )
+    assert child.stdout is not None
+    assert child.stdin is not None
+    assert child.stdout.readline() == "1\n"
+    reload("[limits]\nseries = 1\n[log]\nlevel = 'error'\n", "configuration reloaded")
+    child.stdin.close()
+    child.wait(20)
+
+    assert agent.executions() == {"a": 1, "__other__": 2}
