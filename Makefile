@@ -2,6 +2,8 @@
 # make test                everything that is tested, against real servers
 # make check               ruff, mypy, import-linter
 # make bench               figures beside those of peers
+# make long-run MINUTES=10 every node kind under `kaywatch run`: their counts and ours
+# make chaos               100 kill -9 under load, and then count
 
 SHELL := /bin/bash
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -9,8 +11,9 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 SECONDS ?=
 TESTS ?= tests
+MINUTES ?= 10
 
-.PHONY: demo test check format bench servers clean
+.PHONY: demo test check format bench long-run chaos servers clean
 
 demo: .venv/.demo
 	@$(BIN)/kaywatch demo $(if $(SECONDS),--seconds $(SECONDS))
@@ -33,6 +36,12 @@ bench: .venv/.dev
 		echo "== $$bench"; \
 		$(BIN)/python -m tests.bench.$$(basename $$bench .py) || exit 1; \
 	done
+
+long-run: .venv/.dev
+	$(BIN)/python -m tests.e2e.long_run --minutes $(MINUTES)
+
+chaos: .venv/.dev
+	$(BIN)/python -m tests.e2e.chaos --kills 100 --processes 8 --freeze 30
 
 servers:
 	@tests/install_servers.sh

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -31,6 +32,14 @@ def until(condition: Callable[[], Any], what: str, deadline: float = DEADLINE) -
     raise AssertionError(f"not within {deadline} s: {what}")
 
 
+def free_port() -> int:
+    """Return a TCP port of 127.0.0.1 that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
 class Agent:
     """One `kaywatch serve`."""
 
@@ -38,6 +47,7 @@ class Agent:
         self.folder = folder
         self.python = python
         self.socket = str(folder / "ingest.sock")
+        self.store = str(folder / "kaywatch.db")
         self.url = ""
         self.log: list[dict[str, Any]] = []
         self.process: subprocess.Popen[str] | None = None
@@ -63,7 +73,8 @@ class Agent:
         self.process = subprocess.Popen(
             [
                 *(self.python, "-m", "kaywatch_agent", "serve"),
-                *("--socket", self.socket, "--http", "127.0.0.1:0", *options),
+                *("--socket", self.socket, "--http", "127.0.0.1:0"),
+                *("--store", self.store, *options),
             ],
             stderr=subprocess.PIPE,
             text=True,
