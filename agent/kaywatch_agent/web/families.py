@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from kaywatch.wire import Outcome
+from kaywatch_agent.aggregate.figures import Figures, Numbers
 from kaywatch_agent.aggregate.step import Facet
 from kaywatch_agent.model import Kind, SeriesKey
 from kaywatch_agent.web.exposition import (
@@ -23,7 +24,6 @@ from kaywatch_agent.web.exposition import (
     number,
     samples,
 )
-from kaywatch_agent.web.figures import Figures, Numbers
 from kaywatch_agent.web.reading import Reading, Window
 
 __all__ = ["write"]

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from kaywatch.wire import EndReason, Outcome
+from kaywatch_agent.aggregate.figures import Figures, Groups
 from kaywatch_agent.aggregate.step import Facet
 from kaywatch_agent.model import OTHER, EndPoint, Kind, SeriesKey, TopologyRecord
 from kaywatch_agent.web import schema
-from kaywatch_agent.web.figures import Figures, Groups
 from kaywatch_agent.web.nodes import node_figures, outcomes_of
 from kaywatch_agent.web.parameters import (
     ExportQuery,

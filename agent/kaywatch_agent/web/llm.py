@@ -7,10 +7,10 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, Final, Generic, TypeVar
 
+from kaywatch_agent.aggregate.figures import Figures
 from kaywatch_agent.aggregate.step import Facet
 from kaywatch_agent.model import Kind, SeriesKey
 from kaywatch_agent.web import schema
-from kaywatch_agent.web.figures import Figures
 from kaywatch_agent.web.parameters import LlmQuery, duration
 from kaywatch_agent.web.reading import Reading, Window, matching
 

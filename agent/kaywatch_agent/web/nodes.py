@@ -8,10 +8,10 @@ from operator import itemgetter
 from typing import Any, Final, Literal
 
 from kaywatch.wire import Outcome
+from kaywatch_agent.aggregate.figures import Figures, Groups
 from kaywatch_agent.aggregate.step import Facet
 from kaywatch_agent.model import Kind, Labels, SeriesKey
 from kaywatch_agent.web import schema
-from kaywatch_agent.web.figures import Figures, Groups
 from kaywatch_agent.web.parameters import NodesQuery, NodeStatsQuery, duration
 from kaywatch_agent.web.problems import not_found
 from kaywatch_agent.web.reading import Matches, Reading, Window, matching

@@ -11,12 +11,12 @@ from typing import Any, Final, TypeVar
 import numpy as np
 
 from kaywatch_agent.aggregate.aggregator import STEP_SECONDS, View
+from kaywatch_agent.aggregate.figures import ALL_FACETS, Figures, Groups
 from kaywatch_agent.aggregate.step import Facet, Step, merge
 from kaywatch_agent.health import Report
 from kaywatch_agent.model import Kind, SeriesKey
 from kaywatch_agent.telemetry import Metric
 from kaywatch_agent.web import schema
-from kaywatch_agent.web.figures import ALL_FACETS, Figures, Groups
 
 __all__ = ["Completeness", "Matches", "OwnFigures", "Reading", "Window", "matching"]
 

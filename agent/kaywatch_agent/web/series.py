@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from kaywatch_agent.aggregate.aggregator import STEP_SECONDS
+from kaywatch_agent.aggregate.figures import Figures, Numbers
 from kaywatch_agent.aggregate.step import Facet
 from kaywatch_agent.model import Kind
 from kaywatch_agent.web import schema
-from kaywatch_agent.web.figures import Figures, Numbers
 from kaywatch_agent.web.parameters import SeriesQuery, duration
 from kaywatch_agent.web.problems import Problem, not_found
 from kaywatch_agent.web.reading import Reading, matching

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from kaywatch_agent.aggregate import histogram
+from kaywatch_agent.aggregate.figures import Figures, Groups
 from kaywatch_agent.aggregate.registry import Limits, Registry
 from kaywatch_agent.aggregate.step import (
     EMPTY,
@@ -19,7 +20,6 @@ from kaywatch_agent.aggregate.step import (
 from kaywatch_agent.aggregate.summary import Summary
 from kaywatch_agent.model import Columns, ErrorKey, Kind, SeriesKey
 from kaywatch_agent.web import figures as module
-from kaywatch_agent.web.figures import Figures, Groups
 
 ROWS = 120
 

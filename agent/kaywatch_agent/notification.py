@@ -1,0 +1,190 @@
+"""What rules decide and receivers tell: alerts as facts, and the messages about them.
+
+Facts are frozen when a notification is decided. How a receiver puts them is decided at
+each attempt, so that a late one can say that it is late.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Final, Literal
+
+import msgspec
+
+__all__ = [
+    "SEVERITIES",
+    "Alert",
+    "Evidence",
+    "NoticeKind",
+    "Notification",
+    "Severity",
+    "dedup_key",
+    "fingerprint",
+]
+
+Severity = Literal["info", "warning", "error", "critical"]
+
+SEVERITIES: Final[tuple[Severity, ...]] = ("info", "warning", "error", "critical")
+
+# FNV-1a, 64 bits: http://www.isthe.com/chongo/tech/comp/fnv/
+_FNV_OFFSET: Final = 0xCBF29CE484222325
+_FNV_PRIME: Final = 0x100000001B3
+_SEPARATOR: Final = b"\xff"
+
+
+class NoticeKind(StrEnum):
+    """Why a notification is sent."""
+
+    FIRING = "firing"
+    REPEAT = "repeat"  # still firing, said again
+    RESOLVED = "resolved"
+    TEST = "test"
+    SUMMARY = "summary"  # what happened while the agent was down
+
+
+class Evidence(msgspec.Struct, frozen=True, kw_only=True):
+    """One failing execution, kept with the episode that it helped to begin.
+
+    Attributes:
+        time: when it ended, Unix seconds.
+        node, type, message, phase, outcome, run: as in `/api/v1/failures`.
+        attempts: how many there were.
+    """
+
+    time: float
+    node: str
+    type: str
+    message: str
+    phase: str
+    outcome: str
+    run: str
+    attempts: int
+
+
+class Alert(msgspec.Struct, frozen=True, kw_only=True):
+    """One alert, as it was when something was decided about it.
+
+    Attributes:
+        rule: the rule's name.
+        severity: of the rule, or of the tier that fires.
+        labels: what tells it from the rule's other alerts, and the labels that the rule
+            and the configuration add; without `alertname` and `severity`.
+        dedup_key: the same over restarts, episodes and replicas; see `dedup_key`.
+        episode: counts from 1 the times that this alert fired.
+        resolved: whether the episode is over.
+        reason: why it is over: cleared, no_data, rule_removed, rule_changed, forgotten.
+        condition: such as `success_rate < 0.95`.
+        value: the metric's last value; None when there is none.
+        threshold: what it is compared with.
+        clear: where it counts as well again.
+        unit: of both: ratio, seconds, bytes, usd, tokens, per_second or empty.
+        window_seconds: what the value is of.
+        executions: how many there were in the window.
+        errors: how many of them failed.
+        completeness: which share of the window's events has arrived, 0 to 1.
+        started: when the condition was met first, Unix seconds.
+        fired: when the alert fired.
+        ended: when it ended; None while it fires.
+        summary: one sentence, filled in.
+        error_classes: the most frequent ones with their counts, at most 3.
+        transition: the action with the worst figures, as `node -> action: share`.
+        history: the values of the last windows, oldest first, at most 30.
+        evidence: the last failing executions when it fired.
+        host: where the agent runs.
+        runbook_url, dashboard_url, silence_url: links, empty for none.
+        flapping: whether it fires and ends again and again.
+        note: what else is to be said, such as that it began while the agent was down.
+    """
+
+    rule: str
+    severity: Severity
+    labels: dict[str, str]
+    dedup_key: str
+    episode: int
+    resolved: bool = False
+    reason: str = ""
+    condition: str = ""
+    value: float | None = None
+    threshold: float | None = None
+    clear: float | None = None
+    unit: str = ""
+    window_seconds: float = 0.0
+    executions: int = 0
+    errors: int = 0
+    completeness: float | None = None
+    started: float = 0.0
+    fired: float = 0.0
+    ended: float | None = None
+    summary: str = ""
+    error_classes: tuple[tuple[str, int], ...] = ()
+    transition: str = ""
+    history: tuple[float | None, ...] = ()
+    evidence: tuple[Evidence, ...] = ()
+    host: str = ""
+    runbook_url: str = ""
+    dashboard_url: str = ""
+    silence_url: str = ""
+    flapping: bool = False
+    note: str = ""
+
+    @property
+    def all_labels(self) -> dict[str, str]:
+        """The labels that identify it in an Alertmanager."""
+        return {**self.labels, "alertname": self.rule, "severity": self.severity}
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint that an Alertmanager gives it."""
+        return fingerprint(self.all_labels)
+
+
+class Notification(msgspec.Struct, frozen=True, kw_only=True):
+    """One message to one receiver.
+
+    Attributes:
+        id: the same at each attempt: `msg_` and a ULID.
+        receiver: its name.
+        stream: what has to arrive in order: the alert's dedup key, or the group's.
+        kind: why it is sent.
+        alerts: what it is about.
+        group: the labels that the alerts share, for receivers that group.
+        left_out: how many more alerts it would be about.
+        created: when it was decided, Unix seconds.
+        text: what else is to be said, above the alerts.
+    """
+
+    id: str
+    receiver: str
+    stream: str
+    kind: NoticeKind
+    alerts: tuple[Alert, ...]
+    group: dict[str, str] = {}
+    left_out: int = 0
+    created: float = 0.0
+    text: str = ""
+
+
+def fingerprint(labels: Mapping[str, str]) -> str:
+    """Return a label set's fingerprint, as 16 hexadecimal digits.
+
+    FNV-1a over sorted names and values, each followed by 0xff: `LabelSet.Fingerprint`
+    of github.com/prometheus/common/model.
+    """
+    digest = _FNV_OFFSET
+    for name, value in sorted(labels.items()):
+        for byte in name.encode() + _SEPARATOR + value.encode() + _SEPARATOR:
+            digest = (digest ^ byte) * _FNV_PRIME % 2**64
+    return f"{digest:016x}"
+
+
+def dedup_key(namespace: str, rule: str, labels: Mapping[str, str]) -> str:
+    """Return what identifies an alert to a receiver, as 64 hexadecimal digits.
+
+    Neither severity nor value nor episode is part of it, so that a resolve closes what
+    its trigger opened, and replicas of one namespace open one incident.
+    """
+    parts = ["kaywatch1", namespace, rule]
+    parts += [text for pair in sorted(labels.items()) for text in pair]
+    return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()

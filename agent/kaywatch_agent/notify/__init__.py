@@ -1,0 +1,1 @@
+"""Delivers notifications: the outbox, a worker per receiver, and the receivers."""
