@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from kaywatch_agent.aggregate import figures as module
 from kaywatch_agent.aggregate import histogram
 from kaywatch_agent.aggregate.figures import Figures, Groups
 from kaywatch_agent.aggregate.registry import Limits, Registry
@@ -19,7 +20,6 @@ from kaywatch_agent.aggregate.step import (
 )
 from kaywatch_agent.aggregate.summary import Summary
 from kaywatch_agent.model import Columns, ErrorKey, Kind, SeriesKey
-from kaywatch_agent.web import figures as module
 
 ROWS = 120
 
