@@ -254,11 +254,14 @@ class Figures:
                 row[some] = np.clip(middle, self.least[some], self.most[some])
         return [_numbers(row) for row in found]
 
-    def counts_below(self, exponents: Ints) -> Ints:
-        """Return how many values are at most 2^e, exactly: groups by exponents."""
+    def counts_at_most(self, limits: Floats) -> Ints:
+        """Return how many values are at most each limit: groups by limits.
+
+        Exact for powers of two, which are the inclusive upper bounds of their buckets;
+        others are taken to be their bucket's bound, up to 2.2 % above.
+        """
         group, code, count = self.facts(Facet.HISTOGRAM)
-        # A power of two is the inclusive upper bound of its own bucket.
-        limit = histogram.codes(np.exp2(exponents.astype(np.float64)))
+        limit = histogram.codes(limits)
         keys = (group << ROW_SHIFT) + code
         wanted = (np.arange(self._size) << ROW_SHIFT)[:, None] + limit[None, :]
         cumulative = np.concatenate(([0], np.cumsum(count)))

@@ -29,7 +29,7 @@ from kaywatch_agent.web.reading import Reading, Window
 __all__ = ["write"]
 
 # 1 ms to 512 s. Powers of two are exact bounds of our buckets: no count is estimated.
-EXPONENTS: Final = np.arange(-10, 10, dtype=np.int64)
+EXPONENTS: Final = np.arange(-10, 10)
 
 LLM_COUNTS: Final = {
     "llm_calls": "Calls of language models, failed ones included.",
@@ -155,7 +155,9 @@ class _Source(NamedTuple):
                 self.labels,
                 figures.executions.tolist(),
                 _written(figures.total.tolist()),
-                zip(*figures.counts_below(EXPONENTS).T.tolist(), strict=True),
+                zip(
+                    *figures.counts_at_most(np.exp2(EXPONENTS)).T.tolist(), strict=True
+                ),
                 strict=True,
             )
             if total is not None

@@ -1,0 +1,355 @@
+"""The metrics that rules are about: of nodes, runs, calls of models, and your own.
+
+Each is an array, one value per group of series; NaN where it isn't known.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Mapping
+from enum import Enum
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kaywatch.wire import Outcome, Phase
+from kaywatch_agent.aggregate.figures import Figures
+from kaywatch_agent.aggregate.registry import Registry
+from kaywatch_agent.aggregate.step import Facet
+from kaywatch_agent.model import Kind
+
+__all__ = ["METRICS", "Context", "Metric", "Source", "find", "known"]
+
+Floats = NDArray[np.float64]
+
+
+class Source(Enum):
+    """Where a metric comes from."""
+
+    NODES = "executions of nodes"
+    RUNS = "runs of graphs"
+    LLM = "calls of models"
+    CUSTOM = "custom metrics"
+    PROCESSES = "processes"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels that its groups can have; custom metrics have others too."""
+        return _LABELS[self]
+
+
+class Context(NamedTuple):
+    """What a metric is made from, besides figures.
+
+    Attributes:
+        registry: the names of numbers.
+        seconds: how long the window is, as far as the agent has seen it.
+    """
+
+    registry: Registry
+    seconds: float
+
+
+class Metric(NamedTuple):
+    """How one metric is made.
+
+    Attributes:
+        source: the series that it is made of.
+        of: returns its values, by group.
+        help: what it is.
+        unit: of its values: ratio, seconds, bytes, percent, usd, tokens or empty.
+        facets: what it needs to be told apart.
+        names: the custom metrics that are added up for it, if any.
+        counts: whether it is known without events: nothing is 0.
+        kinds: of the series; all of the source by default.
+    """
+
+    source: Source
+    of: Callable[[Figures, Context], Floats]
+    help: str
+    unit: str = ""
+    facets: frozenset[Facet] = frozenset()
+    names: frozenset[str] = frozenset()
+    counts: bool = False
+    kinds: frozenset[Kind] = frozenset()
+
+
+def known(name: str) -> bool:
+    """Return whether there is such a metric."""
+    return name in METRICS or _CUSTOM.fullmatch(name) is not None
+
+
+def find(name: str) -> Metric:
+    """Return a metric by its name.
+
+    Raises:
+        ValueError: there is none; with the nearest.
+    """
+    if name in METRICS:
+        return METRICS[name]
+    custom = _CUSTOM.fullmatch(name)
+    if custom is None:
+        near = difflib.get_close_matches(name, METRICS, 1)
+        hint = f"did you mean {near[0]}?" if near else "see docs/alerts.md"
+        if name.startswith("custom."):
+            hint = f"say what of it: {name}.last, or .{', .'.join(_WAYS)}"
+        raise ValueError(f'"{name}": unknown metric; {hint}')
+    return _custom(custom["name"], custom["how"])
+
+
+# -- inside --------------------------------------------------------------------------
+
+_LABELS: Final[Mapping[Source, tuple[str, ...]]] = {
+    Source.NODES: ("service", "graph", "node"),
+    Source.RUNS: ("service", "graph"),
+    Source.LLM: ("service", "graph", "node", "model"),
+    Source.CUSTOM: ("service", "graph", "node"),
+    Source.PROCESSES: ("service", "host", "pid"),
+}
+
+_OUTCOMES: Final = frozenset({Facet.OUTCOME})
+_ERRORS: Final = frozenset({Facet.ERROR})
+_HISTOGRAM: Final = frozenset({Facet.HISTOGRAM})
+
+_CUSTOM: Final = re.compile(
+    r"custom\.(?P<name>.+)\.(?P<how>avg|min|max|sum|last|count|per_second|p50|p90|p95|p99)"
+)
+
+
+def _ratio(above: NDArray[Any], below: NDArray[Any]) -> Floats:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found: Floats = np.where(below > 0, np.true_divide(above, below), np.nan)
+    return found
+
+
+def _known(values: list[float | None]) -> Floats:
+    return np.array(values, np.float64)
+
+
+def _outcome_rate(*outcomes: Outcome) -> Callable[[Figures, Context], Floats]:
+    def rate(figures: Figures, _: Context) -> Floats:
+        counts = figures.outcomes()
+        finished = figures.executions - counts[:, Outcome.CANCELLED]
+        return _ratio(counts[:, list(outcomes)].sum(axis=1), finished)
+
+    return rate
+
+
+def _success_rate(figures: Figures, context: Context) -> Floats:
+    return 1.0 - _outcome_rate(Outcome.ERROR)(figures, context)
+
+
+def _exhausted_rate(figures: Figures, context: Context) -> Floats:
+    """An error of `exec` is only recorded once all its attempts have failed."""
+    count = np.zeros(len(figures))
+    errors = context.registry.errors.values
+    for group, number, errors_of in figures.counted(Facet.ERROR):
+        if errors[number].phase == Phase.EXEC:
+            count[group] += errors_of
+    return _ratio(count, figures.executions)
+
+
+def _quantile(q: float) -> Callable[[Figures, Context], Floats]:
+    return lambda figures, _: _known(figures.quantiles(q)[0])
+
+
+def _average(figures: Figures, _: Context) -> Floats:
+    return _ratio(figures.total, figures.executions)
+
+
+def _most(figures: Figures, _: Context) -> Floats:
+    return _known(figures.mosts())
+
+
+def _least(figures: Figures, _: Context) -> Floats:
+    return _known(figures.leasts())
+
+
+def _last(figures: Figures, _: Context) -> Floats:
+    return _known(figures.lasts())
+
+
+def _count(figures: Figures, _: Context) -> Floats:
+    return figures.executions.astype(np.float64)
+
+
+def _sum(figures: Figures, _: Context) -> Floats:
+    return figures.total
+
+
+def _per_second(figures: Figures, context: Context) -> Floats:
+    return figures.executions / context.seconds
+
+
+def _sum_per_second(figures: Figures, context: Context) -> Floats:
+    return figures.total / context.seconds
+
+
+def _sum_per_minute(figures: Figures, context: Context) -> Floats:
+    return figures.total * 60.0 / context.seconds
+
+
+def _retry_rate(figures: Figures, _: Context) -> Floats:
+    return _ratio(figures.retries(), figures.attempts)
+
+
+def _retries(figures: Figures, _: Context) -> Floats:
+    return figures.retries().astype(np.float64)
+
+
+def _visits(figures: Figures, _: Context) -> Floats:
+    return _ratio(figures.attempts, figures.executions)
+
+
+def _latencies(source: Source, prefix: str, what: str) -> dict[str, Metric]:
+    found = {
+        f"{prefix}avg": Metric(source, _average, f"mean seconds of {what}", "seconds"),
+        f"{prefix}max": Metric(source, _most, f"longest {what}, in seconds", "seconds"),
+    }
+    for percent in (50, 90, 95, 99):
+        found[f"{prefix}p{percent}"] = Metric(
+            source,
+            _quantile(percent / 100),
+            f"seconds that {percent} % of {what} stay below",
+            "seconds",
+            _HISTOGRAM,
+        )
+    return found
+
+
+def _llm(names: set[str], unit: str, text: str) -> Metric:
+    return Metric(
+        Source.LLM,
+        _sum_per_minute,
+        text,
+        unit,
+        names=frozenset(names),
+        counts=True,
+        kinds=frozenset({Kind.COUNT}),
+    )
+
+
+_TOKENS: Final = {"llm_input_tokens", "llm_output_tokens"}
+
+METRICS: Final[Mapping[str, Metric]] = {
+    "success_rate": Metric(
+        Source.NODES,
+        _success_rate,
+        "share of executions that did not end in an error",
+        "ratio",
+        _OUTCOMES,
+    ),
+    "error_rate": Metric(
+        Source.NODES,
+        _outcome_rate(Outcome.ERROR),
+        "share of executions that ended in an error",
+        "ratio",
+        _OUTCOMES,
+    ),
+    "fallback_rate": Metric(
+        Source.NODES,
+        _outcome_rate(Outcome.FALLBACK),
+        "share of executions that exec_fallback answered",
+        "ratio",
+        _OUTCOMES,
+    ),
+    "suppressed_rate": Metric(
+        Source.NODES,
+        _outcome_rate(Outcome.SUPPRESSED),
+        "share of executions whose error on_error swallowed",
+        "ratio",
+        _OUTCOMES,
+    ),
+    "exhausted_rate": Metric(
+        Source.NODES,
+        _exhausted_rate,
+        "share of executions whose last attempt failed, whatever answered then",
+        "ratio",
+        _ERRORS,
+    ),
+    "executions": Metric(Source.NODES, _count, "executions in the window", counts=True),
+    "throughput": Metric(
+        Source.NODES, _per_second, "executions per second", "per_second", counts=True
+    ),
+    "retries": Metric(
+        Source.NODES, _retries, "attempts beyond the first of each execution"
+    ),
+    "retry_rate": Metric(
+        Source.NODES, _retry_rate, "share of attempts that were retries", "ratio"
+    ),
+    **_latencies(Source.NODES, "latency_", "executions"),
+    "runs": Metric(Source.RUNS, _count, "runs in the window", counts=True),
+    "run_throughput": Metric(
+        Source.RUNS, _per_second, "runs per second", "per_second", counts=True
+    ),
+    "run_success_rate": Metric(
+        Source.RUNS,
+        _success_rate,
+        "share of runs that no error ended",
+        "ratio",
+        _OUTCOMES,
+    ),
+    "run_error_rate": Metric(
+        Source.RUNS,
+        _outcome_rate(Outcome.ERROR),
+        "share of runs that an error ended",
+        "ratio",
+        _OUTCOMES,
+    ),
+    "run_visits_max": Metric(
+        Source.RUNS, _last, "nodes visited in the longest run", counts=True
+    ),
+    "node_visits_max": Metric(
+        Source.NODES, _last, "most visits of the node in one run", counts=True
+    ),
+    "run_visits": Metric(Source.RUNS, _visits, "nodes visited per run, on average"),
+    **_latencies(Source.RUNS, "run_latency_", "runs"),
+    "llm_calls_per_minute": _llm({"llm_calls"}, "", "calls of models per minute"),
+    "llm_errors_per_minute": _llm({"llm_errors"}, "", "failed calls per minute"),
+    "llm_tokens_per_minute": _llm(_TOKENS, "tokens", "tokens in and out per minute"),
+    "llm_cost_per_minute": _llm({"llm_cost_usd"}, "usd", "US dollars per minute"),
+    "llm_cost_per_hour": _llm({"llm_cost_usd"}, "usd", "US dollars per hour")._replace(
+        of=lambda figures, context: 60.0 * _sum_per_minute(figures, context)
+    ),
+    "memory_rss": Metric(
+        Source.PROCESSES, _last, "resident memory of a process, in bytes", "bytes"
+    ),
+    "processes_died": Metric(
+        Source.PROCESSES,
+        _last,
+        "processes that died in the window, without a goodbye",
+        counts=True,
+    ),
+    "cpu_percent": Metric(
+        Source.PROCESSES, _last, "CPU of a process, in percent of a core", "percent"
+    ),
+}
+
+_WAYS: Final[Mapping[str, tuple[Callable[[Figures, Context], Floats], set[Kind]]]] = {
+    "avg": (_average, {Kind.OBSERVE}),
+    "min": (_least, {Kind.OBSERVE}),
+    "max": (_most, {Kind.OBSERVE}),
+    "count": (_count, {Kind.OBSERVE}),
+    "p50": (_quantile(0.50), {Kind.OBSERVE}),
+    "p90": (_quantile(0.90), {Kind.OBSERVE}),
+    "p95": (_quantile(0.95), {Kind.OBSERVE}),
+    "p99": (_quantile(0.99), {Kind.OBSERVE}),
+    "last": (_last, {Kind.GAUGE}),
+    "sum": (_sum, {Kind.OBSERVE, Kind.COUNT}),
+    "per_second": (_sum_per_second, {Kind.COUNT}),
+}
+
+
+def _custom(name: str, how: str) -> Metric:
+    of, kinds = _WAYS[how]
+    return Metric(
+        Source.CUSTOM,
+        of,
+        f"the application's own metric {name}: {how}",
+        facets=_HISTOGRAM if how.startswith("p") and how[1:].isdigit() else frozenset(),
+        names=frozenset({name}),
+        counts=how in ("sum", "per_second", "count"),
+        kinds=frozenset(kinds),
+    )

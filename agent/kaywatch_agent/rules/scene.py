@@ -1,0 +1,180 @@
+"""What rules look at: one frozen picture, and the figures of groups of series in it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kaywatch_agent.aggregate.aggregator import STEP_SECONDS, View
+from kaywatch_agent.aggregate.figures import Figures, Groups
+from kaywatch_agent.aggregate.step import Facet, Step, merge
+from kaywatch_agent.model import InFlight, Kind, Presence, SeriesKey
+from kaywatch_agent.rules.matchers import Matcher, matches
+from kaywatch_agent.rules.metrics import Context, Metric, Source
+
+__all__ = ["Process", "Scene", "Series", "Windows"]
+
+# An hour has 361; merging fewer at a time takes longer, and more takes more memory.
+MAX_STEPS: Final = 400
+
+# A window's older part may come in buckets of this share of it.
+COARSE: Final = 24
+
+_KINDS: Final[Mapping[Source, frozenset[Kind]]] = {
+    Source.NODES: frozenset({Kind.NODE}),
+    Source.RUNS: frozenset({Kind.RUN}),
+}
+
+
+class Process(NamedTuple):
+    """One client's process."""
+
+    client: str
+    service: str
+    host: str
+    pid: int
+    state: Presence
+    since: float
+    rss_bytes: int | None
+    cpu_percent: float | None
+    in_flight: tuple[InFlight, ...]
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """What alerts about it can be told apart by."""
+        return {"service": self.service, "host": self.host, "pid": str(self.pid)}
+
+
+class Scene(NamedTuple):
+    """One picture.
+
+    Attributes:
+        now: Unix seconds.
+        covered: for how many seconds the agent has been looking.
+        view: what is aggregated.
+        processes: the clients.
+    """
+
+    now: float
+    covered: float
+    view: View
+    processes: Sequence[Process] = ()
+
+
+class Series(NamedTuple):
+    """Which series are looked at, and what tells their groups apart."""
+
+    kinds: frozenset[Kind]
+    names: frozenset[str]
+    per: tuple[str, ...]
+    match: tuple[Matcher, ...]
+
+    @classmethod
+    def of(
+        cls, metric: Metric, per: tuple[str, ...], match: tuple[Matcher, ...]
+    ) -> Series:
+        """Return those of a metric."""
+        kinds = metric.kinds or _KINDS[metric.source]
+        return cls(kinds, metric.names, per, match)
+
+    def group(self, key: SeriesKey) -> tuple[str, ...] | None:
+        """Return the group that a series belongs to; None for none."""
+        if key.kind not in self.kinds or (self.names and key.metric not in self.names):
+            return None
+        if not self.match and not key.labels:
+            known = {"service": key.service, "graph": key.graph, "node": key.node}
+            return tuple([known.get(label, "") for label in self.per])
+        labels = dict(key.labels)
+        labels |= {"service": key.service, "graph": key.graph, "node": key.node}
+        if not matches(self.match, labels):
+            return None
+        return tuple([labels.get(label, "") for label in self.per])
+
+
+class Windows:
+    """The groups, windows and figures of scenes, each made once.
+
+    Groups are kept from scene to scene: series only ever become more.
+    """
+
+    def __init__(self) -> None:
+        self.scene: Scene
+        self._facets: dict[tuple[Series, float], set[Facet]] = {}
+        self._groups: dict[Series, Groups[tuple[str, ...]]] = {}
+        self._steps: dict[float, list[Step]] = {}
+        self._figures: dict[tuple[Series, float], Figures] = {}
+
+    def look(self, scene: Scene) -> None:
+        """Turn to another scene."""
+        self.scene = scene
+        self._steps.clear()
+        self._figures.clear()
+
+    def expect(self, series: Series, window: float, facets: frozenset[Facet]) -> None:
+        """Say beforehand what somebody will ask for, so that it is made in one go."""
+        self._facets.setdefault((series, window), set()).update(facets)
+
+    def groups(self, series: Series) -> Groups[tuple[str, ...]]:
+        """Return the groups of series."""
+        keys = self.scene.view.registry.keys
+        size = len(keys)
+        known = self._groups.get(series)
+        if known is None or len(known.numbers) != size:
+            names = known.names if known is not None else []
+            known = Groups(keys[:size], range(size), series.group, names)
+            self._groups[series] = known
+        return known
+
+    def figures(
+        self, series: Series, window: float, *facets: Facet
+    ) -> tuple[list[tuple[str, ...]], Figures]:
+        """Return the groups' names, and their figures in a window up to now.
+
+        Args:
+            series: which.
+            window: seconds; infinite for all since first seen.
+            facets: what is to be told apart, besides what was expected.
+        """
+        groups = self.groups(series)
+        wanted = self._facets.get((series, window), set()).union(facets)
+        found = self._figures.get((series, window))
+        if found is None:
+            found = Figures(groups.numbers, len(groups), wanted)
+            for step in self.steps(window):
+                found.add(_within(step, len(groups.numbers)))
+            self._figures[series, window] = found
+        return groups.names, found
+
+    def steps(self, window: float) -> list[Step]:
+        """Return the buckets of a window up to now."""
+        view = self.scene.view
+        if math.isinf(window):
+            return [view.totals]
+        if window not in self._steps:
+            found: list[Step] = []
+            start, end = view.now - window, view.now + STEP_SECONDS
+            for _, step in view.between(start, end, window / COARSE):
+                found.append(step)
+                if len(found) > MAX_STEPS:
+                    found = [merge(found)]
+            self._steps[window] = found
+        return self._steps[window]
+
+    def context(self, window: float) -> Context:
+        """Return what metrics of a window are made from, besides figures."""
+        covered = max(1.0, min(window, self.scene.view.now - self.scene.view.since))
+        return Context(self.scene.view.registry, covered)
+
+
+def _within(step: Step, size: int) -> Step:
+    """Return the part of a step whose series were known when the groups were made."""
+    if not len(step.rows) or step.rows[-1] < size:
+        return step
+    rows: NDArray[np.bool_] = step.rows < size
+    facts = step.fact_keys >> 32 < size
+    columns = [column[rows] for column in step[:9]]
+    return Step._make([*columns, step.fact_keys[facts], step.fact_counts[facts]])
