@@ -30,6 +30,7 @@ class Change(NamedTuple):
         forgotten: ids of clients that are known no more.
         marks: by client, the sequence number up to which this change has its batches.
         counters: the agent's own, as JSON.
+        documents: what else is kept, by kind and id, as JSON; None for what is gone.
     """
 
     now: float
@@ -47,6 +48,7 @@ class Change(NamedTuple):
     forgotten: Iterable[str] = ()
     marks: Mapping[str, int] = {}
     counters: bytes = b"{}"
+    documents: Mapping[tuple[str, str], bytes | None] = {}
 
 
 class Restored(NamedTuple):
@@ -64,6 +66,7 @@ class Restored(NamedTuple):
         topologies: all that are known.
         clients: by id, as JSON.
         counters: the agent's own, as JSON.
+        documents: what else was kept, by kind and id, as JSON.
     """
 
     now: float | None
@@ -77,3 +80,4 @@ class Restored(NamedTuple):
     topologies: Sequence[TopologyRecord]
     clients: Mapping[str, bytes]
     counters: bytes
+    documents: Mapping[tuple[str, str], bytes] = {}

@@ -250,7 +250,7 @@ class _Loader:
             raise table.error("window", f'{window:g} s: at least "10s"')
         return window
 
-    # -- kinds: (suffix of the name, test, window, severity, notify) --------------------
+    # -- kinds: (suffix of the name, test, window, severity, notify) -------------------
 
     def threshold(self, table: Table) -> list[_Part]:
         window = self._window(table)
@@ -398,7 +398,7 @@ class _Loader:
             for n, test in enumerate(limits)
         ]
 
-    # -- without configuration -----------------------------------------------------------
+    # -- without configuration ---------------------------------------------------------
 
     def _page(self, alerting: Table) -> None:
         thresholds = Table(

@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 APPLICATION_ID: Final = 0x4B415957  # "KAYW"
-VERSION: Final = 1
+VERSION: Final = 2
 
 # Wait so long for a lock that somebody's sqlite3 shell holds, then try again later.
 BUSY_SECONDS: Final = 1.0
@@ -66,6 +66,14 @@ MIGRATIONS: Final[Sequence[tuple[int, str]]] = (
         CREATE TABLE failures (number INTEGER PRIMARY KEY, data TEXT NOT NULL);
         CREATE TABLE topologies (
             service TEXT, graph TEXT, data TEXT NOT NULL, PRIMARY KEY (service, graph)
+        ) WITHOUT ROWID;
+        """,
+    ),
+    (
+        1,
+        """
+        CREATE TABLE documents (
+            kind TEXT, id TEXT, data TEXT NOT NULL, PRIMARY KEY (kind, id)
         ) WITHOUT ROWID;
         """,
     ),

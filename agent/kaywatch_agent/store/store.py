@@ -211,6 +211,15 @@ class Store:
             "INSERT OR REPLACE INTO topologies VALUES (?, ?, ?)",
             [(t.service, t.graph, json.dumps(t)) for t in change.topologies],
         )
+        kept = {at: data for at, data in change.documents.items() if data is not None}
+        db.executemany(
+            "INSERT OR REPLACE INTO documents VALUES (?, ?, ?)",
+            [(*at, data) for at, data in kept.items()],
+        )
+        db.executemany(
+            "DELETE FROM documents WHERE kind = ? AND id = ?",
+            change.documents.keys() - kept.keys(),
+        )
 
     def _fold(
         self, db: sqlite3.Connection, current: int, tick: int, change: Change
@@ -264,6 +273,10 @@ class Store:
             failures=[FailureRecord(*json.loads(text)) for (text,) in failures],
             topologies=[_topology(json.loads(text)) for (text,) in topologies],
             counters=_bytes(meta.get("counters", b"{}")),
+            documents={
+                (kind, name): _bytes(data)
+                for kind, name, data in db.execute("SELECT * FROM documents")
+            },
         )
 
 

@@ -253,7 +253,9 @@ def test_another_program_s_database_is_left_alone(path: Path) -> None:
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize(("readable_from", "fine"), [(1, True), (2, False)])
+@pytest.mark.parametrize(
+    ("readable_from", "fine"), [(schema.VERSION, True), (schema.VERSION + 1, False)]
+)
 def test_a_newer_agent_s_file(store: Store, readable_from: int, fine: bool) -> None:
     ticks = Ticks()
     store.commit(ticks.change(START, events(5, START)))
@@ -273,6 +275,45 @@ def test_a_newer_agent_s_file(store: Store, readable_from: int, fine: bool) -> N
         with pytest.raises(StoreError, match="newer kaywatch"):
             other.restore()
         assert store.path.read_bytes() == before
+    other.close()
+
+
+def test_an_older_agent_s_file_is_brought_up_to_date(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = Ticks()
+    with monkeypatch.context() as older:
+        older.setattr(schema, "VERSION", 1)
+        older.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:1])
+        db = schema.connect(tmp_path / "old.db", "FULL")
+        db.close()
+    store = Store(tmp_path / "old.db")
+    store.restore()
+    store.commit(ticks.change(START, events(5, START)))
+    (version,) = store._open.execute("PRAGMA user_version").fetchone()
+    store.close()
+    other = Store(tmp_path / "old.db")
+
+    assert version == schema.VERSION
+    same(other.restore().totals, ticks.expected())
+    other.close()
+
+
+def test_documents_are_kept_replaced_and_deleted(store: Store) -> None:
+    ticks = Ticks()
+    for documents in (
+        {("alert", "a"): b'{"n":1}', ("alert", "b"): b"{}", ("outbox", "a"): b"[]"},
+        {("alert", "a"): b'{"n":2}', ("alert", "b"): None, ("outbox", "zz"): None},
+    ):
+        change = ticks.change(START, events(1, START))
+        store.commit(change._replace(documents=documents))
+    store.close()
+    other = Store(store.path)
+
+    assert other.restore().documents == {
+        ("alert", "a"): b'{"n":2}',
+        ("outbox", "a"): b"[]",
+    }
     other.close()
 
 

@@ -1,0 +1,180 @@
+"""An alert as facts, for those who tell of it and those who show it."""
+
+from __future__ import annotations
+
+from urllib.parse import urlencode
+
+from kaywatch_agent.notification import Alert, dedup_key
+from kaywatch_agent.rules import metrics
+from kaywatch_agent.rules.instance import Instance
+from kaywatch_agent.rules.rule import (
+    Absence,
+    BurnRate,
+    Rule,
+    Settings,
+    Stuck,
+    Threshold,
+    Transition,
+)
+from kaywatch_agent.rules.summary import fill, quantity, usual
+
+__all__ = ["condition_of", "describe", "labels_of"]
+
+
+def labels_of(
+    instance: Instance, rule: Rule | None, settings: Settings
+) -> dict[str, str]:
+    """Return the labels of an alert, but for `alertname` and `severity`."""
+    own = {name: value for name, value in instance.labels.items() if value}
+    return {**settings.labels, **(rule.labels if rule else {}), **own}
+
+
+def describe(
+    instance: Instance,
+    rule: Rule | None,
+    settings: Settings,
+    host: str,
+    flapping: bool = False,
+) -> Alert:
+    """Return the facts about an alert.
+
+    Args:
+        instance: the alert.
+        rule: None when it is gone.
+        settings: what is set.
+        host: where the agent runs.
+        flapping: whether it fires and ends again and again.
+    """
+    life, witness = instance.life, instance.witness
+    labels = labels_of(instance, rule, settings)
+    unit = _unit(rule)
+    return Alert(
+        rule=instance.rule,
+        severity=rule.severity if rule else "warning",
+        labels=labels,
+        dedup_key=dedup_key(settings.namespace, instance.rule, instance.labels),
+        episode=life.episode,
+        resolved=not life.burning,
+        reason=life.reason,
+        condition=condition_of(rule),
+        value=instance.value,
+        threshold=instance.threshold,
+        clear=_clear(rule),
+        unit=unit,
+        window_seconds=rule.window if rule else 0.0,
+        executions=instance.executions,
+        errors=instance.errors,
+        completeness=witness.completeness,
+        started=life.started,
+        fired=life.fired,
+        ended=life.ended,
+        summary=_summary(instance, rule, labels, unit),
+        error_classes=witness.error_classes,
+        transition=witness.transition,
+        history=witness.history,
+        evidence=witness.evidence,
+        host=host,
+        runbook_url=rule.runbook_url if rule else "",
+        dashboard_url=_link(settings, "/", graph=instance.labels.get("graph", "")),
+        silence_url=_link(settings, "/silence", alert=instance.id),
+        flapping=flapping,
+        note=instance.note,
+    )
+
+
+def condition_of(rule: Rule | None) -> str:
+    """Return what a rule looks for, in words."""
+    if rule is None:
+        return ""
+    match rule.test:
+        case Threshold(breach=breach):
+            return str(breach)
+        case Absence(max_age=age):
+            return f"no execution for {quantity(age, 'seconds')}"
+        case BurnRate() as test:
+            return f"burn rate > {test.factor:g} of objective {test.objective:g}"
+        case Transition(change="share") as test:
+            ends = [
+                f"{word} {end:.0%}"
+                for word, end in (("above", test.above), ("below", test.below))
+                if end is not None
+            ]
+            return f"share of {test.action} {' or '.join(ends)}"
+        case Transition(change="new"):
+            return "an action that was never taken before"
+        case Transition():
+            return "an action that is no longer taken"
+        case Stuck() as test:
+            return f"at work for over {test.factor:g} times its p99"
+
+
+# -- inside --------------------------------------------------------------------------
+
+
+def _unit(rule: Rule | None) -> str:
+    match rule.test if rule else None:
+        case Threshold(metric=metric):
+            return metrics.find(metric).unit
+        case Absence() | Stuck():
+            return "seconds"
+        case Transition():
+            return "ratio"
+    return ""
+
+
+def _clear(rule: Rule | None) -> float | None:
+    return rule.test.clear_at if rule and isinstance(rule.test, Threshold) else None
+
+
+def _summary(
+    instance: Instance, rule: Rule | None, labels: dict[str, str], unit: str
+) -> str:
+    where = " / ".join(value for value in instance.labels.values() if value)
+    if rule is None:
+        return f"{where or instance.rule}: the rule is gone"
+    if rule.summary:
+        return fill(
+            rule.summary,
+            {
+                **labels,
+                "rule": rule.name,
+                "metric": getattr(rule.test, "metric", rule.kind),
+                "value": instance.value,
+                "threshold": instance.threshold,
+                "clear": _clear(rule),
+                "window": quantity(rule.window, "seconds"),
+                "executions": instance.executions,
+                "errors": instance.errors,
+            },
+        )
+    where = where or instance.rule
+    match rule.test:
+        case Threshold(metric=metric, breach=breach):
+            op = getattr(breach, "op", ">")
+            counts = (instance.executions, instance.errors, rule.window)
+            return usual(
+                where, metric, op, instance.value, instance.threshold, unit, counts
+            )
+        case Absence():
+            age = "never" if instance.value is None else quantity(instance.value, unit)
+            last = (
+                "it never ran"
+                if instance.value is None
+                else f"the last ended {age} ago"
+            )
+            return f"{where}: no execution, {last}"
+        case BurnRate():
+            return f"{where}: {instance.note or condition_of(rule)}"
+        case Stuck():
+            return f"{where}: at work for {quantity(instance.value, unit)}"
+        case Transition(change="share", action=action):
+            share = quantity(instance.value, unit)
+            return f"{where}: {action} after {share} of executions"
+    return f"{where}: {condition_of(rule)}"
+
+
+def _link(settings: Settings, path: str, **query: str) -> str:
+    if not settings.external_url:
+        return ""
+    known = {name: value for name, value in query.items() if value}
+    return f"{settings.external_url}{path}" + (f"?{urlencode(known)}" if known else "")

@@ -1,0 +1,197 @@
+"""What there is to see when an episode begins: errors, actions, history, failures.
+
+It is looked up for all alerts of a rule that began at once, and only then: the past of
+ten thousand healthy series is nobody's business.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+import numpy as np
+
+from kaywatch_agent.aggregate.aggregator import STEP_SECONDS
+from kaywatch_agent.aggregate.figures import Figures
+from kaywatch_agent.aggregate.step import Facet
+from kaywatch_agent.model import FailureRecord, Kind
+from kaywatch_agent.notification import Evidence
+from kaywatch_agent.rules import metrics
+from kaywatch_agent.rules.instance import Instance, Witness
+from kaywatch_agent.rules.matchers import matches
+from kaywatch_agent.rules.metrics import Context, Metric, Source
+from kaywatch_agent.rules.rule import Rule, Threshold
+from kaywatch_agent.rules.scene import Series, Windows
+
+__all__ = ["witnesses"]
+
+MAX_CLASSES: Final = 3
+MAX_EVIDENCE: Final = 5
+MAX_HISTORY: Final = 30
+
+# A message is cut to this: it is read at night, on a telephone.
+MAX_MESSAGE: Final = 500
+
+Group = tuple[str, ...]
+
+
+def witnesses(
+    rule: Rule, instances: Sequence[Instance], windows: Windows
+) -> list[Witness]:
+    """Return what is to be seen of each of several alerts of one rule."""
+    if not set(rule.per) & {"service", "graph", "node"}:
+        return [Witness() for _ in instances]
+    wanted = [
+        tuple(instance.labels.get(label, "") for label in rule.per)
+        for instance in instances
+    ]
+    series = Series(frozenset({Kind.NODE}), frozenset(), rule.per, rule.match)
+    names, figures = windows.figures(series, rule.window, Facet.ERROR, Facet.ACTION)
+    at = {name: number for number, name in enumerate(names)}
+    chosen = {at[group] for group in wanted if group in at}
+    classes = _classes(figures, chosen, windows)
+    moved = _moved(series, figures, chosen, windows)
+    history = _history(rule, wanted, windows)
+    failures = windows.scene.view.failures
+    lost = _completeness(rule, windows)
+    return [
+        Witness(
+            error_classes=tuple(classes.get(at.get(group, -1), ())),
+            transition=moved.get(at.get(group, -1), ""),
+            history=history.get(group, ()),
+            evidence=_evidence(instance.labels, rule, failures),
+            completeness=lost.get(instance.labels.get("service", ""), lost.get("")),
+        )
+        for instance, group in zip(instances, wanted, strict=True)
+    ]
+
+
+# -- inside --------------------------------------------------------------------------
+
+
+def _classes(
+    figures: Figures, chosen: set[int], windows: Windows
+) -> dict[int, list[tuple[str, int]]]:
+    """Return the most frequent error classes of each group."""
+    values = windows.scene.view.registry.errors.values
+    counts: dict[int, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for group, number, count in figures.counted(Facet.ERROR):
+        if group in chosen:
+            counts[group][values[number].type] += count
+    return {
+        group: sorted(found.items(), key=lambda pair: (-pair[1], pair[0]))[:MAX_CLASSES]
+        for group, found in counts.items()
+    }
+
+
+def _moved(
+    series: Series, figures: Figures, chosen: set[int], windows: Windows
+) -> dict[int, str]:
+    """Return, by group, the action whose share grew most against all time."""
+    values = windows.scene.view.registry.actions.values
+    _, ever = windows.figures(series, math.inf, Facet.ACTION)
+    usual = {(g, a): n for g, a, n in ever.counted(Facet.ACTION) if g in chosen}
+    best: dict[int, tuple[float, str]] = {}
+    for group, action, count in figures.counted(Facet.ACTION):
+        n, n_ever = int(figures.executions[group]), int(ever.executions[group])
+        if group not in chosen or not n or not n_ever:
+            continue
+        share, before = count / n, usual.get((group, action), 0) / n_ever
+        text = f"{values[action]}: {share:.0%}, usually {before:.0%}"
+        best[group] = max(best.get(group, (0.01, "")), (share - before, text))
+    return {group: text for group, (_, text) in best.items()}
+
+
+def _history(
+    rule: Rule, wanted: Iterable[Group], windows: Windows
+) -> Mapping[Group, tuple[float | None, ...]]:
+    """Return the metric's values in the last windows, oldest first."""
+    metric = _metric(rule)
+    if metric is None:
+        return {}
+    series = Series.of(metric, rule.per, rule.match)
+    groups, chosen = windows.groups(series), set(wanted)
+    some = {name: n for n, name in enumerate(groups.names) if name in chosen}
+    number = np.full(len(groups) + 1, -1)
+    number[list(some.values())] = np.arange(len(some))
+    spans = min(MAX_HISTORY, max(1, int(86_400 / rule.window)))
+    figures = Figures(number[groups.numbers], len(some) * spans, metric.facets)
+    view = windows.scene.view
+    start = view.now - spans * rule.window
+    for begin, step in view.between(start, view.now + STEP_SECONDS, rule.window):
+        span = min(spans - 1, max(0, int((begin - start) // rule.window)))
+        figures.add(step, span * len(some))
+    values = metric.of(figures, Context(view.registry, rule.window))
+    table = values.reshape(spans, len(some)).T
+    return {name: _known(row.tolist()) for name, row in zip(some, table, strict=True)}
+
+
+def _known(values: list[float]) -> tuple[float | None, ...]:
+    """Return values without the unknown ones before the first known one."""
+    found = [value if math.isfinite(value) else None for value in values]
+    first = next((n for n, value in enumerate(found) if value is not None), len(found))
+    return tuple(found[first:])
+
+
+def _metric(rule: Rule) -> Metric | None:
+    if isinstance(rule.test, Threshold):
+        metric = metrics.find(rule.test.metric)
+        return None if metric.source is Source.PROCESSES else metric
+    return metrics.find("error_rate")
+
+
+def _evidence(
+    labels: Mapping[str, str], rule: Rule, failures: Sequence[FailureRecord]
+) -> tuple[Evidence, ...]:
+    """Return the last failures that concern an alert, newest first."""
+    found = []
+    for failure in reversed(failures):
+        own = {
+            "service": failure.service, "graph": failure.graph, "node": failure.node
+        }  # fmt: skip
+        mine = all(own.get(name, value) == value for name, value in labels.items())
+        if mine and matches(rule.match, own):
+            found.append(
+                Evidence(
+                    time=failure.time,
+                    node=failure.node,
+                    type=failure.type,
+                    message=failure.message[:MAX_MESSAGE],
+                    phase=failure.phase,
+                    outcome=failure.outcome,
+                    run=failure.run,
+                    attempts=failure.attempts,
+                )
+            )
+        if len(found) == MAX_EVIDENCE:
+            break
+    return tuple(found)
+
+
+def _completeness(rule: Rule, windows: Windows) -> dict[str, float]:
+    """Return which share of a window's events arrived, by service and in all."""
+    keys = windows.scene.view.registry.keys
+    received: dict[str, float] = defaultdict(float)
+    lost: dict[str, float] = defaultdict(float)
+    for step in windows.steps(rule.window):
+        rows = zip(
+            step.rows.tolist(),
+            step.executions.tolist(),
+            step.total.tolist(),
+            strict=True,
+        )
+        for row, executions, total in rows:
+            key = keys[row]
+            loss = key.kind is Kind.LOSS
+            for service in (key.service, ""):
+                if loss:
+                    lost[service] += total
+                else:
+                    received[service] += executions
+    return {
+        service: count / (count + lost[service])
+        for service, count in received.items()
+        if count
+    }
