@@ -152,7 +152,11 @@ class Notification(msgspec.Struct, frozen=True, kw_only=True):
         group: the labels that the alerts share, for receivers that group.
         left_out: how many more alerts it would be about.
         created: when it was decided, Unix seconds.
+        due: when it was to be sent: later than `created` by the time in which a group
+            gathers.
         text: what else is to be said, above the alerts.
+        ref: what the receiver called the message that this one goes on from.
+        update: whether it takes that message's place, rather than following it.
     """
 
     id: str
@@ -163,7 +167,10 @@ class Notification(msgspec.Struct, frozen=True, kw_only=True):
     group: dict[str, str] = {}
     left_out: int = 0
     created: float = 0.0
+    due: float = 0.0
     text: str = ""
+    ref: str = ""
+    update: bool = False
 
 
 def fingerprint(labels: Mapping[str, str]) -> str:
