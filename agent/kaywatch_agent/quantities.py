@@ -19,7 +19,7 @@ def quantity(value: float | None, unit: str) -> str:
 
     Args:
         value: None for one that is not known.
-        unit: ratio, seconds, bytes, usd, tokens, per_second, or empty for none.
+        unit: ratio, percent, seconds, bytes, usd, tokens, per_second, or empty.
     """
     if value is None or math.isnan(value):
         return "no data"
@@ -28,6 +28,8 @@ def quantity(value: float | None, unit: str) -> str:
     match unit:
         case "ratio":
             return _percent(value)
+        case "percent":
+            return f"{value:.0f} %"
         case "seconds":
             return _seconds(value)
         case "bytes":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from urllib.parse import urlencode
 
 from kaywatch_agent.notification import Alert, dedup_key
+from kaywatch_agent.quantities import quantity
 from kaywatch_agent.rules import metrics
 from kaywatch_agent.rules.instance import Instance
 from kaywatch_agent.rules.rule import (
@@ -16,7 +17,7 @@ from kaywatch_agent.rules.rule import (
     Threshold,
     Transition,
 )
-from kaywatch_agent.rules.summary import fill, quantity, usual
+from kaywatch_agent.rules.summary import fill, usual
 
 __all__ = ["condition_of", "describe", "labels_of"]
 

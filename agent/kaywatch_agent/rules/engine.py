@@ -20,7 +20,7 @@ from kaywatch_agent.notification import Severity
 from kaywatch_agent.rules.evaluate import Found, evaluate, prepare
 from kaywatch_agent.rules.instance import Instance
 from kaywatch_agent.rules.round import CLOCK, Book, Clock, Document, Round
-from kaywatch_agent.rules.rule import Rule, Settings
+from kaywatch_agent.rules.rule import Absence, Rule, Settings, Stuck
 from kaywatch_agent.rules.scene import Scene, Windows
 from kaywatch_agent.rules.silence import Silence
 from kaywatch_agent.rules.tell import Evaluation, tell
@@ -142,7 +142,8 @@ class Engine:
     def _findings(self, rule: Rule, mono: float) -> Found:
         """Return what a rule finds; the last time's, where little can have changed."""
         known = self._found.get(rule.name)
-        refresh = min(MAX_REFRESH, rule.window / REFRESH_SHARE)
+        windowed = not isinstance(rule.test, Stuck | Absence)
+        refresh = min(MAX_REFRESH, rule.window / REFRESH_SHARE) if windowed else 0.0
         if known is not None and mono - known[0] < refresh - 0.5:
             return known[1]
         found = evaluate(rule, self._windows)

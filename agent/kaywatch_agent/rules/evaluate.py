@@ -248,7 +248,9 @@ def _burn_rate(rule: Rule, windows: Windows, test: BurnRate) -> Found:
         rate_short = bad_short / n_short / allowed
     over = (rate > test.factor) & (rate_short > test.factor)
     codes = np.where(over & (bad_short >= test.min_bad), BREACH, CLEAR)
-    codes = np.where(n < test.min_events, UNKNOWN, codes).astype(np.int8)
+    # An outage that keeps everybody away is not the end of it.
+    unknown = (n < test.min_events) | (n_short == 0)
+    codes = np.where(unknown, UNKNOWN, codes).astype(np.int8)
     notes = {
         at: f"the last {test.short / 60:g} min burn {rate_short[at]:.1f} times as fast"
         f" as allowed, the last {test.long / 3600:g} h {rate[at]:.1f} times"

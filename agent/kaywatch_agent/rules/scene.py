@@ -106,7 +106,7 @@ class Windows:
         self._facets: dict[tuple[Series, float], set[Facet]] = {}
         self._groups: dict[Series, Groups[tuple[str, ...]]] = {}
         self._steps: dict[float, list[Step]] = {}
-        self._figures: dict[tuple[Series, float], Figures] = {}
+        self._figures: dict[tuple[Series, float], tuple[set[Facet], Figures]] = {}
 
     def look(self, scene: Scene) -> None:
         """Turn to another scene."""
@@ -141,12 +141,12 @@ class Windows:
         """
         groups = self.groups(series)
         wanted = self._facets.get((series, window), set()).union(facets)
-        found = self._figures.get((series, window))
-        if found is None:
+        known, found = self._figures.get((series, window), (None, None))
+        if found is None or known is None or not wanted <= known:
             found = Figures(groups.numbers, len(groups), wanted)
             for step in self.steps(window):
                 found.add(_within(step, len(groups.numbers)))
-            self._figures[series, window] = found
+            self._figures[series, window] = wanted, found
         return groups.names, found
 
     def steps(self, window: float) -> list[Step]:

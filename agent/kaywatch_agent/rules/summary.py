@@ -7,38 +7,14 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from kaywatch_agent import durations
+from kaywatch_agent.quantities import quantity
 
-__all__ = ["FIELDS", "check", "fill", "quantity", "usual"]
+__all__ = ["FIELDS", "check", "fill", "usual"]
 
 # What a template may name, besides the alert's labels.
 FIELDS: Final = (
     "rule", "value", "threshold", "clear", "window", "executions", "errors", "metric"
 )  # fmt: skip
-
-_STEPS: Final = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
-
-
-def quantity(value: float | None, unit: str) -> str:
-    """Return a value as people read it: `95.0 %`, `2.31 s`, `1.2 GiB`, `$0.42`."""
-    if value is None:
-        return "no data"
-    match unit:
-        case "ratio":
-            return f"{100 * value:.1f} %"
-        case "percent":
-            return f"{value:.0f} %"
-        case "seconds":
-            return _seconds(value)
-        case "bytes":
-            for size, name in _STEPS:
-                if abs(value) >= size:
-                    return f"{value / size:.1f} {name}"
-            return f"{value:.0f} B"
-        case "usd":
-            return f"${value:.2f}" if abs(value) >= 0.01 else f"${value:.4g}"
-        case "per_second":
-            return f"{value:.3g}/s"
-    return f"{value:.6g}"
 
 
 def check(template: str) -> None:
@@ -107,9 +83,3 @@ def usual(
     if executions:
         text += f" ({errors} of {executions} failed in {durations.text(window)})"
     return text
-
-
-def _seconds(value: float) -> str:
-    if abs(value) < 1.0:
-        return f"{1000 * value:.3g} ms"
-    return f"{value:.2f} s" if abs(value) < 120 else durations.text(value)

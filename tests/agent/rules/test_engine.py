@@ -1,0 +1,542 @@
+"""Alerts from executions to who is told; the edge cases by their names."""
+
+from __future__ import annotations
+
+import datetime as dt
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from tests.agent.rules.world import World, rule
+
+from kaywatch_agent.model import FailureRecord, InFlight, Kind, Presence
+from kaywatch_agent.rules.matchers import parse
+from kaywatch_agent.rules.silence import Silence
+from kaywatch_agent.rules.state import State
+
+FIRING = [("chat", "firing"), ("pager", "firing")]
+RESOLVED = [("chat", "resolved"), ("pager", "resolved")]
+
+
+def test_from_the_first_failure_to_the_last_message() -> None:
+    world = World(rule(**{"for": "30s", "keep_firing_for": "20s"}))
+    world.ran(100, 20)
+    assert world.wait(25) == []
+    assert world.only.life.state is State.PENDING
+    assert world.wait(15) == FIRING
+    alert = world.told[0][3]
+    assert (alert.value, alert.threshold, alert.executions, alert.errors) == (
+        0.8,
+        0.9,
+        100,
+        20,
+    )
+    assert alert.summary == (
+        "shop / pay: success rate 80.0 %, below 90.0 % (20 of 100 failed in 1m)"
+    )
+    assert alert.labels == {"graph": "shop", "node": "pay"}
+    world.ran(400)
+    assert world.wait(10) == []
+    assert world.wait(30) == RESOLVED
+    assert world.told[-1][3].reason == "cleared"
+
+
+def test_too_few_executions_say_nothing() -> None:
+    world = World(rule())
+    world.ran(9, 9)
+    assert world.wait(60) == []
+    assert world.engine.instances == []
+
+
+def test_traffic_that_stops_during_an_outage_does_not_resolve_it() -> None:
+    world = World(rule())
+    world.ran(100, 50)
+    assert world.wait(5) == FIRING
+    assert world.wait(300) == []  # the window is empty, nothing is known
+    assert world.only.life.state is State.FIRING
+    assert world.wait(600, 10) == RESOLVED  # no_data_after has been observed
+    assert world.told[-1][3].reason == "no_data"
+
+
+def test_a_value_in_the_band_changes_nothing() -> None:
+    world = World(rule(clear=0.95))
+    world.ran(100, 8)
+    assert world.wait(60) == []
+    world.ran(100, 30)
+    assert world.wait(5) == FIRING
+    world.ran(1000, 62)  # 92 %
+    world.now += 60
+    world.ran(100, 8)
+    assert world.wait(20) == []
+    world.ran(200, 1)
+    assert world.wait(5) == RESOLVED
+
+
+def test_exactly_the_value_is_no_breach() -> None:
+    world = World(rule())
+    world.ran(10, 1)
+    assert world.wait(10) == []
+
+
+def test_cooldown_defers_and_never_drops() -> None:
+    world = World(rule(cooldown="5m", notify=["chat"]))
+    world.ran(100, 50)
+    assert world.wait(5) == [("chat", "firing")]
+    world.ran(900)
+    assert world.wait(5) == [("chat", "resolved")]
+    world.wait(65)
+    world.ran(100, 50)
+    assert world.wait(5) == []
+    assert "cooldown" in world.only.held_back["chat"]
+    for _ in range(3):
+        world.ran(100, 50)
+        assert world.wait(60) == []
+    world.ran(100, 50)
+    assert world.wait(60) == [("chat", "firing")]
+
+
+def test_what_ends_within_the_cooldown_is_never_told() -> None:
+    world = World(rule(cooldown="5m", notify=["chat"]))
+    world.ran(100, 50)
+    world.wait(5)
+    world.ran(900)
+    world.wait(70)
+    told = len(world.told)
+    world.ran(100, 50)
+    world.wait(5)
+    world.ran(900)
+    world.wait(400)
+    assert len(world.told) == told
+
+
+@pytest.mark.parametrize("clean", [True, False])
+def test_restart_in_mid_cooldown(clean: bool) -> None:
+    world = World(rule(cooldown="10m", notify=["chat"]))
+    world.ran(100, 50)
+    world.wait(5)
+    world.ran(900)
+    world.wait(70)
+    world.ran(100, 50)
+    world.wait(5)
+    world.restart(down=120, clean=clean)  # downtime counts
+    world.ran(100, 50)
+    assert world.wait(60) == []
+    told_at = world.told[0][0]
+    while world.now - told_at < 620:
+        world.ran(100, 50)
+        world.wait(5)
+    assert [kind for _, _, kind, _ in world.told] == ["firing", "resolved", "firing"]
+    assert 600 <= world.told[-1][0] - told_at <= 610
+
+
+def test_restart_while_pending_keeps_what_was_observed() -> None:
+    world = World(rule(**{"for": "60s", "window": "5m"}))
+    world.ran(100, 50)
+    world.wait(40)
+    world.restart(down=30)
+    assert world.wait(20) == []  # downtime is no time in which it was observed
+    assert world.wait(10) == FIRING
+
+
+def test_restart_while_firing_tells_nothing_twice() -> None:
+    world = World(rule(window="10m"))
+    world.ran(100, 50)
+    assert world.wait(5) == FIRING
+    world.restart(down=60, clean=False)
+    assert world.wait(120) == []
+    world.ran(2000)
+    assert world.wait(5) == RESOLVED
+
+
+def test_what_cleared_while_the_agent_was_down_is_told_once() -> None:
+    world = World(rule())
+    world.ran(100, 50)
+    world.wait(5)
+    world.restart(down=120)
+    world.ran(100)
+    assert world.wait(30) == RESOLVED
+
+
+@pytest.mark.parametrize("jump", [86_400.0, -86_400.0, 1_800.0])
+def test_a_wall_clock_that_jumps_fires_nothing_and_freezes_nothing(jump: float) -> None:
+    world = World(rule(cooldown="5m", notify=["chat"], **{"for": "60s"}))
+    world.ran(100, 50)
+    world.wait(30)
+    world.now += jump
+    world.ran(100, 50)
+    assert world.wait(5) == []  # pending still, by what was observed
+    for _ in range(6):
+        world.ran(100, 50)
+        world.wait(10)
+    assert [kind for _, _, kind, _ in world.told] == ["firing"]
+
+
+def test_a_suspended_machine_observed_nothing() -> None:
+    world = World(rule(**{"for": "5m"}))
+    world.ran(100, 50)
+    world.wait(10)
+    world.now += 1800
+    world.mono += 1800
+    world.ran(100, 50)
+    world.evaluate()
+    assert world.only.life.state is State.PENDING
+    assert world.only.life.held < 60
+
+
+@pytest.mark.parametrize(
+    ("change", "expected", "reason"),
+    [
+        ({"summary": "new words", "cooldown": "1h"}, [], ""),
+        ({"for": "1h"}, [], ""),  # never demoted
+        ({"value": 0.8}, [], ""),  # still met
+        ({"value": 0.2}, RESOLVED, "rule_changed"),
+        ({"per": ["graph"]}, [*RESOLVED, *FIRING], "rule_changed"),
+        ({"enabled": False}, RESOLVED, "rule_removed"),
+        ({"name": "other"}, [*FIRING, *RESOLVED], "rule_removed"),
+        ({"notify": ["pager"]}, [], ""),
+    ],
+)
+def test_a_rule_edited_while_it_fires(
+    change: dict[str, Any], expected: list[tuple[str, str]], reason: str
+) -> None:
+    world = World(rule(window="10m"))
+    world.ran(100, 50)
+    assert world.wait(5) == FIRING
+    world.reload({**rule(window="10m"), **change})
+    told = world.wait(10)
+    assert sorted(told) == sorted(expected)
+    ended = [alert.reason for _, _, kind, alert in world.told if kind == "resolved"]
+    assert ended == [reason] * len(ended)
+
+
+def test_a_receiver_that_is_no_longer_named_hears_of_the_end() -> None:
+    world = World(rule(window="10m"))
+    world.ran(100, 50)
+    world.wait(5)
+    world.reload(rule(window="10m", notify=["pager"]))
+    world.ran(3000)
+    assert sorted(world.wait(10)) == RESOLVED
+
+
+def test_a_receiver_that_is_named_meanwhile_gets_it_once() -> None:
+    world = World(rule(window="10m", notify=["chat"]))
+    world.ran(100, 50)
+    assert world.wait(5) == [("chat", "firing")]
+    world.reload(rule(window="10m"))
+    assert world.wait(30) == [("pager", "firing")]
+
+
+def test_what_goes_on_is_said_again_after_the_repeat_interval() -> None:
+    world = World(rule(window="1h", repeat_interval="10m", notify=["chat"]))
+    world.ran(1000, 500)
+    world.wait(5)
+    assert world.wait(590, 10) == []
+    assert world.wait(20, 10) == [("chat", "repeat")]
+    assert world.wait(300, 10) == []
+
+
+def test_an_alert_that_flaps_is_told_less_often() -> None:
+    world = World(rule(cooldown="1m", window="10s", notify=["chat"]))
+    for _ in range(40):
+        world.ran(100, 50)
+        world.wait(20, 10)
+        world.ran(100)
+        world.wait(20, 10)
+    fired = [at for at, _, kind, _ in world.told if kind == "firing"]
+    gaps = [b - a for a, b in pairwise(fired)]
+    assert gaps[0] <= 120
+    assert gaps[-1] >= 4 * 60
+    assert world.told[-1][3].flapping
+
+
+def silence(world: World, text: str, start: float, end: float) -> None:
+    at = [dt.datetime.fromtimestamp(world.now + s, dt.UTC) for s in (start, end)]
+    found = Silence(
+        id="s1",
+        matchers=(parse(text),),
+        starts_at=at[0],
+        ends_at=at[1],
+        created_by="ann",
+        comment="works",
+    )
+    world.engine.silences = {"s1": found}
+
+
+def test_a_silence_that_ends_while_it_fires() -> None:
+    world = World(rule(window="10m"))
+    silence(world, 'node="pay"', 0, 60)
+    world.ran(100, 50)
+    assert world.wait(50) == []
+    assert world.only.held_back["chat"] == "silenced: by ann: works"
+    assert world.last.suppressed == {}
+    assert world.wait(20) == FIRING
+
+
+def test_a_silence_after_the_trigger_does_not_hide_the_end() -> None:
+    world = World(rule())
+    world.ran(100, 50)
+    world.wait(5)
+    silence(world, 'alertname="success"', 0, 3600)
+    world.ran(900)
+    assert world.wait(5) == RESOLVED
+
+
+def test_a_silence_covers_only_what_it_matches() -> None:
+    world = World(rule())
+    silence(world, 'node="pay"', 0, 3600)
+    world.ran(100, 50)
+    world.ran(100, 50, node="ship")
+    assert world.wait(5) == FIRING
+    assert world.told[0][3].labels["node"] == "ship"
+
+
+def test_an_alert_keeps_others_quiet_while_it_fires() -> None:
+    world = World(
+        rule(name="worse", value=0.5, severity="critical"),
+        rule(name="bad"),
+        inhibit=[
+            {
+                "source": ['severity="critical"'],
+                "target": ['severity="warning"'],
+                "equal": ["graph", "node"],
+            }
+        ],
+    )
+    world.ran(100, 80)
+    world.ran(100, 30, node="ship")
+    told = {
+        (r, a.rule, a.labels["node"]) for _, r, _, a in (world.wait(5), world)[1].told
+    }
+    assert told == {
+        (receiver, name, node)
+        for receiver in ("chat", "pager")
+        for name, node in (("worse", "pay"), ("bad", "ship"))
+    }
+
+
+def test_the_page_s_two_thresholds_for_errors_are_one_message() -> None:
+    world = World(alerting={})
+    world.ran(100, 50)
+    world.wait(120)
+    assert {alert.rule for *_, alert in world.told} == {"success_rate_min"}
+
+
+def test_severity_filters_what_begins() -> None:
+    world = World(rule(severity="warning"), least={"pager": "error"})
+    world.ran(100, 50)
+    assert world.wait(5) == [("chat", "firing")]
+    assert "only told of error" in world.only.held_back["pager"]
+
+
+def test_a_storm_keeps_the_old_and_says_how_many_are_too_many() -> None:
+    world = World(rule(), alerting={"max_instances_per_rule": 3, "thresholds": {}})
+    world.ran(100, 50, node="first")
+    world.wait(5)
+    for n in range(10):
+        world.ran(100, 50, node=f"n{n}")
+    world.wait(5)
+    assert world.last.refused["success"] == 8
+    assert len([i for i in world.engine.instances if i.rule == "success"]) == 3
+    assert ("success", ("shop", "first")) in {i.key for i in world.engine.instances}
+
+
+# -- kinds ---------------------------------------------------------------------------
+
+
+def test_absence() -> None:
+    world = World(
+        {
+            "name": "gone",
+            "kind": "absence",
+            "max_age": "10m",
+            "per": ["graph"],
+            "for": "0",
+            "keep_firing_for": "0",
+            "expect": [{"graph": "nightly"}],
+            "forget_after": "2h",
+        }
+    )
+    world.started = world.now
+    world.ran(1)
+    assert world.wait(590, 10) == []  # early: it may not have had the time
+    assert sorted(world.wait(30, 10)) == sorted(FIRING * 2)
+    assert {a.labels["graph"] for *_, a in world.told} == {"shop", "nightly"}
+    world.ran(1)
+    assert world.wait(10) == RESOLVED
+    assert world.told[-1][3].summary.startswith("shop: no execution, the last ended")
+    world.wait(3 * 3600, 60)
+    shop = [(k, a.reason) for _, _, k, a in world.told if a.labels["graph"] == "shop"]
+    assert shop[-1] == ("resolved", "forgotten")
+
+
+def test_a_burn_rate_needs_both_windows() -> None:
+    world = World(
+        {
+            "name": "slo",
+            "kind": "burn_rate",
+            "objective": 0.99,
+            "per": ["graph"],
+            "for": "0",
+            "keep_firing_for": "0",
+            "tiers": [{"factor": 10, "long": "1h", "short": "5m"}],
+        }
+    )
+    world.ran(1000, 300, ago=1800)
+    world.ran(1000)
+    assert world.wait(10) == []
+    world.ran(500, 200)
+    assert world.wait(10) == FIRING
+    assert world.told[0][3].rule == "slo-1h"
+    assert "times as fast as allowed" in world.told[0][3].summary
+    world.wait(310, 10)
+    world.ran(100)
+    assert world.wait(60, 10) == RESOLVED
+
+
+def test_the_share_of_an_action_that_leaves_its_band() -> None:
+    world = World(
+        {
+            "name": "loops",
+            "kind": "transition_share",
+            "action": "retry",
+            "above": 0.3,
+            "for": "0",
+            "keep_firing_for": "0",
+            "window": "1m",
+        }
+    )
+    world.ran(80, action="done")
+    world.ran(20, action="retry")
+    assert world.wait(5) == []
+    world.ran(50, action="retry")
+    assert world.wait(5) == FIRING
+    assert world.only.labels == {"graph": "shop", "node": "pay", "action": "retry"}
+
+
+@pytest.mark.parametrize("change", ["new", "vanished"])
+def test_an_action_that_is_new_or_gone(change: str) -> None:
+    world = World(
+        {
+            "name": "edges",
+            "kind": "transition_share",
+            "change": change,
+            "for": "0",
+            "keep_firing_for": "0",
+            "window": "5m",
+        }
+    )
+    world.ran(500, action="done", ago=1800)
+    world.ran(100, action="rare", ago=1800)
+    world.ran(100, action="done")
+    if change == "vanished":
+        assert world.wait(10) == FIRING
+        assert world.only.labels["action"] == "rare"
+        world.ran(10, action="rare")
+        assert world.wait(10) == RESOLVED
+    else:
+        world.ran(20, action="rare")
+        assert world.wait(10) == []
+        world.ran(1, action="odd")
+        assert world.wait(10) == FIRING
+        assert world.only.labels["action"] == "odd"
+
+
+def test_a_node_that_is_at_work_for_too_long() -> None:
+    world = World(
+        {
+            "name": "hangs",
+            "kind": "stuck",
+            "factor": 10,
+            "at_least": "5s",
+            "for": "0",
+            "keep_firing_for": "0",
+        }
+    )
+    world.ran(100, seconds=2.0)
+    world.process(7, in_flight=(InFlight("shop", "pay", world.now, "r1"),))
+    assert world.wait(15) == []
+    assert world.wait(10) == FIRING
+    assert world.only.note == "pid 7 on box, run r1"
+    world.process(7, in_flight=())
+    assert world.wait(5) == RESOLVED
+
+
+def test_a_process_that_died() -> None:
+    world = World(
+        {
+            "name": "crash",
+            "kind": "process_died",
+            "per": ["service", "pid"],
+            "window": "5m",
+            "for": "0",
+            "keep_firing_for": "0",
+        }
+    )
+    world.process(7)
+    world.process(8)
+    assert world.wait(10) == []
+    world.process(8, Presence.DIED)
+    assert world.wait(5) == FIRING
+    assert world.only.labels == {"service": "web", "pid": "8"}
+    assert world.wait(310) == RESOLVED
+
+
+def test_the_memory_of_a_process() -> None:
+    world = World(alerting={})
+    world.process(7, rss_bytes=2 * 2**30)
+    assert world.wait(120) == FIRING
+    assert "memory rss 2.0 GiB, above 1.0 GiB" in world.told[0][3].summary
+    world.process(7, Presence.ENDED)
+    assert world.wait(180) == RESOLVED
+
+
+def test_custom_metrics_and_conditions() -> None:
+    world = World(
+        {
+            "name": "queue",
+            "when": "custom.queue.last > 10 and custom.wait.p95 > 2",
+            "clear_when": "custom.queue.last < 5",
+            "per": ["zone"],
+            "window": "1m",
+            "for": "0",
+            "keep_firing_for": "0",
+        }
+    )
+    world.observed("queue", 11.0, zone="b")
+    assert world.wait(5) == []  # nothing is known of the waiting
+    world.observed("wait", *[3.0] * 10, kind=Kind.OBSERVE, zone="b")
+    assert world.wait(5) == FIRING
+    world.observed("queue", 7.0, zone="b")
+    assert world.wait(5) == []
+    world.observed("queue", 4.0, zone="b")
+    assert world.wait(5) == RESOLVED
+
+
+def test_an_alert_carries_what_there_was_to_see() -> None:
+    world = World(rule(window="5m", per=["service", "graph", "node"]))
+    for ago in (900.0, 600.0, 310.0):
+        world.ran(100, int(ago // 100), ago=ago, action="done")
+    world.failures = [
+        FailureRecord(
+            time=world.now,
+            service="web",
+            graph="shop",
+            node=node,
+            type="Timeout",
+            message="x" * 900,
+            phase="exec",
+            attempts=3,
+            outcome="error",
+            run="r",
+            client="c",
+        )
+        for node in ("pay", "ship") * 4
+    ]
+    world.ran(100, 50, action="again")
+    world.wait(5)
+    alert = world.told[0][3]
+    assert [round(value or 0, 2) for value in alert.history] == [0.91, 0.94, 0.97, 0.5]
+    assert len(alert.evidence) == 4
+    assert {(e.node, len(e.message)) for e in alert.evidence} == {("pay", 500)}
+    assert alert.transition == "again: 100%, usually 25%"
+    assert alert.completeness == 1.0

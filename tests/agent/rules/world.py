@@ -1,0 +1,197 @@
+"""A small world with a clock of its own, that rules can look at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from kaywatch_agent.aggregate.aggregator import View
+from kaywatch_agent.aggregate.registry import Limits, Registry
+from kaywatch_agent.aggregate.step import EMPTY, Step, merge, reduce
+from kaywatch_agent.model import Columns, FailureRecord, Kind, Presence, SeriesKey
+from kaywatch_agent.notification import Alert, NoticeKind, Severity
+from kaywatch_agent.rules.engine import Engine
+from kaywatch_agent.rules.instance import Instance
+from kaywatch_agent.rules.load import load
+from kaywatch_agent.rules.round import Document
+from kaywatch_agent.rules.scene import Process, Scene
+from kaywatch_agent.rules.tell import Evaluation
+
+__all__ = ["World", "rule"]
+
+START = 1_800_000_000.0
+
+
+def rule(**keys: Any) -> dict[str, Any]:
+    """Return a rule that fires at once, with other keys."""
+    return {
+        "name": "success",
+        "metric": "success_rate",
+        "op": "<",
+        "value": 0.9,
+        "window": "1m",
+        "for": "0",
+        "keep_firing_for": "0",
+        "min_executions": 10,
+        **keys,
+    }
+
+
+class World:
+    """Executions as they happen, evaluations, and what is told."""
+
+    def __init__(
+        self,
+        *rules: Mapping[str, Any],
+        least: Mapping[str, Severity] | None = None,
+        **tables: Any,
+    ) -> None:
+        self.tables: dict[str, Any] = {
+            "alerting": {"thresholds": dict.fromkeys(PAGE, False)},
+            **tables,
+            "rule": [dict(table) for table in rules],
+        }
+        self.now = START
+        self.mono = 50.0
+        self.registry = Registry(Limits())
+        self.steps: dict[int, Step] = {}
+        self.failures: list[FailureRecord] = []
+        self.processes: list[Process] = []
+        self.started = START - 4000.0
+        self.told: list[tuple[float, str, str, Alert]] = []
+        self.kept: dict[Document, bytes] = {}
+        self.least = least or {}
+        self.engine = Engine(self.settings(), host="box", least=self.least)
+        self.last: Evaluation
+
+    def settings(self) -> Any:
+        return load(self.tables, receivers=["chat", "pager"])
+
+    def ran(
+        self,
+        times: int,
+        errors: int = 0,
+        *,
+        graph: str = "shop",
+        node: str = "pay",
+        seconds: float = 0.1,
+        action: str = "",
+        ago: float = 0.0,
+        service: str = "web",
+    ) -> None:
+        """Let a node run so many times, and fail some of them."""
+        row = self.registry.row(SeriesKey(Kind.NODE, service, graph, node), "c")
+        outcome = np.zeros(times, np.uint8)
+        outcome[:errors] = 1
+        self._add(row, times, seconds, outcome, action, ago)
+
+    def observed(
+        self, name: str, *values: float, kind: Kind = Kind.GAUGE, **labels: str
+    ) -> None:
+        """Let a custom metric have some values."""
+        key = SeriesKey(kind, "web", "", "", name, tuple(sorted(labels.items())))
+        row = self.registry.row(key, "c")
+        for value in values:
+            self._add(row, 1, value, np.zeros(1, np.uint8), "", 0.0)
+
+    def _add(
+        self, row: int, n: int, value: float, outcome: Any, action: str, ago: float
+    ) -> None:
+        number = self.registry.actions.number(action) if action else 0
+        at = self.now - ago
+        step = reduce(
+            Columns(
+                np.full(n, row),
+                np.full(n, at),
+                np.full(n, value),
+                outcome,
+                np.ones(n, np.int64),
+                np.full(n, number),
+                np.zeros(n, np.int64),
+            )
+        )
+        bucket = int(at // 10)
+        self.steps[bucket] = merge([self.steps.get(bucket, EMPTY), step])
+
+    def process(
+        self, pid: int, state: Presence = Presence.CONNECTED, **of: Any
+    ) -> None:
+        """Let there be a process."""
+        known = Process("c", "web", "box", pid, state, self.now, 1000, 1.0, ())
+        self.processes = [p for p in self.processes if p.pid != pid]
+        self.processes.append(known._replace(**of))
+
+    def view(self) -> View:
+        oldest = int(self.now // 10) - 360
+        recent = {n: step for n, step in self.steps.items() if n >= oldest}
+        totals = merge(self.steps.values())
+        return View(
+            self.now,
+            self.started,
+            totals,
+            recent,
+            self.registry,
+            tuple(self.failures),
+            {},
+        )
+
+    def evaluate(self) -> list[tuple[str, str]]:
+        """Evaluate once; return who was told what."""
+        covered = self.now - self.started
+        scene = Scene(self.now, covered, self.view(), tuple(self.processes))
+        self.last = self.engine.evaluate(scene, self.mono)
+        for at, data in self.last.documents.items():
+            if data is None:
+                self.kept.pop(at, None)
+            else:
+                self.kept[at] = data
+        for notice in self.last.notices:
+            # Whatever is told can be written down.
+            msgspec.json.encode(notice.alert)
+            kind = str(NoticeKind(notice.kind))
+            self.told.append((self.now, notice.receiver, kind, notice.alert))
+        return [(n.receiver, str(n.kind)) for n in self.last.notices]
+
+    def wait(self, seconds: float, step: float = 5.0) -> list[tuple[str, str]]:
+        """Let time pass, with an evaluation every `step` seconds."""
+        found = []
+        left = seconds
+        while left > 0:
+            passed = min(step, left)
+            left -= passed
+            self.now += passed
+            self.mono += passed
+            found += self.evaluate()
+        return found
+
+    def restart(self, down: float = 0.0, *, clean: bool = True) -> None:
+        """Let the agent be killed, or stopped, and come back after a while."""
+        if clean:
+            kept = self.engine.documents(self.now)
+            self.kept = {at: data for at, data in kept.items() if data is not None}
+        self.now += down
+        self.mono = 1.0
+        self.engine = Engine(self.settings(), host="box", least=self.least)
+        self.engine.restore(self.kept, self.now)
+
+    def reload(self, *rules: Mapping[str, Any], **tables: Any) -> None:
+        """Swap the rules."""
+        self.tables = {**self.tables, **tables, "rule": [dict(r) for r in rules]}
+        self.engine.settings = self.settings()
+
+    @property
+    def only(self) -> Instance:
+        """The one alert that there is."""
+        (instance,) = self.engine.instances
+        return instance
+
+
+PAGE = (
+    "success_rate_min",
+    "avg_execution_time_max",
+    "error_rate_max",
+    "memory_usage_max",
+)
