@@ -60,13 +60,17 @@ class Engine:
 
     # -- over restarts -----------------------------------------------------------------
 
-    def restore(self, documents: Mapping[Document, bytes], now: float) -> None:
+    def restore(
+        self, documents: Mapping[Document, bytes], now: float, mono: float
+    ) -> None:
         """Go on from what was kept before a restart.
 
         Args:
             documents: of the kinds `alert`, `silence` and `clock`.
             now: Unix seconds.
+            mono: seconds of the clock that `evaluate` gets.
         """
+        self._last = mono
         for (kind, name), data in documents.items():
             if kind == "alert":
                 instance = msgspec.json.decode(data, type=Instance)

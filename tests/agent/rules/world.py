@@ -175,7 +175,7 @@ class World:
         self.now += down
         self.mono = 1.0
         self.engine = Engine(self.settings(), host="box", least=self.least)
-        self.engine.restore(self.kept, self.now)
+        self.engine.restore(self.kept, self.now, self.mono)
 
     def reload(self, *rules: Mapping[str, Any], **tables: Any) -> None:
         """Swap the rules."""

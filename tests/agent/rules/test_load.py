@@ -1,0 +1,176 @@
+"""Rules from their tables: what they become, and how mistakes are told."""
+
+from __future__ import annotations
+
+import tomllib
+
+import pytest
+
+from kaywatch_agent.errors import ConfigError
+from kaywatch_agent.rules.load import load
+from kaywatch_agent.rules.rule import BurnRate, Settings, Threshold
+
+
+def read(text: str) -> Settings:
+    return load(tomllib.loads(text), receivers=["ops", "pd"])
+
+
+def complaint(text: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        read(text)
+    return str(caught.value)
+
+
+RULE = """
+[[rule]]
+name = "r"
+metric = "success_rate"
+op = "<"
+value = 0.9
+"""
+
+
+def test_without_configuration_the_page_s_thresholds_are_on() -> None:
+    rules = load({}).rules
+    found = {
+        name: (rule.test.metric, rule.test.threshold)
+        for name, rule in rules.items()
+        if isinstance(rule.test, Threshold)
+    }
+    assert found == {
+        "success_rate_min": ("success_rate", 0.95),
+        "avg_execution_time_max": ("latency_avg", 5.0),
+        "error_rate_max": ("error_rate", 0.05),
+        "memory_usage_max": ("memory_rss", 1024 * 2**20),
+    }
+    assert {rule.cooldown for rule in rules.values()} == {300.0}
+    assert all(rule.built_in for rule in rules.values())
+
+
+def test_the_page_s_thresholds_can_be_set_and_switched_off() -> None:
+    settings = read(
+        """
+        [alerting.thresholds]
+        success_rate_min = 0.8
+        memory_usage_max = false
+        """
+    )
+    assert settings.rules["success_rate_min"].test.threshold == 0.8  # type: ignore[union-attr]
+    assert "memory_usage_max" not in settings.rules
+
+
+def test_a_rule_takes_the_place_of_one_that_is_built_in() -> None:
+    settings = read(RULE.replace('"r"', '"success_rate_min"'))
+    assert settings.rules["success_rate_min"].test.threshold == 0.9  # type: ignore[union-attr]
+
+
+def test_defaults_are_inherited() -> None:
+    settings = read('[defaults]\nwindow = "1h"\nfor = "0"\n' + RULE)
+    rule = settings.rules["r"]
+    assert (rule.window, rule.timing.hold, rule.timing.keep) == (3600.0, 0.0, 120.0)
+    assert rule.timing.blind == 7200.0  # twice the window
+    assert rule.notify == ("ops", "pd")
+
+
+def test_a_burn_rate_has_a_rule_for_each_tier() -> None:
+    settings = read('[[rule]]\nname = "slo"\nkind = "burn_rate"\nobjective = 0.99\n')
+    tiers = {
+        name: (rule.test.factor, rule.severity)
+        for name, rule in settings.rules.items()
+        if isinstance(rule.test, BurnRate)
+    }
+    assert tiers == {
+        "slo-1h": (14.4, "critical"),
+        "slo-6h": (6.0, "critical"),
+        "slo-3d": (1.0, "warning"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[[rule]]\nmetric = 'x'", "rule[1].name: missing"),
+        (RULE.replace('"r"', '"a b"'), 'rule[1].name: "a b": letters'),
+        (RULE + RULE, 'rule[2].name: "r" is there twice'),
+        (RULE.replace("success_rate", "sucess_rate"), "did you mean success_rate?"),
+        (
+            RULE.replace("success_rate", "custom.queue"),
+            "say what of it: custom.queue.last",
+        ),
+        (RULE.replace('"<"', '"="'), "rule[1] (r).op:"),
+        (RULE.replace("value = 0.9", ""), "rule[1] (r).value: missing"),
+        (RULE.replace("value = 0.9", "value = true"), "value: expected a number"),
+        (RULE + "clear = 0.8", "has to be above value = 0.9"),
+        (RULE + "windw = '5m'", "windw: unknown key; did you mean window?"),
+        (RULE + "window = '5'", '"5" is no length of time'),
+        (RULE + "window = '1s'", 'at least "10s"'),
+        (RULE + "window = '90d'", "only 30d are kept"),
+        (RULE + "per = ['nod']", "the labels here are service, graph, node"),
+        (RULE + "per = ['node', 'node']", "twice"),
+        (RULE + "match = ['graph']", "is no matcher"),
+        (RULE + "match = ['graph=~\"(\"']", "rule[1] (r).match"),
+        (RULE + "notify = ['op']", "is no receiver; add [receiver.op]"),
+        (RULE + "severity = 'bad'", "is not one of 'info'"),
+        (RULE + "on_no_data = 'x'", "on_no_data"),
+        (RULE + "summary = '{node'", "summary"),
+        (RULE + "summary = '{node.x}'", "write a plain name"),
+        (RULE + "summary = '{value:zz}'", "summary"),
+        (RULE + "labels = { severity = 'x' }", "labels.severity"),
+        (RULE + "labels = { 'a b' = 'x' }", "is no name for a label"),
+        (RULE + "when = 'executions > 1'", "either this or when"),
+        (RULE + "min_executions = -1", "at least 0"),
+        ("[[rule]]\nname = 'r'\nwhen = 'execution > 1'", "did you mean executions?"),
+        ("[[rule]]\nname = 'r'\nwhen = 'executions'", "is no comparison"),
+        ("[[rule]]\nname = 'r'\nkind = 'x'", "is not one of 'threshold'"),
+        ("[[rule]]\nname = 'r'\nkind = 'absence'", "max_age: missing"),
+        (
+            "[[rule]]\nname='r'\nkind='absence'\nmax_age='5m'\nexpect=['x']",
+            "expect[0]: expected labels",
+        ),
+        ("[[rule]]\nname='r'\nkind='burn_rate'", "objective"),
+        ("[[rule]]\nname='r'\nkind='burn_rate'\nobjective=0.9", "can never be reached"),
+        (
+            (
+                "[[rule]]\nname='r'\nkind='burn_rate'\nobjective=0.99\n"
+                "tiers=[{factor=2, long='5m', short='1h'}]"
+            ),
+            "short < long",
+        ),
+        (
+            "[[rule]]\nname='r'\nkind='transition_share'\naction='x'",
+            "with above = 0.3",
+        ),
+        ("[[rule]]\nname='r'\nkind='stuck'\nfactor=1", "more than 1 times"),
+        ("[[rule]]\nname='r'\nkind='runaway'", "max_length: missing"),
+        ("[rule]\nname='r'", "write [[rule]]"),
+        ("[[inhibit]]\nsource=['a=\"b\"']", "target: missing"),
+        ("[alerting]\nevaluation_interval='10ms'", 'from "1s" to "5m"'),
+        ("[alerting]\nintervall='10s'", "unknown key"),
+        ("[alerting.thresholds]\nx=1", "alerting.thresholds.x: unknown key"),
+        ("[defaults]\nmetric='x'", "defaults.metric: unknown key"),
+    ],
+)
+def test_a_mistake_is_told_with_its_key_and_the_fix(text: str, words: str) -> None:
+    assert words in complaint(text)
+
+
+def test_a_percentile_of_few_executions_is_warned_of() -> None:
+    text = RULE.replace("success_rate", "latency_p99").replace('"<"', '">"')
+    (warning,) = read(text).warnings
+    assert "latency_p99 says little of fewer than 100 executions" in warning
+    assert not read(text + "min_executions = 100").warnings
+
+
+def test_only_what_it_looks_at_makes_a_rule_another_one() -> None:
+    def meaning(extra: str) -> str:
+        return read(RULE + extra).rules["r"].meaning
+
+    same = ["", "summary = 'x'", "for = '1h'", "cooldown = '1h'", "notify = ['pd']"]
+    other = [
+        "window = '1h'",
+        "per = ['node']",
+        "clear = 0.95",
+        "match = ['node=\"a\"']",
+    ]
+    assert len({meaning(extra) for extra in same}) == 1
+    assert len({meaning(extra) for extra in ["", *other]}) == 5
