@@ -7,7 +7,7 @@ from kaywatch.recorder import Flight
 
 class Endless:
     def __init__(self, graph: str, node: str, started: float, run: int = 0) -> None:
-        self._flight = Flight(graph, node, started, run)
+        self._flight = Flight(graph, node, started, run, 0)
 
     def flight(self) -> Flight:
         return self._flight

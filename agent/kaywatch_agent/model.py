@@ -120,6 +120,7 @@ class InFlight(NamedTuple):
     node: str
     start: float
     run: str
+    visits: int = 0  # that the run had made before it
 
 
 class TopologyRecord(NamedTuple):

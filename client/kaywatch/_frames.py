@@ -188,6 +188,7 @@ class Frame:
             self.series.node,
             epoch + self.started,
             0 if run is None else run.number,
+            0 if run is None else run.visits,
         )
 
     @property

@@ -167,7 +167,7 @@ class Packer:
             self._sent_in_flight = in_flight
             sections["in_flight"] = in_flight
 
-    def _in_flight(self) -> list[tuple[str, str, float, str]]:
+    def _in_flight(self) -> list[tuple[str, str, float, str, int]]:
         recorder = self._recorder
         # Described once: by a clock that is set meanwhile, the time would change.
         self._flights = {
@@ -176,8 +176,8 @@ class Packer:
         }
         oldest = sorted(self._flights.values(), key=_started)[:MAX_IN_FLIGHT]
         return [
-            (flight.graph, flight.node, flight.started, recorder.run_id(flight.run))
-            for flight in oldest
+            (f.graph, f.node, f.started, recorder.run_id(f.run), f.visits)
+            for f in oldest
         ]
 
     # -- the table -------------------------------------------------------------------

@@ -90,6 +90,7 @@ class Flight(NamedTuple):
     node: str
     started: float  # Unix seconds
     run: int  # its number, 0 for none
+    visits: int  # that the run had made before it
 
 
 class UnderWay(Protocol):

@@ -686,10 +686,11 @@ def test_the_nodes_under_way_are_known() -> None:
     with capture():
         Flow(start=Looks()).run({})
 
-    ((graph, node, started, run),) = seen
+    ((graph, node, started, run, visits),) = seen
     assert (graph, node) == ("Flow[Looks]", "Looks")
     assert started > 1e9
     assert run > 0
+    assert visits == 0
 
 
 # -- classes that are hard to find -----------------------------------------------------

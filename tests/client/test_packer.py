@@ -375,7 +375,7 @@ def test_nodes_in_flight_go_along_when_they_change(
     recorder.in_flight.add(Endless("g", "n", 5.0, 7))
     recorder.in_flight.add(Endless("g", "m", 4.0))
     run = recorder.run_id(7)
-    wanted = [("g", "m", 4.0, ""), ("g", "n", 5.0, run)]
+    wanted = [("g", "m", 4.0, "", 0), ("g", "n", 5.0, run, 0)]
     assert taken(packer).sections["in_flight"] == wanted
     assert packer.take() is None
     recorder.in_flight.clear()

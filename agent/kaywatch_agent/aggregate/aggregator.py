@@ -31,6 +31,7 @@ __all__ = ["STEP_SECONDS", "Aggregator", "Archive", "Misplaced", "View"]
 
 STEP_SECONDS: Final = 10
 HISTORY_STEPS: Final = 360  # an hour
+LONGEST: Final = 360
 
 # Between two ticks, reduce when so many events wait: 56 bytes each, and 40 for the
 # phases of those that tell them, so 19 MB.
@@ -99,6 +100,8 @@ class View(NamedTuple):
         failures: the latest, oldest first.
         topologies: by service and graph.
         archive: what is older than an hour.
+        longest: nodes visited in the longest run of a graph, by step and row, of the
+            last hour as far as the agent ran.
     """
 
     now: float
@@ -109,6 +112,7 @@ class View(NamedTuple):
     failures: tuple[FailureRecord, ...]
     topologies: Mapping[tuple[str, str], TopologyRecord]
     archive: Archive = Nothing()
+    longest: Mapping[int, Mapping[int, int]] = {}
 
     def between(
         self, start: float, end: float, resolution: float = math.inf
@@ -167,12 +171,15 @@ class Aggregator:
         self._failures: deque[FailureRecord] = deque(maxlen=MAX_FAILURES)
         self._topologies: dict[tuple[str, str], TopologyRecord] = {}
         self._archive: Archive = Nothing()
+        self._longest: dict[int, dict[int, int]] = {}
 
     def accept(self, batch: Batch, service: str, now: float) -> int:
         """Take in the sound part of a batch; return how many events that is."""
         found = self._mapper.columns(batch, service)
         self._pending += found
         taken = sum(len(columns.row) for columns in found)
+        if batch.runs is not None and len(batch.runs.graph):
+            self._measure(found[-1], now)
         split = phases(batch, found)
         if split is not None:
             self._pending_phases.append(split)
@@ -266,9 +273,22 @@ class Aggregator:
             tuple(self._failures),
             dict(self._topologies),
             self._archive,
+            self._longest,
         )
 
     # -- inside ----------------------------------------------------------------------
+
+    def _measure(self, runs: Columns, now: float) -> None:
+        """Remember the longest run of each graph."""
+        step = int(now // STEP_SECONDS)
+        known = dict(self._longest.get(step, {}))
+        top = np.zeros(int(runs.row.max()) + 1, np.int64)
+        np.maximum.at(top, runs.row, runs.attempts)
+        for row in np.flatnonzero(top).tolist():
+            known[row] = max(known.get(row, 0), int(top[row]))
+        recent = {n: rows for n, rows in self._longest.items() if n > step - LONGEST}
+        # Replaced, not mutated: a View that somebody holds stays as it is.
+        self._longest = {**recent, step: known}
 
     def _reduce(self, now: float) -> None:
         if not self._pending:

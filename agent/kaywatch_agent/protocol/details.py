@@ -81,9 +81,17 @@ class _Topology(msgspec.Struct):
     start: str = ""
 
 
+class _Flight(msgspec.Struct, array_like=True):
+    graph: str
+    node: str
+    start: float
+    run: str
+    visits: int = 0
+
+
 _failures: Final = msgspec.msgpack.Decoder(_Failure)
 _topologies: Final = msgspec.msgpack.Decoder(_Topology)
-_flights: Final = msgspec.msgpack.Decoder(tuple[str, str, float, str])
+_flights: Final = msgspec.msgpack.Decoder(_Flight)
 
 
 def _failure(encoded: msgspec.Raw) -> Failure:
@@ -117,8 +125,14 @@ def _topology(encoded: msgspec.Raw) -> Topology:
 
 
 def _flight(encoded: msgspec.Raw) -> InFlight:
-    graph, node, start, run = _flights.decode(encoded)
-    return InFlight(graph[:MAX_NAME], node[:MAX_NAME], _time(start), run[:MAX_NAME])
+    found = _flights.decode(encoded)
+    return InFlight(
+        found.graph[:MAX_NAME],
+        found.node[:MAX_NAME],
+        _time(found.start),
+        found.run[:MAX_NAME],
+        min(max(0, found.visits), MAX_ATTEMPTS),
+    )
 
 
 def _time(seconds: float) -> float:

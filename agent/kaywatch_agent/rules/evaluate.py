@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kaywatch.wire import Outcome
+from kaywatch_agent.aggregate.aggregator import STEP_SECONDS
 from kaywatch_agent.aggregate.figures import Figures
 from kaywatch_agent.aggregate.step import Facet
-from kaywatch_agent.model import Kind, Presence
+from kaywatch_agent.model import Kind, Presence, SeriesKey
 from kaywatch_agent.rules import metrics
 from kaywatch_agent.rules.expression import TRUE
 from kaywatch_agent.rules.matchers import matches
@@ -157,6 +158,8 @@ def _values(
     if metric.source is Source.PROCESSES:
         groups, values = _processes(rule, windows, metric)
         return groups, values, None, None
+    if metric is metrics.METRICS["run_visits_max"]:
+        return (*_longest(rule, windows, metric), None, None)
     series = Series.of(metric, rule.per, rule.match)
     names, figures = windows.figures(series, rule.window)
     values = metric.of(figures, windows.context(rule.window))
@@ -183,6 +186,32 @@ def _processes(
             found[group] = value
         elif not math.isnan(value):
             found[group] = known + value if add else max(known, value)
+    return list(found), np.array(list(found.values()), np.float64)
+
+
+def _longest(
+    rule: Rule, windows: Windows, metric: Metric
+) -> tuple[list[Group], Floats]:
+    """Return the longest run of each group: of those that ended, and under way."""
+    scene = windows.scene
+    series = Series.of(metric, rule.per, rule.match)
+    groups = windows.groups(series)
+    found = dict.fromkeys(groups.names, 0)
+    first = int((scene.now - rule.window) // STEP_SECONDS)
+    for step, rows in scene.view.longest.items():
+        for row, visits in rows.items():
+            number = groups.numbers[row] if row < len(groups.numbers) else -1
+            if step >= first and number >= 0:
+                name = groups.names[number]
+                found[name] = max(found[name], visits)
+    for process in scene.processes:
+        if process.state is not Presence.CONNECTED:
+            continue
+        for flight in process.in_flight:
+            key = SeriesKey(Kind.RUN, process.service, flight.graph, "")
+            group = series.group(key)
+            if group is not None:
+                found[group] = max(found.get(group, 0), flight.visits)
     return list(found), np.array(list(found.values()), np.float64)
 
 

@@ -381,22 +381,13 @@ class _Loader:
         return [("", test, self._window(table), None, None)]
 
     def runaway(self, table: Table) -> list[_Part]:
-        limits = [
-            _simple(metric, ">", float(table.whole(key, 0, 1)), None)
-            for key, metric in (
-                ("max_visits", "node_visits_max"),
-                ("max_length", "run_visits_max"),
-            )
-            if key in table
-        ]
-        if not limits:
+        if "max_visits" not in table:
             raise table.error(
-                "max_length", "missing: visits in one run, or max_visits of a node"
+                "max_visits", "missing: how many nodes a run may visit, such as 100"
             )
-        return [
-            ("" if n == 0 else "-visits", test, self._window(table), None, None)
-            for n, test in enumerate(limits)
-        ]
+        most = float(table.whole("max_visits", 0, 1))
+        test = _simple("run_visits_max", ">", most, None)
+        return [("", test, self._window(table), None, None)]
 
     # -- without configuration ---------------------------------------------------------
 

@@ -299,10 +299,10 @@ METRICS: Final[Mapping[str, Metric]] = {
         _OUTCOMES,
     ),
     "run_visits_max": Metric(
-        Source.RUNS, _last, "nodes visited in the longest run", counts=True
-    ),
-    "node_visits_max": Metric(
-        Source.NODES, _last, "most visits of the node in one run", counts=True
+        Source.RUNS,
+        _last,
+        "nodes visited in the longest run, those under way included",
+        counts=True,
     ),
     "run_visits": Metric(Source.RUNS, _visits, "nodes visited per run, on average"),
     **_latencies(Source.RUNS, "run_latency_", "runs"),

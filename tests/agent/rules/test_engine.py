@@ -518,6 +518,31 @@ def test_a_node_that_is_at_work_for_too_long() -> None:
     assert world.wait(5) == RESOLVED
 
 
+def test_a_run_that_loops() -> None:
+    world = World(
+        {
+            "name": "loops",
+            "kind": "runaway",
+            "max_visits": 50,
+            "per": ["graph"],
+            "window": "1m",
+            "for": "0",
+            "keep_firing_for": "0",
+        }
+    )
+    world.run_ended(30)
+    world.process(7, in_flight=(InFlight("shop", "pay", world.now, "r1", 50),))
+    assert world.wait(10) == []
+    world.process(7, in_flight=(InFlight("shop", "pay", world.now, "r1", 51),))
+    assert world.wait(5) == FIRING
+    assert world.told[0][3].summary == "shop: run visits max 51, above 50"
+    world.process(7)
+    assert world.wait(5) == RESOLVED
+    world.run_ended(60)
+    assert world.wait(5) == FIRING
+    assert world.wait(90) == RESOLVED
+
+
 def test_a_process_that_died() -> None:
     world = World(
         {

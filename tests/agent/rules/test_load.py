@@ -141,7 +141,7 @@ def test_a_burn_rate_has_a_rule_for_each_tier() -> None:
             "with above = 0.3",
         ),
         ("[[rule]]\nname='r'\nkind='stuck'\nfactor=1", "more than 1 times"),
-        ("[[rule]]\nname='r'\nkind='runaway'", "max_length: missing"),
+        ("[[rule]]\nname='r'\nkind='runaway'", "max_visits: missing"),
         ("[rule]\nname='r'", "write [[rule]]"),
         ("[[inhibit]]\nsource=['a=\"b\"']", "target: missing"),
         ("[alerting]\nevaluation_interval='10ms'", 'from "1s" to "5m"'),

@@ -60,6 +60,7 @@ class World:
         self.steps: dict[int, Step] = {}
         self.failures: list[FailureRecord] = []
         self.processes: list[Process] = []
+        self.longest: dict[int, dict[int, int]] = {}
         self.started = START - 4000.0
         self.told: list[tuple[float, str, str, Alert]] = []
         self.kept: dict[Document, bytes] = {}
@@ -116,6 +117,13 @@ class World:
         bucket = int(at // 10)
         self.steps[bucket] = merge([self.steps.get(bucket, EMPTY), step])
 
+    def run_ended(self, visits: int, graph: str = "shop") -> None:
+        """Let a run end after so many visits."""
+        row = self.registry.row(SeriesKey(Kind.RUN, "web", graph, ""), "c")
+        step = int(self.now // 10)
+        known = self.longest.setdefault(step, {})
+        known[row] = max(known.get(row, 0), visits)
+
     def process(
         self, pid: int, state: Presence = Presence.CONNECTED, **of: Any
     ) -> None:
@@ -136,6 +144,7 @@ class World:
             self.registry,
             tuple(self.failures),
             {},
+            longest=self.longest,
         )
 
     def evaluate(self) -> list[tuple[str, str]]:
