@@ -524,6 +524,7 @@ def test_a_run_that_loops() -> None:
             "name": "loops",
             "kind": "runaway",
             "max_visits": 50,
+            "cooldown": "0",
             "per": ["graph"],
             "window": "1m",
             "for": "0",
