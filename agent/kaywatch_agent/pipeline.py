@@ -31,6 +31,8 @@ from kaywatch_agent.protocol.framing import FrameReader, OutOfStep, Oversized
 from kaywatch_agent.protocol.messages import Batch, Bye, Flush, Hello, Message, Rejected
 from kaywatch_agent.telemetry import Telemetry
 
+Documents = Mapping[tuple[str, str], bytes | None]
+
 __all__ = ["Conversation", "Link", "Peer", "Pipeline"]
 
 # A client that reads nothing gets no more replies than this many bytes.
@@ -96,7 +98,7 @@ class Pipeline:
         commit: Callable[[Change], None],
         hurry: Callable[[], None],
         find: Callable[[int, float], Peer | None] = lambda *_: None,
-        documents: Callable[[], Mapping[tuple[str, str], bytes | None]] = dict,
+        documents: Callable[[bool], Documents] = lambda _: {},
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Wire the stages.
@@ -108,7 +110,8 @@ class Pipeline:
                 be called at its end.
             hurry: asks for a commit sooner than the next tick.
             find: returns the process with a pid that ran at a time, if it still does.
-            documents: returns all documents, for a store that has to begin anew.
+            documents: returns what else has to be kept and changed since the last
+                call; all of it when that is asked for.
             clock: Unix seconds.
         """
         self.aggregator = aggregator
@@ -121,9 +124,8 @@ class Pipeline:
         self._find = find
         self.whole = False  # the next change has to be all that is known
         self._commit = commit
-        self._all = documents
+        self._documents = documents
         self._committing = False
-        self._documents: dict[tuple[str, str], bytes | None] = {}
         self._owed: set[str] = set()  # clients whose greeting is not answered yet
         self._conversations: dict[str, Conversation] = {}  # by client
         self._watched: dict[str, Peer] = {}  # disconnected, by client
@@ -260,11 +262,8 @@ class Pipeline:
             forgotten=frozenset(clients.forgotten),
             marks={client.id: client.received_seq for client in clients},
             counters=self.telemetry.dump(),
-            documents={**self._all(), **self._documents}
-            if self.whole
-            else self._documents,
+            documents=self._documents(self.whole),
         )
-        self._documents = {}
         clients.changed.clear()
         clients.forgotten.clear()
         self.whole = False
@@ -304,7 +303,6 @@ class Pipeline:
         self.aggregator.give_back(change)
         self.clients.changed.update(change.clients)
         self.clients.forgotten.update(change.forgotten)
-        self._documents = {**change.documents, **self._documents}
         # They go on sending; this is no time to let them wait for an answer as well.
         for name in list(self._owed):
             self._owed.discard(name)
@@ -362,10 +360,6 @@ class Pipeline:
         telemetry.add("kaywatch_tick_duration_seconds_total", seconds)
         longest = telemetry.get("kaywatch_tick_duration_max_seconds")
         telemetry.set("kaywatch_tick_duration_max_seconds", max(longest, seconds))
-
-    def keep(self, documents: Mapping[tuple[str, str], bytes | None]) -> None:
-        """Make documents durable with the next commit; None deletes one."""
-        self._documents.update(documents)
 
     # -- presence ----------------------------------------------------------------------
 

@@ -1,0 +1,221 @@
+"""Alerts at work: evaluated beside the loop, kept with the tick, told once durable.
+
+    tick -> Engine.evaluate, in a thread -> notices -> Outbox -> commit -> receivers
+
+One evaluation is under way at a time. One that takes long is followed by a pause of
+twenty times that, up to 15 s: rules never take more than a twentieth of a core.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+import msgspec
+import structlog
+
+from kaywatch_agent.aggregate.aggregator import View
+from kaywatch_agent.aggregate.clients import Client
+from kaywatch_agent.notification import Alert, Severity
+from kaywatch_agent.rules.decide import FLAPS
+from kaywatch_agent.rules.describe import describe
+from kaywatch_agent.rules.engine import Engine
+from kaywatch_agent.rules.instance import Instance
+from kaywatch_agent.rules.round import CLOCK, Document
+from kaywatch_agent.rules.rule import Settings
+from kaywatch_agent.rules.scene import Process, Scene
+from kaywatch_agent.rules.silence import Silence
+from kaywatch_agent.rules.state import State
+from kaywatch_agent.rules.tell import Evaluation, Notice
+from kaywatch_agent.telemetry import Telemetry
+
+__all__ = ["Alerting"]
+
+# Kinds of documents that are the engine's; all others are the outbox's.
+OURS: Final = frozenset({"alert", "silence", CLOCK})
+
+# After an evaluation, a pause of so many times its length, up to so many seconds.
+PAUSE_FACTOR: Final = 20.0
+MAX_PAUSE: Final = 15.0
+
+log = structlog.get_logger("kaywatch.agent")
+
+
+class Alerting:
+    """The rules, the alerts and the silences of one agent.
+
+    Attributes:
+        engine: what decides.
+        problem: what went wrong with the last evaluation; empty for nothing.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        telemetry: Telemetry,
+        *,
+        tell: Callable[[Iterable[Notice]], None],
+        least: Mapping[str, Severity],
+        clock: Callable[[], float],
+    ) -> None:
+        """Make the engine.
+
+        Args:
+            settings: rules, and what else is set.
+            telemetry: where what happens is counted.
+            tell: takes notices to the outbox.
+            least: by receiver, the least severity that it wants to hear of.
+            clock: Unix seconds.
+        """
+        self.host = socket.gethostname()
+        self.engine = Engine(settings, host=self.host, least=least)
+        self.problem = ""
+        self._telemetry = telemetry
+        self._tell = tell
+        self._clock = clock
+        self._changed: dict[Document, bytes | None] = {}
+        self._thread = ThreadPoolExecutor(1, "rules")
+        self._work: asyncio.Task[None] | None = None
+        self._due = 0.0  # by the loop's clock
+        self._started = clock()
+
+    # -- over restarts -----------------------------------------------------------------
+
+    def restore(self, documents: Mapping[Document, bytes]) -> None:
+        """Go on from what was kept before a restart."""
+        ours = {at: data for at, data in documents.items() if at[0] in OURS}
+        self.engine.restore(ours, self._clock(), time.monotonic())
+
+    def changes(self, whole: bool) -> Mapping[Document, bytes | None]:
+        """Return the documents that changed since the last call, or all of them."""
+        changed, self._changed = self._changed, {}
+        return {**changed, **self.engine.documents(self._clock())} if whole else changed
+
+    def refused(self, documents: Mapping[Document, bytes | None]) -> None:
+        """Take back documents that could not be made durable."""
+        ours = {at: data for at, data in documents.items() if at[0] in OURS}
+        self._changed = {**ours, **self._changed}
+
+    # -- at work -----------------------------------------------------------------------
+
+    def use(self, settings: Settings, least: Mapping[str, Severity]) -> None:
+        """Go on with other rules, from the next evaluation on."""
+        self.engine.settings = settings
+        self.engine.least = least
+
+    def tick(self, view: View, clients: Iterable[Client]) -> None:
+        """Begin an evaluation, if it is time for one and none is under way."""
+        loop = asyncio.get_running_loop()
+        if self._work is not None or loop.time() < self._due:
+            return
+        now = self._clock()
+        scene = Scene(now, now - self._started, view, tuple(map(_process, clients)))
+        self._work = loop.create_task(self._evaluate(scene), name="rules")
+
+    async def stop(self) -> None:
+        """End, after the evaluation that is under way."""
+        if self._work is not None:
+            await asyncio.wait([self._work])
+        self._thread.shutdown(wait=False)
+        self._changed.update(self.engine.documents(self._clock()))
+
+    # -- silences ----------------------------------------------------------------------
+
+    def silence(self, silence: Silence) -> None:
+        """Add a silence, or change one."""
+        self.engine.silences = {**self.engine.silences, silence.id: silence}
+        self._changed["silence", silence.id] = msgspec.json.encode(silence)
+
+    def expire(self, name: str) -> bool:
+        """Drop a silence; return whether there was one."""
+        silences = dict(self.engine.silences)
+        if silences.pop(name, None) is None:
+            return False
+        self.engine.silences = silences
+        self._changed["silence", name] = None
+        return True
+
+    # -- for those who read ------------------------------------------------------------
+
+    @property
+    def settings(self) -> Settings:
+        """What is set."""
+        return self.engine.settings
+
+    @property
+    def instances(self) -> Sequence[Instance]:
+        """All alerts that something is remembered of."""
+        return self.engine.instances
+
+    def describe(self, instance: Instance) -> Alert:
+        """Return the facts about an alert."""
+        settings = self.engine.settings
+        rule = settings.rules.get(instance.rule)
+        flapping = instance.flaps(self.engine.clock) >= FLAPS
+        return describe(instance, rule, settings, self.host, flapping)
+
+    # -- inside ------------------------------------------------------------------------
+
+    async def _evaluate(self, scene: Scene) -> None:
+        loop = asyncio.get_running_loop()
+        started = time.perf_counter()
+        try:
+            evaluation = await loop.run_in_executor(
+                self._thread, self.engine.evaluate, scene, time.monotonic()
+            )
+            self._take(evaluation)
+            self.problem = ""
+        except Exception as error:
+            problem = f"{type(error).__name__}: {error}"
+            if problem != self.problem:
+                log.exception("an evaluation of the rules failed, and is tried again")
+            self.problem = problem
+            self._telemetry.add("kaywatch_rule_evaluation_failures_total")
+        finally:
+            self._work = None
+            seconds = time.perf_counter() - started
+            pause = max(
+                self.settings.interval, min(seconds * PAUSE_FACTOR, MAX_PAUSE)
+            )
+            # The tick comes a bit early now and then.
+            self._due = loop.time() - seconds + pause - 0.1
+            self._telemetry.add("kaywatch_rule_evaluations_total")
+            self._telemetry.add("kaywatch_rule_evaluation_seconds_total", seconds)
+
+    def _take(self, evaluation: Evaluation) -> None:
+        self._changed.update(evaluation.documents)
+        self._tell(evaluation.notices)
+        for reason, count in evaluation.suppressed.items():
+            self._telemetry.add("kaywatch_notices_suppressed_total", count, reason)
+        self._count(evaluation)
+
+    def _count(self, evaluation: Evaluation) -> None:
+        counts = dict.fromkeys(State, 0)
+        for instance in self.instances:
+            counts[instance.life.state] += 1
+        for state in (State.PENDING, State.FIRING, State.RECOVERING):
+            self._telemetry.set("kaywatch_alerts", counts[state], str(state))
+        refused = evaluation.refused.total()
+        if refused and not self._telemetry.get("kaywatch_alerts_refused"):
+            log.warning("too many alerts; more are refused", **evaluation.refused)
+        self._telemetry.set("kaywatch_alerts_refused", refused)
+
+
+def _process(client: Client) -> Process:
+    sample = client.sample
+    return Process(
+        client.id,
+        client.service,
+        client.host,
+        client.pid,
+        client.state,
+        client.since,
+        None if sample is None else sample.rss_bytes,
+        client.cpu_percent,
+        client.in_flight,
+    )
+
