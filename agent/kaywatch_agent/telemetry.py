@@ -150,6 +150,48 @@ CATALOGUE: Final[dict[str, Metric]] = {
         ),
         Metric("kaywatch_stream_clients", "gauge", "Open event streams."),
         Metric(
+            "kaywatch_notices_total",
+            "counter",
+            "What rules had to tell a receiver, by what became of it in the outbox.",
+            ("receiver", "kind", "fate"),
+        ),
+        Metric(
+            "kaywatch_notifications_total",
+            "counter",
+            "Messages that are done with: sent, dead or superseded.",
+            ("receiver", "kind", "result"),
+        ),
+        Metric(
+            "kaywatch_notify_attempts_total",
+            "counter",
+            "Attempts to send, by the HTTP status; none for no answer.",
+            ("receiver", "code"),
+        ),
+        Metric("kaywatch_outbox_depth", "gauge", "Messages that wait.", ("receiver",)),
+        Metric(
+            "kaywatch_outbox_oldest_seconds",
+            "gauge",
+            "How long the oldest message waits that was due.",
+        ),
+        Metric(
+            "kaywatch_outbox_dead_total",
+            "counter",
+            "Messages that were given up.",
+            ("receiver", "reason"),
+        ),
+        Metric(
+            "kaywatch_receiver_up",
+            "gauge",
+            "Whether the last attempt to tell a receiver got through.",
+            ("receiver",),
+        ),
+        Metric(
+            "kaywatch_heartbeats_total",
+            "counter",
+            "Pings of the heartbeat's URL, by result.",
+            ("result",),
+        ),
+        Metric(
             "kaywatch_process_resident_memory_bytes", "gauge", "The agent's own memory."
         ),
         Metric(

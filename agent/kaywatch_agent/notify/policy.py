@@ -1,0 +1,83 @@
+"""How messages to a receiver are put together and paced."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple
+
+from kaywatch_agent.notification import SEVERITIES, Severity
+
+__all__ = ["FollowUp", "DEFAULT_RATE", "Policy", "Rate", "parse_rate", "parse_seconds"]
+
+FollowUp = Literal["post", "update", "thread"]
+
+_UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+
+
+class Rate(NamedTuple):
+    """So many messages in so many seconds; as many at once."""
+
+    messages: float
+    seconds: float
+
+
+DEFAULT_RATE: Final = Rate(60, 60.0)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What the outbox knows of a receiver.
+
+    Attributes:
+        grouped: whether alerts of one group share a message; else each has its own.
+        group_by: the labels that make a group.
+        group_wait: seconds in which a group's first message gathers alerts.
+        group_interval: least seconds between two messages of a group.
+        max_alerts: how many alerts a message shows; the others are counted.
+        max_age: seconds after which an undelivered message is given up.
+        rate: how fast messages may go.
+        min_severity: triggers below it are not sent; resolves always are.
+        fallback: who is told instead when this one can't be; empty for nobody.
+        follow_up: whether what follows on a message is a message of its own, takes its
+            place, or is an answer to it.
+    """
+
+    grouped: bool = True
+    group_by: tuple[str, ...] = ("alertname", "graph")
+    group_wait: float = 10.0
+    group_interval: float = 60.0
+    max_alerts: int = 10
+    max_age: float = 86_400.0
+    rate: Rate = DEFAULT_RATE
+    min_severity: Severity = "info"
+    fallback: str = ""
+    follow_up: FollowUp = "post"
+
+    def wants(self, severity: Severity) -> bool:
+        """Whether a trigger of this severity is sent."""
+        return SEVERITIES.index(severity) >= SEVERITIES.index(self.min_severity)
+
+
+def parse_rate(text: str) -> Rate:
+    """Return the rate that a text such as `60/m` or `1/s` is.
+
+    Raises:
+        ValueError: it is none.
+    """
+    match = re.fullmatch(r"(\d{1,6})/(\d{0,4})([smhd])", text.replace(" ", ""))
+    if not match or int(match[1]) == 0:
+        raise ValueError(f'{text!r} is no rate; write it as "60/m" or "1/s"')
+    return Rate(int(match[1]), float(match[2] or 1) * _UNITS[match[3]])
+
+
+def parse_seconds(text: str) -> float:
+    """Return the seconds that a text such as `24h`, `90s` or `1.5m` is.
+
+    Raises:
+        ValueError: it is no length of time.
+    """
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)([smhd])", text.strip())
+    if not match:
+        raise ValueError(f'{text!r} is no length of time; write it as "90s" or "24h"')
+    return float(match[1]) * _UNITS[match[2]]

@@ -1,0 +1,266 @@
+"""Any sequence of firing, ending, sending, failing, committing and crashing."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from tests.agent.notify.alerts import NOON, alert, outbox, over
+
+from kaywatch_agent.notification import NoticeKind
+from kaywatch_agent.notify.intake import Put
+from kaywatch_agent.notify.policy import Policy, Rate
+from kaywatch_agent.notify.row import Row, Status
+from kaywatch_agent.notify.verdict import Outcome, Verdict, no_answer, sent
+from kaywatch_agent.telemetry import Telemetry
+
+FAST = Rate(1000, 1.0)
+NODES = ("a", "b", "c")
+RECEIVERS = ("pd", "ops", "bot")
+VERDICTS = {
+    "sent": sent(ref="C1 1.1"),
+    "lost": no_answer("timeout"),
+    "limited": Verdict(Outcome.RETRY, 429, "", after=30, pause=True, unread=True),
+    "refused": Verdict(Outcome.DEAD, 400, "", unread=True),
+    "gone": Verdict(Outcome.GONE, 410, "", unread=True),
+}
+# What the receiver has taken, or may have.
+TAKEN = ("sent", "lost")
+
+nodes = st.sampled_from(NODES)
+receivers = st.sampled_from(RECEIVERS)
+
+
+class Delivery(RuleBasedStateMachine):
+    """Rules that fire and end alerts, a disk, and receivers with moods."""
+
+    @initialize(fallback=st.booleans())
+    def begin(self, fallback: bool) -> None:
+        self.policies = {
+            "pd": Policy(grouped=False, rate=FAST, fallback="ops" if fallback else ""),
+            "ops": Policy(rate=FAST),
+            "bot": Policy(rate=FAST, group_wait=0.0, follow_up="update"),
+        }
+        self.now = NOON
+        self.documents: dict[str, bytes] = {}
+        self.telemetry = Telemetry()
+        self.box = outbox(self.policies, telemetry=self.telemetry)
+        self.flying: dict[str, Row] = {}
+        self.puts = 0
+        # What rules remember, and as it was at the last commit.
+        self.episodes = dict.fromkeys(NODES, 0)
+        self.firing: set[str] = set()
+        self.told: set[tuple[str, str, int]] = set()
+        self.kept: Any = None
+        self.remember()
+        # A refusal that a crash made forgotten: that row comes again, in its order.
+        self.refused: set[str] = set()
+        # What arrived: by receiver, node and episode the ids, and what they said.
+        self.log: list[tuple[str, str, int, bool, str]] = []
+
+    def remember(self) -> None:
+        self.kept = (dict(self.episodes), set(self.firing), set(self.told))
+
+    def put(self, kind: NoticeKind, node: str) -> None:
+        episode = self.episodes[node]
+        fact = alert(node, episode=episode)
+        for receiver in RECEIVERS:
+            known = (receiver, node, episode) in self.told
+            if kind is NoticeKind.RESOLVED and not known:
+                continue
+            said = over(fact) if kind is NoticeKind.RESOLVED else fact
+            fate = self.box.put(receiver, kind, said, self.now)
+            self.puts += 1
+            assert fate not in (Put.FILTERED, Put.UNKNOWN)
+            self.told.add((receiver, node, episode))
+
+    @rule(node=nodes)
+    def fire(self, node: str) -> None:
+        if node not in self.firing:
+            self.firing.add(node)
+            self.episodes[node] += 1
+            self.put(NoticeKind.FIRING, node)
+
+    @rule(node=nodes)
+    def repeat(self, node: str) -> None:
+        if node in self.firing:
+            self.put(NoticeKind.REPEAT, node)
+
+    @rule(node=nodes)
+    def resolve(self, node: str) -> None:
+        if node in self.firing:
+            self.firing.discard(node)
+            self.put(NoticeKind.RESOLVED, node)
+
+    @rule(works=st.booleans())
+    def commit(self, works: bool) -> None:
+        changes = self.box.changes()
+        if not works:
+            self.box.refused(changes)
+            return
+        for row_id, document in changes.items():
+            if document is None:
+                self.documents.pop(row_id, None)
+            else:
+                self.documents[row_id] = document
+        self.remember()
+        self.box.committed(changes)
+
+    @rule(receiver=receivers)
+    def claim(self, receiver: str) -> None:
+        row = self.box.due(receiver, self.now)
+        if row is not None:
+            assert receiver not in self.flying
+            assert row.id in self.documents, "sent before it was committed"
+            self.flying[receiver] = row
+
+    @rule(receiver=receivers, answer=st.sampled_from(sorted(VERDICTS)))
+    def settle(self, receiver: str, answer: str) -> None:
+        row = self.flying.pop(receiver, None)
+        if row is not None:
+            if answer in TAKEN:
+                self.arrive(row)
+            elif answer in ("refused", "gone"):
+                self.refused.add(row.place)
+            self.box.settle(row.id, VERDICTS[answer], self.now)
+
+    @rule(seconds=st.sampled_from([1.0, 15.0, 70.0, 400.0, 90_000.0]))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule()
+    def crash(self) -> None:
+        for row in self.flying.values():
+            self.arrive(row)
+        self.flying.clear()
+        episodes, firing, told = self.kept
+        self.episodes, self.firing, self.told = dict(episodes), set(firing), set(told)
+        self.telemetry, self.puts = Telemetry(), 0
+        self.box = outbox(self.policies, self.documents, telemetry=self.telemetry)
+
+    @rule()
+    def reload(self) -> None:
+        self.box.use(self.policies, self.now)
+
+    def arrive(self, row: Row) -> None:
+        name = f"{row.receiver}<{row.fallback_for}"
+        for entry in row.entries:
+            node = entry.alert.labels["node"]
+            ended = entry.alert.resolved
+            if ended and not row.fallback_for:
+                assert (row.receiver, node, entry.alert.episode) in self.told
+            # An heir tells again what its row may have said.
+            self.log.append((name, node, entry.alert.episode, ended, row.place))
+
+    @invariant()
+    def all_that_is_put_is_counted(self) -> None:
+        if hasattr(self, "telemetry"):
+            assert self.telemetry.total("kaywatch_notices_total") == self.puts
+
+    def teardown(self) -> None:
+        if not hasattr(self, "box"):
+            return
+        for receiver in RECEIVERS:
+            self.settle(receiver, "sent")
+        self.box.use(self.policies, self.now)
+        for node in NODES:
+            self.resolve(node)
+        self.drain()
+        assert {row.status for row in self.box.rows()} <= {
+            Status.SENT,
+            Status.DEAD,
+            Status.SUPERSEDED,
+        }
+        self.check_order()
+        self.check_ends()
+
+    def drain(self) -> None:
+        for _ in range(500):
+            self.commit(True)
+            for receiver in RECEIVERS:
+                self.claim(receiver)
+                self.settle(receiver, "sent")
+            self.now += 30.0
+        assert not any(status.waiting for status in self.box.status(self.now).values())
+
+    def check_order(self) -> None:
+        """Episodes arrive in order, and nothing fires again that is over.
+
+        A message that is sent again, under its id, does not count.
+        """
+        seen: dict[tuple[str, str], tuple[int, bool]] = {}
+        ids: set[tuple[str, str, int, bool, str]] = set()
+        for name, node, episode, ended, row_id in self.log:
+            if (name, node, episode, ended, row_id) in ids or name == "bot<":
+                continue
+            if row_id in self.refused:
+                continue
+            ids.add((name, node, episode, ended, row_id))
+            last = seen.get((name, node), (0, False))
+            assert (episode, ended) >= last, (name, node, self.log)
+            seen[name, node] = (episode, ended)
+
+    def check_ends(self) -> None:
+        """Whoever was told that it fires is told that it is over, or it is dead."""
+        dead = {
+            (row.receiver, e.alert.labels["node"], e.alert.episode)
+            for row in self.box.rows(statuses=(Status.DEAD,))
+            for e in row.entries
+        }
+        ended = {(n, node, ep) for n, node, ep, over, _ in self.log if over}
+        for name, node, episode, over_, _ in self.log:
+            if over_ or name.endswith("<pd"):
+                continue
+            assert (name, node, episode) in ended or (
+                name.partition("<")[0],
+                node,
+                episode,
+            ) in dead, (name, node, episode, self.log)
+
+
+Delivery.TestCase.settings = settings(
+    max_examples=150, stateful_step_count=40, deadline=None
+)
+
+
+def test_long_sequences() -> None:
+    """Hypothesis prefers short ones, which it can explain; these are long."""
+    for seed in range(100):
+        random = Random(seed)
+        delivery = Delivery()
+        delivery.begin(bool(seed % 2))
+        for _ in range(300):
+            step(delivery, random)
+        try:
+            delivery.teardown()
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed}: {error}") from error
+        assert delivery.log
+
+
+def step(delivery: Delivery, random: Random) -> None:
+    node, receiver = random.choice(NODES), random.choice(RECEIVERS)
+    answers = ["sent"] * 5 + sorted(VERDICTS)
+    choices = [
+        (6, lambda: delivery.fire(node)),
+        (2, lambda: delivery.repeat(node)),
+        (6, lambda: delivery.resolve(node)),
+        (14, lambda: delivery.commit(random.random() < 0.9)),
+        (12, lambda: delivery.claim(receiver)),
+        (12, lambda: delivery.settle(receiver, random.choice(answers))),
+        (5, lambda: delivery.wait(random.choice([1.0, 15.0, 70.0, 400.0]))),
+        (0.1, lambda: delivery.wait(90_000.0)),
+        (0.5, delivery.crash),
+        (0.3, delivery.reload),
+    ]
+    (chosen,) = random.choices([c for _, c in choices], [w for w, _ in choices])
+    chosen()
+
+
+@pytest.mark.xdist_group("sequences")
+class TestDelivery(Delivery.TestCase):  # type: ignore[name-defined, misc]
+    pass
