@@ -21,7 +21,7 @@ import kaywatch.frameworks
 import kaywatch.launch
 import kaywatch_agent
 import kaywatch_agent.errors
-from kaywatch_agent.config import Config, load, parse
+from kaywatch_agent.config import Config, Sections, load, parse
 
 ROOT = Path(__file__).parent.parent
 
@@ -82,8 +82,8 @@ def test_the_example_configuration_names_every_key_with_its_default() -> None:
 
     assert load(path) == Config()
     given = tomllib.loads(path.read_text())
-    sections = {section.name: section for section in dataclasses.fields(Config)}
-    assert set(given) == set(sections)
+    sections = {section.name: section for section in dataclasses.fields(Sections)}
+    assert set(given) == {*sections, "alerting", "defaults"}
     for name in sections:
         keys = {field.name for field in dataclasses.fields(getattr(Config(), name))}
         assert set(given[name]) == keys
@@ -92,7 +92,7 @@ def test_the_example_configuration_names_every_key_with_its_default() -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("[htp]", "htp: unknown key; did you mean http? (known: http, ingest"),
+        ("[htp]", "htp: unknown key; did you mean http? (known: alerting, defaults"),
         ("[http]\nlisten = 9", "http.listen: expected a string, got 9"),
         ("[limits]\nserie = 9", "limits.serie: unknown key; did you mean series?"),
         ("[limits]\nseries = true", "limits.series: expected a whole number"),

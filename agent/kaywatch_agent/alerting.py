@@ -178,9 +178,7 @@ class Alerting:
         finally:
             self._work = None
             seconds = time.perf_counter() - started
-            pause = max(
-                self.settings.interval, min(seconds * PAUSE_FACTOR, MAX_PAUSE)
-            )
+            pause = max(self.settings.interval, min(seconds * PAUSE_FACTOR, MAX_PAUSE))
             # The tick comes a bit early now and then.
             self._due = loop.time() - seconds + pause - 0.1
             self._telemetry.add("kaywatch_rule_evaluations_total")
@@ -218,4 +216,3 @@ def _process(client: Client) -> Process:
         client.cpu_percent,
         client.in_flight,
     )
-

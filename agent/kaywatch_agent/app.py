@@ -19,6 +19,7 @@ from kaywatch_agent.aggregate.aggregator import Aggregator, View
 from kaywatch_agent.aggregate.change import Change
 from kaywatch_agent.aggregate.clients import Client
 from kaywatch_agent.aggregate.registry import Registry
+from kaywatch_agent.alerting import Alerting
 from kaywatch_agent.config import Config
 from kaywatch_agent.errors import ConfigError, StoreError
 from kaywatch_agent.health import Health
@@ -26,6 +27,7 @@ from kaywatch_agent.ingest.peers import Peer
 from kaywatch_agent.ingest.unix import UnixListener
 from kaywatch_agent.model import Presence
 from kaywatch_agent.pipeline import Pipeline
+from kaywatch_agent.rules.tell import Notice
 from kaywatch_agent.store.writer import Damaged, Writer
 from kaywatch_agent.telemetry import Telemetry
 from kaywatch_agent.web.server import WebServer
@@ -74,12 +76,16 @@ class App:
         self.socket_path = config.ingest.path
         self.http_address = ("", 0)
         registry = Registry(config.limits)
+        self.alerting = Alerting(
+            config.alerts, self.telemetry, tell=self._tell, least={}, clock=clock
+        )
         self.pipeline = Pipeline(
             Aggregator(registry, clock()),
             self.telemetry,
             commit=self._commit,
             hurry=self._ask_for_commit,
             find=Peer.find,
+            documents=self.alerting.changes,
             clock=clock,
         )
         self._writer: Writer | None = None
@@ -147,6 +153,7 @@ class App:
             raise ConfigError("", f"{names}: can't be changed without a restart")
         self.config = config
         self.pipeline.aggregator.registry.limit(config.limits)
+        self.alerting.use(config.alerts, {})
         if self._writer is not None:
             self._writer.keep(config.store.retention)
         log.info("configuration reloaded")
@@ -158,6 +165,7 @@ class App:
         host, port = self.config.http.address
         self._stops.append(("http", self._web.stop))
         self.http_address = await self._web.start(host, port)
+        self._stops.append(("rules", self.alerting.stop))
         self._stops.append(("ingest", self._listener.stop))
         await self._listener.start(self.socket_path, self.config.ingest.permissions)
         log.info(
@@ -180,6 +188,7 @@ class App:
         if found.now is None:
             return
         self.pipeline.restore(found, socket.gethostname())
+        self.alerting.restore(found.documents)
         down = max(0.0, self.clock() - found.now)
         self.telemetry.add("kaywatch_restarts_total")
         self.telemetry.add("kaywatch_down_seconds_total", down)
@@ -223,6 +232,8 @@ class App:
         self.health.report("ingest", now)
         if self._writer is not None:
             self.health.report("store", now, self._writer.problem)
+        self.health.report("rules", now, self.alerting.problem)
+        self.alerting.tick(self.pipeline.aggregator.view(now), self.clients())
         self._web.publish()
 
     def _guarded(self, work: Callable[[], None]) -> str:
@@ -271,6 +282,7 @@ class App:
             await writer.commit(change)
         except Exception as error:
             self.pipeline.refused(change, whole=isinstance(error, Damaged))
+            self.alerting.refused(change.documents)
             if not isinstance(error, StoreError):
                 log.exception("a commit failed, and is tried again")
         else:
@@ -288,6 +300,11 @@ class App:
     async def _close_store(self) -> None:
         if self._writer is not None:
             await asyncio.to_thread(self._writer.close)
+
+    def _tell(self, notices: Iterable[Notice]) -> None:
+        """Take notices to the outbox."""
+        if list(notices):
+            self._ask_for_commit()
 
     def _ask_for_commit(self) -> None:
         self._hurried.set()

@@ -6,7 +6,7 @@ Each section's type lives next to its consumer; this module only reads the file.
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Final
 
@@ -14,24 +14,33 @@ from kaywatch_agent.aggregate.registry import Limits
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.ingest.unix import UnixConfig
 from kaywatch_agent.logs import LogConfig
+from kaywatch_agent.rules import load as rules
+from kaywatch_agent.rules.rule import Settings
 from kaywatch_agent.settings import section
 from kaywatch_agent.store.writer import StoreConfig
 from kaywatch_agent.web.server import HttpConfig
 
-__all__ = ["DEFAULT_PATH", "Config", "find", "load", "parse"]
+__all__ = ["DEFAULT_PATH", "Config", "Sections", "find", "load", "parse"]
 
 DEFAULT_PATH: Final = Path("/etc/kaywatch/kaywatch.toml")
 
 
 @dataclass(frozen=True)
-class Config:
-    """All that can be set; see the sections' own types."""
+class Sections:
+    """The tables that are dataclasses; see the sections' own types."""
 
     ingest: UnixConfig = field(default_factory=UnixConfig)
     http: HttpConfig = field(default_factory=HttpConfig)
     store: StoreConfig = field(default_factory=StoreConfig)
     limits: Limits = field(default_factory=Limits)
     log: LogConfig = field(default_factory=LogConfig)
+
+
+@dataclass(frozen=True)
+class Config(Sections):
+    """All that can be set: the sections, and what the tables of alerts come to."""
+
+    alerts: Settings = field(default_factory=lambda: rules.load({}))
 
 
 def find(path: str | None) -> Path | None:
@@ -69,4 +78,8 @@ def parse(text: str) -> Config:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError("", f"no TOML: {error}") from None
-    return section(Config, values, "")
+    alerts = {name: values.pop(name) for name in rules.TABLES if name in values}
+    sections = section(Sections, values, "", rules.TABLES)
+    known = {key.name: getattr(sections, key.name) for key in fields(Sections)}
+    retention = sections.store.retention.hours
+    return Config(**known, alerts=rules.load(alerts, retention=retention))

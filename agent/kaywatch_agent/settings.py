@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, TypeVar, cast
 
 from kaywatch_agent.errors import ConfigError
@@ -16,7 +16,12 @@ __all__ = ["section"]
 _Section = TypeVar("_Section")
 
 
-def section(kind: type[_Section], values: Mapping[str, Any], path: str) -> _Section:
+def section(
+    kind: type[_Section],
+    values: Mapping[str, Any],
+    path: str,
+    others: Iterable[str] = (),
+) -> _Section:
     """Return a dataclass filled from a table, its defaults for the rest.
 
     Args:
@@ -25,6 +30,7 @@ def section(kind: type[_Section], values: Mapping[str, Any], path: str) -> _Sect
             or None.
         values: the table.
         path: what its keys begin with in a complaint, such as `receiver.ops.`.
+        others: keys that are known besides, for a complaint.
 
     Raises:
         ConfigError: naming the key, what it holds and what is allowed.
@@ -32,9 +38,9 @@ def section(kind: type[_Section], values: Mapping[str, Any], path: str) -> _Sect
     known = {spec.name: spec for spec in dataclasses.fields(cast("Any", kind))}
     for key in values:
         if key not in known:
-            near = difflib.get_close_matches(key, known, 1)
+            near = difflib.get_close_matches(key, {*known, *others}, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            names = ", ".join(sorted(known))
+            names = ", ".join(sorted({*known, *others}))
             raise ConfigError(f"{path}{key}", f"unknown key{hint} (known: {names})")
     types_of = typing.get_type_hints(kind)
     given = {

@@ -113,6 +113,31 @@ CATALOGUE: Final[dict[str, Metric]] = {
         Metric(
             "kaywatch_tick_duration_max_seconds", "gauge", "The longest tick so far."
         ),
+        Metric(
+            "kaywatch_rule_evaluations_total", "counter", "Evaluations of all rules."
+        ),
+        Metric(
+            "kaywatch_rule_evaluation_failures_total",
+            "counter",
+            "Evaluations that failed; the alerts stayed as they were.",
+        ),
+        Metric(
+            "kaywatch_rule_evaluation_seconds_total",
+            "counter",
+            "Time spent in evaluations, beside the loop.",
+        ),
+        Metric("kaywatch_alerts", "gauge", "Alerts, by state.", ("state",)),
+        Metric(
+            "kaywatch_alerts_refused",
+            "gauge",
+            "Alerts over the cap of their rule at the last evaluation.",
+        ),
+        Metric(
+            "kaywatch_notices_suppressed_total",
+            "counter",
+            "Times that somebody was not told, by reason.",
+            ("reason",),
+        ),
         Metric("kaywatch_commits_total", "counter", "Transactions of the store."),
         Metric(
             "kaywatch_commit_failures_total",

@@ -37,7 +37,7 @@ from kaywatch_agent.rules.table import Table
 __all__ = ["KINDS", "TABLES", "load"]
 
 # The tables of the file that are ours.
-TABLES: Final = ("alerting", "defaults", "rule", "inhibit")
+TABLES: Final[tuple[str, ...]] = ("alerting", "defaults", "rule", "inhibit")
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 _LABEL: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
