@@ -38,7 +38,7 @@ GREETING_TIMEOUT: Final = 5.0  # the agent acknowledges a hello at once
 STALL_TIMEOUT: Final = 10.0  # no byte moved: the agent hangs, try another connection
 RETRY_MIN: Final = 0.1
 RETRY_MAX: Final = 2.0  # a look at a missing socket file costs microseconds
-RETRY_VERSION: Final = 30.0  # an agent that speaks another version won't learn soon
+RETRY_VERSION: Final = 10.0  # an agent of another version is replaced, if at all
 POLL: Final = 0.05  # while bytes or acks are under way
 MAX_BATCHES_PER_STEP: Final = 40  # then send, also when events come faster than that
 
