@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -176,19 +176,23 @@ class AsyncStep(Counted, AsyncNode):
     async def prep_async(self, shared: Shared) -> Any:
         self.begin()
         self.dice = dice(shared, self)
-        await asyncio.sleep(0)
+        await self.wait_for(asyncio.sleep(0))
         return self.dice.randrange(100)
 
     async def exec_async(self, number: int) -> Any:
         self.attempt()
-        try:
-            await self.linger()
-        except asyncio.CancelledError as error:
-            self.fail(error, "cancelled")
-            raise
+        await self.wait_for(self.linger())
         if self.dice.random() < self.fails:
             raise Trouble(self.place, self.tries)
         return number + 1
+
+    async def wait_for(self, something: Awaitable[None]) -> None:
+        """Wait where a timeout may come, however loaded the machine is."""
+        try:
+            await something
+        except asyncio.CancelledError as error:
+            self.fail(error, "cancelled")
+            raise
 
     async def linger(self) -> None:
         await asyncio.sleep(0)
