@@ -15,7 +15,7 @@ import msgspec
 from msgspec.structs import replace
 
 from kaywatch_agent.notification import Alert, NoticeKind
-from kaywatch_agent.notify.intake import TRIGGERS, Intake, Put
+from kaywatch_agent.notify.intake import MAX_ENTRIES, TRIGGERS, Intake, Put
 from kaywatch_agent.notify.lane import Lane
 from kaywatch_agent.notify.ledger import Ledger, episode_of
 from kaywatch_agent.notify.notice import Notice
@@ -267,6 +267,11 @@ class Outbox:
             lane.renew(policy.rate)
 
     # -- what is there ---------------------------------------------------------------
+
+    def max_alerts(self, receiver: str) -> int:
+        """Return how many alerts a message to a receiver shows."""
+        policy = self._policies.get(receiver)
+        return policy.max_alerts if policy else MAX_ENTRIES
 
     def rows(
         self, receiver: str | None = None, statuses: Collection[Status] = tuple(Status)

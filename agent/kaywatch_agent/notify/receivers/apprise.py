@@ -1,0 +1,80 @@
+"""Whatever Apprise can reach: https://github.com/caronc/apprise, an extra of ours.
+
+It blocks, can't be cancelled, and says no more than whether it worked. So it has
+threads of its own, and a message that failed is tried again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+from kaywatch_agent.errors import ConfigError
+from kaywatch_agent.notification import Notification
+from kaywatch_agent.notify import wording
+from kaywatch_agent.notify.config import AppriseConfig
+from kaywatch_agent.notify.receivers.common import unset
+from kaywatch_agent.notify.verdict import Outcome, Verdict, no_answer, sent
+
+__all__ = ["Apprise", "render"]
+
+THREADS: Final = 2
+SECONDS: Final = 30.0
+MAX_BODY: Final = 3_000  # most services take some 4,000 characters
+
+
+class Apprise:
+    """Sends to the URLs of one secret."""
+
+    def __init__(self, config: AppriseConfig) -> None:
+        self._config = config
+        self._threads = ThreadPoolExecutor(THREADS, "kaywatch-apprise")
+
+    async def send(self, notification: Notification, now: float) -> Verdict:
+        """Send a message to all of the URLs."""
+        loop = asyncio.get_running_loop()
+        title, body, kind = render(notification, now)
+        try:
+            urls = self._config.need("urls").read()
+            async with asyncio.timeout(SECONDS):
+                done = await loop.run_in_executor(
+                    self._threads, _notify, urls, title, body, kind
+                )
+        except ConfigError as error:
+            return unset(error)
+        except ImportError:
+            missing = "apprise is not installed; pip install 'kaywatch[apprise]'"
+            return Verdict(Outcome.RETRY, 0, missing, unread=True)
+        except TimeoutError:
+            return no_answer(f"no answer in {SECONDS:.0f} s")
+        except Exception as error:  # noqa: BLE001 - 170 services, each with errors of its own
+            return no_answer(f"apprise failed ({type(error).__name__})")
+        return done
+
+    def close(self) -> None:
+        """Wait for no thread: a send can't be cancelled."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def render(notification: Notification, now: float) -> tuple[str, str, str]:
+    """Return a title, a text and Apprise's kind of message."""
+    title, _, body = wording.plain(notification, now).partition("\n")
+    if all(alert.resolved for alert in notification.alerts):
+        kind = "success"
+    else:
+        severity = notification.alerts[0].severity
+        kind = {"info": "info", "warning": "warning"}.get(severity, "failure")
+    return title, wording.clipped(body.strip(), MAX_BODY), kind
+
+
+def _notify(urls: str, title: str, body: str, kind: str) -> Verdict:
+    import apprise
+
+    service: Any = apprise.Apprise()
+    wrong = sum(not service.add(url) for url in urls.split())
+    if wrong or not len(service):
+        text = f"{wrong} of the URLs are none that apprise knows"
+        return Verdict(Outcome.RETRY, 0, text, unread=True)
+    done = service.notify(title=title, body=body, notify_type=kind)
+    return sent() if done else no_answer("apprise could not deliver it")

@@ -1,0 +1,23 @@
+"""What several receivers need."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from kaywatch_agent.errors import ConfigError
+from kaywatch_agent.notification import Notification
+from kaywatch_agent.notify.verdict import Outcome, Verdict
+
+__all__ = ["Receiver", "unset"]
+
+
+class Receiver(Protocol):
+    """Tells somebody of what happened."""
+
+    async def send(self, notification: Notification, now: float) -> Verdict:
+        """Try once; say what it led to. Raises nothing that can be foreseen."""
+
+
+def unset(error: ConfigError) -> Verdict:
+    """Return the verdict on an attempt without its secret: the file may come back."""
+    return Verdict(Outcome.RETRY, 0, str(error), unread=True)
