@@ -126,6 +126,7 @@ class Pipeline:
         self._commit = commit
         self._documents = documents
         self._committing = False
+        self._again = False  # somebody asked for a commit during one
         self._owed: set[str] = set()  # clients whose greeting is not answered yet
         self._conversations: dict[str, Conversation] = {}  # by client
         self._watched: dict[str, Peer] = {}  # disconnected, by client
@@ -254,6 +255,7 @@ class Pipeline:
         self.aggregator.advance(now)
         self._account()
         if self._committing:
+            self._again = True
             return
         clients = self.clients
         changed = clients if self.whole else map(clients.get, clients.changed)
@@ -288,7 +290,8 @@ class Pipeline:
             if client is not None:
                 client.committed_seq = seq
                 self._acknowledge(client)
-        if self._owed:
+        if self._owed or self._again:
+            self._again = False
             self.hurry()
 
     def refused(self, change: Change, whole: bool = False) -> None:
