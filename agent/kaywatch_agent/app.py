@@ -21,6 +21,7 @@ from kaywatch_agent.aggregate.clients import Client
 from kaywatch_agent.aggregate.registry import Registry
 from kaywatch_agent.config import Config
 from kaywatch_agent.errors import ConfigError, StoreError
+from kaywatch_agent.feed import Feed
 from kaywatch_agent.health import Health
 from kaywatch_agent.ingest.peers import Peer
 from kaywatch_agent.ingest.unix import UnixListener
@@ -94,6 +95,11 @@ class App:
         self.telemetry.set("kaywatch_start_time_seconds", clock())
 
     # -- what the web stage reads ----------------------------------------------------
+
+    @property
+    def feed(self) -> Feed:
+        """Single events, for those who listen."""
+        return self.pipeline.feed
 
     def view(self) -> View:
         """Return a picture of all that was aggregated up to the last commit."""
