@@ -35,6 +35,9 @@ QUEUE: Final = 1_000
 # the interpreter meanwhile takes longer.
 NEAR_SECONDS: Final = 0.1
 
+# As the aggregation has it.
+FUTURE_SECONDS: Final = 5.0
+
 Event = ExecutionRecord | RunRecord
 Rows = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -65,11 +68,16 @@ class Filter(NamedTuple):
 
 
 class Sender(NamedTuple):
-    """Who a batch is from."""
+    """Who a batch is from, and when it came."""
 
+    now: float  # Unix seconds
     service: str
     pid: int
     client: str
+
+    def at(self, time: float) -> float:
+        """Return an event's time: of those without a clock, or a wrong one, now."""
+        return time if 0 < time <= self.now + FUTURE_SECONDS else self.now
 
 
 class Listener:
@@ -207,9 +215,11 @@ class Feed:
         """Let one go."""
         self.listeners.remove(listener)
 
-    def take(self, batch: Batch, service: str, pid: int, client: str) -> None:
+    def take(
+        self, batch: Batch, service: str, pid: int, client: str, now: float
+    ) -> None:
         """Hand a batch to each listener whose service it is of."""
-        sender = Sender(service, pid, client)
+        sender = Sender(now, service, pid, client)
         for listener in self.listeners:
             services = listener.filter.services
             if not services or service in services:
@@ -244,7 +254,7 @@ def _execution_records(
         failure = details.take((graph, node, kind, outcome), end) if error else None
         found.append(
             ExecutionRecord(
-                time=end,
+                time=sender.at(end),
                 service=sender.service,
                 graph=graph,
                 node=node,
@@ -268,7 +278,7 @@ def _run_record(
     row: int, part: Runs, strings: Sequence[str], sender: Sender
 ) -> RunRecord:
     return RunRecord(
-        time=float(part.end[row]),
+        time=sender.at(float(part.end[row])),
         service=sender.service,
         graph=strings[part.graph[row]],
         outcome=_OUTCOMES[int(part.outcome[row])],

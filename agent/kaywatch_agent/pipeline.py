@@ -208,7 +208,7 @@ class Pipeline:
         if batch.in_flight is not None:
             client.in_flight = batch.in_flight
         if self.feed.listeners:
-            self.feed.take(batch, client.service, client.pid, client.id)
+            self.feed.take(batch, client.service, client.pid, client.id, now)
         self._count(batch, client, taken, now)
         if batch.rejected:
             conversation.refuse(next(iter(batch.rejected)), batch.problem, None)

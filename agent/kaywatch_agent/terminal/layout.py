@@ -74,6 +74,7 @@ class Choice:
     sort: str = "errors"
     turned: bool = False  # the other way round
     top: int = 0  # the first row that is seen
+    last: int = 0  # the most that can be
     help: bool = False
 
 
@@ -157,11 +158,11 @@ def _vitals(shown: Shown) -> list[Text]:
     found, health = shown.found, shown.found.health
     states = [client["state"] for client in found.clients]
     here, died = states.count("connected"), states.count("died")
-    clients = Text(f"{here:,} client{'' if here == 1 else 's'}")
+    clients = Text(_count(here, "client"))
     if died:
         clients.append(f", {died:,} died", "red")
     events = (
-        f"{health['events']:,} events"
+        _count(health["events"], "event")
         if shown.rate is None
         else f"{shown.rate:,.0f} events/s"
     )
@@ -185,7 +186,7 @@ def _models(found: Found) -> Text:
     unpriced = totals["unpriced_calls"] or totals["calls_without_usage"]
     more = "+?" if unpriced else ""
     return Text.assemble(
-        f"models: {totals['calls']:,} calls, ",
+        f"models: {_count(totals['calls'], 'call')}, ",
         (f"{totals['errors']:,} failed", "yellow" if totals["errors"] else ""),
         f", {dollars(totals['cost_usd'])}{more}",
         f", of it {dollars(totals['wasted_cost_usd'])} wasted",
@@ -216,7 +217,8 @@ def _nodes(shown: Shown, choice: Choice, width: int, room: int | None) -> list[T
     found = shown.found
     made = _sorted(rows(found), choice)
     room = len(made) if room is None else room
-    choice.top = max(0, min(choice.top, len(made) - room))
+    choice.last = max(0, len(made) - room)
+    choice.top = min(choice.top, choice.last)
     seen = made[choice.top : choice.top + room]
     title = _title(found, choice, len(seen), len(made))
     if not made:
@@ -239,7 +241,8 @@ def _title(found: Found, choice: Choice, seen: int, there: int) -> Text:
     filters = {"service": asked.service, "graph": asked.graph}
     words = [f"{k} {v}" for k, v in filters.items() if v is not None]
     words += [f"node {', '.join(asked.nodes)}"] if asked.nodes else []
-    title = Text(clean(", ".join([f"Nodes, last {asked.window}", *words])), "bold")
+    said = clean(", ".join([f"Nodes, last {asked.window}", *words]))
+    title = Text.assemble((said, "bold"))
     if seen < there:
         title.append(f"   {choice.top + 1} to {choice.top + seen} of {there}", "dim")
     return title
@@ -260,8 +263,12 @@ def _columns(found: Found) -> list[_Column]:
         _Column("cost", lambda row: Text(_cost(row)), 6, "cost"),
         _Column("last failure", _failure, 5, left=True, least=16),
     ]
-    priced = found.llm["totals"]["calls"]
-    return [column for column in columns if priced or column.name != "cost"]
+    unused = set()
+    if not found.llm["totals"]["calls"]:
+        unused.add("cost")
+    if not found.failures:
+        unused.add("last failure")
+    return [column for column in columns if column.name not in unused]
 
 
 def _chosen(
@@ -312,7 +319,7 @@ def _header(columns: list[_Column], widths: list[int], choice: Choice) -> Text:
 
 
 def _line(columns: list[_Column], widths: list[int], row: Row) -> Text:
-    line = Text(f"{MARK} " if row.sick else "  ", "bold red")
+    line = Text.assemble((f"{MARK} " if row.sick else "  ", "bold red"))
     for column, width in zip(columns, widths, strict=True):
         line.append_text(_cell(column.cell(row), width, column.left))
     return line
@@ -321,9 +328,9 @@ def _line(columns: list[_Column], widths: list[int], row: Row) -> Text:
 def _cell(text: Text, width: int, left: bool) -> Text:
     if cell_len(text.plain) > width:
         text = Text(middle(text.plain, width), text.style)
-    pad = Text(" " * (width - cell_len(text.plain)))
-    padded = text + pad if left else pad + text
-    return padded + Text(" " * GAP)
+    pad = " " * (width - cell_len(text.plain))
+    # Assembled, since what is appended to a text takes on its style.
+    return Text.assemble(*((text, pad) if left else (pad, text)), " " * GAP)
 
 
 def middle(text: str, width: int) -> str:
@@ -373,6 +380,10 @@ def _cost(row: Row) -> str:
 def _rate(rate: float) -> str:
     """Return a rate with three digits, or all of its whole ones."""
     return f"{rate:,.0f}" if rate >= 99.95 else f"{rate:.3g}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _ago(seconds: float) -> str:

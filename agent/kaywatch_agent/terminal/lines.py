@@ -49,7 +49,7 @@ class Lines:
             "  ",
             self._padded("graph", event["graph"] or "-"),
             "  ",
-            (f"{clean(event['service'])}[{event['pid'] or '-'}]", "dim"),
+            (f"{clean(event['service'])} {event['pid'] or '-'}", "dim"),
         )
 
     def _padded(self, column: str, text: str) -> str:

@@ -71,6 +71,8 @@ def run(url: str, asked: Asked, sort: str, interval: float) -> None:
             # Whoever sent it should see that it worked.
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
+    except OSError:
+        pass  # the terminal is gone, and with it whoever looked
 
 
 def show(url: str, asked: Asked, sort: str, as_json: bool) -> None:
@@ -108,7 +110,8 @@ def _press(key: str, choice: Choice, poller: _Poller, page: int) -> None:
         choice.sort, choice.top = sort, 0
     elif key in _SCROLLS:
         lines, pages = _SCROLLS[key]
-        choice.top = max(0, choice.top + lines + pages * page)
+        wanted = choice.top + lines + pages * page
+        choice.top = max(0, min(wanted, choice.last))
     elif key in ("w", "W"):
         poller.change(1 if key == "w" else -1)
 

@@ -200,6 +200,18 @@ def test_a_filter_lets_through_what_it_says(
     assert found[-1]["seconds"] == 99.0
 
 
+def test_a_time_that_cannot_be_is_that_of_the_arrival(served: Served) -> None:
+    rows = [{"node": "n", "seconds": 1.0, "end": end} for end in (0.0, 1e300)]
+    rows.append({"node": "n", "seconds": 1.0, "end": 1_700_000_000.5})
+    with listening(served) as reader:
+        before = time.time()
+        served.send_rows(*rows)
+        times = sorted(event["time"] for event in reader.of("execution", 3))
+
+    assert times[0] == 1_700_000_000.5
+    assert before <= times[1] <= times[2] <= time.time()
+
+
 def test_runs_come_when_asked_for(served: Served) -> None:
     with listening(served, runs="true", node="pay", outcome="error") as reader:
         fill(served)
