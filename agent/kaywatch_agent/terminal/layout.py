@@ -45,7 +45,7 @@ HELP: Final = (
     ("? or escape", "leave this help"),
     ("q", "quit"),
     ("", ""),
-    (MARK, "over 5 % errors, or in flight for over 10 s and ten times its p95"),
+    (MARK, "over 5 % errors, or in flight for 10 s and ten times its p95"),
     ("in flight", "how many are under way, and how long the first of them is"),
     ("retries", "attempts after the first, in the window"),
 )
@@ -103,6 +103,7 @@ class _Column(NamedTuple):
     sort: str = ""
     left: bool = False
     least: int = 0  # of a column that can be cut, else 0
+    usual: int = 0  # so that columns don't move with each figure
 
 
 def frame(shown: Shown, choice: Choice, width: int, height: int) -> list[Text]:
@@ -253,14 +254,14 @@ def _columns(found: Found) -> list[_Column]:
     columns = [
         _Column("node", _node, 0, "name", left=True, least=12),
         _Column("graph", lambda row: Text(row.graph), 11, left=True, least=8),
-        _Column("rate/s", lambda row: Text(_rate(row.rate)), 1, "rate"),
-        _Column("ok", lambda row: Text(percent(row.ok)), 7),
+        _Column("rate/s", lambda row: Text(_rate(row.rate)), 1, "rate", usual=6),
+        _Column("ok", lambda row: Text(percent(row.ok)), 7, usual=5),
         _Column("errors", _errors, 2, "errors"),
         _Column("retries", lambda row: Text(f"{row.retries:,}"), 9, "retries"),
-        _Column("p50", lambda row: Text(duration(row.p50)), 8),
-        _Column("p95", lambda row: Text(duration(row.p95)), 3, "latency"),
-        _Column("in flight", _in_flight, 4, "flight"),
-        _Column("cost", lambda row: Text(_cost(row)), 6, "cost"),
+        _Column("p50", lambda row: Text(duration(row.p50)), 8, usual=7),
+        _Column("p95", lambda row: Text(duration(row.p95)), 3, "latency", usual=7),
+        _Column("in flight", _in_flight, 4, "flight", usual=10),
+        _Column("cost", lambda row: Text(_cost(row)), 6, "cost", usual=7),
         _Column("last failure", _failure, 5, left=True, least=16),
     ]
     unused = set()
@@ -307,7 +308,7 @@ def _widths(columns: list[_Column], made: Sequence[Row], width: int) -> list[int
 
 def _natural(column: _Column, made: Sequence[Row]) -> int:
     cells = (cell_len(column.cell(row).plain) for row in made)
-    return max(cell_len(column.name), *cells)
+    return max(cell_len(column.name), column.usual, *cells)
 
 
 def _header(columns: list[_Column], widths: list[int], choice: Choice) -> Text:

@@ -25,7 +25,7 @@ OUTCOME_WIDTH: Final = max(map(len, _COLOURS))
 DURATION_WIDTH: Final = 8
 
 # Columns grow with what they have held, so that lines stay aligned, up to this.
-MAX_PADDED: Final = {"node": 24, "detail": 12, "graph": 20}
+MAX_PADDED: Final = {"node": 24, "detail": 9, "graph": 20}
 
 
 class Lines:
@@ -70,13 +70,14 @@ def left_out(missed: Json) -> str:
 
 
 def _detail(event: Json) -> str:
-    parts = [event["action"]] if event["action"] else []
-    if event["attempts"] > 1:
-        parts.append(f"{event['attempts']} attempts")
-    if event["type"]:
-        message = event["message"]
-        parts.append(f"{event['type']}: {message}" if message else event["type"])
-    return ", ".join(parts) or "-"
+    attempts = event["attempts"]
+    action, kind = event["action"], event["type"]
+    if not kind:
+        parts = [action, f"{attempts} attempts" if attempts > 1 else ""]
+        return ", ".join(filter(None, parts)) or "-"
+    after = f" after {attempts} attempts" if attempts > 1 else ""
+    message = f": {event['message']}" if event["message"] else ""
+    return f"{kind}{after}{message}" + (f" -> {action}" if action else "")
 
 
 def _end(event: Json) -> str:

@@ -336,6 +336,6 @@ def test_a_line_says_in_words_what_a_colour_would() -> None:
     text = lines.line(error).plain
 
     assert re.match(r"\d\d:\d\d:\d\d\.999 fallback ", text)
-    assert "default, 3 attempts, OSError: a b c  checkout" in text
+    assert "OSError after 3 attempts: a b c -> default  checkout" in text
     bare = lines.line(event(action="", outcome="error", type="KeyError", graph=""))
     assert "KeyError" in bare.plain and "KeyError:" not in bare.plain
