@@ -23,6 +23,7 @@ from kaywatch_agent.alerting import Alerting
 from kaywatch_agent.config import Config
 from kaywatch_agent.delivery import Delivery, Documents
 from kaywatch_agent.errors import ConfigError, StoreError
+from kaywatch_agent.feed import Feed
 from kaywatch_agent.health import Health, Readiness
 from kaywatch_agent.ingest.peers import Peer
 from kaywatch_agent.ingest.unix import UnixListener
@@ -114,6 +115,11 @@ class App:
         self.telemetry.set("kaywatch_start_time_seconds", clock())
 
     # -- what the web stage reads ----------------------------------------------------
+
+    @property
+    def feed(self) -> Feed:
+        """Single events, for those who listen."""
+        return self.pipeline.feed
 
     def view(self) -> View:
         """Return a picture of all that was aggregated up to the last commit."""

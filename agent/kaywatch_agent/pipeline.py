@@ -1,7 +1,7 @@
 """The way of the data, top to bottom: a batch from its bytes to its ack, and a tick.
 
     bytes -> frames -> messages     Conversation.receive
-          -> columns, pending       Pipeline._take_batch
+          -> columns, pending       Pipeline._take_batch; to listeners, if there are any
     tick: pending -> steps          Pipeline.commit: aggregate, commit, acknowledge
           -> presence, publish      Pipeline.tick
 
@@ -24,6 +24,7 @@ from kaywatch.wire import ErrorCode
 from kaywatch_agent.aggregate.aggregator import Aggregator
 from kaywatch_agent.aggregate.change import Change, Restored
 from kaywatch_agent.aggregate.clients import Client, Clients
+from kaywatch_agent.feed import Feed
 from kaywatch_agent.model import Presence, ProcessSample
 from kaywatch_agent.pace import Pace
 from kaywatch_agent.protocol.decoder import Decoder
@@ -120,6 +121,7 @@ class Pipeline:
         self.clock = clock
         self.decoder = Decoder()
         self.pace = Pace(clock())
+        self.feed = Feed(telemetry)
         self.hurry = hurry
         self._find = find
         self.whole = False  # the next change has to be all that is known
@@ -212,6 +214,8 @@ class Pipeline:
         client.recorded = max(client.recorded, batch.recorded)
         if batch.in_flight is not None:
             client.in_flight = batch.in_flight
+        if self.feed.listeners:
+            self.feed.take(batch, client.service, client.pid, client.id, now)
         self._count(batch, client, taken, now)
         if batch.rejected:
             conversation.refuse(next(iter(batch.rejected)), batch.problem, None)
@@ -330,6 +334,7 @@ class Pipeline:
         now = self.clock()
         self._watch(now)
         self._sample(now)
+        self.feed.tick()
         for client in self.pace.decide(now, self._conversations.keys()):
             self.telemetry.add("kaywatch_slow_messages_total")
             self._conversations[client].slow(self.pace.seconds)
