@@ -25,10 +25,19 @@ from kaywatch_agent.aggregate.aggregator import Aggregator
 from kaywatch_agent.aggregate.change import Change, Restored
 from kaywatch_agent.aggregate.clients import Client, Clients
 from kaywatch_agent.model import Presence, ProcessSample
+from kaywatch_agent.observers import Observers
 from kaywatch_agent.pace import Pace
 from kaywatch_agent.protocol.decoder import Decoder
 from kaywatch_agent.protocol.framing import FrameReader, OutOfStep, Oversized
-from kaywatch_agent.protocol.messages import Batch, Bye, Flush, Hello, Message, Rejected
+from kaywatch_agent.protocol.messages import (
+    Batch,
+    Bye,
+    Capture,
+    Flush,
+    Hello,
+    Message,
+    Rejected,
+)
 from kaywatch_agent.telemetry import Telemetry
 
 Documents = Mapping[tuple[str, str], bytes | None]
@@ -59,6 +68,10 @@ class Peer(Protocol):
     def pid(self) -> int:
         """Its process id; 0 when the transport can't tell."""
 
+    @property
+    def trusted(self) -> bool:
+        """Whether it may see what others send."""
+
     def exited(self) -> bool:
         """Whether it is gone."""
 
@@ -79,6 +92,10 @@ class Link(Protocol):
     @property
     def backlog(self) -> int:
         """Bytes that it has not read yet."""
+
+    @property
+    def congested(self) -> bool:
+        """Whether it should be sent no more until it has read some."""
 
     def send(self, data: bytes) -> None:
         """Queue bytes for it."""
@@ -120,12 +137,15 @@ class Pipeline:
         self.clock = clock
         self.decoder = Decoder()
         self.pace = Pace(clock())
+        self.observers = Observers(telemetry)
         self.hurry = hurry
         self._find = find
         self.whole = False  # the next change has to be all that is known
         self._commit = commit
         self._documents = documents
         self._committing = False
+        self._documents: dict[tuple[str, str], bytes | None] = {}
+        self._opened = 0  # connections so far
         self._owed: set[str] = set()  # clients whose greeting is not answered yet
         self._conversations: dict[str, Conversation] = {}  # by client
         self._watched: dict[str, Peer] = {}  # disconnected, by client
@@ -159,7 +179,8 @@ class Pipeline:
     def open(self, link: Link) -> Conversation:
         """Return the conversation of a new connection."""
         self.telemetry.add("kaywatch_connections_total")
-        return Conversation(self, link)
+        self._opened += 1
+        return Conversation(self, link, self._opened)
 
     def take(self, message: Message, conversation: Conversation) -> None:
         """Act on one message."""
@@ -184,11 +205,20 @@ class Pipeline:
                 self._take_bye(message, now)
             case Flush():
                 self.hurry()
+            case Capture():
+                self._observe(conversation, now)
             case Rejected():
                 self.telemetry.add("kaywatch_rejected_total", 1, str(message.code))
                 conversation.refuse(message.code, message.text, message.seq)
                 if message.fatal:
                     conversation.link.close()
+
+    def _observe(self, conversation: Conversation, now: float) -> None:
+        problem = "only root and the agent's own user may capture"
+        if conversation.link.peer.trusted:
+            problem = self.observers.add(conversation.link, now)
+        if problem:
+            conversation.refuse(ErrorCode.FORBIDDEN, problem, None)
 
     def _take_batch(self, batch: Batch, conversation: Conversation, now: float) -> None:
         client = self.clients.meet(batch.client or conversation.anonymous, now)
@@ -327,6 +357,7 @@ class Pipeline:
         now = self.clock()
         self._watch(now)
         self._sample(now)
+        self.observers.tell(now)
         for client in self.pace.decide(now, self._conversations.keys()):
             self.telemetry.add("kaywatch_slow_messages_total")
             self._conversations[client].slow(self.pace.seconds)
@@ -373,6 +404,8 @@ class Pipeline:
     def gone(self, conversation: Conversation) -> None:
         """The connection is lost: keep an eye on the processes behind it."""
         now = self.clock()
+        self.observers.remove(conversation.link)
+        self.observers.ended(conversation.number, now)
         peer = conversation.link.peer
         watched = False
         for name in conversation.clients:
@@ -402,8 +435,9 @@ class Pipeline:
 class Conversation:
     """One connection's side of the protocol: frames in, replies out."""
 
-    def __init__(self, pipeline: Pipeline, link: Link) -> None:
+    def __init__(self, pipeline: Pipeline, link: Link, number: int) -> None:
         self.link = link
+        self.number = number
         self.clients: set[str] = set()
         self.anonymous = f"anonymous-{link.peer.pid}"
         self._pipeline = pipeline
@@ -415,7 +449,14 @@ class Conversation:
         pipeline = self._pipeline
         pipeline.telemetry.add("kaywatch_received_bytes_total", len(data))
         for frame in self._frames.receive(data):
-            pipeline.take(_message(frame, pipeline.decoder), self)
+            message = _message(frame, pipeline.decoder)
+            if pipeline.observers and not isinstance(message, Rejected | Capture):
+                pipeline.observers.copy(frame, self.number, pipeline.clock())
+            pipeline.take(message, self)
+
+    def resume(self) -> None:
+        """The peer has read what was queued."""
+        self._pipeline.observers.resume(self.link)
 
     def close(self) -> None:
         """The connection is gone."""
