@@ -450,9 +450,15 @@ class Conversation:
         pipeline.telemetry.add("kaywatch_received_bytes_total", len(data))
         for frame in self._frames.receive(data):
             message = _message(frame, pipeline.decoder)
-            if pipeline.observers and not isinstance(message, Rejected | Capture):
-                pipeline.observers.copy(frame, self.number, pipeline.clock())
+            if pipeline.observers:
+                self._copy(frame, message)
             pipeline.take(message, self)
+
+    def _copy(self, frame: bytes | Oversized | OutOfStep, message: Message) -> None:
+        """Show the observers a message that can be used."""
+        if isinstance(frame, bytes) and not isinstance(message, Rejected | Capture):
+            pipeline = self._pipeline
+            pipeline.observers.copy(frame, self.number, pipeline.clock())
 
     def resume(self) -> None:
         """The peer has read what was queued."""
