@@ -20,6 +20,7 @@ from kaywatch._version import __version__
 from kaywatch.errors import KaywatchError
 from kaywatch.query import DEFAULT_URL, fetch
 from kaywatch_agent import screens
+from kaywatch_agent.capture import commands as captures
 from kaywatch_agent.config import DEFAULT_PATH, Config, find, load
 from kaywatch_agent.errors import AgentError, ConfigError
 
@@ -243,6 +244,10 @@ def stats(
         click.echo(json.dumps(found, indent=2))
     else:
         screens.show_node(found)
+
+
+kaywatch.add_command(captures.capture)
+kaywatch.add_command(captures.replay)
 
 
 @kaywatch.command()
