@@ -186,7 +186,10 @@ class Reader:
             self._file.close()
             problem = error.strerror or f"damaged: {error}"
             raise CaptureError(f"{path}: {problem}") from None
-        except (CaptureError, EOFError, ValueError, zlib.error) as error:
+        except zlib.error as error:
+            self._file.close()
+            raise CaptureError(f"{path}: damaged: {error}") from None
+        except (CaptureError, EOFError, ValueError) as error:
             self._file.close()
             problem = str(error) or "cut off within its first record"
             raise CaptureError(f"{path}: {problem}") from None
