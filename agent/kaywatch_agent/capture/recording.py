@@ -8,6 +8,7 @@ a file without it was cut off. A name that ends in `.gz` is compressed as a whol
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import zlib
@@ -132,11 +133,14 @@ class Writer:
         self._put(_framed(self._encode(_End(at, missed))))
         if self._compress is not None:
             self._grow(self._compress.flush(zlib.Z_FINISH))
+            self._compress = None
         self._write()
 
     def close(self) -> None:
-        """Release the file. Idempotent."""
+        """Release the file, with what was added if possible. Idempotent."""
         if self._fd >= 0:
+            with contextlib.suppress(CaptureError):
+                self.flush()
             os.close(self._fd)
             self._fd = -1
 
