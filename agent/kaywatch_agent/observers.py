@@ -21,6 +21,9 @@ MAX_WAITING: Final = 16 * 1024 * 1024
 # Each costs a copy of all that comes in.
 MAX_OBSERVERS: Final = 4
 
+# What a copy is larger than its message, at most.
+ENVELOPE: Final = 200
+
 # Small copies go to the socket together: a system call costs more than a join.
 CHUNK: Final = 256 * 1024
 
@@ -41,21 +44,21 @@ class _Queue:
 
     def __init__(self, link: Observed) -> None:
         self.missed = 0
-        self.told = 0  # of those missed
         self._link = link
         self._waiting: deque[bytes] = deque()
         self._bytes = 0
 
-    def put(self, frame: bytes) -> bool:
-        """Send a frame, now or later; return False if there is no room for it."""
+    def room_for(self, size: int) -> bool:
+        """Whether so many bytes more may be put."""
+        return self._bytes + size <= MAX_WAITING
+
+    def put(self, frame: bytes) -> None:
+        """Send a frame, now or later."""
         if not self._waiting and not self._link.congested:
             self._link.send(frame)
-            return True
-        if self._bytes + len(frame) > MAX_WAITING:
-            return False
-        self._waiting.append(frame)
-        self._bytes += len(frame)
-        return True
+        elif self.room_for(len(frame)):
+            self._waiting.append(frame)
+            self._bytes += len(frame)
 
     def pump(self) -> None:
         """Send what waits, as far as the connection takes it."""
@@ -98,15 +101,16 @@ class Observers:
     def copy(self, message: bytes, connection: int, now: float) -> None:
         """Hand a message that came in to all observers."""
         for queue in self._queues.values():
+            # Asked before the copy is made: one that is left out costs nothing.
+            if not queue.room_for(len(message) + ENVELOPE):
+                queue.missed += 1
+                self._telemetry.add("kaywatch_capture_missed_total")
+                continue
             copied = wire.captured(
                 at=now, connection=connection, message=message, missed=queue.missed
             )
-            if queue.put(wire.frame(copied)):
-                queue.told = queue.missed
-                self._telemetry.add("kaywatch_captured_messages_total")
-            else:
-                queue.missed += 1
-                self._telemetry.add("kaywatch_capture_missed_total")
+            queue.put(wire.frame(copied))
+            self._telemetry.add("kaywatch_captured_messages_total")
 
     def ended(self, connection: int, now: float) -> None:
         """Say that a connection is gone."""

@@ -83,7 +83,7 @@ def test_who_does_not_read_misses_copies_and_is_told_how_many(
     client, watcher = Line(agent), Line(agent)
     watcher.say(wire.capture())
     said = batches(1, 10)
-    monkeypatch.setattr(observers, "MAX_WAITING", 3 * len(said[0]) + 200)
+    monkeypatch.setattr(observers, "MAX_WAITING", 4 * len(said[0]) + 200)
     watcher.link.congested = True
     client.say(*said)
     agent.pipeline.tick()
