@@ -23,7 +23,7 @@ from kaywatch import wire
 from kaywatch.wire import ErrorCode
 from kaywatch_agent.aggregate.aggregator import Aggregator
 from kaywatch_agent.aggregate.change import Change, Restored
-from kaywatch_agent.aggregate.clients import Client, Clients
+from kaywatch_agent.aggregate.clients import EVENT_CODES, Client, Clients
 from kaywatch_agent.model import Presence, ProcessSample
 from kaywatch_agent.observers import Observers
 from kaywatch_agent.pace import Pace
@@ -50,15 +50,6 @@ SAMPLE_SECONDS: Final = 10.0
 
 # Clients that one connection may speak for: a relay, at most.
 MAX_CLIENTS: Final = 1_000
-
-# The errors that count events, rather than messages or items of lists.
-EVENT_CODES: Final = (
-    ErrorCode.BAD_TABLE,
-    ErrorCode.BAD_COLUMNS,
-    ErrorCode.BAD_INDEX,
-    ErrorCode.BAD_VALUE,
-    ErrorCode.BAD_ROW,
-)
 
 
 class Peer(Protocol):
@@ -231,13 +222,15 @@ class Pipeline:
             self.telemetry.add("kaywatch_duplicate_batches_total")
             conversation.ack(client, client.committed_seq)
             return
-        taken = self.aggregator.accept(batch, client.service, now)
+        taken, late, folded = self.aggregator.accept(batch, client.service, now)
         if batch.sent is not None and not client.batches:
             # Of the first alone: later ones may have waited for a connection.
             client.skew = now - batch.sent
         self.pace.arrived(client.id, taken)
         client.batches += 1
         client.events += taken
+        client.late += late
+        client.folded += folded
         client.recorded = max(client.recorded, batch.recorded)
         if batch.in_flight is not None:
             client.in_flight = batch.in_flight

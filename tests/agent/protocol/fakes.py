@@ -110,7 +110,7 @@ class Agent:
             for row, count in zip(
                 step.rows.tolist(), step.executions.tolist(), strict=True
             )
-            if keys[row].kind is not Kind.LOSS
+            if keys[row].kind not in (Kind.LOSS, Kind.LATE)
         )
 
     def counted(self, name: str, *labels: str) -> int:
