@@ -62,7 +62,8 @@ def counters(agent: Agent) -> dict[str, float]:
         name, _, value = line.rpartition(" ")
         family = name.partition("{")[0]
         anew = family in CATALOGUE and not CATALOGUE[family].durable
-        if family.endswith(("_total", "_bucket", "_count")) and not anew:
+        counts = family.endswith(("_total", "_bucket", "_count"))
+        if counts and not anew and not line.startswith("#"):
             found[name] = float(value)
     return found
 
