@@ -135,7 +135,6 @@ class Pipeline:
         self._commit = commit
         self._documents = documents
         self._committing = False
-        self._documents: dict[tuple[str, str], bytes | None] = {}
         self._opened = 0  # connections so far
         self._owed: set[str] = set()  # clients whose greeting is not answered yet
         self._conversations: dict[str, Conversation] = {}  # by client
