@@ -22,6 +22,7 @@ from kaywatch.errors import KaywatchError
 from kaywatch.query import DEFAULT_URL, fetch
 from kaywatch.wire import Outcome
 from kaywatch_agent import screens
+from kaywatch_agent.capture import commands as captures
 from kaywatch_agent.config import DEFAULT_PATH, Config, find, load
 from kaywatch_agent.errors import AgentError, ConfigError
 
@@ -227,13 +228,16 @@ def status(url: str, as_json: bool) -> None:
         clients = fetch("/api/v1/clients", url=url)
         export = fetch("/api/v1/export", url=url)
         llm = fetch("/api/v1/llm", url=url)
+        complete = fetch("/api/v1/completeness", {"window": "24h"}, url)
         found = {"health": health, **clients, **export, "llm": llm}
+        found["completeness"] = complete
         click.echo(json.dumps(found, indent=2))
     else:
         clients = fetch("/api/v1/clients", url=url)["clients"]
         nodes = fetch("/api/v1/nodes", {"window": "5m"}, url)["nodes"]
         models = fetch("/api/v1/llm", {"window": "5m"}, url)["models"]
-        screens.show_status(url, health, clients, nodes, models)
+        complete = fetch("/api/v1/completeness", {"window": "24h"}, url)
+        screens.show_status(url, health, clients, nodes, models, complete)
     if health["status"] == "unhealthy":
         raise click.exceptions.Exit(FAILED)
 
@@ -266,6 +270,10 @@ def stats(
         click.echo(json.dumps(found, indent=2))
     else:
         screens.show_node(found)
+
+
+kaywatch.add_command(captures.capture)
+kaywatch.add_command(captures.replay)
 
 
 @kaywatch.command()

@@ -14,7 +14,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from kaywatch_agent.model import OTHER, EndPoint, ErrorKey, Kind, SeriesKey
 
-__all__ = ["Interner", "Limits", "Registry"]
+__all__ = ["Interner", "Limits", "Registry", "is_fold"]
 
 T = TypeVar("T", bound=Hashable)
 
@@ -65,6 +65,8 @@ class Interner(Generic[T]):
         self._numbers = {value: number for number, value in enumerate(self.values)}
 
 
+ACCOUNTS: Final = (Kind.LOSS, Kind.LATE)
+
 NO_ACTION: Final = ""
 
 
@@ -81,20 +83,27 @@ class Registry:
         self.errors = Interner(ErrorKey("", ""), ErrorKey(OTHER, ""), limits.names)
         other_end = EndPoint(OTHER, OTHER, OTHER)
         self.ends = Interner(EndPoint("", "", ""), other_end, limits.names)
+        self.folds: list[int] = []  # rows that stand for others
         self._rows: dict[SeriesKey, int] = {}
         self._graphs: set[tuple[str, str]] = set()  # of series within the caps
+        self._services: set[str] = set()  # likewise
 
     def row(self, key: SeriesKey, client: str) -> int:
         """Return the row of a series, folded where the caps say so."""
         found = self._rows.get(key)
         if found is not None:
             return found
+        # What became of a service's events is told for each service that is shown, and
+        # bounded by those: a few reasons each.
+        if key.kind in ACCOUNTS and key.service in self._services:
+            return self._add(key)
         if (
             len(self.keys) < self.limits.series
             and self.by_client[client] < self.limits.series_per_client
         ):
             self.by_client[client] += 1
             self._graphs.add((key.service, key.graph))
+            self._services.add(key.service)
             return self._add(key)
         self.folded[client] += 1
         self.folded_in_all += 1
@@ -125,7 +134,9 @@ class Registry:
         """Take the numbers that everything had before a restart."""
         self.keys[:] = keys
         self._rows = {key: row for row, key in enumerate(self.keys)}
+        self.folds[:] = [row for row, key in enumerate(self.keys) if is_fold(key)]
         self._graphs = {(key.service, key.graph) for key in self.keys}
+        self._services = {key.service for key in self.keys}
         self.actions.restore(names["actions"])
         self.errors.restore(ErrorKey(*value) for value in names["errors"])
         self.ends.restore(EndPoint(*value) for value in names["ends"])
@@ -157,8 +168,15 @@ class Registry:
 
     def _add(self, key: SeriesKey) -> int:
         self._rows[key] = len(self.keys)
+        if is_fold(key):
+            self.folds.append(len(self.keys))
         self.keys.append(key)
         return len(self.keys) - 1
+
+
+def is_fold(key: SeriesKey) -> bool:
+    """Whether a series stands for others, here or at the client already."""
+    return OTHER in (key.service, key.graph, key.node, key.metric)
 
 
 def _folded(key: SeriesKey, service: str, graph: str) -> SeriesKey:

@@ -123,6 +123,13 @@ class NodeStatsQuery(NodesQuery, frozen=True, kw_only=True):
     node: PathNode
 
 
+class CompletenessQuery(Struct, frozen=True):
+    """Which services, over which time."""
+
+    window: WindowText | None = None
+    service: Service | None = None
+
+
 class GraphsQuery(Struct, frozen=True):
     """Which graphs, over which time."""
 

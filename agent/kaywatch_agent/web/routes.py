@@ -183,6 +183,13 @@ ROUTES: Final = (
         clients=True,
     ),
     Route(
+        "/api/v1/completeness",
+        "How much of what clients recorded has arrived, and why the rest has not.",
+        lists.completeness,
+        parameters.CompletenessQuery,
+        schema.CompletenessAnswer,
+    ),
+    Route(
         "/api/v1/stream",
         "Server-sent events: a `snapshot` each second.",
         recent.snapshot,
