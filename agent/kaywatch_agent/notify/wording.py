@@ -69,8 +69,9 @@ def place(alert: Alert) -> str:
 
 
 def sentence(alert: Alert) -> str:
-    """Return what is wrong in one sentence."""
-    return alert.summary or f"{place(alert)}: {alert.condition or alert.rule}"
+    """Return what is wrong, or was, in one sentence."""
+    text = alert.summary or f"{place(alert)}: {alert.condition or alert.rule}"
+    return f"Was: {text}" if alert.resolved else text
 
 
 def marks(notification: Notification, now: float) -> list[str]:
