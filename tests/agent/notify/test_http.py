@@ -127,6 +127,21 @@ async def test_an_answer_s_body_is_read_up_to_a_bound_and_echoes_no_secret(
     assert len((await http.post(url, b"", {})).body) <= 64 * 1024
 
 
+async def test_a_body_in_pieces_is_read_whole(http: Http) -> None:
+    async def slow(_: object, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no")
+        await writer.drain()
+        await asyncio.sleep(0.05)
+        writer.write(b"k")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(slow, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        assert (await http.post(f"http://127.0.0.1:{port}/", b"", {})).text == "ok"
+
+
 async def test_a_request_can_be_cancelled(http: Http, fakes: Receivers) -> None:
     fakes.answer("/x", HANG)
     task = asyncio.create_task(http.post(fakes.url + "/x", b"", {}))

@@ -203,6 +203,21 @@ async def test_our_own_failure_is_no_end(fakes: Receivers) -> None:
         assert running.box.rows()[0].attempts == 1
 
 
+async def test_a_mistake_of_ours_silences_no_receiver(fakes: Receivers) -> None:
+    async with delivering(fakes, hook=dict(HOOK)) as running:
+        due, calls = running.box.due, []
+
+        def once_broken(name: str, now: float) -> Any:
+            calls.append(name)
+            if len(calls) == 1:
+                raise ZeroDivisionError
+            return due(name, now)
+
+        running.box.due = once_broken  # type: ignore[method-assign]
+        running.put("hook", FIRING, alert())
+        await until(lambda: running.count(Status.SENT) == 1)
+
+
 async def test_a_reload_adds_and_takes_away_receivers(fakes: Receivers) -> None:
     async with delivering(fakes, hook=dict(HOOK)) as running, Http() as http:
         configs = parse({"other": {**HOOK, "url": fakes.url + "/other"}})
