@@ -187,7 +187,7 @@ def test_slack_s_colour_says_how_bad_it_is(alerts: list[Alert], colour: str) -> 
         (Reply(200, ""), Outcome.DEAD),
         (Reply(403, "invalid_token"), Outcome.DEAD),
         (Reply(404, "no_service"), Outcome.DEAD),
-        (Reply(410, "channel_is_archived"), Outcome.GONE),
+        (Reply(410, "channel_is_archived"), Outcome.DEAD),
         (Reply(429, '{"retry_after":1,"ok":false}'), Outcome.RETRY),
         (Reply(500, "rollup_error"), Outcome.RETRY),
         (Reply(302, ""), Outcome.DEAD),

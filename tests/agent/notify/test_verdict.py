@@ -41,7 +41,7 @@ def test_retry_after_in_all_its_forms(text: str, seconds: float | None) -> None:
         (403, Outcome.DEAD),
         (404, Outcome.DEAD),
         (408, Outcome.RETRY),
-        (410, Outcome.GONE),
+        (410, Outcome.DEAD),
         (422, Outcome.DEAD),
         (425, Outcome.RETRY),
         (429, Outcome.RETRY),
