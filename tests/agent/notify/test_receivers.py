@@ -106,6 +106,13 @@ def test_a_value_that_rounds_to_its_threshold_says_on_which_side_it_is() -> None
     assert wording.measured(alert(value=None, threshold=None)) == ""
 
 
+def test_what_has_neither_graph_nor_node_is_told_by_its_labels() -> None:
+    assert wording.place(alert(labels={"model": "large", "env": "prod"})) == (
+        "model=large, env=prod"
+    )
+    assert wording.place(alert(labels={})) == "all"
+
+
 def test_what_is_gathered_by_a_group_is_not_late() -> None:
     gathered = message(due=NOON + 600)
     assert wording.marks(gathered, NOON + 650) == []
