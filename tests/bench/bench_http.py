@@ -21,7 +21,7 @@ from kaywatch_agent.aggregate.clients import Client
 from kaywatch_agent.aggregate.registry import Limits, Registry
 from kaywatch_agent.aggregate.step import Step, reduce
 from kaywatch_agent.health import Health
-from kaywatch_agent.model import Columns, ErrorKey, Kind, SeriesKey
+from kaywatch_agent.model import Columns, ErrorKey, Kind, PhaseColumns, SeriesKey
 from kaywatch_agent.telemetry import Telemetry
 from kaywatch_agent.web.server import WebServer
 
@@ -105,17 +105,19 @@ class Synthetic:
         random = np.random.default_rng(1)
         size = series * times
         failed = random.random(size) < 0.01
-        return reduce(
-            Columns(
-                np.repeat(np.arange(series), times),
-                np.full(size, self.now),
-                random.lognormal(-2, 1, size),
-                failed.astype(np.uint8),
-                1 + (random.random(size) < 0.1).astype(np.int64),
-                np.where(failed, 0, 1),
-                failed.astype(np.int64),
-            )
+        columns = Columns(
+            np.repeat(np.arange(series), times),
+            np.full(size, self.now),
+            random.lognormal(-2, 1, size),
+            failed.astype(np.uint8),
+            1 + (random.random(size) < 0.1).astype(np.int64),
+            np.where(failed, 0, 1),
+            failed.astype(np.int64),
         )
+        tenth = (columns.value * 0.1).astype(np.float32)
+        none = np.zeros(size, np.uint32)
+        phases = PhaseColumns(*columns[:3], tenth, 8 * tenth, 0 * tenth, none)
+        return reduce(columns, phases)
 
 
 async def _held(longest: list[float]) -> None:

@@ -18,6 +18,7 @@ import warnings
 from typing import Any
 
 import msgpack
+from tests.flights import Endless
 
 from kaywatch import wire
 from kaywatch._packer import Packer
@@ -73,11 +74,13 @@ def columns(events: int) -> bytes:
         series = recorder.series("checkout", f"node{number % 7}")
         error = ("ValueError", "exec") if number % 5 == 0 else None
         series.record(0.01 * number, int(error is not None), 1 + number % 3, "a", error)
+        usual = series.number, time.time(), 0.5, 0, 1, "a", None
+        recorder.record_phased((*usual, 0.1, 0.2, 0.1, number))
         recorder.point("observe", "size", "checkout", "", {"shop": "de"})(number)
     recorder.run_ended("checkout", 1.5, 0, "no_successors", "node6", "a", 7)
     recorder.failed(Failure(1.5, "checkout", "node0", "E", "why", "exec", 1, 1, "r-1"))
     recorder.wired(Topology("checkout", "node0", ("node0", "node1"), ()))
-    recorder.in_flight[1] = ("checkout", "node1", time.time(), 0)
+    recorder.in_flight.add(Endless("checkout", "node1", time.time()))
     taken = Packer(recorder).take()
     assert taken is not None
     # Without a number, or all but the first would be duplicates.

@@ -1,0 +1,191 @@
+"""Figures beside their promises and their peers: one table, and the same as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import json
+import os
+import platform
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from tests.bench import peers
+from tests.bench.rounds import FULL, QUICK, Effort
+
+__all__ = ["Figure", "Promise", "Row", "absent", "figure", "run"]
+
+WIDTH = 170  # where the output is no terminal
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What the rounds of one party came to, in the unit of its row.
+
+    Attributes:
+        who: `kaywatch`, or the peer.
+        median, low, high: over the rounds; None where it was not measured.
+        rounds: how many there were.
+        note: what else there is to know: losses, or why it was not measured.
+    """
+
+    who: str
+    median: float | None
+    low: float | None
+    high: float | None
+    rounds: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What the design promises: a figure to stay under, or to reach."""
+
+    limit: float
+    at_least: bool = False
+
+    def kept(self, value: float) -> bool:
+        """Return whether `value` keeps it."""
+        return value >= self.limit if self.at_least else value <= self.limit
+
+
+@dataclass(frozen=True)
+class Row:
+    """One thing that was measured, of ours and of peers."""
+
+    what: str
+    unit: str
+    ours: Figure
+    promise: Promise | None = None
+    peers: tuple[Figure, ...] = ()
+
+    def ratio(self, peer: Figure) -> float | None:
+        """Return how many times as much the peer takes."""
+        if not self.ours.median or peer.median is None:
+            return None
+        return peer.median / self.ours.median
+
+
+def figure(who: str, samples: Sequence[float], note: str = "") -> Figure:
+    """Return the median of some rounds, with their extremes."""
+    return Figure(
+        who, statistics.median(samples), min(samples), max(samples), len(samples), note
+    )
+
+
+def absent(who: str, reason: str) -> Figure:
+    """Return the figure of a peer that is not here to be measured."""
+    return Figure(who, None, None, None, 0, reason)
+
+
+def run(*measures: Callable[[Effort], Sequence[Row]]) -> None:
+    """Measure, print the table, and write JSON where asked to: a command line."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true", help="fewer rounds and events")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write it there too")
+    options = parser.parse_args()
+    machine = describe_machine()
+    effort = QUICK if options.quick else FULL
+    rows = [row for measure in measures for row in measure(effort)]
+    show(rows, machine)
+    if options.json:
+        document = {
+            "machine": machine,
+            "quick": options.quick,
+            "rows": [as_json(row) for row in rows],
+        }
+        options.json.write_text(json.dumps(document, indent=2) + "\n")
+
+
+def describe_machine() -> dict[str, Any]:
+    """Return what the figures depend on; before the load of the measuring itself."""
+    return {
+        "cpu": cpu_model(),
+        "cores": len(os.sched_getaffinity(0)),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        "load_average": os.getloadavg()[0],
+        "versions": peers.versions(),
+    }
+
+
+def cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == "model name":
+            return value.strip()
+    return platform.machine()
+
+
+def as_json(row: Row) -> dict[str, Any]:
+    """Return a row as plain values, with what follows from them."""
+    kept = row.promise and row.ours.median and row.promise.kept(row.ours.median)
+    return {
+        "what": row.what,
+        "unit": row.unit,
+        "ours": vars(row.ours),
+        "promise": row.promise and {**vars(row.promise), "kept": kept},
+        "peers": [{**vars(peer), "ratio": row.ratio(peer)} for peer in row.peers],
+    }
+
+
+def show(rows: Sequence[Row], machine: dict[str, Any]) -> None:
+    """Print the table."""
+    console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
+    table = Table("what", "kaywatch", "promise", "kept?", "peers", show_lines=True)
+    for row in rows:
+        table.add_row(
+            row.what,
+            _with_spread(row.ours, row.unit),
+            *_against_promise(row),
+            "\n".join(_peer(row, peer) for peer in row.peers),
+        )
+    console.print(table)
+    console.print(
+        "Medians, with the extremes of the rounds in brackets. {cpu}, {cores} cores,"
+        " Python {python}, Linux {kernel}, {date}, load {load_average:.1f} at the"
+        " start.".format(**machine)
+    )
+    versions = machine["versions"].items()
+    console.print(", ".join(f"{name} {version}" for name, version in versions))
+
+
+def _with_spread(found: Figure, unit: str) -> str:
+    if found.median is None or found.low is None or found.high is None:
+        return found.note
+    text = f"{_number(found.median)} {unit}"
+    if found.rounds > 1:
+        text += f" ({_number(found.low)} to {_number(found.high)})"
+    return f"{text}, {found.note}" if found.note else text
+
+
+def _against_promise(row: Row) -> tuple[str, str]:
+    promise, value = row.promise, row.ours.median
+    if promise is None or value is None:
+        return "", ""
+    sign = ">=" if promise.at_least else "<="
+    limit = f"{promise.limit:,.10g}"
+    return f"{sign} {limit} {row.unit}", "yes" if promise.kept(value) else "NO"
+
+
+def _peer(row: Row, peer: Figure) -> str:
+    ratio = row.ratio(peer)
+    times = (
+        ""
+        if ratio is None
+        else f", {ratio:.{1 if ratio >= 0.95 else 2}f} times as much"
+    )
+    return f"{peer.who}: {_with_spread(peer, row.unit)}{times}"
+
+
+def _number(value: float) -> str:
+    """Write three significant digits, or all of those before the point."""
+    digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
+    return f"{value:,.{digits}f}"

@@ -1,0 +1,70 @@
+"""How much is measured, and in which order: ours and the peers' in turns."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+__all__ = ["FULL", "QUICK", "SMOKE", "Effort", "alone", "in_turns", "progress"]
+
+T = TypeVar("T")
+STARTED = time.monotonic()
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much to measure.
+
+    Attributes:
+        rounds: how often each measure is taken.
+        share: of the full number of events, seconds or series, from 0 to 1.
+        peers: whether peers are measured too.
+    """
+
+    rounds: int
+    share: float = 1.0
+    peers: bool = True
+
+    def of(self, full: int, least: int = 1) -> int:
+        """Return the share of `full`, at least `least`."""
+        return max(least, int(full * self.share))
+
+
+FULL = Effort(rounds=3)
+QUICK = Effort(rounds=3, share=0.1)
+# For the test that all of it runs: its figures say nothing.
+SMOKE = Effort(rounds=1, share=0.005, peers=False)
+
+
+def in_turns(
+    rounds: int, measures: Mapping[str, Callable[[], T]]
+) -> dict[str, list[T]]:
+    """Take each measure once a round, each round beginning with another one.
+
+    So a neighbour that is noisy for a while meets all of them.
+    """
+    names = list(measures)
+    found: dict[str, list[T]] = {name: [] for name in names}
+    for number in range(rounds):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            progress(f"round {number + 1} of {rounds}: {name}")
+            found[name].append(measures[name]())
+    return found
+
+
+def alone(measure: Callable[..., T], *arguments: Any) -> T:
+    """Call a function of a module in a fresh process, for its memory or its threads."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(measure, *arguments).result()
+
+
+def progress(text: str) -> None:
+    """Say on stderr what is under way."""
+    print(f"[{time.monotonic() - STARTED:4.0f} s] {text}", file=sys.stderr, flush=True)
