@@ -18,11 +18,10 @@ from tests.agents import Agent, running_agent
 from tests.bench.daemons import DAEMONS, Daemon, Load, loaded, running
 from tests.bench.load import Clients, evenly
 from tests.bench.loops import dict_loop, histogram_loop
-from tests.bench.report import Figure, Promise, Row, absent, figure, run
+from tests.bench.report import OURS, Figure, Promise, Row, absent, figure
 from tests.bench.rounds import Effort, in_turns
 from tests.bench.usage import cpu_seconds
 
-OURS = "kaywatch"
 BATCHES = {5_000: 20_000_000, 500: 4_000_000, 50: 1_000_000}  # size: events in all
 LOOPED = 100_000  # in this process
 METRICS = 100_000  # to each statsd server
@@ -202,7 +201,3 @@ def measure(effort: Effort) -> list[Row]:
         if effort.peers and kind.missing()
     ]
     return [replace(row, peers=(*row.peers, *absentees)) for row in rows]
-
-
-if __name__ == "__main__":
-    run(measure)

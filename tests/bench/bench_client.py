@@ -7,11 +7,7 @@ takes all of it (`receivers`), so that its export is in the figure.
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -22,17 +18,14 @@ from pathlib import Path
 from tests.agents import running_agent
 from tests.bench import receivers
 from tests.bench.peers import missing_package
-from tests.bench.report import Figure, Promise, Row, absent, figure, run
-from tests.bench.rounds import Effort, in_turns
+from tests.bench.report import OURS, Figure, Promise, Row, absent, figure
+from tests.bench.rounds import Effort, Measured, in_turns, python
 
 from kaywatch.recorder import Recorder
 
 EVENTS = 1_000_000
 CALLS = 100_000
 REPEAT = 7
-OURS = "kaywatch"
-
-Measured = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -123,19 +116,6 @@ def imported(modules: str) -> Measured:
     return python("-c", code)
 
 
-def python(*arguments: str) -> Measured:
-    """Run Python; return the JSON that it prints."""
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        env={**os.environ, "NO_PROXY": "127.0.0.1"},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    found: Measured = json.loads(done.stdout)
-    return found
-
-
 def hot_call() -> float:
     """Return the nanoseconds of our call alone: no sender shares the interpreter."""
     recorder = Recorder()
@@ -204,7 +184,3 @@ def row(
         figure(name, [each[key] for each in samples]) for name, samples in found.items()
     )
     return Row(what, unit, ours, Promise(limit) if limit else None, tuple(others))
-
-
-if __name__ == "__main__":
-    run(measure)

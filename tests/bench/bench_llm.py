@@ -1,22 +1,20 @@
 """What the hooks add to a call through an SDK, and what `record_llm` costs.
 
-    python -m tests.bench.bench_llm
-
-The same call goes to a local server bare and hooked, in turns, so that a change of the
-machine's speed meets both. Time is CPU time of the calling thread: the server's and the
-sender's is not in it. Events go to an agent in memory.
+The same call goes to a local server bare and hooked. Time is CPU time of the calling
+thread: the server's and the sender's is not in it. Events go to an agent in memory.
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import anthropic
 import openai
+from tests.bench.report import OURS, Row, figure, more
+from tests.bench.rounds import Effort, in_turns
 from tests.llm_server import serving
 
 import kaywatch
@@ -25,38 +23,42 @@ from kaywatch.testing import capture
 clock = time.thread_time
 ASK: Any = [{"role": "user", "content": "hi"}]
 CHUNKS = 5  # of the server's chat stream, its usage included
+CALLS = 60
+RECORDS = 2_000
+REPEAT = 5  # such short measures in one round
 
 
 def cost(call: Callable[[], Any], times: int) -> float:
     """Return the time of one call in microseconds."""
-    start = clock()
+    call()
+    started = clock()
     for _ in range(times):
         call()
-    return (clock() - start) / times * 1e6
+    return (clock() - started) / times * 1e6
 
 
-def compare(name: str, call: Callable[[], Any], rounds: int, times: int) -> None:
-    """Print what the hooks add to a call."""
-    bare, hooked = [], []
-    call()
-    for _ in range(rounds):
-        bare.append(cost(call, times))
-        kaywatch.instrument(modules=[])
+def hooked(call: Callable[[], Any], times: int) -> float:
+    """Return the time of one call with the hooks."""
+    kaywatch.instrument(modules=[])
+    try:
         with capture():
-            call()
-            hooked.append(cost(call, times))
+            return cost(call, times)
+    finally:
         kaywatch.uninstrument()
-    added = [after - before for before, after in zip(bare, hooked, strict=True)]
-    low, most = statistics.median(bare), statistics.median(added)
-    print(f"{name:26} bare {low:7.0f} us   hooked +{most:5.1f} us  ({most / low:.1%})")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--times", type=int, default=60)
-    options = parser.parse_args()
-    given = options.rounds, options.times
+def recorded(times: int) -> float:
+    """Return the time of one `record_llm`."""
+    record = partial(
+        kaywatch.record_llm, model="gpt-4o", input_tokens=900, output_tokens=200
+    )
+    with capture(), kaywatch.execution("g", "n"):
+        return cost(record, times)
+
+
+def measure(effort: Effort) -> list[Row]:
+    """Return a row for each kind of call."""
+    calls, rounds = effort.of(CALLS), effort.rounds * REPEAT
     with serving() as server:
         gpt = openai.OpenAI(api_key="k", base_url=f"{server.url}/v1")
         claude = anthropic.Anthropic(api_key="k", base_url=server.url)
@@ -72,18 +74,30 @@ def main() -> None:
         def streamed() -> Any:
             return list(chat(stream=True, stream_options={"include_usage": True}))
 
+        kinds = {
+            "an openai chat": chat,
+            f"an openai chat in {CHUNKS} chunks": streamed,
+            "an anthropic message": message,
+        }
         with gpt, claude:
-            compare("openai chat", chat, *given)
-            compare(f"openai chat, {CHUNKS} chunks", streamed, *given)
-            compare("anthropic message", message, *given)
-
-    def record() -> None:
-        kaywatch.record_llm(model="gpt-4o", input_tokens=900, output_tokens=200)
-
-    with capture(), kaywatch.execution("g", "n"):
-        found = min(cost(record, 2_000) for _ in range(options.rounds))
-    print(f"{'record_llm':26} {found:.1f} us, priced and held")
-
-
-if __name__ == "__main__":
-    main()
+            found = in_turns(
+                rounds,
+                {
+                    (kind, way): partial(taken, call, calls)
+                    for kind, call in kinds.items()
+                    for way, taken in (("bare", cost), ("hooked", hooked))
+                },
+            )
+    alone = partial(recorded, effort.of(RECORDS))
+    by_hand = in_turns(rounds, {"record_llm": alone})["record_llm"]
+    return [
+        *(
+            Row(
+                f"added to {kind}",
+                "us",
+                more(found[kind, "hooked"], found[kind, "bare"], "us"),
+            )
+            for kind in kinds
+        ),
+        Row("`record_llm`, priced and held", "us", figure(OURS, by_hand)),
+    ]

@@ -1,26 +1,25 @@
 """What a node's lines in the log cost, beside KayGraph's f-strings.
 
-    python -m tests.bench.bench_logs
-
-A flow of ten nodes that do nothing is run with different set-ups, in turns, so that a
-change of the machine's speed meets all. Files are real. KayGraph's manner is a node
-that logs its start and end, with f-strings that are built at any level: it holds a
-payload of 1,000 records, as a result of `prep`, which KayGraph formats for DEBUG.
+A flow of ten nodes that do nothing is run with different set-ups. Files are real.
+KayGraph's manner is a node that logs its start and end, with f-strings that are built
+at any level: it holds a payload of 1,000 records, as a result of `prep`, which KayGraph
+formats for DEBUG.
 """
 
 from __future__ import annotations
 
-import argparse
 import logging
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pocketflow
-from tests.bench.bench_frameworks import Step, chain
+from tests.bench.bench_frameworks import Step, visit
+from tests.bench.report import OURS, Figure, Row, added, figure
+from tests.bench.rounds import Effort, in_turns
 
 import kaywatch
 from kaywatch.logs import (
@@ -31,10 +30,8 @@ from kaywatch.logs import (
 )
 from kaywatch.testing import capture
 
-clock = time.thread_time
-NODES = 10
 RUNS = 200
-ROUNDS = 7
+REPEAT = 3  # such short measures in one round
 PAYLOAD = [{"id": number, "text": "some text"} for number in range(1_000)]
 
 
@@ -66,15 +63,6 @@ class Chatty(Step):
         return action
 
 
-def microseconds(step: type, shared: dict[str, Any], runs: int) -> float:
-    """Return the microseconds that one visit of a node takes."""
-    flow = chain(pocketflow.Flow, step)
-    started = clock()
-    for _ in range(runs):
-        flow.run(dict(shared))
-    return (clock() - started) / (runs * NODES) * 1e6
-
-
 def plain_handlers(folder: Path, level: int) -> None:
     """Set logging up as KayGraph's page does, without its console."""
     root = logging.getLogger()
@@ -97,64 +85,71 @@ def clear() -> None:
     root.setLevel(logging.WARNING)
 
 
+def visits(setup: Callable[[], object], visited: Callable[[], float]) -> float:
+    """Return the microseconds of a visit with a set-up, which is undone after."""
+    setup()
+    try:
+        return visited()
+    finally:
+        clear()
+
+
 def ours(folder: Path, setup: Callable[..., None], level: str) -> None:
     """Set ours up, without the console."""
     setup(directory=folder, level=level, console=False)
+    watch()
+
+
+def watch() -> None:
     kaywatch.instrument(modules=[pocketflow])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=RUNS, help="of the flow, a round")
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    options = parser.parse_args()
-    production, structured = setup_production_logging, setup_structured_logging
-    payload = {"payload": PAYLOAD}
+def measure(effort: Effort) -> list[Row]:
+    """Return a row for each manner and level."""
+    runs = effort.of(RUNS)
+    plain = partial(visit, Step, {}, runs)
+    chatty = partial(visit, Chatty, {}, runs)
+    loaded = partial(visit, Chatty, {"payload": PAYLOAD}, effort.of(RUNS // 50))
     with tempfile.TemporaryDirectory() as name, capture():
         folder = Path(name)
-        cases: dict[str, tuple[Callable[[], Any], type, dict[str, Any]]] = {
-            "bare": (lambda: None, Step, {}),
-            "instrumented, no logging": (
-                lambda: kaywatch.instrument(modules=[pocketflow]),
-                Step,
-                {},
-            ),
-            "ours, level WARNING": (
-                lambda: ours(folder, production, "WARNING"),
-                Step,
-                {},
-            ),
-            "ours, level INFO": (lambda: ours(folder, production, "INFO"), Step, {}),
-            "ours, JSON, INFO": (lambda: ours(folder, structured, "INFO"), Step, {}),
-            "f-strings, level WARNING": (
-                lambda: plain_handlers(folder, logging.WARNING),
-                Chatty,
-                {},
-            ),
-            "f-strings, level INFO": (
-                lambda: plain_handlers(folder, logging.INFO),
-                Chatty,
-                {},
-            ),
-            "f-strings, WARNING, 1,000 records": (
-                lambda: plain_handlers(folder, logging.WARNING),
-                Chatty,
-                payload,
-            ),
+        production = partial(ours, folder, setup_production_logging)
+        structured = partial(ours, folder, setup_structured_logging)
+        by_hand = partial(plain_handlers, folder)
+        cases: dict[str, tuple[Callable[[], object], Callable[[], float]]] = {
+            "bare": (clear, plain),
+            "instrumented": (watch, plain),
+            "WARNING": (partial(production, "WARNING"), plain),
+            "INFO": (partial(production, "INFO"), plain),
+            "JSON": (partial(structured, "INFO"), plain),
+            "f-strings, WARNING": (partial(by_hand, logging.WARNING), chatty),
+            "f-strings, INFO": (partial(by_hand, logging.INFO), chatty),
+            "f-strings, 1,000 records": (partial(by_hand, logging.WARNING), loaded),
         }
-        measured: dict[str, list[float]] = {case: [] for case in cases}
-        for _ in range(options.rounds):
-            for case, (setup, step, shared) in cases.items():
-                setup()
-                runs = options.runs if not shared else max(1, options.runs // 50)
-                measured[case].append(microseconds(step, shared, runs))
-                clear()
-    bare = statistics.median(measured["bare"])
-    print(f"{'us per node':<36}{'all':>9}{'added':>9}")
-    for case, values in measured.items():
-        median = statistics.median(values)
-        print(f"{case:<36}{median:>9.2f}{median - bare:>9.2f}")
+        found = in_turns(
+            effort.rounds * REPEAT,
+            {case: partial(visits, *given) for case, given in cases.items()},
+        )
 
+    def adds(case: str, who: str = OURS, note: str = "") -> Figure:
+        return figure(who, added(found[case], found["bare"]), note)
 
-if __name__ == "__main__":
-    main()
+    strings = "f-strings, as KayGraph logs"
+    return [
+        Row(
+            "added to a node: metrics, logging at WARNING",
+            "us",
+            adds("WARNING"),
+            peers=(
+                adds("instrumented", "metrics alone"),
+                adds("f-strings, WARNING", strings),
+                adds("f-strings, 1,000 records", strings, "1,000 records from `prep`"),
+            ),
+        ),
+        Row(
+            "the same, logging at INFO, to files",
+            "us",
+            adds("INFO", note="3 lines a node"),
+            peers=(adds("f-strings, INFO", strings, "2 lines a node"),),
+        ),
+        Row("the same, as JSON", "us", adds("JSON", note="3 lines a node")),
+    ]

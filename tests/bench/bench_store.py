@@ -1,120 +1,139 @@
-"""What durability costs: a tick's commit, a restart with a day of history, its size.
-
-python -m tests.bench.bench_store
-"""
+"""What durability costs: a tick and its commit, a restart with a day of history."""
 
 from __future__ import annotations
 
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
-import numpy as np
+from tests.agents import Agent
+from tests.bench import series as many
+from tests.bench.report import OURS, Figure, Row, figure
+from tests.bench.rounds import Effort, in_turns
 
-from kaywatch_agent.aggregate.change import Change
-from kaywatch_agent.aggregate.step import EMPTY, Step, merge, reduce
-from kaywatch_agent.model import Columns, Kind, SeriesKey
+from kaywatch_agent.aggregate.aggregator import Aggregator
+from kaywatch_agent.store import tiers
+from kaywatch_agent.store.schema import connect, transaction
 from kaywatch_agent.store.store import Store
 
-START = 1_700_000_000 - 1_700_000_000 % 3600
-NAMES: dict[str, list[str]] = {"actions": ["", "default"], "errors": [], "ends": []}
-RANDOM = np.random.default_rng(1)
+SERIES = (1_000, 10_000)
+TICKS = 60
+DAY = 86_400
+PER_TICK = 2  # executions of each series
+PER_MINUTE = 12
+
+Ticks = tuple[list[float], list[float]]  # in the loop, of the commit
 
 
-def keys(series: int) -> list[SeriesKey]:
-    return [
-        SeriesKey(Kind.NODE, "shop", f"graph{n % 100}", f"node{n}")
-        for n in range(series)
-    ]
+def ticking(
+    store: Store, series: int, start: float, count: int
+) -> Iterator[tuple[float, float]]:
+    """Tick so often, all series dirty; yield the seconds in the loop and of the commit.
+
+    The loop hands a change over, and a thread commits it.
+    """
+    aggregator = Aggregator(many.registry(series), start)
+    events = many.columns(series, PER_TICK, start)
+    for now in (start + n for n in range(count)):
+        timely = events._replace(time=events.time - start + now)
+        aggregator._pending.append(timely)
+        aggregator._pending_phases.append(many.phases(timely))
+        started = time.perf_counter()
+        aggregator.advance(now)
+        change = aggregator.change(now)
+        handed_over = time.perf_counter()
+        store.commit(change)
+        yield handed_over - started, time.perf_counter() - handed_over
 
 
-def step(series: int, now: float, each: int = 2) -> Step:
-    """Return `each` executions of every series."""
-    size = series * each
-    return reduce(
-        Columns(
-            np.tile(np.arange(series), each),
-            np.full(size, now),
-            RANDOM.lognormal(-3, 1, size),
-            (RANDOM.random(size) < 0.02).astype(np.uint8),
-            np.ones(size, np.int64),
-            np.ones(size, np.int64),
-            np.zeros(size, np.int64),
-        )
-    )
-
-
-def change(now: float, part: Step, totals: Step, known: list[SeriesKey]) -> Change:
-    return Change(
-        now=now,
-        since=START,
-        steps={int(now // 10): part},
-        late=EMPTY,
-        totals=totals,
-        keys=known,
-        rows=len(known),
-        names=NAMES,
-        sizes={name: len(values) for name, values in NAMES.items()},
-    )
-
-
-def ticks(series: int, count: int = 120) -> list[float]:
-    """Return the seconds of each commit of two minutes of ticks."""
-    known, totals, took = keys(series), EMPTY, []
+def ticks(series: int, count: int) -> Ticks:
+    """Return what ticks took, each made durable, in milliseconds."""
     with tempfile.TemporaryDirectory(prefix="kw-") as folder:
         store = Store(Path(folder) / "kaywatch.db")
         store.restore()
-        for n in range(count):
-            part = step(series, START + n)
-            totals = merge([totals, part])
-            started = time.perf_counter()
-            store.commit(change(START + n, part, totals, known))
-            took.append(time.perf_counter() - started)
+        took = list(ticking(store, series, 1_700_000_000.0, count))
         store.close()
-    return took
+    loop, commit = (
+        [seconds * 1e3 for seconds in part] for part in zip(*took, strict=True)
+    )
+    return loop, commit
 
 
-def restart(series: int) -> tuple[float, float]:
-    """Return the seconds of a restart after a day, and the file's size in MB."""
-    known, totals = keys(series), EMPTY
+def fill(path: Path, series: int, seconds: int) -> None:
+    """Write a day of buckets that ended now, and the last ticks."""
+    now = int(time.time())
+    store = Store(path, synchronous="OFF")
+    store.restore()
+    for _ in ticking(store, series, now - 15, 15):
+        pass
+    store.close()
+    db = connect(path, "OFF")
+    for tier, each, end, count in (
+        (tiers.FINEST, 2, now - 60, min(seconds, 3600) // tiers.FINEST),
+        (tiers.MINUTE, PER_MINUTE, now - 3900, max(0, seconds - 3600) // tiers.MINUTE),
+        (tiers.HOUR, 60 * PER_MINUTE, now - 3900, seconds // tiers.HOUR),
+    ):
+        # One is packed, and stands for all: to pack each would take minutes.
+        last = end - end % tier
+        with transaction(db):
+            tiers.add(db, tier, last, many.step(series, each, last))
+            db.executemany(
+                "INSERT INTO buckets SELECT tier, start - ?, data FROM buckets"
+                " WHERE tier = ? AND start = ?",
+                [(n * tier, tier, last) for n in range(1, count)],
+            )
+    db.close()
+
+
+def restart(agent: Agent) -> float:
+    """Return the milliseconds until a new process serves what is in its store."""
+    started = time.monotonic()
+    agent.start()
+    took = time.monotonic() - started
+    restored = next(line for line in agent.log if line["event"] == "restored")
+    assert restored["series"], restored
+    agent.stop()
+    return took * 1e3
+
+
+def measure(effort: Effort) -> list[Row]:
+    """Return the rows of commits, and of restarts."""
+    dirty = [effort.of(series, 10) for series in SERIES]
+    found = in_turns(
+        effort.rounds,
+        {series: partial(ticks, series, effort.of(TICKS, 15)) for series in dirty},
+    )
+    rows = [
+        Row(f"{part}, {series:,} dirty series", "ms", typical([r[at] for r in rounds]))
+        for at, part in enumerate(
+            ("a tick in the loop", "a tick's commit, synced to disk")
+        )
+        for series, rounds in found.items()
+    ]
+    return rows + [restarts(effort, series) for series in dirty]
+
+
+def typical(rounds: list[list[float]]) -> Figure:
+    """Return the figure of each round's median."""
+    longest = max(max(took) for took in rounds)
+    return figure(
+        OURS, [statistics.median(took) for took in rounds], f"at most {longest:.0f} ms"
+    )
+
+
+def restarts(effort: Effort, series: int) -> Row:
+    """Return the row of a restart with so many series."""
+    seconds = effort.of(DAY, 60)
     with tempfile.TemporaryDirectory(prefix="kw-") as folder:
-        path = Path(folder) / "kaywatch.db"
-        store = Store(path, synchronous="OFF")
-        store.restore()
-        parts = [step(series, START, 20) for _ in range(5)]
-        for n in range(0, 86_400, 60):
-            part = parts[n // 60 % 5]
-            totals = merge([totals, part])
-            store.commit(change(START + n, part, totals, known))
-        for n in range(86_400, 86_400 + 15):
-            part = parts[n % 5]
-            store.commit(change(START + n, part, totals, known))
-        store.close()
-        size = path.stat().st_size / 1e6
-        again = Store(path)
-        started = time.perf_counter()
-        again.restore()
-        took = time.perf_counter() - started
-        again.close()
-    return took, size
-
-
-def main() -> None:
-    for series in (1_000, 10_000):
-        took = sorted(ticks(series))
-        print(
-            f"{series:,} dirty series: commit {statistics.median(took) * 1e3:.1f} ms"
-            f" median, {took[int(len(took) * 0.99)] * 1e3:.1f} ms p99,"
-            f" {took[-1] * 1e3:.1f} ms at most"
-        )
-    for series in (1_000, 10_000):
-        took_one, size = restart(series)
-        print(
-            f"{series:,} series, a day of minutes: restored in"
-            f" {took_one * 1e3:.0f} ms, {size:.0f} MB"
-        )
-
-
-if __name__ == "__main__":
-    main()
+        agent = Agent(Path(folder))
+        try:
+            fill(Path(agent.store), series, seconds)
+            size = Path(agent.store).stat().st_size / 1e6
+            what = f"restart with {seconds / 3600:.3g} h of {series:,} series"
+            found = in_turns(effort.rounds, {what: partial(restart, agent)})[what]
+        finally:
+            agent.close()
+    return Row(what, "ms", figure(OURS, found, f"a file of {size:,.0f} MB"))

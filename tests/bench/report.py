@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import datetime as dt
-import json
 import os
 import platform
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +15,22 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 from tests.bench import peers
-from tests.bench.rounds import FULL, QUICK, Effort
 
-__all__ = ["Figure", "Promise", "Row", "absent", "figure", "run"]
+__all__ = [
+    "OURS",
+    "Figure",
+    "Promise",
+    "Row",
+    "absent",
+    "added",
+    "as_json",
+    "describe_machine",
+    "figure",
+    "more",
+    "show",
+]
 
+OURS = "kaywatch"
 WIDTH = 170  # where the output is no terminal
 
 
@@ -67,7 +77,7 @@ class Row:
 
     def ratio(self, peer: Figure) -> float | None:
         """Return how many times as much the peer takes."""
-        if not self.ours.median or peer.median is None:
+        if not self.ours.median or not peer.median:
             return None
         return peer.median / self.ours.median
 
@@ -84,23 +94,15 @@ def absent(who: str, reason: str) -> Figure:
     return Figure(who, None, None, None, 0, reason)
 
 
-def run(*measures: Callable[[Effort], Sequence[Row]]) -> None:
-    """Measure, print the table, and write JSON where asked to: a command line."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--quick", action="store_true", help="fewer rounds and events")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write it there too")
-    options = parser.parse_args()
-    machine = describe_machine()
-    effort = QUICK if options.quick else FULL
-    rows = [row for measure in measures for row in measure(effort)]
-    show(rows, machine)
-    if options.json:
-        document = {
-            "machine": machine,
-            "quick": options.quick,
-            "rows": [as_json(row) for row in rows],
-        }
-        options.json.write_text(json.dumps(document, indent=2) + "\n")
+def added(with_it: Sequence[float], without: Sequence[float]) -> list[float]:
+    """Return how much more it was, round by round."""
+    return [more - less for more, less in zip(with_it, without, strict=True)]
+
+
+def more(with_it: Sequence[float], without: Sequence[float], unit: str) -> Figure:
+    """Return how much we add to what takes so long without us."""
+    than = f"on top of {_number(statistics.median(without))} {unit}"
+    return figure(OURS, added(with_it, without), than)
 
 
 def describe_machine() -> dict[str, Any]:
@@ -126,12 +128,13 @@ def cpu_model() -> str:
 
 def as_json(row: Row) -> dict[str, Any]:
     """Return a row as plain values, with what follows from them."""
-    kept = row.promise and row.ours.median and row.promise.kept(row.ours.median)
+    promise, value = row.promise, row.ours.median
+    kept = None if promise is None or value is None else promise.kept(value)
     return {
         "what": row.what,
         "unit": row.unit,
         "ours": vars(row.ours),
-        "promise": row.promise and {**vars(row.promise), "kept": kept},
+        "promise": promise and {**vars(promise), "kept": kept},
         "peers": [{**vars(peer), "ratio": row.ratio(peer)} for peer in row.peers],
     }
 

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
+import os
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-__all__ = ["FULL", "QUICK", "SMOKE", "Effort", "alone", "in_turns", "progress"]
+__all__ = [
+    "FULL",
+    "QUICK",
+    "SMOKE",
+    "Effort",
+    "Measured",
+    "alone",
+    "in_turns",
+    "progress",
+    "python",
+]
 
+Measured = dict[str, float]
+K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
-STARTED = time.monotonic()
+PROGRESS_SECONDS = 2.0  # between two lines on stderr
 
 
 @dataclass(frozen=True)
@@ -41,19 +56,20 @@ QUICK = Effort(rounds=3, share=0.1)
 SMOKE = Effort(rounds=1, share=0.005, peers=False)
 
 
-def in_turns(
-    rounds: int, measures: Mapping[str, Callable[[], T]]
-) -> dict[str, list[T]]:
+def in_turns(rounds: int, measures: Mapping[K, Callable[[], T]]) -> dict[K, list[T]]:
     """Take each measure once a round, each round beginning with another one.
 
     So a neighbour that is noisy for a while meets all of them.
     """
     names = list(measures)
-    found: dict[str, list[T]] = {name: [] for name in names}
+    found: dict[K, list[T]] = {name: [] for name in names}
+    said = 0.0
     for number in range(rounds):
         first = number % len(names)
         for name in names[first:] + names[:first]:
-            progress(f"round {number + 1} of {rounds}: {name}")
+            if time.monotonic() > said + PROGRESS_SECONDS:
+                said = time.monotonic()
+                progress(f"  round {number + 1} of {rounds}: {name}")
             found[name].append(measures[name]())
     return found
 
@@ -65,6 +81,19 @@ def alone(measure: Callable[..., T], *arguments: Any) -> T:
         return pool.submit(measure, *arguments).result()
 
 
+def python(*arguments: str) -> Measured:
+    """Run Python; return the JSON that it prints."""
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        env={**os.environ, "NO_PROXY": "127.0.0.1"},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    found: Measured = json.loads(done.stdout)
+    return found
+
+
 def progress(text: str) -> None:
     """Say on stderr what is under way."""
-    print(f"[{time.monotonic() - STARTED:4.0f} s] {text}", file=sys.stderr, flush=True)
+    print(text, file=sys.stderr, flush=True)
