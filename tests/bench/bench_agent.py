@@ -8,9 +8,10 @@ rows that are counted in Python dicts, and prometheus_client's histogram.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -19,17 +20,19 @@ from tests.bench.daemons import DAEMONS, Daemon, Load, loaded, running
 from tests.bench.load import Clients, evenly
 from tests.bench.loops import dict_loop, histogram_loop
 from tests.bench.report import OURS, Figure, Promise, Row, absent, figure
-from tests.bench.rounds import Effort, in_turns
-from tests.bench.usage import cpu_seconds
+from tests.bench.rounds import Effort, Measured, in_turns
+from tests.bench.usage import cpu_seconds, resident_mb
 
 BATCHES = {5_000: 20_000_000, 500: 4_000_000, 50: 1_000_000}  # size: events in all
 LOOPED = 100_000  # in this process
-METRICS = 100_000  # to each statsd server
-PACE = 50_000  # metrics per second, which both servers can take
+PACED = 100_000  # to each daemon
+PACE = 20_000  # events per second, which all of them can take
 PROCESSES = 500
 PROCESS_RATE = 20  # events per second of each
-PROCESS_SECONDS = 6
+PROCESS_SECONDS = 10  # in which the agent looks at each process once
 SUSTAINED_SECONDS = 4
+IDLE_SECONDS = 10
+SETTLE_SECONDS = 2  # until what a start brings is over
 
 
 def agent_pid(agent: Agent) -> int:
@@ -37,21 +40,31 @@ def agent_pid(agent: Agent) -> int:
     return agent.process.pid
 
 
-def per_event(batch: int, events: int) -> float:
-    """Return the agent's CPU nanoseconds per event, in batches of one client."""
+def loaded_agent(clients: int, batch: int, events: int, rate: float = math.inf) -> Load:
+    """Push to an agent.
+
+    Args:
+        clients: how many, in turns.
+        batch: events in one batch.
+        events: how many in all.
+        rate: events per second.
+    """
     with running_agent() as agent:
-        clients = Clients(agent.socket, 1, batch)
-        clients.push()
-        clients.settle()
-        before = cpu_seconds(agent_pid(agent))
-        for _ in range(events // batch):
-            clients.push()
-        clients.settle()
-        used = cpu_seconds(agent_pid(agent)) - before
-        clients.close()
-        counted = sum(agent.executions().values())
-        assert counted == (events // batch + 1) * batch, counted
-    return used / (events // batch * batch) * 1e9
+        senders = Clients(agent.socket, clients, batch)
+        for _ in range(clients):
+            senders.push()
+        senders.settle()
+        already = sum(agent.executions().values())
+        cpu, started = cpu_seconds(agent_pid(agent)), time.monotonic()
+        batches = events // batch
+        evenly(senders.push, batches, rate / batch)
+        senders.settle()
+        took = time.monotonic() - started
+        used = cpu_seconds(agent_pid(agent)) - cpu
+        senders.close()
+        received = sum(agent.executions().values()) - already
+    sent = batches * batch
+    return Load(used / received * 1e9, used / took * 100, 1 - received / sent)
 
 
 def sustained(seconds: float) -> float:
@@ -85,18 +98,20 @@ def own_core(pid: int) -> Iterator[None]:
         os.sched_setaffinity(0, cores)
 
 
-def many_processes(clients: int, seconds: int) -> float:
-    """Return the share of a core, in percent, that many small clients take."""
+def idle(seconds: float) -> Measured:
+    """Return how soon an agent is ready, and what it uses when there is nothing."""
+    started = time.monotonic()
     with running_agent() as agent:
-        senders = Clients(agent.socket, clients, PROCESS_RATE)
-        before, started = cpu_seconds(agent_pid(agent)), time.monotonic()
-        # Each sends once a second, and no two at the same time.
-        evenly(senders.push, clients * seconds, clients)
-        senders.settle()
-        used = cpu_seconds(agent_pid(agent)) - before
-        took = time.monotonic() - started
-        senders.close()
-    return used / took * 100
+        ready = time.monotonic() - started
+        time.sleep(SETTLE_SECONDS)
+        return {"ready": ready, **idle_process(agent_pid(agent), seconds)}
+
+
+def idle_process(pid: int, seconds: float) -> Measured:
+    before = cpu_seconds(pid)
+    time.sleep(seconds)
+    used = cpu_seconds(pid) - before
+    return {"resident": resident_mb(pid), "core": used / seconds * 100}
 
 
 def start_daemons(stack: contextlib.ExitStack) -> dict[str, Daemon]:
@@ -108,74 +123,112 @@ def start_daemons(stack: contextlib.ExitStack) -> dict[str, Daemon]:
     }
 
 
-def measure_events(effort: Effort, daemons: dict[str, Daemon]) -> list[Row]:
+def measure_events(effort: Effort) -> list[Row]:
     """Return the rows of CPU per event."""
-    ours = {
-        f"batches of {size:,}": partial(per_event, size, effort.of(events, 2 * size))
-        for size, events in BATCHES.items()
-    }
     loops = {
         "msgpack rows, a dict loop": partial(dict_loop, effort.of(LOOPED, 5_000)),
         "prometheus_client": partial(histogram_loop, effort.of(LOOPED, 5_000)),
     }
-    servers = {
-        f"{name}, {size} a packet": partial(
-            loaded, daemon, size, effort.of(METRICS), PACE
+    ours = {
+        size: partial(loaded_agent, 1, size, effort.of(events, 2 * size))
+        for size, events in BATCHES.items()
+    }
+    found = in_turns(effort.rounds, {**ours, **loops})
+    beside = tuple(figure(name, found[name]) for name in loops)
+    return [
+        Row(
+            f"agent CPU an event, batches of {size:,}",
+            "ns",
+            cpu_figure(OURS, found[size]),
+            Promise(100) if size == 5_000 else None,
+            beside if size == 5_000 else (),
         )
+        for size in BATCHES
+    ]
+
+
+def measure_paced(effort: Effort, daemons: dict[str, Daemon]) -> Row:
+    """Return the row of as many events for all daemons, at a pace they can take."""
+    events = effort.of(PACED)
+    loads = {
+        f"{name}, {size} a packet": partial(loaded, daemon, size, events, PACE)
         for name, daemon in daemons.items()
         for size in (1, 20)
     }
-    found = in_turns(effort.rounds, {**ours, **loops})
-    loads = in_turns(effort.rounds, servers)
-    beside = {
-        5_000: tuple(figure(name, found[name]) for name in loops),
-        50: tuple(cpu_figure(name, samples) for name, samples in loads.items()),
-    }
-    return [
-        Row(
-            f"agent CPU an event, {name}",
-            "ns",
-            figure(OURS, found[name]),
-            Promise(100) if size == 5_000 else None,
-            beside.get(size, ()),
-        )
-        for size, name in zip(BATCHES, ours, strict=True)
-    ]
+    ours = {OURS: partial(loaded_agent, 1, 50, events, PACE)}
+    return Row(
+        f"agent CPU an event, {events:,} at {PACE:,}/s, batches of 50",
+        "ns",
+        *beside(cpu_figure, in_turns(effort.rounds, {**ours, **loads})),
+    )
 
 
-def measure_rates(effort: Effort, daemons: dict[str, Daemon]) -> list[Row]:
-    """Return the rows of a steady stream: as fast as can be, and of many processes."""
-    flat_out = partial(sustained, effort.of(SUSTAINED_SECONDS * 1000) / 1000)
-    fastest = in_turns(effort.rounds, {"flat out": flat_out})
-    seconds = effort.of(PROCESS_SECONDS, 3 if effort.peers else 1)
-    processes = effort.of(PROCESSES, PROCESSES if effort.peers else 5)
+def measure_processes(effort: Effort, daemons: dict[str, Daemon]) -> Row:
+    """Return the row of many processes that each send once a second."""
+    processes = effort.whole(PROCESSES, 5)
     rate = processes * PROCESS_RATE
-    what = f"{processes} processes, {PROCESS_RATE} events/s each"
-    ours = in_turns(effort.rounds, {what: partial(many_processes, processes, seconds)})
-    loads = in_turns(
+    events = rate * effort.whole(PROCESS_SECONDS, 1)
+    loads = {
+        f"{name}, 1 a packet": partial(loaded, daemon, 1, events, rate)
+        for name, daemon in daemons.items()
+    }
+    ours = {OURS: partial(loaded_agent, processes, PROCESS_RATE, events, rate)}
+    return Row(
+        f"{processes} processes, {PROCESS_RATE} events/s each",
+        "% of a core",
+        *beside(core_figure, in_turns(effort.rounds, {**ours, **loads}), Promise(6)),
+    )
+
+
+def measure_fastest(effort: Effort) -> Row:
+    """Return the row of as many events as can be."""
+    flat_out = partial(sustained, effort.of(SUSTAINED_SECONDS * 1000) / 1000)
+    found = in_turns(effort.rounds, {"as fast as can be": flat_out})
+    return Row(
+        "taken in and committed, agent on one core",
+        "events/s",
+        *(figure(OURS, samples) for samples in found.values()),
+        Promise(5_000_000, at_least=True),
+    )
+
+
+def measure_idle(effort: Effort, daemons: dict[str, Daemon]) -> list[Row]:
+    """Return the rows of a daemon that has nothing to do."""
+    seconds = effort.of(IDLE_SECONDS, effort.whole(5, 1))
+    found = in_turns(
         effort.rounds,
         {
-            f"{name}, {rate:,}/s, 1 a packet": partial(
-                loaded, daemon, 1, rate * seconds, rate
-            )
-            for name, daemon in daemons.items()
+            OURS: partial(idle, seconds),
+            **{
+                name: partial(idle_process, daemon.process.pid, seconds)
+                for name, daemon in daemons.items()
+            },
         },
     )
+
+    def figures(key: str) -> tuple[Figure, ...]:
+        return tuple(
+            figure(name, [each[key] for each in samples])
+            for name, samples in found.items()
+            if key in samples[0]
+        )
+
+    resident, core, ready = map(figures, ("resident", "core", "ready"))
     return [
-        Row(
-            "taken in and committed, agent on one core",
-            "events/s",
-            figure(OURS, fastest["flat out"]),
-            Promise(5_000_000, at_least=True),
-        ),
-        Row(
-            what,
-            "% of a core",
-            figure(OURS, ours[what]),
-            Promise(6),
-            tuple(core_figure(name, samples) for name, samples in loads.items()),
-        ),
+        Row("an idle agent's memory", "MB", resident[0], Promise(70), resident[1:]),
+        Row("an idle agent's CPU", "% of a core", core[0], Promise(0.5), core[1:]),
+        Row("an agent's start until it is ready", "s", ready[0], Promise(1)),
     ]
+
+
+def beside(
+    shown: Callable[[str, list[Load]], Figure],
+    found: dict[str, list[Load]],
+    promise: Promise | None = None,
+) -> tuple[Figure, Promise | None, tuple[Figure, ...]]:
+    """Return ours, its promise, and the peers."""
+    ours, *others = (shown(name, samples) for name, samples in found.items())
+    return ours, promise, tuple(others)
 
 
 def cpu_figure(name: str, samples: list[Load]) -> Figure:
@@ -194,10 +247,18 @@ def measure(effort: Effort) -> list[Row]:
     """Return the rows of the agent."""
     with contextlib.ExitStack() as stack:
         daemons = start_daemons(stack) if effort.peers else {}
-        rows = measure_events(effort, daemons) + measure_rates(effort, daemons)
-    absentees = [
+        among_daemons = [
+            measure_paced(effort, daemons),
+            measure_processes(effort, daemons),
+            *measure_idle(effort, daemons),
+        ]
+    absentees = tuple(
         absent(name, kind.missing())
         for name, kind in DAEMONS.items()
         if effort.peers and kind.missing()
+    )
+    return [
+        *measure_events(effort),
+        measure_fastest(effort),
+        *(replace(row, peers=(*row.peers, *absentees)) for row in among_daemons),
     ]
-    return [replace(row, peers=(*row.peers, *absentees)) for row in rows]

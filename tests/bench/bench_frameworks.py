@@ -119,5 +119,10 @@ def rows(kind: str, found: dict[tuple[str, str], list[float]]) -> list[Row]:
             visit,
             peers=(figure("not instrumented", bare),),
         ),
-        Row("of that, added by us", "us", more, Promise(3) if kind == "Node" else None),
+        Row(
+            f"added to a visit of a {kind}",
+            "us",
+            more,
+            Promise(3) if kind == "Node" else None,
+        ),
     ]

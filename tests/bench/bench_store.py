@@ -101,7 +101,7 @@ def restart(agent: Agent) -> float:
 
 def measure(effort: Effort) -> list[Row]:
     """Return the rows of commits, and of restarts."""
-    dirty = [effort.of(series, 10) for series in SERIES]
+    dirty = [effort.whole(series, series // 100) for series in SERIES]
     found = in_turns(
         effort.rounds,
         {series: partial(ticks, series, effort.of(TICKS, 15)) for series in dirty},
@@ -126,7 +126,7 @@ def typical(rounds: list[list[float]]) -> Figure:
 
 def restarts(effort: Effort, series: int) -> Row:
     """Return the row of a restart with so many series."""
-    seconds = effort.of(DAY, 60)
+    seconds = effort.whole(DAY, 60)
     with tempfile.TemporaryDirectory(prefix="kw-") as folder:
         agent = Agent(Path(folder))
         try:

@@ -20,10 +20,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.agents import until
+from tests.agents import free_port, until
 from tests.bench.load import evenly, statsd_packets
 from tests.bench.peers import FOLDER, REMEDY
-from tests.bench.receivers import free_port
 from tests.bench.usage import cpu_seconds
 
 __all__ = ["DAEMONS", "Daemon", "Load", "loaded", "running"]

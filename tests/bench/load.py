@@ -17,12 +17,12 @@ NODES = 50
 ACK_TIMEOUT = 30.0
 
 
-def sections(events: int) -> dict[str, object]:
+def sections(events: int, nodes: int = NODES) -> dict[str, object]:
     """Return a batch of executions that end now, as our client packs it."""
     recorder = Recorder()
     recorder.open_gate()
     for number in range(events):
-        series = recorder.series("checkout", f"node{number % NODES}")
+        series = recorder.series("checkout", f"node{number % nodes}")
         failed = number % 50 == 0
         series.record(
             0.001 * (1 + number % 997),
@@ -43,9 +43,30 @@ class Clients:
     load is cheaper to make than to take.
     """
 
-    def __init__(self, path: str, clients: int, events: int) -> None:
+    def __init__(
+        self,
+        path: str,
+        clients: int,
+        events: int,
+        *,
+        nodes: int = NODES,
+        services: int = 1,
+    ) -> None:
+        """Connect.
+
+        Args:
+            path: the agent's socket.
+            clients: how many.
+            events: in each batch.
+            nodes: of each service.
+            services: that the clients are of, in turns.
+        """
         self.events = events
-        self._connections = [_Connection(path, number) for number in range(clients)]
+        self._nodes = nodes
+        self._connections = [
+            _Connection(path, number, f"bench{number % services}")
+            for number in range(clients)
+        ]
         self._sections: dict[str, object] = {}
         self._packed_at = 0.0
         self._turn = 0
@@ -55,7 +76,7 @@ class Clients:
         now = time.monotonic()
         # Anew each second, so that executions end when they are sent, or nearly so.
         if now > self._packed_at + 1:
-            self._sections, self._packed_at = sections(self.events), now
+            self._sections, self._packed_at = sections(self.events, self._nodes), now
         self._connections[self._turn].push(self.events, self._sections)
         self._turn = (self._turn + 1) % len(self._connections)
 
@@ -73,7 +94,8 @@ class Clients:
 
 
 class _Connection:
-    def __init__(self, path: str, number: int) -> None:
+    def __init__(self, path: str, number: int, service: str) -> None:
+        self._service = service
         self._client = struct.pack(">QQ", time.time_ns(), number)
         self._seq = 0
         self._acked = -1
@@ -84,7 +106,7 @@ class _Connection:
         self._socket.connect(path)
         hello = wire.hello(
             client=self._client,
-            service="bench",
+            service=service,
             host="bench",
             pid=0,
             start=time.time(),
@@ -101,7 +123,7 @@ class _Connection:
             client=self._client,
             seq=self._seq,
             sent=time.time(),
-            service="bench",
+            service=self._service,
             recorded=self._recorded,
             sections=sections,
         )

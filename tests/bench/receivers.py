@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-__all__ = ["Datagrams", "datagrams", "free_port", "otlp", "scraping"]
+from tests.agents import free_port
+
+__all__ = ["Datagrams", "datagrams", "otlp", "scraping"]
 
 SCRAPE_INTERVAL = 1.0  # seconds
 
@@ -90,9 +92,13 @@ def otlp() -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def scraping() -> Iterator[str]:
-    """Scrape a port every second, once something listens there, as Prometheus does."""
-    address = f"127.0.0.1:{free_port()}"
+def scraping(address: str = "") -> Iterator[str]:
+    """Scrape every second, as Prometheus does.
+
+    Args:
+        address: where; by default a free port, once something listens there.
+    """
+    address = address or f"127.0.0.1:{free_port()}"
     done = threading.Event()
 
     def scrape() -> None:
@@ -111,11 +117,3 @@ def scraping() -> Iterator[str]:
     finally:
         done.set()
         thread.join()
-
-
-def free_port() -> int:
-    """Return a TCP port that nobody listens at."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port

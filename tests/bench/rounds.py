@@ -49,6 +49,10 @@ class Effort:
         """Return the share of `full`, at least `least`."""
         return max(least, int(full * self.share))
 
+    def whole(self, full: int, smoke: int) -> int:
+        """Return `full`, which a promise is about; less where figures say nothing."""
+        return full if self.peers else smoke
+
 
 FULL = Effort(rounds=3)
 QUICK = Effort(rounds=3, share=0.1)
