@@ -12,6 +12,7 @@ import json
 import time
 from pathlib import Path
 
+from tests.bench.daemons import versions
 from tests.bench.modules import NAMES, measured
 from tests.bench.report import as_json, describe_machine, show
 from tests.bench.rounds import FULL, QUICK, alone, progress
@@ -27,6 +28,7 @@ def main() -> None:
     if unknown:
         parser.error(f"{', '.join(unknown)}: choose from {', '.join(NAMES)}")
     machine = describe_machine()
+    machine["versions"] |= versions()
     rows = []
     started = time.monotonic()
     for name in options.names or NAMES:

@@ -25,7 +25,7 @@ from tests.bench.load import evenly, statsd_packets
 from tests.bench.peers import FOLDER, REMEDY
 from tests.bench.usage import cpu_seconds
 
-__all__ = ["DAEMONS", "Daemon", "Load", "loaded", "running"]
+__all__ = ["DAEMONS", "Daemon", "Load", "loaded", "running", "versions"]
 
 FLUSH_SECONDS = 1.0  # of both
 
@@ -227,6 +227,15 @@ class Collectd(Daemon):
 
 
 DAEMONS: dict[str, type[Daemon]] = {"statsd": NodeStatsd, "collectd": Collectd}
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the daemons that are here."""
+    return {
+        f"the daemon {name}": kind.version()
+        for name, kind in DAEMONS.items()
+        if not kind.missing()
+    }
 
 
 @contextlib.contextmanager

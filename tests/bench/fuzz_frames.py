@@ -1,6 +1,6 @@
 """Pushes mutated frames through a conversation, and says what became of each.
 
-    python tests/bench/fuzz_frames.py [frames] [seed]
+    python -m tests.bench.fuzz_frames [frames] [seed]
 
 Each frame must be counted as exactly one message, none may raise or take long, and a
 sound client on the same connection must be served between them as if nothing was.
@@ -193,7 +193,7 @@ class Fuzz:
         self.pipeline = Pipeline(
             Aggregator(Registry(Limits()), self.now),
             self.telemetry,
-            commit=lambda delta: None,
+            commit=lambda change: self.pipeline.committed(change),
             hurry=lambda: None,
             clock=lambda: self.now,
         )
