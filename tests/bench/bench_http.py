@@ -27,6 +27,7 @@ from tests.bench.rounds import Effort, Measured, in_turns, python
 
 from kaywatch_agent.aggregate.aggregator import HISTORY_STEPS, STEP_SECONDS, View
 from kaywatch_agent.aggregate.clients import Client
+from kaywatch_agent.aggregate.history import History, pack
 from kaywatch_agent.health import Health
 from kaywatch_agent.telemetry import Telemetry
 from kaywatch_agent.web.server import WebServer
@@ -112,15 +113,15 @@ class Synthetic:
     def __init__(self, series: int) -> None:
         self.now = 1_700_000_000.0
         self.health = Health(self.now - 3600)
-        # One step object serves for all of the hour: it costs no memory here, and
-        # reading it costs what reading 360 different ones does.
-        step = many.step(series, 2, self.now)
+        # One packed step serves for all of the hour: it costs no memory here, and is
+        # unpacked for each of them, as 360 different ones are.
+        step = pack(many.step(series, 2, self.now))
         last = int(self.now // STEP_SECONDS)
         self._view = View(
             self.now,
             self.now - 7200,
             many.step(series, 100, self.now),
-            {last - n: step for n in range(HISTORY_STEPS)},
+            History({last - n: step for n in range(HISTORY_STEPS)}),
             many.registry(series),
             (),
             {},

@@ -1,4 +1,4 @@
-"""What 10,000 series cost: the memory of an hour of them, and a window.
+"""What 10,000 series cost: the memory of an hour of them.
 
 Every series is busy in every step, with phases, as an instrumented framework's are: the
 most that so many can cost.
@@ -12,7 +12,7 @@ from functools import partial
 
 from tests.bench import series as many
 from tests.bench.report import OURS, Promise, Row, figure
-from tests.bench.rounds import Effort, Measured, alone, in_turns, python
+from tests.bench.rounds import Effort, alone, in_turns, python
 from tests.bench.usage import resident_mb
 
 from kaywatch_agent.aggregate.aggregator import HISTORY_STEPS, STEP_SECONDS, Aggregator
@@ -20,10 +20,10 @@ from kaywatch_agent.app import tune_allocator
 
 SERIES = 10_000
 PER_STEP = 3  # executions of each series in each step
-WINDOW = 3600.0
 
+PEER = "prometheus_client"
 # Without numpy, which our modules would bring into its process.
-PEER = """
+HISTOGRAMS = """
 import json, sys
 from prometheus_client import Histogram
 from tests.bench.usage import resident_mb
@@ -35,8 +35,8 @@ print(json.dumps({"resident_mb": resident_mb()}))
 """
 
 
-def hour(series: int, steps: int) -> Measured:
-    """Fill an aggregator; return its process's memory, and what a window takes."""
+def hour(series: int, steps: int) -> float:
+    """Fill an aggregator; return its process's memory in MB."""
     tune_allocator()
     now = float(int(time.time()) // STEP_SECONDS * STEP_SECONDS)
     aggregator = Aggregator(many.registry(series), now)
@@ -50,44 +50,30 @@ def hour(series: int, steps: int) -> Measured:
         aggregator.change(at)
     # What is merely kept for the next tick differs from run to run.
     ctypes.CDLL(None).malloc_trim(0)
-    held = resident_mb()
-    started = time.perf_counter()
-    found = aggregator.view(now + steps * STEP_SECONDS).window(WINDOW)
-    took = time.perf_counter() - started
-    assert len(found.rows) == series
-    return {"resident_mb": held, "window_ms": took * 1e3}
+    return resident_mb()
+
+
+def histograms(series: int) -> float:
+    """Fill prometheus_client's histograms; return their process's memory in MB."""
+    return python("-c", HISTOGRAMS, str(series))["resident_mb"]
 
 
 def measure(effort: Effort) -> list[Row]:
-    """Return the rows of many series."""
+    """Return the row of many series."""
     series, steps = effort.whole(SERIES, 50), effort.whole(HISTORY_STEPS, 3)
     found = in_turns(
         effort.rounds,
         {
             OURS: partial(alone, hour, series, steps),
-            "prometheus_client": partial(python, "-c", PEER, str(series)),
+            PEER: partial(histograms, series),
         },
-    )
-
-    def samples(key: str, who: str = OURS) -> list[float]:
-        return [each[key] for each in found[who]]
-
-    peer = figure(
-        "prometheus_client",
-        samples("resident_mb", "prometheus_client"),
-        "totals alone, without a history",
     )
     return [
         Row(
             f"memory, {series:,} series in all of {steps} steps",
             "MB",
-            figure(OURS, samples("resident_mb")),
+            figure(OURS, found[OURS]),
             Promise(400),
-            (peer,),
-        ),
-        Row(
-            f"a window of {steps} steps, {series:,} series",
-            "ms",
-            figure(OURS, samples("window_ms")),
-        ),
+            (figure(PEER, found[PEER], "totals alone, without a history"),),
+        )
     ]

@@ -24,6 +24,7 @@ from kaywatch import wire
 from kaywatch._packer import Packer
 from kaywatch.recorder import Failure, Recorder, Topology
 from kaywatch_agent.aggregate.aggregator import Aggregator
+from kaywatch_agent.aggregate.change import Change
 from kaywatch_agent.aggregate.registry import Limits, Registry
 from kaywatch_agent.pipeline import Conversation, Pipeline
 from kaywatch_agent.telemetry import Telemetry
@@ -193,7 +194,7 @@ class Fuzz:
         self.pipeline = Pipeline(
             Aggregator(Registry(Limits()), self.now),
             self.telemetry,
-            commit=lambda change: self.pipeline.committed(change),
+            commit=self._commit,
             hurry=lambda: None,
             clock=lambda: self.now,
         )
@@ -203,6 +204,9 @@ class Fuzz:
         self.messages = 0  # that have to have been counted
         self.slowest = 0.0
         self.probes = 0
+
+    def _commit(self, change: Change) -> None:
+        self.pipeline.committed(change)
 
     def frame(self) -> None:
         """Push one hostile frame, sometimes in pieces."""
