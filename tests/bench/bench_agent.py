@@ -134,14 +134,14 @@ def measure_events(effort: Effort) -> list[Row]:
         for size, events in BATCHES.items()
     }
     found = in_turns(effort.rounds, {**ours, **loops})
-    beside = tuple(figure(name, found[name]) for name in loops)
+    looped = tuple(figure(name, found[name]) for name in loops)
     return [
         Row(
             f"agent CPU an event, batches of {size:,}",
             "ns",
             cpu_figure(OURS, found[size]),
             Promise(100) if size == 5_000 else None,
-            beside if size == 5_000 else (),
+            looped if size == 5_000 else (),
         )
         for size in BATCHES
     ]
