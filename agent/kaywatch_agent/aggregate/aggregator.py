@@ -34,8 +34,8 @@ HISTORY_STEPS: Final = 360  # an hour
 LONGEST: Final = 360
 
 # Between two ticks, reduce when so many events wait: 56 bytes each, and 40 for the
-# phases of those that tell them, so 10 MB. Twice as many, and in two of five starts glibc
-# gives back the memory of each tick: 105 ns an event instead of 62.
+# phases of those that tell them, so 10 MB. With twice as many, glibc gave back each
+# tick's memory in two of five starts: 105 ns an event instead of 62.
 MAX_PENDING: Final = 100_000
 
 # Events from further ahead than this are put to now: their clock is wrong.
