@@ -114,7 +114,7 @@ def test_compressed_ones_can_be_cut_off_too(tmp_path: Path) -> None:
         (MAGIC, "cut off within its first record"),
         (MAGIC + b"\xff\xff\xff\xff", "a record of 4294967295 bytes, at most"),
         (MAGIC + struct.pack(">I", 1) + b"\xc1", "damaged: "),
-        (gzip.compress(b"something else", mtime=0), "no capture of kaywatch: it begins"),
+        (gzip.compress(b"other", mtime=0), "no capture of kaywatch: it begins"),
         (b"\x1f\x8b nothing of gzip's", "damaged: "),
     ],
 )
