@@ -42,6 +42,9 @@ OURS: Final = frozenset({"alert", "silence", CLOCK})
 PAUSE_FACTOR: Final = 20.0
 MAX_PAUSE: Final = 15.0
 
+# As Prometheus tells an Alertmanager of what is over: rules/alerting.go.
+ENDED_SECONDS: Final = 900.0
+
 log = structlog.get_logger("kaywatch.agent")
 
 
@@ -51,6 +54,7 @@ class Alerting:
     Attributes:
         engine: what decides.
         problem: what went wrong with the last evaluation; empty for nothing.
+        evaluated: when that ended, Unix seconds; the start before the first.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class Alerting:
         self.host = socket.gethostname()
         self.engine = Engine(settings, host=self.host, least=least)
         self.problem = ""
+        self.evaluated = clock()
         self._telemetry = telemetry
         self._tell = tell
         self._clock = clock
@@ -151,6 +156,19 @@ class Alerting:
         """All alerts that something is remembered of."""
         return self.engine.instances
 
+    def alerts(self, receiver: str) -> list[Alert]:
+        """Return what a receiver has to know of: what fires, and what ended lately."""
+        now = self._clock()
+        return [
+            self.describe(instance)
+            for instance in self.instances
+            if receiver in instance.told
+            and (
+                instance.life.burning
+                or now - (instance.life.ended or 0.0) < ENDED_SECONDS
+            )
+        ]
+
     def describe(self, instance: Instance) -> Alert:
         """Return the facts about an alert."""
         settings = self.engine.settings
@@ -177,6 +195,7 @@ class Alerting:
             self._telemetry.add("kaywatch_rule_evaluation_failures_total")
         finally:
             self._work = None
+            self.evaluated = self._clock()
             seconds = time.perf_counter() - started
             pause = max(self.settings.interval, min(seconds * PAUSE_FACTOR, MAX_PAUSE))
             # The tick comes a bit early now and then.

@@ -21,8 +21,10 @@ from kaywatch_agent.aggregate.clients import Client
 from kaywatch_agent.aggregate.registry import Registry
 from kaywatch_agent.alerting import Alerting
 from kaywatch_agent.config import Config
+from kaywatch_agent.delivery import Delivery, Documents
 from kaywatch_agent.errors import ConfigError, StoreError
-from kaywatch_agent.health import Health
+from kaywatch_agent.feed import Feed
+from kaywatch_agent.health import Health, Readiness
 from kaywatch_agent.ingest.peers import Peer
 from kaywatch_agent.ingest.unix import UnixListener
 from kaywatch_agent.model import Presence
@@ -41,6 +43,7 @@ HURRY_SECONDS: Final = 0.02
 
 # A tick that is this late means that the agent hangs.
 TICK_DEADLINE: Final = 10.0
+RULES_DEADLINE: Final = 60.0
 STOP_SECONDS: Final = 5.0
 
 # Settings that are only read at the start.
@@ -77,7 +80,19 @@ class App:
         self.http_address = ("", 0)
         registry = Registry(config.limits)
         self.alerting = Alerting(
-            config.alerts, self.telemetry, tell=self._tell, least={}, clock=clock
+            config.alerts,
+            self.telemetry,
+            tell=self._tell,
+            least=config.notify.least,
+            clock=clock,
+        )
+        self.delivery = Delivery(
+            config.notify,
+            self.telemetry,
+            alerts=self.alerting.alerts,
+            healthy=self._healthy,
+            hurry=self._ask_for_commit,
+            clock=clock,
         )
         self.pipeline = Pipeline(
             Aggregator(registry, clock()),
@@ -85,7 +100,7 @@ class App:
             commit=self._commit,
             hurry=self._ask_for_commit,
             find=Peer.find,
-            documents=self.alerting.changes,
+            documents=self._documents,
             clock=clock,
         )
         self._writer: Writer | None = None
@@ -101,6 +116,11 @@ class App:
         self.telemetry.set("kaywatch_start_time_seconds", clock())
 
     # -- what the web stage reads ----------------------------------------------------
+
+    @property
+    def feed(self) -> Feed:
+        """Single events, for those who listen."""
+        return self.pipeline.feed
 
     def view(self) -> View:
         """Return a picture of all that was aggregated up to the last commit."""
@@ -154,7 +174,8 @@ class App:
             raise ConfigError("", f"{names}: can't be changed without a restart")
         self.config = config
         self.pipeline.aggregator.registry.limit(config.limits)
-        self.alerting.use(config.alerts, {})
+        self.alerting.use(config.alerts, config.notify.least)
+        self.delivery.use(config.notify)
         if self._writer is not None:
             self._writer.keep(config.store.retention)
         log.info("configuration reloaded")
@@ -162,10 +183,13 @@ class App:
     async def _start(self) -> None:
         self.health.expect("tick", within=TICK_DEADLINE)
         self.health.expect("ingest", within=TICK_DEADLINE)
+        self.health.expect("rules", within=RULES_DEADLINE)
         self._restore()
         host, port = self.config.http.address
         self._stops.append(("http", self._web.stop))
         self.http_address = await self._web.start(host, port)
+        await self.delivery.start()
+        self._stops.append(("notify", self.delivery.stop))
         self._stops.append(("rules", self.alerting.stop))
         self._stops.append(("ingest", self._listener.stop))
         await self._listener.start(self.socket_path, self.config.ingest.permissions)
@@ -193,6 +217,7 @@ class App:
             return
         self.pipeline.restore(found, socket.gethostname())
         self.alerting.restore(found.documents)
+        self.delivery.restore(found.documents)
         down = max(0.0, self.clock() - found.now)
         self.telemetry.add("kaywatch_restarts_total")
         self.telemetry.add("kaywatch_down_seconds_total", down)
@@ -236,7 +261,7 @@ class App:
         self.health.report("ingest", now)
         if self._writer is not None:
             self.health.report("store", now, self._writer.problem)
-        self.health.report("rules", now, self.alerting.problem)
+        self.health.report("rules", self.alerting.evaluated, self.alerting.problem)
         self.alerting.tick(self.pipeline.aggregator.view(now), self.clients())
         self._web.publish()
 
@@ -277,6 +302,7 @@ class App:
         """Make a change durable, beside the loop where there is a store."""
         if self._writer is None:
             self.pipeline.committed(change)
+            self.delivery.committed(change.documents)
         else:
             work = self._committing(self._writer, change)
             self._commits = asyncio.create_task(work, name="commit")
@@ -287,10 +313,12 @@ class App:
         except Exception as error:
             self.pipeline.refused(change, whole=isinstance(error, Damaged))
             self.alerting.refused(change.documents)
+            self.delivery.refused(change.documents)
             if not isinstance(error, StoreError):
                 log.exception("a commit failed, and is tried again")
         else:
             self.pipeline.committed(change)
+            self.delivery.committed(change.documents)
 
     async def _last_commit(self) -> None:
         """Commit what has come meanwhile, if the store lets us in time."""
@@ -329,9 +357,15 @@ class App:
             await self._checks
 
     def _tell(self, notices: Iterable[Notice]) -> None:
-        """Take notices to the outbox."""
-        if list(notices):
-            self._ask_for_commit()
+        self.delivery.tell(notices)
+
+    def _documents(self, whole: bool) -> Documents:
+        """Return what alerts and messages want to be kept."""
+        return {**self.alerting.changes(whole), **self.delivery.changes(whole)}
+
+    def _healthy(self) -> bool:
+        """Whether rules are evaluated and events taken in."""
+        return self.health.status(self.clock()).status is not Readiness.UNHEALTHY
 
     def _ask_for_commit(self) -> None:
         self._hurried.set()
@@ -345,6 +379,7 @@ class App:
         for state in ("connected", "disconnected", "ended", "died"):
             telemetry.set("kaywatch_clients", states.get(state, 0), state)
         telemetry.set("kaywatch_open_connections", len(self._listener.links))
+        self.delivery.measure()
         registry = pipeline.aggregator.registry
         telemetry.set("kaywatch_series", len(registry.keys))
         usage = resource.getrusage(resource.RUSAGE_SELF)

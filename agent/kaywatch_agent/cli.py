@@ -9,6 +9,7 @@ import asyncio
 import dataclasses
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -19,6 +20,7 @@ import click
 from kaywatch._version import __version__
 from kaywatch.errors import KaywatchError
 from kaywatch.query import DEFAULT_URL, fetch
+from kaywatch.wire import Outcome
 from kaywatch_agent import screens
 from kaywatch_agent.capture import commands as captures
 from kaywatch_agent.config import DEFAULT_PATH, Config, find, load
@@ -31,6 +33,9 @@ __all__ = ["main"]
 
 FAILED: Final = 1
 WRONG_CONFIGURATION: Final = 78
+
+# What `kaywatch top` can be sorted by; here, so that `--help` loads no screen.
+SORTS: Final = ("name", "rate", "errors", "latency", "retries", "flight", "cost")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -57,19 +62,37 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+_url = click.option(
+    "--url",
+    envvar="KAYWATCH_URL",
+    default=DEFAULT_URL,
+    show_default=True,
+    show_envvar=True,
+    help="Where the agent serves HTTP.",
+)
+
+
 def _reading(command: F) -> F:
     """Add the options of every command that reads from an agent."""
     command = click.option(
         "--json", "as_json", is_flag=True, help="Print the agent's JSON as it is."
     )(command)
-    return click.option(
-        "--url",
-        envvar="KAYWATCH_URL",
-        default=DEFAULT_URL,
-        show_default=True,
-        show_envvar=True,
-        help="Where the agent serves HTTP.",
-    )(command)
+    return _url(command)
+
+
+def _seconds(text: str) -> float:
+    """Return a length of time, such as 2s, 500ms, 1m or plain seconds."""
+    units = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?(ms|s|m|h|)", text)
+    if found is None:
+        raise click.BadParameter(f"{text!r}: expected something like 2s, 500ms or 1m")
+    return float(found[1]) * units[found[2]]
+
+
+def _window(_: click.Context, __: click.Parameter, text: str) -> str:
+    if not re.fullmatch(r"[1-9][0-9]{0,5}[smhd]", text):
+        raise click.BadParameter(f"{text!r}: expected something like 30s, 5m or 24h")
+    return text
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -251,6 +274,96 @@ def stats(
 
 kaywatch.add_command(captures.capture)
 kaywatch.add_command(captures.replay)
+
+
+@kaywatch.command()
+@click.option(
+    "--window",
+    metavar="5m",
+    default="5m",
+    show_default=True,
+    callback=_window,
+    help="How far back: 30s, 5m, 24h or the like.",
+)
+@click.option(
+    "--sort",
+    type=click.Choice(SORTS),
+    default="errors",
+    show_default=True,
+    help="What is first.",
+)
+@click.option("--service", metavar="NAME", help="Only of this service.")
+@click.option("--graph", metavar="NAME", help="Only within this graph.")
+@click.option(
+    "--node", multiple=True, metavar="NAME", help="Only this node; may be repeated."
+)
+@click.option(
+    "--interval",
+    type=click.FloatRange(0.2, 60),
+    default=1.0,
+    show_default=True,
+    help="Seconds between two looks.",
+)
+@click.option("--once", is_flag=True, help="Print it once, and end.")
+@_reading
+def top(
+    url: str,
+    as_json: bool,
+    once: bool,
+    interval: float,
+    node: tuple[str, ...],
+    sort: str,
+    **asked: Any,
+) -> None:
+    """Show the nodes, the sick ones first, on the whole screen; q quits, ? helps.
+
+    Without a terminal it prints them once, and ends.
+    """
+    from kaywatch_agent.terminal import top as terminal
+    from kaywatch_agent.terminal.state import Asked
+
+    wanted = Asked(nodes=node, **asked)
+    if once or as_json or not screens.console().is_interactive:
+        terminal.show(url, wanted, sort, as_json)
+    else:
+        terminal.run(url, wanted, sort, interval)
+
+
+@kaywatch.command()
+@click.option("--failures", is_flag=True, help="Only error, suppressed, fallback.")
+@click.option("--service", multiple=True, metavar="NAME", help="Only of this service.")
+@click.option("--graph", multiple=True, metavar="NAME", help="Only within this graph.")
+@click.option("--node", multiple=True, metavar="NAME", help="Only of this node.")
+@click.option(
+    "--outcome",
+    multiple=True,
+    type=click.Choice([outcome.name.lower() for outcome in Outcome]),
+    help="Only with this outcome.",
+)
+@click.option(
+    "--slower-than", type=_seconds, metavar="2s", help="Only what took longer."
+)
+@click.option("--runs", is_flag=True, help="Runs of graphs that end, too.")
+@click.option(
+    "--rate",
+    type=click.IntRange(1, 1000),
+    default=1000,
+    show_default=True,
+    help="Lines a second at most; what is left out is counted.",
+)
+@click.option(
+    "--limit", type=click.IntRange(min=1), metavar="N", help="End after N lines."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object a line.")
+@_url
+def tail(url: str, as_json: bool, limit: int | None, **filters: Any) -> None:
+    """Print a line for each execution as it happens, until Ctrl-C.
+
+    Options with a NAME, and --outcome, may be given several times.
+    """
+    from kaywatch_agent.terminal import tail as terminal
+
+    terminal.run(url, filters, limit, as_json)
 
 
 @kaywatch.command()

@@ -6,14 +6,18 @@ Each section's type lives next to its consumer; this module only reads the file.
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from kaywatch_agent.aggregate.registry import Limits
+from kaywatch_agent.delivery import NotifyConfig
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.ingest.unix import UnixConfig
 from kaywatch_agent.logs import LogConfig
+from kaywatch_agent.notify.config import Grouping, HeartbeatConfig
+from kaywatch_agent.notify.config import parse as parse_receivers
 from kaywatch_agent.rules import load as rules
 from kaywatch_agent.rules.rule import Settings
 from kaywatch_agent.settings import section
@@ -21,6 +25,9 @@ from kaywatch_agent.store.writer import StoreConfig
 from kaywatch_agent.web.server import HttpConfig
 
 __all__ = ["DEFAULT_PATH", "Config", "Sections", "find", "load", "parse"]
+
+# Tables that are no sections.
+TABLES: Final = (*rules.TABLES, "receiver", "heartbeat")
 
 DEFAULT_PATH: Final = Path("/etc/kaywatch/kaywatch.toml")
 
@@ -38,9 +45,15 @@ class Sections:
 
 @dataclass(frozen=True)
 class Config(Sections):
-    """All that can be set: the sections, and what the tables of alerts come to."""
+    """All that can be set: the sections, rules, and who is told.
+
+    Attributes:
+        alerts: what `[alerting]`, `[[rule]]` and their like come to.
+        notify: what `[receiver.NAME]` and `[heartbeat]` come to.
+    """
 
     alerts: Settings = field(default_factory=lambda: rules.load({}))
+    notify: NotifyConfig = field(default_factory=NotifyConfig)
 
 
 def find(path: str | None) -> Path | None:
@@ -78,8 +91,23 @@ def parse(text: str) -> Config:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError("", f"no TOML: {error}") from None
-    alerts = {name: values.pop(name) for name in rules.TABLES if name in values}
-    sections = section(Sections, values, "", rules.TABLES)
+    alerts = {name: values.pop(name) for name in TABLES if name in values}
+    sections = section(Sections, values, "", TABLES)
     known = {key.name: getattr(sections, key.name) for key in fields(Sections)}
-    retention = sections.store.retention.hours
-    return Config(**known, alerts=rules.load(alerts, retention=retention))
+    receivers = parse_receivers(_table(alerts, "receiver"))
+    settings = rules.load(
+        alerts, receivers=receivers, retention=sections.store.retention.hours
+    )
+    notify = NotifyConfig(
+        receivers,
+        Grouping(settings.group_by, settings.group_wait, settings.group_interval),
+        section(HeartbeatConfig, _table(alerts, "heartbeat"), "heartbeat."),
+    )
+    return Config(**known, alerts=settings, notify=notify)
+
+
+def _table(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = values.get(name, {})
+    if not isinstance(found, dict):
+        raise ConfigError(name, f"expected a table [{name}], got {found!r}")
+    return found

@@ -13,6 +13,7 @@ __all__ = [
     "Columns",
     "EndPoint",
     "ErrorKey",
+    "ExecutionRecord",
     "FailureRecord",
     "InFlight",
     "Kind",
@@ -20,6 +21,7 @@ __all__ = [
     "PhaseColumns",
     "Presence",
     "ProcessSample",
+    "RunRecord",
     "SeriesKey",
     "TopologyRecord",
 ]
@@ -111,6 +113,41 @@ class FailureRecord(NamedTuple):
     attempts: int
     outcome: str
     run: str
+    client: str
+
+
+class ExecutionRecord(NamedTuple):
+    """One execution of a node; what is empty isn't known, or there is none."""
+
+    time: float  # when it ended, Unix seconds
+    service: str
+    graph: str
+    node: str
+    outcome: str
+    seconds: float
+    attempts: int
+    action: str
+    type: str  # of the exception
+    phase: str  # that it came from
+    message: str
+    run: str
+    pid: int
+    client: str
+
+
+class RunRecord(NamedTuple):
+    """One run of a graph, and where and why it ended."""
+
+    time: float  # when it ended, Unix seconds
+    service: str
+    graph: str
+    outcome: str
+    seconds: float
+    reason: str
+    node: str
+    action: str
+    visits: int
+    pid: int
     client: str
 
 

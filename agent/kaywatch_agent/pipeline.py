@@ -1,7 +1,7 @@
 """The way of the data, top to bottom: a batch from its bytes to its ack, and a tick.
 
     bytes -> frames -> messages     Conversation.receive
-          -> columns, pending       Pipeline._take_batch
+          -> columns, pending       Pipeline._take_batch; to listeners, if there are any
     tick: pending -> steps          Pipeline.commit: aggregate, commit, acknowledge
           -> presence, publish      Pipeline.tick
 
@@ -24,6 +24,7 @@ from kaywatch.wire import ErrorCode
 from kaywatch_agent.aggregate.aggregator import Aggregator
 from kaywatch_agent.aggregate.change import Change, Restored
 from kaywatch_agent.aggregate.clients import EVENT_CODES, Client, Clients
+from kaywatch_agent.feed import Feed
 from kaywatch_agent.model import Presence, ProcessSample
 from kaywatch_agent.observers import Observers
 from kaywatch_agent.pace import Pace
@@ -129,6 +130,7 @@ class Pipeline:
         self.decoder = Decoder()
         self.pace = Pace(clock())
         self.observers = Observers(telemetry)
+        self.feed = Feed(telemetry)
         self.hurry = hurry
         self._find = find
         self.whole = False  # the next change has to be all that is known
@@ -136,6 +138,7 @@ class Pipeline:
         self._documents = documents
         self._committing = False
         self._opened = 0  # connections so far
+        self._again = False  # somebody asked for a commit during one
         self._owed: set[str] = set()  # clients whose greeting is not answered yet
         self._conversations: dict[str, Conversation] = {}  # by client
         self._watched: dict[str, Peer] = {}  # disconnected, by client
@@ -233,6 +236,8 @@ class Pipeline:
         client.recorded = max(client.recorded, batch.recorded)
         if batch.in_flight is not None:
             client.in_flight = batch.in_flight
+        if self.feed.listeners:
+            self.feed.take(batch, client.service, client.pid, client.id, now)
         self._count(batch, client, taken, now)
         if batch.rejected:
             conversation.refuse(next(iter(batch.rejected)), batch.problem, None)
@@ -276,6 +281,7 @@ class Pipeline:
         self.aggregator.advance(now)
         self._account()
         if self._committing:
+            self._again = True
             return
         clients = self.clients
         changed = clients if self.whole else map(clients.get, clients.changed)
@@ -310,7 +316,8 @@ class Pipeline:
             if client is not None:
                 client.committed_seq = seq
                 self._acknowledge(client)
-        if self._owed:
+        if self._owed or self._again:
+            self._again = False
             self.hurry()
 
     def refused(self, change: Change, whole: bool = False) -> None:
@@ -350,6 +357,7 @@ class Pipeline:
         self._watch(now)
         self._sample(now)
         self.observers.tell(now)
+        self.feed.tick()
         for client in self.pace.decide(now, self._conversations.keys()):
             self.telemetry.add("kaywatch_slow_messages_total")
             self._conversations[client].slow(self.pace.seconds)

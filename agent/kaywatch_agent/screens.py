@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 __all__ = [
+    "clean",
     "console",
     "dollars",
     "duration",
@@ -234,9 +235,10 @@ def duration(seconds: float | None) -> str:
     """Return a length of time with three digits and its unit."""
     if seconds is None:
         return "-"
-    if seconds < 0.001:
+    # A little under the unit, or 999.6 ms would be shown as 1e+03 ms.
+    if seconds < 0.0009995:
         return f"{max(0.0, seconds) * 1e6:.3g} us"
-    if seconds < 1:
+    if seconds < 0.9995:
         return f"{seconds * 1e3:.3g} ms"
     if seconds < 120:
         return f"{seconds:.3g} s"
@@ -244,6 +246,13 @@ def duration(seconds: float | None) -> str:
     if minutes < 120:
         return f"{minutes} min {rest} s"
     return f"{minutes // 60} h {minutes % 60} min"
+
+
+def clean(text: str) -> str:
+    """Return a name or message in one line, without what commands a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def dollars(amount: float) -> str:

@@ -185,6 +185,13 @@ CATALOGUE: Final[dict[str, Metric]] = {
             ("path", "status"),
         ),
         Metric("kaywatch_stream_clients", "gauge", "Open event streams."),
+        Metric("kaywatch_feed_listeners", "gauge", "Those of them for single events."),
+        Metric(
+            "kaywatch_feed_missed_total",
+            "counter",
+            "Events that listeners asked for and did not get.",
+            ("reason",),
+        ),
         Metric(
             "kaywatch_notices_total",
             "counter",

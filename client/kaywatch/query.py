@@ -17,7 +17,7 @@ from kaywatch.errors import (
     QueryError,
 )
 
-__all__ = ["DEFAULT_URL", "fetch", "stats"]
+__all__ = ["DEFAULT_URL", "connect", "fetch", "refusal", "stats", "unreachable"]
 
 DEFAULT_URL: Final = "http://127.0.0.1:9477"
 TIMEOUT: Final = 10.0
@@ -76,22 +76,40 @@ def fetch(
     given = {k: str(v) for k, v in (parameters or {}).items() if v is not None}
     target = f"{path}?{urlencode(given)}" if given else path
     status, body = _get(base, target)
+    if status >= 400 and (refused := refusal(status, body)) is not None:
+        raise refused
     try:
-        answer = json.loads(body)
+        return json.loads(body)
     except ValueError:
         raise QueryError(f"{base}{path}: expected JSON (HTTP {status})") from None
-    if status >= 400 and isinstance(answer, dict) and "error" in answer:
-        error = answer["error"]
-        raise AgentRefused(
-            status,
-            error.get("code", ""),
-            error.get("message", ""),
-            error.get("hint", ""),
-        )
-    return answer
 
 
-def _get(base: str, target: str) -> tuple[int, bytes]:
+def refusal(status: int, body: bytes) -> AgentRefused | None:
+    """Return what the agent says in an error answer, if it is the agent's."""
+    try:
+        error = json.loads(body)["error"]
+        words = [str(error.get(key, "")) for key in ("code", "message", "hint")]
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return None
+    return AgentRefused(status, *words)
+
+
+def unreachable(base: str, error: Exception) -> AgentUnreachable:
+    """Return what to raise when nobody answers."""
+    return AgentUnreachable(
+        f"no agent answers at {base} ({error});"
+        " start one with `kaywatch serve`, or say where it is with KAYWATCH_URL"
+    )
+
+
+def connect(
+    base: str, timeout: float = TIMEOUT
+) -> tuple[http.client.HTTPConnection, str]:
+    """Return a connection to an agent, not open yet, and what its paths begin with.
+
+    Raises:
+        ConfigurationError: that is no URL.
+    """
     parts = urlsplit(base)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigurationError(
@@ -102,15 +120,17 @@ def _get(base: str, target: str) -> tuple[int, bytes]:
         if parts.scheme == "https"
         else http.client.HTTPConnection
     )
-    connection = kind(parts.hostname, parts.port, timeout=TIMEOUT)
+    connection = kind(parts.hostname, parts.port, timeout=timeout)
+    return connection, parts.path.rstrip("/")
+
+
+def _get(base: str, target: str) -> tuple[int, bytes]:
+    connection, prefix = connect(base)
     try:
-        connection.request("GET", parts.path.rstrip("/") + target)
+        connection.request("GET", prefix + target)
         response = connection.getresponse()
         return response.status, response.read()
     except (OSError, http.client.HTTPException) as error:
-        raise AgentUnreachable(
-            f"no agent answers at {base} ({error});"
-            " start one with `kaywatch serve`, or say where it is with KAYWATCH_URL"
-        ) from None
+        raise unreachable(base, error) from None
     finally:
         connection.close()

@@ -20,6 +20,7 @@ from kaywatch_agent.aggregate.aggregator import HISTORY_STEPS, STEP_SECONDS, Vie
 from kaywatch_agent.aggregate.clients import Client
 from kaywatch_agent.aggregate.registry import Limits, Registry
 from kaywatch_agent.aggregate.step import Step, reduce
+from kaywatch_agent.feed import Feed
 from kaywatch_agent.health import Health
 from kaywatch_agent.model import Columns, ErrorKey, Kind, SeriesKey
 from kaywatch_agent.telemetry import Telemetry
@@ -79,6 +80,7 @@ class Synthetic:
         self.registry.errors.number(ErrorKey("ValueError", "exec"))
         self.now = 1_700_000_000.0
         self.health = Health(self.now - 3600)
+        self.feed = Feed(Telemetry())
         totals = self._step(series, 100)
         # One step object serves for all of the hour: it costs no memory here, and
         # reading it costs what reading 360 different ones does.

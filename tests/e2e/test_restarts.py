@@ -59,6 +59,8 @@ def counters(agent: Agent) -> dict[str, float]:
     ).stdout
     found = {}
     for line in text.splitlines():
+        if line.startswith("#"):
+            continue
         name, _, value = line.rpartition(" ")
         family = name.partition("{")[0]
         anew = family in CATALOGUE and not CATALOGUE[family].durable

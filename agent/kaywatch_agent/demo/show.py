@@ -154,6 +154,8 @@ def _say_where(out: Console, url: str, processes: int) -> None:
     out.print(f"The agent serves {url}, and {processes} processes push to it.")
     out.print("Look at it from another terminal:")
     command = _command()
+    out.print(f"  {command} top --url {url}")
+    out.print(f"  {command} tail --failures --url {url}")
     out.print(f"  {command} status --url {url}")
     out.print(f"  {command} stats Draft --url {url}")
     out.print(f"  curl {url}/api/v1/graphs/SupportDesk/stats")

@@ -137,6 +137,9 @@ class _Loader:
             namespace=alerting.text("namespace"),
             external_url=alerting.text("external_url").rstrip("/"),
             max_instances=alerting.whole("max_instances_per_rule", 500, 1),
+            group_by=alerting.texts("group_by", ("alertname", "graph")),
+            group_wait=alerting.length("group_wait", "10s"),
+            group_interval=alerting.length("group_interval", "1m"),
             warnings=tuple(self._warnings),
         )
         if not 1.0 <= settings.interval <= 300.0:

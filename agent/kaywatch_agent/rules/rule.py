@@ -204,6 +204,7 @@ class Settings:
         namespace: part of the dedup keys; the same on all replicas.
         external_url: where links lead; empty for none.
         max_instances: alerts per rule; more are refused, and that is said.
+        group_by, group_wait, group_interval: how alerts share messages.
         warnings: what is allowed, and probably not meant.
     """
 
@@ -215,4 +216,7 @@ class Settings:
     namespace: str = ""
     external_url: str = ""
     max_instances: int = 500
+    group_by: tuple[str, ...] = ("alertname", "graph")
+    group_wait: float = 10.0
+    group_interval: float = 60.0
     warnings: tuple[str, ...] = ()

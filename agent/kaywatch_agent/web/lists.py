@@ -112,12 +112,17 @@ def failure_list(reading: Reading, query: FailuresQuery) -> schema.FailureList:
 
 
 def health(reading: Reading) -> schema.HealthAnswer:
-    """Return the stages' readiness."""
+    """Return the stages' readiness, and what the agent itself takes."""
+    own = {metric.name: values.get((), 0.0) for metric, values in reading.own}
     return schema.HealthAnswer(
         status=reading.health.status.value,
         timestamp=reading.now,
         version=reading.version,
         uptime=max(0.0, reading.now - reading.started),
+        since=reading.view.since,
+        events=int(own.get("kaywatch_events_total", 0)),
+        memory_mb=_megabytes(own.get("kaywatch_process_resident_memory_bytes", 0)),
+        store_mb=_megabytes(own.get("kaywatch_store_bytes", 0)),
         stages={
             name: schema.StageAnswer(
                 status=stage.status.value,
@@ -158,6 +163,11 @@ def _flight(flight: InFlight, now: float) -> schema.Flight:
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
+
+
+def _megabytes(size: float) -> float | None:
+    """Return bytes in MiB; 0 is what isn't measured."""
+    return size / MEGABYTE or None
 
 
 def _moment(value: float) -> float | None:

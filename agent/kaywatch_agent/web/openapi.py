@@ -45,12 +45,15 @@ class _Route(Protocol):
     def errors(self) -> tuple[int, ...]: ...
     @property
     def also(self) -> Mapping[int, type[Struct]]: ...
+    @property
+    def events(self) -> Mapping[str, type[Struct]]: ...
 
 
 def document(routes: Iterable[_Route], version: str) -> bytes:
     """Return the document as JSON."""
     routes = list(routes)
     shapes = {route.shape: None for route in routes if route.shape is not None}
+    shapes |= {shape: None for route in routes for shape in route.events.values()}
     shapes[schema.ErrorAnswer] = None
     _, components = msgspec.json.schema_components(shapes, ref_template=REF)
     return msgspec.json.encode(
@@ -93,9 +96,8 @@ def _operation(route: _Route) -> dict[str, Any]:
 def _success(route: _Route) -> dict[str, Any]:
     description = route.summary
     if route.shape is None or route.media:
-        if route.shape is not None:
-            name = route.shape.__name__
-            description += f" The data of each event is a {name} as JSON."
+        for name, shape in route.events.items():
+            description += f" The data of a `{name}` is a {shape.__name__} as JSON."
         anything: dict[str, Any] = {"schema": {}}
         text = {"schema": {"type": "string"}}
         content = {
@@ -115,11 +117,13 @@ def _parameters(route: _Route) -> list[dict[str, Any]]:
         description = shape.pop("description", "")
         if field.default is not NODEFAULT and field.default is not None:
             shape["default"] = field.default
+        elif field.default_factory is not NODEFAULT:
+            shape["default"] = field.default_factory()
         found.append(
             {
                 "name": field.encode_name,
                 "in": "path" if in_path else "query",
-                "required": field.default is NODEFAULT,
+                "required": field.required,
                 "description": description,
                 "schema": shape,
             }

@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import NoneType
-from typing import Annotated, Any, Final, Literal, TypeVar, get_args
+from typing import Annotated, Any, Final, Literal, TypeVar, get_args, get_origin
 
 import msgspec
-from msgspec import NODEFAULT, Meta, Struct
+from msgspec import Meta, Struct, field
 from multidict import MultiMapping
 
 from kaywatch.wire import MAX_NAME
+from kaywatch_agent.feed import MAX_RATE
 from kaywatch_agent.web.problems import MAX_SHOWN, Problem, nearest
 
 __all__ = [
     "ClientsQuery",
+    "EventsQuery",
     "ExportQuery",
     "FailuresQuery",
     "GraphStatsQuery",
@@ -42,6 +44,9 @@ Q = TypeVar("Q", bound=Struct)
 WINDOW_PATTERN: Final = r"^[1-9][0-9]{0,5}[smhd]$"
 MOMENT_PATTERN: Final = r"^(now|-[0-9]{1,6}[smhd]|[0-9]{1,10}(\.[0-9]{1,6})?)$"
 STEP_PATTERN: Final = r"^([1-9][0-9]{0,4}0s?|[1-9][0-9]{0,3}m|[1-9][0-9]?h)$"
+
+# A year and more: longer than anything runs.
+MAX_SECONDS: Final = 1e8
 
 Name = Annotated[str, Meta(max_length=MAX_NAME)]
 Service = Annotated[Name, Meta(description="Only this service.", examples=["shop"])]
@@ -190,6 +195,50 @@ class ClientsQuery(Struct, frozen=True):
     service: Service | None = None
 
 
+class EventsQuery(Struct, frozen=True):
+    """Which events, how many a second, and how many in all."""
+
+    service: Annotated[
+        list[Name], Meta(description="Only these services.", examples=[["shop"]])
+    ] = field(default_factory=list)
+    graph: Annotated[
+        list[Name],
+        Meta(description="Only these graphs; empty: outside any.", examples=[["g"]]),
+    ] = field(default_factory=list)
+    node: Annotated[
+        list[Name],
+        Meta(
+            description="Only these nodes; of runs, those that ended there.",
+            examples=[["pay"]],
+        ),
+    ] = field(default_factory=list)
+    outcome: Annotated[
+        list[Literal["ok", "error", "suppressed", "fallback", "cancelled"]],
+        Meta(description="Only with these outcomes.", examples=[["error"]]),
+    ] = field(default_factory=list)
+    failures: Annotated[
+        bool,
+        Meta(description="Short for the outcomes error, suppressed and fallback."),
+    ] = False
+    slower_than: Annotated[
+        float,
+        Meta(
+            ge=0, le=MAX_SECONDS, description="Only what took more seconds than this."
+        ),
+    ] = 0.0
+    runs: Annotated[bool, Meta(description="Runs that end as well.")] = False
+    rate: Annotated[
+        int, Meta(ge=1, le=MAX_RATE, description="How many a second at most.")
+    ] = MAX_RATE
+    limit: (
+        Annotated[
+            int,
+            Meta(ge=1, le=1_000_000, description="End after so many executions, runs."),
+        ]
+        | None
+    ) = None
+
+
 class StreamQuery(Struct, frozen=True):
     """How long to listen."""
 
@@ -225,20 +274,31 @@ def parse(kind: type[Q], path: Mapping[str, str], query: MultiMapping[str]) -> Q
         Problem: 400, naming the parameter, its value and what is allowed.
     """
     fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
-    _refuse_strangers(query, [name for name in fields if name not in path])
-    found = {}
-    for name, field in fields.items():
+    lists = {name for name, known in fields.items() if _item(known.type) is not None}
+    _refuse_strangers(query, [name for name in fields if name not in path], lists)
+    found: dict[str, Any] = {}
+    for name, known in fields.items():
         text = path.get(name, query.get(name))
-        if text is not None:
-            found[field.name] = _convert(name, text, field.type)
-        elif field.default is NODEFAULT:
+        if text is not None and name in lists:
+            kind_of_one = _item(known.type)
+            texts = query.getall(name)
+            found[known.name] = [_convert(name, text, kind_of_one) for text in texts]
+        elif text is not None:
+            found[known.name] = _convert(name, text, known.type)
+        elif known.required:
             raise Problem(
                 400,
                 "missing_parameter",
                 f"{name}: the parameter is missing",
-                f"expected {allowed(field.type)}",
+                f"expected {allowed(known.type)}",
             )
     return kind(**found)
+
+
+def _item(kind: Any) -> Any:
+    """Return the type of one of those that a parameter lists; None for other types."""
+    base = get_args(inner(kind))[0] if get_args(inner(kind)) else kind
+    return get_args(base)[0] if get_origin(base) is list else None
 
 
 def allowed(kind: Any) -> str:
@@ -252,17 +312,24 @@ def allowed(kind: Any) -> str:
         least = declared.ge if declared.ge is not None else least
         most = declared.le if declared.le is not None else most
         longest = declared.max_length or longest
-    base = get_args(inner(kind))[0]
+    parts = get_args(inner(kind))
+    base = parts[0] if get_origin(inner(kind)) is not Literal else inner(kind)
     if words:
         return words
     if base is int:
         return f"a whole number from {least} to {most}"
+    if base is float:
+        return f"a number from {least} to {most:.0f}"
+    if base is bool:
+        return "true or false"
     if choices := get_args(base):
         return f"one of {', '.join(choices)}"
     return f"a text of at most {longest} characters"
 
 
-def _refuse_strangers(query: MultiMapping[str], known: list[str]) -> None:
+def _refuse_strangers(
+    query: MultiMapping[str], known: list[str], lists: Collection[str]
+) -> None:
     for name in query:
         if name not in known:
             listed = f"known here: {', '.join(known) or 'none'}"
@@ -272,7 +339,7 @@ def _refuse_strangers(query: MultiMapping[str], known: list[str]) -> None:
                 f"unknown parameter {name[:MAX_SHOWN]!r}",
                 f"{nearest(name, known)} {listed}".strip(),
             )
-        if len(query.getall(name)) > 1:
+        if len(query.getall(name)) > 1 and name not in lists:
             raise Problem(
                 400,
                 "repeated_parameter",

@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from kaywatch_agent.health import Readiness
 from kaywatch_agent.web import (
+    events,
     exposition,
     families,
     graphs,
@@ -45,7 +46,7 @@ class Route:
         also: further statuses with a shape of their own.
         inline: answered at once in the loop, however busy the agent is.
         clients: whether it needs the clients described.
-        stream: whether it is a stream of what `answer` makes.
+        events: of a stream, the events by name. `answer` makes the first of them.
     """
 
     path: str
@@ -58,7 +59,7 @@ class Route:
     also: Mapping[int, type[Struct]] = field(default_factory=dict)
     inline: bool = False
     clients: bool = False
-    stream: bool = False
+    events: Mapping[str, type[Struct]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -195,7 +196,21 @@ ROUTES: Final = (
         parameters.StreamQuery,
         schema.Snapshot,
         media=("text/event-stream",),
-        stream=True,
+        events={"snapshot": schema.Snapshot},
+    ),
+    Route(
+        "/api/v1/events",
+        "Server-sent events: single executions, and runs, as they arrive.",
+        events.listening,
+        parameters.EventsQuery,
+        schema.Listening,
+        media=("text/event-stream",),
+        events={
+            "listening": schema.Listening,
+            "execution": schema.Execution,
+            "run": schema.Run,
+            "missed": schema.Missed,
+        },
     ),
     Route(
         "/openapi.json",

@@ -21,6 +21,7 @@ __all__ = [
     "Error",
     "ErrorAnswer",
     "ErrorCount",
+    "Execution",
     "Export",
     "Failure",
     "FailureList",
@@ -38,6 +39,8 @@ __all__ = [
     "LlmSpread",
     "LlmTimes",
     "LlmTotals",
+    "Listening",
+    "Missed",
     "NodeFigures",
     "NodeList",
     "NodePerformance",
@@ -45,6 +48,7 @@ __all__ = [
     "Outcomes",
     "QueryAnswer",
     "RecentNode",
+    "Run",
     "Snapshot",
     "StageAnswer",
     "Topology",
@@ -508,6 +512,12 @@ class HealthAnswer(Body):
     timestamp: Moment
     version: str
     uptime: Seconds
+    since: Annotated[
+        float, Meta(description="Unix seconds; what is known began to be counted then")
+    ]
+    events: Annotated[int, Meta(ge=0, description="taken in since then")]
+    memory_mb: Annotated[float, Meta(ge=0, description="of the agent itself")] | None
+    store_mb: Annotated[float, Meta(ge=0)] | None
     stages: dict[str, StageAnswer]
 
 
@@ -548,3 +558,60 @@ class Snapshot(Body):
     totals: Totals
     nodes_active: Count
     nodes: list[RecentNode]
+
+
+class Listening(Body):
+    """The first event of the events' stream; all that match come from here on."""
+
+    time: Moment
+    version: str
+    rate: Annotated[int, Meta(ge=1, description="events a second at most")]
+
+
+class Execution(Body):
+    """One execution of a node, as it arrived.
+
+    `type`, `phase` and `message` are of the exception, empty where there was none;
+    `message` and `run` are known of failures of which the client sent details.
+    """
+
+    time: Moment
+    service: str
+    graph: str
+    node: str
+    outcome: Literal["ok", "error", "suppressed", "fallback", "cancelled"]
+    seconds: Seconds
+    attempts: Count
+    action: str
+    type: str
+    phase: str
+    message: str
+    run: str
+    pid: int
+    client: str
+
+
+class Run(Body):
+    """One run of a graph, as it arrived: where and why it ended."""
+
+    time: Moment
+    service: str
+    graph: str
+    outcome: Literal["ok", "error", "suppressed", "fallback", "cancelled"]
+    seconds: Seconds
+    reason: str
+    node: str
+    action: str
+    visits: Count
+    pid: int
+    client: str
+
+
+class Missed(Body):
+    """How many matching events were left out since the last one that says so.
+
+    `limited` are those over the rate, `slow` those that waited for a reader too long.
+    """
+
+    limited: Count
+    slow: Count

@@ -23,16 +23,18 @@ from aiohttp.http_exceptions import HttpProcessingError
 from kaywatch_agent.aggregate.aggregator import View
 from kaywatch_agent.aggregate.clients import Client
 from kaywatch_agent.errors import StartError
+from kaywatch_agent.feed import Feed
 from kaywatch_agent.health import Health
 from kaywatch_agent.telemetry import Telemetry
 from kaywatch_agent.web import schema
+from kaywatch_agent.web.events import Events
 from kaywatch_agent.web.lists import describe, peaks
-from kaywatch_agent.web.parameters import parse
+from kaywatch_agent.web.parameters import EventsQuery, parse
 from kaywatch_agent.web.problems import Problem, nearest
 from kaywatch_agent.web.reading import Reading
 from kaywatch_agent.web.reply import Reply, as_json, refusal, send
 from kaywatch_agent.web.routes import ROUTES, Route
-from kaywatch_agent.web.stream import Streams
+from kaywatch_agent.web.stream import Snapshots, Streams
 
 __all__ = ["HttpConfig", "Source", "WebServer"]
 
@@ -93,6 +95,10 @@ class Source(Protocol):
     def health(self) -> Health:
         """The stages' readiness."""
 
+    @property
+    def feed(self) -> Feed:
+        """Single events, for those who listen."""
+
     def view(self) -> View:
         """Return a picture of everything aggregated."""
 
@@ -113,8 +119,10 @@ class WebServer:
         self._waiting = 0
         self._pool: ThreadPoolExecutor | None = None
         self._runner: web.AppRunner | None = None
-        (stream,) = (route for route in ROUTES if route.stream)
-        self._streams = Streams(telemetry, partial(self._snapshot, stream))
+        self._streams = Streams(telemetry)
+        (stream,) = (route for route in ROUTES if "snapshot" in route.events)
+        self._snapshots = Snapshots(partial(self._first, stream, stream.parameters()))
+        self._events = Events(source.feed, telemetry)
 
     async def start(self, host: str, port: int) -> tuple[str, int]:
         """Listen, and return the host and the actual port.
@@ -148,6 +156,7 @@ class WebServer:
         """End the streams, answer what has begun, and close. Idempotent."""
         runner, self._runner = self._runner, None
         if runner is not None:
+            await self._snapshots.close()
             await self._streams.close()
             await runner.cleanup()
         pool, self._pool = self._pool, None
@@ -157,7 +166,7 @@ class WebServer:
 
     def publish(self) -> None:
         """Send the present state to those who listen; called after each tick."""
-        self._streams.publish()
+        self._snapshots.publish()
 
     # -- a request -------------------------------------------------------------------
 
@@ -173,11 +182,21 @@ class WebServer:
     def _handler(self, route: Route) -> Handler:
         async def handle(request: web.Request) -> web.StreamResponse:
             query = parse(route.parameters, request.match_info, request.query)
-            if route.stream:
-                return await self._streams.serve(request, getattr(query, "limit", None))
+            if route.events:
+                return await self._stream(route, request, query)
             return await send(request, await self._answer(route, request, query))
 
         return handle
+
+    async def _stream(
+        self, route: Route, request: web.Request, query: Any
+    ) -> web.StreamResponse:
+        if isinstance(query, EventsQuery):
+            opening = self._events.reader(query, await self._first(route, query))
+        else:
+            opening = self._snapshots.reader()
+        with opening as reader:
+            return await self._streams.serve(request, reader, query.limit)
 
     async def _answer(self, route: Route, request: web.Request, query: Any) -> Reply:
         described = await self._describe() if route.clients else ()
@@ -217,8 +236,9 @@ class WebServer:
             own=tuple(self._telemetry.collect()),
         )
 
-    async def _snapshot(self, route: Route) -> bytes:
-        make = partial(_make, route, self._read(), route.parameters())
+    async def _first(self, route: Route, query: Any) -> bytes:
+        """Return the data of a stream's first event."""
+        make = partial(_make, route, self._read(), query)
         reply = await self._in_thread(make)
         return b"".join(reply.chunks)
 

@@ -1,4 +1,4 @@
-"""Server-sent events: each snapshot to all who listen, and no slow reader's backlog.
+"""Server-sent events: to all who listen, and no slow reader's backlog.
 
 Source: WHATWG HTML, "Server-sent events".
 """
@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 from collections import deque
-from collections.abc import Awaitable, Callable
-from typing import Final
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Final, NamedTuple
 
 import structlog
 from aiohttp import web
@@ -18,7 +19,7 @@ from kaywatch_agent.telemetry import Telemetry
 from kaywatch_agent.web.problems import Problem
 from kaywatch_agent.web.reply import write
 
-__all__ = ["MAX_STREAMS", "Streams"]
+__all__ = ["MAX_STREAMS", "Piece", "Reader", "Snapshots", "Streams", "event"]
 
 MAX_STREAMS: Final = 100
 
@@ -29,31 +30,173 @@ QUEUE: Final = 4
 RETRY_MILLISECONDS: Final = 2_000
 KEEPALIVE_SECONDS: Final = 15.0
 GRACE_SECONDS: Final = 1.0
-KEEPALIVE: Final = b": keep-alive\n\n"
 
 log = structlog.get_logger("kaywatch.agent")
+
+
+class Piece(NamedTuple):
+    """What is written at once, and how many events it counts for."""
+
+    data: bytes
+    events: int = 1
+
+
+KEEPALIVE: Final = Piece(b": keep-alive\n\n", 0)
+
+
+def event(name: str, data: bytes, number: int | None = None) -> bytes:
+    """Return an event as it is on the wire; `data` has no newlines."""
+    head = b"" if number is None else b"id: %d\n" % number
+    return b"%sevent: %s\ndata: %s\n\n" % (head, name.encode(), data)
+
+
+class Reader:
+    """One stream's side of what is sent; those who send make their own of it."""
+
+    def __init__(self) -> None:
+        self._ready = asyncio.Event()
+        self._closed = False
+
+    def wake(self) -> None:
+        """Say that there is something to take."""
+        self._ready.set()
+
+    def close(self) -> None:
+        """End the stream."""
+        self._closed = True
+        self.wake()
+
+    def take(self, most: int) -> Piece | None:
+        """Return what is next, of at most so many events; None when nothing is."""
+        raise NotImplementedError
+
+    async def next(self, most: int) -> Piece | None:
+        """Return what is next, a comment in a long silence, or None at the end."""
+        while not self._closed:
+            # Before the look: what comes after it wakes again.
+            self._ready.clear()
+            piece = self.take(most)
+            if piece is not None:
+                return piece
+            try:
+                async with asyncio.timeout(KEEPALIVE_SECONDS):
+                    await self._ready.wait()
+            except TimeoutError:
+                return KEEPALIVE
+        return None
 
 
 class Streams:
     """All open streams."""
 
-    def __init__(
-        self, telemetry: Telemetry, make: Callable[[], Awaitable[bytes]]
-    ) -> None:
-        """Start without any.
+    def __init__(self, telemetry: Telemetry) -> None:
+        self._telemetry = telemetry
+        self._open: dict[Reader, asyncio.Transport | None] = {}
+        self._closed = False
+        self._changed = asyncio.Event()
+
+    async def serve(
+        self, request: web.Request, reader: Reader, limit: int | None
+    ) -> web.StreamResponse:
+        """Answer a request with events until `limit` of them, or the end.
+
+        Raises:
+            Problem: 503 when there are too many streams.
+        """
+        if len(self._open) >= MAX_STREAMS:
+            raise Problem(
+                503,
+                "too_many_streams",
+                f"{MAX_STREAMS} streams are open, which is the most there can be",
+                "close one, or poll /api/v1/nodes?window=1m",
+                {"Retry-After": "10"},
+            )
+        response = web.StreamResponse()
+        response.headers["Content-Type"] = "text/event-stream; charset=utf-8"
+        response.headers["X-Accel-Buffering"] = "no"  # for an nginx in between
+        self._open[reader] = request.transport
+        self._count()
+        if self._closed:
+            reader.close()
+        try:
+            await response.prepare(request)
+            if request.method != "HEAD":
+                await _feed(request, response, reader, limit)
+        except ConnectionError:
+            pass  # it left before the first byte
+        finally:
+            del self._open[reader]
+            self._count()
+        return response
+
+    async def close(self) -> None:
+        """End all streams; hang up on those that don't take their end."""
+        self._closed = True
+        for reader in self._open:
+            reader.close()
+        if not await self._left(GRACE_SECONDS):
+            for transport in self._open.values():
+                if transport is not None:
+                    transport.abort()
+            await self._left(GRACE_SECONDS)
+
+    # -- inside ----------------------------------------------------------------------
+
+    async def _left(self, seconds: float) -> bool:
+        """Wait until nobody listens any more; return whether that is so."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._open:
+                    self._changed.clear()
+                    await self._changed.wait()
+        return not self._open
+
+    def _count(self) -> None:
+        self._changed.set()
+        self._telemetry.set("kaywatch_stream_clients", len(self._open))
+
+
+async def _feed(
+    request: web.Request,
+    response: web.StreamResponse,
+    reader: Reader,
+    limit: int | None,
+) -> None:
+    if not await write(request, response, b"retry: %d\n\n" % RETRY_MILLISECONDS):
+        return
+    left = sys.maxsize if limit is None else limit
+    while left > 0:
+        piece = await reader.next(left)
+        if piece is None or not await write(request, response, piece.data):
+            return
+        left -= piece.events
+
+
+class Snapshots:
+    """Makes the snapshot that all its readers get."""
+
+    def __init__(self, make: Callable[[], Awaitable[bytes]]) -> None:
+        """Start without readers.
 
         Args:
-            telemetry: where they are counted.
             make: returns the present snapshot as JSON without newlines.
         """
-        self._telemetry = telemetry
         self._make = make
-        self._readers: set[_Reader] = set()
+        self._readers: set[_SnapshotReader] = set()
         self._number = 0
         self._due = False
         self._making: asyncio.Task[None] | None = None
         self._closed = False
-        self._changed = asyncio.Event()
+
+    @contextlib.contextmanager
+    def reader(self) -> Iterator[Reader]:
+        """Let one read within the block."""
+        reader = _SnapshotReader()
+        self._readers.add(reader)
+        try:
+            yield reader
+        finally:
+            self._readers.discard(reader)
 
     def publish(self) -> None:
         """Send a snapshot to all who listen, if anybody does.
@@ -65,77 +208,13 @@ class Streams:
         if self._due and self._making is None:
             self._making = asyncio.create_task(self._broadcast(), name="http-snapshot")
 
-    async def serve(
-        self, request: web.Request, limit: int | None
-    ) -> web.StreamResponse:
-        """Answer a request with events until `limit` of them, or the end.
-
-        Raises:
-            Problem: 503 when there are too many streams.
-        """
-        if len(self._readers) >= MAX_STREAMS:
-            raise Problem(
-                503,
-                "too_many_streams",
-                f"{MAX_STREAMS} streams are open, which is the most there can be",
-                "close one, or poll /api/v1/nodes?window=1m",
-                {"Retry-After": "10"},
-            )
-        response = web.StreamResponse()
-        response.headers["Content-Type"] = "text/event-stream; charset=utf-8"
-        response.headers["X-Accel-Buffering"] = "no"  # for an nginx in between
-        reader = _Reader(request.transport, self._closed)
-        self._count(reader, present=True)
-        try:
-            await response.prepare(request)
-            if request.method != "HEAD":
-                await self._feed(request, response, reader, limit)
-        except ConnectionError:
-            pass  # it left before the first byte
-        finally:
-            self._count(reader, present=False)
-        return response
-
     async def close(self) -> None:
-        """End all streams; hang up on those that don't take their end."""
+        """Make no more."""
         self._closed = True
-        for reader in self._readers:
-            reader.close()
         if self._making is not None:
             self._making.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._making
-        if not await self._left(GRACE_SECONDS):
-            for reader in self._readers:
-                reader.abort()
-            await self._left(GRACE_SECONDS)
-
-    # -- inside ----------------------------------------------------------------------
-
-    async def _left(self, seconds: float) -> bool:
-        """Wait until nobody listens any more; return whether that is so."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                while self._readers:
-                    self._changed.clear()
-                    await self._changed.wait()
-        return not self._readers
-
-    async def _feed(
-        self,
-        request: web.Request,
-        response: web.StreamResponse,
-        reader: _Reader,
-        limit: int | None,
-    ) -> None:
-        if not await write(request, response, b"retry: %d\n\n" % RETRY_MILLISECONDS):
-            return
-        sent = 0
-        while limit is None or sent < limit:
-            event = await reader.next()
-            if event is None or not await write(request, response, event):
-                return
-            sent += event is not KEEPALIVE
 
     async def _broadcast(self) -> None:
         try:
@@ -143,9 +222,9 @@ class Streams:
                 self._due = False
                 data = await self._make()
                 self._number += 1
-                head = b"id: %d\nevent: snapshot\ndata: " % self._number
+                made = event("snapshot", data, self._number)
                 for reader in self._readers:
-                    reader.put(head + data + b"\n\n")
+                    reader.put(made)
         except Problem:
             pass  # too busy; the next tick tries again
         except Exception:
@@ -153,45 +232,17 @@ class Streams:
         finally:
             self._making = None
 
-    def _count(self, reader: _Reader, *, present: bool) -> None:
-        if present:
-            self._readers.add(reader)
-        else:
-            self._readers.discard(reader)
-        self._changed.set()
-        self._telemetry.set("kaywatch_stream_clients", len(self._readers))
 
+class _SnapshotReader(Reader):
+    """One reader's queue of snapshots."""
 
-class _Reader:
-    """One stream's queue."""
-
-    def __init__(self, transport: asyncio.Transport | None, closed: bool) -> None:
-        self._transport = transport
+    def __init__(self) -> None:
+        super().__init__()
         self._queue: deque[bytes] = deque(maxlen=QUEUE)
-        self._ready = asyncio.Event()
-        self._closed = closed
 
-    def put(self, event: bytes) -> None:
-        self._queue.append(event)
-        self._ready.set()
+    def put(self, made: bytes) -> None:
+        self._queue.append(made)
+        self.wake()
 
-    def close(self) -> None:
-        self._closed = True
-        self._ready.set()
-
-    def abort(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
-
-    async def next(self) -> bytes | None:
-        """Return the next event, a comment in a long silence, or None at the end."""
-        while not self._closed:
-            if self._queue:
-                return self._queue.popleft()
-            self._ready.clear()
-            try:
-                async with asyncio.timeout(KEEPALIVE_SECONDS):
-                    await self._ready.wait()
-            except TimeoutError:
-                return KEEPALIVE
-        return None
+    def take(self, most: int) -> Piece | None:  # noqa: ARG002
+        return Piece(self._queue.popleft()) if self._queue else None

@@ -94,6 +94,7 @@ class Source:
             hurry=lambda: None,
             clock=clock,
         )
+        self.feed = self.pipeline.feed
 
     def _committed(self, change: Change) -> None:
         self.pipeline.committed(change)

@@ -224,7 +224,7 @@ def test_a_snapshot_that_fails_does_not_end_the_stream(served: Served) -> None:
     with reading(served) as reader:
         served.source.view = broken  # type: ignore[method-assign]
         publish(served)
-        until(lambda: served.server._streams._making is None, "it has failed")
+        until(lambda: served.server._snapshots._making is None, "it has failed")
         served.source.view = view  # type: ignore[method-assign]
         publish(served)
         assert reader.block()["event"] == "snapshot"

@@ -1,0 +1,1 @@
+"""What goes on while one looks: `kaywatch top` and `kaywatch tail`."""
