@@ -93,9 +93,8 @@ class Registry:
         found = self._rows.get(key)
         if found is not None:
             return found
-        # What became of a service's events is told for each service that is shown, and
-        # bounded by those: a few reasons each.
-        if key.kind in ACCOUNTS and key.service in self._services:
+        # What became of the events of a service that is shown: a few reasons each.
+        if key.kind in ACCOUNTS and key.service in self._services and self._room:
             return self._add(key)
         if (
             len(self.keys) < self.limits.series
@@ -148,7 +147,6 @@ class Registry:
 
     def _fold(self, key: SeriesKey) -> int:
         # The last resort is one row per kind, so folding ends.
-        room = len(self.keys) < 2 * self.limits.series
         for service, graph in (
             (key.service, key.graph),
             (key.service, OTHER),
@@ -158,9 +156,14 @@ class Registry:
             known = self._rows.get(folded)
             if known is not None:
                 return known
-            if service == OTHER or (room and self._bounded(service, graph)):
+            if service == OTHER or (self._room and self._bounded(service, graph)):
                 return self._add(folded)
         raise AssertionError("the last fold always has a row")
+
+    @property
+    def _room(self) -> bool:
+        """Whether there may be more rows of those that stand beside the series."""
+        return len(self.keys) < 2 * self.limits.series
 
     def _bounded(self, service: str, graph: str) -> bool:
         """Whether names made up without end can't make a fold target each."""
