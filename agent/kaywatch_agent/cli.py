@@ -23,11 +23,11 @@ from kaywatch.query import DEFAULT_URL, fetch
 from kaywatch.wire import Outcome
 from kaywatch_agent import screens
 from kaywatch_agent.capture import commands as captures
-from kaywatch_agent.config import DEFAULT_PATH, Config, find, load
 from kaywatch_agent.errors import AgentError, ConfigError
 
 if TYPE_CHECKING:
     from kaywatch_agent.app import App
+    from kaywatch_agent.config import Config
 
 __all__ = ["main"]
 
@@ -127,7 +127,7 @@ def run(arguments: tuple[str, ...]) -> None:
     "--config",
     "config_path",
     metavar="FILE",
-    help=f"The configuration; {DEFAULT_PATH} if it exists.",
+    help="The configuration; /etc/kaywatch/kaywatch.toml if it exists.",
 )
 def serve(
     socket: str | None, listen: str | None, store: str | None, config_path: str | None
@@ -150,6 +150,8 @@ def _configured(
     path: str | None, socket: str | None, listen: str | None, store: str | None
 ) -> Config:
     """Return the file's configuration with the options in place of its values."""
+    from kaywatch_agent.config import find, load
+
     config = load(find(path))
     try:
         if socket is not None:
@@ -211,6 +213,8 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 @click.option("--config", "config_path", metavar="FILE", help="The file to check.")
 def check(config_path: str | None) -> None:
     """Check the configuration, without side effects."""
+    from kaywatch_agent.config import find, load
+
     path = find(config_path)
     config = load(path)
     click.echo(f"{path or 'no file, all defaults'}: fine")
