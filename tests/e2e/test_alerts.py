@@ -1,0 +1,164 @@
+"""From an application's failures to those who are told, through a real agent."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.agents import Agent, until
+from tests.e2e import episodes
+from tests.receivers import Receivers, running_receivers
+
+CONFIG = """
+[alerting]
+group_wait = "0"
+group_interval = "0"
+namespace = "test"
+
+[defaults]
+for = "0"
+keep_firing_for = "0"
+
+[[rule]]
+name = "pay-fails"
+metric = "error_rate"
+op = ">"
+value = 0.1
+window = "1m"
+min_executions = 5
+per = ["service", "graph", "node"]
+severity = "critical"
+
+[receiver.slack]
+type = "slack"
+webhook_url = "{url}/services/T/B/x"
+
+[receiver.pager]
+type = "pagerduty"
+routing_key = "0123456789abcdef0123456789abcdef"
+url = "{url}"
+
+[receiver.hook]
+type = "webhook"
+url = "{url}/hook"
+"""
+
+FAIL = """
+import kaywatch, sys
+kaywatch.configure(service="web")
+def run(times, errors):
+    for n in range(times):
+        try:
+            with kaywatch.execution("shop", "pay"):
+                if n < errors:
+                    raise TimeoutError("the bank is slow")
+        except TimeoutError:
+            pass
+    assert kaywatch.flush(5)
+run(int(sys.argv[1]), int(sys.argv[2]))
+"""
+
+
+@pytest.fixture
+def receivers() -> Iterator[Receivers]:
+    with running_receivers() as found:
+        yield found
+
+
+@pytest.fixture
+def config(receivers: Receivers, tmp_path: Path) -> str:
+    path = tmp_path / "kaywatch.toml"
+    path.write_text(CONFIG.format(url=receivers.url))
+    return str(path)
+
+
+def test_a_failing_node_is_told_to_everybody_and_so_is_its_end(
+    agent: Agent, receivers: Receivers, config: str
+) -> None:
+    agent.stop()
+    agent.start("--config", config)
+    agent.run(FAIL, "20", "10")
+    paths = ("/services/T/B/x", "/v2/enqueue", "/hook")
+    until(lambda: all(receivers.taken(path) for path in paths), "everybody is told")
+    agent.run(FAIL, "500", "0")
+    until(
+        lambda: all(len(receivers.taken(path)) == 2 for path in paths),
+        "everybody is told that it is over",
+    )
+
+    slack, page, hook = (receivers.taken(path) for path in paths)
+    text = json.dumps(slack[0].json, ensure_ascii=False)
+    assert "pay-fails" in text
+    assert "10 of 20 failed in 1m" in text
+    assert "TimeoutError" in text
+    assert "the bank is slow" not in text
+    assert [p.json["event_action"] for p in page] == ["trigger", "resolve"]
+    assert page[0].json["dedup_key"] == page[1].json["dedup_key"]
+    (alert,) = hook[0].json["alerts"]
+    assert alert["labels"] == {"service": "web", "graph": "shop", "node": "pay"}
+    assert (alert["value"], alert["completeness"]) == (0.5, 1.0)
+    assert hook[1].json["alerts"][0]["reason"] == "cleared"
+
+
+def test_a_restart_says_nothing_twice(
+    agent: Agent, receivers: Receivers, config: str
+) -> None:
+    agent.stop()
+    agent.start("--config", config)
+    agent.run(FAIL, "20", "10")
+    until(lambda: receivers.taken("/hook"), "it is told")
+    until(lambda: episodes.waiting(agent) == 0, "that is known")
+    commits = episodes.measured(agent, "kaywatch_commits_total")
+    until(
+        lambda: episodes.measured(agent, "kaywatch_commits_total") >= commits + 2,
+        "it is written down",
+    )
+    agent.stop(signal.SIGKILL)
+    agent.start("--config", config)
+    until(
+        lambda: episodes.measured(agent, "kaywatch_rule_evaluations_total") >= 3,
+        "rules are looked at",
+    )
+
+    assert len(receivers.taken("/hook")) == 1
+    assert episodes.measured(agent, 'kaywatch_alerts{state="firing"}') == 1
+
+
+def test_a_rule_that_is_taken_away_ends_its_alerts(
+    agent: Agent, receivers: Receivers, config: str
+) -> None:
+    agent.stop()
+    agent.start("--config", config)
+    agent.run(FAIL, "20", "10")
+    until(lambda: receivers.taken("/hook"), "it is told")
+    text = Path(config).read_text().replace('name = "pay-fails"', 'name = "other"')
+    Path(config).write_text(text.replace("value = 0.1", "value = 0.9"))
+    assert agent.process is not None
+    agent.process.send_signal(signal.SIGHUP)
+    until(lambda: len(receivers.taken("/hook")) == 2, "it is told that it is over")
+
+    (alert,) = receivers.taken("/hook")[1].json["alerts"]
+    assert (alert["status"], alert["reason"]) == ("resolved", "rule_removed")
+
+
+def test_without_receivers_the_page_s_thresholds_are_watched_all_the_same(
+    agent: Agent,
+) -> None:
+    agent.run(FAIL, "100", "50")
+    until(
+        lambda: episodes.measured(agent, 'kaywatch_alerts{state="pending"}') == 2,
+        "success_rate_min and error_rate_max are pending",
+    )
+
+
+def test_receivers_on_a_bad_day_and_an_agent_that_is_killed(
+    agent: Agent, tmp_path: Path
+) -> None:
+    agent.stop()
+    found = episodes.run(agent, tmp_path, units=5, flips=2, kills=2)
+
+    assert found.problems == []
+    assert found.messages >= 10
