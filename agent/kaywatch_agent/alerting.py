@@ -9,7 +9,9 @@ twenty times that, up to 15 s: rules never take more than a twentieth of a core.
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +27,7 @@ from kaywatch_agent.rules.decide import FLAPS
 from kaywatch_agent.rules.describe import describe
 from kaywatch_agent.rules.engine import Engine
 from kaywatch_agent.rules.instance import Instance
+from kaywatch_agent.rules.picture import Picture, frozen
 from kaywatch_agent.rules.round import CLOCK, Document
 from kaywatch_agent.rules.rule import Settings
 from kaywatch_agent.rules.scene import Process, Scene
@@ -41,6 +44,9 @@ OURS: Final = frozenset({"alert", "silence", CLOCK})
 # After an evaluation, a pause of so many times its length, up to so many seconds.
 PAUSE_FACTOR: Final = 20.0
 MAX_PAUSE: Final = 15.0
+
+# A silence that is over is shown for so long, as Alertmanager does.
+SILENCE_SECONDS: Final = 5 * 86_400.0
 
 # As Prometheus tells an Alertmanager of what is over: rules/alerting.go.
 ENDED_SECONDS: Final = 900.0
@@ -65,6 +71,7 @@ class Alerting:
         tell: Callable[[Iterable[Notice]], None],
         least: Mapping[str, Severity],
         clock: Callable[[], float],
+        turned: Callable[[Picture], None] = lambda _: None,
     ) -> None:
         """Make the engine.
 
@@ -74,6 +81,7 @@ class Alerting:
             tell: takes notices to the outbox.
             least: by receiver, the least severity that it wants to hear of.
             clock: Unix seconds.
+            turned: takes the alerts that went from one state to another.
         """
         self.host = socket.gethostname()
         self.engine = Engine(settings, host=self.host, least=least)
@@ -87,6 +95,11 @@ class Alerting:
         self._work: asyncio.Task[None] | None = None
         self._due = 0.0  # by the loop's clock
         self._started = clock()
+        self._turned = turned
+        self._counts: Mapping[State, int] = {}
+        self._refused: Mapping[str, int] = {}
+        # Held by an evaluation, and by those who copy what it changes.
+        self._lock = threading.Lock()
 
     # -- over restarts -----------------------------------------------------------------
 
@@ -119,6 +132,7 @@ class Alerting:
             return
         now = self._clock()
         scene = Scene(now, now - self._started, view, tuple(map(_process, clients)))
+        self._forget_silences(now)
         self._work = loop.create_task(self._evaluate(scene), name="rules")
 
     async def stop(self) -> None:
@@ -136,13 +150,29 @@ class Alerting:
         self._changed["silence", silence.id] = msgspec.json.encode(silence)
 
     def expire(self, name: str) -> bool:
-        """Drop a silence; return whether there was one."""
-        silences = dict(self.engine.silences)
-        if silences.pop(name, None) is None:
+        """End a silence now; return whether there was one to end."""
+        silence = self.engine.silences.get(name)
+        now = self._clock()
+        if silence is None or silence.over(now):
             return False
-        self.engine.silences = silences
-        self._changed["silence", name] = None
+        end = dt.datetime.fromtimestamp(now, dt.UTC)
+        start = min(silence.starts_at, end)
+        self.silence(msgspec.structs.replace(silence, starts_at=start, ends_at=end))
         return True
+
+    def _forget_silences(self, now: float) -> None:
+        """Drop the silences that have been over for long."""
+        old = [
+            name
+            for name, silence in self.engine.silences.items()
+            if silence.over(now - SILENCE_SECONDS)
+        ]
+        if old:
+            kept = dict(self.engine.silences)
+            for name in old:
+                del kept[name]
+                self._changed["silence", name] = None
+            self.engine.silences = kept
 
     # -- for those who read ------------------------------------------------------------
 
@@ -155,6 +185,38 @@ class Alerting:
     def instances(self) -> Sequence[Instance]:
         """All alerts that something is remembered of."""
         return self.engine.instances
+
+    @property
+    def silences(self) -> Mapping[str, Silence]:
+        """The silences, by id."""
+        return self.engine.silences
+
+    @property
+    def counts(self) -> Mapping[State, int]:
+        """How many alerts were in each state at the last evaluation."""
+        return self._counts
+
+    def picture(self) -> Picture:
+        """Return all about alerts, for any thread; waits for an evaluation's end."""
+        with self._lock:
+            return self._picture(self.instances)
+
+    def _picture(self, instances: Iterable[Instance]) -> Picture:
+        engine = self.engine
+        names = engine.settings.rules
+        found = {name: found for name in names if (found := engine.found(name))}
+        return Picture(
+            now=self._clock(),
+            settings=engine.settings,
+            instances=frozen(instances),
+            silences=tuple(engine.silences.values()),
+            found=found,
+            refused=self._refused,
+            clock=engine.clock,
+            evaluated=self.evaluated,
+            problem=self.problem,
+            host=self.host,
+        )
 
     def alerts(self, receiver: str) -> list[Alert]:
         """Return what a receiver has to know of: what fires, and what ended lately."""
@@ -183,7 +245,7 @@ class Alerting:
         started = time.perf_counter()
         try:
             evaluation = await loop.run_in_executor(
-                self._thread, self.engine.evaluate, scene, time.monotonic()
+                self._thread, self._look, scene, time.monotonic()
             )
             self._take(evaluation)
             self.problem = ""
@@ -203,12 +265,20 @@ class Alerting:
             self._telemetry.add("kaywatch_rule_evaluations_total")
             self._telemetry.add("kaywatch_rule_evaluation_seconds_total", seconds)
 
+    def _look(self, scene: Scene, mono: float) -> Evaluation:
+        with self._lock:
+            return self.engine.evaluate(scene, mono)
+
     def _take(self, evaluation: Evaluation) -> None:
         self._changed.update(evaluation.documents)
         self._tell(evaluation.notices)
         for reason, count in evaluation.suppressed.items():
             self._telemetry.add("kaywatch_notices_suppressed_total", count, reason)
         self._count(evaluation)
+        if evaluation.turns:
+            # Once each, as they are now.
+            turned = {turn.instance.id: turn.instance for turn in evaluation.turns}
+            self._turned(self._picture(turned.values()))
 
     def _count(self, evaluation: Evaluation) -> None:
         counts = dict.fromkeys(State, 0)
@@ -216,6 +286,8 @@ class Alerting:
             counts[instance.life.state] += 1
         for state in (State.PENDING, State.FIRING, State.RECOVERING):
             self._telemetry.set("kaywatch_alerts", counts[state], str(state))
+        self._counts = counts
+        self._refused = dict(evaluation.refused)
         refused = evaluation.refused.total()
         if refused and not self._telemetry.get("kaywatch_alerts_refused"):
             log.warning("too many alerts; more are refused", **evaluation.refused)

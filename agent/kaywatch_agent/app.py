@@ -29,6 +29,7 @@ from kaywatch_agent.ingest.peers import Peer
 from kaywatch_agent.ingest.unix import UnixListener
 from kaywatch_agent.model import Presence
 from kaywatch_agent.pipeline import Pipeline
+from kaywatch_agent.rules.picture import Picture
 from kaywatch_agent.rules.tell import Notice
 from kaywatch_agent.store.writer import Damaged, Writer
 from kaywatch_agent.telemetry import Telemetry
@@ -85,6 +86,7 @@ class App:
             tell=self._tell,
             least=config.notify.least,
             clock=clock,
+            turned=self._turned,
         )
         self.delivery = Delivery(
             config.notify,
@@ -358,6 +360,9 @@ class App:
 
     def _tell(self, notices: Iterable[Notice]) -> None:
         self.delivery.tell(notices)
+
+    def _turned(self, picture: Picture) -> None:
+        self._web.turned(picture)
 
     def _documents(self, whole: bool) -> Documents:
         """Return what alerts and messages want to be kept."""

@@ -7,6 +7,7 @@ from urllib.parse import urlencode
 from kaywatch_agent.notification import Alert, dedup_key
 from kaywatch_agent.quantities import quantity
 from kaywatch_agent.rules import metrics
+from kaywatch_agent.rules.expression import Compare, Condition
 from kaywatch_agent.rules.instance import Instance
 from kaywatch_agent.rules.rule import (
     Absence,
@@ -19,7 +20,7 @@ from kaywatch_agent.rules.rule import (
 )
 from kaywatch_agent.rules.summary import fill, usual
 
-__all__ = ["condition_of", "describe", "labels_of"]
+__all__ = ["condition_of", "describe", "labels_of", "unit_of"]
 
 
 def labels_of(
@@ -48,7 +49,7 @@ def describe(
     """
     life, witness = instance.life, instance.witness
     labels = labels_of(instance, rule, settings)
-    unit = _unit(rule)
+    unit = unit_of(rule)
     return Alert(
         rule=instance.rule,
         severity=rule.severity if rule else "warning",
@@ -89,7 +90,7 @@ def condition_of(rule: Rule | None) -> str:
         return ""
     match rule.test:
         case Threshold(breach=breach):
-            return str(breach)
+            return _words(breach)
         case Absence(max_age=age):
             return f"no execution for {quantity(age, 'seconds')}"
         case BurnRate() as test:
@@ -106,13 +107,26 @@ def condition_of(rule: Rule | None) -> str:
         case Transition():
             return "an action that is no longer taken"
         case Stuck() as test:
-            return f"at work for over {test.factor:g} times its p99"
+            text = f"at work for over {test.factor:g} times its p99"
+            if test.max_age is None:
+                return text
+            return f"{text}, or {quantity(test.max_age, 'seconds')}"
 
 
 # -- inside --------------------------------------------------------------------------
 
 
-def _unit(rule: Rule | None) -> str:
+def _words(condition: Condition) -> str:
+    """Return a condition; bytes as people write them."""
+    if isinstance(condition, Compare):
+        metric, op, value = condition
+        if metrics.find(metric).unit == "bytes":
+            return f"{metric} {op} {quantity(value, 'bytes')}"
+    return str(condition)
+
+
+def unit_of(rule: Rule | None) -> str:
+    """Return the unit of what a rule looks at."""
     match rule.test if rule else None:
         case Threshold(metric=metric):
             return metrics.find(metric).unit

@@ -36,7 +36,15 @@ MAX_STEP: Final = 15.0
 
 
 class Engine:
-    """The alerts of one agent."""
+    """The alerts of one agent.
+
+    Attributes:
+        settings: rules, and what else is set.
+        silences: by id.
+        least: by receiver, the least severity that it wants to hear of.
+        max_step: evaluations may be so many seconds apart, and twice that counts as
+            observed.
+    """
 
     def __init__(
         self, settings: Settings, *, host: str = "", least: Mapping[str, Severity]
@@ -57,6 +65,7 @@ class Engine:
         self._prepared: Settings | None = None
         self._found: dict[str, tuple[float, Found]] = {}
         self._last: float | None = None  # monotonic seconds of the last evaluation
+        self.max_step = MAX_STEP
 
     # -- over restarts -----------------------------------------------------------------
 
@@ -86,7 +95,7 @@ class Engine:
         """Return all that is to be kept."""
         kept: dict[Document, bytes | None] = {
             ("alert", instance.id): msgspec.json.encode(instance)
-            for instance in self._book.instances.values()
+            for instance in list(self._book.instances.values())
         }
         for name, silence in self.silences.items():
             kept["silence", name] = msgspec.json.encode(silence)
@@ -107,7 +116,7 @@ class Engine:
         self._last = mono
         self._book.clock += passed
         # A suspended machine is no time in which a condition was observed.
-        elapsed = min(passed, 2.0 * max(settings.interval, MAX_STEP))
+        elapsed = min(passed, 2.0 * max(settings.interval, self.max_step))
         self._prepare(settings)
         self._windows.look(scene)
         round_ = Round(self._book, settings, self._windows, elapsed)
@@ -122,6 +131,11 @@ class Engine:
             if instance.id == name:
                 return instance
         return None
+
+    def found(self, rule: str) -> Found | None:
+        """Return what a rule found last; None before the first time."""
+        known = self._found.get(rule)
+        return None if known is None else known[1]
 
     @property
     def clock(self) -> float:

@@ -63,6 +63,7 @@ class Found:
         executions, errors: in the window.
         gone: groups that are forgotten.
         notes: what else is to be said, by group.
+        metrics: all values that were looked at, by metric.
     """
 
     labels: tuple[str, ...]
@@ -74,6 +75,7 @@ class Found:
     errors: Ints
     gone: set[Group] = field(default_factory=set)
     notes: dict[int, str] = field(default_factory=dict)
+    metrics: Mapping[str, Floats] = field(default_factory=dict)
 
 
 def prepare(rule: Rule, windows: Windows) -> None:
@@ -148,6 +150,7 @@ def _threshold(rule: Rule, windows: Windows, test: Threshold) -> Found:
         np.full(size, test.threshold),
         counts,
         failed,
+        metrics=table,
     )
 
 
@@ -245,7 +248,7 @@ def _absence(rule: Rule, windows: Windows, test: Absence) -> Found:
     groups += [group for group in expected if group not in names]
     age = np.full(len(groups), np.inf)
     age[: len(names)] = now - figures.last_time
-    early = windows.scene.covered < max(test.max_age, 0.0)
+    early = windows.scene.covered < max(test.max_age, test.grace)
     codes = np.where(age > test.max_age, BREACH, CLEAR)
     if early:
         # Those who would have to be heard of may not have had the time.

@@ -26,6 +26,7 @@ __all__ = [
     "Compare",
     "Condition",
     "Not",
+    "leading",
     "parse",
 ]
 
@@ -155,6 +156,17 @@ def parse(text: str, known: Callable[[str], bool], names: Collection[str]) -> Co
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         raise ValueError(f"{text!r} can't be read; {_EXAMPLE}") from None
     return _condition(tree.body, known, names, 0)
+
+
+def leading(condition: Condition) -> Compare:
+    """Return the first comparison in a condition: the one that is shown."""
+    match condition:
+        case Compare():
+            return condition
+        case Not(part):
+            return leading(part)
+        case _:
+            return leading(condition.parts[0])
 
 
 # -- inside --------------------------------------------------------------------------

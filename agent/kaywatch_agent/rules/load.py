@@ -14,7 +14,13 @@ from kaywatch_agent import durations
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.notification import SEVERITIES, Severity
 from kaywatch_agent.rules import metrics
-from kaywatch_agent.rules.expression import Compare, Condition, Not, parse
+from kaywatch_agent.rules.expression import (
+    Compare,
+    Condition,
+    Not,
+    leading,
+    parse,
+)
 from kaywatch_agent.rules.matchers import Matcher
 from kaywatch_agent.rules.matchers import parse as matcher
 from kaywatch_agent.rules.metrics import METRICS, Source
@@ -116,11 +122,13 @@ class _Loader:
         self._rules: dict[str, Rule] = {}
         self._defaults: Mapping[str, Any] = values.get("defaults", {})
         self._notify: tuple[str, ...] = ()
+        self._grace = 0.0
 
     def settings(self) -> Settings:
         alerting = Table(self._values.get("alerting", {}), "alerting")
         Table(self._defaults, "defaults", known=_COMMON[2:]).done()
         self._notify = self._named(alerting, "default_notify", tuple(self._receivers))
+        self._grace = alerting.length("startup_grace", "60s")
         own = self._tables("rule")
         for number, table in enumerate(own, 1):
             for rule in self._rule(table, number):
@@ -132,7 +140,7 @@ class _Loader:
             rules=self._rules,
             inhibitions=(*_BUILT_IN, *map(_inhibition, self._tables("inhibit"))),
             interval=alerting.length("evaluation_interval", "1s"),
-            startup_grace=alerting.length("startup_grace", "60s"),
+            startup_grace=self._grace,
             labels=_labels(alerting, "labels"),
             namespace=alerting.text("namespace"),
             external_url=alerting.text("external_url").rstrip("/"),
@@ -299,7 +307,7 @@ class _Loader:
         forget = table.length("forget_after", "1d")
         if forget <= max_age:
             raise table.error("forget_after", "has to be longer than max_age")
-        test = Absence(max_age, tuple(expect), forget)
+        test = Absence(max_age, tuple(expect), forget, self._grace)
         return [("", test, max_age, None, None)]
 
     def burn_rate(self, table: Table) -> list[_Part]:
@@ -492,18 +500,8 @@ def _expression(table: Table) -> Threshold:
     clear = condition("clear_when") if "clear_when" in table else Not(breach)
     names = sorted(breach.metrics() | clear.metrics())
     sources = tuple({metrics.find(name).source: None for name in names})
-    first = _first(breach)
+    first = leading(breach)
     return Threshold(breach, clear, first.metric, first.value, None, sources)
-
-
-def _first(condition: Condition) -> Compare:
-    match condition:
-        case Compare():
-            return condition
-        case Not(part):
-            return _first(part)
-        case _:
-            return _first(condition.parts[0])
 
 
 def _severity(table: Table, default: Severity) -> Severity:

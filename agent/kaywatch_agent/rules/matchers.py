@@ -6,6 +6,7 @@ Regular expressions are anchored at both ends; a label that isn't there is empty
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Final
@@ -66,8 +67,10 @@ def checked(matcher: Matcher) -> Matcher:
     """
     if matcher.is_regex:
         try:
-            _compiled(matcher.value)
-        except re.error as error:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of what `[[` may mean one day
+                _compiled(matcher.value)
+        except (re.error, OverflowError, RecursionError) as error:
             raise ValueError(f"{matcher}: {error}") from None
     return matcher
 

@@ -20,7 +20,7 @@ from kaywatch_agent.aggregate.registry import Registry
 from kaywatch_agent.aggregate.step import Facet
 from kaywatch_agent.model import Kind
 
-__all__ = ["METRICS", "Context", "Metric", "Source", "find", "known"]
+__all__ = ["METRICS", "WAYS", "Context", "Metric", "Source", "find", "known"]
 
 Floats = NDArray[np.float64]
 
@@ -94,7 +94,7 @@ def find(name: str) -> Metric:
         near = difflib.get_close_matches(name, METRICS, 1)
         hint = f"did you mean {near[0]}?" if near else "see docs/alerts.md"
         if name.startswith("custom."):
-            hint = f"say what of it: {name}.last, or .{', .'.join(_WAYS)}"
+            hint = f"say what of it: {name}.last, or .{', .'.join(WAYS)}"
         raise ValueError(f'"{name}": unknown metric; {hint}')
     return _custom(custom["name"], custom["how"])
 
@@ -327,7 +327,7 @@ METRICS: Final[Mapping[str, Metric]] = {
     ),
 }
 
-_WAYS: Final[Mapping[str, tuple[Callable[[Figures, Context], Floats], set[Kind]]]] = {
+WAYS: Final[Mapping[str, tuple[Callable[[Figures, Context], Floats], set[Kind]]]] = {
     "avg": (_average, {Kind.OBSERVE}),
     "min": (_least, {Kind.OBSERVE}),
     "max": (_most, {Kind.OBSERVE}),
@@ -343,7 +343,7 @@ _WAYS: Final[Mapping[str, tuple[Callable[[Figures, Context], Floats], set[Kind]]
 
 
 def _custom(name: str, how: str) -> Metric:
-    of, kinds = _WAYS[how]
+    of, kinds = WAYS[how]
     return Metric(
         Source.CUSTOM,
         of,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -14,10 +14,10 @@ from kaywatch_agent.rules.evaluate import BREACH, FINDINGS, Found
 from kaywatch_agent.rules.instance import Instance
 from kaywatch_agent.rules.rule import Rule, Settings
 from kaywatch_agent.rules.scene import Windows
-from kaywatch_agent.rules.state import Crossing, Finding, Life, advance, end
+from kaywatch_agent.rules.state import Crossing, Finding, Life, State, advance, end
 from kaywatch_agent.rules.witness import witnesses
 
-__all__ = ["CLOCK", "Book", "Clock", "Document", "Round"]
+__all__ = ["CLOCK", "Book", "Clock", "Document", "Round", "Turn"]
 
 CLOCK: Final = "clock"
 
@@ -46,6 +46,14 @@ class Book:
     written: dict[str, float] = field(default_factory=dict)
 
 
+class Turn(NamedTuple):
+    """That an alert went from one state to another, or lost its data."""
+
+    instance: Instance
+    before: State
+    after: State
+
+
 class Round:
     """One evaluation of all rules: what becomes of the alerts.
 
@@ -54,6 +62,7 @@ class Round:
         dirty: alerts that changed, by id.
         ticking: those of which only a timer went on.
         refused: how many alerts were too many, by rule.
+        turns: what went from one state to another.
     """
 
     def __init__(
@@ -63,6 +72,7 @@ class Round:
         self.dirty: dict[str, Instance] = {}
         self.ticking: dict[str, Instance] = {}
         self.refused: Counter[str] = Counter()
+        self.turns: list[Turn] = []
         self._book = book
         self._by_rule: dict[str, list[Instance]] = defaultdict(list)
         for instance in book.instances.values():
@@ -165,5 +175,6 @@ class Round:
                 self.now, f"{before.state} -> {after.state}{reason}", instance.value
             )
             self.dirty[instance.id] = instance
+            self.turns.append(Turn(instance, before.state, after.state))
         elif after is not before:
             self.ticking[instance.id] = instance

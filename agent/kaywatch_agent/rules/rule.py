@@ -58,11 +58,13 @@ class Absence:
         max_age: how long is too long, in seconds.
         expect: label sets that have to be there even if they were never seen.
         forget_after: what was not seen for so long, and isn't expected, is forgotten.
+        grace: for so many seconds after the start, nothing is absent.
     """
 
     max_age: float
     expect: tuple[Mapping[str, str], ...]
     forget_after: float
+    grace: float = 60.0
 
 
 @dataclass(frozen=True)

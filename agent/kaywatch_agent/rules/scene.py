@@ -57,12 +57,15 @@ class Scene(NamedTuple):
         covered: for how many seconds the agent has been looking.
         view: what is aggregated.
         processes: the clients.
+        resolution: shorter windows are as long as this, in seconds: of the past, the
+            older buckets are no shorter.
     """
 
     now: float
     covered: float
     view: View
     processes: Sequence[Process] = ()
+    resolution: float = STEP_SECONDS
 
 
 class Series(NamedTuple):
@@ -154,6 +157,7 @@ class Windows:
         view = self.scene.view
         if math.isinf(window):
             return [view.totals]
+        window = max(window, self.scene.resolution)
         if window not in self._steps:
             found: list[Step] = []
             start, end = view.now - window, view.now + STEP_SECONDS
@@ -166,6 +170,7 @@ class Windows:
 
     def context(self, window: float) -> Context:
         """Return what metrics of a window are made from, besides figures."""
+        window = max(window, self.scene.resolution)
         covered = max(1.0, min(window, self.scene.view.now - self.scene.view.since))
         return Context(self.scene.view.registry, covered)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -23,7 +23,7 @@ from kaywatch_agent.rules.decide import (
 from kaywatch_agent.rules.describe import describe, labels_of
 from kaywatch_agent.rules.instance import Instance
 from kaywatch_agent.rules.matchers import matches
-from kaywatch_agent.rules.round import CLOCK, Book, Clock, Document, Round
+from kaywatch_agent.rules.round import CLOCK, Book, Clock, Document, Round, Turn
 from kaywatch_agent.rules.rule import Inhibition, Rule, Settings
 from kaywatch_agent.rules.silence import Silence, covering
 from kaywatch_agent.rules.state import State
@@ -53,12 +53,14 @@ class Evaluation(NamedTuple):
         documents: what is to be kept, by kind and id; None for what is gone.
         suppressed: how many notices were held back, by reason.
         refused: how many alerts were too many, by rule.
+        turns: which alerts went from one state to another.
     """
 
     notices: list[Notice]
     documents: dict[Document, bytes | None]
     suppressed: Counter[str]
     refused: Counter[str]
+    turns: Sequence[Turn] = ()
 
 
 def tell(
@@ -107,7 +109,11 @@ class _Telling:
             notices += self._tell(instance)
         self._forget()
         return Evaluation(
-            notices, self._documents(), self._suppressed, self._round.refused
+            notices,
+            self._documents(),
+            self._suppressed,
+            self._round.refused,
+            self._round.turns,
         )
 
     def _tell(self, instance: Instance) -> Iterator[Notice]:

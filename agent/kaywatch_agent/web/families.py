@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from kaywatch.wire import Outcome
 from kaywatch_agent.aggregate.figures import Figures, Numbers
 from kaywatch_agent.aggregate.step import Facet
 from kaywatch_agent.model import Kind, SeriesKey
+from kaywatch_agent.notification import SEVERITIES, Severity
 from kaywatch_agent.web.exposition import (
     Exposition,
     escape,
@@ -57,6 +58,9 @@ LLM_TIMES: Final = (
 LLM_RUN_COST: Final = "llm_run_cost_usd"
 LLM_RUN_TOKENS: Final = "llm_run_tokens"
 
+# Alerts that fire and are on /metrics; all are counted in kaywatch_alerts.
+MAX_ALERTS: Final = 1_000
+
 # Which have families of their own.
 _LLM_METRICS: Final = {
     Kind.COUNT: frozenset(LLM_COUNTS),
@@ -86,6 +90,7 @@ def write(reading: Reading, exposition: Exposition) -> None:
         ),
     )
     _accounts(complete, exposition)
+    _alerts(reading, exposition)
     for metric, values in reading.own:
         lines = samples(metric.name, values, metric.labels)
         exposition.family(metric.name, metric.type, metric.help, lines)
@@ -354,6 +359,30 @@ def _custom(reading: Reading, exposition: Exposition) -> None:
     observed = _source(reading, exposition, Kind.OBSERVE, _custom_labels)
     help = "What kaywatch.observe was given, by metric."
     _summary(observed, "kaygraph_observation", help)
+
+
+def _alerts(reading: Reading, exposition: Exposition) -> None:
+    """Write the alerts that fire, one sample each, the worst first."""
+    picture = reading.picture() if any(reading.alerts.values()) else None
+    found = []
+    for instance in picture.instances if picture else ():
+        if instance.life.burning and picture:
+            labels = picture.labels(instance)
+            worst = SEVERITIES.index(cast("Severity", labels["severity"]))
+            found.append((-worst, instance.life.fired, labels))
+    found.sort(key=lambda alert: alert[:2])
+    names = ("alertname", "severity", "service", "graph", "node")
+    values: dict[tuple[str, ...], float] = {}
+    for _, _, labels in found[:MAX_ALERTS]:
+        # Alerts that differ in other labels, such as pid, are counted together.
+        key = tuple([labels.get(name, "") for name in names])
+        values[key] = values.get(key, 0.0) + 1.0
+    exposition.family(
+        "kaywatch_alerts_firing",
+        "gauge",
+        "Alerts that fire, by rule and what they are about.",
+        samples("kaywatch_alerts_firing", values, names),
+    )
 
 
 def _summary(source: _Source, name: str, help: str) -> None:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from kaywatch_agent.aggregate.clients import Client
 from kaywatch_agent.model import FailureRecord, InFlight
+from kaywatch_agent.rules.state import State
 from kaywatch_agent.web import schema
 from kaywatch_agent.web.parameters import (
     ClientsQuery,
@@ -122,6 +123,8 @@ def health(reading: Reading) -> schema.HealthAnswer:
         since=reading.view.since,
         events=int(own.get("kaywatch_events_total", 0)),
         memory_mb=_megabytes(own.get("kaywatch_process_resident_memory_bytes", 0)),
+        alerts_firing=reading.alerts.get(State.FIRING, 0)
+        + reading.alerts.get(State.RECOVERING, 0),
         store_mb=_megabytes(own.get("kaywatch_store_bytes", 0)),
         stages={
             name: schema.StageAnswer(

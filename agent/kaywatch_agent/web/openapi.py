@@ -17,9 +17,12 @@ REF: Final = "#/components/schemas/{name}"
 
 # The error answers: what each status means here.
 STATUSES: Final = {
-    400: "A parameter is unknown, missing, repeated, or can't be used.",
+    400: "A parameter, or what was sent, is missing, unknown or can't be used.",
     404: "The name has not been seen, or there is no such path.",
+    403: "A page of another site sent this.",
     405: "The path is there, and answers to other methods: see Allow.",
+    413: "What was sent is too large.",
+    415: "What was sent is no JSON: see Content-Type.",
     500: "A fault of the agent; its log has more.",
     503: "The agent is too busy to answer; try again.",
 }
@@ -46,6 +49,10 @@ class _Route(Protocol):
     @property
     def also(self) -> Mapping[int, type[Struct]]: ...
     @property
+    def method(self) -> str: ...
+    @property
+    def body(self) -> type[Struct] | None: ...
+    @property
     def events(self) -> Mapping[str, type[Struct]]: ...
 
 
@@ -54,7 +61,11 @@ def document(routes: Iterable[_Route], version: str) -> bytes:
     routes = list(routes)
     shapes = {route.shape: None for route in routes if route.shape is not None}
     shapes |= {shape: None for route in routes for shape in route.events.values()}
+    shapes |= {route.body: None for route in routes if route.body is not None}
     shapes[schema.ErrorAnswer] = None
+    paths: dict[str, dict[str, Any]] = {}
+    for route in routes:
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
     _, components = msgspec.json.schema_components(shapes, ref_template=REF)
     return msgspec.json.encode(
         {
@@ -66,7 +77,7 @@ def document(routes: Iterable[_Route], version: str) -> bytes:
                 "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
             },
             "servers": [{"url": "/"}],
-            "paths": {route.path: {"get": _operation(route)} for route in routes},
+            "paths": paths,
             "components": {
                 "schemas": components,
                 "responses": {f"Error{code}": _error(code) for code in STATUSES},
@@ -85,12 +96,16 @@ def _operation(route: _Route) -> dict[str, Any]:
         responses[str(code)] = {"description": STATUSES[code], "content": content}
     for code in sorted({*EVERYWHERE, *route.errors}):
         responses[str(code)] = {"$ref": f"#/components/responses/Error{code}"}
-    return {
+    operation = {
         "operationId": route.name,
         "summary": route.summary,
         "parameters": _parameters(route),
         "responses": responses,
     }
+    if route.body is not None:
+        content = {"application/json": {"schema": _ref(route.body)}}
+        operation["requestBody"] = {"required": True, "content": content}
+    return operation
 
 
 def _success(route: _Route) -> dict[str, Any]:

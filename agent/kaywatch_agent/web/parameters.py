@@ -20,6 +20,8 @@ from kaywatch_agent.feed import MAX_RATE
 from kaywatch_agent.web.problems import MAX_SHOWN, Problem, nearest
 
 __all__ = [
+    "AlertQuery",
+    "AlertsQuery",
     "ClientsQuery",
     "EventsQuery",
     "ExportQuery",
@@ -28,6 +30,10 @@ __all__ = [
     "GraphsQuery",
     "LlmQuery",
     "NoQuery",
+    "RuleQuery",
+    "RulesQuery",
+    "SilenceQuery",
+    "SilencesQuery",
     "NodeStatsQuery",
     "NodesQuery",
     "SeriesQuery",
@@ -237,6 +243,89 @@ class EventsQuery(Struct, frozen=True):
         ]
         | None
     ) = None
+
+
+Severity = Annotated[
+    Literal["info", "warning", "error", "critical"],
+    Meta(description="Only of this severity.", examples=["critical"]),
+]
+
+
+class AlertsQuery(Struct, frozen=True):
+    """Which alerts."""
+
+    state: (
+        Annotated[
+            Literal["active", "ok", "pending", "firing", "recovering"],
+            Meta(description="Only in this state; active: in any but ok."),
+        ]
+        | None
+    ) = None
+    rule: (
+        Annotated[Name, Meta(description="Only of this rule.", examples=["slow"])]
+        | None
+    ) = None
+    severity: Severity | None = None
+    service: Service | None = None
+    graph: Graph | None = None
+    node: Node | None = None
+    limit: Annotated[
+        int, Meta(ge=1, le=10_000, description="How many at most.", examples=[10])
+    ] = 1000
+
+
+class AlertQuery(Struct, frozen=True):
+    """One alert."""
+
+    id: Annotated[Name, Meta(min_length=1, description="The alert's id.")]
+
+
+class RulesQuery(Struct, frozen=True):
+    """Which rules."""
+
+    kind: (
+        Annotated[
+            Literal[
+                "threshold",
+                "absence",
+                "burn_rate",
+                "transition_share",
+                "stuck",
+                "process_died",
+                "runaway",
+            ],
+            Meta(description="Only of this kind."),
+        ]
+        | None
+    ) = None
+    severity: Severity | None = None
+
+
+class RuleQuery(Struct, frozen=True):
+    """One rule, and how many of its alerts and groups."""
+
+    rule: Annotated[Name, Meta(min_length=1, description="The rule, percent-encoded.")]
+    limit: Annotated[
+        int, Meta(ge=1, le=1000, description="How many at most.", examples=[10])
+    ] = 20
+
+
+class SilencesQuery(Struct, frozen=True):
+    """Which silences."""
+
+    state: (
+        Annotated[
+            Literal["active", "pending", "expired"],
+            Meta(description="Only in this state."),
+        ]
+        | None
+    ) = None
+
+
+class SilenceQuery(Struct, frozen=True):
+    """One silence."""
+
+    id: Annotated[Name, Meta(min_length=1, description="The silence's id.")]
 
 
 class StreamQuery(Struct, frozen=True):

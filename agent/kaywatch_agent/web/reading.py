@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 from typing import Any, Final, TypeVar
@@ -16,6 +16,9 @@ from kaywatch_agent.aggregate.figures import ALL_FACETS, Figures, Groups
 from kaywatch_agent.aggregate.step import Facet, Step, merge
 from kaywatch_agent.health import Report
 from kaywatch_agent.model import Kind, SeriesKey
+from kaywatch_agent.rules.picture import Picture
+from kaywatch_agent.rules.rule import Settings
+from kaywatch_agent.rules.state import State
 from kaywatch_agent.telemetry import Metric
 from kaywatch_agent.web import schema
 
@@ -28,6 +31,11 @@ MAX_STEPS: Final = 400
 
 Matches = Callable[[SeriesKey], bool]
 OwnFigures = tuple[tuple[Metric, dict[tuple[str, ...], float]], ...]
+
+
+def no_alerts() -> Picture:
+    """Return that nothing is known of alerts."""
+    return Picture(0.0, Settings({}))
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,8 @@ class Reading:
         clients: described, for the answers that asked for them; else none.
         accept: the request's Accept header.
         gzip: whether the answer may be compressed.
+        picture: returns all about alerts; waits for an evaluation's end.
+        alerts: how many are in each state.
     """
 
     now: float
@@ -59,6 +69,8 @@ class Reading:
     clients: tuple[schema.Client, ...] = ()
     accept: str = ""
     gzip: bool = False
+    picture: Callable[[], Picture] = no_alerts
+    alerts: Mapping[State, int] = field(default_factory=dict)
 
     @cached_property
     def keys(self) -> list[SeriesKey]:

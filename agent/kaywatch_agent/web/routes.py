@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from msgspec import Struct
 
 from kaywatch_agent.health import Readiness
 from kaywatch_agent.web import (
+    alert_shapes,
+    alerts,
     events,
     exposition,
     families,
@@ -23,6 +25,7 @@ from kaywatch_agent.web import (
     recent,
     schema,
     series,
+    silences,
 )
 from kaywatch_agent.web.parameters import NoQuery
 from kaywatch_agent.web.reading import Reading
@@ -33,7 +36,7 @@ __all__ = ["ROUTES", "Route"]
 
 @dataclass(frozen=True)
 class Route:
-    """One path, answered to GET and HEAD.
+    """One path with one method; GET is answered to HEAD, too.
 
     Attributes:
         path: with {names} in place of what varies.
@@ -47,6 +50,9 @@ class Route:
         inline: answered at once in the loop, however busy the agent is.
         clients: whether it needs the clients described.
         events: of a stream, the events by name. `answer` makes the first of them.
+        method: GET, or one that changes something; see `change`.
+        body: of such a one, what is to be sent; None for nothing.
+        change: does it, in the loop; `answer` gets what it returns.
     """
 
     path: str
@@ -60,17 +66,22 @@ class Route:
     inline: bool = False
     clients: bool = False
     events: Mapping[str, type[Struct]] = field(default_factory=dict)
+    method: Literal["GET", "POST", "DELETE"] = "GET"
+    body: type[Struct] | None = None
+    change: Callable[[silences.Desk, float, Any, Any], Struct] | None = None
 
     @property
     def name(self) -> str:
         """A name for programs, from the path."""
         words = self.path.replace("{", "").replace("}", "").split("/")
         words = [word for word in words if word not in ("", "api", "v1")]
+        if self.method != "GET":
+            words.insert(0, self.method.lower())
         return "_".join(words).replace(".", "_") or "index"
 
 
 def _index(reading: Reading, _: NoQuery) -> Reply:
-    listed = [(route.path, route.summary) for route in ROUTES]
+    listed = [(route.path, route.summary) for route in ROUTES if route.method == "GET"]
     return Reply("text/html; charset=utf-8", [page.html(reading.version, listed)])
 
 
@@ -190,13 +201,76 @@ ROUTES: Final = (
         schema.CompletenessAnswer,
     ),
     Route(
+        "/api/v1/alerts",
+        "The alerts, the worst first: what fires, and what ended within a day.",
+        alerts.alert_list,
+        parameters.AlertsQuery,
+        alert_shapes.AlertList,
+    ),
+    Route(
+        "/api/v1/alerts/{id}",
+        "One alert: its story, and what was seen when it fired.",
+        alerts.alert_story,
+        parameters.AlertQuery,
+        alert_shapes.AlertStory,
+        errors=(404, 503),
+    ),
+    Route(
+        "/api/v1/rules",
+        "The rules: what each looks for, and how many alerts it has.",
+        alerts.rule_list,
+        parameters.RulesQuery,
+        alert_shapes.RuleList,
+    ),
+    Route(
+        "/api/v1/rules/{rule}",
+        "One rule: its alerts, and what is nearest to firing, and why it is quiet.",
+        alerts.rule_story,
+        parameters.RuleQuery,
+        alert_shapes.RuleStory,
+        errors=(404, 503),
+    ),
+    Route(
+        "/api/v1/rule_metrics",
+        "The metrics that a rule can use.",
+        alerts.metric_list,
+        shape=alert_shapes.MetricList,
+    ),
+    Route(
+        "/api/v1/silences",
+        "The silences, those that hold first.",
+        alerts.silence_list,
+        parameters.SilencesQuery,
+        alert_shapes.SilenceList,
+    ),
+    Route(
+        "/api/v1/silences",
+        "Make a silence, or with its `id` change one.",
+        silences.silenced,
+        shape=alert_shapes.Silenced,
+        errors=(403, 404, 413, 415, 503),
+        method="POST",
+        body=alert_shapes.SilenceBody,
+        change=silences.make,
+    ),
+    Route(
+        "/api/v1/silences/{id}",
+        "End a silence.",
+        silences.silenced,
+        parameters.SilenceQuery,
+        alert_shapes.Silenced,
+        errors=(403, 404, 503),
+        method="DELETE",
+        change=silences.end,
+    ),
+    Route(
         "/api/v1/stream",
-        "Server-sent events: a `snapshot` each second.",
+        "Server-sent events: a `snapshot` each second, an `alert` when one changes.",
         recent.snapshot,
         parameters.StreamQuery,
         schema.Snapshot,
         media=("text/event-stream",),
-        events={"snapshot": schema.Snapshot},
+        events={"snapshot": schema.Snapshot, "alert": alert_shapes.AlertRow},
     ),
     Route(
         "/api/v1/events",

@@ -517,6 +517,7 @@ class HealthAnswer(Body):
     ]
     events: Annotated[int, Meta(ge=0, description="taken in since then")]
     memory_mb: Annotated[float, Meta(ge=0, description="of the agent itself")] | None
+    alerts_firing: Count
     store_mb: Annotated[float, Meta(ge=0)] | None
     stages: dict[str, StageAnswer]
 

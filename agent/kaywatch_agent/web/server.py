@@ -19,14 +19,18 @@ from typing import Any, Final, Protocol
 import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
+from msgspec import Struct
 
 from kaywatch_agent.aggregate.aggregator import View
 from kaywatch_agent.aggregate.clients import Client
 from kaywatch_agent.errors import StartError
 from kaywatch_agent.feed import Feed
 from kaywatch_agent.health import Health
+from kaywatch_agent.rules.picture import Picture
 from kaywatch_agent.telemetry import Telemetry
 from kaywatch_agent.web import schema
+from kaywatch_agent.web.alerts import row
+from kaywatch_agent.web.bodies import read_body, refuse_other_sites
 from kaywatch_agent.web.events import Events
 from kaywatch_agent.web.lists import describe, peaks
 from kaywatch_agent.web.parameters import EventsQuery, parse
@@ -34,6 +38,7 @@ from kaywatch_agent.web.problems import Problem, nearest
 from kaywatch_agent.web.reading import Reading
 from kaywatch_agent.web.reply import Reply, as_json, refusal, send
 from kaywatch_agent.web.routes import ROUTES, Route
+from kaywatch_agent.web.silences import Desk
 from kaywatch_agent.web.stream import Snapshots, Streams
 
 __all__ = ["HttpConfig", "Source", "WebServer"]
@@ -108,6 +113,10 @@ class Source(Protocol):
     def clock(self) -> float:
         """Return Unix seconds."""
 
+    @property
+    def alerting(self) -> Desk:
+        """Alerts and silences."""
+
 
 class WebServer:
     """Serves what a source knows."""
@@ -168,6 +177,10 @@ class WebServer:
         """Send the present state to those who listen; called after each tick."""
         self._snapshots.publish()
 
+    def turned(self, picture: Picture) -> None:
+        """Tell those who listen of alerts that went from one state to another."""
+        self._snapshots.tell("alert", (row(picture, i) for i in picture.instances))
+
     # -- a request -------------------------------------------------------------------
 
     def _application(self) -> web.Application:
@@ -175,7 +188,11 @@ class WebServer:
         for route in ROUTES:
             # A name may hold anything but a slash, which comes percent-encoded.
             path = route.path.replace("}", ":[^/]+}")
-            application.router.add_get(path, self._handler(route))
+            if route.method == "GET":
+                application.router.add_get(path, self._handler(route))
+            elif route.change is not None:
+                changing = self._changing(route, route.change)
+                application.router.add_route(route.method, path, changing)
         application.on_response_prepare.append(self._prepare)
         return application
 
@@ -185,6 +202,19 @@ class WebServer:
             if route.events:
                 return await self._stream(route, request, query)
             return await send(request, await self._answer(route, request, query))
+
+        return handle
+
+    def _changing(
+        self, route: Route, change: Callable[[Desk, float, Any, Any], Struct]
+    ) -> Handler:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            refuse_other_sites(request)
+            query = parse(route.parameters, request.match_info, request.query)
+            body = await read_body(request, route.body)
+            source = self._source
+            changed = change(source.alerting, source.clock(), query, body)
+            return await send(request, await self._answer(route, request, changed))
 
         return handle
 
@@ -234,6 +264,8 @@ class WebServer:
             memory=peaks(clients),
             presence=Counter(client.state.value for client in clients),
             own=tuple(self._telemetry.collect()),
+            picture=source.alerting.picture,
+            alerts=source.alerting.counts,
         )
 
     async def _first(self, route: Route, query: Any) -> bytes:

@@ -9,9 +9,10 @@ import asyncio
 import contextlib
 import sys
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Final, NamedTuple
 
+import msgspec
 import structlog
 from aiohttp import web
 
@@ -27,9 +28,14 @@ MAX_STREAMS: Final = 100
 # picture, and their ids tell the reader that some are missing.
 QUEUE: Final = 4
 
+# Changes of alerts that wait for one reader; after a gap in the ids it reads the list.
+CHANGES: Final = 1_000
+
 RETRY_MILLISECONDS: Final = 2_000
 KEEPALIVE_SECONDS: Final = 15.0
 GRACE_SECONDS: Final = 1.0
+
+encode = msgspec.json.Encoder().encode
 
 log = structlog.get_logger("kaywatch.agent")
 
@@ -198,6 +204,15 @@ class Snapshots:
         finally:
             self._readers.discard(reader)
 
+    def tell(self, name: str, found: Iterable[object]) -> None:
+        """Send an event for each of several values, at once, if anybody listens."""
+        if self._readers and not self._closed:
+            for value in found:
+                self._number += 1
+                made = event(name, encode(value), self._number)
+                for reader in self._readers:
+                    reader.add(made)
+
     def publish(self) -> None:
         """Send a snapshot to all who listen, if anybody does.
 
@@ -239,10 +254,17 @@ class _SnapshotReader(Reader):
     def __init__(self) -> None:
         super().__init__()
         self._queue: deque[bytes] = deque(maxlen=QUEUE)
+        self._changes: deque[bytes] = deque(maxlen=CHANGES)
 
     def put(self, made: bytes) -> None:
         self._queue.append(made)
         self.wake()
 
+    def add(self, made: bytes) -> None:
+        self._changes.append(made)
+        self.wake()
+
     def take(self, most: int) -> Piece | None:  # noqa: ARG002
+        if self._changes:
+            return Piece(self._changes.popleft(), 0)
         return Piece(self._queue.popleft()) if self._queue else None

@@ -20,9 +20,13 @@ from kaywatch_agent.aggregate.aggregator import Aggregator, View
 from kaywatch_agent.aggregate.change import Change
 from kaywatch_agent.aggregate.clients import Client
 from kaywatch_agent.aggregate.registry import Limits, Registry
+from kaywatch_agent.alerting import Alerting
 from kaywatch_agent.health import Health
 from kaywatch_agent.model import ProcessSample
 from kaywatch_agent.pipeline import Conversation, Pipeline
+from kaywatch_agent.rules.load import load
+from kaywatch_agent.rules.picture import Picture
+from kaywatch_agent.rules.tell import Notice
 from kaywatch_agent.telemetry import Telemetry
 from kaywatch_agent.web.server import WebServer
 
@@ -95,6 +99,19 @@ class Source:
             clock=clock,
         )
         self.feed = self.pipeline.feed
+        self.told: list[Notice] = []
+        self.turned: list[Picture] = []
+        self.alerting = Alerting(
+            load({}),
+            self.telemetry,
+            tell=self.told.extend,
+            least={},
+            clock=clock,
+            turned=self._turned,
+        )
+
+    def _turned(self, picture: Picture) -> None:
+        self.turned.append(picture)
 
     def _committed(self, change: Change) -> None:
         self.pipeline.committed(change)
