@@ -130,11 +130,17 @@ class _Loader:
         self._notify = self._named(alerting, "default_notify", tuple(self._receivers))
         self._grace = alerting.length("startup_grace", "60s")
         own = self._tables("rule")
+        wrong: list[ConfigError] = []
         for number, table in enumerate(own, 1):
-            for rule in self._rule(table, number):
-                if rule.name in self._rules:
-                    raise table.error("name", f'"{rule.name}" is there twice')
-                self._rules[rule.name] = rule
+            try:
+                self._add(table, number)
+            except ConfigError as error:
+                wrong.append(error)
+        if wrong:
+            # All of them: who mends the first would else meet the next.
+            first = wrong[0]
+            first.others = tuple(wrong[1:])
+            raise first
         self._page(alerting)
         settings = Settings(
             rules=self._rules,
@@ -154,6 +160,12 @@ class _Loader:
             raise alerting.error("evaluation_interval", 'from "1s" to "5m"')
         alerting.done()
         return settings
+
+    def _add(self, table: Table, number: int) -> None:
+        for rule in self._rule(table, number):
+            if rule.name in self._rules:
+                raise table.error("name", f'"{rule.name}" is there twice')
+            self._rules[rule.name] = rule
 
     def _tables(self, name: str) -> list[Table]:
         found = self._values.get(name, [])
