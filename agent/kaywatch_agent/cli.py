@@ -43,9 +43,8 @@ SORTS: Final = ("name", "rate", "errors", "latency", "retries", "flight", "cost"
 def main() -> None:
     """Run the command line."""
     try:
-        kaywatch(standalone_mode=False)
-    except click.exceptions.Exit as end:
-        sys.exit(end.exit_code)
+        # What a command exits with is returned; commands themselves return nothing.
+        sys.exit(kaywatch(standalone_mode=False))
     except click.Abort:
         sys.exit(130)
     except click.ClickException as error:

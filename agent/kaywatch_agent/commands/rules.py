@@ -95,7 +95,7 @@ def test(file: str, as_json: bool) -> None:
                 f"{'FAIL' if verdict.differences else 'ok  '}  {verdict.case.name}"
             )
             for line in verdict.differences:
-                click.echo(f"    {line}")
+                click.echo(textwrap.indent(line, "    "))
         if failed:
             click.echo("\n- is expected and not there, + is there and not expected")
         click.echo(f"{len(verdicts) - len(failed)} of {len(verdicts)} tests passed")
@@ -181,6 +181,10 @@ def _rules_of(
         isinstance(r, str) for r in receivers
     ):
         raise ConfigError("", f'{path}: receivers: expected a list such as ["ops"]')
+    # Those that are there without configuration would be in the way.
+    alerting = own.get("alerting", {})
+    if isinstance(alerting, dict) and "thresholds" not in alerting:
+        own["alerting"] = {**alerting, "thresholds": dict.fromkeys(loading.PAGE, False)}
     try:
         return loading.load(own, receivers=receivers), {}
     except ConfigError as error:

@@ -1,7 +1,8 @@
 """The rules over the past: what fired, for how long, and who would have been told.
 
-Strategy: time goes on by the buckets there are, ten seconds, a minute or an hour, with
-one evaluation at the end of each. A window that is shorter than the bucket is as long
+Strategy: time goes on by the buckets there are, ten seconds, a minute or an hour. What
+one holds is taken to be so for all of its time, with evaluations soon after its begin,
+every ten minutes, and at its end. A window that is shorter than the bucket is as long
 as it. What isn't in buckets, such as memory, can't be looked at again.
 """
 
@@ -34,6 +35,9 @@ FINEST: Final = 10
 
 # Where nothing is stored, time goes on by this.
 GAP_SECONDS: Final = 60.0
+
+# In an hour's bucket, there is a look this often.
+LOOK_SECONDS: Final = 600.0
 
 # How far back a message's history goes; see `witness`.
 HISTORY_SECONDS: Final = 86_400.0
@@ -111,17 +115,13 @@ def backtest(
     rehearsal = Rehearsal(settings, least)
     memory = _Memory(past, _horizon(settings))
     lengths: list[tuple[float, float]] = []
-    count, start, passed = 0, max(since, past.first), 0.0
-    for end, length in memory.times():
-        passed += length
+    count, start = 0, max(since, past.first)
+    for end, passed, length in memory.times():
         if end <= start:
-            passed = 0.0
             continue
         if not lengths or lengths[-1][1] != length:
-            lengths.append((end - length, length))
-        scene = memory.scene(end - JUST_BEFORE, length)
-        rehearsal.look(scene, min(passed, length))
-        passed = 0.0
+            lengths.append((end - passed, length))
+        rehearsal.look(memory.scene(end - JUST_BEFORE, length), passed)
         count += 1
         progress((end - start) / max(1.0, past.last - start))
     return Report(rehearsal, settings, start, past.last, count, hidden, lengths)
@@ -156,17 +156,21 @@ class _Memory:
         self._older = _Older()
         self._times = [failure.time for failure in past.failures]
 
-    def times(self) -> Iterator[tuple[float, float]]:
-        """Yield (end, length) of each stretch of time, its events taken in."""
+    def times(self) -> Iterator[tuple[float, float, float]]:
+        """Yield when to look, the seconds since the last time, and the bucket's.
+
+        Its events are taken in then.
+        """
         reached = self._past.first
         for start, length, step in self._past.buckets:
             while reached + GAP_SECONDS <= start:
                 reached += GAP_SECONDS
-                yield reached, GAP_SECONDS
+                yield reached, GAP_SECONDS, FINEST
             self._take(start, step)
-            if start + length > reached:
-                yield start + length, start + length - reached
-                reached = start + length
+            for end in _ends(start, length):
+                if end > reached:
+                    yield end, end - reached, length
+                    reached = end
 
     def scene(self, now: float, length: float) -> Scene:
         """Return the picture at a time."""
@@ -195,6 +199,15 @@ class _Memory:
         for number in [n for n in self._steps if n < oldest]:
             self._older.add(number * FINEST, self._steps.pop(number))
         self._older.forget(now - self._horizon)
+
+
+def _ends(start: float, length: float) -> Iterator[float]:
+    """Yield when to look at a bucket."""
+    at = float(FINEST)
+    while at < length:
+        yield start + at
+        at += LOOK_SECONDS
+    yield start + length
 
 
 class _Older(Nothing):

@@ -185,16 +185,17 @@ def _compare_messages(
     for want in wanted:
         found = next((m for m in left if _is(m, want, case)), None)
         if found is None:
-            text = f"{want.receiver} {want.kind} {want.rule} {_text(want.labels)}"
+            labels = _text(want.labels) if want.labels else ""
+            text = f"{want.receiver} {want.kind} {want.rule} {labels}".rstrip()
             if want.summary:
-                text += f": {want.summary}"
+                text += f"\n{' ' * 17}{want.summary}"
             missing.append((want.at, f"    - {durations.text(want.at):>6} {text}"))
         else:
             left.remove(found)
     for message in left:
         at, alert = message.time - case.start, message.alert
         text = f"{message.receiver} {message.kind} {alert.rule} {_text(alert.labels)}"
-        line = f"    + {durations.text(at):>6} {text}: {alert.summary}"
+        line = f"    + {durations.text(at):>6} {text}\n{' ' * 17}{alert.summary}"
         missing.append((at, line))
     if missing:
         yield "  messages:"

@@ -40,7 +40,7 @@ from kaywatch_agent.rules.state import Timing
 from kaywatch_agent.rules.summary import check
 from kaywatch_agent.rules.table import Table
 
-__all__ = ["KINDS", "TABLES", "load"]
+__all__ = ["KINDS", "PAGE", "TABLES", "load"]
 
 # The tables of the file that are ours.
 TABLES: Final[tuple[str, ...]] = ("alerting", "defaults", "rule", "inhibit")
@@ -56,6 +56,8 @@ _PAGE: Final = (
     ("memory_usage_max", "memory_rss", ">", 1024.0, 0.95, ("service", "pid")),
 )
 _MIB: Final = 2.0**20
+
+PAGE: Final = tuple(key for key, *_ in _PAGE)
 
 _DEFAULT_TEXT: Final[Mapping[str, str]] = {
     "window": "5m",
@@ -310,7 +312,7 @@ class _Loader:
         if max_age <= 0:
             raise table.error("max_age", 'missing: how long is too long, such as "15m"')
         expect = []
-        for n, labels in enumerate(table.either("expect", [])):
+        for n, labels in enumerate(table.either("expect", []), 1):
             if not isinstance(labels, dict) or not labels:
                 raise table.error(
                     f"expect[{n}]", 'expected labels such as { graph = "nightly" }'
@@ -339,7 +341,8 @@ class _Loader:
             table.tables("tiers")
             if "tiers" in table
             else [
-                Table(tier, f"{table.path}.tiers[{n}]") for n, tier in enumerate(_TIERS)
+                Table(tier, f"{table.path}.tiers[{n}]")
+                for n, tier in enumerate(_TIERS, 1)
             ]
         )
         least = table.whole("min_events", 50, 1)
