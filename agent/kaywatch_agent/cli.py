@@ -13,16 +13,19 @@ import re
 import signal
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from kaywatch._version import __version__
 from kaywatch.errors import KaywatchError
-from kaywatch.query import DEFAULT_URL, fetch
+from kaywatch.query import fetch
 from kaywatch.wire import Outcome
 from kaywatch_agent import screens
 from kaywatch_agent.capture import commands as captures
+from kaywatch_agent.commands import COMMANDS
+from kaywatch_agent.commands.options import reading as _reading
+from kaywatch_agent.commands.options import url_option as _url
 from kaywatch_agent.errors import AgentError, ConfigError
 
 if TYPE_CHECKING:
@@ -37,22 +40,20 @@ WRONG_CONFIGURATION: Final = 78
 # What `kaywatch top` can be sorted by; here, so that `--help` loads no screen.
 SORTS: Final = ("name", "rate", "errors", "latency", "retries", "flight", "cost")
 
-F = TypeVar("F", bound=Callable[..., Any])
-
 
 def main() -> None:
     """Run the command line."""
     try:
-        kaywatch(standalone_mode=False)
-    except click.exceptions.Exit as end:
-        sys.exit(end.exit_code)
+        # What a command exits with is returned; commands themselves return nothing.
+        sys.exit(kaywatch(standalone_mode=False))
     except click.Abort:
         sys.exit(130)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except ConfigError as error:
-        click.echo(f"kaywatch: {error}", err=True)
+        for wrong in (error, *error.others):
+            click.echo(f"kaywatch: {wrong}", err=True)
         sys.exit(WRONG_CONFIGURATION)
     except (AgentError, KaywatchError) as error:
         click.echo(f"kaywatch: {error}", err=True)
@@ -60,24 +61,6 @@ def main() -> None:
     except BrokenPipeError:
         # The reader, such as `head`, has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-_url = click.option(
-    "--url",
-    envvar="KAYWATCH_URL",
-    default=DEFAULT_URL,
-    show_default=True,
-    show_envvar=True,
-    help="Where the agent serves HTTP.",
-)
-
-
-def _reading(command: F) -> F:
-    """Add the options of every command that reads from an agent."""
-    command = click.option(
-        "--json", "as_json", is_flag=True, help="Print the agent's JSON as it is."
-    )(command)
-    return _url(command)
 
 
 def _seconds(text: str) -> float:
@@ -386,3 +369,7 @@ def demo(seconds: float | None, processes: int, listen: str | None) -> None:
     from kaywatch_agent.demo import show
 
     raise click.exceptions.Exit(show.run(seconds, processes, listen))
+
+
+for _command in COMMANDS:
+    kaywatch.add_command(_command)

@@ -78,7 +78,7 @@ def load(path: Path | None) -> Config:
     try:
         return parse(text)
     except ConfigError as error:
-        raise ConfigError("", f"{path}: {error}") from None
+        raise ConfigError("", f"{path}: {error}", error.others) from None
 
 
 def parse(text: str) -> Config:

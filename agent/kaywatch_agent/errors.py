@@ -9,6 +9,8 @@ AgentError
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 __all__ = ["AgentError", "CaptureError", "ConfigError", "StartError", "StoreError"]
 
 
@@ -25,11 +27,15 @@ class ConfigError(AgentError):
 
     Attributes:
         key: the path of the key, such as `http.listen`.
+        others: what else is wrong.
     """
 
-    def __init__(self, key: str, message: str) -> None:
+    def __init__(
+        self, key: str, message: str, others: Sequence[ConfigError] = ()
+    ) -> None:
         super().__init__(f"{key}: {message}" if key else message)
         self.key = key
+        self.others = tuple(others)
 
 
 class StartError(AgentError):

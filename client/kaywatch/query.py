@@ -17,7 +17,15 @@ from kaywatch.errors import (
     QueryError,
 )
 
-__all__ = ["DEFAULT_URL", "connect", "fetch", "refusal", "stats", "unreachable"]
+__all__ = [
+    "DEFAULT_URL",
+    "connect",
+    "fetch",
+    "refusal",
+    "send",
+    "stats",
+    "unreachable",
+]
 
 DEFAULT_URL: Final = "http://127.0.0.1:9477"
 TIMEOUT: Final = 10.0
@@ -75,7 +83,29 @@ def fetch(
     base = url or os.environ.get("KAYWATCH_URL") or DEFAULT_URL
     given = {k: str(v) for k, v in (parameters or {}).items() if v is not None}
     target = f"{path}?{urlencode(given)}" if given else path
-    status, body = _get(base, target)
+    return _answer(base, path, *_ask(base, "GET", target))
+
+
+def send(method: str, path: str, value: object = None, url: str | None = None) -> Any:
+    """Have the agent change something; return its answer's JSON.
+
+    Args:
+        method: POST or DELETE.
+        path: percent-encoded.
+        value: what is sent as JSON; None for nothing.
+        url: the agent's address; see `stats`.
+
+    Raises:
+        AgentUnreachable: nobody answers there.
+        AgentRefused: the agent answered with an error.
+        QueryError: what came back is not the agent's.
+    """
+    base = url or os.environ.get("KAYWATCH_URL") or DEFAULT_URL
+    body = None if value is None else json.dumps(value).encode()
+    return _answer(base, path, *_ask(base, method, path, body))
+
+
+def _answer(base: str, path: str, status: int, body: bytes) -> Any:
     if status >= 400 and (refused := refusal(status, body)) is not None:
         raise refused
     try:
@@ -124,10 +154,13 @@ def connect(
     return connection, parts.path.rstrip("/")
 
 
-def _get(base: str, target: str) -> tuple[int, bytes]:
+def _ask(
+    base: str, method: str, target: str, body: bytes | None = None
+) -> tuple[int, bytes]:
     connection, prefix = connect(base)
+    headers = {} if body is None else {"Content-Type": "application/json"}
     try:
-        connection.request("GET", prefix + target)
+        connection.request(method, prefix + target, body, headers)
         response = connection.getresponse()
         return response.status, response.read()
     except (OSError, http.client.HTTPException) as error:

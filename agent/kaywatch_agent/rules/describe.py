@@ -20,7 +20,7 @@ from kaywatch_agent.rules.rule import (
 )
 from kaywatch_agent.rules.summary import fill, usual
 
-__all__ = ["condition_of", "describe", "labels_of", "unit_of"]
+__all__ = ["condition_of", "describe", "labels_of", "unit_of", "words"]
 
 
 def labels_of(
@@ -90,7 +90,7 @@ def condition_of(rule: Rule | None) -> str:
         return ""
     match rule.test:
         case Threshold(breach=breach):
-            return _words(breach)
+            return words(breach)
         case Absence(max_age=age):
             return f"no execution for {quantity(age, 'seconds')}"
         case BurnRate() as test:
@@ -116,7 +116,7 @@ def condition_of(rule: Rule | None) -> str:
 # -- inside --------------------------------------------------------------------------
 
 
-def _words(condition: Condition) -> str:
+def words(condition: Condition) -> str:
     """Return a condition; bytes as people write them."""
     if isinstance(condition, Compare):
         metric, op, value = condition

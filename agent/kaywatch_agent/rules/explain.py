@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from kaywatch_agent import durations
 from kaywatch_agent.rules import metrics
-from kaywatch_agent.rules.describe import condition_of
+from kaywatch_agent.rules.describe import condition_of, words
 from kaywatch_agent.rules.evaluate import FINDINGS, Found
 from kaywatch_agent.rules.expression import Compare, leading
 from kaywatch_agent.rules.metrics import Source
@@ -73,10 +73,11 @@ def sentence(rule: Rule) -> str:
     hold, keep = rule.timing.hold, rule.timing.keep
     text += f"; fires after {durations.text(hold)}" if hold else "; fires at once"
     clear = rule.test.clear if isinstance(rule.test, Threshold) else None
-    well = f" of {clear}" if isinstance(clear, Compare) else ""
+    well = words(clear) if isinstance(clear, Compare) else ""
     if keep:
-        return f"{text}, ends after {durations.text(keep)}{well or ' without it'}"
-    return f"{text}, ends at once" + (f" with {clear}" if well else "")
+        after = f" of {well}" if well else " without it"
+        return f"{text}, ends after {durations.text(keep)}{after}"
+    return f"{text}, ends at once" + (f" with {well}" if well else "")
 
 
 # -- inside --------------------------------------------------------------------------

@@ -40,7 +40,7 @@ from kaywatch_agent.rules.state import Timing
 from kaywatch_agent.rules.summary import check
 from kaywatch_agent.rules.table import Table
 
-__all__ = ["KINDS", "TABLES", "load"]
+__all__ = ["KINDS", "PAGE", "TABLES", "load"]
 
 # The tables of the file that are ours.
 TABLES: Final[tuple[str, ...]] = ("alerting", "defaults", "rule", "inhibit")
@@ -56,6 +56,8 @@ _PAGE: Final = (
     ("memory_usage_max", "memory_rss", ">", 1024.0, 0.95, ("service", "pid")),
 )
 _MIB: Final = 2.0**20
+
+PAGE: Final = tuple(key for key, *_ in _PAGE)
 
 _DEFAULT_TEXT: Final[Mapping[str, str]] = {
     "window": "5m",
@@ -130,11 +132,17 @@ class _Loader:
         self._notify = self._named(alerting, "default_notify", tuple(self._receivers))
         self._grace = alerting.length("startup_grace", "60s")
         own = self._tables("rule")
+        wrong: list[ConfigError] = []
         for number, table in enumerate(own, 1):
-            for rule in self._rule(table, number):
-                if rule.name in self._rules:
-                    raise table.error("name", f'"{rule.name}" is there twice')
-                self._rules[rule.name] = rule
+            try:
+                self._add(table, number)
+            except ConfigError as error:
+                wrong.append(error)
+        if wrong:
+            # All of them: who mends the first would else meet the next.
+            first = wrong[0]
+            first.others = tuple(wrong[1:])
+            raise first
         self._page(alerting)
         settings = Settings(
             rules=self._rules,
@@ -154,6 +162,12 @@ class _Loader:
             raise alerting.error("evaluation_interval", 'from "1s" to "5m"')
         alerting.done()
         return settings
+
+    def _add(self, table: Table, number: int) -> None:
+        for rule in self._rule(table, number):
+            if rule.name in self._rules:
+                raise table.error("name", f'"{rule.name}" is there twice')
+            self._rules[rule.name] = rule
 
     def _tables(self, name: str) -> list[Table]:
         found = self._values.get(name, [])
@@ -298,7 +312,7 @@ class _Loader:
         if max_age <= 0:
             raise table.error("max_age", 'missing: how long is too long, such as "15m"')
         expect = []
-        for n, labels in enumerate(table.either("expect", [])):
+        for n, labels in enumerate(table.either("expect", []), 1):
             if not isinstance(labels, dict) or not labels:
                 raise table.error(
                     f"expect[{n}]", 'expected labels such as { graph = "nightly" }'
@@ -327,7 +341,8 @@ class _Loader:
             table.tables("tiers")
             if "tiers" in table
             else [
-                Table(tier, f"{table.path}.tiers[{n}]") for n, tier in enumerate(_TIERS)
+                Table(tier, f"{table.path}.tiers[{n}]")
+                for n, tier in enumerate(_TIERS, 1)
             ]
         )
         least = table.whole("min_events", 50, 1)

@@ -74,12 +74,23 @@ def usual(
         unit: of both.
         counts: executions, how many of them failed, and the window's seconds.
     """
-    side = "below" if op.startswith("<") else "above"
     name = metric.removeprefix("custom.").replace("_", " ")
     text = f"{where}: {name} {quantity(value, unit)}"
     if threshold is not None:
-        text += f", {side} {quantity(threshold, unit)}"
+        text += f", {_side(op, value, threshold)} {quantity(threshold, unit)}"
     executions, errors, window = counts
     if executions:
         text += f" ({errors} of {executions} failed in {durations.text(window)})"
     return text
+
+
+# -- inside --------------------------------------------------------------------------
+
+
+def _side(op: str, value: float | None, threshold: float) -> str:
+    """Return on which side of the threshold a value is, if that is the bad one."""
+    if value is None:
+        return "limit"
+    if op.startswith("<"):
+        return "below" if value <= threshold else "limit"
+    return "above" if value >= threshold else "limit"

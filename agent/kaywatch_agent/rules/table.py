@@ -104,7 +104,8 @@ class Table:
     def tables(self, key: str) -> list[Table]:
         """Return a list of tables."""
         found = self._get(key, [], list, "a list of tables")
-        return [Table(part, f"{self.path}.{key}[{n}]") for n, part in enumerate(found)]
+        path = f"{self.path}.{key}" if self.path else key
+        return [Table(part, f"{path}[{n}]") for n, part in enumerate(found, 1)]
 
     def checked(self, key: str, make: Callable[[str], T], text: str) -> T:
         """Return what `make` makes of a text; its ValueError names the key."""

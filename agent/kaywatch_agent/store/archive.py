@@ -16,7 +16,7 @@ from kaywatch_agent.errors import StoreError
 from kaywatch_agent.store import tiers
 from kaywatch_agent.store.schema import read_only
 
-__all__ = ["Archive"]
+__all__ = ["Archive", "places"]
 
 MINUTE: Final = 60
 HOUR: Final = 3600
@@ -86,25 +86,26 @@ class Archive:
         db = self._connection
         db.execute("BEGIN")  # one picture, while the writer rolls up
         try:
-            for tier, begin in list(self._places(db, start, end, resolution)):
+            for tier, begin in list(places(db, start, end, resolution)):
                 yield begin, tiers.bucket(db, tier, begin)
         finally:
             db.execute("COMMIT")
 
-    def _places(
-        self, db: sqlite3.Connection, start: float, end: float, resolution: float
-    ) -> Iterator[tuple[int, int]]:
-        """Yield (tier, start): the ten-second ones, and minutes or hours before."""
-        found = db.execute(
-            "SELECT tier, start FROM buckets WHERE start >= ? AND start < ?"
-            " ORDER BY start, tier",
-            (start, end),
-        ).fetchall()
-        # Minutes go by the hour: one that is there tells that all are.
-        minutes = {begin - begin % HOUR for tier, begin in found if tier == MINUTE}
-        for tier, begin in found:
-            hour = begin - begin % HOUR
-            whole = start <= hour and hour + HOUR <= end
-            by_hour = hour not in minutes or (whole and resolution >= HOUR)
-            if tier == tiers.FINEST or (tier == HOUR) == by_hour:
-                yield tier, begin
+
+def places(
+    db: sqlite3.Connection, start: float, end: float, resolution: float
+) -> Iterator[tuple[int, int]]:
+    """Yield (tier, start): the ten-second ones, and minutes or hours before."""
+    found = db.execute(
+        "SELECT tier, start FROM buckets WHERE start >= ? AND start < ?"
+        " ORDER BY start, tier",
+        (start, end),
+    ).fetchall()
+    # Minutes go by the hour: one that is there tells that all are.
+    minutes = {begin - begin % HOUR for tier, begin in found if tier == MINUTE}
+    for tier, begin in found:
+        hour = begin - begin % HOUR
+        whole = start <= hour and hour + HOUR <= end
+        by_hour = hour not in minutes or (whole and resolution >= HOUR)
+        if tier == tiers.FINEST or (tier == HOUR) == by_hour:
+            yield tier, begin

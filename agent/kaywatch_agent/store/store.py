@@ -25,7 +25,7 @@ from kaywatch_agent.model import FailureRecord, Kind, SeriesKey, TopologyRecord
 from kaywatch_agent.store import tiers
 from kaywatch_agent.store.schema import Lock, connect, set_aside, transaction
 
-__all__ = ["Report", "Store"]
+__all__ = ["Report", "Store", "by_step", "names_of"]
 
 STEP_SECONDS: Final = tiers.FINEST
 LATE: Final = -1  # the journal's step of events that are in no bucket
@@ -226,7 +226,7 @@ class Store:
     ) -> int:
         """Move the journal of closed steps into buckets, and write the totals."""
         closed = current - 1  # the one before is open too, as in History
-        for n, steps in _by_step(db, "step >= 0 AND step < ?", closed):
+        for n, steps in by_step(db, "step >= 0 AND step < ?", closed):
             tiers.add(db, STEP_SECONDS, n * STEP_SECONDS, merge(steps))
         db.execute("DELETE FROM journal WHERE step < ?", (closed,))
         db.execute(
@@ -238,17 +238,12 @@ class Store:
 
     def _read(self) -> Restored:
         db = self._open
-        keys = [_key(row) for row in db.execute("SELECT * FROM series ORDER BY row")]
-        names: dict[str, list[Any]] = defaultdict(list)
-        for facet, value in db.execute(
-            "SELECT facet, value FROM names ORDER BY facet, number"
-        ):
-            names[facet].append(_frozen(json.loads(value)))
+        keys, names = names_of(db)
         totals_tick, totals = _totals(db)
-        since = [s for _, steps in _by_step(db, "tick > ?", totals_tick) for s in steps]
+        since = [s for _, steps in by_step(db, "tick > ?", totals_tick) for s in steps]
         steps = {
             n: merge([tiers.bucket(db, STEP_SECONDS, n * STEP_SECONDS), *parts])
-            for n, parts in _by_step(db, "step >= ?", 0)
+            for n, parts in by_step(db, "step >= ?", 0)
         }
         clients = {
             client: _bytes(data) for client, data in db.execute("SELECT * FROM clients")
@@ -265,7 +260,7 @@ class Store:
             now=meta.get("now"),
             since=meta.get("since", 0.0),
             keys=keys,
-            names=dict(names),
+            names=names,
             totals=merge([totals, *since]),
             steps=steps,
             stored=[n for n in tiers.stored(db) if n not in steps],
@@ -294,7 +289,18 @@ def check_integrity(connection: sqlite3.Connection) -> None:
         raise sqlite3.DatabaseError(found)
 
 
-def _by_step(
+def names_of(db: sqlite3.Connection) -> tuple[list[SeriesKey], dict[str, list[Any]]]:
+    """Return the series by row, and the other names by facet and number."""
+    keys = [_key(row) for row in db.execute("SELECT * FROM series ORDER BY row")]
+    names: dict[str, list[Any]] = defaultdict(list)
+    for facet, value in db.execute(
+        "SELECT facet, value FROM names ORDER BY facet, number"
+    ):
+        names[facet].append(_frozen(json.loads(value)))
+    return keys, dict(names)
+
+
+def by_step(
     db: sqlite3.Connection, where: str, bound: int
 ) -> Iterator[tuple[int, list[Step]]]:
     """Yield the journal's steps that match, each with its entries."""

@@ -48,8 +48,8 @@ class AlertRow(Body):
     """One alert of one rule: its state, and the facts that a message has.
 
     `since` is when it came into its state, `held` how many observed seconds it has
-    gone towards the next. `held_back` says, by receiver, why that is not told;
-    `told` what each was told last. `silenced_by` are ids of silences.
+    gone towards the next, `blind` how many without data. `held_back` says, by receiver,
+    why that is not told; `told` what each was told last. `silenced_by` are ids.
     """
 
     id: str
@@ -57,6 +57,7 @@ class AlertRow(Body):
     state: AlertState
     since: Moment | None
     held: Seconds
+    blind: Seconds
     severity: SeverityName
     labels: dict[str, str]
     summary: str

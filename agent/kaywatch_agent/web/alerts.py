@@ -187,6 +187,7 @@ def row(picture: Picture, instance: Instance) -> shapes.AlertRow:
         state=life.state.value,
         since=_since(instance),
         held=life.held,
+        blind=life.blind,
         severity=alert.severity,
         labels=alert.labels,
         summary=alert.summary,

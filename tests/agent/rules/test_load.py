@@ -125,7 +125,7 @@ def test_a_burn_rate_has_a_rule_for_each_tier() -> None:
         ("[[rule]]\nname = 'r'\nkind = 'absence'", "max_age: missing"),
         (
             "[[rule]]\nname='r'\nkind='absence'\nmax_age='5m'\nexpect=['x']",
-            "expect[0]: expected labels",
+            "expect[1]: expected labels",
         ),
         ("[[rule]]\nname='r'\nkind='burn_rate'", "objective"),
         ("[[rule]]\nname='r'\nkind='burn_rate'\nobjective=0.9", "can never be reached"),
