@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from rich.console import Console
@@ -283,11 +283,11 @@ def _coloured(state: str) -> Text:
     return Text(state, _COLOURS.get(state, ""))
 
 
-def plain_table(*columns: str) -> Table:
-    """Return a table without lines: names to the left, figures to the right."""
+def plain_table(*columns: str, words: Collection[str] = ("state",)) -> Table:
+    """Return a table without lines: words to the left, figures to the right."""
     table = Table(box=None, pad_edge=False)
     for number, name in enumerate(columns):
-        left = number == 0 or name == "state"
+        left = number == 0 or name in words
         table.add_column(
             name,
             justify="left" if left else "right",

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.agents import Agent, until
 from tests.e2e import episodes
-from tests.receivers import Receivers, running_receivers
+from tests.receivers import Receivers, Reply, running_receivers
 
 CONFIG = """
 [alerting]
@@ -142,6 +142,28 @@ def test_a_rule_that_is_taken_away_ends_its_alerts(
 
     (alert,) = receivers.taken("/hook")[1].json["alerts"]
     assert (alert["status"], alert["reason"]) == ("resolved", "rule_removed")
+
+
+def test_a_receiver_is_tested_and_messages_are_looked_after(
+    agent: Agent, receivers: Receivers, config: str
+) -> None:
+    agent.stop()
+    agent.start("--config", config)
+    said = agent.command("notify", "test", "slack")
+    assert "slack has taken the test" in said
+    first, second = receivers.taken("/services/T/B/x")
+    assert "TEST" in first.body.decode()
+    assert "TEST" in second.body.decode()
+    receivers.answer("/hook", Reply(404, "no such hook"), Reply(404, "no such hook"))
+    failed = agent.command("notify", "test", "hook", code=1)
+    assert "given up" in failed
+    assert "Traceback" not in failed
+    assert agent.command("outbox", "list", "--status", "dead").count("hook") == 2
+    assert agent.command("outbox", "retry", "--all") == "2 messages sent again.\n"
+    until(lambda: len(receivers.taken("/hook")) == 2, "they arrive")
+    assert agent.command("outbox", "purge", "--all") == "0 messages forgotten.\n"
+    assert "slack" in agent.command("notify", "list")
+    assert "did you mean" in agent.command("notify", "test", "slak", code=1)
 
 
 def test_without_receivers_the_page_s_thresholds_are_watched_all_the_same(

@@ -37,6 +37,8 @@ __all__ = [
     "NodeStatsQuery",
     "NodesQuery",
     "SeriesQuery",
+    "NotificationsQuery",
+    "ReceiverQuery",
     "StreamQuery",
     "duration",
     "inner",
@@ -326,6 +328,28 @@ class SilenceQuery(Struct, frozen=True):
     """One silence."""
 
     id: Annotated[Name, Meta(min_length=1, description="The silence's id.")]
+
+
+class NotificationsQuery(Struct, frozen=True):
+    """Which messages."""
+
+    receiver: (
+        Annotated[Name, Meta(description="Only to this one.", examples=["ops"])] | None
+    ) = None
+    status: (
+        Annotated[
+            Literal["pending", "sent", "dead", "superseded"],
+            Meta(description="Only those that are this."),
+        ]
+        | None
+    ) = None
+    limit: Annotated[int, Meta(ge=1, le=10_000, description="How many at most.")] = 100
+
+
+class ReceiverQuery(Struct, frozen=True):
+    """One receiver."""
+
+    receiver: Annotated[Name, Meta(min_length=1, description="Its name.")]
 
 
 class StreamQuery(Struct, frozen=True):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, 
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from kaywatch_agent.aggregate.figures import ALL_FACETS, Figures, Groups
 from kaywatch_agent.aggregate.step import Facet, Step, merge
 from kaywatch_agent.health import Report
 from kaywatch_agent.model import Kind, SeriesKey
+from kaywatch_agent.notification import MessageRecord, ReceiverRecord
 from kaywatch_agent.rules.picture import Picture
 from kaywatch_agent.rules.rule import Settings
 from kaywatch_agent.rules.state import State
@@ -38,6 +39,16 @@ def no_alerts() -> Picture:
     return Picture(0.0, Settings({}))
 
 
+class Letters(NamedTuple):
+    """The messages that are kept, the newest first, and the receivers."""
+
+    messages: tuple[MessageRecord, ...] = ()
+    receivers: tuple[ReceiverRecord, ...] = ()
+
+
+NO_LETTERS: Final = Letters()
+
+
 @dataclass(frozen=True)
 class Reading:
     """All that an answer may look at; safe to read in another thread.
@@ -56,6 +67,7 @@ class Reading:
         gzip: whether the answer may be compressed.
         picture: returns all about alerts; waits for an evaluation's end.
         alerts: how many are in each state.
+        letters: messages and receivers, for the answers that asked for them.
     """
 
     now: float
@@ -71,6 +83,7 @@ class Reading:
     gzip: bool = False
     picture: Callable[[], Picture] = no_alerts
     alerts: Mapping[State, int] = field(default_factory=dict)
+    letters: Letters = NO_LETTERS
 
     @cached_property
     def keys(self) -> list[SeriesKey]:
