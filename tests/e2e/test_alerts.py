@@ -158,7 +158,7 @@ def test_a_receiver_is_tested_and_messages_are_looked_after(
     failed = agent.command("notify", "test", "hook", code=1)
     assert "given up" in failed
     assert "Traceback" not in failed
-    assert agent.command("outbox", "list", "--status", "dead").count("hook") == 2
+    assert agent.command("outbox", "list", "--status", "dead").count("  hook  ") == 2
     assert agent.command("outbox", "retry", "--all") == "2 messages sent again.\n"
     until(lambda: len(receivers.taken("/hook")) == 2, "they arrive")
     assert agent.command("outbox", "purge", "--all") == "0 messages forgotten.\n"
