@@ -28,8 +28,11 @@ from tests.bench.rounds import Effort, Measured, in_turns, python
 from kaywatch_agent.aggregate.aggregator import HISTORY_STEPS, STEP_SECONDS, View
 from kaywatch_agent.aggregate.clients import Client
 from kaywatch_agent.aggregate.history import History, pack
+from kaywatch_agent.alerting import Alerting
+from kaywatch_agent.delivery import Delivery, NotifyConfig
 from kaywatch_agent.feed import Feed
 from kaywatch_agent.health import Health
+from kaywatch_agent.rules.load import load
 from kaywatch_agent.telemetry import Telemetry
 from kaywatch_agent.web.server import WebServer
 
@@ -115,6 +118,17 @@ class Synthetic:
         self.now = 1_700_000_000.0
         self.health = Health(self.now - 3600)
         self.feed = Feed(Telemetry())
+        self.alerting = Alerting(
+            load({}), Telemetry(), tell=lambda _: None, least={}, clock=self.clock
+        )
+        self.delivery = Delivery(
+            NotifyConfig(),
+            Telemetry(),
+            alerts=self.alerting.alerts,
+            healthy=lambda: True,
+            hurry=lambda: None,
+            clock=self.clock,
+        )
         # One packed step serves for all of the hour: it costs no memory here, and is
         # unpacked for each of them, as 360 different ones are.
         step = pack(many.step(series, 2, self.now))
