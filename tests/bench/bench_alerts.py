@@ -1,0 +1,235 @@
+"""From a breach to its webhook: an agent, beside a Prometheus and an Alertmanager.
+
+Both see the same gauge go up at the same moment, at any point of their intervals; both
+are told to wait for nothing. Prometheus scrapes and evaluates once a second, and the
+Alertmanager waits for a second, which is the least that it takes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import json
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.request import urlopen
+
+from tests.agents import Agent, free_port, running_agent, until
+from tests.bench.report import OURS, Figure, Promise, Row, absent
+from tests.bench.rounds import Effort, progress
+
+EPISODES = 60
+PEER = "Prometheus and Alertmanager"
+
+OUR_RULES = """
+[alerting]
+group_wait = "0"
+group_interval = "0"
+[[rule]]
+name = "level"
+metric = "custom.level.last"
+op = ">"
+value = 0.5
+window = "1m"
+per = ["service"]
+for = "0"
+keep_firing_for = "0"
+cooldown = "0"
+[receiver.hook]
+type = "webhook"
+url = "{url}/ours"
+rate = "100/s"
+"""
+
+DRIVER = """
+import kaywatch, sys
+for line in sys.stdin:
+    kaywatch.gauge("level", float(line))
+    print("set", flush=True)
+"""
+
+PROMETHEUS = """
+global: {{scrape_interval: 1s, evaluation_interval: 1s}}
+rule_files: ["{rules}"]
+alerting:
+  alertmanagers: [{{static_configs: [{{targets: ["127.0.0.1:{alertmanager}"]}}]}}]
+scrape_configs:
+  - job_name: level
+    static_configs: [{{targets: ["127.0.0.1:{gauge}"]}}]
+"""
+RULES = """
+groups: [{name: g, rules: [{alert: level, expr: level > 0.5}]}]
+"""
+ALERTMANAGER = """
+route: {{receiver: hook, group_wait: 1s, group_interval: 1s, repeat_interval: 1h}}
+receivers: [{{name: hook, webhook_configs: [{{url: "{url}/theirs"}}]}}]
+"""
+
+
+class World:
+    """A gauge to scrape, and the webhooks: what came, and when."""
+
+    def __init__(self) -> None:
+        self.level = 0.0
+        self.heard: dict[tuple[str, str], float] = {}
+        world = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self._answer(f"level {world.level}\n".encode())
+
+            def do_POST(self) -> None:
+                now = time.monotonic()
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                world.heard.setdefault((self.path, body["status"]), now)
+                self._answer(b"")
+
+            def _answer(self, body: bytes) -> None:
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.port = self.server.server_address[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@contextlib.contextmanager
+def peers(folder: Path, world: World) -> Iterator[bool]:
+    """Run both where they are to be had; yield whether they are."""
+    programs = [
+        shutil.which(name) for name in ("prometheus", "prometheus-alertmanager")
+    ]
+    if None in programs:
+        yield False
+        return
+    ports = {"prometheus": free_port(), "alertmanager": free_port()}
+    (folder / "rules.yml").write_text(RULES)
+    (folder / "prometheus.yml").write_text(
+        PROMETHEUS.format(rules=folder / "rules.yml", gauge=world.port, **ports)
+    )
+    (folder / "alertmanager.yml").write_text(ALERTMANAGER.format(url=world.url))
+    commands = (
+        [
+            str(programs[0]),
+            f"--config.file={folder}/prometheus.yml",
+            f"--storage.tsdb.path={folder}/tsdb",
+            f"--web.listen-address=127.0.0.1:{ports['prometheus']}",
+        ],
+        [
+            str(programs[1]),
+            f"--config.file={folder}/alertmanager.yml",
+            f"--storage.path={folder}/alertmanager",
+            f"--web.listen-address=127.0.0.1:{ports['alertmanager']}",
+            "--cluster.listen-address=",
+        ],
+    )
+    running = [
+        subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for command in commands
+    ]
+    try:
+        for port in ports.values():
+            until(lambda port=port: ready(port), "it is ready", 30)
+        yield True
+    finally:
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.wait(20)
+
+
+def ready(port: int) -> bool:
+    try:
+        with urlopen(f"http://127.0.0.1:{port}/-/ready", timeout=1) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def episodes(agent: Agent, count: int, with_peers: bool) -> dict[str, list[float]]:
+    """Return the milliseconds from breach to webhook, of each."""
+    found: dict[str, list[float]] = {}
+    chance = random.Random(1)
+    with (
+        tempfile.TemporaryDirectory(prefix="kw-") as name,
+        contextlib.closing(World()) as world,
+        peers(Path(name), world)
+        if with_peers
+        else contextlib.nullcontext(False) as there,
+    ):
+        config = Path(name) / "kaywatch.toml"
+        config.write_text(OUR_RULES.format(url=world.url))
+        agent.stop()
+        agent.start("--config", str(config))
+        driver = agent.spawn(DRIVER)
+        paths = {"/ours": OURS} | ({"/theirs": PEER} if there else {})
+        found = {who: [] for who in paths.values()}
+        turn(driver, world, 0.0)
+        for episode in range(count):
+            progress(f"episode {episode + 1} of {count}")
+            for level, status in ((1.0, "firing"), (0.0, "resolved")):
+                time.sleep(chance.random())
+                world.heard.clear()
+                started = time.monotonic()
+                turn(driver, world, level)
+                wanted = {(path, status) for path in paths}
+                until(lambda wanted=wanted: wanted <= world.heard.keys(), status, 60)
+                if level:
+                    for path, who in paths.items():
+                        took = world.heard[path, status] - started
+                        found[who].append(took * 1e3)
+        assert driver.stdin is not None
+        driver.stdin.close()
+        driver.wait(20)
+    return found
+
+
+def turn(driver: subprocess.Popen[str], world: World, level: float) -> None:
+    """Set the gauge, for both at the same moment."""
+    assert driver.stdin is not None and driver.stdout is not None
+    driver.stdin.write(f"{level}\n")
+    driver.stdin.flush()
+    world.level = level
+    driver.stdout.readline()
+
+
+def percentile(who: str, took: list[float], percent: int) -> Figure:
+    """Return a percentile, with the extremes of all."""
+    cuts = statistics.quantiles(took, n=100, method="inclusive")
+    return Figure(who, cuts[percent - 1], min(took), max(took), len(took))
+
+
+def measure(effort: Effort, count: int = EPISODES) -> list[Row]:
+    """Return the rows of the median and the slowest."""
+    with running_agent(sys.executable) as agent:
+        found = episodes(agent, effort.of(count, 3), effort.peers)
+    others = [who for who in found if who != OURS]
+    missing = () if others or not effort.peers else (absent(PEER, "not installed"),)
+    return [
+        Row(
+            f"from a breach to its webhook, p{percent}",
+            "ms",
+            percentile(OURS, found[OURS], percent),
+            Promise(3_000) if percent == 99 else None,
+            (*(percentile(who, found[who], percent) for who in others), *missing),
+        )
+        for percent in (50, 99)
+    ]
