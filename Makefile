@@ -1,7 +1,7 @@
 # make demo [SECONDS=20]   an agent and a PocketFlow application, and what they say
 # make test                everything that is tested, against real servers
 # make check               ruff, mypy, import-linter
-# make bench               figures beside those of peers
+# make bench [QUICK=1]      figures beside those of peers, and bench.json
 # make long-run MINUTES=10 every node kind under `kaywatch run`: their counts and ours
 # make chaos               100 kill -9 under load, and then count
 
@@ -10,6 +10,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 SECONDS ?=
+QUICK ?=
 TESTS ?= tests
 MINUTES ?= 10
 
@@ -32,10 +33,8 @@ format: .venv/.dev
 	$(BIN)/ruff format .
 
 bench: .venv/.dev
-	@for bench in tests/bench/bench_*.py; do \
-		echo "== $$bench"; \
-		$(BIN)/python -m tests.bench.$$(basename $$bench .py) || exit 1; \
-	done
+	@tests/bench/install_peers.sh
+	$(BIN)/python -m tests.bench --json bench.json $(if $(QUICK),--quick)
 
 long-run: .venv/.dev
 	$(BIN)/python -m tests.e2e.long_run --minutes $(MINUTES)
@@ -47,7 +46,7 @@ servers:
 	@tests/install_servers.sh
 
 clean:
-	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .bench bench.json build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "kaywatch needs Python 3.11 or newer; set PYTHON=..." >&2; exit 1; }

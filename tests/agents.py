@@ -132,6 +132,18 @@ class Agent:
         assert not done.stderr, done.stderr
         return done.stdout
 
+    def command(self, *arguments: str, code: int = 0) -> str:
+        """Run a command of `kaywatch`; return all that it printed."""
+        done = subprocess.run(
+            [self.python, "-m", "kaywatch_agent", *arguments],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
     def spawn(
         self, code: str, *arguments: str, **environment: str
     ) -> subprocess.Popen[str]:

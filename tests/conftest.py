@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -13,6 +14,9 @@ import pytest
 from tests.agents import Agent, running_agent
 
 ROOT = Path(__file__).parent.parent
+
+# A shell lets its background jobs ignore Ctrl-C, and so would all that we start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

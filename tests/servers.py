@@ -9,7 +9,11 @@ import pytest
 
 __all__ = ["require"]
 
-PACKAGES = {"promtool": "prometheus", "prometheus": "prometheus"}
+PACKAGES = {
+    "promtool": "prometheus",
+    "prometheus": "prometheus",
+    "amtool": "prometheus-alertmanager",
+}
 
 
 def require(program: str) -> str:

@@ -107,6 +107,7 @@ class App:
         )
         self._writer: Writer | None = None
         self._commits: asyncio.Task[None] | None = None
+        self._checks: asyncio.Task[None] | None = None
         self._listener = UnixListener(self.pipeline.open)
         self._web = WebServer(self, self.telemetry, __version__)
         self._stopping = asyncio.Event()
@@ -200,6 +201,9 @@ class App:
             http=f"http://{self.http_address[0]}:{self.http_address[1]}",
             version=__version__,
         )
+        if self._writer is not None:
+            work = self._check_store(self._writer)
+            self._checks = asyncio.create_task(work, name="store check")
 
     def _restore(self) -> None:
         """Open the store, and go on from what is in it."""
@@ -327,9 +331,32 @@ class App:
         if self._commits is not None:
             await asyncio.wait([self._commits], timeout=STOP_SECONDS)
 
+    async def _check_store(self, writer: Writer) -> None:
+        """Look for damage in a large file, and say what was found."""
+        started = time.perf_counter()
+        try:
+            damage = await writer.check()
+        except StoreError as error:
+            problem = str(error)
+            log.warning("the store could not be checked", problem=problem)
+        else:
+            if damage is None:
+                return
+            problem = f"the file was damaged, and is set aside: {damage}"
+            if damage:
+                log.error("store damaged, begun anew", damage=damage)
+            else:
+                took = round(time.perf_counter() - started, 3)
+                log.info("store checked", took_seconds=took)
+                problem = ""
+        # It stays there until the next start: somebody should look.
+        self.health.report("store check", self.clock(), problem)
+
     async def _close_store(self) -> None:
         if self._writer is not None:
             await asyncio.to_thread(self._writer.close)
+        if self._checks is not None:
+            await self._checks
 
     def _tell(self, notices: Iterable[Notice]) -> None:
         self.delivery.tell(notices)

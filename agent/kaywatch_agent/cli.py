@@ -22,14 +22,15 @@ from kaywatch.errors import KaywatchError
 from kaywatch.query import fetch
 from kaywatch.wire import Outcome
 from kaywatch_agent import screens
+from kaywatch_agent.capture import commands as captures
 from kaywatch_agent.commands import COMMANDS
 from kaywatch_agent.commands.options import reading as _reading
 from kaywatch_agent.commands.options import url_option as _url
-from kaywatch_agent.config import DEFAULT_PATH, Config, find, load
 from kaywatch_agent.errors import AgentError, ConfigError
 
 if TYPE_CHECKING:
     from kaywatch_agent.app import App
+    from kaywatch_agent.config import Config
 
 __all__ = ["main"]
 
@@ -109,7 +110,7 @@ def run(arguments: tuple[str, ...]) -> None:
     "--config",
     "config_path",
     metavar="FILE",
-    help=f"The configuration; {DEFAULT_PATH} if it exists.",
+    help="The configuration; /etc/kaywatch/kaywatch.toml if it exists.",
 )
 def serve(
     socket: str | None, listen: str | None, store: str | None, config_path: str | None
@@ -132,6 +133,8 @@ def _configured(
     path: str | None, socket: str | None, listen: str | None, store: str | None
 ) -> Config:
     """Return the file's configuration with the options in place of its values."""
+    from kaywatch_agent.config import find, load
+
     config = load(find(path))
     try:
         if socket is not None:
@@ -193,6 +196,8 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 @click.option("--config", "config_path", metavar="FILE", help="The file to check.")
 def check(config_path: str | None) -> None:
     """Check the configuration, without side effects."""
+    from kaywatch_agent.config import find, load
+
     path = find(config_path)
     config = load(path)
     click.echo(f"{path or 'no file, all defaults'}: fine")
@@ -210,13 +215,16 @@ def status(url: str, as_json: bool) -> None:
         clients = fetch("/api/v1/clients", url=url)
         export = fetch("/api/v1/export", url=url)
         llm = fetch("/api/v1/llm", url=url)
+        complete = fetch("/api/v1/completeness", {"window": "24h"}, url)
         found = {"health": health, **clients, **export, "llm": llm}
+        found["completeness"] = complete
         click.echo(json.dumps(found, indent=2))
     else:
         clients = fetch("/api/v1/clients", url=url)["clients"]
         nodes = fetch("/api/v1/nodes", {"window": "5m"}, url)["nodes"]
         models = fetch("/api/v1/llm", {"window": "5m"}, url)["models"]
-        screens.show_status(url, health, clients, nodes, models)
+        complete = fetch("/api/v1/completeness", {"window": "24h"}, url)
+        screens.show_status(url, health, clients, nodes, models, complete)
     if health["status"] == "unhealthy":
         raise click.exceptions.Exit(FAILED)
 
@@ -249,6 +257,10 @@ def stats(
         click.echo(json.dumps(found, indent=2))
     else:
         screens.show_node(found)
+
+
+kaywatch.add_command(captures.capture)
+kaywatch.add_command(captures.replay)
 
 
 @kaywatch.command()

@@ -9,11 +9,18 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from kaywatch_agent.notification import Alert, Severity
+from kaywatch_agent.notification import (
+    Alert,
+    MessageRecord,
+    NoticeKind,
+    ReceiverRecord,
+    Severity,
+)
 from kaywatch_agent.notify.config import (
     AlertmanagerConfig,
     Grouping,
@@ -23,9 +30,11 @@ from kaywatch_agent.notify.config import (
 )
 from kaywatch_agent.notify.heartbeat import Heartbeat
 from kaywatch_agent.notify.http import Http
-from kaywatch_agent.notify.outbox import Outbox
+from kaywatch_agent.notify.outbox import Outbox, ReceiverStatus
 from kaywatch_agent.notify.receivers import build
 from kaywatch_agent.notify.receivers.alertmanager import Resender
+from kaywatch_agent.notify.row import Row
+from kaywatch_agent.notify.sample import ended, sample
 from kaywatch_agent.notify.worker import Deliverer
 from kaywatch_agent.rules.tell import Notice
 from kaywatch_agent.telemetry import Telemetry
@@ -160,6 +169,41 @@ class Delivery:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._http.close()
 
+    # -- for those who look, and help --------------------------------------------------
+
+    def messages(self) -> tuple[MessageRecord, ...]:
+        """Return all messages that are kept, the newest first."""
+        return tuple(map(_record, self.outbox.rows()))
+
+    def receivers(self) -> tuple[ReceiverRecord, ...]:
+        """Return how each receiver does."""
+        known = self.outbox.status(self._clock())
+        return tuple(
+            self._receiver(name, config, known.get(name))
+            for name, config in self._config.receivers.items()
+        )
+
+    def retry(self, name: str | None) -> int:
+        """Send a dead message again, or all of them; return how many."""
+        found = self.outbox.retry(name, self._clock())
+        self._deliverer.wake()
+        self._hurry()
+        return found
+
+    def purge(self, name: str | None) -> int:
+        """Forget a dead message, or all of them; return how many."""
+        found = self.outbox.purge(name)
+        self._hurry()
+        return found
+
+    def test(self, receiver: str) -> None:
+        """Send a receiver a test: that an alert fires, and that it is over."""
+        now = self._clock()
+        alert = sample(now, host=socket.gethostname())
+        for told in (alert, ended(alert, now)):
+            self.outbox.put(receiver, NoticeKind.TEST, told, now)
+        self._hurry()
+
     # -- inside ------------------------------------------------------------------------
 
     def _outbox(self, documents: Mapping[str, bytes]) -> Outbox:
@@ -189,6 +233,27 @@ class Delivery:
             for name, resender in self._resenders.items()
         ]
 
+    def _receiver(
+        self, name: str, config: ReceiverConfig, status: ReceiverStatus | None
+    ) -> ReceiverRecord:
+        if status is None:
+            problems = self._resenders[name].problems if name in self._resenders else {}
+            error = next(filter(None, problems.values()), "")
+            return ReceiverRecord(
+                name=name, type=config.type, up=not error, error=error
+            )
+        return ReceiverRecord(
+            name=name,
+            type=config.type,
+            up=status.up,
+            waiting=status.waiting,
+            dead=status.dead,
+            error=status.error,
+            disabled=status.disabled,
+            paused_until=status.paused_until,
+            sent_at=status.sent_at,
+        )
+
     def _resender(self, name: str, config: AlertmanagerConfig) -> Resender:
         return Resender(
             config,
@@ -197,6 +262,26 @@ class Delivery:
             self._telemetry,
             self._clock,
         )
+
+
+def _record(row: Row) -> MessageRecord:
+    return MessageRecord(
+        id=row.id,
+        receiver=row.receiver,
+        kind=str(row.kind),
+        status=str(row.status),
+        created=row.created,
+        not_before=row.not_before,
+        settled=row.settled,
+        attempts=row.attempts,
+        code=row.code,
+        error=row.error,
+        reason=str(row.reason or ""),
+        alerts=tuple(
+            f"{entry.alert.rule}: {entry.alert.summary}" for entry in row.entries
+        ),
+        fallback_for=row.fallback_for,
+    )
 
 
 def _ours(documents: Documents) -> list[str]:

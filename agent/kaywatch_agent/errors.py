@@ -1,6 +1,7 @@
 """The agent's exceptions.
 
 AgentError
+├── CaptureError      a capture can't be made, read or replayed
 ├── ConfigError       a setting that can't be used; names its key path
 ├── StartError        a resource that the agent needs is not to be had
 └── StoreError        the store's file can't be used, or not now
@@ -10,11 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["AgentError", "ConfigError", "StartError", "StoreError"]
+__all__ = ["AgentError", "CaptureError", "ConfigError", "StartError", "StoreError"]
 
 
 class AgentError(Exception):
     """The base of the agent's own errors: told to the user without a trace."""
+
+
+class CaptureError(AgentError):
+    """A capture can't be made, read or replayed; says which file or agent, and why."""
 
 
 class ConfigError(AgentError):

@@ -40,6 +40,7 @@ class Kind(IntEnum):
     COUNT = 3  # a custom sum
     GAUGE = 4  # a custom last value
     LOSS = 5  # events that a client says it lost; the metric is the reason
+    LATE = 6  # events that came too late for a bucket, one for each, when they came
 
 
 class SeriesKey(NamedTuple):

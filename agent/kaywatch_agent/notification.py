@@ -17,8 +17,10 @@ __all__ = [
     "SEVERITIES",
     "Alert",
     "Evidence",
+    "MessageRecord",
     "NoticeKind",
     "Notification",
+    "ReceiverRecord",
     "Severity",
     "dedup_key",
     "fingerprint",
@@ -171,6 +173,66 @@ class Notification(msgspec.Struct, frozen=True, kw_only=True):
     text: str = ""
     ref: str = ""
     update: bool = False
+
+
+class MessageRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one message.
+
+    Attributes:
+        id: its own.
+        receiver: who is told.
+        kind: why.
+        status: pending, sent, dead or superseded.
+        created: when it was decided, Unix seconds.
+        not_before: when it may be sent next.
+        settled: when it was sent or given up; None while it waits.
+        attempts: how many failed.
+        code: the last HTTP status; 0 for no answer.
+        error: what was wrong last.
+        reason: why it is dead or superseded.
+        alerts: what it is about, a line each.
+        fallback_for: the receiver that could not be told.
+    """
+
+    id: str
+    receiver: str
+    kind: str
+    status: str
+    created: float
+    not_before: float
+    settled: float | None
+    attempts: int
+    code: int
+    error: str
+    reason: str
+    alerts: tuple[str, ...]
+    fallback_for: str = ""
+
+
+class ReceiverRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """How one receiver does.
+
+    Attributes:
+        name: its own.
+        type: slack, pagerduty, webhook, alertmanager or apprise.
+        up: whether the last attempt got through.
+        waiting: messages that wait.
+        dead: messages that were given up and are kept.
+        error: what was wrong last; empty since something got through.
+        disabled: why it gets none until a reload; empty if it does.
+        paused_until: until when it asked for no message; None for now.
+        sent_at: when something got through last; None for never.
+    """
+
+    name: str
+    type: str
+    up: bool
+    waiting: int = 0
+    dead: int = 0
+    error: str = ""
+    disabled: str = ""
+    paused_until: float | None = None
+    sent_at: float | None = None
 
 
 def fingerprint(labels: Mapping[str, str]) -> str:

@@ -23,13 +23,22 @@ from kaywatch import wire
 from kaywatch.wire import ErrorCode
 from kaywatch_agent.aggregate.aggregator import Aggregator
 from kaywatch_agent.aggregate.change import Change, Restored
-from kaywatch_agent.aggregate.clients import Client, Clients
+from kaywatch_agent.aggregate.clients import EVENT_CODES, Client, Clients
 from kaywatch_agent.feed import Feed
 from kaywatch_agent.model import Presence, ProcessSample
+from kaywatch_agent.observers import Observers
 from kaywatch_agent.pace import Pace
 from kaywatch_agent.protocol.decoder import Decoder
 from kaywatch_agent.protocol.framing import FrameReader, OutOfStep, Oversized
-from kaywatch_agent.protocol.messages import Batch, Bye, Flush, Hello, Message, Rejected
+from kaywatch_agent.protocol.messages import (
+    Batch,
+    Bye,
+    Capture,
+    Flush,
+    Hello,
+    Message,
+    Rejected,
+)
 from kaywatch_agent.telemetry import Telemetry
 
 Documents = Mapping[tuple[str, str], bytes | None]
@@ -43,15 +52,6 @@ SAMPLE_SECONDS: Final = 10.0
 # Clients that one connection may speak for: a relay, at most.
 MAX_CLIENTS: Final = 1_000
 
-# The errors that count events, rather than messages or items of lists.
-EVENT_CODES: Final = (
-    ErrorCode.BAD_TABLE,
-    ErrorCode.BAD_COLUMNS,
-    ErrorCode.BAD_INDEX,
-    ErrorCode.BAD_VALUE,
-    ErrorCode.BAD_ROW,
-)
-
 
 class Peer(Protocol):
     """What is known of the process at the other end."""
@@ -59,6 +59,10 @@ class Peer(Protocol):
     @property
     def pid(self) -> int:
         """Its process id; 0 when the transport can't tell."""
+
+    @property
+    def trusted(self) -> bool:
+        """Whether it may see what others send."""
 
     def exited(self) -> bool:
         """Whether it is gone."""
@@ -80,6 +84,10 @@ class Link(Protocol):
     @property
     def backlog(self) -> int:
         """Bytes that it has not read yet."""
+
+    @property
+    def congested(self) -> bool:
+        """Whether it should be sent no more until it has read some."""
 
     def send(self, data: bytes) -> None:
         """Queue bytes for it."""
@@ -122,6 +130,7 @@ class Pipeline:
         self.decoder = Decoder()
         self.pace = Pace(clock())
         self.feed = Feed(telemetry)
+        self.observers = Observers(telemetry)
         self.hurry = hurry
         self._find = find
         self.whole = False  # the next change has to be all that is known
@@ -129,6 +138,7 @@ class Pipeline:
         self._documents = documents
         self._committing = False
         self._again = False  # somebody asked for a commit during one
+        self._opened = 0  # connections so far
         self._owed: set[str] = set()  # clients whose greeting is not answered yet
         self._conversations: dict[str, Conversation] = {}  # by client
         self._watched: dict[str, Peer] = {}  # disconnected, by client
@@ -162,7 +172,8 @@ class Pipeline:
     def open(self, link: Link) -> Conversation:
         """Return the conversation of a new connection."""
         self.telemetry.add("kaywatch_connections_total")
-        return Conversation(self, link)
+        self._opened += 1
+        return Conversation(self, link, self._opened)
 
     def take(self, message: Message, conversation: Conversation) -> None:
         """Act on one message."""
@@ -187,11 +198,20 @@ class Pipeline:
                 self._take_bye(message, now)
             case Flush():
                 self.hurry()
+            case Capture():
+                self._observe(conversation, now)
             case Rejected():
                 self.telemetry.add("kaywatch_rejected_total", 1, str(message.code))
                 conversation.refuse(message.code, message.text, message.seq)
                 if message.fatal:
                     conversation.link.close()
+
+    def _observe(self, conversation: Conversation, now: float) -> None:
+        problem = "only root and the agent's own user may capture"
+        if conversation.link.peer.trusted:
+            problem = self.observers.add(conversation.link, now)
+        if problem:
+            conversation.refuse(ErrorCode.FORBIDDEN, problem, None)
 
     def _take_batch(self, batch: Batch, conversation: Conversation, now: float) -> None:
         client = self.clients.meet(batch.client or conversation.anonymous, now)
@@ -204,13 +224,15 @@ class Pipeline:
             self.telemetry.add("kaywatch_duplicate_batches_total")
             conversation.ack(client, client.committed_seq)
             return
-        taken = self.aggregator.accept(batch, client.service, now)
+        taken, late, folded = self.aggregator.accept(batch, client.service, now)
         if batch.sent is not None and not client.batches:
             # Of the first alone: later ones may have waited for a connection.
             client.skew = now - batch.sent
         self.pace.arrived(client.id, taken)
         client.batches += 1
         client.events += taken
+        client.late += late
+        client.folded += folded
         client.recorded = max(client.recorded, batch.recorded)
         if batch.in_flight is not None:
             client.in_flight = batch.in_flight
@@ -335,6 +357,7 @@ class Pipeline:
         self._watch(now)
         self._sample(now)
         self.feed.tick()
+        self.observers.tell(now)
         for client in self.pace.decide(now, self._conversations.keys()):
             self.telemetry.add("kaywatch_slow_messages_total")
             self._conversations[client].slow(self.pace.seconds)
@@ -381,6 +404,8 @@ class Pipeline:
     def gone(self, conversation: Conversation) -> None:
         """The connection is lost: keep an eye on the processes behind it."""
         now = self.clock()
+        self.observers.remove(conversation.link)
+        self.observers.ended(conversation.number, now)
         peer = conversation.link.peer
         watched = False
         for name in conversation.clients:
@@ -410,8 +435,9 @@ class Pipeline:
 class Conversation:
     """One connection's side of the protocol: frames in, replies out."""
 
-    def __init__(self, pipeline: Pipeline, link: Link) -> None:
+    def __init__(self, pipeline: Pipeline, link: Link, number: int) -> None:
         self.link = link
+        self.number = number
         self.clients: set[str] = set()
         self.anonymous = f"anonymous-{link.peer.pid}"
         self._pipeline = pipeline
@@ -423,7 +449,20 @@ class Conversation:
         pipeline = self._pipeline
         pipeline.telemetry.add("kaywatch_received_bytes_total", len(data))
         for frame in self._frames.receive(data):
-            pipeline.take(_message(frame, pipeline.decoder), self)
+            message = _message(frame, pipeline.decoder)
+            if pipeline.observers:
+                self._copy(frame, message)
+            pipeline.take(message, self)
+
+    def _copy(self, frame: bytes | Oversized | OutOfStep, message: Message) -> None:
+        """Show the observers a message that can be used."""
+        if isinstance(frame, bytes) and not isinstance(message, Rejected | Capture):
+            pipeline = self._pipeline
+            pipeline.observers.copy(frame, self.number, pipeline.clock())
+
+    def resume(self) -> None:
+        """The peer has read what was queued."""
+        self._pipeline.observers.resume(self.link)
 
     def close(self) -> None:
         """The connection is gone."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from rich.console import Console
@@ -47,6 +47,7 @@ def show_status(
     clients: Sequence[Json],
     nodes: Sequence[Json],
     models: Sequence[Json] = (),
+    complete: Json | None = None,
 ) -> None:
     """Show the agent, its clients, its nodes and the language models they call."""
     out = console()
@@ -66,6 +67,9 @@ def show_status(
     out.print()
     _show_clients(out, clients)
     out.print()
+    if complete is not None and complete["services"]:
+        _show_completeness(out, complete, clients)
+        out.print()
     show_nodes(out, nodes, "Nodes, last 5 minutes")
     if models:
         out.print()
@@ -98,6 +102,44 @@ def _show_clients(out: Console, clients: Sequence[Json]) -> None:
         if client["state"] == "died" and client["in_flight"]:
             nodes = ", ".join(f["node"] for f in client["in_flight"])
             out.print(f"  pid {client['pid']} died with {nodes} in flight")
+
+
+def _show_completeness(out: Console, complete: Json, clients: Sequence[Json]) -> None:
+    """Say how much has arrived, and who lost what, and why."""
+    total = complete["total"]
+    dropped = sum(total["dropped"].values())
+    share = "all" if not dropped else percent(total["ratio"])
+    colour = "" if not dropped else "yellow"
+    events = f"{total['received'] + dropped:,} events arrived"
+    title = Text("Completeness", "bold").append(", last 24 hours: ", "not bold")
+    out.print(title.append(f"{share} of {events}", f"not bold {colour}"))
+    for name, account in complete["services"].items():
+        if said := _account(account["dropped"], account["late"], account["folded"]):
+            out.print(f"  {name}: {said}")
+    losers = [one for one in clients if one["dropped"] or one["missing"]]
+    losers = [one for one in losers if one["state"] != "connected" or one["dropped"]]
+    for client in losers[:MAX_LISTED_CLIENTS]:
+        said = _account(client["dropped"], client["late"], client["folded"])
+        gone = client["state"] != "connected" and client["missing"]
+        if gone:
+            said += f"{', ' if said else ''}{gone:,} never arrived"
+        out.print(f"  {client['service']} pid {client['pid'] or '-'}: {said}")
+    more = len(losers) - MAX_LISTED_CLIENTS
+    if more > 0:
+        out.print(f"  and {more} more clients: kaywatch status --json")
+
+
+def _account(dropped: Mapping[str, int], late: int, folded: int) -> str:
+    """Return what became of events that are not where they belong."""
+    said = []
+    if dropped:
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in dropped.items())
+        said.append(f"lost {sum(dropped.values()):,} ({reasons})")
+    if late:
+        said.append(f"{late:,} too late for a window")
+    if folded:
+        said.append(f"{folded:,} folded into __other__")
+    return ", ".join(said)
 
 
 def show_nodes(out: Console, nodes: Sequence[Json], title: str) -> None:
@@ -241,11 +283,11 @@ def _coloured(state: str) -> Text:
     return Text(state, _COLOURS.get(state, ""))
 
 
-def plain_table(*columns: str) -> Table:
-    """Return a table without lines: names to the left, figures to the right."""
+def plain_table(*columns: str, words: Collection[str] = ("state",)) -> Table:
+    """Return a table without lines: words to the left, figures to the right."""
     table = Table(box=None, pad_edge=False)
     for number, name in enumerate(columns):
-        left = number == 0 or name == "state"
+        left = number == 0 or name in words
         table.add_column(
             name,
             justify="left" if left else "right",

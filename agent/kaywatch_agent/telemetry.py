@@ -106,6 +106,17 @@ CATALOGUE: Final[dict[str, Metric]] = {
             "counter",
             "Requests to clients to send less often.",
         ),
+        Metric("kaywatch_captures", "gauge", "Captures under way now."),
+        Metric(
+            "kaywatch_captured_messages_total",
+            "counter",
+            "Copies of messages handed to captures.",
+        ),
+        Metric(
+            "kaywatch_capture_missed_total",
+            "counter",
+            "Copies left out since a capture does not keep up.",
+        ),
         Metric("kaywatch_ticks_total", "counter", "Ticks since the start."),
         Metric(
             "kaywatch_tick_duration_seconds_total", "counter", "Time spent in ticks."

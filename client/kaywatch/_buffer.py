@@ -45,8 +45,9 @@ class Buffer:
 
     @property
     def events(self) -> int:
-        """Events in unacknowledged batches."""
-        return sum(batch.events for batch in self._batches)
+        """Events in unacknowledged batches; any thread may ask."""
+        # Copied in one go: the sender goes on adding and dropping batches.
+        return sum(batch.events for batch in tuple(self._batches))
 
     def append(self, batch: Packed) -> None:
         """Add a batch, dropping the oldest ones that no longer fit."""

@@ -33,6 +33,8 @@ __all__ = [
     "ack",
     "batch",
     "bye",
+    "capture",
+    "captured",
     "decode",
     "error",
     "flush",
@@ -155,6 +157,7 @@ class ErrorCode(StrEnum):
     BAD_VALUE = "bad_value"  # NaN, infinite, negative, or an unknown enum member
     BAD_ROW = "bad_row"
     BAD_SECTION = "bad_section"  # failures, topologies, in_flight
+    FORBIDDEN = "forbidden"  # to observe: another user's, or one too many
 
 
 def pack(value: object) -> bytes:
@@ -269,6 +272,41 @@ def bye(client: bytes, seq: int, drops: Mapping[str, int] | None = None) -> byte
             "drops": dict(drops or {}),
         }
     )
+
+
+def capture() -> bytes:
+    """Ask for a copy of every sound message that the agent takes in from now on."""
+    return pack({"type": "capture", "v": VERSION})
+
+
+def captured(
+    *,
+    at: float,
+    connection: int | None = None,
+    message: bytes | None = None,
+    missed: int = 0,
+    agent: str = "",
+) -> bytes:
+    """Return what an observer is told.
+
+    Args:
+        at: when it came in, in Unix seconds.
+        connection: the number of the connection that it came on; None for a word about
+            the capture itself.
+        message: as it came; None when the connection has ended.
+        missed: copies left out so far, since the observer was too slow.
+        agent: its version.
+    """
+    found: dict[str, object] = {"type": "captured", "at": at}
+    if connection is not None:
+        found["connection"] = connection
+    if message is not None:
+        found["message"] = message
+    if missed:
+        found["missed"] = missed
+    if agent:
+        found["agent"] = agent
+    return pack(found)
 
 
 def ack(seq: int, client: bytes) -> bytes:

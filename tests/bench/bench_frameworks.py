@@ -1,41 +1,42 @@
 """What instrumentation adds to one visit of a PocketFlow node.
 
-    python tests/bench/bench_frameworks.py
-
-A flow of ten nodes that do nothing is run bare and instrumented, in turns, so that
-a change of the machine's speed meets both. Events go to an agent in memory.
+A flow of ten nodes that do nothing is run bare and instrumented. Events go to an agent
+in memory.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import pocketflow
+from tests.bench.report import OURS, Promise, Row, added, figure
+from tests.bench.rounds import Effort, in_turns
 
 import kaywatch
 from kaywatch.testing import capture
+
+__all__ = ["Step", "measure", "visit"]
 
 # CPU time of the application's thread: the sender's and the neighbours' is not in it.
 clock = time.thread_time
 NODES = 10
 RUNS = 1_000
-ROUNDS = 15
+REPEAT = 5  # such short measures in one round
 
 
 class Step(pocketflow.Node):
-    def prep(self, shared: dict[str, Any]) -> int:
+    def prep(self, shared: dict[str, Any]) -> Any:
         return 1
 
-    def exec(self, prep_res: int) -> int:
+    def exec(self, prep_res: Any) -> Any:
         return prep_res
 
-    def post(self, shared: dict[str, Any], prep_res: int, exec_res: int) -> str:
+    def post(self, shared: dict[str, Any], prep_res: Any, exec_res: Any) -> str:
         return "default"
 
 
@@ -60,51 +61,68 @@ def chain(flow: type, step: type) -> Any:
     return flow(start=steps[0])
 
 
-def run_sync(runs: int) -> float:
-    """Return the seconds that one visit of a node takes."""
-    flow = chain(pocketflow.Flow, Step)
+def visit(step: type, shared: dict[str, Any], runs: int) -> float:
+    """Return the microseconds that one visit of a node takes."""
+    flow = chain(pocketflow.Flow, step)
     started = clock()
     for _ in range(runs):
-        flow.run({})
-    return (clock() - started) / (runs * NODES)
+        flow.run(dict(shared))
+    return (clock() - started) / (runs * NODES) * 1e6
 
 
-def run_async(runs: int) -> float:
-    """Return the seconds that one visit of an async node takes."""
+def visit_async(runs: int) -> float:
+    """Return the microseconds that one visit of an async node takes."""
     flow = chain(pocketflow.AsyncFlow, AsyncStep)
 
     async def drive() -> float:
         started = clock()
         for _ in range(runs):
             await flow.run_async({})
-        return (clock() - started) / (runs * NODES)
+        return (clock() - started) / (runs * NODES) * 1e6
 
     return asyncio.run(drive())
 
 
-def compare(measure: Callable[[int], float], runs: int, rounds: int) -> list[float]:
-    """Return the median nanoseconds per node: bare and instrumented."""
-    bare, instrumented = [], []
-    with capture():
-        for _ in range(rounds):
-            kaywatch.uninstrument()
-            bare.append(measure(runs))
-            kaywatch.instrument(modules=[pocketflow])
-            instrumented.append(measure(runs))
+def instrumented(visits: Callable[[], float]) -> float:
+    kaywatch.instrument(modules=[pocketflow])
+    try:
+        return visits()
+    finally:
         kaywatch.uninstrument()
-    return [statistics.median(seconds) * 1e9 for seconds in (bare, instrumented)]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=RUNS, help="of the flow, a round")
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    options = parser.parse_args()
-    print(f"{'ns per node':<14}{'bare':>8}{'watched':>10}{'added':>8}")
-    for name, measure in (("Node", run_sync), ("AsyncNode", run_async)):
-        bare, watched = compare(measure, options.runs, options.rounds)
-        print(f"{name:<14}{bare:>8.0f}{watched:>10.0f}{watched - bare:>8.0f}")
+def measure(effort: Effort) -> list[Row]:
+    """Return a row for each kind of node."""
+    runs = effort.of(RUNS, 10)
+    kinds = {"Node": partial(visit, Step, {}, runs)}
+    kinds["AsyncNode"] = partial(visit_async, runs)
+    with capture():
+        found = in_turns(
+            effort.rounds * REPEAT,
+            {
+                (kind, way): partial(wrap, visits)
+                for kind, visits in kinds.items()
+                for way, wrap in (("bare", lambda call: call()), (OURS, instrumented))
+            },
+        )
+    return [row for kind in kinds for row in rows(kind, found)]
 
 
-if __name__ == "__main__":
-    main()
+def rows(kind: str, found: dict[tuple[str, str], list[float]]) -> list[Row]:
+    """Return a visit beside a bare one, and the difference."""
+    ours, bare = found[kind, OURS], found[kind, "bare"]
+    visit, more = figure(OURS, ours), figure(OURS, added(ours, bare))
+    return [
+        Row(
+            f"a visit of a PocketFlow {kind}",
+            "us",
+            visit,
+            peers=(figure("not instrumented", bare),),
+        ),
+        Row(
+            f"added to a visit of a {kind}",
+            "us",
+            more,
+            Promise(3) if kind == "Node" else None,
+        ),
+    ]

@@ -1,59 +1,71 @@
-"""What reading costs: scrapes and lists with 10,000 series, and the loop meanwhile.
+"""What reading costs with 10,000 series, and how long the loop is held meanwhile.
 
-    python tests/bench/bench_http.py [series]
-
-The server runs here, and its readers in a process of their own, so that they don't
-share an interpreter. "Loop held" is the longest that a coroutine which sleeps for 1 ms
-at a time was late: what a client that pushes would have waited.
+Answers are measured of our server with an hour of history, every series in every step.
+The readers, and prometheus_client as the peer, are in processes of their own, so that
+they don't share an interpreter with it. The loop is measured of a real agent to which
+every series comes anew each second, while Prometheus scrapes it: what is asked for over
+and over is `/health`, which the loop answers itself.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
+import subprocess
 import sys
-import time
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator
+from functools import partial
 
-import numpy as np
+from tests.agents import free_port, running_agent
+from tests.bench import series as many
+from tests.bench.load import Clients, evenly
+from tests.bench.receivers import scraping
+from tests.bench.report import OURS, Figure, Promise, Row, figure
+from tests.bench.rounds import Effort, Measured, in_turns, python
 
 from kaywatch_agent.aggregate.aggregator import HISTORY_STEPS, STEP_SECONDS, View
 from kaywatch_agent.aggregate.clients import Client
-from kaywatch_agent.aggregate.registry import Limits, Registry
-from kaywatch_agent.aggregate.step import Step, reduce
+from kaywatch_agent.aggregate.history import History, pack
 from kaywatch_agent.feed import Feed
 from kaywatch_agent.health import Health
-from kaywatch_agent.model import Columns, ErrorKey, Kind, SeriesKey
 from kaywatch_agent.telemetry import Telemetry
 from kaywatch_agent.web.server import WebServer
 
 SERIES = 10_000
-ROUNDS = 5
+CLIENTS = 2_000
+READS = 5  # in one round; the median counts
 PROMETHEUS = "application/openmetrics-text;version=1.0.0"
-PATHS = (
-    ("/health", "", ""),
-    ("/metrics", "", ""),
-    ("/metrics", PROMETHEUS, "gzip"),
-    ("/api/v1/nodes", "", ""),
-    ("/api/v1/nodes", "", "gzip"),
-    ("/api/v1/nodes?window=1m", "", ""),
-    ("/api/v1/nodes?window=5m", "", ""),
-    ("/api/v1/nodes?window=1h", "", ""),
-    ("/api/v1/nodes/node-17/stats?window=1h", "", ""),
-    ("/api/v1/graphs", "", ""),
-    ("/api/v1/export", "", ""),
-    ("/api/v1/query?metric=p95", "", ""),
-    ("/api/v1/query?metric=throughput&node=node-17", "", ""),
-    ("/api/v1/clients", "", ""),
-    ("/api/v1/stream?limit=1", "", ""),
-)
+PEER = "prometheus_client"
+SCRAPES = {
+    "a scrape": ("/metrics", "", ""),
+    "a scrape as Prometheus asks for it": ("/metrics", PROMETHEUS, "gzip"),
+}
+READINGS = {
+    path: (path, "", "")
+    for path in (
+        "/health",
+        "/api/v1/nodes",
+        "/api/v1/nodes?window=5m",
+        "/api/v1/nodes?window=1h",
+        "/api/v1/nodes/node-17/stats?window=1h",
+        "/api/v1/graphs",
+        "/api/v1/export",
+        "/api/v1/query?metric=p95",
+        "/api/v1/clients",
+    )
+}
+HELD_SECONDS = 15  # of the agent under load
+BATCH = 5_000  # series of each of its clients
 
 READER = """
-import http.client, sys, time, zlib
-port, path, accept, encoding, rounds = sys.argv[1:]
+import http.client, json, statistics, sys, time, zlib
+port, path, accept, encoding, reads = sys.argv[1:]
 headers = {"Accept": accept, "Accept-Encoding": encoding}
 headers = {name: value for name, value in headers.items() if value}
 times = []
-for _ in range(int(rounds)):
+for _ in range(int(reads)):
     connection = http.client.HTTPConnection("127.0.0.1", int(port))
     started = time.perf_counter()
     connection.request("GET", path, headers=headers)
@@ -62,8 +74,37 @@ for _ in range(int(rounds)):
     times.append(time.perf_counter() - started)
     assert response.status == 200, body[:500]
     assert not encoding or zlib.decompress(body, 31)
+print(json.dumps({"ms": statistics.median(times) * 1e3, "mb": len(body) / 1e6}))
+"""
+
+HISTOGRAMS = """
+import sys
+from prometheus_client import Histogram, start_http_server
+port, series = map(int, sys.argv[1:])
+histogram = Histogram("seconds", "s", ["service", "graph", "node"])
+for n in range(series):
+    names = f"service-{n % 5}", f"graph-{n % 200}", f"node-{n}"
+    histogram.labels(*names).observe(0.1)
+start_http_server(port, "127.0.0.1")
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+PROBE = """
+import http.client, json, sys, time
+host, port = sys.argv[1].removeprefix("http://").split(":")
+end = time.monotonic() + float(sys.argv[2])
+connection = http.client.HTTPConnection(host, int(port))
+times = []
+while time.monotonic() < end:
+    started = time.perf_counter()
+    connection.request("GET", "/health")
+    connection.getresponse().read()
+    times.append(time.perf_counter() - started)
+    time.sleep(0.002)
 times.sort()
-print(times[len(times) // 2], times[-1], len(body))
+at = lambda share: times[int(share * (len(times) - 1))] * 1e3
+print(json.dumps({"median": at(0.5), "p99": at(0.99), "longest": at(1)}))
 """
 
 
@@ -71,27 +112,25 @@ class Synthetic:
     """An agent that has seen many nodes, each busy all the time."""
 
     def __init__(self, series: int) -> None:
-        self.registry = Registry(Limits(series=series + 1, series_per_client=series))
-        for n in range(series):
-            graph = f"graph-{n % 200}"
-            key = SeriesKey(Kind.NODE, f"service-{n % 5}", graph, f"node-{n}")
-            self.registry.row(key, "")
-        self.registry.actions.number("default")
-        self.registry.errors.number(ErrorKey("ValueError", "exec"))
         self.now = 1_700_000_000.0
         self.health = Health(self.now - 3600)
         self.feed = Feed(Telemetry())
-        totals = self._step(series, 100)
-        # One step object serves for all of the hour: it costs no memory here, and
-        # reading it costs what reading 360 different ones does.
-        step = self._step(series, 2)
+        # One packed step serves for all of the hour: it costs no memory here, and is
+        # unpacked for each of them, as 360 different ones are.
+        step = pack(many.step(series, 2, self.now))
         last = int(self.now // STEP_SECONDS)
-        steps = {last - n: step for n in range(HISTORY_STEPS)}
-        since = self.now - 7200
-        self._view = View(self.now, since, totals, steps, self.registry, (), {})
+        self._view = View(
+            self.now,
+            self.now - 7200,
+            many.step(series, 100, self.now),
+            History({last - n: step for n in range(HISTORY_STEPS)}),
+            many.registry(series),
+            (),
+            {},
+        )
         self._clients = [
             Client(f"{n:032x}", f"service-{n % 5}", pid=n, events=n, recorded=n)
-            for n in range(1, 2_001)
+            for n in range(1, CLIENTS + 1)
         ]
 
     def view(self) -> View:
@@ -103,66 +142,119 @@ class Synthetic:
     def clock(self) -> float:
         return self.now
 
-    def _step(self, series: int, times: int) -> Step:
-        random = np.random.default_rng(1)
-        size = series * times
-        failed = random.random(size) < 0.01
-        return reduce(
-            Columns(
-                np.repeat(np.arange(series), times),
-                np.full(size, self.now),
-                random.lognormal(-2, 1, size),
-                failed.astype(np.uint8),
-                1 + (random.random(size) < 0.1).astype(np.int64),
-                np.where(failed, 0, 1),
-                failed.astype(np.int64),
-            )
-        )
 
-
-async def _held(longest: list[float]) -> None:
-    while True:
-        before = time.perf_counter()
-        await asyncio.sleep(0.001)
-        longest[0] = max(longest[0], time.perf_counter() - before - 0.001)
-
-
-async def _measure(server: WebServer, port: int, *asked: str) -> str:
-    longest = [0.0]
-    watch = asyncio.create_task(_held(longest))
-    reader = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", READER, str(port), *asked, str(ROUNDS)),
-        stdout=asyncio.subprocess.PIPE,
-    )
-    reading = asyncio.create_task(reader.communicate())
-    while not reading.done():
-        if "stream" in asked[0]:
-            server.publish()
-        await asyncio.wait([reading], timeout=0.05)
-    watch.cancel()
-    median, worst, size = map(float, reading.result()[0].split())
-    what = " ".join([asked[0], *("OpenMetrics" for _ in asked[1][:1]), asked[2]])
-    return (
-        f"{what:47} {median * 1e3:7.1f} ms  worst {worst * 1e3:7.1f} ms"
-        f"  {size / 1e6:6.2f} MB  loop held {longest[0] * 1e3:5.1f} ms"
-    )
-
-
-async def _run(series: int) -> None:
+@contextlib.contextmanager
+def serving(series: int) -> Iterator[int]:
+    """Serve so many series from a thread; yield the port."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
     server = WebServer(Synthetic(series), Telemetry(), "bench")
-    _, port = await server.start("127.0.0.1", 0)
-    print(f"{series:,} series, each with 100 executions and in all 360 steps")
+    start = asyncio.run_coroutine_threadsafe(server.start("127.0.0.1", 0), loop)
     try:
-        for asked in PATHS:
-            print(await _measure(server, port, *asked), flush=True)
+        yield start.result()[1]
     finally:
-        await server.stop()
+        asyncio.run_coroutine_threadsafe(server.stop(), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 
 
-def main() -> None:
-    """Print the figures."""
-    asyncio.run(_run(int(sys.argv[1]) if len(sys.argv) > 1 else SERIES))
+@contextlib.contextmanager
+def histograms(series: int) -> Iterator[int]:
+    """Serve so many of prometheus_client's histograms; yield the port."""
+    port = free_port()
+    command = [sys.executable, "-c", HISTOGRAMS, str(port), str(series)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield port
+        process.communicate("")
 
 
-if __name__ == "__main__":
-    main()
+def read(port: int, asked: tuple[str, str, str], reads: int) -> Measured:
+    """Ask for one thing some times; return how long that takes, and its size."""
+    return python("-c", READER, str(port), *asked, str(reads))
+
+
+def measure(effort: Effort) -> list[Row]:
+    """Return the rows of scrapes, of other readings, and of the loop."""
+    series, reads = effort.whole(SERIES, 50), effort.whole(READS, 1)
+    with serving(series) as ours, histograms(series) as peer:
+        found = in_turns(
+            effort.rounds,
+            {
+                **{
+                    (what, who): partial(read, port, asked, reads)
+                    for what, asked in SCRAPES.items()
+                    for who, port in ((OURS, ours), (PEER, peer))
+                },
+                **{
+                    (what, OURS): partial(read, ours, asked, reads)
+                    for what, asked in READINGS.items()
+                },
+            },
+        )
+    figures = {key: timed(key[1], samples) for key, samples in found.items()}
+    return [
+        *(
+            Row(
+                f"{what}, {series:,} series",
+                "ms",
+                figures[what, OURS],
+                Promise(300),
+                (figures[what, PEER],),
+            )
+            for what in SCRAPES
+        ),
+        *(Row(f"GET {what}", "ms", figures[what, OURS]) for what in READINGS),
+        *held(effort),
+    ]
+
+
+def timed(who: str, samples: list[Measured]) -> Figure:
+    size = f"{samples[0]['mb']:.2f} MB"
+    return figure(who, [each["ms"] for each in samples], size)
+
+
+def answers(clients: int, batch: int, seconds: int) -> Measured:
+    """Return how long the loop of an agent under load takes to answer."""
+    with running_agent() as agent:
+        # Services of their own, so that their series are.
+        load = Clients(agent.socket, clients, batch, nodes=batch, services=clients)
+        evenly(load.push, 2 * clients, clients)  # the series are made once
+        load.settle()
+        address = agent.url.removeprefix("http://")
+        with (
+            scraping(address),
+            subprocess.Popen(
+                [sys.executable, "-c", PROBE, agent.url, str(seconds)],
+                stdout=subprocess.PIPE,
+                text=True,
+            ) as probe,
+        ):
+            evenly(load.push, clients * seconds, clients)
+            found: Measured = json.loads(probe.communicate()[0])
+        load.close()
+    return found
+
+
+def held(effort: Effort) -> list[Row]:
+    """Return the row of the loop's longest stall."""
+    clients = SERIES // BATCH
+    batch = effort.whole(BATCH, 50)
+    what = f"the loop's longest stall, {clients * batch:,} series a second"
+    found = in_turns(
+        effort.rounds,
+        {
+            what: partial(
+                answers, clients, batch, effort.of(HELD_SECONDS, effort.whole(5, 1))
+            )
+        },
+    )[what]
+    usual = max(each["p99"] for each in found)
+    longest = [each["longest"] for each in found]
+    note = f"99 of 100 answers within {usual:.1f} ms"
+    return [Row(what, "ms", figure(OURS, longest, note), Promise(50))]

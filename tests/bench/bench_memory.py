@@ -1,61 +1,79 @@
-"""What 10,000 series cost: the memory of an hour of them, and the longest tick."""
+"""What 10,000 series cost: the memory of an hour of them.
+
+Every series is busy in every step, with phases, as an instrumented framework's are: the
+most that so many can cost.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import time
+from functools import partial
 
-import numpy as np
-import psutil
+from tests.bench import series as many
+from tests.bench.report import OURS, Promise, Row, figure
+from tests.bench.rounds import Effort, alone, in_turns, python
+from tests.bench.usage import resident_mb
 
 from kaywatch_agent.aggregate.aggregator import HISTORY_STEPS, STEP_SECONDS, Aggregator
-from kaywatch_agent.aggregate.registry import Limits, Registry
 from kaywatch_agent.app import tune_allocator
-from kaywatch_agent.model import Columns, Kind, SeriesKey
 
 SERIES = 10_000
 PER_STEP = 3  # executions of each series in each step
 
+PEER = "prometheus_client"
+# Without numpy, which our modules would bring into its process.
+HISTOGRAMS = """
+import json, sys
+from prometheus_client import Histogram
+from tests.bench.usage import resident_mb
+histogram = Histogram("seconds", "s", ["service", "graph", "node"])
+for n in range(int(sys.argv[1])):
+    names = f"service-{n % 5}", f"graph-{n % 200}", f"node-{n}"
+    histogram.labels(*names).observe(0.1)
+print(json.dumps({"resident_mb": resident_mb()}))
+"""
 
-def main() -> None:
+
+def hour(series: int, steps: int) -> float:
+    """Fill an aggregator; return its process's memory in MB."""
     tune_allocator()
     now = float(int(time.time()) // STEP_SECONDS * STEP_SECONDS)
-    registry = Registry(Limits(series_per_client=SERIES))
-    for number in range(SERIES):
-        key = SeriesKey(Kind.NODE, "service", f"graph{number % 50}", f"node{number}")
-        registry.row(key, "")
-    aggregator = Aggregator(registry, now)
-    before = psutil.Process().memory_info().rss
-    random = np.random.default_rng(1)
-    ticks = []
-    size = SERIES * PER_STEP
-    for step in range(HISTORY_STEPS):
+    aggregator = Aggregator(many.registry(series), now)
+    events = many.columns(series, PER_STEP, now)
+    for step in range(steps):
         at = now + step * STEP_SECONDS
-        columns = Columns(
-            np.tile(np.arange(SERIES), PER_STEP),
-            np.full(size, at),
-            random.lognormal(-3, 1, size),
-            (random.random(size) < 0.01).astype(np.uint8),
-            np.ones(size, np.int64),
-            np.ones(size, np.int64),
-            np.zeros(size, np.int64),
-        )
-        aggregator._pending.append(columns)
-        started = time.perf_counter()
+        timely = events._replace(time=events.time + step * STEP_SECONDS)
+        aggregator._pending.append(timely)
+        aggregator._pending_phases.append(many.phases(timely))
         aggregator.advance(at)
-        aggregator.committed()
-        ticks.append(time.perf_counter() - started)
-    used = psutil.Process().memory_info().rss - before
-    print(
-        f"{SERIES:,} series in each of {HISTORY_STEPS} steps: {used / 1e6:.0f} MB;"
-        f" a tick takes {np.median(ticks) * 1e3:.0f} ms, at most {max(ticks) * 1e3:.0f}"
+        aggregator.change(at)
+    # What is merely kept for the next tick differs from run to run.
+    ctypes.CDLL(None).malloc_trim(0)
+    return resident_mb()
+
+
+def histograms(series: int) -> float:
+    """Fill prometheus_client's histograms; return their process's memory in MB."""
+    return python("-c", HISTOGRAMS, str(series))["resident_mb"]
+
+
+def measure(effort: Effort) -> list[Row]:
+    """Return the row of many series."""
+    series, steps = effort.whole(SERIES, 50), effort.whole(HISTORY_STEPS, 3)
+    found = in_turns(
+        effort.rounds,
+        {
+            OURS: partial(alone, hour, series, steps),
+            PEER: partial(histograms, series),
+        },
     )
-    view = aggregator.view(now + HISTORY_STEPS * STEP_SECONDS)
-    for window in (60.0, 300.0, 3600.0):
-        started = time.perf_counter()
-        found = view.window(window)
-        took = (time.perf_counter() - started) * 1e3
-        print(f"a window of {window:.0f} s: {took:.0f} ms, {len(found.rows):,} series")
-
-
-if __name__ == "__main__":
-    main()
+    return [
+        Row(
+            f"memory, {series:,} series in all of {steps} steps",
+            "MB",
+            figure(OURS, found[OURS]),
+            Promise(400),
+            (figure(PEER, found[PEER], "totals alone, without a history"),),
+        )
+    ]

@@ -1,6 +1,6 @@
 """Pushes mutated frames through a conversation, and says what became of each.
 
-    python tests/bench/fuzz_frames.py [frames] [seed]
+    python -m tests.bench.fuzz_frames [frames] [seed]
 
 Each frame must be counted as exactly one message, none may raise or take long, and a
 sound client on the same connection must be served between them as if nothing was.
@@ -18,11 +18,13 @@ import warnings
 from typing import Any
 
 import msgpack
+from tests.flights import Endless
 
 from kaywatch import wire
 from kaywatch._packer import Packer
 from kaywatch.recorder import Failure, Recorder, Topology
 from kaywatch_agent.aggregate.aggregator import Aggregator
+from kaywatch_agent.aggregate.change import Change
 from kaywatch_agent.aggregate.registry import Limits, Registry
 from kaywatch_agent.pipeline import Conversation, Pipeline
 from kaywatch_agent.telemetry import Telemetry
@@ -73,11 +75,13 @@ def columns(events: int) -> bytes:
         series = recorder.series("checkout", f"node{number % 7}")
         error = ("ValueError", "exec") if number % 5 == 0 else None
         series.record(0.01 * number, int(error is not None), 1 + number % 3, "a", error)
+        usual = series.number, time.time(), 0.5, 0, 1, "a", None
+        recorder.record_phased((*usual, 0.1, 0.2, 0.1, number))
         recorder.point("observe", "size", "checkout", "", {"shop": "de"})(number)
     recorder.run_ended("checkout", 1.5, 0, "no_successors", "node6", "a", 7)
     recorder.failed(Failure(1.5, "checkout", "node0", "E", "why", "exec", 1, 1, "r-1"))
     recorder.wired(Topology("checkout", "node0", ("node0", "node1"), ()))
-    recorder.in_flight[1] = ("checkout", "node1", time.time(), 0)
+    recorder.in_flight.add(Endless("checkout", "node1", time.time()))
     taken = Packer(recorder).take()
     assert taken is not None
     # Without a number, or all but the first would be duplicates.
@@ -190,7 +194,7 @@ class Fuzz:
         self.pipeline = Pipeline(
             Aggregator(Registry(Limits()), self.now),
             self.telemetry,
-            commit=lambda delta: None,
+            commit=self._commit,
             hurry=lambda: None,
             clock=lambda: self.now,
         )
@@ -200,6 +204,9 @@ class Fuzz:
         self.messages = 0  # that have to have been counted
         self.slowest = 0.0
         self.probes = 0
+
+    def _commit(self, change: Change) -> None:
+        self.pipeline.committed(change)
 
     def frame(self) -> None:
         """Push one hostile frame, sometimes in pieces."""

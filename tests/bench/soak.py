@@ -1,6 +1,6 @@
 """An agent under a steady load: its memory and CPU over time, and whether all arrived.
 
-.venv/bin/python tests/bench/soak.py [MINUTES] [EVENTS_PER_SECOND]
+python -m tests.bench.soak [MINUTES] [EVENTS_PER_SECOND]
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+import threading
 from collections import Counter
 
 from hypothesis import given, settings
@@ -180,3 +182,24 @@ def test_whatever_happens_all_events_arrive_or_are_reported_as_lost(
     unreported = Counter(buffer.take_drops())
     assert buffer.lost == agent.drops + unreported
     assert buffer.lost.keys() <= {DropReason.BUFFER_FULL}
+
+
+def test_any_thread_may_ask_how_many_events_wait() -> None:
+    buffer = Buffer(limit=100_000)
+    going = threading.Event()
+
+    def send() -> None:
+        for seq in range(1, 60_000):
+            buffer.append(Packed(seq, b"x" * 50, 1, {}))
+        going.set()
+
+    sender = threading.Thread(target=send)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        sender.start()
+        while not going.is_set():
+            assert 0 <= buffer.events <= 2_001
+    finally:
+        sys.setswitchinterval(interval)
+        sender.join()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from tests.agents import Agent, until
 
+from kaywatch_agent.store.store import QUICK_BYTES
 from kaywatch_agent.telemetry import CATALOGUE
 
 RECORD = """
@@ -62,7 +64,8 @@ def counters(agent: Agent) -> dict[str, float]:
         name, _, value = line.rpartition(" ")
         family = name.partition("{")[0]
         anew = family in CATALOGUE and not CATALOGUE[family].durable
-        if family.endswith(("_total", "_bucket", "_count")) and not anew:
+        counts = family.endswith(("_total", "_bucket", "_count"))
+        if counts and not anew and not line.startswith("#"):
             found[name] = float(value)
     return found
 
@@ -207,6 +210,70 @@ def test_a_damaged_file_is_set_aside_and_said(agent: Agent) -> None:
     assert agent.executions() == {"m": 3}
     (line,) = [entry for entry in agent.log if "damaged" in entry["event"]]
     assert Path(line["aside"]).read_bytes().startswith(b"no database")
+
+
+def enlarge(agent: Agent) -> None:
+    """Let a store be so large that it isn't checked at the start."""
+    hour = int(time.time()) // 3600 * 3600
+    with contextlib.closing(sqlite3.connect(agent.store)) as db, db:
+        db.executemany(
+            "INSERT INTO buckets VALUES (3600, ?, randomblob(1000000))",
+            [(hour - 3600 * n,) for n in range(30, 60)],
+        )
+    with contextlib.closing(sqlite3.connect(agent.store)) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    assert Path(agent.store).stat().st_size > QUICK_BYTES
+
+
+def logged(agent: Agent, event: str) -> dict[str, Any]:
+    found: dict[str, Any] = until(lambda: agent._logged(event), f"{event!r} is logged")
+    return found
+
+
+def test_a_large_file_is_checked_beside_the_work(agent: Agent) -> None:
+    agent.run(RECORD + "record('n', 10)")
+    agent.stop()
+    enlarge(agent)
+    agent.start("--http", "127.0.0.1:0")
+
+    assert logged(agent, "store checked")["took_seconds"] < 10
+    health = agent.get("/health")
+    assert health["status"] == "healthy"
+    assert health["stages"]["store check"]["problem"] == ""
+    assert agent.executions() == {"n": 10}
+
+
+def test_damage_in_the_middle_of_a_large_file_is_found_and_said(agent: Agent) -> None:
+    agent.run(RECORD + "record('n', 10)")
+    agent.stop()
+    enlarge(agent)
+    with open(agent.store, "r+b") as file:
+        file.seek(Path(agent.store).stat().st_size // 2 // 4096 * 4096)
+        file.write(b"\xff" * 4096)
+    agent.start("--http", "127.0.0.1:0")
+
+    line = logged(agent, "store damaged, begun anew")
+    health = agent.get("/health")
+    assert health["status"] == "degraded"
+    problem = health["stages"]["store check"]["problem"]
+    assert problem == f"the file was damaged, and is set aside: {line['damage']}"
+    # What is known in memory is what the new file begins with.
+    until(lambda: list(agent.folder.glob("*.damaged-*")), "the file is set aside")
+    agent.run(RECORD + "record('n', 3)")
+    assert agent.executions() == {"n": 13}
+    agent.stop()
+    agent.start("--http", "127.0.0.1:0")
+    assert agent.executions() == {"n": 13}
+    assert agent.get("/health")["status"] == "healthy"
+
+
+def test_a_check_under_way_does_not_hold_up_the_end(agent: Agent) -> None:
+    agent.stop()
+    enlarge(agent)
+    agent.start("--http", "127.0.0.1:0")
+    started = time.monotonic()
+    assert agent.stop() == 0
+    assert time.monotonic() - started < 5
 
 
 def test_memory_keeps_nothing(agent: Agent) -> None:

@@ -10,10 +10,11 @@ from typing import Final
 
 import msgspec
 
+from kaywatch.wire import ErrorCode
 from kaywatch_agent.model import InFlight, Labels, Presence, ProcessSample
 from kaywatch_agent.protocol.messages import Hello
 
-__all__ = ["Client", "Clients"]
+__all__ = ["EVENT_CODES", "Client", "Clients"]
 
 # A client that has left is shown for so long, and so many of them at most.
 KEEP_SECONDS = 3600.0
@@ -23,6 +24,16 @@ KEEP_CLIENTS = 10_000
 # acknowledged, and sends it again when it finds the agent. Its number tells whether
 # that has been counted. A buffer that is not sent for a week has been given up.
 KEEP_DISCONNECTED_SECONDS = 7 * 86_400.0
+
+
+# The errors that count events, rather than messages or items of lists.
+EVENT_CODES: Final = (
+    ErrorCode.BAD_TABLE,
+    ErrorCode.BAD_COLUMNS,
+    ErrorCode.BAD_INDEX,
+    ErrorCode.BAD_VALUE,
+    ErrorCode.BAD_ROW,
+)
 
 
 @dataclass
@@ -49,6 +60,8 @@ class Client:
     dropped: Counter[str] = field(default_factory=Counter)
     rejected: Counter[str] = field(default_factory=Counter)
     missing_batches: int = 0  # numbers that never came
+    late: int = 0  # of the events, those too old for a bucket
+    folded: int = 0  # and those of series beyond the caps
     skew: float | None = None  # our clock minus its, transit included, in seconds
     in_flight: tuple[InFlight, ...] = ()
     sample: ProcessSample | None = None
@@ -62,6 +75,16 @@ class Client:
         if not self.recorded:
             return None
         return min(1.0, self.events / self.recorded)
+
+    @property
+    def missing(self) -> int:
+        """Events that it recorded, and of which nothing is known.
+
+        They are on their way, or were lost with the process.
+        """
+        refused = sum(self.rejected[code] for code in EVENT_CODES)
+        known = self.events + sum(self.dropped.values()) + refused
+        return max(0, self.recorded - known)
 
     def to_json(self) -> bytes:
         """Return what is known of it, but for samples of its process, for the store."""
@@ -114,6 +137,8 @@ class _Stored(msgspec.Struct):
     dropped: dict[str, int] = {}
     rejected: dict[str, int] = {}
     missing_batches: int = 0
+    late: int = 0
+    folded: int = 0
     skew: float | None = None
     in_flight: tuple[InFlight, ...] = ()
     peak_rss_bytes: int = 0

@@ -1,11 +1,12 @@
 """An hour of steps: the open ones as they are, the closed ones packed.
 
 A closed step is read seldom and kept for an hour, so it is held in the narrowest
-columns that fit: some 60 bytes for a series and 3 for each of its facts, against 88
+columns that fit: some 50 bytes for a series and 3 for each of its facts, against 88
 and 16. Unpacked, it is what it was.
 
 Strategy: the facts of a step have few distinct numbers, so each is held as an index of
-these. Counts are bytes; the few that don't fit, as sums of time, are held apart.
+these. Counts are bytes; the few that don't fit, as sums of time, are held apart. Rows
+that are those of the step before are held once.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ __all__ = ["History", "Packed", "pack", "unpack"]
 _LOW: Final = (1 << ROW_SHIFT) - 1
 _MOST: Final = int(np.iinfo(np.uint8).max)
 
+# The spacing of floats from 2004 to 2038, Unix seconds: such times are multiples of it.
+UNIT: Final = 2.0**-22
+MAX_UNITS: Final = float(np.iinfo(np.uint32).max)
+
 
 class Packed(NamedTuple):
     """A step in narrow columns; the facts of each row follow one another."""
@@ -31,7 +36,9 @@ class Packed(NamedTuple):
     rows: NDArray[np.int32]
     executions: NDArray[Any]
     attempts: NDArray[Any]
-    floats: NDArray[np.float64]  # total to last of Step, one line each
+    floats: NDArray[np.float64]  # total, squares, least, most and last, a line each
+    last_time: NDArray[Any]  # the time itself, or whole units since `since`
+    since: NDArray[np.float64]  # one
     facts_per_row: NDArray[Any]
     kinds: NDArray[np.uint32]  # the distinct facets and numbers
     facts: NDArray[Any]  # indexes into them
@@ -39,24 +46,29 @@ class Packed(NamedTuple):
     large: NDArray[Any]
 
 
-def pack(step: Step) -> Packed:
-    """Return the step in as little memory as it fits into."""
+def pack(step: Step, like: Packed | None = None) -> Packed:
+    """Return the step in as little memory as it takes; `like` may share its rows."""
     starts = np.searchsorted(step.fact_keys, step.rows << ROW_SHIFT)
     sizes = np.diff(starts, append=len(step.fact_keys))
     kinds, facts = np.unique(step.fact_keys & _LOW, return_inverse=True)
     fits = (step.fact_counts > 0) & (step.fact_counts <= _MOST)
+    last_time, since = _since(step.last_time)
+    own = like is None or not np.array_equal(like.rows, step.rows)
     packed = Packed(
-        rows=step.rows.astype(np.int32),
+        rows=step.rows.astype(np.int32) if own else np.zeros(0, np.int32),
         executions=_narrow(step.executions),
         attempts=_narrow(step.attempts),
-        floats=np.array(step[3:9]),
+        floats=np.array([*step[3:7], step.last]),
+        last_time=last_time,
+        since=np.array([since]),
         facts_per_row=_narrow(sizes),
         kinds=kinds.astype(np.uint32),
         facts=_narrow(facts),
         fact_counts=np.where(fits, step.fact_counts, 0).astype(np.uint8),
         large=_narrow(step.fact_counts[~fits]),
     )
-    return Packed(*_together(packed))
+    found = Packed(*_together(packed))
+    return found if own or like is None else found._replace(rows=like.rows)
 
 
 def unpack(packed: Packed) -> Step:
@@ -70,7 +82,9 @@ def unpack(packed: Packed) -> Step:
             rows,
             packed.executions.astype(np.int64),
             packed.attempts.astype(np.int64),
-            *packed.floats,
+            *packed.floats[:4],
+            _times(packed),
+            packed.floats[4],
             (row_of_fact << ROW_SHIFT) | packed.kinds[packed.facts],
             counts,
         ]
@@ -120,11 +134,32 @@ class History(Mapping[int, Step]):
         steps = {
             n: s for n, s in {**self._steps, **fresh}.items() if n >= current - kept
         }
+        like = next((s for s in self._steps.values() if isinstance(s, Packed)), None)
         for number, step in steps.items():
             # The one before is open too: what is on its way comes a second late.
             if number < current - 1 and isinstance(step, Step):
-                steps[number] = pack(step)
+                steps[number] = like = pack(step, like)
         return History(steps, self._read)
+
+
+def _since(times: NDArray[np.float64]) -> tuple[NDArray[Any], float]:
+    """Return times as whole units since the first of them, if that loses nothing."""
+    if not len(times):
+        return times, 0.0
+    first = float(times.min())
+    units = (times - first) / UNIT
+    if not units.max() <= MAX_UNITS:
+        return times, 0.0
+    whole = units.astype(np.uint32)
+    exact = np.array_equal(whole * UNIT + first, times)
+    return (whole, first) if exact else (times, 0.0)
+
+
+def _times(packed: Packed) -> NDArray[np.float64]:
+    if packed.last_time.dtype == np.float64:
+        return packed.last_time
+    times: NDArray[np.float64] = packed.last_time * UNIT + packed.since
+    return times
 
 
 def _together(columns: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:

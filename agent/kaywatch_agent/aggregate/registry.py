@@ -14,7 +14,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from kaywatch_agent.model import OTHER, EndPoint, ErrorKey, Kind, SeriesKey
 
-__all__ = ["Interner", "Limits", "Registry"]
+__all__ = ["Interner", "Limits", "Registry", "is_fold"]
 
 T = TypeVar("T", bound=Hashable)
 
@@ -65,6 +65,8 @@ class Interner(Generic[T]):
         self._numbers = {value: number for number, value in enumerate(self.values)}
 
 
+ACCOUNTS: Final = (Kind.LOSS, Kind.LATE)
+
 NO_ACTION: Final = ""
 
 
@@ -81,20 +83,26 @@ class Registry:
         self.errors = Interner(ErrorKey("", ""), ErrorKey(OTHER, ""), limits.names)
         other_end = EndPoint(OTHER, OTHER, OTHER)
         self.ends = Interner(EndPoint("", "", ""), other_end, limits.names)
+        self.folds: list[int] = []  # rows that stand for others
         self._rows: dict[SeriesKey, int] = {}
         self._graphs: set[tuple[str, str]] = set()  # of series within the caps
+        self._services: set[str] = set()  # likewise
 
     def row(self, key: SeriesKey, client: str) -> int:
         """Return the row of a series, folded where the caps say so."""
         found = self._rows.get(key)
         if found is not None:
             return found
+        # What became of the events of a service that is shown: a few reasons each.
+        if key.kind in ACCOUNTS and key.service in self._services and self._room:
+            return self._add(key)
         if (
             len(self.keys) < self.limits.series
             and self.by_client[client] < self.limits.series_per_client
         ):
             self.by_client[client] += 1
             self._graphs.add((key.service, key.graph))
+            self._services.add(key.service)
             return self._add(key)
         self.folded[client] += 1
         self.folded_in_all += 1
@@ -125,7 +133,9 @@ class Registry:
         """Take the numbers that everything had before a restart."""
         self.keys[:] = keys
         self._rows = {key: row for row, key in enumerate(self.keys)}
+        self.folds[:] = [row for row, key in enumerate(self.keys) if is_fold(key)]
         self._graphs = {(key.service, key.graph) for key in self.keys}
+        self._services = {key.service for key in self.keys}
         self.actions.restore(names["actions"])
         self.errors.restore(ErrorKey(*value) for value in names["errors"])
         self.ends.restore(EndPoint(*value) for value in names["ends"])
@@ -137,7 +147,6 @@ class Registry:
 
     def _fold(self, key: SeriesKey) -> int:
         # The last resort is one row per kind, so folding ends.
-        room = len(self.keys) < 2 * self.limits.series
         for service, graph in (
             (key.service, key.graph),
             (key.service, OTHER),
@@ -147,9 +156,14 @@ class Registry:
             known = self._rows.get(folded)
             if known is not None:
                 return known
-            if service == OTHER or (room and self._bounded(service, graph)):
+            if service == OTHER or (self._room and self._bounded(service, graph)):
                 return self._add(folded)
         raise AssertionError("the last fold always has a row")
+
+    @property
+    def _room(self) -> bool:
+        """Whether there may be more rows of those that stand beside the series."""
+        return len(self.keys) < 2 * self.limits.series
 
     def _bounded(self, service: str, graph: str) -> bool:
         """Whether names made up without end can't make a fold target each."""
@@ -157,8 +171,15 @@ class Registry:
 
     def _add(self, key: SeriesKey) -> int:
         self._rows[key] = len(self.keys)
+        if is_fold(key):
+            self.folds.append(len(self.keys))
         self.keys.append(key)
         return len(self.keys) - 1
+
+
+def is_fold(key: SeriesKey) -> bool:
+    """Whether a series stands for others, here or at the client already."""
+    return OTHER in (key.service, key.graph, key.node, key.metric)
 
 
 def _folded(key: SeriesKey, service: str, graph: str) -> SeriesKey:

@@ -182,7 +182,7 @@ def completeness(view: View, step: Step, service: str | None = None) -> float | 
             continue
         if key.kind is Kind.LOSS:
             lost += total
-        else:
+        elif key.kind is not Kind.LATE:
             received += executions
     return received / (received + lost) if received + lost else None
 

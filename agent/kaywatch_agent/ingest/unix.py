@@ -71,6 +71,9 @@ class Conversation(Protocol):
     def receive(self, data: bytes) -> None:
         """Take in bytes."""
 
+    def resume(self) -> None:
+        """The peer has read what was queued."""
+
     def close(self) -> None:
         """The connection is gone."""
 
@@ -83,6 +86,7 @@ class Link(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._conversation: Conversation | None = None
         self.peer = Peer(0, -1, -1)
+        self.congested = False  # more is queued than the peer has read
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the conversation."""
@@ -95,6 +99,16 @@ class Link(asyncio.Protocol):
         """Hand on what came."""
         if self._conversation is not None:
             self._conversation.receive(data)
+
+    def pause_writing(self) -> None:
+        """The transport's buffer is over its mark."""
+        self.congested = True
+
+    def resume_writing(self) -> None:
+        """It is below it again."""
+        self.congested = False
+        if self._conversation is not None:
+            self._conversation.resume()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """End the conversation, whichever side hung up."""

@@ -127,12 +127,17 @@ class Http:
             NoAnswer: nothing came back in time, or the address is not allowed.
         """
         check_url(url)
-        sent = {"User-Agent": f"kaywatch/{__version__}", **headers}
+        # Nothing packed: what is read is bounded, and so is what it becomes.
+        common = {
+            "User-Agent": f"kaywatch/{__version__}",
+            "Accept-Encoding": "identity",
+        }
+        sent = {**common, **headers}
         try:
             async with self._open.post(
                 url, data=body, headers=sent, allow_redirects=False
             ) as response:
-                found = await response.content.read(MAX_BODY)
+                found = await _read(response.content)
                 return Answer(
                     response.status,
                     dict(response.headers),
@@ -237,6 +242,17 @@ def _translated(error: Exception) -> NoAnswer:
     if isinstance(error, OSError) and error.errno:
         return NoAnswer(os.strerror(error.errno).lower(), unread=unread)
     return NoAnswer(f"no answer ({type(error).__name__})", unread=unread)
+
+
+async def _read(content: aiohttp.StreamReader) -> bytes:
+    """Return a body, or as much of it as we care for."""
+    found = b""
+    while len(found) < MAX_BODY:
+        chunk = await content.read(MAX_BODY - len(found))
+        if not chunk:
+            break
+        found += chunk
+    return found
 
 
 def _without(body: bytes, secrets: tuple[str, ...]) -> bytes:

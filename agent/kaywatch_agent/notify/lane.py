@@ -73,7 +73,7 @@ class Lane:
             return
         self.error, self.error_at = verdict.error, now
         if verdict.outcome is Outcome.GONE:
-            self.disabled = verdict.error
+            self.disabled = verdict.error or "gone"
         if verdict.pause:
             self.paused_until = max(self.paused_until, now + delay)
         if verdict.outcome is Outcome.RETRY:

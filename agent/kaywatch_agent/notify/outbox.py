@@ -201,7 +201,8 @@ class Outbox:
         root = self._ledger.rows.get(row.root)
         if root is None or root.status is not Status.SENT or not root.ref:
             return row
-        update = self._policies[row.receiver].follow_up == "update"
+        policy = self._policies.get(row.receiver)
+        update = policy is not None and policy.follow_up == "update"
         if not update or row.kind is not NoticeKind.RESOLVED:
             return replace(row, ref=root.ref)
         return replace(row, ref=root.ref, update=True, entries=_merged(root, row))

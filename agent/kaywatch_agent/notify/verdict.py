@@ -6,7 +6,7 @@
 | 3xx               | dead: a redirect is never followed             |
 | 408, 425, 5xx     | retry                                          |
 | 429               | retry, and nothing else to this receiver before |
-| 410               | gone: the receiver is disabled until a reload  |
+| 410               | dead; for a webhook gone: disabled until a reload |
 | 400, other 4xx    | dead                                           |
 | no answer         | retry                                          |
 """
@@ -82,7 +82,12 @@ def no_answer(error: str) -> Verdict:
 
 
 def judge_status(
-    status: int, headers: Mapping[str, str], error: str, now: float
+    status: int,
+    headers: Mapping[str, str],
+    error: str,
+    now: float,
+    *,
+    gone: Outcome = Outcome.DEAD,
 ) -> Verdict:
     """Return what an answer means by its status; see the module's table.
 
@@ -91,6 +96,7 @@ def judge_status(
         headers: by name in any case.
         error: what the body says.
         now: Unix seconds, for a Retry-After that is a date.
+        gone: what 410 leads to: Standard Webhooks has it end a subscription.
     """
     text = f"HTTP {status}: {error}"[:MAX_ERROR] if error else f"HTTP {status}"
     if 200 <= status < 300:
@@ -107,7 +113,7 @@ def judge_status(
     if status >= 500 or status in _LATER:
         return Verdict(Outcome.RETRY, status, text, after=retry_after(headers, now))
     if status == 410:
-        return Verdict(Outcome.GONE, status, text, unread=True, unwell=True)
+        return Verdict(gone, status, text, unread=True, unwell=True)
     unwell = status in (401, 403, 404)
     return Verdict(Outcome.DEAD, status, text, unread=True, unwell=unwell)
 

@@ -65,12 +65,14 @@ def title(notification: Notification) -> str:
 def place(alert: Alert) -> str:
     """Return what an alert is about, such as `checkout / pay`."""
     names = [alert.labels.get(name, "") for name in ("service", "graph", "node")]
-    return " / ".join(name for name in names if name) or "all"
+    found = " / ".join(name for name in names if name)
+    return found or ", ".join(f"{k}={v}" for k, v in alert.labels.items()) or "all"
 
 
 def sentence(alert: Alert) -> str:
-    """Return what is wrong in one sentence."""
-    return alert.summary or f"{place(alert)}: {alert.condition or alert.rule}"
+    """Return what is wrong, or was, in one sentence."""
+    text = alert.summary or f"{place(alert)}: {alert.condition or alert.rule}"
+    return f"Was: {text}" if alert.resolved else text
 
 
 def marks(notification: Notification, now: float) -> list[str]:
@@ -112,9 +114,8 @@ def facts(alert: Alert, now: float) -> list[tuple[str, str]]:
 
 
 def brief(alert: Alert, now: float) -> str:
-    """Return an alert in a line, for messages about many."""
-    parts = [_counts(alert), *(f"{k.lower()} {v}" for k, v in _times(alert, now))]
-    return " · ".join(part for part in parts if part)
+    """Return since when, in a line, for messages about many."""
+    return " · ".join(f"{name.lower()} {text}" for name, text in _times(alert, now))
 
 
 def measured(alert: Alert) -> str:

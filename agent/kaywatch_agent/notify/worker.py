@@ -10,7 +10,7 @@ from typing import Final
 import structlog
 
 from kaywatch_agent.notify.outbox import Outbox
-from kaywatch_agent.notify.receivers.common import Receiver
+from kaywatch_agent.notify.receivers.common import Closing, Receiver
 from kaywatch_agent.notify.row import Row
 from kaywatch_agent.notify.verdict import Outcome, Verdict, no_answer
 
@@ -22,6 +22,7 @@ STOP_SECONDS: Final = 3.0
 
 # The wall clock may jump: who waits looks again.
 LONGEST_WAIT: Final = 30.0
+MISTAKE_SECONDS: Final = 1.0
 
 log = structlog.get_logger("kaywatch.notify")
 
@@ -69,6 +70,9 @@ class Deliverer:
             for task in self._tasks.values():
                 task.cancel()
             await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+            for receiver in self._receivers.values():
+                if isinstance(receiver, Closing):
+                    receiver.close()
 
     def stop(self) -> None:
         """End `run`. Idempotent."""
@@ -99,15 +103,24 @@ class Deliverer:
 
     async def _serve(self, name: str) -> None:
         while not self._stopping.is_set() and name in self._receivers:
-            self._events[name].clear()
-            row = self._outbox.due(name, self._clock())
-            if row is None:
-                await self._wait(name)
-                continue
-            verdict = await self._attempt(name, row)
-            self._outbox.settle(row.id, verdict, self._clock())
-            self._say(name, verdict)
-            self._hurry()
+            try:
+                await self._step(name)
+            except Exception:
+                # A mistake of ours must not silence a receiver for good.
+                log.exception("delivery failed, and goes on", receiver=name)
+                await asyncio.sleep(MISTAKE_SECONDS)
+
+    async def _step(self, name: str) -> None:
+        """Send what is due, or wait until something is."""
+        self._events[name].clear()
+        row = self._outbox.due(name, self._clock())
+        if row is None:
+            await self._wait(name)
+            return
+        verdict = await self._attempt(name, row)
+        self._outbox.settle(row.id, verdict, self._clock())
+        self._say(name, verdict)
+        self._hurry()
 
     async def _wait(self, name: str) -> None:
         now = self._clock()

@@ -21,6 +21,7 @@ from kaywatch_agent.protocol.limits import (
 from kaywatch_agent.protocol.messages import (
     Batch,
     Bye,
+    Capture,
     Executions,
     Flush,
     Hello,
@@ -34,7 +35,7 @@ from kaywatch_agent.protocol.table import Table, TableCache, TableError
 
 __all__ = ["Decoder"]
 
-TYPES: Final = ("hello", "batch", "flush", "bye")
+TYPES: Final = ("hello", "batch", "flush", "bye", "capture")
 OTHER_REASON: Final = "other"  # of drops: one that a later client may report
 
 _RAW: Final = msgspec.Raw()
@@ -104,6 +105,8 @@ class Decoder:
                 return _hello(found)
             case "flush":
                 return Flush(found.client.hex())
+            case "capture":
+                return Capture()
         drops = _drops(found.drops)
         return Bye(found.client.hex(), _seq(found.seq) or 0, drops)
 

@@ -16,6 +16,7 @@ from kaywatch_agent.protocol.table import Table
 __all__ = [
     "Batch",
     "Bye",
+    "Capture",
     "Executions",
     "Failure",
     "Flush",
@@ -145,6 +146,10 @@ class Bye(NamedTuple):
     drops: Mapping[str, int]
 
 
+class Capture(NamedTuple):
+    """Somebody asks for copies of what comes in."""
+
+
 class Rejected(NamedTuple):
     """A message of which nothing could be used.
 
@@ -159,6 +164,6 @@ class Rejected(NamedTuple):
     fatal: bool = False
 
 
-Message = Hello | Batch | Flush | Bye | Rejected
+Message = Hello | Batch | Flush | Bye | Capture | Rejected
 
 NO_ERROR = ErrorKey("", "")

@@ -70,7 +70,7 @@ MIGRATIONS: Final[Sequence[tuple[int, str]]] = (
         """,
     ),
     (
-        1,
+        2,  # a kind of series that the first agent doesn't know
         """
         CREATE TABLE documents (
             kind TEXT, id TEXT, data TEXT NOT NULL, PRIMARY KEY (kind, id)

@@ -125,6 +125,8 @@ class Writer:
         self._problem = ""
         self._since = 0.0  # when the commit under way began; 0.0 for none
         self._damaged = ""  # what the check beside the work found
+        self._checking: sqlite3.Connection | None = None
+        self._closed = False
 
     def restore(self) -> Restored:
         """Open the file, and return what it knows.
@@ -197,13 +199,28 @@ class Writer:
         """Keep buckets for other times, from the next commit on."""
         self._retention = self._store.retention = retention
 
-    async def check(self) -> None:
-        """Look for damage in a file that is too large to be checked at the start."""
-        if self._store.path.stat().st_size > QUICK_BYTES:
-            await asyncio.to_thread(self._check)
+    async def check(self) -> str | None:
+        """Look for damage in a file that is too large to be checked at the start.
+
+        A damaged one is set aside by the next commit.
+
+        Returns:
+            What is damaged, empty for nothing; None if it was no file to look at, or
+            if `close` came first.
+
+        Raises:
+            StoreError: it can't be read.
+        """
+        if self._store.aside is not None or self._closed:
+            return None
+        return await asyncio.to_thread(self._check)
 
     def close(self) -> None:
         """Let go of the file, after the commit that is under way."""
+        self._closed = True
+        if self._checking is not None:
+            with contextlib.suppress(sqlite3.ProgrammingError):  # it has just ended
+                self._checking.interrupt()
         self._thread.shutdown()
         self._archive.close()
         self._store.close()
@@ -225,15 +242,23 @@ class Writer:
             f" {self._store.aside}, and a new one begun"
         )
 
-    def _check(self) -> None:
-        connection = read_only(self._store.path)
+    def _check(self) -> str | None:
+        path = self._store.path
         try:
-            check_integrity(connection)
+            if path.stat().st_size <= QUICK_BYTES:
+                return None
+            self._checking = connection = read_only(path)
+            with contextlib.closing(connection):
+                check_integrity(connection)
+        except (OSError, sqlite3.OperationalError) as error:
+            if self._closed:
+                return None
+            raise StoreError(f"{path} can't be checked: {error}") from None
         except sqlite3.DatabaseError as error:
-            if not isinstance(error, sqlite3.OperationalError):
-                self._damaged = str(error)
+            self._damaged = str(error)
         finally:
-            connection.close()
+            self._checking = None
+        return self._damaged
 
     def _fail(self, problem: str) -> None:
         self._telemetry.add("kaywatch_commit_failures_total")

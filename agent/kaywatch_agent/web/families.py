@@ -25,7 +25,7 @@ from kaywatch_agent.web.exposition import (
     number,
     samples,
 )
-from kaywatch_agent.web.reading import Reading, Window
+from kaywatch_agent.web.reading import Completeness, Reading, Window
 
 __all__ = ["write"]
 
@@ -89,10 +89,34 @@ def write(reading: Reading, exposition: Exposition) -> None:
             ("service",),
         ),
     )
+    _accounts(complete, exposition)
     _alerts(reading, exposition)
     for metric, values in reading.own:
         lines = samples(metric.name, values, metric.labels)
         exposition.family(metric.name, metric.type, metric.help, lines)
+
+
+def _accounts(complete: Completeness, exposition: Exposition) -> None:
+    """Write what became of all events, by service."""
+    received: dict[tuple[str, ...], float] = {}
+    dropped: dict[tuple[str, ...], float] = {}
+    late: dict[tuple[str, ...], float] = {}
+    folded: dict[tuple[str, ...], float] = {}
+    for name in complete.services:
+        account = complete.account([name])
+        received[name,] = float(account.received)
+        late[name,], folded[name,] = float(account.late), float(account.folded)
+        for reason, count in account.dropped.items():
+            dropped[name, reason] = float(count)
+    for metric, values, help in (
+        ("received", received, "Events of a service's clients that are counted."),
+        ("dropped", dropped, "Events that a service's clients lost."),
+        ("late", late, "Events received too late for a window: in the totals alone."),
+        ("folded", folded, "Events received that are counted under __other__."),
+    ):
+        family = f"kaywatch_series_{metric}_total"
+        labels = ("service", "reason") if metric == "dropped" else ("service",)
+        exposition.family(family, "counter", help, samples(family, values, labels))
 
 
 class _Source(NamedTuple):

@@ -28,7 +28,13 @@ def graph_list(reading: Reading, query: GraphsQuery) -> schema.GraphList:
     """Return the figures of all graphs that match, by name."""
     window = _window(reading, query.window)
     graphs = _graph_figures(reading, window, query.service, query.graph)
-    return schema.GraphList(timestamp=reading.now, window=window.seconds, graphs=graphs)
+    services = {service for graph in graphs for service in graph.services}
+    return schema.GraphList(
+        timestamp=reading.now,
+        window=window.seconds,
+        graphs=graphs,
+        account=window.completeness.account(services),
+    )
 
 
 def graph_stats(reading: Reading, query: GraphStatsQuery) -> schema.GraphStats:
@@ -50,6 +56,7 @@ def graph_stats(reading: Reading, query: GraphStatsQuery) -> schema.GraphStats:
         ends=_ends(reading, window, query, topology),
         never_run=_never_run(topology, found[0].node_performance),
         topology=topology,
+        account=window.completeness.account(found[0].services),
     )
 
 

@@ -10,10 +10,15 @@ from kaywatch_agent.aggregate.clients import Client
 from kaywatch_agent.model import FailureRecord, InFlight
 from kaywatch_agent.rules.state import State
 from kaywatch_agent.web import schema
-from kaywatch_agent.web.parameters import ClientsQuery, FailuresQuery
-from kaywatch_agent.web.reading import Reading
+from kaywatch_agent.web.parameters import (
+    ClientsQuery,
+    CompletenessQuery,
+    FailuresQuery,
+    duration,
+)
+from kaywatch_agent.web.reading import Reading, Window
 
-__all__ = ["client_list", "describe", "failure_list", "health", "peaks"]
+__all__ = ["client_list", "completeness", "describe", "failure_list", "health", "peaks"]
 
 MEGABYTE = 2**20
 
@@ -42,6 +47,9 @@ def describe(client: Client, now: float) -> schema.Client:
         completeness=client.completeness,
         dropped=dict(client.dropped),
         rejected=dict(client.rejected),
+        late=client.late,
+        folded=client.folded,
+        missing=client.missing,
         duplicates=client.duplicates,
         missing_batches=client.missing_batches,
         skew=_finite(client.skew),
@@ -68,6 +76,21 @@ def client_list(reading: Reading, query: ClientsQuery) -> schema.ClientList:
     ]
     found.sort(key=lambda client: (client.service, client.pid, client.client))
     return schema.ClientList(timestamp=reading.now, clients=found)
+
+
+def completeness(
+    reading: Reading, query: CompletenessQuery
+) -> schema.CompletenessAnswer:
+    """Return what became of all events, in sum and by service."""
+    window = Window(reading, duration(query.window) if query.window else None)
+    found = window.completeness
+    names = [n for n in sorted(found.services) if query.service in (None, n)]
+    return schema.CompletenessAnswer(
+        timestamp=reading.now,
+        window=window.seconds,
+        total=found.account(names),
+        services={name: found.account([name]) for name in names},
+    )
 
 
 def failure_list(reading: Reading, query: FailuresQuery) -> schema.FailureList:

@@ -35,7 +35,13 @@ def node_list(reading: Reading, query: NodesQuery) -> schema.NodeList:
     """Return the figures of all nodes that match, by name."""
     window = _window(reading, query)
     nodes = node_figures(reading, window, query)
-    return schema.NodeList(timestamp=reading.now, window=window.seconds, nodes=nodes)
+    services = {service for node in nodes for service in node.services}
+    return schema.NodeList(
+        timestamp=reading.now,
+        window=window.seconds,
+        nodes=nodes,
+        account=window.completeness.account(services),
+    )
 
 
 def node_stats(reading: Reading, query: NodeStatsQuery) -> schema.NodeStats:
@@ -54,6 +60,7 @@ def node_stats(reading: Reading, query: NodeStatsQuery) -> schema.NodeStats:
         **plain,
         errors=_errors(reading, window, query),
         custom=_custom(reading, window, query),
+        account=window.completeness.account(found[0].services),
     )
 
 

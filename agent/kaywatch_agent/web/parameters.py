@@ -37,6 +37,8 @@ __all__ = [
     "NodeStatsQuery",
     "NodesQuery",
     "SeriesQuery",
+    "NotificationsQuery",
+    "ReceiverQuery",
     "StreamQuery",
     "duration",
     "inner",
@@ -127,6 +129,13 @@ class NodeStatsQuery(NodesQuery, frozen=True, kw_only=True):
     """One node, over which time."""
 
     node: PathNode
+
+
+class CompletenessQuery(Struct, frozen=True):
+    """Which services, over which time."""
+
+    window: WindowText | None = None
+    service: Service | None = None
 
 
 class GraphsQuery(Struct, frozen=True):
@@ -319,6 +328,28 @@ class SilenceQuery(Struct, frozen=True):
     """One silence."""
 
     id: Annotated[Name, Meta(min_length=1, description="The silence's id.")]
+
+
+class NotificationsQuery(Struct, frozen=True):
+    """Which messages."""
+
+    receiver: (
+        Annotated[Name, Meta(description="Only to this one.", examples=["ops"])] | None
+    ) = None
+    status: (
+        Annotated[
+            Literal["pending", "sent", "dead", "superseded"],
+            Meta(description="Only those that are this."),
+        ]
+        | None
+    ) = None
+    limit: Annotated[int, Meta(ge=1, le=10_000, description="How many at most.")] = 100
+
+
+class ReceiverQuery(Struct, frozen=True):
+    """One receiver."""
+
+    receiver: Annotated[Name, Meta(min_length=1, description="Its name.")]
 
 
 class StreamQuery(Struct, frozen=True):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from kaywatch_agent.aggregate.figures import ALL_FACETS, Figures, Groups
 from kaywatch_agent.aggregate.step import Facet, Step, merge
 from kaywatch_agent.health import Report
 from kaywatch_agent.model import Kind, SeriesKey
+from kaywatch_agent.notification import MessageRecord, ReceiverRecord
 from kaywatch_agent.rules.picture import Picture
 from kaywatch_agent.rules.rule import Settings
 from kaywatch_agent.rules.state import State
@@ -37,6 +39,16 @@ def no_alerts() -> Picture:
     return Picture(0.0, Settings({}))
 
 
+class Letters(NamedTuple):
+    """The messages that are kept, the newest first, and the receivers."""
+
+    messages: tuple[MessageRecord, ...] = ()
+    receivers: tuple[ReceiverRecord, ...] = ()
+
+
+NO_LETTERS: Final = Letters()
+
+
 @dataclass(frozen=True)
 class Reading:
     """All that an answer may look at; safe to read in another thread.
@@ -55,6 +67,7 @@ class Reading:
         gzip: whether the answer may be compressed.
         picture: returns all about alerts; waits for an evaluation's end.
         alerts: how many are in each state.
+        letters: messages and receivers, for the answers that asked for them.
     """
 
     now: float
@@ -70,6 +83,7 @@ class Reading:
     gzip: bool = False
     picture: Callable[[], Picture] = no_alerts
     alerts: Mapping[State, int] = field(default_factory=dict)
+    letters: Letters = NO_LETTERS
 
     @cached_property
     def keys(self) -> list[SeriesKey]:
@@ -133,7 +147,10 @@ class Window:
     @cached_property
     def completeness(self) -> Completeness:
         """How complete the figures of this window are."""
-        return Completeness(self._reading, self._steps)
+        found = Completeness(self._reading)
+        for step in self._steps:
+            found.add(step)
+        return found
 
 
 def _gathered(buckets: Iterable[tuple[int, Step]]) -> list[Step]:
@@ -146,35 +163,63 @@ def _gathered(buckets: Iterable[tuple[int, Step]]) -> list[Step]:
     return found
 
 
+# What a series tells of events, in the order of Completeness's sums.
+_ARRIVED, _FOLDED, _LATE, _LOST = range(4)
+_KINDS: Final = 4
+
+
 class Completeness:
-    """What arrived over what the clients say they recorded, by service.
+    """What became of what the clients say they recorded, by service.
 
     A loss can't be told apart by node, since what was lost can't be looked into: so a
     node's figure is that of its services.
     """
 
-    def __init__(self, reading: Reading, steps: list[Step]) -> None:
+    def __init__(self, reading: Reading) -> None:
         services = reading.groups(Kind, lambda key: key.service)
         self.services = services.names
         self._number = dict(services.items())
-        size = len(services)
-        received, lost = np.zeros(size), np.zeros(size)
-        losses = np.zeros(len(reading.keys), np.bool_)
-        losses[reading.rows[Kind.LOSS]] = True
-        for step in steps:
-            group = services.numbers[step.rows]
-            loss = losses[step.rows]
-            arrived = np.where(loss, 0, step.executions)
-            received += np.bincount(group, arrived, size)
-            lost += np.bincount(group, np.where(loss, step.total, 0.0), size)
-        self._received, self._lost = received.tolist(), lost.tolist()
+        rows = len(reading.keys)
+        kinds = np.full(rows, _ARRIVED)
+        kinds[[row for row in reading.view.registry.folds if row < rows]] = _FOLDED
+        kinds[reading.rows[Kind.LATE]] = _LATE
+        kinds[reading.rows[Kind.LOSS]] = _LOST
+        self._cells = services.numbers * _KINDS + kinds
+        self._events = np.zeros(len(services) * _KINDS)
+        self._loss_rows = np.array(reading.rows[Kind.LOSS], np.int64)
+        self._reasons = [reading.keys[row].metric for row in reading.rows[Kind.LOSS]]
+        self._lost = np.zeros(len(self._loss_rows))
+        self._losers = services.numbers[self._loss_rows]
+
+    def add(self, step: Step) -> None:
+        """Take in a step."""
+        cells = self._cells[step.rows]
+        self._events += np.bincount(cells, step.executions, len(self._events))
+        at = np.searchsorted(step.rows, self._loss_rows)
+        inside = np.flatnonzero(at < len(step.rows))
+        there = inside[step.rows[at[inside]] == self._loss_rows[inside]]
+        self._lost[there] += step.total[at[there]]
 
     def of(self, services: Iterable[str]) -> float | None:
-        """Return the share of some services, 0 to 1."""
+        """Return the share of some services that arrived, 0 to 1."""
+        return self.account(services).ratio
+
+    def account(self, services: Iterable[str]) -> schema.Account:
+        """Return what became of the events of some services."""
         at = [self._number[name] for name in services if name in self._number]
-        received = sum(self._received[n] for n in at)
-        recorded = received + sum(self._lost[n] for n in at)
-        return received / recorded if recorded else None
+        arrived, folded, late, _ = self._events.reshape(-1, _KINDS)[at].sum(axis=0)
+        received = round(arrived + folded)
+        dropped: Counter[str] = Counter()
+        for n in np.flatnonzero(np.isin(self._losers, at)).tolist():
+            dropped[self._reasons[n]] += round(self._lost[n])
+        recorded = received + dropped.total()
+        return schema.Account(
+            received=received,
+            dropped={reason: lost for reason, lost in dropped.most_common() if lost},
+            late=round(late),
+            folded=round(folded),
+            ratio=received / recorded if recorded else None,
+        )
 
 
 def matching(

@@ -19,6 +19,7 @@ from kaywatch_agent.web import (
     lists,
     llm,
     nodes,
+    notifications,
     openapi,
     page,
     parameters,
@@ -49,10 +50,12 @@ class Route:
         also: further statuses with a shape of their own.
         inline: answered at once in the loop, however busy the agent is.
         clients: whether it needs the clients described.
+        letters: whether it needs messages and receivers.
         events: of a stream, the events by name. `answer` makes the first of them.
         method: GET, or one that changes something; see `change`.
         body: of such a one, what is to be sent; None for nothing.
         change: does it, in the loop; `answer` gets what it returns.
+        desk: what of the agent it does it with.
     """
 
     path: str
@@ -65,10 +68,12 @@ class Route:
     also: Mapping[int, type[Struct]] = field(default_factory=dict)
     inline: bool = False
     clients: bool = False
+    letters: bool = False
     events: Mapping[str, type[Struct]] = field(default_factory=dict)
     method: Literal["GET", "POST", "DELETE"] = "GET"
     body: type[Struct] | None = None
-    change: Callable[[silences.Desk, float, Any, Any], Struct] | None = None
+    change: Callable[[Any, float, Any, Any], Struct] | None = None
+    desk: Literal["alerting", "delivery"] = "alerting"
 
     @property
     def name(self) -> str:
@@ -194,6 +199,13 @@ ROUTES: Final = (
         clients=True,
     ),
     Route(
+        "/api/v1/completeness",
+        "How much of what clients recorded has arrived, and why the rest has not.",
+        lists.completeness,
+        parameters.CompletenessQuery,
+        schema.CompletenessAnswer,
+    ),
+    Route(
         "/api/v1/alerts",
         "The alerts, the worst first: what fires, and what ended within a day.",
         alerts.alert_list,
@@ -255,6 +267,54 @@ ROUTES: Final = (
         errors=(403, 404, 503),
         method="DELETE",
         change=silences.end,
+    ),
+    Route(
+        "/api/v1/notifications",
+        "Messages to receivers, and what became of them, the newest first.",
+        notifications.message_list,
+        parameters.NotificationsQuery,
+        notifications.MessageList,
+        letters=True,
+    ),
+    Route(
+        "/api/v1/notifications/retry",
+        "Send dead messages again.",
+        notifications.done,
+        shape=notifications.Done,
+        errors=(403, 404, 413, 415, 503),
+        method="POST",
+        body=notifications.Some,
+        change=notifications.retry,
+        desk="delivery",
+    ),
+    Route(
+        "/api/v1/notifications/purge",
+        "Forget dead messages.",
+        notifications.done,
+        shape=notifications.Done,
+        errors=(403, 404, 413, 415, 503),
+        method="POST",
+        body=notifications.Some,
+        change=notifications.purge,
+        desk="delivery",
+    ),
+    Route(
+        "/api/v1/receivers",
+        "The receivers, and whether they are reached.",
+        notifications.receiver_list,
+        shape=notifications.ReceiverList,
+        letters=True,
+    ),
+    Route(
+        "/api/v1/receivers/{receiver}/test",
+        "Send a receiver a test: that something fires, and that it is over.",
+        notifications.done,
+        parameters.ReceiverQuery,
+        notifications.Done,
+        errors=(403, 404, 503),
+        method="POST",
+        change=notifications.test,
+        desk="delivery",
     ),
     Route(
         "/api/v1/stream",

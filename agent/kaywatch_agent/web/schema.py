@@ -11,9 +11,11 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct, field
 
 __all__ = [
+    "Account",
     "Client",
     "ClientList",
     "ClientTimes",
+    "CompletenessAnswer",
     "CustomMetric",
     "EndCount",
     "Error",
@@ -92,6 +94,31 @@ class Outcomes(Body):
     cancelled: Count
 
 
+class Account(Body):
+    """What became of the events that clients of some services recorded.
+
+    `received` are in the figures, `dropped` are those that were lost, by reason, and
+    `ratio` is the share that arrived. Of those received, `late` were too old for a
+    window when they came, so that only the totals since first seen have them; `folded`
+    are counted under `__other__`, beyond the caps on names.
+    """
+
+    received: Count
+    dropped: dict[str, int]
+    late: Count
+    folded: Count
+    ratio: Rate | None
+
+
+class CompletenessAnswer(Body):
+    """What became of all events, in sum and by service."""
+
+    timestamp: Moment
+    window: Span | None
+    total: Account
+    services: dict[str, Account]
+
+
 class NodeFigures(Body):
     """Figures of one node, over all the services and graphs that were asked for.
 
@@ -165,6 +192,7 @@ class NodeStats(NodeFigures):
 
     errors: list[ErrorCount]
     custom: list[CustomMetric]
+    account: Account
 
 
 class NodeList(Body):
@@ -173,6 +201,7 @@ class NodeList(Body):
     timestamp: Moment
     window: Span | None
     nodes: list[NodeFigures]
+    account: Account
 
 
 class NodePerformance(Body):
@@ -252,6 +281,7 @@ class GraphStats(GraphFigures):
     ends: list[EndCount]
     never_run: list[str] | None
     topology: Topology | None
+    account: Account
 
 
 class GraphList(Body):
@@ -260,6 +290,7 @@ class GraphList(Body):
     timestamp: Moment
     window: Span | None
     graphs: list[GraphFigures]
+    account: Account
 
 
 class Export(Body):
@@ -373,6 +404,7 @@ class QueryAnswer(Body):
     step: Count
     start: Moment
     end: Moment
+    account: Account
     points: list[tuple[float, float | None, int]]
 
 
@@ -422,7 +454,10 @@ class ClientTimes(Body):
 class Client(Body):
     """One process that sends, or that left lately.
 
-    `skew` is the agent's clock minus the client's, in seconds, transit included.
+    `missing` are events that it recorded and of which nothing is known: they are on
+    their way, or were lost with the process. Of `events`, `late` were too old for a
+    window, and `folded` are counted under `__other__`. `skew` is the agent's clock
+    minus the client's, in seconds, transit included.
     """
 
     client: str
@@ -437,6 +472,9 @@ class Client(Body):
     completeness: Rate | None
     dropped: dict[str, int]
     rejected: dict[str, int]
+    late: Count
+    folded: Count
+    missing: Count
     duplicates: Count
     missing_batches: Count
     skew: float | None

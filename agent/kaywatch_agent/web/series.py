@@ -13,7 +13,7 @@ from kaywatch_agent.model import Kind
 from kaywatch_agent.web import schema
 from kaywatch_agent.web.parameters import SeriesQuery, duration
 from kaywatch_agent.web.problems import Problem, not_found
-from kaywatch_agent.web.reading import Reading, matching
+from kaywatch_agent.web.reading import Completeness, Reading, matching
 
 __all__ = ["MAX_POINTS", "query"]
 
@@ -114,7 +114,7 @@ def query(reading: Reading, asked: SeriesQuery) -> schema.QueryAnswer:
     """
     span = _span(asked, reading.now)
     measure = _measure(reading, asked)
-    figures = _figures(reading, asked, measure, span)
+    figures, complete = _figures(reading, asked, measure, span)
     values = measure.value(figures)
     if asked.metric == "throughput":
         values = [None if value is None else value / span.step for value in values]
@@ -130,6 +130,7 @@ def query(reading: Reading, asked: SeriesQuery) -> schema.QueryAnswer:
         step=span.step,
         start=span.start,
         end=span.end,
+        account=complete.account(_services(reading, asked, measure)),
         points=points,
     )
 
@@ -187,9 +188,14 @@ def _measure(reading: Reading, asked: SeriesQuery) -> _Measure:
     return known
 
 
+def _services(reading: Reading, asked: SeriesQuery, measure: _Measure) -> set[str]:
+    matches = matching(service=asked.service, graph=asked.graph, node=asked.node)
+    return {key.service for key in reading.of(measure.kind) if matches(key)}
+
+
 def _figures(
     reading: Reading, asked: SeriesQuery, measure: _Measure, span: _Span
-) -> Figures:
+) -> tuple[Figures, Completeness]:
     matches = matching(service=asked.service, graph=asked.graph, node=asked.node)
     metric = "" if asked.metric in MEASURES else asked.metric
     groups = reading.groups(
@@ -200,11 +206,13 @@ def _figures(
         _refuse_unknown(reading, asked)
     # Every series is in group 0, and a step's offset is its point.
     figures = Figures(groups.numbers, span.points, measure.facets)
+    complete = Completeness(reading)
     for begin, step in reading.view.between(span.first, span.end, span.step):
         point = (begin - span.first) // span.step
         if 0 <= point < span.points:
             figures.add(step, offset=point)
-    return figures
+            complete.add(step)
+    return figures, complete
 
 
 def _refuse_unknown(reading: Reading, asked: SeriesQuery) -> None:

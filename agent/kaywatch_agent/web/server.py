@@ -33,9 +33,10 @@ from kaywatch_agent.web.alerts import row
 from kaywatch_agent.web.bodies import read_body, refuse_other_sites
 from kaywatch_agent.web.events import Events
 from kaywatch_agent.web.lists import describe, peaks
+from kaywatch_agent.web.notifications import Post
 from kaywatch_agent.web.parameters import EventsQuery, parse
 from kaywatch_agent.web.problems import Problem, nearest
-from kaywatch_agent.web.reading import Reading
+from kaywatch_agent.web.reading import Letters, Reading
 from kaywatch_agent.web.reply import Reply, as_json, refusal, send
 from kaywatch_agent.web.routes import ROUTES, Route
 from kaywatch_agent.web.silences import Desk
@@ -116,6 +117,10 @@ class Source(Protocol):
     @property
     def alerting(self) -> Desk:
         """Alerts and silences."""
+
+    @property
+    def delivery(self) -> Post:
+        """Messages and receivers."""
 
 
 class WebServer:
@@ -206,14 +211,15 @@ class WebServer:
         return handle
 
     def _changing(
-        self, route: Route, change: Callable[[Desk, float, Any, Any], Struct]
+        self, route: Route, change: Callable[[Any, float, Any, Any], Struct]
     ) -> Handler:
         async def handle(request: web.Request) -> web.StreamResponse:
             refuse_other_sites(request)
             query = parse(route.parameters, request.match_info, request.query)
             body = await read_body(request, route.body)
             source = self._source
-            changed = change(source.alerting, source.clock(), query, body)
+            desk = getattr(source, route.desk)
+            changed = change(desk, source.clock(), query, body)
             return await send(request, await self._answer(route, request, changed))
 
         return handle
@@ -233,11 +239,16 @@ class WebServer:
         reading = dataclasses.replace(
             self._read(),
             clients=described,
+            letters=self._letters() if route.letters else Letters(),
             accept=",".join(request.headers.getall("Accept", ())),
             gzip=_takes_gzip(request),
         )
         make = partial(_make, route, reading, query)
         return make() if route.inline else await self._in_thread(make)
+
+    def _letters(self) -> Letters:
+        post = self._source.delivery
+        return Letters(tuple(post.messages()), tuple(post.receivers()))
 
     async def _describe(self) -> tuple[schema.Client, ...]:
         """Describe all clients, with turns for others in between."""

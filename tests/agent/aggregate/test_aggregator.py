@@ -58,7 +58,7 @@ class Aggregation:
         found = self._decoder.decode(packed)
         assert isinstance(found, Batch)
         assert not found.rejected, found.problem
-        return self.aggregator.accept(found, service, now)
+        return self.aggregator.accept(found, service, now).events
 
     def at(self, *ends: float, now: float = NOW) -> int:
         """Take in executions of the first node that ended at these times."""
@@ -111,14 +111,15 @@ def by_step(change: Change) -> dict[int, int]:
 def test_a_change_says_what_is_new_and_no_more(aggregation: Aggregation) -> None:
     aggregation.at(NOW, NOW - 10, NOW - 5_000)
     first = aggregation.commit()
-    assert (first.now, new(first), count(first.late)) == (NOW, 3, 1)
-    assert by_step(first) == {0: 1, -1: 1}
+    # Three events, and that one of them was late.
+    assert (first.now, new(first), count(first.late)) == (NOW, 4, 1)
+    assert by_step(first) == {0: 2, -1: 1}
     aggregation.at(NOW)
     second = aggregation.commit()
-    assert (new(second), by_step(second), count(second.totals)) == (1, {0: 1}, 4)
+    assert (new(second), by_step(second), count(second.totals)) == (1, {0: 1}, 5)
     third = aggregation.commit()
     assert (new(third), third.steps) == (0, {})
-    assert counts(aggregation.aggregator.view(NOW)) == {-1: 1, 0: 2}
+    assert counts(aggregation.aggregator.view(NOW)) == {-1: 1, 0: 3}
 
 
 def test_what_was_in_no_change_is_in_the_next_one(aggregation: Aggregation) -> None:
@@ -250,8 +251,13 @@ def test_an_event_over_an_hour_late_is_in_the_totals_only(
 ) -> None:
     aggregation.at(NOW, NOW - 3_610, NOW - 86_400, 1.0)
     view = aggregation.advance()
-    assert counts(view) == {0: 1}
-    assert count(view.totals) == 4
+    assert view.steps.keys() == {STEP}
+    names = [key.kind for key in aggregation.registry.keys]
+    assert names == [Kind.NODE, Kind.LATE]
+    # How many were late is known of the time when they came.
+    assert view.steps[STEP].executions.tolist() == [1, 3]
+    assert view.totals.executions.tolist() == [4, 3]
+    assert completeness(view, view.totals) == 1.0
     assert aggregation.aggregator.misplaced == {Misplaced.LATE: 3}
 
 
@@ -305,7 +311,7 @@ def test_phases_of_what_is_over_an_hour_late_are_in_the_totals_only(
     view = aggregation.advance()
     assert view.steps.keys() == {STEP}
     for step, known in ((view.totals, 2), (view.steps[STEP], 1)):
-        (figures,) = shown(step).values()
+        figures = shown(step)[0]
         assert figures[Facet.PHASES][PhaseSum.EXECUTIONS] == known
 
 

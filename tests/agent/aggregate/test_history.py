@@ -93,3 +93,35 @@ def test_a_history_that_somebody_holds_does_not_change() -> None:
     assert list(before) == [100]
     assert type(before._steps[100]) is Step
     assert list(after) == [100, 101]
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        [1.8e9, np.nextafter(1.8e9, 2e9), 1.8e9 + 9.999],
+        [1e9, 1e9 + 1e-7],  # finer than the unit
+        [1.8e9, 1.8e9 + 86_400.0],  # too far apart for it
+        [0.0, 1.8e9],
+        [0.1, 0.2],
+        [3e9, 3e9 + 1.0],
+    ],
+)
+def test_times_lose_nothing(times: list[float]) -> None:
+    size = len(times)
+    columns = events(size)._replace(row=np.arange(size), time=np.array(times))
+    step = reduce(columns)
+    assert same(unpack(pack(step)), step)
+
+
+def test_steps_of_the_same_series_hold_their_rows_once() -> None:
+    first, second, other = (
+        reduce(events(size, rows)) for size, rows in ((900, 40), (901, 40), (900, 30))
+    )
+    history = History({}).advanced({1: first, 2: second, 3: other}, 10, 9)
+    packed = [history._steps[n] for n in (1, 2, 3)]
+    assert all(isinstance(step, Packed) for step in packed)
+    rows = [step.rows for step in packed if isinstance(step, Packed)]
+
+    assert rows[1] is rows[0]
+    assert rows[2] is not rows[0]
+    assert all(same(history[n], s) for n, s in ((1, first), (2, second), (3, other)))

@@ -221,6 +221,14 @@ def test_a_repeat_of_what_still_waits_says_nothing_new() -> None:
     assert box.put("ops", REPEAT, worse, NOON + 1) is Put.PENDING
 
 
+def test_an_alert_that_becomes_worse_is_told_so() -> None:
+    box = outbox({"pd": PAGER})
+    box.put("pd", FIRING, alert(severity="warning"), NOON)
+    assert box.put("pd", FIRING, alert(), NOON) is Put.JOINED
+    (entry,) = deliver(box, "pd", NOON).entries
+    assert entry.alert.severity == "critical"
+
+
 def test_a_resolve_never_overtakes_its_trigger() -> None:
     box = outbox({"ops": CHAT}, random=1.0)
     box.put("ops", FIRING, alert(), NOON)

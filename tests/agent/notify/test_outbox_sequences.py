@@ -46,6 +46,7 @@ class Delivery(RuleBasedStateMachine):
             "bot": Policy(rate=FAST, group_wait=0.0, follow_up="update"),
         }
         self.now = NOON
+        self.crashed = False
         self.documents: dict[str, bytes] = {}
         self.telemetry = Telemetry()
         self.box = outbox(self.policies, telemetry=self.telemetry)
@@ -134,6 +135,7 @@ class Delivery(RuleBasedStateMachine):
 
     @rule()
     def crash(self) -> None:
+        self.crashed = True
         for row in self.flying.values():
             self.arrive(row)
         self.flying.clear()
@@ -177,6 +179,10 @@ class Delivery(RuleBasedStateMachine):
         }
         self.check_order()
         self.check_ends()
+        if not self.crashed:
+            # Each message was done with once, and each notice is one or in one.
+            done = self.telemetry.total("kaywatch_notifications_total")
+            assert done == len(self.box.rows())
 
     def drain(self) -> None:
         for _ in range(500):

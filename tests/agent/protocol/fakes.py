@@ -21,6 +21,7 @@ class FakePeer:
 
     def __init__(self, pid: int = 4711) -> None:
         self.pid = pid
+        self.trusted = True
         self.dead = False
         self.closed = 0
 
@@ -41,6 +42,7 @@ class FakeLink:
     def __init__(self, peer: FakePeer | None = None) -> None:
         self.peer = peer or FakePeer()
         self.backlog = 0
+        self.congested = False
         self.closed = False
         self._sent = bytearray()
 
@@ -108,7 +110,7 @@ class Agent:
             for row, count in zip(
                 step.rows.tolist(), step.executions.tolist(), strict=True
             )
-            if keys[row].kind is not Kind.LOSS
+            if keys[row].kind not in (Kind.LOSS, Kind.LATE)
         )
 
     def counted(self, name: str, *labels: str) -> int:

@@ -20,7 +20,15 @@ from kaywatch_agent.aggregate import step
 from kaywatch_agent.model import InFlight
 from kaywatch_agent.protocol import decoder, details, limits, rows, table
 from kaywatch_agent.protocol.decoder import Decoder
-from kaywatch_agent.protocol.messages import Batch, Bye, Failure, Flush, Hello, Topology
+from kaywatch_agent.protocol.messages import (
+    Batch,
+    Bye,
+    Capture,
+    Failure,
+    Flush,
+    Hello,
+    Topology,
+)
 
 PAGE = (Path(wire.__file__).parent / "PROTOCOL.md").read_text(encoding="utf-8")
 CLIENT = bytes(range(16))
@@ -52,7 +60,7 @@ def test_each_vector_has_a_meaning_and_bytes() -> None:
     assert MEANINGS.keys() == FRAMES.keys()
     assert {MEANINGS[name]["type"] for name in MESSAGES} == {
         *("hello", "batch", "flush", "bye"),
-        *("ack", "error", "slow"),
+        *("ack", "error", "slow", "capture", "captured"),
     }
 
 
@@ -97,6 +105,8 @@ def test_our_encoder_makes_these_bytes() -> None:
         "ack": wire.ack(**fields("ack")),
         "error": wire.error(**fields("error")),
         "slow": wire.slow(**fields("slow")),
+        "capture": wire.capture(),
+        "captured": wire.captured(**fields("captured")),
     }
     for name, message in made.items():
         assert wire.frame(message).hex() == FRAMES[name].hex(), name
@@ -211,6 +221,7 @@ def test_the_agent_reads_the_rows() -> None:
 def test_the_agent_reads_flush_and_bye() -> None:
     assert decoded("flush") == Flush(CLIENT.hex())
     assert decoded("bye") == Bye(CLIENT.hex(), 2, {"unpackable": 1})
+    assert decoded("capture") == Capture()
 
 
 # -- the examples ----------------------------------------------------------------------
@@ -366,7 +377,7 @@ def test_the_limits_are_those_of_the_page() -> None:
 
 def test_a_vector_is_the_same_message_in_any_chunks() -> None:
     for name in MESSAGES:
-        if MEANINGS[name]["type"] in ("ack", "error", "slow"):
+        if MEANINGS[name]["type"] in ("ack", "error", "slow", "captured"):
             continue
         packed = FRAMES[name][4:]
         found = Decoder().decode(packed)

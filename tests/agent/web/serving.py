@@ -23,6 +23,7 @@ from kaywatch_agent.aggregate.registry import Limits, Registry
 from kaywatch_agent.alerting import Alerting
 from kaywatch_agent.health import Health
 from kaywatch_agent.model import ProcessSample
+from kaywatch_agent.notification import MessageRecord, ReceiverRecord
 from kaywatch_agent.pipeline import Conversation, Pipeline
 from kaywatch_agent.rules.load import load
 from kaywatch_agent.rules.picture import Picture
@@ -83,6 +84,49 @@ class Answer(NamedTuple):
         return found
 
 
+class NoPost:
+    """Receivers, none of which is there; and messages that nobody took."""
+
+    def __init__(self) -> None:
+        self.dead = ["msg_1", "msg_2"]
+
+    def messages(self) -> list[MessageRecord]:
+        return [
+            MessageRecord(
+                id=name,
+                receiver="ops",
+                kind="firing",
+                status="dead",
+                created=1.8e9,
+                not_before=1.8e9,
+                settled=1.8e9 + 60,
+                attempts=3,
+                code=400,
+                error="HTTP 400: invalid_payload",
+                reason="refused",
+                alerts=("slow: checkout / pay: it is slow",),
+            )
+            for name in self.dead
+        ]
+
+    def receivers(self) -> list[ReceiverRecord]:
+        return [
+            ReceiverRecord(name="ops", type="slack", up=False, dead=len(self.dead)),
+            ReceiverRecord(name="am", type="alertmanager", up=True),
+        ]
+
+    def retry(self, name: str | None) -> int:
+        return self.purge(name)
+
+    def purge(self, name: str | None) -> int:
+        gone = [m for m in self.dead if name in (None, m)]
+        self.dead = [m for m in self.dead if m not in gone]
+        return len(gone)
+
+    def test(self, receiver: str) -> None:
+        self.dead.append(f"test for {receiver}")
+
+
 class Source:
     """The agent, as far as the web stage sees it."""
 
@@ -101,6 +145,7 @@ class Source:
         self.feed = self.pipeline.feed
         self.told: list[Notice] = []
         self.turned: list[Picture] = []
+        self.delivery = NoPost()
         self.alerting = Alerting(
             load({}),
             self.telemetry,

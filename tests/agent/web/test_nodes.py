@@ -181,7 +181,7 @@ def test_the_list_has_every_node_once_by_name(shop: Served) -> None:
     pay = next(node for node in answer["nodes"] if node["node"] == "pay")
     detailed = shop.node("pay")
     assert pay == {key: detailed[key] for key in pay}
-    assert set(detailed) - set(pay) == {"errors", "custom"}
+    assert set(detailed) - set(pay) == {"errors", "custom", "account"}
 
 
 def test_filters_narrow_the_list(shop: Served) -> None:

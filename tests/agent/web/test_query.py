@@ -99,7 +99,9 @@ def test_runs_are_counted_when_they_were(history: Served) -> None:
 def test_an_hour_up_to_now_is_the_default(history: Served) -> None:
     answer = history.get("/api/v1/query", metric="executions")
 
-    assert set(answer) == {"metric", "unit", "step", "start", "end", "points"}
+    assert set(answer) == {
+        *("metric", "unit", "step", "start", "end", "points", "account")
+    }
     assert (answer["start"], answer["end"], answer["step"]) == (NOW - 3600, NOW, 10)
     assert len(answer["points"]) == 361
     assert sum(n for _, _, n in answer["points"]) == 5

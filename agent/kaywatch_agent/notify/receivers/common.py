@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.notification import Notification
 from kaywatch_agent.notify.verdict import Outcome, Verdict
 
-__all__ = ["Receiver", "unset"]
+__all__ = ["Closing", "Receiver", "unset"]
 
 
 class Receiver(Protocol):
@@ -16,6 +16,14 @@ class Receiver(Protocol):
 
     async def send(self, notification: Notification, now: float) -> Verdict:
         """Try once; say what it led to. Raises nothing that can be foreseen."""
+
+
+@runtime_checkable
+class Closing(Protocol):
+    """A receiver that holds something of its own."""
+
+    def close(self) -> None:
+        """Let go of it; waits for nothing."""
 
 
 def unset(error: ConfigError) -> Verdict:

@@ -58,7 +58,7 @@ def render(notification: Notification, routing_key: str, now: float) -> dict[str
     A resolve has all of it, too: rules that route by a field would lose it otherwise.
     """
     (alert,) = notification.alerts
-    # One space per mark and link: what is read first is what is wrong.
+    # What is read first, on a lock screen, is what is wrong.
     marks = wording.marks(notification, now)
     summary = " | ".join([_headline(notification, alert), *marks])
     payload = {

@@ -267,7 +267,11 @@ def _list(notification: Notification, now: float) -> list[dict[str, Any]]:
 def _entry(alert: Alert, now: float) -> str:
     mark = ":white_check_mark:" if alert.resolved else ":red_circle:"
     if not alert.resolved and alert.severity in ("warning", "info"):
-        mark = ":large_orange_circle:" if alert.severity == "warning" else ":blue_book:"
+        mark = (
+            ":large_orange_circle:"
+            if alert.severity == "warning"
+            else ":large_blue_circle:"
+        )
     lines = [
         f"{mark} *{escaped(wording.place(alert), MAX_NAME)}* {alert.severity}",
         escaped(wording.sentence(alert), MAX_NAME),

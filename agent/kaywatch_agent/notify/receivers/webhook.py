@@ -21,7 +21,7 @@ from kaywatch_agent.notify import wording
 from kaywatch_agent.notify.config import WebhookConfig
 from kaywatch_agent.notify.http import Http, NoAnswer
 from kaywatch_agent.notify.receivers.common import unset
-from kaywatch_agent.notify.verdict import Verdict, judge_status
+from kaywatch_agent.notify.verdict import Outcome, Verdict, judge_status
 from kaywatch_agent.quantities import rfc3339
 
 __all__ = [
@@ -65,7 +65,9 @@ class Webhook:
             return unset(error)
         except NoAnswer as error:
             return error.verdict
-        return judge_status(answer.status, answer.headers, answer.text, now)
+        return judge_status(
+            answer.status, answer.headers, answer.text, now, gone=Outcome.GONE
+        )
 
 
 def render(notification: Notification, config: WebhookConfig, now: float) -> bytes:
@@ -188,7 +190,7 @@ def _native(alert: Alert) -> dict[str, Any]:
         "fingerprint": alert.fingerprint,
         "dedup_key": alert.dedup_key,
         "episode": alert.episode,
-        "summary": wording.sentence(alert),
+        "summary": alert.summary or wording.sentence(alert),
         "condition": alert.condition,
         "value": alert.value,
         "threshold": alert.threshold,
@@ -215,7 +217,7 @@ def _native(alert: Alert) -> dict[str, Any]:
 
 def _in_alertmanager(alert: Alert) -> dict[str, Any]:
     annotations = {
-        "summary": wording.sentence(alert),
+        "summary": alert.summary or wording.sentence(alert),
         "runbook_url": alert.runbook_url,
         "value": wording.measured(alert),
         "reason": alert.reason,

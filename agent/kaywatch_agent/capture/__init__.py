@@ -1,0 +1,1 @@
+"""What came in, written to a file and played again: bug reports and load tests."""

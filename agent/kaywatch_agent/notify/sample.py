@@ -1,0 +1,54 @@
+"""An alert that never was: for test messages, and for the examples of the docs."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from kaywatch_agent.notification import Alert, dedup_key
+
+__all__ = ["ended", "sample"]
+
+_LABELS: Final = {"graph": "checkout", "node": "pay"}
+_RULE: Final = "node-success-rate"
+
+
+def sample(now: float, *, host: str = "", namespace: str = "") -> Alert:
+    """Return an alert that fired a moment ago.
+
+    Args:
+        now: Unix seconds.
+        host: where the agent runs.
+        namespace: keeps the tests of one agent apart from another's.
+    """
+    return Alert(
+        rule=_RULE,
+        severity="critical",
+        labels=_LABELS,
+        dedup_key=dedup_key(namespace, f"test {_RULE}", _LABELS),
+        episode=1,
+        condition="success_rate < 0.95",
+        value=0.8424,
+        threshold=0.95,
+        clear=0.97,
+        unit="ratio",
+        window_seconds=300.0,
+        executions=203,
+        errors=32,
+        completeness=1.0,
+        started=now - 120,
+        fired=now,
+        summary="pay: success 84.2 % < 95.0 % (32 of 203 failed in 5m)",
+        error_classes=(("TimeoutError", 21), ("ValueError", 9), ("KeyError", 2)),
+        transition="pay -> retry: 41 %",
+        history=(0.99, 0.98, 0.99, None, 0.97, 0.93, 0.88, 0.8424),
+        host=host,
+    )
+
+
+def ended(alert: Alert, now: float) -> Alert:
+    """Return an alert as it is when it has ended."""
+    return msgspec.structs.replace(
+        alert, resolved=True, ended=now, reason="cleared", value=0.985
+    )

@@ -1,0 +1,102 @@
+"""What a redacted message still tells, and what it does not."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.agent.protocol.samples import (
+    CLIENT,
+    FLIGHT,
+    TABLE,
+    batch,
+    calm,
+    executions,
+    hello,
+    points,
+    rows,
+)
+
+from kaywatch import wire
+from kaywatch_agent.capture.redaction import Redaction
+from kaywatch_agent.protocol.decoder import Decoder
+from kaywatch_agent.protocol.messages import Batch
+
+SECRET = "order of jane@example.com"
+
+
+def redacted(message: bytes) -> bytes:
+    found = Redaction().message(message)
+    assert found is not None
+    return found
+
+
+def test_messages_of_errors_go_and_names_stay() -> None:
+    failure = {
+        "time": 5.0,
+        "graph": "checkout",
+        "node": "ship",
+        "type": "Timeout",
+        "message": SECRET,
+        "traceback": SECRET,
+    }
+    message = redacted(batch(seq=1, failures=[failure], in_flight=[FLIGHT]))
+    assert SECRET.encode() not in message
+    (found,) = wire.decode(message)["failures"]
+    assert found == {
+        "time": 5.0,
+        "graph": "checkout",
+        "node": "ship",
+        "type": "Timeout",
+        "message": f"redacted ({len(SECRET)} characters)",
+    }
+
+
+def test_figures_are_the_same() -> None:
+    whole = batch(seq=1, executions=executions(5), points=points(2))
+    before, after = Decoder().decode(whole), Decoder().decode(redacted(whole))
+    assert isinstance(before, Batch) and isinstance(after, Batch)
+    assert before.executions is not None and after.executions is not None
+    assert (before.executions.seconds == after.executions.seconds).all()
+    assert before.table.strings == after.table.strings
+    assert before.table.points == after.table.points
+    assert not after.rejected
+
+
+def test_labels_and_tags_stay_only_if_they_look_like_names() -> None:
+    point = ["count", 6, 1, 2, {"model": "gpt-5.1", "user": SECRET, "again": SECRET}]
+    message = redacted(
+        batch(seq=1, table=wire.pack({**TABLE, "points": [point]}), points=points(1))
+    )
+    table = wire.decode(wire.decode(message)["table"])
+    assert table["points"][0][4] == {
+        "model": "gpt-5.1",
+        "user": "redacted-1",
+        "again": "redacted-1",
+    }
+    said = wire.decode(redacted(hello(host="web1", tags={"a": SECRET, "zone": "b"})))
+    assert said["tags"] == {"a": "redacted-1", "zone": "b"}
+    assert said["host"] == "redacted"
+    row = {"metric": "size", "value": 1, "labels": {"who": SECRET}, "note": SECRET}
+    (kept,) = wire.decode(redacted(rows(row)))["events"]
+    assert kept == {"metric": "size", "value": 1, "labels": {"who": "redacted-1"}}
+
+
+def test_keys_that_nobody_knows_go() -> None:
+    message = batch(
+        seq=1, prompt=SECRET, executions={**executions(1), "inputs": SECRET.encode()}
+    )
+    assert SECRET.encode() not in redacted(message)
+
+
+def test_what_cannot_be_redacted_is_left_out() -> None:
+    for section in (7, [7], [{"message": 7}], {"a": "b"}):
+        assert Redaction().message(batch(seq=1, failures=section)) is None
+    assert Redaction().message(b"\xc1") is None
+    assert Redaction().message(wire.flush(CLIENT)) == wire.flush(CLIENT)
+
+
+@calm
+@given(st.binary(max_size=60))
+def test_no_bytes_are_an_error(junk: bytes) -> None:
+    Redaction().message(junk)
+    Redaction().message(batch(seq=1, table=junk))

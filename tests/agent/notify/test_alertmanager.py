@@ -1,0 +1,243 @@
+"""The resender, against the real Alertmanager."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from tests.agent.notify.alerts import alert, over
+from tests.agents import free_port, until
+from tests.receivers import Receivers, Reply
+from tests.servers import require
+
+from kaywatch_agent.notification import Alert
+from kaywatch_agent.notify.config import AlertmanagerConfig, parse
+from kaywatch_agent.notify.http import Http
+from kaywatch_agent.notify.receivers.alertmanager import (
+    BATCH,
+    Resender,
+    render,
+    safe_name,
+)
+from kaywatch_agent.telemetry import Telemetry
+
+CONFIG = """
+route: {receiver: hook, group_wait: 100ms, group_interval: 200ms, group_by: ['...']}
+receivers:
+- name: hook
+  webhook_configs: [{url: '%s/from-alertmanager', send_resolved: true}]
+"""
+
+
+@contextmanager
+def alertmanager(folder: Path, hook: str) -> Iterator[str]:
+    program = require("prometheus-alertmanager")
+    folder.mkdir()
+    (folder / "am.yml").write_text(CONFIG % hook)
+    port = free_port()
+    process = subprocess.Popen(
+        [
+            program,
+            f"--config.file={folder}/am.yml",
+            f"--storage.path={folder}",
+            f"--web.listen-address=127.0.0.1:{port}",
+            "--cluster.listen-address=",
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        until(lambda: get(url + "/-/ready"), "it is ready")
+        yield url
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def get(url: str) -> bytes | None:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as response:
+            return bytes(response.read())
+    except OSError:
+        return None
+
+
+def alerts_of(url: str) -> dict[str, Any]:
+    found = json.loads(get(url + "/api/v2/alerts") or b"[]")
+    return {one["labels"].get("node", ""): one for one in found}
+
+
+def now() -> float:
+    import time
+
+    return time.time()
+
+
+def fired(node: str, **fields: Any) -> Alert:
+    return alert(node, started=now() - 60, fired=now() - 30, **fields)
+
+
+def resender(
+    http: Http, alerts: list[Alert], *urls: str, interval: str = "1m"
+) -> Resender:
+    table = {"type": "alertmanager", "urls": list(urls), "resend_interval": interval}
+    config = parse({"am": table})["am"]
+    assert isinstance(config, AlertmanagerConfig)
+    return Resender(config, http, lambda: alerts, Telemetry(), now)
+
+
+@pytest.fixture
+def peers(tmp_path: Path, fakes: Receivers) -> Iterator[tuple[str, str]]:
+    with ExitStack() as stack:
+        first = stack.enter_context(alertmanager(tmp_path / "a", fakes.url))
+        second = stack.enter_context(alertmanager(tmp_path / "b", fakes.url))
+        yield first, second
+
+
+async def test_every_peer_knows_what_fires_and_what_ended(
+    peers: tuple[str, str], http: Http, fakes: Receivers
+) -> None:
+    alerts = [fired("pay"), fired("ship", severity="warning")]
+    sender = resender(http, alerts, *peers)
+    await sender.send()
+
+    for url in peers:
+        found = alerts_of(url)
+        assert set(found) == {"pay", "ship"}
+        pay = found["pay"]
+        assert pay["fingerprint"] == alerts[0].fingerprint
+        assert pay["labels"]["alertname"] == "node-success-rate"
+        assert pay["generatorURL"] == alerts[0].dashboard_url
+    tool = await asyncio.to_thread(
+        subprocess.run,
+        [require("amtool"), "alert", "query", f"--alertmanager.url={peers[0]}"],
+        capture_output=True,
+        text=True,
+    )
+    assert "node-success-rate" in tool.stdout
+
+    hook = "/from-alertmanager"
+    await asyncio.to_thread(until, lambda: len(fakes.to(hook)) >= 4, "it tells of them")
+    alerts[0] = over(alerts[0], ended=now() - 1)
+    await sender.send()
+    ended = await asyncio.to_thread(
+        until,
+        lambda: [r for r in fakes.to(hook) if r.json["status"] == "resolved"],
+        "it tells of the end",
+    )
+    (one,) = ended[0].json["alerts"]
+    assert (one["labels"]["node"], one["generatorURL"]) == (
+        "pay",
+        alerts[0].dashboard_url,
+    )
+    assert set(alerts_of(peers[0])) == {"ship"}
+
+
+async def test_what_is_not_sent_again_ends_by_itself(
+    peers: tuple[str, str], http: Http
+) -> None:
+    sender = resender(http, [fired("pay")], peers[0], interval="1s")
+    await sender.send()
+    assert set(alerts_of(peers[0])) == {"pay"}
+
+    await asyncio.to_thread(
+        until, lambda: not alerts_of(peers[0]), "it ends after four intervals"
+    )
+
+
+async def test_one_poisoned_alert_does_not_lose_the_others(
+    peers: tuple[str, str], http: Http
+) -> None:
+    poisoned = fired("bad", dashboard_url=":::no URL")
+    odd = fired("odd")
+    odd = msgspec.structs.replace(
+        odd,
+        labels={**odd.labels, "node.id": "x", "bad-name": "y", "empty": "", "1": "z"},
+    )
+    alerts = [fired("pay"), poisoned, odd]
+    sender = resender(http, alerts, *peers)
+    await sender.send()
+
+    for url in peers:
+        assert set(alerts_of(url)) == {"pay", "odd"}
+    labels = alerts_of(peers[0])["odd"]["labels"]
+    assert (labels["node_id"], labels["bad_name"], labels["_1"]) == ("x", "y", "z")
+    assert "empty" not in labels
+    assert sender.problems == dict.fromkeys(peers, "")
+
+
+async def test_a_peer_that_is_down_costs_the_other_nothing(
+    peers: tuple[str, str], http: Http
+) -> None:
+    down = f"http://127.0.0.1:{free_port()}"
+    sender = resender(http, [fired("pay")], down, peers[0])
+    await sender.send()
+
+    assert set(alerts_of(peers[0])) == {"pay"}
+    assert sender.problems == {down: "connection refused", peers[0]: ""}
+
+
+async def test_a_severity_that_changed_is_another_alert_there(
+    peers: tuple[str, str], http: Http
+) -> None:
+    """So rules give both: the old one as ended, in the same post."""
+    before = fired("pay", severity="warning")
+    after = fired("pay", severity="critical")
+    await resender(http, [before], peers[0]).send()
+    await resender(http, [over(before, ended=now() - 1), after], peers[0]).send()
+
+    (only,) = json.loads(get(peers[0] + "/api/v2/alerts") or b"[]")
+    assert only["labels"]["severity"] == "critical"
+
+
+async def test_many_alerts_go_in_batches(http: Http, fakes: Receivers) -> None:
+    many = [fired(f"n{n}") for n in range(2 * BATCH + 1)]
+    await resender(http, many, fakes.url).send()
+
+    assert [len(r.json) for r in fakes.to("/api/v2/alerts")] == [BATCH, BATCH, 1]
+
+
+async def test_what_is_set_aside_is_not_sent_for_a_while(
+    http: Http, fakes: Receivers
+) -> None:
+    fakes.answer("/api/v2/alerts", Reply(422, "no"), Reply(200), Reply(422, "no"))
+    sender = resender(http, [fired("pay"), fired("bad")], fakes.url)
+    await sender.send()
+    await sender.send()
+
+    assert [len(r.json) for r in fakes.requests] == [2, 1, 1, 1]
+    assert fakes.requests[-1].json[0]["labels"]["node"] == "pay"
+
+
+async def test_it_sends_at_once_when_it_is_woken(http: Http, fakes: Receivers) -> None:
+    alerts: list[Alert] = []
+    sender = resender(http, alerts, fakes.url)
+    task = asyncio.create_task(sender.run())
+    await asyncio.sleep(0.05)
+    alerts.append(fired("pay"))
+    sender.wake()
+    await asyncio.to_thread(until, lambda: fakes.requests, "it sends")
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+def test_times_and_names() -> None:
+    body = render(alert(), 1_795_608_100.0, 60.0)
+    assert body["startsAt"] == "2026-11-25T12:01:00.000Z"
+    assert body["endsAt"] == "2026-11-25T12:05:40.000Z"
+    assert [safe_name(n) for n in ("a.b", "9x", "", "ok_1")] == [
+        "a_b",
+        "_9x",
+        "_",
+        "ok_1",
+    ]

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kaywatch_agent.errors import ConfigError
+from kaywatch_agent.notify.config import (
+    Grouping,
+    HeartbeatConfig,
+    check,
+    parse,
+    policies,
+    warnings,
+)
+from kaywatch_agent.notify.policy import Rate
+
+HOOK = "https://hooks.slack.com/services/T0/B0/sosecret"
+SLACK: dict[str, Any] = {"type": "slack", "webhook_url": HOOK}
+PAGER: dict[str, Any] = {"type": "pagerduty", "routing_key_env": "PD_KEY"}
+
+
+@pytest.mark.parametrize(
+    ("table", "complaint"),
+    [
+        ({}, "receiver.ops.type: None is not one of slack, pagerduty, webhook"),
+        ({"type": "slak"}, "receiver.ops.type: 'slak' is not one of slack"),
+        (
+            {"type": "slack"},
+            "receiver.ops.webhook_url: missing; give one of webhook_url_file",
+        ),
+        (
+            {"type": "slack", "webhook_ur": HOOK},
+            "receiver.ops.webhook_ur: unknown key; did you mean webhook_url?",
+        ),
+        (
+            {**SLACK, "webhook_url": [HOOK]},
+            "receiver.ops.webhook_url: expected a string",
+        ),
+        (
+            {**SLACK, "webhook_url_file": "/x"},
+            "receiver.ops.webhook_url_file: webhook_url and webhook_url_file: give one",
+        ),
+        (
+            {**SLACK, "bot_token_env": "T"},
+            "receiver.ops.bot_token: there is a",
+        ),
+        (
+            {"type": "slack", "bot_token_env": "T"},
+            "receiver.ops.channel: missing; a bot needs one",
+        ),
+        (
+            {**SLACK, "rate": "fast"},
+            "receiver.ops.rate: 'fast' is no rate; write",
+        ),
+        ({**SLACK, "max_age": "1 day"}, "receiver.ops.max_age: '1 day' is no length"),
+        (
+            {**SLACK, "min_severity": "high"},
+            "receiver.ops.min_severity: 'high' is not one of 'info', 'warning'",
+        ),
+        (
+            {**SLACK, "fallback": "nobody"},
+            "receiver.ops.fallback: 'nobody' is no other receiver (there: pd)",
+        ),
+        ({**SLACK, "name": "x"}, "receiver.ops.name: unknown key"),
+        (
+            {"type": "alertmanager"},
+            'receiver.ops.urls: missing; such as ["http://127.0.0.1:9093"]',
+        ),
+        ({"type": "alertmanager", "urls": "x"}, "receiver.ops.urls: expected a list"),
+        ({"type": "alertmanager", "urls": ["x"]}, "receiver.ops.urls: expected a URL"),
+        ({"type": "pagerduty"}, "receiver.ops.routing_key: missing; give one of"),
+        (
+            {"type": "webhook", "url_env": "U", "signature": "github"},
+            "receiver.ops.secret: missing; give one of secret_file",
+        ),
+    ],
+)
+def test_a_wrong_receiver_names_the_key_and_the_fix_and_no_secret(
+    table: dict[str, Any], complaint: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse({"ops": table, "pd": PAGER})
+
+    assert str(caught.value).startswith(complaint)
+    assert "sosecret" not in str(caught.value)
+
+
+def test_a_name_is_plain() -> None:
+    with pytest.raises(ConfigError, match="letters, digits"):
+        parse({"a b": SLACK})
+
+
+def test_a_secret_shows_nowhere_and_is_warned_of_when_inline() -> None:
+    configs = parse({"ops": SLACK})
+
+    assert "sosecret" not in repr(configs)
+    assert "sosecret" not in repr(configs["ops"].need("webhook_url"))
+    (warning,) = warnings(configs)
+    assert warning.startswith("receiver.ops.webhook_url: a secret in the config")
+    assert warnings(parse({"pd": PAGER})) == []
+
+
+def test_a_secret_comes_from_a_file_the_environment_or_systemd(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "key").write_text("from-file\n")
+    monkeypatch.setenv("PD_KEY", "from-env")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    ways = {
+        "routing_key_file": (str(tmp_path / "key"), "from-file"),
+        "routing_key_env": ("PD_KEY", "from-env"),
+        "routing_key_credential": ("key", "from-file"),
+    }
+    for key, (where, value) in ways.items():
+        configs = parse({"pd": {"type": "pagerduty", key: where}})
+        check(configs)
+        assert configs["pd"].need("routing_key").read() == value
+
+
+@pytest.mark.parametrize(
+    ("key", "where", "complaint"),
+    [
+        ("routing_key_file", "/no/such", "can't read /no/such: no such file"),
+        ("routing_key_env", "NO_SUCH", "NO_SUCH is not set"),
+        ("routing_key_credential", "pd", "no CREDENTIALS_DIRECTORY"),
+    ],
+)
+def test_a_secret_that_is_not_there_is_said_at_the_start(
+    key: str, where: str, complaint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    configs = parse({"pd": {"type": "pagerduty", key: where}})
+    with pytest.raises(ConfigError, match=complaint) as caught:
+        check(configs)
+    assert caught.value.key == f"receiver.pd.{key}"
+
+
+def test_what_the_outbox_has_to_know() -> None:
+    tables = {
+        "ops": SLACK,
+        "bot": {"type": "slack", "bot_token_env": "T", "channel": "#x"},
+        "pd": {**PAGER, "min_severity": "error", "fallback": "ops"},
+        "am": {"type": "alertmanager", "urls": ["http://127.0.0.1:9093"]},
+    }
+    before = copy.deepcopy(tables)
+    found = policies(parse(tables), Grouping(group_wait=3.0))
+
+    assert tables == before
+    assert set(found) == {"ops", "bot", "pd"}
+    assert (found["ops"].follow_up, found["bot"].follow_up) == ("post", "update")
+    assert (found["ops"].grouped, found["ops"].group_wait) == (True, 3.0)
+    assert (found["pd"].grouped, found["pd"].fallback) == (False, "ops")
+    assert found["pd"].rate == Rate(100, 60.0)
+    assert found["pd"].wants("error")
+    assert not found["pd"].wants("warning")
+
+
+def test_a_heartbeat_needs_no_url_and_a_sane_interval() -> None:
+    assert HeartbeatConfig().target() is None
+    with pytest.raises(ConfigError, match=r"heartbeat.interval: 'x' is no length"):
+        HeartbeatConfig(interval="x")

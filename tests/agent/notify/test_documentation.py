@@ -1,0 +1,104 @@
+"""docs/receivers.md shows what is sent, and names every key and every limit.
+
+`python -m tests.agent.notify.test_documentation` writes the examples anew.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from kaywatch_agent.notification import Alert, NoticeKind, Notification
+from kaywatch_agent.notify import wording
+from kaywatch_agent.notify.config import TYPES, Grouping, HeartbeatConfig, parse
+from kaywatch_agent.notify.receivers import alertmanager, pagerduty, slack, webhook
+from kaywatch_agent.notify.sample import ended, sample
+
+PAGE = Path(__file__).parents[3] / "docs" / "receivers.md"
+NOON = 1_795_608_060.0
+EXAMPLE = re.compile(r"<!-- example: (\w+) -->\n```\w+\n(.*?)```\n", re.DOTALL)
+
+
+def fact() -> Alert:
+    return msgspec.structs.replace(
+        sample(NOON, host="worker-3"),
+        runbook_url="https://runbooks.example/checkout",
+        dashboard_url="https://kaywatch.example/#/graphs/checkout",
+        silence_url="https://kaywatch.example/#/silence/abc",
+    )
+
+
+def message(alert: Alert, kind: NoticeKind = NoticeKind.FIRING) -> Notification:
+    return Notification(
+        id="msg_01KZ9V5VE0ABCDEFGHJKMNPQRS",
+        receiver="ops",
+        stream="",
+        kind=kind,
+        alerts=(alert,),
+        group={"alertname": alert.rule, "graph": "checkout"},
+        created=NOON,
+        due=NOON,
+    )
+
+
+def examples() -> dict[str, str]:
+    firing = message(fact())
+    late = message(ended(fact(), NOON + 360), NoticeKind.RESOLVED)
+    bodies: dict[str, Any] = {
+        "slack": slack.render(firing, NOON + 5),
+        "pagerduty": pagerduty.render(firing, "R0123...", NOON + 5),
+        "native": webhook.native_body(firing, NOON + 5),
+        "alertmanager_body": webhook.alertmanager_body(firing, ""),
+        "alertmanager": [alertmanager.render(fact(), NOON + 5, 60.0)],
+    }
+    found = {
+        name: json.dumps(body, indent=2, ensure_ascii=False) + "\n"
+        for name, body in bodies.items()
+    }
+    return found | {
+        "plain": wording.plain(firing, NOON + 5) + "\n",
+        "late": wording.plain(late, NOON + 720) + "\n",
+    }
+
+
+def test_the_examples_are_what_is_sent() -> None:
+    shown = dict(EXAMPLE.findall(PAGE.read_text()))
+    assert shown == examples()
+
+
+@pytest.mark.parametrize("name", sorted(TYPES))
+def test_every_key_is_documented(name: str) -> None:
+    text = PAGE.read_text()
+    for field in dataclasses.fields(TYPES[name]):
+        stem = re.sub(r"_(file|env|credential)$", "", field.name)
+        assert field.name == "name" or f"`{stem}`" in text, field.name
+    for field in dataclasses.fields(HeartbeatConfig):
+        assert f"`{re.sub(r'_(file|env|credential)$', '', field.name)}`" in text
+
+
+def test_the_configurations_shown_are_right() -> None:
+    import tomllib
+
+    blocks = re.findall(r"```toml\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    assert len(blocks) >= 6
+    for block in blocks:
+        found = tomllib.loads(block)
+        for config in parse(found.get("receiver", {})).values():
+            config.policy(Grouping())
+        if "heartbeat" in found:
+            HeartbeatConfig(**found["heartbeat"])
+
+
+if __name__ == "__main__":
+    made = examples()
+    PAGE.write_text(
+        EXAMPLE.sub(
+            lambda match: match[0].replace(match[2], made[match[1]]), PAGE.read_text()
+        )
+    )

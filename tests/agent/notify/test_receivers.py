@@ -1,0 +1,472 @@
+"""What receivers are sent, within their limits, and what their answers mean."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from standardwebhooks import Webhook as Verifier
+from tests.agent.notify.alerts import NOON, alert, over
+from tests.receivers import RESET, Receivers, Reply
+
+from kaywatch_agent.notification import Alert, NoticeKind, Notification
+from kaywatch_agent.notify import wording
+from kaywatch_agent.notify.config import parse
+from kaywatch_agent.notify.http import Answer, Http
+from kaywatch_agent.notify.receivers import build, pagerduty, slack, webhook
+from kaywatch_agent.notify.receivers.apprise import render as render_apprise
+from kaywatch_agent.notify.verdict import Outcome, Verdict
+
+STRANGE = "<!channel> & 💥 <b>é</b> \u202e" * 200
+KEY = "R" * 32
+
+
+def message(*alerts: Alert, kind: str = "firing", **fields: Any) -> Notification:
+    given: dict[str, Any] = {
+        "id": "msg_01M8999830ABCDEFGHJKMNPQRS",
+        "receiver": "ops",
+        "stream": "s",
+        "group": {"alertname": "node-success-rate", "graph": "checkout"},
+        "created": NOON,
+        "due": NOON,
+    }
+    return Notification(
+        alerts=alerts or (alert(),), kind=NoticeKind(kind), **{**given, **fields}
+    )
+
+
+async def send(
+    fakes: Receivers,
+    http: Http,
+    table: dict[str, Any],
+    notification: Notification | None = None,
+) -> Verdict:
+    for key in ("url", "webhook_url"):
+        if str(table.get(key, "")).startswith("/"):
+            table[key] = fakes.url + table[key]
+    receiver = build(parse({"ops": table}), http)["ops"]
+    return await receiver.send(notification or message(), NOON + 5)
+
+
+# -- wording -------------------------------------------------------------------------
+
+
+def test_a_message_says_what_is_wrong_since_when_and_where_to_look() -> None:
+    assert wording.plain(message(), NOON + 5).splitlines() == [
+        "[FIRING] node-success-rate: checkout / pay",
+        "",
+        "pay: success 84.2 % < 95.0 % (32 of 203 failed in 5m)",
+        "  Value: 84.2 %, threshold 95.0 %, clears at 97.0 %",
+        "  Since: 11:59 UTC (2m 5s)",
+        "  Failed: 32 of 203 in 5m",
+        "  Errors: TimeoutError 21, ValueError 9, KeyError 2",
+        "  Worst transition: pay -> retry: 41 %",
+        "  Trend: ███·▇▅▃▁ 99.0 % → 84.2 %",
+        "  Host: worker-3",
+        "  Dashboard: https://kaywatch.example/#/graphs/checkout",
+        "  Runbook: https://runbooks.example/checkout",
+        "  Silence: https://kaywatch.example/#/silence/abc",
+    ]
+
+
+def test_a_late_end_says_when_it_began_and_ended_and_why() -> None:
+    ended = over(alert(completeness=0.93, flapping=True), reason="no_data")
+    lines = wording.plain(message(ended, kind="resolved"), NOON + 720).splitlines()
+
+    assert lines[:2] == ["[RESOLVED] node-success-rate: checkout / pay", "delayed 12m"]
+    assert "flapping: fires and ends again and again" in lines
+    assert "Was: pay: success 84.2 % < 95.0 % (32 of 203 failed in 5m)" in lines
+    assert "  Fired: 12:01 UTC" in lines
+    assert (
+        "  Resolved: 12:07 UTC, after 6m; data stopped, not confirmed healthy" in lines
+    )
+    assert "  Complete: 93.0 % of the events arrived" in lines
+
+
+@pytest.mark.parametrize(
+    ("fields", "alerts", "expected"),
+    [
+        ({"kind": "repeat"}, 1, "[STILL FIRING] node-success-rate: checkout / pay"),
+        ({"kind": "test"}, 1, "[TEST, FIRING] node-success-rate: checkout / pay"),
+        ({"kind": "summary"}, 1, "[SUMMARY] node-success-rate: checkout / pay"),
+        ({}, 3, "[FIRING: 3] node-success-rate: checkout"),
+        ({"left_out": 9}, 3, "[FIRING: 3 (+9 more)] node-success-rate: checkout"),
+        ({"group": {}, "kind": "repeat"}, 2, "[STILL FIRING, FIRING: 2] alerts"),
+    ],
+)
+def test_titles(fields: dict[str, Any], alerts: int, expected: str) -> None:
+    assert wording.title(message(*[alert()] * alerts, **fields)) == expected
+
+
+def test_a_value_that_rounds_to_its_threshold_says_on_which_side_it_is() -> None:
+    assert wording.measured(alert(value=0.9496, clear=None)) == (
+        "95.0 % (just below), threshold 95.0 %"
+    )
+    assert wording.measured(alert(value=None, threshold=None)) == ""
+
+
+def test_what_has_neither_graph_nor_node_is_told_by_its_labels() -> None:
+    assert wording.place(alert(labels={"model": "large", "env": "prod"})) == (
+        "model=large, env=prod"
+    )
+    assert wording.place(alert(labels={})) == "all"
+
+
+def test_what_is_gathered_by_a_group_is_not_late() -> None:
+    gathered = message(due=NOON + 600)
+    assert wording.marks(gathered, NOON + 650) == []
+    assert wording.marks(message(), NOON + 121) == ["delayed 2m 1s"]
+
+
+# -- Slack ---------------------------------------------------------------------------
+
+
+def check_slack_limits(payload: dict[str, Any]) -> None:
+    """Hold a payload to what Slack takes."""
+    (attachment,) = payload["attachments"]
+    blocks = attachment["blocks"]
+    assert 0 < len(payload["text"]) < 40_000
+    assert 0 < len(blocks) <= 50
+    texts = []
+    for block in blocks:
+        if block["type"] == "section" and "text" in block:
+            assert 0 < len(block["text"]["text"]) <= 3000
+            texts.append(block["text"]["text"])
+        fields = block.get("fields", []) + block.get("elements", [])
+        assert len(fields) <= 10
+        for field in fields:
+            assert 0 < len(field["text"]) <= 2000
+            texts.append(field["text"])
+    assert sum(map(len, texts)) < 13_200
+
+
+@pytest.mark.parametrize("count", [1, 2, 10])
+def test_a_slack_message_of_strange_and_long_texts_is_within_limits(count: int) -> None:
+    strange = alert(
+        STRANGE,
+        summary=STRANGE,
+        transition=STRANGE,
+        note=STRANGE,
+        host=STRANGE,
+        error_classes=((STRANGE, 1),) * 3,
+        runbook_url="https://x/" + "a" * 5000,
+        dashboard_url="https://x/?a=1&b=<|>",
+    )
+    payload = slack.render(message(*[strange] * count, left_out=490), NOON + 5)
+
+    check_slack_limits(payload)
+    text = json.dumps(payload)
+    assert "<!channel>" not in text
+    assert "<https://x/?a=1&amp;b=%3C%7C%3E|Dashboard>" in text
+    text.encode()
+    assert slack.text_only(payload)["text"]
+
+
+@pytest.mark.parametrize("limit", range(1, 12))
+def test_text_is_cut_between_characters_and_never_within_an_escape(limit: int) -> None:
+    found = slack.escaped("a<💥&b>", limit)
+
+    assert len(found) <= limit + 1
+    assert found.replace("&lt;", "").replace("&amp;", "").count("&") == 0
+    assert slack.escaped("a<b", 100) == "a&lt;b"
+
+
+@pytest.mark.parametrize(
+    ("alerts", "colour"),
+    [
+        ([alert()], slack.RED),
+        ([alert(severity="warning")], slack.ORANGE),
+        ([alert(severity="info")], slack.BLUE),
+        ([over(alert())], slack.GREEN),
+    ],
+)
+def test_slack_s_colour_says_how_bad_it_is(alerts: list[Alert], colour: str) -> None:
+    assert slack.render(message(*alerts), NOON)["attachments"][0]["color"] == colour
+
+
+@pytest.mark.parametrize(
+    ("reply", "outcome"),
+    [
+        (Reply(200, "ok"), Outcome.SENT),
+        (Reply(200, '{"success":true}'), Outcome.SENT),
+        (Reply(200, "<html>welcome"), Outcome.DEAD),
+        (Reply(200, ""), Outcome.DEAD),
+        (Reply(403, "invalid_token"), Outcome.DEAD),
+        (Reply(404, "no_service"), Outcome.DEAD),
+        (Reply(410, "channel_is_archived"), Outcome.DEAD),
+        (Reply(429, '{"retry_after":1,"ok":false}'), Outcome.RETRY),
+        (Reply(500, "rollup_error"), Outcome.RETRY),
+        (Reply(302, ""), Outcome.DEAD),
+        (RESET, Outcome.RETRY),
+    ],
+)
+async def test_what_slack_s_answers_mean(
+    fakes: Receivers, http: Http, reply: Reply, outcome: Outcome
+) -> None:
+    fakes.answer("/services/T/B/x", reply)
+    table = {"type": "slack", "webhook_url": "/services/T/B/x"}
+
+    assert (await send(fakes, http, table)).outcome is outcome
+    check_slack_limits(fakes.requests[0].json)
+
+
+async def test_slack_gets_plain_text_when_it_refuses_the_blocks(
+    fakes: Receivers, http: Http
+) -> None:
+    fakes.answer("/services/T/B/x", Reply(400, "invalid_blocks"))
+    table = {"type": "slack", "webhook_url": "/services/T/B/x"}
+
+    assert (await send(fakes, http, table)).outcome is Outcome.SENT
+    again = fakes.requests[1].json
+    assert "attachments" not in again
+    assert "[FIRING]" in again["text"]
+
+
+BOT = {"type": "slack", "bot_token": "xoxb-secret", "channel": "#ops"}
+
+
+async def test_a_bot_posts_and_says_what_the_message_is_called(
+    fakes: Receivers, http: Http
+) -> None:
+    verdict = await send(fakes, http, {**BOT, "url": "/api"})
+
+    assert verdict.ref == "C0123 1700000000.000001"
+    (request,) = fakes.to("/api/chat.postMessage")
+    assert request.headers["authorization"] == "Bearer xoxb-secret"
+    assert request.json["channel"] == "#ops"
+
+
+async def test_a_bot_changes_its_message_or_posts_anew(
+    fakes: Receivers, http: Http
+) -> None:
+    ended = message(over(alert()), kind="resolved", ref="C0123 17.5", update=True)
+    await send(fakes, http, {**BOT, "url": "/api"}, ended)
+    (update,) = fakes.to("/api/chat.update")
+    assert (update.json["channel"], update.json["ts"]) == ("C0123", "17.5")
+
+    fakes.answer(
+        "/api/chat.update", Reply(200, '{"ok":false,"error":"message_not_found"}')
+    )
+    verdict = await send(fakes, http, {**BOT, "url": "/api"}, ended)
+    assert verdict.outcome is Outcome.SENT
+    (post,) = fakes.to("/api/chat.postMessage")
+    assert (post.json["channel"], "thread_ts" in post.json) == ("#ops", False)
+
+
+async def test_a_bot_answers_in_the_thread_and_a_repeat_loudly(
+    fakes: Receivers, http: Http
+) -> None:
+    again = message(kind="repeat", ref="C0123 17.5")
+    await send(fakes, http, {**BOT, "url": "/api"}, again)
+
+    (post,) = fakes.to("/api/chat.postMessage")
+    assert (post.json["thread_ts"], post.json["reply_broadcast"]) == ("17.5", True)
+
+
+@pytest.mark.parametrize(
+    ("body", "outcome", "pause"),
+    [
+        ('{"ok":false,"error":"ratelimited"}', Outcome.RETRY, True),
+        ('{"ok":false,"error":"internal_error"}', Outcome.RETRY, False),
+        ('{"ok":false,"error":"invalid_auth"}', Outcome.DEAD, False),
+        ("not json", Outcome.DEAD, False),
+    ],
+)
+def test_what_the_web_api_s_answers_mean(
+    body: str, outcome: Outcome, pause: bool
+) -> None:
+    verdict = slack.judge_api(Answer(200, {}, body.encode()), NOON)
+    assert (verdict.outcome, verdict.pause) == (outcome, pause)
+
+
+# -- PagerDuty -----------------------------------------------------------------------
+
+
+def test_a_page_has_what_pagerduty_routes_by_and_so_has_its_resolve() -> None:
+    trigger = pagerduty.render(message(), KEY, NOON + 5)
+    resolve = pagerduty.render(message(over(alert()), kind="resolved"), KEY, NOON + 400)
+
+    assert trigger["event_action"] == "trigger"
+    assert trigger["payload"] | {"custom_details": None} == {
+        "summary": "pay: success 84.2 % < 95.0 % (32 of 203 failed in 5m)",
+        "source": "checkout on worker-3",
+        "severity": "critical",
+        "timestamp": "2026-11-25T12:01:00.000Z",
+        "component": "pay",
+        "group": "checkout",
+        "class": "node-success-rate",
+        "custom_details": None,
+    }
+    assert resolve["event_action"] == "resolve"
+    assert resolve["dedup_key"] == trigger["dedup_key"]
+    same = ("source", "severity", "timestamp", "component", "group", "class")
+    assert [resolve["payload"][k] for k in same] == [
+        trigger["payload"][k] for k in same
+    ]
+
+
+def test_a_page_is_within_pagerduty_s_limits() -> None:
+    huge = alert(STRANGE, summary=STRANGE, rule="r" * 300, note="x" * 600_000)
+    event = pagerduty.render(message(huge), KEY, NOON)
+    body = pagerduty.encode(event)
+
+    assert len(body) < 512_000
+    assert json.loads(body)["payload"]["custom_details"]["note"].startswith("left out")
+    assert len(event["payload"]["summary"]) == 1024
+    assert all(len(event["payload"][k]) <= 255 for k in ("component", "group", "class"))
+    assert len(event["dedup_key"]) <= 255
+
+
+@pytest.mark.parametrize(
+    ("reply", "outcome", "after"),
+    [
+        (Reply(202, '{"status":"success"}'), Outcome.SENT, None),
+        (Reply(429, ""), Outcome.RETRY, 30.0),
+        (Reply(429, "", {"Retry-After": "90"}), Outcome.RETRY, 90.0),
+        (Reply(500, "<html>"), Outcome.RETRY, None),
+        (Reply(400, '{"errors":["a","b"]}'), Outcome.DEAD, None),
+    ],
+)
+async def test_what_pagerduty_s_answers_mean(
+    fakes: Receivers, http: Http, reply: Reply, outcome: Outcome, after: float | None
+) -> None:
+    fakes.answer("/v2/enqueue", reply)
+    table = {"type": "pagerduty", "routing_key": KEY, "url": "/"}
+
+    verdict = await send(fakes, http, table)
+    assert (verdict.outcome, verdict.after) == (outcome, after)
+    assert KEY not in verdict.error
+
+
+def test_a_test_is_marked_as_one() -> None:
+    event = pagerduty.render(message(kind="test"), KEY, NOON)
+    assert event["payload"]["summary"].startswith("[TEST] ")
+    assert "This is a test; nothing is wrong." in event["payload"]["summary"]
+
+
+# -- webhooks ------------------------------------------------------------------------
+
+
+def test_signature_vectors() -> None:
+    body = b'{"event_type":"ping","data":{"success":true}}'
+    headers = webhook.sign_standard(
+        "whsec_plJ3nmyCDGBKInavdOK15jsl", "msg_loFOjxBNrRLzqYUf", 1731705121, body
+    )
+    assert headers["webhook-signature"] == (
+        "v1,rAvfW3dJ/X/qxhsaXPOyyCGmRKsaKWcsNccKXlIktD0="
+    )
+    assert webhook.sign_github("It's a Secret to Everybody", b"Hello, World!") == (
+        "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17"
+    )
+
+
+async def test_another_s_verifier_takes_our_signature_and_a_rotated_one(
+    fakes: Receivers, http: Http
+) -> None:
+    import time
+
+    old, new = "whsec_" + "b2xk" * 8, "whsec_" + "bmV3" * 8
+    table = {
+        "type": "webhook",
+        "url": "/hook",
+        "signature": "standard",
+        "secret": f"{new} {old}",
+    }
+    receiver = build(parse({"ops": {**table, "url": fakes.url + "/hook"}}), http)["ops"]
+    await receiver.send(message(), time.time())
+
+    (request,) = fakes.requests
+    for secret in (old, new):
+        Verifier(secret).verify(request.body, request.headers)
+    assert request.headers["webhook-id"] == "msg_01M8999830ABCDEFGHJKMNPQRS"
+    assert request.headers["idempotency-key"] == '"msg_01M8999830ABCDEFGHJKMNPQRS"'
+
+
+async def test_a_secret_that_is_no_base64_is_named_by_its_key(
+    fakes: Receivers, http: Http
+) -> None:
+    table = {"type": "webhook", "url": "/h", "signature": "standard", "secret": "hä?"}
+    verdict = await send(fakes, http, table)
+
+    assert verdict.error == "receiver.ops.secret: expected whsec_ and base64"
+
+
+def test_the_alertmanager_s_body_has_its_fields_and_no_others() -> None:
+    both = message(alert(), over(alert("ship")))
+    body = webhook.alertmanager_body(both, "https://kaywatch.example")
+
+    assert set(body) == {
+        *("receiver", "status", "alerts", "groupLabels", "commonLabels"),
+        *("commonAnnotations", "externalURL", "version", "groupKey", "truncatedAlerts"),
+    }
+    assert body["status"] == "firing"
+    assert body["groupKey"] == '{}:{alertname="node-success-rate", graph="checkout"}'
+    assert body["commonLabels"] == {
+        "graph": "checkout",
+        "alertname": "node-success-rate",
+        "severity": "critical",
+    }
+    firing, resolved = body["alerts"]
+    assert set(firing) == {
+        *("status", "labels", "annotations", "startsAt", "endsAt"),
+        *("generatorURL", "fingerprint"),
+    }
+    assert firing["endsAt"] == "0001-01-01T00:00:00Z"
+    assert resolved["endsAt"] == "2026-11-25T12:07:00.000Z"
+
+
+def test_our_own_body_tells_no_message_of_an_error() -> None:
+    body = json.dumps(webhook.native_body(message(), NOON))
+    assert "TimeoutError" in body
+    assert "evidence" not in body
+
+
+# -- apprise -------------------------------------------------------------------------
+
+
+# Of what it imports.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+async def test_apprise_reaches_what_we_don_t(fakes: Receivers, http: Http) -> None:
+    pytest.importorskip("apprise")
+    host = fakes.url.removeprefix("http://")
+    table = {"type": "apprise", "urls": f"json://{host}/apprise"}
+
+    verdict = await send(fakes, http, table)
+    assert verdict.outcome is Outcome.SENT
+    (request,) = fakes.to("/apprise")
+    assert request.json["title"] == "[FIRING] node-success-rate: checkout / pay"
+    assert request.json["type"] == "failure"
+
+    fakes.answer("/apprise", Reply(500))
+    assert (await send(fakes, http, table)).outcome is Outcome.RETRY
+    wrong = {"type": "apprise", "urls": "nonsense://secret"}
+    verdict = await send(fakes, http, wrong)
+    assert verdict.error == "1 of the URLs are none that apprise knows"
+
+
+def test_apprise_is_told_what_kind_of_message_it_is() -> None:
+    assert render_apprise(message(over(alert())), NOON)[2] == "success"
+    assert render_apprise(message(alert(severity="warning")), NOON)[2] == "warning"
+
+
+# -- secrets -------------------------------------------------------------------------
+
+
+async def test_a_secret_s_file_is_read_at_each_use(
+    fakes: Receivers, http: Http, tmp_path: Any
+) -> None:
+    path = tmp_path / "hook"
+    table = {"type": "webhook", "url_file": str(path)}
+    receiver = build(parse({"ops": table}), http)["ops"]
+
+    verdict = await receiver.send(message(), NOON)
+    assert verdict.outcome is Outcome.RETRY
+    assert verdict.error == (
+        f"receiver.ops.url_file: can't read {path}: no such file or directory"
+    )
+    path.write_text(fakes.url + "/one\n")
+    await receiver.send(message(), NOON)
+    path.write_text(fakes.url + "/two\n")
+    await receiver.send(message(), NOON)
+    assert [r.path for r in fakes.requests] == ["/one", "/two"]

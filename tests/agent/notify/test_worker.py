@@ -1,0 +1,266 @@
+"""Delivery, against receivers that answer over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from tests.agent.notify.alerts import NOON, Disk, alert, outbox, over
+from tests.receivers import HANG, RESET, Receivers, Reply, limited
+
+from kaywatch_agent.notification import NoticeKind, Notification
+from kaywatch_agent.notify.config import Grouping, parse, policies
+from kaywatch_agent.notify.http import Http
+from kaywatch_agent.notify.outbox import Outbox
+from kaywatch_agent.notify.receivers import build
+from kaywatch_agent.notify.row import Status
+from kaywatch_agent.notify.verdict import Verdict, sent
+from kaywatch_agent.notify.worker import Deliverer
+
+FIRING, RESOLVED = NoticeKind.FIRING, NoticeKind.RESOLVED
+AT_ONCE = Grouping(group_wait=0.0, group_interval=0.0)
+
+
+class Running:
+    """An outbox, a disk and a deliverer, as the agent has them."""
+
+    def __init__(self, box: Outbox, deliverer: Deliverer, disk: Disk) -> None:
+        self.box = box
+        self.deliverer = deliverer
+        self.disk = disk
+
+    def put(self, receiver: str, kind: NoticeKind, *alerts: Any) -> None:
+        for one in alerts:
+            self.box.put(receiver, kind, one, time.time())
+        self.commit()
+
+    def commit(self) -> None:
+        self.deliverer.wake(self.disk.commit(self.box))
+
+    def count(self, status: Status) -> int:
+        return len(self.box.rows(statuses=(status,)))
+
+
+async def until(condition: Callable[[], Any], deadline: float = 10.0) -> Any:
+    async with asyncio.timeout(deadline):
+        while not condition():
+            await asyncio.sleep(0.005)
+    return condition()
+
+
+@asynccontextmanager
+async def delivering(
+    fakes: Receivers,
+    random: float = 0.0,
+    seconds: float = 0.5,
+    **tables: dict[str, Any],
+) -> AsyncIterator[Running]:
+    for table in tables.values():
+        for key in ("url", "webhook_url"):
+            if str(table.get(key, "")).startswith("/"):
+                table[key] = fakes.url + table[key]
+    configs = parse(tables)
+    box = outbox(policies(configs, AT_ONCE), random=0.0)
+    disk = Disk()
+    async with Http(total_seconds=seconds) as http:
+        deliverer = Deliverer(
+            box,
+            build(configs, http),
+            hurry=lambda: running.commit(),  # noqa: PLW0108 - made below
+            stop_seconds=0.2,
+        )
+        running = Running(box, deliverer, disk)
+        task = asyncio.create_task(deliverer.run())
+        try:
+            yield running
+        finally:
+            deliverer.stop()
+            await task
+
+
+SLACK = {"type": "slack", "webhook_url": "/services/T/B/x", "rate": "1000/s"}
+PAGER = {"type": "pagerduty", "routing_key": "R" * 32, "url": "/", "rate": "1000/s"}
+HOOK = {"type": "webhook", "url": "/hook", "rate": "1000/s"}
+
+
+async def test_a_trigger_and_its_resolve_reach_everybody_in_order(
+    fakes: Receivers,
+) -> None:
+    async with delivering(
+        fakes, ops=dict(SLACK), pd=dict(PAGER), hook=dict(HOOK)
+    ) as running:
+        for name in ("ops", "pd", "hook"):
+            running.put(name, FIRING, alert(fired=time.time()))
+        await until(lambda: running.count(Status.SENT) == 3)
+        for name in ("ops", "pd", "hook"):
+            running.put(name, RESOLVED, over(alert(), ended=time.time()))
+        await until(lambda: running.count(Status.SENT) == 6)
+
+    assert ["[FIRING]" in r.json["text"] for r in fakes.to("/services/T/B/x")] == [
+        True,
+        False,
+    ]
+    events = [r.json for r in fakes.to("/v2/enqueue")]
+    assert [e["event_action"] for e in events] == ["trigger", "resolve"]
+    assert events[0]["dedup_key"] == events[1]["dedup_key"]
+    assert [r.json["status"] for r in fakes.to("/hook")] == ["firing", "resolved"]
+
+
+async def test_what_can_pass_is_tried_again_under_the_same_id(fakes: Receivers) -> None:
+    fakes.answer(
+        "/hook",
+        Reply(500),
+        Reply(503, "", {"Retry-After": "0"}),
+        Reply(408),
+        limited("1"),
+        HANG,
+        RESET,
+    )
+    async with delivering(fakes, hook=dict(HOOK)) as running:
+        running.put("hook", FIRING, alert())
+        await until(lambda: running.count(Status.SENT) == 1)
+
+    tries = fakes.to("/hook")
+    assert len(tries) == 7
+    assert len({r.headers["idempotency-key"] for r in tries}) == 1
+    assert len({r.json["id"] for r in tries}) == 1
+
+
+async def test_what_can_t_pass_is_dead_with_the_reason(fakes: Receivers) -> None:
+    fakes.answer(
+        "/v2/enqueue",
+        Reply(400, '{"status":"invalid event","errors":["Length of key is wrong"]}'),
+    )
+    fakes.answer("/hook", Reply(302, "", {"Location": "/elsewhere"}))
+    async with delivering(fakes, pd=dict(PAGER), hook=dict(HOOK)) as running:
+        running.put("pd", FIRING, alert())
+        running.put("hook", FIRING, alert())
+        await until(lambda: running.count(Status.DEAD) == 2)
+        errors = {row.receiver: row.error for row in running.box.rows()}
+
+    assert errors["pd"] == "HTTP 400: Length of key is wrong"
+    assert errors["hook"] == "HTTP 302: redirects are not followed"
+
+
+async def test_a_receiver_that_hangs_delays_no_other(fakes: Receivers) -> None:
+    fakes.answer("/services/T/B/x", HANG)
+    async with delivering(
+        fakes, seconds=5.0, ops=dict(SLACK), hook=dict(HOOK)
+    ) as running:
+        running.put("ops", FIRING, alert())
+        await until(lambda: fakes.to("/services/T/B/x"))
+        running.put("hook", FIRING, alert())
+        await until(lambda: running.count(Status.SENT) == 1, 1.0)
+
+
+async def test_410_disables_and_the_fallback_is_told(fakes: Receivers) -> None:
+    fakes.answer("/hook", Reply(410, "gone"))
+    async with delivering(
+        fakes, hook={**HOOK, "fallback": "ops"}, ops=dict(SLACK)
+    ) as running:
+        running.put("hook", FIRING, alert())
+        await until(lambda: running.count(Status.SENT) == 1)
+        running.put("hook", FIRING, alert("ship"))
+        await until(lambda: running.count(Status.SENT) == 2)
+
+    texts = [r.json["text"] for r in fakes.to("/services/T/B/x")]
+    assert all("Sent here because hook can't be reached" in text for text in texts)
+    assert len(fakes.to("/hook")) == 1
+
+
+async def test_what_is_under_way_at_the_stop_may_end_and_what_hangs_is_kept(
+    fakes: Receivers,
+) -> None:
+    fakes.answer("/hook", HANG)
+    started = time.monotonic()
+    async with delivering(fakes, seconds=30.0, hook=dict(HOOK)) as running:
+        running.put("hook", FIRING, alert())
+        await until(lambda: fakes.to("/hook"))
+
+    assert time.monotonic() - started < 5
+    (row,) = running.box.rows()
+    assert row.status is Status.PENDING
+    assert list(running.disk.documents) == [row.id]
+
+
+async def test_our_own_failure_is_no_end(fakes: Receivers) -> None:
+    class Broken:
+        calls = 0
+
+        async def send(self, notification: Notification, now: float) -> Verdict:
+            self.calls += 1
+            if self.calls == 1:
+                raise ZeroDivisionError
+            return sent()
+
+    async with delivering(fakes, hook=dict(HOOK)) as running:
+        running.deliverer.use({"hook": Broken()})
+        running.put("hook", FIRING, alert())
+        await until(lambda: running.count(Status.SENT) == 1)
+        assert running.box.rows()[0].attempts == 1
+
+
+async def test_a_mistake_of_ours_silences_no_receiver(fakes: Receivers) -> None:
+    async with delivering(fakes, hook=dict(HOOK)) as running:
+        due, calls = running.box.due, []
+
+        def once_broken(name: str, now: float) -> Any:
+            calls.append(name)
+            if len(calls) == 1:
+                raise ZeroDivisionError
+            return due(name, now)
+
+        running.box.due = once_broken  # type: ignore[method-assign]
+        running.put("hook", FIRING, alert())
+        await until(lambda: running.count(Status.SENT) == 1)
+
+
+async def test_a_reload_adds_and_takes_away_receivers(fakes: Receivers) -> None:
+    async with delivering(fakes, hook=dict(HOOK)) as running, Http() as http:
+        configs = parse({"other": {**HOOK, "url": fakes.url + "/other"}})
+        running.box.use(policies(configs, AT_ONCE), time.time())
+        running.deliverer.use(build(configs, http))
+        running.put("other", FIRING, alert())
+        await until(lambda: running.count(Status.SENT) == 1)
+
+    assert [r.path for r in fakes.requests] == ["/other"]
+
+
+async def test_a_thousand_episodes_with_a_third_of_the_answers_bad(
+    fakes: Receivers,
+) -> None:
+    """Nobody is told of an end without its beginning, and all is done with."""
+    fakes.fail(0.3)
+    async with delivering(fakes, pd=dict(PAGER), hook=dict(HOOK)) as running:
+        for n in range(1000):
+            one = alert(f"n{n % 50}", episode=1 + n // 50, fired=NOON)
+            for name in ("pd", "hook"):
+                running.box.put(name, FIRING, one, time.time())
+            if n % 3 == 0:
+                running.commit()
+                await asyncio.sleep(0)
+            for name in ("pd", "hook"):
+                running.box.put(name, RESOLVED, over(one), time.time())
+            if n % 25 == 0:
+                running.commit()
+                await asyncio.sleep(0.01)
+        running.commit()
+        await until(lambda: running.count(Status.PENDING) == 0, 60)
+
+    open_incidents: set[str] = set()
+    for request in fakes.taken("/v2/enqueue"):
+        if request.json["event_action"] == "trigger":
+            open_incidents.add(request.json["dedup_key"])
+        else:
+            open_incidents.discard(request.json["dedup_key"])
+    assert open_incidents == set()
+    ended = {
+        (one["labels"]["node"], one["episode"])
+        for request in fakes.taken("/hook")
+        for one in request.json["alerts"]
+        if one["status"] == "resolved"
+    }
+    assert len(ended) == 1000

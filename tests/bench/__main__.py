@@ -1,0 +1,50 @@
+"""Measures everything, or what is named, and prints one table.
+
+    python -m tests.bench [--quick] [--json FILE] [NAME ...]
+
+A name is that of a module without its `bench_`: `client`, `agent`, `store`, ...
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+from tests.bench.daemons import versions
+from tests.bench.modules import NAMES, measured
+from tests.bench.report import as_json, describe_machine, show
+from tests.bench.rounds import FULL, QUICK, alone, progress
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
+    parser.add_argument("--quick", action="store_true", help="fewer events and seconds")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write it there too")
+    options = parser.parse_args()
+    unknown = set(options.names) - set(NAMES)
+    if unknown:
+        parser.error(f"{', '.join(unknown)}: choose from {', '.join(NAMES)}")
+    machine = describe_machine()
+    machine["versions"] |= versions()
+    rows = []
+    started = time.monotonic()
+    for name in options.names or NAMES:
+        progress(f"{name}, after {time.monotonic() - started:.0f} s")
+        # A process each: what one has allocated or started is no load to the next.
+        rows += alone(measured, name, QUICK if options.quick else FULL)
+    show(rows, machine)
+    if options.json:
+        document = {
+            "machine": machine,
+            "quick": options.quick,
+            "seconds": round(time.monotonic() - started),
+            "rows": [as_json(row) for row in rows],
+        }
+        options.json.write_text(json.dumps(document, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

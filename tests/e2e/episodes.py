@@ -1,0 +1,222 @@
+"""Alerts that come and go, receivers on a bad day, an agent that is killed: who heard?
+
+Gauges are set above and below a threshold; each time, every unit has one more episode.
+`python -m tests.e2e.episodes --units 100 --flips 10 --kills 10` is the long form.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.request import urlopen
+
+from tests.agents import Agent, until
+from tests.receivers import Receivers, running_receivers
+
+CONFIG = """
+[alerting]
+group_wait = "0"
+group_interval = "0"
+group_by = ["alertname", "unit"]
+max_instances_per_rule = 5000
+thresholds = {{ success_rate_min = false, error_rate_max = false, \
+avg_execution_time_max = false, memory_usage_max = false }}
+
+[[rule]]
+name = "level"
+metric = "custom.level.last"
+op = ">"
+value = 0.5
+window = "1m"
+per = ["unit"]
+for = "0"
+keep_firing_for = "0"
+cooldown = "0"
+repeat_interval = "0"
+severity = "critical"
+
+[receiver.hook]
+type = "webhook"
+url = "{url}/hook"
+rate = "1000/s"
+"""
+
+DRIVER = """
+import kaywatch, sys, time
+units = int(sys.argv[1])
+for line in sys.stdin:
+    for unit in range(units):
+        kaywatch.gauge("level", float(line), unit=f"u{unit}")
+    print("set", flush=True)
+"""
+
+
+@dataclass
+class Result:
+    """What was told.
+
+    Attributes:
+        episodes: how many there were.
+        problems: what was wrong with what arrived, for people.
+        requests: how many there were, by what was answered.
+        messages: how many were taken.
+        twice: how often one was taken again, as the agent was killed before it had
+            written down that it was.
+        kills: how often it was killed.
+    """
+
+    episodes: int
+    problems: list[str] = field(default_factory=list)
+    requests: Counter[int] = field(default_factory=Counter)
+    messages: int = 0
+    twice: int = 0
+    kills: int = 0
+
+
+def run(
+    agent: Agent, folder: Path, *, units: int, flips: int, kills: int, seed: int = 1
+) -> Result:
+    """Let every unit have `flips` episodes, and look at what arrived."""
+    chance = random.Random(seed)
+    with running_receivers() as receivers:
+        receivers.fail(0.3, seed)
+        config = folder / "kaywatch.toml"
+        config.write_text(CONFIG.format(url=receivers.url))
+        agent.start("--config", str(config))
+        driver = agent.spawn(DRIVER, str(units))
+        killed = 0
+        for flip in range(2 * flips):
+            high = flip % 2 == 0
+            tell(driver, "1" if high else "0")
+            if killed < kills and chance.random() < 0.7:
+                time.sleep(chance.random() * 1.5)
+                agent.stop(signal.SIGKILL)
+                agent.start("--config", str(config))
+                killed += 1
+            settle(agent, units if high else 0)
+        until(lambda: waiting(agent) == 0, "everything is delivered", 900)
+        assert driver.stdin is not None
+        driver.stdin.close()
+        driver.wait(20)
+        agent.stop()
+        return judged(receivers, units, flips, killed)
+
+
+def tell(driver: subprocess.Popen[str], line: str) -> None:
+    assert driver.stdin is not None and driver.stdout is not None
+    driver.stdin.write(line + "\n")
+    driver.stdin.flush()
+    assert driver.stdout.readline() == "set\n"
+
+
+def settle(agent: Agent, wanted: int) -> None:
+    """Wait until so many alerts fire, and that is durable."""
+    until(
+        lambda: (
+            measured(agent, "kaywatch_rule_evaluations_total")
+            and measured(agent, 'kaywatch_alerts{state="firing"}') == wanted
+        ),
+        f"{wanted} fire",
+    )
+    commits = measured(agent, "kaywatch_commits_total")
+    until(
+        lambda: measured(agent, "kaywatch_commits_total") >= commits + 2,
+        "that is committed",
+    )
+
+
+def measured(agent: Agent, name: str) -> float:
+    """Return the sum of one of the agent's metrics; the labels may be part of it."""
+    with urlopen(f"{agent.url}/metrics", timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    return sum(
+        float(line.rpartition(" ")[2]) for line in lines if line.startswith(name)
+    )
+
+
+def waiting(agent: Agent) -> float:
+    return measured(agent, "kaywatch_outbox_depth")
+
+
+def judged(receivers: Receivers, units: int, flips: int, kills: int) -> Result:
+    """Compare what arrived with what happened."""
+    found = Result(units * flips, kills=kills)
+    story: dict[str, list[tuple[int, str]]] = defaultdict(list)
+    done: Counter[str] = Counter()  # messages that were taken with success
+    for request in receivers.to("/hook"):
+        body, status = request.json, request.reply.status
+        found.requests[status] += 1
+        if not 200 <= status < 300:
+            continue
+        done[body["id"]] += 1
+        if done[body["id"]] > 1:
+            continue
+        # Within a message, what fires comes first; it was told at once.
+        for alert in sorted(body["alerts"], key=lambda alert: alert["episode"]):
+            story[alert["labels"]["unit"]].append((alert["episode"], alert["status"]))
+    found.messages, found.twice = len(done), done.total() - len(done)
+    for unit in (f"u{n}" for n in range(units)):
+        found.problems += wrong(unit, story[unit], flips)
+    return found
+
+
+def wrong(unit: str, story: list[tuple[int, str]], flips: int) -> list[str]:
+    """Return what is wrong with what was told of one unit.
+
+    What begins and ends while a receiver is away is told at once, as over.
+    """
+    problems = []
+    last = (0, "resolved")
+    for told in story:
+        episode, what = told
+        next_one = episode == last[0] + 1 and last[1] == "resolved"
+        ends = what == "resolved" and last == (episode, "firing")
+        if told != last and not next_one and not ends:
+            problems.append(f"{unit}: {what} of episode {episode} after {last}")
+        last = told
+    if last != (flips, "resolved"):
+        problems.append(f"{unit}: the last that was told is {last}, of {flips}")
+    return problems
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--units", type=int, default=100)
+    parser.add_argument("--flips", type=int, default=10)
+    parser.add_argument("--kills", type=int, default=10)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="kw-") as folder:
+        agent = Agent(Path(folder))
+        try:
+            found = run(
+                agent,
+                Path(folder),
+                units=asked.units,
+                flips=asked.flips,
+                kills=asked.kills,
+            )
+        finally:
+            agent.close()
+    for problem in found.problems[:20]:
+        print(problem)
+    answers = ", ".join(
+        f"{status or 'reset'}: {n}" for status, n in sorted(found.requests.items())
+    )
+    print(
+        f"{found.episodes:,} episodes, {found.kills} kills; answers: {answers};"
+        f" {found.messages:,} messages, {found.twice} of them twice;"
+        f" {len(found.problems)} problems"
+    )
+    return bool(found.problems)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

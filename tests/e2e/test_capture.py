@@ -1,0 +1,423 @@
+"""`kaywatch capture` and `kaywatch replay`: real agents, real clients, real files."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.agent.protocol.samples import batch, executions, hello, rows
+from tests.agents import Agent, running_agent, until
+
+from kaywatch import wire
+from kaywatch_agent.capture.recording import Header, Reader, Record, Writer
+
+WORK = """
+import sys, time
+import kaywatch
+from pocketflow import Flow, Node
+
+class Load(Node):
+    def post(self, shared, prep, result):
+        shared["n"] += 1
+        return "more" if shared["n"] < 4 else "done"
+
+class Pay(Node):
+    def exec(self, _):
+        if seed[0] % 3 == 0:
+            raise ValueError("card of jane@example.com")
+        if seed[0] % 3 == 1 and self.cur_retry == 0:
+            raise TimeoutError
+    def exec_fallback(self, _, error):
+        if seed[0] % 5 == 0:
+            raise error
+        return "later"
+    def post(self, shared, prep, result):
+        return result or "paid"
+
+seed = [int(sys.argv[1])]
+kaywatch.instrument()
+load, pay = Load(), Pay(max_retries=2)
+load - "more" >> load
+load - "done" >> pay
+flow = Flow(start=load)
+for n in range(40):
+    seed[0] += 1
+    try:
+        flow.run({"n": 0})
+    except ValueError:
+        pass
+    kaywatch.observe("size", n, kind="a b")
+    time.sleep(0.01)
+    if n == 20:
+        kaywatch.flush(5)
+assert kaywatch.flush(5)
+"""
+
+
+def command(agent: Agent, *arguments: object, code: int = 0) -> str:
+    """Run a kaywatch command beside an agent; return what it printed."""
+    done = subprocess.run(
+        [agent.python, "-m", "kaywatch_agent", *map(str, arguments)],
+        env=agent.environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == code, (done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr
+    return done.stdout if not code else done.stderr
+
+
+def capturing(agent: Agent, path: Path, *options: str) -> subprocess.Popen[str]:
+    """Start a capture, and wait until it is one."""
+    process = subprocess.Popen(
+        [agent.python, "-m", "kaywatch_agent", "capture", str(path), *options],
+        env=agent.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    until(lambda: path.exists() or process.poll() is not None, "the capture began")
+    return process
+
+
+def ended(process: subprocess.Popen[str], number: int = signal.SIGINT) -> str:
+    """End a capture; return what it says of itself."""
+    process.send_signal(number)
+    out, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (0, "")
+    return out
+
+
+def figures(agent: Agent) -> dict[str, Any]:
+    """The export, without what differs between two runs of one process."""
+    export = agent.get("/api/v1/export")
+    for kind in ("nodes", "graphs"):
+        for found in export[kind].values():
+            for key in list(found):
+                if "time" in key or "memory" in key or key == "last_execution":
+                    del found[key]
+    del export["timestamp"]
+    failures = agent.get("/api/v1/failures")["failures"]
+    seen = sorted((f["node"], f["type"], f["message"], f["phase"]) for f in failures)
+    return {**export, "failures": seen}
+
+
+@pytest.fixture
+def other(installed: str) -> Iterator[Agent]:
+    """A second agent, to replay into."""
+    with running_agent(installed) as agent:
+        yield agent
+
+
+@pytest.fixture
+def captured(tmp_path: Path) -> Path:
+    """A capture of 200 connections, written by hand: a batch a second from each."""
+    path = tmp_path / "many.kwcap"
+    writer = Writer(path, Header(1, 1_700_000_000.0, "0.1.0"))
+    for second in range(3):
+        for n in range(200):
+            at, client = 1_700_000_000.0 + second + n / 200, n.to_bytes(16, "big")
+            if not second:
+                writer.add(Record(at, n, hello(client=client, service=f"s{n % 4}")))
+            message = batch(
+                client=client,
+                seq=second + 1,
+                service=f"s{n % 4}",
+                recorded=5 * (second + 1),
+                sent=at,
+                executions=executions(5, end=[at] * 5),
+            )
+            writer.add(Record(at, n, message))
+            if second == 2 and n % 2:
+                writer.add(Record(at, n, wire.bye(client, 3)))
+                writer.add(Record(at, n, None))
+    writer.end(1_700_000_003.0, 0)
+    writer.close()
+    return path
+
+
+@pytest.mark.parametrize("name", ["work.kwcap", "work.kwcap.gz"])
+def test_a_replay_gives_the_figures_that_were_captured(
+    agent: Agent, other: Agent, tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / name
+    capture = capturing(agent, path)
+    workers = [agent.spawn(WORK, str(n)) for n in range(3)]
+    assert [worker.wait(30) for worker in workers] == [0, 0, 0]
+    until(
+        lambda: [c["state"] for c in agent.clients()] == ["ended"] * 3,
+        "all have said goodbye",
+    )
+    said = ended(capture)
+    events = sum(client["events"] for client in agent.clients())
+    assert f" {events:,} events, " in said and "missed" not in said
+
+    assert " acknowledged" in command(other, "replay", path, "--speed", "10")
+    replayed = figures(other)
+    assert replayed == figures(agent)
+    assert set(replayed["nodes"]) == {"Load", "Pay"}
+    assert replayed["nodes"]["Pay"]["outcomes"]["fallback"] > 0
+    clients = other.clients()
+    assert [c["state"] for c in clients] == ["ended"] * 3
+    assert [c["completeness"] for c in clients] == [1.0] * 3
+    assert {c["client"] for c in clients}.isdisjoint(
+        c["client"] for c in agent.clients()
+    )
+
+    # Another one counts again.
+    before = other.executions()
+    found = json.loads(command(other, "replay", path, "--speed", "max", "--json"))
+    assert found["acknowledged"] == found["events"] == events
+    assert other.executions() == {node: 2 * n for node, n in before.items()}
+    # And all of it is of now.
+    recent = other.get("/api/v1/nodes", window="5m")["nodes"]
+    assert {node["node"]: node["total_executions"] for node in recent} == (
+        other.executions()
+    )
+
+
+def test_a_capture_of_hundreds_of_connections_is_replayed_over_as_many(
+    agent: Agent, captured: Path
+) -> None:
+    found = json.loads(command(agent, "replay", captured, "--speed", "0", "--json"))
+    assert found["connections"] == found["clients"] == 200
+    assert found["events"] == found["acknowledged"] == 3_000
+    assert found["messages"] == 900
+    assert sum(agent.executions().values()) == 3_000
+    clients = agent.clients()
+    until(
+        lambda: {c["state"] for c in agent.clients()} == {"ended"},
+        "those that were there at the end of the capture did not die",
+    )
+    assert {c["completeness"] for c in clients} == {1.0}
+
+
+def test_times_are_kept_if_asked(agent: Agent, captured: Path) -> None:
+    command(agent, "replay", captured, "--speed", "max", "--keep-times")
+    nodes = agent.get("/api/v1/nodes")["nodes"]
+    latest = max(node["last_execution"] for node in nodes)
+    assert latest == pytest.approx(1_700_000_003.0, abs=0.01)
+
+
+def test_rows_without_a_number_are_counted_each_time(
+    agent: Agent, tmp_path: Path
+) -> None:
+    path = tmp_path / "rows"
+    writer = Writer(path, Header(1, 1_700_000_000.0))
+    row = {"graph": "g", "node": "backup", "seconds": 3}
+    for n in range(4):
+        writer.add(Record(1_700_000_000.0, n // 2, rows(row, service="cron")))
+    writer.close()
+    for total in (4, 8):
+        said = command(agent, "replay", path)
+        assert "the capture is not whole: it was cut off" in said
+        assert agent.executions() == {"backup": total}
+
+
+def test_a_client_that_came_back_over_another_connection_keeps_its_order(
+    agent: Agent, tmp_path: Path
+) -> None:
+    path = tmp_path / "back"
+    writer = Writer(path, Header(1, 1_700_000_000.0))
+    for seq in range(1, 101):
+        message = batch(seq=seq, recorded=seq, executions=executions(1))
+        writer.add(Record(1_700_000_000.0, seq // 2, message))
+    writer.end(1_700_000_001.0, 0)
+    writer.close()
+    command(agent, "replay", path, "--speed", "max")
+    (client,) = agent.clients()
+    assert (client["events"], client["duplicates"]) == (100, 0)
+
+
+def test_what_a_capture_holds_is_shown_without_an_agent(
+    agent: Agent, captured: Path
+) -> None:
+    agent.stop()
+    said = command(agent, "replay", "--info", captured)
+    assert "a capture by kaywatch 0.1.0" in said
+    assert "from 2023-11-14 22:13:20 UTC, for 2.99 s" in said
+    assert "200 connections; messages: hello 200, batch 600, bye 100" in said
+    (line,) = (line for line in said.splitlines() if line.startswith("s1 "))
+    assert line.split() == ["s1", "50", "150", "750", "0", "0", "0"]
+    found = json.loads(command(agent, "replay", "--info", "--json", captured))
+    assert found["ended"] - found["started"] == pytest.approx(2.995)
+    assert sum(one["executions"] for one in found["services"]) == 3_000
+
+
+def test_a_capture_that_was_killed_is_replayed_as_far_as_it_goes(
+    agent: Agent, other: Agent, tmp_path: Path
+) -> None:
+    path = tmp_path / "killed.kwcap.gz"
+    capture = capturing(agent, path)
+    agent.run(WORK, "1")
+    size = path.stat().st_size
+    until(lambda: path.stat().st_size > size, "what came is in the file")
+    capture.kill()
+    capture.communicate()
+    said = command(other, "replay", path, "--speed", "max")
+    assert "the capture is not whole: it was cut off while it was written" in said
+    assert figures(other)["nodes"] == figures(agent)["nodes"]
+
+
+def test_a_capture_ends_by_itself(agent: Agent, tmp_path: Path) -> None:
+    by_time = command(agent, "capture", tmp_path / "a", "--seconds", "0.3")
+    assert "0 messages, 0 events" in by_time
+    small = capturing(agent, tmp_path / "b", "--max-size", "2kB")
+    agent.run(WORK, "1")
+    assert small.wait(20) == 0
+    small.communicate()
+    assert (tmp_path / "b").stat().st_size >= 2_000
+    assert command(agent, "replay", tmp_path / "b", "--info")
+
+
+def test_a_redacted_capture_has_the_figures_and_not_the_texts(
+    agent: Agent, other: Agent, tmp_path: Path
+) -> None:
+    path = tmp_path / "redacted.kwcap"
+    capture = capturing(agent, path, "--redact")
+    agent.run(WORK, "1")
+    ended(capture)
+    content = path.read_bytes()
+    assert b"jane@example.com" not in content and b"a b" not in content
+    reader = Reader(path)
+    said = [wire.decode(record.message) for record in reader if record.message]
+    reader.close()
+    assert {one["host"] for one in said if "host" in one} == {"redacted"}
+    assert b"ValueError" in content
+    command(other, "replay", path, "--speed", "max")
+    assert figures(other)["nodes"] == figures(agent)["nodes"]
+    texts = {text for _, _, text, _ in figures(other)["failures"]}
+    assert texts == {"redacted (24 characters)"}
+    assert ", redacted" in command(other, "replay", path, "--info")
+
+
+def test_an_observer_that_does_not_read_delays_nobody_and_is_told(
+    agent: Agent,
+) -> None:
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as observer,
+        socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client,
+    ):
+        observer.connect(agent.socket)
+        observer.sendall(wire.frame(wire.capture()))
+        client.connect(agent.socket)
+        client.settimeout(10)
+        stream = client.makefile("rb")
+        client.sendall(wire.frame(hello()))
+        assert said(stream)["seq"] == 0
+        # Some 30 MB: the observer's queue holds 16.
+        pad = b"x" * 1_000_000
+        started = time.monotonic()
+        for seq in range(1, 31):
+            message = batch(seq=seq, executions=executions(1), pad=pad)
+            client.sendall(wire.frame(message) + wire.frame(wire.flush(b"")))
+        while said(stream)["seq"] < 30:
+            pass
+        assert time.monotonic() - started < 10
+        assert agent.executions() == {"pay": 30}
+
+        observer.settimeout(10)
+        copies, missed, stream = 0, 0, observer.makefile("rb")
+        while copies + missed < 61:  # the hello, and a flush with each batch
+            copy = said(stream)
+            copies += "message" in copy
+            missed = copy.get("missed", 0)
+        assert copies > 10 and missed > 5
+
+
+def said(stream: Any) -> dict[str, Any]:
+    size = int.from_bytes(stream.read(4), "big")
+    return wire.decode(stream.read(size))
+
+
+def test_the_agents_end_ends_a_replay_with_a_clear_message(
+    agent: Agent, captured: Path
+) -> None:
+    process = subprocess.Popen(
+        [agent.python, "-m", "kaywatch_agent", "replay", str(captured)],
+        env=agent.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    until(lambda: len(agent.clients()) > 50, "the replay is under way")
+    agent.stop(signal.SIGKILL)
+    agent.start("--http", "127.0.0.1:0")
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 1
+    # Whichever connection noticed it first.
+    assert err.startswith(f"kaywatch: the agent at {agent.socket} ")
+    assert "hung up, after " in err or "can't be connected to" in err
+    assert "are acknowledged. A new replay counts all of them again\n" in err
+    assert "Traceback" not in err
+
+
+def test_the_agents_end_ends_a_capture_that_can_be_read(
+    agent: Agent, tmp_path: Path
+) -> None:
+    path = tmp_path / "a"
+    capture = capturing(agent, path)
+    agent.run(WORK, "1")
+    agent.stop()
+    out, err = capture.communicate(timeout=20)
+    assert capture.returncode == 1
+    assert f"the capture ended early: the agent at {agent.socket} hung up" in err
+    assert "events" in out
+    reader = Reader(path)
+    assert len(list(reader)) > 2 and not reader.problem
+    reader.close()
+
+
+def test_wrong_use_is_said_and_does_no_harm(agent: Agent, tmp_path: Path) -> None:
+    text = tmp_path / "notes.txt"
+    text.write_text("not a capture")
+    for option in ([], ["--info"]):
+        err = command(agent, "replay", text, *option, code=1)
+        assert err == (
+            f"kaywatch: {text}: no capture of kaywatch: it begins with b'not a ca'\n"
+        )
+    err = command(agent, "replay", tmp_path / "none", code=1)
+    assert err == f"kaywatch: {tmp_path / 'none'}: No such file or directory\n"
+    err = command(agent, "capture", text, code=1)
+    assert err == f"kaywatch: {text} is there already; --force overwrites it\n"
+    assert text.read_text() == "not a capture"
+    nobody = tmp_path / "nobody.sock"
+    err = command(agent, "capture", tmp_path / "a", "--socket", nobody, code=1)
+    assert "nobody listens there" in err
+    assert not (tmp_path / "a").exists()
+    for wrong in (
+        ["capture"],
+        ["capture", "a", "--max-size", "lots"],
+        ["capture", "a", "--seconds", "0"],
+        ["replay", text, "--speed", "-1"],
+        ["replay", text, "--speed", "fast"],
+    ):
+        assert "Error: " in command(agent, *wrong, code=2)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_another_user_may_send_and_not_capture(agent: Agent) -> None:
+    os.chmod(agent.socket, 0o666)
+    os.chmod(agent.folder, 0o755)
+    code = f"""
+import os, socket
+os.setgid(65534); os.setuid(65534)
+with socket.socket(socket.AF_UNIX) as s:
+    s.connect({agent.socket!r})
+    s.sendall({wire.frame(wire.capture())!r})
+    print(s.recv(1000))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert "only root and the agent's own user may capture" in done.stdout
