@@ -59,7 +59,8 @@ def check(file: str | None) -> None:
     parts = [_count(len(settings.rules), "rule"), _count(len(receivers), "receiver")]
     if settings.warnings:
         parts.append(_count(len(settings.warnings), "warning"))
-    click.echo(f"{path or 'no file, all defaults'}: {', '.join(parts)}")
+    click.echo(f"{path or 'No file, all defaults'}:")
+    click.echo(f"  {', '.join(parts)}")
     for warning in settings.warnings:
         _wrapped(f"warning: {warning}", "  ")
     for rule in settings.rules.values():

@@ -63,7 +63,8 @@ def add(
         click.echo(json.dumps(found, indent=2))
         return
     made = found["silence"]
-    click.echo(f"{made['id']} until {_moment(made['endsAt'])}, {_covers(made)}")
+    click.echo(f"{made['id']} until {_moment(made['endsAt'])}")
+    click.echo(f"  {_covers(made)}")
 
 
 @silence.command("list")
@@ -140,7 +141,9 @@ def _covers(row: Any) -> str:
     count = row["alerts"]
     if not count:
         return "no alert that fires now is covered"
-    return f"{count} alert{'s' * (count > 1)} that fire{'s' * (count == 1)} now"
+    if count == 1:
+        return "1 alert that fires now is covered"
+    return f"{count} alerts that fire now are covered"
 
 
 def _moment(text: str) -> str:

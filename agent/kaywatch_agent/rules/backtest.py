@@ -203,7 +203,8 @@ class _Memory:
 
 def _ends(start: float, length: float) -> Iterator[float]:
     """Yield when to look at a bucket."""
-    at = float(FINEST)
+    # A step later than its first: the bucket before it is out of the window then.
+    at = 2.0 * FINEST
     while at < length:
         yield start + at
         at += LOOK_SECONDS

@@ -174,3 +174,13 @@ def test_only_what_it_looks_at_makes_a_rule_another_one() -> None:
     ]
     assert len({meaning(extra) for extra in same}) == 1
     assert len({meaning(extra) for extra in ["", *other]}) == 5
+
+
+def test_all_rules_that_are_wrong_are_told_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load({"rule": [{"name": "a"}, {"name": "b", "metric": "nope"}, {"nam": "c"}]})
+
+    wrong = [str(error) for error in (caught.value, *caught.value.others)]
+    assert [text.partition(":")[0] for text in wrong] == [
+        "rule[1] (a).metric", "rule[2] (b).metric", "rule[3].name"
+    ]  # fmt: skip

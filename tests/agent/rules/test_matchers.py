@@ -43,3 +43,9 @@ def test_any_value_can_be_written(value: str, equal: bool) -> None:
 def test_its_json_is_that_of_an_alertmanager() -> None:
     data = msgspec.json.encode(parse('node!~"a.*"'))
     assert data == b'{"name":"node","value":"a.*","isRegex":true,"isEqual":false}'
+
+
+@pytest.mark.parametrize("pattern", ["a{99999999999}", "(" * 20_000 + ")" * 20_000])
+def test_a_pattern_that_is_too_much_is_a_mistake_and_no_crash(pattern: str) -> None:
+    with pytest.raises(ValueError, match="node=~"):
+        parse(f'node=~"{pattern}"')

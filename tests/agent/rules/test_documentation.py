@@ -1,0 +1,123 @@
+"""docs/alerts.md says what there is: every key, every metric, examples that work."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kaywatch_agent.config import parse
+from kaywatch_agent.errors import ConfigError
+from kaywatch_agent.rules import cases, load
+from kaywatch_agent.rules.load import KINDS, PAGE
+from kaywatch_agent.rules.metrics import METRICS, WAYS
+
+WRITTEN = (Path(__file__).parents[3] / "docs" / "alerts.md").read_text("utf-8")
+EXAMPLES = re.findall(r"^```toml\n(.*?)^```", WRITTEN, re.MULTILINE | re.DOTALL)
+TEST = next(example for example in EXAMPLES if "[[test]]" in example)
+
+LEAST: dict[str, dict[str, Any]] = {
+    "threshold": {"metric": "error_rate", "op": ">", "value": 0.1},
+    "absence": {"max_age": "5m"},
+    "burn_rate": {"objective": 0.99},
+    "transition_share": {"action": "x", "above": 0.1},
+    "stuck": {},
+    "process_died": {},
+    "runaway": {"max_visits": 3},
+}
+
+
+def known(complaint: Any, *arguments: Any) -> set[str]:
+    """The keys that the loader would have taken instead of `strange`."""
+    with pytest.raises(ConfigError, match="strange") as caught:
+        complaint(*arguments)
+    return set(str(caught.value).partition("(known: ")[2].rstrip(")").split(", "))
+
+
+def documented(names: set[str]) -> set[str]:
+    return {name for name in names if f"`{name}`" not in WRITTEN}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_key_of_a_rule_is_documented(kind: str) -> None:
+    rule = {"name": "r", "kind": kind, "strange": 1, **LEAST[kind]}
+
+    assert documented(known(load.load, {"rule": [rule]})) == set()
+
+
+def test_every_key_of_the_other_tables_is_documented() -> None:
+    tier = {"factor": 2.0, "long": "1h", "short": "5m", "strange": 1}
+    slo = {"name": "r", "kind": "burn_rate", "objective": 0.9, "tiers": [tier]}
+    when = {"name": "r", "when": "error_rate > 1", "strange": 1}
+    inhibit = {"source": ["a=b"], "target": ["a=c"], "strange": 1}
+    for table in (
+        {"alerting": {"strange": 1}},
+        {"defaults": {"strange": "1"}},
+        {"rule": [slo]},
+        {"rule": [when]},
+        {"inhibit": [inhibit]},
+    ):
+        names = known(load.load, table) - {"source", "target", "equal"}
+        assert documented(names) == set(), table
+    assert documented(set(PAGE)) == set()
+    assert all(f"\n{name} = [" in WRITTEN for name in ("source", "target", "equal"))
+
+
+def test_every_key_of_a_test_is_documented() -> None:
+    settings = load.load({}, receivers=["ops"])
+    least: dict[str, dict[str, Any]] = {
+        "executions": {"node": "n"},
+        "runs": {},
+        "metric": {"name": "m", "value": 1.0},
+        "process": {},
+        "silence": {"match": ["a=b"]},
+        "alerts": {"rule": PAGE[0]},
+        "message": {"rule": PAGE[0], "to": "ops"},
+    }
+    names = known(cases.load, {"test": [{"name": "t", "strange": 1}]}, settings)
+    assert names >= set(least)
+    for key, part in least.items():
+        test = {"name": "t", key: [{**part, "strange": 1}]}
+        names |= known(cases.load, {"test": [test]}, settings)
+    flight = {"name": "t", "process": [{"in_flight": [{"strange": 1}]}]}
+    names |= known(cases.load, {"test": [flight]}, settings)
+
+    assert documented(names) == set()
+
+
+def test_the_metrics_are_those_that_there_are() -> None:
+    table = WRITTEN.partition("## Metrics")[2].partition("\n## ")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| `")]
+
+    assert rows == [
+        f"| `{name}` | {metric.unit or 'number'} | {', '.join(metric.source.labels)}"
+        f" | {metric.help} |"
+        for name, metric in METRICS.items()
+    ]
+    assert documented(set(WAYS)) == set()
+
+
+@pytest.mark.parametrize("number", range(len(EXAMPLES)))
+def test_an_example_loads(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    example = EXAMPLES[number]
+    if example is TEST:
+        pytest.skip("run below")
+    # The secrets' files are not there.
+    example = re.sub(r"webhook_url_file = .*", 'webhook_url = "https://h/x"', example)
+    if "[[rule]]" in example or "[alerting" in example or "[[inhibit]]" in example:
+        assert parse(example).alerts.rules
+
+
+def test_the_example_of_a_test_passes() -> None:
+    values = tomllib.loads(TEST)
+    off = {"thresholds": dict.fromkeys(PAGE, False)}
+    settings = load.load(
+        {"rule": values["rule"], "alerting": off}, receivers=values["receivers"]
+    )
+    verdicts = [cases.run(c, settings, {}) for c in cases.load(values, settings)]
+
+    assert [verdict.differences for verdict in verdicts] == [[], []]
+    assert verdicts[0].rehearsal.messages

@@ -1,0 +1,243 @@
+"""Alerts of a real agent, by the commands that people use."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.agent.rules.history import record
+from tests.agents import Agent, running_agent, until
+
+CONFIG = """
+[defaults]
+window = "1m"
+for = "0"
+keep_firing_for = "0"
+
+[[rule]]
+name = "checkout-fails"
+metric = "error_rate"
+op = ">"
+value = 0.2
+min_executions = 5
+severity = "critical"
+
+[[rule]]
+name = "slow-and-busy"
+when = "latency_p95 > 20 and throughput >= 1"
+"""
+APP = """
+import kaywatch
+for n in range(20):
+    try:
+        with kaywatch.execution("checkout", "pay"):
+            if n % 2:
+                raise TimeoutError("the provider said nothing")
+    except TimeoutError:
+        pass
+    with kaywatch.execution("checkout", "load"):
+        pass
+kaywatch.flush(10)
+"""
+
+
+class Shell:
+    """The command line, as a person would use it."""
+
+    def __init__(self, agent: Agent | None = None) -> None:
+        self.agent = agent
+
+    def __call__(self, *words: str, code: int = 0) -> str:
+        python = self.agent.python if self.agent else sys.executable
+        done = subprocess.run(
+            [python, "-m", "kaywatch_agent", *words],
+            env=self.agent.environment if self.agent else None,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == code, (done.stdout, done.stderr)
+        assert "Traceback" not in done.stderr
+        if code:
+            return done.stdout + done.stderr
+        assert not done.stderr
+        for line in done.stdout.splitlines():
+            assert len(line) <= 80 or "--json" in words or line[0] == "/", line
+        return done.stdout
+
+
+@pytest.fixture
+def failing(installed: str, tmp_path: Path) -> Iterator[Shell]:
+    """An agent with one alert that fires."""
+    config = tmp_path / "kaywatch.toml"
+    config.write_text(CONFIG)
+    with running_agent(installed, "--config", str(config)) as agent:
+        agent.run(APP)
+        until(lambda: agent.get("/health")["alerts_firing"], "an alert fires")
+        yield Shell(agent)
+
+
+def test_alerts_are_shown_explained_and_silenced(failing: Shell) -> None:
+    text = failing("alerts")
+    columns = text.split("\n")[1].split()
+    assert columns[:6] == [
+        "firing",
+        "critical",
+        "checkout-fails",
+        "checkout",
+        "/",
+        "pay",
+    ]
+    assert columns[6:10] == ["50.0", "%", "20.0", "%"]
+    listed = json.loads(failing("alerts", "--json"))["alerts"]
+    (name,) = {a["id"] for a in listed if a["rule"] == "checkout-fails"}
+    assert failing("alerts", "--rule", "slow-and-busy") == "No such alert fires.\n"
+
+    for words in (
+        [name],
+        [name[:6]],
+        ["checkout-fails"],
+        ["checkout-fails", "node=pay"],
+    ):
+        text = failing("why", *words)
+        assert text.startswith("checkout-fails  checkout / pay: firing since ")
+        assert "value 50.0 %, threshold 20.0 %" in text
+        assert "ok -> firing" in text
+        assert "Nobody: there is no receiver" in text
+        assert "errors: TimeoutError 10" in text
+        assert "pay  TimeoutError: the provider said nothing" in text
+    assert json.loads(failing("why", name, "--json"))["alert"]["id"] == name
+
+    made = failing("silence", "add", "node=pay", "--for", "2h", "--by", "ann")
+    silence = made.split()[0]
+    assert "1 alert that fires now is covered" in made
+    assert f"silence {silence}" in failing("why", name)
+    assert 'node="pay" (ann)' in failing("silence", "list")
+    assert failing("silence", "expire", silence[:6]) == f"{silence} is over\n"
+    assert failing("silence", "list") == "No silences.\n"
+    assert silence[:8] in failing("silence", "list", "--expired")
+
+
+def test_a_quiet_rule_says_why_it_is_quiet(failing: Shell) -> None:
+    text = failing("why", "slow-and-busy")
+    assert text.startswith("slow-and-busy: does not fire\n")
+    assert "Nearest to firing" in text
+    assert "not met (throughput " in text
+    text = failing("why", "checkout-fails", "node=load")
+    assert text.startswith("checkout-fails, load: does not fire\n")
+    assert "checkout / load  0.0 %  20.0 %     20  not met" in text
+
+
+def test_mistakes_are_told_in_a_line(failing: Shell) -> None:
+    assert "did you mean 'checkout-fails'?" in failing("why", "checkout-fail", code=1)
+    assert "no such alert" in failing("why", "0123456789abcdef", code=1)
+    assert "such as node=pay" in failing("why", "checkout-fails", "pay", code=2)
+    assert "is no matcher" in failing("silence", "add", "pay", "--for", "2h", code=2)
+    assert "is no length" in failing("silence", "add", "a=b", "--for", "soon", code=2)
+    everything = failing("silence", "add", "a!=b", "--for", "2h", code=1)
+    assert "hold for every alert" in everything
+    assert "no such silence" in failing("silence", "expire", "123", code=1)
+
+
+def test_a_silence_and_a_story_survive_a_kill(failing: Shell) -> None:
+    agent = failing.agent
+    assert agent is not None
+    made = failing("silence", "add", "node=pay", "--for", "2h").split()[0]
+    until(lambda: _commits(agent) > 0, "a commit")
+    before = _commits(agent)
+    until(lambda: _commits(agent) > before + 1, "two more commits")
+    (alert,) = _of(agent, "checkout-fails")
+    agent.stop(9)
+    agent.start()  # without its rules: they are gone
+    until(lambda: _of(agent, "checkout-fails")[0]["state"] == "ok", "it is over")
+    (found,) = _of(agent, "checkout-fails")
+    assert (found["id"], found["reason"]) == (alert["id"], "rule_removed")
+    assert made[:8] in failing("silence", "list")
+    assert "its rule is gone" in failing("why", alert["id"])
+
+
+def _of(agent: Agent, rule: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = agent.get("/api/v1/alerts", rule=rule)["alerts"]
+    return found
+
+
+def _commits(agent: Agent) -> float:
+    import urllib.request
+
+    with urllib.request.urlopen(f"{agent.url}/metrics") as answer:
+        for line in answer.read().decode().splitlines():
+            if line.startswith("kaywatch_commits_total "):
+                return float(line.split()[1])
+    return 0.0
+
+
+# -- without an agent ----------------------------------------------------------------
+
+
+def test_rules_are_checked_with_all_that_is_wrong(tmp_path: Path) -> None:
+    shell, config = Shell(), tmp_path / "kaywatch.toml"
+    config.write_text(CONFIG)
+    text = shell("rules", "check", str(config))
+    assert text.startswith(f"{config}:\n  6 rules, 0 receivers\n")
+    assert "error_rate > 0.2 over 1m, per graph and node" in text
+
+    config.write_text(
+        CONFIG.replace("metric", "metirc").replace("throughput", "thrupt")
+    )
+    text = shell("rules", "check", str(config), code=78)
+    assert "rule[1] (checkout-fails).metric: missing" in text
+    assert "rule[2] (slow-and-busy).when: thrupt: unknown metric" in text
+    assert "can't read" in shell("rules", "check", str(tmp_path / "none"), code=78)
+
+
+def test_tests_of_rules_pass_and_fail(tmp_path: Path) -> None:
+    shell, file = Shell(), tmp_path / "a.test.toml"
+    (tmp_path / "kaywatch.toml").write_text(CONFIG)
+    test = """
+config = "kaywatch.toml"
+[[test]]
+name = "it fires"
+[[test.executions]]
+node = "pay"
+count = 10
+errors = 5
+[[test.alerts]]
+rule = "checkout-fails"
+firing = [{ graph = "", node = "pay" }]
+"""
+    file.write_text(test)
+    assert shell("rules", "test", str(file)) == "ok    it fires\n1 of 1 tests passed\n"
+    file.write_text(test.replace("errors = 5", "errors = 1"))
+    text = shell("rules", "test", str(file), code=1)
+    assert "FAIL  it fires" in text
+    assert "- firing     node=pay" in text
+    failed = json.loads(shell("rules", "test", str(file), "--json", code=1))
+    assert failed["failed"] == 1
+    file.write_text("[[test]]\nnam = 1")
+    assert "test[1].name: missing" in shell("rules", "test", str(file), code=78)
+    file.write_text("[[tests]]")
+    assert "tests: unknown key" in shell("rules", "test", str(file), code=78)
+
+
+def test_rules_are_tried_on_the_past(tmp_path: Path) -> None:
+    shell, store = Shell(), tmp_path / "kaywatch.db"
+    record(store)
+    text = shell("rules", "backtest", "--since", "7d", "--store", str(store))
+    assert "error_rate_max              3       1" in text
+    assert "memory_usage_max can't be looked at: memory_rss is not stored" in text
+    assert "goes on" in text
+    one = ["--rule", "success_rate_min", "--json"]
+    found = json.loads(shell("rules", "backtest", "--store", str(store), *one))
+    assert len(found["episodes"]) == 3
+    assert not found["unseen"]
+
+    wrong = ["--store", str(store), "--rule", "sucess_rate_min"]
+    text = shell("rules", "backtest", *wrong, code=2)
+    assert "did you mean success_rate_min?" in text
+    none = str(tmp_path / "none.db")
+    assert "no such store" in shell("rules", "backtest", "--store", none, code=1)
