@@ -19,12 +19,15 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from urllib.request import urlopen
 
 from tests.agents import Agent, free_port, running_agent, until
-from tests.bench.report import OURS, Figure, Promise, Row, absent
-from tests.bench.rounds import Effort, progress
+from tests.bench.bench_http import PROBE
+from tests.bench.load import Clients, evenly
+from tests.bench.report import OURS, Figure, Promise, Row, absent, figure
+from tests.bench.rounds import Effort, in_turns, progress
 
 EPISODES = 60
 PEER = "Prometheus and Alertmanager"
@@ -55,6 +58,26 @@ for line in sys.stdin:
     kaywatch.gauge("level", float(line))
     print("set", flush=True)
 """
+
+# Each node is above its threshold as soon as it runs.
+MANY = """
+[alerting]
+max_instances_per_rule = 20000
+thresholds = { success_rate_min = false, error_rate_max = false, \
+avg_execution_time_max = false, memory_usage_max = false }
+[[rule]]
+name = "busy"
+metric = "executions"
+op = ">"
+value = 0
+window = "1m"
+per = ["service", "graph", "node"]
+for = "0"
+min_executions = 0
+"""
+ALERTS = 10_000
+HELD_SECONDS = 15
+EVALUATIONS = ("rule_evaluations_total", "rule_evaluation_seconds_total")
 
 PROMETHEUS = """
 global: {{scrape_interval: 1s, evaluation_interval: 1s}}
@@ -211,6 +234,68 @@ def turn(driver: subprocess.Popen[str], world: World, level: float) -> None:
     driver.stdout.readline()
 
 
+def burning(alerts: int, seconds: int) -> dict[str, float]:
+    """Return what an evaluation takes while so many alerts fire, and who waits for it.
+
+    All series are busy meanwhile; the milliseconds are of an evaluation on average,
+    beside the loop, and of the loop's slowest answer.
+    """
+    with running_agent() as agent, tempfile.TemporaryDirectory(prefix="kw-") as name:
+        config = Path(name) / "kaywatch.toml"
+        config.write_text(MANY)
+        agent.stop()
+        agent.start("--config", str(config))
+        clients = 2
+        batch = alerts // clients
+        load = Clients(agent.socket, clients, batch, nodes=batch, services=clients)
+        evenly(load.push, 2 * clients, clients)
+        load.settle()
+        until(lambda: told(agent, 'alerts{state="firing"}') == alerts, "all fire", 60)
+        before = {what: told(agent, what) for what in EVALUATIONS}
+        with subprocess.Popen(
+            [sys.executable, "-c", PROBE, agent.url, str(seconds)],
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as probe:
+            evenly(load.push, clients * seconds, clients)
+            answers = json.loads(probe.communicate()[0])
+        load.close()
+        count, took = (told(agent, what) - before[what] for what in EVALUATIONS)
+        assert told(agent, 'alerts{state="firing"}') == alerts
+    return {"evaluation": took / max(count, 1) * 1e3, "longest": answers["longest"]}
+
+
+def told(agent: Agent, name: str) -> float:
+    """Return one of the agent's own metrics."""
+    with urlopen(f"{agent.url}/metrics", timeout=30) as answer:
+        lines = answer.read().decode().splitlines()
+    (found,) = [line for line in lines if line.startswith(f"kaywatch_{name} ")]
+    return float(found.rpartition(" ")[2])
+
+
+def crowds(effort: Effort) -> list[Row]:
+    """Return the rows of many alerts at once."""
+    alerts = effort.whole(ALERTS, 50)
+    what = f"{alerts:,} alerts that fire"
+    found = in_turns(
+        effort.rounds,
+        {what: partial(burning, alerts, effort.of(HELD_SECONDS, effort.whole(5, 1)))},
+    )[what]
+    return [
+        Row(
+            f"{what}: an evaluation, beside the loop",
+            "ms",
+            figure(OURS, [each["evaluation"] for each in found]),
+        ),
+        Row(
+            f"{what}: the loop's longest stall",
+            "ms",
+            figure(OURS, [each["longest"] for each in found]),
+            Promise(50),
+        ),
+    ]
+
+
 def percentile(who: str, took: list[float], percent: int) -> Figure:
     """Return a percentile, with the extremes of all."""
     cuts = statistics.quantiles(took, n=100, method="inclusive")
@@ -232,4 +317,4 @@ def measure(effort: Effort, count: int = EPISODES) -> list[Row]:
             (*(percentile(who, found[who], percent) for who in others), *missing),
         )
         for percent in (50, 99)
-    ]
+    ] + crowds(effort)
