@@ -244,10 +244,12 @@ class Alerting:
         loop = asyncio.get_running_loop()
         started = time.perf_counter()
         try:
-            evaluation = await loop.run_in_executor(
+            evaluation, turned = await loop.run_in_executor(
                 self._thread, self._look, scene, time.monotonic()
             )
             self._take(evaluation)
+            if turned is not None:
+                self._turned(turned)
             self.problem = ""
         except Exception as error:
             problem = f"{type(error).__name__}: {error}"
@@ -265,9 +267,12 @@ class Alerting:
             self._telemetry.add("kaywatch_rule_evaluations_total")
             self._telemetry.add("kaywatch_rule_evaluation_seconds_total", seconds)
 
-    def _look(self, scene: Scene, mono: float) -> Evaluation:
+    def _look(self, scene: Scene, mono: float) -> tuple[Evaluation, Picture | None]:
+        """Evaluate; return also those that turned, once each, as they are now."""
         with self._lock:
-            return self.engine.evaluate(scene, mono)
+            done = self.engine.evaluate(scene, mono)
+            turned = {turn.instance.id: turn.instance for turn in done.turns}
+            return done, self._picture(turned.values()) if turned else None
 
     def _take(self, evaluation: Evaluation) -> None:
         self._changed.update(evaluation.documents)
@@ -275,10 +280,6 @@ class Alerting:
         for reason, count in evaluation.suppressed.items():
             self._telemetry.add("kaywatch_notices_suppressed_total", count, reason)
         self._count(evaluation)
-        if evaluation.turns:
-            # Once each, as they are now.
-            turned = {turn.instance.id: turn.instance for turn in evaluation.turns}
-            self._turned(self._picture(turned.values()))
 
     def _count(self, evaluation: Evaluation) -> None:
         counts = dict.fromkeys(State, 0)

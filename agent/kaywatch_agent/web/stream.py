@@ -204,14 +204,21 @@ class Snapshots:
         finally:
             self._readers.discard(reader)
 
-    def tell(self, name: str, found: Iterable[object]) -> None:
-        """Send an event for each of several values, at once, if anybody listens."""
+    def tell(self, name: str, found: Iterable[object], left_out: int = 0) -> None:
+        """Send an event for each of several values, at once, if anybody listens.
+
+        Args:
+            name: of the events.
+            found: their values.
+            left_out: how many more there would be; a gap in the ids says so.
+        """
         if self._readers and not self._closed:
             for value in found:
                 self._number += 1
                 made = event(name, encode(value), self._number)
                 for reader in self._readers:
                     reader.add(made)
+            self._number += left_out
 
     def publish(self) -> None:
         """Send a snapshot to all who listen, if anybody does.

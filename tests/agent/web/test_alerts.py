@@ -347,3 +347,17 @@ def test_reading_waits_for_an_evaluation_and_the_loop_does_not(alerted: Served) 
         assert made.status == 200
         assert time.monotonic() - began < 5
     assert alerted.get("/api/v1/alerts")["matching"] == 1
+
+
+def test_what_a_storm_leaves_out_is_a_gap_in_the_ids(
+    alerted: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kaywatch_agent.web.server.TURNS_AT_ONCE", 2)
+    picture = alerted.source.alerting.picture()
+    storm = picture._replace(instances=picture.instances[:1] * 5)
+    with reading(alerted) as reader:
+        alerted.call(lambda: alerted.server.turned(storm))
+        alerted.call(alerted.server.publish)
+        found = [(e["event"], e["id"]) for e in (reader.block() for _ in range(3))]
+
+    assert found == [("alert", "1"), ("alert", "2"), ("snapshot", "6")]
