@@ -209,7 +209,7 @@ class Alerting:
             now=self._clock(),
             settings=engine.settings,
             instances=frozen(instances),
-            silences=tuple(engine.silences.values()),
+            silences=(*engine.settings.silences, *engine.silences.values()),
             found=found,
             refused=self._refused,
             clock=engine.clock,

@@ -6,6 +6,7 @@ are rules that are there without configuration.
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final, get_args
@@ -36,6 +37,7 @@ from kaywatch_agent.rules.rule import (
     Threshold,
     Transition,
 )
+from kaywatch_agent.rules.silence import Silence, validated
 from kaywatch_agent.rules.state import Timing
 from kaywatch_agent.rules.summary import check
 from kaywatch_agent.rules.table import Table
@@ -43,7 +45,7 @@ from kaywatch_agent.rules.table import Table
 __all__ = ["KINDS", "PAGE", "TABLES", "load"]
 
 # The tables of the file that are ours.
-TABLES: Final[tuple[str, ...]] = ("alerting", "defaults", "rule", "inhibit")
+TABLES: Final[tuple[str, ...]] = ("alerting", "defaults", "rule", "inhibit", "silence")
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 _LABEL: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -147,6 +149,10 @@ class _Loader:
         settings = Settings(
             rules=self._rules,
             inhibitions=(*_BUILT_IN, *map(_inhibition, self._tables("inhibit"))),
+            silences=tuple(
+                _silence(table, number)
+                for number, table in enumerate(self._tables("silence"), 1)
+            ),
             interval=alerting.length("evaluation_interval", "1s"),
             startup_grace=self._grace,
             labels=_labels(alerting, "labels"),
@@ -555,6 +561,30 @@ def _inhibition(table: Table) -> Inhibition:
     found = Inhibition(matchers("source"), matchers("target"), table.texts("equal"))
     table.done()
     return found
+
+
+def _silence(table: Table, number: int) -> Silence:
+    times = {}
+    for key in ("starts", "ends"):
+        found = table.either(key, None)
+        if not isinstance(found, dt.datetime):
+            raise table.error(key, "expected a time such as 2026-12-01T22:00:00Z")
+        times[f"{key}_at"] = found
+    silence = Silence(
+        id=f"configured-{number}",
+        matchers=tuple(
+            table.checked("match", matcher, text) for text in table.texts("match")
+        ),
+        created_by="the configuration",
+        comment=table.text("comment"),
+        **times,
+    )
+    try:
+        validated(silence)
+    except ValueError as error:
+        raise ConfigError(table.path, str(error)) from None
+    table.done()
+    return silence
 
 
 def _template(text: str) -> str:

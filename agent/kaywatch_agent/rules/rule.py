@@ -13,6 +13,7 @@ from kaywatch_agent.notification import Severity
 from kaywatch_agent.rules.expression import Condition
 from kaywatch_agent.rules.matchers import Matcher
 from kaywatch_agent.rules.metrics import Source
+from kaywatch_agent.rules.silence import Silence
 from kaywatch_agent.rules.state import Timing
 
 __all__ = [
@@ -200,6 +201,7 @@ class Settings:
     Attributes:
         rules: by name.
         inhibitions: which alerts keep others quiet.
+        silences: those that the configuration has.
         interval: seconds between two evaluations, at least.
         startup_grace: no absence before so many seconds after the start.
         labels: on every alert.
@@ -212,6 +214,7 @@ class Settings:
 
     rules: Mapping[str, Rule]
     inhibitions: tuple[Inhibition, ...] = ()
+    silences: tuple[Silence, ...] = ()
     interval: float = 1.0
     startup_grace: float = 60.0
     labels: Mapping[str, str] = field(default_factory=dict)

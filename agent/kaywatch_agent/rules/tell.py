@@ -88,7 +88,11 @@ class _Telling:
         self._book = book
         self._settings = settings
         self._round = round_
-        self._silences = [s for s in silences.values() if s.holds(round_.now)]
+        self._silences = [
+            silence
+            for silence in (*settings.silences, *silences.values())
+            if silence.holds(round_.now)
+        ]
         self._least = least
         self._host = host
         self._suppressed: Counter[str] = Counter()

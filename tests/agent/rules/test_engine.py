@@ -275,6 +275,25 @@ def test_a_silence_that_ends_while_it_fires() -> None:
     assert world.wait(20) == FIRING
 
 
+def test_a_silence_of_the_configuration() -> None:
+    at = dt.datetime.fromtimestamp(World().now, dt.UTC)
+    world = World(
+        rule(window="10m"),
+        silence=[
+            {
+                "match": ['node="pay"'],
+                "starts": at,
+                "ends": at + dt.timedelta(seconds=60),
+                "comment": "works",
+            }
+        ],
+    )
+    world.ran(100, 50)
+    assert world.wait(50) == []
+    assert world.only.held_back["chat"] == "silenced: by the configuration: works"
+    assert world.wait(20) == FIRING
+
+
 def test_a_silence_after_the_trigger_does_not_hide_the_end() -> None:
     world = World(rule())
     world.ran(100, 50)

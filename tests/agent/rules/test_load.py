@@ -144,6 +144,16 @@ def test_a_burn_rate_has_a_rule_for_each_tier() -> None:
         ("[[rule]]\nname='r'\nkind='runaway'", "max_visits: missing"),
         ("[rule]\nname='r'", "write [[rule]]"),
         ("[[inhibit]]\nsource=['a=\"b\"']", "target: missing"),
+        ("[[silence]]\nmatch=['a=\"b\"']", "silence[1].starts: expected a time"),
+        (
+            ("[[silence]]\nmatch=['a=\"b\"']\nstarts=2026-01-02T00:00:00\n"
+            "ends=2026-01-03T00:00:00Z"),
+            "needs a zone",
+        ),
+        (
+            "[[silence]]\nstarts=2026-01-02T00:00:00Z\nends=2026-01-03T00:00:00Z",
+            "silence[1]: matchers: at least one",
+        ),
         ("[alerting]\nevaluation_interval='10ms'", 'from "1s" to "5m"'),
         ("[alerting]\nintervall='10s'", "unknown key"),
         ("[alerting.thresholds]\nx=1", "alerting.thresholds.x: unknown key"),
