@@ -146,8 +146,10 @@ def test_a_burn_rate_has_a_rule_for_each_tier() -> None:
         ("[[inhibit]]\nsource=['a=\"b\"']", "target: missing"),
         ("[[silence]]\nmatch=['a=\"b\"']", "silence[1].starts: expected a time"),
         (
-            ("[[silence]]\nmatch=['a=\"b\"']\nstarts=2026-01-02T00:00:00\n"
-            "ends=2026-01-03T00:00:00Z"),
+            (
+                "[[silence]]\nmatch=['a=\"b\"']\nstarts=2026-01-02T00:00:00\n"
+                "ends=2026-01-03T00:00:00Z"
+            ),
             "needs a zone",
         ),
         (
