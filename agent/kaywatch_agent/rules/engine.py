@@ -20,7 +20,7 @@ from kaywatch_agent.notification import Severity
 from kaywatch_agent.rules.evaluate import Found, evaluate, prepare
 from kaywatch_agent.rules.instance import Instance
 from kaywatch_agent.rules.round import CLOCK, Book, Clock, Document, Round
-from kaywatch_agent.rules.rule import Absence, Rule, Settings, Stuck
+from kaywatch_agent.rules.rule import Absence, Rule, Settings, Stuck, Threshold
 from kaywatch_agent.rules.scene import Scene, Windows
 from kaywatch_agent.rules.silence import Silence
 from kaywatch_agent.rules.tell import Evaluation, tell
@@ -30,6 +30,9 @@ __all__ = ["Engine"]
 # A window of an hour need not be looked at each second.
 REFRESH_SHARE: Final = 300.0
 MAX_REFRESH: Final = 60.0
+
+# Memory and CPU of processes are read so often.
+SAMPLE_SECONDS: Final = 10.0
 
 # Evaluations may be this far apart, and all of it counts as observed.
 MAX_STEP: Final = 15.0
@@ -160,10 +163,19 @@ class Engine:
     def _findings(self, rule: Rule, mono: float) -> Found:
         """Return what a rule finds; the last time's, where little can have changed."""
         known = self._found.get(rule.name)
-        windowed = not isinstance(rule.test, Stuck | Absence)
-        refresh = min(MAX_REFRESH, rule.window / REFRESH_SHARE) if windowed else 0.0
+        refresh = _refresh(rule)
         if known is not None and mono - known[0] < refresh - 0.5:
             return known[1]
         found = evaluate(rule, self._windows)
         self._found[rule.name] = (mono, found)
         return found
+
+
+def _refresh(rule: Rule) -> float:
+    """Return how many seconds what a rule found is good for."""
+    match rule.test:
+        case Stuck() | Absence():
+            return 0.0
+        case Threshold(metric="memory_rss" | "cpu_percent", sources=(_,)):
+            return SAMPLE_SECONDS / 2
+    return min(MAX_REFRESH, rule.window / REFRESH_SHARE)
