@@ -22,7 +22,8 @@ import structlog
 
 from kaywatch_agent.aggregate.aggregator import View
 from kaywatch_agent.aggregate.clients import Client
-from kaywatch_agent.notification import Alert, Severity
+from kaywatch_agent.notification import Alert, NoticeKind, Severity
+from kaywatch_agent.quantities import span
 from kaywatch_agent.rules.decide import FLAPS
 from kaywatch_agent.rules.describe import describe
 from kaywatch_agent.rules.engine import Engine
@@ -40,6 +41,9 @@ __all__ = ["Alerting"]
 
 # Kinds of documents that are the engine's; all others are the outbox's.
 OURS: Final = frozenset({"alert", "silence", CLOCK})
+
+# Nobody notices a shorter downtime.
+AWAY_SECONDS: Final = 60.0
 
 # After an evaluation, a pause of so many times its length, up to so many seconds.
 PAUSE_FACTOR: Final = 20.0
@@ -68,7 +72,7 @@ class Alerting:
         settings: Settings,
         telemetry: Telemetry,
         *,
-        tell: Callable[[Iterable[Notice]], None],
+        tell: Callable[[Iterable[Notice], str], None],
         least: Mapping[str, Severity],
         clock: Callable[[], float],
         turned: Callable[[Picture], None] = lambda _: None,
@@ -78,7 +82,7 @@ class Alerting:
         Args:
             settings: rules, and what else is set.
             telemetry: where what happens is counted.
-            tell: takes notices to the outbox.
+            tell: takes notices to the outbox, with a text above them.
             least: by receiver, the least severity that it wants to hear of.
             clock: Unix seconds.
             turned: takes the alerts that went from one state to another.
@@ -95,6 +99,7 @@ class Alerting:
         self._work: asyncio.Task[None] | None = None
         self._due = 0.0  # by the loop's clock
         self._started = clock()
+        self._away = 0.0  # before the start, until that was told
         self._turned = turned
         self._counts: Mapping[State, int] = {}
         self._refused: Mapping[str, int] = {}
@@ -106,7 +111,7 @@ class Alerting:
     def restore(self, documents: Mapping[Document, bytes]) -> None:
         """Go on from what was kept before a restart."""
         ours = {at: data for at, data in documents.items() if at[0] in OURS}
-        self.engine.restore(ours, self._clock(), time.monotonic())
+        self._away = self.engine.restore(ours, self._clock(), time.monotonic())
 
     def changes(self, whole: bool) -> Mapping[Document, bytes | None]:
         """Return the documents that changed since the last call, or all of them."""
@@ -276,10 +281,25 @@ class Alerting:
 
     def _take(self, evaluation: Evaluation) -> None:
         self._changed.update(evaluation.documents)
-        self._tell(evaluation.notices)
+        self._tell(evaluation.notices, "")
+        if self._away >= AWAY_SECONDS:
+            text = f"kaywatch was down for {span(self._away)}; this fires as before"
+            self._tell(self._unchanged(evaluation), text)
+        self._away = 0.0
         for reason, count in evaluation.suppressed.items():
             self._telemetry.add("kaywatch_notices_suppressed_total", count, reason)
         self._count(evaluation)
+
+    def _unchanged(self, evaluation: Evaluation) -> list[Notice]:
+        """Return, after a downtime, what receivers were told and is still so."""
+        news = {(n.receiver, n.alert.dedup_key) for n in evaluation.notices}
+        found = []
+        for instance in self.instances:
+            for receiver, told in instance.told.items():
+                alert = self.describe(instance)
+                if told.last == "firing" and (receiver, alert.dedup_key) not in news:
+                    found.append(Notice(receiver, NoticeKind.SUMMARY, alert))
+        return found
 
     def _count(self, evaluation: Evaluation) -> None:
         counts = dict.fromkeys(State, 0)

@@ -358,8 +358,8 @@ class App:
         if self._checks is not None:
             await self._checks
 
-    def _tell(self, notices: Iterable[Notice]) -> None:
-        self.delivery.tell(notices)
+    def _tell(self, notices: Iterable[Notice], text: str) -> None:
+        self.delivery.tell(notices, text)
 
     def _turned(self, picture: Picture) -> None:
         self._web.turned(picture)

@@ -128,15 +128,15 @@ class Delivery:
 
     # -- at work -----------------------------------------------------------------------
 
-    def tell(self, notices: Iterable[Notice]) -> None:
-        """Take notices to the outbox."""
+    def tell(self, notices: Iterable[Notice], text: str = "") -> None:
+        """Take notices to the outbox, with a text above them."""
         now = self._clock()
         for notice in notices:
             resender = self._resenders.get(notice.receiver)
             if resender is not None:
                 resender.wake()
             else:
-                self.outbox.put(notice.receiver, notice.kind, notice.alert, now)
+                self.outbox.put(notice.receiver, notice.kind, notice.alert, now, text)
             self._hurry()
 
     async def start(self) -> None:

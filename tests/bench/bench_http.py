@@ -119,7 +119,7 @@ class Synthetic:
         self.health = Health(self.now - 3600)
         self.feed = Feed(Telemetry())
         self.alerting = Alerting(
-            load({}), Telemetry(), tell=lambda _: None, least={}, clock=self.clock
+            load({}), Telemetry(), tell=lambda *_: None, least={}, clock=self.clock
         )
         self.delivery = Delivery(
             NotifyConfig(),

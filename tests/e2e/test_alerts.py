@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,7 +54,7 @@ kaywatch.configure(service="web")
 def run(times, errors):
     for n in range(times):
         try:
-            with kaywatch.execution("shop", "pay"):
+            with kaywatch.execution(*(sys.argv[3:] or ["shop"]), "pay"):
                 if n < errors:
                     raise TimeoutError("the bank is slow")
         except TimeoutError:
@@ -125,6 +127,30 @@ def test_a_restart_says_nothing_twice(
 
     assert len(receivers.taken("/hook")) == 1
     assert episodes.measured(agent, 'kaywatch_alerts{state="firing"}') == 1
+
+
+def test_after_a_downtime_one_message_says_what_is_as_before(
+    agent: Agent, receivers: Receivers, config: str
+) -> None:
+    agent.stop()
+    agent.start("--config", config)
+    agent.run(FAIL, "20", "10", "shop")
+    agent.run(FAIL, "20", "10", "etl")
+    until(lambda: len(receivers.taken("/hook")) == 2, "both are told")
+    until(lambda: episodes.waiting(agent) == 0, "that is known")
+    agent.stop()
+    with contextlib.closing(sqlite3.connect(agent.store)) as store, store:
+        store.execute(
+            "UPDATE documents SET data = json_set(data, '$.wall',"
+            " json_extract(data, '$.wall') - 1200) WHERE kind = 'clock'"
+        )
+    agent.start("--config", config)
+    until(lambda: len(receivers.taken("/hook")) == 3, "it is told")
+
+    body = receivers.taken("/hook")[2].json
+    assert (body["kind"], len(body["alerts"])) == ("summary", 2)
+    assert body["text"].startswith("kaywatch was down for 20m")
+    assert len(receivers.taken("/v2/enqueue")) == 2  # nobody is woken by it
 
 
 def test_a_rule_that_is_taken_away_ends_its_alerts(

@@ -31,7 +31,7 @@ class Notice(msgspec.Struct, frozen=True):
 
     def group(self, policy: Policy) -> dict[str, str]:
         """Return the labels of the group that it belongs to."""
-        if not policy.grouped or self.kind is NoticeKind.TEST:
+        if not policy.grouped or self.kind in (NoticeKind.TEST, NoticeKind.SUMMARY):
             return {}
         labels = self.alert.all_labels
         return {name: labels[name] for name in policy.group_by if name in labels}

@@ -74,14 +74,18 @@ class Engine:
 
     def restore(
         self, documents: Mapping[Document, bytes], now: float, mono: float
-    ) -> None:
+    ) -> float:
         """Go on from what was kept before a restart.
 
         Args:
             documents: of the kinds `alert`, `silence` and `clock`.
             now: Unix seconds.
             mono: seconds of the clock that `evaluate` gets.
+
+        Returns:
+            For how many seconds nobody looked.
         """
+        away = 0.0
         self._last = mono
         for (kind, name), data in documents.items():
             if kind == "alert":
@@ -92,7 +96,9 @@ class Engine:
                 self.silences = {**self.silences, name: silence}
             elif kind == CLOCK:
                 clock = msgspec.json.decode(data, type=Clock)
-                self._book.clock = clock.seconds + max(0.0, now - clock.wall)
+                away = max(0.0, now - clock.wall)
+                self._book.clock = clock.seconds + away
+        return away
 
     def documents(self, now: float) -> dict[Document, bytes | None]:
         """Return all that is to be kept."""
