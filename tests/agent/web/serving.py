@@ -149,7 +149,7 @@ class Source:
         self.alerting = Alerting(
             load({}),
             self.telemetry,
-            tell=self.told.extend,
+            tell=lambda found, _: self.told.extend(found),
             least={},
             clock=clock,
             turned=self._turned,
