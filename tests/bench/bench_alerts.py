@@ -29,7 +29,7 @@ from tests.bench.load import Clients, evenly
 from tests.bench.report import OURS, Figure, Promise, Row, absent, figure
 from tests.bench.rounds import Effort, in_turns, progress
 
-EPISODES = 60
+EPISODES = 200
 PEER = "Prometheus and Alertmanager"
 
 OUR_RULES = """
