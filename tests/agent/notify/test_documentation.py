@@ -52,7 +52,10 @@ def examples() -> dict[str, str]:
     late = message(ended(fact(), NOON + 360), NoticeKind.RESOLVED)
     bodies: dict[str, Any] = {
         "slack": slack.render(firing, NOON + 5),
-        "pagerduty": pagerduty.render(firing, "R0123...", NOON + 5),
+        "pagerduty": {
+            "routing_key": "R0123...",
+            **pagerduty.render(firing, NOON + 5),
+        },
         "native": webhook.native_body(firing, NOON + 5),
         "alertmanager_body": webhook.alertmanager_body(firing, ""),
         "alertmanager": [alertmanager.render(fact(), NOON + 5, 60.0)],

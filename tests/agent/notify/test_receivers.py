@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from standardwebhooks import Webhook as Verifier
 from tests.agent.notify.alerts import NOON, alert, over
@@ -47,6 +48,29 @@ async def send(
             table[key] = fakes.url + table[key]
     receiver = build(parse({"ops": table}), http)["ops"]
     return await receiver.send(notification or message(), NOON + 5)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"type": "slack", "webhook_url": "/services/T/B/x"},
+        {"type": "slack", "bot_token": "xoxb-1", "channel": "#ops", "url": "/api"},
+        {"type": "pagerduty", "routing_key": KEY, "url": "/"},
+        {"type": "webhook", "url": "/hook"},
+        {"type": "webhook", "url": "/hook", "format": "alertmanager"},
+    ],
+)
+async def test_what_is_rendered_is_what_is_sent_but_for_secrets(
+    fakes: Receivers, http: Http, table: dict[str, Any]
+) -> None:
+    verdict = await send(fakes, http, table)
+    rendered = build(parse({"ops": table}), http)["ops"].render(message(), NOON + 5)
+
+    assert verdict.outcome is Outcome.SENT
+    (request,) = fakes.requests
+    body = request.json
+    assert body.pop("routing_key", KEY) == KEY
+    assert body == json.loads(msgspec.json.encode(rendered))
 
 
 # -- wording -------------------------------------------------------------------------
@@ -284,8 +308,8 @@ def test_what_the_web_api_s_answers_mean(
 
 
 def test_a_page_has_what_pagerduty_routes_by_and_so_has_its_resolve() -> None:
-    trigger = pagerduty.render(message(), KEY, NOON + 5)
-    resolve = pagerduty.render(message(over(alert()), kind="resolved"), KEY, NOON + 400)
+    trigger = pagerduty.render(message(), NOON + 5)
+    resolve = pagerduty.render(message(over(alert()), kind="resolved"), NOON + 400)
 
     assert trigger["event_action"] == "trigger"
     assert trigger["payload"] | {"custom_details": None} == {
@@ -308,7 +332,7 @@ def test_a_page_has_what_pagerduty_routes_by_and_so_has_its_resolve() -> None:
 
 def test_a_page_is_within_pagerduty_s_limits() -> None:
     huge = alert(STRANGE, summary=STRANGE, rule="r" * 300, note="x" * 600_000)
-    event = pagerduty.render(message(huge), KEY, NOON)
+    event = pagerduty.render(message(huge), NOON)
     body = pagerduty.encode(event)
 
     assert len(body) < 512_000
@@ -340,7 +364,7 @@ async def test_what_pagerduty_s_answers_mean(
 
 
 def test_a_test_is_marked_as_one() -> None:
-    event = pagerduty.render(message(kind="test"), KEY, NOON)
+    event = pagerduty.render(message(kind="test"), NOON)
     assert event["payload"]["summary"].startswith("[TEST] ")
     assert "This is a test; nothing is wrong." in event["payload"]["summary"]
 
@@ -446,8 +470,11 @@ async def test_apprise_reaches_what_we_don_t(fakes: Receivers, http: Http) -> No
 
 
 def test_apprise_is_told_what_kind_of_message_it_is() -> None:
-    assert render_apprise(message(over(alert())), NOON)[2] == "success"
-    assert render_apprise(message(alert(severity="warning")), NOON)[2] == "warning"
+    assert render_apprise(message(over(alert())), NOON)["notify_type"] == "success"
+    assert (
+        render_apprise(message(alert(severity="warning")), NOON)["notify_type"]
+        == "warning"
+    )
 
 
 # -- secrets -------------------------------------------------------------------------

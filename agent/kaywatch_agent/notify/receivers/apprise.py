@@ -7,6 +7,7 @@ threads of its own, and a message that failed is tried again.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
@@ -31,16 +32,18 @@ class Apprise:
         self._config = config
         self._threads = ThreadPoolExecutor(THREADS, "kaywatch-apprise")
 
+    def render(self, notification: Notification, now: float) -> dict[str, str]:
+        """Return the arguments of `apprise.Apprise.notify`."""
+        return render(notification, now)
+
     async def send(self, notification: Notification, now: float) -> Verdict:
         """Send a message to all of the URLs."""
         loop = asyncio.get_running_loop()
-        title, body, kind = render(notification, now)
+        message = self.render(notification, now)
         try:
             urls = self._config.need("urls").read()
             async with asyncio.timeout(SECONDS):
-                done = await loop.run_in_executor(
-                    self._threads, _notify, urls, title, body, kind
-                )
+                done = await loop.run_in_executor(self._threads, _notify, urls, message)
         except ConfigError as error:
             return unset(error)
         except ImportError:
@@ -57,18 +60,19 @@ class Apprise:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-def render(notification: Notification, now: float) -> tuple[str, str, str]:
-    """Return a title, a text and Apprise's kind of message."""
+def render(notification: Notification, now: float) -> dict[str, str]:
+    """Return the arguments of `apprise.Apprise.notify`."""
     title, _, body = wording.plain(notification, now).partition("\n")
     if all(alert.resolved for alert in notification.alerts):
         kind = "success"
     else:
         severity = notification.alerts[0].severity
         kind = {"info": "info", "warning": "warning"}.get(severity, "failure")
-    return title, wording.clipped(body.strip(), MAX_BODY), kind
+    text = wording.clipped(body.strip(), MAX_BODY)
+    return {"title": title, "body": text, "notify_type": kind}
 
 
-def _notify(urls: str, title: str, body: str, kind: str) -> Verdict:
+def _notify(urls: str, message: Mapping[str, str]) -> Verdict:
     import apprise
 
     service: Any = apprise.Apprise()
@@ -76,5 +80,5 @@ def _notify(urls: str, title: str, body: str, kind: str) -> Verdict:
     if wrong or not len(service):
         text = f"{wrong} of the URLs are none that apprise knows"
         return Verdict(Outcome.RETRY, 0, text, unread=True)
-    done = service.notify(title=title, body=body, notify_type=kind)
+    done = service.notify(**message)
     return sent() if done else no_answer("apprise could not deliver it")

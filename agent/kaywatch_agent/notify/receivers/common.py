@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.notification import Notification
@@ -13,6 +13,9 @@ __all__ = ["Closing", "Receiver", "unset"]
 
 class Receiver(Protocol):
     """Tells somebody of what happened."""
+
+    def render(self, notification: Notification, now: float) -> Any:
+        """Return what is sent, as JSON has it, without any secret; reads none."""
 
     async def send(self, notification: Notification, now: float) -> Verdict:
         """Try once; say what it led to. Raises nothing that can be foreseen."""

@@ -35,13 +35,17 @@ class PagerDuty:
         self._config = config
         self._http = http
 
+    def render(self, notification: Notification, now: float) -> dict[str, Any]:
+        """Return an event but for its routing key."""
+        return render(notification, now)
+
     async def send(self, notification: Notification, now: float) -> Verdict:
         """Open, add to or close an incident."""
         try:
             key = self._config.need("routing_key").read()
             answer = await self._http.post(
                 f"{self._config.base_url.rstrip('/')}/v2/enqueue",
-                encode(render(notification, key, now)),
+                encode({"routing_key": key, **self.render(notification, now)}),
                 {"Content-Type": "application/json"},
                 secrets=(key,),
             )
@@ -52,8 +56,8 @@ class PagerDuty:
         return judge(answer, now)
 
 
-def render(notification: Notification, routing_key: str, now: float) -> dict[str, Any]:
-    """Return an event; it is about the notification's one alert.
+def render(notification: Notification, now: float) -> dict[str, Any]:
+    """Return an event but for its routing key; it is about the one alert there is.
 
     A resolve has all of it, too: rules that route by a field would lose it otherwise.
     """
@@ -72,7 +76,6 @@ def render(notification: Notification, routing_key: str, now: float) -> dict[str
         "custom_details": _details(alert, now),
     }
     event: dict[str, Any] = {
-        "routing_key": routing_key,
         "event_action": "resolve" if alert.resolved else "trigger",
         "dedup_key": alert.dedup_key[:MAX_KEY],
         "payload": {name: value for name, value in payload.items() if value},

@@ -66,6 +66,13 @@ class Slack:
         self._config = config
         self._http = http
 
+    def render(self, notification: Notification, now: float) -> dict[str, Any]:
+        """Return a message's payload; of a bot with where it goes."""
+        payload = render(notification, now)
+        if not self._config.bot:
+            return payload
+        return address(payload, notification, self._config.channel)[1]
+
     async def send(self, notification: Notification, now: float) -> Verdict:
         """Send a message; once more as plain text if its blocks are refused."""
         payload = render(notification, now)

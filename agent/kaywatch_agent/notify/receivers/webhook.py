@@ -28,7 +28,6 @@ __all__ = [
     "Webhook",
     "alertmanager_body",
     "native_body",
-    "render",
     "sign_github",
     "sign_standard",
 ]
@@ -45,11 +44,17 @@ class Webhook:
         self._config = config
         self._http = http
 
+    def render(self, notification: Notification, now: float) -> dict[str, Any]:
+        """Return a body of the format that is set."""
+        if self._config.format == "alertmanager":
+            return alertmanager_body(notification, self._config.external_url)
+        return native_body(notification, now)
+
     async def send(self, notification: Notification, now: float) -> Verdict:
         """Send a message; any 2xx is success."""
         try:
             url = self._config.need("url").read()
-            body = render(notification, self._config, now)
+            body = msgspec.json.encode(self.render(notification, now))
             secrets: tuple[str, ...] = ()
             headers = {
                 "Content-Type": "application/json",
@@ -68,15 +73,6 @@ class Webhook:
         return judge_status(
             answer.status, answer.headers, answer.text, now, gone=Outcome.GONE
         )
-
-
-def render(notification: Notification, config: WebhookConfig, now: float) -> bytes:
-    """Return the bytes to send."""
-    if config.format == "alertmanager":
-        body = alertmanager_body(notification, config.external_url)
-    else:
-        body = native_body(notification, now)
-    return msgspec.json.encode(body)
 
 
 def sign(
