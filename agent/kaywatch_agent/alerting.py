@@ -24,8 +24,6 @@ from kaywatch_agent.aggregate.aggregator import View
 from kaywatch_agent.aggregate.clients import Client
 from kaywatch_agent.notification import Alert, NoticeKind, Severity
 from kaywatch_agent.quantities import span
-from kaywatch_agent.rules.decide import FLAPS
-from kaywatch_agent.rules.describe import describe
 from kaywatch_agent.rules.engine import Engine
 from kaywatch_agent.rules.instance import Instance
 from kaywatch_agent.rules.picture import Picture, frozen
@@ -51,9 +49,6 @@ MAX_PAUSE: Final = 15.0
 
 # A silence that is over is shown for so long, as Alertmanager does.
 SILENCE_SECONDS: Final = 5 * 86_400.0
-
-# As Prometheus tells an Alertmanager of what is over: rules/alerting.go.
-ENDED_SECONDS: Final = 900.0
 
 log = structlog.get_logger("kaywatch.agent")
 
@@ -225,23 +220,7 @@ class Alerting:
 
     def alerts(self, receiver: str) -> list[Alert]:
         """Return what a receiver has to know of: what fires, and what ended lately."""
-        now = self._clock()
-        return [
-            self.describe(instance)
-            for instance in self.instances
-            if receiver in instance.told
-            and (
-                instance.life.burning
-                or now - (instance.life.ended or 0.0) < ENDED_SECONDS
-            )
-        ]
-
-    def describe(self, instance: Instance) -> Alert:
-        """Return the facts about an alert."""
-        settings = self.engine.settings
-        rule = settings.rules.get(instance.rule)
-        flapping = instance.flaps(self.engine.clock) >= FLAPS
-        return describe(instance, rule, settings, self.host, flapping)
+        return self.engine.alerts(receiver, self._clock())
 
     # -- inside ------------------------------------------------------------------------
 
@@ -296,7 +275,7 @@ class Alerting:
         found = []
         for instance in self.instances:
             for receiver, told in instance.told.items():
-                alert = self.describe(instance)
+                alert = self.engine.describe(instance)
                 if told.last == "firing" and (receiver, alert.dedup_key) not in news:
                     found.append(Notice(receiver, NoticeKind.SUMMARY, alert))
         return found

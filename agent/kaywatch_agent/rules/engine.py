@@ -16,7 +16,9 @@ from typing import Final
 
 import msgspec
 
-from kaywatch_agent.notification import Severity
+from kaywatch_agent.notification import Alert, Severity
+from kaywatch_agent.rules.decide import FLAPS
+from kaywatch_agent.rules.describe import describe
 from kaywatch_agent.rules.evaluate import Found, evaluate, prepare
 from kaywatch_agent.rules.instance import Instance
 from kaywatch_agent.rules.round import CLOCK, Book, Clock, Document, Round
@@ -36,6 +38,9 @@ SAMPLE_SECONDS: Final = 10.0
 
 # Evaluations may be this far apart, and all of it counts as observed.
 MAX_STEP: Final = 15.0
+
+# As Prometheus tells an Alertmanager of what is over: rules/alerting.go.
+ENDED_SECONDS: Final = 900.0
 
 
 class Engine:
@@ -140,6 +145,24 @@ class Engine:
             if instance.id == name:
                 return instance
         return None
+
+    def alerts(self, receiver: str, now: float) -> list[Alert]:
+        """Return what a receiver has to know of: what fires, and what ended lately."""
+        return [
+            self.describe(instance)
+            for instance in self.instances
+            if receiver in instance.told
+            and (
+                instance.life.burning
+                or now - (instance.life.ended or 0.0) < ENDED_SECONDS
+            )
+        ]
+
+    def describe(self, instance: Instance) -> Alert:
+        """Return the facts about an alert."""
+        rule = self.settings.rules.get(instance.rule)
+        flapping = instance.flaps(self.clock) >= FLAPS
+        return describe(instance, rule, self.settings, self._host, flapping)
 
     def found(self, rule: str) -> Found | None:
         """Return what a rule found last; None before the first time."""
