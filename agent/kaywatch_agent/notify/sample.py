@@ -50,5 +50,11 @@ def sample(now: float, *, host: str = "", namespace: str = "") -> Alert:
 def ended(alert: Alert, now: float) -> Alert:
     """Return an alert as it is when it has ended."""
     return msgspec.structs.replace(
-        alert, resolved=True, ended=now, reason="cleared", value=0.985
+        alert,
+        resolved=True,
+        ended=now,
+        reason="cleared",
+        value=0.985,
+        errors=3,
+        summary="pay: success 98.5 %, limit 95.0 % (3 of 203 failed in 5m)",
     )

@@ -70,9 +70,8 @@ def place(alert: Alert) -> str:
 
 
 def sentence(alert: Alert) -> str:
-    """Return what is wrong, or was, in one sentence."""
-    text = alert.summary or f"{place(alert)}: {alert.condition or alert.rule}"
-    return f"Was: {text}" if alert.resolved else text
+    """Return how it is, in one sentence; of what ended, how it is now."""
+    return alert.summary or f"{place(alert)}: {alert.condition or alert.rule}"
 
 
 def marks(notification: Notification, now: float) -> list[str]:

@@ -51,7 +51,12 @@ def alert(node: str = "pay", graph: str = "checkout", **fields: Any) -> Alert:
 def over(fired: Alert, ended: float = NOON + 360, reason: str = "cleared") -> Alert:
     """The same alert when it has ended."""
     return msgspec.structs.replace(
-        fired, resolved=True, ended=ended, reason=reason, value=0.985
+        fired,
+        resolved=True,
+        ended=ended,
+        reason=reason,
+        value=0.985,
+        summary=f"{fired.labels['node']}: success 98.5 %, limit 95.0 %",
     )
 
 

@@ -100,7 +100,7 @@ def test_a_late_end_says_when_it_began_and_ended_and_why() -> None:
 
     assert lines[:2] == ["[RESOLVED] node-success-rate: checkout / pay", "delayed 12m"]
     assert "flapping: fires and ends again and again" in lines
-    assert "Was: pay: success 84.2 % < 95.0 % (32 of 203 failed in 5m)" in lines
+    assert "pay: success 98.5 %, limit 95.0 %" in lines
     assert "  Fired: 12:01 UTC" in lines
     assert (
         "  Resolved: 12:07 UTC, after 6m; data stopped, not confirmed healthy" in lines

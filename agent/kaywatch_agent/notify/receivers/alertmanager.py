@@ -157,7 +157,7 @@ def render(alert: Alert, now: float, interval: float) -> dict[str, Any]:
         interval: seconds until it is sent again.
     """
     annotations = {
-        "summary": alert.summary or wording.sentence(alert),
+        "summary": wording.sentence(alert),
         "description": "\n".join(f"{k}: {v}" for k, v in wording.facts(alert, now)),
         "runbook_url": alert.runbook_url,
     }

@@ -186,7 +186,7 @@ def _native(alert: Alert) -> dict[str, Any]:
         "fingerprint": alert.fingerprint,
         "dedup_key": alert.dedup_key,
         "episode": alert.episode,
-        "summary": alert.summary or wording.sentence(alert),
+        "summary": wording.sentence(alert),
         "condition": alert.condition,
         "value": alert.value,
         "threshold": alert.threshold,
@@ -213,7 +213,7 @@ def _native(alert: Alert) -> dict[str, Any]:
 
 def _in_alertmanager(alert: Alert) -> dict[str, Any]:
     annotations = {
-        "summary": alert.summary or wording.sentence(alert),
+        "summary": wording.sentence(alert),
         "runbook_url": alert.runbook_url,
         "value": wording.measured(alert),
         "reason": alert.reason,
