@@ -6,7 +6,7 @@ Each section's type lives next to its consumer; this module only reads the file.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +24,7 @@ from kaywatch_agent.settings import section
 from kaywatch_agent.store.writer import StoreConfig
 from kaywatch_agent.web.server import HttpConfig
 
-__all__ = ["DEFAULT_PATH", "Config", "Sections", "find", "load", "parse"]
+__all__ = ["DEFAULT_PATH", "Config", "Sections", "assemble", "find", "load", "parse"]
 
 # Tables that are no sections.
 TABLES: Final = (*rules.TABLES, "receiver", "heartbeat")
@@ -91,8 +91,22 @@ def parse(text: str) -> Config:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError("", f"no TOML: {error}") from None
-    alerts = {name: values.pop(name) for name in TABLES if name in values}
-    sections = section(Sections, values, "", TABLES)
+    return assemble(values)
+
+
+def assemble(values: Mapping[str, Any], others: Collection[str] = ()) -> Config:
+    """Return the configuration that tables are.
+
+    Args:
+        values: the tables.
+        others: keys that are known besides, for a complaint.
+
+    Raises:
+        ConfigError: see `load`.
+    """
+    alerts = {name: values[name] for name in TABLES if name in values}
+    rest = {name: table for name, table in values.items() if name not in alerts}
+    sections = section(Sections, rest, "", (*TABLES, *others))
     known = {key.name: getattr(sections, key.name) for key in fields(Sections)}
     receivers = parse_receivers(_table(alerts, "receiver"))
     settings = rules.load(

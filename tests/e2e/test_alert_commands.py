@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.agent.rules.history import record
+from tests.agent.rehearsal.history import record
 from tests.agents import Agent, running_agent, until
 
 CONFIG = """
@@ -45,6 +45,36 @@ for n in range(20):
 kaywatch.flush(10)
 """
 
+# What is for programs, or as they get it, is as wide as it is.
+WIDE = {"--json", "--bodies"}
+BODIES = """
+[receiver.ops]
+type = "slack"
+webhook_url_file = "/run/secrets/slack"
+[[rule]]
+name = "fails"
+metric = "error_rate"
+op = ">"
+value = 0.2
+for = "0"
+[[test]]
+name = "it is told"
+[[test.executions]]
+node = "pay"
+count = 40
+errors = 20
+[[test.message]]
+at = "10s"
+to = "ops"
+contains = ["error rate 50.0 %"]
+body = { attachments = [{ color = "#f57c00" }] }
+"""
+PAGER = """
+[receiver.pager]
+type = "pagerduty"
+routing_key_file = "/run/secrets/pagerduty"
+"""
+
 
 class Shell:
     """The command line, as a person would use it."""
@@ -67,7 +97,7 @@ class Shell:
             return done.stdout + done.stderr
         assert not done.stderr
         for line in done.stdout.splitlines():
-            assert len(line) <= 80 or "--json" in words or line[0] == "/", line
+            assert len(line) <= 80 or line[0] == "/" or {*words} & WIDE, line
         return done.stdout
 
 
@@ -218,10 +248,34 @@ firing = [{ graph = "", node = "pay" }]
     assert "- firing     node=pay" in text
     failed = json.loads(shell("rules", "test", str(file), "--json", code=1))
     assert failed["failed"] == 1
+    assert failed["tests"][0]["messages"] == []
     file.write_text("[[test]]\nnam = 1")
     assert "test[1].name: missing" in shell("rules", "test", str(file), code=78)
     file.write_text("[[tests]]")
     assert "tests: unknown key" in shell("rules", "test", str(file), code=78)
+
+
+def test_bodies_are_shown_as_receivers_would_get_them(tmp_path: Path) -> None:
+    shell, file = Shell(), tmp_path / "a.test.toml"
+    file.write_text(BODIES)
+    text = shell("rules", "test", str(file), "--bodies")
+    first, line, body = text.partition("      10s ops firing, 1 alert\n")
+    assert (first, bool(line)) == ("ok    it is told\n", True)
+    body, _, last = body.rpartition("\n1 of ")
+    assert json.loads(body)["text"].startswith("*[FIRING] fails: pay*")
+    assert last == "1 tests passed\n"
+    listed = json.loads(shell("rules", "test", str(file), "--json"))
+    assert listed["tests"][0]["messages"][0]["body"] == json.loads(body)
+
+    file.write_text(BODIES.replace("#f57c00", "#d32f2f"))
+    text = shell("rules", "test", str(file), code=1)
+    assert '      body.attachments[0].color: "#f57c00", expected "#d32f2f"' in text
+    file.write_text('receivers = ["ops"]\n[[test]]\nname = "t"')
+    text = shell("rules", "test", str(file), code=78)
+    assert "receivers: unknown key; did you mean receiver?" in text
+    file.write_text('config = "none.toml"\n[receiver.ops]\ntype = "slack"')
+    text = shell("rules", "test", str(file), code=78)
+    assert f"{file}: config: either this, or [receiver]" in text
 
 
 def test_rules_are_tried_on_the_past(tmp_path: Path) -> None:
@@ -231,10 +285,21 @@ def test_rules_are_tried_on_the_past(tmp_path: Path) -> None:
     assert "error_rate_max              3       1" in text
     assert "memory_usage_max can't be looked at: memory_rss is not stored" in text
     assert "goes on" in text
-    one = ["--rule", "success_rate_min", "--json"]
-    found = json.loads(shell("rules", "backtest", "--store", str(store), *one))
+    one = ["--store", str(store), "--rule", "success_rate_min"]
+    found = json.loads(shell("rules", "backtest", *one, "--json"))
     assert len(found["episodes"]) == 3
     assert not found["unseen"]
+    (receiver,) = found["receivers"]
+    assert receiver["messages"] == {"firing": 3, "repeat": 0, "resolved": 2}
+
+    config = tmp_path / "kaywatch.toml"
+    config.write_text(PAGER)
+    one += ["--config", str(config)]
+    text = shell("rules", "backtest", *one, "--bodies", "2")
+    assert "pager            5       3        0         2               5" in text
+    *_, body = text.split(" pager firing, 1 alert\n")
+    assert json.loads(body)["event_action"] == "trigger"
+    assert " pager resolved, 1 alert\n" in text
 
     wrong = ["--store", str(store), "--rule", "sucess_rate_min"]
     text = shell("rules", "backtest", *wrong, code=2)

@@ -1,4 +1,4 @@
-"""What a backtest shows: by rule, and the episodes that there would have been."""
+"""What a backtest shows: rules, receivers, episodes, and messages as they would be."""
 
 from __future__ import annotations
 
@@ -7,13 +7,18 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
+import click
+
 from kaywatch_agent import durations
+from kaywatch_agent.commands.bodies import show_body
 from kaywatch_agent.commands.words import where
 from kaywatch_agent.notification import NoticeKind
+from kaywatch_agent.notify import wording
 from kaywatch_agent.quantities import quantity, span
-from kaywatch_agent.rules.backtest import STAND_IN, Report
+from kaywatch_agent.rehearsal.backtest import STAND_IN, Report
+from kaywatch_agent.rehearsal.differences import headline
+from kaywatch_agent.rehearsal.rehearsal import Message, Rehearsal
 from kaywatch_agent.rules.describe import unit_of
-from kaywatch_agent.rules.rehearsal import Rehearsal
 from kaywatch_agent.rules.state import State
 from kaywatch_agent.screens import console, plain_table
 
@@ -22,6 +27,7 @@ __all__ = ["as_json", "show"]
 MAX_EPISODES: Final = 30
 
 BURNING: Final = (State.FIRING, State.RECOVERING)
+KINDS: Final = (NoticeKind.FIRING, NoticeKind.REPEAT, NoticeKind.RESOLVED)
 
 
 class Episode(NamedTuple):
@@ -61,8 +67,8 @@ def episodes(rehearsal: Rehearsal) -> list[Episode]:
     return found
 
 
-def show(report: Report) -> None:
-    """Show a report to a person."""
+def show(report: Report, *, bodies: int) -> None:
+    """Show a report to a person, and so many messages as they would have been."""
     out = console()
     found = episodes(report.rehearsal)
     out.print(
@@ -73,28 +79,15 @@ def show(report: Report) -> None:
         out.print(f"  {line}")
     out.print()
     _show_rules(report, found)
+    _show_receivers(report.rehearsal)
     _show_notes(report)
     if found:
+        _show_episodes(report, found)
+    messages = list(report.rehearsal.messages)
+    for message in messages[len(messages) - min(bodies, len(messages)) :]:
         out.print()
-        out.print("Episodes (UTC)", style="bold")
-        table = plain_table("fired", "for", "rule", "where", "value", "ended")
-        for number in (2, 3, 5):
-            table.columns[number].justify = "left"
-        table.columns[3].ratio = 1
-        for one in found[-MAX_EPISODES:]:
-            end = report.end if one.end is None else one.end
-            unit = unit_of(report.settings.rules.get(one.rule))
-            table.add_row(
-                _moment(one.start),
-                span(end - one.start),
-                one.rule,
-                where(one.labels),
-                quantity(one.value, unit),
-                one.reason or "goes on",
-            )
-        out.print(table)
-        if len(found) > MAX_EPISODES:
-            out.print(f"  and {len(found) - MAX_EPISODES} before: --json has all")
+        click.echo(f"{_moment(message.time)} {headline(message)}")
+        show_body(report.rehearsal.render(message))
 
 
 def as_json(report: Report) -> dict[str, Any]:
@@ -109,10 +102,19 @@ def as_json(report: Report) -> dict[str, Any]:
         ],
         "unseen": dict(report.unseen),
         "episodes": [one._asdict() for one in episodes(rehearsal)],
+        "receivers": [
+            {
+                "receiver": name,
+                "messages": {str(kind): rehearsal.sent[name, kind] for kind in KINDS},
+                "alerts": alerts,
+            }
+            for name, alerts in sorted(rehearsal.alerts.items())
+        ],
         "told": [
-            {"receiver": receiver, "rule": rule, "kind": str(kind), "count": count}
+            {"receiver": receiver, "rule": rule, "kind": str(kind), "messages": count}
             for (receiver, rule, kind), count in sorted(rehearsal.told.items())
         ],
+        "messages": [_as_json(rehearsal, message) for message in rehearsal.messages],
         "held_back": dict(rehearsal.suppressed),
         "refused": dict(rehearsal.refused),
     }
@@ -122,51 +124,47 @@ def as_json(report: Report) -> dict[str, Any]:
 
 
 def _show_rules(report: Report, found: list[Episode]) -> None:
-    out, told = console(), report.rehearsal.told
-    receivers = sorted({receiver for receiver, _, _ in told})
-    named = [name for name in receivers if name != STAND_IN]
-    columns = [f"told {name}" for name in named] if named else ["messages"]
-    table = plain_table("rule", "fired", "alerts", "firing for", *columns)
+    out = console()
+    table = plain_table("rule", "fired", "alerts", "firing for", "messages")
     table.columns[0].ratio = 1
     for rule in report.settings.rules:
         mine = [one for one in found if one.rule == rule]
         seconds = sum(
             (report.end if one.end is None else one.end) - one.start for one in mine
         )
-        alerts = {one.alert for one in mine}
-        counts = [_told(report.rehearsal, rule, name) for name in named or [STAND_IN]]
+        messages = sum(
+            count
+            for (_, name, _), count in report.rehearsal.told.items()
+            if name == rule
+        )
         table.add_row(
             rule,
             f"{len(mine):,}",
-            f"{len(alerts):,}",
+            f"{len({one.alert for one in mine}):,}",
             span(seconds) if mine else "-",
-            *counts,
+            f"{messages:,}" if messages else "-",
         )
     out.print(table)
-    if not named:
-        out.print(
-            "No receiver is configured: messages are those that one would have had."
-        )
 
 
-def _told(rehearsal: Rehearsal, rule: str, receiver: str) -> str:
-    """Return how often a receiver was told, and of what."""
-    kinds = {
-        kind: rehearsal.told[receiver, rule, kind]
-        for kind in (NoticeKind.FIRING, NoticeKind.REPEAT, NoticeKind.RESOLVED)
-    }
-    total = sum(kinds.values())
-    if not total:
-        return "-"
-    firing, repeat, resolved = kinds.values()
-    again = f"+{repeat}" if repeat else ""
-    return f"{total} ({firing}{again}/{resolved})"
+def _show_receivers(rehearsal: Rehearsal) -> None:
+    """Show how many messages each receiver gets, after cooldown and grouping."""
+    out = console()
+    if rehearsal.alerts:
+        out.print()
+        kinds = ("firing", "repeats", "resolved")
+        table = plain_table("receiver", "messages", *kinds, "alerts in them")
+        table.columns[0].ratio = 1
+        for name, alerts in sorted(rehearsal.alerts.items()):
+            counts = [rehearsal.sent[name, kind] for kind in KINDS]
+            table.add_row(name, *(f"{n:,}" for n in (sum(counts), *counts, alerts)))
+        out.print(table)
+    if STAND_IN in rehearsal.alerts:
+        out.print("No receiver is told: these are the messages that one would get.")
 
 
 def _show_notes(report: Report) -> None:
     out, rehearsal = console(), report.rehearsal
-    if rehearsal.told:
-        out.print("Messages are before grouping: in all (firing+repeated/resolved).")
     held = {reason: n for reason, n in rehearsal.suppressed.items() if n}
     if held:
         parts = [f"{reason} {count}" for reason, count in sorted(held.items())]
@@ -176,6 +174,42 @@ def _show_notes(report: Report) -> None:
     refused: Counter[str] = rehearsal.refused
     for name, count in refused.items():
         out.print(f"{name}: {count} alerts were too many at once")
+
+
+def _show_episodes(report: Report, found: list[Episode]) -> None:
+    out = console()
+    out.print()
+    out.print("Episodes (UTC)", style="bold")
+    table = plain_table("fired", "for", "rule", "where", "value", "ended")
+    for number in (2, 3, 5):
+        table.columns[number].justify = "left"
+    table.columns[3].ratio = 1
+    for one in found[-MAX_EPISODES:]:
+        end = report.end if one.end is None else one.end
+        unit = unit_of(report.settings.rules.get(one.rule))
+        table.add_row(
+            _moment(one.start),
+            span(end - one.start),
+            one.rule,
+            where(one.labels),
+            quantity(one.value, unit),
+            one.reason or "goes on",
+        )
+    out.print(table)
+    if len(found) > MAX_EPISODES:
+        out.print(f"  and {len(found) - MAX_EPISODES} before: --json has all")
+
+
+def _as_json(rehearsal: Rehearsal, message: Message) -> dict[str, Any]:
+    notification = message.notification
+    return {
+        "time": message.time,
+        "receiver": notification.receiver,
+        "kind": str(notification.kind),
+        "alerts": message.size,
+        "title": wording.title(notification),
+        "body": rehearsal.render(message),
+    }
 
 
 def _lengths(report: Report) -> Iterable[str]:

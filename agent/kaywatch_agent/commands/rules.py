@@ -7,23 +7,19 @@ import difflib
 import json
 import textwrap
 import time
-import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import click
 
 from kaywatch_agent import config as configuration
-from kaywatch_agent.commands import backtests
+from kaywatch_agent.commands import backtests, trials
 from kaywatch_agent.commands.options import LENGTH
-from kaywatch_agent.config import DEFAULT_PATH, Config
-from kaywatch_agent.errors import ConfigError
-from kaywatch_agent.notification import Severity
-from kaywatch_agent.rules import cases
-from kaywatch_agent.rules import load as loading
-from kaywatch_agent.rules.backtest import Bucket, Past, backtest
+from kaywatch_agent.config import DEFAULT_PATH
+from kaywatch_agent.rehearsal.backtest import Bucket, Past, backtest
+from kaywatch_agent.rehearsal.trial import run
 from kaywatch_agent.rules.explain import sentence
 from kaywatch_agent.rules.rule import Settings
 from kaywatch_agent.store.past import reading
@@ -72,35 +68,20 @@ def check(file: str | None) -> None:
 
 @rules.command()
 @click.argument("file")
+@click.option("--bodies", is_flag=True, help="Print what receivers would have got.")
 @click.option("--json", "as_json", is_flag=True, help="Print what came of it as JSON.")
-def test(file: str, as_json: bool) -> None:
+def test(file: str, bodies: bool, as_json: bool) -> None:
     """Run the tests in FILE on a virtual clock; see docs/alerts.md.
 
     The exit code is 1 if one fails.
     """
-    path = Path(file)
-    values = _toml(path)
-    settings, least = _rules_of(path, values)
-    try:
-        found = cases.load(values, settings)
-    except ConfigError as error:
-        raise ConfigError("", f"{path}: {error}") from None
-    verdicts = [cases.run(case, settings, least) for case in found]
-    failed = [verdict for verdict in verdicts if verdict.differences]
+    cases, config = trials.read(Path(file))
+    verdicts = [run(case, config.alerts, config.notify.receivers) for case in cases]
     if as_json:
-        listed = [{"name": v.case.name, "differences": v.differences} for v in verdicts]
-        click.echo(json.dumps({"failed": len(failed), "tests": listed}, indent=2))
+        click.echo(json.dumps(trials.as_json(verdicts), indent=2))
     else:
-        for verdict in verdicts:
-            click.echo(
-                f"{'FAIL' if verdict.differences else 'ok  '}  {verdict.case.name}"
-            )
-            for line in verdict.differences:
-                click.echo(textwrap.indent(line, "    "))
-        if failed:
-            click.echo("\n- is expected and not there, + is there and not expected")
-        click.echo(f"{len(verdicts) - len(failed)} of {len(verdicts)} tests passed")
-    if failed:
+        trials.show(verdicts, bodies=bodies)
+    if any(verdict.differences for verdict in verdicts):
         raise click.exceptions.Exit(FAILED)
 
 
@@ -118,12 +99,20 @@ def test(file: str, as_json: bool) -> None:
 )
 @_config
 @click.option("--store", metavar="PATH", help="The file; by default the agent's.")
+@click.option(
+    "--bodies",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="Print the last N messages as receivers would have got them.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print what came of it as JSON.")
 def backtest_(
     since: float,
     names: tuple[str, ...],
     config_path: str | None,
     store: str | None,
+    bodies: int,
     as_json: bool,
 ) -> None:
     """Say what the rules would have done on the stored past, and who would be told.
@@ -150,46 +139,16 @@ def backtest_(
                 settings,
                 past,
                 stored.last - since,
-                least=config.notify.least,
+                receivers=config.notify.receivers,
                 progress=progress,
             )
     if as_json:
         click.echo(json.dumps(backtests.as_json(report), indent=2))
     else:
-        backtests.show(report)
+        backtests.show(report, bodies=bodies)
 
 
 # -- inside --------------------------------------------------------------------------
-
-
-def _rules_of(
-    path: Path, values: Mapping[str, Any]
-) -> tuple[Settings, Mapping[str, Severity]]:
-    """Return the rules that a file's tests are about: its own, or another file's."""
-    named = values.get("config")
-    own = {name: values[name] for name in loading.TABLES if name in values}
-    unknown = set(values) - set(loading.TABLES) - set(cases.TABLES)
-    if unknown:
-        known = ", ".join(sorted({*loading.TABLES, *cases.TABLES}))
-        raise ConfigError("", f"{path}: {min(unknown)}: unknown key (known: {known})")
-    if named is not None:
-        if own:
-            raise ConfigError("", f"{path}: config: either this, or [[rule]]")
-        config: Config = configuration.load(path.parent / str(named))
-        return config.alerts, config.notify.least
-    receivers = values.get("receivers", ["receiver"])
-    if not isinstance(receivers, list) or not all(
-        isinstance(r, str) for r in receivers
-    ):
-        raise ConfigError("", f'{path}: receivers: expected a list such as ["ops"]')
-    # Those that are there without configuration would be in the way.
-    alerting = own.get("alerting", {})
-    if isinstance(alerting, dict) and "thresholds" not in alerting:
-        own["alerting"] = {**alerting, "thresholds": dict.fromkeys(loading.PAGE, False)}
-    try:
-        return loading.load(own, receivers=receivers), {}
-    except ConfigError as error:
-        raise ConfigError("", f"{path}: {error}", error.others) from None
 
 
 def _chosen(settings: Settings, names: tuple[str, ...]) -> Settings:
@@ -203,15 +162,6 @@ def _chosen(settings: Settings, names: tuple[str, ...]) -> Settings:
     return dataclasses.replace(
         settings, rules={name: settings.rules[name] for name in names}
     )
-
-
-def _toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError("", f"can't read {path}: {error}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError("", f"{path}: no TOML: {error}") from None
 
 
 @contextmanager

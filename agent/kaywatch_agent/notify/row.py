@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 
 import msgspec
 
 from kaywatch_agent.notification import SEVERITIES, Alert, NoticeKind, Notification
 
-__all__ = ["Entry", "Reason", "Row", "Status"]
+__all__ = ["Entry", "Reason", "Row", "Status", "most_urgent"]
 
 _RANK = {
     NoticeKind.TEST: 0,
@@ -17,6 +18,11 @@ _RANK = {
     NoticeKind.REPEAT: 3,
     NoticeKind.RESOLVED: 4,
 }
+
+
+def most_urgent(kinds: Iterable[NoticeKind]) -> NoticeKind:
+    """Return the reason that a message has whose alerts have several."""
+    return min(kinds, key=_RANK.__getitem__)
 
 
 class Status(StrEnum):
@@ -117,7 +123,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def kind(self) -> NoticeKind:
         """Why it is sent: the most urgent of its alerts' reasons."""
-        return min((entry.kind for entry in self.entries), key=_RANK.__getitem__)
+        return most_urgent(entry.kind for entry in self.entries)
 
     def find(self, alert: Alert) -> Entry | None:
         """Return what it says of an alert's episode, if anything."""

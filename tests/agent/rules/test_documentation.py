@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import re
-import tomllib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kaywatch_agent.commands import trials
 from kaywatch_agent.config import parse
 from kaywatch_agent.errors import ConfigError
-from kaywatch_agent.rules import cases, load
+from kaywatch_agent.rehearsal import casefile
+from kaywatch_agent.rehearsal.trial import run
+from kaywatch_agent.rules import load
 from kaywatch_agent.rules.load import KINDS, PAGE
 from kaywatch_agent.rules.metrics import METRICS, WAYS
 
 WRITTEN = (Path(__file__).parents[3] / "docs" / "alerts.md").read_text("utf-8")
 EXAMPLES = re.findall(r"^```toml\n(.*?)^```", WRITTEN, re.MULTILINE | re.DOTALL)
 TEST = next(example for example in EXAMPLES if "[[test]]" in example)
+
+RECEIVER = """
+[receiver.ops]
+type = "slack"
+webhook_url_file = "/run/secrets/slack"
+"""
 
 LEAST: dict[str, dict[str, Any]] = {
     "threshold": {"metric": "error_rate", "op": ">", "value": 0.1},
@@ -67,7 +76,8 @@ def test_every_key_of_the_other_tables_is_documented() -> None:
 
 
 def test_every_key_of_a_test_is_documented() -> None:
-    settings = load.load({}, receivers=["ops"])
+    config = parse(RECEIVER)
+    settings, receivers = config.alerts, config.notify.receivers
     least: dict[str, dict[str, Any]] = {
         "executions": {"node": "n"},
         "runs": {},
@@ -75,15 +85,17 @@ def test_every_key_of_a_test_is_documented() -> None:
         "process": {},
         "silence": {"match": ["a=b"]},
         "alerts": {"rule": PAGE[0]},
-        "message": {"rule": PAGE[0], "to": "ops"},
+        "message": {"to": "ops"},
+        "outage": {"receiver": "ops"},
     }
-    names = known(cases.load, {"test": [{"name": "t", "strange": 1}]}, settings)
+    load_cases = partial(casefile.load, settings=settings, receivers=receivers)
+    names = known(load_cases, {"test": [{"name": "t", "strange": 1}]})
     assert names >= set(least)
     for key, part in least.items():
         test = {"name": "t", key: [{**part, "strange": 1}]}
-        names |= known(cases.load, {"test": [test]}, settings)
+        names |= known(load_cases, {"test": [test]})
     flight = {"name": "t", "process": [{"in_flight": [{"strange": 1}]}]}
-    names |= known(cases.load, {"test": [flight]}, settings)
+    names |= known(load_cases, {"test": [flight]})
 
     assert documented(names) == set()
 
@@ -108,13 +120,11 @@ def test_an_example_loads(example: str) -> None:
         assert parse(example).alerts.rules
 
 
-def test_the_example_of_a_test_passes() -> None:
-    values = tomllib.loads(TEST)
-    off = {"thresholds": dict.fromkeys(PAGE, False)}
-    settings = load.load(
-        {"rule": values["rule"], "alerting": off}, receivers=values["receivers"]
-    )
-    verdicts = [cases.run(c, settings, {}) for c in cases.load(values, settings)]
+def test_the_example_of_a_test_passes(tmp_path: Path) -> None:
+    file = tmp_path / "example.test.toml"
+    file.write_text(TEST)
+    cases, config = trials.read(file)
+    verdicts = [run(c, config.alerts, config.notify.receivers) for c in cases]
 
-    assert [verdict.differences for verdict in verdicts] == [[], []]
+    assert [verdict.differences for verdict in verdicts] == [[], [], []]
     assert verdicts[0].rehearsal.messages

@@ -432,7 +432,7 @@ def test_absence() -> None:
             "forget_after": "2h",
         }
     )
-    world.started = world.now
+    world.lab.started = world.now
     world.ran(1)
     assert world.wait(590, 10) == []  # early: it may not have had the time
     assert sorted(world.wait(30, 10)) == sorted(FIRING * 2)
@@ -618,7 +618,7 @@ def test_an_alert_carries_what_there_was_to_see() -> None:
     world = World(rule(window="5m", per=["service", "graph", "node"]))
     for ago in (900.0, 600.0, 310.0):
         world.ran(100, int(ago // 100), ago=ago, action="done")
-    world.failures = [
+    world.lab.failures = [
         FailureRecord(
             time=world.now,
             service="web",

@@ -64,7 +64,7 @@ def test_a_rule_in_words() -> None:
 def test_nothing_is_absent_within_the_grace_after_the_start() -> None:
     absence = {"name": "gone", "kind": "absence", "max_age": "10s", "for": "0"}
     world = World(absence | {"expect": [{"graph": "g"}], "per": ["graph"]})
-    world.started = world.now
+    world.lab.started = world.now
     world.wait(55)
     assert not world.engine.instances
     world.wait(10)

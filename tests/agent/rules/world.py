@@ -1,4 +1,4 @@
-"""A small world with a clock of its own, that rules can look at."""
+"""A lab with a clock of its own, an engine that looks at it, and restarts."""
 
 from __future__ import annotations
 
@@ -6,18 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-import numpy as np
 
-from kaywatch_agent.aggregate.aggregator import View
-from kaywatch_agent.aggregate.registry import Limits, Registry
-from kaywatch_agent.aggregate.step import EMPTY, Step, merge, reduce
-from kaywatch_agent.model import Columns, FailureRecord, Kind, Presence, SeriesKey
+from kaywatch.wire import Outcome
+from kaywatch_agent.model import Kind, Presence, SeriesKey
 from kaywatch_agent.notification import Alert, NoticeKind, Severity
+from kaywatch_agent.rehearsal.lab import Lab
 from kaywatch_agent.rules.engine import Engine
 from kaywatch_agent.rules.instance import Instance
-from kaywatch_agent.rules.load import load
+from kaywatch_agent.rules.load import PAGE, load
 from kaywatch_agent.rules.round import Document
-from kaywatch_agent.rules.scene import Process, Scene
+from kaywatch_agent.rules.scene import Process
 from kaywatch_agent.rules.tell import Evaluation
 
 __all__ = ["World", "rule"]
@@ -56,12 +54,7 @@ class World:
         }
         self.now = START
         self.mono = 50.0
-        self.registry = Registry(Limits())
-        self.steps: dict[int, Step] = {}
-        self.failures: list[FailureRecord] = []
-        self.processes: list[Process] = []
-        self.longest: dict[int, dict[int, int]] = {}
-        self.started = START - 4000.0
+        self.lab = Lab(START - 4000.0)
         self.told: list[tuple[float, str, str, Alert]] = []
         self.kept: dict[Document, bytes] = {}
         self.least = least or {}
@@ -84,74 +77,33 @@ class World:
         service: str = "web",
     ) -> None:
         """Let a node run so many times, and fail some of them."""
-        row = self.registry.row(SeriesKey(Kind.NODE, service, graph, node), "c")
-        outcome = np.zeros(times, np.uint8)
-        outcome[:errors] = 1
-        self._add(row, times, seconds, outcome, action, ago)
+        key = SeriesKey(Kind.NODE, service, graph, node)
+        outcomes = {Outcome.OK: times - errors, Outcome.ERROR: errors}
+        at = self.now - ago
+        self.lab.ran(key, at, outcomes, seconds=seconds, action=action)
 
     def observed(
         self, name: str, *values: float, kind: Kind = Kind.GAUGE, **labels: str
     ) -> None:
         """Let a custom metric have some values."""
         key = SeriesKey(kind, "web", "", "", name, tuple(sorted(labels.items())))
-        row = self.registry.row(key, "c")
-        for value in values:
-            self._add(row, 1, value, np.zeros(1, np.uint8), "", 0.0)
-
-    def _add(
-        self, row: int, n: int, value: float, outcome: Any, action: str, ago: float
-    ) -> None:
-        number = self.registry.actions.number(action) if action else 0
-        at = self.now - ago
-        step = reduce(
-            Columns(
-                np.full(n, row),
-                np.full(n, at),
-                np.full(n, value),
-                outcome,
-                np.ones(n, np.int64),
-                np.full(n, number),
-                np.zeros(n, np.int64),
-            )
-        )
-        bucket = int(at // 10)
-        self.steps[bucket] = merge([self.steps.get(bucket, EMPTY), step])
+        self.lab.observed(key, self.now, values)
 
     def run_ended(self, visits: int, graph: str = "shop") -> None:
         """Let a run end after so many visits."""
-        row = self.registry.row(SeriesKey(Kind.RUN, "web", graph, ""), "c")
-        step = int(self.now // 10)
-        known = self.longest.setdefault(step, {})
-        known[row] = max(known.get(row, 0), visits)
+        key = SeriesKey(Kind.RUN, "web", graph, "")
+        self.lab.ran(key, self.now, {Outcome.OK: 1}, attempts=visits)
 
     def process(
         self, pid: int, state: Presence = Presence.CONNECTED, **of: Any
     ) -> None:
         """Let there be a process."""
         known = Process("c", "web", "box", pid, state, self.now, 1000, 1.0, ())
-        self.processes = [p for p in self.processes if p.pid != pid]
-        self.processes.append(known._replace(**of))
-
-    def view(self) -> View:
-        oldest = int(self.now // 10) - 360
-        recent = {n: step for n, step in self.steps.items() if n >= oldest}
-        totals = merge(self.steps.values())
-        return View(
-            self.now,
-            self.started,
-            totals,
-            recent,
-            self.registry,
-            tuple(self.failures),
-            {},
-            longest=self.longest,
-        )
+        self.lab.processes[pid] = known._replace(**of)
 
     def evaluate(self) -> list[tuple[str, str]]:
         """Evaluate once; return who was told what."""
-        covered = self.now - self.started
-        scene = Scene(self.now, covered, self.view(), tuple(self.processes))
-        self.last = self.engine.evaluate(scene, self.mono)
+        self.last = self.engine.evaluate(self.lab.scene(self.now), self.mono)
         for at, data in self.last.documents.items():
             if data is None:
                 self.kept.pop(at, None)
@@ -196,11 +148,3 @@ class World:
         """The one alert that there is."""
         (instance,) = self.engine.instances
         return instance
-
-
-PAGE = (
-    "success_rate_min",
-    "avg_execution_time_max",
-    "error_rate_max",
-    "memory_usage_max",
-)

@@ -22,6 +22,8 @@ class Lab:
 
     Attributes:
         processes: the clients' processes, by pid.
+        failures: the latest failures, the oldest first.
+        started: since when the agent has been looking, Unix seconds.
     """
 
     def __init__(self, started: float) -> None:
@@ -31,11 +33,11 @@ class Lab:
             started: since when the agent has been looking, Unix seconds.
         """
         self.processes: dict[int, Process] = {}
-        self._started = started
+        self.failures: list[FailureRecord] = []
+        self.started = started
         self._registry = Registry(Limits())
         self._steps: dict[int, Step] = {}
         self._totals = EMPTY
-        self._failures: list[FailureRecord] = []
         self._longest: dict[int, dict[int, int]] = {}
 
     def ran(
@@ -89,15 +91,15 @@ class Lab:
             del self._steps[number]
         view = View(
             now,
-            self._started,
+            self.started,
             self._totals,
             self._steps,
             self._registry,
-            tuple(self._failures),
+            tuple(self.failures),
             {},
             longest=self._longest,
         )
-        return Scene(now, now - self._started, view, tuple(self.processes.values()))
+        return Scene(now, now - self.started, view, tuple(self.processes.values()))
 
     # -- inside ------------------------------------------------------------------------
 
@@ -134,7 +136,7 @@ class Lab:
     def _fail(
         self, key: SeriesKey, time: float, error: ErrorKey, attempts: int
     ) -> None:
-        self._failures.append(
+        self.failures.append(
             FailureRecord(
                 time=time,
                 service=key.service,
@@ -149,4 +151,4 @@ class Lab:
                 client="",
             )
         )
-        del self._failures[:-1000]
+        del self.failures[:-1000]

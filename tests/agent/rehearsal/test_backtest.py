@@ -6,17 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.agent.rules.history import BEGIN, HOURS, record
+from tests.agent.rehearsal.history import BEGIN, HOURS, record
+from tests.agent.rehearsal.stage import PAGER, SLACK
 
 from kaywatch_agent.commands.backtests import as_json, episodes
+from kaywatch_agent.config import assemble
 from kaywatch_agent.errors import StoreError
-from kaywatch_agent.rules.backtest import STAND_IN, Bucket, Past, Report, backtest
-from kaywatch_agent.rules.load import load
+from kaywatch_agent.notification import NoticeKind
+from kaywatch_agent.rehearsal.backtest import STAND_IN, Bucket, Past, Report, backtest
+from kaywatch_agent.rules.load import PAGE
 from kaywatch_agent.store.past import reading
 from kaywatch_agent.store.store import Store
 
 HOUR = 3600.0
 END = BEGIN + HOURS * HOUR
+OFF = dict.fromkeys(PAGE, False)
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +34,12 @@ def tried(
     path: Path,
     *rules: dict[str, Any],
     hours: float = 48,
-    receivers: tuple[str, ...] = (),
+    receivers: dict[str, dict[str, Any]] | None = None,
+    alerting: dict[str, Any] | None = None,
 ) -> Report:
-    settings = load({"rule": list(rules)}, receivers=receivers)
+    config = assemble(
+        {"rule": list(rules), "receiver": receivers or {}, "alerting": alerting or {}}
+    )
     with reading(path) as stored:
         past = Past(
             stored.registry,
@@ -41,7 +48,12 @@ def tried(
             stored.last,
             stored.failures,
         )
-        return backtest(settings, past, stored.last - hours * HOUR, least={})
+        return backtest(
+            config.alerts,
+            past,
+            stored.last - hours * HOUR,
+            receivers=config.notify.receivers,
+        )
 
 
 def test_each_outage_is_an_episode_as_exact_as_the_past_is(path: Path) -> None:
@@ -62,14 +74,52 @@ def test_each_outage_is_an_episode_as_exact_as_the_past_is(path: Path) -> None:
     assert report.lengths[-1][1] == 10
 
 
-def test_receivers_are_counted_as_they_would_have_been_told(path: Path) -> None:
-    told = tried(path).rehearsal.told
-    assert sum(told.values()) == 5  # three fired, two ended; the others are inhibited
-    assert {receiver for receiver, _, _ in told} == {STAND_IN}
+def test_messages_are_counted_and_rendered_as_they_would_have_been_sent(
+    path: Path,
+) -> None:
+    rehearsal = tried(path).rehearsal
+    # Three fired, two ended; error_rate_max is inhibited.
+    assert dict(rehearsal.sent) == {(STAND_IN, "firing"): 3, (STAND_IN, "resolved"): 2}
+    assert dict(rehearsal.alerts) == {STAND_IN: 5}
 
-    named = as_json(tried(path, receivers=("ops",)))
-    firing = [t for t in named["told"] if t["kind"] == "firing"]
-    assert {t["receiver"] for t in firing} == {"ops"}
+    told = tried(path, receivers={"ops": SLACK, "pager": PAGER})
+    found = as_json(told)
+    assert [one["receiver"] for one in found["receivers"]] == ["ops", "pager"]
+    bodies = [m["body"] for m in found["messages"] if m["receiver"] == "pager"]
+    actions = [body["event_action"] for body in bodies]
+    assert actions == ["trigger", "resolve"] * 2 + ["trigger"]
+    assert len({body["dedup_key"] for body in bodies}) == 1
+    chat = next(m for m in found["messages"] if m["receiver"] == "ops")
+    assert chat["body"]["text"].startswith(f"*{chat['title']}*")
+
+
+def test_alerts_of_a_group_are_one_message(path: Path) -> None:
+    report = tried(
+        path,
+        {"name": "all", "metric": "executions", "op": ">", "value": 0, "for": "0"},
+        {"name": "some", "metric": "executions", "op": ">", "value": 1, "for": "0"},
+        receivers={"ops": SLACK},
+        alerting={"group_by": ["graph"], "thresholds": OFF},
+        hours=1,
+    )
+    first = report.rehearsal.messages[0]
+
+    assert first.size == 2
+    assert report.rehearsal.told["ops", "all", NoticeKind.FIRING] == 1
+    assert report.rehearsal.sent["ops", NoticeKind.FIRING] == 1
+    assert as_json(report)["receivers"][0]["alerts"] == 2
+
+
+def test_what_gathers_at_the_end_is_sent_after_it(path: Path) -> None:
+    report = tried(
+        path,
+        receivers={"ops": SLACK},
+        alerting={"group_wait": "1h", "group_interval": "1h"},
+        hours=0.5,
+    )
+
+    (message,) = report.rehearsal.messages
+    assert message.time > report.end
 
 
 def test_a_cooldown_defers_what_it_would_have_deferred(path: Path) -> None:
@@ -81,7 +131,7 @@ def test_a_cooldown_defers_what_it_would_have_deferred(path: Path) -> None:
         "cooldown": "30h",
         "repeat_interval": "0",
     }
-    report = tried(path, rule, receivers=("ops",))
+    report = tried(path, rule, receivers={"ops": SLACK})
     mine = {
         str(k): n for (_, name, k), n in report.rehearsal.told.items() if name == "own"
     }

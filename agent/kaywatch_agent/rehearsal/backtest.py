@@ -1,4 +1,4 @@
-"""The rules over the past: what fired, for how long, and who would have been told.
+"""The rules over the past: what fired, for how long, and who would have been sent what.
 
 Strategy: time goes on by the buckets there are, ten seconds, a minute or an hour. What
 one holds is taken to be so for all of its time, with evaluations soon after its begin,
@@ -18,17 +18,18 @@ from kaywatch_agent.aggregate.aggregator import Nothing, View
 from kaywatch_agent.aggregate.registry import Registry
 from kaywatch_agent.aggregate.step import EMPTY, Step, merge
 from kaywatch_agent.model import FailureRecord
-from kaywatch_agent.notification import Severity
+from kaywatch_agent.notify.config import ReceiverConfig, WebhookConfig
+from kaywatch_agent.rehearsal.rehearsal import Rehearsal
 from kaywatch_agent.rules import metrics
 from kaywatch_agent.rules.metrics import Source
-from kaywatch_agent.rules.rehearsal import Rehearsal
 from kaywatch_agent.rules.rule import BurnRate, Rule, Settings, Stuck, Threshold
 from kaywatch_agent.rules.scene import Scene
 
 __all__ = ["STAND_IN", "Bucket", "Past", "Report", "backtest", "unseen"]
 
-# Who is told where no receiver is configured.
+# Who is told where nobody is: a webhook, for it groups as chats do.
 STAND_IN: Final = "(any)"
+_STAND_IN: Final = WebhookConfig(name=STAND_IN, type="webhook", url="http://localhost")
 
 HOUR: Final = 3600
 FINEST: Final = 10
@@ -98,7 +99,7 @@ def backtest(
     past: Past,
     since: float,
     *,
-    least: Mapping[str, Severity],
+    receivers: Mapping[str, ReceiverConfig],
     progress: Callable[[float], None] = lambda _: None,
 ) -> Report:
     """Return what rules would have done.
@@ -107,12 +108,12 @@ def backtest(
         settings: the rules.
         past: what is stored.
         since: from when on, Unix seconds; what is older is only looked back on.
-        least: by receiver, the least severity that it wants to hear of.
+        receivers: by name.
         progress: told the share that is done, 0 to 1.
     """
     hidden = {r.name: why for r in settings.rules.values() if (why := unseen(r))}
     settings = _told(settings, hidden)
-    rehearsal = Rehearsal(settings, least)
+    rehearsal = Rehearsal(settings, {**receivers, STAND_IN: _STAND_IN})
     memory = _Memory(past, _horizon(settings))
     lengths: list[tuple[float, float]] = []
     count, start = 0, max(since, past.first)
@@ -124,6 +125,8 @@ def backtest(
         rehearsal.look(memory.scene(end - JUST_BEFORE, length), passed)
         count += 1
         progress((end - start) / max(1.0, past.last - start))
+    # What gathers at the end is sent after it.
+    rehearsal.deliver(math.inf)
     return Report(rehearsal, settings, start, past.last, count, hidden, lengths)
 
 
