@@ -1,8 +1,10 @@
-"""An execution that never ends, for tests of what is told of those under way."""
+"""What never ends, for tests of what is told of those under way."""
 
 from __future__ import annotations
 
-from kaywatch.recorder import Flight
+from collections.abc import Mapping
+
+from kaywatch.recorder import Flight, Looped
 
 
 class Endless:
@@ -11,3 +13,11 @@ class Endless:
 
     def flight(self) -> Flight:
         return self._flight
+
+
+class Spinning:
+    def __init__(self, graph: str, run: int, counts: Mapping[str, int]) -> None:
+        self._looped = Looped(graph, run, sum(counts.values()), counts)
+
+    def looped(self) -> Looped | None:
+        return self._looped

@@ -306,4 +306,5 @@ def _process(client: Client) -> Process:
         None if sample is None else sample.rss_bytes,
         client.cpu_percent,
         client.in_flight,
+        client.loops,
     )

@@ -18,6 +18,7 @@ __all__ = [
     "InFlight",
     "Kind",
     "Labels",
+    "Loop",
     "PhaseColumns",
     "Presence",
     "ProcessSample",
@@ -159,6 +160,15 @@ class InFlight(NamedTuple):
     start: float
     run: str
     visits: int = 0  # that the run had made before it
+
+
+class Loop(NamedTuple):
+    """That a run came back to a node, or to some; `node` is empty for all together."""
+
+    graph: str
+    node: str
+    visits: int
+    run: str = ""
 
 
 class TopologyRecord(NamedTuple):

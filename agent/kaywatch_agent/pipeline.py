@@ -236,6 +236,8 @@ class Pipeline:
         client.recorded = max(client.recorded, batch.recorded)
         if batch.in_flight is not None:
             client.in_flight = batch.in_flight
+        if batch.loops is not None:
+            client.loops = batch.loops
         if self.feed.listeners:
             self.feed.take(batch, client.service, client.pid, client.id, now)
         self._count(batch, client, taken, now)
@@ -304,6 +306,8 @@ class Pipeline:
         for reason, events in aggregator.misplaced.items():
             telemetry.add("kaywatch_misplaced_events_total", events, str(reason))
         aggregator.misplaced.clear()
+        telemetry.add("kaywatch_visits_left_out_total", aggregator.unmeasured)
+        aggregator.unmeasured = 0
         registry = aggregator.registry
         telemetry.add("kaywatch_folded_series_total", registry.folded_in_all)
         registry.folded_in_all = 0

@@ -95,6 +95,12 @@ CATALOGUE: Final[dict[str, Metric]] = {
             "Look-ups of series beyond the caps, counted under __other__.",
             durable=True,
         ),
+        Metric(
+            "kaywatch_visits_left_out_total",
+            "counter",
+            "Graphs and nodes over the cap, of which a step forgot the longest run.",
+            durable=True,
+        ),
         Metric("kaywatch_series", "gauge", "Series known."),
         Metric(
             "kaywatch_replies_withheld_total",

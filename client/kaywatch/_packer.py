@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
 from kaywatch import wire
 from kaywatch.recorder import (
     EXECUTION_WIDTH,
+    OTHER,
     PHASED_WIDTH,
     POINT_WIDTH,
     RUN_WIDTH,
@@ -31,12 +32,15 @@ __all__ = ["Packer", "Sections"]
 
 T = TypeVar("T")
 
+Loop = tuple[str, str, int, str]  # (graph, node, visits, the run's id)
+
 # The table is sent with every batch, so it is started anew when its strings are many
 # or long. With 5,000 series and metrics (25,000 names at most, 5,000 more for those
 # folded) and the 25,000 new names that a batch may bring, an index fits its 16 bits.
 MAX_STRINGS: Final = 8_192
 MAX_TABLE_BYTES: Final = 512 * 1024
 MAX_IN_FLIGHT: Final = 1_000
+MAX_LOOPS: Final = 1_000
 
 # What a value that fits no column raises.
 _MISFIT: Final = (TypeError, ValueError, OverflowError, struct.error)
@@ -65,6 +69,7 @@ class Packer:
         self._recorder = recorder
         self._sent_topologies = -1
         self._sent_in_flight: list[Any] = []
+        self._sent_loops: list[Any] = []
         self._flights: dict[UnderWay, Flight] = {}
         self._reset()
 
@@ -166,6 +171,14 @@ class Packer:
         if in_flight != self._sent_in_flight:
             self._sent_in_flight = in_flight
             sections["in_flight"] = in_flight
+        loops = self._loops()
+        if loops != self._sent_loops:
+            self._sent_loops = loops
+            sections["loops"] = loops
+        looped = _most((*ended, "") for ended in recorder.take_looped())
+        recorder.loops_left_out += max(0, len(looped) - MAX_LOOPS)
+        if looped:
+            sections["looped"] = [ended[:3] for ended in looped[:MAX_LOOPS]]
 
     def _in_flight(self) -> list[tuple[str, str, float, str, int]]:
         recorder = self._recorder
@@ -179,6 +192,20 @@ class Packer:
             (f.graph, f.node, f.started, recorder.run_id(f.run), f.visits)
             for f in oldest
         ]
+
+    def _loops(self) -> list[Loop]:
+        recorder = self._recorder
+        found: list[Loop] = []
+        for run in _snapshot(recorder.under_way):
+            looped = run.looped()
+            if looped is None:
+                continue
+            graph, number, visits, counts = looped
+            name = recorder.run_id(number)
+            # The run as a whole has no node.
+            for node, times in (*_snapshot(counts.items()), ("", visits)):
+                found.append((graph, node, times, name))
+        return _most(found)[:MAX_LOOPS]
 
     # -- the table -------------------------------------------------------------------
 
@@ -219,6 +246,18 @@ class Packer:
             "points": points,
             "errors": errors,
         }
+
+
+def _most(visited: Iterable[Loop]) -> list[Loop]:
+    """Return of each node the run that visited it most, the most visited first."""
+    most: dict[tuple[str, str], Loop] = {}
+    for loop in visited:
+        graph, node, visits, _ = loop
+        known = most.get((graph, node))
+        # `__other__` is many nodes, each of which may have been visited once.
+        if visits > 1 and node != OTHER and (known is None or visits > known[2]):
+            most[graph, node] = loop
+    return sorted(most.values(), key=_visits, reverse=True)
 
 
 def _by_number(keys: dict[int, Any], absent: Any) -> list[Any]:
@@ -301,6 +340,10 @@ def _attempts(values: list[int]) -> bytes:
 def _name(text: str) -> str:
     # Lone surrogates, as from os.fsdecode, have no UTF-8 form.
     return text[: wire.MAX_NAME].encode("utf-8", "replace").decode("utf-8")
+
+
+def _visits(loop: Loop) -> int:
+    return loop[2]
 
 
 def _started(flight: Flight) -> float:

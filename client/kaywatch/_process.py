@@ -154,6 +154,7 @@ class Process:
                 "buffer_bytes": 0,
                 "dropped": {},
                 "folded": self.recorder.folded,
+                "loops_left_out": self.recorder.loops_left_out,
                 "error": "",
             }
         session = sender.session
@@ -166,6 +167,7 @@ class Process:
             "buffer_bytes": session.buffer.bytes,
             "dropped": dict(session.buffer.lost),
             "folded": self.recorder.folded,
+            "loops_left_out": self.recorder.loops_left_out,
             "error": session.error,
         }
 
@@ -359,6 +361,7 @@ def client_stats() -> dict[str, Any]:
 
     Keys: `client` (hex id), `connected`, and in events `recorded`, `acknowledged`,
     `buffered`, `dropped` (by reason); `buffer_bytes`, `folded` (series beyond the
-    cap) and `error` (the last one, or empty).
+    cap), `loops_left_out` (nodes that runs came back to, beyond the cap) and `error`
+    (the last one, or empty).
     """
     return process.stats()

@@ -22,7 +22,16 @@ from collections.abc import Callable, Mapping
 from itertools import count
 from typing import Any, Final, NamedTuple, Protocol
 
-__all__ = ["Failure", "Flight", "Recorder", "Series", "Topology", "UnderWay"]
+__all__ = [
+    "Failure",
+    "Flight",
+    "Looped",
+    "Looping",
+    "Recorder",
+    "Series",
+    "Topology",
+    "UnderWay",
+]
 
 # Fields of one event in its flat list, in the order of the columns on the wire.
 EXECUTION_WIDTH: Final = 7
@@ -44,6 +53,10 @@ OTHER: Final = "__other__"
 
 # Full details are kept of so many failures between two batches; all are counted.
 MAX_FAILURES: Final = 100
+
+# Nodes that runs came back to, between two batches. A node is there again only if a run
+# came back to it more often than any before.
+MAX_LOOPED: Final = 2 * MAX_SERIES
 
 ErrorKey = tuple[str, str]  # (exception's type, phase)
 Labels = tuple[tuple[str, str], ...]
@@ -101,6 +114,23 @@ class UnderWay(Protocol):
         ...
 
 
+class Looped(NamedTuple):
+    """A run that came back to a node."""
+
+    graph: str
+    run: int  # its number
+    visits: int  # of all nodes
+    counts: Mapping[str, int]  # of each node
+
+
+class Looping(Protocol):
+    """A run under way, described only when somebody asks."""
+
+    def looped(self) -> Looped | None:
+        """Return how often it visited which node, None while it came back to none."""
+        ...
+
+
 class Topology(NamedTuple):
     """The nodes and edges of one graph, as wired."""
 
@@ -137,6 +167,8 @@ class Recorder:
     Attributes:
         record_phased: hot as `Series.record`: records one execution of which the
             phases are known, all of its fields given, the series by its number.
+        phased, phased_gate: what that appends to, and in its first item the length
+            below which it does no more. The list and its gate stay the same objects.
     """
 
     def __init__(self, on_pressure: Callable[[], None] | None = None) -> None:
@@ -149,6 +181,10 @@ class Recorder:
         self.topologies: dict[str, Topology] = {}
         self.topology_version = 0
         self.in_flight: set[UnderWay] = set()
+        self.under_way: set[Looping] = set()
+        self.looped: list[tuple[str, str, int]] = []  # (graph, node, visits)
+        self.loops_left_out = 0  # of runs that ended, for want of room
+        self._most: dict[tuple[str, str], int] = {}  # of what is in `looped`
         self.run_prefix = os.urandom(4).hex()
         self.series_keys: dict[int, tuple[str, str]] = {}
         self.point_keys: dict[int, PointKey] = {}
@@ -162,6 +198,7 @@ class Recorder:
         # two, so that no raise that comes late can open it.
         widths = EXECUTION_WIDTH, PHASED_WIDTH, POINT_WIDTH, RUN_WIDTH
         self._gates: dict[int, list[int]] = {width: [0, 0] for width in widths}
+        self.phased_gate = self._gates[PHASED_WIDTH]
         self._on_pressure = on_pressure
         self.record_phased = self._phased_call()
         self._numbers = count(1)
@@ -225,6 +262,21 @@ class Recorder:
             (graph, time.time(), seconds, outcome, reason, node, action, visits)
         )
 
+    def loop_ended(self, graph: str, counts: Mapping[str, int]) -> None:
+        """Keep how often a run that ended came back to its nodes, where it is news.
+
+        Two threads may both think so; what is left out is never more than what is kept.
+        """
+        most = self._most
+        for node, visits in counts.items():
+            key = graph, node
+            if visits > most.get(key, 1):
+                most[key] = visits
+                if len(self.looped) < MAX_LOOPED:
+                    self.looped.append((graph, node, visits))
+                else:
+                    self.loops_left_out += 1
+
     def failed(self, failure: Failure) -> None:
         """Keep the details of a failure, as long as there is room."""
         if len(self.failures) < MAX_FAILURES:
@@ -251,6 +303,13 @@ class Recorder:
         for width, gate in self._gates.items():
             gate[:] = [WAKE_EVENTS * width]
 
+    def take_looped(self) -> list[tuple[str, str, int]]:
+        """Return how often runs that ended came back to nodes, since the last call."""
+        taken = self.looped[:]
+        del self.looped[: len(taken)]
+        self._most.clear()
+        return taken
+
     def lower_gate(self) -> None:
         """Ask for another wake: the sender is about to take what is pending."""
         for width, gate in self._gates.items():
@@ -263,9 +322,11 @@ class Recorder:
 
     def forget(self) -> None:
         """Drop all that is pending: after a fork it is the parent's."""
-        for pending in (*self.pending(), self.failures):
+        for pending in (*self.pending(), self.failures, self.looped):
             pending.clear()
         self.in_flight.clear()
+        self.under_way.clear()
+        self._most.clear()
         self.run_prefix = os.urandom(4).hex()
         self.pending_dropped = 0
         self.topology_version += 1

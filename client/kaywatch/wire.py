@@ -156,7 +156,7 @@ class ErrorCode(StrEnum):
     BAD_INDEX = "bad_index"  # outside its table
     BAD_VALUE = "bad_value"  # NaN, infinite, negative, or an unknown enum member
     BAD_ROW = "bad_row"
-    BAD_SECTION = "bad_section"  # failures, topologies, in_flight
+    BAD_SECTION = "bad_section"  # failures, topologies, in_flight, loops
     FORBIDDEN = "forbidden"  # to observe: another user's, or one too many
 
 
@@ -238,7 +238,7 @@ def batch(
         service: the service's name.
         recorded: events recorded by this client so far, those it dropped included.
         sections: any of `table`, `executions`, `points`, `runs`, `failures`,
-            `topologies`, `in_flight`, or `events` (rows).
+            `topologies`, `in_flight`, `loops`, `looped`, or `events` (rows).
         drops: events lost since the last batch, by `DropReason`.
     """
     message: dict[str, object] = {

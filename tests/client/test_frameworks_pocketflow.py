@@ -23,6 +23,7 @@ from pocketflow import (
 )
 
 import kaywatch
+from kaywatch._process import process
 from kaywatch.testing import Captured, capture
 from kaywatch.wire import Outcome
 
@@ -50,6 +51,15 @@ def record(call: Callable[[], Any], error: type[BaseException] | None = None) ->
             with pytest.raises(error):
                 call()
     return captured
+
+
+def looped(captured: Captured) -> dict[tuple[str, str], int]:
+    """Return the most visits of each node that a run came back to."""
+    found: dict[tuple[str, str], int] = {}
+    for message in captured.messages:
+        for graph, node, visits in message.get("looped", []):
+            found[graph, node] = max(found.get((graph, node), 0), visits)
+    return found
 
 
 class Load(Node):
@@ -306,7 +316,45 @@ def test_a_loop_counts_every_visit() -> None:
     ]
     (run,) = captured.runs()
     assert run.visits == 5
+    assert looped(captured) == {("Flow[Again]", "Again"): 4}
     assert ("Again", "again", "Again") in captured.topologies()["Flow[Again]"].edges
+
+
+def test_a_loop_counts_in_the_graph_that_makes_it() -> None:
+    class Counts(Node):
+        def post(self, shared: Any, prep_res: Any, exec_res: Any) -> Any:
+            shared["n"] += 1
+            return "again" if shared["n"] % 3 else "done"
+
+    class Ends(Node):
+        def post(self, shared: Any, prep_res: Any, exec_res: Any) -> Any:
+            return "again" if shared["n"] < 6 else "done"
+
+    counts, ends = Counts(), Ends()
+    counts - "again" >> counts
+    counts - "done" >> Node()
+    inner = Flow(start=counts)
+    inner >> ends
+    ends - "again" >> inner
+    ends - "done" >> Save()
+    captured = record(lambda: Flow(start=inner).run({"n": 0}))
+
+    # The inner graph is a node of the outer one.
+    assert looped(captured) == {
+        ("Flow[Counts]", "Counts"): 3,
+        ("Flow[Flow[Counts]]", "Flow[Counts]"): 2,
+        ("Flow[Flow[Counts]]", "Ends"): 2,
+    }
+    assert not process.recorder.under_way
+
+
+def test_a_straight_run_and_many_of_them_are_no_loop() -> None:
+    load = Load()
+    load >> Save()
+    captured = record(lambda: [Flow(start=load).run({}) for _ in range(3)])
+
+    assert len(captured.runs()) == 3
+    assert looped(captured) == {}
 
 
 def test_a_node_that_fails_ends_its_run() -> None:

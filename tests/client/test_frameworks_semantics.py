@@ -667,6 +667,7 @@ def test_an_abandoned_coroutine_closes_its_execution() -> None:
 
     assert [e.outcome.name for e in captured.executions()] == ["CANCELLED"]
     assert process.recorder.in_flight == set()
+    assert process.recorder.under_way == set()
 
 
 async def _steps(coroutine: Any) -> None:
@@ -691,6 +692,32 @@ def test_the_nodes_under_way_are_known() -> None:
     assert started > 1e9
     assert run > 0
     assert visits == 0
+
+
+def test_a_loop_is_known_while_it_spins() -> None:
+    kaywatch.instrument(modules=[pocketflow])
+    seen: list[Any] = []
+
+    class Decides(Step):
+        def post(self, shared: Any, prep_res: Any, exec_res: Any) -> str:
+            shared["n"] += 1
+            seen.extend(run.looped() for run in process.recorder.under_way)
+            return "search" if shared["n"] < 3 else "done"
+
+    class Searches(Step):
+        pass
+
+    decides, searches = Decides(), Searches()
+    decides - "search" >> searches
+    searches >> decides
+    decides - "done" >> Step()
+    with capture():
+        Flow(start=decides).run({"n": 0})
+
+    first, second, third = seen
+    assert first is second is None  # the second visit hasn't ended yet
+    assert third.visits == 4
+    assert process.recorder.under_way == set()
 
 
 # -- classes that are hard to find -----------------------------------------------------

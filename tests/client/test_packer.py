@@ -7,11 +7,11 @@ from typing import Any
 
 import msgpack
 import pytest
-from tests.flights import Endless
+from tests.flights import Endless, Spinning
 
 from kaywatch import _packer, wire
-from kaywatch._packer import MAX_IN_FLIGHT, MAX_STRINGS, Packer, Sections
-from kaywatch.recorder import Failure, Recorder, Topology
+from kaywatch._packer import MAX_IN_FLIGHT, MAX_LOOPS, MAX_STRINGS, Packer, Sections
+from kaywatch.recorder import OTHER, Failure, Recorder, Topology
 
 COLUMNS = {
     "executions": {**wire.EXECUTION_COLUMNS, **wire.PHASE_COLUMNS},
@@ -391,6 +391,46 @@ def test_of_many_nodes_in_flight_those_go_along_that_started_first(
     found: Any = taken(packer).sections["in_flight"]
     assert len(found) == MAX_IN_FLIGHT
     assert found[0][2] == float(1 - 2 * MAX_IN_FLIGHT)
+
+
+def test_of_each_node_the_run_that_came_back_most_goes_along(
+    recorder: Recorder, packer: Packer
+) -> None:
+    recorder.under_way.add(Spinning("g", 7, {"a": 3, "b": 2, "c": 1, OTHER: 9}))
+    recorder.under_way.add(Spinning("g", 8, {"a": 2, "b": 5}))
+    long, short = recorder.run_id(7), recorder.run_id(8)
+    assert taken(packer).sections["loops"] == [
+        ("g", "", 15, long),
+        ("g", "b", 5, short),
+        ("g", "a", 3, long),
+    ]
+    assert packer.take() is None
+    recorder.under_way.clear()
+    assert taken(packer).sections["loops"] == []
+    assert packer.take() is None
+
+
+def test_loops_of_runs_that_ended_go_along_once(
+    recorder: Recorder, packer: Packer
+) -> None:
+    recorder.loop_ended("g", {"a": 2, "b": 1})
+    recorder.loop_ended("g", {"a": 4, OTHER: 3})
+    found = taken(packer).sections
+    assert found["looped"] == [("g", "a", 4)]
+    assert "loops" not in found
+    assert packer.take() is None
+
+
+def test_of_many_loops_those_of_the_most_visits_go_along(
+    recorder: Recorder, packer: Packer
+) -> None:
+    counts = {f"n{number}": number for number in range(2, MAX_LOOPS + 12)}
+    recorder.loop_ended("g", counts)
+    recorder.under_way.add(Spinning("g", 1, counts))
+    found: Any = taken(packer).sections
+    assert len(found["looped"]) == len(found["loops"]) == MAX_LOOPS
+    assert found["looped"][0] == ("g", f"n{MAX_LOOPS + 11}", MAX_LOOPS + 11)
+    assert recorder.loops_left_out == 10
 
 
 def test_columns_are_little_endian_and_unpadded() -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 
 import pytest
-from tests.flights import Endless
+from tests.flights import Endless, Spinning
 
 from kaywatch import recorder as module
-from kaywatch.recorder import Failure, Recorder, Topology
+from kaywatch.recorder import MAX_LOOPED, Failure, Recorder, Topology
 
 
 def opened(on_pressure: object = None) -> Recorder:
@@ -147,15 +147,39 @@ def test_after_a_fork_nothing_of_the_parent_is_left() -> None:
     record = recorder.series("g", "n").record
     record(0.1)
     recorder.in_flight.add(Endless("g", "n", 0.0))
+    recorder.under_way.add(Spinning("g", 1, {"n": 2}))
+    recorder.loop_ended("g", {"n": 2})
     prefix = recorder.run_prefix
 
     recorder.forget()
 
     assert not recorder.executions
     assert not recorder.in_flight
+    assert not recorder.under_way
+    assert not recorder.looped
     assert recorder.run_prefix != prefix
     record(0.1)
     assert asked == ["start"]
+
+
+def test_only_a_run_that_came_back_more_often_is_news() -> None:
+    recorder = opened()
+    for times in (3, 2, 5, 5, 4):
+        recorder.loop_ended("g", {"n": times, "once": 1})
+
+    assert recorder.take_looped() == [("g", "n", 3), ("g", "n", 5)]
+    assert recorder.take_looped() == []
+    recorder.loop_ended("g", {"n": 2})
+    assert recorder.take_looped() == [("g", "n", 2)]
+
+
+def test_loops_that_ended_are_bounded_and_counted_beyond() -> None:
+    recorder = opened()
+    for number in range(MAX_LOOPED + 7):
+        recorder.loop_ended("g", {"n": number + 2})
+
+    assert len(recorder.looped) == MAX_LOOPED
+    assert recorder.loops_left_out == 7
 
 
 def test_threads_record_whole_events() -> None:

@@ -101,6 +101,45 @@ class Shell:
         return done.stdout
 
 
+LOOPS = """
+[[rule]]
+name = "loops"
+kind = "runaway"
+max_node_visits = 20
+for = "0"
+"""
+SPINS = """
+import kaywatch, pocketflow, sys, threading
+
+class Decide(pocketflow.Node):
+    def post(self, shared, prep_res, exec_res):
+        shared["left"] -= 1
+        return "search" if shared["left"] and not stop.is_set() else "done"
+
+class Search(pocketflow.Node):
+    pass
+
+class Short(pocketflow.Flow):
+    pass
+
+class Endless(pocketflow.Flow):
+    pass
+
+def run(flow, left):
+    decide, search = Decide(), Search()
+    decide - "search" >> search
+    search >> decide
+    decide - "done" >> pocketflow.Node()
+    flow(start=decide).run({"left": left})
+
+kaywatch.instrument()
+stop = threading.Event()
+run(Short, 21)
+threading.Thread(target=lambda: (sys.stdin.readline(), stop.set())).start()
+run(Endless, 10**12)
+"""
+
+
 @pytest.fixture
 def failing(installed: str, tmp_path: Path) -> Iterator[Shell]:
     """An agent with one alert that fires."""
@@ -306,3 +345,32 @@ def test_rules_are_tried_on_the_past(tmp_path: Path) -> None:
     assert "did you mean success_rate_min?" in text
     none = str(tmp_path / "none.db")
     assert "no such store" in shell("rules", "backtest", "--store", none, code=1)
+
+
+def test_a_loop_is_told_by_its_node_while_it_spins(
+    installed: str, tmp_path: Path
+) -> None:
+    config = tmp_path / "kaywatch.toml"
+    config.write_text(LOOPS)
+    with running_agent(installed, "--config", str(config)) as agent:
+        child = agent.spawn(SPINS)
+
+        def firing() -> dict[tuple[str, str], Any]:
+            alerts = agent.get("/api/v1/alerts", rule="loops", state="firing")["alerts"]
+            return {(a["labels"]["graph"], a["labels"]["node"]): a for a in alerts}
+
+        found = until(lambda: len(firing()) == 3 and firing(), "three nodes fire")
+        assert child.poll() is None
+        # Of the run that ended, Decide came 21 times and Search 20.
+        assert found["Short", "Decide"]["value"] == 21
+        assert found.keys() == {
+            ("Short", "Decide"),
+            ("Endless", "Decide"),
+            ("Endless", "Search"),
+        }
+        assert f"pid {child.pid} on " in found["Endless", "Search"]["note"]
+        assert "Note" not in Shell(agent)("why", "loops", "graph=Short")
+        value = found["Endless", "Search"]["value"]
+        until(lambda: firing()["Endless", "Search"]["value"] > value, "it goes on")
+        child.communicate("stop\n", timeout=30)
+        assert child.returncode == 0

@@ -6,6 +6,7 @@ import math
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
+from operator import itemgetter
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -15,7 +16,7 @@ from kaywatch.wire import Outcome
 from kaywatch_agent.aggregate.change import Change, Restored
 from kaywatch_agent.aggregate.history import History, Packed
 from kaywatch_agent.aggregate.mapping import Mapper, phases
-from kaywatch_agent.aggregate.registry import Registry
+from kaywatch_agent.aggregate.registry import Registry, is_fold
 from kaywatch_agent.aggregate.step import EMPTY, Step, merge, reduce
 from kaywatch_agent.model import (
     Columns,
@@ -32,6 +33,10 @@ __all__ = ["STEP_SECONDS", "Accepted", "Aggregator", "Archive", "Misplaced", "Vi
 STEP_SECONDS: Final = 10
 HISTORY_STEPS: Final = 360  # an hour
 LONGEST: Final = 360
+
+# Graphs and nodes of which a step remembers the visits, those with the most: 90 bytes
+# each, so 65 MB for an hour in which all loop.
+MAX_MEASURED: Final = 2_000
 
 # Between two ticks, reduce when so many events wait: 56 bytes each, and 40 for the
 # phases of those that tell them, so 10 MB. With twice as many, glibc gave back each
@@ -115,8 +120,9 @@ class View(NamedTuple):
         failures: the latest, oldest first.
         topologies: by service and graph.
         archive: what is older than an hour.
-        longest: nodes visited in the longest run of a graph, by step and row, of the
-            last hour as far as the agent ran.
+        longest: nodes visited in the longest run of a graph, and visits of a node in
+            the run that came back to it most, by step and row, of the last hour as far
+            as the agent ran.
     """
 
     now: float
@@ -170,6 +176,7 @@ class Aggregator:
         self.registry = registry
         self.misplaced: Counter[Misplaced] = Counter()
         self.events = 0
+        self.unmeasured = 0  # visits that were not remembered, for want of room
         self._mapper = Mapper(registry)
         self._since = now
         self._pending: list[Columns] = []
@@ -194,7 +201,9 @@ class Aggregator:
         self._pending += found
         taken = sum(len(columns.row) for columns in found)
         if batch.runs is not None and len(batch.runs.graph):
-            self._measure(found[-1], now)
+            self._measure(_visits(found[-1]), now)
+        if batch.looped:
+            self._measure(self._looped(batch, service), now)
         split = phases(batch, found)
         if split is not None:
             self._pending_phases.append(split)
@@ -299,14 +308,27 @@ class Aggregator:
 
     # -- inside ----------------------------------------------------------------------
 
-    def _measure(self, runs: Columns, now: float) -> None:
-        """Remember the longest run of each graph."""
+    def _looped(self, batch: Batch, service: str) -> dict[int, int]:
+        """Return how often a run that ended came back to a node, by row."""
+        found: dict[int, int] = {}
+        for loop in batch.looped:
+            key = SeriesKey(Kind.NODE, service, loop.graph, loop.node)
+            row = self.registry.row(key, batch.client)
+            # What stands for many nodes was not visited by coming back.
+            if not is_fold(self.registry.keys[row]):
+                found[row] = max(found.get(row, 0), loop.visits)
+        return found
+
+    def _measure(self, visits: Mapping[int, int], now: float) -> None:
+        """Remember the most visits in one run, by row."""
         step = int(now // STEP_SECONDS)
         known = dict(self._longest.get(step, {}))
-        top = np.zeros(int(runs.row.max()) + 1, np.int64)
-        np.maximum.at(top, runs.row, runs.attempts)
-        for row in np.flatnonzero(top).tolist():
-            known[row] = max(known.get(row, 0), int(top[row]))
+        for row, most in visits.items():
+            known[row] = max(known.get(row, 0), most)
+        if len(known) > MAX_MEASURED:
+            self.unmeasured += len(known) - MAX_MEASURED
+            most_first = sorted(known.items(), key=itemgetter(1), reverse=True)
+            known = dict(most_first[:MAX_MEASURED])
         recent = {n: rows for n, rows in self._longest.items() if n > step - LONGEST}
         # Replaced, not mutated: a View that somebody holds stays as it is.
         self._longest = {**recent, step: known}
@@ -348,6 +370,14 @@ class Aggregator:
         room = known is not None or len(self._topologies) < MAX_TOPOLOGIES
         if known != topology and room:
             self._topologies[key] = self._delta_topologies[key] = topology
+
+
+def _visits(runs: Columns) -> dict[int, int]:
+    """Return how many nodes the longest run of each graph visited, by row."""
+    top = np.zeros(int(runs.row.max()) + 1, np.int64)
+    np.maximum.at(top, runs.row, runs.attempts)
+    rows = np.flatnonzero(top)
+    return dict(zip(rows.tolist(), top[rows].tolist(), strict=True))
 
 
 def _oldest(now: float) -> int:

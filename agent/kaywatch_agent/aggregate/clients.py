@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from kaywatch.wire import ErrorCode
-from kaywatch_agent.model import InFlight, Labels, Presence, ProcessSample
+from kaywatch_agent.model import InFlight, Labels, Loop, Presence, ProcessSample
 from kaywatch_agent.protocol.messages import Hello
 
 __all__ = ["EVENT_CODES", "Client", "Clients"]
@@ -64,6 +64,7 @@ class Client:
     folded: int = 0  # and those of series beyond the caps
     skew: float | None = None  # our clock minus its, transit included, in seconds
     in_flight: tuple[InFlight, ...] = ()
+    loops: tuple[Loop, ...] = ()  # of runs under way
     sample: ProcessSample | None = None
     peak_rss_bytes: int = 0
     cpu_percent: float | None = None  # of one core, between the last two samples
@@ -141,6 +142,7 @@ class _Stored(msgspec.Struct):
     folded: int = 0
     skew: float | None = None
     in_flight: tuple[InFlight, ...] = ()
+    loops: tuple[Loop, ...] = ()
     peak_rss_bytes: int = 0
 
 
@@ -207,6 +209,7 @@ class Clients:
         self.changed.add(client.id)
         if state is Presence.ENDED:
             client.in_flight = ()
+            client.loops = ()
 
     def forget(self, now: float) -> list[str]:
         """Drop those who left long ago; return their ids."""

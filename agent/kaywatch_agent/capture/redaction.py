@@ -34,6 +34,8 @@ _PLAIN_KEYS: Final = frozenset(
         "recorded",
         "drops",
         "in_flight",
+        "loops",
+        "looped",
     }
 )
 _COLUMNS: Final = {

@@ -65,6 +65,8 @@ class _Encoded(msgspec.Struct):
     failures: msgspec.Raw = _RAW
     topologies: msgspec.Raw = _RAW
     in_flight: msgspec.Raw = _RAW
+    loops: msgspec.Raw = _RAW
+    looped: msgspec.Raw = _RAW
 
 
 class _Head(msgspec.Struct):
@@ -141,6 +143,8 @@ class Decoder:
             failures=details.failures(found.failures, checked),
             topologies=details.topologies(found.topologies, checked),
             in_flight=details.in_flight(found.in_flight, checked),
+            loops=details.loops(found.loops, checked),
+            looped=details.looped(found.looped, checked),
             rejected=checked.rejected,
             problem=checked.problem,
         )

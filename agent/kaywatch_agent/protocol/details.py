@@ -1,4 +1,4 @@
-"""What a batch tells beside its events: failures, topologies, nodes in flight."""
+"""What a batch tells beside its events: failures, topologies, flights, loops."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Final, TypeVar
 import msgspec
 
 from kaywatch.wire import MAX_NAME, PHASES, ErrorCode, Outcome
-from kaywatch_agent.model import InFlight
+from kaywatch_agent.model import InFlight, Loop
 from kaywatch_agent.protocol.columns import BAD_INPUT, Checked
 from kaywatch_agent.protocol.limits import (
     MAX_ATTEMPTS,
+    MAX_COUNT,
     MAX_LIST,
     MAX_MESSAGE,
     MAX_TIME,
@@ -19,7 +20,7 @@ from kaywatch_agent.protocol.limits import (
 from kaywatch_agent.protocol.lists import items
 from kaywatch_agent.protocol.messages import Failure, Topology
 
-__all__ = ["failures", "in_flight", "topologies"]
+__all__ = ["failures", "in_flight", "looped", "loops", "topologies"]
 
 T = TypeVar("T")
 
@@ -37,6 +38,16 @@ def topologies(encoded: msgspec.Raw, checked: Checked) -> tuple[Topology, ...]:
 def in_flight(encoded: msgspec.Raw, checked: Checked) -> tuple[InFlight, ...] | None:
     """Return the nodes in flight, or None if the batch doesn't say."""
     return _sound(encoded, "in_flight", _flight, checked)
+
+
+def loops(encoded: msgspec.Raw, checked: Checked) -> tuple[Loop, ...] | None:
+    """Return the loops of runs under way, or None if the batch doesn't say."""
+    return _sound(encoded, "loops", _loop, checked)
+
+
+def looped(encoded: msgspec.Raw, checked: Checked) -> tuple[Loop, ...]:
+    """Return the sound loops of runs that ended; the others are counted."""
+    return _sound(encoded, "looped", _loop, checked) or ()
 
 
 # -- inside --------------------------------------------------------------------------
@@ -89,9 +100,17 @@ class _Flight(msgspec.Struct, array_like=True):
     visits: int = 0
 
 
+class _Loop(msgspec.Struct, array_like=True):
+    graph: str
+    node: str
+    visits: int
+    run: str = ""
+
+
 _failures: Final = msgspec.msgpack.Decoder(_Failure)
 _topologies: Final = msgspec.msgpack.Decoder(_Topology)
 _flights: Final = msgspec.msgpack.Decoder(_Flight)
+_loops: Final = msgspec.msgpack.Decoder(_Loop)
 
 
 def _failure(encoded: msgspec.Raw) -> Failure:
@@ -132,6 +151,16 @@ def _flight(encoded: msgspec.Raw) -> InFlight:
         _time(found.start),
         found.run[:MAX_NAME],
         min(max(0, found.visits), MAX_ATTEMPTS),
+    )
+
+
+def _loop(encoded: msgspec.Raw) -> Loop:
+    found = _loops.decode(encoded)
+    return Loop(
+        found.graph[:MAX_NAME],
+        found.node[:MAX_NAME],
+        min(max(0, found.visits), MAX_COUNT),
+        found.run[:MAX_NAME],
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kaywatch.wire import ErrorCode
-from kaywatch_agent.model import ErrorKey, InFlight, Labels
+from kaywatch_agent.model import ErrorKey, InFlight, Labels, Loop
 from kaywatch_agent.protocol.table import Table
 
 __all__ = [
@@ -130,6 +130,8 @@ class Batch(NamedTuple):
     in_flight: tuple[InFlight, ...] | None
     rejected: Counter[ErrorCode]
     problem: str
+    loops: tuple[Loop, ...] | None = None  # of runs under way
+    looped: tuple[Loop, ...] = ()  # of runs that ended
 
 
 class Flush(NamedTuple):

@@ -140,7 +140,7 @@ def unseen(rule: Rule) -> str:
             for name in sorted(names):
                 if metrics.find(name).source is Source.PROCESSES:
                     return f"{name} is not stored"
-            if "run_visits_max" in names:
+            if names & metrics.VISITS:
                 return "how long each run was is not stored"
     return ""
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from kaywatch.wire import Outcome
-from kaywatch_agent.model import ErrorKey, InFlight, Kind, Presence, SeriesKey
+from kaywatch_agent.model import ErrorKey, InFlight, Kind, Loop, Presence, SeriesKey
 from kaywatch_agent.rehearsal.case import Happening
 from kaywatch_agent.rehearsal.lab import Lab
 from kaywatch_agent.rules.scene import Process
@@ -114,6 +114,7 @@ def _process(table: Table, _: float) -> Happening:
     memory = table.number("memory_mb") * 2.0**20 if "memory_mb" in table else None
     cpu = table.number("cpu_percent") if "cpu_percent" in table else None
     flights = [_flight(part) for part in table.tables("in_flight")]
+    loops = tuple([_loop(part) for part in table.tables("loops")])
     table.done()
 
     def do(lab: Lab, time: float, _: int) -> None:
@@ -127,6 +128,7 @@ def _process(table: Table, _: float) -> Happening:
             None if memory is None else int(memory),
             cpu,
             tuple([flight._replace(start=time - flight.start) for flight in flights]),
+            loops,
         )
 
     return Happening((at,), do)
@@ -139,6 +141,17 @@ def _flight(table: Table) -> InFlight:
         table.length("age", "0"),
         table.text("run"),
         table.whole("visits"),
+    )
+    table.done()
+    return found
+
+
+def _loop(table: Table) -> Loop:
+    found = Loop(
+        table.text("graph"),
+        table.text("node"),
+        table.whole("visits"),
+        table.text("run"),
     )
     table.done()
     return found

@@ -6,7 +6,7 @@ All groups are looked at at once, with array operations; what isn't known is NaN
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
@@ -17,7 +17,7 @@ from kaywatch.wire import Outcome
 from kaywatch_agent.aggregate.aggregator import STEP_SECONDS
 from kaywatch_agent.aggregate.figures import Figures
 from kaywatch_agent.aggregate.step import Facet
-from kaywatch_agent.model import Kind, Presence, SeriesKey
+from kaywatch_agent.model import Kind, Loop, Presence, SeriesKey
 from kaywatch_agent.rules import metrics
 from kaywatch_agent.rules.expression import TRUE
 from kaywatch_agent.rules.matchers import matches
@@ -43,6 +43,8 @@ Group = tuple[str, ...]
 # By code.
 FINDINGS: Final = (Finding.UNKNOWN, Finding.CLEAR, Finding.BAND, Finding.BREACH)
 UNKNOWN, CLEAR, BAND, BREACH = range(4)
+
+_VISITS: Final = tuple(metrics.METRICS[name] for name in metrics.VISITS)
 
 NODES: Final = frozenset({Kind.NODE})
 
@@ -142,6 +144,9 @@ def _threshold(rule: Rule, windows: Windows, test: Threshold) -> Found:
     codes = np.where(breach == TRUE, BREACH, np.where(clear == TRUE, CLEAR, BAND))
     unknown = (breach == 0) & (clear != TRUE)
     codes = np.where(unknown | (counts < least), UNKNOWN, codes).astype(np.int8)
+    notes: dict[int, str] = {}
+    if test.metric in metrics.VISITS:
+        notes = _spinning(rule, windows, test, groups, codes)
     return Found(
         rule.per,
         groups,
@@ -150,6 +155,7 @@ def _threshold(rule: Rule, windows: Windows, test: Threshold) -> Found:
         np.full(size, test.threshold),
         counts,
         failed,
+        notes=notes,
         metrics=table,
     )
 
@@ -161,7 +167,7 @@ def _values(
     if metric.source is Source.PROCESSES:
         groups, values = _processes(rule, windows, metric)
         return groups, values, None, None
-    if metric is metrics.METRICS["run_visits_max"]:
+    if metric in _VISITS:
         return (*_longest(rule, windows, metric), None, None)
     series = Series.of(metric, rule.per, rule.match)
     names, figures = windows.figures(series, rule.window)
@@ -195,7 +201,7 @@ def _processes(
 def _longest(
     rule: Rule, windows: Windows, metric: Metric
 ) -> tuple[list[Group], Floats]:
-    """Return the longest run of each group: of those that ended, and under way."""
+    """Return the most visits in one run: of those that ended, and under way."""
     scene = windows.scene
     series = Series.of(metric, rule.per, rule.match)
     groups = windows.groups(series)
@@ -207,15 +213,37 @@ def _longest(
             if step >= first and number >= 0:
                 name = groups.names[number]
                 found[name] = max(found[name], visits)
-    for process in scene.processes:
+    for group, (visits, _) in _under_way(series, scene.processes).items():
+        found[group] = max(found.get(group, 0), visits)
+    return list(found), np.array(list(found.values()), np.float64)
+
+
+def _under_way(
+    series: Series, processes: Iterable[Process]
+) -> dict[Group, tuple[int, str]]:
+    """Return the most visits in a run under way, and which run that is."""
+    found: dict[Group, tuple[int, str]] = {}
+    for process in processes:
         if process.state is not Presence.CONNECTED:
             continue
-        for flight in process.in_flight:
-            key = SeriesKey(Kind.RUN, process.service, flight.graph, "")
-            group = series.group(key)
-            if group is not None:
-                found[group] = max(found.get(group, 0), flight.visits)
-    return list(found), np.array(list(found.values()), np.float64)
+        whole = [Loop(f.graph, "", f.visits, f.run) for f in process.in_flight]
+        for graph, node, visits, run in (*whole, *process.loops):
+            kind = Kind.NODE if node else Kind.RUN
+            group = series.group(SeriesKey(kind, process.service, graph, node))
+            if group is not None and visits > found.get(group, (0, ""))[0]:
+                text = f"pid {process.pid} on {process.host}, run {run}"
+                found[group] = visits, text
+    return found
+
+
+def _spinning(
+    rule: Rule, windows: Windows, test: Threshold, groups: list[Group], codes: Codes
+) -> dict[int, str]:
+    """Return, by group, which run under way it is that visits too much."""
+    series = Series.of(metrics.find(test.metric), rule.per, rule.match)
+    runs = _under_way(series, windows.scene.processes)
+    found = {n: runs.get(groups[n]) for n in np.flatnonzero(codes == BREACH).tolist()}
+    return {n: run[1] for n, run in found.items() if run and run[0] > test.threshold}
 
 
 def _memory(process: Process, _: float) -> float:

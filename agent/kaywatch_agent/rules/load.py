@@ -413,12 +413,19 @@ class _Loader:
         return [("", test, self._window(table), None, None)]
 
     def runaway(self, table: Table) -> list[_Part]:
-        if "max_visits" not in table:
+        given = [key for key in _VISITS if key in table]
+        if not given:
             raise table.error(
-                "max_visits", "missing: how many nodes a run may visit, such as 100"
+                "max_visits",
+                "missing: how many nodes a run may visit, such as 100; or"
+                " max_node_visits: how often one of them",
             )
-        most = float(table.whole("max_visits", 0, 1))
-        test = _simple("run_visits_max", ">", most, None)
+        if len(given) > 1:
+            raise table.error(
+                "max_node_visits", "either this or max_visits: write a rule for each"
+            )
+        (key,) = given
+        test = _simple(_VISITS[key], ">", float(table.whole(key, 0, 1)), None)
         return [("", test, self._window(table), None, None)]
 
     # -- without configuration ---------------------------------------------------------
@@ -465,6 +472,9 @@ KINDS: Final[Mapping[str, Callable[[_Loader, Table], list[_Part]]]] = {
     "process_died": _Loader.process_died,
     "runaway": _Loader.runaway,
 }
+
+# What a runaway's keys bound.
+_VISITS: Final = {"max_visits": "run_visits_max", "max_node_visits": "node_visits_max"}
 
 # Of kinds whose least number isn't 20.
 _LEAST: Final = {"threshold": 20, "process_died": 0, "stuck": 20, "absence": 0}

@@ -20,7 +20,7 @@ from kaywatch_agent.aggregate.registry import Registry
 from kaywatch_agent.aggregate.step import Facet
 from kaywatch_agent.model import Kind
 
-__all__ = ["METRICS", "WAYS", "Context", "Metric", "Source", "find", "known"]
+__all__ = ["METRICS", "VISITS", "WAYS", "Context", "Metric", "Source", "find", "known"]
 
 Floats = NDArray[np.float64]
 
@@ -304,6 +304,13 @@ METRICS: Final[Mapping[str, Metric]] = {
         "nodes visited in the longest run, those under way included",
         counts=True,
     ),
+    "node_visits_max": Metric(
+        Source.NODES,
+        _last,
+        "visits of a node in the run that came back to it most, those under way"
+        " included; 0 where none came back",
+        counts=True,
+    ),
     "run_visits": Metric(Source.RUNS, _visits, "nodes visited per run, on average"),
     **_latencies(Source.RUNS, "run_latency_", "runs"),
     "llm_calls_per_minute": _llm({"llm_calls"}, "", "calls of models per minute"),
@@ -326,6 +333,9 @@ METRICS: Final[Mapping[str, Metric]] = {
         Source.PROCESSES, _last, "CPU of a process, in percent of a core", "percent"
     ),
 }
+
+# Of single runs, which no figures have.
+VISITS: Final = frozenset({"node_visits_max", "run_visits_max"})
 
 WAYS: Final[Mapping[str, tuple[Callable[[Figures, Context], Floats], set[Kind]]]] = {
     "avg": (_average, {Kind.OBSERVE}),

@@ -28,6 +28,7 @@ from kaywatch_agent.aggregate.aggregator import (
     HISTORY_STEPS,
     MAX_DELTA_STEPS,
     MAX_FAILURES,
+    MAX_MEASURED,
     MAX_PENDING,
     STEP_SECONDS,
     Aggregator,
@@ -497,6 +498,45 @@ def test_the_newest_topology_of_a_graph_counts_by_service(
 
 
 # -- losses and caps -------------------------------------------------------------------
+
+
+def looped(view: View) -> dict[str, int]:
+    """Return the most visits of each node in one run of the only step there is."""
+    (rows,) = view.longest.values()
+    return {view.registry.keys[row].node: most for row, most in rows.items()}
+
+
+def test_the_most_visits_of_a_node_in_one_run_are_remembered_by_step(
+    aggregation: Aggregation,
+) -> None:
+    aggregation.accept(batch(looped=[["g", "a", 3], ["g", "b", 2]]))
+    before = aggregation.advance()
+    aggregation.accept(batch(looped=[["g", "a", 2], ["g", "b", 9]]))
+
+    assert looped(aggregation.advance()) == {"a": 3, "b": 9}
+    assert looped(before) == {"a": 3, "b": 2}
+
+
+def test_of_too_many_loops_those_of_the_most_visits_are_remembered(
+    aggregation: Aggregation,
+) -> None:
+    for start in (0, 1_500):
+        nodes = [["g", f"n{n}", n + 2] for n in range(start, start + 1_500)]
+        aggregation.accept(batch(looped=nodes))
+
+    found = looped(aggregation.advance())
+    assert len(found) == MAX_MEASURED
+    assert min(found.values()) == 3_000 - MAX_MEASURED + 2
+    assert aggregation.aggregator.unmeasured == 3_000 - MAX_MEASURED
+
+
+def test_what_stands_for_many_nodes_has_no_loop() -> None:
+    aggregation = Aggregation(Limits(series=4))
+    aggregation.accept(
+        batch(looped=[["g", name, 5] for name in ("a", "b", "c", OTHER)])
+    )
+
+    assert looped(aggregation.advance()) == {"a": 5, "b": 5}
 
 
 def test_losses_count_against_completeness(aggregation: Aggregation) -> None:

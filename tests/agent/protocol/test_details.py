@@ -17,12 +17,24 @@ from tests.agent.protocol.samples import (
 
 from kaywatch import wire
 from kaywatch.wire import ErrorCode
-from kaywatch_agent.model import InFlight
+from kaywatch_agent.model import InFlight, Loop
 from kaywatch_agent.protocol.decoder import Decoder
-from kaywatch_agent.protocol.limits import MAX_ATTEMPTS, MAX_LIST, MAX_MESSAGE
+from kaywatch_agent.protocol.limits import (
+    MAX_ATTEMPTS,
+    MAX_COUNT,
+    MAX_LIST,
+    MAX_MESSAGE,
+)
 from kaywatch_agent.protocol.messages import Batch, Failure, Topology
 
-SECTIONS = {"failures": FAILURE, "topologies": TOPOLOGY, "in_flight": FLIGHT}
+LOOP = ["checkout", "pay", 3, "a1-8"]
+SECTIONS = {
+    "failures": FAILURE,
+    "topologies": TOPOLOGY,
+    "in_flight": FLIGHT,
+    "loops": LOOP,
+    "looped": LOOP[:3],
+}
 
 
 def send(section: str, *items: object) -> Batch:
@@ -53,6 +65,14 @@ def test_a_topology_is_read() -> None:
 def test_nodes_in_flight_are_read() -> None:
     found = send("in_flight", FLIGHT)
     assert found.in_flight == (InFlight("checkout", "pay", START, "a1-8"),)
+
+
+def test_loops_are_read_and_bounded() -> None:
+    assert send("loops", LOOP).loops == (Loop("checkout", "pay", 3, "a1-8"),)
+    assert send("loops").loops == ()
+    found = send("looped", ["g" * 300, "n", 2**60], ["g", "n", -1], ["g", "n"])
+    assert found.looped == (Loop("g" * 200, "n", MAX_COUNT), Loop("g", "n", 0))
+    assert counted(found) == {ErrorCode.BAD_SECTION: 1}
 
 
 def test_none_in_flight_is_not_the_same_as_not_saying() -> None:

@@ -17,7 +17,7 @@ from tests.agent.protocol.samples import counted, events, plain, read, taken
 
 from kaywatch import wire
 from kaywatch_agent.aggregate import step
-from kaywatch_agent.model import InFlight
+from kaywatch_agent.model import InFlight, Loop
 from kaywatch_agent.protocol import decoder, details, limits, rows, table
 from kaywatch_agent.protocol.decoder import Decoder
 from kaywatch_agent.protocol.messages import (
@@ -100,6 +100,7 @@ def test_our_encoder_makes_these_bytes() -> None:
         "batch-columns": batch("batch-columns"),
         "batch-phases": batch("batch-phases"),
         "batch-details": batch("batch-details"),
+        "batch-loops": batch("batch-loops"),
         "flush": wire.flush(**fields("flush")),
         "bye": wire.bye(**fields("bye")),
         "ack": wire.ack(**fields("ack")),
@@ -206,6 +207,18 @@ def test_the_agent_reads_the_details() -> None:
     edges = (("pay", "default", "ship"),)
     assert found.topologies == (Topology("checkout", "pay", ("pay", "ship"), edges),)
     assert found.in_flight == (InFlight("checkout", "pay", 1700000011.0, "a1-8"),)
+    assert not counted(found)
+
+
+def test_the_agent_reads_the_loops() -> None:
+    found = decoded("batch-loops")
+    assert found.loops == (
+        Loop("agent", "", 11, "a1-9"),
+        Loop("agent", "decide", 6, "a1-9"),
+        Loop("agent", "search", 5, "a1-9"),
+    )
+    assert found.looped == (Loop("agent", "decide", 3),)
+    assert decoded("batch-details").loops is None
     assert not counted(found)
 
 

@@ -37,6 +37,17 @@ def test_each_kind_of_thing_can_happen() -> None:
         alerts=[{"at": "1m", "rule": "r", "firing": [{"graph": "g"}]}],
     )
     assert not differences(
+        plain(kind="runaway", max_node_visits=10),
+        process=[
+            {"loops": [{"graph": "g", "node": "n", "visits": 10}]},
+            {"at": "1m", "loops": [{"graph": "g", "node": "n", "visits": 11}]},
+        ],
+        alerts=[
+            {"at": "50s", "rule": "r"},
+            {"at": "1m", "rule": "r", "firing": [{"graph": "g", "node": "n"}]},
+        ],
+    )
+    assert not differences(
         plain(kind="process_died", per=["service", "pid"]),
         process=[{"pid": 7}, {"pid": 7, "at": "1m", "state": "died"}],
         alerts=[

@@ -96,6 +96,8 @@ def test_every_key_of_a_test_is_documented() -> None:
         names |= known(load_cases, {"test": [test]})
     flight = {"name": "t", "process": [{"in_flight": [{"strange": 1}]}]}
     names |= known(load_cases, {"test": [flight]})
+    loop = {"name": "t", "process": [{"loops": [{"strange": 1}]}]}
+    names |= known(load_cases, {"test": [loop]})
 
     assert documented(names) == set()
 

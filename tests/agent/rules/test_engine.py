@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.agent.rules.world import World, rule
 
-from kaywatch_agent.model import FailureRecord, InFlight, Kind, Presence
+from kaywatch_agent.model import FailureRecord, InFlight, Kind, Loop, Presence
 from kaywatch_agent.rules.matchers import parse
 from kaywatch_agent.rules.silence import Silence
 from kaywatch_agent.rules.state import State
@@ -561,6 +561,47 @@ def test_a_run_that_loops() -> None:
     world.run_ended(60)
     assert world.wait(5) == FIRING
     assert world.wait(90) == RESOLVED
+
+
+def test_a_loop_between_two_nodes_is_told_by_its_node_while_it_spins() -> None:
+    world = World(
+        {
+            "name": "loops",
+            "kind": "runaway",
+            "max_node_visits": 20,
+            "cooldown": "0",
+            "window": "1m",
+            "for": "0",
+            "keep_firing_for": "0",
+        }
+    )
+    world.ran(10, node="decide")
+    world.ran(10, node="search")
+    world.looped("decide", 20)
+    spinning = (Loop("shop", "", 41, "r1"), Loop("shop", "search", 20, "r1"))
+    world.process(7, loops=spinning)
+    assert world.wait(10) == []
+    spinning = (*spinning, Loop("shop", "decide", 21, "r1"))
+    world.process(7, loops=spinning)
+    assert world.wait(5) == FIRING
+    told = world.told[0][3]
+    assert told.labels == {"graph": "shop", "node": "decide"}
+    assert told.summary == "shop / decide: node visits max 21, above 20"
+    assert told.note == "pid 7 on box, run r1"
+    assert told.history == ()
+    world.process(7, Presence.DIED, loops=spinning)
+    assert world.wait(5) == RESOLVED
+    world.looped("search", 30)
+    assert world.wait(5) == FIRING
+    assert world.told[-1][3].labels["node"] == "search"
+    assert world.wait(90) == RESOLVED
+
+
+def test_a_run_that_spins_too_fast_to_be_met_in_a_node_is_told() -> None:
+    world = World({"name": "loops", "kind": "runaway", "max_visits": 50, "for": "30s"})
+    world.process(7, loops=(Loop("shop", "", 100_000, "r1"),))
+    assert world.wait(40) == FIRING
+    assert world.told[0][3].note == "pid 7 on box, run r1"
 
 
 def test_a_process_that_died() -> None:

@@ -142,6 +142,14 @@ def test_a_burn_rate_has_a_rule_for_each_tier() -> None:
         ),
         ("[[rule]]\nname='r'\nkind='stuck'\nfactor=1", "more than 1 times"),
         ("[[rule]]\nname='r'\nkind='runaway'", "max_visits: missing"),
+        (
+            "[[rule]]\nname='r'\nkind='runaway'\nmax_visits=9\nmax_node_visits=3",
+            "max_node_visits: either this or max_visits",
+        ),
+        (
+            "[[rule]]\nname='r'\nkind='runaway'\nmax_visits=9\nper=['node']",
+            'per: "node": the labels here are service, graph',
+        ),
         ("[rule]\nname='r'", "write [[rule]]"),
         ("[[inhibit]]\nsource=['a=\"b\"']", "target: missing"),
         ("[[silence]]\nmatch=['a=\"b\"']", "silence[1].starts: expected a time"),

@@ -94,6 +94,11 @@ class World:
         key = SeriesKey(Kind.RUN, "web", graph, "")
         self.lab.ran(key, self.now, {Outcome.OK: 1}, attempts=visits)
 
+    def looped(self, node: str, visits: int) -> None:
+        """Let a run end that came back to a node."""
+        row = self.registry.row(SeriesKey(Kind.NODE, "web", "shop", node), "c")
+        self.longest.setdefault(int(self.now // 10), {})[row] = visits
+
     def process(
         self, pid: int, state: Presence = Presence.CONNECTED, **of: Any
     ) -> None:
