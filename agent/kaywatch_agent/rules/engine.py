@@ -72,6 +72,7 @@ class Engine:
         self._windows = Windows()
         self._prepared: Settings | None = None
         self._found: dict[str, tuple[float, Found]] = {}
+        self._refused: Mapping[str, int] = {}  # at the last evaluation, by rule
         self._last: float | None = None  # monotonic seconds of the last evaluation
         self.max_step = MAX_STEP
 
@@ -132,11 +133,14 @@ class Engine:
         # A suspended machine is no time in which a condition was observed.
         elapsed = min(passed, 2.0 * max(settings.interval, self.max_step))
         self._prepare(settings)
-        self._windows.look(scene)
+        self._windows.look(scene._replace(refused=self._refused))
         round_ = Round(self._book, settings, self._windows, elapsed)
         for rule in settings.rules.values():
             round_.judge(rule, self._findings(rule, mono))
         round_.orphans()
+        # Of a rule that is gone none are refused, which is not the same as unknown.
+        none = dict.fromkeys([*self._refused, *settings.rules], 0)
+        self._refused = {**none, **round_.refused}
         return tell(self._book, settings, round_, self.silences, self.least, self._host)
 
     def story(self, name: str) -> Instance | None:

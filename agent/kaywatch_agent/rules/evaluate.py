@@ -85,7 +85,7 @@ def prepare(rule: Rule, windows: Windows) -> None:
     match rule.test:
         case Threshold() as test:
             for metric in _metrics(test).values():
-                if metric.source is not Source.PROCESSES:
+                if metric.source.aggregated:
                     series = Series.of(metric, rule.per, rule.match)
                     facets = metric.facets | _outcomes(metric)
                     windows.expect(series, rule.window, facets)
@@ -167,6 +167,9 @@ def _values(
     if metric.source is Source.PROCESSES:
         groups, values = _processes(rule, windows, metric)
         return groups, values, None, None
+    if metric.source is Source.RULES:
+        groups, values = _refused(rule, windows)
+        return groups, values, None, None
     if metric in _VISITS:
         return (*_longest(rule, windows, metric), None, None)
     series = Series.of(metric, rule.per, rule.match)
@@ -195,6 +198,16 @@ def _processes(
             found[group] = value
         elif not math.isnan(value):
             found[group] = known + value if add else max(known, value)
+    return list(found), np.array(list(found.values()), np.float64)
+
+
+def _refused(rule: Rule, windows: Windows) -> tuple[list[Group], Floats]:
+    """Return how many alerts of other rules were too many."""
+    found: dict[Group, float] = {}
+    for name, count in windows.scene.refused.items():
+        if matches(rule.match, {"rule": name}):
+            group = (name,) if rule.per else ()
+            found[group] = found.get(group, 0.0) + count
     return list(found), np.array(list(found.values()), np.float64)
 
 

@@ -1,7 +1,7 @@
 """Rules from their tables in the configuration, each checked as far as that goes.
 
 The keys are those of docs/alerts.md. The thresholds of KayGraph's page on monitoring
-are rules that are there without configuration.
+are rules that are there without configuration, and so is one on the alerts themselves.
 """
 
 from __future__ import annotations
@@ -50,12 +50,14 @@ TABLES: Final[tuple[str, ...]] = ("alerting", "defaults", "rule", "inhibit", "si
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 _LABEL: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
-# The page's MONITORING_THRESHOLDS: (key, metric, operator, value, clear, per).
+# The page's MONITORING_THRESHOLDS, and ours: (key, metric, operator, value, clear, per,
+# for how many seconds).
 _PAGE: Final = (
-    ("success_rate_min", "success_rate", "<", 0.95, 1.01, ("graph", "node")),
-    ("avg_execution_time_max", "latency_avg", ">", 5.0, 0.9, ("graph", "node")),
-    ("error_rate_max", "error_rate", ">", 0.05, 0.8, ("graph", "node")),
-    ("memory_usage_max", "memory_rss", ">", 1024.0, 0.95, ("service", "pid")),
+    ("success_rate_min", "success_rate", "<", 0.95, 1.01, ("graph", "node"), 60.0),
+    ("avg_execution_time_max", "latency_avg", ">", 5.0, 0.9, ("graph", "node"), 60.0),
+    ("error_rate_max", "error_rate", ">", 0.05, 0.8, ("graph", "node"), 60.0),
+    ("memory_usage_max", "memory_rss", ">", 1024.0, 0.95, ("service", "pid"), 60.0),
+    ("kaywatch-alerts-refused", "alerts_refused", ">", 0.0, 1.0, ("rule",), 0.0),
 )
 _MIB: Final = 2.0**20
 
@@ -434,7 +436,7 @@ class _Loader:
         thresholds = Table(
             alerting.either("thresholds", {}) or {}, "alerting.thresholds"
         )
-        for key, metric, op, usual, margin, per in _PAGE:
+        for key, metric, op, usual, margin, per, hold in _PAGE:
             if key in thresholds and thresholds.either(key, 0) is False:
                 continue
             value = thresholds.number(key, usual)
@@ -447,7 +449,7 @@ class _Loader:
                     name=key,
                     kind="threshold",
                     test=_simple(metric, op, value * scale, clear),
-                    timing=Timing(60.0, 120.0, 600.0),
+                    timing=Timing(hold, 120.0, 600.0),
                     window=300.0,
                     min_executions=20,
                     match=(),

@@ -1,4 +1,4 @@
-"""The metrics that rules are about: of nodes, runs, calls of models, and your own.
+"""The metrics that rules are about: nodes, runs, calls of models, your own, and ours.
 
 Each is an array, one value per group of series; NaN where it isn't known.
 """
@@ -33,6 +33,12 @@ class Source(Enum):
     LLM = "calls of models"
     CUSTOM = "custom metrics"
     PROCESSES = "processes"
+    RULES = "rules"
+
+    @property
+    def aggregated(self) -> bool:
+        """Whether its metrics are made from figures of series."""
+        return self not in (Source.PROCESSES, Source.RULES)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -107,6 +113,7 @@ _LABELS: Final[Mapping[Source, tuple[str, ...]]] = {
     Source.LLM: ("service", "graph", "node", "model"),
     Source.CUSTOM: ("service", "graph", "node"),
     Source.PROCESSES: ("service", "host", "pid"),
+    Source.RULES: ("rule",),
 }
 
 _OUTCOMES: Final = frozenset({Facet.OUTCOME})
@@ -331,6 +338,11 @@ METRICS: Final[Mapping[str, Metric]] = {
     ),
     "cpu_percent": Metric(
         Source.PROCESSES, _last, "CPU of a process, in percent of a core", "percent"
+    ),
+    "alerts_refused": Metric(
+        Source.RULES,
+        _last,
+        "alerts of a rule beyond `max_instances_per_rule`, at the last evaluation",
     ),
 }
 

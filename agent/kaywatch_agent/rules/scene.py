@@ -60,6 +60,7 @@ class Scene(NamedTuple):
         processes: the clients.
         resolution: shorter windows are as long as this, in seconds: of the past, the
             older buckets are no shorter.
+        refused: by rule, how many alerts were too many at the last evaluation.
     """
 
     now: float
@@ -67,6 +68,7 @@ class Scene(NamedTuple):
     view: View
     processes: Sequence[Process] = ()
     resolution: float = STEP_SECONDS
+    refused: Mapping[str, int] = {}
 
 
 class Series(NamedTuple):

@@ -138,7 +138,7 @@ def _known(values: list[float]) -> tuple[float | None, ...]:
 def _metric(rule: Rule) -> Metric | None:
     if isinstance(rule.test, Threshold):
         metric = metrics.find(rule.test.metric)
-        kept = metric.source is not Source.PROCESSES
+        kept = metric.source.aggregated
         return metric if kept and rule.test.metric not in metrics.VISITS else None
     return metrics.find("error_rate")
 

@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.agent.rules.world import World, rule
+from tests.agent.rules.world import PAGE, World, rule
 
 from kaywatch_agent.model import FailureRecord, InFlight, Kind, Loop, Presence
 from kaywatch_agent.rules.matchers import parse
 from kaywatch_agent.rules.silence import Silence
 from kaywatch_agent.rules.state import State
 
+REFUSED = "kaywatch-alerts-refused"
+OFF = dict.fromkeys(PAGE, False)
 FIRING = [("chat", "firing"), ("pager", "firing")]
 RESOLVED = [("chat", "resolved"), ("pager", "resolved")]
 
@@ -360,6 +362,37 @@ def test_a_storm_keeps_the_old_and_says_how_many_are_too_many() -> None:
     assert world.last.refused["success"] == 8
     assert len([i for i in world.engine.instances if i.rule == "success"]) == 3
     assert ("success", ("shop", "first")) in {i.key for i in world.engine.instances}
+
+
+def test_alerts_that_are_too_many_are_an_alert_themselves() -> None:
+    many = {"max_instances_per_rule": 3, "thresholds": {**OFF, REFUSED: 0}}
+    world = World(rule(), rule(name="other", match=['node!="n4"']), alerting=many)
+    for n in range(5):
+        world.ran(100, 50, node=f"n{n}")
+    world.wait(5)
+    assert {i.rule for i in world.engine.instances} == {"success", "other"}
+    world.wait(5)
+    refused = [i for i in world.engine.instances if i.rule == REFUSED]
+    assert [(i.labels, i.value) for i in refused] == [
+        ({"rule": "success"}, 2.0),
+        ({"rule": "other"}, 1.0),
+    ]
+    told = [alert for *_, alert in world.told if alert.rule == REFUSED]
+    assert told[0].summary == "success: alerts refused 2, above 0"
+    kept = {i.key for i in world.engine.instances}
+
+    # One rule is taken away, the other one's alerts end by themselves.
+    world.restart()
+    world.wait(10)
+    world.reload(rule(), alerting=many)
+    for n in range(5):
+        world.ran(1_000, node=f"n{n}")
+    world.wait(400)
+    assert kept == {i.key for i in world.engine.instances}
+    ended = [i.life for i in world.engine.instances if i.rule == REFUSED]
+    assert [(life.state, life.reason) for life in ended] == [(State.OK, "cleared")] * 2
+    kinds = [kind for *_, kind, alert in world.told if alert.rule == REFUSED]
+    assert kinds.count("firing") == kinds.count("resolved") == 4  # two receivers
 
 
 moves = st.lists(

@@ -42,6 +42,7 @@ def test_without_configuration_the_page_s_thresholds_are_on() -> None:
         "avg_execution_time_max": ("latency_avg", 5.0),
         "error_rate_max": ("error_rate", 0.05),
         "memory_usage_max": ("memory_rss", 1024 * 2**20),
+        "kaywatch-alerts-refused": ("alerts_refused", 0.0),
     }
     assert {rule.cooldown for rule in rules.values()} == {300.0}
     assert all(rule.built_in for rule in rules.values())
