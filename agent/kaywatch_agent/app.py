@@ -26,6 +26,7 @@ from kaywatch_agent.errors import ConfigError, StoreError
 from kaywatch_agent.feed import Feed
 from kaywatch_agent.health import Health, Readiness
 from kaywatch_agent.ingest.peers import Peer
+from kaywatch_agent.ingest.probe import Probe
 from kaywatch_agent.ingest.unix import UnixListener
 from kaywatch_agent.model import Presence
 from kaywatch_agent.pipeline import Pipeline
@@ -45,6 +46,9 @@ HURRY_SECONDS: Final = 0.02
 # A tick that is this late means that the agent hangs.
 TICK_DEADLINE: Final = 10.0
 RULES_DEADLINE: Final = 60.0
+
+# Three probes that fail, or hang.
+INGEST_DEADLINE: Final = 30.0
 STOP_SECONDS: Final = 5.0
 
 # Settings that are only read at the start.
@@ -108,6 +112,7 @@ class App:
         self._writer: Writer | None = None
         self._commits: asyncio.Task[None] | None = None
         self._checks: asyncio.Task[None] | None = None
+        self._probe: asyncio.Task[None] | None = None
         self._listener = UnixListener(self.pipeline.open)
         self._web = WebServer(self, self.telemetry, __version__)
         self._stopping = asyncio.Event()
@@ -184,7 +189,7 @@ class App:
 
     async def _start(self) -> None:
         self.health.expect("tick", within=TICK_DEADLINE)
-        self.health.expect("ingest", within=TICK_DEADLINE)
+        self.health.expect("ingest", within=INGEST_DEADLINE)
         self.health.expect("rules", within=RULES_DEADLINE)
         self._restore()
         host, port = self.config.http.address
@@ -195,6 +200,8 @@ class App:
         self._stops.append(("rules", self.alerting.stop))
         self._stops.append(("ingest", self._listener.stop))
         await self._listener.start(self.socket_path, self.config.ingest.permissions)
+        probe = Probe(self.socket_path, self._probed)
+        self._probe = asyncio.create_task(probe.run(), name="ingest probe")
         log.info(
             "serving",
             socket=self.socket_path,
@@ -260,7 +267,6 @@ class App:
         problem = self._guarded(self.pipeline.tick)
         now = self.clock()
         self.health.report("tick", now, problem)
-        self.health.report("ingest", now)
         if self._writer is not None:
             self.health.report("store", now, self._writer.problem)
         self.health.report("rules", self.alerting.evaluated, self.alerting.problem)
@@ -282,6 +288,8 @@ class App:
 
     async def _stop(self) -> None:
         """Stop in reverse order of start: no new connections, commit, acks, goodbye."""
+        if self._probe is not None:
+            self._probe.cancel()
         served = bool(self._listener.path)
         self._listener.stop_accepting()
         # One turn of the loop reads what has arrived already.
@@ -371,6 +379,13 @@ class App:
     def _healthy(self) -> bool:
         """Whether rules are evaluated and events taken in."""
         return self.health.status(self.clock()).status is not Readiness.UNHEALTHY
+
+    def _probed(self, problem: str) -> None:
+        """Take what became of the bytes that we pushed to ourselves."""
+        if problem:
+            self.health.fail("ingest", problem)
+        else:
+            self.health.report("ingest", self.clock())
 
     def _ask_for_commit(self) -> None:
         self._hurried.set()

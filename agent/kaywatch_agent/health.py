@@ -71,6 +71,10 @@ class Health:
         known.reported = now
         known.problem = problem
 
+    def fail(self, stage: str, problem: str) -> None:
+        """Take what is wrong with a stage from a look that was no sign of its life."""
+        self._stages.setdefault(stage, _Known()).problem = problem
+
     def status(self, now: float) -> Report:
         """Return the readiness of all stages at `now`."""
         stages = {name: self._stage(k, now) for name, k in self._stages.items()}

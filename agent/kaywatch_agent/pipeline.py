@@ -140,6 +140,8 @@ class Pipeline:
         self._again = False  # somebody asked for a commit during one
         self._opened = 0  # connections so far
         self._owed: set[str] = set()  # clients whose greeting is not answered yet
+        self._asking: set[Conversation] = set()  # want to hear of the next commit
+        self._answered: set[Conversation] = set()  # hear of the one under way
         self._conversations: dict[str, Conversation] = {}  # by client
         self._watched: dict[str, Peer] = {}  # disconnected, by client
 
@@ -197,7 +199,7 @@ class Pipeline:
             case Bye():
                 self._take_bye(message, now)
             case Flush():
-                self.hurry()
+                self._take_flush(message, conversation)
             case Capture():
                 self._observe(conversation, now)
             case Rejected():
@@ -275,6 +277,11 @@ class Pipeline:
             self.clients.turn(client, Presence.ENDED, now)
         self.hurry()
 
+    def _take_flush(self, flush: Flush, conversation: Conversation) -> None:
+        if not flush.client:
+            self._asking.add(conversation)
+        self.hurry()
+
     # -- a tick ------------------------------------------------------------------------
 
     def commit(self) -> None:
@@ -297,6 +304,7 @@ class Pipeline:
         clients.changed.clear()
         clients.forgotten.clear()
         self.whole = False
+        self._answered, self._asking = self._asking, set()
         self._committing = True
         self._commit(change)
 
@@ -320,6 +328,8 @@ class Pipeline:
             if client is not None:
                 client.committed_seq = seq
                 self._acknowledge(client)
+        for conversation in self._answered:
+            conversation.answer()
         if self._owed or self._again:
             self._again = False
             self.hurry()
@@ -332,6 +342,7 @@ class Pipeline:
             whole: what was committed before is not there any more either.
         """
         self._committing = False
+        self._asking |= self._answered
         self.whole = self.whole or whole
         self.aggregator.give_back(change)
         self.clients.changed.update(change.clients)
@@ -408,8 +419,11 @@ class Pipeline:
     def gone(self, conversation: Conversation) -> None:
         """The connection is lost: keep an eye on the processes behind it."""
         now = self.clock()
+        self._asking.discard(conversation)
+        self._answered.discard(conversation)
         self.observers.remove(conversation.link)
-        self.observers.ended(conversation.number, now)
+        if conversation.clients:
+            self.observers.ended(conversation.number, now)
         peer = conversation.link.peer
         watched = False
         for name in conversation.clients:
@@ -459,8 +473,10 @@ class Conversation:
             pipeline.take(message, self)
 
     def _copy(self, frame: bytes | Oversized | OutOfStep, message: Message) -> None:
-        """Show the observers a message that can be used."""
-        if isinstance(frame, bytes) and not isinstance(message, Rejected | Capture):
+        """Show the observers a message that can be used, if it is somebody's."""
+        if isinstance(frame, bytes) and not (
+            isinstance(message, Rejected | Capture) or message == Flush("")
+        ):
             pipeline = self._pipeline
             pipeline.observers.copy(frame, self.number, pipeline.clock())
 
@@ -486,6 +502,10 @@ class Conversation:
             wire.ack(seq, _id_bytes(client.id))
         ):
             self._acked[client.id] = seq
+
+    def answer(self) -> None:
+        """Say that what came before a flush that is nobody's is committed."""
+        self._send(wire.ack(0, b""))
 
     def slow(self, seconds: float) -> None:
         """Ask for a batch every so many seconds at most."""

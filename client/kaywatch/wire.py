@@ -256,9 +256,15 @@ def batch(
     return pack(message)
 
 
-def flush(client: bytes) -> bytes:
-    """Say that the client waits for its acks: commit now rather than at the tick."""
-    return pack({"type": "flush", "v": VERSION, "client": client})
+def flush(client: bytes = b"") -> bytes:
+    """Say that the client waits for its acks: commit now rather than at the tick.
+
+    Without a client it is nobody's, and answered with an ack after that commit.
+    """
+    message: dict[str, object] = {"type": "flush", "v": VERSION}
+    if client:
+        message["client"] = client
+    return pack(message)
 
 
 def bye(client: bytes, seq: int, drops: Mapping[str, int] | None = None) -> bytes:

@@ -59,11 +59,20 @@ def test_an_observer_gets_every_sound_message_as_it_came(agent: Agent) -> None:
 
 def test_an_observer_is_told_of_ends_and_that_it_goes_on(agent: Agent) -> None:
     client, watcher = Line(agent), Line(agent)
+    client.say(hello())
     watcher.say(wire.capture())
     client.conversation.close()
     assert watcher.link.replies() == [{"type": "captured", "at": NOW, "connection": 1}]
     agent.pipeline.tick()
     assert watcher.link.replies() == [{"type": "captured", "at": NOW}]
+
+
+def test_the_agent_s_own_probe_is_not_shown(agent: Agent) -> None:
+    probe, watcher = Line(agent), Line(agent)
+    watcher.say(wire.capture())
+    probe.say(wire.flush())
+    probe.conversation.close()
+    assert watcher.link.replies() == []
 
 
 def test_nothing_is_copied_once_the_observer_has_gone(agent: Agent) -> None:

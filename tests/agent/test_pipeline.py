@@ -600,6 +600,47 @@ def test_a_lost_connection_of_a_living_process_is_a_disconnect(
     assert talk.link.peer.closed == 0
 
 
+def test_a_flush_of_nobody_is_answered_after_a_commit(agent: Agent) -> None:
+    talk = Talk(agent)
+    agent.slow = True
+    assert talk.say(wire.flush()) == []
+    assert agent.hurried == 1
+    agent.pipeline.commit()
+    # One that comes during a commit is for the next one.
+    late = Talk(agent)
+    assert late.say(wire.flush()) == []
+    assert talk.link.replies() == []
+    assert agent.under_way is not None
+    agent.end(agent.under_way)
+    assert talk.link.replies() == [ack(0, b"")]
+    assert late.link.replies() == []
+    agent.pipeline.commit()
+    agent.end(agent.under_way)
+    assert late.link.replies() == [ack(0, b"")]
+    assert talk.link.replies() == []
+    assert not list(agent.pipeline.clients)
+
+
+def test_a_flush_of_nobody_is_not_answered_by_a_commit_that_failed(
+    agent: Agent,
+) -> None:
+    talk = Talk(agent)
+    agent.broken = True
+    talk.say(wire.flush())
+    assert talk.tick() == []
+    agent.broken = False
+    assert talk.tick() == [ack(0, b"")]
+
+
+def test_who_hung_up_after_a_flush_of_nobody_is_forgotten(agent: Agent) -> None:
+    talk = Talk(agent)
+    talk.say(wire.flush())
+    talk.close()
+    talk.link.close()
+    talk.tick()
+    assert not agent.pipeline._asking | agent.pipeline._answered
+
+
 def test_a_process_that_goes_without_a_bye_died_with_nodes_in_flight(
     agent: Agent, talk: Talk
 ) -> None:

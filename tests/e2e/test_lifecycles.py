@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 import pytest
@@ -510,3 +512,33 @@ def test_a_socket_left_behind_by_a_killed_agent_is_taken_over(agent: Agent) -> N
 
     agent.run(RECORD + "record('n', 1)")
     assert agent.executions() == {"n": 1}
+
+
+def test_an_agent_that_clients_can_not_reach_says_so(agent: Agent) -> None:
+    def ingest() -> dict[str, Any]:
+        found: dict[str, Any] = agent.get("/health")["stages"]["ingest"]
+        return found
+
+    until(lambda: ingest()["ready"], "the first probe")
+    assert ingest()["status"] == "healthy"
+    assert not agent.clients()
+
+    os.rename(agent.socket, agent.socket + ".away")
+    problem = until(lambda: ingest()["problem"], "the loss is told")
+    assert problem == (
+        f"{agent.socket} is gone: no client finds this agent until a restart"
+    )
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
+        other.bind(agent.socket)
+        other.listen()
+        until(
+            lambda: f"process {os.getpid()} listens there" in ingest()["problem"],
+            "the other process is told",
+        )
+    assert agent.get("/health")["status"] == "degraded"
+    os.rename(agent.socket + ".away", agent.socket)
+    until(lambda: agent.get("/health")["status"] == "healthy", "it recovers")
+    agent.run(RECORD + "record('n', 3)")
+    assert agent.executions() == {"n": 3}
+    (client,) = agent.clients()
+    assert client["events"] == 3

@@ -13,12 +13,21 @@ import psutil
 
 from kaywatch_agent.model import ProcessSample
 
-__all__ = ["Peer"]
+__all__ = ["Peer", "credentials"]
 
 # The kernel counts a start from the boot, in hundredths of a second.
 CLOCK_SLACK: Final = 2.0
 
 _CREDENTIALS: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid
+
+
+def credentials(connection: socket.socket) -> tuple[int, int, int]:
+    """Return the pid, uid and gid of who is at the other end (SO_PEERCRED, unix(7))."""
+    raw = connection.getsockopt(
+        socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size
+    )
+    pid, uid, gid = _CREDENTIALS.unpack(raw)
+    return pid, uid, gid
 
 
 class Peer:
@@ -43,11 +52,8 @@ class Peer:
 
     @classmethod
     def of(cls, connection: socket.socket) -> Peer:
-        """Return the process that connected (SO_PEERCRED, unix(7))."""
-        raw = connection.getsockopt(
-            socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size
-        )
-        return cls(*_CREDENTIALS.unpack(raw))
+        """Return the process that connected."""
+        return cls(*credentials(connection))
 
     @classmethod
     def find(cls, pid: int, since: float) -> Peer | None:

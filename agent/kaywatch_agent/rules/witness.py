@@ -21,7 +21,7 @@ from kaywatch_agent.notification import Evidence
 from kaywatch_agent.rules import metrics
 from kaywatch_agent.rules.instance import Instance, Witness
 from kaywatch_agent.rules.matchers import matches
-from kaywatch_agent.rules.metrics import Context, Metric, Source
+from kaywatch_agent.rules.metrics import Context, Metric
 from kaywatch_agent.rules.rule import Rule, Threshold
 from kaywatch_agent.rules.scene import Series, Windows
 

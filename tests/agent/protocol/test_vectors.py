@@ -102,8 +102,10 @@ def test_our_encoder_makes_these_bytes() -> None:
         "batch-details": batch("batch-details"),
         "batch-loops": batch("batch-loops"),
         "flush": wire.flush(**fields("flush")),
+        "flush-of-nobody": wire.flush(),
         "bye": wire.bye(**fields("bye")),
         "ack": wire.ack(**fields("ack")),
+        "ack-of-nobody": wire.ack(**fields("ack-of-nobody")),
         "error": wire.error(**fields("error")),
         "slow": wire.slow(**fields("slow")),
         "capture": wire.capture(),
@@ -233,6 +235,7 @@ def test_the_agent_reads_the_rows() -> None:
 
 def test_the_agent_reads_flush_and_bye() -> None:
     assert decoded("flush") == Flush(CLIENT.hex())
+    assert decoded("flush-of-nobody") == Flush("")
     assert decoded("bye") == Bye(CLIENT.hex(), 2, {"unpackable": 1})
     assert decoded("capture") == Capture()
 

@@ -10,6 +10,19 @@ from kaywatch_agent.health import Health, Readiness
 START = 1_000.0
 
 
+def test_a_look_that_failed_is_no_sign_of_life() -> None:
+    health = Health(started=START)
+    health.expect("ingest", within=30.0)
+    health.report("ingest", START)
+    health.fail("ingest", "the socket is gone")
+    assert health.status(START + 30).status is Readiness.DEGRADED
+    found = health.status(START + 31)
+    assert found.status is Readiness.UNHEALTHY
+    assert found.stages["ingest"].problem == "the socket is gone"
+    health.report("ingest", START + 32)
+    assert health.status(START + 33).status is Readiness.HEALTHY
+
+
 def test_without_stages_all_is_well() -> None:
     assert Health(START).status(START) == (Readiness.HEALTHY, {})
 

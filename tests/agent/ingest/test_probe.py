@@ -1,0 +1,155 @@
+"""The agent as its own client, against listeners that are well and that are not."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from kaywatch import wire
+from kaywatch_agent.ingest import probe
+from kaywatch_agent.ingest.probe import Probe
+
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+FLUSH = wire.frame(wire.flush())
+OTHER = """
+import socket, sys
+with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
+    server.bind(sys.argv[1])
+    server.listen()
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def path() -> Iterator[str]:
+    """Where a socket may be: a path that is short enough for one."""
+    with tempfile.TemporaryDirectory(prefix="kw-") as folder:
+        yield os.path.join(folder, "s")
+
+
+@asynccontextmanager
+async def listening(path: str, serve: Serve) -> AsyncIterator[None]:
+    async def handle(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        try:
+            await serve(reader, writer)
+        finally:
+            writer.close()
+
+    async with await asyncio.start_unix_server(handle, path):
+        yield
+
+
+async def look(path: str) -> str:
+    return await Probe(path, lambda _: None).look()
+
+
+async def test_what_is_acknowledged_is_well(path: str) -> None:
+    said: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        said.append(await reader.readexactly(len(FLUSH)))
+        # Whatever else an agent says is no answer.
+        writer.write(wire.frame(wire.slow(2.0)) + wire.frame(wire.ack(0, b"")))
+        await reader.read()
+
+    async with listening(path, serve):
+        assert await look(path) == ""
+    assert said == [FLUSH]
+
+
+@pytest.mark.parametrize(
+    ("reply", "words"),
+    [
+        (b"", "IncompleteReadError"),
+        (b"\0\0\0\1\xc1", "FormatError"),
+        (b"GET ", "IncompleteReadError"),
+        (
+            wire.frame(wire.error(wire.ErrorCode.UNKNOWN_TYPE, "no such type")),
+            "no such type",
+        ),
+    ],
+)
+async def test_who_hangs_up_or_talks_nonsense_is_not(
+    path: str, reply: bytes, words: str
+) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(len(FLUSH))
+        writer.write(reply)
+
+    async with listening(path, serve):
+        found = await look(path)
+    assert found.startswith(f"{path}: ")
+    assert words in found
+
+
+async def test_who_takes_bytes_and_says_nothing_is_not(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe, "DEADLINE", 0.1)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    async with listening(path, serve):
+        assert await look(path) == f"{path}: nothing was acknowledged within 0.1 s"
+
+
+async def test_a_path_that_is_gone_or_no_socket_is_told(path: str) -> None:
+    assert await look(path) == (
+        f"{path} is gone: no client finds this agent until a restart"
+    )
+    os.mknod(path)
+    assert "ConnectionRefusedError" in await look(path)
+
+
+@pytest.fixture
+def other(path: str) -> Iterator[int]:
+    """The pid of another process that listens there."""
+    with subprocess.Popen(
+        [sys.executable, "-c", OTHER, path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        yield process.pid
+        process.communicate()
+
+
+async def test_another_process_that_listens_there_is_told(
+    path: str, other: int
+) -> None:
+    assert await look(path) == (
+        f"{path}: process {other} listens there in place of this one"
+    )
+
+
+async def test_it_tells_each_time_and_looks_sooner_while_something_is_wrong(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe, "RETRY", 0.01)
+    told: list[str] = []
+    task = asyncio.create_task(Probe(path, told.append).run())
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(wire.frame(wire.ack(0, b"")))
+        await reader.read()
+
+    async with asyncio.timeout(10):
+        while len(told) < 3:
+            await asyncio.sleep(0.01)
+        async with listening(path, serve):
+            while told[-1]:
+                await asyncio.sleep(0.01)
+    task.cancel()
+    assert all("is gone" in problem for problem in told[:-1])
