@@ -21,7 +21,7 @@ Raws = dict[str, msgspec.Raw]
 _raws: Final = msgspec.msgpack.Decoder(Raws)
 _lists: Final = msgspec.msgpack.Decoder(list[msgspec.Raw])
 _numbers: Final = msgspec.msgpack.Decoder(float)
-_flights: Final = msgspec.msgpack.Decoder(tuple[str, str, float, str])
+_flights: Final = msgspec.msgpack.Decoder(list[msgspec.Raw])
 _encode: Final = msgspec.msgpack.Encoder().encode
 
 # The column of each section whose length is its number of events, and its width.
@@ -207,7 +207,7 @@ def _item(item: msgspec.Raw, keys: tuple[str, ...], shift: float) -> object:
 
 def _flight(item: msgspec.Raw, shift: float) -> object:
     try:
-        graph, node, start, run = _flights.decode(item)
+        graph, node, start, *rest = _flights.decode(item)
     except (msgspec.MsgspecError, ValueError):
         return item
-    return (graph, node, start + shift, run)
+    return (graph, node, _later(start, shift), *rest)

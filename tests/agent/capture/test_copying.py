@@ -64,7 +64,8 @@ def test_all_times_of_events_are_shifted_and_nothing_else() -> None:
         points=points(2),
         runs=runs(2),
         failures=[FAILURE],
-        in_flight=[FLIGHT],
+        in_flight=[[*FLIGHT, 5]],  # and the visits of its run
+        loops=[["g", "n", 2, "r"]],
     )
     before, after = decoded(message), decoded(copied(message).message)
 
@@ -81,6 +82,7 @@ def test_all_times_of_events_are_shifted_and_nothing_else() -> None:
     assert after.in_flight[0] == before.in_flight[0]._replace(
         start=before.in_flight[0].start + SHIFT
     )
+    assert after.loops == before.loops
     assert (after.seq, after.service) == (7, before.service)
     assert not after.rejected
 
