@@ -473,9 +473,10 @@ class Conversation:
             pipeline.take(message, self)
 
     def _copy(self, frame: bytes | Oversized | OutOfStep, message: Message) -> None:
-        """Show the observers a message that can be used, if it is somebody's."""
+        """Show the observers a message that can be used, but no probe of an agent."""
+        probe = message == Flush("") and not self.clients
         if isinstance(frame, bytes) and not (
-            isinstance(message, Rejected | Capture) or message == Flush("")
+            probe or isinstance(message, Rejected | Capture)
         ):
             pipeline = self._pipeline
             pipeline.observers.copy(frame, self.number, pipeline.clock())

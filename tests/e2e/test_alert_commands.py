@@ -252,7 +252,7 @@ def test_rules_are_checked_with_all_that_is_wrong(tmp_path: Path) -> None:
     shell, config = Shell(), tmp_path / "kaywatch.toml"
     config.write_text(CONFIG)
     text = shell("rules", "check", str(config))
-    assert text.startswith(f"{config}:\n  6 rules, 0 receivers\n")
+    assert text.startswith(f"{config}:\n  7 rules, 0 receivers\n")
     assert "error_rate > 0.2 over 1m, per graph and node" in text
 
     config.write_text(
@@ -321,7 +321,7 @@ def test_rules_are_tried_on_the_past(tmp_path: Path) -> None:
     shell, store = Shell(), tmp_path / "kaywatch.db"
     record(store)
     text = shell("rules", "backtest", "--since", "7d", "--store", str(store))
-    assert "error_rate_max              3       1" in text
+    assert "error_rate_max               3       1" in text
     assert "memory_usage_max can't be looked at: memory_rss is not stored" in text
     assert "goes on" in text
     one = ["--store", str(store), "--rule", "success_rate_min"]

@@ -96,8 +96,8 @@ class World:
 
     def looped(self, node: str, visits: int) -> None:
         """Let a run end that came back to a node."""
-        row = self.registry.row(SeriesKey(Kind.NODE, "web", "shop", node), "c")
-        self.longest.setdefault(int(self.now // 10), {})[row] = visits
+        row = self.lab._row(SeriesKey(Kind.NODE, "web", "shop", node))
+        self.lab._longest.setdefault(int(self.now // 10), {})[row] = visits
 
     def process(
         self, pid: int, state: Presence = Presence.CONNECTED, **of: Any
