@@ -20,6 +20,7 @@ from kaywatch_agent.aggregate.change import Change
 from kaywatch_agent.aggregate.clients import Client
 from kaywatch_agent.aggregate.registry import Registry
 from kaywatch_agent.alerting import Alerting
+from kaywatch_agent.commits import Commits
 from kaywatch_agent.config import Config
 from kaywatch_agent.delivery import Delivery, Documents
 from kaywatch_agent.errors import ConfigError, StoreError
@@ -50,6 +51,9 @@ RULES_DEADLINE: Final = 60.0
 # Three probes that fail, or hang.
 INGEST_DEADLINE: Final = 30.0
 STOP_SECONDS: Final = 5.0
+
+# How long an answer waits for the commit of what it says was changed.
+KEPT_SECONDS: Final = 5.0
 
 # Settings that are only read at the start.
 FIXED: Final = (
@@ -110,7 +114,8 @@ class App:
             clock=clock,
         )
         self._writer: Writer | None = None
-        self._commits: asyncio.Task[None] | None = None
+        self._commits = Commits()
+        self._committer: asyncio.Task[None] | None = None
         self._checks: asyncio.Task[None] | None = None
         self._probe: asyncio.Task[None] | None = None
         self._listener = UnixListener(self.pipeline.open)
@@ -137,6 +142,13 @@ class App:
     def clients(self) -> Iterable[Client]:
         """Return all clients that are here or left lately."""
         return self.pipeline.clients
+
+    async def kept(self) -> str:
+        """Wait until all that was changed is durable; return why it isn't, if so."""
+        self._ask_for_commit()
+        if self._writer is None or await self._commits.durable(KEPT_SECONDS):
+            return ""
+        return self._writer.problem or f"no commit in {KEPT_SECONDS:.0f} s"
 
     # -- life ------------------------------------------------------------------------
 
@@ -315,29 +327,31 @@ class App:
             self.delivery.committed(change.documents)
         else:
             work = self._committing(self._writer, change)
-            self._commits = asyncio.create_task(work, name="commit")
+            self._committer = asyncio.create_task(work, name="commit")
 
     async def _committing(self, writer: Writer, change: Change) -> None:
         try:
             await writer.commit(change)
         except Exception as error:
+            self._commits.ended(durable=False)
             self.pipeline.refused(change, whole=isinstance(error, Damaged))
             self.alerting.refused(change.documents)
             self.delivery.refused(change.documents)
             if not isinstance(error, StoreError):
                 log.exception("a commit failed, and is tried again")
         else:
+            self._commits.ended(durable=True)
             self.pipeline.committed(change)
             self.delivery.committed(change.documents)
 
     async def _last_commit(self) -> None:
         """Commit what has come meanwhile, if the store lets us in time."""
         for _ in range(2):  # the one under way, and the one after it
-            if self._commits is not None:
-                await asyncio.wait([self._commits], timeout=STOP_SECONDS)
+            if self._committer is not None:
+                await asyncio.wait([self._committer], timeout=STOP_SECONDS)
             self.pipeline.commit()
-        if self._commits is not None:
-            await asyncio.wait([self._commits], timeout=STOP_SECONDS)
+        if self._committer is not None:
+            await asyncio.wait([self._committer], timeout=STOP_SECONDS)
 
     async def _check_store(self, writer: Writer) -> None:
         """Look for damage in a large file, and say what was found."""
@@ -373,7 +387,8 @@ class App:
         self._web.turned(picture)
 
     def _documents(self, whole: bool) -> Documents:
-        """Return what alerts and messages want to be kept."""
+        """Return what alerts and messages want to be kept, for the next commit."""
+        self._commits.began()
         return {**self.alerting.changes(whole), **self.delivery.changes(whole)}
 
     def _healthy(self) -> bool:

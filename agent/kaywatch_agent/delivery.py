@@ -10,7 +10,7 @@ import asyncio
 import os
 import random
 import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -33,7 +33,7 @@ from kaywatch_agent.notify.http import Http
 from kaywatch_agent.notify.outbox import Outbox, ReceiverStatus
 from kaywatch_agent.notify.receivers import build
 from kaywatch_agent.notify.receivers.alertmanager import Resender
-from kaywatch_agent.notify.row import Row
+from kaywatch_agent.notify.record import records
 from kaywatch_agent.notify.sample import ended, sample
 from kaywatch_agent.notify.worker import Deliverer
 from kaywatch_agent.rules.tell import Notice
@@ -171,9 +171,10 @@ class Delivery:
 
     # -- for those who look, and help --------------------------------------------------
 
-    def messages(self) -> tuple[MessageRecord, ...]:
-        """Return all messages that are kept, the newest first."""
-        return tuple(map(_record, self.outbox.rows()))
+    def messages(self) -> Iterator[MessageRecord]:
+        """Yield all messages that are kept now, the newest first, in any thread."""
+        now = self._clock()
+        return records(self.outbox.rows(), self.outbox.status(now), now)
 
     def receivers(self) -> tuple[ReceiverRecord, ...]:
         """Return how each receiver does."""
@@ -262,26 +263,6 @@ class Delivery:
             self._telemetry,
             self._clock,
         )
-
-
-def _record(row: Row) -> MessageRecord:
-    return MessageRecord(
-        id=row.id,
-        receiver=row.receiver,
-        kind=str(row.kind),
-        status=str(row.status),
-        created=row.created,
-        not_before=row.not_before,
-        settled=row.settled,
-        attempts=row.attempts,
-        code=row.code,
-        error=row.error,
-        reason=str(row.reason or ""),
-        alerts=tuple(
-            f"{entry.alert.rule}: {entry.alert.summary}" for entry in row.entries
-        ),
-        fallback_for=row.fallback_for,
-    )
 
 
 def _ours(documents: Documents) -> list[str]:

@@ -18,10 +18,12 @@ __all__ = [
     "Alert",
     "Evidence",
     "MessageRecord",
+    "MessageStatus",
     "NoticeKind",
     "Notification",
     "ReceiverRecord",
     "Severity",
+    "Subject",
     "dedup_key",
     "fingerprint",
 ]
@@ -34,6 +36,9 @@ SEVERITIES: Final[tuple[Severity, ...]] = ("info", "warning", "error", "critical
 _FNV_OFFSET: Final = 0xCBF29CE484222325
 _FNV_PRIME: Final = 0x100000001B3
 _SEPARATOR: Final = b"\xff"
+
+
+MessageStatus = Literal["pending", "sent", "dead", "superseded"]
 
 
 class NoticeKind(StrEnum):
@@ -83,6 +88,8 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
         clear: where it counts as well again.
         unit: of both: ratio, seconds, bytes, usd, tokens, per_second or empty.
         window_seconds: what the value is of.
+        worst, worst_at: the worst value of the episode, and when it was found; None
+            when there is none.
         executions: how many there were in the window.
         errors: how many of them failed.
         completeness: which share of the window's events has arrived, 0 to 1.
@@ -112,6 +119,8 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     threshold: float | None = None
     clear: float | None = None
     unit: str = ""
+    worst: float | None = None
+    worst_at: float | None = None
     window_seconds: float = 0.0
     executions: int = 0
     errors: int = 0
@@ -175,6 +184,23 @@ class Notification(msgspec.Struct, frozen=True, kw_only=True):
     update: bool = False
 
 
+class Subject(msgspec.Struct, frozen=True):
+    """One alert of a message.
+
+    Attributes:
+        dedup_key, episode: which.
+        kind: why it is told.
+        over: whether the same message says that it is over, too.
+        summary: the rule, and what is wrong.
+    """
+
+    dedup_key: str
+    episode: int
+    kind: str
+    over: bool
+    summary: str
+
+
 class MessageRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What became of one message.
 
@@ -184,29 +210,46 @@ class MessageRecord(msgspec.Struct, frozen=True, kw_only=True):
         kind: why.
         status: pending, sent, dead or superseded.
         created: when it was decided, Unix seconds.
-        not_before: when it may be sent next.
+        due: when it was to be sent at first, after its group had gathered.
+        not_before: when it may be sent next, as far as it is the message's matter.
+        next_attempt: when it will be tried next, as far as can be known: the receiver
+            may be paused or down; None for a message that doesn't wait.
+        behind: the message that has to go before it; empty for none.
+        expires: when it is given up.
         settled: when it was sent or given up; None while it waits.
         attempts: how many failed.
         code: the last HTTP status; 0 for no answer.
         error: what was wrong last.
         reason: why it is dead or superseded.
-        alerts: what it is about, a line each.
+        about: the alerts.
+        group: the labels that they share.
+        text: what is said above them.
+        follows: the message that it changes or answers to; empty for none.
         fallback_for: the receiver that could not be told.
+        fell_back: whether its receiver's fallback was told, too.
     """
 
     id: str
     receiver: str
     kind: str
-    status: str
+    status: MessageStatus
     created: float
+    due: float
     not_before: float
+    next_attempt: float | None
+    behind: str
+    expires: float
     settled: float | None
     attempts: int
     code: int
     error: str
     reason: str
-    alerts: tuple[str, ...]
+    about: tuple[Subject, ...]
+    group: dict[str, str]
+    text: str = ""
+    follows: str = ""
     fallback_for: str = ""
+    fell_back: bool = False
 
 
 class ReceiverRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,6 +8,7 @@ import signal
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.agents import Agent, until
@@ -103,6 +104,56 @@ def test_a_failing_node_is_told_to_everybody_and_so_is_its_end(
     assert alert["labels"] == {"service": "web", "graph": "shop", "node": "pay"}
     assert (alert["value"], alert["completeness"]) == (0.5, 1.0)
     assert hook[1].json["alerts"][0]["reason"] == "cleared"
+
+
+def test_why_says_what_became_of_each_message(
+    agent: Agent, receivers: Receivers, config: str
+) -> None:
+    agent.stop()
+    agent.start("--config", config)
+    receivers.answer("/services/T/B/x", Reply(403, "invalid_token"))
+    receivers.answer("/hook", *[Reply(503, "come later")] * 100)
+    agent.run(FAIL, "20", "10")
+    until(lambda: receivers.taken("/v2/enqueue"), "the pager is told")
+    (alert,) = until(
+        lambda: agent.get("/api/v1/alerts", rule="pay-fails")["alerts"], "it fires"
+    )
+    path = f"/api/v1/alerts/{alert['id']}"
+
+    def fates() -> dict[str, dict[str, Any]]:
+        found = agent.get(path)["receivers"]
+        return {one["receiver"]: one["messages"][0] for one in found if one["messages"]}
+
+    until(lambda: len(fates()) == 3 and fates()["hook"]["attempts"] >= 2, "it is tried")
+    until(lambda: fates()["slack"]["status"] == "dead", "one is given up")
+    hook, slack, pager = (fates()[name] for name in ("hook", "slack", "pager"))
+    assert (hook["status"], hook["code"]) == ("pending", 503)
+    assert "come later" in hook["error"]
+    assert hook["next_attempt"] > hook["created"]
+    assert (slack["code"], slack["reason"]) == (403, "refused")
+    assert (pager["status"], pager["code"]) == ("sent", 202)
+    assert pager["settled"] >= pager["created"]
+
+    text = agent.command("why", "pay-fails")
+    assert "ok -> firing" in text
+    assert "50.0 %, limit 10.0 %; 10/20 failed" in text
+    said = " ".join(text.split())
+    assert "firing: delivered at " in said
+    assert "(HTTP 202)" in said
+    assert "given up at " in said
+    assert (
+        f"refused after 1 failed attempt: HTTP 403: invalid_token; {slack['id']}"
+        in said
+    )
+    assert "firing: waits, next attempt at " in said
+    assert "HTTP 503: come later" in said
+
+    # What is known of it survives a kill.
+    agent.stop(signal.SIGKILL)
+    agent.start("--config", config)
+    assert fates()["slack"]["id"] == slack["id"]
+    assert fates()["slack"]["status"] == "dead"
+    assert agent.get(path)["story"][0]["value"] == 0.5
 
 
 def test_a_restart_says_nothing_twice(

@@ -11,7 +11,7 @@ import click
 
 from kaywatch.errors import AgentRefused
 from kaywatch.query import fetch
-from kaywatch_agent.commands import words
+from kaywatch_agent.commands import stories, words
 from kaywatch_agent.commands.options import one_of, reading
 from kaywatch_agent.notification import SEVERITIES
 from kaywatch_agent.screens import console
@@ -112,7 +112,7 @@ def _show_alert(name: str, url: str, as_json: bool) -> None:
         rule = _rule(found["alert"]["rule"], url)["rule"]
     except AgentRefused:
         rule = None  # it is gone, and its alert is remembered
-    words.show_story(console(), found, rule)
+    stories.show_story(console(), found, rule)
 
 
 def _show_past(past: list[Any]) -> None:

@@ -11,10 +11,19 @@ from typing import Any, Final
 from rich.console import Console
 from rich.text import Text
 
-from kaywatch_agent.quantities import quantity, span, sparkline
+from kaywatch_agent.quantities import quantity, span
 from kaywatch_agent.screens import plain_table
 
-__all__ = ["moment", "show_alerts", "show_quiet", "show_story", "where"]
+__all__ = [
+    "Json",
+    "coloured",
+    "moment",
+    "own",
+    "show_alerts",
+    "show_quiet",
+    "where",
+    "wrapped",
+]
 
 Json = Mapping[str, Any]
 
@@ -52,10 +61,10 @@ def show_alerts(out: Console, alerts: Sequence[Json], matching: int) -> None:
     now = time.time()
     for alert in alerts:
         table.add_row(
-            _coloured(alert["state"]),
-            _coloured(alert["severity"]),
+            coloured(alert["state"]),
+            coloured(alert["severity"]),
             alert["rule"],
-            where(_own(alert)),
+            where(own(alert)),
             quantity(alert["value"], alert["unit"]),
             quantity(alert["threshold"], alert["unit"])
             if alert["threshold"] is not None
@@ -65,39 +74,10 @@ def show_alerts(out: Console, alerts: Sequence[Json], matching: int) -> None:
     out.print(table)
     for alert in alerts:
         for receiver, text in alert["held_back"].items():
-            place = f"{alert['rule']}, {where(_own(alert))}"
-            _wrapped(out, f"{place}: {receiver} is not told, {text}")
+            place = f"{alert['rule']}, {where(own(alert))}"
+            wrapped(out, f"{place}: {receiver} is not told, {text}")
     if matching > len(alerts):
         out.print(f"  and {matching - len(alerts)} more: kaywatch alerts --limit N")
-
-
-def show_story(out: Console, found: Json, rule: Json | None) -> None:
-    """Show all about one alert: what it is, what happened, who knows."""
-    alert, now = found["alert"], found["timestamp"]
-    line = Text.assemble(
-        (alert["rule"], "bold"), f"  {where(_own(alert))}: ", _coloured(alert["state"])
-    )
-    if alert["since"]:
-        line.append(f" since {moment(alert['since'])} UTC,")
-        line.append(f" {span(now - alert['since'])}")
-    out.print(line)
-    if rule is not None:
-        _wrapped(out, rule["sentence"])
-    _wrapped(out, _values(alert))
-    _wrapped(out, _next(alert, rule))
-    out.print(f"  id {alert['id']}, severity {alert['severity']}")
-    if alert["note"]:
-        _wrapped(out, alert["note"])
-    out.print()
-    out.print("What happened (UTC)", style="bold")
-    for entry in found["story"]:
-        value = entry["value"]
-        shown = "" if value is None else quantity(value, alert["unit"])
-        _wrapped(out, f"{moment(entry['time'])}  {entry['text']:<28} {shown}")
-    if not found["story"]:
-        out.print("  Nothing yet.")
-    _show_told(out, alert, rule, now)
-    _show_witness(out, found)
 
 
 def show_quiet(
@@ -108,15 +88,15 @@ def show_quiet(
     of = f", {where(asked)}" if asked else ""
     line = Text.assemble((rule["rule"], "bold"), f"{of}: does not fire")
     out.print(line)
-    _wrapped(out, rule["sentence"])
+    wrapped(out, rule["sentence"])
     if found["problem"]:
-        _wrapped(out, f"the last evaluation failed: {found['problem']}")
+        wrapped(out, f"the last evaluation failed: {found['problem']}")
     elif elapsed > 60:
-        _wrapped(out, f"rules were looked at last {span(elapsed)} ago")
+        wrapped(out, f"rules were looked at last {span(elapsed)} ago")
     if rule["refused"]:
-        _wrapped(out, f"{rule['refused']} alerts are too many, and are refused")
+        wrapped(out, f"{rule['refused']} alerts are too many, and are refused")
     if not rule["receivers"]:
-        _wrapped(out, "nobody would be told: there is no receiver")
+        wrapped(out, "nobody would be told: there is no receiver")
     out.print()
     if not groups:
         out.print("Nothing to look at: no such series has been seen.")
@@ -141,113 +121,34 @@ def show_quiet(
     out.print(table)
 
 
-# -- inside --------------------------------------------------------------------------
-
-
-def _own(alert: Json) -> dict[str, str]:
+def own(alert: Json) -> dict[str, str]:
     """Return the labels that tell where: without those that only sort."""
     known = ("service", "host", "pid", "graph", "node", "action", "model")
     labels = alert["labels"]
     return {name: labels[name] for name in known if name in labels} or labels
 
 
-def _values(alert: Json) -> str:
-    unit = alert["unit"]
-    parts = [f"value {quantity(alert['value'], unit)}"]
-    parts += [
-        f"{name} {quantity(alert[name], unit)}"
-        for name in ("threshold", "clear")
-        if alert[name] is not None
-    ]
-    text = ", ".join(parts)
-    if alert["executions"]:
-        text += f"; {alert['errors']:,} of {alert['executions']:,} failed"
-        text += f" in {span(alert['window'])}"
-    if alert["completeness"] is not None and alert["completeness"] < 1:
-        text += f"; {alert['completeness']:.1%} of the events arrived"
-    return text
-
-
-def _next(alert: Json, rule: Json | None) -> str:
-    """Return what comes next, and when."""
-    if rule is None:
-        return "its rule is gone"
-    if alert["blind"] and alert["reason"] != "no_data":
-        text = f"no data, or too little of it, for {span(alert['blind'])}"
-        left = span(rule["no_data_after"] - alert["blind"])
-        then = "fires" if rule["on_no_data"] == "alert" else "ends"
-        return text if alert["state"] == "ok" else f"{text}; {then} in {left}"
-    match alert["state"]:
-        case "pending":
-            left = span(rule["hold"] - alert["held"])
-            return f"fires in {left}, if it stays so"
-        case "recovering":
-            left = span(rule["keep_firing_for"] - alert["held"])
-            return f"ends in {left}, if it stays well"
-        case "ok":
-            reason = f": {alert['reason']}" if alert["reason"] else ""
-            return f"over{reason}; fired {alert['episode']} times so far"
-    reason = " without data" if alert["reason"] == "no_data" else ""
-    flapping = ", flapping" if alert["flapping"] else ""
-    return f"fires{reason}, for the {_nth(alert['episode'])} time{flapping}"
-
-
-def _show_told(out: Console, alert: Json, rule: Json | None, now: float) -> None:
-    out.print()
-    out.print("Who knows", style="bold")
-    names = {**dict.fromkeys(alert["receivers"]), **dict.fromkeys(alert["told"])}
-    for name in names:
-        told, held = alert["told"].get(name), alert["held_back"].get(name)
-        text = f"{name}: "
-        if told is not None:
-            text += f"told {told['last']} {span(now - told['at'])} ago"
-        else:
-            text += "not told"
-        if held:
-            text += f", and not again: {held}" if told else f", {held}"
-        elif told and told["last"] == "firing" and rule and rule["repeat_interval"]:
-            text += f"; told again every {span(rule['repeat_interval'])}"
-        _wrapped(out, text)
-    if not names:
-        out.print("  Nobody: there is no receiver. See docs/receivers.md")
-    for silence in alert["silenced_by"]:
-        out.print(f"  silence {silence}")
-
-
-def _show_witness(out: Console, found: Json) -> None:
-    known = [value for value in found["history"] if value is not None]
-    if not (known or found["error_classes"] or found["evidence"]):
-        return
-    alert = found["alert"]
-    out.print()
-    out.print("When it fired", style="bold")
-    if known:
-        line, last = sparkline(found["history"]), quantity(known[-1], alert["unit"])
-        out.print(f"  {line}  {last}, a bar for each {span(alert['window'])}")
-    if found["error_classes"]:
-        counts = [f"{c['type']} {c['count']:,}" for c in found["error_classes"]]
-        _wrapped(out, f"errors: {', '.join(counts)}")
-    if found["transition"]:
-        _wrapped(out, f"action {found['transition']}")
-    for seen in found["evidence"]:
-        at = moment(seen["time"]) if seen["time"] else "-"
-        text = f"{at}  {seen['node']}  {seen['type']}"
-        message = " ".join(seen["message"].split())
-        _wrapped(out, f"{text}: {message}"[:300] if message else text)
-
-
-def _wrapped(out: Console, text: str) -> None:
+def wrapped(out: Console, text: str, indent: str = "  ") -> None:
+    """Show a text, indented, in lines that go on further in."""
     wide = min(out.width, WIDTH) if out.is_terminal else WIDTH
     lines = textwrap.wrap(
-        text.rstrip(), wide, initial_indent="  ", subsequent_indent="    "
+        text.rstrip(), wide, initial_indent=indent, subsequent_indent=f"{indent}  "
     )
-    for line in _kept(text, lines):
+    for line in _kept(f"{indent}{text.rstrip()}", lines):
         out.print(line, soft_wrap=True)
+
+
+def coloured(word: str) -> Text:
+    """Return a word in its colour."""
+    return Text(word, COLOURS.get(word, ""))
+
+
+# -- inside --------------------------------------------------------------------------
 
 
 def _kept(text: str, lines: list[str]) -> Iterable[str]:
     """Yield a line with its columns, where it needn't be wrapped."""
-    return lines if len(lines) > 1 else [f"  {text.rstrip()}"]
+    return lines if len(lines) > 1 else [text]
 
 
 def _others(group: Json) -> str:
@@ -257,13 +158,3 @@ def _others(group: Json) -> str:
         return ""
     parts = [f"{k} {'-' if v is None else f'{v:.4g}'}" for k, v in others.items()]
     return f" ({', '.join(parts)})"
-
-
-def _nth(number: int) -> str:
-    ends = {1: "st", 2: "nd", 3: "rd"}
-    end = "th" if number % 100 in (11, 12, 13) else ends.get(number % 10, "th")
-    return f"{number}{end}"
-
-
-def _coloured(word: str) -> Text:
-    return Text(word, COLOURS.get(word, ""))

@@ -105,7 +105,8 @@ class Intake:
                 id=self._ulids.make(now),
                 heir_of=row.place,
                 entries=tuple(
-                    entry if old.is_of(notice.alert) else old for old in row.entries
+                    old.then(entry) if old.is_of(notice.alert) else old
+                    for old in row.entries
                 ),
             )
             self._ledger.add(heir)

@@ -78,7 +78,9 @@ class Ledger:
 
     def amend(self, row: Row, entry: Entry) -> None:
         """Say something newer of an alert that is in a row."""
-        entries = tuple(entry if old.is_of(entry.alert) else old for old in row.entries)
+        entries = tuple(
+            old.then(entry) if old.is_of(entry.alert) else old for old in row.entries
+        )
         self.rows[row.id] = msgspec.structs.replace(row, entries=entries)
         if entry.kind is NoticeKind.RESOLVED:
             self.waiting.pop(episode_of(row, entry.alert), None)

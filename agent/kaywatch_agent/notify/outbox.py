@@ -40,6 +40,7 @@ class ReceiverStatus(msgspec.Struct, frozen=True, kw_only=True):
         dead: messages that were given up and are kept.
         disabled: why it gets none until a reload; empty if it does.
         circuit_open: whether it failed so often that it is only probed.
+        free_at: when the next message may go to it; None while it is disabled.
         paused_until: until when it asked for no message; Unix seconds, None for now.
         error: what was wrong last; empty since something got through.
         error_at, sent_at: when; None for never.
@@ -50,6 +51,7 @@ class ReceiverStatus(msgspec.Struct, frozen=True, kw_only=True):
     dead: int
     disabled: str
     circuit_open: bool
+    free_at: float | None
     paused_until: float | None
     error: str
     error_at: float | None
@@ -320,6 +322,11 @@ class Outbox:
             self._ledger.delete(row.id)
         return len(dead)
 
+    def is_down(self, receiver: str) -> bool:
+        """Whether a receiver failed so often that it is only probed, or is disabled."""
+        lane = self._lanes.get(receiver)
+        return lane is not None and lane.down
+
     def status(self, now: float) -> dict[str, ReceiverStatus]:
         """Return how each receiver does."""
         return {name: self._status(name, now) for name in sorted(self._policies)}
@@ -347,6 +354,7 @@ class Outbox:
             dead=len(self.rows(name, (Status.DEAD,))),
             disabled=lane.disabled,
             circuit_open=lane.open,
+            free_at=None if lane.disabled else lane.free_at(now),
             paused_until=lane.paused_until if lane.paused_until > now else None,
             error=lane.error,
             error_at=lane.error_at,
@@ -360,4 +368,7 @@ class Outbox:
 
 def _merged(root: Row, row: Row) -> tuple[Entry, ...]:
     """Return what a message says after an update: each alert as it is now."""
-    return tuple(row.find(entry.alert) or entry for entry in root.entries)
+    return tuple(
+        entry if (newer := row.find(entry.alert)) is None else entry.then(newer)
+        for entry in root.entries
+    )

@@ -47,10 +47,17 @@ class Reason(StrEnum):
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """One alert in a message, and why it is there."""
+    """One alert in a message, and why it is there.
+
+    Attributes:
+        kind: why.
+        alert: as it is told.
+        first: why it came at first, where the message says that it is over as well.
+    """
 
     kind: NoticeKind
     alert: Alert
+    first: NoticeKind | None = None
 
     def is_of(self, alert: Alert) -> bool:
         """Whether it is about the same episode."""
@@ -60,6 +67,11 @@ class Entry(msgspec.Struct, frozen=True):
             and mine.episode == alert.episode
             and self.kind is not NoticeKind.TEST
         )
+
+    def then(self, later: Entry) -> Entry:
+        """Return what says the same as a later one, and that this one came first."""
+        first = self.first or (self.kind if self.kind is not later.kind else None)
+        return Entry(later.kind, later.alert, first)
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
@@ -23,6 +24,10 @@ STOP_SECONDS: Final = 3.0
 # The wall clock may jump: who waits looks again.
 LONGEST_WAIT: Final = 30.0
 MISTAKE_SECONDS: Final = 1.0
+
+# Who failed for less than this, and was never given up on, is not said to be back: some
+# fail now and then, and what they didn't take is tried again.
+OUTAGE_SECONDS: Final = 60.0
 
 log = structlog.get_logger("kaywatch.notify")
 
@@ -56,7 +61,7 @@ class Deliverer:
         self._stopping = asyncio.Event()
         self._events: dict[str, asyncio.Event] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._errors: dict[str, str] = {}  # the last one that was logged
+        self._troubles: dict[str, Trouble] = {}  # of those who fail at the moment
 
     async def run(self) -> None:
         """Send until `stop`; then let what is under way end, for a moment."""
@@ -147,16 +152,38 @@ class Deliverer:
 
     def _say(self, name: str, verdict: Verdict) -> None:
         """Log when a receiver fails in a new manner, and when it is back."""
-        before = self._errors.get(name, "")
+        now, trouble = self._clock(), self._troubles.get(name)
         if verdict.outcome is Outcome.SENT:
-            self._errors.pop(name, None)
-            if before:
-                log.info("receiver is back", receiver=name)
-        elif verdict.error != before:
-            self._errors[name] = verdict.error
+            if trouble is not None:
+                del self._troubles[name]
+                seconds = now - trouble.since
+                outage = trouble.down or seconds >= OUTAGE_SECONDS
+                say = log.info if outage else log.debug
+                say("receiver is back", receiver=name, after_seconds=round(seconds, 1))
+            return
+        if trouble is None:
+            trouble = self._troubles[name] = Trouble(now)
+        trouble.down = trouble.down or self._outbox.is_down(name)
+        if verdict.error != trouble.error:
+            trouble.error = verdict.error
             log.warning(
                 "not delivered",
                 receiver=name,
                 outcome=str(verdict.outcome),
                 error=verdict.error,
             )
+
+
+@dataclass
+class Trouble:
+    """That a receiver fails.
+
+    Attributes:
+        since: when it began to, Unix seconds.
+        error: the last one that was logged.
+        down: whether the outbox gave up on it for a while.
+    """
+
+    since: float
+    error: str = ""
+    down: bool = False

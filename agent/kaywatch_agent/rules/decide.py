@@ -7,12 +7,12 @@ was told that an alert fires is told that it is over.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from enum import StrEnum
 from typing import Final, NamedTuple
 
 from kaywatch_agent import durations
 from kaywatch_agent.notification import SEVERITIES, NoticeKind, Severity
-from kaywatch_agent.rules.instance import Instance, Told
+from kaywatch_agent.quantities import span
+from kaywatch_agent.rules.instance import Held, Instance, Reason, Told
 from kaywatch_agent.rules.rule import Rule
 from kaywatch_agent.rules.state import State
 
@@ -20,11 +20,10 @@ __all__ = [
     "FLAPS",
     "Decision",
     "HeldBack",
-    "Reason",
     "cooldown",
     "decide",
+    "held_back",
     "rank",
-    "reasons",
     "told",
 ]
 
@@ -33,17 +32,8 @@ FLAPS: Final = 4
 MAX_COOLDOWN: Final = 3600.0
 
 
-class Reason(StrEnum):
-    """Why a receiver isn't told; also the label of a metric."""
-
-    SILENCED = "silenced"
-    INHIBITED = "inhibited"
-    COOLDOWN = "cooldown"
-    SEVERITY = "severity"
-
-
 # Why a receiver must not be told that an alert fires; None when it may.
-HeldBack = Callable[[str], tuple[Reason, str] | None]
+HeldBack = Callable[[str], Held | None]
 
 
 class Decision(NamedTuple):
@@ -51,8 +41,7 @@ class Decision(NamedTuple):
 
     receiver: str
     kind: NoticeKind | None
-    reason: Reason | None = None
-    text: str = ""
+    held: Held | None = None
 
 
 def decide(
@@ -119,14 +108,17 @@ def _begin(
             return None
     found = held(receiver)
     if found is not None:
-        return None if aware else Decision(receiver, None, *found)
+        return Decision(receiver, None, found)
     if aware:
         return Decision(receiver, NoticeKind.REPEAT)
     if known is not None:
-        left = cooldown(instance, rule, clock) - (clock - known.fired_at)
-        if left > 0:
-            text = f"told again in {durations.text(left)} at the earliest"
-            return Decision(receiver, None, Reason.COOLDOWN, text)
+        seconds = cooldown(instance, rule, clock)
+        until = known.fired_at + seconds
+        if until > clock:
+            text = f"told again in {span(until - clock)} at the earliest"
+            if seconds > rule.cooldown:
+                text += f"; it flaps, so its cooldown is {durations.text(seconds)}"
+            return Decision(receiver, None, Held(Reason.COOLDOWN, text, until))
     return Decision(receiver, NoticeKind.FIRING)
 
 
@@ -135,10 +127,10 @@ def rank(severity: Severity) -> int:
     return SEVERITIES.index(severity)
 
 
-def reasons(decisions: Iterable[Decision]) -> dict[str, str]:
+def held_back(decisions: Iterable[Decision]) -> dict[str, Held]:
     """Return, by receiver, why it isn't told."""
     return {
-        decision.receiver: f"{decision.reason}: {decision.text}"
+        decision.receiver: decision.held
         for decision in decisions
-        if decision.reason is not None
+        if decision.held is not None
     }

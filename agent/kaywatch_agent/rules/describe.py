@@ -47,7 +47,7 @@ def describe(
         host: where the agent runs.
         flapping: whether it fires and ends again and again.
     """
-    life, witness = instance.life, instance.witness
+    life, witness, worst = instance.life, instance.witness, instance.worst
     labels = labels_of(instance, rule, settings)
     unit = unit_of(rule)
     return Alert(
@@ -63,6 +63,8 @@ def describe(
         threshold=instance.threshold,
         clear=_clear(rule),
         unit=unit,
+        worst=worst.value if worst else None,
+        worst_at=worst.time if worst else None,
         window_seconds=rule.window if rule else 0.0,
         executions=instance.executions,
         errors=instance.errors,

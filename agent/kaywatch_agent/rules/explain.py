@@ -10,7 +10,7 @@ from kaywatch_agent import durations
 from kaywatch_agent.rules import metrics
 from kaywatch_agent.rules.describe import condition_of, words
 from kaywatch_agent.rules.evaluate import FINDINGS, Found
-from kaywatch_agent.rules.expression import Compare, leading
+from kaywatch_agent.rules.expression import Compare
 from kaywatch_agent.rules.metrics import Source
 from kaywatch_agent.rules.rule import Absence, BurnRate, Rule, Stuck, Threshold
 from kaywatch_agent.rules.state import Finding
@@ -47,7 +47,7 @@ def nearest(rule: Rule, found: Found, limit: int) -> list[Group]:
     """Return the groups that are nearest to firing, and those that would fire first."""
     values, thresholds = found.value.tolist(), found.threshold.tolist()
     codes = found.codes.tolist()
-    upward = not _falls(rule)
+    upward = not rule.falls
 
     def distance(n: int) -> tuple[int, float]:
         value, threshold = values[n], thresholds[n]
@@ -120,12 +120,6 @@ def _text(rule: Rule, found: Found, n: int, finding: Finding) -> str:
     if isinstance(rule.test, Stuck):
         return f"its p99 is not known before {rule.min_executions} executions"
     return f"no data in {durations.text(rule.window)}"
-
-
-def _falls(rule: Rule) -> bool:
-    """Whether it is low values that are met."""
-    test = rule.test
-    return isinstance(test, Threshold) and leading(test.breach).op.startswith("<")
 
 
 def _counts(rule: Rule) -> bool:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import StrEnum
 from functools import cached_property
 from typing import Final, Literal
 
 import msgspec
 
 from kaywatch_agent.notification import Evidence, fingerprint
-from kaywatch_agent.rules.state import Life
+from kaywatch_agent.rules.state import Life, State
 
-__all__ = ["Entry", "Instance", "Told", "Witness", "identity"]
+__all__ = ["Entry", "Held", "Instance", "Reason", "Told", "Witness", "identity"]
 
-# Of each alert, for `kaywatch why`: what is older is forgotten.
+# Of each alert, for `kaywatch why`: what is older is forgotten, but for the turns that
+# began the present episode, however long it has lasted.
 MAX_ENTRIES: Final = 60
+_BEGINNINGS: Final = frozenset({State.PENDING, State.FIRING})
 
 # Flapping is looked for within an hour.
 FLAP_SECONDS: Final = 3600.0
@@ -37,12 +40,63 @@ class Told(msgspec.Struct, frozen=True):
     fired_at: float
 
 
+class Reason(StrEnum):
+    """Why a receiver isn't told; also the label of a metric."""
+
+    SILENCED = "silenced"
+    INHIBITED = "inhibited"
+    COOLDOWN = "cooldown"
+    SEVERITY = "severity"
+
+
+class Held(msgspec.Struct, frozen=True):
+    """Why a receiver isn't told that an alert fires.
+
+    Attributes:
+        reason: the kind of reason.
+        text: the rest of it, in words.
+        until: when it is over, by the alerts' clock; None where that isn't known.
+        by: the id of the silence, or of the alert that inhibits; empty for neither.
+    """
+
+    reason: Reason
+    text: str
+    until: float | None = None
+    by: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.text}"
+
+
 class Entry(msgspec.Struct, frozen=True):
-    """One line of an alert's story."""
+    """One line of an alert's story: a turn that it took, or what a receiver was told.
+
+    Attributes:
+        time: Unix seconds.
+        text: what happened.
+        before, after: the states of a turn; empty where it took none.
+        episode: which one it belongs to.
+        value, threshold, executions, errors: what the evaluation found, of a turn.
+    """
 
     time: float
     text: str
+    before: str = ""
+    after: str = ""
+    episode: int = 0
     value: float | None = None
+    threshold: float | None = None
+    executions: int = 0
+    errors: int = 0
+
+
+class Worst(msgspec.Struct, frozen=True):
+    """The evaluation of an episode whose value was the worst."""
+
+    time: float
+    value: float
+    executions: int = 0
+    errors: int = 0
 
 
 class Witness(msgspec.Struct, frozen=True):
@@ -65,10 +119,12 @@ class Instance(msgspec.Struct, dict=True):
         life: its state.
         value, threshold, executions, errors, note: of the last evaluation.
         told: by receiver, what that knows.
-        held_back: by receiver, why it isn't told.
+        held: by receiver, why it isn't told.
         changes: when it began to fire or ended, by the alerts' clock.
         log: its story.
+        left_out: how many lines of it were forgotten.
         witness: of the episode.
+        worst: of the episode; None where no value was known.
     """
 
     rule: str
@@ -81,10 +137,12 @@ class Instance(msgspec.Struct, dict=True):
     errors: int = 0
     note: str = ""
     told: dict[str, Told] = {}
-    held_back: dict[str, str] = {}
+    held: dict[str, Held] = {}
     changes: list[float] = []
     log: list[Entry] = []
+    left_out: int = 0
     witness: Witness = Witness()
+    worst: Worst | None = None
 
     @property
     def key(self) -> tuple[str, tuple[str, ...]]:
@@ -96,10 +154,44 @@ class Instance(msgspec.Struct, dict=True):
         """What it is called in the store, the API and on the command line."""
         return identity(self.rule, self.labels)
 
-    def say(self, time: float, text: str, value: float | None = None) -> None:
-        """Add to its story."""
-        self.log.append(Entry(time, text, value))
-        del self.log[:-MAX_ENTRIES]
+    @property
+    def held_back(self) -> dict[str, str]:
+        """By receiver, why it isn't told, in words."""
+        return {name: str(held) for name, held in self.held.items()}
+
+    def say(self, time: float, text: str) -> None:
+        """Add to its story what a receiver is told, or isn't."""
+        self._add(Entry(time, text, episode=self.life.episode))
+
+    def turn(self, time: float, before: State) -> None:
+        """Add to its story that it came into another state, and what was found."""
+        after = self.life.state
+        reason = f", {self.life.reason}" if self.life.reason else ""
+        begun = State.PENDING in (before, after) and after is not State.FIRING
+        self._add(
+            Entry(
+                time,
+                f"{before} -> {after}{reason}",
+                before,
+                after,
+                self.life.episode + begun,
+                self.value,
+                self.threshold,
+                self.executions,
+                self.errors,
+            )
+        )
+
+    def weigh(self, time: float, *, falls: bool) -> bool:
+        """Remember an evaluation if it is the worst of its episode; return whether."""
+        value, worst = self.value, self.worst
+        if value is None or (
+            worst is not None
+            and (value >= worst.value if falls else value <= worst.value)
+        ):
+            return False
+        self.worst = Worst(time, value, self.executions, self.errors)
+        return True
 
     def changed(self, clock: float) -> None:
         """Note that it began to fire or ended."""
@@ -110,6 +202,19 @@ class Instance(msgspec.Struct, dict=True):
     def flaps(self, clock: float) -> int:
         """Return how often it changed within the hour."""
         return sum(clock - at <= FLAP_SECONDS for at in self.changes)
+
+    def _add(self, entry: Entry) -> None:
+        self.log.append(entry)
+        while len(self.log) > MAX_ENTRIES:
+            spare = (n for n, old in enumerate(self.log) if not self._begins(old))
+            del self.log[next(spare, 0)]
+            self.left_out += 1
+
+    def _begins(self, entry: Entry) -> bool:
+        """Whether it is one of the first turns of what goes on."""
+        episode = self.life.episode + (self.life.state is State.PENDING)
+        first = entry.after in _BEGINNINGS and entry.before != State.RECOVERING
+        return first and entry.episode == episode
 
     @property
     def idle(self) -> bool:

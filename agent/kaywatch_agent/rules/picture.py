@@ -84,7 +84,7 @@ def _copy(instance: Instance) -> Instance:
     found = msgspec.structs.replace(
         instance,
         told=dict(instance.told),
-        held_back=dict(instance.held_back),
+        held=dict(instance.held),
         changes=list(instance.changes),
         log=list(instance.log),
     )

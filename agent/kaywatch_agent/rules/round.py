@@ -143,6 +143,11 @@ class Round:
             before, finding, self._elapsed, rule.timing, self.now
         )
         self._follow(instance, before, crossing)
+        if crossing is Crossing.FIRED:
+            instance.worst = None
+        known = finding is not Finding.UNKNOWN and instance.life.burning
+        if known and instance.weigh(self.now, falls=rule.falls):
+            self.ticking[instance.id] = instance
         return crossing is Crossing.FIRED
 
     def _note(self, instance: Instance, found: Found, n: int) -> None:
@@ -170,10 +175,7 @@ class Round:
         if crossing is not None:
             instance.changed(self._book.clock)
         if after.state is not before.state or after.reason != before.reason:
-            reason = f", {after.reason}" if after.reason else ""
-            instance.say(
-                self.now, f"{before.state} -> {after.state}{reason}", instance.value
-            )
+            instance.turn(self.now, before.state)
             self.dirty[instance.id] = instance
             self.turns.append(Turn(instance, before.state, after.state))
         elif after is not before:

@@ -10,7 +10,7 @@ from typing import Final, Literal
 import msgspec
 
 from kaywatch_agent.notification import Severity
-from kaywatch_agent.rules.expression import Condition
+from kaywatch_agent.rules.expression import Condition, leading
 from kaywatch_agent.rules.matchers import Matcher
 from kaywatch_agent.rules.metrics import Source
 from kaywatch_agent.rules.silence import Silence
@@ -179,6 +179,16 @@ class Rule:
         """A hash of what it looks at, to tell another rule from another wording."""
         parts = [repr(getattr(self, name)) for name in _MEANING]
         return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:16]
+
+    @property
+    def falls(self) -> bool:
+        """Whether it is low values that are bad."""
+        match self.test:
+            case Threshold(breach=breach):
+                return leading(breach).op.startswith("<")
+            case Transition(above=None, below=float()):
+                return True
+        return False
 
 
 class Inhibition(msgspec.Struct, frozen=True):

@@ -14,14 +14,13 @@ from kaywatch_agent.notification import Alert, NoticeKind, Severity
 from kaywatch_agent.rules.decide import (
     FLAPS,
     Decision,
-    Reason,
     decide,
+    held_back,
     rank,
-    reasons,
     told,
 )
 from kaywatch_agent.rules.describe import describe, labels_of
-from kaywatch_agent.rules.instance import Instance
+from kaywatch_agent.rules.instance import Held, Instance, Reason
 from kaywatch_agent.rules.matchers import matches
 from kaywatch_agent.rules.round import CLOCK, Book, Clock, Document, Round, Turn
 from kaywatch_agent.rules.rule import Inhibition, Rule, Settings
@@ -101,7 +100,7 @@ class _Telling:
         self._quiet = Quiet(
             settings.inhibitions,
             (
-                labels_of_all(instance, settings)
+                (instance.id, labels_of_all(instance, settings))
                 for instance in book.instances.values()
                 if settings.inhibitions and instance.life.burning
             ),
@@ -137,32 +136,35 @@ class _Telling:
 
     def _held(
         self, instance: Instance, rule: Rule | None, receiver: str
-    ) -> tuple[Reason, str] | None:
+    ) -> Held | None:
         """Return why a receiver must not be told that an alert fires."""
         labels = labels_of_all(instance, self._settings)
         silence = covering(self._silences, labels, self._round.now)
         if silence is not None:
             text = silence.comment or "no comment"
-            return Reason.SILENCED, f"by {silence.created_by or silence.id}: {text}"
-        source = self._quiet.source(labels)
-        if source:
-            return Reason.INHIBITED, f"while {source} fires"
+            text = f"by {silence.created_by or silence.id}: {text}"
+            left = silence.ends_at.timestamp() - self._round.now
+            until = self._book.clock + left
+            return Held(Reason.SILENCED, text, until, silence.id)
+        name, source = self._quiet.source(labels)
+        if name:
+            return Held(Reason.INHIBITED, f"while {source} fires", by=name)
         least = self._least.get(receiver)
         if rule and least and rank(rule.severity) < rank(least):
-            return Reason.SEVERITY, f"it is only told of {least} and worse"
+            return Held(Reason.SEVERITY, f"it is only told of {least} and worse")
         return None
 
     def _hold_back(self, instance: Instance, decisions: Iterable[Decision]) -> None:
-        held = reasons(decisions)
-        if held == instance.held_back:
+        held = held_back(decisions)
+        if held == instance.held:
             return
-        for receiver, text in held.items():
-            reason = text.partition(":")[0]
-            if not instance.held_back.get(receiver, "").startswith(f"{reason}:"):
-                self._suppressed[reason] += 1
-                instance.say(self._round.now, f"{receiver} is not told: {text}")
+        for receiver, why in held.items():
+            before = instance.held.get(receiver)
+            if before is None or (before.reason, before.by) != (why.reason, why.by):
+                self._suppressed[why.reason] += 1
+                instance.say(self._round.now, f"{receiver} is not told: {why}")
                 self._round.dirty[instance.id] = instance
-        instance.held_back = held
+        instance.held = held
 
     def _alert(self, instance: Instance, rule: Rule | None) -> Alert:
         flapping = instance.flaps(self._book.clock) >= FLAPS
@@ -202,23 +204,29 @@ class _Telling:
         return found
 
 
+Source = tuple[str, str]  # an alert's id, and its rule
+
+
 class Quiet:
     """Which alerts keep others quiet, looked up by the labels that have to agree."""
 
     def __init__(
-        self, inhibitions: Iterable[Inhibition], burning: Iterable[Mapping[str, str]]
+        self,
+        inhibitions: Iterable[Inhibition],
+        burning: Iterable[tuple[str, Mapping[str, str]]],
     ) -> None:
-        """Take in the labels of all alerts that fire."""
-        self._sources: list[tuple[Inhibition, dict[tuple[str, ...], str]]] = [
+        """Take in the ids and labels of all alerts that fire."""
+        self._sources: list[tuple[Inhibition, dict[tuple[str, ...], Source]]] = [
             (inhibition, {}) for inhibition in inhibitions
         ]
-        for labels in burning:
+        for name, labels in burning:
+            source = (name, labels["alertname"])
             for inhibition, known in self._sources:
                 if matches(inhibition.source, labels):
-                    known.setdefault(_equal(inhibition, labels), labels["alertname"])
+                    known.setdefault(_equal(inhibition, labels), source)
 
-    def source(self, labels: Mapping[str, str]) -> str:
-        """Return the rule of an alert that keeps one quiet; empty for none.
+    def source(self, labels: Mapping[str, str]) -> Source:
+        """Return the id and the rule of an alert that keeps one quiet; empty for none.
 
         An alert that is on both sides of an inhibition does not inhibit itself, nor
         others like it, as in Alertmanager.
@@ -230,7 +238,7 @@ class Quiet:
                 found = known.get(_equal(inhibition, labels))
                 if found is not None:
                     return found
-        return ""
+        return "", ""
 
 
 def labels_of_all(instance: Instance, settings: Settings) -> dict[str, str]:

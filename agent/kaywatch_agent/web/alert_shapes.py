@@ -10,11 +10,8 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from kaywatch_agent.web.schema import Body, Count, Moment, Rate, Seconds
 
 __all__ = [
-    "AlertClass",
-    "AlertEvidence",
     "AlertList",
     "AlertRow",
-    "AlertStory",
     "AlertTold",
     "GroupRow",
     "MatcherRow",
@@ -27,7 +24,6 @@ __all__ = [
     "SilenceRow",
     "SilenceStatus",
     "Silenced",
-    "StoryLine",
 ]
 
 AlertState = Literal["ok", "pending", "firing", "recovering"]
@@ -98,49 +94,6 @@ class AlertList(Body):
     matching: Count
     states: dict[str, int]
     alerts: list[AlertRow]
-
-
-class StoryLine(Body):
-    """One line of an alert's story, and the value at that time."""
-
-    time: Moment
-    text: str
-    value: float | None
-
-
-class AlertClass(Body):
-    """How often one class of error came when an episode began."""
-
-    type: str
-    count: Count
-
-
-class AlertEvidence(Body):
-    """One of the last failing executions when an episode began."""
-
-    time: Moment | None
-    node: str
-    type: str
-    message: str
-    phase: str
-    outcome: str
-    run: str
-    attempts: Count
-
-
-class AlertStory(Body):
-    """One alert with its story, and what was seen when it fired last.
-
-    `history` has the values of the last windows before it fired, the oldest first.
-    """
-
-    timestamp: Moment
-    alert: AlertRow
-    story: list[StoryLine]
-    error_classes: list[AlertClass]
-    transition: str
-    history: list[float | None]
-    evidence: list[AlertEvidence]
 
 
 class RuleRow(Body):

@@ -16,7 +16,6 @@ from kaywatch_agent.rules.rule import Rule
 from kaywatch_agent.rules.state import State
 from kaywatch_agent.web import alert_shapes as shapes
 from kaywatch_agent.web.parameters import (
-    AlertQuery,
     AlertsQuery,
     NoQuery,
     RuleQuery,
@@ -29,7 +28,6 @@ from kaywatch_agent.web.silences import silence_row
 
 __all__ = [
     "alert_list",
-    "alert_story",
     "metric_list",
     "row",
     "rule_list",
@@ -52,47 +50,6 @@ def alert_list(reading: Reading, query: AlertsQuery) -> shapes.AlertList:
         matching=len(found),
         states=_states(picture.instances),
         alerts=[row(picture, instance) for instance in found[: query.limit]],
-    )
-
-
-def alert_story(reading: Reading, query: AlertQuery) -> shapes.AlertStory:
-    """Return one alert with its story.
-
-    Raises:
-        Problem: 404.
-    """
-    picture = reading.picture()
-    instance = next((i for i in picture.instances if i.id == query.id), None)
-    if instance is None:
-        known = [i.id for i in picture.instances]
-        raise not_found("alert", query.id, known, "/api/v1/alerts")
-    witness = instance.witness
-    return shapes.AlertStory(
-        timestamp=picture.now,
-        alert=row(picture, instance),
-        story=[
-            shapes.StoryLine(time=line.time, text=line.text, value=line.value)
-            for line in instance.log
-        ],
-        error_classes=[
-            shapes.AlertClass(type=name, count=count)
-            for name, count in witness.error_classes
-        ],
-        transition=witness.transition,
-        history=list(witness.history),
-        evidence=[
-            shapes.AlertEvidence(
-                time=seen.time,
-                node=seen.node,
-                type=seen.type,
-                message=seen.message,
-                phase=seen.phase,
-                outcome=seen.outcome,
-                run=seen.run,
-                attempts=seen.attempts,
-            )
-            for seen in witness.evidence
-        ],
     )
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal, Protocol
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Protocol
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
 
-from kaywatch_agent.notification import MessageRecord, ReceiverRecord
+from kaywatch_agent.notification import MessageRecord, MessageStatus, ReceiverRecord
 from kaywatch_agent.web.parameters import (
     NoQuery,
     NotificationsQuery,
@@ -35,8 +35,11 @@ __all__ = [
 class Post(Protocol):
     """Where messages wait, and receivers are reached."""
 
-    def messages(self) -> Sequence[MessageRecord]:
-        """Return all messages that are kept, the newest first."""
+    def messages(self) -> Iterable[MessageRecord]:
+        """Return all messages that are kept now, the newest first, to be read once.
+
+        They are made as they are read, which may be in any thread.
+        """
 
     def receivers(self) -> Sequence[ReceiverRecord]:
         """Return how each receiver does."""
@@ -52,21 +55,34 @@ class Post(Protocol):
 
 
 class MessageRow(Body):
-    """One message: who is told what, and what became of it."""
+    """One message: who is told what, and what became of it.
+
+    `not_before` is the message's own matter; `next_attempt` minds that its receiver may
+    be paused or down, and is null where nothing will be tried. It goes after the one
+    that it is `behind`; `follows` is the one that it changes or answers to.
+    """
 
     id: str
     receiver: str
     kind: str
-    status: Literal["pending", "sent", "dead", "superseded"]
+    status: MessageStatus
     created: Moment
+    due: Moment
     not_before: Moment
+    next_attempt: Moment | None
+    behind: str
+    expires: Moment
     settled: Moment | None
     attempts: Count
     code: Count
     error: str
     reason: str
     alerts: list[str]
+    group: dict[str, str]
+    text: str
+    follows: str
     fallback_for: str
+    fell_back: bool
 
 
 class MessageList(Body):
@@ -118,13 +134,13 @@ def message_list(reading: Reading, query: NotificationsQuery) -> MessageList:
         if query.receiver in (None, message.receiver)
         and query.status in (None, message.status)
     ]
-    rows = [MessageRow(**_fields(message)) for message in found[: query.limit]]
+    rows = [_row(message) for message in found[: query.limit]]
     return MessageList(timestamp=reading.now, matching=len(found), notifications=rows)
 
 
 def receiver_list(reading: Reading, _: NoQuery) -> ReceiverList:
     """Return all receivers."""
-    rows = [ReceiverRow(**_fields(found)) for found in reading.letters.receivers]
+    rows = [ReceiverRow(**structs.asdict(found)) for found in reading.letters.receivers]
     return ReceiverList(timestamp=reading.now, receivers=rows)
 
 
@@ -176,9 +192,10 @@ def done(_: Reading, found: Done) -> Done:
 # -- inside --------------------------------------------------------------------------
 
 
-def _fields(record: Struct) -> dict[str, Any]:
-    found = {name: getattr(record, name) for name in record.__struct_fields__}
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in found.items()}
+def _row(message: MessageRecord) -> MessageRow:
+    found = structs.asdict(message)
+    alerts = [subject.summary for subject in found.pop("about")]
+    return MessageRow(**found, alerts=alerts)
 
 
 def _check(post: Post, body: Some) -> None:

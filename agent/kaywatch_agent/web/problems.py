@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Final
 
-__all__ = ["Problem", "nearest", "not_found"]
+__all__ = ["Problem", "nearest", "not_durable", "not_found"]
 
 # Comparing costs some 10 us a name, and a hint is not worth more than 50 ms.
 MAX_COMPARED: Final = 5_000
@@ -63,3 +63,22 @@ def not_found(
     message = f"no {what} {wanted[:MAX_SHOWN]!r} has been seen{among}"
     hint = f"{nearest(wanted, known, 3)} {where} lists those known".strip()
     return Problem(404, f"unknown_{what}", message, hint)
+
+
+def not_durable(problem: str, name: str) -> Problem:
+    """Return the 503 for what was changed, and is in memory alone.
+
+    It isn't undone: messages go out when the disk is full, and so must a silence hold.
+
+    Args:
+        problem: why it isn't durable.
+        name: the id of what was changed; empty for none.
+    """
+    what = f"{name[:MAX_SHOWN]}: " if name else ""
+    return Problem(
+        503,
+        "not_durable",
+        f"{what}done, and it holds, but the store can't keep it yet: {problem}",
+        "don't send it again: it is tried with each commit, and lost only if the agent"
+        " stops before; /health says how the store is",
+    )

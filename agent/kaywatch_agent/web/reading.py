@@ -40,9 +40,9 @@ def no_alerts() -> Picture:
 
 
 class Letters(NamedTuple):
-    """The messages that are kept, the newest first, and the receivers."""
+    """The messages that are kept, the newest first, to be read once; the receivers."""
 
-    messages: tuple[MessageRecord, ...] = ()
+    messages: Iterable[MessageRecord] = ()
     receivers: tuple[ReceiverRecord, ...] = ()
 
 

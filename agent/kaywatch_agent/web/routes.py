@@ -27,6 +27,7 @@ from kaywatch_agent.web import (
     schema,
     series,
     silences,
+    story,
 )
 from kaywatch_agent.web.parameters import NoQuery
 from kaywatch_agent.web.reading import Reading
@@ -214,11 +215,12 @@ ROUTES: Final = (
     ),
     Route(
         "/api/v1/alerts/{id}",
-        "One alert: its story, and what was seen when it fired.",
-        alerts.alert_story,
+        "One alert: its story, what was seen when it fired, who was told, and how.",
+        story.alert_story,
         parameters.AlertQuery,
-        alert_shapes.AlertStory,
+        story.AlertStory,
         errors=(404, 503),
+        letters=True,
     ),
     Route(
         "/api/v1/rules",

@@ -35,7 +35,7 @@ from kaywatch_agent.web.events import Events
 from kaywatch_agent.web.lists import describe, peaks
 from kaywatch_agent.web.notifications import Post
 from kaywatch_agent.web.parameters import EventsQuery, parse
-from kaywatch_agent.web.problems import Problem, nearest
+from kaywatch_agent.web.problems import Problem, nearest, not_durable
 from kaywatch_agent.web.reading import Letters, Reading
 from kaywatch_agent.web.reply import Reply, as_json, refusal, send
 from kaywatch_agent.web.routes import ROUTES, Route
@@ -116,6 +116,9 @@ class Source(Protocol):
 
     def clock(self) -> float:
         """Return Unix seconds."""
+
+    async def kept(self) -> str:
+        """Wait until all that was changed is durable; return why it isn't, if so."""
 
     @property
     def alerting(self) -> Desk:
@@ -225,6 +228,8 @@ class WebServer:
             source = self._source
             desk = getattr(source, route.desk)
             changed = change(desk, source.clock(), query, body)
+            if problem := await source.kept():
+                raise not_durable(problem, getattr(changed, "id", ""))
             return await send(request, await self._answer(route, request, changed))
 
         return handle
@@ -253,7 +258,7 @@ class WebServer:
 
     def _letters(self) -> Letters:
         post = self._source.delivery
-        return Letters(tuple(post.messages()), tuple(post.receivers()))
+        return Letters(post.messages(), tuple(post.receivers()))
 
     async def _describe(self) -> tuple[schema.Client, ...]:
         """Describe all clients, with turns for others in between."""

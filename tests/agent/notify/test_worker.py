@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+from structlog.testing import capture_logs
 from tests.agent.notify.alerts import NOON, Disk, alert, outbox, over
 from tests.receivers import HANG, RESET, Receivers, Reply, limited
 
@@ -264,3 +265,37 @@ async def test_a_thousand_episodes_with_a_third_of_the_answers_bad(
         if one["status"] == "resolved"
     }
     assert len(ended) == 1000
+
+
+async def test_a_receiver_that_fails_now_and_then_is_not_said_to_be_back(
+    fakes: Receivers,
+) -> None:
+    fakes.answer("/hook", Reply(500), Reply(200), Reply(500), Reply(200))
+    with capture_logs() as lines:
+        async with delivering(fakes, hook={"type": "webhook", "url": "/hook"}) as now:
+            now.put("hook", FIRING, alert("pay"))
+            await until(lambda: now.count(Status.SENT) == 1)
+            now.put("hook", FIRING, alert("ship"))
+            await until(lambda: now.count(Status.SENT) == 2)
+            await until(lambda: len(back(lines)) == 2)
+    assert [line["log_level"] for line in back(lines)] == ["debug", "debug"]
+
+
+async def test_the_end_of_an_outage_is_said(fakes: Receivers) -> None:
+    fakes.answer("/hook", *[Reply(500)] * 10)
+    with capture_logs() as lines:
+        async with delivering(fakes, hook={"type": "webhook", "url": "/hook"}) as now:
+            now.put("hook", FIRING, alert("pay"))
+            await until(lambda: now.box.is_down("hook"))
+            # A reload gives it another try, rather than a minute's wait.
+            now.box.use(now.box._policies, time.time())
+            now.deliverer.wake()
+            await until(lambda: now.count(Status.SENT) == 1)
+            await until(lambda: back(lines))
+    (line,) = back(lines)
+    assert (line["log_level"], line["receiver"]) == ("info", "hook")
+    assert line["after_seconds"] >= 0
+
+
+def back(lines: list[Any]) -> list[Any]:
+    return [line for line in lines if line["event"] == "receiver is back"]

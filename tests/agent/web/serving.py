@@ -23,7 +23,7 @@ from kaywatch_agent.aggregate.registry import Limits, Registry
 from kaywatch_agent.alerting import Alerting
 from kaywatch_agent.health import Health
 from kaywatch_agent.model import ProcessSample
-from kaywatch_agent.notification import MessageRecord, ReceiverRecord
+from kaywatch_agent.notification import MessageRecord, ReceiverRecord, Subject
 from kaywatch_agent.pipeline import Conversation, Pipeline
 from kaywatch_agent.rules.load import load
 from kaywatch_agent.rules.picture import Picture
@@ -89,6 +89,8 @@ class NoPost:
 
     def __init__(self) -> None:
         self.dead = ["msg_1", "msg_2"]
+        summary = "slow: checkout / pay: it is slow"
+        self.about = Subject("key", 1, "firing", False, summary)
 
     def messages(self) -> list[MessageRecord]:
         return [
@@ -98,13 +100,18 @@ class NoPost:
                 kind="firing",
                 status="dead",
                 created=1.8e9,
+                due=1.8e9,
                 not_before=1.8e9,
+                next_attempt=None,
+                behind="",
+                expires=1.8e9 + 86_400,
                 settled=1.8e9 + 60,
                 attempts=3,
                 code=400,
                 error="HTTP 400: invalid_payload",
                 reason="refused",
-                alerts=("slow: checkout / pay: it is slow",),
+                about=(self.about,),
+                group={"graph": "checkout"},
             )
             for name in self.dead
         ]
@@ -146,6 +153,7 @@ class Source:
         self.told: list[Notice] = []
         self.turned: list[Picture] = []
         self.delivery = NoPost()
+        self.unkept = ""  # why nothing is durable
         self.alerting = Alerting(
             load({}),
             self.telemetry,
@@ -160,6 +168,9 @@ class Source:
 
     def _committed(self, change: Change) -> None:
         self.pipeline.committed(change)
+
+    async def kept(self) -> str:
+        return self.unkept
 
     def view(self) -> View:
         return self.pipeline.aggregator.view(self.clock())

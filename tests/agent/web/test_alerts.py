@@ -14,6 +14,7 @@ import pytest
 from tests.agent.web.serving import Answer, Served, serving, until
 from tests.agent.web.test_stream import reading
 
+from kaywatch_agent.notification import Subject
 from kaywatch_agent.rules.load import load
 
 RULES = [
@@ -59,6 +60,16 @@ def evaluate(served: Served) -> None:
     served.call(begin)
     until(lambda: source.alerting.evaluated > before, "an evaluation")
     assert not source.alerting.problem
+
+
+def turned(served: Served, state: str) -> Any:
+    """Evaluate until an alert is in a state: what was found is good for a moment."""
+
+    def found() -> Any:
+        evaluate(served)
+        return served.get("/api/v1/alerts", state=state)["alerts"]
+
+    return until(found, f"an alert is {state}")[0]
 
 
 def send(
@@ -139,9 +150,50 @@ def test_one_alert_has_its_story_and_what_was_seen(alerted: Served) -> None:
         "ops is told: firing",
     ]
     assert found["error_classes"] == [{"type": "KeyError", "count": 2}]
+    (first, _) = found["story"]
+    assert (first["before"], first["after"], first["episode"]) == ("ok", "firing", 1)
+    assert (first["value"], first["threshold"]) == (1.0, 0.5)
+    assert (first["executions"], first["errors"]) == (2, 2)
+    assert (found["worst"]["value"], found["left_out"]) == (1.0, 0)
     missing = alerted.ask("/api/v1/alerts/0000000000000000")
     assert missing.status == 404
     assert missing.json["error"]["code"] == "unknown_alert"
+
+
+def test_an_alert_s_story_has_what_became_of_its_messages(alerted: Served) -> None:
+    (alert,) = alerted.get("/api/v1/alerts")["alerts"]
+    path = f"/api/v1/alerts/{alert['id']}"
+    (ops,) = alerted.get(path)["receivers"]
+    assert (ops["receiver"], ops["type"], ops["messages"]) == ("ops", "slack", [])
+    assert ops["told"]["last"] == "firing"
+    assert ops["held_back"] is None
+
+    key = alert["dedup_key"]
+    alerted.source.delivery.about = Subject(key, 1, "firing", True, "fails: it does")
+    (ops,) = alerted.get(path)["receivers"]
+    newer, older = ops["messages"]
+    assert (newer["id"], older["id"]) == ("msg_2", "msg_1")
+    assert (older["kind"], older["over"], older["others"]) == ("firing", True, 0)
+    assert (older["status"], older["reason"], older["attempts"]) == (
+        "dead",
+        "refused",
+        3,
+    )
+    assert (older["code"], older["error"]) == (400, "HTTP 400: invalid_payload")
+
+
+def test_why_a_receiver_is_not_told_is_said_with_its_end(alerted: Served) -> None:
+    good = {"graph": "g", "node": "bad", "seconds": 0.1}
+    made = send(alerted, "POST", "/api/v1/silences", silence()).json["silenceID"]
+    alerted.send_rows(*[good] * 5)
+    turned(alerted, "ok")
+    alerted.send_rows(*[{**good, "outcome": "error"}] * 20)
+    alert = turned(alerted, "firing")
+    (ops,) = alerted.get(f"/api/v1/alerts/{alert['id']}")["receivers"]
+    held = ops["held_back"]
+    assert (held["reason"], held["by"]) == ("silenced", made)
+    assert held["until"] == pytest.approx(time.time() + 3600, abs=60)
+    assert ops["told"]["last"] == "resolved"
 
 
 def test_rules_say_what_they_look_for_and_how_many_alerts_they_have(
@@ -228,6 +280,35 @@ def test_a_turn_is_an_event_of_the_stream(alerted: Served) -> None:
 
 
 # -- silences ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/api/v1/silences", True),
+        ("DELETE", "/api/v1/silences/{}", False),
+        ("POST", "/api/v1/receivers/ops/test", False),
+        ("POST", "/api/v1/notifications/retry", {"id": ""}),
+        ("POST", "/api/v1/notifications/purge", {"id": ""}),
+    ],
+)
+def test_what_holds_and_is_not_durable_is_said_to_be(
+    alerted: Served, method: str, path: str, body: Any
+) -> None:
+    name = send(alerted, "POST", "/api/v1/silences", silence()).json["silenceID"]
+    alerted.source.unkept = "disk is full"
+    given = silence(id=name) if body is True else body or None
+    answer = send(alerted, method, path.format(name), given)
+
+    assert answer.status == 503
+    error = answer.error
+    assert error["code"] == "not_durable"
+    assert "it holds, but the store can't keep it yet: disk is full" in error["message"]
+    assert error["message"].startswith(name) is ("silences" in path)
+    assert "don't send it again" in error["hint"]
+    state = "expired" if method == "DELETE" else "active"
+    found = alerted.get("/api/v1/silences", state=state)["silences"]
+    assert [row["id"] for row in found] == [name]
 
 
 def test_a_silence_is_made_changed_and_ended(alerted: Served) -> None:

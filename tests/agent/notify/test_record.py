@@ -1,0 +1,155 @@
+"""What is said of messages: until when they wait, and what became of them."""
+
+from __future__ import annotations
+
+from tests.agent.notify.alerts import NOON, alert, outbox, over
+from tests.agent.notify.test_outbox import (
+    CHAT,
+    FAST,
+    FIRING,
+    GONE,
+    LIMITED,
+    PAGER,
+    RESOLVED,
+    bot,
+    deliver,
+    fail,
+    post_two,
+)
+
+from kaywatch_agent.notification import MessageRecord
+from kaywatch_agent.notify.outbox import Outbox
+from kaywatch_agent.notify.policy import Policy
+from kaywatch_agent.notify.record import records
+from kaywatch_agent.notify.verdict import no_answer
+
+
+def recorded(box: Outbox, now: float) -> list[MessageRecord]:
+    """All of them, the oldest first."""
+    return list(records(box.rows(), box.status(now), now))[::-1]
+
+
+def test_what_gathers_is_sent_when_its_group_is_complete() -> None:
+    box = outbox({"chat": CHAT})
+    for node in ("pay", "ship"):
+        box.put("chat", FIRING, alert(node), NOON)
+    (found,) = recorded(box, NOON + 1)
+    assert (found.status, found.due, found.next_attempt) == (
+        "pending",
+        NOON + 10,
+        NOON + 10,
+    )
+    assert found.group == {"alertname": "node-success-rate", "graph": "checkout"}
+    assert [(s.kind, s.over, s.episode) for s in found.about] == [
+        ("firing", False, 1),
+        ("firing", False, 1),
+    ]
+    assert found.expires > NOON + 80_000
+
+
+def test_what_failed_says_why_and_when_it_is_tried_again() -> None:
+    box = outbox({"pager": PAGER})
+    box.put("pager", FIRING, alert(), NOON)
+    fail(box, "pager", NOON, no_answer("no connection"))
+    (found,) = recorded(box, NOON)
+    assert (found.attempts, found.code, found.error) == (1, 0, "no connection")
+    assert found.next_attempt == found.not_before == NOON + 2
+
+
+def test_a_pause_of_the_receiver_is_minded() -> None:
+    box = outbox({"pager": PAGER})
+    box.put("pager", FIRING, alert("pay"), NOON)
+    fail(box, "pager", NOON, LIMITED)
+    box.put("pager", FIRING, alert("ship"), NOON + 1)
+    assert [m.next_attempt for m in recorded(box, NOON + 1)] == [NOON + 40] * 2
+    assert recorded(box, NOON + 1)[1].not_before == NOON + 1
+
+
+def test_a_circuit_that_is_open_decides_when_it_is_probed() -> None:
+    box = outbox({"pager": PAGER})
+    box.put("pager", FIRING, alert(), NOON)
+    now = NOON
+    for _ in range(10):
+        fail(box, "pager", now, no_answer("no connection"))
+        now = box.next_due("pager", now) or now
+    (found,) = recorded(box, now - 60)
+    assert found.next_attempt == box.next_due("pager", now - 60) == now
+
+
+def test_a_resolve_waits_behind_its_trigger() -> None:
+    box = outbox({"pager": PAGER})
+    box.put("pager", FIRING, alert(), NOON)
+    fail(box, "pager", NOON, no_answer("reset"))
+    box.put("pager", RESOLVED, over(alert()), NOON + 1)
+    # It may have been taken, so the incident is closed; its trigger is not sent again.
+    trigger, resolve = recorded(box, NOON + 1)
+    assert (trigger.status, trigger.reason, trigger.next_attempt) == (
+        "superseded",
+        "resolved",
+        None,
+    )
+    assert (resolve.status, resolve.behind) == ("pending", "")
+
+    chat = outbox({"chat": Policy(rate=FAST, group_wait=0.0, group_interval=0.0)})
+    chat.put("chat", FIRING, alert(), NOON)
+    fail(chat, "chat", NOON, no_answer("reset"))
+    chat.put("chat", FIRING, alert("ship"), NOON + 1)
+    first, second = recorded(chat, NOON + 1)
+    assert (first.behind, second.behind) == ("", first.id)
+
+
+def test_a_message_that_says_both_is_known_as_one_that_fired() -> None:
+    box = outbox({"chat": CHAT})
+    box.put("chat", FIRING, alert(), NOON)
+    box.put("chat", RESOLVED, over(alert()), NOON + 5)
+    (found,) = recorded(box, NOON + 5)
+    (subject,) = found.about
+    assert (subject.kind, subject.over, found.kind) == ("firing", True, "resolved")
+
+
+def test_one_that_takes_the_place_of_what_may_have_arrived_knows_it_too() -> None:
+    box = outbox({"chat": CHAT})
+    box.put("chat", FIRING, alert(), NOON)
+    fail(box, "chat", NOON + 10, no_answer("reset"))
+    box.put("chat", RESOLVED, over(alert()), NOON + 11)
+    before, heir = recorded(box, NOON + 11)
+    assert (before.status, before.reason) == ("superseded", "replaced")
+    assert (before.about[0].kind, before.about[0].over) == ("firing", False)
+    assert (heir.about[0].kind, heir.about[0].over) == ("firing", True)
+
+
+def test_a_message_that_was_changed_in_place_still_says_how_it_began() -> None:
+    box = outbox(bot("update"))
+    post_two(box)
+    box.put("bot", RESOLVED, over(alert("pay")), NOON + 5)
+    deliver(box, "bot", NOON + 5)
+    posted, change = recorded(box, NOON + 6)
+    assert [(s.kind, s.over) for s in posted.about] == [
+        ("firing", True),
+        ("firing", False),
+    ]
+    assert (change.follows, change.about[0].kind) == (posted.id, "resolved")
+
+
+def test_a_receiver_that_is_disabled_tries_nothing_and_its_fallback_knows() -> None:
+    box = outbox({"pager": Policy(grouped=False, fallback="chat"), "chat": CHAT})
+    box.put("pager", FIRING, alert(), NOON)
+    fail(box, "pager", NOON, GONE)
+    dead, instead = recorded(box, NOON)
+    assert (dead.status, dead.reason, dead.code, dead.fell_back) == (
+        "dead",
+        "gone",
+        410,
+        True,
+    )
+    assert (instead.receiver, instead.fallback_for) == ("chat", "pager")
+    assert "pager can't be reached" in instead.text
+    assert dead.about[0].dedup_key == instead.about[0].dedup_key
+
+
+def test_what_is_looked_at_later_is_as_it_was() -> None:
+    box = outbox({"pager": PAGER})
+    box.put("pager", FIRING, alert(), NOON)
+    found = records(box.rows(), box.status(NOON), NOON)
+    deliver(box, "pager", NOON)
+    assert next(found).status == "pending"
