@@ -2,6 +2,7 @@
 # make test                everything that is tested, against real servers
 # make check               ruff, mypy, import-linter
 # make bench [QUICK=1]      figures beside those of peers, and bench.json
+# make images              the pictures in the documents; needs chromium
 # make long-run MINUTES=10 every node kind under `kaywatch run`: their counts and ours
 # make chaos               100 kill -9 under load, and then count
 
@@ -14,7 +15,7 @@ QUICK ?=
 TESTS ?= tests
 MINUTES ?= 10
 
-.PHONY: demo test check format bench long-run chaos servers clean
+.PHONY: demo test check format bench images long-run chaos servers clean
 
 demo: .venv/.demo
 	@$(BIN)/kaywatch demo $(if $(SECONDS),--seconds $(SECONDS))
@@ -35,6 +36,9 @@ format: .venv/.dev
 bench: .venv/.dev
 	@tests/bench/install_peers.sh
 	$(BIN)/python -m tests.bench --json bench.json $(if $(QUICK),--quick)
+
+images: .venv/.dev
+	$(BIN)/python -m tests.docs.slack_images
 
 long-run: .venv/.dev
 	$(BIN)/python -m tests.e2e.long_run --minutes $(MINUTES)

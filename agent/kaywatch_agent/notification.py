@@ -98,7 +98,8 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
         ended: when it ended; None while it fires.
         summary: one sentence, filled in.
         error_classes: the most frequent ones with their counts, at most 3.
-        transition: the action with the worst figures, as `node -> action: share`.
+        transition: the one that is taken most beyond its usual share, such as
+            `pay -> retry: 41%, usually 3%`.
         history: the values of the last windows, oldest first, at most 30.
         evidence: the last failing executions when it fired.
         host: where the agent runs.

@@ -6,11 +6,12 @@ from typing import Final
 
 import msgspec
 
-from kaywatch_agent.notification import Alert, dedup_key
+from kaywatch_agent.notification import Alert, Evidence, dedup_key
 
 __all__ = ["ended", "sample"]
 
 _LABELS: Final = {"graph": "checkout", "node": "pay"}
+_WHERE: Final = "checkout / pay"
 _RULE: Final = "node-success-rate"
 
 
@@ -39,10 +40,24 @@ def sample(now: float, *, host: str = "", namespace: str = "") -> Alert:
         completeness=1.0,
         started=now - 120,
         fired=now,
-        summary="pay: success 84.2 % < 95.0 % (32 of 203 failed in 5m)",
+        worst=0.8424,
+        worst_at=now,
+        summary=f"{_WHERE}: success rate 84.2 %, below 95.0 % (32 of 203 failed in 5m)",
         error_classes=(("TimeoutError", 21), ("ValueError", 9), ("KeyError", 2)),
-        transition="pay -> retry: 41 %",
+        transition="pay -> retry: 41%, usually 3%",
         history=(0.99, 0.98, 0.99, None, 0.97, 0.93, 0.88, 0.8424),
+        evidence=(
+            Evidence(
+                time=now - 2,
+                node="pay",
+                type="TimeoutError",
+                message="",
+                phase="exec",
+                outcome="error",
+                run="7f3a9c21",
+                attempts=3,
+            ),
+        ),
         host=host,
     )
 
@@ -55,6 +70,8 @@ def ended(alert: Alert, now: float) -> Alert:
         ended=now,
         reason="cleared",
         value=0.985,
+        worst=0.612,
+        worst_at=alert.fired + 60,
         errors=3,
-        summary="pay: success 98.5 %, limit 95.0 % (3 of 203 failed in 5m)",
+        summary=f"{_WHERE}: success rate 98.5 %, limit 95.0 % (3 of 203 failed in 5m)",
     )

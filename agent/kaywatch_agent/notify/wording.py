@@ -19,6 +19,7 @@ __all__ = [
     "place",
     "plain",
     "sentence",
+    "statement",
     "title",
 ]
 
@@ -74,6 +75,11 @@ def sentence(alert: Alert) -> str:
     return alert.summary or f"{place(alert)}: {alert.condition or alert.rule}"
 
 
+def statement(alert: Alert) -> str:
+    """Return how it is without the place, for where that stands already."""
+    return sentence(alert).removeprefix(f"{place(alert)}: ")
+
+
 def marks(notification: Notification, now: float) -> list[str]:
     """Return what has to be said above the alerts, such as that it is late."""
     found = []
@@ -96,20 +102,25 @@ def late(notification: Notification, now: float) -> float:
 
 
 def facts(alert: Alert, now: float) -> list[tuple[str, str]]:
-    """Return what is known of an alert, as names and texts, the weightiest first."""
+    """Return what is known of an alert, as names and texts, the weightiest first.
+
+    Of one that is over, what was seen as it began is told as such, or not at all.
+    """
+    over = alert.resolved
     found = [
-        ("Value", measured(alert)),
+        ("Now" if over else "Value", measured(alert)),
+        ("Worst", _worst(alert, now)),
         *_times(alert, now),
-        ("Failed", _counts(alert)),
-        ("Errors", _errors(alert)),
-        ("Worst transition", alert.transition),
-        ("Trend", _trend(alert)),
+        ("" if over else "Failed", _counts(alert)),
+        ("Errors at first" if over else "Errors", _errors(alert)),
+        ("" if over else "Worst transition", alert.transition),
+        ("" if over else "Trend", _trend(alert)),
         ("Complete", _complete(alert)),
         ("Labels", _labels(alert)),
         ("Note", alert.note),
         ("Host", alert.host),
     ]
-    return [(name, text) for name, text in found if text]
+    return [(name, text) for name, text in found if name and text]
 
 
 def brief(alert: Alert, now: float) -> str:
@@ -178,6 +189,16 @@ def _times(alert: Alert, now: float) -> list[tuple[str, str]]:
         ("Fired", clock_time(fired, now)),
         ("Resolved", f"{lasted}; {why}" if why else lasted),
     ]
+
+
+def _worst(alert: Alert, now: float) -> str:
+    """Return the worst of the episode, where it was worse than what is told anyway."""
+    if alert.worst is None or alert.worst_at is None:
+        return ""
+    text = quantity(alert.worst, alert.unit)
+    if text == quantity(alert.value, alert.unit):
+        return ""
+    return f"{text} at {clock_time(alert.worst_at, now)}"
 
 
 def _counts(alert: Alert) -> str:

@@ -18,6 +18,7 @@ from kaywatch_agent.rules.rule import (
     Threshold,
     Transition,
 )
+from kaywatch_agent.rules.state import State
 from kaywatch_agent.rules.summary import fill, usual
 
 __all__ = ["condition_of", "describe", "labels_of", "unit_of", "words"]
@@ -149,7 +150,8 @@ def _summary(
     where = " / ".join(value for value in instance.labels.values() if value)
     if rule is None:
         return f"{where or instance.rule}: the rule is gone"
-    if rule.summary:
+    over = instance.life.state is State.OK and isinstance(rule.test, Threshold)
+    if rule.summary and not over:  # it says what is wrong, which isn't so any more
         return fill(
             rule.summary,
             {

@@ -34,6 +34,9 @@ MAX_HISTORY: Final = 30
 # A message is cut to this: it is read at night, on a telephone.
 MAX_MESSAGE: Final = 500
 
+# A share that differs by less is as usual.
+SHARE_MOVED: Final = 0.01
+
 Group = tuple[str, ...]
 
 
@@ -48,18 +51,18 @@ def witnesses(
         for instance in instances
     ]
     series = Series(frozenset({Kind.NODE}), frozenset(), rule.per, rule.match)
-    names, figures = windows.figures(series, rule.window, Facet.ERROR, Facet.ACTION)
+    names, figures = windows.figures(series, rule.window, Facet.ERROR)
     at = {name: number for number, name in enumerate(names)}
     chosen = {at[group] for group in wanted if group in at}
     classes = _classes(figures, chosen, windows)
-    moved = _moved(series, figures, chosen, windows)
+    moved = _moved(rule, set(wanted), windows)
     history = _history(rule, wanted, windows)
     failures = windows.scene.view.failures
     lost = _completeness(rule, windows)
     return [
         Witness(
             error_classes=tuple(classes.get(at.get(group, -1), ())),
-            transition=moved.get(at.get(group, -1), ""),
+            transition=moved.get(group, ""),
             history=history.get(group, ()),
             evidence=_evidence(instance.labels, rule, failures),
             completeness=lost.get(instance.labels.get("service", ""), lost.get("")),
@@ -86,21 +89,33 @@ def _classes(
     }
 
 
-def _moved(
-    series: Series, figures: Figures, chosen: set[int], windows: Windows
-) -> dict[int, str]:
-    """Return, by group, the action whose share grew most against all time."""
+def _moved(rule: Rule, wanted: set[Group], windows: Windows) -> dict[Group, str]:
+    """Return, by group, the transition that is taken most beyond its usual share."""
+    own = rule.per.index("node") if "node" in rule.per else len(rule.per)
+    per = rule.per if own < len(rule.per) else (*rule.per, "node")
+    series = Series(frozenset({Kind.NODE}), frozenset(), per, rule.match)
     values = windows.scene.view.registry.actions.values
-    _, ever = windows.figures(series, math.inf, Facet.ACTION)
-    usual = {(g, a): n for g, a, n in ever.counted(Facet.ACTION) if g in chosen}
-    best: dict[int, tuple[float, str]] = {}
-    for group, action, count in figures.counted(Facet.ACTION):
-        n, n_ever = int(figures.executions[group]), int(ever.executions[group])
-        if group not in chosen or not n or not n_ever:
+    names, ever = windows.figures(series, math.inf, Facet.ACTION)
+    _, figures = windows.figures(series, rule.window, Facet.ACTION)
+    group_of = {
+        n: name
+        for n, row in enumerate(names)
+        if (name := row[: len(rule.per)]) in wanted
+    }
+    usual = {(g, a): n for g, a, n in ever.counted(Facet.ACTION) if g in group_of}
+    best: dict[Group, tuple[float, str]] = {}
+    for number, action, count in figures.counted(Facet.ACTION):
+        group, n = group_of.get(number), int(figures.executions[number])
+        n_ever = int(ever.executions[number])
+        if group is None or not n or not n_ever:
             continue
-        share, before = count / n, usual.get((group, action), 0) / n_ever
-        text = f"{values[action]}: {share:.0%}, usually {before:.0%}"
-        best[group] = max(best.get(group, (0.01, "")), (share - before, text))
+        before = usual.get((number, action), 0) / n_ever
+        surplus = count - n * before
+        if surplus <= SHARE_MOVED * n:
+            continue
+        text = f"{names[number][own]} -> {values[action]}: {count / n:.0%}"
+        found = (surplus, f"{text}, usually {before:.0%}")
+        best[group] = max(best.get(group, (0.0, "")), found)
     return {group: text for group, (_, text) in best.items()}
 
 

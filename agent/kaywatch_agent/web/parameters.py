@@ -32,6 +32,7 @@ __all__ = [
     "NoQuery",
     "RuleQuery",
     "RulesQuery",
+    "SilencePageQuery",
     "SilenceQuery",
     "SilencesQuery",
     "NodeStatsQuery",
@@ -280,6 +281,12 @@ class AlertQuery(Struct, frozen=True):
     """One alert."""
 
     id: Annotated[Name, Meta(min_length=1, description="The alert's id.")]
+
+
+class SilencePageQuery(Struct, frozen=True):
+    """The alert that is to be silenced."""
+
+    alert: Annotated[Name, Meta(min_length=1, description="The alert's id.")]
 
 
 class RulesQuery(Struct, frozen=True):

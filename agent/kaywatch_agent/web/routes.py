@@ -26,6 +26,7 @@ from kaywatch_agent.web import (
     recent,
     schema,
     series,
+    silence_page,
     silences,
     story,
 )
@@ -269,6 +270,14 @@ ROUTES: Final = (
         errors=(403, 404, 503),
         method="DELETE",
         change=silences.end,
+    ),
+    Route(
+        "/silence",
+        "How an alert is silenced: where the links in messages lead to.",
+        silence_page.silence_page,
+        parameters.SilencePageQuery,
+        media=("text/html",),
+        errors=(404, 503),
     ),
     Route(
         "/api/v1/notifications",

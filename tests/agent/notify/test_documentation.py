@@ -11,27 +11,17 @@ import re
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
+from tests.docs.slack_images import NOON, fact
 
 from kaywatch_agent.notification import Alert, NoticeKind, Notification
 from kaywatch_agent.notify import wording
 from kaywatch_agent.notify.config import TYPES, Grouping, HeartbeatConfig, parse
 from kaywatch_agent.notify.receivers import alertmanager, pagerduty, slack, webhook
-from kaywatch_agent.notify.sample import ended, sample
+from kaywatch_agent.notify.sample import ended
 
 PAGE = Path(__file__).parents[3] / "docs" / "receivers.md"
-NOON = 1_795_608_060.0
 EXAMPLE = re.compile(r"<!-- example: (\w+) -->\n```\w+\n(.*?)```\n", re.DOTALL)
-
-
-def fact() -> Alert:
-    return msgspec.structs.replace(
-        sample(NOON, host="worker-3"),
-        runbook_url="https://runbooks.example/checkout",
-        dashboard_url="https://kaywatch.example/#/graphs/checkout",
-        silence_url="https://kaywatch.example/#/silence/abc",
-    )
 
 
 def message(alert: Alert, kind: NoticeKind = NoticeKind.FIRING) -> Notification:

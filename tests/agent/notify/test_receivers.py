@@ -11,7 +11,7 @@ from standardwebhooks import Webhook as Verifier
 from tests.agent.notify.alerts import NOON, alert, over
 from tests.receivers import RESET, Receivers, Reply
 
-from kaywatch_agent.notification import Alert, NoticeKind, Notification
+from kaywatch_agent.notification import Alert, Evidence, NoticeKind, Notification
 from kaywatch_agent.notify import wording
 from kaywatch_agent.notify.config import parse
 from kaywatch_agent.notify.http import Answer, Http
@@ -441,9 +441,64 @@ def test_the_alertmanager_s_body_has_its_fields_and_no_others() -> None:
 
 
 def test_our_own_body_tells_no_message_of_an_error() -> None:
-    body = json.dumps(webhook.native_body(message(), NOON))
-    assert "TimeoutError" in body
-    assert "evidence" not in body
+    seen = Evidence(
+        time=NOON - 2,
+        node="pay",
+        type="TimeoutError",
+        message="card 4111 was refused",
+        phase="exec",
+        outcome="error",
+        run="7f3a",
+        attempts=3,
+    )
+    body = webhook.native_body(message(alert(evidence=(seen,))), NOON)
+    (told,) = body["alerts"][0]["evidence"]
+    assert (told["time"], told["run"]) == ("2026-11-25T12:00:58.000Z", "7f3a")
+    assert (told["type"], told["phase"], told["attempts"]) == (
+        "TimeoutError",
+        "exec",
+        3,
+    )
+    assert "4111" not in json.dumps(body)
+
+
+def test_an_end_says_how_it_is_and_how_bad_it_was() -> None:
+    ended = over(alert(worst=0.612, worst_at=NOON + 60))
+    lines = wording.plain(message(ended, kind="resolved"), NOON + 361).splitlines()
+    assert "  Now: 98.5 %, threshold 95.0 %, clears at 97.0 %" in lines
+    assert "  Worst: 61.2 % at 12:02 UTC" in lines
+    assert not [line for line in lines if line.startswith(("  Trend", "  Failed"))]
+    firing = wording.plain(message(alert(worst=0.8424, worst_at=NOON)), NOON)
+    assert "Worst:" not in firing
+
+
+def test_slack_tells_first_what_a_telephone_shows() -> None:
+    default = (
+        "checkout / pay: success rate 84.2 %, below 95.0 % (32 of 203 failed in 5m)"
+    )
+    payload = slack.render(message(alert(summary=default)), NOON + 5)
+    assert payload["text"].split("\n") == [
+        ":red_circle: *[FIRING] node-success-rate: checkout / pay*",
+        "success rate 84.2 %, below 95.0 % (32 of 203 failed in 5m)",
+        "since 11:59 UTC (2m 5s)",
+    ]
+    links, *_ = payload["attachments"][0]["blocks"]
+    assert links["text"]["text"].startswith("<https://kaywatch.example/")
+
+
+def test_links_that_all_alerts_of_a_group_have_are_told_once() -> None:
+    alerts = [alert(node, silence_url=f"https://k/{node}") for node in ("pay", "ship")]
+    payload = slack.render(message(*alerts), NOON + 5)
+    shared, first, second = [
+        block["text"]["text"] for block in payload["attachments"][0]["blocks"]
+    ]
+    assert "Dashboard" in shared
+    assert "Runbook" in shared
+    assert "Silence" not in shared
+    for text, node in ((first, "pay"), (second, "ship")):
+        assert f"<https://k/{node}|Silence>" in text
+        assert "Dashboard" not in text
+        assert text.count("\n") == 1
 
 
 # -- apprise -------------------------------------------------------------------------

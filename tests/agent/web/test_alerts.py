@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import http.client
 import json
+import re
+import shlex
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -16,6 +19,7 @@ from tests.agent.web.test_stream import reading
 
 from kaywatch_agent.notification import Subject
 from kaywatch_agent.rules.load import load
+from kaywatch_agent.rules.matchers import matches, parse
 
 RULES = [
     {
@@ -442,3 +446,45 @@ def test_what_a_storm_leaves_out_is_a_gap_in_the_ids(
         found = [(e["event"], e["id"]) for e in (reader.block() for _ in range(3))]
 
     assert found == [("alert", "1"), ("alert", "2"), ("snapshot", "6")]
+
+
+# -- the page that messages link to ----------------------------------------------------
+
+
+def test_a_message_s_link_leads_to_what_silences_the_alert(alerted: Served) -> None:
+    (alert,) = alerted.get("/api/v1/alerts")["alerts"]
+    answer = alerted.ask("/silence", alert=alert["id"])
+    assert answer.status == 200
+    assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+    text = html.unescape(answer.body.decode())
+    command = re.search(r"<pre>(.*?)</pre>", text, re.DOTALL)
+    assert command is not None
+    given = shlex.split(command[1])
+    assert given[:3] == ["kaywatch", "silence", "add"]
+    found = [parse(word) for word in given[3:6]]
+    assert matches(found, {"alertname": "fails", "graph": "g", "node": "bad"})
+    assert not matches(found, {"alertname": "fails", "graph": "g", "node": "good"})
+    assert "silenced until" not in text
+    send(alerted, "POST", "/api/v1/silences", silence(comment="<b>"))
+    page = alerted.ask("/silence", alert=alert["id"]).body.decode()
+    assert "silenced until" in page
+    assert "by ann: &lt;b&gt;" in page
+    assert alerted.ask("/silence", alert="0000").status == 404
+
+
+def test_labels_of_any_kind_are_quoted_for_the_shell(alerted: Served) -> None:
+    odd = """a"b'$(id) <c>"""
+    failed = {"graph": "g", "seconds": 0.1, "outcome": "error", "node": odd}
+    alerted.send_rows(*[failed] * 5)
+
+    def there() -> Any:
+        evaluate(alerted)
+        return alerted.get("/api/v1/alerts", node=odd)["alerts"]
+
+    (alert,) = until(there, "it fires")
+    page = alerted.ask("/silence", alert=alert["id"]).body.decode()
+    assert "<c>" not in page
+    command = re.search(r"<pre>(.*?)</pre>", page, re.DOTALL)
+    assert command is not None
+    given = shlex.split(html.unescape(command[1]))
+    assert [parse(word) for word in given[3:6]][2].value == odd

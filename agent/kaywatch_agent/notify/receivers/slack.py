@@ -2,10 +2,14 @@
 
 Limits: https://docs.slack.dev/reference/block-kit/blocks, and in all some 13,200
 characters over a message's blocks, which is not documented.
+
+Links are links and no buttons: a click on a button is also sent to the app, and Slack
+shows a warning beside it where nobody answers (slackapi/node-slack-sdk issue 869).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -29,6 +33,18 @@ MAX_NAME: Final = 300  # of one alert among many
 
 RED, ORANGE, BLUE, GREEN = "#d32f2f", "#f57c00", "#1976d2", "#388e3c"
 _COLOURS: Final = {"critical": RED, "error": RED, "warning": ORANGE, "info": BLUE}
+
+_MARKS: Final = {
+    "critical": ":red_circle:",
+    "error": ":red_circle:",
+    "warning": ":large_orange_circle:",
+    "info": ":large_blue_circle:",
+}
+
+# Facts that stand above the fields, or below.
+_ELSEWHERE: Final = frozenset({"Since", "Fired", "Resolved", "Host"})
+
+Links = Sequence[tuple[str, str]]
 
 # The Web API answers 200 with an error in the body.
 _LATER: Final = frozenset(
@@ -122,20 +138,21 @@ class Slack:
 def render(notification: Notification, now: float) -> dict[str, Any]:
     """Return a message's payload.
 
-    The text is what a phone shows: the title and the first sentence. The rest is an
-    attachment, which alone can have a colour.
+    The text is what a phone shows: what it is about, how bad, since when. The rest is
+    an attachment, which alone can have a colour.
     """
     first = notification.alerts[0]
-    lines = [f"*{escaped(wording.title(notification), MAX_TITLE)}*"]
+    lines = [f"{_mark(first)} *{escaped(wording.title(notification), MAX_TITLE)}*"]
     lines += [
         f"_{escaped(mark, MAX_TITLE)}_" for mark in wording.marks(notification, now)
     ]
     if len(notification.alerts) == 1:
-        lines.append(escaped(wording.sentence(first), MAX_TEXT))
+        lines.append(escaped(wording.statement(first), MAX_TEXT))
+        lines.append(escaped(wording.brief(first, now), MAX_FIELD))
         blocks = _details(first, now)
     else:
         blocks = _list(notification, now)
-    text = "\n".join(lines)
+    text = "\n".join(filter(None, lines))
     return {
         "text": text,
         "attachments": [
@@ -243,23 +260,28 @@ def _cut(pieces: list[str], left: int) -> str:
 
 def _details(alert: Alert, now: float) -> list[dict[str, Any]]:
     """Return the blocks of a message about one alert."""
+    blocks = _linked(wording.links(alert))
     fields = [
         _mrkdwn(f"*{name}*\n{escaped(text, MAX_FIELD)}")
         for name, text in wording.facts(alert, now)
+        if name not in _ELSEWHERE
     ][:MAX_FIELDS]
-    blocks: list[dict[str, Any]] = []
     if fields:
         blocks.append({"type": "section", "fields": fields})
-    blocks.append({"type": "context", "elements": [_mrkdwn(_context(alert))]})
+    parts = [alert.severity, f"episode {alert.episode}", escaped(alert.host, MAX_NAME)]
+    context = _mrkdwn(" · ".join(filter(None, parts)))
+    blocks.append({"type": "context", "elements": [context]})
     return blocks
 
 
 def _list(notification: Notification, now: float) -> list[dict[str, Any]]:
-    """Return the blocks of a message about several: a few lines for each."""
-    blocks: list[dict[str, Any]] = []
+    """Return the blocks of a message about several: two lines for each."""
+    first, *others = [wording.links(alert) for alert in notification.alerts]
+    shared = [link for link in first if all(link in links for links in others)]
+    blocks = _linked(shared)
     left, unsaid = BUDGET, notification.left_out
     for alert in notification.alerts:
-        text = _entry(alert, now)
+        text = _entry(alert, shared, now)
         if len(text) > left:
             unsaid += 1
             continue
@@ -271,33 +293,31 @@ def _list(notification: Notification, now: float) -> list[dict[str, Any]]:
     return blocks
 
 
-def _entry(alert: Alert, now: float) -> str:
-    mark = ":white_check_mark:" if alert.resolved else ":red_circle:"
-    if not alert.resolved and alert.severity in ("warning", "info"):
-        mark = (
-            ":large_orange_circle:"
-            if alert.severity == "warning"
-            else ":large_blue_circle:"
-        )
-    lines = [
-        f"{mark} *{escaped(wording.place(alert), MAX_NAME)}* {alert.severity}",
-        escaped(wording.sentence(alert), MAX_NAME),
+def _entry(alert: Alert, shared: Links, now: float) -> str:
+    own = [link for link in wording.links(alert) if link not in shared]
+    head = [
+        f"{_mark(alert)} *{escaped(wording.place(alert), MAX_NAME)}*",
+        alert.severity,
         escaped(wording.brief(alert, now), MAX_NAME),
-        _links(alert),
+        _links(own),
     ]
-    return wording.clipped("\n".join(line for line in lines if line), MAX_TEXT)
+    text = escaped(wording.statement(alert), MAX_NAME)
+    return f"{' · '.join(filter(None, head))}\n{text}"
 
 
-def _context(alert: Alert) -> str:
-    parts = [f"{alert.severity} · episode {alert.episode}", _links(alert)]
-    return " · ".join(part for part in parts if part)
+def _mark(alert: Alert) -> str:
+    return ":white_check_mark:" if alert.resolved else _MARKS[alert.severity]
 
 
-def _links(alert: Alert) -> str:
+def _linked(found: Links) -> list[dict[str, Any]]:
+    """Return a block of links, at the top: Slack folds what is long."""
+    text = _links(found)
+    return [{"type": "section", "text": _mrkdwn(text)}] if text else []
+
+
+def _links(found: Links) -> str:
     return " · ".join(
-        f"<{_in_link(url)}|{name}>"
-        for name, url in wording.links(alert)
-        if len(url) < MAX_FIELD
+        f"<{_in_link(url)}|{name}>" for name, url in found if len(url) < MAX_FIELD
     )
 
 

@@ -16,7 +16,7 @@ import msgspec
 
 from kaywatch._version import __version__
 from kaywatch_agent.errors import ConfigError
-from kaywatch_agent.notification import Alert, NoticeKind, Notification
+from kaywatch_agent.notification import Alert, Evidence, NoticeKind, Notification
 from kaywatch_agent.notify import wording
 from kaywatch_agent.notify.config import WebhookConfig
 from kaywatch_agent.notify.http import Http, NoAnswer
@@ -191,6 +191,8 @@ def _native(alert: Alert) -> dict[str, Any]:
         "value": alert.value,
         "threshold": alert.threshold,
         "clear": alert.clear,
+        "worst": alert.worst,
+        "worst_at": rfc3339(alert.worst_at) if alert.worst_at is not None else None,
         "unit": alert.unit,
         "window_seconds": alert.window_seconds,
         "executions": alert.executions,
@@ -204,10 +206,23 @@ def _native(alert: Alert) -> dict[str, Any]:
         "error_classes": [{"type": t, "count": n} for t, n in alert.error_classes],
         "transition": alert.transition,
         "history": alert.history,
+        "evidence": [_evidence(seen) for seen in alert.evidence],
         "host": alert.host,
         "links": {name.lower(): url for name, url in wording.links(alert)},
         "flapping": alert.flapping,
         "note": alert.note,
+    }
+
+
+def _evidence(seen: Evidence) -> dict[str, Any]:
+    return {
+        "time": rfc3339(seen.time) if seen.time else None,
+        "node": seen.node,
+        "type": seen.type,
+        "phase": seen.phase,
+        "outcome": seen.outcome,
+        "attempts": seen.attempts,
+        "run": seen.run,
     }
 
 

@@ -1,0 +1,175 @@
+"""Draws what Slack shows of our messages: `python -m tests.docs.slack_images`.
+
+The messages are made by the receiver, from alerts as rules make them. Each image says
+which page it was made of, so that a test sees when the message has changed since.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import zlib
+from pathlib import Path
+
+import msgspec
+from tests.docs.slack_page import page
+
+from kaywatch_agent.notification import Alert, NoticeKind
+from kaywatch_agent.notify.receivers import slack
+from kaywatch_agent.notify.row import Entry, Row
+from kaywatch_agent.notify.sample import ended, sample
+
+__all__ = ["FOLDER", "pages", "source"]
+
+FOLDER = Path(__file__).parents[2] / "docs" / "images"
+NOON = 1_795_608_060.0
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--force-device-scale-factor=1.5",
+)
+WIDTH = 720
+SHOWN = 10  # of the alerts of a group, as the receiver has it
+KEY = b"kaywatch-page"
+HEAD = b"\x89PNG\r\n\x1a\n"
+
+
+def fact() -> Alert:
+    """The alert of docs/receivers.md."""
+    return msgspec.structs.replace(
+        sample(NOON, host="worker-3"),
+        runbook_url="https://runbooks.example/checkout",
+        dashboard_url="https://kaywatch.example/?graph=checkout",
+        silence_url="https://kaywatch.example/silence?alert=f960b045f23b7b0d",
+    )
+
+
+def storm() -> list[Alert]:
+    """Alerts of one group: a provider that is down takes many nodes with it."""
+    shares = (("pay", 0.612, 203), ("refund", 0.8806, 67), ("payout", 0.9102, 412))
+    names = (*shares, *((f"notify-{n}", 0.93, 260 + n) for n in range(1, 10)))
+    found = []
+    for number, (node, value, executions) in enumerate(names):
+        errors = round(executions * (1 - value))
+        failed = f"{errors} of {executions} failed in 5m"
+        found.append(
+            msgspec.structs.replace(
+                fact(),
+                labels={"graph": "checkout", "node": node},
+                severity="critical" if value < 0.9 else "warning",
+                summary=f"checkout / {node}: success rate {value * 100:.1f} %,"
+                f" below 95.0 % ({failed})",
+                started=NOON - 120 + 5 * number,
+                silence_url=f"https://kaywatch.example/silence?alert={number:016x}",
+            )
+        )
+    return found
+
+
+def pages() -> dict[str, str]:
+    """Return the pages, by the image's name."""
+    over = ended(fact(), NOON + 1440)
+    return {
+        "slack-firing": _page(NoticeKind.FIRING, [fact()], NOON + 2),
+        "slack-resolved": _page(NoticeKind.RESOLVED, [over], NOON + 1442),
+        "slack-storm": _page(NoticeKind.FIRING, storm(), NOON + 40),
+    }
+
+
+def source(png: bytes) -> str:
+    """Return which page an image says it was made of."""
+    found = re.search(rb"tEXt" + KEY + rb"\0([0-9a-f]{64})", png)
+    return found[1].decode() if found else ""
+
+
+def digest(text: str) -> str:
+    """Return what identifies a page."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def main() -> None:
+    """Draw all."""
+    browser = next(filter(None, map(shutil.which, CHROMIUM)), None)
+    if browser is None:
+        sys.exit(
+            "no Chromium: apt-get install chromium fonts-lato fonts-noto-color-emoji"
+        )
+    FOLDER.mkdir(exist_ok=True)
+    for name, text in pages().items():
+        png = _signed(_drawn(browser, text), digest(text))
+        (FOLDER / f"{name}.png").write_bytes(png)
+        print(f"{name}.png  {len(png):,} bytes")
+
+
+# -- inside --------------------------------------------------------------------------
+
+
+def _page(kind: NoticeKind, alerts: list[Alert], now: float) -> str:
+    first = alerts[0]
+    row = Row(
+        id="msg_01KZ9V5VE0ABCDEFGHJKMNPQRS",
+        receiver="ops",
+        stream="",
+        entries=tuple(Entry(kind, alert) for alert in alerts),
+        group={"alertname": first.rule, "graph": "checkout"},
+        created=now,
+        due=now,
+        not_before=now,
+        expires=now + 86_400,
+    )
+    minutes = round(now - NOON) // 60
+    payload = slack.render(row.notification(SHOWN), now)
+    return page(payload, f"12:{1 + minutes:02} PM")
+
+
+def _drawn(browser: str, text: str) -> bytes:
+    """Return a picture of a page, as high as the page is."""
+    with tempfile.TemporaryDirectory() as folder:
+        where = Path(folder) / "page.html"
+        # The browser says how high the page is, and is then asked for just that.
+        probe = "<script>document.title = document.body.scrollHeight</script>"
+        where.write_text(text + probe)
+        flags = [browser, *FLAGS, f"--user-data-dir={folder}/profile"]
+        said = _run(
+            [*flags, f"--window-size={WIDTH},200", "--dump-dom", where.as_uri()]
+        )
+        height = int(re.search(r"<title>(\d+)</title>", said)[1])  # type: ignore[index]
+        where.write_text(text)
+        picture = Path(folder) / "page.png"
+        size = f"--window-size={WIDTH},{height}"
+        _run([*flags, size, f"--screenshot={picture}", where.as_uri()])
+        return picture.read_bytes()
+
+
+def _run(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    if done.returncode:
+        sys.exit(done.stderr)
+    return done.stdout
+
+
+def _signed(png: bytes, text: str) -> bytes:
+    """Return a PNG with a text in it: a chunk after the first, which is the header."""
+    data = b"tEXt" + KEY + b"\0" + text.encode()
+    chunk = (
+        struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
+    )
+    at = len(HEAD) + 25  # length, type, 13 bytes, checksum
+    return png[:at] + chunk + png[at:]
+
+
+if __name__ == "__main__":
+    main()
