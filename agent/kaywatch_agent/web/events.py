@@ -13,7 +13,7 @@ from kaywatch.wire import Outcome
 from kaywatch_agent.feed import Event, Feed, Filter, Listener, Missed
 from kaywatch_agent.model import ExecutionRecord
 from kaywatch_agent.telemetry import Telemetry
-from kaywatch_agent.web import schema
+from kaywatch_agent.web import live_shapes
 from kaywatch_agent.web.parameters import EventsQuery
 from kaywatch_agent.web.problems import Problem
 from kaywatch_agent.web.reading import Reading
@@ -32,9 +32,11 @@ FAILURES: Final = frozenset((Outcome.ERROR, Outcome.SUPPRESSED, Outcome.FALLBACK
 _encode = msgspec.json.Encoder().encode
 
 
-def listening(reading: Reading, query: EventsQuery) -> schema.Listening:
+def listening(reading: Reading, query: EventsQuery) -> live_shapes.Listening:
     """Return the first event: from here on, nothing that matches is left out unsaid."""
-    return schema.Listening(time=reading.now, version=reading.version, rate=query.rate)
+    return live_shapes.Listening(
+        time=reading.now, version=reading.version, rate=query.rate
+    )
 
 
 class Events:
@@ -120,9 +122,9 @@ def _filter(query: EventsQuery) -> Filter:
 def _event(found: Event) -> bytes:
     # Field by field the same, and a tuple would be a JSON array.
     if isinstance(found, ExecutionRecord):
-        return event("execution", _encode(schema.Execution(**found._asdict())))
-    return event("run", _encode(schema.Run(**found._asdict())))
+        return event("execution", _encode(live_shapes.Execution(**found._asdict())))
+    return event("run", _encode(live_shapes.Run(**found._asdict())))
 
 
-def _missed(counts: Counter[Missed]) -> schema.Missed:
-    return schema.Missed(limited=counts[Missed.LIMITED], slow=counts[Missed.SLOW])
+def _missed(counts: Counter[Missed]) -> live_shapes.Missed:
+    return live_shapes.Missed(limited=counts[Missed.LIMITED], slow=counts[Missed.SLOW])

@@ -10,7 +10,7 @@ from typing import Any, Final, Generic, TypeVar
 from kaywatch_agent.aggregate.figures import Figures
 from kaywatch_agent.aggregate.step import Facet
 from kaywatch_agent.model import Kind, SeriesKey
-from kaywatch_agent.web import schema
+from kaywatch_agent.web import llm_shapes
 from kaywatch_agent.web.parameters import LlmQuery, duration
 from kaywatch_agent.web.reading import Reading, Window, matching
 
@@ -52,7 +52,7 @@ _NOTHING: Final[dict[str, Any]] = {
 }
 
 
-def llm(reading: Reading, query: LlmQuery) -> schema.LlmAnswer:
+def llm(reading: Reading, query: LlmQuery) -> llm_shapes.LlmAnswer:
     """Return what calls of language models cost, took and wasted."""
     window = Window(reading, duration(query.window) if query.window else None)
 
@@ -65,21 +65,21 @@ def llm(reading: Reading, query: LlmQuery) -> schema.LlmAnswer:
     graphs = sorted_by(lambda key: key.graph)
     services = {k.service for k in reading.of(Kind.COUNT) if k.metric == "llm_calls"}
     wanted = services if query.service is None else {query.service}
-    return schema.LlmAnswer(
+    return llm_shapes.LlmAnswer(
         timestamp=reading.now,
         window=window.seconds,
         completeness=window.completeness.of(sorted(services & wanted)),
-        totals=schema.LlmTotals(**whole.figures(""), per_run=whole.per_run("")),
+        totals=llm_shapes.LlmTotals(**whole.figures(""), per_run=whole.per_run("")),
         models=[
-            schema.LlmModel(model=name, **models.figures(name))
+            llm_shapes.LlmModel(model=name, **models.figures(name))
             for name in models.dearest()
         ],
         nodes=[
-            schema.LlmNode(graph=at[0], node=at[1], **nodes.figures(at))
+            llm_shapes.LlmNode(graph=at[0], node=at[1], **nodes.figures(at))
             for at in nodes.dearest()
         ],
         graphs=[
-            schema.LlmGraph(
+            llm_shapes.LlmGraph(
                 graph=name, **graphs.figures(name), per_run=graphs.per_run(name)
             )
             for name in graphs.dearest()
@@ -152,12 +152,12 @@ class _Table(Generic[T]):
             "error_breakdown": dict(errors),
         }
 
-    def per_run(self, row: T) -> schema.LlmRuns:
+    def per_run(self, row: T) -> llm_shapes.LlmRuns:
         """Return what the runs cost, each as a whole."""
         spreads = self._rows.get(row, _Sums()).spreads
-        return schema.LlmRuns(
+        return llm_shapes.LlmRuns(
             **{
-                key: schema.LlmSpread(**spreads.get(name, _NOTHING))
+                key: llm_shapes.LlmSpread(**spreads.get(name, _NOTHING))
                 for name, key in PER_RUN.items()
             }
         )
@@ -185,10 +185,10 @@ def _spreads(figures: Figures) -> list[dict[str, Any]]:
     return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
-def _times(spread: dict[str, Any] | None) -> schema.LlmTimes:
+def _times(spread: dict[str, Any] | None) -> llm_shapes.LlmTimes:
     found = spread or _NOTHING
-    names = schema.LlmTimes.__struct_fields__
-    return schema.LlmTimes(**{name: found[name] for name in names})
+    names = llm_shapes.LlmTimes.__struct_fields__
+    return llm_shapes.LlmTimes(**{name: found[name] for name in names})
 
 
 def _whole(total: float) -> int:

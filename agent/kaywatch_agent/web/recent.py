@@ -9,7 +9,7 @@ import numpy as np
 from kaywatch.wire import Outcome
 from kaywatch_agent.aggregate.step import Facet
 from kaywatch_agent.model import Kind
-from kaywatch_agent.web import schema
+from kaywatch_agent.web import live_shapes
 from kaywatch_agent.web.lists import health
 from kaywatch_agent.web.parameters import StreamQuery
 from kaywatch_agent.web.reading import Reading, Window
@@ -22,10 +22,10 @@ RECENT_SECONDS: Final = 60
 MAX_NODES: Final = 500
 
 
-def snapshot(reading: Reading, _: StreamQuery) -> schema.Snapshot:
+def snapshot(reading: Reading, _: StreamQuery) -> live_shapes.Snapshot:
     """Return what is going on."""
     active, nodes = _recent(reading)
-    return schema.Snapshot(
+    return live_shapes.Snapshot(
         time=reading.now,
         health=health(reading),
         totals=_totals(reading),
@@ -34,7 +34,7 @@ def snapshot(reading: Reading, _: StreamQuery) -> schema.Snapshot:
     )
 
 
-def _recent(reading: Reading) -> tuple[int, list[schema.RecentNode]]:
+def _recent(reading: Reading) -> tuple[int, list[live_shapes.RecentNode]]:
     """Return how many nodes ran, and the busiest of them."""
     groups = reading.groups([Kind.NODE], lambda key: key.node)
     figures = Window(reading, RECENT_SECONDS).figures(
@@ -46,7 +46,7 @@ def _recent(reading: Reading) -> tuple[int, list[schema.RecentNode]]:
     success, retries = figures.success_rates(), figures.retries()
     errors = figures.outcomes()[:, Outcome.ERROR]
     return active, [
-        schema.RecentNode(
+        live_shapes.RecentNode(
             node=groups.names[n],
             executions=int(figures.executions[n]),
             success_rate=success[n],
@@ -59,12 +59,12 @@ def _recent(reading: Reading) -> tuple[int, list[schema.RecentNode]]:
     ]
 
 
-def _totals(reading: Reading) -> schema.Totals:
+def _totals(reading: Reading) -> live_shapes.Totals:
     window = Window(reading, None)
     kinds = (Kind.NODE, Kind.RUN)
     groups = reading.groups(kinds, lambda key: key.kind, kinds)
     figures = window.figures(groups, {Facet.OUTCOME})
-    return schema.Totals(
+    return live_shapes.Totals(
         executions=int(figures.executions[0]),
         runs=int(figures.executions[1]),
         errors=int(figures.outcomes()[0, Outcome.ERROR]),

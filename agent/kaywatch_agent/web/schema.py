@@ -21,7 +21,6 @@ __all__ = [
     "Error",
     "ErrorAnswer",
     "ErrorCount",
-    "Execution",
     "Export",
     "Failure",
     "FailureList",
@@ -30,36 +29,20 @@ __all__ = [
     "GraphList",
     "GraphStats",
     "HealthAnswer",
-    "LlmAnswer",
-    "LlmFigures",
-    "LlmGraph",
-    "LlmModel",
-    "LlmNode",
-    "LlmRuns",
-    "LlmSpread",
-    "LlmTimes",
-    "LlmTotals",
-    "Listening",
-    "Missed",
     "NodeFigures",
     "NodeList",
     "NodePerformance",
     "NodeStats",
     "Outcomes",
     "QueryAnswer",
-    "RecentNode",
-    "Run",
-    "Snapshot",
     "StageAnswer",
     "Topology",
     "TopologyEdge",
-    "Totals",
 ]
 
 Count = Annotated[int, Meta(ge=0)]
 Rate = Annotated[float, Meta(ge=0, le=1)]
 Seconds = Annotated[float, Meta(ge=0)]
-Dollars = Annotated[float, Meta(ge=0, description="US dollars")]
 Moment = Annotated[float, Meta(description="Unix seconds")]
 Span = Annotated[
     int, Meta(ge=1, description="seconds looked back on; null: since first seen")
@@ -301,97 +284,6 @@ class Export(Body):
     graphs: dict[str, GraphFigures]
 
 
-class LlmTimes(Body):
-    """How long calls of language models took."""
-
-    avg: Seconds | None
-    p50: Seconds | None
-    p95: Seconds | None
-    p99: Seconds | None
-
-
-class LlmFigures(Body):
-    """Calls of language models.
-
-    `calls` are all, `errors` those of them that failed; `rate_limited` are answers
-    "too many requests", those among them that an SDK retried. Input tokens include
-    cached ones. What attempts used that an exception left is wasted; it is part of
-    the figures without `wasted`. `cost_usd` leaves out unpriced calls.
-    """
-
-    calls: Count
-    errors: Count
-    error_breakdown: dict[str, int]
-    rate_limited: Count
-    input_tokens: Count
-    output_tokens: Count
-    cached_tokens: Count
-    cost_usd: Dollars
-    wasted_input_tokens: Count
-    wasted_output_tokens: Count
-    wasted_cost_usd: Dollars
-    unpriced_calls: Count
-    calls_without_usage: Count
-    seconds: LlmTimes
-    first_token_seconds: LlmTimes
-
-
-class LlmSpread(Body):
-    """An amount by run: of how many runs, and how it is distributed."""
-
-    count: Count
-    avg: float | None
-    p50: float | None
-    p95: float | None
-    p99: float | None
-    max: float | None
-
-
-class LlmRuns(Body):
-    """What a run costs: US dollars, and tokens in and out, of runs that had any."""
-
-    cost_usd: LlmSpread
-    tokens: LlmSpread
-
-
-class LlmModel(LlmFigures):
-    """The calls of one model."""
-
-    model: str
-
-
-class LlmNode(LlmFigures):
-    """The calls that one node made; outside any, with empty names."""
-
-    graph: str
-    node: str
-
-
-class LlmGraph(LlmFigures):
-    """The calls that the nodes of one graph made."""
-
-    graph: str
-    per_run: LlmRuns
-
-
-class LlmTotals(LlmFigures):
-    """All calls."""
-
-    per_run: LlmRuns
-
-
-class LlmAnswer(Body):
-    """Calls of language models, in all and by what made them, the dearest first."""
-
-    timestamp: Moment
-    window: Span | None
-    completeness: Rate | None
-    totals: LlmTotals
-    models: list[LlmModel]
-    nodes: list[LlmNode]
-    graphs: list[LlmGraph]
-
-
 class QueryAnswer(Body):
     """One metric over time.
 
@@ -520,99 +412,3 @@ class HealthAnswer(Body):
     alerts_firing: Count
     store_mb: Annotated[float, Meta(ge=0)] | None
     stages: dict[str, StageAnswer]
-
-
-class Totals(Body):
-    """Sums over everything, since first seen."""
-
-    executions: Count
-    runs: Count
-    errors: Count
-    retries: Count
-    nodes: Count
-    graphs: Count
-    clients: dict[str, int]
-    completeness: Rate | None
-
-
-class RecentNode(Body):
-    """A node's last minute."""
-
-    node: str
-    executions: Count
-    success_rate: Rate | None
-    avg: Seconds | None
-    p95: Seconds | None
-    errors: Count
-    retries: Count
-
-
-class Snapshot(Body):
-    """One event of the stream.
-
-    `nodes` are those that ran in the last minute, the busiest first and at most 500;
-    `nodes_active` is how many there were.
-    """
-
-    time: Moment
-    health: HealthAnswer
-    totals: Totals
-    nodes_active: Count
-    nodes: list[RecentNode]
-
-
-class Listening(Body):
-    """The first event of the events' stream; all that match come from here on."""
-
-    time: Moment
-    version: str
-    rate: Annotated[int, Meta(ge=1, description="events a second at most")]
-
-
-class Execution(Body):
-    """One execution of a node, as it arrived.
-
-    `type`, `phase` and `message` are of the exception, empty where there was none;
-    `message` and `run` are known of failures of which the client sent details.
-    """
-
-    time: Moment
-    service: str
-    graph: str
-    node: str
-    outcome: Literal["ok", "error", "suppressed", "fallback", "cancelled"]
-    seconds: Seconds
-    attempts: Count
-    action: str
-    type: str
-    phase: str
-    message: str
-    run: str
-    pid: int
-    client: str
-
-
-class Run(Body):
-    """One run of a graph, as it arrived: where and why it ended."""
-
-    time: Moment
-    service: str
-    graph: str
-    outcome: Literal["ok", "error", "suppressed", "fallback", "cancelled"]
-    seconds: Seconds
-    reason: str
-    node: str
-    action: str
-    visits: Count
-    pid: int
-    client: str
-
-
-class Missed(Body):
-    """How many matching events were left out since the last one that says so.
-
-    `limited` are those over the rate, `slow` those that waited for a reader too long.
-    """
-
-    limited: Count
-    slow: Count
