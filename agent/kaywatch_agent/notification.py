@@ -74,6 +74,7 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     """One alert, as it was when something was decided about it.
 
     Attributes:
+        id: what `kaywatch why` and the HTTP interface call it.
         rule: the rule's name.
         severity: of the rule, or of the tier that fires.
         labels: what tells it from the rule's other alerts, and the labels that the rule
@@ -108,6 +109,7 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
         note: what else is to be said, such as that it began while the agent was down.
     """
 
+    id: str = ""
     rule: str
     severity: Severity
     labels: dict[str, str]

@@ -49,11 +49,12 @@ HEAD = b"\x89PNG\r\n\x1a\n"
 
 def fact() -> Alert:
     """The alert of docs/receivers.md."""
+    alert = sample(NOON, host="worker-3")
     return msgspec.structs.replace(
-        sample(NOON, host="worker-3"),
+        alert,
         runbook_url="https://runbooks.example/checkout",
         dashboard_url="https://kaywatch.example/?graph=checkout",
-        silence_url="https://kaywatch.example/silence?alert=f960b045f23b7b0d",
+        silence_url=f"https://kaywatch.example/silence?alert={alert.id}",
     )
 
 

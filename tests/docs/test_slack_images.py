@@ -8,7 +8,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from tests.docs.slack_images import FOLDER, digest, pages, source
+from tests.docs.slack_images import FOLDER, digest, fact, pages, source
 from tests.docs.slack_page import mrkdwn, page
 
 PAGE = Path(__file__).parents[2] / "docs" / "receivers.md"
@@ -42,7 +42,7 @@ def test_a_page_says_all_that_the_message_says() -> None:
         "Dashboard · Runbook · Silence",
         "TimeoutError 21",
         "pay -> retry",
-        "critical · episode 1 · worker-3",
+        f"critical · episode 1 · {fact().id} · worker-3",
     ):
         assert said in text
     assert "+2 more" in pages()["slack-storm"]

@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from kaywatch_agent.notification import Alert, Evidence, dedup_key
+from kaywatch_agent.notification import Alert, Evidence, dedup_key, fingerprint
 
 __all__ = ["ended", "sample"]
 
@@ -24,6 +24,7 @@ def sample(now: float, *, host: str = "", namespace: str = "") -> Alert:
         namespace: keeps the tests of one agent apart from another's.
     """
     return Alert(
+        id=fingerprint({**_LABELS, "alertname": _RULE}),
         rule=_RULE,
         severity="critical",
         labels=_LABELS,

@@ -12,6 +12,7 @@ __all__ = [
     "brief",
     "clipped",
     "facts",
+    "identified",
     "late",
     "links",
     "marks",
@@ -119,6 +120,7 @@ def facts(alert: Alert, now: float) -> list[tuple[str, str]]:
         ("Labels", _labels(alert)),
         ("Note", alert.note),
         ("Host", alert.host),
+        ("Alert", identified(alert)),
     ]
     return [(name, text) for name, text in found if name and text]
 
@@ -144,6 +146,12 @@ def measured(alert: Alert) -> str:
     if alert.clear is not None and alert.clear != alert.threshold:
         clear = f", clears at {quantity(alert.clear, alert.unit)}"
     return f"{value}{near}, threshold {threshold}{clear}"
+
+
+def identified(alert: Alert) -> str:
+    """Return how bad an alert is, how often it fired, and what it is called."""
+    parts = [alert.severity, f"episode {alert.episode}", alert.id]
+    return " · ".join(filter(None, parts))
 
 
 def links(alert: Alert) -> list[tuple[str, str]]:

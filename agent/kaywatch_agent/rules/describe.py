@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import urlencode
 
+from kaywatch_agent import durations
 from kaywatch_agent.notification import Alert, dedup_key
 from kaywatch_agent.quantities import quantity
 from kaywatch_agent.rules import metrics
@@ -52,6 +53,7 @@ def describe(
     labels = labels_of(instance, rule, settings)
     unit = unit_of(rule)
     return Alert(
+        id=instance.id,
         rule=instance.rule,
         severity=rule.severity if rule else "warning",
         labels=labels,
@@ -83,7 +85,7 @@ def describe(
         dashboard_url=_link(settings, "/", graph=instance.labels.get("graph", "")),
         silence_url=_link(settings, "/silence", alert=instance.id),
         flapping=flapping,
-        note=instance.note,
+        note=_note(instance, rule),
     )
 
 
@@ -138,6 +140,17 @@ def unit_of(rule: Rule | None) -> str:
         case Transition():
             return "ratio"
     return ""
+
+
+def _note(instance: Instance, rule: Rule | None) -> str:
+    left = instance.witness.budget_left
+    if left is None or rule is None or not isinstance(rule.test, BurnRate):
+        return instance.note
+    of = f"of the error budget of {durations.text(rule.test.slo_window)}"
+    budget = f"{quantity(left, 'ratio')} {of} was left when it fired"
+    if left <= 0:
+        budget = f"all {of} was used up when it fired"
+    return f"{instance.note}; {budget}" if instance.note else budget
 
 
 def _clear(rule: Rule | None) -> float | None:

@@ -33,7 +33,7 @@ from kaywatch_agent.rules.rule import (
 from kaywatch_agent.rules.scene import Process, Series, Windows
 from kaywatch_agent.rules.state import Finding
 
-__all__ = ["FINDINGS", "Found", "evaluate", "prepare"]
+__all__ = ["FINDINGS", "Found", "budgets_left", "evaluate", "prepare"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -89,10 +89,9 @@ def prepare(rule: Rule, windows: Windows) -> None:
                     series = Series.of(metric, rule.per, rule.match)
                     facets = metric.facets | _outcomes(metric)
                     windows.expect(series, rule.window, facets)
-        case BurnRate(latency_le=limit) as test:
-            facet = Facet.OUTCOME if limit is None else Facet.HISTOGRAM
+        case BurnRate() as test:
             for window in (test.long, test.short):
-                windows.expect(_nodes(rule), window, frozenset({facet}))
+                windows.expect(_nodes(rule), window, frozenset({_facet(test)}))
         case Transition():
             for window in (rule.window, math.inf):
                 windows.expect(_nodes(rule), window, frozenset({Facet.ACTION}))
@@ -333,6 +332,25 @@ def _burn_rate(rule: Rule, windows: Windows, test: BurnRate) -> Found:
     return Found(
         rule.per, groups, codes, rate, np.full(size, test.factor), n, bad, notes=notes
     )
+
+
+def budgets_left(rule: Rule, windows: Windows) -> dict[Group, float]:
+    """Return the share of each group's error budget that is left; negative beyond it.
+
+    Of an objective's window, as far as buckets are kept; nothing for other rules.
+    """
+    test = rule.test
+    if not isinstance(test, BurnRate):
+        return {}
+    names, figures = windows.figures(_nodes(rule), test.slo_window, _facet(test))
+    bad, n = _bad(figures, test)
+    known = np.flatnonzero(n).tolist()
+    left = 1.0 - bad[known] / (n[known] * (1.0 - test.objective))
+    return dict(zip([names[at] for at in known], left.tolist(), strict=True))
+
+
+def _facet(test: BurnRate) -> Facet:
+    return Facet.OUTCOME if test.latency_le is None else Facet.HISTOGRAM
 
 
 def _bad(figures: Figures, test: BurnRate) -> tuple[Ints, Ints]:

@@ -107,6 +107,7 @@ class Witness(msgspec.Struct, frozen=True):
     history: tuple[float | None, ...] = ()
     evidence: tuple[Evidence, ...] = ()
     completeness: float | None = None
+    budget_left: float | None = None  # of an objective's, as a share
 
 
 class Instance(msgspec.Struct, dict=True):

@@ -91,6 +91,8 @@ def _side(op: str, value: float | None, threshold: float) -> str:
     """Return on which side of the threshold a value is, if that is the bad one."""
     if value is None:
         return "limit"
+    if value == threshold and not op.endswith("="):
+        return "limit"
     if op.startswith("<"):
         return "below" if value <= threshold else "limit"
     return "above" if value >= threshold else "limit"

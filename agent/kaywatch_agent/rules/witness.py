@@ -19,6 +19,7 @@ from kaywatch_agent.aggregate.step import Facet
 from kaywatch_agent.model import FailureRecord, Kind
 from kaywatch_agent.notification import Evidence
 from kaywatch_agent.rules import metrics
+from kaywatch_agent.rules.evaluate import budgets_left
 from kaywatch_agent.rules.instance import Instance, Witness
 from kaywatch_agent.rules.matchers import matches
 from kaywatch_agent.rules.metrics import Context, Metric
@@ -59,12 +60,14 @@ def witnesses(
     history = _history(rule, wanted, windows)
     failures = windows.scene.view.failures
     lost = _completeness(rule, windows)
+    budgets = budgets_left(rule, windows)
     return [
         Witness(
             error_classes=tuple(classes.get(at.get(group, -1), ())),
             transition=moved.get(group, ""),
             history=history.get(group, ()),
             evidence=_evidence(instance.labels, rule, failures),
+            budget_left=budgets.get(group),
             completeness=lost.get(instance.labels.get("service", ""), lost.get("")),
         )
         for instance, group in zip(instances, wanted, strict=True)

@@ -88,6 +88,7 @@ def test_a_message_says_what_is_wrong_since_when_and_where_to_look() -> None:
         "  Worst transition: pay -> retry: 41 %",
         "  Trend: ███·▇▅▃▁ 99.0 % → 84.2 %",
         "  Host: worker-3",
+        "  Alert: critical · episode 1",
         "  Dashboard: https://kaywatch.example/#/graphs/checkout",
         "  Runbook: https://runbooks.example/checkout",
         "  Silence: https://kaywatch.example/#/silence/abc",

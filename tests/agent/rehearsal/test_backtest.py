@@ -90,7 +90,7 @@ def test_messages_are_counted_and_rendered_as_they_would_have_been_sent(
     assert actions == ["trigger", "resolve"] * 2 + ["trigger"]
     assert len({body["dedup_key"] for body in bodies}) == 1
     chat = next(m for m in found["messages"] if m["receiver"] == "ops")
-    assert chat["body"]["text"].startswith(f"*{chat['title']}*")
+    assert f" *{chat['title']}*\n" in chat["body"]["text"]
 
 
 def test_alerts_of_a_group_are_one_message(path: Path) -> None:

@@ -19,6 +19,9 @@ from kaywatch_agent.rehearsal.trial import Verdict
 NODES = [f"node-{n:02}" for n in range(12)]
 
 
+ORANGE, OVER = ":large_orange_circle:", ":white_check_mark:"
+
+
 def sent(verdict: Verdict) -> list[tuple[float, str, str, int]]:
     """When who was sent what about how many alerts."""
     return [
@@ -41,7 +44,7 @@ def test_a_storm_is_one_message() -> None:
 
     assert sent(verdict) == [(30, "ops", "firing", 12)]
     (body,) = bodies(verdict)
-    assert body["text"] == "*[FIRING: 10 (+2 more)] fails: shop*"
+    assert body["text"] == f"{ORANGE} *[FIRING: 10 (+2 more)] fails: shop*"
     blocks = body["attachments"][0]["blocks"]
     assert len(blocks) == 11
     assert blocks[-1]["elements"] == [{"type": "mrkdwn", "text": "+2 more"}]
@@ -109,7 +112,8 @@ def test_what_goes_on_is_told_again() -> None:
         (310, "ops", "repeat", 1),
         (610, "ops", "repeat", 1),
     ]
-    assert bodies(verdict)[1]["text"].startswith("*[STILL FIRING] fails: shop / pay*")
+    title = f"{ORANGE} *[STILL FIRING] fails: shop / pay*"
+    assert bodies(verdict)[1]["text"].startswith(title)
 
 
 def test_a_later_alert_waits_for_the_interval_of_its_group() -> None:
@@ -146,7 +150,8 @@ def test_what_began_and_ended_during_an_outage_is_one_late_message() -> None:
     assert what == ["ops", "resolved", 1]
     assert at == 60 + 10 + sum((2, 4, 8, 16, 32, 64, 128, 256))  # each wait the longest
     (body,) = bodies(verdict)
-    assert body["text"].startswith("*[RESOLVED] fails: shop / pay*\n_delayed ")
+    text = f"{OVER} *[RESOLVED] fails: shop / pay*\n_delayed "
+    assert body["text"].startswith(text)
 
 
 def test_a_fallback_is_told_while_a_receiver_is_down() -> None:
@@ -179,7 +184,7 @@ def test_a_bot_changes_its_message_when_all_is_over() -> None:
     assert posted["channel"] == changed["channel"] == "#alerts"
     assert "ts" not in posted
     assert changed["ts"] == f"{verdict.case.start + 10:.6f}"
-    assert changed["text"].startswith("*[RESOLVED]")
+    assert changed["text"].startswith(f"{OVER} *[RESOLVED]")
 
 
 def test_an_alertmanager_is_told_what_is_whenever_something_is_new() -> None:

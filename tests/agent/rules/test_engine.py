@@ -498,6 +498,9 @@ def test_a_burn_rate_needs_both_windows() -> None:
     assert world.wait(10) == FIRING
     assert world.told[0][3].rule == "slo-1h"
     assert "times as fast as allowed" in world.told[0][3].summary
+    # 500 of 2,500 failed, where 25 may.
+    note = "all of the error budget of 30d was used up when it fired"
+    assert note in world.told[0][3].note
     world.wait(310, 10)
     world.ran(100)
     assert world.wait(60, 10) == RESOLVED

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
+from kaywatch._version import __version__
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.notification import Alert, NoticeKind, Notification
 from kaywatch_agent.notify import wording
@@ -25,6 +26,8 @@ MAX_SUMMARY: Final = 1_024
 MAX_KEY: Final = 255
 MAX_FIELD: Final = 255
 MAX_BODY: Final = 512_000  # bytes
+_SAME: Final = {"now": "value", "errors at first": "errors"}
+
 LEAST_PAUSE: Final = 30.0  # seconds after a 429, as PagerDuty advises
 
 
@@ -127,9 +130,13 @@ def _source(alert: Alert) -> str:
 
 
 def _details(alert: Alert, now: float) -> dict[str, Any]:
-    found: dict[str, Any] = {name.lower(): v for name, v in wording.facts(alert, now)}
+    facts = ((name.lower(), text) for name, text in wording.facts(alert, now))
+    # The same names on the resolve: rules route by them.
+    found: dict[str, Any] = {_SAME.get(name, name): text for name, text in facts}
     found["condition"] = alert.condition
     found["episode"] = alert.episode
+    found["fingerprint"] = alert.fingerprint
+    found["agent"] = f"kaywatch {__version__}"
     found["labels"] = alert.labels
     return {name: value for name, value in found.items() if value}
 

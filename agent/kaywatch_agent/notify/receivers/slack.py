@@ -42,7 +42,7 @@ _MARKS: Final = {
 }
 
 # Facts that stand above the fields, or below.
-_ELSEWHERE: Final = frozenset({"Since", "Fired", "Resolved", "Host"})
+_ELSEWHERE: Final = frozenset({"Since", "Fired", "Resolved", "Host", "Alert"})
 
 Links = Sequence[tuple[str, str]]
 
@@ -268,7 +268,7 @@ def _details(alert: Alert, now: float) -> list[dict[str, Any]]:
     ][:MAX_FIELDS]
     if fields:
         blocks.append({"type": "section", "fields": fields})
-    parts = [alert.severity, f"episode {alert.episode}", escaped(alert.host, MAX_NAME)]
+    parts = [wording.identified(alert), escaped(alert.host, MAX_NAME)]
     context = _mrkdwn(" · ".join(filter(None, parts)))
     blocks.append({"type": "context", "elements": [context]})
     return blocks

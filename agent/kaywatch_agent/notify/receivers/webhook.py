@@ -180,6 +180,7 @@ def _native(alert: Alert) -> dict[str, Any]:
     ended = alert.ended
     return {
         "status": "resolved" if alert.resolved else "firing",
+        "id": alert.id,
         "rule": alert.rule,
         "severity": alert.severity,
         "labels": alert.labels,
