@@ -307,7 +307,9 @@ def test_bodies_are_shown_as_receivers_would_get_them(tmp_path: Path) -> None:
     first, line, body = text.partition("      10s ops firing, 1 alert\n")
     assert (first, bool(line)) == ("ok    it is told\n", True)
     body, _, last = body.rpartition("\n1 of ")
-    assert json.loads(body)["text"].startswith("*[FIRING] fails: pay*")
+    assert json.loads(body)["text"].startswith(
+        ":large_orange_circle: *[FIRING] fails: pay*"
+    )
     assert last == "1 tests passed\n"
     listed = json.loads(shell("rules", "test", str(file), "--json"))
     assert listed["tests"][0]["messages"][0]["body"] == json.loads(body)
