@@ -5,6 +5,7 @@
 # make images              the pictures in the documents; needs chromium
 # make long-run MINUTES=10 every node kind under `kaywatch run`: their counts and ours
 # make chaos               100 kill -9 under load, and then count
+# make chaos-mqtt          the same by way of a broker that is stopped, killed, cut off
 
 SHELL := /bin/bash
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -15,7 +16,7 @@ QUICK ?=
 TESTS ?= tests
 MINUTES ?= 10
 
-.PHONY: demo test check format bench images long-run chaos servers clean
+.PHONY: demo test check format bench images long-run chaos chaos-mqtt servers clean
 
 demo: .venv/.demo
 	@$(BIN)/kaywatch demo $(if $(SECONDS),--seconds $(SECONDS))
@@ -45,6 +46,9 @@ long-run: .venv/.dev
 
 chaos: .venv/.dev
 	$(BIN)/python -m tests.e2e.chaos --kills 100 --processes 8 --freeze 30
+
+chaos-mqtt: .venv/.dev servers
+	$(BIN)/python -m tests.e2e.chaos_mqtt --strikes 100 --processes 4
 
 servers:
 	@tests/install_servers.sh

@@ -49,6 +49,8 @@ class Agent:
         self.socket = str(folder / "ingest.sock")
         self.store = str(folder / "kaywatch.db")
         self.url = ""
+        self.options: tuple[str, ...] = ()  # of each start
+        self.variables: dict[str, str] = {}  # of those who push here
         self.log: list[dict[str, Any]] = []
         self.process: subprocess.Popen[str] | None = None
         self._children: list[subprocess.Popen[str]] = []
@@ -65,6 +67,7 @@ class Agent:
             "KAYWATCH_ENDPOINT": self.endpoint,
             "KAYWATCH_URL": self.url,
             "PYTHONWARNINGS": "",
+            **self.variables,
         }
 
     def start(self, *options: str) -> Agent:
@@ -74,7 +77,7 @@ class Agent:
             [
                 *(self.python, "-m", "kaywatch_agent", "serve"),
                 *("--socket", self.socket, "--http", "127.0.0.1:0"),
-                *("--store", self.store, *options),
+                *("--store", self.store, *self.options, *options),
             ],
             stderr=subprocess.PIPE,
             text=True,

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from tests.agents import Agent, running_agent
+from tests.brokers import KINDS, Broker, running_broker
 
 ROOT = Path(__file__).parent.parent
 
@@ -58,3 +59,17 @@ def agent(installed: str) -> Iterator[Agent]:
     """An agent of the installed wheel."""
     with running_agent(installed) as agent:
         yield agent
+
+
+@pytest.fixture(params=KINDS)
+def broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
+    """A real MQTT broker, of each kind in turn."""
+    with running_broker(request.param) as broker:
+        yield broker
+
+
+@pytest.fixture(params=[5, 4], ids=["v5", "v3.1.1"])
+def version(request: pytest.FixtureRequest) -> int:
+    """A version of MQTT, in MQTT's own numbers."""
+    number: int = request.param
+    return number

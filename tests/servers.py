@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import os
 import shutil
+from typing import NoReturn
 
 import pytest
 
-__all__ = ["require"]
+__all__ = ["absent", "require"]
 
 PACKAGES = {
     "promtool": "prometheus",
     "prometheus": "prometheus",
     "amtool": "prometheus-alertmanager",
+    "mosquitto_passwd": "mosquitto",
+    "mosquitto_pub": "mosquitto-clients",
+    "mosquitto_sub": "mosquitto-clients",
 }
 
 
 def require(program: str) -> str:
     """Return the path of a program; without it skip, or fail where CI=true."""
     found = shutil.which(program)
-    if found is not None:
-        return found
-    package = PACKAGES.get(program, program)
-    reason = f"{program} is not installed (Debian's package {package})"
+    if found is None:
+        package = PACKAGES.get(program, program)
+        absent(f"{program} is not installed (Debian's package {package})")
+    return found
+
+
+def absent(reason: str) -> NoReturn:
+    """Skip the test, or fail it where CI=true."""
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)

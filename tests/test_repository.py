@@ -22,6 +22,7 @@ import kaywatch.launch
 import kaywatch_agent
 import kaywatch_agent.errors
 from kaywatch_agent.config import Config, Sections, load, parse
+from kaywatch_agent.ingest.brokers import BrokerConfig
 
 ROOT = Path(__file__).parent.parent
 
@@ -86,7 +87,22 @@ def test_the_example_configuration_names_every_key_with_its_default() -> None:
     assert set(given) == {*sections, "alerting", "defaults"}
     for name in sections:
         keys = {field.name for field in dataclasses.fields(getattr(Config(), name))}
-        assert set(given[name]) == keys
+        assert set(given[name]) == keys - {"mqtt"}
+
+
+def test_the_example_of_a_broker_names_every_key_with_its_default() -> None:
+    text = (ROOT / "deploy" / "kaywatch.toml").read_text()
+    start = text.index("# [[ingest.mqtt]]")
+    shown = [
+        line.removeprefix("# ")
+        for line in text[start : text.index("[http]")].splitlines()
+        if " = " in line or "[[" in line
+    ]
+    (given,) = tomllib.loads("\n".join(shown))["ingest"]["mqtt"]
+    url = given["url"]
+
+    assert BrokerConfig(**given) == BrokerConfig(url)
+    assert list(given) == [field.name for field in dataclasses.fields(BrokerConfig)]
 
 
 @pytest.mark.parametrize(
@@ -98,6 +114,21 @@ def test_the_example_configuration_names_every_key_with_its_default() -> None:
         ("[limits]\nseries = true", "limits.series: expected a whole number"),
         ("[log]\nlevel = 'loud'", "log.level: 'loud' is not one of 'debug', 'info'"),
         ("[ingest]\nmode = '0999'", 'ingest: mode = "0999": expected octal digits'),
+        (
+            "[[ingest.mqtt]]\nurl = 'mqtt://b'\n[[ingest.mqtt]]\nurl = 'amqp://b'",
+            "ingest.mqtt[1]: endpoint 'amqp://b': unknown scheme 'amqp'; write mqtt://",
+        ),
+        (
+            "[[ingest.mqtt]]\nurl = 'mqtt://u:secret@b/$share/g/kaywatch'",
+            "ingest.mqtt[0]: endpoint 'mqtt://u:***@b/$share/g/kaywatch': a shared",
+        ),
+        ("[[ingest.mqtt]]\nhost = 'b'", "ingest.mqtt[0].host: unknown key"),
+        ("[[ingest.mqtt]]\nca = 'b'", "ingest.mqtt[0].url: is needed"),
+        ("[ingest]\nmqtt = 'b'", "ingest.mqtt: expected tables [[ingest.mqtt]]"),
+        (
+            "[[ingest.mqtt]]\nurl = 'mqtt://b'\n[[ingest.mqtt]]\nurl = 'mqtt://b'",
+            "ingest: mqtt: b:1883/kaywatch is there twice",
+        ),
         ("http = 3", "http: expected a table [http], got 3"),
         ("[http", "no TOML"),
     ],

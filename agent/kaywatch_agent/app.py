@@ -10,7 +10,7 @@ import resource
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -37,6 +37,9 @@ from kaywatch_agent.store.writer import Damaged, Writer
 from kaywatch_agent.telemetry import Telemetry
 from kaywatch_agent.web.server import WebServer
 
+if TYPE_CHECKING:
+    from kaywatch_agent.ingest.mqtt import BrokerIntake
+
 __all__ = ["App"]
 
 TICK_SECONDS: Final = 1.0
@@ -59,6 +62,7 @@ KEPT_SECONDS: Final = 5.0
 FIXED: Final = (
     ("ingest", "socket"),
     ("ingest", "mode"),
+    ("ingest", "mqtt"),
     ("http", "listen"),
     ("store", "path"),
     ("store", "synchronous"),
@@ -119,6 +123,7 @@ class App:
         self._checks: asyncio.Task[None] | None = None
         self._probe: asyncio.Task[None] | None = None
         self._listener = UnixListener(self.pipeline.open)
+        self._brokers: list[BrokerIntake] = []
         self._web = WebServer(self, self.telemetry, __version__)
         self._stopping = asyncio.Event()
         self._hurried = asyncio.Event()
@@ -214,15 +219,35 @@ class App:
         await self._listener.start(self.socket_path, self.config.ingest.permissions)
         probe = Probe(self.socket_path, self._probed)
         self._probe = asyncio.create_task(probe.run(), name="ingest probe")
+        self._connect_brokers()
         log.info(
             "serving",
             socket=self.socket_path,
             http=f"http://{self.http_address[0]}:{self.http_address[1]}",
             version=__version__,
+            **({"brokers": labels} if (labels := self._labels()) else {}),
         )
         if self._writer is not None:
             work = self._check_store(self._writer)
             self._checks = asyncio.create_task(work, name="store check")
+
+    def _connect_brokers(self) -> None:
+        """Begin to take from the brokers; the agent is ready with and without them."""
+        if not self.config.ingest.mqtt:
+            return
+        # Here, so that who needs no broker needs no paho-mqtt in memory.
+        from kaywatch_agent.ingest.mqtt import BrokerIntake
+
+        for config in self.config.ingest.mqtt:
+            intake = BrokerIntake(
+                config, self.pipeline, self.telemetry, socket.gethostname()
+            )
+            self._brokers.append(intake)
+            self._stops.append((f"mqtt {intake.label}", intake.stop))
+            intake.start()
+
+    def _labels(self) -> list[str]:
+        return [intake.label for intake in self._brokers]
 
     def _restore(self) -> None:
         """Open the store, and go on from what is in it."""
@@ -279,6 +304,8 @@ class App:
         problem = self._guarded(self.pipeline.tick)
         now = self.clock()
         self.health.report("tick", now, problem)
+        for intake in self._brokers:
+            self.health.report(f"mqtt {intake.label}", now, intake.problem)
         if self._writer is not None:
             self.health.report("store", now, self._writer.problem)
         self.health.report("rules", self.alerting.evaluated, self.alerting.problem)

@@ -14,7 +14,7 @@ from typing import Any, Final
 from kaywatch_agent.aggregate.registry import Limits
 from kaywatch_agent.delivery import NotifyConfig
 from kaywatch_agent.errors import ConfigError
-from kaywatch_agent.ingest.unix import UnixConfig
+from kaywatch_agent.ingest.config import IngestConfig
 from kaywatch_agent.logs import LogConfig
 from kaywatch_agent.notify.config import Grouping, HeartbeatConfig
 from kaywatch_agent.notify.config import parse as parse_receivers
@@ -36,7 +36,7 @@ DEFAULT_PATH: Final = Path("/etc/kaywatch/kaywatch.toml")
 class Sections:
     """The tables that are dataclasses; see the sections' own types."""
 
-    ingest: UnixConfig = field(default_factory=UnixConfig)
+    ingest: IngestConfig = field(default_factory=IngestConfig)
     http: HttpConfig = field(default_factory=HttpConfig)
     store: StoreConfig = field(default_factory=StoreConfig)
     limits: Limits = field(default_factory=Limits)

@@ -1,6 +1,7 @@
 """The way of the data, top to bottom: a batch from its bytes to its ack, and a tick.
 
-    bytes -> frames -> messages     Conversation.receive
+    bytes -> frames -> messages     StreamConversation.receive, or by MQTT
+                                    Conversation.take
           -> columns, pending       Pipeline._take_batch; to listeners, if there are any
     tick: pending -> steps          Pipeline.commit: aggregate, commit, acknowledge
           -> presence, publish      Pipeline.tick
@@ -8,6 +9,9 @@
 A batch is acknowledged only after the commit of a change that holds its effect. A
 crash before it: the client sends again, and nothing was counted. A crash after it: the
 number is known, and the resend is dropped.
+
+Behind a broker messages get lost, come twice and out of order. There a batch is taken
+only if it is the next of its client; else the client is asked for what is missing.
 
 One commit is under way at a time. What arrives meanwhile, and what a commit that
 failed gives back, is in the next one.
@@ -17,19 +21,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Final, Protocol
+from typing import Final
 
 from kaywatch import wire
 from kaywatch.wire import ErrorCode
 from kaywatch_agent.aggregate.aggregator import Aggregator
 from kaywatch_agent.aggregate.change import Change, Restored
 from kaywatch_agent.aggregate.clients import EVENT_CODES, Client, Clients
+from kaywatch_agent.conversation import (
+    Conversation,
+    Link,
+    Peer,
+    StreamConversation,
+)
 from kaywatch_agent.feed import Feed
-from kaywatch_agent.model import Presence, ProcessSample
+from kaywatch_agent.model import Presence
 from kaywatch_agent.observers import Observers
 from kaywatch_agent.pace import Pace
 from kaywatch_agent.protocol.decoder import Decoder
-from kaywatch_agent.protocol.framing import FrameReader, OutOfStep, Oversized
 from kaywatch_agent.protocol.messages import (
     Batch,
     Bye,
@@ -43,57 +52,9 @@ from kaywatch_agent.telemetry import Telemetry
 
 Documents = Mapping[tuple[str, str], bytes | None]
 
-__all__ = ["Conversation", "Link", "Peer", "Pipeline"]
+__all__ = ["Pipeline"]
 
-# A client that reads nothing gets no more replies than this many bytes.
-MAX_BACKLOG: Final = 65_536
 SAMPLE_SECONDS: Final = 10.0
-
-# Clients that one connection may speak for: a relay, at most.
-MAX_CLIENTS: Final = 1_000
-
-
-class Peer(Protocol):
-    """What is known of the process at the other end."""
-
-    @property
-    def pid(self) -> int:
-        """Its process id; 0 when the transport can't tell."""
-
-    @property
-    def trusted(self) -> bool:
-        """Whether it may see what others send."""
-
-    def exited(self) -> bool:
-        """Whether it is gone."""
-
-    def sample(self) -> ProcessSample | None:
-        """What it uses, or None when that can't be read."""
-
-    def close(self) -> None:
-        """Release what watching it holds."""
-
-
-class Link(Protocol):
-    """What the pipeline needs of a connection."""
-
-    @property
-    def peer(self) -> Peer:
-        """The process at the other end."""
-
-    @property
-    def backlog(self) -> int:
-        """Bytes that it has not read yet."""
-
-    @property
-    def congested(self) -> bool:
-        """Whether it should be sent no more until it has read some."""
-
-    def send(self, data: bytes) -> None:
-        """Queue bytes for it."""
-
-    def close(self) -> None:
-        """Hang up."""
 
 
 class Pipeline:
@@ -158,8 +119,16 @@ class Pipeline:
             map(Client.from_json, found.clients.values()), self.clock()
         )
         for client in self.clients:
-            if client.state is Presence.DISCONNECTED and client.host == host:
+            # Of one that comes by a broker, host and pid are what it says of itself.
+            disconnected = client.state is Presence.DISCONNECTED
+            if disconnected and client.host == host and not client.via:
                 self._look_for(client)
+
+    def expect(self, via: str, peer: Peer) -> None:
+        """Watch those who came by a broker before a restart, and are not back."""
+        for client in self.clients:
+            if client.via == via and client.state is Presence.DISCONNECTED:
+                self._watched.setdefault(client.id, peer)
 
     def _look_for(self, client: Client) -> None:
         """Watch the process of a client that was connected before a restart."""
@@ -171,33 +140,42 @@ class Pipeline:
 
     # -- a batch -----------------------------------------------------------------------
 
-    def open(self, link: Link) -> Conversation:
+    def open(self, link: Link) -> StreamConversation:
         """Return the conversation of a new connection."""
         self.telemetry.add("kaywatch_connections_total")
         self._opened += 1
-        return Conversation(self, link, self._opened)
+        return StreamConversation(
+            self, link, self._opened, f"anonymous-{link.peer.pid}"
+        )
+
+    def converse(self, link: Link, name: str, via: str, named: bool) -> Conversation:
+        """Return the conversation with one client by way of a broker.
+
+        Args:
+            link: where its replies go.
+            name: what its topics are called after.
+            via: the broker.
+            named: whether the name is a client's id, and it may speak for that alone.
+        """
+        self._opened += 1
+        if named:
+            return Conversation(self, link, self._opened, name, name, via)
+        return Conversation(self, link, self._opened, f"anonymous-{name}", "", via)
 
     def take(self, message: Message, conversation: Conversation) -> None:
         """Act on one message."""
         now = self.clock()
-        if conversation.crowded_by(message):
-            text = f"one connection speaks for at most {MAX_CLIENTS} clients"
-            message = Rejected(ErrorCode.BAD_MESSAGE, text)
+        message = conversation.refused(message) or message
         self.telemetry.add("kaywatch_messages_total", 1, type(message).__name__.lower())
         match message:
             case Batch():
                 self._take_batch(message, conversation, now)
             case Hello():
-                client = self.clients.greet(message, conversation.link.peer.pid, now)
-                self._present(client, conversation)
-                if client.received_seq > client.committed_seq:
-                    # Or it would call lost what it had to drop and we have taken.
-                    self._owed.add(client.id)
-                    self.commit()
-                else:
-                    conversation.ack(client, client.committed_seq, always=True)
+                self._take_hello(message, conversation, now)
             case Bye():
                 self._take_bye(message, now)
+                if conversation.lossy:
+                    conversation.link.close()
             case Flush():
                 self._take_flush(message, conversation)
             case Capture():
@@ -215,16 +193,51 @@ class Pipeline:
         if problem:
             conversation.refuse(ErrorCode.FORBIDDEN, problem, None)
 
+    def _take_hello(self, hello: Hello, conversation: Conversation, now: float) -> None:
+        client = self.clients.get(hello.client)
+        if client is None or not 0 < hello.greeting <= client.greeting:
+            client = self.clients.greet(hello, conversation.link.peer.pid, now)
+            self._present(client, conversation)
+        # Else a broker brings it again, maybe of one that is long gone.
+        if client.received_seq > client.committed_seq:
+            # Or it would call lost what it had to drop and we have taken.
+            self._owed.add(client.id)
+            self.commit()
+        else:
+            conversation.ack(client, client.committed_seq, always=True)
+
+    def _out_of_turn(self, batch: Batch, conversation: Conversation) -> bool:
+        """Whether a batch by way of a broker is not the one to take now."""
+        if batch.seq is None:
+            return False
+        client = self.clients.get(batch.client)
+        if client is not None and batch.seq <= client.received_seq:
+            # Its client may be gone: this is no sign of life.
+            self._take_again(client, conversation)
+            return True
+        after = client.received_seq if client else 0
+        if batch.seq <= max(after + 1, client.first if client else 0):
+            return False
+        self.telemetry.add("kaywatch_untimely_batches_total")
+        if conversation.ask_again(after, batch.client, self.clock()):
+            self.telemetry.add("kaywatch_resends_requested_total")
+        return True
+
+    def _take_again(self, client: Client, conversation: Conversation) -> None:
+        client.duplicates += 1
+        self.telemetry.add("kaywatch_duplicate_batches_total")
+        conversation.ack(client, client.committed_seq)
+
     def _take_batch(self, batch: Batch, conversation: Conversation, now: float) -> None:
+        if conversation.lossy and self._out_of_turn(batch, conversation):
+            return
         client = self.clients.meet(batch.client or conversation.anonymous, now)
         self._present(client, conversation)
         client.pid = client.pid or conversation.link.peer.pid
         if batch.service:
             client.service = batch.service
         if batch.seq is not None and batch.seq <= client.received_seq:
-            client.duplicates += 1
-            self.telemetry.add("kaywatch_duplicate_batches_total")
-            conversation.ack(client, client.committed_seq)
+            self._take_again(client, conversation)
             return
         taken, late, folded = self.aggregator.accept(batch, client.service, now)
         if batch.sent is not None and not client.batches:
@@ -240,6 +253,8 @@ class Pipeline:
             client.in_flight = batch.in_flight
         if batch.loops is not None:
             client.loops = batch.loops
+        if batch.process is not None and conversation.lossy:
+            client.sampled(batch.process, now if batch.sent is None else batch.sent)
         if self.feed.listeners:
             self.feed.take(batch, client.service, client.pid, client.id, now)
         self._count(batch, client, taken, now)
@@ -272,7 +287,8 @@ class Pipeline:
 
     def _take_bye(self, bye: Bye, now: float) -> None:
         client = self.clients.get(bye.client)
-        if client is not None:
+        # A broker may bring it again, and then its drops have been counted.
+        if client is not None and client.state is not Presence.ENDED:
             self._lose(client, dict(bye.drops), now)
             self.clients.turn(client, Presence.ENDED, now)
         self.hurry()
@@ -410,6 +426,7 @@ class Pipeline:
     # -- presence ----------------------------------------------------------------------
 
     def _present(self, client: Client, conversation: Conversation) -> None:
+        client.via = conversation.via
         conversation.clients.add(client.id)
         known = self._conversations.get(client.id)
         self._conversations[client.id] = conversation
@@ -433,7 +450,7 @@ class Pipeline:
             client = self.clients.get(name)
             if client is None or client.state is not Presence.CONNECTED:
                 continue
-            if name == conversation.anonymous:
+            if name == conversation.anonymous and not conversation.only:
                 # A shell that pushed some rows: it never said that it would stay.
                 self.clients.turn(client, Presence.ENDED, now)
                 continue
@@ -448,100 +465,3 @@ class Pipeline:
         peer = self._watched.pop(client, None)
         if peer is not None and peer not in self._watched.values():
             peer.close()
-
-
-class Conversation:
-    """One connection's side of the protocol: frames in, replies out."""
-
-    def __init__(self, pipeline: Pipeline, link: Link, number: int) -> None:
-        self.link = link
-        self.number = number
-        self.clients: set[str] = set()
-        self.anonymous = f"anonymous-{link.peer.pid}"
-        self._pipeline = pipeline
-        self._frames = FrameReader()
-        self._acked: dict[str, int] = {}
-
-    def receive(self, data: bytes) -> None:
-        """Take in bytes, and act on every message that they complete."""
-        pipeline = self._pipeline
-        pipeline.telemetry.add("kaywatch_received_bytes_total", len(data))
-        for frame in self._frames.receive(data):
-            message = _message(frame, pipeline.decoder)
-            if pipeline.observers:
-                self._copy(frame, message)
-            pipeline.take(message, self)
-
-    def _copy(self, frame: bytes | Oversized | OutOfStep, message: Message) -> None:
-        """Show the observers a message that can be used, but no probe of an agent."""
-        probe = message == Flush("") and not self.clients
-        if isinstance(frame, bytes) and not (
-            probe or isinstance(message, Rejected | Capture)
-        ):
-            pipeline = self._pipeline
-            pipeline.observers.copy(frame, self.number, pipeline.clock())
-
-    def resume(self) -> None:
-        """The peer has read what was queued."""
-        self._pipeline.observers.resume(self.link)
-
-    def close(self) -> None:
-        """The connection is gone."""
-        self._pipeline.gone(self)
-
-    def crowded_by(self, message: Message) -> bool:
-        """Whether the message is of one client too many."""
-        return (
-            isinstance(message, Hello | Batch)
-            and len(self.clients) >= MAX_CLIENTS
-            and (message.client or self.anonymous) not in self.clients
-        )
-
-    def ack(self, client: Client, seq: int, always: bool = False) -> None:
-        """Acknowledge, unless that is known already."""
-        if (always or self._acked.get(client.id) != seq) and self._send(
-            wire.ack(seq, _id_bytes(client.id))
-        ):
-            self._acked[client.id] = seq
-
-    def answer(self) -> None:
-        """Say that what came before a flush that is nobody's is committed."""
-        self._send(wire.ack(0, b""))
-
-    def slow(self, seconds: float) -> None:
-        """Ask for a batch every so many seconds at most."""
-        self._send(wire.slow(seconds))
-
-    def refuse(self, code: ErrorCode, text: str, seq: int | None) -> None:
-        """Say what was wrong with a message."""
-        self._send(wire.error(code, text[:500], seq))
-
-    def _send(self, message: bytes) -> bool:
-        if self.link.backlog > MAX_BACKLOG:
-            self._pipeline.telemetry.add("kaywatch_replies_withheld_total")
-            return False
-        self.link.send(wire.frame(message))
-        return True
-
-
-def _message(frame: bytes | Oversized | OutOfStep, decoder: Decoder) -> Message:
-    match frame:
-        case Oversized(size):
-            return Rejected(
-                ErrorCode.FRAME_TOO_LARGE,
-                f"a frame of {size} bytes; at most {wire.MAX_FRAME} are taken",
-            )
-        case OutOfStep(size):
-            return Rejected(
-                ErrorCode.FRAME_TOO_LARGE,
-                f"no frame: its length would be {size} bytes; hanging up",
-                fatal=True,
-            )
-    return decoder.decode(frame)
-
-
-def _id_bytes(client: str) -> bytes:
-    try:
-        return bytes.fromhex(client)
-    except ValueError:
-        return b""

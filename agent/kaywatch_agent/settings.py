@@ -26,8 +26,8 @@ def section(
 
     Args:
         kind: the dataclass; its fields are strings, numbers, booleans, `Literal`,
-            `tuple[str, ...]`, `dict[str, str]`, other dataclasses, or one of them
-            or None.
+            `tuple[str, ...]`, `dict[str, str]`, other dataclasses or a tuple of them,
+            or one of all that or None.
         values: the table.
         path: what its keys begin with in a complaint, such as `receiver.ops.`.
         others: keys that are known besides, for a complaint.
@@ -47,6 +47,15 @@ def section(
         key: _value(types_of[key], value, f"{path}{key}")
         for key, value in values.items()
     }
+    missing = [
+        name
+        for name, spec in known.items()
+        if name not in given
+        and spec.default is dataclasses.MISSING
+        and spec.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ConfigError(f"{path}{missing[0]}", "is needed")
     try:
         return kind(**given)
     except ValueError as error:
@@ -66,7 +75,7 @@ def _value(kind: Any, value: Any, path: str) -> Any:
             raise ConfigError(path, f"{value!r} is not one of {allowed}")
         return value
     if origin is tuple:
-        return _strings(value, path)
+        return _several(choices[0], value, path)
     if origin is dict:
         return _mapping(value, path)
     if isinstance(kind, types.UnionType):
@@ -79,6 +88,16 @@ def _value(kind: Any, value: Any, path: str) -> Any:
     if not fits:
         raise ConfigError(path, f"expected {_WORDS[kind]}, got {value!r}")
     return value
+
+
+def _several(kind: type[Any], value: Any, path: str) -> tuple[Any, ...]:
+    if not dataclasses.is_dataclass(kind):
+        return _strings(value, path)
+    if not isinstance(value, list) or not all(isinstance(v, dict) for v in value):
+        raise ConfigError(path, f"expected tables [[{path}]], got {value!r}")
+    return tuple(
+        section(kind, one, f"{path}[{number}].") for number, one in enumerate(value)
+    )
 
 
 def _strings(value: Any, path: str) -> tuple[str, ...]:

@@ -42,6 +42,30 @@ CATALOGUE: Final[dict[str, Metric]] = {
             "counter",
             "Ingest connections since the start.",
         ),
+        Metric(
+            "kaywatch_mqtt_connected",
+            "gauge",
+            "Whether messages of a broker are taken in.",
+            ("broker",),
+        ),
+        Metric(
+            "kaywatch_mqtt_connects_total",
+            "counter",
+            "Times that a broker has let us in.",
+            ("broker",),
+        ),
+        Metric(
+            "kaywatch_mqtt_messages_total",
+            "counter",
+            "Messages that a broker delivered, ignored ones included.",
+            ("broker",),
+        ),
+        Metric(
+            "kaywatch_mqtt_ignored_total",
+            "counter",
+            "Messages of a broker that were not looked at, by reason.",
+            ("broker", "reason"),
+        ),
         Metric("kaywatch_clients", "gauge", "Clients known, by state.", ("state",)),
         Metric("kaywatch_received_bytes_total", "counter", "Bytes read from clients."),
         Metric(
@@ -61,6 +85,16 @@ CATALOGUE: Final[dict[str, Metric]] = {
             "counter",
             "Batches that were sent again and had been counted already.",
             durable=True,
+        ),
+        Metric(
+            "kaywatch_untimely_batches_total",
+            "counter",
+            "Batches by way of a broker that came before others of their client.",
+        ),
+        Metric(
+            "kaywatch_resends_requested_total",
+            "counter",
+            "Requests to clients behind a broker to send again what got lost.",
         ),
         Metric(
             "kaywatch_missing_batches_total",

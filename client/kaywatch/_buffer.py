@@ -33,6 +33,7 @@ class Buffer:
     def __init__(self, limit: int = DEFAULT_BYTES) -> None:
         self.limit = limit
         self.bytes = 0
+        self.sent_bytes = 0  # of those that were sent and not acknowledged
         self.acked_events = 0
         self.lost: Counter[str] = Counter()  # all drops since the start
         self._batches: deque[Packed] = deque()
@@ -49,6 +50,21 @@ class Buffer:
         # Copied in one go: the sender goes on adding and dropping batches.
         return sum(batch.events for batch in tuple(self._batches))
 
+    @property
+    def sent(self) -> int:
+        """Batches that were sent on this connection and not acknowledged."""
+        return len(self._batches) - self._unsent
+
+    @property
+    def waiting(self) -> int:
+        """Batches that were not sent on this connection."""
+        return self._unsent
+
+    @property
+    def lowest(self) -> int:
+        """The number of the oldest batch, 0 if there is none."""
+        return self._batches[0].seq if self._batches else 0
+
     def append(self, batch: Packed) -> None:
         """Add a batch, dropping the oldest ones that no longer fit."""
         self._batches.append(batch)
@@ -61,6 +77,7 @@ class Buffer:
                 self._unsent -= 1
                 self._lose(oldest)
             else:
+                self.sent_bytes -= len(oldest.message)
                 self._doubtful.append(oldest._replace(message=b""))
 
     def next_unsent(self) -> Packed | None:
@@ -69,6 +86,7 @@ class Buffer:
             return None
         batch = self._batches[-self._unsent]
         self._unsent -= 1
+        self.sent_bytes += len(batch.message)
         return batch
 
     def settle(self, seq: int) -> None:
@@ -81,6 +99,7 @@ class Buffer:
             self._lose(batch)
         self._doubtful.clear()
         self._unsent = len(self._batches)
+        self.sent_bytes = 0
 
     def ack(self, seq: int) -> None:
         """Forget the batches up to `seq`: the agent has them."""
@@ -89,18 +108,18 @@ class Buffer:
         batches = self._batches
         while batches and batches[0].seq <= seq:
             done = batches.popleft()
-            self.bytes -= len(done.message)
+            self._forget(done, unsent=self._unsent > len(batches))
             self.acked_events += done.events
-        self._unsent = min(self._unsent, len(batches))
 
-    def reject(self, seq: int) -> None:
-        """Drop the one batch that the agent refused for good."""
-        for position, batch in enumerate(self._batches):
+    def reject(self, seq: int, reason: str = DropReason.REJECTED) -> None:
+        """Drop the one batch that can't be delivered, ever."""
+        batches = self._batches
+        for position, batch in enumerate(batches):
             if batch.seq == seq:
-                del self._batches[position]
-                self.bytes -= len(batch.message)
-                self._unsent = min(self._unsent, len(self._batches))
-                self._lose(batch, DropReason.REJECTED)
+                unsent = position >= len(batches) - self._unsent
+                del batches[position]
+                self._forget(batch, unsent)
+                self._lose(batch, reason)
                 return
 
     def count_drop(self, reason: str, events: int) -> None:
@@ -118,6 +137,14 @@ class Buffer:
         drops = dict(self._unreported)
         self._unreported.clear()
         return drops
+
+    def _forget(self, batch: Packed, unsent: bool) -> None:
+        """Count a batch out that was taken from the list."""
+        self.bytes -= len(batch.message)
+        if unsent:
+            self._unsent -= 1
+        else:
+            self.sent_bytes -= len(batch.message)
 
     def _lose(self, batch: Packed, reason: str = DropReason.BUFFER_FULL) -> None:
         self.count_drop(str(reason), batch.events)

@@ -108,9 +108,9 @@ class Process:
             ConfigurationError: before anything has changed.
         """
         if settings.endpoint is not None:
-            from kaywatch._transport import check_endpoint
+            from kaywatch._connecting import check_usable
 
-            check_endpoint(settings.endpoint)
+            check_usable(settings.endpoint)
         if settings.buffer_bytes < 1_000_000:
             raise ConfigurationError(
                 f"buffer_bytes={settings.buffer_bytes}: at least 1_000_000 are needed"
@@ -193,12 +193,13 @@ class Process:
     def _make_sender(self) -> Sender:
         import socket
 
+        from kaywatch._connecting import connector
         from kaywatch._sender import Sender
-        from kaywatch._session import Session, new_identity, unix_connector
+        from kaywatch._session import Session, new_identity
 
         settings = self.settings
         identity = new_identity(self.service(), socket.gethostname(), settings.tags)
-        connect = settings.connect or unix_connector(settings.endpoint)
+        connect = settings.connect or connector(settings.endpoint, identity.client)
         session = Session(identity, self.recorder, connect, settings.buffer_bytes)
         session.expected = self._expected
         self._hook()
@@ -309,8 +310,9 @@ def configure(
     Nothing needs to be configured: the environment and the defaults suffice.
 
     Args:
-        endpoint: where the agent listens, `unix:///run/kaywatch/ingest.sock`;
-            `KAYWATCH_ENDPOINT` by default, else the first agent's socket found.
+        endpoint: where the agent listens, `unix:///run/kaywatch/ingest.sock`, or
+            through a broker, `mqtts://user@host:8883/kaywatch`; `KAYWATCH_ENDPOINT`
+            by default, else the first agent's socket found.
         service: the name to report under; `KAYWATCH_SERVICE` by default, else the
             program's.
         tags: a few words about this process, such as `{"zone": "b"}`; by default

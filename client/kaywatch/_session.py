@@ -20,16 +20,11 @@ import msgpack  # noqa: F401 - wire imports it lazily; here no fork can interrup
 from kaywatch import wire
 from kaywatch._buffer import DEFAULT_BYTES, Buffer, Packed
 from kaywatch._packer import Packer, Sections
-from kaywatch._transport import (
-    Transport,
-    UnixTransport,
-    candidates,
-    check_endpoint,
-)
-from kaywatch.errors import ConfigurationError
+from kaywatch._transport import Again, Refused, Transport
+from kaywatch._usage import usage
 from kaywatch.recorder import Recorder
 
-__all__ = ["Identity", "Session", "new_identity", "unix_connector"]
+__all__ = ["Identity", "Session", "new_identity"]
 
 log = logging.getLogger("kaywatch")
 
@@ -38,9 +33,22 @@ GREETING_TIMEOUT: Final = 5.0  # the agent acknowledges a hello at once
 STALL_TIMEOUT: Final = 10.0  # no byte moved: the agent hangs, try another connection
 RETRY_MIN: Final = 0.1
 RETRY_MAX: Final = 2.0  # a look at a missing socket file costs microseconds
-RETRY_VERSION: Final = 10.0  # an agent of another version is replaced, if at all
+RETRY_REFUSED: Final = 10.0  # a version or a password is changed by people, if at all
 POLL: Final = 0.05  # while bytes or acks are under way
 MAX_BATCHES_PER_STEP: Final = 40  # then send, also when events come faster than that
+
+# Behind a broker, whatever was sent may be lost: without an ack for so long, the agent
+# is greeted again, and after each greeting that brings none it is waited twice as long.
+PATIENCE_MIN: Final = 5.0
+PATIENCE_MAX: Final = 60.0
+EAGER: Final = 1.0  # seconds after a greeting in which its answer is looked for at once
+
+# What a broker holds of one client when the agent is away, or slow. At an ack a second
+# it bounds a process to some 300,000 events/s.
+WINDOW_BYTES: Final = 8 * 1024 * 1024
+WINDOW_BATCHES: Final = 64
+
+USAGE_INTERVAL: Final = 10.0  # as often as the agent looks at processes on its host
 
 
 @dataclass(frozen=True)
@@ -80,9 +88,18 @@ class Session:
         self._connect = connect
         self._transport: Transport | None = None
         self._greeted = False
+        self._greetings = 0  # so far; the last one's number
+        self._greeted_at = 0.0  # when that was sent
+        self._doubtful = False  # the agent asks to be greeted again
+        self._arrivals = 0
+        self._patience = PATIENCE_MIN
+        self._acked_at = 0.0  # when an ack was news, or all was acknowledged
+        self._used_at = 0.0
+        self._now = 0.0  # of the last step
         self._gate_dropped = 0
         self._retry = RETRY_MIN
         self._retry_at = 0.0
+        self._at_once = False  # connect again without a delay
         self._progress_at = 0.0
         self._backlog = 0
         self._flushed = -1  # the seq at which the agent was last asked for an ack
@@ -99,7 +116,15 @@ class Session:
     def busy(self) -> bool:
         """Whether the transport is worth polling before the next flush."""
         transport = self._transport
-        return transport is not None and (not self._greeted or transport.backlog > 0)
+        if transport is None:
+            return self._at_once
+        if not transport.lossy:
+            return not self._greeted or transport.backlog > 0
+        if transport.absent:
+            return False
+        if not self._greeted:
+            return self._now - self._greeted_at < EAGER
+        return transport.backlog > 0 or (self._full and self.buffer.waiting > 0)
 
     def step(self, now: float, urgent: bool = False, wait: float = 0.0) -> int:
         """Pack, connect when due, send, and take in the replies.
@@ -112,7 +137,8 @@ class Session:
         Returns:
             The number of events packed.
         """
-        packed = self._pack()
+        self._now = now
+        packed = self._pack(now)
         try:
             self._exchange(now, urgent, wait)
         except (OSError, ValueError, LookupError, TypeError) as error:
@@ -139,11 +165,19 @@ class Session:
 
     # -- inside ----------------------------------------------------------------------
 
-    def _pack(self) -> int:
+    @property
+    def _full(self) -> bool:
+        """Whether as much is under way as a broker should have to hold."""
+        sent = self.buffer
+        return sent.sent >= WINDOW_BATCHES or sent.sent_bytes >= WINDOW_BYTES
+
+    def _pack(self, now: float) -> int:
         total = 0
         self._recorder.lower_gate()
+        transport = self._transport
+        most = _events_within(transport.largest if transport else wire.MAX_FRAME)
         for _ in range(MAX_BATCHES_PER_STEP):
-            taken = self._packer.take()
+            taken = self._packer.take(most)
             self._count_gate_drops()
             if taken is None:
                 break
@@ -151,7 +185,15 @@ class Session:
             self.buffer.count_drop(str(wire.DropReason.UNPACKABLE), taken.unpackable)
             total += taken.events
             self._append(taken)
+        if transport is not None and transport.lossy and self._greeted:
+            self._tell_usage(now)
         return total
+
+    def _tell_usage(self, now: float) -> None:
+        """Say what this process uses, now and then: from afar nobody sees it."""
+        if now - self._used_at >= USAGE_INTERVAL:
+            self._used_at = now
+            self._append(Sections({"process": usage()}, 0, 0))
 
     def _append(self, taken: Sections) -> None:
         self.seq += 1
@@ -182,17 +224,23 @@ class Session:
 
     def _exchange(self, now: float, urgent: bool, wait: float) -> None:
         if self._transport is None:
-            if now < self._retry_at - (RETRY_MAX if urgent else 0.0):
+            early = RETRY_MAX if urgent else 0.0
+            if now < self._retry_at - early and not self._at_once:
                 return
             self._transport = self._open(now)
         transport = self._transport
-        self._send(transport)
+        if transport.lossy:
+            # Maybe it has said that it is away: then all stays here.
+            self._move(transport, 0.0, now)
+            self._watch_broker(transport, now)
+        self._send(transport, now)
         if urgent and self._greeted and self._flushed != self.seq:
             self._flushed = self.seq
             transport.send(wire.flush(self.identity.client))
         self._move(transport, wait, now)
-        self._send(transport)
-        self._watch(transport, now)
+        self._send(transport, now)
+        if not transport.lossy:
+            self._watch(transport, now)
 
     def _move(self, transport: Transport, wait: float, now: float) -> None:
         for message in transport.pump(wait):
@@ -200,8 +248,27 @@ class Session:
 
     def _open(self, now: float) -> Transport:
         self.attempted = True
-        who = self.identity
+        self._at_once = False
         transport = self._connect()
+        self._arrivals = transport.arrivals
+        self._patience = PATIENCE_MIN
+        self._backlog = 0
+        self._greet(transport, now)
+        self._tell_topologies()
+        return transport
+
+    def _tell_topologies(self) -> None:
+        """Send them again: the agent may be a new one."""
+        if self.expected:
+            self._packer.resend_topologies()
+
+    def _greet(self, transport: Transport, now: float) -> None:
+        """Introduce us; what was sent and not acknowledged is sent again after it."""
+        who = self.identity
+        self._greeted = self._doubtful = False
+        self._greetings += 1
+        self._greeted_at = self._progress_at = now
+        self._flushed = -1
         transport.send(
             wire.hello(
                 client=who.client,
@@ -211,42 +278,60 @@ class Session:
                 start=who.start,
                 sdk=who.sdk,
                 tags=who.tags,
+                greeting=self._greetings,
+                first=self.buffer.lowest or self.seq + 1,
             )
         )
-        self._greeted = False
-        self._progress_at = now
-        self._backlog = 0
-        self._flushed = -1
-        if self.expected:
-            self._packer.resend_topologies()
-        return transport
 
-    def _send(self, transport: Transport) -> None:
+    def _send(self, transport: Transport, now: float) -> None:
         # One batch at a time into the transport: what waits stays in the buffer,
         # where its bytes are bounded.
         while self._greeted and not transport.backlog:
+            if transport.lossy and self._full:
+                return
+            if not self.buffer.sent:
+                self._acked_at = now
             batch = self.buffer.next_unsent()
             if batch is None:
                 return
+            if len(batch.message) > transport.largest:
+                self._too_large(batch, transport.largest)
+                continue
             transport.send(batch.message)
             self._move(transport, 0.0, self._progress_at)
+
+    def _too_large(self, batch: Packed, largest: int) -> None:
+        size = len(batch.message)
+        self.error = f"a batch of {size} bytes, and the broker takes {largest}"
+        self.buffer.reject(batch.seq, str(wire.DropReason.UNPACKABLE))
 
     def _receive(self, message: dict[str, Any], now: float) -> None:
         self._progress_at = now
         kind = message.get("type")
         if kind == "ack":
-            seq = int(message["seq"])
-            if self._greeted:
-                self.buffer.ack(seq)
-            else:
-                self._greeted = self.connected = self.expected = True
-                self.error = ""
-                self._retry = RETRY_MIN
-                self.buffer.settle(seq)
+            self._acknowledged(int(message["seq"]), message.get("greeting"), now)
+        elif kind == "resend":
+            # One that comes before the answer to a greeting was asked before it.
+            self._doubtful = self._greeted
         elif kind == "error":
             self._refused(message)
         elif kind == "slow":
             self.interval = max(FLUSH_INTERVAL, float(message["seconds"]))
+
+    def _acknowledged(self, seq: int, greeting: Any, now: float) -> None:
+        transport = self._transport
+        lossy = transport is not None and transport.lossy
+        if lossy and seq >= self.buffer.lowest > 0:
+            self._acked_at = now
+            self._patience = PATIENCE_MIN
+        # On a stream nothing else can come before the answer to the greeting.
+        if self._greeted or (lossy and greeting != self._greetings):
+            self.buffer.ack(seq)
+            return
+        self._greeted = self.connected = self.expected = True
+        self.error = ""
+        self._retry = RETRY_MIN
+        self.buffer.settle(seq)
 
     def _refused(self, message: dict[str, Any]) -> None:
         code, text = str(message.get("code")), str(message.get("text"))
@@ -255,7 +340,7 @@ class Session:
             self._told.add(code)
             log.warning("the agent refused a message: %s (%s)", text, code)
         if code == wire.ErrorCode.UNSUPPORTED_VERSION:
-            self._retry = RETRY_VERSION
+            self._retry = RETRY_REFUSED
             raise ConnectionError(text)
         if isinstance(message.get("seq"), int):
             self.buffer.reject(message["seq"])
@@ -270,12 +355,36 @@ class Session:
         if transport.backlog and quiet > STALL_TIMEOUT:
             raise TimeoutError("the agent reads nothing")
 
+    def _watch_broker(self, transport: Transport, now: float) -> None:
+        """Greet again whenever there is doubt; that costs the agent one message."""
+        came, self._arrivals = transport.arrivals != self._arrivals, transport.arrivals
+        if transport.absent:
+            # It says when it is back. Till then all stays here.
+            self._greeted = self.connected = False
+            return
+        since = self._acked_at if self._greeted else self._greeted_at
+        waiting = not self._greeted or self.buffer.sent > 0
+        if waiting and now - max(since, self._greeted_at) > self._patience:
+            self.connected = self._greeted
+            self._patience = min(self._patience * 2, PATIENCE_MAX)
+            self._greet(transport, now)
+        elif came or self._doubtful:
+            self._greet(transport, now)
+            if came:
+                self._tell_topologies()
+
     def _disconnect(self, now: float, error: Exception) -> None:
         if self._transport is not None:
             self._transport.close()
         self._transport = None
         self.connected = self._greeted = False
         self.error = f"{type(error).__name__}: {error}"
+        self._at_once = isinstance(error, Again)
+        if isinstance(error, Refused):
+            self._retry = RETRY_REFUSED
+            if self.error not in self._told:
+                self._told.add(self.error)
+                log.warning("kaywatch sends nothing for now: %s", error)
         # Jitter, so that a restarted agent isn't met by all its clients at once.
         self._retry_at = now + self._retry * random.uniform(0.5, 1.0)
         self._retry = max(self._retry, min(self._retry * 2, RETRY_MAX))
@@ -284,29 +393,13 @@ class Session:
         return wire.bye(self.identity.client, self.seq, self.buffer.take_drops())
 
 
-def unix_connector(endpoint: str | None) -> Callable[[], Transport]:
-    """Return a function that connects to the first agent's socket there is."""
-    wrong = ""
-    if endpoint is not None:
-        try:
-            check_endpoint(endpoint)
-        except ConfigurationError as error:
-            # From the environment: the application has to run all the same.
-            wrong = str(error)
-            log.warning("kaywatch sends nothing: %s", wrong)
+def _events_within(size: int) -> int:
+    """Return how many events a batch of so many bytes may have.
 
-    def connect() -> Transport:
-        if wrong:
-            raise ConnectionError(wrong)
-        last: OSError = FileNotFoundError("no agent's socket is there")
-        for path in candidates(endpoint):
-            try:
-                return UnixTransport(path)
-            except OSError as error:
-                last = error
-        raise last
-
-    return connect
+    A row has 44 bytes at most, and of what a small broker takes, the table of names may
+    have half.
+    """
+    return min(wire.MAX_BATCH_EVENTS, max(1, size // 2 // 44))
 
 
 def new_identity(service: str, host: str, tags: Mapping[str, str]) -> Identity:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from kaywatch.errors import ConfigurationError
 from kaywatch.wire import MAX_FRAME
 
-__all__ = ["Transport", "UnixTransport", "candidates", "check_endpoint"]
+__all__ = ["Again", "Refused", "Transport", "UnixTransport", "candidates", "check_unix"]
 
 SYSTEM_SOCKET: Final = "/run/kaywatch/ingest.sock"
 
@@ -22,8 +22,29 @@ SYSTEM_SOCKET: Final = "/run/kaywatch/ingest.sock"
 MAX_SOCKET_PATH: Final = 107
 
 
+class Again(ConnectionError):
+    """Somebody is there, and another attempt at once is likely to succeed."""
+
+
+class Refused(ConnectionError):
+    """Somebody is there and doesn't let us; a person has to change something."""
+
+
 class Transport(Protocol):
-    """A connection: made when constructed, gone after `close` or an OSError."""
+    """A connection: made when constructed, gone after `close` or an OSError.
+
+    Attributes:
+        lossy: whether what is sent may get lost, come twice or out of order though
+            the connection stands.
+        absent: whether the agent is known to be away from the other end.
+        arrivals: how often the agent has come there since the connection was made.
+        largest: bytes that a message may have.
+    """
+
+    lossy: bool
+    absent: bool
+    arrivals: int
+    largest: int
 
     def send(self, message: bytes) -> None:
         """Queue one message; `pump` moves it."""
@@ -43,11 +64,11 @@ class Transport(Protocol):
         """Release what the connection holds. Idempotent."""
 
 
-def check_endpoint(endpoint: str) -> str:
-    """Return the endpoint, checked.
+def check_unix(endpoint: str) -> str:
+    """Return the endpoint, checked to be the path of a socket.
 
     Raises:
-        ConfigurationError: if it is none that this client can send to.
+        ConfigurationError: it is none.
     """
     parts = urlsplit(endpoint)
     if parts.scheme != "unix":
@@ -83,6 +104,11 @@ def candidates(endpoint: str | None) -> Iterator[str]:
 
 class UnixTransport:
     """A stream connection that carries length-prefixed messages."""
+
+    lossy = False
+    absent = False
+    arrivals = 0
+    largest = MAX_FRAME
 
     def __init__(self, path: str) -> None:
         """Connect.

@@ -86,6 +86,11 @@ class RunEnd(NamedTuple):
 class MemoryTransport:
     """An agent in memory: acknowledges everything, and keeps it."""
 
+    lossy = False
+    absent = False
+    arrivals = 0
+    largest = wire.MAX_FRAME
+
     def __init__(self, received: list[dict[str, Any]]) -> None:
         self.received = received
         self.backlog = 0

@@ -19,6 +19,9 @@ __all__ = [
     "MAX_FRAME",
     "MAX_NAME",
     "MAX_TABLE_ENTRIES",
+    "MQTT_PREFIX",
+    "OFFLINE",
+    "ONLINE",
     "PHASES",
     "PHASE_COLUMNS",
     "POINT_COLUMNS",
@@ -41,7 +44,10 @@ __all__ = [
     "frame",
     "hello",
     "pack",
+    "resend",
     "slow",
+    "status_topic",
+    "topic",
 ]
 
 VERSION: Final = 1
@@ -59,6 +65,13 @@ MAX_NAME: Final = 200
 
 # An index is 16 bits wide.
 MAX_TABLE_ENTRIES: Final = 65_536
+
+# Where messages are on a broker: PREFIX/v1/CLIENT/up and others; see `topic`.
+MQTT_PREFIX: Final = "kaywatch"
+
+# What the agent's status topic says, retained.
+ONLINE: Final = b"online"
+OFFLINE: Final = b"offline"
 
 # Column name -> array typecode, which is also the struct and numpy code.
 EXECUTION_COLUMNS: Final[Mapping[str, str]] = {
@@ -156,8 +169,9 @@ class ErrorCode(StrEnum):
     BAD_INDEX = "bad_index"  # outside its table
     BAD_VALUE = "bad_value"  # NaN, infinite, negative, or an unknown enum member
     BAD_ROW = "bad_row"
-    BAD_SECTION = "bad_section"  # failures, topologies, in_flight, loops
-    FORBIDDEN = "forbidden"  # to observe: another user's, or one too many
+    BAD_SECTION = "bad_section"  # failures, topologies, in_flight, loops, process
+    BAD_JSON = "bad_json"  # rows from a shell over MQTT
+    FORBIDDEN = "forbidden"  # to observe, or to speak for another client
 
 
 def pack(value: object) -> bytes:
@@ -202,21 +216,30 @@ def hello(
     start: float,
     sdk: str,
     tags: Mapping[str, str],
+    greeting: int = 0,
+    first: int = 0,
 ) -> bytes:
-    """Introduce a client; first on every connection, and answered with an ack."""
-    return pack(
-        {
-            "type": "hello",
-            "v": VERSION,
-            "client": client,
-            "service": service,
-            "host": host,
-            "pid": pid,
-            "start": start,
-            "sdk": sdk,
-            "tags": dict(tags),
-        }
-    )
+    """Introduce a client; first on every connection, and answered with an ack.
+
+    A `greeting` numbers a client's hellos from 1, and the ack that answers it has it
+    too; `first` is the lowest number of a batch that may still come.
+    """
+    message: dict[str, object] = {
+        "type": "hello",
+        "v": VERSION,
+        "client": client,
+        "service": service,
+        "host": host,
+        "pid": pid,
+        "start": start,
+        "sdk": sdk,
+        "tags": dict(tags),
+    }
+    if greeting:
+        message["greeting"] = greeting
+    if first:
+        message["first"] = first
+    return pack(message)
 
 
 def batch(
@@ -238,7 +261,7 @@ def batch(
         service: the service's name.
         recorded: events recorded by this client so far, those it dropped included.
         sections: any of `table`, `executions`, `points`, `runs`, `failures`,
-            `topologies`, `in_flight`, `loops`, `looped`, or `events` (rows).
+            `topologies`, `in_flight`, `loops`, `looped`, `process`, or `events` (rows).
         drops: events lost since the last batch, by `DropReason`.
     """
     message: dict[str, object] = {
@@ -315,9 +338,23 @@ def captured(
     return pack(found)
 
 
-def ack(seq: int, client: bytes) -> bytes:
-    """Say that all batches of `client` up to `seq` are committed."""
-    return pack({"type": "ack", "client": client, "seq": seq})
+def ack(seq: int, client: bytes, greeting: int = 0) -> bytes:
+    """Say that all batches of `client` up to `seq` are committed.
+
+    Args:
+        seq: the highest committed number.
+        client: whose.
+        greeting: the number of the hello that this answers, if it had one.
+    """
+    message: dict[str, object] = {"type": "ack", "client": client, "seq": seq}
+    if greeting:
+        message["greeting"] = greeting
+    return pack(message)
+
+
+def resend(after: int, client: bytes) -> bytes:
+    """Ask for a hello, and then for all batches after `after` again."""
+    return pack({"type": "resend", "client": client, "after": after})
 
 
 def error(code: ErrorCode, text: str, seq: int | None = None) -> bytes:
@@ -331,3 +368,20 @@ def error(code: ErrorCode, text: str, seq: int | None = None) -> bytes:
 def slow(seconds: float) -> bytes:
     """Ask the client to send at most every `seconds`."""
     return pack({"type": "slow", "seconds": seconds})
+
+
+def topic(prefix: str, client: str, leaf: str) -> str:
+    """Return where messages of a client are on a broker.
+
+    Args:
+        prefix: as configured, without a slash at its end.
+        client: its id in 32 hexadecimal digits, or `+` for those of all.
+        leaf: `up` to the agent, `down` from it, `gone` for the last will, `rows` for
+            JSON from a shell.
+    """
+    return f"{prefix}/v{VERSION}/{client}/{leaf}"
+
+
+def status_topic(prefix: str) -> str:
+    """Return where the agent says whether it is there: ONLINE or OFFLINE."""
+    return topic(prefix, "agent", "status")

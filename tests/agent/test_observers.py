@@ -12,9 +12,9 @@ from tests.agent.protocol.samples import CLIENT, batch, executions, hello
 from kaywatch import wire
 from kaywatch._version import __version__
 from kaywatch_agent import observers
+from kaywatch_agent.conversation import Conversation
 from kaywatch_agent.ingest.peers import Peer
 from kaywatch_agent.observers import MAX_OBSERVERS
-from kaywatch_agent.pipeline import Conversation
 
 
 class Line:

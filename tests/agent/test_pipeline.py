@@ -28,8 +28,8 @@ from kaywatch import wire
 from kaywatch.wire import ErrorCode
 from kaywatch_agent.aggregate.change import Change
 from kaywatch_agent.aggregate.clients import Client
+from kaywatch_agent.conversation import MAX_BACKLOG, Conversation
 from kaywatch_agent.model import Kind, Presence
-from kaywatch_agent.pipeline import MAX_BACKLOG, Conversation
 
 OTHER_CLIENT = b"another process!"
 

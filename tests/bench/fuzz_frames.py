@@ -26,7 +26,8 @@ from kaywatch.recorder import Failure, Recorder, Topology
 from kaywatch_agent.aggregate.aggregator import Aggregator
 from kaywatch_agent.aggregate.change import Change
 from kaywatch_agent.aggregate.registry import Limits, Registry
-from kaywatch_agent.pipeline import Conversation, Pipeline
+from kaywatch_agent.conversation import Conversation
+from kaywatch_agent.pipeline import Pipeline
 from kaywatch_agent.telemetry import Telemetry
 
 FRAMES = 1_000_000

@@ -8,7 +8,10 @@ import time
 from collections.abc import Callable, Iterator
 
 from kaywatch import wire
+from kaywatch._broker import Broker, Dialect
+from kaywatch._mqtt import MqttTransport
 from kaywatch._packer import Packer
+from kaywatch._session import WINDOW_BATCHES
 from kaywatch.recorder import Recorder
 
 __all__ = ["Clients", "NODES", "evenly", "sections", "statsd_packets"]
@@ -45,7 +48,7 @@ class Clients:
 
     def __init__(
         self,
-        path: str,
+        path: str | Broker,
         clients: int,
         events: int,
         *,
@@ -55,7 +58,7 @@ class Clients:
         """Connect.
 
         Args:
-            path: the agent's socket.
+            path: the agent's socket, or the broker that it takes from.
             clients: how many.
             events: in each batch.
             nodes: of each service.
@@ -94,16 +97,17 @@ class Clients:
 
 
 class _Connection:
-    def __init__(self, path: str, number: int, service: str) -> None:
+    def __init__(self, path: str | Broker, number: int, service: str) -> None:
         self._service = service
         self._client = struct.pack(">QQ", time.time_ns(), number)
         self._seq = 0
         self._acked = -1
         self._recorded = 0
-        self._received = bytearray()
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.settimeout(ACK_TIMEOUT)
-        self._socket.connect(path)
+        self._channel: _Socket | _Topics
+        if isinstance(path, str):
+            self._channel = _Socket(path)
+        else:
+            self._channel = _Topics(path, self._client)
         hello = wire.hello(
             client=self._client,
             service=service,
@@ -113,10 +117,13 @@ class _Connection:
             sdk="bench",
             tags={},
         )
-        self._socket.sendall(wire.frame(hello))
+        self._channel.send(hello)
         self.settle()
 
     def push(self, events: int, sections: dict[str, object]) -> None:
+        if self._channel.window and self._seq - self._acked >= self._channel.window:
+            self.ask()
+            self.settle(self._seq - self._channel.window // 2)
         self._seq += 1
         self._recorded += events
         batch = wire.batch(
@@ -127,15 +134,15 @@ class _Connection:
             recorded=self._recorded,
             sections=sections,
         )
-        self._socket.sendall(wire.frame(batch))
+        self._channel.send(batch)
 
     def ask(self) -> None:
-        self._socket.sendall(wire.frame(wire.flush(self._client)))
+        self._channel.send(wire.flush(self._client))
 
-    def settle(self) -> None:
+    def settle(self, seq: int | None = None) -> None:
         # What was acknowledged once is not again, however often one asks.
-        while self._acked < self._seq:
-            message = self._next_message()
+        while self._acked < (self._seq if seq is None else seq):
+            message = self._channel.receive()
             assert message["type"] != "error", message
             if message["type"] == "ack":
                 acked = message["seq"]
@@ -143,10 +150,28 @@ class _Connection:
                 self._acked = acked
 
     def close(self) -> None:
-        self._socket.sendall(wire.frame(wire.bye(self._client, self._seq)))
+        self._channel.send(wire.bye(self._client, self._seq))
+        self._channel.close()
+
+
+class _Socket:
+    """Carries the messages of one connection over a UNIX socket."""
+
+    window = 0  # batches that may be under way; any number
+
+    def __init__(self, path: str) -> None:
+        self._received = bytearray()
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(ACK_TIMEOUT)
+        self._socket.connect(path)
+
+    def send(self, message: bytes) -> None:
+        self._socket.sendall(wire.frame(message))
+
+    def close(self) -> None:
         self._socket.close()
 
-    def _next_message(self) -> dict[str, object]:
+    def receive(self) -> dict[str, object]:
         while len(self._received) < 4 or len(self._received) < 4 + self._size():
             part = self._socket.recv(65_536)
             assert part, "the agent hung up"
@@ -159,6 +184,32 @@ class _Connection:
     def _size(self) -> int:
         size: int = struct.unpack_from(">I", self._received)[0]
         return size
+
+
+class _Topics:
+    """Carries the messages of one client by way of a broker."""
+
+    window = WINDOW_BATCHES
+
+    def __init__(self, broker: Broker, client: bytes) -> None:
+        self._transport = MqttTransport(broker, Dialect(), client)
+        self._received: list[bytes] = []
+
+    def send(self, message: bytes) -> None:
+        self._transport.send(message)
+        self._received += self._transport.pump(0.0)
+        while self._transport.backlog:
+            self._received += self._transport.pump(0.05)
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def receive(self) -> dict[str, object]:
+        end = time.monotonic() + ACK_TIMEOUT
+        while not self._received:
+            self._received += self._transport.pump(0.05)
+            assert time.monotonic() < end, "no answer"
+        return wire.decode(self._received.pop(0))
 
 
 def statsd_packets(port: int, per_packet: int) -> Callable[[], None]:

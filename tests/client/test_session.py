@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
 
 from kaywatch import wire
-from kaywatch._session import GREETING_TIMEOUT, STALL_TIMEOUT, Identity, Session
+from kaywatch._session import (
+    GREETING_TIMEOUT,
+    PATIENCE_MIN,
+    STALL_TIMEOUT,
+    USAGE_INTERVAL,
+    WINDOW_BATCHES,
+    Identity,
+    Session,
+)
+from kaywatch._transport import Again, Refused
 from kaywatch.recorder import Recorder
 
 IDENTITY = Identity(b"i" * 16, "service", "host", 42, 1.0, "sdk", {"zone": "b"})
@@ -19,6 +29,7 @@ class ScriptedAgent:
     def __init__(self) -> None:
         self.absent = False
         self.greets = True
+        self.behind_broker = False
         self.committed = 0
         self.connections: list[ScriptedTransport] = []
 
@@ -34,8 +45,13 @@ class ScriptedAgent:
 
 
 class ScriptedTransport:
+    arrivals = 0
+
     def __init__(self, agent: ScriptedAgent) -> None:
         self.agent = agent
+        self.lossy = agent.behind_broker
+        self.absent = False
+        self.largest = wire.MAX_FRAME
         self.sent: list[dict[str, Any]] = []
         self.replies: list[bytes] = []
         self.backlog = 0
@@ -46,7 +62,9 @@ class ScriptedTransport:
         decoded = wire.decode(message)
         self.sent.append(decoded)
         if decoded["type"] == "hello" and self.agent.greets:
-            self.replies.append(wire.ack(self.agent.committed, IDENTITY.client))
+            number = decoded["greeting"] if self.lossy else 0
+            committed = self.agent.committed
+            self.replies.append(wire.ack(committed, IDENTITY.client, number))
 
     def pump(self, timeout: float) -> list[bytes]:
         if self.broken:
@@ -56,6 +74,10 @@ class ScriptedTransport:
 
     def close(self) -> None:
         self.closed = True
+
+    def hellos(self) -> list[tuple[int, int]]:
+        """Return the numbers of the greetings, and where each says that it begins."""
+        return [(m["greeting"], m["first"]) for m in self.sent if m["type"] == "hello"]
 
     def batches(self) -> list[int]:
         return [m["seq"] for m in self.sent if m["type"] == "batch"]
@@ -306,3 +328,196 @@ def test_an_answer_that_is_none_ends_the_connection_only(
 
     assert agent.last.closed
     assert session.buffer.events == 1
+
+
+# -- behind a broker -------------------------------------------------------------------
+
+
+@pytest.fixture
+def broker(agent: ScriptedAgent) -> ScriptedAgent:
+    agent.behind_broker = True
+    return agent
+
+
+def test_what_the_agent_misses_is_sent_again_after_a_greeting(
+    session: Session, recorder: Recorder, broker: ScriptedAgent
+) -> None:
+    for second in range(3):
+        record(recorder)
+        session.step(float(second))
+    sent = broker.last.batches()
+    broker.last.replies.append(wire.resend(1, IDENTITY.client))
+    broker.committed = 1
+    session.step(3.0)
+    session.step(3.0)
+
+    assert broker.last.hellos() == [(1, 1), (2, 1)]
+    assert broker.last.batches() == [*sent, *sent[1:]]
+
+
+def test_acks_of_before_are_no_answer_to_a_greeting(
+    session: Session, recorder: Recorder, broker: ScriptedAgent
+) -> None:
+    record(recorder)
+    session.step(0.0)
+    broker.greets = False
+    broker.last.replies.append(wire.resend(0, IDENTITY.client))
+    session.step(1.0)
+    before = broker.last.batches()
+
+    broker.last.ack(1)
+    record(recorder)
+    session.step(2.0)
+    assert session.buffer.acked_events == 1
+    assert broker.last.batches() == before
+
+    broker.last.replies.append(wire.ack(1, IDENTITY.client, greeting=2))
+    session.step(3.0)
+    assert broker.last.batches()[-1] == session.seq
+
+
+def test_without_acks_it_greets_again_ever_more_seldom(
+    session: Session, recorder: Recorder, broker: ScriptedAgent
+) -> None:
+    record(recorder)
+    session.step(0.0)
+    broker.greets = False
+    times = []
+    for second in range(1, 200):
+        before = len(broker.last.hellos())
+        session.step(float(second))
+        if len(broker.last.hellos()) > before:
+            times.append(second)
+
+    gaps = [after - one for one, after in itertools.pairwise(times)]
+    assert times[0] == PATIENCE_MIN + 1
+    assert gaps == [11, 21, 41, 61]
+    assert not session.connected
+
+
+def test_an_agent_that_answers_and_acknowledges_nothing_is_not_pestered(
+    session: Session, recorder: Recorder, broker: ScriptedAgent
+) -> None:
+    record(recorder)
+    for second in range(200):
+        session.step(float(second))
+
+    assert len(broker.last.hellos()) <= 6
+    assert session.connected
+
+
+def test_a_quiet_client_has_no_doubts(
+    session: Session, recorder: Recorder, broker: ScriptedAgent
+) -> None:
+    record(recorder)
+    for second in range(100):
+        session.step(float(second))
+        if session.buffer.lowest:
+            broker.last.ack(session.seq)
+
+    assert len(broker.last.hellos()) == 1
+
+
+def test_no_more_is_under_way_than_the_broker_should_hold(
+    session: Session, recorder: Recorder, broker: ScriptedAgent
+) -> None:
+    for second in range(WINDOW_BATCHES * 2):
+        record(recorder)
+        session.step(second / 1000)
+    assert broker.last.batches() == list(range(1, WINDOW_BATCHES + 1))
+    assert session.busy  # an ack is worth looking for
+
+    broker.last.ack(10)
+    session.step(1.0)
+    assert broker.last.batches()[-1] == WINDOW_BATCHES + 10
+
+
+def test_nothing_is_sent_to_an_agent_that_is_away(
+    session: Session, recorder: Recorder, broker: ScriptedAgent
+) -> None:
+    record(recorder)
+    session.step(0.0)
+    sent = len(broker.last.sent)
+    broker.last.absent = True
+    for second in range(1, 100):
+        record(recorder)
+        session.step(float(second), urgent=True)
+    assert len(broker.last.sent) == sent
+    assert not session.connected and not session.busy
+
+    broker.last.absent = False
+    broker.last.arrivals += 1
+    broker.committed = 1
+    session.step(100.0)
+    session.step(100.0)
+    assert broker.last.hellos()[-1] == (2, 1)
+    assert session.connected
+    assert broker.last.batches() == list(range(1, WINDOW_BATCHES + 2))
+
+
+def test_the_process_tells_what_it_uses(
+    session: Session, recorder: Recorder, broker: ScriptedAgent
+) -> None:
+    for second in range(int(USAGE_INTERVAL) * 3):
+        session.step(second + 100.0)
+        broker.last.ack(session.seq)
+    told = [m["process"] for m in broker.last.sent if "process" in m]
+
+    assert len(told) == 3
+    assert told[0]["rss"] > 1_000_000
+    assert 0 < told[0]["cpu"] <= told[-1]["cpu"]
+
+
+def test_what_no_broker_takes_is_dropped_and_told(
+    session: Session, recorder: Recorder, broker: ScriptedAgent
+) -> None:
+    broker.greets = False
+    record(recorder, 2_000)
+    session.step(0.0)  # it isn't known yet how little the broker takes
+    broker.last.largest = 10_000
+    broker.last.replies.append(wire.ack(0, IDENTITY.client, greeting=1))
+    record(recorder, 2_000)
+    session.step(1.0)
+    session.step(2.0)
+
+    sizes = [len(wire.pack(m)) for m in broker.last.sent if m["type"] == "batch"]
+    assert max(sizes) <= 10_000
+    assert session.buffer.lost == {"unpackable": 2_000}
+    assert session.buffer.events == 2_000
+
+
+def test_another_version_is_tried_at_once(
+    recorder: Recorder, broker: ScriptedAgent
+) -> None:
+    def connect() -> ScriptedTransport:
+        if not broker.connections:
+            broker.connect()
+            raise Again("it speaks another version")
+        return broker.connect()
+
+    session = Session(IDENTITY, recorder, connect)
+    record(recorder)
+    session.step(0.0)
+    assert session.busy
+    session.step(0.0)
+    assert session.connected
+
+
+def test_who_is_refused_says_so_once(
+    recorder: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    tried: list[float] = []
+
+    def connect() -> ScriptedTransport:
+        tried.append(now)
+        raise Refused("wrong password")
+
+    session = Session(IDENTITY, recorder, connect)
+    for second in range(60):
+        now = float(second)
+        session.step(now)
+
+    assert [r.getMessage() for r in caplog.records] == [
+        "kaywatch sends nothing for now: wrong password"
+    ]
+    assert 6 <= len(tried) <= 12

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from kaywatch import ConfigurationError, wire
-from kaywatch._transport import UnixTransport, candidates, check_endpoint
+from kaywatch._transport import UnixTransport, candidates, check_unix
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_an_endpoint_that_can_not_be_used_is_named_with_the_fix(
     endpoint: str, complaint: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=complaint):
-        check_endpoint(endpoint)
+        check_unix(endpoint)
 
 
 def test_the_services_socket_is_looked_for_first_then_the_users(

@@ -107,6 +107,7 @@ def run(
     kills: int,
     processes: int,
     seed: int = 1,
+    strike: Callable[[random.Random], None] | None = None,
     trouble: Callable[[Agent], None] | None = None,
     tell: Callable[[str], object] = lambda _: None,
 ) -> Outcome:
@@ -118,6 +119,7 @@ def run(
         kills: how often.
         processes: how many record at a time.
         seed: of the randomness.
+        strike: what to do each time, if not to kill the agent and start it.
         trouble: what else to do to the agent, in the middle of it.
         tell: gets a line now and then.
     """
@@ -133,10 +135,10 @@ def run(
             gaps.watch(rng.uniform(0.1, 1.2))
             if rng.random() < 0.5:
                 within += gaps.wait_for_commit()
-            agent.stop(signal.SIGKILL)
-            started = time.monotonic()
-            agent.start()
-            slowest = max(slowest, time.monotonic() - started)
+            if strike is not None:
+                strike(rng)
+            else:
+                slowest = max(slowest, restart(agent))
             if trouble is not None and number == kills // 2:
                 trouble(agent)
             if number % 10 == 9:
@@ -157,6 +159,14 @@ def run(
         slowest_start=slowest,
         longest_commit_gap=gaps.longest,
     )
+
+
+def restart(agent: Agent) -> float:
+    """Kill the agent and start it; return how many seconds that took."""
+    agent.stop(signal.SIGKILL)
+    started = time.monotonic()
+    agent.start()
+    return time.monotonic() - started
 
 
 class Gaps:

@@ -47,12 +47,15 @@ class Client:
     start: float = 0.0
     sdk: str = ""
     tags: Labels = ()
+    via: str = ""  # the broker that it comes by; empty for a socket of this host
     state: Presence = Presence.CONNECTED
     since: float = 0.0  # when it came into that state
     first_seen: float = 0.0
     last_seen: float = 0.0
     received_seq: int = 0  # applied: whatever is up to it is a duplicate
     committed_seq: int = 0  # acknowledged
+    greeting: int = 0  # the number of its last hello
+    first: int = 0  # no number below it will come any more, by that hello
     batches: int = 0
     duplicates: int = 0
     events: int = 0
@@ -126,11 +129,13 @@ class _Stored(msgspec.Struct):
     start: float = 0.0
     sdk: str = ""
     tags: Labels = ()
+    via: str = ""
     state: Presence = Presence.CONNECTED
     since: float = 0.0
     first_seen: float = 0.0
     last_seen: float = 0.0
     received_seq: int = 0
+    greeting: int = 0
     batches: int = 0
     duplicates: int = 0
     events: int = 0
@@ -200,6 +205,8 @@ class Clients:
         client.start = hello.start
         client.sdk = hello.sdk
         client.tags = hello.tags
+        client.greeting = hello.greeting
+        client.first = hello.first
         return client
 
     def turn(self, client: Client, state: Presence, now: float) -> None:

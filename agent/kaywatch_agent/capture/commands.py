@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 import msgspec
 
-from kaywatch._transport import candidates, check_endpoint
+from kaywatch._transport import candidates, check_unix
 from kaywatch.errors import KaywatchError
 from kaywatch_agent import screens
 from kaywatch_agent.errors import CaptureError
@@ -293,7 +293,7 @@ def _find(socket: str | None) -> str:
         return socket
     endpoint = os.environ.get("KAYWATCH_ENDPOINT")
     try:
-        paths = list(candidates(check_endpoint(endpoint) if endpoint else None))
+        paths = list(candidates(check_unix(endpoint) if endpoint else None))
     except KaywatchError as error:
         raise click.UsageError(f"KAYWATCH_ENDPOINT: {error}") from None
     return next((path for path in paths if os.path.exists(path)), paths[-1])

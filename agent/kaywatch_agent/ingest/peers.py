@@ -7,13 +7,15 @@ import os
 import select
 import socket
 import struct
+import time
+from collections.abc import Callable
 from typing import Final
 
 import psutil
 
 from kaywatch_agent.model import ProcessSample
 
-__all__ = ["Peer", "credentials"]
+__all__ = ["Peer", "RemotePeer", "credentials"]
 
 # The kernel counts a start from the boot, in hundredths of a second.
 CLOCK_SLACK: Final = 2.0
@@ -109,3 +111,46 @@ class Peer:
         if self._pidfd is not None:
             os.close(self._pidfd)
             self._pidfd = None
+
+
+class RemotePeer:
+    """A process somewhere behind a broker: what is known of it is what it sends.
+
+    It may have hung up, or its network may be down. After a while in which we could
+    have heard of it, it is taken for dead.
+    """
+
+    pid = 0
+    trusted = False
+
+    def __init__(
+        self, listening_since: Callable[[], float | None], grace: float
+    ) -> None:
+        """Begin to wait for it.
+
+        Args:
+            listening_since: returns since when its broker is heard, by the monotonic
+                clock; None when it isn't.
+            grace: seconds that it may be silent.
+        """
+        self._listening_since = listening_since
+        self._grace = grace
+        self._lost = time.monotonic()
+
+    def hung_up(self) -> None:
+        """Begin to wait for it anew: it is gone now."""
+        self._lost = time.monotonic()
+
+    def exited(self) -> bool:
+        """Whether it has been silent for too long."""
+        since = self._listening_since()
+        if since is None:
+            return False
+        return time.monotonic() - max(since, self._lost) > self._grace
+
+    def sample(self) -> ProcessSample | None:
+        """Return None: it tells itself what it uses."""
+        return None
+
+    def close(self) -> None:
+        """Nothing is held."""

@@ -8,61 +8,16 @@ import os
 import socket
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, Protocol, cast
 
 from kaywatch_agent.errors import StartError
 from kaywatch_agent.ingest.peers import Peer
 
-__all__ = ["Conversation", "Link", "UnixConfig", "UnixListener"]
+__all__ = ["Conversation", "Link", "UnixListener"]
 
 # sockaddr_un.sun_path holds 108 bytes with its final NUL (unix(7)).
 MAX_PATH: Final = 107
 BACKLOG: Final = 1_024
-
-
-@dataclass(frozen=True)
-class UnixConfig:
-    """The socket that clients push to (`[ingest]`).
-
-    Attributes:
-        socket: its path; by default `/run/kaywatch/ingest.sock` for a service and
-            root, and `$XDG_RUNTIME_DIR/kaywatch/ingest.sock` for other users, which
-            is where clients look.
-        mode: its permissions, in octal digits; who may write may push.
-    """
-
-    socket: str = ""
-    mode: str = "0660"
-
-    def __post_init__(self) -> None:
-        try:
-            wrong = not 0 <= int(self.mode, 8) <= 0o777
-        except ValueError:
-            wrong = True
-        if wrong:
-            raise ValueError(f'mode = "{self.mode}": expected octal digits, as "0660"')
-
-    @property
-    def permissions(self) -> int:
-        """The mode as a number."""
-        return int(self.mode, 8)
-
-    @property
-    def path(self) -> str:
-        """The socket's path, the default one when none is set."""
-        return self.socket or default_path()
-
-
-def default_path() -> str:
-    """Return where clients look for the agent: a service's, or this user's."""
-    service = os.environ.get("RUNTIME_DIRECTORY")  # systemd.exec(5)
-    if service:
-        return os.path.join(service.split(":")[0], "ingest.sock")
-    if os.geteuid() == 0:
-        return "/run/kaywatch/ingest.sock"
-    user = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}"
-    return os.path.join(user, "kaywatch", "ingest.sock")
 
 
 class Conversation(Protocol):

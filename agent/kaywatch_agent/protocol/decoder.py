@@ -54,6 +54,8 @@ class _Encoded(msgspec.Struct):
     start: float = 0.0
     sdk: str = ""
     tags: dict[str, str] = {}
+    greeting: int = 0
+    first: int = 0
     sent: float | None = None
     recorded: int = 0
     drops: dict[str, int] = {}
@@ -67,6 +69,7 @@ class _Encoded(msgspec.Struct):
     in_flight: msgspec.Raw = _RAW
     loops: msgspec.Raw = _RAW
     looped: msgspec.Raw = _RAW
+    process: msgspec.Raw = _RAW
 
 
 class _Head(msgspec.Struct):
@@ -145,6 +148,7 @@ class Decoder:
             in_flight=details.in_flight(found.in_flight, checked),
             loops=details.loops(found.loops, checked),
             looped=details.looped(found.looped, checked),
+            process=details.process(found.process, checked),
             rejected=checked.rejected,
             problem=checked.problem,
         )
@@ -209,6 +213,8 @@ def _hello(found: _Encoded) -> Hello:
         start=_time(found.start) or 0.0,
         sdk=found.sdk[:MAX_NAME],
         tags=tuple((key[:MAX_NAME], value[:MAX_NAME]) for key, value in tags),
+        greeting=_seq(found.greeting) or 0,
+        first=_seq(found.first) or 0,
     )
 
 

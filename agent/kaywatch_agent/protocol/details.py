@@ -1,4 +1,4 @@
-"""What a batch tells beside its events: failures, topologies, flights, loops."""
+"""What a batch tells beside its events: failures, wiring, flights, loops, usage."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from kaywatch.wire import MAX_NAME, PHASES, ErrorCode, Outcome
-from kaywatch_agent.model import InFlight, Loop
+from kaywatch_agent.model import InFlight, Loop, ProcessSample
 from kaywatch_agent.protocol.columns import BAD_INPUT, Checked
 from kaywatch_agent.protocol.limits import (
     MAX_ATTEMPTS,
@@ -20,7 +20,7 @@ from kaywatch_agent.protocol.limits import (
 from kaywatch_agent.protocol.lists import items
 from kaywatch_agent.protocol.messages import Failure, Topology
 
-__all__ = ["failures", "in_flight", "looped", "loops", "topologies"]
+__all__ = ["failures", "in_flight", "looped", "loops", "process", "topologies"]
 
 T = TypeVar("T")
 
@@ -48,6 +48,17 @@ def loops(encoded: msgspec.Raw, checked: Checked) -> tuple[Loop, ...] | None:
 def looped(encoded: msgspec.Raw, checked: Checked) -> tuple[Loop, ...]:
     """Return the sound loops of runs that ended; the others are counted."""
     return _sound(encoded, "looped", _loop, checked) or ()
+
+
+def process(encoded: msgspec.Raw, checked: Checked) -> ProcessSample | None:
+    """Return what the process uses; None if the batch doesn't say, or not rightly."""
+    if not encoded:
+        return None
+    try:
+        return _sample(encoded)
+    except BAD_INPUT as error:
+        checked.count(ErrorCode.BAD_SECTION, f"process: {error}")
+        return None
 
 
 # -- inside --------------------------------------------------------------------------
@@ -107,6 +118,12 @@ class _Loop(msgspec.Struct, array_like=True):
     run: str = ""
 
 
+class _Usage(msgspec.Struct):
+    cpu: float
+    rss: int = 0
+
+
+_usages: Final = msgspec.msgpack.Decoder(_Usage)
 _failures: Final = msgspec.msgpack.Decoder(_Failure)
 _topologies: Final = msgspec.msgpack.Decoder(_Topology)
 _flights: Final = msgspec.msgpack.Decoder(_Flight)
@@ -162,6 +179,15 @@ def _loop(encoded: msgspec.Raw) -> Loop:
         min(max(0, found.visits), MAX_COUNT),
         found.run[:MAX_NAME],
     )
+
+
+def _sample(encoded: msgspec.Raw) -> ProcessSample:
+    found = _usages.decode(encoded)
+    if not 0 <= found.rss <= MAX_COUNT:
+        raise ValueError(f"rss={found.rss}: expected bytes")
+    if not 0 <= found.cpu <= MAX_TIME:
+        raise ValueError(f"cpu={found.cpu}: expected seconds")
+    return ProcessSample(found.rss, found.cpu)
 
 
 def _time(seconds: float) -> float:

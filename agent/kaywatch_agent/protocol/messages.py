@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kaywatch.wire import ErrorCode
-from kaywatch_agent.model import ErrorKey, InFlight, Labels, Loop
+from kaywatch_agent.model import ErrorKey, InFlight, Labels, Loop, ProcessSample
 from kaywatch_agent.protocol.table import Table
 
 __all__ = [
@@ -97,7 +97,11 @@ class Topology(NamedTuple):
 
 
 class Hello(NamedTuple):
-    """Who connects; the reply is an ack."""
+    """Who connects; the reply is an ack.
+
+    `greeting` numbers a client's hellos, 0 when it doesn't; `first` is the lowest
+    number of a batch that may still come, 0 when it doesn't say.
+    """
 
     client: str
     service: str
@@ -106,6 +110,8 @@ class Hello(NamedTuple):
     start: float
     sdk: str
     tags: Labels
+    greeting: int = 0
+    first: int = 0
 
 
 class Batch(NamedTuple):
@@ -132,6 +138,7 @@ class Batch(NamedTuple):
     problem: str
     loops: tuple[Loop, ...] | None = None  # of runs under way
     looped: tuple[Loop, ...] = ()  # of runs that ended
+    process: ProcessSample | None = None
 
 
 class Flush(NamedTuple):

@@ -39,6 +39,7 @@ def describe(client: Client, now: float) -> schema.Client:
         state=client.state.value,
         pid=client.pid,
         host=client.host,
+        via=client.via,
         service=client.service,
         sdk=client.sdk,
         tags=dict(client.tags),

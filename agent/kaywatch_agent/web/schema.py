@@ -349,13 +349,15 @@ class Client(Body):
     `missing` are events that it recorded and of which nothing is known: they are on
     their way, or were lost with the process. Of `events`, `late` were too old for a
     window, and `folded` are counted under `__other__`. `skew` is the agent's clock
-    minus the client's, in seconds, transit included.
+    minus the client's, in seconds, transit included. `via` is the broker that it
+    comes by, empty for the socket; from there, `host` and `pid` are its own words.
     """
 
     client: str
     state: Literal["connected", "disconnected", "ended", "died"]
     pid: int
     host: str
+    via: str
     service: str
     sdk: str
     tags: dict[str, str]

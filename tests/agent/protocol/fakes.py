@@ -9,6 +9,7 @@ from kaywatch import wire
 from kaywatch_agent.aggregate.aggregator import Aggregator
 from kaywatch_agent.aggregate.change import Change
 from kaywatch_agent.aggregate.registry import Limits, Registry
+from kaywatch_agent.conversation import Conversation
 from kaywatch_agent.model import Kind, ProcessSample
 from kaywatch_agent.pipeline import Pipeline
 from kaywatch_agent.telemetry import Telemetry
@@ -62,6 +63,31 @@ class FakeLink:
             at += 4 + size
         self._sent.clear()
         return found
+
+
+class FakeTopic(FakeLink):
+    """The way back to one client behind a broker, which keeps what is published."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peer = FakePeer(pid=0)
+        self.peer.trusted = False
+        self.messages: list[bytes] = []
+        self.conversation: Conversation | None = None
+
+    def close(self) -> None:
+        """End the conversation, as a real one does."""
+        super().close()
+        assert self.conversation is not None
+        self.conversation.close()
+
+    def send(self, data: bytes) -> None:
+        assert not self.closed
+        self.messages.append(data)
+
+    def replies(self) -> list[dict[str, Any]]:
+        found, self.messages = self.messages, []
+        return [wire.decode(message) for message in found]
 
 
 class Agent:

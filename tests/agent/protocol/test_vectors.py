@@ -17,7 +17,7 @@ from tests.agent.protocol.samples import counted, events, plain, read, taken
 
 from kaywatch import wire
 from kaywatch_agent.aggregate import step
-from kaywatch_agent.model import InFlight, Loop
+from kaywatch_agent.model import InFlight, Loop, ProcessSample
 from kaywatch_agent.protocol import decoder, details, limits, rows, table
 from kaywatch_agent.protocol.decoder import Decoder
 from kaywatch_agent.protocol.messages import (
@@ -60,7 +60,7 @@ def test_each_vector_has_a_meaning_and_bytes() -> None:
     assert MEANINGS.keys() == FRAMES.keys()
     assert {MEANINGS[name]["type"] for name in MESSAGES} == {
         *("hello", "batch", "flush", "bye"),
-        *("ack", "error", "slow", "capture", "captured"),
+        *("ack", "error", "resend", "slow", "capture", "captured"),
     }
 
 
@@ -97,15 +97,19 @@ def test_our_encoder_makes_these_bytes() -> None:
 
     made = {
         "hello": wire.hello(**fields("hello")),
+        "hello-again": wire.hello(**fields("hello-again")),
         "batch-columns": batch("batch-columns"),
         "batch-phases": batch("batch-phases"),
         "batch-details": batch("batch-details"),
         "batch-loops": batch("batch-loops"),
+        "batch-process": batch("batch-process"),
         "flush": wire.flush(**fields("flush")),
         "flush-of-nobody": wire.flush(),
         "bye": wire.bye(**fields("bye")),
         "ack": wire.ack(**fields("ack")),
         "ack-of-nobody": wire.ack(**fields("ack-of-nobody")),
+        "ack-greeting": wire.ack(**fields("ack-greeting")),
+        "resend": wire.resend(**fields("resend")),
         "error": wire.error(**fields("error")),
         "slow": wire.slow(**fields("slow")),
         "capture": wire.capture(),
@@ -131,6 +135,17 @@ def test_the_agent_reads_the_hello() -> None:
         sdk="mine/1.0",
         tags=(("release", "r7"),),
     )
+
+
+def test_the_agent_reads_where_a_client_begins() -> None:
+    found = decoded("hello-again")
+    assert (found.greeting, found.first) == (2, 3)
+
+
+def test_the_agent_reads_what_a_process_uses() -> None:
+    found = decoded("batch-process")
+    assert found.process == ProcessSample(rss_bytes=31_457_280, cpu_seconds=1.5)
+    assert not counted(found)
 
 
 def test_the_agent_reads_the_columns() -> None:
@@ -362,6 +377,7 @@ def test_every_key_of_a_message_is_in_the_page() -> None:
         decoder._Encoded,
         details._Failure,
         details._Topology,
+        details._Usage,
         rows._Row,
         table._Encoded,
     ):
@@ -393,7 +409,7 @@ def test_the_limits_are_those_of_the_page() -> None:
 
 def test_a_vector_is_the_same_message_in_any_chunks() -> None:
     for name in MESSAGES:
-        if MEANINGS[name]["type"] in ("ack", "error", "slow", "captured"):
+        if MEANINGS[name]["type"] in ("ack", "error", "resend", "slow", "captured"):
             continue
         packed = FRAMES[name][4:]
         found = Decoder().decode(packed)

@@ -21,10 +21,11 @@ from kaywatch_agent.aggregate.change import Change
 from kaywatch_agent.aggregate.clients import Client
 from kaywatch_agent.aggregate.registry import Limits, Registry
 from kaywatch_agent.alerting import Alerting
+from kaywatch_agent.conversation import Conversation
 from kaywatch_agent.health import Health
 from kaywatch_agent.model import ProcessSample
 from kaywatch_agent.notification import MessageRecord, ReceiverRecord, Subject
-from kaywatch_agent.pipeline import Conversation, Pipeline
+from kaywatch_agent.pipeline import Pipeline
 from kaywatch_agent.rules.load import load
 from kaywatch_agent.rules.picture import Picture
 from kaywatch_agent.rules.tell import Notice

@@ -134,6 +134,7 @@ def test_a_client_is_described_in_full() -> None:
             "state": "connected",
             "pid": 4711,
             "host": "h1",
+            "via": "",
             "service": "shop",
             "sdk": "kaywatch-python/1.0",
             "tags": {"env": "test", "zone": "b"},

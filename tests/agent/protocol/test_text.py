@@ -1,0 +1,84 @@
+"""Rows in JSON are checked as the same rows in msgpack are."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.agent.protocol.samples import counted, events
+
+from kaywatch.wire import ErrorCode
+from kaywatch_agent.protocol.decoder import Decoder
+from kaywatch_agent.protocol.messages import Batch, Message, Rejected
+from kaywatch_agent.protocol.text import MAX_TEXT, message_of_json
+
+ROW = {"graph": "checkout", "node": "pay", "seconds": 0.12}
+
+
+def taken(text: bytes) -> Message:
+    found = message_of_json(text)
+    return found if isinstance(found, Rejected) else Decoder().decode(found)
+
+
+def batch(value: Any) -> Batch:
+    found = taken(json.dumps(value).encode())
+    assert isinstance(found, Batch), found
+    return found
+
+
+@pytest.mark.parametrize(
+    "value",
+    [ROW, [ROW], {"events": [ROW]}, {"type": "bye", "client": "x", **ROW}],
+)
+def test_a_row_is_itself_or_in_a_list(value: Any) -> None:
+    (event,) = events(batch(value))
+    assert (event["graph"], event["node"]) == ("checkout", "pay")
+    assert event["seconds"] == 0.12
+
+
+def test_a_service_is_that_of_all_rows() -> None:
+    assert batch({"service": "cron", **ROW}).service == "cron"
+    found = batch({"service": "cron", "events": [ROW, ROW]})
+    assert (found.service, len(events(found))) == ("cron", 2)
+
+
+@pytest.mark.parametrize("value", [{}, {"node": "pay"}, [1], {"events": 3}, [ROW, {}]])
+def test_what_is_no_row_is_counted(value: Any) -> None:
+    assert counted(batch(value))[ErrorCode.BAD_ROW] == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"pay",
+        b"3",
+        b"null",
+        b'"x"',
+        b"[" * 100_000,
+        b"\xff",
+        b" " * (MAX_TEXT + 1),
+    ],
+)
+def test_what_is_no_json_of_rows_is_refused(text: bytes) -> None:
+    found = taken(text)
+    assert isinstance(found, Rejected)
+    assert found.code is ErrorCode.BAD_JSON
+
+
+@given(st.binary())
+def test_no_bytes_raise(text: bytes) -> None:
+    taken(text)
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    )
+)
+def test_no_json_raises(value: Any) -> None:
+    taken(json.dumps(value).encode())

@@ -1,0 +1,184 @@
+"""Break everything on the way through a broker, again and again under load, and count.
+
+    python -m tests.e2e.chaos_mqtt --strikes 100 --processes 4
+
+The processes are those of `tests.e2e.chaos`. Meanwhile the broker is stopped, killed
+and frozen, the agent killed, and the ways of both to the broker cut and frozen, at
+random moments. At the end every figure has to be equal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.agents import Agent
+from tests.brokers import Broker, running_broker
+from tests.cuts import Way
+from tests.e2e import chaos
+from tests.mqtt import agent_at, at, both_ways, variables
+
+__all__ = ["KINDS", "Strikes", "run"]
+
+
+class Strikes:
+    """What can be done to the parts; each returns with all of it healed."""
+
+    def __init__(
+        self, agent: Agent, broker: Broker, near: Way, far: Way, only: str = ""
+    ) -> None:
+        self.done: Counter[str] = Counter()
+        self._agent = agent
+        self._broker = broker
+        self._near = near
+        self._far = far
+        self._only = only
+        self._next: list[str] = []
+
+    def __call__(self, rng: random.Random) -> None:
+        """Do one, for a random while; all of them before one comes again."""
+        if not self._next:
+            self._next = [self._only] if self._only else list(KINDS)
+            rng.shuffle(self._next)
+        kind = self._next.pop()
+        self.done[kind] += 1
+        KINDS[kind](self, rng.choice((0.0, rng.uniform(0, 0.5), rng.uniform(0, 3))))
+
+    def stop_broker(self, seconds: float) -> None:
+        self._broker.stop(signal.SIGTERM)
+        time.sleep(seconds)
+        self._broker.start()
+
+    def kill_broker(self, seconds: float) -> None:
+        self._broker.stop(signal.SIGKILL)
+        time.sleep(seconds)
+        self._broker.start()
+
+    def freeze_broker(self, seconds: float) -> None:
+        self._broker.freeze()
+        time.sleep(seconds)
+        self._broker.thaw()
+
+    def kill_agent(self, seconds: float) -> None:
+        self._agent.stop(signal.SIGKILL)
+        time.sleep(seconds)
+        self._agent.start()
+
+    def cut_agent(self, seconds: float) -> None:
+        self._near.cut()
+        time.sleep(seconds)
+        self._near.heal()
+
+    def cut_clients(self, seconds: float) -> None:
+        self._far.cut()
+        time.sleep(seconds)
+        self._far.heal()
+
+    def freeze_ways(self, seconds: float) -> None:
+        for way in (self._near, self._far):
+            way.freeze()
+        time.sleep(seconds)
+        for way in (self._near, self._far):
+            way.heal()
+
+    def kill_both(self, seconds: float) -> None:
+        self._broker.stop(signal.SIGKILL)
+        self.kill_agent(seconds)
+        self._broker.start()
+
+
+KINDS: dict[str, Callable[[Strikes, float], None]] = {
+    "broker stopped": Strikes.stop_broker,
+    "broker killed": Strikes.kill_broker,
+    "broker frozen": Strikes.freeze_broker,
+    "agent killed": Strikes.kill_agent,
+    "agent's way cut": Strikes.cut_agent,
+    "clients' way cut": Strikes.cut_clients,
+    "both ways frozen": Strikes.freeze_ways,
+    "broker and agent killed": Strikes.kill_both,
+}
+
+
+def run(
+    folder: Path,
+    *,
+    broker: str = "mosquitto",
+    strikes: int,
+    processes: int,
+    seed: int = 1,
+    only: str = "",
+    only_old: bool = False,
+    tell: Callable[[str], object] = lambda _: None,
+) -> tuple[chaos.Outcome, Counter[str]]:
+    """Do it all; return what it showed, and how often each was done.
+
+    Args:
+        folder: for the processes' counts.
+        broker: one of `tests.brokers.KINDS` without TLS.
+        strikes: how many.
+        processes: how many record at a time.
+        seed: of the randomness.
+        only: one of KINDS, if not all of them.
+        only_old: let both speak MQTT 3.1.1.
+        tell: gets a line now and then.
+    """
+    with (
+        running_broker(broker) as served,
+        both_ways(served, only_old) as (near, far),
+        agent_at(served, way=near, grace_seconds=5) as agent,
+    ):
+        agent.variables = variables(at(served.access(), far))
+        strike = Strikes(agent, served, near, far, only)
+        found = chaos.run(
+            agent,
+            folder,
+            kills=strikes,
+            processes=processes,
+            seed=seed,
+            strike=strike,
+            tell=tell,
+        )
+        return found, strike.done
+
+
+def main() -> None:
+    """Run the long form."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--strikes", type=int, default=100)
+    parser.add_argument("--processes", type=int, default=4)
+    parser.add_argument("--broker", default="mosquitto")
+    parser.add_argument("--only", default="", choices=["", *KINDS])
+    parser.add_argument("--only-old", action="store_true", help="MQTT 3.1.1")
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="kw-") as folder:
+        found, done = run(
+            Path(folder),
+            broker=options.broker,
+            strikes=options.strikes,
+            processes=options.processes,
+            seed=options.seed,
+            only=options.only,
+            only_old=options.only_old,
+            tell=lambda line: print(line, file=sys.stderr, flush=True),
+        )
+    for line in found.differences:
+        print(line)
+    print(
+        f"{found.events:,} events of {found.processes} processes by way of"
+        f" {options.broker}; {found.duplicates:,} batches came again and were dropped;"
+        f" {', '.join(f'{kind} {count} times' for kind, count in done.items())}"
+    )
+    print("all equal" if not found.differences else "DIFFERENT")
+    sys.exit(bool(found.differences))
+
+
+if __name__ == "__main__":
+    main()
