@@ -29,9 +29,11 @@ __all__ = [
     "AGENT",
     "CLIENT",
     "KINDS",
+    "PASSWORDS",
     "Access",
     "Authority",
     "Broker",
+    "READER",
     "Mosquitto",
     "Rumqttd",
     "running_broker",
@@ -40,10 +42,16 @@ __all__ = [
 HOST = "127.0.0.1"
 ACL = Path(__file__).parent.parent / "deploy" / "mosquitto" / "acl"
 
-# The users of brokers that know their users; the ACL names the first.
+# The users of brokers that know their users; the ACL names the agent and the reader.
 AGENT = "kaywatch-agent"
 CLIENT = "shop"
-PASSWORDS = {AGENT: "agent secret", CLIENT: "shop secret", "shell": "shell secret"}
+READER = "automation"
+PASSWORDS = {
+    AGENT: "agent secret",
+    CLIENT: "shop secret",
+    READER: "reader secret",
+    "shell": "shell secret",
+}
 
 KINDS = (
     "mosquitto",

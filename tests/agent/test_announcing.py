@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.agent.rules.world import World, rule
 
@@ -180,6 +180,7 @@ def test_changes_that_are_too_many_are_dropped_and_counted(
     assert alerts.told.dropped == 2
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["fail", "recover", "cut", "connect", "take"])))
 def test_a_broker_ends_up_with_what_fires_whatever_happens(steps: list[str]) -> None:
     alerts = Alerts()
