@@ -29,9 +29,11 @@ __all__ = [
     "AGENT",
     "CLIENT",
     "KINDS",
+    "PASSWORDS",
     "Access",
     "Authority",
     "Broker",
+    "READER",
     "Mosquitto",
     "Rumqttd",
     "running_broker",
@@ -40,10 +42,16 @@ __all__ = [
 HOST = "127.0.0.1"
 ACL = Path(__file__).parent.parent / "deploy" / "mosquitto" / "acl"
 
-# The users of brokers that know their users; the ACL names the first.
+# The users of brokers that know their users; the ACL names the agent and the reader.
 AGENT = "kaywatch-agent"
 CLIENT = "shop"
-PASSWORDS = {AGENT: "agent secret", CLIENT: "shop secret", "shell": "shell secret"}
+READER = "automation"
+PASSWORDS = {
+    AGENT: "agent secret",
+    CLIENT: "shop secret",
+    READER: "reader secret",
+    "shell": "shell secret",
+}
 
 KINDS = (
     "mosquitto",
@@ -184,10 +192,13 @@ class Broker:
 
     @contextmanager
     def subscribed(
-        self, *topics: str, user: str = AGENT, version: int = 5
+        self, *topics: str, user: str = AGENT, client: str = "", version: int = 5
     ) -> Iterator[Subscription]:
         """Read topics with mosquitto_sub within the block."""
-        subscription = Subscription(self, topics, user, version)
+        options = [*self.access(user, version).options(), "-V", VERSIONS[version]]
+        if client:
+            options += ["-i", client]
+        subscription = Subscription(self.folder, topics, options)
         try:
             yield subscription
         finally:
@@ -207,17 +218,16 @@ class Subscription:
     """One mosquitto_sub, and what it has read."""
 
     def __init__(
-        self, broker: Broker, topics: Iterable[str], user: str, version: int
+        self, folder: Path, topics: Iterable[str], options: Iterable[str]
     ) -> None:
-        self._out = broker.folder / f"subscribed-{random.randrange(2**32):08x}"
+        self._out = folder / f"subscribed-{random.randrange(2**32):08x}"
         filters = [word for topic in topics for word in ("-t", topic)]
         with self._out.open("wb") as out:
             self._process = subprocess.Popen(
                 [
                     # A file would get what it writes 4 KiB at a time.
                     *("stdbuf", "-oL", require("mosquitto_sub")),
-                    *broker.access(user, version).options(),
-                    *("-V", VERSIONS[version], "-q", "1", "-d", *filters),
+                    *(*options, "-q", "1", "-d", *filters),
                     # Hexadecimal, so that any payload is one line.
                     *("-F", "message %r %t %x"),
                 ],

@@ -25,7 +25,7 @@ def test_a_message_comes_through_with_every_byte(broker: Broker, version: int) -
 
 
 def test_what_is_retained_is_there_for_the_next(broker: Broker, version: int) -> None:
-    topic = "kaywatch/v1/agent/a/status"
+    topic = "kaywatch/v1/agent/status"
     broker.publish(topic, "online", "-r", user=AGENT, version=version)
 
     with broker.subscribed("kaywatch/v1/agent/#", version=version) as read:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import structlog
 
 from kaywatch._version import __version__
@@ -20,6 +21,7 @@ from kaywatch_agent.aggregate.change import Change
 from kaywatch_agent.aggregate.clients import Client
 from kaywatch_agent.aggregate.registry import Registry
 from kaywatch_agent.alerting import Alerting
+from kaywatch_agent.announcing import Announcing
 from kaywatch_agent.commits import Commits
 from kaywatch_agent.config import Config
 from kaywatch_agent.delivery import Delivery, Documents
@@ -31,10 +33,12 @@ from kaywatch_agent.ingest.probe import Probe
 from kaywatch_agent.ingest.unix import UnixListener
 from kaywatch_agent.model import Presence
 from kaywatch_agent.pipeline import Pipeline
+from kaywatch_agent.rules.instance import Instance
 from kaywatch_agent.rules.picture import Picture
 from kaywatch_agent.rules.tell import Notice
 from kaywatch_agent.store.writer import Damaged, Writer
 from kaywatch_agent.telemetry import Telemetry
+from kaywatch_agent.web.alerts import row
 from kaywatch_agent.web.server import WebServer
 
 if TYPE_CHECKING:
@@ -124,6 +128,7 @@ class App:
         self._probe: asyncio.Task[None] | None = None
         self._listener = UnixListener(self.pipeline.open)
         self._brokers: list[BrokerIntake] = []
+        self._announcing: list[Announcing] = []
         self._web = WebServer(self, self.telemetry, __version__)
         self._stopping = asyncio.Event()
         self._hurried = asyncio.Event()
@@ -239,8 +244,17 @@ class App:
         from kaywatch_agent.ingest.mqtt import BrokerIntake
 
         for config in self.config.ingest.mqtt:
+            announcing = None
+            if config.publish_alerts:
+                announcing = Announcing(config.broker.prefix, _alert_json)
+                announcing.know(self.alerting.picture())
+                self._announcing.append(announcing)
             intake = BrokerIntake(
-                config, self.pipeline, self.telemetry, socket.gethostname()
+                config,
+                self.pipeline,
+                self.telemetry,
+                socket.gethostname(),
+                announcing,
             )
             self._brokers.append(intake)
             self._stops.append((f"mqtt {intake.label}", intake.stop))
@@ -306,6 +320,7 @@ class App:
         self.health.report("tick", now, problem)
         for intake in self._brokers:
             self.health.report(f"mqtt {intake.label}", now, intake.problem)
+            intake.announce()
         if self._writer is not None:
             self.health.report("store", now, self._writer.problem)
         self.health.report("rules", self.alerting.evaluated, self.alerting.problem)
@@ -412,6 +427,10 @@ class App:
 
     def _turned(self, picture: Picture) -> None:
         self._web.turned(picture)
+        for announcing in self._announcing:
+            announcing.turned(picture)
+        for intake in self._brokers:
+            intake.announce()
 
     def _documents(self, whole: bool) -> Documents:
         """Return what alerts and messages want to be kept, for the next commit."""
@@ -457,6 +476,11 @@ def tune_allocator() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
         libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+
+
+def _alert_json(picture: Picture, instance: Instance) -> bytes:
+    """Return an alert as HTTP has it."""
+    return msgspec.json.encode(row(picture, instance))
 
 
 def _resident_bytes() -> int:

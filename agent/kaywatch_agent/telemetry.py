@@ -66,6 +66,18 @@ CATALOGUE: Final[dict[str, Metric]] = {
             "Messages of a broker that were not looked at, by reason.",
             ("broker", "reason"),
         ),
+        Metric(
+            "kaywatch_mqtt_announcements_total",
+            "counter",
+            "Messages published of alerts.",
+            ("broker",),
+        ),
+        Metric(
+            "kaywatch_mqtt_changes_dropped_total",
+            "counter",
+            "Changes of alerts that were too many for a broker.",
+            ("broker",),
+        ),
         Metric("kaywatch_clients", "gauge", "Clients known, by state.", ("state",)),
         Metric("kaywatch_received_bytes_total", "counter", "Bytes read from clients."),
         Metric(

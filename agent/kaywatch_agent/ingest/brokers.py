@@ -10,7 +10,14 @@ from kaywatch._broker import Broker, parse
 __all__ = ["BrokerConfig"]
 
 # Of `kaywatch._broker.Broker`, under other names here or not at all.
-_OWN = ("url", "client_id", "session_seconds", "grace_seconds", "username")
+_OWN = (
+    "url",
+    "client_id",
+    "username",
+    "session_seconds",
+    "grace_seconds",
+    "publish_alerts",
+)
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,7 @@ class BrokerConfig:
         grace_seconds: how long a client may be away until it is taken for dead. It is
             back within three seconds of a lost connection, once it can be; a broker
             that is restarted takes longer.
+        publish_alerts: whether those who may read there are told of alerts.
     """
 
     url: str
@@ -43,6 +51,7 @@ class BrokerConfig:
     key: str = ""
     session_seconds: int = 3600
     grace_seconds: int = 30
+    publish_alerts: bool = False
 
     def __post_init__(self) -> None:
         _ = self.broker

@@ -68,6 +68,9 @@ class Connection:
         loop = asyncio.get_running_loop()
         self.lost: asyncio.Future[str] = loop.create_future()
         self.unsent = 0  # bytes of messages that are not on the wire yet
+        self.refused = (
+            ""  # what the broker said of the last message that it didn't take
+        )
         self._loop = loop
         self._broker = broker
         self._dialect = dialect
@@ -75,7 +78,7 @@ class Connection:
         self._session_seconds = session_seconds
         self._admitted: asyncio.Future[str] = loop.create_future()
         self._granted: asyncio.Future[list[ReasonCode]] = loop.create_future()
-        self._sizes: dict[int, int] = {}
+        self._sending: dict[int, tuple[str, int]] = {}  # topics and sizes
         self._watched = -1  # the descriptor that the loop looks at
         self._writing = False
         self._reading = False
@@ -131,7 +134,7 @@ class Connection:
             return
         info = self._paho.publish(topic, payload, qos, retain)
         if info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS and not info.is_published():
-            self._sizes[info.mid] = len(payload)
+            self._sending[info.mid] = (topic, len(payload))
             self.unsent += len(payload)
         self._flush()
 
@@ -270,8 +273,14 @@ class Connection:
         if not self._granted.done():
             self._granted.set_result(reasons)
 
-    def _on_publish(self, _: Any, __: Any, number: int, ___: Any, ____: Any) -> None:
-        self.unsent -= self._sizes.pop(number, 0)
+    def _on_publish(
+        self, _: Any, __: Any, number: int, reason: ReasonCode, ___: Any
+    ) -> None:
+        topic, size = self._sending.pop(number, ("", 0))
+        self.unsent -= size
+        # MQTT 5 only: a broker of 3.1.1 says nothing, and drops it.
+        if reason.is_failure:
+            self.refused = f"not allowed to write {topic}: {reason}"
 
     def _on_message(self, _: Any, __: Any, message: paho.MQTTMessage) -> None:
         try:

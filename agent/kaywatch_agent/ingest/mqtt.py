@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -14,13 +14,15 @@ import structlog
 
 from kaywatch import wire
 from kaywatch._broker import Dialect
+from kaywatch._version import __version__
 from kaywatch.errors import ConfigurationError
 from kaywatch_agent.ingest.brokers import BrokerConfig
 from kaywatch_agent.ingest.connection import Connection
 from kaywatch_agent.ingest.peers import RemotePeer
+from kaywatch_agent.ingest.rivals import Rivals
 from kaywatch_agent.telemetry import Telemetry
 
-__all__ = ["BrokerIntake", "Conversation", "Link", "Pipeline"]
+__all__ = ["Announcing", "BrokerIntake", "Conversation", "Link", "Pipeline"]
 
 log = structlog.get_logger("kaywatch.agent")
 
@@ -34,6 +36,10 @@ COMPLAINTS: Final = 20
 
 # Conversations with those who were asked to say who they are, and have not yet.
 MAX_STRANGERS: Final = 1_000
+
+# What is said of alerts, at a time and unconfirmed: replies to clients come first.
+MAX_ANNOUNCEMENTS: Final = 100
+MAX_UNSENT: Final = 262_144  # bytes
 
 ID_DIGITS: Final = 32
 LEAVES: Final = ("up", "rows", "gone")
@@ -64,6 +70,30 @@ class Pipeline(Protocol):
 
     def expect(self, via: str, peer: RemotePeer) -> None:
         """Watch those who came by a broker before a restart, and are not back."""
+
+
+class Announcing(Protocol):
+    """What there is to say of alerts."""
+
+    @property
+    def filter(self) -> str:
+        """What the broker may hold of it from a former life."""
+
+    @property
+    def dropped(self) -> int:
+        """How much was too much."""
+
+    def connected(self) -> None:
+        """The broker is to be told all."""
+
+    def disconnected(self) -> None:
+        """The broker is away."""
+
+    def found(self, topic: str) -> None:
+        """The broker holds this."""
+
+    def take(self, most: int) -> Iterable[tuple[str, bytes, bool]]:
+        """Return topics, payloads, and whether to retain them."""
 
 
 class Link:
@@ -111,7 +141,12 @@ class BrokerIntake:
     """Stays connected to one broker, and has a conversation with each client there."""
 
     def __init__(
-        self, config: BrokerConfig, pipeline: Pipeline, telemetry: Telemetry, host: str
+        self,
+        config: BrokerConfig,
+        pipeline: Pipeline,
+        telemetry: Telemetry,
+        host: str,
+        announcing: Announcing | None = None,
     ) -> None:
         """Prepare it.
 
@@ -120,15 +155,20 @@ class BrokerIntake:
             pipeline: takes what comes.
             telemetry: where what happens is counted.
             host: this one's name, for our own there.
+            announcing: what there is to say of alerts; None to say nothing.
         """
         self.config = config
         self.pipeline = pipeline
         self.links: dict[tuple[str, str], Link] = {}
         self.label = config.label
-        self.problem = "not connected yet"
+        self._problem = "not connected yet"
         self._telemetry = telemetry
         self._client_id = config.client_id or config.default_id(host)
+        self._host = host
+        self._announcing = announcing
+        self._rivals = Rivals(self._client_id)
         self._status = wire.status_topic(config.broker.prefix)
+        self._about = wire.topic(config.broker.prefix, "agent", "about")
         self._start = self._status.removesuffix("agent/status")
         self._dialect = Dialect()
         self._connection: Connection | None = None
@@ -144,6 +184,13 @@ class BrokerIntake:
         connection = self._connection
         return connection.unsent if connection is not None else 0
 
+    @property
+    def problem(self) -> str:
+        """What is wrong; empty for nothing."""
+        connection = self._connection
+        refused = connection.refused if connection is not None else ""
+        return self._problem or refused or self._rivals.problem
+
     def listening_since(self) -> float | None:
         """Return since when the broker is heard, by the monotonic clock."""
         return self._since
@@ -158,8 +205,8 @@ class BrokerIntake:
         if life is not None:
             life.cancel()
             await asyncio.wait([life])
-        self.problem = "stopped"
-        self._hang_up(self.problem)
+        self._problem = "stopped"
+        self._hang_up(self._problem)
         if self._connection is not None:
             await self._connection.close((self._status, wire.OFFLINE))
             self._connection = None
@@ -170,6 +217,20 @@ class BrokerIntake:
         """Publish a message if the broker is there, else not."""
         if self._connection is not None:
             self._connection.publish(topic, payload, qos=qos, retain=retain)
+
+    def announce(self) -> None:
+        """Publish what there is to say of alerts, as far as there is room."""
+        announcing = self._announcing
+        if announcing is None or self._since is None or self.backlog > MAX_UNSENT:
+            return
+        for topic, payload, retain in announcing.take(MAX_ANNOUNCEMENTS):
+            self.publish(topic, payload, qos=1, retain=retain)
+            self._telemetry.add("kaywatch_mqtt_announcements_total", 1, self.label)
+            if self.backlog > MAX_UNSENT:
+                break
+        self._telemetry.set(
+            "kaywatch_mqtt_changes_dropped_total", announcing.dropped, self.label
+        )
 
     def may_tell(self) -> bool:
         """Whether there is room for one more complaint."""
@@ -212,7 +273,10 @@ class BrokerIntake:
             await connection.open()
             prefix = self.config.broker.prefix
             topics = [wire.topic(prefix, "+", leaf) for leaf in LEAVES]
-            await connection.subscribe([*topics, self._status])
+            topics += [self._status, self._about]
+            if self._announcing is not None:
+                topics.append(self._announcing.filter)
+            await connection.subscribe(topics)
             self._begin(connection)
             return await asyncio.shield(connection.lost)
         finally:
@@ -222,26 +286,34 @@ class BrokerIntake:
     def _begin(self, connection: Connection) -> None:
         """All that comes is heard from here on: tell everybody, and wait for them."""
         self._since = time.monotonic()
-        self.problem = ""
+        self._problem = ""
         self._telemetry.set("kaywatch_mqtt_connected", 1, self.label)
         self._telemetry.add("kaywatch_mqtt_connects_total", 1, self.label)
         log.info("broker connected", broker=self.label, mqtt=connection.version)
         grace = self.config.grace_seconds
         self.pipeline.expect(self.label, RemotePeer(self.listening_since, grace))
         self._tell_online()
+        if self._announcing is not None:
+            self._announcing.connected()
+            self.announce()
 
     def _hang_up(self, reason: str) -> None:
         """Nothing is heard of anybody any more."""
         self._since = None
-        if reason != self.problem:
+        if reason != self._problem:
             log.warning("broker not connected", broker=self.label, reason=reason)
-        self.problem = reason
+        self._problem = reason
+        self._rivals.forget()
+        if self._announcing is not None:
+            self._announcing.disconnected()
         self._telemetry.set("kaywatch_mqtt_connected", 0, self.label)
         for link in list(self.links.values()):
             link.close()
 
     def _tell_online(self) -> None:
         self.publish(self._status, wire.ONLINE, qos=1, retain=True)
+        about = {"agent": self._client_id, "host": self._host, "version": __version__}
+        self.publish(self._about, msgspec.json.encode(about), qos=1, retain=True)
 
     def _take(self, topic: str, payload: bytes, retained: bool) -> None:
         """Take a message. Whatever it is, others come after it."""
@@ -256,10 +328,7 @@ class BrokerIntake:
 
     def _act(self, topic: str, payload: bytes, retained: bool) -> str:
         """Act on a message; return why not, if so."""
-        if topic == self._status:
-            # The will of a connection that we had before, late.
-            if payload == wire.OFFLINE and not retained and self._since is not None:
-                self._tell_online()
+        if self._meet_agent(topic, payload, retained):
             return ""
         name, leaf = self._names(topic)
         if not name:
@@ -277,6 +346,23 @@ class BrokerIntake:
         else:
             self._take_message(link, name, payload)
         return ""
+
+    def _meet_agent(self, topic: str, payload: bytes, retained: bool) -> bool:
+        """Take what an agent says, be it us; return whether it is that."""
+        if topic == self._status:
+            self._rivals.online(payload == wire.ONLINE, retained)
+            # The will of a connection that we had before, late; or another's.
+            if payload == wire.OFFLINE and not retained and self._since is not None:
+                self._tell_online()
+        elif topic == self._about:
+            if self._rivals.meet(payload, retained):
+                log.error("another agent", broker=self.label, reason=self.problem)
+        elif topic.startswith(f"{self._start}alerts/") and topic.endswith("/state"):
+            if retained and self._announcing is not None:
+                self._announcing.found(topic)
+        else:
+            return False
+        return True
 
     def _names(self, topic: str) -> Sequence[str]:
         """Return the client's name and the leaf of a topic, nothing if it has none."""

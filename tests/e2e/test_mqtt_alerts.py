@@ -1,0 +1,336 @@
+"""Alerts and the agent's status over MQTT, for those who automate."""
+
+from __future__ import annotations
+
+import json
+import signal
+import tempfile
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.agents import Agent, until
+from tests.brokers import AGENT, CLIENT, READER, Broker, Published, running_broker
+from tests.mqtt import agent_at, listening, settings
+
+from kaywatch._version import __version__
+
+RULE = """
+[alerting]
+labels = { env = "test" }
+
+[[rule]]
+name = "pay-fails"
+metric = "error_rate"
+op = ">"
+value = 0.1
+window = "1m"
+min_executions = 5
+for = "0"
+keep_firing_for = "0"
+severity = "critical"
+runbook_url = "https://wiki.example/pay"
+
+[alerting.thresholds]
+success_rate_min = false
+error_rate_max = false
+"""
+
+RUN = """
+import kaywatch, sys
+kaywatch.configure(service="web")
+for n in range(int(sys.argv[1])):
+    try:
+        with kaywatch.execution("shop", sys.argv[3]):
+            if n < int(sys.argv[2]):
+                raise TimeoutError
+    except TimeoutError:
+        pass
+assert kaywatch.flush(10)
+"""
+
+STATES = "kaywatch/v1/alerts/+/+/state"
+STATUS = "kaywatch/v1/agent/status"
+ABOUT = "kaywatch/v1/agent/about"
+CHANGES = "kaywatch/v1/agent/changes"
+
+
+@pytest.fixture
+def mosquitto() -> Iterator[Broker]:
+    with running_broker() as broker:
+        yield broker
+
+
+def configure(
+    agent: Agent, broker: Broker, version: int = 5, rules: str = RULE
+) -> None:
+    """Start the agent again, with rules, and let it publish."""
+    access = broker.access(AGENT, version)
+    text = settings(access, publish_alerts=True) + rules
+    (agent.folder / "kaywatch.toml").write_text(text)
+    if agent.process is not None:
+        agent.stop()
+    agent.start()
+    until(lambda: listening(agent), "the agent hears the broker")
+
+
+def states(messages: list[Published], node: str = "") -> list[str]:
+    """Return the states that were told, and "" where one was cleared."""
+    found = [json.loads(m.payload) if m.payload else {} for m in messages]
+    return [
+        alert.get("state", "")
+        for alert in found
+        if node in ("", alert.get("labels", {}).get("node"))
+    ]
+
+
+def holds(broker: Broker, *topics: str) -> dict[str, Any]:
+    """Return what a broker holds for those who come."""
+    marker = f"kaywatch/v1/{AGENT}/down"
+    with broker.subscribed(*topics, marker) as read:
+        broker.publish(marker, "{}", user=AGENT)
+        until(lambda: any(m.topic == marker for m in read.messages), "the marker")
+        return {m.topic: json.loads(m.payload) for m in read.messages if m.retained}
+
+
+def test_an_alert_is_retained_while_it_fires(broker: Broker, version: int) -> None:
+    with (
+        agent_at(broker, version=version) as agent,
+        broker.subscribed(STATES, CHANGES, user=READER, version=version) as live,
+    ):
+        configure(agent, broker, version)
+        agent.run(RUN, "20", "10", "pay")
+        live.wait(2)
+        ((topic, alert),) = holds(broker, STATES).items()
+        agent.run(RUN, "500", "0", "pay")
+        live.wait(5)
+
+        (listed,) = agent.get("/api/v1/alerts")["alerts"]
+        assert topic == f"kaywatch/v1/alerts/pay-fails/{listed['id']}/state"
+        assert alert.keys() == listed.keys()
+        assert (alert["state"], alert["severity"]) == ("firing", "critical")
+        labels = {"env": "test", "graph": "shop", "node": "pay"}
+        assert alert["labels"].items() >= labels.items()
+        assert alert["runbook_url"] == "https://wiki.example/pay"
+        assert (alert["value"], alert["executions"]) == (0.5, 20)
+        told = [m for m in live.messages if m.topic == topic]
+        assert states(told) == ["firing", "ok", ""]
+        changes = [m for m in live.messages if m.topic == CHANGES]
+        assert states(changes) == ["firing", "ok"]
+        assert not any(m.retained for m in live.messages)
+        assert holds(broker, STATES) == {}
+
+
+def test_the_agent_says_whether_it_is_there(broker: Broker, version: int) -> None:
+    topics = (STATUS, ABOUT)
+    with broker.subscribed(*topics, user=READER, version=version) as read:
+        with agent_at(broker, version=version) as agent:
+            read.wait(2)
+            agent.stop(signal.SIGKILL)
+            read.wait(3)
+            agent.start()
+            read.wait(5)
+            agent.stop()
+            read.wait(6)
+
+        said = [m.payload.decode() for m in read.messages if m.topic == STATUS]
+        # Its will may come after its own words.
+        assert [word for word, _ in groupby(said)] == [
+            "online",
+            "offline",
+            "online",
+            "offline",
+        ]
+        (about, _) = [m.payload for m in read.messages if m.topic == ABOUT]
+        assert json.loads(about)["version"] == __version__
+        assert json.loads(about).keys() == {"agent", "host", "version"}
+    with broker.subscribed(STATUS, version=version) as read:
+        (message,) = read.wait()
+        assert (message.retained, message.payload) == (True, b"offline")
+
+
+@pytest.mark.parametrize("kind", ["mosquitto", "rumqttd"])
+def test_a_broker_that_lost_all_is_told_again(kind: str) -> None:
+    with running_broker(kind) as broker, agent_at(broker) as agent:
+        configure(agent, broker)
+        agent.run(RUN, "20", "10", "pay")
+        before = until(lambda: holds(broker, STATES), "the alert")
+        broker.stop(signal.SIGKILL)
+        (broker.folder / "mosquitto.db").unlink(missing_ok=True)
+        broker.start()
+
+        assert (
+            until(lambda: holds(broker, STATES), "it is back").keys() == before.keys()
+        )
+
+
+def test_what_ends_while_the_broker_is_away_is_cleared(mosquitto: Broker) -> None:
+    with agent_at(mosquitto) as agent:
+        configure(agent, mosquitto)
+        agent.run(RUN, "20", "10", "pay")
+        until(lambda: holds(mosquitto, STATES), "the alert")
+        mosquitto.stop()
+        # By the socket, as by the broker nothing comes.
+        agent.run(RUN, "500", "0", "pay", KAYWATCH_ENDPOINT=agent.endpoint)
+        until(
+            lambda: agent.get("/api/v1/alerts")["states"]["firing"] == 0, "it has ended"
+        )
+        mosquitto.start()
+
+        until(lambda: not holds(mosquitto, STATES), "it is cleared")
+
+
+def test_what_an_agent_leaves_behind_is_cleared_by_the_next(mosquitto: Broker) -> None:
+    with agent_at(mosquitto) as agent:
+        configure(agent, mosquitto)
+        agent.run(RUN, "20", "10", "pay")
+        agent.run(RUN, "20", "10", "ship")
+        until(lambda: len(holds(mosquitto, STATES)) == 2, "both alerts")
+        agent.stop(signal.SIGKILL)
+        for path in agent.folder.glob("kaywatch.db*"):
+            path.unlink()
+        agent.start()
+
+        until(lambda: holds(mosquitto, STATES) == {}, "all are cleared")
+
+
+@pytest.mark.parametrize("kind", ["mosquitto", "rumqttd"])
+def test_an_alert_whose_rule_is_removed_meanwhile_is_cleared(kind: str) -> None:
+    with running_broker(kind) as broker, agent_at(broker) as agent:
+        configure(agent, broker)
+        agent.run(RUN, "20", "10", "pay")
+        until(lambda: holds(broker, STATES), "the alert")
+        configure(agent, broker, rules=RULE.replace("pay-fails", "another"))
+
+        until(
+            lambda: [s for s in holds(broker, STATES) if "pay-fails" in s] == [],
+            "it is cleared",
+        )
+
+
+def test_what_fires_over_a_restart_goes_on_being_held(mosquitto: Broker) -> None:
+    with agent_at(mosquitto) as agent:
+        configure(agent, mosquitto)
+        agent.run(RUN, "20", "10", "pay")
+        until(lambda: holds(mosquitto, STATES), "the alert")
+        with mosquitto.subscribed(STATES, STATUS) as read:
+            agent.stop(signal.SIGKILL)
+            agent.start()
+            until(
+                lambda: (
+                    [m.payload for m in read.messages if m.topic == STATUS][1:]
+                    == [b"offline", b"online"]
+                ),
+                "it is back",
+            )
+            until(lambda: listening(agent), "the agent hears the broker")
+            assert holds(mosquitto, STATES)
+
+            told = states([m for m in read.messages if m.topic != STATUS])
+            assert set(told) == {"firing"}
+
+
+def test_many_alerts_at_once_all_arrive(mosquitto: Broker) -> None:
+    code = """
+import kaywatch
+for node in range(400):
+    for n in range(5):
+        try:
+            with kaywatch.execution("shop", f"node {node} +/#"):
+                raise TimeoutError
+        except TimeoutError:
+            pass
+assert kaywatch.flush(20)
+"""
+    with agent_at(mosquitto) as agent, mosquitto.subscribed(STATES) as read:
+        configure(agent, mosquitto)
+        agent.run(code)
+        read.wait(400)
+
+        assert len({m.topic for m in read.messages}) == 400
+        assert set(states(read.messages)) == {"firing"}
+
+
+def test_an_agent_that_may_not_publish_says_so(version: int) -> None:
+    with running_broker("mosquitto-password") as broker, agent_at(broker) as agent:
+        acl = broker.folder / "acl"
+        acl.write_text(acl.read_text().replace("topic readwrite kaywatch/v1/al", "#"))
+        assert broker.process is not None
+        broker.process.send_signal(signal.SIGHUP)
+        configure(agent, broker)
+        agent.run(RUN, "20", "10", "pay")
+
+        health = until(lambda: degraded(agent), "it is said")
+        assert health.startswith("not allowed to write kaywatch/v1/alerts/pay-fails/")
+        assert agent.executions() == {"pay": 20}
+
+
+def test_two_agents_at_the_same_topics_say_so(mosquitto: Broker) -> None:
+    with agent_at(mosquitto) as agent:
+        with tempfile.TemporaryDirectory(prefix="kw-") as folder:
+            other = Agent(Path(folder))
+            text = settings(mosquitto.access(AGENT), client_id="other")
+            (other.folder / "kaywatch.toml").write_text(text)
+            other.options = ("--config", str(other.folder / "kaywatch.toml"))
+            other.start()
+            until(
+                lambda: "another agent, other on " in degraded(agent),
+                "the first one says so",
+            )
+            until(
+                lambda: "give each agent a prefix" in degraded(other),
+                "the second one says so",
+            )
+            other.stop()
+
+        until(lambda: not degraded(agent), "it is alone")
+        until(lambda: listening(agent), "and hears the broker")
+        assert holds_status(mosquitto) == "online"
+
+
+@pytest.mark.parametrize("kind", ["mosquitto-password", "mosquitto-tls"])
+def test_an_agent_with_a_wrong_password_says_so(kind: str) -> None:
+    with running_broker(kind) as broker, agent_at(broker) as agent:
+        config = agent.folder / "kaywatch.toml"
+        config.write_text(config.read_text().replace("agent secret", "guess"))
+        agent.stop()
+        agent.start()
+
+        problem = until(
+            lambda: degraded(agent).removeprefix("not connected yet"), "it is said"
+        )
+        assert problem.startswith("the broker refuses us: ")
+        assert "guess" not in problem
+        lines = [x for x in agent.log if x["event"] == "broker not connected"]
+        assert len(lines) == 1
+
+
+def test_an_agent_that_trusts_another_ca_says_so(tmp_path: Path) -> None:
+    from tests.brokers import Authority
+
+    with running_broker("mosquitto-tls") as broker, agent_at(broker) as agent:
+        config = agent.folder / "kaywatch.toml"
+        ca = broker.access(CLIENT).ca
+        text = config.read_text().replace(ca, Authority(tmp_path).ca)
+        config.write_text(text)
+        agent.stop()
+        agent.start()
+
+        problem = until(
+            lambda: degraded(agent).removeprefix("not connected yet"), "it is said"
+        )
+        assert "certificate verify failed" in problem
+
+
+def degraded(agent: Agent) -> str:
+    """Return what the agent says is wrong with a broker."""
+    stages = agent.get("/health")["stages"]
+    found = [s["problem"] for name, s in stages.items() if name.startswith("mqtt ")]
+    return str(found[0] or "")
+
+
+def holds_status(broker: Broker) -> str:
+    with broker.subscribed(STATUS) as read:
+        return read.wait()[0].payload.decode()
