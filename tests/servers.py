@@ -13,6 +13,11 @@ PACKAGES = {
     "promtool": "prometheus",
     "prometheus": "prometheus",
     "amtool": "prometheus-alertmanager",
+    "systemctl": "systemd-sysv",
+    "systemd-nspawn": "systemd-container",
+    "dbus-daemon": "dbus",
+    "ip": "iproute2",
+    "setpriv": "util-linux",
 }
 
 
