@@ -7,6 +7,11 @@ command -v promtool >/dev/null && command -v prometheus >/dev/null || missing+=(
 command -v prometheus-alertmanager >/dev/null && command -v amtool >/dev/null || missing+=(prometheus-alertmanager)
 command -v mosquitto >/dev/null && command -v mosquitto_passwd >/dev/null || missing+=(mosquitto)
 command -v mosquitto_pub >/dev/null || missing+=(mosquitto-clients)
+# A systemd of their own, in a container.
+command -v systemd-nspawn >/dev/null || missing+=(systemd-container)
+[ -e /sbin/init ] && command -v systemctl >/dev/null || missing+=(systemd-sysv)
+command -v dbus-daemon >/dev/null || missing+=(dbus)
+command -v ip >/dev/null || missing+=(iproute2)
 [ "${#missing[@]}" -gt 0 ] || exit 0
 if ! command -v apt-get >/dev/null; then
     echo "not installed, and there is no apt-get: ${missing[*]}"

@@ -17,6 +17,11 @@ PACKAGES = {
     "mosquitto_passwd": "mosquitto",
     "mosquitto_pub": "mosquitto-clients",
     "mosquitto_sub": "mosquitto-clients",
+    "systemctl": "systemd-sysv",
+    "systemd-nspawn": "systemd-container",
+    "dbus-daemon": "dbus",
+    "ip": "iproute2",
+    "setpriv": "util-linux",
 }
 
 

@@ -152,6 +152,8 @@ def test_the_wheel_holds_both_packages_and_their_types(wheel: Path) -> None:
         "kaywatch/PROTOCOL.md",
         "kaywatch_agent/__main__.py",
         "kaywatch_agent/py.typed",
+        "kaywatch_agent/service/units/kaywatch.service",
+        "kaywatch_agent/service/units/user/kaywatch.service",
     } <= names
     assert not [name for name in names if name.startswith("tests")]
 

@@ -9,7 +9,7 @@ import gc
 import resource
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -35,8 +35,11 @@ from kaywatch_agent.model import Presence
 from kaywatch_agent.pipeline import Pipeline
 from kaywatch_agent.rules.instance import Instance
 from kaywatch_agent.rules.picture import Picture
+from kaywatch_agent.rules.state import State
 from kaywatch_agent.rules.tell import Notice
 from kaywatch_agent.store.writer import Damaged, Writer
+from kaywatch_agent.supervision import Figures, Supervision
+from kaywatch_agent.systemd import Notifier
 from kaywatch_agent.telemetry import Telemetry
 from kaywatch_agent.web.alerts import row
 from kaywatch_agent.web.server import WebServer
@@ -88,8 +91,24 @@ class App:
     It is the `Source` that the web stage reads from.
     """
 
-    def __init__(self, config: Config, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        config: Config,
+        clock: Callable[[], float] = time.time,
+        notifier: Notifier | None = None,
+        sockets: Mapping[str, Sequence[socket.socket]] | None = None,
+    ) -> None:
+        """Make the stages; open nothing.
+
+        Args:
+            config: what is set.
+            clock: returns Unix seconds.
+            notifier: who is told how the agent is.
+            sockets: those that are held for it, `ingest` and `http`; it opens others.
+        """
         self.config = config
+        self.supervision = Supervision(notifier or Notifier())
+        self._sockets = sockets or {}
         self.clock = clock
         self.telemetry = Telemetry()
         self.health = Health(started=clock())
@@ -175,6 +194,7 @@ class App:
         try:
             await self._start()
             ready()
+            self.supervision.serving(self.clock(), self._figures())
             # What was imported stays: a full collection is 20 ms shorter without it.
             gc.freeze()
             await self._tick_until_stopped()
@@ -216,12 +236,17 @@ class App:
         self._restore()
         host, port = self.config.http.address
         self._stops.append(("http", self._web.stop))
-        self.http_address = await self._web.start(host, port)
+        held = self._sockets
+        self.http_address = await self._web.start(host, port, held.get("http", ()))
         await self.delivery.start()
         self._stops.append(("notify", self.delivery.stop))
         self._stops.append(("rules", self.alerting.stop))
         self._stops.append(("ingest", self._listener.stop))
-        await self._listener.start(self.socket_path, self.config.ingest.permissions)
+        if "ingest" in held:
+            await self._listener.adopt(held["ingest"][0])
+            self.socket_path = self._listener.path
+        else:
+            await self._listener.start(self.socket_path, self.config.ingest.permissions)
         probe = Probe(self.socket_path, self._probed)
         self._probe = asyncio.create_task(probe.run(), name="ingest probe")
         self._connect_brokers()
@@ -231,6 +256,7 @@ class App:
             http=f"http://{self.http_address[0]}:{self.http_address[1]}",
             version=__version__,
             **({"brokers": labels} if (labels := self._labels()) else {}),
+            **({"held_by_systemd": ",".join(sorted(held))} if held else {}),
         )
         if self._writer is not None:
             work = self._check_store(self._writer)
@@ -326,6 +352,7 @@ class App:
         self.health.report("rules", self.alerting.evaluated, self.alerting.problem)
         self.alerting.tick(self.pipeline.aggregator.view(now), self.clients())
         self._web.publish()
+        self.supervision.tick(now, self._figures(), self.health.status(now))
 
     def _guarded(self, work: Callable[[], None]) -> str:
         """Do it; return what went wrong. Nothing is acknowledged then, or lost."""
@@ -345,6 +372,7 @@ class App:
         if self._probe is not None:
             self._probe.cancel()
         served = bool(self._listener.path)
+        self.supervision.stopping()
         self._listener.stop_accepting()
         # One turn of the loop reads what has arrived already.
         await asyncio.sleep(0)
@@ -357,8 +385,8 @@ class App:
             except TimeoutError:
                 log.warning("stopped late", stage=name, seconds=STOP_SECONDS)
         if served:
-            events = int(self.telemetry.get("kaywatch_events_total"))
-            log.info("stopped", events=events)
+            log.info("stopped", events=self._figures().events)
+        self.supervision.close()
 
     # -- inside ----------------------------------------------------------------------
 
@@ -390,10 +418,10 @@ class App:
         """Commit what has come meanwhile, if the store lets us in time."""
         for _ in range(2):  # the one under way, and the one after it
             if self._committer is not None:
-                await asyncio.wait([self._committer], timeout=STOP_SECONDS)
+                await self.supervision.wait(self._committer, STOP_SECONDS)
             self.pipeline.commit()
         if self._committer is not None:
-            await asyncio.wait([self._committer], timeout=STOP_SECONDS)
+            await self.supervision.wait(self._committer, STOP_SECONDS)
 
     async def _check_store(self, writer: Writer) -> None:
         """Look for damage in a large file, and say what was found."""
@@ -450,6 +478,15 @@ class App:
 
     def _ask_for_commit(self) -> None:
         self._hurried.set()
+
+    def _figures(self) -> Figures:
+        pipeline = self.pipeline
+        return Figures(
+            events=int(self.telemetry.get("kaywatch_events_total")),
+            series=len(pipeline.aggregator.registry.keys),
+            clients=sum(c.state is Presence.CONNECTED for c in pipeline.clients),
+            firing=self.alerting.counts.get(State.FIRING, 0),
+        )
 
     def _measure(self) -> None:
         """Bring the gauges up to date that nobody counts as they change."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import faulthandler
 import json
 import os
 import re
@@ -27,6 +28,7 @@ from kaywatch_agent.commands import COMMANDS
 from kaywatch_agent.commands.options import reading as _reading
 from kaywatch_agent.commands.options import url_option as _url
 from kaywatch_agent.errors import AgentError, ConfigError
+from kaywatch_agent.systemd import is_journal
 
 if TYPE_CHECKING:
     from kaywatch_agent.app import App
@@ -53,14 +55,20 @@ def main() -> None:
         sys.exit(error.exit_code)
     except ConfigError as error:
         for wrong in (error, *error.others):
-            click.echo(f"kaywatch: {wrong}", err=True)
+            _complain(wrong)
         sys.exit(WRONG_CONFIGURATION)
     except (AgentError, KaywatchError) as error:
-        click.echo(f"kaywatch: {error}", err=True)
+        _complain(error)
         sys.exit(FAILED)
     except BrokenPipeError:
         # The reader, such as `head`, has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _complain(error: Exception) -> None:
+    # sd-daemon(3): what a service prints has a priority in the journal.
+    priority = "<3>" if is_journal() else ""
+    click.echo(f"{priority}kaywatch: {error}", err=True)
 
 
 def _seconds(text: str) -> float:
@@ -152,10 +160,16 @@ def _configured(
 
 
 def _run(config: Config, configured: Callable[[], Config]) -> None:
+    from kaywatch_agent import systemd
     from kaywatch_agent.app import App
 
+    # Before anything else is started, which must not speak for this process.
+    notifier, sockets = systemd.Notifier.take(), systemd.inherited_sockets()
+    # The watchdog's SIGABRT shows where the agent hung.
+    faulthandler.enable()
+
     async def life() -> None:
-        app = App(config)
+        app = App(config, notifier=notifier, sockets=sockets)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, app.stop)
@@ -172,6 +186,7 @@ def _reload(app: App, configured: Callable[[], Config]) -> None:
 
     from kaywatch_agent import logs
 
+    app.supervision.reloading()
     try:
         config = configured()
         app.reload(config)
@@ -179,8 +194,10 @@ def _reload(app: App, configured: Callable[[], Config]) -> None:
         log = structlog.get_logger("kaywatch.agent")
         # No trace for a mistake in a file.
         log.error("configuration not reloaded", problem=str(error))  # noqa: TRY400
+        app.supervision.reloaded(str(error))
     else:
         logs.set_up(config.log)
+        app.supervision.reloaded()
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -194,12 +211,15 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 @kaywatch.command()
 @click.option("--config", "config_path", metavar="FILE", help="The file to check.")
-def check(config_path: str | None) -> None:
+@click.option("--quiet", is_flag=True, help="Print nothing if it is fine.")
+def check(config_path: str | None, quiet: bool) -> None:
     """Check the configuration, without side effects."""
     from kaywatch_agent.config import find, load
 
     path = find(config_path)
     config = load(path)
+    if quiet:
+        return
     click.echo(f"{path or 'no file, all defaults'}: fine")
     click.echo(f"  clients push to  {config.ingest.path}")
     click.echo(f"  HTTP is served at  {config.http.listen}")

@@ -1,4 +1,4 @@
-"""Commands about alerts: what they are asked, and what they show."""
+"""Commands in modules of their own: what they are asked, and what they show."""
 
 from __future__ import annotations
 
@@ -41,6 +41,12 @@ _rules = _Later(
     "Check rules, test them, and try them on the past.",
 )
 
+_service = _Later(
+    "service",
+    "kaywatch_agent.commands.service",
+    "Run the agent as a systemd service.",
+)
+
 COMMANDS: Final[tuple[click.Command, ...]] = (
     alerts,
     why,
@@ -48,4 +54,5 @@ COMMANDS: Final[tuple[click.Command, ...]] = (
     silence,
     notify,
     outbox,
+    _service,
 )

@@ -7,8 +7,9 @@ import contextlib
 import os
 import socket
 import stat
+import sys
 from collections.abc import Callable
-from typing import Final, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 from kaywatch_agent.errors import StartError
 from kaywatch_agent.ingest.peers import Peer
@@ -97,6 +98,7 @@ class UnixListener:
         self.path = ""
         self._open = open_conversation
         self._server: asyncio.Server | None = None
+        self._ours = True  # whether the path goes with us
 
     def open(self, link: Link) -> Conversation:
         """Start the conversation of a new connection."""
@@ -110,14 +112,11 @@ class UnixListener:
             StartError: if the path can't be used, or another agent listens there.
         """
         _prepare(path)
-        loop = asyncio.get_running_loop()
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             listening.bind(path)
             os.chmod(path, mode)
-            self._server = await loop.create_unix_server(
-                lambda: Link(self), sock=listening, backlog=BACKLOG
-            )
+            await self._listen(listening)
         except OSError as error:
             listening.close()
             raise StartError(
@@ -125,13 +124,27 @@ class UnixListener:
             ) from None
         self.path = path
 
+    async def adopt(self, listening: socket.socket) -> None:
+        """Accept on a socket that somebody holds for us, also while we are gone."""
+        self._ours = False
+        await self._listen(listening)
+        self.path = str(listening.getsockname())
+
+    async def _listen(self, listening: socket.socket) -> None:
+        # From Python 3.13 on, a server would unlink its path by itself.
+        kept: Any = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+        self._server = await asyncio.get_running_loop().create_unix_server(
+            lambda: Link(self), sock=listening, backlog=BACKLOG, **kept
+        )
+
     def stop_accepting(self) -> None:
         """Take no new connections; those that are open go on."""
         if self._server is not None:
             self._server.close()
             self._server = None
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self.path)
+            if self._ours:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self.path)
 
     async def stop(self) -> None:
         """Hang up on everybody."""

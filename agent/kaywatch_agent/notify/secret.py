@@ -63,7 +63,7 @@ class Secret:
                 raise ConfigError(
                     self.key, "no CREDENTIALS_DIRECTORY; is LoadCredential= set?"
                 )
-            path = Path(folder) / self._where
+            path = _credential(Path(folder), self._where)
         try:
             with path.open("rb") as file:
                 return file.read(MAX_BYTES).decode().strip()
@@ -72,6 +72,12 @@ class Secret:
         except OSError as error:
             text = error.strerror or "unreadable"
             raise ConfigError(self.key, f"can't read {path}: {text.lower()}") from None
+
+
+def _credential(folder: Path, name: str) -> Path:
+    """Return a credential's file: its own, or that of the folder our unit loads."""
+    loaded = folder / f"kaywatch_{name}"  # LoadCredential=kaywatch:FOLDER
+    return loaded if loaded.exists() else folder / name
 
 
 def secret(path: str, name: str, fields: Mapping[str, str]) -> Secret | None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import socket
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Final, Protocol
@@ -144,8 +145,15 @@ class WebServer:
         self._snapshots = Snapshots(partial(self._first, stream, stream.parameters()))
         self._events = Events(source.feed, telemetry)
 
-    async def start(self, host: str, port: int) -> tuple[str, int]:
+    async def start(
+        self, host: str, port: int, held: Sequence[socket.socket] = ()
+    ) -> tuple[str, int]:
         """Listen, and return the host and the actual port.
+
+        Args:
+            host: where to listen.
+            port: 0 for a free one.
+            held: sockets that listen already, to be used instead.
 
         Raises:
             StartError: if the address is not to be had.
@@ -160,9 +168,10 @@ class WebServer:
             max_line_size=MAX_LINE,
         )
         await self._runner.setup()
-        site = web.TCPSite(self._runner, host, port)
+        sites: list[web.BaseSite] = [web.SockSite(self._runner, s) for s in held]
         try:
-            await site.start()
+            for site in sites or [web.TCPSite(self._runner, host, port)]:
+                await site.start()
         except (OSError, OverflowError) as error:
             await self.stop()
             raise StartError(

@@ -107,6 +107,7 @@ def test_a_secret_comes_from_a_file_the_environment_or_systemd(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "key").write_text("from-file\n")
+    (tmp_path / "kaywatch_ours").write_text("from-our-folder\n")
     monkeypatch.setenv("PD_KEY", "from-env")
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     ways = {
@@ -114,6 +115,9 @@ def test_a_secret_comes_from_a_file_the_environment_or_systemd(
         "routing_key_env": ("PD_KEY", "from-env"),
         "routing_key_credential": ("key", "from-file"),
     }
+    # Those that our unit loads from a folder, which systemd gives a prefix.
+    found = parse({"pd": {"type": "pagerduty", "routing_key_credential": "ours"}})
+    assert found["pd"].need("routing_key").read() == "from-our-folder"
     for key, (where, value) in ways.items():
         configs = parse({"pd": {"type": "pagerduty", key: where}})
         check(configs)

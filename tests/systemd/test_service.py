@@ -1,0 +1,407 @@
+"""The agent under a real systemd: its life, its watchdog, its sockets."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from tests.agents import until
+from tests.systemd.service import CLIENT, CONNECTOR, KAYWATCH, PYTHON, UNIT, Service
+
+pytestmark = [pytest.mark.xdist_group("systemd"), pytest.mark.timeout(180)]
+
+# Blocks the loop for good at SIGUSR2, as a bug would.
+BLOCKABLE = (
+    "import signal, time\n"
+    "signal.signal(signal.SIGUSR2, lambda *_: time.sleep(1e6))\n"
+    "from kaywatch_agent.__main__ import main\n"
+    "main()\n"
+)
+
+HELD = """
+import os, sys, time
+os.environ["KAYWATCH_SERVICE"] = "held"
+block = bytearray(100 * 1024 * 1024)
+import kaywatch
+with kaywatch.execution("g", "held"):
+    pass
+assert kaywatch.flush(30)
+print("began", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_it_is_enabled_started_and_stopped_and_says_what_it_does(
+    service: Service,
+) -> None:
+    box = service.box
+    box.run("systemctl", "enable", "--now", "kaywatch.socket", UNIT)
+
+    # Started means serving: nothing is waited for.
+    health = service.get("/health")
+    assert health["status"] == "healthy"
+    # It can push to its own socket.
+    until(lambda: service.get("/health")["stages"]["ingest"]["ready"], "it is tried")
+    assert service.get("/health")["stages"]["ingest"]["status"] == "healthy"
+    assert box.run("systemctl", "is-enabled", UNIT).strip() == "enabled"
+    child = service.spawn(CLIENT)
+    until(lambda: " 1 clients, 0 alerts firing" in service.status, "a client is shown")
+    until(lambda: not service.status.startswith("0 events/s"), "events are shown")
+    service.end(child)
+
+    box.run("systemctl", "stop", "kaywatch.socket", UNIT)
+    found = service.show("Result", "ActiveState", "ExecMainStatus", "StatusText")
+    assert found["Result"] == "success" and found["ExecMainStatus"] == "0"
+    assert service.journal(KAYWATCH_EVENT="stopped")
+    box.run("systemctl", "disable", "kaywatch.socket", UNIT)
+
+
+def test_a_connect_starts_it_and_what_was_sent_is_counted(service: Service) -> None:
+    service.box.run("systemctl", "start", "kaywatch.socket")
+    assert service.show("ActiveState")["ActiveState"] == "inactive"
+
+    recorded = int(service.end(service.spawn(CLIENT, user="app", group="kaywatch")))
+
+    assert service.serving()
+    assert service.executions() == recorded > 0
+    (entry,) = service.journal(KAYWATCH_EVENT="serving")
+    assert entry["KAYWATCH_HELD_BY_SYSTEMD"] == "ingest"
+
+
+def test_http_is_held_too_where_that_is_wanted(service: Service) -> None:
+    box = service.box
+    box.run(KAYWATCH, "service", "install", "--http-socket")
+    box.run("systemctl", "start", "kaywatch.socket", "kaywatch-http.socket")
+    assert service.show("ActiveState")["ActiveState"] == "inactive"
+
+    # The request waits in the socket while the agent starts.
+    assert service.get("/health")["status"] == "healthy"
+    (entry,) = service.journal(KAYWATCH_EVENT="serving")
+    assert entry["KAYWATCH_HELD_BY_SYSTEMD"] == "http,ingest"
+    assert "as it should be" in box.run(KAYWATCH, "service", "status")
+
+    box.run("systemctl", "stop", "kaywatch-http.socket", "kaywatch.socket", UNIT)
+    box.run("rm", "/etc/systemd/system/kaywatch-http.socket")
+    box.run(KAYWATCH, "service", "install")
+
+
+def test_what_it_starts_does_not_inherit_what_systemd_gave_it(service: Service) -> None:
+    service.start()
+
+    words = service.box.run("cat", f"/proc/{service.pid}/environ")
+    code = (
+        "import os; from kaywatch_agent import systemd as s;"
+        "os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='0',"
+        " NOTIFY_SOCKET='/run/systemd/notify', WATCHDOG_USEC='1', WATCHDOG_PID='1');"
+        "s.Notifier.take(); s.inherited_sockets();"
+        "print([k for k in os.environ if k[:6] in ('LISTEN', 'NOTIFY', 'WATCHD')])"
+    )
+
+    assert "NOTIFY_SOCKET" in words and "LISTEN_FDNAMES=ingest" in words
+    assert service.python(code) == "[]\n"
+
+
+@pytest.mark.parametrize("how", ["stopped", "blocked"])
+def test_an_agent_that_hangs_is_killed_and_started_again(
+    service: Service, how: str
+) -> None:
+    service.box.write("/opt/blockable.py", BLOCKABLE)
+    service.drop_in(
+        "[Service]\nWatchdogSec=3s\nRestartSec=100ms\n"
+        f"ExecStart=\nExecStart={PYTHON} /opt/blockable.py serve\n"
+    )
+    service.start()
+    child = service.spawn(CLIENT)
+    until(lambda: service.executions() > 0, "events are counted")
+    hung = service.pid
+    for _ in range(2):
+        fed = service.show("WatchdogTimestampMonotonic")
+        until(lambda: service.show(*fed) != fed, "a tick feeds the watchdog")  # noqa: B023
+
+    service.box.run("kill", "-STOP" if how == "stopped" else "-USR2", str(hung))
+
+    until(lambda: service.serving() and service.pid not in (0, hung), "it is back", 40)
+    assert service.show("NRestarts")["NRestarts"] == "1"
+    said = service.log("-o", "cat")
+    assert "Watchdog timeout" in said
+    if how == "blocked":
+        # Where it hung.
+        assert "Fatal Python error: Aborted" in said
+        assert 'File "/opt/blockable.py", line 2 in <lambda>' in said
+    assert int(service.end(child)) == service.executions()
+
+
+def test_a_wrong_configuration_starts_nothing_and_says_why(service: Service) -> None:
+    service.drop_in("[Service]\nRestartSec=500ms\n")
+    service.configure("[http]\nlisten = 3\n")
+    service.box.run("systemctl", "start", "kaywatch.socket")
+    service.box.run("systemctl", "start", UNIT, code=1)
+
+    found = service.log("-p", "err", "-o", "cat")
+    assert "kaywatch.toml: http.listen: expected a string, got 3" in found
+
+    # Those who connect meanwhile wait; nothing has to be done but to mend the file.
+    child = service.spawn(CLIENT)
+    service.configure("")
+    assert int(service.end(child)) == service.executions() > 0
+
+
+def test_a_reload_under_load_loses_nothing_and_a_wrong_file_is_refused(
+    service: Service,
+) -> None:
+    service.configure("[limits]\nseries = 5000\n")
+    service.start()
+    children = [service.spawn(CLIENT) for _ in range(3)]
+    pid = service.pid
+
+    for number in range(5):
+        service.configure(f"[limits]\nseries = {6000 + number}\n")
+        service.box.run("systemctl", "reload", UNIT)
+    until(
+        lambda: len(service.journal(KAYWATCH_EVENT="configuration reloaded")) == 5,
+        "five reloads",
+    )
+    service.configure("[limits]\nserie = 3\n")
+    service.box.run("systemctl", "reload", UNIT, code=1)
+    assert "did you mean series?" in service.log()
+    # Past the check: the agent itself refuses, and says so where one looks.
+    service.box.run("systemctl", "kill", "--signal=HUP", UNIT)
+    until(lambda: "configuration not reloaded: " in service.status, "it is said")
+
+    assert service.serving() and service.pid == pid
+    recorded = sum(int(service.end(child)) for child in children)
+    assert service.executions() == recorded
+    service.configure("")
+    service.box.run("systemctl", "reload", UNIT)
+    until(lambda: "configuration not" not in service.status, "all is well again")
+
+
+def test_no_connect_fails_and_totals_are_exact_over_restarts_under_load(
+    service: Service,
+) -> None:
+    service.drop_in("[Service]\nRestartSec=100ms\n")
+    service.start()
+    clients = [service.spawn(CLIENT, user="app", group="kaywatch") for _ in range(3)]
+    connector = service.spawn(CONNECTOR, user="app", group="kaywatch")
+
+    pids = {service.pid}
+    for _ in range(3):
+        service.box.run("systemctl", "restart", UNIT)
+        pids.add(service.pid)
+    service.box.run("systemctl", "kill", "--signal=KILL", UNIT)
+    until(lambda: service.serving() and service.pid not in pids, "it is back")
+
+    assert len(pids) == 4
+    tried, failed = service.end(connector).split(" ", 1)
+    assert (failed, int(tried) > 200) == ("[]\n", True)
+    recorded = [int(service.end(client)) for client in clients]
+    assert service.executions() == sum(recorded)
+    socket = service.box.run("stat", "-c", "%A %U %G", "/run/kaywatch/ingest.sock")
+    assert socket.split() == ["srw-rw----", "root", "kaywatch"]
+
+
+def test_a_last_commit_that_takes_long_is_waited_for(service: Service) -> None:
+    service.drop_in(
+        "[Service]\nTimeoutStopSec=2s\n"
+        f"ExecStart=\nExecStart={PYTHON} /opt/slow.py serve\n"
+    )
+    service.box.write(
+        "/opt/slow.py",
+        "import os, time\n"
+        "from kaywatch_agent.store.store import Store\n"
+        "commit = Store.commit\n"
+        "def slow(self, change):\n"
+        "    if os.path.exists('/etc/kaywatch/slow'):\n"
+        "        print('a slow commit', flush=True)\n"
+        "        time.sleep(4)\n"
+        "    return commit(self, change)\n"
+        "Store.commit = slow\n"
+        "from kaywatch_agent.__main__ import main\n"
+        "main()\n",
+    )
+    service.start()
+    service.box.write("/etc/kaywatch/slow", "")
+    child = service.spawn(CLIENT)
+    until(lambda: "a slow commit" in service.log(), "the disk is slow")
+
+    service.box.run("systemctl", "stop", "kaywatch.socket", UNIT)
+
+    found = service.show("Result", "ExecMainStatus")
+    assert found == {"Result": "success", "ExecMainStatus": "0"}
+    service.box.run("rm", "/etc/kaywatch/slow")
+    service.start()
+    assert int(service.end(child)) == service.executions()
+
+
+def test_the_state_outlives_an_upgrade_under_another_user_id(service: Service) -> None:
+    service.start()
+    recorded = int(service.end(service.spawn(CLIENT)))
+    before = service.show("UID")["UID"]
+    service.box.run("systemctl", "stop", "kaywatch.socket", UNIT)
+
+    # The number is taken meanwhile, by a user of the machine's own.
+    service.box.run("useradd", "--uid", before, "--no-create-home", "newcomer")
+    try:
+        service.box.run(KAYWATCH, "service", "install")
+        service.start()
+
+        assert service.show("UID")["UID"] != before
+        assert service.executions() == recorded
+        recorded += int(service.end(service.spawn(CLIENT)))
+        assert service.executions() == recorded
+        owner = service.box.run("stat", "-c", "%u", "/var/lib/private/kaywatch")
+        assert owner.strip() == service.show("UID")["UID"]
+    finally:
+        service.box.run("systemctl", "stop", "kaywatch.socket", UNIT)
+        service.box.run("userdel", "newcomer")
+
+
+def test_the_processes_of_other_users_are_seen(service: Service) -> None:
+    """SO_PEERCRED, pidfd_open and /proc work from within the sandbox."""
+    service.start()
+    child = service.spawn(HELD, user="app", group="kaywatch")
+
+    (client,) = until(
+        lambda: [
+            c for c in service.get("/api/v1/clients")["clients"] if c["memory_mb"]
+        ],
+        "its memory is read",
+    )
+    uid = service.box.run("stat", "-c", "%U", f"/proc/{client['pid']}").strip()
+    assert (client["service"], uid) == ("held", "app")
+    assert client["memory_mb"] > 100
+    service.box.run("kill", "-KILL", str(client["pid"]))
+
+    until(
+        lambda: service.get("/api/v1/clients")["clients"][0]["state"] == "died",
+        "its death is noticed",
+    )
+    child.communicate()
+
+
+def test_without_a_view_of_other_processes_only_their_figures_are_missing(
+    service: Service,
+) -> None:
+    service.drop_in("[Service]\nProtectProc=invisible\n")
+    service.start()
+    child = service.spawn(HELD, user="app", group="kaywatch")
+    ticks = service.show("WatchdogTimestampMonotonic")
+    until(lambda: service.show(*ticks) != ticks, "a tick, which would sample it")
+
+    (client,) = service.get("/api/v1/clients")["clients"]
+    assert (client["state"], client["memory_mb"]) == ("connected", None)
+    service.box.run("kill", "-KILL", str(client["pid"]))
+    until(
+        lambda: service.get("/api/v1/clients")["clients"][0]["state"] == "died",
+        "its death is noticed",
+    )
+    child.communicate()
+
+
+def test_who_is_not_in_the_group_can_not_push(service: Service) -> None:
+    service.start()
+    code = (
+        "import socket\n"
+        "try: socket.socket(socket.AF_UNIX).connect('/run/kaywatch/ingest.sock')\n"
+        "except OSError as error: print(error.strerror)"
+    )
+
+    assert service.python(code, user="stranger") == "Permission denied\n"
+    assert service.python(code, user="app", group="kaywatch") == ""
+
+
+def test_a_credential_is_read_by_its_name(service: Service) -> None:
+    receiver = (
+        "import http.server\n"
+        "class Hook(http.server.BaseHTTPRequestHandler):\n"
+        "    def do_POST(self):\n"
+        "        self.rfile.read(int(self.headers['Content-Length']))\n"
+        "        self.send_response(200); self.end_headers()\n"
+        "        print('path', self.path, flush=True)\n"
+        "    def log_message(self, *_): pass\n"
+        "server = http.server.HTTPServer(('127.0.0.1', 8099), Hook)\n"
+        "print('began', flush=True)\n"
+        "for _ in range(2): server.handle_request()\n"  # it fires, and it ends
+    )
+    service.configure('[receiver.ops]\ntype = "webhook"\nurl_credential = "ops"\n')
+    service.box.write(
+        "/etc/kaywatch/credentials/ops", "http://127.0.0.1:8099/s3cret\n", 0o600
+    )
+    service.start()
+    hook = service.spawn(receiver)
+
+    service.box.run(KAYWATCH, "notify", "test", "ops")
+
+    assert service.end(hook) == "path /s3cret\n" * 2
+    for unseen in ("/etc/kaywatch/credentials/ops", "credentials/kaywatch.service"):
+        assert unseen not in service.box.run("cat", f"/proc/{service.pid}/cmdline")
+    assert "s3cret" not in service.log("-o", "json")
+
+
+def test_status_says_what_is_amiss(service: Service) -> None:
+    said = service.box.run(KAYWATCH, "service", "status", code=1)
+    assert "kaywatch.service: inactive (dead)" in said
+
+    service.start()
+    said = service.box.run(KAYWATCH, "service", "status")
+    assert "/etc/systemd/system/kaywatch.service: as it should be" in said
+    assert "kaywatch.service: active (running)" in said
+    assert re.search(r"exposure: 1\.[0-5] OK", said)
+    found = json.loads(service.box.run(KAYWATCH, "service", "status", "--json"))
+    assert found["sockets"] == {"kaywatch.socket": "active"}
+
+    service.box.run("sh", "-c", "echo '# x' >>/etc/systemd/system/kaywatch.service")
+    service.drop_in("[Service]\nMemoryMax=2G\n")
+    said = service.box.run(KAYWATCH, "service", "status", code=1)
+    assert "kaywatch.service: differs; `kaywatch service install` writes it" in said
+    assert "/run/systemd/system/kaywatch.service.d/test.conf: a drop-in" in said
+    assert service.box.run(KAYWATCH, "service", "install").startswith("wrote /etc/")
+
+
+def test_install_and_uninstall_leave_data_and_what_is_not_theirs(
+    service: Service,
+) -> None:
+    box = service.box
+    unit = "/etc/systemd/system/kaywatch.service"
+    service.start()
+    recorded = int(service.end(service.spawn(CLIENT)))
+    before = box.run("cat", unit)
+
+    said = box.run(KAYWATCH, "service", "uninstall")
+    assert f"removed {unit}" in said
+    assert box.run("systemctl", "is-active", UNIT, code=3).strip() == "inactive"
+    assert "no kaywatch.service of ours" in box.run(
+        KAYWATCH, "service", "status", code=1
+    )
+    box.write(unit, "[Service]\nExecStart=/bin/true\n")
+    assert "is not ours" in box.run(KAYWATCH, "service", "install", code=1)
+    box.run("rm", unit)
+
+    said = box.run(KAYWATCH, "service", "install", "--now")
+    assert "enabled and started kaywatch.socket, kaywatch.service" in said
+    assert box.run("cat", unit) == before
+    assert service.executions() == recorded
+    again = box.run(KAYWATCH, "service", "install")
+    assert "wrote" not in again
+    box.run("systemctl", "disable", "kaywatch.socket", UNIT)
+
+
+def test_install_needs_root_and_a_place_that_services_see(service: Service) -> None:
+    box = service.box
+    as_app = ("setpriv", "--reuid=app", "--regid=app", "--clear-groups")
+    said = box.run(*as_app, KAYWATCH, "service", "install", code=1)
+    assert "this needs root: use sudo, or --user" in said
+
+    box.run("mkdir", "/home/venv")
+    box.run("cp", "-a", "/opt/kaywatch/.", "/home/venv")
+    moved = ("/home/venv/bin/python", "-m", "kaywatch_agent", "service", "install")
+    said = box.run(*moved, code=1)
+    assert "/home/venv/bin/kaywatch is hidden from the service (ProtectHome=" in said
+    assert "Traceback" not in said
+    box.run("rm", "-rf", "/home/venv")
+
+    box.run("chmod", "o-x", "/opt/kaywatch")
+    said = box.run(KAYWATCH, "service", "install", code=1)
+    assert "chmod o+rx /opt/kaywatch" in said
+    box.run("chmod", "o+x", "/opt/kaywatch")
