@@ -59,6 +59,7 @@ KEPT_SECONDS: Final = 5.0
 FIXED: Final = (
     ("ingest", "socket"),
     ("ingest", "mode"),
+    ("ingest", "group"),
     ("http", "listen"),
     ("store", "path"),
     ("store", "synchronous"),
@@ -118,7 +119,7 @@ class App:
         self._committer: asyncio.Task[None] | None = None
         self._checks: asyncio.Task[None] | None = None
         self._probe: asyncio.Task[None] | None = None
-        self._listener = UnixListener(self.pipeline.open)
+        self._listener = UnixListener(self.pipeline.open, self.telemetry)
         self._web = WebServer(self, self.telemetry, __version__)
         self._stopping = asyncio.Event()
         self._hurried = asyncio.Event()
@@ -162,6 +163,7 @@ class App:
             StartError: if a socket or a port is not to be had.
         """
         tune_allocator()
+        raise_descriptors()
         try:
             await self._start()
             ready()
@@ -192,6 +194,7 @@ class App:
             names = ", ".join(fixed)
             raise ConfigError("", f"{names}: can't be changed without a restart")
         self.config = config
+        self._listener.use(config.ingest)
         self.pipeline.aggregator.registry.limit(config.limits)
         self.alerting.use(config.alerts, config.notify.least)
         self.delivery.use(config.notify)
@@ -211,7 +214,7 @@ class App:
         self._stops.append(("notify", self.delivery.stop))
         self._stops.append(("rules", self.alerting.stop))
         self._stops.append(("ingest", self._listener.stop))
-        await self._listener.start(self.socket_path, self.config.ingest.permissions)
+        await self._listener.start(self.config.ingest)
         probe = Probe(self.socket_path, self._probed)
         self._probe = asyncio.create_task(probe.run(), name="ingest probe")
         log.info(
@@ -304,8 +307,7 @@ class App:
             self._probe.cancel()
         served = bool(self._listener.path)
         self._listener.stop_accepting()
-        # One turn of the loop reads what has arrived already.
-        await asyncio.sleep(0)
+        await self._listener.take_all()
         await self._last_commit()
         while self._stops:
             name, stop = self._stops.pop()
@@ -430,6 +432,16 @@ def tune_allocator() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
         libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+
+
+def raise_descriptors() -> None:
+    """Let this process open as many files as it may: each client costs two.
+
+    The low default is for programs that call select(2); see systemd.exec(5).
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _resident_bytes() -> int:

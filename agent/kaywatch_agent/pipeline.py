@@ -61,8 +61,16 @@ class Peer(Protocol):
         """Its process id; 0 when the transport can't tell."""
 
     @property
+    def uid(self) -> int:
+        """Its user; -1 when the transport can't tell."""
+
+    @property
+    def started(self) -> float:
+        """When it started, Unix seconds; 0 when nobody can tell."""
+
+    @property
     def trusted(self) -> bool:
-        """Whether it may see what others send."""
+        """Whether it may see what others send, and speak for them."""
 
     def exited(self) -> bool:
         """Whether it is gone."""
@@ -158,7 +166,9 @@ class Pipeline:
             map(Client.from_json, found.clients.values()), self.clock()
         )
         for client in self.clients:
-            if client.state is Presence.DISCONNECTED and client.host == host:
+            # Whom the kernel named is of this host, whatever it called that.
+            here = client.uid is not None or client.host == host
+            if client.state is Presence.DISCONNECTED and here:
                 self._look_for(client)
 
     def _look_for(self, client: Client) -> None:
@@ -180,15 +190,14 @@ class Pipeline:
     def take(self, message: Message, conversation: Conversation) -> None:
         """Act on one message."""
         now = self.clock()
-        if conversation.crowded_by(message):
-            text = f"one connection speaks for at most {MAX_CLIENTS} clients"
-            message = Rejected(ErrorCode.BAD_MESSAGE, text)
+        message = self._allowed(message, conversation)
         self.telemetry.add("kaywatch_messages_total", 1, type(message).__name__.lower())
         match message:
             case Batch():
                 self._take_batch(message, conversation, now)
             case Hello():
-                client = self.clients.greet(message, conversation.link.peer.pid, now)
+                peer = conversation.link.peer
+                client = self.clients.greet(message, peer.pid, now, peer.started)
                 self._present(client, conversation)
                 if client.received_seq > client.committed_seq:
                     # Or it would call lost what it had to drop and we have taken.
@@ -208,6 +217,30 @@ class Pipeline:
                 if message.fatal:
                     conversation.link.close()
 
+    def _allowed(self, message: Message, conversation: Conversation) -> Message:
+        """Return the message, or that its sender may not say that."""
+        if conversation.crowded_by(message):
+            text = f"one connection speaks for at most {MAX_CLIENTS} clients"
+            return Rejected(ErrorCode.BAD_MESSAGE, text)
+        owner = self._owner_of_another(message, conversation.link.peer)
+        if owner is not None:
+            text = f"this client is one of user {owner.uid}, and you are not"
+            return Rejected(ErrorCode.FORBIDDEN, text)
+        return message
+
+    def _owner_of_another(self, message: Message, peer: Peer) -> Client | None:
+        """Return the client that a message pretends to be of, if that is another's.
+
+        Who knows a client's id, which is no secret, could take up its numbers, and its
+        own batches would pass for duplicates.
+        """
+        if peer.trusted or not isinstance(message, Hello | Batch | Flush | Bye):
+            return None
+        known = self.clients.get(message.client)
+        if known is None or known.uid is None or known.uid == peer.uid:
+            return None
+        return known
+
     def _observe(self, conversation: Conversation, now: float) -> None:
         problem = "only root and the agent's own user may capture"
         if conversation.link.peer.trusted:
@@ -226,7 +259,9 @@ class Pipeline:
             self.telemetry.add("kaywatch_duplicate_batches_total")
             conversation.ack(client, client.committed_seq)
             return
-        taken, late, folded = self.aggregator.accept(batch, client.service, now)
+        taken, late, folded = self.aggregator.accept(
+            batch, client.service, now, client.owner
+        )
         if batch.sent is not None and not client.batches:
             # Of the first alone: later ones may have waited for a connection.
             client.skew = now - batch.sent
@@ -376,10 +411,10 @@ class Pipeline:
         for client in self.pace.decide(now, self._conversations.keys()):
             self.telemetry.add("kaywatch_slow_messages_total")
             self._conversations[client].slow(self.pace.seconds)
-        for client in self.clients.forget(now):
-            self.aggregator.registry.forget_client(client)
-            self.pace.forget(client)
-            self._unwatch(client)
+        for gone in self.clients.forget(now):
+            self.aggregator.registry.forget_client(gone.owner)
+            self.pace.forget(gone.id)
+            self._unwatch(gone.id)
         self._measure(time.perf_counter() - started)
 
     def _watch(self, now: float) -> None:
@@ -411,6 +446,11 @@ class Pipeline:
 
     def _present(self, client: Client, conversation: Conversation) -> None:
         conversation.clients.add(client.id)
+        client.owner = conversation.owner or client.id
+        uid = conversation.link.peer.uid
+        if client.uid is None and uid >= 0:
+            client.uid = uid
+            self.aggregator.registry.of_user(client.owner, uid)
         known = self._conversations.get(client.id)
         self._conversations[client.id] = conversation
         if known is not conversation and self.pace.seconds > 1.0:
@@ -458,9 +498,17 @@ class Conversation:
         self.number = number
         self.clients: set[str] = set()
         self.anonymous = f"anonymous-{link.peer.pid}"
+        # What series are counted for: the kernel's word, since a client can call itself
+        # by as many ids as it likes.
+        self.owner = _process(link.peer)
         self._pipeline = pipeline
         self._frames = FrameReader()
         self._acked: dict[str, int] = {}
+
+    @property
+    def held(self) -> int:
+        """Bytes of a frame that is not complete."""
+        return self._frames.held
 
     def receive(self, data: bytes) -> None:
         """Take in bytes, and act on every message that they complete."""
@@ -538,6 +586,11 @@ def _message(frame: bytes | Oversized | OutOfStep, decoder: Decoder) -> Message:
                 fatal=True,
             )
     return decoder.decode(frame)
+
+
+def _process(peer: Peer) -> str:
+    """Return a name for a process that no other gets; empty if there is none."""
+    return f"process {peer.pid} of {peer.started:.2f}" if peer.pid else ""
 
 
 def _id_bytes(client: str) -> bytes:

@@ -42,6 +42,17 @@ CATALOGUE: Final[dict[str, Metric]] = {
             "counter",
             "Ingest connections since the start.",
         ),
+        Metric(
+            "kaywatch_ingest_refused_total",
+            "counter",
+            "Ingest connections refused, or ended for what they took, by reason.",
+            ("reason",),
+        ),
+        Metric(
+            "kaywatch_ingest_throttled_seconds_total",
+            "counter",
+            "Time that processes were not read from, since they sent too much.",
+        ),
         Metric("kaywatch_clients", "gauge", "Clients known, by state.", ("state",)),
         Metric("kaywatch_received_bytes_total", "counter", "Bytes read from clients."),
         Metric(

@@ -38,9 +38,12 @@ GREETING_TIMEOUT: Final = 5.0  # the agent acknowledges a hello at once
 STALL_TIMEOUT: Final = 10.0  # no byte moved: the agent hangs, try another connection
 RETRY_MIN: Final = 0.1
 RETRY_MAX: Final = 2.0  # a look at a missing socket file costs microseconds
-RETRY_VERSION: Final = 10.0  # an agent of another version is replaced, if at all
+RETRY_LASTING: Final = 10.0  # an agent's version, or its rules, change seldom
 POLL: Final = 0.05  # while bytes or acks are under way
 MAX_BATCHES_PER_STEP: Final = 40  # then send, also when events come faster than that
+
+
+_LASTING: Final = (wire.ErrorCode.UNSUPPORTED_VERSION, wire.ErrorCode.FORBIDDEN)
 
 
 @dataclass(frozen=True)
@@ -254,8 +257,8 @@ class Session:
         if code not in self._told:
             self._told.add(code)
             log.warning("the agent refused a message: %s (%s)", text, code)
-        if code == wire.ErrorCode.UNSUPPORTED_VERSION:
-            self._retry = RETRY_VERSION
+        if code in _LASTING:
+            self._retry = RETRY_LASTING
             raise ConnectionError(text)
         if isinstance(message.get("seq"), int):
             self.buffer.reject(message["seq"])

@@ -157,7 +157,8 @@ class ErrorCode(StrEnum):
     BAD_VALUE = "bad_value"  # NaN, infinite, negative, or an unknown enum member
     BAD_ROW = "bad_row"
     BAD_SECTION = "bad_section"  # failures, topologies, in_flight, loops
-    FORBIDDEN = "forbidden"  # to observe: another user's, or one too many
+    FORBIDDEN = "forbidden"  # to push, to observe, or to speak for another's client
+    OVER_QUOTA = "over_quota"  # too many connections or bytes of one process or user
 
 
 def pack(value: object) -> bytes:

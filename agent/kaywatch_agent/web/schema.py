@@ -355,6 +355,7 @@ class Client(Body):
     client: str
     state: Literal["connected", "disconnected", "ended", "died"]
     pid: int
+    uid: int | None
     host: str
     service: str
     sdk: str

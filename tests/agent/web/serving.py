@@ -39,6 +39,9 @@ class FakePeer:
 
     def __init__(self, pid: int, megabytes: int) -> None:
         self.pid = pid
+        self.uid = 1000
+        self.started = 0.0
+        self.trusted = False
         self.gone = False
         self._bytes = megabytes * MEGABYTE
 
