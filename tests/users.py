@@ -32,16 +32,17 @@ try:
     link.connect(sys.argv[1])
 except PermissionError:
     sys.exit("denied")
+found = b""
 try:
     link.sendall(bytes.fromhex(sys.argv[2]))
-    if sys.argv[3] == "answer":
-        found = link.recv(4)
-        while len(found) < 4 + int.from_bytes(found[:4], "big"):
-            found += link.recv(65536)
-    else:
-        found = b""
-        while data := link.recv(65536):
-            found += data
+except ConnectionError:
+    pass  # hung up on already
+try:
+    while data := link.recv(65536):
+        found += data
+        whole = 4 + int.from_bytes(found[:4], "big")
+        if sys.argv[3] == "answer" and len(found) >= whole:
+            break
 except ConnectionError:
     pass
 print(found.hex(), flush=True)
