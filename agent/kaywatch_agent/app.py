@@ -61,6 +61,11 @@ FIXED: Final = (
     ("ingest", "mode"),
     ("ingest", "group"),
     ("http", "listen"),
+    ("http", "mode"),
+    ("http", "group"),
+    ("http", "tls_certificate_file"),
+    ("http", "tls_key"),
+    ("http", "connections"),
     ("store", "path"),
     ("store", "synchronous"),
 )
@@ -87,7 +92,7 @@ class App:
         self.telemetry = Telemetry()
         self.health = Health(started=clock())
         self.socket_path = config.ingest.path
-        self.http_address = ("", 0)
+        self.http_url = ""
         registry = Registry(config.limits)
         self.alerting = Alerting(
             config.alerts,
@@ -193,6 +198,7 @@ class App:
         if fixed:
             names = ", ".join(fixed)
             raise ConfigError("", f"{names}: can't be changed without a restart")
+        self._web.use(config.http)
         self.config = config
         self._listener.use(config.ingest)
         self.pipeline.aggregator.registry.limit(config.limits)
@@ -207,9 +213,8 @@ class App:
         self.health.expect("ingest", within=INGEST_DEADLINE)
         self.health.expect("rules", within=RULES_DEADLINE)
         self._restore()
-        host, port = self.config.http.address
         self._stops.append(("http", self._web.stop))
-        self.http_address = await self._web.start(host, port)
+        self.http_url = await self._web.start(self.config.http)
         await self.delivery.start()
         self._stops.append(("notify", self.delivery.stop))
         self._stops.append(("rules", self.alerting.stop))
@@ -220,7 +225,7 @@ class App:
         log.info(
             "serving",
             socket=self.socket_path,
-            http=f"http://{self.http_address[0]}:{self.http_address[1]}",
+            http=self.http_url,
             version=__version__,
         )
         if self._writer is not None:

@@ -22,7 +22,7 @@ from kaywatch_agent.rules import load as rules
 from kaywatch_agent.rules.rule import Settings
 from kaywatch_agent.settings import section
 from kaywatch_agent.store.writer import StoreConfig
-from kaywatch_agent.web.server import HttpConfig
+from kaywatch_agent.web.config import HttpConfig
 
 __all__ = ["DEFAULT_PATH", "Config", "Sections", "assemble", "find", "load", "parse"]
 

@@ -201,6 +201,13 @@ CATALOGUE: Final[dict[str, Metric]] = {
             "HTTP requests answered, by path template and status.",
             ("path", "status"),
         ),
+        Metric(
+            "kaywatch_http_refused_total",
+            "counter",
+            "HTTP requests and connections refused, by the code of the error.",
+            ("reason",),
+        ),
+        Metric("kaywatch_http_connections", "gauge", "HTTP connections now."),
         Metric("kaywatch_stream_clients", "gauge", "Open event streams."),
         Metric("kaywatch_feed_listeners", "gauge", "Those of them for single events."),
         Metric(

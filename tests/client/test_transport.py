@@ -138,7 +138,6 @@ def test_what_an_agent_said_before_it_hung_up_is_heard(
     transport.send(b"hello")
 
     assert transport.pump(1.0) == [b"you may not"]
-    with pytest.raises(OSError):
-        while True:
-            transport.pump(1.0)
+    with pytest.raises(ConnectionError):
+        [transport.pump(1.0) for _ in range(10)]
     transport.close()

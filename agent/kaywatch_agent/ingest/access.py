@@ -6,16 +6,15 @@ from the socket.
 
 from __future__ import annotations
 
-import grp
 import pwd
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, Protocol
+from typing import Protocol
 
-__all__ = ["Access", "Identity", "Refusal", "group_number", "user_number"]
+from kaywatch_agent.sockets import MAX_ID, group_number
 
-MAX_ID: Final = 2**32 - 2  # (uid_t) -1 means nobody in particular
+__all__ = ["Access", "Identity", "Refusal", "user_number"]
 
 
 class Refusal(StrEnum):
@@ -79,26 +78,13 @@ def user_number(key: str, name: str) -> int:
     """Return the number of a user that is named, or given by number.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none; names the key.
     """
-    return _number(key, name, "user", lambda: pwd.getpwnam(name).pw_uid)
-
-
-def group_number(key: str, name: str) -> int:
-    """Return the number of a group that is named, or given by number.
-
-    Raises:
-        ValueError: there is none.
-    """
-    return _number(key, name, "group", lambda: grp.getgrnam(name).gr_gid)
-
-
-def _number(key: str, name: str, kind: str, find: Callable[[], int]) -> int:
     if name.isascii() and name.isdigit() and int(name) <= MAX_ID:
         return int(name)
     try:
-        return find()
+        return pwd.getpwnam(name).pw_uid
     except (KeyError, ValueError):
         raise ValueError(
-            f'{key}: there is no {kind} "{name}" here; give a name or a number'
+            f'{key}: there is no user "{name}" here; give a name or a number'
         ) from None

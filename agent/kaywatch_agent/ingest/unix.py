@@ -6,10 +6,8 @@ import asyncio
 import contextlib
 import os
 import resource
-import socket
-import stat
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol, cast
 
@@ -17,18 +15,16 @@ import structlog
 
 from kaywatch import wire
 from kaywatch.wire import ErrorCode
-from kaywatch_agent.errors import StartError
-from kaywatch_agent.ingest.access import Access, Refusal, group_number
+from kaywatch_agent.ingest.access import Access, Refusal
 from kaywatch_agent.ingest.peers import Peer
 from kaywatch_agent.ingest.quotas import Quotas, Shares
 from kaywatch_agent.ingest.turns import SLICE, Turns
 from kaywatch_agent.settings import size_in_bytes
+from kaywatch_agent.sockets import SocketFile, check_mode, group_number
 from kaywatch_agent.telemetry import Telemetry
 
 __all__ = ["Conversation", "Link", "UnixConfig", "UnixListener"]
 
-# sockaddr_un.sun_path holds 108 bytes with its final NUL (unix(7)).
-MAX_PATH: Final = 107
 BACKLOG: Final = 1_024
 
 # A connection that has so many bytes waiting for their turn reads no more until they
@@ -79,28 +75,15 @@ class UnixConfig:
     rate_per_process: str = "128MB"
 
     def __post_init__(self) -> None:
-        try:
-            wrong = not 0 <= int(self.mode, 8) <= 0o777
-        except ValueError:
-            wrong = True
-        if wrong:
-            raise ValueError(f'mode = "{self.mode}": expected octal digits, as "0660"')
+        check_mode(self.mode)
         for key in ("connections_per_process", "connections_per_user"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key} = {getattr(self, key)}: at least 1")
         size_in_bytes("rate_per_process", self.rate_per_process)
         # A name that is not there is told now, and not by the first who is refused.
-        self.access  # noqa: B018
-
-    @property
-    def permissions(self) -> int:
-        """The mode as a number."""
-        return int(self.mode, 8)
-
-    @property
-    def owner(self) -> int | None:
-        """The number of the socket's group; None for the agent's own."""
-        return group_number("group", self.group) if self.group else None
+        Access.named(self.allow_uids, self.allow_gids)
+        if self.group:
+            group_number("group", self.group)
 
     @property
     def access(self) -> Access:
@@ -326,7 +309,7 @@ class UnixListener:
         self._access = Access()
         self._shares = Shares(Quotas())
         self._server: asyncio.Server | None = None
-        self._file: tuple[int, int] | None = None  # device and inode of the socket
+        self._file: SocketFile | None = None
 
     # -- what a connection asks ------------------------------------------------------
 
@@ -374,19 +357,11 @@ class UnixListener:
         """
         self.use(config)
         path = config.path
-        _prepare(path)
-        loop = asyncio.get_running_loop()
-        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            self._file = _bind(listening, path, config)
-            self._server = await loop.create_unix_server(
-                lambda: Link(self), sock=listening, backlog=BACKLOG
-            )
-        except OSError as error:
-            listening.close()
-            raise StartError(
-                f"ingest.socket: can't listen on {path}: {error}"
-            ) from None
+        self._file = SocketFile("ingest.socket", path)
+        listening = self._file.bind(config.mode, config.group)
+        self._server = await asyncio.get_running_loop().create_unix_server(
+            lambda: Link(self), sock=listening, backlog=BACKLOG
+        )
         self.path = path
 
     def use(self, config: UnixConfig) -> None:
@@ -407,10 +382,8 @@ class UnixListener:
         if self._server is not None:
             self._server.close()
             self._server = None
-            # Another one's by now, or another file: that is not ours to remove.
-            with contextlib.suppress(OSError):
-                if _file(os.lstat(self.path)) == self._file:
-                    os.unlink(self.path)
+        if self._file is not None:
+            self._file.remove()
 
     async def stop(self) -> None:
         """Hang up on everybody."""
@@ -424,68 +397,9 @@ class UnixListener:
             await asyncio.sleep(0.01)
 
 
-def _bind(listening: socket.socket, path: str, config: UnixConfig) -> tuple[int, int]:
-    """Bind to a path, with the permissions from the first moment on."""
-    with _umask(0o777 & ~config.permissions):
-        listening.bind(path)
-    if config.owner is not None:
-        # Never through a link that somebody put there meanwhile.
-        os.chown(path, -1, config.owner, follow_symlinks=False)
-    return _file(os.lstat(path))
-
-
-@contextlib.contextmanager
-def _umask(mask: int) -> Iterator[None]:
-    before = os.umask(mask)
-    try:
-        yield
-    finally:
-        os.umask(before)
-
-
-def _file(found: os.stat_result) -> tuple[int, int]:
-    return found.st_dev, found.st_ino
-
-
 def _room() -> int:
     """Return how many connections the limit on open files leaves room for."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit == resource.RLIM_INFINITY:
         return Quotas.connections
     return max(16, (limit - DESCRIPTORS_KEPT) // DESCRIPTORS_EACH)
-
-
-def _prepare(path: str) -> None:
-    """Make the folder, and remove a socket that nobody listens on any more."""
-    if len(os.fsencode(path)) > MAX_PATH:
-        raise StartError(
-            f"ingest.socket: {path} has {len(os.fsencode(path))} bytes, and a"
-            f" socket's path at most {MAX_PATH}: choose a shorter one"
-        )
-    try:
-        os.makedirs(os.path.dirname(path) or ".", mode=0o755, exist_ok=True)
-        mode = os.lstat(path).st_mode
-        if stat.S_ISLNK(mode):
-            raise StartError(
-                f"ingest.socket: {path} is a symbolic link, which is not followed;"
-                " remove it, or name the socket itself"
-            )
-        if not stat.S_ISSOCK(mode):
-            raise StartError(f"ingest.socket: {path} exists and is no socket")
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise StartError(
-            f"ingest.socket: can't use {path}: {error};"
-            " choose another path with --socket"
-        ) from None
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(path)
-        except OSError:
-            os.unlink(path)
-            return
-    raise StartError(
-        f"ingest.socket: another agent listens on {path};"
-        " stop it, or choose another path with --socket"
-    )

@@ -50,7 +50,7 @@ class Route:
         parameters: what can be asked for; those named in the path come from there.
         shape: what the answer is in JSON; None for other media.
         media: the answer's media types, where it isn't JSON.
-        errors: the error statuses of its own; 400, 405 and 500 are everybody's.
+        errors: the error statuses of its own, beside those that are everybody's.
         also: further statuses with a shape of their own.
         inline: answered at once in the loop, however busy the agent is.
         clients: whether it needs the clients described.
@@ -258,7 +258,7 @@ ROUTES: Final = (
         "Make a silence, or with its `id` change one.",
         silences.silenced,
         shape=alert_shapes.Silenced,
-        errors=(403, 404, 413, 415, 503),
+        errors=(404, 408, 413, 415, 503),
         method="POST",
         body=alert_shapes.SilenceBody,
         change=silences.make,
@@ -269,7 +269,7 @@ ROUTES: Final = (
         silences.silenced,
         parameters.SilenceQuery,
         alert_shapes.Silenced,
-        errors=(403, 404, 503),
+        errors=(404, 503),
         method="DELETE",
         change=silences.end,
     ),
@@ -294,7 +294,7 @@ ROUTES: Final = (
         "Send dead messages again.",
         notifications.done,
         shape=notifications.Done,
-        errors=(403, 404, 413, 415, 503),
+        errors=(404, 408, 413, 415, 503),
         method="POST",
         body=notifications.Some,
         change=notifications.retry,
@@ -305,7 +305,7 @@ ROUTES: Final = (
         "Forget dead messages.",
         notifications.done,
         shape=notifications.Done,
-        errors=(403, 404, 413, 415, 503),
+        errors=(404, 408, 413, 415, 503),
         method="POST",
         body=notifications.Some,
         change=notifications.purge,
@@ -324,7 +324,7 @@ ROUTES: Final = (
         notifications.done,
         parameters.ReceiverQuery,
         notifications.Done,
-        errors=(403, 404, 503),
+        errors=(404, 415, 503),
         method="POST",
         change=notifications.test,
         desk="delivery",

@@ -133,6 +133,7 @@ def test_a_client_is_described_in_full() -> None:
             "client": CLIENT.hex(),
             "state": "connected",
             "pid": 4711,
+            "uid": 1000,
             "host": "h1",
             "service": "shop",
             "sdk": "kaywatch-python/1.0",
