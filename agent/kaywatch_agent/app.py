@@ -31,6 +31,7 @@ from kaywatch_agent.ingest.probe import Probe
 from kaywatch_agent.ingest.unix import UnixListener
 from kaywatch_agent.model import Presence
 from kaywatch_agent.pipeline import Pipeline
+from kaywatch_agent.privacy import Privacy
 from kaywatch_agent.rules.picture import Picture
 from kaywatch_agent.rules.tell import Notice
 from kaywatch_agent.store.writer import Damaged, Writer
@@ -119,6 +120,7 @@ class App:
             documents=self._documents,
             clock=clock,
         )
+        self.pipeline.privacy = Privacy(config.failures)
         self._writer: Writer | None = None
         self._commits = Commits()
         self._committer: asyncio.Task[None] | None = None
@@ -202,6 +204,7 @@ class App:
         self.config = config
         self._listener.use(config.ingest)
         self.pipeline.aggregator.registry.limit(config.limits)
+        self.pipeline.privacy = Privacy(config.failures)
         self.alerting.use(config.alerts, config.notify.least)
         self.delivery.use(config.notify)
         if self._writer is not None:

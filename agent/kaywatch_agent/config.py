@@ -18,6 +18,7 @@ from kaywatch_agent.ingest.unix import UnixConfig
 from kaywatch_agent.logs import LogConfig
 from kaywatch_agent.notify.config import Grouping, HeartbeatConfig
 from kaywatch_agent.notify.config import parse as parse_receivers
+from kaywatch_agent.privacy import FailureConfig
 from kaywatch_agent.rules import load as rules
 from kaywatch_agent.rules.rule import Settings
 from kaywatch_agent.settings import section
@@ -40,6 +41,7 @@ class Sections:
     http: HttpConfig = field(default_factory=HttpConfig)
     store: StoreConfig = field(default_factory=StoreConfig)
     limits: Limits = field(default_factory=Limits)
+    failures: FailureConfig = field(default_factory=FailureConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
 

@@ -28,6 +28,7 @@ from kaywatch_agent.feed import Feed
 from kaywatch_agent.model import Presence, ProcessSample
 from kaywatch_agent.observers import Observers
 from kaywatch_agent.pace import Pace
+from kaywatch_agent.privacy import Privacy
 from kaywatch_agent.protocol.decoder import Decoder
 from kaywatch_agent.protocol.framing import FrameReader, OutOfStep, Oversized
 from kaywatch_agent.protocol.messages import (
@@ -139,6 +140,7 @@ class Pipeline:
         self.pace = Pace(clock())
         self.feed = Feed(telemetry)
         self.observers = Observers(telemetry)
+        self.privacy = Privacy()
         self.hurry = hurry
         self._find = find
         self.whole = False  # the next change has to be all that is known
@@ -259,6 +261,9 @@ class Pipeline:
             self.telemetry.add("kaywatch_duplicate_batches_total")
             conversation.ack(client, client.committed_seq)
             return
+        if batch.failures:
+            # Before anybody sees them.
+            batch = batch._replace(failures=self.privacy.failures(batch.failures))
         taken, late, folded = self.aggregator.accept(
             batch, client.service, now, client.owner
         )
@@ -352,6 +357,8 @@ class Pipeline:
         telemetry.add("kaywatch_visits_left_out_total", aggregator.unmeasured)
         aggregator.unmeasured = 0
         registry = aggregator.registry
+        telemetry.add("kaywatch_failures_withheld_total", self.privacy.withheld)
+        self.privacy.withheld = 0
         telemetry.add("kaywatch_folded_series_total", registry.folded_in_all)
         registry.folded_in_all = 0
 

@@ -87,6 +87,11 @@ CATALOGUE: Final[dict[str, Metric]] = {
             durable=True,
         ),
         Metric(
+            "kaywatch_failures_withheld_total",
+            "counter",
+            "Messages of failures not kept, since too many came at once to redact.",
+        ),
+        Metric(
             "kaywatch_client_dropped_total",
             "counter",
             "Events that clients say they lost.",

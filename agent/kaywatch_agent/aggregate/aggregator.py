@@ -477,4 +477,5 @@ def _record(failure: Failure, service: str, client: str) -> FailureRecord:
         outcome=Outcome(failure.outcome).name.lower(),
         run=failure.run,
         client=client,
+        traceback=failure.traceback,
     )

@@ -315,6 +315,7 @@ class Failure(Body):
     outcome: str
     run: str
     client: str
+    traceback: str
 
 
 class FailureList(Body):

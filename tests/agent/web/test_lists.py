@@ -52,6 +52,7 @@ def test_failures_come_newest_first_with_all_that_is_known(shop: Served) -> None
         "attempts": 2,
         "outcome": "error",
         "run": "run-1",
+        "traceback": "",
     }
 
 
