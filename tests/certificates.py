@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
-import pytest
+from tests.servers import require
 
 __all__ = ["Certificate", "certificate"]
 
@@ -21,9 +20,7 @@ class Certificate(NamedTuple):
 
 def certificate(folder: Path, name: str = "kaywatch") -> Certificate:
     """Make one that signs itself, valid for a day."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("openssl is not installed")
+    openssl = require("openssl")
     found = Certificate(folder / f"{name}.pem", folder / f"{name}.key")
     subprocess.run(
         [

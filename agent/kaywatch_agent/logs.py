@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 import structlog
 
-__all__ = ["LogConfig", "set_up"]
+__all__ = ["LogConfig", "on_one_line", "set_up"]
 
 
 @dataclass(frozen=True)
@@ -26,21 +27,57 @@ class LogConfig:
     format: Literal["auto", "console", "json"] = "auto"
 
 
+def on_one_line(
+    _: object, __: str, entry: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Write what would end a line, or speak to a terminal, as an escape.
+
+    A value may be another one's: the path of a request, a receiver's answer. It must
+    not look like a line of ours.
+    """
+    for key, value in entry.items():
+        if isinstance(value, str):
+            entry[key] = _printable(value)
+    return entry
+
+
+def _traceback(written: TextIO, found: structlog.typing.ExcInfo) -> None:
+    """Write a traceback, indented: an exception's message may look like a line."""
+    written.writelines(
+        "\n    " + _printable(line)
+        for line in "".join(traceback.format_exception(*found)).splitlines()
+    )
+
+
+def _printable(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
 def set_up(config: LogConfig) -> None:
     """Configure structlog, and lead the standard library's log into it."""
     console = config.format == "console" or (
         config.format == "auto" and sys.stderr.isatty()
     )
     shared: list[Any] = [
+        on_one_line,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
     ]
+    # Without the locals of each frame, which both would show: they may hold anything.
     last: list[Any] = (
-        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        [
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), exception_formatter=_traceback
+            )
+        ]
         if console
         else [
-            structlog.processors.dict_tracebacks,
+            structlog.processors.ExceptionRenderer(
+                structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+            ),
             structlog.processors.JSONRenderer(),
         ]
     )

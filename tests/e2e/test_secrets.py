@@ -16,6 +16,7 @@ from urllib.parse import quote
 import pytest
 from tests.agents import Agent, free_port, until
 from tests.certificates import certificate
+from tests.servers import require
 
 from kaywatch_agent.web.routes import ROUTES
 
@@ -102,7 +103,7 @@ def asked(agent: Agent, path: str, token: str = READ, method: str = "GET") -> by
     """Return an answer, its head and its body."""
     done = subprocess.run(
         [
-            *("curl", "--silent", "--include", "--max-time", "20", "-X", method),
+            *(require("curl"), "--silent", "--include", "--max-time", "20", "-X", method),
             *("--cacert", os.environ["SSL_CERT_FILE"], "--config", "-", "--"),
             f"{agent.url}{path}",
         ],

@@ -65,6 +65,7 @@ class Gate:
         Raises:
             Problem: it may not, and why.
         """
+        _check_frame(request)
         self._check_host(request)
         self._check_site(request)
         self._check_token(request)
@@ -172,6 +173,23 @@ class Gate:
                 if self._writable
                 else "set http.admin_tokens_file for tokens that may",
             )
+
+
+def _check_frame(request: web.Request) -> None:
+    """Refuse what a proxy before us could understand otherwise than we do.
+
+    Most of it the parser refuses: two lengths, a length and chunks, folded lines.
+    """
+    problem = ""
+    coding = request.headers.get(hdrs.TRANSFER_ENCODING)
+    if not request.raw_path.startswith("/"):
+        problem = "the target is no path: this is no proxy"
+    elif coding is not None and request.version < (1, 1):
+        problem = "Transfer-Encoding is not of HTTP/1.0 (RFC 9112, 6.1)"
+    elif coding is not None and coding.lower() != "chunked":
+        problem = f"Transfer-Encoding: {coding[:MAX_SHOWN]!r}: only chunked is known"
+    if problem:
+        raise Problem(400, "malformed", problem)
 
 
 def _unauthorized(code: str, message: str) -> Problem:

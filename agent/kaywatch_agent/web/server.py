@@ -411,7 +411,11 @@ class WebServer:
                 "its log has more; please report it",
             )
         self._telemetry.add("kaywatch_http_refused_total", 1, problem.code)
-        return refusal(problem)
+        response = refusal(problem)
+        if problem.code == "malformed":
+            # What comes after it may be anything.
+            response.force_close()
+        return response
 
     async def _prepare(self, _: web.Request, response: web.StreamResponse) -> None:
         response.headers["Server"] = f"kaywatch/{self._version}"
