@@ -91,8 +91,9 @@ def parse(text: str) -> Config:
     """
     try:
         values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError("", f"no TOML: {error}") from None
+    except (ValueError, RecursionError) as error:
+        # Of the parser: a number of thousands of digits, and what is nested as deep.
+        raise ConfigError("", f"no TOML: {str(error)[:500]}") from None
     return assemble(values)
 
 

@@ -103,7 +103,15 @@ def asked(agent: Agent, path: str, token: str = READ, method: str = "GET") -> by
     """Return an answer, its head and its body."""
     done = subprocess.run(
         [
-            *(require("curl"), "--silent", "--include", "--max-time", "20", "-X", method),
+            *(
+                require("curl"),
+                "--silent",
+                "--include",
+                "--max-time",
+                "20",
+                "-X",
+                method,
+            ),
             *("--cacert", os.environ["SSL_CERT_FILE"], "--config", "-", "--"),
             f"{agent.url}{path}",
         ],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 from aiohttp import StreamReader, web
@@ -11,7 +11,9 @@ from msgspec import Struct
 
 from kaywatch_agent.web.problems import MAX_SHOWN, Problem
 
-__all__ = ["MAX_BODY", "read_body"]
+__all__ = ["MAX_BODY", "decoded", "read_body"]
+
+S = TypeVar("S", bound=Struct)
 
 # Twenty matchers of a thousand characters each, and a comment, twice over.
 MAX_BODY: Final = 64 * 1024
@@ -36,7 +38,15 @@ async def read_body(request: web.Request, kind: type[Struct] | None) -> Struct |
             f"Content-Encoding: {packed[:MAX_SHOWN]!r}",
             "send it as it is; it has 64 kB at most",
         )
-    data = await _read(request)
+    return decoded(await _read(request), kind)
+
+
+def decoded(data: bytes, kind: type[S]) -> S:
+    """Return what was sent, checked.
+
+    Raises:
+        Problem: 400, saying what is wrong.
+    """
     try:
         return msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:
@@ -59,7 +69,8 @@ async def _read(request: web.Request) -> bytes:
         except TimeoutError:
             text = f"no whole body in {BODY_SECONDS:.0f} s"
             raise Problem(408, "slow_body", text, "send it at once") from None
-        except web.RequestPayloadError:
+        except (web.RequestPayloadError, ConnectionError):
+            # Or its sender has left; then nobody hears of it.
             raise Problem(400, "malformed", "the body ends in the middle") from None
     if max(length, len(data)) > MAX_BODY:
         raise Problem(

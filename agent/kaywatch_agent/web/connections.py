@@ -159,7 +159,9 @@ class Connection(web.RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """Answer what is no HTTP, in our words, and hang up."""
-        if status != 400 or request.writer.output_size:
+        # It stumbles itself over text that no UTF-8 can hold, in Expect.
+        odd = status == 400 or isinstance(exc, UnicodeError)
+        if not odd or request.writer.output_size:
             return super().handle_error(request, status, exc, message)
         problem = Problem(400, "malformed", "this is no HTTP that is understood here")
         if isinstance(exc, LineTooLong):

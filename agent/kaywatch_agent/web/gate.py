@@ -180,6 +180,9 @@ def _check_frame(request: web.Request) -> None:
 
     Most of it the parser refuses: two lengths, a length and chunks, folded lines.
     """
+    if request.version not in ((1, 0), (1, 1)):
+        text = f"HTTP/{request.version.major}.{request.version.minor}"
+        raise Problem(505, "http_version", text, "speak HTTP/1.1 or HTTP/1.0")
     problem = ""
     coding = request.headers.get(hdrs.TRANSFER_ENCODING)
     if not request.raw_path.startswith("/"):

@@ -84,6 +84,8 @@ READ_AHEAD: Final = 64 * 1024
 # For what is being answered when the agent stops.
 SHUTDOWN_SECONDS: Final = 1.0
 
+EXPECTATION_FAILED: Final = 417
+
 # Connections that wait to be accepted.
 BACKLOG: Final = 128
 HANDSHAKE_SECONDS: Final = 10.0
@@ -412,7 +414,7 @@ class WebServer:
             )
         self._telemetry.add("kaywatch_http_refused_total", 1, problem.code)
         response = refusal(problem)
-        if problem.code == "malformed":
+        if problem.code in ("malformed", "http_version"):
             # What comes after it may be anything.
             response.force_close()
         return response
@@ -420,6 +422,9 @@ class WebServer:
     async def _prepare(self, _: web.Request, response: web.StreamResponse) -> None:
         response.headers["Server"] = f"kaywatch/{self._version}"
         response.headers.update(HEADERS)
+        if response.status == EXPECTATION_FAILED:
+            # aiohttp says so before anybody else is asked.
+            self._telemetry.add("kaywatch_http_refused_total", 1, "expectation")
         if response.content_type == "text/html":
             response.headers["Content-Security-Policy"] = PAGE_POLICY
 

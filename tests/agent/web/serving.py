@@ -221,9 +221,15 @@ class Served:
 
     def stop(self) -> None:
         self.await_(self.server.stop())
+        self.call(self._cancel)
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
         self.loop.close()
+
+    def _cancel(self) -> None:
+        """End what waits for the rest of bodies that nobody wants."""
+        for task in asyncio.all_tasks(self.loop) - {asyncio.current_task()}:
+            task.cancel()
 
     # -- feeding -----------------------------------------------------------------------
 
