@@ -228,7 +228,8 @@ def sent(address: tuple[str, int], requests: int, seed: int) -> Told:
     for _ in range(requests):
         answer = exchanged(address, fuzzer.request())
         found = re.findall(rb"^HTTP/[0-9]\.[0-9] (\d{3}) ", answer, re.MULTILINE)
-        statuses.update(int(status) for status in found if status != b"100")
+        found = [status for status in found if status != b"100"]
+        statuses.update(map(int, found))
         codes.update(code.decode() for code in CODE.findall(answer))
         silent += not found
     return Told(dict(statuses), dict(codes), silent)

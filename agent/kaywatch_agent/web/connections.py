@@ -132,6 +132,7 @@ class Connection(web.RequestHandler):
         """Forget it."""
         self._stop_clock()
         if self._let_in:
+            self._let_in = False
             self._doorway.leave(self)
             super().connection_lost(exc)
 
@@ -141,7 +142,9 @@ class Connection(web.RequestHandler):
         self._stop_clock()
 
     def end(self) -> None:
-        """It is answered."""
+        """It is answered, or there is nobody any more who waits for that."""
+        if not self._let_in:
+            return
         self.idle = True
         self._doorway.stay(self)
         self._await_head(KEEPALIVE_SECONDS)
@@ -159,6 +162,8 @@ class Connection(web.RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """Answer what is no HTTP, in our words, and hang up."""
+        if isinstance(exc, ConnectionError):
+            raise exc  # who asked has left: nobody is to be told, and no fault is ours
         # It stumbles itself over text that no UTF-8 can hold, in Expect.
         odd = status == 400 or isinstance(exc, UnicodeError)
         if not odd or request.writer.output_size:

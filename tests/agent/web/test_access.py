@@ -671,3 +671,41 @@ def test_a_head_that_can_t_be_is_refused_in_json_and_counted(
     assert refused(served, body["error"]["code"]) == 1
     assert b"nosniff" in answer
     assert Answer(status, http.client.HTTPMessage(), b"").status == status
+
+
+@pytest.mark.parametrize(
+    ("expected", "status"), [("100-continue", 200), ("x", 417), ("\udcff", 400)]
+)
+def test_what_is_expected_is_granted_or_refused(
+    served: Served, caplog: pytest.LogCaptureFixture, expected: str, status: int
+) -> None:
+    with connected(served) as connection:
+        value = expected.encode("utf-8", "surrogateescape")
+        connection.sendall(
+            b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+            b"Expect: %s\r\n\r\n" % value
+        )
+        statuses = [
+            line[9:12] for line in rest(connection).splitlines() if b"HTTP/" in line
+        ]
+    assert statuses[-1] == str(status).encode()
+    assert not caplog.records
+
+
+def test_who_leaves_in_the_middle_leaves_no_trace_in_the_log(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(50):
+        with connected(served) as connection:
+            connection.sendall(
+                b"POST /api/v1/silences HTTP/1.1\r\nHost: localhost\r\n"
+                b"Content-Type: application/json\r\nContent-Length: 9\r\n"
+                b"Expect: 100-continue\r\n\r\n{"
+            )
+            connection.setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0"
+            )
+    until(lambda: open_connections(served) == 0, "all are gone")
+    assert served.ask("/health").status == 200
+    assert not [record for record in caplog.records if record.exc_info]
+    assert refused(served, "internal") == 0

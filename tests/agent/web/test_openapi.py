@@ -286,7 +286,7 @@ def test_schemathesis_finds_no_fault_where_tokens_are_asked_for(
                 *("--url", served.url, "--checks", "all", "--seed", "1"),
                 *("--exclude-checks", "positive_data_acceptance,ignored_auth"),
                 *("--exclude-path-regex", "/api/v1/(stream|events|query)"),
-                *("--max-examples", "20", "--no-color", *header),
+                *("--max-examples", "10", "--no-color", *header),
                 *("--suppress-health-check", "too_slow"),
             ],
             capture_output=True,
