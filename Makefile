@@ -4,6 +4,7 @@
 # make bench [QUICK=1]      figures beside those of peers, and bench.json
 # make images              the pictures in the documents; needs chromium
 # make long-run MINUTES=10 every node kind under `kaywatch run`: their counts and ours
+# make fuzz [SECONDS=60]    coverage as a guide, each for so long; 100,000 requests
 # make chaos               100 kill -9 under load, and then count
 # make chaos-mqtt          the same by way of a broker that is stopped, killed, cut off
 
@@ -16,7 +17,7 @@ QUICK ?=
 TESTS ?= tests
 MINUTES ?= 10
 
-.PHONY: demo test check format bench images long-run chaos chaos-mqtt servers clean
+.PHONY: demo test check format bench images long-run fuzz chaos chaos-mqtt servers clean
 
 demo: .venv/.demo
 	@$(BIN)/kaywatch demo $(if $(SECONDS),--seconds $(SECONDS))
@@ -44,6 +45,14 @@ images: .venv/.dev
 long-run: .venv/.dev
 	$(BIN)/python -m tests.e2e.long_run --minutes $(MINUTES)
 
+fuzz: .venv/.dev
+	@$(BIN)/pip install --quiet --group fuzz
+	@for target in frames messages queries bodies configurations; do \
+		echo "== $$target"; \
+		$(BIN)/python -m tests.fuzz $$target $(or $(SECONDS),60) || exit 1; done
+	$(BIN)/python -m tests.fuzz.requests
+	$(BIN)/python -m tests.bench.fuzz_frames
+
 chaos: .venv/.dev
 	$(BIN)/python -m tests.e2e.chaos --kills 100 --processes 8 --freeze 30
 
@@ -54,7 +63,7 @@ servers:
 	@tests/install_servers.sh
 
 clean:
-	rm -rf .venv .bench bench.json build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .bench .fuzz bench.json build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "kaywatch needs Python 3.11 or newer; set PYTHON=..." >&2; exit 1; }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from kaywatch.query import fetch
 
@@ -98,6 +100,12 @@ class Agent:
         code = self.process.wait(DEADLINE)
         self.process = None
         return code
+
+    def connection(self) -> http.client.HTTPConnection:
+        """Return a connection to it, for what `get` doesn't ask for."""
+        parts = urlsplit(self.url)
+        assert parts.hostname is not None
+        return http.client.HTTPConnection(parts.hostname, parts.port, timeout=30)
 
     def get(self, path: str, **parameters: object) -> Any:
         """Return the JSON at a path."""

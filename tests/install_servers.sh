@@ -12,6 +12,9 @@ command -v systemd-nspawn >/dev/null || missing+=(systemd-container)
 [ -e /sbin/init ] && command -v systemctl >/dev/null || missing+=(systemd-sysv)
 command -v dbus-daemon >/dev/null || missing+=(dbus)
 command -v ip >/dev/null || missing+=(iproute2)
+command -v chromium >/dev/null || missing+=(chromium)
+command -v curl >/dev/null || missing+=(curl)
+command -v openssl >/dev/null || missing+=(openssl)
 [ "${#missing[@]}" -gt 0 ] || exit 0
 if ! command -v apt-get >/dev/null; then
     echo "not installed, and there is no apt-get: ${missing[*]}"

@@ -33,6 +33,7 @@ from kaywatch_agent.ingest.probe import Probe
 from kaywatch_agent.ingest.unix import UnixListener
 from kaywatch_agent.model import Presence
 from kaywatch_agent.pipeline import Pipeline
+from kaywatch_agent.privacy import Privacy
 from kaywatch_agent.rules.instance import Instance
 from kaywatch_agent.rules.picture import Picture
 from kaywatch_agent.rules.state import State
@@ -70,7 +71,13 @@ FIXED: Final = (
     ("ingest", "socket"),
     ("ingest", "mode"),
     ("ingest", "mqtt"),
+    ("ingest", "group"),
     ("http", "listen"),
+    ("http", "mode"),
+    ("http", "group"),
+    ("http", "tls_certificate_file"),
+    ("http", "tls_key"),
+    ("http", "connections"),
     ("store", "path"),
     ("store", "synchronous"),
 )
@@ -113,7 +120,7 @@ class App:
         self.telemetry = Telemetry()
         self.health = Health(started=clock())
         self.socket_path = config.ingest.path
-        self.http_address = ("", 0)
+        self.http_url = ""
         registry = Registry(config.limits)
         self.alerting = Alerting(
             config.alerts,
@@ -140,12 +147,13 @@ class App:
             documents=self._documents,
             clock=clock,
         )
+        self.pipeline.privacy = Privacy(config.failures)
         self._writer: Writer | None = None
         self._commits = Commits()
         self._committer: asyncio.Task[None] | None = None
         self._checks: asyncio.Task[None] | None = None
         self._probe: asyncio.Task[None] | None = None
-        self._listener = UnixListener(self.pipeline.open)
+        self._listener = UnixListener(self.pipeline.open, self.telemetry)
         self._brokers: list[BrokerIntake] = []
         self._announcing: list[Announcing] = []
         self._web = WebServer(self, self.telemetry, __version__)
@@ -191,6 +199,7 @@ class App:
             StartError: if a socket or a port is not to be had.
         """
         tune_allocator()
+        raise_descriptors()
         try:
             await self._start()
             ready()
@@ -221,8 +230,11 @@ class App:
         if fixed:
             names = ", ".join(fixed)
             raise ConfigError("", f"{names}: can't be changed without a restart")
+        self._web.use(config.http)
         self.config = config
+        self._listener.use(config.ingest)
         self.pipeline.aggregator.registry.limit(config.limits)
+        self.pipeline.privacy = Privacy(config.failures)
         self.alerting.use(config.alerts, config.notify.least)
         self.delivery.use(config.notify)
         if self._writer is not None:
@@ -234,26 +246,25 @@ class App:
         self.health.expect("ingest", within=INGEST_DEADLINE)
         self.health.expect("rules", within=RULES_DEADLINE)
         self._restore()
-        host, port = self.config.http.address
         self._stops.append(("http", self._web.stop))
         held = self._sockets
-        self.http_address = await self._web.start(host, port, held.get("http", ()))
+        self.http_url = await self._web.start(self.config.http, held.get("http", ()))
         await self.delivery.start()
         self._stops.append(("notify", self.delivery.stop))
         self._stops.append(("rules", self.alerting.stop))
         self._stops.append(("ingest", self._listener.stop))
         if "ingest" in held:
-            await self._listener.adopt(held["ingest"][0])
+            await self._listener.adopt(held["ingest"][0], self.config.ingest)
             self.socket_path = self._listener.path
         else:
-            await self._listener.start(self.socket_path, self.config.ingest.permissions)
+            await self._listener.start(self.config.ingest)
         probe = Probe(self.socket_path, self._probed)
         self._probe = asyncio.create_task(probe.run(), name="ingest probe")
         self._connect_brokers()
         log.info(
             "serving",
             socket=self.socket_path,
-            http=f"http://{self.http_address[0]}:{self.http_address[1]}",
+            http=self.http_url,
             version=__version__,
             **({"brokers": labels} if (labels := self._labels()) else {}),
             **({"held_by_systemd": ",".join(sorted(held))} if held else {}),
@@ -374,8 +385,7 @@ class App:
         served = bool(self._listener.path)
         self.supervision.stopping()
         self._listener.stop_accepting()
-        # One turn of the loop reads what has arrived already.
-        await asyncio.sleep(0)
+        await self._listener.take_all()
         await self._last_commit()
         while self._stops:
             name, stop = self._stops.pop()
@@ -518,6 +528,16 @@ def tune_allocator() -> None:
 def _alert_json(picture: Picture, instance: Instance) -> bytes:
     """Return an alert as HTTP has it."""
     return msgspec.json.encode(row(picture, instance))
+
+
+def raise_descriptors() -> None:
+    """Let this process open as many files as it may: each client costs two.
+
+    The low default is for programs that call select(2); see systemd.exec(5).
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _resident_bytes() -> int:

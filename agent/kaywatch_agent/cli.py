@@ -110,7 +110,9 @@ def run(arguments: tuple[str, ...]) -> None:
 
 @kaywatch.command()
 @click.option("--socket", metavar="PATH", help="The socket that clients push to.")
-@click.option("--http", "listen", metavar="HOST:PORT", help="Where to serve HTTP.")
+@click.option(
+    "--http", "listen", metavar="HOST:PORT", help="Where to serve HTTP; or unix:PATH."
+)
 @click.option(
     "--store", metavar="PATH", help="The file that keeps it all; :memory: for none."
 )
@@ -215,9 +217,11 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 def check(config_path: str | None, quiet: bool) -> None:
     """Check the configuration, without side effects."""
     from kaywatch_agent.config import find, load
+    from kaywatch_agent.web.server import check as check_http
 
     path = find(config_path)
     config = load(path)
+    check_http(config.http)
     if quiet:
         return
     click.echo(f"{path or 'no file, all defaults'}: fine")

@@ -18,11 +18,12 @@ from kaywatch_agent.ingest.config import IngestConfig
 from kaywatch_agent.logs import LogConfig
 from kaywatch_agent.notify.config import Grouping, HeartbeatConfig
 from kaywatch_agent.notify.config import parse as parse_receivers
+from kaywatch_agent.privacy import FailureConfig
 from kaywatch_agent.rules import load as rules
 from kaywatch_agent.rules.rule import Settings
 from kaywatch_agent.settings import section
 from kaywatch_agent.store.writer import StoreConfig
-from kaywatch_agent.web.server import HttpConfig
+from kaywatch_agent.web.config import HttpConfig
 
 __all__ = ["DEFAULT_PATH", "Config", "Sections", "assemble", "find", "load", "parse"]
 
@@ -40,6 +41,7 @@ class Sections:
     http: HttpConfig = field(default_factory=HttpConfig)
     store: StoreConfig = field(default_factory=StoreConfig)
     limits: Limits = field(default_factory=Limits)
+    failures: FailureConfig = field(default_factory=FailureConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
 
@@ -89,8 +91,9 @@ def parse(text: str) -> Config:
     """
     try:
         values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError("", f"no TOML: {error}") from None
+    except (ValueError, RecursionError) as error:
+        # Of the parser: a number of thousands of digits, and what is nested as deep.
+        raise ConfigError("", f"no TOML: {str(error)[:500]}") from None
     return assemble(values)
 
 

@@ -49,8 +49,16 @@ class Peer(Protocol):
         """Its process id; 0 when the transport can't tell."""
 
     @property
+    def uid(self) -> int:
+        """Its user; -1 when the transport can't tell."""
+
+    @property
+    def started(self) -> float:
+        """When it started, Unix seconds; 0 when nobody can tell."""
+
+    @property
     def trusted(self) -> bool:
-        """Whether it may see what others send."""
+        """Whether it may see what others send, and speak for them."""
 
     def exited(self) -> bool:
         """Whether it is gone."""
@@ -105,6 +113,8 @@ class Conversation:
     Attributes:
         lossy: messages may get lost on the way, come twice, or in another order.
         clients: whom it spoke for.
+        owner: what series are counted for: the kernel's word where there is one, since
+            a client can call itself by as many ids as it likes.
     """
 
     lossy = True
@@ -134,6 +144,7 @@ class Conversation:
         self.anonymous = anonymous
         self.only = only
         self.via = via
+        self.owner = _process(link.peer)
         self._pipeline = pipeline
         self._acked: dict[str, int] = {}
         self._asked = -math.inf  # when, for what is missing
@@ -247,6 +258,11 @@ class StreamConversation(Conversation):
         for frame in self._frames.receive(data):
             self._take(frame)
 
+    @property
+    def held(self) -> int:
+        """Bytes of a frame that is not complete."""
+        return self._frames.held
+
     def resume(self) -> None:
         """The peer has read what was queued."""
         self._pipeline.observers.resume(self.link)
@@ -273,6 +289,11 @@ def _message(
                 fatal=True,
             )
     return decoder.decode(frame)
+
+
+def _process(peer: Peer) -> str:
+    """Return a name for a process that no other gets; empty if there is none."""
+    return f"process {peer.pid} of {peer.started:.2f}" if peer.pid else ""
 
 
 def _id_bytes(client: str) -> bytes:

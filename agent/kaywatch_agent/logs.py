@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TextIO
 
 import structlog
 
@@ -44,6 +44,14 @@ class LogConfig:
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "console", "json", "journal"] = "auto"
+
+
+def _traceback(written: TextIO, found: structlog.typing.ExcInfo) -> None:
+    """Write a traceback, indented: an exception's message may look like a line."""
+    written.writelines(
+        "\n    " + printable(line)
+        for line in "".join(traceback.format_exception(*found)).splitlines()
+    )
 
 
 def set_up(config: LogConfig) -> None:
@@ -83,10 +91,19 @@ def _fitting() -> str:
 def _lines(kind: str, shared: list[Any]) -> logging.Handler:
     """Return the handler that writes lines to stderr."""
     last: list[Any] = (
-        [_escape, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        [
+            _escape,
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), exception_formatter=_traceback
+            ),
+        ]
         if kind == "console"
         else [
-            structlog.processors.dict_tracebacks,
+            _escape,
+            # Without the locals of each frame: they may hold anything.
+            structlog.processors.ExceptionRenderer(
+                structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+            ),
             structlog.processors.JSONRenderer(),
         ]
     )

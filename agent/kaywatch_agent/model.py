@@ -115,6 +115,7 @@ class FailureRecord(NamedTuple):
     outcome: str
     run: str
     client: str
+    traceback: str = ""
 
 
 class ExecutionRecord(NamedTuple):

@@ -38,6 +38,7 @@ from kaywatch_agent.feed import Feed
 from kaywatch_agent.model import Presence
 from kaywatch_agent.observers import Observers
 from kaywatch_agent.pace import Pace
+from kaywatch_agent.privacy import Privacy
 from kaywatch_agent.protocol.decoder import Decoder
 from kaywatch_agent.protocol.messages import (
     Batch,
@@ -92,6 +93,7 @@ class Pipeline:
         self.pace = Pace(clock())
         self.feed = Feed(telemetry)
         self.observers = Observers(telemetry)
+        self.privacy = Privacy()
         self.hurry = hurry
         self._find = find
         self.whole = False  # the next change has to be all that is known
@@ -119,9 +121,10 @@ class Pipeline:
             map(Client.from_json, found.clients.values()), self.clock()
         )
         for client in self.clients:
-            # Of one that comes by a broker, host and pid are what it says of itself.
-            disconnected = client.state is Presence.DISCONNECTED
-            if disconnected and client.host == host and not client.via:
+            # Whom the kernel named is of this host, whatever it called that. Of one that
+            # comes by a broker, host and pid are what it says of itself.
+            here = client.uid is not None or (client.host == host and not client.via)
+            if client.state is Presence.DISCONNECTED and here:
                 self._look_for(client)
 
     def expect(self, via: str, peer: Peer) -> None:
@@ -165,7 +168,7 @@ class Pipeline:
     def take(self, message: Message, conversation: Conversation) -> None:
         """Act on one message."""
         now = self.clock()
-        message = conversation.refused(message) or message
+        message = self._allowed(message, conversation)
         self.telemetry.add("kaywatch_messages_total", 1, type(message).__name__.lower())
         match message:
             case Batch():
@@ -186,6 +189,30 @@ class Pipeline:
                 if message.fatal:
                     conversation.link.close()
 
+    def _allowed(self, message: Message, conversation: Conversation) -> Message:
+        """Return the message, or that its sender may not say that."""
+        refused = conversation.refused(message)
+        if refused is not None:
+            return refused
+        owner = self._owner_of_another(message, conversation.link.peer)
+        if owner is not None:
+            text = f"this client is one of user {owner.uid}, and you are not"
+            return Rejected(ErrorCode.FORBIDDEN, text)
+        return message
+
+    def _owner_of_another(self, message: Message, peer: Peer) -> Client | None:
+        """Return the client that a message pretends to be of, if that is another's.
+
+        Who knows a client's id, which is no secret, could take up its numbers, and its
+        own batches would pass for duplicates.
+        """
+        if peer.trusted or not isinstance(message, Hello | Batch | Flush | Bye):
+            return None
+        known = self.clients.get(message.client)
+        if known is None or known.uid is None or known.uid == peer.uid:
+            return None
+        return known
+
     def _observe(self, conversation: Conversation, now: float) -> None:
         problem = "only root and the agent's own user may capture"
         if conversation.link.peer.trusted:
@@ -196,7 +223,8 @@ class Pipeline:
     def _take_hello(self, hello: Hello, conversation: Conversation, now: float) -> None:
         client = self.clients.get(hello.client)
         if client is None or not 0 < hello.greeting <= client.greeting:
-            client = self.clients.greet(hello, conversation.link.peer.pid, now)
+            peer = conversation.link.peer
+            client = self.clients.greet(hello, peer.pid, now, peer.started)
             self._present(client, conversation)
         # Else a broker brings it again, maybe of one that is long gone.
         if client.received_seq > client.committed_seq:
@@ -239,7 +267,12 @@ class Pipeline:
         if batch.seq is not None and batch.seq <= client.received_seq:
             self._take_again(client, conversation)
             return
-        taken, late, folded = self.aggregator.accept(batch, client.service, now)
+        if batch.failures:
+            # Before anybody sees them.
+            batch = batch._replace(failures=self.privacy.failures(batch.failures))
+        taken, late, folded = self.aggregator.accept(
+            batch, client.service, now, client.owner
+        )
         if batch.sent is not None and not client.batches:
             # Of the first alone: later ones may have waited for a connection.
             client.skew = now - batch.sent
@@ -333,6 +366,8 @@ class Pipeline:
         telemetry.add("kaywatch_visits_left_out_total", aggregator.unmeasured)
         aggregator.unmeasured = 0
         registry = aggregator.registry
+        telemetry.add("kaywatch_failures_withheld_total", self.privacy.withheld)
+        self.privacy.withheld = 0
         telemetry.add("kaywatch_folded_series_total", registry.folded_in_all)
         registry.folded_in_all = 0
 
@@ -392,10 +427,10 @@ class Pipeline:
         for client in self.pace.decide(now, self._conversations.keys()):
             self.telemetry.add("kaywatch_slow_messages_total")
             self._conversations[client].slow(self.pace.seconds)
-        for client in self.clients.forget(now):
-            self.aggregator.registry.forget_client(client)
-            self.pace.forget(client)
-            self._unwatch(client)
+        for gone in self.clients.forget(now):
+            self.aggregator.registry.forget_client(gone.owner)
+            self.pace.forget(gone.id)
+            self._unwatch(gone.id)
         self._measure(time.perf_counter() - started)
 
     def _watch(self, now: float) -> None:
@@ -428,6 +463,11 @@ class Pipeline:
     def _present(self, client: Client, conversation: Conversation) -> None:
         client.via = conversation.via
         conversation.clients.add(client.id)
+        client.owner = conversation.owner or client.id
+        uid = conversation.link.peer.uid
+        if client.uid is None and uid >= 0:
+            client.uid = uid
+            self.aggregator.registry.of_user(client.owner, uid)
         known = self._conversations.get(client.id)
         self._conversations[client.id] = conversation
         if known is not conversation and self.pace.seconds > 1.0:

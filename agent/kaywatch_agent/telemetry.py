@@ -78,6 +78,17 @@ CATALOGUE: Final[dict[str, Metric]] = {
             "Changes of alerts that were too many for a broker.",
             ("broker",),
         ),
+        Metric(
+            "kaywatch_ingest_refused_total",
+            "counter",
+            "Ingest connections refused, or ended for what they took, by reason.",
+            ("reason",),
+        ),
+        Metric(
+            "kaywatch_ingest_throttled_seconds_total",
+            "counter",
+            "Time that processes were not read from, since they sent too much.",
+        ),
         Metric("kaywatch_clients", "gauge", "Clients known, by state.", ("state",)),
         Metric("kaywatch_received_bytes_total", "counter", "Bytes read from clients."),
         Metric(
@@ -120,6 +131,11 @@ CATALOGUE: Final[dict[str, Metric]] = {
             "Events, or whole messages, that could not be used.",
             ("reason",),
             durable=True,
+        ),
+        Metric(
+            "kaywatch_failures_withheld_total",
+            "counter",
+            "Messages of failures not kept, since too many came at once to redact.",
         ),
         Metric(
             "kaywatch_client_dropped_total",
@@ -236,6 +252,13 @@ CATALOGUE: Final[dict[str, Metric]] = {
             "HTTP requests answered, by path template and status.",
             ("path", "status"),
         ),
+        Metric(
+            "kaywatch_http_refused_total",
+            "counter",
+            "HTTP requests and connections refused, by the code of the error.",
+            ("reason",),
+        ),
+        Metric("kaywatch_http_connections", "gauge", "HTTP connections now."),
         Metric("kaywatch_stream_clients", "gauge", "Open event streams."),
         Metric("kaywatch_feed_listeners", "gauge", "Those of them for single events."),
         Metric(

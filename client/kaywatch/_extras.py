@@ -56,6 +56,7 @@ class Extras:
         "outcome",
         "parts",
         "spending",
+        "traceback",
         "waited",
     )
 
@@ -67,6 +68,7 @@ class Extras:
         self.failed = "", ""
         self.outcome: int = OK
         self.answer: tuple[ErrorKey, str] | None = None
+        self.traceback = ""  # of the answer, if it is to be told
         self.spending: Spending | None = None
 
     @property

@@ -26,9 +26,12 @@ __all__ = [
     "current_frame",
     "current_run",
     "message_of",
+    "traceback_of",
 ]
 
 MAX_MESSAGE: Final = 500  # characters of an exception's message that are kept
+MAX_FRAMES: Final = 30
+MAX_TRACEBACK: Final = 4_000  # characters
 
 # Plain values of the enums: looking a member up costs more than recording it.
 PREP: Final = Phase.PREP.value
@@ -247,6 +250,8 @@ class Frame:
         if isinstance(error, BaseException):
             key = type(error).__name__, self.phase
             extras.answer = key, message_of(error)
+            if process.settings.failures == "traceback":
+                extras.traceback = traceback_of(error)
 
     def extra(self) -> Extras:
         """Return the extras, made at first use."""
@@ -388,11 +393,12 @@ class Frame:
                 graph=self.series.graph,
                 node=self.series.node,
                 type=key[0],
-                message=message,
+                message="" if process.settings.failures == "type" else message,
                 phase=key[1],
                 attempts=extras.attempts,
                 outcome=int(extras.outcome),
                 run=recorder.run_id(self.run.number) if self.run else "",
+                traceback=extras.traceback,
             )
         )
 
@@ -423,3 +429,18 @@ def message_of(cause: BaseException) -> str:
         return str(cause)[:MAX_MESSAGE]
     except Exception as failure:  # noqa: BLE001 - a __str__ of the application's
         return f"<__str__ raised {type(failure).__name__}>"
+
+
+def traceback_of(cause: BaseException) -> str:
+    """Return where an exception was raised, a line for each frame, the last innermost.
+
+    Files, line numbers and names of functions: neither source nor values.
+    """
+    lines = []
+    trace = cause.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        file = "/".join(code.co_filename.rsplit("/", 3)[-3:])
+        lines.append(f"{file}:{trace.tb_lineno} in {code.co_name}")
+        trace = trace.tb_next
+    return "\n".join(lines[-MAX_FRAMES:])[-MAX_TRACEBACK:]

@@ -23,6 +23,7 @@ from kaywatch.recorder import (
     PHASED_WIDTH,
     POINT_WIDTH,
     RUN_WIDTH,
+    Failure,
     Flight,
     Recorder,
     UnderWay,
@@ -161,7 +162,7 @@ class Packer:
         recorder = self._recorder
         failures = _cut(recorder.failures, wire.MAX_BATCH_EVENTS)
         if failures:
-            sections["failures"] = [failure._asdict() for failure in failures]
+            sections["failures"] = [_failure(failure) for failure in failures]
         if recorder.topology_version != self._sent_topologies:
             self._sent_topologies = recorder.topology_version
             topologies = _snapshot(recorder.topologies.values())
@@ -273,6 +274,14 @@ def _snapshot(live: Collection[T]) -> list[T]:
             return list(live)
         except RuntimeError:  # a finalizer wrote to it during the copy
             continue
+
+
+def _failure(failure: Failure) -> dict[str, Any]:
+    """Return a failure for the wire; most have no traceback."""
+    fields: dict[str, Any] = failure._asdict()
+    if not failure.traceback:
+        del fields["traceback"]
+    return fields
 
 
 def _cut(pending: list[Any], limit: int) -> list[Any]:

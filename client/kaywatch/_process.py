@@ -53,6 +53,10 @@ class Settings(NamedTuple):
     buffer_bytes: int = 32 * 1024 * 1024
     exit_timeout: float = EXIT_TIMEOUT
     connect: Callable[[], Transport] | None = None
+    failures: str = "message"
+
+
+FAILURES: Final = ("type", "message", "traceback")
 
 
 def settings_from_environment() -> Settings:
@@ -69,7 +73,19 @@ def settings_from_environment() -> Settings:
         endpoint=os.environ.get("KAYWATCH_ENDPOINT") or None,
         service=os.environ.get("KAYWATCH_SERVICE", ""),
         tags=MappingProxyType(tags),
+        failures=_failures(os.environ.get("KAYWATCH_FAILURES", "message")),
     )
+
+
+def _failures(text: str) -> str:
+    """Return what the environment says of failures; the least of it if that is odd."""
+    if text in FAILURES:
+        return text
+    import logging
+
+    log = logging.getLogger("kaywatch")
+    log.warning("KAYWATCH_FAILURES: expected %s; taken for type", " or ".join(FAILURES))
+    return "type"
 
 
 def tags_in(text: str) -> tuple[dict[str, str], list[str]]:
@@ -111,6 +127,11 @@ class Process:
             from kaywatch._connecting import check_usable
 
             check_usable(settings.endpoint)
+        if settings.failures not in FAILURES:
+            allowed = ", ".join(map(repr, FAILURES))
+            raise ConfigurationError(
+                f"failures={settings.failures!r}: expected one of {allowed}"
+            )
         if settings.buffer_bytes < 1_000_000:
             raise ConfigurationError(
                 f"buffer_bytes={settings.buffer_bytes}: at least 1_000_000 are needed"
@@ -304,6 +325,7 @@ def configure(
     buffer_bytes: int | None = None,
     exit_timeout: float | None = None,
     prices: Mapping[str, Price] | str | os.PathLike[str] | None = None,
+    failures: str | None = None,
 ) -> None:
     """Change this process's settings; what isn't given stays as it is.
 
@@ -324,6 +346,9 @@ def configure(
         prices: what models cost, by name, or the path of a TOML file with a table for
             each; they come before those of the file that `KAYWATCH_PRICES` names and
             of the built-in list. See `kaywatch.Price`.
+        failures: what is told of an exception: its `type` alone, its `message`, too, or
+            also its `traceback` (files, lines and functions, without source or values);
+            by default what `KAYWATCH_FAILURES` says, else `message`.
 
     Raises:
         ConfigurationError: naming what can't be used.
@@ -339,6 +364,7 @@ def configure(
         "enabled": enabled,
         "buffer_bytes": buffer_bytes,
         "exit_timeout": exit_timeout,
+        "failures": failures,
     }
     changes = {key: value for key, value in given.items() if value is not None}
     process.configure(process.settings._replace(**changes))

@@ -33,7 +33,7 @@ GREETING_TIMEOUT: Final = 5.0  # the agent acknowledges a hello at once
 STALL_TIMEOUT: Final = 10.0  # no byte moved: the agent hangs, try another connection
 RETRY_MIN: Final = 0.1
 RETRY_MAX: Final = 2.0  # a look at a missing socket file costs microseconds
-RETRY_REFUSED: Final = 10.0  # a version or a password is changed by people, if at all
+RETRY_LASTING: Final = 10.0  # versions, passwords and rules are changed by people
 POLL: Final = 0.05  # while bytes or acks are under way
 MAX_BATCHES_PER_STEP: Final = 40  # then send, also when events come faster than that
 
@@ -49,6 +49,9 @@ WINDOW_BYTES: Final = 8 * 1024 * 1024
 WINDOW_BATCHES: Final = 64
 
 USAGE_INTERVAL: Final = 10.0  # as often as the agent looks at processes on its host
+
+
+_LASTING: Final = (wire.ErrorCode.UNSUPPORTED_VERSION, wire.ErrorCode.FORBIDDEN)
 
 
 @dataclass(frozen=True)
@@ -339,8 +342,8 @@ class Session:
         if code not in self._told:
             self._told.add(code)
             log.warning("the agent refused a message: %s (%s)", text, code)
-        if code == wire.ErrorCode.UNSUPPORTED_VERSION:
-            self._retry = RETRY_REFUSED
+        if code in _LASTING:
+            self._retry = RETRY_LASTING
             raise ConnectionError(text)
         if isinstance(message.get("seq"), int):
             self.buffer.reject(message["seq"])
@@ -381,7 +384,7 @@ class Session:
         self.error = f"{type(error).__name__}: {error}"
         self._at_once = isinstance(error, Again)
         if isinstance(error, Refused):
-            self._retry = RETRY_REFUSED
+            self._retry = RETRY_LASTING
             if self.error not in self._told:
                 self._told.add(self.error)
                 log.warning("kaywatch sends nothing for now: %s", error)

@@ -138,11 +138,13 @@ class UnixTransport:
         """Move bytes for at most `timeout` seconds; return the messages received."""
         wanted = [self._socket] if self._outgoing else []
         readable, writable, _ = select.select([self._socket], wanted, [], timeout)
-        if writable:
-            self._write()
         if readable:
             self._read()
-        return self._messages()
+        messages = self._messages()
+        # First what came: an agent that hung up has said why.
+        if writable and not messages:
+            self._write()
+        return messages
 
     def close(self) -> None:
         """Close the descriptor; what the kernel has taken is still delivered."""

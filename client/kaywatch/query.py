@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import socket
 from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import quote, urlencode, urlsplit
@@ -21,6 +22,7 @@ __all__ = [
     "DEFAULT_URL",
     "connect",
     "fetch",
+    "headers",
     "refusal",
     "send",
     "stats",
@@ -141,9 +143,12 @@ def connect(
         ConfigurationError: that is no URL.
     """
     parts = urlsplit(base)
+    if parts.scheme == "unix" and parts.path.startswith("/") and not parts.netloc:
+        return _UnixConnection(parts.path, timeout), ""
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigurationError(
-            f"url {base!r}: expected something like {DEFAULT_URL} (KAYWATCH_URL)"
+            f"url {base!r}: expected something like {DEFAULT_URL}, or"
+            " unix:/run/kaywatch/http.sock (KAYWATCH_URL)"
         )
     kind = (
         http.client.HTTPSConnection
@@ -154,13 +159,60 @@ def connect(
     return connection, parts.path.rstrip("/")
 
 
+def headers() -> dict[str, str]:
+    """Return what goes with each request: the token, where one is given.
+
+    It is in `KAYWATCH_TOKEN`, or the first line of the file that `KAYWATCH_TOKEN_FILE`
+    names, which keeps it out of the environment that every child inherits.
+
+    Raises:
+        ConfigurationError: there is no such file, or no token in it.
+    """
+    token = os.environ.get("KAYWATCH_TOKEN", "").strip()
+    path = os.environ.get("KAYWATCH_TOKEN_FILE", "")
+    if path and not token:
+        try:
+            with open(path, encoding="ascii") as file:
+                lines = (line.strip() for line in file)
+                token = next(line for line in lines if line and line[0] != "#")
+        except (OSError, UnicodeDecodeError, StopIteration) as error:
+            why = getattr(error, "strerror", None) or "it has no token"
+            raise ConfigurationError(f"KAYWATCH_TOKEN_FILE={path}: {why}") from None
+    # What is no token must not become another header.
+    if not token.isascii() or not token.isprintable():
+        raise ConfigurationError(
+            "KAYWATCH_TOKEN: a token is of letters, digits, -_.~+/="
+        )
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over a UNIX socket."""
+
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        made.settimeout(self.timeout)
+        try:
+            made.connect(self._path)
+        except OSError:
+            made.close()
+            raise
+        self.sock = made
+
+
 def _ask(
     base: str, method: str, target: str, body: bytes | None = None
 ) -> tuple[int, bytes]:
     connection, prefix = connect(base)
-    headers = {} if body is None else {"Content-Type": "application/json"}
+    sent = headers()
+    if method != "GET":
+        sent["Content-Type"] = "application/json"
     try:
-        connection.request(method, prefix + target, body, headers)
+        connection.request(method, prefix + target, body, sent)
         response = connection.getresponse()
         return response.status, response.read()
     except (OSError, http.client.HTTPException) as error:

@@ -94,6 +94,7 @@ class Failure(NamedTuple):
     attempts: int
     outcome: int
     run: str
+    traceback: str = ""
 
 
 class Flight(NamedTuple):

@@ -171,7 +171,8 @@ class ErrorCode(StrEnum):
     BAD_ROW = "bad_row"
     BAD_SECTION = "bad_section"  # failures, topologies, in_flight, loops, process
     BAD_JSON = "bad_json"  # rows from a shell over MQTT
-    FORBIDDEN = "forbidden"  # to observe, or to speak for another client
+    FORBIDDEN = "forbidden"  # to push, to observe, or to speak for another's client
+    OVER_QUOTA = "over_quota"  # too many connections or bytes of one process or user
 
 
 def pack(value: object) -> bytes:

@@ -34,6 +34,7 @@ from kaywatch_agent.feed import Feed
 from kaywatch_agent.health import Health
 from kaywatch_agent.rules.load import load
 from kaywatch_agent.telemetry import Telemetry
+from kaywatch_agent.web.config import HttpConfig
 from kaywatch_agent.web.server import WebServer
 
 SERIES = 10_000
@@ -164,9 +165,10 @@ def serving(series: int) -> Iterator[int]:
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     server = WebServer(Synthetic(series), Telemetry(), "bench")
-    start = asyncio.run_coroutine_threadsafe(server.start("127.0.0.1", 0), loop)
+    starting = server.start(HttpConfig("127.0.0.1:0"))
+    start = asyncio.run_coroutine_threadsafe(starting, loop)
     try:
-        yield start.result()[1]
+        yield int(start.result().rpartition(":")[2])
     finally:
         asyncio.run_coroutine_threadsafe(server.stop(), loop).result()
         loop.call_soon_threadsafe(loop.stop)

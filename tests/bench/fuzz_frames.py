@@ -42,6 +42,9 @@ REPLACEMENTS = (
 
 class FakePeer:
     pid = 1
+    uid = 1
+    started = 0.0
+    trusted = False
 
     def exited(self) -> bool:
         return True

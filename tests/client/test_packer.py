@@ -349,8 +349,11 @@ def test_phases_that_fit_no_column_cost_only_their_own_event(
 
 def test_failures_go_along_once(recorder: Recorder, packer: Packer) -> None:
     recorder.failed(FAILURE)
+    recorder.failed(FAILURE._replace(traceback="a.py:1 in f"))
     found = taken(packer)
-    assert found.sections["failures"] == [FAILURE._asdict()]
+    plain, traced = found.sections["failures"]
+    assert traced == FAILURE._replace(traceback="a.py:1 in f")._asdict()
+    assert plain == {k: v for k, v in FAILURE._asdict().items() if k != "traceback"}
     assert found.events == 0
     assert packer.take() is None
 

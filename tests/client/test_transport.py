@@ -126,3 +126,18 @@ def test_a_frame_that_no_agent_would_send_is_refused(
         with pytest.raises(ConnectionError, match="a frame of"):
             transport.pump(1.0)
     transport.close()
+
+
+def test_what_an_agent_said_before_it_hung_up_is_heard(
+    path: str, listener: socket.socket
+) -> None:
+    transport = UnixTransport(path)
+    agent, _ = listener.accept()
+    agent.sendall(wire.frame(b"you may not"))
+    agent.close()
+    transport.send(b"hello")
+
+    assert transport.pump(1.0) == [b"you may not"]
+    with pytest.raises(ConnectionError):
+        [transport.pump(1.0) for _ in range(10)]
+    transport.close()

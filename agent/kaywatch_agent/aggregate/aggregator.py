@@ -195,9 +195,18 @@ class Aggregator:
         self._archive: Archive = Nothing()
         self._longest: dict[int, dict[int, int]] = {}
 
-    def accept(self, batch: Batch, service: str, now: float) -> Accepted:
-        """Take in the sound part of a batch; return how many events that is."""
-        found = self._mapper.columns(batch, service)
+    def accept(
+        self, batch: Batch, service: str, now: float, owner: str = ""
+    ) -> Accepted:
+        """Take in the sound part of a batch; return how many events that is.
+
+        Args:
+            batch: as decoded.
+            service: that it is of.
+            now: Unix seconds.
+            owner: whose new series are; by default the client's.
+        """
+        found = self._mapper.columns(batch, service, owner)
         self._pending += found
         taken = sum(len(columns.row) for columns in found)
         if batch.runs is not None and len(batch.runs.graph):
@@ -468,4 +477,5 @@ def _record(failure: Failure, service: str, client: str) -> FailureRecord:
         outcome=Outcome(failure.outcome).name.lower(),
         run=failure.run,
         client=client,
+        traceback=failure.traceback,
     )

@@ -44,6 +44,8 @@ class Client:
     service: str = "unknown"
     host: str = ""
     pid: int = 0  # the kernel's word where the transport has it, else the client's
+    uid: int | None = None  # its user by the kernel's word; None where nobody tells
+    owner: str = ""  # the process that its series are counted for
     start: float = 0.0
     sdk: str = ""
     tags: Labels = ()
@@ -126,6 +128,7 @@ class _Stored(msgspec.Struct):
     service: str = "unknown"
     host: str = ""
     pid: int = 0
+    uid: int | None = None
     start: float = 0.0
     sdk: str = ""
     tags: Labels = ()
@@ -196,13 +199,20 @@ class Clients:
             self.turn(found, Presence.CONNECTED, now)
         return found
 
-    def greet(self, hello: Hello, pid: int, now: float) -> Client:
-        """Take in who a client says it is."""
+    def greet(self, hello: Hello, pid: int, now: float, started: float = 0.0) -> Client:
+        """Take in who a client says it is.
+
+        Args:
+            hello: its own words.
+            pid: the kernel's word for it, which counts more; 0 for none.
+            now: Unix seconds.
+            started: when its process started by the kernel's word; 0 for none.
+        """
         client = self.meet(hello.client, now)
         client.service = hello.service or client.service
         client.host = hello.host
         client.pid = pid or hello.pid
-        client.start = hello.start
+        client.start = started or hello.start
         client.sdk = hello.sdk
         client.tags = hello.tags
         client.greeting = hello.greeting
@@ -218,8 +228,8 @@ class Clients:
             client.in_flight = ()
             client.loops = ()
 
-    def forget(self, now: float) -> list[str]:
-        """Drop those who left long ago; return their ids."""
+    def forget(self, now: float) -> list[Client]:
+        """Drop those who left long ago, and return them."""
         gone = [
             client.id
             for client in self._clients.values()
@@ -239,10 +249,8 @@ class Clients:
                 )
             )
             gone = [c.id for c in left[: len(self._clients) - KEEP_CLIENTS]]
-        for client in gone:
-            del self._clients[client]
         self.forgotten.update(gone)
-        return gone
+        return [self._clients.pop(client) for client in gone]
 
     def restore(self, clients: Iterable[Client], now: float) -> None:
         """Take in those of before a restart; none of them is connected any more."""

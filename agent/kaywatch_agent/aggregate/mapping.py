@@ -48,9 +48,16 @@ class Mapper:
         self._registry = registry
         self._maps: WeakKeyDictionary[Table, dict[str, _Maps]] = WeakKeyDictionary()
 
-    def columns(self, batch: Batch, service: str) -> list[Columns]:
-        """Return the events of a batch, a Columns for each section it has."""
+    def columns(self, batch: Batch, service: str, client: str = "") -> list[Columns]:
+        """Return the events of a batch, a Columns for each section it has.
+
+        Args:
+            batch: as decoded.
+            service: that it is of.
+            client: whose new series are; by default the batch's.
+        """
         table = batch.table
+        client = client or batch.client
         by_service = self._maps.setdefault(table, {})
         maps = by_service.get(service)
         if maps is None:
@@ -60,12 +67,12 @@ class Mapper:
         found = []
         if batch.executions is not None and len(batch.executions.series):
             found.append(
-                self._executions(batch.executions, table, maps, service, batch.client)
+                self._executions(batch.executions, table, maps, service, client)
             )
         if batch.points is not None and len(batch.points.series):
-            found.append(self._points(batch.points, table, maps, service, batch.client))
+            found.append(self._points(batch.points, table, maps, service, client))
         if batch.runs is not None and len(batch.runs.graph):
-            found.append(self._runs(batch.runs, table, maps, service, batch.client))
+            found.append(self._runs(batch.runs, table, maps, service, client))
         return found
 
     def _executions(

@@ -26,12 +26,15 @@ class Limits:
     Attributes:
         series: distinct series in all; each costs some 1 kB for an hour of history
             when it is seldom used, and up to 40 kB when it always is.
-        series_per_client: distinct series that one client may introduce.
+        series_per_client: distinct series that one client's process may introduce.
+        series_per_user: the same for all processes of one user, so that none can use
+            up what there is for others.
         names: distinct actions, errors and ends, each.
     """
 
     series: int = 50_000
     series_per_client: int = 5_000
+    series_per_user: int = 40_000
     names: int = 4_096
 
 
@@ -77,6 +80,8 @@ class Registry:
         self.limits = limits
         self.keys: list[SeriesKey] = []
         self.by_client: Counter[str] = Counter()  # series introduced
+        self.by_user: Counter[int] = Counter()  # likewise
+        self._user_of: dict[str, int] = {}  # by client
         self.folded: Counter[str] = Counter()  # series folded, by client
         self.folded_in_all = 0
         self.actions = Interner(NO_ACTION, OTHER, limits.names)
@@ -99,14 +104,20 @@ class Registry:
         if (
             len(self.keys) < self.limits.series
             and self.by_client[client] < self.limits.series_per_client
+            and self._user_has_room(client)
         ):
             self.by_client[client] += 1
+            self.by_user[self._user_of.get(client, -1)] += 1
             self._graphs.add((key.service, key.graph))
             self._services.add(key.service)
             return self._add(key)
         self.folded[client] += 1
         self.folded_in_all += 1
         return self._fold(key)
+
+    def of_user(self, client: str, user: int) -> None:
+        """Count what a client introduces for its user, too."""
+        self._user_of[client] = user
 
     def find(self, key: SeriesKey) -> int | None:
         """Return the row of a series that is known."""
@@ -144,6 +155,11 @@ class Registry:
         """Drop the accounts of a client that has left; its series stay."""
         self.by_client.pop(client, None)
         self.folded.pop(client, None)
+        self._user_of.pop(client, None)
+
+    def _user_has_room(self, client: str) -> bool:
+        user = self._user_of.get(client)
+        return user is None or self.by_user[user] < self.limits.series_per_user
 
     def _fold(self, key: SeriesKey) -> int:
         # The last resort is one row per kind, so folding ends.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import contextlib
 import os
 import select
@@ -20,7 +21,12 @@ __all__ = ["Peer", "RemotePeer", "credentials"]
 # The kernel counts a start from the boot, in hundredths of a second.
 CLOCK_SLACK: Final = 2.0
 
-_CREDENTIALS: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid
+_CREDENTIALS: Final = struct.Struct("iII")  # struct ucred: pid, uid, gid
+
+# The option, since Linux 4.13, that names the supplementary groups; Python has no name
+# for it. 59 in asm-generic/socket.h, on all but SPARC and PA-RISC.
+SO_PEERGROUPS: Final = 59
+MAX_ANSWER: Final = 1_024  # bytes, which is what socket.getsockopt takes at most
 
 
 def credentials(connection: socket.socket) -> tuple[int, int, int]:
@@ -39,10 +45,12 @@ class Peer:
     when its number has been given to another.
     """
 
-    def __init__(self, pid: int, uid: int, gid: int) -> None:
+    def __init__(
+        self, pid: int, uid: int, gid: int, gids: tuple[int, ...] = ()
+    ) -> None:
         self.pid = pid
         self.uid = uid
-        self.gid = gid
+        self.gids = frozenset((gid, *gids))
         self._pidfd: int | None = None
         self._process: psutil.Process | None = None
         if pid > 0:
@@ -55,7 +63,7 @@ class Peer:
     @classmethod
     def of(cls, connection: socket.socket) -> Peer:
         """Return the process that connected."""
-        return cls(*credentials(connection))
+        return cls(*credentials(connection), _groups(connection))
 
     @classmethod
     def find(cls, pid: int, since: float) -> Peer | None:
@@ -77,6 +85,14 @@ class Peer:
         return found
 
     @property
+    def started(self) -> float:
+        """When it started by the kernel's word, Unix seconds; 0 if that is unknown."""
+        try:
+            return self._process.create_time() if self._process is not None else 0.0
+        except psutil.Error:
+            return 0.0
+
+    @property
     def trusted(self) -> bool:
         """Whether it may see what others send: it runs as root, or as this agent."""
         return self.uid in (0, os.geteuid())
@@ -84,8 +100,10 @@ class Peer:
     def exited(self) -> bool:
         """Whether the process is gone."""
         if self._pidfd is not None:
-            readable, _, _ = select.select([self._pidfd], [], [], 0)
-            return bool(readable)
+            # Not select(2), which can't look at descriptors over 1023.
+            poll = select.poll()
+            poll.register(self._pidfd, select.POLLIN)
+            return bool(poll.poll(0))
         process = self._process
         if process is None:
             return True
@@ -121,6 +139,8 @@ class RemotePeer:
     """
 
     pid = 0
+    uid = -1
+    started = 0.0
     trusted = False
 
     def __init__(
@@ -154,3 +174,14 @@ class RemotePeer:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def _groups(connection: socket.socket) -> tuple[int, ...]:
+    """Return the supplementary groups of who connected; none where nobody says."""
+    found = array.array("I")
+    # An old kernel, or one in more groups than Python makes room for.
+    with contextlib.suppress(OSError):
+        found.frombytes(
+            connection.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, MAX_ANSWER)
+        )
+    return tuple(found)

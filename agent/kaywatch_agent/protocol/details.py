@@ -16,6 +16,7 @@ from kaywatch_agent.protocol.limits import (
     MAX_LIST,
     MAX_MESSAGE,
     MAX_TIME,
+    MAX_TRACEBACK,
 )
 from kaywatch_agent.protocol.lists import items
 from kaywatch_agent.protocol.messages import Failure, Topology
@@ -94,6 +95,7 @@ class _Failure(msgspec.Struct):
     attempts: int = 1
     outcome: int = int(Outcome.ERROR)
     run: str = ""
+    traceback: str = ""
 
 
 class _Topology(msgspec.Struct):
@@ -142,6 +144,7 @@ def _failure(encoded: msgspec.Raw) -> Failure:
         attempts=min(max(1, found.attempts), MAX_ATTEMPTS),
         outcome=Outcome(found.outcome),
         run=found.run[:MAX_NAME],
+        traceback=found.traceback[:MAX_TRACEBACK],
     )
 
 

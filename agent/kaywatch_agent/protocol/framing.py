@@ -34,6 +34,11 @@ class FrameReader:
         self._skip = 0
         self._lost = False
 
+    @property
+    def held(self) -> int:
+        """Bytes of a frame that is not complete."""
+        return len(self._buffer)
+
     def receive(self, data: bytes) -> list[bytes | Oversized | OutOfStep]:
         """Return the frames that `data` completes, in order.
 

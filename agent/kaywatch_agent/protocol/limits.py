@@ -17,12 +17,14 @@ __all__ = [
     "MAX_SKIP",
     "MAX_TAGS",
     "MAX_TIME",
+    "MAX_TRACEBACK",
 ]
 
 CLIENT_BYTES: Final = 16
 MAX_TAGS: Final = 16
 MAX_LABELS: Final = 16
 MAX_MESSAGE: Final = 500  # characters of a failure's message
+MAX_TRACEBACK: Final = 4_000  # and of its traceback
 
 # Failures, topologies, nodes in flight, a topology's nodes and its edges, each. Our
 # client sends 1,000 at most.

@@ -85,6 +85,7 @@ class Failure(NamedTuple):
     attempts: int
     outcome: int
     run: str
+    traceback: str = ""
 
 
 class Topology(NamedTuple):

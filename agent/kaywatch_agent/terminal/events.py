@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode
 
 from kaywatch.errors import AgentRefused, KaywatchError, QueryError
-from kaywatch.query import connect, refusal, unreachable
+from kaywatch.query import connect, headers, refusal, unreachable
 
 __all__ = ["Back", "Events", "Gone", "Happened"]
 
@@ -121,7 +121,7 @@ class Events:
     def _open(self) -> http.client.HTTPResponse:
         connection, prefix = connect(self._url, SILENCE_SECONDS)
         try:
-            connection.request("GET", prefix + self._target)
+            connection.request("GET", prefix + self._target, headers=headers())
             response = connection.getresponse()
             if response.status == 200:
                 return response

@@ -1,48 +1,24 @@
-"""What is sent to us: read within limits, checked, and not from another site.
-
-There is no access control. So a page that somebody's browser shows must not be able to
-change anything here: a form can't send JSON, and what a script sends names its origin.
-Sources: Fetch, "CORS-preflighted requests"; OWASP, Cross-Site Request Forgery
-Prevention Cheat Sheet, "Using Standard Headers to Verify Origin".
-"""
+"""What is sent to us: read within limits of size and time, and checked."""
 
 from __future__ import annotations
 
-import ipaddress
-from typing import Final
-from urllib.parse import urlsplit
+import asyncio
+from typing import Final, TypeVar
 
 import msgspec
-from aiohttp import web
+from aiohttp import StreamReader, web
 from msgspec import Struct
 
 from kaywatch_agent.web.problems import MAX_SHOWN, Problem
 
-__all__ = ["MAX_BODY", "read_body", "refuse_other_sites"]
+__all__ = ["MAX_BODY", "decoded", "read_body"]
+
+S = TypeVar("S", bound=Struct)
 
 # Twenty matchers of a thousand characters each, and a comment, twice over.
 MAX_BODY: Final = 64 * 1024
 
-JSON_TYPE: Final = "application/json"
-
-
-def refuse_other_sites(request: web.Request) -> None:
-    """Refuse what another site has a browser send.
-
-    Raises:
-        Problem: 403.
-    """
-    site = request.headers.get("Sec-Fetch-Site", "none")
-    origin = request.headers.get("Origin")
-    same = site in ("none", "same-origin")
-    if not same or (origin is not None and not _ours(origin, request)):
-        raise Problem(
-            403,
-            "other_site",
-            f"a page of {(origin or 'another site')[:MAX_SHOWN]!r} sent this",
-            "only pages of the agent itself may change something; programs send"
-            " neither Origin nor Sec-Fetch-Site",
-        )
+BODY_SECONDS: Final = 10.0
 
 
 async def read_body(request: web.Request, kind: type[Struct] | None) -> Struct | None:
@@ -53,14 +29,24 @@ async def read_body(request: web.Request, kind: type[Struct] | None) -> Struct |
     """
     if kind is None:
         return None
-    if request.content_type != JSON_TYPE:
+    packed = request.headers.get("Content-Encoding", "identity")
+    if packed.lower() != "identity":
+        # What is packed may be a thousand times as large as it looks.
         raise Problem(
             415,
-            "not_json",
-            f"Content-Type: {request.content_type[:MAX_SHOWN]!r}",
-            f"send JSON, with Content-Type: {JSON_TYPE}",
+            "packed",
+            f"Content-Encoding: {packed[:MAX_SHOWN]!r}",
+            "send it as it is; it has 64 kB at most",
         )
-    data = await _read(request)
+    return decoded(await _read(request), kind)
+
+
+def decoded(data: bytes, kind: type[S]) -> S:
+    """Return what was sent, checked.
+
+    Raises:
+        Problem: 400, saying what is wrong.
+    """
     try:
         return msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:
@@ -74,36 +60,28 @@ async def read_body(request: web.Request, kind: type[Struct] | None) -> Struct |
 
 
 async def _read(request: web.Request) -> bytes:
-    length = request.content_length
-    data = b"" if length is None or length <= MAX_BODY else b" " * (MAX_BODY + 1)
-    if not data:
-        data = await request.content.read(MAX_BODY + 1)
-        while len(data) <= MAX_BODY and not request.content.at_eof():
-            data += await request.content.read(MAX_BODY + 1 - len(data))
-    if len(data) > MAX_BODY:
+    length = request.content_length or 0
+    data = b""
+    if length <= MAX_BODY:
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                data = await _some(request.content)
+        except TimeoutError:
+            text = f"no whole body in {BODY_SECONDS:.0f} s"
+            raise Problem(408, "slow_body", text, "send it at once") from None
+        except (web.RequestPayloadError, ConnectionError):
+            # Or its sender has left; then nobody hears of it.
+            raise Problem(400, "malformed", "the body ends in the middle") from None
+    if max(length, len(data)) > MAX_BODY:
         raise Problem(
             413, "too_large", f"more than {MAX_BODY} bytes were sent", "send less"
         )
     return data
 
 
-def _ours(origin: str, request: web.Request) -> bool:
-    """Whether an origin is this agent, by a name that nobody else can point to us.
-
-    A name that another site owns may lead to 127.0.0.1 by its DNS: so it is an address,
-    localhost, or a name without a dot.
-    """
-    try:
-        parts = urlsplit(origin)
-        host = parts.hostname or ""
-    except ValueError:
-        return False
-    return parts.netloc == request.host and (_is_address(host) or "." not in host)
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
+async def _some(content: StreamReader) -> bytes:
+    """Return a body, of a large one little more than is allowed."""
+    data = b""
+    while len(data) <= MAX_BODY and not content.at_eof():
+        data += await content.read(MAX_BODY + 1 - len(data))
+    return data

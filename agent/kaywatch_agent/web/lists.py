@@ -38,6 +38,7 @@ def describe(client: Client, now: float) -> schema.Client:
         client=client.id,
         state=client.state.value,
         pid=client.pid,
+        uid=client.uid,
         host=client.host,
         via=client.via,
         service=client.service,

@@ -18,15 +18,19 @@ REF: Final = "#/components/schemas/{name}"
 # The error answers: what each status means here.
 STATUSES: Final = {
     400: "A parameter, or what was sent, is missing, unknown or can't be used.",
+    401: "A token is needed, and there is none, or it is not known.",
     404: "The name has not been seen, or there is no such path.",
-    403: "A page of another site sent this.",
+    403: "A page of another site sent this, it is meant for another host, or the token"
+    " may only read.",
+    408: "What was announced did not come in time.",
     405: "The path is there, and answers to other methods: see Allow.",
     413: "What was sent is too large.",
     415: "What was sent is no JSON: see Content-Type.",
     500: "A fault of the agent; its log has more.",
     503: "The agent is too busy to answer; try again.",
 }
-EVERYWHERE: Final = (400, 405, 500)
+SCHEMES: Final = ("bearer", "basic")
+EVERYWHERE: Final = (400, 401, 403, 405, 500)
 
 
 class _Route(Protocol):
@@ -77,9 +81,14 @@ def document(routes: Iterable[_Route], version: str) -> bytes:
                 "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
             },
             "servers": [{"url": "/"}],
+            # The empty one: an agent without tokens asks for none.
+            "security": [{"bearer": []}, {"basic": []}, {}],
             "paths": paths,
             "components": {
                 "schemas": components,
+                "securitySchemes": {
+                    name: {"type": "http", "scheme": name} for name in SCHEMES
+                },
                 "responses": {f"Error{code}": _error(code) for code in STATUSES},
             },
         }

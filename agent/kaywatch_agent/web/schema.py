@@ -315,6 +315,7 @@ class Failure(Body):
     outcome: str
     run: str
     client: str
+    traceback: str
 
 
 class FailureList(Body):
@@ -356,6 +357,7 @@ class Client(Body):
     client: str
     state: Literal["connected", "disconnected", "ended", "died"]
     pid: int
+    uid: int | None
     host: str
     via: str
     service: str

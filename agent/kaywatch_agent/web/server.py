@@ -11,11 +11,12 @@ import asyncio
 import dataclasses
 import logging
 import socket
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 import structlog
 from aiohttp import web
@@ -24,17 +25,27 @@ from msgspec import Struct
 
 from kaywatch_agent.aggregate.aggregator import View
 from kaywatch_agent.aggregate.clients import Client
-from kaywatch_agent.errors import StartError
+from kaywatch_agent.errors import ConfigError, StartError
 from kaywatch_agent.feed import Feed
 from kaywatch_agent.health import Health
 from kaywatch_agent.rules.picture import Picture
+from kaywatch_agent.sockets import SocketFile
 from kaywatch_agent.telemetry import Telemetry
 from kaywatch_agent.web import schema
 from kaywatch_agent.web.alerts import row
-from kaywatch_agent.web.bodies import read_body, refuse_other_sites
+from kaywatch_agent.web.bodies import read_body
+from kaywatch_agent.web.config import HttpConfig, is_loopback
+from kaywatch_agent.web.connections import (
+    KEEPALIVE_SECONDS,
+    LINGER_SECONDS,
+    Connection,
+    Doorway,
+)
 from kaywatch_agent.web.events import Events
+from kaywatch_agent.web.gate import HEADERS, Gate
 from kaywatch_agent.web.lists import describe, peaks
 from kaywatch_agent.web.notifications import Post
+from kaywatch_agent.web.page import PAGE_POLICY
 from kaywatch_agent.web.parameters import EventsQuery, parse
 from kaywatch_agent.web.problems import Problem, nearest, not_durable
 from kaywatch_agent.web.reading import Letters, Reading
@@ -42,8 +53,9 @@ from kaywatch_agent.web.reply import Reply, as_json, refusal, send
 from kaywatch_agent.web.routes import ROUTES, Route
 from kaywatch_agent.web.silences import Desk
 from kaywatch_agent.web.stream import Snapshots, Streams
+from kaywatch_agent.web.tls import Tls
 
-__all__ = ["HttpConfig", "Source", "WebServer"]
+__all__ = ["HttpConfig", "Source", "WebServer", "check"]
 
 # Two threads: each may hold the interpreter for its switch interval of 5 ms, so that
 # the loop waits 10 ms for its turn, and not the 160 ms of asyncio's default pool.
@@ -58,44 +70,30 @@ CLIENTS_AT_ONCE: Final = 200
 # Encoding an alert takes some 30 us. Of a storm, the rest is a gap in the events' ids.
 TURNS_AT_ONCE: Final = 500
 
-MAX_PORT: Final = 65_535
-
 # Bytes of a request's first line. Four names of 200 characters, each of which may take
-# 12 when percent-encoded, are 9.6 kB; a longer line is refused, and not in JSON.
+# 12 when percent-encoded, are 9.6 kB; a longer line is refused.
 MAX_LINE: Final = 32 * 1024
+
+# Of a head: browsers send some 20 fields, the longest of which are cookies that were
+# set by something else on the same host.
+MAX_FIELDS: Final = 64
+MAX_FIELD: Final = 8 * 1024
+
+# Bytes of a body that are read ahead; MAX_BODY is all that is ever asked for.
+READ_AHEAD: Final = 64 * 1024
 
 # For what is being answered when the agent stops.
 SHUTDOWN_SECONDS: Final = 1.0
 
+EXPECTATION_FAILED: Final = 417
+
+# Connections that wait to be accepted.
+BACKLOG: Final = 128
+HANDSHAKE_SECONDS: Final = 10.0
+
 log = structlog.get_logger("kaywatch.agent")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-@dataclasses.dataclass(frozen=True)
-class HttpConfig:
-    """Where HTTP is served (`[http]`).
-
-    Attributes:
-        listen: `host:port`; port 0 takes a free one. An IPv6 host is in brackets.
-    """
-
-    listen: str = "127.0.0.1:9477"
-
-    def __post_init__(self) -> None:
-        host, _, port = self.listen.rpartition(":")
-        if not host or not port.isascii() or not port.isdigit():
-            raise ValueError(
-                f'listen = "{self.listen}": expected host:port, as "127.0.0.1:9477"'
-            )
-        if int(port) > MAX_PORT:
-            raise ValueError(f"listen: port {port} is over {MAX_PORT}")
-
-    @property
-    def address(self) -> tuple[str, int]:
-        """Host and port."""
-        host, _, port = self.listen.rpartition(":")
-        return host.removeprefix("[").removesuffix("]"), int(port)
 
 
 class Source(Protocol):
@@ -140,49 +138,118 @@ class WebServer:
         self._waiting = 0
         self._pool: ThreadPoolExecutor | None = None
         self._runner: web.AppRunner | None = None
+        self._listeners: list[asyncio.Server] = []
+        self._socket_file: SocketFile | None = None
+        self._tls: Tls | None = None
+        self._gate = Gate(HttpConfig())
         self._streams = Streams(telemetry)
         (stream,) = (route for route in ROUTES if "snapshot" in route.events)
         self._snapshots = Snapshots(partial(self._first, stream, stream.parameters()))
         self._events = Events(source.feed, telemetry)
 
     async def start(
-        self, host: str, port: int, held: Sequence[socket.socket] = ()
-    ) -> tuple[str, int]:
-        """Listen, and return the host and the actual port.
+        self, config: HttpConfig, held: Sequence[socket.socket] = ()
+    ) -> str:
+        """Listen, and return the URL.
 
         Args:
-            host: where to listen.
-            port: 0 for a free one.
+            config: where to listen, and whom to let in.
             held: sockets that listen already, to be used instead.
 
         Raises:
-            StartError: if the address is not to be had.
+            ConfigError: tokens or certificates can't be read.
+            StartError: the address is not to be had.
         """
+        self.use(config)
+        if config.tls:
+            self._tls = Tls(config.tls_certificate_file, config.tls_key)
         self._pool = ThreadPoolExecutor(THREADS, "kaywatch-http")
-        self._runner = web.AppRunner(
-            self._application(),
+        self._runner = web.AppRunner(self._application(), handle_signals=False)
+        await self._runner.setup()
+        doorway = Doorway(
+            cast(web.Server, self._runner.server),
+            self._telemetry,
+            config.connections,
             access_log=None,
             logger=_quiet_logger(),
-            handle_signals=False,
-            shutdown_timeout=SHUTDOWN_SECONDS,
+            keepalive_timeout=KEEPALIVE_SECONDS,
+            lingering_time=LINGER_SECONDS,
+            read_bufsize=READ_AHEAD,
             max_line_size=MAX_LINE,
+            max_field_size=MAX_FIELD,
+            max_headers=MAX_FIELDS,
+            auto_decompress=False,
         )
-        await self._runner.setup()
-        sites: list[web.BaseSite] = [web.SockSite(self._runner, s) for s in held]
+        self.doorway = doorway
         try:
-            for site in sites or [web.TCPSite(self._runner, host, port)]:
-                await site.start()
+            self._listeners = await self._listen(config, doorway, held)
         except (OSError, OverflowError) as error:
             await self.stop()
             raise StartError(
-                f"http.listen: can't listen on {host}:{port}: {error}; choose another"
+                f"http.listen: can't listen on {config.listen}: {error}; choose another"
                 " address with --http HOST:PORT"
             ) from None
-        actual = self._runner.addresses[0]
-        return actual[0], actual[1]
+        return await self._serve(config)
+
+    async def _listen(
+        self, config: HttpConfig, doorway: Doorway, held: Sequence[socket.socket]
+    ) -> list[asyncio.Server]:
+        loop = asyncio.get_running_loop()
+        tls = self._tls
+        how: dict[str, Any] = {"start_serving": False, "backlog": BACKLOG}
+        how["ssl"] = tls.context if tls else None
+        if tls:
+            how["ssl_handshake_timeout"] = HANDSHAKE_SECONDS
+        if not held and not config.unix_path:
+            return [await loop.create_server(doorway, *config.address, **how)]
+        if not held:
+            self._socket_file = SocketFile("http.listen", config.unix_path)
+            held = [self._socket_file.bind(config.mode, config.group)]
+        return [
+            await loop.create_unix_server(doorway, sock=one, **how)
+            if one.family == socket.AF_UNIX
+            else await loop.create_server(doorway, sock=one, **how)
+            for one in held
+        ]
+
+    async def _serve(self, config: HttpConfig) -> str:
+        """Let requests in, once it is known from where they can come."""
+        scheme = "https" if config.tls else "http"
+        names = [
+            one.getsockname() for server in self._listeners for one in server.sockets
+        ]
+        for name in names:
+            try:
+                if not isinstance(name, str) and not is_loopback(name[0]):
+                    config.refuse_exposure(f"{name[0]}:{name[1]}")
+            except ValueError as error:
+                await self.stop()
+                raise ConfigError("http", str(error)) from None
+        for server in self._listeners:
+            await server.start_serving()
+        if isinstance(names[0], str):
+            return f"unix:{names[0]}"
+        host, port = names[0][:2]
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+    def use(self, config: HttpConfig) -> None:
+        """Let in whom a configuration names, and read the certificate again.
+
+        Raises:
+            ConfigError: the tokens can't be read; all is as before.
+        """
+        self._gate = Gate(config)
+        self._streams.limit = config.streams
+        if self._tls is not None:
+            self._tls.look(time.monotonic(), force=True)
 
     async def stop(self) -> None:
         """End the streams, answer what has begun, and close. Idempotent."""
+        listeners, self._listeners = self._listeners, []
+        for listener in listeners:
+            listener.close()
+        if self._socket_file is not None:
+            self._socket_file.remove()
         runner, self._runner = self._runner, None
         if runner is not None:
             await self._snapshots.close()
@@ -196,6 +263,8 @@ class WebServer:
     def publish(self) -> None:
         """Send the present state to those who listen; called after each tick."""
         self._snapshots.publish()
+        if self._tls is not None:
+            self._tls.look(time.monotonic())
 
     def turned(self, picture: Picture) -> None:
         """Tell those who listen of alerts that went from one state to another."""
@@ -231,7 +300,6 @@ class WebServer:
         self, route: Route, change: Callable[[Any, float, Any, Any], Struct]
     ) -> Handler:
         async def handle(request: web.Request) -> web.StreamResponse:
-            refuse_other_sites(request)
             query = parse(route.parameters, request.match_info, request.query)
             body = await read_body(request, route.body)
             source = self._source
@@ -326,33 +394,52 @@ class WebServer:
     async def _guard(
         self, request: web.Request, handler: Handler
     ) -> web.StreamResponse:
-        """Turn whatever goes wrong into an error answer, and count."""
+        """Begin a request, turn what goes wrong into an error answer, and count."""
+        connection = cast(Connection, request.protocol)
+        connection.begin()
         try:
-            response = await handler(request)
-        except Problem as problem:
-            response = refusal(problem)
-        except web.HTTPException as error:
-            response = refusal(_translated(request, error))
-        except Exception:
-            log.exception("request failed", method=request.method, path=request.path)
-            response = refusal(
-                Problem(
-                    500,
-                    "internal",
-                    "the agent failed to answer",
-                    "its log has more; please report it",
-                )
-            )
+            response = await self._guarded(request, handler)
+        finally:
+            connection.end()
         resource = request.match_info.route.resource
         path = resource.canonical if resource is not None else "other"
         status = str(response.status)
         self._telemetry.add("kaywatch_http_requests_total", 1, path, status)
         return response
 
+    async def _guarded(
+        self, request: web.Request, handler: Handler
+    ) -> web.StreamResponse:
+        try:
+            self._gate.check(request)
+            return await handler(request)
+        except Problem as found:
+            problem = found
+        except web.HTTPException as error:
+            problem = _translated(request, error)
+        except Exception:
+            log.exception("request failed", method=request.method, path=request.path)
+            problem = Problem(
+                500,
+                "internal",
+                "the agent failed to answer",
+                "its log has more; please report it",
+            )
+        self._telemetry.add("kaywatch_http_refused_total", 1, problem.code)
+        response = refusal(problem)
+        if problem.code in ("malformed", "http_version"):
+            # What comes after it may be anything.
+            response.force_close()
+        return response
+
     async def _prepare(self, _: web.Request, response: web.StreamResponse) -> None:
         response.headers["Server"] = f"kaywatch/{self._version}"
-        response.headers["Cache-Control"] = "no-store"
-        response.headers["X-Content-Type-Options"] = "nosniff"
+        response.headers.update(HEADERS)
+        if response.status == EXPECTATION_FAILED:
+            # aiohttp says so before anybody else is asked.
+            self._telemetry.add("kaywatch_http_refused_total", 1, "expectation")
+        if response.content_type == "text/html":
+            response.headers["Content-Security-Policy"] = PAGE_POLICY
 
 
 def _quiet_logger() -> logging.Logger:
@@ -397,3 +484,14 @@ def _translated(request: web.Request, error: web.HTTPException) -> Problem:
         hint = f"{near} /openapi.json describes all paths".strip()
         return Problem(404, "unknown_path", f"no path {request.path[:200]!r}", hint)
     return Problem(error.status, "http", error.reason)
+
+
+def check(config: HttpConfig) -> None:
+    """Read tokens and certificates once, to complain before the start.
+
+    Raises:
+        ConfigError: they can't be used.
+    """
+    Gate(config)
+    if config.tls:
+        Tls(config.tls_certificate_file, config.tls_key)

@@ -96,6 +96,7 @@ class Streams:
     """All open streams."""
 
     def __init__(self, telemetry: Telemetry) -> None:
+        self.limit = MAX_STREAMS
         self._telemetry = telemetry
         self._open: dict[Reader, asyncio.Transport | None] = {}
         self._closed = False
@@ -109,11 +110,11 @@ class Streams:
         Raises:
             Problem: 503 when there are too many streams.
         """
-        if len(self._open) >= MAX_STREAMS:
+        if len(self._open) >= self.limit:
             raise Problem(
                 503,
                 "too_many_streams",
-                f"{MAX_STREAMS} streams are open, which is the most there can be",
+                f"{self.limit} streams are open, which is the most there can be",
                 "close one, or poll /api/v1/nodes?window=1m",
                 {"Retry-After": "10"},
             )

@@ -20,9 +20,11 @@ NOW = 1_700_000_020.0
 class FakePeer:
     """A process that lives until it is told otherwise."""
 
-    def __init__(self, pid: int = 4711) -> None:
+    def __init__(self, pid: int = 4711, uid: int = -1) -> None:
         self.pid = pid
-        self.trusted = True
+        self.uid = uid
+        self.started = 0.0
+        self.trusted = uid < 0
         self.dead = False
         self.closed = 0
 

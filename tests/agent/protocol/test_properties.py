@@ -201,7 +201,7 @@ def test_details_arrive_as_they_were_recorded(
     said = (shown(graph), shown(node), shown(text))
     (failure,) = found.failures
     assert failure[:5] == (1.5, *said, shown(text))
-    assert failure[5:] == ("exec", attempts, outcome, "r-1")
+    assert failure[5:] == ("exec", attempts, outcome, "r-1", "")
     (topology,) = found.topologies
     assert topology == (said[0], said[1], (said[1],), ((said[1], said[2], said[1]),))
     assert found.in_flight == ((said[0], said[1], 2.5, "", 0),)

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 from kaywatch import wire
 from kaywatch._process import process
@@ -30,9 +30,11 @@ from kaywatch_agent.rules.load import load
 from kaywatch_agent.rules.picture import Picture
 from kaywatch_agent.rules.tell import Notice
 from kaywatch_agent.telemetry import Telemetry
+from kaywatch_agent.web.config import HttpConfig
 from kaywatch_agent.web.server import WebServer
 
 MEGABYTE = 2**20
+ANYWHERE = HttpConfig("127.0.0.1:0")
 
 
 class FakePeer:
@@ -40,6 +42,9 @@ class FakePeer:
 
     def __init__(self, pid: int, megabytes: int) -> None:
         self.pid = pid
+        self.uid = 1000
+        self.started = 0.0
+        self.trusted = False
         self.gone = False
         self._bytes = megabytes * MEGABYTE
 
@@ -183,18 +188,25 @@ class Source:
 class Served:
     """A running server; everything of the agent's happens in its thread."""
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.time,
+        config: HttpConfig = ANYWHERE,
+    ) -> None:
         self.source = Source(clock)
         self.server = WebServer(self.source, self.source.telemetry, "1.2.3")
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever)
         self._thread.start()
-        self.host, self.port = self.await_(self.server.start("127.0.0.1", 0))
+        self.url = ""
+        try:
+            self.url = self.await_(self.server.start(config))
+        except BaseException:
+            self.stop()
+            raise
+        self.host = urlsplit(self.url).hostname or ""
+        self.port = urlsplit(self.url).port or 0
         self.links: dict[str, tuple[FakeLink, Conversation]] = {}
-
-    @property
-    def url(self) -> str:
-        return f"http://{self.host}:{self.port}"
 
     def await_(self, coroutine: Any, deadline: float = 30) -> Any:
         """Run a coroutine there, and return its result."""
@@ -210,9 +222,15 @@ class Served:
 
     def stop(self) -> None:
         self.await_(self.server.stop())
+        self.call(self._cancel)
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
         self.loop.close()
+
+    def _cancel(self) -> None:
+        """End what waits for the rest of bodies that nobody wants."""
+        for task in asyncio.all_tasks(self.loop) - {asyncio.current_task()}:
+            task.cancel()
 
     # -- feeding -----------------------------------------------------------------------
 
@@ -289,9 +307,11 @@ class Served:
 
 
 @contextlib.contextmanager
-def serving(clock: Callable[[], float] = time.time) -> Iterator[Served]:
+def serving(
+    clock: Callable[[], float] = time.time, config: HttpConfig = ANYWHERE
+) -> Iterator[Served]:
     """Serve within the block."""
-    served = Served(clock)
+    served = Served(clock, config)
     try:
         yield served
     finally:

@@ -13,11 +13,13 @@ NOW = 1_700_000_025.0
 HOUR = 3600.0
 
 
-def push(served: Served, service: str, rows: list[Any], **more: Any) -> None:
+def push(
+    served: Served, service: str, rows: list[Any], pid: int = 1, **more: Any
+) -> None:
     client = service.ljust(16).encode()
     message = {"type": "batch", "v": 1, "client": client, "service": service}
     message |= {"events": rows, **more}
-    served.receive([message], service, megabytes=0)
+    served.receive([message], service, pid=pid, megabytes=0)
 
 
 def row(node: str = "n", age: float = 0.0) -> dict[str, Any]:
@@ -41,7 +43,7 @@ def test_an_account_says_what_became_of_every_event(served: Served) -> None:
     rows = [row(), row(age=2 * HOUR), row(age=3 * HOUR), row("second")]
     rows += [row("third"), row("fourth"), {"node": "n", "seconds": -1}]
     push(served, "shop", rows, drops={"buffer_full": 4, "pending_full": 1})
-    push(served, "cron", [row()])
+    push(served, "cron", [row()], pid=2)
 
     shop = {
         "received": 6,

@@ -7,6 +7,7 @@ import gzip
 import json
 import socket
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import structlog
@@ -187,7 +188,7 @@ async def test_a_port_that_is_taken_is_told_in_one_sentence() -> None:
         source = Source(lambda: 0.0)
         server = WebServer(source, source.telemetry, "1")
         with pytest.raises(StartError) as caught:
-            await server.start(served.host, served.port)
+            await server.start(HttpConfig(f"{served.host}:{served.port}"))
 
     text = str(caught.value)
     assert text.startswith(f"http.listen: can't listen on 127.0.0.1:{served.port}: ")
@@ -199,19 +200,20 @@ async def test_a_port_that_is_taken_is_told_in_one_sentence() -> None:
 @pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])
 async def test_an_address_that_is_not_ours_is_told(host: str) -> None:
     source = Source(lambda: 0.0)
+    config = HttpConfig(f"{host}:0", insecure_public_listener=True)
     with pytest.raises(StartError, match=r"^http\.listen: can't listen on"):
-        await WebServer(source, source.telemetry, "1").start(host, 0)
+        await WebServer(source, source.telemetry, "1").start(config)
 
 
 async def test_it_listens_on_ipv6_too() -> None:
     source = Source(lambda: 0.0)
     server = WebServer(source, source.telemetry, "1")
     try:
-        host, port = await server.start(*HttpConfig("[::1]:0").address)
+        url = urlsplit(await server.start(HttpConfig("[::1]:0")))
     except StartError as error:
         pytest.skip(f"no IPv6 here: {error}")
     try:
-        reader, writer = await asyncio.open_connection(host, port)
+        reader, writer = await asyncio.open_connection(url.hostname, url.port)
         writer.write(b"HEAD /health HTTP/1.0\r\n\r\n")
         assert (await reader.read(15)).endswith(b"200 OK")
         writer.close()

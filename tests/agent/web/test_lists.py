@@ -52,6 +52,7 @@ def test_failures_come_newest_first_with_all_that_is_known(shop: Served) -> None
         "attempts": 2,
         "outcome": "error",
         "run": "run-1",
+        "traceback": "",
     }
 
 
@@ -133,6 +134,7 @@ def test_a_client_is_described_in_full() -> None:
             "client": CLIENT.hex(),
             "state": "connected",
             "pid": 4711,
+            "uid": 1000,
             "host": "h1",
             "via": "",
             "service": "shop",

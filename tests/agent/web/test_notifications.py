@@ -6,6 +6,7 @@ import pytest
 from tests.agent.web.serving import Served
 
 PATH = "/api/v1/notifications"
+JSON = {"Content-Type": "application/json"}
 
 
 def test_messages_and_receivers_are_listed_and_filtered(served: Served) -> None:
@@ -31,18 +32,18 @@ def test_what_can_t_be_done_is_said(
     served: Served, path: str, status: int, words: str
 ) -> None:
     method = "POST" if path.endswith("test") else "GET"
-    answer = served.ask(path, method=method)
+    answer = served.ask(path, JSON, method=method)
     assert answer.status == status
     assert words in answer.body.decode()
 
 
 def test_a_receiver_is_tested(served: Served) -> None:
-    answer = served.ask("/api/v1/receivers/ops/test", method="POST")
+    answer = served.ask("/api/v1/receivers/ops/test", JSON, method="POST")
     assert (answer.status, answer.json) == (200, {"count": 2})
     assert "test for ops" in served.source.delivery.dead
 
 
 def test_another_site_can_test_nothing(served: Served) -> None:
-    headers = {"Origin": "https://example.com"}
+    headers = {"Origin": "https://example.com", **JSON}
     answer = served.ask("/api/v1/receivers/ops/test", headers, method="POST")
     assert answer.status == 403

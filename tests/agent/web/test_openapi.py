@@ -12,9 +12,11 @@ from typing import Any, get_type_hints
 import jsonschema
 import msgspec
 import pytest
-from tests.agent.web.serving import Served
+from tests.agent.web.conftest import fill
+from tests.agent.web.serving import Served, serving
 
 from kaywatch_agent.web import alert_shapes, schema
+from kaywatch_agent.web.config import HttpConfig
 from kaywatch_agent.web.parameters import NoQuery
 from kaywatch_agent.web.reading import Reading
 from kaywatch_agent.web.reply import Reply
@@ -260,3 +262,48 @@ def test_schemathesis_finds_no_fault(
     )
 
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+
+
+TOKEN = "a-token-for-schemathesis"
+
+
+@pytest.mark.parametrize("token", [TOKEN, "", "a-token-that-is-wrong"])
+def test_schemathesis_finds_no_fault_where_tokens_are_asked_for(
+    token: str, tmp_path: Path
+) -> None:
+    (tmp_path / "tokens").write_text(TOKEN)
+    (tmp_path / "tokens").chmod(0o600)
+    config = HttpConfig("127.0.0.1:0", admin_tokens_file=str(tmp_path / "tokens"))
+    with serving(config=config) as served:
+        fill(served)
+        described = served.ask("/openapi.json", {"Authorization": f"Bearer {TOKEN}"})
+        (tmp_path / "openapi.json").write_bytes(described.body)
+        header = ["--header", f"Authorization: Bearer {token}"] if token else []
+        program = Path(sys.executable).parent / "schemathesis"
+        done = subprocess.run(
+            [
+                *(str(program), "run", str(tmp_path / "openapi.json")),
+                *("--url", served.url, "--checks", "all", "--seed", "1"),
+                *("--exclude-checks", "positive_data_acceptance,ignored_auth"),
+                *("--exclude-path-regex", "/api/v1/(stream|events|query)"),
+                *("--max-examples", "10", "--no-color", *header),
+                *("--suppress-health-check", "too_slow"),
+            ],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            timeout=110,
+        )
+        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+        answered = served.source.telemetry.collect()
+        statuses = {
+            status
+            for metric, values in answered
+            if metric.name == "kaywatch_http_requests_total"
+            for path, status in values
+            if path != "/health"
+        }
+    # Without the token nobody got further than that it is needed.
+    if token != TOKEN:
+        assert statuses - {"200"} <= {"400", "401", "403", "415"}
+        assert "404" not in statuses

@@ -1,0 +1,188 @@
+"""What one process, and one user, may take; and in which order bytes are taken in."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kaywatch_agent.ingest.access import Access, Refusal, group_number, user_number
+from kaywatch_agent.ingest.config import IngestConfig
+from kaywatch_agent.ingest.quotas import PROCESS_HELD, Account, Quotas, Shares
+from kaywatch_agent.ingest.turns import SLICE, Turns
+
+
+class Someone:
+    def __init__(self, uid: int, *gids: int, trusted: bool = False) -> None:
+        self.uid = uid
+        self.gids = frozenset(gids)
+        self.trusted = trusted
+
+
+@pytest.mark.parametrize(
+    ("access", "peer", "admitted"),
+    [
+        (Access(), Someone(1000, 1000), True),
+        (Access(uids=frozenset({1000})), Someone(1000, 5), True),
+        (Access(uids=frozenset({1000})), Someone(1001, 1000), False),
+        (Access(gids=frozenset({50})), Someone(1001, 1001, 50), True),
+        (Access(gids=frozenset({50})), Someone(50, 1001), False),
+        (Access(frozenset({1}), frozenset({2})), Someone(9, 2), True),
+        (Access(frozenset({1}), frozenset({2})), Someone(9, 9), False),
+        (Access(uids=frozenset({1000})), Someone(0, 0, trusted=True), True),
+    ],
+)
+def test_who_is_named_may_push_and_root_always(
+    access: Access, peer: Someone, admitted: bool
+) -> None:
+    assert access.admits(peer) is admitted
+
+
+def test_users_and_groups_have_names_or_numbers() -> None:
+    assert user_number("k", "root") == user_number("k", "0") == 0
+    assert group_number("k", "root") == 0
+    assert user_number("k", "4000000") == 4_000_000
+    assert IngestConfig(allow_uids=("root", "7")).access.uids == {0, 7}
+
+
+@pytest.mark.parametrize(
+    ("keys", "complaint"),
+    [
+        (
+            {"allow_uids": ("no such one",)},
+            'allow_uids: there is no user "no such one"',
+        ),
+        ({"allow_gids": ("-1",)}, 'allow_gids: there is no group "-1"'),
+        ({"allow_uids": ("4294967295",)}, "allow_uids: there is no user"),
+        ({"connections_per_user": 0}, "connections_per_user = 0: at least 1"),
+        ({"rate_per_process": "fast"}, 'rate_per_process = "fast": expected a size'),
+    ],
+)
+def test_what_cannot_be_is_told_with_its_key(
+    keys: dict[str, object], complaint: str
+) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        IngestConfig(**keys)  # type: ignore[arg-type]
+
+
+def test_a_process_and_a_user_have_so_many_connections() -> None:
+    shares = Shares(Quotas(process_connections=2, user_connections=3, connections=4))
+    assert [shares.enter(1, 1000) for _ in range(3)] == [
+        None,
+        None,
+        Refusal.PROCESS_CONNECTIONS,
+    ]
+    assert shares.enter(2, 1000) is None
+    assert shares.enter(3, 1000) is Refusal.USER_CONNECTIONS
+    assert shares.enter(4, 1001) is None
+    assert shares.enter(5, 1002) is Refusal.DESCRIPTORS
+    shares.leave(1, 1000)
+    assert shares.enter(3, 1000) is None
+
+
+def test_unfinished_frames_are_bounded_by_process() -> None:
+    shares = Shares(Quotas())
+    shares.enter(1, 1000)
+    shares.enter(2, 1000)
+    assert shares.hold(1, 1000, PROCESS_HELD) is None
+    assert shares.hold(1, 1000, 1) is Refusal.MEMORY
+    assert shares.hold(2, 1000, 1) is None
+    assert shares.hold(1, 1000, -PROCESS_HELD) is None
+    assert shares.hold(1, 1000, 1) is None
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 3), st.integers(0, 1), st.booleans()), max_size=60
+    )
+)
+def test_accounts_end_with_the_last_connection(
+    steps: list[tuple[int, int, bool]],
+) -> None:
+    shares = Shares(Quotas(process_connections=3, user_connections=5, connections=7))
+    inside: list[tuple[int, int]] = []
+    for pid, user, enter in steps:
+        if enter:
+            if shares.enter(pid, user) is None:
+                inside.append((pid, user))
+        elif inside:
+            shares.leave(*inside.pop())
+    assert shares.connections == len(inside) <= 7
+    while inside:
+        shares.leave(*inside.pop())
+    assert shares.connections == 0
+    assert not shares._processes
+    assert not shares._users
+
+
+@given(st.lists(st.tuples(st.integers(1, 5000), st.floats(0, 3)), max_size=50))
+def test_over_any_time_no_more_is_read_than_the_rate_and_a_second_s_worth(
+    reads: list[tuple[int, float]],
+) -> None:
+    account, now, taken = Account(), 100.0, 0
+    account.at = now - 1
+    for size, later in reads:
+        now += later
+        pause = account.spend(size, 1000.0, now)
+        taken += size
+        now += pause
+        assert taken <= 1000 * (now - 100.0) + 1000 + 1e-6 * taken
+
+
+class Sender:
+    """A connection that wrote something; notes when it was taken in."""
+
+    def __init__(self, process: int, size: int, order: list[int]) -> None:
+        self.process = process
+        self.waiting = size
+        self.pause = 0.0
+        self._order = order
+
+    def take(self, most: int) -> float:
+        self.waiting -= min(most, self.waiting)
+        self._order.append(self.process)
+        return self.pause
+
+
+async def test_processes_take_turns_whatever_they_have_queued() -> None:
+    order: list[int] = []
+    turns = Turns()
+    for _ in range(5):  # connections of one process
+        turns.add(Sender(1, 20 * SLICE, order))
+    turns.add(Sender(2, 1, order))
+    turns.add(Sender(3, 3 * SLICE, order))
+    await turns.over()
+
+    assert order[:7] == [1, 2, 3, 1, 3, 1, 3]
+    assert order.count(1) == 100
+
+
+async def test_who_comes_late_waits_for_one_slice_of_each_process() -> None:
+    order: list[int] = []
+    turns = Turns(turn=0)  # one slice, then the loop's other business
+    turns.add(Sender(1, 1000 * SLICE, order))
+    turns.add(Sender(2, 1000 * SLICE, order))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    before = len(order)
+    turns.add(Sender(3, 1, order))
+    await turns.over()
+
+    assert order.index(3) - before <= 2
+
+
+async def test_who_is_held_back_is_taken_in_later_and_others_meanwhile() -> None:
+    order: list[int] = []
+    turns = Turns()
+    fast = Sender(1, 3 * SLICE, order)
+    fast.pause = 0.05
+    turns.add(fast)
+    await asyncio.sleep(0)
+    turns.add(Sender(2, 2 * SLICE, order))
+    async with asyncio.timeout(10):
+        while fast.waiting:
+            await asyncio.sleep(0.01)
+
+    assert order == [1, 2, 2, 1, 1]

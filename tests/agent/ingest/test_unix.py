@@ -1,0 +1,243 @@
+"""The socket itself: its path, who is let in, and who waits for whom."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import stat
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from tests.agent.protocol.fakes import Agent
+from tests.users import replies
+
+from kaywatch import wire
+from kaywatch_agent.errors import StartError
+from kaywatch_agent.ingest.config import IngestConfig
+from kaywatch_agent.ingest.unix import UnixListener
+
+CLIENT = bytes(range(16))
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder with a short path: a socket's has 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="kw-") as found:
+        yield Path(found)
+
+
+@contextlib.asynccontextmanager
+async def listening(config: IngestConfig) -> AsyncIterator[tuple[Agent, UnixListener]]:
+    agent = Agent()
+    listener = UnixListener(agent.pipeline.open, agent.telemetry)
+    await listener.start(config)
+    try:
+        yield agent, listener
+    finally:
+        await listener.stop()
+
+
+async def said(path: str, *messages: bytes) -> list[dict[str, object]]:
+    """Send messages, and return all replies until we are hung up on."""
+    reader, writer = await asyncio.open_unix_connection(path)
+    writer.write(b"".join(map(wire.frame, messages)))
+    async with asyncio.timeout(10):
+        found = await reader.read()
+    writer.close()
+    return replies(found)
+
+
+async def until(condition: object) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # type: ignore[operator]
+            await asyncio.sleep(0.005)
+
+
+def hello() -> bytes:
+    return wire.hello(
+        client=CLIENT, service="s", host="h", pid=1, start=1.0, sdk="x", tags={}
+    )
+
+
+def row(text: str = "n") -> bytes:
+    return wire.pack({"type": "batch", "events": [{"node": text, "seconds": 0.1}]})
+
+
+# -- the path ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["0660", "0600", "0666"])
+async def test_the_socket_has_its_mode_whatever_the_umask(
+    folder: Path, mode: str
+) -> None:
+    before = os.umask(0o027)
+    try:
+        async with listening(IngestConfig(str(folder / "s"), mode=mode)):
+            found = os.lstat(folder / "s").st_mode
+            assert stat.S_IMODE(found) == int(mode, 8)
+            assert stat.S_ISSOCK(found)
+            assert os.umask(0o027) == 0o027
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files to any group")
+async def test_the_socket_belongs_to_the_group(folder: Path) -> None:
+    async with listening(IngestConfig(str(folder / "s"), group="4242")):
+        assert os.lstat(folder / "s").st_gid == 4242
+
+
+@pytest.mark.parametrize("target", ["a socket", "a file", "nothing"])
+async def test_a_symbolic_link_at_the_path_is_neither_followed_nor_removed(
+    folder: Path, target: str
+) -> None:
+    elsewhere, path = folder / "elsewhere", folder / "s"
+    if target == "a file":
+        elsewhere.write_text("precious")
+    elif target == "a socket":
+        with socket.socket(socket.AF_UNIX) as stale:
+            stale.bind(str(elsewhere))
+    path.symlink_to(elsewhere)
+    before = os.lstat(elsewhere) if target != "nothing" else None
+
+    with pytest.raises(StartError, match="is a symbolic link, which is not followed"):
+        async with listening(IngestConfig(str(path))):
+            pass
+
+    assert path.is_symlink()
+    assert (os.lstat(elsewhere) if before else None) == before
+    assert elsewhere.exists() is (target != "nothing")
+
+
+async def test_what_took_the_socket_s_place_is_not_removed(folder: Path) -> None:
+    path = folder / "s"
+    async with listening(IngestConfig(str(path))) as (_, listener):
+        path.unlink()
+        path.write_text("somebody else's")
+        listener.stop_accepting()
+    assert path.read_text() == "somebody else's"
+
+
+async def test_a_socket_that_nobody_listens_on_is_replaced(folder: Path) -> None:
+    path = folder / "s"
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(path))
+    async with listening(IngestConfig(str(path))):
+        pass
+    assert not path.exists()
+
+
+# -- quotas --------------------------------------------------------------------------
+
+
+async def test_a_process_with_too_many_connections_is_told_and_hung_up_on(
+    folder: Path,
+) -> None:
+    path = str(folder / "s")
+    async with listening(IngestConfig(path, connections_per_process=2)) as found:
+        agent, listener = found
+        kept = [await asyncio.open_unix_connection(path) for _ in range(2)]
+        await until(lambda: agent.counted("connections_total") == 2)
+        (refusal,) = await said(path)
+        assert refusal["code"] == "over_quota"
+        assert "connections_per_process" in str(refusal["text"])
+        assert agent.counted("ingest_refused_total", "process_connections") == 1
+        assert agent.counted("connections_total") == 2
+        # One leaves, and there is room again.
+        kept.pop()[1].close()
+        await until(lambda: len(listener.links) == 1)
+        reader, writer = await asyncio.open_unix_connection(path)
+        await until(lambda: agent.counted("connections_total") == 3)
+        for _, opened in (*kept, (reader, writer)):
+            opened.close()
+
+
+async def test_unfinished_frames_are_bounded_and_the_bound_is_told(
+    folder: Path,
+) -> None:
+    path = str(folder / "s")
+    async with listening(IngestConfig(path)) as (agent, listener):
+        unfinished = wire.frame(bytes(wire.MAX_FRAME))[:-200_000]
+        links = []
+        for _ in range(9):  # of 4 MiB each
+            reader, writer = await asyncio.open_unix_connection(path)
+            writer.write(unfinished)
+            links.append((reader, writer))
+        await until(lambda: agent.counted("ingest_refused_total", "memory") == 1)
+        await until(lambda: len(listener.links) == 8)
+        held = listener._shares._processes[os.getpid()].held
+        assert held <= 32 * 2**20
+        for _, writer in links:
+            writer.transport.abort()
+        await until(lambda: not listener.links)
+        assert not listener._shares._processes
+
+
+async def test_who_sends_too_fast_is_read_more_slowly_and_loses_nothing(
+    folder: Path,
+) -> None:
+    path = str(folder / "s")
+    config = IngestConfig(path, rate_per_process="200kB")
+    async with listening(config) as (agent, _):
+        reader, writer = await asyncio.open_unix_connection(path)
+        message = wire.frame(row("n" * 100))
+        count = 300_000 // len(message)
+        writer.write(message * count)
+        await until(lambda: agent.counted("events_total") == count)
+        (told,) = replies(await reader.read(65_536))
+        assert (told["type"], told["code"]) == ("error", "over_quota")
+        assert "rate_per_process" in told["text"]
+        assert agent.telemetry.get("kaywatch_ingest_throttled_seconds_total") > 0
+        writer.close()
+
+
+async def test_what_came_before_the_end_of_a_connection_is_counted(
+    folder: Path,
+) -> None:
+    path = str(folder / "s")
+    async with listening(IngestConfig(path)) as (agent, listener):
+        _, writer = await asyncio.open_unix_connection(path)
+        writer.write(wire.frame(row()) * 20_000)
+        writer.close()
+        await until(lambda: agent.counted("events_total") == 20_000)
+        await until(lambda: not listener.links)
+
+
+async def test_all_that_has_arrived_is_taken_in_before_the_end(folder: Path) -> None:
+    path = str(folder / "s")
+    async with listening(IngestConfig(path)) as (agent, listener):
+        _, writer = await asyncio.open_unix_connection(path)
+        await until(lambda: listener.links)
+        with socket.socket(socket.AF_UNIX) as other:
+            other.connect(path)
+            other.sendall(wire.frame(row()) * 3_000)
+            await until(lambda: agent.counted("received_bytes_total"))
+            await listener.take_all()
+            assert agent.counted("events_total") == 3_000
+        writer.close()
+
+
+async def test_a_fault_of_ours_ends_one_connection_and_no_other(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(folder / "s")
+    async with listening(IngestConfig(path)) as (agent, listener):
+        take = agent.pipeline.take
+
+        def broken(message: object, conversation: object) -> None:
+            if getattr(message, "service", "") == "bad":
+                raise RuntimeError("a fault")
+            take(message, conversation)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(agent.pipeline, "take", broken)
+        _, good = await asyncio.open_unix_connection(path)
+        bad = {"type": "batch", "service": "bad", "events": []}
+        assert await said(path, wire.pack(bad)) == []
+        good.write(wire.frame(row()))
+        await until(lambda: agent.counted("events_total") == 1)
+        assert len(listener.links) == 1
+        good.close()

@@ -1,0 +1,203 @@
+"""Who may push, told by the kernel: another user, one who lies, and one who floods."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.agents import Agent, running_agent, until
+from tests.users import NOBODY, as_root, pushed_as
+
+from kaywatch import wire
+
+CLIENT = bytes(range(16))
+FLOOD = """
+import selectors, socket, sys
+path, frame = sys.argv[1], open(sys.argv[2], "rb").read()
+burst = memoryview(frame * (1 + 1_000_000 // len(frame)))
+ready = selectors.DefaultSelector()
+for _ in range(32):
+    link = socket.socket(socket.AF_UNIX)
+    link.connect(path)
+    link.setblocking(False)
+    ready.register(link, selectors.EVENT_WRITE, [burst])
+print("flooding", flush=True)
+while True:
+    for key, _ in ready.select():
+        try:
+            sent = key.fileobj.send(key.data[0])
+        except BlockingIOError:
+            continue
+        key.data[0] = key.data[0][sent:] or burst
+"""
+
+
+def hello(**keys: Any) -> bytes:
+    said = {"service": "liar", "host": "not-this-host", "pid": 1, "start": 1.0}
+    return wire.hello(**{"client": CLIENT, "sdk": "x", "tags": {}, **said, **keys})
+
+
+def row(seq: int, client: bytes = CLIENT) -> bytes:
+    return wire.batch(
+        client=client,
+        seq=seq,
+        sent=time.time(),
+        service="shop",
+        recorded=seq,
+        sections={"events": [{"node": "n", "seconds": 0.1}]},
+        drops={},
+    )
+
+
+@contextlib.contextmanager
+def agent_with(python: str, tmp_path: Path, ingest: str) -> Iterator[Agent]:
+    config = tmp_path / "kaywatch.toml"
+    config.write_text(f"[ingest]\n{ingest}\n")
+    with running_agent(python, "--config", str(config)) as agent:
+        agent.folder.chmod(0o755)
+        yield agent
+
+
+def metrics(agent: Agent, name: str) -> dict[str, float]:
+    """Return the samples of a metric, by what is in their braces."""
+    with contextlib.closing(agent.connection()) as connection:
+        connection.request("GET", "/metrics")
+        text = connection.getresponse().read().decode()
+    found = (line.rpartition(" ") for line in text.splitlines() if line[0] != "#")
+    return {
+        head[len(name) :].strip("{}"): float(value)
+        for head, _, value in found
+        if head.partition("{")[0] == name
+    }
+
+
+def ended(process: subprocess.Popen[str]) -> int:
+    process.communicate(timeout=20)
+    return process.returncode
+
+
+@as_root
+def test_the_socket_s_permissions_keep_others_out(
+    installed: str, tmp_path: Path
+) -> None:
+    with agent_with(installed, tmp_path, 'mode = "0660"') as agent:
+        _, process = pushed_as(NOBODY, agent.socket, hello())
+        with process:
+            assert "denied" in process.communicate(timeout=20)[1]
+        # The kernel let nobody through to us.
+        assert agent.clients() == []
+
+
+@as_root
+def test_the_socket_s_group_lets_its_members_in(installed: str, tmp_path: Path) -> None:
+    with agent_with(installed, tmp_path, 'mode = "0660"\ngroup = "4242"') as agent:
+        (answer,), process = pushed_as(NOBODY, agent.socket, hello(), gids=(4242,))
+        assert answer["type"] == "ack"
+        assert ended(process) == 0
+
+
+@as_root
+def test_another_user_is_refused_and_counted(installed: str, tmp_path: Path) -> None:
+    ingest = 'mode = "0666"\nallow_uids = ["65533"]\nallow_gids = ["4242"]'
+    with agent_with(installed, tmp_path, ingest) as agent:
+        (refusal,), process = pushed_as(NOBODY, agent.socket, hello(), until="end")
+        assert ended(process) == 0
+        assert (refusal["type"], refusal["code"]) == ("error", "forbidden")
+        assert refusal["text"].startswith(f"user {NOBODY} may not push")
+        assert metrics(agent, "kaywatch_ingest_refused_total") == {'reason="user"': 1}
+        assert agent.clients() == []
+
+        for uid, gids in ((65_533, ()), (NOBODY, (7, 4242)), (0, ())):
+            (answer,), process = pushed_as(uid, agent.socket, hello(), gids=gids)
+            assert answer["type"] == ("ack" if uid != NOBODY else "error"), uid
+            assert ended(process) == 0
+
+
+@as_root
+def test_a_liar_is_shown_under_its_true_pid_and_user(
+    installed: str, tmp_path: Path
+) -> None:
+    with agent_with(installed, tmp_path, 'mode = "0666"') as agent:
+        _, process = pushed_as(NOBODY, agent.socket, hello(pid=os.getpid()))
+        (client,) = agent.clients()
+        assert (client["pid"], client["uid"]) == (process.pid, NOBODY)
+        assert client["times"]["start"] == pytest.approx(time.time(), abs=60)
+        # Its own word, and shown as that.
+        assert client["host"] == "not-this-host"
+        assert ended(process) == 0
+        # Neither does it pass for the one whose pid it gave.
+        until(lambda: agent.clients()[0]["state"] == "died", "its death is seen")
+
+        # As after a restart, when it can't be asked any more.
+        agent.stop()
+        agent.start("--config", str(tmp_path / "kaywatch.toml"))
+        assert agent.clients()[0]["uid"] == NOBODY
+
+
+@as_root
+def test_nobody_speaks_for_another_user_s_client(
+    installed: str, tmp_path: Path
+) -> None:
+    with agent_with(installed, tmp_path, 'mode = "0666"') as agent:
+        first, process = pushed_as(NOBODY, agent.socket, hello(), row(1))
+        assert first[0]["type"] == "ack"
+        # Or its own batches would be taken for duplicates from here on.
+        for message in (row(1_000), wire.bye(CLIENT, 1_000), hello()):
+            (refusal,), other = pushed_as(65_533, agent.socket, message)
+            assert refusal["code"] == "forbidden", refusal
+            said = f"this client is one of user {NOBODY}, and you are not"
+            assert refusal["text"] == said
+            assert ended(other) == 0
+        (client,) = agent.clients()
+        assert (client["uid"], client["events"], client["state"]) == (
+            NOBODY,
+            1,
+            "connected",
+        )
+        assert ended(process) == 0
+        rejected = metrics(agent, "kaywatch_rejected_total")
+        assert rejected == {'reason="forbidden"': 3}
+
+
+@pytest.mark.parametrize("size", ["small", "large"])
+def test_a_flood_does_not_delay_another(agent: Agent, size: str) -> None:
+    """32 connections that never stop writing, and one client with a message now."""
+    rows = [{"node": "flood", "seconds": 0.1}] * (1 if size == "small" else 10_000)
+    frame = wire.frame(wire.pack({"type": "batch", "service": "f", "events": rows}))
+    (agent.folder / "frame").write_bytes(frame)
+    flood = agent.spawn(FLOOD, agent.socket, str(agent.folder / "frame"))
+    assert flood.stdout is not None and flood.stdout.readline() == "flooding\n"
+    until(lambda: agent.executions().get("flood", 0) > 10_000, "the flood is on")
+
+    waits = []
+    for number in range(20):
+        started = time.monotonic()
+        answers, process = pushed_here(agent.socket, hello(client=bytes([number]) * 16))
+        waits.append(time.monotonic() - started)
+        assert answers["type"] == "ack"
+        process.close()
+    print(json.dumps({"size": size, "median": sorted(waits)[10], "most": max(waits)}))
+    # Not measured against the clock: in turns, the flood's bytes before ours are a
+    # slice at a time, and never the megabytes that it has queued.
+    assert agent.executions()["flood"] > 10_000
+
+
+def pushed_here(path: str, message: bytes) -> tuple[dict[str, Any], Any]:
+    """Say something from this process; return the first reply, and the socket."""
+    import socket
+
+    link = socket.socket(socket.AF_UNIX)
+    link.settimeout(20)
+    link.connect(path)
+    link.sendall(wire.frame(message))
+    found = b""
+    while len(found) < 4 or len(found) < 4 + int.from_bytes(found[:4], "big"):
+        found += link.recv(65_536)
+    return wire.decode(found[4:]), link

@@ -1,0 +1,90 @@
+"""Programs that run as another user, for tests of who may do what."""
+
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from kaywatch import wire
+
+__all__ = ["NOBODY", "as_root", "pushed_as"]
+
+NOBODY = 65_534
+
+as_root = pytest.mark.skipif(
+    os.geteuid() != 0, reason="only root can start a program as another user"
+)
+
+# It turns into the user only now, who may not be able to read where Python is.
+PUSH = """
+import os, socket, sys
+os.setgroups([int(gid) for gid in sys.argv[5:]])
+os.setgid(int(sys.argv[4]))
+os.setuid(int(sys.argv[4]))
+link = socket.socket(socket.AF_UNIX)
+link.settimeout(10)
+try:
+    link.connect(sys.argv[1])
+except PermissionError:
+    sys.exit("denied")
+found = b""
+try:
+    link.sendall(bytes.fromhex(sys.argv[2]))
+except ConnectionError:
+    pass  # hung up on already
+try:
+    while data := link.recv(65536):
+        found += data
+        whole = 4 + int.from_bytes(found[:4], "big")
+        if sys.argv[3] == "answer" and len(found) >= whole:
+            break
+except ConnectionError:
+    pass
+print(found.hex(), flush=True)
+sys.stdin.read()
+"""
+
+
+def pushed_as(
+    uid: int,
+    path: str,
+    *messages: bytes,
+    gids: tuple[int, ...] = (),
+    until: str = "answer",
+) -> tuple[list[dict[str, Any]], subprocess.Popen[str]]:
+    """Push as another user; return the replies, and the process, which still runs.
+
+    Args:
+        uid: the user, and the number of its group.
+        path: of the socket.
+        messages: what is sent.
+        gids: supplementary groups.
+        until: `answer` for the first one, `end` for all before being hung up on.
+    """
+    data = b"".join(map(wire.frame, messages))
+    who = map(str, (uid, *gids))
+    process = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", PUSH, path, data.hex(), until, *who],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    line = process.stdout.readline().strip()
+    return list(replies(bytes.fromhex(line))), process
+
+
+def replies(data: bytes) -> list[dict[str, Any]]:
+    """Return the messages of a stream."""
+    found, at = [], 0
+    while at < len(data):
+        (size,) = struct.unpack_from(">I", data, at)
+        found.append(wire.decode(data[at + 4 : at + 4 + size]))
+        at += 4 + size
+    return found
