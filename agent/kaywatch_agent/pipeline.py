@@ -121,8 +121,8 @@ class Pipeline:
             map(Client.from_json, found.clients.values()), self.clock()
         )
         for client in self.clients:
-            # Whom the kernel named is of this host, whatever it called that. Of one that
-            # comes by a broker, host and pid are what it says of itself.
+            # Whom the kernel named is of this host, whatever it called that. One that
+            # comes by a broker says itself what its host and pid are.
             here = client.uid is not None or (client.host == host and not client.via)
             if client.state is Presence.DISCONNECTED and here:
                 self._look_for(client)
@@ -267,9 +267,8 @@ class Pipeline:
         if batch.seq is not None and batch.seq <= client.received_seq:
             self._take_again(client, conversation)
             return
-        if batch.failures:
-            # Before anybody sees them.
-            batch = batch._replace(failures=self.privacy.failures(batch.failures))
+        # Before anybody sees them.
+        batch = batch._replace(failures=self.privacy.failures(batch.failures))
         taken, late, folded = self.aggregator.accept(
             batch, client.service, now, client.owner
         )

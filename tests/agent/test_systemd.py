@@ -16,10 +16,12 @@ from tests.agents import free_port, until
 from tests.servers import require
 
 from kaywatch_agent.health import Health
+from kaywatch_agent.ingest.config import IngestConfig
 from kaywatch_agent.ingest.unix import Link, UnixListener
 from kaywatch_agent.journal import encode, field_name, printable
 from kaywatch_agent.supervision import Figures, Supervision
 from kaywatch_agent.systemd import Notifier, is_journal
+from kaywatch_agent.telemetry import Telemetry
 
 FIGURES = Figures(events=0, series=56, clients=3, firing=1)
 
@@ -224,8 +226,8 @@ async def test_a_socket_that_is_held_stays_when_the_agent_goes() -> None:
         os.chmod(path, 0o600)
         early.connect(path)  # waits in the socket
         for agents in (1, 2):
-            listener = UnixListener(open_conversation)
-            await listener.adopt(held.dup())
+            listener = UnixListener(open_conversation, Telemetry())
+            await listener.adopt(held.dup(), IngestConfig(path))
             if agents == 2:
                 late.connect(path)
             while len(opened) < agents:
@@ -236,6 +238,8 @@ async def test_a_socket_that_is_held_stays_when_the_agent_goes() -> None:
 
 
 class NoConversation:
+    held = 0
+
     def receive(self, data: bytes) -> None: ...
 
     def resume(self) -> None: ...

@@ -33,6 +33,8 @@ mount -t tmpfs -o size=2g none "$folder"
 mkdir "$folder/upper" "$folder/work" "$folder/root"
 mount -t overlay overlay \
     -o "lowerdir=/,upperdir=$folder/upper,workdir=$folder/work" "$folder/root"
+# Where nspawn keeps books: this machine's are not touched.
+mount -t tmpfs none /run
 cd "$folder/root"
 rm -rf etc/systemd/system/*.wants var/log/journal etc/machine-id
 # What this machine itself has of ours.
@@ -41,7 +43,8 @@ mkdir -p etc/systemd/system opt
 echo "$name" | tr -d - >etc/machine-id
 exec setpriv --pdeathsig TERM systemd-nspawn --quiet --boot --directory=. \
     --machine="kw-${name%%-*}" --register=no --keep-unit --private-network \
-    --console=pipe --capability=CAP_BPF,CAP_NET_ADMIN --system-call-filter=bpf \
+    --link-journal=no --console=pipe \
+    --capability=CAP_BPF,CAP_NET_ADMIN --system-call-filter=bpf \
     systemd.unit=basic.target
 """
 
@@ -51,7 +54,7 @@ class Box:
 
     def __init__(self) -> None:
         self._name = str(uuid.uuid4())
-        self._folder = Path(tempfile.mkdtemp(prefix="kw-box-"))
+        self._folder = Path(tempfile.mkdtemp(prefix=f"kw-box-{os.getpid()}-"))
         self._groups: list[Path] = []
         self._log = self._folder / "console"
         self._process: subprocess.Popen[bytes] | None = None
@@ -64,6 +67,8 @@ class Box:
             require(program)
         if os.geteuid() != 0:
             pytest.skip("a systemd of our own needs root")
+        for left in _orphans(Path(tempfile.gettempdir()), "kw-box-"):
+            shutil.rmtree(left, ignore_errors=True)
         self._groups = [_group(path, self._name) for path in _hierarchies()]
         # Outside the mount: the folder is covered inside.
         with self._log.open("wb") as log:
@@ -182,7 +187,9 @@ def _hierarchies() -> list[Path]:
 
 
 def _group(parent: Path, name: str) -> Path:
-    group = parent / f"kaywatch-{name}"
+    for left in _orphans(parent, "kaywatch-"):
+        _remove_folders(left)
+    group = parent / f"kaywatch-{os.getpid()}-{name}"
     try:
         group.mkdir()
     except OSError as error:
@@ -190,11 +197,25 @@ def _group(parent: Path, name: str) -> Path:
     return group
 
 
+def _orphans(parent: Path, prefix: str) -> list[Path]:
+    """Return what tests left that were killed; their boxes ended with them."""
+    found = []
+    for path in parent.glob(f"{prefix}*-*"):
+        owner = path.name.removeprefix(prefix).partition("-")[0]
+        if owner.isdigit() and not Path("/proc", owner).exists():
+            found.append(path)
+    return found
+
+
 def _remove_groups(group: Path) -> None:
     """Remove a control group and those within, once what ran there is gone."""
     deadline = time.monotonic() + 5
     while group.exists() and time.monotonic() < deadline:
-        for folder, _, _ in os.walk(group, topdown=False):
-            with contextlib.suppress(OSError):
-                os.rmdir(folder)
+        _remove_folders(group)
         time.sleep(0.02)
+
+
+def _remove_folders(top: Path) -> None:
+    for folder, _, _ in os.walk(top, topdown=False):
+        with contextlib.suppress(OSError):
+            os.rmdir(folder)

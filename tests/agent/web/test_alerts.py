@@ -291,7 +291,7 @@ def test_a_turn_is_an_event_of_the_stream(alerted: Served) -> None:
     [
         ("POST", "/api/v1/silences", True),
         ("DELETE", "/api/v1/silences/{}", False),
-        ("POST", "/api/v1/receivers/ops/test", False),
+        ("POST", "/api/v1/receivers/ops/test", {}),
         ("POST", "/api/v1/notifications/retry", {"id": ""}),
         ("POST", "/api/v1/notifications/purge", {"id": ""}),
     ],
@@ -301,7 +301,8 @@ def test_what_holds_and_is_not_durable_is_said_to_be(
 ) -> None:
     name = send(alerted, "POST", "/api/v1/silences", silence()).json["silenceID"]
     alerted.source.unkept = "disk is full"
-    given = silence(id=name) if body is True else body or None
+    given = silence(id=name) if body is True else body
+    given = None if given is False else given
     answer = send(alerted, method, path.format(name), given)
 
     assert answer.status == 503
