@@ -1,4 +1,4 @@
-"""Commands about alerts: what they are asked, and what they show."""
+"""Commands in modules of their own: what they are asked, and what they show."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Final
 import click
 
 from kaywatch_agent.commands.alerts import alerts, why
+from kaywatch_agent.commands.doctor import doctor
 from kaywatch_agent.commands.messages import notify, outbox
 from kaywatch_agent.commands.silences import silence
 
@@ -48,4 +49,5 @@ COMMANDS: Final[tuple[click.Command, ...]] = (
     silence,
     notify,
     outbox,
+    doctor,
 )
