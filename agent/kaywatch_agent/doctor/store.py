@@ -186,7 +186,9 @@ def _existing(folder: Path) -> Path:
 
 
 def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
+    """Return the bytes of the file and of its log of changes."""
+    files = (path, Path(f"{path}-wal"))
+    return sum(file.stat().st_size for file in files if file.exists())
 
 
 def _as_its_user(path: Path) -> str:
