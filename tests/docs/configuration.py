@@ -139,7 +139,11 @@ def keys_of(kind: Any, but: Iterable[str] = ()) -> Iterator[Key]:
     for field in dataclasses.fields(kind):
         if field.name in (*HIDDEN, *but):
             continue
-        what = said.get(field.name) or _elsewhere(field.name, said)
+        what = said.get(field.name, "")
+        if not what or what == said.get(_stem(field.name)):
+            what = _elsewhere(field.name, said)
+        if dataclasses.MISSING is field.default is field.default_factory:
+            what = f"needed; {what}"
         yield Key(field.name, _takes(hints[field.name]), _default(field), what)
 
 
@@ -157,10 +161,16 @@ def attributes(kind: Any) -> dict[str, str]:
     return found
 
 
+def _stem(name: str) -> str:
+    """Return the key of a secret that this one gives in another way; or nothing."""
+    stems = (name.removesuffix(end) for end in ELSEWHERE if name.endswith(end))
+    return next(stems, "")
+
+
 def _elsewhere(name: str, said: dict[str, str]) -> str:
-    for ending, where in ELSEWHERE.items():
-        if name.endswith(ending) and name.removesuffix(ending) in said:
-            return f"`{name.removesuffix(ending)}`, from {where}"
+    stem = _stem(name)
+    if stem in said:
+        return f"`{stem}`, from {ELSEWHERE[name.removeprefix(stem)]}"
     raise KeyError(f"{name}: what is it for? Its class's docstring should say")
 
 

@@ -7,17 +7,22 @@ request. Of an Alertmanager `/-/ready` is read, which is there for that.
 from __future__ import annotations
 
 import http.client
-import socket
-import ssl
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
-from kaywatch_agent.doctor import tls
-from kaywatch_agent.doctor.finding import Finding, Findings, ok, problem, unchecked
+from kaywatch_agent.doctor.finding import (
+    Finding,
+    Findings,
+    Verdict,
+    ok,
+    problem,
+    unchecked,
+    worst,
+)
 from kaywatch_agent.doctor.ground import Ground
+from kaywatch_agent.doctor.reach import CONNECT_SECONDS, reach, words
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.notify.config import (
     AlertmanagerConfig,
@@ -30,7 +35,6 @@ from kaywatch_agent.notify.http import NoAnswer, check_address, check_url, redac
 
 __all__ = ["CHECKS"]
 
-CONNECT_SECONDS: Final = 5.0
 AT_ONCE: Final = 8
 
 
@@ -124,62 +128,20 @@ def _reached(target: Target) -> Findings:
         check_url(target.url)
         parts = urlsplit(target.url)
         secure = parts.scheme == "https"
-        host, port = parts.hostname or "", parts.port or (443 if secure else 80)
-        link = _connection(host, port)
-    except NoAnswer as error:
+        port = parts.port or (443 if secure else 80)
+    except (NoAnswer, ValueError) as error:
         yield problem(f"{where}: {error}", "correct its URL")
         return
-    except socket.gaierror:
-        yield problem(
-            f"{where}: the host's name is not known",
-            "correct its URL, or see to the name server (/etc/resolv.conf)",
-        )
-        return
-    except (OSError, ValueError) as error:
-        yield problem(
-            f"{where}: no connection: {_words(error)}",
-            "is it running, and does a firewall let the agent out?",
-        )
-        return
-    if secure:
-        yield from _handshake(where, host, port, link)
-    else:
-        link.close()
-        yield ok(f"{where}: can be connected to; nothing was sent")
-    if target.ready:
+    found = list(
+        reach(where, parts.hostname or "", port, secure=secure, allow=_allowed)
+    )
+    yield from found
+    if target.ready and worst(found) is not Verdict.PROBLEM:
         yield from _ready(target)
 
 
-def _connection(host: str, port: int) -> socket.socket:
-    """Connect to the first address that may be a receiver's, and answers."""
-    refused: Exception = OSError("no address")
-    for family, kind, proto, _, where in socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM
-    ):
-        link = socket.socket(family, kind, proto)
-        link.settimeout(CONNECT_SECONDS)
-        try:
-            check_address(str(where[0]), private=True)
-            link.connect(where)
-        except OSError as error:
-            link.close()
-            refused = error
-        else:
-            return link
-    raise refused
-
-
-def _handshake(where: str, host: str, port: int, link: socket.socket) -> Findings:
-    try:
-        found = tls.look(host, port, link)
-    except (OSError, ssl.SSLError) as error:
-        yield problem(
-            f"{where}: TLS failed: {_words(error)}", "does it speak TLS there?"
-        )
-        return
-    if not found.distrust:
-        yield ok(f"{where}: can be reached; nothing was sent")
-    yield from tls.judged(f"{where}: its certificate", found, time.time())
+def _allowed(address: str) -> None:
+    check_address(address, private=True)
 
 
 def _ready(target: Target) -> Findings:
@@ -195,7 +157,7 @@ def _ready(target: Target) -> Findings:
         connection.request("GET", parts.path.rstrip("/") + target.ready)
         status = connection.getresponse().status
     except (OSError, http.client.HTTPException) as error:
-        yield problem(f"{where}: no answer: {_words(error)}", "is it an Alertmanager?")
+        yield problem(f"{where}: no answer: {words(error)}", "is it an Alertmanager?")
         return
     finally:
         connection.close()
@@ -205,12 +167,6 @@ def _ready(target: Target) -> Findings:
         yield problem(
             f"{where}: {target.ready} answers {status}", "is it an Alertmanager?"
         )
-
-
-def _words(error: Exception) -> str:
-    if isinstance(error, TimeoutError):
-        return f"nothing within {CONNECT_SECONDS:g} s"
-    return (getattr(error, "strerror", None) or type(error).__name__).lower()
 
 
 CHECKS: Final = (reached, delivered)
