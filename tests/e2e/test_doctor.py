@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
+import re
 import secrets
 import signal
 import socket
@@ -22,7 +23,9 @@ from typing import Any
 import pytest
 import trustme
 from tests.agents import Agent, free_port, running_agent, until
+from tests.brokers import AGENT, HOST, running_broker
 from tests.e2e.chaos import small_disk
+from tests.mqtt import agent_at, listening, settings, variables
 from tests.receivers import running_receivers
 
 from kaywatch import wire
@@ -159,7 +162,8 @@ def test_an_agent_that_is_well_has_no_problem(short: Path) -> None:
 
     assert report.problems == []
     assert report.code == 0
-    assert {f["family"] for f in report.json["findings"]} == {*FAMILIES}
+    # Of brokers, which it has none of, there is nothing to say.
+    assert {f["family"] for f in report.json["findings"]} == {*FAMILIES} - {"brokers"}
     assert report.verdict("agent", "answers at", agent.url) == "ok"
     assert report.verdict("agent", "well: tick") == "ok"
     assert report.verdict("agent", "as installed here") == "ok"
@@ -497,6 +501,36 @@ def test_a_check_that_hangs_is_given_up(short: Path) -> None:
     assert family == "receivers"
     assert [f.verdict for f in findings] == [Verdict.UNCHECKED]
     assert "no end of it in 0.2 s" in findings[0].mend
+
+
+# -- brokers ---------------------------------------------------------------------------
+
+
+def test_a_broker_is_reached_and_its_session_told(short: Path) -> None:
+    with running_broker("mosquitto-tls") as broker:
+        access = broker.access(AGENT)
+        path = config(short, settings(access))
+        with agent_at(broker) as agent:
+            until(lambda: listening(agent), "there is a session")
+            well = of(agent, "brokers", "agent", "--config", str(path))
+            applications = doctor(
+                "application", **{k: v for k, v in variables(access).items() if v}
+            )
+            strange = re.sub(r"\nca = .*", "", path.read_text())
+            untrusted = doctor("brokers", "--config", str(config(short, strange)))
+            config(short, settings(access))
+            broker.stop()
+            until(lambda: not listening(agent), "the agent has noticed")
+            gone = of(agent, "brokers", "--config", str(path))
+
+    label = f"{HOST}:{access.port}/kaywatch"
+    assert well.verdict(f"{label}: there is a session") == "ok"
+    assert well.verdict("mqtts://", "can be reached; nothing was sent") == "ok"
+    assert well.verdict("mqtts://", "its certificate is good for") == "ok"
+    assert applications.verdict("KAYWATCH_ENDPOINT", "can be reached") == "ok"
+    assert gone.verdict(f"brokers: {label}", "docs/mqtt.md") == "problem"
+    assert gone.verdict("mqtts://", "connection refused") == "problem"
+    assert untrusted.verdict("mqtts://", "is not trusted") == "problem"
 
 
 # -- an application's environment ------------------------------------------------------

@@ -77,10 +77,10 @@ Found = list[tuple[str, list[Finding]]]
 def doctor(families: tuple[str, ...], as_json: bool, **asked: str) -> None:
     """Look for what is wrong, and say how to mend it.
 
-    It looks at the agent, its configuration, socket, peers, clocks, store, receivers,
-    service and machine, and at what an application would find here; with FAMILY, at
-    these alone. Nothing is changed, and nobody is told anything: receivers are
-    connected to, and hung up on. An agent need not run.
+    It looks at the agent, its configuration, socket, peers, clock, store, receivers,
+    brokers, service and machine, and at what an application would find here; with
+    FAMILY, at these alone. Nothing is changed, and nobody is told anything: receivers
+    are connected to, and hung up on. An agent need not run.
 
     Some of it only the agent's user or root can see. What can't be looked at is not
     checked, and says why.

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from kaywatch._version import __version__
 from kaywatch.errors import AgentRefused
 from kaywatch_agent import quantities
-from kaywatch_agent.doctor import tls
+from kaywatch_agent.doctor import brokers, tls
 from kaywatch_agent.doctor.finding import Findings, ok, problem, unchecked, warning
 from kaywatch_agent.doctor.ground import Ground
 
@@ -43,7 +43,11 @@ def stages(ground: Ground) -> Findings:
     """Each of its stages does its work."""
     if ground.health is None:
         return
-    known = ground.health["stages"]
+    known = {
+        name: stage
+        for name, stage in ground.health["stages"].items()
+        if not name.startswith(brokers.STAGE)
+    }
     for name, stage in known.items():
         if stage["status"] == "unhealthy":
             yield problem(

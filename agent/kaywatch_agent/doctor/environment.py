@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from kaywatch import _broker
+from kaywatch._connecting import check_usable
 from kaywatch._process import settings_from_environment, tags_in
-from kaywatch._transport import check_endpoint
 from kaywatch.errors import ConfigurationError
 from kaywatch.frameworks import FRAMEWORKS, SDKS
 from kaywatch_agent.doctor.finding import Findings, ok, problem, unchecked, warning
 from kaywatch_agent.doctor.ground import Ground
+from kaywatch_agent.doctor.reach import reach
 
 __all__ = ["CHECKS"]
 
@@ -38,20 +40,30 @@ def endpoint(ground: Ground) -> Findings:
     if not value:
         return
     try:
-        check_endpoint(value)
+        check_usable(value)
     except ConfigurationError as error:
         yield problem(f"KAYWATCH_ENDPOINT: {error}", "correct or unset it")
         return
-    path = urlsplit(value).path
-    if urlsplit(value).scheme != "unix":
-        yield ok(f"KAYWATCH_ENDPOINT leads to {urlsplit(value).hostname}")
-    elif not os.path.exists(path):
+    if urlsplit(value).scheme in _broker.SCHEMES:
+        yield from _at_broker(_broker.from_environment(value))
+    elif not os.path.exists(urlsplit(value).path):
         yield problem(
             f"KAYWATCH_ENDPOINT={value}: nothing is there",
             f"is it this one: unix://{ground.config.ingest.path}?",
         )
     else:
         yield ok(f"KAYWATCH_ENDPOINT={value}")
+
+
+def _at_broker(broker: _broker.Broker) -> Findings:
+    try:
+        broker.secret()
+        context = broker.context()
+    except ConfigurationError as error:
+        yield problem(f"KAYWATCH_ENDPOINT: {error}", "docs/mqtt.md has the variables")
+        return
+    where = f"KAYWATCH_ENDPOINT ({broker.url})"
+    yield from reach(where, broker.host, broker.port, context=context)
 
 
 def tags(_: Ground) -> Findings:

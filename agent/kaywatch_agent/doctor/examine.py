@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 from kaywatch_agent.doctor import (
     agent,
+    brokers,
     clock,
     configuration,
     environment,
@@ -43,6 +44,7 @@ CHECKS: Final[Mapping[str, Sequence[Check]]] = {
     "clock": clock.CHECKS,
     "store": store.CHECKS,
     "receivers": receivers.CHECKS,
+    "brokers": brokers.CHECKS,
     "machine": machine.CHECKS,
     "service": service.CHECKS,
     "application": environment.CHECKS,

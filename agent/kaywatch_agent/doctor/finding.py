@@ -22,7 +22,7 @@ __all__ = [
 # What is looked at, in the order in which it is told.
 FAMILIES: Final = (
     *("agent", "configuration", "socket", "peers", "clock", "store", "receivers"),
-    *("machine", "service", "application"),
+    *("brokers", "machine", "service", "application"),
 )
 
 

@@ -99,7 +99,9 @@ def _local(ground: Ground) -> list[dict[str, Any]] | None:
     return [
         client
         for client in ground.clients
-        if client["state"] == "connected" and client["host"] == here
+        if client["state"] == "connected"
+        and client["host"] == here
+        and not client["via"]
     ]
 
 

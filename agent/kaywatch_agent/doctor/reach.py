@@ -21,7 +21,7 @@ def reach(
     host: str,
     port: int,
     *,
-    secure: bool,
+    context: ssl.SSLContext | None,
     allow: Callable[[str], None] = lambda _: None,
 ) -> Findings:
     """Connect, shake hands, and send nothing.
@@ -30,7 +30,7 @@ def reach(
         where: what it is called in findings.
         host: its name or address.
         port: where it listens.
-        secure: whether it speaks TLS.
+        context: whom to trust; None where it doesn't speak TLS.
         allow: raises OSError for an address that must not be connected to.
     """
     try:
@@ -47,8 +47,8 @@ def reach(
             "is it running, and does a firewall let the agent out?",
         )
         return
-    if secure:
-        yield from _handshake(where, host, port, link)
+    if context is not None:
+        yield from _handshake(where, host, port, link, context)
     else:
         link.close()
         yield ok(f"{where}: can be connected to; nothing was sent")
@@ -80,9 +80,11 @@ def _connection(host: str, port: int, allow: Callable[[str], None]) -> socket.so
     raise refused
 
 
-def _handshake(where: str, host: str, port: int, link: socket.socket) -> Findings:
+def _handshake(
+    where: str, host: str, port: int, link: socket.socket, context: ssl.SSLContext
+) -> Findings:
     try:
-        found = tls.look(host, port, link)
+        found = tls.look(host, port, link, context)
     except (OSError, ssl.SSLError) as error:
         yield problem(
             f"{where}: TLS failed: {words(error)}", "does it speak TLS there?"

@@ -7,6 +7,7 @@ request. Of an Alertmanager `/-/ready` is read, which is there for that.
 from __future__ import annotations
 
 import http.client
+import ssl
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NamedTuple
@@ -132,8 +133,9 @@ def _reached(target: Target) -> Findings:
     except (NoAnswer, ValueError) as error:
         yield problem(f"{where}: {error}", "correct its URL")
         return
+    context = ssl.create_default_context() if secure else None
     found = list(
-        reach(where, parts.hostname or "", port, secure=secure, allow=_allowed)
+        reach(where, parts.hostname or "", port, context=context, allow=_allowed)
     )
     yield from found
     if target.ready and worst(found) is not Verdict.PROBLEM:

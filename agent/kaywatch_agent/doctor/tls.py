@@ -29,13 +29,19 @@ class Certificate(NamedTuple):
     distrust: str = ""
 
 
-def look(host: str, port: int, connection: socket.socket | None = None) -> Certificate:
+def look(
+    host: str,
+    port: int,
+    connection: socket.socket | None = None,
+    context: ssl.SSLContext | None = None,
+) -> Certificate:
     """Shake hands, and hang up.
 
     Args:
         host: the name that the certificate has to be for.
         port: where.
         connection: one that is open already; closed in any case.
+        context: whom to trust; the system's authorities by default.
 
     Raises:
         OSError: there is no connection, or no TLS on it.
@@ -43,7 +49,7 @@ def look(host: str, port: int, connection: socket.socket | None = None) -> Certi
     link = connection or socket.create_connection((host, port), CONNECT_SECONDS)
     with link:
         link.settimeout(CONNECT_SECONDS)
-        context = ssl.create_default_context()
+        context = context or ssl.create_default_context()
         try:
             with context.wrap_socket(link, server_hostname=host) as secure:
                 found = secure.getpeercert() or {}
