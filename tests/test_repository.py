@@ -9,8 +9,6 @@ import pkgutil
 import subprocess
 import sys
 import tomllib
-import venv
-import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -140,55 +138,6 @@ def test_a_wrong_configuration_names_the_key_and_the_fix(
         parse(text)
 
     assert str(caught.value).startswith(complaint)
-
-
-def test_the_wheel_holds_both_packages_and_their_types(wheel: Path) -> None:
-    names = set(zipfile.ZipFile(wheel).namelist())
-
-    assert {
-        "kaywatch/__init__.py",
-        "kaywatch/_run/sitecustomize.py",
-        "kaywatch/py.typed",
-        "kaywatch/PROTOCOL.md",
-        "kaywatch_agent/__main__.py",
-        "kaywatch_agent/py.typed",
-        "kaywatch_agent/service/units/kaywatch.service",
-        "kaywatch_agent/service/units/user/kaywatch.service",
-    } <= names
-    assert not [name for name in names if name.startswith("tests")]
-
-
-def test_the_plain_install_brings_the_client_and_msgpack_alone(
-    wheel: Path, tmp_path: Path
-) -> None:
-    venv.create(tmp_path, with_pip=False, symlinks=True)
-    python = tmp_path / "bin" / "python"
-    subprocess.run(
-        [sys.executable, "-m", "pip", "--python", str(python), "install", "-q"]
-        + [str(wheel)],
-        check=True,
-    )
-    (site,) = tmp_path.glob("lib/python*/site-packages")
-    installed = {path.name.split("-")[0] for path in site.glob("*.dist-info")}
-    assert installed == {"kaywatch", "msgpack"}
-
-    subprocess.run(
-        [python, "-c", "import kaywatch\nwith kaywatch.execution('g', 'n'): pass"],
-        check=True,
-    )
-    command = subprocess.run(
-        [tmp_path / "bin" / "kaywatch", "serve"], capture_output=True, text=True
-    )
-    assert command.returncode == 1
-    assert "pip install 'kaywatch[agent]'" in command.stderr
-    assert "Traceback" not in command.stderr
-
-    ran = subprocess.run(
-        [tmp_path / "bin" / "kaywatch", "run", "--", python, "-c", "print(1)"],
-        capture_output=True,
-        text=True,
-    )
-    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "1\n", "")
 
 
 def test_what_any_python_may_import_is_written_for_old_ones_too() -> None:

@@ -28,6 +28,7 @@ from kaywatch_agent.commands import COMMANDS
 from kaywatch_agent.commands.options import reading as _reading
 from kaywatch_agent.commands.options import url_option as _url
 from kaywatch_agent.errors import AgentError, ConfigError
+from kaywatch_agent.manual import Chapters, manual
 from kaywatch_agent.systemd import is_journal
 
 if TYPE_CHECKING:
@@ -86,13 +87,24 @@ def _window(_: click.Context, __: click.Parameter, text: str) -> str:
     return text
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Chapters,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=manual(
+        "kaywatch serve                 # the agent; one per host",
+        "kaywatch run -- python app.py  # an application that it watches",
+        "kaywatch status                # what is known",
+        exits="0 fine, 1 failed, 2 wrong usage, 78 wrong configuration. `kaywatch"
+        " COMMAND --help` says where a command has more to say by them.",
+    ),
+)
 @click.version_option(__version__, prog_name="kaywatch")
 def kaywatch() -> None:
     """Production monitoring for KayGraph and PocketFlow applications.
 
-    `kaywatch serve` starts the agent; `kaywatch run -- python app.py` an application
-    that it watches, unless that one calls kaywatch.instrument() itself.
+    An agent on each host takes in what applications push to it, keeps it, and says how
+    they do: in the terminal, over HTTP, and by alerts. An application pushes when it is
+    started by `kaywatch run`, or calls kaywatch.instrument().
     """
 
 
@@ -102,32 +114,61 @@ def kaywatch() -> None:
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def run(arguments: tuple[str, ...]) -> None:
-    """Run a command with its frameworks instrumented, without code in it."""
+    """Run an application that is watched, without code in it."""
     from kaywatch import launch
 
     launch.main(arguments)  # not reached from `__main__`, which knows `run` itself
 
 
-@kaywatch.command()
-@click.option("--socket", metavar="PATH", help="The socket that clients push to.")
-@click.option(
-    "--http", "listen", metavar="HOST:PORT", help="Where to serve HTTP; or unix:PATH."
+@kaywatch.command(
+    epilog=manual(
+        "kaywatch serve",
+        "kaywatch serve --config kaywatch.toml --http 127.0.0.1:9500",
+        "kaywatch serve --store :memory: --socket /tmp/kw.sock  # keeps nothing",
+        exits="0 after SIGTERM or SIGINT; 1 if a socket, a port or the store is not to"
+        " be had; 2 wrong usage; 78 wrong configuration.",
+    )
 )
 @click.option(
-    "--store", metavar="PATH", help="The file that keeps it all; :memory: for none."
+    "--socket",
+    metavar="PATH",
+    help="The socket that clients push to.  [default: /run/kaywatch/ingest.sock, for"
+    " other users than root $XDG_RUNTIME_DIR/kaywatch/ingest.sock]",
+)
+@click.option(
+    "--http",
+    "listen",
+    metavar="HOST:PORT",
+    help="Where to serve HTTP, or unix:PATH.  [default: 127.0.0.1:9477]",
+)
+@click.option(
+    "--store",
+    metavar="PATH",
+    help="The file that keeps it all; :memory: for none.  [default: kaywatch.db in"
+    " /var/lib/kaywatch, for other users in ~/.local/state/kaywatch]",
 )
 @click.option(
     "--config",
     "config_path",
     metavar="FILE",
-    help="The configuration; /etc/kaywatch/kaywatch.toml if it exists.",
+    help="The configuration.  [default: /etc/kaywatch/kaywatch.toml if it exists]",
 )
 def serve(
     socket: str | None, listen: str | None, store: str | None, config_path: str | None
 ) -> None:
-    """Run the agent until SIGTERM or SIGINT. No configuration is needed.
+    """Run the agent, until SIGTERM or SIGINT.
 
-    SIGHUP reads the configuration again; a file that is wrong changes nothing.
+    Nothing needs to be set. What can be is in one TOML file, and docs/configuration.md
+    has every key; `kaywatch check` looks through a file. Options go before what it
+    says.
+
+    SIGHUP reads the file again: all of it, or nothing if it is wrong, which is then in
+    the log. A socket, an address and the store's path change at a restart only.
+
+    Of the environment it looks at what systemd sets (RUNTIME_DIRECTORY and
+    STATE_DIRECTORY: where the socket and the store are by default;
+    CREDENTIALS_DIRECTORY: secrets), at XDG_RUNTIME_DIR and XDG_STATE_HOME likewise, and
+    at variables that the configuration names for secrets (keys that end with _env).
     """
     from kaywatch_agent import logs
 
@@ -211,11 +252,26 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-@kaywatch.command()
-@click.option("--config", "config_path", metavar="FILE", help="The file to check.")
+@kaywatch.command(
+    epilog=manual(
+        "kaywatch check",
+        "kaywatch check --config new.toml && systemctl reload kaywatch",
+        exits="0 it is right; 78 it is not: each mistake is named with its key.",
+    )
+)
+@click.option(
+    "--config",
+    "config_path",
+    metavar="FILE",
+    help="The file to check.  [default: /etc/kaywatch/kaywatch.toml if it exists]",
+)
 @click.option("--quiet", is_flag=True, help="Print nothing if it is fine.")
 def check(config_path: str | None, quiet: bool) -> None:
-    """Check the configuration, without side effects."""
+    """Check the configuration, and change nothing.
+
+    `kaywatch rules check` says besides what each rule looks for, and `kaywatch doctor`
+    whether what the file names is there and can be reached.
+    """
     from kaywatch_agent.config import find, load
     from kaywatch_agent.web.server import check as check_http
 
@@ -230,7 +286,14 @@ def check(config_path: str | None, quiet: bool) -> None:
     click.echo(f"  everything is kept in  {config.store.file or 'memory'}")
 
 
-@kaywatch.command()
+@kaywatch.command(
+    epilog=manual(
+        "kaywatch status",
+        "kaywatch status --url http://127.0.0.1:9500",
+        "kaywatch status --json | jq .health.status",
+        exits="1 the agent doesn't answer, or says that it is unhealthy.",
+    )
+)
 @_reading
 def status(url: str, as_json: bool) -> None:
     """Show the agent's health, its clients, and every node's figures."""
@@ -253,10 +316,18 @@ def status(url: str, as_json: bool) -> None:
         raise click.exceptions.Exit(FAILED)
 
 
-@kaywatch.command()
+@kaywatch.command(
+    epilog=manual(
+        "kaywatch stats Draft",
+        "kaywatch stats Draft --window 15m --graph SupportDesk",
+        exits="1 no such node, or the agent doesn't answer.",
+    )
+)
 @click.argument("node")
 @click.option(
-    "--window", metavar="5m", help="How far back; since first seen if not given."
+    "--window",
+    metavar="LENGTH",
+    help="How far back, such as 5m.  [default: since first seen]",
 )
 @click.option("--graph", metavar="NAME", help="Only within this graph.")
 @click.option("--service", metavar="NAME", help="Only of this service.")
@@ -269,7 +340,11 @@ def stats(
     url: str,
     as_json: bool,
 ) -> None:
-    """Show the figures of one NODE."""
+    """Show all that is known of one NODE.
+
+    NODE is its name as `kaywatch status` shows it. Where several graphs or services
+    have one of that name, they are taken together.
+    """
     from urllib.parse import quote
 
     found = fetch(
@@ -287,10 +362,16 @@ kaywatch.add_command(captures.capture)
 kaywatch.add_command(captures.replay)
 
 
-@kaywatch.command()
+@kaywatch.command(
+    epilog=manual(
+        "kaywatch top",
+        "kaywatch top --sort latency --window 1h --graph SupportDesk",
+        "kaywatch top --once  # as in a script",
+    )
+)
 @click.option(
     "--window",
-    metavar="5m",
+    metavar="LENGTH",
     default="5m",
     show_default=True,
     callback=_window,
@@ -301,15 +382,16 @@ kaywatch.add_command(captures.replay)
     type=click.Choice(SORTS),
     default="errors",
     show_default=True,
-    help="What is first.",
+    help="What is first: the most, or the slowest.",
 )
 @click.option("--service", metavar="NAME", help="Only of this service.")
 @click.option("--graph", metavar="NAME", help="Only within this graph.")
 @click.option(
-    "--node", multiple=True, metavar="NAME", help="Only this node; may be repeated."
+    "--node", multiple=True, metavar="NAME", help="Only this node; repeatable."
 )
 @click.option(
     "--interval",
+    metavar="SECONDS",
     type=click.FloatRange(0.2, 60),
     default=1.0,
     show_default=True,
@@ -326,9 +408,10 @@ def top(
     sort: str,
     **asked: Any,
 ) -> None:
-    """Show the nodes, the sick ones first, on the whole screen; q quits, ? helps.
+    """Show the nodes live, the sick ones first.
 
-    Without a terminal it prints them once, and ends.
+    It takes the whole screen; q quits, ? shows the keys. Without a terminal it prints
+    them once, and ends.
     """
     from kaywatch_agent.terminal import top as terminal
     from kaywatch_agent.terminal.state import Asked
@@ -340,8 +423,18 @@ def top(
         terminal.run(url, wanted, sort, interval)
 
 
-@kaywatch.command()
-@click.option("--failures", is_flag=True, help="Only error, suppressed, fallback.")
+@kaywatch.command(
+    epilog=manual(
+        "kaywatch tail --failures",
+        "kaywatch tail --node Draft --node Send --slower-than 2s",
+        "kaywatch tail --runs --limit 10 --json | jq .",
+    )
+)
+@click.option(
+    "--failures",
+    is_flag=True,
+    help="Only what failed: error, suppressed by on_error, fallback.",
+)
 @click.option("--service", multiple=True, metavar="NAME", help="Only of this service.")
 @click.option("--graph", multiple=True, metavar="NAME", help="Only within this graph.")
 @click.option("--node", multiple=True, metavar="NAME", help="Only of this node.")
@@ -352,11 +445,15 @@ def top(
     help="Only with this outcome.",
 )
 @click.option(
-    "--slower-than", type=_seconds, metavar="2s", help="Only what took longer."
+    "--slower-than",
+    type=_seconds,
+    metavar="LENGTH",
+    help="Only what took longer, such as 2s.",
 )
-@click.option("--runs", is_flag=True, help="Runs of graphs that end, too.")
+@click.option("--runs", is_flag=True, help="Show runs of graphs that end, too.")
 @click.option(
     "--rate",
+    metavar="N",
     type=click.IntRange(1, 1000),
     default=1000,
     show_default=True,
@@ -368,28 +465,48 @@ def top(
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object a line.")
 @_url
 def tail(url: str, as_json: bool, limit: int | None, **filters: Any) -> None:
-    """Print a line for each execution as it happens, until Ctrl-C.
+    """Print a line for each execution as it happens.
 
-    Options with a NAME, and --outcome, may be given several times.
+    Ctrl-C ends it. Options with a NAME, and --outcome, are repeatable.
     """
     from kaywatch_agent.terminal import tail as terminal
 
     terminal.run(url, filters, limit, as_json)
 
 
-@kaywatch.command()
-@click.option(
-    "--seconds", type=click.FloatRange(min=1), help="End after so long, with a summary."
+@kaywatch.command(
+    epilog=manual(
+        "kaywatch demo",
+        "kaywatch demo --seconds 20",
+        exits="1 the agent counted something else than the application did.",
+    )
 )
-@click.option("--processes", default=2, show_default=True, type=click.IntRange(1, 32))
+@click.option(
+    "--seconds",
+    metavar="N",
+    type=click.FloatRange(min=1),
+    help="End after so long, with a summary.  [default: at Ctrl-C]",
+)
+@click.option(
+    "--processes",
+    metavar="N",
+    default=2,
+    show_default=True,
+    type=click.IntRange(1, 32),
+    help="Processes of the application.",
+)
 @click.option(
     "--http",
     "listen",
     metavar="HOST:PORT",
-    help="Where the agent serves HTTP; 127.0.0.1:9477, or a free port.",
+    help="Where its agent serves HTTP.  [default: 127.0.0.1:9477, or a free port]",
 )
 def demo(seconds: float | None, processes: int, listen: str | None) -> None:
-    """Run an agent and a PocketFlow application, and show what they say."""
+    """Run an agent and an application, to look at.
+
+    The application is of PocketFlow, with nodes that fail now and then; nothing is
+    kept. It needs `pip install 'kaywatch[demo]'`.
+    """
     from kaywatch_agent.demo import show
 
     raise click.exceptions.Exit(show.run(seconds, processes, listen))

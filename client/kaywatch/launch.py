@@ -39,6 +39,22 @@ _PYTHON: Final = re.compile(r"(python|pypy)[\d.]*t?")
 _SHEBANG_BYTES: Final = 256  # what Linux reads of it
 
 
+_ABOUT: Final = """\
+Run an application with KayGraph and PocketFlow instrumented, without any code
+in it: COMMAND, and whatever Python it starts."""
+
+_MORE: Final = """\
+With KAYGRAPH_COLLECT_METRICS=false the command runs as it is. Python's options
+-I, -E and -S can't be instrumented. An agent may come later: events wait.
+
+Examples:
+  kaywatch run -- python app.py
+  kaywatch run --service shop --tag zone=b -- gunicorn shop:app
+
+Exit codes: those of COMMAND; 2 wrong usage, 126 it can't be executed, 127 it
+is not found."""
+
+
 def main(arguments: Sequence[str], program: str = "kaywatch run") -> NoReturn:
     """Replace this process by the command that the arguments give.
 
@@ -69,14 +85,9 @@ def _parser(program: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=program,
         usage=f"{program} [options] [--] COMMAND [ARGUMENT ...]",
-        description=(
-            "Run an application with KayGraph and PocketFlow instrumented, without any"
-            " code in it: COMMAND, and whatever Python it starts."
-        ),
-        epilog=(
-            "With KAYGRAPH_COLLECT_METRICS=false the command runs as it is. Python's"
-            " options -I, -E and -S can't be instrumented."
-        ),
+        description=_ABOUT,
+        epilog=_MORE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument(

@@ -18,6 +18,7 @@ from kaywatch._transport import candidates, check_unix
 from kaywatch.errors import KaywatchError
 from kaywatch_agent import screens
 from kaywatch_agent.errors import CaptureError
+from kaywatch_agent.manual import manual
 
 if TYPE_CHECKING:
     from kaywatch_agent.capture.capturing import Captured
@@ -64,21 +65,33 @@ def _socket(command: F) -> F:
     )(command)
 
 
-@click.command()
+@click.command(
+    epilog=manual(
+        "kaywatch capture work.kwcap.gz --seconds 60",
+        "kaywatch capture bug.kwcap.gz --redact --max-size 50MB",
+        exits="1 nothing could be captured, or the capture ended early.",
+    )
+)
 @click.argument("file", type=click.Path(path_type=Path))
 @_socket
 @click.option(
-    "--seconds", type=click.FloatRange(min=0, min_open=True), help="End after so long."
+    "--seconds",
+    metavar="N",
+    type=click.FloatRange(min=0, min_open=True),
+    help="End after so long.  [default: at Ctrl-C]",
 )
 @click.option(
     "--max-size",
+    metavar="SIZE",
     callback=_size,
     default="1GB",
     show_default=True,
     help="End once the file is as large as this, such as 100MB.",
 )
 @click.option(
-    "--redact", is_flag=True, help="Leave out messages of errors, and the like."
+    "--redact",
+    is_flag=True,
+    help="Leave out what users may have written: messages of errors, and the like.",
 )
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
 def capture(
@@ -89,7 +102,7 @@ def capture(
     redact: bool,
     force: bool,
 ) -> None:
-    """Write all that clients send to the agent to FILE, until Ctrl-C.
+    """Write all that clients send into FILE.
 
     For a bug report or a load test: `kaywatch replay` sends it again. Nobody who sends
     is delayed by it. A FILE whose name ends in .gz is compressed.
@@ -123,11 +136,19 @@ def capture(
         raise CaptureError(f"the capture ended early: {found.problem}")
 
 
-@click.command()
+@click.command(
+    epilog=manual(
+        "kaywatch replay work.kwcap.gz --info",
+        "kaywatch replay work.kwcap.gz --speed 10",
+        "kaywatch replay work.kwcap.gz --speed max --socket /tmp/kw.sock",
+        exits="1 the agent refused something, or FILE can't be read.",
+    )
+)
 @click.argument("file", type=click.Path(path_type=Path))
 @_socket
 @click.option(
     "--speed",
+    metavar="N",
     callback=_speed,
     default="1",
     show_default=True,
@@ -146,7 +167,7 @@ def replay(
     info: bool,
     as_json: bool,
 ) -> None:
-    """Send the capture in FILE to an agent, as the clients that it is of.
+    """Send what `kaywatch capture` wrote into FILE again.
 
     Their ids are new, so that every replay counts, and times are shifted to be now.
     """

@@ -8,6 +8,7 @@ from typing import Final
 import click
 
 from kaywatch_agent.commands.alerts import alerts, why
+from kaywatch_agent.commands.doctor import doctor
 from kaywatch_agent.commands.messages import notify, outbox
 from kaywatch_agent.commands.silences import silence
 
@@ -55,4 +56,5 @@ COMMANDS: Final[tuple[click.Command, ...]] = (
     notify,
     outbox,
     _service,
+    doctor,
 )

@@ -13,6 +13,7 @@ from kaywatch.errors import AgentRefused
 from kaywatch.query import fetch
 from kaywatch_agent.commands import stories, words
 from kaywatch_agent.commands.options import one_of, reading
+from kaywatch_agent.manual import manual
 from kaywatch_agent.notification import SEVERITIES
 from kaywatch_agent.screens import console
 
@@ -21,17 +22,36 @@ __all__ = ["alerts", "why"]
 MANY = 1000
 
 
-@click.command()
-@click.option("--all", "everything", is_flag=True, help="Those that ended, too.")
+@click.command(
+    epilog=manual(
+        "kaywatch alerts",
+        "kaywatch alerts --severity critical --graph checkout",
+        "kaywatch alerts --all --limit 5  # and what was",
+    )
+)
+@click.option("--all", "everything", is_flag=True, help="Show those that ended, too.")
 @click.option("--rule", metavar="NAME", help="Only of this rule.")
-@click.option("--severity", type=click.Choice(SEVERITIES), help="Only of this.")
+@click.option(
+    "--severity", type=click.Choice(SEVERITIES), help="Only of this severity."
+)
 @click.option("--service", metavar="NAME", help="Only of this service.")
 @click.option("--graph", metavar="NAME", help="Only within this graph.")
 @click.option("--node", metavar="NAME", help="Only of this node.")
-@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True)
+@click.option(
+    "--limit",
+    metavar="N",
+    type=click.IntRange(1, 10_000),
+    default=50,
+    show_default=True,
+    help="So many at most.",
+)
 @reading
 def alerts(url: str, as_json: bool, everything: bool, **asked: Any) -> None:
-    """Show the alerts that fire or may soon, the worst first."""
+    """Show what fires, or may soon, the worst first.
+
+    Below the table it says who isn't told of an alert, and why. `kaywatch why` says
+    more of one.
+    """
     state = None if everything else "active"
     found = fetch("/api/v1/alerts", {"state": state, **asked}, url)
     if as_json:
@@ -51,7 +71,14 @@ def alerts(url: str, as_json: bool, everything: bool, **asked: Any) -> None:
         out.print(f"The last evaluation failed: {rules['problem']}")
 
 
-@click.command()
+@click.command(
+    epilog=manual(
+        "kaywatch why success_rate_min",
+        "kaywatch why checkout-fails node=pay",
+        "kaywatch why 0f892b48",
+        exits="1 no such alert or rule, or the agent doesn't answer.",
+    )
+)
 @click.argument("alert")
 @click.argument("labels", nargs=-1, metavar="[LABEL=VALUE]...")
 @reading
@@ -59,7 +86,7 @@ def why(alert: str, labels: tuple[str, ...], url: str, as_json: bool) -> None:
     """Say why ALERT fires, or why it doesn't, and who was told.
 
     ALERT is an alert's id, or the first digits of it, or the name of a rule; with
-    labels such as node=pay, that alert of the rule.
+    LABEL=VALUE, such as node=pay, that alert of the rule.
     """
     asked = dict(_label(text) for text in labels)
     rule = None if _is_id(alert) else _rule(alert, url)

@@ -11,6 +11,7 @@ import click
 
 from kaywatch.query import fetch, send
 from kaywatch_agent.commands.options import reading, url_option
+from kaywatch_agent.manual import Ordered, manual
 from kaywatch_agent.quantities import span
 from kaywatch_agent.screens import console, plain_table
 
@@ -26,12 +27,15 @@ POLL_SECONDS = 0.2
 SHOWN = 3
 
 
-@click.group()
+@click.group(cls=Ordered)
 def notify() -> None:
-    """Receivers: list them, and send them a test."""
+    """Show who is told, and send them a test.
+
+    Receivers are in the configuration: docs/receivers.md.
+    """
 
 
-@notify.command("list")
+@notify.command("list", epilog=manual("kaywatch notify list"))
 @reading
 def receivers(url: str, as_json: bool) -> None:
     """Show the receivers, and whether they are reached."""
@@ -57,7 +61,12 @@ def receivers(url: str, as_json: bool) -> None:
     console().print(table)
 
 
-@notify.command()
+@notify.command(
+    epilog=manual(
+        "kaywatch notify test ops",
+        exits="1 it was not delivered, or there is no such receiver.",
+    )
+)
 @click.argument("receiver")
 @url_option
 def test(receiver: str, url: str) -> None:
@@ -81,19 +90,35 @@ def test(receiver: str, url: str) -> None:
     click.echo(f"{receiver} has taken the test: that it fires, and that it is over.")
 
 
-@click.group()
+@click.group(cls=Ordered)
 def outbox() -> None:
-    """Messages to receivers: what waits, and what could not be delivered."""
+    """Show messages, and look after what wasn't delivered.
+
+    A message that can't be delivered is tried again for a day; then, or when the
+    receiver refuses it, it is dead and kept here.
+    """
 
 
-@outbox.command("list")
-@click.option("--receiver", metavar="NAME", help="Only to this one.")
+@outbox.command(
+    "list",
+    epilog=manual(
+        "kaywatch outbox list", "kaywatch outbox list --status dead --receiver ops"
+    ),
+)
+@click.option("--receiver", metavar="NAME", help="Only those to this receiver.")
 @click.option(
     "--status",
     type=click.Choice(["pending", "sent", "dead", "superseded"]),
-    help="Only those that are this.",
+    help="Only those that wait, are sent, are given up, or have become needless.",
 )
-@click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True)
+@click.option(
+    "--limit",
+    metavar="N",
+    type=click.IntRange(1, 10_000),
+    default=20,
+    show_default=True,
+    help="So many at most.",
+)
 @reading
 def messages(
     receiver: str | None, status: str | None, limit: int, url: str, as_json: bool
@@ -120,21 +145,37 @@ def messages(
         click.echo(f"{found['matching']} in all; --limit shows more")
 
 
-@outbox.command()
+@outbox.command(
+    epilog=manual(
+        "kaywatch outbox retry msg_01KZ9V5VE0ABCDEFGHJKMNPQRS",
+        "kaywatch outbox retry --all",
+    )
+)
 @click.argument("message", required=False)
 @click.option("--all", "everything", is_flag=True, help="All that are dead.")
 @url_option
 def retry(message: str | None, everything: bool, url: str) -> None:
-    """Send MESSAGE again that could not be delivered, or all of them."""
+    """Send again what could not be delivered.
+
+    MESSAGE is an id from `kaywatch outbox list`, or the first characters of it.
+    """
     _done("sent again", _change("retry", message, everything, url))
 
 
-@outbox.command()
+@outbox.command(
+    epilog=manual(
+        "kaywatch outbox purge msg_01KZ9V5VE0ABCDEFGHJKMNPQRS",
+        "kaywatch outbox purge --all",
+    )
+)
 @click.argument("message", required=False)
 @click.option("--all", "everything", is_flag=True, help="All that are dead.")
 @url_option
 def purge(message: str | None, everything: bool, url: str) -> None:
-    """Forget MESSAGE that could not be delivered, or all of them."""
+    """Forget what could not be delivered.
+
+    MESSAGE is an id from `kaywatch outbox list`, or the first characters of it.
+    """
     _done("forgotten", _change("purge", message, everything, url))
 
 

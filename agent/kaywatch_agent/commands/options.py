@@ -16,6 +16,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 url_option = click.option(
     "--url",
+    metavar="URL",
     envvar="KAYWATCH_URL",
     default=DEFAULT_URL,
     show_default=True,

@@ -18,6 +18,7 @@ from kaywatch_agent import config as configuration
 from kaywatch_agent.commands import backtests, trials
 from kaywatch_agent.commands.options import LENGTH
 from kaywatch_agent.config import DEFAULT_PATH
+from kaywatch_agent.manual import Ordered, manual
 from kaywatch_agent.rehearsal.backtest import Bucket, Past, backtest
 from kaywatch_agent.rehearsal.trial import run
 from kaywatch_agent.rules.explain import sentence
@@ -33,20 +34,30 @@ _config = click.option(
     "--config",
     "config_path",
     metavar="FILE",
-    help=f"The configuration; {DEFAULT_PATH} if it exists.",
+    help=f"The configuration.  [default: {DEFAULT_PATH} if it exists]",
 )
 
 
-@click.group()
+@click.group(cls=Ordered)
 def rules() -> None:
-    """Check rules, test them, and try them on the past."""
+    """Check rules, test them, and try them on the past.
+
+    None of these sends anything, or needs an agent. docs/alerts.md has the rules.
+    """
 
 
-@rules.command()
+@rules.command(
+    epilog=manual(
+        "kaywatch rules check",
+        "kaywatch rules check new.toml",
+        exits="78 the configuration is wrong: each mistake is named with its key.",
+    )
+)
 @click.argument("file", required=False)
 def check(file: str | None) -> None:
-    """Check the rules in FILE, and say what each looks for.
+    """Check rules, and say what each looks for.
 
+    FILE is a configuration.
     Without FILE, the configuration that `kaywatch serve` would take.
     """
     path = configuration.find(file)
@@ -66,14 +77,21 @@ def check(file: str | None) -> None:
         _wrapped(sentence(rule), "  ")
 
 
-@rules.command()
+@rules.command(
+    epilog=manual(
+        "kaywatch rules test checkout.test.toml",
+        "kaywatch rules test checkout.test.toml --bodies",
+        exits="1 a test fails; 78 FILE is wrong.",
+    )
+)
 @click.argument("file")
 @click.option("--bodies", is_flag=True, help="Print what receivers would have got.")
 @click.option("--json", "as_json", is_flag=True, help="Print what came of it as JSON.")
 def test(file: str, bodies: bool, as_json: bool) -> None:
-    """Run the tests in FILE on a virtual clock; see docs/alerts.md.
+    """Test rules and messages on a virtual clock.
 
-    The exit code is 1 if one fails.
+    FILE says what happens at which times, and which alerts and messages should come of
+    it; docs/alerts.md has an example.
     """
     cases, config = trials.read(Path(file))
     verdicts = [run(case, config.alerts, config.notify.receivers) for case in cases]
@@ -85,20 +103,27 @@ def test(file: str, bodies: bool, as_json: bool) -> None:
         raise click.exceptions.Exit(FAILED)
 
 
-@rules.command("backtest")
+@rules.command(
+    "backtest",
+    epilog=manual(
+        "kaywatch rules backtest --since 1d",
+        "kaywatch rules backtest --config new.toml --rule checkout-fails --bodies 3",
+        exits="1 nothing is stored; 78 the configuration is wrong.",
+    ),
+)
 @click.option(
     "--since",
     type=LENGTH,
     default="7d",
     show_default=True,
-    metavar="7d",
-    help="How far back.",
+    metavar="LENGTH",
+    help="How far back, such as 12h or 7d.",
 )
 @click.option(
-    "--rule", "names", multiple=True, metavar="NAME", help="Only this; may be repeated."
+    "--rule", "names", multiple=True, metavar="NAME", help="Only this rule; repeatable."
 )
 @_config
-@click.option("--store", metavar="PATH", help="The file; by default the agent's.")
+@click.option("--store", metavar="PATH", help="Its file.  [default: the agent's]")
 @click.option(
     "--bodies",
     type=click.IntRange(min=0),
@@ -115,9 +140,10 @@ def backtest_(
     bodies: int,
     as_json: bool,
 ) -> None:
-    """Say what the rules would have done on the stored past, and who would be told.
+    """Say what rules would have done on what is stored.
 
-    Nothing is changed, and the agent may run meanwhile.
+    And which messages each receiver would have got. Nothing is changed, and the agent
+    may run meanwhile.
     """
     config = configuration.load(configuration.find(config_path))
     settings = _chosen(config.alerts, names)

@@ -12,6 +12,7 @@ import click
 
 from kaywatch.query import fetch, send
 from kaywatch_agent.commands.options import LENGTH, one_of, reading, url_option
+from kaywatch_agent.manual import Ordered, manual
 from kaywatch_agent.quantities import span
 from kaywatch_agent.rules.matchers import Matcher, parse
 from kaywatch_agent.screens import console, plain_table
@@ -19,15 +20,28 @@ from kaywatch_agent.screens import console, plain_table
 __all__ = ["silence"]
 
 
-@click.group()
+@click.group(cls=Ordered)
 def silence() -> None:
-    """Have alerts not told for a while."""
+    """Tell nobody of some alerts for a while.
+
+    Alerts go on, and `kaywatch alerts` shows them as silenced.
+    """
 
 
-@silence.command()
+@silence.command(
+    epilog=manual(
+        "kaywatch silence add graph=batch --for 2h --comment migration",
+        "kaywatch silence add 'node=~load|store' severity=warning --for 1d",
+    )
+)
 @click.argument("matchers", nargs=-1, required=True, metavar="MATCHER...")
 @click.option(
-    "--for", "length", type=LENGTH, required=True, metavar="2h", help="How long."
+    "--for",
+    "length",
+    type=LENGTH,
+    required=True,
+    metavar="LENGTH",
+    help="How long: 2h.",
 )
 @click.option("--comment", default="", metavar="TEXT", help="Why.")
 @click.option("--by", default=None, metavar="NAME", help="Who; by default you.")
@@ -67,8 +81,8 @@ def add(
     click.echo(f"  {_covers(made)}")
 
 
-@silence.command("list")
-@click.option("--expired", is_flag=True, help="Those that are over, too.")
+@silence.command("list", epilog=manual("kaywatch silence list --expired"))
+@click.option("--expired", is_flag=True, help="Show those that are over, too.")
 @reading
 def list_(expired: bool, url: str, as_json: bool) -> None:
     """Show the silences."""
@@ -98,11 +112,14 @@ def list_(expired: bool, url: str, as_json: bool) -> None:
     console().print(table)
 
 
-@silence.command()
+@silence.command(epilog=manual("kaywatch silence expire 7cdc9c0e"))
 @click.argument("silence_id", metavar="ID")
 @url_option
 def expire(silence_id: str, url: str) -> None:
-    """End a silence now; the first digits of its ID are enough."""
+    """End a silence now.
+
+    ID is from `kaywatch silence list`; its first digits are enough.
+    """
     known = fetch("/api/v1/silences", url=url)["silences"]
     held = [s["id"] for s in known if s["status"]["state"] != "expired"]
     name = one_of(silence_id, held, "silence", "kaywatch silence list")

@@ -51,6 +51,7 @@ class ReceiverConfig:
     """What all receivers have.
 
     Attributes:
+        type: `slack`, `pagerduty`, `webhook`, `alertmanager` or `apprise`.
         min_severity: triggers below it are not sent; resolves always are.
         rate: how many messages in which time, such as `60/m`.
         max_age: when an undelivered message is given up.
@@ -266,7 +267,11 @@ class AlertmanagerConfig(ReceiverConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class AppriseConfig(ReceiverConfig):
-    """Whatever Apprise can reach, one or more of its URLs, one a line."""
+    """Whatever Apprise can reach.
+
+    Attributes:
+        urls: one or more of its URLs, one a line; each is a secret.
+    """
 
     secrets = ("urls",)
 

@@ -22,6 +22,7 @@ from kaywatch_agent.rules.expression import (
     leading,
     parse,
 )
+from kaywatch_agent.rules.keys import COMMON
 from kaywatch_agent.rules.matchers import Matcher
 from kaywatch_agent.rules.matchers import parse as matcher
 from kaywatch_agent.rules.metrics import METRICS, Source
@@ -70,26 +71,7 @@ _DEFAULT_TEXT: Final[Mapping[str, str]] = {
     "cooldown": "5m",
     "repeat_interval": "4h",
 }
-_COMMON: Final = [
-    "name",
-    "kind",
-    "severity",
-    "window",
-    "for",
-    "keep_firing_for",
-    "cooldown",
-    "repeat_interval",
-    "min_executions",
-    "on_no_data",
-    "no_data_after",
-    "match",
-    "per",
-    "labels",
-    "notify",
-    "summary",
-    "runbook_url",
-    "enabled",
-]
+_COMMON: Final = [key.name for key in COMMON]
 
 _TIERS: Final = (
     {"factor": 14.4, "long": "1h", "short": "5m", "severity": "critical"},
@@ -132,7 +114,7 @@ class _Loader:
 
     def settings(self) -> Settings:
         alerting = Table(self._values.get("alerting", {}), "alerting")
-        Table(self._defaults, "defaults", known=_COMMON[2:]).done()
+        Table(self._defaults, "defaults", known=_COMMON[3:]).done()
         self._notify = self._named(alerting, "default_notify", tuple(self._receivers))
         self._grace = alerting.length("startup_grace", "60s")
         own = self._tables("rule")

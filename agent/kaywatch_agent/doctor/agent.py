@@ -1,0 +1,101 @@
+"""Whether the agent answers, is well, and is of this version."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from typing import Final
+from urllib.parse import urlsplit
+
+from kaywatch._version import __version__
+from kaywatch.errors import AgentRefused
+from kaywatch_agent import quantities
+from kaywatch_agent.doctor import brokers, tls
+from kaywatch_agent.doctor.finding import Findings, ok, problem, unchecked, warning
+from kaywatch_agent.doctor.ground import Ground
+
+__all__ = ["CHECKS"]
+
+
+def answer(ground: Ground) -> Findings:
+    """HTTP answers, at all and to us."""
+    if ground.health is not None:
+        uptime = quantities.span(ground.health["uptime"])
+        yield ok(f"answers at {ground.url}, up {uptime}")
+        if ground.clients is None:
+            yield problem(
+                "it answers /health, and refuses to say more",
+                "give a token that may read, in KAYWATCH_TOKEN_FILE",
+            )
+        return
+    silence = ground.silence
+    if isinstance(silence, AgentRefused):
+        yield problem(f"at {ground.url}: {silence}", "it answers, and refuses")
+        return
+    yield problem(
+        f"no agent answers at {ground.url}",
+        "start one with `kaywatch serve`, or `systemctl start kaywatch`; if it runs,"
+        " say where with --url",
+    )
+
+
+def stages(ground: Ground) -> Findings:
+    """Each of its stages does its work."""
+    if ground.health is None:
+        return
+    known = {
+        name: stage
+        for name, stage in ground.health["stages"].items()
+        if not name.startswith(brokers.STAGE)
+    }
+    for name, stage in known.items():
+        if stage["status"] == "unhealthy":
+            yield problem(
+                f"{name}: {stage['problem'] or 'no sign of life'}",
+                "look into its log: journalctl -u kaywatch",
+            )
+        elif stage["status"] == "degraded":
+            yield warning(f"{name}: {stage['problem']}", "docs/operations.md has more")
+    well = [name for name, stage in known.items() if stage["status"] == "healthy"]
+    if well:
+        yield ok(f"well: {', '.join(well)}")
+
+
+def version(ground: Ground) -> Findings:
+    """It is the version that is installed here, and clients are."""
+    if ground.health is None:
+        return
+    running = ground.health["version"]
+    if running == __version__:
+        yield ok(f"version {running}, as installed here")
+    else:
+        yield warning(
+            f"version {running} runs, and {__version__} is installed here",
+            "restart it, if that was an upgrade: systemctl restart kaywatch",
+        )
+    others = {
+        client["sdk"]
+        for client in ground.clients or ()
+        if client["state"] == "connected" and client["sdk"].startswith("kaywatch-")
+    } - {f"kaywatch-python/{running}"}
+    if others:
+        yield warning(
+            f"clients of other versions: {', '.join(sorted(others))}",
+            "they go on working; restart the applications after an upgrade",
+        )
+
+
+def certificate(ground: Ground) -> Findings:
+    """Its certificate is trusted here, and goes on being valid."""
+    parts = urlsplit(ground.url)
+    if parts.scheme != "https" or not parts.hostname:
+        return
+    try:
+        found = tls.look(parts.hostname, parts.port or 443)
+    except (OSError, ssl.SSLError) as error:
+        yield unchecked("its certificate", f"no connection: {error}")
+        return
+    yield from tls.judged(f"the certificate of {ground.url}", found, time.time())
+
+
+CHECKS: Final = (answer, stages, version, certificate)

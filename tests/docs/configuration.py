@@ -1,0 +1,271 @@
+"""Writes docs/configuration.md from the types that the configuration is read into.
+
+`python -m tests.docs.configuration` writes it anew, and the tables of docs/alerts.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import re
+import types
+import typing
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from kaywatch_agent.config import Sections
+from kaywatch_agent.notify.config import TYPES, HeartbeatConfig, ReceiverConfig
+from kaywatch_agent.rules import keys
+from kaywatch_agent.rules.keys import Key
+
+DOCS: Final = Path(__file__).parents[2] / "docs"
+
+# The tables that stand in docs/alerts.md as well, by the mark above each.
+SHARED: Final = {"rule": keys.COMMON, "alerting": keys.ALERTING}
+
+START: Final = """\
+# Configuration
+
+Every key of the agent's configuration. This page is made from the types that the file \
+is read into, by `python -m tests.docs.configuration`; \
+[deploy/kaywatch.toml](../deploy/kaywatch.toml) is a file to begin with.
+
+The agent reads `/etc/kaywatch/kaywatch.toml` if it exists, or what `--config` names; \
+options of `kaywatch serve` go before what the file says. Nothing has to be set. \
+`kaywatch check` says whether a file is right: a key that isn't known is an error. \
+On SIGHUP the agent reads the file again, all of it or nothing; what can be set of \
+sockets and of the store's file needs a restart, and the agent says so.
+
+A length of time is `"30s"`, `"5m"`, `"1.5h"`, `"7d"` or `"1h30m"`, and plain `"0"` is \
+none. A size is `"64MB"` or `"1.5GB"`. A secret is best given by a key that ends with \
+`_file`: what the file holds is read at each use.
+"""
+
+# How a secret is given otherwise, by the ending of its key; see `notify/secret.py`.
+ELSEWHERE: Final = {
+    "_file": "a file that holds it",
+    "_env": "an environment variable that holds it",
+    "_credential": "a credential of systemd's that holds it (`LoadCredential=`)",
+}
+WORDS: Final = {
+    str: "string",
+    int: "whole number",
+    float: "number",
+    bool: "`true`, `false`",
+}
+
+# Filled in by the loader, and no keys.
+HIDDEN: Final = ("name",)
+
+
+class Page(NamedTuple):
+    """A heading, what is said below it, and a table of keys.
+
+    Attributes:
+        level: of the heading.
+        title: the heading.
+        text: below it.
+        keys: the table's rows.
+    """
+
+    level: int
+    title: str
+    text: str
+    keys: tuple[Key, ...]
+
+
+def written() -> dict[Path, str]:
+    """Return the pages by their paths."""
+    pages = [*_sections(), *_rules(), *_receivers()]
+    alerts = DOCS / "alerts.md"
+    return {
+        DOCS / "configuration.md": START + "".join(map(_page, pages)),
+        alerts: re.sub(
+            r"<!-- keys: (\w+) -->\n(?:\|.*\n)*",
+            lambda mark: f"<!-- keys: {mark[1]} -->\n{table(SHARED[mark[1]])}",
+            alerts.read_text(),
+        ),
+    }
+
+
+def _page(page: Page) -> str:
+    text = f"\n{'#' * page.level} {page.title}\n\n{page.text}\n"
+    return f"{text}\n{table(page.keys)}" if page.keys else text
+
+
+def table(rows: Iterable[Key]) -> str:
+    """Return keys as a table in Markdown."""
+    lines = ["| key | takes | default | what |", "|---|---|---|---|"]
+    for key in rows:
+        default = f"`{key.default}`" if key.default not in ("", '""') else ""
+        cells = [f"`{key.name}`", key.takes, default, key.what]
+        row = " | ".join(cell.replace("|", "\\|") for cell in cells)
+        lines.append(f"| {row} |".replace("|  |", "| |"))
+    return "\n".join(lines) + "\n"
+
+
+# -- tables that are dataclasses -------------------------------------------------------
+
+
+def _sections() -> Iterator[Page]:
+    for section in dataclasses.fields(Sections):
+        kind = typing.get_type_hints(Sections)[section.name]
+        yield from _section(f"[{section.name}]", kind, section.name, 2)
+
+
+def _section(title: str, kind: Any, path: str, level: int) -> Iterator[Page]:
+    """Return the page of a dataclass, and of those within it."""
+    yield Page(level, f"`{title}`", _first(kind), tuple(keys_of(kind)))
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        for inner in (hints[field.name], *typing.get_args(hints[field.name])):
+            if dataclasses.is_dataclass(inner):
+                several = inner is not hints[field.name]
+                name = f"{path}.{field.name}"
+                name = f"[[{name}]]" if several else f"[{name}]"
+                yield from _section(name, inner, f"{path}.{field.name}", level + 1)
+
+
+def keys_of(kind: Any, but: Iterable[str] = ()) -> Iterator[Key]:
+    """Return the keys of a dataclass, described as its docstring does.
+
+    Raises:
+        KeyError: it describes none by that name.
+    """
+    said = attributes(kind)
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        if field.name in (*HIDDEN, *but):
+            continue
+        what = said.get(field.name, "")
+        if not what or what == said.get(_stem(field.name)):
+            what = _elsewhere(field.name, said)
+        if dataclasses.MISSING is field.default is field.default_factory:
+            what = f"needed; {what}"
+        yield Key(field.name, _takes(hints[field.name]), _default(field), what)
+
+
+def attributes(kind: Any) -> dict[str, str]:
+    """Return what the docstrings of a class, and of those that it is of, say."""
+    found: dict[str, str] = {}
+    for part in reversed(kind.__mro__):
+        text = inspect.cleandoc(part.__dict__.get("__doc__") or "")
+        listed = text.partition("\nAttributes:\n")[2].partition("\n\n")[0]
+        for names, what in re.findall(
+            r"^    ([\w, ]+):\s+(.*(?:\n     .*)*)", listed, re.MULTILINE
+        ):
+            words = " ".join(what.split()).removesuffix(".")
+            found |= dict.fromkeys(names.split(", "), words)
+    return found
+
+
+def _stem(name: str) -> str:
+    """Return the key of a secret that this one gives in another way; or nothing."""
+    stems = (name.removesuffix(end) for end in ELSEWHERE if name.endswith(end))
+    return next(stems, "")
+
+
+def _elsewhere(name: str, said: dict[str, str]) -> str:
+    stem = _stem(name)
+    if stem in said:
+        return f"`{stem}`, from {ELSEWHERE[name.removeprefix(stem)]}"
+    raise KeyError(f"{name}: what is it for? Its class's docstring should say")
+
+
+def _first(kind: Any) -> str:
+    """Return what a docstring says before its Attributes, without the table's name."""
+    text = inspect.cleandoc(kind.__doc__ or "").partition("\nAttributes:")[0]
+    text = re.sub(r" \(`\[+[\w.]+\]+`\)", "", text)
+    return "\n\n".join(" ".join(part.split()) for part in text.strip().split("\n\n"))
+
+
+def _takes(kind: Any) -> str:
+    choices = typing.get_args(kind)
+    origin = typing.get_origin(kind)
+    if origin is typing.Literal:
+        return ", ".join(f"`{choice}`" for choice in choices)
+    if origin is tuple:
+        return "tables" if dataclasses.is_dataclass(choices[0]) else "list of strings"
+    if origin is dict:
+        return "table of strings"
+    if isinstance(kind, types.UnionType):
+        return _takes(next(c for c in choices if c is not types.NoneType))
+    return "table" if dataclasses.is_dataclass(kind) else WORDS[kind]
+
+
+def _default(field: dataclasses.Field[Any]) -> str:
+    if field.default_factory is not dataclasses.MISSING:
+        value = field.default_factory()
+    else:
+        value = field.default
+    if dataclasses.is_dataclass(value) or value is dataclasses.MISSING or value is None:
+        return ""
+    # What TOML has of these is written as in JSON.
+    return json.dumps(list(value) if isinstance(value, tuple) else value)
+
+
+# -- tables about alerts ---------------------------------------------------------------
+
+
+def _rules() -> Iterator[Page]:
+    yield Page(
+        2,
+        "`[alerting]`",
+        "All alerts. [alerts.md](alerts.md) has rules at length, with examples.",
+        keys.ALERTING,
+    )
+    yield Page(
+        3,
+        "`[alerting.thresholds]`",
+        "The rules that are there without any; `false` for none.",
+        keys.THRESHOLDS,
+    )
+    yield Page(
+        2,
+        "`[[rule]]`",
+        "A rule. Those of its keys that are no `name`, `kind` or `enabled` may also"
+        " stand in `[defaults]`, for all rules that don't say otherwise.",
+        keys.COMMON,
+    )
+    for kind, own in keys.KIND_KEYS.items():
+        text = f'With `kind = "{kind}"`'
+        text += ", besides those:" if own else " there are no others."
+        yield Page(3, f"{kind}", text, own)
+    yield Page(
+        3,
+        "`[[rule.tiers]]`",
+        "One speed at which a budget is used up, of `burn_rate`.",
+        keys.TIERS,
+    )
+    yield Page(2, "`[[inhibit]]`", "Alerts that keep others quiet.", keys.INHIBIT)
+    yield Page(2, "`[[silence]]`", "Nobody is told for a while.", keys.SILENCE)
+
+
+# -- receivers -------------------------------------------------------------------------
+
+
+def _receivers() -> Iterator[Page]:
+    yield Page(
+        2,
+        "`[receiver.NAME]`",
+        "Who is told, by a name of yours. [receivers.md](receivers.md) says what each"
+        " is sent. `rate` has another default where its table below has one.",
+        tuple(keys_of(ReceiverConfig)),
+    )
+    usual = {field.name: field.default for field in dataclasses.fields(ReceiverConfig)}
+    for name, kind in TYPES.items():
+        same = [
+            field.name
+            for field in dataclasses.fields(kind)
+            if field.name in usual and field.default == usual[field.name]
+        ]
+        text = f'{_first(kind)}\n\nWith `type = "{name}"`, besides those above:'
+        yield Page(3, name, text, tuple(keys_of(kind, same)))
+    yield from _section("[heartbeat]", HeartbeatConfig, "heartbeat", 2)
+
+
+if __name__ == "__main__":
+    for path, text in written().items():
+        path.write_text(text)

@@ -1,0 +1,135 @@
+"""`--help` is the manual: everything is explained, in order, within 80 columns."""
+
+from __future__ import annotations
+
+import io
+import re
+import shlex
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from kaywatch import launch
+from kaywatch_agent.cli import kaywatch
+from kaywatch_agent.manual import CHAPTERS
+
+WIDTH = 80
+
+
+def commands(
+    group: click.Group = kaywatch, words: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    yield words, group
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from commands(command, (*words, name))
+        else:
+            yield (*words, name), command
+
+
+ALL = dict(commands())
+# Its words are an application's, and argparse's.
+OURS = {words: command for words, command in ALL.items() if words != ("run",)}
+
+
+def shown(words: tuple[str, ...]) -> str:
+    done = CliRunner().invoke(
+        kaywatch, [*words, "--help"], terminal_width=WIDTH, prog_name="kaywatch"
+    )
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def shown_of_run() -> str:
+    with redirect_stdout(io.StringIO()) as out, pytest.raises(SystemExit):
+        launch.main(["--help"])
+    return out.getvalue()
+
+
+def examples(text: str) -> list[str]:
+    block = text.partition("Examples:\n")[2].partition("\n\n")[0]
+    return [line.partition("  #")[0].strip() for line in block.splitlines()]
+
+
+def test_every_command_has_its_chapter() -> None:
+    listed = [name for names in CHAPTERS.values() for name in names]
+
+    assert set(kaywatch.commands) <= set(listed)
+    assert len(set(listed)) == len(listed)
+    text = shown(())
+    assert [text.index(f"\n{chapter}:\n") for chapter in CHAPTERS] == sorted(
+        text.index(f"\n{chapter}:\n") for chapter in CHAPTERS
+    )
+
+
+@pytest.mark.parametrize("words", OURS, ids=" ".join)
+def test_every_option_is_explained(words: tuple[str, ...]) -> None:
+    for parameter in OURS[words].params:
+        if isinstance(parameter, click.Option):
+            text = parameter.help or ""
+            assert re.match(r"[A-Z].*[.:\])]$", text), f"{parameter.opts}: {text!r}"
+            # What click makes of a type, such as INTEGER RANGE, says little.
+            described = parameter.is_flag or isinstance(parameter.type, click.Choice)
+            assert described or parameter.metavar, parameter.opts
+        else:
+            # An argument is explained by the text.
+            name = parameter.make_metavar(click.Context(OURS[words])).strip("[].")
+            assert name.split("=")[0] in (OURS[words].help or ""), name
+
+
+@pytest.mark.parametrize("words", OURS, ids=" ".join)
+def test_a_help_is_a_page_for_a_terminal(words: tuple[str, ...]) -> None:
+    text = shown(words)
+
+    assert all(len(line) <= WIDTH for line in text.splitlines())
+    # No one-line description in a list is cut off.
+    assert not re.search(r" .*[^\]]\.\.\.$", text.partition("\n\n")[2], re.MULTILINE)
+    if not isinstance(OURS[words], click.Group):
+        assert examples(text), "no example"
+
+
+@pytest.mark.parametrize("words", ALL, ids=" ".join)
+def test_the_examples_are_commands_with_options_that_there_are(
+    words: tuple[str, ...],
+) -> None:
+    for example in examples(shown_of_run() if words == ("run",) else shown(words)):
+        first, *arguments = shlex.split(re.split(r" && | \| ", example)[0])
+        assert first == "kaywatch"
+        command, rest = find(arguments)
+        if not words:
+            continue
+        assert command is ALL[words], example
+        # Taken in, and not done.
+        command.make_context(" ".join(words), rest, resilient_parsing=False)
+
+
+def find(arguments: list[str]) -> tuple[click.Command, list[str]]:
+    group, rest = kaywatch, arguments
+    while True:
+        command = group.get_command(click.Context(group), rest[0])
+        assert command is not None, arguments
+        rest = rest[1:]
+        if not isinstance(command, click.Group):
+            return command, rest
+        group = command
+
+
+def test_what_run_says_is_a_page_as_well() -> None:
+    text = shown_of_run()
+
+    assert all(len(line) <= WIDTH for line in text.splitlines())
+    assert examples(text)
+    assert "Exit codes: " in text
+
+
+def test_serve_says_how_it_is_set_up_and_reloaded() -> None:
+    text = " ".join(shown(("serve",)).split())
+
+    for word in ("docs/configuration.md", "SIGHUP", "STATE_DIRECTORY", "Exit codes"):
+        assert word in text

@@ -1,0 +1,88 @@
+"""docs/operations.md: what it says to type works, and what it quotes is there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.agents import Agent, running_agent
+from tests.docs.configuration import DOCS
+from tests.servers import require
+
+import kaywatch_agent.doctor
+from kaywatch_agent.config import parse
+from kaywatch_agent.telemetry import CATALOGUE
+
+PAGE = (DOCS / "operations.md").read_text()
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+BACKUPS = re.findall(
+    r"^(?:sqlite3|python3) .*VACUUM.*$|^sqlite3 .*$", PAGE, re.MULTILINE
+)
+STORE = "/var/lib/kaywatch/kaywatch.db"
+
+
+@pytest.fixture(scope="module")
+def busy(installed: str) -> Iterator[Agent]:
+    """An agent with something in its store."""
+    with running_agent(installed) as agent:
+        agent.run(
+            "import kaywatch\n"
+            "for i in range(500):\n"
+            "    with kaywatch.execution('g', f'n{i % 5}'): pass\n"
+            "kaywatch.flush(10)"
+        )
+        yield agent
+
+
+@pytest.mark.parametrize("command", BACKUPS)
+def test_a_backup_of_a_running_agent_is_whole(
+    busy: Agent, tmp_path: Path, installed: str, command: str
+) -> None:
+    require("sqlite3")
+    copy = tmp_path / "kaywatch.db"
+    here = command.replace(STORE, busy.store).replace("/backup/kaywatch.db", str(copy))
+    here = here.replace("python3 ", f"{sys.executable} ")
+    subprocess.run(here, shell=True, check=True)
+    expected = busy.executions()
+
+    with running_agent(installed, "--store", str(copy)) as restored:
+        assert restored.executions() == expected
+        assert sum(expected.values()) == 500
+
+
+def test_there_are_three_ways_to_back_it_up() -> None:
+    assert len(BACKUPS) == 3
+
+
+def test_the_configuration_shown_is_right(tmp_path: Path) -> None:
+    (text,) = (text for kind, text in BLOCKS if kind == "toml")
+
+    assert list(parse(text).notify.receivers) == ["ops"]
+
+
+def test_the_rules_for_prometheus_are_rules_about_metrics_of_ours(
+    tmp_path: Path,
+) -> None:
+    (text,) = (text for kind, text in BLOCKS if kind == "yaml")
+    rules = tmp_path / "kaywatch.rules.yml"
+    rules.write_text(text)
+    names = set(re.findall(r"kaywatch_\w+", PAGE))
+
+    assert names <= {*CATALOGUE}
+    subprocess.run([require("promtool"), "check", "rules", str(rules)], check=True)
+
+
+def test_what_the_doctor_is_quoted_with_is_what_it_says() -> None:
+    table = PAGE.partition("| it says |")[2]
+    quoted = re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
+    (folder,) = kaywatch_agent.doctor.__path__
+    said = "".join(path.read_text() for path in sorted(Path(folder).glob("*.py")))
+    # Strings are written over several lines there.
+    said = re.sub(r'"\s+f?"', "", said)
+
+    assert len(quoted) >= 10
+    assert [text for text in quoted if text not in said] == []

@@ -1,0 +1,552 @@
+"""`kaywatch doctor` in real situations: what it finds, says, and leaves alone."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import re
+import secrets
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from tests.agents import Agent, free_port, running_agent, until
+from tests.brokers import AGENT, HOST, running_broker
+from tests.e2e.chaos import small_disk
+from tests.mqtt import agent_at, listening, settings, variables
+from tests.receivers import running_receivers
+
+from kaywatch import wire
+from kaywatch_agent.doctor.examine import examine
+from kaywatch_agent.doctor.finding import FAMILIES, Verdict
+from kaywatch_agent.doctor.ground import Asked, survey
+
+NOBODY = 65_534
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+# All is imported before it turns into somebody who may not read where Python is.
+AS_NOBODY = f"""
+import encodings.idna, os, sys
+from kaywatch_agent import app, cli
+from kaywatch_agent.commands import doctor
+from kaywatch_agent.doctor import examine, ground
+import structlog, uvloop
+os.setgroups([])
+os.setgid({NOBODY})
+os.setuid({NOBODY})
+cli.main()
+"""
+
+WORKS = """
+import kaywatch, sys
+with kaywatch.execution("g", "n"): pass
+kaywatch.flush(10)
+print("pushed", flush=True)
+sys.stdin.read()
+"""
+
+
+class Report:
+    """What `kaywatch doctor --json` printed."""
+
+    def __init__(self, code: int, text: str) -> None:
+        self.code = code
+        self.json = json.loads(text)
+
+    def found(self, *words: str) -> dict[str, str]:
+        """Return the one finding that has all these words, in text or mend."""
+        (found,) = (
+            finding
+            for finding in self.json["findings"]
+            if all(
+                word in f"{finding['family']}: {finding['text']} {finding['mend']}"
+                for word in words
+            )
+        )
+        return dict(found)
+
+    def verdict(self, *words: str) -> str:
+        return self.found(*words)["verdict"]
+
+    @property
+    def problems(self) -> list[str]:
+        return [
+            f["text"] for f in self.json["findings"] if f["verdict"] == Verdict.PROBLEM
+        ]
+
+
+def doctor(*arguments: str, code: str = "", **environment: str) -> Report:
+    """Run it, without what the environment of these tests may say."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("KAYWATCH_")}
+    start = ["-c", code] if code else ["-m", "kaywatch_agent"]
+    done = subprocess.run(
+        [sys.executable, *start, "doctor", "--json", *arguments],
+        env={**clean, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode in (0, 1) and done.stdout, done.stderr
+    assert "mistake of the doctor's" not in done.stdout, done.stdout
+    return Report(done.returncode, done.stdout)
+
+
+def of(agent: Agent, *arguments: str, **more: str) -> Report:
+    """Run it on an agent."""
+    options = ["--socket", agent.socket, "--url", agent.url, "--store", agent.store]
+    return doctor(*arguments, *options, **more)
+
+
+@pytest.fixture
+def short(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with a short path that everybody may go through."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="kw-") as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
+
+
+# -- an agent, or none -----------------------------------------------------------------
+
+
+def test_without_an_agent_it_says_so_first_and_looks_at_the_rest(short: Path) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    arguments = [
+        "--socket",
+        str(short / "s"),
+        "--url",
+        url,
+        "--store",
+        str(short / "k"),
+    ]
+    report = doctor(*arguments)
+    said = subprocess.run(
+        [sys.executable, "-m", "kaywatch_agent", "doctor", *arguments],
+        capture_output=True,
+        text=True,
+    )
+
+    assert said.returncode == report.code == 1
+    assert said.stdout.startswith(f"No agent answers at {url}; what can be seen")
+    assert report.verdict("agent", "no agent answers", "kaywatch serve") == "problem"
+    assert report.verdict("socket", "no such file") == "problem"
+    assert report.verdict("store", "is not there yet") == "ok"
+    assert report.verdict("peers", "who listens") == "not checked"
+    assert list(short.iterdir()) == []
+
+
+def test_an_agent_that_is_well_has_no_problem(short: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as hook:
+        url = f"http://127.0.0.1:{hook.getsockname()[1]}"
+        path = config(short, RECEIVER.format(url=url))
+        with running_agent(sys.executable, "--config", str(path)) as agent:
+            with agent.spawn(WORKS) as client:
+                assert client.stdout is not None
+                assert client.stdout.readline() == "pushed\n"
+                until(lambda: agent.clients()[0]["memory_mb"], "its memory is read")
+                report = of(agent, "--config", str(path))
+            pid = agent.process.pid if agent.process else 0
+
+    assert report.problems == []
+    assert report.code == 0
+    # Of brokers, which it has none of, there is nothing to say.
+    assert {f["family"] for f in report.json["findings"]} == {*FAMILIES} - {"brokers"}
+    assert report.verdict("agent", "answers at", agent.url) == "ok"
+    assert report.verdict("agent", "well: tick") == "ok"
+    assert report.verdict("agent", "as installed here") == "ok"
+    assert report.verdict("socket", "may push", "0660") == "ok"
+    assert report.verdict("peers", f"the agent is process {pid}") == "ok"
+    assert report.verdict("peers", "1 connected, each by its true pid") == "ok"
+    assert report.verdict("clock", "this one's") == "ok"
+    assert report.verdict("clock", "1 clients agree") == "ok"
+    assert report.verdict("store", "the last commit was", "schema") == "ok"
+    assert report.verdict("store", "no damage") == "ok"
+    assert report.verdict("receivers", "nothing was sent") == "ok"
+    assert report.verdict("machine", "open files are allowed")
+
+
+def test_an_agent_of_another_version_is_named(short: Path) -> None:
+    now = time.time()
+    health = {
+        "status": "degraded",
+        "timestamp": now - 3600,
+        "version": "0.0.9",
+        "uptime": 5.0,
+        "stages": {"store": {"status": "degraded", "problem": "the disk is full"}},
+    }
+    with answering({"/health": health}) as url:
+        report = doctor("agent", "clock", "--url", url)
+
+    assert report.verdict("version 0.0.9 runs", "restart it") == "warning"
+    assert report.verdict("store: the disk is full") == "warning"
+    assert report.verdict("refuses to say more", "KAYWATCH_TOKEN_FILE") == "problem"
+    assert report.verdict("1h behind this one", "timedatectl") == "warning"
+
+
+@contextmanager
+def answering(answers: dict[str, Any]) -> Iterator[str]:
+    """Serve JSON by its path, and 401 at all others."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            found = answers.get(self.path)
+            body = json.dumps(found or {"error": {"code": "no_token"}}).encode()
+            self.send_response(200 if found else 401)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+# -- the socket ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mode", "verdict", "words"),
+    [
+        (0o666, "warning", "everybody on this host may push"),
+        (0o600, "ok", "may push"),
+        (0o440, "problem", "nobody but root may push"),
+    ],
+)
+def test_the_rights_of_the_socket_are_told(
+    agent: Agent, mode: int, verdict: str, words: str
+) -> None:
+    os.chmod(agent.socket, mode)
+
+    assert of(agent, "socket").verdict(f"({mode:04o} ", words) == verdict
+
+
+def test_a_socket_that_nobody_listens_on_is_no_agent(agent: Agent) -> None:
+    agent.stop(signal.SIGKILL)
+    report = of(agent, "socket")
+
+    assert report.verdict("nobody listens", "takes its place") == "problem"
+
+
+@as_root
+def test_a_user_who_may_not_push_is_told_how_to(short: Path) -> None:
+    agent = Agent(short)
+    try:
+        agent.start()
+        report = of(agent, "socket", "store", code=AS_NOBODY)
+        os.chmod(agent.socket, 0o666)
+        allowed = of(agent, "socket", code=AS_NOBODY)
+        os.chmod(short, 0o700)
+        outside = of(agent, "socket", code=AS_NOBODY)
+    finally:
+        agent.close()
+
+    refused = report.found("may not connect")
+    assert refused["verdict"] == "problem"
+    assert "usermod -aG root nobody" in refused["mend"]
+    assert allowed.verdict("nobody can connect") == "ok"
+    assert outside.verdict("may not go through", f"chmod o+x {short}") == "problem"
+
+
+# -- peers and clocks ------------------------------------------------------------------
+
+
+@as_root
+def test_an_agent_that_may_not_see_others_is_told_what_hides_them(short: Path) -> None:
+    (short / "n").mkdir()
+    os.chown(short / "n", NOBODY, NOBODY)
+    hide = 'mount -t proc -o hidepid=invisible proc /proc && exec "$@"'
+    agent = subprocess.Popen(
+        [
+            *("unshare", "--mount", "sh", "-c", hide, "sh"),
+            *(sys.executable, "-c", AS_NOBODY, "serve", "--store", ":memory:"),
+            *("--socket", f"{short}/n/s", "--http", "127.0.0.1:0"),
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert agent.stderr is not None
+    try:
+        serving = next((line for line in agent.stderr if '"serving"' in line), None)
+        if serving is None:
+            pytest.skip("nothing can be mounted here")
+        url = json.loads(serving)["http"]
+        report = doctor("peers", "--socket", f"{short}/n/s", "--url", url)
+    finally:
+        agent.kill()
+        agent.wait()
+        agent.stderr.close()
+
+    assert report.verdict("processes of other users", "hidepid=invisible") == "warning"
+    assert report.verdict(f"the agent is process {agent.pid} of nobody") == "ok"
+
+
+def test_a_client_whose_clock_is_wrong_is_named(agent: Agent) -> None:
+    client, now = secrets.token_bytes(16), time.time()
+    hello = wire.hello(
+        client=client,
+        service="adrift",
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        start=now,
+        sdk="kaywatch-python/0.0.1",
+        tags={},
+    )
+    event = {"graph": "g", "node": "n", "seconds": 0.1, "outcome": "ok"}
+    batch = wire.batch(
+        client=client,
+        seq=1,
+        sent=now - 7200,
+        service="adrift",
+        recorded=1,
+        sections={"events": [event]},
+    )
+    with socket.socket(socket.AF_UNIX) as link:
+        link.connect(agent.socket)
+        link.sendall(wire.frame(hello) + wire.frame(batch))
+        until(lambda: agent.clients() and agent.clients()[0]["events"], "it is taken")
+        report = of(agent, "clock", "agent")
+
+    found = report.found("adrift", f"pid {os.getpid()}", "2h behind")
+    assert found["verdict"] == "problem"
+    assert report.verdict("clients of other versions: kaywatch-python/0.0.1")
+
+
+# -- the store -------------------------------------------------------------------------
+
+
+@as_root
+def test_a_disk_without_room_is_a_problem(short: Path) -> None:
+    try:
+        with small_disk(short / "disk", 16) as disk:
+            report = doctor("store", "--store", str(disk / "kaywatch.db"))
+    except OSError as error:
+        pytest.skip(f"no small disk: {error}")
+
+    assert report.verdict("16.0 MiB free", "make room") == "problem"
+
+
+def test_a_damaged_store_is_found_and_left_as_it_is(agent: Agent) -> None:
+    agent.run(WORKS.replace("sys.stdin.read()", ""))
+    agent.stop()
+    store = Path(agent.store)
+    good = of(agent, "store")
+    data = bytearray(store.read_bytes())
+    for page in range(4096, len(data), 4096):
+        data[page : page + 64] = b"\xff" * 64
+    store.write_bytes(data)
+    before = sorted(agent.folder.iterdir()), store.stat().st_mtime_ns
+    bad = of(agent, "store")
+
+    assert good.verdict("no damage") == "ok"
+    assert good.verdict("the last commit was") == "ok"
+    assert bad.verdict("is damaged", "sets it aside") == "problem"
+    assert (sorted(agent.folder.iterdir()), store.stat().st_mtime_ns) == before
+
+
+def test_a_store_of_another_program_is_not_ours(short: Path) -> None:
+    import sqlite3
+
+    with sqlite3.connect(short / "x.db") as db:
+        db.execute("CREATE TABLE t (x)")
+    db.close()
+    report = doctor("store", "--store", str(short / "x.db"))
+
+    assert report.verdict("a database of another program") == "problem"
+
+
+# -- configuration and receivers -------------------------------------------------------
+
+RECEIVER = """
+[receiver.ops]
+type = "webhook"
+url = "{url}/hook"
+"""
+
+
+def config(folder: Path, text: str) -> Path:
+    path = folder / "kaywatch.toml"
+    path.write_text(text)
+    path.chmod(0o600)
+    return path
+
+
+def test_every_mistake_in_the_configuration_is_named(short: Path) -> None:
+    rules = '[[rule]]\nname = "a"\nmetric = "x"\n[[rule]]\nname = "b"\nmetric = "y"\n'
+    report = doctor("configuration", "--config", str(config(short, rules)))
+
+    assert report.code == 1
+    assert report.verdict("rule[1] (a).metric") == "problem"
+    assert report.verdict("rule[2] (b).metric") == "problem"
+
+
+def test_what_is_allowed_and_not_wise_is_a_warning(short: Path) -> None:
+    text = RECEIVER.format(url="http://127.0.0.1:1") + (
+        '[receiver.spare]\ntype = "webhook"\nurl_env = "X"\n'
+        '[alerting]\ndefault_notify = ["ops"]\n'
+        '[[rule]]\nname = "mute"\nwhen = "error_rate > 0.5"\nnotify = []\n'
+    )
+    path = config(short, text)
+    os.chmod(path, 0o644)
+    report = doctor("configuration", "--config", str(path))
+
+    assert report.verdict("receiver.ops.url: a secret in the") == "warning"
+    assert report.verdict("everybody may read it", "chmod o-r") == "problem"
+    assert report.verdict("rules that tell nobody: mute") == "warning"
+    assert report.verdict("receiver.spare: no rule tells it") == "warning"
+
+
+def test_receivers_are_connected_to_and_sent_nothing(short: Path) -> None:
+    with running_receivers() as fakes:
+        text = RECEIVER.format(url=fakes.url) + (
+            f'[receiver.shut]\ntype = "webhook"\nurl = "http://127.0.0.1:{free_port()}"\n'
+            '[receiver.lost]\ntype = "webhook"\nurl = "http://kaywatch.invalid/x"\n'
+            '[receiver.link]\ntype = "webhook"\nurl = "http://169.254.169.254/x"\n'
+            '[receiver.file]\ntype = "webhook"\nurl_file = "/nowhere/url"\n'
+            f'[receiver.am]\ntype = "alertmanager"\nurls = ["{fakes.url}"]\n'
+            f'[heartbeat]\nurl = "{fakes.url}/ping"\n'
+        )
+        report = doctor("receivers", "--config", str(config(short, text)))
+
+    assert report.verdict("receiver.ops", "nothing was sent") == "ok"
+    assert report.verdict("heartbeat", "nothing was sent") == "ok"
+    assert report.verdict("receiver.am", "says that it is ready") == "ok"
+    assert report.verdict("receiver.shut", "connection refused") == "problem"
+    assert report.verdict("receiver.lost", "name is not known") == "problem"
+    assert report.verdict("receiver.link", "no connection", "not allowed")
+    assert report.verdict("receiver.file.url_file") == "problem"
+    assert [request.path for request in fakes.requests] == ["/-/ready"]
+
+
+@contextmanager
+def speaking_tls(expires: dt.timedelta) -> Iterator[tuple[str, trustme.CA]]:
+    """Serve TLS with a certificate that expires then; yield the URL and who signed."""
+    now = dt.datetime.now(dt.UTC)
+    authority = trustme.CA()
+    leaf = authority.issue_cert(
+        "127.0.0.1", not_before=now - dt.timedelta(90), not_after=now + expires
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    leaf.configure_cert(context)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            while True:
+                try:
+                    link, _ = listening.accept()
+                    with context.wrap_socket(link, server_side=True) as secure:
+                        secure.recv(1)
+                except (OSError, ssl.SSLError):
+                    if listening.fileno() < 0 or stopping.is_set():
+                        return
+
+        stopping = threading.Event()
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"https://127.0.0.1:{listening.getsockname()[1]}", authority
+        stopping.set()
+        listening.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("days", "verdict", "words"),
+    [
+        (-1, "problem", "certificate has expired"),
+        (5, "warning", "expires in 4d 23h"),
+        (80, "ok", "is good for 79d 23h"),
+    ],
+)
+def test_a_certificate_is_looked_at(
+    short: Path, days: int, verdict: str, words: str
+) -> None:
+    with speaking_tls(dt.timedelta(days)) as (url, authority):
+        authority.cert_pem.write_to_path(str(short / "ca.pem"))
+        path = config(short, RECEIVER.format(url=url))
+        trusting = {"SSL_CERT_FILE": str(short / "ca.pem")}
+        report = doctor("receivers", "--config", str(path), **trusting)
+        strange = doctor("receivers", "--config", str(path))
+
+    assert report.verdict("its certificate", words) == verdict
+    assert strange.verdict("is not trusted", "SSL_CERT_FILE") == "problem"
+
+
+def test_a_check_that_hangs_is_given_up(short: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"https://127.0.0.1:{silent.getsockname()[1]}"
+        path = config(short, RECEIVER.format(url=url))
+        ground = survey(Asked(config=str(path), url="http://127.0.0.1:1"))
+        ((family, findings),) = examine(ground, ("receivers",), seconds=0.2)
+
+    assert family == "receivers"
+    assert [f.verdict for f in findings] == [Verdict.UNCHECKED]
+    assert "no end of it in 0.2 s" in findings[0].mend
+
+
+# -- brokers ---------------------------------------------------------------------------
+
+
+def test_a_broker_is_reached_and_its_session_told(short: Path) -> None:
+    with running_broker("mosquitto-tls") as broker:
+        access = broker.access(AGENT)
+        path = config(short, settings(access))
+        with agent_at(broker) as agent:
+            until(lambda: listening(agent), "there is a session")
+            well = of(agent, "brokers", "agent", "--config", str(path))
+            applications = doctor(
+                "application", **{k: v for k, v in variables(access).items() if v}
+            )
+            strange = re.sub(r"\nca = .*", "", path.read_text())
+            untrusted = doctor("brokers", "--config", str(config(short, strange)))
+            config(short, settings(access))
+            broker.stop()
+            until(lambda: not listening(agent), "the agent has noticed")
+            gone = of(agent, "brokers", "--config", str(path))
+
+    label = f"{HOST}:{access.port}/kaywatch"
+    assert well.verdict(f"{label}: there is a session") == "ok"
+    assert well.verdict("mqtts://", "can be reached; nothing was sent") == "ok"
+    assert well.verdict("mqtts://", "its certificate is good for") == "ok"
+    assert applications.verdict("KAYWATCH_ENDPOINT", "can be reached") == "ok"
+    assert gone.verdict(f"brokers: {label}", "docs/mqtt.md") == "problem"
+    assert gone.verdict("mqtts://", "connection refused") == "problem"
+    assert untrusted.verdict("mqtts://", "is not trusted") == "problem"
+
+
+# -- an application's environment ------------------------------------------------------
+
+
+def test_an_environment_in_which_nothing_is_recorded_is_told(short: Path) -> None:
+    report = doctor(
+        "application",
+        KAYGRAPH_COLLECT_METRICS="false",
+        KAYWATCH_ENDPOINT=f"unix://{short}/none",
+        KAYWATCH_TAGS="zone",
+        KAYWATCH_PRICES=str(short / "prices.toml"),
+    )
+
+    assert report.verdict("KAYGRAPH_COLLECT_METRICS=false") == "warning"
+    assert report.verdict("KAYWATCH_ENDPOINT", "nothing is there") == "problem"
+    assert report.verdict("KAYWATCH_TAGS: zone is left out") == "warning"
+    assert report.verdict("KAYWATCH_PRICES", "no such file") == "problem"
+    assert report.verdict("pocketflow 0.0.3") == "ok"
