@@ -122,7 +122,12 @@ def test_a_command_shows_what_it_says(
         (["serve", "--http", "here"], 2, "host:port"),
         (["check", "--config", "/nonexistent.toml"], 78, "/nonexistent.toml"),
         (["serve", "--config", "/nonexistent.toml"], 78, "/nonexistent.toml"),
-        (["serve", "--socket", "/tmp/" + "x" * 120], 1, "at most 107"),
+        (
+            ["serve", "--http", "127.0.0.1:0", "--store", ":memory:"]
+            + ["--socket", "/tmp/" + "x" * 120],
+            1,
+            "at most 107",
+        ),
     ],
 )
 def test_a_users_mistake_gets_one_clear_line(

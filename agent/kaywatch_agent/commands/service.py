@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from kaywatch_agent.manual import manual
 from kaywatch_agent.service import installing
 from kaywatch_agent.service.installing import File, Manager
 
@@ -35,7 +36,12 @@ def service() -> None:
     """Run the agent as a systemd service."""
 
 
-@service.command()
+@service.command(
+    epilog=manual(
+        "kaywatch service install --now",
+        "kaywatch service install --user --config ~/.config/kaywatch.toml",
+    )
+)
 @_user
 @_config
 @_http
@@ -59,7 +65,7 @@ def install(user: bool, config: str, http: bool, dry_run: bool, now: bool) -> No
         click.echo(f"next: systemctl {option}enable --now {units}")
 
 
-@service.command()
+@service.command(epilog=manual("kaywatch service uninstall"))
 @_user
 def uninstall(user: bool) -> None:
     """Stop it and remove the units; data and configuration stay."""
@@ -67,14 +73,16 @@ def uninstall(user: bool) -> None:
         click.echo(step)
 
 
-@service.command()
+@service.command(
+    epilog=manual(
+        "kaywatch service status",
+        exits="0 it runs as it should; 1 it is not installed, differs, or doesn't run.",
+    )
+)
 @_user
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def status(user: bool, as_json: bool) -> None:
-    """Show whether the units are as they should be, and what systemd says.
-
-    Exit code 1 if it is not installed, differs, or doesn't run.
-    """
+    """Show whether it is installed as it should be, and runs."""
     manager = Manager(user)
     options = installing.asked_for(manager.folder)
     if options is None:
