@@ -99,7 +99,6 @@ def _lines(kind: str, shared: list[Any]) -> logging.Handler:
         ]
         if kind == "console"
         else [
-            _escape,
             # Without the locals of each frame: they may hold anything.
             structlog.processors.ExceptionRenderer(
                 structlog.tracebacks.ExceptionDictTransformer(show_locals=False)

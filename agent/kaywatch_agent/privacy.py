@@ -118,11 +118,11 @@ class Privacy:
         """Return failures as they may be kept."""
         if self._detail == "type":
             return tuple(f._replace(message="", traceback="") for f in found)
-        end = time.perf_counter() + BATCH_SECONDS
+        end = time.thread_time() + BATCH_SECONDS
         return tuple(self._failure(failure, end) for failure in found)
 
     def _failure(self, failure: Failure, end: float) -> Failure:
-        if time.perf_counter() > end and failure.message:
+        if time.thread_time() > end and failure.message:
             self.withheld += 1
             return failure._replace(message=WITHHELD, traceback="")
         message = self._cleaned(failure.message)

@@ -45,8 +45,8 @@ class IngestConfig:
     group: str = ""
     allow_uids: tuple[str, ...] = ()
     allow_gids: tuple[str, ...] = ()
-    connections_per_process: int = 64
-    connections_per_user: int = 4_000
+    connections_per_process: int = 2_000
+    connections_per_user: int = 8_000
     rate_per_process: str = "128MB"
     mqtt: tuple[BrokerConfig, ...] = ()
 

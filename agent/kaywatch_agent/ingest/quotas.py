@@ -30,8 +30,8 @@ class Quotas:
         rate: bytes a second of one process; 0 for any.
     """
 
-    process_connections: int = 64
-    user_connections: int = 4_000
+    process_connections: int = 2_000
+    user_connections: int = 8_000
     connections: int = 100_000
     rate: float = 0.0
 

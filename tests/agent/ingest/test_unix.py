@@ -181,11 +181,11 @@ async def test_who_sends_too_fast_is_read_more_slowly_and_loses_nothing(
     folder: Path,
 ) -> None:
     path = str(folder / "s")
-    config = IngestConfig(path, rate_per_process="200kB")
+    config = IngestConfig(path, rate_per_process="20kB")
     async with listening(config) as (agent, _):
         reader, writer = await asyncio.open_unix_connection(path)
         message = wire.frame(row("n" * 100))
-        count = 300_000 // len(message)
+        count = 50_000 // len(message)
         writer.write(message * count)
         await until(lambda: agent.counted("events_total") == count)
         (told,) = replies(await reader.read(65_536))
