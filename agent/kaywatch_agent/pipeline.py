@@ -267,8 +267,7 @@ class Pipeline:
         if batch.seq is not None and batch.seq <= client.received_seq:
             self._take_again(client, conversation)
             return
-        # Before anybody sees them.
-        batch = batch._replace(failures=self.privacy.failures(batch.failures))
+        batch = self.privacy.batch(batch)  # before anybody sees it
         taken, late, folded = self.aggregator.accept(
             batch, client.service, now, client.owner
         )

@@ -18,7 +18,7 @@ from functools import lru_cache
 from typing import Any, Final, Literal
 
 from kaywatch_agent.protocol.limits import MAX_MESSAGE
-from kaywatch_agent.protocol.messages import Failure
+from kaywatch_agent.protocol.messages import Batch, Failure
 
 __all__ = ["SECRETS", "FailureConfig", "Privacy", "ways"]
 
@@ -113,6 +113,12 @@ class Privacy:
         self._cleaned = _cleaner(
             (*(SECRETS if config.redact_secrets else ()), *config.redact)
         )
+
+    def batch(self, batch: Batch) -> Batch:
+        """Return a batch as it may be kept."""
+        if not batch.failures:
+            return batch
+        return batch._replace(failures=self.failures(batch.failures))
 
     def failures(self, found: Iterable[Failure]) -> tuple[Failure, ...]:
         """Return failures as they may be kept."""
