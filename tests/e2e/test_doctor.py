@@ -332,6 +332,58 @@ def test_a_client_whose_clock_is_wrong_is_named(agent: Agent) -> None:
     assert report.verdict("clients of other versions: kaywatch-python/0.0.1")
 
 
+# -- the machine -----------------------------------------------------------------------
+
+
+@contextmanager
+def small_group(megabytes: int) -> Iterator[Path]:
+    """Make a control group with a limit on memory, of whichever version there is.
+
+    Raises:
+        OSError: none can be made here.
+    """
+    top = Path("/sys/fs/cgroup")
+    first = top / "memory"
+    name = f"kaywatch-test-{os.getpid()}"
+    group = (first if first.is_dir() else top) / name
+    group.mkdir()
+    try:
+        limit = "memory.limit_in_bytes" if first.is_dir() else "memory.max"
+        (group / limit).write_text(str(megabytes * 2**20))
+        yield group
+    finally:
+        until(lambda: not (group / "cgroup.procs").read_text(), "it is empty")
+        group.rmdir()
+
+
+@as_root
+def test_memory_that_a_control_group_limits_is_told(short: Path) -> None:
+    listen = (
+        "import socket, sys; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]);"
+        "s.listen(); print('listens', flush=True); sys.stdin.read()"
+    )
+    enter = 'echo $$ > "$0/cgroup.procs" && exec "$@"'
+    try:
+        with small_group(32) as group:
+            path = str(short / "s")
+            process = subprocess.Popen(
+                ["sh", "-c", enter, str(group), sys.executable, "-c", listen, path],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            with process:
+                assert process.stdout is not None
+                assert process.stdout.readline() == "listens\n"
+                report = doctor("machine", "--socket", path)
+                process.kill()
+    except OSError as error:
+        pytest.skip(f"no control group can be made here: {error}")
+
+    assert report.verdict(f"of 32.0 MiB of {group.name} are used")
+    assert report.verdict("open files are allowed")
+
+
 # -- the store -------------------------------------------------------------------------
 
 

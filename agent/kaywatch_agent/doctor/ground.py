@@ -17,9 +17,22 @@ from kaywatch._transport import candidates
 from kaywatch.errors import KaywatchError
 from kaywatch.query import fetch
 from kaywatch_agent.config import Config, find, load
-from kaywatch_agent.errors import ConfigError
+from kaywatch_agent.errors import ConfigError, StartError
+from kaywatch_agent.service.installing import Manager
 
-__all__ = ["Asked", "Ground", "Listener", "connected", "survey"]
+__all__ = [
+    "SERVICE",
+    "SOCKET",
+    "Asked",
+    "Ground",
+    "Listener",
+    "connected",
+    "survey",
+    "under_systemd",
+]
+
+SERVICE: Final = "kaywatch.service"
+SOCKET: Final = "kaywatch.socket"
 
 CONNECT_SECONDS: Final = 3.0
 
@@ -41,7 +54,8 @@ class Listener:
     """Who listens on a socket, by the kernel's word.
 
     Attributes:
-        pid: of the process that began to listen; 1 if systemd holds the socket.
+        pid: of the process that listened last; 1 for systemd, which holds the socket
+            for an agent that has not begun.
         uid: its user.
     """
 
@@ -91,8 +105,15 @@ class Ground:
         return None if found is None else list(found["clients"])
 
     @cached_property
+    def waiting(self) -> bool:
+        """Whether systemd holds the socket, and would start the agent at a connect."""
+        return self.health is None and any(map(_waits, (Manager(), Manager(user=True))))
+
+    @cached_property
     def listener(self) -> Listener | None:
         """Who listens on the socket; None if it can't be connected to."""
+        if self.waiting:
+            return None
         try:
             with connected(self.socket) as link:
                 raw = link.getsockopt(
@@ -102,6 +123,12 @@ class Ground:
             return None
         pid, uid, _ = _CREDENTIALS.unpack(raw)
         return Listener(pid, uid)
+
+    @property
+    def process(self) -> Listener | None:
+        """The agent's process; None if that is not known."""
+        found = self.listener
+        return found if found is not None and found.pid > 1 else None
 
 
 def survey(asked: Asked) -> Ground:
@@ -128,6 +155,11 @@ def survey(asked: Asked) -> Ground:
     )
 
 
+def under_systemd() -> bool:
+    """Whether systemd started this machine; see sd_booted(3)."""
+    return os.path.isdir("/run/systemd/system")
+
+
 def connected(path: str) -> socket.socket:
     """Return a connection to the agent's socket, on which nothing is sent.
 
@@ -145,6 +177,19 @@ def connected(path: str) -> socket.socket:
 
 
 # -- inside --------------------------------------------------------------------------
+
+
+def _waits(manager: Manager) -> bool:
+    if not under_systemd():
+        return False
+    try:
+        socket_, service = (
+            manager.properties(unit, "ActiveState").get("ActiveState")
+            for unit in (SOCKET, SERVICE)
+        )
+    except StartError:
+        return False
+    return socket_ == "active" and service != "active"
 
 
 def _configured(given: str) -> tuple[Path | None, Config, ConfigError | None]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from kaywatch_agent import quantities
 from kaywatch_agent.doctor.finding import Findings, ok, problem, unchecked, warning
@@ -14,6 +15,30 @@ from kaywatch_agent.doctor.ground import Ground
 __all__ = ["CHECKS"]
 
 CGROUPS: Final = Path("/sys/fs/cgroup")
+
+# The versions of control groups: the line of /proc/PID/cgroup, where groups are, and
+# what is in which file.
+VERSIONS: Final = (
+    (
+        r"^0::/(.*)$",
+        CGROUPS,
+        {
+            "limit": ("memory.max", r"^(\d+)"),
+            "used": ("memory.current", r"^(\d+)"),
+            "killed": ("memory.events", r"^oom_kill (\d+)"),
+        },
+    ),
+    (
+        r"^\d+:(?:\w+,)*memory(?:,\w+)*:/(.*)$",
+        CGROUPS / "memory",
+        {
+            "limit": ("memory.limit_in_bytes", r"^(\d+)"),
+            "used": ("memory.usage_in_bytes", r"^(\d+)"),
+            "killed": ("memory.oom_control", r"^oom_kill (\d+)"),
+        },
+    ),
+)
+NO_LIMIT: Final = 2**60  # of the first version; some bytes short of 2**63
 
 # A client costs the agent its connection and a handle on its process; the rest is for
 # HTTP, the store, and what comes and goes.
@@ -50,50 +75,69 @@ def memory(ground: Ground) -> Findings:
     if group is None:
         yield unchecked("a limit on memory", "there is no control group to be seen")
         return
-    killed = _number(group / "memory.events", r"^oom_kill (\d+)")
+    name = group.folder.name
+    killed = group.number("killed")
     if killed:
         yield problem(
-            f"{killed} processes of {group.name} were killed for want of memory",
+            f"{killed} processes of {name} were killed for want of memory",
             "raise MemoryMax= in its unit, or lower limits.series",
         )
-    limit = _number(group / "memory.max", r"^(\d+)")
-    used = _number(group / "memory.current", r"^(\d+)")
-    if limit is None:
+    limit, used = group.number("limit"), group.number("used")
+    if limit is None or limit > NO_LIMIT or used is None:
         yield ok("no control group limits its memory")
-    elif used is not None:
-        text = (
-            f"{quantities.quantity(used, 'bytes')} of"
-            f" {quantities.quantity(limit, 'bytes')} of {group.name} are used"
-        )
-        # Of files that were read the kernel keeps what there is room for.
-        if used > 0.9 * limit:
-            yield warning(text, "raise MemoryMax= in its unit, or lower limits.series")
-        else:
-            yield ok(text)
+        return
+    text = (
+        f"{quantities.quantity(used, 'bytes')} of"
+        f" {quantities.quantity(limit, 'bytes')} of {name} are used"
+    )
+    # Of files that were read the kernel keeps what there is room for.
+    if used > 0.9 * limit:
+        yield warning(text, "raise MemoryMax= in its unit, or lower limits.series")
+    else:
+        yield ok(text)
+
+
+class _Group(NamedTuple):
+    """A control group; see cgroups(7) for its two versions.
+
+    Attributes:
+        folder: where the kernel shows it.
+        files: by what is asked for, the file and the pattern of the number in it.
+    """
+
+    folder: Path
+    files: Mapping[str, tuple[str, str]]
+
+    def number(self, what: str) -> int | None:
+        """Return a number; None where there is none."""
+        name, pattern = self.files[what]
+        try:
+            text = (self.folder / name).read_text(encoding="ascii")
+        except OSError:
+            return None
+        found = re.search(pattern, text, re.MULTILINE)
+        return int(found[1]) if found else None
 
 
 def _pid(ground: Ground) -> int:
     """Return the agent's pid, or this one where it is not known: limits are alike."""
-    found = ground.listener
-    return found.pid if found is not None and found.pid > 1 else os.getpid()
+    found = ground.process
+    return found.pid if found is not None and found.pid > 0 else os.getpid()
 
 
-def _group(pid: int) -> Path | None:
+def _group(pid: int) -> _Group | None:
+    """Return the control group of a process that counts its memory."""
     try:
         text = Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8")
     except OSError:
         return None
-    found = re.search(r"^0::/(.*)$", text, re.MULTILINE)
-    group = CGROUPS / found[1] if found else None
-    return group if group is not None and (group / "memory.current").exists() else None
-
-
-def _number(path: Path, pattern: str) -> int | None:
-    try:
-        found = re.search(pattern, path.read_text(encoding="ascii"), re.MULTILINE)
-    except OSError:
-        return None
-    return int(found[1]) if found else None
+    for line, folder, files in VERSIONS:
+        found = re.search(line, text, re.MULTILINE)
+        if found is not None:
+            group = _Group(folder / found[1], files)
+            if group.number("used") is not None:
+                return group
+    return None
 
 
 CHECKS: Final = (files, memory)

@@ -24,9 +24,10 @@ def listener(ground: Ground) -> Findings:
     """Who listens, by the kernel's word."""
     found = ground.listener
     if found is None:
-        yield unchecked("who listens", "the socket can't be connected to")
+        yield unchecked("who listens", "nobody who could be connected to")
     elif found.pid == 1:
-        yield ok("systemd holds the socket: connects don't fail across a restart")
+        # Until the agent has listened on it, too.
+        yield unchecked("who listens", "systemd does: the agent is about to start")
     elif found.pid == 0:
         yield warning(
             "the agent is in another pid namespace, as in a container",
@@ -114,7 +115,7 @@ def _owner(pid: int) -> int | None:
 
 def _hidden(ground: Ground) -> str:
     """Return what hides processes from the agent; empty for nothing."""
-    found = ground.listener
+    found = ground.process
     if found is None or found.uid == 0:
         return ""
     for place in (f"/proc/{found.pid}/mountinfo", "/proc/self/mountinfo"):

@@ -1,52 +1,141 @@
-"""Whether the agent's systemd service runs as it should, and how it is sandboxed."""
+"""Whether the agent's systemd service is as it should be, and how it is sandboxed."""
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Final
 
 from kaywatch_agent.doctor.finding import Findings, ok, problem, unchecked, warning
-from kaywatch_agent.doctor.ground import Ground
+from kaywatch_agent.doctor.ground import SERVICE, SOCKET, Ground, under_systemd
+from kaywatch_agent.errors import AgentError, StartError
+from kaywatch_agent.service import installing
+from kaywatch_agent.service.installing import Manager
 
 __all__ = ["CHECKS"]
 
-UNIT: Final = "kaywatch.service"
-SECONDS: Final = 8.0
-
-# systemd-analyze security counts from 0 to 10, and what we ship is at most this.
+# systemd-analyze security counts from 0 to 10; what we ship has so much.
 EXPOSURE: Final = 1.5
 
 PROPERTIES: Final = (
-    *("LoadState", "ActiveState", "SubState", "Result", "NRestarts", "Type"),
-    *("WatchdogUSec", "NeedDaemonReload", "UnitFileState"),
+    *("ActiveState", "SubState", "Result", "NRestarts", "Type", "WatchdogUSec"),
+    *("NeedDaemonReload", "UnitFileState", "DropInPaths"),
 )
 
 
 def unit(_: Ground) -> Findings:
     """It is installed, runs, and is watched."""
-    if not Path("/run/systemd/system").is_dir():
+    if not under_systemd():
         yield unchecked("the service", "this machine wasn't started by systemd")
         return
-    found = _properties()
-    if found.get("LoadState") != "loaded":
-        yield unchecked(f"there is no {UNIT}", "the agent is started by other means")
+    manager = _manager()
+    if manager is None:
+        yield unchecked("there is no service", "`kaywatch service install` makes one")
         return
-    yield from _state(found)
-    if found.get("NeedDaemonReload") == "yes":
-        yield warning(
-            f"{UNIT} changed since systemd read it", "systemctl daemon-reload"
+    try:
+        found = manager.properties(SERVICE, *PROPERTIES)
+        holding = manager.properties(SOCKET, "ActiveState")["ActiveState"]
+    except StartError as error:
+        yield unchecked("what systemd says of it", str(error))
+        return
+    yield from _state(found, "systemctl --user" if manager.user else "systemctl")
+    yield from _watched(found)
+    if holding == "active":
+        yield ok("systemd holds the socket: no connect fails across a restart")
+
+
+def files(_: Ground) -> Findings:
+    """The units are those that this installation would write."""
+    manager = _manager()
+    asked = installing.asked_for(manager.folder) if manager is not None else None
+    if manager is None:
+        return
+    if asked is None:
+        yield unchecked("the units", "they were not written by `kaywatch service`")
+        return
+    try:
+        planned = installing.plan(
+            manager, installing.describe(manager, asked["config"], bool(asked["http"]))
         )
-    if found.get("Type", "").startswith("notify"):
+    except AgentError as error:
+        yield warning(f"the units can't be made again: {error}", "mend that first")
+        return
+    other = [file for file in planned if file.found != file.text]
+    for file in other:
+        yield warning(
+            f"{file.path}: {file.state}",
+            "`kaywatch service install` writes it anew; changes of yours belong into"
+            " drop-ins (systemctl edit)",
+        )
+    if not other:
+        yield ok(f"{len(planned)} files are as they should be")
+
+
+def sandbox(_: Ground) -> Findings:
+    """It can do no more than it has to."""
+    manager = _manager()
+    if manager is None or manager.user:
+        return
+    try:
+        exposure = float(manager.exposure().split()[0])
+    except (StartError, ValueError, IndexError) as error:
+        yield unchecked("its sandbox", f"systemd-analyze doesn't say ({error})")
+        return
+    text = f"exposure {exposure:g} of 10 (systemd-analyze security {SERVICE})"
+    if exposure > EXPOSURE:
+        yield warning(text, f"what we ship has {EXPOSURE}: which drop-in opens it?")
+    else:
+        yield ok(text)
+
+
+def _manager() -> Manager | None:
+    """Return who has the service: the machine, or else this user; None for nobody."""
+    if not under_systemd():
+        return None
+    for manager in (Manager(), Manager(user=True)):
+        try:
+            state = manager.properties(SERVICE, "LoadState").get("LoadState")
+        except StartError:
+            continue  # no session of this user
+        if state == "loaded":
+            return manager
+    return None
+
+
+def _state(found: Mapping[str, str], systemctl: str) -> Findings:
+    state = f"{SERVICE} is {found['ActiveState']} ({found['SubState']})"
+    if found["ActiveState"] == "active":
+        yield ok(state)
+    else:
+        yield problem(
+            f"{state}, last result {found['Result']}",
+            f"{systemctl} start kaywatch; journalctl -u kaywatch says why it ended",
+        )
+    if found["NRestarts"] != "0":
+        yield warning(
+            f"systemd has restarted it {found['NRestarts']} times",
+            f"journalctl -u kaywatch says why; {systemctl} reset-failed kaywatch",
+        )
+    if found["UnitFileState"] == "disabled":
+        yield warning(
+            "it doesn't start with the machine", f"{systemctl} enable kaywatch"
+        )
+    if found["NeedDaemonReload"] == "yes":
+        yield warning(
+            "its unit has changed since systemd read it", f"{systemctl} daemon-reload"
+        )
+    for path in found["DropInPaths"].split():
+        yield ok(f"{path} is a drop-in")
+
+
+def _watched(found: Mapping[str, str]) -> Findings:
+    if found["Type"].startswith("notify"):
         yield ok("systemd is told when it serves")
     else:
         yield warning(
-            f"Type={found.get('Type')}: systemd doesn't know when it serves",
+            f"Type={found['Type']}: systemd doesn't know when it serves",
             "Type=notify in its unit",
         )
-    if found.get("WatchdogUSec", "0") in ("0", "infinity"):
+    if found["WatchdogUSec"] in ("0", "infinity"):
         yield warning(
             "no watchdog: an agent that hangs is not restarted",
             "WatchdogSec=30s in its unit",
@@ -55,66 +144,4 @@ def unit(_: Ground) -> Findings:
         yield ok(f"restarted when it hangs for {found['WatchdogUSec']}")
 
 
-def sandbox(_: Ground) -> Findings:
-    """It can do no more than it has to."""
-    if not Path("/run/systemd/system").is_dir():
-        return
-    if _properties().get("LoadState") != "loaded":
-        return
-    said = _said("systemd-analyze", "security", "--no-pager", UNIT).splitlines()
-    words = said[-1].rpartition(": ")[2].split() if said else []
-    try:
-        exposure = float(words[0])
-    except (IndexError, ValueError):
-        yield unchecked("its sandbox", "systemd-analyze doesn't say")
-        return
-    text = f"exposure {exposure:g} of 10 (systemd-analyze security {UNIT})"
-    if exposure > EXPOSURE:
-        yield warning(text, "the units in deploy/systemd have at most 1.5")
-    else:
-        yield ok(text)
-
-
-def _state(found: Mapping[str, str]) -> Findings:
-    state = f"{found.get('ActiveState')} ({found.get('SubState')})"
-    if found.get("ActiveState") == "active":
-        yield ok(f"{UNIT} is {state}")
-    else:
-        yield problem(
-            f"{UNIT} is {state}, last result {found.get('Result')}",
-            "systemctl start kaywatch; journalctl -u kaywatch says why it ended",
-        )
-    restarts = found.get("NRestarts", "0")
-    if restarts not in ("0", ""):
-        yield warning(
-            f"systemd has restarted it {restarts} times",
-            "journalctl -u kaywatch says why; systemctl reset-failed kaywatch",
-        )
-    if found.get("UnitFileState") == "disabled":
-        yield warning("it doesn't start with the machine", "systemctl enable kaywatch")
-
-
-def _properties() -> dict[str, str]:
-    text = _said("systemctl", "show", f"--property={','.join(PROPERTIES)}", UNIT)
-    return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
-
-
-def _said(*command: str) -> str:
-    """Return what a command printed; nothing if it failed."""
-    found = shutil.which(command[0])
-    if found is None:
-        return ""
-    try:
-        done = subprocess.run(  # noqa: S603
-            [found, *command[1:]],
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout if done.returncode == 0 else ""
-
-
-CHECKS: Final = (unit, sandbox)
+CHECKS: Final = (unit, files, sandbox)

@@ -79,8 +79,8 @@ def rights(ground: Ground) -> Findings:
         return
     found = path.stat()
     owner = found.st_uid
-    runs = ground.listener
-    agent = runs.uid if runs is not None and runs.pid > 1 else os.geteuid()
+    runs = ground.process
+    agent = runs.uid if runs is not None else os.geteuid()
     if agent not in (0, owner):
         yield problem(
             f"{path} is of {who.user(owner)}, and the agent runs as {who.user(agent)}",
