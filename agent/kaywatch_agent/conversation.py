@@ -252,7 +252,12 @@ class StreamConversation(Conversation):
         super().__init__(pipeline, link, number, anonymous)
         self._frames = FrameReader()
 
-    def receive(self, data: bytes) -> None:
+    @property
+    def missing(self) -> int:
+        """Bytes that the present frame lacks."""
+        return self._frames.missing
+
+    def receive(self, data: bytes | memoryview) -> None:
         """Take in bytes, and act on every message that they complete."""
         self._pipeline.telemetry.add("kaywatch_received_bytes_total", len(data))
         for frame in self._frames.receive(data):

@@ -48,7 +48,11 @@ class Conversation(Protocol):
     def held(self) -> int:
         """Bytes of a frame that is not complete."""
 
-    def receive(self, data: bytes) -> None:
+    @property
+    def missing(self) -> int:
+        """Bytes that it lacks."""
+
+    def receive(self, data: bytes | memoryview) -> None:
         """Take in bytes."""
 
     def resume(self) -> None:
@@ -104,10 +108,11 @@ class Link(asyncio.Protocol):
 
     def take(self, most: int) -> float:
         """Hand on so many bytes; return how long to take no more, in seconds."""
-        data = self._next(most)
         conversation = self._conversation
-        if conversation is None or not data:
+        if conversation is None or not self._chunks:
             return 0.0
+        # The rest of one frame is one message, however long.
+        data = self._next(max(most, conversation.missing))
         try:
             conversation.receive(data)
         except Exception:
@@ -166,12 +171,10 @@ class Link(asyncio.Protocol):
 
     # -- inside ----------------------------------------------------------------------
 
-    def _next(self, most: int) -> bytes:
+    def _next(self, most: int) -> memoryview:
         """Return the first of what waits."""
-        if not self._chunks:
-            return b""
         first = self._chunks[0]
-        data = bytes(first[:most])
+        data = first[:most]
         self.waiting -= len(data)
         if len(first) > most:
             self._chunks[0] = first[most:]

@@ -39,7 +39,15 @@ class FrameReader:
         """Bytes of a frame that is not complete."""
         return len(self._buffer)
 
-    def receive(self, data: bytes) -> list[bytes | Oversized | OutOfStep]:
+    @property
+    def missing(self) -> int:
+        """Bytes that the present frame lacks, as far as its length has come."""
+        if len(self._buffer) < _LENGTH.size:
+            return self._skip
+        (size,) = _LENGTH.unpack_from(self._buffer)
+        return max(0, int(size) + _LENGTH.size - len(self._buffer))
+
+    def receive(self, data: bytes | memoryview) -> list[bytes | Oversized | OutOfStep]:
         """Return the frames that `data` completes, in order.
 
         After an `OutOfStep` the caller closes the connection; all later bytes are
