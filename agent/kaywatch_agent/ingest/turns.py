@@ -50,11 +50,15 @@ class Turns:
         self._takers: dict[int, deque[Taker]] = {}
         self._held_back: dict[int, asyncio.TimerHandle] = {}
         self._due = False
+        self._now = 0.0
+        self._left = 0.0  # seconds for what is taken at once, in this turn of the loop
         self._over = asyncio.Event()
 
     def add(self, taker: Taker) -> None:
         """Let a connection take part that has bytes now, and had none before."""
         pid = taker.process
+        if self._at_once(pid, taker):
+            return
         takers = self._takers.get(pid)
         if takers is not None:
             takers.append(taker)
@@ -73,6 +77,23 @@ class Turns:
             await self._over.wait()
 
     # -- inside ----------------------------------------------------------------------
+
+    def _at_once(self, pid: int, taker: Taker) -> bool:
+        """Take in a little now, while nobody waits: a turn of the loop costs 20 us."""
+        if self._round or self._held_back or taker.waiting > SLICE:
+            return False
+        now = asyncio.get_running_loop().time()
+        if now != self._now:  # uvloop's clock stands still within a turn of the loop
+            self._now, self._left = now, self._turn
+        if self._left <= 0:
+            return False
+        started = time.monotonic()
+        pause = taker.take(SLICE)
+        self._left -= time.monotonic() - started
+        if pause > 0:
+            loop = asyncio.get_running_loop()
+            self._held_back[pid] = loop.call_later(pause, self._release, pid)
+        return True
 
     def _join(self, pid: int) -> None:
         self._round.append(pid)

@@ -99,9 +99,10 @@ class Link(asyncio.Protocol):
         if self._conversation is None:
             return
         self._chunks.append(memoryview(data))
-        if not self.waiting:
-            self._listener.turns.add(self)
+        waited = self.waiting
         self.waiting += len(data)
+        if not waited:
+            self._listener.turns.add(self)
         if self.waiting > HIGH_WATER and self._reading and self._transport is not None:
             self._reading = False
             self._transport.pause_reading()
