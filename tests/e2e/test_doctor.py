@@ -24,6 +24,7 @@ import pytest
 import trustme
 from tests.agents import Agent, free_port, running_agent, until
 from tests.brokers import AGENT, HOST, running_broker
+from tests.certificates import certificate
 from tests.e2e.chaos import small_disk
 from tests.mqtt import agent_at, listening, settings, variables
 from tests.receivers import running_receivers
@@ -266,6 +267,69 @@ def test_a_user_who_may_not_push_is_told_how_to(short: Path) -> None:
     assert "usermod -aG root nobody" in refused["mend"]
     assert allowed.verdict("nobody can connect") == "ok"
     assert outside.verdict("may not go through", f"chmod o+x {short}") == "problem"
+
+
+@as_root
+def test_a_user_who_is_not_on_the_list_is_told(short: Path) -> None:
+    path = config(short, '[ingest]\nmode = "0666"\nallow_uids = ["daemon"]\n')
+    path.chmod(0o644)
+    with running_agent(sys.executable, "--config", str(path)) as agent:
+        os.chmod(agent.folder, 0o755)
+        report = of(agent, "socket", "--config", str(path), code=AS_NOBODY)
+
+    assert report.verdict("everybody on this host may connect") == "ok"
+    assert report.verdict("only daemon and root may") == "ok"
+    refused = report.found("nobody can connect, and is refused")
+    assert (refused["verdict"], report.code) == ("problem", 1)
+
+
+# -- HTTP ------------------------------------------------------------------------------
+
+
+def test_an_agent_that_asks_for_a_token_is_asked_with_one(short: Path) -> None:
+    tokens = short / "tokens"
+    tokens.write_text(f"{secrets.token_hex(32)}\n")
+    tokens.chmod(0o600)
+    path = config(short, f'[http]\nread_tokens_file = "{tokens}"\n')
+    with running_agent(sys.executable, "--config", str(path)) as agent:
+        options = ("agent", "configuration", "--config", str(path))
+        without = of(agent, *options)
+        given = of(agent, *options, KAYWATCH_TOKEN_FILE=str(tokens))
+
+    assert without.verdict("HTTP asks for a token") == "ok"
+    assert without.verdict("refuses to say more", "KAYWATCH_TOKEN_FILE") == "problem"
+    assert given.problems == []
+    tokens.unlink()
+    gone = doctor("configuration", "--config", str(path))
+    assert gone.verdict("http.read_tokens_file", "docs/security.md") == "problem"
+
+
+def test_an_agent_with_a_certificate_of_its_own(short: Path) -> None:
+    own = certificate(short)
+    text = f"[http]\ntls_certificate_file = '{own.certificate}'\n"
+    path = config(short, f"{text}tls_key_file = '{own.key}'\n")
+    with running_agent(sys.executable, "--config", str(path)) as agent:
+        options = ("agent", "--config", str(path), "--url", agent.url)
+        strange = doctor(*options)
+        trusting = doctor(*options, SSL_CERT_FILE=str(own.certificate))
+
+    assert agent.url.startswith("https://")
+    assert strange.verdict("is not trusted here", "SSL_CERT_FILE") == "problem"
+    assert strange.verdict("the certificate of", "expires in 23h") == "warning"
+    assert trusting.verdict("answers at", agent.url) == "ok"
+
+
+def test_an_agent_on_a_socket_of_its_own_is_found_by_the_configuration(
+    short: Path,
+) -> None:
+    path = config(short, f'[http]\nlisten = "unix:{short}/http"\n')
+    options = ("--config", str(path), "--http", f"unix:{short}/http")
+    with running_agent(sys.executable, *options) as agent:
+        report = doctor("agent", "configuration", "--config", str(path))
+
+    assert agent.url == f"unix:{short}/http"
+    assert report.verdict("answers at", agent.url) == "ok"
+    assert report.verdict("HTTP is for those who may open") == "ok"
 
 
 # -- peers and clocks ------------------------------------------------------------------

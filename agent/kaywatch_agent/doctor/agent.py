@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 import time
 from typing import Final
@@ -25,18 +26,24 @@ def answer(ground: Ground) -> Findings:
         if ground.clients is None:
             yield problem(
                 "it answers /health, and refuses to say more",
-                "give a token that may read, in KAYWATCH_TOKEN_FILE",
+                _TOKEN,
             )
         return
     silence = ground.silence
     if isinstance(silence, AgentRefused):
-        yield problem(f"at {ground.url}: {silence}", "it answers, and refuses")
-        return
-    yield problem(
-        f"no agent answers at {ground.url}",
-        "start one with `kaywatch serve`, or `systemctl start kaywatch`; if it runs,"
-        " say where with --url",
-    )
+        yield problem(f"at {ground.url}: {silence}", _TOKEN)
+    elif silence is not None and "certificate verify failed" in str(silence):
+        yield problem(
+            f"at {ground.url}: its certificate is not trusted here",
+            f"SSL_CERT_FILE={ground.config.http.tls_certificate_file or 'FILE'}, or"
+            " that of the authority that signed it",
+        )
+    else:
+        yield problem(
+            f"no agent answers at {ground.url}",
+            "start one with `kaywatch serve`, or `systemctl start kaywatch`; if it"
+            " runs, say where with --url",
+        )
 
 
 def stages(ground: Ground) -> Findings:
@@ -86,16 +93,28 @@ def version(ground: Ground) -> Findings:
 
 
 def certificate(ground: Ground) -> Findings:
-    """Its certificate is trusted here, and goes on being valid."""
+    """Its certificate goes on being valid."""
     parts = urlsplit(ground.url)
     if parts.scheme != "https" or not parts.hostname:
         return
     try:
-        found = tls.look(parts.hostname, parts.port or 443)
-    except (OSError, ssl.SSLError) as error:
+        found = tls.look(parts.hostname, parts.port or 443, context=_own(ground))
+    except OSError as error:  # ssl.SSLError is one
         yield unchecked("its certificate", f"no connection: {error}")
         return
     yield from tls.judged(f"the certificate of {ground.url}", found, time.time())
 
+
+def _own(ground: Ground) -> ssl.SSLContext:
+    """Return what trusts the agent's own certificate, whoever signed it."""
+    context = ssl.create_default_context()
+    with contextlib.suppress(OSError):
+        context.load_verify_locations(ground.config.http.tls_certificate_file)
+        # Else it would have to be an authority's.
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return context
+
+
+_TOKEN: Final = "give a token that may read, in KAYWATCH_TOKEN_FILE"  # noqa: S105
 
 CHECKS: Final = (answer, stages, version, certificate)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 from kaywatch.errors import ConfigurationError
-from kaywatch_agent.doctor.finding import Findings, ok, problem, unchecked, warning
+from kaywatch_agent.doctor.finding import Findings, ok, problem, warning
 from kaywatch_agent.doctor.ground import Ground
 from kaywatch_agent.doctor.reach import reach
+from kaywatch_agent.doctor.secrets import unread
 
 __all__ = ["CHECKS", "STAGE"]
 
@@ -46,12 +47,7 @@ def reached(ground: Ground) -> Findings:
             broker.secret()
             context = broker.context()
         except ConfigurationError as error:
-            if "ermission denied" in str(error):
-                yield unchecked(
-                    f"{config.label}: {error}", "the agent's user may read it"
-                )
-            else:
-                yield problem(f"{config.label}: {error}", "see [[ingest.mqtt]]")
+            yield unread(f"{config.label}: {error}", "see [[ingest.mqtt]]")
             continue
         yield from reach(broker.url, broker.host, broker.port, context=context)
 

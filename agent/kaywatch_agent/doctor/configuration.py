@@ -9,7 +9,10 @@ from typing import Final
 
 from kaywatch_agent.doctor.finding import Findings, ok, problem, unchecked, warning
 from kaywatch_agent.doctor.ground import Ground
+from kaywatch_agent.doctor.secrets import unread
+from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.notify.config import warnings
+from kaywatch_agent.web.server import check
 
 __all__ = ["CHECKS"]
 
@@ -30,6 +33,27 @@ def file(ground: Ground) -> Findings:
         return
     for wrong in (ground.wrong, *ground.wrong.others):
         yield problem(str(wrong), "`kaywatch check` says when it is right again")
+
+
+def http(ground: Ground) -> Findings:
+    """Tokens and certificates of HTTP are there, and it isn't open to all."""
+    config = ground.config.http
+    try:
+        check(config)
+    except ConfigError as error:
+        yield unread(str(error), "docs/security.md has how to make it")
+        return
+    if config.insecure_public_listener and not (config.guarded and config.tls):
+        yield warning(
+            f"{config.listen}: other hosts may reach it without a token or without TLS",
+            "is something in front that guards it? See docs/security.md",
+        )
+    elif config.guarded:
+        yield ok("HTTP asks for a token")
+    elif config.unix_path:
+        yield ok(f"HTTP is for those who may open {config.unix_path}")
+    else:
+        yield ok("HTTP is for this host, without a token")
 
 
 def secrets(ground: Ground) -> Findings:
@@ -76,4 +100,4 @@ def _readers(path: Path, ground: Ground) -> Findings:
         )
 
 
-CHECKS: Final = (file, secrets, rules)
+CHECKS: Final = (file, http, secrets, rules)

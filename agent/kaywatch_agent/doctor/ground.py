@@ -202,11 +202,16 @@ def _configured(given: str) -> tuple[Path | None, Config, ConfigError | None]:
 
 def _url(config: Config) -> str:
     """Return where clients look, or else where the configuration has HTTP served."""
+    given = os.environ.get("KAYWATCH_URL")
+    if given:
+        return given
+    if config.http.unix_path:
+        return f"unix:{config.http.unix_path}"
     host, port = config.http.address
     if host in ("", "0.0.0.0", "::"):  # noqa: S104
         host = "127.0.0.1"
     host = f"[{host}]" if ":" in host else host
-    return os.environ.get("KAYWATCH_URL") or f"http://{host}:{port}"
+    return f"{'https' if config.http.tls else 'http'}://{host}:{port}"
 
 
 def _socket(config: Config) -> str:

@@ -14,7 +14,6 @@ from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from kaywatch_agent.doctor.finding import (
-    Finding,
     Findings,
     Verdict,
     ok,
@@ -24,6 +23,7 @@ from kaywatch_agent.doctor.finding import (
 )
 from kaywatch_agent.doctor.ground import Ground
 from kaywatch_agent.doctor.reach import CONNECT_SECONDS, reach, words
+from kaywatch_agent.doctor.secrets import unread
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.notify.config import (
     AlertmanagerConfig,
@@ -60,7 +60,7 @@ def reached(ground: Ground) -> Findings:
         try:
             targets += _targets(f"receiver.{name}", config)
         except ConfigError as error:
-            yield _unread(error)
+            yield unread(str(error))
             continue
         if isinstance(config, AppriseConfig):
             yield unchecked(
@@ -71,7 +71,7 @@ def reached(ground: Ground) -> Findings:
         if heartbeat is not None:
             targets.append(Target("heartbeat", heartbeat.read()))
     except ConfigError as error:
-        yield _unread(error)
+        yield unread(str(error))
     with ThreadPoolExecutor(AT_ONCE, "doctor receiver") as pool:
         for findings in pool.map(lambda target: list(_reached(target)), targets):
             yield from findings
@@ -112,15 +112,6 @@ def _targets(name: str, config: ReceiverConfig) -> Iterator[Target]:
     elif isinstance(config, AlertmanagerConfig):
         for url in config.urls:
             yield Target(name, url, "/-/ready")
-
-
-def _unread(error: ConfigError) -> Finding:
-    text = str(error)
-    if "CREDENTIALS_DIRECTORY" in text:
-        return unchecked(text, "only the service has its credentials")
-    if "ermission denied" in text:
-        return unchecked(text, "the agent's user may read it, and this one may not")
-    return problem(text, "make the file, or set the variable, that the key names")
 
 
 def _reached(target: Target) -> Findings:

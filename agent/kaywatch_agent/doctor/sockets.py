@@ -46,7 +46,9 @@ def rights(ground: Ground) -> Findings:
     if not stat.S_ISSOCK(found.st_mode):
         yield problem(f"{path} is no socket", "move it away, and restart the agent")
         return
-    yield _who_may(path, found)
+    yield _who_may(path, found, narrowed=bool(_named(ground)))
+    if named := _named(ground):
+        yield ok(f"of these, only {named} and root may (ingest.allow_uids, allow_gids)")
     folder = who.closed_folder(Path(path))
     if folder is not None:
         mode = stat.S_IMODE(folder.stat().st_mode)
@@ -70,8 +72,14 @@ def connect(ground: Ground) -> Findings:
         if os.path.exists(ground.socket) or error.errno == errno.EACCES:
             yield _refused(ground.socket, me, error)
         return
+    access = ground.config.ingest.access
     if os.geteuid() == 0:
         yield ok("root can connect, whatever the rights are")
+    elif not access.admits(_Me()):
+        yield problem(
+            f"{me} can connect, and is refused: not in allow_uids or allow_gids",
+            f'add "{me}" to ingest.allow_uids, and reload the configuration',
+        )
     else:
         yield ok(f"{me} can connect")
 
@@ -91,10 +99,27 @@ def found_by_clients(ground: Ground) -> Findings:
         )
 
 
-def _who_may(path: str, found: os.stat_result) -> Finding:
+class _Me:
+    """This process, as the agent sees who connects."""
+
+    uid = property(lambda _: os.geteuid())
+    gids = property(lambda _: (os.getegid(), *os.getgroups()))
+    trusted = False
+
+
+def _named(ground: Ground) -> str:
+    """Return whom the configuration names; empty if it names nobody."""
+    config = ground.config.ingest
+    groups = [f"members of {name}" for name in config.allow_gids]
+    return ", ".join((*config.allow_uids, *groups))
+
+
+def _who_may(path: str, found: os.stat_result, *, narrowed: bool) -> Finding:
     mode = stat.S_IMODE(found.st_mode)
     owner, group = who.user(found.st_uid), who.group(found.st_gid)
     where = f"{path} ({mode:04o} {owner}:{group})"
+    if mode & stat.S_IWOTH and narrowed:
+        return ok(f"{where}: everybody on this host may connect")
     if mode & stat.S_IWOTH:
         return warning(
             f"{where}: everybody on this host may push",
