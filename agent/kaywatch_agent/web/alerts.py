@@ -28,6 +28,7 @@ from kaywatch_agent.web.silences import silence_row
 
 __all__ = [
     "alert_list",
+    "find",
     "metric_list",
     "row",
     "rule_list",
@@ -132,6 +133,19 @@ def silence_list(reading: Reading, query: SilencesQuery) -> shapes.SilenceList:
     rows = [r for r in rows if query.state in (None, r.status.state)]
     rows.sort(key=lambda r: (order.index(r.status.state), r.endsAt, r.id))
     return shapes.SilenceList(timestamp=picture.now, silences=rows)
+
+
+def find(picture: Picture, name: str) -> Instance:
+    """Return the alert with an id.
+
+    Raises:
+        Problem: 404.
+    """
+    instance = next((i for i in picture.instances if i.id == name), None)
+    if instance is None:
+        known = [i.id for i in picture.instances]
+        raise not_found("alert", name, known, "/api/v1/alerts")
+    return instance
 
 
 def row(picture: Picture, instance: Instance) -> shapes.AlertRow:

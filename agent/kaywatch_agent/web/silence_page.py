@@ -12,8 +12,8 @@ from html import escape
 from kaywatch_agent.rules.instance import Instance
 from kaywatch_agent.rules.matchers import Matcher
 from kaywatch_agent.rules.picture import Picture
+from kaywatch_agent.web.alerts import find
 from kaywatch_agent.web.parameters import SilencePageQuery
-from kaywatch_agent.web.problems import not_found
 from kaywatch_agent.web.reading import Reading
 from kaywatch_agent.web.reply import Reply
 
@@ -51,10 +51,7 @@ def silence_page(reading: Reading, query: SilencePageQuery) -> Reply:
         Problem: 404.
     """
     picture = reading.picture()
-    instance = next((i for i in picture.instances if i.id == query.alert), None)
-    if instance is None:
-        known = [i.id for i in picture.instances]
-        raise not_found("alert", query.alert, known, "/api/v1/alerts")
+    instance = find(picture, query.alert)
     shown = _PAGE.format(
         rule=escape(instance.rule),
         state=escape(instance.life.state),

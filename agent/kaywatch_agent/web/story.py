@@ -21,9 +21,8 @@ from kaywatch_agent.notification import (
 from kaywatch_agent.rules.instance import Held, Instance
 from kaywatch_agent.rules.picture import Picture
 from kaywatch_agent.web.alert_shapes import AlertRow, AlertState, AlertTold
-from kaywatch_agent.web.alerts import row
+from kaywatch_agent.web.alerts import find, row
 from kaywatch_agent.web.parameters import AlertQuery
-from kaywatch_agent.web.problems import not_found
 from kaywatch_agent.web.reading import Reading
 from kaywatch_agent.web.schema import Body, Count, Moment
 
@@ -167,10 +166,7 @@ def alert_story(reading: Reading, query: AlertQuery) -> AlertStory:
         Problem: 404.
     """
     picture = reading.picture()
-    instance = next((i for i in picture.instances if i.id == query.id), None)
-    if instance is None:
-        known = [i.id for i in picture.instances]
-        raise not_found("alert", query.id, known, "/api/v1/alerts")
+    instance = find(picture, query.id)
     witness, worst = instance.witness, instance.worst
     return AlertStory(
         timestamp=picture.now,
