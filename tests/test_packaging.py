@@ -94,8 +94,8 @@ def test_the_wheel_holds_both_packages_and_nothing_else(wheel: Path) -> None:
         "kaywatch/PROTOCOL.md",
         "kaywatch_agent/__main__.py",
         "kaywatch_agent/py.typed",
-        "kaywatch_agent/service/units/kaywatch.service",
-        "kaywatch_agent/service/units/user/kaywatch.service",
+        "kaywatch_agent/cli/service/units/kaywatch.service",
+        "kaywatch_agent/cli/service/units/user/kaywatch.service",
     } <= names
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import kaywatch
-import kaywatch.frameworks
+import kaywatch._instrument.frameworks
 import kaywatch.launch
 import kaywatch_agent
 import kaywatch_agent.errors
@@ -154,4 +154,4 @@ def test_what_any_python_may_import_is_written_for_old_ones_too() -> None:
         for node in tree.body
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "FRAMEWORKS"
     )
-    assert frameworks == kaywatch.frameworks.FRAMEWORKS
+    assert frameworks == kaywatch._instrument.frameworks.FRAMEWORKS

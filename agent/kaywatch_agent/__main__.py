@@ -16,7 +16,7 @@ def main() -> None:
 
         launch.main(sys.argv[2:])
     try:
-        cli = importlib.import_module("kaywatch_agent.cli")
+        cli = importlib.import_module("kaywatch_agent.cli.main")
     except ModuleNotFoundError as error:
         sys.exit(
             f"kaywatch: the agent needs {error.name}, which is not installed here;"

@@ -19,30 +19,30 @@ from kaywatch._version import __version__
 from kaywatch_agent.aggregate.aggregator import Aggregator, View
 from kaywatch_agent.aggregate.change import Change
 from kaywatch_agent.aggregate.clients import Client
+from kaywatch_agent.aggregate.feed import Feed
 from kaywatch_agent.aggregate.registry import Registry
-from kaywatch_agent.alerting import Alerting
-from kaywatch_agent.announcing import Announcing
-from kaywatch_agent.commits import Commits
 from kaywatch_agent.config import Config
-from kaywatch_agent.delivery import Delivery, Documents
 from kaywatch_agent.errors import ConfigError, StoreError
-from kaywatch_agent.feed import Feed
-from kaywatch_agent.health import Health, Readiness
 from kaywatch_agent.ingest.peers import Peer
 from kaywatch_agent.ingest.probe import Probe
 from kaywatch_agent.ingest.unix import UnixListener
-from kaywatch_agent.model import Presence
-from kaywatch_agent.pipeline import Pipeline
-from kaywatch_agent.privacy import Privacy
+from kaywatch_agent.model.series import Presence
+from kaywatch_agent.notify.delivery import Delivery, Documents
+from kaywatch_agent.pipeline.pipeline import Pipeline
+from kaywatch_agent.protocol.redact import Privacy
+from kaywatch_agent.rules.broadcast import Announcing
 from kaywatch_agent.rules.instance import Instance
+from kaywatch_agent.rules.loop import Alerting
 from kaywatch_agent.rules.picture import Picture
 from kaywatch_agent.rules.state import State
 from kaywatch_agent.rules.tell import Notice
+from kaywatch_agent.runtime.health import Health, Readiness
+from kaywatch_agent.runtime.supervision import Figures, Supervision
+from kaywatch_agent.runtime.systemd import Notifier
+from kaywatch_agent.runtime.telemetry import Telemetry
+from kaywatch_agent.store.commits import Commits
 from kaywatch_agent.store.writer import Damaged, Writer
-from kaywatch_agent.supervision import Figures, Supervision
-from kaywatch_agent.systemd import Notifier
-from kaywatch_agent.telemetry import Telemetry
-from kaywatch_agent.web.alerts import row
+from kaywatch_agent.web.api.alerts import row
 from kaywatch_agent.web.server import WebServer
 
 if TYPE_CHECKING:

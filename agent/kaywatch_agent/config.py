@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any, Final
 
 from kaywatch_agent.aggregate.registry import Limits
-from kaywatch_agent.delivery import NotifyConfig
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.ingest.config import IngestConfig
-from kaywatch_agent.logs import LogConfig
 from kaywatch_agent.notify.config import Grouping, HeartbeatConfig
 from kaywatch_agent.notify.config import parse as parse_receivers
-from kaywatch_agent.privacy import FailureConfig
+from kaywatch_agent.notify.delivery import NotifyConfig
+from kaywatch_agent.protocol.redact import FailureConfig
 from kaywatch_agent.rules import load as rules
 from kaywatch_agent.rules.rule import Settings
-from kaywatch_agent.settings import section
+from kaywatch_agent.runtime.logs import LogConfig
+from kaywatch_agent.settings.section import section
 from kaywatch_agent.store.writer import StoreConfig
 from kaywatch_agent.web.config import HttpConfig
 

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kaywatch._blocks import execution
-from kaywatch._metrics import count, gauge, observe
 from kaywatch._process import client_stats, configure, flush
+from kaywatch._spans.blocks import execution
+from kaywatch._spans.metrics import count, gauge, observe
 from kaywatch._version import __version__
 from kaywatch.errors import (
     AgentRefused,
@@ -26,8 +26,8 @@ from kaywatch.errors import (
 )
 
 if TYPE_CHECKING:
-    from kaywatch._llm import record_llm
-    from kaywatch.frameworks import instrument, name, uninstrument
+    from kaywatch._instrument.frameworks import instrument, name, uninstrument
+    from kaywatch._llm.llm import record_llm
     from kaywatch.prices import Price
     from kaywatch.query import stats
 
@@ -56,11 +56,11 @@ __all__ = [
 # Imported when first used, so that `import kaywatch` stays within its 20 ms.
 _LAZY = {
     "Price": "kaywatch.prices",
-    "instrument": "kaywatch.frameworks",
-    "name": "kaywatch.frameworks",
-    "record_llm": "kaywatch._llm",
+    "instrument": "kaywatch._instrument.frameworks",
+    "name": "kaywatch._instrument.frameworks",
+    "record_llm": "kaywatch._llm.llm",
     "stats": "kaywatch.query",
-    "uninstrument": "kaywatch.frameworks",
+    "uninstrument": "kaywatch._instrument.frameworks",
 }
 
 

@@ -22,8 +22,8 @@ from kaywatch.recorder import Recorder
 if TYPE_CHECKING:
     from types import FrameType
 
-    from kaywatch._sender import Sender
-    from kaywatch._transport import Transport
+    from kaywatch._send.sender import Sender
+    from kaywatch._send.transport import Transport
     from kaywatch.prices import Price
 
 __all__ = [
@@ -124,7 +124,7 @@ class Process:
             ConfigurationError: before anything has changed.
         """
         if settings.endpoint is not None:
-            from kaywatch._connecting import check_usable
+            from kaywatch._send.connecting import check_usable
 
             check_usable(settings.endpoint)
         if settings.failures not in FAILURES:
@@ -214,9 +214,9 @@ class Process:
     def _make_sender(self) -> Sender:
         import socket
 
-        from kaywatch._connecting import connector
-        from kaywatch._sender import Sender
-        from kaywatch._session import Session, new_identity
+        from kaywatch._send.connecting import connector
+        from kaywatch._send.sender import Sender
+        from kaywatch._send.session import Session, new_identity
 
         settings = self.settings
         identity = new_identity(self.service(), socket.gethostname(), settings.tags)

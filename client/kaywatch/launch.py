@@ -19,8 +19,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Final, NoReturn
 
-from kaywatch._connecting import check_endpoint
 from kaywatch._process import settings_from_environment, tags_in
+from kaywatch._send.connecting import check_endpoint
 from kaywatch.errors import ConfigurationError
 
 __all__ = ["FOLDER", "main"]

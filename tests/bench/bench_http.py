@@ -27,13 +27,13 @@ from tests.bench.rounds import Effort, Measured, in_turns, python
 
 from kaywatch_agent.aggregate.aggregator import HISTORY_STEPS, STEP_SECONDS, View
 from kaywatch_agent.aggregate.clients import Client
+from kaywatch_agent.aggregate.feed import Feed
 from kaywatch_agent.aggregate.history import History, pack
-from kaywatch_agent.alerting import Alerting
-from kaywatch_agent.delivery import Delivery, NotifyConfig
-from kaywatch_agent.feed import Feed
-from kaywatch_agent.health import Health
+from kaywatch_agent.notify.delivery import Delivery, NotifyConfig
 from kaywatch_agent.rules.load import load
-from kaywatch_agent.telemetry import Telemetry
+from kaywatch_agent.rules.loop import Alerting
+from kaywatch_agent.runtime.health import Health
+from kaywatch_agent.runtime.telemetry import Telemetry
 from kaywatch_agent.web.config import HttpConfig
 from kaywatch_agent.web.server import WebServer
 

@@ -26,7 +26,7 @@ from tests.bench.usage import cpu_seconds
 from tests.brokers import Mosquitto, running_broker
 from tests.mqtt import agent_at
 
-from kaywatch._broker import Broker, parse
+from kaywatch._send.broker import Broker, parse
 
 BATCHES = {5_000: 5_000_000, 50: 100_000}  # size: events in all
 CLIENTS = 4

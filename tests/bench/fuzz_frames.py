@@ -21,14 +21,14 @@ import msgpack
 from tests.flights import Endless
 
 from kaywatch import wire
-from kaywatch._packer import Packer
+from kaywatch._send.packer import Packer
 from kaywatch.recorder import Failure, Recorder, Topology
 from kaywatch_agent.aggregate.aggregator import Aggregator
 from kaywatch_agent.aggregate.change import Change
 from kaywatch_agent.aggregate.registry import Limits, Registry
-from kaywatch_agent.conversation import Conversation
-from kaywatch_agent.pipeline import Pipeline
-from kaywatch_agent.telemetry import Telemetry
+from kaywatch_agent.pipeline.pipeline import Pipeline
+from kaywatch_agent.pipeline.session import Conversation
+from kaywatch_agent.runtime.telemetry import Telemetry
 
 FRAMES = 1_000_000
 PROBE_EVERY = 1_000

@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable, Iterator
 
 from kaywatch import wire
-from kaywatch._broker import Broker, Dialect
-from kaywatch._mqtt import MqttTransport
-from kaywatch._packer import Packer
-from kaywatch._session import WINDOW_BATCHES
+from kaywatch._send.broker import Broker, Dialect
+from kaywatch._send.mqtt import MqttTransport
+from kaywatch._send.packer import Packer
+from kaywatch._send.session import WINDOW_BATCHES
 from kaywatch.recorder import Recorder
 
 __all__ = ["Clients", "NODES", "evenly", "sections", "statsd_packets"]

@@ -6,7 +6,7 @@ import numpy as np
 
 from kaywatch_agent.aggregate.registry import Limits, Registry
 from kaywatch_agent.aggregate.step import Step, reduce
-from kaywatch_agent.model import Columns, ErrorKey, Kind, PhaseColumns, SeriesKey
+from kaywatch_agent.model.series import Columns, ErrorKey, Kind, PhaseColumns, SeriesKey
 
 __all__ = ["columns", "phases", "registry", "step"]
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 from tests.docs.slack_page import page
 
-from kaywatch_agent.notification import Alert, NoticeKind
+from kaywatch_agent.model.alerts import Alert, NoticeKind
 from kaywatch_agent.notify.receivers import slack
 from kaywatch_agent.notify.row import Entry, Row
 from kaywatch_agent.notify.sample import ended, sample

@@ -13,8 +13,8 @@ import pytest
 from click.testing import CliRunner
 
 from kaywatch import launch
-from kaywatch_agent.cli import kaywatch
-from kaywatch_agent.manual import CHAPTERS
+from kaywatch_agent.cli.main import kaywatch
+from kaywatch_agent.cli.manual import CHAPTERS
 
 WIDTH = 80
 

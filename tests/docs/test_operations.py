@@ -13,9 +13,9 @@ from tests.agents import Agent, running_agent
 from tests.docs.configuration import DOCS
 from tests.servers import require
 
-import kaywatch_agent.doctor
+import kaywatch_agent.cli.doctor
 from kaywatch_agent.config import parse
-from kaywatch_agent.telemetry import CATALOGUE
+from kaywatch_agent.runtime.telemetry import CATALOGUE
 
 PAGE = (DOCS / "operations.md").read_text()
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
@@ -79,7 +79,7 @@ def test_the_rules_for_prometheus_are_rules_about_metrics_of_ours(
 def test_what_the_doctor_is_quoted_with_is_what_it_says() -> None:
     table = PAGE.partition("| it says |")[2]
     quoted = re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
-    (folder,) = kaywatch_agent.doctor.__path__
+    (folder,) = kaywatch_agent.cli.doctor.__path__
     said = "".join(path.read_text() for path in sorted(Path(folder).glob("*.py")))
     # Strings are written over several lines there.
     said = re.sub(r'"\s+f?"', "", said)

@@ -24,7 +24,7 @@ from tests.agents import Agent, running_agent
 
 HERE = Path(__file__).parent
 APPLICATION = str(HERE / "every_kind")
-STANDIN = HERE.parent / "client/kaygraph_standin.py"
+STANDIN = HERE.parent / "client/instrument/kaygraph_standin.py"
 
 # What differs from one run to the next of the same program: times, and addresses.
 VOLATILE = re.compile(r"\d+\.\d+s\b|(?<=_)\d{9,}|0x[0-9a-f]+")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.agent.rehearsal.history import record
+from tests.agent.simulation.history import record
 from tests.agents import Agent, running_agent, until
 
 CONFIG = """

@@ -30,9 +30,9 @@ from tests.mqtt import agent_at, listening, settings, variables
 from tests.receivers import running_receivers
 
 from kaywatch import wire
-from kaywatch_agent.doctor.examine import examine
-from kaywatch_agent.doctor.finding import FAMILIES, Verdict
-from kaywatch_agent.doctor.ground import Asked, survey
+from kaywatch_agent.cli.doctor.examine import examine
+from kaywatch_agent.cli.doctor.finding import FAMILIES, Verdict
+from kaywatch_agent.cli.doctor.ground import Asked, survey
 
 NOBODY = 65_534
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -41,8 +41,8 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 AS_NOBODY = f"""
 import encodings.idna, os, sys
 from kaywatch_agent import app, cli
-from kaywatch_agent.commands import doctor
-from kaywatch_agent.doctor import examine, ground
+from kaywatch_agent.cli.commands import doctor
+from kaywatch_agent.cli.doctor import examine, ground
 import structlog, uvloop
 os.setgroups([])
 os.setgid({NOBODY})

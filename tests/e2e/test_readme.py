@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tests.agents import Agent, running_agent, until
 
-from kaywatch_agent import cli
+from kaywatch_agent.cli.main import main as cli
 
 README = (Path(__file__).parent.parent.parent / "README.md").read_text()
 CURLS = re.findall(r"^\$ (curl .*)$", README, re.MULTILINE)
@@ -25,7 +25,7 @@ def busy(installed: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[A
     counts = tmp_path_factory.mktemp("counts") / "counts.json"
     with running_agent(installed) as agent:
         workload = subprocess.Popen(
-            [installed, "-m", "kaywatch_agent.demo.workload", f"--counts={counts}"],
+            [installed, "-m", "kaywatch_agent.cli.demo.workload", f"--counts={counts}"],
             env=agent.environment,
         )
         try:

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from tests.agents import Agent, until
 
+from kaywatch_agent.runtime.telemetry import CATALOGUE
 from kaywatch_agent.store.store import QUICK_BYTES
-from kaywatch_agent.telemetry import CATALOGUE
 
 RECORD = """
 import kaywatch, os, sys, time

@@ -306,7 +306,7 @@ def test_uninstrument_undoes_it(
     steps = ["kaywatch.uninstrument()", "import app"]
     (tmp_path / "undone.py").write_text(
         "import kaywatch, sys\n"
-        "from kaywatch.frameworks import instrument_when_imported\n"
+        "from kaywatch._instrument.frameworks import instrument_when_imported\n"
         "instrument_when_imported()\n"
         + "\n".join(steps if before else reversed(steps))
         + "\nassert not hasattr(app.Node._run, '__wrapped__')\n"

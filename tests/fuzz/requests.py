@@ -25,8 +25,8 @@ import psutil
 from tests.agent.web.conftest import fill
 from tests.agent.web.serving import Served, serving
 
-from kaywatch_agent.web import bodies
 from kaywatch_agent.web.config import HttpConfig
+from kaywatch_agent.web.guard import bodies
 from kaywatch_agent.web.routes import ROUTES
 
 REQUESTS = 100_000

@@ -15,15 +15,15 @@ from kaywatch_agent.config import parse as parse_config
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.protocol.decoder import Decoder
 from kaywatch_agent.protocol.framing import FrameReader, OutOfStep, Oversized
-from kaywatch_agent.web import silences
-from kaywatch_agent.web.alert_shapes import SilenceBody
-from kaywatch_agent.web.bodies import decoded
+from kaywatch_agent.web.api import silences
+from kaywatch_agent.web.api.alert_shapes import SilenceBody
+from kaywatch_agent.web.api.parameters import NoQuery, parse
 from kaywatch_agent.web.config import HttpConfig
-from kaywatch_agent.web.gate import Gate
-from kaywatch_agent.web.parameters import NoQuery, parse
+from kaywatch_agent.web.guard.bodies import decoded
+from kaywatch_agent.web.guard.gate import Gate
+from kaywatch_agent.web.guard.tokens import given_token
 from kaywatch_agent.web.problems import Problem
 from kaywatch_agent.web.routes import ROUTES
-from kaywatch_agent.web.tokens import given_token
 
 __all__ = ["TARGETS"]
 

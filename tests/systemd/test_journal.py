@@ -11,7 +11,7 @@ pytestmark = [pytest.mark.xdist_group("systemd"), pytest.mark.timeout(180)]
 # Logs as the agent does, in the place of the agent.
 LOGGING = r"""
 import structlog, logging
-from kaywatch_agent import logs
+from kaywatch_agent.runtime import logs
 logs.set_up(logs.LogConfig(level="debug"))
 log = structlog.get_logger("kaywatch.agent")
 log.debug("fine", client="a\nPRIORITY=0\nMESSAGE=forged\n\x1b[31mred", number=3)

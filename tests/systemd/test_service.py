@@ -91,7 +91,7 @@ def test_what_it_starts_does_not_inherit_what_systemd_gave_it(service: Service) 
 
     words = service.box.run("cat", f"/proc/{service.pid}/environ")
     code = (
-        "import os; from kaywatch_agent import systemd as s;"
+        "import os; from kaywatch_agent.runtime import systemd as s;"
         "os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='0',"
         " NOTIFY_SOCKET='/run/systemd/notify', WATCHDOG_USEC='1', WATCHDOG_PID='1');"
         "s.Notifier.take(); s.inherited_sockets();"

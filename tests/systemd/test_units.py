@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from tests.servers import require
 
+from kaywatch_agent.cli.service.installing import GROUP
+from kaywatch_agent.cli.service.units import Installation, render
 from kaywatch_agent.errors import ConfigError
-from kaywatch_agent.service.installing import GROUP
-from kaywatch_agent.service.units import Installation, render
 
 DEPLOYED = Path(__file__).parents[2] / "deploy" / "systemd"
 COMMAND = "/opt/kaywatch/bin/kaywatch"

@@ -18,7 +18,7 @@ from kaywatch_agent.aggregate.history import History, Packed
 from kaywatch_agent.aggregate.mapping import Mapper, phases
 from kaywatch_agent.aggregate.registry import Registry, is_fold
 from kaywatch_agent.aggregate.step import EMPTY, Step, merge, reduce
-from kaywatch_agent.model import (
+from kaywatch_agent.model.series import (
     Columns,
     FailureRecord,
     Kind,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from kaywatch_agent.aggregate.step import Step
-from kaywatch_agent.model import FailureRecord, SeriesKey, TopologyRecord
+from kaywatch_agent.model.series import FailureRecord, SeriesKey, TopologyRecord
 
 __all__ = ["Change", "Restored"]
 

@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from kaywatch.wire import ErrorCode
-from kaywatch_agent.model import InFlight, Labels, Loop, Presence, ProcessSample
+from kaywatch_agent.model.series import InFlight, Labels, Loop, Presence, ProcessSample
 from kaywatch_agent.protocol.messages import Hello
 
 __all__ = ["EVENT_CODES", "Client", "Clients"]

@@ -26,7 +26,7 @@ from kaywatch_agent.aggregate.step import (
     PhaseSum,
     Step,
 )
-from kaywatch_agent.model import SeriesKey
+from kaywatch_agent.model.series import SeriesKey
 
 __all__ = ["ALL_FACETS", "Figures", "Groups", "Numbers", "PhaseFigures"]
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kaywatch_agent.aggregate.registry import Registry
-from kaywatch_agent.model import Columns, EndPoint, Kind, PhaseColumns, SeriesKey
+from kaywatch_agent.model.series import Columns, EndPoint, Kind, PhaseColumns, SeriesKey
 from kaywatch_agent.protocol.messages import Batch, Executions, Points, Runs
 from kaywatch_agent.protocol.table import Table
 

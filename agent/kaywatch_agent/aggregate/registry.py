@@ -12,7 +12,7 @@ from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
-from kaywatch_agent.model import OTHER, EndPoint, ErrorKey, Kind, SeriesKey
+from kaywatch_agent.model.series import OTHER, EndPoint, ErrorKey, Kind, SeriesKey
 
 __all__ = ["Interner", "Limits", "Registry", "is_fold"]
 

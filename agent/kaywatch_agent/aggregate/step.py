@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kaywatch_agent.aggregate import histogram
-from kaywatch_agent.model import Columns, PhaseColumns
+from kaywatch_agent.model.series import Columns, PhaseColumns
 
 __all__ = [
     "EMPTY",

@@ -14,7 +14,7 @@ from kaywatch_agent.aggregate import histogram
 from kaywatch_agent.aggregate.aggregator import View
 from kaywatch_agent.aggregate.registry import Registry
 from kaywatch_agent.aggregate.step import Facet, Step, collapse, facts_of, rows_of
-from kaywatch_agent.model import EndPoint, ErrorKey, Kind, SeriesKey
+from kaywatch_agent.model.series import EndPoint, ErrorKey, Kind, SeriesKey
 
 __all__ = ["Summary", "completeness", "select", "summarize"]
 

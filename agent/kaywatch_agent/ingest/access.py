@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from kaywatch_agent.sockets import MAX_ID, group_number
+from kaywatch_agent.runtime.sockets import MAX_ID, group_number
 
 __all__ = ["Access", "Identity", "Refusal", "user_number"]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field, fields
 
-from kaywatch._broker import Broker, parse
+from kaywatch._send.broker import Broker, parse
 
 __all__ = ["BrokerConfig"]
 
-# Of `kaywatch._broker.Broker`, under other names here or not at all.
+# Of `kaywatch._send.broker.Broker`, under other names here or not at all.
 _OWN = (
     "url",
     "client_id",

@@ -10,8 +10,8 @@ from typing import Final
 from kaywatch_agent.ingest.access import Access
 from kaywatch_agent.ingest.brokers import BrokerConfig
 from kaywatch_agent.ingest.quotas import Quotas
-from kaywatch_agent.settings import size_in_bytes
-from kaywatch_agent.sockets import check_mode, group_number
+from kaywatch_agent.runtime.sockets import check_mode, group_number
+from kaywatch_agent.settings.section import size_in_bytes
 
 __all__ = ["IngestConfig"]
 

@@ -21,7 +21,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from kaywatch import wire
-from kaywatch._broker import Broker, Dialect
+from kaywatch._send.broker import Broker, Dialect
 
 __all__ = ["Connection", "Take"]
 

@@ -13,14 +13,14 @@ import msgspec
 import structlog
 
 from kaywatch import wire
-from kaywatch._broker import Dialect
+from kaywatch._send.broker import Dialect
 from kaywatch._version import __version__
 from kaywatch.errors import ConfigurationError
 from kaywatch_agent.ingest.brokers import BrokerConfig
 from kaywatch_agent.ingest.connection import Connection
 from kaywatch_agent.ingest.peers import RemotePeer
 from kaywatch_agent.ingest.rivals import Rivals
-from kaywatch_agent.telemetry import Telemetry
+from kaywatch_agent.runtime.telemetry import Telemetry
 
 __all__ = ["Announcing", "BrokerIntake", "Conversation", "Link", "Pipeline"]
 

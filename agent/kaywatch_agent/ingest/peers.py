@@ -14,7 +14,7 @@ from typing import Final
 
 import psutil
 
-from kaywatch_agent.model import ProcessSample
+from kaywatch_agent.model.series import ProcessSample
 
 __all__ = ["Peer", "RemotePeer", "credentials"]
 

@@ -19,8 +19,8 @@ from kaywatch_agent.ingest.config import IngestConfig
 from kaywatch_agent.ingest.peers import Peer
 from kaywatch_agent.ingest.quotas import Quotas, Shares
 from kaywatch_agent.ingest.turns import SLICE, Turns
-from kaywatch_agent.sockets import SocketFile
-from kaywatch_agent.telemetry import Telemetry
+from kaywatch_agent.runtime.sockets import SocketFile
+from kaywatch_agent.runtime.telemetry import Telemetry
 
 __all__ = ["Conversation", "Link", "UnixListener"]
 

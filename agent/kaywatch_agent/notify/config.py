@@ -10,10 +10,10 @@ from typing import Any, ClassVar, Final, Literal
 from urllib.parse import urlsplit
 
 from kaywatch_agent.errors import ConfigError
-from kaywatch_agent.notification import Severity
+from kaywatch_agent.model.alerts import Severity
 from kaywatch_agent.notify.policy import FollowUp, Policy, parse_rate, parse_seconds
 from kaywatch_agent.notify.secret import SOURCES, Secret, secret
-from kaywatch_agent.settings import section
+from kaywatch_agent.settings.section import section
 
 __all__ = [
     "AlertmanagerConfig",

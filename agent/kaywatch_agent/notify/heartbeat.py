@@ -15,7 +15,7 @@ from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.notify.config import HeartbeatConfig
 from kaywatch_agent.notify.http import Http, NoAnswer
 from kaywatch_agent.notify.policy import parse_seconds
-from kaywatch_agent.telemetry import Telemetry
+from kaywatch_agent.runtime.telemetry import Telemetry
 
 __all__ = ["Heartbeat"]
 

@@ -7,14 +7,14 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from kaywatch_agent.notification import NoticeKind
+from kaywatch_agent.model.alerts import NoticeKind
 from kaywatch_agent.notify.lane import Lane
 from kaywatch_agent.notify.ledger import Ledger, episode_of
 from kaywatch_agent.notify.notice import Notice
 from kaywatch_agent.notify.policy import Policy
 from kaywatch_agent.notify.row import Entry, Reason, Row, Status
 from kaywatch_agent.notify.ulid import Ulids
-from kaywatch_agent.telemetry import Telemetry
+from kaywatch_agent.runtime.telemetry import Telemetry
 
 __all__ = ["MAX_ENTRIES", "MAX_PENDING", "TRIGGERS", "Intake", "Put"]
 

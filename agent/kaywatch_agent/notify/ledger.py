@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from kaywatch_agent.notification import Alert, NoticeKind
+from kaywatch_agent.model.alerts import Alert, NoticeKind
 from kaywatch_agent.notify.row import Entry, Row, Status
 
 __all__ = ["DEAD_KEPT", "DONE_KEPT", "Episode", "Ledger", "episode_of"]

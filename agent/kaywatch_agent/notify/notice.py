@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from kaywatch_agent.notification import Alert, NoticeKind
+from kaywatch_agent.model.alerts import Alert, NoticeKind
 from kaywatch_agent.notify.lane import Lane
 from kaywatch_agent.notify.ledger import Episode
 from kaywatch_agent.notify.policy import Policy

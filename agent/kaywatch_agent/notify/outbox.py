@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 from msgspec.structs import replace
 
-from kaywatch_agent.notification import Alert, NoticeKind
+from kaywatch_agent.model.alerts import Alert, NoticeKind
 from kaywatch_agent.notify.intake import MAX_ENTRIES, TRIGGERS, Intake, Put
 from kaywatch_agent.notify.lane import Lane
 from kaywatch_agent.notify.ledger import Ledger, episode_of
@@ -23,7 +23,7 @@ from kaywatch_agent.notify.policy import Policy
 from kaywatch_agent.notify.row import Entry, Reason, Row, Status
 from kaywatch_agent.notify.ulid import Ulids
 from kaywatch_agent.notify.verdict import MAX_RETRY_AFTER, Outcome, Verdict
-from kaywatch_agent.telemetry import Telemetry
+from kaywatch_agent.runtime.telemetry import Telemetry
 
 __all__ = ["Outbox", "Put", "ReceiverStatus"]
 

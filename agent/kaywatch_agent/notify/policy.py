@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
-from kaywatch_agent.notification import SEVERITIES, Severity
+from kaywatch_agent.model.alerts import SEVERITIES, Severity
 
 __all__ = ["FollowUp", "DEFAULT_RATE", "Policy", "Rate", "parse_rate", "parse_seconds"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from kaywatch_agent.notification import MessageRecord, NoticeKind, Subject
+from kaywatch_agent.model.alerts import MessageRecord, NoticeKind, Subject
 from kaywatch_agent.notify.outbox import ReceiverStatus
 from kaywatch_agent.notify.row import Entry, Row, Status
 

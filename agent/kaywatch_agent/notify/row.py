@@ -7,7 +7,7 @@ from enum import StrEnum
 
 import msgspec
 
-from kaywatch_agent.notification import SEVERITIES, Alert, NoticeKind, Notification
+from kaywatch_agent.model.alerts import SEVERITIES, Alert, NoticeKind, Notification
 
 __all__ = ["Entry", "Reason", "Row", "Status", "most_urgent"]
 

@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from kaywatch_agent.notification import Alert, Evidence, dedup_key, fingerprint
+from kaywatch_agent.model.alerts import Alert, Evidence, dedup_key, fingerprint
 
 __all__ = ["ended", "sample"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from kaywatch_agent.notification import Alert, NoticeKind, Notification
-from kaywatch_agent.quantities import clock_time, quantity, span, sparkline
+from kaywatch_agent.model.alerts import Alert, NoticeKind, Notification
+from kaywatch_agent.units import clock_time, quantity, span, sparkline
 
 __all__ = [
     "LATE_SECONDS",

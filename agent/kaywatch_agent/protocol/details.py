@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from kaywatch.wire import MAX_NAME, PHASES, ErrorCode, Outcome
-from kaywatch_agent.model import InFlight, Loop, ProcessSample
+from kaywatch_agent.model.series import InFlight, Loop, ProcessSample
 from kaywatch_agent.protocol.columns import BAD_INPUT, Checked
 from kaywatch_agent.protocol.limits import (
     MAX_ATTEMPTS,

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kaywatch.wire import ErrorCode
-from kaywatch_agent.model import ErrorKey, InFlight, Labels, Loop, ProcessSample
+from kaywatch_agent.model.series import ErrorKey, InFlight, Labels, Loop, ProcessSample
 from kaywatch_agent.protocol.table import Table
 
 __all__ = [

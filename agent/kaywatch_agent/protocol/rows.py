@@ -17,7 +17,7 @@ from kaywatch.wire import (
     Outcome,
     PointKind,
 )
-from kaywatch_agent.model import ErrorKey
+from kaywatch_agent.model.series import ErrorKey
 from kaywatch_agent.protocol.columns import BAD_INPUT, Checked
 from kaywatch_agent.protocol.limits import MAX_ATTEMPTS, MAX_ROWS, MAX_TIME
 from kaywatch_agent.protocol.lists import items

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from kaywatch.wire import MAX_NAME, MAX_TABLE_ENTRIES, PHASES, PointKind
-from kaywatch_agent.model import ErrorKey, Labels
+from kaywatch_agent.model.series import ErrorKey, Labels
 from kaywatch_agent.protocol.limits import MAX_LABELS
 
 __all__ = ["TableError", "Table", "TableCache", "cut_labels"]

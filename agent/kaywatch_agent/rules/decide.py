@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
 from kaywatch_agent import durations
-from kaywatch_agent.notification import SEVERITIES, NoticeKind, Severity
-from kaywatch_agent.quantities import span
+from kaywatch_agent.model.alerts import SEVERITIES, NoticeKind, Severity
 from kaywatch_agent.rules.instance import Held, Instance, Reason, Told
 from kaywatch_agent.rules.rule import Rule
 from kaywatch_agent.rules.state import State
+from kaywatch_agent.units import span
 
 __all__ = [
     "FLAPS",

@@ -5,8 +5,7 @@ from __future__ import annotations
 from urllib.parse import urlencode
 
 from kaywatch_agent import durations
-from kaywatch_agent.notification import Alert, dedup_key
-from kaywatch_agent.quantities import quantity
+from kaywatch_agent.model.alerts import Alert, dedup_key
 from kaywatch_agent.rules import metrics
 from kaywatch_agent.rules.expression import Compare, Condition
 from kaywatch_agent.rules.instance import Instance
@@ -21,6 +20,7 @@ from kaywatch_agent.rules.rule import (
 )
 from kaywatch_agent.rules.state import State
 from kaywatch_agent.rules.summary import fill, usual
+from kaywatch_agent.units import quantity
 
 __all__ = ["condition_of", "describe", "labels_of", "unit_of", "words"]
 

@@ -16,7 +16,7 @@ from typing import Final
 
 import msgspec
 
-from kaywatch_agent.notification import Alert, Severity
+from kaywatch_agent.model.alerts import Alert, Severity
 from kaywatch_agent.rules.decide import FLAPS
 from kaywatch_agent.rules.describe import describe
 from kaywatch_agent.rules.evaluate import Found, evaluate, prepare

@@ -17,7 +17,7 @@ from kaywatch.wire import Outcome
 from kaywatch_agent.aggregate.aggregator import STEP_SECONDS
 from kaywatch_agent.aggregate.figures import Figures
 from kaywatch_agent.aggregate.step import Facet
-from kaywatch_agent.model import Kind, Loop, Presence, SeriesKey
+from kaywatch_agent.model.series import Kind, Loop, Presence, SeriesKey
 from kaywatch_agent.rules import metrics
 from kaywatch_agent.rules.expression import TRUE
 from kaywatch_agent.rules.matchers import matches

@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from kaywatch_agent.notification import Evidence, fingerprint
+from kaywatch_agent.model.alerts import Evidence, fingerprint
 from kaywatch_agent.rules.state import Life, State
 
 __all__ = ["Entry", "Held", "Instance", "Reason", "Told", "Witness", "identity"]

@@ -13,7 +13,7 @@ from typing import Any, Final, get_args
 
 from kaywatch_agent import durations
 from kaywatch_agent.errors import ConfigError
-from kaywatch_agent.notification import SEVERITIES, Severity
+from kaywatch_agent.model.alerts import SEVERITIES, Severity
 from kaywatch_agent.rules import metrics
 from kaywatch_agent.rules.expression import (
     Compare,
@@ -41,7 +41,7 @@ from kaywatch_agent.rules.rule import (
 from kaywatch_agent.rules.silence import Silence, validated
 from kaywatch_agent.rules.state import Timing
 from kaywatch_agent.rules.summary import check
-from kaywatch_agent.rules.table import Table
+from kaywatch_agent.settings.table import Table
 
 __all__ = ["KINDS", "PAGE", "TABLES", "load"]
 

@@ -18,7 +18,7 @@ from kaywatch.wire import Outcome, Phase
 from kaywatch_agent.aggregate.figures import Figures
 from kaywatch_agent.aggregate.registry import Registry
 from kaywatch_agent.aggregate.step import Facet
-from kaywatch_agent.model import Kind
+from kaywatch_agent.model.series import Kind
 
 __all__ = ["METRICS", "VISITS", "WAYS", "Context", "Metric", "Source", "find", "known"]
 

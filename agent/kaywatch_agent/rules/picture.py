@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from kaywatch_agent.notification import Alert
+from kaywatch_agent.model.alerts import Alert
 from kaywatch_agent.rules.decide import FLAPS
 from kaywatch_agent.rules.describe import describe
 from kaywatch_agent.rules.evaluate import Found

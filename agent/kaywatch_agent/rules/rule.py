@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from kaywatch_agent.notification import Severity
+from kaywatch_agent.model.alerts import Severity
 from kaywatch_agent.rules.expression import Condition, leading
 from kaywatch_agent.rules.matchers import Matcher
 from kaywatch_agent.rules.metrics import Source

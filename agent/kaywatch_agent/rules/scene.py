@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from kaywatch_agent.aggregate.aggregator import STEP_SECONDS, View
 from kaywatch_agent.aggregate.figures import Figures, Groups
 from kaywatch_agent.aggregate.step import Facet, Step, merge
-from kaywatch_agent.model import InFlight, Kind, Loop, Presence, SeriesKey
+from kaywatch_agent.model.series import InFlight, Kind, Loop, Presence, SeriesKey
 from kaywatch_agent.rules.matchers import Matcher, matches
 from kaywatch_agent.rules.metrics import Context, Metric, Source
 

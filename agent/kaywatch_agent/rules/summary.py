@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from kaywatch_agent import durations
-from kaywatch_agent.quantities import quantity
+from kaywatch_agent.units import quantity
 
 __all__ = ["FIELDS", "check", "fill", "usual"]
 

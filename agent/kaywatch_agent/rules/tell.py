@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from kaywatch_agent.notification import Alert, NoticeKind, Severity
+from kaywatch_agent.model.alerts import Alert, NoticeKind, Severity
 from kaywatch_agent.rules.decide import (
     FLAPS,
     Decision,

@@ -16,8 +16,8 @@ import numpy as np
 from kaywatch_agent.aggregate.aggregator import STEP_SECONDS
 from kaywatch_agent.aggregate.figures import Figures
 from kaywatch_agent.aggregate.step import Facet
-from kaywatch_agent.model import FailureRecord, Kind
-from kaywatch_agent.notification import Evidence
+from kaywatch_agent.model.alerts import Evidence
+from kaywatch_agent.model.series import FailureRecord, Kind
 from kaywatch_agent.rules import metrics
 from kaywatch_agent.rules.evaluate import budgets_left
 from kaywatch_agent.rules.instance import Instance, Witness

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from kaywatch_agent.aggregate.registry import Limits, Registry
 from kaywatch_agent.aggregate.step import Step, merge
 from kaywatch_agent.errors import StoreError
-from kaywatch_agent.model import FailureRecord
+from kaywatch_agent.model.series import FailureRecord
 from kaywatch_agent.store import tiers
 from kaywatch_agent.store.archive import places
 from kaywatch_agent.store.schema import APPLICATION_ID, read_only

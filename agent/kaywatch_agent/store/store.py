@@ -21,7 +21,7 @@ from kaywatch_agent.aggregate.change import Change, Restored
 from kaywatch_agent.aggregate.codec import decode, encode
 from kaywatch_agent.aggregate.step import EMPTY, Step, merge
 from kaywatch_agent.errors import StoreError
-from kaywatch_agent.model import FailureRecord, Kind, SeriesKey, TopologyRecord
+from kaywatch_agent.model.series import FailureRecord, Kind, SeriesKey, TopologyRecord
 from kaywatch_agent.store import tiers
 from kaywatch_agent.store.schema import Lock, connect, set_aside, transaction
 

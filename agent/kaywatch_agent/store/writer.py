@@ -23,11 +23,11 @@ import structlog
 from kaywatch_agent.aggregate.change import Change, Restored
 from kaywatch_agent.aggregate.step import EMPTY, Step
 from kaywatch_agent.errors import StoreError
+from kaywatch_agent.runtime.telemetry import Telemetry
 from kaywatch_agent.store.archive import Archive
 from kaywatch_agent.store.schema import read_only
 from kaywatch_agent.store.store import QUICK_BYTES, Report, Store, check_integrity
 from kaywatch_agent.store.tiers import Retention
-from kaywatch_agent.telemetry import Telemetry
 
 __all__ = ["IN_MEMORY", "Damaged", "StoreConfig", "Writer"]
 

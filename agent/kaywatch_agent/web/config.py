@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from kaywatch_agent.errors import ConfigError
-from kaywatch_agent.sockets import MAX_PATH, check_mode, group_number
+from kaywatch_agent.runtime.sockets import MAX_PATH, check_mode, group_number
 from kaywatch_agent.web.routes import ROUTES
 
 __all__ = ["HttpConfig", "is_loopback", "located"]

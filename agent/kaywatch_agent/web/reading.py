@@ -14,14 +14,14 @@ import numpy as np
 from kaywatch_agent.aggregate.aggregator import STEP_SECONDS, View
 from kaywatch_agent.aggregate.figures import ALL_FACETS, Figures, Groups
 from kaywatch_agent.aggregate.step import Facet, Step, merge
-from kaywatch_agent.health import Report
-from kaywatch_agent.model import Kind, SeriesKey
-from kaywatch_agent.notification import MessageRecord, ReceiverRecord
+from kaywatch_agent.model.alerts import MessageRecord, ReceiverRecord
+from kaywatch_agent.model.series import Kind, SeriesKey
 from kaywatch_agent.rules.picture import Picture
 from kaywatch_agent.rules.rule import Settings
 from kaywatch_agent.rules.state import State
-from kaywatch_agent.telemetry import Metric
-from kaywatch_agent.web import schema
+from kaywatch_agent.runtime.health import Report
+from kaywatch_agent.runtime.telemetry import Metric
+from kaywatch_agent.web.api import schema
 
 __all__ = ["Completeness", "Matches", "OwnFigures", "Reading", "Window", "matching"]
 

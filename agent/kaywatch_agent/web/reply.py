@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 import msgspec
 from aiohttp import web
 
-from kaywatch_agent.web import schema
+from kaywatch_agent.web.api import schema
 from kaywatch_agent.web.problems import Problem
 
 __all__ = ["GZIP", "JSON", "Reply", "as_json", "refusal", "send", "write"]

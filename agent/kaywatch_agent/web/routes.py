@@ -9,13 +9,11 @@ from typing import Any, Final, Literal
 
 from msgspec import Struct
 
-from kaywatch_agent.health import Readiness
-from kaywatch_agent.web import (
+from kaywatch_agent.runtime.health import Readiness
+from kaywatch_agent.web.api import (
     alert_shapes,
     alerts,
     events,
-    exposition,
-    families,
     graphs,
     lists,
     live_shapes,
@@ -24,16 +22,16 @@ from kaywatch_agent.web import (
     nodes,
     notifications,
     openapi,
-    page,
     parameters,
     recent,
     schema,
     series,
-    silence_page,
     silences,
     story,
 )
-from kaywatch_agent.web.parameters import NoQuery
+from kaywatch_agent.web.api.parameters import NoQuery
+from kaywatch_agent.web.pages import page, silence_page
+from kaywatch_agent.web.prometheus import exposition, families
 from kaywatch_agent.web.reading import Reading
 from kaywatch_agent.web.reply import JSON, Reply, as_json
 

@@ -25,35 +25,35 @@ from msgspec import Struct
 
 from kaywatch_agent.aggregate.aggregator import View
 from kaywatch_agent.aggregate.clients import Client
+from kaywatch_agent.aggregate.feed import Feed
 from kaywatch_agent.errors import ConfigError, StartError
-from kaywatch_agent.feed import Feed
-from kaywatch_agent.health import Health
 from kaywatch_agent.rules.picture import Picture
-from kaywatch_agent.sockets import SocketFile
-from kaywatch_agent.telemetry import Telemetry
-from kaywatch_agent.web import schema
-from kaywatch_agent.web.alerts import row
-from kaywatch_agent.web.bodies import read_body
+from kaywatch_agent.runtime.health import Health
+from kaywatch_agent.runtime.sockets import SocketFile
+from kaywatch_agent.runtime.telemetry import Telemetry
+from kaywatch_agent.web.api import schema
+from kaywatch_agent.web.api.alerts import row
+from kaywatch_agent.web.api.events import Events
+from kaywatch_agent.web.api.lists import describe, peaks
+from kaywatch_agent.web.api.notifications import Post
+from kaywatch_agent.web.api.parameters import EventsQuery, parse
+from kaywatch_agent.web.api.silences import Desk
 from kaywatch_agent.web.config import HttpConfig, is_loopback
-from kaywatch_agent.web.connections import (
+from kaywatch_agent.web.guard.bodies import read_body
+from kaywatch_agent.web.guard.connections import (
     KEEPALIVE_SECONDS,
     LINGER_SECONDS,
     Connection,
     Doorway,
 )
-from kaywatch_agent.web.events import Events
-from kaywatch_agent.web.gate import HEADERS, Gate
-from kaywatch_agent.web.lists import describe, peaks
-from kaywatch_agent.web.notifications import Post
-from kaywatch_agent.web.page import PAGE_POLICY
-from kaywatch_agent.web.parameters import EventsQuery, parse
+from kaywatch_agent.web.guard.gate import HEADERS, Gate
+from kaywatch_agent.web.guard.tls import Tls
+from kaywatch_agent.web.pages.page import PAGE_POLICY
 from kaywatch_agent.web.problems import Problem, nearest, not_durable
 from kaywatch_agent.web.reading import Letters, Reading
 from kaywatch_agent.web.reply import Reply, as_json, refusal, send
 from kaywatch_agent.web.routes import ROUTES, Route
-from kaywatch_agent.web.silences import Desk
 from kaywatch_agent.web.stream import Snapshots, Streams
-from kaywatch_agent.web.tls import Tls
 
 __all__ = ["HttpConfig", "Source", "WebServer", "check"]
 

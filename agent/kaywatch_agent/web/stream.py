@@ -16,7 +16,7 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from kaywatch_agent.telemetry import Telemetry
+from kaywatch_agent.runtime.telemetry import Telemetry
 from kaywatch_agent.web.problems import Problem
 from kaywatch_agent.web.reply import write
 

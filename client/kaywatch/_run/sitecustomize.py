@@ -12,7 +12,7 @@ written without annotations, and must neither fail nor say anything.
 import os
 import sys
 
-FRAMEWORKS = ("kaygraph", "pocketflow")  # as in kaywatch.frameworks
+FRAMEWORKS = ("kaygraph", "pocketflow")  # as in kaywatch._instrument.frameworks
 
 
 class FrameworkFinder(object):
@@ -32,7 +32,7 @@ class FrameworkFinder(object):
 def watch():
     """Have frameworks instrumented, where kaywatch is installed."""
     try:
-        from kaywatch.frameworks import instrument_when_imported
+        from kaywatch._instrument.frameworks import instrument_when_imported
 
         instrument_when_imported()
     except ImportError:

@@ -17,7 +17,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Final
 
-from kaywatch import _events
+from kaywatch._spans import events as _events
 from kaywatch.errors import ConfigurationError
 from kaywatch.logs import _install
 from kaywatch.logs._context import ContextFilter, add_context

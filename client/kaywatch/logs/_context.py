@@ -6,8 +6,8 @@ import logging
 from collections.abc import MutableMapping
 from typing import Any, Final
 
-from kaywatch._frames import current_frame, current_run
 from kaywatch._process import process
+from kaywatch._spans.frames import current_frame, current_run
 
 __all__ = ["KEYS", "ContextFilter", "add_context", "context"]
 

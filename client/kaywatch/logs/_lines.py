@@ -12,10 +12,10 @@ import threading
 from collections.abc import Callable
 from typing import Final, ParamSpec
 
-from kaywatch._frames import Frame, Run
-from kaywatch._patching import is_graph
+from kaywatch._instrument.patching import is_graph
+from kaywatch._instrument.wrapping import trouble
 from kaywatch._process import process
-from kaywatch._wrapping import trouble
+from kaywatch._spans.frames import Frame, Run
 from kaywatch.logs._payloads import keys_of, params_of
 from kaywatch.logs._places import (
     NOWHERE,

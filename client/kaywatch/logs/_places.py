@@ -13,9 +13,9 @@ import weakref
 from types import FrameType, FunctionType, TracebackType
 from typing import Any, Final, NamedTuple
 
-from kaywatch import _visits
-from kaywatch._naming import kinds
-from kaywatch._wrapping import trouble
+from kaywatch._instrument import visits as _visits
+from kaywatch._instrument.naming import kinds
+from kaywatch._instrument.wrapping import trouble
 
 __all__ = [
     "NOWHERE",
@@ -33,7 +33,7 @@ _FUNCTIONS: Final = (
     *("exec", "exec_async", "prep", "prep_async", "post", "post_async"),
     *("_run", "_run_async", "_orch", "_orch_async", "__init__"),
 )
-_OUR_FOLDER: Final = os.path.dirname(_visits.__file__) + os.sep
+_OUR_FOLDER: Final = os.path.dirname(os.path.dirname(__file__)) + os.sep
 # What runs coroutines and threads stands between them and their caller.
 _RUNNERS: Final = ("asyncio", "concurrent", "threading", "contextvars")
 _MAX_WRAPPED: Final = 10

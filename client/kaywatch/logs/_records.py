@@ -10,8 +10,8 @@ import functools
 import logging
 from typing import Any, Final
 
-from kaywatch._frames import Frame, Run, message_of
 from kaywatch._process import process
+from kaywatch._spans.frames import Frame, Run, message_of
 from kaywatch.logs._places import Place, sources, traceback_of
 from kaywatch.wire import Outcome
 

@@ -16,7 +16,7 @@ import logging
 import os
 from typing import Final
 
-from kaywatch._wrapping import trouble
+from kaywatch._instrument.wrapping import trouble
 
 __all__ = ["SharedRotatingFileHandler"]
 

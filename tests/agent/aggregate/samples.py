@@ -11,7 +11,7 @@ import numpy as np
 
 from kaywatch_agent.aggregate import histogram
 from kaywatch_agent.aggregate.step import Facet, PhaseSum, Step, facts_of, reduce
-from kaywatch_agent.model import Columns, PhaseColumns
+from kaywatch_agent.model.series import Columns, PhaseColumns
 
 
 class Event(NamedTuple):

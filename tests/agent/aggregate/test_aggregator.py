@@ -39,7 +39,7 @@ from kaywatch_agent.aggregate.change import Change
 from kaywatch_agent.aggregate.registry import Limits, Registry
 from kaywatch_agent.aggregate.step import Facet, PhaseSum, Step, merge
 from kaywatch_agent.aggregate.summary import completeness, select, summarize
-from kaywatch_agent.model import OTHER, Kind, SeriesKey
+from kaywatch_agent.model.series import OTHER, Kind, SeriesKey
 from kaywatch_agent.protocol.decoder import Decoder
 from kaywatch_agent.protocol.messages import Batch
 

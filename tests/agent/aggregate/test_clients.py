@@ -4,7 +4,7 @@ import pytest
 
 from kaywatch_agent.aggregate import clients as module
 from kaywatch_agent.aggregate.clients import KEEP_SECONDS, Client, Clients
-from kaywatch_agent.model import InFlight, Presence, ProcessSample
+from kaywatch_agent.model.series import InFlight, Presence, ProcessSample
 from kaywatch_agent.protocol.messages import Hello
 
 NOW = 1_700_000_000.0

@@ -19,7 +19,7 @@ from kaywatch_agent.aggregate.step import (
     rows_of,
 )
 from kaywatch_agent.aggregate.summary import Summary
-from kaywatch_agent.model import Columns, ErrorKey, Kind, SeriesKey
+from kaywatch_agent.model.series import Columns, ErrorKey, Kind, SeriesKey
 
 ROWS = 120
 

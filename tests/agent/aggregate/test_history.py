@@ -7,7 +7,7 @@ import pytest
 
 from kaywatch_agent.aggregate.history import History, Packed, pack, unpack
 from kaywatch_agent.aggregate.step import EMPTY, Step, merge, reduce
-from kaywatch_agent.model import Columns, PhaseColumns
+from kaywatch_agent.model.series import Columns, PhaseColumns
 
 
 def events(size: int, rows: int = 40, attempts: int = 1) -> Columns:

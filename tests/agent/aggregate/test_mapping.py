@@ -17,7 +17,14 @@ from tests.agent.protocol.samples import (
 from kaywatch import wire
 from kaywatch_agent.aggregate.mapping import MAX_SERVICES, Mapper
 from kaywatch_agent.aggregate.registry import Limits, Registry
-from kaywatch_agent.model import OTHER, Columns, EndPoint, ErrorKey, Kind, SeriesKey
+from kaywatch_agent.model.series import (
+    OTHER,
+    Columns,
+    EndPoint,
+    ErrorKey,
+    Kind,
+    SeriesKey,
+)
 from kaywatch_agent.protocol.decoder import Decoder
 from kaywatch_agent.protocol.messages import Batch
 

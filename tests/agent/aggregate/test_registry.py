@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tests.agent.protocol.samples import calm
 
 from kaywatch_agent.aggregate.registry import Interner, Limits, Registry
-from kaywatch_agent.model import OTHER, ErrorKey, Kind, SeriesKey
+from kaywatch_agent.model.series import OTHER, ErrorKey, Kind, SeriesKey
 
 
 def node(name: str, graph: str = "g", service: str = "s") -> SeriesKey:

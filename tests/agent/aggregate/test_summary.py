@@ -9,7 +9,7 @@ from kaywatch_agent.aggregate.aggregator import Aggregator, View
 from kaywatch_agent.aggregate.registry import Limits, Registry
 from kaywatch_agent.aggregate.step import EMPTY, reduce
 from kaywatch_agent.aggregate.summary import Summary, completeness, select, summarize
-from kaywatch_agent.model import EndPoint, ErrorKey, Kind, SeriesKey
+from kaywatch_agent.model.series import EndPoint, ErrorKey, Kind, SeriesKey
 
 OK, ERROR, SUPPRESSED, FALLBACK, CANCELLED = map(int, Outcome)
 

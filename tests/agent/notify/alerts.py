@@ -7,11 +7,11 @@ from typing import Any
 
 import msgspec
 
-from kaywatch_agent.notification import Alert, dedup_key
+from kaywatch_agent.model.alerts import Alert, dedup_key
 from kaywatch_agent.notify.outbox import Outbox
 from kaywatch_agent.notify.policy import Policy
 from kaywatch_agent.notify.row import Row
-from kaywatch_agent.telemetry import Telemetry
+from kaywatch_agent.runtime.telemetry import Telemetry
 
 NOON = 1_795_608_060.0  # 2026-11-25T12:01:00Z
 

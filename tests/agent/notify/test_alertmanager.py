@@ -18,7 +18,7 @@ from tests.agents import free_port, until
 from tests.receivers import Receivers, Reply
 from tests.servers import require
 
-from kaywatch_agent.notification import Alert
+from kaywatch_agent.model.alerts import Alert
 from kaywatch_agent.notify.config import AlertmanagerConfig, parse
 from kaywatch_agent.notify.http import Http
 from kaywatch_agent.notify.receivers.alertmanager import (
@@ -27,7 +27,7 @@ from kaywatch_agent.notify.receivers.alertmanager import (
     render,
     safe_name,
 )
-from kaywatch_agent.telemetry import Telemetry
+from kaywatch_agent.runtime.telemetry import Telemetry
 
 CONFIG = """
 route: {receiver: hook, group_wait: 100ms, group_interval: 200ms, group_by: ['...']}

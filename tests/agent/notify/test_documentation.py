@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from tests.docs.slack_images import NOON, fact
 
-from kaywatch_agent.notification import Alert, NoticeKind, Notification
+from kaywatch_agent.model.alerts import Alert, NoticeKind, Notification
 from kaywatch_agent.notify import wording
 from kaywatch_agent.notify.config import TYPES, Grouping, HeartbeatConfig, parse
 from kaywatch_agent.notify.receivers import alertmanager, pagerduty, slack, webhook

@@ -7,7 +7,7 @@ from tests.receivers import Receivers, Reply
 from kaywatch_agent.notify.config import HeartbeatConfig
 from kaywatch_agent.notify.heartbeat import Heartbeat
 from kaywatch_agent.notify.http import Http
-from kaywatch_agent.telemetry import Telemetry
+from kaywatch_agent.runtime.telemetry import Telemetry
 
 
 async def test_it_pings_while_all_is_well_and_says_when_it_is_not(

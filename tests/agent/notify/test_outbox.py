@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from tests.agent.notify.alerts import NOON, Disk, alert, outbox, over, told
 
-from kaywatch_agent.notification import NoticeKind
+from kaywatch_agent.model.alerts import NoticeKind
 from kaywatch_agent.notify.intake import MAX_PENDING, Put
 from kaywatch_agent.notify.ledger import DEAD_KEPT, DONE_KEPT
 from kaywatch_agent.notify.outbox import Outbox
@@ -14,7 +14,7 @@ from kaywatch_agent.notify.policy import Policy, Rate
 from kaywatch_agent.notify.row import Reason, Row, Status
 from kaywatch_agent.notify.ulid import Ulids
 from kaywatch_agent.notify.verdict import Outcome, Verdict, no_answer, sent
-from kaywatch_agent.telemetry import Telemetry
+from kaywatch_agent.runtime.telemetry import Telemetry
 
 FIRING, REPEAT, RESOLVED, TEST, SUMMARY = (
     NoticeKind.FIRING,

@@ -11,12 +11,12 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from tests.agent.notify.alerts import NOON, alert, outbox, over
 
-from kaywatch_agent.notification import NoticeKind
+from kaywatch_agent.model.alerts import NoticeKind
 from kaywatch_agent.notify.intake import Put
 from kaywatch_agent.notify.policy import Policy, Rate
 from kaywatch_agent.notify.row import Row, Status
 from kaywatch_agent.notify.verdict import Outcome, Verdict, no_answer, sent
-from kaywatch_agent.telemetry import Telemetry
+from kaywatch_agent.runtime.telemetry import Telemetry
 
 FAST = Rate(1000, 1.0)
 NODES = ("a", "b", "c")

@@ -11,7 +11,7 @@ from standardwebhooks import Webhook as Verifier
 from tests.agent.notify.alerts import NOON, alert, over
 from tests.receivers import RESET, Receivers, Reply
 
-from kaywatch_agent.notification import Alert, Evidence, NoticeKind, Notification
+from kaywatch_agent.model.alerts import Alert, Evidence, NoticeKind, Notification
 from kaywatch_agent.notify import wording
 from kaywatch_agent.notify.config import parse
 from kaywatch_agent.notify.http import Answer, Http

@@ -17,7 +17,7 @@ from tests.agent.notify.test_outbox import (
     post_two,
 )
 
-from kaywatch_agent.notification import MessageRecord
+from kaywatch_agent.model.alerts import MessageRecord
 from kaywatch_agent.notify.outbox import Outbox
 from kaywatch_agent.notify.policy import Policy
 from kaywatch_agent.notify.record import records

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from tests.agent.notify.alerts import NOON, Disk, alert, outbox, over
 from tests.receivers import HANG, RESET, Receivers, Reply, limited
 
-from kaywatch_agent.notification import NoticeKind, Notification
+from kaywatch_agent.model.alerts import NoticeKind, Notification
 from kaywatch_agent.notify.config import Grouping, parse, policies
 from kaywatch_agent.notify.http import Http
 from kaywatch_agent.notify.outbox import Outbox

@@ -9,10 +9,10 @@ from kaywatch import wire
 from kaywatch_agent.aggregate.aggregator import Aggregator
 from kaywatch_agent.aggregate.change import Change
 from kaywatch_agent.aggregate.registry import Limits, Registry
-from kaywatch_agent.conversation import Conversation
-from kaywatch_agent.model import Kind, ProcessSample
-from kaywatch_agent.pipeline import Pipeline
-from kaywatch_agent.telemetry import Telemetry
+from kaywatch_agent.model.series import Kind, ProcessSample
+from kaywatch_agent.pipeline.pipeline import Pipeline
+from kaywatch_agent.pipeline.session import Conversation
+from kaywatch_agent.runtime.telemetry import Telemetry
 
 NOW = 1_700_000_020.0
 

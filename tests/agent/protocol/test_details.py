@@ -17,7 +17,7 @@ from tests.agent.protocol.samples import (
 
 from kaywatch import wire
 from kaywatch.wire import ErrorCode
-from kaywatch_agent.model import InFlight, Loop
+from kaywatch_agent.model.series import InFlight, Loop
 from kaywatch_agent.protocol.decoder import Decoder
 from kaywatch_agent.protocol.limits import (
     MAX_ATTEMPTS,

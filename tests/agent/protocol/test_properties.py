@@ -31,7 +31,7 @@ from tests.agent.protocol.samples import (
 from tests.flights import Endless
 
 from kaywatch import wire
-from kaywatch._packer import Packer
+from kaywatch._send.packer import Packer
 from kaywatch.recorder import Failure, Recorder, Topology
 from kaywatch_agent.protocol.decoder import Decoder
 from kaywatch_agent.protocol.framing import FrameReader, OutOfStep, Oversized

@@ -17,7 +17,7 @@ from tests.agent.protocol.samples import counted, events, plain, read, taken
 
 from kaywatch import wire
 from kaywatch_agent.aggregate import step
-from kaywatch_agent.model import InFlight, Loop, ProcessSample
+from kaywatch_agent.model.series import InFlight, Loop, ProcessSample
 from kaywatch_agent.protocol import decoder, details, limits, rows, table
 from kaywatch_agent.protocol.decoder import Decoder
 from kaywatch_agent.protocol.messages import (

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from kaywatch_agent.commands import trials
+from kaywatch_agent.cli.commands import trials
 from kaywatch_agent.config import parse
 from kaywatch_agent.errors import ConfigError
-from kaywatch_agent.rehearsal import casefile
-from kaywatch_agent.rehearsal.trial import run
 from kaywatch_agent.rules import load
 from kaywatch_agent.rules.load import KINDS, PAGE
 from kaywatch_agent.rules.metrics import METRICS, WAYS
+from kaywatch_agent.simulation import casefile
+from kaywatch_agent.simulation.trial import run
 
 WRITTEN = (Path(__file__).parents[3] / "docs" / "alerts.md").read_text("utf-8")
 EXAMPLES = re.findall(r"^```toml\n(.*?)^```", WRITTEN, re.MULTILINE | re.DOTALL)

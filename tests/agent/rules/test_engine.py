@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.agent.rules.world import World, rule
 
-from kaywatch_agent.model import FailureRecord, InFlight, Kind, Loop, Presence
+from kaywatch_agent.model.series import FailureRecord, InFlight, Kind, Loop, Presence
 from kaywatch_agent.rules.load import PAGE
 from kaywatch_agent.rules.matchers import parse
 from kaywatch_agent.rules.silence import Silence

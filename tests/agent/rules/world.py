@@ -8,15 +8,15 @@ from typing import Any
 import msgspec
 
 from kaywatch.wire import Outcome
-from kaywatch_agent.model import Kind, Presence, SeriesKey
-from kaywatch_agent.notification import Alert, NoticeKind, Severity
-from kaywatch_agent.rehearsal.lab import Lab
+from kaywatch_agent.model.alerts import Alert, NoticeKind, Severity
+from kaywatch_agent.model.series import Kind, Presence, SeriesKey
 from kaywatch_agent.rules.engine import Engine
 from kaywatch_agent.rules.instance import Instance
 from kaywatch_agent.rules.load import PAGE, load
 from kaywatch_agent.rules.round import Document
 from kaywatch_agent.rules.scene import Process
 from kaywatch_agent.rules.tell import Evaluation
+from kaywatch_agent.simulation.lab import Lab
 
 __all__ = ["World", "rule"]
 

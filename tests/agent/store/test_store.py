@@ -15,7 +15,7 @@ from tests.agent.store.ticks import KEYS, NAMES, START, Ticks
 from kaywatch_agent.aggregate.change import Restored
 from kaywatch_agent.aggregate.step import EMPTY, Step, merge
 from kaywatch_agent.errors import StoreError
-from kaywatch_agent.model import FailureRecord, TopologyRecord
+from kaywatch_agent.model.series import FailureRecord, TopologyRecord
 from kaywatch_agent.store import schema
 from kaywatch_agent.store.archive import Archive
 from kaywatch_agent.store.store import Store

@@ -9,7 +9,7 @@ from tests.agent.aggregate.samples import Event, columns
 
 from kaywatch_agent.aggregate.change import Change
 from kaywatch_agent.aggregate.step import EMPTY, Step, merge, reduce
-from kaywatch_agent.model import ErrorKey, Kind, SeriesKey
+from kaywatch_agent.model.series import ErrorKey, Kind, SeriesKey
 
 START = 1_700_000_000 - 1_700_000_000 % 3600
 KEYS = [

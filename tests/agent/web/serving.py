@@ -20,16 +20,16 @@ from kaywatch_agent.aggregate.aggregator import Aggregator, View
 from kaywatch_agent.aggregate.change import Change
 from kaywatch_agent.aggregate.clients import Client
 from kaywatch_agent.aggregate.registry import Limits, Registry
-from kaywatch_agent.alerting import Alerting
-from kaywatch_agent.conversation import Conversation
-from kaywatch_agent.health import Health
-from kaywatch_agent.model import ProcessSample
-from kaywatch_agent.notification import MessageRecord, ReceiverRecord, Subject
-from kaywatch_agent.pipeline import Pipeline
+from kaywatch_agent.model.alerts import MessageRecord, ReceiverRecord, Subject
+from kaywatch_agent.model.series import ProcessSample
+from kaywatch_agent.pipeline.pipeline import Pipeline
+from kaywatch_agent.pipeline.session import Conversation
 from kaywatch_agent.rules.load import load
+from kaywatch_agent.rules.loop import Alerting
 from kaywatch_agent.rules.picture import Picture
 from kaywatch_agent.rules.tell import Notice
-from kaywatch_agent.telemetry import Telemetry
+from kaywatch_agent.runtime.health import Health
+from kaywatch_agent.runtime.telemetry import Telemetry
 from kaywatch_agent.web.config import HttpConfig
 from kaywatch_agent.web.server import WebServer
 

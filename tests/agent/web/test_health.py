@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.agent.web.serving import Served
 
-from kaywatch_agent.health import Health, Readiness
+from kaywatch_agent.runtime.health import Health, Readiness
 
 START = 1_000.0
 

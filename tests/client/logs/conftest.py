@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pocketflow
 import pytest
 import structlog
-from tests.client import kaygraph_standin as kaygraph
+from tests.client.instrument import kaygraph_standin as kaygraph
 
 import kaywatch
 from kaywatch.logs import remove_logging

@@ -24,7 +24,7 @@ from pocketflow import (
     Flow,
     Node,
 )
-from tests.client import kaygraph_standin as kaygraph
+from tests.client.instrument import kaygraph_standin as kaygraph
 
 import kaywatch
 from kaywatch._process import process

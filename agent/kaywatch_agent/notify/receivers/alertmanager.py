@@ -15,13 +15,13 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from kaywatch_agent.notification import Alert
+from kaywatch_agent.model.alerts import Alert
 from kaywatch_agent.notify import wording
 from kaywatch_agent.notify.config import AlertmanagerConfig
 from kaywatch_agent.notify.http import Http, NoAnswer, redacted
 from kaywatch_agent.notify.policy import parse_seconds
-from kaywatch_agent.quantities import rfc3339
-from kaywatch_agent.telemetry import Telemetry
+from kaywatch_agent.runtime.telemetry import Telemetry
+from kaywatch_agent.units import rfc3339
 
 __all__ = ["Resender", "batches", "render", "safe_name"]
 

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from kaywatch_agent.errors import ConfigError
-from kaywatch_agent.notification import Notification
+from kaywatch_agent.model.alerts import Notification
 from kaywatch_agent.notify import wording
 from kaywatch_agent.notify.config import AppriseConfig
 from kaywatch_agent.notify.receivers.common import unset

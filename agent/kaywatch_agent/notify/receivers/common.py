@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol, runtime_checkable
 
 from kaywatch_agent.errors import ConfigError
-from kaywatch_agent.notification import Notification
+from kaywatch_agent.model.alerts import Notification
 from kaywatch_agent.notify.verdict import Outcome, Verdict
 
 __all__ = ["Closing", "Receiver", "unset"]

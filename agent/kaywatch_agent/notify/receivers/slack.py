@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from kaywatch_agent.errors import ConfigError
-from kaywatch_agent.notification import Alert, NoticeKind, Notification
+from kaywatch_agent.model.alerts import Alert, NoticeKind, Notification
 from kaywatch_agent.notify import wording
 from kaywatch_agent.notify.config import SlackConfig
 from kaywatch_agent.notify.http import Answer, Http, NoAnswer

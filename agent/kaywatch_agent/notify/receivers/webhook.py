@@ -16,13 +16,13 @@ import msgspec
 
 from kaywatch._version import __version__
 from kaywatch_agent.errors import ConfigError
-from kaywatch_agent.notification import Alert, Evidence, NoticeKind, Notification
+from kaywatch_agent.model.alerts import Alert, Evidence, NoticeKind, Notification
 from kaywatch_agent.notify import wording
 from kaywatch_agent.notify.config import WebhookConfig
 from kaywatch_agent.notify.http import Http, NoAnswer
 from kaywatch_agent.notify.receivers.common import unset
 from kaywatch_agent.notify.verdict import Outcome, Verdict, judge_status
-from kaywatch_agent.quantities import rfc3339
+from kaywatch_agent.units import rfc3339
 
 __all__ = [
     "Webhook",

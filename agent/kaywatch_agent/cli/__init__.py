@@ -1,0 +1,1 @@
+"""The `kaywatch` command."""

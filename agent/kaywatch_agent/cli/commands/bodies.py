@@ -1,0 +1,18 @@
+"""The body of a message, as commands show it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from kaywatch_agent.cli.screens import clean
+
+__all__ = ["show_body"]
+
+
+def show_body(body: Any) -> None:
+    """Show a body as JSON that people read."""
+    for line in json.dumps(body, indent=2, ensure_ascii=False).splitlines():
+        click.echo(f"        {clean(line)}")

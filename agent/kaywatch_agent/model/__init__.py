@@ -1,0 +1,1 @@
+"""Types that several stages share: one type per concept."""

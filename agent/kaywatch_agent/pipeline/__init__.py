@@ -1,0 +1,1 @@
+"""The path of a batch and of a tick, top to bottom."""

@@ -1,0 +1,1 @@
+"""The process and its host: telemetry, health, logs, systemd, sockets."""

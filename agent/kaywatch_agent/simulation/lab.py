@@ -1,0 +1,160 @@
+"""A small world for rules to look at: what happens in it is said, not measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kaywatch.wire import Outcome
+from kaywatch_agent.aggregate.aggregator import STEP_SECONDS, View
+from kaywatch_agent.aggregate.registry import Limits, Registry
+from kaywatch_agent.aggregate.step import EMPTY, Step, merge, reduce
+from kaywatch_agent.model.series import (
+    Columns,
+    ErrorKey,
+    FailureRecord,
+    Kind,
+    SeriesKey,
+)
+from kaywatch_agent.rules.scene import Process, Scene
+
+__all__ = ["Lab"]
+
+
+class Lab:
+    """What has happened so far.
+
+    Attributes:
+        processes: the clients' processes, by pid.
+        failures: the latest failures, the oldest first.
+        started: since when the agent has been looking, Unix seconds.
+    """
+
+    def __init__(self, started: float) -> None:
+        """Begin empty.
+
+        Args:
+            started: since when the agent has been looking, Unix seconds.
+        """
+        self.processes: dict[int, Process] = {}
+        self.failures: list[FailureRecord] = []
+        self.started = started
+        self._registry = Registry(Limits())
+        self._steps: dict[int, Step] = {}
+        self._totals = EMPTY
+        self._longest: dict[int, dict[int, int]] = {}
+
+    def ran(
+        self,
+        key: SeriesKey,
+        time: float,
+        outcomes: Mapping[Outcome, int],
+        *,
+        seconds: float = 0.1,
+        attempts: int = 1,
+        action: str = "",
+        error: ErrorKey | None = None,
+    ) -> None:
+        """Let executions, or runs, end at a time.
+
+        Args:
+            key: the series.
+            time: Unix seconds.
+            outcomes: how many had which.
+            seconds: how long each took.
+            attempts: how many each had; of runs, the nodes that each visited.
+            action: that each ended with.
+            error: of those with an outcome other than ok.
+        """
+        codes = np.repeat(
+            np.array([int(outcome) for outcome in outcomes], np.uint8),
+            np.array(list(outcomes.values()), np.int64),
+        )
+        number = self._registry.errors.number(error) if error is not None else 0
+        errors = np.where(codes == Outcome.OK, 0, number).astype(np.int64)
+        row = self._row(key)
+        self._add(
+            row, time, np.full(len(codes), seconds), codes, attempts, action, errors
+        )
+        if key.kind is Kind.RUN:
+            known = self._longest.setdefault(int(time // STEP_SECONDS), {})
+            known[row] = max(known.get(row, 0), attempts)
+        for _ in range(min(5, outcomes.get(Outcome.ERROR, 0)) if error else 0):
+            self._fail(key, time, error or ErrorKey("", ""), attempts)
+
+    def observed(self, key: SeriesKey, time: float, values: Sequence[float]) -> None:
+        """Let a custom metric have some values at a time."""
+        none = np.zeros(len(values), np.uint8)
+        errors = np.zeros(len(values), np.int64)
+        self._add(self._row(key), time, np.array(values, float), none, 1, "", errors)
+
+    def scene(self, now: float) -> Scene:
+        """Return the picture at a time."""
+        oldest = int((now - 86_400.0) // STEP_SECONDS)
+        for number in [n for n in self._steps if n < oldest]:
+            del self._steps[number]
+        view = View(
+            now,
+            self.started,
+            self._totals,
+            self._steps,
+            self._registry,
+            tuple(self.failures),
+            {},
+            longest=self._longest,
+        )
+        return Scene(now, now - self.started, view, tuple(self.processes.values()))
+
+    # -- inside ------------------------------------------------------------------------
+
+    def _row(self, key: SeriesKey) -> int:
+        return self._registry.row(key, "")
+
+    def _add(
+        self,
+        row: int,
+        time: float,
+        values: NDArray[np.float64],
+        outcomes: NDArray[np.uint8],
+        attempts: int,
+        action: str,
+        errors: NDArray[np.int64],
+    ) -> None:
+        size = len(values)
+        number = self._registry.actions.number(action) if action else 0
+        step = reduce(
+            Columns(
+                np.full(size, row),
+                np.full(size, time),
+                values,
+                outcomes,
+                np.full(size, attempts),
+                np.full(size, number),
+                errors,
+            )
+        )
+        bucket = int(time // STEP_SECONDS)
+        self._steps[bucket] = merge([self._steps.get(bucket, EMPTY), step])
+        self._totals = merge([self._totals, step])
+
+    def _fail(
+        self, key: SeriesKey, time: float, error: ErrorKey, attempts: int
+    ) -> None:
+        self.failures.append(
+            FailureRecord(
+                time=time,
+                service=key.service,
+                graph=key.graph,
+                node=key.node,
+                type=error.type,
+                message="",
+                phase=error.phase,
+                attempts=attempts,
+                outcome="error",
+                run="",
+                client="",
+            )
+        )
+        del self.failures[:-1000]

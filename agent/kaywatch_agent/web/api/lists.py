@@ -1,0 +1,187 @@
+"""Answers that list: clients, failures, and the stages' health."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from kaywatch_agent.aggregate.clients import Client
+from kaywatch_agent.model.series import FailureRecord, InFlight
+from kaywatch_agent.rules.state import State
+from kaywatch_agent.web.api import schema
+from kaywatch_agent.web.api.parameters import (
+    ClientsQuery,
+    CompletenessQuery,
+    FailuresQuery,
+    duration,
+)
+from kaywatch_agent.web.reading import Reading, Window
+
+__all__ = ["client_list", "completeness", "describe", "failure_list", "health", "peaks"]
+
+MEGABYTE = 2**20
+
+
+def peaks(clients: Iterable[Client]) -> dict[str, int]:
+    """Return the largest peak RSS of each service's clients, in bytes."""
+    found: dict[str, int] = {}
+    for client in clients:
+        found[client.service] = max(found.get(client.service, 0), client.peak_rss_bytes)
+    return found
+
+
+def describe(client: Client, now: float) -> schema.Client:
+    """Return a picture of a client, which goes on changing."""
+    sample = client.sample
+    return schema.Client(
+        client=client.id,
+        state=client.state.value,
+        pid=client.pid,
+        uid=client.uid,
+        host=client.host,
+        via=client.via,
+        service=client.service,
+        sdk=client.sdk,
+        tags=dict(client.tags),
+        events=client.events,
+        recorded=client.recorded,
+        completeness=client.completeness,
+        dropped=dict(client.dropped),
+        rejected=dict(client.rejected),
+        late=client.late,
+        folded=client.folded,
+        missing=client.missing,
+        duplicates=client.duplicates,
+        missing_batches=client.missing_batches,
+        skew=_finite(client.skew),
+        in_flight=[_flight(flight, now) for flight in client.in_flight],
+        memory_mb=sample.rss_bytes / MEGABYTE if sample is not None else None,
+        peak_memory_mb=client.peak_rss_bytes / MEGABYTE or None,
+        cpu_percent=_finite(client.cpu_percent),
+        times=schema.ClientTimes(
+            start=_moment(client.start),
+            first_seen=_moment(client.first_seen),
+            last_seen=_moment(client.last_seen),
+            since=_moment(client.since),
+        ),
+    )
+
+
+def client_list(reading: Reading, query: ClientsQuery) -> schema.ClientList:
+    """Return the clients that match, by service and process."""
+    found = [
+        client
+        for client in reading.clients
+        if query.state in (None, client.state)
+        and query.service in (None, client.service)
+    ]
+    found.sort(key=lambda client: (client.service, client.pid, client.client))
+    return schema.ClientList(timestamp=reading.now, clients=found)
+
+
+def completeness(
+    reading: Reading, query: CompletenessQuery
+) -> schema.CompletenessAnswer:
+    """Return what became of all events, in sum and by service."""
+    window = Window(reading, duration(query.window) if query.window else None)
+    found = window.completeness
+    names = [n for n in sorted(found.services) if query.service in (None, n)]
+    return schema.CompletenessAnswer(
+        timestamp=reading.now,
+        window=window.seconds,
+        total=found.account(names),
+        services={name: found.account([name]) for name in names},
+    )
+
+
+def failure_list(reading: Reading, query: FailuresQuery) -> schema.FailureList:
+    """Return the latest failures that match, the newest first."""
+    found = [
+        failure
+        for failure in reading.view.failures
+        if query.service in (None, failure.service)
+        and query.graph in (None, failure.graph)
+        and query.node in (None, failure.node)
+        and query.type in (None, failure.type)
+    ]
+    # Of several at the same time, the one that came last is the newest.
+    found.reverse()
+    found.sort(key=_newest_first)
+    return schema.FailureList(
+        matching=len(found),
+        failures=[_failure(failure) for failure in found[: query.limit]],
+    )
+
+
+def health(reading: Reading) -> schema.HealthAnswer:
+    """Return the stages' readiness, and what the agent itself takes."""
+    own = {metric.name: values.get((), 0.0) for metric, values in reading.own}
+    return schema.HealthAnswer(
+        status=reading.health.status.value,
+        timestamp=reading.now,
+        version=reading.version,
+        uptime=max(0.0, reading.now - reading.started),
+        since=reading.view.since,
+        events=int(own.get("kaywatch_events_total", 0)),
+        memory_mb=_megabytes(own.get("kaywatch_process_resident_memory_bytes", 0)),
+        alerts_firing=reading.alerts.get(State.FIRING, 0)
+        + reading.alerts.get(State.RECOVERING, 0),
+        store_mb=_megabytes(own.get("kaywatch_store_bytes", 0)),
+        stages={
+            name: schema.StageAnswer(
+                status=stage.status.value,
+                ready=stage.ready,
+                age=stage.age,
+                within=stage.within,
+                problem=stage.problem,
+            )
+            for name, stage in reading.health.stages.items()
+        },
+    )
+
+
+# -- inside --------------------------------------------------------------------------
+
+
+def _failure(failure: FailureRecord) -> schema.Failure:
+    fields = failure._asdict()
+    fields["time"] = _finite(failure.time)
+    return schema.Failure(iso=_iso(failure.time), **fields)
+
+
+def _newest_first(failure: FailureRecord) -> float:
+    # A client may say anything, and NaN would spoil the order.
+    return -failure.time if math.isfinite(failure.time) else math.inf
+
+
+def _flight(flight: InFlight, now: float) -> schema.Flight:
+    start = _moment(flight.start)
+    return schema.Flight(
+        graph=flight.graph,
+        node=flight.node,
+        run=flight.run,
+        start=start,
+        age=None if start is None else max(0.0, now - start),
+    )
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _megabytes(size: float) -> float | None:
+    """Return bytes in MiB; 0 is what isn't measured."""
+    return size / MEGABYTE or None
+
+
+def _moment(value: float) -> float | None:
+    """Return a time; 0 is what those say who don't know."""
+    return _finite(value) or None
+
+
+def _iso(time: float) -> str | None:
+    try:
+        return datetime.fromtimestamp(time, UTC).isoformat(timespec="milliseconds")
+    except (ValueError, OverflowError, OSError):
+        return None

@@ -1,0 +1,293 @@
+"""One alert's story: how it came to fire, and what became of its messages.
+
+Two records are joined here: the alert's own, of what was found and decided, and the
+outbox's, of what was sent. They share the alert's dedup key and the episode's number.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Annotated, Final, Literal
+
+from msgspec import Meta
+
+from kaywatch_agent.model.alerts import (
+    Alert,
+    MessageRecord,
+    MessageStatus,
+    Subject,
+)
+from kaywatch_agent.rules.instance import Held, Instance
+from kaywatch_agent.rules.picture import Picture
+from kaywatch_agent.web.api.alert_shapes import AlertRow, AlertState, AlertTold
+from kaywatch_agent.web.api.alerts import find, row
+from kaywatch_agent.web.api.parameters import AlertQuery
+from kaywatch_agent.web.api.schema import Body, Count, Moment
+from kaywatch_agent.web.reading import Reading
+
+__all__ = ["AlertStory", "alert_story"]
+
+# Of one receiver, the newest. An outbox keeps some 500 messages that are done.
+MAX_MESSAGES: Final = 50
+
+Turn = AlertState | Literal[""]
+
+
+class StoryLine(Body):
+    """One line of an alert's story: a turn, or that a receiver is told, or isn't.
+
+    Of a turn, `before` and `after` are the states, and the rest is what the evaluation
+    found; else they are empty, null and 0.
+    """
+
+    time: Moment
+    text: str
+    before: Turn
+    after: Turn
+    episode: Count
+    value: float | None
+    threshold: float | None
+    executions: Count
+    errors: Count
+
+
+class AlertWorst(Body):
+    """The evaluation of an episode whose value was the worst."""
+
+    time: Moment
+    value: float
+    executions: Count
+    errors: Count
+
+
+class AlertClass(Body):
+    """How often one class of error came when an episode began."""
+
+    type: str
+    count: Count
+
+
+class AlertEvidence(Body):
+    """One of the last failing executions when an episode began."""
+
+    time: Moment | None
+    node: str
+    type: str
+    message: str
+    phase: str
+    outcome: str
+    run: str
+    attempts: Count
+
+
+class AlertHeld(Body):
+    """Why a receiver isn't told that an alert fires.
+
+    `until` is when that is over, where it is known; `by` the id of the silence, or of
+    the alert that inhibits.
+    """
+
+    reason: Literal["silenced", "inhibited", "cooldown", "severity"]
+    text: str
+    until: Moment | None
+    by: str
+
+
+class AlertMessage(Body):
+    """What became of one message about an alert.
+
+    `kind` is why it was decided; with `over` it says as well that the alert is over.
+    `group` are the labels that its alerts share, `others` how many more there are. What
+    waits is tried at `next_attempt`, as far as that can be known, and goes `behind`
+    another message; `follows` is the message that it changes or answers to.
+    """
+
+    id: str
+    kind: str
+    episode: Count
+    over: bool
+    group: dict[str, str]
+    others: Count
+    text: str
+    status: MessageStatus
+    reason: str
+    created: Moment
+    due: Moment
+    next_attempt: Moment | None
+    behind: str
+    expires: Moment
+    settled: Moment | None
+    attempts: Annotated[int, Meta(ge=0, description="how many failed")]
+    code: Count
+    error: str
+    follows: str
+    fallback_for: str
+    fell_back: bool
+
+
+class AlertReceiver(Body):
+    """What one receiver was told, why it isn't, and its messages, the oldest first.
+
+    `type` is empty for one that isn't configured any more. An `alertmanager` is told
+    what fires again and again, and has no messages. `told` says what was decided.
+    """
+
+    receiver: str
+    type: str
+    told: AlertTold | None
+    held_back: AlertHeld | None
+    messages: list[AlertMessage]
+
+
+class AlertStory(Body):
+    """One alert with its story, what was seen when it fired last, and who knows.
+
+    `left_out` counts the lines of the story that are no longer kept. `history` has the
+    values of the last windows before it fired, the oldest first.
+    """
+
+    timestamp: Moment
+    alert: AlertRow
+    story: list[StoryLine]
+    left_out: Count
+    worst: AlertWorst | None
+    error_classes: list[AlertClass]
+    transition: str
+    history: list[float | None]
+    evidence: list[AlertEvidence]
+    receivers: list[AlertReceiver]
+
+
+def alert_story(reading: Reading, query: AlertQuery) -> AlertStory:
+    """Return one alert with its story.
+
+    Raises:
+        Problem: 404.
+    """
+    picture = reading.picture()
+    instance = find(picture, query.id)
+    witness, worst = instance.witness, instance.worst
+    return AlertStory(
+        timestamp=picture.now,
+        alert=row(picture, instance),
+        story=[
+            StoryLine(
+                time=line.time,
+                text=line.text,
+                before=line.before,  # type: ignore[arg-type]
+                after=line.after,  # type: ignore[arg-type]
+                episode=line.episode,
+                value=line.value,
+                threshold=line.threshold,
+                executions=line.executions,
+                errors=line.errors,
+            )
+            for line in instance.log
+        ],
+        left_out=instance.left_out,
+        worst=None
+        if worst is None
+        else AlertWorst(
+            time=worst.time,
+            value=worst.value,
+            executions=worst.executions,
+            errors=worst.errors,
+        ),
+        error_classes=[
+            AlertClass(type=name, count=count) for name, count in witness.error_classes
+        ],
+        transition=witness.transition,
+        history=list(witness.history),
+        evidence=[
+            AlertEvidence(
+                time=seen.time,
+                node=seen.node,
+                type=seen.type,
+                message=seen.message,
+                phase=seen.phase,
+                outcome=seen.outcome,
+                run=seen.run,
+                attempts=seen.attempts,
+            )
+            for seen in witness.evidence
+        ],
+        receivers=_receivers(reading, picture, instance),
+    )
+
+
+# -- inside --------------------------------------------------------------------------
+
+
+def _receivers(
+    reading: Reading, picture: Picture, instance: Instance
+) -> list[AlertReceiver]:
+    """Return all who are concerned: those of the rule, those told, and fallbacks."""
+    rule = picture.rule(instance)
+    types = {known.name: known.type for known in reading.letters.receivers}
+    messages = _messages(reading.letters.messages, picture.describe(instance))
+    names = dict.fromkeys([*(rule.notify if rule else ()), *instance.told, *messages])
+    held = instance.held if instance.life.burning else {}
+    return [
+        AlertReceiver(
+            receiver=name,
+            type=types.get(name, ""),
+            told=None
+            if (told := instance.told.get(name)) is None
+            else AlertTold(
+                last=told.last, episode=told.episode, at=picture.wall(told.at)
+            ),
+            held_back=_held(picture, held.get(name)),
+            messages=messages.get(name, [])[-MAX_MESSAGES:],
+        )
+        for name in names
+    ]
+
+
+def _held(picture: Picture, held: Held | None) -> AlertHeld | None:
+    if held is None:
+        return None
+    return AlertHeld(
+        reason=held.reason.value,
+        text=held.text,
+        until=None if held.until is None else picture.wall(held.until),
+        by=held.by,
+    )
+
+
+def _messages(
+    records: Iterable[MessageRecord], alert: Alert
+) -> dict[str, list[AlertMessage]]:
+    """Return, by receiver, what is kept about an alert, the oldest first."""
+    found: dict[str, list[AlertMessage]] = defaultdict(list)
+    for record in records:
+        for subject in record.about:
+            if subject.dedup_key == alert.dedup_key and record.kind != "test":
+                found[record.receiver].append(_message(record, subject))
+    return {name: messages[::-1] for name, messages in found.items()}
+
+
+def _message(record: MessageRecord, subject: Subject) -> AlertMessage:
+    return AlertMessage(
+        id=record.id,
+        kind=subject.kind,
+        episode=subject.episode,
+        over=subject.over,
+        group=record.group,
+        others=len(record.about) - 1,
+        text=record.text,
+        status=record.status,
+        reason=record.reason,
+        created=record.created,
+        due=record.due,
+        next_attempt=record.next_attempt,
+        behind=record.behind,
+        expires=record.expires,
+        settled=record.settled,
+        attempts=record.attempts,
+        code=record.code,
+        error=record.error,
+        follows=record.follows,
+        fallback_for=record.fallback_for,
+        fell_back=record.fell_back,
+    )

@@ -1,0 +1,1 @@
+"""Access control and limits of the HTTP server."""

@@ -1,0 +1,1 @@
+"""From recorded events to acknowledged batches."""

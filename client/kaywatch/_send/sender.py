@@ -1,0 +1,181 @@
+"""The one background thread: drives the session, and answers those who wait for it.
+
+No lock is shared with the application: the hot path wakes the thread through a
+SimpleQueue, whose `put` may be re-entered from finalizers and signal handlers.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+import time
+from typing import Final
+
+from kaywatch import wire
+from kaywatch._send.session import FLUSH_INTERVAL, POLL, Session
+from kaywatch.recorder import Recorder
+
+__all__ = ["Sender"]
+
+log = logging.getLogger("kaywatch")
+
+FIRST_FLUSH: Final = 0.1  # so that short-lived and killed processes are seen at all
+PAUSE_TIMEOUT: Final = 0.5  # a fork waits no longer; a step takes 50 ms at most
+
+
+class Sender:
+    """The thread that drives a session."""
+
+    def __init__(self, session: Session, recorder: Recorder) -> None:
+        self.session = session
+        self._recorder = recorder
+        self._wake: queue.SimpleQueue[_Flush | None] = queue.SimpleQueue()
+        self._woken = False
+        self._thread: threading.Thread | None = None
+        self._driving = threading.Lock()  # held by whoever steps the session
+        self._paused = threading.Event()
+        self._paused.set()
+
+    @property
+    def paused(self) -> bool:
+        """Whether no thread runs: before the first `start`, and since a fork."""
+        return self._paused.is_set()
+
+    def start(self) -> None:
+        """Start a thread, and open the recorder's gate.
+
+        Raises:
+            RuntimeError: no thread can be started, as at the interpreter's exit.
+        """
+        paused = threading.Event()
+        thread = threading.Thread(
+            target=self._run, args=(paused,), name="kaywatch-sender", daemon=True
+        )
+        thread.start()
+        self._thread, self._paused = thread, paused
+        self._recorder.open_gate()
+
+    def pause(self) -> None:
+        """Send what is pending, and end the thread: somebody is about to fork.
+
+        So the child inherits no lock that the thread held, and Python from 3.12 on
+        doesn't warn of a fork with several threads because of ours.
+        """
+        thread = self._thread
+        if thread is None or self.paused or thread is threading.current_thread():
+            return
+        self._recorder.close_gate()
+        self._paused.set()
+        self._wake.put(None)
+        thread.join(PAUSE_TIMEOUT)
+        # Python 3.12's join returns a moment before the kernel's thread has ended.
+        task = f"/proc/self/task/{thread.native_id}"
+        for _ in range(100):
+            if not os.path.exists(task):
+                break
+            time.sleep(0.0001)
+
+    def wake(self) -> None:
+        """Make the thread look now. Re-entrant, never blocks."""
+        if not self._woken:
+            self._woken = True
+            self._wake.put(None)
+
+    def flush(self, timeout: float) -> bool:
+        """Wait until all that was recorded is committed, at most `timeout` seconds."""
+        if threading.current_thread() is self._thread:
+            return False  # from a log handler or finalizer in our own thread
+        return self._ask(timeout, stop=False)
+
+    def stop(self, timeout: float) -> bool:
+        """Flush, say goodbye and end the thread."""
+        settled = self._ask(timeout, stop=True)
+        self._recorder.close_gate()
+        return settled
+
+    def _ask(self, timeout: float, stop: bool) -> bool:
+        request = _Flush(time.monotonic() + timeout, threading.Event(), stop)
+        self._wake.put(request)
+        # The thread keeps the deadline itself; the margin is for its last step.
+        while time.monotonic() < request.deadline + 0.5:
+            if self.paused and self._driving.acquire(timeout=POLL):
+                try:
+                    self._serve(request)
+                finally:
+                    self._driving.release()
+            if request.answered.wait(POLL):
+                break
+        return request.settled
+
+    def _run(self, paused: threading.Event) -> None:
+        delay = FIRST_FLUSH
+        with self._driving:
+            while not paused.is_set():
+                request = self._next_request(delay)
+                if request is None:
+                    delay = self._flush_once()
+                elif not self._serve(request, paused):
+                    self._wake.put(request)  # for whoever drives next
+                elif request.stop:
+                    return
+            self._guarded(urgent=False, wait=0.0)
+
+    def _next_request(self, delay: float) -> _Flush | None:
+        try:
+            request = self._wake.get(timeout=delay)
+        except queue.Empty:
+            return None
+        self._woken = False
+        return request
+
+    def _flush_once(self) -> float:
+        """Do one step; return how long to sleep."""
+        session = self.session
+        packed = self._guarded(urgent=False, wait=0.0)
+        if session.busy:
+            self._guarded(urgent=False, wait=POLL)
+            return 0.0
+        return POLL if packed > wire.MAX_BATCH_EVENTS else session.interval
+
+    def _serve(self, request: _Flush, paused: threading.Event | None = None) -> bool:
+        """Answer a request; return whether that is done, or was cut short."""
+        session = self.session
+        if request.answered.is_set():
+            return True  # by another driver
+        while not session.settled and time.monotonic() < request.deadline:
+            if paused is not None and paused.is_set():
+                return False
+            self._guarded(urgent=True, wait=POLL)
+            if session.connected or session.busy:
+                continue
+            # Where no agent ever was, one attempt is enough; where one was, it may
+            # be restarting.
+            if not session.expected:
+                break
+            time.sleep(POLL)
+        request.settled = session.settled
+        if request.stop:
+            session.close()
+        request.answered.set()
+        return True
+
+    def _guarded(self, urgent: bool, wait: float) -> int:
+        """Step, whatever happens: this thread has to outlive a bug of ours."""
+        try:
+            return self.session.step(time.monotonic(), urgent, wait)
+        except Exception:
+            log.exception("kaywatch could not send; it goes on")
+            time.sleep(FLUSH_INTERVAL)
+            return 0
+
+
+class _Flush:
+    """A request to the thread, and its answer."""
+
+    def __init__(self, deadline: float, answered: threading.Event, stop: bool) -> None:
+        self.deadline = deadline
+        self.answered = answered
+        self.stop = stop
+        self.settled = False

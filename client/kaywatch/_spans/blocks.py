@@ -1,0 +1,126 @@
+"""Code outside the frameworks, measured as one execution of a node."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from kaywatch._process import process
+from kaywatch._spans.frames import EXEC, Frame, current_frame, current_run
+from kaywatch.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+__all__ = ["execution"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Block(Frame):
+    """The frame of a block of code: all of it is `exec`, and nothing is split."""
+
+    __slots__ = ()
+
+    @property
+    def phase(self) -> str:
+        """Where in the node we are, for a failure to name."""
+        return EXEC
+
+    def phases(self, ended: float) -> None:
+        """Return that they aren't known."""
+
+
+class execution:  # noqa: N801 - used like a function, as contextlib's are
+    """Measure a block, or a function, as one execution of a node.
+
+    For code outside the frameworks, as a context manager or a decorator (of plain
+    functions and of coroutine functions)::
+
+        with kaywatch.execution("checkout", "pay") as pay:
+            pay.action = charge(card)
+
+        @kaywatch.execution("checkout", "notify")
+        async def notify(order): ...
+
+    An exception makes its outcome `error`, a cancellation `cancelled`; either goes
+    on unchanged.
+
+    Args:
+        graph: the graph's name; empty for none.
+        node: the node's name.
+
+    Raises:
+        ConfigurationError: if a name is not a str, or the node's is empty.
+    """
+
+    def __init__(self, graph: str, node: str) -> None:
+        for what, value in (("graph", graph), ("node", node)):
+            if not isinstance(value, str):
+                raise ConfigurationError(
+                    f"execution({what}=...): expected a str, got {type(value).__name__}"
+                )
+        if not node:
+            raise ConfigurationError("execution(node=...): the name is empty")
+        self.graph = graph
+        self.node = node
+        self._frame: Frame | None = None
+
+    @property
+    def action(self) -> str:
+        """What comes next, as a node's `post` would return it."""
+        return self._frame.action if self._frame is not None else "default"
+
+    @action.setter
+    def action(self, value: Any) -> None:
+        if self._frame is not None:
+            self._frame.action = value if isinstance(value, str) else "default"
+
+    @property
+    def attempts(self) -> int:
+        """How often the work was tried, 1 without retries."""
+        return self._frame.attempts if self._frame is not None else 1
+
+    @attempts.setter
+    def attempts(self, value: int) -> None:
+        if self._frame is not None:
+            self._frame.extra().attempts = value
+
+    def __enter__(self) -> Self:
+        if process.settings.enabled:
+            series = process.recorder.series(self.graph, self.node)
+            self._frame = Block(series, current_run.get(), current_frame.get())
+            self._frame.tell()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        frame, self._frame = self._frame, None
+        if frame is not None:
+            frame.close(error)
+            frame.keep()
+
+    def __call__(self, function: F) -> F:
+        import inspect  # here, since it costs more than all of kaywatch's imports
+
+        if inspect.iscoroutinefunction(function):
+
+            @functools.wraps(function)
+            async def measured_async(*args: Any, **kwargs: Any) -> Any:
+                with execution(self.graph, self.node):
+                    return await function(*args, **kwargs)
+
+            return cast("F", measured_async)
+
+        @functools.wraps(function)
+        def measured(*args: Any, **kwargs: Any) -> Any:
+            with execution(self.graph, self.node):
+                return function(*args, **kwargs)
+
+        return cast("F", measured)

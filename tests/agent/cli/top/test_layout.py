@@ -1,0 +1,180 @@
+"""How `kaywatch top` looks, from figures alone: at every size, and for every name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from rich.cells import cell_len
+
+from kaywatch_agent.cli.top.layout import SORTS, Choice, Shown, frame, middle, snapshot
+from kaywatch_agent.cli.top.screen import keys
+from kaywatch_agent.cli.top.state import Asked, Found, rows, span
+
+NAMES = [
+    "pay",
+    "Ein-ziemlich-langer-Name-für-einen-Knoten-der-am-Ende-verschieden-ist-A",
+    "Ein-ziemlich-langer-Name-für-einen-Knoten-der-am-Ende-verschieden-ist-B",
+    "請求書を送る請求書を送る請求書を送る",
+    "new\nline\x1b[31m\x07",
+    "e\u0301" * 30,
+]
+
+
+def node(name: str, **more: Any) -> dict[str, Any]:
+    return {
+        "node": name,
+        "graphs": ["checkout", ""],
+        "total_executions": 1_234_567,
+        "success_rate": 0.96,
+        "error_rate": 0.04,
+        "total_retries": 123_456,
+        "p50_execution_time": 0.0123,
+        "p95_execution_time": 0.9996,
+        **more,
+    }
+
+
+def client(state: str = "connected", *ages: float) -> dict[str, Any]:
+    flights = [{"node": "pay", "graph": "checkout", "age": age} for age in ages]
+    return {"state": state, "events": 90, "recorded": 100, "in_flight": flights}
+
+
+def found(*nodes: dict[str, Any], **more: Any) -> Found:
+    stage = {"problem": more.pop("problem", "")}
+    health = {
+        "version": "1.2.3",
+        "status": "degraded" if stage["problem"] else "healthy",
+        "timestamp": 1_000_005.0,
+        "uptime": 90.0,
+        "since": 0.0,
+        "events": 7,
+        "memory_mb": 65.4321,
+        "store_mb": None,
+        "stages": {"store": stage},
+    }
+    totals = {
+        "calls": 9,
+        "errors": 1,
+        "cost_usd": 1.5,
+        "wasted_cost_usd": 0.5,
+        "unpriced_calls": 1,
+        "calls_without_usage": 0,
+    }
+    costs = [{"node": "pay", "cost_usd": 1.0}, {"node": "pay", "cost_usd": 0.5}]
+    defaults: dict[str, Any] = {
+        "clients": [client()],
+        "nodes": list(nodes),
+        "llm": {"totals": totals, "nodes": costs},
+        "failures": [
+            {"node": "pay", "type": "A" * 60, "time": None},
+            {"node": "pay", "type": "Older", "time": 1.0},
+        ],
+    }
+    asked = more.pop("asked", Asked())
+    return Found(asked, health, **{**defaults, **more})
+
+
+@pytest.mark.parametrize("sort", SORTS)
+def test_every_size_is_filled_and_no_line_is_too_long(sort: str) -> None:
+    shown = Shown("http://127.0.0.1:9477", found(*map(node, NAMES)), 12.5)
+    for width in [*range(1, 100), 132, 250]:
+        for height in (1, 5, 24, 60):
+            for help in (False, True):
+                lines = frame(shown, Choice(sort, help=help), width, height)
+                assert len(lines) == height
+                assert {cell_len(line.plain) for line in lines} == {width}
+                assert all(line.plain.isprintable() for line in lines)
+
+
+def test_names_that_differ_at_their_ends_stay_different() -> None:
+    shown = Shown("http://127.0.0.1:9477", found(*map(node, NAMES)))
+    lines = [line.plain for line in snapshot(shown, Choice("name"), 80)]
+
+    assert all(cell_len(line) <= 80 for line in lines)
+    assert sum("…" in line and "-A " in line for line in lines) == 1
+    assert sum("…" in line and "-B " in line for line in lines) == 1
+    assert "7 events" in lines[1] and "90% complete" in lines[1]
+    assert "$1.50+?" in lines[2]
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "cut"),
+    [
+        ("summarise", 9, "summarise"),
+        ("summarise", 8, "sum…rise"),
+        ("summarise", 5, "su…se"),
+        ("summarise", 2, "…e"),
+        ("summarise", 1, "…"),
+        ("summarise", 0, ""),
+        ("請求書送", 8, ""),
+        ("請求書送", 7, ""),
+    ],
+)
+def test_a_name_is_cut_in_the_middle(text: str, width: int, cut: str) -> None:
+    if text.isascii():
+        assert middle(text, width) == cut
+    assert cell_len(middle(text, width)) == min(width, cell_len(text))
+
+
+@pytest.mark.parametrize(
+    ("age", "p95", "stuck"),
+    [(9.0, 0.1, False), (11.0, 0.1, True), (50.0, 6.0, False), (61.0, 6.0, True)],
+)
+def test_what_is_in_flight_for_far_too_long_is_marked(
+    age: float, p95: float, stuck: bool
+) -> None:
+    slow = node("pay", p95_execution_time=p95, error_rate=0.0)
+    (row,) = rows(found(slow, clients=[client("connected", 1.0, age)]))
+
+    assert (row.in_flight, row.oldest) == (2, age)
+    assert row.stuck is row.sick is stuck
+    (gone,) = rows(found(slow, clients=[client("died", age)]))
+    assert gone.in_flight == 0
+
+
+def test_the_last_failure_and_the_cost_are_of_that_node() -> None:
+    pay, other = rows(found(node("pay"), node("other")))
+
+    assert (pay.failure, pay.failed_ago, pay.cost) == ("A" * 60, None, 1.5)
+    assert (other.failure, other.cost) == ("", None)
+
+
+def test_a_rate_is_over_what_the_window_holds() -> None:
+    # Whole steps of ten seconds, and no further back than anything is known.
+    assert span(found(asked=Asked("1m"))) == 65.0
+    young = found(asked=Asked("1h"))
+    young.health["since"] = 1_000_000.0  # type: ignore[index]
+    assert span(young) == 5.0
+    (row,) = rows(found(node("pay", total_executions=130), asked=Asked("1m")))
+    assert row.rate == 2.0
+
+
+def test_what_is_wrong_with_the_agent_is_in_the_header() -> None:
+    full = Shown("http://127.0.0.1:9477", found(problem="the disk is full"))
+    lines = [line.plain.rstrip() for line in frame(full, Choice(), 80, 24)]
+    assert "degraded" in lines[0]
+    assert lines[3] == "store: the disk is full"
+
+    gone = full._replace(problem="no agent answers")
+    (line, *_) = frame(gone, Choice(), 80, 24)
+    assert "gone since" in line.plain
+
+
+@pytest.mark.parametrize(
+    ("typed", "pressed"),
+    [
+        ("", []),
+        ("nq", ["n", "q"]),
+        ("\x1b", ["escape"]),
+        ("\x1b\x1b", ["escape", "escape"]),
+        ("\x1b[A\x1bOB", ["up", "down"]),
+        ("\x1b[5~x\x1b[6~", ["page up", "x", "page down"]),
+        ("\x1b[1;5A", []),  # a modifier: no key of ours
+        ("\x1b[", []),
+        ("\x1b[15~?", ["?"]),
+        ("é", ["é"]),
+    ],
+)
+def test_keys_are_told_apart(typed: str, pressed: list[str]) -> None:
+    assert list(keys(typed)) == pressed

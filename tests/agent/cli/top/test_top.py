@@ -1,0 +1,394 @@
+"""`kaywatch top` on a real terminal, with a real agent."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.agent.cli.top.pushing import COMMAND, HANGING, push, push_shop, row
+from tests.agents import Agent, running_agent
+from tests.terminals import ENTER, Terminal, on_terminal
+
+CLEAR = b"\x1b[2J"
+
+
+@pytest.fixture(scope="module")
+def shop() -> Iterator[Agent]:
+    """An agent that has seen a little; for tests that only look."""
+    with running_agent() as agent:
+        push_shop(agent)
+        yield agent
+
+
+@pytest.fixture
+def lone() -> Iterator[Agent]:
+    """An agent of the test's own."""
+    with running_agent() as agent:
+        yield agent
+
+
+def top(agent: Agent, *options: str, columns: int = 80, lines: int = 24) -> Any:
+    return on_terminal([*COMMAND, "top", *options], agent.environment, columns, lines)
+
+
+def order(terminal: Terminal) -> list[str]:
+    """Return the nodes from top to bottom."""
+    lines = terminal.lines
+    start = next((n for n, line in enumerate(lines) if line.startswith("  node")), None)
+    if start is None:
+        return []
+    return [line[2:].split()[0] for line in lines[start + 1 : -1] if line.strip()]
+
+
+def header(terminal: Terminal) -> str:
+    return terminal.line("node")
+
+
+def test_at_80_columns_the_sick_node_is_first_and_marked(shop: Agent) -> None:
+    with top(shop) as terminal:
+        terminal.shows("Nodes, last 5m", "q quit")
+
+        assert order(terminal) == ["pay", "draft", "load", "sweep"]
+        assert terminal.line("pay").startswith("! pay ")
+        assert terminal.line("load").startswith("  load ")
+        style = terminal.styles("pay")
+        assert (style.fg, style.bold) == ("red", True)
+        assert terminal.styles("load").fg == "default"
+
+        lines = terminal.lines
+        assert re.match(
+            rf"kaywatch \S+ at {shop.url}: healthy, up .* \d\d:\d\d:\d\d$", lines[0]
+        )
+        assert re.match(
+            r"\d clients   .*   100% complete   agent \d+.* MB   store", lines[1]
+        )
+        assert lines[2] == "models: 1 call, 0 failed, $0.25, of it $0.00 wasted"
+        assert len(lines) == 24 and lines[-1].startswith(" n name  r rate")
+        for name in ("rate/s", "errors", "p95", "in flight", "cost", "last failure"):
+            assert name in header(terminal)
+        pay, draft = terminal.line("pay"), terminal.line("draft")
+        assert re.search(r" 20% +30\d ms +- +- +\d+s CardDeclined$", pay)
+        assert re.search(r" 0% +1\.\d+ s +- +\$0.25$", draft)
+
+
+def test_wider_it_shows_more(shop: Agent) -> None:
+    with top(shop, columns=120, lines=40) as terminal:
+        terminal.shows("last failure")
+        names = header(terminal).split()
+        wanted = "node graph rate/s ok errors retries p50 p95 in flight cost last"
+        assert names == [*wanted.split(), "failure"]
+        assert re.search(r"^! pay +checkout .* 80% +20% +0 ", terminal.line("pay"))
+        assert re.search(r" 100% +0% +29 ", terminal.line("draft"))
+
+
+def test_narrower_it_leaves_out_what_matters_least(shop: Agent) -> None:
+    with top(shop, "--sort", "cost", columns=40, lines=8) as terminal:
+        terminal.shows("Nodes, last 5m")
+        # What is sorted by is always seen.
+        assert header(terminal).split() == ["node", "rate/s", "errors", "cost"]
+        assert order(terminal)[0] == "draft"
+        assert "1 to 1 of 4" in terminal.text
+
+
+def test_keys_sort_and_the_same_key_again_turns_the_order_round(shop: Agent) -> None:
+    with top(shop) as terminal:
+        terminal.shows("Nodes")
+        for key, column, nodes in (
+            ("n", "node", ["draft", "load", "pay", "sweep"]),
+            ("n", "node", ["sweep", "pay", "load", "draft"]),
+            ("r", "rate/s", ["load", "draft", "pay", "sweep"]),
+            ("l", "p95", ["sweep", "draft", "pay", "load"]),
+            ("c", "cost", ["draft", "load", "pay", "sweep"]),
+            ("t", "retries", ["draft", "load", "pay", "sweep"]),
+            ("e", "errors", ["pay", "draft", "load", "sweep"]),
+        ):
+            terminal.press(key)
+            terminal.until(
+                lambda n=nodes, c=column: (
+                    order(terminal) == n
+                    and c in terminal.text
+                    and terminal.styles(c).underscore
+                ),
+                f"{key}: {nodes}",
+            )
+
+
+def test_a_key_changes_the_window(shop: Agent) -> None:
+    with top(shop, "--window", "10m") as terminal:
+        terminal.shows("last 10m")
+        for key, window in (("w", "15m"), ("w", "1h"), ("W", "15m"), ("W", "10m")):
+            terminal.press(key)
+            terminal.shows(f"Nodes, last {window}")
+
+
+def test_help_is_there_and_goes_again(shop: Agent) -> None:
+    with top(shop) as terminal:
+        terminal.shows("Nodes")
+        for leave in ("?", "\x1b", "h"):
+            terminal.press("?")
+            terminal.shows("sort by what is in flight", "over 5 % errors")
+            assert max(map(len, terminal.lines)) <= 80
+            terminal.press(leave)
+            terminal.shows("Nodes, last 5m")
+
+
+def test_it_scrolls_where_there_are_more_nodes_than_lines(lone: Agent) -> None:
+    push(lone, *(row(f"node-{n:02}") for n in range(60)))
+    with top(lone, "--sort", "name") as terminal:
+        terminal.shows("1 to 18 of 60")
+        for key, first, last in (
+            ("\x1b[B", 2, 19),
+            ("j", 3, 20),
+            ("k", 2, 19),
+            ("\x1b[A", 1, 18),
+            ("\x1b[A", 1, 18),
+            ("\x1b[6~", 17, 34),
+            (" ", 33, 50),
+            ("\x1b[F", 43, 60),
+            ("\x1b[B", 43, 60),
+            ("\x1b[5~", 27, 44),
+            ("\x1bOH", 1, 18),
+        ):
+            terminal.press(key)
+            terminal.shows(f"{first} to {last} of 60")
+            expected = [f"node-{n:02}" for n in range(first - 1, last)]
+            terminal.until(lambda e=expected: order(terminal) == e, f"{key!r}")
+
+
+def test_it_follows_the_size_of_the_terminal(shop: Agent) -> None:
+    with top(shop) as terminal:
+        terminal.shows("q quit")
+        for columns, lines in ((120, 40), (50, 12), (80, 24)):
+            terminal.resize(columns, lines)
+
+            def fits(columns: int = columns, lines: int = lines) -> bool:
+                shown = terminal.lines
+                return (
+                    len(shown) == lines
+                    and shown[0].startswith("kaywatch")
+                    and shown[-1].startswith(" n name")
+                    and ("graph" in header(terminal)) == (columns == 120)
+                    and order(terminal)[:1] == ["pay"]
+                )
+
+            terminal.until(fits, f"it fits {columns} x {lines}")
+
+
+def test_it_redraws_without_clearing(shop: Agent) -> None:
+    with top(shop, "--interval", "0.2") as terminal:
+        begin, end = b"\x1b[?2026h", b"\x1b[?2026l"
+        terminal.until(lambda: terminal.written.count(end) > 5, "some frames")
+        frames = terminal.written.partition(begin)[2]
+        assert CLEAR not in frames
+        # Whole frames, and nothing between them.
+        assert {part.partition(end)[2] for part in frames.split(begin)[:-1]} == {b""}
+
+
+def test_what_is_in_flight_is_shown_with_its_age(lone: Agent) -> None:
+    child = lone.spawn(HANGING, KAYWATCH_SERVICE="worker")
+    assert child.stdout is not None and child.stdout.readline() == "ready\n"
+    with top(lone, "--interval", "0.2") as terminal:
+        terminal.until(
+            lambda: re.search(r" 0 .* 1, \d.* m?s", terminal.line("hanging")),
+            "it is in flight, though it never ended",
+        )
+        assert child.stdin is not None
+        child.stdin.write("\n")
+        child.stdin.close()
+        terminal.until(
+            lambda: re.search(r" 0% .* -$", terminal.line("hanging")), "it has ended"
+        )
+
+
+def test_a_process_that_died_is_told_and_its_flights_are_none(lone: Agent) -> None:
+    child = lone.spawn(HANGING)
+    assert child.stdout is not None and child.stdout.readline() == "ready\n"
+    with top(lone, "--interval", "0.2") as terminal:
+        terminal.shows("1 client ", "hanging")
+        child.kill()
+        terminal.shows("0 clients, 1 died")
+        assert terminal.line("before") and not terminal.line("hanging")
+
+
+def test_an_agent_that_goes_and_comes_back(lone: Agent) -> None:
+    push(lone, row("pay"))
+    with top(lone, "--interval", "0.2") as terminal:
+        terminal.shows("healthy", " pay ")
+        lone.stop(signal.SIGKILL)
+        terminal.shows("gone since", "looking for it")
+        assert terminal.line("pay")  # what was known stays
+        terminal.press("n")
+        terminal.until(lambda: terminal.styles("node ").underscore, "keys still work")
+
+        lone.start("--http", lone.url.removeprefix("http://"))
+        terminal.shows("healthy", " pay ")
+        assert "gone" not in terminal.text
+
+
+@pytest.mark.parametrize(
+    ("options", "nodes", "title"),
+    [
+        (["--service", "jobs"], ["sweep"], "last 5m, service jobs"),
+        (["--graph", "nightly"], ["sweep"], "last 5m, graph nightly"),
+        (["--node", "pay", "--node", "load"], ["pay", "load"], "node pay, load"),
+        (["--node", "nobody"], ["Nothing"], "node nobody"),
+    ],
+)
+def test_filters(shop: Agent, options: list[str], nodes: list[str], title: str) -> None:
+    with top(shop, *options) as terminal:
+        terminal.shows(title)
+        assert (order(terminal) or ["Nothing"]) == nodes
+
+
+# -- the terminal is given back ------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [
+        ("q", 0),
+        ("\x03", 0),
+        (signal.SIGTERM, -signal.SIGTERM),
+        (signal.SIGHUP, -signal.SIGHUP),
+    ],
+)
+def test_however_it_ends_the_terminal_is_as_before(
+    shop: Agent, end: str | int, code: int
+) -> None:
+    with top(shop) as terminal:
+        terminal.shows("Nodes")
+        assert not terminal.restored
+        if isinstance(end, str):
+            terminal.press(end)
+        else:
+            terminal.process.send_signal(end)
+
+        assert terminal.ends() == code
+        assert terminal.restored
+        assert b"Traceback" not in terminal.written
+
+
+def test_an_error_gives_the_terminal_back_before_it_is_told() -> None:
+    code = (
+        "from kaywatch_agent.cli.top.screen import Screen\n"
+        "with Screen() as screen: raise RuntimeError('told')"
+    )
+    with on_terminal([sys.executable, "-c", code], os.environ) as terminal:
+        assert terminal.ends() == 1
+        assert terminal.restored
+        assert terminal.written.rfind(b"told") > terminal.written.rfind(b"\x1b[?1049l")
+
+
+def test_ctrl_z_gives_the_terminal_back_and_fg_goes_on(shop: Agent) -> None:
+    shell = ["bash", "--norc", "--noprofile", "-i"]
+    environment = {**shop.environment, "PS1": "ready> "}
+    with on_terminal(shell, environment) as terminal:
+        terminal.shows("ready>")
+        command = " ".join(COMMAND)
+        terminal.press(f"clear; {command} top\n")
+        terminal.shows("Nodes, last 5m", "q quit")
+
+        terminal.press("\x1a")
+        terminal.until(lambda: b"Stopped" in terminal.written, "it has stopped")
+        assert terminal.written.rfind(b"\x1b[?1049l") > terminal.written.rfind(ENTER)
+        terminal.press("clear; stty -a\n")
+        terminal.until(lambda: re.search(r"[^-]icanon", terminal.text), "stty says")
+        assert re.search(r"[^-]echo ", terminal.text)
+
+        terminal.press("clear; fg\n")
+        terminal.shows("Nodes, last 5m", "q quit")
+        terminal.press("n")
+        terminal.until(lambda: terminal.styles("node ").underscore, "keys work again")
+        terminal.press("q")
+        terminal.until(
+            lambda: terminal.written.rfind(b"ready>") > terminal.written.rfind(ENTER),
+            "the shell is back",
+        )
+
+
+def test_a_terminal_that_is_gone_ends_it(shop: Agent) -> None:
+    terminal = Terminal([*COMMAND, "top"], shop.environment, 80, 24)
+    try:
+        terminal.shows("Nodes")
+        os.close(terminal._ours)
+        assert terminal.process.wait(20) in (0, -signal.SIGHUP)
+    finally:
+        terminal.process.kill()
+        terminal.process.wait(20)
+
+
+# -- without a terminal --------------------------------------------------------------
+
+
+def once(
+    agent: Agent, *options: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, "top", *options],
+        env={**agent.environment, **environment},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+
+def test_without_a_terminal_it_prints_one_picture(shop: Agent) -> None:
+    done = once(shop, COLUMNS="80")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\x1b" not in done.stdout
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[0].startswith("kaywatch ")
+    assert re.search(r"^! pay .* 20% ", done.stdout, re.MULTILINE)
+    assert "q quit" not in done.stdout
+
+
+def test_once_does_so_on_a_terminal_too(shop: Agent) -> None:
+    with top(shop, "--once", "--sort", "name") as terminal:
+        assert terminal.ends() == 0
+        assert ENTER not in terminal.written
+        assert order(terminal) == ["draft", "load", "pay", "sweep"]
+        assert terminal.styles("pay").fg == "red"
+
+
+def test_json_has_what_it_is_made_from(shop: Agent) -> None:
+    found = json.loads(once(shop, "--json", "--service", "jobs").stdout)
+
+    assert set(found) == {"health", "clients", "nodes", "llm", "failures"}
+    assert [node["node"] for node in found["nodes"]] == ["sweep"]
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "told"),
+    [
+        (["--url", "http://127.0.0.1:1"], 1, "no agent answers at http://127.0.0.1:1"),
+        (["--window", "5x"], 2, "expected something like 30s, 5m or 24h"),
+        (["--sort", "size"], 2, "'size' is not one of 'name', 'rate'"),
+    ],
+)
+def test_a_mistake_gets_a_clear_line(
+    shop: Agent, options: list[str], code: int, told: str
+) -> None:
+    done = once(shop, *options)
+    assert done.returncode == code
+    assert told in done.stderr
+    with top(shop, *options) as terminal:
+        assert terminal.ends() == code
+        assert ENTER not in terminal.written
+
+
+def test_the_command_sorts_by_what_the_screen_can() -> None:
+    from kaywatch_agent.cli.main import SORTS
+    from kaywatch_agent.cli.top import layout
+
+    assert list(SORTS) == list(layout.SORTS)
+    assert Path(layout.__file__).name == "layout.py"

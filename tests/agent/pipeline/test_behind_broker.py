@@ -1,0 +1,288 @@
+"""Conversations by way of a broker, which loses, repeats and reorders messages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.agent.protocol.fakes import NOW, Agent, FakeTopic
+from tests.agent.protocol.samples import CLIENT, ROW, batch, executions, hello, rows
+
+from kaywatch import wire
+from kaywatch._send.session import Identity, Session
+from kaywatch.recorder import Recorder
+from kaywatch_agent.aggregate.clients import Client
+from kaywatch_agent.model.series import Presence
+from kaywatch_agent.pipeline.session import Conversation
+
+OTHER = b"another process!"
+
+
+class Talk:
+    """An agent, and one client's topics."""
+
+    def __init__(self, client: bytes = CLIENT) -> None:
+        self.agent = Agent()
+        self.id = client
+        self.open()
+
+    def open(self) -> None:
+        self.topic = FakeTopic()
+        pipeline = self.agent.pipeline
+        self.conversation: Conversation = pipeline.converse(
+            self.topic, self.id.hex(), "broker", named=True
+        )
+        self.topic.conversation = self.conversation
+
+    def say(self, *messages: bytes) -> list[dict[str, Any]]:
+        for message in messages:
+            self.conversation.take(message)
+        return self.topic.replies()
+
+    def batch(self, seq: int | None, **changed: Any) -> bytes:
+        changed.setdefault("executions", executions(3))
+        return batch(client=self.id, seq=seq, **changed)
+
+    def tick(self) -> list[dict[str, Any]]:
+        self.agent.now += 1
+        self.agent.pipeline.tick()
+        return self.topic.replies()
+
+    @property
+    def client(self) -> Client:
+        found = self.agent.pipeline.clients.get(self.id.hex())
+        assert found is not None
+        return found
+
+
+@pytest.fixture
+def talk() -> Talk:
+    return Talk()
+
+
+def ack(seq: int, **more: int) -> dict[str, Any]:
+    return {"type": "ack", "client": CLIENT, "seq": seq, **more}
+
+
+def resend(after: int) -> dict[str, Any]:
+    return {"type": "resend", "client": CLIENT, "after": after}
+
+
+def test_an_answer_names_its_greeting_and_other_acks_name_none(talk: Talk) -> None:
+    assert talk.say(hello(greeting=1, first=1)) == [ack(0, greeting=1)]
+    talk.say(talk.batch(1))
+    assert talk.tick() == [ack(1)]
+    assert talk.say(hello(greeting=2, first=2)) == [ack(1, greeting=2)]
+
+
+def test_a_batch_beyond_the_next_is_asked_for_and_not_taken(talk: Talk) -> None:
+    talk.say(hello(greeting=1, first=1), talk.batch(1))
+    assert talk.say(talk.batch(3)) == [resend(1)]
+    assert talk.say(talk.batch(2), talk.batch(3), talk.batch(3)) == []
+    assert talk.tick() == [ack(3)]
+
+    assert talk.agent.stored() == 9
+    assert talk.client.missing_batches == 0
+    assert talk.agent.counted("untimely_batches_total") == 1
+    assert talk.agent.counted("duplicate_batches_total") == 1
+
+
+def test_who_misses_much_asks_once_a_second(talk: Talk) -> None:
+    talk.say(hello(greeting=1, first=1))
+    assert talk.say(*(talk.batch(seq) for seq in range(2, 50))) == [resend(0)]
+    talk.tick()
+    assert talk.say(talk.batch(50)) == [resend(0)]
+    assert talk.agent.counted("resends_requested_total") == 2
+
+
+def test_an_unknown_client_is_asked_where_it_begins(talk: Talk) -> None:
+    assert talk.say(talk.batch(7)) == [resend(0)]
+    assert talk.agent.pipeline.clients.get(CLIENT.hex()) is None
+    assert talk.say(hello(greeting=3, first=7)) == [ack(0, greeting=3)]
+    talk.say(talk.batch(7))
+    assert talk.tick() == [ack(7)]
+
+
+def test_what_a_client_had_to_drop_is_no_hole_to_wait_for(talk: Talk) -> None:
+    talk.say(hello(greeting=1, first=1), talk.batch(1))
+    talk.tick()
+    # The answer is what is committed: whether 2 to 4 were, the client has to know.
+    assert talk.say(hello(greeting=2, first=5)) == [ack(1, greeting=2)]
+    talk.say(talk.batch(5, drops={"buffer_full": 9}))
+    assert talk.tick() == [ack(5)]
+    assert talk.client.missing_batches == 3
+
+
+def test_old_news_are_no_signs_of_life(talk: Talk) -> None:
+    talk.say(hello(greeting=1, first=1), talk.batch(1), wire.bye(CLIENT, 1))
+    assert talk.client.state is Presence.ENDED
+    assert talk.topic.closed
+    talk.tick()
+    talk.open()
+
+    talk.say(talk.batch(1), hello(greeting=1, first=1), wire.bye(CLIENT, 1))
+    assert talk.client.state is Presence.ENDED
+
+
+def test_a_goodbye_that_comes_twice_tells_its_drops_once(talk: Talk) -> None:
+    talk.say(hello(greeting=1, first=1))
+    goodbye = wire.bye(CLIENT, 0, {"buffer_full": 5})
+    talk.say(goodbye)
+    talk.open()
+    talk.say(goodbye)
+    assert talk.client.dropped == {"buffer_full": 5}
+
+
+def test_a_topic_is_one_clients_alone(talk: Talk) -> None:
+    other = batch(client=OTHER, executions=executions(3))
+    for message in (other, hello(client=OTHER), wire.bye(OTHER, 1), wire.flush(OTHER)):
+        (reply,) = talk.say(message)
+        assert (reply["type"], reply["code"]) == ("error", "forbidden")
+    talk.tick()
+    assert talk.agent.stored() == 0
+    assert not len(talk.agent.pipeline.clients)
+
+
+def test_nobody_captures_from_afar(talk: Talk) -> None:
+    (reply,) = talk.say(wire.capture())
+    assert reply["code"] == "forbidden"
+
+
+def test_rows_need_no_number_and_no_client(talk: Talk) -> None:
+    assert talk.say(rows(ROW)) == []
+    talk.tick()
+    assert talk.agent.stored() == 1
+
+
+def test_a_process_is_not_looked_for_on_this_host(talk: Talk) -> None:
+    """Host and pid of a hello by way of a broker are hearsay."""
+    talk.say(hello(greeting=1, first=1, host="here", pid=1))
+    assert talk.client.via == "broker"
+    stored = Client.from_json(talk.client.to_json())
+
+    looked: list[int] = []
+    after = Agent()
+    after.pipeline._find = lambda pid, _: looked.append(pid)
+    after.pipeline.clients.restore([stored], NOW)
+    for client in after.pipeline.clients:
+        assert (client.via, client.state) == ("broker", Presence.DISCONNECTED)
+    assert not looked
+
+
+def test_what_a_process_uses_is_what_it_says(talk: Talk) -> None:
+    for seq, cpu in ((1, 2.0), (2, 7.0)):
+        usage = {"rss": 50_000_000, "cpu": cpu}
+        talk.say(talk.batch(seq, sent=NOW + 10 * seq, process=usage))
+    assert talk.client.sample is not None
+    assert talk.client.sample.rss_bytes == 50_000_000
+    assert talk.client.cpu_percent == 50.0
+
+
+@pytest.mark.parametrize("process", [{"cpu": -1.0}, {"cpu": "x"}, 3, {"rss": 5}])
+def test_what_can_not_be_used_of_it_costs_no_event(talk: Talk, process: Any) -> None:
+    (reply,) = talk.say(talk.batch(1, process=process))
+    assert reply["code"] == "bad_section"
+    talk.tick()
+    assert talk.agent.stored() == 3
+
+
+# -- client and agent, with a bad broker between them ----------------------------------
+
+
+class BadBroker:
+    """Holds what is under way; the test says what becomes of it."""
+
+    lossy = True
+    absent = False
+    arrivals = 0
+    largest = wire.MAX_FRAME
+    backlog = 0
+
+    def __init__(self, talk: Talk) -> None:
+        self.talk = talk
+        self.up: list[bytes] = []
+
+    def send(self, message: bytes) -> None:
+        self.up.append(message)
+
+    def pump(self, timeout: float) -> list[bytes]:
+        found, self.talk.topic.messages = self.talk.topic.messages, []
+        return found
+
+    def close(self) -> None:
+        self.up.clear()
+
+    def deliver(self, at: int) -> None:
+        """Take a message out of the middle: it overtakes others."""
+        if self.up:
+            self.talk.conversation.take(self.up.pop(at % len(self.up)))
+
+    def next(self, _: int = 0) -> None:
+        self.deliver(0)
+
+    def repeat(self, at: int) -> None:
+        if self.up:
+            self.talk.conversation.take(self.up[at % len(self.up)])
+
+    def lose(self, at: int) -> None:
+        if self.up:
+            self.up.pop(at % len(self.up))
+
+    def lose_replies(self, _: int) -> None:
+        self.talk.topic.messages.clear()
+
+
+DEEDS = ("record", "step", "tick", "deliver", "next", "repeat", "lose", "lose_replies")
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from(DEEDS), st.integers(0, 30)), max_size=120),
+    st.booleans(),
+)
+def test_what_is_recorded_is_counted_once_whatever_the_broker_does(
+    deeds: list[tuple[str, int]], small: bool
+) -> None:
+    talk = Talk(client=b"i" * 16)
+    broker = BadBroker(talk)
+    recorder = Recorder()
+    recorder.open_gate()
+    identity = Identity(talk.id, "service", "host", 42, 1.0, "sdk", {})
+    size = 1_200 if small else 1_000_000  # bytes of the buffer
+    session = Session(identity, recorder, lambda: broker, size)
+    now = 0.0
+
+    def record(times: int) -> None:
+        for _ in range(times + 1):
+            recorder.series("g", "n").record(0.1)
+
+    def step(tenths: int) -> None:
+        nonlocal now
+        now += tenths / 10
+        session.step(now)
+
+    def tick(_: int = 0) -> None:
+        talk.agent.now += 1
+        talk.agent.pipeline.tick()
+
+    own = {"record": record, "step": step, "tick": tick}
+    for deed, at in deeds:
+        own.get(deed, getattr(broker, deed, None))(at)
+    # Now it does what it should; the client's doubts may last for a minute.
+    for _ in range(100):
+        step(30)
+        while broker.up:
+            broker.next()
+        tick()
+        session.step(now)
+        if session.settled:
+            break
+
+    assert session.settled
+    dropped = sum(session.buffer.lost.values())
+    assert talk.agent.stored() == session.recorded - dropped
+    assert session.buffer.acked_events == talk.agent.stored()
+    if not small:
+        assert dropped == 0

@@ -1,0 +1,768 @@
+"""Bytes in, replies out: what is counted, what is acknowledged, and who has died."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.agent.protocol.fakes import NOW, Agent, FakeLink, FakePeer
+from tests.agent.protocol.samples import (
+    CLIENT,
+    FAILURE,
+    FLIGHT,
+    ROW,
+    batch,
+    calm,
+    executions,
+    hello,
+    points,
+    rows,
+)
+
+from kaywatch import wire
+from kaywatch.wire import ErrorCode
+from kaywatch_agent.aggregate.change import Change
+from kaywatch_agent.aggregate.clients import Client
+from kaywatch_agent.model.series import Kind, Presence
+from kaywatch_agent.pipeline.session import MAX_BACKLOG, Conversation
+
+OTHER_CLIENT = b"another process!"
+
+
+class Talk:
+    """One client's connection to an agent."""
+
+    def __init__(
+        self, agent: Agent, client: bytes = CLIENT, peer: FakePeer | None = None
+    ) -> None:
+        self.agent = agent
+        self.id = client
+        self.link = FakeLink(peer)
+        self.conversation: Conversation = agent.pipeline.open(self.link)
+
+    def say(self, *messages: bytes) -> list[dict[str, Any]]:
+        """Send messages; return the replies."""
+        self.conversation.receive(b"".join(map(wire.frame, messages)))
+        return self.link.replies()
+
+    def greet(self) -> list[dict[str, Any]]:
+        return self.say(hello(client=self.id))
+
+    def batch(self, seq: int | None, size: int = 3, **changed: Any) -> bytes:
+        changed.setdefault("executions", executions(size))
+        return batch(client=self.id, seq=seq, **changed)
+
+    def tick(self) -> list[dict[str, Any]]:
+        self.agent.pipeline.tick()
+        return self.link.replies()
+
+    def close(self) -> None:
+        self.conversation.close()
+
+    @property
+    def client(self) -> Client:
+        found = self.agent.pipeline.clients.get(self.id.hex())
+        assert found is not None
+        return found
+
+
+def ack(seq: int, client: bytes = CLIENT) -> dict[str, Any]:
+    return {"type": "ack", "client": client, "seq": seq}
+
+
+@pytest.fixture
+def agent() -> Agent:
+    return Agent()
+
+
+@pytest.fixture
+def talk(agent: Agent) -> Talk:
+    return Talk(agent)
+
+
+# -- sequence numbers and acks ---------------------------------------------------------
+
+
+def test_a_hello_is_answered_at_once_with_what_is_committed(talk: Talk) -> None:
+    assert talk.greet() == [ack(0)]
+    talk.say(talk.batch(1), talk.batch(2))
+    talk.tick()
+    assert talk.greet() == [ack(2)]
+
+
+def test_a_hello_commits_what_its_client_might_call_lost(talk: Talk) -> None:
+    talk.greet()
+    talk.say(talk.batch(1), talk.batch(2))
+    assert talk.greet() == [ack(2)]
+    assert talk.agent.stored() == 6
+    assert talk.tick() == []
+
+
+def test_a_batch_is_acknowledged_by_the_commit_not_before(talk: Talk) -> None:
+    talk.greet()
+    assert talk.say(talk.batch(1)) == []
+    assert talk.agent.stored() == 0
+    assert talk.tick() == [ack(1)]
+    assert talk.agent.stored() == 3
+
+
+def test_one_ack_stands_for_many_batches_and_is_not_repeated(talk: Talk) -> None:
+    talk.greet()
+    talk.say(*(talk.batch(seq) for seq in (1, 2, 3)))
+    assert talk.tick() == [ack(3)]
+    assert talk.tick() == []
+
+
+def test_a_batch_sent_twice_is_counted_once(agent: Agent, talk: Talk) -> None:
+    talk.greet()
+    talk.say(talk.batch(1), talk.batch(1))
+    talk.tick()
+    assert talk.say(talk.batch(1)) == []
+    assert agent.stored() == talk.client.events == 3
+    assert talk.client.duplicates == agent.counted("duplicate_batches_total") == 2
+
+
+def test_after_a_reconnect_what_is_known_is_acknowledged_and_not_counted_again(
+    agent: Agent, talk: Talk
+) -> None:
+    talk.greet()
+    talk.say(talk.batch(1), talk.batch(2))
+    talk.tick()
+    talk.say(talk.batch(3))
+    talk.close()
+    again = Talk(agent)
+    assert again.greet() == [ack(3)]
+    # A client that sends it all the same is told once more, and not recounted.
+    assert again.say(again.batch(3), again.batch(4)) == []
+    assert again.tick() == [ack(4)]
+    assert agent.stored() == again.client.events == 12
+    assert again.client.duplicates == 1
+
+
+def test_a_resent_batch_is_acknowledged_again_on_a_new_connection(
+    agent: Agent, talk: Talk
+) -> None:
+    talk.greet()
+    talk.say(talk.batch(1))
+    talk.tick()
+    again = Talk(agent)
+    # Without a hello, as a client in a hurry might.
+    assert again.say(again.batch(1)) == [ack(1)]
+
+
+def test_the_old_connection_may_end_after_the_new_one_has_begun(
+    agent: Agent, talk: Talk
+) -> None:
+    talk.greet()
+    again = Talk(agent)
+    again.greet()
+    talk.close()
+    again.say(again.batch(1))
+    assert again.tick() == [ack(1)]
+    assert again.client.state is Presence.CONNECTED
+
+
+def test_holes_are_legal_and_counted(agent: Agent, talk: Talk) -> None:
+    talk.greet()
+    talk.say(talk.batch(1), talk.batch(5, drops={"buffer_full": 9}), talk.batch(6))
+    assert talk.tick() == [ack(6)]
+    assert talk.client.missing_batches == agent.counted("missing_batches_total") == 3
+    assert talk.client.dropped == {"buffer_full": 9}
+    assert agent.counted("client_dropped_total", "buffer_full") == 9
+    # Too late to fill one: that number is taken for a duplicate.
+    talk.say(talk.batch(3))
+    assert talk.client.duplicates == 1
+
+
+def test_a_client_older_than_the_agent_has_no_holes(talk: Talk) -> None:
+    talk.greet()
+    talk.say(talk.batch(57))
+    assert talk.tick() == [ack(57)]
+    assert talk.client.missing_batches == 0
+
+
+def test_the_drops_of_a_duplicate_are_not_counted_again(talk: Talk) -> None:
+    talk.say(talk.batch(1, drops={"buffer_full": 2}))
+    talk.say(talk.batch(1, drops={"buffer_full": 2}))
+    assert talk.client.dropped == {"buffer_full": 2}
+
+
+def test_an_unknown_reason_for_a_drop_is_other(agent: Agent, talk: Talk) -> None:
+    talk.say(talk.batch(1, drops={"new": 2, "newer": 3}))
+    talk.tick()
+    assert talk.client.dropped == {"other": 5}
+    (reason,) = (
+        k.metric for k in agent.pipeline.aggregator.registry.keys if k.kind is Kind.LOSS
+    )
+    assert reason == "other"
+
+
+def test_two_clients_on_one_connection_are_told_apart(talk: Talk) -> None:
+    talk.greet()
+    talk.say(hello(client=OTHER_CLIENT))
+    talk.say(talk.batch(1), batch(client=OTHER_CLIENT, seq=7))
+    assert talk.tick() == [ack(1), ack(7, OTHER_CLIENT)]
+
+
+def test_rows_without_a_number_are_counted_and_need_no_reading(
+    agent: Agent, talk: Talk
+) -> None:
+    talk.link.backlog = 10 * MAX_BACKLOG
+    talk.say(rows(ROW, ROW, service="cron"))
+    talk.tick()
+    assert agent.stored() == agent.counted("events_total") == 2
+    (client,) = agent.pipeline.clients
+    assert (client.service, client.events, client.pid) == ("cron", 2, 4711)
+
+
+# -- commits that fail -----------------------------------------------------------------
+
+
+def in_steps(changes: Iterable[Change]) -> int:
+    return sum(int(s.executions.sum()) for c in changes for s in c.steps.values())
+
+
+def failing_commit(talk: Talk) -> None:
+    talk.agent.broken = True
+    talk.agent.pipeline.commit()
+    talk.agent.broken = False
+
+
+def test_nothing_is_acknowledged_by_a_commit_that_fails(talk: Talk) -> None:
+    talk.greet()
+    talk.say(talk.batch(1))
+    failing_commit(talk)
+    assert talk.link.replies() == []
+
+
+def test_a_greeting_is_answered_also_while_commits_fail(talk: Talk) -> None:
+    talk.greet()
+    talk.say(talk.batch(1))
+    talk.agent.broken = True
+    assert talk.greet() == [ack(0)]
+    talk.agent.broken = False
+    assert talk.tick() == [ack(1)]
+
+
+def test_nothing_is_lost_by_a_commit_that_fails(agent: Agent, talk: Talk) -> None:
+    talk.greet()
+    talk.say(talk.batch(1, 3))
+    failing_commit(talk)
+    failing_commit(talk)
+    talk.say(talk.batch(2, 4), talk.batch(1, 3))
+    assert talk.tick() == [ack(2)]
+    assert agent.stored() == in_steps(agent.committed) == 7
+    view = agent.pipeline.aggregator.view(agent.now)
+    assert int(view.totals.executions.sum()) == 7
+
+
+def test_what_comes_during_a_commit_is_in_the_next_one(
+    agent: Agent, talk: Talk
+) -> None:
+    talk.greet()
+    agent.slow = True
+    talk.say(talk.batch(1, 3))
+    assert talk.tick() == []
+    first = agent.under_way
+    assert first is not None
+    talk.say(talk.batch(2, 4))
+    assert talk.tick() == []
+    assert agent.under_way is first  # one at a time
+    agent.end(first)
+    assert talk.link.replies() == [ack(1)]
+    assert agent.stored() == 3
+    agent.slow = False
+    assert talk.tick() == [ack(2)]
+    assert agent.stored() == 7
+
+
+def test_a_greeting_during_a_commit_waits_for_all_that_was_taken(
+    agent: Agent, talk: Talk
+) -> None:
+    talk.greet()
+    agent.slow = True
+    talk.say(talk.batch(1))
+    talk.tick()
+    talk.say(talk.batch(2))
+    assert talk.greet() == []
+    first = agent.under_way
+    assert first is not None
+    agent.end(first)
+    assert talk.link.replies() == []
+    assert agent.hurried
+    agent.slow = False
+    agent.pipeline.commit()
+    assert talk.link.replies() == [ack(2)]
+
+
+def test_a_store_that_begins_anew_gets_everything(agent: Agent, talk: Talk) -> None:
+    talk.greet()
+    talk.say(talk.batch(1, 3, failures=[FAILURE]))
+    talk.tick()
+    agent.slow = True
+    talk.say(talk.batch(2, 4))
+    talk.tick()
+    assert agent.under_way is not None
+    agent.pipeline.refused(agent.under_way, whole=True)
+    agent.slow = False
+    agent.committed.clear()
+    assert talk.tick() == [ack(2)]
+    (change,) = agent.committed
+    assert in_steps([change]) == int(change.totals.executions.sum()) == 7
+    assert len(change.failures) == 1
+    assert list(change.clients) == [CLIENT.hex()]
+    assert change.clients[CLIENT.hex()] == talk.client.to_json()
+
+
+# -- pace ------------------------------------------------------------------------------
+
+
+def test_a_client_that_sends_each_event_alone_is_asked_to_send_less_often(
+    agent: Agent, talk: Talk
+) -> None:
+    talk.greet()
+    agent.now += 1
+    talk.say(*(talk.batch(seq, 1) for seq in range(1, 101)))
+    assert talk.tick() == [ack(100), {"type": "slow", "seconds": 1.0}]
+    agent.now += 1
+    talk.say(*(talk.batch(seq, 1) for seq in range(101, 201)))
+    assert talk.tick() == [ack(200)]  # reminded every ten seconds at most
+    assert agent.counted("slow_messages_total") == 1
+    assert agent.stored() == 200
+
+
+def test_a_client_whose_batches_are_full_may_send_many(
+    agent: Agent, talk: Talk
+) -> None:
+    talk.greet()
+    agent.now += 1
+    talk.say(*(talk.batch(seq, 600) for seq in range(1, 101)))
+    assert talk.tick() == [ack(100)]
+
+
+def test_a_crowd_is_asked_to_send_less_often_and_told_when_it_is_over(
+    agent: Agent,
+) -> None:
+    talks = [Talk(agent, n.to_bytes(16, "big")) for n in range(3_000)]
+    for talk in talks:
+        talk.greet()
+    agent.now += 1
+    assert talks[0].tick() == [{"type": "slow", "seconds": 3.0}]
+    late = Talk(agent, b"one that is late")
+    assert {"type": "slow", "seconds": 3.0} in late.greet()
+    for talk in talks[1:]:
+        talk.close()
+    agent.now += 1
+    assert talks[0].tick() == [{"type": "slow", "seconds": 1.0}]
+
+
+# -- bad messages between good ones ----------------------------------------------------
+
+
+def error(code: ErrorCode, seq: int | None = None) -> dict[str, Any]:
+    found = {"type": "error", "code": str(code)}
+    return found if seq is None else {**found, "seq": seq}
+
+
+def without_text(replies: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    for reply in replies:
+        if reply["type"] == "error":
+            assert reply.pop("text")
+    return replies
+
+
+def test_each_bad_message_is_answered_and_the_good_ones_are_counted(
+    agent: Agent, talk: Talk
+) -> None:
+    talk.greet()
+    replies = talk.say(
+        talk.batch(1),
+        b"\xc1",
+        talk.batch(2, table=b"\xc1"),
+        b"",
+        wire.pack([]),
+        talk.batch(3, service=5),
+        talk.batch(4),
+        wire.pack({"type": "news"}),
+        talk.batch(5, executions={**executions(5), "end": b"odd"}),
+        talk.batch(6, executions=executions(2, series=[9, 0])),
+        talk.batch(7, executions=executions(2, seconds=[math.nan, 1.0])),
+        talk.batch(8, executions=None, table=None, events=[ROW, {}, ROW]),
+        talk.batch(9, failures=[5]),
+        talk.batch(10, v=2),
+        talk.batch(0),
+        talk.batch(11),
+    )
+    assert without_text(replies) == [
+        error(ErrorCode.BAD_MSGPACK),
+        error(ErrorCode.BAD_TABLE),
+        error(ErrorCode.BAD_MSGPACK),
+        error(ErrorCode.BAD_MESSAGE),
+        error(ErrorCode.BAD_MESSAGE, 3),
+        error(ErrorCode.UNKNOWN_TYPE),
+        error(ErrorCode.BAD_COLUMNS),
+        error(ErrorCode.BAD_INDEX),
+        error(ErrorCode.BAD_VALUE),
+        error(ErrorCode.BAD_ROW),
+        error(ErrorCode.BAD_SECTION),
+        error(ErrorCode.UNSUPPORTED_VERSION),
+        error(ErrorCode.BAD_MESSAGE),
+    ]
+    assert talk.tick() == [ack(11)]
+    assert not talk.link.closed
+    # Batches 1, 4, 9 and 11 in full, and the sound parts of 6, 7 and 8.
+    assert agent.stored() == agent.counted("events_total") == 4 * 3 + 1 + 1 + 2
+    rejected = {
+        code: agent.counted("rejected_total", str(code))
+        for code in ErrorCode
+        if agent.counted("rejected_total", str(code))
+    }
+    assert rejected == {
+        ErrorCode.BAD_MSGPACK: 2,
+        ErrorCode.BAD_TABLE: 3,
+        ErrorCode.BAD_MESSAGE: 3,
+        ErrorCode.UNKNOWN_TYPE: 1,
+        ErrorCode.BAD_COLUMNS: 5,
+        ErrorCode.BAD_INDEX: 1,
+        ErrorCode.BAD_VALUE: 1,
+        ErrorCode.BAD_ROW: 1,
+        ErrorCode.BAD_SECTION: 1,
+        ErrorCode.UNSUPPORTED_VERSION: 1,
+    }
+
+
+def test_an_oversized_frame_is_told_and_the_next_one_is_counted(talk: Talk) -> None:
+    talk.greet()
+    replies = talk.say(bytes(wire.MAX_FRAME + 1), talk.batch(1))
+    assert without_text(replies) == [error(ErrorCode.FRAME_TOO_LARGE)]
+    assert talk.tick() == [ack(1)]
+    assert not talk.link.closed
+
+
+def test_what_is_no_frame_is_told_and_hung_up_on(agent: Agent, talk: Talk) -> None:
+    talk.conversation.receive(b"GET /metrics HTTP/1.1\r\n")
+    assert without_text(talk.link.replies()) == [error(ErrorCode.FRAME_TOO_LARGE)]
+    assert talk.link.closed
+    # What the kernel has already delivered must not be answered any more.
+    talk.conversation.receive(b"Host: localhost\r\n\r\n" + wire.frame(hello()))
+    talk.close()
+    assert agent.counted("rejected_total", "frame_too_large") == 1
+    assert len(agent.pipeline.clients) == 0
+
+
+def test_an_error_describes_the_first_problem_of_a_batch_once(talk: Talk) -> None:
+    (reply,) = talk.say(
+        talk.batch(1, executions=executions(3, series=[9] * 3, seconds=[-1.0] * 3))
+    )
+    assert reply["code"] == ErrorCode.BAD_INDEX
+    assert reply["text"] == "executions.series: an index outside a table of 2"
+    assert len(reply["text"]) <= 500
+
+
+def test_an_error_is_short_however_long_the_message(talk: Talk) -> None:
+    (reply,) = talk.say(wire.pack({"type": "x" * 1_000_000}))
+    assert len(reply["text"]) <= 500
+
+
+def test_a_client_that_does_not_read_is_sent_nothing_more(
+    agent: Agent, talk: Talk
+) -> None:
+    talk.greet()
+    talk.link.backlog = MAX_BACKLOG + 1
+    assert talk.say(b"\xc1", talk.batch(1)) == []
+    assert talk.tick() == []
+    assert agent.counted("replies_withheld_total") == 2
+    assert agent.counted("rejected_total", "bad_msgpack") == 1
+    # It reads again, and learns what it missed.
+    talk.link.backlog = 0
+    assert talk.tick() == [ack(1)]
+
+
+messages = st.sampled_from(["sound", "again", "hole", "rows", *ErrorCode])
+
+
+@calm
+@given(st.lists(messages, max_size=25), st.integers(1, 4))
+def test_events_received_are_accepted_or_rejected_or_duplicates(
+    kinds: list[str], connections: int
+) -> None:
+    agent = Agent()
+    talks = [Talk(agent, bytes([n]) * 16) for n in range(connections)]
+    last: Counter[int] = Counter()
+    received = duplicates = 0
+    bad: dict[str, dict[str, Any]] = {
+        "bad_table": {"table": b"\xc1"},
+        "bad_columns": {"executions": {**executions(4), "end": b""}},
+        "bad_index": {"executions": executions(4, series=[0, 9, 9, 1])},
+        "bad_value": {"executions": executions(4, outcome=[0, 0, 0, 9])},
+        "bad_row": {"executions": None, "table": None, "events": [ROW, {}, ROW, 5]},
+    }
+    for turn, kind in enumerate(kinds):
+        number = turn % connections
+        talk = talks[number]
+        if kind == "again":
+            duplicates += 4 if last[number] else 0
+            if last[number]:
+                received += 4
+                talk.say(talk.batch(last[number], 4))
+            continue
+        if kind == "rows":
+            received += 4
+            talk.say(rows(ROW, 5, ROW, ROW))
+            continue
+        if kind not in ("sound", "hole", *bad):
+            talk.say(b"\xc1")
+            continue
+        last[number] += 2 if kind == "hole" else 1
+        received += 4
+        talk.say(talk.batch(last[number], **{"size": 4, **bad.get(kind, {})}))
+    agent.pipeline.tick()
+    accepted = agent.counted("events_total")
+    rejected = sum(agent.counted("rejected_total", code) for code in bad)
+    assert received == accepted + rejected + duplicates
+    assert agent.stored() == accepted
+    assert sum(client.events for client in agent.pipeline.clients) == accepted
+
+
+# -- flush and bye ---------------------------------------------------------------------
+
+
+def test_a_flush_asks_for_a_commit_and_acknowledges_nothing_itself(talk: Talk) -> None:
+    talk.greet()
+    assert talk.say(talk.batch(1), wire.flush(CLIENT)) == []
+    assert talk.agent.hurried == 1
+    talk.agent.pipeline.commit()
+    assert talk.link.replies() == [ack(1)]
+
+
+def test_a_bye_ends_a_client_counts_its_last_drops_and_hurries(
+    agent: Agent, talk: Talk
+) -> None:
+    talk.greet()
+    talk.say(talk.batch(1, in_flight=[FLIGHT]), wire.bye(CLIENT, 1, {"unpackable": 2}))
+    assert talk.client.state is Presence.ENDED
+    assert talk.client.in_flight == ()
+    assert talk.client.dropped == {"unpackable": 2}
+    assert agent.hurried == 1
+    assert talk.tick() == [ack(1)]
+
+
+def test_the_end_of_a_stream_after_a_bye_is_no_death(agent: Agent, talk: Talk) -> None:
+    talk.greet()
+    talk.say(wire.bye(CLIENT, 0))
+    talk.link.peer.dead = True
+    talk.close()
+    agent.pipeline.tick()
+    assert talk.client.state is Presence.ENDED
+    assert talk.link.peer.closed == 1
+
+
+def test_a_bye_of_somebody_unknown_is_nothing(talk: Talk) -> None:
+    assert talk.say(wire.bye(OTHER_CLIENT, 3, {"buffer_full": 1})) == []
+    assert len(talk.agent.pipeline.clients) == 0
+
+
+def test_a_client_that_goes_on_after_its_bye_is_back(talk: Talk) -> None:
+    talk.greet()
+    talk.say(wire.bye(CLIENT, 0), talk.batch(1))
+    assert talk.client.state is Presence.CONNECTED
+
+
+# -- presence --------------------------------------------------------------------------
+
+
+def test_the_kernels_word_for_the_pid_counts_more_than_the_clients(
+    agent: Agent, talk: Talk
+) -> None:
+    talk.say(hello(pid=1))
+    assert talk.client.pid == 4711
+    unknown = Talk(agent, OTHER_CLIENT, FakePeer(pid=0))
+    unknown.say(hello(client=OTHER_CLIENT, pid=12))
+    assert unknown.client.pid == 12
+
+
+def test_a_lost_connection_of_a_living_process_is_a_disconnect(
+    agent: Agent, talk: Talk
+) -> None:
+    talk.greet()
+    talk.say(talk.batch(1, in_flight=[FLIGHT]))
+    talk.close()
+    for _ in range(5):
+        agent.now += 1
+        agent.pipeline.tick()
+    assert talk.client.state is Presence.DISCONNECTED
+    assert talk.client.since == NOW
+    assert talk.link.peer.closed == 0
+
+
+def test_a_flush_of_nobody_is_answered_after_a_commit(agent: Agent) -> None:
+    talk = Talk(agent)
+    agent.slow = True
+    assert talk.say(wire.flush()) == []
+    assert agent.hurried == 1
+    agent.pipeline.commit()
+    # One that comes during a commit is for the next one.
+    late = Talk(agent)
+    assert late.say(wire.flush()) == []
+    assert talk.link.replies() == []
+    assert agent.under_way is not None
+    agent.end(agent.under_way)
+    assert talk.link.replies() == [ack(0, b"")]
+    assert late.link.replies() == []
+    agent.pipeline.commit()
+    agent.end(agent.under_way)
+    assert late.link.replies() == [ack(0, b"")]
+    assert talk.link.replies() == []
+    assert not list(agent.pipeline.clients)
+
+
+def test_a_flush_of_nobody_is_not_answered_by_a_commit_that_failed(
+    agent: Agent,
+) -> None:
+    talk = Talk(agent)
+    agent.broken = True
+    talk.say(wire.flush())
+    assert talk.tick() == []
+    agent.broken = False
+    assert talk.tick() == [ack(0, b"")]
+
+
+def test_who_hung_up_after_a_flush_of_nobody_is_forgotten(agent: Agent) -> None:
+    talk = Talk(agent)
+    talk.say(wire.flush())
+    talk.close()
+    talk.link.close()
+    talk.tick()
+    assert not agent.pipeline._asking | agent.pipeline._answered
+
+
+def test_a_process_that_goes_without_a_bye_died_with_nodes_in_flight(
+    agent: Agent, talk: Talk
+) -> None:
+    talk.greet()
+    talk.say(talk.batch(1, in_flight=[FLIGHT, FLIGHT]))
+    talk.close()
+    agent.pipeline.tick()
+    assert talk.client.state is Presence.DISCONNECTED
+    talk.link.peer.dead = True
+    agent.now += 1
+    agent.pipeline.tick()
+    assert talk.client.state is Presence.DIED
+    assert talk.client.since == NOW + 1
+    assert len(talk.client.in_flight) == 2
+    assert talk.link.peer.closed == 1
+
+
+def test_a_client_that_comes_back_is_connected_and_its_old_peer_is_let_go(
+    agent: Agent, talk: Talk
+) -> None:
+    talk.greet()
+    talk.close()
+    again = Talk(agent)
+    again.greet()
+    talk.link.peer.dead = True
+    agent.pipeline.tick()
+    assert again.client.state is Presence.CONNECTED
+    assert talk.link.peer.closed == 1
+    assert again.link.peer.closed == 0
+
+
+def test_several_clients_behind_one_connection_die_together(
+    agent: Agent, talk: Talk
+) -> None:
+    talk.greet()
+    talk.say(hello(client=OTHER_CLIENT))
+    talk.close()
+    talk.link.peer.dead = True
+    agent.pipeline.tick()
+    states = [client.state for client in agent.pipeline.clients]
+    assert states == [Presence.DIED, Presence.DIED]
+    assert talk.link.peer.closed == 1
+
+
+def test_a_client_that_flaps_between_two_ticks_leaks_no_descriptor(
+    agent: Agent,
+) -> None:
+    talks = [Talk(agent) for _ in range(3)]
+    for talk in talks:
+        talk.greet()
+        talk.close()
+    agent.pipeline.tick()
+    assert [talk.link.peer.closed for talk in talks] == [1, 1, 0]
+
+
+def test_a_connection_that_never_said_anything_lets_its_peer_go(talk: Talk) -> None:
+    talk.close()
+    assert talk.link.peer.closed == 1
+
+
+def test_a_shell_that_pushes_a_row_and_exits_has_not_died(
+    agent: Agent, talk: Talk
+) -> None:
+    talk.say(rows(ROW))
+    talk.close()
+    talk.link.peer.dead = True
+    agent.pipeline.tick()
+    (client,) = agent.pipeline.clients
+    assert client.state is Presence.ENDED
+
+
+def test_processes_are_sampled_every_ten_seconds(agent: Agent, talk: Talk) -> None:
+    talk.greet()
+    agent.pipeline.tick()
+    assert talk.client.sample is not None
+    assert talk.client.sampled_at == NOW
+    agent.now += 9
+    agent.pipeline.tick()
+    assert talk.client.sampled_at == NOW
+    agent.now += 1
+    agent.pipeline.tick()
+    assert talk.client.sampled_at == NOW + 10
+
+
+def test_a_client_that_may_come_back_is_kept_for_a_week(
+    agent: Agent, talk: Talk
+) -> None:
+    talk.greet()
+    talk.say(talk.batch(1))
+    talk.tick()
+    talk.close()
+    agent.now += 6 * 86_400
+    agent.pipeline.tick()
+    again = Talk(agent)
+    assert again.greet() == [ack(1)]
+    again.say(again.batch(1))
+    assert agent.stored() == 3
+
+
+def test_a_client_that_left_over_an_hour_ago_is_forgotten(
+    agent: Agent, talk: Talk
+) -> None:
+    talk.greet()
+    talk.say(talk.batch(1, points=points()))
+    talk.link.peer.dead = True
+    talk.close()
+    agent.pipeline.tick()
+    agent.now += 3_601
+    agent.pipeline.tick()
+    assert len(agent.pipeline.clients) == 0
+    assert talk.link.peer.closed == 1
+    assert not agent.pipeline.aggregator.registry.by_client
+
+
+def test_the_clocks_difference_is_measured(talk: Talk) -> None:
+    talk.say(talk.batch(1, sent=NOW - 2.5))
+    assert talk.client.skew == 2.5
+
+
+def test_what_a_client_recorded_is_what_completeness_is_measured_by(
+    talk: Talk,
+) -> None:
+    talk.say(talk.batch(1, recorded=3), talk.batch(3, recorded=12))
+    assert talk.client.recorded == 12
+    assert talk.client.completeness == 0.5

@@ -1,0 +1,219 @@
+"""What a broker is told of alerts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.agent.rules.world import World, rule
+
+from kaywatch_agent.rules import broadcast as module
+from kaywatch_agent.rules.broadcast import Announcement, Announcing, alert_topic
+from kaywatch_agent.rules.instance import Instance
+from kaywatch_agent.rules.picture import Picture, frozen
+
+CHANGES = "kaywatch/v1/agent/changes"
+
+
+class Broker:
+    """What a broker holds, and what its listeners have read."""
+
+    def __init__(self, told: Announcing) -> None:
+        self.told = told
+        self.holds: dict[str, bytes] = {}
+        self.read: list[Announcement] = []
+
+    def connect(self) -> None:
+        self.told.connected()
+        for topic in list(self.holds):
+            if "/alerts/" in topic:
+                self.told.found(topic)
+
+    def take(self, most: int = 100) -> list[tuple[str, str]]:
+        """Take what is to be told; return topics and states."""
+        found = list(self.told.take(most))
+        self.read += found
+        for topic, payload, retain in found:
+            if retain and payload:
+                self.holds[topic] = payload
+            elif retain:
+                self.holds.pop(topic, None)
+        return [(topic, payload.decode()) for topic, payload, _ in found]
+
+
+class Alerts:
+    """A world, told to a broker as it turns."""
+
+    def __init__(self, **keys: Any) -> None:
+        self.world = World(rule(**keys))
+        self.told = Announcing("kaywatch", state_of)
+        self.broker = Broker(self.told)
+
+    @property
+    def topic(self) -> str:
+        return alert_topic("kaywatch", "success", self.world.only.id)
+
+    def picture(self) -> Picture:
+        engine = self.world.engine
+        return Picture(self.world.now, engine.settings, frozen(engine.instances))
+
+    def evaluate(self) -> None:
+        self.world.evaluate()
+        turned = {turn.instance.id: turn.instance for turn in self.world.last.turns}
+        self.told.turned(self.picture()._replace(instances=frozen(turned.values())))
+
+    def fail(self) -> None:
+        self.world.ran(20, 20)
+        self.evaluate()
+
+    def recover(self) -> None:
+        self.world.ran(2_000)
+        self.evaluate()
+
+
+def state_of(picture: Picture, instance: Instance) -> bytes:
+    assert not picture.instances and not picture.found  # it is kept, and they are large
+    return str(instance.life.state).encode()
+
+
+@pytest.fixture
+def alerts() -> Alerts:
+    return Alerts()
+
+
+def test_an_alert_is_held_while_it_fires_and_then_no_more(alerts: Alerts) -> None:
+    alerts.broker.connect()
+    alerts.fail()
+
+    assert alerts.broker.take() == [(alerts.topic, "firing"), (CHANGES, "firing")]
+    assert alerts.broker.holds == {alerts.topic: b"firing"}
+
+    alerts.recover()
+
+    assert alerts.broker.take() == [
+        (alerts.topic, "ok"),
+        (alerts.topic, ""),
+        (CHANGES, "ok"),
+    ]
+    assert alerts.broker.holds == {}
+    assert [a.topic for a in alerts.broker.read if a.retain] == [alerts.topic] * 2
+
+
+def test_what_is_pending_is_a_change_and_no_state() -> None:
+    alerts = Alerts(**{"for": "1m"})
+    alerts.broker.connect()
+    alerts.fail()
+
+    assert alerts.broker.take() == [(CHANGES, "pending")]
+
+
+def test_a_broker_that_comes_back_is_told_what_fires(alerts: Alerts) -> None:
+    alerts.broker.connect()
+    alerts.fail()
+    alerts.broker.take()
+    alerts.told.disconnected()
+    alerts.broker.holds.clear()  # it keeps nothing over its restart
+
+    alerts.broker.connect()
+
+    assert alerts.broker.take() == [(alerts.topic, "firing")]
+
+
+def test_what_ends_while_the_broker_is_away_is_told_when_it_is_back(
+    alerts: Alerts,
+) -> None:
+    alerts.broker.connect()
+    alerts.fail()
+    alerts.broker.take()
+    alerts.told.disconnected()
+    alerts.recover()
+
+    alerts.broker.connect()
+
+    assert alerts.broker.take() == [(alerts.topic, "ok"), (alerts.topic, "")]
+
+
+def test_an_alert_that_fires_again_meanwhile_has_not_ended(alerts: Alerts) -> None:
+    alerts.broker.connect()
+    alerts.fail()
+    alerts.broker.take()
+    alerts.told.disconnected()
+    alerts.recover()
+    alerts.world.wait(400)
+    alerts.fail()
+
+    alerts.broker.connect()
+
+    assert alerts.broker.take() == [(alerts.topic, "firing")]
+
+
+def test_what_a_former_life_left_is_cleared(alerts: Alerts) -> None:
+    stale = alert_topic("kaywatch", "removed", "0123456789abcdef")
+    alerts.fail()
+    alerts.broker.holds = {stale: b"firing", alerts.topic: b"firing"}
+
+    again = Announcing("kaywatch", state_of)
+    again.know(alerts.picture())
+    alerts.broker.told = again
+    alerts.broker.connect()
+
+    assert sorted(alerts.broker.take()) == sorted(
+        [(stale, ""), (alerts.topic, "firing")]
+    )
+    assert set(alerts.broker.holds) == {alerts.topic}
+
+
+def test_changes_that_are_too_many_are_dropped_and_counted(
+    alerts: Alerts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_CHANGES", 2)
+    alerts.broker.connect()
+    for _ in range(2):
+        alerts.fail()
+        alerts.recover()
+        alerts.world.wait(400)
+
+    told = alerts.broker.take()
+    assert [state for topic, state in told if topic == CHANGES] == ["firing", "ok"]
+    assert alerts.told.dropped == 2
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(["fail", "recover", "cut", "connect", "take"])))
+def test_a_broker_ends_up_with_what_fires_whatever_happens(steps: list[str]) -> None:
+    alerts = Alerts()
+    for step in steps:
+        match step:
+            case "cut":
+                alerts.told.disconnected()
+            case "connect":
+                alerts.broker.connect()
+            case "take":
+                alerts.broker.take(1)
+            case _:
+                getattr(alerts, step)()
+                alerts.world.wait(400)
+                alerts.evaluate()
+
+    alerts.broker.connect()
+    alerts.broker.take()
+
+    firing = [i for i in alerts.world.engine.instances if i.life.burning]
+    assert set(alerts.broker.holds) == {alerts.topic for _ in firing}
+
+
+@pytest.mark.parametrize("name", ["a/b", "+", "#", "a\0b", "é", "%2F"])
+def test_a_name_is_one_level_of_a_topic(alerts: Alerts, name: str) -> None:
+    alerts.broker.connect()
+    alerts.fail()
+    (instance,) = alerts.picture().instances
+    instance.rule = name
+    alerts.told.turned(alerts.picture()._replace(instances=(instance,)))
+
+    topics = {topic for topic, _ in alerts.broker.take() if "/alerts/" in topic}
+    assert len(topics) == 2
+    for topic in topics:
+        assert topic.count("/") == 5
+        assert not set(topic) & set("+#\0")

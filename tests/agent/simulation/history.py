@@ -1,0 +1,45 @@
+"""A past that never was, recorded by the store's own code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.agent.aggregate.samples import Event
+from tests.agent.store.ticks import KEYS, NAMES, START, Ticks
+
+from kaywatch_agent.model.series import EndPoint, Kind
+from kaywatch_agent.store.store import Store
+
+__all__ = ["BEGIN", "HOURS", "record"]
+
+BEGIN = START - START % 3600
+HOURS = 28
+PAY = next(n for n, key in enumerate(KEYS) if key.kind is Kind.NODE)
+
+# When a third of the executions failed, in seconds from the beginning.
+OUTAGES = ((1 * 3600, 3 * 3600), (20 * 3600, 20 * 3600 + 900), (27.5 * 3600, 1e9))
+
+
+def record(path: Path) -> None:
+    """Record 28 hours: 30 executions a minute of one node, with three outages.
+
+    One of two hours, of which only hours are left; one of a quarter of an hour, of
+    which minutes are left; and one that lasts.
+    """
+    store = Store(path, synchronous="OFF")
+    store.restore()
+    ticks = Ticks()
+    names = {**NAMES, "ends": [EndPoint("", "", "")]}
+    sizes = {facet: len(values) for facet, values in names.items()}
+    try:
+        for minute in range(HOURS * 60):
+            at = minute * 60.0
+            out = any(start <= at < end for start, end in OUTAGES)
+            events = [
+                Event(PAY, BEGIN + at + second, 0.2, int(out and second % 6 == 0))
+                for second in range(0, 60, 2)
+            ]
+            change = ticks.change(BEGIN + at + 60, events)
+            store.commit(change._replace(names=names, sizes=sizes))
+    finally:
+        store.close()

@@ -1,0 +1,62 @@
+"""Tests of rules as Python values: rules, receivers, what happens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kaywatch_agent.config import assemble
+from kaywatch_agent.rules.load import PAGE
+from kaywatch_agent.simulation import casefile
+from kaywatch_agent.simulation.trial import Verdict, run
+
+__all__ = ["BOT", "HOOK", "PAGER", "SLACK", "failing", "played", "rule"]
+
+# None of these files is there: nothing that is secret is read.
+SLACK = {"type": "slack", "webhook_url_file": "/run/secrets/slack"}
+BOT = {"type": "slack", "bot_token_file": "/run/secrets/bot", "channel": "#alerts"}
+PAGER = {"type": "pagerduty", "routing_key_file": "/run/secrets/pagerduty"}
+HOOK = {"type": "webhook", "url_file": "/run/secrets/hook"}
+
+OFF = {"thresholds": dict.fromkeys(PAGE, False)}
+
+
+def rule(**keys: Any) -> dict[str, Any]:
+    """A rule on errors that fires and ends at once."""
+    return {
+        "name": "fails",
+        "metric": "error_rate",
+        "op": ">",
+        "value": 0.5,
+        "window": "10s",
+        "min_executions": 5,
+        "for": "0",
+        "keep_firing_for": "0",
+        **keys,
+    }
+
+
+def failing(*nodes: str, errors: int = 9, **when: str) -> list[dict[str, Any]]:
+    """Nine executions of each node, at each ten seconds, and how many fail."""
+    return [
+        {"graph": "shop", "node": node, "count": 9, "errors": errors, **when}
+        for node in nodes
+    ]
+
+
+def played(
+    *rules: dict[str, Any],
+    receivers: dict[str, dict[str, Any]] | None = None,
+    alerting: dict[str, Any] | None = None,
+    **test: Any,
+) -> Verdict:
+    """Run a test."""
+    config = assemble(
+        {
+            "rule": list(rules),
+            "alerting": {**OFF, **(alerting or {})},
+            "receiver": {"ops": SLACK} if receivers is None else receivers,
+        }
+    )
+    told = config.notify.receivers
+    (case,) = casefile.load({"test": [{"name": "t", **test}]}, config.alerts, told)
+    return run(case, config.alerts, told)

@@ -1,0 +1,194 @@
+"""Rules over a past that is in a real store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.agent.simulation.history import BEGIN, HOURS, record
+from tests.agent.simulation.stage import PAGER, SLACK
+
+from kaywatch_agent.cli.commands.backtests import as_json, episodes
+from kaywatch_agent.config import assemble
+from kaywatch_agent.errors import StoreError
+from kaywatch_agent.model.alerts import NoticeKind
+from kaywatch_agent.rules.load import PAGE
+from kaywatch_agent.simulation.backtest import STAND_IN, Bucket, Past, Report, backtest
+from kaywatch_agent.store.past import reading
+from kaywatch_agent.store.store import Store
+
+HOUR = 3600.0
+END = BEGIN + HOURS * HOUR
+OFF = dict.fromkeys(PAGE, False)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    found = tmp_path_factory.mktemp("past") / "kaywatch.db"
+    record(found)
+    return found
+
+
+def tried(
+    path: Path,
+    *rules: dict[str, Any],
+    hours: float = 48,
+    receivers: dict[str, dict[str, Any]] | None = None,
+    alerting: dict[str, Any] | None = None,
+) -> Report:
+    config = assemble(
+        {"rule": list(rules), "receiver": receivers or {}, "alerting": alerting or {}}
+    )
+    with reading(path) as stored:
+        past = Past(
+            stored.registry,
+            (Bucket(*found) for found in stored.buckets),
+            stored.first,
+            stored.last,
+            stored.failures,
+        )
+        return backtest(
+            config.alerts,
+            past,
+            stored.last - hours * HOUR,
+            receivers=config.notify.receivers,
+        )
+
+
+def test_each_outage_is_an_episode_as_exact_as_the_past_is(path: Path) -> None:
+    report = tried(path)
+    found = [one for one in episodes(report.rehearsal) if one.rule == "error_rate_max"]
+
+    assert len(found) == 3
+    first, second, third = [(one.start - BEGIN, one.end) for one in found]
+    # By the hour: noticed within ten minutes, as the bucket is all that is known.
+    assert 1 * HOUR <= first[0] <= 1 * HOUR + 660
+    assert 3 * HOUR <= first[1] - BEGIN <= 3 * HOUR + 720
+    # By the minute, with a window of five: one minute held, and until it is clear.
+    assert 20 * HOUR + 60 <= second[0] <= 20 * HOUR + 180
+    assert 20 * HOUR + 900 <= second[1] - BEGIN <= 20 * HOUR + 1500
+    assert 27.5 * HOUR <= third[0] <= 27.5 * HOUR + 180
+    assert third[1] is None
+    assert [length for _, length in report.lengths][:2] == [3600, 60]
+    assert report.lengths[-1][1] == 10
+
+
+def test_messages_are_counted_and_rendered_as_they_would_have_been_sent(
+    path: Path,
+) -> None:
+    rehearsal = tried(path).rehearsal
+    # Three fired, two ended; error_rate_max is inhibited.
+    assert dict(rehearsal.sent) == {(STAND_IN, "firing"): 3, (STAND_IN, "resolved"): 2}
+    assert dict(rehearsal.alerts) == {STAND_IN: 5}
+
+    told = tried(path, receivers={"ops": SLACK, "pager": PAGER})
+    found = as_json(told)
+    assert [one["receiver"] for one in found["receivers"]] == ["ops", "pager"]
+    bodies = [m["body"] for m in found["messages"] if m["receiver"] == "pager"]
+    actions = [body["event_action"] for body in bodies]
+    assert actions == ["trigger", "resolve"] * 2 + ["trigger"]
+    assert len({body["dedup_key"] for body in bodies}) == 1
+    chat = next(m for m in found["messages"] if m["receiver"] == "ops")
+    assert f" *{chat['title']}*\n" in chat["body"]["text"]
+
+
+def test_alerts_of_a_group_are_one_message(path: Path) -> None:
+    report = tried(
+        path,
+        {"name": "all", "metric": "executions", "op": ">", "value": 0, "for": "0"},
+        {"name": "some", "metric": "executions", "op": ">", "value": 1, "for": "0"},
+        receivers={"ops": SLACK},
+        alerting={"group_by": ["graph"], "thresholds": OFF},
+        hours=1,
+    )
+    first = report.rehearsal.messages[0]
+
+    assert first.size == 2
+    assert report.rehearsal.told["ops", "all", NoticeKind.FIRING] == 1
+    assert report.rehearsal.sent["ops", NoticeKind.FIRING] == 1
+    assert as_json(report)["receivers"][0]["alerts"] == 2
+
+
+def test_what_gathers_at_the_end_is_sent_after_it(path: Path) -> None:
+    report = tried(
+        path,
+        receivers={"ops": SLACK},
+        alerting={"group_wait": "1h", "group_interval": "1h"},
+        hours=0.5,
+    )
+
+    (message,) = report.rehearsal.messages
+    assert message.time > report.end
+
+
+def test_a_cooldown_defers_what_it_would_have_deferred(path: Path) -> None:
+    rule = {
+        "name": "own",
+        "metric": "error_rate",
+        "op": ">",
+        "value": 0.05,
+        "cooldown": "30h",
+        "repeat_interval": "0",
+    }
+    report = tried(path, rule, receivers={"ops": SLACK})
+    mine = {
+        str(k): n for (_, name, k), n in report.rehearsal.told.items() if name == "own"
+    }
+
+    assert mine == {"firing": 1, "resolved": 1}
+    assert report.rehearsal.suppressed["cooldown"] == 2
+
+
+def test_only_the_time_asked_for_is_judged_and_what_is_before_is_known(
+    path: Path,
+) -> None:
+    report = tried(path, hours=0.5)
+
+    assert report.start == END - 0.5 * HOUR
+    (one,) = [e for e in episodes(report.rehearsal) if e.rule == "error_rate_max"]
+    assert one.start < report.start + 200
+
+
+def test_what_is_not_stored_is_said_and_not_judged(path: Path) -> None:
+    report = tried(
+        path,
+        {"name": "stuck", "kind": "stuck"},
+        {"name": "loops", "kind": "runaway", "max_visits": 3},
+        {"name": "decides", "kind": "runaway", "max_node_visits": 3},
+        {"name": "died", "kind": "process_died"},
+    )
+
+    assert set(report.unseen) == {
+        *("stuck", "loops", "decides", "died", "memory_usage_max")
+    }
+    assert not set(report.unseen) & set(report.settings.rules)
+
+
+def test_the_writer_may_go_on_meanwhile(path: Path) -> None:
+    writer = Store(path)
+    writer.restore()
+    with reading(path) as stored:
+        writer.check()
+        assert stored.last == END
+        assert sum(int(step.executions.sum()) for _, _, step in stored.buckets) == (
+            HOURS * 60 * 30
+        )
+    writer.close()
+
+
+def test_a_file_that_is_none_is_told(tmp_path: Path) -> None:
+    other = tmp_path / "other.db"
+    with pytest.raises(StoreError, match="no such store"), reading(other):
+        pass
+    other.write_text("no database, but long enough for one to be looked for here")
+    with pytest.raises(StoreError, match="not a database"), reading(other):
+        pass
+
+
+def test_an_empty_store_has_no_past(tmp_path: Path) -> None:
+    store = Store(tmp_path / "new.db")
+    store.restore()
+    with reading(store.path) as stored:
+        assert not stored.last
+    store.close()

@@ -1,0 +1,214 @@
+"""`rules test` files: what happens, and what there should be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tests.agent.simulation.stage import HOOK, PAGER, failing, played, rule
+
+from kaywatch_agent.errors import ConfigError
+from kaywatch_agent.simulation.differences import unlike
+
+
+def differences(*rules: dict[str, Any], **test: Any) -> list[str]:
+    return played(*rules, **test).differences
+
+
+def plain(**keys: Any) -> dict[str, Any]:
+    """A rule without a metric of its own."""
+    return {"name": "r", "for": "0", "keep_firing_for": "0", **keys}
+
+
+def test_each_kind_of_thing_can_happen() -> None:
+    gauge = plain(when="custom.queue.last > 10", per=["service"])
+    assert not differences(
+        gauge,
+        metric=[{"name": "queue", "values": [1, 5, 20, 3], "every": "1m"}],
+        alerts=[
+            {"at": "1m", "rule": "r"},
+            {"at": "2m", "rule": "r", "firing": [{"service": "app"}]},
+            {"at": "3m", "rule": "r"},
+        ],
+    )
+    assert not differences(
+        plain(kind="runaway", max_visits=10),
+        runs=[{"graph": "g", "from": "1m", "to": "1m", "visits": 11}],
+        alerts=[{"at": "1m", "rule": "r", "firing": [{"graph": "g"}]}],
+    )
+    assert not differences(
+        plain(kind="runaway", max_node_visits=10),
+        process=[
+            {"loops": [{"graph": "g", "node": "n", "visits": 10}]},
+            {"at": "1m", "loops": [{"graph": "g", "node": "n", "visits": 11}]},
+        ],
+        alerts=[
+            {"at": "50s", "rule": "r"},
+            {"at": "1m", "rule": "r", "firing": [{"graph": "g", "node": "n"}]},
+        ],
+    )
+    assert not differences(
+        plain(kind="process_died", per=["service", "pid"]),
+        process=[{"pid": 7}, {"pid": 7, "at": "1m", "state": "died"}],
+        alerts=[
+            {"at": "50s", "rule": "r"},
+            {"at": "1m", "rule": "r", "firing": [{"service": "app", "pid": "7"}]},
+        ],
+    )
+    assert not differences(
+        plain(kind="stuck", max_age="1m"),
+        process=[{"in_flight": [{"graph": "g", "node": "n", "age": "30s"}]}],
+        alerts=[
+            {"at": "20s", "rule": "r"},
+            {"at": "40s", "rule": "r", "firing": [{"graph": "g", "node": "n"}]},
+        ],
+    )
+    assert not differences(
+        plain(metric="memory_rss", op=">", value=2.0**30, per=["pid"]),
+        process=[{"memory_mb": 2048}],
+        alerts=[{"rule": "r", "firing": [{"pid": "1"}]}],
+    )
+    assert not differences(
+        plain(kind="transition_share", action="retry", above=0.5, min_executions=1),
+        executions=[{"node": "n", "action": "retry", "count": 3}],
+        alerts=[
+            {"rule": "r", "firing": [{"graph": "", "node": "n", "action": "retry"}]}
+        ],
+    )
+
+
+def test_what_is_missing_too_much_and_otherwise_is_said() -> None:
+    found = differences(
+        rule(summary="{node} fails"),
+        executions=failing("pay"),
+        alerts=[
+            {"at": "30s", "rule": "fails", "pending": [{"graph": "shop", "node": "x"}]}
+        ],
+        receivers={"ops": HOOK, "pager": PAGER},
+        message=[
+            {
+                "at": "10s",
+                "to": "ops",
+                "alerts": 2,
+                "contains": ["pay fails", "ship fails"],
+                "body": {
+                    "kind": "firing",
+                    "alerts": [{"labels": {"node": "ship"}, "severity": "warning"}],
+                    "colour": "red",
+                },
+            },
+            {"at": "20s", "to": "ops", "contains": ["never"]},
+            {"at": "30s", "to": "ops", "kind": "resolved", "alerts": 2},
+        ],
+    )
+
+    assert "\n".join(found).splitlines() == [
+        "at 30s, alerts of fails:",
+        "  - pending    graph=shop node=x",
+        "  + firing     graph=shop node=pay, value 100.0 %",
+        "messages:",
+        "  +        0 pager firing, 1 alert",
+        "             [FIRING] fails: shop / pay",
+        "  ~      10s ops firing, 1 alert",
+        "             [FIRING] fails: shop / pay",
+        "             2 alerts expected",
+        '             "ship fails" is in none of its texts',
+        '             body.alerts[0].labels.node: "pay", expected "ship"',
+        '             body.colour: not there, expected "red"',
+        "  -      20s ops firing",
+        '             "never"',
+        "  -      30s ops resolved, 2 alerts",
+    ]
+
+
+def test_messages_are_told_apart_by_what_is_in_them() -> None:
+    """Two events for the same pager at the same time, named in the other order."""
+    expected = [
+        {"at": "0", "to": "pager", "body": {"payload": {"component": node}}}
+        for node in ("ship", "pay")
+    ]
+    happens: dict[str, Any] = {
+        "executions": failing("pay", "ship"),
+        "receivers": {"pager": PAGER},
+    }
+    assert not differences(rule(), **happens, message=expected)
+    found = differences(rule(), **happens, message=expected[:1])
+    assert [line.partition("\n")[0] for line in found] == [
+        "messages:",
+        "  +        0 pager firing, 1 alert",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("expected", "found", "lines"),
+    [
+        ({}, {"a": 1}, []),
+        ({"a": 0.3}, {"a": 0.1 + 0.2}, []),
+        ({"a": True}, {"a": 1}, ["body.a: 1, expected true"]),
+        ({"a": {"b": 1}}, {"a": 2}, ['body.a: 2, expected {"b": 1}']),
+        ({"a": [1]}, {"a": []}, ["body.a: empty, expected 1 in it"]),
+        ({"a": [3, 1]}, {"a": [1, 2, 3]}, []),
+        (
+            {"a": [{"b": 1, "c": 1}]},
+            {"a": [{"b": 2, "c": 2}, {"b": 1, "c": 3}]},
+            ["body.a[1].c: 3, expected 1"],
+        ),
+        ([{"x": "y"}], [{"x": "z"}], ['body[0].x: "z", expected "y"']),
+        ({"a": "x" * 500}, {"a": "y"}, [f'body.a: "y", expected "{"x" * 198}…']),
+    ],
+)
+def test_part_of_a_body_is_compared(expected: Any, found: Any, lines: Any) -> None:
+    assert unlike(expected, found, "body") == lines
+
+
+def test_messages_that_nobody_expects_are_differences_where_none_must_be() -> None:
+    happens: dict[str, Any] = {"executions": failing("n"), "length": "1m"}
+
+    assert not differences(rule(), **happens)
+    assert differences(rule(), **happens, no_messages=True)
+    silence = {"match": ["node=n"], "to": "40s"}
+    assert not differences(
+        rule(), **happens, silence=[silence], message=[{"at": "50s", "to": "ops"}]
+    )
+
+
+@pytest.mark.parametrize(
+    ("test", "words"),
+    [
+        ({"name": ""}, "test[1].name: missing"),
+        ({"start": "today"}, "test[1].start: expected a time"),
+        ({"alerts": [{"rule": "s"}]}, 'alerts[1].rule: "s" is no rule (there: fails)'),
+        (
+            {"alerts": [{"rule": "fails", "firing": [{"pod": "x"}]}]},
+            "labels of fails are graph",
+        ),
+        ({"alerts": [{"rule": "fails", "firing": "x"}]}, "firing: expected labels"),
+        ({"message": [{"to": "me"}]}, 'to: "me" is no receiver (there: ops)'),
+        ({"message": [{"to": "ops", "kind": "test"}]}, "kind: 'test' is not one of"),
+        ({"message": [{"to": "ops", "alerts": 0}]}, "alerts: 0: at least 1"),
+        ({"message": [{"to": "ops", "body": "x"}]}, "body: expected a table"),
+        ({"message": [{"to": "ops", "contains": [1]}]}, "contains: expected strings"),
+        ({"outage": [{"receiver": "me"}]}, 'receiver: "me" is no receiver'),
+        ({"executions": [{}]}, "executions[1].node: missing"),
+        ({"executions": [{"node": "n", "errors": 2}]}, "count: 1: fewer than those"),
+        ({"executions": [{"node": "n", "every": "1ms"}]}, 'every: at least "1s"'),
+        ({"executions": [{"node": "n", "from": "2m", "to": "1m"}]}, "to: is before"),
+        ({"metric": [{"name": "m", "values": ["x"]}]}, "values: expected numbers"),
+        ({"silence": [{}]}, "silence[1].match: missing"),
+        ({"length": "8d"}, "length: up to 7d"),
+        ({"strange": 1}, "test[1].strange: unknown key"),
+    ],
+)
+def test_a_mistake_is_told_with_its_key(test: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        differences(rule(), **test)
+
+    assert words in str(caught.value)
+
+
+def test_an_alertmanager_has_no_outage_and_nobody_is_no_receiver() -> None:
+    am = {"type": "alertmanager", "urls": ["http://127.0.0.1:9093"]}
+    with pytest.raises(ConfigError, match="told everything again"):
+        differences(rule(), receivers={"am": am}, outage=[{"receiver": "am"}])
+    with pytest.raises(ConfigError, match=r"there: none; write \[receiver.NAME\]"):
+        differences(rule(), receivers={}, message=[{"to": "ops"}])

@@ -1,0 +1,106 @@
+"""How samples are written: formats, numbers, and labels of every kind."""
+
+from __future__ import annotations
+
+import pytest
+
+from kaywatch_agent.web.prometheus.exposition import (
+    OPENMETRICS,
+    TEXT,
+    Exposition,
+    escape,
+    label_names,
+    negotiate,
+    number,
+    samples,
+)
+
+
+@pytest.mark.parametrize(
+    ("accept", "wanted"),
+    [
+        ("", TEXT),
+        ("*/*", TEXT),
+        ("text/html", TEXT),
+        ("text/plain", TEXT),
+        ("text/plain;version=0.0.4", TEXT),
+        ("application/openmetrics-text", OPENMETRICS),
+        ("application/openmetrics-text; version=1.0.0; charset=utf-8", OPENMETRICS),
+        ("application/openmetrics-text;version=9.0.0", TEXT),
+        ("application/openmetrics-text;q=0.1,text/plain;q=0.5", TEXT),
+        ("text/plain;q=0.3, application/openmetrics-text;q=0.7", OPENMETRICS),
+        ("application/openmetrics-text;q=0", TEXT),
+        ("application/openmetrics-text;q=x", TEXT),
+        # Prometheus 2.42, with native histograms and without.
+        (
+            (
+                "application/vnd.google.protobuf;"
+                "proto=io.prometheus.client.MetricFamily;encoding=delimited,"
+                "application/openmetrics-text;version=1.0.0;q=0.8,"
+                "application/openmetrics-text;version=0.0.1;q=0.75,"
+                "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+            ),
+            OPENMETRICS,
+        ),
+    ],
+)
+def test_the_format_is_negotiated(accept: str, wanted: object) -> None:
+    assert negotiate(accept) is wanted
+
+
+@pytest.mark.parametrize(
+    ("given", "written"),
+    [
+        (0.0, "0"),
+        (1.0, "1"),
+        (-3.0, "-3"),
+        (1e15, "1000000000000000"),
+        (123456789012345678.0, "123456789012345680"),
+        (0.1, "0.1"),
+        (1e-7, "1e-07"),
+        (1e300, "1e+300"),
+    ],
+)
+def test_integral_numbers_have_neither_fraction_nor_exponent(
+    given: float, written: str
+) -> None:
+    assert number(given) == written
+    assert float(number(given)) == given
+
+
+def test_label_values_are_escaped() -> None:
+    assert escape('a\\b"c\nd') == r"a\\b\"c\nd"
+    assert escape("plain → é") == "plain → é"
+
+
+@pytest.mark.parametrize(
+    ("given", "written"),
+    [
+        (["zone"], ["zone"]),
+        (["data-size", "größe"], ["data_size", "gr__e"]),
+        (["1st", "", "__name__"], ["label_1st", "label_", "label_name__"]),
+        (
+            ["service", "le", "quantile"],
+            ["label_service", "label_le", "label_quantile"],
+        ),
+        (["a-b", "a_b", "a.b"], ["a_b", "a_b_2", "a_b_3"]),
+        (["label_le", "le"], ["label_le", "label_le_2"]),
+        (["a-b", "a_b_2", "a_b"], ["a_b", "a_b_2", "a_b_3"]),
+    ],
+)
+def test_label_names_are_made_to_fit(given: list[str], written: list[str]) -> None:
+    found = label_names([(name, "v") for name in given])
+
+    assert [name for name, _ in found] == written
+
+
+def test_what_is_no_number_is_left_out() -> None:
+    values = {("a",): float("nan"), ("b",): float("inf"), ("c",): 2.5}
+
+    assert list(samples("x", values, ("l",))) == ['x{l="c"} 2.5']
+
+
+def test_a_family_without_samples_is_named_all_the_same() -> None:
+    exposition = Exposition(TEXT)
+    exposition.family("x", "gauge", "Help.", [])
+    assert b"".join(exposition.chunks()) == b"# HELP x Help.\n# TYPE x gauge\n"

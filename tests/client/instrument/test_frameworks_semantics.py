@@ -1,0 +1,884 @@
+"""Instrumentation changes nothing for the application, and can be undone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import copy
+import functools
+import gc
+import inspect
+import logging
+import pickle
+import re
+import sys
+import threading
+import types
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import Any
+
+import pocketflow
+import pytest
+from pocketflow import AsyncFlow, AsyncNode, BatchFlow, BatchNode, Flow, Node
+from tests.client.instrument import kaygraph_standin as kaygraph
+
+import kaywatch
+from kaywatch._instrument import attempts as _attempts
+from kaywatch._instrument import patching as _patching
+from kaywatch._instrument import runs as _runs
+from kaywatch._instrument import topology as _topology
+from kaywatch._instrument.naming import kinds
+from kaywatch._process import process
+from kaywatch._spans import frames as _frames
+from kaywatch.testing import capture
+
+MODULES = [pocketflow, kaygraph]
+
+
+@pytest.fixture(autouse=True)
+def _undone() -> Iterator[None]:
+    settings = process.settings
+    yield
+    kaywatch.uninstrument()
+    process.settings = settings
+
+
+class Mixin:
+    def exec(self, prep_res: Any) -> Any:
+        return super().exec(prep_res)
+
+
+class Step(Node):
+    def exec(self, prep_res: Any) -> Any:
+        return self.params.get("result")
+
+    def post(self, shared: dict[str, Any], prep_res: Any, exec_res: Any) -> Any:
+        shared.setdefault("visited", []).append(type(self).__name__)
+        return shared.get("action")
+
+
+class Mixed(Mixin, Step):
+    pass
+
+
+class Fails(Step):
+    def exec(self, prep_res: Any) -> Any:
+        warnings.warn("about to fail", RuntimeWarning, stacklevel=1)
+        try:
+            raise KeyError("inner")
+        except KeyError as error:
+            raise ValueError("outer", 1) from error
+
+
+class FailsIn(Step):
+    def __init__(self, phase: str, error: BaseException, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.phase = phase
+        self.error = error
+
+    def prep(self, shared: Any) -> Any:
+        self.fail("prep")
+
+    def exec(self, prep_res: Any) -> Any:
+        self.fail("exec")
+
+    def post(self, shared: Any, prep_res: Any, exec_res: Any) -> Any:
+        self.fail("post")
+
+    def fail(self, phase: str) -> None:
+        if self.phase == phase:
+            raise self.error
+
+
+class Fetch(AsyncNode):
+    async def exec_async(self, prep_res: Any) -> Any:
+        await asyncio.sleep(0)
+        return prep_res
+
+    async def post_async(self, shared: Any, prep_res: Any, exec_res: Any) -> Any:
+        return shared.get("action")
+
+
+# -- the same with and without ---------------------------------------------------------
+
+
+def chain(flow: Any, *nodes: Any) -> Any:
+    for one, other in pairwise(nodes):
+        one >> other
+    return flow(nodes[0])
+
+
+def a_flow(shared: Any) -> Any:
+    return chain(Flow, Step(), Mixed(), Step()).run(shared)
+
+
+def an_unmatched_action(shared: Any) -> Any:
+    shared["action"] = "nowhere"
+    return chain(Flow, Step(), Step()).run(shared)
+
+
+def a_node_with_successors(shared: Any) -> Any:
+    node = Step()
+    node >> Step()
+    return node.run(shared)
+
+
+def a_failure(shared: Any) -> Any:
+    return chain(Flow, Step(), Fails(max_retries=2)).run(shared)
+
+
+def a_fallback(shared: Any) -> Any:
+    class Saved(Fails):
+        def exec_fallback(self, prep_res: Any, exc: Exception) -> Any:
+            shared["exc"] = (type(exc), exc.args)
+
+    return chain(Flow, Saved(max_retries=2), Step()).run(shared)
+
+
+def a_system_exit(shared: Any) -> Any:
+    return Flow(start=FailsIn("exec", SystemExit(3), max_retries=3)).run(shared)
+
+
+def a_stop_iteration(shared: Any) -> Any:
+    return Flow(start=FailsIn("prep", StopIteration("x"))).run(shared)
+
+
+def a_failing_post(shared: Any) -> Any:
+    return Flow(start=FailsIn("post", OSError(2, "gone"))).run(shared)
+
+
+def no_retries(shared: Any) -> Any:
+    return Step(max_retries=0).run(shared)
+
+
+def a_batch(shared: Any) -> Any:
+    class Batch(BatchNode):
+        def prep(self, shared: Any) -> Any:
+            return iter([1, 2, 3])
+
+        def exec(self, item: int) -> int:
+            return item * 2
+
+        def post(self, shared: Any, prep_res: Any, exec_res: Any) -> Any:
+            shared["doubled"] = exec_res
+
+    return Flow(start=Batch()).run(shared)
+
+
+def a_batch_flow(shared: Any) -> Any:
+    class PerFile(BatchFlow):
+        def prep(self, shared: Any) -> Any:
+            return [{"result": 1}, {"result": 2}]
+
+    return PerFile(start=Step()).run(shared)
+
+
+def an_async_flow(shared: Any) -> Any:
+    return asyncio.run(chain(AsyncFlow, Fetch(), Step(), Fetch()).run_async(shared))
+
+
+def an_async_flow_run_the_plain_way(shared: Any) -> Any:
+    return AsyncFlow(start=Fetch()).run(shared)
+
+
+def an_async_failure(shared: Any) -> Any:
+    class Broken(Fetch):
+        async def exec_async(self, prep_res: Any) -> Any:
+            raise asyncio.CancelledError("stop")
+
+    return asyncio.run(AsyncFlow(start=Broken(max_retries=2)).run_async(shared))
+
+
+def a_loop_that_is_wired_wrongly(shared: Any) -> Any:
+    return Flow(start="no node").run(shared)
+
+
+def a_flow_without_a_start(shared: Any) -> Any:
+    return Flow().run(shared)
+
+
+def a_call_that_lacks_an_argument(shared: Any) -> Any:
+    return Step()._run()
+
+
+def a_call_with_too_many_arguments(shared: Any) -> Any:
+    return Step().exec(1, 2)
+
+
+def a_graph_with_hooks(shared: Any) -> Any:
+    class Forgives(kaygraph.Node):
+        def exec(self, prep_res: Any) -> Any:
+            raise ValueError("forgiven")
+
+        def on_error(self, shared: Any, error: Exception) -> bool:
+            shared["forgiven"] = error.args
+            return True
+
+    first = Forgives(node_id="first", max_retries=2)
+    first >> kaygraph.MetricsNode(node_id="second")
+    return kaygraph.Graph(first).run(shared)
+
+
+def an_unmatched_action_of_a_graph(shared: Any) -> Any:
+    class Ends(kaygraph.Node):
+        def post(self, shared: Any, prep_res: Any, exec_res: Any) -> Any:
+            return "end"
+
+    first = Ends(node_id="first")
+    first >> kaygraph.Node(node_id="second")
+    return kaygraph.Graph(first).run(shared)
+
+
+def a_graph_with_wrong_params(shared: Any) -> Any:
+    graph = kaygraph.Graph(kaygraph.Node())
+    return graph._orch(shared, [1])
+
+
+def a_deep_copy_of_a_lock(shared: Any) -> Any:
+    shared["lock"] = threading.Lock()
+    return kaygraph.SubGraphNode(kaygraph.Graph(kaygraph.Node())).run(shared)
+
+
+def a_persistent_graph(shared: Any) -> Any:
+    first = kaygraph.Node(node_id="first")
+    first >> kaygraph.Node(node_id="second")
+    return kaygraph.PersistentGraph(first).run(shared)
+
+
+def an_exception_with_a_hostile_text(shared: Any) -> Any:
+    class Unspeakable(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    return Flow(start=FailsIn("exec", Unspeakable(1))).run(shared)
+
+
+def a_class_that_watches_its_attributes(shared: Any) -> Any:
+    class Watches(type):
+        def __setattr__(cls, name: str, value: Any) -> None:
+            raise AttributeError(name)
+
+    class Watched(Step, metaclass=Watches):
+        def exec(self, prep_res: Any) -> Any:
+            return 1
+
+    return Flow(start=Watched()).run(shared)
+
+
+def a_class_with_arguments(shared: Any) -> Any:
+    class Registered(Step):
+        def __init_subclass__(cls, label: str, **kwargs: Any) -> None:
+            super().__init_subclass__(**kwargs)
+            cls.label = label
+
+    class Labelled(Registered, label="x"):
+        pass
+
+    Flow(start=Labelled()).run(shared)
+    return Labelled.label
+
+
+def a_class_with_wrong_arguments(shared: Any) -> Any:
+    class Wrong(Step, label="x"):
+        pass
+
+
+SCENARIOS: list[Callable[[Any], Any]] = [
+    a_flow,
+    an_unmatched_action,
+    a_node_with_successors,
+    a_failure,
+    a_fallback,
+    a_system_exit,
+    a_stop_iteration,
+    a_failing_post,
+    no_retries,
+    a_batch,
+    a_batch_flow,
+    an_async_flow,
+    an_async_flow_run_the_plain_way,
+    an_async_failure,
+    a_loop_that_is_wired_wrongly,
+    a_flow_without_a_start,
+    a_call_that_lacks_an_argument,
+    a_call_with_too_many_arguments,
+    a_graph_with_hooks,
+    an_unmatched_action_of_a_graph,
+    a_graph_with_wrong_params,
+    a_deep_copy_of_a_lock,
+    a_persistent_graph,
+    an_exception_with_a_hostile_text,
+    a_class_that_watches_its_attributes,
+    a_class_with_arguments,
+    a_class_with_wrong_arguments,
+]
+
+
+def chained(error: BaseException | None) -> list[Any]:
+    """Describe an exception with all that it came from."""
+    if error is None:
+        return []
+    described = [type(error).__name__, _plain(error.args), error.__suppress_context__]
+    return [*described, chained(error.__cause__), chained(error.__context__)]
+
+
+def _plain(value: Any) -> str:
+    return re.sub(r"0x[0-9a-f]+|\d{9,}", "#", repr(value))
+
+
+def observe(scenario: Callable[[Any], Any], caplog: pytest.LogCaptureFixture) -> Any:
+    """Return all that an application sees of a scenario."""
+    shared: dict[str, Any] = {}
+    result, error = None, None
+    caplog.clear()
+    with caplog.at_level(logging.DEBUG), warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        try:
+            result = scenario(shared)
+        except BaseException as raised:
+            error = raised
+    return {
+        "result": _plain(result),
+        "error": chained(error),
+        "warnings": [(w.category, str(w.message), w.lineno) for w in warned],
+        "logs": [(r.name, r.levelname, _plain(r.getMessage())) for r in caplog.records],
+        "shared": _plain(shared),
+    }
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda s: s.__name__)
+def test_an_application_sees_no_difference(
+    scenario: Callable[[Any], Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    before = observe(scenario, caplog)
+    kaywatch.instrument(modules=MODULES)
+    with capture():
+        during = observe(scenario, caplog)
+    kaywatch.uninstrument()
+    after = observe(scenario, caplog)
+
+    assert during == before
+    assert after == before
+    assert _frames.current_frame.get() is None
+    assert _frames.current_run.get() is None
+    assert process.recorder.in_flight == set()
+    assert _attempts._batches == {}
+
+
+# -- undoing it ------------------------------------------------------------------------
+
+
+def classes() -> list[type]:
+    found = {Mixin}
+    for root in (pocketflow.BaseNode, kaygraph.BaseNode):
+        found.update(_patching._family(root))
+    return sorted(found, key=lambda cls: (cls.__module__, cls.__qualname__))
+
+
+def snapshot() -> list[Any]:
+    # `copy.copy` leaves `__slotnames__` on a class.
+    return [
+        (cls, [item for item in vars(cls).items() if item[0] != "__slotnames__"])
+        for cls in classes()
+    ]
+
+
+def test_uninstrument_puts_every_attribute_back() -> None:
+    gc.collect()
+    before = snapshot()
+    kaywatch.instrument(modules=MODULES)
+    assert snapshot() != before
+    kaywatch.uninstrument()
+
+    assert snapshot() == before
+
+
+def test_instrumenting_twice_is_instrumenting_once() -> None:
+    gc.collect()
+    before = snapshot()
+    for _ in range(2):
+        assert kaywatch.instrument(modules=[pocketflow]) == ["pocketflow"]
+    with capture() as captured:
+        Flow(start=Step()).run({})
+    kaywatch.uninstrument()
+    kaywatch.uninstrument()
+
+    assert len(captured.executions()) == 1
+    assert snapshot() == before
+
+
+def test_an_init_subclass_of_the_framework_s_own_is_put_back() -> None:
+    seen: list[type] = []
+
+    class Root:
+        prep = exec = post = _run = lambda self, given: None
+
+        def __init_subclass__(cls) -> None:
+            seen.append(cls)
+
+    module = types.ModuleType("own")
+    module.Root = Root
+    theirs = vars(Root)["__init_subclass__"]
+    kaywatch.instrument(modules=[module])
+    one = type("One", (Root,), {})
+    assert vars(Root)["__init_subclass__"] is not theirs
+    kaywatch.uninstrument()
+
+    assert vars(Root)["__init_subclass__"] is theirs
+    assert seen == [one]
+
+
+def test_what_the_application_put_around_a_wrapper_stays() -> None:
+    class Wrapped(Node):
+        def exec(self, prep_res: Any) -> Any:
+            return 1
+
+    kaywatch.instrument(modules=[pocketflow])
+    ours = Wrapped.exec
+
+    @functools.wraps(ours)
+    def theirs(self: Any, prep_res: Any) -> Any:
+        return ours(self, prep_res) + 1
+
+    Wrapped.exec = theirs
+    with capture() as captured:
+        Wrapped().run({})
+    kaywatch.uninstrument()
+
+    assert Wrapped.exec is theirs
+    assert Wrapped().exec(None) == 2
+    assert len(captured.executions()) == 1
+
+
+def test_a_wrapper_that_somebody_kept_records_nothing_more() -> None:
+    kaywatch.instrument(modules=[pocketflow])
+    run = Step()._run
+    kaywatch.uninstrument()
+    with capture() as captured:
+        run({})
+
+    assert captured.executions() == []
+
+
+def test_what_runs_while_it_is_undone_is_recorded_to_its_end() -> None:
+    class Undoes(Step):
+        def exec(self, prep_res: Any) -> Any:
+            kaywatch.uninstrument()
+
+    kaywatch.instrument(modules=[pocketflow])
+    with capture() as captured:
+        chain(Flow, Step(), Undoes(), Step()).run({})
+
+    assert [e.node for e in captured.executions()] == ["Step", "Undoes"]
+    assert [r.visits for r in captured.runs()] == [2]
+
+
+# -- settings --------------------------------------------------------------------------
+
+
+def test_nothing_is_patched_when_metrics_are_off() -> None:
+    before = snapshot()
+    kaywatch.configure(enabled=False)
+
+    assert kaywatch.instrument(modules=MODULES) == []
+    assert snapshot() == before
+
+
+def test_metrics_can_be_switched_off_and_on_again() -> None:
+    kaywatch.instrument(modules=[pocketflow])
+    with capture() as captured:
+        flow = Flow(start=Step())
+        flow.run({})
+        process.settings = process.settings._replace(enabled=False)
+        flow.run({})
+        process.settings = process.settings._replace(enabled=True)
+        flow.run({})
+
+    assert len(captured.executions()) == len(captured.runs()) == 2
+
+
+def test_settings_are_passed_on() -> None:
+    kaywatch.instrument(
+        service="shop",
+        endpoint="unix:///nowhere/ingest.sock",
+        tags={"zone": "b"},
+        modules=[pocketflow],
+    )
+
+    assert process.settings.service == "shop"
+    assert process.settings.endpoint == "unix:///nowhere/ingest.sock"
+    assert process.settings.tags == {"zone": "b"}
+
+
+def test_an_endpoint_that_can_not_be_used_changes_nothing() -> None:
+    before = snapshot()
+    with pytest.raises(kaywatch.ConfigurationError):
+        kaywatch.instrument(endpoint="carrier-pigeon://loft", modules=[pocketflow])
+
+    assert snapshot() == before
+
+
+def test_a_missing_framework_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    assert kaywatch.instrument(modules=["no_such_framework", empty_module()]) == []
+
+    (record,) = caplog.records
+    assert record.name == "kaywatch"
+    assert "no_such_framework, empty" in record.getMessage()
+
+
+def test_a_framework_that_can_not_be_imported_is_logged(
+    caplog: pytest.LogCaptureFixture, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_framework.py").write_text("1 / 0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    found = kaywatch.instrument(modules=["broken_framework", "pocketflow"])
+    assert found == ["pocketflow"]
+    assert "broken_framework can't be imported" in caplog.text
+
+
+def empty_module() -> types.ModuleType:
+    return types.ModuleType("empty")
+
+
+def test_both_frameworks_are_looked_for_by_default(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "kaygraph", kaygraph)
+
+    assert kaywatch.instrument() == [kaygraph.__name__, "pocketflow"]
+
+
+# -- functions look the same -----------------------------------------------------------
+
+
+def test_functions_look_as_before() -> None:
+    before = {name: getattr(Fetch, name) for name in ("exec_async", "_exec", "exec")}
+    signatures = {name: inspect.signature(f) for name, f in before.items()}
+    kaywatch.instrument(modules=[pocketflow])
+
+    for name, function in before.items():
+        now = getattr(Fetch, name)
+        assert now is not function
+        assert inspect.signature(now) == signatures[name]
+        assert inspect.iscoroutinefunction(now) == inspect.iscoroutinefunction(function)
+        assert now.__qualname__ == function.__qualname__
+        assert now.__code__.co_varnames[:2] == function.__code__.co_varnames[:2]
+    assert pickle.loads(pickle.dumps(Fetch.exec_async)) is Fetch.exec_async
+
+
+def test_nodes_can_be_copied_and_pickled() -> None:
+    kaywatch.instrument(modules=[pocketflow])
+    flow = kaywatch.name(chain(Flow, Step(), Step()), "copied")
+    with capture() as captured:
+        for same in (copy.copy(flow), copy.deepcopy(flow)):
+            same.run({})
+        pickle.loads(pickle.dumps(flow)).run({})
+
+    assert [r.graph for r in captured.runs()] == ["copied"] * 3
+
+
+# -- nothing is kept -------------------------------------------------------------------
+
+
+def test_objects_die_as_early_as_before() -> None:
+    kaywatch.instrument(modules=[pocketflow])
+
+    class Payload:
+        pass
+
+    died: list[Any] = []
+
+    class Holds(Node):
+        def fail(self) -> None:
+            payload = Payload()
+            died.append(weakref.ref(payload))
+            raise ValueError(payload)
+
+        def prep(self, shared: Any) -> Any:
+            self.fail()
+
+    class Answers(Holds):
+        def prep(self, shared: Any) -> Any: ...
+
+        def exec(self, prep_res: Any) -> Any:
+            self.fail()
+
+        def exec_fallback(self, prep_res: Any, exc: Exception) -> Any: ...
+
+        def post(self, shared: Any, prep_res: Any, exec_res: Any) -> Any:
+            assert died[-1]() is None
+
+    def run_both() -> None:
+        failing = Flow(start=Holds())
+        died.append(weakref.ref(failing.start_node))
+        with contextlib.suppress(ValueError):
+            failing.run({})
+        Flow(start=Answers()).run({})
+
+    gc.disable()
+    try:
+        with capture():
+            run_both()
+        assert [reference() for reference in died] == [None] * 3
+    finally:
+        gc.enable()
+
+
+def test_classes_and_graphs_made_for_one_request_are_not_kept() -> None:
+    kaywatch.instrument(modules=[pocketflow])
+
+    def request() -> Any:
+        class Local(Step):
+            def exec(self, prep_res: Any) -> Any:
+                return super().exec(prep_res)
+
+        class LocalFlow(Flow):
+            pass
+
+        LocalFlow(start=Local()).run({})
+        return weakref.ref(Local), weakref.ref(LocalFlow)
+
+    sizes = len(kinds.nodes), len(kinds.graphs), len(_runs.wirings._known)
+    with capture() as captured:
+        references = [reference for _ in range(5) for reference in request()]
+    gc.collect()
+
+    assert len(captured.executions("Local")) == 5
+    assert [reference() for reference in references] == [None] * 10
+    assert (len(kinds.nodes), len(kinds.graphs)) == sizes[:2]
+    assert len(_runs.wirings._known) == sizes[2]
+
+
+def test_an_abandoned_coroutine_closes_its_execution() -> None:
+    kaywatch.instrument(modules=[pocketflow])
+
+    class Waits(AsyncNode):
+        async def exec_async(self, prep_res: Any) -> Any:
+            await asyncio.sleep(60)
+
+    async def abandon() -> None:
+        running = AsyncFlow(start=Waits()).run_async({})
+        context = asyncio.get_running_loop()
+        task = context.create_task(_steps(running))
+        await task
+
+    with capture() as captured:
+        asyncio.run(abandon())
+
+    assert [e.outcome.name for e in captured.executions()] == ["CANCELLED"]
+    assert process.recorder.in_flight == set()
+    assert process.recorder.under_way == set()
+
+
+async def _steps(coroutine: Any) -> None:
+    """Run a coroutine to its first wait, and drop it in another context."""
+    coroutine.send(None)
+    await asyncio.to_thread(coroutine.close)
+
+
+def test_the_nodes_under_way_are_known() -> None:
+    kaywatch.instrument(modules=[pocketflow])
+    seen: list[Any] = []
+
+    class Looks(Step):
+        def exec(self, prep_res: Any) -> Any:
+            seen.extend(f.flight() for f in process.recorder.in_flight)
+
+    with capture():
+        Flow(start=Looks()).run({})
+
+    ((graph, node, started, run, visits),) = seen
+    assert (graph, node) == ("Flow[Looks]", "Looks")
+    assert started > 1e9
+    assert run > 0
+    assert visits == 0
+
+
+def test_a_loop_is_known_while_it_spins() -> None:
+    kaywatch.instrument(modules=[pocketflow])
+    seen: list[Any] = []
+
+    class Decides(Step):
+        def post(self, shared: Any, prep_res: Any, exec_res: Any) -> str:
+            shared["n"] += 1
+            seen.extend(run.looped() for run in process.recorder.under_way)
+            return "search" if shared["n"] < 3 else "done"
+
+    class Searches(Step):
+        pass
+
+    decides, searches = Decides(), Searches()
+    decides - "search" >> searches
+    searches >> decides
+    decides - "done" >> Step()
+    with capture():
+        Flow(start=decides).run({"n": 0})
+
+    first, second, third = seen
+    assert first is second is None  # the second visit hasn't ended yet
+    assert third.visits == 4
+    assert process.recorder.under_way == set()
+
+
+# -- classes that are hard to find -----------------------------------------------------
+
+
+def test_classes_behind_an_init_subclass_that_ends_the_chain_are_found() -> None:
+    kaywatch.instrument(modules=[pocketflow])
+
+    class Ends(Node):
+        def __init_subclass__(cls) -> None:
+            pass
+
+    class Behind(Ends):
+        failed: bool = False
+
+        def exec(self, prep_res: Any) -> Any:
+            if not Behind.failed:
+                Behind.failed = True
+                raise ValueError
+
+    with capture() as captured:
+        Flow(start=Behind(max_retries=2)).run({})
+
+    assert [(e.node, e.attempts) for e in captured.executions()] == [("Behind", 2)]
+
+
+def test_a_node_that_can_not_be_watched_still_runs(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    kaywatch.instrument(modules=[pocketflow])
+
+    class Hostile(Step):
+        hidden = False
+
+        @property
+        def __dict__(self) -> Any:
+            if self.hidden:
+                raise RuntimeError("private")
+            return super().__dict__
+
+    class HostileFlow(Flow):
+        @property
+        def __dict__(self) -> Any:
+            raise RuntimeError("private")
+
+    node, shared = Hostile(), {}
+    Hostile.hidden = True
+    with capture() as captured:
+        node._run(shared)
+        node._run(shared)
+        HostileFlow(start=Step()).run({})
+
+    assert shared == {"visited": ["Hostile", "Hostile"]}
+    assert [e.node for e in captured.executions()] == ["Step"]
+    messages = [r.getMessage() for r in caplog.records]
+    assert messages == [
+        "node Hostile can't be watched",
+        "graph HostileFlow can't be watched",
+    ]
+
+
+def test_functions_that_are_no_plain_functions_are_left_alone() -> None:
+    class Static(Node):
+        @staticmethod
+        def exec(prep_res: Any) -> Any:
+            return 1
+
+    class Call:
+        def __call__(self, prep_res: Any) -> Any:
+            return 2
+
+    class Called(Node):
+        exec = Call()
+
+    before = [vars(Static)["exec"], vars(Called)["exec"]]
+    kaywatch.instrument(modules=[pocketflow])
+    assert [vars(Static)["exec"], vars(Called)["exec"]] == before
+    with capture() as captured:
+        Static().run({})
+        Called().run({})
+
+    assert [e.node for e in captured.executions()] == ["Static", "Called"]
+
+
+# -- topologies ------------------------------------------------------------------------
+
+
+def test_a_graph_is_walked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    kaywatch.instrument(modules=[pocketflow])
+    walked: list[str] = []
+    walk = _topology.walk
+
+    def counting(graph: str, start: Any) -> Any:
+        walked.append(graph)
+        return walk(graph, start)
+
+    monkeypatch.setattr(_topology, "walk", counting)
+    outer = chain(Flow, Step(), Flow(start=Mixed()), Step())
+    with capture():
+        for _ in range(5):
+            outer.run({})
+
+    assert walked == ["Flow[Step]", "Flow[Mixed]"]
+
+
+def test_graphs_made_per_request_are_walked_now_and_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kaywatch.instrument(modules=[pocketflow])
+    walked: list[str] = []
+    monkeypatch.setattr(_topology, "walk", lambda graph, start: walked.append(graph))
+    monkeypatch.setattr(process.recorder, "wired", lambda topology: None)
+    now = [1000.0]
+    monkeypatch.setattr(_topology.time, "monotonic", lambda: now[0])
+    with capture():
+        for _ in range(150):
+            Flow(start=Step()).run({})
+        assert len(walked) == _topology.FREE_WALKS
+        now[0] += 1.5
+        for _ in range(10):
+            Flow(start=Step()).run({})
+
+    assert len(walked) == _topology.FREE_WALKS + 1
+
+
+def test_a_walk_is_bounded_and_reads_only_dicts() -> None:
+    kaywatch.instrument(modules=[pocketflow])
+    nodes = [kaywatch.name(Step(), f"n{i}") for i in range(1_500)]
+    for one, other in pairwise(nodes):
+        one >> other
+    odd: Any = Step()
+    odd.successors = [Step()]
+
+    topology = _topology.walk("long", nodes[0])
+    assert len(topology.nodes) == 1_000
+    assert len(topology.edges) == 999
+    assert _topology.walk("odd", odd).edges == ()
+
+
+def test_edges_may_have_any_action_and_lead_anywhere() -> None:
+    kaywatch.instrument(modules=[pocketflow])
+    node: Any = Step()
+    node.successors = {None: Mixed(), "x" * 300: node, "gone": None, "text": "no node"}
+
+    topology = _topology.walk("odd", node)
+    assert topology.nodes == ("Step", "Mixed", "str")
+    assert topology.edges == (
+        ("Step", "<NoneType>", "Mixed"),
+        ("Step", "x" * 100, "Step"),
+        ("Step", "text", "str"),
+    )
+
+
+def test_a_flow_that_starts_with_itself_has_a_name() -> None:
+    kaywatch.instrument(modules=[pocketflow])
+    flow = Flow()
+    flow.start(flow)
+
+    topology = _topology.walk("round", flow)
+    assert topology.start == "Flow[Flow[Flow[Flow]]]"

@@ -1,0 +1,130 @@
+"""Modules that are waited for."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.resources
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from kaywatch._instrument.imports import forget, when_imported
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    before, finders = set(sys.modules), list(sys.meta_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+    assert sys.meta_path == finders
+
+
+def test_a_module_that_is_there_is_told_at_once() -> None:
+    told: list[ModuleType] = []
+
+    when_imported("json", told.append)
+
+    assert told == [importlib.import_module("json")]
+
+
+def test_a_module_that_comes_later_is_told_when_it_is_complete(home: Path) -> None:
+    (home / "late_one.py").write_text("value = 1\n")
+    told: list[int] = []
+
+    def note(module: ModuleType) -> None:
+        told.append(module.value)
+
+    when_imported("late_one", note)
+    when_imported("late_one", note)
+    assert told == []
+
+    module = importlib.import_module("late_one")
+    importlib.reload(module)
+
+    assert told == [1]
+    assert module.__spec__ is not None
+    assert "exec_module" not in vars(module.__spec__.loader)
+    forget(note)
+
+
+def test_a_package_keeps_its_resources(home: Path) -> None:
+    (home / "late_package").mkdir()
+    (home / "late_package/__init__.py").write_text("")
+    (home / "late_package/inner.py").write_text("")
+    (home / "late_package/note.txt").write_text("read me")
+    told: list[str] = []
+
+    def note(module: ModuleType) -> None:
+        told.append(module.__name__)
+
+    when_imported("late_package.inner", note)
+    when_imported("late_package", note)
+
+    importlib.import_module("late_package.inner")
+
+    assert told == ["late_package", "late_package.inner"]
+    text = importlib.resources.files("late_package").joinpath("note.txt").read_text()
+    assert text == "read me"
+    forget(note)
+
+
+def test_a_module_in_an_archive(home: Path) -> None:
+    with zipfile.ZipFile(home / "some.zip", "w") as archive:
+        archive.writestr("zipped_one.py", "value = 2\n")
+        archive.writestr("zipped_other.py", "value = 3\n")
+    sys.path.insert(0, str(home / "some.zip"))
+    told: list[int] = []
+
+    def note(module: ModuleType) -> None:
+        told.append(module.value)
+
+    when_imported("zipped_one", note)
+    try:
+        importlib.import_module("zipped_one")
+        importlib.import_module("zipped_other")
+    finally:
+        sys.path.remove(str(home / "some.zip"))
+
+    assert told == [2]
+    forget(note)
+
+
+def test_an_import_that_fails_fails_as_ever_and_is_told_when_it_works(
+    home: Path,
+) -> None:
+    (home / "late_wrong.py").write_text("1 / 0\n")
+    told: list[ModuleType] = []
+    when_imported("late_wrong", told.append)
+    when_imported("late_absent", told.append)
+
+    with pytest.raises(ZeroDivisionError):
+        importlib.import_module("late_wrong")
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("late_absent")
+    (home / "late_wrong.py").write_text("value = 'mended'\n")
+    importlib.invalidate_caches()
+    importlib.import_module("late_wrong")
+
+    assert [module.__name__ for module in told] == ["late_wrong"]
+    forget(told.append)
+
+
+def test_an_error_of_the_callback_goes_no_further(
+    home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (home / "late_trouble.py").write_text("")
+
+    def fail(module: ModuleType) -> None:
+        raise KeyError(module.__name__)
+
+    when_imported("late_trouble", fail)
+    importlib.import_module("late_trouble")
+
+    assert "late_trouble can't be watched" in caplog.text
+    forget(fail)

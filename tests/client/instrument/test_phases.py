@@ -1,0 +1,425 @@
+"""Where a node's time goes, and how many items a batch had."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pocketflow
+import pytest
+from pocketflow import (
+    AsyncBatchNode,
+    AsyncNode,
+    AsyncParallelBatchNode,
+    BatchFlow,
+    BatchNode,
+    Flow,
+    Node,
+)
+from tests.client.instrument import kaygraph_standin as kaygraph
+
+import kaywatch
+from kaywatch._instrument import attempts as _attempts
+from kaywatch._spans import frames as _frames
+from kaywatch._spans.extras import Extras, Part
+from kaywatch.testing import Execution, capture
+from kaywatch.wire import Outcome
+
+
+class Clock:
+    """Stands still until it is told that time has passed."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def passes(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture(autouse=True)
+def _instrumented() -> Iterator[None]:
+    kaywatch.instrument(modules=[pocketflow, kaygraph])
+    yield
+    kaywatch.uninstrument()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """A clock that only moves in nodes, and where PocketFlow waits."""
+    made = Clock()
+
+    async def sleep(seconds: float) -> None:
+        made.passes(seconds)
+
+    monkeypatch.setattr(_frames, "_clock", made)
+    monkeypatch.setattr(_attempts, "_clock", made)
+    monkeypatch.setattr(pocketflow, "time", SimpleNamespace(sleep=made.passes))
+    waiting = SimpleNamespace(sleep=sleep, gather=asyncio.gather)
+    monkeypatch.setattr(pocketflow, "asyncio", waiting)
+    return made
+
+
+def record(call: Callable[[], Any], error: type[BaseException] | None = None) -> Any:
+    """Return the executions of `call`; it has to raise `error`, if given."""
+    with capture() as captured:
+        if error is None:
+            call()
+        else:
+            with pytest.raises(error):
+                call()
+    return captured.executions()
+
+
+def only(call: Callable[[], Any], error: type[BaseException] | None = None) -> Any:
+    (found,) = record(call, error)
+    return found
+
+
+def split(found: Execution) -> tuple[Any, ...]:
+    """Return prep, exec, wait and post."""
+    return found.prep, found.exec, found.wait, found.post
+
+
+class Work:
+    """What a node does: time passes in each phase, and `exec` may fail."""
+
+    def __init__(self, clock: Clock, failures: int = 0, at: str = "") -> None:
+        self.clock = clock
+        self.failures = failures
+        self.at = at
+
+    def does(self, phase: str, seconds: float) -> None:
+        self.clock.passes(seconds)
+        if phase == self.at:
+            raise ValueError(phase)
+        if phase == "exec" and self.failures:
+            self.failures -= 1
+            raise ValueError("not yet")
+
+
+class Plain(Node):
+    def __init__(self, work: Work, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.work = work
+
+    def prep(self, shared: Any) -> None:
+        self.work.does("prep", 1.0)
+
+    def exec(self, prep_res: Any) -> None:
+        self.work.does("exec", 2.0)
+
+    def post(self, shared: Any, prep_res: Any, exec_res: Any) -> None:
+        self.work.does("post", 4.0)
+
+
+class Awaited(AsyncNode):
+    def __init__(self, work: Work, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.work = work
+
+    async def prep_async(self, shared: Any) -> None:
+        self.work.does("prep", 1.0)
+
+    async def exec_async(self, prep_res: Any) -> None:
+        self.work.does("exec", 2.0)
+
+    async def post_async(self, shared: Any, prep_res: Any, exec_res: Any) -> None:
+        self.work.does("post", 4.0)
+
+
+def run(node: Any) -> Callable[[], Any]:
+    if isinstance(node, AsyncNode):
+        return lambda: asyncio.run(node.run_async({}))
+    return lambda: node.run({})
+
+
+both = pytest.mark.parametrize("kind", [Plain, Awaited])
+
+
+@both
+def test_time_is_split_into_phases(clock: Clock, kind: Any) -> None:
+    found = only(run(kind(Work(clock))))
+
+    assert split(found) == (1.0, 2.0, 0.0, 4.0)
+    assert (found.seconds, found.items) == (7.0, 0)
+
+
+@both
+def test_waiting_between_attempts_is_no_exec(clock: Clock, kind: Any) -> None:
+    found = only(run(kind(Work(clock, failures=2), max_retries=3, wait=0.25)))
+
+    assert split(found) == (1.0, 6.0, 0.5, 4.0)
+    assert (found.attempts, found.outcome) == (3, Outcome.OK)
+
+
+@both
+@pytest.mark.parametrize(
+    ("at", "wanted"),
+    [
+        ("prep", (1.0, 0.0, 0.0, 0.0)),
+        ("exec", (1.0, 4.0, 0.25, 0.0)),
+        ("post", (1.0, 2.0, 0.0, 4.0)),
+    ],
+)
+def test_the_phase_of_an_error_has_the_rest(
+    clock: Clock, kind: Any, at: str, wanted: Any
+) -> None:
+    node = kind(Work(clock, at=at), max_retries=2, wait=0.25)
+    found = only(run(node), ValueError)
+
+    assert split(found) == wanted
+    assert (found.phase, found.seconds) == (at, sum(wanted))
+
+
+def test_a_fallback_is_exec_and_its_answer_is_told(clock: Clock) -> None:
+    class Saved(Plain):
+        def exec_fallback(self, prep_res: Any, exc: Exception) -> None:
+            clock.passes(8.0)
+
+    found = only(run(Saved(Work(clock, failures=9), max_retries=2, wait=0.25)))
+
+    assert split(found) == (1.0, 12.0, 0.25, 4.0)
+    assert (found.outcome, found.error, found.phase) == (
+        Outcome.FALLBACK,
+        "ValueError",
+        "exec",
+    )
+
+
+def test_an_error_suppressed_in_prep_leaves_all_to_prep(clock: Clock) -> None:
+    class Calm(kaygraph.Node):
+        def prep(self, shared: Any) -> None:
+            clock.passes(1.0)
+            raise ValueError("no")
+
+        def on_error(self, shared: Any, error: Exception) -> bool:
+            clock.passes(0.5)
+            return True
+
+    found = only(run(Calm()))
+
+    assert found.outcome == Outcome.SUPPRESSED
+    assert split(found) == (1.5, 0.0, 0.0, 0.0)
+
+
+def test_exec_that_is_entered_again_goes_on_until_it_is_left_last(
+    clock: Clock,
+) -> None:
+    class Twice(Plain):
+        def _run(self, shared: Any) -> None:
+            for _ in range(2):
+                self.prep(shared)
+                self._exec(None)
+            self.post(shared, None, None)
+
+    found = only(run(Twice(Work(clock))))
+
+    assert split(found) == (1.0, 5.0, 0.0, 4.0)
+
+
+def test_without_an_exec_nothing_is_known(clock: Clock) -> None:
+    class Own(Plain):
+        def _run(self, shared: Any) -> None:
+            clock.passes(1.0)
+
+    found = only(run(Own(Work(clock))))
+
+    assert split(found) == (None, None, None, None)
+    assert found.items is None
+
+
+@pytest.mark.parametrize("error", [None, ValueError])
+def test_of_a_block_nothing_is_known(error: type[Exception] | None) -> None:
+    def block() -> None:
+        with kaywatch.execution("g", "n"):
+            if error is not None:
+                raise error
+
+    found = only(block, error)
+
+    assert split(found) == (None, None, None, None)
+    assert found.phase == ("exec" if error else "")
+
+
+# -- batches ---------------------------------------------------------------------------
+
+
+class Items(BatchNode):
+    """Works on so many items for a second each; the first fails at first."""
+
+    def __init__(self, clock: Clock, items: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.work = Work(clock, failures=1)
+        self.items = items
+
+    def prep(self, shared: Any) -> Any:
+        return iter(range(self.items))
+
+    def exec(self, prep_res: Any) -> None:
+        self.work.does("exec", 1.0)
+
+
+class AwaitedItems(AsyncBatchNode):
+    def __init__(self, clock: Clock, items: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.work = Work(clock, failures=1)
+        self.items = items
+
+    async def prep_async(self, shared: Any) -> Any:
+        return iter(range(self.items))
+
+    async def exec_async(self, prep_res: Any) -> None:
+        self.work.does("exec", 1.0)
+
+
+@pytest.mark.parametrize("kind", [Items, AwaitedItems])
+@pytest.mark.parametrize("items", [0, 1, 3])
+def test_items_are_counted_and_their_waiting_added_up(
+    clock: Clock, kind: Any, items: int
+) -> None:
+    found = only(run(kind(clock, items, max_retries=2, wait=0.5)))
+
+    assert found.items == items
+    failed = min(items, 1)
+    assert split(found) == (0.0, items + failed, 0.5 * failed, 0.0)
+    assert found.attempts == 1 + failed
+
+
+def test_items_before_one_that_fails_for_good_are_counted(clock: Clock) -> None:
+    class Second(Items):
+        def exec(self, prep_res: Any) -> None:
+            clock.passes(1.0)
+            if prep_res == 1:
+                raise ValueError("no")
+
+    found = only(run(Second(clock, 5)), ValueError)
+
+    assert (found.items, found.phase) == (2, "exec")
+    assert split(found) == (0.0, 2.0, 0.0, 0.0)
+
+
+def test_a_node_with_an_exec_of_its_own_is_no_batch(clock: Clock) -> None:
+    class Checked(kaygraph.ValidatedNode):
+        def exec(self, prep_res: Any) -> None:
+            clock.passes(2.0)
+
+    class Loops(Plain):
+        def _exec(self, prep_res: Any) -> None:
+            for _ in range(3):
+                super()._exec(prep_res)
+
+    checked = only(run(Checked()))
+    assert (checked.items, checked.exec, checked.attempts) == (0, 2.0, 1)
+    assert only(run(Loops(Work(clock)))).items == 3
+
+
+def test_items_at_once_wait_at_once() -> None:
+    extras = Extras()
+    extras.parts += [Part(1, 1.0, 2.0)] * 10
+    extras.add_up(span=4.0)
+
+    # Half of their time was waiting, and so is half of the node's.
+    assert (extras.waited, extras.attempts) == (2.0, 11)
+
+
+def test_items_one_after_the_other_wait_as_long_as_they_say() -> None:
+    extras = Extras()
+    extras.parts += [Part(1, 1.0, 2.0)] * 2
+    extras.add_up(span=4.5)
+
+    assert extras.waited == 2.0
+
+
+class Slow(kaygraph.ParallelBatchNode):
+    """Each item of a pool of threads fails once."""
+
+    def prep(self, shared: Any) -> Any:
+        return [{"left": 1} for _ in range(8)]
+
+    def _exec(self, items: Any) -> Any:
+        return super()._exec(items)
+
+    def exec(self, prep_res: Any) -> None:
+        if prep_res["left"]:
+            prep_res["left"] -= 1
+            raise ValueError("not yet")
+
+
+class AwaitedSlow(AsyncParallelBatchNode):
+    async def prep_async(self, shared: Any) -> Any:
+        return [{"left": 1} for _ in range(8)]
+
+    async def exec_async(self, prep_res: Any) -> None:
+        if prep_res["left"]:
+            prep_res["left"] -= 1
+            raise ValueError("not yet")
+
+
+def test_items_in_threads_are_counted_and_all_adds_up() -> None:
+    # The counter of attempts is shared by all items: with many, none falls back.
+    found = only(run(Slow(max_retries=99, wait=0.01, max_workers=4)))
+
+    assert (found.items, found.attempts) == (8, 9)
+    assert found.wait > 0.0
+    assert adds_up(found)
+
+
+def test_items_in_tasks_are_counted_and_all_adds_up() -> None:
+    found = only(run(AwaitedSlow(max_retries=2, wait=0.01)))
+
+    assert (found.items, found.attempts) == (8, 9)
+    # They wait at the same time, so the node does not wait 8 times as long.
+    assert 0.0 < found.wait <= found.seconds
+    assert adds_up(found)
+
+
+def adds_up(found: Execution) -> bool:
+    """Return whether the phases are the whole, but for the 24 bits of a float."""
+    parts = [part for part in split(found) if part is not None]
+    return len(parts) == 4 and sum(parts) == pytest.approx(found.seconds, rel=1e-6)
+
+
+# -- graphs that are nodes -------------------------------------------------------------
+
+
+class Inner(Flow):
+    clock: Clock
+
+    def prep(self, shared: Any) -> None:
+        self.clock.passes(1.0)
+
+    def post(self, shared: Any, prep_res: Any, exec_res: Any) -> None:
+        self.clock.passes(0.5)
+
+
+class InnerBatch(BatchFlow):
+    clock: Clock
+
+    def prep(self, shared: Any) -> Any:
+        self.clock.passes(1.0)
+        return [{"n": 1}, {"n": 2}]
+
+
+def test_a_graph_that_is_a_node_has_its_loop_as_exec(clock: Clock) -> None:
+    inner = Inner(start=Plain(Work(clock)))
+    inner.clock = clock
+    found = record(run(Flow(start=inner)))
+
+    nodes = {execution.node: execution for execution in found}
+    assert split(nodes["Inner"]) == (1.0, 7.0, 0.0, 0.5)
+    assert nodes["Inner"].items == 0
+
+
+def test_the_loops_of_a_batch_of_graphs_are_its_items(clock: Clock) -> None:
+    inner = InnerBatch(start=Plain(Work(clock)))
+    inner.clock = clock
+    found = record(run(Flow(start=inner)))
+
+    nodes = {execution.node: execution for execution in found}
+    assert split(nodes["InnerBatch"]) == (1.0, 14.0, 0.0, 0.0)
+    assert nodes["InnerBatch"].items == 2

@@ -1,0 +1,57 @@
+"""What docs/llm.md shows works, and it names what there is."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from kaywatch.prices import Price, load
+from kaywatch_agent.web.api.llm import COUNTS, DOLLARS, PER_RUN, TIMES
+from kaywatch_agent.web.prometheus.families import LLM_COUNTS
+
+ROOT = Path(__file__).parents[3]
+TEXT = (ROOT / "docs" / "llm.md").read_text()
+SNIPPETS = re.findall(r"^```python\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+RECORDED = {
+    *re.findall(
+        r'"(llm_\w+)"',
+        "".join(
+            (ROOT / "client" / "kaywatch" / name).read_text()
+            for name in ("_llm/llm.py", "_llm/spending.py")
+        ),
+    )
+}
+
+
+@pytest.mark.parametrize("code", SNIPPETS)
+def test_a_snippet_runs(code: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_every_metric_is_documented_and_answered() -> None:
+    section = TEXT.partition("## What is recorded")[2].partition("**Wasted**")[0]
+    documented = set(re.findall(r"`(llm_\w+)`", section))
+
+    assert documented == RECORDED
+    assert {*COUNTS, *DOLLARS, *TIMES, *PER_RUN} == RECORDED
+    assert set(LLM_COUNTS) == {*COUNTS, *DOLLARS}
+
+
+def test_the_example_of_a_file_names_every_key(tmp_path: Path) -> None:
+    (example,) = re.findall(r"^```toml\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+    path = tmp_path / "prices.toml"
+    path.write_text(example)
+
+    assert set(load(str(path))) == {"my-model-1.5"}
+    (given,) = tomllib.loads(example).values()
+    assert set(given) == {field.name for field in dataclasses.fields(Price)}

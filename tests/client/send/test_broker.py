@@ -1,0 +1,118 @@
+"""Where a broker is and who we are there: read, checked, and never shown in full."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from kaywatch import ConfigurationError
+from kaywatch._send.broker import (
+    Broker,
+    Dialect,
+    from_environment,
+    parse,
+    without_secret,
+)
+from kaywatch._send.connecting import check_endpoint
+
+
+@pytest.mark.parametrize(
+    ("url", "broker"),
+    [
+        ("mqtt://b", Broker("b", 1883)),
+        ("mqtts://b", Broker("b", 8883, tls=True)),
+        ("mqtt://b:1884/", Broker("b", 1884)),
+        ("mqtt://b/a/b/", Broker("b", 1883, prefix="a/b")),
+        ("mqtt://me@b/x", Broker("b", 1883, prefix="x", user="me")),
+        ("mqtt://me:p%40ss@b", Broker("b", 1883, user="me", password="p@ss")),
+        ("mqtt://[::1]:7/x", Broker("::1", 7, prefix="x")),
+    ],
+)
+def test_a_url_says_where_it_is(url: str, broker: Broker) -> None:
+    assert parse(url) == broker
+    assert parse(broker.url) == parse(url.replace(":p%40ss", ""))
+
+
+@pytest.mark.parametrize(
+    ("url", "complaint"),
+    [
+        ("amqp://b", "unknown scheme 'amqp'"),
+        ("mqtt:///x", "no host"),
+        ("mqtt://b:0", "no host or port"),
+        ("mqtt://b:99999", "port"),
+        ("mqtt://[b", "no host"),
+        ("mqtt://b/x?y", "no meaning"),
+        ("mqtt://b/+/x", "no + or #"),
+        ("mqtt://b/$SYS", "no $ at its beginning"),
+        ("mqtt://b/$share/g/x", "a shared subscription"),
+    ],
+)
+def test_what_can_not_be_used_is_named(url: str, complaint: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(complaint)):
+        parse(url.replace("//", "//me:hidden@"))
+
+
+@pytest.mark.parametrize("url", ["mqtt://me:hidden@b:x", "amqp://me:hidden@b"])
+def test_no_complaint_shows_a_password(url: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        check_endpoint(url)
+    assert "hidden" not in str(caught.value)
+
+
+def test_nothing_shows_a_password() -> None:
+    broker = parse("mqtts://me:hidden@b/x")
+    assert "hidden" not in repr(broker) + str(broker) + broker.url
+    assert without_secret("mqtts://me:hidden@b/x") == "mqtts://me:***@b/x"
+
+
+def test_a_password_comes_from_where_it_is_said_to_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "password"
+    file.write_text("of the file\n")
+    url = "mqtt://me:old@b"
+    assert parse(url).secret() == "old"
+    assert from_environment(url, {"KAYWATCH_MQTT_PASSWORD": "new"}).secret() == "new"
+    kept = from_environment(url, {"KAYWATCH_MQTT_PASSWORD_FILE": str(file)})
+    assert kept.secret() == "of the file"
+    file.write_text("of the next file")
+    assert kept.secret() == "of the next file"
+    monkeypatch.setenv("THAT", "of the variable")
+    assert parse(url, password_env="THAT").secret() == "of the variable"
+
+
+def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
+    absent = str(tmp_path / "absent")
+    for settings in ({"password_file": absent}, {"password_env": "KW_ABSENT"}):
+        with pytest.raises(ConfigurationError, match=r"absent|KW_ABSENT"):
+            parse("mqtts://me@b", **settings).secret()
+    for settings in ({"ca": absent}, {"cert": absent, "key": absent}):
+        with pytest.raises(ConfigurationError, match="absent"):
+            parse("mqtts://b", **settings).context()
+    with pytest.raises(ConfigurationError, match="need TLS"):
+        parse("mqtt://b", ca=absent)
+
+
+def test_an_old_broker_is_spoken_to_in_its_own_words() -> None:
+    dialect = Dialect()
+    assert dialect.five
+    assert dialect.hung_up()  # the first time: it may know no better
+    dialect.worked()
+    assert not dialect.five
+
+
+def test_a_broker_that_goes_down_is_not_taken_for_an_old_one() -> None:
+    dialect = Dialect()
+    dialect.worked()
+    for _ in range(10):
+        assert not dialect.hung_up()
+    assert dialect.five
+    assert dialect.refused()  # but one that says so has become one
+    assert not dialect.five
+
+
+def test_a_broker_that_hangs_up_on_both_versions_is_not_asked_without_end() -> None:
+    dialect = Dialect()
+    assert [dialect.hung_up() for _ in range(4)] == [True, False, True, False]

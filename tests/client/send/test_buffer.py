@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import sys
+import threading
+from collections import Counter
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kaywatch._send.buffer import Buffer, Packed
+from kaywatch.wire import DropReason
+
+
+def packed(seq: int, size: int = 10, events: int = 1, **drops: int) -> Packed:
+    return Packed(seq, bytes(size), events, drops)
+
+
+def filled(*seqs: int, limit: int = 1_000) -> Buffer:
+    buffer = Buffer(limit)
+    for seq in seqs:
+        buffer.append(packed(seq))
+    return buffer
+
+
+def unsent(buffer: Buffer) -> list[int]:
+    """Take all that has not been sent on this connection."""
+    found = []
+    while (batch := buffer.next_unsent()) is not None:
+        found.append(batch.seq)
+    return found
+
+
+def test_batches_are_sent_once_in_order() -> None:
+    buffer = filled(1, 2, 3)
+    assert unsent(buffer) == [1, 2, 3]
+    assert unsent(buffer) == []
+    buffer.append(packed(4))
+    assert unsent(buffer) == [4]
+
+
+def test_what_was_sent_is_kept_until_it_is_acknowledged() -> None:
+    buffer = filled(1, 2, 3)
+    unsent(buffer)
+    assert (len(buffer), buffer.bytes, buffer.events) == (3, 30, 3)
+    buffer.ack(2)
+    assert (len(buffer), buffer.bytes, buffer.acked_events) == (1, 10, 2)
+    buffer.ack(2)
+    assert buffer.acked_events == 2
+    buffer.ack(9)
+    assert (len(buffer), buffer.bytes, buffer.acked_events) == (0, 0, 3)
+
+
+def test_a_new_connection_is_sent_all_that_is_not_acknowledged() -> None:
+    buffer = filled(1, 2, 3)
+    unsent(buffer)
+    buffer.ack(1)
+    buffer.settle(0)
+    assert unsent(buffer) == [2, 3]
+
+
+def test_an_ack_of_what_was_not_sent_yet_on_this_connection_spares_sending_it() -> None:
+    buffer = filled(1, 2, 3)
+    unsent(buffer)
+    buffer.settle(2)
+    assert unsent(buffer) == [3]
+
+
+def test_when_full_the_oldest_go_and_are_counted() -> None:
+    buffer = filled(1, 2, 3, limit=30)
+    buffer.append(packed(4, 15, events=7))
+    assert [batch.seq for batch in buffer._batches] == [3, 4]
+    assert buffer.lost == {"buffer_full": 2}
+    assert buffer.take_drops() == {"buffer_full": 2}
+    assert buffer.take_drops() == {}
+    assert unsent(buffer) == [3, 4]
+
+
+def test_a_batch_larger_than_the_buffer_is_still_sent() -> None:
+    buffer = filled(1, 2, limit=30)
+    buffer.append(packed(3, 100))
+    assert unsent(buffer) == [3]
+    assert buffer.lost == {"buffer_full": 2}
+
+
+def test_a_batch_dropped_after_it_was_sent_is_lost_if_the_agent_has_it_not() -> None:
+    buffer = filled(1, 2, 3, limit=30)
+    unsent(buffer)
+    for seq in (4, 5, 6):
+        buffer.append(packed(seq))
+    assert buffer.lost == {}
+    buffer.settle(2)
+    assert buffer.lost == {"buffer_full": 1}
+    assert buffer.acked_events == 2
+    assert unsent(buffer) == [4, 5, 6]
+
+
+def test_an_ack_of_a_later_batch_says_that_one_dropped_before_it_arrived_too() -> None:
+    buffer = filled(1, 2, 3, limit=30)
+    unsent(buffer)
+    buffer.append(packed(4))
+    unsent(buffer)
+    buffer.ack(4)
+    assert (len(buffer), buffer.acked_events, buffer.lost) == (0, 4, {})
+
+
+def test_the_report_of_drops_goes_on_with_another_batch_if_its_own_is_lost() -> None:
+    buffer = filled(limit=30)
+    buffer.append(packed(1, events=5, rejected=3))
+    for seq in (2, 3, 4):
+        buffer.append(packed(seq))
+    assert buffer.take_drops() == {"buffer_full": 5, "rejected": 3}
+    # What was lost is counted once, the report is only made again.
+    assert buffer.lost == {"buffer_full": 5}
+
+
+def test_a_batch_that_was_refused_goes_and_is_counted_as_rejected() -> None:
+    buffer = filled(1, 2, 3)
+    unsent(buffer)
+    buffer.reject(2)
+    buffer.reject(2)
+    assert (len(buffer), buffer.bytes) == (2, 20)
+    assert buffer.lost == {"rejected": 1}
+    buffer.settle(0)
+    assert unsent(buffer) == [1, 3]
+
+
+def test_events_lost_before_they_were_batched_are_counted_by_reason() -> None:
+    buffer = Buffer()
+    buffer.count_drop("pending_full", 3)
+    buffer.count_drop("unpackable", 0)
+    buffer.count_drop("pending_full", 2)
+    assert buffer.take_drops() == {"pending_full": 5}
+    assert buffer.lost == {"pending_full": 5}
+
+
+class Delivery:
+    """An agent that commits what it gets, on connections that may break."""
+
+    def __init__(self) -> None:
+        self.committed = 0  # the highest seq
+        self.events = 0
+        self.drops: Counter[str] = Counter()
+
+    def take(self, batch: Packed) -> None:
+        if batch.seq > self.committed:
+            self.committed = batch.seq
+            self.events += batch.events
+            self.drops.update(batch.drops)
+
+
+steps = st.lists(
+    st.sampled_from(["record", "record", "record", "send", "ack", "reconnect"]),
+    max_size=80,
+)
+
+
+@settings(deadline=None)
+@given(steps, st.integers(20, 80))
+def test_whatever_happens_all_events_arrive_or_are_reported_as_lost(
+    found: list[str], limit: int
+) -> None:
+    buffer, agent = Buffer(limit), Delivery()
+    recorded = seq = 0
+    # A greeting at the end settles what became of all that was sent.
+    for step in [*found, "reconnect", "send", "record", "send", "ack", "reconnect"]:
+        if step == "record":
+            seq += 1
+            recorded += seq
+            buffer.append(Packed(seq, bytes(10), seq, buffer.take_drops()))
+        elif step == "send":
+            while (batch := buffer.next_unsent()) is not None:
+                agent.take(batch)
+        elif step == "ack":
+            buffer.ack(agent.committed)
+        else:
+            buffer.settle(agent.committed)
+        assert buffer.bytes == 10 * len(buffer)
+        assert buffer.bytes <= max(limit, 10)
+    assert len(buffer) == 0
+    assert recorded == buffer.acked_events + buffer.lost.total()
+    assert buffer.acked_events == agent.events
+    unreported = Counter(buffer.take_drops())
+    assert buffer.lost == agent.drops + unreported
+    assert buffer.lost.keys() <= {DropReason.BUFFER_FULL}
+
+
+def test_any_thread_may_ask_how_many_events_wait() -> None:
+    buffer = Buffer(limit=100_000)
+    going = threading.Event()
+
+    def send() -> None:
+        for seq in range(1, 60_000):
+            buffer.append(Packed(seq, b"x" * 50, 1, {}))
+        going.set()
+
+    sender = threading.Thread(target=send)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        sender.start()
+        while not going.is_set():
+            assert 0 <= buffer.events <= 2_001
+    finally:
+        sys.setswitchinterval(interval)
+        sender.join()

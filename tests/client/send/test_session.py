@@ -1,0 +1,523 @@
+"""The conversation with an agent: what is sent again, and what never is."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+
+from kaywatch import wire
+from kaywatch._send.session import (
+    GREETING_TIMEOUT,
+    PATIENCE_MIN,
+    STALL_TIMEOUT,
+    USAGE_INTERVAL,
+    WINDOW_BATCHES,
+    Identity,
+    Session,
+)
+from kaywatch._send.transport import Again, Refused
+from kaywatch.recorder import Recorder
+
+IDENTITY = Identity(b"i" * 16, "service", "host", 42, 1.0, "sdk", {"zone": "b"})
+
+
+class ScriptedAgent:
+    """An agent on the other side of `connect`, which the test makes answer."""
+
+    def __init__(self) -> None:
+        self.absent = False
+        self.greets = True
+        self.behind_broker = False
+        self.committed = 0
+        self.connections: list[ScriptedTransport] = []
+
+    def connect(self) -> ScriptedTransport:
+        if self.absent:
+            raise ConnectionRefusedError("nobody is there")
+        self.connections.append(ScriptedTransport(self))
+        return self.connections[-1]
+
+    @property
+    def last(self) -> ScriptedTransport:
+        return self.connections[-1]
+
+
+class ScriptedTransport:
+    arrivals = 0
+
+    def __init__(self, agent: ScriptedAgent) -> None:
+        self.agent = agent
+        self.lossy = agent.behind_broker
+        self.absent = False
+        self.largest = wire.MAX_FRAME
+        self.sent: list[dict[str, Any]] = []
+        self.replies: list[bytes] = []
+        self.backlog = 0
+        self.broken = False
+        self.closed = False
+
+    def send(self, message: bytes) -> None:
+        decoded = wire.decode(message)
+        self.sent.append(decoded)
+        if decoded["type"] == "hello" and self.agent.greets:
+            number = decoded["greeting"] if self.lossy else 0
+            committed = self.agent.committed
+            self.replies.append(wire.ack(committed, IDENTITY.client, number))
+
+    def pump(self, timeout: float) -> list[bytes]:
+        if self.broken:
+            raise ConnectionResetError("broken")
+        replies, self.replies = self.replies, []
+        return replies
+
+    def close(self) -> None:
+        self.closed = True
+
+    def hellos(self) -> list[tuple[int, int]]:
+        """Return the numbers of the greetings, and where each says that it begins."""
+        return [(m["greeting"], m["first"]) for m in self.sent if m["type"] == "hello"]
+
+    def batches(self) -> list[int]:
+        return [m["seq"] for m in self.sent if m["type"] == "batch"]
+
+    def ack(self, seq: int) -> None:
+        self.agent.committed = seq
+        self.replies.append(wire.ack(seq, IDENTITY.client))
+
+
+@pytest.fixture
+def agent() -> ScriptedAgent:
+    return ScriptedAgent()
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    recorder = Recorder()
+    recorder.open_gate()
+    return recorder
+
+
+@pytest.fixture
+def session(agent: ScriptedAgent, recorder: Recorder) -> Session:
+    return Session(IDENTITY, recorder, agent.connect)
+
+
+def record(recorder: Recorder, times: int = 1) -> None:
+    for _ in range(times):
+        recorder.series("g", "n").record(0.1)
+
+
+def test_a_hello_comes_first_and_batches_wait_for_its_answer(
+    session: Session, recorder: Recorder, agent: ScriptedAgent
+) -> None:
+    agent.greets = False
+    record(recorder)
+    session.step(1.0)
+    (hello,) = agent.last.sent
+    assert hello["type"] == "hello"
+    assert hello["tags"] == {"zone": "b"}
+
+    agent.last.replies.append(wire.ack(0, IDENTITY.client))
+    session.step(2.0)
+    assert agent.last.batches() == [1]
+    assert session.connected
+
+
+def test_a_batch_is_kept_until_it_is_acknowledged(
+    session: Session, recorder: Recorder, agent: ScriptedAgent
+) -> None:
+    record(recorder, 3)
+    session.step(1.0)
+    assert not session.settled
+    assert session.buffer.events == 3
+
+    agent.last.ack(1)
+    session.step(2.0)
+    assert session.settled
+    assert session.buffer.acked_events == 3
+
+
+def test_after_a_reconnect_only_what_is_not_committed_is_sent_again(
+    session: Session, recorder: Recorder, agent: ScriptedAgent
+) -> None:
+    for second in range(4):
+        record(recorder)
+        session.step(float(second))
+    assert agent.last.batches() == [1, 2, 3, 4]
+    agent.committed = 2  # committed, and the acks were lost with the connection
+    agent.last.broken = True
+    session.step(5.0)
+    assert agent.last.closed
+
+    session.step(10.0)
+    assert agent.last.batches() == [3, 4]
+    assert session.buffer.acked_events == 2
+
+
+def test_an_absent_agent_is_looked_for_with_a_growing_delay(
+    session: Session, recorder: Recorder, agent: ScriptedAgent
+) -> None:
+    agent.absent = True
+    record(recorder)
+    tries = 0
+
+    def connect() -> ScriptedTransport:
+        nonlocal tries
+        tries += 1
+        return agent.connect()
+
+    session._connect = connect
+    for tenth in range(200):
+        session.step(tenth / 10)
+    assert 10 <= tries <= 25
+    assert "nobody is there" in session.error
+    agent.absent = False
+    session.step(30.0)
+    session.step(31.0)
+    assert agent.last.batches() == [1]
+    assert session.error == ""
+
+
+def test_someone_who_waits_does_not_wait_for_the_delay(
+    session: Session, recorder: Recorder, agent: ScriptedAgent
+) -> None:
+    agent.absent = True
+    record(recorder)
+    for tenth in range(100):
+        session.step(tenth / 10)
+    agent.absent = False
+
+    session.step(10.0, urgent=True)
+    assert session.connected
+
+
+def test_a_flush_asks_once_for_an_early_ack(
+    session: Session, recorder: Recorder, agent: ScriptedAgent
+) -> None:
+    record(recorder)
+    for second in range(3):
+        session.step(float(second), urgent=True)
+
+    kinds = [message["type"] for message in agent.last.sent]
+    assert kinds == ["hello", "batch", "flush"]
+
+
+def test_an_agent_that_does_not_greet_is_left(
+    session: Session, recorder: Recorder, agent: ScriptedAgent
+) -> None:
+    agent.greets = False
+    record(recorder)
+    session.step(0.0)
+    session.step(GREETING_TIMEOUT + 1)
+
+    assert agent.last.closed
+    assert "greeting" in session.error
+
+
+def test_an_agent_that_reads_nothing_is_left(
+    session: Session, recorder: Recorder, agent: ScriptedAgent
+) -> None:
+    record(recorder)
+    session.step(0.0)
+    agent.last.backlog = 1000
+    session.step(1.0)
+    session.step(2.0 + STALL_TIMEOUT)
+
+    assert agent.last.closed
+    assert session.buffer.events == 1
+
+
+def test_a_batch_that_is_refused_for_good_is_dropped_and_reported(
+    session: Session,
+    recorder: Recorder,
+    agent: ScriptedAgent,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    record(recorder, 7)
+    session.step(0.0)
+    for _ in range(3):
+        agent.last.replies.append(
+            wire.error(wire.ErrorCode.BAD_MESSAGE, "no good", seq=1)
+        )
+    session.step(1.0)
+    record(recorder)
+    session.step(2.0)
+
+    assert session.buffer.lost == {"rejected": 7}
+    assert agent.last.sent[-1]["drops"] == {"rejected": 7}
+    assert caplog.text.count("no good") == 1
+
+
+def test_an_agent_of_another_version_gets_nothing_and_costs_nothing(
+    session: Session, recorder: Recorder, agent: ScriptedAgent
+) -> None:
+    agent.greets = False
+    record(recorder)
+    session.step(0.0)
+    agent.last.replies.append(
+        wire.error(wire.ErrorCode.UNSUPPORTED_VERSION, "version 1: I speak 2")
+    )
+    session.step(1.0)
+    for second in range(2, 6):
+        session.step(float(second))
+
+    assert len(agent.connections) == 1
+    assert session.buffer.events == 1
+    assert "I speak 2" in session.error
+
+
+def test_slow_down_is_heard(session: Session, agent: ScriptedAgent) -> None:
+    session.step(0.0)
+    agent.last.replies.append(wire.slow(5))
+    session.step(1.0)
+
+    assert session.interval == 5
+
+
+def test_topologies_are_sent_again_to_a_new_connection(
+    session: Session, recorder: Recorder, agent: ScriptedAgent
+) -> None:
+    from kaywatch.recorder import Topology
+
+    recorder.wired(Topology("g", "a", ("a",), ()))
+    record(recorder)
+    session.step(0.0)
+    agent.last.ack(1)
+    record(recorder)
+    session.step(1.0)
+    agent.last.broken = True
+    session.step(2.0)
+    record(recorder)
+    session.step(9.0)
+    session.step(10.0)
+
+    told = [
+        [("topologies" in m) for m in c.sent if m["type"] == "batch"]
+        for c in agent.connections
+    ]
+    assert told[0] == [True, False]
+    assert told[1].count(True) == 1
+
+
+def test_a_goodbye_carries_the_last_drops(
+    session: Session, recorder: Recorder, agent: ScriptedAgent
+) -> None:
+    record(recorder)
+    session.step(0.0)
+    agent.last.ack(1)
+    session.step(1.0)
+    session.buffer.count_drop("pending_full", 3)
+    session.close()
+
+    goodbye = agent.last.sent[-1]
+    assert (goodbye["type"], goodbye["seq"]) == ("bye", 1)
+    assert goodbye["drops"] == {"pending_full": 3}
+    assert agent.last.closed
+
+
+@pytest.mark.parametrize("garbage", [b"", b"\xc1", b"\x01", b"\x81\xa4type\xa3ack"])
+def test_an_answer_that_is_none_ends_the_connection_only(
+    session: Session, recorder: Recorder, agent: ScriptedAgent, garbage: bytes
+) -> None:
+    record(recorder)
+    session.step(0.0)
+    agent.last.replies.append(garbage)
+    session.step(1.0)
+
+    assert agent.last.closed
+    assert session.buffer.events == 1
+
+
+# -- behind a broker -------------------------------------------------------------------
+
+
+@pytest.fixture
+def broker(agent: ScriptedAgent) -> ScriptedAgent:
+    agent.behind_broker = True
+    return agent
+
+
+def test_what_the_agent_misses_is_sent_again_after_a_greeting(
+    session: Session, recorder: Recorder, broker: ScriptedAgent
+) -> None:
+    for second in range(3):
+        record(recorder)
+        session.step(float(second))
+    sent = broker.last.batches()
+    broker.last.replies.append(wire.resend(1, IDENTITY.client))
+    broker.committed = 1
+    session.step(3.0)
+    session.step(3.0)
+
+    assert broker.last.hellos() == [(1, 1), (2, 1)]
+    assert broker.last.batches() == [*sent, *sent[1:]]
+
+
+def test_acks_of_before_are_no_answer_to_a_greeting(
+    session: Session, recorder: Recorder, broker: ScriptedAgent
+) -> None:
+    record(recorder)
+    session.step(0.0)
+    broker.greets = False
+    broker.last.replies.append(wire.resend(0, IDENTITY.client))
+    session.step(1.0)
+    before = broker.last.batches()
+
+    broker.last.ack(1)
+    record(recorder)
+    session.step(2.0)
+    assert session.buffer.acked_events == 1
+    assert broker.last.batches() == before
+
+    broker.last.replies.append(wire.ack(1, IDENTITY.client, greeting=2))
+    session.step(3.0)
+    assert broker.last.batches()[-1] == session.seq
+
+
+def test_without_acks_it_greets_again_ever_more_seldom(
+    session: Session, recorder: Recorder, broker: ScriptedAgent
+) -> None:
+    record(recorder)
+    session.step(0.0)
+    broker.greets = False
+    times = []
+    for second in range(1, 200):
+        before = len(broker.last.hellos())
+        session.step(float(second))
+        if len(broker.last.hellos()) > before:
+            times.append(second)
+
+    gaps = [after - one for one, after in itertools.pairwise(times)]
+    assert times[0] == PATIENCE_MIN + 1
+    assert gaps == [11, 21, 41, 61]
+    assert not session.connected
+
+
+def test_an_agent_that_answers_and_acknowledges_nothing_is_not_pestered(
+    session: Session, recorder: Recorder, broker: ScriptedAgent
+) -> None:
+    record(recorder)
+    for second in range(200):
+        session.step(float(second))
+
+    assert len(broker.last.hellos()) <= 6
+    assert session.connected
+
+
+def test_a_quiet_client_has_no_doubts(
+    session: Session, recorder: Recorder, broker: ScriptedAgent
+) -> None:
+    record(recorder)
+    for second in range(100):
+        session.step(float(second))
+        if session.buffer.lowest:
+            broker.last.ack(session.seq)
+
+    assert len(broker.last.hellos()) == 1
+
+
+def test_no_more_is_under_way_than_the_broker_should_hold(
+    session: Session, recorder: Recorder, broker: ScriptedAgent
+) -> None:
+    for second in range(WINDOW_BATCHES * 2):
+        record(recorder)
+        session.step(second / 1000)
+    assert broker.last.batches() == list(range(1, WINDOW_BATCHES + 1))
+    assert session.busy  # an ack is worth looking for
+
+    broker.last.ack(10)
+    session.step(1.0)
+    assert broker.last.batches()[-1] == WINDOW_BATCHES + 10
+
+
+def test_nothing_is_sent_to_an_agent_that_is_away(
+    session: Session, recorder: Recorder, broker: ScriptedAgent
+) -> None:
+    record(recorder)
+    session.step(0.0)
+    sent = len(broker.last.sent)
+    broker.last.absent = True
+    for second in range(1, 100):
+        record(recorder)
+        session.step(float(second), urgent=True)
+    assert len(broker.last.sent) == sent
+    assert not session.connected and not session.busy
+
+    broker.last.absent = False
+    broker.last.arrivals += 1
+    broker.committed = 1
+    session.step(100.0)
+    session.step(100.0)
+    assert broker.last.hellos()[-1] == (2, 1)
+    assert session.connected
+    assert broker.last.batches() == list(range(1, WINDOW_BATCHES + 2))
+
+
+def test_the_process_tells_what_it_uses(
+    session: Session, recorder: Recorder, broker: ScriptedAgent
+) -> None:
+    for second in range(int(USAGE_INTERVAL) * 3):
+        session.step(second + 100.0)
+        broker.last.ack(session.seq)
+    told = [m["process"] for m in broker.last.sent if "process" in m]
+
+    assert len(told) == 3
+    assert told[0]["rss"] > 1_000_000
+    assert 0 < told[0]["cpu"] <= told[-1]["cpu"]
+
+
+def test_what_no_broker_takes_is_dropped_and_told(
+    session: Session, recorder: Recorder, broker: ScriptedAgent
+) -> None:
+    broker.greets = False
+    record(recorder, 2_000)
+    session.step(0.0)  # it isn't known yet how little the broker takes
+    broker.last.largest = 10_000
+    broker.last.replies.append(wire.ack(0, IDENTITY.client, greeting=1))
+    record(recorder, 2_000)
+    session.step(1.0)
+    session.step(2.0)
+
+    sizes = [len(wire.pack(m)) for m in broker.last.sent if m["type"] == "batch"]
+    assert max(sizes) <= 10_000
+    assert session.buffer.lost == {"unpackable": 2_000}
+    assert session.buffer.events == 2_000
+
+
+def test_another_version_is_tried_at_once(
+    recorder: Recorder, broker: ScriptedAgent
+) -> None:
+    def connect() -> ScriptedTransport:
+        if not broker.connections:
+            broker.connect()
+            raise Again("it speaks another version")
+        return broker.connect()
+
+    session = Session(IDENTITY, recorder, connect)
+    record(recorder)
+    session.step(0.0)
+    assert session.busy
+    session.step(0.0)
+    assert session.connected
+
+
+def test_who_is_refused_says_so_once(
+    recorder: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    tried: list[float] = []
+
+    def connect() -> ScriptedTransport:
+        tried.append(now)
+        raise Refused("wrong password")
+
+    session = Session(IDENTITY, recorder, connect)
+    for second in range(60):
+        now = float(second)
+        session.step(now)
+
+    assert [r.getMessage() for r in caplog.records] == [
+        "kaywatch sends nothing for now: wrong password"
+    ]
+    assert 6 <= len(tried) <= 12
