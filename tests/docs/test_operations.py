@@ -15,7 +15,7 @@ from tests.servers import require
 
 import kaywatch_agent.cli.doctor
 from kaywatch_agent.config import parse
-from kaywatch_agent.runtime.telemetry import CATALOGUE
+from kaywatch_agent.runtime.telemetry import OLD as CATALOGUE
 
 PAGE = (DOCS / "operations.md").read_text()
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from tests.agents import Agent, until
 
-from kaywatch_agent.runtime.telemetry import CATALOGUE
+from kaywatch_agent.runtime.telemetry import OLD as CATALOGUE
 from kaywatch_agent.store.store import QUICK_BYTES
 
 RECORD = """

@@ -116,7 +116,7 @@ class Pipeline:
             host: the name of this one, whose processes can be looked after.
         """
         self.aggregator.restore(found)
-        self.telemetry.load(found.counters)
+        self.telemetry.restore(found.counters)
         self.clients.restore(
             map(Client.from_json, found.clients.values()), self.clock()
         )
@@ -345,7 +345,7 @@ class Pipeline:
             clients={client.id: client.to_json() for client in changed if client},
             forgotten=frozenset(clients.forgotten),
             marks={client.id: client.received_seq for client in clients},
-            counters=self.telemetry.dump(),
+            counters=self.telemetry.changes(full=True),
             documents=self._documents(self.whole),
         )
         clients.changed.clear()

@@ -20,7 +20,7 @@ from kaywatch_agent.rules.picture import Picture
 from kaywatch_agent.rules.rule import Settings
 from kaywatch_agent.rules.state import State
 from kaywatch_agent.runtime.health import Report
-from kaywatch_agent.runtime.telemetry import Metric
+from kaywatch_agent.runtime.metrics import Instrument
 from kaywatch_agent.web.api import schema
 
 __all__ = ["Completeness", "Matches", "OwnFigures", "Reading", "Window", "matching"]
@@ -31,7 +31,7 @@ T = TypeVar("T", bound=Hashable)
 MAX_STEPS: Final = 400
 
 Matches = Callable[[SeriesKey], bool]
-OwnFigures = tuple[tuple[Metric, dict[tuple[str, ...], float]], ...]
+OwnFigures = tuple[tuple[Instrument, dict[tuple[str, ...], float]], ...]
 
 
 def no_alerts() -> Picture:

@@ -92,7 +92,7 @@ def write(reading: Reading, exposition: Exposition) -> None:
     _accounts(complete, exposition)
     _alerts(reading, exposition)
     for metric, values in reading.own:
-        lines = samples(metric.name, values, metric.labels)
+        lines = samples(metric.name, values, metric.label_names)
         exposition.family(metric.name, metric.type, metric.help, lines)
 
 

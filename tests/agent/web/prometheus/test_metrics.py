@@ -22,7 +22,7 @@ from tests.agent.web.serving import Served, serving, until
 from tests.agents import free_port
 from tests.servers import require
 
-from kaywatch_agent.runtime.telemetry import CATALOGUE
+from kaywatch_agent.runtime.telemetry import OLD as CATALOGUE
 
 TEXT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OPEN_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
