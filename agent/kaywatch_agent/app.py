@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ctypes
 import gc
-import resource
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -37,6 +34,11 @@ from kaywatch_agent.rules.picture import Picture
 from kaywatch_agent.rules.state import State
 from kaywatch_agent.rules.tell import Notice
 from kaywatch_agent.runtime.health import Health, Readiness
+from kaywatch_agent.runtime.process import (
+    ProcessMetrics,
+    raise_descriptors,
+    tune_allocator,
+)
 from kaywatch_agent.runtime.supervision import Figures, Supervision
 from kaywatch_agent.runtime.systemd import Notifier
 from kaywatch_agent.runtime.telemetry import Telemetry
@@ -82,13 +84,6 @@ FIXED: Final = (
     ("store", "synchronous"),
 )
 
-# mallopt(3): numpy's temporaries of up to a few MB come from the heap, which isn't
-# given back each time. Page faults were a third of the CPU at load (136 ns against
-# 91 ns an event).
-M_TRIM_THRESHOLD: Final = -1
-M_MMAP_THRESHOLD: Final = -3
-KEPT_BYTES: Final = 16 * 1024 * 1024
-
 log = structlog.get_logger("kaywatch.agent")
 
 
@@ -124,7 +119,6 @@ class App:
         registry = Registry(config.limits)
         self.alerting = Alerting(
             config.alerts,
-            self.telemetry,
             tell=self._tell,
             least=config.notify.least,
             clock=clock,
@@ -161,8 +155,11 @@ class App:
         self._hurried = asyncio.Event()
         self._problem = ""  # of the last tick
         self._stops: list[tuple[str, Callable[[], Awaitable[None]]]] = []
-        self.telemetry.set("kaywatch_build_info", 1, __version__)
-        self.telemetry.set("kaywatch_start_time_seconds", clock())
+        self.telemetry.include(
+            ProcessMetrics(__version__, clock()),
+            self.alerting.metrics,
+            self._web.metrics,
+        )
 
     # -- what the web stage reads ----------------------------------------------------
 
@@ -306,7 +303,8 @@ class App:
         if path is None:
             return
         started = time.perf_counter()
-        self._writer = writer = Writer(path, self.config.store, self.telemetry)
+        self._writer = writer = Writer(path, self.config.store)
+        self.telemetry.include(writer.metrics)
         self._stops.append(("store", self._close_store))
         self.pipeline.aggregator.use(writer)
         found = writer.restore()
@@ -316,8 +314,8 @@ class App:
         self.alerting.restore(found.documents)
         self.delivery.restore(found.documents)
         down = max(0.0, self.clock() - found.now)
-        self.telemetry.add("kaywatch_restarts_total")
-        self.telemetry.add("kaywatch_down_seconds_total", down)
+        writer.metrics.restarts.add()
+        writer.metrics.down_seconds.add(down)
         log.info(
             "restored",
             store=str(path),
@@ -510,37 +508,8 @@ class App:
         self.delivery.measure()
         registry = pipeline.aggregator.registry
         telemetry.set("kaywatch_series", len(registry.keys))
-        usage = resource.getrusage(resource.RUSAGE_SELF)
-        telemetry.set(
-            "kaywatch_process_cpu_seconds_total", usage.ru_utime + usage.ru_stime
-        )
-        telemetry.set("kaywatch_process_resident_memory_bytes", _resident_bytes())
-
-
-def tune_allocator() -> None:
-    """Keep glibc from giving back memory that the next tick needs."""
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
-        libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 def _alert_json(picture: Picture, instance: Instance) -> bytes:
     """Return an alert as HTTP has it."""
     return msgspec.json.encode(row(picture, instance))
-
-
-def raise_descriptors() -> None:
-    """Let this process open as many files as it may: each client costs two.
-
-    The low default is for programs that call select(2); see systemd.exec(5).
-    """
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _resident_bytes() -> int:
-    # proc(5): the second field of statm is the resident set, in pages.
-    with open("/proc/self/statm", encoding="ascii") as statm:
-        return int(statm.read().split()[1]) * resource.getpagesize()

@@ -118,9 +118,9 @@ class Synthetic:
     def __init__(self, series: int) -> None:
         self.now = 1_700_000_000.0
         self.health = Health(self.now - 3600)
-        self.feed = Feed(Telemetry())
+        self.feed = Feed()
         self.alerting = Alerting(
-            load({}), Telemetry(), tell=lambda *_: None, least={}, clock=self.clock
+            load({}), tell=lambda *_: None, least={}, clock=self.clock
         )
         self.delivery = Delivery(
             NotifyConfig(),

@@ -16,7 +16,7 @@ from tests.bench.rounds import Effort, alone, in_turns, python
 from tests.bench.usage import resident_mb
 
 from kaywatch_agent.aggregate.aggregator import HISTORY_STEPS, STEP_SECONDS, Aggregator
-from kaywatch_agent.app import tune_allocator
+from kaywatch_agent.runtime.process import tune_allocator
 
 SERIES = 10_000
 PER_STEP = 3  # executions of each series in each step

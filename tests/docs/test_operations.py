@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from tests.agents import Agent, running_agent
 from tests.docs.configuration import DOCS
+from tests.metrics import declared
 from tests.servers import require
 
 import kaywatch_agent.cli.doctor
 from kaywatch_agent.config import parse
-from kaywatch_agent.runtime.telemetry import OLD as CATALOGUE
 
 PAGE = (DOCS / "operations.md").read_text()
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
@@ -72,7 +72,7 @@ def test_the_rules_for_prometheus_are_rules_about_metrics_of_ours(
     rules.write_text(text)
     names = set(re.findall(r"kaywatch_\w+", PAGE))
 
-    assert names <= {*CATALOGUE}
+    assert names <= {*declared()}
     subprocess.run([require("promtool"), "check", "rules", str(rules)], check=True)
 
 

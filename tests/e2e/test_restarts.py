@@ -14,9 +14,11 @@ from typing import Any
 
 import pytest
 from tests.agents import Agent, until
+from tests.metrics import declared
 
-from kaywatch_agent.runtime.telemetry import OLD as CATALOGUE
 from kaywatch_agent.store.store import QUICK_BYTES
+
+METRICS = declared()
 
 RECORD = """
 import kaywatch, os, sys, time
@@ -63,7 +65,7 @@ def counters(agent: Agent) -> dict[str, float]:
             continue
         name, _, value = line.rpartition(" ")
         family = name.partition("{")[0]
-        anew = family in CATALOGUE and not CATALOGUE[family].durable
+        anew = family in METRICS and not METRICS[family].durable
         counts = family.endswith(("_total", "_bucket", "_count"))
         if counts and not anew and not line.startswith("#"):
             found[name] = float(value)

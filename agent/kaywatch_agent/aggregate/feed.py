@@ -8,7 +8,8 @@ as is what a slow listener leaves in its queue.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict, deque
+import collections
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Final, NamedTuple
@@ -21,7 +22,7 @@ from kaywatch.wire import Outcome
 from kaywatch_agent.model.series import ExecutionRecord, RunRecord
 from kaywatch_agent.protocol.messages import Batch, Executions, Failure, Runs
 from kaywatch_agent.protocol.table import Table
-from kaywatch_agent.runtime.telemetry import Telemetry
+from kaywatch_agent.runtime.metrics import Counter, Gauge, Metrics
 
 __all__ = ["MAX_RATE", "QUEUE", "Event", "Feed", "Filter", "Listener", "Missed"]
 
@@ -95,7 +96,7 @@ class Listener:
         self._rate = rate
         self._wake = wake
         self._queue: deque[Event] = deque()
-        self._missed: Counter[Missed] = Counter()
+        self._missed: collections.Counter[Missed] = collections.Counter()
         self._told = False  # of what was missed, at a tick
         self._left = rate  # of this second
         self._matched = 0  # in this second
@@ -105,11 +106,11 @@ class Listener:
         outcomes = filter.outcomes or frozenset(Outcome)
         self._outcomes = np.isin(np.arange(256), list(outcomes))
 
-    def read(self) -> Event | Counter[Missed] | None:
+    def read(self) -> Event | collections.Counter[Missed] | None:
         """Return the next event, or what was missed, or None when there is nothing."""
         if self._told and self._missed:
             self._told = False
-            missed, self._missed = self._missed, Counter()
+            missed, self._missed = self._missed, collections.Counter()
             return missed
         return self._queue.popleft() if self._queue else None
 
@@ -196,6 +197,19 @@ class Listener:
         return chosen
 
 
+class FeedMetrics(Metrics):
+    """What is counted of the feed."""
+
+    listeners = Gauge(
+        "kaywatch_feed_listeners", "Open event streams for single events."
+    )
+    missed = Counter(
+        "kaywatch_feed_missed_total",
+        "Events that listeners asked for and did not get.",
+        labels=("reason",),
+    )
+
+
 class Feed:
     """Hands batches to those who listen.
 
@@ -203,9 +217,10 @@ class Feed:
         listeners: all of them; with none, `take` need not be called.
     """
 
-    def __init__(self, telemetry: Telemetry) -> None:
+    def __init__(self) -> None:
         self.listeners: list[Listener] = []
-        self._telemetry = telemetry
+        self.metrics = FeedMetrics()
+        self.metrics.listeners.set_function(lambda: len(self.listeners))
 
     def listen(self, listener: Listener) -> None:
         """Let one listen from the next batch on."""
@@ -232,7 +247,7 @@ class Feed:
 
     def _count(self, reason: Missed, events: int) -> None:
         if events:
-            self._telemetry.add("kaywatch_feed_missed_total", events, str(reason))
+            self.metrics.missed.labels(reason).add(events)
 
 
 # -- records -------------------------------------------------------------------------

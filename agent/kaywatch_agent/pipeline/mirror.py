@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 from kaywatch import wire
 from kaywatch._version import __version__
-from kaywatch_agent.runtime.telemetry import Telemetry
+from kaywatch_agent.runtime.metrics import Counter, Gauge, Metrics
 
 __all__ = ["Observed", "Observers"]
 
@@ -72,12 +72,26 @@ class _Queue:
             self._link.send(b"".join(chunk))
 
 
+class CaptureMetrics(Metrics):
+    """What is counted of captures."""
+
+    captures = Gauge("kaywatch_captures", "Captures under way now.")
+    copied = Counter(
+        "kaywatch_captured_messages_total", "Copies of messages handed to captures."
+    )
+    missed = Counter(
+        "kaywatch_capture_missed_total",
+        "Copies left out since a capture does not keep up.",
+    )
+
+
 class Observers:
     """All that capture at the moment; false when nobody does."""
 
-    def __init__(self, telemetry: Telemetry) -> None:
-        self._telemetry = telemetry
+    def __init__(self) -> None:
         self._queues: dict[Observed, _Queue] = {}
+        self.metrics = CaptureMetrics()
+        self.metrics.captures.set_function(lambda: len(self._queues))
 
     def __bool__(self) -> bool:
         return bool(self._queues)
@@ -89,14 +103,12 @@ class Observers:
         if len(self._queues) >= MAX_OBSERVERS:
             return f"{MAX_OBSERVERS} captures are under way already"
         self._queues[link] = _Queue(link)
-        self._count()
         link.send(wire.frame(wire.captured(at=now, agent=__version__)))
         return ""
 
     def remove(self, link: Observed) -> None:
         """Drop an observer, if it is one."""
-        if self._queues.pop(link, None) is not None:
-            self._count()
+        self._queues.pop(link, None)
 
     def copy(self, message: bytes, connection: int, now: float) -> None:
         """Hand a message that came in to all observers."""
@@ -104,13 +116,13 @@ class Observers:
             # Asked before the copy is made: one that is left out costs nothing.
             if not queue.room_for(len(message) + ENVELOPE):
                 queue.missed += 1
-                self._telemetry.add("kaywatch_capture_missed_total")
+                self.metrics.missed.add()
                 continue
             copied = wire.captured(
                 at=now, connection=connection, message=message, missed=queue.missed
             )
             queue.put(wire.frame(copied))
-            self._telemetry.add("kaywatch_captured_messages_total")
+            self.metrics.copied.add()
 
     def ended(self, connection: int, now: float) -> None:
         """Say that a connection is gone."""
@@ -127,6 +139,3 @@ class Observers:
         queue = self._queues.get(link)
         if queue is not None:
             queue.pump()
-
-    def _count(self) -> None:
-        self._telemetry.set("kaywatch_captures", len(self._queues))

@@ -91,8 +91,9 @@ class Pipeline:
         self.clock = clock
         self.decoder = Decoder()
         self.pace = Pace(clock())
-        self.feed = Feed(telemetry)
-        self.observers = Observers(telemetry)
+        self.feed = Feed()
+        self.observers = Observers()
+        telemetry.include(self.feed.metrics, self.observers.metrics)
         self.privacy = Privacy()
         self.hurry = hurry
         self._find = find

@@ -32,7 +32,7 @@ from kaywatch_agent.rules.scene import Process, Scene
 from kaywatch_agent.rules.silence import Silence
 from kaywatch_agent.rules.state import State
 from kaywatch_agent.rules.tell import Evaluation, Notice
-from kaywatch_agent.runtime.telemetry import Telemetry
+from kaywatch_agent.runtime.metrics import Counter, Gauge, Metrics
 from kaywatch_agent.units import span
 
 __all__ = ["Alerting"]
@@ -53,6 +53,32 @@ SILENCE_SECONDS: Final = 5 * 86_400.0
 log = structlog.get_logger("kaywatch.agent")
 
 
+class AlertMetrics(Metrics):
+    """What is counted of rules and alerts."""
+
+    evaluations = Counter(
+        "kaywatch_rule_evaluations_total", "Evaluations of all rules."
+    )
+    failures = Counter(
+        "kaywatch_rule_evaluation_failures_total",
+        "Evaluations that failed; the alerts stayed as they were.",
+    )
+    seconds = Counter(
+        "kaywatch_rule_evaluation_seconds_total",
+        "Time spent in evaluations, beside the loop.",
+    )
+    alerts = Gauge("kaywatch_alerts", "Alerts, by state.", labels=("state",))
+    refused = Gauge(
+        "kaywatch_alerts_refused",
+        "Alerts over the cap of their rule at the last evaluation.",
+    )
+    suppressed = Counter(
+        "kaywatch_notices_suppressed_total",
+        "Times that somebody was not told, by reason.",
+        labels=("reason",),
+    )
+
+
 class Alerting:
     """The rules, the alerts and the silences of one agent.
 
@@ -65,7 +91,6 @@ class Alerting:
     def __init__(
         self,
         settings: Settings,
-        telemetry: Telemetry,
         *,
         tell: Callable[[Iterable[Notice], str], None],
         least: Mapping[str, Severity],
@@ -76,7 +101,6 @@ class Alerting:
 
         Args:
             settings: rules, and what else is set.
-            telemetry: where what happens is counted.
             tell: takes notices to the outbox, with a text above them.
             least: by receiver, the least severity that it wants to hear of.
             clock: Unix seconds.
@@ -86,7 +110,7 @@ class Alerting:
         self.engine = Engine(settings, host=self.host, least=least)
         self.problem = ""
         self.evaluated = clock()
-        self._telemetry = telemetry
+        self.metrics = AlertMetrics()
         self._tell = tell
         self._clock = clock
         self._changed: dict[Document, bytes | None] = {}
@@ -240,7 +264,7 @@ class Alerting:
             if problem != self.problem:
                 log.exception("an evaluation of the rules failed, and is tried again")
             self.problem = problem
-            self._telemetry.add("kaywatch_rule_evaluation_failures_total")
+            self.metrics.failures.add()
         finally:
             self._work = None
             self.evaluated = self._clock()
@@ -248,8 +272,8 @@ class Alerting:
             pause = max(self.settings.interval, min(seconds * PAUSE_FACTOR, MAX_PAUSE))
             # The tick comes a bit early now and then.
             self._due = loop.time() - seconds + pause - 0.1
-            self._telemetry.add("kaywatch_rule_evaluations_total")
-            self._telemetry.add("kaywatch_rule_evaluation_seconds_total", seconds)
+            self.metrics.evaluations.add()
+            self.metrics.seconds.add(seconds)
 
     def _look(self, scene: Scene, mono: float) -> tuple[Evaluation, Picture | None]:
         """Evaluate; return also those that turned, once each, as they are now."""
@@ -266,7 +290,7 @@ class Alerting:
             self._tell(self._unchanged(evaluation), text)
         self._away = 0.0
         for reason, count in evaluation.suppressed.items():
-            self._telemetry.add("kaywatch_notices_suppressed_total", count, reason)
+            self.metrics.suppressed.labels(reason).add(count)
         self._count(evaluation)
 
     def _unchanged(self, evaluation: Evaluation) -> list[Notice]:
@@ -285,13 +309,13 @@ class Alerting:
         for instance in self.instances:
             counts[instance.life.state] += 1
         for state in (State.PENDING, State.FIRING, State.RECOVERING):
-            self._telemetry.set("kaywatch_alerts", counts[state], str(state))
+            self.metrics.alerts.labels(state).set(counts[state])
         self._counts = counts
         self._refused = dict(evaluation.refused)
         refused = evaluation.refused.total()
-        if refused and not self._telemetry.get("kaywatch_alerts_refused"):
+        if refused and not self.metrics.refused.value:
             log.warning("too many alerts; more are refused", **evaluation.refused)
-        self._telemetry.set("kaywatch_alerts_refused", refused)
+        self.metrics.refused.set(refused)
 
 
 def _process(client: Client) -> Process:

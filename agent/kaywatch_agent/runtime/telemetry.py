@@ -27,15 +27,6 @@ def _metric(
 OLD: Final[dict[str, Instrument]] = {
     metric.name: metric
     for metric in (
-        _metric(
-            "kaywatch_build_info",
-            "gauge",
-            "The version that runs; always 1.",
-            ("version",),
-        ),
-        _metric(
-            "kaywatch_start_time_seconds", "gauge", "When the agent started, Unix time."
-        ),
         _metric("kaywatch_open_connections", "gauge", "Ingest connections now."),
         _metric(
             "kaywatch_connections_total",
@@ -174,98 +165,12 @@ OLD: Final[dict[str, Instrument]] = {
             "counter",
             "Requests to clients to send less often.",
         ),
-        _metric("kaywatch_captures", "gauge", "Captures under way now."),
-        _metric(
-            "kaywatch_captured_messages_total",
-            "counter",
-            "Copies of messages handed to captures.",
-        ),
-        _metric(
-            "kaywatch_capture_missed_total",
-            "counter",
-            "Copies left out since a capture does not keep up.",
-        ),
         _metric("kaywatch_ticks_total", "counter", "Ticks since the start."),
         _metric(
             "kaywatch_tick_duration_seconds_total", "counter", "Time spent in ticks."
         ),
         _metric(
             "kaywatch_tick_duration_max_seconds", "gauge", "The longest tick so far."
-        ),
-        _metric(
-            "kaywatch_rule_evaluations_total", "counter", "Evaluations of all rules."
-        ),
-        _metric(
-            "kaywatch_rule_evaluation_failures_total",
-            "counter",
-            "Evaluations that failed; the alerts stayed as they were.",
-        ),
-        _metric(
-            "kaywatch_rule_evaluation_seconds_total",
-            "counter",
-            "Time spent in evaluations, beside the loop.",
-        ),
-        _metric("kaywatch_alerts", "gauge", "Alerts, by state.", ("state",)),
-        _metric(
-            "kaywatch_alerts_refused",
-            "gauge",
-            "Alerts over the cap of their rule at the last evaluation.",
-        ),
-        _metric(
-            "kaywatch_notices_suppressed_total",
-            "counter",
-            "Times that somebody was not told, by reason.",
-            ("reason",),
-        ),
-        _metric("kaywatch_commits_total", "counter", "Transactions of the store."),
-        _metric(
-            "kaywatch_commit_failures_total",
-            "counter",
-            "Commits that failed; their changes are in later ones.",
-        ),
-        _metric(
-            "kaywatch_commit_duration_seconds_total",
-            "counter",
-            "Time spent in commits.",
-        ),
-        _metric("kaywatch_store_bytes", "gauge", "Bytes in use in the store's file."),
-        _metric(
-            "kaywatch_store_expired_total",
-            "counter",
-            "Hours of buckets that went since the store was too large.",
-        ),
-        _metric(
-            "kaywatch_restarts_total",
-            "counter",
-            "Starts that went on from a store.",
-            durable=True,
-        ),
-        _metric(
-            "kaywatch_down_seconds_total",
-            "counter",
-            "Time between a last commit and the start after it.",
-            durable=True,
-        ),
-        _metric(
-            "kaywatch_http_requests_total",
-            "counter",
-            "HTTP requests answered, by path template and status.",
-            ("path", "status"),
-        ),
-        _metric(
-            "kaywatch_http_refused_total",
-            "counter",
-            "HTTP requests and connections refused, by the code of the error.",
-            ("reason",),
-        ),
-        _metric("kaywatch_http_connections", "gauge", "HTTP connections now."),
-        _metric("kaywatch_stream_clients", "gauge", "Open event streams."),
-        _metric("kaywatch_feed_listeners", "gauge", "Those of them for single events."),
-        _metric(
-            "kaywatch_feed_missed_total",
-            "counter",
-            "Events that listeners asked for and did not get.",
-            ("reason",),
         ),
         _metric(
             "kaywatch_notices_total",
@@ -308,14 +213,6 @@ OLD: Final[dict[str, Instrument]] = {
             "counter",
             "Pings of the heartbeat's URL, by result.",
             ("result",),
-        ),
-        _metric(
-            "kaywatch_process_resident_memory_bytes", "gauge", "The agent's own memory."
-        ),
-        _metric(
-            "kaywatch_process_cpu_seconds_total",
-            "counter",
-            "CPU time that the agent used.",
         ),
     )
 }

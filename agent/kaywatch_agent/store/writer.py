@@ -23,7 +23,7 @@ import structlog
 from kaywatch_agent.aggregate.change import Change, Restored
 from kaywatch_agent.aggregate.step import EMPTY, Step
 from kaywatch_agent.errors import StoreError
-from kaywatch_agent.runtime.telemetry import Telemetry
+from kaywatch_agent.runtime.metrics import Counter, Gauge, Metrics
 from kaywatch_agent.store.archive import Archive
 from kaywatch_agent.store.schema import read_only
 from kaywatch_agent.store.store import QUICK_BYTES, Report, Store, check_integrity
@@ -106,10 +106,36 @@ def default_folder() -> Path:
     return (Path(home) if home else Path.home() / ".local/state") / "kaywatch"
 
 
+class StoreMetrics(Metrics):
+    """What is counted of the store."""
+
+    commits = Counter("kaywatch_commits_total", "Transactions of the store.")
+    failures = Counter(
+        "kaywatch_commit_failures_total",
+        "Commits that failed; their changes are in later ones.",
+    )
+    seconds = Counter(
+        "kaywatch_commit_duration_seconds_total", "Time spent in commits."
+    )
+    bytes = Gauge("kaywatch_store_bytes", "Bytes in use in the store's file.")
+    expired = Counter(
+        "kaywatch_store_expired_total",
+        "Hours of buckets that went since the store was too large.",
+    )
+    restarts = Counter(
+        "kaywatch_restarts_total", "Starts that went on from a store.", durable=True
+    )
+    down_seconds = Counter(
+        "kaywatch_down_seconds_total",
+        "Time between a last commit and the start after it.",
+        durable=True,
+    )
+
+
 class Writer:
     """One store at work."""
 
-    def __init__(self, path: Path, config: StoreConfig, telemetry: Telemetry) -> None:
+    def __init__(self, path: Path, config: StoreConfig) -> None:
         """Take the file.
 
         Raises:
@@ -120,7 +146,7 @@ class Writer:
         self._store = Store(
             path, synchronous=config.synchronous, retention=config.retention
         )
-        self._telemetry = telemetry
+        self.metrics = StoreMetrics()
         self._thread = ThreadPoolExecutor(1, "store")
         self._problem = ""
         self._since = 0.0  # when the commit under way began; 0.0 for none
@@ -261,7 +287,7 @@ class Writer:
         return self._damaged
 
     def _fail(self, problem: str) -> None:
-        self._telemetry.add("kaywatch_commit_failures_total")
+        self.metrics.failures.add()
         if problem != self._problem:
             log.error("nothing is acknowledged until the store works", problem=problem)
         self._problem = problem
@@ -272,11 +298,10 @@ class Writer:
         self._problem = ""
         if report.expired:
             log.warning("the store is full: the oldest hours go", hours=report.expired)
-        telemetry = self._telemetry
-        telemetry.add("kaywatch_commits_total")
-        telemetry.add("kaywatch_commit_duration_seconds_total", seconds)
-        telemetry.add("kaywatch_store_expired_total", report.expired)
-        telemetry.set("kaywatch_store_bytes", report.bytes)
+        self.metrics.commits.add()
+        self.metrics.seconds.add(seconds)
+        self.metrics.expired.add(report.expired)
+        self.metrics.bytes.set(report.bytes)
 
 
 class Damaged(StoreError):

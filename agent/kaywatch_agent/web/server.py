@@ -29,8 +29,8 @@ from kaywatch_agent.aggregate.feed import Feed
 from kaywatch_agent.errors import ConfigError, StartError
 from kaywatch_agent.rules.picture import Picture
 from kaywatch_agent.runtime.health import Health
+from kaywatch_agent.runtime.metrics import MetricsRegistry
 from kaywatch_agent.runtime.sockets import SocketFile
-from kaywatch_agent.runtime.telemetry import Telemetry
 from kaywatch_agent.web.api import schema
 from kaywatch_agent.web.api.alerts import row
 from kaywatch_agent.web.api.events import Events
@@ -45,6 +45,7 @@ from kaywatch_agent.web.guard.connections import (
     LINGER_SECONDS,
     Connection,
     Doorway,
+    HttpMetrics,
 )
 from kaywatch_agent.web.guard.gate import HEADERS, Gate
 from kaywatch_agent.web.guard.tls import Tls
@@ -131,9 +132,10 @@ class Source(Protocol):
 class WebServer:
     """Serves what a source knows."""
 
-    def __init__(self, source: Source, telemetry: Telemetry, version: str) -> None:
+    def __init__(self, source: Source, registry: MetricsRegistry, version: str) -> None:
         self._source = source
-        self._telemetry = telemetry
+        self._registry = registry
+        self.metrics = HttpMetrics()
         self._version = version
         self._waiting = 0
         self._pool: ThreadPoolExecutor | None = None
@@ -142,10 +144,11 @@ class WebServer:
         self._socket_file: SocketFile | None = None
         self._tls: Tls | None = None
         self._gate = Gate(HttpConfig())
-        self._streams = Streams(telemetry)
+        self._streams = Streams()
+        self.metrics.streams.set_function(lambda: len(self._streams))
         (stream,) = (route for route in ROUTES if "snapshot" in route.events)
         self._snapshots = Snapshots(partial(self._first, stream, stream.parameters()))
-        self._events = Events(source.feed, telemetry)
+        self._events = Events(source.feed)
 
     async def start(
         self, config: HttpConfig, held: Sequence[socket.socket] = ()
@@ -168,7 +171,7 @@ class WebServer:
         await self._runner.setup()
         doorway = Doorway(
             cast(web.Server, self._runner.server),
-            self._telemetry,
+            self.metrics,
             config.connections,
             access_log=None,
             logger=_quiet_logger(),
@@ -361,7 +364,7 @@ class WebServer:
             health=source.health.status(now),
             memory=peaks(clients),
             presence=Counter(client.state.value for client in clients),
-            own=tuple(self._telemetry.collect()),
+            own=tuple(self._registry.collect()),
             picture=source.alerting.picture,
             alerts=source.alerting.counts,
         )
@@ -404,7 +407,7 @@ class WebServer:
         resource = request.match_info.route.resource
         path = resource.canonical if resource is not None else "other"
         status = str(response.status)
-        self._telemetry.add("kaywatch_http_requests_total", 1, path, status)
+        self.metrics.requests.labels(path, status).add()
         return response
 
     async def _guarded(
@@ -425,7 +428,7 @@ class WebServer:
                 "the agent failed to answer",
                 "its log has more; please report it",
             )
-        self._telemetry.add("kaywatch_http_refused_total", 1, problem.code)
+        self.metrics.refused.labels(problem.code).add()
         response = refusal(problem)
         if problem.code in ("malformed", "http_version"):
             # What comes after it may be anything.
@@ -437,7 +440,7 @@ class WebServer:
         response.headers.update(HEADERS)
         if response.status == EXPECTATION_FAILED:
             # aiohttp says so before anybody else is asked.
-            self._telemetry.add("kaywatch_http_refused_total", 1, "expectation")
+            self.metrics.refused.labels("expectation").add()
         if response.content_type == "text/html":
             response.headers["Content-Security-Policy"] = PAGE_POLICY
 

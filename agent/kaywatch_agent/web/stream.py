@@ -16,7 +16,6 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from kaywatch_agent.runtime.telemetry import Telemetry
 from kaywatch_agent.web.problems import Problem
 from kaywatch_agent.web.reply import write
 
@@ -95,12 +94,15 @@ class Reader:
 class Streams:
     """All open streams."""
 
-    def __init__(self, telemetry: Telemetry) -> None:
+    def __init__(self) -> None:
         self.limit = MAX_STREAMS
-        self._telemetry = telemetry
         self._open: dict[Reader, asyncio.Transport | None] = {}
         self._closed = False
         self._changed = asyncio.Event()
+
+    def __len__(self) -> int:
+        """Return how many are open."""
+        return len(self._open)
 
     async def serve(
         self, request: web.Request, reader: Reader, limit: int | None
@@ -122,7 +124,7 @@ class Streams:
         response.headers["Content-Type"] = "text/event-stream; charset=utf-8"
         response.headers["X-Accel-Buffering"] = "no"  # for an nginx in between
         self._open[reader] = request.transport
-        self._count()
+        self._changed.set()
         if self._closed:
             reader.close()
         try:
@@ -133,7 +135,7 @@ class Streams:
             pass  # it left before the first byte
         finally:
             del self._open[reader]
-            self._count()
+            self._changed.set()
         return response
 
     async def close(self) -> None:
@@ -157,10 +159,6 @@ class Streams:
                     self._changed.clear()
                     await self._changed.wait()
         return not self._open
-
-    def _count(self) -> None:
-        self._changed.set()
-        self._telemetry.set("kaywatch_stream_clients", len(self._open))
 
 
 async def _feed(

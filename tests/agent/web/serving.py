@@ -29,6 +29,7 @@ from kaywatch_agent.rules.loop import Alerting
 from kaywatch_agent.rules.picture import Picture
 from kaywatch_agent.rules.tell import Notice
 from kaywatch_agent.runtime.health import Health
+from kaywatch_agent.runtime.process import ProcessMetrics
 from kaywatch_agent.runtime.telemetry import Telemetry
 from kaywatch_agent.web.config import HttpConfig
 from kaywatch_agent.web.server import WebServer
@@ -162,7 +163,6 @@ class Source:
         self.unkept = ""  # why nothing is durable
         self.alerting = Alerting(
             load({}),
-            self.telemetry,
             tell=lambda found, _: self.told.extend(found),
             least={},
             clock=clock,
@@ -195,6 +195,11 @@ class Served:
     ) -> None:
         self.source = Source(clock)
         self.server = WebServer(self.source, self.source.telemetry, "1.2.3")
+        self.source.telemetry.include(
+            ProcessMetrics("1.2.3", clock()),
+            self.source.alerting.metrics,
+            self.server.metrics,
+        )
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever)
         self._thread.start()

@@ -12,7 +12,6 @@ import msgspec
 from kaywatch.wire import Outcome
 from kaywatch_agent.aggregate.feed import Event, Feed, Filter, Listener, Missed
 from kaywatch_agent.model.series import ExecutionRecord
-from kaywatch_agent.runtime.telemetry import Telemetry
 from kaywatch_agent.web.api import live_shapes
 from kaywatch_agent.web.api.parameters import EventsQuery
 from kaywatch_agent.web.problems import Problem
@@ -42,9 +41,8 @@ def listening(reading: Reading, query: EventsQuery) -> live_shapes.Listening:
 class Events:
     """Those who listen to the feed."""
 
-    def __init__(self, feed: Feed, telemetry: Telemetry) -> None:
+    def __init__(self, feed: Feed) -> None:
         self._feed = feed
-        self._telemetry = telemetry
 
     @contextlib.contextmanager
     def reader(self, query: EventsQuery, first: bytes) -> Iterator[Reader]:
@@ -67,16 +65,10 @@ class Events:
             )
         reader = _EventReader(query, first)
         self._feed.listen(reader.listener)
-        self._count()
         try:
             yield reader
         finally:
             self._feed.leave(reader.listener)
-            self._count()
-
-    def _count(self) -> None:
-        listeners = len(self._feed.listeners)
-        self._telemetry.set("kaywatch_feed_listeners", listeners)
 
 
 class _EventReader(Reader):

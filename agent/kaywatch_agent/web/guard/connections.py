@@ -14,12 +14,12 @@ from typing import Any, Final, cast
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 
-from kaywatch_agent.runtime.telemetry import Telemetry
+from kaywatch_agent.runtime.metrics import Counter, Gauge, Metrics
 from kaywatch_agent.web.guard.gate import HEADERS
 from kaywatch_agent.web.problems import Problem
 from kaywatch_agent.web.reply import refusal
 
-__all__ = ["KEEPALIVE_SECONDS", "Connection", "Doorway"]
+__all__ = ["KEEPALIVE_SECONDS", "Connection", "Doorway", "HttpMetrics"]
 
 # Longer than the 60 s for which proxies keep theirs.
 KEEPALIVE_SECONDS: Final = 75.0
@@ -36,26 +36,44 @@ _BUSY: Final = (
 )
 
 
+class HttpMetrics(Metrics):
+    """What is counted of HTTP."""
+
+    requests = Counter(
+        "kaywatch_http_requests_total",
+        "HTTP requests answered, by path template and status.",
+        labels=("path", "status"),
+    )
+    refused = Counter(
+        "kaywatch_http_refused_total",
+        "HTTP requests and connections refused, by the code of the error.",
+        labels=("reason",),
+    )
+    connections = Gauge("kaywatch_http_connections", "HTTP connections now.")
+    streams = Gauge("kaywatch_stream_clients", "Open event streams.")
+
+
 class Doorway:
     """Makes a Connection of each that comes; asyncio calls it."""
 
     def __init__(
-        self, server: web.Server, telemetry: Telemetry, limit: int, **options: Any
+        self, server: web.Server, metrics: HttpMetrics, limit: int, **options: Any
     ) -> None:
         """Let nobody in yet.
 
         Args:
             server: who handles requests.
-            telemetry: where refusals are counted.
+            metrics: where refusals are counted.
             limit: connections at once.
             **options: for aiohttp's protocol.
         """
         self.head_seconds = HEAD_SECONDS
         self._server = server
-        self._telemetry = telemetry
+        self._metrics = metrics
         self._limit = limit
         self._options = options
         self._inside: dict[Connection, None] = {}  # who waits longest is first
+        metrics.connections.set_function(lambda: len(self._inside))
 
     def __call__(self) -> Connection:
         """Return the protocol of a new connection."""
@@ -78,19 +96,14 @@ class Doorway:
         """Put a connection at the end of those that wait."""
         self._inside.pop(connection, None)
         self._inside[connection] = None
-        self._measure()
 
     def leave(self, connection: Connection) -> None:
         """Count a connection out."""
         self._inside.pop(connection, None)
-        self._measure()
 
     def count(self, reason: str) -> None:
         """Count what was refused."""
-        self._telemetry.add("kaywatch_http_refused_total", 1, reason)
-
-    def _measure(self) -> None:
-        self._telemetry.set("kaywatch_http_connections", len(self._inside))
+        self._metrics.refused.labels(reason).add()
 
 
 class Connection(web.RequestHandler):
