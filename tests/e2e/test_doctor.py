@@ -30,9 +30,9 @@ from tests.mqtt import agent_at, listening, settings, variables
 from tests.receivers import running_receivers
 
 from kaywatch import wire
-from kaywatch_agent.cli.doctor.examine import examine
-from kaywatch_agent.cli.doctor.finding import FAMILIES, Verdict
-from kaywatch_agent.cli.doctor.ground import Asked, survey
+from kaywatch_agent.cli.doctor.checks import CHECKS, run_checks
+from kaywatch_agent.cli.doctor.context import Options, gather
+from kaywatch_agent.cli.doctor.result import SECTIONS, CheckStatus
 
 NOBODY = 65_534
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -40,9 +40,10 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 # All is imported before it turns into somebody who may not read where Python is.
 AS_NOBODY = f"""
 import encodings.idna, os, sys
-from kaywatch_agent import app, cli
+from kaywatch_agent import app
+from kaywatch_agent.cli import main as cli
 from kaywatch_agent.cli.commands import doctor
-from kaywatch_agent.cli.doctor import examine, ground
+from kaywatch_agent.cli.doctor import checks, context
 import structlog, uvloop
 os.setgroups([])
 os.setgid({NOBODY})
@@ -67,24 +68,26 @@ class Report:
         self.json = json.loads(text)
 
     def found(self, *words: str) -> dict[str, str]:
-        """Return the one finding that has all these words, in text or mend."""
+        """Return the one result that has all these words, in text or fix."""
         (found,) = (
-            finding
-            for finding in self.json["findings"]
+            result
+            for result in self.json["results"]
             if all(
-                word in f"{finding['family']}: {finding['text']} {finding['mend']}"
+                word in f"{result['section']}: {result['text']} {result['fix']}"
                 for word in words
             )
         )
         return dict(found)
 
-    def verdict(self, *words: str) -> str:
-        return self.found(*words)["verdict"]
+    def status(self, *words: str) -> str:
+        return self.found(*words)["status"]
 
     @property
     def problems(self) -> list[str]:
         return [
-            f["text"] for f in self.json["findings"] if f["verdict"] == Verdict.PROBLEM
+            r["text"]
+            for r in self.json["results"]
+            if r["status"] == CheckStatus.PROBLEM
         ]
 
 
@@ -100,7 +103,7 @@ def doctor(*arguments: str, code: str = "", **environment: str) -> Report:
         timeout=60,
     )
     assert done.returncode in (0, 1) and done.stdout, done.stderr
-    assert "mistake of the doctor's" not in done.stdout, done.stdout
+    assert "bug of the doctor" not in done.stdout, done.stdout
     return Report(done.returncode, done.stdout)
 
 
@@ -141,11 +144,11 @@ def test_without_an_agent_it_says_so_first_and_looks_at_the_rest(short: Path) ->
     )
 
     assert said.returncode == report.code == 1
-    assert said.stdout.startswith(f"No agent answers at {url}; what can be seen")
-    assert report.verdict("agent", "no agent answers", "kaywatch serve") == "problem"
-    assert report.verdict("socket", "no such file") == "problem"
-    assert report.verdict("store", "is not there yet") == "ok"
-    assert report.verdict("peers", "who listens") == "not checked"
+    assert said.stdout.startswith(f"No agent answers at {url}; checks that need none")
+    assert report.status("agent", "no agent answers", "kaywatch serve") == "problem"
+    assert report.status("socket", "no such file") == "problem"
+    assert report.status("store", "does not exist yet") == "ok"
+    assert report.status("processes", "which process listens") == "not checked"
     assert list(short.iterdir()) == []
 
 
@@ -164,19 +167,19 @@ def test_an_agent_that_is_well_has_no_problem(short: Path) -> None:
     assert report.problems == []
     assert report.code == 0
     # Of brokers, which it has none of, there is nothing to say.
-    assert {f["family"] for f in report.json["findings"]} == {*FAMILIES} - {"brokers"}
-    assert report.verdict("agent", "answers at", agent.url) == "ok"
-    assert report.verdict("agent", "well: tick") == "ok"
-    assert report.verdict("agent", "as installed here") == "ok"
-    assert report.verdict("socket", "may push", "0660") == "ok"
-    assert report.verdict("peers", f"the agent is process {pid}") == "ok"
-    assert report.verdict("peers", "1 connected, each by its true pid") == "ok"
-    assert report.verdict("clock", "this one's") == "ok"
-    assert report.verdict("clock", "1 clients agree") == "ok"
-    assert report.verdict("store", "the last commit was", "schema") == "ok"
-    assert report.verdict("store", "no damage") == "ok"
-    assert report.verdict("receivers", "nothing was sent") == "ok"
-    assert report.verdict("machine", "open files are allowed")
+    assert {r["section"] for r in report.json["results"]} == {*SECTIONS} - {"brokers"}
+    assert report.status("agent", "answers at", agent.url) == "ok"
+    assert report.status("agent", "healthy: tick") == "ok"
+    assert report.status("agent", "as installed here") == "ok"
+    assert report.status("socket", "can push", "0660") == "ok"
+    assert report.status("processes", f"the agent is process {pid}") == "ok"
+    assert report.status("processes", "1 connected, each identified by its pid") == "ok"
+    assert report.status("clock", "this host's") == "ok"
+    assert report.status("clock", "1 clients agree") == "ok"
+    assert report.status("store", "the last commit was", "schema") == "ok"
+    assert report.status("store", "not damaged") == "ok"
+    assert report.status("receivers", "nothing was sent") == "ok"
+    assert report.status("host", "open files are allowed")
 
 
 def test_an_agent_of_another_version_is_named(short: Path) -> None:
@@ -191,10 +194,10 @@ def test_an_agent_of_another_version_is_named(short: Path) -> None:
     with answering({"/health": health}) as url:
         report = doctor("agent", "clock", "--url", url)
 
-    assert report.verdict("version 0.0.9 runs", "restart it") == "warning"
-    assert report.verdict("store: the disk is full") == "warning"
-    assert report.verdict("refuses to say more", "KAYWATCH_TOKEN_FILE") == "problem"
-    assert report.verdict("1h behind this one", "timedatectl") == "warning"
+    assert report.status("version 0.0.9 is running", "restart it") == "warning"
+    assert report.status("store: the disk is full") == "warning"
+    assert report.status("/health only", "KAYWATCH_TOKEN_FILE") == "problem"
+    assert report.status("1h behind this host's", "timedatectl") == "warning"
 
 
 @contextmanager
@@ -227,26 +230,26 @@ def answering(answers: dict[str, Any]) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(
-    ("mode", "verdict", "words"),
+    ("mode", "status", "words"),
     [
-        (0o666, "warning", "everybody on this host may push"),
-        (0o600, "ok", "may push"),
-        (0o440, "problem", "nobody but root may push"),
+        (0o666, "warning", "every user of this host can push"),
+        (0o600, "ok", "can push"),
+        (0o440, "problem", "only root can push"),
     ],
 )
 def test_the_rights_of_the_socket_are_told(
-    agent: Agent, mode: int, verdict: str, words: str
+    agent: Agent, mode: int, status: str, words: str
 ) -> None:
     os.chmod(agent.socket, mode)
 
-    assert of(agent, "socket").verdict(f"({mode:04o} ", words) == verdict
+    assert of(agent, "socket").status(f"({mode:04o} ", words) == status
 
 
 def test_a_socket_that_nobody_listens_on_is_no_agent(agent: Agent) -> None:
     agent.stop(signal.SIGKILL)
     report = of(agent, "socket")
 
-    assert report.verdict("nobody listens", "takes its place") == "problem"
+    assert report.status("no process listens", "replaces the socket") == "problem"
 
 
 @as_root
@@ -262,11 +265,11 @@ def test_a_user_who_may_not_push_is_told_how_to(short: Path) -> None:
     finally:
         agent.close()
 
-    refused = report.found("may not connect")
-    assert refused["verdict"] == "problem"
-    assert "usermod -aG root nobody" in refused["mend"]
-    assert allowed.verdict("nobody can connect") == "ok"
-    assert outside.verdict("may not go through", f"chmod o+x {short}") == "problem"
+    refused = report.found("cannot connect to")
+    assert refused["status"] == "problem"
+    assert "usermod -aG root nobody" in refused["fix"]
+    assert allowed.status("nobody can connect") == "ok"
+    assert outside.status("this user cannot enter", f"chmod o+x {short}") == "problem"
 
 
 @as_root
@@ -277,10 +280,10 @@ def test_a_user_who_is_not_on_the_list_is_told(short: Path) -> None:
         os.chmod(agent.folder, 0o755)
         report = of(agent, "socket", "--config", str(path), code=AS_NOBODY)
 
-    assert report.verdict("everybody on this host may connect") == "ok"
-    assert report.verdict("only daemon and root may") == "ok"
-    refused = report.found("nobody can connect, and is refused")
-    assert (refused["verdict"], report.code) == ("problem", 1)
+    assert report.status("every user of this host can connect") == "ok"
+    assert report.status("only daemon and root can push") == "ok"
+    refused = report.found("nobody can connect, but is not in")
+    assert (refused["status"], report.code) == ("problem", 1)
 
 
 # -- HTTP ------------------------------------------------------------------------------
@@ -296,12 +299,12 @@ def test_an_agent_that_asks_for_a_token_is_asked_with_one(short: Path) -> None:
         without = of(agent, *options)
         given = of(agent, *options, KAYWATCH_TOKEN_FILE=str(tokens))
 
-    assert without.verdict("HTTP asks for a token") == "ok"
-    assert without.verdict("refuses to say more", "KAYWATCH_TOKEN_FILE") == "problem"
+    assert without.status("HTTP requires a token") == "ok"
+    assert without.status("/health only", "KAYWATCH_TOKEN_FILE") == "problem"
     assert given.problems == []
     tokens.unlink()
     gone = doctor("configuration", "--config", str(path))
-    assert gone.verdict("http.read_tokens_file", "docs/security.md") == "problem"
+    assert gone.status("http.read_tokens_file", "docs/security.md") == "problem"
 
 
 def test_an_agent_with_a_certificate_of_its_own(short: Path) -> None:
@@ -314,9 +317,9 @@ def test_an_agent_with_a_certificate_of_its_own(short: Path) -> None:
         trusting = doctor(*options, SSL_CERT_FILE=str(own.certificate))
 
     assert agent.url.startswith("https://")
-    assert strange.verdict("is not trusted here", "SSL_CERT_FILE") == "problem"
-    assert strange.verdict("the certificate of", "expires in 23h") == "warning"
-    assert trusting.verdict("answers at", agent.url) == "ok"
+    assert strange.status("is not trusted here", "SSL_CERT_FILE") == "problem"
+    assert strange.status("the certificate of", "expires in 23h") == "warning"
+    assert trusting.status("answers at", agent.url) == "ok"
 
 
 def test_an_agent_on_a_socket_of_its_own_is_found_by_the_configuration(
@@ -328,8 +331,8 @@ def test_an_agent_on_a_socket_of_its_own_is_found_by_the_configuration(
         report = doctor("agent", "configuration", "--config", str(path))
 
     assert agent.url == f"unix:{short}/http"
-    assert report.verdict("answers at", agent.url) == "ok"
-    assert report.verdict("HTTP is for those who may open") == "ok"
+    assert report.status("answers at", agent.url) == "ok"
+    assert report.status("HTTP is open to users who can open") == "ok"
 
 
 # -- peers and clocks ------------------------------------------------------------------
@@ -355,14 +358,14 @@ def test_an_agent_that_may_not_see_others_is_told_what_hides_them(short: Path) -
         if serving is None:
             pytest.skip("nothing can be mounted here")
         url = json.loads(serving)["http"]
-        report = doctor("peers", "--socket", f"{short}/n/s", "--url", url)
+        report = doctor("processes", "--socket", f"{short}/n/s", "--url", url)
     finally:
         agent.kill()
         agent.wait()
         agent.stderr.close()
 
-    assert report.verdict("processes of other users", "hidepid=invisible") == "warning"
-    assert report.verdict(f"the agent is process {agent.pid} of nobody") == "ok"
+    assert report.status("processes of other users", "hidepid=invisible") == "warning"
+    assert report.status(f"the agent is process {agent.pid} of nobody") == "ok"
 
 
 def test_a_client_whose_clock_is_wrong_is_named(agent: Agent) -> None:
@@ -392,8 +395,8 @@ def test_a_client_whose_clock_is_wrong_is_named(agent: Agent) -> None:
         report = of(agent, "clock", "agent")
 
     found = report.found("adrift", f"pid {os.getpid()}", "2h behind")
-    assert found["verdict"] == "problem"
-    assert report.verdict("clients of other versions: kaywatch-python/0.0.1")
+    assert found["status"] == "problem"
+    assert report.status("clients of other versions: kaywatch-python/0.0.1")
 
 
 # -- the machine -----------------------------------------------------------------------
@@ -439,13 +442,13 @@ def test_memory_that_a_control_group_limits_is_told(short: Path) -> None:
             with process:
                 assert process.stdout is not None
                 assert process.stdout.readline() == "listens\n"
-                report = doctor("machine", "--socket", path)
+                report = doctor("host", "--socket", path)
                 process.kill()
     except OSError as error:
         pytest.skip(f"no control group can be made here: {error}")
 
-    assert report.verdict(f"of 32.0 MiB of {group.name} are used")
-    assert report.verdict("open files are allowed")
+    assert report.status(f"of 32.0 MiB of {group.name} are used")
+    assert report.status("open files are allowed")
 
 
 # -- the store -------------------------------------------------------------------------
@@ -459,7 +462,7 @@ def test_a_disk_without_room_is_a_problem(short: Path) -> None:
     except OSError as error:
         pytest.skip(f"no small disk: {error}")
 
-    assert report.verdict("16.0 MiB free", "make room") == "problem"
+    assert report.status("16.0 MiB free", "free space") == "problem"
 
 
 def test_a_damaged_store_is_found_and_left_as_it_is(agent: Agent) -> None:
@@ -474,9 +477,9 @@ def test_a_damaged_store_is_found_and_left_as_it_is(agent: Agent) -> None:
     before = sorted(agent.folder.iterdir()), store.stat().st_mtime_ns
     bad = of(agent, "store")
 
-    assert good.verdict("no damage") == "ok"
-    assert good.verdict("the last commit was") == "ok"
-    assert bad.verdict("is damaged", "sets it aside") == "problem"
+    assert good.status("not damaged") == "ok"
+    assert good.status("the last commit was") == "ok"
+    assert bad.status("is damaged", "renames it") == "problem"
     assert (sorted(agent.folder.iterdir()), store.stat().st_mtime_ns) == before
 
 
@@ -488,7 +491,7 @@ def test_a_store_of_another_program_is_not_ours(short: Path) -> None:
     db.close()
     report = doctor("store", "--store", str(short / "x.db"))
 
-    assert report.verdict("a database of another program") == "problem"
+    assert report.status("a database of another program") == "problem"
 
 
 # -- configuration and receivers -------------------------------------------------------
@@ -512,8 +515,8 @@ def test_every_mistake_in_the_configuration_is_named(short: Path) -> None:
     report = doctor("configuration", "--config", str(config(short, rules)))
 
     assert report.code == 1
-    assert report.verdict("rule[1] (a).metric") == "problem"
-    assert report.verdict("rule[2] (b).metric") == "problem"
+    assert report.status("rule[1] (a).metric") == "problem"
+    assert report.status("rule[2] (b).metric") == "problem"
 
 
 def test_what_is_allowed_and_not_wise_is_a_warning(short: Path) -> None:
@@ -526,10 +529,10 @@ def test_what_is_allowed_and_not_wise_is_a_warning(short: Path) -> None:
     os.chmod(path, 0o644)
     report = doctor("configuration", "--config", str(path))
 
-    assert report.verdict("receiver.ops.url: a secret in the") == "warning"
-    assert report.verdict("everybody may read it", "chmod o-r") == "problem"
-    assert report.verdict("rules that tell nobody: mute") == "warning"
-    assert report.verdict("receiver.spare: no rule tells it") == "warning"
+    assert report.status("receiver.ops.url: a secret in the") == "warning"
+    assert report.status("every user can read it", "chmod o-r") == "problem"
+    assert report.status("rules that notify no receiver: mute") == "warning"
+    assert report.status("receiver.spare: no rule notifies it") == "warning"
 
 
 def test_receivers_are_connected_to_and_sent_nothing(short: Path) -> None:
@@ -544,13 +547,13 @@ def test_receivers_are_connected_to_and_sent_nothing(short: Path) -> None:
         )
         report = doctor("receivers", "--config", str(config(short, text)))
 
-    assert report.verdict("receiver.ops", "nothing was sent") == "ok"
-    assert report.verdict("heartbeat", "nothing was sent") == "ok"
-    assert report.verdict("receiver.am", "says that it is ready") == "ok"
-    assert report.verdict("receiver.shut", "connection refused") == "problem"
-    assert report.verdict("receiver.lost", "name is not known") == "problem"
-    assert report.verdict("receiver.link", "no connection", "not allowed")
-    assert report.verdict("receiver.file.url_file") == "problem"
+    assert report.status("receiver.ops", "nothing was sent") == "ok"
+    assert report.status("heartbeat", "nothing was sent") == "ok"
+    assert report.status("receiver.am", "is ready") == "ok"
+    assert report.status("receiver.shut", "connection refused") == "problem"
+    assert report.status("receiver.lost", "name cannot be resolved") == "problem"
+    assert report.status("receiver.link", "cannot connect", "not allowed")
+    assert report.status("receiver.file.url_file") == "problem"
     assert [request.path for request in fakes.requests] == ["/-/ready"]
 
 
@@ -586,15 +589,15 @@ def speaking_tls(expires: dt.timedelta) -> Iterator[tuple[str, trustme.CA]]:
 
 
 @pytest.mark.parametrize(
-    ("days", "verdict", "words"),
+    ("days", "status", "words"),
     [
         (-1, "problem", "certificate has expired"),
         (5, "warning", "expires in 4d 23h"),
-        (80, "ok", "is good for 79d 23h"),
+        (80, "ok", "is valid for 79d 23h"),
     ],
 )
 def test_a_certificate_is_looked_at(
-    short: Path, days: int, verdict: str, words: str
+    short: Path, days: int, status: str, words: str
 ) -> None:
     with speaking_tls(dt.timedelta(days)) as (url, authority):
         authority.cert_pem.write_to_path(str(short / "ca.pem"))
@@ -603,20 +606,27 @@ def test_a_certificate_is_looked_at(
         report = doctor("receivers", "--config", str(path), **trusting)
         strange = doctor("receivers", "--config", str(path))
 
-    assert report.verdict("its certificate", words) == verdict
-    assert strange.verdict("is not trusted", "SSL_CERT_FILE") == "problem"
+    assert report.status("its certificate", words) == status
+    assert strange.status("is not trusted", "SSL_CERT_FILE") == "problem"
+
+
+def test_every_check_is_in_a_section_in_the_order_of_the_table() -> None:
+    sections = list(dict.fromkeys(check.section for check in CHECKS))
+
+    assert sections == list(SECTIONS)
+    assert len({check.run for check in CHECKS}) == len(CHECKS)
 
 
 def test_a_check_that_hangs_is_given_up(short: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"https://127.0.0.1:{silent.getsockname()[1]}"
         path = config(short, RECEIVER.format(url=url))
-        ground = survey(Asked(config=str(path), url="http://127.0.0.1:1"))
-        ((family, findings),) = examine(ground, ("receivers",), seconds=0.2)
+        context = gather(Options(config=str(path), url="http://127.0.0.1:1"))
+        ((section, results),) = run_checks(context, ("receivers",), seconds=0.2)
 
-    assert family == "receivers"
-    assert [f.verdict for f in findings] == [Verdict.UNCHECKED]
-    assert "no end of it in 0.2 s" in findings[0].mend
+    assert section == "receivers"
+    assert [r.status for r in results] == [CheckStatus.UNCHECKED]
+    assert "not finished within 0.2 s" in results[0].fix
 
 
 # -- brokers ---------------------------------------------------------------------------
@@ -640,13 +650,13 @@ def test_a_broker_is_reached_and_its_session_told(short: Path) -> None:
             gone = of(agent, "brokers", "--config", str(path))
 
     label = f"{HOST}:{access.port}/kaywatch"
-    assert well.verdict(f"{label}: there is a session") == "ok"
-    assert well.verdict("mqtts://", "can be reached; nothing was sent") == "ok"
-    assert well.verdict("mqtts://", "its certificate is good for") == "ok"
-    assert applications.verdict("KAYWATCH_ENDPOINT", "can be reached") == "ok"
-    assert gone.verdict(f"brokers: {label}", "docs/mqtt.md") == "problem"
-    assert gone.verdict("mqtts://", "connection refused") == "problem"
-    assert untrusted.verdict("mqtts://", "is not trusted") == "problem"
+    assert well.status(f"{label}: connected") == "ok"
+    assert well.status("mqtts://", "can be connected to; nothing was sent") == "ok"
+    assert well.status("mqtts://", "its certificate is valid for") == "ok"
+    assert applications.status("KAYWATCH_ENDPOINT", "can be connected to") == "ok"
+    assert gone.status(f"brokers: {label}", "docs/mqtt.md") == "problem"
+    assert gone.status("mqtts://", "connection refused") == "problem"
+    assert untrusted.status("mqtts://", "is not trusted") == "problem"
 
 
 # -- an application's environment ------------------------------------------------------
@@ -661,8 +671,8 @@ def test_an_environment_in_which_nothing_is_recorded_is_told(short: Path) -> Non
         KAYWATCH_PRICES=str(short / "prices.toml"),
     )
 
-    assert report.verdict("KAYGRAPH_COLLECT_METRICS=false") == "warning"
-    assert report.verdict("KAYWATCH_ENDPOINT", "nothing is there") == "problem"
-    assert report.verdict("KAYWATCH_TAGS: zone is left out") == "warning"
-    assert report.verdict("KAYWATCH_PRICES", "no such file") == "problem"
-    assert report.verdict("pocketflow 0.0.3") == "ok"
+    assert report.status("KAYGRAPH_COLLECT_METRICS=false") == "warning"
+    assert report.status("KAYWATCH_ENDPOINT", "no such file") == "problem"
+    assert report.status("KAYWATCH_TAGS: zone is ignored") == "warning"
+    assert report.status("KAYWATCH_PRICES", "no such file") == "problem"
+    assert report.status("pocketflow 0.0.3") == "ok"

@@ -1,51 +1,42 @@
-"""`kaywatch doctor`: what is wrong, and how to mend it."""
+"""`kaywatch doctor`: diagnose the agent and its environment, and suggest fixes."""
 
 from __future__ import annotations
 
 import json
 import textwrap
 from collections import Counter
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 import click
 
-from kaywatch_agent.cli.doctor.finding import FAMILIES, Finding, Verdict, worst
+from kaywatch_agent.cli.doctor.result import SECTIONS, CheckResult, CheckStatus, worst
 from kaywatch_agent.cli.manual import manual
-
-if TYPE_CHECKING:
-    from kaywatch_agent.cli.doctor.ground import Ground
 
 __all__ = ["doctor"]
 
 FAILED: Final = 1
 WIDTH: Final = 80
-
+COLUMN: Final = 2 + max(map(len, CheckStatus)) + 2
 COLOURS: Final = {
-    Verdict.OK: "green",
-    Verdict.WARNING: "yellow",
-    Verdict.PROBLEM: "red",
-    Verdict.UNCHECKED: "cyan",
+    CheckStatus.OK: "green",
+    CheckStatus.WARNING: "yellow",
+    CheckStatus.PROBLEM: "red",
+    CheckStatus.UNCHECKED: "cyan",
 }
-COLUMN: Final = 2 + max(map(len, Verdict)) + 2
-
-Found = list[tuple[str, list[Finding]]]
 
 
 @click.command(
     epilog=manual(
         "kaywatch doctor",
-        "kaywatch doctor --config /etc/kaywatch/kaywatch.toml  # as root, all of it",
+        "kaywatch doctor --config /etc/kaywatch/kaywatch.toml  # as root: all checks",
         "kaywatch doctor receivers store",
-        "kaywatch doctor --json | jq .verdict",
-        exits="0 no problem, though maybe warnings; 1 a problem; 2 wrong usage.",
+        "kaywatch doctor --json | jq .status",
+        exits="0 no problem, although there may be warnings; 1 a problem; 2 wrong"
+        " usage.",
     )
 )
 @click.argument(
-    "families",
-    nargs=-1,
-    type=click.Choice(FAMILIES),
-    metavar="[FAMILY]...",
+    "sections", nargs=-1, type=click.Choice(SECTIONS), metavar="[SECTION]..."
 )
 @click.option(
     "--config",
@@ -57,102 +48,80 @@ Found = list[tuple[str, list[Finding]]]
     "--socket",
     metavar="PATH",
     default="",
-    help="The agent's socket.  [default: what the configuration says, or where clients"
-    " look]",
+    help="The agent's socket.  [default: as configured, or where clients look]",
 )
 @click.option(
     "--store",
     metavar="PATH",
     default="",
-    help="The agent's file.  [default: what the configuration says]",
+    help="The agent's database.  [default: as configured]",
 )
 @click.option(
     "--url",
     metavar="URL",
     default="",
-    help="Where the agent serves HTTP.  [default: KAYWATCH_URL, or what the"
-    " configuration says]",
+    help="Where the agent serves HTTP.  [default: KAYWATCH_URL, or as configured]",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
-def doctor(families: tuple[str, ...], as_json: bool, **asked: str) -> None:
-    """Look for what is wrong, and say how to mend it.
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
+def doctor(sections: tuple[str, ...], as_json: bool, **options: str) -> None:
+    """Diagnose the agent and its environment, and suggest fixes.
 
-    It looks at the agent, its configuration, socket, peers, clock, store, receivers,
-    brokers, service and machine, and at what an application would find here; with
-    FAMILY, at these alone. Nothing is changed, and nobody is told anything: receivers
-    are connected to, and hung up on. An agent need not run.
+    Checks the agent, its configuration, socket, clients, clock, store, receivers,
+    brokers, service and host, and the environment of applications started here; with
+    SECTION, only these. Nothing is changed, and nothing is sent: receivers are only
+    connected to. The agent need not run.
 
-    Some of it only the agent's user or root can see. What can't be looked at is not
-    checked, and says why.
+    Some checks need the agent's user or root. What cannot be checked is listed with
+    the reason.
     """
-    # They need the whole agent.
-    from kaywatch_agent.cli.doctor.examine import examine
-    from kaywatch_agent.cli.doctor.ground import Asked, survey
+    # These import the whole agent.
+    from kaywatch_agent.cli.doctor.checks import run_checks
+    from kaywatch_agent.cli.doctor.context import Options, gather
 
-    ground = survey(Asked(**asked))
-    found: Found = []
-    if not as_json:
-        _begin(ground)
-    for family, findings in examine(ground, families or FAMILIES):
-        found.append((family, findings))
-        if not as_json:
-            _show(family, findings)
-    everything = [finding for _, findings in found for finding in findings]
+    context = gather(Options(**options))
+    if context.health is None and not as_json:
+        click.echo(f"No agent answers at {context.url}; checks that need none:")
+    everything: list[tuple[str, CheckResult]] = []
+    for section, results in run_checks(context, sections or SECTIONS):
+        everything += [(section, result) for result in results]
+        if results and not as_json:
+            _show(section, results)
+    found = [result for _, result in everything]
     if as_json:
-        click.echo(json.dumps(_as_json(ground, found), indent=2))
+        answer = {
+            "status": worst(found),
+            "url": context.url,
+            "socket": context.socket,
+            "store": str(context.store) if context.store else None,
+            "results": [{"section": s, **r._asdict()} for s, r in everything],
+        }
+        click.echo(json.dumps(answer, indent=2))
     else:
-        click.echo(f"\n{_summary(everything)}")
-    if worst(everything) is Verdict.PROBLEM:
+        click.echo(f"\n{_summary(found)}")
+    if worst(found) is CheckStatus.PROBLEM:
         raise click.exceptions.Exit(FAILED)
 
 
-def _begin(ground: Ground) -> None:
-    if ground.health is None:
-        click.echo(f"No agent answers at {ground.url}; what can be seen without one:")
-
-
-def _show(family: str, findings: Sequence[Finding]) -> None:
-    if not findings:
-        return
-    click.secho(f"\n{family}", bold=True)
-    for finding in findings:
-        verdict = click.style(
-            str(finding.verdict).ljust(COLUMN - 2), COLOURS[finding.verdict]
-        )
-        first, *rest = _lines(finding.text)
-        click.echo(f"  {verdict}{first}")
-        for line in (*rest, *(_lines(finding.mend) if finding.mend else ())):
+def _show(section: str, results: list[CheckResult]) -> None:
+    click.secho(f"\n{section}", bold=True)
+    for status, text, fix in results:
+        label = click.style(str(status).ljust(COLUMN - 2), COLOURS[status])
+        first, *rest = [*_lines(text), *_lines(fix)]
+        click.echo(f"  {label}{first}")
+        for line in rest:
             click.echo(" " * COLUMN + line)
 
 
 def _lines(text: str) -> list[str]:
     return textwrap.wrap(
         text, WIDTH - COLUMN, break_long_words=False, break_on_hyphens=False
-    ) or [""]
-
-
-def _summary(findings: list[Finding]) -> str:
-    count = Counter(finding.verdict for finding in findings)
-    return ", ".join(
-        f"{count[verdict]} {_word(verdict, count[verdict])}" for verdict in Verdict
     )
 
 
-def _word(verdict: Verdict, count: int) -> str:
-    plural = verdict in (Verdict.WARNING, Verdict.PROBLEM) and count != 1
-    return f"{verdict}s" if plural else str(verdict)
-
-
-def _as_json(ground: Ground, found: Found) -> dict[str, Any]:
-    everything = [finding for _, findings in found for finding in findings]
-    return {
-        "verdict": worst(everything),
-        "url": ground.url,
-        "socket": ground.socket,
-        "store": str(ground.store) if ground.store else None,
-        "findings": [
-            {"family": family, **finding._asdict()}
-            for family, findings in found
-            for finding in findings
-        ],
-    }
+def _summary(results: list[CheckResult]) -> str:
+    count = Counter(result.status for result in results)
+    plurals = {CheckStatus.WARNING: "s", CheckStatus.PROBLEM: "s"}
+    return ", ".join(
+        f"{count[one]} {one}{plurals.get(one, '') if count[one] != 1 else ''}"
+        for one in CheckStatus
+    )

@@ -1,1 +1,1 @@
-"""Looks at an agent and what is around it, changes nothing, and says how to mend it."""
+"""`kaywatch doctor`: checks of the agent and its environment, each with a fix."""

@@ -1,120 +1,376 @@
-"""Whether the agent answers, is well, and is of this version."""
+"""Checks of the agent: its answers, configuration, clock and store."""
 
 from __future__ import annotations
 
 import contextlib
-import ssl
+import os
+import shutil
+import sqlite3
+import stat
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
 from kaywatch._version import __version__
 from kaywatch.errors import AgentRefused
-from kaywatch_agent import units as quantities
-from kaywatch_agent.cli.doctor import brokers, tls
-from kaywatch_agent.cli.doctor.finding import Findings, ok, problem, unchecked, warning
-from kaywatch_agent.cli.doctor.ground import Ground
+from kaywatch_agent.cli.doctor.context import CheckContext, closed_folder, user_name
+from kaywatch_agent.cli.doctor.network import MQTT_STAGE
+from kaywatch_agent.cli.doctor.result import (
+    CheckResult,
+    CheckResults,
+    ok,
+    problem,
+    unchecked,
+    unreadable,
+    warning,
+)
+from kaywatch_agent.errors import ConfigError
+from kaywatch_agent.notify.config import warnings
+from kaywatch_agent.store.schema import APPLICATION_ID, VERSION
+from kaywatch_agent.units import quantity, span
+from kaywatch_agent.web.server import check
 
-__all__ = ["CHECKS"]
+# An event is counted in the wrong bucket of 10 s from half a bucket on.
+NOTABLE_SKEW: Final = 5.0
+# An event older than an hour is counted in no bucket.
+SEVERE_SKEW: Final = 3600.0
+
+# The write-ahead log may grow to as much; see `store.schema.WAL_BYTES`.
+MIN_FREE_BYTES: Final = 128 * 1024 * 1024
+INTEGRITY_SECONDS: Final = 8.0
+# A working agent commits every second.
+LATE_COMMIT_SECONDS: Final = 30.0
+
+TOKEN_FIX: Final = "set KAYWATCH_TOKEN_FILE to a token that may read"  # noqa: S105
+CLOCK_FIX: Final = "synchronize it with a time service: timedatectl set-ntp true"
 
 
-def answer(ground: Ground) -> Findings:
-    """HTTP answers, at all and to us."""
-    if ground.health is not None:
-        uptime = quantities.span(ground.health["uptime"])
-        yield ok(f"answers at {ground.url}, up {uptime}")
-        if ground.clients is None:
-            yield problem(
-                "it answers /health, and refuses to say more",
-                _TOKEN,
-            )
-        return
-    silence = ground.silence
-    if isinstance(silence, AgentRefused):
-        yield problem(f"at {ground.url}: {silence}", _TOKEN)
-    elif silence is not None and "certificate verify failed" in str(silence):
+# -- answers -------------------------------------------------------------------------
+
+
+def answer(context: CheckContext) -> CheckResults:
+    """Check that the agent answers, and answers this user."""
+    error = context.health_error
+    if context.health is not None:
+        yield ok(f"answers at {context.url}, up {span(context.health['uptime'])}")
+        if context.clients is None:
+            yield problem("it answers /health only: a token is required", TOKEN_FIX)
+    elif isinstance(error, AgentRefused):
+        yield problem(f"{context.url}: {error}", TOKEN_FIX)
+    elif "certificate verify failed" in str(error):
         yield problem(
-            f"at {ground.url}: its certificate is not trusted here",
-            f"SSL_CERT_FILE={ground.config.http.tls_certificate_file or 'FILE'}, or"
-            " that of the authority that signed it",
+            f"{context.url}: its certificate is not trusted here",
+            f"set SSL_CERT_FILE={context.config.http.tls_certificate_file or 'FILE'},"
+            " or to the certificate of the authority that signed it",
         )
     else:
         yield problem(
-            f"no agent answers at {ground.url}",
-            "start one with `kaywatch serve`, or `systemctl start kaywatch`; if it"
-            " runs, say where with --url",
+            f"no agent answers at {context.url}",
+            "start one with `kaywatch serve` or `systemctl start kaywatch`; if one"
+            " runs elsewhere, pass --url",
         )
 
 
-def stages(ground: Ground) -> Findings:
-    """Each of its stages does its work."""
-    if ground.health is None:
-        return
-    known = {
-        name: stage
-        for name, stage in ground.health["stages"].items()
-        if not name.startswith(brokers.STAGE)
-    }
-    for name, stage in known.items():
+def stages(context: CheckContext) -> CheckResults:
+    """Check that each stage of the agent works."""
+    healthy = []
+    for name, stage in context.health["stages"].items() if context.health else ():
+        if name.startswith(MQTT_STAGE):
+            continue
         if stage["status"] == "unhealthy":
-            yield problem(
-                f"{name}: {stage['problem'] or 'no sign of life'}",
-                "look into its log: journalctl -u kaywatch",
-            )
+            text = stage["problem"] or "no sign of life"
+            yield problem(f"{name}: {text}", "see its log: journalctl -u kaywatch")
         elif stage["status"] == "degraded":
-            yield warning(f"{name}: {stage['problem']}", "docs/operations.md has more")
-    well = [name for name, stage in known.items() if stage["status"] == "healthy"]
-    if well:
-        yield ok(f"well: {', '.join(well)}")
+            yield warning(f"{name}: {stage['problem']}", "see docs/operations.md")
+        else:
+            healthy.append(name)
+    if healthy:
+        yield ok(f"healthy: {', '.join(healthy)}")
 
 
-def version(ground: Ground) -> Findings:
-    """It is the version that is installed here, and clients are."""
-    if ground.health is None:
+def versions(context: CheckContext) -> CheckResults:
+    """Check that agent, command and clients have the same version."""
+    if context.health is None:
         return
-    running = ground.health["version"]
+    running = context.health["version"]
     if running == __version__:
         yield ok(f"version {running}, as installed here")
     else:
         yield warning(
-            f"version {running} runs, and {__version__} is installed here",
-            "restart it, if that was an upgrade: systemctl restart kaywatch",
+            f"version {running} is running, but {__version__} is installed here",
+            "restart it after an upgrade: systemctl restart kaywatch",
         )
-    others = {
-        client["sdk"]
-        for client in ground.clients or ()
-        if client["state"] == "connected" and client["sdk"].startswith("kaywatch-")
-    } - {f"kaywatch-python/{running}"}
-    if others:
+    clients = {c["sdk"] for c in context.connected if c["sdk"].startswith("kaywatch-")}
+    if others := clients - {f"kaywatch-python/{running}"}:
         yield warning(
             f"clients of other versions: {', '.join(sorted(others))}",
-            "they go on working; restart the applications after an upgrade",
+            "they work; restart the applications after an upgrade",
         )
 
 
-def certificate(ground: Ground) -> Findings:
-    """Its certificate goes on being valid."""
-    parts = urlsplit(ground.url)
-    if parts.scheme != "https" or not parts.hostname:
+# -- configuration -------------------------------------------------------------------
+
+
+def configuration(context: CheckContext) -> CheckResults:
+    """Check the configuration file, and who can read the secrets in it."""
+    path, error = context.path, context.config_error
+    if path is None:
+        yield ok("no file; all settings have their defaults")
+    elif error is not None and path.exists() and not os.access(path, os.R_OK):
+        yield unchecked(f"{path}", "this user cannot read it: run as root")
+    elif error is not None:
+        for one in (error, *error.others):
+            yield problem(str(one), "fix it, and run `kaywatch check` again")
+    else:
+        yield ok(f"{path} is valid")
+        secrets = warnings(context.config.notify.receivers)
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if secrets and mode & stat.S_IROTH:
+            yield problem(
+                f"{path} has secrets, and every user can read it ({mode:04o})",
+                f"chmod o-r {path}",
+            )
+        for text in secrets:
+            yield warning(text, "move it to a file of mode 0600, or a credential")
+
+
+def http_access(context: CheckContext) -> CheckResults:
+    """Check who can use HTTP, and that its tokens and certificates can be read."""
+    config = context.config.http
+    try:
+        check(config)
+    except ConfigError as error:
+        yield unreadable(error, "see docs/security.md for how to create it")
+        return
+    if config.insecure_public_listener and not (config.guarded and config.tls):
+        yield warning(
+            f"{config.listen}: other hosts can reach it without a token or without TLS",
+            "put an authenticating proxy in front of it; see docs/security.md",
+        )
+    elif config.guarded:
+        yield ok("HTTP requires a token")
+    elif config.unix_path:
+        yield ok(f"HTTP is open to users who can open {config.unix_path}")
+    else:
+        yield ok("HTTP is open to this host only, without a token")
+
+
+def rules(context: CheckContext) -> CheckResults:
+    """Check that rules make sense, and that each notifies a receiver."""
+    config, known = context.config, context.config.alerts.rules
+    for text in config.alerts.warnings:
+        yield warning(text, "see docs/alerts.md")
+    if not config.notify.receivers:
+        yield warning(
+            f"{len(known)} rules, but no receiver: no notifications are sent",
+            "add a [receiver.NAME]; see docs/receivers.md",
+        )
+        return
+    silent = [name for name, rule in known.items() if not rule.notify]
+    if silent:
+        yield warning(
+            f"rules that notify no receiver: {', '.join(silent)}",
+            "set their notify = [...], or remove the key to notify all receivers",
+        )
+    used = {name for rule in known.values() for name in rule.notify}
+    used |= {config.notify.receivers[name].fallback for name in used}
+    for name in config.notify.receivers.keys() - used:
+        yield warning(
+            f"receiver.{name}: no rule notifies it",
+            "add it to the notify key of a rule, or remove it",
+        )
+    if not silent:
+        yield ok(f"{len(known)} rules notify {', '.join(sorted(used - {''}))}")
+
+
+# -- clocks --------------------------------------------------------------------------
+
+
+def clocks(context: CheckContext) -> CheckResults:
+    """Check that the clocks of the agent, of this host and of clients agree."""
+    if context.health is None:
+        return
+    ahead = context.health["timestamp"] - context.asked_at
+    if abs(ahead) < NOTABLE_SKEW:
+        yield ok("the agent's clock agrees with this host's")
+    else:
+        yield warning(f"the agent's clock is {_skew(ahead)} this host's", CLOCK_FIX)
+    known = [c for c in context.connected if c["skew"] is not None]
+    wrong = [c for c in known if abs(c["skew"]) >= NOTABLE_SKEW]
+    for client in wrong:
+        # Measured at the first batch: the agent's time minus the client's.
+        text = (
+            f"{client['service']} (pid {client['pid']} on {client['host']}): its clock"
+            f" is {_skew(-client['skew'])} the agent's"
+        )
+        if abs(client["skew"]) >= SEVERE_SKEW:
+            yield problem(f"{text}; its events are in no bucket", CLOCK_FIX)
+        else:
+            yield warning(f"{text}; its events are in the wrong buckets", CLOCK_FIX)
+    if known and not wrong:
+        yield ok(f"the clocks of {len(known)} clients agree with the agent's")
+
+
+def _skew(ahead: float) -> str:
+    return f"{span(abs(ahead))} {'ahead of' if ahead > 0 else 'behind'}"
+
+
+# -- store ---------------------------------------------------------------------------
+
+
+def store_space(context: CheckContext) -> CheckResults:
+    """Check that there is space for what will be stored."""
+    path = context.store
+    if path is None:
+        yield warning("nothing is stored (:memory:)", "set store.path to keep data")
         return
     try:
-        found = tls.look(parts.hostname, parts.port or 443, context=_own(ground))
-    except OSError as error:  # ssl.SSLError is one
-        yield unchecked("its certificate", f"no connection: {error}")
+        free = shutil.disk_usage(_existing(path.parent)).free
+        files = (path, Path(f"{path}-wal"))
+        size = sum(file.stat().st_size for file in files if file.exists())
+    except OSError as error:
+        yield unchecked(f"{path}: {error.strerror}", _as_owner(path))
         return
-    yield from tls.judged(f"the certificate of {ground.url}", found, time.time())
+    limit = context.config.store.max_bytes
+    text = f"{quantity(free, 'bytes')} free on the disk of {path}"
+    if free < MIN_FREE_BYTES:
+        yield problem(text, "free space: data that cannot be written stays in memory")
+    elif free < limit - size:
+        yield warning(
+            f"{text}, but it may grow by {quantity(limit - size, 'bytes')}",
+            "free space, or lower store.max_size",
+        )
+    else:
+        yield ok(text)
+    text = f"{quantity(size, 'bytes')}, {size / limit:.0%} of store.max_size"
+    if size > 0.9 * limit:
+        yield warning(
+            f"{text}; at 100% the oldest buckets are deleted",
+            "raise store.max_size, or keep fewer days",
+        )
+    elif path.exists():
+        yield ok(text)
 
 
-def _own(ground: Ground) -> ssl.SSLContext:
-    """Return what trusts the agent's own certificate, whoever signed it."""
-    context = ssl.create_default_context()
-    with contextlib.suppress(OSError):
-        context.load_verify_locations(ground.config.http.tls_certificate_file)
-        # Else it would have to be an authority's.
-        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    return context
+def store_access(context: CheckContext) -> CheckResults:
+    """Check that the agent can write its store, and other users cannot read it."""
+    path = context.store
+    if path is None:
+        return
+    if not path.exists():
+        yield _absent_store(context, path)
+        return
+    mode, owner = path.stat().st_mode, path.stat().st_uid
+    agent = context.process.uid if context.process is not None else os.geteuid()
+    if agent not in (0, owner):
+        user = user_name(agent)
+        yield problem(
+            f"{path} belongs to {user_name(owner)}, but the agent runs as {user}",
+            f"chown {user} {path}*",
+        )
+    elif mode & stat.S_IRWXO and closed_folder(path) is None:
+        yield warning(f"every user can read {path}", f"chmod o= {path}")
+    else:
+        yield ok(f"the agent can write it ({user_name(owner)})")
 
 
-_TOKEN: Final = "give a token that may read, in KAYWATCH_TOKEN_FILE"  # noqa: S105
+def _absent_store(context: CheckContext, path: Path) -> CheckResult:
+    folder, user = _existing(path.parent), user_name(os.geteuid())
+    if context.health is not None or not os.access(folder, os.X_OK):
+        return unchecked(f"{path} cannot be found", "pass the path with --store")
+    if os.access(folder, os.W_OK):
+        return ok(f"{path} does not exist yet; {user} can create it")
+    return problem(
+        f"{user} cannot create {path}", f"chown {user} {folder}, or set store.path"
+    )
 
-CHECKS: Final = (answer, stages, version, certificate)
+
+def store_commits(context: CheckContext) -> CheckResults:
+    """Check that the store is readable, and that the last commit is recent."""
+    path = context.store
+    if path is None or not path.exists():
+        return
+    try:
+        with _database(path) as db:
+            schema, last = _last_commit(db)
+    except sqlite3.OperationalError as error:
+        yield unchecked(f"the last commit ({error})", _as_owner(path))
+        return
+    except sqlite3.Error as error:
+        yield problem(
+            f"cannot read {path}: {error}",
+            "the next start renames it and creates a new one; see docs/operations.md",
+        )
+        return
+    if schema > VERSION:
+        yield problem(
+            f"{path} is from a newer kaywatch (schema {schema}, here {VERSION})",
+            "install that version again, or restore a backup",
+        )
+    age = time.time() - last
+    if not last:
+        yield ok("nothing was committed yet")
+    elif context.health is not None and age > LATE_COMMIT_SECONDS:
+        yield problem(
+            f"the last commit was {span(age)} ago, although the agent runs",
+            "see its log: journalctl -u kaywatch; or pass its store with --store",
+        )
+    else:
+        yield ok(f"the last commit was {span(age)} ago, schema {schema}")
+
+
+def store_integrity(context: CheckContext) -> CheckResults:
+    """Check the database for damage."""
+    path = context.store
+    if path is None or not path.exists():
+        return
+    end = time.monotonic() + INTEGRITY_SECONDS
+    try:
+        with _database(path) as db:
+            db.set_progress_handler(lambda: time.monotonic() > end, 10_000)
+            (result,) = db.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.OperationalError as error:
+        late = time.monotonic() > end
+        why = f"it takes over {INTEGRITY_SECONDS:g} s; the agent checks at each start"
+        yield unchecked("whether it is damaged", why if late else str(error))
+        return
+    except sqlite3.DatabaseError as error:
+        result = str(error)
+    if result == "ok":
+        yield ok("it is not damaged")
+    else:
+        yield problem(
+            f"{path} is damaged: {result}",
+            "restart the agent, which renames it; or restore a backup",
+        )
+
+
+@contextlib.contextmanager
+def _database(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open the store without changing it, or creating a file next to it."""
+    # No write-ahead log: the agent does not run, and SQLite would create one.
+    immutable = "" if Path(f"{path}-wal").exists() else "&immutable=1"
+    uri = f"{path.absolute().as_uri()}?mode=ro{immutable}"
+    with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=1.0)) as db:
+        yield db
+
+
+def _last_commit(db: sqlite3.Connection) -> tuple[int, float]:
+    """Return the schema's version and the Unix time of the last commit, or 0."""
+    (application,) = db.execute("PRAGMA application_id").fetchone()
+    if application != APPLICATION_ID:
+        raise sqlite3.DatabaseError("it is a database of another program")
+    (schema,) = db.execute("PRAGMA user_version").fetchone()
+    row = db.execute("SELECT value FROM meta WHERE key = 'now'").fetchone()
+    return schema, float(row[0]) if row and row[0] else 0.0
+
+
+def _existing(folder: Path) -> Path:
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder
+
+
+def _as_owner(path: Path) -> str:
+    return f"run as root, or as the owner of {path.parent}"

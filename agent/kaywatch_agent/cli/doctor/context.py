@@ -1,0 +1,238 @@
+"""What all checks start from: the configuration, and the agent's own answers."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import socket
+import stat
+import struct
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
+
+from kaywatch._send.transport import candidates
+from kaywatch.errors import KaywatchError
+from kaywatch.query import fetch
+from kaywatch_agent.cli.service.installing import Manager
+from kaywatch_agent.config import Config, find, load
+from kaywatch_agent.errors import ConfigError, StartError
+
+__all__ = [
+    "SERVICE",
+    "SOCKET",
+    "CheckContext",
+    "Options",
+    "SocketOwner",
+    "closed_folder",
+    "gather",
+    "group_name",
+    "user_name",
+]
+
+SERVICE: Final = "kaywatch.service"
+SOCKET: Final = "kaywatch.socket"
+
+CONNECT_SECONDS: Final = 3.0
+
+_CREDENTIALS: Final = struct.Struct("iII")  # struct ucred: pid, uid, gid
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of the command line; empty where they are not given."""
+
+    config: str = ""
+    socket: str = ""
+    store: str = ""
+    url: str = ""
+
+
+class SocketOwner(NamedTuple):
+    """The process that called listen(2) on a socket, according to the kernel."""
+
+    pid: int  # 1 for systemd; 0 for a process of another pid namespace
+    uid: int
+
+
+@dataclass(frozen=True)
+class CheckContext:
+    """What is known before the checks run.
+
+    Attributes:
+        path: the configuration file; None if there is none.
+        config: its content; the defaults if it is invalid.
+        config_error: why it is invalid.
+        socket: the path that clients push to.
+        store: the agent's database; None if it keeps everything in memory.
+        url: where the agent should serve HTTP.
+        health: the answer of `/health`; None if there was none.
+        health_error: why there was none.
+        asked_at: Unix time halfway between request and answer.
+    """
+
+    path: Path | None
+    config: Config
+    config_error: ConfigError | None
+    socket: str
+    store: Path | None
+    url: str
+    health: Mapping[str, Any] | None
+    health_error: KaywatchError | None
+    asked_at: float
+
+    def get(self, path: str) -> Any:
+        """Return the agent's JSON at a path; None if it does not answer."""
+        try:
+            return None if self.health is None else fetch(path, url=self.url)
+        except KaywatchError:
+            return None
+
+    @cached_property
+    def clients(self) -> list[dict[str, Any]] | None:
+        """The clients that the agent knows; None if it does not answer."""
+        answer = self.get("/api/v1/clients")
+        return None if answer is None else list(answer["clients"])
+
+    @property
+    def connected(self) -> list[dict[str, Any]]:
+        """The clients that are connected now."""
+        return [c for c in self.clients or () if c["state"] == "connected"]
+
+    @cached_property
+    def manager(self) -> Manager | None:
+        """The systemd that has the service: the system's, or else the user's."""
+        if not os.path.isdir("/run/systemd/system"):  # see sd_booted(3)
+            return None
+        for manager in (Manager(), Manager(user=True)):
+            if _property(manager, SERVICE, "LoadState") == "loaded":
+                return manager
+        return None
+
+    @cached_property
+    def socket_activated(self) -> bool:
+        """Whether systemd holds the socket, and a connection would start the agent."""
+        if self.health is not None:
+            return False
+        return any(
+            _property(manager, SOCKET, "ActiveState") == "active"
+            and _property(manager, SERVICE, "ActiveState") != "active"
+            for manager in (Manager(), Manager(user=True))
+        )
+
+    @cached_property
+    def listener(self) -> SocketOwner | OSError:
+        """The owner of the socket, or why it cannot be connected to."""
+        if self.socket_activated:
+            return SocketOwner(1, 0)
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+                connection.settimeout(CONNECT_SECONDS)
+                connection.connect(self.socket)
+                credentials = connection.getsockopt(
+                    socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size
+                )
+        except OSError as error:
+            return error
+        pid, uid, _ = _CREDENTIALS.unpack(credentials)
+        return SocketOwner(pid, uid)
+
+    @property
+    def process(self) -> SocketOwner | None:
+        """The agent's process; None if it is not known."""
+        owner = self.listener
+        return owner if isinstance(owner, SocketOwner) and owner.pid > 1 else None
+
+
+def gather(options: Options) -> CheckContext:
+    """Read the configuration, and ask the agent for its health."""
+    path, config, config_error = find(options.config or None), Config(), None
+    try:
+        config = load(path)
+    except ConfigError as error:
+        config_error = error
+    url = options.url or _url(config)
+    before = time.time()
+    health: Mapping[str, Any] | None = None
+    health_error = None
+    try:
+        health = fetch("/health", url=url)
+    except KaywatchError as error:
+        health_error = error
+    return CheckContext(
+        path=path,
+        config=config,
+        config_error=config_error,
+        socket=options.socket or _socket(config),
+        store=Path(options.store) if options.store else config.store.file,
+        url=url,
+        health=health,
+        health_error=health_error,
+        asked_at=(before + time.time()) / 2,
+    )
+
+
+def user_name(uid: int) -> str:
+    """Return the name of a user, or the number if it has none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def group_name(gid: int) -> str:
+    """Return the name of a group, or the number if it has none."""
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
+
+
+def closed_folder(path: Path) -> Path | None:
+    """Return the first folder above a path that other users cannot enter."""
+    for folder in reversed(path.absolute().parents):
+        try:
+            if not folder.stat().st_mode & stat.S_IXOTH:
+                return folder
+        except OSError:
+            return folder
+    return None
+
+
+# -- inside --------------------------------------------------------------------------
+
+
+def _property(manager: Manager, unit: str, name: str) -> str:
+    try:
+        return manager.properties(unit, name).get(name, "")
+    except StartError:
+        return ""  # there is no systemd, or no session of this user
+
+
+def _url(config: Config) -> str:
+    """Return `KAYWATCH_URL`, or the URL of the address in the configuration."""
+    if given := os.environ.get("KAYWATCH_URL"):
+        return given
+    if config.http.unix_path:
+        return f"unix:{config.http.unix_path}"
+    host, port = config.http.address
+    if host in ("", "0.0.0.0", "::"):  # noqa: S104
+        host = "127.0.0.1"
+    host = f"[{host}]" if ":" in host else host
+    return f"{'https' if config.http.tls else 'http'}://{host}:{port}"
+
+
+def _socket(config: Config) -> str:
+    """Return `KAYWATCH_ENDPOINT`, the configuration's path, or the default."""
+    endpoint = os.environ.get("KAYWATCH_ENDPOINT", "")
+    if endpoint.startswith("unix:"):
+        return urlsplit(endpoint).path
+    if config.ingest.socket:
+        return config.ingest.socket
+    existing = filter(os.path.exists, candidates(None))
+    return next(existing, config.ingest.path)

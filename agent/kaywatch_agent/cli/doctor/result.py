@@ -1,0 +1,78 @@
+"""What a check returns: a status, a line of text, and how to fix it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from enum import StrEnum
+from functools import partial
+from typing import Final, NamedTuple
+
+__all__ = [
+    "SECTIONS",
+    "CheckResult",
+    "CheckResults",
+    "CheckStatus",
+    "ok",
+    "problem",
+    "unchecked",
+    "unreadable",
+    "warning",
+    "worst",
+]
+
+# In the order in which they are shown.
+SECTIONS: Final = (
+    *("agent", "configuration", "socket", "processes", "clock", "store"),
+    *("receivers", "brokers", "host", "service", "application"),
+)
+
+
+class CheckStatus(StrEnum):
+    """How severe a result is."""
+
+    OK = "ok"
+    WARNING = "warning"  # it works, but may fail later
+    PROBLEM = "problem"  # it does not work
+    UNCHECKED = "not checked"
+
+
+class CheckResult(NamedTuple):
+    """One result of a check.
+
+    Attributes:
+        status: how severe it is.
+        text: what was found.
+        fix: what to do about it, or why it was not checked. Empty if all is well.
+    """
+
+    status: CheckStatus
+    text: str
+    fix: str = ""
+
+
+CheckResults = Iterator[CheckResult]
+
+ok = partial(CheckResult, CheckStatus.OK)
+warning = partial(CheckResult, CheckStatus.WARNING)
+problem = partial(CheckResult, CheckStatus.PROBLEM)
+unchecked = partial(CheckResult, CheckStatus.UNCHECKED)
+
+
+def unreadable(
+    error: Exception,
+    fix: str = "create the file or set the variable that the key names",
+) -> CheckResult:
+    """Return a problem, unless only the user of this command cannot read a secret."""
+    text = str(error)
+    if "CREDENTIALS_DIRECTORY" in text:
+        return unchecked(text, "only the service has its credentials")
+    if "permission denied" in text.lower():
+        return unchecked(text, "the agent's user may be able to read it; run as root")
+    return problem(text, fix)
+
+
+def worst(results: Iterable[CheckResult]) -> CheckStatus:
+    """Return the most severe status; a result that is not checked counts as ok."""
+    found = {result.status for result in results}
+    severe = (CheckStatus.PROBLEM, CheckStatus.WARNING)
+    return next((status for status in severe if status in found), CheckStatus.OK)
