@@ -23,6 +23,7 @@ from kaywatch_agent.errors import ConfigError, StoreError
 from kaywatch_agent.ingest.peers import Peer
 from kaywatch_agent.ingest.probe import Probe
 from kaywatch_agent.ingest.unix import UnixListener
+from kaywatch_agent.model.alerts import NotificationRequest
 from kaywatch_agent.model.series import Presence
 from kaywatch_agent.notify.delivery import Delivery, Documents
 from kaywatch_agent.pipeline.pipeline import Pipeline
@@ -32,7 +33,6 @@ from kaywatch_agent.rules.instance import Instance
 from kaywatch_agent.rules.loop import Alerting
 from kaywatch_agent.rules.picture import Picture
 from kaywatch_agent.rules.state import State
-from kaywatch_agent.rules.tell import Notice
 from kaywatch_agent.runtime.health import Health, Readiness
 from kaywatch_agent.runtime.process import (
     ProcessMetrics,
@@ -129,7 +129,7 @@ class App:
             self.telemetry,
             alerts=self.alerting.alerts,
             healthy=self._healthy,
-            hurry=self._ask_for_commit,
+            request_commit=self._ask_for_commit,
             clock=clock,
         )
         self.pipeline = Pipeline(
@@ -458,8 +458,8 @@ class App:
         if self._checks is not None:
             await self._checks
 
-    def _tell(self, notices: Iterable[Notice], text: str) -> None:
-        self.delivery.tell(notices, text)
+    def _tell(self, requests: Iterable[NotificationRequest]) -> None:
+        self.delivery.enqueue(requests)
 
     def _turned(self, picture: Picture) -> None:
         self._web.turned(picture)

@@ -20,8 +20,8 @@ import msgspec
 from tests.docs.slack_page import page
 
 from kaywatch_agent.model.alerts import Alert, NoticeKind
+from kaywatch_agent.notify.message import MessageEntry, OutboxMessage
 from kaywatch_agent.notify.receivers import slack
-from kaywatch_agent.notify.row import Entry, Row
 from kaywatch_agent.notify.sample import ended, sample
 
 __all__ = ["FOLDER", "pages", "source"]
@@ -120,11 +120,11 @@ def main() -> None:
 
 def _page(kind: NoticeKind, alerts: list[Alert], now: float) -> str:
     first = alerts[0]
-    row = Row(
+    row = OutboxMessage(
         id="msg_01KZ9V5VE0ABCDEFGHJKMNPQRS",
         receiver="ops",
         stream="",
-        entries=tuple(Entry(kind, alert) for alert in alerts),
+        entries=tuple(MessageEntry(kind, alert) for alert in alerts),
         group={"alertname": first.rule, "graph": "checkout"},
         created=now,
         due=now,

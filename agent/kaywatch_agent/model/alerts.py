@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 
@@ -21,6 +21,7 @@ __all__ = [
     "MessageStatus",
     "NoticeKind",
     "Notification",
+    "NotificationRequest",
     "ReceiverRecord",
     "Severity",
     "Subject",
@@ -152,6 +153,24 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     def fingerprint(self) -> str:
         """The fingerprint that an Alertmanager gives it."""
         return fingerprint(self.all_labels)
+
+
+class NotificationRequest(NamedTuple):
+    """That a receiver is to be notified of an alert.
+
+    Attributes:
+        receiver: its name.
+        kind: why.
+        alert: the facts.
+        text: what stands above them.
+        fallback_for: the receiver that can't be reached, if this one stands in for it.
+    """
+
+    receiver: str
+    kind: NoticeKind
+    alert: Alert
+    text: str = ""
+    fallback_for: str = ""
 
 
 class Notification(msgspec.Struct, frozen=True, kw_only=True):

@@ -20,7 +20,6 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from kaywatch._version import __version__
-from kaywatch_agent.notify.verdict import Outcome, Verdict
 
 __all__ = ["Answer", "Http", "NoAnswer", "redacted"]
 
@@ -60,17 +59,12 @@ class NoAnswer(Exception):
     """There was none, or it came too late.
 
     Attributes:
-        unread: whether the request surely did not arrive.
+        undelivered: whether the request surely did not arrive.
     """
 
-    def __init__(self, text: str, *, unread: bool = False) -> None:
+    def __init__(self, text: str, *, undelivered: bool = False) -> None:
         super().__init__(text)
-        self.unread = unread
-
-    @property
-    def verdict(self) -> Verdict:
-        """What it means for a message."""
-        return Verdict(Outcome.RETRY, 0, str(self), unread=self.unread)
+        self.undelivered = undelivered
 
 
 class Http:
@@ -181,7 +175,7 @@ def check_url(url: str) -> None:
     except ValueError:
         sound = False
     if not sound or url != url.strip():
-        raise NoAnswer("no http or https URL", unread=True)
+        raise NoAnswer("no http or https URL", undelivered=True)
 
 
 def check_address(host: str, *, private: bool) -> None:
@@ -221,27 +215,27 @@ def redacted(url: str) -> str:
 
 def _translated(error: Exception) -> NoAnswer:
     """Say what went wrong, without the URL that most of these errors name."""
-    unread = isinstance(error, aiohttp.ClientConnectorError)
+    undelivered = isinstance(error, aiohttp.ClientConnectorError)
     if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return NoAnswer("the host's name is not known", unread=True)
+        return NoAnswer("the host's name is not known", undelivered=True)
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return NoAnswer("TLS: the certificate is not trusted", unread=True)
+        return NoAnswer("TLS: the certificate is not trusted", undelivered=True)
     if isinstance(error, (ssl.SSLError, aiohttp.ClientSSLError)):
-        return NoAnswer("TLS failed", unread=unread)
+        return NoAnswer("TLS failed", undelivered=undelivered)
     if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return NoAnswer(f"no connection in {CONNECT_SECONDS:.0f} s", unread=True)
+        return NoAnswer(f"no connection in {CONNECT_SECONDS:.0f} s", undelivered=True)
     if isinstance(error, (TimeoutError, asyncio.TimeoutError)):
         return NoAnswer("no answer in time")
     if isinstance(error, aiohttp.ServerDisconnectedError):
         return NoAnswer("the connection was closed without an answer")
     if isinstance(error, aiohttp.InvalidURL):
-        return NoAnswer("no http or https URL", unread=True)
+        return NoAnswer("no http or https URL", undelivered=True)
     if isinstance(error, OSError) and error.errno == errno.EACCES:
         # Ours, see `check_address`: it names no address.
-        return NoAnswer("the address is not allowed for receivers", unread=True)
+        return NoAnswer("the address is not allowed for receivers", undelivered=True)
     if isinstance(error, OSError) and error.errno:
-        return NoAnswer(os.strerror(error.errno).lower(), unread=unread)
-    return NoAnswer(f"no answer ({type(error).__name__})", unread=unread)
+        return NoAnswer(os.strerror(error.errno).lower(), undelivered=undelivered)
+    return NoAnswer(f"no answer ({type(error).__name__})", undelivered=undelivered)
 
 
 async def _read(content: aiohttp.StreamReader) -> bytes:

@@ -1,315 +1,391 @@
-"""What has to be told to whom: gathered, ordered, paced, tried again, given up.
+"""All messages to all receivers: enqueued, claimed, finished, retried, given up.
 
-Strategy: an outbox is a value with rules and no I/O. A row is one message to one
-receiver; rows of a stream go in order, so that a resolve never overtakes its trigger.
-Grouping needs no state of its own: an alert joins a row of its group that was never
-attempted. Each row ends as sent, dead or superseded, and is counted as such once.
+Strategy: an outbox is a value with rules and no I/O. A message goes to one receiver;
+the messages of a stream go in order, so that a resolve never overtakes its trigger.
+Each message ends as sent, dead or superseded, and is counted as such once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
-import msgspec
 from msgspec.structs import replace
 
-from kaywatch_agent.model.alerts import Alert, NoticeKind
-from kaywatch_agent.notify.intake import MAX_ENTRIES, TRIGGERS, Intake, Put
-from kaywatch_agent.notify.lane import Lane
-from kaywatch_agent.notify.ledger import Ledger, episode_of
-from kaywatch_agent.notify.notice import Notice
+from kaywatch_agent.model.alerts import (
+    MessageRecord,
+    NoticeKind,
+    Notification,
+    NotificationRequest,
+    ReceiverRecord,
+)
+from kaywatch_agent.notify.enqueue import (
+    MAX_ENTRIES,
+    EnqueueResult,
+    diverted,
+    enqueue,
+)
+from kaywatch_agent.notify.limits import ReceiverState
+from kaywatch_agent.notify.message import (
+    TRIGGERS,
+    EndReason,
+    MessageIds,
+    OutboxMessage,
+    Status,
+    episode_of,
+)
 from kaywatch_agent.notify.policy import Policy
-from kaywatch_agent.notify.row import Entry, Reason, Row, Status
-from kaywatch_agent.notify.ulid import Ulids
-from kaywatch_agent.notify.verdict import MAX_RETRY_AFTER, Outcome, Verdict
+from kaywatch_agent.notify.result import MAX_RETRY_AFTER, DeliveryResult, Outcome
+from kaywatch_agent.notify.store import OutboxStore
 from kaywatch_agent.runtime.telemetry import Telemetry
 
-__all__ = ["Outbox", "Put", "ReceiverStatus"]
+__all__ = ["MAX_PENDING", "Outbox"]
 
 MAX_BACKOFF: Final = 300.0  # seconds
 LEAST_PAUSE: Final = 1.0  # after a 429 that doesn't say how long
 
+MAX_PENDING: Final = 2_000  # messages of one receiver
 
-class ReceiverStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """How a receiver does.
-
-    Attributes:
-        up: whether the last attempt, if any, got through.
-        waiting: messages that wait.
-        dead: messages that were given up and are kept.
-        disabled: why it gets none until a reload; empty if it does.
-        circuit_open: whether it failed so often that it is only probed.
-        free_at: when the next message may go to it; None while it is disabled.
-        paused_until: until when it asked for no message; Unix seconds, None for now.
-        error: what was wrong last; empty since something got through.
-        error_at, sent_at: when; None for never.
-    """
-
-    up: bool
-    waiting: int
-    dead: int
-    disabled: str
-    circuit_open: bool
-    free_at: float | None
-    paused_until: float | None
-    error: str
-    error_at: float | None
-    sent_at: float | None
+# The kinds of messages to drop when too many wait: the first of these, the oldest.
+_EXPENDABLE: Final = (
+    NoticeKind.TEST,
+    NoticeKind.REPEAT,
+    NoticeKind.SUMMARY,
+    NoticeKind.FIRING,
+    NoticeKind.RESOLVED,
+)
 
 
 class Outbox:
-    """All messages to all receivers that are told by messages."""
+    """All messages, and the receivers that they go to.
+
+    Attributes:
+        store: the messages.
+        receivers: how each receiver does, by name.
+    """
 
     def __init__(
         self,
         policies: Mapping[str, Policy],
-        restored: Mapping[str, bytes],
         *,
         telemetry: Telemetry,
         random: Callable[[], float],
         entropy: Callable[[int], bytes],
     ) -> None:
-        """Go on from what was committed.
+        """Begin without messages.
 
         Args:
             policies: by receiver.
-            restored: the documents that `changes` gave, by id.
-            telemetry: where what happens is counted.
+            telemetry: counts what happens.
             random: returns 0 to 1, for the jitter.
-            entropy: returns so many random bytes, for ids.
+            entropy: returns N random bytes, for ids.
         """
+        self.store = OutboxStore()
+        self.receivers = {name: ReceiverState(p) for name, p in policies.items()}
         self._telemetry = telemetry
         self._random = random
-        ulids = Ulids(entropy)
-        self._ledger = Ledger()
-        self._ledger.restore(restored)
-        self._intake = Intake(self._ledger, ulids, telemetry)
-        # The intake's own, which `use` changes in place.
-        self._policies, self._lanes = self._intake.policies, self._intake.lanes
-        self._policies.update(policies)
-        self._lanes.update((name, Lane(p.rate)) for name, p in policies.items())
-        for row_id, row in list(self._ledger.rows.items()):
-            ulids.after(row_id)
-            self._intake.remember(row)
-            if row.status is Status.PENDING and row.receiver not in policies:
-                self._intake.abandon(row, row.not_before)
+        self._entropy = entropy
+        self._ids = MessageIds(entropy)
 
-    # -- putting in ------------------------------------------------------------------
-
-    def put(
-        self,
-        receiver: str,
-        kind: NoticeKind,
-        alert: Alert,
-        now: float,
-        text: str = "",
-    ) -> Put:
-        """Take a notice to a receiver; return what became of it.
-
-        Rules have to remember that a receiver was told unless it is `filtered` or
-        `unknown`, and put the resolve if it was.
-        """
-        fate = self._intake.admit(Notice(receiver, kind, alert, text), now)
-        self._telemetry.add("kaywatch_notices_total", 1, receiver, str(kind), str(fate))
-        return fate
-
-    # -- sending ---------------------------------------------------------------------
-
-    def due(self, receiver: str, now: float) -> Row | None:
-        """Return the message to send now, if any; it is in flight until `settle`."""
-        lane = self._lanes.get(receiver)
-        if lane is None or lane.in_flight or lane.disabled:
-            return None
-        self._expire(receiver, now)
-        if lane.free_at(now) > now:
-            return None
-        ready = [r for r in self._claimable(receiver) if self._when(r, now) <= now]
-        if not ready:
-            return None
-        row = min(ready, key=lambda r: (r.not_before, r.id))
-        lane.take(row.id, now)
-        return self._addressed(row)
-
-    def next_due(self, receiver: str, now: float) -> float | None:
-        """Return when `due` may have something; None until a commit, if ever."""
-        lane = self._lanes.get(receiver)
-        if lane is None or lane.in_flight or lane.disabled:
-            return None
-        times = [self._when(row, now) for row in self._claimable(receiver)]
-        return max(min(times), lane.free_at(now)) if times else None
-
-    def settle(self, row_id: str, verdict: Verdict, now: float) -> None:
-        """Take what an attempt led to."""
-        row = self._ledger.rows[row_id]
-        lane = self._lanes.get(row.receiver)
-        code = str(verdict.code) if verdict.code else "none"
-        self._telemetry.add("kaywatch_notify_attempts_total", 1, row.receiver, code)
-        delay = self._delay(row, verdict)
-        was_open = lane is not None and lane.open
-        if lane is not None:
-            lane.settle(verdict, now, delay)
-        if row.status is not Status.PENDING:
-            return
-        row = replace(
-            row,
-            code=verdict.code,
-            error=verdict.error,
-            unread=self._ledger.unread(row, now) and verdict.unread,
-        )
-        if verdict.outcome is Outcome.SENT:
-            self._deliver(row, verdict, now)
-        elif verdict.outcome is Outcome.RETRY:
-            row = replace(row, attempts=row.attempts + 1, not_before=now + delay)
-            self._ledger.change(row)
-            if lane is None:
-                self._intake.abandon(row, now)
-        else:
-            gone = verdict.outcome is Outcome.GONE
-            row = replace(row, attempts=row.attempts + 1)
-            reason = Reason.GONE if gone else Reason.REFUSED
-            self._intake.kill(row, reason, verdict.error, now)
-        if lane is not None:
-            self._after(row.receiver, lane, was_open, now)
-
-    def _after(self, receiver: str, lane: Lane, was_open: bool, now: float) -> None:
-        """Act on what a receiver's answer says of the receiver."""
-        if lane.disabled:
-            for row in sorted(self._ledger.pending(receiver), key=lambda r: r.id):
-                self._intake.kill(row, Reason.GONE, lane.disabled, now)
-        elif lane.open and not was_open:
-            for row in sorted(self._ledger.pending(receiver), key=lambda r: r.id):
-                self._intake.divert(row, now)
-        elif was_open and not lane.open:
-            # It is back: what failed meanwhile need not wait for its own next try.
-            for row in self._ledger.pending(receiver):
-                if row.attempts and row.not_before > now:
-                    self._ledger.change(replace(row, not_before=now))
-
-    def _claimable(self, receiver: str) -> Iterable[Row]:
-        return filter(self._ledger.sealed, self._ledger.heads(receiver))
-
-    def _when(self, row: Row, now: float) -> float:
-        """Return when a row may be sent, as far as it is the row's matter."""
-        if self._lanes[row.receiver].open and row.attempts:
-            return now  # the circuit decides when it is probed
-        policy = self._policies[row.receiver]
-        longest = MAX_RETRY_AFTER + policy.group_wait + policy.group_interval
-        # Only a clock that was put back makes it wait longer than ever intended.
-        return now if row.not_before - now > longest else row.not_before
-
-    def _addressed(self, row: Row) -> Row:
-        """Return a row with the message that it goes on from, if there is one."""
-        root = self._ledger.rows.get(row.root)
-        if root is None or root.status is not Status.SENT or not root.ref:
-            return row
-        policy = self._policies.get(row.receiver)
-        update = policy is not None and policy.follow_up == "update"
-        if not update or row.kind is not NoticeKind.RESOLVED:
-            return replace(row, ref=root.ref)
-        return replace(row, ref=root.ref, update=True, entries=_merged(root, row))
-
-    def _deliver(self, row: Row, verdict: Verdict, now: float) -> None:
-        sent = self._addressed(row)
-        done = replace(
-            row, status=Status.SENT, settled=now, ref=verdict.ref or sent.ref
-        )
-        self._ledger.change(done)
-        if sent.update:
-            root = self._ledger.rows[row.root]
-            # A message that could not be changed was posted anew, under another name.
-            self._ledger.change(replace(root, entries=sent.entries, ref=done.ref))
-        self._intake.count(row, Status.SENT)
-
-    def _delay(self, row: Row, verdict: Verdict) -> float:
-        jitter = self._random() * min(MAX_BACKOFF, 2.0 ** min(row.attempts + 1, 16))
-        least = LEAST_PAUSE if verdict.pause else 0.0
-        return min(max(jitter, least, verdict.after or 0.0), MAX_RETRY_AFTER)
-
-    def _expire(self, receiver: str, now: float) -> None:
-        # Behind a head that is too old there may be another one.
-        while old := [r for r in self._ledger.heads(receiver) if r.expires <= now]:
-            for row in old:
-                self._intake.kill(row, Reason.EXPIRED, row.error, now)
-
-    # -- durability ------------------------------------------------------------------
-
-    def changes(self) -> dict[str, bytes | None]:
-        """Return the documents that changed since the last call; None for deleted.
-
-        Only while no other commit is under way.
-        """
-        return self._ledger.changes()
-
-    def committed(self, ids: Iterable[str]) -> set[str]:
-        """Learn that documents are durable; return the receivers to wake."""
-        return self._ledger.committed(ids)
-
-    def refused(self, ids: Iterable[str]) -> None:
-        """Learn that documents could not be made durable; they are changes again."""
-        self._ledger.refused(ids)
-
-    def release(self) -> set[str]:
-        """Send what is not durable: the disk is full, and someone has to be told."""
-        return self._ledger.release()
-
-    def rewrite(self) -> None:
-        """Make every document a change, for a store that begins anew."""
-        self._ledger.rewrite()
+    def restore(self, documents: Mapping[str, bytes], now: float) -> None:
+        """Continue with the documents that a commit wrote, by id."""
+        self.store.restore(documents, now)
+        self._ids = MessageIds(self._entropy, max(self.store.rows, default=""))
+        for name in {row.receiver for row in self.store.rows.values()}:
+            if name not in self.receivers:
+                self._abandon(name, now)
 
     def use(self, policies: Mapping[str, Policy], now: float) -> None:
-        """Go on with another configuration; receivers that were disabled get a try."""
-        for name in set(self._policies) - set(policies):
-            for row in self._ledger.pending(name):
-                if not self._intake.flying(row):
-                    self._intake.abandon(row, now)
-            del self._policies[name], self._lanes[name]
-        self._policies.update(policies)
+        """Take another configuration; disabled receivers get another try."""
+        for name in set(self.receivers) - set(policies):
+            self._abandon(name, now)
+            del self.receivers[name]
         for name, policy in policies.items():
-            lane = self._lanes.setdefault(name, Lane(policy.rate))
-            lane.renew(policy.rate)
+            self.receivers.setdefault(name, ReceiverState(policy)).renew(policy)
 
-    # -- what is there ---------------------------------------------------------------
+    # -- enqueueing --------------------------------------------------------------------
 
-    def max_alerts(self, receiver: str) -> int:
-        """Return how many alerts a message to a receiver shows."""
-        policy = self._policies.get(receiver)
-        return policy.max_alerts if policy else MAX_ENTRIES
+    def enqueue(self, request: NotificationRequest, now: float) -> EnqueueResult:
+        """Take a request; return what became of it."""
+        result = self._enqueue(request, now)
+        self._telemetry.add(
+            "kaywatch_notices_total",
+            1,
+            request.receiver,
+            str(request.kind),
+            str(result),
+        )
+        return result
+
+    def _enqueue(self, request: NotificationRequest, now: float) -> EnqueueResult:
+        receiver = self.receivers.get(request.receiver)
+        if receiver is None:
+            return EnqueueResult.UNKNOWN
+        found = enqueue(self.store, receiver, request, now, self._ids.make(now))
+        for row in found.messages:
+            self._put(row)
+        if found.fallback is not None:
+            self._enqueue(found.fallback, now)
+        self._shed(request.receiver, now)
+        return found.result
+
+    def _shed(self, name: str, now: float) -> None:
+        """End the least important messages while too many wait."""
+        while self.store.depth(name) > MAX_PENDING:
+            flying = self.receivers[name].in_flight
+            waiting = [row for row in self.store.pending(name) if row.id != flying]
+            row = min(waiting, key=lambda row: (_EXPENDABLE.index(row.kind), row.id))
+            if row.kind in (NoticeKind.FIRING, NoticeKind.RESOLVED):
+                self._kill(row, EndReason.OVERFLOW, now, "too many messages wait")
+            else:
+                self._put(row.ended(Status.SUPERSEDED, EndReason.OVERFLOW, now))
+
+    # -- sending -----------------------------------------------------------------------
+
+    def claim(self, name: str, now: float) -> OutboxMessage | None:
+        """Return the message to send now, if any; it is in flight until `finish`."""
+        receiver = self.receivers.get(name)
+        if receiver is None or receiver.in_flight or receiver.disabled:
+            return None
+        self._expire(name, now)
+        if receiver.free_at(now) > now:
+            return None
+        due = [r for r in self._claimable(name) if self._when(r, receiver, now) <= now]
+        if not due:
+            return None
+        row = min(due, key=lambda row: (row.not_before, row.id))
+        receiver.begin(row.id, now)
+        return self._continuing(row)
+
+    def next_due(self, name: str, now: float) -> float | None:
+        """Return when `claim` may return a message; None until a commit, if ever."""
+        receiver = self.receivers.get(name)
+        if receiver is None or receiver.in_flight or receiver.disabled:
+            return None
+        times = [self._when(row, receiver, now) for row in self._claimable(name)]
+        return max(min(times), receiver.free_at(now)) if times else None
+
+    def finish(self, message_id: str, result: DeliveryResult, now: float) -> None:
+        """Take the result of an attempt."""
+        row = self.store.rows[message_id]
+        receiver = self.receivers.get(row.receiver)
+        code = str(result.code) if result.code else "none"
+        self._telemetry.add("kaywatch_notify_attempts_total", 1, row.receiver, code)
+        delay = self._delay(row, result)
+        was_open = receiver is not None and receiver.breaker.open
+        if receiver is not None:
+            receiver.finish(result, now, delay)
+        if row.status is Status.PENDING:
+            self._settle(row, result, now, delay)
+        if receiver is not None:
+            self._after(row.receiver, receiver, was_open, now)
+
+    def notification(self, row: OutboxMessage) -> Notification:
+        """Return what a message's receiver gets."""
+        receiver = self.receivers.get(row.receiver)
+        return row.notification(receiver.policy.max_alerts if receiver else MAX_ENTRIES)
+
+    def _claimable(self, name: str) -> Iterable[OutboxMessage]:
+        return filter(self.store.sealed, self.store.heads(name))
+
+    def _when(self, row: OutboxMessage, receiver: ReceiverState, now: float) -> float:
+        """Return when a message may be sent, as far as its receiver allows it."""
+        if receiver.breaker.open and row.attempts:
+            return now  # the circuit decides when it is probed
+        policy = receiver.policy
+        longest = MAX_RETRY_AFTER + policy.group_wait + policy.group_interval
+        # It waits longer than was ever intended only if the clock was put back.
+        return now if row.not_before - now > longest else row.not_before
+
+    def _settle(
+        self, row: OutboxMessage, result: DeliveryResult, now: float, delay: float
+    ) -> None:
+        """Take what an attempt means for its message."""
+        row = replace(
+            row,
+            code=result.code,
+            error=result.error,
+            undelivered=row.undelivered and result.undelivered,
+        )
+        if result.outcome is Outcome.SENT:
+            self._sent(row, result, now)
+            return
+        row = replace(row, attempts=row.attempts + 1)
+        if result.outcome is not Outcome.RETRY:
+            gone = result.outcome is Outcome.GONE
+            reason = EndReason.GONE if gone else EndReason.REFUSED
+            self._kill(row, reason, now, result.error)
+            return
+        self._put(replace(row, not_before=now + delay))
+        if row.receiver not in self.receivers:
+            self._abandon(row.receiver, now)
+
+    def _sent(self, row: OutboxMessage, result: DeliveryResult, now: float) -> None:
+        sent = self._continuing(row)
+        ref = result.ref or sent.ref
+        self._put(replace(row, status=Status.SENT, settled=now, ref=ref))
+        if sent.update:
+            root = self.store.rows[row.thread_root]
+            # A message that could not be changed was posted anew, under another id.
+            self._put(replace(root, entries=sent.entries, ref=ref))
+
+    def _after(
+        self, name: str, receiver: ReceiverState, was_open: bool, now: float
+    ) -> None:
+        """Act on what a receiver's answer says about the receiver."""
+        pending = self.store.pending(name)
+        if receiver.disabled:
+            for row in pending:
+                self._kill(row, EndReason.GONE, now, receiver.disabled)
+        elif receiver.breaker.open and not was_open:
+            for row in pending:
+                self._fail_over(row, now)
+        elif was_open and not receiver.breaker.open:
+            # It is back: what failed meanwhile need not wait for its own next try.
+            for row in pending:
+                if row.attempts and row.not_before > now:
+                    self._put(replace(row, not_before=now))
+
+    def _continuing(self, row: OutboxMessage) -> OutboxMessage:
+        """Return a message with the one that it continues, if there is one."""
+        root = self.store.rows.get(row.thread_root)
+        if root is None or root.status is not Status.SENT or not root.ref:
+            return row
+        receiver = self.receivers.get(row.receiver)
+        update = receiver is not None and receiver.policy.follow_up == "update"
+        if not update or row.kind is not NoticeKind.RESOLVED:
+            return replace(row, ref=root.ref)
+        # Each alert of the message as it is now.
+        entries = tuple(
+            entry if (newer := row.find(entry.alert)) is None else entry.then(newer)
+            for entry in root.entries
+        )
+        return replace(row, ref=root.ref, update=True, entries=entries)
+
+    def _delay(self, row: OutboxMessage, result: DeliveryResult) -> float:
+        """Return the seconds until a message is tried again: full jitter."""
+        jitter = self._random() * min(MAX_BACKOFF, 2.0 ** min(row.attempts + 1, 16))
+        least = LEAST_PAUSE if result.pause else 0.0
+        return min(max(jitter, least, result.after or 0.0), MAX_RETRY_AFTER)
+
+    # -- the end of a message ----------------------------------------------------------
+
+    def _expire(self, name: str, now: float) -> None:
+        # Behind a head that is too old there may be another one.
+        while old := [row for row in self.store.heads(name) if row.expires <= now]:
+            for row in old:
+                self._kill(row, EndReason.EXPIRED, now)
+
+    def _abandon(self, name: str, now: float) -> None:
+        """Give up the messages of a receiver that is gone, but for one in flight."""
+        receiver = self.receivers.get(name)
+        for row in self.store.pending(name):
+            if receiver is None or receiver.in_flight != row.id:
+                error = "the receiver is not configured any more"
+                self._kill(row, EndReason.REMOVED, now, error)
+
+    def _kill(
+        self, row: OutboxMessage, reason: EndReason, now: float, error: str = ""
+    ) -> None:
+        """Give a message up; its receiver's fallback is notified."""
+        self._fail_over(row.ended(Status.DEAD, reason, now, error), now)
+
+    def _fail_over(self, row: OutboxMessage, now: float) -> None:
+        """Put a message, and notify its receiver's fallback if that wasn't done yet."""
+        receiver = self.receivers.get(row.receiver)
+        requests: list[NotificationRequest] = []
+        if receiver is not None and not row.failed_over:
+            for entry in row.entries:
+                request = NotificationRequest(
+                    row.receiver, entry.kind, entry.alert, "", row.fallback_for
+                )
+                requests += filter(None, [diverted(request, receiver)])
+        self._put(replace(row, failed_over=row.failed_over or bool(requests)))
+        for request in requests:
+            self._enqueue(request, now)
+
+    def _put(self, row: OutboxMessage) -> None:
+        """Put a message, and count it if this is its end."""
+        before = self.store.rows.get(row.id)
+        if before is row:
+            return
+        self.store.put(row)
+        if row.status is Status.PENDING or (before and before.status is row.status):
+            return
+        kind, status = str(row.kind), str(row.status)
+        self._telemetry.add(
+            "kaywatch_notifications_total", 1, row.receiver, kind, status
+        )
+        if row.status is Status.DEAD:
+            self._telemetry.add(
+                "kaywatch_outbox_dead_total", 1, row.receiver, str(row.reason)
+            )
+
+    # -- for people --------------------------------------------------------------------
 
     def rows(
         self, receiver: str | None = None, statuses: Collection[Status] = tuple(Status)
-    ) -> list[Row]:
-        """Return what is kept, the newest first."""
+    ) -> list[OutboxMessage]:
+        """Return the messages that are kept, the newest first."""
         return [
             row
-            for _, row in sorted(self._ledger.rows.items(), reverse=True)
+            for _, row in sorted(self.store.rows.items(), reverse=True)
             if row.status in statuses and receiver in (None, row.receiver)
         ]
+
+    def records(self, now: float) -> Iterator[MessageRecord]:
+        """Return an iterator over what became of each message, the newest first.
+
+        It depends on nothing that changes, and may be read in another thread.
+        """
+        rows = self.rows()
+        waits = {
+            name: (receiver.breaker.open, receiver.free_at(now))
+            for name, receiver in self.receivers.items()
+            if not receiver.disabled
+        }
+        return _records(rows, waits, now)
+
+    def receiver(self, name: str, kind: str, now: float) -> ReceiverRecord:
+        """Return how a receiver does, for people."""
+        state = self.receivers[name]
+        return ReceiverRecord(
+            name=name,
+            type=kind,
+            up=state.up,
+            waiting=self.store.depth(name),
+            dead=sum(row.receiver == name for row in self.store.dead()),
+            error=state.error,
+            disabled=state.disabled,
+            paused_until=state.paused_until if state.paused_until > now else None,
+            sent_at=state.sent_at,
+        )
 
     def retry(self, row_id: str | None, now: float) -> int:
         """Send a dead message again, or all of them; return how many.
 
-        What says that an alert fires whose end was told since would open it for ever;
-        it stays dead.
+        A message about an alert that fires stays dead if its end was sent since: it
+        would open an incident for ever.
         """
-        dead = self._dead(row_id)
         renewed = 0
-        for row in dead:
-            fires = [e for e in row.entries if e.kind in TRIGGERS]
-            policy = self._policies.get(row.receiver)
-            if policy is None or any(
-                episode_of(row, e.alert) in self._ledger.over for e in fires
-            ):
+        for row in self._dead(row_id):
+            receiver = self.receivers.get(row.receiver)
+            obsolete = any(
+                self.store.episode(episode_of(row, entry.alert)).resolved
+                for entry in row.entries
+                if entry.kind in TRIGGERS
+            )
+            if receiver is None or obsolete:
                 continue
-            self._ledger.change(
+            self._put(
                 replace(
                     row,
                     status=Status.PENDING,
                     not_before=now,
-                    expires=now + policy.max_age,
+                    expires=now + receiver.policy.max_age,
                     settled=None,
                     reason=None,
-                    unread=False,
+                    undelivered=False,
                 )
             )
             renewed += 1
@@ -319,56 +395,48 @@ class Outbox:
         """Forget a dead message, or all of them; return how many."""
         dead = self._dead(row_id)
         for row in dead:
-            self._ledger.delete(row.id)
+            self.store.delete(row.id)
         return len(dead)
-
-    def is_down(self, receiver: str) -> bool:
-        """Whether a receiver failed so often that it is only probed, or is disabled."""
-        lane = self._lanes.get(receiver)
-        return lane is not None and lane.down
-
-    def status(self, now: float) -> dict[str, ReceiverStatus]:
-        """Return how each receiver does."""
-        return {name: self._status(name, now) for name in sorted(self._policies)}
 
     def measure(self, now: float) -> None:
         """Bring the gauges up to date."""
         oldest = 0.0
-        for name, lane in self._lanes.items():
-            rows = list(self._ledger.heads(name))
-            if rows:
-                oldest = max(oldest, now - min(row.due for row in rows))
-            depth = self._ledger.depth[name]
+        for name, receiver in self.receivers.items():
+            due = min((row.due for row in self.store.heads(name)), default=now)
+            oldest = max(oldest, now - due)
+            depth = self.store.depth(name)
             self._telemetry.set("kaywatch_outbox_depth", depth, name)
-            up = not (lane.error or lane.disabled)
-            self._telemetry.set("kaywatch_receiver_up", up, name)
+            self._telemetry.set("kaywatch_receiver_up", receiver.up, name)
         self._telemetry.set("kaywatch_outbox_oldest_seconds", oldest)
 
-    # -- inside ----------------------------------------------------------------------
-
-    def _status(self, name: str, now: float) -> ReceiverStatus:
-        lane = self._lanes[name]
-        return ReceiverStatus(
-            up=not (lane.error or lane.disabled),
-            waiting=self._ledger.depth[name],
-            dead=len(self.rows(name, (Status.DEAD,))),
-            disabled=lane.disabled,
-            circuit_open=lane.open,
-            free_at=None if lane.disabled else lane.free_at(now),
-            paused_until=lane.paused_until if lane.paused_until > now else None,
-            error=lane.error,
-            error_at=lane.error_at,
-            sent_at=lane.sent_at,
-        )
-
-    def _dead(self, row_id: str | None) -> list[Row]:
-        found = self.rows(statuses=(Status.DEAD,))
-        return [row for row in reversed(found) if row_id in (None, row.id)]
+    def _dead(self, row_id: str | None) -> list[OutboxMessage]:
+        return [row for row in self.store.dead() if row_id in (None, row.id)]
 
 
-def _merged(root: Row, row: Row) -> tuple[Entry, ...]:
-    """Return what a message says after an update: each alert as it is now."""
-    return tuple(
-        entry if (newer := row.find(entry.alert)) is None else entry.then(newer)
-        for entry in root.entries
-    )
+def _records(
+    rows: Sequence[OutboxMessage],
+    waits: Mapping[str, tuple[bool, float]],
+    now: float,
+) -> Iterator[MessageRecord]:
+    """Yield a record of each message.
+
+    Args:
+        rows: the newest first.
+        waits: by receiver, whether its circuit is open, and when it accepts a message.
+        now: Unix seconds.
+    """
+    heads: dict[tuple[str, str], OutboxMessage] = {}
+    pending = [row for row in rows if row.status is Status.PENDING]
+    for row in sorted(pending, key=lambda row: row.place):
+        heads.setdefault((row.receiver, row.stream), row)
+    for row in rows:
+        behind, next_attempt = "", None
+        if row.status is Status.PENDING:
+            head = heads[row.receiver, row.stream]
+            behind = head.id if head is not row else ""
+            if row.receiver in waits:
+                is_open, free_at = waits[row.receiver]
+                # An open circuit decides when failed messages are tried again.
+                own = now if is_open and row.attempts else row.not_before
+                next_attempt = max(own, free_at)
+        yield row.record(behind, next_attempt)

@@ -22,7 +22,12 @@ import structlog
 
 from kaywatch_agent.aggregate.aggregator import View
 from kaywatch_agent.aggregate.clients import Client
-from kaywatch_agent.model.alerts import Alert, NoticeKind, Severity
+from kaywatch_agent.model.alerts import (
+    Alert,
+    NoticeKind,
+    NotificationRequest,
+    Severity,
+)
 from kaywatch_agent.rules.engine import Engine
 from kaywatch_agent.rules.instance import Instance
 from kaywatch_agent.rules.picture import Picture, frozen
@@ -31,7 +36,7 @@ from kaywatch_agent.rules.rule import Settings
 from kaywatch_agent.rules.scene import Process, Scene
 from kaywatch_agent.rules.silence import Silence
 from kaywatch_agent.rules.state import State
-from kaywatch_agent.rules.tell import Evaluation, Notice
+from kaywatch_agent.rules.tell import Evaluation
 from kaywatch_agent.runtime.metrics import Counter, Gauge, Metrics
 from kaywatch_agent.units import span
 
@@ -92,7 +97,7 @@ class Alerting:
         self,
         settings: Settings,
         *,
-        tell: Callable[[Iterable[Notice], str], None],
+        tell: Callable[[Iterable[NotificationRequest]], None],
         least: Mapping[str, Severity],
         clock: Callable[[], float],
         turned: Callable[[Picture], None] = lambda _: None,
@@ -284,16 +289,18 @@ class Alerting:
 
     def _take(self, evaluation: Evaluation) -> None:
         self._changed.update(evaluation.documents)
-        self._tell(evaluation.notices, "")
+        self._tell(evaluation.notices)
         if self._away >= AWAY_SECONDS:
             text = f"kaywatch was down for {span(self._away)}; this fires as before"
-            self._tell(self._unchanged(evaluation), text)
+            self._tell(self._unchanged(evaluation, text))
         self._away = 0.0
         for reason, count in evaluation.suppressed.items():
             self.metrics.suppressed.labels(reason).add(count)
         self._count(evaluation)
 
-    def _unchanged(self, evaluation: Evaluation) -> list[Notice]:
+    def _unchanged(
+        self, evaluation: Evaluation, text: str
+    ) -> list[NotificationRequest]:
         """Return, after a downtime, what receivers were told and is still so."""
         news = {(n.receiver, n.alert.dedup_key) for n in evaluation.notices}
         found = []
@@ -301,7 +308,9 @@ class Alerting:
             for receiver, told in instance.told.items():
                 alert = self.engine.describe(instance)
                 if told.last == "firing" and (receiver, alert.dedup_key) not in news:
-                    found.append(Notice(receiver, NoticeKind.SUMMARY, alert))
+                    found.append(
+                        NotificationRequest(receiver, NoticeKind.SUMMARY, alert, text)
+                    )
         return found
 
     def _count(self, evaluation: Evaluation) -> None:

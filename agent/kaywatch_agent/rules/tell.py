@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from kaywatch_agent.model.alerts import Alert, NoticeKind, Severity
+from kaywatch_agent.model.alerts import Alert, NotificationRequest, Severity
 from kaywatch_agent.rules.decide import (
     FLAPS,
     Decision,
@@ -27,21 +27,13 @@ from kaywatch_agent.rules.rule import Inhibition, Rule, Settings
 from kaywatch_agent.rules.silence import Silence, covering
 from kaywatch_agent.rules.state import State
 
-__all__ = ["Evaluation", "Notice", "tell"]
+__all__ = ["Evaluation", "tell"]
 
 # Timers that go on are written down so often, in seconds; all else at once.
 WRITE_SECONDS: Final = 10.0
 
 # What ended and was told is remembered for a day: for cooldowns, and for `why`.
 REMEMBER_SECONDS: Final = 86_400.0
-
-
-class Notice(NamedTuple):
-    """That a receiver is to be told something."""
-
-    receiver: str
-    kind: NoticeKind
-    alert: Alert
 
 
 class Evaluation(NamedTuple):
@@ -55,7 +47,7 @@ class Evaluation(NamedTuple):
         turns: which alerts went from one state to another.
     """
 
-    notices: list[Notice]
+    notices: list[NotificationRequest]
     documents: dict[Document, bytes | None]
     suppressed: Counter[str]
     refused: Counter[str]
@@ -107,7 +99,7 @@ class _Telling:
         )
 
     def evaluation(self) -> Evaluation:
-        notices: list[Notice] = []
+        notices: list[NotificationRequest] = []
         for instance in self._book.instances.values():
             notices += self._tell(instance)
         self._forget()
@@ -119,7 +111,7 @@ class _Telling:
             self._round.turns,
         )
 
-    def _tell(self, instance: Instance) -> Iterator[Notice]:
+    def _tell(self, instance: Instance) -> Iterator[NotificationRequest]:
         rule = self._settings.rules.get(instance.rule)
         clock = self._book.clock
         decisions = decide(instance, rule, partial(self._held, instance, rule), clock)
@@ -130,7 +122,7 @@ class _Telling:
                 text = f"{decision.receiver} is told: {decision.kind}"
                 instance.say(self._round.now, text)
                 self._round.dirty[instance.id] = instance
-                yield Notice(
+                yield NotificationRequest(
                     decision.receiver, decision.kind, self._alert(instance, rule)
                 )
 

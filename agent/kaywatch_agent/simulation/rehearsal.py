@@ -14,7 +14,11 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from kaywatch_agent.model.alerts import NoticeKind, Notification
+from kaywatch_agent.model.alerts import (
+    NoticeKind,
+    Notification,
+    NotificationRequest,
+)
 from kaywatch_agent.notify.config import (
     AlertmanagerConfig,
     Grouping,
@@ -22,17 +26,17 @@ from kaywatch_agent.notify.config import (
     SlackConfig,
     policies,
 )
-from kaywatch_agent.notify.http import Http, NoAnswer
+from kaywatch_agent.notify.http import Http
+from kaywatch_agent.notify.message import OutboxMessage, most_urgent
 from kaywatch_agent.notify.outbox import Outbox
 from kaywatch_agent.notify.policy import parse_seconds
 from kaywatch_agent.notify.receivers import alertmanager, build
-from kaywatch_agent.notify.row import Row, most_urgent
-from kaywatch_agent.notify.verdict import Verdict, sent
+from kaywatch_agent.notify.result import DeliveryResult, Outcome, sent
 from kaywatch_agent.rules.engine import Engine
 from kaywatch_agent.rules.rule import Settings
 from kaywatch_agent.rules.scene import Scene
 from kaywatch_agent.rules.state import State
-from kaywatch_agent.rules.tell import Evaluation, Notice
+from kaywatch_agent.rules.tell import Evaluation
 from kaywatch_agent.runtime.telemetry import Telemetry
 
 __all__ = ["Message", "Outage", "Passage", "Rehearsal"]
@@ -136,7 +140,7 @@ class Rehearsal:
         while (found := self._next()) is not None and found[0] <= until:
             due, name = found
             self._now = max(self._now, due)
-            row = self._outbox.due(name, self._now)
+            row = self._outbox.claim(name, self._now)
             if row is not None:
                 self._attempt(row)
         self._now = max(self._now, until)
@@ -174,19 +178,18 @@ class Rehearsal:
         self.suppressed += done.suppressed
         self.refused |= done.refused
 
-    def _tell(self, notices: Iterable[Notice]) -> None:
-        informed: dict[str, list[Notice]] = {}
-        for notice in notices:
-            receiver, kind, alert = notice
-            if isinstance(self._configs[receiver], AlertmanagerConfig):
-                informed.setdefault(receiver, []).append(notice)
+    def _tell(self, requests: Iterable[NotificationRequest]) -> None:
+        informed: dict[str, list[NotificationRequest]] = {}
+        for request in requests:
+            if isinstance(self._configs[request.receiver], AlertmanagerConfig):
+                informed.setdefault(request.receiver, []).append(request)
             else:
-                self._outbox.put(receiver, kind, alert, self._now)
+                self._outbox.enqueue(request, self._now)
         self._commit()
         for receiver, news in informed.items():
             self._inform(receiver, news)
 
-    def _inform(self, receiver: str, news: Sequence[Notice]) -> None:
+    def _inform(self, receiver: str, news: Sequence[NotificationRequest]) -> None:
         """Tell an Alertmanager all that it has to know of, as something is new."""
         notification = Notification(
             id="",
@@ -208,22 +211,21 @@ class Rehearsal:
         ]
         return min(found, default=None)
 
-    def _attempt(self, row: Row) -> None:
-        verdict = self._answer(row.receiver)
-        if verdict is None:
-            verdict = NoAnswer("no connection", unread=True).verdict
-        else:
-            shown = self._outbox.max_alerts(row.receiver)
-            rules = {entry.alert.rule for entry in row.entries}
-            self._take(row.notification(shown), rules)
-        self._outbox.settle(row.id, verdict, self._now)
+    def _attempt(self, message: OutboxMessage) -> None:
+        result = self._answer(message.receiver)
+        if result.outcome is Outcome.SENT:
+            rules = {entry.alert.rule for entry in message.entries}
+            self._take(self._outbox.notification(message), rules)
+        self._outbox.finish(message.id, result, self._now)
         self._commit()
 
-    def _answer(self, receiver: str) -> Verdict | None:
-        """Return how a receiver takes a message; None if it can't be reached."""
+    def _answer(self, receiver: str) -> DeliveryResult:
+        """Return how a receiver answers."""
         for name, start, end in self._outages:
             if name == receiver and start <= self._now < end:
-                return None
+                return DeliveryResult(
+                    Outcome.RETRY, 0, "no connection", undelivered=True
+                )
         config = self._configs[receiver]
         if isinstance(config, SlackConfig):
             # A bot is told the channel and the time, and goes on from that message.
@@ -240,7 +242,7 @@ class Rehearsal:
             self.told[receiver, rule, kind] += 1
 
     def _commit(self) -> None:
-        self._outbox.committed(self._outbox.changes())
+        self._outbox.store.committed(self._outbox.store.changes())
 
 
 def _outbox(settings: Settings, receivers: Mapping[str, ReceiverConfig]) -> Outbox:
@@ -248,7 +250,6 @@ def _outbox(settings: Settings, receivers: Mapping[str, ReceiverConfig]) -> Outb
     grouping = Grouping(settings.group_by, settings.group_wait, settings.group_interval)
     return Outbox(
         policies(receivers, grouping),
-        {},
         telemetry=Telemetry(),
         random=lambda: 1.0,
         entropy=bytes,

@@ -7,10 +7,16 @@ from typing import Any
 
 import msgspec
 
-from kaywatch_agent.model.alerts import Alert, dedup_key
+from kaywatch_agent.model.alerts import (
+    Alert,
+    NoticeKind,
+    NotificationRequest,
+    dedup_key,
+)
+from kaywatch_agent.notify.enqueue import EnqueueResult
+from kaywatch_agent.notify.message import OutboxMessage
 from kaywatch_agent.notify.outbox import Outbox
 from kaywatch_agent.notify.policy import Policy
-from kaywatch_agent.notify.row import Row
 from kaywatch_agent.runtime.telemetry import Telemetry
 
 NOON = 1_795_608_060.0  # 2026-11-25T12:01:00Z
@@ -67,13 +73,13 @@ class Disk:
         self.documents: dict[str, bytes] = {}
 
     def commit(self, outbox: Outbox) -> set[str]:
-        changes = outbox.changes()
+        changes = outbox.store.changes()
         for row_id, document in changes.items():
             if document is None:
                 self.documents.pop(row_id, None)
             else:
                 self.documents[row_id] = document
-        return outbox.committed(changes)
+        return outbox.store.committed(changes)
 
 
 class Entropy:
@@ -92,17 +98,30 @@ def outbox(
     restored: Mapping[str, bytes] | None = None,
     telemetry: Telemetry | None = None,
     random: float = 1.0,
+    now: float = NOON,
 ) -> Outbox:
-    return Outbox(
+    box = Outbox(
         policies,
-        restored or {},
         telemetry=telemetry or Telemetry(),
         random=lambda: random,
         entropy=Entropy(),
     )
+    box.restore(restored or {}, now)
+    return box
 
 
-def told(row: Row | None) -> list[tuple[str, str]]:
+def put(
+    box: Outbox,
+    receiver: str,
+    kind: NoticeKind,
+    alert: Alert,
+    now: float,
+    text: str = "",
+) -> EnqueueResult:
+    return box.enqueue(NotificationRequest(receiver, kind, alert, text), now)
+
+
+def told(row: OutboxMessage | None) -> list[tuple[str, str]]:
     """What a row says: the kind and the node of each of its alerts."""
     assert row is not None
     return [(str(e.kind), e.alert.labels["node"]) for e in row.entries]

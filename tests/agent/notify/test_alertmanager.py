@@ -92,7 +92,7 @@ def resender(
     table = {"type": "alertmanager", "urls": list(urls), "resend_interval": interval}
     config = parse({"am": table})["am"]
     assert isinstance(config, AlertmanagerConfig)
-    return Resender(config, http, lambda: alerts, Telemetry(), now)
+    return Resender(config, http, lambda _: alerts, Telemetry(), now)
 
 
 @pytest.fixture

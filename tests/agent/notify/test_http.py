@@ -50,7 +50,7 @@ async def test_the_check_is_made_when_the_connection_is(fakes: Receivers) -> Non
         for host in ("127.0.0.1", "localhost", "[::ffff:127.0.0.1]"):
             error = await refusal(http, f"http://{host}:{port}/x")
             assert str(error) == "the address is not allowed for receivers"
-            assert error.unread
+            assert error.undelivered
     assert fakes.requests == []
 
 
@@ -68,7 +68,7 @@ async def test_the_check_is_made_when_the_connection_is(fakes: Receivers) -> Non
 )
 async def test_only_http_is_spoken(http: Http, url: str) -> None:
     error = await refusal(http, url)
-    assert (str(error), error.unread) == ("no http or https URL", True)
+    assert (str(error), error.undelivered) == ("no http or https URL", True)
 
 
 async def test_redirects_are_not_followed(http: Http, fakes: Receivers) -> None:
@@ -108,7 +108,7 @@ async def test_failures_name_no_url_and_say_whether_it_arrived(
         "the connection was closed without an answer",
     ]
     assert "TLS" in str(found[3])
-    assert [error.unread for error in found] == [True, False, False, True]
+    assert [error.undelivered for error in found] == [True, False, False, True]
     assert not [error for error in found if "token" in str(error)]
 
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tests.agent.notify.alerts import NOON, Disk, alert, outbox, over, told
+from tests.agent.notify.alerts import NOON, Disk, alert, outbox, over, put, told
 
 from kaywatch_agent.model.alerts import NoticeKind
-from kaywatch_agent.notify.intake import MAX_PENDING, Put
-from kaywatch_agent.notify.ledger import DEAD_KEPT, DONE_KEPT
-from kaywatch_agent.notify.outbox import Outbox
+from kaywatch_agent.notify.enqueue import EnqueueResult
+from kaywatch_agent.notify.message import EndReason, MessageIds, OutboxMessage, Status
+from kaywatch_agent.notify.outbox import MAX_PENDING, Outbox
 from kaywatch_agent.notify.policy import Policy, Rate
-from kaywatch_agent.notify.row import Reason, Row, Status
-from kaywatch_agent.notify.ulid import Ulids
-from kaywatch_agent.notify.verdict import Outcome, Verdict, no_answer, sent
+from kaywatch_agent.notify.result import DeliveryResult, Outcome, no_answer, sent
+from kaywatch_agent.notify.store import DEAD_KEPT, DONE_KEPT
 from kaywatch_agent.runtime.telemetry import Telemetry
 
 FIRING, REPEAT, RESOLVED, TEST, SUMMARY = (
@@ -27,9 +26,13 @@ FAST = Rate(100_000, 1.0)
 CHAT = Policy(rate=FAST)
 PAGER = Policy(grouped=False, rate=FAST)
 
-LIMITED = Verdict(Outcome.RETRY, 429, "HTTP 429", after=40, pause=True, unread=True)
-REFUSED = Verdict(Outcome.DEAD, 400, "HTTP 400", unread=True)
-GONE = Verdict(Outcome.GONE, 410, "HTTP 410", unwell=True, unread=True)
+LIMITED = DeliveryResult(
+    Outcome.RETRY, 429, "HTTP 429", after=40, pause=True, undelivered=True
+)
+REFUSED = DeliveryResult(Outcome.DEAD, 400, "HTTP 400", undelivered=True)
+GONE = DeliveryResult(
+    Outcome.GONE, 410, "HTTP 410", misconfigured=True, undelivered=True
+)
 
 
 def ready(outbox: Outbox) -> Outbox:
@@ -37,22 +40,24 @@ def ready(outbox: Outbox) -> Outbox:
     return outbox
 
 
-def take(outbox: Outbox, receiver: str, now: float) -> Row:
+def take(outbox: Outbox, receiver: str, now: float) -> OutboxMessage:
     ready(outbox)
-    row = outbox.due(receiver, now)
+    row = outbox.claim(receiver, now)
     assert row is not None
     return row
 
 
-def deliver(outbox: Outbox, receiver: str, now: float) -> Row:
+def deliver(outbox: Outbox, receiver: str, now: float) -> OutboxMessage:
     row = take(outbox, receiver, now)
-    outbox.settle(row.id, sent(), now)
+    outbox.finish(row.id, sent(), now)
     return row
 
 
-def fail(outbox: Outbox, receiver: str, now: float, verdict: Verdict) -> Row:
+def fail(
+    outbox: Outbox, receiver: str, now: float, result: DeliveryResult
+) -> OutboxMessage:
     row = take(outbox, receiver, now)
-    outbox.settle(row.id, verdict, now)
+    outbox.finish(row.id, result, now)
     return row
 
 
@@ -62,12 +67,15 @@ def fail(outbox: Outbox, receiver: str, now: float, verdict: Verdict) -> Row:
 def test_alerts_of_a_group_share_a_message_that_waits_for_them() -> None:
     box = outbox({"ops": CHAT})
 
-    assert box.put("ops", FIRING, alert("pay"), NOON) is Put.QUEUED
-    assert box.put("ops", FIRING, alert("ship"), NOON + 9) is Put.JOINED
-    assert box.put("ops", FIRING, alert("load", graph="etl"), NOON + 9) is Put.QUEUED
+    assert put(box, "ops", FIRING, alert("pay"), NOON) is EnqueueResult.QUEUED
+    assert put(box, "ops", FIRING, alert("ship"), NOON + 9) is EnqueueResult.JOINED
+    assert (
+        put(box, "ops", FIRING, alert("load", graph="etl"), NOON + 9)
+        is EnqueueResult.QUEUED
+    )
 
     ready(box)
-    assert box.due("ops", NOON + 9.9) is None
+    assert box.claim("ops", NOON + 9.9) is None
     assert box.next_due("ops", NOON) == NOON + 10
     row = take(box, "ops", NOON + 10)
     assert told(row) == [("firing", "pay"), ("firing", "ship")]
@@ -76,15 +84,15 @@ def test_alerts_of_a_group_share_a_message_that_waits_for_them() -> None:
 
 def test_a_group_s_next_message_waits_for_the_interval() -> None:
     box = outbox({"ops": CHAT})
-    box.put("ops", FIRING, alert("pay"), NOON)
+    put(box, "ops", FIRING, alert("pay"), NOON)
     deliver(box, "ops", NOON + 10)
 
-    box.put("ops", FIRING, alert("ship"), NOON + 15)
+    put(box, "ops", FIRING, alert("ship"), NOON + 15)
     ready(box)
     assert box.next_due("ops", NOON + 15) == NOON + 70
     deliver(box, "ops", NOON + 70)
 
-    box.put("ops", FIRING, alert("load"), NOON + 1000)
+    put(box, "ops", FIRING, alert("load"), NOON + 1000)
     ready(box)
     assert box.next_due("ops", NOON + 1000) == NOON + 1010
 
@@ -92,15 +100,15 @@ def test_a_group_s_next_message_waits_for_the_interval() -> None:
 def test_without_a_wait_all_of_a_tick_is_one_message() -> None:
     box = outbox({"ops": Policy(rate=FAST, group_wait=0.0)})
     for n in range(20):
-        box.put("ops", FIRING, alert(f"n{n}"), NOON)
+        put(box, "ops", FIRING, alert(f"n{n}"), NOON)
 
     assert len(take(box, "ops", NOON).entries) == 20
 
 
 def test_a_pager_gets_a_message_for_each_alert_and_at_once() -> None:
     box = outbox({"pd": PAGER})
-    box.put("pd", FIRING, alert("pay"), NOON)
-    box.put("pd", FIRING, alert("ship"), NOON)
+    put(box, "pd", FIRING, alert("pay"), NOON)
+    put(box, "pd", FIRING, alert("ship"), NOON)
 
     assert told(deliver(box, "pd", NOON)) == [("firing", "pay")]
     assert told(deliver(box, "pd", NOON)) == [("firing", "ship")]
@@ -108,12 +116,12 @@ def test_a_pager_gets_a_message_for_each_alert_and_at_once() -> None:
 
 def test_an_alert_does_not_join_what_is_in_flight_or_may_have_arrived() -> None:
     box = outbox({"ops": CHAT}, random=0.0)
-    box.put("ops", FIRING, alert("pay"), NOON)
+    put(box, "ops", FIRING, alert("pay"), NOON)
     row = take(box, "ops", NOON + 10)
-    assert box.put("ops", FIRING, alert("ship"), NOON + 10) is Put.QUEUED
-    box.settle(row.id, no_answer("timeout"), NOON + 11)
+    assert put(box, "ops", FIRING, alert("ship"), NOON + 10) is EnqueueResult.QUEUED
+    box.finish(row.id, no_answer("timeout"), NOON + 11)
 
-    assert box.put("ops", FIRING, alert("load"), NOON + 12) is Put.JOINED
+    assert put(box, "ops", FIRING, alert("load"), NOON + 12) is EnqueueResult.JOINED
     assert told(deliver(box, "ops", NOON + 12)) == [("firing", "pay")]
     assert told(deliver(box, "ops", NOON + 70)) == [
         ("firing", "ship"),
@@ -125,7 +133,7 @@ def test_a_message_shows_the_worst_alerts_and_counts_the_others() -> None:
     box = outbox({"ops": CHAT})
     for n in range(500):
         severity = "critical" if n == 321 else "warning"
-        box.put("ops", FIRING, alert(f"n{n}", severity=severity), NOON)
+        put(box, "ops", FIRING, alert(f"n{n}", severity=severity), NOON)
 
     notification = take(box, "ops", NOON + 10).notification(10)
     assert len(notification.alerts) == 10
@@ -138,103 +146,103 @@ def test_a_message_shows_the_worst_alerts_and_counts_the_others() -> None:
 
 def test_a_resolve_joins_the_trigger_that_waits() -> None:
     box = outbox({"ops": CHAT})
-    box.put("ops", FIRING, alert(), NOON)
+    put(box, "ops", FIRING, alert(), NOON)
 
-    assert box.put("ops", RESOLVED, over(alert()), NOON + 5) is Put.COMBINED
+    assert put(box, "ops", RESOLVED, over(alert()), NOON + 5) is EnqueueResult.COMBINED
     row = deliver(box, "ops", NOON + 10)
     assert told(row) == [("resolved", "pay")]
     assert row.kind is RESOLVED
-    assert box.due("ops", NOON + 1000) is None
+    assert box.claim("ops", NOON + 1000) is None
 
 
 def test_a_resolve_takes_another_id_when_its_trigger_may_have_arrived() -> None:
     box = outbox({"ops": CHAT}, random=1.0)
-    box.put("ops", FIRING, alert(), NOON)
+    put(box, "ops", FIRING, alert(), NOON)
     first = fail(box, "ops", NOON + 10, no_answer("timeout"))
 
-    assert box.put("ops", RESOLVED, over(alert()), NOON + 11) is Put.COMBINED
+    assert put(box, "ops", RESOLVED, over(alert()), NOON + 11) is EnqueueResult.COMBINED
     second = deliver(box, "ops", NOON + 12)
     assert told(second) == [("resolved", "pay")]
     assert second.id > first.id
     assert [r.reason for r in box.rows(statuses=(Status.SUPERSEDED,))] == [
-        Reason.REPLACED
+        EndReason.REPLACED
     ]
 
 
 def test_a_resolve_combines_under_the_same_id_after_a_429() -> None:
     box = outbox({"ops": CHAT})
-    box.put("ops", FIRING, alert(), NOON)
+    put(box, "ops", FIRING, alert(), NOON)
     first = fail(box, "ops", NOON + 10, LIMITED)
-    box.put("ops", RESOLVED, over(alert()), NOON + 20)
+    put(box, "ops", RESOLVED, over(alert()), NOON + 20)
 
     ready(box)
-    assert box.due("ops", NOON + 49) is None
+    assert box.claim("ops", NOON + 49) is None
     assert deliver(box, "ops", NOON + 50).id == first.id
 
 
 def test_what_is_over_before_anybody_was_paged_pages_nobody() -> None:
     telemetry = Telemetry()
     box = outbox({"pd": PAGER}, telemetry=telemetry)
-    box.put("pd", FIRING, alert(), NOON)
+    put(box, "pd", FIRING, alert(), NOON)
 
-    assert box.put("pd", RESOLVED, over(alert()), NOON) is Put.SUPERSEDED
-    assert ready(box).due("pd", NOON + 1) is None
+    assert put(box, "pd", RESOLVED, over(alert()), NOON) is EnqueueResult.SUPERSEDED
+    assert ready(box).claim("pd", NOON + 1) is None
     count = telemetry.get("kaywatch_notifications_total", "pd", "firing", "superseded")
     assert count == 1
 
 
 def test_a_page_that_may_have_arrived_is_resolved() -> None:
     box = outbox({"pd": PAGER})
-    box.put("pd", FIRING, alert(), NOON)
+    put(box, "pd", FIRING, alert(), NOON)
     fail(box, "pd", NOON, no_answer("timeout"))
 
-    assert box.put("pd", RESOLVED, over(alert()), NOON + 1) is Put.QUEUED
+    assert put(box, "pd", RESOLVED, over(alert()), NOON + 1) is EnqueueResult.QUEUED
     assert told(deliver(box, "pd", NOON + 1)) == [("resolved", "pay")]
 
 
 def test_a_resolve_goes_though_its_trigger_is_dead() -> None:
     box = outbox({"pd": PAGER})
-    box.put("pd", FIRING, alert(), NOON)
+    put(box, "pd", FIRING, alert(), NOON)
     fail(box, "pd", NOON, REFUSED)
 
-    box.put("pd", RESOLVED, over(alert()), NOON + 1)
+    put(box, "pd", RESOLVED, over(alert()), NOON + 1)
     assert told(deliver(box, "pd", NOON + 1)) == [("resolved", "pay")]
 
 
 def test_a_repeat_that_waits_is_replaced_by_the_resolve() -> None:
     box = outbox({"pd": PAGER})
-    box.put("pd", FIRING, alert(), NOON)
+    put(box, "pd", FIRING, alert(), NOON)
     deliver(box, "pd", NOON)
-    box.put("pd", REPEAT, alert(), NOON + 5)
+    put(box, "pd", REPEAT, alert(), NOON + 5)
 
-    assert box.put("pd", RESOLVED, over(alert()), NOON + 6) is Put.QUEUED
+    assert put(box, "pd", RESOLVED, over(alert()), NOON + 6) is EnqueueResult.QUEUED
     assert told(deliver(box, "pd", NOON + 6)) == [("resolved", "pay")]
-    assert box.due("pd", NOON + 100) is None
+    assert box.claim("pd", NOON + 100) is None
 
 
 def test_a_repeat_of_what_still_waits_says_nothing_new() -> None:
     box = outbox({"ops": CHAT})
-    box.put("ops", FIRING, alert(), NOON)
+    put(box, "ops", FIRING, alert(), NOON)
 
-    assert box.put("ops", REPEAT, alert(), NOON + 1) is Put.PENDING
+    assert put(box, "ops", REPEAT, alert(), NOON + 1) is EnqueueResult.PENDING
     worse = alert(severity="critical", value=0.1)
-    assert box.put("ops", REPEAT, worse, NOON + 1) is Put.PENDING
+    assert put(box, "ops", REPEAT, worse, NOON + 1) is EnqueueResult.PENDING
 
 
 def test_an_alert_that_becomes_worse_is_told_so() -> None:
     box = outbox({"pd": PAGER})
-    box.put("pd", FIRING, alert(severity="warning"), NOON)
-    assert box.put("pd", FIRING, alert(), NOON) is Put.JOINED
+    put(box, "pd", FIRING, alert(severity="warning"), NOON)
+    assert put(box, "pd", FIRING, alert(), NOON) is EnqueueResult.JOINED
     (entry,) = deliver(box, "pd", NOON).entries
     assert entry.alert.severity == "critical"
 
 
 def test_a_resolve_never_overtakes_its_trigger() -> None:
     box = outbox({"ops": CHAT}, random=1.0)
-    box.put("ops", FIRING, alert(), NOON)
+    put(box, "ops", FIRING, alert(), NOON)
     row = take(box, "ops", NOON + 10)
-    box.put("ops", RESOLVED, over(alert()), NOON + 10)
-    box.settle(row.id, no_answer("timeout"), NOON + 11)
+    put(box, "ops", RESOLVED, over(alert()), NOON + 10)
+    box.finish(row.id, no_answer("timeout"), NOON + 11)
 
     assert told(deliver(box, "ops", NOON + 70)) == [("firing", "pay")]
     assert told(deliver(box, "ops", NOON + 71)) == [("resolved", "pay")]
@@ -243,11 +251,14 @@ def test_a_resolve_never_overtakes_its_trigger() -> None:
 def test_severity_filters_triggers_and_never_resolves() -> None:
     box = outbox({"pd": Policy(grouped=False, min_severity="error")})
 
-    assert box.put("pd", FIRING, alert(severity="warning"), NOON) is Put.FILTERED
+    assert (
+        put(box, "pd", FIRING, alert(severity="warning"), NOON)
+        is EnqueueResult.FILTERED
+    )
     low = over(alert(severity="warning"))
-    assert box.put("pd", RESOLVED, low, NOON) is Put.QUEUED
-    assert box.put("pd", SUMMARY, over(alert()), NOON) is Put.FILTERED
-    assert box.put("nobody", FIRING, alert(), NOON) is Put.UNKNOWN
+    assert put(box, "pd", RESOLVED, low, NOON) is EnqueueResult.QUEUED
+    assert put(box, "pd", SUMMARY, over(alert()), NOON) is EnqueueResult.FILTERED
+    assert put(box, "nobody", FIRING, alert(), NOON) is EnqueueResult.UNKNOWN
 
 
 # -- answers -------------------------------------------------------------------------
@@ -256,11 +267,11 @@ def test_severity_filters_triggers_and_never_resolves() -> None:
 def test_a_429_pauses_the_whole_receiver_and_no_other() -> None:
     box = outbox({"pd": PAGER, "ops": Policy(rate=FAST, group_wait=0)})
     for name in ("pay", "ship"):
-        box.put("pd", FIRING, alert(name), NOON)
-    box.put("ops", FIRING, alert(), NOON)
+        put(box, "pd", FIRING, alert(name), NOON)
+    put(box, "ops", FIRING, alert(), NOON)
     fail(box, "pd", NOON, LIMITED)
 
-    assert box.due("pd", NOON + 39) is None
+    assert box.claim("pd", NOON + 39) is None
     assert box.next_due("pd", NOON + 1) == NOON + 40
     assert deliver(box, "ops", NOON)
     assert deliver(box, "pd", NOON + 40)
@@ -269,7 +280,7 @@ def test_a_429_pauses_the_whole_receiver_and_no_other() -> None:
 def test_backoff_doubles_with_full_jitter_up_to_five_minutes() -> None:
     def waits(random: float) -> Iterator[float]:
         box = outbox({"pd": PAGER}, random=random)
-        box.put("pd", FIRING, alert(), NOON)
+        put(box, "pd", FIRING, alert(), NOON)
         now = NOON
         for _ in range(9):
             fail(box, "pd", now, no_answer("reset"))
@@ -285,30 +296,30 @@ def test_backoff_doubles_with_full_jitter_up_to_five_minutes() -> None:
 def test_after_ten_failures_one_message_a_minute_probes() -> None:
     box = outbox({"pd": PAGER}, random=0.0)
     for n in range(12):
-        box.put("pd", FIRING, alert(f"n{n}"), NOON)
+        put(box, "pd", FIRING, alert(f"n{n}"), NOON)
     for _ in range(10):
         fail(box, "pd", NOON, no_answer("refused"))
 
-    assert box.status(NOON)["pd"].circuit_open
-    assert box.due("pd", NOON + 59) is None
+    assert box.receivers["pd"].breaker.open
+    assert box.claim("pd", NOON + 59) is None
     fail(box, "pd", NOON + 60, no_answer("refused"))
-    assert box.due("pd", NOON + 119) is None
+    assert box.claim("pd", NOON + 119) is None
     deliver(box, "pd", NOON + 120)
     for _ in range(11):
         deliver(box, "pd", NOON + 120)
-    assert not box.status(NOON)["pd"].circuit_open
+    assert not box.receivers["pd"].breaker.open
 
 
 def test_410_disables_a_receiver_until_a_reload() -> None:
     box = outbox({"hook": PAGER})
-    box.put("hook", FIRING, alert("pay"), NOON)
-    box.put("hook", FIRING, alert("ship"), NOON)
+    put(box, "hook", FIRING, alert("pay"), NOON)
+    put(box, "hook", FIRING, alert("ship"), NOON)
     fail(box, "hook", NOON, GONE)
-    box.put("hook", FIRING, alert("load"), NOON)
+    put(box, "hook", FIRING, alert("load"), NOON)
 
-    assert ready(box).due("hook", NOON + 9999) is None
-    assert [r.reason for r in box.rows(statuses=(Status.DEAD,))] == [Reason.GONE] * 3
-    assert box.status(NOON)["hook"].disabled == "HTTP 410"
+    assert ready(box).claim("hook", NOON + 9999) is None
+    assert [r.reason for r in box.rows(statuses=(Status.DEAD,))] == [EndReason.GONE] * 3
+    assert box.receivers["hook"].disabled == "HTTP 410"
 
     box.use({"hook": PAGER}, NOON)
     assert box.retry(None, NOON) == 3
@@ -317,20 +328,20 @@ def test_410_disables_a_receiver_until_a_reload() -> None:
 
 def test_what_is_too_old_is_dead_and_blocks_nothing() -> None:
     box = outbox({"ops": CHAT}, random=1.0)
-    box.put("ops", FIRING, alert(), NOON)
+    put(box, "ops", FIRING, alert(), NOON)
     fail(box, "ops", NOON + 10, no_answer("refused"))
     day = NOON + 86_400 + 60
-    box.put("ops", FIRING, alert(episode=2), day)
+    put(box, "ops", FIRING, alert(episode=2), day)
 
     assert told(deliver(box, "ops", day + 10)) == [("firing", "pay")]
     (dead,) = box.rows(statuses=(Status.DEAD,))
-    assert (dead.reason, dead.error) == (Reason.EXPIRED, "refused")
+    assert (dead.reason, dead.error) == (EndReason.EXPIRED, "refused")
 
 
 def test_a_rate_is_kept_and_its_burst_allowed() -> None:
     box = outbox({"pd": Policy(grouped=False, rate=Rate(3, 60.0))})
     for n in range(10):
-        box.put("pd", FIRING, alert(f"n{n}"), NOON)
+        put(box, "pd", FIRING, alert(f"n{n}"), NOON)
     sent_at = []
     now = NOON
     while (due := ready(box).next_due("pd", now)) is not None:
@@ -343,8 +354,8 @@ def test_a_rate_is_kept_and_its_burst_allowed() -> None:
 
 def test_a_clock_that_is_put_back_delays_nothing_for_long() -> None:
     box = outbox({"pd": PAGER, "ops": CHAT})
-    box.put("pd", FIRING, alert(), NOON)
-    box.put("ops", FIRING, alert(), NOON)
+    put(box, "pd", FIRING, alert(), NOON)
+    put(box, "ops", FIRING, alert(), NOON)
     fail(box, "pd", NOON, LIMITED)
 
     yesterday = NOON - 86_400
@@ -362,7 +373,7 @@ BOTH = {
 
 def test_what_is_dead_goes_to_the_fallback_marked_so() -> None:
     box = outbox(BOTH)
-    box.put("pd", FIRING, alert(), NOON)
+    put(box, "pd", FIRING, alert(), NOON)
     fail(box, "pd", NOON, REFUSED)
 
     row = deliver(box, "ops", NOON)
@@ -370,18 +381,18 @@ def test_what_is_dead_goes_to_the_fallback_marked_so() -> None:
     assert row.text == "Sent here because pd can't be reached (HTTP 400)"
     assert row.fallback_for == "pd"
 
-    box.put("pd", RESOLVED, over(alert()), NOON + 9)
+    put(box, "pd", RESOLVED, over(alert()), NOON + 9)
     assert told(deliver(box, "pd", NOON + 9)) == [("resolved", "pay")]
     assert told(deliver(box, "ops", NOON + 9)) == [("resolved", "pay")]
-    assert box.due("ops", NOON + 999) is None
+    assert box.claim("ops", NOON + 999) is None
 
 
 def test_what_waits_for_a_receiver_that_is_down_goes_to_the_fallback_once() -> None:
     box = outbox(BOTH, random=0.0)
-    box.put("pd", FIRING, alert("pay"), NOON)
+    put(box, "pd", FIRING, alert("pay"), NOON)
     for _ in range(10):
         fail(box, "pd", NOON, no_answer("refused"))
-    box.put("pd", FIRING, alert("ship"), NOON + 1)
+    put(box, "pd", FIRING, alert("ship"), NOON + 1)
 
     assert told(deliver(box, "ops", NOON + 1)) == [
         ("firing", "pay"),
@@ -389,26 +400,26 @@ def test_what_waits_for_a_receiver_that_is_down_goes_to_the_fallback_once() -> N
     ]
     assert told(deliver(box, "pd", NOON + 60)) == [("firing", "pay")]
     assert told(deliver(box, "pd", NOON + 60)) == [("firing", "ship")]
-    assert box.due("ops", NOON + 999) is None
-    box.put("pd", RESOLVED, over(alert("pay")), NOON + 70)
+    assert box.claim("ops", NOON + 999) is None
+    put(box, "pd", RESOLVED, over(alert("pay")), NOON + 70)
     assert told(deliver(box, "ops", NOON + 70)) == [("resolved", "pay")]
 
 
 def test_a_receiver_that_wants_no_more_messages_leaves_all_to_the_fallback() -> None:
     box = outbox(BOTH)
-    box.put("pd", FIRING, alert("pay"), NOON)
+    put(box, "pd", FIRING, alert("pay"), NOON)
     fail(box, "pd", NOON, GONE)
     assert told(deliver(box, "ops", NOON)) == [("firing", "pay")]
 
-    box.put("pd", FIRING, alert("ship"), NOON + 1)
+    put(box, "pd", FIRING, alert("ship"), NOON + 1)
     assert told(deliver(box, "ops", NOON + 1)) == [("firing", "ship")]
-    box.put("pd", RESOLVED, over(alert("pay")), NOON + 2)
-    box.put("pd", RESOLVED, over(alert("ship")), NOON + 2)
+    put(box, "pd", RESOLVED, over(alert("pay")), NOON + 2)
+    put(box, "pd", RESOLVED, over(alert("ship")), NOON + 2)
     assert told(deliver(box, "ops", NOON + 2)) == [
         ("resolved", "pay"),
         ("resolved", "ship"),
     ]
-    assert box.due("ops", NOON + 999) is None
+    assert box.claim("ops", NOON + 999) is None
 
 
 # -- what follows on a message -------------------------------------------------------
@@ -418,24 +429,24 @@ def bot(follow_up: str) -> dict[str, Policy]:
     return {"bot": Policy(rate=FAST, group_wait=0.0, follow_up=follow_up)}  # type: ignore[arg-type]
 
 
-def post_two(box: Outbox) -> Row:
-    box.put("bot", FIRING, alert("pay"), NOON)
-    box.put("bot", FIRING, alert("ship"), NOON)
+def post_two(box: Outbox) -> OutboxMessage:
+    put(box, "bot", FIRING, alert("pay"), NOON)
+    put(box, "bot", FIRING, alert("ship"), NOON)
     row = take(box, "bot", NOON)
-    box.settle(row.id, sent(ref="C1 17.5"), NOON)
+    box.finish(row.id, sent(ref="C1 17.5"), NOON)
     return row
 
 
 def test_a_resolve_takes_the_message_s_place_with_all_that_it_said() -> None:
     box = outbox(bot("update"))
     post_two(box)
-    box.put("bot", RESOLVED, over(alert("pay")), NOON + 5)
+    put(box, "bot", RESOLVED, over(alert("pay")), NOON + 5)
 
     row = deliver(box, "bot", NOON + 5)
     assert (row.ref, row.update) == ("C1 17.5", True)
     assert told(row) == [("resolved", "pay"), ("firing", "ship")]
 
-    box.put("bot", RESOLVED, over(alert("ship")), NOON + 6)
+    put(box, "bot", RESOLVED, over(alert("ship")), NOON + 6)
     assert told(deliver(box, "bot", NOON + 6)) == [
         ("resolved", "pay"),
         ("resolved", "ship"),
@@ -445,7 +456,7 @@ def test_a_resolve_takes_the_message_s_place_with_all_that_it_said() -> None:
 def test_a_repeat_answers_to_the_message() -> None:
     box = outbox(bot("update"))
     post_two(box)
-    box.put("bot", REPEAT, alert("pay"), NOON + 5)
+    put(box, "bot", REPEAT, alert("pay"), NOON + 5)
 
     row = deliver(box, "bot", NOON + 5)
     assert (row.ref, row.update) == ("C1 17.5", False)
@@ -454,7 +465,7 @@ def test_a_repeat_answers_to_the_message() -> None:
 def test_a_resolve_answers_in_the_thread() -> None:
     box = outbox(bot("thread"))
     post_two(box)
-    box.put("bot", RESOLVED, over(alert("pay")), NOON + 5)
+    put(box, "bot", RESOLVED, over(alert("pay")), NOON + 5)
 
     row = deliver(box, "bot", NOON + 5)
     assert (row.ref, row.update) == ("C1 17.5", False)
@@ -464,15 +475,15 @@ def test_a_resolve_answers_in_the_thread() -> None:
 def test_what_a_message_is_called_is_known_after_a_restart() -> None:
     disk = Disk()
     box = outbox(bot("update"))
-    box.put("bot", FIRING, alert("pay"), NOON)
+    put(box, "bot", FIRING, alert("pay"), NOON)
     disk.commit(box)
-    row = box.due("bot", NOON)
+    row = box.claim("bot", NOON)
     assert row is not None
-    box.settle(row.id, sent(ref="C1 17.5"), NOON)
+    box.finish(row.id, sent(ref="C1 17.5"), NOON)
     disk.commit(box)
 
     box = outbox(bot("update"), disk.documents)
-    box.put("bot", RESOLVED, over(alert("pay")), NOON + 5)
+    put(box, "bot", RESOLVED, over(alert("pay")), NOON + 5)
     assert deliver(box, "bot", NOON + 5).ref == "C1 17.5"
 
 
@@ -481,54 +492,54 @@ def test_what_a_message_is_called_is_known_after_a_restart() -> None:
 
 def test_nothing_is_sent_before_it_is_committed() -> None:
     box = outbox({"pd": PAGER})
-    box.put("pd", FIRING, alert(), NOON)
+    put(box, "pd", FIRING, alert(), NOON)
 
-    assert box.due("pd", NOON + 5) is None
+    assert box.claim("pd", NOON + 5) is None
     assert box.next_due("pd", NOON + 5) is None
-    changes = box.changes()
-    assert box.due("pd", NOON + 5) is None
-    assert box.committed(changes) == {"pd"}
-    assert box.due("pd", NOON + 5)
+    changes = box.store.changes()
+    assert box.claim("pd", NOON + 5) is None
+    assert box.store.committed(changes) == {"pd"}
+    assert box.claim("pd", NOON + 5)
 
 
 def test_what_joined_after_the_commit_began_has_to_be_committed_too() -> None:
     box = outbox({"ops": Policy(rate=FAST, group_wait=0.0)})
-    box.put("ops", FIRING, alert("pay"), NOON)
-    changes = box.changes()
-    box.put("ops", FIRING, alert("ship"), NOON)
+    put(box, "ops", FIRING, alert("pay"), NOON)
+    changes = box.store.changes()
+    put(box, "ops", FIRING, alert("ship"), NOON)
 
-    assert box.committed(changes) == set()
-    assert box.due("ops", NOON) is None
+    assert box.store.committed(changes) == set()
+    assert box.claim("ops", NOON) is None
     assert len(take(box, "ops", NOON).entries) == 2
 
 
 def test_a_commit_that_failed_gives_its_rows_back() -> None:
     box = outbox({"pd": PAGER})
-    box.put("pd", FIRING, alert(), NOON)
-    changes = box.changes()
-    assert box.changes() == {}
-    box.refused(changes)
+    put(box, "pd", FIRING, alert(), NOON)
+    changes = box.store.changes()
+    assert box.store.changes() == {}
+    box.store.refused(changes)
 
-    assert box.due("pd", NOON) is None
-    assert box.changes() == changes
-    assert box.release() == {"pd"}
-    assert box.due("pd", NOON)
+    assert box.claim("pd", NOON) is None
+    assert box.store.changes() == changes
+    assert box.store.release() == {"pd"}
+    assert box.claim("pd", NOON)
 
 
 def test_what_was_in_flight_in_a_crash_is_sent_again_under_the_same_id() -> None:
     disk = Disk()
     box = outbox({"pd": PAGER})
-    box.put("pd", FIRING, alert(), NOON)
+    put(box, "pd", FIRING, alert(), NOON)
     disk.commit(box)
-    row = box.due("pd", NOON)
+    row = box.claim("pd", NOON)
     assert row is not None
 
     box = outbox({"pd": PAGER}, disk.documents)
-    assert box.put("pd", RESOLVED, over(alert()), NOON + 60) is Put.QUEUED
+    assert put(box, "pd", RESOLVED, over(alert()), NOON + 60) is EnqueueResult.QUEUED
     assert told(deliver(box, "pd", NOON + 60)) == [("resolved", "pay")]
 
     box = outbox({"pd": PAGER}, disk.documents)
-    again = box.due("pd", NOON + 60)
+    again = box.claim("pd", NOON + 60)
     assert again is not None
     assert (again.id, again.entries) == (row.id, row.entries)
 
@@ -536,11 +547,11 @@ def test_what_was_in_flight_in_a_crash_is_sent_again_under_the_same_id() -> None
 def test_ids_go_on_after_a_restart_with_the_clock_put_back() -> None:
     disk = Disk()
     box = outbox({"pd": PAGER})
-    box.put("pd", FIRING, alert(), NOON)
+    put(box, "pd", FIRING, alert(), NOON)
     disk.commit(box)
 
     box = outbox({"pd": PAGER}, disk.documents)
-    box.put("pd", FIRING, alert("ship"), NOON - 86_400)
+    put(box, "pd", FIRING, alert("ship"), NOON - 86_400)
     newest, oldest = box.rows()
     assert newest.entries[0].alert.labels["node"] == "ship"
     assert newest.id > oldest.id
@@ -549,13 +560,13 @@ def test_ids_go_on_after_a_restart_with_the_clock_put_back() -> None:
 def test_a_receiver_that_is_gone_from_the_configuration_gives_up_its_messages() -> None:
     disk = Disk()
     box = outbox({"pd": PAGER, "ops": CHAT})
-    box.put("pd", FIRING, alert(), NOON)
+    put(box, "pd", FIRING, alert(), NOON)
     disk.commit(box)
 
-    assert [r.reason for r in outbox({}, disk.documents).rows()] == [Reason.REMOVED]
+    assert [r.reason for r in outbox({}, disk.documents).rows()] == [EndReason.REMOVED]
     box.use({"ops": CHAT}, NOON)
-    assert [r.reason for r in box.rows()] == [Reason.REMOVED]
-    assert box.put("pd", FIRING, alert("ship"), NOON) is Put.UNKNOWN
+    assert [r.reason for r in box.rows()] == [EndReason.REMOVED]
+    assert put(box, "pd", FIRING, alert("ship"), NOON) is EnqueueResult.UNKNOWN
 
 
 def test_a_broken_document_is_left_out() -> None:
@@ -567,27 +578,27 @@ def test_a_broken_document_is_left_out() -> None:
 
 def test_too_many_messages_cost_the_least_important_first() -> None:
     box = outbox({"pd": PAGER})
-    box.put("pd", REPEAT, alert("repeated"), NOON)
+    put(box, "pd", REPEAT, alert("repeated"), NOON)
     for n in range(MAX_PENDING):
-        box.put("pd", FIRING, alert(f"n{n}"), NOON)
+        put(box, "pd", FIRING, alert(f"n{n}"), NOON)
     (dropped,) = box.rows(statuses=(Status.SUPERSEDED,))
-    assert (dropped.kind, dropped.reason) == (REPEAT, Reason.OVERFLOW)
+    assert (dropped.kind, dropped.reason) == (REPEAT, EndReason.OVERFLOW)
 
-    box.put("pd", FIRING, alert("one more"), NOON)
+    put(box, "pd", FIRING, alert("one more"), NOON)
     (dead,) = box.rows(statuses=(Status.DEAD,))
-    assert (told(dead), dead.reason) == ([("firing", "n0")], Reason.OVERFLOW)
-    assert box.status(NOON)["pd"].waiting == MAX_PENDING
+    assert (told(dead), dead.reason) == ([("firing", "n0")], EndReason.OVERFLOW)
+    assert box.store.depth("pd") == MAX_PENDING
 
 
 def test_what_is_done_is_kept_within_bounds() -> None:
     disk = Disk()
     box = outbox({"pd": PAGER})
     for n in range(DONE_KEPT + 10):
-        box.put("pd", FIRING, alert(f"n{n}"), NOON)
+        put(box, "pd", FIRING, alert(f"n{n}"), NOON)
         disk.commit(box)
         deliver(box, "pd", NOON)
     for n in range(DEAD_KEPT + 10):
-        box.put("pd", FIRING, alert(f"m{n}"), NOON)
+        put(box, "pd", FIRING, alert(f"m{n}"), NOON)
         disk.commit(box)
         fail(box, "pd", NOON, REFUSED)
     disk.commit(box)
@@ -601,11 +612,11 @@ def test_what_is_done_is_kept_within_bounds() -> None:
 
 def test_dead_messages_are_sent_again_unless_that_would_fire_what_is_over() -> None:
     box = outbox({"pd": PAGER})
-    box.put("pd", FIRING, alert("pay"), NOON)
+    put(box, "pd", FIRING, alert("pay"), NOON)
     first = fail(box, "pd", NOON, REFUSED)
-    box.put("pd", FIRING, alert("ship"), NOON)
+    put(box, "pd", FIRING, alert("ship"), NOON)
     fail(box, "pd", NOON, REFUSED)
-    box.put("pd", RESOLVED, over(alert("ship")), NOON)
+    put(box, "pd", RESOLVED, over(alert("ship")), NOON)
     deliver(box, "pd", NOON)
 
     assert box.retry(None, NOON + 9) == 1
@@ -618,9 +629,9 @@ def test_dead_messages_are_sent_again_unless_that_would_fire_what_is_over() -> N
 def test_the_gauges_say_who_waits_how_long() -> None:
     telemetry = Telemetry()
     box = outbox({"pd": PAGER, "ops": CHAT}, telemetry=telemetry)
-    box.put("pd", FIRING, alert(), NOON)
+    put(box, "pd", FIRING, alert(), NOON)
     fail(box, "pd", NOON, REFUSED)
-    box.put("ops", FIRING, alert(), NOON)
+    put(box, "ops", FIRING, alert(), NOON)
     box.measure(NOON + 40)
 
     assert telemetry.get("kaywatch_outbox_depth", "ops") == 1
@@ -632,8 +643,8 @@ def test_the_gauges_say_who_waits_how_long() -> None:
 
 def test_tests_go_on_their_own_and_change_nothing() -> None:
     box = outbox({"ops": CHAT})
-    box.put("ops", TEST, alert(), NOON)
-    box.put("ops", TEST, over(alert()), NOON)
+    put(box, "ops", TEST, alert(), NOON)
+    put(box, "ops", TEST, over(alert()), NOON)
 
     assert not deliver(box, "ops", NOON).entries[0].alert.resolved
     assert deliver(box, "ops", NOON).entries[0].alert.resolved
@@ -642,7 +653,9 @@ def test_tests_go_on_their_own_and_change_nothing() -> None:
 def test_a_summary_is_one_message_with_its_text() -> None:
     box = outbox({"ops": CHAT})
     for name in ("pay", "ship"):
-        box.put("ops", SUMMARY, over(alert(name)), NOON, text="While kaywatch was down")
+        put(
+            box, "ops", SUMMARY, over(alert(name)), NOON, text="While kaywatch was down"
+        )
 
     row = deliver(box, "ops", NOON)
     assert len(row.entries) == 2
@@ -650,7 +663,7 @@ def test_a_summary_is_one_message_with_its_text() -> None:
 
 
 def test_ids_are_ulids() -> None:
-    ulids = Ulids(lambda length: b"\xff" * length)
+    ulids = MessageIds(lambda length: b"\xff" * length)
     made = [ulids.make(1_469_918_176.385) for _ in range(3)]
 
     # The time part is the one of the specification's example.

@@ -9,24 +9,26 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from tests.agent.notify.alerts import NOON, alert, outbox, over
+from tests.agent.notify.alerts import NOON, alert, outbox, over, put
 
 from kaywatch_agent.model.alerts import NoticeKind
-from kaywatch_agent.notify.intake import Put
+from kaywatch_agent.notify.enqueue import EnqueueResult
+from kaywatch_agent.notify.message import OutboxMessage, Status
 from kaywatch_agent.notify.policy import Policy, Rate
-from kaywatch_agent.notify.row import Row, Status
-from kaywatch_agent.notify.verdict import Outcome, Verdict, no_answer, sent
+from kaywatch_agent.notify.result import DeliveryResult, Outcome, no_answer, sent
 from kaywatch_agent.runtime.telemetry import Telemetry
 
 FAST = Rate(1000, 1.0)
 NODES = ("a", "b", "c")
 RECEIVERS = ("pd", "ops", "bot")
-VERDICTS = {
+RESULTS = {
     "sent": sent(ref="C1 1.1"),
     "lost": no_answer("timeout"),
-    "limited": Verdict(Outcome.RETRY, 429, "", after=30, pause=True, unread=True),
-    "refused": Verdict(Outcome.DEAD, 400, "", unread=True),
-    "gone": Verdict(Outcome.GONE, 410, "", unread=True),
+    "limited": DeliveryResult(
+        Outcome.RETRY, 429, "", after=30, pause=True, undelivered=True
+    ),
+    "refused": DeliveryResult(Outcome.DEAD, 400, "", undelivered=True),
+    "gone": DeliveryResult(Outcome.GONE, 410, "", undelivered=True),
 }
 # What the receiver has taken, or may have.
 TAKEN = ("sent", "lost")
@@ -50,7 +52,7 @@ class Delivery(RuleBasedStateMachine):
         self.documents: dict[str, bytes] = {}
         self.telemetry = Telemetry()
         self.box = outbox(self.policies, telemetry=self.telemetry)
-        self.flying: dict[str, Row] = {}
+        self.flying: dict[str, OutboxMessage] = {}
         self.puts = 0
         # What rules remember, and as it was at the last commit.
         self.episodes = dict.fromkeys(NODES, 0)
@@ -74,9 +76,9 @@ class Delivery(RuleBasedStateMachine):
             if kind is NoticeKind.RESOLVED and not known:
                 continue
             said = over(fact) if kind is NoticeKind.RESOLVED else fact
-            fate = self.box.put(receiver, kind, said, self.now)
+            fate = put(self.box, receiver, kind, said, self.now)
             self.puts += 1
-            assert fate not in (Put.FILTERED, Put.UNKNOWN)
+            assert fate not in (EnqueueResult.FILTERED, EnqueueResult.UNKNOWN)
             self.told.add((receiver, node, episode))
 
     @rule(node=nodes)
@@ -99,9 +101,9 @@ class Delivery(RuleBasedStateMachine):
 
     @rule(works=st.booleans())
     def commit(self, works: bool) -> None:
-        changes = self.box.changes()
+        changes = self.box.store.changes()
         if not works:
-            self.box.refused(changes)
+            self.box.store.refused(changes)
             return
         for row_id, document in changes.items():
             if document is None:
@@ -109,17 +111,17 @@ class Delivery(RuleBasedStateMachine):
             else:
                 self.documents[row_id] = document
         self.remember()
-        self.box.committed(changes)
+        self.box.store.committed(changes)
 
     @rule(receiver=receivers)
     def claim(self, receiver: str) -> None:
-        row = self.box.due(receiver, self.now)
+        row = self.box.claim(receiver, self.now)
         if row is not None:
             assert receiver not in self.flying
             assert row.id in self.documents, "sent before it was committed"
             self.flying[receiver] = row
 
-    @rule(receiver=receivers, answer=st.sampled_from(sorted(VERDICTS)))
+    @rule(receiver=receivers, answer=st.sampled_from(sorted(RESULTS)))
     def settle(self, receiver: str, answer: str) -> None:
         row = self.flying.pop(receiver, None)
         if row is not None:
@@ -127,7 +129,7 @@ class Delivery(RuleBasedStateMachine):
                 self.arrive(row)
             elif answer in ("refused", "gone"):
                 self.refused.add(row.place)
-            self.box.settle(row.id, VERDICTS[answer], self.now)
+            self.box.finish(row.id, RESULTS[answer], self.now)
 
     @rule(seconds=st.sampled_from([1.0, 15.0, 70.0, 400.0, 90_000.0]))
     def wait(self, seconds: float) -> None:
@@ -142,13 +144,15 @@ class Delivery(RuleBasedStateMachine):
         episodes, firing, told = self.kept
         self.episodes, self.firing, self.told = dict(episodes), set(firing), set(told)
         self.telemetry, self.puts = Telemetry(), 0
-        self.box = outbox(self.policies, self.documents, telemetry=self.telemetry)
+        self.box = outbox(
+            self.policies, self.documents, telemetry=self.telemetry, now=self.now
+        )
 
     @rule()
     def reload(self) -> None:
         self.box.use(self.policies, self.now)
 
-    def arrive(self, row: Row) -> None:
+    def arrive(self, row: OutboxMessage) -> None:
         name = f"{row.receiver}<{row.fallback_for}"
         for entry in row.entries:
             node = entry.alert.labels["node"]
@@ -191,7 +195,7 @@ class Delivery(RuleBasedStateMachine):
                 self.claim(receiver)
                 self.settle(receiver, "sent")
             self.now += 30.0
-        assert not any(status.waiting for status in self.box.status(self.now).values())
+        assert not any(map(self.box.store.depth, RECEIVERS))
 
     def check_order(self) -> None:
         """Episodes arrive in order, and nothing fires again that is over.
@@ -250,7 +254,7 @@ def test_long_sequences() -> None:
 
 def step(delivery: Delivery, random: Random) -> None:
     node, receiver = random.choice(NODES), random.choice(RECEIVERS)
-    answers = ["sent"] * 5 + sorted(VERDICTS)
+    answers = ["sent"] * 5 + sorted(RESULTS)
     choices = [
         (6, lambda: delivery.fire(node)),
         (2, lambda: delivery.repeat(node)),

@@ -17,7 +17,8 @@ from kaywatch_agent.notify.config import parse
 from kaywatch_agent.notify.http import Answer, Http
 from kaywatch_agent.notify.receivers import build, pagerduty, slack, webhook
 from kaywatch_agent.notify.receivers.apprise import render as render_apprise
-from kaywatch_agent.notify.verdict import Outcome, Verdict
+from kaywatch_agent.notify.result import DeliveryResult, Outcome
+from kaywatch_agent.notify.worker import attempt
 
 STRANGE = "<!channel> & 💥 <b>é</b> \u202e" * 200
 KEY = "R" * 32
@@ -42,12 +43,12 @@ async def send(
     http: Http,
     table: dict[str, Any],
     notification: Notification | None = None,
-) -> Verdict:
+) -> DeliveryResult:
     for key in ("url", "webhook_url"):
         if str(table.get(key, "")).startswith("/"):
             table[key] = fakes.url + table[key]
     receiver = build(parse({"ops": table}), http)["ops"]
-    return await receiver.send(notification or message(), NOON + 5)
+    return await attempt(receiver, notification or message(), NOON + 5)
 
 
 @pytest.mark.parametrize(
@@ -63,10 +64,10 @@ async def send(
 async def test_what_is_rendered_is_what_is_sent_but_for_secrets(
     fakes: Receivers, http: Http, table: dict[str, Any]
 ) -> None:
-    verdict = await send(fakes, http, table)
+    result = await send(fakes, http, table)
     rendered = build(parse({"ops": table}), http)["ops"].render(message(), NOON + 5)
 
-    assert verdict.outcome is Outcome.SENT
+    assert result.outcome is Outcome.SENT
     (request,) = fakes.requests
     body = request.json
     assert body.pop("routing_key", KEY) == KEY
@@ -254,9 +255,9 @@ BOT = {"type": "slack", "bot_token": "xoxb-secret", "channel": "#ops"}
 async def test_a_bot_posts_and_says_what_the_message_is_called(
     fakes: Receivers, http: Http
 ) -> None:
-    verdict = await send(fakes, http, {**BOT, "url": "/api"})
+    result = await send(fakes, http, {**BOT, "url": "/api"})
 
-    assert verdict.ref == "C0123 1700000000.000001"
+    assert result.ref == "C0123 1700000000.000001"
     (request,) = fakes.to("/api/chat.postMessage")
     assert request.headers["authorization"] == "Bearer xoxb-secret"
     assert request.json["channel"] == "#ops"
@@ -273,8 +274,8 @@ async def test_a_bot_changes_its_message_or_posts_anew(
     fakes.answer(
         "/api/chat.update", Reply(200, '{"ok":false,"error":"message_not_found"}')
     )
-    verdict = await send(fakes, http, {**BOT, "url": "/api"}, ended)
-    assert verdict.outcome is Outcome.SENT
+    result = await send(fakes, http, {**BOT, "url": "/api"}, ended)
+    assert result.outcome is Outcome.SENT
     (post,) = fakes.to("/api/chat.postMessage")
     assert (post.json["channel"], "thread_ts" in post.json) == ("#ops", False)
 
@@ -301,8 +302,8 @@ async def test_a_bot_answers_in_the_thread_and_a_repeat_loudly(
 def test_what_the_web_api_s_answers_mean(
     body: str, outcome: Outcome, pause: bool
 ) -> None:
-    verdict = slack.judge_api(Answer(200, {}, body.encode()), NOON)
-    assert (verdict.outcome, verdict.pause) == (outcome, pause)
+    result = slack.judge_api(Answer(200, {}, body.encode()), NOON)
+    assert (result.outcome, result.pause) == (outcome, pause)
 
 
 # -- PagerDuty -----------------------------------------------------------------------
@@ -359,9 +360,9 @@ async def test_what_pagerduty_s_answers_mean(
     fakes.answer("/v2/enqueue", reply)
     table = {"type": "pagerduty", "routing_key": KEY, "url": "/"}
 
-    verdict = await send(fakes, http, table)
-    assert (verdict.outcome, verdict.after) == (outcome, after)
-    assert KEY not in verdict.error
+    result = await send(fakes, http, table)
+    assert (result.outcome, result.after) == (outcome, after)
+    assert KEY not in result.error
 
 
 def test_a_test_is_marked_as_one() -> None:
@@ -412,9 +413,9 @@ async def test_a_secret_that_is_no_base64_is_named_by_its_key(
     fakes: Receivers, http: Http
 ) -> None:
     table = {"type": "webhook", "url": "/h", "signature": "standard", "secret": "hä?"}
-    verdict = await send(fakes, http, table)
+    result = await send(fakes, http, table)
 
-    assert verdict.error == "receiver.ops.secret: expected whsec_ and base64"
+    assert result.error == "receiver.ops.secret: expected whsec_ and base64"
 
 
 def test_the_alertmanager_s_body_has_its_fields_and_no_others() -> None:
@@ -512,8 +513,8 @@ async def test_apprise_reaches_what_we_don_t(fakes: Receivers, http: Http) -> No
     host = fakes.url.removeprefix("http://")
     table = {"type": "apprise", "urls": f"json://{host}/apprise"}
 
-    verdict = await send(fakes, http, table)
-    assert verdict.outcome is Outcome.SENT
+    result = await send(fakes, http, table)
+    assert result.outcome is Outcome.SENT
     (request,) = fakes.to("/apprise")
     assert request.json["title"] == "[FIRING] node-success-rate: checkout / pay"
     assert request.json["type"] == "failure"
@@ -521,8 +522,8 @@ async def test_apprise_reaches_what_we_don_t(fakes: Receivers, http: Http) -> No
     fakes.answer("/apprise", Reply(500))
     assert (await send(fakes, http, table)).outcome is Outcome.RETRY
     wrong = {"type": "apprise", "urls": "nonsense://secret"}
-    verdict = await send(fakes, http, wrong)
-    assert verdict.error == "1 of the URLs are none that apprise knows"
+    result = await send(fakes, http, wrong)
+    assert result.error == "1 of the URLs are none that apprise knows"
 
 
 def test_apprise_is_told_what_kind_of_message_it_is() -> None:
@@ -543,9 +544,9 @@ async def test_a_secret_s_file_is_read_at_each_use(
     table = {"type": "webhook", "url_file": str(path)}
     receiver = build(parse({"ops": table}), http)["ops"]
 
-    verdict = await receiver.send(message(), NOON)
-    assert verdict.outcome is Outcome.RETRY
-    assert verdict.error == (
+    result = await attempt(receiver, message(), NOON)
+    assert result.outcome is Outcome.RETRY
+    assert result.error == (
         f"receiver.ops.url_file: can't read {path}: no such file or directory"
     )
     path.write_text(fakes.url + "/one\n")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.agent.notify.alerts import NOON, alert, outbox, over
+from tests.agent.notify.alerts import NOON, alert, outbox, over, put
 from tests.agent.notify.test_outbox import (
     CHAT,
     FAST,
@@ -20,19 +20,18 @@ from tests.agent.notify.test_outbox import (
 from kaywatch_agent.model.alerts import MessageRecord
 from kaywatch_agent.notify.outbox import Outbox
 from kaywatch_agent.notify.policy import Policy
-from kaywatch_agent.notify.record import records
-from kaywatch_agent.notify.verdict import no_answer
+from kaywatch_agent.notify.result import no_answer
 
 
 def recorded(box: Outbox, now: float) -> list[MessageRecord]:
     """All of them, the oldest first."""
-    return list(records(box.rows(), box.status(now), now))[::-1]
+    return list(box.records(now))[::-1]
 
 
 def test_what_gathers_is_sent_when_its_group_is_complete() -> None:
     box = outbox({"chat": CHAT})
     for node in ("pay", "ship"):
-        box.put("chat", FIRING, alert(node), NOON)
+        put(box, "chat", FIRING, alert(node), NOON)
     (found,) = recorded(box, NOON + 1)
     assert (found.status, found.due, found.next_attempt) == (
         "pending",
@@ -49,7 +48,7 @@ def test_what_gathers_is_sent_when_its_group_is_complete() -> None:
 
 def test_what_failed_says_why_and_when_it_is_tried_again() -> None:
     box = outbox({"pager": PAGER})
-    box.put("pager", FIRING, alert(), NOON)
+    put(box, "pager", FIRING, alert(), NOON)
     fail(box, "pager", NOON, no_answer("no connection"))
     (found,) = recorded(box, NOON)
     assert (found.attempts, found.code, found.error) == (1, 0, "no connection")
@@ -58,16 +57,16 @@ def test_what_failed_says_why_and_when_it_is_tried_again() -> None:
 
 def test_a_pause_of_the_receiver_is_minded() -> None:
     box = outbox({"pager": PAGER})
-    box.put("pager", FIRING, alert("pay"), NOON)
+    put(box, "pager", FIRING, alert("pay"), NOON)
     fail(box, "pager", NOON, LIMITED)
-    box.put("pager", FIRING, alert("ship"), NOON + 1)
+    put(box, "pager", FIRING, alert("ship"), NOON + 1)
     assert [m.next_attempt for m in recorded(box, NOON + 1)] == [NOON + 40] * 2
     assert recorded(box, NOON + 1)[1].not_before == NOON + 1
 
 
 def test_a_circuit_that_is_open_decides_when_it_is_probed() -> None:
     box = outbox({"pager": PAGER})
-    box.put("pager", FIRING, alert(), NOON)
+    put(box, "pager", FIRING, alert(), NOON)
     now = NOON
     for _ in range(10):
         fail(box, "pager", now, no_answer("no connection"))
@@ -78,9 +77,9 @@ def test_a_circuit_that_is_open_decides_when_it_is_probed() -> None:
 
 def test_a_resolve_waits_behind_its_trigger() -> None:
     box = outbox({"pager": PAGER})
-    box.put("pager", FIRING, alert(), NOON)
+    put(box, "pager", FIRING, alert(), NOON)
     fail(box, "pager", NOON, no_answer("reset"))
-    box.put("pager", RESOLVED, over(alert()), NOON + 1)
+    put(box, "pager", RESOLVED, over(alert()), NOON + 1)
     # It may have been taken, so the incident is closed; its trigger is not sent again.
     trigger, resolve = recorded(box, NOON + 1)
     assert (trigger.status, trigger.reason, trigger.next_attempt) == (
@@ -91,17 +90,17 @@ def test_a_resolve_waits_behind_its_trigger() -> None:
     assert (resolve.status, resolve.behind) == ("pending", "")
 
     chat = outbox({"chat": Policy(rate=FAST, group_wait=0.0, group_interval=0.0)})
-    chat.put("chat", FIRING, alert(), NOON)
+    put(chat, "chat", FIRING, alert(), NOON)
     fail(chat, "chat", NOON, no_answer("reset"))
-    chat.put("chat", FIRING, alert("ship"), NOON + 1)
+    put(chat, "chat", FIRING, alert("ship"), NOON + 1)
     first, second = recorded(chat, NOON + 1)
     assert (first.behind, second.behind) == ("", first.id)
 
 
 def test_a_message_that_says_both_is_known_as_one_that_fired() -> None:
     box = outbox({"chat": CHAT})
-    box.put("chat", FIRING, alert(), NOON)
-    box.put("chat", RESOLVED, over(alert()), NOON + 5)
+    put(box, "chat", FIRING, alert(), NOON)
+    put(box, "chat", RESOLVED, over(alert()), NOON + 5)
     (found,) = recorded(box, NOON + 5)
     (subject,) = found.about
     assert (subject.kind, subject.over, found.kind) == ("firing", True, "resolved")
@@ -109,9 +108,9 @@ def test_a_message_that_says_both_is_known_as_one_that_fired() -> None:
 
 def test_one_that_takes_the_place_of_what_may_have_arrived_knows_it_too() -> None:
     box = outbox({"chat": CHAT})
-    box.put("chat", FIRING, alert(), NOON)
+    put(box, "chat", FIRING, alert(), NOON)
     fail(box, "chat", NOON + 10, no_answer("reset"))
-    box.put("chat", RESOLVED, over(alert()), NOON + 11)
+    put(box, "chat", RESOLVED, over(alert()), NOON + 11)
     before, heir = recorded(box, NOON + 11)
     assert (before.status, before.reason) == ("superseded", "replaced")
     assert (before.about[0].kind, before.about[0].over) == ("firing", False)
@@ -121,7 +120,7 @@ def test_one_that_takes_the_place_of_what_may_have_arrived_knows_it_too() -> Non
 def test_a_message_that_was_changed_in_place_still_says_how_it_began() -> None:
     box = outbox(bot("update"))
     post_two(box)
-    box.put("bot", RESOLVED, over(alert("pay")), NOON + 5)
+    put(box, "bot", RESOLVED, over(alert("pay")), NOON + 5)
     deliver(box, "bot", NOON + 5)
     posted, change = recorded(box, NOON + 6)
     assert [(s.kind, s.over) for s in posted.about] == [
@@ -133,7 +132,7 @@ def test_a_message_that_was_changed_in_place_still_says_how_it_began() -> None:
 
 def test_a_receiver_that_is_disabled_tries_nothing_and_its_fallback_knows() -> None:
     box = outbox({"pager": Policy(grouped=False, fallback="chat"), "chat": CHAT})
-    box.put("pager", FIRING, alert(), NOON)
+    put(box, "pager", FIRING, alert(), NOON)
     fail(box, "pager", NOON, GONE)
     dead, instead = recorded(box, NOON)
     assert (dead.status, dead.reason, dead.code, dead.fell_back) == (
@@ -149,7 +148,7 @@ def test_a_receiver_that_is_disabled_tries_nothing_and_its_fallback_knows() -> N
 
 def test_what_is_looked_at_later_is_as_it_was() -> None:
     box = outbox({"pager": PAGER})
-    box.put("pager", FIRING, alert(), NOON)
-    found = records(box.rows(), box.status(NOON), NOON)
+    put(box, "pager", FIRING, alert(), NOON)
+    found = box.records(NOON)
     deliver(box, "pager", NOON)
     assert next(found).status == "pending"

@@ -9,17 +9,17 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from structlog.testing import capture_logs
-from tests.agent.notify.alerts import NOON, Disk, alert, outbox, over
+from tests.agent.notify.alerts import NOON, Disk, alert, outbox, over, put
 from tests.receivers import HANG, RESET, Receivers, Reply, limited
 
 from kaywatch_agent.model.alerts import NoticeKind, Notification
 from kaywatch_agent.notify.config import Grouping, parse, policies
 from kaywatch_agent.notify.http import Http
+from kaywatch_agent.notify.message import Status
 from kaywatch_agent.notify.outbox import Outbox
 from kaywatch_agent.notify.receivers import build
-from kaywatch_agent.notify.row import Status
-from kaywatch_agent.notify.verdict import Verdict, sent
-from kaywatch_agent.notify.worker import Deliverer
+from kaywatch_agent.notify.result import DeliveryResult, sent
+from kaywatch_agent.notify.worker import Workers
 
 FIRING, RESOLVED = NoticeKind.FIRING, NoticeKind.RESOLVED
 AT_ONCE = Grouping(group_wait=0.0, group_interval=0.0)
@@ -28,18 +28,18 @@ AT_ONCE = Grouping(group_wait=0.0, group_interval=0.0)
 class Running:
     """An outbox, a disk and a deliverer, as the agent has them."""
 
-    def __init__(self, box: Outbox, deliverer: Deliverer, disk: Disk) -> None:
+    def __init__(self, box: Outbox, workers: Workers, disk: Disk) -> None:
         self.box = box
-        self.deliverer = deliverer
+        self.workers = workers
         self.disk = disk
 
     def put(self, receiver: str, kind: NoticeKind, *alerts: Any) -> None:
         for one in alerts:
-            self.box.put(receiver, kind, one, time.time())
+            put(self.box, receiver, kind, one, time.time())
         self.commit()
 
     def commit(self) -> None:
-        self.deliverer.wake(self.disk.commit(self.box))
+        self.workers.wake(self.disk.commit(self.box))
 
     def count(self, status: Status) -> int:
         return len(self.box.rows(statuses=(status,)))
@@ -67,19 +67,17 @@ async def delivering(
     box = outbox(policies(configs, AT_ONCE), random=0.0)
     disk = Disk()
     async with Http(total_seconds=seconds) as http:
-        deliverer = Deliverer(
+        workers = Workers(
             box,
-            build(configs, http),
-            hurry=lambda: running.commit(),  # noqa: PLW0108 - made below
+            request_commit=lambda: running.commit(),  # noqa: PLW0108 - made below
             stop_seconds=0.2,
         )
-        running = Running(box, deliverer, disk)
-        task = asyncio.create_task(deliverer.run())
+        running = Running(box, workers, disk)
+        workers.use(build(configs, http))
         try:
             yield running
         finally:
-            deliverer.stop()
-            await task
+            await workers.stop()
 
 
 SLACK = {"type": "slack", "webhook_url": "/services/T/B/x", "rate": "1000/s"}
@@ -191,14 +189,14 @@ async def test_our_own_failure_is_no_end(fakes: Receivers) -> None:
     class Broken:
         calls = 0
 
-        async def send(self, notification: Notification, now: float) -> Verdict:
+        async def send(self, notification: Notification, now: float) -> DeliveryResult:
             self.calls += 1
             if self.calls == 1:
                 raise ZeroDivisionError
             return sent()
 
     async with delivering(fakes, hook=dict(HOOK)) as running:
-        running.deliverer.use({"hook": Broken()})
+        running.workers.use({"hook": Broken()})
         running.put("hook", FIRING, alert())
         await until(lambda: running.count(Status.SENT) == 1)
         assert running.box.rows()[0].attempts == 1
@@ -206,7 +204,7 @@ async def test_our_own_failure_is_no_end(fakes: Receivers) -> None:
 
 async def test_a_mistake_of_ours_silences_no_receiver(fakes: Receivers) -> None:
     async with delivering(fakes, hook=dict(HOOK)) as running:
-        due, calls = running.box.due, []
+        due, calls = running.box.claim, []
 
         def once_broken(name: str, now: float) -> Any:
             calls.append(name)
@@ -214,7 +212,7 @@ async def test_a_mistake_of_ours_silences_no_receiver(fakes: Receivers) -> None:
                 raise ZeroDivisionError
             return due(name, now)
 
-        running.box.due = once_broken  # type: ignore[method-assign]
+        running.box.claim = once_broken  # type: ignore[method-assign]
         running.put("hook", FIRING, alert())
         await until(lambda: running.count(Status.SENT) == 1)
 
@@ -223,7 +221,7 @@ async def test_a_reload_adds_and_takes_away_receivers(fakes: Receivers) -> None:
     async with delivering(fakes, hook=dict(HOOK)) as running, Http() as http:
         configs = parse({"other": {**HOOK, "url": fakes.url + "/other"}})
         running.box.use(policies(configs, AT_ONCE), time.time())
-        running.deliverer.use(build(configs, http))
+        running.workers.use(build(configs, http))
         running.put("other", FIRING, alert())
         await until(lambda: running.count(Status.SENT) == 1)
 
@@ -239,12 +237,12 @@ async def test_a_thousand_episodes_with_a_third_of_the_answers_bad(
         for n in range(1000):
             one = alert(f"n{n % 50}", episode=1 + n // 50, fired=NOON)
             for name in ("pd", "hook"):
-                running.box.put(name, FIRING, one, time.time())
+                put(running.box, name, FIRING, one, time.time())
             if n % 3 == 0:
                 running.commit()
                 await asyncio.sleep(0)
             for name in ("pd", "hook"):
-                running.box.put(name, RESOLVED, over(one), time.time())
+                put(running.box, name, RESOLVED, over(one), time.time())
             if n % 25 == 0:
                 running.commit()
                 await asyncio.sleep(0.01)
@@ -286,10 +284,10 @@ async def test_the_end_of_an_outage_is_said(fakes: Receivers) -> None:
     with capture_logs() as lines:
         async with delivering(fakes, hook={"type": "webhook", "url": "/hook"}) as now:
             now.put("hook", FIRING, alert("pay"))
-            await until(lambda: now.box.is_down("hook"))
+            await until(lambda: now.box.receivers["hook"].down)
             # A reload gives it another try, rather than a minute's wait.
-            now.box.use(now.box._policies, time.time())
-            now.deliverer.wake()
+            now.box.use({"hook": now.box.receivers["hook"].policy}, time.time())
+            now.workers.wake()
             await until(lambda: now.count(Status.SENT) == 1)
             await until(lambda: back(lines))
     (line,) = back(lines)

@@ -20,14 +20,18 @@ from kaywatch_agent.aggregate.aggregator import Aggregator, View
 from kaywatch_agent.aggregate.change import Change
 from kaywatch_agent.aggregate.clients import Client
 from kaywatch_agent.aggregate.registry import Limits, Registry
-from kaywatch_agent.model.alerts import MessageRecord, ReceiverRecord, Subject
+from kaywatch_agent.model.alerts import (
+    MessageRecord,
+    NotificationRequest,
+    ReceiverRecord,
+    Subject,
+)
 from kaywatch_agent.model.series import ProcessSample
 from kaywatch_agent.pipeline.pipeline import Pipeline
 from kaywatch_agent.pipeline.session import Conversation
 from kaywatch_agent.rules.load import load
 from kaywatch_agent.rules.loop import Alerting
 from kaywatch_agent.rules.picture import Picture
-from kaywatch_agent.rules.tell import Notice
 from kaywatch_agent.runtime.health import Health
 from kaywatch_agent.runtime.process import ProcessMetrics
 from kaywatch_agent.runtime.telemetry import Telemetry
@@ -157,13 +161,13 @@ class Source:
             clock=clock,
         )
         self.feed = self.pipeline.feed
-        self.told: list[Notice] = []
+        self.told: list[NotificationRequest] = []
         self.turned: list[Picture] = []
         self.delivery = NoPost()
         self.unkept = ""  # why nothing is durable
         self.alerting = Alerting(
             load({}),
-            tell=lambda found, _: self.told.extend(found),
+            tell=self.told.extend,
             least={},
             clock=clock,
             turned=self._turned,

@@ -1,4 +1,4 @@
-"""The receivers: each renders a request, judges the answer, and sends."""
+"""The receivers: each renders a request, sends it, and classifies the answer."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from kaywatch_agent.notify.config import (
 )
 from kaywatch_agent.notify.http import Http
 from kaywatch_agent.notify.receivers.apprise import Apprise
-from kaywatch_agent.notify.receivers.common import Receiver
 from kaywatch_agent.notify.receivers.pagerduty import PagerDuty
 from kaywatch_agent.notify.receivers.slack import Slack
 from kaywatch_agent.notify.receivers.webhook import Webhook
+from kaywatch_agent.notify.worker import Receiver
 
-__all__ = ["Receiver", "build"]
+__all__ = ["build"]
 
 
 def build(configs: Mapping[str, ReceiverConfig], http: Http) -> dict[str, Receiver]:
-    """Return the receivers that are told by messages, by name."""
+    """Return the receivers that messages are sent to, by name."""
     found: dict[str, Receiver] = {}
     for name, config in configs.items():
         match config:

@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from kaywatch_agent.model.alerts import Alert
+from kaywatch_agent.model.alerts import Alert, ReceiverRecord
 from kaywatch_agent.notify import wording
 from kaywatch_agent.notify.config import AlertmanagerConfig
 from kaywatch_agent.notify.http import Http, NoAnswer, redacted
@@ -41,7 +41,7 @@ class Resender:
         self,
         config: AlertmanagerConfig,
         http: Http,
-        alerts: Callable[[], Sequence[Alert]],
+        alerts: Callable[[str], Sequence[Alert]],
         telemetry: Telemetry,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -50,7 +50,7 @@ class Resender:
         Args:
             config: the section.
             http: what sends.
-            alerts: returns those that fire, and for 15 minutes those that ended.
+            alerts: returns, for a receiver, what fires and, for 15 minutes, what ended.
             telemetry: where what happens is counted.
             clock: Unix seconds.
         """
@@ -68,6 +68,13 @@ class Resender:
         """Send soon: something fired or ended."""
         self._wake.set()
 
+    def record(self) -> ReceiverRecord:
+        """Return how it does."""
+        error = next(filter(None, self.problems.values()), "")
+        return ReceiverRecord(
+            name=self.name, type="alertmanager", up=not error, error=error
+        )
+
     async def run(self) -> None:
         """Send at every interval, until cancelled."""
         while True:
@@ -83,7 +90,10 @@ class Resender:
         """Tell every peer once; none waits for another."""
         now = self._clock()
         self._aside = {k: until for k, until in self._aside.items() if until > now}
-        found = [(a.fingerprint, render(a, now, self.interval)) for a in self._alerts()]
+        found = [
+            (alert.fingerprint, render(alert, now, self.interval))
+            for alert in self._alerts(self.name)
+        ]
         await asyncio.gather(*(self._tell(url, found, now) for url in self.problems))
         up = not any(self.problems.values())
         self._telemetry.set("kaywatch_receiver_up", up, self.name)

@@ -11,12 +11,10 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
-from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.model.alerts import Notification
 from kaywatch_agent.notify import wording
 from kaywatch_agent.notify.config import AppriseConfig
-from kaywatch_agent.notify.receivers.common import unset
-from kaywatch_agent.notify.verdict import Outcome, Verdict, no_answer, sent
+from kaywatch_agent.notify.result import DeliveryResult, Outcome, no_answer, sent
 
 __all__ = ["Apprise", "render"]
 
@@ -36,24 +34,21 @@ class Apprise:
         """Return the arguments of `apprise.Apprise.notify`."""
         return render(notification, now)
 
-    async def send(self, notification: Notification, now: float) -> Verdict:
+    async def send(self, notification: Notification, now: float) -> DeliveryResult:
         """Send a message to all of the URLs."""
         loop = asyncio.get_running_loop()
         message = self.render(notification, now)
+        urls = self._config.need("urls").read()
         try:
-            urls = self._config.need("urls").read()
             async with asyncio.timeout(SECONDS):
-                done = await loop.run_in_executor(self._threads, _notify, urls, message)
-        except ConfigError as error:
-            return unset(error)
+                return await loop.run_in_executor(self._threads, _notify, urls, message)
         except ImportError:
             missing = "apprise is not installed; pip install 'kaywatch[apprise]'"
-            return Verdict(Outcome.RETRY, 0, missing, unread=True)
+            return DeliveryResult(Outcome.RETRY, 0, missing, undelivered=True)
         except TimeoutError:
             return no_answer(f"no answer in {SECONDS:.0f} s")
         except Exception as error:  # noqa: BLE001 - 170 services, each with errors of its own
             return no_answer(f"apprise failed ({type(error).__name__})")
-        return done
 
     def close(self) -> None:
         """Wait for no thread: a send can't be cancelled."""
@@ -72,13 +67,13 @@ def render(notification: Notification, now: float) -> dict[str, str]:
     return {"title": title, "body": text, "notify_type": kind}
 
 
-def _notify(urls: str, message: Mapping[str, str]) -> Verdict:
+def _notify(urls: str, message: Mapping[str, str]) -> DeliveryResult:
     import apprise
 
     service: Any = apprise.Apprise()
     wrong = sum(not service.add(url) for url in urls.split())
     if wrong or not len(service):
         text = f"{wrong} of the URLs are none that apprise knows"
-        return Verdict(Outcome.RETRY, 0, text, unread=True)
+        return DeliveryResult(Outcome.RETRY, 0, text, undelivered=True)
     done = service.notify(**message)
     return sent() if done else no_answer("apprise could not deliver it")

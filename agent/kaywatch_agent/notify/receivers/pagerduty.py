@@ -11,13 +11,11 @@ from typing import Any, Final
 import msgspec
 
 from kaywatch._version import __version__
-from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.model.alerts import Alert, NoticeKind, Notification
 from kaywatch_agent.notify import wording
 from kaywatch_agent.notify.config import PagerDutyConfig
-from kaywatch_agent.notify.http import Answer, Http, NoAnswer
-from kaywatch_agent.notify.receivers.common import unset
-from kaywatch_agent.notify.verdict import Verdict, judge_status
+from kaywatch_agent.notify.http import Answer, Http
+from kaywatch_agent.notify.result import DeliveryResult, judge_status
 from kaywatch_agent.units import rfc3339
 
 __all__ = ["PagerDuty", "judge", "render"]
@@ -42,20 +40,15 @@ class PagerDuty:
         """Return an event but for its routing key."""
         return render(notification, now)
 
-    async def send(self, notification: Notification, now: float) -> Verdict:
+    async def send(self, notification: Notification, now: float) -> DeliveryResult:
         """Open, add to or close an incident."""
-        try:
-            key = self._config.need("routing_key").read()
-            answer = await self._http.post(
-                f"{self._config.base_url.rstrip('/')}/v2/enqueue",
-                encode({"routing_key": key, **self.render(notification, now)}),
-                {"Content-Type": "application/json"},
-                secrets=(key,),
-            )
-        except ConfigError as error:
-            return unset(error)
-        except NoAnswer as error:
-            return error.verdict
+        key = self._config.need("routing_key").read()
+        answer = await self._http.post(
+            f"{self._config.base_url.rstrip('/')}/v2/enqueue",
+            encode({"routing_key": key, **self.render(notification, now)}),
+            {"Content-Type": "application/json"},
+            secrets=(key,),
+        )
         return judge(answer, now)
 
 
@@ -102,13 +95,13 @@ def encode(event: dict[str, Any]) -> bytes:
     return msgspec.json.encode({**event, "payload": payload})
 
 
-def judge(answer: Answer, now: float) -> Verdict:
+def judge(answer: Answer, now: float) -> DeliveryResult:
     """Return what an answer means; 202 is success."""
     found = judge_status(answer.status, answer.headers, _errors(answer), now)
     if answer.status == 429:
         after = max(found.after or 0.0, LEAST_PAUSE)
-        return Verdict(
-            found.outcome, 429, found.error, after=after, pause=True, unread=True
+        return DeliveryResult(
+            found.outcome, 429, found.error, after=after, pause=True, undelivered=True
         )
     return found
 

@@ -14,13 +14,11 @@ from typing import Any, Final
 
 import msgspec
 
-from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.model.alerts import Alert, NoticeKind, Notification
 from kaywatch_agent.notify import wording
 from kaywatch_agent.notify.config import SlackConfig
-from kaywatch_agent.notify.http import Answer, Http, NoAnswer
-from kaywatch_agent.notify.receivers.common import unset
-from kaywatch_agent.notify.verdict import Outcome, Verdict, judge_status, sent
+from kaywatch_agent.notify.http import Answer, Http
+from kaywatch_agent.notify.result import DeliveryResult, Outcome, judge_status, sent
 
 __all__ = ["Slack", "escaped", "judge_api", "judge_webhook", "render", "text_only"]
 
@@ -57,7 +55,7 @@ _LATER: Final = frozenset(
         "request_timeout",
     }
 )
-_UNWELL: Final = frozenset(
+_MISCONFIGURED: Final = frozenset(
     {
         "invalid_auth",
         "not_authed",
@@ -89,34 +87,29 @@ class Slack:
             return payload
         return address(payload, notification, self._config.channel)[1]
 
-    async def send(self, notification: Notification, now: float) -> Verdict:
+    async def send(self, notification: Notification, now: float) -> DeliveryResult:
         """Send a message; once more as plain text if its blocks are refused."""
         payload = render(notification, now)
-        try:
-            verdict = await self._attempt(payload, notification, now)
-            if verdict.code == 400 or "invalid_blocks" in verdict.error:
-                verdict = await self._attempt(text_only(payload), notification, now)
-        except ConfigError as error:
-            return unset(error)
-        except NoAnswer as error:
-            return error.verdict
-        return verdict
+        result = await self._attempt(payload, notification, now)
+        if result.code == 400 or "invalid_blocks" in result.error:
+            result = await self._attempt(text_only(payload), notification, now)
+        return result
 
     async def _attempt(
         self, payload: dict[str, Any], notification: Notification, now: float
-    ) -> Verdict:
+    ) -> DeliveryResult:
         if not self._config.bot:
             url = self._config.need("webhook_url").read()
             return judge_webhook(await self._post(url, payload, {}), now)
-        verdict = await self._call(payload, notification, now)
-        if notification.update and verdict.error in _POST_ANEW:
+        result = await self._call(payload, notification, now)
+        if notification.update and result.error in _POST_ANEW:
             alone = msgspec.structs.replace(notification, ref="", update=False)
-            verdict = await self._call(payload, alone, now)
-        return verdict
+            result = await self._call(payload, alone, now)
+        return result
 
     async def _call(
         self, payload: dict[str, Any], notification: Notification, now: float
-    ) -> Verdict:
+    ) -> DeliveryResult:
         token = self._config.need("bot_token").read()
         method, body = address(payload, notification, self._config.channel)
         answer = await self._post(
@@ -198,7 +191,7 @@ def address(
     return "chat.postMessage", {**thread, **payload}
 
 
-def judge_webhook(answer: Answer, now: float) -> Verdict:
+def judge_webhook(answer: Answer, now: float) -> DeliveryResult:
     """Return what the answer of an incoming webhook means: 200 alone isn't enough."""
     if not 200 <= answer.status < 300:
         return judge_status(answer.status, answer.headers, answer.text, now)
@@ -211,10 +204,10 @@ def judge_webhook(answer: Answer, now: float) -> Verdict:
     if found.get("error") in _LATER:
         return judge_status(429, answer.headers, str(found["error"]), now)
     text = f"HTTP {answer.status}, but not ok: {answer.text[:200]}"
-    return Verdict(Outcome.DEAD, answer.status, text)
+    return DeliveryResult(Outcome.DEAD, answer.status, text)
 
 
-def judge_api(answer: Answer, now: float) -> Verdict:
+def judge_api(answer: Answer, now: float) -> DeliveryResult:
     """Return what the Web API's answer means."""
     if not 200 <= answer.status < 300:
         return judge_status(answer.status, answer.headers, answer.text, now)
@@ -226,9 +219,15 @@ def judge_api(answer: Answer, now: float) -> Verdict:
     if error in ("ratelimited", "rate_limited"):
         return judge_status(429, answer.headers, error, now)
     if error in _LATER:
-        return Verdict(Outcome.RETRY, answer.status, error)
-    unwell = error in _UNWELL
-    return Verdict(Outcome.DEAD, answer.status, error, unread=True, unwell=unwell)
+        return DeliveryResult(Outcome.RETRY, answer.status, error)
+    misconfigured = error in _MISCONFIGURED
+    return DeliveryResult(
+        Outcome.DEAD,
+        answer.status,
+        error,
+        undelivered=True,
+        misconfigured=misconfigured,
+    )
 
 
 def escaped(text: str, limit: int) -> str:

@@ -19,9 +19,8 @@ from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.model.alerts import Alert, Evidence, NoticeKind, Notification
 from kaywatch_agent.notify import wording
 from kaywatch_agent.notify.config import WebhookConfig
-from kaywatch_agent.notify.http import Http, NoAnswer
-from kaywatch_agent.notify.receivers.common import unset
-from kaywatch_agent.notify.verdict import Outcome, Verdict, judge_status
+from kaywatch_agent.notify.http import Http
+from kaywatch_agent.notify.result import DeliveryResult, Outcome, judge_status
 from kaywatch_agent.units import rfc3339
 
 __all__ = [
@@ -50,26 +49,21 @@ class Webhook:
             return alertmanager_body(notification, self._config.external_url)
         return native_body(notification, now)
 
-    async def send(self, notification: Notification, now: float) -> Verdict:
+    async def send(self, notification: Notification, now: float) -> DeliveryResult:
         """Send a message; any 2xx is success."""
-        try:
-            url = self._config.need("url").read()
-            body = msgspec.json.encode(self.render(notification, now))
-            secrets: tuple[str, ...] = ()
-            headers = {
-                "Content-Type": "application/json",
-                # A string of RFC 8941, hence the quotes.
-                "Idempotency-Key": f'"{notification.id}"',
-            }
-            if self._config.signature != "none":
-                key = self._config.need("secret").read()
-                secrets = (key,)
-                headers |= sign(self._config, key, notification.id, body, now)
-            answer = await self._http.post(url, body, headers, secrets=secrets)
-        except ConfigError as error:
-            return unset(error)
-        except NoAnswer as error:
-            return error.verdict
+        url = self._config.need("url").read()
+        body = msgspec.json.encode(self.render(notification, now))
+        secrets: tuple[str, ...] = ()
+        headers = {
+            "Content-Type": "application/json",
+            # A string of RFC 8941, hence the quotes.
+            "Idempotency-Key": f'"{notification.id}"',
+        }
+        if self._config.signature != "none":
+            key = self._config.need("secret").read()
+            secrets = (key,)
+            headers |= sign(self._config, key, notification.id, body, now)
+        answer = await self._http.post(url, body, headers, secrets=secrets)
         return judge_status(
             answer.status, answer.headers, answer.text, now, gone=Outcome.GONE
         )

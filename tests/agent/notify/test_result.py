@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from kaywatch_agent.notify.verdict import Outcome, judge_status, retry_after
+from kaywatch_agent.notify.result import Outcome, judge_status, retry_after
 
 NOW = 1_795_608_060.0  # Wed, 25 Nov 2026 12:01:00 GMT
 
@@ -50,6 +50,6 @@ def test_retry_after_in_all_its_forms(text: str, seconds: float | None) -> None:
     ],
 )
 def test_statuses(status: int, outcome: Outcome) -> None:
-    verdict = judge_status(status, {}, "text", NOW)
-    assert verdict.outcome is outcome
-    assert verdict.pause == (status == 429)
+    result = judge_status(status, {}, "text", NOW)
+    assert result.outcome is outcome
+    assert result.pause == (status == 429)

@@ -1,6 +1,6 @@
-"""What a receiver's answer means, and what the usual answers mean.
+"""The result of an attempt, and what the usual answers mean.
 
-| status            | verdict                                        |
+| status            | result                                         |
 |-------------------|------------------------------------------------|
 | 2xx               | sent                                           |
 | 3xx               | dead: a redirect is never followed             |
@@ -24,7 +24,7 @@ from typing import Final
 __all__ = [
     "MAX_RETRY_AFTER",
     "Outcome",
-    "Verdict",
+    "DeliveryResult",
     "judge_status",
     "no_answer",
     "retry_after",
@@ -47,7 +47,7 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class DeliveryResult:
     """What an attempt led to.
 
     Attributes:
@@ -56,9 +56,9 @@ class Verdict:
         error: what was wrong, without any secret.
         after: seconds that the receiver asks to wait; None when it doesn't say.
         pause: whether it takes no other message before that either.
-        unread: whether it is certain that the receiver did not take the message.
-        unwell: whether the receiver itself can't work as it is set up.
-        ref: what it calls the message, for those that go on from it.
+        undelivered: whether the receiver certainly did not take the message.
+        misconfigured: whether the receiver can't work as it is configured.
+        ref: its id of the message, for those that continue it.
     """
 
     outcome: Outcome
@@ -66,19 +66,19 @@ class Verdict:
     error: str = ""
     after: float | None = None
     pause: bool = False
-    unread: bool = False
-    unwell: bool = False
+    undelivered: bool = False
+    misconfigured: bool = False
     ref: str = ""
 
 
-def sent(code: int = 200, ref: str = "") -> Verdict:
-    """Return the verdict on a message that was taken."""
-    return Verdict(Outcome.SENT, code, ref=ref)
+def sent(code: int = 200, ref: str = "") -> DeliveryResult:
+    """Return the result of an attempt that succeeded."""
+    return DeliveryResult(Outcome.SENT, code, ref=ref)
 
 
-def no_answer(error: str) -> Verdict:
-    """Return the verdict on an attempt without an answer: it may have been taken."""
-    return Verdict(Outcome.RETRY, 0, error)
+def no_answer(error: str) -> DeliveryResult:
+    """Return the result of an attempt without an answer: it may have succeeded."""
+    return DeliveryResult(Outcome.RETRY, 0, error)
 
 
 def judge_status(
@@ -88,7 +88,7 @@ def judge_status(
     now: float,
     *,
     gone: Outcome = Outcome.DEAD,
-) -> Verdict:
+) -> DeliveryResult:
     """Return what an answer means by its status; see the module's table.
 
     Args:
@@ -102,20 +102,24 @@ def judge_status(
     if 200 <= status < 300:
         return sent(status)
     if 300 <= status < 400:
-        return Verdict(
+        return DeliveryResult(
             Outcome.DEAD, status, f"HTTP {status}: redirects are not followed"
         )
     if status == 429:
         after = retry_after(headers, now)
-        return Verdict(
-            Outcome.RETRY, status, text, after=after, pause=True, unread=True
+        return DeliveryResult(
+            Outcome.RETRY, status, text, after=after, pause=True, undelivered=True
         )
     if status >= 500 or status in _LATER:
-        return Verdict(Outcome.RETRY, status, text, after=retry_after(headers, now))
+        return DeliveryResult(
+            Outcome.RETRY, status, text, after=retry_after(headers, now)
+        )
     if status == 410:
-        return Verdict(gone, status, text, unread=True, unwell=True)
-    unwell = status in (401, 403, 404)
-    return Verdict(Outcome.DEAD, status, text, unread=True, unwell=unwell)
+        return DeliveryResult(gone, status, text, undelivered=True, misconfigured=True)
+    misconfigured = status in (401, 403, 404)
+    return DeliveryResult(
+        Outcome.DEAD, status, text, undelivered=True, misconfigured=misconfigured
+    )
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
