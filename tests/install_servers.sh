@@ -2,6 +2,8 @@
 # Installs the Debian packages of the real servers that tests run against, where this
 # user may. Never fails: tests say what is absent, and fail for it where CI=true.
 set -u
+# Where Debian keeps servers: the PATH of a user who is not root lacks them.
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 missing=()
 command -v promtool >/dev/null && command -v prometheus >/dev/null || missing+=(prometheus)
 command -v prometheus-alertmanager >/dev/null && command -v amtool >/dev/null || missing+=(prometheus-alertmanager)
@@ -23,7 +25,7 @@ fi
 as_root=()
 if [ "$(id -u)" != 0 ]; then
     if ! sudo -n true 2>/dev/null; then
-        echo "not installed, and neither root nor sudo is to be had: ${missing[*]}"
+        echo "not installed, and this user is not root and has no sudo: ${missing[*]}"
         exit 0
     fi
     as_root=(sudo -n)

@@ -8,7 +8,10 @@ from typing import NoReturn
 
 import pytest
 
-__all__ = ["absent", "require"]
+__all__ = ["absent", "find", "require"]
+
+# Where Debian keeps servers; the PATH of a user who is not root lacks these folders.
+SERVER_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 
 PACKAGES = {
     "promtool": "prometheus",
@@ -25,9 +28,15 @@ PACKAGES = {
 }
 
 
+def find(program: str) -> str | None:
+    """Return the path of a program, None if it is not installed."""
+    folders = (os.environ.get("PATH", os.defpath), *SERVER_FOLDERS)
+    return shutil.which(program, path=os.pathsep.join(folders))
+
+
 def require(program: str) -> str:
     """Return the path of a program; without it skip, or fail where CI=true."""
-    found = shutil.which(program)
+    found = find(program)
     if found is None:
         package = PACKAGES.get(program, program)
         absent(f"{program} is not installed (Debian's package {package})")

@@ -246,16 +246,14 @@ def _losses(samples: list[Load]) -> str:
 def measure(effort: Effort) -> list[Row]:
     """Return the rows of the agent."""
     with contextlib.ExitStack() as stack:
-        daemons = start_daemons(stack) if effort.peers else {}
+        daemons = start_daemons(stack)
         among_daemons = [
             measure_paced(effort, daemons),
             measure_processes(effort, daemons),
             *measure_idle(effort, daemons),
         ]
     absentees = tuple(
-        absent(name, kind.missing())
-        for name, kind in DAEMONS.items()
-        if effort.peers and kind.missing()
+        absent(name, kind.missing()) for name, kind in DAEMONS.items() if kind.missing()
     )
     return [
         *measure_events(effort),

@@ -11,7 +11,6 @@ import contextlib
 import http.server
 import json
 import random
-import shutil
 import statistics
 import subprocess
 import sys
@@ -24,10 +23,11 @@ from pathlib import Path
 from urllib.request import urlopen
 
 from tests.agents import Agent, free_port, running_agent, until
-from tests.bench.bench_http import PROBE
-from tests.bench.load import Clients, evenly
+from tests.bench.bench_http import probing
+from tests.bench.load import busy
 from tests.bench.report import OURS, Figure, Promise, Row, absent, figure
-from tests.bench.rounds import Effort, in_turns, progress
+from tests.bench.rounds import Effort, in_turns, next_line, progress
+from tests.servers import find
 
 EPISODES = 200
 PEER = "Prometheus and Alertmanager"
@@ -137,9 +137,7 @@ class World:
 @contextlib.contextmanager
 def peers(folder: Path, world: World) -> Iterator[bool]:
     """Run both where they are to be had; yield whether they are."""
-    programs = [
-        shutil.which(name) for name in ("prometheus", "prometheus-alertmanager")
-    ]
+    programs = [find(name) for name in ("prometheus", "prometheus-alertmanager")]
     if None in programs:
         yield False
         return
@@ -187,16 +185,14 @@ def ready(port: int) -> bool:
         return False
 
 
-def episodes(agent: Agent, count: int, with_peers: bool) -> dict[str, list[float]]:
+def episodes(agent: Agent, count: int) -> dict[str, list[float]]:
     """Return the milliseconds from breach to webhook, of each."""
     found: dict[str, list[float]] = {}
     chance = random.Random(1)
     with (
         tempfile.TemporaryDirectory(prefix="kw-") as name,
         contextlib.closing(World()) as world,
-        peers(Path(name), world)
-        if with_peers
-        else contextlib.nullcontext(False) as there,
+        peers(Path(name), world) as there,
     ):
         config = Path(name) / "kaywatch.toml"
         config.write_text(OUR_RULES.format(url=world.url))
@@ -227,11 +223,11 @@ def episodes(agent: Agent, count: int, with_peers: bool) -> dict[str, list[float
 
 def turn(driver: subprocess.Popen[str], world: World, level: float) -> None:
     """Set the gauge, for both at the same moment."""
-    assert driver.stdin is not None and driver.stdout is not None
+    assert driver.stdin is not None
     driver.stdin.write(f"{level}\n")
     driver.stdin.flush()
     world.level = level
-    driver.stdout.readline()
+    next_line(driver, 10)
 
 
 def burning(alerts: int, seconds: int) -> dict[str, float]:
@@ -245,24 +241,18 @@ def burning(alerts: int, seconds: int) -> dict[str, float]:
         config.write_text(MANY)
         agent.stop()
         agent.start("--config", str(config))
-        clients = 2
-        batch = alerts // clients
-        load = Clients(agent.socket, clients, batch, nodes=batch, services=clients)
-        evenly(load.push, 2 * clients, clients)
-        load.settle()
-        until(lambda: told(agent, 'alerts{state="firing"}') == alerts, "all fire", 60)
-        before = {what: told(agent, what) for what in EVALUATIONS}
-        with subprocess.Popen(
-            [sys.executable, "-c", PROBE, agent.url, str(seconds)],
-            stdout=subprocess.PIPE,
-            text=True,
-        ) as probe:
-            evenly(load.push, clients * seconds, clients)
-            answers = json.loads(probe.communicate()[0])
-        load.close()
-        count, took = (told(agent, what) - before[what] for what in EVALUATIONS)
-        assert told(agent, 'alerts{state="firing"}') == alerts
+        with busy(agent, alerts) as push:
+            until(lambda: firing(agent) == alerts, "all fire", 60)
+            before = {what: told(agent, what) for what in EVALUATIONS}
+            with probing(agent, seconds) as answers:
+                push(seconds)
+            count, took = (told(agent, what) - before[what] for what in EVALUATIONS)
+            assert firing(agent) == alerts
     return {"evaluation": took / max(count, 1) * 1e3, "longest": answers["longest"]}
+
+
+def firing(agent: Agent) -> float:
+    return told(agent, 'alerts{state="firing"}')
 
 
 def told(agent: Agent, name: str) -> float:
@@ -305,9 +295,9 @@ def percentile(who: str, took: list[float], percent: int) -> Figure:
 def measure(effort: Effort, count: int = EPISODES) -> list[Row]:
     """Return the rows of the median and the slowest."""
     with running_agent(sys.executable) as agent:
-        found = episodes(agent, effort.of(count, 3), effort.peers)
+        found = episodes(agent, effort.of(count, 3))
     others = [who for who in found if who != OURS]
-    missing = () if others or not effort.peers else (absent(PEER, "not installed"),)
+    missing = () if others else (absent(PEER, "not installed"),)
     return [
         Row(
             f"from a breach to its webhook, p{percent}",

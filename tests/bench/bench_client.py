@@ -135,11 +135,11 @@ def hot_call() -> float:
 def measure(effort: Effort) -> list[Row]:
     """Return the rows of all libraries."""
     events = effort.of(EVENTS)
-    absentees = missing() if effort.peers else []
+    absentees = missing()
     chosen = {
         name: library
         for name, library in LIBRARIES.items()
-        if name == OURS or (effort.peers and not missing_package(*library.packages))
+        if not missing_package(*library.packages)
     }
     calls = in_turns(effort.rounds, {"the call alone": hot_call})["the call alone"]
     driven = in_turns(

@@ -18,12 +18,12 @@ import threading
 from collections.abc import Iterable, Iterator
 from functools import partial
 
-from tests.agents import free_port, running_agent
+from tests.agents import Agent, free_port, running_agent
 from tests.bench import series as many
-from tests.bench.load import Clients, evenly
+from tests.bench.load import busy
 from tests.bench.receivers import scraping
 from tests.bench.report import OURS, Figure, Promise, Row, figure
-from tests.bench.rounds import Effort, Measured, in_turns, python
+from tests.bench.rounds import Effort, Measured, in_turns, next_line, python
 
 from kaywatch_agent.aggregate.aggregator import HISTORY_STEPS, STEP_SECONDS, View
 from kaywatch_agent.aggregate.clients import Client
@@ -61,7 +61,6 @@ READINGS = {
     )
 }
 HELD_SECONDS = 15  # of the agent under load
-BATCH = 5_000  # series of each of its clients
 
 READER = """
 import http.client, json, statistics, sys, time, zlib
@@ -70,7 +69,7 @@ headers = {"Accept": accept, "Accept-Encoding": encoding}
 headers = {name: value for name, value in headers.items() if value}
 times = []
 for _ in range(int(reads)):
-    connection = http.client.HTTPConnection("127.0.0.1", int(port))
+    connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=60)
     started = time.perf_counter()
     connection.request("GET", path, headers=headers)
     response = connection.getresponse()
@@ -98,7 +97,7 @@ PROBE = """
 import http.client, json, sys, time
 host, port = sys.argv[1].removeprefix("http://").split(":")
 end = time.monotonic() + float(sys.argv[2])
-connection = http.client.HTTPConnection(host, int(port))
+connection = http.client.HTTPConnection(host, int(port), timeout=30)
 times = []
 while time.monotonic() < end:
     started = time.perf_counter()
@@ -168,9 +167,9 @@ def serving(series: int) -> Iterator[int]:
     starting = server.start(HttpConfig("127.0.0.1:0"))
     start = asyncio.run_coroutine_threadsafe(starting, loop)
     try:
-        yield int(start.result().rpartition(":")[2])
+        yield int(start.result(20).rpartition(":")[2])
     finally:
-        asyncio.run_coroutine_threadsafe(server.stop(), loop).result()
+        asyncio.run_coroutine_threadsafe(server.stop(), loop).result(20)
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
@@ -184,10 +183,9 @@ def histograms(series: int) -> Iterator[int]:
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
+        assert next_line(process, 30) == "ready\n"
         yield port
-        process.communicate("")
+        process.communicate("", timeout=20)
 
 
 def read(port: int, asked: tuple[str, str, str], reads: int) -> Measured:
@@ -235,41 +233,39 @@ def timed(who: str, samples: list[Measured]) -> Figure:
     return figure(who, [each["ms"] for each in samples], size)
 
 
-def answers(clients: int, batch: int, seconds: int) -> Measured:
+@contextlib.contextmanager
+def probing(agent: Agent, seconds: int) -> Iterator[Measured]:
+    """Ask for `/health` over and over; yield the times, which are there at the end."""
+    found: Measured = {}
+    with subprocess.Popen(
+        [sys.executable, "-c", PROBE, agent.url, str(seconds)],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as probe:
+        yield found
+        found.update(json.loads(probe.communicate(timeout=seconds + 60)[0]))
+
+
+def answers(series: int, seconds: int) -> Measured:
     """Return how long the loop of an agent under load takes to answer."""
     with running_agent() as agent:
-        # Services of their own, so that their series are.
-        load = Clients(agent.socket, clients, batch, nodes=batch, services=clients)
-        evenly(load.push, 2 * clients, clients)  # the series are made once
-        load.settle()
         address = agent.url.removeprefix("http://")
         with (
+            busy(agent, series) as push,
             scraping(address),
-            subprocess.Popen(
-                [sys.executable, "-c", PROBE, agent.url, str(seconds)],
-                stdout=subprocess.PIPE,
-                text=True,
-            ) as probe,
+            probing(agent, seconds) as found,
         ):
-            evenly(load.push, clients * seconds, clients)
-            found: Measured = json.loads(probe.communicate()[0])
-        load.close()
+            push(seconds)
     return found
 
 
 def held(effort: Effort) -> list[Row]:
     """Return the row of the loop's longest stall."""
-    clients = SERIES // BATCH
-    batch = effort.whole(BATCH, 50)
-    what = f"the loop's longest stall, {clients * batch:,} series a second"
-    found = in_turns(
-        effort.rounds,
-        {
-            what: partial(
-                answers, clients, batch, effort.of(HELD_SECONDS, effort.whole(5, 1))
-            )
-        },
-    )[what]
+    series = effort.whole(SERIES, 50)
+    seconds = effort.of(HELD_SECONDS, effort.whole(5, 1))
+    what = f"the loop's longest stall, {series:,} series a second"
+    measures = {what: partial(answers, series, seconds)}
+    found = in_turns(effort.rounds, measures)[what]
     usual = max(each["p99"] for each in found)
     longest = [each["longest"] for each in found]
     note = f"99 of 100 answers within {usual:.1f} ms"

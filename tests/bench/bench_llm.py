@@ -60,8 +60,9 @@ def measure(effort: Effort) -> list[Row]:
     """Return a row for each kind of call."""
     calls, rounds = effort.of(CALLS), effort.rounds * REPEAT
     with serving() as server:
-        gpt = openai.OpenAI(api_key="k", base_url=f"{server.url}/v1")
-        claude = anthropic.Anthropic(api_key="k", base_url=server.url)
+        known = {"api_key": "k", "timeout": 30, "max_retries": 0}
+        gpt = openai.OpenAI(base_url=f"{server.url}/v1", **known)
+        claude = anthropic.Anthropic(base_url=server.url, **known)
 
         def chat(**more: Any) -> Any:
             return gpt.chat.completions.create(model="gpt-4o", messages=ASK, **more)

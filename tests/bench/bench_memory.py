@@ -64,7 +64,7 @@ def measure(effort: Effort) -> list[Row]:
     found = in_turns(
         effort.rounds,
         {
-            OURS: partial(alone, hour, series, steps),
+            OURS: partial(alone, effort.seconds, hour, series, steps),
             PEER: partial(histograms, series),
         },
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from tests.bench.rounds import Effort, Measured, in_turns
 from tests.bench.usage import cpu_seconds
 from tests.brokers import Mosquitto, running_broker
 from tests.mqtt import agent_at
+from tests.servers import find
 
 from kaywatch._send.broker import Broker, parse
 
@@ -125,7 +125,7 @@ def among_junk(per_second: float, seconds: float) -> Measured:
 
 def measure(effort: Effort) -> list[Row]:
     """Return the rows."""
-    if shutil.which("mosquitto") is None and os.environ.get("CI") != "true":
+    if find("mosquitto") is None and os.environ.get("CI") != "true":
         gone = absent(OURS, "mosquitto is not installed")
         return [Row("agent CPU an event by way of MQTT", "ns", gone)]
     rows = []

@@ -28,7 +28,7 @@ RUN = (COMMAND, "run", "--", *PYTHON)
 def start(command: Sequence[str], environment: Mapping[str, str]) -> float:
     """Run a command; return the milliseconds."""
     started = time.perf_counter()
-    subprocess.run(command, env=environment, check=True)
+    subprocess.run(command, env=environment, check=True, timeout=60)
     return (time.perf_counter() - started) * 1e3
 
 

@@ -198,6 +198,7 @@ class Collectd(Daemon):
             env={**os.environ, **cls.libraries()},
             capture_output=True,
             text=True,
+            timeout=20,
         )
         found = re.search(r"collectd (\d[\d.]*\d)", done.stdout)
         return found[1] if found else "unknown"

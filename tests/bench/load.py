@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+
+from tests.agents import Agent
 
 from kaywatch import wire
 from kaywatch._send.broker import Broker, Dialect
@@ -14,10 +19,21 @@ from kaywatch._send.packer import Packer
 from kaywatch._send.session import WINDOW_BATCHES
 from kaywatch.recorder import Recorder
 
-__all__ = ["Clients", "NODES", "evenly", "sections", "statsd_packets"]
+__all__ = ["NODES", "Clients", "busy", "evenly", "sections", "statsd_packets"]
 
 NODES = 50
 ACK_TIMEOUT = 30.0
+BUSY_PROCESSES = 2  # 5,000 series each of 10,000: as many as the default limits allow
+
+# Connects, hands the socket over, and lives for as long as its client does.
+CONNECT = """
+import socket, sys
+connected = socket.socket(socket.AF_UNIX)
+connected.connect(sys.argv[1])
+with socket.socket(fileno=int(sys.argv[2])) as parent:
+    socket.send_fds(parent, [b"."], [connected.fileno()])
+sys.stdin.read()
+"""
 
 
 def sections(events: int, nodes: int = NODES) -> dict[str, object]:
@@ -54,6 +70,7 @@ class Clients:
         *,
         nodes: int = NODES,
         services: int = 1,
+        processes: bool = False,
     ) -> None:
         """Connect.
 
@@ -63,11 +80,13 @@ class Clients:
             events: in each batch.
             nodes: of each service.
             services: that the clients are of, in turns.
+            processes: whether the agent sees a process behind each, rather than this
+                one behind all of them: its limits per client are per process.
         """
         self.events = events
         self._nodes = nodes
         self._connections = [
-            _Connection(path, number, f"bench{number % services}")
+            _Connection(_channel(path, number, processes), number, services)
             for number in range(clients)
         ]
         self._sections: dict[str, object] = {}
@@ -96,21 +115,39 @@ class Clients:
             connection.close()
 
 
+@contextlib.contextmanager
+def busy(agent: Agent, series: int) -> Iterator[Callable[[int], None]]:
+    """Make an agent know so many series; yield what pushes each, once a second."""
+    clients, each = BUSY_PROCESSES, series // BUSY_PROCESSES
+    load = Clients(
+        agent.socket, clients, each, nodes=each, services=clients, processes=True
+    )
+    with contextlib.closing(load):
+        evenly(load.push, 2 * clients, clients)
+        load.settle()
+        folded = agent.executions().get("__other__", 0)
+        assert not folded, f"{folded:,} executions are counted under __other__"
+        yield lambda seconds: evenly(load.push, clients * seconds, clients)
+
+
+def _channel(path: str | Broker, number: int, process: bool) -> _Socket | _Topics:
+    client = struct.pack(">QQ", time.time_ns(), number)
+    if isinstance(path, Broker):
+        return _Topics(path, client)
+    return _SocketOfProcess(path, client) if process else _Socket(path, client)
+
+
 class _Connection:
-    def __init__(self, path: str | Broker, number: int, service: str) -> None:
-        self._service = service
-        self._client = struct.pack(">QQ", time.time_ns(), number)
+    def __init__(self, channel: _Socket | _Topics, number: int, services: int) -> None:
+        self._service = f"bench{number % services}"
+        self._client = channel.client
         self._seq = 0
         self._acked = -1
         self._recorded = 0
-        self._channel: _Socket | _Topics
-        if isinstance(path, str):
-            self._channel = _Socket(path)
-        else:
-            self._channel = _Topics(path, self._client)
+        self._channel = channel
         hello = wire.hello(
             client=self._client,
-            service=service,
+            service=self._service,
             host="bench",
             pid=0,
             start=time.time(),
@@ -141,8 +178,11 @@ class _Connection:
 
     def settle(self, seq: int | None = None) -> None:
         # What was acknowledged once is not again, however often one asks.
-        while self._acked < (self._seq if seq is None else seq):
+        wanted, end = self._seq if seq is None else seq, time.monotonic() + ACK_TIMEOUT
+        while self._acked < wanted:
             message = self._channel.receive()
+            late = f"no ack of {wanted} within {ACK_TIMEOUT} s, only of {self._acked}"
+            assert time.monotonic() < end, late
             assert message["type"] != "error", message
             if message["type"] == "ack":
                 acked = message["seq"]
@@ -159,11 +199,16 @@ class _Socket:
 
     window = 0  # batches that may be under way; any number
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, client: bytes) -> None:
+        self.client = client
         self._received = bytearray()
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket = self._connect(path)
         self._socket.settimeout(ACK_TIMEOUT)
-        self._socket.connect(path)
+
+    def _connect(self, path: str) -> socket.socket:
+        connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connected.connect(path)
+        return connected
 
     def send(self, message: bytes) -> None:
         self._socket.sendall(wire.frame(message))
@@ -186,20 +231,45 @@ class _Socket:
         return size
 
 
+class _SocketOfProcess(_Socket):
+    """A connection of another process, as the kernel tells the agent."""
+
+    def _connect(self, path: str) -> socket.socket:
+        here, there = socket.socketpair()
+        with here, there:
+            here.settimeout(ACK_TIMEOUT)
+            command = [sys.executable, "-I", "-S", "-c", CONNECT, path]
+            self._process = subprocess.Popen(
+                [*command, str(there.fileno())],
+                stdin=subprocess.PIPE,
+                pass_fds=[there.fileno()],
+            )
+            there.close()
+            _, (number,), _, _ = socket.recv_fds(here, 1, 1)
+        return socket.socket(fileno=number)
+
+    def close(self) -> None:
+        super().close()
+        self._process.communicate(timeout=ACK_TIMEOUT)
+
+
 class _Topics:
     """Carries the messages of one client by way of a broker."""
 
     window = WINDOW_BATCHES
 
     def __init__(self, broker: Broker, client: bytes) -> None:
+        self.client = client
         self._transport = MqttTransport(broker, Dialect(), client)
         self._received: list[bytes] = []
 
     def send(self, message: bytes) -> None:
         self._transport.send(message)
         self._received += self._transport.pump(0.0)
+        end = time.monotonic() + ACK_TIMEOUT
         while self._transport.backlog:
             self._received += self._transport.pump(0.05)
+            assert time.monotonic() < end, "the broker takes nothing"
 
     def close(self) -> None:
         self._transport.close()

@@ -25,6 +25,7 @@ __all__ = [
     "added",
     "as_json",
     "describe_machine",
+    "failure",
     "figure",
     "more",
     "show",
@@ -92,6 +93,11 @@ def figure(who: str, samples: Sequence[float], note: str = "") -> Figure:
 def absent(who: str, reason: str) -> Figure:
     """Return the figure of a peer that is not here to be measured."""
     return Figure(who, None, None, None, 0, reason)
+
+
+def failure(module: str, reason: str) -> Row:
+    """Return the row of a module that failed: it has no figures."""
+    return Row(f"bench_{module}", "", absent(OURS, f"FAILED: {reason}"))
 
 
 def added(with_it: Sequence[float], without: Sequence[float]) -> list[float]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import select
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Hashable, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -21,6 +23,7 @@ __all__ = [
     "Measured",
     "alone",
     "in_turns",
+    "next_line",
     "progress",
     "python",
 ]
@@ -29,6 +32,8 @@ Measured = dict[str, float]
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 PROGRESS_SECONDS = 2.0  # between two lines on stderr
+PYTHON_SECONDS = 600.0  # of one program that measures
+CLEANUP_SECONDS = 60.0  # of a process that is out of time, for what it has started
 
 
 @dataclass(frozen=True)
@@ -38,12 +43,14 @@ class Effort:
     Attributes:
         rounds: how often each measure is taken.
         share: of the full number of events, seconds or series, from 0 to 1.
-        peers: whether peers are measured too.
+        seconds: that one module may take.
+        smoke: whether the figures say nothing: all of it runs, as small as can be.
     """
 
     rounds: int
     share: float = 1.0
-    peers: bool = True
+    seconds: float = 3_600.0
+    smoke: bool = False
 
     def of(self, full: int, least: int = 1) -> int:
         """Return the share of `full`, at least `least`."""
@@ -51,13 +58,12 @@ class Effort:
 
     def whole(self, full: int, smoke: int) -> int:
         """Return `full`, which a promise is about; less where figures say nothing."""
-        return full if self.peers else smoke
+        return smoke if self.smoke else full
 
 
 FULL = Effort(rounds=3)
-QUICK = Effort(rounds=3, share=0.1)
-# For the test that all of it runs: its figures say nothing.
-SMOKE = Effort(rounds=1, share=0.005, peers=False)
+QUICK = Effort(rounds=3, share=0.1, seconds=1_200.0)
+SMOKE = Effort(rounds=1, share=0.005, seconds=90.0, smoke=True)
 
 
 def in_turns(rounds: int, measures: Mapping[K, Callable[[], T]]) -> dict[K, list[T]]:
@@ -78,11 +84,42 @@ def in_turns(rounds: int, measures: Mapping[K, Callable[[], T]]) -> dict[K, list
     return found
 
 
-def alone(measure: Callable[..., T], *arguments: Any) -> T:
-    """Call a function of a module in a fresh process, for its memory or its threads."""
+def alone(seconds: float, measure: Callable[..., T], *arguments: Any) -> T:
+    """Call a function of a module in a fresh process, for its memory or its threads.
+
+    Raises:
+        TimeoutError: it took longer than `seconds`; what it had started is stopped.
+    """
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(measure, *arguments).result()
+        future = pool.submit(_within, seconds, measure, *arguments)
+        if not wait([future], seconds + CLEANUP_SECONDS).done:
+            for child in multiprocessing.active_children():
+                child.kill()
+            raise TimeoutError(f"not done within {seconds:.0f} s, and not stoppable")
+        return future.result()
+
+
+def _within(seconds: float, measure: Callable[..., T], *arguments: Any) -> T:
+    """Call a function in this process's main thread, interrupted when time is up."""
+
+    def late(*_: object) -> None:
+        raise TimeoutError(f"not done within {seconds:.0f} s")
+
+    signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        return measure(*arguments)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def next_line(process: subprocess.Popen[str], seconds: float) -> str:
+    """Return the next line that a process prints; fail without one in time."""
+    assert process.stdout is not None
+    ready, _, _ = select.select([process.stdout], [], [], seconds)
+    assert ready, f"no line within {seconds:.0f} s from {process.args!r}"
+    return process.stdout.readline()
 
 
 def python(*arguments: str) -> Measured:
@@ -93,6 +130,7 @@ def python(*arguments: str) -> Measured:
         stdout=subprocess.PIPE,
         text=True,
         check=True,
+        timeout=PYTHON_SECONDS,
     )
     found: Measured = json.loads(done.stdout)
     return found

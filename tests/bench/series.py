@@ -13,10 +13,11 @@ __all__ = ["columns", "phases", "registry", "step"]
 
 def registry(series: int) -> Registry:
     """Return the names of nodes of 5 services and 200 graphs, and what they did."""
-    found = Registry(Limits(series=2 * series, series_per_client=series))
+    found = Registry(Limits())
     for n in range(series):
         key = SeriesKey(Kind.NODE, f"service-{n % 5}", f"graph-{n % 200}", f"node-{n}")
-        found.row(key, "")
+        found.row(key, f"process-{n % 5}")
+    assert not found.folded_in_all
     found.actions.number("default")
     found.errors.number(ErrorKey("ValueError", "exec"))
     return found

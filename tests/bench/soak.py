@@ -14,6 +14,7 @@ from tests.agents import running_agent
 
 PROCESSES = 4
 NODES = 50
+FLUSH_SECONDS = 60  # that the workers may take to end
 
 WORKER = """
 import sys, time, kaywatch
@@ -49,7 +50,9 @@ def main() -> None:
         started = time.monotonic()
         cpu_before = sum(watched.cpu_times()[:2])
         resident = []
+        deadline = started + minutes * 60 + FLUSH_SECONDS
         while any(worker.poll() is None for worker in workers):
+            assert time.monotonic() < deadline, "workers don't end"
             time.sleep(min(10.0, minutes * 6))
             resident.append(watched.memory_info().rss / 1e6)
             passed = time.monotonic() - started

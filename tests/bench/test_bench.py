@@ -2,22 +2,116 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
+from tests.agents import running_agent
+from tests.bench import __main__ as program
+from tests.bench import bench_alerts, bench_http
+from tests.bench.load import Clients, busy
 from tests.bench.modules import NAMES, measured
 from tests.bench.report import Figure, Promise, Row, absent, as_json, figure, show
-from tests.bench.rounds import SMOKE, alone, in_turns
+from tests.bench.rounds import SMOKE, Effort, alone, in_turns, next_line
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_benchmark_has_rows(name: str) -> None:
-    rows = alone(measured, name, SMOKE)
+    rows = alone(SMOKE.seconds, measured, name, SMOKE)
     assert rows
     assert len({row.what for row in rows}) == len(rows)
     for row in rows:
         assert row.ours.median is not None
         assert row.ours.rounds
+
+
+@pytest.mark.parametrize("series", {bench_alerts.ALERTS, bench_http.SERIES})
+def test_all_series_of_a_full_row_are_within_the_default_limits(series: int) -> None:
+    with running_agent() as agent, busy(agent, series) as push:
+        push(1)
+        assert {client["folded"] for client in agent.clients()} == {0}
+        assert sum(agent.executions().values()) >= 2 * series
+
+
+def test_a_load_that_the_limits_fold_is_no_load_to_measure(tmp_path: Path) -> None:
+    config = tmp_path / "kaywatch.toml"
+    config.write_text("[limits]\nseries_per_client = 9\n")
+    with (
+        running_agent(sys.executable, "--config", str(config)) as agent,
+        pytest.raises(AssertionError, match="executions are counted under __other__"),
+        busy(agent, 20),
+    ):
+        pass
+
+
+def test_clients_may_be_processes_of_their_own() -> None:
+    with running_agent() as agent:
+        for processes in (True, False):
+            load = Clients(agent.socket, 2, 5, processes=processes)
+            with contextlib.closing(load):
+                load.push()
+                load.settle()
+                pids = {
+                    client["pid"]
+                    for client in agent.clients()
+                    if client["state"] == "connected"
+                }
+            assert len(pids) == 2 if processes else pids == {os.getpid()}
+
+
+def broken(name: str, effort: Effort) -> list[Row]:
+    """Measure one module; fail, hang or die in the others."""
+    if name == "alerts":
+        raise ValueError("why")
+    if name == "client":
+        time.sleep(60)
+    if name == "run":
+        os._exit(3)
+    return [row(figure("kaywatch", [1.0]))]
+
+
+def test_a_module_that_fails_leaves_the_rows_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["alerts", "client", "run", "store"]
+    out = tmp_path / "bench.json"
+    monkeypatch.setattr(program, "measured", broken)
+    monkeypatch.setattr(program, "FULL", Effort(1, seconds=5))
+    monkeypatch.setattr(sys, "argv", ["bench", "--json", str(out), *names])
+
+    assert program.main() == 1
+
+    printed = capsys.readouterr().out
+    assert "bench_alerts" in printed
+    assert "FAILED: ValueError: why" in printed
+    document = json.loads(out.read_text())
+    assert document["failed"]["alerts"] == "ValueError: why"
+    assert document["failed"]["client"] == "TimeoutError: not done within 5 s"
+    assert "BrokenProcessPool" in document["failed"]["run"]
+    assert [each["what"] for each in document["rows"]] == [
+        *("bench_alerts", "bench_client", "bench_run", "what")
+    ]
+
+
+def test_when_none_fails_the_exit_code_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(program, "measured", broken)
+    monkeypatch.setattr(sys, "argv", ["bench", "store"])
+
+    assert program.main() == 0
+
+
+def test_a_process_that_prints_nothing_is_not_waited_for() -> None:
+    with subprocess.Popen(["cat"], stdin=-1, stdout=-1, text=True) as silent:
+        with pytest.raises(AssertionError, match="no line within"):
+            next_line(silent, 0.1)
+        silent.kill()
 
 
 def row(ours: Figure, *peers: Figure, promise: Promise | None = None) -> Row:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -45,7 +46,7 @@ def test_a_backup_of_a_running_agent_is_whole(
     require("sqlite3")
     copy = tmp_path / "kaywatch.db"
     here = command.replace(STORE, busy.store).replace("/backup/kaywatch.db", str(copy))
-    here = here.replace("python3 ", f"{sys.executable} ")
+    here = here.replace("python3 ", f"{shlex.quote(sys.executable)} ")
     subprocess.run(here, shell=True, check=True)
     expected = busy.executions()
 
