@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -102,7 +103,7 @@ def test_a_shell_pushes_rows_in_json(mosquitto: Broker) -> None:
 def test_the_example_of_the_protocol_works(mosquitto: Broker) -> None:
     page = (Path(wire.__file__).parent / "PROTOCOL.md").read_text()
     (script,) = re.findall(r"^```sh mosquitto\n((?s:.*?))^```$", page, re.MULTILINE)
-    options = " ".join(["mosquitto_pub", *mosquitto.access().options()])
+    options = shlex.join(["mosquitto_pub", *mosquitto.access().options()])
     with agent_at(mosquitto) as agent:
         subprocess.run(["sh", "-ec", script.replace("mosquitto_pub", options)])
         until(lambda: agent.executions() == {"backup": 1}, "it is counted")

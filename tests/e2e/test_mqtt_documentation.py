@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
+import shlex
 import signal
 import subprocess
 import tempfile
@@ -42,7 +43,7 @@ def section(title: str) -> str:
 
 def shell(command: str, agent: Agent, broker: Broker) -> str:
     """Run a command of the page, with our ports and files in place of the usual."""
-    there = " ".join(["mosquitto_pub", *broker.access().options()])
+    there = shlex.join(["mosquitto_pub", *broker.access().options()])
     script = command.replace("mosquitto_pub", there)
     script = script.replace("kaywatch stats", f"{agent.python} -m kaywatch_agent stats")
     done = subprocess.run(

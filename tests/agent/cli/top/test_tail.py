@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import threading
@@ -192,7 +193,7 @@ def test_runs_are_shown_when_asked_for(lone: Agent) -> None:
 
 
 def test_head_ends_it_without_a_word(lone: Agent) -> None:
-    command = " ".join(COMMAND)
+    command = shlex.join(COMMAND)
     pipe = subprocess.Popen(
         ["bash", "-c", f'{command} tail | head -n 2; echo "${{PIPESTATUS[0]}}"'],
         env=lone.environment,

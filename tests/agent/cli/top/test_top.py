@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -292,7 +293,7 @@ def test_ctrl_z_gives_the_terminal_back_and_fg_goes_on(shop: Agent) -> None:
     environment = {**shop.environment, "PS1": "ready> "}
     with on_terminal(shell, environment) as terminal:
         terminal.shows("ready>")
-        command = " ".join(COMMAND)
+        command = shlex.join(COMMAND)
         terminal.press(f"clear; {command} top\n")
         terminal.shows("Nodes, last 5m", "q quit")
 
