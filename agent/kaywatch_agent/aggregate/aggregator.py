@@ -10,23 +10,17 @@ from operator import itemgetter
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from kaywatch.wire import Outcome
 from kaywatch_agent.aggregate.change import Change, Restored
 from kaywatch_agent.aggregate.history import History, Packed
 from kaywatch_agent.aggregate.mapping import Mapper, phases
 from kaywatch_agent.aggregate.registry import Registry, is_fold
 from kaywatch_agent.aggregate.step import EMPTY, Step, merge, reduce
-from kaywatch_agent.model.series import (
-    Columns,
-    FailureRecord,
-    Kind,
-    PhaseColumns,
-    SeriesKey,
-    TopologyRecord,
-)
-from kaywatch_agent.protocol.messages import Batch, Failure
+from kaywatch_agent.model.records import FailureRecord, TopologyRecord
+from kaywatch_agent.model.series import Columns, Kind, PhaseColumns, SeriesKey
+from kaywatch_agent.protocol.messages import Batch
 
 __all__ = ["STEP_SECONDS", "Accepted", "Aggregator", "Archive", "Misplaced", "View"]
 
@@ -217,11 +211,11 @@ class Aggregator:
         if split is not None:
             self._pending_phases.append(split)
         for failure in batch.failures:
-            record = _record(failure, service, batch.client)
+            record = replace(failure, service=service, client=batch.client)
             self._failures.append(record)
             self._delta_failures.append(record)
         for topology in batch.topologies:
-            self._wire(TopologyRecord(service, *topology))
+            self._wire(replace(topology, service=service))
         late = sum(_late(columns.time, now) for columns in found)
         if late:
             row = self.registry.row(SeriesKey(Kind.LATE, service, "", ""), "")
@@ -461,21 +455,4 @@ def _same(row: int, now: float, value: float, count: int = 1) -> Columns:
         zero,
         zero,
         zero,
-    )
-
-
-def _record(failure: Failure, service: str, client: str) -> FailureRecord:
-    return FailureRecord(
-        time=failure.time,
-        service=service,
-        graph=failure.graph,
-        node=failure.node,
-        type=failure.type,
-        message=failure.message,
-        phase=failure.phase,
-        attempts=failure.attempts,
-        outcome=Outcome(failure.outcome).name.lower(),
-        run=failure.run,
-        client=client,
-        traceback=failure.traceback,
     )

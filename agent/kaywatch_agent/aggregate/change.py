@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from kaywatch_agent.aggregate.step import Step
-from kaywatch_agent.model.series import FailureRecord, SeriesKey, TopologyRecord
+from kaywatch_agent.model.records import FailureRecord, TopologyRecord
+from kaywatch_agent.model.series import SeriesKey
 
 __all__ = ["Change", "Restored"]
 

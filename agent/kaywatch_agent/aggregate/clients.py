@@ -11,7 +11,8 @@ from typing import Final
 import msgspec
 
 from kaywatch.wire import ErrorCode
-from kaywatch_agent.model.series import InFlight, Labels, Loop, Presence, ProcessSample
+from kaywatch_agent.model.records import InFlight, NodeRevisits, ProcessSample
+from kaywatch_agent.model.series import Labels, Presence
 from kaywatch_agent.protocol.messages import Hello
 
 __all__ = ["EVENT_CODES", "Client", "Clients"]
@@ -69,7 +70,7 @@ class Client:
     folded: int = 0  # and those of series beyond the caps
     skew: float | None = None  # our clock minus its, transit included, in seconds
     in_flight: tuple[InFlight, ...] = ()
-    loops: tuple[Loop, ...] = ()  # of runs under way
+    loops: tuple[NodeRevisits, ...] = ()  # of runs under way
     sample: ProcessSample | None = None
     peak_rss_bytes: int = 0
     cpu_percent: float | None = None  # of one core, between the last two samples
@@ -150,7 +151,7 @@ class _Stored(msgspec.Struct):
     folded: int = 0
     skew: float | None = None
     in_flight: tuple[InFlight, ...] = ()
-    loops: tuple[Loop, ...] = ()
+    loops: tuple[NodeRevisits, ...] = ()
     peak_rss_bytes: int = 0
 
 

@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kaywatch.wire import Outcome
-from kaywatch_agent.model.series import ExecutionRecord, RunRecord
-from kaywatch_agent.protocol.messages import Batch, Executions, Failure, Runs
+from kaywatch_agent.model.bounds import OUTCOMES, OutcomeName
+from kaywatch_agent.model.records import ExecutionRecord, FailureRecord, RunRecord
+from kaywatch_agent.protocol.messages import Batch, Executions, Runs
 from kaywatch_agent.protocol.table import Table
 from kaywatch_agent.runtime.metrics import Counter, Gauge, Metrics
 
@@ -40,6 +41,7 @@ NEAR_SECONDS: Final = 0.1
 FUTURE_SECONDS: Final = 5.0
 
 Event = ExecutionRecord | RunRecord
+FailureKey = tuple[str, str, str, OutcomeName]  # (graph, node, type, outcome)
 Rows = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
@@ -266,14 +268,15 @@ def _execution_records(
     ):
         graph, node = table.series[series]
         kind, phase = table.errors[error]
-        failure = details.take((graph, node, kind, outcome), end) if error else None
+        name = OUTCOMES[outcome]
+        failure = details.take((graph, node, kind, name), end) if error else None
         found.append(
             ExecutionRecord(
                 time=sender.at(end),
                 service=sender.service,
                 graph=graph,
                 node=node,
-                outcome=_OUTCOMES[outcome],
+                outcome=name,
                 seconds=seconds,
                 # An execution that failed before its first attempt says 0.
                 attempts=max(1, attempts),
@@ -296,7 +299,7 @@ def _run_record(
         time=sender.at(float(part.end[row])),
         service=sender.service,
         graph=strings[part.graph[row]],
-        outcome=_OUTCOMES[int(part.outcome[row])],
+        outcome=OUTCOMES[int(part.outcome[row])],
         seconds=float(part.seconds[row]),
         reason=strings[part.reason[row]],
         node=strings[part.node[row]],
@@ -310,15 +313,13 @@ def _run_record(
 class _Details:
     """The failures of a batch, each given to the execution that it is of."""
 
-    def __init__(self, failures: Sequence[Failure]) -> None:
-        self._found: dict[tuple[str, str, str, int], deque[Failure]] = defaultdict(
-            deque
-        )
+    def __init__(self, failures: Sequence[FailureRecord]) -> None:
+        self._found: defaultdict[FailureKey, deque[FailureRecord]] = defaultdict(deque)
         for failure in sorted(failures, key=_time):
             key = failure.graph, failure.node, failure.type, failure.outcome
             self._found[key].append(failure)
 
-    def take(self, key: tuple[str, str, str, int], end: float) -> Failure | None:
+    def take(self, key: FailureKey, end: float) -> FailureRecord | None:
         """Return the first that was told right after `end`; asked for in order."""
         waiting = self._found.get(key)
         while waiting and waiting[0].time < end:
@@ -328,9 +329,6 @@ class _Details:
         return None
 
 
-_OUTCOMES: Final = [outcome.name.lower() for outcome in Outcome]
-
-
 def _spread(rows: Rows, count: int) -> Rows:
     """Return `count` of the rows, evenly spaced."""
     if len(rows) <= count:
@@ -338,5 +336,5 @@ def _spread(rows: Rows, count: int) -> Rows:
     return rows[np.arange(count) * len(rows) // max(1, count)]
 
 
-def _time(event: Event | Failure) -> float:
+def _time(event: Event | FailureRecord) -> float:
     return event.time

@@ -20,7 +20,7 @@ import msgspec
 
 from kaywatch.wire import MAX_FRAME
 from kaywatch_agent.errors import CaptureError
-from kaywatch_agent.protocol.limits import MAX_TIME
+from kaywatch_agent.model.bounds import MAX_TIME
 
 __all__ = ["FORMAT", "MAGIC", "Header", "Reader", "Record", "Writer"]
 

@@ -14,7 +14,7 @@ from typing import Final
 
 import psutil
 
-from kaywatch_agent.model.series import ProcessSample
+from kaywatch_agent.model.records import ProcessSample
 
 __all__ = ["Peer", "RemotePeer", "credentials"]
 
@@ -120,7 +120,10 @@ class Peer:
         try:
             with process.oneshot():
                 cpu = process.cpu_times()
-                return ProcessSample(process.memory_info().rss, cpu.user + cpu.system)
+                return ProcessSample(
+                    rss_bytes=process.memory_info().rss,
+                    cpu_seconds=cpu.user + cpu.system,
+                )
         except psutil.Error:
             return None
 

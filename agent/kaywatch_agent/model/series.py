@@ -13,18 +13,11 @@ __all__ = [
     "Columns",
     "EndPoint",
     "ErrorKey",
-    "ExecutionRecord",
-    "FailureRecord",
-    "InFlight",
     "Kind",
     "Labels",
-    "Loop",
     "PhaseColumns",
     "Presence",
-    "ProcessSample",
-    "RunRecord",
     "SeriesKey",
-    "TopologyRecord",
 ]
 
 OTHER: Final = "__other__"
@@ -101,87 +94,6 @@ class PhaseColumns(NamedTuple):
     items: NDArray[np.uint32]
 
 
-class FailureRecord(NamedTuple):
-    """The details of one failed, suppressed or replaced execution."""
-
-    time: float
-    service: str
-    graph: str
-    node: str
-    type: str
-    message: str
-    phase: str
-    attempts: int
-    outcome: str
-    run: str
-    client: str
-    traceback: str = ""
-
-
-class ExecutionRecord(NamedTuple):
-    """One execution of a node; what is empty isn't known, or there is none."""
-
-    time: float  # when it ended, Unix seconds
-    service: str
-    graph: str
-    node: str
-    outcome: str
-    seconds: float
-    attempts: int
-    action: str
-    type: str  # of the exception
-    phase: str  # that it came from
-    message: str
-    run: str
-    pid: int
-    client: str
-
-
-class RunRecord(NamedTuple):
-    """One run of a graph, and where and why it ended."""
-
-    time: float  # when it ended, Unix seconds
-    service: str
-    graph: str
-    outcome: str
-    seconds: float
-    reason: str
-    node: str
-    action: str
-    visits: int
-    pid: int
-    client: str
-
-
-class InFlight(NamedTuple):
-    """A node that had started and not ended when its client last said so."""
-
-    graph: str
-    node: str
-    start: float
-    run: str
-    visits: int = 0  # that the run had made before it
-
-
-class Loop(NamedTuple):
-    """That a run came back to a node, or to some; `node` is empty for all together."""
-
-    graph: str
-    node: str
-    visits: int
-    run: str = ""
-
-
-class TopologyRecord(NamedTuple):
-    """The wiring of a graph as a client last saw it."""
-
-    service: str
-    graph: str
-    start: str
-    nodes: tuple[str, ...]
-    edges: tuple[tuple[str, str, str], ...]  # (node, action, next node)
-
-
 class Presence(StrEnum):
     """What became of a client."""
 
@@ -189,10 +101,3 @@ class Presence(StrEnum):
     DISCONNECTED = "disconnected"  # its process lives; it may come back
     ENDED = "ended"  # it said goodbye
     DIED = "died"  # its process is gone without a goodbye
-
-
-class ProcessSample(NamedTuple):
-    """What the kernel says of a client's process."""
-
-    rss_bytes: int
-    cpu_seconds: float  # user and system, since the process started

@@ -8,16 +8,23 @@ from typing import Final, NamedTuple
 import msgspec
 
 from kaywatch.wire import DROP_REASONS, MAX_NAME, VERSION, ErrorCode
-from kaywatch_agent.protocol import columns, details
+from kaywatch_agent.model.bounds import MAX_COUNT, MAX_TIME
+from kaywatch_agent.model.records import (
+    FailureRecord,
+    InFlight,
+    NodeRevisits,
+    ProcessSample,
+    TopologyRecord,
+)
+from kaywatch_agent.protocol import columns
 from kaywatch_agent.protocol.columns import BAD_INPUT, Checked
 from kaywatch_agent.protocol.limits import (
     CLIENT_BYTES,
-    MAX_COUNT,
     MAX_PID,
     MAX_SEQ,
     MAX_TAGS,
-    MAX_TIME,
 )
+from kaywatch_agent.protocol.lists import ItemDecoder
 from kaywatch_agent.protocol.messages import (
     Batch,
     Bye,
@@ -143,12 +150,13 @@ class Decoder:
             executions=events.executions,
             points=events.points,
             runs=events.runs,
-            failures=details.failures(found.failures, checked),
-            topologies=details.topologies(found.topologies, checked),
-            in_flight=details.in_flight(found.in_flight, checked),
-            loops=details.loops(found.loops, checked),
-            looped=details.looped(found.looped, checked),
-            process=details.process(found.process, checked),
+            failures=_failures.decode(found.failures, "failures", checked) or (),
+            topologies=_topologies.decode(found.topologies, "topologies", checked)
+            or (),
+            in_flight=_in_flight.decode(found.in_flight, "in_flight", checked),
+            loops=_revisits.decode(found.loops, "loops", checked),
+            looped=_revisits.decode(found.looped, "looped", checked) or (),
+            process=_process(found.process, checked),
             rejected=checked.rejected,
             problem=checked.problem,
         )
@@ -218,6 +226,17 @@ def _hello(found: _Encoded) -> Hello:
     )
 
 
+def _process(encoded: msgspec.Raw, checked: Checked) -> ProcessSample | None:
+    """Return the process's resources; None if they are missing or out of bounds."""
+    if not encoded:
+        return None
+    try:
+        return _samples.decode(encoded)
+    except BAD_INPUT as error:
+        checked.count(ErrorCode.BAD_SECTION, f"process: {error}")
+        return None
+
+
 def _drops(drops: dict[str, int]) -> Counter[str]:
     known: Counter[str] = Counter()
     for reason, events in drops.items():
@@ -242,6 +261,11 @@ def _unsupported(version: int) -> Rejected:
     )
 
 
+_failures: Final = ItemDecoder(FailureRecord)
+_topologies: Final = ItemDecoder(TopologyRecord)
+_in_flight: Final = ItemDecoder(InFlight, array_like=True)
+_revisits: Final = ItemDecoder(NodeRevisits, array_like=True)
+_samples: Final = msgspec.msgpack.Decoder(ProcessSample)
 _ints: Final = msgspec.msgpack.Decoder(int)
 _texts: Final = msgspec.msgpack.Decoder(str)
 

@@ -10,7 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kaywatch.wire import ErrorCode
-from kaywatch_agent.model.series import ErrorKey, InFlight, Labels, Loop, ProcessSample
+from kaywatch_agent.model.records import (
+    FailureRecord,
+    InFlight,
+    NodeRevisits,
+    ProcessSample,
+    TopologyRecord,
+)
+from kaywatch_agent.model.series import ErrorKey, Labels
 from kaywatch_agent.protocol.table import Table
 
 __all__ = [
@@ -18,7 +25,6 @@ __all__ = [
     "Bye",
     "Capture",
     "Executions",
-    "Failure",
     "Flush",
     "Hello",
     "Message",
@@ -26,7 +32,6 @@ __all__ = [
     "Points",
     "Rejected",
     "Runs",
-    "Topology",
 ]
 
 
@@ -73,30 +78,6 @@ class Runs(NamedTuple):
     visits: NDArray[np.uint32]
 
 
-class Failure(NamedTuple):
-    """The details of one failed, suppressed or replaced execution."""
-
-    time: float
-    graph: str
-    node: str
-    type: str
-    message: str
-    phase: str
-    attempts: int
-    outcome: int
-    run: str
-    traceback: str = ""
-
-
-class Topology(NamedTuple):
-    """The wiring of one graph."""
-
-    graph: str
-    start: str
-    nodes: tuple[str, ...]
-    edges: tuple[tuple[str, str, str], ...]
-
-
 class Hello(NamedTuple):
     """Who connects; the reply is an ack.
 
@@ -132,13 +113,13 @@ class Batch(NamedTuple):
     executions: Executions | None
     points: Points | None
     runs: Runs | None
-    failures: tuple[Failure, ...]
-    topologies: tuple[Topology, ...]
+    failures: tuple[FailureRecord, ...]
+    topologies: tuple[TopologyRecord, ...]
     in_flight: tuple[InFlight, ...] | None
     rejected: Counter[ErrorCode]
     problem: str
-    loops: tuple[Loop, ...] | None = None  # of runs under way
-    looped: tuple[Loop, ...] = ()  # of runs that ended
+    loops: tuple[NodeRevisits, ...] | None = None  # of runs under way
+    looped: tuple[NodeRevisits, ...] = ()  # of runs that ended
     process: ProcessSample | None = None
 
 

@@ -17,8 +17,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, Literal
 
-from kaywatch_agent.protocol.limits import MAX_MESSAGE
-from kaywatch_agent.protocol.messages import Batch, Failure
+from msgspec.structs import replace
+
+from kaywatch_agent.model.bounds import MAX_MESSAGE
+from kaywatch_agent.model.records import FailureRecord
+from kaywatch_agent.protocol.messages import Batch
 
 __all__ = ["SECRETS", "FailureConfig", "Privacy", "ways"]
 
@@ -120,23 +123,23 @@ class Privacy:
             return batch
         return batch._replace(failures=self.failures(batch.failures))
 
-    def failures(self, found: Iterable[Failure]) -> tuple[Failure, ...]:
+    def failures(self, found: Iterable[FailureRecord]) -> tuple[FailureRecord, ...]:
         """Return failures as they may be kept."""
         if self._detail == "type":
-            return tuple(f._replace(message="", traceback="") for f in found)
+            return tuple(replace(f, message="", traceback="") for f in found)
         end = time.thread_time() + BATCH_SECONDS
         return tuple(self._failure(failure, end) for failure in found)
 
-    def _failure(self, failure: Failure, end: float) -> Failure:
+    def _failure(self, failure: FailureRecord, end: float) -> FailureRecord:
         if time.thread_time() > end and failure.message:
             self.withheld += 1
-            return failure._replace(message=WITHHELD, traceback="")
+            return replace(failure, message=WITHHELD, traceback="")
         message = self._cleaned(failure.message)
         traceback = ""
         if self._detail == "traceback" and failure.traceback:
             lines = failure.traceback.splitlines()
             traceback = "\n".join(self._cleaned(line[:MAX_MESSAGE]) for line in lines)
-        return failure._replace(message=message, traceback=traceback)
+        return replace(failure, message=message, traceback=traceback)
 
 
 def ways(pattern: str) -> int:

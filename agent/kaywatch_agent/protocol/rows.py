@@ -17,9 +17,10 @@ from kaywatch.wire import (
     Outcome,
     PointKind,
 )
+from kaywatch_agent.model.bounds import MAX_ATTEMPTS, MAX_TIME
 from kaywatch_agent.model.series import ErrorKey
 from kaywatch_agent.protocol.columns import BAD_INPUT, Checked
-from kaywatch_agent.protocol.limits import MAX_ATTEMPTS, MAX_ROWS, MAX_TIME
+from kaywatch_agent.protocol.limits import MAX_ROWS
 from kaywatch_agent.protocol.lists import items
 from kaywatch_agent.protocol.messages import Executions, Phases, Points
 from kaywatch_agent.protocol.table import Table, cut_labels

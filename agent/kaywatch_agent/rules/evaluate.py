@@ -17,7 +17,8 @@ from kaywatch.wire import Outcome
 from kaywatch_agent.aggregate.aggregator import STEP_SECONDS
 from kaywatch_agent.aggregate.figures import Figures
 from kaywatch_agent.aggregate.step import Facet
-from kaywatch_agent.model.series import Kind, Loop, Presence, SeriesKey
+from kaywatch_agent.model.records import NodeRevisits
+from kaywatch_agent.model.series import Kind, Presence, SeriesKey
 from kaywatch_agent.rules import metrics
 from kaywatch_agent.rules.expression import TRUE
 from kaywatch_agent.rules.matchers import matches
@@ -238,13 +239,14 @@ def _under_way(
     for process in processes:
         if process.state is not Presence.CONNECTED:
             continue
-        whole = [Loop(f.graph, "", f.visits, f.run) for f in process.in_flight]
-        for graph, node, visits, run in (*whole, *process.loops):
-            kind = Kind.NODE if node else Kind.RUN
-            group = series.group(SeriesKey(kind, process.service, graph, node))
-            if group is not None and visits > found.get(group, (0, ""))[0]:
-                text = f"pid {process.pid} on {process.host}, run {run}"
-                found[group] = visits, text
+        whole = [NodeRevisits(f.graph, "", f.visits, f.run) for f in process.in_flight]
+        for seen in (*whole, *process.loops):
+            kind = Kind.NODE if seen.node else Kind.RUN
+            key = SeriesKey(kind, process.service, seen.graph, seen.node)
+            group = series.group(key)
+            if group is not None and seen.visits > found.get(group, (0, ""))[0]:
+                text = f"pid {process.pid} on {process.host}, run {seen.run}"
+                found[group] = seen.visits, text
     return found
 
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from kaywatch_agent.aggregate.aggregator import STEP_SECONDS, View
 from kaywatch_agent.aggregate.figures import Figures, Groups
 from kaywatch_agent.aggregate.step import Facet, Step, merge
-from kaywatch_agent.model.series import InFlight, Kind, Loop, Presence, SeriesKey
+from kaywatch_agent.model.records import InFlight, NodeRevisits
+from kaywatch_agent.model.series import Kind, Presence, SeriesKey
 from kaywatch_agent.rules.matchers import Matcher, matches
 from kaywatch_agent.rules.metrics import Context, Metric, Source
 
@@ -42,7 +43,7 @@ class Process(NamedTuple):
     rss_bytes: int | None
     cpu_percent: float | None
     in_flight: tuple[InFlight, ...]
-    loops: tuple[Loop, ...] = ()
+    loops: tuple[NodeRevisits, ...] = ()
 
     @property
     def labels(self) -> dict[str, str]:

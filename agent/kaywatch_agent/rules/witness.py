@@ -17,7 +17,8 @@ from kaywatch_agent.aggregate.aggregator import STEP_SECONDS
 from kaywatch_agent.aggregate.figures import Figures
 from kaywatch_agent.aggregate.step import Facet
 from kaywatch_agent.model.alerts import Evidence
-from kaywatch_agent.model.series import FailureRecord, Kind
+from kaywatch_agent.model.records import FailureRecord
+from kaywatch_agent.model.series import Kind
 from kaywatch_agent.rules import metrics
 from kaywatch_agent.rules.evaluate import budgets_left
 from kaywatch_agent.rules.instance import Instance, Witness

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 from kaywatch_agent.aggregate.aggregator import Nothing, View
 from kaywatch_agent.aggregate.registry import Registry
 from kaywatch_agent.aggregate.step import EMPTY, Step, merge
-from kaywatch_agent.model.series import FailureRecord
+from kaywatch_agent.model.records import FailureRecord
 from kaywatch_agent.notify.config import ReceiverConfig, WebhookConfig
 from kaywatch_agent.rules import metrics
 from kaywatch_agent.rules.metrics import Source

@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from kaywatch.wire import Outcome
-from kaywatch_agent.model.series import (
-    ErrorKey,
-    InFlight,
-    Kind,
-    Loop,
-    Presence,
-    SeriesKey,
-)
+from msgspec.structs import replace
+
+from kaywatch.wire import Outcome, Phase
+from kaywatch_agent.model.records import InFlight, NodeRevisits
+from kaywatch_agent.model.series import ErrorKey, Kind, Presence, SeriesKey
 from kaywatch_agent.rules.scene import Process
 from kaywatch_agent.settings.table import Table
 from kaywatch_agent.simulation.case import Happening
@@ -68,7 +64,8 @@ def _executions(table: Table, length: float, kind: Kind = Kind.NODE) -> Happenin
         table.whole("visits", 1, 1) if kind is Kind.RUN else table.whole("retries") + 1
     )
     action = "" if kind is Kind.RUN else table.text("action")
-    error = ErrorKey(table.text("error", "Error"), table.text("phase", "exec"))
+    phase = table.choice("phase", tuple(map(str, Phase)), "exec")
+    error = ErrorKey(table.text("error", "Error"), phase)
     table.done()
 
     def do(lab: Lab, time: float, _: int) -> None:
@@ -134,7 +131,7 @@ def _process(table: Table, _: float) -> Happening:
             time,
             None if memory is None else int(memory),
             cpu,
-            tuple([flight._replace(start=time - flight.start) for flight in flights]),
+            tuple([replace(flight, start=time - flight.start) for flight in flights]),
             loops,
         )
 
@@ -153,8 +150,8 @@ def _flight(table: Table) -> InFlight:
     return found
 
 
-def _loop(table: Table) -> Loop:
-    found = Loop(
+def _loop(table: Table) -> NodeRevisits:
+    found = NodeRevisits(
         table.text("graph"),
         table.text("node"),
         table.whole("visits"),

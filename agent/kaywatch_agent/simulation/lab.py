@@ -7,17 +7,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from kaywatch.wire import Outcome
+from kaywatch.wire import Outcome, Phase
 from kaywatch_agent.aggregate.aggregator import STEP_SECONDS, View
 from kaywatch_agent.aggregate.registry import Limits, Registry
 from kaywatch_agent.aggregate.step import EMPTY, Step, merge, reduce
-from kaywatch_agent.model.series import (
-    Columns,
-    ErrorKey,
-    FailureRecord,
-    Kind,
-    SeriesKey,
-)
+from kaywatch_agent.model.records import FailureRecord
+from kaywatch_agent.model.series import Columns, ErrorKey, Kind, SeriesKey
 from kaywatch_agent.rules.scene import Process, Scene
 
 __all__ = ["Lab"]
@@ -149,12 +144,8 @@ class Lab:
                 graph=key.graph,
                 node=key.node,
                 type=error.type,
-                message="",
-                phase=error.phase,
+                phase=Phase(error.phase),
                 attempts=attempts,
-                outcome="error",
-                run="",
-                client="",
             )
         )
         del self.failures[:-1000]

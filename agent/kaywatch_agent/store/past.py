@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,11 +11,11 @@ from typing import NamedTuple
 from kaywatch_agent.aggregate.registry import Limits, Registry
 from kaywatch_agent.aggregate.step import Step, merge
 from kaywatch_agent.errors import StoreError
-from kaywatch_agent.model.series import FailureRecord
+from kaywatch_agent.model.records import FailureRecord
 from kaywatch_agent.store import tiers
 from kaywatch_agent.store.archive import places
 from kaywatch_agent.store.schema import APPLICATION_ID, read_only
-from kaywatch_agent.store.store import by_step, names_of
+from kaywatch_agent.store.store import by_step, failures_of, names_of
 
 __all__ = ["Stored", "reading"]
 
@@ -74,7 +73,6 @@ def _stored(db: sqlite3.Connection) -> Stored:
     keys, names = names_of(db)
     if names:  # else nothing has been written yet
         registry.restore(keys, names)
-    failures = db.execute("SELECT data FROM failures ORDER BY number")
     found = list(places(db, 0.0, NEVER, 0.0))
     fresh = dict(by_step(db, "step >= ?", 0))
     starts = [start for _, start in found] + [n * tiers.FINEST for n in fresh]
@@ -82,7 +80,7 @@ def _stored(db: sqlite3.Connection) -> Stored:
     ends += [(n + 1) * tiers.FINEST for n in fresh]
     return Stored(
         registry,
-        [FailureRecord(*json.loads(text)) for (text,) in failures],
+        failures_of(db),
         float(min(starts)) if starts else NEVER,
         float(max(ends)) if ends else 0.0,
         _buckets(db, found, fresh),

@@ -17,15 +17,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import msgspec
+from msgspec.json import encode as encode_json
+
 from kaywatch_agent.aggregate.change import Change, Restored
 from kaywatch_agent.aggregate.codec import decode, encode
 from kaywatch_agent.aggregate.step import EMPTY, Step, merge
 from kaywatch_agent.errors import StoreError
-from kaywatch_agent.model.series import FailureRecord, Kind, SeriesKey, TopologyRecord
+from kaywatch_agent.model.records import FailureRecord, TopologyRecord
+from kaywatch_agent.model.series import Kind, SeriesKey
 from kaywatch_agent.store import tiers
 from kaywatch_agent.store.schema import Lock, connect, set_aside, transaction
 
-__all__ = ["Report", "Store", "by_step", "names_of"]
+__all__ = ["Report", "Store", "by_step", "failures_of", "names_of"]
 
 STEP_SECONDS: Final = tiers.FINEST
 LATE: Final = -1  # the journal's step of events that are in no bucket
@@ -33,6 +37,9 @@ FAILURES_KEPT: Final = 1_000
 
 # A file whose check takes longer than some 50 ms is checked beside the work.
 QUICK_BYTES: Final = 16 * 1024 * 1024
+
+_failure: Final = msgspec.json.Decoder(FailureRecord)
+_topology: Final = msgspec.json.Decoder(TopologyRecord)
 
 
 class Report(NamedTuple):
@@ -199,7 +206,7 @@ class Store:
         db.executemany(
             "DELETE FROM clients WHERE id = ?", [(c,) for c in change.forgotten]
         )
-        failures = [(json.dumps(failure),) for failure in change.failures]
+        failures = [(encode_json(failure),) for failure in change.failures]
         if failures:
             db.executemany("INSERT INTO failures (data) VALUES (?)", failures)
             db.execute(
@@ -209,7 +216,7 @@ class Store:
             )
         db.executemany(
             "INSERT OR REPLACE INTO topologies VALUES (?, ?, ?)",
-            [(t.service, t.graph, json.dumps(t)) for t in change.topologies],
+            [(t.service, t.graph, encode_json(t)) for t in change.topologies],
         )
         kept = {at: data for at, data in change.documents.items() if data is not None}
         db.executemany(
@@ -254,7 +261,6 @@ class Store:
         self._rows = len(keys)
         self._sizes = {facet: len(values) for facet, values in names.items()}
         self._clients = set(clients)
-        failures = db.execute("SELECT data FROM failures ORDER BY number")
         topologies = db.execute("SELECT data FROM topologies")
         return Restored(
             now=meta.get("now"),
@@ -265,8 +271,8 @@ class Store:
             steps=steps,
             stored=[n for n in tiers.stored(db) if n not in steps],
             clients=clients,
-            failures=[FailureRecord(*json.loads(text)) for (text,) in failures],
-            topologies=[_topology(json.loads(text)) for (text,) in topologies],
+            failures=failures_of(db),
+            topologies=[_topology.decode(data) for (data,) in topologies],
             counters=_bytes(meta.get("counters", b"{}")),
             documents={
                 (kind, name): _bytes(data)
@@ -300,6 +306,12 @@ def names_of(db: sqlite3.Connection) -> tuple[list[SeriesKey], dict[str, list[An
     return keys, dict(names)
 
 
+def failures_of(db: sqlite3.Connection) -> list[FailureRecord]:
+    """Return the latest failures, oldest first."""
+    found = db.execute("SELECT data FROM failures ORDER BY number")
+    return [_failure.decode(data) for (data,) in found]
+
+
 def by_step(
     db: sqlite3.Connection, where: str, bound: int
 ) -> Iterator[tuple[int, list[Step]]]:
@@ -326,13 +338,6 @@ def _key(row: tuple[Any, ...]) -> SeriesKey:
     _, kind, service, graph, node, metric, labels = row
     pairs = tuple((name, value) for name, value in json.loads(labels))
     return SeriesKey(Kind(kind), service, graph, node, metric, pairs)
-
-
-def _topology(fields: list[Any]) -> TopologyRecord:
-    service, graph, start, nodes, edges = fields
-    return TopologyRecord(
-        service, graph, start, tuple(nodes), tuple((a, b, c) for a, b, c in edges)
-    )
 
 
 def _frozen(value: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 
 from msgspec import Struct
 
+from kaywatch_agent.model.records import ExecutionRecord, RunRecord
 from kaywatch_agent.runtime.health import Readiness
 from kaywatch_agent.web.api import (
     alert_shapes,
@@ -352,8 +353,8 @@ ROUTES: Final = (
         media=("text/event-stream",),
         events={
             "listening": live_shapes.Listening,
-            "execution": live_shapes.Execution,
-            "run": live_shapes.Run,
+            "execution": ExecutionRecord,
+            "run": RunRecord,
             "missed": live_shapes.Missed,
         },
     ),

@@ -342,12 +342,11 @@ class WebServer:
 
     async def _describe(self) -> tuple[schema.Client, ...]:
         """Describe all clients, with turns for others in between."""
-        now = self._source.clock()
         clients = list(self._source.clients())
         found: list[schema.Client] = []
         for start in range(0, len(clients), CLIENTS_AT_ONCE):
             part = clients[start : start + CLIENTS_AT_ONCE]
-            found += [describe(client, now) for client in part]
+            found += map(describe, part)
             await asyncio.sleep(0)
         return tuple(found)
 

@@ -4,7 +4,8 @@ import pytest
 
 from kaywatch_agent.aggregate import clients as module
 from kaywatch_agent.aggregate.clients import KEEP_SECONDS, Client, Clients
-from kaywatch_agent.model.series import InFlight, Presence, ProcessSample
+from kaywatch_agent.model.records import InFlight, ProcessSample
+from kaywatch_agent.model.series import Presence
 from kaywatch_agent.protocol.messages import Hello
 
 NOW = 1_700_000_000.0
@@ -51,13 +52,13 @@ def test_completeness_is_what_arrived_of_what_was_recorded() -> None:
 
 def test_cpu_is_measured_between_two_samples() -> None:
     client = Client("c")
-    client.sampled(ProcessSample(1_000, 5.0), NOW)
+    client.sampled(ProcessSample(rss_bytes=1_000, cpu_seconds=5.0), NOW)
     assert client.cpu_percent is None
-    client.sampled(ProcessSample(3_000, 6.5), NOW + 10)
+    client.sampled(ProcessSample(rss_bytes=3_000, cpu_seconds=6.5), NOW + 10)
     assert client.cpu_percent == pytest.approx(15.0)
-    client.sampled(ProcessSample(2_000, 0.0), NOW + 20)
+    client.sampled(ProcessSample(rss_bytes=2_000, cpu_seconds=0.0), NOW + 20)
     assert client.cpu_percent == 0.0
-    client.sampled(ProcessSample(2_000, 9.0), NOW + 20)
+    client.sampled(ProcessSample(rss_bytes=2_000, cpu_seconds=9.0), NOW + 20)
     assert client.cpu_percent == 0.0
     assert client.peak_rss_bytes == 3_000
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from tests.agent.protocol.samples import (
     CLIENT,
     FAILURE,
@@ -76,11 +77,11 @@ def test_all_times_of_events_are_shifted_and_nothing_else() -> None:
         for column in old._fields:
             if column not in (name, "phases"):
                 assert (getattr(new, column) == getattr(old, column)).all()
-    assert after.failures[0] == before.failures[0]._replace(
-        time=before.failures[0].time + SHIFT
+    assert after.failures[0] == replace(
+        before.failures[0], time=before.failures[0].time + SHIFT
     )
-    assert after.in_flight[0] == before.in_flight[0]._replace(
-        start=before.in_flight[0].start + SHIFT
+    assert after.in_flight[0] == replace(
+        before.in_flight[0], start=before.in_flight[0].start + SHIFT
     )
     assert after.loops == before.loops
     assert (after.seq, after.service) == (7, before.service)

@@ -9,7 +9,8 @@ from kaywatch import wire
 from kaywatch_agent.aggregate.aggregator import Aggregator
 from kaywatch_agent.aggregate.change import Change
 from kaywatch_agent.aggregate.registry import Limits, Registry
-from kaywatch_agent.model.series import Kind, ProcessSample
+from kaywatch_agent.model.records import ProcessSample
+from kaywatch_agent.model.series import Kind
 from kaywatch_agent.pipeline.pipeline import Pipeline
 from kaywatch_agent.pipeline.session import Conversation
 from kaywatch_agent.runtime.telemetry import Telemetry

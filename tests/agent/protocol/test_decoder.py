@@ -23,8 +23,9 @@ from tests.agent.protocol.samples import (
 
 from kaywatch import wire
 from kaywatch.wire import ErrorCode
+from kaywatch_agent.model.bounds import MAX_COUNT
 from kaywatch_agent.protocol.decoder import Decoder
-from kaywatch_agent.protocol.limits import MAX_COUNT, MAX_SEQ
+from kaywatch_agent.protocol.limits import MAX_SEQ
 from kaywatch_agent.protocol.messages import Bye, Flush, Hello, Rejected
 
 DEEP = b"\x91" * 100_000 + b"\xc0"

@@ -16,16 +16,16 @@ from tests.agent.protocol.samples import (
 )
 
 from kaywatch import wire
-from kaywatch.wire import ErrorCode
-from kaywatch_agent.model.series import InFlight, Loop
-from kaywatch_agent.protocol.decoder import Decoder
-from kaywatch_agent.protocol.limits import (
-    MAX_ATTEMPTS,
-    MAX_COUNT,
-    MAX_LIST,
-    MAX_MESSAGE,
+from kaywatch.wire import ErrorCode, Phase
+from kaywatch_agent.model.bounds import MAX_ATTEMPTS, MAX_COUNT, MAX_LIST, MAX_MESSAGE
+from kaywatch_agent.model.records import (
+    FailureRecord,
+    InFlight,
+    NodeRevisits,
+    TopologyRecord,
 )
-from kaywatch_agent.protocol.messages import Batch, Failure, Topology
+from kaywatch_agent.protocol.decoder import Decoder
+from kaywatch_agent.protocol.messages import Batch
 
 LOOP = ["checkout", "pay", 3, "a1-8"]
 SECTIONS = {
@@ -47,18 +47,32 @@ def kept(found: Batch, section: str) -> tuple[Any, ...]:
 
 def test_a_failure_is_read() -> None:
     assert send("failures", FAILURE).failures == (
-        Failure(START, "checkout", "pay", "Timeout", "no answer", "exec", 3, 1, "a1-7"),
+        FailureRecord(
+            time=START,
+            graph="checkout",
+            node="pay",
+            type="Timeout",
+            message="no answer",
+            phase=Phase.EXEC,
+            attempts=3,
+            run="a1-7",
+        ),
     )
 
 
 def test_a_failure_needs_a_time_a_node_and_a_type() -> None:
     found = send("failures", {"time": START, "node": "pay", "type": "Timeout"})
-    assert found.failures == (Failure(START, "", "pay", "Timeout", "", "", 1, 1, ""),)
+    assert found.failures == (FailureRecord(time=START, node="pay", type="Timeout"),)
 
 
 def test_a_topology_is_read() -> None:
     assert send("topologies", TOPOLOGY).topologies == (
-        Topology("checkout", "pay", ("pay", "ship"), (("pay", "default", "ship"),)),
+        TopologyRecord(
+            graph="checkout",
+            start="pay",
+            nodes=("pay", "ship"),
+            edges=(("pay", "default", "ship"),),
+        ),
     )
 
 
@@ -68,10 +82,13 @@ def test_nodes_in_flight_are_read() -> None:
 
 
 def test_loops_are_read_and_bounded() -> None:
-    assert send("loops", LOOP).loops == (Loop("checkout", "pay", 3, "a1-8"),)
+    assert send("loops", LOOP).loops == (NodeRevisits("checkout", "pay", 3, "a1-8"),)
     assert send("loops").loops == ()
     found = send("looped", ["g" * 300, "n", 2**60], ["g", "n", -1], ["g", "n"])
-    assert found.looped == (Loop("g" * 200, "n", MAX_COUNT), Loop("g", "n", 0))
+    assert found.looped == (
+        NodeRevisits("g" * 200, "n", MAX_COUNT),
+        NodeRevisits("g", "n", 0),
+    )
     assert counted(found) == {ErrorCode.BAD_SECTION: 1}
 
 
@@ -184,7 +201,7 @@ def test_texts_are_cut_not_refused() -> None:
     assert found.message == "ä" * MAX_MESSAGE
     topology = {"graph": long, "start": long, "nodes": [long], "edges": [[long] * 3]}
     assert send("topologies", topology).topologies == (
-        Topology(cut, cut, (cut,), ((cut, cut, cut),)),
+        TopologyRecord(graph=cut, start=cut, nodes=(cut,), edges=((cut, cut, cut),)),
     )
     found_flights = send("in_flight", [long, long, START, long]).in_flight
     assert found_flights == (InFlight(cut, cut, START, cut),)

@@ -9,6 +9,7 @@ from typing import Any
 import msgpack
 from hypothesis import example, given
 from hypothesis import strategies as st
+from msgspec.structs import astuple
 from tests.agent.protocol.fakes import Agent, FakeLink
 from tests.agent.protocol.samples import (
     CLIENT,
@@ -33,6 +34,7 @@ from tests.flights import Endless
 from kaywatch import wire
 from kaywatch._send.packer import Packer
 from kaywatch.recorder import Failure, Recorder, Topology
+from kaywatch_agent.model.records import InFlight
 from kaywatch_agent.protocol.decoder import Decoder
 from kaywatch_agent.protocol.framing import FrameReader, OutOfStep, Oversized
 from kaywatch_agent.protocol.messages import Batch, Bye, Flush, Hello, Rejected
@@ -200,11 +202,13 @@ def test_details_arrive_as_they_were_recorded(
     found = packed(recorder)
     said = (shown(graph), shown(node), shown(text))
     (failure,) = found.failures
-    assert failure[:5] == (1.5, *said, shown(text))
-    assert failure[5:] == ("exec", attempts, outcome, "r-1", "")
+    assert astuple(failure)[:6] == (1.5, "", *said, shown(text))
+    name = wire.Outcome(outcome).name.lower()
+    assert astuple(failure)[6:] == ("exec", attempts, name, "r-1", "", "")
     (topology,) = found.topologies
-    assert topology == (said[0], said[1], (said[1],), ((said[1], said[2], said[1]),))
-    assert found.in_flight == ((said[0], said[1], 2.5, "", 0),)
+    wiring = (said[1],), ((said[1], said[2], said[1]),)
+    assert astuple(topology) == ("", said[0], said[1], *wiring)
+    assert found.in_flight == (InFlight(said[0], said[1], 2.5, ""),)
 
 
 @calm

@@ -7,11 +7,12 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from kaywatch_agent.config import parse
 from kaywatch_agent.errors import ConfigError
-from kaywatch_agent.protocol.limits import MAX_LIST, MAX_MESSAGE
-from kaywatch_agent.protocol.messages import Failure
+from kaywatch_agent.model.bounds import MAX_LIST, MAX_MESSAGE
+from kaywatch_agent.model.records import FailureRecord
 from kaywatch_agent.protocol.redact import (
     MAX_WAYS,
     REDACTED,
@@ -26,8 +27,10 @@ SECRET = "s3cr3t-v4lue-0f-n0b0dy"
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmN"
 
 
-def failure(message: str, traceback: str = "") -> Failure:
-    return Failure(1.0, "g", "n", "E", message, "exec", 1, 1, "r", traceback)
+def failure(message: str, traceback: str = "") -> FailureRecord:
+    return FailureRecord(
+        time=1.0, node="n", type="E", message=message, traceback=traceback
+    )
 
 
 def cleaned(message: str, **config: object) -> str:
@@ -137,7 +140,7 @@ def test_so_much_is_kept_as_is_asked_for(
     sent = failure(f"token={SECRET}", f"a.py:1 in f\ntoken={SECRET}")
     (found,) = privacy.failures([sent])
     assert (found.message, found.traceback) == (message, traceback)
-    assert found._replace(message="", traceback="") == failure("")
+    assert replace(found, message="", traceback="") == failure("")
 
 
 # -- what it may cost ----------------------------------------------------------------

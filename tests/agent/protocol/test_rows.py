@@ -21,8 +21,9 @@ from tests.agent.protocol.samples import (
 
 from kaywatch import wire
 from kaywatch.wire import ErrorCode
+from kaywatch_agent.model.bounds import MAX_ATTEMPTS
 from kaywatch_agent.protocol.decoder import Decoder
-from kaywatch_agent.protocol.limits import MAX_ATTEMPTS, MAX_LABELS, MAX_ROWS
+from kaywatch_agent.protocol.limits import MAX_LABELS, MAX_ROWS
 from kaywatch_agent.protocol.messages import Batch
 
 

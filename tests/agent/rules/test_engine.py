@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.agent.rules.world import World, rule
 
-from kaywatch_agent.model.series import FailureRecord, InFlight, Kind, Loop, Presence
+from kaywatch_agent.model.records import FailureRecord, InFlight, NodeRevisits
+from kaywatch_agent.model.series import Kind, Presence
 from kaywatch_agent.rules.load import PAGE
 from kaywatch_agent.rules.matchers import parse
 from kaywatch_agent.rules.silence import Silence
@@ -615,10 +616,13 @@ def test_a_loop_between_two_nodes_is_told_by_its_node_while_it_spins() -> None:
     world.ran(10, node="decide")
     world.ran(10, node="search")
     world.looped("decide", 20)
-    spinning = (Loop("shop", "", 41, "r1"), Loop("shop", "search", 20, "r1"))
+    spinning = (
+        NodeRevisits("shop", "", 41, "r1"),
+        NodeRevisits("shop", "search", 20, "r1"),
+    )
     world.process(7, loops=spinning)
     assert world.wait(10) == []
-    spinning = (*spinning, Loop("shop", "decide", 21, "r1"))
+    spinning = (*spinning, NodeRevisits("shop", "decide", 21, "r1"))
     world.process(7, loops=spinning)
     assert world.wait(5) == FIRING
     told = world.told[0][3]
@@ -636,7 +640,7 @@ def test_a_loop_between_two_nodes_is_told_by_its_node_while_it_spins() -> None:
 
 def test_a_run_that_spins_too_fast_to_be_met_in_a_node_is_told() -> None:
     world = World({"name": "loops", "kind": "runaway", "max_visits": 50, "for": "30s"})
-    world.process(7, loops=(Loop("shop", "", 100_000, "r1"),))
+    world.process(7, loops=(NodeRevisits("shop", "", 100_000, "r1"),))
     assert world.wait(40) == FIRING
     assert world.told[0][3].note == "pid 7 on box, run r1"
 

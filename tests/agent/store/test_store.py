@@ -12,19 +12,36 @@ import pytest
 from tests.agent.aggregate.samples import Event, shown
 from tests.agent.store.ticks import KEYS, NAMES, START, Ticks
 
+from kaywatch.wire import Phase
 from kaywatch_agent.aggregate.change import Restored
 from kaywatch_agent.aggregate.step import EMPTY, Step, merge
 from kaywatch_agent.errors import StoreError
-from kaywatch_agent.model.series import FailureRecord, TopologyRecord
+from kaywatch_agent.model.records import FailureRecord, TopologyRecord
 from kaywatch_agent.store import schema
 from kaywatch_agent.store.archive import Archive
 from kaywatch_agent.store.store import Store
 from kaywatch_agent.store.tiers import Retention
 
 FAILURE = FailureRecord(
-    START, "shop", "checkout", "pay", "ValueError", "nö", "exec", 2, "error", "a-1", "c"
+    time=START,
+    service="shop",
+    graph="checkout",
+    node="pay",
+    type="ValueError",
+    message="nö",
+    phase=Phase.EXEC,
+    attempts=2,
+    run="a-1",
+    client="c",
+    traceback="a.py:1 in f",
 )
-TOPOLOGY = TopologyRecord("shop", "checkout", "pay", ("pay",), (("pay", "x", "pay"),))
+TOPOLOGY = TopologyRecord(
+    service="shop",
+    graph="checkout",
+    start="pay",
+    nodes=("pay",),
+    edges=(("pay", "x", "pay"),),
+)
 
 
 @pytest.fixture

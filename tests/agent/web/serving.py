@@ -26,7 +26,7 @@ from kaywatch_agent.model.alerts import (
     ReceiverRecord,
     Subject,
 )
-from kaywatch_agent.model.series import ProcessSample
+from kaywatch_agent.model.records import ProcessSample
 from kaywatch_agent.pipeline.pipeline import Pipeline
 from kaywatch_agent.pipeline.session import Conversation
 from kaywatch_agent.rules.load import load
@@ -57,7 +57,11 @@ class FakePeer:
         return self.gone
 
     def sample(self) -> ProcessSample | None:
-        return ProcessSample(self._bytes, 1.5) if self._bytes else None
+        return (
+            ProcessSample(rss_bytes=self._bytes, cpu_seconds=1.5)
+            if self._bytes
+            else None
+        )
 
     def close(self) -> None: ...
 

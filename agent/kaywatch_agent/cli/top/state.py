@@ -118,7 +118,13 @@ def rows(found: Found) -> list[Row]:
     ]
     seconds = span(found)
     made = [
-        _row(name, nodes.get(name, {}), flights.get(name, []), failures.get(name, {}))
+        _row(
+            name,
+            nodes.get(name, {}),
+            flights.get(name, []),
+            failures.get(name, {}),
+            found.health["timestamp"],
+        )
         for name in names
     ]
     return [
@@ -136,9 +142,9 @@ def span(found: Found) -> float:
     return max(1.0, float(now - max(first, since)))
 
 
-def _row(name: str, node: Json, flights: list[Json], failure: Json) -> Row:
+def _row(name: str, node: Json, flights: list[Json], failure: Json, now: float) -> Row:
     graphs = node.get("graphs") or sorted({flight["graph"] for flight in flights})
-    ages = [flight["age"] for flight in flights if flight["age"] is not None]
+    ages = [max(0.0, now - f["start"]) for f in flights if f["start"]]
     failed = failure.get("time")
     return Row(
         node=clean(name),

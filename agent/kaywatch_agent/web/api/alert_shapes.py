@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from kaywatch_agent.web.api.schema import Body, Count, Moment, Rate, Seconds
+from kaywatch_agent.model.bounds import Count, Moment, Rate, Seconds
+from kaywatch_agent.web.api.schema import Body
 
 __all__ = [
     "AlertList",

@@ -11,7 +11,7 @@ import msgspec
 
 from kaywatch.wire import Outcome
 from kaywatch_agent.aggregate.feed import Event, Feed, Filter, Listener, Missed
-from kaywatch_agent.model.series import ExecutionRecord
+from kaywatch_agent.model.records import ExecutionRecord
 from kaywatch_agent.web.api import live_shapes
 from kaywatch_agent.web.api.parameters import EventsQuery
 from kaywatch_agent.web.problems import Problem
@@ -112,10 +112,8 @@ def _filter(query: EventsQuery) -> Filter:
 
 
 def _event(found: Event) -> bytes:
-    # Field by field the same, and a tuple would be a JSON array.
-    if isinstance(found, ExecutionRecord):
-        return event("execution", _encode(live_shapes.Execution(**found._asdict())))
-    return event("run", _encode(live_shapes.Run(**found._asdict())))
+    name = "execution" if isinstance(found, ExecutionRecord) else "run"
+    return event(name, _encode(found))
 
 
 def _missed(counts: Counter[Missed]) -> live_shapes.Missed:

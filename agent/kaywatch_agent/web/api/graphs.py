@@ -9,7 +9,8 @@ from typing import Any
 from kaywatch.wire import EndReason, Outcome
 from kaywatch_agent.aggregate.figures import Figures, Groups
 from kaywatch_agent.aggregate.step import Facet
-from kaywatch_agent.model.series import OTHER, EndPoint, Kind, SeriesKey, TopologyRecord
+from kaywatch_agent.model.records import TopologyRecord
+from kaywatch_agent.model.series import OTHER, EndPoint, Kind, SeriesKey
 from kaywatch_agent.web.api import schema
 from kaywatch_agent.web.api.nodes import node_figures, outcomes_of
 from kaywatch_agent.web.api.parameters import (
@@ -187,7 +188,7 @@ def _ends(
     reading: Reading,
     window: Window,
     query: GraphStatsQuery,
-    topology: schema.Topology | None,
+    topology: TopologyRecord | None,
 ) -> list[schema.EndCount]:
     matches = matching(service=query.service, graph=query.graph)
     groups = reading.groups([Kind.RUN], lambda key: key.graph if matches(key) else None)
@@ -204,18 +205,18 @@ def _ends(
     return sorted(found, key=lambda end: (-end.count, end.reason, end.node))
 
 
-def _available(end: EndPoint, topology: schema.Topology | None) -> list[str] | None:
+def _available(end: EndPoint, topology: TopologyRecord | None) -> list[str] | None:
     """Return the actions that would have led on from an unmatched one."""
     if end.reason != EndReason.UNMATCHED_ACTION or topology is None:
         return None
     if end.node not in topology.nodes:
         return None
-    edges = (edge.action for edge in topology.edges if edge.from_ == end.node)
-    return list(dict.fromkeys(edges))
+    actions = (action for node, action, _ in topology.edges if node == end.node)
+    return list(dict.fromkeys(actions))
 
 
 def _never_run(
-    topology: schema.Topology | None, ran: Mapping[str, object]
+    topology: TopologyRecord | None, ran: Mapping[str, object]
 ) -> list[str] | None:
     """Return the nodes that are wired and haven't run, in the topology's order."""
     # Some nodes may be among those that were folded.
@@ -224,9 +225,9 @@ def _never_run(
     return [node for node in topology.nodes if node not in ran]
 
 
-def _topology(reading: Reading, query: GraphStatsQuery) -> schema.Topology | None:
+def _topology(reading: Reading, query: GraphStatsQuery) -> TopologyRecord | None:
     """Return a graph's wiring; that of several services is put together."""
-    records: list[TopologyRecord] = [
+    records = [
         record
         for (service, graph), record in sorted(reading.view.topologies.items())
         if graph == query.graph and query.service in (None, service)
@@ -235,11 +236,10 @@ def _topology(reading: Reading, query: GraphStatsQuery) -> schema.Topology | Non
         return None
     nodes = dict.fromkeys(node for record in records for node in record.nodes)
     edges = dict.fromkeys(edge for record in records for edge in record.edges)
-    return schema.Topology(
+    return TopologyRecord(
+        service=records[0].service if len(records) == 1 else "",
+        graph=query.graph,
         start=records[0].start,
-        nodes=list(nodes),
-        edges=[
-            schema.TopologyEdge(from_=node, action=action, to=to)
-            for node, action, to in edges
-        ],
+        nodes=tuple(nodes),
+        edges=tuple(edges),
     )

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from datetime import UTC, datetime
 
 from kaywatch_agent.aggregate.clients import Client
-from kaywatch_agent.model.series import FailureRecord, InFlight
 from kaywatch_agent.rules.state import State
 from kaywatch_agent.web.api import schema
 from kaywatch_agent.web.api.parameters import (
@@ -31,7 +29,7 @@ def peaks(clients: Iterable[Client]) -> dict[str, int]:
     return found
 
 
-def describe(client: Client, now: float) -> schema.Client:
+def describe(client: Client) -> schema.Client:
     """Return a picture of a client, which goes on changing."""
     sample = client.sample
     return schema.Client(
@@ -55,7 +53,7 @@ def describe(client: Client, now: float) -> schema.Client:
         duplicates=client.duplicates,
         missing_batches=client.missing_batches,
         skew=_finite(client.skew),
-        in_flight=[_flight(flight, now) for flight in client.in_flight],
+        in_flight=client.in_flight,
         memory_mb=sample.rss_bytes / MEGABYTE if sample is not None else None,
         peak_memory_mb=client.peak_rss_bytes / MEGABYTE or None,
         cpu_percent=_finite(client.cpu_percent),
@@ -107,10 +105,10 @@ def failure_list(reading: Reading, query: FailuresQuery) -> schema.FailureList:
     ]
     # Of several at the same time, the one that came last is the newest.
     found.reverse()
-    found.sort(key=_newest_first)
+    found.sort(key=lambda failure: -failure.time)
     return schema.FailureList(
         matching=len(found),
-        failures=[_failure(failure) for failure in found[: query.limit]],
+        failures=found[: query.limit],
     )
 
 
@@ -144,28 +142,6 @@ def health(reading: Reading) -> schema.HealthAnswer:
 # -- inside --------------------------------------------------------------------------
 
 
-def _failure(failure: FailureRecord) -> schema.Failure:
-    fields = failure._asdict()
-    fields["time"] = _finite(failure.time)
-    return schema.Failure(iso=_iso(failure.time), **fields)
-
-
-def _newest_first(failure: FailureRecord) -> float:
-    # A client may say anything, and NaN would spoil the order.
-    return -failure.time if math.isfinite(failure.time) else math.inf
-
-
-def _flight(flight: InFlight, now: float) -> schema.Flight:
-    start = _moment(flight.start)
-    return schema.Flight(
-        graph=flight.graph,
-        node=flight.node,
-        run=flight.run,
-        start=start,
-        age=None if start is None else max(0.0, now - start),
-    )
-
-
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
@@ -178,10 +154,3 @@ def _megabytes(size: float) -> float | None:
 def _moment(value: float) -> float | None:
     """Return a time; 0 is what those say who don't know."""
     return _finite(value) or None
-
-
-def _iso(time: float) -> str | None:
-    try:
-        return datetime.fromtimestamp(time, UTC).isoformat(timespec="milliseconds")
-    except (ValueError, OverflowError, OSError):
-        return None

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from msgspec import Meta
 
-from kaywatch_agent.web.api.schema import (
-    Body,
-    Count,
-    HealthAnswer,
-    Moment,
-    Rate,
-    Seconds,
-)
+from kaywatch_agent.model.bounds import Count, Moment, Rate, Seconds
+from kaywatch_agent.web.api.schema import Body, HealthAnswer
 
 __all__ = [
-    "Execution",
     "Listening",
     "Missed",
     "RecentNode",
-    "Run",
     "Snapshot",
     "Totals",
 ]
@@ -71,45 +63,6 @@ class Listening(Body):
     time: Moment
     version: str
     rate: Annotated[int, Meta(ge=1, description="events a second at most")]
-
-
-class Execution(Body):
-    """One execution of a node, as it arrived.
-
-    `type`, `phase` and `message` are of the exception, empty where there was none;
-    `message` and `run` are known of failures of which the client sent details.
-    """
-
-    time: Moment
-    service: str
-    graph: str
-    node: str
-    outcome: Literal["ok", "error", "suppressed", "fallback", "cancelled"]
-    seconds: Seconds
-    attempts: Count
-    action: str
-    type: str
-    phase: str
-    message: str
-    run: str
-    pid: int
-    client: str
-
-
-class Run(Body):
-    """One run of a graph, as it arrived: where and why it ended."""
-
-    time: Moment
-    service: str
-    graph: str
-    outcome: Literal["ok", "error", "suppressed", "fallback", "cancelled"]
-    seconds: Seconds
-    reason: str
-    node: str
-    action: str
-    visits: Count
-    pid: int
-    client: str
 
 
 class Missed(Body):

@@ -6,7 +6,8 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from kaywatch_agent.web.api.schema import Body, Count, Moment, Rate, Seconds, Span
+from kaywatch_agent.model.bounds import Count, Moment, Rate, Seconds
+from kaywatch_agent.web.api.schema import Body, Span
 
 __all__ = [
     "LlmAnswer",

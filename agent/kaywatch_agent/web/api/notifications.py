@@ -8,12 +8,13 @@ from typing import Annotated, Protocol
 from msgspec import Meta, Struct, structs
 
 from kaywatch_agent.model.alerts import MessageRecord, MessageStatus, ReceiverRecord
+from kaywatch_agent.model.bounds import Count, Moment
 from kaywatch_agent.web.api.parameters import (
     NoQuery,
     NotificationsQuery,
     ReceiverQuery,
 )
-from kaywatch_agent.web.api.schema import Body, Count, Moment
+from kaywatch_agent.web.api.schema import Body
 from kaywatch_agent.web.problems import Problem, not_found
 from kaywatch_agent.web.reading import Reading
 

@@ -65,12 +65,11 @@ def document(routes: Iterable[_Route], version: str) -> bytes:
     routes = list(routes)
     shapes = {route.shape: None for route in routes if route.shape is not None}
     shapes |= {shape: None for route in routes for shape in route.events.values()}
-    shapes |= {route.body: None for route in routes if route.body is not None}
     shapes[schema.ErrorAnswer] = None
+    bodies = {route.body: None for route in routes if route.body is not None}
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
-    _, components = msgspec.json.schema_components(shapes, ref_template=REF)
     return msgspec.json.encode(
         {
             "openapi": "3.1.0",
@@ -85,7 +84,7 @@ def document(routes: Iterable[_Route], version: str) -> bytes:
             "security": [{"bearer": []}, {"basic": []}, {}],
             "paths": paths,
             "components": {
-                "schemas": components,
+                "schemas": _schemas(bodies) | _answers(shapes),
                 "securitySchemes": {
                     name: {"type": "http", "scheme": name} for name in SCHEMES
                 },
@@ -96,6 +95,25 @@ def document(routes: Iterable[_Route], version: str) -> bytes:
 
 
 # -- inside --------------------------------------------------------------------------
+
+
+def _schemas(shapes: Iterable[type[Struct]]) -> dict[str, Any]:
+    return msgspec.json.schema_components(shapes, ref_template=REF)[1]
+
+
+def _answers(shapes: Iterable[type[Struct]]) -> dict[str, Any]:
+    """Return the schemas of answers, which have all of their keys and no others.
+
+    A struct's defaults are for the wire and the store, where a field may be missing.
+    """
+    found = _schemas(shapes)
+    for shape in found.values():
+        if "properties" in shape:
+            shape["required"] = list(shape["properties"])
+            shape["additionalProperties"] = False
+            for field in shape["properties"].values():
+                field.pop("default", None)
+    return found
 
 
 def _operation(route: _Route) -> dict[str, Any]:

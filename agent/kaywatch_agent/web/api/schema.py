@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct, field
+from msgspec import Meta, Struct
+
+from kaywatch_agent.model.bounds import Count, Moment, Rate, Seconds
+from kaywatch_agent.model.records import FailureRecord, InFlight, TopologyRecord
 
 __all__ = [
     "Account",
@@ -22,9 +25,7 @@ __all__ = [
     "ErrorAnswer",
     "ErrorCount",
     "Export",
-    "Failure",
     "FailureList",
-    "Flight",
     "GraphFigures",
     "GraphList",
     "GraphStats",
@@ -36,14 +37,8 @@ __all__ = [
     "Outcomes",
     "QueryAnswer",
     "StageAnswer",
-    "Topology",
-    "TopologyEdge",
 ]
 
-Count = Annotated[int, Meta(ge=0)]
-Rate = Annotated[float, Meta(ge=0, le=1)]
-Seconds = Annotated[float, Meta(ge=0)]
-Moment = Annotated[float, Meta(description="Unix seconds")]
 Span = Annotated[
     int, Meta(ge=1, description="seconds looked back on; null: since first seen")
 ]
@@ -238,22 +233,6 @@ class EndCount(Body):
     available: list[str] | None
 
 
-class TopologyEdge(Body):
-    """What follows a node when it ends with an action."""
-
-    from_: str = field(name="from")
-    action: str
-    to: str
-
-
-class Topology(Body):
-    """The wiring of a graph as clients last saw it."""
-
-    start: str
-    nodes: list[str]
-    edges: list[TopologyEdge]
-
-
 class GraphStats(GraphFigures):
     """All that is known of one graph.
 
@@ -263,7 +242,7 @@ class GraphStats(GraphFigures):
 
     ends: list[EndCount]
     never_run: list[str] | None
-    topology: Topology | None
+    topology: TopologyRecord | None
     account: Account
 
 
@@ -300,39 +279,11 @@ class QueryAnswer(Body):
     points: list[tuple[float, float | None, int]]
 
 
-class Failure(Body):
-    """One failed, suppressed or replaced execution."""
-
-    time: Moment | None
-    iso: Annotated[str, Meta(description="the time in ISO 8601, UTC")] | None
-    service: str
-    graph: str
-    node: str
-    type: str
-    message: str
-    phase: str
-    attempts: Count
-    outcome: str
-    run: str
-    client: str
-    traceback: str
-
-
 class FailureList(Body):
     """The latest failures, the newest first; `matching` counts those cut by limit."""
 
     matching: Count
-    failures: list[Failure]
-
-
-class Flight(Body):
-    """A node that had started and not ended when its client last said so."""
-
-    graph: str
-    node: str
-    run: str
-    start: Moment | None
-    age: Seconds | None
+    failures: list[FailureRecord]
 
 
 class ClientTimes(Body):
@@ -374,7 +325,7 @@ class Client(Body):
     duplicates: Count
     missing_batches: Count
     skew: float | None
-    in_flight: list[Flight]
+    in_flight: tuple[InFlight, ...]
     memory_mb: float | None
     peak_memory_mb: float | None
     cpu_percent: float | None

@@ -18,12 +18,13 @@ from kaywatch_agent.model.alerts import (
     MessageStatus,
     Subject,
 )
+from kaywatch_agent.model.bounds import Count, Moment
 from kaywatch_agent.rules.instance import Held, Instance
 from kaywatch_agent.rules.picture import Picture
 from kaywatch_agent.web.api.alert_shapes import AlertRow, AlertState, AlertTold
 from kaywatch_agent.web.api.alerts import find, row
 from kaywatch_agent.web.api.parameters import AlertQuery
-from kaywatch_agent.web.api.schema import Body, Count, Moment
+from kaywatch_agent.web.api.schema import Body
 from kaywatch_agent.web.reading import Reading
 
 __all__ = ["AlertStory", "alert_story"]

@@ -35,8 +35,11 @@ def node(name: str, **more: Any) -> dict[str, Any]:
     }
 
 
+NOW = 1_000_005.0
+
+
 def client(state: str = "connected", *ages: float) -> dict[str, Any]:
-    flights = [{"node": "pay", "graph": "checkout", "age": age} for age in ages]
+    flights = [{"node": "pay", "graph": "checkout", "start": NOW - age} for age in ages]
     return {"state": state, "events": 90, "recorded": 100, "in_flight": flights}
 
 
@@ -45,7 +48,7 @@ def found(*nodes: dict[str, Any], **more: Any) -> Found:
     health = {
         "version": "1.2.3",
         "status": "degraded" if stage["problem"] else "healthy",
-        "timestamp": 1_000_005.0,
+        "timestamp": NOW,
         "uptime": 90.0,
         "since": 0.0,
         "events": 7,

@@ -23,8 +23,8 @@ from kaywatch_agent.web.api import events as module
 
 SHAPES = {
     "listening": "Listening",
-    "execution": "Execution",
-    "run": "Run",
+    "execution": "ExecutionRecord",
+    "run": "RunRecord",
     "missed": "Missed",
 }
 

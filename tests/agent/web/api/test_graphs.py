@@ -62,12 +62,11 @@ def test_a_graph_has_the_pages_keys_and_more(shop: Served) -> None:
     ]
     assert graph["never_run"] == []
     assert graph["topology"] == {
+        "service": "shop",
+        "graph": "checkout",
         "start": "load",
         "nodes": ["load", "pay", "notify"],
-        "edges": [
-            {"from": "load", "action": "default", "to": "pay"},
-            {"from": "pay", "action": "default", "to": "notify"},
-        ],
+        "edges": [["load", "default", "pay"], ["pay", "default", "notify"]],
     }
 
 
@@ -132,9 +131,11 @@ def test_a_graph_that_is_only_wired_is_known(served: Served) -> None:
     assert served.graph("g")["status"] == "no_executions"
     # Of several services, the wirings are put together.
     assert served.graph("g")["topology"] == {
+        "service": "",
+        "graph": "g",
         "start": "a",
         "nodes": ["a", "b"],
-        "edges": [{"from": "b", "action": "x", "to": "a"}],
+        "edges": [["b", "x", "a"]],
     }
     assert served.graph("g", service="two")["topology"]["nodes"] == ["b"]
 

@@ -1,0 +1,143 @@
+"""What clients report besides columns of numbers: one struct per concept.
+
+The same struct is decoded from the wire, aggregated, stored, answered over HTTP and
+described in OpenAPI. A new field is declared here, with its bounds and description,
+and nowhere else. A field with a default may be missing on the wire and in a store that
+an earlier version wrote.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct, field
+
+from kaywatch.wire import Phase
+from kaywatch_agent.model.bounds import (
+    MAX_ATTEMPTS,
+    MAX_COUNT,
+    MAX_LIST,
+    MAX_MESSAGE,
+    MAX_TIME,
+    MAX_TRACEBACK,
+    Attempts,
+    Count,
+    Moment,
+    Name,
+    OutcomeName,
+    Seconds,
+)
+
+__all__ = [
+    "ExecutionRecord",
+    "FailureRecord",
+    "InFlight",
+    "NodeRevisits",
+    "ProcessSample",
+    "RunRecord",
+    "TopologyRecord",
+]
+
+RunId = Annotated[Name, Meta(description="id of the run; empty if unknown")]
+ErrorType = Annotated[Name, Meta(description="type of the exception")]
+
+
+class FailureRecord(Struct, frozen=True, kw_only=True):
+    """The details of one failed, suppressed or replaced execution."""
+
+    time: Annotated[Moment, Meta(description="when it ended, Unix seconds")]
+    service: Name = ""
+    graph: Name = ""
+    node: Name
+    type: ErrorType
+    message: Annotated[str, Meta(max_length=MAX_MESSAGE)] = ""
+    phase: Phase = Phase.NONE
+    attempts: Attempts = 1
+    outcome: OutcomeName = "error"
+    run: RunId = ""
+    client: Annotated[str, Meta(description="id of the client, in hexadecimal")] = ""
+    traceback: Annotated[str, Meta(max_length=MAX_TRACEBACK)] = ""
+
+
+class TopologyRecord(Struct, frozen=True, kw_only=True):
+    """The wiring of a graph as clients last reported it."""
+
+    service: Annotated[Name, Meta(description="empty for several services")] = ""
+    graph: Name
+    start: Annotated[Name, Meta(description="the first node; empty if unknown")] = ""
+    nodes: Annotated[tuple[Name, ...], Meta(max_length=MAX_LIST)]
+    edges: Annotated[
+        tuple[tuple[Name, Name, Name], ...],
+        Meta(max_length=MAX_LIST, description="each is [node, action, next node]"),
+    ] = ()
+
+
+class InFlight(Struct, frozen=True):
+    """A node that had started and not ended when its client last reported it."""
+
+    graph: Name
+    node: Name
+    start: Annotated[Moment, Meta(description="Unix seconds; 0 if unknown")]
+    run: RunId
+    visits: Annotated[
+        int,
+        Meta(ge=0, le=MAX_ATTEMPTS, description="visits of nodes in its run before it"),
+    ] = 0
+
+
+class NodeRevisits(Struct, frozen=True):
+    """How often one run visited a node that it came back to."""
+
+    graph: Name
+    node: Annotated[Name, Meta(description="empty for all nodes of the run together")]
+    visits: Annotated[int, Meta(ge=0, le=MAX_COUNT)]
+    run: RunId = ""
+
+
+class ProcessSample(Struct, frozen=True, kw_only=True):
+    """Resources that a client's process uses."""
+
+    rss_bytes: Annotated[int, Meta(ge=0, le=MAX_COUNT)] = field(name="rss", default=0)
+    cpu_seconds: Annotated[
+        float,
+        Meta(ge=0, le=MAX_TIME, description="user and system, since it started"),
+    ] = field(name="cpu")
+
+
+class ExecutionRecord(Struct, frozen=True, kw_only=True):
+    """One execution of a node, as it arrived.
+
+    `type`, `phase` and `message` describe the exception; they are empty if there was
+    none. `message` and `run` are known for failures whose details the client sent.
+    """
+
+    time: Annotated[Moment, Meta(description="when it ended, Unix seconds")]
+    service: str
+    graph: str
+    node: str
+    outcome: OutcomeName
+    seconds: Seconds
+    attempts: Attempts
+    action: str
+    type: str
+    phase: str
+    message: str
+    run: str
+    pid: int
+    client: str
+
+
+class RunRecord(Struct, frozen=True, kw_only=True):
+    """One run of a graph, as it arrived: where and why it ended."""
+
+    time: Annotated[Moment, Meta(description="when it ended, Unix seconds")]
+    service: str
+    graph: str
+    outcome: OutcomeName
+    seconds: Seconds
+    reason: str
+    node: str
+    action: str
+    visits: Count
+    pid: int
+    client: str
