@@ -23,15 +23,14 @@ from kaywatch_agent.errors import ConfigError, StoreError
 from kaywatch_agent.ingest.peers import Peer
 from kaywatch_agent.ingest.probe import Probe
 from kaywatch_agent.ingest.unix import UnixListener
-from kaywatch_agent.model.alerts import NotificationRequest
 from kaywatch_agent.model.series import Presence
 from kaywatch_agent.notify.delivery import Delivery, Documents
 from kaywatch_agent.pipeline.pipeline import Pipeline
 from kaywatch_agent.protocol.redact import Privacy
+from kaywatch_agent.rules.alert import Instance
 from kaywatch_agent.rules.broadcast import Announcing
-from kaywatch_agent.rules.instance import Instance
 from kaywatch_agent.rules.loop import Alerting
-from kaywatch_agent.rules.picture import Picture
+from kaywatch_agent.rules.snapshot import AlertsSnapshot
 from kaywatch_agent.rules.state import State
 from kaywatch_agent.runtime.health import Health, Readiness
 from kaywatch_agent.runtime.process import (
@@ -119,10 +118,8 @@ class App:
         registry = Registry(config.limits)
         self.alerting = Alerting(
             config.alerts,
-            tell=self._tell,
-            least=config.notify.least,
+            min_severity=config.notify.min_severity,
             clock=clock,
-            turned=self._turned,
         )
         self.delivery = Delivery(
             config.notify,
@@ -147,6 +144,7 @@ class App:
         self._committer: asyncio.Task[None] | None = None
         self._checks: asyncio.Task[None] | None = None
         self._probe: asyncio.Task[None] | None = None
+        self._evaluation: asyncio.Task[None] | None = None
         self._listener = UnixListener(self.pipeline.open, self.telemetry)
         self._brokers: list[BrokerIntake] = []
         self._announcing: list[Announcing] = []
@@ -232,7 +230,7 @@ class App:
         self._listener.use(config.ingest)
         self.pipeline.aggregator.registry.limit(config.limits)
         self.pipeline.privacy = Privacy(config.failures)
-        self.alerting.use(config.alerts, config.notify.least)
+        self.alerting.use(config.alerts, config.notify.min_severity)
         self.delivery.use(config.notify)
         if self._writer is not None:
             self._writer.keep(config.store.retention)
@@ -248,7 +246,7 @@ class App:
         self.http_url = await self._web.start(self.config.http, held.get("http", ()))
         await self.delivery.start()
         self._stops.append(("notify", self.delivery.stop))
-        self._stops.append(("rules", self.alerting.stop))
+        self._stops.append(("rules", self._stop_rules))
         self._stops.append(("ingest", self._listener.stop))
         if "ingest" in held:
             await self._listener.adopt(held["ingest"][0], self.config.ingest)
@@ -281,7 +279,7 @@ class App:
             announcing = None
             if config.publish_alerts:
                 announcing = Announcing(config.broker.prefix, _alert_json)
-                announcing.know(self.alerting.picture())
+                announcing.know(self.alerting.snapshot())
                 self._announcing.append(announcing)
             intake = BrokerIntake(
                 config,
@@ -359,7 +357,8 @@ class App:
         if self._writer is not None:
             self.health.report("store", now, self._writer.problem)
         self.health.report("rules", self.alerting.evaluated, self.alerting.problem)
-        self.alerting.tick(self.pipeline.aggregator.view(now), self.clients())
+        if self.alerting.due:
+            self._evaluation = asyncio.create_task(self._evaluate(), name="rules")
         self._web.publish()
         self.supervision.tick(now, self._figures(), self.health.status(now))
 
@@ -458,15 +457,23 @@ class App:
         if self._checks is not None:
             await self._checks
 
-    def _tell(self, requests: Iterable[NotificationRequest]) -> None:
-        self.delivery.enqueue(requests)
+    async def _evaluate(self) -> None:
+        """Evaluate the rules, and pass on what came of it."""
+        view, clients = self.pipeline.aggregator.view(self.clock()), self.clients()
+        update = await self.alerting.evaluate(view, clients)
+        # Nothing comes between: the alerts and their messages are in one commit.
+        self.delivery.enqueue(update.requests)
+        if update.changed is not None:
+            self._web.turned(update.changed)
+            for announcing in self._announcing:
+                announcing.turned(update.changed)
+            for intake in self._brokers:
+                intake.announce()
 
-    def _turned(self, picture: Picture) -> None:
-        self._web.turned(picture)
-        for announcing in self._announcing:
-            announcing.turned(picture)
-        for intake in self._brokers:
-            intake.announce()
+    async def _stop_rules(self) -> None:
+        if self._evaluation is not None:
+            await asyncio.wait([self._evaluation])
+        self.alerting.stop()
 
     def _documents(self, whole: bool) -> Documents:
         """Return what alerts and messages want to be kept, for the next commit."""
@@ -510,6 +517,6 @@ class App:
         telemetry.set("kaywatch_series", len(registry.keys))
 
 
-def _alert_json(picture: Picture, instance: Instance) -> bytes:
+def _alert_json(picture: AlertsSnapshot, instance: Instance) -> bytes:
     """Return an alert as HTTP has it."""
     return msgspec.json.encode(row(picture, instance))

@@ -118,15 +118,13 @@ class Synthetic:
         self.now = 1_700_000_000.0
         self.health = Health(self.now - 3600)
         self.feed = Feed()
-        self.alerting = Alerting(
-            load({}), tell=lambda *_: None, least={}, clock=self.clock
-        )
+        self.alerting = Alerting(load({}), min_severity={}, clock=self.clock)
         self.delivery = Delivery(
             NotifyConfig(),
             Telemetry(),
             alerts=self.alerting.alerts,
             healthy=lambda: True,
-            hurry=lambda: None,
+            request_commit=lambda: None,
             clock=self.clock,
         )
         # One packed step serves for all of the hour: it costs no memory here, and is

@@ -60,7 +60,7 @@ class NotifyConfig:
     heartbeat: HeartbeatConfig = field(default_factory=HeartbeatConfig)
 
     @property
-    def least(self) -> dict[str, Severity]:
+    def min_severity(self) -> dict[str, Severity]:
         """By receiver, the least severity that it is notified of."""
         return {name: config.min_severity for name, config in self.receivers.items()}
 

@@ -17,8 +17,8 @@ from typing import Final, NamedTuple
 from urllib.parse import quote
 
 from kaywatch import wire
-from kaywatch_agent.rules.instance import Instance
-from kaywatch_agent.rules.picture import Picture
+from kaywatch_agent.rules.alert import Instance
+from kaywatch_agent.rules.snapshot import AlertsSnapshot
 
 __all__ = ["Announcement", "Announcing"]
 
@@ -43,7 +43,7 @@ class Announcing:
     """
 
     def __init__(
-        self, prefix: str, encode: Callable[[Picture, Instance], bytes]
+        self, prefix: str, encode: Callable[[AlertsSnapshot, Instance], bytes]
     ) -> None:
         """Know of no alert.
 
@@ -56,20 +56,22 @@ class Announcing:
         self._prefix = prefix
         self._changes_topic = wire.topic(prefix, "agent", "changes")
         self._encode = encode
-        self._standing: dict[str, tuple[Picture, Instance]] = {}  # these fire
-        self._over: dict[str, tuple[Picture, Instance]] = {}  # and that is to be told
+        self._standing: dict[str, tuple[AlertsSnapshot, Instance]] = {}  # these fire
+        self._over: dict[
+            str, tuple[AlertsSnapshot, Instance]
+        ] = {}  # and that is to be told
         self._due: dict[str, None] = {}  # topics, in order
-        self._changes: deque[tuple[Picture, Instance]] = deque()
+        self._changes: deque[tuple[AlertsSnapshot, Instance]] = deque()
         self._listening = False
 
-    def know(self, picture: Picture) -> None:
+    def know(self, picture: AlertsSnapshot) -> None:
         """Take the alerts that there are, at the start."""
         background = _background(picture)
         for instance in picture.instances:
             if instance.life.burning:
                 self._standing[self._topic(instance)] = (background, instance)
 
-    def turned(self, picture: Picture) -> None:
+    def turned(self, picture: AlertsSnapshot) -> None:
         """Take the alerts that went from one state to another."""
         background = _background(picture)
         for instance in picture.instances:
@@ -124,7 +126,7 @@ class Announcing:
         return Announcement(topic, b"", True)
 
     def _tell(
-        self, topic: str, turned: tuple[Picture, Instance], retain: bool
+        self, topic: str, turned: tuple[AlertsSnapshot, Instance], retain: bool
     ) -> Announcement:
         return Announcement(topic, self._encode(*turned), retain)
 
@@ -132,7 +134,7 @@ class Announcing:
         return alert_topic(self._prefix, quote(instance.rule, safe=""), instance.id)
 
 
-def _background(picture: Picture) -> Picture:
+def _background(picture: AlertsSnapshot) -> AlertsSnapshot:
     """Return what one alert of a picture needs; it is kept while that fires."""
     return picture._replace(instances=(), found={})
 

@@ -7,8 +7,8 @@ from urllib.parse import urlencode
 from kaywatch_agent import durations
 from kaywatch_agent.model.alerts import Alert, dedup_key
 from kaywatch_agent.rules import metrics
+from kaywatch_agent.rules.alert import Instance
 from kaywatch_agent.rules.expression import Compare, Condition
-from kaywatch_agent.rules.instance import Instance
 from kaywatch_agent.rules.rule import (
     Absence,
     BurnRate,
@@ -22,7 +22,7 @@ from kaywatch_agent.rules.state import State
 from kaywatch_agent.rules.summary import fill, usual
 from kaywatch_agent.units import quantity
 
-__all__ = ["condition_of", "describe", "labels_of", "unit_of", "words"]
+__all__ = ["all_labels", "condition_of", "describe", "labels_of", "unit_of", "words"]
 
 
 def labels_of(
@@ -33,22 +33,26 @@ def labels_of(
     return {**settings.labels, **(rule.labels if rule else {}), **own}
 
 
-def describe(
-    instance: Instance,
-    rule: Rule | None,
-    settings: Settings,
-    host: str,
-    flapping: bool = False,
-) -> Alert:
+def all_labels(instance: Instance, settings: Settings) -> dict[str, str]:
+    """Return all labels of an alert, with `alertname` and `severity`."""
+    rule = settings.rules.get(instance.rule)
+    return {
+        **labels_of(instance, rule, settings),
+        "alertname": instance.rule,
+        "severity": rule.severity if rule else "warning",
+    }
+
+
+def describe(instance: Instance, settings: Settings, host: str, clock: float) -> Alert:
     """Return the facts about an alert.
 
     Args:
         instance: the alert.
-        rule: None when it is gone.
-        settings: what is set.
+        settings: the rules, and what else is set.
         host: where the agent runs.
-        flapping: whether it fires and ends again and again.
+        clock: the alerts' own, in seconds.
     """
+    rule = settings.rules.get(instance.rule)
     life, witness, worst = instance.life, instance.witness, instance.worst
     labels = labels_of(instance, rule, settings)
     unit = unit_of(rule)
@@ -84,7 +88,7 @@ def describe(
         runbook_url=rule.runbook_url if rule else "",
         dashboard_url=_link(settings, "/", graph=instance.labels.get("graph", "")),
         silence_url=_link(settings, "/silence", alert=instance.id),
-        flapping=flapping,
+        flapping=instance.flapping(clock),
         note=_note(instance, rule),
     )
 

@@ -1,33 +1,36 @@
-"""All alerts: evaluated, remembered, and told of. Pure: `now` is an argument.
+"""All alerts: evaluated, remembered, and notified of. Pure: `now` is an argument.
 
-    Scene -> evaluate -> Finding -> state.advance -> decide -> Notice
+    EvalInput -> evaluate -> Condition -> state.advance -> StateChange
+              -> plan_notifications -> NotificationRequest
 
 `evaluate` may run beside the loop: nothing else touches the alerts meanwhile, and what
-it hands over is frozen. Rules and silences are swapped whole.
-
-The alerts' own clock adds up the seconds that pass, downtime included, and never goes
-back: cooldowns survive a wall clock that jumps.
+it returns is frozen. Rules and silences are swapped whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Final, NamedTuple
 
 import msgspec
 
-from kaywatch_agent.model.alerts import Alert, Severity
-from kaywatch_agent.rules.decide import FLAPS
+from kaywatch_agent.model.alerts import Alert, NotificationRequest, Severity
+from kaywatch_agent.rules.alert import Instance, SuppressionReason
+from kaywatch_agent.rules.alert_store import AlertStore, Document, Documents
 from kaywatch_agent.rules.describe import describe
 from kaywatch_agent.rules.evaluate import Found, evaluate, prepare
-from kaywatch_agent.rules.instance import Instance
-from kaywatch_agent.rules.round import CLOCK, Book, Clock, Document, Round
+from kaywatch_agent.rules.evaluation import Evaluation, StateChange
+from kaywatch_agent.rules.notifications import (
+    Decision,
+    Suppressor,
+    plan_notifications,
+)
 from kaywatch_agent.rules.rule import Absence, Rule, Settings, Stuck, Threshold
 from kaywatch_agent.rules.scene import Scene, Windows
 from kaywatch_agent.rules.silence import Silence
-from kaywatch_agent.rules.tell import Evaluation, tell
 
-__all__ = ["Engine"]
+__all__ = ["Engine", "EvaluationResult"]
 
 # A window of an hour need not be looked at each second.
 REFRESH_SHARE: Final = 300.0
@@ -43,45 +46,68 @@ MAX_STEP: Final = 15.0
 ENDED_SECONDS: Final = 900.0
 
 
+class EvaluationResult(NamedTuple):
+    """What one evaluation did.
+
+    Attributes:
+        changes: which alerts went from one state to another.
+        requests: who is to be notified of what.
+        documents: what is to be stored.
+        suppressed: how many notifications were suppressed, by reason.
+        refused: how many alerts were over the limit, by rule.
+    """
+
+    changes: list[StateChange]
+    requests: list[NotificationRequest]
+    documents: Documents
+    suppressed: Counter[SuppressionReason]
+    refused: Counter[str]
+
+
 class Engine:
     """The alerts of one agent.
 
     Attributes:
         settings: rules, and what else is set.
         silences: by id.
-        least: by receiver, the least severity that it wants to hear of.
-        max_step: evaluations may be so many seconds apart, and twice that counts as
+        min_severity: by receiver, the least severity that it is notified of.
+        store: the alerts.
+        max_step: evaluations may be this many seconds apart, and twice that counts as
             observed.
     """
 
     def __init__(
-        self, settings: Settings, *, host: str = "", least: Mapping[str, Severity]
+        self,
+        settings: Settings,
+        *,
+        host: str = "",
+        min_severity: Mapping[str, Severity],
     ) -> None:
         """Begin without any alert.
 
         Args:
             settings: rules, and what else is set.
             host: where the agent runs, for those who read.
-            least: by receiver, the least severity that it wants to hear of.
+            min_severity: by receiver, the least severity that it is notified of.
         """
         self.settings = settings
         self.silences: Mapping[str, Silence] = {}
-        self.least = least
-        self._book = Book()
+        self.min_severity = min_severity
+        self.store = AlertStore()
+        self.max_step = MAX_STEP
         self._host = host
         self._windows = Windows()
         self._prepared: Settings | None = None
         self._found: dict[str, tuple[float, Found]] = {}
         self._refused: Mapping[str, int] = {}  # at the last evaluation, by rule
         self._last: float | None = None  # monotonic seconds of the last evaluation
-        self.max_step = MAX_STEP
 
     # -- over restarts -----------------------------------------------------------------
 
     def restore(
         self, documents: Mapping[Document, bytes], now: float, mono: float
     ) -> float:
-        """Go on from what was kept before a restart.
+        """Continue with what was stored before a restart.
 
         Args:
             documents: of the kinds `alert`, `silence` and `clock`.
@@ -91,99 +117,119 @@ class Engine:
         Returns:
             For how many seconds nobody looked.
         """
-        away = 0.0
         self._last = mono
-        for (kind, name), data in documents.items():
-            if kind == "alert":
-                instance = msgspec.json.decode(data, type=Instance)
-                self._book.instances[instance.key] = instance
-            elif kind == "silence":
-                silence = msgspec.json.decode(data, type=Silence)
-                self.silences = {**self.silences, name: silence}
-            elif kind == CLOCK:
-                clock = msgspec.json.decode(data, type=Clock)
-                away = max(0.0, now - clock.wall)
-                self._book.clock = clock.seconds + away
-        return away
+        self.silences = {
+            name: msgspec.json.decode(data, type=Silence)
+            for (kind, name), data in documents.items()
+            if kind == "silence"
+        }
+        return self.store.restore(documents, now)
 
     def documents(self, now: float) -> dict[Document, bytes | None]:
-        """Return all that is to be kept."""
-        kept: dict[Document, bytes | None] = {
-            ("alert", instance.id): msgspec.json.encode(instance)
-            for instance in list(self._book.instances.values())
-        }
+        """Return all that is to be stored."""
+        found = self.store.documents(now, full=True)
         for name, silence in self.silences.items():
-            kept["silence", name] = msgspec.json.encode(silence)
-        kept[CLOCK, CLOCK] = msgspec.json.encode(Clock(self._book.clock, now))
-        return kept
+            found["silence", name] = msgspec.json.encode(silence)
+        return found
 
     # -- at work -----------------------------------------------------------------------
 
-    def evaluate(self, scene: Scene, mono: float) -> Evaluation:
-        """Evaluate all rules, and decide who is told what.
+    def evaluate(self, scene: Scene, mono: float) -> EvaluationResult:
+        """Evaluate all rules, and decide who is notified of what.
 
         Args:
             scene: what there is to see.
             mono: seconds of a clock that never goes back.
         """
-        settings = self.settings
+        settings, store, now = self.settings, self.store, scene.now
         passed = 0.0 if self._last is None else max(0.0, mono - self._last)
         self._last = mono
-        self._book.clock += passed
+        store.clock += passed
         # A suspended machine is no time in which a condition was observed.
         elapsed = min(passed, 2.0 * max(settings.interval, self.max_step))
         self._prepare(settings)
         self._windows.look(scene._replace(refused=self._refused))
-        round_ = Round(self._book, settings, self._windows, elapsed)
+        evaluation = Evaluation(store, settings, self._windows, elapsed)
         for rule in settings.rules.values():
-            round_.judge(rule, self._findings(rule, mono))
-        round_.orphans()
+            evaluation.apply(rule, self._result(rule, mono))
+        evaluation.end_orphans()
         # Of a rule that is gone none are refused, which is not the same as unknown.
         none = dict.fromkeys([*self._refused, *settings.rules], 0)
-        self._refused = {**none, **round_.refused}
-        return tell(self._book, settings, round_, self.silences, self.least, self._host)
-
-    def story(self, name: str) -> Instance | None:
-        """Return an alert by its id."""
-        for instance in list(self._book.instances.values()):
-            if instance.id == name:
-                return instance
-        return None
+        self._refused = {**none, **evaluation.refused}
+        suppressed: Counter[SuppressionReason] = Counter()
+        requests = list(self._requests(now, suppressed))
+        store.forget(now)
+        return EvaluationResult(
+            evaluation.changes,
+            requests,
+            store.documents(now),
+            suppressed,
+            evaluation.refused,
+        )
 
     def alerts(self, receiver: str, now: float) -> list[Alert]:
         """Return what a receiver has to know of: what fires, and what ended lately."""
         return [
-            self.describe(instance)
-            for instance in self.instances
-            if receiver in instance.told
-            and (
-                instance.life.burning
-                or now - (instance.life.ended or 0.0) < ENDED_SECONDS
-            )
+            self.describe(alert)
+            for alert in self.instances
+            if receiver in alert.told
+            and (alert.life.burning or now - (alert.life.ended or 0.0) < ENDED_SECONDS)
         ]
 
-    def describe(self, instance: Instance) -> Alert:
+    def describe(self, alert: Instance) -> Alert:
         """Return the facts about an alert."""
-        rule = self.settings.rules.get(instance.rule)
-        flapping = instance.flaps(self.clock) >= FLAPS
-        return describe(instance, rule, self.settings, self._host, flapping)
+        return describe(alert, self.settings, self._host, self.store.clock)
 
     def found(self, rule: str) -> Found | None:
-        """Return what a rule found last; None before the first time."""
+        """Return the last result of a rule; None before the first time."""
         known = self._found.get(rule)
         return None if known is None else known[1]
 
     @property
-    def clock(self) -> float:
-        """The alerts' own clock, in seconds."""
-        return self._book.clock
-
-    @property
-    def instances(self) -> Sequence[Instance]:
+    def instances(self) -> list[Instance]:
         """All alerts that something is remembered of."""
-        return list(self._book.instances.values())
+        return list(self.store.alerts.values())
 
     # -- inside ------------------------------------------------------------------------
+
+    def _requests(
+        self, now: float, suppressed: Counter[SuppressionReason]
+    ) -> Iterator[NotificationRequest]:
+        """Yield who is to be notified of what, and remember it."""
+        clock, alerts = self.store.clock, self.store.alerts.values()
+        suppressor = Suppressor(
+            self.settings,
+            self.silences.values(),
+            self.min_severity,
+            alerts,
+            now,
+            clock,
+        )
+        for alert in alerts:
+            rule = self.settings.rules.get(alert.rule)
+            decisions = list(plan_notifications(alert, rule, suppressor.find, clock))
+            suppressed.update(self._suppress(alert, decisions, now))
+            for decision in decisions:
+                if decision.kind is not None and decision.last is not None:
+                    alert.told[decision.receiver] = decision.last
+                    alert.say(now, f"{decision.receiver} is told: {decision.kind}")
+                    self.store.changed(alert)
+                    yield NotificationRequest(
+                        decision.receiver, decision.kind, self.describe(alert)
+                    )
+
+    def _suppress(
+        self, alert: Instance, decisions: list[Decision], now: float
+    ) -> Iterator[SuppressionReason]:
+        """Remember why receivers are not notified; yield the reasons that are new."""
+        before = alert.held
+        alert.held = {d.receiver: d.suppression for d in decisions if d.suppression}
+        for receiver, why in alert.held.items():
+            known = before.get(receiver)
+            if known is None or (known.reason, known.by) != (why.reason, why.by):
+                alert.say(now, f"{receiver} is not told: {why}")
+                self.store.changed(alert)
+                yield why.reason
 
     def _prepare(self, settings: Settings) -> None:
         if self._prepared is not settings:
@@ -193,8 +239,8 @@ class Engine:
             for rule in settings.rules.values():
                 prepare(rule, self._windows)
 
-    def _findings(self, rule: Rule, mono: float) -> Found:
-        """Return what a rule finds; the last time's, where little can have changed."""
+    def _result(self, rule: Rule, mono: float) -> Found:
+        """Return a rule's result; the last one, where little can have changed."""
         known = self._found.get(rule.name)
         refresh = _refresh(rule)
         if known is not None and mono - known[0] < refresh - 0.5:

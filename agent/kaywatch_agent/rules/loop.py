@@ -1,6 +1,6 @@
-"""Alerts at work: evaluated beside the loop, kept with the tick, told once durable.
+"""Alerts at work: evaluated beside the loop, and stored with the tick.
 
-    tick -> Engine.evaluate, in a thread -> notices -> Outbox -> commit -> receivers
+    tick -> Engine.evaluate, in a thread -> AlertUpdate -> delivery, and publishers
 
 One evaluation is under way at a time. One that takes long is followed by a pause of
 twenty times that, up to 15 s: rules never take more than a twentieth of a core.
@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import math
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 import structlog
@@ -28,19 +29,18 @@ from kaywatch_agent.model.alerts import (
     NotificationRequest,
     Severity,
 )
-from kaywatch_agent.rules.engine import Engine
-from kaywatch_agent.rules.instance import Instance
-from kaywatch_agent.rules.picture import Picture, frozen
-from kaywatch_agent.rules.round import CLOCK, Document
+from kaywatch_agent.rules.alert import Instance
+from kaywatch_agent.rules.alert_store import CLOCK, Document, Documents
+from kaywatch_agent.rules.engine import Engine, EvaluationResult
 from kaywatch_agent.rules.rule import Settings
 from kaywatch_agent.rules.scene import Process, Scene
 from kaywatch_agent.rules.silence import Silence
+from kaywatch_agent.rules.snapshot import AlertsSnapshot
 from kaywatch_agent.rules.state import State
-from kaywatch_agent.rules.tell import Evaluation
 from kaywatch_agent.runtime.metrics import Counter, Gauge, Metrics
 from kaywatch_agent.units import span
 
-__all__ = ["Alerting"]
+__all__ = ["AlertUpdate", "Alerting"]
 
 # Kinds of documents that are the engine's; all others are the outbox's.
 OURS: Final = frozenset({"alert", "silence", CLOCK})
@@ -84,6 +84,18 @@ class AlertMetrics(Metrics):
     )
 
 
+class AlertUpdate(NamedTuple):
+    """What an evaluation has for others.
+
+    Attributes:
+        requests: who is to be notified of what.
+        changed: the alerts that went from one state to another; None for none.
+    """
+
+    requests: Sequence[NotificationRequest] = ()
+    changed: AlertsSnapshot | None = None
+
+
 class Alerting:
     """The rules, the alerts and the silences of one agent.
 
@@ -91,83 +103,113 @@ class Alerting:
         engine: what decides.
         problem: what went wrong with the last evaluation; empty for nothing.
         evaluated: when that ended, Unix seconds; the start before the first.
+        counts: how many alerts were in each state then.
     """
 
     def __init__(
         self,
         settings: Settings,
         *,
-        tell: Callable[[Iterable[NotificationRequest]], None],
-        least: Mapping[str, Severity],
+        min_severity: Mapping[str, Severity],
         clock: Callable[[], float],
-        turned: Callable[[Picture], None] = lambda _: None,
     ) -> None:
         """Make the engine.
 
         Args:
             settings: rules, and what else is set.
-            tell: takes notices to the outbox, with a text above them.
-            least: by receiver, the least severity that it wants to hear of.
-            clock: Unix seconds.
-            turned: takes the alerts that went from one state to another.
+            min_severity: by receiver, the least severity that it is notified of.
+            clock: returns Unix seconds.
         """
         self.host = socket.gethostname()
-        self.engine = Engine(settings, host=self.host, least=least)
+        self.engine = Engine(settings, host=self.host, min_severity=min_severity)
         self.problem = ""
         self.evaluated = clock()
+        self.counts: Mapping[State, int] = {}
         self.metrics = AlertMetrics()
-        self._tell = tell
         self._clock = clock
         self._changed: dict[Document, bytes | None] = {}
         self._thread = ThreadPoolExecutor(1, "rules")
-        self._work: asyncio.Task[None] | None = None
         self._due = 0.0  # by the loop's clock
         self._started = clock()
-        self._away = 0.0  # before the start, until that was told
-        self._turned = turned
-        self._counts: Mapping[State, int] = {}
+        self._away = 0.0  # before the start, until receivers were notified of it
         self._refused: Mapping[str, int] = {}
-        # Held by an evaluation, and by those who copy what it changes.
+        # Suppression by an evaluation, and by those who copy what it changes.
         self._lock = threading.Lock()
 
     # -- over restarts -----------------------------------------------------------------
 
     def restore(self, documents: Mapping[Document, bytes]) -> None:
-        """Go on from what was kept before a restart."""
+        """Continue with what was stored before a restart."""
         ours = {at: data for at, data in documents.items() if at[0] in OURS}
         self._away = self.engine.restore(ours, self._clock(), time.monotonic())
 
-    def changes(self, whole: bool) -> Mapping[Document, bytes | None]:
+    def changes(self, full: bool) -> Documents:
         """Return the documents that changed since the last call, or all of them."""
         changed, self._changed = self._changed, {}
-        return {**changed, **self.engine.documents(self._clock())} if whole else changed
+        if not full:
+            return changed
+        with self._lock:
+            return {**changed, **self.engine.documents(self._clock())}
 
-    def refused(self, documents: Mapping[Document, bytes | None]) -> None:
+    def committed(self, documents: Documents) -> None:
+        """Do nothing: what is stored need not be stored again."""
+
+    def refused(self, documents: Documents) -> None:
         """Take back documents that could not be made durable."""
         ours = {at: data for at, data in documents.items() if at[0] in OURS}
         self._changed = {**ours, **self._changed}
 
     # -- at work -----------------------------------------------------------------------
 
-    def use(self, settings: Settings, least: Mapping[str, Severity]) -> None:
-        """Go on with other rules, from the next evaluation on."""
+    def use(self, settings: Settings, min_severity: Mapping[str, Severity]) -> None:
+        """Take other rules, from the next evaluation on."""
         self.engine.settings = settings
-        self.engine.least = least
+        self.engine.min_severity = min_severity
 
-    def tick(self, view: View, clients: Iterable[Client]) -> None:
-        """Begin an evaluation, if it is time for one and none is under way."""
-        loop = asyncio.get_running_loop()
-        if self._work is not None or loop.time() < self._due:
-            return
-        now = self._clock()
+    @property
+    def due(self) -> bool:
+        """Whether it is time for an evaluation, and none is under way."""
+        return asyncio.get_running_loop().time() >= self._due
+
+    async def evaluate(self, view: View, clients: Iterable[Client]) -> AlertUpdate:
+        """Evaluate the rules in a thread; return what has to be passed on.
+
+        The alerts that changed are in the next `changes`: their requests have to be
+        enqueued before that, for both belong in one commit. An evaluation that fails
+        is logged, and returns nothing.
+        """
+        now, started = self._clock(), time.perf_counter()
+        self._due = math.inf
         scene = Scene(now, now - self._started, view, tuple(map(_process, clients)))
-        self._forget_silences(now)
-        self._work = loop.create_task(self._evaluate(scene), name="rules")
+        loop = asyncio.get_running_loop()
+        try:
+            result, changed = await loop.run_in_executor(
+                self._thread, self._evaluate, scene, time.monotonic()
+            )
+            self._changed.update(result.documents)
+            self.problem = ""
+        except Exception as error:
+            problem = f"{type(error).__name__}: {error}"
+            if problem != self.problem:
+                log.exception("an evaluation of the rules failed, and is tried again")
+            self.problem = problem
+            self.metrics.failures.add()
+            return AlertUpdate()
+        else:
+            self._forget_silences(now)
+            self._count(result)
+            return AlertUpdate(result.requests + self._unchanged(result), changed)
+        finally:
+            self.evaluated = self._clock()
+            seconds = time.perf_counter() - started
+            pause = max(self.settings.interval, min(seconds * PAUSE_FACTOR, MAX_PAUSE))
+            # The tick comes a bit early now and then.
+            self._due = loop.time() - seconds + pause - 0.1
+            self.metrics.evaluations.add()
+            self.metrics.seconds.add(seconds)
 
-    async def stop(self) -> None:
-        """End, after the evaluation that is under way."""
-        if self._work is not None:
-            await asyncio.wait([self._work])
+    def stop(self) -> None:
+        """End, once no evaluation is under way."""
         self._thread.shutdown(wait=False)
         self._changed.update(self.engine.documents(self._clock()))
 
@@ -220,32 +262,10 @@ class Alerting:
         """The silences, by id."""
         return self.engine.silences
 
-    @property
-    def counts(self) -> Mapping[State, int]:
-        """How many alerts were in each state at the last evaluation."""
-        return self._counts
-
-    def picture(self) -> Picture:
+    def snapshot(self) -> AlertsSnapshot:
         """Return all about alerts, for any thread; waits for an evaluation's end."""
         with self._lock:
-            return self._picture(self.instances)
-
-    def _picture(self, instances: Iterable[Instance]) -> Picture:
-        engine = self.engine
-        names = engine.settings.rules
-        found = {name: found for name in names if (found := engine.found(name))}
-        return Picture(
-            now=self._clock(),
-            settings=engine.settings,
-            instances=frozen(instances),
-            silences=(*engine.settings.silences, *engine.silences.values()),
-            found=found,
-            refused=self._refused,
-            clock=engine.clock,
-            evaluated=self.evaluated,
-            problem=self.problem,
-            host=self.host,
-        )
+            return self._snapshot(self.instances)
 
     def alerts(self, receiver: str) -> list[Alert]:
         """Return what a receiver has to know of: what fires, and what ended lately."""
@@ -253,77 +273,61 @@ class Alerting:
 
     # -- inside ------------------------------------------------------------------------
 
-    async def _evaluate(self, scene: Scene) -> None:
-        loop = asyncio.get_running_loop()
-        started = time.perf_counter()
-        try:
-            evaluation, turned = await loop.run_in_executor(
-                self._thread, self._look, scene, time.monotonic()
-            )
-            self._take(evaluation)
-            if turned is not None:
-                self._turned(turned)
-            self.problem = ""
-        except Exception as error:
-            problem = f"{type(error).__name__}: {error}"
-            if problem != self.problem:
-                log.exception("an evaluation of the rules failed, and is tried again")
-            self.problem = problem
-            self.metrics.failures.add()
-        finally:
-            self._work = None
-            self.evaluated = self._clock()
-            seconds = time.perf_counter() - started
-            pause = max(self.settings.interval, min(seconds * PAUSE_FACTOR, MAX_PAUSE))
-            # The tick comes a bit early now and then.
-            self._due = loop.time() - seconds + pause - 0.1
-            self.metrics.evaluations.add()
-            self.metrics.seconds.add(seconds)
+    def _snapshot(self, alerts: Iterable[Instance]) -> AlertsSnapshot:
+        engine = self.engine
+        names = engine.settings.rules
+        return AlertsSnapshot(
+            now=self._clock(),
+            settings=engine.settings,
+            instances=tuple(alert.frozen() for alert in alerts),
+            silences=(*engine.settings.silences, *engine.silences.values()),
+            found={name: found for name in names if (found := engine.found(name))},
+            refused=self._refused,
+            clock=engine.store.clock,
+            evaluated=self.evaluated,
+            problem=self.problem,
+            host=self.host,
+        )
 
-    def _look(self, scene: Scene, mono: float) -> tuple[Evaluation, Picture | None]:
-        """Evaluate; return also those that turned, once each, as they are now."""
+    def _evaluate(
+        self, scene: Scene, mono: float
+    ) -> tuple[EvaluationResult, AlertsSnapshot | None]:
+        """Evaluate; return also the alerts that changed, once each, as they are now."""
         with self._lock:
-            done = self.engine.evaluate(scene, mono)
-            turned = {turn.instance.id: turn.instance for turn in done.turns}
-            return done, self._picture(turned.values()) if turned else None
+            result = self.engine.evaluate(scene, mono)
+            changed = {change.alert.id: change.alert for change in result.changes}
+            return result, self._snapshot(changed.values()) if changed else None
 
-    def _take(self, evaluation: Evaluation) -> None:
-        self._changed.update(evaluation.documents)
-        self._tell(evaluation.notices)
-        if self._away >= AWAY_SECONDS:
-            text = f"kaywatch was down for {span(self._away)}; this fires as before"
-            self._tell(self._unchanged(evaluation, text))
-        self._away = 0.0
-        for reason, count in evaluation.suppressed.items():
-            self.metrics.suppressed.labels(reason).add(count)
-        self._count(evaluation)
-
-    def _unchanged(
-        self, evaluation: Evaluation, text: str
-    ) -> list[NotificationRequest]:
-        """Return, after a downtime, what receivers were told and is still so."""
-        news = {(n.receiver, n.alert.dedup_key) for n in evaluation.notices}
+    def _unchanged(self, result: EvaluationResult) -> list[NotificationRequest]:
+        """Return, after a downtime, requests about what still fires as before."""
+        away, self._away = self._away, 0.0
+        if away < AWAY_SECONDS:
+            return []
+        text = f"kaywatch was down for {span(away)}; this fires as before"
+        news = {(n.receiver, n.alert.dedup_key) for n in result.requests}
         found = []
         for instance in self.instances:
+            alert = self.engine.describe(instance)
             for receiver, told in instance.told.items():
-                alert = self.engine.describe(instance)
                 if told.last == "firing" and (receiver, alert.dedup_key) not in news:
                     found.append(
                         NotificationRequest(receiver, NoticeKind.SUMMARY, alert, text)
                     )
         return found
 
-    def _count(self, evaluation: Evaluation) -> None:
+    def _count(self, result: EvaluationResult) -> None:
         counts = dict.fromkeys(State, 0)
         for instance in self.instances:
             counts[instance.life.state] += 1
         for state in (State.PENDING, State.FIRING, State.RECOVERING):
             self.metrics.alerts.labels(state).set(counts[state])
-        self._counts = counts
-        self._refused = dict(evaluation.refused)
-        refused = evaluation.refused.total()
+        self.counts = counts
+        for reason, count in result.suppressed.items():
+            self.metrics.suppressed.labels(reason).add(count)
+        self._refused = dict(result.refused)
+        refused = result.refused.total()
         if refused and not self.metrics.refused.value:
-            log.warning("too many alerts; more are refused", **evaluation.refused)
+            log.warning("too many alerts; more are refused", **result.refused)
         self.metrics.refused.set(refused)
 
 

@@ -20,8 +20,8 @@ from kaywatch_agent.model.alerts import Evidence
 from kaywatch_agent.model.records import FailureRecord
 from kaywatch_agent.model.series import Kind
 from kaywatch_agent.rules import metrics
+from kaywatch_agent.rules.alert import Instance, Witness
 from kaywatch_agent.rules.evaluate import budgets_left
-from kaywatch_agent.rules.instance import Instance, Witness
 from kaywatch_agent.rules.matchers import matches
 from kaywatch_agent.rules.metrics import Context, Metric
 from kaywatch_agent.rules.rule import Rule, Threshold

@@ -32,11 +32,10 @@ from kaywatch_agent.notify.outbox import Outbox
 from kaywatch_agent.notify.policy import parse_seconds
 from kaywatch_agent.notify.receivers import alertmanager, build
 from kaywatch_agent.notify.result import DeliveryResult, Outcome, sent
-from kaywatch_agent.rules.engine import Engine
+from kaywatch_agent.rules.engine import Engine, EvaluationResult
 from kaywatch_agent.rules.rule import Settings
 from kaywatch_agent.rules.scene import Scene
 from kaywatch_agent.rules.state import State
-from kaywatch_agent.rules.tell import Evaluation
 from kaywatch_agent.runtime.telemetry import Telemetry
 
 __all__ = ["Message", "Outage", "Passage", "Rehearsal"]
@@ -108,8 +107,8 @@ class Rehearsal:
             host: where the agent seems to run.
             outages: when receivers can't be reached.
         """
-        least = {name: config.min_severity for name, config in receivers.items()}
-        self.engine = Engine(settings, host=host, least=least)
+        severities = {name: config.min_severity for name, config in receivers.items()}
+        self.engine = Engine(settings, host=host, min_severity=severities)
         self.passages: list[Passage] = []
         self.messages: deque[Message] = deque(maxlen=MAX_MESSAGES)
         self.sent: Counter[tuple[str, NoticeKind]] = Counter()
@@ -132,7 +131,7 @@ class Rehearsal:
         self.engine.max_step = max(self.engine.max_step, passed)
         done = self.engine.evaluate(scene, self._mono)
         self._remember(done, scene.now)
-        self._tell(done.notices)
+        self._tell(done.requests)
         self.deliver(scene.now)
 
     def deliver(self, until: float) -> None:
@@ -162,8 +161,8 @@ class Rehearsal:
 
     # -- inside ------------------------------------------------------------------------
 
-    def _remember(self, done: Evaluation, now: float) -> None:
-        for instance, before, after in done.turns:
+    def _remember(self, done: EvaluationResult, now: float) -> None:
+        for instance, before, after in done.changes:
             passage = Passage(
                 now,
                 instance.id,

@@ -16,8 +16,8 @@ from kaywatch_agent.aggregate.figures import ALL_FACETS, Figures, Groups
 from kaywatch_agent.aggregate.step import Facet, Step, merge
 from kaywatch_agent.model.alerts import MessageRecord, ReceiverRecord
 from kaywatch_agent.model.series import Kind, SeriesKey
-from kaywatch_agent.rules.picture import Picture
 from kaywatch_agent.rules.rule import Settings
+from kaywatch_agent.rules.snapshot import AlertsSnapshot
 from kaywatch_agent.rules.state import State
 from kaywatch_agent.runtime.health import Report
 from kaywatch_agent.runtime.metrics import Instrument
@@ -34,9 +34,9 @@ Matches = Callable[[SeriesKey], bool]
 OwnFigures = tuple[tuple[Instrument, dict[tuple[str, ...], float]], ...]
 
 
-def no_alerts() -> Picture:
+def no_alerts() -> AlertsSnapshot:
     """Return that nothing is known of alerts."""
-    return Picture(0.0, Settings({}))
+    return AlertsSnapshot(0.0, Settings({}))
 
 
 class Letters(NamedTuple):
@@ -81,7 +81,7 @@ class Reading:
     clients: tuple[schema.Client, ...] = ()
     accept: str = ""
     gzip: bool = False
-    picture: Callable[[], Picture] = no_alerts
+    picture: Callable[[], AlertsSnapshot] = no_alerts
     alerts: Mapping[State, int] = field(default_factory=dict)
     letters: Letters = NO_LETTERS
 

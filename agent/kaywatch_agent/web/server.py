@@ -27,7 +27,7 @@ from kaywatch_agent.aggregate.aggregator import View
 from kaywatch_agent.aggregate.clients import Client
 from kaywatch_agent.aggregate.feed import Feed
 from kaywatch_agent.errors import ConfigError, StartError
-from kaywatch_agent.rules.picture import Picture
+from kaywatch_agent.rules.snapshot import AlertsSnapshot
 from kaywatch_agent.runtime.health import Health
 from kaywatch_agent.runtime.metrics import MetricsRegistry
 from kaywatch_agent.runtime.sockets import SocketFile
@@ -269,7 +269,7 @@ class WebServer:
         if self._tls is not None:
             self._tls.look(time.monotonic())
 
-    def turned(self, picture: Picture) -> None:
+    def turned(self, picture: AlertsSnapshot) -> None:
         """Tell those who listen of alerts that went from one state to another."""
         told = picture.instances[:TURNS_AT_ONCE]
         left_out = len(picture.instances) - len(told)
@@ -364,7 +364,7 @@ class WebServer:
             memory=peaks(clients),
             presence=Counter(client.state.value for client in clients),
             own=tuple(self._registry.collect()),
-            picture=source.alerting.picture,
+            picture=source.alerting.snapshot,
             alerts=source.alerting.counts,
         )
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from tests.agent.rules.world import World, rule
 
 from kaywatch_agent.rules import broadcast as module
+from kaywatch_agent.rules.alert import Instance
 from kaywatch_agent.rules.broadcast import Announcement, Announcing, alert_topic
-from kaywatch_agent.rules.instance import Instance
-from kaywatch_agent.rules.picture import Picture, frozen
+from kaywatch_agent.rules.snapshot import AlertsSnapshot
 
 CHANGES = "kaywatch/v1/agent/changes"
 
@@ -55,14 +55,17 @@ class Alerts:
     def topic(self) -> str:
         return alert_topic("kaywatch", "success", self.world.only.id)
 
-    def picture(self) -> Picture:
+    def picture(self) -> AlertsSnapshot:
         engine = self.world.engine
-        return Picture(self.world.now, engine.settings, frozen(engine.instances))
+        return AlertsSnapshot(
+            self.world.now, engine.settings, tuple(a.frozen() for a in engine.instances)
+        )
 
     def evaluate(self) -> None:
         self.world.evaluate()
-        turned = {turn.instance.id: turn.instance for turn in self.world.last.turns}
-        self.told.turned(self.picture()._replace(instances=frozen(turned.values())))
+        changed = {c.alert.id: c.alert.frozen() for c in self.world.last.changes}
+        picture = self.picture()._replace(instances=tuple(changed.values()))
+        self.told.turned(picture)
 
     def fail(self) -> None:
         self.world.ran(20, 20)
@@ -73,7 +76,7 @@ class Alerts:
         self.evaluate()
 
 
-def state_of(picture: Picture, instance: Instance) -> bytes:
+def state_of(picture: AlertsSnapshot, instance: Instance) -> bytes:
     assert not picture.instances and not picture.found  # it is kept, and they are large
     return str(instance.life.state).encode()
 

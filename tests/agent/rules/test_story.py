@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from tests.agent.rules.world import START, World, rule
 
-from kaywatch_agent.rules.instance import MAX_ENTRIES, Instance, Reason
+from kaywatch_agent.rules.alert import MAX_ENTRIES, Instance, SuppressionReason
 from kaywatch_agent.rules.matchers import parse
 from kaywatch_agent.rules.silence import Silence
 
@@ -154,8 +154,8 @@ def test_a_silence_is_named_with_its_end() -> None:
     world.wait(5)
 
     held = world.only.held["chat"]
-    assert (held.reason, held.by) == (Reason.SILENCED, "s1")
-    assert held.until == pytest.approx(world.engine.clock + 595)
+    assert (held.reason, held.by) == (SuppressionReason.SILENCED, "s1")
+    assert held.until == pytest.approx(world.engine.store.clock + 595)
     assert world.only.log[-1].text == "chat is not told: silenced: by ann: works"
 
 
@@ -174,7 +174,7 @@ def test_an_inhibition_names_the_alert_that_keeps_it_quiet() -> None:
     world.wait(5)
     found = {i.rule: i for i in world.engine.instances}
     held = found["bad"].held["chat"]
-    assert (held.reason, held.by) == (Reason.INHIBITED, found["worse"].id)
+    assert (held.reason, held.by) == (SuppressionReason.INHIBITED, found["worse"].id)
     assert held.text == "while worse fires"
 
 

@@ -10,12 +10,11 @@ import msgspec
 from kaywatch.wire import Outcome
 from kaywatch_agent.model.alerts import Alert, NoticeKind, Severity
 from kaywatch_agent.model.series import Kind, Presence, SeriesKey
-from kaywatch_agent.rules.engine import Engine
-from kaywatch_agent.rules.instance import Instance
+from kaywatch_agent.rules.alert import Instance
+from kaywatch_agent.rules.alert_store import Document
+from kaywatch_agent.rules.engine import Engine, EvaluationResult
 from kaywatch_agent.rules.load import PAGE, load
-from kaywatch_agent.rules.round import Document
 from kaywatch_agent.rules.scene import Process
-from kaywatch_agent.rules.tell import Evaluation
 from kaywatch_agent.simulation.lab import Lab
 
 __all__ = ["World", "rule"]
@@ -58,8 +57,8 @@ class World:
         self.told: list[tuple[float, str, str, Alert]] = []
         self.kept: dict[Document, bytes] = {}
         self.least = least or {}
-        self.engine = Engine(self.settings(), host="box", least=self.least)
-        self.last: Evaluation
+        self.engine = Engine(self.settings(), host="box", min_severity=self.least)
+        self.last: EvaluationResult
 
     def settings(self) -> Any:
         return load(self.tables, receivers=["chat", "pager"])
@@ -114,12 +113,12 @@ class World:
                 self.kept.pop(at, None)
             else:
                 self.kept[at] = data
-        for notice in self.last.notices:
+        for notice in self.last.requests:
             # Whatever is told can be written down.
             msgspec.json.encode(notice.alert)
             kind = str(NoticeKind(notice.kind))
             self.told.append((self.now, notice.receiver, kind, notice.alert))
-        return [(n.receiver, str(n.kind)) for n in self.last.notices]
+        return [(n.receiver, str(n.kind)) for n in self.last.requests]
 
     def wait(self, seconds: float, step: float = 5.0) -> list[tuple[str, str]]:
         """Let time pass, with an evaluation every `step` seconds."""
@@ -140,7 +139,7 @@ class World:
             self.kept = {at: data for at, data in kept.items() if data is not None}
         self.now += down
         self.mono = 1.0
-        self.engine = Engine(self.settings(), host="box", least=self.least)
+        self.engine = Engine(self.settings(), host="box", min_severity=self.least)
         self.engine.restore(self.kept, self.now, self.mono)
 
     def reload(self, *rules: Mapping[str, Any], **tables: Any) -> None:

@@ -31,7 +31,6 @@ from kaywatch_agent.pipeline.pipeline import Pipeline
 from kaywatch_agent.pipeline.session import Conversation
 from kaywatch_agent.rules.load import load
 from kaywatch_agent.rules.loop import Alerting
-from kaywatch_agent.rules.picture import Picture
 from kaywatch_agent.runtime.health import Health
 from kaywatch_agent.runtime.process import ProcessMetrics
 from kaywatch_agent.runtime.telemetry import Telemetry
@@ -166,19 +165,13 @@ class Source:
         )
         self.feed = self.pipeline.feed
         self.told: list[NotificationRequest] = []
-        self.turned: list[Picture] = []
         self.delivery = NoPost()
         self.unkept = ""  # why nothing is durable
         self.alerting = Alerting(
             load({}),
-            tell=self.told.extend,
-            least={},
+            min_severity={},
             clock=clock,
-            turned=self._turned,
         )
-
-    def _turned(self, picture: Picture) -> None:
-        self.turned.append(picture)
 
     def _committed(self, change: Change) -> None:
         self.pipeline.committed(change)

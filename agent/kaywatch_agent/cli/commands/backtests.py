@@ -168,7 +168,7 @@ def _show_notes(report: Report) -> None:
     held = {reason: n for reason, n in rehearsal.suppressed.items() if n}
     if held:
         parts = [f"{reason} {count}" for reason, count in sorted(held.items())]
-        out.print(f"Held back: {', '.join(parts)}")
+        out.print(f"Suppression back: {', '.join(parts)}")
     for name, why in report.unseen.items():
         out.print(f"{name} can't be looked at: {why}")
     refused: Counter[str] = rehearsal.refused

@@ -8,11 +8,11 @@ from typing import Final
 
 from kaywatch_agent.model.alerts import SEVERITIES
 from kaywatch_agent.rules import metrics
+from kaywatch_agent.rules.alert import Instance, identity
 from kaywatch_agent.rules.describe import condition_of, unit_of
 from kaywatch_agent.rules.explain import nearest, sentence
-from kaywatch_agent.rules.instance import Instance, identity
-from kaywatch_agent.rules.picture import Picture
 from kaywatch_agent.rules.rule import Rule
+from kaywatch_agent.rules.snapshot import AlertsSnapshot
 from kaywatch_agent.rules.state import State
 from kaywatch_agent.web.api import alert_shapes as shapes
 from kaywatch_agent.web.api.parameters import (
@@ -135,7 +135,7 @@ def silence_list(reading: Reading, query: SilencesQuery) -> shapes.SilenceList:
     return shapes.SilenceList(timestamp=picture.now, silences=rows)
 
 
-def find(picture: Picture, name: str) -> Instance:
+def find(picture: AlertsSnapshot, name: str) -> Instance:
     """Return the alert with an id.
 
     Raises:
@@ -148,7 +148,7 @@ def find(picture: Picture, name: str) -> Instance:
     return instance
 
 
-def row(picture: Picture, instance: Instance) -> shapes.AlertRow:
+def row(picture: AlertsSnapshot, instance: Instance) -> shapes.AlertRow:
     """Return an alert as it is shown."""
     alert, life = picture.describe(instance), instance.life
     rule = picture.rule(instance)
@@ -198,7 +198,7 @@ def row(picture: Picture, instance: Instance) -> shapes.AlertRow:
 # -- inside --------------------------------------------------------------------------
 
 
-def _asked(picture: Picture, instance: Instance, query: AlertsQuery) -> bool:
+def _asked(picture: AlertsSnapshot, instance: Instance, query: AlertsQuery) -> bool:
     state = instance.life.state
     if query.state == "active":
         if state is State.OK:
@@ -219,7 +219,9 @@ def _asked(picture: Picture, instance: Instance, query: AlertsQuery) -> bool:
     )
 
 
-def _worst_first(picture: Picture, instances: Iterable[Instance]) -> list[Instance]:
+def _worst_first(
+    picture: AlertsSnapshot, instances: Iterable[Instance]
+) -> list[Instance]:
     def urgency(instance: Instance) -> tuple[int, int, float, str]:
         rule, life = picture.rule(instance), instance.life
         worst = SEVERITIES.index(rule.severity) if rule else 0
@@ -244,7 +246,7 @@ def _since(instance: Instance) -> float | None:
 
 
 def _rule_row(
-    picture: Picture, rule: Rule, instances: Iterable[Instance]
+    picture: AlertsSnapshot, rule: Rule, instances: Iterable[Instance]
 ) -> shapes.RuleRow:
     timing, found = rule.timing, picture.found.get(rule.name)
     return shapes.RuleRow(

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Final, Protocol
 
 from kaywatch_agent.rules.matchers import Matcher, matches
-from kaywatch_agent.rules.picture import Picture
 from kaywatch_agent.rules.silence import Silence, validated
+from kaywatch_agent.rules.snapshot import AlertsSnapshot
 from kaywatch_agent.rules.state import State
 from kaywatch_agent.web.api import alert_shapes as shapes
 from kaywatch_agent.web.api.parameters import NoQuery, SilenceQuery
@@ -26,7 +26,7 @@ MAX_LENGTH: Final = dt.timedelta(days=366)
 
 
 class Desk(Protocol):
-    """Where alerts are looked up and silences are made; `picture` from any thread."""
+    """Where alerts are looked up and silences are made; `snapshot` from any thread."""
 
     @property
     def silences(self) -> Mapping[str, Silence]:
@@ -36,7 +36,7 @@ class Desk(Protocol):
     def counts(self) -> Mapping[State, int]:
         """How many alerts are in each state."""
 
-    def picture(self) -> Picture:
+    def snapshot(self) -> AlertsSnapshot:
         """Return all about alerts; waits for an evaluation's end."""
 
     def silence(self, silence: Silence) -> None:
@@ -109,7 +109,7 @@ def silenced(reading: Reading, silence: Silence) -> shapes.Silenced:
     return shapes.Silenced(silenceID=silence.id, silence=made)
 
 
-def silence_row(silence: Silence, picture: Picture) -> shapes.SilenceRow:
+def silence_row(silence: Silence, picture: AlertsSnapshot) -> shapes.SilenceRow:
     """Return a silence as it is shown."""
     now = picture.now
     state: shapes.SilenceState = "active" if silence.holds(now) else "pending"

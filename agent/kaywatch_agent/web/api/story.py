@@ -19,8 +19,8 @@ from kaywatch_agent.model.alerts import (
     Subject,
 )
 from kaywatch_agent.model.bounds import Count, Moment
-from kaywatch_agent.rules.instance import Held, Instance
-from kaywatch_agent.rules.picture import Picture
+from kaywatch_agent.rules.alert import Instance, Suppression
+from kaywatch_agent.rules.snapshot import AlertsSnapshot
 from kaywatch_agent.web.api.alert_shapes import AlertRow, AlertState, AlertTold
 from kaywatch_agent.web.api.alerts import find, row
 from kaywatch_agent.web.api.parameters import AlertQuery
@@ -221,7 +221,7 @@ def alert_story(reading: Reading, query: AlertQuery) -> AlertStory:
 
 
 def _receivers(
-    reading: Reading, picture: Picture, instance: Instance
+    reading: Reading, picture: AlertsSnapshot, instance: Instance
 ) -> list[AlertReceiver]:
     """Return all who are concerned: those of the rule, those told, and fallbacks."""
     rule = picture.rule(instance)
@@ -245,7 +245,7 @@ def _receivers(
     ]
 
 
-def _held(picture: Picture, held: Held | None) -> AlertHeld | None:
+def _held(picture: AlertsSnapshot, held: Suppression | None) -> AlertHeld | None:
     if held is None:
         return None
     return AlertHeld(

@@ -9,9 +9,9 @@ from __future__ import annotations
 import shlex
 from html import escape
 
-from kaywatch_agent.rules.instance import Instance
+from kaywatch_agent.rules.alert import Instance
 from kaywatch_agent.rules.matchers import Matcher
-from kaywatch_agent.rules.picture import Picture
+from kaywatch_agent.rules.snapshot import AlertsSnapshot
 from kaywatch_agent.web.api.alerts import find
 from kaywatch_agent.web.api.parameters import SilencePageQuery
 from kaywatch_agent.web.reading import Reading
@@ -75,7 +75,7 @@ def _command(instance: Instance) -> str:
     return f'kaywatch silence add {" ".join(matchers)} --for 2h --comment "why"'
 
 
-def _held(picture: Picture, instance: Instance) -> str:
+def _held(picture: AlertsSnapshot, instance: Instance) -> str:
     return "\n".join(
         f"<p>It is silenced until {silence.ends_at:%Y-%m-%d %H:%M} UTC by"
         f" {escape(silence.created_by or silence.id)}: {escape(silence.comment)}</p>"

@@ -43,26 +43,25 @@ def alerted() -> Iterator[Served]:
     with serving() as found:
         settings = load({"rule": RULES}, receivers=["ops"])
         found.call(lambda: found.source.alerting.use(settings, {}))
-        found.source.alerting._turned = found.server.turned
         good = {"graph": "g", "node": "good", "seconds": 0.1}
         bad = {**good, "node": "bad", "outcome": "error", "error": "KeyError"}
         found.send_rows(bad, bad, good)
         evaluate(found)
         yield found
-        found.await_(found.source.alerting.stop())
+        found.call(found.source.alerting.stop)
 
 
 def evaluate(served: Served) -> None:
     """Evaluate the rules once, and wait for it."""
-    source, before = served.source, served.source.alerting.evaluated
+    source = served.source
 
-    def begin() -> None:
-        source.alerting._due = 0.0
-        source.alerting.tick(source.view(), source.clients())
+    async def work() -> None:
+        update = await source.alerting.evaluate(source.view(), source.clients())
+        source.told += update.requests
+        if update.changed is not None:
+            served.server.turned(update.changed)
 
-    time.sleep(0.002)
-    served.call(begin)
-    until(lambda: source.alerting.evaluated > before, "an evaluation")
+    served.await_(work())
     assert not source.alerting.problem
 
 
@@ -439,7 +438,7 @@ def test_what_a_storm_leaves_out_is_a_gap_in_the_ids(
     alerted: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kaywatch_agent.web.server.TURNS_AT_ONCE", 2)
-    picture = alerted.source.alerting.picture()
+    picture = alerted.source.alerting.snapshot()
     storm = picture._replace(instances=picture.instances[:1] * 5)
     with reading(alerted) as reader:
         alerted.call(lambda: alerted.server.turned(storm))

@@ -12,26 +12,36 @@ import msgspec
 from kaywatch_agent.model.alerts import Evidence, fingerprint
 from kaywatch_agent.rules.state import Life, State
 
-__all__ = ["Entry", "Held", "Instance", "Reason", "Told", "Witness", "identity"]
+__all__ = [
+    "FLAPS",
+    "Instance",
+    "LastNotification",
+    "Suppression",
+    "SuppressionReason",
+    "TimelineEntry",
+    "Witness",
+    "identity",
+]
 
 # Of each alert, for `kaywatch why`: what is older is forgotten, but for the turns that
 # began the present episode, however long it has lasted.
 MAX_ENTRIES: Final = 60
 _BEGINNINGS: Final = frozenset({State.PENDING, State.FIRING})
 
-# Flapping is looked for within an hour.
+# An alert that changes this often within an hour is flapping.
+FLAPS: Final = 4
 FLAP_SECONDS: Final = 3600.0
 MAX_CHANGES: Final = 64
 
 
-class Told(msgspec.Struct, frozen=True):
-    """What a receiver knows of an alert; times are of the alerts' own clock.
+class LastNotification(msgspec.Struct, frozen=True):
+    """What a receiver was notified of last; times are of the alerts' own clock.
 
     Attributes:
-        episode: the last one that it was told of.
-        last: whether it was told last that the alert fires, or that it ended.
-        at: when it was told anything.
-        fired_at: when it was told last that an episode began.
+        episode: the number of the alert's episode.
+        last: whether the alert fired or ended.
+        at: when it was notified.
+        fired_at: when it was notified last that an episode began.
     """
 
     episode: int
@@ -40,8 +50,8 @@ class Told(msgspec.Struct, frozen=True):
     fired_at: float
 
 
-class Reason(StrEnum):
-    """Why a receiver isn't told; also the label of a metric."""
+class SuppressionReason(StrEnum):
+    """Why a receiver is not notified; also the label of a metric."""
 
     SILENCED = "silenced"
     INHIBITED = "inhibited"
@@ -49,17 +59,17 @@ class Reason(StrEnum):
     SEVERITY = "severity"
 
 
-class Held(msgspec.Struct, frozen=True):
-    """Why a receiver isn't told that an alert fires.
+class Suppression(msgspec.Struct, frozen=True):
+    """Why a receiver is not notified that an alert fires.
 
     Attributes:
         reason: the kind of reason.
-        text: the rest of it, in words.
+        text: the details.
         until: when it is over, by the alerts' clock; None where that isn't known.
         by: the id of the silence, or of the alert that inhibits; empty for neither.
     """
 
-    reason: Reason
+    reason: SuppressionReason
     text: str
     until: float | None = None
     by: str = ""
@@ -68,7 +78,7 @@ class Held(msgspec.Struct, frozen=True):
         return f"{self.reason}: {self.text}"
 
 
-class Entry(msgspec.Struct, frozen=True):
+class TimelineEntry(msgspec.Struct, frozen=True):
     """One line of an alert's story: a turn that it took, or what a receiver was told.
 
     Attributes:
@@ -137,10 +147,10 @@ class Instance(msgspec.Struct, dict=True):
     executions: int = 0
     errors: int = 0
     note: str = ""
-    told: dict[str, Told] = {}
-    held: dict[str, Held] = {}
+    told: dict[str, LastNotification] = {}
+    held: dict[str, Suppression] = {}
     changes: list[float] = []
-    log: list[Entry] = []
+    log: list[TimelineEntry] = []
     left_out: int = 0
     witness: Witness = Witness()
     worst: Worst | None = None
@@ -162,7 +172,7 @@ class Instance(msgspec.Struct, dict=True):
 
     def say(self, time: float, text: str) -> None:
         """Add to its story what a receiver is told, or isn't."""
-        self._add(Entry(time, text, episode=self.life.episode))
+        self._add(TimelineEntry(time, text, episode=self.life.episode))
 
     def turn(self, time: float, before: State) -> None:
         """Add to its story that it came into another state, and what was found."""
@@ -170,7 +180,7 @@ class Instance(msgspec.Struct, dict=True):
         reason = f", {self.life.reason}" if self.life.reason else ""
         begun = State.PENDING in (before, after) and after is not State.FIRING
         self._add(
-            Entry(
+            TimelineEntry(
                 time,
                 f"{before} -> {after}{reason}",
                 before,
@@ -204,23 +214,35 @@ class Instance(msgspec.Struct, dict=True):
         """Return how often it changed within the hour."""
         return sum(clock - at <= FLAP_SECONDS for at in self.changes)
 
-    def _add(self, entry: Entry) -> None:
+    def flapping(self, clock: float) -> bool:
+        """Return whether it fires and ends again and again."""
+        return self.flaps(clock) >= FLAPS
+
+    def frozen(self) -> Instance:
+        """Return a copy that changes no more."""
+        found = msgspec.structs.replace(
+            self,
+            told=dict(self.told),
+            held=dict(self.held),
+            changes=list(self.changes),
+            log=list(self.log),
+        )
+        # The id takes longer to make than all the rest.
+        found.__dict__["id"] = self.id
+        return found
+
+    def _add(self, entry: TimelineEntry) -> None:
         self.log.append(entry)
         while len(self.log) > MAX_ENTRIES:
             spare = (n for n, old in enumerate(self.log) if not self._begins(old))
             del self.log[next(spare, 0)]
             self.left_out += 1
 
-    def _begins(self, entry: Entry) -> bool:
+    def _begins(self, entry: TimelineEntry) -> bool:
         """Whether it is one of the first turns of what goes on."""
         episode = self.life.episode + (self.life.state is State.PENDING)
         first = entry.after in _BEGINNINGS and entry.before != State.RECOVERING
         return first and entry.episode == episode
-
-    @property
-    def idle(self) -> bool:
-        """Whether nothing about it has to be remembered."""
-        return not self.told and not self.changes and not self.log
 
 
 def identity(rule: str, labels: Mapping[str, str]) -> str:

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
-import msgspec
-
 from kaywatch_agent.model.alerts import Alert
-from kaywatch_agent.rules.decide import FLAPS
-from kaywatch_agent.rules.describe import describe
+from kaywatch_agent.rules.alert import Instance
+from kaywatch_agent.rules.describe import all_labels, describe
 from kaywatch_agent.rules.evaluate import Found
-from kaywatch_agent.rules.instance import Instance
 from kaywatch_agent.rules.matchers import matches
 from kaywatch_agent.rules.rule import Rule, Settings
 from kaywatch_agent.rules.silence import Silence
-from kaywatch_agent.rules.tell import labels_of_all
 
-__all__ = ["Picture", "frozen"]
+__all__ = ["AlertsSnapshot"]
 
 
-class Picture(NamedTuple):
+class AlertsSnapshot(NamedTuple):
     """What is known of alerts.
 
     Attributes:
@@ -28,11 +24,11 @@ class Picture(NamedTuple):
         settings: rules, and what else is set.
         instances: the alerts.
         silences: all that are remembered.
-        found: what each rule found last, by name.
-        refused: how many alerts were too many, by rule.
+        found: the last result of each rule, by name.
+        refused: how many alerts were over the limit, by rule.
         clock: the alerts' own, in seconds.
-        evaluated: when rules were looked at last, Unix seconds.
-        problem: what went wrong then; empty for nothing.
+        evaluated: when rules were evaluated last, Unix seconds.
+        problem: the error of that evaluation; empty for none.
         host: where the agent runs.
     """
 
@@ -53,13 +49,11 @@ class Picture(NamedTuple):
 
     def describe(self, instance: Instance) -> Alert:
         """Return the facts about an alert."""
-        flapping = instance.flaps(self.clock) >= FLAPS
-        rule = self.rule(instance)
-        return describe(instance, rule, self.settings, self.host, flapping)
+        return describe(instance, self.settings, self.host, self.clock)
 
     def labels(self, instance: Instance) -> dict[str, str]:
         """Return all labels of an alert, with `alertname` and `severity`."""
-        return labels_of_all(instance, self.settings)
+        return all_labels(instance, self.settings)
 
     def silencing(self, instance: Instance) -> list[Silence]:
         """Return the silences that cover an alert now."""
@@ -73,21 +67,3 @@ class Picture(NamedTuple):
     def wall(self, clock: float) -> float:
         """Return a time of the alerts' clock in Unix seconds, as near as can be."""
         return self.now - (self.clock - clock)
-
-
-def frozen(instances: Iterable[Instance]) -> tuple[Instance, ...]:
-    """Return alerts that change no more."""
-    return tuple([_copy(instance) for instance in instances])
-
-
-def _copy(instance: Instance) -> Instance:
-    found = msgspec.structs.replace(
-        instance,
-        told=dict(instance.told),
-        held=dict(instance.held),
-        changes=list(instance.changes),
-        log=list(instance.log),
-    )
-    # The id takes longer to make than all the rest.
-    found.__dict__["id"] = instance.id
-    return found

@@ -1,0 +1,159 @@
+"""One evaluation: the results of rules are applied to the alerts."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from typing import NamedTuple
+
+import numpy as np
+
+from kaywatch_agent.rules.alert import Instance
+from kaywatch_agent.rules.alert_store import AlertStore
+from kaywatch_agent.rules.evaluate import BREACH, FINDINGS, Found
+from kaywatch_agent.rules.rule import Rule, Settings
+from kaywatch_agent.rules.scene import Windows
+from kaywatch_agent.rules.state import Crossing, Finding, State, Step, advance, end
+from kaywatch_agent.rules.witness import witnesses
+
+__all__ = ["Evaluation", "StateChange"]
+
+
+class StateChange(NamedTuple):
+    """That an alert went from one state to another, or lost its data."""
+
+    alert: Instance
+    before: State
+    after: State
+
+
+class Evaluation:
+    """One evaluation of all rules: the new states of the alerts.
+
+    Attributes:
+        changes: the alerts that went from one state to another.
+        refused: how many alerts were over the limit, by rule.
+    """
+
+    def __init__(
+        self, store: AlertStore, settings: Settings, windows: Windows, elapsed: float
+    ) -> None:
+        """Begin.
+
+        Args:
+            store: the alerts, which are changed.
+            settings: the rules.
+            windows: what they look at.
+            elapsed: observed seconds since the last evaluation.
+        """
+        self.changes: list[StateChange] = []
+        self.refused: Counter[str] = Counter()
+        self._now = windows.scene.now
+        self._store = store
+        self._settings = settings
+        self._windows = windows
+        self._elapsed = elapsed
+        self._by_rule: dict[str, list[Instance]] = defaultdict(list)
+        for alert in store.alerts.values():
+            self._by_rule[alert.rule].append(alert)
+
+    def apply(self, rule: Rule, found: Found) -> None:
+        """Apply the result of a rule to its alerts."""
+        number = {group: n for n, group in enumerate(found.groups)}
+        known = set()
+        fired: list[Instance] = []
+        for alert in self._by_rule.get(rule.name, ()):
+            group = tuple(alert.labels.values())
+            if tuple(alert.labels) != found.labels or (
+                alert.meaning != rule.meaning and group not in number
+            ):
+                self._end(alert, "rule_changed")
+                continue
+            known.add(group)
+            if self._advance(alert, rule, found, number.get(group)):
+                fired.append(alert)
+        for n, alert in self._begun(rule, found, known):
+            if self._advance(alert, rule, found, n):
+                fired.append(alert)
+        if fired:
+            seen = witnesses(rule, fired, self._windows)
+            for alert, witness in zip(fired, seen, strict=True):
+                alert.witness = witness
+
+    def end_orphans(self) -> None:
+        """End the alerts whose rules are gone."""
+        for name, alerts in self._by_rule.items():
+            if name not in self._settings.rules:
+                for alert in alerts:
+                    self._end(alert, "rule_removed")
+
+    # -- inside ------------------------------------------------------------------------
+
+    def _begun(
+        self, rule: Rule, found: Found, known: set[tuple[str, ...]]
+    ) -> list[tuple[int, Instance]]:
+        """Return new alerts for the groups that breach, with the groups' numbers."""
+        breaching = np.flatnonzero(found.codes == BREACH).tolist()
+        groups = found.groups
+        new = [n for n in breaching if groups[n] not in known | found.gone]
+        room = max(0, self._settings.max_instances - len(known))
+        if len(new) > room:
+            self.refused[rule.name] += len(new) - room
+        begun = []
+        for n in new[:room]:
+            labels = dict(zip(found.labels, groups[n], strict=True))
+            alert = Instance(rule.name, labels, rule.meaning)
+            self._store.alerts[alert.key] = alert
+            begun.append((n, alert))
+        return begun
+
+    def _advance(
+        self, alert: Instance, rule: Rule, found: Found, n: int | None
+    ) -> bool:
+        """Apply one condition to one alert; return whether an episode began."""
+        before = alert.life
+        finding = Finding.UNKNOWN if n is None else FINDINGS[found.codes[n]]
+        if n is not None:
+            self._measure(alert, found, n)
+            if found.groups[n] in found.gone:
+                self._end(alert, "forgotten")
+                return False
+        if alert.meaning != rule.meaning:
+            if finding is Finding.CLEAR and before.burning:
+                self._end(alert, "rule_changed")
+                return False
+            if finding is not Finding.UNKNOWN:
+                alert.meaning = rule.meaning
+        step = advance(before, finding, self._elapsed, rule.timing, self._now)
+        fired = self._follow(alert, step) is Crossing.FIRED
+        if fired:
+            alert.worst = None
+        known = finding is not Finding.UNKNOWN and alert.life.burning
+        if known and alert.weigh(self._now, falls=rule.falls):
+            self._store.changed(alert, timer_only=True)
+        return fired
+
+    def _measure(self, alert: Instance, found: Found, n: int) -> None:
+        value, threshold = float(found.value[n]), float(found.threshold[n])
+        alert.value = value if math.isfinite(value) else None
+        alert.threshold = threshold if math.isfinite(threshold) else None
+        alert.executions = int(found.executions[n])
+        alert.errors = int(found.errors[n])
+        alert.note = found.notes.get(n, alert.note)
+
+    def _end(self, alert: Instance, reason: str) -> None:
+        self._follow(alert, end(alert.life, reason, self._now))
+
+    def _follow(self, alert: Instance, step: Step) -> Crossing | None:
+        """Give an alert its new state, and remember what changed."""
+        before, (after, crossing) = alert.life, step
+        alert.life = after
+        if crossing is not None:
+            alert.changed(self._store.clock)
+        if after.state is not before.state or after.reason != before.reason:
+            alert.turn(self._now, before.state)
+            self._store.changed(alert)
+            self.changes.append(StateChange(alert, before.state, after.state))
+        elif after is not before:
+            self._store.changed(alert, timer_only=True)
+        return crossing
