@@ -10,7 +10,6 @@ import dataclasses
 import faulthandler
 import json
 import os
-import re
 import signal
 import sys
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from kaywatch.wire import Outcome
 from kaywatch_agent.cli import screens
 from kaywatch_agent.cli.commands import COMMANDS
 from kaywatch_agent.cli.commands import capture as captures
+from kaywatch_agent.cli.commands.options import Duration
 from kaywatch_agent.cli.commands.options import reading as _reading
 from kaywatch_agent.cli.commands.options import url_option as _url
 from kaywatch_agent.cli.manual import Chapters, manual
@@ -72,18 +72,8 @@ def _complain(error: Exception) -> None:
     click.echo(f"{priority}kaywatch: {error}", err=True)
 
 
-def _seconds(text: str) -> float:
-    """Return a length of time, such as 2s, 500ms, 1m or plain seconds."""
-    units = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?(ms|s|m|h|)", text)
-    if found is None:
-        raise click.BadParameter(f"{text!r}: expected something like 2s, 500ms or 1m")
-    return float(found[1]) * units[found[2]]
-
-
 def _window(_: click.Context, __: click.Parameter, text: str) -> str:
-    if not re.fullmatch(r"[1-9][0-9]{0,5}[smhd]", text):
-        raise click.BadParameter(f"{text!r}: expected something like 30s, 5m or 24h")
+    Duration(0.001).convert(text, None, None)
     return text
 
 
@@ -326,7 +316,7 @@ def status(url: str, as_json: bool) -> None:
 @click.argument("node")
 @click.option(
     "--window",
-    metavar="LENGTH",
+    metavar="DURATION",
     help="How far back, such as 5m.  [default: since first seen]",
 )
 @click.option("--graph", metavar="NAME", help="Only within this graph.")
@@ -371,7 +361,7 @@ kaywatch.add_command(captures.replay)
 )
 @click.option(
     "--window",
-    metavar="LENGTH",
+    metavar="DURATION",
     default="5m",
     show_default=True,
     callback=_window,
@@ -391,11 +381,11 @@ kaywatch.add_command(captures.replay)
 )
 @click.option(
     "--interval",
-    metavar="SECONDS",
-    type=click.FloatRange(0.2, 60),
-    default=1.0,
+    metavar="DURATION",
+    type=Duration(0.2),
+    default="1s",
     show_default=True,
-    help="Seconds between two looks.",
+    help="How long to wait between two looks.",
 )
 @click.option("--once", is_flag=True, help="Print it once, and end.")
 @_reading
@@ -446,8 +436,8 @@ def top(
 )
 @click.option(
     "--slower-than",
-    type=_seconds,
-    metavar="LENGTH",
+    type=Duration(),
+    metavar="DURATION",
     help="Only what took longer, such as 2s.",
 )
 @click.option("--runs", is_flag=True, help="Show runs of graphs that end, too.")
@@ -483,8 +473,8 @@ def tail(url: str, as_json: bool, limit: int | None, **filters: Any) -> None:
 )
 @click.option(
     "--seconds",
-    metavar="N",
-    type=click.FloatRange(min=1),
+    metavar="DURATION",
+    type=Duration(1),
     help="End after so long, with a summary.  [default: at Ctrl-C]",
 )
 @click.option(

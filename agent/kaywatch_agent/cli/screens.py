@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from kaywatch_agent.units import MIB, duration, money, percent, size
+
 __all__ = [
     "clean",
     "console",
-    "dollars",
-    "duration",
-    "percent",
+    "known",
     "plain_table",
     "show_node",
     "show_nodes",
@@ -90,8 +90,8 @@ def _show_clients(out: Console, clients: Sequence[Json]) -> None:
             str(client["pid"] or "-"),
             _coloured(client["state"]),
             f"{client['events']:,}",
-            percent(client["completeness"]),
-            f"{memory:.0f} MB" if memory else "-",
+            known(client["completeness"], percent),
+            size(memory * MIB) if memory else "-",
         )
     out.print("Clients", style="bold")
     out.print(table)
@@ -108,7 +108,7 @@ def _show_completeness(out: Console, complete: Json, clients: Sequence[Json]) ->
     """Say how much has arrived, and who lost what, and why."""
     total = complete["total"]
     dropped = sum(total["dropped"].values())
-    share = "all" if not dropped else percent(total["ratio"])
+    share = "all" if not dropped else known(total["ratio"], percent)
     colour = "" if not dropped else "yellow"
     events = f"{total['received'] + dropped:,} events arrived"
     title = Text("Completeness", "bold").append(", last 24 hours: ", "not bold")
@@ -152,10 +152,12 @@ def show_nodes(out: Console, nodes: Sequence[Json], title: str) -> None:
         table.add_row(
             node["node"],
             f"{node['total_executions']:,}",
-            Text(percent(rate), "red" if rate is not None and rate < 0.95 else ""),
-            duration(node["avg_execution_time"]),
-            duration(node["p95_execution_time"]),
-            duration(node["max_execution_time"]),
+            Text(
+                known(rate, percent), "red" if rate is not None and rate < 0.95 else ""
+            ),
+            known(node["avg_execution_time"], duration),
+            known(node["p95_execution_time"], duration),
+            known(node["max_execution_time"], duration),
             f"{node['total_retries']:,}",
         )
     out.print(title, style="bold")
@@ -175,9 +177,9 @@ def _show_models(out: Console, models: Sequence[Json]) -> None:
             Text(f"{model['errors']:,}", "red" if model["errors"] else ""),
             _short(model["input_tokens"]),
             _short(model["output_tokens"]),
-            dollars(model["cost_usd"]) + more,
-            dollars(model["wasted_cost_usd"]),
-            duration(model["seconds"]["p95"]),
+            money(model["cost_usd"]) + more,
+            money(model["wasted_cost_usd"]),
+            known(model["seconds"]["p95"], duration),
         )
     out.print("Language models, last 5 minutes", style="bold")
     out.print(table)
@@ -198,11 +200,11 @@ def show_node(stats: Json) -> None:
 def _lines(stats: Json) -> list[tuple[str, str]]:
     lines = [
         ("executions", f"{stats['total_executions']:,}"),
-        ("success rate", percent(stats["success_rate"])),
+        ("success rate", known(stats["success_rate"], percent)),
         ("retries", f"{stats['total_retries']:,}"),
     ]
     lines += [
-        (name, duration(stats[f"{name}_execution_time"]))
+        (name, known(stats[f"{name}_execution_time"], duration))
         for name in ("avg", "min", "p50", "p95", "p99", "max")
     ]
     if stats["avg_exec_time"] is not None:
@@ -215,11 +217,11 @@ def _lines(stats: Json) -> list[tuple[str, str]]:
             text = ", ".join(f"{key} {n:,}" for key, n in counts.items())
             lines.append((name.replace("_", " "), text))
     if stats["peak_memory_mb"]:
-        lines.append(("peak memory", f"{stats['peak_memory_mb']:.0f} MB"))
+        lines.append(("peak memory", size(stats["peak_memory_mb"] * MIB)))
     last = stats["last_execution"]
     if last:
         lines.append(("last execution", f"{duration(time.time() - last)} ago"))
-    lines.append(("completeness", percent(stats["completeness"])))
+    lines.append(("completeness", known(stats["completeness"], percent)))
     return lines
 
 
@@ -231,21 +233,9 @@ def _phases(stats: Json) -> str:
     return ", ".join(f"{name} {time / whole:.0%}" for name, time in times.items())
 
 
-def duration(seconds: float | None) -> str:
-    """Return a length of time with three digits and its unit."""
-    if seconds is None:
-        return "-"
-    # A little under the unit, or 999.6 ms would be shown as 1e+03 ms.
-    if seconds < 0.0009995:
-        return f"{max(0.0, seconds) * 1e6:.3g} us"
-    if seconds < 0.9995:
-        return f"{seconds * 1e3:.3g} ms"
-    if seconds < 120:
-        return f"{seconds:.3g} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 120:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
+def known(value: float | None, format: Callable[[float], str]) -> str:
+    """Return a value as text, `-` for one that is not known."""
+    return "-" if value is None else format(value)
 
 
 def clean(text: str) -> str:
@@ -255,28 +245,12 @@ def clean(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in text)
 
 
-def dollars(amount: float) -> str:
-    """Return an amount of US dollars, small ones with two digits that say something."""
-    if 0 < amount < 0.0001:
-        return "<$0.0001"
-    return f"${amount:,.2f}" if amount >= 1 or not amount else f"${amount:.2g}"
-
-
 def _short(count: int) -> str:
     """Return a count in at most five characters."""
-    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
-        if count >= 10 * size:
-            return f"{count / size:.0f}{unit}"
+    for unit, factor in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if count >= 10 * factor:
+            return f"{count / factor:.0f}{unit}"
     return f"{count:,}"
-
-
-def percent(share: float | None) -> str:
-    """Return a share of 1 as a percentage, never rounded up to 100."""
-    if share is None:
-        return "-"
-    if 0.999 < share < 1:
-        return "99.9+%"
-    return f"{share * 100:.3g}%"
 
 
 def _coloured(state: str) -> Text:

@@ -11,7 +11,7 @@ from kaywatch_agent.ingest.access import Access
 from kaywatch_agent.ingest.brokers import BrokerConfig
 from kaywatch_agent.ingest.quotas import Quotas
 from kaywatch_agent.runtime.sockets import check_mode, group_number
-from kaywatch_agent.settings.section import size_in_bytes
+from kaywatch_agent.units import parse_size
 
 __all__ = ["IngestConfig"]
 
@@ -55,7 +55,10 @@ class IngestConfig:
         for key in ("connections_per_process", "connections_per_user"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key} = {getattr(self, key)}: at least 1")
-        size_in_bytes("rate_per_process", self.rate_per_process)
+        try:
+            parse_size(self.rate_per_process)
+        except ValueError as error:
+            raise ValueError(f"rate_per_process: {error}") from None
         # A name that is not there is told now, and not by the first who is refused.
         Access.named(self.allow_uids, self.allow_gids)
         if self.group:
@@ -77,7 +80,7 @@ class IngestConfig:
             self.connections_per_process,
             self.connections_per_user,
             _room(),
-            float(size_in_bytes("rate_per_process", self.rate_per_process)),
+            float(parse_size(self.rate_per_process)),
         )
 
     @property

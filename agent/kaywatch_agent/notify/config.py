@@ -11,9 +11,10 @@ from urllib.parse import urlsplit
 
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.model.alerts import Severity
-from kaywatch_agent.notify.policy import FollowUp, Policy, parse_rate, parse_seconds
+from kaywatch_agent.notify.policy import FollowUp, Policy, parse_rate
 from kaywatch_agent.notify.secret import SOURCES, Secret, secret
 from kaywatch_agent.settings.section import section
+from kaywatch_agent.units import parse_duration
 
 __all__ = [
     "AlertmanagerConfig",
@@ -71,7 +72,7 @@ class ReceiverConfig:
     fallback: str = ""
 
     def __post_init__(self) -> None:
-        for key, read in (("rate", parse_rate), ("max_age", parse_seconds)):
+        for key, read in (("rate", parse_rate), ("max_age", parse_duration)):
             try:
                 read(getattr(self, key))
             except ValueError as error:
@@ -109,7 +110,7 @@ class ReceiverConfig:
             group_wait=grouping.group_wait,
             group_interval=grouping.group_interval,
             max_alerts=self.max_alerts,
-            max_age=parse_seconds(self.max_age),
+            max_age=parse_duration(self.max_age),
             rate=parse_rate(self.rate),
             min_severity=self.min_severity,
             fallback=self.fallback,
@@ -260,7 +261,7 @@ class AlertmanagerConfig(ReceiverConfig):
         for url in self.urls:
             _check_url(self.path + "urls", url)
         try:
-            parse_seconds(self.resend_interval)
+            parse_duration(self.resend_interval)
         except ValueError as error:
             raise ConfigError(self.path + "resend_interval", str(error)) from None
 
@@ -304,7 +305,7 @@ class HeartbeatConfig:
 
     def __post_init__(self) -> None:
         try:
-            parse_seconds(self.interval)
+            parse_duration(self.interval)
         except ValueError as error:
             raise ConfigError("heartbeat.interval", str(error)) from None
         self.target()

@@ -14,8 +14,8 @@ import structlog
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.notify.config import HeartbeatConfig
 from kaywatch_agent.notify.http import Http, NoAnswer
-from kaywatch_agent.notify.policy import parse_seconds
 from kaywatch_agent.runtime.telemetry import Telemetry
+from kaywatch_agent.units import parse_duration
 
 __all__ = ["Heartbeat"]
 
@@ -43,7 +43,7 @@ class Heartbeat:
             telemetry: where pings are counted.
         """
         self.problem = ""  # of the last ping
-        self._interval = max(LEAST_SECONDS, parse_seconds(config.interval))
+        self._interval = max(LEAST_SECONDS, parse_duration(config.interval))
         self._fail = config.fail
         self._target = config.target()
         self._http = http

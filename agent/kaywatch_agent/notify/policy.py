@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
 from kaywatch_agent.model.alerts import SEVERITIES, Severity
+from kaywatch_agent.units import parse_duration
 
-__all__ = ["FollowUp", "DEFAULT_RATE", "Policy", "Rate", "parse_rate", "parse_seconds"]
+__all__ = ["FollowUp", "DEFAULT_RATE", "Policy", "Rate", "parse_rate"]
 
 FollowUp = Literal["post", "update", "thread"]
-
-_UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
 class Rate(NamedTuple):
@@ -60,24 +59,19 @@ class Policy:
 
 
 def parse_rate(text: str) -> Rate:
-    """Return the rate that a text such as `60/m` or `1/s` is.
+    """Return the rate that a text such as `60/m` or `5/10s` is.
 
     Raises:
         ValueError: it is none.
     """
-    match = re.fullmatch(r"(\d{1,6})/(\d{0,4})([smhd])", text.replace(" ", ""))
-    if not match or int(match[1]) == 0:
-        raise ValueError(f'{text!r} is no rate; write it as "60/m" or "1/s"')
-    return Rate(int(match[1]), float(match[2] or 1) * _UNITS[match[3]])
-
-
-def parse_seconds(text: str) -> float:
-    """Return the seconds that a text such as `24h`, `90s` or `1.5m` is.
-
-    Raises:
-        ValueError: it is no length of time.
-    """
-    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)([smhd])", text.strip())
-    if not match:
-        raise ValueError(f'{text!r} is no length of time; write it as "90s" or "24h"')
-    return float(match[1]) * _UNITS[match[2]]
+    messages, _, per = text.replace(" ", "").partition("/")
+    try:
+        seconds = parse_duration(per if per[:1].isdigit() else f"1{per}")
+    except ValueError:
+        seconds = 0.0
+    if not re.fullmatch("[0-9]{1,6}", messages) or not int(messages) or not seconds:
+        raise ValueError(
+            f'invalid rate "{text[:80]}": expected a number of messages per time, such'
+            ' as "60/m" or "1/s"'
+        )
+    return Rate(int(messages), seconds)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from kaywatch_agent.model.alerts import Alert, NoticeKind, Notification
-from kaywatch_agent.units import clock_time, quantity, span, sparkline
+from kaywatch_agent.units import clock_time, duration, quantity, sparkline
 
 __all__ = [
     "LATE_SECONDS",
@@ -90,7 +90,7 @@ def marks(notification: Notification, now: float) -> list[str]:
         found.append(notification.text)
     seconds = late(notification, now)
     if seconds:
-        found.append(f"delayed {span(seconds)}")
+        found.append(f"delayed {duration(seconds)}")
     if any(alert.flapping for alert in notification.alerts):
         found.append("flapping: fires and ends again and again")
     return found
@@ -190,9 +190,9 @@ def _times(alert: Alert, now: float) -> list[tuple[str, str]]:
         return []
     if not alert.resolved or alert.ended is None:
         since = alert.started or fired
-        return [("Since", f"{clock_time(since, now)} ({span(now - since)})")]
+        return [("Since", f"{clock_time(since, now)} ({duration(now - since)})")]
     why = _REASONS.get(alert.reason, alert.reason)
-    lasted = f"{clock_time(alert.ended, now)}, after {span(alert.ended - fired)}"
+    lasted = f"{clock_time(alert.ended, now)}, after {duration(alert.ended - fired)}"
     return [
         ("Fired", clock_time(fired, now)),
         ("Resolved", f"{lasted}; {why}" if why else lasted),
@@ -212,7 +212,7 @@ def _worst(alert: Alert, now: float) -> str:
 def _counts(alert: Alert) -> str:
     if not alert.executions:
         return ""
-    window = f" in {span(alert.window_seconds)}" if alert.window_seconds else ""
+    window = f" in {duration(alert.window_seconds)}" if alert.window_seconds else ""
     return f"{alert.errors:,} of {alert.executions:,}{window}"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from urllib.parse import urlencode
 
-from kaywatch_agent import durations
 from kaywatch_agent.model.alerts import Alert, dedup_key
 from kaywatch_agent.rules import metrics
 from kaywatch_agent.rules.alert import Instance
@@ -20,7 +19,7 @@ from kaywatch_agent.rules.rule import (
 )
 from kaywatch_agent.rules.state import State
 from kaywatch_agent.rules.summary import fill, usual
-from kaywatch_agent.units import quantity
+from kaywatch_agent.units import duration, quantity
 
 __all__ = ["all_labels", "condition_of", "describe", "labels_of", "unit_of", "words"]
 
@@ -150,7 +149,7 @@ def _note(instance: Instance, rule: Rule | None) -> str:
     left = instance.witness.budget_left
     if left is None or rule is None or not isinstance(rule.test, BurnRate):
         return instance.note
-    of = f"of the error budget of {durations.text(rule.test.slo_window)}"
+    of = f"of the error budget of {duration(rule.test.slo_window)}"
     budget = f"{quantity(left, 'ratio')} {of} was left when it fired"
     if left <= 0:
         budget = f"all {of} was used up when it fired"

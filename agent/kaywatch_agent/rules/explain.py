@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from kaywatch_agent import durations
 from kaywatch_agent.rules import metrics
 from kaywatch_agent.rules.describe import condition_of, words
 from kaywatch_agent.rules.evaluate import FINDINGS, Found
@@ -14,6 +13,7 @@ from kaywatch_agent.rules.expression import Compare
 from kaywatch_agent.rules.metrics import Source
 from kaywatch_agent.rules.rule import Absence, BurnRate, Rule, Stuck, Threshold
 from kaywatch_agent.rules.state import Finding
+from kaywatch_agent.units import duration
 
 __all__ = ["Group", "nearest", "sentence"]
 
@@ -64,19 +64,19 @@ def sentence(rule: Rule) -> str:
     """Return what a rule looks for, when it fires and when it ends, in words."""
     text = condition_of(rule)
     if isinstance(rule.test, Threshold):
-        text += f" over {durations.text(rule.window)}"
+        text += f" over {duration(rule.window)}"
     if rule.match:
         text += f", where {' and '.join(map(str, rule.match))}"
     text += f", per {' and '.join(rule.per)}" if rule.per else ", all together"
     if _counts(rule):
         text += f", of {rule.min_executions} executions or more"
     hold, keep = rule.timing.hold, rule.timing.keep
-    text += f"; fires after {durations.text(hold)}" if hold else "; fires at once"
+    text += f"; fires after {duration(hold)}" if hold else "; fires at once"
     clear = rule.test.clear if isinstance(rule.test, Threshold) else None
     well = words(clear) if isinstance(clear, Compare) else ""
     if keep:
         after = f" of {well}" if well else " without it"
-        return f"{text}, ends after {durations.text(keep)}{after}"
+        return f"{text}, ends after {duration(keep)}{after}"
     return f"{text}, ends at once" + (f" with {well}" if well else "")
 
 
@@ -111,7 +111,7 @@ def _text(rule: Rule, found: Found, n: int, finding: Finding) -> str:
         rule.test.min_events if isinstance(rule.test, BurnRate) else rule.min_executions
     )
     if executions < least and not isinstance(rule.test, Absence | Stuck):
-        window = durations.text(
+        window = duration(
             rule.test.long if isinstance(rule.test, BurnRate) else rule.window
         )
         return f"too few executions: {executions} in {window}, {least} are needed"
@@ -119,7 +119,7 @@ def _text(rule: Rule, found: Found, n: int, finding: Finding) -> str:
         return "not known yet: the agent has not looked for long enough"
     if isinstance(rule.test, Stuck):
         return f"its p99 is not known before {rule.min_executions} executions"
-    return f"no data in {durations.text(rule.window)}"
+    return f"no data in {duration(rule.window)}"
 
 
 def _counts(rule: Rule) -> bool:

@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final, get_args
 
-from kaywatch_agent import durations
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.model.alerts import SEVERITIES, Severity
 from kaywatch_agent.rules import metrics
@@ -42,6 +41,7 @@ from kaywatch_agent.rules.silence import Silence, validated
 from kaywatch_agent.rules.state import Timing
 from kaywatch_agent.rules.summary import check
 from kaywatch_agent.settings.table import Table
+from kaywatch_agent.units import MIB, duration, parse_duration
 
 __all__ = ["KINDS", "PAGE", "TABLES", "load"]
 
@@ -60,7 +60,6 @@ _PAGE: Final = (
     ("memory_usage_max", "memory_rss", ">", 1024.0, 0.95, ("service", "pid"), 60.0),
     ("kaywatch-alerts-refused", "alerts_refused", ">", 0.0, 1.0, ("rule",), 0.0),
 )
-_MIB: Final = 2.0**20
 
 PAGE: Final = tuple(key for key, *_ in _PAGE)
 
@@ -202,14 +201,12 @@ class _Loader:
         notify: tuple[str, ...] | None,
     ) -> Rule:
         if window > self._retention:
-            kept = durations.text(self._retention)
-            raise table.error(
-                "window", f"{durations.text(window)}: only {kept} are kept"
-            )
+            kept = duration(self._retention)
+            raise table.error("window", f"{duration(window)}: only {kept} are kept")
         timing = Timing(
             table.length("for"),
             table.length("keep_firing_for"),
-            table.length("no_data_after", durations.text(max(2 * window, 600.0))),
+            table.length("no_data_after", duration(max(2 * window, 600.0))),
             table.choice("on_no_data", ("keep", "ok", "alert"), "keep"),
         )
         return Rule(
@@ -326,7 +323,7 @@ class _Loader:
         if sli != "success":
             if not isinstance(sli, dict) or set(sli) != {"latency_le"}:
                 raise table.error("sli", 'write "success" or { latency_le = "2s" }')
-            latency = table.checked("sli", durations.seconds, str(sli["latency_le"]))
+            latency = table.checked("sli", parse_duration, str(sli["latency_le"]))
         tiers = (
             table.tables("tiers")
             if "tiers" in table
@@ -361,13 +358,13 @@ class _Loader:
         if not 0 < short < long <= slo_window:
             raise tier.error("long", "expected short < long <= slo_window")
         if long > self._retention:
-            kept = durations.text(self._retention)
-            raise tier.error("long", f"{durations.text(long)}: only {kept} are kept")
+            kept = duration(self._retention)
+            raise tier.error("long", f"{duration(long)}: only {kept} are kept")
         test = BurnRate(objective, slo_window, latency, factor, long, short, least)
         severity = _severity(tier, "critical")
         notify = self._named(tier, "notify", self._notify) if "notify" in tier else None
         tier.done()
-        suffix = f"-{durations.text(long)}"
+        suffix = "-" + duration(long).replace(" ", "")
         return suffix, test, long, severity, notify
 
     def transition_share(self, table: Table) -> list[_Part]:
@@ -422,7 +419,7 @@ class _Loader:
             if key in thresholds and thresholds.either(key, 0) is False:
                 continue
             value = thresholds.number(key, usual)
-            scale = _MIB if metric == "memory_rss" else 1.0
+            scale = MIB if metric == "memory_rss" else 1.0
             clear = value * margin * scale
             if op == "<":
                 clear = min(1.0, clear)

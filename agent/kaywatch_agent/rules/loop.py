@@ -38,7 +38,7 @@ from kaywatch_agent.rules.silence import Silence
 from kaywatch_agent.rules.snapshot import AlertsSnapshot
 from kaywatch_agent.rules.state import State
 from kaywatch_agent.runtime.metrics import Counter, Gauge, Metrics
-from kaywatch_agent.units import span
+from kaywatch_agent.units import duration
 
 __all__ = ["AlertUpdate", "Alerting"]
 
@@ -303,7 +303,7 @@ class Alerting:
         away, self._away = self._away, 0.0
         if away < AWAY_SECONDS:
             return []
-        text = f"kaywatch was down for {span(away)}; this fires as before"
+        text = f"kaywatch was down for {duration(away)}; this fires as before"
         news = {(n.receiver, n.alert.dedup_key) for n in result.requests}
         found = []
         for instance in self.instances:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
-from kaywatch_agent import durations
 from kaywatch_agent.model.alerts import SEVERITIES, NoticeKind, Severity
 from kaywatch_agent.rules.alert import (
     FLAPS,
@@ -23,7 +22,7 @@ from kaywatch_agent.rules.matchers import matches
 from kaywatch_agent.rules.rule import Inhibition, Rule, Settings
 from kaywatch_agent.rules.silence import Silence, covering
 from kaywatch_agent.rules.state import State
-from kaywatch_agent.units import span
+from kaywatch_agent.units import duration
 
 __all__ = ["Decision", "Suppressor", "cooldown", "plan_notifications"]
 
@@ -197,9 +196,9 @@ def _firing(
         seconds = cooldown(alert, rule, clock)
         until = known.fired_at + seconds
         if until > clock:
-            text = f"told again in {span(until - clock)} at the earliest"
+            text = f"told again in {duration(until - clock)} at the earliest"
             if seconds > rule.cooldown:
-                text += f"; it flaps, so its cooldown is {durations.text(seconds)}"
+                text += f"; it flaps, so its cooldown is {duration(seconds)}"
             reason = SuppressionReason.COOLDOWN
             return Decision(
                 receiver, None, suppression=Suppression(reason, text, until)

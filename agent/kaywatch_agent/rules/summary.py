@@ -6,8 +6,7 @@ import string
 from collections.abc import Mapping
 from typing import Any, Final
 
-from kaywatch_agent import durations
-from kaywatch_agent.units import quantity
+from kaywatch_agent.units import duration, quantity
 
 __all__ = ["FIELDS", "check", "fill", "usual"]
 
@@ -80,7 +79,7 @@ def usual(
         text += f", {_side(op, value, threshold)} {quantity(threshold, unit)}"
     executions, errors, window = counts
     if executions:
-        text += f" ({errors} of {executions} failed in {durations.text(window)})"
+        text += f" ({errors} of {executions} failed in {duration(window)})"
     return text
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -12,26 +11,9 @@ from typing import Any, Final, TypeVar, cast
 
 from kaywatch_agent.errors import ConfigError
 
-__all__ = ["section", "size_in_bytes"]
+__all__ = ["section"]
 
 _Section = TypeVar("_Section")
-
-SIZES: Final = {"kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
-
-
-def size_in_bytes(key: str, text: str) -> int:
-    """Return the bytes of a text such as `64MB`, `1.5GB` or plain `0`.
-
-    Raises:
-        ValueError: that is no size; names the key.
-    """
-    number, unit = text.strip(), 1.0
-    for name, size in SIZES.items():
-        if number.endswith(name):
-            number, unit = number.removesuffix(name).strip(), size
-    if not re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,6})?", number):
-        raise ValueError(f'{key} = "{text}": expected a size such as "64MB"')
-    return int(float(number) * unit)
 
 
 def section(

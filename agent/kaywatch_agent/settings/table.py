@@ -6,8 +6,8 @@ import difflib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
-from kaywatch_agent import durations
 from kaywatch_agent.errors import ConfigError
+from kaywatch_agent.units import parse_duration
 
 __all__ = ["Table"]
 
@@ -70,7 +70,7 @@ class Table:
     def length(self, key: str, default: str = "0") -> float:
         """Return the seconds of a length of time."""
         found = self._get(key, default, str, 'a length of time such as "5m"')
-        return self.checked(key, durations.seconds, found)
+        return self.checked(key, parse_duration, found)
 
     def choice(self, key: str, allowed: Collection[T], default: T) -> T:
         """Return one of several values."""

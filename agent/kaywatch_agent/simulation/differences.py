@@ -10,14 +10,13 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from kaywatch_agent import durations
 from kaywatch_agent.notify import wording
 from kaywatch_agent.rules.describe import unit_of
 from kaywatch_agent.rules.engine import Engine
 from kaywatch_agent.rules.state import State
 from kaywatch_agent.simulation.case import Case, Expected, Wanted
 from kaywatch_agent.simulation.rehearsal import Message, Rehearsal
-from kaywatch_agent.units import quantity
+from kaywatch_agent.units import duration, quantity
 
 __all__ = ["headline", "of_alerts", "of_messages", "unlike"]
 
@@ -46,7 +45,7 @@ def of_alerts(want: Wanted, engine: Engine) -> Iterator[str]:
         for s, text in sorted(there.keys() - expected)
     ]
     if lines:
-        yield f"at {durations.text(want.at)}, alerts of {want.rule}:"
+        yield f"at {duration(want.at)}, alerts of {want.rule}:"
         yield from lines
 
 
@@ -178,7 +177,7 @@ def _sent(mark: str, message: Message, case: Case) -> str:
 
 
 def _line(mark: str, at: float, text: str) -> str:
-    return f"  {mark} {durations.text(at):>8} {text}"
+    return f"  {mark} {duration(at):>8} {text}"
 
 
 def _count(alerts: int) -> str:

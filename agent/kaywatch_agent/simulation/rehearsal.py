@@ -29,7 +29,6 @@ from kaywatch_agent.notify.config import (
 from kaywatch_agent.notify.http import Http
 from kaywatch_agent.notify.message import OutboxMessage, most_urgent
 from kaywatch_agent.notify.outbox import Outbox
-from kaywatch_agent.notify.policy import parse_seconds
 from kaywatch_agent.notify.receivers import alertmanager, build
 from kaywatch_agent.notify.result import DeliveryResult, Outcome, sent
 from kaywatch_agent.rules.engine import Engine, EvaluationResult
@@ -37,6 +36,7 @@ from kaywatch_agent.rules.rule import Settings
 from kaywatch_agent.rules.scene import Scene
 from kaywatch_agent.rules.state import State
 from kaywatch_agent.runtime.telemetry import Telemetry
+from kaywatch_agent.units import parse_duration
 
 __all__ = ["Message", "Outage", "Passage", "Rehearsal"]
 
@@ -149,7 +149,7 @@ class Rehearsal:
         notification = message.notification
         config = self._configs[notification.receiver]
         if isinstance(config, AlertmanagerConfig):
-            again = parse_seconds(config.resend_interval)
+            again = parse_duration(config.resend_interval)
             body: Any = [
                 alertmanager.render(alert, message.time, again)
                 for alert in notification.alerts

@@ -28,12 +28,13 @@ from kaywatch_agent.store.archive import Archive
 from kaywatch_agent.store.schema import read_only
 from kaywatch_agent.store.store import QUICK_BYTES, Report, Store, check_integrity
 from kaywatch_agent.store.tiers import Retention
+from kaywatch_agent.units import parse_size
 
 __all__ = ["IN_MEMORY", "Damaged", "StoreConfig", "Writer"]
 
 IN_MEMORY: Final = ":memory:"
 FILE: Final = "kaywatch.db"
-UNITS: Final = {"kB": 1000, "MB": 1000**2, "GB": 1000**3, "TB": 1000**4}
+LEAST_BYTES: Final = 16_000_000
 
 # A commit that takes longer than this is worth a word.
 SLOW_SECONDS: Final = 2.0
@@ -63,7 +64,7 @@ class StoreConfig:
     hour_buckets_days: int = 30
 
     def __post_init__(self) -> None:
-        if self.max_bytes < 16 * UNITS["MB"]:
+        if self.max_bytes < LEAST_BYTES:
             raise ValueError(f'max_size = "{self.max_size}": at least "16MB"')
         for key in ("minute_buckets_hours", "hour_buckets_days"):
             if getattr(self, key) < 1:
@@ -72,13 +73,10 @@ class StoreConfig:
     @property
     def max_bytes(self) -> int:
         """The size limit in bytes."""
-        text = self.max_size.strip()
-        for unit, size in UNITS.items():
-            number = text.removesuffix(unit)
-            if number != text:
-                with contextlib.suppress(ValueError):
-                    return int(float(number) * size)
-        raise ValueError(f'max_size = "{self.max_size}": expected a size such as "2GB"')
+        try:
+            return parse_size(self.max_size)
+        except ValueError as error:
+            raise ValueError(f"max_size: {error}") from None
 
     @property
     def retention(self) -> Retention:

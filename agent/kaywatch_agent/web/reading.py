@@ -21,6 +21,7 @@ from kaywatch_agent.rules.snapshot import AlertsSnapshot
 from kaywatch_agent.rules.state import State
 from kaywatch_agent.runtime.health import Report
 from kaywatch_agent.runtime.metrics import Instrument
+from kaywatch_agent.units import MIB
 from kaywatch_agent.web.api import schema
 
 __all__ = ["Completeness", "Matches", "OwnFigures", "Reading", "Window", "matching"]
@@ -118,7 +119,7 @@ class Reading:
     def memory_mb(self, services: Iterable[str]) -> float | None:
         """Return the largest peak RSS among services, in MiB, where known."""
         peak = max((self.memory.get(service, 0) for service in services), default=0)
-        return peak / 2**20 if peak else None
+        return peak / MIB if peak else None
 
 
 class Window:

@@ -57,7 +57,10 @@ def test_users_and_groups_have_names_or_numbers() -> None:
         ({"allow_gids": ("-1",)}, 'allow_gids: there is no group "-1"'),
         ({"allow_uids": ("4294967295",)}, "allow_uids: there is no user"),
         ({"connections_per_user": 0}, "connections_per_user = 0: at least 1"),
-        ({"rate_per_process": "fast"}, 'rate_per_process = "fast": expected a size'),
+        (
+            {"rate_per_process": "fast"},
+            'rate_per_process: invalid size "fast"',
+        ),
     ],
 )
 def test_what_cannot_be_is_told_with_its_key(

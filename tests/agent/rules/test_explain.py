@@ -56,7 +56,7 @@ def test_a_rule_in_words() -> None:
     )
     assert sentence(rules["memory"]).startswith("memory_rss > 2.0 GiB over 5m, per")
     assert sentence(rules["stuck"]) == (
-        "at work for over 10 times its p99, or 300 s, per graph and node;"
+        "at work for over 10 times its p99, or 5m, per graph and node;"
         " fires at once, ends after 2m without it"
     )
 

@@ -103,7 +103,7 @@ def test_a_burn_rate_has_a_rule_for_each_tier() -> None:
         (RULE.replace("value = 0.9", "value = true"), "value: expected a number"),
         (RULE + "clear = 0.8", "has to be above value = 0.9"),
         (RULE + "windw = '5m'", "windw: unknown key; did you mean window?"),
-        (RULE + "window = '5'", '"5" is no length of time'),
+        (RULE + "window = '5x'", 'invalid duration "5x"'),
         (RULE + "window = '1s'", 'at least "10s"'),
         (RULE + "window = '90d'", "only 30d are kept"),
         (RULE + "per = ['nod']", "the labels here are service, graph, node"),

@@ -107,7 +107,7 @@ def test_what_is_missing_too_much_and_otherwise_is_said() -> None:
         "  - pending    graph=shop node=x",
         "  + firing     graph=shop node=pay, value 100.0 %",
         "messages:",
-        "  +        0 pager firing, 1 alert",
+        "  +       0s pager firing, 1 alert",
         "             [FIRING] fails: shop / pay",
         "  ~      10s ops firing, 1 alert",
         "             [FIRING] fails: shop / pay",
@@ -135,7 +135,7 @@ def test_messages_are_told_apart_by_what_is_in_them() -> None:
     found = differences(rule(), **happens, message=expected[:1])
     assert [line.partition("\n")[0] for line in found] == [
         "messages:",
-        "  +        0 pager firing, 1 alert",
+        "  +       0s pager firing, 1 alert",
     ]
 
 

@@ -76,18 +76,20 @@ def test_a_parameter_that_cannot_be_used_is_named(
 
 
 @pytest.mark.parametrize(
-    "window", ["0s", "5", "m", "-5m", "1.5m", "5m%0A", "%D9%A5m", "1w", "1000000s"]
+    "window",
+    ["0s", "0", "m", "-5m", "5x", "1m1h", "5m%0A", "%D9%A5m", "1w", "9999999d"],
 )
 def test_a_window_that_is_none_says_what_is_one(shop: Served, window: str) -> None:
     answer = shop.ask(f"/api/v1/nodes/pay/stats?window={window}")
 
     assert answer.status == 400
     assert answer.error["message"].startswith("window='")
-    assert "30s, 5m, 24h, 30d or the like" in answer.error["hint"]
+    assert "expected a duration such as 90s, 5m, 1h30m or 500ms" in answer.error["hint"]
 
 
 @pytest.mark.parametrize(
-    "window", ["1s", "59s", "3600s", "1m", "60m", "1h", "24h", "30d", "999999d"]
+    "window",
+    ["1s", "60", "500ms", "1.5m", "1h30m", "90s", "1000000s", "2d", "999999d"],
 )
 def test_windows_of_any_length_are_taken(shop: Served, window: str) -> None:
     assert shop.node("pay", window=window)["window"] >= 1

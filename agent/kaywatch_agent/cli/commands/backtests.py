@@ -9,7 +9,6 @@ from typing import Any, Final, NamedTuple
 
 import click
 
-from kaywatch_agent import durations
 from kaywatch_agent.cli.commands.bodies import show_body
 from kaywatch_agent.cli.commands.words import where
 from kaywatch_agent.cli.screens import console, plain_table
@@ -20,7 +19,7 @@ from kaywatch_agent.rules.state import State
 from kaywatch_agent.simulation.backtest import STAND_IN, Report
 from kaywatch_agent.simulation.differences import headline
 from kaywatch_agent.simulation.rehearsal import Message, Rehearsal
-from kaywatch_agent.units import quantity, span
+from kaywatch_agent.units import duration, quantity
 
 __all__ = ["as_json", "show"]
 
@@ -73,7 +72,7 @@ def show(report: Report, *, bodies: int) -> None:
     found = episodes(report.rehearsal)
     out.print(
         f"{_moment(report.start)} to {_moment(report.end)} UTC,"
-        f" {span(report.end - report.start)} in {report.evaluations:,} evaluations"
+        f" {duration(report.end - report.start)} in {report.evaluations:,} evaluations"
     )
     for line in _lengths(report):
         out.print(f"  {line}")
@@ -141,7 +140,7 @@ def _show_rules(report: Report, found: list[Episode]) -> None:
             rule,
             f"{len(mine):,}",
             f"{len({one.alert for one in mine}):,}",
-            span(seconds) if mine else "-",
+            duration(seconds) if mine else "-",
             f"{messages:,}" if messages else "-",
         )
     out.print(table)
@@ -189,7 +188,7 @@ def _show_episodes(report: Report, found: list[Episode]) -> None:
         unit = unit_of(report.settings.rules.get(one.rule))
         table.add_row(
             _moment(one.start),
-            span(end - one.start),
+            duration(end - one.start),
             one.rule,
             where(one.labels),
             quantity(one.value, unit),
@@ -219,7 +218,7 @@ def _lengths(report: Report) -> Iterable[str]:
         longest.setdefault(length, start)
     for length, start in longest.items():
         if length > 10:
-            text = durations.text(length)
+            text = duration(length)
             yield (
                 f"from {_moment(start)} by {text}: shorter windows are as long as that"
             )

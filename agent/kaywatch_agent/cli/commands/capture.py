@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import sys
 import time
 from collections.abc import Callable
@@ -17,8 +16,10 @@ import msgspec
 from kaywatch._send.transport import candidates, check_unix
 from kaywatch.errors import KaywatchError
 from kaywatch_agent.cli import screens
+from kaywatch_agent.cli.commands.options import Duration, Size
 from kaywatch_agent.cli.manual import manual
 from kaywatch_agent.errors import CaptureError
+from kaywatch_agent.units import duration, size
 
 if TYPE_CHECKING:
     from kaywatch_agent.capture.capturing import Captured
@@ -29,20 +30,9 @@ if TYPE_CHECKING:
 __all__ = ["capture", "replay"]
 
 FAILED: Final = 1
-UNITS: Final = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
 SHOW_SECONDS: Final = 0.5
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-def _size(ctx: click.Context, param: click.Parameter, value: str) -> int:
-    """Return bytes, such as 100MB."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kMG]?)B?", value.strip())
-    size = int(float(found[1]) * UNITS[found[2]]) if found else 0
-    if size < 1:
-        text = f"{value!r}: expected a size, such as 100MB"
-        raise click.BadParameter(text, ctx, param)
-    return size
 
 
 def _speed(ctx: click.Context, param: click.Parameter, value: str) -> float:
@@ -76,14 +66,14 @@ def _socket(command: F) -> F:
 @_socket
 @click.option(
     "--seconds",
-    metavar="N",
-    type=click.FloatRange(min=0, min_open=True),
+    metavar="DURATION",
+    type=Duration(0.001),
     help="End after so long.  [default: at Ctrl-C]",
 )
 @click.option(
     "--max-size",
     metavar="SIZE",
-    callback=_size,
+    type=Size(),
     default="1GB",
     show_default=True,
     help="End once the file is as large as this, such as 100MB.",
@@ -225,7 +215,7 @@ def _show_replayed(found: Replayed, reader: Reader) -> None:
     if found.slow:
         click.echo(f"  the agent asked to be sent less {found.slow:,} times")
     if found.behind >= 1:
-        late = screens.duration(found.behind)
+        late = duration(found.behind)
         click.echo(f"  up to {late} late: neither we nor the agent were faster")
     if found.unusable:
         click.echo(f"  {found.unusable:,} messages left out: nothing an agent knows")
@@ -251,13 +241,11 @@ def _show_contents(reader: Reader, as_json: bool) -> None:
     click.echo(_contents_line(reader, found))
     if found.started is not None and found.ended is not None:
         began = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(found.started))
-        click.echo(
-            f"  from {began}, for {screens.duration(found.ended - found.started)}"
-        )
+        click.echo(f"  from {began}, for {duration(found.ended - found.started)}")
     types = ", ".join(f"{name} {count:,}" for name, count in found.messages.items())
     click.echo(
         f"  {found.connections:,} connections; messages: {types or 'none'};"
-        f" {_bytes(found.bytes)}"
+        f" {size(found.bytes)}"
     )
     _show_gaps(reader)
     if not found.services:
@@ -286,8 +274,8 @@ def _contents_line(reader: Reader, found: Contents) -> str:
 
 def _captured_line(state: Captured) -> str:
     return (
-        f"{state.messages:,} messages, {state.events:,} events, {_bytes(state.size)}"
-        f" in {screens.duration(state.seconds)}"
+        f"{state.messages:,} messages, {state.events:,} events, {size(state.size)}"
+        f" in {duration(state.seconds)}"
         + (f", {state.missed:,} missed" if state.missed else "")
     )
 
@@ -296,16 +284,9 @@ def _replayed_line(state: Replayed) -> str:
     rate = state.events / state.seconds if state.seconds else 0.0
     return (
         f"{state.messages:,} messages of {state.clients:,} clients,"
-        f" {state.events:,} events in {screens.duration(state.seconds)}"
+        f" {state.events:,} events in {duration(state.seconds)}"
         f" ({rate:,.0f}/s), {state.acknowledged:,} acknowledged"
     )
-
-
-def _bytes(size: int) -> str:
-    for unit in ("G", "M", "k"):
-        if size >= UNITS[unit]:
-            return f"{size / UNITS[unit]:.3g} {unit}B"
-    return f"{size} bytes"
 
 
 def _find(socket: str | None) -> str:

@@ -13,7 +13,7 @@ from kaywatch.query import fetch, send
 from kaywatch_agent.cli.commands.options import reading, url_option
 from kaywatch_agent.cli.manual import Ordered, manual
 from kaywatch_agent.cli.screens import console, plain_table
-from kaywatch_agent.units import span
+from kaywatch_agent.units import duration
 
 __all__ = ["notify", "outbox"]
 
@@ -134,7 +134,7 @@ def messages(
         click.echo("There are no such messages.")
         return
     for row in found["notifications"]:
-        age = span(found["timestamp"] - row["created"])
+        age = duration(found["timestamp"] - row["created"])
         click.echo(f"{row['id']}  {row['receiver']}  {row['kind']}, {age} ago")
         click.echo(f"    {_fate(row)}")
         for text in row["alerts"][:SHOWN]:

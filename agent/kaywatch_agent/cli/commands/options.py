@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 import click
 
 from kaywatch.query import DEFAULT_URL
-from kaywatch_agent import durations
+from kaywatch_agent.units import duration, parse_duration, parse_size
 
-__all__ = ["LENGTH", "one_of", "reading", "url_option"]
+__all__ = ["Duration", "Size", "one_of", "reading", "url_option"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -33,23 +33,44 @@ def reading(command: F) -> F:
     return url_option(command)
 
 
-class _Length(click.ParamType):  # type: ignore[type-arg]
-    """A length of time, in seconds."""
+class Duration(click.ParamType):  # type: ignore[type-arg]
+    """Seconds, written as a duration."""
 
-    name = "length"
+    name = "duration"
+
+    def __init__(self, least: float = 0.0) -> None:
+        """Take no duration below `least` seconds."""
+        self._least = least
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        if isinstance(value, float):
-            return value
+        """Return the seconds."""
         try:
-            return durations.seconds(str(value))
+            seconds = parse_duration(str(value))
         except ValueError as error:
             self.fail(str(error), param, ctx)
+        if seconds < self._least:
+            self.fail(f"{value}: expected at least {duration(self._least)}", param, ctx)
+        return seconds
 
 
-LENGTH = _Length()
+class Size(click.ParamType):  # type: ignore[type-arg]
+    """Bytes, written as a size; at least one."""
+
+    name = "size"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        """Return the bytes."""
+        try:
+            count = parse_size(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        if not count:
+            self.fail(f"{value}: expected at least 1 B", param, ctx)
+        return count
 
 
 def one_of(wanted: str, ids: Iterable[str], what: str, where: str) -> str:

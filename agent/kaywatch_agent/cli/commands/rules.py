@@ -16,7 +16,7 @@ import click
 
 from kaywatch_agent import config as configuration
 from kaywatch_agent.cli.commands import backtests, trials
-from kaywatch_agent.cli.commands.options import LENGTH
+from kaywatch_agent.cli.commands.options import Duration
 from kaywatch_agent.cli.manual import Ordered, manual
 from kaywatch_agent.config import DEFAULT_PATH
 from kaywatch_agent.rules.explain import sentence
@@ -113,10 +113,10 @@ def test(file: str, bodies: bool, as_json: bool) -> None:
 )
 @click.option(
     "--since",
-    type=LENGTH,
+    type=Duration(),
     default="7d",
     show_default=True,
-    metavar="LENGTH",
+    metavar="DURATION",
     help="How far back, such as 12h or 7d.",
 )
 @click.option(

@@ -11,11 +11,11 @@ from urllib.parse import quote
 import click
 
 from kaywatch.query import fetch, send
-from kaywatch_agent.cli.commands.options import LENGTH, one_of, reading, url_option
+from kaywatch_agent.cli.commands.options import Duration, one_of, reading, url_option
 from kaywatch_agent.cli.manual import Ordered, manual
 from kaywatch_agent.cli.screens import console, plain_table
 from kaywatch_agent.rules.matchers import Matcher, parse
-from kaywatch_agent.units import span
+from kaywatch_agent.units import duration
 
 __all__ = ["silence"]
 
@@ -37,10 +37,10 @@ def silence() -> None:
 @click.argument("matchers", nargs=-1, required=True, metavar="MATCHER...")
 @click.option(
     "--for",
-    "length",
-    type=LENGTH,
+    "seconds",
+    type=Duration(0.001),
     required=True,
-    metavar="LENGTH",
+    metavar="DURATION",
     help="How long: 2h.",
 )
 @click.option("--comment", default="", metavar="TEXT", help="Why.")
@@ -48,7 +48,7 @@ def silence() -> None:
 @reading
 def add(
     matchers: tuple[str, ...],
-    length: float,
+    seconds: float,
     comment: str,
     by: str | None,
     url: str,
@@ -59,9 +59,7 @@ def add(
     A MATCHER is graph=checkout, node!=pay, node=~"a|b.*" or alertname=slow. Alerts
     go on; who was told that one fires is told of its end.
     """
-    if length <= 0:
-        raise click.UsageError("--for: longer than that")
-    end = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=length)
+    end = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=seconds)
     found = send(
         "POST",
         "/api/v1/silences",
@@ -104,7 +102,7 @@ def list_(expired: bool, url: str, as_json: bool) -> None:
     for one in rows:
         state = one["status"]["state"]
         left = dt.datetime.fromisoformat(one["endsAt"]).timestamp() - now
-        ends = f"in {span(left)}" if left > 0 else f"{span(-left)} ago"
+        ends = f"in {duration(left)}" if left > 0 else f"{duration(-left)} ago"
         who = f" ({', '.join(filter(None, (one['createdBy'], one['comment'])))})"
         table.add_row(
             one["id"][:8], state, ends, str(one["alerts"]), _matched(one) + who

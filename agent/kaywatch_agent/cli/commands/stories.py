@@ -17,7 +17,7 @@ from kaywatch_agent.cli.commands.words import (
     where,
     wrapped,
 )
-from kaywatch_agent.units import quantity, span, sparkline
+from kaywatch_agent.units import duration, quantity, sparkline
 
 __all__ = ["show_story"]
 
@@ -37,7 +37,7 @@ def show_story(out: Console, found: Json, rule: Json | None) -> None:
     )
     if alert["since"]:
         line.append(f" since {moment(alert['since'])} UTC,")
-        line.append(f" {span(now - alert['since'])}")
+        line.append(f" {duration(now - alert['since'])}")
     out.print(line)
     if rule is not None:
         wrapped(out, rule["sentence"])
@@ -66,7 +66,7 @@ def _values(alert: Json) -> str:
     text = ", ".join(parts)
     if alert["executions"]:
         text += f"; {alert['errors']:,} of {alert['executions']:,} failed"
-        text += f" in {span(alert['window'])}"
+        text += f" in {duration(alert['window'])}"
     if alert["completeness"] is not None and alert["completeness"] < 1:
         text += f"; {alert['completeness']:.1%} of the events arrived"
     return text
@@ -77,16 +77,16 @@ def _next(alert: Json, rule: Json | None) -> str:
     if rule is None:
         return "its rule is gone"
     if alert["blind"] and alert["reason"] != "no_data":
-        text = f"no data, or too little of it, for {span(alert['blind'])}"
-        left = span(rule["no_data_after"] - alert["blind"])
+        text = f"no data, or too little of it, for {duration(alert['blind'])}"
+        left = duration(rule["no_data_after"] - alert["blind"])
         then = "fires" if rule["on_no_data"] == "alert" else "ends"
         return text if alert["state"] == "ok" else f"{text}; {then} in {left}"
     match alert["state"]:
         case "pending":
-            left = span(rule["hold"] - alert["held"])
+            left = duration(rule["hold"] - alert["held"])
             return f"fires in {left}, if it stays so"
         case "recovering":
-            left = span(rule["keep_firing_for"] - alert["held"])
+            left = duration(rule["keep_firing_for"] - alert["held"])
             return f"ends in {left}, if it stays well"
         case "ok":
             reason = f": {alert['reason']}" if alert["reason"] else ""
@@ -164,7 +164,7 @@ def _knows(one: Json, rule: Json | None, now: float) -> str:
     """Return what one receiver knows, and why it doesn't."""
     told, held = one["told"], one["held_back"]
     if told is not None:
-        text = f"told {told['last']} {span(now - told['at'])} ago"
+        text = f"told {told['last']} {duration(now - told['at'])} ago"
     else:
         text = "told in another's place" if one["messages"] else "not told"
     if one["type"] == "alertmanager":
@@ -181,7 +181,7 @@ def _knows(one: Json, rule: Json | None, now: float) -> str:
         elif held["by"]:
             text += f" (silence {held['by'][:8]})"
     elif told and told["last"] == "firing" and rule and rule["repeat_interval"]:
-        text += f"; told again every {span(rule['repeat_interval'])}"
+        text += f"; told again every {duration(rule['repeat_interval'])}"
     return text
 
 
@@ -230,7 +230,7 @@ def _show_witness(out: Console, found: Json) -> None:
     out.print("When it fired", style="bold")
     if known:
         line, last = sparkline(found["history"]), quantity(known[-1], alert["unit"])
-        out.print(f"  {line}  {last}, a bar for each {span(alert['window'])}")
+        out.print(f"  {line}  {last}, a bar for each {duration(alert['window'])}")
     if found["error_classes"]:
         counts = [f"{c['type']} {c['count']:,}" for c in found["error_classes"]]
         wrapped(out, f"errors: {', '.join(counts)}")

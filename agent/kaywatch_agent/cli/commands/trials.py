@@ -11,7 +11,6 @@ from typing import Any, Final
 import click
 
 from kaywatch_agent import config as configuration
-from kaywatch_agent import durations
 from kaywatch_agent.cli.commands.bodies import show_body
 from kaywatch_agent.config import Config
 from kaywatch_agent.errors import ConfigError
@@ -20,6 +19,7 @@ from kaywatch_agent.simulation import casefile
 from kaywatch_agent.simulation.case import Case
 from kaywatch_agent.simulation.differences import headline
 from kaywatch_agent.simulation.trial import Verdict
+from kaywatch_agent.units import duration
 
 __all__ = ["as_json", "read", "show"]
 
@@ -58,7 +58,7 @@ def show(verdicts: Sequence[Verdict], *, bodies: bool) -> None:
         for line in differences:
             click.echo(textwrap.indent(line, " " * 6))
         for message in rehearsal.messages if bodies else ():
-            at = durations.text(message.time - case.start)
+            at = duration(message.time - case.start)
             click.echo(f"      {at} {headline(message)}")
             show_body(rehearsal.render(message))
     failed = sum(bool(verdict.differences) for verdict in verdicts)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from kaywatch_agent.cli.screens import plain_table
-from kaywatch_agent.units import quantity, span
+from kaywatch_agent.units import duration, quantity
 
 __all__ = [
     "Json",
@@ -69,7 +69,7 @@ def show_alerts(out: Console, alerts: Sequence[Json], matching: int) -> None:
             quantity(alert["threshold"], alert["unit"])
             if alert["threshold"] is not None
             else "-",
-            span(now - alert["since"]) if alert["since"] else "-",
+            duration(now - alert["since"]) if alert["since"] else "-",
         )
     out.print(table)
     for alert in alerts:
@@ -92,7 +92,7 @@ def show_quiet(
     if found["problem"]:
         wrapped(out, f"the last evaluation failed: {found['problem']}")
     elif elapsed > 60:
-        wrapped(out, f"rules were looked at last {span(elapsed)} ago")
+        wrapped(out, f"rules were looked at last {duration(elapsed)} ago")
     if rule["refused"]:
         wrapped(out, f"{rule['refused']} alerts are too many, and are refused")
     if not rule["receivers"]:

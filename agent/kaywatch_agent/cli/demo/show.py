@@ -24,6 +24,7 @@ from kaywatch.errors import QueryError
 from kaywatch.query import fetch
 from kaywatch_agent.cli import screens
 from kaywatch_agent.errors import StartError
+from kaywatch_agent.units import duration, percent
 
 __all__ = ["run"]
 
@@ -186,7 +187,7 @@ def _watch(
             if any(worker.poll() is not None for worker in workers):
                 raise StartError("a process of the workload ended by itself")
             nodes = fetch("/api/v1/nodes", {"window": "1m"}, url)["nodes"]
-            after = screens.duration(time.monotonic() - started)
+            after = duration(time.monotonic() - started)
             screens.show_nodes(out, nodes, f"After {after}, the last minute:")
             out.print()
 
@@ -225,7 +226,7 @@ def _compare(out: Console, url: str, counts: Counts) -> int:
     out.print()
     clients = fetch("/api/v1/clients", url=url)["clients"]
     for client in clients:
-        share = screens.percent(client["completeness"])
+        share = screens.known(client["completeness"], percent)
         out.print(
             f"pid {client['pid']}: {client['state']},"
             f" {client['events']:,} of {client['recorded']:,} events arrived ({share})"

@@ -28,7 +28,7 @@ from kaywatch_agent.cli.doctor.result import (
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.notify.config import warnings
 from kaywatch_agent.store.schema import APPLICATION_ID, VERSION
-from kaywatch_agent.units import quantity, span
+from kaywatch_agent.units import quantity, duration
 from kaywatch_agent.web.server import check
 
 # An event is counted in the wrong bucket of 10 s from half a bucket on.
@@ -53,7 +53,7 @@ def answer(context: CheckContext) -> CheckResults:
     """Check that the agent answers, and answers this user."""
     error = context.health_error
     if context.health is not None:
-        yield ok(f"answers at {context.url}, up {span(context.health['uptime'])}")
+        yield ok(f"answers at {context.url}, up {duration(context.health['uptime'])}")
         if context.clients is None:
             yield problem("it answers /health only: a token is required", TOKEN_FIX)
     elif isinstance(error, AgentRefused):
@@ -213,7 +213,7 @@ def clocks(context: CheckContext) -> CheckResults:
 
 
 def _skew(ahead: float) -> str:
-    return f"{span(abs(ahead))} {'ahead of' if ahead > 0 else 'behind'}"
+    return f"{duration(abs(ahead))} {'ahead of' if ahead > 0 else 'behind'}"
 
 
 # -- store ---------------------------------------------------------------------------
@@ -313,11 +313,11 @@ def store_commits(context: CheckContext) -> CheckResults:
         yield ok("nothing was committed yet")
     elif context.health is not None and age > LATE_COMMIT_SECONDS:
         yield problem(
-            f"the last commit was {span(age)} ago, although the agent runs",
+            f"the last commit was {duration(age)} ago, although the agent runs",
             "see its log: journalctl -u kaywatch; or pass its store with --store",
         )
     else:
-        yield ok(f"the last commit was {span(age)} ago, schema {schema}")
+        yield ok(f"the last commit was {duration(age)} ago, schema {schema}")
 
 
 def store_integrity(context: CheckContext) -> CheckResults:

@@ -49,7 +49,7 @@ from kaywatch_agent.notify.config import (
     SlackConfig,
 )
 from kaywatch_agent.notify.http import NoAnswer, check_address, check_url, redacted
-from kaywatch_agent.units import span
+from kaywatch_agent.units import duration
 
 # What /health calls the session with a broker, before the broker's label.
 MQTT_STAGE: Final = "mqtt "
@@ -296,8 +296,8 @@ def _handshake(
         )
     left = ssl.cert_time_to_seconds(expires) - time.time()
     if left < EXPIRES_SOON_DAYS * 86_400:
-        return warning(f"{what} expires in {span(left)}", "renew it")
-    return ok(f"{what} is valid for {span(left)}")
+        return warning(f"{what} expires in {duration(left)}", "renew it")
+    return ok(f"{what} is valid for {duration(left)}")
 
 
 def _cause(error: Exception) -> str:

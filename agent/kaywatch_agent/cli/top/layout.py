@@ -14,8 +14,9 @@ from typing import Final, NamedTuple
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
-from kaywatch_agent.cli.screens import clean, dollars, duration, percent
+from kaywatch_agent.cli.screens import clean, known
 from kaywatch_agent.cli.top.state import Found, Row, rows
+from kaywatch_agent.units import MIB, duration, money, percent, size
 
 __all__ = ["SORTS", "Choice", "Shown", "frame", "middle", "snapshot"]
 
@@ -170,7 +171,7 @@ def _vitals(shown: Shown) -> list[Text]:
     parts = [clients, Text(events), _complete(found)]
     for name, key in (("agent", "memory_mb"), ("store", "store_mb")):
         if health[key] is not None:
-            parts.append(Text(f"{name} {health[key]:,.3g} MB"))
+            parts.append(Text(f"{name} {size(health[key] * MIB)}"))
     return parts
 
 
@@ -179,7 +180,7 @@ def _complete(found: Found) -> Text:
     recorded = sum(client["recorded"] for client in found.clients)
     share = min(1.0, events / recorded) if recorded else None
     style = "bold red" if share is not None and share < 1 else ""
-    return Text(f"{percent(share)} complete", style)
+    return Text(f"{known(share, percent)} complete", style)
 
 
 def _models(found: Found) -> Text:
@@ -189,8 +190,8 @@ def _models(found: Found) -> Text:
     return Text.assemble(
         f"models: {_count(totals['calls'], 'call')}, ",
         (f"{totals['errors']:,} failed", "yellow" if totals["errors"] else ""),
-        f", {dollars(totals['cost_usd'])}{more}",
-        f", of it {dollars(totals['wasted_cost_usd'])} wasted",
+        f", {money(totals['cost_usd'])}{more}",
+        f", of it {money(totals['wasted_cost_usd'])} wasted",
     )
 
 
@@ -255,11 +256,11 @@ def _columns(found: Found) -> list[_Column]:
         _Column("node", _node, 0, "name", left=True, least=12),
         _Column("graph", lambda row: Text(row.graph), 11, left=True, least=8),
         _Column("rate/s", lambda row: Text(_rate(row.rate)), 1, "rate", usual=6),
-        _Column("ok", lambda row: Text(percent(row.ok)), 7, usual=5),
+        _Column("ok", lambda row: Text(known(row.ok, percent)), 7, usual=5),
         _Column("errors", _errors, 2, "errors"),
         _Column("retries", lambda row: Text(f"{row.retries:,}"), 9, "retries"),
-        _Column("p50", lambda row: Text(duration(row.p50)), 8, usual=7),
-        _Column("p95", lambda row: Text(duration(row.p95)), 3, "latency", usual=7),
+        _Column("p50", lambda row: Text(_time(row.p50)), 8, usual=7),
+        _Column("p95", lambda row: Text(_time(row.p95)), 3, "latency", usual=7),
         _Column("in flight", _in_flight, 4, "flight", usual=10),
         _Column("cost", lambda row: Text(_cost(row)), 6, "cost", usual=7),
         _Column("last failure", _failure, 5, left=True, least=16),
@@ -358,7 +359,7 @@ def _node(row: Row) -> Text:
 
 def _errors(row: Row) -> Text:
     style = "bold red" if row.sick and not row.stuck else "yellow"
-    return Text(percent(row.errors), style if row.errors else "")
+    return Text(known(row.errors, percent), style if row.errors else "")
 
 
 def _in_flight(row: Row) -> Text:
@@ -368,14 +369,18 @@ def _in_flight(row: Row) -> Text:
     return Text(f"{row.in_flight:,}{age}", "bold red" if row.stuck else "")
 
 
+def _time(seconds: float | None) -> str:
+    return known(seconds, duration)
+
+
 def _failure(row: Row) -> Text:
     if row.failed_ago is None:
         return Text("")
-    return Text(f"{_ago(row.failed_ago):>4} {row.failure}", "dim")
+    return Text(f"{duration(round(row.failed_ago), parts=1):>4} {row.failure}", "dim")
 
 
 def _cost(row: Row) -> str:
-    return "-" if row.cost is None else dollars(row.cost)
+    return "-" if row.cost is None else money(row.cost)
 
 
 def _rate(rate: float) -> str:
@@ -385,10 +390,3 @@ def _rate(rate: float) -> str:
 
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def _ago(seconds: float) -> str:
-    for unit, size in (("d", 86_400), ("h", 3600), ("m", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds // size:.0f}{unit}"
-    return f"{seconds:.0f}s"

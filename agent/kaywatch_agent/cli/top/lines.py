@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from rich.text import Text
 
-from kaywatch_agent.cli.screens import clean, duration
+from kaywatch_agent.cli.screens import clean
+from kaywatch_agent.units import duration
 
 __all__ = ["Lines", "left_out"]
 

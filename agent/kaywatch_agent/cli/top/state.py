@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from kaywatch.query import fetch
 from kaywatch_agent.cli.screens import clean
+from kaywatch_agent.units import parse_duration
 
 __all__ = ["Asked", "Found", "Row", "ask", "rows", "span"]
 
@@ -23,7 +24,6 @@ STUCK_TIMES: Final = 10.0
 
 # Windows are whole steps of the agent's.
 STEP_SECONDS: Final = 10
-UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 # All that the agent keeps.
 FAILURES: Final = 1_000
@@ -137,8 +137,7 @@ def rows(found: Found) -> list[Row]:
 def span(found: Found) -> float:
     """Return the seconds that the window holds: no more than there is."""
     now, since = found.health["timestamp"], found.health["since"]
-    window = int(found.asked.window[:-1]) * UNITS[found.asked.window[-1]]
-    first = (now - window) // STEP_SECONDS * STEP_SECONDS
+    first = (now - parse_duration(found.asked.window)) // STEP_SECONDS * STEP_SECONDS
     return max(1.0, float(now - max(first, since)))
 
 

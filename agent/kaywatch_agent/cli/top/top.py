@@ -13,7 +13,8 @@ from kaywatch.errors import KaywatchError
 from kaywatch_agent.cli import screens
 from kaywatch_agent.cli.top.layout import Choice, Shown, frame, snapshot
 from kaywatch_agent.cli.top.screen import Ended, Screen
-from kaywatch_agent.cli.top.state import UNITS, Asked, Found, ask
+from kaywatch_agent.cli.top.state import Asked, Found, ask
+from kaywatch_agent.units import parse_duration
 
 __all__ = ["run", "show"]
 
@@ -129,7 +130,7 @@ class _Poller:
         self._asked = asked
         self._interval = interval
         known = {*WINDOWS, asked.window}
-        self._windows = sorted(known, key=lambda w: int(w[:-1]) * UNITS[w[-1]])
+        self._windows = sorted(known, key=parse_duration)
         self._again = threading.Event()
         self._counts: deque[tuple[float, int]] = deque()
         found = ask(url, asked)

@@ -19,9 +19,8 @@ from kaywatch_agent.model.alerts import Alert, ReceiverRecord
 from kaywatch_agent.notify import wording
 from kaywatch_agent.notify.config import AlertmanagerConfig
 from kaywatch_agent.notify.http import Http, NoAnswer, redacted
-from kaywatch_agent.notify.policy import parse_seconds
 from kaywatch_agent.runtime.telemetry import Telemetry
-from kaywatch_agent.units import rfc3339
+from kaywatch_agent.units import parse_duration, rfc3339
 
 __all__ = ["Resender", "batches", "render", "safe_name"]
 
@@ -55,7 +54,7 @@ class Resender:
             clock: Unix seconds.
         """
         self.name = config.name
-        self.interval = parse_seconds(config.resend_interval)
+        self.interval = parse_duration(config.resend_interval)
         self.problems = dict.fromkeys(config.urls, "")  # by peer; empty for none
         self._http = http
         self._alerts = alerts

@@ -12,6 +12,7 @@ import msgspec
 from kaywatch.wire import Outcome
 from kaywatch_agent.aggregate.feed import Event, Feed, Filter, Listener, Missed
 from kaywatch_agent.model.records import ExecutionRecord
+from kaywatch_agent.units import parse_duration
 from kaywatch_agent.web.api import live_shapes
 from kaywatch_agent.web.api.parameters import EventsQuery
 from kaywatch_agent.web.problems import Problem
@@ -106,7 +107,7 @@ def _filter(query: EventsQuery) -> Filter:
         graphs=frozenset(query.graph),
         nodes=frozenset(query.node),
         outcomes=frozenset(outcomes),
-        slower_than=query.slower_than,
+        slower_than=parse_duration(query.slower_than),
         runs=query.runs,
     )
 

@@ -17,7 +17,7 @@ from kaywatch_agent.web.api.parameters import (
     ExportQuery,
     GraphsQuery,
     GraphStatsQuery,
-    duration,
+    window_seconds,
 )
 from kaywatch_agent.web.problems import not_found
 from kaywatch_agent.web.reading import Reading, Window, matching
@@ -76,7 +76,7 @@ def export(reading: Reading, query: ExportQuery) -> schema.Export:
 
 
 def _window(reading: Reading, text: str | None) -> Window:
-    return Window(reading, duration(text) if text else None)
+    return Window(reading, window_seconds(text))
 
 
 def _places(

@@ -7,18 +7,17 @@ from collections.abc import Iterable
 
 from kaywatch_agent.aggregate.clients import Client
 from kaywatch_agent.rules.state import State
+from kaywatch_agent.units import MIB
 from kaywatch_agent.web.api import schema
 from kaywatch_agent.web.api.parameters import (
     ClientsQuery,
     CompletenessQuery,
     FailuresQuery,
-    duration,
+    window_seconds,
 )
 from kaywatch_agent.web.reading import Reading, Window
 
 __all__ = ["client_list", "completeness", "describe", "failure_list", "health", "peaks"]
-
-MEGABYTE = 2**20
 
 
 def peaks(clients: Iterable[Client]) -> dict[str, int]:
@@ -54,8 +53,8 @@ def describe(client: Client) -> schema.Client:
         missing_batches=client.missing_batches,
         skew=_finite(client.skew),
         in_flight=client.in_flight,
-        memory_mb=sample.rss_bytes / MEGABYTE if sample is not None else None,
-        peak_memory_mb=client.peak_rss_bytes / MEGABYTE or None,
+        memory_mb=sample.rss_bytes / MIB if sample is not None else None,
+        peak_memory_mb=client.peak_rss_bytes / MIB or None,
         cpu_percent=_finite(client.cpu_percent),
         times=schema.ClientTimes(
             start=_moment(client.start),
@@ -82,7 +81,7 @@ def completeness(
     reading: Reading, query: CompletenessQuery
 ) -> schema.CompletenessAnswer:
     """Return what became of all events, in sum and by service."""
-    window = Window(reading, duration(query.window) if query.window else None)
+    window = Window(reading, window_seconds(query.window))
     found = window.completeness
     names = [n for n in sorted(found.services) if query.service in (None, n)]
     return schema.CompletenessAnswer(
@@ -148,7 +147,7 @@ def _finite(value: float | None) -> float | None:
 
 def _megabytes(size: float) -> float | None:
     """Return bytes in MiB; 0 is what isn't measured."""
-    return size / MEGABYTE or None
+    return size / MIB or None
 
 
 def _moment(value: float) -> float | None:

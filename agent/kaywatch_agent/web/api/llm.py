@@ -11,7 +11,7 @@ from kaywatch_agent.aggregate.figures import Figures
 from kaywatch_agent.aggregate.step import Facet
 from kaywatch_agent.model.series import Kind, SeriesKey
 from kaywatch_agent.web.api import llm_shapes
-from kaywatch_agent.web.api.parameters import LlmQuery, duration
+from kaywatch_agent.web.api.parameters import LlmQuery, window_seconds
 from kaywatch_agent.web.reading import Reading, Window, matching
 
 __all__ = ["llm"]
@@ -54,7 +54,7 @@ _NOTHING: Final[dict[str, Any]] = {
 
 def llm(reading: Reading, query: LlmQuery) -> llm_shapes.LlmAnswer:
     """Return what calls of language models cost, took and wasted."""
-    window = Window(reading, duration(query.window) if query.window else None)
+    window = Window(reading, window_seconds(query.window))
 
     def sorted_by(name: Callable[[SeriesKey], T | None]) -> _Table[T]:
         return _Table(reading, window, query, name)

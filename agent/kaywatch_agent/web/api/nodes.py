@@ -12,7 +12,7 @@ from kaywatch_agent.aggregate.figures import Figures, Groups
 from kaywatch_agent.aggregate.step import Facet
 from kaywatch_agent.model.series import Kind, Labels, SeriesKey
 from kaywatch_agent.web.api import schema
-from kaywatch_agent.web.api.parameters import NodesQuery, NodeStatsQuery, duration
+from kaywatch_agent.web.api.parameters import NodesQuery, NodeStatsQuery, window_seconds
 from kaywatch_agent.web.problems import not_found
 from kaywatch_agent.web.reading import Matches, Reading, Window, matching
 
@@ -108,7 +108,7 @@ def outcomes_of(figures: Figures) -> list[schema.Outcomes]:
 
 
 def _window(reading: Reading, query: NodesQuery) -> Window:
-    return Window(reading, duration(query.window) if query.window else None)
+    return Window(reading, window_seconds(query.window))
 
 
 def _matches(query: NodesQuery, node: str | None) -> Matches:

@@ -6,6 +6,7 @@ The same declarations check a request and make up the OpenAPI document.
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 from collections.abc import Collection, Mapping
 from types import NoneType
@@ -17,6 +18,7 @@ from multidict import MultiMapping
 
 from kaywatch.wire import MAX_NAME
 from kaywatch_agent.aggregate.feed import MAX_RATE
+from kaywatch_agent.units import DURATION_PATTERN, parse_duration
 from kaywatch_agent.web.problems import MAX_SHOWN, Problem, nearest
 
 __all__ = [
@@ -41,21 +43,19 @@ __all__ = [
     "NotificationsQuery",
     "ReceiverQuery",
     "StreamQuery",
-    "duration",
     "inner",
     "meta",
     "parse",
+    "window_seconds",
 ]
 
 Q = TypeVar("Q", bound=Struct)
 
 # The patterns accept exactly what is taken, so that the document tells the truth.
-WINDOW_PATTERN: Final = r"^[1-9][0-9]{0,5}[smhd]$"
-MOMENT_PATTERN: Final = r"^(now|-[0-9]{1,6}[smhd]|[0-9]{1,10}(\.[0-9]{1,6})?)$"
-STEP_PATTERN: Final = r"^([1-9][0-9]{0,4}0s?|[1-9][0-9]{0,3}m|[1-9][0-9]?h)$"
+WINDOW_PATTERN: Final = rf"^(?=.*[1-9]){DURATION_PATTERN}$"
+MOMENT_PATTERN: Final = rf"^(now|-{DURATION_PATTERN}|[0-9]{{1,10}}(\.[0-9]{{1,6}})?)$"
 
-# A year and more: longer than anything runs.
-MAX_SECONDS: Final = 1e8
+DURATION_WORDS: Final = "a duration such as 90s, 5m, 1h30m or 500ms"
 
 Name = Annotated[str, Meta(max_length=MAX_NAME)]
 Service = Annotated[Name, Meta(description="Only this service.", examples=["shop"])]
@@ -71,10 +71,7 @@ WindowText = Annotated[
         description="Look back so far, over what is kept (10 s for an hour, 1 min for"
         " a day, 1 h for a month); without it, since first seen.",
         examples=["30s", "5m", "24h"],
-        extra={
-            "allowed": "30s, 5m, 24h, 30d or the like;"
-            " leave it out for all since first seen"
-        },
+        extra={"allowed": f"{DURATION_WORDS}; leave it out for all since first seen"},
     ),
 ]
 MomentText = Annotated[
@@ -89,7 +86,7 @@ MomentText = Annotated[
 StepText = Annotated[
     str,
     Meta(
-        pattern=STEP_PATTERN,
+        pattern=WINDOW_PATTERN,
         description="Between two points, a multiple of 10s; by default so long that"
         " there are at most 360.",
         examples=["10s", "60", "5m"],
@@ -230,11 +227,14 @@ class EventsQuery(Struct, frozen=True):
         Meta(description="Short for the outcomes error, suppressed and fallback."),
     ] = False
     slower_than: Annotated[
-        float,
+        str,
         Meta(
-            ge=0, le=MAX_SECONDS, description="Only what took more seconds than this."
+            pattern=rf"^{DURATION_PATTERN}$",
+            description="Only what took longer than this.",
+            examples=["2s", "500ms", "0.5"],
+            extra={"allowed": DURATION_WORDS},
         ),
-    ] = 0.0
+    ] = "0"
     runs: Annotated[bool, Meta(description="Runs that end as well.")] = False
     rate: Annotated[
         int, Meta(ge=1, le=MAX_RATE, description="How many a second at most.")
@@ -370,10 +370,9 @@ class StreamQuery(Struct, frozen=True):
     ) = None
 
 
-def duration(text: str) -> int:
-    """Return the seconds of a checked text such as `30s`, `5m` or plain `60`."""
-    unit = {"s": 1, "m": 60, "h": 3600, "d": 86_400}.get(text[-1])
-    return int(text) if unit is None else int(text[:-1]) * unit
+def window_seconds(text: str | None) -> int | None:
+    """Return the whole seconds of a checked window; None for all since first seen."""
+    return None if text is None else math.ceil(parse_duration(text))
 
 
 def inner(kind: Any) -> Any:

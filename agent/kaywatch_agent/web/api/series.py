@@ -10,8 +10,9 @@ from kaywatch_agent.aggregate.aggregator import STEP_SECONDS
 from kaywatch_agent.aggregate.figures import Figures, Numbers
 from kaywatch_agent.aggregate.step import Facet
 from kaywatch_agent.model.series import Kind
+from kaywatch_agent.units import parse_duration
 from kaywatch_agent.web.api import schema
-from kaywatch_agent.web.api.parameters import SeriesQuery, duration
+from kaywatch_agent.web.api.parameters import SeriesQuery
 from kaywatch_agent.web.problems import Problem, not_found
 from kaywatch_agent.web.reading import Completeness, Reading, matching
 
@@ -149,7 +150,7 @@ def _span(asked: SeriesQuery, now: float) -> _Span:
             "give start as Unix seconds or relative to now, such as -15m",
         )
     fitting = math.ceil((end - start) / DEFAULT_POINTS / STEP_SECONDS) * STEP_SECONDS
-    step = duration(asked.step) if asked.step else max(STEP_SECONDS, fitting)
+    step = _step(asked.step) if asked.step else max(STEP_SECONDS, fitting)
     first = math.floor(start / step) * step
     points = math.ceil((end - first) / step)
     if points > MAX_POINTS:
@@ -167,7 +168,19 @@ def _moment(text: str | None, now: float, default: float) -> float:
         return default
     if text == "now":
         return now
-    return now - duration(text[1:]) if text[0] == "-" else float(text)
+    return now - parse_duration(text[1:]) if text[0] == "-" else float(text)
+
+
+def _step(text: str) -> int:
+    step = parse_duration(text)
+    if step % STEP_SECONDS:
+        raise Problem(
+            400,
+            "bad_parameter",
+            f"step={text!r} can't be used",
+            f"expected a multiple of {STEP_SECONDS}s, such as 10s, 5m or 1h",
+        )
+    return int(step)
 
 
 def _measure(reading: Reading, asked: SeriesQuery) -> _Measure:

@@ -97,7 +97,7 @@ def test_names_that_differ_at_their_ends_stay_different() -> None:
     assert all(cell_len(line) <= 80 for line in lines)
     assert sum("…" in line and "-A " in line for line in lines) == 1
     assert sum("…" in line and "-B " in line for line in lines) == 1
-    assert "7 events" in lines[1] and "90% complete" in lines[1]
+    assert "7 events" in lines[1] and "90.0 % complete" in lines[1]
     assert "$1.50+?" in lines[2]
 
 
