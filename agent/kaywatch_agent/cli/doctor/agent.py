@@ -28,7 +28,7 @@ from kaywatch_agent.cli.doctor.result import (
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.notify.config import warnings
 from kaywatch_agent.store.schema import APPLICATION_ID, VERSION
-from kaywatch_agent.units import quantity, duration
+from kaywatch_agent.units import duration, quantity
 from kaywatch_agent.web.server import check
 
 # An event is counted in the wrong bucket of 10 s from half a bucket on.
