@@ -38,8 +38,9 @@ options of `kaywatch serve` go before what the file says. Nothing has to be set.
 On SIGHUP the agent reads the file again, all of it or nothing; what can be set of \
 sockets and of the store's file needs a restart, and the agent says so.
 
-A length of time is `"90s"`, `"5m"`, `"1h30m"`, `"500ms"` or `"7d"`, and a plain number \
-is one of seconds. A size is `"64MB"`, `"1.5GB"` (of 1000) or `"512MiB"` (of 1024). A secret is best given by a key that ends with \
+A length of time is `"90s"`, `"5m"`, `"1h30m"`, `"500ms"` or `"7d"`, and a plain \
+number is one of seconds. A size is `"64MB"`, `"1.5GB"` (of 1000) or `"512MiB"` (of \
+1024). A secret is best given by a key that ends with \
 `_file`: what the file holds is read at each use.
 """
 

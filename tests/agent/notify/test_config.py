@@ -57,7 +57,7 @@ PAGER: dict[str, Any] = {"type": "pagerduty", "routing_key_env": "PD_KEY"}
         ),
         (
             {**SLACK, "max_age": "1 day"},
-            'ops.max_age: invalid duration "1 day"',
+            'receiver.ops.max_age: invalid duration "1 day"',
         ),
         (
             {**SLACK, "min_severity": "high"},
