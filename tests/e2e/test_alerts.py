@@ -122,7 +122,11 @@ def test_why_says_what_became_of_each_message(
 
     def fates() -> dict[str, dict[str, Any]]:
         found = agent.get(path)["receivers"]
-        return {one["receiver"]: one["messages"][0] for one in found if one["messages"]}
+        return {
+            one["receiver"]: one["messages"][0]["message"]
+            for one in found
+            if one["messages"]
+        }
 
     until(lambda: len(fates()) == 3 and fates()["hook"]["attempts"] >= 2, "it is tried")
     until(lambda: fates()["slack"]["status"] == "dead", "one is given up")

@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Final, Literal, NamedTuple
+from typing import Annotated, Final, Literal, NamedTuple
 
 import msgspec
+
+from kaywatch_agent.model.bounds import Count, Moment
 
 __all__ = [
     "SEVERITIES",
@@ -206,67 +208,46 @@ class Notification(msgspec.Struct, frozen=True, kw_only=True):
     update: bool = False
 
 
-class Subject(msgspec.Struct, frozen=True):
+class Subject(msgspec.Struct, frozen=True, gc=False):
     """One alert of a message.
 
-    Attributes:
-        dedup_key, episode: which.
-        kind: why it is told.
-        over: whether the same message says that it is over, too.
-        summary: the rule, and what is wrong.
+    `kind` is why it was decided; with `over` the message also reports its end.
     """
 
     dedup_key: str
-    episode: int
+    episode: Count
     kind: str
     over: bool
     summary: str
 
 
-class MessageRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one message.
+class MessageRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One message to a receiver, and what became of it.
 
-    Attributes:
-        id: its own.
-        receiver: who is told.
-        kind: why.
-        status: pending, sent, dead or superseded.
-        created: when it was decided, Unix seconds.
-        due: when it was to be sent at first, after its group had gathered.
-        not_before: when it may be sent next, as far as it is the message's matter.
-        next_attempt: when it will be tried next, as far as can be known: the receiver
-            may be paused or down; None for a message that doesn't wait.
-        behind: the message that has to go before it; empty for none.
-        expires: when it is given up.
-        settled: when it was sent or given up; None while it waits.
-        attempts: how many failed.
-        code: the last HTTP status; 0 for no answer.
-        error: what was wrong last.
-        reason: why it is dead or superseded.
-        about: the alerts.
-        group: the labels that they share.
-        text: what is said above them.
-        follows: the message that it changes or answers to; empty for none.
-        fallback_for: the receiver that could not be told.
-        fell_back: whether its receiver's fallback was told, too.
+    `due` is when it was to be sent at first, after its group had gathered; `not_before`
+    when the message itself may be sent next. `next_attempt` respects that its receiver
+    may be paused or down, and is null where nothing will be tried. It is sent after the
+    message `behind`; `follows` is the message that it changes or answers. `settled` is
+    when it was sent or given up, `code` the last HTTP status and 0 for no answer.
+    `fell_back` says that the receiver's fallback was notified, too.
     """
 
     id: str
     receiver: str
     kind: str
     status: MessageStatus
-    created: float
-    due: float
-    not_before: float
-    next_attempt: float | None
+    created: Moment
+    due: Moment
+    not_before: Moment
+    next_attempt: Moment | None
     behind: str
-    expires: float
-    settled: float | None
-    attempts: int
-    code: int
+    expires: Moment
+    settled: Moment | None
+    attempts: Annotated[int, msgspec.Meta(ge=0, description="how many failed")]
+    code: Count
     error: str
     reason: str
-    about: tuple[Subject, ...]
+    alerts: tuple[Subject, ...]
     group: dict[str, str]
     text: str = ""
     follows: str = ""
@@ -274,30 +255,22 @@ class MessageRecord(msgspec.Struct, frozen=True, kw_only=True):
     fell_back: bool = False
 
 
-class ReceiverRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """How one receiver does.
+class ReceiverRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One receiver: whether the last attempt succeeded, and what waits.
 
-    Attributes:
-        name: its own.
-        type: slack, pagerduty, webhook, alertmanager or apprise.
-        up: whether the last attempt got through.
-        waiting: messages that wait.
-        dead: messages that were given up and are kept.
-        error: what was wrong last; empty since something got through.
-        disabled: why it gets none until a reload; empty if it does.
-        paused_until: until when it asked for no message; None for now.
-        sent_at: when something got through last; None for never.
+    `error` is empty since the last success, `disabled` says why it gets no messages
+    until a reload, `paused_until` is when it accepts messages again.
     """
 
     name: str
     type: str
     up: bool
-    waiting: int = 0
-    dead: int = 0
+    waiting: Count = 0
+    dead: Count = 0
     error: str = ""
     disabled: str = ""
-    paused_until: float | None = None
-    sent_at: float | None = None
+    paused_until: Moment | None = None
+    sent_at: Moment | None = None
 
 
 def fingerprint(labels: Mapping[str, str]) -> str:

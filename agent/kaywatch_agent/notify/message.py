@@ -214,7 +214,7 @@ class OutboxMessage(msgspec.Struct, frozen=True, kw_only=True):
             code=self.code,
             error=self.error,
             reason=str(self.reason or ""),
-            about=tuple(map(_subject, self.entries)),
+            alerts=tuple(map(_subject, self.entries)),
             group=self.group,
             text=self.text,
             follows=self.thread_root,

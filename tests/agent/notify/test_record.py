@@ -39,7 +39,7 @@ def test_what_gathers_is_sent_when_its_group_is_complete() -> None:
         NOON + 10,
     )
     assert found.group == {"alertname": "node-success-rate", "graph": "checkout"}
-    assert [(s.kind, s.over, s.episode) for s in found.about] == [
+    assert [(s.kind, s.over, s.episode) for s in found.alerts] == [
         ("firing", False, 1),
         ("firing", False, 1),
     ]
@@ -102,7 +102,7 @@ def test_a_message_that_says_both_is_known_as_one_that_fired() -> None:
     put(box, "chat", FIRING, alert(), NOON)
     put(box, "chat", RESOLVED, over(alert()), NOON + 5)
     (found,) = recorded(box, NOON + 5)
-    (subject,) = found.about
+    (subject,) = found.alerts
     assert (subject.kind, subject.over, found.kind) == ("firing", True, "resolved")
 
 
@@ -113,8 +113,8 @@ def test_one_that_takes_the_place_of_what_may_have_arrived_knows_it_too() -> Non
     put(box, "chat", RESOLVED, over(alert()), NOON + 11)
     before, heir = recorded(box, NOON + 11)
     assert (before.status, before.reason) == ("superseded", "replaced")
-    assert (before.about[0].kind, before.about[0].over) == ("firing", False)
-    assert (heir.about[0].kind, heir.about[0].over) == ("firing", True)
+    assert (before.alerts[0].kind, before.alerts[0].over) == ("firing", False)
+    assert (heir.alerts[0].kind, heir.alerts[0].over) == ("firing", True)
 
 
 def test_a_message_that_was_changed_in_place_still_says_how_it_began() -> None:
@@ -123,11 +123,11 @@ def test_a_message_that_was_changed_in_place_still_says_how_it_began() -> None:
     put(box, "bot", RESOLVED, over(alert("pay")), NOON + 5)
     deliver(box, "bot", NOON + 5)
     posted, change = recorded(box, NOON + 6)
-    assert [(s.kind, s.over) for s in posted.about] == [
+    assert [(s.kind, s.over) for s in posted.alerts] == [
         ("firing", True),
         ("firing", False),
     ]
-    assert (change.follows, change.about[0].kind) == (posted.id, "resolved")
+    assert (change.follows, change.alerts[0].kind) == (posted.id, "resolved")
 
 
 def test_a_receiver_that_is_disabled_tries_nothing_and_its_fallback_knows() -> None:
@@ -143,7 +143,7 @@ def test_a_receiver_that_is_disabled_tries_nothing_and_its_fallback_knows() -> N
     )
     assert (instead.receiver, instead.fallback_for) == ("chat", "pager")
     assert "pager can't be reached" in instead.text
-    assert dead.about[0].dedup_key == instead.about[0].dedup_key
+    assert dead.alerts[0].dedup_key == instead.alerts[0].dedup_key
 
 
 def test_what_is_looked_at_later_is_as_it_was() -> None:

@@ -124,7 +124,7 @@ class NoPost:
                 code=400,
                 error="HTTP 400: invalid_payload",
                 reason="refused",
-                about=(self.about,),
+                alerts=(self.about,),
                 group={"graph": "checkout"},
             )
             for name in self.dead

@@ -137,8 +137,8 @@ def messages(
         age = duration(found["timestamp"] - row["created"])
         click.echo(f"{row['id']}  {row['receiver']}  {row['kind']}, {age} ago")
         click.echo(f"    {_fate(row)}")
-        for text in row["alerts"][:SHOWN]:
-            click.echo(f"    {text}")
+        for subject in row["alerts"][:SHOWN]:
+            click.echo(f"    {subject['summary']}")
         if len(row["alerts"]) > SHOWN:
             click.echo(f"    and {len(row['alerts']) - SHOWN} more")
     if found["matching"] > len(found["notifications"]):

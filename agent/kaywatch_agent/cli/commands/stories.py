@@ -150,8 +150,8 @@ def _show_receivers(out: Console, found: Json, rule: Json | None) -> None:
         wrapped(out, f"{one['receiver']}: {_knows(one, rule, now)}")
         last = one["told"]["episode"] if one["told"] else None
         for message in one["messages"]:
-            if message["episode"] in (alert["episode"], last):
-                wrapped(out, _fate(message), "    ")
+            if message["subject"]["episode"] in (alert["episode"], last):
+                wrapped(out, _fate(**message), "    ")
         if one["told"] and not one["messages"] and one["type"] != "alertmanager":
             out.print("    its messages are no longer kept")
     if not found["receivers"]:
@@ -185,14 +185,15 @@ def _knows(one: Json, rule: Json | None, now: float) -> str:
     return text
 
 
-def _fate(message: Json) -> str:
-    """Return what a message says, and what became of it."""
-    what = message["kind"] + (", and over" if message["over"] else "")
+def _fate(subject: Json, message: Json) -> str:
+    """Return what a message says of an alert, and what became of it."""
+    what = subject["kind"] + (", and over" if subject["over"] else "")
     text = f"{moment(message['created'])}  {what}: {_became(message)}"
-    if message["others"]:
+    others = len(message["alerts"]) - 1
+    if others:
         group = ", ".join(f"{k}={v}" for k, v in message["group"].items())
-        many = "another alert" if message["others"] == 1 else "other alerts"
-        number = "" if message["others"] == 1 else f"{message['others']} "
+        many = "another alert" if others == 1 else "other alerts"
+        number = "" if others == 1 else f"{others} "
         text += f"; with {number}{many}" + (f" of {group}" if group else "")
     if message["fallback_for"]:
         text += f"; in place of {message['fallback_for']}"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Protocol
 
-from msgspec import Meta, Struct, structs
+from msgspec import Meta, Struct
 
-from kaywatch_agent.model.alerts import MessageRecord, MessageStatus, ReceiverRecord
+from kaywatch_agent.model.alerts import MessageRecord, ReceiverRecord
 from kaywatch_agent.model.bounds import Count, Moment
 from kaywatch_agent.web.api.parameters import (
     NoQuery,
@@ -55,64 +55,19 @@ class Post(Protocol):
         """Send a receiver a test."""
 
 
-class MessageRow(Body):
-    """One message: who is told what, and what became of it.
-
-    `not_before` is the message's own matter; `next_attempt` minds that its receiver may
-    be paused or down, and is null where nothing will be tried. It goes after the one
-    that it is `behind`; `follows` is the one that it changes or answers to.
-    """
-
-    id: str
-    receiver: str
-    kind: str
-    status: MessageStatus
-    created: Moment
-    due: Moment
-    not_before: Moment
-    next_attempt: Moment | None
-    behind: str
-    expires: Moment
-    settled: Moment | None
-    attempts: Count
-    code: Count
-    error: str
-    reason: str
-    alerts: list[str]
-    group: dict[str, str]
-    text: str
-    follows: str
-    fallback_for: str
-    fell_back: bool
-
-
 class MessageList(Body):
     """Messages, the newest first; `matching` is how many there are in all."""
 
     timestamp: Moment
     matching: Count
-    notifications: list[MessageRow]
-
-
-class ReceiverRow(Body):
-    """One receiver, and whether it is reached."""
-
-    name: str
-    type: str
-    up: bool
-    waiting: Count
-    dead: Count
-    error: str
-    disabled: str
-    paused_until: Moment | None
-    sent_at: Moment | None
+    notifications: list[MessageRecord]
 
 
 class ReceiverList(Body):
     """All receivers."""
 
     timestamp: Moment
-    receivers: list[ReceiverRow]
+    receivers: list[ReceiverRecord]
 
 
 class Some(Struct, frozen=True, forbid_unknown_fields=True):
@@ -135,14 +90,17 @@ def message_list(reading: Reading, query: NotificationsQuery) -> MessageList:
         if query.receiver in (None, message.receiver)
         and query.status in (None, message.status)
     ]
-    rows = [_row(message) for message in found[: query.limit]]
-    return MessageList(timestamp=reading.now, matching=len(found), notifications=rows)
+    return MessageList(
+        timestamp=reading.now,
+        matching=len(found),
+        notifications=found[: query.limit],
+    )
 
 
 def receiver_list(reading: Reading, _: NoQuery) -> ReceiverList:
     """Return all receivers."""
-    rows = [ReceiverRow(**structs.asdict(found)) for found in reading.letters.receivers]
-    return ReceiverList(timestamp=reading.now, receivers=rows)
+    receivers = list(reading.letters.receivers)
+    return ReceiverList(timestamp=reading.now, receivers=receivers)
 
 
 def retry(post: Post, _: float, __: NoQuery, body: Some) -> Done:
@@ -191,12 +149,6 @@ def done(_: Reading, found: Done) -> Done:
 
 
 # -- inside --------------------------------------------------------------------------
-
-
-def _row(message: MessageRecord) -> MessageRow:
-    found = structs.asdict(message)
-    alerts = [subject.summary for subject in found.pop("about")]
-    return MessageRow(**found, alerts=alerts)
 
 
 def _check(post: Post, body: Some) -> None:

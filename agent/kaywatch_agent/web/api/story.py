@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Annotated, Final, Literal
-
-from msgspec import Meta
+from typing import Final, Literal
 
 from kaywatch_agent.model.alerts import (
     Alert,
     MessageRecord,
-    MessageStatus,
     Subject,
 )
 from kaywatch_agent.model.bounds import Count, Moment
@@ -96,35 +93,10 @@ class AlertHeld(Body):
 
 
 class AlertMessage(Body):
-    """What became of one message about an alert.
+    """One message about an alert: which of its alerts it is, and all of the message."""
 
-    `kind` is why it was decided; with `over` it says as well that the alert is over.
-    `group` are the labels that its alerts share, `others` how many more there are. What
-    waits is tried at `next_attempt`, as far as that can be known, and goes `behind`
-    another message; `follows` is the message that it changes or answers to.
-    """
-
-    id: str
-    kind: str
-    episode: Count
-    over: bool
-    group: dict[str, str]
-    others: Count
-    text: str
-    status: MessageStatus
-    reason: str
-    created: Moment
-    due: Moment
-    next_attempt: Moment | None
-    behind: str
-    expires: Moment
-    settled: Moment | None
-    attempts: Annotated[int, Meta(ge=0, description="how many failed")]
-    code: Count
-    error: str
-    follows: str
-    fallback_for: str
-    fell_back: bool
+    subject: Subject
+    message: MessageRecord
 
 
 class AlertReceiver(Body):
@@ -262,33 +234,8 @@ def _messages(
     """Return, by receiver, what is kept about an alert, the oldest first."""
     found: dict[str, list[AlertMessage]] = defaultdict(list)
     for record in records:
-        for subject in record.about:
+        for subject in record.alerts:
             if subject.dedup_key == alert.dedup_key and record.kind != "test":
-                found[record.receiver].append(_message(record, subject))
+                about = AlertMessage(subject=subject, message=record)
+                found[record.receiver].append(about)
     return {name: messages[::-1] for name, messages in found.items()}
-
-
-def _message(record: MessageRecord, subject: Subject) -> AlertMessage:
-    return AlertMessage(
-        id=record.id,
-        kind=subject.kind,
-        episode=subject.episode,
-        over=subject.over,
-        group=record.group,
-        others=len(record.about) - 1,
-        text=record.text,
-        status=record.status,
-        reason=record.reason,
-        created=record.created,
-        due=record.due,
-        next_attempt=record.next_attempt,
-        behind=record.behind,
-        expires=record.expires,
-        settled=record.settled,
-        attempts=record.attempts,
-        code=record.code,
-        error=record.error,
-        follows=record.follows,
-        fallback_for=record.fallback_for,
-        fell_back=record.fell_back,
-    )

@@ -174,9 +174,11 @@ def test_an_alert_s_story_has_what_became_of_its_messages(alerted: Served) -> No
     key = alert["dedup_key"]
     alerted.source.delivery.about = Subject(key, 1, "firing", True, "fails: it does")
     (ops,) = alerted.get(path)["receivers"]
-    newer, older = ops["messages"]
+    newer, older = (one["message"] for one in ops["messages"])
+    subject = ops["messages"][0]["subject"]
     assert (newer["id"], older["id"]) == ("msg_2", "msg_1")
-    assert (older["kind"], older["over"], older["others"]) == ("firing", True, 0)
+    assert (subject["kind"], subject["over"]) == ("firing", True)
+    assert older["alerts"] == [subject]
     assert (older["status"], older["reason"], older["attempts"]) == (
         "dead",
         "refused",

@@ -12,7 +12,8 @@ JSON = {"Content-Type": "application/json"}
 def test_messages_and_receivers_are_listed_and_filtered(served: Served) -> None:
     found = served.get(PATH)
     assert [row["id"] for row in found["notifications"]] == ["msg_1", "msg_2"]
-    assert found["notifications"][0]["alerts"] == ["slow: checkout / pay: it is slow"]
+    (subject,) = found["notifications"][0]["alerts"]
+    assert subject["summary"] == "slow: checkout / pay: it is slow"
     few = served.get(PATH, limit=1)
     assert (few["matching"], len(few["notifications"])) == (2, 1)
     assert not served.get(PATH, status="sent")["notifications"]
