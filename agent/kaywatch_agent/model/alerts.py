@@ -55,22 +55,16 @@ class NoticeKind(StrEnum):
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
-    """One failing execution, kept with the episode that it helped to begin.
+    """One of the last failing executions when an episode began."""
 
-    Attributes:
-        time: when it ended, Unix seconds.
-        node, type, message, phase, outcome, run: as in `/api/v1/failures`.
-        attempts: how many there were.
-    """
-
-    time: float
+    time: Moment
     node: str
     type: str
     message: str
     phase: str
     outcome: str
     run: str
-    attempts: int
+    attempts: Count
 
 
 class Alert(msgspec.Struct, frozen=True, kw_only=True):

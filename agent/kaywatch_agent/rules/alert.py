@@ -10,6 +10,7 @@ from typing import Final, Literal
 import msgspec
 
 from kaywatch_agent.model.alerts import Evidence, fingerprint
+from kaywatch_agent.model.bounds import Count, Moment
 from kaywatch_agent.rules.state import Life, State
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "SuppressionReason",
     "TimelineEntry",
     "Witness",
+    "Worst",
     "identity",
 ]
 
@@ -79,34 +81,30 @@ class Suppression(msgspec.Struct, frozen=True):
 
 
 class TimelineEntry(msgspec.Struct, frozen=True):
-    """One line of an alert's story: a turn that it took, or what a receiver was told.
+    """A change of an alert's state, or that a receiver was notified, or was not.
 
-    Attributes:
-        time: Unix seconds.
-        text: what happened.
-        before, after: the states of a turn; empty where it took none.
-        episode: which one it belongs to.
-        value, threshold, executions, errors: what the evaluation found, of a turn.
+    For a change, `before` and `after` are the states, and the rest is the result of the
+    evaluation; else they are empty, null and 0.
     """
 
-    time: float
+    time: Moment
     text: str
     before: str = ""
     after: str = ""
-    episode: int = 0
+    episode: Count = 0
     value: float | None = None
     threshold: float | None = None
-    executions: int = 0
-    errors: int = 0
+    executions: Count = 0
+    errors: Count = 0
 
 
 class Worst(msgspec.Struct, frozen=True):
     """The evaluation of an episode whose value was the worst."""
 
-    time: float
+    time: Moment
     value: float
-    executions: int = 0
-    errors: int = 0
+    executions: Count = 0
+    errors: Count = 0
 
 
 class Witness(msgspec.Struct, frozen=True):

@@ -12,13 +12,14 @@ from typing import Final, Literal
 
 from kaywatch_agent.model.alerts import (
     Alert,
+    Evidence,
     MessageRecord,
     Subject,
 )
 from kaywatch_agent.model.bounds import Count, Moment
-from kaywatch_agent.rules.alert import Instance, Suppression
+from kaywatch_agent.rules.alert import Instance, Suppression, TimelineEntry, Worst
 from kaywatch_agent.rules.snapshot import AlertsSnapshot
-from kaywatch_agent.web.api.alert_shapes import AlertRow, AlertState, AlertTold
+from kaywatch_agent.web.api.alert_shapes import AlertRow, AlertTold
 from kaywatch_agent.web.api.alerts import find, row
 from kaywatch_agent.web.api.parameters import AlertQuery
 from kaywatch_agent.web.api.schema import Body
@@ -29,54 +30,12 @@ __all__ = ["AlertStory", "alert_story"]
 # Of one receiver, the newest. An outbox keeps some 500 messages that are done.
 MAX_MESSAGES: Final = 50
 
-Turn = AlertState | Literal[""]
-
-
-class StoryLine(Body):
-    """One line of an alert's story: a turn, or that a receiver is told, or isn't.
-
-    Of a turn, `before` and `after` are the states, and the rest is what the evaluation
-    found; else they are empty, null and 0.
-    """
-
-    time: Moment
-    text: str
-    before: Turn
-    after: Turn
-    episode: Count
-    value: float | None
-    threshold: float | None
-    executions: Count
-    errors: Count
-
-
-class AlertWorst(Body):
-    """The evaluation of an episode whose value was the worst."""
-
-    time: Moment
-    value: float
-    executions: Count
-    errors: Count
-
 
 class AlertClass(Body):
     """How often one class of error came when an episode began."""
 
     type: str
     count: Count
-
-
-class AlertEvidence(Body):
-    """One of the last failing executions when an episode began."""
-
-    time: Moment | None
-    node: str
-    type: str
-    message: str
-    phase: str
-    outcome: str
-    run: str
-    attempts: Count
 
 
 class AlertHeld(Body):
@@ -122,13 +81,13 @@ class AlertStory(Body):
 
     timestamp: Moment
     alert: AlertRow
-    story: list[StoryLine]
+    story: list[TimelineEntry]
     left_out: Count
-    worst: AlertWorst | None
+    worst: Worst | None
     error_classes: list[AlertClass]
     transition: str
     history: list[float | None]
-    evidence: list[AlertEvidence]
+    evidence: list[Evidence]
     receivers: list[AlertReceiver]
 
 
@@ -140,51 +99,19 @@ def alert_story(reading: Reading, query: AlertQuery) -> AlertStory:
     """
     picture = reading.picture()
     instance = find(picture, query.id)
-    witness, worst = instance.witness, instance.worst
+    witness = instance.witness
     return AlertStory(
         timestamp=picture.now,
         alert=row(picture, instance),
-        story=[
-            StoryLine(
-                time=line.time,
-                text=line.text,
-                before=line.before,  # type: ignore[arg-type]
-                after=line.after,  # type: ignore[arg-type]
-                episode=line.episode,
-                value=line.value,
-                threshold=line.threshold,
-                executions=line.executions,
-                errors=line.errors,
-            )
-            for line in instance.log
-        ],
+        story=instance.log,
         left_out=instance.left_out,
-        worst=None
-        if worst is None
-        else AlertWorst(
-            time=worst.time,
-            value=worst.value,
-            executions=worst.executions,
-            errors=worst.errors,
-        ),
+        worst=instance.worst,
         error_classes=[
             AlertClass(type=name, count=count) for name, count in witness.error_classes
         ],
         transition=witness.transition,
         history=list(witness.history),
-        evidence=[
-            AlertEvidence(
-                time=seen.time,
-                node=seen.node,
-                type=seen.type,
-                message=seen.message,
-                phase=seen.phase,
-                outcome=seen.outcome,
-                run=seen.run,
-                attempts=seen.attempts,
-            )
-            for seen in witness.evidence
-        ],
+        evidence=list(witness.evidence),
         receivers=_receivers(reading, picture, instance),
     )
 
