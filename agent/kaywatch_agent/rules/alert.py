@@ -20,7 +20,7 @@ __all__ = [
     "Suppression",
     "SuppressionReason",
     "TimelineEntry",
-    "Witness",
+    "FiringContext",
     "Worst",
     "identity",
 ]
@@ -107,7 +107,7 @@ class Worst(msgspec.Struct, frozen=True):
     errors: Count = 0
 
 
-class Witness(msgspec.Struct, frozen=True):
+class FiringContext(msgspec.Struct, frozen=True):
     """What was seen when an episode began; frozen, and kept with it."""
 
     error_classes: tuple[tuple[str, int], ...] = ()
@@ -132,7 +132,7 @@ class Instance(msgspec.Struct, dict=True):
         changes: when it began to fire or ended, by the alerts' clock.
         log: its story.
         left_out: how many lines of it were forgotten.
-        witness: of the episode.
+        context: what was seen when the episode began.
         worst: of the episode; None where no value was known.
     """
 
@@ -150,7 +150,7 @@ class Instance(msgspec.Struct, dict=True):
     changes: list[float] = []
     log: list[TimelineEntry] = []
     left_out: int = 0
-    witness: Witness = Witness()
+    context: FiringContext = FiringContext()
     worst: Worst | None = None
 
     @property

@@ -68,7 +68,7 @@ class Announcing:
         """Take the alerts that there are, at the start."""
         background = _background(picture)
         for instance in picture.instances:
-            if instance.life.burning:
+            if instance.life.is_firing:
                 self._standing[self._topic(instance)] = (background, instance)
 
     def turned(self, picture: AlertsSnapshot) -> None:
@@ -76,7 +76,7 @@ class Announcing:
         background = _background(picture)
         for instance in picture.instances:
             topic, turned = self._topic(instance), (background, instance)
-            if instance.life.burning:
+            if instance.life.is_firing:
                 self._over.pop(topic, None)
                 self._standing[topic] = turned
                 self._due[topic] = None

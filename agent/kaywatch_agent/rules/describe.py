@@ -52,7 +52,7 @@ def describe(instance: Instance, settings: Settings, host: str, clock: float) ->
         clock: the alerts' own, in seconds.
     """
     rule = settings.rules.get(instance.rule)
-    life, witness, worst = instance.life, instance.witness, instance.worst
+    life, context, worst = instance.life, instance.context, instance.worst
     labels = labels_of(instance, rule, settings)
     unit = unit_of(rule)
     return Alert(
@@ -62,7 +62,7 @@ def describe(instance: Instance, settings: Settings, host: str, clock: float) ->
         labels=labels,
         dedup_key=dedup_key(settings.namespace, instance.rule, instance.labels),
         episode=life.episode,
-        resolved=not life.burning,
+        resolved=not life.is_firing,
         reason=life.reason,
         condition=condition_of(rule),
         value=instance.value,
@@ -74,15 +74,15 @@ def describe(instance: Instance, settings: Settings, host: str, clock: float) ->
         window_seconds=rule.window if rule else 0.0,
         executions=instance.executions,
         errors=instance.errors,
-        completeness=witness.completeness,
+        completeness=context.completeness,
         started=life.started,
         fired=life.fired,
         ended=life.ended,
         summary=_summary(instance, rule, labels, unit),
-        error_classes=witness.error_classes,
-        transition=witness.transition,
-        history=witness.history,
-        evidence=witness.evidence,
+        error_classes=context.error_classes,
+        transition=context.transition,
+        history=context.history,
+        evidence=context.evidence,
         host=host,
         runbook_url=rule.runbook_url if rule else "",
         dashboard_url=_link(settings, "/", graph=instance.labels.get("graph", "")),
@@ -146,7 +146,7 @@ def unit_of(rule: Rule | None) -> str:
 
 
 def _note(instance: Instance, rule: Rule | None) -> str:
-    left = instance.witness.budget_left
+    left = instance.context.budget_left
     if left is None or rule is None or not isinstance(rule.test, BurnRate):
         return instance.note
     of = f"of the error budget of {duration(rule.test.slo_window)}"

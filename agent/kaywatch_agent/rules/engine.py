@@ -19,7 +19,7 @@ from kaywatch_agent.model.alerts import Alert, NotificationRequest, Severity
 from kaywatch_agent.rules.alert import Instance, SuppressionReason
 from kaywatch_agent.rules.alert_store import AlertStore, Document, Documents
 from kaywatch_agent.rules.describe import describe
-from kaywatch_agent.rules.evaluate import Found, evaluate, prepare
+from kaywatch_agent.rules.evaluate import RuleResult, evaluate, prepare
 from kaywatch_agent.rules.evaluation import Evaluation, StateChange
 from kaywatch_agent.rules.notifications import (
     Decision,
@@ -27,7 +27,7 @@ from kaywatch_agent.rules.notifications import (
     plan_notifications,
 )
 from kaywatch_agent.rules.rule import Absence, Rule, Settings, Stuck, Threshold
-from kaywatch_agent.rules.scene import Scene, Windows
+from kaywatch_agent.rules.scene import EvalInput, WindowCache
 from kaywatch_agent.rules.silence import Silence
 
 __all__ = ["Engine", "EvaluationResult"]
@@ -96,9 +96,9 @@ class Engine:
         self.store = AlertStore()
         self.max_step = MAX_STEP
         self._host = host
-        self._windows = Windows()
+        self._windows = WindowCache()
         self._prepared: Settings | None = None
-        self._found: dict[str, tuple[float, Found]] = {}
+        self._found: dict[str, tuple[float, RuleResult]] = {}
         self._refused: Mapping[str, int] = {}  # at the last evaluation, by rule
         self._last: float | None = None  # monotonic seconds of the last evaluation
 
@@ -134,7 +134,7 @@ class Engine:
 
     # -- at work -----------------------------------------------------------------------
 
-    def evaluate(self, scene: Scene, mono: float) -> EvaluationResult:
+    def evaluate(self, scene: EvalInput, mono: float) -> EvaluationResult:
         """Evaluate all rules, and decide who is notified of what.
 
         Args:
@@ -173,14 +173,16 @@ class Engine:
             self.describe(alert)
             for alert in self.instances
             if receiver in alert.told
-            and (alert.life.burning or now - (alert.life.ended or 0.0) < ENDED_SECONDS)
+            and (
+                alert.life.is_firing or now - (alert.life.ended or 0.0) < ENDED_SECONDS
+            )
         ]
 
     def describe(self, alert: Instance) -> Alert:
         """Return the facts about an alert."""
         return describe(alert, self.settings, self._host, self.store.clock)
 
-    def found(self, rule: str) -> Found | None:
+    def found(self, rule: str) -> RuleResult | None:
         """Return the last result of a rule; None before the first time."""
         known = self._found.get(rule)
         return None if known is None else known[1]
@@ -234,12 +236,12 @@ class Engine:
     def _prepare(self, settings: Settings) -> None:
         if self._prepared is not settings:
             self._prepared = settings
-            self._windows = Windows()
+            self._windows = WindowCache()
             self._found.clear()
             for rule in settings.rules.values():
                 prepare(rule, self._windows)
 
-    def _result(self, rule: Rule, mono: float) -> Found:
+    def _result(self, rule: Rule, mono: float) -> RuleResult:
         """Return a rule's result; the last one, where little can have changed."""
         known = self._found.get(rule.name)
         refresh = _refresh(rule)

@@ -31,10 +31,10 @@ from kaywatch_agent.rules.rule import (
     Threshold,
     Transition,
 )
-from kaywatch_agent.rules.scene import Process, Series, Windows
+from kaywatch_agent.rules.scene import Process, Series, WindowCache
 from kaywatch_agent.rules.state import Finding
 
-__all__ = ["FINDINGS", "Found", "budgets_left", "evaluate", "prepare"]
+__all__ = ["FINDINGS", "RuleResult", "budgets_left", "evaluate", "prepare"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -54,7 +54,7 @@ EXPECTED: Final = 10.0
 
 
 @dataclass
-class Found:
+class RuleResult:
     """What one evaluation of a rule found; arrays and lists are by group.
 
     Attributes:
@@ -81,7 +81,7 @@ class Found:
     metrics: Mapping[str, Floats] = field(default_factory=dict)
 
 
-def prepare(rule: Rule, windows: Windows) -> None:
+def prepare(rule: Rule, windows: WindowCache) -> None:
     """Say beforehand which figures a rule needs."""
     match rule.test:
         case Threshold() as test:
@@ -102,10 +102,10 @@ def prepare(rule: Rule, windows: Windows) -> None:
             windows.expect(_nodes(rule), math.inf, frozenset())
 
 
-def evaluate(rule: Rule, windows: Windows) -> Found:
+def evaluate(rule: Rule, windows: WindowCache) -> RuleResult:
     """Return what a rule finds in the scene that `windows` looks at."""
     evaluator = cast(
-        "Callable[[Rule, Windows, Any], Found]", _EVALUATORS[type(rule.test)]
+        "Callable[[Rule, WindowCache, Any], RuleResult]", _EVALUATORS[type(rule.test)]
     )
     return evaluator(rule, windows, rule.test)
 
@@ -113,7 +113,7 @@ def evaluate(rule: Rule, windows: Windows) -> Found:
 # -- inside --------------------------------------------------------------------------
 
 
-def _threshold(rule: Rule, windows: Windows, test: Threshold) -> Found:
+def _threshold(rule: Rule, windows: WindowCache, test: Threshold) -> RuleResult:
     wanted = _metrics(test)
     groups: list[Group] = []
     number: dict[Group, int] = {}
@@ -147,7 +147,7 @@ def _threshold(rule: Rule, windows: Windows, test: Threshold) -> Found:
     notes: dict[int, str] = {}
     if test.metric in metrics.VISITS:
         notes = _spinning(rule, windows, test, groups, codes)
-    return Found(
+    return RuleResult(
         rule.per,
         groups,
         codes,
@@ -161,7 +161,7 @@ def _threshold(rule: Rule, windows: Windows, test: Threshold) -> Found:
 
 
 def _values(
-    rule: Rule, windows: Windows, metric: Metric
+    rule: Rule, windows: WindowCache, metric: Metric
 ) -> tuple[list[Group], Floats, Ints | None, Ints | None]:
     """Return the groups of a metric, its values, and executions and errors if any."""
     if metric.source is Source.PROCESSES:
@@ -181,7 +181,7 @@ def _values(
 
 
 def _processes(
-    rule: Rule, windows: Windows, metric: Metric
+    rule: Rule, windows: WindowCache, metric: Metric
 ) -> tuple[list[Group], Floats]:
     of = _PROCESS[metric.help]
     since = windows.scene.now - rule.window
@@ -201,7 +201,7 @@ def _processes(
     return list(found), np.array(list(found.values()), np.float64)
 
 
-def _refused(rule: Rule, windows: Windows) -> tuple[list[Group], Floats]:
+def _refused(rule: Rule, windows: WindowCache) -> tuple[list[Group], Floats]:
     """Return how many alerts of other rules were too many."""
     found: dict[Group, float] = {}
     for name, count in windows.scene.refused.items():
@@ -212,7 +212,7 @@ def _refused(rule: Rule, windows: Windows) -> tuple[list[Group], Floats]:
 
 
 def _longest(
-    rule: Rule, windows: Windows, metric: Metric
+    rule: Rule, windows: WindowCache, metric: Metric
 ) -> tuple[list[Group], Floats]:
     """Return the most visits in one run: of those that ended, and under way."""
     scene = windows.scene
@@ -251,7 +251,7 @@ def _under_way(
 
 
 def _spinning(
-    rule: Rule, windows: Windows, test: Threshold, groups: list[Group], codes: Codes
+    rule: Rule, windows: WindowCache, test: Threshold, groups: list[Group], codes: Codes
 ) -> dict[int, str]:
     """Return, by group, which run under way it is that visits too much."""
     series = Series.of(metrics.find(test.metric), rule.per, rule.match)
@@ -283,7 +283,7 @@ _PROCESS: Final[Mapping[str, Callable[[Process, float], float]]] = {
 }
 
 
-def _absence(rule: Rule, windows: Windows, test: Absence) -> Found:
+def _absence(rule: Rule, windows: WindowCache, test: Absence) -> RuleResult:
     names, figures = windows.figures(_nodes(rule), math.inf)
     groups, now = list(names), windows.scene.now
     expected = [tuple(e.get(label, "") for label in rule.per) for e in test.expect]
@@ -299,7 +299,7 @@ def _absence(rule: Rule, windows: Windows, test: Absence) -> Found:
         g for g, a in zip(groups, age.tolist(), strict=True) if a > test.forget_after
     ]
     none = np.zeros(len(groups), np.int64)
-    return Found(
+    return RuleResult(
         rule.per,
         groups,
         codes.astype(np.int8),
@@ -311,7 +311,7 @@ def _absence(rule: Rule, windows: Windows, test: Absence) -> Found:
     )
 
 
-def _burn_rate(rule: Rule, windows: Windows, test: BurnRate) -> Found:
+def _burn_rate(rule: Rule, windows: WindowCache, test: BurnRate) -> RuleResult:
     groups, long = windows.figures(_nodes(rule), test.long)
     _, short = windows.figures(_nodes(rule), test.short)
     bad, n = _bad(long, test)
@@ -331,12 +331,12 @@ def _burn_rate(rule: Rule, windows: Windows, test: BurnRate) -> Found:
         for at in np.flatnonzero(codes == BREACH).tolist()
     }
     size = len(groups)
-    return Found(
+    return RuleResult(
         rule.per, groups, codes, rate, np.full(size, test.factor), n, bad, notes=notes
     )
 
 
-def budgets_left(rule: Rule, windows: Windows) -> dict[Group, float]:
+def budgets_left(rule: Rule, windows: WindowCache) -> dict[Group, float]:
     """Return the share of each group's error budget that is left; negative beyond it.
 
     Of an objective's window, as far as buckets are kept; nothing for other rules.
@@ -367,7 +367,7 @@ def _bad(figures: Figures, test: BurnRate) -> tuple[Ints, Ints]:
     return slow, figures.executions
 
 
-def _transition(rule: Rule, windows: Windows, test: Transition) -> Found:
+def _transition(rule: Rule, windows: WindowCache, test: Transition) -> RuleResult:
     groups, recent = windows.figures(_nodes(rule), rule.window)
     if test.change == "share":
         return _share(rule, windows, test, groups, recent)
@@ -396,7 +396,7 @@ def _transition(rule: Rule, windows: Windows, test: Transition) -> Found:
         shares.append(now / n if n else 0.0)
         executions.append(n)
     size = len(found)
-    return Found(
+    return RuleResult(
         (*rule.per, "action"),
         found,
         np.array(codes, np.int8),
@@ -408,8 +408,12 @@ def _transition(rule: Rule, windows: Windows, test: Transition) -> Found:
 
 
 def _share(
-    rule: Rule, windows: Windows, test: Transition, groups: list[Group], recent: Figures
-) -> Found:
+    rule: Rule,
+    windows: WindowCache,
+    test: Transition,
+    groups: list[Group],
+    recent: Figures,
+) -> RuleResult:
     values = windows.scene.view.registry.actions.values
     size = len(groups)
     count = np.zeros(size)
@@ -427,7 +431,7 @@ def _share(
         np.nan if test.below is None else test.below,
     )
     threshold = np.where(high | (math.isnan(ends[1])), ends[0], ends[1])
-    return Found(
+    return RuleResult(
         (*rule.per, "action"),
         [(*group, test.action) for group in groups],
         codes.astype(np.int8),
@@ -438,7 +442,7 @@ def _share(
     )
 
 
-def _stuck(rule: Rule, windows: Windows, test: Stuck) -> Found:
+def _stuck(rule: Rule, windows: WindowCache, test: Stuck) -> RuleResult:
     now = windows.scene.now
     oldest: dict[Group, float] = {}
     who: dict[Group, str] = {}
@@ -473,7 +477,7 @@ def _stuck(rule: Rule, windows: Windows, test: Stuck) -> Found:
     codes = np.where(np.isnan(limit) & (age_of > 0), UNKNOWN, codes).astype(np.int8)
     none = np.zeros(size, np.int64)
     notes = {n: who[groups[n]] for n in np.flatnonzero(codes == BREACH).tolist()}
-    return Found(rule.per, groups, codes, age_of, limit, none, none, notes=notes)
+    return RuleResult(rule.per, groups, codes, age_of, limit, none, none, notes=notes)
 
 
 _EVALUATORS: Final[Mapping[type, object]] = {

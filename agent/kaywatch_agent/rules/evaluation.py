@@ -10,11 +10,11 @@ import numpy as np
 
 from kaywatch_agent.rules.alert import Instance
 from kaywatch_agent.rules.alert_store import AlertStore
-from kaywatch_agent.rules.evaluate import BREACH, FINDINGS, Found
+from kaywatch_agent.rules.evaluate import BREACH, FINDINGS, RuleResult
+from kaywatch_agent.rules.firing_context import firing_contexts
 from kaywatch_agent.rules.rule import Rule, Settings
-from kaywatch_agent.rules.scene import Windows
-from kaywatch_agent.rules.state import Crossing, Finding, State, Step, advance, end
-from kaywatch_agent.rules.witness import witnesses
+from kaywatch_agent.rules.scene import WindowCache
+from kaywatch_agent.rules.state import AlertEvent, Finding, State, Step, advance, end
 
 __all__ = ["Evaluation", "StateChange"]
 
@@ -36,7 +36,11 @@ class Evaluation:
     """
 
     def __init__(
-        self, store: AlertStore, settings: Settings, windows: Windows, elapsed: float
+        self,
+        store: AlertStore,
+        settings: Settings,
+        windows: WindowCache,
+        elapsed: float,
     ) -> None:
         """Begin.
 
@@ -57,7 +61,7 @@ class Evaluation:
         for alert in store.alerts.values():
             self._by_rule[alert.rule].append(alert)
 
-    def apply(self, rule: Rule, found: Found) -> None:
+    def apply(self, rule: Rule, found: RuleResult) -> None:
         """Apply the result of a rule to its alerts."""
         number = {group: n for n, group in enumerate(found.groups)}
         known = set()
@@ -76,9 +80,9 @@ class Evaluation:
             if self._advance(alert, rule, found, n):
                 fired.append(alert)
         if fired:
-            seen = witnesses(rule, fired, self._windows)
-            for alert, witness in zip(fired, seen, strict=True):
-                alert.witness = witness
+            seen = firing_contexts(rule, fired, self._windows)
+            for alert, context in zip(fired, seen, strict=True):
+                alert.context = context
 
     def end_orphans(self) -> None:
         """End the alerts whose rules are gone."""
@@ -90,7 +94,7 @@ class Evaluation:
     # -- inside ------------------------------------------------------------------------
 
     def _begun(
-        self, rule: Rule, found: Found, known: set[tuple[str, ...]]
+        self, rule: Rule, found: RuleResult, known: set[tuple[str, ...]]
     ) -> list[tuple[int, Instance]]:
         """Return new alerts for the groups that breach, with the groups' numbers."""
         breaching = np.flatnonzero(found.codes == BREACH).tolist()
@@ -108,7 +112,7 @@ class Evaluation:
         return begun
 
     def _advance(
-        self, alert: Instance, rule: Rule, found: Found, n: int | None
+        self, alert: Instance, rule: Rule, found: RuleResult, n: int | None
     ) -> bool:
         """Apply one condition to one alert; return whether an episode began."""
         before = alert.life
@@ -119,21 +123,21 @@ class Evaluation:
                 self._end(alert, "forgotten")
                 return False
         if alert.meaning != rule.meaning:
-            if finding is Finding.CLEAR and before.burning:
+            if finding is Finding.CLEAR and before.is_firing:
                 self._end(alert, "rule_changed")
                 return False
             if finding is not Finding.UNKNOWN:
                 alert.meaning = rule.meaning
         step = advance(before, finding, self._elapsed, rule.timing, self._now)
-        fired = self._follow(alert, step) is Crossing.FIRED
+        fired = self._follow(alert, step) is AlertEvent.FIRED
         if fired:
             alert.worst = None
-        known = finding is not Finding.UNKNOWN and alert.life.burning
+        known = finding is not Finding.UNKNOWN and alert.life.is_firing
         if known and alert.weigh(self._now, falls=rule.falls):
             self._store.changed(alert, timer_only=True)
         return fired
 
-    def _measure(self, alert: Instance, found: Found, n: int) -> None:
+    def _measure(self, alert: Instance, found: RuleResult, n: int) -> None:
         value, threshold = float(found.value[n]), float(found.threshold[n])
         alert.value = value if math.isfinite(value) else None
         alert.threshold = threshold if math.isfinite(threshold) else None
@@ -144,7 +148,7 @@ class Evaluation:
     def _end(self, alert: Instance, reason: str) -> None:
         self._follow(alert, end(alert.life, reason, self._now))
 
-    def _follow(self, alert: Instance, step: Step) -> Crossing | None:
+    def _follow(self, alert: Instance, step: Step) -> AlertEvent | None:
         """Give an alert its new state, and remember what changed."""
         before, (after, crossing) = alert.life, step
         alert.life = after

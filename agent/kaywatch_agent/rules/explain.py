@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from kaywatch_agent.rules import metrics
 from kaywatch_agent.rules.describe import condition_of, words
-from kaywatch_agent.rules.evaluate import FINDINGS, Found
+from kaywatch_agent.rules.evaluate import FINDINGS, RuleResult
 from kaywatch_agent.rules.expression import Compare
 from kaywatch_agent.rules.metrics import Source
 from kaywatch_agent.rules.rule import Absence, BurnRate, Rule, Stuck, Threshold
@@ -43,7 +43,7 @@ class Group(NamedTuple):
     text: str
 
 
-def nearest(rule: Rule, found: Found, limit: int) -> list[Group]:
+def nearest(rule: Rule, found: RuleResult, limit: int) -> list[Group]:
     """Return the groups that are nearest to firing, and those that would fire first."""
     values, thresholds = found.value.tolist(), found.threshold.tolist()
     codes = found.codes.tolist()
@@ -83,7 +83,7 @@ def sentence(rule: Rule) -> str:
 # -- inside --------------------------------------------------------------------------
 
 
-def _group(rule: Rule, found: Found, n: int) -> Group:
+def _group(rule: Rule, found: RuleResult, n: int) -> Group:
     finding = FINDINGS[found.codes[n]]
     return Group(
         dict(zip(found.labels, found.groups[n], strict=True)),
@@ -97,7 +97,7 @@ def _group(rule: Rule, found: Found, n: int) -> Group:
     )
 
 
-def _text(rule: Rule, found: Found, n: int, finding: Finding) -> str:
+def _text(rule: Rule, found: RuleResult, n: int, finding: Finding) -> str:
     match finding:
         case Finding.BREACH:
             return "the condition is met"

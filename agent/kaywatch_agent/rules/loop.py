@@ -33,7 +33,7 @@ from kaywatch_agent.rules.alert import Instance
 from kaywatch_agent.rules.alert_store import CLOCK, Document, Documents
 from kaywatch_agent.rules.engine import Engine, EvaluationResult
 from kaywatch_agent.rules.rule import Settings
-from kaywatch_agent.rules.scene import Process, Scene
+from kaywatch_agent.rules.scene import EvalInput, Process
 from kaywatch_agent.rules.silence import Silence
 from kaywatch_agent.rules.snapshot import AlertsSnapshot
 from kaywatch_agent.rules.state import State
@@ -180,7 +180,7 @@ class Alerting:
         """
         now, started = self._clock(), time.perf_counter()
         self._due = math.inf
-        scene = Scene(now, now - self._started, view, tuple(map(_process, clients)))
+        scene = EvalInput(now, now - self._started, view, tuple(map(_process, clients)))
         loop = asyncio.get_running_loop()
         try:
             result, changed = await loop.run_in_executor(
@@ -290,7 +290,7 @@ class Alerting:
         )
 
     def _evaluate(
-        self, scene: Scene, mono: float
+        self, scene: EvalInput, mono: float
     ) -> tuple[EvaluationResult, AlertsSnapshot | None]:
         """Evaluate; return also the alerts that changed, once each, as they are now."""
         with self._lock:

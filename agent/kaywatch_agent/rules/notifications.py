@@ -61,7 +61,7 @@ def plan_notifications(
         clock: the alerts' own, in seconds.
     """
     episode = alert.life.episode
-    if not alert.life.burning:
+    if not alert.life.is_firing:
         for receiver, told in alert.told.items():
             if told.last == "firing":
                 last = LastNotification(episode, "resolved", clock, told.fired_at)
@@ -112,7 +112,7 @@ class Suppressor:
             (
                 (alert.id, all_labels(alert, settings))
                 for alert in alerts
-                if settings.inhibitions and alert.life.burning
+                if settings.inhibitions and alert.life.is_firing
             ),
         )
 

@@ -17,7 +17,7 @@ from kaywatch_agent.model.series import Kind, Presence, SeriesKey
 from kaywatch_agent.rules.matchers import Matcher, matches
 from kaywatch_agent.rules.metrics import Context, Metric, Source
 
-__all__ = ["Process", "Scene", "Series", "Windows"]
+__all__ = ["Process", "EvalInput", "Series", "WindowCache"]
 
 # An hour has 361; merging fewer at a time takes longer, and more takes more memory.
 MAX_STEPS: Final = 400
@@ -51,7 +51,7 @@ class Process(NamedTuple):
         return {"service": self.service, "host": self.host, "pid": str(self.pid)}
 
 
-class Scene(NamedTuple):
+class EvalInput(NamedTuple):
     """One picture.
 
     Attributes:
@@ -102,20 +102,20 @@ class Series(NamedTuple):
         return tuple([labels.get(label, "") for label in self.per])
 
 
-class Windows:
+class WindowCache:
     """The groups, windows and figures of scenes, each made once.
 
     Groups are kept from scene to scene: series only ever become more.
     """
 
     def __init__(self) -> None:
-        self.scene: Scene
+        self.scene: EvalInput
         self._facets: dict[tuple[Series, float], set[Facet]] = {}
         self._groups: dict[Series, Groups[tuple[str, ...]]] = {}
         self._steps: dict[float, list[Step]] = {}
         self._figures: dict[tuple[Series, float], tuple[set[Facet], Figures]] = {}
 
-    def look(self, scene: Scene) -> None:
+    def look(self, scene: EvalInput) -> None:
         """Turn to another scene."""
         self.scene = scene
         self._steps.clear()

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from kaywatch_agent.model.alerts import Alert
 from kaywatch_agent.rules.alert import Instance
 from kaywatch_agent.rules.describe import all_labels, describe
-from kaywatch_agent.rules.evaluate import Found
+from kaywatch_agent.rules.evaluate import RuleResult
 from kaywatch_agent.rules.matchers import matches
 from kaywatch_agent.rules.rule import Rule, Settings
 from kaywatch_agent.rules.silence import Silence
@@ -36,7 +36,7 @@ class AlertsSnapshot(NamedTuple):
     settings: Settings
     instances: tuple[Instance, ...] = ()
     silences: tuple[Silence, ...] = ()
-    found: Mapping[str, Found] = {}
+    found: Mapping[str, RuleResult] = {}
     refused: Mapping[str, int] = {}
     clock: float = 0.0
     evaluated: float = 0.0

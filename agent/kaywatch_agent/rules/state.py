@@ -20,7 +20,16 @@ from typing import Final, Literal, NamedTuple
 
 import msgspec
 
-__all__ = ["Crossing", "Finding", "Life", "NoData", "State", "Timing", "advance", "end"]
+__all__ = [
+    "AlertEvent",
+    "Finding",
+    "Life",
+    "NoData",
+    "State",
+    "Timing",
+    "advance",
+    "end",
+]
 
 NoData = Literal["keep", "ok", "alert"]
 
@@ -43,7 +52,7 @@ class Finding(StrEnum):
     UNKNOWN = "unknown"  # no data, or not enough of it
 
 
-class Crossing(StrEnum):
+class AlertEvent(StrEnum):
     """That an episode began or ended."""
 
     FIRED = "fired"
@@ -90,12 +99,12 @@ class Life(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
 
     @property
-    def burning(self) -> bool:
+    def is_firing(self) -> bool:
         """Whether an episode is under way."""
         return self.state in (State.FIRING, State.RECOVERING)
 
 
-Step = tuple[Life, Crossing | None]
+Step = tuple[Life, AlertEvent | None]
 
 
 def advance(
@@ -119,7 +128,7 @@ def advance(
 
 def end(life: Life, reason: str, now: float) -> Step:
     """Return the life after its rule or its series is gone."""
-    if not life.burning:
+    if not life.is_firing:
         return _to_ok(life), None
     return _resolved(life, reason, now)
 
@@ -200,14 +209,14 @@ def _not_knowing(life: Life, elapsed: float, timing: Timing, now: float) -> Step
     if blind <= timing.blind:
         return known, None
     if timing.no_data == "alert":
-        if life.burning:
+        if life.is_firing:
             return msgspec.structs.replace(known, reason="no_data"), None
         started = life.started if life.state is State.PENDING else now
         fired, crossing = _fired(
             msgspec.structs.replace(known, started=started, ended=None), now
         )
         return msgspec.structs.replace(fired, reason="no_data"), crossing
-    if life.burning:
+    if life.is_firing:
         return _resolved(known, "no_data", now)
     # An alert that is ok goes on counting: it may yet be forgotten.
     return (known, None) if life.state is State.OK else (_to_ok(known), None)
@@ -223,14 +232,14 @@ def _fired(life: Life, now: float) -> Step:
         ended=None,
         reason="",
     )
-    return begun, Crossing.FIRED
+    return begun, AlertEvent.FIRED
 
 
 def _resolved(life: Life, reason: str, now: float) -> Step:
     ended = msgspec.structs.replace(
         life, state=State.OK, held=0.0, ended=now, reason=reason
     )
-    return ended, Crossing.RESOLVED
+    return ended, AlertEvent.RESOLVED
 
 
 def _to_ok(life: Life) -> Life:

@@ -22,7 +22,7 @@ from kaywatch_agent.notify.config import ReceiverConfig, WebhookConfig
 from kaywatch_agent.rules import metrics
 from kaywatch_agent.rules.metrics import Source
 from kaywatch_agent.rules.rule import BurnRate, Rule, Settings, Stuck, Threshold
-from kaywatch_agent.rules.scene import Scene
+from kaywatch_agent.rules.scene import EvalInput
 from kaywatch_agent.simulation.rehearsal import Rehearsal
 
 __all__ = ["STAND_IN", "Bucket", "Past", "Report", "backtest", "unseen"]
@@ -40,7 +40,7 @@ GAP_SECONDS: Final = 60.0
 # In an hour's bucket, there is a look this often.
 LOOK_SECONDS: Final = 600.0
 
-# How far back a message's history goes; see `witness`.
+# How far back a message's history goes; see `firing_context`.
 HISTORY_SECONDS: Final = 86_400.0
 
 # The end of a bucket is the last moment within it.
@@ -175,7 +175,7 @@ class _Memory:
                     yield end, end - reached, length
                     reached = end
 
-    def scene(self, now: float, length: float) -> Scene:
+    def scene(self, now: float, length: float) -> EvalInput:
         """Return the picture at a time."""
         self._forget(now)
         seen = bisect_right(self._times, now)
@@ -189,7 +189,7 @@ class _Memory:
             {},
             self._older,
         )
-        return Scene(now, now - self._past.first, view, (), max(length, FINEST))
+        return EvalInput(now, now - self._past.first, view, (), max(length, FINEST))
 
     def _take(self, start: float, step: Step) -> None:
         number = int(start // FINEST)

@@ -13,7 +13,7 @@ from kaywatch_agent.aggregate.registry import Limits, Registry
 from kaywatch_agent.aggregate.step import EMPTY, Step, merge, reduce
 from kaywatch_agent.model.records import FailureRecord
 from kaywatch_agent.model.series import Columns, ErrorKey, Kind, SeriesKey
-from kaywatch_agent.rules.scene import Process, Scene
+from kaywatch_agent.rules.scene import EvalInput, Process
 
 __all__ = ["Lab"]
 
@@ -85,7 +85,7 @@ class Lab:
         errors = np.zeros(len(values), np.int64)
         self._add(self._row(key), time, np.array(values, float), none, 1, "", errors)
 
-    def scene(self, now: float) -> Scene:
+    def scene(self, now: float) -> EvalInput:
         """Return the picture at a time."""
         oldest = int((now - 86_400.0) // STEP_SECONDS)
         for number in [n for n in self._steps if n < oldest]:
@@ -100,7 +100,7 @@ class Lab:
             {},
             longest=self._longest,
         )
-        return Scene(now, now - self.started, view, tuple(self.processes.values()))
+        return EvalInput(now, now - self.started, view, tuple(self.processes.values()))
 
     # -- inside ------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 """Rules and delivery on a virtual clock: what they would do, in tests and in the past.
 
-    Scene -> Engine.evaluate -> notices -> Outbox -> messages
+    EvalInput -> Engine.evaluate -> notices -> Outbox -> messages
 
 All of it is what works live, given other pictures. Only the answers are made up: each
 receiver takes what it is sent, but for the outages that are said.
@@ -33,7 +33,7 @@ from kaywatch_agent.notify.receivers import alertmanager, build
 from kaywatch_agent.notify.result import DeliveryResult, Outcome, sent
 from kaywatch_agent.rules.engine import Engine, EvaluationResult
 from kaywatch_agent.rules.rule import Settings
-from kaywatch_agent.rules.scene import Scene
+from kaywatch_agent.rules.scene import EvalInput
 from kaywatch_agent.rules.state import State
 from kaywatch_agent.runtime.telemetry import Telemetry
 from kaywatch_agent.units import parse_duration
@@ -123,7 +123,7 @@ class Rehearsal:
         self._now = 0.0
         self._mono = 0.0
 
-    def look(self, scene: Scene, passed: float) -> None:
+    def look(self, scene: EvalInput, passed: float) -> None:
         """Evaluate the rules, so many seconds after the last time."""
         self.deliver(scene.now)
         self._mono += passed

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from tests.agent.notify.alerts import NOON, Disk, alert, outbox, over, put, told
 
-from kaywatch_agent.model.alerts import NoticeKind
-from kaywatch_agent.notify.enqueue import EnqueueResult
+from kaywatch_agent.model.alerts import NoticeKind, NotificationRequest
+from kaywatch_agent.notify.enqueue import EnqueueResult, enqueue
 from kaywatch_agent.notify.message import EndReason, MessageIds, OutboxMessage, Status
 from kaywatch_agent.notify.outbox import MAX_PENDING, Outbox
 from kaywatch_agent.notify.policy import Policy, Rate
@@ -403,6 +403,56 @@ def test_what_waits_for_a_receiver_that_is_down_goes_to_the_fallback_once() -> N
     assert box.claim("ops", NOON + 999) is None
     put(box, "pd", RESOLVED, over(alert("pay")), NOON + 70)
     assert told(deliver(box, "ops", NOON + 70)) == [("resolved", "pay")]
+
+
+def test_what_joins_a_message_that_fell_over_goes_to_the_fallback_too() -> None:
+    policies = {
+        "ops": Policy(rate=FAST, group_wait=0.0, fallback="hook"),
+        "hook": Policy(rate=FAST, group_wait=0.0, group_interval=0.0),
+    }
+    box = outbox(policies, random=0.0)
+    refused = DeliveryResult(Outcome.RETRY, 0, "refused", undelivered=True)
+    put(box, "ops", FIRING, alert("pay"), NOON)
+    for _ in range(10):
+        fail(box, "ops", NOON, refused)
+
+    assert put(box, "ops", FIRING, alert("ship"), NOON + 1) is EnqueueResult.JOINED
+    assert told(deliver(box, "hook", NOON + 1)) == [
+        ("firing", "pay"),
+        ("firing", "ship"),
+    ]
+
+
+def test_what_a_restart_finds_waiting_for_its_group_is_amended_in_place() -> None:
+    disk = Disk()
+    box = outbox({"ops": CHAT})
+    put(box, "ops", FIRING, alert(), NOON)
+    disk.commit(box)
+    (first,) = box.rows()
+
+    box = outbox({"ops": CHAT}, disk.documents, now=NOON + 5)
+    result = put(box, "ops", RESOLVED, over(alert()), NOON + 12)
+    assert result is EnqueueResult.COMBINED
+    assert deliver(box, "ops", NOON + 12).id == first.id
+
+
+def test_a_request_is_placed_without_changing_the_table() -> None:
+    box = outbox({"ops": CHAT})
+    put(box, "ops", FIRING, alert("pay"), NOON)
+    before, known = dict(box.store.rows), box.store.changes(full=True)
+    for kind, one in (
+        (FIRING, alert("ship")),
+        (REPEAT, alert("pay", severity="warning")),
+        (RESOLVED, over(alert("pay"))),
+        (TEST, alert("pay")),
+    ):
+        request = NotificationRequest("ops", kind, one)
+        ops = box.receivers["ops"]
+        placed = [enqueue(box.store, ops, request, NOON + 1, "msg_2") for _ in "ab"]
+        assert placed[0] == placed[1]
+        assert placed[0].messages
+        assert (box.store.rows, box.store.changes()) == (before, {})
+    assert box.store.changes(full=True) == known
 
 
 def test_a_receiver_that_wants_no_more_messages_leaves_all_to_the_fallback() -> None:

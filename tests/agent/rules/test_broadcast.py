@@ -203,7 +203,7 @@ def test_a_broker_ends_up_with_what_fires_whatever_happens(steps: list[str]) -> 
     alerts.broker.connect()
     alerts.broker.take()
 
-    firing = [i for i in alerts.world.engine.instances if i.life.burning]
+    firing = [i for i in alerts.world.engine.instances if i.life.is_firing]
     assert set(alerts.broker.holds) == {alerts.topic for _ in firing}
 
 

@@ -68,7 +68,7 @@ def test_nothing_is_absent_within_the_grace_after_the_start() -> None:
     world.wait(55)
     assert not world.engine.instances
     world.wait(10)
-    assert world.only.life.burning
+    assert world.only.life.is_firing
 
 
 def test_a_resolved_alert_is_not_said_to_be_above() -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kaywatch_agent.rules.state import (
-    Crossing,
+    AlertEvent,
     Finding,
     Life,
     State,
@@ -26,7 +26,7 @@ BREACH, BAND, CLEAR, UNKNOWN = (
 
 def live(
     findings: list[tuple[Finding, float]], timing: Timing, life: Life | None = None
-) -> tuple[Life, list[tuple[int, Crossing, str]]]:
+) -> tuple[Life, list[tuple[int, AlertEvent, str]]]:
     """Return the life after all findings, and when what was crossed, and why."""
     life, crossed, now = life or Life(), [], 1_000.0
     for number, (finding, elapsed) in enumerate(findings):
@@ -82,7 +82,7 @@ def test_an_alert_that_can_t_be_seen_says_so_when_it_ends(
 
     assert (life.state, life.reason) == (state, reason)
     resolved = [crossing for _, crossing, _ in crossed][1:]
-    assert resolved == ([Crossing.RESOLVED] if state is State.OK else [])
+    assert resolved == ([AlertEvent.RESOLVED] if state is State.OK else [])
 
 
 def test_missing_data_is_an_alert_where_that_is_wanted() -> None:
@@ -98,7 +98,7 @@ def test_an_alert_that_ends_with_its_rule() -> None:
     firing, _ = live([(BREACH, 0.0)], Timing())
     life, crossing = end(firing, "rule_removed", 5.0)
     assert (crossing, life.reason, life.ended) == (
-        Crossing.RESOLVED,
+        AlertEvent.RESOLVED,
         "rule_removed",
         5.0,
     )
@@ -124,10 +124,10 @@ def test_what_begins_and_what_ends_take_turns(
     life, crossed = live(findings, timing)
     kinds = [crossing for _, crossing, _ in crossed]
 
-    assert kinds[::2] == [Crossing.FIRED] * len(kinds[::2])
-    assert kinds[1::2] == [Crossing.RESOLVED] * len(kinds[1::2])
+    assert kinds[::2] == [AlertEvent.FIRED] * len(kinds[::2])
+    assert kinds[1::2] == [AlertEvent.RESOLVED] * len(kinds[1::2])
     assert life.episode == len(kinds[::2])
-    assert life.burning is bool(len(kinds) % 2)
+    assert life.is_firing is bool(len(kinds) % 2)
 
 
 @given(sequences, timings)
@@ -136,7 +136,7 @@ def test_it_fires_only_after_the_condition_was_observed_for_long_enough(
 ) -> None:
     _, crossed = live(findings, timing)
     for number, crossing, reason in crossed:
-        if crossing is Crossing.FIRED and not reason:
+        if crossing is AlertEvent.FIRED and not reason:
             held, at = 0.0, number
             while at > 0 and findings[at - 1][0] in (BREACH, UNKNOWN):
                 held += findings[at][1] if findings[at][0] is BREACH else 0.0

@@ -179,7 +179,7 @@ def row(picture: AlertsSnapshot, instance: Instance) -> shapes.AlertRow:
         flapping=alert.flapping,
         note=alert.note,
         receivers=list(rule.notify) if rule else [],
-        held_back=instance.held_back if life.burning else {},
+        held_back=instance.held_back if life.is_firing else {},
         told={
             name: shapes.AlertTold(
                 last=told.last, episode=told.episode, at=picture.wall(told.at)

@@ -119,7 +119,7 @@ def silence_row(silence: Silence, picture: AlertsSnapshot) -> shapes.SilenceRow:
         instance
         for instance in picture.instances
         if state == "active"
-        and instance.life.burning
+        and instance.life.is_firing
         and matches(silence.matchers, picture.labels(instance))
     ]
     return shapes.SilenceRow(

@@ -99,7 +99,7 @@ def alert_story(reading: Reading, query: AlertQuery) -> AlertStory:
     """
     picture = reading.picture()
     instance = find(picture, query.id)
-    witness = instance.witness
+    context = instance.context
     return AlertStory(
         timestamp=picture.now,
         alert=row(picture, instance),
@@ -107,11 +107,11 @@ def alert_story(reading: Reading, query: AlertQuery) -> AlertStory:
         left_out=instance.left_out,
         worst=instance.worst,
         error_classes=[
-            AlertClass(type=name, count=count) for name, count in witness.error_classes
+            AlertClass(type=name, count=count) for name, count in context.error_classes
         ],
-        transition=witness.transition,
-        history=list(witness.history),
-        evidence=list(witness.evidence),
+        transition=context.transition,
+        history=list(context.history),
+        evidence=list(context.evidence),
         receivers=_receivers(reading, picture, instance),
     )
 
@@ -127,7 +127,7 @@ def _receivers(
     types = {known.name: known.type for known in reading.letters.receivers}
     messages = _messages(reading.letters.messages, picture.describe(instance))
     names = dict.fromkeys([*(rule.notify if rule else ()), *instance.told, *messages])
-    held = instance.held if instance.life.burning else {}
+    held = instance.held if instance.life.is_firing else {}
     return [
         AlertReceiver(
             receiver=name,

@@ -366,7 +366,7 @@ def _alerts(reading: Reading, exposition: Exposition) -> None:
     picture = reading.picture() if any(reading.alerts.values()) else None
     found = []
     for instance in picture.instances if picture else ():
-        if instance.life.burning and picture:
+        if instance.life.is_firing and picture:
             labels = picture.labels(instance)
             worst = SEVERITIES.index(cast("Severity", labels["severity"]))
             found.append((-worst, instance.life.fired, labels))

@@ -20,14 +20,14 @@ from kaywatch_agent.model.alerts import Evidence
 from kaywatch_agent.model.records import FailureRecord
 from kaywatch_agent.model.series import Kind
 from kaywatch_agent.rules import metrics
-from kaywatch_agent.rules.alert import Instance, Witness
+from kaywatch_agent.rules.alert import FiringContext, Instance
 from kaywatch_agent.rules.evaluate import budgets_left
 from kaywatch_agent.rules.matchers import matches
 from kaywatch_agent.rules.metrics import Context, Metric
 from kaywatch_agent.rules.rule import Rule, Threshold
-from kaywatch_agent.rules.scene import Series, Windows
+from kaywatch_agent.rules.scene import Series, WindowCache
 
-__all__ = ["witnesses"]
+__all__ = ["firing_contexts"]
 
 MAX_CLASSES: Final = 3
 MAX_EVIDENCE: Final = 5
@@ -42,12 +42,12 @@ SHARE_MOVED: Final = 0.01
 Group = tuple[str, ...]
 
 
-def witnesses(
-    rule: Rule, instances: Sequence[Instance], windows: Windows
-) -> list[Witness]:
+def firing_contexts(
+    rule: Rule, instances: Sequence[Instance], windows: WindowCache
+) -> list[FiringContext]:
     """Return what is to be seen of each of several alerts of one rule."""
     if not set(rule.per) & {"service", "graph", "node"}:
-        return [Witness() for _ in instances]
+        return [FiringContext() for _ in instances]
     wanted = [
         tuple(instance.labels.get(label, "") for label in rule.per)
         for instance in instances
@@ -63,7 +63,7 @@ def witnesses(
     lost = _completeness(rule, windows)
     budgets = budgets_left(rule, windows)
     return [
-        Witness(
+        FiringContext(
             error_classes=tuple(classes.get(at.get(group, -1), ())),
             transition=moved.get(group, ""),
             history=history.get(group, ()),
@@ -79,7 +79,7 @@ def witnesses(
 
 
 def _classes(
-    figures: Figures, chosen: set[int], windows: Windows
+    figures: Figures, chosen: set[int], windows: WindowCache
 ) -> dict[int, list[tuple[str, int]]]:
     """Return the most frequent error classes of each group."""
     values = windows.scene.view.registry.errors.values
@@ -93,7 +93,7 @@ def _classes(
     }
 
 
-def _moved(rule: Rule, wanted: set[Group], windows: Windows) -> dict[Group, str]:
+def _moved(rule: Rule, wanted: set[Group], windows: WindowCache) -> dict[Group, str]:
     """Return, by group, the transition that is taken most beyond its usual share."""
     own = rule.per.index("node") if "node" in rule.per else len(rule.per)
     per = rule.per if own < len(rule.per) else (*rule.per, "node")
@@ -124,7 +124,7 @@ def _moved(rule: Rule, wanted: set[Group], windows: Windows) -> dict[Group, str]
 
 
 def _history(
-    rule: Rule, wanted: Iterable[Group], windows: Windows
+    rule: Rule, wanted: Iterable[Group], windows: WindowCache
 ) -> Mapping[Group, tuple[float | None, ...]]:
     """Return the metric's values in the last windows, oldest first."""
     metric = _metric(rule)
@@ -190,7 +190,7 @@ def _evidence(
     return tuple(found)
 
 
-def _completeness(rule: Rule, windows: Windows) -> dict[str, float]:
+def _completeness(rule: Rule, windows: WindowCache) -> dict[str, float]:
     """Return which share of a window's events arrived, by service and in all."""
     keys = windows.scene.view.registry.keys
     received: dict[str, float] = defaultdict(float)
