@@ -208,7 +208,9 @@ def test_mistakes_are_told_in_a_line(failing: Shell) -> None:
     assert "no such alert" in failing("why", "0123456789abcdef", code=1)
     assert "such as node=pay" in failing("why", "checkout-fails", "pay", code=2)
     assert "is no matcher" in failing("silence", "add", "pay", "--for", "2h", code=2)
-    assert "is no length" in failing("silence", "add", "a=b", "--for", "soon", code=2)
+    assert "invalid duration" in failing(
+        "silence", "add", "a=b", "--for", "soon", code=2
+    )
     everything = failing("silence", "add", "a!=b", "--for", "2h", code=1)
     assert "hold for every alert" in everything
     assert "no such silence" in failing("silence", "expire", "123", code=1)
