@@ -41,7 +41,7 @@ FAILED: Final = 1
 WRONG_CONFIGURATION: Final = 78
 
 # What `kaywatch top` can be sorted by; here, so that `--help` loads no screen.
-SORTS: Final = ("name", "rate", "errors", "latency", "retries", "flight", "cost")
+SORTS: Final = ("name", "rate", "errors", "retries", "latency", "flight", "cost")
 
 
 def main() -> None:
@@ -385,9 +385,9 @@ kaywatch.add_command(captures.replay)
     type=Duration(0.2),
     default="1s",
     show_default=True,
-    help="How long to wait between two looks.",
+    help="How long to wait between two requests.",
 )
-@click.option("--once", is_flag=True, help="Print it once, and end.")
+@click.option("--once", is_flag=True, help="Print the nodes once, and exit.")
 @_reading
 def top(
     url: str,
@@ -398,19 +398,19 @@ def top(
     sort: str,
     **asked: Any,
 ) -> None:
-    """Show the nodes live, the sick ones first.
+    """Show the nodes live, those with most errors first.
 
-    It takes the whole screen; q quits, ? shows the keys. Without a terminal it prints
-    them once, and ends.
+    Takes the whole screen; q quits, ? shows the keys. Without a terminal it prints
+    the nodes once, and exits.
     """
     from kaywatch_agent.cli.top import top as terminal
-    from kaywatch_agent.cli.top.state import Asked
+    from kaywatch_agent.cli.top.state import Query
 
-    wanted = Asked(nodes=node, **asked)
+    query = Query(nodes=node, **asked)
     if once or as_json or not screens.console().is_interactive:
-        terminal.show(url, wanted, sort, as_json)
+        terminal.show(url, query, sort, as_json)
     else:
-        terminal.run(url, wanted, sort, interval)
+        terminal.run(url, query, sort, interval)
 
 
 @kaywatch.command(

@@ -13,6 +13,7 @@ from rich.text import Text
 from kaywatch_agent.units import MIB, duration, money, percent, size
 
 __all__ = [
+    "agent_line",
     "clean",
     "console",
     "known",
@@ -27,7 +28,7 @@ Json = Mapping[str, Any]
 _COLOURS: Final = {
     "healthy": "green",
     "degraded": "yellow",
-    "unhealthy": "red",
+    "unhealthy": "bold red",
     "connected": "green",
     "disconnected": "yellow",
     "ended": "dim",
@@ -51,16 +52,7 @@ def show_status(
 ) -> None:
     """Show the agent, its clients, its nodes and the language models they call."""
     out = console()
-    line = Text.assemble(
-        "kaywatch ",
-        health["version"],
-        " at ",
-        url,
-        ": ",
-        _coloured(health["status"]),
-        f", up {duration(health['uptime'])}",
-    )
-    out.print(line)
+    out.print(agent_line(url, health))
     for name, stage in health["stages"].items():
         if stage.get("problem"):
             out.print(f"  {name}: {stage['problem']}")
@@ -74,6 +66,15 @@ def show_status(
     if models:
         out.print()
         _show_models(out, models)
+
+
+def agent_line(url: str, health: Json) -> Text:
+    """Return which agent it is, and how it is."""
+    return Text.assemble(
+        f"kaywatch {health['version']} at {clean(url)}: ",
+        _coloured(health["status"]),
+        f", up {duration(health['uptime'])}",
+    )
 
 
 def _show_clients(out: Console, clients: Sequence[Json]) -> None:

@@ -1,4 +1,4 @@
-"""What `kaywatch top` shows: figures fetched, and the rows that they make."""
+"""What `kaywatch top` shows: the agent's answers, and the rows made from them."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from kaywatch.query import fetch
 from kaywatch_agent.cli.screens import clean
 from kaywatch_agent.units import parse_duration
 
-__all__ = ["Asked", "Found", "Row", "ask", "rows", "span"]
+__all__ = ["Answers", "NodeRow", "Query", "ask", "covered", "rows"]
 
 Json = Mapping[str, Any]
 
 # The reference page's threshold for an alert.
-SICK_ERROR_RATE: Final = 0.05
+HIGH_ERROR_RATE: Final = 0.05
 
-# Under way for so long, and for so many times its p95: it hangs, most likely.
+# An execution in progress for as long, and for as many times its node's p95, probably
+# hangs.
 STUCK_SECONDS: Final = 10.0
 STUCK_TIMES: Final = 10.0
 
-# Windows are whole steps of the agent's.
-STEP_SECONDS: Final = 10
+# Windows consist of whole buckets.
+BUCKET_SECONDS: Final = 10
 
-# All that the agent keeps.
-FAILURES: Final = 1_000
+MAX_FAILURES: Final = 1_000  # all that the agent keeps
 
 
-class Asked(NamedTuple):
-    """Which figures."""
+class Query(NamedTuple):
+    """Which figures to ask for."""
 
     window: str = "5m"
     service: str | None = None
@@ -39,116 +39,103 @@ class Asked(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Found:
-    """The agent's answers, all of about the same moment.
+class Answers:
+    """The agent's answers to a query, and when they came, by our own clock."""
 
-    Attributes:
-        asked: what was asked for.
-        taken: when, by our own clock.
-    """
-
-    asked: Asked
+    query: Query
     health: Json
     clients: list[Json]
     nodes: list[Json]
     llm: Json
     failures: list[Json]
-    taken: float = field(default_factory=time.time)
+    time: float = field(default_factory=time.time)
 
 
-class Row(NamedTuple):
-    """One node's line; None is what isn't known."""
+class NodeRow(NamedTuple):
+    """One node's row; None is not known."""
 
     node: str
     graph: str
-    rate: float  # executions a second
+    rate: float  # executions per second
     ok: float | None
     errors: float | None
     retries: int
     p50: float | None
     p95: float | None
     in_flight: int
-    oldest: float | None  # seconds that the first of them takes already
+    oldest: float | None  # age in seconds of the oldest execution in flight
     cost: float | None  # US dollars
-    failure: str  # the last one's type
+    failure: str  # the type of the last one
     failed_ago: float | None
 
     @property
     def stuck(self) -> bool:
-        """Whether something takes far longer than usual."""
+        """Whether an execution takes far longer than usual."""
         usual = max(STUCK_SECONDS, STUCK_TIMES * (self.p95 or 0.0))
         return self.oldest is not None and self.oldest > usual
 
     @property
-    def sick(self) -> bool:
-        """Whether the eye should be drawn here."""
-        return self.stuck or (self.errors or 0.0) > SICK_ERROR_RATE
+    def unhealthy(self) -> bool:
+        """Whether the row is highlighted."""
+        return self.stuck or (self.errors or 0.0) > HIGH_ERROR_RATE
 
 
-def ask(url: str, asked: Asked) -> Found:
-    """Return what an agent says.
+def ask(url: str, query: Query) -> Answers:
+    """Return the agent's answers.
 
     Raises:
-        KaywatchError: it doesn't answer, or refuses.
+        KaywatchError: it does not answer, or refuses.
     """
-    where = {"service": asked.service, "graph": asked.graph}
-    within = {**where, "window": asked.window}
-    return Found(
-        asked,
+    where = {"service": query.service, "graph": query.graph}
+    within = {**where, "window": query.window}
+    return Answers(
+        query,
         fetch("/health", url=url),
-        fetch("/api/v1/clients", {"service": asked.service}, url)["clients"],
+        fetch("/api/v1/clients", {"service": query.service}, url)["clients"],
         fetch("/api/v1/nodes", within, url)["nodes"],
         fetch("/api/v1/llm", within, url),
-        fetch("/api/v1/failures", {**where, "limit": FAILURES}, url)["failures"],
+        fetch("/api/v1/failures", {**where, "limit": MAX_FAILURES}, url)["failures"],
     )
 
 
-def rows(found: Found) -> list[Row]:
+def rows(answers: Answers) -> list[NodeRow]:
     """Return a row for each node that ran in the window, or is running."""
-    flights = _flights(found)
-    costs = _costs(found)
-    failures: dict[str, Json] = {}
-    for failure in found.failures:  # the newest first
-        failures.setdefault(failure["node"], failure)
-    nodes = {node["node"]: node for node in found.nodes}
-    names = [
-        name
+    flights = _flights(answers)
+    costs: dict[str, float] = {}
+    for one in answers.llm["nodes"]:
+        costs[one["node"]] = costs.get(one["node"], 0.0) + one["cost_usd"]
+    # The newest comes first, and replaces those after it.
+    failures = {failure["node"]: failure for failure in reversed(answers.failures)}
+    nodes = {node["node"]: node for node in answers.nodes}
+    found = [
+        _row(answers, name, node, flights.get(name, []), failures.get(name, {}))
         for name in {**nodes, **flights}
-        if not found.asked.nodes or name in found.asked.nodes
+        if not answers.query.nodes or name in answers.query.nodes
+        if (node := nodes.get(name, {})).get("total_executions") or name in flights
     ]
-    seconds = span(found)
-    made = [
-        _row(
-            name,
-            nodes.get(name, {}),
-            flights.get(name, []),
-            failures.get(name, {}),
-            found.health["timestamp"],
-        )
-        for name in names
-    ]
-    return [
-        row._replace(rate=row.rate / seconds, cost=costs.get(row.node))
-        for row in made
-        if row.rate or row.in_flight
-    ]
+    return [row._replace(cost=costs.get(row.node)) for row in found]
 
 
-def span(found: Found) -> float:
-    """Return the seconds that the window holds: no more than there is."""
-    now, since = found.health["timestamp"], found.health["since"]
-    first = (now - parse_duration(found.asked.window)) // STEP_SECONDS * STEP_SECONDS
+def covered(answers: Answers) -> float:
+    """Return how many seconds of the window the agent has figures for."""
+    now, since = answers.health["timestamp"], answers.health["since"]
+    first = (
+        (now - parse_duration(answers.query.window)) // BUCKET_SECONDS * BUCKET_SECONDS
+    )
     return max(1.0, float(now - max(first, since)))
 
 
-def _row(name: str, node: Json, flights: list[Json], failure: Json, now: float) -> Row:
+def _row(
+    answers: Answers, name: str, node: Json, flights: list[Json], failure: Json
+) -> NodeRow:
+    now = answers.health["timestamp"]
     graphs = node.get("graphs") or sorted({flight["graph"] for flight in flights})
     ages = [max(0.0, now - f["start"]) for f in flights if f["start"]]
     failed = failure.get("time")
-    return Row(
+    return NodeRow(
         node=clean(name),
         graph=clean(", ".join(graph or "-" for graph in graphs)),
-        rate=node.get("total_executions", 0),
+        rate=node.get("total_executions", 0) / covered(answers),
         ok=node.get("success_rate"),
         errors=node.get("error_rate"),
         retries=node.get("total_retries", 0),
@@ -162,20 +149,12 @@ def _row(name: str, node: Json, flights: list[Json], failure: Json, now: float) 
     )
 
 
-def _flights(found: Found) -> dict[str, list[Json]]:
-    """Return by node what is under way in processes that live."""
+def _flights(answers: Answers) -> dict[str, list[Json]]:
+    """Return by node the executions in flight in processes that live."""
     flights: dict[str, list[Json]] = {}
-    for client in found.clients:
-        if client["state"] not in ("connected", "disconnected"):
-            continue
-        for flight in client["in_flight"]:
-            if found.asked.graph in (None, flight["graph"]):
-                flights.setdefault(flight["node"], []).append(flight)
+    for client in answers.clients:
+        if client["state"] in ("connected", "disconnected"):
+            for flight in client["in_flight"]:
+                if answers.query.graph in (None, flight["graph"]):
+                    flights.setdefault(flight["node"], []).append(flight)
     return flights
-
-
-def _costs(found: Found) -> dict[str, float]:
-    costs: dict[str, float] = {}
-    for node in found.llm["nodes"]:
-        costs[node["node"]] = costs.get(node["node"], 0.0) + node["cost_usd"]
-    return costs

@@ -1,173 +1,158 @@
-"""`kaywatch top`: asks, draws, and listens to keys."""
+"""`kaywatch top`: asks the agent, draws, and reacts to keys."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from typing import Final
 
 from kaywatch.errors import KaywatchError
 from kaywatch_agent.cli import screens
-from kaywatch_agent.cli.top.layout import Choice, Shown, frame, snapshot
-from kaywatch_agent.cli.top.screen import Ended, Screen
-from kaywatch_agent.cli.top.state import Asked, Found, ask
+from kaywatch_agent.cli.top.layout import SORT_KEYS, Display, ViewOptions, frame, lines
+from kaywatch_agent.cli.top.state import Answers, Query, ask
+from kaywatch_agent.cli.top.terminal import Ended, LiveScreen
 from kaywatch_agent.units import parse_duration
 
 __all__ = ["run", "show"]
 
 WINDOWS: Final = ("1m", "5m", "15m", "1h", "24h")
 
-# Events a second are over so long: clients send once a second, not all at once.
+# Events per second are averaged over this time: clients send once a second, but not
+# all at once.
 RATE_SECONDS: Final = 5.0
 
-# However often it is asked, times such as "3s ago" go on.
+# Times such as "3s ago" change between two answers as well.
 DRAW_SECONDS: Final = 1.0
 
-_SORT_KEYS: Final = {
-    "n": "name",
-    "r": "rate",
-    "e": "errors",
-    "l": "latency",
-    "t": "retries",
-    "f": "flight",
-    "c": "cost",
-}
-
-# Lines and pages that a key goes down; the screen stops at the ends.
+# Lines and pages that a key scrolls down.
 _FAR: Final = 1_000_000
 _SCROLLS: Final = {
-    "up": (-1, 0),
-    "k": (-1, 0),
-    "down": (1, 0),
-    "j": (1, 0),
-    "page up": (0, -1),
-    "b": (0, -1),
-    "page down": (0, 1),
-    " ": (0, 1),
-    "home": (-_FAR, 0),
-    "g": (-_FAR, 0),
-    "end": (_FAR, 0),
-    "G": (_FAR, 0),
+    **dict.fromkeys(("up", "k"), (-1, 0)),
+    **dict.fromkeys(("down", "j"), (1, 0)),
+    **dict.fromkeys(("page up", "b"), (0, -1)),
+    **dict.fromkeys(("page down", " "), (0, 1)),
+    **dict.fromkeys(("home", "g"), (-_FAR, 0)),
+    **dict.fromkeys(("end", "G"), (_FAR, 0)),
 }
 
 
-def run(url: str, asked: Asked, sort: str, interval: float) -> None:
-    """Show the nodes until somebody quits.
+def run(url: str, query: Query, sort: str, interval: float) -> None:
+    """Show the nodes until the user quits.
 
     Raises:
-        KaywatchError: there is no agent to begin with, or it refuses.
+        KaywatchError: no agent answers at the start, or it refuses.
     """
-    poller = _Poller(url, asked, interval)
-    choice = Choice(sort)
+    poller = _Poller(url, query, interval)
+    options = ViewOptions(sort)
     try:
-        with Screen() as screen:
+        with LiveScreen(lambda w, h: frame(poller.display, options, w, h)) as screen:
             poller.start(screen)
-            _look(screen, poller, choice)
+            _loop(screen, poller, options)
     except Ended as ended:
         number = ended.args[0]
         if number != signal.SIGINT:
-            # Whoever sent it should see that it worked.
+            # The sender should see that the signal had its effect.
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
     except OSError:
-        pass  # the terminal is gone, and with it whoever looked
+        # The terminal is gone; so is whatever would be written at the exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def show(url: str, asked: Asked, sort: str, as_json: bool) -> None:
-    """Print the same once.
+def show(url: str, query: Query, sort: str, as_json: bool) -> None:
+    """Print the nodes once.
 
     Raises:
-        KaywatchError: there is no agent, or it refuses.
+        KaywatchError: no agent answers, or it refuses.
     """
-    found = ask(url, asked)
+    answers = ask(url, query)
     if as_json:
         parts = ("health", "clients", "nodes", "llm", "failures")
-        print(json.dumps({name: getattr(found, name) for name in parts}, indent=2))
+        print(json.dumps({name: getattr(answers, name) for name in parts}, indent=2))
         return
     out = screens.console()
-    for line in snapshot(Shown(url, found), Choice(sort), out.width):
+    for line in lines(Display(url, answers), ViewOptions(sort), out.width):
         out.print(line, no_wrap=True, overflow="crop")
 
 
-def _look(screen: Screen, poller: _Poller, choice: Choice) -> None:
+def _loop(screen: LiveScreen, poller: _Poller, options: ViewOptions) -> None:
     while True:
-        width, height = screen.size
-        screen.draw(frame(poller.shown, choice, width, height))
+        screen.draw()
         for key in screen.wait(DRAW_SECONDS):
             if key == "q":
                 return
-            _press(key, choice, poller, page=max(1, height - 8))
+            _press(key, options, poller)
 
 
-def _press(key: str, choice: Choice, poller: _Poller, page: int) -> None:
+def _press(key: str, options: ViewOptions, poller: _Poller) -> None:
     if key in ("?", "h", "escape"):
-        choice.help = not choice.help and key != "escape"
-    elif key in _SORT_KEYS:
-        sort = _SORT_KEYS[key]
-        choice.turned = choice.sort == sort and not choice.turned
-        choice.sort, choice.top = sort, 0
+        options.help = not options.help and key != "escape"
+    elif key in SORT_KEYS:
+        sort = SORT_KEYS[key]
+        options.reverse = options.sort == sort and not options.reverse
+        options.sort, options.top = sort, 0
     elif key in _SCROLLS:
         lines, pages = _SCROLLS[key]
-        wanted = choice.top + lines + pages * page
-        choice.top = max(0, min(wanted, choice.last))
+        wanted = options.top + lines + pages * options.page
+        options.top = max(0, min(wanted, options.last))
     elif key in ("w", "W"):
-        poller.change(1 if key == "w" else -1)
+        poller.change_window(1 if key == "w" else -1)
 
 
 class _Poller:
-    """Asks the agent now and then, beside the one who draws."""
+    """Asks the agent regularly, in a thread."""
 
-    def __init__(self, url: str, asked: Asked, interval: float) -> None:
+    def __init__(self, url: str, query: Query, interval: float) -> None:
         """Ask for the first time.
 
         Raises:
-            KaywatchError: there is no agent, or it refuses.
+            KaywatchError: no agent answers, or it refuses.
         """
         self._url = url
-        self._asked = asked
+        self._query = query
         self._interval = interval
-        known = {*WINDOWS, asked.window}
+        known = {*WINDOWS, query.window}
         self._windows = sorted(known, key=parse_duration)
-        self._again = threading.Event()
+        self._now = threading.Event()
         self._counts: deque[tuple[float, int]] = deque()
-        found = ask(url, asked)
-        self.shown = Shown(url, found, self._rate(found))
+        answers = ask(url, query)
+        self.display = Display(url, answers, self._rate(answers))
 
-    def start(self, screen: Screen) -> None:
-        """Go on asking, and wake a screen with each answer."""
-        polling = threading.Thread(target=self._poll, args=(screen,), daemon=True)
-        polling.start()
+    def start(self, screen: LiveScreen) -> None:
+        """Continue to ask, and wake a screen after each answer."""
+        threading.Thread(target=self._poll, args=(screen,), daemon=True).start()
 
-    def change(self, by: int) -> None:
-        """Ask for another window, at once."""
-        at = self._windows.index(self._asked.window) + by
-        window = self._windows[at % len(self._windows)]
-        self._asked = self._asked._replace(window=window)
-        self._again.set()
+    def change_window(self, by: int) -> None:
+        """Ask for a longer or shorter window, at once."""
+        index = self._windows.index(self._query.window) + by
+        window = self._windows[index % len(self._windows)]
+        self._query = self._query._replace(window=window)
+        self._now.set()
 
-    def _poll(self, screen: Screen) -> None:
+    def _poll(self, screen: LiveScreen) -> None:
         while True:
-            self._again.wait(self._interval)
-            self._again.clear()
+            self._now.wait(self._interval)
+            self._now.clear()
             try:
-                found = ask(self._url, self._asked)
+                answers = ask(self._url, self._query)
             except KaywatchError as error:
-                self.shown = self.shown._replace(problem=str(error))
+                self.display = self.display._replace(problem=str(error))
             else:
-                self.shown = Shown(self._url, found, self._rate(found))
+                self.display = Display(self._url, answers, self._rate(answers))
             screen.wake()
 
-    def _rate(self, found: Found) -> float | None:
-        """Return events a second of late; None before there is a difference."""
+    def _rate(self, answers: Answers) -> float | None:
+        """Return the recent events per second; None before the second answer."""
         counts = self._counts
-        now, events = found.health["timestamp"], found.health["events"]
+        now, events = answers.health["timestamp"], answers.health["events"]
         if counts and (events < counts[-1][1] or now <= counts[-1][0]):
-            counts.clear()  # another agent, that counts from 0
+            counts.clear()  # another agent, which counts from 0
         counts.append((now, events))
         while len(counts) > 2 and now - counts[1][0] >= RATE_SECONDS:
             counts.popleft()
-        before, known = counts[0]
-        return (events - known) / (now - before) if len(counts) > 1 else None
+        then, before = counts[0]
+        return (events - before) / (now - then) if len(counts) > 1 else None

@@ -7,9 +7,16 @@ from typing import Any
 import pytest
 from rich.cells import cell_len
 
-from kaywatch_agent.cli.top.layout import SORTS, Choice, Shown, frame, middle, snapshot
-from kaywatch_agent.cli.top.screen import keys
-from kaywatch_agent.cli.top.state import Asked, Found, rows, span
+from kaywatch_agent.cli.top.layout import (
+    SORTS,
+    Display,
+    ViewOptions,
+    frame,
+    lines,
+    middle,
+)
+from kaywatch_agent.cli.top.state import Answers, Query, covered, rows
+from kaywatch_agent.cli.top.terminal import keys
 
 NAMES = [
     "pay",
@@ -43,7 +50,7 @@ def client(state: str = "connected", *ages: float) -> dict[str, Any]:
     return {"state": state, "events": 90, "recorded": 100, "in_flight": flights}
 
 
-def found(*nodes: dict[str, Any], **more: Any) -> Found:
+def found(*nodes: dict[str, Any], **more: Any) -> Answers:
     stage = {"problem": more.pop("problem", "")}
     health = {
         "version": "1.2.3",
@@ -74,31 +81,31 @@ def found(*nodes: dict[str, Any], **more: Any) -> Found:
             {"node": "pay", "type": "Older", "time": 1.0},
         ],
     }
-    asked = more.pop("asked", Asked())
-    return Found(asked, health, **{**defaults, **more})
+    query = more.pop("query", Query())
+    return Answers(query, health, **{**defaults, **more})
 
 
 @pytest.mark.parametrize("sort", SORTS)
 def test_every_size_is_filled_and_no_line_is_too_long(sort: str) -> None:
-    shown = Shown("http://127.0.0.1:9477", found(*map(node, NAMES)), 12.5)
+    shown = Display("http://127.0.0.1:9477", found(*map(node, NAMES)), 12.5)
     for width in [*range(1, 100), 132, 250]:
         for height in (1, 5, 24, 60):
             for help in (False, True):
-                lines = frame(shown, Choice(sort, help=help), width, height)
-                assert len(lines) == height
-                assert {cell_len(line.plain) for line in lines} == {width}
-                assert all(line.plain.isprintable() for line in lines)
+                full = frame(shown, ViewOptions(sort, help=help), width, height)
+                assert len(full) == height
+                assert {cell_len(line.plain) for line in full} == {width}
+                assert all(line.plain.isprintable() for line in full)
 
 
 def test_names_that_differ_at_their_ends_stay_different() -> None:
-    shown = Shown("http://127.0.0.1:9477", found(*map(node, NAMES)))
-    lines = [line.plain for line in snapshot(shown, Choice("name"), 80)]
+    shown = Display("http://127.0.0.1:9477", found(*map(node, NAMES)))
+    printed = [line.plain for line in lines(shown, ViewOptions("name"), 80)]
 
-    assert all(cell_len(line) <= 80 for line in lines)
-    assert sum("…" in line and "-A " in line for line in lines) == 1
-    assert sum("…" in line and "-B " in line for line in lines) == 1
-    assert "7 events" in lines[1] and "90.0 % complete" in lines[1]
-    assert "$1.50+?" in lines[2]
+    assert all(cell_len(line) <= 80 for line in printed)
+    assert sum("…" in line and "-A " in line for line in printed) == 1
+    assert sum("…" in line and "-B " in line for line in printed) == 1
+    assert "7 events" in printed[1] and "90.0 % complete" in printed[1]
+    assert "$1.50+?" in printed[2]
 
 
 @pytest.mark.parametrize(
@@ -131,7 +138,7 @@ def test_what_is_in_flight_for_far_too_long_is_marked(
     (row,) = rows(found(slow, clients=[client("connected", 1.0, age)]))
 
     assert (row.in_flight, row.oldest) == (2, age)
-    assert row.stuck is row.sick is stuck
+    assert row.stuck is row.unhealthy is stuck
     (gone,) = rows(found(slow, clients=[client("died", age)]))
     assert gone.in_flight == 0
 
@@ -145,22 +152,22 @@ def test_the_last_failure_and_the_cost_are_of_that_node() -> None:
 
 def test_a_rate_is_over_what_the_window_holds() -> None:
     # Whole steps of ten seconds, and no further back than anything is known.
-    assert span(found(asked=Asked("1m"))) == 65.0
-    young = found(asked=Asked("1h"))
+    assert covered(found(query=Query("1m"))) == 65.0
+    young = found(query=Query("1h"))
     young.health["since"] = 1_000_000.0  # type: ignore[index]
-    assert span(young) == 5.0
-    (row,) = rows(found(node("pay", total_executions=130), asked=Asked("1m")))
+    assert covered(young) == 5.0
+    (row,) = rows(found(node("pay", total_executions=130), query=Query("1m")))
     assert row.rate == 2.0
 
 
 def test_what_is_wrong_with_the_agent_is_in_the_header() -> None:
-    full = Shown("http://127.0.0.1:9477", found(problem="the disk is full"))
-    lines = [line.plain.rstrip() for line in frame(full, Choice(), 80, 24)]
-    assert "degraded" in lines[0]
-    assert lines[3] == "store: the disk is full"
+    full = Display("http://127.0.0.1:9477", found(problem="the disk is full"))
+    head = [line.plain.rstrip() for line in frame(full, ViewOptions(), 80, 24)]
+    assert "degraded" in head[0]
+    assert head[3] == "store: the disk is full"
 
     gone = full._replace(problem="no agent answers")
-    (line, *_) = frame(gone, Choice(), 80, 24)
+    (line, *_) = frame(gone, ViewOptions(), 80, 24)
     assert "gone since" in line.plain
 
 

@@ -71,7 +71,7 @@ def test_at_80_columns_the_sick_node_is_first_and_marked(shop: Agent) -> None:
         assert re.match(
             r"\d clients   .*   100.0 % complete   agent \d+.* MiB   store", lines[1]
         )
-        assert lines[2] == "models: 1 call, 0 failed, $0.25, of it $0.00 wasted"
+        assert lines[2] == "models: 1 call, 0 failed, $0.25, $0.00 wasted"
         assert len(lines) == 24 and lines[-1].startswith(" n name  r rate")
         for name in ("rate/s", "errors", "p95", "in flight", "cost", "last failure"):
             assert name in header(terminal)
@@ -135,7 +135,7 @@ def test_help_is_there_and_goes_again(shop: Agent) -> None:
         terminal.shows("Nodes")
         for leave in ("?", "\x1b", "h"):
             terminal.press("?")
-            terminal.shows("sort by what is in flight", "over 5 % errors")
+            terminal.shows("sort by the age of the oldest", "over 5 % errors")
             assert max(map(len, terminal.lines)) <= 80
             terminal.press(leave)
             terminal.shows("Nodes, last 5m")
@@ -189,8 +189,9 @@ def test_it_redraws_without_clearing(shop: Agent) -> None:
         terminal.until(lambda: terminal.written.count(end) > 5, "some frames")
         frames = terminal.written.partition(begin)[2]
         assert CLEAR not in frames
-        # Whole frames, and nothing between them.
-        assert {part.partition(end)[2] for part in frames.split(begin)[:-1]} == {b""}
+        # Whole frames; between them, the cursor is moved to the first line.
+        between = {part.partition(end)[2] for part in frames.split(begin)[:-1]}
+        assert between == {b"\x1b[H"}
 
 
 def test_what_is_in_flight_is_shown_with_its_age(lone: Agent) -> None:
@@ -224,7 +225,7 @@ def test_an_agent_that_goes_and_comes_back(lone: Agent) -> None:
     with top(lone, "--interval", "0.2") as terminal:
         terminal.shows("healthy", " pay ")
         lone.stop(signal.SIGKILL)
-        terminal.shows("gone since", "looking for it")
+        terminal.shows("gone since", "reconnecting")
         assert terminal.line("pay")  # what was known stays
         terminal.press("n")
         terminal.until(lambda: terminal.styles("node ").underscore, "keys still work")
@@ -279,8 +280,8 @@ def test_however_it_ends_the_terminal_is_as_before(
 
 def test_an_error_gives_the_terminal_back_before_it_is_told() -> None:
     code = (
-        "from kaywatch_agent.cli.top.screen import Screen\n"
-        "with Screen() as screen: raise RuntimeError('told')"
+        "from kaywatch_agent.cli.top.terminal import LiveScreen\n"
+        "with LiveScreen(lambda *_: []): raise RuntimeError('told')"
     )
     with on_terminal([sys.executable, "-c", code], os.environ) as terminal:
         assert terminal.ends() == 1
