@@ -123,7 +123,6 @@ class App:
         )
         self.delivery = Delivery(
             config.notify,
-            self.telemetry,
             alerts=self.alerting.alerts,
             healthy=self._healthy,
             request_commit=self._ask_for_commit,
@@ -156,6 +155,8 @@ class App:
         self.telemetry.include(
             ProcessMetrics(__version__, clock()),
             self.alerting.metrics,
+            self.delivery.outbox.metrics,
+            self.delivery.heartbeats,
             self._web.metrics,
         )
 

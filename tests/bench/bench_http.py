@@ -121,7 +121,6 @@ class Synthetic:
         self.alerting = Alerting(load({}), min_severity={}, clock=self.clock)
         self.delivery = Delivery(
             NotifyConfig(),
-            Telemetry(),
             alerts=self.alerting.alerts,
             healthy=lambda: True,
             request_commit=lambda: None,

@@ -29,14 +29,13 @@ from kaywatch_agent.notify.config import (
     ReceiverConfig,
     policies,
 )
-from kaywatch_agent.notify.heartbeat import Heartbeat
+from kaywatch_agent.notify.heartbeat import Heartbeat, HeartbeatMetrics
 from kaywatch_agent.notify.http import Http
 from kaywatch_agent.notify.outbox import Outbox
 from kaywatch_agent.notify.receivers import build
 from kaywatch_agent.notify.receivers.alertmanager import Resender
 from kaywatch_agent.notify.sample import ended, sample
 from kaywatch_agent.notify.worker import Workers
-from kaywatch_agent.runtime.telemetry import Telemetry
 
 __all__ = ["Delivery", "NotifyConfig"]
 
@@ -71,7 +70,6 @@ class Delivery:
     def __init__(
         self,
         config: NotifyConfig,
-        telemetry: Telemetry,
         *,
         alerts: Callable[[str], Sequence[Alert]],
         healthy: Callable[[], bool],
@@ -82,7 +80,6 @@ class Delivery:
 
         Args:
             config: whom to notify, and how.
-            telemetry: counts what happens.
             alerts: returns those that an Alertmanager has to know of: what fires, and
                 what ended lately.
             healthy: whether rules are evaluated and events taken in.
@@ -91,12 +88,11 @@ class Delivery:
         """
         self.outbox = Outbox(
             policies(config.receivers, config.grouping),
-            telemetry=telemetry,
             random=random.random,
             entropy=os.urandom,
         )
         self._config = config
-        self._telemetry = telemetry
+        self.heartbeats = HeartbeatMetrics()
         self._alerts = alerts
         self._healthy = healthy
         self._request_commit = request_commit
@@ -207,11 +203,11 @@ class Delivery:
         for task in self._tasks:
             task.cancel()
         heartbeat = Heartbeat(
-            self._config.heartbeat, self._http, self._healthy, self._telemetry
+            self._config.heartbeat, self._http, self._healthy, self.heartbeats
         )
         self._resenders = {
             name: Resender(
-                config, self._http, self._alerts, self._telemetry, self._clock
+                config, self._http, self._alerts, self.outbox.metrics, self._clock
             )
             for name, config in self._config.receivers.items()
             if isinstance(config, AlertmanagerConfig)

@@ -14,14 +14,24 @@ import structlog
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.notify.config import HeartbeatConfig
 from kaywatch_agent.notify.http import Http, NoAnswer
-from kaywatch_agent.runtime.telemetry import Telemetry
+from kaywatch_agent.runtime.metrics import Counter, Metrics
 from kaywatch_agent.units import parse_duration
 
-__all__ = ["Heartbeat"]
+__all__ = ["Heartbeat", "HeartbeatMetrics"]
 
 LEAST_SECONDS: Final = 1.0
 
 log = structlog.get_logger("kaywatch.notify")
+
+
+class HeartbeatMetrics(Metrics):
+    """What is counted of pings."""
+
+    pings = Counter(
+        "kaywatch_heartbeats_total",
+        "Pings of the heartbeat's URL, by result.",
+        labels=("result",),
+    )
 
 
 class Heartbeat:
@@ -32,7 +42,7 @@ class Heartbeat:
         config: HeartbeatConfig,
         http: Http,
         healthy: Callable[[], bool],
-        telemetry: Telemetry,
+        metrics: HeartbeatMetrics,
     ) -> None:
         """Ping nothing yet.
 
@@ -40,7 +50,7 @@ class Heartbeat:
             config: the section.
             http: what sends.
             healthy: whether rules are evaluated and events are taken in.
-            telemetry: where pings are counted.
+            metrics: counts pings, also over a reload.
         """
         self.problem = ""  # of the last ping
         self._interval = max(LEAST_SECONDS, parse_duration(config.interval))
@@ -48,7 +58,7 @@ class Heartbeat:
         self._target = config.target()
         self._http = http
         self._healthy = healthy
-        self._telemetry = telemetry
+        self._metrics = metrics
 
     async def run(self) -> None:
         """Ping at every interval, until cancelled; end at once if there is no URL."""
@@ -75,4 +85,4 @@ class Heartbeat:
             log.warning("the heartbeat's URL does not answer", error=problem)
         self.problem = problem
         result = "error" if problem else "ok" if healthy else "fail"
-        self._telemetry.add("kaywatch_heartbeats_total", 1, result)
+        self._metrics.pings.labels(result).add()

@@ -37,9 +37,9 @@ from kaywatch_agent.notify.message import (
 from kaywatch_agent.notify.policy import Policy
 from kaywatch_agent.notify.result import MAX_RETRY_AFTER, DeliveryResult, Outcome
 from kaywatch_agent.notify.store import OutboxStore
-from kaywatch_agent.runtime.telemetry import Telemetry
+from kaywatch_agent.runtime.metrics import Counter, Gauge, Metrics
 
-__all__ = ["MAX_PENDING", "Outbox"]
+__all__ = ["MAX_PENDING", "Outbox", "OutboxMetrics"]
 
 MAX_BACKOFF: Final = 300.0  # seconds
 LEAST_PAUSE: Final = 1.0  # after a 429 that doesn't say how long
@@ -56,19 +56,54 @@ _EXPENDABLE: Final = (
 )
 
 
+class OutboxMetrics(Metrics):
+    """What is counted of messages and receivers."""
+
+    requests = Counter(
+        "kaywatch_notices_total",
+        "What rules had to tell a receiver, by what became of it in the outbox.",
+        labels=("receiver", "kind", "fate"),
+    )
+    ended = Counter(
+        "kaywatch_notifications_total",
+        "Messages that are done with: sent, dead or superseded.",
+        labels=("receiver", "kind", "result"),
+    )
+    attempts = Counter(
+        "kaywatch_notify_attempts_total",
+        "Attempts to send, by the HTTP status; none for no answer.",
+        labels=("receiver", "code"),
+    )
+    dead = Counter(
+        "kaywatch_outbox_dead_total",
+        "Messages that were given up.",
+        labels=("receiver", "reason"),
+    )
+    depth = Gauge("kaywatch_outbox_depth", "Messages that wait.", labels=("receiver",))
+    oldest = Gauge(
+        "kaywatch_outbox_oldest_seconds",
+        "How long the oldest message waits that was due.",
+    )
+    up = Gauge(
+        "kaywatch_receiver_up",
+        "Whether the last attempt to tell a receiver got through.",
+        labels=("receiver",),
+    )
+
+
 class Outbox:
     """All messages, and the receivers that they go to.
 
     Attributes:
         store: the messages.
         receivers: how each receiver does, by name.
+        metrics: counts what happens.
     """
 
     def __init__(
         self,
         policies: Mapping[str, Policy],
         *,
-        telemetry: Telemetry,
         random: Callable[[], float],
         entropy: Callable[[int], bytes],
     ) -> None:
@@ -76,13 +111,12 @@ class Outbox:
 
         Args:
             policies: by receiver.
-            telemetry: counts what happens.
             random: returns 0 to 1, for the jitter.
             entropy: returns N random bytes, for ids.
         """
         self.store = OutboxStore()
         self.receivers = {name: ReceiverState(p) for name, p in policies.items()}
-        self._telemetry = telemetry
+        self.metrics = OutboxMetrics()
         self._random = random
         self._entropy = entropy
         self._ids = MessageIds(entropy)
@@ -108,13 +142,7 @@ class Outbox:
     def enqueue(self, request: NotificationRequest, now: float) -> EnqueueResult:
         """Take a request; return what became of it."""
         result = self._enqueue(request, now)
-        self._telemetry.add(
-            "kaywatch_notices_total",
-            1,
-            request.receiver,
-            str(request.kind),
-            str(result),
-        )
+        self.metrics.requests.labels(request.receiver, request.kind, result).add()
         return result
 
     def _enqueue(self, request: NotificationRequest, now: float) -> EnqueueResult:
@@ -170,7 +198,7 @@ class Outbox:
         row = self.store.rows[message_id]
         receiver = self.receivers.get(row.receiver)
         code = str(result.code) if result.code else "none"
-        self._telemetry.add("kaywatch_notify_attempts_total", 1, row.receiver, code)
+        self.metrics.attempts.labels(row.receiver, code).add()
         delay = self._delay(row, result)
         was_open = receiver is not None and receiver.breaker.open
         if receiver is not None:
@@ -312,14 +340,9 @@ class Outbox:
         self.store.put(row)
         if row.status is Status.PENDING or (before and before.status is row.status):
             return
-        kind, status = str(row.kind), str(row.status)
-        self._telemetry.add(
-            "kaywatch_notifications_total", 1, row.receiver, kind, status
-        )
+        self.metrics.ended.labels(row.receiver, row.kind, row.status).add()
         if row.status is Status.DEAD:
-            self._telemetry.add(
-                "kaywatch_outbox_dead_total", 1, row.receiver, str(row.reason)
-            )
+            self.metrics.dead.labels(row.receiver, str(row.reason)).add()
 
     # -- for people --------------------------------------------------------------------
 
@@ -404,10 +427,9 @@ class Outbox:
         for name, receiver in self.receivers.items():
             due = min((row.due for row in self.store.heads(name)), default=now)
             oldest = max(oldest, now - due)
-            depth = self.store.depth(name)
-            self._telemetry.set("kaywatch_outbox_depth", depth, name)
-            self._telemetry.set("kaywatch_receiver_up", receiver.up, name)
-        self._telemetry.set("kaywatch_outbox_oldest_seconds", oldest)
+            self.metrics.depth.labels(name).set(self.store.depth(name))
+            self.metrics.up.labels(name).set(receiver.up)
+        self.metrics.oldest.set(oldest)
 
     def _dead(self, row_id: str | None) -> list[OutboxMessage]:
         return [row for row in self.store.dead() if row_id in (None, row.id)]

@@ -172,48 +172,6 @@ OLD: Final[dict[str, Instrument]] = {
         _metric(
             "kaywatch_tick_duration_max_seconds", "gauge", "The longest tick so far."
         ),
-        _metric(
-            "kaywatch_notices_total",
-            "counter",
-            "What rules had to tell a receiver, by what became of it in the outbox.",
-            ("receiver", "kind", "fate"),
-        ),
-        _metric(
-            "kaywatch_notifications_total",
-            "counter",
-            "Messages that are done with: sent, dead or superseded.",
-            ("receiver", "kind", "result"),
-        ),
-        _metric(
-            "kaywatch_notify_attempts_total",
-            "counter",
-            "Attempts to send, by the HTTP status; none for no answer.",
-            ("receiver", "code"),
-        ),
-        _metric("kaywatch_outbox_depth", "gauge", "Messages that wait.", ("receiver",)),
-        _metric(
-            "kaywatch_outbox_oldest_seconds",
-            "gauge",
-            "How long the oldest message waits that was due.",
-        ),
-        _metric(
-            "kaywatch_outbox_dead_total",
-            "counter",
-            "Messages that were given up.",
-            ("receiver", "reason"),
-        ),
-        _metric(
-            "kaywatch_receiver_up",
-            "gauge",
-            "Whether the last attempt to tell a receiver got through.",
-            ("receiver",),
-        ),
-        _metric(
-            "kaywatch_heartbeats_total",
-            "counter",
-            "Pings of the heartbeat's URL, by result.",
-            ("result",),
-        ),
     )
 }
 

@@ -35,7 +35,6 @@ from kaywatch_agent.rules.engine import Engine, EvaluationResult
 from kaywatch_agent.rules.rule import Settings
 from kaywatch_agent.rules.scene import EvalInput
 from kaywatch_agent.rules.state import State
-from kaywatch_agent.runtime.telemetry import Telemetry
 from kaywatch_agent.units import parse_duration
 
 __all__ = ["Message", "Outage", "Passage", "Rehearsal"]
@@ -249,7 +248,6 @@ def _outbox(settings: Settings, receivers: Mapping[str, ReceiverConfig]) -> Outb
     grouping = Grouping(settings.group_by, settings.group_wait, settings.group_interval)
     return Outbox(
         policies(receivers, grouping),
-        telemetry=Telemetry(),
         random=lambda: 1.0,
         entropy=bytes,
     )

@@ -17,7 +17,6 @@ from kaywatch_agent.notify.enqueue import EnqueueResult
 from kaywatch_agent.notify.message import OutboxMessage
 from kaywatch_agent.notify.outbox import Outbox
 from kaywatch_agent.notify.policy import Policy
-from kaywatch_agent.runtime.telemetry import Telemetry
 
 NOON = 1_795_608_060.0  # 2026-11-25T12:01:00Z
 
@@ -96,13 +95,11 @@ class Entropy:
 def outbox(
     policies: Mapping[str, Policy],
     restored: Mapping[str, bytes] | None = None,
-    telemetry: Telemetry | None = None,
     random: float = 1.0,
     now: float = NOON,
 ) -> Outbox:
     box = Outbox(
         policies,
-        telemetry=telemetry or Telemetry(),
         random=lambda: random,
         entropy=Entropy(),
     )

@@ -21,13 +21,13 @@ from tests.servers import require
 from kaywatch_agent.model.alerts import Alert
 from kaywatch_agent.notify.config import AlertmanagerConfig, parse
 from kaywatch_agent.notify.http import Http
+from kaywatch_agent.notify.outbox import OutboxMetrics
 from kaywatch_agent.notify.receivers.alertmanager import (
     BATCH,
     Resender,
     render,
     safe_name,
 )
-from kaywatch_agent.runtime.telemetry import Telemetry
 
 CONFIG = """
 route: {receiver: hook, group_wait: 100ms, group_interval: 200ms, group_by: ['...']}
@@ -92,7 +92,7 @@ def resender(
     table = {"type": "alertmanager", "urls": list(urls), "resend_interval": interval}
     config = parse({"am": table})["am"]
     assert isinstance(config, AlertmanagerConfig)
-    return Resender(config, http, lambda _: alerts, Telemetry(), now)
+    return Resender(config, http, lambda _: alerts, OutboxMetrics(), now)
 
 
 @pytest.fixture

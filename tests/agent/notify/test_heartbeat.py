@@ -5,18 +5,17 @@ import asyncio
 from tests.receivers import Receivers, Reply
 
 from kaywatch_agent.notify.config import HeartbeatConfig
-from kaywatch_agent.notify.heartbeat import Heartbeat
+from kaywatch_agent.notify.heartbeat import Heartbeat, HeartbeatMetrics
 from kaywatch_agent.notify.http import Http
-from kaywatch_agent.runtime.telemetry import Telemetry
 
 
 async def test_it_pings_while_all_is_well_and_says_when_it_is_not(
     fakes: Receivers, http: Http
 ) -> None:
     well = [True]
-    telemetry = Telemetry()
+    metrics = HeartbeatMetrics()
     config = HeartbeatConfig(url=fakes.url + "/uuid?rid=1")
-    heartbeat = Heartbeat(config, http, lambda: well[0], telemetry)
+    heartbeat = Heartbeat(config, http, lambda: well[0], metrics)
     await heartbeat.ping()
     well[0] = False
     await heartbeat.ping()
@@ -26,23 +25,25 @@ async def test_it_pings_while_all_is_well_and_says_when_it_is_not(
     assert [r.path for r in fakes.requests] == ["/uuid", "/uuid/fail", "/uuid/fail"]
     assert heartbeat.problem == "HTTP 500"
     for result in ("ok", "fail", "error"):
-        assert telemetry.get("kaywatch_heartbeats_total", result) == 1
+        assert metrics.pings.labels(result).value == 1
 
 
 async def test_it_can_be_silent_when_all_is_not_well(
     fakes: Receivers, http: Http
 ) -> None:
     config = HeartbeatConfig(url=fakes.url + "/uuid", fail=False)
-    await Heartbeat(config, http, lambda: False, Telemetry()).ping()
+    await Heartbeat(config, http, lambda: False, HeartbeatMetrics()).ping()
     assert fakes.requests == []
 
 
 async def test_it_pings_at_its_interval_and_not_without_a_url(
     fakes: Receivers, http: Http
 ) -> None:
-    await Heartbeat(HeartbeatConfig(), http, lambda: True, Telemetry()).run()
+    await Heartbeat(HeartbeatConfig(), http, lambda: True, HeartbeatMetrics()).run()
     config = HeartbeatConfig(url=fakes.url + "/uuid", interval="1s")
-    task = asyncio.create_task(Heartbeat(config, http, lambda: True, Telemetry()).run())
+    task = asyncio.create_task(
+        Heartbeat(config, http, lambda: True, HeartbeatMetrics()).run()
+    )
     async with asyncio.timeout(5):
         while len(fakes.requests) < 2:
             await asyncio.sleep(0.05)

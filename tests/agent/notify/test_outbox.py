@@ -13,7 +13,6 @@ from kaywatch_agent.notify.outbox import MAX_PENDING, Outbox
 from kaywatch_agent.notify.policy import Policy, Rate
 from kaywatch_agent.notify.result import DeliveryResult, Outcome, no_answer, sent
 from kaywatch_agent.notify.store import DEAD_KEPT, DONE_KEPT
-from kaywatch_agent.runtime.telemetry import Telemetry
 
 FIRING, REPEAT, RESOLVED, TEST, SUMMARY = (
     NoticeKind.FIRING,
@@ -181,13 +180,12 @@ def test_a_resolve_combines_under_the_same_id_after_a_429() -> None:
 
 
 def test_what_is_over_before_anybody_was_paged_pages_nobody() -> None:
-    telemetry = Telemetry()
-    box = outbox({"pd": PAGER}, telemetry=telemetry)
+    box = outbox({"pd": PAGER})
     put(box, "pd", FIRING, alert(), NOON)
 
     assert put(box, "pd", RESOLVED, over(alert()), NOON) is EnqueueResult.SUPERSEDED
     assert ready(box).claim("pd", NOON + 1) is None
-    count = telemetry.get("kaywatch_notifications_total", "pd", "firing", "superseded")
+    count = box.metrics.ended.labels("pd", "firing", "superseded").value
     assert count == 1
 
 
@@ -677,18 +675,17 @@ def test_dead_messages_are_sent_again_unless_that_would_fire_what_is_over() -> N
 
 
 def test_the_gauges_say_who_waits_how_long() -> None:
-    telemetry = Telemetry()
-    box = outbox({"pd": PAGER, "ops": CHAT}, telemetry=telemetry)
+    box = outbox({"pd": PAGER, "ops": CHAT})
     put(box, "pd", FIRING, alert(), NOON)
     fail(box, "pd", NOON, REFUSED)
     put(box, "ops", FIRING, alert(), NOON)
     box.measure(NOON + 40)
 
-    assert telemetry.get("kaywatch_outbox_depth", "ops") == 1
-    assert telemetry.get("kaywatch_outbox_oldest_seconds") == 30
-    assert telemetry.get("kaywatch_receiver_up", "ops") == 1
-    assert telemetry.get("kaywatch_receiver_up", "pd") == 0
-    assert telemetry.get("kaywatch_outbox_dead_total", "pd", "refused") == 1
+    assert box.metrics.depth.labels("ops").value == 1
+    assert box.metrics.oldest.value == 30
+    assert box.metrics.up.labels("ops").value == 1
+    assert box.metrics.up.labels("pd").value == 0
+    assert box.metrics.dead.labels("pd", "refused").value == 1
 
 
 def test_tests_go_on_their_own_and_change_nothing() -> None:

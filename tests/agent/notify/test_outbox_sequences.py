@@ -16,7 +16,6 @@ from kaywatch_agent.notify.enqueue import EnqueueResult
 from kaywatch_agent.notify.message import OutboxMessage, Status
 from kaywatch_agent.notify.policy import Policy, Rate
 from kaywatch_agent.notify.result import DeliveryResult, Outcome, no_answer, sent
-from kaywatch_agent.runtime.telemetry import Telemetry
 
 FAST = Rate(1000, 1.0)
 NODES = ("a", "b", "c")
@@ -50,8 +49,7 @@ class Delivery(RuleBasedStateMachine):
         self.now = NOON
         self.crashed = False
         self.documents: dict[str, bytes] = {}
-        self.telemetry = Telemetry()
-        self.box = outbox(self.policies, telemetry=self.telemetry)
+        self.box = outbox(self.policies)
         self.flying: dict[str, OutboxMessage] = {}
         self.puts = 0
         # What rules remember, and as it was at the last commit.
@@ -143,10 +141,8 @@ class Delivery(RuleBasedStateMachine):
         self.flying.clear()
         episodes, firing, told = self.kept
         self.episodes, self.firing, self.told = dict(episodes), set(firing), set(told)
-        self.telemetry, self.puts = Telemetry(), 0
-        self.box = outbox(
-            self.policies, self.documents, telemetry=self.telemetry, now=self.now
-        )
+        self.puts = 0
+        self.box = outbox(self.policies, self.documents, now=self.now)
 
     @rule()
     def reload(self) -> None:
@@ -164,8 +160,8 @@ class Delivery(RuleBasedStateMachine):
 
     @invariant()
     def all_that_is_put_is_counted(self) -> None:
-        if hasattr(self, "telemetry"):
-            assert self.telemetry.total("kaywatch_notices_total") == self.puts
+        if hasattr(self, "box"):
+            assert sum(self.box.metrics.requests.samples().values()) == self.puts
 
     def teardown(self) -> None:
         if not hasattr(self, "box"):
@@ -185,7 +181,7 @@ class Delivery(RuleBasedStateMachine):
         self.check_ends()
         if not self.crashed:
             # Each message was done with once, and each notice is one or in one.
-            done = self.telemetry.total("kaywatch_notifications_total")
+            done = sum(self.box.metrics.ended.samples().values())
             assert done == len(self.box.rows())
 
     def drain(self) -> None:

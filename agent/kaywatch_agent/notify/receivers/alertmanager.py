@@ -19,7 +19,7 @@ from kaywatch_agent.model.alerts import Alert, ReceiverRecord
 from kaywatch_agent.notify import wording
 from kaywatch_agent.notify.config import AlertmanagerConfig
 from kaywatch_agent.notify.http import Http, NoAnswer, redacted
-from kaywatch_agent.runtime.telemetry import Telemetry
+from kaywatch_agent.notify.outbox import OutboxMetrics
 from kaywatch_agent.units import parse_duration, rfc3339
 
 __all__ = ["Resender", "batches", "render", "safe_name"]
@@ -41,7 +41,7 @@ class Resender:
         config: AlertmanagerConfig,
         http: Http,
         alerts: Callable[[str], Sequence[Alert]],
-        telemetry: Telemetry,
+        metrics: OutboxMetrics,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Send nothing yet.
@@ -50,7 +50,7 @@ class Resender:
             config: the section.
             http: what sends.
             alerts: returns, for a receiver, what fires and, for 15 minutes, what ended.
-            telemetry: where what happens is counted.
+            metrics: counts attempts.
             clock: Unix seconds.
         """
         self.name = config.name
@@ -58,7 +58,7 @@ class Resender:
         self.problems = dict.fromkeys(config.urls, "")  # by peer; empty for none
         self._http = http
         self._alerts = alerts
-        self._telemetry = telemetry
+        self._metrics = metrics
         self._clock = clock
         self._wake = asyncio.Event()
         self._aside: dict[tuple[str, str], float] = {}  # until when, by peer and alert
@@ -95,7 +95,7 @@ class Resender:
         ]
         await asyncio.gather(*(self._tell(url, found, now) for url in self.problems))
         up = not any(self.problems.values())
-        self._telemetry.set("kaywatch_receiver_up", up, self.name)
+        self._metrics.up.labels(self.name).set(up)
 
     async def _tell(
         self, url: str, found: list[tuple[str, dict[str, Any]]], now: float
@@ -154,7 +154,7 @@ class Resender:
         return f"HTTP {answer.status}: {answer.text[:200]}"
 
     def _count(self, code: str) -> None:
-        self._telemetry.add("kaywatch_notify_attempts_total", 1, self.name, code)
+        self._metrics.attempts.labels(self.name, code).add()
 
 
 def render(alert: Alert, now: float, interval: float) -> dict[str, Any]:
