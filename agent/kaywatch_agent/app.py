@@ -15,7 +15,6 @@ import structlog
 from kaywatch._version import __version__
 from kaywatch_agent.aggregate.aggregator import Aggregator, View
 from kaywatch_agent.aggregate.change import Change
-from kaywatch_agent.aggregate.clients import Client
 from kaywatch_agent.aggregate.feed import Feed
 from kaywatch_agent.aggregate.registry import Registry
 from kaywatch_agent.config import Config
@@ -23,6 +22,7 @@ from kaywatch_agent.errors import ConfigError, StoreError
 from kaywatch_agent.ingest.peers import Peer
 from kaywatch_agent.ingest.probe import Probe
 from kaywatch_agent.ingest.unix import UnixListener
+from kaywatch_agent.model.client import Client
 from kaywatch_agent.model.series import Presence
 from kaywatch_agent.notify.delivery import Delivery, Documents
 from kaywatch_agent.pipeline.pipeline import Pipeline

@@ -26,9 +26,9 @@ from tests.bench.report import OURS, Figure, Promise, Row, figure
 from tests.bench.rounds import Effort, Measured, in_turns, next_line, python
 
 from kaywatch_agent.aggregate.aggregator import HISTORY_STEPS, STEP_SECONDS, View
-from kaywatch_agent.aggregate.clients import Client
 from kaywatch_agent.aggregate.feed import Feed
 from kaywatch_agent.aggregate.history import History, pack
+from kaywatch_agent.model.client import Client
 from kaywatch_agent.notify.delivery import Delivery, NotifyConfig
 from kaywatch_agent.rules.load import load
 from kaywatch_agent.rules.loop import Alerting

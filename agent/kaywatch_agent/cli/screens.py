@@ -83,7 +83,7 @@ def _show_clients(out: Console, clients: Sequence[Json]) -> None:
         out.print("kaywatch.instrument()")
         return
     table = plain_table("service", "pid", "state", "events", "complete", "memory")
-    recent = sorted(clients, key=lambda c: -(c["times"]["last_seen"] or 0))
+    recent = sorted(clients, key=lambda c: -c["last_seen"])
     for client in recent[:MAX_LISTED_CLIENTS]:
         memory = client["memory_mb"]
         table.add_row(

@@ -27,8 +27,9 @@ from kaywatch import wire
 from kaywatch.wire import ErrorCode
 from kaywatch_agent.aggregate.aggregator import Aggregator
 from kaywatch_agent.aggregate.change import Change, Restored
-from kaywatch_agent.aggregate.clients import EVENT_CODES, Client, Clients
+from kaywatch_agent.aggregate.clients import Clients
 from kaywatch_agent.aggregate.feed import Feed
+from kaywatch_agent.model.client import EVENT_CODES, Client
 from kaywatch_agent.model.series import Presence
 from kaywatch_agent.pipeline.mirror import Observers
 from kaywatch_agent.pipeline.pace import Pace

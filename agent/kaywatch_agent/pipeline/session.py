@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from kaywatch import wire
 from kaywatch.wire import ErrorCode
-from kaywatch_agent.aggregate.clients import Client
+from kaywatch_agent.model.client import Client
 from kaywatch_agent.model.records import ProcessSample
 from kaywatch_agent.pipeline.mirror import Observers
 from kaywatch_agent.protocol.decoder import Decoder

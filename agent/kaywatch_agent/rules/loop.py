@@ -22,13 +22,13 @@ import msgspec
 import structlog
 
 from kaywatch_agent.aggregate.aggregator import View
-from kaywatch_agent.aggregate.clients import Client
 from kaywatch_agent.model.alerts import (
     Alert,
     NoticeKind,
     NotificationRequest,
     Severity,
 )
+from kaywatch_agent.model.client import Client
 from kaywatch_agent.rules.alert import Instance
 from kaywatch_agent.rules.alert_store import CLOCK, Document, Documents
 from kaywatch_agent.rules.engine import Engine, EvaluationResult

@@ -79,7 +79,7 @@ class Reading:
     memory: Mapping[str, int]
     presence: Mapping[str, int]
     own: OwnFigures
-    clients: tuple[schema.Client, ...] = ()
+    clients: tuple[schema.ClientAnswer, ...] = ()
     accept: str = ""
     gzip: bool = False
     picture: Callable[[], AlertsSnapshot] = no_alerts

@@ -24,9 +24,9 @@ from aiohttp.http_exceptions import HttpProcessingError
 from msgspec import Struct
 
 from kaywatch_agent.aggregate.aggregator import View
-from kaywatch_agent.aggregate.clients import Client
 from kaywatch_agent.aggregate.feed import Feed
 from kaywatch_agent.errors import ConfigError, StartError
+from kaywatch_agent.model.client import Client
 from kaywatch_agent.rules.snapshot import AlertsSnapshot
 from kaywatch_agent.runtime.health import Health
 from kaywatch_agent.runtime.metrics import MetricsRegistry
@@ -340,10 +340,10 @@ class WebServer:
         post = self._source.delivery
         return Letters(post.messages(), tuple(post.receivers()))
 
-    async def _describe(self) -> tuple[schema.Client, ...]:
+    async def _describe(self) -> tuple[schema.ClientAnswer, ...]:
         """Describe all clients, with turns for others in between."""
         clients = list(self._source.clients())
-        found: list[schema.Client] = []
+        found: list[schema.ClientAnswer] = []
         for start in range(0, len(clients), CLIENTS_AT_ONCE):
             part = clients[start : start + CLIENTS_AT_ONCE]
             found += map(describe, part)

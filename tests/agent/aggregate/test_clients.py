@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from kaywatch_agent.aggregate import clients as module
-from kaywatch_agent.aggregate.clients import KEEP_SECONDS, Client, Clients
+from kaywatch_agent.aggregate.clients import KEEP_SECONDS, Clients
+from kaywatch_agent.model.client import Client
 from kaywatch_agent.model.records import InFlight, ProcessSample
 from kaywatch_agent.model.series import Presence
 from kaywatch_agent.protocol.messages import Hello

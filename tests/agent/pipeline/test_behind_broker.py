@@ -13,7 +13,7 @@ from tests.agent.protocol.samples import CLIENT, ROW, batch, executions, hello, 
 from kaywatch import wire
 from kaywatch._send.session import Identity, Session
 from kaywatch.recorder import Recorder
-from kaywatch_agent.aggregate.clients import Client
+from kaywatch_agent.model.client import Client
 from kaywatch_agent.model.series import Presence
 from kaywatch_agent.pipeline.session import Conversation
 

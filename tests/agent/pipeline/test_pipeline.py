@@ -27,7 +27,7 @@ from tests.agent.protocol.samples import (
 from kaywatch import wire
 from kaywatch.wire import ErrorCode
 from kaywatch_agent.aggregate.change import Change
-from kaywatch_agent.aggregate.clients import Client
+from kaywatch_agent.model.client import Client
 from kaywatch_agent.model.series import Kind, Presence
 from kaywatch_agent.pipeline.session import MAX_BACKLOG, Conversation
 
@@ -316,7 +316,8 @@ def test_a_store_that_begins_anew_gets_everything(agent: Agent, talk: Talk) -> N
     assert in_steps([change]) == int(change.totals.executions.sum()) == 7
     assert len(change.failures) == 1
     assert list(change.clients) == [CLIENT.hex()]
-    assert change.clients[CLIENT.hex()] == talk.client.to_json()
+    stored = Client.from_json(change.clients[CLIENT.hex()])
+    assert stored == Client.from_json(talk.client.to_json())
 
 
 # -- pace ------------------------------------------------------------------------------

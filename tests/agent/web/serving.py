@@ -18,7 +18,6 @@ from kaywatch.recorder import Recorder
 from kaywatch.testing import capture
 from kaywatch_agent.aggregate.aggregator import Aggregator, View
 from kaywatch_agent.aggregate.change import Change
-from kaywatch_agent.aggregate.clients import Client
 from kaywatch_agent.aggregate.registry import Limits, Registry
 from kaywatch_agent.model.alerts import (
     MessageRecord,
@@ -26,6 +25,7 @@ from kaywatch_agent.model.alerts import (
     ReceiverRecord,
     Subject,
 )
+from kaywatch_agent.model.client import Client
 from kaywatch_agent.model.records import ProcessSample
 from kaywatch_agent.pipeline.pipeline import Pipeline
 from kaywatch_agent.pipeline.session import Conversation

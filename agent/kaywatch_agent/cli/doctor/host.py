@@ -110,9 +110,7 @@ def process_memory(context: CheckContext) -> CheckResults:
     """Check that the agent can read memory and CPU of local clients."""
     now = context.health["timestamp"] if context.health else 0.0
     sampled = [
-        client
-        for client in _local(context)
-        if now - client["times"]["since"] > SAMPLED_SECONDS
+        client for client in _local(context) if now - client["since"] > SAMPLED_SECONDS
     ]
     unread = [client for client in sampled if client["memory_mb"] is None]
     hidden = _hidepid(context)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
-from kaywatch_agent.aggregate.clients import Client
+from msgspec.structs import asdict
+
+from kaywatch_agent.model.client import Client
 from kaywatch_agent.rules.state import State
 from kaywatch_agent.units import MIB
 from kaywatch_agent.web.api import schema
@@ -28,40 +29,15 @@ def peaks(clients: Iterable[Client]) -> dict[str, int]:
     return found
 
 
-def describe(client: Client) -> schema.Client:
+def describe(client: Client) -> schema.ClientAnswer:
     """Return a picture of a client, which goes on changing."""
     sample = client.sample
-    return schema.Client(
-        client=client.id,
-        state=client.state.value,
-        pid=client.pid,
-        uid=client.uid,
-        host=client.host,
-        via=client.via,
-        service=client.service,
-        sdk=client.sdk,
-        tags=dict(client.tags),
-        events=client.events,
-        recorded=client.recorded,
+    return schema.ClientAnswer(
+        **asdict(client),
         completeness=client.completeness,
-        dropped=dict(client.dropped),
-        rejected=dict(client.rejected),
-        late=client.late,
-        folded=client.folded,
         missing=client.missing,
-        duplicates=client.duplicates,
-        missing_batches=client.missing_batches,
-        skew=_finite(client.skew),
-        in_flight=client.in_flight,
-        memory_mb=sample.rss_bytes / MIB if sample is not None else None,
+        memory_mb=None if sample is None else sample.rss_bytes / MIB,
         peak_memory_mb=client.peak_rss_bytes / MIB or None,
-        cpu_percent=_finite(client.cpu_percent),
-        times=schema.ClientTimes(
-            start=_moment(client.start),
-            first_seen=_moment(client.first_seen),
-            last_seen=_moment(client.last_seen),
-            since=_moment(client.since),
-        ),
     )
 
 
@@ -73,7 +49,7 @@ def client_list(reading: Reading, query: ClientsQuery) -> schema.ClientList:
         if query.state in (None, client.state)
         and query.service in (None, client.service)
     ]
-    found.sort(key=lambda client: (client.service, client.pid, client.client))
+    found.sort(key=lambda client: (client.service, client.pid, client.id))
     return schema.ClientList(timestamp=reading.now, clients=found)
 
 
@@ -141,15 +117,6 @@ def health(reading: Reading) -> schema.HealthAnswer:
 # -- inside --------------------------------------------------------------------------
 
 
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
-
-
 def _megabytes(size: float) -> float | None:
     """Return bytes in MiB; 0 is what isn't measured."""
     return size / MIB or None
-
-
-def _moment(value: float) -> float | None:
-    """Return a time; 0 is what those say who don't know."""
-    return _finite(value) or None

@@ -11,13 +11,13 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from kaywatch_agent.model.bounds import Count, Moment, Rate, Seconds
-from kaywatch_agent.model.records import FailureRecord, InFlight, TopologyRecord
+from kaywatch_agent.model.client import Client
+from kaywatch_agent.model.records import FailureRecord, TopologyRecord
 
 __all__ = [
     "Account",
-    "Client",
+    "ClientAnswer",
     "ClientList",
-    "ClientTimes",
     "CompletenessAnswer",
     "CustomMetric",
     "EndCount",
@@ -286,57 +286,24 @@ class FailureList(Body):
     failures: list[FailureRecord]
 
 
-class ClientTimes(Body):
-    """When a client's process started, was first and last heard, and last changed."""
-
-    start: Moment | None
-    first_seen: Moment | None
-    last_seen: Moment | None
-    since: Moment | None
-
-
-class Client(Body):
+class ClientAnswer(Client, kw_only=True):
     """One process that sends, or that left lately.
 
     `missing` are events that it recorded and of which nothing is known: they are on
-    their way, or were lost with the process. Of `events`, `late` were too old for a
-    window, and `folded` are counted under `__other__`. `skew` is the agent's clock
-    minus the client's, in seconds, transit included. `via` is the broker that it
-    comes by, empty for the socket; from there, `host` and `pid` are its own words.
+    their way, or were lost with the process.
     """
 
-    client: str
-    state: Literal["connected", "disconnected", "ended", "died"]
-    pid: int
-    uid: int | None
-    host: str
-    via: str
-    service: str
-    sdk: str
-    tags: dict[str, str]
-    events: Count
-    recorded: Count
     completeness: Rate | None
-    dropped: dict[str, int]
-    rejected: dict[str, int]
-    late: Count
-    folded: Count
     missing: Count
-    duplicates: Count
-    missing_batches: Count
-    skew: float | None
-    in_flight: tuple[InFlight, ...]
     memory_mb: float | None
     peak_memory_mb: float | None
-    cpu_percent: float | None
-    times: ClientTimes
 
 
 class ClientList(Body):
     """The clients, by service and process."""
 
     timestamp: Moment
-    clients: list[Client]
+    clients: list[ClientAnswer]
 
 
 Status = Literal["healthy", "degraded", "unhealthy"]

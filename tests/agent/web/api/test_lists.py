@@ -125,7 +125,8 @@ def test_a_client_is_described_in_full() -> None:
         answer = served.get("/api/v1/clients")
 
     assert answer["timestamp"] == NOW
-    assert answer["clients"] == [
+    (client,) = answer["clients"]
+    assert [client] == [
         {
             "client": CLIENT.hex(),
             "state": "connected",
@@ -159,12 +160,20 @@ def test_a_client_is_described_in_full() -> None:
             "memory_mb": 200.0,
             "peak_memory_mb": 200.0,
             "cpu_percent": None,
-            "times": {
-                "start": NOW - 100,
-                "first_seen": NOW,
-                "last_seen": NOW,
-                "since": NOW,
-            },
+            "start": NOW - 100,
+            "first_seen": NOW,
+            "last_seen": NOW,
+            "since": NOW,
+            "owner": client["owner"],
+            "received_seq": 4,
+            "committed_seq": client["committed_seq"],
+            "greeting": 0,
+            "first": 0,
+            "batches": client["batches"],
+            "loops": [],
+            "sample": {"rss": 200 * 2**20, "cpu": 1.5},
+            "peak_rss_bytes": 200 * 2**20,
+            "sampled_at": NOW,
         }
     ]
 
@@ -209,7 +218,7 @@ def test_numbers_from_a_client_that_are_none_do_no_harm(served: Served) -> None:
 
     served.call(spoil)
     (client,) = served.get("/api/v1/clients")["clients"]
-    assert client["skew"] is client["times"]["start"] is None
+    assert client["skew"] is client["start"] is None
 
 
 def test_more_clients_than_are_described_at_once(served: Served) -> None:
