@@ -45,7 +45,9 @@ def shell(command: str, agent: Agent, broker: Broker) -> str:
     """Run a command of the page, with our ports and files in place of the usual."""
     there = shlex.join(["mosquitto_pub", *broker.access().options()])
     script = command.replace("mosquitto_pub", there)
-    script = script.replace("kaywatch stats", f"{agent.python} -m kaywatch_agent stats")
+    script = script.replace(
+        "kaywatch stats", f"{shlex.quote(agent.python)} -m kaywatch_agent stats"
+    )
     done = subprocess.run(
         ["sh", "-eu", "-c", script],
         env=agent.environment,
@@ -134,7 +136,7 @@ def test_every_key_and_variable_is_documented() -> None:
     rows = re.findall(
         r"^\| (`.*?) \|", section("The client's environment"), re.MULTILINE
     )
-    source = (ROOT / "client" / "kaywatch" / "_broker.py").read_text()
+    source = (ROOT / "client" / "kaywatch" / "_send" / "broker.py").read_text()
     assert set(re.findall(r"`(KAYWATCH_MQTT_\w+)`", " ".join(rows))) == set(
         re.findall(r'"(KAYWATCH_MQTT_\w+)"', source)
     )

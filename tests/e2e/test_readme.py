@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tests.agents import Agent, running_agent, until
 
-from kaywatch_agent.cli.main import main as cli
+from kaywatch_agent.cli.main import kaywatch
 
 README = (Path(__file__).parent.parent.parent / "README.md").read_text()
 CURLS = re.findall(r"^\$ (curl .*)$", README, re.MULTILINE)
@@ -65,11 +65,11 @@ def test_a_snippet_runs(busy: Agent, code: str) -> None:
 def test_every_command_is_in_the_readme_with_its_options() -> None:
     listed = re.findall(r"^\| `kaywatch (\w+)[^`]*` \| (.*) \|$", README, re.MULTILINE)
 
-    assert {name for name, _ in listed} == set(cli.kaywatch.commands)
+    assert {name for name, _ in listed} == set(kaywatch.commands)
     for name, text in listed:
         known = {
             option
-            for parameter in cli.kaywatch.commands[name].params
+            for parameter in kaywatch.commands[name].params
             for option in parameter.opts
         }
         assert set(re.findall(r"`(--[a-z-]+)", text)) <= known

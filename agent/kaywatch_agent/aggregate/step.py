@@ -32,6 +32,7 @@ __all__ = [
     "Step",
     "collapse",
     "facts_of",
+    "gather",
     "merge",
     "reduce",
     "rows_of",
@@ -55,6 +56,10 @@ TICKS: Final = 10_000_000.0
 # Of one phase of one execution, 325 days: what is beyond is a sender's bug, and sums of
 # thousands of them still fit.
 MAX_TICKS: Final = 2.0**48
+
+
+# An hour has 361; merging fewer at a time takes longer, and more takes more memory.
+MAX_GATHERED: Final = 400
 
 
 class Facet(IntEnum):
@@ -147,6 +152,16 @@ def merge(steps: Iterable[Step]) -> Step:
     if not parts:
         return EMPTY
     return parts[0] if len(parts) == 1 else _merge(parts)
+
+
+def gather(steps: Iterable[Step]) -> list[Step]:
+    """Return steps with the same events, merged some at a time: a month has many."""
+    found: list[Step] = []
+    for step in steps:
+        found.append(step)
+        if len(found) > MAX_GATHERED:
+            found = [merge(found)]
+    return found
 
 
 def _merge(parts: Sequence[Step]) -> Step:

@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 
 from kaywatch_agent.aggregate.aggregator import STEP_SECONDS
+from kaywatch_agent.aggregate.completeness import Completeness
 from kaywatch_agent.aggregate.figures import Figures
 from kaywatch_agent.aggregate.step import Facet
 from kaywatch_agent.model.alerts import Evidence
@@ -60,7 +61,7 @@ def firing_contexts(
     moved = _moved(rule, set(wanted), windows)
     history = _history(rule, wanted, windows)
     failures = windows.scene.view.failures
-    lost = _completeness(rule, windows)
+    shares = _completeness(rule, windows)
     budgets = budgets_left(rule, windows)
     return [
         FiringContext(
@@ -69,7 +70,7 @@ def firing_contexts(
             history=history.get(group, ()),
             evidence=_evidence(instance.labels, rule, failures),
             budget_left=budgets.get(group),
-            completeness=lost.get(instance.labels.get("service", ""), lost.get("")),
+            completeness=shares.get(instance.labels.get("service", ""), shares.get("")),
         )
         for instance, group in zip(instances, wanted, strict=True)
     ]
@@ -190,28 +191,11 @@ def _evidence(
     return tuple(found)
 
 
-def _completeness(rule: Rule, windows: WindowCache) -> dict[str, float]:
-    """Return which share of a window's events arrived, by service and in all."""
-    keys = windows.scene.view.registry.keys
-    received: dict[str, float] = defaultdict(float)
-    lost: dict[str, float] = defaultdict(float)
+def _completeness(rule: Rule, windows: WindowCache) -> dict[str, float | None]:
+    """Return which share of a window's events arrived, by service and in all ("")."""
+    registry = windows.scene.view.registry
+    found = Completeness(list(registry.keys), registry.folds)
     for step in windows.steps(rule.window):
-        rows = zip(
-            step.rows.tolist(),
-            step.executions.tolist(),
-            step.total.tolist(),
-            strict=True,
-        )
-        for row, executions, total in rows:
-            key = keys[row]
-            loss = key.kind is Kind.LOSS
-            for service in (key.service, ""):
-                if loss:
-                    lost[service] += total
-                else:
-                    received[service] += executions
-    return {
-        service: count / (count + lost[service])
-        for service, count in received.items()
-        if count
-    }
+        found.add(step)
+    shares = {service: found.of([service]).ratio for service in found.services}
+    return {**shares, "": found.of(found.services).ratio}

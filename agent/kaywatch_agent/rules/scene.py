@@ -11,16 +11,13 @@ from numpy.typing import NDArray
 
 from kaywatch_agent.aggregate.aggregator import STEP_SECONDS, View
 from kaywatch_agent.aggregate.figures import Figures, Groups
-from kaywatch_agent.aggregate.step import Facet, Step, merge
+from kaywatch_agent.aggregate.step import Facet, Step, gather
 from kaywatch_agent.model.records import InFlight, NodeRevisits
 from kaywatch_agent.model.series import Kind, Presence, SeriesKey
 from kaywatch_agent.rules.matchers import Matcher, matches
 from kaywatch_agent.rules.metrics import Context, Metric, Source
 
 __all__ = ["Process", "EvalInput", "Series", "WindowCache"]
-
-# An hour has 361; merging fewer at a time takes longer, and more takes more memory.
-MAX_STEPS: Final = 400
 
 # A window's older part may come in buckets of this share of it.
 COARSE: Final = 24
@@ -163,13 +160,9 @@ class WindowCache:
             return [view.totals]
         window = max(window, self.scene.resolution)
         if window not in self._steps:
-            found: list[Step] = []
             start, end = view.now - window, view.now + STEP_SECONDS
-            for _, step in view.between(start, end, window / COARSE):
-                found.append(step)
-                if len(found) > MAX_STEPS:
-                    found = [merge(found)]
-            self._steps[window] = found
+            buckets = view.between(start, end, window / COARSE)
+            self._steps[window] = gather(step for _, step in buckets)
         return self._steps[window]
 
     def context(self, window: float) -> Context:

@@ -80,7 +80,6 @@ class Store:
         self._sizes: dict[str, int] = {}
         self._tick = 0
         self._folded = 0  # the step up to which the journal was folded last
-        self._clients: set[str] = set()
 
     # -- at the start ----------------------------------------------------------------
 
@@ -137,11 +136,6 @@ class Store:
         except sqlite3.OperationalError as error:
             raise StoreError(f"{self.path}: {error}") from None
 
-    @property
-    def known_clients(self) -> set[str]:
-        """The ids of the clients that are in the file."""
-        return self._clients
-
     # -- inside ----------------------------------------------------------------------
 
     @property
@@ -156,7 +150,6 @@ class Store:
             connection.close()
         self._rows = self._tick = self._folded = 0
         self._sizes = {}
-        self._clients = set()
 
     def _commit(self, change: Change) -> Report:
         db, tick = self._open, self._tick + 1
@@ -175,8 +168,6 @@ class Store:
         # Only now: a transaction that was rolled back has told the file nothing.
         self._tick, self._folded = tick, current
         self._rows, self._sizes = change.rows, dict(change.sizes)
-        self._clients |= change.clients.keys()
-        self._clients -= set(change.forgotten)
         return Report(tiers.used_bytes(db), expired)
 
     def _write_names(self, db: sqlite3.Connection, change: Change) -> None:
@@ -260,7 +251,6 @@ class Store:
         self._tick = max(tick or 0, totals_tick)
         self._rows = len(keys)
         self._sizes = {facet: len(values) for facet, values in names.items()}
-        self._clients = set(clients)
         topologies = db.execute("SELECT data FROM topologies")
         return Restored(
             now=meta.get("now"),

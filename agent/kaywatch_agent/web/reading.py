@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 from typing import Any, Final, NamedTuple, TypeVar
 
-import numpy as np
-
 from kaywatch_agent.aggregate.aggregator import STEP_SECONDS, View
+from kaywatch_agent.aggregate.completeness import Completeness, EventCounts
 from kaywatch_agent.aggregate.figures import ALL_FACETS, Figures, Groups
-from kaywatch_agent.aggregate.step import Facet, Step, merge
+from kaywatch_agent.aggregate.step import Facet, Step, gather
 from kaywatch_agent.model.alerts import MessageRecord, ReceiverRecord
 from kaywatch_agent.model.series import Kind, SeriesKey
 from kaywatch_agent.rules.rule import Settings
@@ -24,12 +22,17 @@ from kaywatch_agent.runtime.metrics import Instrument
 from kaywatch_agent.units import MIB
 from kaywatch_agent.web.api import schema
 
-__all__ = ["Completeness", "Matches", "OwnFigures", "Reading", "Window", "matching"]
+__all__ = [
+    "Matches",
+    "OwnFigures",
+    "Reading",
+    "Window",
+    "account",
+    "completeness",
+    "matching",
+]
 
 T = TypeVar("T", bound=Hashable)
-
-# An hour has 361; merging fewer at a time takes longer, and more takes more memory.
-MAX_STEPS: Final = 400
 
 Matches = Callable[[SeriesKey], bool]
 OwnFigures = tuple[tuple[Instrument, dict[tuple[str, ...], float]], ...]
@@ -133,7 +136,10 @@ class Window:
         self._steps: list[Step] = (
             [view.totals]
             if seconds is None
-            else _gathered(view.between(view.now - seconds, view.now + STEP_SECONDS))
+            else gather(
+                step
+                for _, step in view.between(view.now - seconds, view.now + STEP_SECONDS)
+            )
         )
 
     def figures(
@@ -148,79 +154,26 @@ class Window:
     @cached_property
     def completeness(self) -> Completeness:
         """How complete the figures of this window are."""
-        found = Completeness(self._reading)
+        found = completeness(self._reading)
         for step in self._steps:
             found.add(step)
         return found
 
 
-def _gathered(buckets: Iterable[tuple[int, Step]]) -> list[Step]:
-    """Return the buckets, merged some at a time: a month has a thousand."""
-    found: list[Step] = []
-    for _, step in buckets:
-        found.append(step)
-        if len(found) > MAX_STEPS:
-            found = [merge(found)]
-    return found
+def completeness(reading: Reading) -> Completeness:
+    """Return a count of what became of events, with nothing counted yet."""
+    return Completeness(reading.keys, reading.view.registry.folds)
 
 
-# What a series tells of events, in the order of Completeness's sums.
-_ARRIVED, _FOLDED, _LATE, _LOST = range(4)
-_KINDS: Final = 4
-
-
-class Completeness:
-    """What became of what the clients say they recorded, by service.
-
-    A loss can't be told apart by node, since what was lost can't be looked into: so a
-    node's figure is that of its services.
-    """
-
-    def __init__(self, reading: Reading) -> None:
-        services = reading.groups(Kind, lambda key: key.service)
-        self.services = services.names
-        self._number = dict(services.items())
-        rows = len(reading.keys)
-        kinds = np.full(rows, _ARRIVED)
-        kinds[[row for row in reading.view.registry.folds if row < rows]] = _FOLDED
-        kinds[reading.rows[Kind.LATE]] = _LATE
-        kinds[reading.rows[Kind.LOSS]] = _LOST
-        self._cells = services.numbers * _KINDS + kinds
-        self._events = np.zeros(len(services) * _KINDS)
-        self._loss_rows = np.array(reading.rows[Kind.LOSS], np.int64)
-        self._reasons = [reading.keys[row].metric for row in reading.rows[Kind.LOSS]]
-        self._lost = np.zeros(len(self._loss_rows))
-        self._losers = services.numbers[self._loss_rows]
-
-    def add(self, step: Step) -> None:
-        """Take in a step."""
-        cells = self._cells[step.rows]
-        self._events += np.bincount(cells, step.executions, len(self._events))
-        at = np.searchsorted(step.rows, self._loss_rows)
-        inside = np.flatnonzero(at < len(step.rows))
-        there = inside[step.rows[at[inside]] == self._loss_rows[inside]]
-        self._lost[there] += step.total[at[there]]
-
-    def of(self, services: Iterable[str]) -> float | None:
-        """Return the share of some services that arrived, 0 to 1."""
-        return self.account(services).ratio
-
-    def account(self, services: Iterable[str]) -> schema.Account:
-        """Return what became of the events of some services."""
-        at = [self._number[name] for name in services if name in self._number]
-        arrived, folded, late, _ = self._events.reshape(-1, _KINDS)[at].sum(axis=0)
-        received = round(arrived + folded)
-        dropped: Counter[str] = Counter()
-        for n in np.flatnonzero(np.isin(self._losers, at)).tolist():
-            dropped[self._reasons[n]] += round(self._lost[n])
-        recorded = received + dropped.total()
-        return schema.Account(
-            received=received,
-            dropped={reason: lost for reason, lost in dropped.most_common() if lost},
-            late=round(late),
-            folded=round(folded),
-            ratio=received / recorded if recorded else None,
-        )
+def account(counts: EventCounts) -> schema.Account:
+    """Return what became of events, as answers show it."""
+    return schema.Account(
+        received=counts.received,
+        dropped=dict(counts.dropped),
+        late=counts.late,
+        folded=counts.folded,
+        ratio=counts.ratio,
+    )
 
 
 def matching(

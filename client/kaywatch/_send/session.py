@@ -84,7 +84,6 @@ class Session:
         self.interval = FLUSH_INTERVAL
         self.connected = False
         self.error = ""  # the last thing that went wrong, for client_stats
-        self.attempted = False  # whether a connect has been tried at all
         self.expected = False  # an agent has been there, and may be restarting
         self._recorder = recorder
         self._packer = Packer(recorder)
@@ -250,7 +249,6 @@ class Session:
             self._receive(wire.decode(message), now)
 
     def _open(self, now: float) -> Transport:
-        self.attempted = True
         self._at_once = False
         transport = self._connect()
         self._arrivals = transport.arrivals

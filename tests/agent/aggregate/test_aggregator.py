@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.agent.aggregate.oracle import completeness, select, summarize
 from tests.agent.aggregate.samples import shown
 from tests.agent.protocol.samples import (
     CLIENT,
@@ -38,7 +39,6 @@ from kaywatch_agent.aggregate.aggregator import (
 from kaywatch_agent.aggregate.change import Change
 from kaywatch_agent.aggregate.registry import Limits, Registry
 from kaywatch_agent.aggregate.step import Facet, PhaseSum, Step, merge
-from kaywatch_agent.aggregate.summary import completeness, select, summarize
 from kaywatch_agent.model.series import OTHER, Kind, SeriesKey
 from kaywatch_agent.protocol.decoder import Decoder
 from kaywatch_agent.protocol.messages import Batch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tests.agent.aggregate.oracle import Summary
 
 from kaywatch_agent.aggregate import figures as module
 from kaywatch_agent.aggregate import histogram
@@ -18,7 +19,6 @@ from kaywatch_agent.aggregate.step import (
     reduce,
     rows_of,
 )
-from kaywatch_agent.aggregate.summary import Summary
 from kaywatch_agent.model.series import Columns, ErrorKey, Kind, SeriesKey
 
 ROWS = 120

@@ -20,7 +20,7 @@ from kaywatch_agent.web.api.parameters import (
     window_seconds,
 )
 from kaywatch_agent.web.problems import not_found
-from kaywatch_agent.web.reading import Reading, Window, matching
+from kaywatch_agent.web.reading import Reading, Window, account, matching
 
 __all__ = ["export", "graph_list", "graph_stats"]
 
@@ -34,7 +34,7 @@ def graph_list(reading: Reading, query: GraphsQuery) -> schema.GraphList:
         timestamp=reading.now,
         window=window.seconds,
         graphs=graphs,
-        account=window.completeness.account(services),
+        account=account(window.completeness.of(services)),
     )
 
 
@@ -57,7 +57,7 @@ def graph_stats(reading: Reading, query: GraphStatsQuery) -> schema.GraphStats:
         ends=_ends(reading, window, query, topology),
         never_run=_never_run(topology, found[0].node_performance),
         topology=topology,
-        account=window.completeness.account(found[0].services),
+        account=account(window.completeness.of(found[0].services)),
     )
 
 
@@ -112,7 +112,7 @@ def _graph_figures(
             graph=name,
             services=services[name],
             window=window.seconds,
-            completeness=window.completeness.of(services[name]),
+            completeness=window.completeness.of(services[name]).ratio,
             node_performance=nodes.performance[name],
             transition_counts=nodes.transitions[name],
             failure_points=nodes.failures[name],

@@ -16,7 +16,7 @@ from kaywatch_agent.web.api.parameters import (
     FailuresQuery,
     window_seconds,
 )
-from kaywatch_agent.web.reading import Reading, Window
+from kaywatch_agent.web.reading import Reading, Window, account
 
 __all__ = ["client_list", "completeness", "describe", "failure_list", "health", "peaks"]
 
@@ -63,8 +63,8 @@ def completeness(
     return schema.CompletenessAnswer(
         timestamp=reading.now,
         window=window.seconds,
-        total=found.account(names),
-        services={name: found.account([name]) for name in names},
+        total=account(found.of(names)),
+        services={name: account(found.of([name])) for name in names},
     )
 
 

@@ -68,7 +68,7 @@ def llm(reading: Reading, query: LlmQuery) -> llm_shapes.LlmAnswer:
     return llm_shapes.LlmAnswer(
         timestamp=reading.now,
         window=window.seconds,
-        completeness=window.completeness.of(sorted(services & wanted)),
+        completeness=window.completeness.of(sorted(services & wanted)).ratio,
         totals=llm_shapes.LlmTotals(**whole.figures(""), per_run=whole.per_run("")),
         models=[
             llm_shapes.LlmModel(model=name, **models.figures(name))

@@ -14,7 +14,7 @@ from kaywatch_agent.model.series import Kind, Labels, SeriesKey
 from kaywatch_agent.web.api import schema
 from kaywatch_agent.web.api.parameters import NodesQuery, NodeStatsQuery, window_seconds
 from kaywatch_agent.web.problems import not_found
-from kaywatch_agent.web.reading import Matches, Reading, Window, matching
+from kaywatch_agent.web.reading import Matches, Reading, Window, account, matching
 
 __all__ = ["node_figures", "node_list", "node_stats", "outcomes_of"]
 
@@ -40,7 +40,7 @@ def node_list(reading: Reading, query: NodesQuery) -> schema.NodeList:
         timestamp=reading.now,
         window=window.seconds,
         nodes=nodes,
-        account=window.completeness.account(services),
+        account=account(window.completeness.of(services)),
     )
 
 
@@ -60,7 +60,7 @@ def node_stats(reading: Reading, query: NodeStatsQuery) -> schema.NodeStats:
         **plain,
         errors=_errors(reading, window, query),
         custom=_custom(reading, window, query),
-        account=window.completeness.account(found[0].services),
+        account=account(window.completeness.of(found[0].services)),
     )
 
 
@@ -88,7 +88,7 @@ def node_figures(
                 services=services,
                 graphs=graphs,
                 window=window.seconds,
-                completeness=window.completeness.of(services),
+                completeness=window.completeness.of(services).ratio,
                 **{key: column[group] for key, column in columns.items()},
             )
         )

@@ -72,5 +72,5 @@ def _totals(reading: Reading) -> live_shapes.Totals:
         nodes=len({key.node for key in reading.of(Kind.NODE)}),
         graphs=len({key.graph for key in reading.of(*kinds) if key.graph}),
         clients=dict(reading.presence),
-        completeness=window.completeness.of(window.completeness.services),
+        completeness=window.completeness.of(window.completeness.services).ratio,
     )

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from kaywatch_agent.aggregate.aggregator import STEP_SECONDS
+from kaywatch_agent.aggregate.completeness import Completeness
 from kaywatch_agent.aggregate.figures import Figures, Numbers
 from kaywatch_agent.aggregate.step import Facet
 from kaywatch_agent.model.series import Kind
@@ -14,7 +15,7 @@ from kaywatch_agent.units import parse_duration
 from kaywatch_agent.web.api import schema
 from kaywatch_agent.web.api.parameters import SeriesQuery
 from kaywatch_agent.web.problems import Problem, not_found
-from kaywatch_agent.web.reading import Completeness, Reading, matching
+from kaywatch_agent.web.reading import Reading, account, completeness, matching
 
 __all__ = ["MAX_POINTS", "query"]
 
@@ -131,7 +132,7 @@ def query(reading: Reading, asked: SeriesQuery) -> schema.QueryAnswer:
         step=span.step,
         start=span.start,
         end=span.end,
-        account=complete.account(_services(reading, asked, measure)),
+        account=account(complete.of(_services(reading, asked, measure))),
         points=points,
     )
 
@@ -219,7 +220,7 @@ def _figures(
         _refuse_unknown(reading, asked)
     # Every series is in group 0, and a step's offset is its point.
     figures = Figures(groups.numbers, span.points, measure.facets)
-    complete = Completeness(reading)
+    complete = completeness(reading)
     for begin, step in reading.view.between(span.first, span.end, span.step):
         point = (begin - span.first) // span.step
         if 0 <= point < span.points:

@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple, cast
 import numpy as np
 
 from kaywatch.wire import Outcome
+from kaywatch_agent.aggregate.completeness import Completeness
 from kaywatch_agent.aggregate.figures import Figures, Numbers
 from kaywatch_agent.aggregate.step import Facet
 from kaywatch_agent.model.alerts import SEVERITIES, Severity
@@ -25,7 +26,7 @@ from kaywatch_agent.web.prometheus.exposition import (
     number,
     samples,
 )
-from kaywatch_agent.web.reading import Completeness, Reading, Window
+from kaywatch_agent.web.reading import Reading, Window
 
 __all__ = ["write"]
 
@@ -78,7 +79,7 @@ def write(reading: Reading, exposition: Exposition) -> None:
     _llm(reading, exposition)
     _custom(reading, exposition)
     complete = Window(reading, None).completeness
-    shares = {(name,): complete.of([name]) for name in complete.services}
+    shares = {(name,): complete.of([name]).ratio for name in complete.services}
     exposition.family(
         "kaywatch_series_completeness",
         "gauge",
@@ -103,7 +104,7 @@ def _accounts(complete: Completeness, exposition: Exposition) -> None:
     late: dict[tuple[str, ...], float] = {}
     folded: dict[tuple[str, ...], float] = {}
     for name in complete.services:
-        account = complete.account([name])
+        account = complete.of([name])
         received[name,] = float(account.received)
         late[name,], folded[name,] = float(account.late), float(account.folded)
         for reason, count in account.dropped.items():

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tests.agent.aggregate.oracle import Summary, completeness, select, summarize
 from tests.agent.aggregate.samples import Event, columns, of_values
 
 from kaywatch.wire import Outcome
 from kaywatch_agent.aggregate.aggregator import Aggregator, View
 from kaywatch_agent.aggregate.registry import Limits, Registry
 from kaywatch_agent.aggregate.step import EMPTY, reduce
-from kaywatch_agent.aggregate.summary import Summary, completeness, select, summarize
 from kaywatch_agent.model.series import EndPoint, ErrorKey, Kind, SeriesKey
 
 OK, ERROR, SUPPRESSED, FALLBACK, CANCELLED = map(int, Outcome)

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tests.agent.aggregate.samples import Event, columns, of_values
+
+from kaywatch_agent.aggregate.completeness import Completeness
+from kaywatch_agent.aggregate.registry import Limits, Registry
+from kaywatch_agent.aggregate.step import MAX_GATHERED, Step, gather, merge, reduce
+from kaywatch_agent.model.series import Kind, SeriesKey
+
+
+def step_of(row: int, *values: float) -> Step:
+    """Return a step in which one series has some values."""
+    return reduce(of_values(list(values)))._replace(rows=np.array([row]))
+
+
+@pytest.fixture
+def names() -> Registry:
+    """One service's node, losses and lateness; another's node."""
+    found = Registry(Limits(series_per_client=4))
+    for key in (
+        SeriesKey(Kind.NODE, "shop", "g", "n"),
+        SeriesKey(Kind.LOSS, "shop", "", "", "buffer_full"),
+        SeriesKey(Kind.LATE, "shop", "", ""),
+        SeriesKey(Kind.NODE, "mail", "g", "n"),
+    ):
+        found.row(key, "client")
+    return found
+
+
+def counted(names: Registry, *steps: Step) -> Completeness:
+    found = Completeness(list(names.keys), names.folds)
+    for step in steps:
+        found.add(step)
+    return found
+
+
+def test_what_became_of_events_is_told_by_service(names: Registry) -> None:
+    found = counted(
+        names, step_of(0, 1, 1, 1), step_of(1, 1.0), step_of(2, 1, 1), step_of(3, 1)
+    )
+
+    shop = found.of(["shop"])
+    assert (shop.received, shop.late, shop.folded) == (3, 2, 0)
+    assert shop.dropped == {"buffer_full": 1}
+    assert shop.ratio == 3 / 4  # late events are not of the window
+    assert found.of(["mail"]).ratio == 1
+    assert found.of(found.services).ratio == 4 / 5
+
+
+def test_without_events_there_is_no_share(names: Registry) -> None:
+    assert counted(names).of(["shop", "nobody"]).ratio is None
+
+
+def test_a_series_that_appeared_since_is_left_out(names: Registry) -> None:
+    assert counted(names, step_of(9, 1)).of(["shop", "mail"]).received == 0
+
+
+def test_gathered_steps_have_the_same_events() -> None:
+    steps = [reduce(columns([Event(), Event()])) for _ in range(2 * MAX_GATHERED + 9)]
+    found = gather(steps)
+
+    assert len(found) <= MAX_GATHERED
+    assert merge(found).executions.tolist() == merge(steps).executions.tolist()
