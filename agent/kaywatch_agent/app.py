@@ -7,7 +7,7 @@ import gc
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 import structlog
@@ -19,6 +19,7 @@ from kaywatch_agent.aggregate.feed import Feed
 from kaywatch_agent.aggregate.registry import Registry
 from kaywatch_agent.config import Config
 from kaywatch_agent.errors import ConfigError, StoreError
+from kaywatch_agent.ingest.mqtt import MqttIngest
 from kaywatch_agent.ingest.peers import Peer
 from kaywatch_agent.ingest.probe import Probe
 from kaywatch_agent.ingest.unix import UnixListener
@@ -28,7 +29,6 @@ from kaywatch_agent.notify.delivery import Delivery, Documents
 from kaywatch_agent.pipeline.pipeline import Pipeline
 from kaywatch_agent.protocol.redact import Privacy
 from kaywatch_agent.rules.alert import Instance
-from kaywatch_agent.rules.broadcast import Announcing
 from kaywatch_agent.rules.loop import Alerting
 from kaywatch_agent.rules.snapshot import AlertsSnapshot
 from kaywatch_agent.rules.state import State
@@ -45,9 +45,6 @@ from kaywatch_agent.store.commits import Commits
 from kaywatch_agent.store.writer import Damaged, Writer
 from kaywatch_agent.web.api.alerts import row
 from kaywatch_agent.web.server import WebServer
-
-if TYPE_CHECKING:
-    from kaywatch_agent.ingest.mqtt import BrokerIntake
 
 __all__ = ["App"]
 
@@ -145,8 +142,8 @@ class App:
         self._probe: asyncio.Task[None] | None = None
         self._evaluation: asyncio.Task[None] | None = None
         self._listener = UnixListener(self.pipeline.open, self.telemetry)
-        self._brokers: list[BrokerIntake] = []
-        self._announcing: list[Announcing] = []
+        self._mqtt = MqttIngest(config.ingest.mqtt, self.pipeline, _alert_json)
+        self.telemetry.include(self._mqtt.metrics)
         self._web = WebServer(self, self.telemetry, __version__)
         self._stopping = asyncio.Event()
         self._hurried = asyncio.Event()
@@ -256,45 +253,21 @@ class App:
             await self._listener.start(self.config.ingest)
         probe = Probe(self.socket_path, self._probed)
         self._probe = asyncio.create_task(probe.run(), name="ingest probe")
-        self._connect_brokers()
+        self._stops.append(("mqtt", self._mqtt.stop))
+        self._mqtt.start(self.alerting.snapshot())
         log.info(
             "serving",
             socket=self.socket_path,
             http=self.http_url,
             version=__version__,
-            **({"brokers": labels} if (labels := self._labels()) else {}),
+            **(
+                {"brokers": list(brokers)} if (brokers := self._mqtt.problems()) else {}
+            ),
             **({"held_by_systemd": ",".join(sorted(held))} if held else {}),
         )
         if self._writer is not None:
             work = self._check_store(self._writer)
             self._checks = asyncio.create_task(work, name="store check")
-
-    def _connect_brokers(self) -> None:
-        """Begin to take from the brokers; the agent is ready with and without them."""
-        if not self.config.ingest.mqtt:
-            return
-        # Here, so that who needs no broker needs no paho-mqtt in memory.
-        from kaywatch_agent.ingest.mqtt import BrokerIntake
-
-        for config in self.config.ingest.mqtt:
-            announcing = None
-            if config.publish_alerts:
-                announcing = Announcing(config.broker.prefix, _alert_json)
-                announcing.know(self.alerting.snapshot())
-                self._announcing.append(announcing)
-            intake = BrokerIntake(
-                config,
-                self.pipeline,
-                self.telemetry,
-                socket.gethostname(),
-                announcing,
-            )
-            self._brokers.append(intake)
-            self._stops.append((f"mqtt {intake.label}", intake.stop))
-            intake.start()
-
-    def _labels(self) -> list[str]:
-        return [intake.label for intake in self._brokers]
 
     def _restore(self) -> None:
         """Open the store, and go on from what is in it."""
@@ -352,9 +325,8 @@ class App:
         problem = self._guarded(self.pipeline.tick)
         now = self.clock()
         self.health.report("tick", now, problem)
-        for intake in self._brokers:
-            self.health.report(f"mqtt {intake.label}", now, intake.problem)
-            intake.announce()
+        for broker, problem in self._mqtt.problems().items():
+            self.health.report(f"mqtt {broker}", now, problem)
         if self._writer is not None:
             self.health.report("store", now, self._writer.problem)
         self.health.report("rules", self.alerting.evaluated, self.alerting.problem)
@@ -466,10 +438,7 @@ class App:
         self.delivery.enqueue(update.requests)
         if update.changed is not None:
             self._web.turned(update.changed)
-            for announcing in self._announcing:
-                announcing.turned(update.changed)
-            for intake in self._brokers:
-                intake.announce()
+            self._mqtt.alerts_changed(update.changed)
 
     async def _stop_rules(self) -> None:
         if self._evaluation is not None:

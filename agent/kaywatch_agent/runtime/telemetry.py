@@ -34,42 +34,6 @@ OLD: Final[dict[str, Instrument]] = {
             "Ingest connections since the start.",
         ),
         _metric(
-            "kaywatch_mqtt_connected",
-            "gauge",
-            "Whether messages of a broker are taken in.",
-            ("broker",),
-        ),
-        _metric(
-            "kaywatch_mqtt_connects_total",
-            "counter",
-            "Times that a broker has let us in.",
-            ("broker",),
-        ),
-        _metric(
-            "kaywatch_mqtt_messages_total",
-            "counter",
-            "Messages that a broker delivered, ignored ones included.",
-            ("broker",),
-        ),
-        _metric(
-            "kaywatch_mqtt_ignored_total",
-            "counter",
-            "Messages of a broker that were not looked at, by reason.",
-            ("broker", "reason"),
-        ),
-        _metric(
-            "kaywatch_mqtt_announcements_total",
-            "counter",
-            "Messages published of alerts.",
-            ("broker",),
-        ),
-        _metric(
-            "kaywatch_mqtt_changes_dropped_total",
-            "counter",
-            "Changes of alerts that were too many for a broker.",
-            ("broker",),
-        ),
-        _metric(
             "kaywatch_ingest_refused_total",
             "counter",
             "Ingest connections refused, or ended for what they took, by reason.",

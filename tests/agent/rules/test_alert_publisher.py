@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -9,9 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.agent.rules.world import World, rule
 
-from kaywatch_agent.rules import broadcast as module
+from kaywatch_agent.rules import alert_publisher as module
 from kaywatch_agent.rules.alert import Instance
-from kaywatch_agent.rules.broadcast import Announcement, Announcing, alert_topic
+from kaywatch_agent.rules.alert_publisher import (
+    AlertMessage,
+    AlertPublisher,
+    alert_topic,
+)
 from kaywatch_agent.rules.snapshot import AlertsSnapshot
 
 CHANGES = "kaywatch/v1/agent/changes"
@@ -20,10 +25,10 @@ CHANGES = "kaywatch/v1/agent/changes"
 class Broker:
     """What a broker holds, and what its listeners have read."""
 
-    def __init__(self, told: Announcing) -> None:
+    def __init__(self, told: AlertPublisher) -> None:
         self.told = told
         self.holds: dict[str, bytes] = {}
-        self.read: list[Announcement] = []
+        self.read: list[AlertMessage] = []
 
     def connect(self) -> None:
         self.told.connected()
@@ -33,7 +38,7 @@ class Broker:
 
     def take(self, most: int = 100) -> list[tuple[str, str]]:
         """Take what is to be told; return topics and states."""
-        found = list(self.told.take(most))
+        found = list(islice(self.told.messages(), most))
         self.read += found
         for topic, payload, retain in found:
             if retain and payload:
@@ -48,7 +53,7 @@ class Alerts:
 
     def __init__(self, **keys: Any) -> None:
         self.world = World(rule(**keys))
-        self.told = Announcing("kaywatch", state_of)
+        self.told = AlertPublisher("kaywatch", state_of)
         self.broker = Broker(self.told)
 
     @property
@@ -65,7 +70,7 @@ class Alerts:
         self.world.evaluate()
         changed = {c.alert.id: c.alert.frozen() for c in self.world.last.changes}
         picture = self.picture()._replace(instances=tuple(changed.values()))
-        self.told.turned(picture)
+        self.told.changed(picture)
 
     def fail(self) -> None:
         self.world.ran(20, 20)
@@ -157,8 +162,8 @@ def test_what_a_former_life_left_is_cleared(alerts: Alerts) -> None:
     alerts.fail()
     alerts.broker.holds = {stale: b"firing", alerts.topic: b"firing"}
 
-    again = Announcing("kaywatch", state_of)
-    again.know(alerts.picture())
+    again = AlertPublisher("kaywatch", state_of)
+    again.changed(alerts.picture())
     alerts.broker.told = again
     alerts.broker.connect()
 
@@ -213,7 +218,7 @@ def test_a_name_is_one_level_of_a_topic(alerts: Alerts, name: str) -> None:
     alerts.fail()
     (instance,) = alerts.picture().instances
     instance.rule = name
-    alerts.told.turned(alerts.picture()._replace(instances=(instance,)))
+    alerts.told.changed(alerts.picture()._replace(instances=(instance,)))
 
     topics = {topic for topic, _ in alerts.broker.take() if "/alerts/" in topic}
     assert len(topics) == 2

@@ -1,0 +1,186 @@
+"""The topics of clients on one broker: their messages to sessions, and replies back."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import msgspec
+
+from kaywatch import wire
+from kaywatch_agent.ingest.brokers import BrokerConfig
+from kaywatch_agent.ingest.peers import RemotePeer
+from kaywatch_agent.pipeline.pipeline import Pipeline
+
+__all__ = ["ClientTopics"]
+
+# Replies a second to messages of which nothing could be used: junk must not cause as
+# much junk again.
+MAX_COMPLAINTS: Final = 20
+
+# Sessions of clients that were asked to identify themselves, and have not done so.
+MAX_UNKNOWN: Final = 1_000
+
+# Replies that wait for the broker, each smaller than a kilobyte.
+MAX_REPLIES: Final = 10_000
+
+LEAVES: Final = ("up", "rows", "gone")
+
+
+class BrokerConnection:
+    """One client's topics: its session, and the way back to it."""
+
+    congested = False
+
+    def __init__(self, topics: ClientTopics, name: str, leaf: str) -> None:
+        self.key = (name, leaf)
+        self.is_shell = leaf == "rows"
+        self.backlog = 0  # bytes for this client that are not written yet
+        self.reply_topic = wire.topic(topics.prefix, name, "down")
+        self.peer = topics.remote_peer()
+        self._topics = topics
+        self.conversation = topics.pipeline.converse(
+            self, name, topics.label, named=not self.is_shell
+        )
+        topics.connections[self.key] = self
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the client has identified itself."""
+        return bool(self.conversation.clients)
+
+    def send(self, message: bytes) -> None:
+        """Queue a reply."""
+        self._topics.reply(self, message)
+
+    def close(self) -> None:
+        """End the session: its client is gone. Idempotent."""
+        if self._topics.connections.pop(self.key, None) is self:
+            self.peer.hung_up()
+            self.conversation.close()
+
+
+class ClientTopics:
+    """The clients behind one broker.
+
+    Attributes:
+        connections: by name and kind of topic, `up` or `rows`.
+        since: when the agent began to read, by the monotonic clock; None while it is
+            not connected.
+        dropped: replies that were not published, since there were too many.
+    """
+
+    def __init__(self, config: BrokerConfig, pipeline: Pipeline) -> None:
+        """Begin without clients."""
+        self.prefix = config.broker.prefix
+        self.label = config.label
+        self.pipeline = pipeline
+        self.connections: dict[tuple[str, str], BrokerConnection] = {}
+        self.since: float | None = None
+        self.dropped = 0
+        self._grace = config.grace_seconds
+        start = re.escape(wire.topic(self.prefix, "", "").removesuffix("/"))
+        self._topic = re.compile(
+            rf"{start}(?:([0-9a-f]{{32}})/(up|gone)|(?!agent/)([^/]+)/(rows))"
+        )
+        self._replies: asyncio.Queue[tuple[BrokerConnection, bytes]] = asyncio.Queue()
+        self._unknown: deque[BrokerConnection] = deque()
+        self._complaints: deque[float] = deque(maxlen=MAX_COMPLAINTS)
+
+    @property
+    def filters(self) -> list[str]:
+        """What to subscribe to."""
+        return [wire.topic(self.prefix, "+", leaf) for leaf in LEAVES]
+
+    def remote_peer(self) -> RemotePeer:
+        """Return the process of a client, which is dead once it is silent for long."""
+        return RemotePeer(lambda: self.since, self._grace)
+
+    def connected(self) -> None:
+        """Wait for the clients that were there before."""
+        self.since = time.monotonic()
+        self.pipeline.expect(self.label, self.remote_peer())
+
+    def disconnected(self) -> None:
+        """End all sessions: nothing is heard of the clients."""
+        self.since = None
+        for connection in list(self.connections.values()):
+            connection.close()
+        self._replies = asyncio.Queue()
+
+    async def publish(self, send: Callable[[str, bytes], Awaitable[None]]) -> None:
+        """Publish replies, until cancelled.
+
+        Args:
+            send: publishes with QoS 0, and returns when the message is written. Acks
+                are repeated, and a client that misses another reply greets again.
+        """
+        while True:
+            connection, message = await self._replies.get()
+            await send(connection.reply_topic, message)
+            connection.backlog -= len(message)
+
+    def reply(self, connection: BrokerConnection, message: bytes) -> None:
+        """Queue a reply, or drop it if there are too many."""
+        is_complaint = connection.is_shell or not connection.is_known
+        if self._replies.qsize() >= MAX_REPLIES or (
+            is_complaint and not self._may_complain()
+        ):
+            self.dropped += 1
+            return
+        if connection.is_shell:  # it reads JSON
+            message = msgspec.json.encode(msgspec.msgpack.decode(message))
+        connection.backlog += len(message)
+        self._replies.put_nowait((connection, message))
+
+    def receive(self, topic: str, payload: bytes, retained: bool) -> str:
+        """Take a message; return why it is ignored, empty if it is not."""
+        match = self._topic.fullmatch(topic)
+        if match is None:
+            return "topic"
+        if retained:
+            return "retained"  # nobody knows how old it is
+        if len(payload) > wire.MAX_FRAME:
+            return "too_large"
+        client, leaf, shell, _ = match.groups()
+        if shell:
+            self._receive_rows(shell[: wire.MAX_NAME], payload)
+        elif leaf == "up":
+            self._receive_message(client, payload)
+        elif gone := self.connections.get((client, "up")):
+            gone.close()
+        return ""
+
+    # -- inside ------------------------------------------------------------------------
+
+    def _receive_message(self, name: str, payload: bytes) -> None:
+        known = self.connections.get((name, "up"))
+        connection = known or BrokerConnection(self, name, "up")
+        is_usable = connection.conversation.take(payload)
+        if connection.is_known:
+            return
+        if not is_usable:
+            connection.close()  # junk leaves nothing behind
+        elif known is None:
+            self._unknown.append(connection)
+        if len(self._unknown) > MAX_UNKNOWN:
+            oldest = self._unknown.popleft()
+            if not oldest.is_known:
+                oldest.close()
+
+    def _receive_rows(self, name: str, payload: bytes) -> None:
+        """Take rows of a shell, which does not stay."""
+        connection = BrokerConnection(self, name, "rows")
+        connection.conversation.take_text(payload)
+        connection.close()
+
+    def _may_complain(self) -> bool:
+        now, recent = time.monotonic(), self._complaints
+        if len(recent) == MAX_COMPLAINTS and now - recent[0] < 1.0:
+            return False
+        recent.append(now)
+        return True
