@@ -13,8 +13,8 @@ import pytest
 from click.testing import CliRunner
 
 from kaywatch import launch
+from kaywatch_agent.cli.help import CHAPTERS
 from kaywatch_agent.cli.main import kaywatch
-from kaywatch_agent.cli.manual import CHAPTERS
 
 WIDTH = 80
 

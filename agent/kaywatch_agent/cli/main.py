@@ -21,13 +21,13 @@ from kaywatch._version import __version__
 from kaywatch.errors import KaywatchError
 from kaywatch.query import fetch
 from kaywatch.wire import Outcome
-from kaywatch_agent.cli import screens
+from kaywatch_agent.cli import tables
 from kaywatch_agent.cli.commands import COMMANDS
 from kaywatch_agent.cli.commands import capture as captures
 from kaywatch_agent.cli.commands.options import Duration
 from kaywatch_agent.cli.commands.options import reading as _reading
 from kaywatch_agent.cli.commands.options import url_option as _url
-from kaywatch_agent.cli.manual import Chapters, manual
+from kaywatch_agent.cli.help import Chapters, manual
 from kaywatch_agent.errors import AgentError, ConfigError
 from kaywatch_agent.runtime.systemd import is_journal
 
@@ -301,7 +301,7 @@ def status(url: str, as_json: bool) -> None:
         nodes = fetch("/api/v1/nodes", {"window": "5m"}, url)["nodes"]
         models = fetch("/api/v1/llm", {"window": "5m"}, url)["models"]
         complete = fetch("/api/v1/completeness", {"window": "24h"}, url)
-        screens.show_status(url, health, clients, nodes, models, complete)
+        tables.show_status(url, health, clients, nodes, models, complete)
     if health["status"] == "unhealthy":
         raise click.exceptions.Exit(FAILED)
 
@@ -345,7 +345,7 @@ def stats(
     if as_json:
         click.echo(json.dumps(found, indent=2))
     else:
-        screens.show_node(found)
+        tables.show_node(found)
 
 
 kaywatch.add_command(captures.capture)
@@ -407,7 +407,7 @@ def top(
     from kaywatch_agent.cli.top.state import Query
 
     query = Query(nodes=node, **asked)
-    if once or as_json or not screens.console().is_interactive:
+    if once or as_json or not tables.console().is_interactive:
         terminal.show(url, query, sort, as_json)
     else:
         terminal.run(url, query, sort, interval)

@@ -11,10 +11,10 @@ import click
 
 from kaywatch.errors import AgentRefused
 from kaywatch.query import fetch
-from kaywatch_agent.cli.commands import stories, words
+from kaywatch_agent.cli.commands import alert_view, formatting
 from kaywatch_agent.cli.commands.options import one_of, reading
-from kaywatch_agent.cli.manual import manual
-from kaywatch_agent.cli.screens import console
+from kaywatch_agent.cli.help import manual
+from kaywatch_agent.cli.tables import console
 from kaywatch_agent.model.alerts import SEVERITIES
 
 __all__ = ["alerts", "why"]
@@ -59,7 +59,7 @@ def alerts(url: str, as_json: bool, everything: bool, **asked: Any) -> None:
         return
     out = console()
     if found["alerts"]:
-        words.show_alerts(out, found["alerts"], found["matching"])
+        formatting.show_alerts(out, found["alerts"], found["matching"])
         out.print("\nkaywatch why RULE says more of one.", style="dim")
         return
     if any(asked[name] for name in ("rule", "severity", "service", "graph", "node")):
@@ -106,11 +106,11 @@ def why(alert: str, labels: tuple[str, ...], url: str, as_json: bool) -> None:
         out.print(f"{alert} has {len(active)} alerts; kaywatch why ID says more.\n")
         for one in active[:20]:
             out.print(
-                f"  {one['id']}  {one['state']:<10}  {words.where(one['labels'])}"
+                f"  {one['id']}  {one['state']:<10}  {formatting.where(one['labels'])}"
             )
     else:
         elapsed = rule["timestamp"] - rule["evaluated"]
-        words.show_quiet(console(), rule, near[:10], asked, elapsed)
+        formatting.show_quiet(console(), rule, near[:10], asked, elapsed)
         _show_past(mine)
 
 
@@ -139,7 +139,7 @@ def _show_alert(name: str, url: str, as_json: bool) -> None:
         rule = _rule(found["alert"]["rule"], url)["rule"]
     except AgentRefused:
         rule = None  # it is gone, and its alert is remembered
-    stories.show_story(console(), found, rule)
+    alert_view.show_alert(console(), found, rule)
 
 
 def _show_past(past: list[Any]) -> None:
@@ -150,8 +150,8 @@ def _show_past(past: list[Any]) -> None:
         out.print()
         out.print("Fired before (UTC)", style="bold")
     for one in ended[:10]:
-        text = f"{words.moment(one['fired'])} to {words.moment(one['ended'])}"
-        out.print(f"  {one['id']}  {text}  {words.where(one['labels'])}")
+        text = f"{formatting.moment(one['fired'])} to {formatting.moment(one['ended'])}"
+        out.print(f"  {one['id']}  {text}  {formatting.where(one['labels'])}")
 
 
 def _label(text: str) -> tuple[str, str]:

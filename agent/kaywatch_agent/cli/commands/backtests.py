@@ -9,9 +9,9 @@ from typing import Any, Final, NamedTuple
 
 import click
 
-from kaywatch_agent.cli.commands.bodies import show_body
-from kaywatch_agent.cli.commands.words import where
-from kaywatch_agent.cli.screens import console, plain_table
+from kaywatch_agent.cli.commands.formatting import where
+from kaywatch_agent.cli.commands.payload_view import show_payload
+from kaywatch_agent.cli.tables import console, plain_table
 from kaywatch_agent.model.alerts import NoticeKind
 from kaywatch_agent.notify import wording
 from kaywatch_agent.rules.describe import unit_of
@@ -86,7 +86,7 @@ def show(report: Report, *, bodies: int) -> None:
     for message in messages[len(messages) - min(bodies, len(messages)) :]:
         out.print()
         click.echo(f"{_moment(message.time)} {headline(message)}")
-        show_body(report.rehearsal.render(message))
+        show_payload(report.rehearsal.render(message))
 
 
 def as_json(report: Report) -> dict[str, Any]:
@@ -124,8 +124,8 @@ def as_json(report: Report) -> dict[str, Any]:
 
 def _show_rules(report: Report, found: list[Episode]) -> None:
     out = console()
-    table = plain_table("rule", "fired", "alerts", "firing for", "messages")
-    table.columns[0].ratio = 1
+    columns = ("rule", "fired", "alerts", "firing for", "messages")
+    table = plain_table(*columns, ratios={"rule": 1})
     for rule in report.settings.rules:
         mine = [one for one in found if one.rule == rule]
         seconds = sum(
@@ -152,8 +152,8 @@ def _show_receivers(rehearsal: Rehearsal) -> None:
     if rehearsal.alerts:
         out.print()
         kinds = ("firing", "repeats", "resolved")
-        table = plain_table("receiver", "messages", *kinds, "alerts in them")
-        table.columns[0].ratio = 1
+        columns = ("receiver", "messages", *kinds, "alerts in them")
+        table = plain_table(*columns, ratios={"receiver": 1})
         for name, alerts in sorted(rehearsal.alerts.items()):
             counts = [rehearsal.sent[name, kind] for kind in KINDS]
             table.add_row(name, *(f"{n:,}" for n in (sum(counts), *counts, alerts)))
@@ -179,10 +179,11 @@ def _show_episodes(report: Report, found: list[Episode]) -> None:
     out = console()
     out.print()
     out.print("Episodes (UTC)", style="bold")
-    table = plain_table("fired", "for", "rule", "where", "value", "ended")
-    for number in (2, 3, 5):
-        table.columns[number].justify = "left"
-    table.columns[3].ratio = 1
+    table = plain_table(
+        *("fired", "for", "rule", "where", "value", "ended"),
+        words=("rule", "where", "ended"),
+        ratios={"where": 1},
+    )
     for one in found[-MAX_EPISODES:]:
         end = report.end if one.end is None else one.end
         unit = unit_of(report.settings.rules.get(one.rule))

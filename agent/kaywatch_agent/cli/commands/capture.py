@@ -15,9 +15,9 @@ import msgspec
 
 from kaywatch._send.transport import candidates, check_unix
 from kaywatch.errors import KaywatchError
-from kaywatch_agent.cli import screens
+from kaywatch_agent.cli import tables
 from kaywatch_agent.cli.commands.options import Duration, Size
-from kaywatch_agent.cli.manual import manual
+from kaywatch_agent.cli.help import manual
 from kaywatch_agent.errors import CaptureError
 from kaywatch_agent.units import duration, size
 
@@ -250,7 +250,7 @@ def _show_contents(reader: Reader, as_json: bool) -> None:
     _show_gaps(reader)
     if not found.services:
         return
-    table = screens.plain_table(
+    table = tables.plain_table(
         "service", "processes", "batches", "executions", "runs", "points", "dropped"
     )
     for one in found.services:
@@ -264,7 +264,7 @@ def _show_contents(reader: Reader, as_json: bool) -> None:
             f"{sum(one.dropped.values()):,}",
         )
     click.echo()
-    screens.console().print(table)
+    tables.console().print(table)
 
 
 def _contents_line(reader: Reader, found: Contents) -> str:

@@ -10,7 +10,7 @@ from typing import Final
 import click
 
 from kaywatch_agent.cli.doctor.result import SECTIONS, CheckResult, CheckStatus, worst
-from kaywatch_agent.cli.manual import manual
+from kaywatch_agent.cli.help import manual
 
 __all__ = ["doctor"]
 

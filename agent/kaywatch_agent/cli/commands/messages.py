@@ -11,8 +11,8 @@ import click
 
 from kaywatch.query import fetch, send
 from kaywatch_agent.cli.commands.options import reading, url_option
-from kaywatch_agent.cli.manual import Ordered, manual
-from kaywatch_agent.cli.screens import console, plain_table
+from kaywatch_agent.cli.help import Ordered, manual
+from kaywatch_agent.cli.tables import console, plain_table
 from kaywatch_agent.units import duration
 
 __all__ = ["notify", "outbox"]

@@ -17,7 +17,7 @@ import click
 from kaywatch_agent import config as configuration
 from kaywatch_agent.cli.commands import backtests, trials
 from kaywatch_agent.cli.commands.options import Duration
-from kaywatch_agent.cli.manual import Ordered, manual
+from kaywatch_agent.cli.help import Ordered, manual
 from kaywatch_agent.config import DEFAULT_PATH
 from kaywatch_agent.rules.explain import sentence
 from kaywatch_agent.rules.rule import Settings

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from kaywatch_agent.cli.manual import manual
+from kaywatch_agent.cli.help import manual
 from kaywatch_agent.cli.service import installing
 from kaywatch_agent.cli.service.installing import File, Manager
 

@@ -12,8 +12,8 @@ import click
 
 from kaywatch.query import fetch, send
 from kaywatch_agent.cli.commands.options import Duration, one_of, reading, url_option
-from kaywatch_agent.cli.manual import Ordered, manual
-from kaywatch_agent.cli.screens import console, plain_table
+from kaywatch_agent.cli.help import Ordered, manual
+from kaywatch_agent.cli.tables import console, plain_table
 from kaywatch_agent.rules.matchers import Matcher, parse
 from kaywatch_agent.units import duration
 
@@ -94,10 +94,12 @@ def list_(expired: bool, url: str, as_json: bool) -> None:
     if not rows:
         click.echo("No silences.")
         return
-    table = plain_table("id", "state", "ends", "alerts", "matchers")
-    table.columns[4].justify = "left"
-    table.columns[4].no_wrap = False
-    table.columns[4].ratio = 1
+    table = plain_table(
+        *("id", "state", "ends", "alerts", "matchers"),
+        words=("state", "matchers"),
+        ratios={"matchers": 1},
+        wrapped=("matchers",),
+    )
     now = found["timestamp"]
     for one in rows:
         state = one["status"]["state"]

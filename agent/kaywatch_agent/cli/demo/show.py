@@ -22,7 +22,7 @@ from rich.console import Console
 
 from kaywatch.errors import QueryError
 from kaywatch.query import fetch
-from kaywatch_agent.cli import screens
+from kaywatch_agent.cli import tables
 from kaywatch_agent.errors import StartError
 from kaywatch_agent.units import duration, percent
 
@@ -54,7 +54,7 @@ def run(seconds: float | None, processes: int, listen: str | None) -> int:
             "the demo runs a PocketFlow application, and PocketFlow is not installed;"
             " install it with: pip install 'kaywatch[demo]'"
         )
-    out = screens.console()
+    out = tables.console()
     with (
         tempfile.TemporaryDirectory(prefix="kw-") as folder,
         contextlib.ExitStack() as s,
@@ -188,7 +188,7 @@ def _watch(
                 raise StartError("a process of the workload ended by itself")
             nodes = fetch("/api/v1/nodes", {"window": "1m"}, url)["nodes"]
             after = duration(time.monotonic() - started)
-            screens.show_nodes(out, nodes, f"After {after}, the last minute:")
+            tables.show_nodes(out, nodes, f"After {after}, the last minute:")
             out.print()
 
 
@@ -210,7 +210,7 @@ def _stop_and_count(workers: list[subprocess.Popen[bytes]], folder: str) -> Coun
 def _compare(out: Console, url: str, counts: Counts) -> int:
     export = fetch("/api/v1/export", url=url)
     agent = _agent_counts(export)
-    table = screens.plain_table("what", "application", "agent", "same")
+    table = tables.plain_table("what", "application", "agent", "same")
     wrong = 0
     for key in sorted({*counts, *agent}):
         same = counts[key] == agent[key]
@@ -226,7 +226,7 @@ def _compare(out: Console, url: str, counts: Counts) -> int:
     out.print()
     clients = fetch("/api/v1/clients", url=url)["clients"]
     for client in clients:
-        share = screens.known(client["completeness"], percent)
+        share = tables.known(client["completeness"], percent)
         out.print(
             f"pid {client['pid']}: {client['state']},"
             f" {client['events']:,} of {client['recorded']:,} events arrived ({share})"

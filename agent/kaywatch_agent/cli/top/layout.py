@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
-from kaywatch_agent.cli.screens import agent_line, clean, known
+from kaywatch_agent.cli.tables import agent_line, clean, known
 from kaywatch_agent.cli.top.state import Answers, Json, NodeRow, rows
 from kaywatch_agent.units import MIB, duration, money, percent, size
 

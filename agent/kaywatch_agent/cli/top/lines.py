@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from rich.text import Text
 
-from kaywatch_agent.cli.screens import clean
+from kaywatch_agent.cli.tables import clean
 from kaywatch_agent.units import duration
 
 __all__ = ["Lines", "left_out"]

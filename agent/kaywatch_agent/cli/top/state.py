@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from kaywatch.query import fetch
-from kaywatch_agent.cli.screens import clean
+from kaywatch_agent.cli.tables import clean
 from kaywatch_agent.units import parse_duration
 
 __all__ = ["Answers", "NodeRow", "Query", "ask", "covered", "rows"]

@@ -10,7 +10,7 @@ from typing import Final
 
 from rich.console import Console
 
-from kaywatch_agent.cli import screens
+from kaywatch_agent.cli import tables
 from kaywatch_agent.cli.top.events import Back, Events, Gone, Happened, Parameters
 from kaywatch_agent.cli.top.lines import Lines, left_out
 
@@ -51,7 +51,7 @@ class _Printer:
     def __init__(self, url: str) -> None:
         self._url = url
         self._lines = Lines()
-        self._out = screens.console()
+        self._out = tables.console()
 
     def show(self, event: Happened) -> int:
         """Print it; return for how many lines it counts."""

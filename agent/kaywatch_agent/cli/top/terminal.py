@@ -22,7 +22,7 @@ from rich.live import Live
 from rich.segment import ControlType, Segment
 from rich.text import Text
 
-from kaywatch_agent.cli.screens import console
+from kaywatch_agent.cli.tables import console
 
 __all__ = ["Ended", "LiveScreen", "keys"]
 

@@ -11,7 +11,7 @@ from collections import deque
 from typing import Final
 
 from kaywatch.errors import KaywatchError
-from kaywatch_agent.cli import screens
+from kaywatch_agent.cli import tables
 from kaywatch_agent.cli.top.layout import SORT_KEYS, Display, ViewOptions, frame, lines
 from kaywatch_agent.cli.top.state import Answers, Query, ask
 from kaywatch_agent.cli.top.terminal import Ended, LiveScreen
@@ -74,7 +74,7 @@ def show(url: str, query: Query, sort: str, as_json: bool) -> None:
         parts = ("health", "clients", "nodes", "llm", "failures")
         print(json.dumps({name: getattr(answers, name) for name in parts}, indent=2))
         return
-    out = screens.console()
+    out = tables.console()
     for line in lines(Display(url, answers), ViewOptions(sort), out.width):
         out.print(line, no_wrap=True, overflow="crop")
 

@@ -9,7 +9,7 @@ from typing import Final
 from rich.console import Console
 from rich.text import Text
 
-from kaywatch_agent.cli.commands.words import (
+from kaywatch_agent.cli.commands.formatting import (
     Json,
     coloured,
     moment,
@@ -19,7 +19,7 @@ from kaywatch_agent.cli.commands.words import (
 )
 from kaywatch_agent.units import duration, quantity, sparkline
 
-__all__ = ["show_story"]
+__all__ = ["show_alert"]
 
 # Why a message was superseded.
 _UNSENT: Final = {
@@ -29,7 +29,7 @@ _UNSENT: Final = {
 }
 
 
-def show_story(out: Console, found: Json, rule: Json | None) -> None:
+def show_alert(out: Console, found: Json, rule: Json | None) -> None:
     """Show all about one alert: what it is, what happened, who knows."""
     alert, now = found["alert"], found["timestamp"]
     line = Text.assemble(

@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
-from kaywatch_agent.cli.screens import clean
+from kaywatch_agent.cli.tables import clean
 
-__all__ = ["show_body"]
+__all__ = ["show_payload"]
 
 
-def show_body(body: Any) -> None:
+def show_payload(body: Any) -> None:
     """Show a body as JSON that people read."""
     for line in json.dumps(body, indent=2, ensure_ascii=False).splitlines():
         click.echo(f"        {clean(line)}")

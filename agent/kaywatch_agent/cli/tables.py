@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
 from rich.console import Console
@@ -258,16 +259,27 @@ def _coloured(state: str) -> Text:
     return Text(state, _COLOURS.get(state, ""))
 
 
-def plain_table(*columns: str, words: Collection[str] = ("state",)) -> Table:
-    """Return a table without lines: words to the left, figures to the right."""
+def plain_table(
+    *columns: str,
+    words: Collection[str] = ("state",),
+    ratios: Mapping[str, int] = MappingProxyType({}),
+    wrapped: Collection[str] = (),
+) -> Table:
+    """Return a table without lines.
+
+    Args:
+        columns: their names.
+        words: the columns that are aligned to the left, as the first one is.
+        ratios: how the columns that may be narrowed share the width.
+        wrapped: the columns whose text goes on in the next line.
+    """
     table = Table(box=None, pad_edge=False)
     for number, name in enumerate(columns):
-        left = number == 0 or name in words
         table.add_column(
             name,
-            justify="left" if left else "right",
-            no_wrap=True,
+            justify="left" if number == 0 or name in words else "right",
+            no_wrap=name not in wrapped,
             overflow="ellipsis",
-            ratio=None,
+            ratio=ratios.get(name),
         )
     return table

@@ -11,7 +11,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.text import Text
 
-from kaywatch_agent.cli.screens import plain_table
+from kaywatch_agent.cli.tables import plain_table
 from kaywatch_agent.units import duration, quantity
 
 __all__ = [
@@ -53,11 +53,11 @@ def moment(at: float) -> str:
 
 def show_alerts(out: Console, alerts: Sequence[Json], matching: int) -> None:
     """Show a line for each alert, and who isn't told of it, and why."""
-    table = plain_table("state", "severity", "rule", "where", "value", "limit", "since")
-    for column in table.columns[1:4]:
-        column.justify = "left"
-    for column in table.columns[2:4]:
-        column.ratio = 1
+    table = plain_table(
+        *("state", "severity", "rule", "where", "value", "limit", "since"),
+        words=("severity", "rule", "where"),
+        ratios={"rule": 1, "where": 1},
+    )
     now = time.time()
     for alert in alerts:
         table.add_row(
@@ -102,11 +102,12 @@ def show_quiet(
         out.print("Nothing to look at: no such series has been seen.")
         return
     out.print("Nearest to firing", style="bold")
-    table = plain_table("where", "value", "limit", "count", "why not")
-    table.columns[0].ratio = 2
-    table.columns[4].ratio = 3
-    table.columns[4].justify = "left"
-    table.columns[4].no_wrap = False
+    table = plain_table(
+        *("where", "value", "limit", "count", "why not"),
+        words=("why not",),
+        ratios={"where": 2, "why not": 3},
+        wrapped=("why not",),
+    )
     for group in groups:
         unit = rule["unit"]
         table.add_row(
