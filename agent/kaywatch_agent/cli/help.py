@@ -1,4 +1,4 @@
-"""What `--help` shows besides the options: chapters, examples, exit codes."""
+"""The parts of `--help` besides the options: chapters, examples, exit codes."""
 
 from __future__ import annotations
 

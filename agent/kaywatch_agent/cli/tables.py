@@ -1,4 +1,4 @@
-"""What the command line shows a person: tables that read well at 80 columns."""
+"""Tables and figures of the command line, for 80 columns and more."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `kaywatch why` shows of an alert: what was found and decided, and who knows."""
+"""Shows one alert for `kaywatch why`: its history, notifications and context."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What commands about alerts show of them: lines that read well at 80 columns."""
+"""Formats alerts for the terminal: lines that read well at 80 columns."""
 
 from __future__ import annotations
 

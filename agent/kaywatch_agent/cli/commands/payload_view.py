@@ -1,4 +1,4 @@
-"""The body of a message, as commands show it."""
+"""Shows the payload of a notification."""
 
 from __future__ import annotations
 
