@@ -250,6 +250,8 @@ def test_a_socket_that_nobody_listens_on_is_no_agent(agent: Agent) -> None:
     report = of(agent, "socket")
 
     assert report.status("no process listens", "replaces the socket") == "problem"
+    # The places where clients look are named.
+    assert report.status("look at /", f"unix://{agent.socket}") == "warning"
 
 
 @as_root

@@ -194,7 +194,7 @@ def socket_discovery(context: CheckContext) -> CheckResults:
     """Check that applications find the socket without configuration."""
     if os.environ.get("KAYWATCH_ENDPOINT"):
         return  # see `endpoint`
-    paths = candidates(None)
+    paths = list(candidates(None))
     if next(filter(os.path.exists, paths), None) == context.socket:
         yield ok("applications of this user find it without configuration")
     elif os.path.exists(context.socket):
