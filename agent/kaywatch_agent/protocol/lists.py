@@ -167,12 +167,16 @@ def _plan_list(info: inspect.VarTupleType) -> tuple[Any, Fit]:
 
 
 def _clamp(info: inspect.IntType) -> Fit:
-    low, high = info.ge or 0, info.le or 0
+    if info.ge is None or info.le is None:
+        raise TypeError(f"{info}: a number of the wire needs both bounds")
+    low, high = info.ge, info.le
     return lambda number: min(max(low, number), high)
 
 
 def _check(info: inspect.FloatType) -> Fit:
-    low, high = info.ge or 0.0, info.le or 0.0
+    if info.ge is None or info.le is None:
+        raise TypeError(f"{info}: a number of the wire needs both bounds")
+    low, high = info.ge, info.le
 
     def fit(number: float) -> float:
         if not low <= number <= high:
