@@ -57,6 +57,9 @@ class FailureRecord(Struct, frozen=True, kw_only=True):
     run: RunId = ""
     client: Annotated[str, Meta(description="id of the client, in hexadecimal")] = ""
     traceback: Annotated[str, Meta(max_length=MAX_TRACEBACK)] = ""
+    seconds: Annotated[
+        float, Meta(ge=0, le=MAX_TIME, description="that it took; 0 if unknown")
+    ] = 0.0
 
 
 class TopologyRecord(Struct, frozen=True, kw_only=True):

@@ -204,7 +204,7 @@ def test_details_arrive_as_they_were_recorded(
     (failure,) = found.failures
     assert astuple(failure)[:6] == (1.5, "", *said, shown(text))
     name = wire.Outcome(outcome).name.lower()
-    assert astuple(failure)[6:] == ("exec", attempts, name, "r-1", "", "")
+    assert astuple(failure)[6:] == ("exec", attempts, name, "r-1", "", "", 0.0)
     (topology,) = found.topologies
     wiring = (said[1],), ((said[1], said[2], said[1]),)
     assert astuple(topology) == ("", said[0], said[1], *wiring)

@@ -34,6 +34,7 @@ FAILURE = FailureRecord(
     run="a-1",
     client="c",
     traceback="a.py:1 in f",
+    seconds=0.25,
 )
 TOPOLOGY = TopologyRecord(
     service="shop",

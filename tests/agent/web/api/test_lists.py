@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from tests.agent.web.serving import Served, serving
 
 from kaywatch_agent.model.bounds import MAX_TIME
+from kaywatch_agent.model.records import FailureRecord
 
 NOW = 1_700_000_000.0
 CLIENT = b"client-16-bytes!"
@@ -52,7 +54,23 @@ def test_failures_come_newest_first_with_all_that_is_known(shop: Served) -> None
         "outcome": "error",
         "run": "run-1",
         "traceback": "",
+        "seconds": 0.0,
     }
+
+
+def test_a_field_of_the_model_goes_from_the_wire_to_http(served: Served) -> None:
+    """`seconds` is declared in the model and named nowhere else in the agent."""
+    sent = [failure(NOW, seconds=taken) for taken in (0.25, -1.0, "long")]
+    served.receive([batch(failures=[*sent, failure(NOW)])])
+    found = served.get("/api/v1/failures")["failures"]
+    assert [f["seconds"] for f in found] == [0.0, 0.25]
+    schemas = served.get("/openapi.json")["components"]["schemas"]
+    described = schemas["FailureRecord"]["properties"]["seconds"]
+    assert described["description"] == "that it took; 0 if unknown"
+    aggregator = served.source.pipeline.aggregator
+    (stored, _) = aggregator.view(NOW).failures
+    data = msgspec.json.encode(stored)
+    assert msgspec.json.decode(data, type=FailureRecord).seconds == 0.25
 
 
 @pytest.mark.parametrize(
