@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from kaywatch.recorder import Flight, Looped
+from kaywatch.recorder import InFlight, RunVisits
 
 
 class Endless:
     def __init__(self, graph: str, node: str, started: float, run: int = 0) -> None:
-        self._flight = Flight(graph, node, started, run, 0)
+        self._flight = InFlight(graph, node, started, run, 0)
 
-    def flight(self) -> Flight:
+    def in_flight(self) -> InFlight:
         return self._flight
 
 
 class Spinning:
     def __init__(self, graph: str, run: int, counts: Mapping[str, int]) -> None:
-        self._looped = Looped(graph, run, sum(counts.values()), counts)
+        self._looped = RunVisits(graph, run, sum(counts.values()), counts)
 
-    def looped(self) -> Looped | None:
+    def revisits(self) -> RunVisits | None:
         return self._looped

@@ -27,7 +27,7 @@ from kaywatch.errors import (
 
 if TYPE_CHECKING:
     from kaywatch._instrument.frameworks import instrument, name, uninstrument
-    from kaywatch._llm.llm import record_llm
+    from kaywatch._llm.calls import record_llm
     from kaywatch.prices import Price
     from kaywatch.query import stats
 
@@ -58,7 +58,7 @@ _LAZY = {
     "Price": "kaywatch.prices",
     "instrument": "kaywatch._instrument.frameworks",
     "name": "kaywatch._instrument.frameworks",
-    "record_llm": "kaywatch._llm.llm",
+    "record_llm": "kaywatch._llm.calls",
     "stats": "kaywatch.query",
     "uninstrument": "kaywatch._instrument.frameworks",
 }

@@ -115,7 +115,7 @@ class Process:
         self._starting = threading.Lock()
         self._forking = False
         self._hooked = False
-        self._expected = False  # an agent was there before the fork
+        self._reached = False  # an agent was there before the fork
 
     def configure(self, settings: Settings) -> None:
         """Use other settings; what was recorded so far is sent by the old ones.
@@ -164,33 +164,32 @@ class Process:
 
     def stats(self) -> dict[str, Any]:
         """Return what this process recorded, delivered and lost."""
-        sender = self.sender
-        if sender is None:
-            return {
-                "client": "",
-                "connected": False,
-                "recorded": 0,
-                "acknowledged": 0,
-                "buffered": 0,
-                "buffer_bytes": 0,
-                "dropped": {},
-                "folded": self.recorder.folded,
-                "loops_left_out": self.recorder.loops_left_out,
-                "error": "",
-            }
-        session = sender.session
-        return {
-            "client": session.identity.client.hex(),
-            "connected": session.connected,
-            "recorded": session.recorded,
-            "acknowledged": session.buffer.acked_events,
-            "buffered": session.buffer.events,
-            "buffer_bytes": session.buffer.bytes,
-            "dropped": dict(session.buffer.lost),
+        stats: dict[str, Any] = {
+            "client": "",
+            "connected": False,
+            "recorded": 0,
+            "acknowledged": 0,
+            "buffered": 0,
+            "buffer_bytes": 0,
+            "dropped": {},
             "folded": self.recorder.folded,
-            "loops_left_out": self.recorder.loops_left_out,
-            "error": session.error,
+            "loops_left_out": self.recorder.revisits.left_out,
+            "error": "",
         }
+        sender = self.sender
+        if sender is not None:
+            connection, batches = sender.connection, sender.connection.batches
+            stats |= {
+                "client": batches.identity.client.hex(),
+                "connected": connection.connected,
+                "recorded": batches.recorded,
+                "acknowledged": batches.buffer.acked_events,
+                "buffered": batches.buffer.events,
+                "buffer_bytes": batches.buffer.bytes,
+                "dropped": dict(batches.buffer.lost),
+                "error": connection.error,
+            }
+        return stats
 
     # -- inside ----------------------------------------------------------------------
 
@@ -214,17 +213,20 @@ class Process:
     def _make_sender(self) -> Sender:
         import socket
 
+        from kaywatch._send.batches import Batches
         from kaywatch._send.connecting import connector
+        from kaywatch._send.connection import AgentConnection
+        from kaywatch._send.identity import new_identity
         from kaywatch._send.sender import Sender
-        from kaywatch._send.session import Session, new_identity
+        from kaywatch._send.session import AgentHistory
 
         settings = self.settings
         identity = new_identity(self.service(), socket.gethostname(), settings.tags)
         connect = settings.connect or connector(settings.endpoint, identity.client)
-        session = Session(identity, self.recorder, connect, settings.buffer_bytes)
-        session.expected = self._expected
+        batches = Batches(identity, self.recorder, settings.buffer_bytes)
+        history = AgentHistory(reached=self._reached)
         self._hook()
-        return Sender(session, self.recorder)
+        return Sender(AgentConnection(batches, connect, history), self.recorder)
 
     def _hook(self) -> None:
         if not self._hooked:
@@ -262,8 +264,8 @@ class Process:
     def _after_fork(self) -> None:
         """In the child: what is pending, buffered and connected is the parent's."""
         if self.sender is not None:
-            self._expected = self.sender.session.expected
-            self.sender.session.abandon()
+            self._reached = self.sender.connection.history.reached
+            self.sender.connection.abandon()
         self.sender = None
         self._starting = threading.Lock()
         self._forking = False

@@ -6,32 +6,36 @@ re-entrancy from the garbage collector without a lock, it allocates no object th
 collector tracks, and the sender can take whole columns out by slicing with a stride.
 (Measured on CPython 3.11: 125 ns against 210 ns for appending a tuple.)
 
-The one check on the hot path compares the list's length with its gate: a batch's worth
-of events. The event that finds so many wakes the sender and raises the gate to the
-bound, since it takes the sender 5 ms to be given the interpreter and thousands of
+The one check on the hot path compares the list's length with its watermark: a batch's
+worth of events. The event that reaches it wakes the sender and raises the watermark to
+the bound, since it takes the sender 5 ms to be given the interpreter and thousands of
 events may pass meanwhile; the sender sets it back before it packs. While no sender runs
-(before the first event, after a fork) the gate is 0, so that the very same check leads
-to the slow path.
+(before the first event, after a fork) the watermark is 0, so that the very same check
+leads to the slow path.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from itertools import count
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 __all__ = [
     "Failure",
-    "Flight",
-    "Looped",
-    "Looping",
+    "InFlight",
+    "OpenRun",
+    "OpenSpan",
+    "PendingEvents",
     "Recorder",
+    "RunVisits",
     "Series",
     "Topology",
-    "UnderWay",
 ]
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
 
 # Fields of one event in its flat list, in the order of the columns on the wire.
 EXECUTION_WIDTH: Final = 7
@@ -56,7 +60,7 @@ MAX_FAILURES: Final = 100
 
 # Nodes that runs came back to, between two batches. A node is there again only if a run
 # came back to it more often than any before.
-MAX_LOOPED: Final = 2 * MAX_SERIES
+MAX_REVISITS: Final = 2 * MAX_SERIES
 
 ErrorKey = tuple[str, str]  # (exception's type, phase)
 Labels = tuple[tuple[str, str], ...]
@@ -76,12 +80,6 @@ class Execute(Protocol):
     ) -> None: ...
 
 
-# As `Series.record` has it, then what is in `wire.PHASE_COLUMNS`.
-Phased = tuple[
-    int, float, float, int, int, str, ErrorKey | None, float, float, float, int
-]
-
-
 class Failure(NamedTuple):
     """The details of one failed, suppressed or replaced execution."""
 
@@ -97,7 +95,7 @@ class Failure(NamedTuple):
     traceback: str = ""
 
 
-class Flight(NamedTuple):
+class InFlight(NamedTuple):
     """An execution that has started and not ended."""
 
     graph: str
@@ -107,16 +105,16 @@ class Flight(NamedTuple):
     visits: int  # that the run had made before it
 
 
-class UnderWay(Protocol):
-    """An execution under way, described only when somebody asks."""
+class OpenSpan(Protocol):
+    """An execution in progress, described only when somebody asks."""
 
-    def flight(self) -> Flight:
-        """Return where it is under way, and since when."""
+    def in_flight(self) -> InFlight:
+        """Return which node is executed, and since when."""
         ...
 
 
-class Looped(NamedTuple):
-    """A run that came back to a node."""
+class RunVisits(NamedTuple):
+    """The visits of a run that came back to a node."""
 
     graph: str
     run: int  # its number
@@ -124,11 +122,11 @@ class Looped(NamedTuple):
     counts: Mapping[str, int]  # of each node
 
 
-class Looping(Protocol):
-    """A run under way, described only when somebody asks."""
+class OpenRun(Protocol):
+    """A run in progress, described only when somebody asks."""
 
-    def looped(self) -> Looped | None:
-        """Return how often it visited which node, None while it came back to none."""
+    def revisits(self) -> RunVisits | None:
+        """Return the visits of each node, None while no node was visited twice."""
         ...
 
 
@@ -149,7 +147,7 @@ class Series:
         node: the node's name.
         record: `record(seconds, outcome=0, attempts=1, action="default", error=None)`
             records one execution that ends now. Never raises, blocks or does I/O.
-        number: its number in the table, for `Recorder.record_phased`.
+        number: its number in the table, for `Recorder.phased`.
     """
 
     __slots__ = ("graph", "node", "number", "points", "record")
@@ -162,57 +160,163 @@ class Series:
         self.points: dict[object, Callable[[float], None]] = {}
 
 
+class PendingEvents:
+    """The events of one kind that wait for the sender.
+
+    Args:
+        width: the number of fields of an event.
+        wake: starts the sender, or wakes it.
+
+    Attributes:
+        flat: the fields of all events. It stays the same list.
+        watermark: holds the length of `flat` from which the slow path is taken; in a
+            list, so that closures see it change. The first item counts and the last is
+            what `is_full` raises. They are one item while a sender runs and two
+            otherwise, so that no raise that comes late can let events through.
+        dropped: events refused since the start.
+    """
+
+    def __init__(self, width: int, wake: Callable[[], None]) -> None:
+        self.width = width
+        self.flat: list[Any] = []
+        self.watermark = [0, 0]
+        self.dropped = 0
+        self._wake = wake
+
+    def is_full(self) -> bool:
+        """Wake the sender; return whether the event has to be dropped."""
+        # Raised before the wake, so that the sender lowers it after.
+        self.watermark[-1] = MAX_PENDING_EVENTS * self.width
+        self._wake()
+        if len(self.flat) < MAX_PENDING_EVENTS * self.width:
+            return False
+        self.dropped += 1
+        return True
+
+    def record(self, event: tuple[Any, ...]) -> None:
+        """Append one event, or drop it."""
+        if len(self.flat) < self.watermark[0] or not self.is_full():
+            self.flat.extend(event)
+
+
+class Pending(NamedTuple):
+    """The events of each kind. Executions with phases cost the others nothing."""
+
+    executions: PendingEvents
+    phased: PendingEvents
+    points: PendingEvents
+    runs: PendingEvents
+
+
+class Numbered(Generic[K, V]):
+    """Things made by key, each with the number that it has in the table on the wire.
+
+    Attributes:
+        keys: by number, from 0 without gaps.
+        made: by key.
+        folded: how many keys found no room.
+    """
+
+    def __init__(self) -> None:
+        self.keys: dict[int, K] = {}
+        self.made: dict[K, V] = {}
+        self.folded = 0
+        self._numbers = count()
+
+    def add(self, key: K, make: Callable[[int], V]) -> V:
+        """Return what `make(number)` made for a new key.
+
+        No lock: of two threads that add the same key, one loses setdefault and leaves
+        a number that nothing refers to.
+        """
+        number = next(self._numbers)
+        self.keys[number] = key
+        return self.made.setdefault(key, make(number))
+
+
+class Revisits:
+    """The nodes that ended runs came back to, where that is news, until taken.
+
+    Attributes:
+        left_out: nodes for which there was no room.
+    """
+
+    def __init__(self) -> None:
+        self.left_out = 0
+        self._nodes: list[tuple[str, str, int]] = []  # (graph, node, visits)
+        self._most: dict[tuple[str, str], int] = {}  # the most visits in `_nodes`
+
+    def add(self, graph: str, counts: Mapping[str, int]) -> None:
+        """Keep the visits of a run that ended.
+
+        Two threads may both find them news; no more is left out than is kept.
+        """
+        most = self._most
+        for node, visits in counts.items():
+            key = graph, node
+            if visits > most.get(key, 1):
+                most[key] = visits
+                if len(self._nodes) < MAX_REVISITS:
+                    self._nodes.append((graph, node, visits))
+                else:
+                    self.left_out += 1
+
+    def take(self) -> list[tuple[str, str, int]]:
+        """Return (graph, node, visits) of all that was added since the last call."""
+        taken = self._nodes[:]
+        del self._nodes[: len(taken)]
+        self._most.clear()
+        return taken
+
+
 class Recorder:
     """Holds what the application recorded until the sender takes it.
 
     Attributes:
-        record_phased: hot as `Series.record`: records one execution of which the
-            phases are known, all of its fields given, the series by its number.
-        phased, phased_gate: what that appends to, and in its first item the length
-            below which it does no more. The list and its gate stay the same objects.
+        pending: events, by kind.
+        failures: details of failed executions.
+        topologies: by graph; `topology_version` is another one after each change.
+        in_flight, runs: executions and runs in progress.
+        revisits: the nodes that ended runs came back to.
+        series_table, points_table: what the events refer to by number.
+        run_prefix: what the ids of this process's runs begin with.
     """
 
     def __init__(self, on_pressure: Callable[[], None] | None = None) -> None:
-        self.executions: list[Any] = []
-        # Apart, so that an execution that tells no phases costs nothing for them.
-        self.phased: list[Any] = []
-        self.points: list[Any] = []
-        self.runs: list[Any] = []
+        self._wake = on_pressure or (lambda: None)
+        widths = EXECUTION_WIDTH, PHASED_WIDTH, POINT_WIDTH, RUN_WIDTH
+        self.pending = Pending(*(PendingEvents(width, self._wake) for width in widths))
         self.failures: list[Failure] = []
         self.topologies: dict[str, Topology] = {}
         self.topology_version = 0
-        self.in_flight: set[UnderWay] = set()
-        self.under_way: set[Looping] = set()
-        self.looped: list[tuple[str, str, int]] = []  # (graph, node, visits)
-        self.loops_left_out = 0  # of runs that ended, for want of room
-        self._most: dict[tuple[str, str], int] = {}  # of what is in `looped`
+        self.in_flight: set[OpenSpan] = set()
+        self.runs: set[OpenRun] = set()
+        self.revisits = Revisits()
+        self.series_table: Numbered[tuple[str, str], Series] = Numbered()
+        self.points_table: Numbered[PointKey, Callable[[float], None]] = Numbered()
         self.run_prefix = os.urandom(4).hex()
-        self.series_keys: dict[int, tuple[str, str]] = {}
-        self.point_keys: dict[int, PointKey] = {}
-        self.pending_dropped = 0  # refused at the gate since the start
-        self.folded = 0  # series folded into __other__
-        self._series: dict[tuple[str, str], Series] = {}
-        self._points: dict[object, Callable[[float], None]] = {}
-        # Lengths of the pending lists, by their width, from which the slow path is
-        # taken; in lists, so that closures see them change. The first counts and the
-        # last is what `_full` raises: of an open gate they are one, of a closed one
-        # two, so that no raise that comes late can open it.
-        widths = EXECUTION_WIDTH, PHASED_WIDTH, POINT_WIDTH, RUN_WIDTH
-        self._gates: dict[int, list[int]] = {width: [0, 0] for width in widths}
-        self.phased_gate = self._gates[PHASED_WIDTH]
-        self._on_pressure = on_pressure
-        self.record_phased = self._phased_call()
         self._numbers = count(1)
-        # Dense, since they are the indexes of the tables that go with the columns.
-        self._series_numbers = count()
-        self._point_numbers = count()
+
+    @property
+    def folded(self) -> int:
+        """Series and metrics that were folded into `__other__`, for want of room."""
+        return self.series_table.folded + self.points_table.folded
 
     # -- set-up: slow, cached, bounded -------------------------------------------
 
     def series(self, graph: str, node: str) -> Series:
         """Return the bound series of a node, made at first use."""
-        found = self._series.get((graph, node))
-        return found if found is not None else self._make_series(graph, node)
+        key, table = (graph, node), self.series_table
+        found = table.made.get(key)
+        if found is not None:
+            return found
+        if len(table.made) >= MAX_SERIES and node != OTHER:
+            table.folded += 1
+            known = (graph, OTHER) in table.made or len(table.made) < 2 * MAX_SERIES
+            return self.series(graph if known else OTHER, OTHER)
+        return table.add(
+            key, lambda number: Series(graph, node, number, self._execute(number))
+        )
 
     def point(
         self,
@@ -224,23 +328,21 @@ class Recorder:
     ) -> Callable[[float], None]:
         """Return the hot call of one custom metric: `add(value)`."""
         flat = tuple(sorted(labels.items())) if labels else ()
-        key = (kind, name, graph, node, flat)
-        found = self._points.get(key)
+        key, table = (kind, name, graph, node, flat), self.points_table
+        found = table.made.get(key)
         if found is not None:
             return found
-        if len(self._points) >= MAX_SERIES and name != OTHER:
-            self.folded += 1
+        if len(table.made) >= MAX_SERIES and name != OTHER:
+            table.folded += 1
             return self.point(kind, OTHER, "", "")
-        number = next(self._point_numbers)
-        self.point_keys[number] = key
-        return self._points.setdefault(key, self._point_call(number))
+        return table.add(key, self._add)
 
     def run_id(self, number: int) -> str:
         """Return the id of the run with that number, empty for 0."""
         return f"{self.run_prefix}-{number}" if number else ""
 
     def next_number(self) -> int:
-        """Return a number unique in this process: of a run, of a frame."""
+        """Return a number for a run, unique in this process."""
         return next(self._numbers)
 
     # -- events -------------------------------------------------------------------
@@ -256,34 +358,15 @@ class Recorder:
         visits: int,
     ) -> None:
         """Record that a run of `graph` ended now, at `node` with `action`."""
-        pending, gate = self.runs, self._gates[RUN_WIDTH]
-        if len(pending) >= gate[0] and self._full(pending, RUN_WIDTH):
-            return
-        pending.extend(
-            (graph, time.time(), seconds, outcome, reason, node, action, visits)
-        )
-
-    def loop_ended(self, graph: str, counts: Mapping[str, int]) -> None:
-        """Keep how often a run that ended came back to its nodes, where it is news.
-
-        Two threads may both think so; what is left out is never more than what is kept.
-        """
-        most = self._most
-        for node, visits in counts.items():
-            key = graph, node
-            if visits > most.get(key, 1):
-                most[key] = visits
-                if len(self.looped) < MAX_LOOPED:
-                    self.looped.append((graph, node, visits))
-                else:
-                    self.loops_left_out += 1
+        end = graph, time.time(), seconds, outcome, reason, node, action, visits
+        self.pending.runs.record(end)
 
     def failed(self, failure: Failure) -> None:
         """Keep the details of a failure, as long as there is room."""
         if len(self.failures) < MAX_FAILURES:
             self.failures.append(failure)
-        if not self._gates[EXECUTION_WIDTH][0]:
-            self._pressure()
+        if not self.pending.executions.watermark[0]:
+            self._wake()
 
     def wired(self, topology: Topology) -> None:
         """Keep a graph's topology; the newest of a name wins."""
@@ -295,61 +378,40 @@ class Recorder:
 
     # -- the sender's side ---------------------------------------------------------
 
-    def pending(self) -> tuple[list[Any], ...]:
-        """Return the lists of events, flat, that the sender is to take."""
-        return self.executions, self.phased, self.points, self.runs
-
-    def open_gate(self) -> None:
+    def open(self) -> None:
         """Let events through without the slow path: a sender is running."""
-        for width, gate in self._gates.items():
-            gate[:] = [WAKE_EVENTS * width]
+        for events in self.pending:
+            events.watermark[:] = [WAKE_EVENTS * events.width]
 
-    def take_looped(self) -> list[tuple[str, str, int]]:
-        """Return how often runs that ended came back to nodes, since the last call."""
-        taken = self.looped[:]
-        del self.looped[: len(taken)]
-        self._most.clear()
-        return taken
-
-    def lower_gate(self) -> None:
+    def rearm(self) -> None:
         """Ask for another wake: the sender is about to take what is pending."""
-        for width, gate in self._gates.items():
-            gate[-1] = WAKE_EVENTS * width
+        for events in self.pending:
+            events.watermark[-1] = WAKE_EVENTS * events.width
 
-    def close_gate(self) -> None:
+    def close(self) -> None:
         """Send the next event through the slow path: no sender is running."""
-        for gate in self._gates.values():
-            gate[:] = [0, 0]
+        for events in self.pending:
+            events.watermark[:] = [0, 0]
 
     def forget(self) -> None:
         """Drop all that is pending: after a fork it is the parent's."""
-        for pending in (*self.pending(), self.failures, self.looped):
-            pending.clear()
+        for events in self.pending:
+            events.flat.clear()
+            events.dropped = 0
+        self.revisits.take()
+        self.failures.clear()
         self.in_flight.clear()
-        self.under_way.clear()
-        self._most.clear()
+        self.runs.clear()
         self.run_prefix = os.urandom(4).hex()
-        self.pending_dropped = 0
         self.topology_version += 1
-        self.close_gate()
+        self.close()
 
-    # -- inside ----------------------------------------------------------------------
+    # -- hot: bound once to what they need ---------------------------------------
 
-    def _make_series(self, graph: str, node: str) -> Series:
-        if len(self._series) >= MAX_SERIES and node != OTHER:
-            self.folded += 1
-            known = (graph, OTHER) in self._series or len(self._series) < 2 * MAX_SERIES
-            return self.series(graph if known else OTHER, OTHER)
-        # No lock: of two threads that make the same series, one loses setdefault and
-        # leaves a number that nothing refers to.
-        number = next(self._series_numbers)
-        self.series_keys[number] = (graph, node)
-        made = Series(graph, node, number, self._execution_call(number))
-        return self._series.setdefault((graph, node), made)
-
-    def _execution_call(self, number: int) -> Execute:
-        pending, gate = self.executions, self._gates[EXECUTION_WIDTH]
-        extend, now, full = pending.extend, time.time, self._full
+    def _execute(self, number: int) -> Execute:
+        events = self.pending.executions
+        pending, watermark, is_full = events.flat, events.watermark, events.is_full
+        extend, now = pending.extend, time.time
 
         def record(
             seconds: float,
@@ -358,44 +420,20 @@ class Recorder:
             action: str = "default",
             error: ErrorKey | None = None,
         ) -> None:
-            if len(pending) >= gate[0] and full(pending, EXECUTION_WIDTH):
+            if len(pending) >= watermark[0] and is_full():
                 return
             extend((number, now(), seconds, outcome, attempts, action, error))
 
         return record
 
-    def _phased_call(self) -> Callable[[Phased], None]:
-        pending, gate = self.phased, self._gates[PHASED_WIDTH]
-        extend, full = pending.extend, self._full
-
-        def record_phased(event: Phased) -> None:
-            if len(pending) >= gate[0] and full(pending, PHASED_WIDTH):
-                return
-            extend(event)
-
-        return record_phased
-
-    def _point_call(self, number: int) -> Callable[[float], None]:
-        pending, gate = self.points, self._gates[POINT_WIDTH]
-        extend, now, full = pending.extend, time.time, self._full
+    def _add(self, number: int) -> Callable[[float], None]:
+        events = self.pending.points
+        pending, watermark, is_full = events.flat, events.watermark, events.is_full
+        extend, now = pending.extend, time.time
 
         def add(value: float) -> None:
-            if len(pending) >= gate[0] and full(pending, POINT_WIDTH):
+            if len(pending) >= watermark[0] and is_full():
                 return
             extend((number, now(), value))
 
         return add
-
-    def _full(self, pending: list[Any], width: int) -> bool:
-        """Wake the sender; return whether the event has to be dropped."""
-        # Raised before the wake, so that the sender lowers it after.
-        self._gates[width][-1] = MAX_PENDING_EVENTS * width
-        self._pressure()
-        if len(pending) < MAX_PENDING_EVENTS * width:
-            return False
-        self.pending_dropped += 1
-        return True
-
-    def _pressure(self) -> None:
-        if self._on_pressure is not None:
-            self._on_pressure()

@@ -87,8 +87,6 @@ class MemoryTransport:
     """An agent in memory: acknowledges everything, and keeps it."""
 
     lossy = False
-    absent = False
-    arrivals = 0
     largest = wire.MAX_FRAME
 
     def __init__(self, received: list[dict[str, Any]]) -> None:
@@ -106,7 +104,7 @@ class MemoryTransport:
         elif decoded["type"] == "batch":
             self._replies.append(wire.ack(decoded["seq"], client))
 
-    def pump(self, timeout: float) -> list[bytes]:  # noqa: ARG002
+    def receive(self, timeout: float) -> list[bytes]:  # noqa: ARG002
         """Return the acknowledgements."""
         replies, self._replies = self._replies, []
         return replies

@@ -74,13 +74,13 @@ class FakeLink:
 def columns(events: int) -> bytes:
     """Return a batch as our client packs it, with all sections."""
     recorder = Recorder()
-    recorder.open_gate()
+    recorder.open()
     for number in range(events):
         series = recorder.series("checkout", f"node{number % 7}")
         error = ("ValueError", "exec") if number % 5 == 0 else None
         series.record(0.01 * number, int(error is not None), 1 + number % 3, "a", error)
         usual = series.number, time.time(), 0.5, 0, 1, "a", None
-        recorder.record_phased((*usual, 0.1, 0.2, 0.1, number))
+        recorder.pending.phased.record((*usual, 0.1, 0.2, 0.1, number))
         recorder.point("observe", "size", "checkout", "", {"shop": "de"})(number)
     recorder.run_ended("checkout", 1.5, 0, "no_successors", "node6", "a", 7)
     recorder.failed(Failure(1.5, "checkout", "node0", "E", "why", "exec", 1, 1, "r-1"))

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from tests.agents import Agent
 
 from kaywatch import wire
-from kaywatch._send.broker import Broker, Dialect
+from kaywatch._send.broker import Broker, MqttVersion
 from kaywatch._send.mqtt import MqttTransport
 from kaywatch._send.packer import Packer
 from kaywatch._send.session import WINDOW_BATCHES
@@ -39,7 +39,7 @@ sys.stdin.read()
 def sections(events: int, nodes: int = NODES) -> dict[str, object]:
     """Return a batch of executions that end now, as our client packs it."""
     recorder = Recorder()
-    recorder.open_gate()
+    recorder.open()
     for number in range(events):
         series = recorder.series("checkout", f"node{number % nodes}")
         failed = number % 50 == 0
@@ -260,15 +260,15 @@ class _Topics:
 
     def __init__(self, broker: Broker, client: bytes) -> None:
         self.client = client
-        self._transport = MqttTransport(broker, Dialect(), client)
+        self._transport = MqttTransport(broker, MqttVersion(), client)
         self._received: list[bytes] = []
 
     def send(self, message: bytes) -> None:
         self._transport.send(message)
-        self._received += self._transport.pump(0.0)
+        self._received += self._transport.receive(0.0)
         end = time.monotonic() + ACK_TIMEOUT
         while self._transport.backlog:
-            self._received += self._transport.pump(0.05)
+            self._received += self._transport.receive(0.05)
             assert time.monotonic() < end, "the broker takes nothing"
 
     def close(self) -> None:
@@ -277,7 +277,7 @@ class _Topics:
     def receive(self) -> dict[str, object]:
         end = time.monotonic() + ACK_TIMEOUT
         while not self._received:
-            self._received += self._transport.pump(0.05)
+            self._received += self._transport.receive(0.05)
             assert time.monotonic() < end, "no answer"
         return wire.decode(self._received.pop(0))
 

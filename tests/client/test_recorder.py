@@ -8,12 +8,12 @@ import pytest
 from tests.flights import Endless, Spinning
 
 from kaywatch import recorder as module
-from kaywatch.recorder import MAX_LOOPED, Failure, Recorder, Topology
+from kaywatch.recorder import MAX_REVISITS, Failure, Recorder, Topology
 
 
 def opened(on_pressure: object = None) -> Recorder:
     recorder = Recorder(on_pressure)  # type: ignore[arg-type]
-    recorder.open_gate()
+    recorder.open()
     return recorder
 
 
@@ -24,7 +24,7 @@ def test_the_first_event_asks_for_a_sender() -> None:
     recorder.series("g", "n").record(0.1)
 
     assert asked == ["start"]
-    assert len(recorder.executions) == module.EXECUTION_WIDTH
+    assert len(recorder.pending.executions.flat) == module.EXECUTION_WIDTH
 
 
 def test_with_a_sender_only_a_full_batch_asks_again(
@@ -44,7 +44,7 @@ def test_with_a_sender_only_a_full_batch_asks_again(
     for _ in range(10):
         record(0.1)
     assert asked == ["wake"]
-    recorder.lower_gate()
+    recorder.rearm()
     record(0.1)
     assert asked == ["wake", "wake"]
 
@@ -53,10 +53,10 @@ def test_a_wake_that_comes_late_leaves_a_closed_gate_closed() -> None:
     """A thread is between its look at the gate and the wake; another one forks."""
     asked: list[str] = []
     recorder = opened(lambda: asked.append("start"))
-    recorder.close_gate()
+    recorder.close()
 
-    recorder._full(recorder.executions, module.EXECUTION_WIDTH)
-    recorder.lower_gate()
+    recorder.pending.executions.is_full()
+    recorder.rearm()
     record = recorder.series("g", "n").record
     record(0.1)
     record(0.1)
@@ -75,13 +75,15 @@ def test_beyond_the_bound_events_are_dropped_and_counted(
     number = recorder.series("g", "n").number
     for _ in range(30):
         record(0.1)
-        recorder.record_phased((number, 5.0, 0.1, 0, 1, "", None, 0.0, 0.1, 0.0, 0))
+        recorder.pending.phased.record(
+            (number, 5.0, 0.1, 0, 1, "", None, 0.0, 0.1, 0.0, 0)
+        )
         add(1)
         recorder.run_ended("g", 0.1, 0, "error", "n", "", 1)
 
-    assert len(recorder.executions) == 20 * module.EXECUTION_WIDTH
-    assert len(recorder.phased) == 20 * module.PHASED_WIDTH
-    assert recorder.pending_dropped == 40
+    assert len(recorder.pending.executions.flat) == 20 * module.EXECUTION_WIDTH
+    assert len(recorder.pending.phased.flat) == 20 * module.PHASED_WIDTH
+    assert sum(events.dropped for events in recorder.pending) == 40
 
 
 def test_series_and_points_are_the_same_object_for_the_same_names() -> None:
@@ -106,7 +108,7 @@ def test_series_beyond_the_cap_are_folded_into_other_of_their_graph(
     for n in range(50):
         recorder.series(f"g{n}", "n")
     assert recorder.series("yet another", "n").graph == "__other__"
-    assert len(recorder.series_keys) < 10
+    assert len(recorder.series_table.keys) < 10
 
 
 def test_points_beyond_the_cap_are_folded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,8 +118,8 @@ def test_points_beyond_the_cap_are_folded(monkeypatch: pytest.MonkeyPatch) -> No
     for n in range(50):
         recorder.point("count", f"c{n}", "g", "n")(1)
 
-    assert len(recorder.point_keys) == 4
-    assert len(recorder.points) == 50 * module.POINT_WIDTH
+    assert len(recorder.points_table.keys) == 4
+    assert len(recorder.pending.points.flat) == 50 * module.POINT_WIDTH
 
 
 def test_failures_are_bounded_between_two_batches() -> None:
@@ -147,16 +149,16 @@ def test_after_a_fork_nothing_of_the_parent_is_left() -> None:
     record = recorder.series("g", "n").record
     record(0.1)
     recorder.in_flight.add(Endless("g", "n", 0.0))
-    recorder.under_way.add(Spinning("g", 1, {"n": 2}))
-    recorder.loop_ended("g", {"n": 2})
+    recorder.runs.add(Spinning("g", 1, {"n": 2}))
+    recorder.revisits.add("g", {"n": 2})
     prefix = recorder.run_prefix
 
     recorder.forget()
 
-    assert not recorder.executions
+    assert not recorder.pending.executions.flat
     assert not recorder.in_flight
-    assert not recorder.under_way
-    assert not recorder.looped
+    assert not recorder.runs
+    assert not recorder.revisits.take()
     assert recorder.run_prefix != prefix
     record(0.1)
     assert asked == ["start"]
@@ -165,26 +167,26 @@ def test_after_a_fork_nothing_of_the_parent_is_left() -> None:
 def test_only_a_run_that_came_back_more_often_is_news() -> None:
     recorder = opened()
     for times in (3, 2, 5, 5, 4):
-        recorder.loop_ended("g", {"n": times, "once": 1})
+        recorder.revisits.add("g", {"n": times, "once": 1})
 
-    assert recorder.take_looped() == [("g", "n", 3), ("g", "n", 5)]
-    assert recorder.take_looped() == []
-    recorder.loop_ended("g", {"n": 2})
-    assert recorder.take_looped() == [("g", "n", 2)]
+    assert recorder.revisits.take() == [("g", "n", 3), ("g", "n", 5)]
+    assert recorder.revisits.take() == []
+    recorder.revisits.add("g", {"n": 2})
+    assert recorder.revisits.take() == [("g", "n", 2)]
 
 
 def test_loops_that_ended_are_bounded_and_counted_beyond() -> None:
     recorder = opened()
-    for number in range(MAX_LOOPED + 7):
-        recorder.loop_ended("g", {"n": number + 2})
+    for number in range(MAX_REVISITS + 7):
+        recorder.revisits.add("g", {"n": number + 2})
 
-    assert len(recorder.looped) == MAX_LOOPED
-    assert recorder.loops_left_out == 7
+    assert len(recorder.revisits._nodes) == MAX_REVISITS
+    assert recorder.revisits.left_out == 7
 
 
 def test_threads_record_whole_events() -> None:
     recorder = opened()
-    recorder._gates[7][0] = 10**9
+    recorder.pending.executions.watermark[0] = 10**9
 
     def work(node: str) -> None:
         for n in range(20_000):
@@ -196,6 +198,6 @@ def test_threads_record_whole_events() -> None:
     for thread in threads:
         thread.join()
 
-    flat = recorder.executions
+    flat = recorder.pending.executions.flat
     assert len(flat) == 80_000 * module.EXECUTION_WIDTH
     assert flat[2 :: module.EXECUTION_WIDTH] == flat[4 :: module.EXECUTION_WIDTH]

@@ -15,7 +15,7 @@ from typing import Final
 
 import structlog
 
-from kaywatch._send.broker import Dialect
+from kaywatch._send.broker import MqttVersion
 from kaywatch.errors import ConfigurationError
 from kaywatch_agent.ingest.agent_topics import AgentTopics
 from kaywatch_agent.ingest.brokers import BrokerConfig
@@ -102,7 +102,7 @@ class BrokerListener:
         self.agent = AgentTopics(config, self._client_id, host, alerts)
         self._config = config
         self._metrics = metrics
-        self._dialect = Dialect()
+        self._dialect = MqttVersion()
         self._problem = "not connected yet"
         self._task: asyncio.Task[None] | None = None
 

@@ -16,7 +16,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from kaywatch import wire
-from kaywatch._send.broker import Broker, Dialect
+from kaywatch._send.broker import Broker, MqttVersion
 
 __all__ = ["Handler", "MqttClient"]
 
@@ -56,7 +56,7 @@ class MqttClient(Client):
     def __init__(
         self,
         broker: Broker,
-        dialect: Dialect,
+        dialect: MqttVersion,
         *,
         client_id: str,
         session_seconds: int,

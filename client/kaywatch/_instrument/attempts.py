@@ -1,8 +1,8 @@
 """The wrappers around `_exec`, `exec` and `exec_fallback`: attempts and their answers.
 
 Strategy: a call of `exec` after one that failed is another attempt. It is counted on
-the frame of the execution; of a batch, whose `_exec` is called again for each item, on
-an `Item` of its own, as items may be worked on at once. A thread of a pool has lost
+the span of the execution; of a batch, whose `_exec` is called again for each item, on
+an `ItemSpan` of its own, as items may be worked on at once. A thread of a pool has lost
 the context: there the execution is found by its node's identity. The frameworks' own
 counter, `cur_retry`, is shared by all items and can't be relied on.
 """
@@ -14,44 +14,45 @@ from typing import Any, Final
 
 from kaywatch._instrument.naming import is_batch
 from kaywatch._instrument.visits import answered
-from kaywatch._instrument.wrapping import Function, Pair
-from kaywatch._spans.extras import Part
-from kaywatch._spans.frames import TRYING, Frame, current_frame, current_run
+from kaywatch._instrument.wrapping import WrapperPair
+from kaywatch._spans.details import ItemTiming
+from kaywatch._spans.spans import TRYING, Span, current_run, current_span
+from kaywatch._wrappers import Function
 from kaywatch.wire import Outcome
 
 __all__ = ["BATCH", "EXECUTE", "FALLBACK", "LOOP", "overrides_loop"]
 
 _FALLBACK: Final = Outcome.FALLBACK.value
 
-_frame: Final = current_frame.get
+_span: Final = current_span.get
 _clock: Final = time.perf_counter
 
 # Executions whose `_exec` may hand items to threads, by the node's id. A node object
 # that runs twice at once, which graphs never do, has the later one here.
-_batches: Final[dict[int, Frame]] = {}
+_batches: Final[dict[int, Span]] = {}
 
 
-class Item(Frame):
+class ItemSpan(Span):
     """One item of a batch node's execution: counts its own attempts.
 
-    It stands in for the execution's frame while the item is worked on, by whichever
+    It stands in for the execution's span while the item is worked on, by whichever
     thread or task does that, so that values are attributed to the node. It is not
     recorded by itself.
     """
 
     __slots__ = ("root", "run_token")
 
-    def __init__(self, root: Frame, *, adopted: bool = False) -> None:
-        self.root: Frame = root.root if isinstance(root, Item) else root
+    def __init__(self, root: Span, *, adopted: bool = False) -> None:
+        self.root: Span = root.root if isinstance(root, ItemSpan) else root
         self.series = root.series
         self.run = root.run
         self.owner = root.owner
         self.entered = self.started = _clock()
         self.left = 0.0
         self.tried = 0.0
-        self.extras = None
-        self.root.extra()
-        self.token = current_frame.set(self)
+        self.details = None
+        self.root.detail()
+        self.token = current_span.set(self)
         # In a thread of a pool, which has lost the context.
         self.run_token = current_run.set(root.run) if adopted else None
 
@@ -62,16 +63,16 @@ class Item(Frame):
     def close(self, error: BaseException | None = None) -> None:  # noqa: ARG002
         """Give the context back, and note on the execution what the item took."""
         try:
-            current_frame.reset(self.token)
+            current_span.reset(self.token)
             if self.run_token is not None:
                 current_run.reset(self.run_token)
         except ValueError:
             pass
         self.owner = None
         self.keep()
-        mine, seconds = self.extra(), _clock() - self.started
-        part = Part(mine.attempts - 1, mine.waited, seconds)
-        self.root.extra().parts.append(part)
+        mine, seconds = self.detail(), _clock() - self.started
+        part = ItemTiming(mine.attempts - 1, mine.waited, seconds)
+        self.root.detail().timings.append(part)
 
 
 def overrides_loop(cls: type) -> bool:
@@ -94,16 +95,16 @@ def overrides_loop(cls: type) -> bool:
 
 def _loop_plain(original: Function) -> Function:
     def loop(self: Any, given: Any) -> Any:
-        frame = _frame()
-        if frame is not None and frame.owner is self and frame.left:
+        span = _span()
+        if span is not None and span.owner is self and span.left:
             # As `enter` and `leave` do, but for two calls.
-            frame.left = 0.0
-            if not frame.entered:
-                frame.entered = _clock()
+            span.left = 0.0
+            if not span.entered:
+                span.entered = _clock()
             result = original(self, given)
-            frame.left = _clock()
+            span.left = _clock()
             return result
-        item = _item(self, frame)
+        item = _item(self, span)
         if item is None:
             return original(self, given)
         try:
@@ -116,16 +117,16 @@ def _loop_plain(original: Function) -> Function:
 
 def _loop_waiting(original: Function) -> Function:
     async def loop(self: Any, given: Any) -> Any:
-        frame = _frame()
-        if frame is not None and frame.owner is self and frame.left:
+        span = _span()
+        if span is not None and span.owner is self and span.left:
             # As `enter` and `leave` do, but for two calls.
-            frame.left = 0.0
-            if not frame.entered:
-                frame.entered = _clock()
+            span.left = 0.0
+            if not span.entered:
+                span.entered = _clock()
             result = await original(self, given)
-            frame.left = _clock()
+            span.left = _clock()
             return result
-        item = _item(self, frame)
+        item = _item(self, span)
         if item is None:
             return await original(self, given)
         try:
@@ -136,18 +137,18 @@ def _loop_waiting(original: Function) -> Function:
     return loop
 
 
-LOOP: Final = Pair(_loop_plain, _loop_waiting, 2)
+LOOP: Final = WrapperPair(_loop_plain, _loop_waiting, 2)
 
 
-def _item(node: Any, frame: Frame | None) -> Item | None:
+def _item(node: Any, span: Span | None) -> ItemSpan | None:
     """Open one item of the execution under way, None where none is."""
-    if frame is not None and frame.owner is node:
-        return Item(frame)
+    if span is not None and span.owner is node:
+        return ItemSpan(span)
     execution = _batches.get(id(node))
     # The id may be another node's by now, if its execution was abandoned.
     if execution is None or execution.owner is not node:
         return None
-    return Item(execution, adopted=True)
+    return ItemSpan(execution, adopted=True)
 
 
 # -- _exec of a batch, or whatever else comes before the loop --------------------
@@ -155,14 +156,14 @@ def _item(node: Any, frame: Frame | None) -> Item | None:
 
 def _batch_plain(original: Function) -> Function:
     def batch(self: Any, given: Any) -> Any:
-        frame = _frame()
-        if frame is None or frame.owner is not self or not _begin(self, frame):
+        span = _span()
+        if span is None or span.owner is not self or not _begin(self, span):
             return original(self, given)
         try:
             result = original(self, given)
         finally:
-            _end(self, frame)
-        frame.leave()
+            _end(self, span)
+        span.leave()
         return result
 
     return batch
@@ -170,34 +171,34 @@ def _batch_plain(original: Function) -> Function:
 
 def _batch_waiting(original: Function) -> Function:
     async def batch(self: Any, given: Any) -> Any:
-        frame = _frame()
-        if frame is None or frame.owner is not self or not _begin(self, frame):
+        span = _span()
+        if span is None or span.owner is not self or not _begin(self, span):
             return await original(self, given)
         try:
             result = await original(self, given)
         finally:
-            _end(self, frame)
-        frame.leave()
+            _end(self, span)
+        span.leave()
         return result
 
     return batch
 
 
-BATCH: Final = Pair(_batch_plain, _batch_waiting, 2)
+BATCH: Final = WrapperPair(_batch_plain, _batch_waiting, 2)
 
 
-def _begin(node: Any, frame: Frame) -> bool:
+def _begin(node: Any, span: Span) -> bool:
     """Enter a node's outermost `_exec`; False within it."""
-    if isinstance(frame, Item) or _batches.get(id(node)) is frame:
+    if isinstance(span, ItemSpan) or _batches.get(id(node)) is span:
         return False
-    frame.enter()
-    frame.extra().batch = is_batch(node)  # made now, while there is one thread
-    _batches[id(node)] = frame
+    span.enter()
+    span.detail().batch = is_batch(node)  # made now, while there is one thread
+    _batches[id(node)] = span
     return True
 
 
-def _end(node: Any, frame: Frame) -> None:
-    if _batches.get(id(node)) is frame:
+def _end(node: Any, span: Span) -> None:
+    if _batches.get(id(node)) is span:
         del _batches[id(node)]
 
 
@@ -206,20 +207,20 @@ def _end(node: Any, frame: Frame) -> None:
 
 def _execute_plain(original: Function) -> Function:
     def execute(self: Any, given: Any) -> Any:
-        frame = _frame()
-        if frame is None or frame.owner is not self:
+        span = _span()
+        if span is None or span.owner is not self:
             return _execute_elsewhere(original, self, given)
-        if frame.tried:
-            if frame.tried == TRYING:
+        if span.tried:
+            if span.tried == TRYING:
                 return original(self, given)
-            frame.repeat()
-        frame.tried = TRYING
+            span.repeat()
+        span.tried = TRYING
         try:
             result = original(self, given)
         except BaseException as error:
-            frame.fails(error)
+            span.fails(error)
             raise
-        frame.tried = 0.0
+        span.tried = 0.0
         return result
 
     return execute
@@ -227,26 +228,26 @@ def _execute_plain(original: Function) -> Function:
 
 def _execute_waiting(original: Function) -> Function:
     async def execute(self: Any, given: Any) -> Any:
-        frame = _frame()
-        if frame is None or frame.owner is not self:
+        span = _span()
+        if span is None or span.owner is not self:
             return await original(self, given)
-        if frame.tried:
-            if frame.tried == TRYING:
+        if span.tried:
+            if span.tried == TRYING:
                 return await original(self, given)
-            frame.repeat()
-        frame.tried = TRYING
+            span.repeat()
+        span.tried = TRYING
         try:
             result = await original(self, given)
         except BaseException as error:
-            frame.fails(error)
+            span.fails(error)
             raise
-        frame.tried = 0.0
+        span.tried = 0.0
         return result
 
     return execute
 
 
-EXECUTE: Final = Pair(_execute_plain, _execute_waiting, 2)
+EXECUTE: Final = WrapperPair(_execute_plain, _execute_waiting, 2)
 
 
 def _execute_elsewhere(original: Function, node: Any, given: Any) -> Any:
@@ -284,4 +285,4 @@ def _fallback_waiting(original: Function) -> Function:
     return fallback
 
 
-FALLBACK: Final = Pair(_fallback_plain, _fallback_waiting, 3)
+FALLBACK: Final = WrapperPair(_fallback_plain, _fallback_waiting, 3)

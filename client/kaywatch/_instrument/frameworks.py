@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from types import FunctionType
 
-    from kaywatch._instrument.wrapping import Function, Pair
+    from kaywatch._instrument.wrapping import WrapperPair
+    from kaywatch._wrappers import Function
 
 __all__ = ["instrument", "instrument_when_imported", "name", "uninstrument"]
 
@@ -45,7 +46,7 @@ _AWAITED: Final = frozenset(
     {"_run_async", "_orch_async", "exec_async", "exec_fallback_async"}
 )
 _NOT_AWAITED: Final = frozenset({"on_error", "get_next_node"})
-_NODES: Final[Mapping[str, Pair]] = {
+_NODES: Final[Mapping[str, WrapperPair]] = {
     "_run": _visits.RUN,
     "_run_async": _visits.RUN,
     "exec": _attempts.EXECUTE,
@@ -54,7 +55,7 @@ _NODES: Final[Mapping[str, Pair]] = {
     "exec_fallback_async": _attempts.FALLBACK,
     "on_error": _visits.ON_ERROR,
 }
-_GRAPHS: Final[Mapping[str, Pair]] = {
+_GRAPHS: Final[Mapping[str, WrapperPair]] = {
     **_NODES,
     "_run": _runs.RUN,
     "_run_async": _runs.RUN,
@@ -195,7 +196,8 @@ def _patch(module: ModuleType) -> bool:
     if not process.settings.enabled:
         return False  # switched off since somebody began to wait for its import
     # Now, rather than by the first node that runs: some 45 ms.
-    importlib.import_module("kaywatch._send.sender")
+    import kaywatch._send.sender  # noqa: F401
+
     kinds.adopt = _patches.adopt
     kinds.is_own = _patches.is_own
     return _patches.add(module)
@@ -208,7 +210,9 @@ def _await_sdks() -> None:
 
 def _patch_sdk(module: ModuleType) -> None:
     # Not before: an application without language models does without it.
-    importlib.import_module("kaywatch._llm.sdks").patch(module)
+    from kaywatch._llm import sdks
+
+    sdks.patch(module)
 
 
 def _imported(module: ModuleType | str) -> ModuleType | None:

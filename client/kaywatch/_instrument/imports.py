@@ -13,7 +13,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, Final
 
-from kaywatch._instrument.wrapping import trouble
+from kaywatch._wrappers import warn_once
 
 __all__ = ["forget", "when_imported"]
 
@@ -91,11 +91,11 @@ def _hook(spec: ModuleSpec) -> None:
     try:
         loader.exec_module = execute_and_call
     except AttributeError:
-        trouble(f"the import of {spec.name}")
+        warn_once(f"the import of {spec.name}")
 
 
 def _call(callback: Callback, module: ModuleType) -> None:
     try:
         callback(module)
     except Exception:  # noqa: BLE001 - the application's import goes on
-        trouble(f"module {module.__name__}")
+        warn_once(f"module {module.__name__}")

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterator
 from types import FunctionType, ModuleType
 from typing import Any, Final
 
-from kaywatch._instrument.wrapping import Function, is_wrapper, trouble
+from kaywatch._wrappers import Function, is_wrapper, warn_once
 
 __all__ = ["Patches", "Wrap", "is_graph"]
 
@@ -150,7 +150,7 @@ class Patches:
             try:
                 self.adopt(cls)
             except Exception:  # noqa: BLE001 - the application goes on without us
-                trouble(f"class {cls.__name__}")
+                warn_once(f"class {cls.__name__}")
 
         ours: classmethod[Any, Any, None] = classmethod(init_subclass)
         type.__setattr__(root, _HOOK, ours)

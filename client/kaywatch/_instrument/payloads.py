@@ -14,9 +14,9 @@ import os
 from time import perf_counter
 from typing import Any, Final, NamedTuple
 
-from kaywatch._instrument.wrapping import Function, seal, trouble
 from kaywatch._process import process
-from kaywatch._spans.frames import PREP, Frame, current_frame
+from kaywatch._spans.spans import PREP, Span, current_span
+from kaywatch._wrappers import Function, seal, warn_once
 
 __all__ = ["Measures", "measured"]
 
@@ -40,41 +40,41 @@ def measured(wrapper: Function, original: Function, measures: Measures) -> Funct
     """Measure what goes through an `_exec` that is wrapped already."""
 
     def plain(self: Any, *args: Any, **kwargs: Any) -> Any:
-        frame = _started(self)
+        span = _started(self)
         result = wrapper(self, *args, **kwargs)
-        if frame is not None:
-            _measure(frame, measures, *args, **kwargs)
+        if span is not None:
+            _measure(span, measures, *args, **kwargs)
         return result
 
     async def waiting(self: Any, *args: Any, **kwargs: Any) -> Any:
-        frame = _started(self)
+        span = _started(self)
         result = await wrapper(self, *args, **kwargs)
-        if frame is not None:
-            _measure(frame, measures, *args, **kwargs)
+        if span is not None:
+            _measure(span, measures, *args, **kwargs)
         return result
 
     return seal(waiting if inspect.iscoroutinefunction(wrapper) else plain, original)
 
 
-def _started(node: Any) -> Frame | None:
+def _started(node: Any) -> Span | None:
     """Return the node's execution if this is its outermost `_exec`."""
-    frame = current_frame.get()
-    mine = frame is not None and frame.owner is node and frame.phase == PREP
-    return frame if mine else None
+    span = current_span.get()
+    mine = span is not None and span.owner is node and span.phase == PREP
+    return span if mine else None
 
 
-def _measure(frame: Frame, measures: Measures, *given: Any, **named: Any) -> None:
+def _measure(span: Span, measures: Measures, *given: Any, **named: Any) -> None:
     try:
-        seconds = perf_counter() - frame.started
+        seconds = perf_counter() - span.started
         if measures.data_sizes:
             size = _size(next(iter((*given, *named.values())), None))
             if size is not None:
-                _observe(frame, "data_size", size)
-                _observe(frame, "processing_rate", size / seconds)
+                _observe(span, "data_size", size)
+                _observe(span, "processing_rate", size / seconds)
         if measures.memory:
-            _observe(frame, "memory_mb", _resident_mib())
+            _observe(span, "memory_mb", _resident_mib())
     except Exception:  # noqa: BLE001 - of a `__str__` of the application's, say
-        trouble(f"the payload of {frame.series.node}")
+        warn_once(f"the payload of {span.series.node}")
 
 
 def _size(payload: Any) -> int | None:
@@ -88,11 +88,11 @@ def _resident_mib() -> float:
         return int(statm.read().split()[1]) * _PAGE_BYTES / _MIB
 
 
-def _observe(frame: Frame, name: str, value: float) -> None:
-    points, key = frame.series.points, ("observe", name)
+def _observe(span: Span, name: str, value: float) -> None:
+    points, key = span.series.points, ("observe", name)
     call = points.get(key)
     if call is None:
-        series = frame.series
+        series = span.series
         call = process.recorder.point("observe", name, series.graph, series.node)
         points[key] = call
     call(value)

@@ -5,8 +5,8 @@ replace it. A loop that is entered without parameters is what the run is about. 
 with parameters is an item of a batch, and gets a run of its own. If no loop was
 entered but nodes ran, then `_run` was the loop.
 
-A graph that the loop of another graph calls is a node there, with a frame around its
-own run. Called from within a node it is not: the innermost frame tells.
+A graph that the loop of another graph calls is a node there, with a span around its
+own run. Called from within a node it is not: the innermost span tells.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kaywatch._instrument.naming import Kind, action_name, is_batch, kinds
 from kaywatch._instrument.topology import Wirings
-from kaywatch._instrument.wrapping import Function, Pair, mirror, seal, takes, trouble
+from kaywatch._instrument.wrapping import WrapperPair, mirror, takes
 from kaywatch._process import process
-from kaywatch._spans import events as _events
-from kaywatch._spans.extras import Part
-from kaywatch._spans.frames import Frame, Run, current_frame, current_run
+from kaywatch._spans import spans as _spans
+from kaywatch._spans.details import ItemTiming
+from kaywatch._spans.spans import Run, Span, current_run, current_span
+from kaywatch._wrappers import Function, seal, warn_once
 from kaywatch.wire import EndReason
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ WAITING: Final = 0
 LOOPING: Final = 1
 LOOPED: Final = 2
 
-_frame: Final = current_frame.get
+_span: Final = current_span.get
 _run: Final = current_run.get
 _graphs: Final = kinds.graphs
 
@@ -49,7 +50,7 @@ class GraphRun(Run):
     """A run, and what its wrappers know about it.
 
     Attributes:
-        frame: of the graph as a node of another one.
+        span: of the graph as a node of another one.
         by_run: whether `_run` opened it, rather than the loop.
         batch: for an item, the run of the batch.
         loop: WAITING, LOOPING or LOOPED.
@@ -57,10 +58,10 @@ class GraphRun(Run):
         told: whether an error was recorded, of this run or of an item's.
     """
 
-    __slots__ = ("batch", "by_run", "frame", "loop", "split", "told")
+    __slots__ = ("batch", "by_run", "loop", "span", "split", "told")
 
-    def __init__(self, graph: str, owner: object, parent: Frame | None) -> None:
-        self.frame: Frame | None = None
+    def __init__(self, graph: str, owner: object, parent: Span | None) -> None:
+        self.span: Span | None = None
         self.by_run = False
         self.batch: GraphRun | None = None
         self.loop = WAITING
@@ -71,12 +72,12 @@ class GraphRun(Run):
     def item(self) -> GraphRun:
         """Open the run of an item of this batch."""
         self.split = True
-        if self.frame is not None:
-            extras = self.frame.extra()
-            extras.batch = is_batch(self.owner)
+        if self.span is not None:
+            details = self.span.detail()
+            details.batch = is_batch(self.owner)
             # Attempts and waiting are of the nodes in it.
-            extras.parts.append(Part(0, 0.0, 0.0))
-        made = GraphRun(self.graph, self.owner, _frame())
+            details.timings.append(ItemTiming(0, 0.0, 0.0))
+        made = GraphRun(self.graph, self.owner, _span())
         made.batch = self
         return made
 
@@ -123,7 +124,7 @@ def _run_waiting(original: Function) -> Function:
     return run
 
 
-RUN: Final = Pair(_run_plain, _run_waiting, 2)
+RUN: Final = WrapperPair(_run_plain, _run_waiting, 2)
 
 
 def _enter(graph: Any, shared: object) -> GraphRun | None:
@@ -132,35 +133,35 @@ def _enter(graph: Any, shared: object) -> GraphRun | None:
         kind = _kind(graph)
         return _open(graph, kind, shared) if kind is not None else None
     except Exception:  # noqa: BLE001 - the application goes on without us
-        trouble(f"graph {type(graph).__name__}")
+        warn_once(f"graph {type(graph).__name__}")
         return None
 
 
 def _open(graph: Any, kind: Kind, shared: object) -> GraphRun | None:
-    around, outer = _run(), _frame()
+    around, outer = _run(), _span()
     looping = around if around is not None and outer is around.parent else None
     if looping is not None and looping.owner is graph:
         return None
     name = wirings.name_of(graph, kind)
-    frame = None
+    span = None
     if looping is not None:
         series = process.recorder.series(looping.graph, name)
-        outer = frame = Frame(series, looping, outer, graph)
-        frame.tell(shared)
+        outer = span = Span(series, looping, outer, graph)
+        span.tell(shared)
     run = GraphRun(name, graph, outer)
     run.by_run = True
-    run.frame = frame
+    run.span = span
     return run
 
 
 def _leave(run: GraphRun, action: object, error: BaseException | None) -> None:
     run.leave()
     run.finish(error)
-    frame = run.frame
-    if frame is not None:
+    span = run.span
+    if span is not None:
         if action is not None:
-            frame.action = action_name(action)
-        frame.close(error)
+            span.action = action_name(action)
+        span.close(error)
 
 
 # -- _orch, _orch_async ----------------------------------------------------------
@@ -198,7 +199,7 @@ def _loop_waiting(original: Function) -> Function:
     return loop
 
 
-LOOP: Final = Pair(_loop_plain, _loop_waiting, 3)
+LOOP: Final = WrapperPair(_loop_plain, _loop_waiting, 3)
 
 
 def _begin(graph: Any, params: Any) -> GraphRun | None:
@@ -207,7 +208,7 @@ def _begin(graph: Any, params: Any) -> GraphRun | None:
         kind = _kind(graph)
         run = _run_to_loop_in(graph, params, kind) if kind is not None else None
     except Exception:  # noqa: BLE001 - the application goes on without us
-        trouble(f"graph {type(graph).__name__}")
+        warn_once(f"graph {type(graph).__name__}")
         return None
     if run is not None:
         run.loop = LOOPING
@@ -215,7 +216,7 @@ def _begin(graph: Any, params: Any) -> GraphRun | None:
 
 
 def _run_to_loop_in(graph: Any, params: Any, kind: Kind) -> GraphRun | None:
-    around, outer = _run(), _frame()
+    around, outer = _run(), _span()
     if (
         not isinstance(around, GraphRun)
         or around.owner is not graph
@@ -224,8 +225,8 @@ def _run_to_loop_in(graph: Any, params: Any, kind: Kind) -> GraphRun | None:
         return GraphRun(wirings.name_of(graph, kind), graph, outer)
     if around.loop == LOOPING:
         return None
-    if around.frame is not None:
-        around.frame.enter()
+    if around.span is not None:
+        around.span.enter()
     if params is None and around.loop == WAITING and not around.split:
         return around
     return around.item()
@@ -234,8 +235,8 @@ def _run_to_loop_in(graph: Any, params: Any, kind: Kind) -> GraphRun | None:
 def _end(run: GraphRun, error: BaseException | None) -> None:
     run.loop = LOOPED
     whole = run.batch or run
-    if error is None and whole.frame is not None:
-        whole.frame.leave()
+    if error is None and whole.span is not None:
+        whole.span.leave()
     if not run.by_run:
         run.leave()
         run.finish(error)
@@ -279,11 +280,11 @@ def _note_end(graph: Any, node: Any) -> None:
             run.ends(NO_SUCCESSORS)
             return
         run.ends(UNMATCHED_ACTION)
-        if _events.listener is not None:
+        if _spans.listener is not None:
             known = islice(list(dict.keys(successors)), MAX_AVAILABLE)
             run.available = tuple(map(action_name, known))
     except Exception:  # noqa: BLE001 - of a property of the application's
-        trouble(f"successors of {type(node).__name__}")
+        warn_once(f"successors of {type(node).__name__}")
 
 
 def _kind(graph: Any) -> Kind | None:

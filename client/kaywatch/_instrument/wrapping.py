@@ -1,47 +1,20 @@
-"""What all wrappers around a framework's functions share.
+"""How functions of a framework are wrapped, whatever parameters they have.
 
 A wrapper calls the original with the arguments it got and returns what it returned.
-An error of our own is logged once and goes no further.
 """
 
 from __future__ import annotations
 
-import functools
 import inspect
-import logging
-import sys
-import weakref
 from collections.abc import Callable, Coroutine
 from types import CoroutineType, FunctionType
 from typing import Any, Final, NamedTuple
 
-__all__ = ["Function", "Pair", "is_wrapper", "mirror", "seal", "takes", "trouble"]
+from kaywatch._wrappers import Function, seal
 
-Function = Callable[..., Any]
-
-log = logging.getLogger("kaywatch")
-
-# Not by a mark on the wrapper, which `functools.wraps` would copy from our wrapper to
-# the application's own around it.
-_wrappers: Final[weakref.WeakSet[FunctionType]] = weakref.WeakSet()
-_troubles: Final[set[str]] = set()
-
-_MAX_TROUBLES: Final = 100
+__all__ = ["WrapperPair", "mirror", "takes"]
 
 _VARIADIC: Final = inspect.CO_VARARGS | inspect.CO_VARKEYWORDS
-
-
-def seal(wrapper: Any, original: Function) -> Function:
-    """Make `wrapper` look like `original`, and recognisable as ours."""
-    functools.update_wrapper(wrapper, original)
-    _wrappers.add(wrapper)
-    sealed: Function = wrapper
-    return sealed
-
-
-def is_wrapper(value: object) -> bool:
-    """Return whether `value` is a function that `seal` returned."""
-    return isinstance(value, FunctionType) and value in _wrappers
 
 
 def takes(function: FunctionType, count: int) -> bool:
@@ -68,14 +41,7 @@ def mirror(wrapper: Any, original: FunctionType) -> Function:
     return seal(wrapper, original)
 
 
-def trouble(where: str) -> None:
-    """Log the error of our own that is being handled, once for each place."""
-    if where not in _troubles and len(_troubles) < _MAX_TROUBLES:
-        _troubles.add(where)
-        log.warning("%s can't be watched", where, exc_info=sys.exception())
-
-
-class Pair(NamedTuple):
+class WrapperPair(NamedTuple):
     """How to wrap a plain function and a coroutine function of one kind.
 
     Attributes:

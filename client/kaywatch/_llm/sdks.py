@@ -19,10 +19,9 @@ from types import FunctionType, ModuleType
 from typing import Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
-from kaywatch._instrument.wrapping import Function, is_wrapper, seal, trouble
-from kaywatch._llm.llm import TOO_MANY_REQUESTS, Usage
-from kaywatch._llm.sdk_streams import AsyncWatched, SdkCall, Watched
-from kaywatch._llm.sdk_usage import (
+from kaywatch._llm.calls import TOO_MANY_REQUESTS, Usage
+from kaywatch._llm.streams import AsyncWatched, SdkCall, Watched
+from kaywatch._llm.usage import (
     AnthropicTally,
     OpenAITally,
     Tally,
@@ -31,6 +30,7 @@ from kaywatch._llm.sdk_usage import (
     openai_usage,
 )
 from kaywatch._process import process
+from kaywatch._wrappers import Function, is_wrapper, seal, warn_once
 from kaywatch.wire import MAX_NAME
 
 __all__ = ["SDKS", "patch", "restore"]
@@ -206,12 +206,12 @@ def _open(sdk: Sdk, args: tuple[Any, ...], kwargs: dict[str, Any]) -> SdkCall | 
         model = body.get("model") if isinstance(body, dict) else None
         return SdkCall(model[:MAX_NAME] if isinstance(model, str) else "")
     except Exception:  # noqa: BLE001 - the application goes on without us
-        trouble("an LLM call")
+        warn_once("an LLM call")
         return None
 
 
 def _reset(token: Token[SdkCall | None]) -> None:
-    try:  # noqa: SIM105 - see Frame.close
+    try:  # noqa: SIM105 - see Span.close
         _current.reset(token)
     except ValueError:
         pass
@@ -234,7 +234,7 @@ def _answered(call: SdkCall, sdk: Sdk, answer: Any) -> None:
             call.served = model_of(answer)
             call.end(usage)
     except Exception:  # noqa: BLE001
-        trouble("an LLM call's answer")
+        warn_once("an LLM call's answer")
 
 
 # -- on its way ------------------------------------------------------------------
@@ -247,7 +247,7 @@ def _process_response(original: Function) -> Function:
             if call is not None:
                 _waiting[kwargs["response"]] = call
         except Exception:  # noqa: BLE001 - the application goes on without us
-            trouble("an LLM call's response")
+            warn_once("an LLM call's response")
         return original(self, *args, **kwargs)
 
     return process_response

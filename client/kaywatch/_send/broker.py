@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote, urlsplit
 
@@ -19,8 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SCHEMES",
+    "AgentStatus",
     "Broker",
-    "Dialect",
+    "MqttVersion",
     "from_environment",
     "parse",
     "without_secret",
@@ -110,7 +112,15 @@ class Broker:
         return context
 
 
-class Dialect:
+class AgentStatus(Enum):
+    """What a broker says of the agent."""
+
+    AWAY = auto()
+    HERE = auto()  # as the broker remembers, from before we came
+    ARRIVED = auto()  # just now
+
+
+class MqttVersion:
     """Which MQTT a broker speaks: 5 if it can, else 3.1.1. Remembers what worked."""
 
     def __init__(self) -> None:

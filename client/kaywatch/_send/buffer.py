@@ -125,8 +125,8 @@ class Buffer:
     def count_drop(self, reason: str, events: int) -> None:
         """Count events that were lost before they came here."""
         if events:
-            self.lost[reason] += events
-            self._unreported[reason] += events
+            self.lost[str(reason)] += events
+            self._unreported[str(reason)] += events
 
     def report_again(self, drops: dict[str, int]) -> None:
         """Take back drops whose report did not go out."""
@@ -147,5 +147,5 @@ class Buffer:
             self.sent_bytes -= len(batch.message)
 
     def _lose(self, batch: Packed, reason: str = DropReason.BUFFER_FULL) -> None:
-        self.count_drop(str(reason), batch.events)
+        self.count_drop(reason, batch.events)
         self.report_again(batch.drops)

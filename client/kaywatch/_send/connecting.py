@@ -80,14 +80,14 @@ def connector(endpoint: str | None, client: bytes) -> Callable[[], Transport]:
 
 def _broker_connector(endpoint: str, client: bytes) -> Callable[[], Transport]:
     broker = _broker.from_environment(endpoint)
-    dialect = _broker.Dialect()
+    version = _broker.MqttVersion()
 
     def connect() -> Transport:
         # Here and not above: in the application's thread nothing is imported.
         from kaywatch._send.mqtt import MqttTransport
 
         try:
-            return MqttTransport(broker, dialect, client)
+            return MqttTransport(broker, version, client)
         except ConfigurationError as error:
             raise Refused(str(error)) from None
 

@@ -21,12 +21,10 @@ from kaywatch.recorder import (
     EXECUTION_WIDTH,
     OTHER,
     PHASED_WIDTH,
-    POINT_WIDTH,
-    RUN_WIDTH,
     Failure,
-    Flight,
+    InFlight,
+    OpenSpan,
     Recorder,
-    UnderWay,
 )
 
 __all__ = ["Packer", "Sections"]
@@ -71,7 +69,7 @@ class Packer:
         self._sent_topologies = -1
         self._sent_in_flight: list[Any] = []
         self._sent_loops: list[Any] = []
-        self._flights: dict[UnderWay, Flight] = {}
+        self._flights: dict[OpenSpan, InFlight] = {}
         self._reset()
 
     def take(self, limit: int = wire.MAX_BATCH_EVENTS) -> Sections | None:
@@ -81,18 +79,18 @@ class Packer:
         """
         if len(self._strings) > MAX_STRINGS or len(self._table_bytes) > MAX_TABLE_BYTES:
             self._reset()
-        recorder = self._recorder
         packed: dict[str, dict[str, bytes]] = {}
         events = unpackable = 0
         rows: Counter[str] = Counter()
-        for name, pending, width, columns in (
+        for name, pending, columns in (
             # First, for their columns are longer: see `wire.PHASE_COLUMNS`.
-            ("executions", recorder.phased, PHASED_WIDTH, self._phased),
-            ("executions", recorder.executions, EXECUTION_WIDTH, self._executions),
-            ("points", recorder.points, POINT_WIDTH, self._point_columns),
-            ("runs", recorder.runs, RUN_WIDTH, self._runs),
+            ("executions", self._recorder.pending.phased, self._phased),
+            ("executions", self._recorder.pending.executions, self._executions),
+            ("points", self._recorder.pending.points, self._point_columns),
+            ("runs", self._recorder.pending.runs, self._runs),
         ):
-            flat = _cut(pending, (limit - rows[name]) * width)
+            width = pending.width
+            flat = _cut(pending.flat, (limit - rows[name]) * width)
             if not flat:
                 continue
             rows[name] += len(flat) // width
@@ -176,17 +174,17 @@ class Packer:
         if loops != self._sent_loops:
             self._sent_loops = loops
             sections["loops"] = loops
-        looped = _most((*ended, "") for ended in recorder.take_looped())
-        recorder.loops_left_out += max(0, len(looped) - MAX_LOOPS)
-        if looped:
-            sections["looped"] = [ended[:3] for ended in looped[:MAX_LOOPS]]
+        ended = _most((*node, "") for node in recorder.revisits.take())
+        recorder.revisits.left_out += max(0, len(ended) - MAX_LOOPS)
+        if ended:
+            sections["looped"] = [node[:3] for node in ended[:MAX_LOOPS]]
 
     def _in_flight(self) -> list[tuple[str, str, float, str, int]]:
         recorder = self._recorder
         # Described once: by a clock that is set meanwhile, the time would change.
         self._flights = {
-            execution: self._flights.get(execution) or execution.flight()
-            for execution in _snapshot(recorder.in_flight)
+            span: self._flights.get(span) or span.in_flight()
+            for span in _snapshot(recorder.in_flight)
         }
         oldest = sorted(self._flights.values(), key=_started)[:MAX_IN_FLIGHT]
         return [
@@ -197,11 +195,11 @@ class Packer:
     def _loops(self) -> list[Loop]:
         recorder = self._recorder
         found: list[Loop] = []
-        for run in _snapshot(recorder.under_way):
-            looped = run.looped()
-            if looped is None:
+        for run in _snapshot(recorder.runs):
+            revisits = run.revisits()
+            if revisits is None:
                 continue
-            graph, number, visits, counts = looped
+            graph, number, visits, counts = revisits
             name = recorder.run_id(number)
             # The run as a whole has no node.
             for node, times in (*_snapshot(counts.items()), ("", visits)):
@@ -219,7 +217,7 @@ class Packer:
     def _table(self) -> bytes:
         recorder = self._recorder
         # Before the entries are made: what another thread adds meanwhile is for later.
-        keys = len(recorder.series_keys), len(recorder.point_keys)
+        keys = len(recorder.series_table.keys), len(recorder.points_table.keys)
         if (*keys, len(self._strings), len(self._errors)) != self._table_size:
             self._table_bytes = wire.pack(self._entries())
             # After it: the entries' own names are among the strings.
@@ -231,12 +229,12 @@ class Packer:
         recorder = self._recorder
         series = [
             [text(graph), text(node)]
-            for graph, node in _by_number(recorder.series_keys, ("", ""))
+            for graph, node in _by_number(recorder.series_table.keys, ("", ""))
         ]
         points = [
             [kind, text(name), text(graph), text(node), dict(labels)]
             for kind, name, graph, node, labels in _by_number(
-                recorder.point_keys, ("count", "", "", "", ())
+                recorder.points_table.keys, ("count", "", "", "", ())
             )
         ]
         errors = [[text(e[0]), e[1]] if e else [0, ""] for e in list(self._errors)]
@@ -355,5 +353,5 @@ def _visits(loop: Loop) -> int:
     return loop[2]
 
 
-def _started(flight: Flight) -> float:
+def _started(flight: InFlight) -> float:
     return flight.started

@@ -1,4 +1,4 @@
-"""The one background thread: drives the session, and answers those who wait for it.
+"""The one background thread: drives the connection, and answers those who wait.
 
 No lock is shared with the application: the hot path wakes the thread through a
 SimpleQueue, whose `put` may be re-entered from finalizers and signal handlers.
@@ -14,7 +14,8 @@ import time
 from typing import Final
 
 from kaywatch import wire
-from kaywatch._send.session import FLUSH_INTERVAL, POLL, Session
+from kaywatch._send.connection import AgentConnection
+from kaywatch._send.session import FLUSH_INTERVAL
 from kaywatch.recorder import Recorder
 
 __all__ = ["Sender"]
@@ -22,19 +23,20 @@ __all__ = ["Sender"]
 log = logging.getLogger("kaywatch")
 
 FIRST_FLUSH: Final = 0.1  # so that short-lived and killed processes are seen at all
+POLL: Final = 0.05  # while bytes or acks are under way
 PAUSE_TIMEOUT: Final = 0.5  # a fork waits no longer; a step takes 50 ms at most
 
 
 class Sender:
-    """The thread that drives a session."""
+    """The thread that drives the connection."""
 
-    def __init__(self, session: Session, recorder: Recorder) -> None:
-        self.session = session
+    def __init__(self, connection: AgentConnection, recorder: Recorder) -> None:
+        self.connection = connection
         self._recorder = recorder
         self._wake: queue.SimpleQueue[_Flush | None] = queue.SimpleQueue()
         self._woken = False
         self._thread: threading.Thread | None = None
-        self._driving = threading.Lock()  # held by whoever steps the session
+        self._driving = threading.Lock()  # held by whoever steps the connection
         self._paused = threading.Event()
         self._paused.set()
 
@@ -44,7 +46,7 @@ class Sender:
         return self._paused.is_set()
 
     def start(self) -> None:
-        """Start a thread, and open the recorder's gate.
+        """Start a thread, and have the recorder let events through.
 
         Raises:
             RuntimeError: no thread can be started, as at the interpreter's exit.
@@ -55,7 +57,7 @@ class Sender:
         )
         thread.start()
         self._thread, self._paused = thread, paused
-        self._recorder.open_gate()
+        self._recorder.open()
 
     def pause(self) -> None:
         """Send what is pending, and end the thread: somebody is about to fork.
@@ -66,7 +68,7 @@ class Sender:
         thread = self._thread
         if thread is None or self.paused or thread is threading.current_thread():
             return
-        self._recorder.close_gate()
+        self._recorder.close()
         self._paused.set()
         self._wake.put(None)
         thread.join(PAUSE_TIMEOUT)
@@ -91,9 +93,9 @@ class Sender:
 
     def stop(self, timeout: float) -> bool:
         """Flush, say goodbye and end the thread."""
-        settled = self._ask(timeout, stop=True)
-        self._recorder.close_gate()
-        return settled
+        drained = self._ask(timeout, stop=True)
+        self._recorder.close()
+        return drained
 
     def _ask(self, timeout: float, stop: bool) -> bool:
         request = _Flush(time.monotonic() + timeout, threading.Event(), stop)
@@ -107,7 +109,7 @@ class Sender:
                     self._driving.release()
             if request.answered.wait(POLL):
                 break
-        return request.settled
+        return request.drained
 
     def _run(self, paused: threading.Event) -> None:
         delay = FIRST_FLUSH
@@ -132,39 +134,39 @@ class Sender:
 
     def _flush_once(self) -> float:
         """Do one step; return how long to sleep."""
-        session = self.session
+        connection = self.connection
         packed = self._guarded(urgent=False, wait=0.0)
-        if session.busy:
+        if connection.is_busy(time.monotonic()):
             self._guarded(urgent=False, wait=POLL)
             return 0.0
-        return POLL if packed > wire.MAX_BATCH_EVENTS else session.interval
+        return POLL if packed > wire.MAX_BATCH_EVENTS else connection.interval
 
     def _serve(self, request: _Flush, paused: threading.Event | None = None) -> bool:
         """Answer a request; return whether that is done, or was cut short."""
-        session = self.session
+        connection = self.connection
         if request.answered.is_set():
             return True  # by another driver
-        while not session.settled and time.monotonic() < request.deadline:
+        while not connection.batches.drained and time.monotonic() < request.deadline:
             if paused is not None and paused.is_set():
                 return False
             self._guarded(urgent=True, wait=POLL)
-            if session.connected or session.busy:
+            if connection.connected or connection.is_busy(time.monotonic()):
                 continue
             # Where no agent ever was, one attempt is enough; where one was, it may
             # be restarting.
-            if not session.expected:
+            if not connection.history.reached:
                 break
             time.sleep(POLL)
-        request.settled = session.settled
+        request.drained = connection.batches.drained
         if request.stop:
-            session.close()
+            connection.close()
         request.answered.set()
         return True
 
     def _guarded(self, urgent: bool, wait: float) -> int:
         """Step, whatever happens: this thread has to outlive a bug of ours."""
         try:
-            return self.session.step(time.monotonic(), urgent, wait)
+            return self.connection.step(time.monotonic(), urgent, wait)
         except Exception:
             log.exception("kaywatch could not send; it goes on")
             time.sleep(FLUSH_INTERVAL)
@@ -178,4 +180,4 @@ class _Flush:
         self.deadline = deadline
         self.answered = answered
         self.stop = stop
-        self.settled = False
+        self.drained = False

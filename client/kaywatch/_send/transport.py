@@ -7,14 +7,23 @@ import select
 import socket
 import struct
 from collections import deque
-from collections.abc import Iterator
-from typing import Final, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
+from kaywatch._send.broker import AgentStatus
 from kaywatch.errors import ConfigurationError
 from kaywatch.wire import MAX_FRAME
 
-__all__ = ["Again", "Refused", "Transport", "UnixTransport", "candidates", "check_unix"]
+__all__ = [
+    "Again",
+    "Refused",
+    "Transport",
+    "UnixTransport",
+    "candidates",
+    "check_unix",
+    "poll",
+]
 
 SYSTEM_SOCKET: Final = "/run/kaywatch/ingest.sock"
 
@@ -36,21 +45,17 @@ class Transport(Protocol):
     Attributes:
         lossy: whether what is sent may get lost, come twice or out of order though
             the connection stands.
-        absent: whether the agent is known to be away from the other end.
-        arrivals: how often the agent has come there since the connection was made.
         largest: bytes that a message may have.
     """
 
     lossy: bool
-    absent: bool
-    arrivals: int
     largest: int
 
     def send(self, message: bytes) -> None:
-        """Queue one message; `pump` moves it."""
+        """Queue one message; `receive` moves it."""
 
-    def pump(self, timeout: float) -> list[bytes]:
-        """Move bytes for at most `timeout` seconds; return the messages received.
+    def receive(self, timeout: float) -> Sequence[bytes | AgentStatus]:
+        """Move bytes for at most `timeout` seconds; return what came, in order.
 
         Raises:
             OSError: the connection is gone.
@@ -102,12 +107,18 @@ def candidates(endpoint: str | None) -> Iterator[str]:
     yield os.path.join(runtime, "kaywatch", "ingest.sock")
 
 
+def poll(connection: Any, writing: bool, timeout: float) -> int:
+    """Wait until something can be done; not by `select`, which knows 1,024 files."""
+    waiting = select.poll()
+    waiting.register(connection, select.POLLIN | (select.POLLOUT if writing else 0))
+    found = waiting.poll(timeout * 1000)
+    return found[0][1] if found else 0
+
+
 class UnixTransport:
     """A stream connection that carries length-prefixed messages."""
 
     lossy = False
-    absent = False
-    arrivals = 0
     largest = MAX_FRAME
 
     def __init__(self, path: str) -> None:
@@ -129,20 +140,19 @@ class UnixTransport:
         self.backlog = 0
 
     def send(self, message: bytes) -> None:
-        """Queue one message; `pump` moves it."""
+        """Queue one message; `receive` moves it."""
         for part in (struct.pack(">I", len(message)), message):
             self._outgoing.append(memoryview(part))
             self.backlog += len(part)
 
-    def pump(self, timeout: float) -> list[bytes]:
+    def receive(self, timeout: float) -> list[bytes]:
         """Move bytes for at most `timeout` seconds; return the messages received."""
-        wanted = [self._socket] if self._outgoing else []
-        readable, writable, _ = select.select([self._socket], wanted, [], timeout)
-        if readable:
+        events = poll(self._socket, bool(self._outgoing), timeout)
+        if events & ~select.POLLOUT:
             self._read()
         messages = self._messages()
         # First what came: an agent that hung up has said why.
-        if writable and not messages:
+        if events & select.POLLOUT and not messages:
             self._write()
         return messages
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from kaywatch._process import process
-from kaywatch._spans.frames import EXEC, Frame, current_frame, current_run
+from kaywatch._spans.spans import EXEC, Span, current_run, current_span
 from kaywatch.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ __all__ = ["execution"]
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Block(Frame):
-    """The frame of a block of code: all of it is `exec`, and nothing is split."""
+class Block(Span):
+    """The span of a block of code: all of it is `exec`, and nothing is split."""
 
     __slots__ = ()
 
@@ -66,33 +66,33 @@ class execution:  # noqa: N801 - used like a function, as contextlib's are
             raise ConfigurationError("execution(node=...): the name is empty")
         self.graph = graph
         self.node = node
-        self._frame: Frame | None = None
+        self._span: Span | None = None
 
     @property
     def action(self) -> str:
         """What comes next, as a node's `post` would return it."""
-        return self._frame.action if self._frame is not None else "default"
+        return self._span.action if self._span is not None else "default"
 
     @action.setter
     def action(self, value: Any) -> None:
-        if self._frame is not None:
-            self._frame.action = value if isinstance(value, str) else "default"
+        if self._span is not None:
+            self._span.action = value if isinstance(value, str) else "default"
 
     @property
     def attempts(self) -> int:
         """How often the work was tried, 1 without retries."""
-        return self._frame.attempts if self._frame is not None else 1
+        return self._span.attempts if self._span is not None else 1
 
     @attempts.setter
     def attempts(self, value: int) -> None:
-        if self._frame is not None:
-            self._frame.extra().attempts = value
+        if self._span is not None:
+            self._span.detail().attempts = value
 
     def __enter__(self) -> Self:
         if process.settings.enabled:
             series = process.recorder.series(self.graph, self.node)
-            self._frame = Block(series, current_run.get(), current_frame.get())
-            self._frame.tell()
+            self._span = Block(series, current_run.get(), current_span.get())
+            self._span.tell()
         return self
 
     def __exit__(
@@ -101,10 +101,10 @@ class execution:  # noqa: N801 - used like a function, as contextlib's are
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        frame, self._frame = self._frame, None
-        if frame is not None:
-            frame.close(error)
-            frame.keep()
+        span, self._span = self._span, None
+        if span is not None:
+            span.close(error)
+            span.keep()
 
     def __call__(self, function: F) -> F:
         import inspect  # here, since it costs more than all of kaywatch's imports

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from kaywatch._process import process
-from kaywatch._spans.frames import current_frame
+from kaywatch._spans.spans import current_span
 from kaywatch.recorder import Series
 
 __all__ = ["count", "gauge", "observe"]
@@ -41,15 +41,15 @@ def gauge(name: str, value: float, **labels: str) -> None:
 def _add(kind: str, name: str, value: float, labels: dict[str, str]) -> None:
     if not process.settings.enabled:
         return
-    frame = current_frame.get()
-    if labels or frame is None:
-        call = _look_up(kind, name, frame.series if frame else None, labels)
+    span = current_span.get()
+    if labels or span is None:
+        call = _look_up(kind, name, span.series if span else None, labels)
     else:
         # A node's metrics are cached on its series: one dict lookup.
-        points = frame.series.points
+        points = span.series.points
         found = points.get((kind, name))
         if found is None:
-            found = points[kind, name] = _look_up(kind, name, frame.series, labels)
+            found = points[kind, name] = _look_up(kind, name, span.series, labels)
         call = found
     call(value)
 

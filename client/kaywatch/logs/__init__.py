@@ -17,7 +17,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Final
 
-from kaywatch._spans import events as _events
+from kaywatch._spans import spans as _spans
 from kaywatch.errors import ConfigurationError
 from kaywatch.logs import _install
 from kaywatch.logs._context import ContextFilter, add_context
@@ -91,7 +91,7 @@ def setup_production_logging(
     _install.install(
         files, formatter, root_level, console=console, frameworks=frameworks
     )
-    _events.listen(Lines(payloads=payloads, tracebacks=tracebacks))
+    _spans.listen(Lines(payloads=payloads, tracebacks=tracebacks))
 
 
 def setup_structured_logging(
@@ -138,12 +138,12 @@ def setup_structured_logging(
         frameworks=frameworks,
     )
     structured.configure()
-    _events.listen(Lines(payloads=payloads, tracebacks=tracebacks))
+    _spans.listen(Lines(payloads=payloads, tracebacks=tracebacks))
 
 
 def remove_logging() -> None:
     """Undo what was set up: handlers, the root logger's level, and the lines."""
-    _events.listen(None)
+    _spans.listen(None)
     _install.remove()
     structured = sys.modules.get("kaywatch.logs._structured")
     if structured is not None:

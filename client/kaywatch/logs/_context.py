@@ -7,7 +7,7 @@ from collections.abc import MutableMapping
 from typing import Any, Final
 
 from kaywatch._process import process
-from kaywatch._spans.frames import current_frame, current_run
+from kaywatch._spans.spans import current_run, current_span
 
 __all__ = ["KEYS", "ContextFilter", "add_context", "context"]
 
@@ -19,16 +19,16 @@ def context() -> dict[str, str]:
 
     What there is none of is left out: a node outside of any graph has no run.
     """
-    frame, run = current_frame.get(), current_run.get()
+    span, run = current_span.get(), current_run.get()
     found = {}
     if run is not None:
         found["run_id"] = process.recorder.run_id(run.number)
         found["graph"] = run.graph
-    # In the loop of a graph, between its nodes, the innermost frame is the outer's.
-    if frame is not None and frame.run is run:
-        if frame.series.graph:
-            found["graph"] = frame.series.graph
-        found["node_id"] = frame.series.node
+    # In the loop of a graph, between its nodes, the innermost span is the outer's.
+    if span is not None and span.run is run:
+        if span.series.graph:
+            found["graph"] = span.series.graph
+        found["node_id"] = span.series.node
     return found
 
 

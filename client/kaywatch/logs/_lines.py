@@ -13,9 +13,9 @@ from collections.abc import Callable
 from typing import Final, ParamSpec
 
 from kaywatch._instrument.patching import is_graph
-from kaywatch._instrument.wrapping import trouble
 from kaywatch._process import process
-from kaywatch._spans.frames import Frame, Run
+from kaywatch._spans.spans import Run, Span
+from kaywatch._wrappers import warn_once
 from kaywatch.logs._payloads import keys_of, params_of
 from kaywatch.logs._places import (
     NOWHERE,
@@ -68,25 +68,25 @@ class Lines:
 
     # -- what instrumentation calls ------------------------------------------------
 
-    def node_started(self, frame: Frame, shared: object) -> None:
+    def node_started(self, span: Span, shared: object) -> None:
         """Log the start, and before it the graph's, or how the run came here."""
-        run = frame.run
-        if run is not None and frame.visit:
+        run = span.run
+        if run is not None and span.visit:
             source = _source_of(run)
             if source.logger.isEnabledFor(INFO):
-                _apart(self._stepped, source, run, frame.series.node)
-        source = _source(frame.owner)
+                _apart(self._stepped, source, run, span.series.node)
+        source = _source(span.owner)
         if source.logger.isEnabledFor(INFO):
-            _apart(self._started, source, frame, shared)
+            _apart(self._started, source, span, shared)
 
-    def node_retried(self, frame: Frame, error_type: str, message: str) -> None:
+    def node_retried(self, span: Span, error_type: str, message: str) -> None:
         """Log that `exec` is called again."""
-        source = _source(frame.owner)
+        source = _source(span.owner)
         if source.logger.isEnabledFor(WARNING):
-            _apart(self._retried, source, frame, error_type, message)
+            _apart(self._retried, source, span, error_type, message)
 
     def node_ended(
-        self, frame: Frame, node: object, seconds: float, error: BaseException | None
+        self, span: Span, node: object, seconds: float, error: BaseException | None
     ) -> None:
         """Log how an execution ended."""
         if isinstance(error, GeneratorExit):
@@ -95,12 +95,12 @@ class Lines:
         if error is not None:
             level = ERROR if isinstance(error, Exception) else WARNING
             if source.logger.isEnabledFor(level):
-                _apart(self._failed, source, level, frame, node, seconds, error)
+                _apart(self._failed, source, level, span, node, seconds, error)
             return
-        if frame.answer is not None and source.logger.isEnabledFor(WARNING):
-            _apart(self._answered, source, frame)
+        if span.answer is not None and source.logger.isEnabledFor(WARNING):
+            _apart(self._answered, source, span)
         if source.logger.isEnabledFor(INFO):
-            _apart(self._completed, source, frame, seconds)
+            _apart(self._completed, source, span, seconds)
 
     def run_ended(
         self, run: Run, seconds: float, reason: str, error: BaseException | None
@@ -127,7 +127,7 @@ class Lines:
             # Only now: a batch's `_run` looks like a run until its items have theirs.
             fields = run_fields("graph_execution_start", run)
             outer = run.parent
-            if isinstance(outer, Frame) and outer.run is not None:
+            if isinstance(outer, Span) and outer.run is not None:
                 fields["parent_run_id"] = process.recorder.run_id(outer.run.number)
             text = "Graph %s: Starting execution"
             args = [run.graph]
@@ -135,36 +135,36 @@ class Lines:
             run.noted = source = Source(source.logger, _place(source), foreign=False)
         write(source.logger, INFO, _place(source), text, args, fields)
 
-    def _started(self, source: Source, frame: Frame, shared: object) -> None:
-        fields = node_fields("node_execution_start", frame)
-        text, args = "Node %s: Starting execution", [frame.series.node]
+    def _started(self, source: Source, span: Span, shared: object) -> None:
+        fields = node_fields("node_execution_start", span)
+        text, args = "Node %s: Starting execution", [span.series.node]
         if self.payloads:
-            fields |= _payloads(frame.owner, shared)
+            fields |= _payloads(span.owner, shared)
             if "params" in fields:
                 text += " with params: %s"
                 args.append(fields["params"])
         write(source.logger, INFO, _place(source), text, args, fields)
 
     def _retried(
-        self, source: Source, frame: Frame, error_type: str, message: str
+        self, source: Source, span: Span, error_type: str, message: str
     ) -> None:
-        fields = node_fields("node_retry", frame)
+        fields = node_fields("node_retry", span)
         fields |= {
-            "attempt": frame.attempts,
+            "attempt": span.attempts,
             "error": message,
             "error_type": error_type,
         }
         text = "Node %s: Retrying execution (attempt %d) after %s"
-        args = [frame.series.node, frame.attempts, cause_of(error_type, message)]
+        args = [span.series.node, span.attempts, cause_of(error_type, message)]
         write(source.logger, WARNING, _place(source), text, args, fields)
 
-    def _completed(self, source: Source, frame: Frame, seconds: float) -> None:
-        fields = ended_fields("node_execution_success", frame, seconds)
+    def _completed(self, source: Source, span: Span, seconds: float) -> None:
+        fields = ended_fields("node_execution_success", span, seconds)
         text = "Node %s: Completed in %.3fs with action: %r"
-        args = [frame.series.node, seconds, frame.action]
-        if frame.attempts > 1:
+        args = [span.series.node, seconds, span.action]
+        if span.attempts > 1:
             text += " (attempts: %d)"
-            args.append(frame.attempts)
+            args.append(span.attempts)
         write(source.logger, INFO, _place(source), text, args, fields)
 
     def _run_ended(
@@ -213,34 +213,34 @@ class Lines:
         args = [run.graph, run.node, run.action, fields["available_actions"]]
         write(source.logger, WARNING, _place(source), text, args, fields)
 
-    def _answered(self, source: Source, frame: Frame) -> None:
-        answer = _ANSWERS.get(Outcome(frame.outcome))
-        if answer is None or frame.answer is None:
+    def _answered(self, source: Source, span: Span) -> None:
+        answer = _ANSWERS.get(Outcome(span.outcome))
+        if answer is None or span.answer is None:
             return
         event, what = answer
-        (error_type, phase), message = frame.answer
-        fields = node_fields(event, frame)
+        (error_type, phase), message = span.answer
+        fields = node_fields(event, span)
         fields |= {"phase": phase, "error": message, "error_type": error_type}
         text = f"Node %s: {what}: %s"
-        args = [frame.series.node, cause_of(error_type, message)]
+        args = [span.series.node, cause_of(error_type, message)]
         write(source.logger, WARNING, _place(source), text, args, fields)
 
     def _failed(
         self,
         source: Source,
         level: int,
-        frame: Frame,
+        span: Span,
         node: object,
         seconds: float,
         error: BaseException,
     ) -> None:
         failed = level == ERROR
         event = "node_execution_error" if failed else "node_execution_cancelled"
-        fields = ended_fields(event, frame, seconds) | error_fields(error)
+        fields = ended_fields(event, span, seconds) | error_fields(error)
         what = "Failed" if failed else "Cancelled"
         text = f"Node %s: {what} after %.3fs in %s: %s"
         cause = cause_of(fields["error_type"], fields["error"])
-        args = [frame.series.node, seconds, fields["phase"], cause]
+        args = [span.series.node, seconds, fields["phase"], cause]
         place = raised(error, source.place)
         told = is_graph(type(node)) or passed_a_node(error, node)
         shown = error if failed and self.tracebacks and not told else None
@@ -259,7 +259,7 @@ def _apart(describe: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> No
         describe(*args, **kwargs)
     except Exception:  # noqa: BLE001 - of a filter, a record factory, a `repr`
         with contextlib.suppress(Exception):  # those meet this line as well
-            trouble("the log of nodes")
+            warn_once("the log of nodes")
     finally:
         _thread.telling = False
 

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from kaywatch._instrument import visits as _visits
 from kaywatch._instrument.naming import kinds
-from kaywatch._instrument.wrapping import trouble
+from kaywatch._wrappers import warn_once
 
 __all__ = [
     "NOWHERE",
@@ -84,7 +84,7 @@ class Sources:
         try:
             return self._learn(cls)
         except Exception:  # noqa: BLE001 - of a metaclass of the application's
-            trouble("the log of a class")
+            warn_once("the log of a class")
             return Source(logging.getLogger("kaywatch.nodes"), NOWHERE, foreign=True)
 
     def _learn(self, cls: type) -> Source:

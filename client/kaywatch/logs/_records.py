@@ -11,7 +11,8 @@ import logging
 from typing import Any, Final
 
 from kaywatch._process import process
-from kaywatch._spans.frames import Frame, Run, message_of
+from kaywatch._spans.details import message_of
+from kaywatch._spans.spans import Run, Span
 from kaywatch.logs._places import Place, sources, traceback_of
 from kaywatch.wire import Outcome
 
@@ -87,28 +88,28 @@ def write(
     logger.handle(record)
 
 
-def node_fields(event: str, frame: Frame) -> Fields:
+def node_fields(event: str, span: Span) -> Fields:
     """Return what every event of a node has."""
-    run = frame.run
+    run = span.run
     return {
         "event": event,
-        "node_id": frame.series.node,
-        "graph": frame.series.graph,
+        "node_id": span.series.node,
+        "graph": span.series.graph,
         "run_id": process.recorder.run_id(run.number) if run is not None else "",
     }
 
 
-def ended_fields(event: str, frame: Frame, seconds: float) -> Fields:
+def ended_fields(event: str, span: Span, seconds: float) -> Fields:
     """Return what the event of an execution's end has; `duration` is in seconds."""
-    fields = node_fields(event, frame)
+    fields = node_fields(event, span)
     fields |= {
-        "attempt": frame.attempts,
+        "attempt": span.attempts,
         "duration": round(seconds, 6),
-        "outcome": _OUTCOMES[int(frame.outcome)],
-        "action": frame.action,
+        "outcome": _OUTCOMES[int(span.outcome)],
+        "action": span.action,
     }
-    if frame.answer is not None:
-        fields["phase"] = frame.answer[0][1]
+    if span.answer is not None:
+        fields["phase"] = span.answer[0][1]
     return fields
 
 

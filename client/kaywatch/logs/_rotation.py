@@ -16,7 +16,7 @@ import logging
 import os
 from typing import Final
 
-from kaywatch._instrument.wrapping import trouble
+from kaywatch._wrappers import warn_once
 
 __all__ = ["SharedRotatingFileHandler"]
 
@@ -91,7 +91,7 @@ class SharedRotatingFileHandler(logging.Handler):
             try:
                 self._rotate(size)
             except OSError:  # the line goes where it can
-                trouble(f"the size of {self.path}")
+                warn_once(f"the size of {self.path}")
 
     def _is_full(self, now: os.stat_result, size: int) -> bool:
         limited = self.max_bytes > 0 and self.backups > 0

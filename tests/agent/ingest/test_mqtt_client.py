@@ -10,7 +10,7 @@ import aiomqtt
 import pytest
 from tests.brokers import HOST, Broker, running_broker
 
-from kaywatch._send.broker import Dialect, parse
+from kaywatch._send.broker import MqttVersion, parse
 from kaywatch_agent.ingest.mqtt_client import MqttClient
 
 GOOD, REPLACED, BAD = "test/good", b"test/bad!", b"test/bad\xff"
@@ -64,7 +64,7 @@ def client(port: int, seen: list[tuple[str, bytes]]) -> MqttClient:
     broker = parse(f"mqtt://{HOST}:{port}/test")
     return MqttClient(
         broker,
-        Dialect(),
+        MqttVersion(),
         client_id="guarded",
         session_seconds=60,
         status_topic=STATUS,

@@ -11,7 +11,9 @@ from tests.agent.protocol.fakes import NOW, Agent, FakeTopic
 from tests.agent.protocol.samples import CLIENT, ROW, batch, executions, hello, rows
 
 from kaywatch import wire
-from kaywatch._send.session import Identity, Session
+from kaywatch._send.batches import Batches
+from kaywatch._send.connection import AgentConnection
+from kaywatch._send.identity import ClientIdentity
 from kaywatch.recorder import Recorder
 from kaywatch_agent.model.client import Client
 from kaywatch_agent.model.series import Presence
@@ -195,8 +197,6 @@ class BadBroker:
     """Holds what is under way; the test says what becomes of it."""
 
     lossy = True
-    absent = False
-    arrivals = 0
     largest = wire.MAX_FRAME
     backlog = 0
 
@@ -207,7 +207,7 @@ class BadBroker:
     def send(self, message: bytes) -> None:
         self.up.append(message)
 
-    def pump(self, timeout: float) -> list[bytes]:
+    def receive(self, timeout: float) -> list[bytes]:
         found, self.talk.topic.messages = self.talk.topic.messages, []
         return found
 
@@ -248,10 +248,11 @@ def test_what_is_recorded_is_counted_once_whatever_the_broker_does(
     talk = Talk(client=b"i" * 16)
     broker = BadBroker(talk)
     recorder = Recorder()
-    recorder.open_gate()
-    identity = Identity(talk.id, "service", "host", 42, 1.0, "sdk", {})
+    recorder.open()
+    identity = ClientIdentity(talk.id, "service", "host", 42, 1.0, "sdk", {})
     size = 1_200 if small else 1_000_000  # bytes of the buffer
-    session = Session(identity, recorder, lambda: broker, size)
+    batches = Batches(identity, recorder, size)
+    connection = AgentConnection(batches, lambda: broker)
     now = 0.0
 
     def record(times: int) -> None:
@@ -261,7 +262,7 @@ def test_what_is_recorded_is_counted_once_whatever_the_broker_does(
     def step(tenths: int) -> None:
         nonlocal now
         now += tenths / 10
-        session.step(now)
+        connection.step(now)
 
     def tick(_: int = 0) -> None:
         talk.agent.now += 1
@@ -276,13 +277,13 @@ def test_what_is_recorded_is_counted_once_whatever_the_broker_does(
         while broker.up:
             broker.next()
         tick()
-        session.step(now)
-        if session.settled:
+        connection.step(now)
+        if batches.drained:
             break
 
-    assert session.settled
-    dropped = sum(session.buffer.lost.values())
-    assert talk.agent.stored() == session.recorded - dropped
-    assert session.buffer.acked_events == talk.agent.stored()
+    assert batches.drained
+    dropped = sum(batches.buffer.lost.values())
+    assert talk.agent.stored() == batches.recorded - dropped
+    assert batches.buffer.acked_events == talk.agent.stored()
     if not small:
         assert dropped == 0

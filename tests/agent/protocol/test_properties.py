@@ -57,7 +57,7 @@ def shown(name: str) -> str:
 
 def packed(recorder: Recorder) -> Batch:
     """Send what a recorder holds to a decoder; return what arrives."""
-    recorder.open_gate()
+    recorder.open()
     taken = Packer(recorder).take()
     assert taken is not None
     message = wire.batch(
@@ -91,7 +91,7 @@ def packed(recorder: Recorder) -> Batch:
 )
 def test_executions_arrive_as_they_were_recorded(given_: list[Any]) -> None:
     recorder = Recorder()
-    recorder.open_gate()
+    recorder.open()
     wanted = []
     for (graph, node), took, outcome, attempts, action, error in given_:
         series = recorder.series(graph, node)
@@ -100,7 +100,7 @@ def test_executions_arrive_as_they_were_recorded(given_: list[Any]) -> None:
             {
                 "graph": shown(graph),
                 "node": shown(node) or "__unnamed__",
-                "end": recorder.executions[-6],
+                "end": recorder.pending.executions.flat[-6],
                 "seconds": took,
                 "outcome": wire.Outcome(outcome).name.lower(),
                 "attempts": min(attempts, 65_535),
@@ -128,7 +128,7 @@ def test_executions_arrive_as_they_were_recorded(given_: list[Any]) -> None:
 )
 def test_points_arrive_as_they_were_recorded(given_: list[Any]) -> None:
     recorder = Recorder()
-    recorder.open_gate()
+    recorder.open()
     wanted = []
     for kind, metric, (graph, node), labels, value in given_:
         recorder.point(kind, metric, graph, node, labels)(value)
@@ -139,7 +139,7 @@ def test_points_arrive_as_they_were_recorded(given_: list[Any]) -> None:
                 "graph": shown(graph),
                 "node": shown(node),
                 "labels": dict(sorted((shown(k), shown(v)) for k, v in labels.items())),
-                "time": recorder.points[-2],
+                "time": recorder.pending.points.flat[-2],
                 "value": value,
             }
         )
@@ -168,14 +168,14 @@ def test_points_arrive_as_they_were_recorded(given_: list[Any]) -> None:
 )
 def test_runs_arrive_as_they_were_recorded(given_: list[Any]) -> None:
     recorder = Recorder()
-    recorder.open_gate()
+    recorder.open()
     wanted = []
     for graph, took, outcome, reason, node, action, visits in given_:
         recorder.run_ended(graph, took, outcome, reason, node, action, visits)
         wanted.append(
             {
                 "graph": shown(graph),
-                "end": recorder.runs[-7],
+                "end": recorder.pending.runs.flat[-7],
                 "seconds": took,
                 "outcome": wire.Outcome(outcome).name.lower(),
                 "reason": str(reason),
@@ -193,7 +193,7 @@ def test_details_arrive_as_they_were_recorded(
     graph: str, node: str, text: str, attempts: int, outcome: int
 ) -> None:
     recorder = Recorder()
-    recorder.open_gate()
+    recorder.open()
     recorder.failed(
         Failure(1.5, graph, node, text, text, "exec", attempts, outcome, "r-1")
     )

@@ -345,7 +345,7 @@ def test_a_loop_counts_in_the_graph_that_makes_it() -> None:
         ("Flow[Flow[Counts]]", "Flow[Counts]"): 2,
         ("Flow[Flow[Counts]]", "Ends"): 2,
     }
-    assert not process.recorder.under_way
+    assert not process.recorder.runs
 
 
 def test_a_straight_run_and_many_of_them_are_no_loop() -> None:
@@ -1002,8 +1002,8 @@ def test_parameters_may_have_the_names_that_wrappers_use() -> None:
             return result
 
     class Fails(Same):
-        def exec(self, frame: Any) -> Any:
-            raise ValueError(frame)
+        def exec(self, span: Any) -> Any:
+            raise ValueError(span)
 
     captured = record(lambda: [Same()._run(outer={}), Fails().run({})])
 

@@ -32,7 +32,7 @@ from kaywatch._instrument import runs as _runs
 from kaywatch._instrument import topology as _topology
 from kaywatch._instrument.naming import kinds
 from kaywatch._process import process
-from kaywatch._spans import frames as _frames
+from kaywatch._spans import spans as _spans
 from kaywatch.testing import capture
 
 MODULES = [pocketflow, kaygraph]
@@ -362,8 +362,8 @@ def test_an_application_sees_no_difference(
 
     assert during == before
     assert after == before
-    assert _frames.current_frame.get() is None
-    assert _frames.current_run.get() is None
+    assert _spans.current_span.get() is None
+    assert _spans.current_run.get() is None
     assert process.recorder.in_flight == set()
     assert _attempts._batches == {}
 
@@ -671,7 +671,7 @@ def test_an_abandoned_coroutine_closes_its_execution() -> None:
 
     assert [e.outcome.name for e in captured.executions()] == ["CANCELLED"]
     assert process.recorder.in_flight == set()
-    assert process.recorder.under_way == set()
+    assert process.recorder.runs == set()
 
 
 async def _steps(coroutine: Any) -> None:
@@ -686,7 +686,7 @@ def test_the_nodes_under_way_are_known() -> None:
 
     class Looks(Step):
         def exec(self, prep_res: Any) -> Any:
-            seen.extend(f.flight() for f in process.recorder.in_flight)
+            seen.extend(f.in_flight() for f in process.recorder.in_flight)
 
     with capture():
         Flow(start=Looks()).run({})
@@ -705,7 +705,7 @@ def test_a_loop_is_known_while_it_spins() -> None:
     class Decides(Step):
         def post(self, shared: Any, prep_res: Any, exec_res: Any) -> str:
             shared["n"] += 1
-            seen.extend(run.looped() for run in process.recorder.under_way)
+            seen.extend(run.revisits() for run in process.recorder.runs)
             return "search" if shared["n"] < 3 else "done"
 
     class Searches(Step):
@@ -721,7 +721,7 @@ def test_a_loop_is_known_while_it_spins() -> None:
     first, second, third = seen
     assert first is second is None  # the second visit hasn't ended yet
     assert third.visits == 4
-    assert process.recorder.under_way == set()
+    assert process.recorder.runs == set()
 
 
 # -- classes that are hard to find -----------------------------------------------------

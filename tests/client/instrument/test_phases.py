@@ -22,8 +22,8 @@ from tests.client.instrument import kaygraph_standin as kaygraph
 
 import kaywatch
 from kaywatch._instrument import attempts as _attempts
-from kaywatch._spans import frames as _frames
-from kaywatch._spans.extras import Extras, Part
+from kaywatch._spans import spans as _spans
+from kaywatch._spans.details import ItemTiming, SpanDetails
 from kaywatch.testing import Execution, capture
 from kaywatch.wire import Outcome
 
@@ -56,7 +56,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     async def sleep(seconds: float) -> None:
         made.passes(seconds)
 
-    monkeypatch.setattr(_frames, "_clock", made)
+    monkeypatch.setattr(_spans, "_clock", made)
     monkeypatch.setattr(_attempts, "_clock", made)
     monkeypatch.setattr(pocketflow, "time", SimpleNamespace(sleep=made.passes))
     waiting = SimpleNamespace(sleep=sleep, gather=asyncio.gather)
@@ -319,20 +319,20 @@ def test_a_node_with_an_exec_of_its_own_is_no_batch(clock: Clock) -> None:
 
 
 def test_items_at_once_wait_at_once() -> None:
-    extras = Extras()
-    extras.parts += [Part(1, 1.0, 2.0)] * 10
-    extras.add_up(span=4.0)
+    details = SpanDetails()
+    details.timings += [ItemTiming(1, 1.0, 2.0)] * 10
+    details.add_up(within=4.0)
 
     # Half of their time was waiting, and so is half of the node's.
-    assert (extras.waited, extras.attempts) == (2.0, 11)
+    assert (details.waited, details.attempts) == (2.0, 11)
 
 
 def test_items_one_after_the_other_wait_as_long_as_they_say() -> None:
-    extras = Extras()
-    extras.parts += [Part(1, 1.0, 2.0)] * 2
-    extras.add_up(span=4.5)
+    details = SpanDetails()
+    details.timings += [ItemTiming(1, 1.0, 2.0)] * 2
+    details.add_up(within=4.5)
 
-    assert extras.waited == 2.0
+    assert details.waited == 2.0
 
 
 class Slow(kaygraph.ParallelBatchNode):

@@ -23,7 +23,7 @@ RECORDED = {
         r'"(llm_\w+)"',
         "".join(
             (ROOT / "client" / "kaywatch" / name).read_text()
-            for name in ("_llm/llm.py", "_llm/spending.py")
+            for name in ("_llm/calls.py", "_llm/costs.py")
         ),
     )
 }

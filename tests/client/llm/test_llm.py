@@ -23,8 +23,8 @@ from pocketflow import (
 from tests.client.instrument import kaygraph_standin as kaygraph
 
 import kaywatch
-from kaywatch._llm import llm as _llm
-from kaywatch._llm import spending as _spending
+from kaywatch._llm import calls as _llm
+from kaywatch._llm import costs as _costs
 from kaywatch.testing import Captured, capture
 
 
@@ -330,9 +330,9 @@ def test_a_million_calls_hold_little() -> None:
             with kaywatch.execution("g", "step"):
                 spend(1)
         gc.collect()
-        alive = [o for o in gc.get_objects() if isinstance(o, _spending.Spent)]
+        alive = [o for o in gc.get_objects() if isinstance(o, _costs.CostEntry)]
 
-    assert len(alive) <= 2 * _spending.MAX_HELD
+    assert len(alive) <= 2 * _costs.MAX_HELD
     assert sums(captured)["llm_input_tokens"] == 3_000
 
 
@@ -341,7 +341,7 @@ def test_calls_that_ended_well_leave_nothing_on_their_frames() -> None:
         Flow(start=Spender()).run({})
     gc.collect()
 
-    found = (_spending.Spending, _spending.Bill, _llm.Call)
+    found = (_costs.AttemptCost, _costs.RunCost, _llm.Call)
     assert [o for o in gc.get_objects() if isinstance(o, found)] == []
 
 

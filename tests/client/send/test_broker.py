@@ -10,7 +10,7 @@ import pytest
 from kaywatch import ConfigurationError
 from kaywatch._send.broker import (
     Broker,
-    Dialect,
+    MqttVersion,
     from_environment,
     parse,
     without_secret,
@@ -96,23 +96,23 @@ def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
 
 
 def test_an_old_broker_is_spoken_to_in_its_own_words() -> None:
-    dialect = Dialect()
-    assert dialect.five
-    assert dialect.hung_up()  # the first time: it may know no better
-    dialect.worked()
-    assert not dialect.five
+    version = MqttVersion()
+    assert version.five
+    assert version.hung_up()  # the first time: it may know no better
+    version.worked()
+    assert not version.five
 
 
 def test_a_broker_that_goes_down_is_not_taken_for_an_old_one() -> None:
-    dialect = Dialect()
-    dialect.worked()
+    version = MqttVersion()
+    version.worked()
     for _ in range(10):
-        assert not dialect.hung_up()
-    assert dialect.five
-    assert dialect.refused()  # but one that says so has become one
-    assert not dialect.five
+        assert not version.hung_up()
+    assert version.five
+    assert version.refused()  # but one that says so has become one
+    assert not version.five
 
 
 def test_a_broker_that_hangs_up_on_both_versions_is_not_asked_without_end() -> None:
-    dialect = Dialect()
-    assert [dialect.hung_up() for _ in range(4)] == [True, False, True, False]
+    version = MqttVersion()
+    assert [version.hung_up() for _ in range(4)] == [True, False, True, False]

@@ -31,7 +31,7 @@ FAILURE = Failure(1.5, "g", "n", "ValueError", "why", "exec", 1, 1, "r-1")
 @pytest.fixture
 def recorder() -> Recorder:
     made = Recorder()
-    made.open_gate()
+    made.open()
     return made
 
 
@@ -298,7 +298,7 @@ def test_a_batch_fits_into_a_frame_also_where_actions_are_free_text(
 
 def phased(recorder: Recorder, node: str, *phases: Any) -> None:
     number = recorder.series("g", node).number
-    recorder.record_phased((number, 5.0, 1.0, 0, 1, "default", None, *phases))
+    recorder.pending.phased.record((number, 5.0, 1.0, 0, 1, "default", None, *phases))
 
 
 def test_without_phases_there_are_no_columns_for_them(
@@ -406,8 +406,8 @@ def test_of_many_nodes_in_flight_those_go_along_that_started_first(
 def test_of_each_node_the_run_that_came_back_most_goes_along(
     recorder: Recorder, packer: Packer
 ) -> None:
-    recorder.under_way.add(Spinning("g", 7, {"a": 3, "b": 2, "c": 1, OTHER: 9}))
-    recorder.under_way.add(Spinning("g", 8, {"a": 2, "b": 5}))
+    recorder.runs.add(Spinning("g", 7, {"a": 3, "b": 2, "c": 1, OTHER: 9}))
+    recorder.runs.add(Spinning("g", 8, {"a": 2, "b": 5}))
     long, short = recorder.run_id(7), recorder.run_id(8)
     assert taken(packer).sections["loops"] == [
         ("g", "", 15, long),
@@ -415,7 +415,7 @@ def test_of_each_node_the_run_that_came_back_most_goes_along(
         ("g", "a", 3, long),
     ]
     assert packer.take() is None
-    recorder.under_way.clear()
+    recorder.runs.clear()
     assert taken(packer).sections["loops"] == []
     assert packer.take() is None
 
@@ -423,8 +423,8 @@ def test_of_each_node_the_run_that_came_back_most_goes_along(
 def test_loops_of_runs_that_ended_go_along_once(
     recorder: Recorder, packer: Packer
 ) -> None:
-    recorder.loop_ended("g", {"a": 2, "b": 1})
-    recorder.loop_ended("g", {"a": 4, OTHER: 3})
+    recorder.revisits.add("g", {"a": 2, "b": 1})
+    recorder.revisits.add("g", {"a": 4, OTHER: 3})
     found = taken(packer).sections
     assert found["looped"] == [("g", "a", 4)]
     assert "loops" not in found
@@ -435,12 +435,12 @@ def test_of_many_loops_those_of_the_most_visits_go_along(
     recorder: Recorder, packer: Packer
 ) -> None:
     counts = {f"n{number}": number for number in range(2, MAX_LOOPS + 12)}
-    recorder.loop_ended("g", counts)
-    recorder.under_way.add(Spinning("g", 1, counts))
+    recorder.revisits.add("g", counts)
+    recorder.runs.add(Spinning("g", 1, counts))
     found: Any = taken(packer).sections
     assert len(found["looped"]) == len(found["loops"]) == MAX_LOOPS
     assert found["looped"][0] == ("g", f"n{MAX_LOOPS + 11}", MAX_LOOPS + 11)
-    assert recorder.loops_left_out == 10
+    assert recorder.revisits.left_out == 10
 
 
 def test_columns_are_little_endian_and_unpadded() -> None:

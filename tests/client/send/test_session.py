@@ -8,19 +8,21 @@ from typing import Any
 import pytest
 
 from kaywatch import wire
+from kaywatch._send.batches import Batches
+from kaywatch._send.broker import AgentStatus
+from kaywatch._send.connection import AgentConnection
+from kaywatch._send.identity import ClientIdentity
 from kaywatch._send.session import (
     GREETING_TIMEOUT,
     PATIENCE_MIN,
     STALL_TIMEOUT,
     USAGE_INTERVAL,
     WINDOW_BATCHES,
-    Identity,
-    Session,
 )
 from kaywatch._send.transport import Again, Refused
 from kaywatch.recorder import Recorder
 
-IDENTITY = Identity(b"i" * 16, "service", "host", 42, 1.0, "sdk", {"zone": "b"})
+IDENTITY = ClientIdentity(b"i" * 16, "service", "host", 42, 1.0, "sdk", {"zone": "b"})
 
 
 class ScriptedAgent:
@@ -45,15 +47,12 @@ class ScriptedAgent:
 
 
 class ScriptedTransport:
-    arrivals = 0
-
     def __init__(self, agent: ScriptedAgent) -> None:
         self.agent = agent
         self.lossy = agent.behind_broker
-        self.absent = False
         self.largest = wire.MAX_FRAME
         self.sent: list[dict[str, Any]] = []
-        self.replies: list[bytes] = []
+        self.replies: list[bytes | AgentStatus] = []
         self.backlog = 0
         self.broken = False
         self.closed = False
@@ -66,7 +65,7 @@ class ScriptedTransport:
             committed = self.agent.committed
             self.replies.append(wire.ack(committed, IDENTITY.client, number))
 
-    def pump(self, timeout: float) -> list[bytes]:
+    def receive(self, timeout: float) -> list[bytes | AgentStatus]:
         if self.broken:
             raise ConnectionResetError("broken")
         replies, self.replies = self.replies, []
@@ -95,13 +94,13 @@ def agent() -> ScriptedAgent:
 @pytest.fixture
 def recorder() -> Recorder:
     recorder = Recorder()
-    recorder.open_gate()
+    recorder.open()
     return recorder
 
 
 @pytest.fixture
-def session(agent: ScriptedAgent, recorder: Recorder) -> Session:
-    return Session(IDENTITY, recorder, agent.connect)
+def session(agent: ScriptedAgent, recorder: Recorder) -> AgentConnection:
+    return AgentConnection(Batches(IDENTITY, recorder), agent.connect)
 
 
 def record(recorder: Recorder, times: int = 1) -> None:
@@ -110,7 +109,7 @@ def record(recorder: Recorder, times: int = 1) -> None:
 
 
 def test_a_hello_comes_first_and_batches_wait_for_its_answer(
-    session: Session, recorder: Recorder, agent: ScriptedAgent
+    session: AgentConnection, recorder: Recorder, agent: ScriptedAgent
 ) -> None:
     agent.greets = False
     record(recorder)
@@ -126,21 +125,21 @@ def test_a_hello_comes_first_and_batches_wait_for_its_answer(
 
 
 def test_a_batch_is_kept_until_it_is_acknowledged(
-    session: Session, recorder: Recorder, agent: ScriptedAgent
+    session: AgentConnection, recorder: Recorder, agent: ScriptedAgent
 ) -> None:
     record(recorder, 3)
     session.step(1.0)
-    assert not session.settled
-    assert session.buffer.events == 3
+    assert not session.batches.drained
+    assert session.batches.buffer.events == 3
 
     agent.last.ack(1)
     session.step(2.0)
-    assert session.settled
-    assert session.buffer.acked_events == 3
+    assert session.batches.drained
+    assert session.batches.buffer.acked_events == 3
 
 
 def test_after_a_reconnect_only_what_is_not_committed_is_sent_again(
-    session: Session, recorder: Recorder, agent: ScriptedAgent
+    session: AgentConnection, recorder: Recorder, agent: ScriptedAgent
 ) -> None:
     for second in range(4):
         record(recorder)
@@ -153,11 +152,11 @@ def test_after_a_reconnect_only_what_is_not_committed_is_sent_again(
 
     session.step(10.0)
     assert agent.last.batches() == [3, 4]
-    assert session.buffer.acked_events == 2
+    assert session.batches.buffer.acked_events == 2
 
 
 def test_an_absent_agent_is_looked_for_with_a_growing_delay(
-    session: Session, recorder: Recorder, agent: ScriptedAgent
+    session: AgentConnection, recorder: Recorder, agent: ScriptedAgent
 ) -> None:
     agent.absent = True
     record(recorder)
@@ -181,7 +180,7 @@ def test_an_absent_agent_is_looked_for_with_a_growing_delay(
 
 
 def test_someone_who_waits_does_not_wait_for_the_delay(
-    session: Session, recorder: Recorder, agent: ScriptedAgent
+    session: AgentConnection, recorder: Recorder, agent: ScriptedAgent
 ) -> None:
     agent.absent = True
     record(recorder)
@@ -194,7 +193,7 @@ def test_someone_who_waits_does_not_wait_for_the_delay(
 
 
 def test_a_flush_asks_once_for_an_early_ack(
-    session: Session, recorder: Recorder, agent: ScriptedAgent
+    session: AgentConnection, recorder: Recorder, agent: ScriptedAgent
 ) -> None:
     record(recorder)
     for second in range(3):
@@ -205,7 +204,7 @@ def test_a_flush_asks_once_for_an_early_ack(
 
 
 def test_an_agent_that_does_not_greet_is_left(
-    session: Session, recorder: Recorder, agent: ScriptedAgent
+    session: AgentConnection, recorder: Recorder, agent: ScriptedAgent
 ) -> None:
     agent.greets = False
     record(recorder)
@@ -217,7 +216,7 @@ def test_an_agent_that_does_not_greet_is_left(
 
 
 def test_an_agent_that_reads_nothing_is_left(
-    session: Session, recorder: Recorder, agent: ScriptedAgent
+    session: AgentConnection, recorder: Recorder, agent: ScriptedAgent
 ) -> None:
     record(recorder)
     session.step(0.0)
@@ -226,11 +225,11 @@ def test_an_agent_that_reads_nothing_is_left(
     session.step(2.0 + STALL_TIMEOUT)
 
     assert agent.last.closed
-    assert session.buffer.events == 1
+    assert session.batches.buffer.events == 1
 
 
 def test_a_batch_that_is_refused_for_good_is_dropped_and_reported(
-    session: Session,
+    session: AgentConnection,
     recorder: Recorder,
     agent: ScriptedAgent,
     caplog: pytest.LogCaptureFixture,
@@ -245,13 +244,13 @@ def test_a_batch_that_is_refused_for_good_is_dropped_and_reported(
     record(recorder)
     session.step(2.0)
 
-    assert session.buffer.lost == {"rejected": 7}
+    assert session.batches.buffer.lost == {"rejected": 7}
     assert agent.last.sent[-1]["drops"] == {"rejected": 7}
     assert caplog.text.count("no good") == 1
 
 
 def test_an_agent_of_another_version_gets_nothing_and_costs_nothing(
-    session: Session, recorder: Recorder, agent: ScriptedAgent
+    session: AgentConnection, recorder: Recorder, agent: ScriptedAgent
 ) -> None:
     agent.greets = False
     record(recorder)
@@ -264,11 +263,11 @@ def test_an_agent_of_another_version_gets_nothing_and_costs_nothing(
         session.step(float(second))
 
     assert len(agent.connections) == 1
-    assert session.buffer.events == 1
+    assert session.batches.buffer.events == 1
     assert "I speak 2" in session.error
 
 
-def test_slow_down_is_heard(session: Session, agent: ScriptedAgent) -> None:
+def test_slow_down_is_heard(session: AgentConnection, agent: ScriptedAgent) -> None:
     session.step(0.0)
     agent.last.replies.append(wire.slow(5))
     session.step(1.0)
@@ -277,7 +276,7 @@ def test_slow_down_is_heard(session: Session, agent: ScriptedAgent) -> None:
 
 
 def test_topologies_are_sent_again_to_a_new_connection(
-    session: Session, recorder: Recorder, agent: ScriptedAgent
+    session: AgentConnection, recorder: Recorder, agent: ScriptedAgent
 ) -> None:
     from kaywatch.recorder import Topology
 
@@ -302,13 +301,13 @@ def test_topologies_are_sent_again_to_a_new_connection(
 
 
 def test_a_goodbye_carries_the_last_drops(
-    session: Session, recorder: Recorder, agent: ScriptedAgent
+    session: AgentConnection, recorder: Recorder, agent: ScriptedAgent
 ) -> None:
     record(recorder)
     session.step(0.0)
     agent.last.ack(1)
     session.step(1.0)
-    session.buffer.count_drop("pending_full", 3)
+    session.batches.buffer.count_drop("pending_full", 3)
     session.close()
 
     goodbye = agent.last.sent[-1]
@@ -319,7 +318,7 @@ def test_a_goodbye_carries_the_last_drops(
 
 @pytest.mark.parametrize("garbage", [b"", b"\xc1", b"\x01", b"\x81\xa4type\xa3ack"])
 def test_an_answer_that_is_none_ends_the_connection_only(
-    session: Session, recorder: Recorder, agent: ScriptedAgent, garbage: bytes
+    session: AgentConnection, recorder: Recorder, agent: ScriptedAgent, garbage: bytes
 ) -> None:
     record(recorder)
     session.step(0.0)
@@ -327,7 +326,7 @@ def test_an_answer_that_is_none_ends_the_connection_only(
     session.step(1.0)
 
     assert agent.last.closed
-    assert session.buffer.events == 1
+    assert session.batches.buffer.events == 1
 
 
 # -- behind a broker -------------------------------------------------------------------
@@ -340,7 +339,7 @@ def broker(agent: ScriptedAgent) -> ScriptedAgent:
 
 
 def test_what_the_agent_misses_is_sent_again_after_a_greeting(
-    session: Session, recorder: Recorder, broker: ScriptedAgent
+    session: AgentConnection, recorder: Recorder, broker: ScriptedAgent
 ) -> None:
     for second in range(3):
         record(recorder)
@@ -356,7 +355,7 @@ def test_what_the_agent_misses_is_sent_again_after_a_greeting(
 
 
 def test_acks_of_before_are_no_answer_to_a_greeting(
-    session: Session, recorder: Recorder, broker: ScriptedAgent
+    session: AgentConnection, recorder: Recorder, broker: ScriptedAgent
 ) -> None:
     record(recorder)
     session.step(0.0)
@@ -368,16 +367,16 @@ def test_acks_of_before_are_no_answer_to_a_greeting(
     broker.last.ack(1)
     record(recorder)
     session.step(2.0)
-    assert session.buffer.acked_events == 1
+    assert session.batches.buffer.acked_events == 1
     assert broker.last.batches() == before
 
     broker.last.replies.append(wire.ack(1, IDENTITY.client, greeting=2))
     session.step(3.0)
-    assert broker.last.batches()[-1] == session.seq
+    assert broker.last.batches()[-1] == session.batches.seq
 
 
 def test_without_acks_it_greets_again_ever_more_seldom(
-    session: Session, recorder: Recorder, broker: ScriptedAgent
+    session: AgentConnection, recorder: Recorder, broker: ScriptedAgent
 ) -> None:
     record(recorder)
     session.step(0.0)
@@ -396,7 +395,7 @@ def test_without_acks_it_greets_again_ever_more_seldom(
 
 
 def test_an_agent_that_answers_and_acknowledges_nothing_is_not_pestered(
-    session: Session, recorder: Recorder, broker: ScriptedAgent
+    session: AgentConnection, recorder: Recorder, broker: ScriptedAgent
 ) -> None:
     record(recorder)
     for second in range(200):
@@ -407,25 +406,25 @@ def test_an_agent_that_answers_and_acknowledges_nothing_is_not_pestered(
 
 
 def test_a_quiet_client_has_no_doubts(
-    session: Session, recorder: Recorder, broker: ScriptedAgent
+    session: AgentConnection, recorder: Recorder, broker: ScriptedAgent
 ) -> None:
     record(recorder)
     for second in range(100):
         session.step(float(second))
-        if session.buffer.lowest:
-            broker.last.ack(session.seq)
+        if session.batches.buffer.lowest:
+            broker.last.ack(session.batches.seq)
 
     assert len(broker.last.hellos()) == 1
 
 
 def test_no_more_is_under_way_than_the_broker_should_hold(
-    session: Session, recorder: Recorder, broker: ScriptedAgent
+    session: AgentConnection, recorder: Recorder, broker: ScriptedAgent
 ) -> None:
     for second in range(WINDOW_BATCHES * 2):
         record(recorder)
         session.step(second / 1000)
     assert broker.last.batches() == list(range(1, WINDOW_BATCHES + 1))
-    assert session.busy  # an ack is worth looking for
+    assert session.is_busy(1.0)  # an ack is worth looking for
 
     broker.last.ack(10)
     session.step(1.0)
@@ -433,20 +432,19 @@ def test_no_more_is_under_way_than_the_broker_should_hold(
 
 
 def test_nothing_is_sent_to_an_agent_that_is_away(
-    session: Session, recorder: Recorder, broker: ScriptedAgent
+    session: AgentConnection, recorder: Recorder, broker: ScriptedAgent
 ) -> None:
     record(recorder)
     session.step(0.0)
     sent = len(broker.last.sent)
-    broker.last.absent = True
+    broker.last.replies.append(AgentStatus.AWAY)
     for second in range(1, 100):
         record(recorder)
         session.step(float(second), urgent=True)
     assert len(broker.last.sent) == sent
-    assert not session.connected and not session.busy
+    assert not session.connected and not session.is_busy(100.0)
 
-    broker.last.absent = False
-    broker.last.arrivals += 1
+    broker.last.replies.append(AgentStatus.ARRIVED)
     broker.committed = 1
     session.step(100.0)
     session.step(100.0)
@@ -456,11 +454,11 @@ def test_nothing_is_sent_to_an_agent_that_is_away(
 
 
 def test_the_process_tells_what_it_uses(
-    session: Session, recorder: Recorder, broker: ScriptedAgent
+    session: AgentConnection, recorder: Recorder, broker: ScriptedAgent
 ) -> None:
     for second in range(int(USAGE_INTERVAL) * 3):
         session.step(second + 100.0)
-        broker.last.ack(session.seq)
+        broker.last.ack(session.batches.seq)
     told = [m["process"] for m in broker.last.sent if "process" in m]
 
     assert len(told) == 3
@@ -469,7 +467,7 @@ def test_the_process_tells_what_it_uses(
 
 
 def test_what_no_broker_takes_is_dropped_and_told(
-    session: Session, recorder: Recorder, broker: ScriptedAgent
+    session: AgentConnection, recorder: Recorder, broker: ScriptedAgent
 ) -> None:
     broker.greets = False
     record(recorder, 2_000)
@@ -482,8 +480,8 @@ def test_what_no_broker_takes_is_dropped_and_told(
 
     sizes = [len(wire.pack(m)) for m in broker.last.sent if m["type"] == "batch"]
     assert max(sizes) <= 10_000
-    assert session.buffer.lost == {"unpackable": 2_000}
-    assert session.buffer.events == 2_000
+    assert session.batches.buffer.lost == {"unpackable": 2_000}
+    assert session.batches.buffer.events == 2_000
 
 
 def test_another_version_is_tried_at_once(
@@ -495,10 +493,10 @@ def test_another_version_is_tried_at_once(
             raise Again("it speaks another version")
         return broker.connect()
 
-    session = Session(IDENTITY, recorder, connect)
+    session = AgentConnection(Batches(IDENTITY, recorder), connect)
     record(recorder)
     session.step(0.0)
-    assert session.busy
+    assert session.is_busy(0.0)
     session.step(0.0)
     assert session.connected
 
@@ -512,7 +510,7 @@ def test_who_is_refused_says_so_once(
         tried.append(now)
         raise Refused("wrong password")
 
-    session = Session(IDENTITY, recorder, connect)
+    session = AgentConnection(Batches(IDENTITY, recorder), connect)
     for second in range(60):
         now = float(second)
         session.step(now)

@@ -70,7 +70,7 @@ def test_messages_travel_both_ways_in_any_pieces(
     agent, _ = listener.accept()
     with agent:
         transport.send(b"hello")
-        transport.pump(0.0)
+        transport.receive(0.0)
         assert agent.recv(100) == b"\x00\x00\x00\x05hello"
         assert transport.backlog == 0
 
@@ -78,7 +78,7 @@ def test_messages_travel_both_ways_in_any_pieces(
         received = []
         for position in range(len(frames)):
             agent.sendall(frames[position : position + 1])
-            received += transport.pump(1.0)
+            received += transport.receive(1.0)
         assert received == [b"one", b"", b"three"]
     transport.close()
 
@@ -90,7 +90,7 @@ def test_a_reader_that_reads_nothing_blocks_nobody(
     message = os.urandom(4_000_000)
     transport.send(message)
     for _ in range(3):
-        transport.pump(0.0)
+        transport.receive(0.0)
     assert transport.backlog > 0
 
     agent, _ = listener.accept()
@@ -98,7 +98,7 @@ def test_a_reader_that_reads_nothing_blocks_nobody(
         received = b""
         while len(received) < len(message) + 4:
             received += agent.recv(1_000_000)
-            transport.pump(0.0)
+            transport.receive(0.0)
         assert received[4:] == message
     assert transport.backlog == 0
     transport.close()
@@ -111,7 +111,7 @@ def test_a_connection_that_ends_is_an_os_error(
     agent, _ = listener.accept()
     agent.close()
     with pytest.raises(ConnectionError):
-        transport.pump(1.0)
+        transport.receive(1.0)
     transport.close()
     transport.close()
 
@@ -124,7 +124,7 @@ def test_a_frame_that_no_agent_would_send_is_refused(
     with agent:
         agent.sendall(b"HTTP/1.1 400")
         with pytest.raises(ConnectionError, match="a frame of"):
-            transport.pump(1.0)
+            transport.receive(1.0)
     transport.close()
 
 
@@ -137,7 +137,7 @@ def test_what_an_agent_said_before_it_hung_up_is_heard(
     agent.close()
     transport.send(b"hello")
 
-    assert transport.pump(1.0) == [b"you may not"]
+    assert transport.receive(1.0) == [b"you may not"]
     with pytest.raises(ConnectionError):
-        [transport.pump(1.0) for _ in range(10)]
+        [transport.receive(1.0) for _ in range(10)]
     transport.close()

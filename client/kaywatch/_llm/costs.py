@@ -1,13 +1,13 @@
-"""What LLM calls cost an attempt and a run, until it is known what came of them.
+"""The costs of LLM calls, by attempt and by run, until it is known what came of them.
 
-Strategy: the calls of an attempt are added to its `Spending`, held by the frame. If an
-exception leaves the attempt, what is held is counted as wasted, and so is what comes
-in later, as the usage of a stream does. Who ends well hands over to the attempt around
-it, which may still fail. The calls of a run are added up on its `Bill`, observed when
-the run has ended and so have they.
+Strategy: the calls of an attempt are added to its `AttemptCost`, held by the span. If
+an exception leaves the attempt, its entries are counted as wasted, and so are later
+ones, such as the usage of a stream. An attempt that succeeds hands its entries to the
+attempt around it, which may still fail. The calls of a run are added to its `RunCost`,
+observed once the run and its calls have ended.
 
-No lock is taken to add: an entry is appended, and whoever pops it counts it, so each
-is counted once whatever threads do. Frames without LLM calls have none of this.
+No lock is taken to add: an entry is appended, and the thread that pops it counts it, so
+each is counted once. Spans without LLM calls have none of this.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from kaywatch._process import process
-from kaywatch._spans.frames import Frame, Run
+from kaywatch._spans.spans import Run, Span
 
-__all__ = ["Bill", "Spent", "Spending", "bills_of", "spending_of"]
+__all__ = ["RunCost", "CostEntry", "AttemptCost", "run_costs_of", "attempt_cost_of"]
 
 # Entries are summed up beyond so many: a job of a million calls holds a few kB.
 MAX_HELD: Final = 256
@@ -30,7 +30,7 @@ MAX_HELD: Final = 256
 MAX_INNER: Final = 10_000
 
 
-class Spent(NamedTuple):
+class CostEntry(NamedTuple):
     """What some calls of one model cost one node.
 
     Attributes:
@@ -45,7 +45,7 @@ class Spent(NamedTuple):
     cost: float
 
 
-class Spending:
+class AttemptCost:
     """What the calls of one attempt cost.
 
     Args:
@@ -57,18 +57,18 @@ class Spending:
 
     __slots__ = ("_closed", "_held", "_outer", "_wasted", "inner")
 
-    def __init__(self, outer: Spending | None) -> None:
+    def __init__(self, outer: AttemptCost | None) -> None:
         self._outer = outer
-        self._held: list[Spent] = []
-        self.inner: set[Spending] = set()
+        self._held: list[CostEntry] = []
+        self.inner: set[AttemptCost] = set()
         self._wasted = False
         self._closed = False
         if outer is not None and len(outer.inner) < MAX_INNER:
             outer.inner.add(self)
 
-    def add(self, spent: Spent) -> None:
+    def add(self, entry: CostEntry) -> None:
         """Take in what a call cost, be the attempt under way or over."""
-        self._held.append(spent)
+        self._held.append(entry)
         if len(self._held) > MAX_HELD:
             self._held.extend(_summed(_taken(self._held)))
         if self._wasted or self._closed:
@@ -90,14 +90,14 @@ class Spending:
 
     def _pass_on(self) -> None:
         # After the flag was set: whoever sees it or whoever set it pops an entry.
-        for spent in _taken(self._held):
+        for entry in _taken(self._held):
             if self._wasted:
-                spent.wasted(spent.input, spent.output, spent.cost)
+                entry.wasted(entry.input, entry.output, entry.cost)
             elif self._outer is not None:
-                self._outer.add(spent)
+                self._outer.add(entry)
 
 
-class Bill:
+class RunCost:
     """What the calls of one run cost in all."""
 
     __slots__ = ("_amounts", "_ended", "_graph", "_open", "_unsent")
@@ -138,41 +138,46 @@ class Bill:
             point("observe", "llm_run_tokens", self._graph, "")(tokens)
 
 
-def spending_of(frame: Frame) -> Spending:
-    """Return the spending of the attempt that is under way in a frame."""
-    extras = frame.extras
-    if extras is not None and extras.spending is not None:
-        return extras.spending
+def attempt_cost_of(span: Span) -> AttemptCost:
+    """Return the cost of the attempt that is under way in a span."""
+    details = span.details
+    if details is not None and isinstance(details.cost, AttemptCost):
+        return details.cost
     with _making:
-        extras = frame.extra()
-        if extras.spending is None:
-            outer = _around(frame)
-            around = spending_of(outer) if outer is not None else None
-            extras.spending = Spending(around)
-        return extras.spending
+        details = span.detail()
+        if isinstance(details.cost, AttemptCost):
+            return details.cost
+        outer = _around(span)
+        made = AttemptCost(attempt_cost_of(outer) if outer is not None else None)
+        details.cost = made
+        return made
 
 
-def bills_of(run: Run | None) -> list[Bill]:
-    """Return the bills of a run and of those around it, as far as they go on."""
+def run_costs_of(run: Run | None) -> list[RunCost]:
+    """Return the costs of a run and of those around it, as far as they go on."""
     found = []
     while isinstance(run, Run):
         if run.parent is not run:  # not left yet
-            found.append(run.bill or _bill(run))
+            found.append(_run_cost(run))
         run = run.token.old_value
     return found
 
 
-def _bill(run: Run) -> Bill:
+def _run_cost(run: Run) -> RunCost:
+    if isinstance(run.cost, RunCost):
+        return run.cost
     with _making:
-        run.bill = run.bill or Bill(run.graph)
-        return run.bill
+        if isinstance(run.cost, RunCost):
+            return run.cost
+        run.cost = made = RunCost(run.graph)
+        return made
 
 
-def _around(frame: Frame) -> Frame | None:
+def _around(span: Span) -> Span | None:
     # A batch's item knows its batch, also in a thread that has lost the context.
-    root = getattr(frame, "root", None)
-    outer = frame.token.old_value if root is None else root
-    return outer if isinstance(outer, Frame) else None
+    root = getattr(span, "root", None)
+    outer = span.token.old_value if root is None else root
+    return outer if isinstance(outer, Span) else None
 
 
 def _taken(entries: list[Any]) -> list[Any]:
@@ -186,12 +191,14 @@ def _taken(entries: list[Any]) -> list[Any]:
     return taken
 
 
-def _summed(entries: list[Spent]) -> list[Spent]:
-    sums: dict[Any, Spent] = {}
-    for spent in entries:
-        wasted, *amounts = sums.get(spent.wasted, Spent(spent.wasted, 0.0, 0.0, 0.0))
-        more = (a + b for a, b in zip(amounts, spent[1:], strict=True))
-        sums[wasted] = Spent(wasted, *more)
+def _summed(entries: list[CostEntry]) -> list[CostEntry]:
+    sums: dict[Any, CostEntry] = {}
+    for entry in entries:
+        wasted, *amounts = sums.get(
+            entry.wasted, CostEntry(entry.wasted, 0.0, 0.0, 0.0)
+        )
+        more = (a + b for a, b in zip(amounts, entry[1:], strict=True))
+        sums[wasted] = CostEntry(wasted, *more)
     return list(sums.values())
 
 

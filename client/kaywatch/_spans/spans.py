@@ -1,37 +1,24 @@
-"""Executions and runs under way: what `observe` and friends attribute values to.
+"""Executions and runs in progress: `observe` and its siblings attribute values to them.
 
-A frame is opened when a node starts and closed when it ends; the innermost one of
-this thread or task is in a contextvar, so threads and tasks never see each other's.
+A span is opened when a node starts and closed when it ends. The innermost one of a
+thread or task is in a contextvar, so threads and tasks never see each other's.
+
+A listener, such as logging, may be notified of each start and end. There is one or
+none; without one, each notification costs a look at a module's global.
 """
 
 from __future__ import annotations
 
 import time
 from contextvars import ContextVar, Token
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from kaywatch._process import process
-from kaywatch._spans import events as _events
-from kaywatch._spans.extras import OK, Extras
-from kaywatch.recorder import ErrorKey, Failure, Flight, Looped, Series
+from kaywatch._spans.details import OK, SpanDetails, message_of, traceback_of
+from kaywatch.recorder import ErrorKey, Failure, InFlight, RunVisits, Series
 from kaywatch.wire import EndReason, Outcome, Phase
 
-if TYPE_CHECKING:
-    from kaywatch._llm.spending import Bill
-
-__all__ = [
-    "Frame",
-    "TRYING",
-    "Run",
-    "current_frame",
-    "current_run",
-    "message_of",
-    "traceback_of",
-]
-
-MAX_MESSAGE: Final = 500  # characters of an exception's message that are kept
-MAX_FRAMES: Final = 30
-MAX_TRACEBACK: Final = 4_000  # characters
+__all__ = ["TRYING", "Listener", "Run", "Span", "current_run", "current_span", "listen"]
 
 # Plain values of the enums: looking a member up costs more than recording it.
 PREP: Final = Phase.PREP.value
@@ -40,8 +27,15 @@ POST: Final = Phase.POST.value
 UNKNOWN: Final = EndReason.UNKNOWN.value
 
 # Like times, these are true.
-BEFORE: Final = -1.0  # of `Frame.left`
-TRYING: Final = -1.0  # of `Frame.tried`
+BEFORE: Final = -1.0  # of `Span.left`
+TRYING: Final = -1.0  # of `Span.tried`
+
+
+class CostOfRun(Protocol):
+    """Adds up the costs of a run."""
+
+    def end(self) -> None:
+        """The run has ended: record its costs."""
 
 
 class Run:
@@ -50,7 +44,7 @@ class Run:
     Attributes:
         owner: the graph object while it runs, for instrumentation to recognise its
             own runs; released at the end, since contexts outlive runs.
-        parent: the frame in which it was opened: what runs with that one innermost
+        parent: the span in which it was opened: what runs with that one innermost
             is called by the graph's own loop.
         visits: executions of nodes by that loop so far.
         counts: those of each node, by its name.
@@ -60,69 +54,51 @@ class Run:
         ended_at: the visits when `get_next_node` gave the reason.
         available: the actions that would have led on, if someone listens.
         noted: what the listener keeps with the run.
-        bill: what its LLM calls cost, if it made any.
+        cost: what its LLM calls cost, if it made any.
     """
 
-    __slots__ = (
-        "action",
-        "available",
-        "bill",
-        "counts",
-        "ended_at",
-        "epoch",
-        "graph",
-        "node",
-        "noted",
-        "number",
-        "owner",
-        "parent",
-        "reason",
-        "started",
-        "token",
-        "visits",
-    )
+    visits = 0
+    node = ""
+    action = ""
+    reason: str = UNKNOWN
+    ended_at = 0
+    available: tuple[str, ...] = ()
+    noted: object = None
+    cost: CostOfRun | None = None
 
     def __init__(
-        self, graph: str, owner: object = None, parent: Frame | None = None
+        self, graph: str, owner: object = None, parent: Span | None = None
     ) -> None:
         self.graph = graph
         self.owner = owner
-        self.parent: Frame | Run | None = parent
-        self.visits = 0
+        self.parent: Span | Run | None = parent
         self.counts: dict[str, int] = {}
-        self.node = ""
-        self.action = ""
-        self.reason: str = UNKNOWN
-        self.ended_at = 0
-        self.available: tuple[str, ...] = ()
-        self.noted: object = None
-        self.bill: Bill | None = None
         self.number = process.recorder.next_number()
         self.token: Token[Run | None] = _set_run(self)
         self.started = _clock()
         self.epoch = _time() - self.started
-        _set_out(self)
+        _runs.add(self)
 
     def ends(self, reason: str) -> None:
         """Note why the loop ends after the visits so far."""
         self.reason = reason
         self.ended_at = self.visits
 
-    def looped(self) -> Looped | None:
-        """Return how often it visited which node, None while it came back to none."""
+    def revisits(self) -> RunVisits | None:
+        """Return the visits of each node, None while no node was visited twice."""
         if self.visits == len(self.counts):
             return None
-        return Looped(self.graph, self.number, self.visits, self.counts)
+        return RunVisits(self.graph, self.number, self.visits, self.counts)
 
     def leave(self) -> None:
         """Give the context back to the run around this one."""
-        _arrive(self)
-        try:  # noqa: SIM105 - see Frame.close
+        _runs.discard(self)
+        try:  # noqa: SIM105 - see Span.close
             _reset_run(self.token)
         except ValueError:
             pass
         self.owner = None
-        self.parent = self  # no frame: nothing is called by this loop any more
+        self.parent = self  # no span: nothing is called by this loop any more
 
     def close(self, error: BaseException | None = None) -> None:
         """Record that the run ended now, with `error` if one leaves it."""
@@ -137,34 +113,33 @@ class Run:
             self.graph, seconds, outcome, reason, self.node, self.action, self.visits
         )
         if self.visits != len(self.counts):
-            process.recorder.loop_ended(self.graph, self.counts)
-        if self.bill is not None:
-            self.bill.end()
-        listener = _events.listener
+            process.recorder.revisits.add(self.graph, self.counts)
+        if self.cost is not None:
+            self.cost.end()
         if listener is not None:
             listener.run_ended(self, seconds, str(reason), error)
 
 
-class Frame:
+class Span:
     """One execution of one node, under way.
 
     Attributes:
         owner: the node object while it runs, for instrumentation to recognise its own
-            frames; released at the end, since contexts outlive frames.
+            spans; released at the end, since contexts outlive spans.
         run: the run of a graph in which it takes place.
         visit: whether that graph's loop called it, rather than another node.
-        started, entered, left: when the frame was opened, and when its `_exec` was
+        started, entered, left: when the span was opened, and when its `_exec` was
             entered first and left last. `entered` is 0.0 before, and `left` is
             BEFORE then, and 0.0 within.
         tried: TRYING within a call of `exec`, else when it failed, 0.0 if it did not.
         action: what `post` returned.
-        extras: what only some executions have, once this one does.
+        details: what only some executions have, once this one does.
     """
 
     __slots__ = (
         "action",
+        "details",
         "entered",
-        "extras",
         "left",
         "owner",
         "run",
@@ -179,7 +154,7 @@ class Frame:
         self,
         series: Series,
         run: Run | None = None,
-        outer: Frame | None = None,
+        outer: Span | None = None,
         owner: object = None,
     ) -> None:
         self.series = series
@@ -189,17 +164,17 @@ class Frame:
         self.left = BEFORE
         self.tried = 0.0
         self.action = "default"
-        self.extras: Extras | None = None
+        self.details: SpanDetails | None = None
         self.started = _clock()
         self.visit = run is not None and outer is run.parent
-        _take_off(self)
-        self.token: Token[Frame | None] = _set_frame(self)
+        _in_flight.add(self)
+        self.token: Token[Span | None] = _set_span(self)
 
-    def flight(self) -> Flight:
+    def in_flight(self) -> InFlight:
         """Return where this execution is under way, and since when."""
         run = self.run
         epoch = _time() - _clock() if run is None else run.epoch
-        return Flight(
+        return InFlight(
             self.series.graph,
             self.series.node,
             epoch + self.started,
@@ -217,17 +192,17 @@ class Frame:
     @property
     def attempts(self) -> int:
         """Calls of `exec` beyond the first plus one; 1 without retries."""
-        return self.extras.attempts if self.extras is not None else 1
+        return self.details.attempts if self.details is not None else 1
 
     @property
     def outcome(self) -> int:
         """How it ended, once it has."""
-        return self.extras.outcome if self.extras is not None else OK
+        return self.details.outcome if self.details is not None else OK
 
     @property
     def answer(self) -> tuple[ErrorKey, str] | None:
         """The failure that it ended with, or that was answered in it; its message."""
-        return self.extras.answer if self.extras is not None else None
+        return self.details.answer if self.details is not None else None
 
     def enter(self) -> None:
         """Note that `_exec` starts, or goes on after it was left."""
@@ -245,71 +220,68 @@ class Frame:
         Its type and message are taken at once: keeping the exception would keep alive
         all that its traceback refers to.
         """
-        extras = self.extra()
-        extras.outcome = outcome
+        details = self.detail()
+        details.outcome = outcome
         if isinstance(error, BaseException):
             key = type(error).__name__, self.phase
-            extras.answer = key, message_of(error)
+            details.answer = key, message_of(error)
             if process.settings.failures == "traceback":
-                extras.traceback = traceback_of(error)
+                details.traceback = traceback_of(error)
 
-    def extra(self) -> Extras:
-        """Return the extras, made at first use."""
-        if self.extras is None:
-            self.extras = Extras()
-        return self.extras
+    def detail(self) -> SpanDetails:
+        """Return the details, made at first use."""
+        if self.details is None:
+            self.details = SpanDetails()
+        return self.details
 
     def fails(self, error: BaseException) -> None:
         """Note that a call of `exec` failed: another one would be a retry."""
         self.tried = _clock()
-        heard = _events.listener is not None
-        message = message_of(error) if heard else ""
-        self.extra().failed = type(error).__name__, message
+        message = message_of(error) if listener is not None else ""
+        self.detail().failed = type(error).__name__, message
         self.waste()
 
     def repeat(self) -> None:
         """Count a call of `exec` after one that failed."""
-        extras = self.extra()
-        extras.waited += _clock() - self.tried
-        extras.attempts += 1
-        listener = _events.listener
+        details = self.detail()
+        details.waited += _clock() - self.tried
+        details.attempts += 1
         if listener is not None:
-            listener.node_retried(self, *extras.failed)
+            listener.node_retried(self, *details.failed)
 
     def tell(self, shared: object = None) -> None:
         """Tell the listener, if there is one, that the node starts."""
-        listener = _events.listener
         if listener is None:
             return
         try:
             listener.node_started(self, shared)
         except BaseException as error:
-            # An interrupt: nobody else would close this frame.
+            # An interrupt: nobody else would close this span.
             self.close(error)
             raise
 
     def waste(self) -> None:
         """Count what LLM calls cost the attempt as wasted: an exception left it."""
-        extras = self.extras
-        if extras is not None and extras.spending is not None:
-            spending, extras.spending = extras.spending, None
-            spending.waste()
+        details = self.details
+        if details is not None and details.cost is not None:
+            cost, details.cost = details.cost, None
+            cost.waste()
 
     def keep(self) -> None:
         """Leave what LLM calls cost the attempt to the one around it: it went well."""
-        if self.extras is not None and self.extras.spending is not None:
-            self.extras.spending.close()
+        if self.details is not None and self.details.cost is not None:
+            self.details.cost.close()
 
     def close(self, error: BaseException | None = None) -> None:
         """Record the execution, which ends now, with `error` if one leaves it."""
         ended = _clock()
         try:  # noqa: SIM105 - a `with` on the hot path costs too much
-            _reset_frame(self.token)
+            _reset_span(self.token)
         except ValueError:
             # Closed in another context than it was opened in, as when a coroutine's
             # garbage collection closes it; that context is gone anyway.
             pass
-        _land(self)
+        _in_flight.discard(self)
         owner, self.owner = self.owner, None
         if error is not None:
             self._fail(error)
@@ -321,7 +293,7 @@ class Frame:
             counts[node] = counts.get(node, 0) + 1
             run.action = action
         left = self.left
-        if self.extras is not None or left <= 0.0:
+        if self.details is not None or left <= 0.0:
             self._record(ended)
         else:
             # Nearly always, and the same as `_record` does.
@@ -339,12 +311,11 @@ class Frame:
                 0.0,
                 0,
             )
-            # As `record_phased` does, without the 50 ns of a call.
-            if len(_phased) < _gate[0]:
+            # As `PendingEvents.record` does, without the 50 ns of a call.
+            if len(_phased) < _watermark[0]:
                 _extend(event)
             else:
                 _record_phased(event)
-        listener = _events.listener
         if listener is not None:
             listener.node_ended(self, owner, ended - self.started, error)
 
@@ -354,28 +325,28 @@ class Frame:
         What is left of the execution belongs to `post`. If an error ended it, then the
         rest belongs to the phase that the error came from.
         """
-        extras = self.extra()
+        details = self.detail()
         if not self.entered:
             # A `_run` of the application's own need not call `_exec`.
-            failed = extras.outcome != OK
+            failed = details.outcome != OK
             return (ended - self.started, 0.0, 0.0) if failed else None
-        span = (self.left or ended) - self.entered
-        extras.add_up(span)
-        waited = min(extras.waited, span)
-        return self.entered - self.started, span - waited, waited
+        within = (self.left or ended) - self.entered
+        details.add_up(within)
+        waited = min(details.waited, within)
+        return self.entered - self.started, within - waited, waited
 
     def _record(self, ended: float) -> None:
-        phases, extras = self.phases(ended), self.extra()
-        key = extras.answer[0] if extras.answer is not None else None
+        phases, details = self.phases(ended), self.detail()
+        key = details.answer[0] if details.answer is not None else None
         seconds = ended - self.started
-        usual = seconds, extras.outcome, extras.attempts, self.action, key
+        usual = seconds, details.outcome, details.attempts, self.action, key
         if phases is None:
             self.series.record(*usual)
         else:
-            event = self.series.number, _time(), *usual, *phases, extras.items
+            event = self.series.number, _time(), *usual, *phases, details.items
             _record_phased(event)
-        if extras.answer is not None and extras.outcome != Outcome.CANCELLED:
-            self._tell(extras, *extras.answer)
+        if details.answer is not None and details.outcome != Outcome.CANCELLED:
+            self._tell(details, *details.answer)
 
     def _fail(self, error: BaseException) -> None:
         # CancelledError, KeyboardInterrupt, GeneratorExit and SystemExit are no
@@ -385,7 +356,7 @@ class Frame:
         self.action = ""
         self.waste()
 
-    def _tell(self, extras: Extras, key: ErrorKey, message: str) -> None:
+    def _tell(self, details: SpanDetails, key: ErrorKey, message: str) -> None:
         recorder = process.recorder
         recorder.failed(
             Failure(
@@ -395,52 +366,88 @@ class Frame:
                 type=key[0],
                 message="" if process.settings.failures == "type" else message,
                 phase=key[1],
-                attempts=extras.attempts,
-                outcome=int(extras.outcome),
+                attempts=details.attempts,
+                outcome=int(details.outcome),
                 run=recorder.run_id(self.run.number) if self.run else "",
-                traceback=extras.traceback,
+                traceback=details.traceback,
             )
         )
 
 
-current_frame: ContextVar[Frame | None] = ContextVar("kaywatch_frame", default=None)
+class Listener(Protocol):
+    """Hears of what was recorded, on the application's threads.
+
+    It lets no Exception out. What else it lets out, a KeyboardInterrupt, reaches the
+    application as if it had met its own code.
+    """
+
+    def node_started(self, span: Span, shared: object) -> None:
+        """Hear that a node starts, within its context.
+
+        That the run started, and of the transition, is told by `span.run`: the node
+        and the action before this one are still there.
+
+        Args:
+            span: of the execution; `owner` is the node.
+            shared: what the node was called with; None for a block.
+        """
+
+    def node_retried(self, span: Span, error_type: str, message: str) -> None:
+        """Hear that `exec` is called again, `span.attempts` counts this call.
+
+        Args:
+            span: of the execution, or of one item of a batch.
+            error_type: what the call before failed with.
+            message: that exception's.
+        """
+
+    def node_ended(
+        self, span: Span, node: object, seconds: float, error: BaseException | None
+    ) -> None:
+        """Hear that a node ended and was recorded, its context left.
+
+        Args:
+            span: of the execution, with outcome, answer, attempts and action.
+            node: the object, which the span has let go.
+            seconds: how long it took.
+            error: what leaves the node.
+        """
+
+    def run_ended(
+        self, run: Run, seconds: float, reason: str, error: BaseException | None
+    ) -> None:
+        """Hear that a run of a graph ended and was recorded.
+
+        Args:
+            run: with its last node and action, and the actions that were `available`.
+            seconds: how long it took.
+            reason: a `wire.EndReason`'s value.
+            error: what leaves the run.
+        """
+
+
+listener: Listener | None = None
+
+
+def listen(new: Listener | None) -> None:
+    """Notify `new` from now on, instead of the listener before; None for nobody."""
+    global listener  # noqa: PLW0603 - the quickest thing to look at
+    listener = new
+
+
+current_span: ContextVar[Span | None] = ContextVar("kaywatch_span", default=None)
 current_run: ContextVar[Run | None] = ContextVar("kaywatch_run", default=None)
 
 # The process has one recorder for as long as it lives.
-_take_off: Final = process.recorder.in_flight.add
-_land: Final = process.recorder.in_flight.discard
-_set_out: Final = process.recorder.under_way.add
-_arrive: Final = process.recorder.under_way.discard
-_record_phased: Final = process.recorder.record_phased
-_phased: Final = process.recorder.phased
+_in_flight: Final = process.recorder.in_flight
+_runs: Final = process.recorder.runs
+_record_phased: Final = process.recorder.pending.phased.record
+_phased: Final = process.recorder.pending.phased.flat
 _extend: Final = _phased.extend
-_gate: Final = process.recorder.phased_gate
+_watermark: Final = process.recorder.pending.phased.watermark
 _time: Final = time.time
 _clock: Final = time.perf_counter
-_set_frame: Final = current_frame.set
-_reset_frame: Final = current_frame.reset
+_set_span: Final = current_span.set
+_reset_span: Final = current_span.reset
 _set_run: Final = current_run.set
 _reset_run: Final = current_run.reset
-
-
-def message_of(cause: BaseException) -> str:
-    """Return an exception's message, the 500 characters of it that are kept."""
-    try:
-        return str(cause)[:MAX_MESSAGE]
-    except Exception as failure:  # noqa: BLE001 - a __str__ of the application's
-        return f"<__str__ raised {type(failure).__name__}>"
-
-
-def traceback_of(cause: BaseException) -> str:
-    """Return where an exception was raised, a line for each frame, the last innermost.
-
-    Files, line numbers and names of functions: neither source nor values.
-    """
-    lines = []
-    trace = cause.__traceback__
-    while trace is not None:
-        code = trace.tb_frame.f_code
-        file = "/".join(code.co_filename.rsplit("/", 3)[-3:])
-        lines.append(f"{file}:{trace.tb_lineno} in {code.co_name}")
-        trace = trace.tb_next
-    return "\n".join(lines[-MAX_FRAMES:])[-MAX_TRACEBACK:]

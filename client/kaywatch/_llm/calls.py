@@ -14,10 +14,10 @@ from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from kaywatch import prices
-from kaywatch._instrument.wrapping import trouble
-from kaywatch._llm.spending import Spent, bills_of, spending_of
+from kaywatch._llm.costs import CostEntry, attempt_cost_of, run_costs_of
 from kaywatch._process import process
-from kaywatch._spans.frames import current_frame, current_run
+from kaywatch._spans.spans import current_run, current_span
+from kaywatch._wrappers import warn_once
 from kaywatch.wire import MAX_NAME
 
 __all__ = ["Call", "Usage", "record_llm"]
@@ -105,10 +105,10 @@ class Call:
     """
 
     __slots__ = (
-        "_bills",
+        "_attempt_cost",
         "_meter",
         "_open",
-        "_spending",
+        "_run_costs",
         "first_token_seconds",
         "model",
         "seconds",
@@ -117,18 +117,18 @@ class Call:
     )
 
     def __init__(self, model: str) -> None:
-        frame = current_frame.get()
-        graph, node = (frame.series.graph, frame.series.node) if frame else ("", "")
+        span = current_span.get()
+        graph, node = (span.series.graph, span.series.node) if span else ("", "")
         self.model = model
         self.served = ""
         self.seconds: float | None = None
         self.first_token_seconds: float | None = None
         self._open = [None]  # whoever pops it records the end
         self._meter = meter_of(graph, node, model)
-        self._spending = spending_of(frame) if frame is not None else None
-        self._bills = bills_of(current_run.get())
-        for bill in self._bills:
-            bill.begin()
+        self._attempt_cost = attempt_cost_of(span) if span is not None else None
+        self._run_costs = run_costs_of(current_run.get())
+        for run_cost in self._run_costs:
+            run_cost.begin()
         self.started = _clock()
 
     def touch(self) -> None:
@@ -198,12 +198,12 @@ class Call:
     def _charge(self, usage: Usage, cost: float | None) -> None:
         if cost is not None:
             self._meter.count("llm_cost_usd", cost)
-        if self._spending is not None and (usage.input or usage.output or cost):
-            self._spending.add(
-                Spent(self._meter.wasted, usage.input, usage.output, cost or 0.0)
+        if self._attempt_cost is not None and (usage.input or usage.output or cost):
+            self._attempt_cost.add(
+                CostEntry(self._meter.wasted, usage.input, usage.output, cost or 0.0)
             )
-        for bill in self._bills:
-            bill.add(cost, usage.input + usage.output)
+        for run_cost in self._run_costs:
+            run_cost.add(cost, usage.input + usage.output)
 
 
 def record_llm(
@@ -247,7 +247,7 @@ def record_llm(
         known = error is None or any(usage)
         call.end(usage if known else None, error=error, cost=_given(cost_usd))
     except Exception:  # noqa: BLE001 - a __str__ of the application's
-        trouble("record_llm")
+        warn_once("record_llm")
 
 
 def _given(value: Any) -> float | None:

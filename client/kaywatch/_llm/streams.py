@@ -9,9 +9,9 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from kaywatch._instrument.wrapping import trouble
-from kaywatch._llm.llm import Call
-from kaywatch._llm.sdk_usage import Tally
+from kaywatch._llm.calls import Call
+from kaywatch._llm.usage import Tally
+from kaywatch._wrappers import warn_once
 
 __all__ = ["AsyncWatched", "SdkCall", "Watched"]
 
@@ -39,7 +39,7 @@ class SdkCall(Call):
             if tally.take(event) and self.first_token_seconds is None:
                 self.first_token_seconds = self.seconds
         except Exception:  # noqa: BLE001 - the application goes on without us
-            trouble("a stream's event")
+            warn_once("a stream's event")
 
     def failed(self, error: BaseException) -> None:
         """Record that it failed now."""
@@ -47,14 +47,14 @@ class SdkCall(Call):
             self.touch()
             self._end(error)
         except Exception:  # noqa: BLE001
-            trouble("an LLM call that failed")
+            warn_once("an LLM call that failed")
 
     def finish(self) -> None:
         """Record it, if it isn't yet, with what is known of it."""
         try:
             self._end(None)
         except Exception:  # noqa: BLE001
-            trouble("the end of an LLM call")
+            warn_once("the end of an LLM call")
 
     def _end(self, error: BaseException | None) -> None:
         tally = self.tally

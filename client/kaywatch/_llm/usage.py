@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from kaywatch._llm.llm import Usage
+from kaywatch._llm.calls import Usage
 
 __all__ = ["AnthropicTally", "OpenAITally", "Tally", "anthropic_usage", "openai_usage"]
 

@@ -1,0 +1,213 @@
+"""The connection to the agent: made, used by a session, and made again when lost.
+
+A plain object without a thread or a clock of its own, driven by `step`; the sender's
+thread does that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+from collections.abc import Callable
+from typing import Final
+
+import msgpack  # noqa: F401 - wire imports it lazily; here no fork can interrupt that
+
+from kaywatch import wire
+from kaywatch._send.batches import Batches
+from kaywatch._send.packer import Sections
+from kaywatch._send.session import (
+    FLUSH_INTERVAL,
+    AgentHistory,
+    BrokerSession,
+    MessageError,
+    Session,
+)
+from kaywatch._send.transport import Again, Refused, Transport
+from kaywatch._send.usage import usage
+
+__all__ = ["AgentConnection"]
+
+log = logging.getLogger("kaywatch")
+
+RETRY_MIN: Final = 0.1
+RETRY_MAX: Final = 2.0  # a look at a missing socket file costs microseconds
+RETRY_LASTING: Final = 10.0  # versions, passwords and rules are changed by people
+
+
+class Backoff:
+    """When to connect again.
+
+    Attributes:
+        delay: seconds after the next failure.
+        at_once: whether not to wait this time.
+    """
+
+    def __init__(self) -> None:
+        self.delay = RETRY_MIN
+        self.at_once = False
+        self._due_at = 0.0
+
+    def is_due(self, now: float, urgent: bool) -> bool:
+        """Return whether to connect now, which is sooner while somebody waits."""
+        return self.at_once or now >= self._due_at - (RETRY_MAX if urgent else 0.0)
+
+    def fail(self, now: float, error: Exception) -> None:
+        """Note that it failed, or that the connection was lost."""
+        self.at_once = isinstance(error, Again)
+        if isinstance(error, Refused):
+            self.delay = RETRY_LASTING
+        # Jitter, so that a restarted agent isn't met by all its clients at once.
+        self._due_at = now + self.delay * random.uniform(0.5, 1.0)
+        self.delay = max(self.delay, min(self.delay * 2, RETRY_MAX))
+
+
+class AgentConnection:
+    """The connection of one process to its agent; used by one thread."""
+
+    def __init__(
+        self,
+        batches: Batches,
+        connect: Callable[[], Transport],
+        history: AgentHistory | None = None,
+    ) -> None:
+        self.batches = batches
+        self.history = history or AgentHistory()
+        self._connect = connect
+        self._link: tuple[Transport, Session] | None = None
+        self._backoff = Backoff()
+        self._error = ""  # of the last connection
+        self._logged: set[str] = set()
+
+    @property
+    def connected(self) -> bool:
+        """Whether the agent is there, as far as known."""
+        return self._link is not None and self._link[1].connected
+
+    @property
+    def error(self) -> str:
+        """The last thing that went wrong, empty if nothing is wrong any more."""
+        return (self._link[1].error if self._link is not None else "") or self._error
+
+    @property
+    def interval(self) -> float:
+        """Seconds between two batches of a quiet process."""
+        return self._link[1].interval if self._link is not None else FLUSH_INTERVAL
+
+    def is_busy(self, now: float) -> bool:
+        """Return whether another step is worth it before the next flush."""
+        if self._link is None:
+            return self._backoff.at_once
+        transport, session = self._link
+        return session.is_busy(now, transport.backlog)
+
+    def step(self, now: float, urgent: bool = False, wait: float = 0.0) -> int:
+        """Pack, connect when due, send, and take in the replies.
+
+        Args:
+            now: monotonic seconds.
+            urgent: somebody waits: ask for an early ack, connect without backoff.
+            wait: how long to wait for the socket at most.
+
+        Returns:
+            The number of events packed.
+        """
+        packed = self._pack(now)
+        try:
+            if self._link is None and self._backoff.is_due(now, urgent):
+                self._link = self._open(now)
+            if self._link is not None:
+                self._exchange(*self._link, now, urgent, wait)
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            # All but OSError: what came back is none of our messages.
+            self._disconnect(now, error)
+        return packed
+
+    def close(self) -> None:
+        """Say goodbye if there is a connection, and close it."""
+        if self._link is not None:
+            transport = self._link[0]
+            with contextlib.suppress(OSError, ValueError):
+                transport.send(self.batches.goodbye())
+                transport.receive(0.0)
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Close this process's copy of the descriptor, without a word: after a fork."""
+        if self._link is not None:
+            self._link[0].close()
+            self._link = None
+
+    # -- inside ----------------------------------------------------------------------
+
+    def _pack(self, now: float) -> int:
+        if self._link is None:
+            return self.batches.pack(wire.MAX_FRAME)
+        transport, session = self._link
+        packed = self.batches.pack(transport.largest)
+        if session.wants_usage(now):
+            self.batches.append(Sections({"process": usage()}, 0, 0))
+        return packed
+
+    def _open(self, now: float) -> tuple[Transport, Session]:
+        transport = self._connect()
+        kind = BrokerSession if transport.lossy else Session
+        return transport, kind(self.batches, self.history, now)
+
+    def _exchange(
+        self,
+        transport: Transport,
+        session: Session,
+        now: float,
+        urgent: bool,
+        wait: float,
+    ) -> None:
+        # First what came: the agent may have said that it is away.
+        self._receive(transport, session, now, 0.0)
+        session.advance(now, transport.backlog)
+        self._send(transport, session, now, urgent)
+        self._receive(transport, session, now, wait)
+        self._send(transport, session, now, urgent)
+
+    def _send(
+        self, transport: Transport, session: Session, now: float, urgent: bool
+    ) -> None:
+        # One message at a time into the transport: what waits stays in the buffer,
+        # where its bytes are bounded.
+        while not transport.backlog:
+            message = session.next_message(now, transport.largest, urgent)
+            if message is None:
+                return
+            transport.send(message)
+            self._receive(transport, session, now, 0.0)
+
+    def _receive(
+        self, transport: Transport, session: Session, now: float, wait: float
+    ) -> None:
+        for data in transport.receive(wait):
+            error = session.receive(data, now)
+            if error is not None:
+                self._complain(error)
+        if session.connected:
+            self._error = ""
+            self._backoff.delay = RETRY_MIN
+
+    def _complain(self, error: MessageError) -> None:
+        text = f"the agent refused a message: {error.text} ({error.code})"
+        self._log_once(error.code, text)
+        if error.lasting:
+            self._backoff.delay = RETRY_LASTING
+            raise ConnectionError(error.text)
+
+    def _disconnect(self, now: float, error: Exception) -> None:
+        self.abandon()
+        self._error = f"{type(error).__name__}: {error}"
+        self._backoff.fail(now, error)
+        if isinstance(error, Refused):
+            self._log_once(self._error, f"kaywatch sends nothing for now: {error}")
+
+    def _log_once(self, key: str, text: str) -> None:
+        if key not in self._logged:
+            self._logged.add(key)
+            log.warning("%s", text)
