@@ -121,7 +121,7 @@ def test_the_example_of_a_broker_names_every_key_with_its_default() -> None:
             "ingest.mqtt[0]: endpoint 'mqtt://u:***@b/$share/g/kaywatch': a shared",
         ),
         ("[[ingest.mqtt]]\nhost = 'b'", "ingest.mqtt[0].host: unknown key"),
-        ("[[ingest.mqtt]]\nca = 'b'", "ingest.mqtt[0].url: is needed"),
+        ("[[ingest.mqtt]]\nca = 'b'", "ingest.mqtt[0].url: missing"),
         ("[ingest]\nmqtt = 'b'", "ingest.mqtt: expected tables [[ingest.mqtt]]"),
         (
             "[[ingest.mqtt]]\nurl = 'mqtt://b'\n[[ingest.mqtt]]\nurl = 'mqtt://b'",
@@ -138,6 +138,58 @@ def test_a_wrong_configuration_names_the_key_and_the_fix(
         parse(text)
 
     assert str(caught.value).startswith(complaint)
+
+
+def test_all_errors_of_a_file_are_reported_together() -> None:
+    text = """
+[http]
+conections = 1
+[store]
+max_size = "much"
+[[ingest.mqtt]]
+url = "mqtt://b"
+session_seconds = "x"
+[alerting]
+group_wait = "soon"
+[[rule]]
+name = "a"
+metric = "error_rate"
+op = ">"
+value = "high"
+window = "5x"
+match = ['graph="g"', "("]
+[[rule]]
+kind = "unheard"
+[[silence]]
+match = []
+[receiver.ops]
+type = "slack"
+max_age = true
+[receiver.pager]
+type = "pagerduty"
+[heartbeat]
+interval = "often"
+"""
+    with pytest.raises(kaywatch_agent.errors.ConfigError) as caught:
+        kaywatch_agent.config.parse(text)
+    found = [
+        str(error).partition(":")[0] for error in (caught.value, *caught.value.others)
+    ]
+    assert found == [
+        "http.conections",
+        "store.max_size",
+        "ingest.mqtt[0].session_seconds",
+        "receiver.ops.max_age",
+        "receiver.pager.routing_key",
+        "heartbeat.interval",
+        "rule[0].window",
+        "rule[0].value",
+        "rule[0].match[1]",
+        "rule[1].kind",
+        "rule[1].name",
+        "silence[0].starts",
+        "alerting.group_wait",
+    ]
 
 
 def test_what_any_python_may_import_is_written_for_old_ones_too() -> None:

@@ -14,14 +14,14 @@ from typing import Any, Final
 from kaywatch_agent.aggregate.registry import Limits
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.ingest.config import IngestConfig
-from kaywatch_agent.notify.config import Grouping, HeartbeatConfig
+from kaywatch_agent.notify.config import HeartbeatConfig, ReceiverConfig
 from kaywatch_agent.notify.config import parse as parse_receivers
 from kaywatch_agent.notify.delivery import NotifyConfig
 from kaywatch_agent.protocol.redact import FailureConfig
 from kaywatch_agent.rules import load as rules
 from kaywatch_agent.rules.rule import Settings
 from kaywatch_agent.runtime.logs import LogConfig
-from kaywatch_agent.settings.section import section
+from kaywatch_agent.settings.reader import Problems, section
 from kaywatch_agent.store.writer import StoreConfig
 from kaywatch_agent.web.config import HttpConfig
 
@@ -107,24 +107,25 @@ def assemble(values: Mapping[str, Any], others: Collection[str] = ()) -> Config:
     Raises:
         ConfigError: see `load`.
     """
-    alerts = {name: values[name] for name in TABLES if name in values}
-    rest = {name: table for name, table in values.items() if name not in alerts}
-    sections = section(Sections, rest, "", (*TABLES, *others))
+    rest = {name: table for name, table in values.items() if name not in TABLES}
+    tables = values.get("receiver", {})
+    sections, heartbeat = Sections(), HeartbeatConfig()
+    receivers: dict[str, ReceiverConfig] = {}
+    problems = Problems()
+    with problems.caught():
+        sections = section(Sections, rest, "", (*TABLES, *others))
+    with problems.caught():
+        receivers = parse_receivers(tables)
+    with problems.caught():
+        heartbeat = section(HeartbeatConfig, values.get("heartbeat", {}), "heartbeat")
+    with problems.caught():
+        settings = rules.load(
+            values,
+            # Also those with an error: a rule that notifies one has none of its own.
+            receivers=receivers or tuple(tables),
+            retention=sections.store.retention.hours,
+        )
+    problems.check()
     known = {key.name: getattr(sections, key.name) for key in fields(Sections)}
-    receivers = parse_receivers(_table(alerts, "receiver"))
-    settings = rules.load(
-        alerts, receivers=receivers, retention=sections.store.retention.hours
-    )
-    notify = NotifyConfig(
-        receivers,
-        Grouping(settings.group_by, settings.group_wait, settings.group_interval),
-        section(HeartbeatConfig, _table(alerts, "heartbeat"), "heartbeat."),
-    )
+    notify = NotifyConfig(receivers, settings.grouping, heartbeat)
     return Config(**known, alerts=settings, notify=notify)
-
-
-def _table(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    found = values.get(name, {})
-    if not isinstance(found, dict):
-        raise ConfigError(name, f"expected a table [{name}], got {found!r}")
-    return found

@@ -19,6 +19,7 @@ from kaywatch_agent.config import Sections
 from kaywatch_agent.notify.config import TYPES, HeartbeatConfig, ReceiverConfig
 from kaywatch_agent.rules import keys
 from kaywatch_agent.rules.keys import Key
+from kaywatch_agent.settings.reader import Unit
 
 DOCS: Final = Path(__file__).parents[2] / "docs"
 
@@ -38,7 +39,7 @@ options of `kaywatch serve` go before what the file says. Nothing has to be set.
 On SIGHUP the agent reads the file again, all of it or nothing; what can be set of \
 sockets and of the store's file needs a restart, and the agent says so.
 
-A length of time is `"90s"`, `"5m"`, `"1h30m"`, `"500ms"` or `"7d"`, and a plain \
+A duration is `"90s"`, `"5m"`, `"1h30m"`, `"500ms"` or `"7d"`, and a plain \
 number is one of seconds. A size is `"64MB"`, `"1.5GB"` (of 1000) or `"512MiB"` (of \
 1024). A secret is best given by a key that ends with \
 `_file`: what the file holds is read at each use.
@@ -119,10 +120,10 @@ def _sections() -> Iterator[Page]:
 def _section(title: str, kind: Any, path: str, level: int) -> Iterator[Page]:
     """Return the page of a dataclass, and of those within it."""
     yield Page(level, f"`{title}`", _first(kind), tuple(keys_of(kind)))
-    hints = typing.get_type_hints(kind)
+    hints = typing.get_type_hints(kind, include_extras=True)
     for field in dataclasses.fields(kind):
         for inner in (hints[field.name], *typing.get_args(hints[field.name])):
-            if dataclasses.is_dataclass(inner):
+            if isinstance(inner, type) and dataclasses.is_dataclass(inner):
                 several = inner is not hints[field.name]
                 name = f"{path}.{field.name}"
                 name = f"[[{name}]]" if several else f"[{name}]"
@@ -136,7 +137,7 @@ def keys_of(kind: Any, but: Iterable[str] = ()) -> Iterator[Key]:
         KeyError: it describes none by that name.
     """
     said = attributes(kind)
-    hints = typing.get_type_hints(kind)
+    hints = typing.get_type_hints(kind, include_extras=True)
     for field in dataclasses.fields(kind):
         if field.name in (*HIDDEN, *but):
             continue
@@ -185,6 +186,9 @@ def _first(kind: Any) -> str:
 def _takes(kind: Any) -> str:
     choices = typing.get_args(kind)
     origin = typing.get_origin(kind)
+    if origin is typing.Annotated:
+        unit: Unit = choices[1]
+        return unit.name
     if origin is typing.Literal:
         return ", ".join(f"`{choice}`" for choice in choices)
     if origin is tuple:
@@ -241,7 +245,7 @@ def _rules() -> Iterator[Page]:
         keys.TIERS,
     )
     yield Page(2, "`[[inhibit]]`", "Alerts that keep others quiet.", keys.INHIBIT)
-    yield Page(2, "`[[silence]]`", "Nobody is told for a while.", keys.SILENCE)
+    yield Page(2, "`[[silence]]`", "Mutes notifications for a time.", keys.SILENCE)
 
 
 # -- receivers -------------------------------------------------------------------------

@@ -225,8 +225,9 @@ def _reload(app: App, configured: Callable[[], Config]) -> None:
         app.reload(config)
     except (ConfigError, click.UsageError) as error:
         log = structlog.get_logger("kaywatch.agent")
-        # No trace for a mistake in a file.
-        log.error("configuration not reloaded", problem=str(error))  # noqa: TRY400
+        for problem in (error, *getattr(error, "others", ())):
+            # No trace for a mistake in a file.
+            log.error("configuration not reloaded", problem=str(problem))  # noqa: TRY400
         app.supervision.reloaded(str(error))
     else:
         logs.set_up(config.log)

@@ -11,6 +11,7 @@ from kaywatch_agent.ingest.access import Access
 from kaywatch_agent.ingest.brokers import BrokerConfig
 from kaywatch_agent.ingest.quotas import Quotas
 from kaywatch_agent.runtime.sockets import check_mode, group_number
+from kaywatch_agent.settings.reader import Size
 from kaywatch_agent.units import parse_size
 
 __all__ = ["IngestConfig"]
@@ -47,7 +48,7 @@ class IngestConfig:
     allow_gids: tuple[str, ...] = ()
     connections_per_process: int = 2_000
     connections_per_user: int = 8_000
-    rate_per_process: str = "128MB"
+    rate_per_process: Size = "128MB"
     mqtt: tuple[BrokerConfig, ...] = ()
 
     def __post_init__(self) -> None:
@@ -55,10 +56,6 @@ class IngestConfig:
         for key in ("connections_per_process", "connections_per_user"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key} = {getattr(self, key)}: at least 1")
-        try:
-            parse_size(self.rate_per_process)
-        except ValueError as error:
-            raise ValueError(f"rate_per_process: {error}") from None
         # A name that is not there is told now, and not by the first who is refused.
         Access.named(self.allow_uids, self.allow_gids)
         if self.group:

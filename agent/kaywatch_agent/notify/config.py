@@ -6,20 +6,20 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 from urllib.parse import urlsplit
 
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.model.alerts import Severity
 from kaywatch_agent.notify.policy import FollowUp, Policy, parse_rate
 from kaywatch_agent.notify.secret import SOURCES, Secret, secret
-from kaywatch_agent.settings.section import section
+from kaywatch_agent.rules.rule import Grouping
+from kaywatch_agent.settings.reader import Duration, Problems, Unit, section
 from kaywatch_agent.units import parse_duration
 
 __all__ = [
     "AlertmanagerConfig",
     "AppriseConfig",
-    "Grouping",
     "HeartbeatConfig",
     "PagerDutyConfig",
     "ReceiverConfig",
@@ -35,16 +35,9 @@ PAGERDUTY_URLS: Final = {
     "us": "https://events.pagerduty.com",
     "eu": "https://events.eu.pagerduty.com",
 }
+RateText = Annotated[str, Unit("rate", parse_rate)]
+
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,100}")
-
-
-@dataclass(frozen=True)
-class Grouping:
-    """How alerts share messages, for receivers that group; part of `[alerting]`."""
-
-    group_by: tuple[str, ...] = ("alertname", "graph")
-    group_wait: float = 10.0
-    group_interval: float = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,16 +60,11 @@ class ReceiverConfig:
     name: str = field(default="", repr=False)
     type: str = ""
     min_severity: Severity = "info"
-    rate: str = "60/m"
-    max_age: str = "24h"
+    rate: RateText = "60/m"
+    max_age: Duration = "24h"
     fallback: str = ""
 
     def __post_init__(self) -> None:
-        for key, read in (("rate", parse_rate), ("max_age", parse_duration)):
-            try:
-                read(getattr(self, key))
-            except ValueError as error:
-                raise ConfigError(self.path + key, str(error)) from None
         for name in self.secrets:
             self.find(name)
         self.validate()
@@ -106,9 +94,7 @@ class ReceiverConfig:
         """Return what the outbox has to know."""
         return Policy(
             grouped=self.grouped,
-            group_by=grouping.group_by,
-            group_wait=grouping.group_wait,
-            group_interval=grouping.group_interval,
+            **dataclasses.asdict(grouping),
             max_alerts=self.max_alerts,
             max_age=parse_duration(self.max_age),
             rate=parse_rate(self.rate),
@@ -137,7 +123,7 @@ class SlackConfig(ReceiverConfig):
 
     secrets = ("webhook_url", "bot_token")
 
-    rate: str = "1/s"
+    rate: RateText = "1/s"
     webhook_url: str = _secret()
     webhook_url_file: str = ""
     webhook_url_env: str = ""
@@ -187,7 +173,7 @@ class PagerDutyConfig(ReceiverConfig):
     grouped = False
 
     # 120 a minute are allowed, by integration key.
-    rate: str = "100/m"
+    rate: RateText = "100/m"
     routing_key: str = _secret()
     routing_key_file: str = ""
     routing_key_env: str = ""
@@ -250,7 +236,7 @@ class AlertmanagerConfig(ReceiverConfig):
     """
 
     urls: tuple[str, ...] = ()
-    resend_interval: str = "1m"
+    resend_interval: Duration = "1m"
 
     def validate(self) -> None:
         """There has to be a peer."""
@@ -260,10 +246,6 @@ class AlertmanagerConfig(ReceiverConfig):
             )
         for url in self.urls:
             _check_url(self.path + "urls", url)
-        try:
-            parse_duration(self.resend_interval)
-        except ValueError as error:
-            raise ConfigError(self.path + "resend_interval", str(error)) from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,14 +282,10 @@ class HeartbeatConfig:
     url_file: str = ""
     url_env: str = ""
     url_credential: str = ""
-    interval: str = "60s"
+    interval: Duration = "60s"
     fail: bool = True
 
     def __post_init__(self) -> None:
-        try:
-            parse_duration(self.interval)
-        except ValueError as error:
-            raise ConfigError("heartbeat.interval", str(error)) from None
         self.target()
 
     def target(self) -> Secret | None:
@@ -331,9 +309,17 @@ def parse(tables: Mapping[str, Any]) -> dict[str, ReceiverConfig]:
     Raises:
         ConfigError: naming the key and the fix.
     """
-    found = {name: _receiver(name, table) for name, table in tables.items()}
+    if not isinstance(tables, dict):
+        raise ConfigError("receiver", f"expected a table [receiver], got {tables!r}")
+    problems, found = Problems(), dict[str, ReceiverConfig]()
+    for name, table in tables.items():
+        with problems.caught():
+            found[name] = _receiver(name, table)
+    problems.check()
     for name, config in found.items():
-        _check_fallback(name, config, found)
+        with problems.caught():
+            _check_fallback(name, config, found)
+    problems.check()
     return found
 
 
@@ -389,7 +375,7 @@ def _receiver(name: str, table: Any) -> ReceiverConfig:
     if "name" in table:
         raise ConfigError(f"{path}.name", "unknown key; the table's name is it")
     _check_secrets(path, kind.secrets, table)
-    return section(kind, {**table, "name": name}, f"{path}.")
+    return section(kind, {**table, "name": name}, path)
 
 
 def _check_secrets(path: str, names: Sequence[str], table: Mapping[str, Any]) -> None:

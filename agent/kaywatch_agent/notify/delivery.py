@@ -24,7 +24,6 @@ from kaywatch_agent.model.alerts import (
 )
 from kaywatch_agent.notify.config import (
     AlertmanagerConfig,
-    Grouping,
     HeartbeatConfig,
     ReceiverConfig,
     policies,
@@ -36,6 +35,7 @@ from kaywatch_agent.notify.receivers import build
 from kaywatch_agent.notify.receivers.alertmanager import Resender
 from kaywatch_agent.notify.sample import ended, sample
 from kaywatch_agent.notify.worker import Workers
+from kaywatch_agent.rules.rule import Grouping
 
 __all__ = ["Delivery", "NotifyConfig"]
 

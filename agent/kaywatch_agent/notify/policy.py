@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
 from kaywatch_agent.model.alerts import SEVERITIES, Severity
+from kaywatch_agent.rules.rule import Grouping
 from kaywatch_agent.units import parse_duration
 
 __all__ = ["FollowUp", "DEFAULT_RATE", "Policy", "Rate", "parse_rate"]
@@ -24,15 +25,12 @@ class Rate(NamedTuple):
 DEFAULT_RATE: Final = Rate(60, 60.0)
 
 
-@dataclass(frozen=True)
-class Policy:
+@dataclass(frozen=True, kw_only=True)
+class Policy(Grouping):
     """What the outbox knows of a receiver.
 
     Attributes:
         grouped: whether alerts of one group share a message; else each has its own.
-        group_by: the labels that make a group.
-        group_wait: seconds in which a group's first message gathers alerts.
-        group_interval: least seconds between two messages of a group.
         max_alerts: how many alerts a message shows; the others are counted.
         max_age: seconds after which an undelivered message is given up.
         rate: how fast messages may go.
@@ -43,9 +41,6 @@ class Policy:
     """
 
     grouped: bool = True
-    group_by: tuple[str, ...] = ("alertname", "graph")
-    group_wait: float = 10.0
-    group_interval: float = 60.0
     max_alerts: int = 10
     max_age: float = 86_400.0
     rate: Rate = DEFAULT_RATE

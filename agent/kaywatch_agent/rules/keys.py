@@ -6,8 +6,13 @@ their tests hold it to what the loader takes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final, NamedTuple
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, NamedTuple
+
+from kaywatch_agent.rules.rule import Grouping, Settings
+from kaywatch_agent.units import duration
 
 __all__ = [
     "ALERTING",
@@ -17,6 +22,7 @@ __all__ = [
     "SILENCE",
     "THRESHOLDS",
     "TIERS",
+    "defaults",
     "Key",
 ]
 
@@ -37,8 +43,21 @@ class Key(NamedTuple):
     what: str
 
 
+def _written(seconds: float) -> str:
+    return f'"{duration(seconds)}"'
+
+
+def defaults(keys: Iterable[Key]) -> dict[str, Any]:
+    """Return the defaults of those keys that have one, as TOML has them."""
+    return {
+        key.name: tomllib.loads(f"value = {key.default}")["value"]
+        for key in keys
+        if key.default
+    }
+
+
 _TEXT: Final = "string"
-_LENGTH: Final = "length of time"
+_LENGTH: Final = "duration"
 _WHOLE: Final = "whole number"
 _NUMBER: Final = "number"
 _LIST: Final = "list of strings"
@@ -50,11 +69,16 @@ ALERTING: Final = (
     Key(
         "evaluation_interval",
         _LENGTH,
-        '"1s"',
+        _written(Settings.interval),
         "how often rules are looked at, up to `5m`; rules take at most a twentieth of a"
         " core, so a large agent looks less often",
     ),
-    Key("startup_grace", _LENGTH, '"60s"', "nothing is absent so soon after the start"),
+    Key(
+        "startup_grace",
+        _LENGTH,
+        _written(Settings.startup_grace),
+        "nothing is absent so soon after the start",
+    ),
     Key("labels", _LABELS, "{}", "on every alert"),
     Key(
         "namespace",
@@ -66,7 +90,7 @@ ALERTING: Final = (
     Key(
         "max_instances_per_rule",
         _WHOLE,
-        "500",
+        str(Settings.max_instances),
         "more alerts of one rule are refused, counted in `kaywatch_alerts_refused`, and"
         " an alert themselves: `kaywatch-alerts-refused`",
     ),
@@ -79,12 +103,20 @@ ALERTING: Final = (
     Key(
         "group_by",
         _LIST,
-        '["alertname", "graph"]',
+        json.dumps(Grouping.group_by),
         "alerts with the same of these share a message, where the receiver groups",
     ),
-    Key("group_wait", _LENGTH, '"10s"', "so long a group's first message gathers"),
     Key(
-        "group_interval", _LENGTH, '"1m"', "least time between two messages of a group"
+        "group_wait",
+        _LENGTH,
+        _written(Grouping.group_wait),
+        "how long to wait before the first notification of a group",
+    ),
+    Key(
+        "group_interval",
+        _LENGTH,
+        _written(Grouping.group_interval),
+        "least time between two messages of a group",
     ),
     Key(
         "thresholds",

@@ -6,6 +6,7 @@ are rules that are there without configuration, and so is one on the alerts them
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import re
 from collections.abc import Callable, Collection, Mapping
@@ -21,7 +22,7 @@ from kaywatch_agent.rules.expression import (
     leading,
     parse,
 )
-from kaywatch_agent.rules.keys import COMMON
+from kaywatch_agent.rules.keys import ALERTING, COMMON, KIND_KEYS, defaults
 from kaywatch_agent.rules.matchers import Matcher
 from kaywatch_agent.rules.matchers import parse as matcher
 from kaywatch_agent.rules.metrics import METRICS, Source
@@ -29,6 +30,7 @@ from kaywatch_agent.rules.rule import (
     Absence,
     BurnRate,
     Change,
+    Grouping,
     Inhibition,
     Rule,
     Settings,
@@ -40,7 +42,7 @@ from kaywatch_agent.rules.rule import (
 from kaywatch_agent.rules.silence import Silence, validated
 from kaywatch_agent.rules.state import Timing
 from kaywatch_agent.rules.summary import check
-from kaywatch_agent.settings.table import Table
+from kaywatch_agent.settings.reader import Problems, Table
 from kaywatch_agent.units import MIB, duration, parse_duration
 
 __all__ = ["KINDS", "PAGE", "TABLES", "load"]
@@ -63,14 +65,8 @@ _PAGE: Final = (
 
 PAGE: Final = tuple(key for key, *_ in _PAGE)
 
-_DEFAULT_TEXT: Final[Mapping[str, str]] = {
-    "window": "5m",
-    "for": "1m",
-    "keep_firing_for": "2m",
-    "cooldown": "5m",
-    "repeat_interval": "4h",
-}
 _COMMON: Final = [key.name for key in COMMON]
+_DEFAULTS: Final = defaults(COMMON)
 
 _TIERS: Final = (
     {"factor": 14.4, "long": "1h", "short": "5m", "severity": "critical"},
@@ -109,47 +105,63 @@ class _Loader:
         self._rules: dict[str, Rule] = {}
         self._defaults: Mapping[str, Any] = values.get("defaults", {})
         self._notify: tuple[str, ...] = ()
-        self._grace = 0.0
+        self._grace = Settings.startup_grace
 
     def settings(self) -> Settings:
-        alerting = Table(self._values.get("alerting", {}), "alerting")
-        Table(self._defaults, "defaults", known=_COMMON[3:]).done()
-        self._notify = self._named(alerting, "default_notify", tuple(self._receivers))
-        self._grace = alerting.length("startup_grace", "60s")
-        own = self._tables("rule")
-        wrong: list[ConfigError] = []
-        for number, table in enumerate(own, 1):
-            try:
+        problems = Problems()
+        alerting = Table({}, "alerting", defaults(ALERTING))
+        with problems.caught():
+            alerting = Table(
+                self._values.get("alerting", {}), "alerting", defaults(ALERTING)
+            )
+        with problems.caught():
+            self._defaults = self._values.get("defaults", {})
+            Table(self._defaults, "defaults", known=_COMMON[3:]).done()
+        with problems.caught():
+            self._grace = alerting.duration("startup_grace")
+            self._notify = tuple(self._receivers)
+            self._notify = self._named(alerting, "default_notify", self._notify)
+        for number, table in enumerate(self._tables("rule", problems)):
+            with problems.caught():
                 self._add(table, number)
-            except ConfigError as error:
-                wrong.append(error)
-        if wrong:
-            # All of them: who mends the first would else meet the next.
-            first = wrong[0]
-            first.others = tuple(wrong[1:])
-            raise first
-        self._page(alerting)
-        settings = Settings(
+        inhibitions, silences = [], []
+        for table in self._tables("inhibit", problems):
+            with problems.caught():
+                inhibitions.append(_inhibition(table))
+        for number, table in enumerate(self._tables("silence", problems), 1):
+            with problems.caught():
+                silences.append(_silence(table, number))
+        with problems.caught():
+            self._page(alerting)
+        with problems.caught():
+            settings = self._alerting(alerting)
+        problems.check()
+        return dataclasses.replace(
+            settings,
             rules=self._rules,
-            inhibitions=(*_BUILT_IN, *map(_inhibition, self._tables("inhibit"))),
-            silences=tuple(
-                _silence(table, number)
-                for number, table in enumerate(self._tables("silence"), 1)
-            ),
-            interval=alerting.length("evaluation_interval", "1s"),
-            startup_grace=self._grace,
-            labels=_labels(alerting, "labels"),
-            namespace=alerting.text("namespace"),
-            external_url=alerting.text("external_url").rstrip("/"),
-            max_instances=alerting.whole("max_instances_per_rule", 500, 1),
-            group_by=alerting.texts("group_by", ("alertname", "graph")),
-            group_wait=alerting.length("group_wait", "10s"),
-            group_interval=alerting.length("group_interval", "1m"),
+            inhibitions=(*_BUILT_IN, *inhibitions),
+            silences=tuple(silences),
             warnings=tuple(self._warnings),
         )
+
+    def _alerting(self, table: Table) -> Settings:
+        settings = Settings(
+            {},
+            interval=table.duration("evaluation_interval"),
+            startup_grace=table.duration("startup_grace"),
+            labels=_labels(table, "labels"),
+            namespace=table.text("namespace"),
+            external_url=table.text("external_url").rstrip("/"),
+            max_instances=table.whole("max_instances_per_rule", least=1),
+            grouping=Grouping(
+                table.texts("group_by"),
+                table.duration("group_wait"),
+                table.duration("group_interval"),
+            ),
+        )
         if not 1.0 <= settings.interval <= 300.0:
-            raise alerting.error("evaluation_interval", 'from "1s" to "5m"')
-        alerting.done()
+            raise table.error("evaluation_interval", 'from "1s" to "5m"')
+        table.done()
         return settings
 
     def _add(self, table: Table, number: int) -> None:
@@ -158,30 +170,37 @@ class _Loader:
                 raise table.error("name", f'"{rule.name}" is there twice')
             self._rules[rule.name] = rule
 
-    def _tables(self, name: str) -> list[Table]:
+    def _tables(self, name: str, problems: Problems) -> list[Table]:
+        """Return those tables of a list that are some."""
         found = self._values.get(name, [])
         if not isinstance(found, list):
-            raise ConfigError(name, f"write [[{name}]], with two brackets")
-        return [Table(part, f"{name}[{n}]") for n, part in enumerate(found, 1)]
+            problems.add(name, f"write [[{name}]], with two brackets")
+            return []
+        tables = []
+        for number, part in enumerate(found):
+            with problems.caught():
+                tables.append(Table(part, f"{name}[{number}]"))
+        return tables
 
     # -- one rule ----------------------------------------------------------------------
 
     def _rule(self, table: Table, number: int) -> list[Rule]:
         name = table.text("name")
+        kind = table.choice("kind", KINDS, _DEFAULTS["kind"])
         if not name:
             raise table.error("name", "missing: a rule is known by its name")
         if not _NAME.fullmatch(name):
             raise table.error(
                 "name", f'"{name}": letters, digits, _ . - and at most 100'
             )
+        table.problems.check()
         table = Table(
-            self._values["rule"][number - 1],
-            f"rule[{number}] ({name})",
-            {**_DEFAULT_TEXT, **self._defaults},
+            self._values["rule"][number],
+            table.path,
+            {**_DEFAULTS, **_KIND_DEFAULTS.get(kind, {}), **self._defaults},
             _COMMON,
         )
-        kind = table.choice("kind", KINDS, "threshold")
-        if not table.flag("enabled", True):
+        if not table.flag("enabled"):
             return []
         rules = [
             self._common(table, name + suffix, kind, test, window, severity, notify)
@@ -204,9 +223,9 @@ class _Loader:
             kept = duration(self._retention)
             raise table.error("window", f"{duration(window)}: only {kept} are kept")
         timing = Timing(
-            table.length("for"),
-            table.length("keep_firing_for"),
-            table.length("no_data_after", duration(max(2 * window, 600.0))),
+            table.duration("for"),
+            table.duration("keep_firing_for"),
+            table.duration("no_data_after", duration(max(2 * window, 600.0))),
             table.choice("on_no_data", ("keep", "ok", "alert"), "keep"),
         )
         return Rule(
@@ -216,13 +235,11 @@ class _Loader:
             timing=timing,
             window=window,
             min_executions=table.whole("min_executions", _LEAST.get(kind, 20)),
-            match=tuple(
-                table.checked("match", matcher, text) for text in table.texts("match")
-            ),
+            match=table.parsed("match", matcher),
             per=self._per(table, test),
-            cooldown=table.length("cooldown"),
-            repeat_interval=table.length("repeat_interval"),
-            severity=severity or _severity(table, "warning"),
+            cooldown=table.duration("cooldown"),
+            repeat_interval=table.duration("repeat_interval"),
+            severity=severity or _severity(table, _DEFAULTS["severity"]),
             labels=_labels(table, "labels"),
             notify=self._named(table, "notify", self._notify)
             if notify is None
@@ -257,7 +274,7 @@ class _Loader:
         return found
 
     def _window(self, table: Table) -> float:
-        window = table.length("window")
+        window = table.duration("window")
         if window < 10:
             raise table.error("window", f'{window:g} s: at least "10s"')
         return window
@@ -295,17 +312,17 @@ class _Loader:
         return name
 
     def absence(self, table: Table) -> list[_Part]:
-        max_age = table.length("max_age")
+        max_age = table.duration("max_age")
         if max_age <= 0:
             raise table.error("max_age", 'missing: how long is too long, such as "15m"')
         expect = []
-        for n, labels in enumerate(table.either("expect", []), 1):
+        for n, labels in enumerate(table.either("expect", [])):
             if not isinstance(labels, dict) or not labels:
                 raise table.error(
                     f"expect[{n}]", 'expected labels such as { graph = "nightly" }'
                 )
             expect.append({str(key): str(value) for key, value in labels.items()})
-        forget = table.length("forget_after", "1d")
+        forget = table.duration("forget_after")
         if forget <= max_age:
             raise table.error("forget_after", "has to be longer than max_age")
         test = Absence(max_age, tuple(expect), forget, self._grace)
@@ -317,8 +334,8 @@ class _Loader:
             raise table.error(
                 "objective", f"{objective:g}: between 0 and 1, such as 0.99"
             )
-        slo_window = table.length("slo_window", "30d")
-        sli = table.either("sli", "success")
+        slo_window = table.duration("slo_window")
+        sli = table.either("sli", None)
         latency = None
         if sli != "success":
             if not isinstance(sli, dict) or set(sli) != {"latency_le"}:
@@ -328,11 +345,10 @@ class _Loader:
             table.tables("tiers")
             if "tiers" in table
             else [
-                Table(tier, f"{table.path}.tiers[{n}]")
-                for n, tier in enumerate(_TIERS, 1)
+                Table(tier, f"{table.path}.tiers[{n}]") for n, tier in enumerate(_TIERS)
             ]
         )
-        least = table.whole("min_events", 50, 1)
+        least = table.whole("min_events", least=1)
         return [
             self._tier(tier, objective, slo_window, latency, least) for tier in tiers
         ]
@@ -346,7 +362,7 @@ class _Loader:
         least: int,
     ) -> _Part:
         factor = tier.number("factor")
-        long, short = tier.length("long"), tier.length("short")
+        long, short = tier.duration("long"), tier.duration("short")
         reachable = 1.0 / (1.0 - objective)
         if factor * (1.0 - objective) >= 1.0:
             raise tier.error(
@@ -382,11 +398,11 @@ class _Loader:
         return [("", test, window, None, None)]
 
     def stuck(self, table: Table) -> list[_Part]:
-        max_age = table.length("max_age") if "max_age" in table else None
-        factor = table.number("factor", 10.0)
+        max_age = table.duration("max_age") if "max_age" in table else None
+        factor = table.number("factor")
         if factor <= 1:
             raise table.error("factor", f"{factor:g}: more than 1 times the p99")
-        test = Stuck(factor, max_age, table.length("at_least", "30s"))
+        test = Stuck(factor, max_age, table.duration("at_least"))
         return [("", test, 3600.0, None, None)]
 
     def process_died(self, table: Table) -> list[_Part]:
@@ -456,6 +472,8 @@ KINDS: Final[Mapping[str, Callable[[_Loader, Table], list[_Part]]]] = {
 
 # What a runaway's keys bound.
 _VISITS: Final = {"max_visits": "run_visits_max", "max_node_visits": "node_visits_max"}
+
+_KIND_DEFAULTS: Final = {kind: defaults(keys) for kind, keys in KIND_KEYS.items()}
 
 # Of kinds whose least number isn't 20.
 _LEAST: Final = {"threshold": 20, "process_died": 0, "stuck": 20, "absence": 0}
@@ -544,10 +562,10 @@ def _labels(table: Table, key: str) -> dict[str, str]:
 
 def _inhibition(table: Table) -> Inhibition:
     def matchers(key: str) -> tuple[Matcher, ...]:
-        found = table.texts(key)
+        found = table.parsed(key, matcher)
         if not found:
             raise table.error(key, "missing: matchers such as 'severity=\"critical\"'")
-        return tuple(table.checked(key, matcher, text) for text in found)
+        return found
 
     found = Inhibition(matchers("source"), matchers("target"), table.texts("equal"))
     table.done()
@@ -563,9 +581,7 @@ def _silence(table: Table, number: int) -> Silence:
         times[f"{key}_at"] = found
     silence = Silence(
         id=f"configured-{number}",
-        matchers=tuple(
-            table.checked("match", matcher, text) for text in table.texts("match")
-        ),
+        matchers=table.parsed("match", matcher),
         created_by="the configuration",
         comment=table.text("comment"),
         **times,

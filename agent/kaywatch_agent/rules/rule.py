@@ -20,6 +20,7 @@ __all__ = [
     "Absence",
     "BurnRate",
     "Change",
+    "Grouping",
     "Inhibition",
     "Rule",
     "Settings",
@@ -205,6 +206,21 @@ class Inhibition(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True)
+class Grouping:
+    """How alerts share messages, for receivers that group.
+
+    Attributes:
+        group_by: the labels that make a group.
+        group_wait: seconds in which a group's first message gathers alerts.
+        group_interval: least seconds between two messages of a group.
+    """
+
+    group_by: tuple[str, ...] = ("alertname", "graph")
+    group_wait: float = 10.0
+    group_interval: float = 60.0
+
+
+@dataclass(frozen=True)
 class Settings:
     """All about alerts that is set (`[alerting]`, `[[rule]]` and so on).
 
@@ -218,7 +234,7 @@ class Settings:
         namespace: part of the dedup keys; the same on all replicas.
         external_url: where links lead; empty for none.
         max_instances: alerts per rule; more are refused, and that is said.
-        group_by, group_wait, group_interval: how alerts share messages.
+        grouping: how alerts share messages.
         warnings: what is allowed, and probably not meant.
     """
 
@@ -231,7 +247,5 @@ class Settings:
     namespace: str = ""
     external_url: str = ""
     max_instances: int = 500
-    group_by: tuple[str, ...] = ("alertname", "graph")
-    group_wait: float = 10.0
-    group_interval: float = 60.0
+    grouping: Grouping = field(default_factory=Grouping)
     warnings: tuple[str, ...] = ()

@@ -11,7 +11,7 @@ from kaywatch_agent.notify.config import AlertmanagerConfig, ReceiverConfig
 from kaywatch_agent.rules.matchers import parse as matcher
 from kaywatch_agent.rules.rule import Settings
 from kaywatch_agent.rules.silence import Silence
-from kaywatch_agent.settings.table import Table
+from kaywatch_agent.settings.reader import Table
 from kaywatch_agent.simulation.case import Case, Expected, Wanted
 from kaywatch_agent.simulation.happenings import HAPPENINGS
 from kaywatch_agent.simulation.rehearsal import Outage
@@ -58,7 +58,7 @@ def _case(table: Table, settings: Settings, receivers: Receivers) -> Case:
     start = table.either("start", START)
     if not isinstance(start, dt.datetime) or start.tzinfo is None:
         raise table.error("start", "expected a time such as 2026-12-01T00:00:00Z")
-    interval = table.length("interval", "10s")
+    interval = table.duration("interval", "10s")
     if interval < 1:
         raise table.error("interval", 'at least "1s"')
     alerts = [_wanted(part, settings) for part in table.tables("alerts")]
@@ -67,7 +67,7 @@ def _case(table: Table, settings: Settings, receivers: Receivers) -> Case:
     if quiet and told:
         raise table.error("no_messages", "either this, or [[test.message]]")
     last = max([0.0, *(a.at for a in alerts), *(m.at for m in told)])
-    length = table.length("length", "0") or last + interval
+    length = table.duration("length", "0") or last + interval
     if not last <= length <= MAX_LENGTH:
         raise table.error(
             "length", "up to 7d, and not before the last thing that is expected"
@@ -106,8 +106,8 @@ def _silence(table: Table, start: dt.datetime, number: int) -> Silence:
     found = Silence(
         id=f"silence-{number + 1}",
         matchers=tuple(table.checked("match", matcher, text) for text in texts),
-        starts_at=start + dt.timedelta(seconds=table.length("from", "0")),
-        ends_at=start + dt.timedelta(seconds=table.length("to", "7d")),
+        starts_at=start + dt.timedelta(seconds=table.duration("from", "0")),
+        ends_at=start + dt.timedelta(seconds=table.duration("to", "7d")),
         comment=table.text("comment"),
     )
     table.done()
@@ -123,7 +123,7 @@ def _rule(table: Table, settings: Settings) -> str:
 
 
 def _wanted(table: Table, settings: Settings) -> Wanted:
-    at, rule = table.length("at", "0"), _rule(table, settings)
+    at, rule = table.duration("at", "0"), _rule(table, settings)
     labels: dict[str, tuple[Mapping[str, str], ...]] = {}
     for state in get_args(StateName):
         found = table.either(state, [])
@@ -154,7 +154,7 @@ def _whole(
 def _expected(table: Table, receivers: Receivers) -> Expected:
     kinds = [str(kind) for kind in NoticeKind if kind in _DECIDED]
     found = Expected(
-        table.length("at", "0"),
+        table.duration("at", "0"),
         _receiver(table, "to", receivers),
         table.choice("kind", kinds, "firing"),
         table.whole("alerts", least=1) if "alerts" in table else None,
@@ -172,7 +172,7 @@ def _outage(table: Table, start: float, receivers: Receivers) -> Outage:
     if isinstance(receivers[name], AlertmanagerConfig):
         raise table.error("receiver", "an alertmanager is told everything again anyway")
     found = Outage(
-        name, start + table.length("from", "0"), start + table.length("to", "7d")
+        name, start + table.duration("from", "0"), start + table.duration("to", "7d")
     )
     table.done()
     return found

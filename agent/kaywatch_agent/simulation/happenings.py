@@ -11,7 +11,7 @@ from kaywatch.wire import Outcome, Phase
 from kaywatch_agent.model.records import InFlight, NodeRevisits
 from kaywatch_agent.model.series import ErrorKey, Kind, Presence, SeriesKey
 from kaywatch_agent.rules.scene import Process
-from kaywatch_agent.settings.table import Table
+from kaywatch_agent.settings.reader import Table
 from kaywatch_agent.simulation.case import Happening
 from kaywatch_agent.simulation.lab import Lab
 
@@ -19,9 +19,9 @@ __all__ = ["HAPPENINGS"]
 
 
 def _times(table: Table, length: float) -> tuple[float, ...]:
-    start = table.length("from", "0")
-    end = table.length("to") if "to" in table else length
-    every = table.length("every", "10s")
+    start = table.duration("from", "0")
+    end = table.duration("to") if "to" in table else length
+    every = table.duration("every", "10s")
     if every < 1:
         raise table.error("every", 'at least "1s"')
     if end < start:
@@ -112,7 +112,7 @@ def _metric(table: Table, length: float) -> Happening:
 
 
 def _process(table: Table, _: float) -> Happening:
-    pid, at = table.whole("pid", 1, 1), table.length("at", "0")
+    pid, at = table.whole("pid", 1, 1), table.duration("at", "0")
     service, host = table.text("service", "app"), table.text("host", "test")
     state = Presence(table.choice("state", tuple(map(str, Presence)), "connected"))
     memory = table.number("memory_mb") * 2.0**20 if "memory_mb" in table else None
@@ -142,7 +142,7 @@ def _flight(table: Table) -> InFlight:
     found = InFlight(
         table.text("graph"),
         table.text("node"),
-        table.length("age", "0"),
+        table.duration("age", "0"),
         table.text("run"),
         table.whole("visits"),
     )

@@ -21,7 +21,6 @@ from kaywatch_agent.model.alerts import (
 )
 from kaywatch_agent.notify.config import (
     AlertmanagerConfig,
-    Grouping,
     ReceiverConfig,
     SlackConfig,
     policies,
@@ -245,9 +244,8 @@ class Rehearsal:
 
 def _outbox(settings: Settings, receivers: Mapping[str, ReceiverConfig]) -> Outbox:
     """Return an outbox that leaves nothing to chance."""
-    grouping = Grouping(settings.group_by, settings.group_wait, settings.group_interval)
     return Outbox(
-        policies(receivers, grouping),
+        policies(receivers, settings.grouping),
         random=lambda: 1.0,
         entropy=bytes,
     )

@@ -24,6 +24,7 @@ from kaywatch_agent.aggregate.change import Change, Restored
 from kaywatch_agent.aggregate.step import EMPTY, Step
 from kaywatch_agent.errors import StoreError
 from kaywatch_agent.runtime.metrics import Counter, Gauge, Metrics
+from kaywatch_agent.settings.reader import Size
 from kaywatch_agent.store.archive import Archive
 from kaywatch_agent.store.schema import read_only
 from kaywatch_agent.store.store import QUICK_BYTES, Report, Store, check_integrity
@@ -59,7 +60,7 @@ class StoreConfig:
 
     path: str = ""
     synchronous: Literal["full", "normal"] = "full"
-    max_size: str = "2GB"
+    max_size: Size = "2GB"
     minute_buckets_hours: int = 24
     hour_buckets_days: int = 30
 
@@ -73,10 +74,7 @@ class StoreConfig:
     @property
     def max_bytes(self) -> int:
         """The size limit in bytes."""
-        try:
-            return parse_size(self.max_size)
-        except ValueError as error:
-            raise ValueError(f"max_size: {error}") from None
+        return parse_size(self.max_size)
 
     @property
     def retention(self) -> Retention:

@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.ingest.access import Access, Refusal, group_number, user_number
 from kaywatch_agent.ingest.config import IngestConfig
 from kaywatch_agent.ingest.quotas import PROCESS_HELD, Account, Quotas, Shares
 from kaywatch_agent.ingest.turns import SLICE, Turns
+from kaywatch_agent.settings.reader import section
 
 
 class Someone:
@@ -51,11 +53,11 @@ def test_users_and_groups_have_names_or_numbers() -> None:
     ("keys", "complaint"),
     [
         (
-            {"allow_uids": ("no such one",)},
+            {"allow_uids": ["no such one"]},
             'allow_uids: there is no user "no such one"',
         ),
-        ({"allow_gids": ("-1",)}, 'allow_gids: there is no group "-1"'),
-        ({"allow_uids": ("4294967295",)}, "allow_uids: there is no user"),
+        ({"allow_gids": ["-1"]}, 'allow_gids: there is no group "-1"'),
+        ({"allow_uids": ["4294967295"]}, "allow_uids: there is no user"),
         ({"connections_per_user": 0}, "connections_per_user = 0: at least 1"),
         (
             {"rate_per_process": "fast"},
@@ -66,8 +68,8 @@ def test_users_and_groups_have_names_or_numbers() -> None:
 def test_what_cannot_be_is_told_with_its_key(
     keys: dict[str, object], complaint: str
 ) -> None:
-    with pytest.raises(ValueError, match=complaint):
-        IngestConfig(**keys)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=complaint):
+        section(IngestConfig, keys, "ingest")
 
 
 def test_a_process_and_a_user_have_so_many_connections() -> None:

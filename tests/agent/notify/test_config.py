@@ -8,7 +8,6 @@ import pytest
 
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.notify.config import (
-    Grouping,
     HeartbeatConfig,
     check,
     parse,
@@ -16,6 +15,8 @@ from kaywatch_agent.notify.config import (
     warnings,
 )
 from kaywatch_agent.notify.policy import Rate
+from kaywatch_agent.rules.rule import Grouping
+from kaywatch_agent.settings.reader import section
 
 HOOK = "https://hooks.slack.com/services/T0/B0/sosecret"
 SLACK: dict[str, Any] = {"type": "slack", "webhook_url": HOOK}
@@ -168,4 +169,4 @@ def test_what_the_outbox_has_to_know() -> None:
 def test_a_heartbeat_needs_no_url_and_a_sane_interval() -> None:
     assert HeartbeatConfig().target() is None
     with pytest.raises(ConfigError, match=r'heartbeat.interval: invalid duration "x"'):
-        HeartbeatConfig(interval="x")
+        section(HeartbeatConfig, {"interval": "x"}, "heartbeat")

@@ -16,9 +16,10 @@ from tests.docs.slack_images import NOON, fact
 
 from kaywatch_agent.model.alerts import Alert, NoticeKind, Notification
 from kaywatch_agent.notify import wording
-from kaywatch_agent.notify.config import TYPES, Grouping, HeartbeatConfig, parse
+from kaywatch_agent.notify.config import TYPES, HeartbeatConfig, parse
 from kaywatch_agent.notify.receivers import alertmanager, pagerduty, slack, webhook
 from kaywatch_agent.notify.sample import ended
+from kaywatch_agent.rules.rule import Grouping
 
 PAGE = Path(__file__).parents[3] / "docs" / "receivers.md"
 EXAMPLE = re.compile(r"<!-- example: (\w+) -->\n```\w+\n(.*?)```\n", re.DOTALL)

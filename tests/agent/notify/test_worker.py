@@ -13,13 +13,14 @@ from tests.agent.notify.alerts import NOON, Disk, alert, outbox, over, put
 from tests.receivers import HANG, RESET, Receivers, Reply, limited
 
 from kaywatch_agent.model.alerts import NoticeKind, Notification
-from kaywatch_agent.notify.config import Grouping, parse, policies
+from kaywatch_agent.notify.config import parse, policies
 from kaywatch_agent.notify.http import Http
 from kaywatch_agent.notify.message import Status
 from kaywatch_agent.notify.outbox import Outbox
 from kaywatch_agent.notify.receivers import build
 from kaywatch_agent.notify.result import DeliveryResult, sent
 from kaywatch_agent.notify.worker import Workers
+from kaywatch_agent.rules.rule import Grouping
 
 FIRING, RESOLVED = NoticeKind.FIRING, NoticeKind.RESOLVED
 AT_ONCE = Grouping(group_wait=0.0, group_interval=0.0)

@@ -90,16 +90,16 @@ def test_a_burn_rate_has_a_rule_for_each_tier() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("[[rule]]\nmetric = 'x'", "rule[1].name: missing"),
-        (RULE.replace('"r"', '"a b"'), 'rule[1].name: "a b": letters'),
-        (RULE + RULE, 'rule[2].name: "r" is there twice'),
+        ("[[rule]]\nmetric = 'x'", "rule[0].name: missing"),
+        (RULE.replace('"r"', '"a b"'), 'rule[0].name: "a b": letters'),
+        (RULE + RULE, 'rule[1].name: "r" is there twice'),
         (RULE.replace("success_rate", "sucess_rate"), "did you mean success_rate?"),
         (
             RULE.replace("success_rate", "custom.queue"),
             "say what of it: custom.queue.last",
         ),
-        (RULE.replace('"<"', '"="'), "rule[1] (r).op:"),
-        (RULE.replace("value = 0.9", ""), "rule[1] (r).value: missing"),
+        (RULE.replace('"<"', '"="'), "rule[0].op:"),
+        (RULE.replace("value = 0.9", ""), "rule[0].value: missing"),
         (RULE.replace("value = 0.9", "value = true"), "value: expected a number"),
         (RULE + "clear = 0.8", "has to be above value = 0.9"),
         (RULE + "windw = '5m'", "windw: unknown key; did you mean window?"),
@@ -109,7 +109,7 @@ def test_a_burn_rate_has_a_rule_for_each_tier() -> None:
         (RULE + "per = ['nod']", "the labels here are service, graph, node"),
         (RULE + "per = ['node', 'node']", "twice"),
         (RULE + "match = ['graph']", "is no matcher"),
-        (RULE + "match = ['graph=~\"(\"']", "rule[1] (r).match"),
+        (RULE + "match = ['graph=~\"(\"']", "rule[0].match"),
         (RULE + "notify = ['op']", "is no receiver; add [receiver.op]"),
         (RULE + "severity = 'bad'", "is not one of 'info'"),
         (RULE + "on_no_data = 'x'", "on_no_data"),
@@ -126,7 +126,7 @@ def test_a_burn_rate_has_a_rule_for_each_tier() -> None:
         ("[[rule]]\nname = 'r'\nkind = 'absence'", "max_age: missing"),
         (
             "[[rule]]\nname='r'\nkind='absence'\nmax_age='5m'\nexpect=['x']",
-            "expect[1]: expected labels",
+            "expect[0]: expected labels",
         ),
         ("[[rule]]\nname='r'\nkind='burn_rate'", "objective"),
         ("[[rule]]\nname='r'\nkind='burn_rate'\nobjective=0.9", "can never be reached"),
@@ -153,7 +153,7 @@ def test_a_burn_rate_has_a_rule_for_each_tier() -> None:
         ),
         ("[rule]\nname='r'", "write [[rule]]"),
         ("[[inhibit]]\nsource=['a=\"b\"']", "target: missing"),
-        ("[[silence]]\nmatch=['a=\"b\"']", "silence[1].starts: expected a time"),
+        ("[[silence]]\nmatch=['a=\"b\"']", "silence[0].starts: expected a time"),
         (
             (
                 "[[silence]]\nmatch=['a=\"b\"']\nstarts=2026-01-02T00:00:00\n"
@@ -163,7 +163,7 @@ def test_a_burn_rate_has_a_rule_for_each_tier() -> None:
         ),
         (
             "[[silence]]\nstarts=2026-01-02T00:00:00Z\nends=2026-01-03T00:00:00Z",
-            "silence[1]: matchers: at least one",
+            "silence[0]: matchers: at least one",
         ),
         ("[alerting]\nevaluation_interval='10ms'", 'from "1s" to "5m"'),
         ("[alerting]\nintervall='10s'", "unknown key"),
@@ -203,5 +203,5 @@ def test_all_rules_that_are_wrong_are_told_at_once() -> None:
 
     wrong = [str(error) for error in (caught.value, *caught.value.others)]
     assert [text.partition(":")[0] for text in wrong] == [
-        "rule[1] (a).metric", "rule[2] (b).metric", "rule[3].name"
+        "rule[0].metric", "rule[1].metric", "rule[2].name"
     ]  # fmt: skip
