@@ -32,7 +32,6 @@ from kaywatch_agent.pipeline.session import Conversation
 from kaywatch_agent.rules.load import load
 from kaywatch_agent.rules.loop import Alerting
 from kaywatch_agent.runtime.health import Health
-from kaywatch_agent.runtime.process import ProcessMetrics
 from kaywatch_agent.runtime.telemetry import Telemetry
 from kaywatch_agent.web.config import HttpConfig
 from kaywatch_agent.web.server import WebServer
@@ -197,7 +196,6 @@ class Served:
         self.source = Source(clock)
         self.server = WebServer(self.source, self.source.telemetry, "1.2.3")
         self.source.telemetry.include(
-            ProcessMetrics("1.2.3", clock()),
             self.source.alerting.metrics,
             self.server.metrics,
         )
