@@ -28,7 +28,7 @@ from kaywatch_agent.rules.notifications import (
 )
 from kaywatch_agent.rules.rule import Absence, Rule, Settings, Stuck, Threshold
 from kaywatch_agent.rules.scene import EvalInput, WindowCache
-from kaywatch_agent.rules.silence import Silence
+from kaywatch_agent.rules.silence import Silence, stored
 
 __all__ = ["Engine", "EvaluationResult"]
 
@@ -70,6 +70,7 @@ class Engine:
     Attributes:
         settings: rules, and what else is set.
         silences: by id.
+        unusable: of those that were stored, why one is left out, by id.
         min_severity: by receiver, the least severity that it is notified of.
         store: the alerts.
         max_step: evaluations may be this many seconds apart, and twice that counts as
@@ -92,6 +93,7 @@ class Engine:
         """
         self.settings = settings
         self.silences: Mapping[str, Silence] = {}
+        self.unusable: dict[str, str] = {}
         self.min_severity = min_severity
         self.store = AlertStore()
         self.max_step = MAX_STEP
@@ -118,11 +120,15 @@ class Engine:
             For how many seconds nobody looked.
         """
         self._last = mono
-        self.silences = {
-            name: msgspec.json.decode(data, type=Silence)
-            for (kind, name), data in documents.items()
-            if kind == "silence"
-        }
+        found: dict[str, Silence] = {}
+        for (kind, name), data in documents.items():
+            if kind == "silence":
+                try:
+                    found[name] = stored(data)
+                except ValueError as error:
+                    # It would fail at each evaluation, and no alert would be sent.
+                    self.unusable[name] = str(error)
+        self.silences = found
         return self.store.restore(documents, now)
 
     def documents(self, now: float) -> dict[Document, bytes | None]:

@@ -142,6 +142,8 @@ class Alerting:
         """Continue with what was stored before a restart."""
         ours = {at: data for at, data in documents.items() if at[0] in OURS}
         self._away = self.engine.restore(ours, self._clock(), time.monotonic())
+        for name, problem in self.engine.unusable.items():
+            log.warning("a stored silence is left out", silence=name, problem=problem)
 
     def changes(self, full: bool) -> Documents:
         """Return the documents that changed since the last call, or all of them."""

@@ -1,17 +1,18 @@
 """Matchers of labels, as Alertmanager has them: `graph="checkout"`, `node!~"debug_.*"`.
 
-Regular expressions are anchored at both ends; a label that isn't there is empty.
+Regular expressions are RE2's, anchored at both ends; a label that isn't there is empty.
 """
 
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Final
 
 import msgspec
+
+from kaywatch_agent.regex import Expression
 
 __all__ = ["Matcher", "matches", "parse"]
 
@@ -32,7 +33,7 @@ class Matcher(msgspec.Struct, frozen=True, rename="camel"):
         """Return whether labels meet it."""
         found = labels.get(self.name, "")
         if self.is_regex:
-            same = _compiled(self.value).fullmatch(found) is not None
+            same = _compiled(self.value).covers(found)
         else:
             same = found == self.value
         return same is self.is_equal
@@ -67,10 +68,8 @@ def checked(matcher: Matcher) -> Matcher:
     """
     if matcher.is_regex:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of what `[[` may mean one day
-                _compiled(matcher.value)
-        except (re.error, OverflowError, RecursionError) as error:
+            _compiled(matcher.value)
+        except ValueError as error:
             raise ValueError(f"{matcher}: {error}") from None
     return matcher
 
@@ -81,8 +80,8 @@ def matches(matchers: Iterable[Matcher], labels: Mapping[str, str]) -> bool:
 
 
 @lru_cache(1024)
-def _compiled(pattern: str) -> re.Pattern[str]:
-    return re.compile(pattern)
+def _compiled(pattern: str) -> Expression:
+    return Expression(pattern)
 
 
 def _escaped(value: str) -> str:

@@ -9,7 +9,7 @@ import msgspec
 
 from kaywatch_agent.rules.matchers import Matcher, checked, matches
 
-__all__ = ["Silence", "covering", "validated"]
+__all__ = ["Silence", "covering", "stored", "validated"]
 
 
 class Silence(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -67,3 +67,15 @@ def validated(silence: Silence) -> Silence:
     if silence.ends_at <= silence.starts_at:
         raise ValueError("ends_at: has to be after starts_at")
     return silence
+
+
+def stored(data: bytes) -> Silence:
+    """Return a silence from the store, if it can be used.
+
+    Raises:
+        ValueError: saying what is wrong with it.
+    """
+    try:
+        return validated(msgspec.json.decode(data, type=Silence))
+    except msgspec.DecodeError as error:
+        raise ValueError(str(error)) from None

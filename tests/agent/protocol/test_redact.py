@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,13 +12,12 @@ from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.model.bounds import MAX_LIST, MAX_MESSAGE
 from kaywatch_agent.model.records import FailureRecord
 from kaywatch_agent.protocol.redact import (
-    MAX_WAYS,
+    MAX_SECRETS,
     REDACTED,
     SECRETS,
     WITHHELD,
     FailureConfig,
     Privacy,
-    ways,
 )
 
 SECRET = "s3cr3t-v4lue-0f-n0b0dy"
@@ -149,20 +146,17 @@ def test_so_much_is_kept_as_is_asked_for(
 @pytest.mark.parametrize(
     ("pattern", "complaint"),
     [
-        ("(a+)+b", "may take for ever"),
-        ("(a|a)*b", "may take for ever"),
-        ("(a|ab)*c", "may take for ever"),
-        (r"(\w{1,5})*x", "may take for ever"),
-        (r"(x?)+y", "may take for ever"),
-        ("a.*b.*c", r"write \{1,40\} or the like"),
-        (r"\d+\s+\d+", r"write \{1,40\} or the like"),
-        (r"(.{0,60}){0,60}", "too many ways|too long"),
         (r"(a)\1+", "a reference to a group"),
-        ("(", "missing \\)|unterminated subpattern"),
-        ("x" * 10 + "?" * 1 + "y?" * 20, "too long"),
+        ("a(?=b)", "look-around"),
+        ("(?<!a)b", "look-around"),
+        ("(?>a+)b", "atomic groups"),
+        ("a*+b", "possessive"),
+        ("(", r"missing \)"),
+        ("[a", r"missing \]"),
+        ("(.{0,900}){0,900}", "repetition size|too large"),
     ],
 )
-def test_a_pattern_without_a_bound_on_its_cost_is_refused(
+def test_a_pattern_that_is_not_supported_is_refused(
     pattern: str, complaint: str
 ) -> None:
     with pytest.raises(ConfigError, match=complaint) as caught:
@@ -170,55 +164,60 @@ def test_a_pattern_without_a_bound_on_its_cost_is_refused(
     assert str(caught.value).startswith(f"failures: redact: {pattern!r}: ")
 
 
-def test_many_patterns_share_the_bound() -> None:
-    FailureConfig(redact=(r"a\S+",) * 8)
-    with pytest.raises(ValueError, match="fewer patterns"):
-        FailureConfig(redact=(r"a\S+",) * 9)
-
-
 @pytest.mark.parametrize("pattern", SECRETS)
-def test_the_built_in_patterns_repeat_without_an_end_once_at_most(pattern: str) -> None:
-    # Their parts exclude each other, so few of these ways are ever begun.
-    assert ways(pattern) <= 250_000
-    assert "value" in re.compile(pattern).groupindex.__str__()
+def test_the_built_in_patterns_name_what_is_left_out(pattern: str) -> None:
+    assert pattern.count("(?P<value>") == 1
 
 
 pieces = st.sampled_from(
-    ["a", "ab", ".", r"\d", r"\S", "[a-c]", "(?:a|b)", "(?:ab|c)", "(?=a)", "^", r"\b"]
+    ["a", "ab", ".", r"\d", r"\S", "[a-c]", "(?:a|b)", "(?:ab|c)", "(a+)", "^", r"\b"]
 )
-repeats = st.sampled_from(["", "?", "{0,3}", "{2}", "+", "*", "{1,9}", "+?", "*+"])
+repeats = st.sampled_from(["", "?", "{0,3}", "{2}", "+", "*", "{1,9}", "+?"])
 
 
 @given(st.lists(st.tuples(pieces, repeats), min_size=1, max_size=6))
-def test_a_pattern_that_is_taken_ends_soon_on_unfortunate_texts(
+def test_any_pattern_ends_soon_on_unfortunate_texts(
     parts: list[tuple[str, str]],
 ) -> None:
     pattern = "".join(map("".join, parts))
-    try:
-        bound = ways(pattern)
-    except (re.error, ValueError):
-        return
-    if bound > MAX_WAYS:
-        return
     # A test that hangs is how this would fail: there is a deadline for each.
+    privacy = Privacy(FailureConfig(redact=(pattern,)))
     for text in ("a" * MAX_MESSAGE, "ab" * 250, "1" * 499 + "x", "abc" * 166):
-        re.sub(pattern, "", text)
+        privacy.failures([failure(text)])
 
 
-def test_of_a_batch_that_costs_too_much_the_rest_is_withheld(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("kaywatch_agent.protocol.redact.BATCH_SECONDS", 0.005)
+@pytest.mark.parametrize("pattern", ["(a+)+b", "(a|a)*b", r"(\w{1,5})*x", "a.*b.*c"])
+def test_what_takes_for_ever_elsewhere_takes_no_time_here(pattern: str) -> None:
+    privacy = Privacy(FailureConfig(redact=(pattern,)))
+    texts = [failure(f"{n}" + "a" * 490) for n in range(MAX_LIST)]
+
+    assert privacy.failures(texts)[0].message == texts[0].message
+
+
+def test_of_a_batch_with_too_many_secrets_the_rest_is_withheld() -> None:
     privacy = Privacy(FailureConfig())
-    many = [failure(f"{n} {'x@' * 200} token={SECRET}") for n in range(MAX_LIST)]
+    many = [failure(f"{n} token={SECRET} " + "pwd=a " * 70) for n in range(MAX_LIST)]
     found = privacy.failures(many)
     assert len(found) == MAX_LIST
     assert not [f for f in found if SECRET in f.message]
-    assert privacy.withheld == sum(f.message == WITHHELD for f in found) > 0
-    # What was seen before costs next to nothing.
-    monkeypatch.undo()
-    again = Privacy(FailureConfig()).failures([failure(f"token={SECRET}")] * 1_000)
-    assert {f.message for f in again} == {f"token={REDACTED}"}
+    withheld = [f for f in found if f.message == WITHHELD]
+    assert privacy.withheld == len(withheld) == MAX_LIST - -(-MAX_SECRETS // 71)
+    # What was seen before costs next to nothing, and the next batch begins anew.
+    again = privacy.failures([*many[:3], *[failure(f"token={SECRET}")] * MAX_LIST])
+    assert [f.message for f in again[:3]] == [f.message for f in found[:3]]
+    assert {f.message for f in again[3:]} == {f"token={REDACTED}"}
+
+
+def test_failures_without_secrets_are_never_withheld() -> None:
+    privacy = Privacy(FailureConfig())
+    many = [failure(f"{n} " + "x@" * 240) for n in range(MAX_LIST)]
+    assert privacy.failures(many) == tuple(many)
+    assert privacy.withheld == 0
+
+
+@pytest.mark.parametrize("text", ["token=\ud800secret", "token=ab\udfffsecret"])
+def test_half_a_character_hides_no_secret(text: str) -> None:
+    assert "secret" not in cleaned(text)
 
 
 @given(st.text(max_size=MAX_MESSAGE))

@@ -6,6 +6,7 @@ import datetime as dt
 from itertools import pairwise
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +14,8 @@ from tests.agent.rules.world import World, rule
 
 from kaywatch_agent.model.records import FailureRecord, InFlight, NodeRevisits
 from kaywatch_agent.model.series import Kind, Presence
-from kaywatch_agent.rules.load import PAGE
+from kaywatch_agent.rules.engine import Engine
+from kaywatch_agent.rules.load import PAGE, load
 from kaywatch_agent.rules.matchers import parse
 from kaywatch_agent.rules.silence import Silence
 from kaywatch_agent.rules.state import State
@@ -724,3 +726,27 @@ def test_an_alert_carries_what_there_was_to_see() -> None:
     assert {(e.node, len(e.message)) for e in alert.evidence} == {("pay", 500)}
     assert alert.transition == "pay -> again: 100%, usually 25%"
     assert alert.completeness == 1.0
+
+
+def test_a_stored_silence_that_cannot_be_used_stops_no_evaluation() -> None:
+    silence = {
+        "matchers": [{"name": "node", "value": "a(?=b)", "isRegex": True}],
+        "startsAt": "2026-01-01T00:00:00Z",
+        "endsAt": "2027-01-01T00:00:00Z",
+    }
+    good = {**silence, "matchers": [{"name": "node", "value": "a"}]}
+    engine = Engine(load({}), min_severity={})
+
+    engine.restore(
+        {
+            ("silence", "bad"): msgspec.json.encode(silence),
+            ("silence", "good"): msgspec.json.encode(good),
+            ("silence", "torn"): b"{",
+        },
+        0.0,
+        0.0,
+    )
+
+    assert {*engine.silences} == {"good"}
+    assert {*engine.unusable} == {"bad", "torn"}
+    assert "look-around" in engine.unusable["bad"]

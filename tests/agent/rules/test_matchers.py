@@ -45,7 +45,21 @@ def test_its_json_is_that_of_an_alertmanager() -> None:
     assert data == b'{"name":"node","value":"a.*","isRegex":true,"isEqual":false}'
 
 
-@pytest.mark.parametrize("pattern", ["a{99999999999}", "(" * 20_000 + ")" * 20_000])
-def test_a_pattern_that_is_too_much_is_a_mistake_and_no_crash(pattern: str) -> None:
+@pytest.mark.parametrize(
+    "pattern", ["a{1001}", "((a{99}){99}){99}", "a(?=b)", r"(a)\\1", "(" * 20_000]
+)
+def test_a_pattern_that_cannot_be_used_is_a_mistake_and_no_crash(pattern: str) -> None:
     with pytest.raises(ValueError, match="node=~"):
         parse(f'node=~"{pattern}"')
+
+
+@pytest.mark.parametrize(
+    "pattern", ["(a+)+b", "(a|a)*b", "(.*)*x", "(" * 99 + ")" * 99]
+)
+def test_no_pattern_takes_long(pattern: str) -> None:
+    # A test that hangs is how this would fail.
+    assert not parse(f'node=~"{pattern}"').holds({"node": "a" * 5_000})
+
+
+def test_half_a_character_is_a_character() -> None:
+    assert parse('node=~"a.b"').holds({"node": "a\ud800b"})
