@@ -40,8 +40,8 @@ class ConflictDetector:
             return ""
         return (
             f"another agent, {self._other.agent} on {self._other.host or 'some host'},"
-            " reads the same topics, and events get lost: give each agent its own"
-            " prefix"
+            " reads the same topics, and events get lost: give each agent a prefix"
+            " of its own"
         )
 
     def status(self, online: bool, retained: bool) -> None:
