@@ -7,7 +7,6 @@ import pkgutil
 
 import kaywatch_agent
 from kaywatch_agent.runtime.metrics import CATALOGUE, Instrument, MetricsRegistry
-from kaywatch_agent.runtime.telemetry import OLD
 
 
 def declared() -> dict[str, Instrument]:
@@ -15,8 +14,7 @@ def declared() -> dict[str, Instrument]:
     for module in pkgutil.walk_packages(kaywatch_agent.__path__, "kaywatch_agent."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
-    ours = {name: one for name, one in CATALOGUE.items() if "kaywatch" in name}
-    return {**OLD, **ours}
+    return {name: one for name, one in CATALOGUE.items() if "kaywatch" in name}
 
 
 def samples(registry: MetricsRegistry, name: str) -> dict[tuple[str, ...], float]:

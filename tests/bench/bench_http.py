@@ -33,7 +33,7 @@ from kaywatch_agent.notify.delivery import Delivery, NotifyConfig
 from kaywatch_agent.rules.load import load
 from kaywatch_agent.rules.loop import Alerting
 from kaywatch_agent.runtime.health import Health
-from kaywatch_agent.runtime.telemetry import Telemetry
+from kaywatch_agent.runtime.metrics import MetricsRegistry
 from kaywatch_agent.web.config import HttpConfig
 from kaywatch_agent.web.server import WebServer
 
@@ -160,7 +160,7 @@ def serving(series: int) -> Iterator[int]:
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
-    server = WebServer(Synthetic(series), Telemetry(), "bench")
+    server = WebServer(Synthetic(series), MetricsRegistry(), "bench")
     starting = server.start(HttpConfig("127.0.0.1:0"))
     start = asyncio.run_coroutine_threadsafe(starting, loop)
     try:

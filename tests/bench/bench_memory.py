@@ -47,7 +47,7 @@ def hour(series: int, steps: int) -> float:
         aggregator._pending.append(timely)
         aggregator._pending_phases.append(many.phases(timely))
         aggregator.advance(at)
-        aggregator.change(at)
+        aggregator.changes(full=False)
     # What is merely kept for the next tick differs from run to run.
     ctypes.CDLL(None).malloc_trim(0)
     return resident_mb()

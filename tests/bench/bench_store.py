@@ -15,6 +15,7 @@ from tests.bench.report import OURS, Figure, Row, figure
 from tests.bench.rounds import Effort, in_turns
 
 from kaywatch_agent.aggregate.aggregator import Aggregator
+from kaywatch_agent.aggregate.change import WriteBatch
 from kaywatch_agent.store import tiers
 from kaywatch_agent.store.schema import connect, transaction
 from kaywatch_agent.store.store import Store
@@ -43,7 +44,7 @@ def ticking(
         aggregator._pending_phases.append(many.phases(timely))
         started = time.perf_counter()
         aggregator.advance(now)
-        change = aggregator.change(now)
+        change = WriteBatch(aggregator.changes(full=False))
         handed_over = time.perf_counter()
         store.commit(change)
         yield handed_over - started, time.perf_counter() - handed_over

@@ -18,17 +18,12 @@ import warnings
 from typing import Any
 
 import msgpack
+from tests.agent.protocol.fakes import Agent, Conversation, Counted
 from tests.flights import Endless
 
 from kaywatch import wire
 from kaywatch._send.packer import Packer
 from kaywatch.recorder import Failure, Recorder, Topology
-from kaywatch_agent.aggregate.aggregator import Aggregator
-from kaywatch_agent.aggregate.change import Change
-from kaywatch_agent.aggregate.registry import Limits, Registry
-from kaywatch_agent.pipeline.pipeline import Pipeline
-from kaywatch_agent.pipeline.session import Conversation
-from kaywatch_agent.runtime.telemetry import Telemetry
 
 FRAMES = 1_000_000
 PROBE_EVERY = 1_000
@@ -194,23 +189,14 @@ class Fuzz:
     def __init__(self, seed: int) -> None:
         self.chance = random.Random(seed)
         self.now = time.time()
-        self.telemetry = Telemetry()
-        self.pipeline = Pipeline(
-            Aggregator(Registry(Limits()), self.now),
-            self.telemetry,
-            commit=self._commit,
-            hurry=lambda: None,
-            clock=lambda: self.now,
-        )
+        self.agent = Agent(clock=lambda: self.now)
+        self.pipeline = self.agent.pipeline
         self.link = FakeLink()
-        self.conversation: Conversation = self.pipeline.open(self.link)
+        self.conversation: Conversation = self.agent.open(self.link)
         self.sound = sound_messages()
         self.messages = 0  # that have to have been counted
         self.slowest = 0.0
         self.probes = 0
-
-    def _commit(self, change: Change) -> None:
-        self.pipeline.committed(change)
 
     def frame(self) -> None:
         """Push one hostile frame, sometimes in pieces."""
@@ -231,7 +217,7 @@ class Fuzz:
         self.link.sent.clear()
         sections: dict[str, object] = {"events": [{"node": "n", "seconds": 1}]}
         self.conversation.receive(wire.frame(batch(PROBE, self.probes, sections)))
-        self.pipeline.commit()
+        self.agent.commit()
         self.messages += 1
         client = self.pipeline.clients.get(PROBE.hex())
         assert client is not None
@@ -241,11 +227,13 @@ class Fuzz:
     def tick(self) -> None:
         """Let a second pass, and begin a new connection."""
         self.now += 1
-        self.pipeline.tick()
+        started = time.thread_time()
+        self.agent.tick()
+        self.slowest = max(self.slowest, time.thread_time() - started)
         self._out_of_step()
         self.conversation.close()
         self.link = FakeLink()
-        self.conversation = self.pipeline.open(self.link)
+        self.conversation = self.agent.open(self.link)
 
     def _out_of_step(self) -> None:
         """End the connection with an oversized frame, noise, and no frame at all."""
@@ -259,10 +247,10 @@ class Fuzz:
 
     def counted(self) -> int:
         """Return how many messages the agent has counted, of whatever kind."""
-        return int(self.telemetry.total("kaywatch_messages_total"))
+        return int(self.agent.telemetry.total("kaywatch_messages_total"))
 
 
-def by_label(telemetry: Telemetry, name: str) -> dict[str, int]:
+def by_label(telemetry: Counted, name: str) -> dict[str, int]:
     for metric, values in telemetry.collect():
         if metric.name == name:
             return {labels[0]: int(count) for labels, count in sorted(values.items())}
@@ -286,7 +274,7 @@ def main() -> None:
     fuzz.tick()
     used = time.process_time() - started
     assert fuzz.counted() == fuzz.messages, (fuzz.counted(), fuzz.messages)
-    telemetry = fuzz.telemetry
+    telemetry = fuzz.agent.telemetry
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     print(f"{frames:,} frames in {used:.0f} s CPU, {frames / used:,.0f} a second")
     print(f"  (making them included); seed {seed}, peak {peak} MB,")

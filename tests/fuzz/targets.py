@@ -9,11 +9,11 @@ from typing import Final
 from urllib.parse import parse_qsl
 
 from multidict import MultiDict
+from tests.agent.protocol.whole import Decoder
 from tests.agent.web.serving import Source
 
 from kaywatch_agent.config import parse as parse_config
 from kaywatch_agent.errors import ConfigError
-from kaywatch_agent.protocol.decoder import Decoder
 from kaywatch_agent.protocol.framing import FrameReader, OutOfStep, Oversized
 from kaywatch_agent.web.api import silences
 from kaywatch_agent.web.api.alert_shapes import SilenceBody

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict, deque
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from operator import itemgetter
@@ -13,14 +13,16 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from kaywatch_agent.aggregate.change import Change, Restored
+from kaywatch_agent.aggregate.change import AggregateChanges, StoredState
 from kaywatch_agent.aggregate.history import History, Packed
 from kaywatch_agent.aggregate.mapping import Mapper, phases
 from kaywatch_agent.aggregate.registry import Registry, is_fold
 from kaywatch_agent.aggregate.step import EMPTY, Step, merge, reduce
-from kaywatch_agent.model.records import FailureRecord, TopologyRecord
+from kaywatch_agent.model.records import FailureRecord, NodeRevisits, TopologyRecord
 from kaywatch_agent.model.series import Columns, Kind, PhaseColumns, SeriesKey
-from kaywatch_agent.protocol.messages import Batch
+from kaywatch_agent.protocol.batches import JoinedBatches
+from kaywatch_agent.protocol.messages import Details
+from kaywatch_agent.runtime.metrics import Counter, Gauge, Metrics
 
 __all__ = ["STEP_SECONDS", "Accepted", "Aggregator", "Archive", "Misplaced", "View"]
 
@@ -89,7 +91,7 @@ class Nothing:
 
 
 class Accepted(NamedTuple):
-    """What was taken of a batch.
+    """How much was taken of each batch.
 
     Attributes:
         events: in all.
@@ -97,9 +99,9 @@ class Accepted(NamedTuple):
         folded: of them, those of series beyond the caps.
     """
 
-    events: int
-    late: int
-    folded: int
+    events: list[int]
+    late: list[int]
+    folded: list[int]
 
 
 class View(NamedTuple):
@@ -163,16 +165,38 @@ class View(NamedTuple):
         return merge(self.range(self.now - seconds, self.now + STEP_SECONDS))
 
 
+class AggregateMetrics(Metrics):
+    """What is counted of aggregation."""
+
+    misplaced = Counter(
+        "kaywatch_misplaced_events_total",
+        "Events too old for a bucket (late) or from the future; in the totals.",
+        labels=("reason",),
+        durable=True,
+    )
+    folded = Counter(
+        "kaywatch_folded_series_total",
+        "Look-ups of series beyond the caps, counted under __other__.",
+        durable=True,
+    )
+    unmeasured = Counter(
+        "kaywatch_visits_left_out_total",
+        "Graphs and nodes over the cap, of which a step forgot the longest run.",
+        durable=True,
+    )
+    series = Gauge("kaywatch_series", "Series known.")
+
+
 class Aggregator:
     """Takes batches in, and turns what is pending into steps at each tick."""
 
     def __init__(self, registry: Registry, now: float) -> None:
         self.registry = registry
-        self.misplaced: Counter[Misplaced] = Counter()
+        self.metrics = AggregateMetrics()
+        self.metrics.series.set_function(lambda: len(registry.keys))
         self.events = 0
-        self.unmeasured = 0  # visits that were not remembered, for want of room
         self._mapper = Mapper(registry)
-        self._since = now
+        self._since = self._now = now
         self._pending: list[Columns] = []
         self._pending_phases: list[PhaseColumns] = []
         self._pending_events = 0
@@ -190,43 +214,55 @@ class Aggregator:
         self._longest: dict[int, dict[int, int]] = {}
 
     def accept(
-        self, batch: Batch, service: str, now: float, owner: str = ""
+        self, joined: JoinedBatches, owners: Sequence[str], now: float
     ) -> Accepted:
-        """Take in the sound part of a batch; return how many events that is.
+        """Take in the events of batches.
 
         Args:
-            batch: as decoded.
-            service: that it is of.
+            joined: batches of one service that share a table.
+            owners: of each batch, the process that its new series are counted for.
             now: Unix seconds.
-            owner: whose new series are; by default the client's.
         """
-        found = self._mapper.columns(batch, service, owner)
-        self._pending += found
-        taken = sum(len(columns.row) for columns in found)
-        if batch.runs is not None and len(batch.runs.graph):
-            self._measure(_visits(found[-1]), now)
-        if batch.looped:
-            self._measure(self._looped(batch, service), now)
-        split = phases(batch, found)
-        if split is not None:
-            self._pending_phases.append(split)
-        for failure in batch.failures:
-            record = replace(failure, service=service, client=batch.client)
+        taken, late, folded = (np.zeros(len(owners), np.int64) for _ in range(3))
+        executions = joined.events.executions
+        for columns, sizes in self._mapper.columns(joined, owners):
+            self._pending.append(columns)
+            taken += sizes
+            if (old := _late(columns.time, now)) is not None:
+                late += _by_batch(old, sizes)
+            if self.registry.folds:
+                folds = np.isin(columns.row, self.registry.folds)
+                folded += _by_batch(folds, sizes)
+            if executions is not None:
+                split = phases(joined, columns)
+                if split is not None:
+                    self._pending_phases.append(split)
+                executions = None  # they come first
+        if joined.events.runs is not None:
+            self._measure(_visits(self._pending[-1]), now)
+        self._count(joined.service, int(taken.sum()), int(late.sum()), now)
+        return Accepted(taken.tolist(), late.tolist(), folded.tolist())
+
+    def take_details(
+        self, details: Details, service: str, client: str, owner: str, now: float
+    ) -> None:
+        """Take in what a batch contains beside its events.
+
+        Args:
+            details: failures, topologies, and loops of runs that ended.
+            service: that the batch is of.
+            client: who sent it.
+            owner: the process that its new series are counted for.
+            now: Unix seconds.
+        """
+        if details.looped:
+            self._measure(self._looped(details.looped, service, owner), now)
+        for failure in details.failures:
+            record = replace(failure, service=service, client=client)
             self._failures.append(record)
             self._delta_failures.append(record)
-        for topology in batch.topologies:
+        for topology in details.topologies:
             self._wire(replace(topology, service=service))
-        late = sum(_late(columns.time, now) for columns in found)
-        if late:
-            row = self.registry.row(SeriesKey(Kind.LATE, service, "", ""), "")
-            self._pending.append(_same(row, now, 1.0, late))
-        folds = self.registry.folds
-        folded = sum(_among(columns.row, folds) for columns in found) if folds else 0
-        self.events += taken
-        self._pending_events += taken + late
-        if self._pending_events >= MAX_PENDING:
-            self._reduce(now)
-        return Accepted(taken, late, folded)
 
     def lose(self, service: str, drops: Mapping[str, int], now: float) -> None:
         """Take in what a client says it lost."""
@@ -238,6 +274,10 @@ class Aggregator:
     def advance(self, now: float) -> None:
         """Take what is pending into steps and totals, for readers to see."""
         self._reduce(now)
+        self._now = now
+        registry = self.registry
+        self.metrics.folded.add(registry.folded_in_all)
+        registry.folded_in_all = 0
         fresh, self._fresh = self._fresh, {}
         late, self._fresh_late = self._fresh_late, EMPTY
         # Replaced, not mutated: a View that somebody holds stays as it is.
@@ -247,33 +287,32 @@ class Aggregator:
         self._totals = merge([self._totals, *fresh.values(), late])
         self._defer(fresh, late)
 
-    def change(self, now: float, whole: bool = False) -> Change:
-        """Return what was advanced since the last change, or all that is known.
-
-        It has to be committed, or given back.
-        """
-        steps: Mapping[int, Step] = self._steps if whole else self._delta
-        change = Change(
-            now=now,
+    def changes(self, full: bool) -> AggregateChanges:
+        """Return what was advanced since the last call, or all that is known."""
+        steps: Mapping[int, Step] = self._steps if full else self._delta
+        topologies = self._topologies if full else self._delta_topologies
+        change = AggregateChanges(
+            now=self._now,
             since=self._since,
             steps=steps,
-            late=EMPTY if whole else self._delta_late,
+            late=EMPTY if full else self._delta_late,
             totals=self._totals,
             keys=self.registry.keys,
             rows=len(self.registry.keys),
             names=self.registry.names,
             sizes={name: len(values) for name, values in self.registry.names.items()},
-            failures=tuple(self._failures if whole else self._delta_failures),
-            topologies=tuple(
-                (self._topologies if whole else self._delta_topologies).values()
-            ),
+            failures=tuple(self._failures if full else self._delta_failures),
+            topologies=tuple(topologies.values()),
         )
         self._delta, self._delta_late = {}, EMPTY
         self._delta_failures, self._delta_topologies = [], {}
         return change
 
-    def give_back(self, change: Change) -> None:
-        """Take back a change that could not be committed: it is in the next one."""
+    def committed(self, change: AggregateChanges) -> None:
+        """Do nothing: readers see what was advanced, durable or not."""
+
+    def refused(self, change: AggregateChanges) -> None:
+        """Put into the next commit what this one did not make durable."""
         self._defer(change.steps, change.late)
         self._delta_failures[:0] = change.failures
         for topology in change.topologies:
@@ -284,7 +323,7 @@ class Aggregator:
         """Read from a store what is not in memory."""
         self._archive = archive
 
-    def restore(self, found: Restored) -> None:
+    def restore(self, found: StoredState) -> None:
         """Go on from what was committed before a restart."""
         self.registry.restore(found.keys, found.names)
         self._since = found.since
@@ -311,12 +350,23 @@ class Aggregator:
 
     # -- inside ----------------------------------------------------------------------
 
-    def _looped(self, batch: Batch, service: str) -> dict[int, int]:
+    def _count(self, service: str, taken: int, late: int, now: float) -> None:
+        if late:
+            row = self.registry.row(SeriesKey(Kind.LATE, service, "", ""), "")
+            self._pending.append(_same(row, now, 1.0, late))
+        self.events += taken
+        self._pending_events += taken + late
+        if self._pending_events >= MAX_PENDING:
+            self._reduce(now)
+
+    def _looped(
+        self, loops: Iterable[NodeRevisits], service: str, owner: str
+    ) -> dict[int, int]:
         """Return how often a run that ended came back to a node, by row."""
         found: dict[int, int] = {}
-        for loop in batch.looped:
+        for loop in loops:
             key = SeriesKey(Kind.NODE, service, loop.graph, loop.node)
-            row = self.registry.row(key, batch.client)
+            row = self.registry.row(key, owner)
             # What stands for many nodes was not visited by coming back.
             if not is_fold(self.registry.keys[row]):
                 found[row] = max(found.get(row, 0), loop.visits)
@@ -329,7 +379,7 @@ class Aggregator:
         for row, most in visits.items():
             known[row] = max(known.get(row, 0), most)
         if len(known) > MAX_MEASURED:
-            self.unmeasured += len(known) - MAX_MEASURED
+            self.metrics.unmeasured.add(len(known) - MAX_MEASURED)
             most_first = sorted(known.items(), key=itemgetter(1), reverse=True)
             known = dict(most_first[:MAX_MEASURED])
         recent = {n: rows for n, rows in self._longest.items() if n > step - LONGEST}
@@ -346,7 +396,7 @@ class Aggregator:
         self._pending_events = 0
         if joined.time.max() > now + FUTURE_SECONDS:
             ahead = int(np.count_nonzero(joined.time > now + FUTURE_SECONDS))
-            self.misplaced[Misplaced.FUTURE] += ahead
+            self.metrics.misplaced.labels(Misplaced.FUTURE).add(ahead)
         oldest = _oldest(now)
         known = dict(_split(split, oldest, now)) if split is not None else {}
         reduced = {
@@ -354,7 +404,8 @@ class Aggregator:
         }
         for n, step in reduced.items():
             if n < oldest:
-                self.misplaced[Misplaced.LATE] += int(step.executions.sum())
+                late = int(step.executions.sum())
+                self.metrics.misplaced.labels(Misplaced.LATE).add(late)
                 self._fresh_late = merge([self._fresh_late, step])
             else:
                 self._fresh[n] = merge([self._fresh.get(n, EMPTY), step])
@@ -388,16 +439,22 @@ def _oldest(now: float) -> int:
     return int(now // STEP_SECONDS) - HISTORY_STEPS
 
 
-def _late(time: NDArray[np.float64], now: float) -> int:
-    """Return how many events are too old for a bucket; those without a time aren't."""
+def _late(time: NDArray[np.float64], now: float) -> NDArray[np.bool_] | None:
+    """Return which events are too old for a bucket, None if no event is.
+
+    Those without a time are not.
+    """
     oldest = _oldest(now) * STEP_SECONDS
     if time.min() >= oldest:
-        return 0
-    return int(np.count_nonzero((time < oldest) & (time > 0)))
+        return None
+    old: NDArray[np.bool_] = (time < oldest) & (time > 0)
+    return old
 
 
-def _among(rows: NDArray[np.int64], wanted: Sequence[int]) -> int:
-    return int(np.count_nonzero(np.isin(rows, wanted)))
+def _by_batch(chosen: NDArray[np.bool_], sizes: Sequence[int]) -> NDArray[np.int64]:
+    """Return how many of the chosen rows are of each batch."""
+    batch = np.repeat(np.arange(len(sizes)), sizes)
+    return np.bincount(batch[chosen], minlength=len(sizes))
 
 
 def _joined(pending: Sequence[C]) -> C:

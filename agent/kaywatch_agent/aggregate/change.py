@@ -1,37 +1,37 @@
-"""What happened since the last commit: for the store, to be made durable as one."""
+"""What one commit makes durable, and what a start finds in the store."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from kaywatch_agent.aggregate.clients import ClientChanges
 from kaywatch_agent.aggregate.step import Step
 from kaywatch_agent.model.records import FailureRecord, TopologyRecord
 from kaywatch_agent.model.series import SeriesKey
 
-__all__ = ["Change", "Restored"]
+__all__ = ["AggregateChanges", "Documents", "StoredState", "WriteBatch"]
+
+# By kind and id, as JSON; None for one that was deleted.
+Documents = Mapping[tuple[str, str], bytes | None]
 
 
-class Change(NamedTuple):
-    """What one commit makes durable.
+class AggregateChanges(NamedTuple):
+    """What one commit makes durable of the aggregates.
 
     Attributes:
         now: Unix seconds.
         since: when the first event was seen.
         steps: what is new of each step, by number.
         late: what is new in the totals and in no step.
-        totals: all since first seen, with what is new.
+        totals: all since first seen, including what is new.
         keys: the series by row, append-only.
         rows: how many series are known at this moment.
         names: values by facet and number, append-only.
         sizes: how many of them are known at this moment, by facet.
         failures: new ones.
         topologies: new ones.
-        clients: those that changed, by id, as JSON.
-        forgotten: ids of clients that are known no more.
-        marks: by client, the sequence number up to which this change has its batches.
-        counters: the agent's own, as JSON.
-        documents: what else is kept, by kind and id, as JSON; None for what is gone.
     """
 
     now: float
@@ -45,14 +45,42 @@ class Change(NamedTuple):
     sizes: Mapping[str, int]
     failures: Sequence[FailureRecord] = ()
     topologies: Sequence[TopologyRecord] = ()
-    clients: Mapping[str, bytes] = {}
-    forgotten: Iterable[str] = ()
-    marks: Mapping[str, int] = {}
+
+
+class WriteBatch(NamedTuple):
+    """The content of one transaction.
+
+    Attributes:
+        aggregate: of the aggregator.
+        clients: of the clients.
+        counters: the agent's own durable counters, as JSON.
+        documents: alerts, silences and messages.
+    """
+
+    aggregate: AggregateChanges
+    clients: ClientChanges = ClientChanges({}, frozenset(), {})
     counters: bytes = b"{}"
-    documents: Mapping[tuple[str, str], bytes | None] = {}
+    documents: Documents = MappingProxyType({})
+
+    @classmethod
+    def of(cls, changes: Iterable[object]) -> WriteBatch:
+        """Return the batch of all changes; those that need no store are left out."""
+        parts: dict[str, Any] = {}
+        documents: dict[tuple[str, str], bytes | None] = {}
+        for change in changes:
+            match change:
+                case AggregateChanges():
+                    parts["aggregate"] = change
+                case ClientChanges():
+                    parts["clients"] = change
+                case bytes():
+                    parts["counters"] = change
+                case Mapping():
+                    documents.update(change)
+        return cls(**parts, documents=documents)
 
 
-class Restored(NamedTuple):
+class StoredState(NamedTuple):
     """What was committed, after a restart.
 
     Attributes:
@@ -67,7 +95,7 @@ class Restored(NamedTuple):
         topologies: all that are known.
         clients: by id, as JSON.
         counters: the agent's own, as JSON.
-        documents: what else was kept, by kind and id, as JSON.
+        documents: alerts, silences and messages, by kind and id, as JSON.
     """
 
     now: float | None

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from typing import Final
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from typing import Final, NamedTuple
 
 from kaywatch_agent.model.client import Client
 from kaywatch_agent.model.series import Presence
 from kaywatch_agent.protocol.messages import Hello
 
-__all__ = ["Clients"]
+__all__ = ["ClientChanges", "Clients"]
 
 # A client that has left is shown for so long, and so many of them at most.
 KEEP_SECONDS = 3600.0
@@ -29,18 +30,55 @@ _KEPT: Final = {
 }
 
 
+class ClientChanges(NamedTuple):
+    """What one commit makes durable of the clients.
+
+    Attributes:
+        stored: the changed clients by id, as JSON.
+        forgotten: ids of clients that are no longer known.
+        received: of each changed client, the number of its last batch in this commit.
+    """
+
+    stored: Mapping[str, bytes]
+    forgotten: AbstractSet[str]
+    received: Mapping[str, int]
+
+
 class Clients:
     """All clients that are here or left lately.
 
     Attributes:
-        changed: ids of those that changed since somebody cleared it.
-        forgotten: ids of those that were dropped since then.
+        changed: ids of the clients that changed since the last commit began.
+        forgotten: ids of the clients that were dropped since then.
     """
 
     def __init__(self) -> None:
         self._clients: dict[str, Client] = {}
         self.changed: set[str] = set()
         self.forgotten: set[str] = set()
+
+    def changes(self, full: bool) -> ClientChanges:
+        """Return what changed since the last call, or all clients."""
+        clients = self if full else map(self._clients.get, self.changed)
+        changed = [client for client in clients if client is not None]
+        forgotten, self.changed, self.forgotten = self.forgotten, set(), set()
+        return ClientChanges(
+            {client.id: client.to_json() for client in changed},
+            forgotten,
+            {client.id: client.received_seq for client in changed},
+        )
+
+    def committed(self, change: ClientChanges) -> None:
+        """Let batches be acknowledged."""
+        for name, seq in change.received.items():
+            client = self._clients.get(name)
+            if client is not None:
+                client.committed_seq = seq
+
+    def refused(self, change: ClientChanges) -> None:
+        """Put into the next commit what this one did not make durable."""
+        self.changed.update(change.stored)
+        self.forgotten |= change.forgotten - self._clients.keys()
 
     def __len__(self) -> int:
         return len(self._clients)
@@ -58,6 +96,7 @@ class Clients:
         if found is None:
             found = Client(client, since=now, first_seen=now)
             self._clients[client] = found
+            self.forgotten.discard(client)  # it is back before that was committed
         found.last_seen = now
         self.changed.add(client)
         if found.state is not Presence.CONNECTED:

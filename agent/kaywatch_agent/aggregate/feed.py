@@ -21,11 +21,20 @@ from numpy.typing import NDArray
 from kaywatch.wire import Outcome
 from kaywatch_agent.model.bounds import OUTCOMES, OutcomeName
 from kaywatch_agent.model.records import ExecutionRecord, FailureRecord, RunRecord
-from kaywatch_agent.protocol.messages import Batch, Executions, Runs
+from kaywatch_agent.protocol.messages import Events, Executions, Runs
 from kaywatch_agent.protocol.table import Table
 from kaywatch_agent.runtime.metrics import Counter, Gauge, Metrics
 
-__all__ = ["MAX_RATE", "QUEUE", "Event", "Feed", "Filter", "Listener", "Missed"]
+__all__ = [
+    "MAX_RATE",
+    "QUEUE",
+    "Event",
+    "Feed",
+    "Filter",
+    "Listener",
+    "Missed",
+    "Sender",
+]
 
 # Events a second that one listener gets at most: some 10 us of the agent's CPU each.
 MAX_RATE: Final = 1_000
@@ -118,13 +127,15 @@ class Listener:
 
     # -- the feed's side -----------------------------------------------------------
 
-    def take(self, batch: Batch, sender: Sender) -> int:
+    def take(
+        self, events: Events, failures: Sequence[FailureRecord], sender: Sender
+    ) -> int:
         """Queue what is wanted of a batch; return how many fell out of the queue."""
         found: list[Event] = []
-        if batch.executions is not None:
-            found += self._executions(batch, batch.executions, sender)
-        if self.filter.runs and batch.runs is not None:
-            found += self._runs(batch.table, batch.runs, sender)
+        if events.executions is not None:
+            found += self._executions(events.table, events.executions, failures, sender)
+        if self.filter.runs and events.runs is not None:
+            found += self._runs(events.table, events.runs, sender)
         found.sort(key=_time)
         self._queue += found
         over = max(0, len(self._queue) - QUEUE)
@@ -152,9 +163,12 @@ class Listener:
         return limited
 
     def _executions(
-        self, batch: Batch, part: Executions, sender: Sender
+        self,
+        table: Table,
+        part: Executions,
+        failures: Sequence[FailureRecord],
+        sender: Sender,
     ) -> list[ExecutionRecord]:
-        table = batch.table
         places = self._places.get(table)
         if places is None:
             wanted = [self.filter.place(*key) for key in table.series]
@@ -163,7 +177,7 @@ class Listener:
             return []
         matches = places[part.series] & self._matching(part.outcome, part.seconds)
         rows = self._chosen(np.flatnonzero(matches), part.outcome)
-        return _execution_records(rows, part, batch, sender)
+        return _execution_records(rows, part, table, failures, sender)
 
     def _runs(self, table: Table, part: Runs, sender: Sender) -> list[RunRecord]:
         matches = self._matching(part.outcome, part.seconds)
@@ -233,14 +247,13 @@ class Feed:
         self.listeners.remove(listener)
 
     def take(
-        self, batch: Batch, service: str, pid: int, client: str, now: float
+        self, events: Events, failures: Sequence[FailureRecord], sender: Sender
     ) -> None:
         """Hand a batch to each listener whose service it is of."""
-        sender = Sender(now, service, pid, client)
         for listener in self.listeners:
             services = listener.filter.services
-            if not services or service in services:
-                self._count(Missed.SLOW, listener.take(batch, sender))
+            if not services or sender.service in services:
+                self._count(Missed.SLOW, listener.take(events, failures, sender))
 
     def tick(self) -> None:
         """Begin another second."""
@@ -256,11 +269,14 @@ class Feed:
 
 
 def _execution_records(
-    rows: Rows, part: Executions, batch: Batch, sender: Sender
+    rows: Rows,
+    part: Executions,
+    table: Table,
+    failures: Sequence[FailureRecord],
+    sender: Sender,
 ) -> list[ExecutionRecord]:
-    table = batch.table
     ordered = rows[np.argsort(part.end[rows], kind="stable")]
-    details = _Details(batch.failures)
+    details = _Details(failures)
     found = []
     # One `tolist` for each column: a scalar at a time takes ten times as long.
     for series, end, seconds, outcome, attempts, action, error in zip(

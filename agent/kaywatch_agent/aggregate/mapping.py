@@ -7,7 +7,8 @@ batch costs a few `take`s and no Python per event.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 
 from kaywatch_agent.aggregate.registry import Registry
 from kaywatch_agent.model.series import Columns, EndPoint, Kind, PhaseColumns, SeriesKey
-from kaywatch_agent.protocol.messages import Batch, Executions, Points, Runs
+from kaywatch_agent.protocol.batches import JoinedBatches
+from kaywatch_agent.protocol.messages import Executions, Points, Runs
 from kaywatch_agent.protocol.table import Table
 
 __all__ = ["Mapper", "phases"]
@@ -28,6 +30,7 @@ MAX_SERVICES = 64
 _KINDS = {"observe": Kind.OBSERVE, "count": Kind.COUNT, "gauge": Kind.GAUGE}
 
 Ints = NDArray[np.int64]
+Owner = Callable[[int], str]  # of the batch that a row is of
 
 
 class _Maps:
@@ -48,46 +51,55 @@ class Mapper:
         self._registry = registry
         self._maps: WeakKeyDictionary[Table, dict[str, _Maps]] = WeakKeyDictionary()
 
-    def columns(self, batch: Batch, service: str, client: str = "") -> list[Columns]:
-        """Return the events of a batch, a Columns for each section it has.
+    def columns(
+        self, joined: JoinedBatches, owners: Sequence[str]
+    ) -> Iterator[tuple[Columns, Sequence[int]]]:
+        """Yield the events of batches, a Columns for each section that they have.
+
+        With each come the sizes: how many of its rows are of each batch.
 
         Args:
-            batch: as decoded.
-            service: that it is of.
-            client: whose new series are; by default the batch's.
+            joined: batches of one service that share a table.
+            owners: of each batch, the process that its new series are counted for.
         """
-        table = batch.table
-        client = client or batch.client
+        (table, executions, points, runs), service = joined.events, joined.service
+        maps = self._maps_of(table, service)
+        if executions is not None:
+            sizes = joined.executions
+            owner = partial(_owner, owners, sizes)
+            yield self._executions(executions, table, maps, service, owner), sizes
+        if points is not None:
+            sizes = joined.points
+            owner = partial(_owner, owners, sizes)
+            yield self._points(points, table, maps, service, owner), sizes
+        if runs is not None:
+            sizes = joined.runs
+            owner = partial(_owner, owners, sizes)
+            yield self._runs(runs, table, maps, service, owner), sizes
+
+    def _maps_of(self, table: Table, service: str) -> _Maps:
         by_service = self._maps.setdefault(table, {})
         maps = by_service.get(service)
         if maps is None:
             if len(by_service) >= MAX_SERVICES:
                 by_service.clear()
             maps = by_service[service] = _Maps(table)
-        found = []
-        if batch.executions is not None and len(batch.executions.series):
-            found.append(
-                self._executions(batch.executions, table, maps, service, client)
-            )
-        if batch.points is not None and len(batch.points.series):
-            found.append(self._points(batch.points, table, maps, service, client))
-        if batch.runs is not None and len(batch.runs.graph):
-            found.append(self._runs(batch.runs, table, maps, service, client))
-        return found
+        return maps
 
     def _executions(
-        self, part: Executions, table: Table, maps: _Maps, service: str, client: str
+        self, part: Executions, table: Table, maps: _Maps, service: str, owner: Owner
     ) -> Columns:
         registry = self._registry
 
-        def row(index: int) -> int:
+        def row(index: int, at: int) -> int:
             graph, node = table.series[index]
-            return registry.row(SeriesKey(Kind.NODE, service, graph, node), client)
+            key = SeriesKey(Kind.NODE, service, graph, node)
+            return registry.row(key, owner(at))
 
-        def action(index: int) -> int:
+        def action(index: int, _: int) -> int:
             return registry.actions.number(table.strings[index])
 
-        def error(index: int) -> int:
+        def error(index: int, _: int) -> int:
             return registry.errors.number(table.errors[index])
 
         return Columns(
@@ -102,14 +114,14 @@ class Mapper:
         )
 
     def _points(
-        self, part: Points, table: Table, maps: _Maps, service: str, client: str
+        self, part: Points, table: Table, maps: _Maps, service: str, owner: Owner
     ) -> Columns:
         registry = self._registry
 
-        def row(index: int) -> int:
+        def row(index: int, at: int) -> int:
             kind, name, graph, node, labels = table.points[index]
             key = SeriesKey(_KINDS[kind], service, graph, node, name, labels)
-            return registry.row(key, client)
+            return registry.row(key, owner(at))
 
         size = len(part.series)
         none = np.zeros(size, np.int64)
@@ -124,14 +136,14 @@ class Mapper:
         )
 
     def _runs(
-        self, part: Runs, table: Table, maps: _Maps, service: str, client: str
+        self, part: Runs, table: Table, maps: _Maps, service: str, owner: Owner
     ) -> Columns:
         registry = self._registry
         strings = table.strings
 
-        def row(index: int) -> int:
+        def row(index: int, at: int) -> int:
             key = SeriesKey(Kind.RUN, service, strings[index], "")
-            return registry.row(key, client)
+            return registry.row(key, owner(at))
 
         # (reason, node, action) as one number: 16 bits each.
         joined = (
@@ -164,19 +176,30 @@ class Mapper:
         )
 
 
-def phases(batch: Batch, columns: Sequence[Columns]) -> PhaseColumns | None:
-    """Return how the time of a batch's executions was split, if any tells that.
+def phases(joined: JoinedBatches, executions: Columns) -> PhaseColumns | None:
+    """Return how the time of executions was split, None if no batch contains that.
 
     Args:
-        batch: as decoded.
-        columns: what `Mapper.columns` made of it; executions come first.
+        joined: the batches.
+        executions: their executions, as `Mapper.columns` returned them.
     """
-    if batch.executions is None or batch.executions.phases is None:
+    part = joined.events.executions
+    if part is None or part.phases is None:
         return None
-    found = batch.executions.phases
-    first = slice(len(found.prep))
-    of = columns[0]
-    return PhaseColumns(of.row[first], of.time[first], of.value[first], *found)
+    of = part.phases.of
+    return PhaseColumns(
+        executions.row[of],
+        executions.time[of],
+        executions.value[of],
+        *part.phases[:-1],
+    )
+
+
+def _owner(owners: Sequence[str], sizes: Sequence[int], at: int) -> str:
+    """Return the owner of the batch that a row is of."""
+    if len(owners) == 1:
+        return owners[0]
+    return owners[int(np.searchsorted(np.cumsum(sizes), at, side="right"))]
 
 
 def _unknown(size: int) -> Ints:
@@ -184,12 +207,20 @@ def _unknown(size: int) -> Ints:
 
 
 def _translate(
-    indexes: NDArray[np.uint16], known: Ints, look_up: Callable[[int], int]
+    indexes: NDArray[np.uint16], known: Ints, look_up: Callable[[int, int], int]
 ) -> Ints:
-    """Map indexes to numbers, asking `look_up` for those not seen before."""
+    """Map indexes to numbers.
+
+    Args:
+        indexes: one for each row.
+        known: the numbers by index, as far as known; the others are added.
+        look_up: returns the number of an index that first occurs at a row.
+    """
     numbers = known[indexes]
     if numbers.min() == UNKNOWN:
-        for index in np.unique(indexes[numbers == UNKNOWN]).tolist():
-            known[index] = look_up(index)
+        unknown = np.flatnonzero(numbers == UNKNOWN)
+        distinct, first = np.unique(indexes[unknown], return_index=True)
+        for index, at in zip(distinct.tolist(), unknown[first].tolist(), strict=True):
+            known[index] = look_up(index, at)
         numbers = known[indexes]
     return numbers

@@ -8,7 +8,9 @@ from typing import Any
 import msgspec
 
 from kaywatch_agent.capture.recording import Reader
-from kaywatch_agent.protocol.decoder import Decoder
+from kaywatch_agent.protocol.batches import BatchReader
+from kaywatch_agent.protocol.columns import Checked
+from kaywatch_agent.protocol.decoder import decode
 from kaywatch_agent.protocol.messages import Batch, Bye, Hello, Message
 
 __all__ = ["Contents", "Service", "examine"]
@@ -92,12 +94,12 @@ class _Count:
 
     def __init__(self) -> None:
         self.services: dict[str, Service] = {}
-        self._decoder = Decoder()
+        self._reader = BatchReader()
         self._service: dict[str, str] = {}  # by client
 
     def take(self, encoded: bytes, connection: int) -> str:
         """Count a message; return its type."""
-        message: Message = self._decoder.decode(encoded)
+        message: Message = decode(encoded)
         match message:
             case Hello():
                 self._of(message.client, message.service)
@@ -119,15 +121,14 @@ class _Count:
         return self.services.setdefault(name, Service(name))
 
     def _batch(self, batch: Batch, into: Service) -> None:
+        checked = Checked()
         into.batches += 1
-        into.failures += len(batch.failures)
+        into.failures += len(self._reader.details(batch, checked).failures)
         _add(into.dropped, dict(batch.drops))
-        if batch.executions is not None:
-            into.executions += len(batch.executions.series)
-        if batch.points is not None:
-            into.points += len(batch.points.series)
-        if batch.runs is not None:
-            into.runs += len(batch.runs.graph)
+        for joined in self._reader.events([batch], [""], [checked]):
+            into.executions += sum(joined.executions)
+            into.points += sum(joined.points)
+            into.runs += sum(joined.runs)
 
 
 def _add(counts: dict[str, int], more: dict[str, Any]) -> None:

@@ -13,8 +13,9 @@ import msgspec
 
 from kaywatch import wire
 from kaywatch_agent.ingest.brokers import BrokerConfig
+from kaywatch_agent.ingest.intake import Intake
 from kaywatch_agent.ingest.peers import RemotePeer
-from kaywatch_agent.pipeline.pipeline import Pipeline
+from kaywatch_agent.pipeline.session import BrokerSession
 
 __all__ = ["ClientTopics"]
 
@@ -43,15 +44,17 @@ class BrokerConnection:
         self.reply_topic = wire.topic(topics.prefix, name, "down")
         self.peer = topics.remote_peer()
         self._topics = topics
-        self.conversation = topics.pipeline.converse(
-            self, name, topics.label, named=not self.is_shell
+        sessions = topics.intake.pipeline.sessions
+        self.session: BrokerSession = sessions.open_broker(
+            self.peer, name, topics.label, named=not self.is_shell
         )
+        topics.intake.open(self.session, self)
         topics.connections[self.key] = self
 
     @property
     def is_known(self) -> bool:
         """Whether the client has identified itself."""
-        return bool(self.conversation.clients)
+        return bool(self.session.clients)
 
     def send(self, message: bytes) -> None:
         """Queue a reply."""
@@ -61,7 +64,7 @@ class BrokerConnection:
         """End the session: its client is gone. Idempotent."""
         if self._topics.connections.pop(self.key, None) is self:
             self.peer.hung_up()
-            self.conversation.close()
+            self._topics.intake.close(self.session)
 
 
 class ClientTopics:
@@ -74,11 +77,11 @@ class ClientTopics:
         dropped: replies that were not published, since there were too many.
     """
 
-    def __init__(self, config: BrokerConfig, pipeline: Pipeline) -> None:
+    def __init__(self, config: BrokerConfig, intake: Intake) -> None:
         """Begin without clients."""
         self.prefix = config.broker.prefix
         self.label = config.label
-        self.pipeline = pipeline
+        self.intake = intake
         self.connections: dict[tuple[str, str], BrokerConnection] = {}
         self.since: float | None = None
         self.dropped = 0
@@ -103,7 +106,8 @@ class ClientTopics:
     def connected(self) -> None:
         """Wait for the clients that were there before."""
         self.since = time.monotonic()
-        self.pipeline.expect(self.label, self.remote_peer())
+        pipeline = self.intake.pipeline
+        pipeline.sessions.watch.expect(pipeline.clients, self.label, self.remote_peer())
 
     def disconnected(self) -> None:
         """End all sessions: nothing is heard of the clients."""
@@ -160,7 +164,7 @@ class ClientTopics:
     def _receive_message(self, name: str, payload: bytes) -> None:
         known = self.connections.get((name, "up"))
         connection = known or BrokerConnection(self, name, "up")
-        is_usable = connection.conversation.take(payload)
+        is_usable = self._take(connection, payload)
         if connection.is_known:
             return
         if not is_usable:
@@ -175,8 +179,16 @@ class ClientTopics:
     def _receive_rows(self, name: str, payload: bytes) -> None:
         """Take rows of a shell, which does not stay."""
         connection = BrokerConnection(self, name, "rows")
-        connection.conversation.take_text(payload)
+        self.intake.metrics.received.add(len(payload))
+        session = connection.session
+        self.intake.receive(session.receive_text(payload), session)
         connection.close()
+
+    def _take(self, connection: BrokerConnection, payload: bytes) -> bool:
+        """Take a message; return whether anything of it could be used."""
+        self.intake.metrics.received.add(len(payload))
+        session = connection.session
+        return self.intake.receive(session.receive(payload), session)
 
     def _may_complain(self) -> bool:
         now, recent = time.monotonic(), self._complaints

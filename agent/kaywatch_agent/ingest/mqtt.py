@@ -20,7 +20,7 @@ from kaywatch.errors import ConfigurationError
 from kaywatch_agent.ingest.agent_topics import AgentTopics
 from kaywatch_agent.ingest.brokers import BrokerConfig
 from kaywatch_agent.ingest.client_topics import ClientTopics
-from kaywatch_agent.pipeline.pipeline import Pipeline
+from kaywatch_agent.ingest.intake import Intake
 from kaywatch_agent.rules.alert import Instance
 from kaywatch_agent.rules.alert_publisher import AlertPublisher
 from kaywatch_agent.rules.snapshot import AlertsSnapshot
@@ -82,7 +82,7 @@ class BrokerListener:
     def __init__(
         self,
         config: BrokerConfig,
-        pipeline: Pipeline,
+        intake: Intake,
         metrics: MqttMetrics,
         host: str,
         alerts: AlertPublisher | None = None,
@@ -91,13 +91,13 @@ class BrokerListener:
 
         Args:
             config: the broker, and how to connect.
-            pipeline: takes what clients send.
+            intake: takes what clients send.
             metrics: shared by all brokers.
             host: the name of this host.
             alerts: publishes alerts; None to publish none.
         """
         self.label = config.label
-        self.clients = ClientTopics(config, pipeline)
+        self.clients = ClientTopics(config, intake)
         self._client_id = config.client_id or config.default_id(host)
         self.agent = AgentTopics(config, self._client_id, host, alerts)
         self._config = config
@@ -191,14 +191,14 @@ class MqttIngest:
     def __init__(
         self,
         configs: Sequence[BrokerConfig],
-        pipeline: Pipeline,
+        intake: Intake,
         encode: Callable[[AlertsSnapshot, Instance], bytes],
     ) -> None:
         """Prepare a listener for each broker.
 
         Args:
             configs: the brokers.
-            pipeline: takes what clients send.
+            intake: takes what clients send.
             encode: returns an alert's payload, where alerts are published.
         """
         self.metrics = metrics = MqttMetrics()
@@ -206,7 +206,7 @@ class MqttIngest:
         self._listeners = [
             BrokerListener(
                 config,
-                pipeline,
+                intake,
                 metrics,
                 host,
                 AlertPublisher(config.broker.prefix, encode)

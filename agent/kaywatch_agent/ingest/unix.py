@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import sys
-from collections import deque
-from collections.abc import Callable
-from typing import Any, Final, Protocol, cast
+import time
+from typing import Final
 
 import structlog
 
@@ -16,19 +14,27 @@ from kaywatch import wire
 from kaywatch.wire import ErrorCode
 from kaywatch_agent.ingest.access import Access, Refusal
 from kaywatch_agent.ingest.config import IngestConfig
+from kaywatch_agent.ingest.intake import Intake
 from kaywatch_agent.ingest.peers import Peer
 from kaywatch_agent.ingest.quotas import Quotas, Shares
-from kaywatch_agent.ingest.turns import SLICE, Turns
+from kaywatch_agent.ingest.reader import ALONE, FairReader
+from kaywatch_agent.pipeline.session import StreamSession
+from kaywatch_agent.runtime.metrics import Counter, Gauge, Metrics
 from kaywatch_agent.runtime.sockets import SocketFile
-from kaywatch_agent.runtime.telemetry import Telemetry
 
-__all__ = ["Conversation", "Link", "UnixListener"]
+__all__ = ["UnixConnection", "UnixListener"]
 
 BACKLOG: Final = 1_024
 
-# A connection that has so many bytes waiting for their turn reads no more until they
-# are taken.
-HIGH_WATER: Final = 4 * SLICE
+ACCEPTED_AT_ONCE: Final = 64
+RETRY_SECONDS: Final = 1.0  # after the descriptors ran out
+
+# No more is read at once than what a socket holds, and then some.
+MAX_READ: Final = 1024 * 1024
+
+# A connection is congested from one mark until it is below the other.
+HIGH_WATER: Final = 65_536
+LOW_WATER: Final = 16_384
 
 log = structlog.get_logger("kaywatch.agent")
 
@@ -41,243 +47,227 @@ TEXTS: Final = {
 }
 
 
-class Conversation(Protocol):
-    """What this transport needs from the pipeline, for one connection."""
+class UnixConnection:
+    """One connection."""
 
-    @property
-    def held(self) -> int:
-        """Bytes of a frame that is not complete."""
-
-    @property
-    def missing(self) -> int:
-        """Bytes that it lacks."""
-
-    def receive(self, data: bytes | memoryview) -> None:
-        """Take in bytes."""
-
-    def resume(self) -> None:
-        """The peer has read what was queued."""
-
-    def close(self) -> None:
-        """The connection is gone."""
-
-
-class Link(asyncio.Protocol):
-    """One connection; the pipeline's handle on it."""
-
-    def __init__(self, listener: UnixListener) -> None:
-        self._listener = listener
-        self._transport: asyncio.Transport | None = None
-        self._conversation: Conversation | None = None
-        self._chunks: deque[memoryview] = deque()
-        self._held = 0  # bytes that are counted as kept for it
-        self._reading = True
-        self._told = False  # that it is too fast
-        self.waiting = 0  # bytes, for their turn
-        self.peer = Peer(0, -1, -1)
+    def __init__(self, listener: UnixListener, connection: socket.socket) -> None:
+        self.peer = Peer.of(connection)
+        self.session: StreamSession | None = None  # None once it is closed
         self.congested = False  # more is queued than the peer has read
+        self._listener = listener
+        self._socket = connection
+        self._output = bytearray()
+        self._held = 0  # bytes of an incomplete frame that are counted for it
+        self._warned = False  # that it is too fast
+        self._closing = False
+        self._unwritable = False
+        self._registered = False  # for writing
 
     @property
     def process(self) -> int:
         """The pid at the other end."""
         return self.peer.pid
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Start the conversation, or say why there is none."""
-        self._transport = cast(asyncio.Transport, transport)
-        connection = transport.get_extra_info("socket")
-        self.peer = Peer.of(connection)
-        refusal = self._listener.enter(self)
-        if refusal is not None:
-            self._refuse(refusal)
-            self.peer.close()
-            return
-        self._conversation = self._listener.open(self)
-
-    def data_received(self, data: bytes) -> None:
-        """Queue what came, for its turn."""
-        if self._conversation is None:
-            return
-        self._chunks.append(memoryview(data))
-        waited = self.waiting
-        self.waiting += len(data)
-        if not waited:
-            self._listener.turns.add(self)
-        if self.waiting > HIGH_WATER and self._reading and self._transport is not None:
-            self._reading = False
-            self._transport.pause_reading()
-
-    def take(self, most: int) -> float:
-        """Hand on so many bytes; return how long to take no more, in seconds."""
-        conversation = self._conversation
-        if conversation is None or not self._chunks:
-            return 0.0
-        # The rest of one frame is one message, however long.
-        data = self._next(max(most, conversation.missing))
-        try:
-            conversation.receive(data)
-        except Exception:
-            # A fault of ours: the others' turns must come all the same.
-            log.exception("a message could not be taken in", pid=self.peer.pid)
-            self._end()
-            return 0.0
-        pause = self._listener.spend(self, len(data))
-        self._account(conversation)
-        if not self.waiting:
-            self._rest(conversation)
-        return pause
-
-    def eof_received(self) -> bool:
-        """Let the transport close."""
-        return False
-
-    def pause_writing(self) -> None:
-        """The transport's buffer is over its mark."""
-        self.congested = True
-
-    def resume_writing(self) -> None:
-        """It is below it again."""
-        self.congested = False
-        if self._conversation is not None:
-            self._conversation.resume()
-
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        """End the conversation, once all that came has had its turn."""
-        self._transport = None
-        if self._conversation is not None and not self.waiting:
-            self._leave(self._conversation)
-
     @property
     def backlog(self) -> int:
         """Bytes that the client has not read yet, beyond the kernel's buffer."""
-        transport = self._transport
-        return transport.get_write_buffer_size() if transport is not None else 0
+        return len(self._output)
+
+    @property
+    def writing(self) -> bool:
+        """Whether bytes wait until they can be written."""
+        return bool(self._output)
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+        return self._socket.fileno()
+
+    def read(self, most: int) -> tuple[bool, float]:
+        """Read and act on some bytes; see `Source.read`."""
+        session = self.session
+        if session is None:
+            return False, 0.0
+        # The rest of one frame is one message, however long.
+        buffer = self._listener.buffer(max(most, session.missing))
+        try:
+            size = self._socket.recv_into(buffer)
+        except (BlockingIOError, InterruptedError):
+            return False, 0.0
+        except OSError:
+            size = 0
+        if size == 0 or self._closing:
+            self._lose()
+            return False, 0.0
+        try:
+            self._listener.receive(session, buffer[:size])
+        except Exception:
+            # A fault of ours: the other connections must go on.
+            log.exception("a message could not be taken in", pid=self.peer.pid)
+            self._lose()
+            return False, 0.0
+        pause = self._listener.spend(self, size)
+        self._account(session)
+        return size == len(buffer), pause
 
     def send(self, data: bytes) -> None:
         """Queue bytes for the client."""
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(data)
+        if self._unwritable or self._closing or self.session is None:
+            return
+        self._output += data
+        if len(self._output) == len(data):
+            self.flush()
+        else:
+            self._note_congestion(len(self._output))
+
+    def flush(self) -> None:
+        """Write what waits, as far as the client has read."""
+        try:
+            sent = self._socket.send(self._output)
+            del self._output[:sent]
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError:
+            # It reads no more; what it sent before is read all the same.
+            self._unwritable = True
+            self._output.clear()
+        waiting = len(self._output)
+        if self._closing and not waiting:
+            self._lose()
+            return
+        if bool(waiting) != self._registered:
+            self._registered = bool(waiting)
+            self._listener.reader.update(self)
+        self._note_congestion(waiting)
 
     def slow_down(self, rate: float) -> None:
-        """Say, once, that it sends more than it may."""
-        if not self._told:
-            self._told = True
+        """Warn the client, once, that it sends more than it may."""
+        if not self._warned:
+            self._warned = True
             text = f"more than {rate / 1e6:g} MB a second: rate_per_process of [ingest]"
             self.send(wire.frame(wire.error(ErrorCode.OVER_QUOTA, text)))
 
     def close(self) -> None:
-        """Hang up, once what is queued has been sent."""
-        if self._transport is not None:
-            self._transport.close()
+        """Close it, once what is queued has been sent."""
+        self._closing = True
+        if not self._output:
+            self._lose()
 
-    # -- inside ----------------------------------------------------------------------
-
-    def _next(self, most: int) -> memoryview:
-        """Return the first of what waits."""
-        first = self._chunks[0]
-        data = first[:most]
-        self.waiting -= len(data)
-        if len(first) > most:
-            self._chunks[0] = first[most:]
-        else:
-            self._chunks.popleft()
-        return data
-
-    def _account(self, conversation: Conversation) -> None:
-        held = conversation.held + self.waiting
-        refusal = self._listener.hold(self, held - self._held)
-        self._held = held
-        if refusal is not None:
-            self._refuse(refusal)
-            self._end()
-
-    def _rest(self, conversation: Conversation) -> None:
-        """All that came has been taken."""
-        if self._transport is None:
-            self._leave(conversation)
-        elif not self._reading:
-            self._reading = True
-            self._transport.resume_reading()
-
-    def _end(self) -> None:
-        """Take no more of it, and hang up."""
-        self._chunks.clear()
-        self.waiting = 0
-        # At once, so that it is not held against the next one.
-        self._listener.hold(self, -self._held)
-        self._held = 0
-        if self._transport is None and self._conversation is not None:
-            self._leave(self._conversation)
-        self.close()
-
-    def _leave(self, conversation: Conversation) -> None:
-        self._conversation = None
-        self._listener.leave(self, self._held)
-        conversation.close()
-
-    def _refuse(self, refusal: Refusal) -> None:
+    def refuse(self, refusal: Refusal) -> None:
+        """Report why it is refused, and close it."""
         text = TEXTS[refusal].format(pid=self.peer.pid, uid=self.peer.uid)
         code = ErrorCode.FORBIDDEN if refusal is Refusal.USER else ErrorCode.OVER_QUOTA
         self._listener.count(refusal)
-        self.send(wire.frame(wire.error(code, text)))
-        self.close()
+        with contextlib.suppress(OSError):
+            self._socket.send(wire.frame(wire.error(code, text)))
+        self._lose()
+
+    # -- inside ----------------------------------------------------------------------
+
+    def _note_congestion(self, waiting: int) -> None:
+        if waiting > HIGH_WATER:
+            self.congested = True
+        elif self.congested and waiting < LOW_WATER:
+            self.congested = False
+            if self.session is not None:
+                self._listener.intake.drained(self.session)
+
+    def _account(self, session: StreamSession) -> None:
+        held = session.held
+        if held == self._held:
+            return
+        refusal = self._listener.hold(self, held - self._held)
+        self._held = held
+        if refusal is not None:
+            self.refuse(refusal)
+
+    def _lose(self) -> None:
+        """Release everything. Idempotent."""
+        session, self.session = self.session, None
+        if session is not None:
+            self._listener.leave(self, session, self._held)
+        elif self._socket.fileno() >= 0:
+            self.peer.close()  # it never had a session
+        self._socket.close()
+
+
+class IngestMetrics(Metrics):
+    """What is counted of the socket."""
+
+    open = Gauge("kaywatch_open_connections", "Ingest connections now.")
+    connections = Counter(
+        "kaywatch_connections_total", "Ingest connections since the start."
+    )
+    refused = Counter(
+        "kaywatch_ingest_refused_total",
+        "Ingest connections refused, or ended for what they took, by reason.",
+        labels=("reason",),
+    )
+    throttled = Counter(
+        "kaywatch_ingest_throttled_seconds_total",
+        "Time that processes were not read from, since they sent too much.",
+    )
 
 
 class UnixListener:
-    """Accepts connections on a path and gives each a conversation."""
+    """Accepts connections on a path, and reads them."""
 
-    def __init__(
-        self, open_conversation: Callable[[Link], Conversation], telemetry: Telemetry
-    ) -> None:
-        self.links: set[Link] = set()
+    def __init__(self, intake: Intake) -> None:
+        self.connections: set[UnixConnection] = set()
         self.path = ""
-        self.turns = Turns()
-        self._open = open_conversation
-        self._telemetry = telemetry
+        self.intake = intake
+        self.reader = FairReader()
+        self.metrics = IngestMetrics()
+        self.metrics.open.set_function(lambda: len(self.connections))
         self._access = Access()
         self._shares = Shares(Quotas())
-        self._server: asyncio.Server | None = None
+        self._buffer = bytearray(ALONE)
+        self._listening: socket.socket | None = None
         self._file: SocketFile | None = None
 
     # -- what a connection asks ------------------------------------------------------
 
-    def enter(self, link: Link) -> Refusal | None:
-        """Count a connection in, or say why it isn't taken."""
-        if not self._access.admits(link.peer):
-            return Refusal.USER
-        return self._shares.enter(link.peer.pid, link.peer.uid)
+    def buffer(self, size: int) -> memoryview:
+        """Return a buffer that is valid until the next call."""
+        if len(self._buffer) < size:
+            self._buffer = bytearray(min(size, MAX_READ))
+        return memoryview(self._buffer)[:size]
 
-    def open(self, link: Link) -> Conversation:
-        """Start the conversation of a new connection."""
-        self.links.add(link)
-        return self._open(link)
+    def receive(self, session: StreamSession, data: memoryview) -> None:
+        """Hand on what a connection has read."""
+        self.intake.metrics.received.add(len(data))
+        self.intake.receive(session.receive(data), session)
 
-    def leave(self, link: Link, held: int) -> None:
+    def leave(
+        self, connection: UnixConnection, session: StreamSession, held: int
+    ) -> None:
         """Count a connection out, and what was kept for it."""
-        self._shares.hold(link.peer.pid, link.peer.uid, -held)
-        self._shares.leave(link.peer.pid, link.peer.uid)
-        self.links.discard(link)
+        peer = connection.peer
+        self.reader.remove(connection)
+        self._shares.hold(peer.pid, peer.uid, -held)
+        self._shares.leave(peer.pid, peer.uid)
+        self.connections.discard(connection)
+        self.intake.close(session)
 
-    def hold(self, link: Link, size: int) -> Refusal | None:
+    def hold(self, connection: UnixConnection, size: int) -> Refusal | None:
         """Count bytes that are kept for a connection; say so if they are too many."""
-        return self._shares.hold(link.peer.pid, link.peer.uid, size)
+        return self._shares.hold(connection.peer.pid, connection.peer.uid, size)
 
-    def spend(self, link: Link, size: int) -> float:
+    def spend(self, connection: UnixConnection, size: int) -> float:
         """Count bytes that were taken; return how long to take no more."""
-        now = asyncio.get_running_loop().time()
-        pause = self._shares.spend(link.peer.pid, link.peer.uid, size, now)
+        peer, now = connection.peer, time.monotonic()
+        pause = self._shares.spend(peer.pid, peer.uid, size, now)
         if pause > 0:
-            self._telemetry.add("kaywatch_ingest_throttled_seconds_total", pause)
-            link.slow_down(self._shares.quotas.rate)
+            self.metrics.throttled.add(pause)
+            connection.slow_down(self._shares.quotas.rate)
         return pause
 
     def count(self, refusal: Refusal) -> None:
         """Count a connection that was refused, or ended."""
-        self._telemetry.add("kaywatch_ingest_refused_total", 1, str(refusal))
+        self.metrics.refused.labels(str(refusal)).add()
 
     # -- life ------------------------------------------------------------------------
 
-    async def start(self, config: IngestConfig) -> None:
+    def start(self, config: IngestConfig) -> None:
         """Listen on the configured path.
 
         Raises:
@@ -285,13 +275,13 @@ class UnixListener:
         """
         self.use(config)
         self._file = SocketFile("ingest.socket", config.path)
-        await self._listen(self._file.bind(config.mode, config.group))
+        self._listen(self._file.bind(config.mode, config.group))
         self.path = config.path
 
-    async def adopt(self, listening: socket.socket, config: IngestConfig) -> None:
+    def adopt(self, listening: socket.socket, config: IngestConfig) -> None:
         """Accept on a socket that somebody holds for us, also while we are gone."""
         self.use(config)
-        await self._listen(listening)
+        self._listen(listening)
         self.path = str(listening.getsockname())
 
     def use(self, config: IngestConfig) -> None:
@@ -300,35 +290,77 @@ class UnixListener:
         self._shares.quotas = config.quotas
 
     async def take_all(self) -> None:
-        """Wait until all that has arrived was taken in, for a second at most."""
+        """Take in all that has arrived, for a second at most."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(1.0):
-                # One turn of the loop reads what the kernel has.
-                await asyncio.sleep(0)
-                await self.turns.over()
-
-    async def _listen(self, listening: socket.socket) -> None:
-        # From Python 3.13 on, a server would unlink its path by itself.
-        kept: Any = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
-        self._server = await asyncio.get_running_loop().create_unix_server(
-            lambda: Link(self), sock=listening, backlog=BACKLOG, **kept
-        )
+                await self.reader.read_all()
 
     def stop_accepting(self) -> None:
         """Take no new connections; those that are open go on."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        listening, self._listening = self._listening, None
+        if listening is not None:
+            asyncio.get_running_loop().remove_reader(listening.fileno())
+            listening.close()
         if self._file is not None:
             self._file.remove()
 
     async def stop(self) -> None:
-        """Hang up on everybody."""
+        """Close all connections."""
         self.stop_accepting()
-        for link in list(self.links):
-            link.close()
-        # A transport reports its loss on a later turn of the loop.
-        for _ in range(100):
-            if not self.links:
-                break
-            await asyncio.sleep(0.01)
+        for connection in list(self.connections):
+            connection.close()
+        self.reader.close()
+
+    # -- inside ------------------------------------------------------------------------
+
+    def _listen(self, listening: socket.socket) -> None:
+        listening.setblocking(False)
+        listening.listen(BACKLOG)
+        self._listening = listening
+        asyncio.get_running_loop().add_reader(listening.fileno(), self._accept)
+
+    def _accept(self) -> None:
+        """Accept what waits; others get their turn after a few."""
+        for _ in range(ACCEPTED_AT_ONCE):
+            if self._listening is None:
+                return
+            try:
+                connection, _ = self._listening.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                self._pause_accepting(error)
+                return
+            self._enter(connection)
+
+    def _pause_accepting(self, error: OSError) -> None:
+        """Wait for descriptors to become free; who connects meanwhile waits, too."""
+        log.warning("connections can't be accepted", error=str(error))
+        self.count(Refusal.DESCRIPTORS)
+        listening, loop = self._listening, asyncio.get_running_loop()
+        if listening is not None:
+            loop.remove_reader(listening.fileno())
+            loop.call_later(RETRY_SECONDS, self._resume_accepting, listening)
+
+    def _resume_accepting(self, listening: socket.socket) -> None:
+        if self._listening is listening:
+            loop = asyncio.get_running_loop()
+            loop.add_reader(listening.fileno(), self._accept)
+
+    def _enter(self, accepted: socket.socket) -> None:
+        """Give a connection its session, or refuse it."""
+        accepted.setblocking(False)
+        connection = UnixConnection(self, accepted)
+        peer = connection.peer
+        refusal: Refusal | None = Refusal.USER
+        if self._access.admits(peer):
+            refusal = self._shares.enter(peer.pid, peer.uid)
+        if refusal is not None:
+            connection.refuse(refusal)
+            return
+        self.metrics.connections.add()
+        session = self.intake.pipeline.sessions.open_stream(peer)
+        connection.session = session
+        self.connections.add(connection)
+        self.intake.open(session, connection)
+        self.reader.add(connection)

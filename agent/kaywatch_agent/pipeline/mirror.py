@@ -13,7 +13,7 @@ from kaywatch import wire
 from kaywatch._version import __version__
 from kaywatch_agent.runtime.metrics import Counter, Gauge, Metrics
 
-__all__ = ["Observed", "Observers"]
+__all__ = ["Observed", "Mirror"]
 
 # A hundred full batches: half a second at five million events a second.
 MAX_WAITING: Final = 16 * 1024 * 1024
@@ -85,7 +85,7 @@ class CaptureMetrics(Metrics):
     )
 
 
-class Observers:
+class Mirror:
     """All that capture at the moment; false when nobody does."""
 
     def __init__(self) -> None:

@@ -1,62 +1,133 @@
-"""The way of the data, top to bottom: a batch from its bytes to its ack, and a tick.
+"""The path of a batch and of a tick, top to bottom.
 
-    bytes -> frames -> messages     StreamConversation.receive, or by MQTT
-                                    Conversation.take
-          -> columns, pending       Pipeline._take_batch; to listeners, if there are any
-    tick: pending -> steps          Pipeline.commit: aggregate, commit, acknowledge
-          -> presence, publish      Pipeline.tick
+    ingest       bytes -> session.receive(data) -> messages
+    take         authorize, deduplicate by sequence number, queue; return replies
+    tick         advance      queued batches, joined by table -> aggregator; account
+                 [rules]      evaluated beside the event loop, on a view
+    commit       advance, then one transaction: `store.committer.Committer`
+    acknowledge  what is durable; return replies
 
-A batch is acknowledged only after the commit of a change that holds its effect. A
-crash before it: the client sends again, and nothing was counted. A crash after it: the
-number is known, and the resend is dropped.
+A batch is acknowledged only after the commit that contains its effect and its sequence
+number. After a crash before the commit, the client sends it again, and nothing was
+counted; after a crash following the commit, the number is known, and the resent batch
+is dropped.
 
-Behind a broker messages get lost, come twice and out of order. There a batch is taken
-only if it is the next of its client; else the client is asked for what is missing.
+Behind a broker messages get lost, are delivered twice and out of order. There a batch
+is taken only if it is the next of its client; else the client is asked for the missing
+ones.
 
-One commit is under way at a time. What arrives meanwhile, and what a commit that
-failed gives back, is in the next one.
+The pipeline returns values: it holds no connection, no store and no caller.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from typing import Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final, NamedTuple
+
+import structlog
 
 from kaywatch import wire
 from kaywatch.wire import ErrorCode
 from kaywatch_agent.aggregate.aggregator import Aggregator
-from kaywatch_agent.aggregate.change import Change, Restored
 from kaywatch_agent.aggregate.clients import Clients
-from kaywatch_agent.aggregate.feed import Feed
+from kaywatch_agent.aggregate.feed import Feed, Sender
 from kaywatch_agent.model.client import EVENT_CODES, Client
 from kaywatch_agent.model.series import Presence
-from kaywatch_agent.pipeline.mirror import Observers
-from kaywatch_agent.pipeline.pace import Pace
-from kaywatch_agent.pipeline.session import (
-    Conversation,
-    Link,
-    Peer,
-    StreamConversation,
-)
-from kaywatch_agent.protocol.decoder import Decoder
+from kaywatch_agent.pipeline.flow_control import FlowControl
+from kaywatch_agent.pipeline.session import Peer, Reply, Session
+from kaywatch_agent.pipeline.sessions import SessionTable
+from kaywatch_agent.protocol.batches import NO_DETAILS, BatchReader
+from kaywatch_agent.protocol.columns import Checked
 from kaywatch_agent.protocol.messages import (
     Batch,
     Bye,
-    Capture,
+    Details,
+    Events,
     Flush,
     Hello,
     Message,
     Rejected,
 )
 from kaywatch_agent.protocol.redact import Privacy
-from kaywatch_agent.runtime.telemetry import Telemetry
-
-Documents = Mapping[tuple[str, str], bytes | None]
+from kaywatch_agent.runtime.metrics import Counter, Gauge, Metrics
 
 __all__ = ["Pipeline"]
 
+log = structlog.get_logger("kaywatch.agent")
+
 SAMPLE_SECONDS: Final = 10.0
+
+# What may wait for the tick: some 20 ms of work. Beyond it, the queue is emptied at
+# once. A batch weighs what it costs: a byte in a column is a nanosecond, a byte of rows
+# or details some twenty, and any batch ten microseconds.
+MAX_QUEUED: Final = 2 * 1024 * 1024
+BATCH_WEIGHT: Final = 1_024
+DETAIL_WEIGHT: Final = 16
+
+
+class PipelineMetrics(Metrics):
+    """What goes through the pipeline."""
+
+    messages = Counter(
+        "kaywatch_messages_total", "Messages decoded, by type.", labels=("type",)
+    )
+    events = Counter(
+        "kaywatch_events_total",
+        "Events taken in: executions, runs and custom metrics' values.",
+        durable=True,
+    )
+    duplicates = Counter(
+        "kaywatch_duplicate_batches_total",
+        "Batches that were sent again and had been counted already.",
+        durable=True,
+    )
+    untimely = Counter(
+        "kaywatch_untimely_batches_total",
+        "Batches by way of a broker that came before others of their client.",
+    )
+    resends = Counter(
+        "kaywatch_resends_requested_total",
+        "Requests to clients behind a broker to send again what got lost.",
+    )
+    missing = Counter(
+        "kaywatch_missing_batches_total",
+        "Batch numbers that never came; their clients report the events as drops.",
+        durable=True,
+    )
+    rejected = Counter(
+        "kaywatch_rejected_total",
+        "Events, or whole messages, that could not be used.",
+        labels=("reason",),
+        durable=True,
+    )
+    dropped = Counter(
+        "kaywatch_client_dropped_total",
+        "Events that clients say they lost.",
+        labels=("reason",),
+        durable=True,
+    )
+    withheld = Counter(
+        "kaywatch_failures_withheld_total",
+        "Messages of failures not kept, since too many came at once to redact.",
+    )
+    slow = Counter(
+        "kaywatch_slow_messages_total", "Requests to clients to send less often."
+    )
+    clients = Gauge("kaywatch_clients", "Clients known, by state.", labels=("state",))
+    ticks = Counter("kaywatch_ticks_total", "Ticks since the start.")
+    tick_seconds = Counter(
+        "kaywatch_tick_duration_seconds_total", "Time spent in ticks."
+    )
+    tick_max = Gauge("kaywatch_tick_duration_max_seconds", "The longest tick so far.")
+
+
+class _Queued(NamedTuple):
+    """A batch that was taken, and waits for the tick."""
+
+    batch: Batch
+    client: Client
+    session: Session
 
 
 class Pipeline:
@@ -65,443 +136,341 @@ class Pipeline:
     def __init__(
         self,
         aggregator: Aggregator,
-        telemetry: Telemetry,
         *,
-        commit: Callable[[Change], None],
-        hurry: Callable[[], None],
-        find: Callable[[int, float], Peer | None] = lambda *_: None,
-        documents: Callable[[bool], Documents] = lambda _: {},
+        privacy: Privacy | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Wire the stages.
+        """Begin with nothing queued.
 
         Args:
             aggregator: where events go.
-            telemetry: where what happens is counted.
-            commit: begins to make a change durable; `committed` or `refused` has to
-                be called at its end.
-            hurry: asks for a commit sooner than the next tick.
-            find: returns the process with a pid that ran at a time, if it still does.
-            documents: returns what else has to be kept and changed since the last
-                call; all of it when that is asked for.
+            privacy: removes from failures what must not be kept.
             clock: Unix seconds.
         """
         self.aggregator = aggregator
         self.clients = Clients()
-        self.telemetry = telemetry
-        self.clock = clock
-        self.decoder = Decoder()
-        self.pace = Pace(clock())
         self.feed = Feed()
-        self.observers = Observers()
-        telemetry.include(self.feed.metrics, self.observers.metrics)
-        self.privacy = Privacy()
-        self.hurry = hurry
-        self._find = find
-        self.whole = False  # the next change has to be all that is known
-        self._commit = commit
-        self._documents = documents
-        self._committing = False
-        self._again = False  # somebody asked for a commit during one
-        self._opened = 0  # connections so far
-        self._owed: set[str] = set()  # clients whose greeting is not answered yet
-        self._asking: set[Conversation] = set()  # want to hear of the next commit
-        self._answered: set[Conversation] = set()  # hear of the one under way
-        self._conversations: dict[str, Conversation] = {}  # by client
-        self._watched: dict[str, Peer] = {}  # disconnected, by client
+        self.privacy = privacy or Privacy()
+        self.metrics = PipelineMetrics()
+        self.sessions = SessionTable(self.clients, clock)
+        self._clock = clock
+        self._reader = BatchReader()
+        self._flow = FlowControl(clock())
+        self._queue: list[_Queued] = []
+        self._weight = 0
 
-    def restore(self, found: Restored, host: str) -> None:
-        """Go on from what was committed before a restart; before the first batch.
+    @property
+    def commit_due(self) -> bool:
+        """Whether a peer waits for a commit before the next tick."""
+        return self.sessions.commit_due
+
+    def restore(
+        self,
+        clients: Iterable[Client],
+        find: Callable[[int, float], Peer | None],
+        host: str,
+    ) -> None:
+        """Go on with the clients of before a restart; before the first batch.
 
         Args:
-            found: what was committed.
-            host: the name of this one, whose processes can be looked after.
+            clients: from the store.
+            find: returns the process with a pid that ran at a time, if it still runs.
+            host: this host's name; its processes can be watched.
         """
-        self.aggregator.restore(found)
-        self.telemetry.restore(found.counters)
-        self.clients.restore(
-            map(Client.from_json, found.clients.values()), self.clock()
-        )
+        self.clients.restore(clients, self._clock())
         for client in self.clients:
-            # Whom the kernel named is of this host, whatever it called that. One that
-            # comes by a broker says itself what its host and pid are.
+            # The kernel named the user of a local client, whatever the host was called
+            # then. A client behind a broker states its host and pid itself.
             here = client.uid is not None or (client.host == host and not client.via)
-            if client.state is Presence.DISCONNECTED and here:
-                self._look_for(client)
+            if client.state is not Presence.DISCONNECTED or not here:
+                continue
+            peer = find(client.pid, client.start)
+            if peer is None:
+                self.clients.turn(client, Presence.DIED, self._clock())
+            else:
+                self.sessions.watch.add(client.id, peer)
 
-    def expect(self, via: str, peer: Peer) -> None:
-        """Watch those who came by a broker before a restart, and are not back."""
-        for client in self.clients:
-            if client.via == via and client.state is Presence.DISCONNECTED:
-                self._watched.setdefault(client.id, peer)
+    # -- arrival -----------------------------------------------------------------------
 
-    def _look_for(self, client: Client) -> None:
-        """Watch the process of a client that was connected before a restart."""
-        peer = self._find(client.pid, client.start)
-        if peer is None:
-            self.clients.turn(client, Presence.DIED, self.clock())
-        else:
-            self._watched[client.id] = peer
-
-    # -- a batch -----------------------------------------------------------------------
-
-    def open(self, link: Link) -> StreamConversation:
-        """Return the conversation of a new connection."""
-        self.telemetry.add("kaywatch_connections_total")
-        self._opened += 1
-        return StreamConversation(
-            self, link, self._opened, f"anonymous-{link.peer.pid}"
-        )
-
-    def converse(self, link: Link, name: str, via: str, named: bool) -> Conversation:
-        """Return the conversation with one client by way of a broker.
-
-        Args:
-            link: where its replies go.
-            name: what its topics are called after.
-            via: the broker.
-            named: whether the name is a client's id, and it may speak for that alone.
-        """
-        self._opened += 1
-        if named:
-            return Conversation(self, link, self._opened, name, name, via)
-        return Conversation(self, link, self._opened, f"anonymous-{name}", "", via)
-
-    def take(self, message: Message, conversation: Conversation) -> None:
-        """Act on one message."""
-        now = self.clock()
-        message = self._allowed(message, conversation)
-        self.telemetry.add("kaywatch_messages_total", 1, type(message).__name__.lower())
+    def take(self, message: Message, session: Session) -> list[Reply]:
+        """Act on one message; return the replies, usually to its sender."""
+        now = self._clock()
+        message = self._authorize(message, session)
+        self.metrics.messages.labels(type(message).__name__.lower()).add()
         match message:
             case Batch():
-                self._take_batch(message, conversation, now)
+                return self._take_batch(message, session, now)
             case Hello():
-                self._take_hello(message, conversation, now)
+                return self._take_hello(message, session, now)
             case Bye():
-                self._take_bye(message, now)
-                if conversation.lossy:
-                    conversation.link.close()
+                return self._take_bye(message, session, now)
             case Flush():
-                self._take_flush(message, conversation)
-            case Capture():
-                self._observe(conversation, now)
+                self.sessions.flush(session, named=bool(message.client))
             case Rejected():
-                self.telemetry.add("kaywatch_rejected_total", 1, str(message.code))
-                conversation.refuse(message.code, message.text, message.seq)
-                if message.fatal:
-                    conversation.link.close()
+                return self._reject_message(message, session)
+        return []
 
-    def _allowed(self, message: Message, conversation: Conversation) -> Message:
-        """Return the message, or that its sender may not say that."""
-        refused = conversation.refused(message)
+    def _reject_message(self, message: Rejected, session: Session) -> list[Reply]:
+        self.metrics.rejected.labels(str(message.code)).add()
+        replies = session.error(message.code, message.text, message.seq)
+        if message.fatal:
+            replies.append(Reply(session, b"", close=True))
+        return replies
+
+    def _authorize(self, message: Message, session: Session) -> Message:
+        """Return the message, or a refusal if its sender may not send it."""
+        refused = session.refuse(message)
         if refused is not None:
             return refused
-        owner = self._owner_of_another(message, conversation.link.peer)
-        if owner is not None:
-            text = f"this client is one of user {owner.uid}, and you are not"
-            return Rejected(ErrorCode.FORBIDDEN, text)
-        return message
+        if session.peer.trusted or not isinstance(message, Hello | Batch | Flush | Bye):
+            return message
+        # A client's id is no secret. Whoever knows it could use up its numbers, and its
+        # own batches would pass for duplicates.
+        owner = self.clients.get(message.client)
+        if owner is None or owner.uid is None or owner.uid == session.peer.uid:
+            return message
+        text = f"this client is one of user {owner.uid}, and you are not"
+        return Rejected(ErrorCode.FORBIDDEN, text)
 
-    def _owner_of_another(self, message: Message, peer: Peer) -> Client | None:
-        """Return the client that a message pretends to be of, if that is another's.
-
-        Who knows a client's id, which is no secret, could take up its numbers, and its
-        own batches would pass for duplicates.
-        """
-        if peer.trusted or not isinstance(message, Hello | Batch | Flush | Bye):
-            return None
-        known = self.clients.get(message.client)
-        if known is None or known.uid is None or known.uid == peer.uid:
-            return None
-        return known
-
-    def _observe(self, conversation: Conversation, now: float) -> None:
-        problem = "only root and the agent's own user may capture"
-        if conversation.link.peer.trusted:
-            problem = self.observers.add(conversation.link, now)
-        if problem:
-            conversation.refuse(ErrorCode.FORBIDDEN, problem, None)
-
-    def _take_hello(self, hello: Hello, conversation: Conversation, now: float) -> None:
-        client = self.clients.get(hello.client)
-        if client is None or not 0 < hello.greeting <= client.greeting:
-            peer = conversation.link.peer
-            client = self.clients.greet(hello, peer.pid, now, peer.started)
-            self._present(client, conversation)
-        # Else a broker brings it again, maybe of one that is long gone.
-        if client.received_seq > client.committed_seq:
-            # Or it would call lost what it had to drop and we have taken.
-            self._owed.add(client.id)
-            self.commit()
-        else:
-            conversation.ack(client, client.committed_seq, always=True)
-
-    def _out_of_turn(self, batch: Batch, conversation: Conversation) -> bool:
-        """Whether a batch by way of a broker is not the one to take now."""
-        if batch.seq is None:
-            return False
-        client = self.clients.get(batch.client)
-        if client is not None and batch.seq <= client.received_seq:
-            # Its client may be gone: this is no sign of life.
-            self._take_again(client, conversation)
-            return True
-        after = client.received_seq if client else 0
-        if batch.seq <= max(after + 1, client.first if client else 0):
-            return False
-        self.telemetry.add("kaywatch_untimely_batches_total")
-        if conversation.ask_again(after, batch.client, self.clock()):
-            self.telemetry.add("kaywatch_resends_requested_total")
-        return True
-
-    def _take_again(self, client: Client, conversation: Conversation) -> None:
-        client.duplicates += 1
-        self.telemetry.add("kaywatch_duplicate_batches_total")
-        conversation.ack(client, client.committed_seq)
-
-    def _take_batch(self, batch: Batch, conversation: Conversation, now: float) -> None:
-        if conversation.lossy and self._out_of_turn(batch, conversation):
-            return
-        client = self.clients.meet(batch.client or conversation.anonymous, now)
-        self._present(client, conversation)
-        client.pid = client.pid or conversation.link.peer.pid
+    def _take_batch(self, batch: Batch, session: Session, now: float) -> list[Reply]:
+        if not session.ordered and self._out_of_turn(batch):
+            return self._refuse_untimely(batch, session, now)
+        client = self.clients.meet(batch.client or session.anonymous, now)
+        replies = self._present(client, session)
+        client.pid = client.pid or session.peer.pid
         if batch.service:
             client.service = batch.service
-        if batch.seq is not None and batch.seq <= client.received_seq:
-            self._take_again(client, conversation)
-            return
-        batch = self.privacy.batch(batch)  # before anybody sees it
-        taken, late, folded = self.aggregator.accept(
-            batch, client.service, now, client.owner
-        )
-        if batch.sent is not None and not client.batches:
+        if batch.seq is not None:
+            if batch.seq <= client.received_seq:
+                return replies + self._take_duplicate(client, session)
+            self._number(client, batch.seq)
+        client.batches += 1
+        client.recorded = max(client.recorded, batch.recorded)
+        if batch.sent is not None and client.batches == 1:
             # Of the first alone: later ones may have waited for a connection.
             client.skew = now - batch.sent
-        self.pace.arrived(client.id, taken)
-        client.batches += 1
-        client.events += taken
-        client.late += late
-        client.folded += folded
-        client.recorded = max(client.recorded, batch.recorded)
-        if batch.in_flight is not None:
-            client.in_flight = batch.in_flight
-        if batch.loops is not None:
-            client.loops = batch.loops
-        if batch.process is not None and conversation.lossy:
-            client.sampled(batch.process, now if batch.sent is None else batch.sent)
-        if self.feed.listeners:
-            self.feed.take(batch, client.service, client.pid, client.id, now)
-        self._count(batch, client, taken, now)
-        if batch.rejected:
-            conversation.refuse(next(iter(batch.rejected)), batch.problem, None)
+        if batch.drops:
+            self._lose(client, batch.drops, now)
+        if batch.seq is not None:
+            self.sessions.await_ack(client)
+        queued = _Queued(batch, client, session)
+        if batch.encoded.events:
+            # Rows come with a table of their own: there is nothing to join.
+            return replies + self._aggregate_alone(queued, now)
+        self._queue.append(queued)
+        self._weight += _weight(batch)
+        if self._weight > MAX_QUEUED:
+            replies += self.advance(now)
+        return replies
 
-    def _count(self, batch: Batch, client: Client, taken: int, now: float) -> None:
-        self.telemetry.add("kaywatch_events_total", taken)
-        for reason, events in batch.rejected.items():
-            client.rejected[str(reason)] += events
-            self.telemetry.add("kaywatch_rejected_total", events, str(reason))
-        refused = sum(batch.rejected[code] for code in EVENT_CODES)
-        if refused:
-            self.aggregator.lose(client.service, {"refused": refused}, now)
-        self._lose(client, dict(batch.drops), now)
+    def _out_of_turn(self, batch: Batch) -> bool:
+        """Whether a batch by way of a broker is not the next of its client."""
+        client = self.clients.get(batch.client)
         if batch.seq is None:
-            return
-        hole = batch.seq - client.received_seq - 1
+            return False
+        received, first = (client.received_seq, client.first) if client else (0, 0)
+        return not received < batch.seq <= max(received + 1, first)
+
+    def _refuse_untimely(
+        self, batch: Batch, session: Session, now: float
+    ) -> list[Reply]:
+        client = self.clients.get(batch.client)
+        after = client.received_seq if client else 0
+        if client is not None and batch.seq is not None and batch.seq <= after:
+            # Its client may be gone: this is no sign of life.
+            return self._take_duplicate(client, session)
+        self.metrics.untimely.add()
+        replies = session.resend(after, batch.client, now)
+        self.metrics.resends.add(len(replies))
+        return replies
+
+    def _take_duplicate(self, client: Client, session: Session) -> list[Reply]:
+        client.duplicates += 1
+        self.metrics.duplicates.add()
+        return session.ack(client.id, client.committed_seq)
+
+    def _number(self, client: Client, seq: int) -> None:
+        """Remember that a client's batch arrived, and that others before it did not."""
+        hole = seq - client.received_seq - 1
         if hole and client.received_seq:
             client.missing_batches += hole
-            self.telemetry.add("kaywatch_missing_batches_total", hole)
-        client.received_seq = batch.seq
+            self.metrics.missing.add(hole)
+        client.received_seq = seq
 
-    def _lose(self, client: Client, drops: dict[str, int], now: float) -> None:
+    def _take_hello(self, hello: Hello, session: Session, now: float) -> list[Reply]:
+        client = self.clients.get(hello.client)
+        replies: list[Reply] = []
+        # A broker may deliver a hello again, maybe of a client that is long gone.
+        if client is None or not 0 < hello.greeting <= client.greeting:
+            peer = session.peer
+            client = self.clients.greet(hello, peer.pid, now, peer.started)
+            replies = self._present(client, session)
+        return replies + self.sessions.greet(client, session)
+
+    def _take_bye(self, bye: Bye, session: Session, now: float) -> list[Reply]:
+        client = self.clients.get(bye.client)
+        # A broker may deliver it again; then its drops have been counted.
+        if client is not None and client.state is not Presence.ENDED:
+            self._lose(client, bye.drops, now)
+            self.clients.turn(client, Presence.ENDED, now)
+        self.sessions.commit_due = True
+        return [] if session.ordered else [Reply(session, b"", close=True)]
+
+    def _lose(self, client: Client, drops: Mapping[str, int], now: float) -> None:
         for reason, events in drops.items():
-            known = reason if reason in wire.DROP_REASONS else "other"
-            client.dropped[known] += events
-            self.telemetry.add("kaywatch_client_dropped_total", events, known)
+            client.dropped[reason] += events
+            self.metrics.dropped.labels(reason).add(events)
         self.aggregator.lose(client.service, drops, now)
 
-    def _take_bye(self, bye: Bye, now: float) -> None:
-        client = self.clients.get(bye.client)
-        # A broker may bring it again, and then its drops have been counted.
-        if client is not None and client.state is not Presence.ENDED:
-            self._lose(client, dict(bye.drops), now)
-            self.clients.turn(client, Presence.ENDED, now)
-        self.hurry()
+    def _present(self, client: Client, session: Session) -> list[Reply]:
+        """Connect a client to the session that it speaks through."""
+        uid = session.peer.uid
+        client.owner = session.owner or client.id
+        if client.uid is None and uid >= 0:
+            client.uid = uid
+            self.aggregator.registry.of_user(client.owner, uid)
+        if self.sessions.connect(client, session) and self._flow.seconds > 1.0:
+            return session.reply(wire.slow(self._flow.seconds))
+        return []
 
-    def _take_flush(self, flush: Flush, conversation: Conversation) -> None:
-        if not flush.client:
-            self._asking.add(conversation)
-        self.hurry()
+    # -- tick --------------------------------------------------------------------------
 
-    # -- a tick ------------------------------------------------------------------------
-
-    def commit(self) -> None:
-        """Aggregate what is pending, and begin to make it durable."""
-        now = self.clock()
+    def advance(self, now: float) -> list[Reply]:
+        """Aggregate all queued batches; return what was wrong with them."""
+        queued, self._queue, self._weight = self._queue, [], 0
+        replies: list[Reply] = []
+        if queued:
+            try:
+                replies = self._aggregate(queued, now)
+            except Exception:
+                # A fault of ours with one batch must not cost the others, nor come
+                # back with each tick.
+                log.exception("batches could not be aggregated together")
+                for one in queued:
+                    replies += self._aggregate_alone(one, now)
         self.aggregator.advance(now)
-        self._account()
-        if self._committing:
-            self._again = True
-            return
-        clients = self.clients
-        changed = clients if self.whole else map(clients.get, clients.changed)
-        change = self.aggregator.change(now, self.whole)._replace(
-            clients={client.id: client.to_json() for client in changed if client},
-            forgotten=frozenset(clients.forgotten),
-            marks={client.id: client.received_seq for client in clients},
-            counters=self.telemetry.changes(full=True),
-            documents=self._documents(self.whole),
+        return replies
+
+    def _aggregate_alone(self, queued: _Queued, now: float) -> list[Reply]:
+        try:
+            return self._aggregate([queued], now)
+        except Exception:
+            log.exception("a batch was not aggregated", client=queued.client.id)
+            self.metrics.rejected.labels(str(ErrorCode.BAD_MESSAGE)).add()
+            text = "this agent failed on the batch; see its log"
+            return queued.session.error(ErrorCode.BAD_MESSAGE, text, queued.batch.seq)
+
+    def _aggregate(self, queued: Sequence[_Queued], now: float) -> list[Reply]:
+        checked = [Checked() for _ in queued]
+        details = [
+            self._details(one, noted, now)
+            for one, noted in zip(queued, checked, strict=True)
+        ]
+        batches = [one.batch for one in queued]
+        services = [one.client.service for one in queued]
+        for joined in self._reader.events(batches, services, checked):
+            clients = [queued[member].client for member in joined.members]
+            owners = [client.owner for client in clients]
+            accepted = self.aggregator.accept(joined, owners, now)
+            for client, taken, late, folded in zip(clients, *accepted, strict=True):
+                client.events += taken
+                client.late += late
+                client.folded += folded
+                self._flow.arrived(client.id, taken)
+            self.metrics.events.add(sum(accepted.events))
+            if self.feed.listeners:
+                for member, events in joined.each():
+                    self._publish(queued[member], events, details[member], now)
+        replies: list[Reply] = []
+        for one, noted in zip(queued, checked, strict=True):
+            if noted.rejected:
+                replies += self._reject(one, noted, now)
+        return replies
+
+    def _details(self, queued: _Queued, checked: Checked, now: float) -> Details:
+        """Take in what a batch contains beside its events."""
+        batch, client, session = queued
+        details = self._reader.details(batch, checked)
+        if details is NO_DETAILS:
+            return details
+        if details.failures:
+            failures = self.privacy.failures(details.failures)  # before they are kept
+            details = details._replace(failures=failures)
+            self.metrics.withheld.add(self.privacy.withheld)
+            self.privacy.withheld = 0
+        self.aggregator.take_details(
+            details, client.service, client.id, client.owner, now
         )
-        clients.changed.clear()
-        clients.forgotten.clear()
-        self.whole = False
-        self._answered, self._asking = self._asking, set()
-        self._committing = True
-        self._commit(change)
+        if details.in_flight is not None:
+            client.in_flight = details.in_flight
+        if details.loops is not None:
+            client.loops = details.loops
+        if details.process is not None and not session.ordered:
+            sent = batch.sent
+            client.sampled(details.process, now if sent is None else sent)
+        return details
 
-    def _account(self) -> None:
-        """Move what the aggregation counted to where counts survive a restart."""
-        aggregator, telemetry = self.aggregator, self.telemetry
-        for reason, events in aggregator.misplaced.items():
-            telemetry.add("kaywatch_misplaced_events_total", events, str(reason))
-        aggregator.misplaced.clear()
-        telemetry.add("kaywatch_visits_left_out_total", aggregator.unmeasured)
-        aggregator.unmeasured = 0
-        registry = aggregator.registry
-        telemetry.add("kaywatch_failures_withheld_total", self.privacy.withheld)
-        self.privacy.withheld = 0
-        telemetry.add("kaywatch_folded_series_total", registry.folded_in_all)
-        registry.folded_in_all = 0
+    def _publish(
+        self, queued: _Queued, events: Events, details: Details, now: float
+    ) -> None:
+        client = queued.client
+        sender = Sender(now, client.service, client.pid, client.id)
+        self.feed.take(events, details.failures, sender)
 
-    def committed(self, change: Change) -> None:
-        """The change is durable: acknowledge what is in it."""
-        self._committing = False
-        for name, seq in change.marks.items():
-            client = self.clients.get(name)
-            if client is not None:
-                client.committed_seq = seq
-                self._acknowledge(client)
-        for conversation in self._answered:
-            conversation.answer()
-        if self._owed or self._again:
-            self._again = False
-            self.hurry()
+    def _reject(self, queued: _Queued, checked: Checked, now: float) -> list[Reply]:
+        """Count what was wrong with a batch, and report the first of it."""
+        client = queued.client
+        for reason, events in checked.rejected.items():
+            client.rejected[str(reason)] += events
+            self.metrics.rejected.labels(str(reason)).add(events)
+        refused = sum(checked.rejected[code] for code in EVENT_CODES)
+        if refused:
+            self.aggregator.lose(client.service, {"refused": refused}, now)
+        code = next(iter(checked.rejected))
+        return queued.session.error(code, checked.problem)
 
-    def refused(self, change: Change, whole: bool = False) -> None:
-        """The change is not durable: it is in the next one.
-
-        Args:
-            change: what could not be committed.
-            whole: what was committed before is not there any more either.
-        """
-        self._committing = False
-        self._asking |= self._answered
-        self.whole = self.whole or whole
-        self.aggregator.give_back(change)
-        self.clients.changed.update(change.clients)
-        self.clients.forgotten.update(change.forgotten)
-        # They go on sending; this is no time to let them wait for an answer as well.
-        for name in list(self._owed):
-            self._owed.discard(name)
-            client = self.clients.get(name)
-            if client is not None and name in self._conversations:
-                seq = client.committed_seq
-                self._conversations[name].ack(client, seq, always=True)
-
-    def _acknowledge(self, client: Client) -> None:
-        owed = client.id in self._owed
-        conversation = self._conversations.get(client.id)
-        if conversation is None:
-            self._owed.discard(client.id)
-        elif not owed or client.committed_seq >= client.received_seq:
-            self._owed.discard(client.id)
-            conversation.ack(client, client.committed_seq, always=owed)
-
-    def tick(self) -> None:
-        """Do what is done once a second: commit, then look after the clients."""
+    def tick(self, now: float) -> list[Reply]:
+        """Do what is done once a second; return replies."""
         started = time.perf_counter()
-        self.commit()
-        now = self.clock()
-        self._watch(now)
+        replies = self.advance(now)
+        self.sessions.watch.look(self.clients, now)
         self._sample(now)
         self.feed.tick()
-        self.observers.tell(now)
-        for client in self.pace.decide(now, self._conversations.keys()):
-            self.telemetry.add("kaywatch_slow_messages_total")
-            self._conversations[client].slow(self.pace.seconds)
+        for name in self._flow.decide(now, self.sessions.connected()):
+            self.metrics.slow.add()
+            replies += self.sessions.slow(name, self._flow.seconds)
         for gone in self.clients.forget(now):
             self.aggregator.registry.forget_client(gone.owner)
-            self.pace.forget(gone.id)
-            self._unwatch(gone.id)
+            self._flow.forget(gone.id)
+            self.sessions.watch.drop(gone.id)
         self._measure(time.perf_counter() - started)
-
-    def _watch(self, now: float) -> None:
-        """Tell those who died from those who only hung up."""
-        for name, peer in list(self._watched.items()):
-            client = self.clients.get(name)
-            if client is None or client.state is not Presence.DISCONNECTED:
-                self._unwatch(name)
-            elif peer.exited():
-                self.clients.turn(client, Presence.DIED, now)
-                self._unwatch(name)
+        return replies
 
     def _sample(self, now: float) -> None:
-        for name, conversation in self._conversations.items():
+        """Read memory and CPU of the processes behind connections."""
+        for name, session in self.sessions.items():
             client = self.clients.get(name)
             if client is not None and now - client.sampled_at >= SAMPLE_SECONDS:
-                sample = conversation.link.peer.sample()
+                sample = session.peer.sample()
                 if sample is not None:
                     client.sampled(sample, now)
 
     def _measure(self, seconds: float) -> None:
-        telemetry = self.telemetry
-        telemetry.add("kaywatch_ticks_total")
-        telemetry.add("kaywatch_tick_duration_seconds_total", seconds)
-        longest = telemetry.get("kaywatch_tick_duration_max_seconds")
-        telemetry.set("kaywatch_tick_duration_max_seconds", max(longest, seconds))
+        metrics = self.metrics
+        metrics.ticks.add()
+        metrics.tick_seconds.add(seconds)
+        metrics.tick_max.set(max(metrics.tick_max.value, seconds))
+        states = dict.fromkeys(Presence, 0)
+        for client in self.clients:
+            states[client.state] += 1
+        for state, count in states.items():
+            metrics.clients.labels(str(state)).set(count)
 
-    # -- presence ----------------------------------------------------------------------
 
-    def _present(self, client: Client, conversation: Conversation) -> None:
-        client.via = conversation.via
-        conversation.clients.add(client.id)
-        client.owner = conversation.owner or client.id
-        uid = conversation.link.peer.uid
-        if client.uid is None and uid >= 0:
-            client.uid = uid
-            self.aggregator.registry.of_user(client.owner, uid)
-        known = self._conversations.get(client.id)
-        self._conversations[client.id] = conversation
-        if known is not conversation and self.pace.seconds > 1.0:
-            conversation.slow(self.pace.seconds)
-
-    def gone(self, conversation: Conversation) -> None:
-        """The connection is lost: keep an eye on the processes behind it."""
-        now = self.clock()
-        self._asking.discard(conversation)
-        self._answered.discard(conversation)
-        self.observers.remove(conversation.link)
-        if conversation.clients:
-            self.observers.ended(conversation.number, now)
-        peer = conversation.link.peer
-        watched = False
-        for name in conversation.clients:
-            if self._conversations.get(name) is not conversation:
-                continue  # it is back on another connection already
-            del self._conversations[name]
-            client = self.clients.get(name)
-            if client is None or client.state is not Presence.CONNECTED:
-                continue
-            if name == conversation.anonymous and not conversation.only:
-                # A shell that pushed some rows: it never said that it would stay.
-                self.clients.turn(client, Presence.ENDED, now)
-                continue
-            self.clients.turn(client, Presence.DISCONNECTED, now)
-            self._unwatch(name)
-            self._watched[name] = peer
-            watched = True
-        if not watched:
-            peer.close()
-
-    def _unwatch(self, client: str) -> None:
-        peer = self._watched.pop(client, None)
-        if peer is not None and peer not in self._watched.values():
-            peer.close()
+def _weight(batch: Batch) -> int:
+    """Return what a batch costs when it is aggregated, in bytes of columns."""
+    found = batch.encoded
+    columns = len(found.executions) + len(found.points) + len(found.runs)
+    others = len(found.failures) + len(found.topologies) + len(found.in_flight)
+    others += len(found.loops) + len(found.looped)
+    return BATCH_WEIGHT + len(found.table) + columns + DETAIL_WEIGHT * others

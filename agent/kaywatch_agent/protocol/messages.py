@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from kaywatch.wire import ErrorCode
+from kaywatch.wire import VERSION, ErrorCode
 from kaywatch_agent.model.records import (
     FailureRecord,
     InFlight,
@@ -24,6 +24,9 @@ __all__ = [
     "Batch",
     "Bye",
     "Capture",
+    "Details",
+    "Encoded",
+    "Events",
     "Executions",
     "Flush",
     "Hello",
@@ -35,13 +38,51 @@ __all__ = [
 ]
 
 
+_RAW: Final = msgspec.Raw()
+
+
+class Encoded(msgspec.Struct):
+    """All fields of all messages; sections stay raw, so that each fails by itself."""
+
+    type: str
+    v: int = VERSION
+    client: bytes = b""
+    seq: int | None = None
+    service: str = ""
+    host: str = ""
+    pid: int = 0
+    start: float = 0.0
+    sdk: str = ""
+    tags: dict[str, str] = {}
+    greeting: int = 0
+    first: int = 0
+    sent: float | None = None
+    recorded: int = 0
+    drops: dict[str, int] = {}
+    table: bytes = b""
+    executions: msgspec.Raw = _RAW
+    points: msgspec.Raw = _RAW
+    runs: msgspec.Raw = _RAW
+    events: msgspec.Raw = _RAW
+    failures: msgspec.Raw = _RAW
+    topologies: msgspec.Raw = _RAW
+    in_flight: msgspec.Raw = _RAW
+    loops: msgspec.Raw = _RAW
+    looped: msgspec.Raw = _RAW
+    process: msgspec.Raw = _RAW
+
+
 class Phases(NamedTuple):
-    """How the seconds of the first executions of a batch were split, in columns."""
+    """How the seconds of some executions were split, in columns.
+
+    `of` selects these executions: the first ones of each batch.
+    """
 
     prep: NDArray[np.float32]
     exec: NDArray[np.float32]  # without waiting
     wait: NDArray[np.float32]  # between attempts
     items: NDArray[np.uint32]  # of a batch node, else 0
+    of: slice | NDArray[np.intp] = slice(None)
 
 
 class Executions(NamedTuple):
@@ -96,11 +137,31 @@ class Hello(NamedTuple):
     first: int = 0
 
 
-class Batch(NamedTuple):
-    """One batch: its sound part, and what was wrong with the rest.
+class Events(NamedTuple):
+    """Events in columns, and the table that they index."""
 
-    `rejected` counts events (for sections without events, the sections) by reason;
-    `problem` describes the first of them for the sender.
+    table: Table
+    executions: Executions | None = None
+    points: Points | None = None
+    runs: Runs | None = None
+
+
+class Details(NamedTuple):
+    """What a batch contains beside its events."""
+
+    failures: tuple[FailureRecord, ...] = ()
+    topologies: tuple[TopologyRecord, ...] = ()
+    in_flight: tuple[InFlight, ...] | None = None
+    loops: tuple[NodeRevisits, ...] | None = None  # of runs in progress
+    looped: tuple[NodeRevisits, ...] = ()  # of runs that ended
+    process: ProcessSample | None = None
+
+
+class Batch(NamedTuple):
+    """One batch as it arrives: its header decoded, its sections still encoded.
+
+    The sections are read at the tick, together with those of other batches; see
+    `protocol.batches`.
     """
 
     client: str
@@ -109,18 +170,7 @@ class Batch(NamedTuple):
     service: str
     recorded: int
     drops: Mapping[str, int]
-    table: Table
-    executions: Executions | None
-    points: Points | None
-    runs: Runs | None
-    failures: tuple[FailureRecord, ...]
-    topologies: tuple[TopologyRecord, ...]
-    in_flight: tuple[InFlight, ...] | None
-    rejected: Counter[ErrorCode]
-    problem: str
-    loops: tuple[NodeRevisits, ...] | None = None  # of runs under way
-    looped: tuple[NodeRevisits, ...] = ()  # of runs that ended
-    process: ProcessSample | None = None
+    encoded: Encoded
 
 
 class Flush(NamedTuple):

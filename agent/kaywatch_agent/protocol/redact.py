@@ -17,7 +17,6 @@ from msgspec.structs import replace
 
 from kaywatch_agent.model.bounds import MAX_MESSAGE
 from kaywatch_agent.model.records import FailureRecord
-from kaywatch_agent.protocol.messages import Batch
 from kaywatch_agent.regex import ExpressionSet, encoded
 
 __all__ = ["SECRETS", "FailureConfig", "Privacy"]
@@ -110,12 +109,6 @@ class Privacy:
         self._patterns = ExpressionSet(config.patterns)
         self._replaced = 0  # secrets, in all texts
         self._cleaned = lru_cache(REMEMBERED)(self._clean)
-
-    def batch(self, batch: Batch) -> Batch:
-        """Return a batch as it may be kept."""
-        if not batch.failures:
-            return batch
-        return batch._replace(failures=self.failures(batch.failures))
 
     def failures(self, found: Iterable[FailureRecord]) -> tuple[FailureRecord, ...]:
         """Return failures as they may be kept."""

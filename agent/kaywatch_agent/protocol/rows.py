@@ -112,9 +112,10 @@ class _Builder:
         known = len(EXECUTION_COLUMNS)
         rows = [row[:known] for row in self._phased_rows] + self._execution_rows
         phases = _arrays([row[known:] for row in self._phased_rows], PHASE_COLUMNS)
+        first = slice(len(self._phased_rows))
         executions = Executions(
             **_arrays(rows, EXECUTION_COLUMNS),
-            phases=Phases(**phases) if self._phased_rows else None,
+            phases=Phases(**phases, of=first) if self._phased_rows else None,
         )
         points = _arrays(self._point_rows, POINT_COLUMNS)
         return table, executions, Points(**points)

@@ -1,1 +1,1 @@
-"""The process and its host: telemetry, health, logs, systemd, sockets."""
+"""The process and its host: metrics, health, logs, systemd, sockets."""

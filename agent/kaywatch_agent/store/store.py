@@ -20,7 +20,11 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from msgspec.json import encode as encode_json
 
-from kaywatch_agent.aggregate.change import Change, Restored
+from kaywatch_agent.aggregate.change import (
+    AggregateChanges,
+    StoredState,
+    WriteBatch,
+)
 from kaywatch_agent.aggregate.codec import decode, encode
 from kaywatch_agent.aggregate.step import EMPTY, Step, merge
 from kaywatch_agent.errors import StoreError
@@ -83,7 +87,7 @@ class Store:
 
     # -- at the start ----------------------------------------------------------------
 
-    def restore(self) -> Restored:
+    def restore(self) -> StoredState:
         """Open the file and return what it knows; a damaged one is set aside.
 
         Raises:
@@ -124,15 +128,15 @@ class Store:
 
     # -- at each tick ----------------------------------------------------------------
 
-    def commit(self, change: Change) -> Report:
-        """Make a change durable, all of it or nothing.
+    def commit(self, batch: WriteBatch) -> Report:
+        """Make changes durable, all of them or none.
 
         Raises:
             StoreError: it could not; it may be tried again.
             sqlite3.DatabaseError: the file is damaged.
         """
         try:
-            return self._commit(change)
+            return self._commit(batch)
         except sqlite3.OperationalError as error:
             raise StoreError(f"{self.path}: {error}") from None
 
@@ -151,7 +155,8 @@ class Store:
         self._rows = self._tick = self._folded = 0
         self._sizes = {}
 
-    def _commit(self, change: Change) -> Report:
+    def _commit(self, batch: WriteBatch) -> Report:
+        change = batch.aggregate
         db, tick = self._open, self._tick + 1
         current = int(change.now // STEP_SECONDS)
         expired = 0
@@ -161,8 +166,8 @@ class Store:
                 "INSERT INTO journal VALUES (?, ?, ?)",
                 ((tick, n, encode(step)) for n, step in _entries(change)),
             )
-            self._write_lists(db, change)
-            _set(db, now=change.now, since=change.since, counters=change.counters)
+            self._write_lists(db, batch)
+            _set(db, now=change.now, since=change.since, counters=batch.counters)
             if current != self._folded:
                 expired = self._fold(db, current, tick, change)
         # Only now: a transaction that was rolled back has told the file nothing.
@@ -170,7 +175,7 @@ class Store:
         self._rows, self._sizes = change.rows, dict(change.sizes)
         return Report(tiers.used_bytes(db), expired)
 
-    def _write_names(self, db: sqlite3.Connection, change: Change) -> None:
+    def _write_names(self, db: sqlite3.Connection, change: AggregateChanges) -> None:
         db.executemany(
             "INSERT INTO series VALUES (?, ?, ?, ?, ?, ?, ?)",
             [
@@ -190,12 +195,13 @@ class Store:
                 ],
             )
 
-    def _write_lists(self, db: sqlite3.Connection, change: Change) -> None:
+    def _write_lists(self, db: sqlite3.Connection, batch: WriteBatch) -> None:
+        change = batch.aggregate
         db.executemany(
-            "INSERT OR REPLACE INTO clients VALUES (?, ?)", change.clients.items()
+            "INSERT OR REPLACE INTO clients VALUES (?, ?)", batch.clients.stored.items()
         )
         db.executemany(
-            "DELETE FROM clients WHERE id = ?", [(c,) for c in change.forgotten]
+            "DELETE FROM clients WHERE id = ?", [(c,) for c in batch.clients.forgotten]
         )
         failures = [(encode_json(failure),) for failure in change.failures]
         if failures:
@@ -209,18 +215,18 @@ class Store:
             "INSERT OR REPLACE INTO topologies VALUES (?, ?, ?)",
             [(t.service, t.graph, encode_json(t)) for t in change.topologies],
         )
-        kept = {at: data for at, data in change.documents.items() if data is not None}
+        kept = {at: data for at, data in batch.documents.items() if data is not None}
         db.executemany(
             "INSERT OR REPLACE INTO documents VALUES (?, ?, ?)",
             [(*at, data) for at, data in kept.items()],
         )
         db.executemany(
             "DELETE FROM documents WHERE kind = ? AND id = ?",
-            change.documents.keys() - kept.keys(),
+            batch.documents.keys() - kept.keys(),
         )
 
     def _fold(
-        self, db: sqlite3.Connection, current: int, tick: int, change: Change
+        self, db: sqlite3.Connection, current: int, tick: int, change: AggregateChanges
     ) -> int:
         """Move the journal of closed steps into buckets, and write the totals."""
         closed = current - 1  # the one before is open too, as in History
@@ -234,7 +240,7 @@ class Store:
         tiers.roll_up(db, change.now)
         return tiers.expire(db, change.now, self.retention)
 
-    def _read(self) -> Restored:
+    def _read(self) -> StoredState:
         db = self._open
         keys, names = names_of(db)
         totals_tick, totals = _totals(db)
@@ -252,7 +258,7 @@ class Store:
         self._rows = len(keys)
         self._sizes = {facet: len(values) for facet, values in names.items()}
         topologies = db.execute("SELECT data FROM topologies")
-        return Restored(
+        return StoredState(
             now=meta.get("now"),
             since=meta.get("since", 0.0),
             keys=keys,
@@ -271,7 +277,7 @@ class Store:
         )
 
 
-def _entries(change: Change) -> Iterator[tuple[int, Step]]:
+def _entries(change: AggregateChanges) -> Iterator[tuple[int, Step]]:
     """Yield the steps that go into the journal, one at a time."""
     yield from change.steps.items()
     if len(change.late.rows):

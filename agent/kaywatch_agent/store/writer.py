@@ -20,7 +20,7 @@ from typing import Final, Literal
 
 import structlog
 
-from kaywatch_agent.aggregate.change import Change, Restored
+from kaywatch_agent.aggregate.change import StoredState, WriteBatch
 from kaywatch_agent.aggregate.step import EMPTY, Step
 from kaywatch_agent.errors import StoreError
 from kaywatch_agent.runtime.metrics import Counter, Gauge, Metrics
@@ -150,7 +150,7 @@ class Writer:
         self._checking: sqlite3.Connection | None = None
         self._closed = False
 
-    def restore(self) -> Restored:
+    def restore(self) -> StoredState:
         """Open the file, and return what it knows.
 
         Raises:
@@ -192,6 +192,11 @@ class Writer:
     # -- at work -----------------------------------------------------------------------
 
     @property
+    def path(self) -> Path:
+        """The file."""
+        return self._store.path
+
+    @property
     def problem(self) -> str:
         """What is wrong at the moment, for `/health`."""
         waited = time.monotonic() - self._since if self._since else 0.0
@@ -199,17 +204,17 @@ class Writer:
             return f"a commit has been under way for {waited:.0f} s: the disk is slow"
         return self._problem
 
-    async def commit(self, change: Change) -> None:
-        """Make a change durable.
+    async def commit(self, batch: WriteBatch) -> None:
+        """Make changes durable.
 
         Raises:
-            StoreError: it is not.
+            StoreError: they are not.
             Damaged: nor is what was committed before any more.
         """
         loop = asyncio.get_running_loop()
         self._since = started = time.monotonic()
         try:
-            report = await loop.run_in_executor(self._thread, self._commit, change)
+            report = await loop.run_in_executor(self._thread, self._commit, batch)
         except StoreError as error:
             self._fail(str(error))
             raise
@@ -249,11 +254,11 @@ class Writer:
 
     # -- inside ----------------------------------------------------------------------
 
-    def _commit(self, change: Change) -> Report:
+    def _commit(self, batch: WriteBatch) -> Report:
         damage = self._damaged
         if not damage:
             try:
-                return self._store.commit(change)
+                return self._store.commit(batch)
             except (sqlite3.DatabaseError, ValueError) as error:
                 damage = str(error)
         self._damaged = ""

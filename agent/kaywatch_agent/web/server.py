@@ -13,31 +13,25 @@ import logging
 import socket
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, cast
 
 import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from msgspec import Struct
 
-from kaywatch_agent.aggregate.aggregator import View
-from kaywatch_agent.aggregate.feed import Feed
 from kaywatch_agent.errors import ConfigError, StartError
-from kaywatch_agent.model.client import Client
 from kaywatch_agent.rules.snapshot import AlertsSnapshot
-from kaywatch_agent.runtime.health import Health
 from kaywatch_agent.runtime.metrics import MetricsRegistry
 from kaywatch_agent.runtime.sockets import SocketFile
 from kaywatch_agent.web.api import schema
 from kaywatch_agent.web.api.alerts import row
 from kaywatch_agent.web.api.events import Events
 from kaywatch_agent.web.api.lists import describe, peaks
-from kaywatch_agent.web.api.notifications import Post
 from kaywatch_agent.web.api.parameters import EventsQuery, parse
-from kaywatch_agent.web.api.silences import Desk
 from kaywatch_agent.web.config import HttpConfig, is_loopback
 from kaywatch_agent.web.guard.bodies import read_body
 from kaywatch_agent.web.guard.connections import (
@@ -55,8 +49,9 @@ from kaywatch_agent.web.reading import Letters, Reading
 from kaywatch_agent.web.reply import Reply, as_json, refusal, send
 from kaywatch_agent.web.routes import ROUTES, Route
 from kaywatch_agent.web.stream import Snapshots, Streams
+from kaywatch_agent.web.view import AgentView
 
-__all__ = ["HttpConfig", "Source", "WebServer", "check"]
+__all__ = ["HttpConfig", "WebServer", "check"]
 
 # Two threads: each may hold the interpreter for its switch interval of 5 ms, so that
 # the loop waits 10 ms for its turn, and not the 160 ms of asyncio's default pool.
@@ -97,42 +92,12 @@ log = structlog.get_logger("kaywatch.agent")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-class Source(Protocol):
-    """What this stage needs of the agent; called in the loop only."""
-
-    @property
-    def health(self) -> Health:
-        """The stages' readiness."""
-
-    @property
-    def feed(self) -> Feed:
-        """Single events, for those who listen."""
-
-    def view(self) -> View:
-        """Return a picture of everything aggregated."""
-
-    def clients(self) -> Iterable[Client]:
-        """Return the clients known."""
-
-    def clock(self) -> float:
-        """Return Unix seconds."""
-
-    async def kept(self) -> str:
-        """Wait until all that was changed is durable; return why it isn't, if so."""
-
-    @property
-    def alerting(self) -> Desk:
-        """Alerts and silences."""
-
-    @property
-    def delivery(self) -> Post:
-        """Messages and receivers."""
-
-
 class WebServer:
     """Serves what a source knows."""
 
-    def __init__(self, source: Source, registry: MetricsRegistry, version: str) -> None:
+    def __init__(
+        self, source: AgentView, registry: MetricsRegistry, version: str
+    ) -> None:
         self._source = source
         self._registry = registry
         self.metrics = HttpMetrics()
@@ -308,7 +273,7 @@ class WebServer:
             source = self._source
             desk = getattr(source, route.desk)
             changed = change(desk, source.clock(), query, body)
-            if problem := await source.kept():
+            if problem := await source.wait_durable():
                 raise not_durable(problem, getattr(changed, "id", ""))
             return await send(request, await self._answer(route, request, changed))
 

@@ -36,11 +36,13 @@ from kaywatch_agent.aggregate.aggregator import (
     Misplaced,
     View,
 )
-from kaywatch_agent.aggregate.change import Change
+from kaywatch_agent.aggregate.change import AggregateChanges
 from kaywatch_agent.aggregate.registry import Limits, Registry
 from kaywatch_agent.aggregate.step import Facet, PhaseSum, Step, merge
 from kaywatch_agent.model.series import OTHER, Kind, SeriesKey
-from kaywatch_agent.protocol.decoder import Decoder
+from kaywatch_agent.protocol.batches import BatchReader
+from kaywatch_agent.protocol.columns import Checked
+from kaywatch_agent.protocol.decoder import decode
 from kaywatch_agent.protocol.messages import Batch
 
 NOW = 1_700_000_005.0
@@ -53,13 +55,18 @@ class Aggregation:
     def __init__(self, limits: Limits | None = None) -> None:
         self.registry = Registry(limits or Limits())
         self.aggregator = Aggregator(self.registry, NOW)
-        self._decoder = Decoder()
+        self._reader = BatchReader()
 
     def accept(self, packed: bytes, now: float = NOW, service: str = "shop") -> int:
-        found = self._decoder.decode(packed)
+        found, checked = decode(packed), Checked()
         assert isinstance(found, Batch)
-        assert not found.rejected, found.problem
-        return self.aggregator.accept(found, service, now).events
+        details = self._reader.details(found, checked)
+        taken = 0
+        for joined in self._reader.events([found], [service], [checked]):
+            taken += sum(self.aggregator.accept(joined, [found.client], now).events)
+        assert not checked.rejected, checked.problem
+        self.aggregator.take_details(details, service, found.client, found.client, now)
+        return taken
 
     def at(self, *ends: float, now: float = NOW) -> int:
         """Take in executions of the first node that ended at these times."""
@@ -67,13 +74,18 @@ class Aggregation:
         encoded = executions(size, end=list(ends), series=[0] * size)
         return self.accept(batch(executions=encoded), now)
 
+    def misplaced(self) -> dict[str, float]:
+        """Return the events whose time needed care, by reason."""
+        samples = self.aggregator.metrics.misplaced.samples()
+        return {reason: count for (reason,), count in samples.items()}
+
     def advance(self, now: float = NOW) -> View:
         self.commit(now)
         return self.aggregator.view(now)
 
-    def commit(self, now: float = NOW) -> Change:
+    def commit(self, now: float = NOW) -> AggregateChanges:
         self.aggregator.advance(now)
-        return self.aggregator.change(now)
+        return self.aggregator.changes(full=False)
 
 
 @pytest.fixture
@@ -100,12 +112,12 @@ def test_what_was_accepted_is_seen_after_the_tick(aggregation: Aggregation) -> N
     assert count(aggregation.advance().totals) == 6
 
 
-def new(change: Change) -> int:
+def new(change: AggregateChanges) -> int:
     """Return how many events a change has, in steps or not."""
     return count(merge([*change.steps.values(), change.late]))
 
 
-def by_step(change: Change) -> dict[int, int]:
+def by_step(change: AggregateChanges) -> dict[int, int]:
     return {n - STEP: count(step) for n, step in change.steps.items()}
 
 
@@ -139,7 +151,7 @@ def test_a_change_that_is_given_back_is_in_the_next_one(
     first = aggregation.commit()
     aggregation.at(NOW, NOW - 10)
     aggregation.aggregator.advance(NOW)
-    aggregation.aggregator.give_back(first)
+    aggregation.aggregator.refused(first)
     again = aggregation.commit()
 
     assert by_step(again)[0] == by_step(first)[0] + 1
@@ -166,9 +178,9 @@ def test_a_store_that_can_not_be_written_to_for_days_gets_hours(
         now = NOW + number * STEP_SECONDS
         aggregation.at(now, now=now)
         if change is not None:
-            aggregation.aggregator.give_back(change)
+            aggregation.aggregator.refused(change)
         aggregation.aggregator.advance(now)
-        change = aggregation.aggregator.change(now)
+        change = aggregation.commit(now)
     assert change is not None
     assert new(change) == count(change.totals) == steps / 20
     assert len(change.steps) <= MAX_DELTA_STEPS + 1
@@ -180,7 +192,7 @@ def test_a_whole_change_is_all_that_is_known(aggregation: Aggregation) -> None:
     aggregation.commit()
     aggregation.at(NOW)
     aggregation.aggregator.advance(NOW)
-    whole = aggregation.aggregator.change(NOW, whole=True)
+    whole = aggregation.aggregator.changes(full=True)
 
     assert by_step(whole)[-10] == 1
     assert count(whole.totals) == new(whole) + 1  # what is late is in no step
@@ -244,7 +256,7 @@ def test_a_late_event_goes_to_its_own_step_within_the_hour(
     aggregation.at(NOW - 1_800, NOW - 3_600)
     view = aggregation.advance()
     assert counts(view) == {0: 1, -180: 1, -360: 1}
-    assert not aggregation.aggregator.misplaced
+    assert not aggregation.misplaced()
 
 
 def test_an_event_over_an_hour_late_is_in_the_totals_only(
@@ -259,7 +271,7 @@ def test_an_event_over_an_hour_late_is_in_the_totals_only(
     assert view.steps[STEP].executions.tolist() == [1, 3]
     assert view.totals.executions.tolist() == [4, 3]
     assert completeness(view, view.totals) == 1.0
-    assert aggregation.aggregator.misplaced == {Misplaced.LATE: 3}
+    assert aggregation.misplaced() == {Misplaced.LATE: 3}
 
 
 def test_an_event_from_the_future_is_put_to_now(aggregation: Aggregation) -> None:
@@ -267,13 +279,13 @@ def test_an_event_from_the_future_is_put_to_now(aggregation: Aggregation) -> Non
     view = aggregation.advance()
     assert counts(view) == {0: 3}
     assert view.totals.last_time.tolist() == [NOW]
-    assert aggregation.aggregator.misplaced == {Misplaced.FUTURE: 3}
+    assert aggregation.misplaced() == {Misplaced.FUTURE: 3}
 
 
 def test_a_little_ahead_is_no_future(aggregation: Aggregation) -> None:
     aggregation.at(NOW + FUTURE_SECONDS)
     assert counts(aggregation.advance()) == {1: 1}
-    assert not aggregation.aggregator.misplaced
+    assert not aggregation.misplaced()
 
 
 @pytest.mark.parametrize("end", [0.0, -1.0, -1e300])
@@ -281,7 +293,7 @@ def test_without_a_clock_now_is_the_time(aggregation: Aggregation, end: float) -
     aggregation.at(end)
     aggregation.accept(rows(ROW, {"metric": "m", "value": 1}))
     assert counts(aggregation.advance()) == {0: 3}
-    assert not aggregation.aggregator.misplaced
+    assert not aggregation.misplaced()
 
 
 @pytest.mark.parametrize(
@@ -448,7 +460,7 @@ def aggregate(batches: list[list[Any]], ticks: list[bool]) -> dict[str, Any]:
     return {
         "totals": named(view.totals),
         "steps": {number: named(step) for number, step in view.steps.items()},
-        "misplaced": dict(aggregation.aggregator.misplaced),
+        "misplaced": aggregation.misplaced(),
     }
 
 
@@ -527,7 +539,7 @@ def test_of_too_many_loops_those_of_the_most_visits_are_remembered(
     found = looped(aggregation.advance())
     assert len(found) == MAX_MEASURED
     assert min(found.values()) == 3_000 - MAX_MEASURED + 2
-    assert aggregation.aggregator.unmeasured == 3_000 - MAX_MEASURED
+    assert aggregation.aggregator.metrics.unmeasured.value == 3_000 - MAX_MEASURED
 
 
 def test_what_stands_for_many_nodes_has_no_loop() -> None:
@@ -625,7 +637,7 @@ def test_a_million_distinct_names_are_bounded_and_all_counted() -> None:
     assert sum(registry.by_client.values()) == limits.series
     assert len(registry.actions.values) == limits.names + 1
     assert len(registry.folded) == clients
-    assert registry.folded_in_all == 1_000_000 - limits.series
+    assert aggregation.aggregator.metrics.folded.value == 1_000_000 - limits.series
     actions = view.totals.fact_counts.sum() - count(view.totals)
     assert int(actions) == 1_000_000
     assert np.all(np.diff(view.totals.rows) > 0)

@@ -25,7 +25,9 @@ from kaywatch_agent.model.series import (
     Kind,
     SeriesKey,
 )
-from kaywatch_agent.protocol.decoder import Decoder
+from kaywatch_agent.protocol.batches import BatchReader
+from kaywatch_agent.protocol.columns import Checked
+from kaywatch_agent.protocol.decoder import decode
 from kaywatch_agent.protocol.messages import Batch
 
 
@@ -35,13 +37,18 @@ class Mapping:
     def __init__(self, limits: Limits | None = None) -> None:
         self.registry = Registry(limits or Limits())
         self.mapper = Mapper(self.registry)
-        self.decoder = Decoder()
+        self._reader = BatchReader()
 
     def columns(self, packed: bytes, service: str = "shop") -> list[Columns]:
-        found = self.decoder.decode(packed)
+        found, checked = decode(packed), Checked()
         assert isinstance(found, Batch)
-        assert not found.rejected, found.problem
-        return self.mapper.columns(found, service)
+        joined = list(self._reader.events([found], [service], [checked]))
+        assert not checked.rejected, checked.problem
+        return [
+            columns
+            for batches in joined
+            for columns, _ in self.mapper.columns(batches, [found.client])
+        ]
 
     def one(self, packed: bytes, service: str = "shop") -> Columns:
         (found,) = self.columns(packed, service)

@@ -25,11 +25,10 @@ from tests.agent.protocol.samples import (
     rows,
     runs,
 )
+from tests.agent.protocol.whole import Batch, Decoder
 
 from kaywatch import wire
 from kaywatch_agent.capture.copying import Copier, Outgoing, due, events_in
-from kaywatch_agent.protocol.decoder import Decoder
-from kaywatch_agent.protocol.messages import Batch
 
 SHIFT = 1_000.0
 

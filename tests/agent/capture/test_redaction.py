@@ -15,11 +15,10 @@ from tests.agent.protocol.samples import (
     points,
     rows,
 )
+from tests.agent.protocol.whole import Batch, Decoder
 
 from kaywatch import wire
 from kaywatch_agent.capture.redaction import Redaction
-from kaywatch_agent.protocol.decoder import Decoder
-from kaywatch_agent.protocol.messages import Batch
 
 SECRET = "order of jane@example.com"
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +10,6 @@ from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.ingest.access import Access, Refusal, group_number, user_number
 from kaywatch_agent.ingest.config import IngestConfig
 from kaywatch_agent.ingest.quotas import PROCESS_HELD, Account, Quotas, Shares
-from kaywatch_agent.ingest.turns import SLICE, Turns
 from kaywatch_agent.settings.reader import section
 
 
@@ -134,61 +131,3 @@ def test_over_any_time_no_more_is_read_than_the_rate_and_a_second_s_worth(
         taken += size
         now += pause
         assert taken <= 1000 * (now - 100.0) + 1000 + 1e-6 * taken
-
-
-class Sender:
-    """A connection that wrote something; notes when it was taken in."""
-
-    def __init__(self, process: int, size: int, order: list[int]) -> None:
-        self.process = process
-        self.waiting = size
-        self.pause = 0.0
-        self._order = order
-
-    def take(self, most: int) -> float:
-        self.waiting -= min(most, self.waiting)
-        self._order.append(self.process)
-        return self.pause
-
-
-async def test_processes_take_turns_whatever_they_have_queued() -> None:
-    order: list[int] = []
-    turns = Turns()
-    for _ in range(5):  # connections of one process
-        turns.add(Sender(1, 20 * SLICE, order))
-    turns.add(Sender(2, 1, order))
-    turns.add(Sender(3, 3 * SLICE, order))
-    await turns.over()
-
-    assert order[:7] == [1, 2, 3, 1, 3, 1, 3]
-    # Then it is alone, and takes more at once.
-    assert order.count(1) == 3 + 25
-
-
-async def test_who_comes_late_waits_for_one_slice_of_each_process() -> None:
-    order: list[int] = []
-    turns = Turns(turn=0)  # one slice, then the loop's other business
-    turns.add(Sender(1, 1000 * SLICE, order))
-    turns.add(Sender(2, 1000 * SLICE, order))
-    for _ in range(20):
-        await asyncio.sleep(0)
-    before = len(order)
-    turns.add(Sender(3, 1, order))
-    await turns.over()
-
-    assert order.index(3) - before <= 2
-
-
-async def test_who_is_held_back_is_taken_in_later_and_others_meanwhile() -> None:
-    order: list[int] = []
-    turns = Turns()
-    fast = Sender(1, 6 * SLICE, order)
-    fast.pause = 0.05
-    turns.add(fast)
-    await asyncio.sleep(0)
-    turns.add(Sender(2, 2 * SLICE, order))
-    async with asyncio.timeout(10):
-        while fast.waiting:
-            await asyncio.sleep(0.01)
-
-    assert order == [1, 2, 1]

@@ -10,6 +10,7 @@ import stat
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.agent.protocol.fakes import Agent
@@ -33,12 +34,22 @@ def folder() -> Iterator[Path]:
 @contextlib.asynccontextmanager
 async def listening(config: IngestConfig) -> AsyncIterator[tuple[Agent, UnixListener]]:
     agent = Agent()
-    listener = UnixListener(agent.pipeline.open, agent.telemetry)
-    await listener.start(config)
+    listener = UnixListener(agent.intake)
+    agent.telemetry.include(listener.metrics)
+    listener.start(config)
+    committing = asyncio.create_task(commit(agent))
     try:
         yield agent, listener
     finally:
+        committing.cancel()
         await listener.stop()
+
+
+async def commit(agent: Agent) -> None:
+    """Aggregate and commit what has arrived, again and again."""
+    while True:
+        agent.commit()
+        await asyncio.sleep(0.005)
 
 
 async def said(path: str, *messages: bytes) -> list[dict[str, object]]:
@@ -149,7 +160,7 @@ async def test_a_process_with_too_many_connections_is_told_and_hung_up_on(
         assert agent.counted("connections_total") == 2
         # One leaves, and there is room again.
         kept.pop()[1].close()
-        await until(lambda: len(listener.links) == 1)
+        await until(lambda: len(listener.connections) == 1)
         reader, writer = await asyncio.open_unix_connection(path)
         await until(lambda: agent.counted("connections_total") == 3)
         for _, opened in (*kept, (reader, writer)):
@@ -168,12 +179,12 @@ async def test_unfinished_frames_are_bounded_and_the_bound_is_told(
             writer.write(unfinished)
             links.append((reader, writer))
         await until(lambda: agent.counted("ingest_refused_total", "memory") == 1)
-        await until(lambda: len(listener.links) == 8)
+        await until(lambda: len(listener.connections) == 8)
         held = listener._shares._processes[os.getpid()].held
         assert held <= 32 * 2**20
         for _, writer in links:
             writer.transport.abort()
-        await until(lambda: not listener.links)
+        await until(lambda: not listener.connections)
         assert not listener._shares._processes
 
 
@@ -182,7 +193,7 @@ async def test_who_sends_too_fast_is_read_more_slowly_and_loses_nothing(
 ) -> None:
     path = str(folder / "s")
     config = IngestConfig(path, rate_per_process="20kB")
-    async with listening(config) as (agent, _):
+    async with listening(config) as (agent, listener):
         reader, writer = await asyncio.open_unix_connection(path)
         message = wire.frame(row("n" * 100))
         count = 50_000 // len(message)
@@ -191,7 +202,7 @@ async def test_who_sends_too_fast_is_read_more_slowly_and_loses_nothing(
         (told,) = replies(await reader.read(65_536))
         assert (told["type"], told["code"]) == ("error", "over_quota")
         assert "rate_per_process" in told["text"]
-        assert agent.telemetry.get("kaywatch_ingest_throttled_seconds_total") > 0
+        assert listener.metrics.throttled.value > 0
         writer.close()
 
 
@@ -204,19 +215,20 @@ async def test_what_came_before_the_end_of_a_connection_is_counted(
         writer.write(wire.frame(row()) * 20_000)
         writer.close()
         await until(lambda: agent.counted("events_total") == 20_000)
-        await until(lambda: not listener.links)
+        await until(lambda: not listener.connections)
 
 
 async def test_all_that_has_arrived_is_taken_in_before_the_end(folder: Path) -> None:
     path = str(folder / "s")
     async with listening(IngestConfig(path)) as (agent, listener):
         _, writer = await asyncio.open_unix_connection(path)
-        await until(lambda: listener.links)
+        await until(lambda: listener.connections)
         with socket.socket(socket.AF_UNIX) as other:
             other.connect(path)
             other.sendall(wire.frame(row()) * 3_000)
             await until(lambda: agent.counted("received_bytes_total"))
             await listener.take_all()
+            agent.commit()
             assert agent.counted("events_total") == 3_000
         writer.close()
 
@@ -228,10 +240,10 @@ async def test_a_fault_of_ours_ends_one_connection_and_no_other(
     async with listening(IngestConfig(path)) as (agent, listener):
         take = agent.pipeline.take
 
-        def broken(message: object, conversation: object) -> None:
+        def broken(message: Any, session: Any) -> Any:
             if getattr(message, "service", "") == "bad":
                 raise RuntimeError("a fault")
-            take(message, conversation)  # type: ignore[arg-type]
+            return take(message, session)
 
         monkeypatch.setattr(agent.pipeline, "take", broken)
         _, good = await asyncio.open_unix_connection(path)
@@ -239,5 +251,5 @@ async def test_a_fault_of_ours_ends_one_connection_and_no_other(
         assert await said(path, wire.pack(bad)) == []
         good.write(wire.frame(row()))
         await until(lambda: agent.counted("events_total") == 1)
-        assert len(listener.links) == 1
+        assert len(listener.connections) == 1
         good.close()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.agent.protocol.fakes import NOW, Agent, FakeTopic
+from tests.agent.protocol.fakes import NOW, Agent, Conversation, FakeTopic
 from tests.agent.protocol.samples import CLIENT, ROW, batch, executions, hello, rows
 
 from kaywatch import wire
@@ -17,7 +17,6 @@ from kaywatch._send.identity import ClientIdentity
 from kaywatch.recorder import Recorder
 from kaywatch_agent.model.client import Client
 from kaywatch_agent.model.series import Presence
-from kaywatch_agent.pipeline.session import Conversation
 
 OTHER = b"another process!"
 
@@ -32,8 +31,7 @@ class Talk:
 
     def open(self) -> None:
         self.topic = FakeTopic()
-        pipeline = self.agent.pipeline
-        self.conversation: Conversation = pipeline.converse(
+        self.conversation: Conversation = self.agent.converse(
             self.topic, self.id.hex(), "broker", named=True
         )
         self.topic.conversation = self.conversation
@@ -49,7 +47,7 @@ class Talk:
 
     def tick(self) -> list[dict[str, Any]]:
         self.agent.now += 1
-        self.agent.pipeline.tick()
+        self.agent.tick()
         return self.topic.replies()
 
     @property
@@ -177,6 +175,7 @@ def test_what_a_process_uses_is_what_it_says(talk: Talk) -> None:
     for seq, cpu in ((1, 2.0), (2, 7.0)):
         usage = {"rss": 50_000_000, "cpu": cpu}
         talk.say(talk.batch(seq, sent=NOW + 10 * seq, process=usage))
+    talk.tick()
     assert talk.client.sample is not None
     assert talk.client.sample.rss_bytes == 50_000_000
     assert talk.client.cpu_percent == 50.0
@@ -184,9 +183,10 @@ def test_what_a_process_uses_is_what_it_says(talk: Talk) -> None:
 
 @pytest.mark.parametrize("process", [{"cpu": -1.0}, {"cpu": "x"}, 3, {"rss": 5}])
 def test_what_can_not_be_used_of_it_costs_no_event(talk: Talk, process: Any) -> None:
-    (reply,) = talk.say(talk.batch(1, process=process))
+    talk.say(talk.batch(1, process=process))
+    reply, acked = talk.tick()
     assert reply["code"] == "bad_section"
-    talk.tick()
+    assert acked == ack(1)
     assert talk.agent.stored() == 3
 
 
@@ -266,7 +266,7 @@ def test_what_is_recorded_is_counted_once_whatever_the_broker_does(
 
     def tick(_: int = 0) -> None:
         talk.agent.now += 1
-        talk.agent.pipeline.tick()
+        talk.agent.tick()
 
     own = {"record": record, "step": step, "tick": tick}
     for deed, at in deeds:

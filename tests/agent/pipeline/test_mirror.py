@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 import pytest
-from tests.agent.protocol.fakes import NOW, Agent, FakeLink, FakePeer
+from tests.agent.protocol.fakes import NOW, Agent, Conversation, FakeLink, FakePeer
 from tests.agent.protocol.samples import CLIENT, batch, executions, hello
 
 from kaywatch import wire
@@ -14,7 +14,6 @@ from kaywatch._version import __version__
 from kaywatch_agent.ingest.peers import Peer
 from kaywatch_agent.pipeline import mirror as observers
 from kaywatch_agent.pipeline.mirror import MAX_OBSERVERS
-from kaywatch_agent.pipeline.session import Conversation
 
 
 class Line:
@@ -22,7 +21,7 @@ class Line:
 
     def __init__(self, agent: Agent, peer: FakePeer | None = None) -> None:
         self.link = FakeLink(peer)
-        self.conversation: Conversation = agent.pipeline.open(self.link)
+        self.conversation: Conversation = agent.open(self.link)
 
     def say(self, *messages: bytes) -> list[dict[str, Any]]:
         self.conversation.receive(b"".join(map(wire.frame, messages)))
@@ -63,7 +62,7 @@ def test_an_observer_is_told_of_ends_and_that_it_goes_on(agent: Agent) -> None:
     watcher.say(wire.capture())
     client.conversation.close()
     assert watcher.link.replies() == [{"type": "captured", "at": NOW, "connection": 1}]
-    agent.pipeline.tick()
+    agent.tick()
     assert watcher.link.replies() == [{"type": "captured", "at": NOW}]
 
 
@@ -82,7 +81,7 @@ def test_nothing_is_copied_once_the_observer_has_gone(agent: Agent) -> None:
     watcher.conversation.close()
     client.say(*batches(1, 2))
     assert watcher.link.replies() == []
-    assert not agent.pipeline.observers
+    assert not agent.intake.mirror
     assert agent.counted("captures") == 0
 
 
@@ -95,7 +94,7 @@ def test_who_does_not_read_misses_copies_and_is_told_how_many(
     monkeypatch.setattr(observers, "MAX_WAITING", 4 * len(said[0]) + 200)
     watcher.link.congested = True
     client.say(*said)
-    agent.pipeline.tick()
+    agent.tick()
 
     # Nobody who sends is kept waiting for it.
     assert [reply["seq"] for reply in client.link.replies()] == [10]
@@ -105,7 +104,7 @@ def test_who_does_not_read_misses_copies_and_is_told_how_many(
     found = watcher.link.replies()
     assert [one["message"] for one in found if "message" in one] == said[:3]
     assert agent.counted("capture_missed_total") == 7
-    agent.pipeline.tick()
+    agent.tick()
     assert watcher.link.replies() == [{"type": "captured", "at": NOW, "missed": 7}]
     client.say(*batches(11, 11))
     (copy,) = watcher.link.replies()

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import Any
 
 from kaywatch import wire
 from kaywatch_agent.aggregate.aggregator import Aggregator
-from kaywatch_agent.aggregate.change import Change
+from kaywatch_agent.aggregate.change import WriteBatch
 from kaywatch_agent.aggregate.registry import Limits, Registry
+from kaywatch_agent.ingest.intake import Intake
 from kaywatch_agent.model.records import ProcessSample
 from kaywatch_agent.model.series import Kind
 from kaywatch_agent.pipeline.pipeline import Pipeline
-from kaywatch_agent.pipeline.session import Conversation
-from kaywatch_agent.runtime.telemetry import Telemetry
+from kaywatch_agent.pipeline.session import BrokerSession, Session, StreamSession
+from kaywatch_agent.runtime.metrics import MetricsRegistry
 
 NOW = 1_700_000_020.0
 
@@ -79,7 +81,7 @@ class FakeTopic(FakeLink):
         self.conversation: Conversation | None = None
 
     def close(self) -> None:
-        """End the conversation, as a real one does."""
+        """End the session, as a real one does."""
         super().close()
         assert self.conversation is not None
         self.conversation.close()
@@ -93,38 +95,124 @@ class FakeTopic(FakeLink):
         return [wire.decode(message) for message in found]
 
 
+class Conversation:
+    """A session with an agent, and the transport around it."""
+
+    def __init__(self, agent: Agent, session: Session, link: Any) -> None:
+        self.session = session
+        self._intake = agent.intake
+        self._intake.open(session, link)
+
+    @property
+    def clients(self) -> set[str]:
+        return self.session.clients
+
+    def receive(self, data: bytes) -> None:
+        assert isinstance(self.session, StreamSession)
+        self._intake.receive(self.session.receive(data), self.session)
+
+    def take(self, message: bytes) -> bool:
+        assert isinstance(self.session, BrokerSession)
+        return self._intake.receive(self.session.receive(message), self.session)
+
+    def take_text(self, text: bytes) -> bool:
+        assert isinstance(self.session, BrokerSession)
+        return self._intake.receive(self.session.receive_text(text), self.session)
+
+    def resume(self) -> None:
+        self._intake.drained(self.session)
+
+    def close(self) -> None:
+        self._intake.close(self.session)
+
+
+class Counted(MetricsRegistry):
+    """A registry that can be asked for one value."""
+
+    def get(self, name: str, *labels: str) -> float:
+        return self._samples(name).get(labels, 0.0)
+
+    def total(self, name: str) -> float:
+        return sum(self._samples(name).values())
+
+    def _samples(self, name: str) -> dict[tuple[str, ...], float]:
+        return next(found for metric, found in self.collect() if metric.name == name)
+
+
 class Agent:
     """A pipeline with a clock that is set by hand and a store that can fail."""
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    def __init__(
+        self, limits: Limits | None = None, clock: Callable[[], float] | None = None
+    ) -> None:
         self.now = NOW
+        self.clock = clock or (lambda: self.now)
         self.hurried = 0
         self.broken = False
         self.slow = False
-        self.under_way: Change | None = None
-        self.committed: list[Change] = []
-        self.telemetry = Telemetry()
+        self.full = False  # the next commit has to hold everything
+        self.under_way: list[Any] | None = None
+        self.committed: list[WriteBatch] = []
         self.pipeline = Pipeline(
-            Aggregator(Registry(limits or Limits()), self.now),
-            self.telemetry,
-            commit=self._commit,
-            hurry=self._hurry,
-            clock=lambda: self.now,
+            Aggregator(Registry(limits or Limits()), self.clock()), clock=self.clock
         )
+        self.intake = Intake(
+            self.pipeline, request_commit=self._hurry, clock=self.clock
+        )
+        self.telemetry = Counted()
+        self.telemetry.include(
+            self.pipeline.metrics,
+            self.pipeline.aggregator.metrics,
+            self.pipeline.feed.metrics,
+            self.intake.metrics,
+            self.intake.mirror.metrics,
+        )
+        self._parts: list[Any] = [
+            self.pipeline.aggregator,
+            self.pipeline.clients,
+            self.pipeline.sessions,
+        ]
 
-    def _commit(self, change: Change) -> None:
-        if self.slow:
-            self.under_way = change
-        else:
-            self.end(change)
+    def open(self, link: Any) -> Conversation:
+        """Return a new connection's session."""
+        return Conversation(self, self.pipeline.sessions.open_stream(link.peer), link)
 
-    def end(self, change: Change) -> None:
-        """Let a commit end."""
-        if self.broken:
-            self.pipeline.refused(change)
-        else:
-            self.committed.append(change)
-            self.pipeline.committed(change)
+    def converse(
+        self, link: FakeLink, name: str, via: str, *, named: bool
+    ) -> Conversation:
+        """Return the session with one client by way of a broker."""
+        session = self.pipeline.sessions.open_broker(link.peer, name, via, named=named)
+        return Conversation(self, session, link)
+
+    def tick(self) -> None:
+        """Do what is done once a second."""
+        self.intake.write(self.pipeline.tick(self.clock()))
+        self.intake.tick()
+        self.commit()
+
+    def commit(self) -> None:
+        """Begin a commit, unless one is under way; it ends at once unless `slow`."""
+        self.intake.write(self.pipeline.advance(self.clock()))
+        if self.under_way is not None:
+            return
+        full, self.full = self.full, False
+        self.under_way = [part.changes(full) for part in self._parts]
+        if not self.slow:
+            self.end()
+
+    def end(self, *, broken: bool = False) -> None:
+        """Let the commit that is under way end."""
+        changes, self.under_way = self.under_way, None
+        assert changes is not None
+        durable = not (broken or self.broken)
+        for part, change in zip(self._parts, changes, strict=True):
+            (part.committed if durable else part.refused)(change)
+        if durable:
+            self.committed.append(WriteBatch.of(changes))
+        replies = self.pipeline.sessions.acknowledge(durable=durable)
+        self.intake.write(replies)
+        if self.pipeline.commit_due:
+            self._hurry()
 
     def _hurry(self) -> None:
         self.hurried += 1
@@ -135,7 +223,7 @@ class Agent:
         return sum(
             count
             for change in self.committed
-            for step in (*change.steps.values(), change.late)
+            for step in (*change.aggregate.steps.values(), change.aggregate.late)
             for row, count in zip(
                 step.rows.tolist(), step.executions.tolist(), strict=True
             )

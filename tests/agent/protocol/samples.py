@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 from hypothesis import HealthCheck, settings
+from tests.agent.protocol.whole import Batch, Decoder, Message
 
 from kaywatch import wire
 from kaywatch.wire import ErrorCode
-from kaywatch_agent.protocol.decoder import Decoder
 from kaywatch_agent.protocol.framing import FrameReader
-from kaywatch_agent.protocol.messages import Batch, Message, Rejected
+from kaywatch_agent.protocol.messages import Rejected
 from kaywatch_agent.protocol.table import Table
 
 # For properties: a busy machine is no failure.
@@ -219,7 +219,7 @@ def _executions(found: Batch) -> Iterator[dict[str, Any]]:
     if found.executions is None:
         return
     *columns, known = found.executions
-    split = zip(*(c.tolist() for c in known), strict=True) if known else iter(())
+    split = zip(*(c.tolist() for c in known[:-1]), strict=True) if known else iter(())
     for row in zip(*(c.tolist() for c in columns), strict=True):
         series, end, seconds, outcome, attempts, action, error = row
         graph, node = table.series[series]

@@ -20,11 +20,11 @@ from tests.agent.protocol.samples import (
     runs,
     taken,
 )
+from tests.agent.protocol.whole import Decoder
 
 from kaywatch import wire
 from kaywatch.wire import ErrorCode
 from kaywatch_agent.model.bounds import MAX_COUNT
-from kaywatch_agent.protocol.decoder import Decoder
 from kaywatch_agent.protocol.limits import MAX_SEQ
 from kaywatch_agent.protocol.messages import Bye, Flush, Hello, Rejected
 

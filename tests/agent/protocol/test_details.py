@@ -14,6 +14,7 @@ from tests.agent.protocol.samples import (
     events,
     taken,
 )
+from tests.agent.protocol.whole import Batch, Decoder
 
 from kaywatch import wire
 from kaywatch.wire import ErrorCode, Phase
@@ -24,8 +25,6 @@ from kaywatch_agent.model.records import (
     NodeRevisits,
     TopologyRecord,
 )
-from kaywatch_agent.protocol.decoder import Decoder
-from kaywatch_agent.protocol.messages import Batch
 
 LOOP = ["checkout", "pay", 3, "a1-8"]
 SECTIONS = {

@@ -29,15 +29,15 @@ from tests.agent.protocol.samples import (
     rows,
     runs,
 )
+from tests.agent.protocol.whole import Batch, Decoder
 from tests.flights import Endless
 
 from kaywatch import wire
 from kaywatch._send.packer import Packer
 from kaywatch.recorder import Failure, Recorder, Topology
 from kaywatch_agent.model.records import InFlight
-from kaywatch_agent.protocol.decoder import Decoder
 from kaywatch_agent.protocol.framing import FrameReader, OutOfStep, Oversized
-from kaywatch_agent.protocol.messages import Batch, Bye, Flush, Hello, Rejected
+from kaywatch_agent.protocol.messages import Bye, Flush, Hello, Rejected
 
 # All of Unicode, lone surrogates (as os.fsdecode makes them) and NUL included.
 names = st.text(st.characters(exclude_categories=()), max_size=12)
@@ -343,14 +343,14 @@ def test_whatever_is_in_a_frame_the_decoder_says_what_and_the_next_one_is_read(
 @given(st.lists(hostile, max_size=6))
 def test_a_conversation_goes_on_after_whatever_frames(packed_: list[bytes]) -> None:
     agent, link = Agent(), FakeLink()
-    conversation = agent.pipeline.open(link)
+    conversation = agent.open(link)
     for message in packed_:
         conversation.receive(wire.frame(message))
     link.replies()
     client = b"the last of them"
     conversation.receive(wire.frame(hello(client=client)))
     conversation.receive(wire.frame(batch(client=client, seq=1)))
-    agent.pipeline.tick()
+    agent.tick()
     replies = [r for r in link.replies() if r.get("client") == client]
     assert [reply["seq"] for reply in replies] == [0, 1]
     assert not link.closed
@@ -365,11 +365,11 @@ def test_whatever_bytes_arrive_a_conversation_answers_or_hangs_up(
     chunks: list[bytes],
 ) -> None:
     agent, link = Agent(), FakeLink()
-    conversation = agent.pipeline.open(link)
+    conversation = agent.open(link)
     for chunk in chunks:
         if not link.closed:
             conversation.receive(chunk)
-    agent.pipeline.tick()
+    agent.tick()
     conversation.close()
 
 

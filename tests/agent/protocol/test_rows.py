@@ -18,13 +18,12 @@ from tests.agent.protocol.samples import (
     rows,
     taken,
 )
+from tests.agent.protocol.whole import Batch, Decoder
 
 from kaywatch import wire
 from kaywatch.wire import ErrorCode
 from kaywatch_agent.model.bounds import MAX_ATTEMPTS
-from kaywatch_agent.protocol.decoder import Decoder
 from kaywatch_agent.protocol.limits import MAX_LABELS, MAX_ROWS
-from kaywatch_agent.protocol.messages import Batch
 
 
 def one(**changed: Any) -> dict[str, Any]:

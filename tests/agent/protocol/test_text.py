@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.agent.protocol.samples import counted, events
+from tests.agent.protocol.whole import Batch, Decoder, Message
 
 from kaywatch.wire import ErrorCode
-from kaywatch_agent.protocol.decoder import Decoder
-from kaywatch_agent.protocol.messages import Batch, Message, Rejected
+from kaywatch_agent.protocol.messages import Rejected
 from kaywatch_agent.protocol.text import MAX_TEXT, message_of_json
 
 ROW = {"graph": "checkout", "node": "pay", "seconds": 0.12}

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from tests.agent.protocol.samples import counted, events, plain, read, taken
+from tests.agent.protocol.whole import Batch, Decoder
 
 from kaywatch import wire
 from kaywatch.wire import Phase
@@ -26,9 +27,8 @@ from kaywatch_agent.model.records import (
     ProcessSample,
     TopologyRecord,
 )
-from kaywatch_agent.protocol import decoder, limits, rows, table
-from kaywatch_agent.protocol.decoder import Decoder
-from kaywatch_agent.protocol.messages import Batch, Bye, Capture, Flush, Hello
+from kaywatch_agent.protocol import limits, messages, rows, table
+from kaywatch_agent.protocol.messages import Bye, Capture, Flush, Hello
 
 PAGE = (Path(wire.__file__).parent / "PROTOCOL.md").read_text(encoding="utf-8")
 CLIENT = bytes(range(16))
@@ -381,7 +381,7 @@ def test_every_key_of_a_message_is_in_the_page() -> None:
     documented = names_under("Messages") | names_under("Events in rows")
     documented |= names_under("Events in columns") | names_under("Details")
     for struct in (
-        decoder._Encoded,
+        messages.Encoded,
         FailureRecord,
         TopologyRecord,
         ProcessSample,

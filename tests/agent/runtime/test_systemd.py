@@ -12,16 +12,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.agent.protocol.fakes import Agent
 from tests.agents import free_port, until
 from tests.servers import require
 
 from kaywatch_agent.ingest.config import IngestConfig
-from kaywatch_agent.ingest.unix import Link, UnixListener
+from kaywatch_agent.ingest.unix import UnixListener
 from kaywatch_agent.runtime.health import Health
 from kaywatch_agent.runtime.journal import encode, field_name, printable
 from kaywatch_agent.runtime.supervision import Figures, Supervision
 from kaywatch_agent.runtime.systemd import Notifier, is_journal
-from kaywatch_agent.runtime.telemetry import Telemetry
 
 FIGURES = Figures(events=0, series=56, clients=3, firing=1)
 
@@ -208,12 +208,6 @@ def test_a_socket_that_can_not_be_served_on_says_what_to_change(
 
 
 async def test_a_socket_that_is_held_stays_when_the_agent_goes() -> None:
-    opened: list[Link] = []
-
-    def open_conversation(link: Link) -> NoConversation:
-        opened.append(link)
-        return NoConversation()
-
     with (
         tempfile.TemporaryDirectory(prefix="kw-") as folder,
         socket.socket(socket.AF_UNIX) as held,
@@ -226,25 +220,15 @@ async def test_a_socket_that_is_held_stays_when_the_agent_goes() -> None:
         os.chmod(path, 0o600)
         early.connect(path)  # waits in the socket
         for agents in (1, 2):
-            listener = UnixListener(open_conversation, Telemetry())
-            await listener.adopt(held.dup(), IngestConfig(path))
+            listener = UnixListener(Agent().intake)
+            listener.adopt(held.dup(), IngestConfig(path))
             if agents == 2:
                 late.connect(path)
-            while len(opened) < agents:
+            while not listener.metrics.connections.value:
                 await asyncio.sleep(0.01)
             await listener.stop()
             assert listener.path == path
             assert os.stat(path).st_mode & 0o777 == 0o600
-
-
-class NoConversation:
-    held = 0
-
-    def receive(self, data: bytes) -> None: ...
-
-    def resume(self) -> None: ...
-
-    def close(self) -> None: ...
 
 
 # -- the journal -----------------------------------------------------------------------

@@ -40,6 +40,7 @@ def record(path: Path) -> None:
                 for second in range(0, 60, 2)
             ]
             change = ticks.change(BEGIN + at + 60, events)
-            store.commit(change._replace(names=names, sizes=sizes))
+            aggregate = change.aggregate._replace(names=names, sizes=sizes)
+            store.commit(change._replace(aggregate=aggregate))
     finally:
         store.close()

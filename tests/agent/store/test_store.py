@@ -13,7 +13,7 @@ from tests.agent.aggregate.samples import Event, shown
 from tests.agent.store.ticks import KEYS, NAMES, START, Ticks
 
 from kaywatch.wire import Phase
-from kaywatch_agent.aggregate.change import Restored
+from kaywatch_agent.aggregate.change import StoredState
 from kaywatch_agent.aggregate.step import EMPTY, Step, merge
 from kaywatch_agent.errors import StoreError
 from kaywatch_agent.model.records import FailureRecord, TopologyRecord
@@ -58,7 +58,7 @@ def store(path: Path) -> Iterator[Store]:
     made.close()
 
 
-def again(store: Store) -> Restored:
+def again(store: Store) -> StoredState:
     """What an agent would find that starts now."""
     store.close()
     other = Store(store.path)

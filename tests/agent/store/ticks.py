@@ -7,7 +7,8 @@ from typing import Any
 
 from tests.agent.aggregate.samples import Event, columns
 
-from kaywatch_agent.aggregate.change import Change
+from kaywatch_agent.aggregate.change import AggregateChanges, WriteBatch
+from kaywatch_agent.aggregate.clients import ClientChanges
 from kaywatch_agent.aggregate.step import EMPTY, Step, merge, reduce
 from kaywatch_agent.model.series import ErrorKey, Kind, SeriesKey
 
@@ -36,7 +37,7 @@ class Ticks:
         events: Sequence[Event],
         late: Sequence[Event] = (),
         **more: Any,
-    ) -> Change:
+    ) -> WriteBatch:
         self.events += [*events, *late]
         parts: dict[int, list[Event]] = {}
         for event in events:
@@ -44,7 +45,10 @@ class Ticks:
         steps = {n: reduce(columns(part)) for n, part in parts.items()}
         rest = reduce(columns(late)) if late else EMPTY
         self.totals = merge([self.totals, *steps.values(), rest])
-        return Change(
+        lists = {
+            key: more.pop(key) for key in ("failures", "topologies") if key in more
+        }
+        changes = AggregateChanges(
             now=now,
             since=START,
             steps=steps,
@@ -54,8 +58,12 @@ class Ticks:
             rows=len(KEYS),
             names=NAMES,
             sizes={facet: len(values) for facet, values in NAMES.items()},
-            **more,
+            **lists,
         )
+        clients = ClientChanges(
+            more.pop("clients", {}), frozenset(more.pop("forgotten", ())), {}
+        )
+        return WriteBatch(changes, clients, **more)
 
     def expected(self, start: float = 0, end: float = float("inf")) -> Step:
         return reduce(columns([e for e in self.events if start <= e.time < end]))

@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode, urlsplit
 
+from tests.agent.protocol.fakes import Agent, Conversation
+
 from kaywatch import wire
 from kaywatch._process import process
 from kaywatch.recorder import Recorder
 from kaywatch.testing import capture
-from kaywatch_agent.aggregate.aggregator import Aggregator, View
-from kaywatch_agent.aggregate.change import Change
-from kaywatch_agent.aggregate.registry import Limits, Registry
+from kaywatch_agent.aggregate.aggregator import View
+from kaywatch_agent.ingest.unix import IngestMetrics
 from kaywatch_agent.model.alerts import (
     MessageRecord,
     NotificationRequest,
@@ -27,12 +28,9 @@ from kaywatch_agent.model.alerts import (
 )
 from kaywatch_agent.model.client import Client
 from kaywatch_agent.model.records import ProcessSample
-from kaywatch_agent.pipeline.pipeline import Pipeline
-from kaywatch_agent.pipeline.session import Conversation
 from kaywatch_agent.rules.load import load
 from kaywatch_agent.rules.loop import Alerting
 from kaywatch_agent.runtime.health import Health
-from kaywatch_agent.runtime.telemetry import Telemetry
 from kaywatch_agent.web.config import HttpConfig
 from kaywatch_agent.web.server import WebServer
 
@@ -153,16 +151,11 @@ class Source:
     def __init__(self, clock: Callable[[], float]) -> None:
         self.clock = clock
         self.health = Health(clock())
-        self.telemetry = Telemetry()
-        aggregator = Aggregator(Registry(Limits()), clock())
-        self.pipeline = Pipeline(
-            aggregator,
-            self.telemetry,
-            commit=self._committed,
-            hurry=lambda: None,
-            clock=clock,
-        )
+        self.agent = Agent(clock=clock)
+        self.telemetry = self.agent.telemetry
+        self.pipeline = self.agent.pipeline
         self.feed = self.pipeline.feed
+        self.ingest = IngestMetrics()
         self.told: list[NotificationRequest] = []
         self.delivery = NoPost()
         self.unkept = ""  # why nothing is durable
@@ -172,10 +165,7 @@ class Source:
             clock=clock,
         )
 
-    def _committed(self, change: Change) -> None:
-        self.pipeline.committed(change)
-
-    async def kept(self) -> str:
+    async def wait_durable(self) -> str:
         return self.unkept
 
     def view(self) -> View:
@@ -197,6 +187,7 @@ class Served:
         self.server = WebServer(self.source, self.source.telemetry, "1.2.3")
         self.source.telemetry.include(
             self.source.alerting.metrics,
+            self.source.ingest,
             self.server.metrics,
         )
         self.loop = asyncio.new_event_loop()
@@ -251,11 +242,12 @@ class Served:
         def take() -> None:
             if client not in self.links:
                 link = FakeLink(pid, megabytes)
-                self.links[client] = (link, self.source.pipeline.open(link))
+                self.links[client] = (link, self.source.agent.open(link))
+                self.source.ingest.connections.add()
             conversation = self.links[client][1]
             for message in messages:
                 conversation.receive(wire.frame(wire.pack(message)))
-            self.source.pipeline.tick()
+            self.source.agent.tick()
 
         self.call(take)
 

@@ -206,7 +206,7 @@ def test_each_state_and_the_filters(served: Served) -> None:
         link, conversation = served.links[name]
         link.peer.gone = name == "d"
         served.call(conversation.close)
-    served.call(served.source.pipeline.tick)
+    served.call(served.source.agent.tick)
 
     def listed(**filters: str) -> list[tuple[str, str]]:
         found = served.get("/api/v1/clients", **filters)["clients"]

@@ -2,7 +2,7 @@
 
 A batch costs the agent some 20 us whatever is in it, and an event 0.07 us. So what
 hurts are many small batches: of thousands of processes, or of one that sends each
-event on its own. Nobody's events are refused, and connections are read in turns, so a
+event on its own. Nobody's events are refused, and connections are read fairly, so a
 client that floods the agent delays the others by one read at most.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import Final
 
-__all__ = ["Pace"]
+__all__ = ["FlowControl"]
 
 # Some 2 % of a core. Beyond so many clients, each sends less often than once a second.
 BATCHES_PER_SECOND: Final = 1_000
@@ -23,7 +23,7 @@ WELL_FILLED: Final = 500
 REMIND_SECONDS: Final = 10.0
 
 
-class Pace:
+class FlowControl:
     """Counts batches, and says who should send less often."""
 
     def __init__(self, now: float) -> None:

@@ -1,0 +1,223 @@
+"""Builds all components of an agent from its configuration, and connects them."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+import structlog
+
+from kaywatch._version import __version__
+from kaywatch_agent.aggregate.aggregator import Aggregator
+from kaywatch_agent.aggregate.registry import Registry
+from kaywatch_agent.config import Config
+from kaywatch_agent.ingest.intake import Intake
+from kaywatch_agent.ingest.mqtt import MqttIngest
+from kaywatch_agent.ingest.peers import Peer
+from kaywatch_agent.ingest.unix import UnixListener
+from kaywatch_agent.model.client import Client
+from kaywatch_agent.model.series import Presence
+from kaywatch_agent.notify.delivery import Delivery
+from kaywatch_agent.pipeline.pipeline import Pipeline
+from kaywatch_agent.protocol.redact import Privacy
+from kaywatch_agent.rules.alert import Instance
+from kaywatch_agent.rules.loop import Alerting
+from kaywatch_agent.rules.snapshot import AlertsSnapshot
+from kaywatch_agent.rules.state import State
+from kaywatch_agent.runtime.health import Health, Readiness
+from kaywatch_agent.runtime.metrics import MetricsRegistry
+from kaywatch_agent.runtime.process import ProcessMetrics
+from kaywatch_agent.runtime.supervision import Figures
+from kaywatch_agent.store.committer import Committer
+from kaywatch_agent.store.writer import Writer
+from kaywatch_agent.tick import Ticker
+from kaywatch_agent.web.api.alerts import row
+from kaywatch_agent.web.server import WebServer
+from kaywatch_agent.web.view import AgentView
+
+__all__ = ["Components"]
+
+# A tick that is this late means that the agent hangs.
+TICK_DEADLINE: Final = 10.0
+RULES_DEADLINE: Final = 60.0
+INGEST_DEADLINE: Final = 30.0  # three probes that fail, or hang
+
+log = structlog.get_logger("kaywatch.agent")
+
+
+class Components:
+    """The object graph of one agent.
+
+    Attributes:
+        clock: returns Unix seconds.
+        health: the readiness of each stage.
+        metrics: the agent's own.
+        pipeline: from messages to aggregates.
+        intake: between the transports and the pipeline.
+        listener: the UNIX socket.
+        mqtt: the brokers.
+        alerting: the rules.
+        delivery: notifications.
+        committer: makes all of it durable.
+        ticker: drives all of it.
+        web: the HTTP server.
+    """
+
+    def __init__(self, config: Config, clock: Callable[[], float] = time.time) -> None:
+        """Build them; open nothing."""
+        self.clock = clock
+        self.health = _health(clock)
+        self.metrics = MetricsRegistry()
+        aggregator = Aggregator(Registry(config.limits), clock())
+        self.pipeline = Pipeline(
+            aggregator, privacy=Privacy(config.failures), clock=clock
+        )
+        self.alerting = Alerting(
+            config.alerts, min_severity=config.notify.min_severity, clock=clock
+        )
+        self.delivery = Delivery(
+            config.notify,
+            alerts=self.alerting.alerts,
+            healthy=self._healthy,
+            request_commit=self.request_commit,
+            clock=clock,
+        )
+        self.committer = Committer(
+            [
+                aggregator,
+                self.pipeline.clients,
+                self.metrics,
+                self.alerting,
+                self.delivery,
+                self.pipeline.sessions,
+            ]
+        )
+        self.intake = Intake(
+            self.pipeline, request_commit=self.request_commit, clock=clock
+        )
+        self.listener = UnixListener(self.intake)
+        self.mqtt = MqttIngest(config.ingest.mqtt, self.intake, _alert_json)
+        self.web = self._web_server()
+        self.ticker = self._ticker()
+        self.metrics.include(
+            ProcessMetrics(__version__, clock()),
+            aggregator.metrics,
+            self.pipeline.metrics,
+            self.pipeline.feed.metrics,
+            self.intake.metrics,
+            self.intake.mirror.metrics,
+            self.listener.metrics,
+            self.mqtt.metrics,
+            self.alerting.metrics,
+            self.web.metrics,
+            self.delivery.outbox.metrics,
+            self.delivery.heartbeats,
+        )
+
+    def request_commit(self) -> None:
+        """Ask for a commit before the next tick."""
+        self.committer.request()
+
+    def use(self, config: Config) -> None:
+        """Use another configuration."""
+        self.web.use(config.http)
+        self.listener.use(config.ingest)
+        self.pipeline.aggregator.registry.limit(config.limits)
+        self.pipeline.privacy = Privacy(config.failures)
+        self.alerting.use(config.alerts, config.notify.min_severity)
+        self.delivery.use(config.notify)
+        if self.committer.writer is not None:
+            self.committer.writer.keep(config.store.retention)
+
+    def restore(self, writer: Writer) -> None:
+        """Use a store, and go on from what is in it."""
+        started = time.perf_counter()
+        self.committer.writer = writer
+        self.metrics.include(writer.metrics)
+        self.pipeline.aggregator.use(writer)
+        state = writer.restore()
+        if state.now is None:
+            return
+        self.pipeline.aggregator.restore(state)
+        self.metrics.restore(state.counters)
+        clients = map(Client.from_json, state.clients.values())
+        self.pipeline.restore(clients, Peer.find, socket.gethostname())
+        self.alerting.restore(state.documents)
+        self.delivery.restore(state.documents)
+        down = max(0.0, self.clock() - state.now)
+        writer.metrics.restarts.add()
+        writer.metrics.down_seconds.add(down)
+        log.info(
+            "restored",
+            store=str(writer.path),
+            down_seconds=round(down, 3),
+            series=len(state.keys),
+            clients=len(state.clients),
+            waiting=self._count(Presence.DISCONNECTED),
+            took_seconds=round(time.perf_counter() - started, 3),
+        )
+
+    def figures(self) -> Figures:
+        """Return what `systemctl status` shows."""
+        return Figures(
+            events=int(self.pipeline.metrics.events.value),
+            series=len(self.pipeline.aggregator.registry.keys),
+            clients=self._count(Presence.CONNECTED),
+            firing=self.alerting.counts.get(State.FIRING, 0),
+        )
+
+    # -- inside ------------------------------------------------------------------------
+
+    def _web_server(self) -> WebServer:
+        view = AgentView(
+            health=self.health,
+            feed=self.pipeline.feed,
+            alerting=self.alerting,
+            delivery=self.delivery,
+            aggregator=self.pipeline.aggregator,
+            known_clients=self.pipeline.clients,
+            clock=self.clock,
+            wait_durable=self.committer.wait_durable,
+        )
+        return WebServer(view, self.metrics, __version__)
+
+    def _ticker(self) -> Ticker:
+        return Ticker(
+            pipeline=self.pipeline,
+            intake=self.intake,
+            alerting=self.alerting,
+            delivery=self.delivery,
+            committer=self.committer,
+            health=self.health,
+            publish=[self._report_brokers, self.delivery.measure, self.web.publish],
+            changed=[self.web.turned, self.mqtt.alerts_changed],
+            clock=self.clock,
+        )
+
+    def _report_brokers(self) -> None:
+        now = self.clock()
+        for broker, problem in self.mqtt.problems().items():
+            self.health.report(f"mqtt {broker}", now, problem)
+
+    def _healthy(self) -> bool:
+        """Whether rules are evaluated and events taken in."""
+        return self.health.status(self.clock()).status is not Readiness.UNHEALTHY
+
+    def _count(self, state: Presence) -> int:
+        return sum(client.state is state for client in self.pipeline.clients)
+
+
+def _health(clock: Callable[[], float]) -> Health:
+    health = Health(started=clock())
+    health.expect("tick", within=TICK_DEADLINE)
+    health.expect("ingest", within=INGEST_DEADLINE)
+    health.expect("rules", within=RULES_DEADLINE)
+    return health
+
+
+def _alert_json(snapshot: AlertsSnapshot, alert: Instance) -> bytes:
+    """Return an alert as HTTP has it."""
+    return msgspec.json.encode(row(snapshot, alert))

@@ -1,0 +1,45 @@
+"""Tells clients that died from those that only disconnected."""
+
+from __future__ import annotations
+
+from kaywatch_agent.aggregate.clients import Clients
+from kaywatch_agent.model.client import Client
+from kaywatch_agent.model.series import Presence
+from kaywatch_agent.pipeline.session import Peer
+
+__all__ = ["ProcessWatch"]
+
+
+class ProcessWatch:
+    """The processes of disconnected clients, each until it is back or gone."""
+
+    def __init__(self) -> None:
+        self._peers: dict[str, Peer] = {}  # by client
+
+    def add(self, client: str, peer: Peer) -> None:
+        """Watch the process of a client that disconnected."""
+        self.drop(client)
+        self._peers[client] = peer
+
+    def expect(self, clients: Clients, via: str, peer: Peer) -> None:
+        """Watch clients that came by a broker before a restart, and are not back."""
+        for client in clients:
+            if client.via == via and client.state is Presence.DISCONNECTED:
+                self._peers.setdefault(client.id, peer)
+
+    def look(self, clients: Clients, now: float) -> None:
+        """Mark clients as died whose process is gone; forget those that are back."""
+        for name, peer in list(self._peers.items()):
+            client: Client | None = clients.get(name)
+            if client is None or client.state is not Presence.DISCONNECTED:
+                self.drop(name)
+            elif peer.exited():
+                clients.turn(client, Presence.DIED, now)
+                self.drop(name)
+
+    def drop(self, client: str) -> None:
+        """Watch a client's process no longer."""
+        peer = self._peers.pop(client, None)
+        # Clients of one connection share a peer.
+        if peer is not None and peer not in self._peers.values():
+            peer.close()

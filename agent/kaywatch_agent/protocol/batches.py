@@ -1,0 +1,234 @@
+"""Queued batches become events and details: those that share a table, all at once.
+
+Strategy: clients of one program repeat one table. The columns of all batches with the
+same table and service are joined and checked together (`columns`), so a batch of twenty
+events costs a few microseconds; see `docs/benchmarks.md`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from kaywatch.wire import ErrorCode
+from kaywatch_agent.model.records import (
+    FailureRecord,
+    InFlight,
+    NodeRevisits,
+    ProcessSample,
+    TopologyRecord,
+)
+from kaywatch_agent.protocol.columns import (
+    BAD_INPUT,
+    EXECUTIONS,
+    POINTS,
+    RUNS,
+    Checked,
+    Rows,
+)
+from kaywatch_agent.protocol.lists import ItemDecoder
+from kaywatch_agent.protocol.messages import (
+    Batch,
+    Details,
+    Events,
+    Executions,
+    Phases,
+    Points,
+    Runs,
+)
+from kaywatch_agent.protocol.rows import columns_of_rows
+from kaywatch_agent.protocol.table import Table, TableCache, TableError
+
+__all__ = ["NO_DETAILS", "BatchReader", "JoinedBatches"]
+
+_COLUMNS: Final = (EXECUTIONS, POINTS, RUNS)
+NO_DETAILS: Final = Details()
+
+
+class JoinedBatches(NamedTuple):
+    """The sound events of batches of one service that share a table.
+
+    Attributes:
+        service: that they are of.
+        members: the positions of these batches among those that were read.
+        events: of all of them, in their order.
+        executions: how many of the executions are of each batch.
+        points: how many of the points.
+        runs: how many of the runs.
+    """
+
+    service: str
+    members: Sequence[int]
+    events: Events
+    executions: Sequence[int]
+    points: Sequence[int]
+    runs: Sequence[int]
+
+    def each(self) -> Iterator[tuple[int, Events]]:
+        """Yield each batch's position and its own events (as views)."""
+        table = self.events.table
+        starts = [0, 0, 0]
+        for at, member in enumerate(self.members):
+            parts: list[Any] = []
+            for section, sizes in enumerate(self[3:]):
+                size: int = sizes[at]
+                part = slice(starts[section], starts[section] + size)
+                starts[section] = part.stop
+                columns = self.events[section + 1]
+                parts.append(_part(columns, part) if size else None)
+            yield member, Events(table, *parts)
+
+
+class BatchReader:
+    """Reads the sections of batches; holds the cache of tables that makes it fast."""
+
+    def __init__(self) -> None:
+        self._tables = TableCache()
+
+    def events(
+        self,
+        batches: Sequence[Batch],
+        services: Sequence[str],
+        checked: Sequence[Checked],
+    ) -> Iterator[JoinedBatches]:
+        """Yield the sound events of all batches.
+
+        Args:
+            batches: as decoded.
+            services: of each batch.
+            checked: of each batch, where its problems are counted.
+        """
+        groups: dict[tuple[int, str], tuple[Table, list[int]]] = {}
+        for at, batch in enumerate(batches):
+            if batch.encoded.events:
+                yield _rows(at, batch, services[at], checked[at])
+                continue
+            table = self._table(batch, checked[at])
+            if table is not None:
+                group = groups.setdefault((id(table), services[at]), (table, []))
+                group[1].append(at)
+        for (_, service), (table, members) in groups.items():
+            yield _joined(service, table, members, batches, checked)
+
+    def details(self, batch: Batch, checked: Checked) -> Details:
+        """Return what is sound of a batch's other sections; the rest is counted."""
+        found = batch.encoded
+        if not (
+            found.failures
+            or found.topologies
+            or found.in_flight
+            or found.loops
+            or found.looped
+            or found.process
+        ):
+            return NO_DETAILS
+        return Details(
+            failures=_failures.decode(found.failures, "failures", checked) or (),
+            topologies=_topologies.decode(found.topologies, "topologies", checked)
+            or (),
+            in_flight=_in_flight.decode(found.in_flight, "in_flight", checked),
+            loops=_revisits.decode(found.loops, "loops", checked),
+            looped=_revisits.decode(found.looped, "looped", checked) or (),
+            process=_process(found.process, checked),
+        )
+
+    def _table(self, batch: Batch, checked: Checked) -> Table | None:
+        """Return the table that a batch's columns index; None if it can't be used."""
+        found = batch.encoded
+        try:
+            return self._tables.get(found.table)
+        except TableError as error:
+            lost = sum(
+                section.claimed(encoded)
+                for section in _COLUMNS
+                if (encoded := getattr(found, section.name))
+            )
+            checked.count(ErrorCode.BAD_TABLE, str(error), max(1, lost))
+            return None
+
+
+# -- inside --------------------------------------------------------------------------
+
+_failures: Final = ItemDecoder(FailureRecord)
+_topologies: Final = ItemDecoder(TopologyRecord)
+_in_flight: Final = ItemDecoder(InFlight, array_like=True)
+_revisits: Final = ItemDecoder(NodeRevisits, array_like=True)
+_samples: Final = msgspec.msgpack.Decoder(ProcessSample)
+
+
+def _process(encoded: msgspec.Raw, checked: Checked) -> ProcessSample | None:
+    """Return the process's resources; None if they are missing or out of bounds."""
+    if not encoded:
+        return None
+    try:
+        return _samples.decode(encoded)
+    except BAD_INPUT as error:
+        checked.count(ErrorCode.BAD_SECTION, f"process: {error}")
+        return None
+
+
+def _joined(
+    service: str,
+    table: Table,
+    members: list[int],
+    batches: Sequence[Batch],
+    checked: Sequence[Checked],
+) -> JoinedBatches:
+    encoded = [batches[member].encoded for member in members]
+    noted = [checked[member] for member in members]
+    executions = EXECUTIONS.read([one.executions for one in encoded], table, noted)
+    points = POINTS.read([one.points for one in encoded], table, noted)
+    runs = RUNS.read([one.runs for one in encoded], table, noted)
+    none = [0] * len(members)
+    return JoinedBatches(
+        service,
+        members,
+        Events(
+            table,
+            _executions(executions) if executions else None,
+            Points(*points.columns) if points else None,
+            Runs(*runs.columns) if runs else None,
+        ),
+        executions.sizes if executions else none,
+        points.sizes if points else none,
+        runs.sizes if runs else none,
+    )
+
+
+def _rows(at: int, batch: Batch, service: str, checked: Checked) -> JoinedBatches:
+    """Return the sound events of a batch of plain rows, which has its own table."""
+    table, executions, points = columns_of_rows(batch.encoded.events, checked)
+    sizes = [len(executions.series)], [len(points.series)]
+    events = Events(
+        table, executions if sizes[0][0] else None, points if sizes[1][0] else None
+    )
+    return JoinedBatches(service, [at], events, *sizes, [0])
+
+
+def _executions(rows: Rows) -> Executions:
+    phases = None
+    if rows.optional:
+        phases = Phases._make([*rows.optional, _described(rows)])
+    return Executions._make([*rows.columns, phases])
+
+
+def _described(rows: Rows) -> slice | NDArray[np.intp]:
+    """Return which rows the optional columns describe: the first of each batch."""
+    if rows.optional_sizes == rows.sizes:
+        return slice(None)
+    starts = np.cumsum([0, *rows.sizes[:-1]])
+    more = np.array(rows.optional_sizes)
+    ends = np.cumsum(more)
+    described: NDArray[np.intp] = np.arange(ends[-1])
+    described += np.repeat(starts - (ends - more), more)
+    return described
+
+
+def _part(columns: Any, part: slice) -> Any:
+    """Return some rows of columns, without their phases."""
+    fields = columns[:-1] if isinstance(columns, Executions) else columns
+    return type(columns)(*(column[part] for column in fields))

@@ -1,0 +1,150 @@
+"""What the agent does once a second and for each commit, top to bottom."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from kaywatch_agent.ingest.intake import Intake
+from kaywatch_agent.notify.delivery import Delivery
+from kaywatch_agent.pipeline.pipeline import Pipeline
+from kaywatch_agent.rules.loop import Alerting
+from kaywatch_agent.rules.snapshot import AlertsSnapshot
+from kaywatch_agent.runtime.health import Health
+from kaywatch_agent.store.committer import Committer
+
+__all__ = ["Ticker"]
+
+TICK_SECONDS: Final = 1.0
+
+# Between two commits: a thousand clients that exit at once share a few.
+COMMIT_PAUSE: Final = 0.02
+
+log = structlog.get_logger("kaywatch.agent")
+
+
+class Ticker:
+    """Drives the stages; each of them returns values and knows none of the others."""
+
+    def __init__(
+        self,
+        *,
+        pipeline: Pipeline,
+        intake: Intake,
+        alerting: Alerting,
+        delivery: Delivery,
+        committer: Committer,
+        health: Health,
+        publish: list[Callable[[], None]],
+        changed: list[Callable[[AlertsSnapshot], None]],
+        clock: Callable[[], float],
+    ) -> None:
+        """Prepare it.
+
+        Args:
+            pipeline: aggregates.
+            intake: sends replies.
+            alerting: evaluates the rules.
+            delivery: takes the notification requests of an evaluation.
+            committer: makes all of it durable.
+            health: learns how each stage does.
+            publish: called at the end of each tick.
+            changed: called with the alerts that changed.
+            clock: Unix seconds.
+        """
+        self._pipeline = pipeline
+        self._intake = intake
+        self._alerting = alerting
+        self._delivery = delivery
+        self._committer = committer
+        self._health = health
+        self.publish = publish
+        self.changed = changed
+        self._clock = clock
+        self._problem = ""  # of the last tick
+        self._ending = False
+        self._evaluation: asyncio.Task[None] | None = None
+
+    async def run_ticks(self) -> None:
+        """Tick once a second, until cancelled; a missed tick is not made up for."""
+        loop = asyncio.get_running_loop()
+        due = loop.time()
+        while True:
+            self.tick()
+            due = max(due + TICK_SECONDS, loop.time())
+            await asyncio.sleep(due - loop.time())
+
+    async def run_commits(self) -> None:
+        """Commit whenever that is requested, until `end_commits`."""
+        while not self._ending:
+            await self._committer.requested()
+            if not self._ending:
+                await self.commit()
+                await asyncio.sleep(COMMIT_PAUSE)
+
+    def end_commits(self) -> None:
+        """Let `run_commits` return after the commit in progress."""
+        self._ending = True
+        self._committer.request()
+
+    def tick(self) -> None:
+        """Aggregate, evaluate, request a commit, publish."""
+        self._guard(self._advance)
+        now = self._clock()
+        self._health.report("tick", now, self._problem)
+        self._health.report("rules", self._alerting.evaluated, self._alerting.problem)
+        if self._committer.writer is not None:
+            self._health.report("store", now, self._committer.problem)
+        if self._alerting.due:
+            self._evaluation = asyncio.create_task(self._evaluate(), name="rules")
+        self._committer.request()
+        for publish in self.publish:
+            self._guard(publish)
+
+    async def commit(self) -> None:
+        """Make durable what has arrived and changed, then acknowledge it."""
+        self._guard(self._aggregate)
+        durable = await self._committer.commit()
+        self._intake.write(self._pipeline.sessions.acknowledge(durable=durable))
+        if self._pipeline.commit_due:
+            self._committer.request()
+
+    async def stop_rules(self) -> None:
+        """Stop evaluating, after the evaluation in progress."""
+        if self._evaluation is not None:
+            await asyncio.wait([self._evaluation])
+        self._alerting.stop()
+
+    # -- inside ------------------------------------------------------------------------
+
+    def _advance(self) -> None:
+        self._intake.write(self._pipeline.tick(self._clock()))
+        self._intake.tick()
+
+    def _aggregate(self) -> None:
+        self._intake.write(self._pipeline.advance(self._clock()))
+
+    async def _evaluate(self) -> None:
+        """Evaluate the rules, and pass on the result."""
+        view = self._pipeline.aggregator.view(self._clock())
+        update = await self._alerting.evaluate(view, self._pipeline.clients)
+        # Nothing may come between: alerts and their messages belong in one commit.
+        self._delivery.enqueue(update.requests)
+        if update.changed is not None:
+            for changed in self.changed:
+                changed(update.changed)
+
+    def _guard(self, work: Callable[[], None]) -> None:
+        """Do it, and remember what went wrong; the next tick tries again."""
+        try:
+            work()
+        except Exception as error:
+            problem = f"{type(error).__name__}: {error}"
+            if problem != self._problem:
+                log.exception("a tick failed, and is tried again")
+            self._problem = problem
+        else:
+            self._problem = ""

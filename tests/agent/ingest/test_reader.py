@@ -1,0 +1,159 @@
+"""In which order connections are read: real sockets, and processes by made-up pids."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from kaywatch_agent.ingest.reader import ALONE, SLICE, FairReader
+
+
+class Sender:
+    """A connection of which the other end wrote something; notes when it is read."""
+
+    def __init__(self, process: int, size: int, order: list[int]) -> None:
+        self.process = process
+        self.pause = 0.0
+        self.left = size
+        self.sizes: list[int] = []
+        self._order = order
+        self._near, self._far = socket.socketpair()
+        self._near.setblocking(False)
+        self._far.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**20)
+        self._far.sendall(bytes(size))
+
+    @property
+    def writing(self) -> bool:
+        return False
+
+    def fileno(self) -> int:
+        return self._near.fileno()
+
+    def read(self, most: int) -> tuple[bool, float]:
+        try:
+            size = len(self._near.recv(most))
+        except BlockingIOError:
+            return False, 0.0
+        self.left -= size
+        self.sizes.append(size)
+        self._order.append(self.process)
+        return size == most, self.pause
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None:
+        self._near.close()
+        self._far.close()
+
+
+class Round:
+    """A reader, and the connections that it reads."""
+
+    def __init__(self) -> None:
+        self.order: list[int] = []
+        self.reader = FairReader()
+        self.senders: list[Sender] = []
+
+    def add(self, process: int, size: int) -> Sender:
+        sender = Sender(process, size, self.order)
+        self.senders.append(sender)
+        self.reader.add(sender)
+        return sender
+
+    async def over(self) -> None:
+        async with asyncio.timeout(10):
+            while any(sender.left for sender in self.senders):
+                await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def round_() -> Iterator[Round]:  # type: ignore[misc]
+    found = Round()
+    yield found
+    found.reader.close()
+    for sender in found.senders:
+        sender.close()
+
+
+async def test_processes_take_turns_however_many_connections_they_have(
+    round_: Round,
+) -> None:
+    for _ in range(3):
+        round_.add(1, 4 * SLICE)
+    round_.add(2, 1)
+    round_.add(3, 2 * SLICE)
+    await round_.over()
+
+    # One slice of each process, until the others have no more.
+    assert round_.order[:3] == [1, 2, 3]
+    assert round_.order[3:6] == [1, 3, 1]
+    assert 2 not in round_.order[3:]
+
+
+async def test_a_process_that_is_alone_is_read_in_larger_slices(round_: Round) -> None:
+    alone = round_.add(1, 2 * ALONE)
+    await round_.over()
+    assert max(alone.sizes) == ALONE
+
+
+async def test_a_late_connection_waits_for_one_slice_of_each_process(
+    round_: Round, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kaywatch_agent.ingest.reader.TURN_SECONDS", 0.0)
+    round_.add(1, 12 * SLICE)
+    round_.add(2, 12 * SLICE)
+    async with asyncio.timeout(10):
+        while len(round_.order) < 4:
+            await asyncio.sleep(0)
+    before = len(round_.order)
+    round_.add(3, 1)
+    await round_.over()
+    assert round_.order.index(3) - before <= 2
+
+
+async def test_a_process_that_is_held_back_is_read_later_and_others_meanwhile(
+    round_: Round,
+) -> None:
+    fast = round_.add(1, 2 * SLICE)
+    fast.pause = 0.05
+    sibling = round_.add(1, 1)
+    async with asyncio.timeout(10):
+        while not round_.order:
+            await asyncio.sleep(0)
+    round_.add(2, 1)
+    async with asyncio.timeout(10):
+        while 2 not in round_.order:
+            await asyncio.sleep(0)
+    assert round_.order[:2] == [1, 2]
+    assert sibling.left or fast.left
+    fast.pause = 0.0
+    await round_.over()
+
+
+async def test_at_the_end_nothing_is_left_and_nobody_held_back(round_: Round) -> None:
+    fast = round_.add(1, 8 * SLICE)
+    fast.pause = 60.0
+    async with asyncio.timeout(10):
+        while not round_.order:
+            await asyncio.sleep(0)
+    fast.pause = 0.0
+    await round_.reader.read_all()
+    assert fast.left == 0
+
+
+async def test_lone_bytes_are_read_at_once_and_a_crowd_shares_rounds(
+    round_: Round, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kaywatch_agent.ingest.reader.GATHER_SECONDS", 60.0)
+    first = round_.add(1, 1)
+    async with asyncio.timeout(10):
+        while first.left:
+            await asyncio.sleep(0)
+    late = [round_.add(n, 1) for n in (2, 3)]
+    await asyncio.sleep(0.05)
+    assert all(sender.left for sender in late)  # until the next round is due
+    await round_.reader.read_all()
+    assert not any(sender.left for sender in late)
