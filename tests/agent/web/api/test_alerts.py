@@ -360,7 +360,7 @@ def test_a_silence_is_made_changed_and_ended(alerted: Served) -> None:
         (
             silence(matchers=[{"name": "a", "value": "(", "isRegex": True}]),
             400,
-            "unterminated subpattern",
+            "missing )",
         ),
         (silence(mathcers=[]), 400, "mathcers"),
         (silence(id="nope"), 404, "no silence 'nope'"),
