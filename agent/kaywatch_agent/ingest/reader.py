@@ -26,8 +26,14 @@ ALONE: Final = 4 * SLICE  # for a process that is the only one with bytes to rea
 # How long a round may take before the loop looks at everything else.
 TURN_SECONDS: Final = 0.005
 
-# Between the starts of two rounds, unless bytes are left after one.
+# Between the starts of two rounds.
 GATHER_SECONDS: Final = 0.02
+
+# A connection that has so many bytes at once is about to fill the kernel's buffer (208
+# KiB, of which small messages use most for overhead). Its sender would wait for each
+# round, so rounds follow each other at once for a while.
+BULK: Final = 24 * 1024
+BULK_SECONDS: Final = 0.1
 
 
 class Source(Protocol):
@@ -44,11 +50,11 @@ class Source(Protocol):
     def fileno(self) -> int:
         """Return the descriptor."""
 
-    def read(self, most: int) -> tuple[bool, float]:
-        """Read and act on some bytes.
+    def read(self, most: int) -> tuple[int, float]:
+        """Read and act on some bytes, or more to complete a frame.
 
         Returns:
-            Whether more may be left, and for how many seconds to read no more from
+            How many bytes there were, and for how many seconds to read no more from
             its process.
         """
 
@@ -66,6 +72,7 @@ class FairReader:
         self._held_back: dict[int, asyncio.TimerHandle] = {}  # by pid
         self._turns: OrderedDict[int, deque[Source]] = OrderedDict()  # by pid
         self._queued: set[Source] = set()  # those in `_turns`
+        self._bulk_until = 0.0
         self._last = 0.0  # when the last round began
         self._watching = False
 
@@ -124,7 +131,8 @@ class FairReader:
 
     def _ready(self) -> None:
         """Begin a round, or wait for others to share it."""
-        wait = self._last + GATHER_SECONDS - time.monotonic()
+        now = time.monotonic()
+        wait = self._last + GATHER_SECONDS - now if now > self._bulk_until else 0.0
         if wait <= 0 and not self._read_round():
             return
         loop = asyncio.get_running_loop()
@@ -152,12 +160,14 @@ class FairReader:
         while self._turns:
             pid, sources = self._turns.popitem(last=False)
             source = sources.popleft()
-            if source not in self._queued:
-                left, pause = False, 0.0  # it was closed meanwhile
-            else:
-                # With nobody behind it, more at once.
-                left, pause = source.read(SLICE if self._turns else ALONE)
-            if left and source in self._queued:
+            # With nobody behind it, more at once.
+            most = SLICE if self._turns else ALONE
+            size, pause = 0, 0.0
+            if source in self._queued:  # else it was closed meanwhile
+                size, pause = source.read(most)
+            if size >= BULK:
+                self._bulk_until = self._last + BULK_SECONDS
+            if size >= most and source in self._queued:
                 sources.append(source)
             else:
                 self._queued.discard(source)

@@ -82,32 +82,32 @@ class UnixConnection:
         """Return the descriptor."""
         return self._socket.fileno()
 
-    def read(self, most: int) -> tuple[bool, float]:
+    def read(self, most: int) -> tuple[int, float]:
         """Read and act on some bytes; see `Source.read`."""
         session = self.session
         if session is None:
-            return False, 0.0
+            return 0, 0.0
         # The rest of one frame is one message, however long.
         buffer = self._listener.buffer(max(most, session.missing))
         try:
             size = self._socket.recv_into(buffer)
         except (BlockingIOError, InterruptedError):
-            return False, 0.0
+            return 0, 0.0
         except OSError:
             size = 0
         if size == 0 or self._closing:
             self._lose()
-            return False, 0.0
+            return 0, 0.0
         try:
             self._listener.receive(session, buffer[:size])
         except Exception:
             # A fault of ours: the other connections must go on.
             log.exception("a message could not be taken in", pid=self.peer.pid)
             self._lose()
-            return False, 0.0
+            return 0, 0.0
         pause = self._listener.spend(self, size)
         self._account(session)
-        return size == len(buffer), pause
+        return size, pause
 
     def send(self, data: bytes) -> None:
         """Queue bytes for the client."""

@@ -62,6 +62,7 @@ SAMPLE_SECONDS: Final = 10.0
 # once. A batch weighs what it costs: a byte in a column is a nanosecond, a byte of rows
 # or details some twenty, and any batch ten microseconds.
 MAX_QUEUED: Final = 2 * 1024 * 1024
+LARGE: Final = 64 * 1024
 BATCH_WEIGHT: Final = 1_024
 DETAIL_WEIGHT: Final = 16
 
@@ -254,13 +255,15 @@ class Pipeline:
         if batch.seq is not None:
             self.sessions.await_ack(client)
         queued = _Queued(batch, client, session)
-        if batch.encoded.events:
-            # Rows come with a table of their own: there is nothing to join.
+        weight = _weight(batch)
+        if batch.encoded.events or weight >= LARGE:
+            # Rows have a table of their own, and a large batch gains nothing by being
+            # joined with others: it would only be copied.
             return replies + self._aggregate_alone(queued, now)
         self._queue.append(queued)
-        self._weight += _weight(batch)
+        self._weight += weight
         if self._weight > MAX_QUEUED:
-            replies += self.advance(now)
+            replies += self._empty_queue(now)
         return replies
 
     def _out_of_turn(self, batch: Batch) -> bool:
@@ -336,7 +339,13 @@ class Pipeline:
     # -- tick --------------------------------------------------------------------------
 
     def advance(self, now: float) -> list[Reply]:
-        """Aggregate all queued batches; return what was wrong with them."""
+        """Aggregate all queued batches, for readers to see; return replies."""
+        replies = self._empty_queue(now)
+        self.aggregator.advance(now)
+        return replies
+
+    def _empty_queue(self, now: float) -> list[Reply]:
+        """Hand all queued batches to the aggregator; return what was wrong."""
         queued, self._queue, self._weight = self._queue, [], 0
         replies: list[Reply] = []
         if queued:
@@ -348,7 +357,6 @@ class Pipeline:
                 log.exception("batches could not be aggregated together")
                 for one in queued:
                     replies += self._aggregate_alone(one, now)
-        self.aggregator.advance(now)
         return replies
 
     def _aggregate_alone(self, queued: _Queued, now: float) -> list[Reply]:

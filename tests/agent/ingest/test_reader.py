@@ -32,15 +32,15 @@ class Sender:
     def fileno(self) -> int:
         return self._near.fileno()
 
-    def read(self, most: int) -> tuple[bool, float]:
+    def read(self, most: int) -> tuple[int, float]:
         try:
             size = len(self._near.recv(most))
         except BlockingIOError:
-            return False, 0.0
+            return 0, 0.0
         self.left -= size
         self.sizes.append(size)
         self._order.append(self.process)
-        return size == most, self.pause
+        return size, self.pause
 
     def flush(self) -> None: ...
 
