@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 APPLICATION_ID: Final = 0x4B415957  # "KAYW"
-VERSION: Final = 2
+VERSION: Final = 3
 
 # Wait so long for a lock that somebody's sqlite3 shell holds, then try again later.
 BUSY_SECONDS: Final = 1.0
@@ -75,6 +75,16 @@ MIGRATIONS: Final[Sequence[tuple[int, str]]] = (
         CREATE TABLE documents (
             kind TEXT, id TEXT, data TEXT NOT NULL, PRIMARY KEY (kind, id)
         ) WITHOUT ROWID;
+        """,
+    ),
+    (
+        # What these tables hold is written in another way; buckets and totals are not.
+        3,
+        """
+        DELETE FROM failures;
+        DELETE FROM topologies;
+        DELETE FROM clients;
+        DELETE FROM documents
         """,
     ),
 )

@@ -10,6 +10,8 @@ from typing import Any, Final, Literal
 from msgspec import Struct
 
 from kaywatch_agent.model.records import ExecutionRecord, RunRecord
+from kaywatch_agent.notify.delivery import Delivery
+from kaywatch_agent.rules.loop import Alerting
 from kaywatch_agent.runtime.health import Readiness
 from kaywatch_agent.web.api import (
     alert_shapes,
@@ -35,8 +37,17 @@ from kaywatch_agent.web.pages import page, silence_page
 from kaywatch_agent.web.prometheus import exposition, families
 from kaywatch_agent.web.reading import Reading
 from kaywatch_agent.web.reply import JSON, Reply, as_json
+from kaywatch_agent.web.view import AgentView
 
 __all__ = ["ROUTES", "Route"]
+
+
+def _alerting(agent: AgentView) -> Alerting:
+    return agent.alerting
+
+
+def _delivery(agent: AgentView) -> Delivery:
+    return agent.delivery
 
 
 @dataclass(frozen=True)
@@ -59,7 +70,7 @@ class Route:
         method: GET, or one that changes something; see `change`.
         body: of such a one, what is to be sent; None for nothing.
         change: does it, in the loop; `answer` gets what it returns.
-        desk: what of the agent it does it with.
+        desk: returns the part of the agent that `change` is done with.
     """
 
     path: str
@@ -77,7 +88,7 @@ class Route:
     method: Literal["GET", "POST", "DELETE"] = "GET"
     body: type[Struct] | None = None
     change: Callable[[Any, float, Any, Any], Struct] | None = None
-    desk: Literal["alerting", "delivery"] = "alerting"
+    desk: Callable[[AgentView], Any] = _alerting
 
     @property
     def name(self) -> str:
@@ -304,7 +315,7 @@ ROUTES: Final = (
         method="POST",
         body=notifications.Some,
         change=notifications.retry,
-        desk="delivery",
+        desk=_delivery,
     ),
     Route(
         "/api/v1/notifications/purge",
@@ -315,7 +326,7 @@ ROUTES: Final = (
         method="POST",
         body=notifications.Some,
         change=notifications.purge,
-        desk="delivery",
+        desk=_delivery,
     ),
     Route(
         "/api/v1/receivers",
@@ -333,7 +344,7 @@ ROUTES: Final = (
         errors=(404, 415, 503),
         method="POST",
         change=notifications.test,
-        desk="delivery",
+        desk=_delivery,
     ),
     Route(
         "/api/v1/stream",

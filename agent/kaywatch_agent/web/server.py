@@ -271,8 +271,7 @@ class WebServer:
             query = parse(route.parameters, request.match_info, request.query)
             body = await read_body(request, route.body)
             source = self._source
-            desk = getattr(source, route.desk)
-            changed = change(desk, source.clock(), query, body)
+            changed = change(route.desk(source), source.clock(), query, body)
             if problem := await source.wait_durable():
                 raise not_durable(problem, getattr(changed, "id", ""))
             return await send(request, await self._answer(route, request, changed))

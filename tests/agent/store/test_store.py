@@ -317,6 +317,29 @@ def test_an_older_agent_s_file_is_brought_up_to_date(
     other.close()
 
 
+def test_lists_in_an_older_format_are_dropped_and_totals_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = Ticks()
+    with monkeypatch.context() as older:
+        older.setattr(schema, "VERSION", 2)
+        older.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:2])
+        old = Store(tmp_path / "old.db")
+        old.restore()
+        old.commit(ticks.change(START, events(5, START)))
+        old._open.execute("INSERT INTO failures (data) VALUES ('[1.0, \"shop\"]')")
+        old._open.execute("INSERT INTO clients VALUES ('ab', '[]')")
+        old.close()
+    store = Store(tmp_path / "old.db")
+    found = store.restore()
+    store.close()
+
+    assert store.aside is None
+    same(found.totals, ticks.expected())
+    assert not found.failures
+    assert not found.clients
+
+
 def test_documents_are_kept_replaced_and_deleted(store: Store) -> None:
     ticks = Ticks()
     for documents in (

@@ -241,7 +241,7 @@ def _since(instance: Instance) -> float | None:
             return life.fired
         case State.OK:
             return life.ended
-    turns = [e.time for e in instance.log if f"-> {life.state}" in e.text]
+    turns = [e.time for e in instance.log if e.after == life.state]
     return turns[-1] if turns else None
 
 
