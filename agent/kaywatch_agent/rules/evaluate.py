@@ -183,7 +183,7 @@ def _values(
 def _processes(
     rule: Rule, windows: WindowCache, metric: Metric
 ) -> tuple[list[Group], Floats]:
-    of = _PROCESS[metric.help]
+    of = _PROCESS[metric]
     since = windows.scene.now - rule.window
     found: dict[Group, float] = {}
     add = metric.counts
@@ -276,10 +276,10 @@ def _died(process: Process, since: float) -> float:
     return float(process.state is Presence.DIED and process.since >= since)
 
 
-_PROCESS: Final[Mapping[str, Callable[[Process, float], float]]] = {
-    metrics.METRICS["memory_rss"].help: _memory,
-    metrics.METRICS["cpu_percent"].help: _cpu,
-    metrics.METRICS["processes_died"].help: _died,
+_PROCESS: Final[Mapping[Metric, Callable[[Process, float], float]]] = {
+    metrics.METRICS["memory_rss"]: _memory,
+    metrics.METRICS["cpu_percent"]: _cpu,
+    metrics.METRICS["processes_died"]: _died,
 }
 
 

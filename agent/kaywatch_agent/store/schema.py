@@ -84,7 +84,7 @@ MIGRATIONS: Final[Sequence[tuple[int, str]]] = (
         DELETE FROM failures;
         DELETE FROM topologies;
         DELETE FROM clients;
-        DELETE FROM documents
+        DELETE FROM documents WHERE kind <> 'silence'
         """,
     ),
 )
