@@ -44,6 +44,10 @@ class Source(Protocol):
         """The pid at the other end: the connections of a process share its turns."""
 
     @property
+    def reading(self) -> bool:
+        """Whether more is to be read."""
+
+    @property
     def writing(self) -> bool:
         """Whether bytes wait until they can be written."""
 
@@ -206,4 +210,5 @@ class FairReader:
 
 
 def _events(source: Source) -> int:
-    return select.EPOLLIN | (select.EPOLLOUT if source.writing else 0)
+    reading = select.EPOLLIN if source.reading else 0
+    return reading | (select.EPOLLOUT if source.writing else 0)

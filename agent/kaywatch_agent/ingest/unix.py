@@ -74,6 +74,11 @@ class UnixConnection:
         return len(self._output)
 
     @property
+    def reading(self) -> bool:
+        """Whether more is to be read."""
+        return not self._closing
+
+    @property
     def writing(self) -> bool:
         """Whether bytes wait until they can be written."""
         return bool(self._output)
@@ -87,6 +92,9 @@ class UnixConnection:
         session = self.session
         if session is None:
             return 0, 0.0
+        if self._closing:
+            self.flush()  # which notices that the peer is gone
+            return 0, 0.0
         # The rest of one frame is one message, however long.
         buffer = self._listener.buffer(max(most, session.missing))
         try:
@@ -95,7 +103,7 @@ class UnixConnection:
             return 0, 0.0
         except OSError:
             size = 0
-        if size == 0 or self._closing:
+        if size == 0:
             self._lose()
             return 0, 0.0
         try:
@@ -149,7 +157,9 @@ class UnixConnection:
     def close(self) -> None:
         """Close it, once what is queued has been sent."""
         self._closing = True
-        if not self._output:
+        if self._output:
+            self._listener.reader.update(self)
+        else:
             self._lose()
 
     def refuse(self, refusal: Refusal) -> None:

@@ -128,6 +128,7 @@ class _Queued(NamedTuple):
 
     batch: Batch
     client: Client
+    service: str  # the client's when it arrived; it may change
     session: Session
 
 
@@ -254,7 +255,7 @@ class Pipeline:
             self._lose(client, batch.drops, now)
         if batch.seq is not None:
             self.sessions.await_ack(client)
-        queued = _Queued(batch, client, session)
+        queued = _Queued(batch, client, client.service, session)
         weight = _weight(batch)
         if batch.encoded.events or weight >= LARGE:
             # Rows have a table of their own, and a large batch gains nothing by being
@@ -375,7 +376,7 @@ class Pipeline:
             for one, noted in zip(queued, checked, strict=True)
         ]
         batches = [one.batch for one in queued]
-        services = [one.client.service for one in queued]
+        services = [one.service for one in queued]
         for joined in self._reader.events(batches, services, checked):
             clients = [queued[member].client for member in joined.members]
             owners = [client.owner for client in clients]
@@ -397,7 +398,7 @@ class Pipeline:
 
     def _details(self, queued: _Queued, checked: Checked, now: float) -> Details:
         """Take in what a batch contains beside its events."""
-        batch, client, session = queued
+        batch, client, service, session = queued
         details = self._reader.details(batch, checked)
         if details is NO_DETAILS:
             return details
@@ -406,13 +407,12 @@ class Pipeline:
             details = details._replace(failures=failures)
             self.metrics.withheld.add(self.privacy.withheld)
             self.privacy.withheld = 0
-        self.aggregator.take_details(
-            details, client.service, client.id, client.owner, now
-        )
-        if details.in_flight is not None:
-            client.in_flight = details.in_flight
-        if details.loops is not None:
-            client.loops = details.loops
+        self.aggregator.take_details(details, service, client.id, client.owner, now)
+        if client.state is not Presence.ENDED:  # its bye may have come since
+            if details.in_flight is not None:
+                client.in_flight = details.in_flight
+            if details.loops is not None:
+                client.loops = details.loops
         if details.process is not None and not session.ordered:
             sent = batch.sent
             client.sampled(details.process, now if sent is None else sent)
@@ -422,7 +422,7 @@ class Pipeline:
         self, queued: _Queued, events: Events, details: Details, now: float
     ) -> None:
         client = queued.client
-        sender = Sender(now, client.service, client.pid, client.id)
+        sender = Sender(now, queued.service, client.pid, client.id)
         self.feed.take(events, details.failures, sender)
 
     def _reject(self, queued: _Queued, checked: Checked, now: float) -> list[Reply]:
@@ -433,7 +433,7 @@ class Pipeline:
             self.metrics.rejected.labels(str(reason)).add(events)
         refused = sum(checked.rejected[code] for code in EVENT_CODES)
         if refused:
-            self.aggregator.lose(client.service, {"refused": refused}, now)
+            self.aggregator.lose(queued.service, {"refused": refused}, now)
         code = next(iter(checked.rejected))
         return queued.session.error(code, checked.problem)
 

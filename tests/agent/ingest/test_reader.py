@@ -26,6 +26,10 @@ class Sender:
         self._far.sendall(bytes(size))
 
     @property
+    def reading(self) -> bool:
+        return True
+
+    @property
     def writing(self) -> bool:
         return False
 

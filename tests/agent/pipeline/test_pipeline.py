@@ -551,6 +551,31 @@ def test_a_flush_asks_for_a_commit_and_acknowledges_nothing_itself(talk: Talk) -
     assert talk.link.replies() == [ack(1)]
 
 
+def test_a_batch_is_of_the_service_that_its_client_had_then(
+    agent: Agent, talk: Talk
+) -> None:
+    talk.greet()
+    talk.say(talk.batch(1, 2, service="shop"), talk.batch(2, 3, service="cron"))
+    talk.tick()
+    view = agent.pipeline.aggregator.view(agent.now)
+    counts = Counter[str]()
+    for row, count in zip(
+        view.totals.rows.tolist(), view.totals.executions.tolist(), strict=True
+    ):
+        counts[view.registry.keys[row].service] += count
+    assert counts == {"shop": 2, "cron": 3}
+
+
+def test_what_was_in_flight_before_a_bye_is_not_in_flight_after_it(
+    talk: Talk,
+) -> None:
+    talk.greet()
+    talk.say(talk.batch(1, in_flight=[FLIGHT]), wire.bye(CLIENT, 1, {}))
+    talk.tick()
+    assert talk.client.state is Presence.ENDED
+    assert talk.client.in_flight == ()
+
+
 def test_a_bye_ends_a_client_counts_its_last_drops_and_hurries(
     agent: Agent, talk: Talk
 ) -> None:
