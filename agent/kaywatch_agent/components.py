@@ -31,7 +31,7 @@ from kaywatch_agent.runtime.health import Health, Readiness
 from kaywatch_agent.runtime.metrics import MetricsRegistry
 from kaywatch_agent.runtime.process import ProcessMetrics
 from kaywatch_agent.runtime.supervision import Figures
-from kaywatch_agent.store.committer import Committer
+from kaywatch_agent.store.committer import Committer, Durable
 from kaywatch_agent.store.writer import Writer
 from kaywatch_agent.tick import Ticker
 from kaywatch_agent.web.api.alerts import row
@@ -71,9 +71,10 @@ class Components:
         self.clock = clock
         self.health = _health(clock)
         self.metrics = MetricsRegistry()
-        aggregator = Aggregator(Registry(config.limits), clock())
         self.pipeline = Pipeline(
-            aggregator, privacy=Privacy(config.failures), clock=clock
+            Aggregator(Registry(config.limits), clock()),
+            privacy=Privacy(config.failures),
+            clock=clock,
         )
         self.alerting = Alerting(
             config.alerts, min_severity=config.notify.min_severity, clock=clock
@@ -85,16 +86,7 @@ class Components:
             request_commit=self.request_commit,
             clock=clock,
         )
-        self.committer = Committer(
-            [
-                aggregator,
-                self.pipeline.clients,
-                self.metrics,
-                self.alerting,
-                self.delivery,
-                self.pipeline.sessions,
-            ]
-        )
+        self.committer = Committer(self._durable_parts())
         self.intake = Intake(
             self.pipeline, request_commit=self.request_commit, clock=clock
         )
@@ -102,20 +94,7 @@ class Components:
         self.mqtt = MqttIngest(config.ingest.mqtt, self.intake, _alert_json)
         self.web = self._web_server()
         self.ticker = self._ticker()
-        self.metrics.include(
-            ProcessMetrics(__version__, clock()),
-            aggregator.metrics,
-            self.pipeline.metrics,
-            self.pipeline.feed.metrics,
-            self.intake.metrics,
-            self.intake.mirror.metrics,
-            self.listener.metrics,
-            self.mqtt.metrics,
-            self.alerting.metrics,
-            self.web.metrics,
-            self.delivery.outbox.metrics,
-            self.delivery.heartbeats,
-        )
+        self._include_metrics()
 
     def request_commit(self) -> None:
         """Ask for a commit before the next tick."""
@@ -170,6 +149,33 @@ class Components:
         )
 
     # -- inside ------------------------------------------------------------------------
+
+    def _durable_parts(self) -> list[Durable]:
+        """Return what a commit makes durable, in the order of its making."""
+        return [
+            self.pipeline.aggregator,
+            self.pipeline.clients,
+            self.metrics,
+            self.alerting,
+            self.delivery,
+            self.pipeline.sessions,
+        ]
+
+    def _include_metrics(self) -> None:
+        self.metrics.include(
+            ProcessMetrics(__version__, self.clock()),
+            self.pipeline.aggregator.metrics,
+            self.pipeline.metrics,
+            self.pipeline.feed.metrics,
+            self.intake.metrics,
+            self.intake.mirror.metrics,
+            self.listener.metrics,
+            self.mqtt.metrics,
+            self.alerting.metrics,
+            self.web.metrics,
+            self.delivery.outbox.metrics,
+            self.delivery.heartbeats,
+        )
 
     def _web_server(self) -> WebServer:
         view = AgentView(

@@ -239,13 +239,27 @@ class Pipeline:
             return self._refuse_untimely(batch, session, now)
         client = self.clients.meet(batch.client or session.anonymous, now)
         replies = self._present(client, session)
-        client.pid = client.pid or session.peer.pid
-        if batch.service:
-            client.service = batch.service
+        client.service = batch.service or client.service
         if batch.seq is not None:
             if batch.seq <= client.received_seq:
                 return replies + self._take_duplicate(client, session)
             self._number(client, batch.seq)
+        self._account(batch, client, now)
+        queued = _Queued(batch, client, client.service, session)
+        return replies + self._enqueue(queued, now)
+
+    def _enqueue(self, queued: _Queued, now: float) -> list[Reply]:
+        """Keep a batch for the tick, unless that gains nothing."""
+        weight = _weight(queued.batch)
+        if queued.batch.encoded.events or weight >= LARGE:
+            # Rows have a table of their own, and a large batch would only be copied.
+            return self._aggregate_alone(queued, now)
+        self._queue.append(queued)
+        self._weight += weight
+        return self._empty_queue(now) if self._weight > MAX_QUEUED else []
+
+    def _account(self, batch: Batch, client: Client, now: float) -> None:
+        """Count what a batch tells of its client."""
         client.batches += 1
         client.recorded = max(client.recorded, batch.recorded)
         if batch.sent is not None and client.batches == 1:
@@ -253,19 +267,6 @@ class Pipeline:
             client.skew = now - batch.sent
         if batch.drops:
             self._lose(client, batch.drops, now)
-        if batch.seq is not None:
-            self.sessions.await_ack(client)
-        queued = _Queued(batch, client, client.service, session)
-        weight = _weight(batch)
-        if batch.encoded.events or weight >= LARGE:
-            # Rows have a table of their own, and a large batch gains nothing by being
-            # joined with others: it would only be copied.
-            return replies + self._aggregate_alone(queued, now)
-        self._queue.append(queued)
-        self._weight += weight
-        if self._weight > MAX_QUEUED:
-            replies += self._empty_queue(now)
-        return replies
 
     def _out_of_turn(self, batch: Batch) -> bool:
         """Whether a batch by way of a broker is not the next of its client."""
@@ -300,6 +301,7 @@ class Pipeline:
             client.missing_batches += hole
             self.metrics.missing.add(hole)
         client.received_seq = seq
+        self.sessions.await_ack(client)
 
     def _take_hello(self, hello: Hello, session: Session, now: float) -> list[Reply]:
         client = self.clients.get(hello.client)
@@ -329,6 +331,7 @@ class Pipeline:
     def _present(self, client: Client, session: Session) -> list[Reply]:
         """Connect a client to the session that it speaks through."""
         uid = session.peer.uid
+        client.pid = client.pid or session.peer.pid
         client.owner = session.owner or client.id
         if client.uid is None and uid >= 0:
             client.uid = uid
