@@ -17,7 +17,7 @@ from kaywatch_agent.model.records import (
     ProcessSample,
     TopologyRecord,
 )
-from kaywatch_agent.model.series import ErrorKey, Labels
+from kaywatch_agent.model.series import Labels
 from kaywatch_agent.protocol.table import Table
 
 __all__ = [
@@ -206,5 +206,3 @@ class Rejected(NamedTuple):
 
 
 Message = Hello | Batch | Flush | Bye | Capture | Rejected
-
-NO_ERROR = ErrorKey("", "")

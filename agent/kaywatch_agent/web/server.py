@@ -78,8 +78,6 @@ MAX_FIELD: Final = 8 * 1024
 # Bytes of a body that are read ahead; MAX_BODY is all that is ever asked for.
 READ_AHEAD: Final = 64 * 1024
 
-# For what is being answered when the agent stops.
-SHUTDOWN_SECONDS: Final = 1.0
 
 EXPECTATION_FAILED: Final = 417
 
