@@ -78,12 +78,20 @@ MIGRATIONS: Final[Sequence[tuple[int, str]]] = (
         """,
     ),
     (
-        # What these tables hold is written in another way; buckets and totals are not.
+        # Failures, topologies, alerts and messages are written in another way, and
+        # begin anew. Clients keep their sequence numbers: without them, a batch that is
+        # sent again would be counted twice.
         3,
         """
         DELETE FROM failures;
         DELETE FROM topologies;
-        DELETE FROM clients;
+        UPDATE clients SET data = json_remove(
+            json_set(
+                CAST(data AS TEXT),
+                '$.client', json_extract(CAST(data AS TEXT), '$.id')
+            ),
+            '$.id', '$.tags', '$.in_flight', '$.loops'
+        );
         DELETE FROM documents WHERE kind <> 'silence'
         """,
     ),
