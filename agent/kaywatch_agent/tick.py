@@ -64,7 +64,7 @@ class Ticker:
         self.publish = publish
         self.changed = changed
         self._clock = clock
-        self._problem = ""  # of the last tick
+        self._problems: dict[Callable[[], None], str] = {}  # by what failed last
         self._ending = False
         self._evaluation: asyncio.Task[None] | None = None
 
@@ -92,11 +92,11 @@ class Ticker:
 
     def tick(self) -> None:
         """Aggregate, evaluate, request a commit, publish."""
-        self._guard(self._advance)
+        problem = self._guard(self._advance)
         now = self._clock()
-        self._health.report("tick", now, self._problem)
+        self._health.report("tick", now, problem)
         self._health.report("rules", self._alerting.evaluated, self._alerting.problem)
-        if self._committer.writer is not None:
+        if self._committer.writer is not None or self._committer.problem:
             self._health.report("store", now, self._committer.problem)
         if self._alerting.due:
             self._evaluation = asyncio.create_task(self._evaluate(), name="rules")
@@ -135,16 +135,20 @@ class Ticker:
         self._delivery.enqueue(update.requests)
         if update.changed is not None:
             for changed in self.changed:
-                changed(update.changed)
+                try:
+                    changed(update.changed)
+                except Exception:
+                    log.exception("alerts that changed could not be passed on")
 
-    def _guard(self, work: Callable[[], None]) -> None:
-        """Do it, and remember what went wrong; the next tick tries again."""
+    def _guard(self, work: Callable[[], None]) -> str:
+        """Do something; return what went wrong. The next tick tries again."""
         try:
             work()
         except Exception as error:
             problem = f"{type(error).__name__}: {error}"
-            if problem != self._problem:
-                log.exception("a tick failed, and is tried again")
-            self._problem = problem
-        else:
-            self._problem = ""
+            if problem != self._problems.get(work):
+                log.exception("a part of the tick failed, and is tried again")
+            self._problems[work] = problem
+            return problem
+        self._problems.pop(work, None)
+        return ""

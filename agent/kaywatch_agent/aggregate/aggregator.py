@@ -225,7 +225,8 @@ class Aggregator:
         """
         taken, late, folded = (np.zeros(len(owners), np.int64) for _ in range(3))
         executions = joined.events.executions
-        for columns, sizes in self._mapper.columns(joined, owners):
+        # All sections are mapped before any is kept: all of a batch, or nothing.
+        for columns, sizes in list(self._mapper.columns(joined, owners)):
             self._pending.append(columns)
             taken += sizes
             if (old := _late(columns.time, now)) is not None:

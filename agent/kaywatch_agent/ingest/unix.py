@@ -119,13 +119,8 @@ class UnixConnection:
 
     def send(self, data: bytes) -> None:
         """Queue bytes for the client."""
-        if self._unwritable or self._closing or self.session is None:
-            return
-        self._output += data
-        if len(self._output) == len(data):
-            self.flush()
-        else:
-            self._note_congestion(len(self._output))
+        if not self._closing and self.session is not None:
+            self._write(data)
 
     def flush(self) -> None:
         """Write what waits, as far as the client has read."""
@@ -167,11 +162,25 @@ class UnixConnection:
         text = TEXTS[refusal].format(pid=self.peer.pid, uid=self.peer.uid)
         code = ErrorCode.FORBIDDEN if refusal is Refusal.USER else ErrorCode.OVER_QUOTA
         self._listener.count(refusal)
-        with contextlib.suppress(OSError):
-            self._socket.send(wire.frame(wire.error(code, text)))
-        self._lose()
+        # Behind what waits to be written: half a message would be cut off by it.
+        self._write(wire.frame(wire.error(code, text)))
+        if self.session is None:
+            self._output.clear()  # it is not waited for
+        if self._held:  # at once, so that it is not held against the next connection
+            self._listener.hold(self, -self._held)
+            self._held = 0
+        self.close()
 
     # -- inside ----------------------------------------------------------------------
+
+    def _write(self, data: bytes) -> None:
+        if self._unwritable:
+            return
+        self._output += data
+        if len(self._output) == len(data):
+            self.flush()
+        else:
+            self._note_congestion(len(self._output))
 
     def _note_congestion(self, waiting: int) -> None:
         if waiting > HIGH_WATER:

@@ -22,8 +22,9 @@ The pipeline returns values: it holds no connection, no store and no caller.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Final, NamedTuple, TypeVar
 
 import structlog
 
@@ -37,7 +38,7 @@ from kaywatch_agent.model.series import Presence
 from kaywatch_agent.pipeline.flow_control import FlowControl
 from kaywatch_agent.pipeline.session import Peer, Reply, Session
 from kaywatch_agent.pipeline.sessions import SessionTable
-from kaywatch_agent.protocol.batches import NO_DETAILS, BatchReader
+from kaywatch_agent.protocol.batches import NO_DETAILS, BatchReader, JoinedBatches
 from kaywatch_agent.protocol.columns import Checked
 from kaywatch_agent.protocol.messages import (
     Batch,
@@ -121,6 +122,11 @@ class PipelineMetrics(Metrics):
         "kaywatch_tick_duration_seconds_total", "Time spent in ticks."
     )
     tick_max = Gauge("kaywatch_tick_duration_max_seconds", "The longest tick so far.")
+
+
+FAULT: Final = "this agent failed on the batch, which is lost; see its log"
+
+T = TypeVar("T")
 
 
 class _Queued(NamedTuple):
@@ -253,7 +259,7 @@ class Pipeline:
         weight = _weight(queued.batch)
         if queued.batch.encoded.events or weight >= LARGE:
             # Rows have a table of their own, and a large batch would only be copied.
-            return self._aggregate_alone(queued, now)
+            return self._aggregate([queued], now)
         self._queue.append(queued)
         self._weight += weight
         return self._empty_queue(now) if self._weight > MAX_QUEUED else []
@@ -351,53 +357,72 @@ class Pipeline:
     def _empty_queue(self, now: float) -> list[Reply]:
         """Hand all queued batches to the aggregator; return what was wrong."""
         queued, self._queue, self._weight = self._queue, [], 0
-        replies: list[Reply] = []
-        if queued:
-            try:
-                replies = self._aggregate(queued, now)
-            except Exception:
-                # A fault of ours with one batch must not cost the others, nor come
-                # back with each tick.
-                log.exception("batches could not be aggregated together")
-                for one in queued:
-                    replies += self._aggregate_alone(one, now)
-        return replies
-
-    def _aggregate_alone(self, queued: _Queued, now: float) -> list[Reply]:
-        try:
-            return self._aggregate([queued], now)
-        except Exception:
-            log.exception("a batch was not aggregated", client=queued.client.id)
-            self.metrics.rejected.labels(str(ErrorCode.BAD_MESSAGE)).add()
-            text = "this agent failed on the batch; see its log"
-            return queued.session.error(ErrorCode.BAD_MESSAGE, text, queued.batch.seq)
+        return self._aggregate(queued, now) if queued else []
 
     def _aggregate(self, queued: Sequence[_Queued], now: float) -> list[Reply]:
+        """Hand batches to the aggregator; return what was wrong with them.
+
+        A fault of ours with one batch costs that batch alone: nothing of the others is
+        lost, or taken twice.
+        """
         checked = [Checked() for _ in queued]
         details = [
-            self._details(one, noted, now)
+            self._guarded(partial(self._details, one, noted, now), noted) or NO_DETAILS
             for one, noted in zip(queued, checked, strict=True)
         ]
-        batches = [one.batch for one in queued]
-        services = [one.service for one in queued]
-        for joined in self._reader.events(batches, services, checked):
-            clients = [queued[member].client for member in joined.members]
-            owners = [client.owner for client in clients]
-            accepted = self.aggregator.accept(joined, owners, now)
-            for client, taken, late, folded in zip(clients, *accepted, strict=True):
-                client.events += taken
-                client.late += late
-                client.folded += folded
-                self._flow.arrived(client.id, taken)
-            self.metrics.events.add(sum(accepted.events))
-            if self.feed.listeners:
-                for member, events in joined.each():
-                    self._publish(queued[member], events, details[member], now)
+        waiting = dict.fromkeys(range(len(queued)))
+        try:
+            for joined in self._joined(queued, checked):
+                self._accept(joined, [queued[at] for at in joined.members], now)
+                for at in joined.members:
+                    del waiting[at]
+                for at, events in joined.each() if self.feed.listeners else ():
+                    self._publish(queued[at], events, details[at], now)
+        except Exception:
+            log.exception("batches could not be aggregated together")
+            for at in waiting:
+                self._accept_alone(queued[at], checked[at], now)
         replies: list[Reply] = []
         for one, noted in zip(queued, checked, strict=True):
             if noted.rejected:
                 replies += self._reject(one, noted, now)
         return replies
+
+    def _joined(
+        self, queued: Sequence[_Queued], checked: Sequence[Checked]
+    ) -> Iterator[JoinedBatches]:
+        batches = [one.batch for one in queued]
+        return self._reader.events(batches, [one.service for one in queued], checked)
+
+    def _accept(
+        self, joined: JoinedBatches, queued: Sequence[_Queued], now: float
+    ) -> None:
+        """Aggregate batches of one table, and account for their events."""
+        clients = [one.client for one in queued]
+        owners = [client.owner for client in clients]
+        accepted = self.aggregator.accept(joined, owners, now)
+        for client, taken, late, folded in zip(clients, *accepted, strict=True):
+            client.events += taken
+            client.late += late
+            client.folded += folded
+            self._flow.arrived(client.id, taken)
+        self.metrics.events.add(sum(accepted.events))
+
+    def _accept_alone(self, queued: _Queued, checked: Checked, now: float) -> None:
+        def accept() -> None:
+            for joined in self._joined([queued], [Checked()]):
+                self._accept(joined, [queued], now)
+
+        self._guarded(accept, checked)
+
+    def _guarded(self, work: Callable[[], T], checked: Checked) -> T | None:
+        """Do something with a batch; count the batch as rejected if that fails."""
+        try:
+            return work()
+        except Exception:
+            log.exception("a batch, or a part of it, was not aggregated")
+            checked.count(ErrorCode.BAD_MESSAGE, FAULT)
+            return None
 
     def _details(self, queued: _Queued, checked: Checked, now: float) -> Details:
         """Take in what a batch contains beside its events."""

@@ -56,6 +56,7 @@ class Committer:
         """
         self.writer: Writer | None = None
         self._parts = parts
+        self._fault = ""  # of ours, in the last commit
         self._full = False  # the next commit must hold all that is known
         self._requested = asyncio.Event()
         self._waiting: list[asyncio.Future[None]] = []
@@ -63,7 +64,7 @@ class Committer:
     @property
     def problem(self) -> str:
         """What is wrong with the store at the moment; empty for nothing."""
-        return self.writer.problem if self.writer is not None else ""
+        return self._fault or (self.writer.problem if self.writer is not None else "")
 
     def request(self) -> None:
         """Ask for a commit soon."""
@@ -92,36 +93,38 @@ class Committer:
         return self.problem or f"no commit in {WAIT_SECONDS:.0f} s"
 
     async def commit(self) -> bool:
-        """Commit what has changed; return whether it is durable."""
+        """Commit what has changed; return whether it is durable. Never raises."""
         waiting, self._waiting = self._waiting, []
         full, self._full = self._full, False
-        changes = [part.changes(full) for part in self._parts]
-        if await self._write(changes):
-            for part, change in zip(self._parts, changes, strict=True):
-                part.committed(change)
+        changes: list[tuple[Durable, Any]] = []
+        durable = await self._try(full, changes)
+        for part, change in changes:
+            (part.committed if durable else part.refused)(change)
+        waiting = [future for future in waiting if not future.done()]
+        if durable:
             for future in waiting:
-                if not future.done():
-                    future.set_result(None)
-            return True
-        for part, change in zip(self._parts, changes, strict=True):
-            part.refused(change)
-        self._full = self._full or full
-        self._waiting = [
-            future for future in waiting if not future.done()
-        ] + self._waiting
-        return False
+                future.set_result(None)
+        else:
+            self._full = self._full or full
+            self._waiting[:0] = waiting
+        return durable
 
-    async def _write(self, changes: Sequence[Any]) -> bool:
-        if self.writer is None:
-            return True
+    async def _try(self, full: bool, changes: list[tuple[Durable, Any]]) -> bool:
+        """Collect the changes, as far as that goes, and write them."""
+        fault, self._fault = self._fault, ""
         try:
-            await self.writer.commit(WriteBatch.of(changes))
+            for part in self._parts:
+                changes.append((part, part.changes(full)))  # noqa: PERF401, one may fail
+            if self.writer is not None:
+                await self.writer.commit(WriteBatch.of(made for _, made in changes))
         except Damaged:
             self._full = True  # what was committed before is not there any more
         except StoreError:
             pass  # the writer reports it
-        except Exception:
-            log.exception("a commit failed, and is tried again")
+        except Exception as error:
+            self._fault = f"{type(error).__name__}: {error}"
+            if self._fault != fault:
+                log.exception("a commit failed, and is tried again")
         else:
             return True
         return False

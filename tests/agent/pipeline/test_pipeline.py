@@ -540,6 +540,34 @@ def test_events_received_are_accepted_or_rejected_or_duplicates(
     assert sum(client.events for client in agent.pipeline.clients) == accepted
 
 
+def test_a_fault_of_ours_costs_one_batch_and_counts_no_other_twice(
+    agent: Agent, talk: Talk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accept = agent.pipeline.aggregator.accept
+
+    def broken(joined: Any, owners: Any, now: float) -> Any:
+        if 5 in joined.executions:
+            raise RuntimeError("a fault")
+        return accept(joined, owners, now)
+
+    monkeypatch.setattr(agent.pipeline.aggregator, "accept", broken)
+    talk.greet()
+    other = {"strings": ["g", "n"], "series": [[0, 1]]}
+    talk.say(
+        talk.batch(1, 2),
+        talk.batch(2, 5),
+        talk.batch(3, 3),
+        talk.batch(
+            4,
+            executions=executions(1, series=[0], action=[0], error=[0]),
+            table=wire.pack(other),
+        ),
+    )
+    assert without_text(talk.tick()) == [error(ErrorCode.BAD_MESSAGE), ack(4)]
+    assert agent.stored() == talk.client.events == 2 + 3 + 1
+    assert agent.counted("rejected_total", "bad_message") == 1
+
+
 # -- flush and bye ---------------------------------------------------------------------
 
 

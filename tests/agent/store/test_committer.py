@@ -168,3 +168,29 @@ async def test_without_a_store_a_change_is_durable_at_once() -> None:
     assert await committer.wait_durable() == ""
     assert await committer.commit()
     assert part.durable == [1]
+
+
+class BrokenPart(Part):
+    """Fails to say what changed, once."""
+
+    broken = True
+
+    def changes(self, full: bool) -> tuple[int, ...]:
+        if self.broken:
+            self.broken = False
+            raise RuntimeError("a fault")
+        return super().changes(full)
+
+
+async def test_a_part_that_fails_costs_one_commit_and_no_change() -> None:
+    sound, broken = Part(), BrokenPart()
+    committer = Committer([sound, broken])
+    sound.change(1)
+    broken.change(2)
+    assert not await committer.commit()
+    assert committer.problem == "RuntimeError: a fault"
+    assert not sound.durable
+
+    assert await committer.commit()
+    assert committer.problem == ""
+    assert (sound.durable, broken.durable) == ([1], [2])
