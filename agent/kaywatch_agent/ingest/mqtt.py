@@ -132,6 +132,10 @@ class BrokerListener:
                 await self._serve()
             except (OSError, ConfigurationError) as error:
                 self._disconnected(str(error) or type(error).__name__)
+            except Exception as error:
+                # A fault of ours: without a new attempt, the broker would be lost.
+                log.exception("a broker's connection failed", broker=self.label)
+                self._disconnected(f"{type(error).__name__}: {error}")
             if time.monotonic() - started > STEADY_SECONDS:
                 delay = RETRY_MIN
             # Full jitter: agents do not all come back to a broker at the same time.

@@ -220,7 +220,7 @@ class Engine:
             for decision in decisions:
                 if decision.kind is not None and decision.last is not None:
                     alert.told[decision.receiver] = decision.last
-                    alert.say(now, f"{decision.receiver} is told: {decision.kind}")
+                    alert.say(now, f"{decision.receiver} notified: {decision.kind}")
                     self.store.changed(alert)
                     yield NotificationRequest(
                         decision.receiver, decision.kind, self.describe(alert)
@@ -235,7 +235,7 @@ class Engine:
         for receiver, why in alert.held.items():
             known = before.get(receiver)
             if known is None or (known.reason, known.by) != (why.reason, why.by):
-                alert.say(now, f"{receiver} is not told: {why}")
+                alert.say(now, f"{receiver} not notified: {why}")
                 self.store.changed(alert)
                 yield why.reason
 

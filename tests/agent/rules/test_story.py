@@ -39,8 +39,8 @@ def test_every_turn_has_what_was_found() -> None:
     assert {e.threshold for e in world.only.log if e.after} == {0.9}
     assert {e.executions for e in world.only.log if e.after} == {100, 1000}
     assert [e.text for e in world.only.log if not e.after] == [
-        "chat is told: firing",
-        "chat is told: resolved",
+        "chat notified: firing",
+        "chat notified: resolved",
     ]
 
 
@@ -156,7 +156,7 @@ def test_a_silence_is_named_with_its_end() -> None:
     held = world.only.held["chat"]
     assert (held.reason, held.by) == (SuppressionReason.SILENCED, "s1")
     assert held.until == pytest.approx(world.engine.store.clock + 595)
-    assert world.only.log[-1].text == "chat is not told: silenced: by ann: works"
+    assert world.only.log[-1].text == "chat not notified: silenced: by ann: works"
 
 
 def test_an_inhibition_names_the_alert_that_keeps_it_quiet() -> None:

@@ -150,7 +150,7 @@ def test_one_alert_has_its_story_and_what_was_seen(alerted: Served) -> None:
     assert found["alert"]["id"] == alert["id"]
     assert [line["text"] for line in found["story"]] == [
         "ok -> firing",
-        "ops is told: firing",
+        "ops notified: firing",
     ]
     assert found["error_classes"] == [{"type": "KeyError", "count": 2}]
     (first, _) = found["story"]
