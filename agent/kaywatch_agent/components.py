@@ -23,10 +23,10 @@ from kaywatch_agent.model.series import Presence
 from kaywatch_agent.notify.delivery import Delivery
 from kaywatch_agent.pipeline.pipeline import Pipeline
 from kaywatch_agent.protocol.redact import Privacy
-from kaywatch_agent.rules.alert import Instance
+from kaywatch_agent.rules.alert import Alert
 from kaywatch_agent.rules.loop import Alerting
 from kaywatch_agent.rules.snapshot import AlertsSnapshot
-from kaywatch_agent.rules.state import State
+from kaywatch_agent.rules.state import AlertState
 from kaywatch_agent.runtime.health import Health, Readiness
 from kaywatch_agent.runtime.metrics import MetricsRegistry
 from kaywatch_agent.runtime.process import ProcessMetrics
@@ -145,7 +145,7 @@ class Components:
             events=int(self.pipeline.metrics.events.value),
             series=len(self.pipeline.aggregator.registry.keys),
             clients=self._count(Presence.CONNECTED),
-            firing=self.alerting.counts.get(State.FIRING, 0),
+            firing=self.alerting.counts.get(AlertState.FIRING, 0),
         )
 
     # -- inside ------------------------------------------------------------------------
@@ -224,6 +224,6 @@ def _health(clock: Callable[[], float]) -> Health:
     return health
 
 
-def _alert_json(snapshot: AlertsSnapshot, alert: Instance) -> bytes:
+def _alert_json(snapshot: AlertsSnapshot, alert: Alert) -> bytes:
     """Return an alert as HTTP has it."""
     return msgspec.json.encode(row(snapshot, alert))

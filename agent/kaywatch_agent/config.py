@@ -19,7 +19,7 @@ from kaywatch_agent.notify.config import parse as parse_receivers
 from kaywatch_agent.notify.delivery import NotifyConfig
 from kaywatch_agent.protocol.redact import FailureConfig
 from kaywatch_agent.rules import load as rules
-from kaywatch_agent.rules.rule import Settings
+from kaywatch_agent.rules.rule import AlertSettings
 from kaywatch_agent.runtime.logs import LogConfig
 from kaywatch_agent.settings.reader import Problems, section
 from kaywatch_agent.store.writer import StoreConfig
@@ -54,7 +54,7 @@ class Config(Sections):
         notify: what `[receiver.NAME]` and `[heartbeat]` come to.
     """
 
-    alerts: Settings = field(default_factory=lambda: rules.load({}))
+    alerts: AlertSettings = field(default_factory=lambda: rules.load({}))
     notify: NotifyConfig = field(default_factory=NotifyConfig)
 
 

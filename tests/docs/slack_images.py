@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 from tests.docs.slack_page import page
 
-from kaywatch_agent.model.alerts import Alert, NoticeKind
+from kaywatch_agent.model.alerts import AlertDetails, NoticeKind
 from kaywatch_agent.notify.message import MessageEntry, OutboxMessage
 from kaywatch_agent.notify.receivers import slack
 from kaywatch_agent.notify.sample import ended, sample
@@ -47,7 +47,7 @@ KEY = b"kaywatch-page"
 HEAD = b"\x89PNG\r\n\x1a\n"
 
 
-def fact() -> Alert:
+def fact() -> AlertDetails:
     """The alert of docs/receivers.md."""
     alert = sample(NOON, host="worker-3")
     return msgspec.structs.replace(
@@ -58,7 +58,7 @@ def fact() -> Alert:
     )
 
 
-def storm() -> list[Alert]:
+def storm() -> list[AlertDetails]:
     """Alerts of one group: a provider that is down takes many nodes with it."""
     shares = (("pay", 0.612, 203), ("refund", 0.8806, 67), ("payout", 0.9102, 412))
     names = (*shares, *((f"notify-{n}", 0.93, 260 + n) for n in range(1, 10)))
@@ -118,7 +118,7 @@ def main() -> None:
 # -- inside --------------------------------------------------------------------------
 
 
-def _page(kind: NoticeKind, alerts: list[Alert], now: float) -> str:
+def _page(kind: NoticeKind, alerts: list[AlertDetails], now: float) -> str:
     first = alerts[0]
     row = OutboxMessage(
         id="msg_01KZ9V5VE0ABCDEFGHJKMNPQRS",

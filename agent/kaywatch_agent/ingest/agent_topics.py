@@ -12,7 +12,7 @@ from kaywatch import wire
 from kaywatch._version import __version__
 from kaywatch_agent.ingest.brokers import BrokerConfig
 from kaywatch_agent.ingest.conflicts import ConflictDetector
-from kaywatch_agent.rules.alert_publisher import AlertMessage, AlertPublisher
+from kaywatch_agent.rules.alert_publisher import AlertPublisher, TopicMessage
 from kaywatch_agent.rules.snapshot import AlertsSnapshot
 
 __all__ = ["AgentTopics"]
@@ -131,11 +131,11 @@ class AgentTopics:
 
     # -- inside ------------------------------------------------------------------------
 
-    def _due(self) -> Iterator[AlertMessage]:
+    def _due(self) -> Iterator[TopicMessage]:
         if self._online_due:
             self._online_due = False
-            yield AlertMessage(self.status, wire.ONLINE, retain=True)
-            yield AlertMessage(self._about, self._description, retain=True)
+            yield TopicMessage(self.status, wire.ONLINE, retain=True)
+            yield TopicMessage(self._about, self._description, retain=True)
         if self._alerts is not None:
             for message in self._alerts.messages():
                 yield message

@@ -21,7 +21,7 @@ from kaywatch_agent.ingest.agent_topics import AgentTopics
 from kaywatch_agent.ingest.brokers import BrokerConfig
 from kaywatch_agent.ingest.client_topics import ClientTopics
 from kaywatch_agent.ingest.intake import Intake
-from kaywatch_agent.rules.alert import Instance
+from kaywatch_agent.rules.alert import Alert
 from kaywatch_agent.rules.alert_publisher import AlertPublisher
 from kaywatch_agent.rules.snapshot import AlertsSnapshot
 from kaywatch_agent.runtime.metrics import Counter, Gauge, Metrics
@@ -196,7 +196,7 @@ class MqttIngest:
         self,
         configs: Sequence[BrokerConfig],
         intake: Intake,
-        encode: Callable[[AlertsSnapshot, Instance], bytes],
+        encode: Callable[[AlertsSnapshot, Alert], bytes],
     ) -> None:
         """Prepare a listener for each broker.
 

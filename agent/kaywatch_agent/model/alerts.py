@@ -17,7 +17,7 @@ from kaywatch_agent.model.bounds import Count, Moment
 
 __all__ = [
     "SEVERITIES",
-    "Alert",
+    "AlertDetails",
     "Evidence",
     "MessageRecord",
     "MessageStatus",
@@ -67,7 +67,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     attempts: Count
 
 
-class Alert(msgspec.Struct, frozen=True, kw_only=True):
+class AlertDetails(msgspec.Struct, frozen=True, kw_only=True):
     """One alert, as it was when something was decided about it.
 
     Attributes:
@@ -164,7 +164,7 @@ class NotificationRequest(NamedTuple):
 
     receiver: str
     kind: NoticeKind
-    alert: Alert
+    alert: AlertDetails
     text: str = ""
     fallback_for: str = ""
 
@@ -192,7 +192,7 @@ class Notification(msgspec.Struct, frozen=True, kw_only=True):
     receiver: str
     stream: str
     kind: NoticeKind
-    alerts: tuple[Alert, ...]
+    alerts: tuple[AlertDetails, ...]
     group: dict[str, str] = {}
     left_out: int = 0
     created: float = 0.0

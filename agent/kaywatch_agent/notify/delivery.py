@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from kaywatch_agent.model.alerts import (
-    Alert,
+    AlertDetails,
     MessageRecord,
     NoticeKind,
     NotificationRequest,
@@ -71,7 +71,7 @@ class Delivery:
         self,
         config: NotifyConfig,
         *,
-        alerts: Callable[[str], Sequence[Alert]],
+        alerts: Callable[[str], Sequence[AlertDetails]],
         healthy: Callable[[], bool],
         request_commit: Callable[[], None],
         clock: Callable[[], float],

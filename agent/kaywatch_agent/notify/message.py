@@ -10,7 +10,7 @@ import msgspec
 
 from kaywatch_agent.model.alerts import (
     SEVERITIES,
-    Alert,
+    AlertDetails,
     MessageRecord,
     NoticeKind,
     Notification,
@@ -76,10 +76,10 @@ class MessageEntry(msgspec.Struct, frozen=True):
     """
 
     kind: NoticeKind
-    alert: Alert
+    alert: AlertDetails
     first: NoticeKind | None = None
 
-    def is_of(self, alert: Alert) -> bool:
+    def is_of(self, alert: AlertDetails) -> bool:
         """Return whether it is about the same episode."""
         mine = self.alert
         return (
@@ -157,7 +157,7 @@ class OutboxMessage(msgspec.Struct, frozen=True, kw_only=True):
         """Why it is sent: the most urgent of its alerts' reasons."""
         return most_urgent(entry.kind for entry in self.entries)
 
-    def find(self, alert: Alert) -> MessageEntry | None:
+    def find(self, alert: AlertDetails) -> MessageEntry | None:
         """Return the entry about an alert's episode, if there is one."""
         return next((entry for entry in self.entries if entry.is_of(alert)), None)
 
@@ -257,7 +257,7 @@ class MessageIds:
         return self.PREFIX + "".join(self.DIGITS[self._last >> n & 31] for n in shifts)
 
 
-def episode_of(to: OutboxMessage | NotificationRequest, alert: Alert) -> Episode:
+def episode_of(to: OutboxMessage | NotificationRequest, alert: AlertDetails) -> Episode:
     """Return the episode of an alert that a message or a request is about."""
     return to.receiver, to.fallback_for, alert.dedup_key, alert.episode
 

@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from kaywatch_agent.model.alerts import Alert, Evidence, dedup_key, fingerprint
+from kaywatch_agent.model.alerts import AlertDetails, Evidence, dedup_key, fingerprint
 
 __all__ = ["ended", "sample"]
 
@@ -15,7 +15,7 @@ _WHERE: Final = "checkout / pay"
 _RULE: Final = "node-success-rate"
 
 
-def sample(now: float, *, host: str = "", namespace: str = "") -> Alert:
+def sample(now: float, *, host: str = "", namespace: str = "") -> AlertDetails:
     """Return an alert that fired a moment ago.
 
     Args:
@@ -23,7 +23,7 @@ def sample(now: float, *, host: str = "", namespace: str = "") -> Alert:
         host: where the agent runs.
         namespace: keeps the tests of one agent apart from another's.
     """
-    return Alert(
+    return AlertDetails(
         id=fingerprint({**_LABELS, "alertname": _RULE}),
         rule=_RULE,
         severity="critical",
@@ -63,7 +63,7 @@ def sample(now: float, *, host: str = "", namespace: str = "") -> Alert:
     )
 
 
-def ended(alert: Alert, now: float) -> Alert:
+def ended(alert: AlertDetails, now: float) -> AlertDetails:
     """Return an alert as it is when it has ended."""
     return msgspec.structs.replace(
         alert,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from kaywatch_agent.model.alerts import Alert, NoticeKind, Notification
+from kaywatch_agent.model.alerts import AlertDetails, NoticeKind, Notification
 from kaywatch_agent.units import clock_time, duration, quantity, sparkline
 
 __all__ = [
@@ -64,19 +64,19 @@ def title(notification: Notification) -> str:
     return f"[{status}{more}] {about or 'alerts'}"
 
 
-def place(alert: Alert) -> str:
+def place(alert: AlertDetails) -> str:
     """Return what an alert is about, such as `checkout / pay`."""
     names = [alert.labels.get(name, "") for name in ("service", "graph", "node")]
     found = " / ".join(name for name in names if name)
     return found or ", ".join(f"{k}={v}" for k, v in alert.labels.items()) or "all"
 
 
-def sentence(alert: Alert) -> str:
+def sentence(alert: AlertDetails) -> str:
     """Return how it is, in one sentence; of what ended, how it is now."""
     return alert.summary or f"{place(alert)}: {alert.condition or alert.rule}"
 
 
-def statement(alert: Alert) -> str:
+def statement(alert: AlertDetails) -> str:
     """Return how it is without the place, for where that stands already."""
     return sentence(alert).removeprefix(f"{place(alert)}: ")
 
@@ -102,7 +102,7 @@ def late(notification: Notification, now: float) -> float:
     return seconds if notification.created and seconds > LATE_SECONDS else 0.0
 
 
-def facts(alert: Alert, now: float) -> list[tuple[str, str]]:
+def facts(alert: AlertDetails, now: float) -> list[tuple[str, str]]:
     """Return what is known of an alert, as names and texts, the weightiest first.
 
     Of one that is over, what was seen as it began is told as such, or not at all.
@@ -125,12 +125,12 @@ def facts(alert: Alert, now: float) -> list[tuple[str, str]]:
     return [(name, text) for name, text in found if name and text]
 
 
-def brief(alert: Alert, now: float) -> str:
+def brief(alert: AlertDetails, now: float) -> str:
     """Return since when, in a line, for messages about many."""
     return " · ".join(f"{name.lower()} {text}" for name, text in _times(alert, now))
 
 
-def measured(alert: Alert) -> str:
+def measured(alert: AlertDetails) -> str:
     """Return a value against its threshold: `84.2 %, threshold 95.0 %`."""
     if alert.value is None and alert.threshold is None:
         return ""
@@ -148,13 +148,13 @@ def measured(alert: Alert) -> str:
     return f"{value}{near}, threshold {threshold}{clear}"
 
 
-def identified(alert: Alert) -> str:
+def identified(alert: AlertDetails) -> str:
     """Return how bad an alert is, how often it fired, and what it is called."""
     parts = [alert.severity, f"episode {alert.episode}", alert.id]
     return " · ".join(filter(None, parts))
 
 
-def links(alert: Alert) -> list[tuple[str, str]]:
+def links(alert: AlertDetails) -> list[tuple[str, str]]:
     """Return the links that there are, as names and URLs."""
     found = [
         ("Dashboard", alert.dashboard_url),
@@ -184,7 +184,7 @@ def clipped(text: str, limit: int) -> str:
 # -- inside --------------------------------------------------------------------------
 
 
-def _times(alert: Alert, now: float) -> list[tuple[str, str]]:
+def _times(alert: AlertDetails, now: float) -> list[tuple[str, str]]:
     fired = alert.fired or alert.started
     if not fired:
         return []
@@ -199,7 +199,7 @@ def _times(alert: Alert, now: float) -> list[tuple[str, str]]:
     ]
 
 
-def _worst(alert: Alert, now: float) -> str:
+def _worst(alert: AlertDetails, now: float) -> str:
     """Return the worst of the episode, where it was worse than what is told anyway."""
     if alert.worst is None or alert.worst_at is None:
         return ""
@@ -209,19 +209,19 @@ def _worst(alert: Alert, now: float) -> str:
     return f"{text} at {clock_time(alert.worst_at, now)}"
 
 
-def _counts(alert: Alert) -> str:
+def _counts(alert: AlertDetails) -> str:
     if not alert.executions:
         return ""
     window = f" in {duration(alert.window_seconds)}" if alert.window_seconds else ""
     return f"{alert.errors:,} of {alert.executions:,}{window}"
 
 
-def _errors(alert: Alert) -> str:
+def _errors(alert: AlertDetails) -> str:
     names = [f"{name} {count:,}" for name, count in alert.error_classes]
     return clipped(", ".join(names), MAX_NAMES)
 
 
-def _trend(alert: Alert) -> str:
+def _trend(alert: AlertDetails) -> str:
     line = sparkline(alert.history)
     known = [value for value in alert.history if value is not None]
     if len(known) < 2:
@@ -230,12 +230,12 @@ def _trend(alert: Alert) -> str:
     return f"{line} {ends[0]} → {ends[1]}"
 
 
-def _complete(alert: Alert) -> str:
+def _complete(alert: AlertDetails) -> str:
     if alert.completeness is None or alert.completeness >= 1:
         return ""
     return f"{quantity(alert.completeness, 'ratio')} of the events arrived"
 
 
-def _labels(alert: Alert) -> str:
+def _labels(alert: AlertDetails) -> str:
     shown = ("service", "graph", "node")
     return ", ".join(f"{k}={v}" for k, v in alert.labels.items() if k not in shown)

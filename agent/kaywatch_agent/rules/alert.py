@@ -11,11 +11,11 @@ import msgspec
 
 from kaywatch_agent.model.alerts import Evidence, fingerprint
 from kaywatch_agent.model.bounds import Count, Moment
-from kaywatch_agent.rules.state import Life, State
+from kaywatch_agent.rules.state import AlertState, Lifecycle
 
 __all__ = [
     "FLAPS",
-    "Instance",
+    "Alert",
     "LastNotification",
     "Suppression",
     "SuppressionReason",
@@ -28,7 +28,7 @@ __all__ = [
 # Of each alert, for `kaywatch why`: what is older is forgotten, but for the turns that
 # began the present episode, however long it has lasted.
 MAX_ENTRIES: Final = 60
-_BEGINNINGS: Final = frozenset({State.PENDING, State.FIRING})
+_BEGINNINGS: Final = frozenset({AlertState.PENDING, AlertState.FIRING})
 
 # An alert that changes this often within an hour is flapping.
 FLAPS: Final = 4
@@ -118,7 +118,7 @@ class FiringContext(msgspec.Struct, frozen=True):
     budget_left: float | None = None  # of an objective's, as a share
 
 
-class Instance(msgspec.Struct, dict=True):
+class Alert(msgspec.Struct, dict=True):
     """One alert.
 
     Attributes:
@@ -139,7 +139,7 @@ class Instance(msgspec.Struct, dict=True):
     rule: str
     labels: dict[str, str]
     meaning: str = ""
-    life: Life = Life()
+    life: Lifecycle = Lifecycle()
     value: float | None = None
     threshold: float | None = None
     executions: int = 0
@@ -172,11 +172,11 @@ class Instance(msgspec.Struct, dict=True):
         """Add to its story what a receiver is told, or isn't."""
         self._add(TimelineEntry(time, text, episode=self.life.episode))
 
-    def turn(self, time: float, before: State) -> None:
+    def turn(self, time: float, before: AlertState) -> None:
         """Add to its story that it came into another state, and what was found."""
         after = self.life.state
         reason = f", {self.life.reason}" if self.life.reason else ""
-        begun = State.PENDING in (before, after) and after is not State.FIRING
+        begun = AlertState.PENDING in (before, after) and after is not AlertState.FIRING
         self._add(
             TimelineEntry(
                 time,
@@ -216,7 +216,7 @@ class Instance(msgspec.Struct, dict=True):
         """Return whether it fires and ends again and again."""
         return self.flaps(clock) >= FLAPS
 
-    def frozen(self) -> Instance:
+    def frozen(self) -> Alert:
         """Return a copy that changes no more."""
         found = msgspec.structs.replace(
             self,
@@ -238,8 +238,8 @@ class Instance(msgspec.Struct, dict=True):
 
     def _begins(self, entry: TimelineEntry) -> bool:
         """Whether it is one of the first turns of what goes on."""
-        episode = self.life.episode + (self.life.state is State.PENDING)
-        first = entry.after in _BEGINNINGS and entry.before != State.RECOVERING
+        episode = self.life.episode + (self.life.state is AlertState.PENDING)
+        first = entry.after in _BEGINNINGS and entry.before != AlertState.RECOVERING
         return first and entry.episode == episode
 
 

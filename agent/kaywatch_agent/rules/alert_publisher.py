@@ -17,16 +17,16 @@ from typing import Final, NamedTuple
 from urllib.parse import quote
 
 from kaywatch import wire
-from kaywatch_agent.rules.alert import Instance
+from kaywatch_agent.rules.alert import Alert
 from kaywatch_agent.rules.snapshot import AlertsSnapshot
 
-__all__ = ["AlertMessage", "AlertPublisher"]
+__all__ = ["TopicMessage", "AlertPublisher"]
 
 # Changes that wait to be published. There are none while the broker is away.
 MAX_CHANGES: Final = 1_000
 
 
-class AlertMessage(NamedTuple):
+class TopicMessage(NamedTuple):
     """A message to publish."""
 
     topic: str
@@ -43,7 +43,7 @@ class AlertPublisher:
     """
 
     def __init__(
-        self, prefix: str, encode: Callable[[AlertsSnapshot, Instance], bytes]
+        self, prefix: str, encode: Callable[[AlertsSnapshot, Alert], bytes]
     ) -> None:
         """Begin without alerts.
 
@@ -57,10 +57,10 @@ class AlertPublisher:
         self._start = wire.topic(prefix, "alerts", "")
         self._changes_topic = wire.topic(prefix, "agent", "changes")
         self._encode = encode
-        self._firing: dict[str, tuple[AlertsSnapshot, Instance]] = {}  # by topic
-        self._ended: dict[str, tuple[AlertsSnapshot, Instance]] = {}  # `ok` is due
+        self._firing: dict[str, tuple[AlertsSnapshot, Alert]] = {}  # by topic
+        self._ended: dict[str, tuple[AlertsSnapshot, Alert]] = {}  # `ok` is due
         self._due: dict[str, None] = {}  # topics, in order
-        self._changes: deque[tuple[AlertsSnapshot, Instance]] = deque()
+        self._changes: deque[tuple[AlertsSnapshot, Alert]] = deque()
         self._connected = False
 
     def changed(self, picture: AlertsSnapshot) -> None:
@@ -100,7 +100,7 @@ class AlertPublisher:
         if topic not in self._firing:
             self._due[topic] = None
 
-    def messages(self) -> Iterator[AlertMessage]:
+    def messages(self) -> Iterator[TopicMessage]:
         """Yield what to publish, in order, until nothing is due."""
         while True:
             if self._due:
@@ -112,20 +112,20 @@ class AlertPublisher:
 
     # -- inside ----------------------------------------------------------------------
 
-    def _state(self, topic: str) -> AlertMessage:
+    def _state(self, topic: str) -> TopicMessage:
         if topic in self._ended:  # it stays due, to be cleared
             return self._message(topic, self._ended.pop(topic), False)
         del self._due[topic]
         if topic in self._firing:
             return self._message(topic, self._firing[topic], True)
-        return AlertMessage(topic, b"", True)
+        return TopicMessage(topic, b"", True)
 
     def _message(
-        self, topic: str, change: tuple[AlertsSnapshot, Instance], retain: bool
-    ) -> AlertMessage:
-        return AlertMessage(topic, self._encode(*change), retain)
+        self, topic: str, change: tuple[AlertsSnapshot, Alert], retain: bool
+    ) -> TopicMessage:
+        return TopicMessage(topic, self._encode(*change), retain)
 
-    def _topic(self, alert: Instance) -> str:
+    def _topic(self, alert: Alert) -> str:
         return alert_topic(self._prefix, quote(alert.rule, safe=""), alert.id)
 
 

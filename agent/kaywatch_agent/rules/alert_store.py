@@ -8,8 +8,8 @@ from typing import Final
 
 import msgspec
 
-from kaywatch_agent.rules.alert import Instance
-from kaywatch_agent.rules.state import State
+from kaywatch_agent.rules.alert import Alert
+from kaywatch_agent.rules.state import AlertState
 
 __all__ = ["CLOCK", "AlertStore", "Document", "Documents"]
 
@@ -41,18 +41,18 @@ class AlertStore:
     """
 
     def __init__(self) -> None:
-        self.alerts: dict[tuple[str, tuple[str, ...]], Instance] = {}
+        self.alerts: dict[tuple[str, tuple[str, ...]], Alert] = {}
         self.clock = 0.0
         self._written: dict[str, float] = {}  # when, by id and the alerts' clock
-        self._changed: dict[str, Instance | None] = {}
-        self._ticking: dict[str, Instance] = {}  # only a timer went on
+        self._changed: dict[str, Alert | None] = {}
+        self._ticking: dict[str, Alert] = {}  # only a timer went on
 
     def restore(self, documents: Mapping[Document, bytes], now: float) -> float:
         """Continue after a restart; return for how many seconds nobody looked."""
         away = 0.0
         for (kind, _), data in documents.items():
             if kind == "alert":
-                alert = msgspec.json.decode(data, type=Instance)
+                alert = msgspec.json.decode(data, type=Alert)
                 self.alerts[alert.key] = alert
             elif kind == CLOCK:
                 clock = msgspec.json.decode(data, type=Clock)
@@ -60,14 +60,14 @@ class AlertStore:
                 self.clock = clock.seconds + away
         return away
 
-    def changed(self, alert: Instance, *, timer_only: bool = False) -> None:
+    def changed(self, alert: Alert, *, timer_only: bool = False) -> None:
         """Have an alert written: soon, if only a timer went on."""
         (self._ticking if timer_only else self._changed)[alert.id] = alert
 
     def forget(self, now: float) -> None:
         """Drop the alerts of which nothing has to be remembered any more."""
         for key, alert in list(self.alerts.items()):
-            if alert.life.state is not State.OK:
+            if alert.life.state is not AlertState.OK:
                 continue
             ended = alert.life.ended
             recent = ended is not None and now - ended < REMEMBER_SECONDS

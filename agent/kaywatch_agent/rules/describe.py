@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from urllib.parse import urlencode
 
-from kaywatch_agent.model.alerts import Alert, dedup_key
+from kaywatch_agent.model.alerts import AlertDetails, dedup_key
 from kaywatch_agent.rules import metrics
-from kaywatch_agent.rules.alert import Instance
-from kaywatch_agent.rules.expression import Compare, Condition
+from kaywatch_agent.rules.alert import Alert
+from kaywatch_agent.rules.expression import Compare, Predicate
 from kaywatch_agent.rules.rule import (
     Absence,
+    AlertSettings,
     BurnRate,
     Rule,
-    Settings,
     Stuck,
     Threshold,
     Transition,
 )
-from kaywatch_agent.rules.state import State
+from kaywatch_agent.rules.state import AlertState
 from kaywatch_agent.rules.summary import fill, usual
 from kaywatch_agent.units import duration, quantity
 
@@ -25,14 +25,14 @@ __all__ = ["all_labels", "condition_of", "describe", "labels_of", "unit_of", "wo
 
 
 def labels_of(
-    instance: Instance, rule: Rule | None, settings: Settings
+    instance: Alert, rule: Rule | None, settings: AlertSettings
 ) -> dict[str, str]:
     """Return the labels of an alert, but for `alertname` and `severity`."""
     own = {name: value for name, value in instance.labels.items() if value}
     return {**settings.labels, **(rule.labels if rule else {}), **own}
 
 
-def all_labels(instance: Instance, settings: Settings) -> dict[str, str]:
+def all_labels(instance: Alert, settings: AlertSettings) -> dict[str, str]:
     """Return all labels of an alert, with `alertname` and `severity`."""
     rule = settings.rules.get(instance.rule)
     return {
@@ -42,7 +42,9 @@ def all_labels(instance: Instance, settings: Settings) -> dict[str, str]:
     }
 
 
-def describe(instance: Instance, settings: Settings, host: str, clock: float) -> Alert:
+def describe(
+    instance: Alert, settings: AlertSettings, host: str, clock: float
+) -> AlertDetails:
     """Return the facts about an alert.
 
     Args:
@@ -55,7 +57,7 @@ def describe(instance: Instance, settings: Settings, host: str, clock: float) ->
     life, context, worst = instance.life, instance.context, instance.worst
     labels = labels_of(instance, rule, settings)
     unit = unit_of(rule)
-    return Alert(
+    return AlertDetails(
         id=instance.id,
         rule=instance.rule,
         severity=rule.severity if rule else "warning",
@@ -124,7 +126,7 @@ def condition_of(rule: Rule | None) -> str:
 # -- inside --------------------------------------------------------------------------
 
 
-def words(condition: Condition) -> str:
+def words(condition: Predicate) -> str:
     """Return a condition; bytes as people write them."""
     if isinstance(condition, Compare):
         metric, op, value = condition
@@ -145,7 +147,7 @@ def unit_of(rule: Rule | None) -> str:
     return ""
 
 
-def _note(instance: Instance, rule: Rule | None) -> str:
+def _note(instance: Alert, rule: Rule | None) -> str:
     left = instance.context.budget_left
     if left is None or rule is None or not isinstance(rule.test, BurnRate):
         return instance.note
@@ -161,12 +163,12 @@ def _clear(rule: Rule | None) -> float | None:
 
 
 def _summary(
-    instance: Instance, rule: Rule | None, labels: dict[str, str], unit: str
+    instance: Alert, rule: Rule | None, labels: dict[str, str], unit: str
 ) -> str:
     where = " / ".join(value for value in instance.labels.values() if value)
     if rule is None:
         return f"{where or instance.rule}: the rule is gone"
-    over = instance.life.state is State.OK and isinstance(rule.test, Threshold)
+    over = instance.life.state is AlertState.OK and isinstance(rule.test, Threshold)
     if rule.summary and not over:  # it says what is wrong, which isn't so any more
         return fill(
             rule.summary,
@@ -208,7 +210,7 @@ def _summary(
     return f"{where}: {condition_of(rule)}"
 
 
-def _link(settings: Settings, path: str, **query: str) -> str:
+def _link(settings: AlertSettings, path: str, **query: str) -> str:
     if not settings.external_url:
         return ""
     known = {name: value for name, value in query.items() if value}

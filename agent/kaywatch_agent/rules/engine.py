@@ -15,8 +15,8 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from kaywatch_agent.model.alerts import Alert, NotificationRequest, Severity
-from kaywatch_agent.rules.alert import Instance, SuppressionReason
+from kaywatch_agent.model.alerts import AlertDetails, NotificationRequest, Severity
+from kaywatch_agent.rules.alert import Alert, SuppressionReason
 from kaywatch_agent.rules.alert_store import AlertStore, Document, Documents
 from kaywatch_agent.rules.describe import describe
 from kaywatch_agent.rules.evaluate import RuleResult, evaluate, prepare
@@ -26,7 +26,7 @@ from kaywatch_agent.rules.notifications import (
     Suppressor,
     plan_notifications,
 )
-from kaywatch_agent.rules.rule import Absence, Rule, Settings, Stuck, Threshold
+from kaywatch_agent.rules.rule import Absence, AlertSettings, Rule, Stuck, Threshold
 from kaywatch_agent.rules.scene import EvalInput, WindowCache
 from kaywatch_agent.rules.silence import Silence, stored
 
@@ -79,7 +79,7 @@ class Engine:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: AlertSettings,
         *,
         host: str = "",
         min_severity: Mapping[str, Severity],
@@ -99,7 +99,7 @@ class Engine:
         self.max_step = MAX_STEP
         self._host = host
         self._windows = WindowCache()
-        self._prepared: Settings | None = None
+        self._prepared: AlertSettings | None = None
         self._found: dict[str, tuple[float, RuleResult]] = {}
         self._refused: Mapping[str, int] = {}  # at the last evaluation, by rule
         self._last: float | None = None  # monotonic seconds of the last evaluation
@@ -173,7 +173,7 @@ class Engine:
             evaluation.refused,
         )
 
-    def alerts(self, receiver: str, now: float) -> list[Alert]:
+    def alerts(self, receiver: str, now: float) -> list[AlertDetails]:
         """Return what a receiver has to know of: what fires, and what ended lately."""
         return [
             self.describe(alert)
@@ -184,7 +184,7 @@ class Engine:
             )
         ]
 
-    def describe(self, alert: Instance) -> Alert:
+    def describe(self, alert: Alert) -> AlertDetails:
         """Return the facts about an alert."""
         return describe(alert, self.settings, self._host, self.store.clock)
 
@@ -194,7 +194,7 @@ class Engine:
         return None if known is None else known[1]
 
     @property
-    def instances(self) -> list[Instance]:
+    def instances(self) -> list[Alert]:
         """All alerts that something is remembered of."""
         return list(self.store.alerts.values())
 
@@ -227,7 +227,7 @@ class Engine:
                     )
 
     def _suppress(
-        self, alert: Instance, decisions: list[Decision], now: float
+        self, alert: Alert, decisions: list[Decision], now: float
     ) -> Iterator[SuppressionReason]:
         """Remember why receivers are not notified; yield the reasons that are new."""
         before = alert.held
@@ -239,7 +239,7 @@ class Engine:
                 self.store.changed(alert)
                 yield why.reason
 
-    def _prepare(self, settings: Settings) -> None:
+    def _prepare(self, settings: AlertSettings) -> None:
         if self._prepared is not settings:
             self._prepared = settings
             self._windows = WindowCache()

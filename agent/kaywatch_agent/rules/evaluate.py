@@ -22,7 +22,7 @@ from kaywatch_agent.model.series import Kind, Presence, SeriesKey
 from kaywatch_agent.rules import metrics
 from kaywatch_agent.rules.expression import TRUE
 from kaywatch_agent.rules.matchers import matches
-from kaywatch_agent.rules.metrics import Metric, Source
+from kaywatch_agent.rules.metrics import Metric, MetricSource
 from kaywatch_agent.rules.rule import (
     Absence,
     BurnRate,
@@ -31,8 +31,8 @@ from kaywatch_agent.rules.rule import (
     Threshold,
     Transition,
 )
-from kaywatch_agent.rules.scene import Process, Series, WindowCache
-from kaywatch_agent.rules.state import Finding
+from kaywatch_agent.rules.scene import Process, SeriesSelector, WindowCache
+from kaywatch_agent.rules.state import ConditionStatus
 
 __all__ = ["FINDINGS", "RuleResult", "budgets_left", "evaluate", "prepare"]
 
@@ -42,7 +42,12 @@ Codes = NDArray[np.int8]
 Group = tuple[str, ...]
 
 # By code.
-FINDINGS: Final = (Finding.UNKNOWN, Finding.CLEAR, Finding.BAND, Finding.BREACH)
+FINDINGS: Final = (
+    ConditionStatus.UNKNOWN,
+    ConditionStatus.CLEAR,
+    ConditionStatus.BAND,
+    ConditionStatus.BREACH,
+)
 UNKNOWN, CLEAR, BAND, BREACH = range(4)
 
 _VISITS: Final = tuple(metrics.METRICS[name] for name in metrics.VISITS)
@@ -87,7 +92,7 @@ def prepare(rule: Rule, windows: WindowCache) -> None:
         case Threshold() as test:
             for metric in _metrics(test).values():
                 if metric.source.aggregated:
-                    series = Series.of(metric, rule.per, rule.match)
+                    series = SeriesSelector.of(metric, rule.per, rule.match)
                     facets = metric.facets | _outcomes(metric)
                     windows.expect(series, rule.window, facets)
         case BurnRate() as test:
@@ -164,18 +169,18 @@ def _values(
     rule: Rule, windows: WindowCache, metric: Metric
 ) -> tuple[list[Group], Floats, Ints | None, Ints | None]:
     """Return the groups of a metric, its values, and executions and errors if any."""
-    if metric.source is Source.PROCESSES:
+    if metric.source is MetricSource.PROCESSES:
         groups, values = _processes(rule, windows, metric)
         return groups, values, None, None
-    if metric.source is Source.RULES:
+    if metric.source is MetricSource.RULES:
         groups, values = _refused(rule, windows)
         return groups, values, None, None
     if metric in _VISITS:
         return (*_longest(rule, windows, metric), None, None)
-    series = Series.of(metric, rule.per, rule.match)
+    series = SeriesSelector.of(metric, rule.per, rule.match)
     names, figures = windows.figures(series, rule.window)
     values = metric.of(figures, windows.context(rule.window))
-    if metric.source in (Source.NODES, Source.RUNS):
+    if metric.source in (MetricSource.NODES, MetricSource.RUNS):
         return names, values, figures.executions, _errors(figures)
     return names, values, figures.executions, np.zeros(len(names), np.int64)
 
@@ -216,7 +221,7 @@ def _longest(
 ) -> tuple[list[Group], Floats]:
     """Return the most visits in one run: of those that ended, and under way."""
     scene = windows.scene
-    series = Series.of(metric, rule.per, rule.match)
+    series = SeriesSelector.of(metric, rule.per, rule.match)
     groups = windows.groups(series)
     found = dict.fromkeys(groups.names, 0)
     first = int((scene.now - rule.window) // STEP_SECONDS)
@@ -232,7 +237,7 @@ def _longest(
 
 
 def _under_way(
-    series: Series, processes: Iterable[Process]
+    series: SeriesSelector, processes: Iterable[Process]
 ) -> dict[Group, tuple[int, str]]:
     """Return the most visits in a run under way, and which run that is."""
     found: dict[Group, tuple[int, str]] = {}
@@ -254,7 +259,7 @@ def _spinning(
     rule: Rule, windows: WindowCache, test: Threshold, groups: list[Group], codes: Codes
 ) -> dict[int, str]:
     """Return, by group, which run under way it is that visits too much."""
-    series = Series.of(metrics.find(test.metric), rule.per, rule.match)
+    series = SeriesSelector.of(metrics.find(test.metric), rule.per, rule.match)
     runs = _under_way(series, windows.scene.processes)
     found = {n: runs.get(groups[n]) for n in np.flatnonzero(codes == BREACH).tolist()}
     return {n: run[1] for n, run in found.items() if run and run[0] > test.threshold}
@@ -497,17 +502,17 @@ def _metrics(test: Threshold) -> dict[str, Metric]:
 def _needs_events(wanted: Mapping[str, Metric]) -> bool:
     """Whether too few events say nothing: not of counts, and not of processes."""
     return any(
-        not metric.counts and metric.source in (Source.NODES, Source.RUNS)
+        not metric.counts and metric.source in (MetricSource.NODES, MetricSource.RUNS)
         for metric in wanted.values()
     )
 
 
-def _nodes(rule: Rule) -> Series:
-    return Series(NODES, frozenset(), rule.per, rule.match)
+def _nodes(rule: Rule) -> SeriesSelector:
+    return SeriesSelector(NODES, frozenset(), rule.per, rule.match)
 
 
 def _outcomes(metric: Metric) -> frozenset[Facet]:
-    told = metric.source in (Source.NODES, Source.RUNS)
+    told = metric.source in (MetricSource.NODES, MetricSource.RUNS)
     return frozenset({Facet.OUTCOME}) if told else frozenset()
 
 

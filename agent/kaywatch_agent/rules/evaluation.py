@@ -8,13 +8,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kaywatch_agent.rules.alert import Instance
+from kaywatch_agent.rules.alert import Alert
 from kaywatch_agent.rules.alert_store import AlertStore
 from kaywatch_agent.rules.evaluate import BREACH, FINDINGS, RuleResult
 from kaywatch_agent.rules.firing_context import firing_contexts
-from kaywatch_agent.rules.rule import Rule, Settings
+from kaywatch_agent.rules.rule import AlertSettings, Rule
 from kaywatch_agent.rules.scene import WindowCache
-from kaywatch_agent.rules.state import AlertEvent, Finding, State, Step, advance, end
+from kaywatch_agent.rules.state import (
+    AlertEvent,
+    AlertState,
+    ConditionStatus,
+    Step,
+    advance,
+    end,
+)
 
 __all__ = ["Evaluation", "StateChange"]
 
@@ -22,9 +29,9 @@ __all__ = ["Evaluation", "StateChange"]
 class StateChange(NamedTuple):
     """That an alert went from one state to another, or lost its data."""
 
-    alert: Instance
-    before: State
-    after: State
+    alert: Alert
+    before: AlertState
+    after: AlertState
 
 
 class Evaluation:
@@ -38,7 +45,7 @@ class Evaluation:
     def __init__(
         self,
         store: AlertStore,
-        settings: Settings,
+        settings: AlertSettings,
         windows: WindowCache,
         elapsed: float,
     ) -> None:
@@ -57,7 +64,7 @@ class Evaluation:
         self._settings = settings
         self._windows = windows
         self._elapsed = elapsed
-        self._by_rule: dict[str, list[Instance]] = defaultdict(list)
+        self._by_rule: dict[str, list[Alert]] = defaultdict(list)
         for alert in store.alerts.values():
             self._by_rule[alert.rule].append(alert)
 
@@ -65,7 +72,7 @@ class Evaluation:
         """Apply the result of a rule to its alerts."""
         number = {group: n for n, group in enumerate(found.groups)}
         known = set()
-        fired: list[Instance] = []
+        fired: list[Alert] = []
         for alert in self._by_rule.get(rule.name, ()):
             group = tuple(alert.labels.values())
             if tuple(alert.labels) != found.labels or (
@@ -95,7 +102,7 @@ class Evaluation:
 
     def _begun(
         self, rule: Rule, found: RuleResult, known: set[tuple[str, ...]]
-    ) -> list[tuple[int, Instance]]:
+    ) -> list[tuple[int, Alert]]:
         """Return new alerts for the groups that breach, with the groups' numbers."""
         breaching = np.flatnonzero(found.codes == BREACH).tolist()
         groups = found.groups
@@ -106,38 +113,38 @@ class Evaluation:
         begun = []
         for n in new[:room]:
             labels = dict(zip(found.labels, groups[n], strict=True))
-            alert = Instance(rule.name, labels, rule.meaning)
+            alert = Alert(rule.name, labels, rule.meaning)
             self._store.alerts[alert.key] = alert
             begun.append((n, alert))
         return begun
 
     def _advance(
-        self, alert: Instance, rule: Rule, found: RuleResult, n: int | None
+        self, alert: Alert, rule: Rule, found: RuleResult, n: int | None
     ) -> bool:
         """Apply one condition to one alert; return whether an episode began."""
         before = alert.life
-        finding = Finding.UNKNOWN if n is None else FINDINGS[found.codes[n]]
+        finding = ConditionStatus.UNKNOWN if n is None else FINDINGS[found.codes[n]]
         if n is not None:
             self._measure(alert, found, n)
             if found.groups[n] in found.gone:
                 self._end(alert, "forgotten")
                 return False
         if alert.meaning != rule.meaning:
-            if finding is Finding.CLEAR and before.is_firing:
+            if finding is ConditionStatus.CLEAR and before.is_firing:
                 self._end(alert, "rule_changed")
                 return False
-            if finding is not Finding.UNKNOWN:
+            if finding is not ConditionStatus.UNKNOWN:
                 alert.meaning = rule.meaning
         step = advance(before, finding, self._elapsed, rule.timing, self._now)
         fired = self._follow(alert, step) is AlertEvent.FIRED
         if fired:
             alert.worst = None
-        known = finding is not Finding.UNKNOWN and alert.life.is_firing
+        known = finding is not ConditionStatus.UNKNOWN and alert.life.is_firing
         if known and alert.weigh(self._now, falls=rule.falls):
             self._store.changed(alert, timer_only=True)
         return fired
 
-    def _measure(self, alert: Instance, found: RuleResult, n: int) -> None:
+    def _measure(self, alert: Alert, found: RuleResult, n: int) -> None:
         value, threshold = float(found.value[n]), float(found.threshold[n])
         alert.value = value if math.isfinite(value) else None
         alert.threshold = threshold if math.isfinite(threshold) else None
@@ -145,10 +152,10 @@ class Evaluation:
         alert.errors = int(found.errors[n])
         alert.note = found.notes.get(n, alert.note)
 
-    def _end(self, alert: Instance, reason: str) -> None:
+    def _end(self, alert: Alert, reason: str) -> None:
         self._follow(alert, end(alert.life, reason, self._now))
 
-    def _follow(self, alert: Instance, step: Step) -> AlertEvent | None:
+    def _follow(self, alert: Alert, step: Step) -> AlertEvent | None:
         """Give an alert its new state, and remember what changed."""
         before, (after, crossing) = alert.life, step
         alert.life = after

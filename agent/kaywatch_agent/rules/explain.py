@@ -10,17 +10,17 @@ from kaywatch_agent.rules import metrics
 from kaywatch_agent.rules.describe import condition_of, words
 from kaywatch_agent.rules.evaluate import FINDINGS, RuleResult
 from kaywatch_agent.rules.expression import Compare
-from kaywatch_agent.rules.metrics import Source
+from kaywatch_agent.rules.metrics import MetricSource
 from kaywatch_agent.rules.rule import Absence, BurnRate, Rule, Stuck, Threshold
-from kaywatch_agent.rules.state import Finding
+from kaywatch_agent.rules.state import ConditionStatus
 from kaywatch_agent.units import duration
 
-__all__ = ["Group", "nearest", "sentence"]
+__all__ = ["GroupResult", "nearest", "sentence"]
 
-_ORDER: Final = {Finding.BREACH: 0, Finding.BAND: 1}
+_ORDER: Final = {ConditionStatus.BREACH: 0, ConditionStatus.BAND: 1}
 
 
-class Group(NamedTuple):
+class GroupResult(NamedTuple):
     """What was found of one group of series.
 
     Attributes:
@@ -34,7 +34,7 @@ class Group(NamedTuple):
     """
 
     labels: Mapping[str, str]
-    finding: Finding
+    finding: ConditionStatus
     value: float | None
     threshold: float | None
     executions: int
@@ -43,7 +43,7 @@ class Group(NamedTuple):
     text: str
 
 
-def nearest(rule: Rule, found: RuleResult, limit: int) -> list[Group]:
+def nearest(rule: Rule, found: RuleResult, limit: int) -> list[GroupResult]:
     """Return the groups that are nearest to firing, and those that would fire first."""
     values, thresholds = found.value.tolist(), found.threshold.tolist()
     codes = found.codes.tolist()
@@ -83,9 +83,9 @@ def sentence(rule: Rule) -> str:
 # -- inside --------------------------------------------------------------------------
 
 
-def _group(rule: Rule, found: RuleResult, n: int) -> Group:
+def _group(rule: Rule, found: RuleResult, n: int) -> GroupResult:
     finding = FINDINGS[found.codes[n]]
-    return Group(
+    return GroupResult(
         dict(zip(found.labels, found.groups[n], strict=True)),
         finding,
         _known(float(found.value[n])),
@@ -97,14 +97,14 @@ def _group(rule: Rule, found: RuleResult, n: int) -> Group:
     )
 
 
-def _text(rule: Rule, found: RuleResult, n: int, finding: Finding) -> str:
+def _text(rule: Rule, found: RuleResult, n: int, finding: ConditionStatus) -> str:
     match finding:
-        case Finding.BREACH:
+        case ConditionStatus.BREACH:
             return "the condition is met"
-        case Finding.BAND:
+        case ConditionStatus.BAND:
             clear = getattr(rule.test, "clear", None)
             return f"not met, nor clear again: that is {clear}" if clear else "not met"
-        case Finding.CLEAR:
+        case ConditionStatus.CLEAR:
             return "not met"
     executions = int(found.executions[n])
     least = (
@@ -126,7 +126,7 @@ def _counts(rule: Rule) -> bool:
     if not isinstance(rule.test, Threshold):
         return not isinstance(rule.test, Absence | BurnRate | Stuck)
     return bool(rule.min_executions) and any(
-        not metric.counts and metric.source in (Source.NODES, Source.RUNS)
+        not metric.counts and metric.source in (MetricSource.NODES, MetricSource.RUNS)
         for metric in map(metrics.find, sorted(rule.test.breach.metrics()))
     )
 

@@ -24,7 +24,7 @@ __all__ = [
     "All",
     "Any",
     "Compare",
-    "Condition",
+    "Predicate",
     "Not",
     "leading",
     "parse",
@@ -85,7 +85,7 @@ class Compare(NamedTuple):
 class All(NamedTuple):
     """All of several conditions."""
 
-    parts: tuple[Condition, ...]
+    parts: tuple[Predicate, ...]
 
     def truth(self, values: Values) -> Truth:
         """Return where all are true."""
@@ -103,7 +103,7 @@ class All(NamedTuple):
 class Any(NamedTuple):
     """One of several conditions."""
 
-    parts: tuple[Condition, ...]
+    parts: tuple[Predicate, ...]
 
     def truth(self, values: Values) -> Truth:
         """Return where one is true."""
@@ -121,7 +121,7 @@ class Any(NamedTuple):
 class Not(NamedTuple):
     """The opposite of a condition."""
 
-    part: Condition
+    part: Predicate
 
     def truth(self, values: Values) -> Truth:
         """Return where the condition is false."""
@@ -135,10 +135,10 @@ class Not(NamedTuple):
         return f"not {_wrapped(self.part, Any, All)}"
 
 
-Condition = Compare | All | Any | Not
+Predicate = Compare | All | Any | Not
 
 
-def parse(text: str, known: Callable[[str], bool], names: Collection[str]) -> Condition:
+def parse(text: str, known: Callable[[str], bool], names: Collection[str]) -> Predicate:
     """Return the condition that a text is.
 
     Args:
@@ -158,7 +158,7 @@ def parse(text: str, known: Callable[[str], bool], names: Collection[str]) -> Co
     return _condition(tree.body, known, names, 0)
 
 
-def leading(condition: Condition) -> Compare:
+def leading(condition: Predicate) -> Compare:
     """Return the first comparison in a condition: the one that is shown."""
     match condition:
         case Compare():
@@ -176,7 +176,7 @@ _EXAMPLE: Final = 'write it like "success_rate < 0.95 and executions >= 20"'
 
 def _condition(
     node: ast.expr, known: Callable[[str], bool], names: Collection[str], depth: int
-) -> Condition:
+) -> Predicate:
     if depth > MAX_DEPTH:
         raise ValueError(f"nested more than {MAX_DEPTH} deep")
     match node:
@@ -234,5 +234,5 @@ def _number(node: ast.expr) -> float:
     raise ValueError(f"{ast.unparse(node)}: expected a number")
 
 
-def _wrapped(part: Condition, *kinds: type) -> str:
+def _wrapped(part: Predicate, *kinds: type) -> str:
     return f"({part})" if isinstance(part, kinds) else str(part)

@@ -21,12 +21,12 @@ from kaywatch_agent.model.alerts import Evidence
 from kaywatch_agent.model.records import FailureRecord
 from kaywatch_agent.model.series import Kind
 from kaywatch_agent.rules import metrics
-from kaywatch_agent.rules.alert import FiringContext, Instance
+from kaywatch_agent.rules.alert import Alert, FiringContext
 from kaywatch_agent.rules.evaluate import budgets_left
 from kaywatch_agent.rules.matchers import matches
-from kaywatch_agent.rules.metrics import Context, Metric
+from kaywatch_agent.rules.metrics import Metric, MetricContext
 from kaywatch_agent.rules.rule import Rule, Threshold
-from kaywatch_agent.rules.scene import Series, WindowCache
+from kaywatch_agent.rules.scene import SeriesSelector, WindowCache
 
 __all__ = ["firing_contexts"]
 
@@ -44,7 +44,7 @@ Group = tuple[str, ...]
 
 
 def firing_contexts(
-    rule: Rule, instances: Sequence[Instance], windows: WindowCache
+    rule: Rule, instances: Sequence[Alert], windows: WindowCache
 ) -> list[FiringContext]:
     """Return what is to be seen of each of several alerts of one rule."""
     if not set(rule.per) & {"service", "graph", "node"}:
@@ -53,7 +53,7 @@ def firing_contexts(
         tuple(instance.labels.get(label, "") for label in rule.per)
         for instance in instances
     ]
-    series = Series(frozenset({Kind.NODE}), frozenset(), rule.per, rule.match)
+    series = SeriesSelector(frozenset({Kind.NODE}), frozenset(), rule.per, rule.match)
     names, figures = windows.figures(series, rule.window, Facet.ERROR)
     at = {name: number for number, name in enumerate(names)}
     chosen = {at[group] for group in wanted if group in at}
@@ -98,7 +98,7 @@ def _moved(rule: Rule, wanted: set[Group], windows: WindowCache) -> dict[Group, 
     """Return, by group, the transition that is taken most beyond its usual share."""
     own = rule.per.index("node") if "node" in rule.per else len(rule.per)
     per = rule.per if own < len(rule.per) else (*rule.per, "node")
-    series = Series(frozenset({Kind.NODE}), frozenset(), per, rule.match)
+    series = SeriesSelector(frozenset({Kind.NODE}), frozenset(), per, rule.match)
     values = windows.scene.view.registry.actions.values
     names, ever = windows.figures(series, math.inf, Facet.ACTION)
     _, figures = windows.figures(series, rule.window, Facet.ACTION)
@@ -131,7 +131,7 @@ def _history(
     metric = _metric(rule)
     if metric is None:
         return {}
-    series = Series.of(metric, rule.per, rule.match)
+    series = SeriesSelector.of(metric, rule.per, rule.match)
     groups, chosen = windows.groups(series), set(wanted)
     some = {name: n for n, name in enumerate(groups.names) if name in chosen}
     number = np.full(len(groups) + 1, -1)
@@ -143,7 +143,7 @@ def _history(
     for begin, step in view.between(start, view.now + STEP_SECONDS, rule.window):
         span = min(spans - 1, max(0, int((begin - start) // rule.window)))
         figures.add(step, span * len(some))
-    values = metric.of(figures, Context(view.registry, rule.window))
+    values = metric.of(figures, MetricContext(view.registry, rule.window))
     table = values.reshape(spans, len(some)).T
     return {name: _known(row.tolist()) for name, row in zip(some, table, strict=True)}
 

@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
-from kaywatch_agent.rules.rule import Grouping, Settings
+from kaywatch_agent.rules.rule import AlertSettings, Grouping
 from kaywatch_agent.units import duration
 
 __all__ = [
@@ -69,14 +69,14 @@ ALERTING: Final = (
     Key(
         "evaluation_interval",
         _LENGTH,
-        _written(Settings.interval),
+        _written(AlertSettings.interval),
         "how often rules are looked at, up to `5m`; rules take at most a twentieth of a"
         " core, so a large agent looks less often",
     ),
     Key(
         "startup_grace",
         _LENGTH,
-        _written(Settings.startup_grace),
+        _written(AlertSettings.startup_grace),
         "nothing is absent so soon after the start",
     ),
     Key("labels", _LABELS, "{}", "on every alert"),
@@ -90,7 +90,7 @@ ALERTING: Final = (
     Key(
         "max_instances_per_rule",
         _WHOLE,
-        str(Settings.max_instances),
+        str(AlertSettings.max_instances),
         "more alerts of one rule are refused, counted in `kaywatch_alerts_refused`, and"
         " an alert themselves: `kaywatch-alerts-refused`",
     ),

@@ -17,23 +17,23 @@ from kaywatch_agent.model.alerts import SEVERITIES, Severity
 from kaywatch_agent.rules import metrics
 from kaywatch_agent.rules.expression import (
     Compare,
-    Condition,
     Not,
+    Predicate,
     leading,
     parse,
 )
 from kaywatch_agent.rules.keys import ALERTING, COMMON, KIND_KEYS, defaults
 from kaywatch_agent.rules.matchers import Matcher
 from kaywatch_agent.rules.matchers import parse as matcher
-from kaywatch_agent.rules.metrics import METRICS, Source
+from kaywatch_agent.rules.metrics import METRICS, MetricSource
 from kaywatch_agent.rules.rule import (
     Absence,
+    AlertSettings,
     BurnRate,
     Change,
     Grouping,
     Inhibition,
     Rule,
-    Settings,
     Stuck,
     Test,
     Threshold,
@@ -80,7 +80,7 @@ def load(
     *,
     receivers: Collection[str] = (),
     retention: float = 30 * 86_400.0,
-) -> Settings:
+) -> AlertSettings:
     """Return what the tables of a configuration say about alerts.
 
     Args:
@@ -105,9 +105,9 @@ class _Loader:
         self._rules: dict[str, Rule] = {}
         self._defaults: Mapping[str, Any] = values.get("defaults", {})
         self._notify: tuple[str, ...] = ()
-        self._grace = Settings.startup_grace
+        self._grace = AlertSettings.startup_grace
 
-    def settings(self) -> Settings:
+    def settings(self) -> AlertSettings:
         problems = Problems()
         alerting = Table({}, "alerting", defaults(ALERTING))
         with problems.caught():
@@ -144,8 +144,8 @@ class _Loader:
             warnings=tuple(self._warnings),
         )
 
-    def _alerting(self, table: Table) -> Settings:
-        settings = Settings(
+    def _alerting(self, table: Table) -> AlertSettings:
+        settings = AlertSettings(
             {},
             interval=table.duration("evaluation_interval"),
             startup_grace=table.duration("startup_grace"),
@@ -509,7 +509,7 @@ def _compared(table: Table, metric: str, op: str, value: float | None) -> Thresh
 def _simple(metric: str, op: str, value: float, clear: float | None) -> Threshold:
     breach = Compare(metric, op, value)
     back = Not(breach)
-    well: Condition = back
+    well: Predicate = back
     if clear is not None and clear != value:
         well = Compare(metric, ">=" if op[0] == "<" else "<=", clear)
     shown = value if clear is None else clear
@@ -521,7 +521,7 @@ def _expression(table: Table) -> Threshold:
         if key in table:
             raise table.error(key, "either this or when, not both")
 
-    def condition(key: str) -> Condition:
+    def condition(key: str) -> Predicate:
         return table.checked(
             key, lambda text: parse(text, metrics.known, METRICS), table.text(key)
         )
@@ -541,13 +541,13 @@ def _severity(table: Table, default: Severity) -> Severity:
 def _labels_of(test: Test) -> tuple[tuple[str, ...], bool]:
     """Return the labels that alerts can have, and whether there may be others."""
     if not isinstance(test, Threshold):
-        return Source.NODES.labels, False
+        return MetricSource.NODES.labels, False
     shared = [
         label
         for label in test.sources[0].labels
         if all(label in source.labels for source in test.sources)
     ]
-    return tuple(shared), test.sources == (Source.CUSTOM,)
+    return tuple(shared), test.sources == (MetricSource.CUSTOM,)
 
 
 def _labels(table: Table, key: str) -> dict[str, str]:

@@ -23,20 +23,20 @@ import structlog
 
 from kaywatch_agent.aggregate.aggregator import View
 from kaywatch_agent.model.alerts import (
-    Alert,
+    AlertDetails,
     NoticeKind,
     NotificationRequest,
     Severity,
 )
 from kaywatch_agent.model.client import Client
-from kaywatch_agent.rules.alert import Instance
+from kaywatch_agent.rules.alert import Alert
 from kaywatch_agent.rules.alert_store import CLOCK, Document, Documents
 from kaywatch_agent.rules.engine import Engine, EvaluationResult
-from kaywatch_agent.rules.rule import Settings
+from kaywatch_agent.rules.rule import AlertSettings
 from kaywatch_agent.rules.scene import EvalInput, Process
 from kaywatch_agent.rules.silence import Silence
 from kaywatch_agent.rules.snapshot import AlertsSnapshot
-from kaywatch_agent.rules.state import State
+from kaywatch_agent.rules.state import AlertState
 from kaywatch_agent.runtime.metrics import Counter, Gauge, Metrics
 from kaywatch_agent.units import duration
 
@@ -108,7 +108,7 @@ class Alerting:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: AlertSettings,
         *,
         min_severity: Mapping[str, Severity],
         clock: Callable[[], float],
@@ -124,7 +124,7 @@ class Alerting:
         self.engine = Engine(settings, host=self.host, min_severity=min_severity)
         self.problem = ""
         self.evaluated = clock()
-        self.counts: Mapping[State, int] = {}
+        self.counts: Mapping[AlertState, int] = {}
         self.metrics = AlertMetrics()
         self._clock = clock
         self._changed: dict[Document, bytes | None] = {}
@@ -163,7 +163,9 @@ class Alerting:
 
     # -- at work -----------------------------------------------------------------------
 
-    def use(self, settings: Settings, min_severity: Mapping[str, Severity]) -> None:
+    def use(
+        self, settings: AlertSettings, min_severity: Mapping[str, Severity]
+    ) -> None:
         """Take other rules, from the next evaluation on."""
         self.engine.settings = settings
         self.engine.min_severity = min_severity
@@ -250,12 +252,12 @@ class Alerting:
     # -- for those who read ------------------------------------------------------------
 
     @property
-    def settings(self) -> Settings:
+    def settings(self) -> AlertSettings:
         """What is set."""
         return self.engine.settings
 
     @property
-    def instances(self) -> Sequence[Instance]:
+    def instances(self) -> Sequence[Alert]:
         """All alerts that something is remembered of."""
         return self.engine.instances
 
@@ -269,13 +271,13 @@ class Alerting:
         with self._lock:
             return self._snapshot(self.instances)
 
-    def alerts(self, receiver: str) -> list[Alert]:
+    def alerts(self, receiver: str) -> list[AlertDetails]:
         """Return what a receiver has to know of: what fires, and what ended lately."""
         return self.engine.alerts(receiver, self._clock())
 
     # -- inside ------------------------------------------------------------------------
 
-    def _snapshot(self, alerts: Iterable[Instance]) -> AlertsSnapshot:
+    def _snapshot(self, alerts: Iterable[Alert]) -> AlertsSnapshot:
         engine = self.engine
         names = engine.settings.rules
         return AlertsSnapshot(
@@ -318,10 +320,10 @@ class Alerting:
         return found
 
     def _count(self, result: EvaluationResult) -> None:
-        counts = dict.fromkeys(State, 0)
+        counts = dict.fromkeys(AlertState, 0)
         for instance in self.instances:
             counts[instance.life.state] += 1
-        for state in (State.PENDING, State.FIRING, State.RECOVERING):
+        for state in (AlertState.PENDING, AlertState.FIRING, AlertState.RECOVERING):
             self.metrics.alerts.labels(state).set(counts[state])
         self.counts = counts
         for reason, count in result.suppressed.items():

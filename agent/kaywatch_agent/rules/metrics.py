@@ -20,12 +20,21 @@ from kaywatch_agent.aggregate.registry import Registry
 from kaywatch_agent.aggregate.step import Facet
 from kaywatch_agent.model.series import Kind
 
-__all__ = ["METRICS", "VISITS", "WAYS", "Context", "Metric", "Source", "find", "known"]
+__all__ = [
+    "METRICS",
+    "VISITS",
+    "WAYS",
+    "MetricContext",
+    "Metric",
+    "MetricSource",
+    "find",
+    "known",
+]
 
 Floats = NDArray[np.float64]
 
 
-class Source(Enum):
+class MetricSource(Enum):
     """Where a metric comes from."""
 
     NODES = "executions of nodes"
@@ -38,7 +47,7 @@ class Source(Enum):
     @property
     def aggregated(self) -> bool:
         """Whether its metrics are made from figures of series."""
-        return self not in (Source.PROCESSES, Source.RULES)
+        return self not in (MetricSource.PROCESSES, MetricSource.RULES)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -46,7 +55,7 @@ class Source(Enum):
         return _LABELS[self]
 
 
-class Context(NamedTuple):
+class MetricContext(NamedTuple):
     """What a metric is made from, besides figures.
 
     Attributes:
@@ -72,8 +81,8 @@ class Metric(NamedTuple):
         kinds: of the series; all of the source by default.
     """
 
-    source: Source
-    of: Callable[[Figures, Context], Floats]
+    source: MetricSource
+    of: Callable[[Figures, MetricContext], Floats]
     help: str
     unit: str = ""
     facets: frozenset[Facet] = frozenset()
@@ -107,13 +116,13 @@ def find(name: str) -> Metric:
 
 # -- inside --------------------------------------------------------------------------
 
-_LABELS: Final[Mapping[Source, tuple[str, ...]]] = {
-    Source.NODES: ("service", "graph", "node"),
-    Source.RUNS: ("service", "graph"),
-    Source.LLM: ("service", "graph", "node", "model"),
-    Source.CUSTOM: ("service", "graph", "node"),
-    Source.PROCESSES: ("service", "host", "pid"),
-    Source.RULES: ("rule",),
+_LABELS: Final[Mapping[MetricSource, tuple[str, ...]]] = {
+    MetricSource.NODES: ("service", "graph", "node"),
+    MetricSource.RUNS: ("service", "graph"),
+    MetricSource.LLM: ("service", "graph", "node", "model"),
+    MetricSource.CUSTOM: ("service", "graph", "node"),
+    MetricSource.PROCESSES: ("service", "host", "pid"),
+    MetricSource.RULES: ("rule",),
 }
 
 _OUTCOMES: Final = frozenset({Facet.OUTCOME})
@@ -135,8 +144,8 @@ def _known(values: list[float | None]) -> Floats:
     return np.array(values, np.float64)
 
 
-def _outcome_rate(*outcomes: Outcome) -> Callable[[Figures, Context], Floats]:
-    def rate(figures: Figures, _: Context) -> Floats:
+def _outcome_rate(*outcomes: Outcome) -> Callable[[Figures, MetricContext], Floats]:
+    def rate(figures: Figures, _: MetricContext) -> Floats:
         counts = figures.outcomes()
         finished = figures.executions - counts[:, Outcome.CANCELLED]
         return _ratio(counts[:, list(outcomes)].sum(axis=1), finished)
@@ -144,11 +153,11 @@ def _outcome_rate(*outcomes: Outcome) -> Callable[[Figures, Context], Floats]:
     return rate
 
 
-def _success_rate(figures: Figures, context: Context) -> Floats:
+def _success_rate(figures: Figures, context: MetricContext) -> Floats:
     return 1.0 - _outcome_rate(Outcome.ERROR)(figures, context)
 
 
-def _exhausted_rate(figures: Figures, context: Context) -> Floats:
+def _exhausted_rate(figures: Figures, context: MetricContext) -> Floats:
     """An error of `exec` is only recorded once all its attempts have failed."""
     count = np.zeros(len(figures))
     errors = context.registry.errors.values
@@ -158,59 +167,59 @@ def _exhausted_rate(figures: Figures, context: Context) -> Floats:
     return _ratio(count, figures.executions)
 
 
-def _quantile(q: float) -> Callable[[Figures, Context], Floats]:
+def _quantile(q: float) -> Callable[[Figures, MetricContext], Floats]:
     return lambda figures, _: _known(figures.quantiles(q)[0])
 
 
-def _average(figures: Figures, _: Context) -> Floats:
+def _average(figures: Figures, _: MetricContext) -> Floats:
     return _ratio(figures.total, figures.executions)
 
 
-def _most(figures: Figures, _: Context) -> Floats:
+def _most(figures: Figures, _: MetricContext) -> Floats:
     return _known(figures.mosts())
 
 
-def _least(figures: Figures, _: Context) -> Floats:
+def _least(figures: Figures, _: MetricContext) -> Floats:
     return _known(figures.leasts())
 
 
-def _last(figures: Figures, _: Context) -> Floats:
+def _last(figures: Figures, _: MetricContext) -> Floats:
     return _known(figures.lasts())
 
 
-def _count(figures: Figures, _: Context) -> Floats:
+def _count(figures: Figures, _: MetricContext) -> Floats:
     return figures.executions.astype(np.float64)
 
 
-def _sum(figures: Figures, _: Context) -> Floats:
+def _sum(figures: Figures, _: MetricContext) -> Floats:
     return figures.total
 
 
-def _per_second(figures: Figures, context: Context) -> Floats:
+def _per_second(figures: Figures, context: MetricContext) -> Floats:
     return figures.executions / context.seconds
 
 
-def _sum_per_second(figures: Figures, context: Context) -> Floats:
+def _sum_per_second(figures: Figures, context: MetricContext) -> Floats:
     return figures.total / context.seconds
 
 
-def _sum_per_minute(figures: Figures, context: Context) -> Floats:
+def _sum_per_minute(figures: Figures, context: MetricContext) -> Floats:
     return figures.total * 60.0 / context.seconds
 
 
-def _retry_rate(figures: Figures, _: Context) -> Floats:
+def _retry_rate(figures: Figures, _: MetricContext) -> Floats:
     return _ratio(figures.retries(), figures.attempts)
 
 
-def _retries(figures: Figures, _: Context) -> Floats:
+def _retries(figures: Figures, _: MetricContext) -> Floats:
     return figures.retries().astype(np.float64)
 
 
-def _visits(figures: Figures, _: Context) -> Floats:
+def _visits(figures: Figures, _: MetricContext) -> Floats:
     return _ratio(figures.attempts, figures.executions)
 
 
-def _latencies(source: Source, prefix: str, what: str) -> dict[str, Metric]:
+def _latencies(source: MetricSource, prefix: str, what: str) -> dict[str, Metric]:
     found = {
         f"{prefix}avg": Metric(source, _average, f"mean seconds of {what}", "seconds"),
         f"{prefix}max": Metric(source, _most, f"longest {what}, in seconds", "seconds"),
@@ -228,7 +237,7 @@ def _latencies(source: Source, prefix: str, what: str) -> dict[str, Metric]:
 
 def _llm(names: set[str], unit: str, text: str) -> Metric:
     return Metric(
-        Source.LLM,
+        MetricSource.LLM,
         _sum_per_minute,
         text,
         unit,
@@ -242,84 +251,92 @@ _TOKENS: Final = {"llm_input_tokens", "llm_output_tokens"}
 
 METRICS: Final[Mapping[str, Metric]] = {
     "success_rate": Metric(
-        Source.NODES,
+        MetricSource.NODES,
         _success_rate,
         "share of executions that did not end in an error",
         "ratio",
         _OUTCOMES,
     ),
     "error_rate": Metric(
-        Source.NODES,
+        MetricSource.NODES,
         _outcome_rate(Outcome.ERROR),
         "share of executions that ended in an error",
         "ratio",
         _OUTCOMES,
     ),
     "fallback_rate": Metric(
-        Source.NODES,
+        MetricSource.NODES,
         _outcome_rate(Outcome.FALLBACK),
         "share of executions that exec_fallback answered",
         "ratio",
         _OUTCOMES,
     ),
     "suppressed_rate": Metric(
-        Source.NODES,
+        MetricSource.NODES,
         _outcome_rate(Outcome.SUPPRESSED),
         "share of executions whose error on_error swallowed",
         "ratio",
         _OUTCOMES,
     ),
     "exhausted_rate": Metric(
-        Source.NODES,
+        MetricSource.NODES,
         _exhausted_rate,
         "share of executions whose last attempt failed, whatever answered then",
         "ratio",
         _ERRORS,
     ),
-    "executions": Metric(Source.NODES, _count, "executions in the window", counts=True),
+    "executions": Metric(
+        MetricSource.NODES, _count, "executions in the window", counts=True
+    ),
     "throughput": Metric(
-        Source.NODES, _per_second, "executions per second", "per_second", counts=True
+        MetricSource.NODES,
+        _per_second,
+        "executions per second",
+        "per_second",
+        counts=True,
     ),
     "retries": Metric(
-        Source.NODES, _retries, "attempts beyond the first of each execution"
+        MetricSource.NODES, _retries, "attempts beyond the first of each execution"
     ),
     "retry_rate": Metric(
-        Source.NODES, _retry_rate, "share of attempts that were retries", "ratio"
+        MetricSource.NODES, _retry_rate, "share of attempts that were retries", "ratio"
     ),
-    **_latencies(Source.NODES, "latency_", "executions"),
-    "runs": Metric(Source.RUNS, _count, "runs in the window", counts=True),
+    **_latencies(MetricSource.NODES, "latency_", "executions"),
+    "runs": Metric(MetricSource.RUNS, _count, "runs in the window", counts=True),
     "run_throughput": Metric(
-        Source.RUNS, _per_second, "runs per second", "per_second", counts=True
+        MetricSource.RUNS, _per_second, "runs per second", "per_second", counts=True
     ),
     "run_success_rate": Metric(
-        Source.RUNS,
+        MetricSource.RUNS,
         _success_rate,
         "share of runs that no error ended",
         "ratio",
         _OUTCOMES,
     ),
     "run_error_rate": Metric(
-        Source.RUNS,
+        MetricSource.RUNS,
         _outcome_rate(Outcome.ERROR),
         "share of runs that an error ended",
         "ratio",
         _OUTCOMES,
     ),
     "run_visits_max": Metric(
-        Source.RUNS,
+        MetricSource.RUNS,
         _last,
         "nodes visited in the longest run, those under way included",
         counts=True,
     ),
     "node_visits_max": Metric(
-        Source.NODES,
+        MetricSource.NODES,
         _last,
         "visits of a node in the run that came back to it most, those under way"
         " included; 0 where none came back",
         counts=True,
     ),
-    "run_visits": Metric(Source.RUNS, _visits, "nodes visited per run, on average"),
-    **_latencies(Source.RUNS, "run_latency_", "runs"),
+    "run_visits": Metric(
+        MetricSource.RUNS, _visits, "nodes visited per run, on average"
+    ),
+    **_latencies(MetricSource.RUNS, "run_latency_", "runs"),
     "llm_calls_per_minute": _llm({"llm_calls"}, "", "calls of models per minute"),
     "llm_errors_per_minute": _llm({"llm_errors"}, "", "failed calls per minute"),
     "llm_tokens_per_minute": _llm(_TOKENS, "tokens", "tokens in and out per minute"),
@@ -328,19 +345,22 @@ METRICS: Final[Mapping[str, Metric]] = {
         of=lambda figures, context: 60.0 * _sum_per_minute(figures, context)
     ),
     "memory_rss": Metric(
-        Source.PROCESSES, _last, "resident memory of a process, in bytes", "bytes"
+        MetricSource.PROCESSES, _last, "resident memory of a process, in bytes", "bytes"
     ),
     "processes_died": Metric(
-        Source.PROCESSES,
+        MetricSource.PROCESSES,
         _last,
         "processes that died in the window, without a goodbye",
         counts=True,
     ),
     "cpu_percent": Metric(
-        Source.PROCESSES, _last, "CPU of a process, in percent of a core", "percent"
+        MetricSource.PROCESSES,
+        _last,
+        "CPU of a process, in percent of a core",
+        "percent",
     ),
     "alerts_refused": Metric(
-        Source.RULES,
+        MetricSource.RULES,
         _last,
         "alerts of a rule beyond `max_instances_per_rule`, at the last evaluation",
     ),
@@ -349,7 +369,9 @@ METRICS: Final[Mapping[str, Metric]] = {
 # Of single runs, which no figures have.
 VISITS: Final = frozenset({"node_visits_max", "run_visits_max"})
 
-WAYS: Final[Mapping[str, tuple[Callable[[Figures, Context], Floats], set[Kind]]]] = {
+WAYS: Final[
+    Mapping[str, tuple[Callable[[Figures, MetricContext], Floats], set[Kind]]]
+] = {
     "avg": (_average, {Kind.OBSERVE}),
     "min": (_least, {Kind.OBSERVE}),
     "max": (_most, {Kind.OBSERVE}),
@@ -367,7 +389,7 @@ WAYS: Final[Mapping[str, tuple[Callable[[Figures, Context], Floats], set[Kind]]]
 def _custom(name: str, how: str) -> Metric:
     of, kinds = WAYS[how]
     return Metric(
-        Source.CUSTOM,
+        MetricSource.CUSTOM,
         of,
         f"the application's own metric {name}: {how}",
         facets=_HISTOGRAM if how.startswith("p") and how[1:].isdigit() else frozenset(),

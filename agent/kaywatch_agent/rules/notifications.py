@@ -12,16 +12,16 @@ from typing import Final, NamedTuple
 from kaywatch_agent.model.alerts import SEVERITIES, NoticeKind, Severity
 from kaywatch_agent.rules.alert import (
     FLAPS,
-    Instance,
+    Alert,
     LastNotification,
     Suppression,
     SuppressionReason,
 )
 from kaywatch_agent.rules.describe import all_labels
 from kaywatch_agent.rules.matchers import matches
-from kaywatch_agent.rules.rule import Inhibition, Rule, Settings
+from kaywatch_agent.rules.rule import AlertSettings, Inhibition, Rule
 from kaywatch_agent.rules.silence import Silence, covering
-from kaywatch_agent.rules.state import State
+from kaywatch_agent.rules.state import AlertState
 from kaywatch_agent.units import duration
 
 __all__ = ["Decision", "Suppressor", "cooldown", "plan_notifications"]
@@ -30,7 +30,7 @@ __all__ = ["Decision", "Suppressor", "cooldown", "plan_notifications"]
 MAX_COOLDOWN: Final = 3600.0
 
 # Returns why a receiver must not be notified that an alert fires; None if it may.
-Suppress = Callable[[Instance, Rule, str], Suppression | None]
+Suppress = Callable[[Alert, Rule, str], Suppression | None]
 
 
 class Decision(NamedTuple):
@@ -50,7 +50,7 @@ class Decision(NamedTuple):
 
 
 def plan_notifications(
-    alert: Instance, rule: Rule | None, suppress: Suppress, clock: float
+    alert: Alert, rule: Rule | None, suppress: Suppress, clock: float
 ) -> Iterator[Decision]:
     """Yield what is to be decided about an alert now.
 
@@ -66,14 +66,14 @@ def plan_notifications(
             if told.last == "firing":
                 last = LastNotification(episode, "resolved", clock, told.fired_at)
                 yield Decision(receiver, NoticeKind.RESOLVED, last)
-    elif rule is not None and alert.life.state is State.FIRING:
+    elif rule is not None and alert.life.state is AlertState.FIRING:
         for receiver in rule.notify:
             decision = _firing(alert, rule, receiver, suppress, clock)
             if decision is not None:
                 yield decision
 
 
-def cooldown(alert: Instance, rule: Rule, clock: float) -> float:
+def cooldown(alert: Alert, rule: Rule, clock: float) -> float:
     """Return the least seconds between two notifications that an alert fires."""
     doubled = rule.cooldown * 2.0 ** (alert.flaps(clock) // FLAPS)
     return max(rule.cooldown, min(doubled, MAX_COOLDOWN))
@@ -84,10 +84,10 @@ class Suppressor:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: AlertSettings,
         silences: Iterable[Silence],
         min_severity: Mapping[str, Severity],
-        alerts: Iterable[Instance],
+        alerts: Iterable[Alert],
         now: float,
         clock: float,
     ) -> None:
@@ -116,7 +116,7 @@ class Suppressor:
             ),
         )
 
-    def find(self, alert: Instance, rule: Rule, receiver: str) -> Suppression | None:
+    def find(self, alert: Alert, rule: Rule, receiver: str) -> Suppression | None:
         """Return why a receiver must not be notified that an alert fires."""
         labels = all_labels(alert, self._settings)
         silence = covering(self._silences, labels, self._now)
@@ -175,7 +175,7 @@ class InhibitionIndex:
 
 
 def _firing(
-    alert: Instance, rule: Rule, receiver: str, suppress: Suppress, clock: float
+    alert: Alert, rule: Rule, receiver: str, suppress: Suppress, clock: float
 ) -> Decision | None:
     """Return what is decided about an alert that fires; None for nothing new."""
     known, episode = alert.told.get(receiver), alert.life.episode

@@ -10,9 +10,9 @@ from typing import Final, Literal
 import msgspec
 
 from kaywatch_agent.model.alerts import Severity
-from kaywatch_agent.rules.expression import Condition, leading
+from kaywatch_agent.rules.expression import Predicate, leading
 from kaywatch_agent.rules.matchers import Matcher
-from kaywatch_agent.rules.metrics import Source
+from kaywatch_agent.rules.metrics import MetricSource
 from kaywatch_agent.rules.silence import Silence
 from kaywatch_agent.rules.state import Timing
 
@@ -23,7 +23,7 @@ __all__ = [
     "Grouping",
     "Inhibition",
     "Rule",
-    "Settings",
+    "AlertSettings",
     "Stuck",
     "Test",
     "Threshold",
@@ -44,12 +44,12 @@ class Threshold:
         sources: what the metrics come from.
     """
 
-    breach: Condition
-    clear: Condition
+    breach: Predicate
+    clear: Predicate
     metric: str
     threshold: float
     clear_at: float | None
-    sources: tuple[Source, ...]
+    sources: tuple[MetricSource, ...]
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ class Grouping:
 
 
 @dataclass(frozen=True)
-class Settings:
+class AlertSettings:
     """All about alerts that is set (`[alerting]`, `[[rule]]` and so on).
 
     Attributes:

@@ -15,16 +15,16 @@ from kaywatch_agent.aggregate.step import Facet, Step, gather
 from kaywatch_agent.model.records import InFlight, NodeRevisits
 from kaywatch_agent.model.series import Kind, Presence, SeriesKey
 from kaywatch_agent.rules.matchers import Matcher, matches
-from kaywatch_agent.rules.metrics import Context, Metric, Source
+from kaywatch_agent.rules.metrics import Metric, MetricContext, MetricSource
 
-__all__ = ["Process", "EvalInput", "Series", "WindowCache"]
+__all__ = ["Process", "EvalInput", "SeriesSelector", "WindowCache"]
 
 # A window's older part may come in buckets of this share of it.
 COARSE: Final = 24
 
-_KINDS: Final[Mapping[Source, frozenset[Kind]]] = {
-    Source.NODES: frozenset({Kind.NODE}),
-    Source.RUNS: frozenset({Kind.RUN}),
+_KINDS: Final[Mapping[MetricSource, frozenset[Kind]]] = {
+    MetricSource.NODES: frozenset({Kind.NODE}),
+    MetricSource.RUNS: frozenset({Kind.RUN}),
 }
 
 
@@ -69,7 +69,7 @@ class EvalInput(NamedTuple):
     refused: Mapping[str, int] = {}
 
 
-class Series(NamedTuple):
+class SeriesSelector(NamedTuple):
     """Which series are looked at, and what tells their groups apart."""
 
     kinds: frozenset[Kind]
@@ -80,7 +80,7 @@ class Series(NamedTuple):
     @classmethod
     def of(
         cls, metric: Metric, per: tuple[str, ...], match: tuple[Matcher, ...]
-    ) -> Series:
+    ) -> SeriesSelector:
         """Return those of a metric."""
         kinds = metric.kinds or _KINDS[metric.source]
         return cls(kinds, metric.names, per, match)
@@ -107,10 +107,12 @@ class WindowCache:
 
     def __init__(self) -> None:
         self.scene: EvalInput
-        self._facets: dict[tuple[Series, float], set[Facet]] = {}
-        self._groups: dict[Series, Groups[tuple[str, ...]]] = {}
+        self._facets: dict[tuple[SeriesSelector, float], set[Facet]] = {}
+        self._groups: dict[SeriesSelector, Groups[tuple[str, ...]]] = {}
         self._steps: dict[float, list[Step]] = {}
-        self._figures: dict[tuple[Series, float], tuple[set[Facet], Figures]] = {}
+        self._figures: dict[
+            tuple[SeriesSelector, float], tuple[set[Facet], Figures]
+        ] = {}
 
     def look(self, scene: EvalInput) -> None:
         """Turn to another scene."""
@@ -118,11 +120,13 @@ class WindowCache:
         self._steps.clear()
         self._figures.clear()
 
-    def expect(self, series: Series, window: float, facets: frozenset[Facet]) -> None:
+    def expect(
+        self, series: SeriesSelector, window: float, facets: frozenset[Facet]
+    ) -> None:
         """Say beforehand what somebody will ask for, so that it is made in one go."""
         self._facets.setdefault((series, window), set()).update(facets)
 
-    def groups(self, series: Series) -> Groups[tuple[str, ...]]:
+    def groups(self, series: SeriesSelector) -> Groups[tuple[str, ...]]:
         """Return the groups of series."""
         keys = self.scene.view.registry.keys
         size = len(keys)
@@ -134,7 +138,7 @@ class WindowCache:
         return known
 
     def figures(
-        self, series: Series, window: float, *facets: Facet
+        self, series: SeriesSelector, window: float, *facets: Facet
     ) -> tuple[list[tuple[str, ...]], Figures]:
         """Return the groups' names, and their figures in a window up to now.
 
@@ -165,11 +169,11 @@ class WindowCache:
             self._steps[window] = gather(step for _, step in buckets)
         return self._steps[window]
 
-    def context(self, window: float) -> Context:
+    def context(self, window: float) -> MetricContext:
         """Return what metrics of a window are made from, besides figures."""
         window = max(window, self.scene.resolution)
         covered = max(1.0, min(window, self.scene.view.now - self.scene.view.since))
-        return Context(self.scene.view.registry, covered)
+        return MetricContext(self.scene.view.registry, covered)
 
 
 def _within(step: Step, size: int) -> Step:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from kaywatch_agent.model.alerts import Alert
-from kaywatch_agent.rules.alert import Instance
+from kaywatch_agent.model.alerts import AlertDetails
+from kaywatch_agent.rules.alert import Alert
 from kaywatch_agent.rules.describe import all_labels, describe
 from kaywatch_agent.rules.evaluate import RuleResult
 from kaywatch_agent.rules.matchers import matches
-from kaywatch_agent.rules.rule import Rule, Settings
+from kaywatch_agent.rules.rule import AlertSettings, Rule
 from kaywatch_agent.rules.silence import Silence
 
 __all__ = ["AlertsSnapshot"]
@@ -33,8 +33,8 @@ class AlertsSnapshot(NamedTuple):
     """
 
     now: float
-    settings: Settings
-    instances: tuple[Instance, ...] = ()
+    settings: AlertSettings
+    instances: tuple[Alert, ...] = ()
     silences: tuple[Silence, ...] = ()
     found: Mapping[str, RuleResult] = {}
     refused: Mapping[str, int] = {}
@@ -43,19 +43,19 @@ class AlertsSnapshot(NamedTuple):
     problem: str = ""
     host: str = ""
 
-    def rule(self, instance: Instance) -> Rule | None:
+    def rule(self, instance: Alert) -> Rule | None:
         """Return an alert's rule; None when it is gone."""
         return self.settings.rules.get(instance.rule)
 
-    def describe(self, instance: Instance) -> Alert:
+    def describe(self, instance: Alert) -> AlertDetails:
         """Return the facts about an alert."""
         return describe(instance, self.settings, self.host, self.clock)
 
-    def labels(self, instance: Instance) -> dict[str, str]:
+    def labels(self, instance: Alert) -> dict[str, str]:
         """Return all labels of an alert, with `alertname` and `severity`."""
         return all_labels(instance, self.settings)
 
-    def silencing(self, instance: Instance) -> list[Silence]:
+    def silencing(self, instance: Alert) -> list[Silence]:
         """Return the silences that cover an alert now."""
         labels = self.labels(instance) if self.silences else {}
         return [

@@ -22,10 +22,10 @@ import msgspec
 
 __all__ = [
     "AlertEvent",
-    "Finding",
-    "Life",
+    "ConditionStatus",
+    "Lifecycle",
     "NoData",
-    "State",
+    "AlertState",
     "Timing",
     "advance",
     "end",
@@ -34,7 +34,7 @@ __all__ = [
 NoData = Literal["keep", "ok", "alert"]
 
 
-class State(StrEnum):
+class AlertState(StrEnum):
     """Where an alert is in its life."""
 
     OK = "ok"
@@ -43,7 +43,7 @@ class State(StrEnum):
     RECOVERING = "recovering"  # clear, but not for long enough
 
 
-class Finding(StrEnum):
+class ConditionStatus(StrEnum):
     """What one evaluation found."""
 
     BREACH = "breach"  # the condition is met
@@ -75,7 +75,7 @@ class Timing(NamedTuple):
     no_data: NoData = "keep"
 
 
-class Life(msgspec.Struct, frozen=True, kw_only=True):
+class Lifecycle(msgspec.Struct, frozen=True, kw_only=True):
     """What is remembered of one alert.
 
     Attributes:
@@ -89,7 +89,7 @@ class Life(msgspec.Struct, frozen=True, kw_only=True):
         reason: why it ended, or fires without data.
     """
 
-    state: State = State.OK
+    state: AlertState = AlertState.OK
     held: float = 0.0
     blind: float = 0.0
     episode: int = 0
@@ -101,14 +101,18 @@ class Life(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_firing(self) -> bool:
         """Whether an episode is under way."""
-        return self.state in (State.FIRING, State.RECOVERING)
+        return self.state in (AlertState.FIRING, AlertState.RECOVERING)
 
 
-Step = tuple[Life, AlertEvent | None]
+Step = tuple[Lifecycle, AlertEvent | None]
 
 
 def advance(
-    life: Life, finding: Finding, elapsed: float, timing: Timing, now: float
+    life: Lifecycle,
+    finding: ConditionStatus,
+    elapsed: float,
+    timing: Timing,
+    now: float,
 ) -> Step:
     """Return the life after one evaluation, and what it crossed.
 
@@ -119,14 +123,14 @@ def advance(
         timing: the rule's.
         now: Unix seconds, for what is shown.
     """
-    if finding is Finding.UNKNOWN:
+    if finding is ConditionStatus.UNKNOWN:
         return _not_knowing(life, elapsed, timing, now)
     if life.blind:
         life = msgspec.structs.replace(life, blind=0.0)
     return _TABLE[life.state, finding](life, elapsed, timing, now)
 
 
-def end(life: Life, reason: str, now: float) -> Step:
+def end(life: Lifecycle, reason: str, now: float) -> Step:
     """Return the life after its rule or its series is gone."""
     if not life.is_firing:
         return _to_ok(life), None
@@ -136,49 +140,51 @@ def end(life: Life, reason: str, now: float) -> Step:
 # -- inside --------------------------------------------------------------------------
 
 
-def _same(life: Life, *_: object) -> Step:
+def _same(life: Lifecycle, *_: object) -> Step:
     return life, None
 
 
-def _begin(life: Life, _: float, timing: Timing, now: float) -> Step:
+def _begin(life: Lifecycle, _: float, timing: Timing, now: float) -> Step:
     begun = msgspec.structs.replace(
-        life, state=State.PENDING, held=0.0, started=now, ended=None, reason=""
+        life, state=AlertState.PENDING, held=0.0, started=now, ended=None, reason=""
     )
     return (begun, None) if timing.hold > 0 else _fired(begun, now)
 
 
-def _hold(life: Life, elapsed: float, timing: Timing, now: float) -> Step:
+def _hold(life: Lifecycle, elapsed: float, timing: Timing, now: float) -> Step:
     held = life.held + elapsed
     life = msgspec.structs.replace(life, held=held)
     return (life, None) if held < timing.hold else _fired(life, now)
 
 
-def _drop(life: Life, *_: object) -> Step:
+def _drop(life: Lifecycle, *_: object) -> Step:
     return _to_ok(life), None
 
 
-def _recover(life: Life, _: float, timing: Timing, now: float) -> Step:
+def _recover(life: Lifecycle, _: float, timing: Timing, now: float) -> Step:
     if timing.keep <= 0:
         return _resolved(life, "cleared", now)
-    return msgspec.structs.replace(life, state=State.RECOVERING, held=0.0), None
+    return msgspec.structs.replace(life, state=AlertState.RECOVERING, held=0.0), None
 
 
-def _relapse(life: Life, *_: object) -> Step:
-    return msgspec.structs.replace(life, state=State.FIRING, held=0.0, reason=""), None
+def _relapse(life: Lifecycle, *_: object) -> Step:
+    return msgspec.structs.replace(
+        life, state=AlertState.FIRING, held=0.0, reason=""
+    ), None
 
 
-def _keep_up(life: Life, *_: object) -> Step:
+def _keep_up(life: Lifecycle, *_: object) -> Step:
     """Firing goes on; data that came back takes the place of `no_data`."""
     if not life.reason:
         return life, None
     return msgspec.structs.replace(life, reason=""), None
 
 
-def _waver(life: Life, *_: object) -> Step:
+def _waver(life: Lifecycle, *_: object) -> Step:
     return msgspec.structs.replace(life, held=0.0), None
 
 
-def _settle(life: Life, elapsed: float, timing: Timing, now: float) -> Step:
+def _settle(life: Lifecycle, elapsed: float, timing: Timing, now: float) -> Step:
     held = life.held + elapsed
     if held < timing.keep:
         return msgspec.structs.replace(life, held=held), None
@@ -186,24 +192,27 @@ def _settle(life: Life, elapsed: float, timing: Timing, now: float) -> Step:
 
 
 _TABLE: Final[
-    Mapping[tuple[State, Finding], Callable[[Life, float, Timing, float], Step]]
+    Mapping[
+        tuple[AlertState, ConditionStatus],
+        Callable[[Lifecycle, float, Timing, float], Step],
+    ]
 ] = {
-    (State.OK, Finding.BREACH): _begin,
-    (State.OK, Finding.BAND): _same,
-    (State.OK, Finding.CLEAR): _same,
-    (State.PENDING, Finding.BREACH): _hold,
-    (State.PENDING, Finding.BAND): _drop,
-    (State.PENDING, Finding.CLEAR): _drop,
-    (State.FIRING, Finding.BREACH): _keep_up,
-    (State.FIRING, Finding.BAND): _keep_up,
-    (State.FIRING, Finding.CLEAR): _recover,
-    (State.RECOVERING, Finding.BREACH): _relapse,
-    (State.RECOVERING, Finding.BAND): _waver,
-    (State.RECOVERING, Finding.CLEAR): _settle,
+    (AlertState.OK, ConditionStatus.BREACH): _begin,
+    (AlertState.OK, ConditionStatus.BAND): _same,
+    (AlertState.OK, ConditionStatus.CLEAR): _same,
+    (AlertState.PENDING, ConditionStatus.BREACH): _hold,
+    (AlertState.PENDING, ConditionStatus.BAND): _drop,
+    (AlertState.PENDING, ConditionStatus.CLEAR): _drop,
+    (AlertState.FIRING, ConditionStatus.BREACH): _keep_up,
+    (AlertState.FIRING, ConditionStatus.BAND): _keep_up,
+    (AlertState.FIRING, ConditionStatus.CLEAR): _recover,
+    (AlertState.RECOVERING, ConditionStatus.BREACH): _relapse,
+    (AlertState.RECOVERING, ConditionStatus.BAND): _waver,
+    (AlertState.RECOVERING, ConditionStatus.CLEAR): _settle,
 }
 
 
-def _not_knowing(life: Life, elapsed: float, timing: Timing, now: float) -> Step:
+def _not_knowing(life: Lifecycle, elapsed: float, timing: Timing, now: float) -> Step:
     blind = life.blind + elapsed
     known = msgspec.structs.replace(life, blind=blind)
     if blind <= timing.blind:
@@ -211,7 +220,7 @@ def _not_knowing(life: Life, elapsed: float, timing: Timing, now: float) -> Step
     if timing.no_data == "alert":
         if life.is_firing:
             return msgspec.structs.replace(known, reason="no_data"), None
-        started = life.started if life.state is State.PENDING else now
+        started = life.started if life.state is AlertState.PENDING else now
         fired, crossing = _fired(
             msgspec.structs.replace(known, started=started, ended=None), now
         )
@@ -219,13 +228,13 @@ def _not_knowing(life: Life, elapsed: float, timing: Timing, now: float) -> Step
     if life.is_firing:
         return _resolved(known, "no_data", now)
     # An alert that is ok goes on counting: it may yet be forgotten.
-    return (known, None) if life.state is State.OK else (_to_ok(known), None)
+    return (known, None) if life.state is AlertState.OK else (_to_ok(known), None)
 
 
-def _fired(life: Life, now: float) -> Step:
+def _fired(life: Lifecycle, now: float) -> Step:
     begun = msgspec.structs.replace(
         life,
-        state=State.FIRING,
+        state=AlertState.FIRING,
         held=0.0,
         episode=life.episode + 1,
         fired=now,
@@ -235,12 +244,12 @@ def _fired(life: Life, now: float) -> Step:
     return begun, AlertEvent.FIRED
 
 
-def _resolved(life: Life, reason: str, now: float) -> Step:
+def _resolved(life: Lifecycle, reason: str, now: float) -> Step:
     ended = msgspec.structs.replace(
-        life, state=State.OK, held=0.0, ended=now, reason=reason
+        life, state=AlertState.OK, held=0.0, ended=now, reason=reason
     )
     return ended, AlertEvent.RESOLVED
 
 
-def _to_ok(life: Life) -> Life:
-    return msgspec.structs.replace(life, state=State.OK, held=0.0)
+def _to_ok(life: Lifecycle) -> Lifecycle:
+    return msgspec.structs.replace(life, state=AlertState.OK, held=0.0)

@@ -20,12 +20,12 @@ from kaywatch_agent.aggregate.step import EMPTY, Step, merge
 from kaywatch_agent.model.records import FailureRecord
 from kaywatch_agent.notify.config import ReceiverConfig, WebhookConfig
 from kaywatch_agent.rules import metrics
-from kaywatch_agent.rules.metrics import Source
-from kaywatch_agent.rules.rule import BurnRate, Rule, Settings, Stuck, Threshold
+from kaywatch_agent.rules.metrics import MetricSource
+from kaywatch_agent.rules.rule import AlertSettings, BurnRate, Rule, Stuck, Threshold
 from kaywatch_agent.rules.scene import EvalInput
-from kaywatch_agent.simulation.rehearsal import Rehearsal
+from kaywatch_agent.simulation.rehearsal import Simulation
 
-__all__ = ["STAND_IN", "Bucket", "Past", "Report", "backtest", "unseen"]
+__all__ = ["STAND_IN", "Bucket", "Past", "BacktestReport", "backtest", "unseen"]
 
 # Who is told where nobody is: a webhook, for it groups as chats do.
 STAND_IN: Final = "(any)"
@@ -73,7 +73,7 @@ class Past(NamedTuple):
     failures: Sequence[FailureRecord] = ()
 
 
-class Report(NamedTuple):
+class BacktestReport(NamedTuple):
     """What came of it.
 
     Attributes:
@@ -85,8 +85,8 @@ class Report(NamedTuple):
         lengths: which lengths of buckets there were, and from when on.
     """
 
-    rehearsal: Rehearsal
-    settings: Settings
+    rehearsal: Simulation
+    settings: AlertSettings
     start: float
     end: float
     evaluations: int
@@ -95,13 +95,13 @@ class Report(NamedTuple):
 
 
 def backtest(
-    settings: Settings,
+    settings: AlertSettings,
     past: Past,
     since: float,
     *,
     receivers: Mapping[str, ReceiverConfig],
     progress: Callable[[float], None] = lambda _: None,
-) -> Report:
+) -> BacktestReport:
     """Return what rules would have done.
 
     Args:
@@ -113,7 +113,7 @@ def backtest(
     """
     hidden = {r.name: why for r in settings.rules.values() if (why := unseen(r))}
     settings = _told(settings, hidden)
-    rehearsal = Rehearsal(settings, {**receivers, STAND_IN: _STAND_IN})
+    rehearsal = Simulation(settings, {**receivers, STAND_IN: _STAND_IN})
     memory = _Memory(past, _horizon(settings))
     lengths: list[tuple[float, float]] = []
     count, start = 0, max(since, past.first)
@@ -127,7 +127,7 @@ def backtest(
         progress((end - start) / max(1.0, past.last - start))
     # What gathers at the end is sent after it.
     rehearsal.deliver(math.inf)
-    return Report(rehearsal, settings, start, past.last, count, hidden, lengths)
+    return BacktestReport(rehearsal, settings, start, past.last, count, hidden, lengths)
 
 
 def unseen(rule: Rule) -> str:
@@ -138,7 +138,7 @@ def unseen(rule: Rule) -> str:
         case Threshold(breach=breach, clear=clear):
             names = breach.metrics() | clear.metrics()
             for name in sorted(names):
-                if metrics.find(name).source is Source.PROCESSES:
+                if metrics.find(name).source is MetricSource.PROCESSES:
                     return f"{name} is not stored"
             if names & metrics.VISITS:
                 return "how long each run was is not stored"
@@ -243,7 +243,7 @@ class _Older(Nothing):
                         yield begin, step
 
 
-def _told(settings: Settings, hidden: Mapping[str, str]) -> Settings:
+def _told(settings: AlertSettings, hidden: Mapping[str, str]) -> AlertSettings:
     """Return settings without the rules that can't be seen, and with a receiver."""
     anybody = any(rule.notify for rule in settings.rules.values())
     rules = {
@@ -254,7 +254,7 @@ def _told(settings: Settings, hidden: Mapping[str, str]) -> Settings:
     return dataclasses.replace(settings, rules=rules)
 
 
-def _horizon(settings: Settings) -> float:
+def _horizon(settings: AlertSettings) -> float:
     """Return how far back any rule looks."""
     longest = HISTORY_SECONDS
     for rule in settings.rules.values():

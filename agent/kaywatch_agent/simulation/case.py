@@ -7,20 +7,20 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from kaywatch_agent.rules.silence import Silence
-from kaywatch_agent.simulation.lab import Lab
+from kaywatch_agent.simulation.lab import SyntheticSource
 from kaywatch_agent.simulation.rehearsal import Outage
 
-__all__ = ["Case", "Expected", "Happening", "Wanted"]
+__all__ = ["TestCase", "ExpectedMessage", "Stimulus", "ExpectedAlerts"]
 
 
-class Happening(NamedTuple):
+class Stimulus(NamedTuple):
     """Something that happens at times, in seconds from the start."""
 
     times: tuple[float, ...]
-    do: Callable[[Lab, float, int], None]
+    do: Callable[[SyntheticSource, float, int], None]
 
 
-class Wanted(NamedTuple):
+class ExpectedAlerts(NamedTuple):
     """Which alerts of a rule there should be at a time, by state."""
 
     path: str
@@ -29,7 +29,7 @@ class Wanted(NamedTuple):
     labels: Mapping[str, tuple[Mapping[str, str], ...]]
 
 
-class Expected(NamedTuple):
+class ExpectedMessage(NamedTuple):
     """A message that there should be.
 
     Attributes:
@@ -50,7 +50,7 @@ class Expected(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Case:
+class TestCase:
     """One test.
 
     Attributes:
@@ -69,8 +69,8 @@ class Case:
     start: float
     length: float
     interval: float
-    happenings: tuple[Happening, ...]
+    happenings: tuple[Stimulus, ...]
     silences: tuple[Silence, ...]
     outages: tuple[Outage, ...]
-    alerts: tuple[Wanted, ...]
-    messages: tuple[Expected, ...] | None
+    alerts: tuple[ExpectedAlerts, ...]
+    messages: tuple[ExpectedMessage, ...] | None

@@ -9,10 +9,10 @@ from typing import Any, Final, Literal, get_args
 from kaywatch_agent.model.alerts import NoticeKind
 from kaywatch_agent.notify.config import AlertmanagerConfig, ReceiverConfig
 from kaywatch_agent.rules.matchers import parse as matcher
-from kaywatch_agent.rules.rule import Settings
+from kaywatch_agent.rules.rule import AlertSettings
 from kaywatch_agent.rules.silence import Silence
 from kaywatch_agent.settings.reader import Table
-from kaywatch_agent.simulation.case import Case, Expected, Wanted
+from kaywatch_agent.simulation.case import ExpectedAlerts, ExpectedMessage, TestCase
 from kaywatch_agent.simulation.happenings import HAPPENINGS
 from kaywatch_agent.simulation.rehearsal import Outage
 
@@ -29,8 +29,8 @@ Receivers = Mapping[str, ReceiverConfig]
 
 
 def load(
-    values: Mapping[str, Any], settings: Settings, receivers: Receivers
-) -> list[Case]:
+    values: Mapping[str, Any], settings: AlertSettings, receivers: Receivers
+) -> list[TestCase]:
     """Return the tests of a file.
 
     Args:
@@ -51,7 +51,7 @@ def load(
 # -- inside --------------------------------------------------------------------------
 
 
-def _case(table: Table, settings: Settings, receivers: Receivers) -> Case:
+def _case(table: Table, settings: AlertSettings, receivers: Receivers) -> TestCase:
     name = table.text("name")
     if not name:
         raise table.error("name", "missing: what the test shows")
@@ -86,7 +86,7 @@ def _case(table: Table, settings: Settings, receivers: Receivers) -> Case:
     ]
     table.done()
     messages = tuple(told) if told or quiet else None
-    return Case(
+    return TestCase(
         name,
         start.timestamp(),
         length,
@@ -114,7 +114,7 @@ def _silence(table: Table, start: dt.datetime, number: int) -> Silence:
     return found
 
 
-def _rule(table: Table, settings: Settings) -> str:
+def _rule(table: Table, settings: AlertSettings) -> str:
     name = table.text("rule")
     if name not in settings.rules:
         known = ", ".join(settings.rules) or "none"
@@ -122,7 +122,7 @@ def _rule(table: Table, settings: Settings) -> str:
     return name
 
 
-def _wanted(table: Table, settings: Settings) -> Wanted:
+def _wanted(table: Table, settings: AlertSettings) -> ExpectedAlerts:
     at, rule = table.duration("at", "0"), _rule(table, settings)
     labels: dict[str, tuple[Mapping[str, str], ...]] = {}
     for state in get_args(StateName):
@@ -134,11 +134,11 @@ def _wanted(table: Table, settings: Settings) -> Wanted:
             for one in found
         )
     table.done()
-    return Wanted(table.path, at, rule, labels)
+    return ExpectedAlerts(table.path, at, rule, labels)
 
 
 def _whole(
-    labels: dict[str, str], rule: str, settings: Settings, table: Table
+    labels: dict[str, str], rule: str, settings: AlertSettings, table: Table
 ) -> dict[str, str]:
     """Return labels in the rule's order."""
     per = settings.rules[rule].per
@@ -151,9 +151,9 @@ def _whole(
     return {name: labels[name] for name in per if name in labels}
 
 
-def _expected(table: Table, receivers: Receivers) -> Expected:
+def _expected(table: Table, receivers: Receivers) -> ExpectedMessage:
     kinds = [str(kind) for kind in NoticeKind if kind in _DECIDED]
-    found = Expected(
+    found = ExpectedMessage(
         table.duration("at", "0"),
         _receiver(table, "to", receivers),
         table.choice("kind", kinds, "firing"),

@@ -13,9 +13,9 @@ from typing import Any, Final
 from kaywatch_agent.notify import wording
 from kaywatch_agent.rules.describe import unit_of
 from kaywatch_agent.rules.engine import Engine
-from kaywatch_agent.rules.state import State
-from kaywatch_agent.simulation.case import Case, Expected, Wanted
-from kaywatch_agent.simulation.rehearsal import Message, Rehearsal
+from kaywatch_agent.rules.state import AlertState
+from kaywatch_agent.simulation.case import ExpectedAlerts, ExpectedMessage, TestCase
+from kaywatch_agent.simulation.rehearsal import SimulatedMessage, Simulation
 from kaywatch_agent.units import duration, quantity
 
 __all__ = ["headline", "of_alerts", "of_messages", "unlike"]
@@ -26,13 +26,13 @@ INDENT: Final = " " * 13
 MAX_SHOWN: Final = 200  # characters of a value
 
 
-def of_alerts(want: Wanted, engine: Engine) -> Iterator[str]:
+def of_alerts(want: ExpectedAlerts, engine: Engine) -> Iterator[str]:
     """Yield how a rule's alerts differ from those that there should be."""
     unit = unit_of(engine.settings.rules.get(want.rule))
     there = {
         (str(i.life.state), _text(i.labels)): quantity(i.value, unit)
         for i in engine.instances
-        if i.rule == want.rule and i.life.state is not State.OK
+        if i.rule == want.rule and i.life.state is not AlertState.OK
     }
     expected = {
         (state, _text(labels))
@@ -50,7 +50,7 @@ def of_alerts(want: Wanted, engine: Engine) -> Iterator[str]:
 
 
 def of_messages(
-    case: Case, wanted: Iterable[Expected], rehearsal: Rehearsal
+    case: TestCase, wanted: Iterable[ExpectedMessage], rehearsal: Simulation
 ) -> list[str]:
     """Return how the messages differ from those that there should be."""
     left = [(message, rehearsal.render(message)) for message in rehearsal.messages]
@@ -80,7 +80,7 @@ def of_messages(
     return ["messages:", *(lines for _, lines in found)] if found else []
 
 
-def headline(message: Message) -> str:
+def headline(message: SimulatedMessage) -> str:
     """Return whom a message goes to, why, and how many alerts it is about."""
     notification = message.notification
     return f"{notification.receiver} {notification.kind}, {_count(message.size)}"
@@ -108,7 +108,7 @@ def unlike(expected: Any, found: Any, path: str) -> list[str]:
 # -- inside --------------------------------------------------------------------------
 
 
-def _near(message: Message, want: Expected, case: Case) -> bool:
+def _near(message: SimulatedMessage, want: ExpectedMessage, case: TestCase) -> bool:
     notification = message.notification
     return (
         abs(message.time - case.start - want.at) < case.interval
@@ -117,7 +117,9 @@ def _near(message: Message, want: Expected, case: Case) -> bool:
     )
 
 
-def _wrong(want: Expected, message: Message, body: Any) -> Iterator[str]:
+def _wrong(
+    want: ExpectedMessage, message: SimulatedMessage, body: Any
+) -> Iterator[str]:
     """Yield what is wrong with a message."""
     if want.alerts not in (None, message.size):
         yield f"{_count(want.alerts or 0)} expected"
@@ -163,7 +165,7 @@ def _same(expected: Any, found: Any) -> bool:
     return bool(expected == found)
 
 
-def _asked(want: Expected) -> str:
+def _asked(want: ExpectedMessage) -> str:
     parts = [f"{want.receiver} {want.kind}"]
     if want.alerts is not None:
         parts.append(_count(want.alerts))
@@ -171,7 +173,7 @@ def _asked(want: Expected) -> str:
     return "\n".join([text, *(f"{INDENT}{_shown(part)}" for part in want.contains)])
 
 
-def _sent(mark: str, message: Message, case: Case) -> str:
+def _sent(mark: str, message: SimulatedMessage, case: TestCase) -> str:
     line = _line(mark, message.time - case.start, headline(message))
     return f"{line}\n{INDENT}{wording.title(message.notification)}"
 

@@ -12,8 +12,8 @@ from kaywatch_agent.model.records import InFlight, NodeRevisits
 from kaywatch_agent.model.series import ErrorKey, Kind, Presence, SeriesKey
 from kaywatch_agent.rules.scene import Process
 from kaywatch_agent.settings.reader import Table
-from kaywatch_agent.simulation.case import Happening
-from kaywatch_agent.simulation.lab import Lab
+from kaywatch_agent.simulation.case import Stimulus
+from kaywatch_agent.simulation.lab import SyntheticSource
 
 __all__ = ["HAPPENINGS"]
 
@@ -41,7 +41,7 @@ def _series(table: Table, kind: Kind) -> SeriesKey:
     )
 
 
-def _executions(table: Table, length: float, kind: Kind = Kind.NODE) -> Happening:
+def _executions(table: Table, length: float, kind: Kind = Kind.NODE) -> Stimulus:
     key, times = _series(table, kind), _times(table, length)
     if kind is Kind.NODE and not key.node:
         raise table.error("node", "missing")
@@ -68,7 +68,7 @@ def _executions(table: Table, length: float, kind: Kind = Kind.NODE) -> Happenin
     error = ErrorKey(table.text("error", "Error"), phase)
     table.done()
 
-    def do(lab: Lab, time: float, _: int) -> None:
+    def do(lab: SyntheticSource, time: float, _: int) -> None:
         lab.ran(
             key,
             time,
@@ -79,14 +79,14 @@ def _executions(table: Table, length: float, kind: Kind = Kind.NODE) -> Happenin
             error=error,
         )
 
-    return Happening(times, do)
+    return Stimulus(times, do)
 
 
-def _runs(table: Table, length: float) -> Happening:
+def _runs(table: Table, length: float) -> Stimulus:
     return _executions(table, length, Kind.RUN)
 
 
-def _metric(table: Table, length: float) -> Happening:
+def _metric(table: Table, length: float) -> Stimulus:
     name, times = table.text("name"), _times(table, length)
     if not name:
         raise table.error("name", "missing: the metric's, as the application calls it")
@@ -104,14 +104,14 @@ def _metric(table: Table, length: float) -> Happening:
         raise table.error("values", "expected numbers, one after the other")
     table.done()
 
-    def do(lab: Lab, time: float, number: int) -> None:
+    def do(lab: SyntheticSource, time: float, number: int) -> None:
         # The last one goes on.
         lab.observed(key, time, [float(values[min(number, len(values) - 1)])])
 
-    return Happening(times, do)
+    return Stimulus(times, do)
 
 
-def _process(table: Table, _: float) -> Happening:
+def _process(table: Table, _: float) -> Stimulus:
     pid, at = table.whole("pid", 1, 1), table.duration("at", "0")
     service, host = table.text("service", "app"), table.text("host", "test")
     state = Presence(table.choice("state", tuple(map(str, Presence)), "connected"))
@@ -121,7 +121,7 @@ def _process(table: Table, _: float) -> Happening:
     loops = tuple([_loop(part) for part in table.tables("loops")])
     table.done()
 
-    def do(lab: Lab, time: float, _: int) -> None:
+    def do(lab: SyntheticSource, time: float, _: int) -> None:
         lab.processes[pid] = Process(
             str(pid),
             service,
@@ -135,7 +135,7 @@ def _process(table: Table, _: float) -> Happening:
             loops,
         )
 
-    return Happening((at,), do)
+    return Stimulus((at,), do)
 
 
 def _flight(table: Table) -> InFlight:
@@ -162,7 +162,7 @@ def _loop(table: Table) -> NodeRevisits:
 
 
 # The tables of a test by their key; each is read with the test's length in seconds.
-HAPPENINGS: Final[Mapping[str, Callable[[Table, float], Happening]]] = {
+HAPPENINGS: Final[Mapping[str, Callable[[Table, float], Stimulus]]] = {
     "executions": _executions,
     "runs": _runs,
     "metric": _metric,

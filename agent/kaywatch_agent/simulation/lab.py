@@ -15,10 +15,10 @@ from kaywatch_agent.model.records import FailureRecord
 from kaywatch_agent.model.series import Columns, ErrorKey, Kind, SeriesKey
 from kaywatch_agent.rules.scene import EvalInput, Process
 
-__all__ = ["Lab"]
+__all__ = ["SyntheticSource"]
 
 
-class Lab:
+class SyntheticSource:
     """What has happened so far.
 
     Attributes:

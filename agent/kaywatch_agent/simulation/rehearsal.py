@@ -31,12 +31,12 @@ from kaywatch_agent.notify.outbox import Outbox
 from kaywatch_agent.notify.receivers import alertmanager, build
 from kaywatch_agent.notify.result import DeliveryResult, Outcome, sent
 from kaywatch_agent.rules.engine import Engine, EvaluationResult
-from kaywatch_agent.rules.rule import Settings
+from kaywatch_agent.rules.rule import AlertSettings
 from kaywatch_agent.rules.scene import EvalInput
-from kaywatch_agent.rules.state import State
+from kaywatch_agent.rules.state import AlertState
 from kaywatch_agent.units import parse_duration
 
-__all__ = ["Message", "Outage", "Passage", "Rehearsal"]
+__all__ = ["SimulatedMessage", "Outage", "Passage", "Simulation"]
 
 # Messages that are remembered, the last ones; all are counted.
 MAX_MESSAGES: Final = 10_000
@@ -49,13 +49,13 @@ class Passage(NamedTuple):
     alert: str
     rule: str
     labels: Mapping[str, str]
-    before: State
-    after: State
+    before: AlertState
+    after: AlertState
     reason: str
     value: float | None
 
 
-class Message(NamedTuple):
+class SimulatedMessage(NamedTuple):
     """A message, and when it was sent."""
 
     time: float
@@ -75,7 +75,7 @@ class Outage(NamedTuple):
     end: float
 
 
-class Rehearsal:
+class Simulation:
     """One engine, one outbox, and all that they did.
 
     Attributes:
@@ -91,7 +91,7 @@ class Rehearsal:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: AlertSettings,
         receivers: Mapping[str, ReceiverConfig],
         *,
         host: str = "",
@@ -108,7 +108,7 @@ class Rehearsal:
         severities = {name: config.min_severity for name, config in receivers.items()}
         self.engine = Engine(settings, host=host, min_severity=severities)
         self.passages: list[Passage] = []
-        self.messages: deque[Message] = deque(maxlen=MAX_MESSAGES)
+        self.messages: deque[SimulatedMessage] = deque(maxlen=MAX_MESSAGES)
         self.sent: Counter[tuple[str, NoticeKind]] = Counter()
         self.alerts: Counter[str] = Counter()
         self.told: Counter[tuple[str, str, NoticeKind]] = Counter()
@@ -142,7 +142,7 @@ class Rehearsal:
                 self._attempt(row)
         self._now = max(self._now, until)
 
-    def render(self, message: Message) -> Any:
+    def render(self, message: SimulatedMessage) -> Any:
         """Return the body of a message, as who gets it would read it."""
         notification = message.notification
         config = self._configs[notification.receiver]
@@ -230,7 +230,7 @@ class Rehearsal:
         return sent()
 
     def _take(self, notification: Notification, rules: Iterable[str]) -> None:
-        message = Message(self._now, notification)
+        message = SimulatedMessage(self._now, notification)
         receiver, kind = notification.receiver, notification.kind
         self.messages.append(message)
         self.sent[receiver, kind] += 1
@@ -242,7 +242,7 @@ class Rehearsal:
         self._outbox.store.committed(self._outbox.store.changes())
 
 
-def _outbox(settings: Settings, receivers: Mapping[str, ReceiverConfig]) -> Outbox:
+def _outbox(settings: AlertSettings, receivers: Mapping[str, ReceiverConfig]) -> Outbox:
     """Return an outbox that leaves nothing to chance."""
     return Outbox(
         policies(receivers, settings.grouping),

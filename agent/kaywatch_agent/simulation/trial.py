@@ -6,32 +6,32 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from kaywatch_agent.notify.config import ReceiverConfig
-from kaywatch_agent.rules.rule import Settings
-from kaywatch_agent.simulation.case import Case
+from kaywatch_agent.rules.rule import AlertSettings
+from kaywatch_agent.simulation.case import TestCase
 from kaywatch_agent.simulation.differences import of_alerts, of_messages
-from kaywatch_agent.simulation.lab import Lab
-from kaywatch_agent.simulation.rehearsal import Rehearsal
+from kaywatch_agent.simulation.lab import SyntheticSource
+from kaywatch_agent.simulation.rehearsal import Simulation
 
-__all__ = ["Verdict", "run"]
+__all__ = ["CaseResult", "run"]
 
 # The agent has been looking for so long when a test begins.
 BEFORE: Final = 4 * 3600.0
 
 
-class Verdict(NamedTuple):
+class CaseResult(NamedTuple):
     """What came of a test; without differences it passed."""
 
-    case: Case
+    case: TestCase
     differences: list[str]
-    rehearsal: Rehearsal
+    rehearsal: Simulation
 
 
 def run(
-    case: Case, settings: Settings, receivers: Mapping[str, ReceiverConfig]
-) -> Verdict:
+    case: TestCase, settings: AlertSettings, receivers: Mapping[str, ReceiverConfig]
+) -> CaseResult:
     """Run a test of rules that tell these receivers."""
-    lab = Lab(case.start - BEFORE)
-    rehearsal = Rehearsal(settings, receivers, host="test", outages=case.outages)
+    lab = SyntheticSource(case.start - BEFORE)
+    rehearsal = Simulation(settings, receivers, host="test", outages=case.outages)
     rehearsal.engine.silences = {silence.id: silence for silence in case.silences}
     events = sorted(
         (
@@ -57,4 +57,4 @@ def run(
     rehearsal.deliver(case.start + case.length)
     if case.messages is not None:
         differences += of_messages(case, case.messages, rehearsal)
-    return Verdict(case, differences, rehearsal)
+    return CaseResult(case, differences, rehearsal)

@@ -14,9 +14,9 @@ from kaywatch_agent.aggregate.figures import ALL_FACETS, Figures, Groups
 from kaywatch_agent.aggregate.step import Facet, Step, gather
 from kaywatch_agent.model.alerts import MessageRecord, ReceiverRecord
 from kaywatch_agent.model.series import Kind, SeriesKey
-from kaywatch_agent.rules.rule import Settings
+from kaywatch_agent.rules.rule import AlertSettings
 from kaywatch_agent.rules.snapshot import AlertsSnapshot
-from kaywatch_agent.rules.state import State
+from kaywatch_agent.rules.state import AlertState
 from kaywatch_agent.runtime.health import Report
 from kaywatch_agent.runtime.metrics import Instrument
 from kaywatch_agent.units import MIB
@@ -40,7 +40,7 @@ OwnFigures = tuple[tuple[Instrument, dict[tuple[str, ...], float]], ...]
 
 def no_alerts() -> AlertsSnapshot:
     """Return that nothing is known of alerts."""
-    return AlertsSnapshot(0.0, Settings({}))
+    return AlertsSnapshot(0.0, AlertSettings({}))
 
 
 class Letters(NamedTuple):
@@ -86,7 +86,7 @@ class Reading:
     accept: str = ""
     gzip: bool = False
     picture: Callable[[], AlertsSnapshot] = no_alerts
-    alerts: Mapping[State, int] = field(default_factory=dict)
+    alerts: Mapping[AlertState, int] = field(default_factory=dict)
     letters: Letters = NO_LETTERS
 
     @cached_property

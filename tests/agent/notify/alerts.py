@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from kaywatch_agent.model.alerts import (
-    Alert,
+    AlertDetails,
     NoticeKind,
     NotificationRequest,
     dedup_key,
@@ -21,7 +21,7 @@ from kaywatch_agent.notify.policy import Policy
 NOON = 1_795_608_060.0  # 2026-11-25T12:01:00Z
 
 
-def alert(node: str = "pay", graph: str = "checkout", **fields: Any) -> Alert:
+def alert(node: str = "pay", graph: str = "checkout", **fields: Any) -> AlertDetails:
     """An alert as rules make it."""
     labels = {"graph": graph, "node": node}
     rule = fields.pop("rule", "node-success-rate")
@@ -50,10 +50,12 @@ def alert(node: str = "pay", graph: str = "checkout", **fields: Any) -> Alert:
         "dashboard_url": "https://kaywatch.example/#/graphs/checkout",
         "silence_url": "https://kaywatch.example/#/silence/abc",
     }
-    return Alert(rule=rule, **{**given, **fields})
+    return AlertDetails(rule=rule, **{**given, **fields})
 
 
-def over(fired: Alert, ended: float = NOON + 360, reason: str = "cleared") -> Alert:
+def over(
+    fired: AlertDetails, ended: float = NOON + 360, reason: str = "cleared"
+) -> AlertDetails:
     """The same alert when it has ended."""
     return msgspec.structs.replace(
         fired,
@@ -111,7 +113,7 @@ def put(
     box: Outbox,
     receiver: str,
     kind: NoticeKind,
-    alert: Alert,
+    alert: AlertDetails,
     now: float,
     text: str = "",
 ) -> EnqueueResult:

@@ -18,7 +18,7 @@ from tests.agents import free_port, until
 from tests.receivers import Receivers, Reply
 from tests.servers import require
 
-from kaywatch_agent.model.alerts import Alert
+from kaywatch_agent.model.alerts import AlertDetails
 from kaywatch_agent.notify.config import AlertmanagerConfig, parse
 from kaywatch_agent.notify.http import Http
 from kaywatch_agent.notify.outbox import OutboxMetrics
@@ -82,12 +82,12 @@ def now() -> float:
     return time.time()
 
 
-def fired(node: str, **fields: Any) -> Alert:
+def fired(node: str, **fields: Any) -> AlertDetails:
     return alert(node, started=now() - 60, fired=now() - 30, **fields)
 
 
 def resender(
-    http: Http, alerts: list[Alert], *urls: str, interval: str = "1m"
+    http: Http, alerts: list[AlertDetails], *urls: str, interval: str = "1m"
 ) -> Resender:
     table = {"type": "alertmanager", "urls": list(urls), "resend_interval": interval}
     config = parse({"am": table})["am"]
@@ -219,7 +219,7 @@ async def test_what_is_set_aside_is_not_sent_for_a_while(
 
 
 async def test_it_sends_at_once_when_it_is_woken(http: Http, fakes: Receivers) -> None:
-    alerts: list[Alert] = []
+    alerts: list[AlertDetails] = []
     sender = resender(http, alerts, fakes.url)
     task = asyncio.create_task(sender.run())
     await asyncio.sleep(0.05)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from tests.docs.slack_images import NOON, fact
 
-from kaywatch_agent.model.alerts import Alert, NoticeKind, Notification
+from kaywatch_agent.model.alerts import AlertDetails, NoticeKind, Notification
 from kaywatch_agent.notify import wording
 from kaywatch_agent.notify.config import TYPES, HeartbeatConfig, parse
 from kaywatch_agent.notify.receivers import alertmanager, pagerduty, slack, webhook
@@ -25,7 +25,7 @@ PAGE = Path(__file__).parents[3] / "docs" / "receivers.md"
 EXAMPLE = re.compile(r"<!-- example: (\w+) -->\n```\w+\n(.*?)```\n", re.DOTALL)
 
 
-def message(alert: Alert, kind: NoticeKind = NoticeKind.FIRING) -> Notification:
+def message(alert: AlertDetails, kind: NoticeKind = NoticeKind.FIRING) -> Notification:
     return Notification(
         id="msg_01KZ9V5VE0ABCDEFGHJKMNPQRS",
         receiver="ops",

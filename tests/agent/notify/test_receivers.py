@@ -11,7 +11,7 @@ from standardwebhooks import Webhook as Verifier
 from tests.agent.notify.alerts import NOON, alert, over
 from tests.receivers import RESET, Receivers, Reply
 
-from kaywatch_agent.model.alerts import Alert, Evidence, NoticeKind, Notification
+from kaywatch_agent.model.alerts import AlertDetails, Evidence, NoticeKind, Notification
 from kaywatch_agent.notify import wording
 from kaywatch_agent.notify.config import parse
 from kaywatch_agent.notify.http import Answer, Http
@@ -24,7 +24,7 @@ STRANGE = "<!channel> & 💥 <b>é</b> \u202e" * 200
 KEY = "R" * 32
 
 
-def message(*alerts: Alert, kind: str = "firing", **fields: Any) -> Notification:
+def message(*alerts: AlertDetails, kind: str = "firing", **fields: Any) -> Notification:
     given: dict[str, Any] = {
         "id": "msg_01M8999830ABCDEFGHJKMNPQRS",
         "receiver": "ops",
@@ -207,7 +207,9 @@ def test_text_is_cut_between_characters_and_never_within_an_escape(limit: int) -
         ([over(alert())], slack.GREEN),
     ],
 )
-def test_slack_s_colour_says_how_bad_it_is(alerts: list[Alert], colour: str) -> None:
+def test_slack_s_colour_says_how_bad_it_is(
+    alerts: list[AlertDetails], colour: str
+) -> None:
     assert slack.render(message(*alerts), NOON)["attachments"][0]["color"] == colour
 
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from tests.agent.rules.world import World, rule
 
 from kaywatch_agent.rules import alert_publisher as module
-from kaywatch_agent.rules.alert import Instance
+from kaywatch_agent.rules.alert import Alert
 from kaywatch_agent.rules.alert_publisher import (
-    AlertMessage,
     AlertPublisher,
+    TopicMessage,
     alert_topic,
 )
 from kaywatch_agent.rules.snapshot import AlertsSnapshot
@@ -28,7 +28,7 @@ class Broker:
     def __init__(self, told: AlertPublisher) -> None:
         self.told = told
         self.holds: dict[str, bytes] = {}
-        self.read: list[AlertMessage] = []
+        self.read: list[TopicMessage] = []
 
     def connect(self) -> None:
         self.told.connected()
@@ -81,7 +81,7 @@ class Alerts:
         self.evaluate()
 
 
-def state_of(picture: AlertsSnapshot, instance: Instance) -> bytes:
+def state_of(picture: AlertsSnapshot, instance: Alert) -> bytes:
     assert not picture.instances and not picture.found  # it is kept, and they are large
     return str(instance.life.state).encode()
 

@@ -18,7 +18,7 @@ from kaywatch_agent.rules.engine import Engine
 from kaywatch_agent.rules.load import PAGE, load
 from kaywatch_agent.rules.matchers import parse
 from kaywatch_agent.rules.silence import Silence
-from kaywatch_agent.rules.state import State
+from kaywatch_agent.rules.state import AlertState
 
 REFUSED = "kaywatch-alerts-refused"
 OFF = dict.fromkeys(PAGE, False)
@@ -30,7 +30,7 @@ def test_from_the_first_failure_to_the_last_message() -> None:
     world = World(rule(**{"for": "30s", "keep_firing_for": "20s"}))
     world.ran(100, 20)
     assert world.wait(25) == []
-    assert world.only.life.state is State.PENDING
+    assert world.only.life.state is AlertState.PENDING
     assert world.wait(15) == FIRING
     alert = world.told[0][3]
     assert (alert.value, alert.threshold, alert.executions, alert.errors) == (
@@ -61,7 +61,7 @@ def test_traffic_that_stops_during_an_outage_does_not_resolve_it() -> None:
     world.ran(100, 50)
     assert world.wait(5) == FIRING
     assert world.wait(300) == []  # the window is empty, nothing is known
-    assert world.only.life.state is State.FIRING
+    assert world.only.life.state is AlertState.FIRING
     assert world.wait(600, 10) == RESOLVED  # no_data_after has been observed
     assert world.told[-1][3].reason == "no_data"
 
@@ -187,7 +187,7 @@ def test_a_suspended_machine_observed_nothing() -> None:
     world.mono += 1800
     world.ran(100, 50)
     world.evaluate()
-    assert world.only.life.state is State.PENDING
+    assert world.only.life.state is AlertState.PENDING
     assert world.only.life.held < 60
 
 
@@ -394,7 +394,9 @@ def test_alerts_that_are_too_many_are_an_alert_themselves() -> None:
     world.wait(400)
     assert kept == {i.key for i in world.engine.instances}
     ended = [i.life for i in world.engine.instances if i.rule == REFUSED]
-    assert [(life.state, life.reason) for life in ended] == [(State.OK, "cleared")] * 2
+    assert [(life.state, life.reason) for life in ended] == [
+        (AlertState.OK, "cleared")
+    ] * 2
     kinds = [kind for *_, kind, alert in world.told if alert.rule == REFUSED]
     assert kinds.count("firing") == kinds.count("resolved") == 4  # two receivers
 

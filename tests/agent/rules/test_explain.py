@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from tests.agent.rules.world import World, rule
 
-from kaywatch_agent.rules.explain import Group, nearest, sentence
+from kaywatch_agent.rules.explain import GroupResult, nearest, sentence
 
 
-def groups(world: World, name: str = "success") -> list[Group]:
+def groups(world: World, name: str = "success") -> list[GroupResult]:
     world.evaluate()
     found = world.engine.found(name)
     assert found is not None

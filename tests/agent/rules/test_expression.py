@@ -5,13 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kaywatch_agent.rules.expression import Condition, parse
+from kaywatch_agent.rules.expression import Predicate, parse
 
 NAMES = ("success_rate", "executions", "latency_p95")
 NAN = float("nan")
 
 
-def read(text: str) -> Condition:
+def read(text: str) -> Predicate:
     return parse(text, lambda name: name in NAMES or name.startswith("custom."), NAMES)
 
 

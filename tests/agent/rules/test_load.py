@@ -8,10 +8,10 @@ import pytest
 
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.rules.load import load
-from kaywatch_agent.rules.rule import BurnRate, Settings, Threshold
+from kaywatch_agent.rules.rule import AlertSettings, BurnRate, Threshold
 
 
-def read(text: str) -> Settings:
+def read(text: str) -> AlertSettings:
     return load(tomllib.loads(text), receivers=["ops", "pd"])
 
 

@@ -8,27 +8,29 @@ from hypothesis import strategies as st
 
 from kaywatch_agent.rules.state import (
     AlertEvent,
-    Finding,
-    Life,
-    State,
+    AlertState,
+    ConditionStatus,
+    Lifecycle,
     Timing,
     advance,
     end,
 )
 
 BREACH, BAND, CLEAR, UNKNOWN = (
-    Finding.BREACH,
-    Finding.BAND,
-    Finding.CLEAR,
-    Finding.UNKNOWN,
+    ConditionStatus.BREACH,
+    ConditionStatus.BAND,
+    ConditionStatus.CLEAR,
+    ConditionStatus.UNKNOWN,
 )
 
 
 def live(
-    findings: list[tuple[Finding, float]], timing: Timing, life: Life | None = None
-) -> tuple[Life, list[tuple[int, AlertEvent, str]]]:
+    findings: list[tuple[ConditionStatus, float]],
+    timing: Timing,
+    life: Lifecycle | None = None,
+) -> tuple[Lifecycle, list[tuple[int, AlertEvent, str]]]:
     """Return the life after all findings, and when what was crossed, and why."""
-    life, crossed, now = life or Life(), [], 1_000.0
+    life, crossed, now = life or Lifecycle(), [], 1_000.0
     for number, (finding, elapsed) in enumerate(findings):
         now += elapsed
         life, crossing = advance(life, finding, elapsed, timing, now)
@@ -40,7 +42,7 @@ def live(
 def states(findings: str, timing: Timing) -> str:
     """Return the first letters of the states after findings of 10 s each."""
     words = {"b": BREACH, "-": BAND, "c": CLEAR, "u": UNKNOWN}
-    life, found = Life(), ""
+    life, found = Lifecycle(), ""
     for letter in findings:
         life, _ = advance(life, words[letter], 10.0, timing, 0.0)
         found += life.state[0]
@@ -72,26 +74,26 @@ def test_without_durations_everything_is_at_once() -> None:
 
 @pytest.mark.parametrize(
     ("mode", "state", "reason"),
-    [("keep", State.OK, "no_data"), ("alert", State.FIRING, "no_data")],
+    [("keep", AlertState.OK, "no_data"), ("alert", AlertState.FIRING, "no_data")],
 )
 def test_an_alert_that_can_t_be_seen_says_so_when_it_ends(
-    mode: str, state: State, reason: str
+    mode: str, state: AlertState, reason: str
 ) -> None:
     timing = Timing(blind=60.0, no_data=mode)  # type: ignore[arg-type]
     life, crossed = live([(BREACH, 0.0), *[(UNKNOWN, 10.0)] * 7], timing)
 
     assert (life.state, life.reason) == (state, reason)
     resolved = [crossing for _, crossing, _ in crossed][1:]
-    assert resolved == ([AlertEvent.RESOLVED] if state is State.OK else [])
+    assert resolved == ([AlertEvent.RESOLVED] if state is AlertState.OK else [])
 
 
 def test_missing_data_is_an_alert_where_that_is_wanted() -> None:
     timing = Timing(hold=600.0, blind=60.0, no_data="alert")
     life, crossed = live([(CLEAR, 0.0), *[(UNKNOWN, 10.0)] * 7], timing)
-    assert (life.state, life.reason, len(crossed)) == (State.FIRING, "no_data", 1)
+    assert (life.state, life.reason, len(crossed)) == (AlertState.FIRING, "no_data", 1)
 
     life, _ = live([(BREACH, 10.0)], timing, life)
-    assert (life.state, life.reason) == (State.FIRING, "")
+    assert (life.state, life.reason) == (AlertState.FIRING, "")
 
 
 def test_an_alert_that_ends_with_its_rule() -> None:
@@ -102,11 +104,11 @@ def test_an_alert_that_ends_with_its_rule() -> None:
         "rule_removed",
         5.0,
     )
-    assert end(Life(state=State.PENDING), "rule_removed", 5.0)[1] is None
+    assert end(Lifecycle(state=AlertState.PENDING), "rule_removed", 5.0)[1] is None
 
 
 sequences = st.lists(
-    st.tuples(st.sampled_from(Finding), st.floats(0.0, 200.0)), max_size=60
+    st.tuples(st.sampled_from(ConditionStatus), st.floats(0.0, 200.0)), max_size=60
 )
 timings = st.builds(
     Timing,
@@ -119,7 +121,7 @@ timings = st.builds(
 
 @given(sequences, timings)
 def test_what_begins_and_what_ends_take_turns(
-    findings: list[tuple[Finding, float]], timing: Timing
+    findings: list[tuple[ConditionStatus, float]], timing: Timing
 ) -> None:
     life, crossed = live(findings, timing)
     kinds = [crossing for _, crossing, _ in crossed]
@@ -132,7 +134,7 @@ def test_what_begins_and_what_ends_take_turns(
 
 @given(sequences, timings)
 def test_it_fires_only_after_the_condition_was_observed_for_long_enough(
-    findings: list[tuple[Finding, float]], timing: Timing
+    findings: list[tuple[ConditionStatus, float]], timing: Timing
 ) -> None:
     _, crossed = live(findings, timing)
     for number, crossing, reason in crossed:
@@ -146,13 +148,13 @@ def test_it_fires_only_after_the_condition_was_observed_for_long_enough(
 
 @given(sequences, timings, st.integers(0, 60))
 def test_a_restart_changes_nothing(
-    findings: list[tuple[Finding, float]], timing: Timing, cut: int
+    findings: list[tuple[ConditionStatus, float]], timing: Timing, cut: int
 ) -> None:
     import msgspec
 
     whole, crossed = live(findings, timing)
     before, first = live(findings[:cut], timing)
-    kept = msgspec.json.decode(msgspec.json.encode(before), type=Life)
+    kept = msgspec.json.decode(msgspec.json.encode(before), type=Lifecycle)
     life, crossed_after, now = kept, [], 1_000.0 + sum(e for _, e in findings[:cut])
     for finding, elapsed in findings[cut:]:
         now += elapsed

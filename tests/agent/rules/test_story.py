@@ -8,12 +8,12 @@ import msgspec
 import pytest
 from tests.agent.rules.world import START, World, rule
 
-from kaywatch_agent.rules.alert import MAX_ENTRIES, Instance, SuppressionReason
+from kaywatch_agent.rules.alert import MAX_ENTRIES, Alert, SuppressionReason
 from kaywatch_agent.rules.matchers import parse
 from kaywatch_agent.rules.silence import Silence
 
 
-def turns(instance: Instance) -> list[tuple[str, str, float | None, int, int]]:
+def turns(instance: Alert) -> list[tuple[str, str, float | None, int, int]]:
     return [
         (e.before, e.after, e.value, e.errors, e.episode)
         for e in instance.log
@@ -221,7 +221,7 @@ def test_a_story_as_it_was_kept_before_is_read() -> None:
         "held_back": {"chat": "silenced: by ann: works"},
         "log": [{"time": 1.0, "text": "ok -> firing", "value": 0.5}],
     }
-    found = msgspec.json.decode(msgspec.json.encode(old), type=Instance)
+    found = msgspec.json.decode(msgspec.json.encode(old), type=Alert)
     assert (found.log[0].text, found.log[0].after, found.held) == (
         "ok -> firing",
         "",

@@ -8,14 +8,14 @@ from typing import Any
 import msgspec
 
 from kaywatch.wire import Outcome
-from kaywatch_agent.model.alerts import Alert, NoticeKind, Severity
+from kaywatch_agent.model.alerts import AlertDetails, NoticeKind, Severity
 from kaywatch_agent.model.series import Kind, Presence, SeriesKey
-from kaywatch_agent.rules.alert import Instance
+from kaywatch_agent.rules.alert import Alert
 from kaywatch_agent.rules.alert_store import Document
 from kaywatch_agent.rules.engine import Engine, EvaluationResult
 from kaywatch_agent.rules.load import PAGE, load
 from kaywatch_agent.rules.scene import Process
-from kaywatch_agent.simulation.lab import Lab
+from kaywatch_agent.simulation.lab import SyntheticSource
 
 __all__ = ["World", "rule"]
 
@@ -53,8 +53,8 @@ class World:
         }
         self.now = START
         self.mono = 50.0
-        self.lab = Lab(START - 4000.0)
-        self.told: list[tuple[float, str, str, Alert]] = []
+        self.lab = SyntheticSource(START - 4000.0)
+        self.told: list[tuple[float, str, str, AlertDetails]] = []
         self.kept: dict[Document, bytes] = {}
         self.least = least or {}
         self.engine = Engine(self.settings(), host="box", min_severity=self.least)
@@ -148,7 +148,7 @@ class World:
         self.engine.settings = self.settings()
 
     @property
-    def only(self) -> Instance:
+    def only(self) -> Alert:
         """The one alert that there is."""
         (instance,) = self.engine.instances
         return instance

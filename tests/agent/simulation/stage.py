@@ -7,7 +7,7 @@ from typing import Any
 from kaywatch_agent.config import assemble
 from kaywatch_agent.rules.load import PAGE
 from kaywatch_agent.simulation import casefile
-from kaywatch_agent.simulation.trial import Verdict, run
+from kaywatch_agent.simulation.trial import CaseResult, run
 
 __all__ = ["BOT", "HOOK", "PAGER", "SLACK", "failing", "played", "rule"]
 
@@ -48,7 +48,7 @@ def played(
     receivers: dict[str, dict[str, Any]] | None = None,
     alerting: dict[str, Any] | None = None,
     **test: Any,
-) -> Verdict:
+) -> CaseResult:
     """Run a test."""
     config = assemble(
         {

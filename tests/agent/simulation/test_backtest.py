@@ -14,7 +14,13 @@ from kaywatch_agent.config import assemble
 from kaywatch_agent.errors import StoreError
 from kaywatch_agent.model.alerts import NoticeKind
 from kaywatch_agent.rules.load import PAGE
-from kaywatch_agent.simulation.backtest import STAND_IN, Bucket, Past, Report, backtest
+from kaywatch_agent.simulation.backtest import (
+    STAND_IN,
+    BacktestReport,
+    Bucket,
+    Past,
+    backtest,
+)
 from kaywatch_agent.store.past import reading
 from kaywatch_agent.store.store import Store
 
@@ -36,7 +42,7 @@ def tried(
     hours: float = 48,
     receivers: dict[str, dict[str, Any]] | None = None,
     alerting: dict[str, Any] | None = None,
-) -> Report:
+) -> BacktestReport:
     config = assemble(
         {"rule": list(rules), "receiver": receivers or {}, "alerting": alerting or {}}
     )

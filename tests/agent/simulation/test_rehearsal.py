@@ -14,7 +14,7 @@ from tests.agent.simulation.stage import (
     rule,
 )
 
-from kaywatch_agent.simulation.trial import Verdict
+from kaywatch_agent.simulation.trial import CaseResult
 
 NODES = [f"node-{n:02}" for n in range(12)]
 
@@ -22,7 +22,7 @@ NODES = [f"node-{n:02}" for n in range(12)]
 ORANGE, OVER = ":large_orange_circle:", ":white_check_mark:"
 
 
-def sent(verdict: Verdict) -> list[tuple[float, str, str, int]]:
+def sent(verdict: CaseResult) -> list[tuple[float, str, str, int]]:
     """When who was sent what about how many alerts."""
     return [
         (
@@ -35,7 +35,7 @@ def sent(verdict: Verdict) -> list[tuple[float, str, str, int]]:
     ]
 
 
-def bodies(verdict: Verdict) -> list[Any]:
+def bodies(verdict: CaseResult) -> list[Any]:
     return [verdict.rehearsal.render(message) for message in verdict.rehearsal.messages]
 
 

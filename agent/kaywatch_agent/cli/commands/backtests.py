@@ -15,17 +15,17 @@ from kaywatch_agent.cli.tables import console, plain_table
 from kaywatch_agent.model.alerts import NoticeKind
 from kaywatch_agent.notify import wording
 from kaywatch_agent.rules.describe import unit_of
-from kaywatch_agent.rules.state import State
-from kaywatch_agent.simulation.backtest import STAND_IN, Report
+from kaywatch_agent.rules.state import AlertState
+from kaywatch_agent.simulation.backtest import STAND_IN, BacktestReport
 from kaywatch_agent.simulation.differences import headline
-from kaywatch_agent.simulation.rehearsal import Message, Rehearsal
+from kaywatch_agent.simulation.rehearsal import SimulatedMessage, Simulation
 from kaywatch_agent.units import duration, quantity
 
 __all__ = ["as_json", "show"]
 
 MAX_EPISODES: Final = 30
 
-BURNING: Final = (State.FIRING, State.RECOVERING)
+BURNING: Final = (AlertState.FIRING, AlertState.RECOVERING)
 KINDS: Final = (NoticeKind.FIRING, NoticeKind.REPEAT, NoticeKind.RESOLVED)
 
 
@@ -41,7 +41,7 @@ class Episode(NamedTuple):
     reason: str
 
 
-def episodes(rehearsal: Rehearsal) -> list[Episode]:
+def episodes(rehearsal: Simulation) -> list[Episode]:
     """Return the episodes, by when they began."""
     found: list[Episode] = []
     open_: dict[str, int] = {}
@@ -66,7 +66,7 @@ def episodes(rehearsal: Rehearsal) -> list[Episode]:
     return found
 
 
-def show(report: Report, *, bodies: int) -> None:
+def show(report: BacktestReport, *, bodies: int) -> None:
     """Show a report to a person, and so many messages as they would have been."""
     out = console()
     found = episodes(report.rehearsal)
@@ -89,7 +89,7 @@ def show(report: Report, *, bodies: int) -> None:
         show_payload(report.rehearsal.render(message))
 
 
-def as_json(report: Report) -> dict[str, Any]:
+def as_json(report: BacktestReport) -> dict[str, Any]:
     """Return a report for programs."""
     rehearsal = report.rehearsal
     return {
@@ -122,7 +122,7 @@ def as_json(report: Report) -> dict[str, Any]:
 # -- inside --------------------------------------------------------------------------
 
 
-def _show_rules(report: Report, found: list[Episode]) -> None:
+def _show_rules(report: BacktestReport, found: list[Episode]) -> None:
     out = console()
     columns = ("rule", "fired", "alerts", "firing for", "messages")
     table = plain_table(*columns, ratios={"rule": 1})
@@ -146,7 +146,7 @@ def _show_rules(report: Report, found: list[Episode]) -> None:
     out.print(table)
 
 
-def _show_receivers(rehearsal: Rehearsal) -> None:
+def _show_receivers(rehearsal: Simulation) -> None:
     """Show how many messages each receiver gets, after cooldown and grouping."""
     out = console()
     if rehearsal.alerts:
@@ -162,7 +162,7 @@ def _show_receivers(rehearsal: Rehearsal) -> None:
         out.print("No receiver is told: these are the messages that one would get.")
 
 
-def _show_notes(report: Report) -> None:
+def _show_notes(report: BacktestReport) -> None:
     out, rehearsal = console(), report.rehearsal
     held = {reason: n for reason, n in rehearsal.suppressed.items() if n}
     if held:
@@ -175,7 +175,7 @@ def _show_notes(report: Report) -> None:
         out.print(f"{name}: {count} alerts were too many at once")
 
 
-def _show_episodes(report: Report, found: list[Episode]) -> None:
+def _show_episodes(report: BacktestReport, found: list[Episode]) -> None:
     out = console()
     out.print()
     out.print("Episodes (UTC)", style="bold")
@@ -200,7 +200,7 @@ def _show_episodes(report: Report, found: list[Episode]) -> None:
         out.print(f"  and {len(found) - MAX_EPISODES} before: --json has all")
 
 
-def _as_json(rehearsal: Rehearsal, message: Message) -> dict[str, Any]:
+def _as_json(rehearsal: Simulation, message: SimulatedMessage) -> dict[str, Any]:
     notification = message.notification
     return {
         "time": message.time,
@@ -212,7 +212,7 @@ def _as_json(rehearsal: Rehearsal, message: Message) -> dict[str, Any]:
     }
 
 
-def _lengths(report: Report) -> Iterable[str]:
+def _lengths(report: BacktestReport) -> Iterable[str]:
     """Say how exact the past is."""
     longest: dict[float, float] = {}
     for start, length in report.lengths:

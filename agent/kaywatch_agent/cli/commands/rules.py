@@ -20,7 +20,7 @@ from kaywatch_agent.cli.commands.options import Duration
 from kaywatch_agent.cli.help import Ordered, manual
 from kaywatch_agent.config import DEFAULT_PATH
 from kaywatch_agent.rules.explain import sentence
-from kaywatch_agent.rules.rule import Settings
+from kaywatch_agent.rules.rule import AlertSettings
 from kaywatch_agent.simulation.backtest import Bucket, Past, backtest
 from kaywatch_agent.simulation.trial import run
 from kaywatch_agent.store.past import reading
@@ -177,7 +177,7 @@ def backtest_(
 # -- inside --------------------------------------------------------------------------
 
 
-def _chosen(settings: Settings, names: tuple[str, ...]) -> Settings:
+def _chosen(settings: AlertSettings, names: tuple[str, ...]) -> AlertSettings:
     for name in names:
         if name not in settings.rules:
             near = difflib.get_close_matches(name, settings.rules, 1)

@@ -16,9 +16,9 @@ from kaywatch_agent.config import Config
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.rules.load import PAGE
 from kaywatch_agent.simulation import casefile
-from kaywatch_agent.simulation.case import Case
+from kaywatch_agent.simulation.case import TestCase
 from kaywatch_agent.simulation.differences import headline
-from kaywatch_agent.simulation.trial import Verdict
+from kaywatch_agent.simulation.trial import CaseResult
 from kaywatch_agent.units import duration
 
 __all__ = ["as_json", "read", "show"]
@@ -31,7 +31,7 @@ MARKS: Final = (
 )
 
 
-def read(path: Path) -> tuple[list[Case], Config]:
+def read(path: Path) -> tuple[list[TestCase], Config]:
     """Return the tests of a file, and what they are about: its own, or another file.
 
     Raises:
@@ -51,7 +51,7 @@ def read(path: Path) -> tuple[list[Case], Config]:
     return cases, config
 
 
-def show(verdicts: Sequence[Verdict], *, bodies: bool) -> None:
+def show(verdicts: Sequence[CaseResult], *, bodies: bool) -> None:
     """Show a person what came of tests, and what was sent if that is asked for."""
     for case, differences, rehearsal in verdicts:
         click.echo(f"{'FAIL' if differences else 'ok  '}  {case.name}")
@@ -67,7 +67,7 @@ def show(verdicts: Sequence[Verdict], *, bodies: bool) -> None:
     click.echo(f"{len(verdicts) - failed} of {len(verdicts)} tests passed")
 
 
-def as_json(verdicts: Sequence[Verdict]) -> dict[str, Any]:
+def as_json(verdicts: Sequence[CaseResult]) -> dict[str, Any]:
     """Return for programs what came of tests."""
     return {
         "failed": sum(bool(verdict.differences) for verdict in verdicts),

@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from kaywatch_agent.model.alerts import Alert, ReceiverRecord
+from kaywatch_agent.model.alerts import AlertDetails, ReceiverRecord
 from kaywatch_agent.notify import wording
 from kaywatch_agent.notify.config import AlertmanagerConfig
 from kaywatch_agent.notify.http import Http, NoAnswer, redacted
@@ -40,7 +40,7 @@ class Resender:
         self,
         config: AlertmanagerConfig,
         http: Http,
-        alerts: Callable[[str], Sequence[Alert]],
+        alerts: Callable[[str], Sequence[AlertDetails]],
         metrics: OutboxMetrics,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -157,7 +157,7 @@ class Resender:
         self._metrics.attempts.labels(self.name, code).add()
 
 
-def render(alert: Alert, now: float, interval: float) -> dict[str, Any]:
+def render(alert: AlertDetails, now: float, interval: float) -> dict[str, Any]:
     """Return an alert as `POST /api/v2/alerts` takes it.
 
     Args:

@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from kaywatch._version import __version__
-from kaywatch_agent.model.alerts import Alert, NoticeKind, Notification
+from kaywatch_agent.model.alerts import AlertDetails, NoticeKind, Notification
 from kaywatch_agent.notify import wording
 from kaywatch_agent.notify.config import PagerDutyConfig
 from kaywatch_agent.notify.http import Answer, Http
@@ -109,20 +109,20 @@ def judge(answer: Answer, now: float) -> DeliveryResult:
 # -- inside --------------------------------------------------------------------------
 
 
-def _headline(notification: Notification, alert: Alert) -> str:
+def _headline(notification: Notification, alert: AlertDetails) -> str:
     text = f"{wording.place(alert)}: {alert.rule}"
     if alert.summary:
         text = alert.summary
     return f"[TEST] {text}" if notification.kind is NoticeKind.TEST else text
 
 
-def _source(alert: Alert) -> str:
+def _source(alert: AlertDetails) -> str:
     graph = alert.labels.get("graph", "")
     parts = [part for part in (graph, alert.host) if part]
     return " on ".join(parts)[:MAX_FIELD] or "kaywatch"
 
 
-def _details(alert: Alert, now: float) -> dict[str, Any]:
+def _details(alert: AlertDetails, now: float) -> dict[str, Any]:
     facts = ((name.lower(), text) for name, text in wording.facts(alert, now))
     # The same names on the resolve: rules route by them.
     found: dict[str, Any] = {_SAME.get(name, name): text for name, text in facts}

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
-from kaywatch_agent.model.alerts import Alert, NoticeKind, Notification
+from kaywatch_agent.model.alerts import AlertDetails, NoticeKind, Notification
 from kaywatch_agent.notify import wording
 from kaywatch_agent.notify.config import SlackConfig
 from kaywatch_agent.notify.http import Answer, Http
@@ -257,7 +257,7 @@ def _cut(pieces: list[str], left: int) -> str:
     return "".join(pieces) + "…"
 
 
-def _details(alert: Alert, now: float) -> list[dict[str, Any]]:
+def _details(alert: AlertDetails, now: float) -> list[dict[str, Any]]:
     """Return the blocks of a message about one alert."""
     blocks = _linked(wording.links(alert))
     fields = [
@@ -292,7 +292,7 @@ def _list(notification: Notification, now: float) -> list[dict[str, Any]]:
     return blocks
 
 
-def _entry(alert: Alert, shared: Links, now: float) -> str:
+def _entry(alert: AlertDetails, shared: Links, now: float) -> str:
     own = [link for link in wording.links(alert) if link not in shared]
     head = [
         f"{_mark(alert)} *{escaped(wording.place(alert), MAX_NAME)}*",
@@ -304,7 +304,7 @@ def _entry(alert: Alert, shared: Links, now: float) -> str:
     return f"{' · '.join(filter(None, head))}\n{text}"
 
 
-def _mark(alert: Alert) -> str:
+def _mark(alert: AlertDetails) -> str:
     return ":white_check_mark:" if alert.resolved else _MARKS[alert.severity]
 
 

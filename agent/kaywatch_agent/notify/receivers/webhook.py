@@ -16,7 +16,7 @@ import msgspec
 
 from kaywatch._version import __version__
 from kaywatch_agent.errors import ConfigError
-from kaywatch_agent.model.alerts import Alert, Evidence, NoticeKind, Notification
+from kaywatch_agent.model.alerts import AlertDetails, Evidence, NoticeKind, Notification
 from kaywatch_agent.notify import wording
 from kaywatch_agent.notify.config import WebhookConfig
 from kaywatch_agent.notify.http import Http
@@ -169,7 +169,7 @@ def _status(notification: Notification) -> str:
     return "firing" if firing else "resolved"
 
 
-def _native(alert: Alert) -> dict[str, Any]:
+def _native(alert: AlertDetails) -> dict[str, Any]:
     """Return an alert; times as RFC 3339. Of errors the class is told, no message."""
     ended = alert.ended
     return {
@@ -221,7 +221,7 @@ def _evidence(seen: Evidence) -> dict[str, Any]:
     }
 
 
-def _in_alertmanager(alert: Alert) -> dict[str, Any]:
+def _in_alertmanager(alert: AlertDetails) -> dict[str, Any]:
     annotations = {
         "summary": wording.sentence(alert),
         "runbook_url": alert.runbook_url,

@@ -8,12 +8,12 @@ from typing import Final
 
 from kaywatch_agent.model.alerts import SEVERITIES
 from kaywatch_agent.rules import metrics
-from kaywatch_agent.rules.alert import Instance, identity
+from kaywatch_agent.rules.alert import Alert, identity
 from kaywatch_agent.rules.describe import condition_of, unit_of
 from kaywatch_agent.rules.explain import nearest, sentence
 from kaywatch_agent.rules.rule import Rule
 from kaywatch_agent.rules.snapshot import AlertsSnapshot
-from kaywatch_agent.rules.state import State
+from kaywatch_agent.rules.state import AlertState
 from kaywatch_agent.web.api import alert_shapes as shapes
 from kaywatch_agent.web.api.parameters import (
     AlertsQuery,
@@ -37,8 +37,11 @@ __all__ = [
 ]
 
 _URGENCY: Final = {
-    State.FIRING: 0, State.RECOVERING: 1, State.PENDING: 2, State.OK: 3
-}  # fmt: skip
+    AlertState.FIRING: 0,
+    AlertState.RECOVERING: 1,
+    AlertState.PENDING: 2,
+    AlertState.OK: 3,
+}
 
 
 def alert_list(reading: Reading, query: AlertsQuery) -> shapes.AlertList:
@@ -135,7 +138,7 @@ def silence_list(reading: Reading, query: SilencesQuery) -> shapes.SilenceList:
     return shapes.SilenceList(timestamp=picture.now, silences=rows)
 
 
-def find(picture: AlertsSnapshot, name: str) -> Instance:
+def find(picture: AlertsSnapshot, name: str) -> Alert:
     """Return the alert with an id.
 
     Raises:
@@ -148,7 +151,7 @@ def find(picture: AlertsSnapshot, name: str) -> Instance:
     return instance
 
 
-def row(picture: AlertsSnapshot, instance: Instance) -> shapes.AlertRow:
+def row(picture: AlertsSnapshot, instance: Alert) -> shapes.AlertRow:
     """Return an alert as it is shown."""
     alert, life = picture.describe(instance), instance.life
     rule = picture.rule(instance)
@@ -198,10 +201,10 @@ def row(picture: AlertsSnapshot, instance: Instance) -> shapes.AlertRow:
 # -- inside --------------------------------------------------------------------------
 
 
-def _asked(picture: AlertsSnapshot, instance: Instance, query: AlertsQuery) -> bool:
+def _asked(picture: AlertsSnapshot, instance: Alert, query: AlertsQuery) -> bool:
     state = instance.life.state
     if query.state == "active":
-        if state is State.OK:
+        if state is AlertState.OK:
             return False
     elif query.state not in (None, state.value):
         return False
@@ -219,10 +222,8 @@ def _asked(picture: AlertsSnapshot, instance: Instance, query: AlertsQuery) -> b
     )
 
 
-def _worst_first(
-    picture: AlertsSnapshot, instances: Iterable[Instance]
-) -> list[Instance]:
-    def urgency(instance: Instance) -> tuple[int, int, float, str]:
+def _worst_first(picture: AlertsSnapshot, instances: Iterable[Alert]) -> list[Alert]:
+    def urgency(instance: Alert) -> tuple[int, int, float, str]:
         rule, life = picture.rule(instance), instance.life
         worst = SEVERITIES.index(rule.severity) if rule else 0
         newest = life.ended or life.fired or life.started
@@ -231,22 +232,22 @@ def _worst_first(
     return sorted(instances, key=urgency)
 
 
-def _since(instance: Instance) -> float | None:
+def _since(instance: Alert) -> float | None:
     """Return when an alert came into its state."""
     life = instance.life
     match life.state:
-        case State.PENDING:
+        case AlertState.PENDING:
             return life.started
-        case State.FIRING:
+        case AlertState.FIRING:
             return life.fired
-        case State.OK:
+        case AlertState.OK:
             return life.ended
     turns = [e.time for e in instance.log if e.after == life.state]
     return turns[-1] if turns else None
 
 
 def _rule_row(
-    picture: AlertsSnapshot, rule: Rule, instances: Iterable[Instance]
+    picture: AlertsSnapshot, rule: Rule, instances: Iterable[Alert]
 ) -> shapes.RuleRow:
     timing, found = rule.timing, picture.found.get(rule.name)
     return shapes.RuleRow(
@@ -276,13 +277,13 @@ def _rule_row(
     )
 
 
-def _states(instances: Iterable[Instance]) -> dict[str, int]:
+def _states(instances: Iterable[Alert]) -> dict[str, int]:
     counts = Counter(instance.life.state for instance in instances)
-    return {state.value: counts[state] for state in State}
+    return {state.value: counts[state] for state in AlertState}
 
 
-def _by_rule(instances: Iterable[Instance]) -> dict[str, list[Instance]]:
-    found: dict[str, list[Instance]] = {}
+def _by_rule(instances: Iterable[Alert]) -> dict[str, list[Alert]]:
+    found: dict[str, list[Alert]] = {}
     for instance in instances:
         found.setdefault(instance.rule, []).append(instance)
     return found

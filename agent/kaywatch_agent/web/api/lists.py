@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from msgspec.structs import asdict
 
 from kaywatch_agent.model.client import Client
-from kaywatch_agent.rules.state import State
+from kaywatch_agent.rules.state import AlertState
 from kaywatch_agent.units import MIB
 from kaywatch_agent.web.api import schema
 from kaywatch_agent.web.api.parameters import (
@@ -98,8 +98,8 @@ def health(reading: Reading) -> schema.HealthAnswer:
         since=reading.view.since,
         events=int(own.get("kaywatch_events_total", 0)),
         memory_mb=_megabytes(own.get("kaywatch_process_resident_memory_bytes", 0)),
-        alerts_firing=reading.alerts.get(State.FIRING, 0)
-        + reading.alerts.get(State.RECOVERING, 0),
+        alerts_firing=reading.alerts.get(AlertState.FIRING, 0)
+        + reading.alerts.get(AlertState.RECOVERING, 0),
         store_mb=_megabytes(own.get("kaywatch_store_bytes", 0)),
         stages={
             name: schema.StageAnswer(

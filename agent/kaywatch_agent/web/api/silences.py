@@ -10,7 +10,7 @@ from typing import Final, Protocol
 from kaywatch_agent.rules.matchers import Matcher, matches
 from kaywatch_agent.rules.silence import Silence, validated
 from kaywatch_agent.rules.snapshot import AlertsSnapshot
-from kaywatch_agent.rules.state import State
+from kaywatch_agent.rules.state import AlertState
 from kaywatch_agent.web.api import alert_shapes as shapes
 from kaywatch_agent.web.api.parameters import NoQuery, SilenceQuery
 from kaywatch_agent.web.problems import Problem, not_found
@@ -33,7 +33,7 @@ class Desk(Protocol):
         """All that are remembered, by id."""
 
     @property
-    def counts(self) -> Mapping[State, int]:
+    def counts(self) -> Mapping[AlertState, int]:
         """How many alerts are in each state."""
 
     def snapshot(self) -> AlertsSnapshot:

@@ -11,13 +11,13 @@ from collections.abc import Iterable
 from typing import Final, Literal
 
 from kaywatch_agent.model.alerts import (
-    Alert,
+    AlertDetails,
     Evidence,
     MessageRecord,
     Subject,
 )
 from kaywatch_agent.model.bounds import Count, Moment
-from kaywatch_agent.rules.alert import Instance, Suppression, TimelineEntry, Worst
+from kaywatch_agent.rules.alert import Alert, Suppression, TimelineEntry, Worst
 from kaywatch_agent.rules.snapshot import AlertsSnapshot
 from kaywatch_agent.web.api.alert_shapes import AlertRow, AlertTold
 from kaywatch_agent.web.api.alerts import find, row
@@ -120,7 +120,7 @@ def alert_story(reading: Reading, query: AlertQuery) -> AlertStory:
 
 
 def _receivers(
-    reading: Reading, picture: AlertsSnapshot, instance: Instance
+    reading: Reading, picture: AlertsSnapshot, instance: Alert
 ) -> list[AlertReceiver]:
     """Return all who are concerned: those of the rule, those told, and fallbacks."""
     rule = picture.rule(instance)
@@ -156,7 +156,7 @@ def _held(picture: AlertsSnapshot, held: Suppression | None) -> AlertHeld | None
 
 
 def _messages(
-    records: Iterable[MessageRecord], alert: Alert
+    records: Iterable[MessageRecord], alert: AlertDetails
 ) -> dict[str, list[AlertMessage]]:
     """Return, by receiver, what is kept about an alert, the oldest first."""
     found: dict[str, list[AlertMessage]] = defaultdict(list)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 from html import escape
 
-from kaywatch_agent.rules.alert import Instance
+from kaywatch_agent.rules.alert import Alert
 from kaywatch_agent.rules.matchers import Matcher
 from kaywatch_agent.rules.snapshot import AlertsSnapshot
 from kaywatch_agent.web.api.alerts import find
@@ -66,7 +66,7 @@ def silence_page(reading: Reading, query: SilencePageQuery) -> Reply:
 # -- inside --------------------------------------------------------------------------
 
 
-def _command(instance: Instance) -> str:
+def _command(instance: Alert) -> str:
     own = {name: value for name, value in instance.labels.items() if value}
     matchers = [
         shlex.quote(str(Matcher(name, value, False, True)))
@@ -75,7 +75,7 @@ def _command(instance: Instance) -> str:
     return f'kaywatch silence add {" ".join(matchers)} --for 2h --comment "why"'
 
 
-def _held(picture: AlertsSnapshot, instance: Instance) -> str:
+def _held(picture: AlertsSnapshot, instance: Alert) -> str:
     return "\n".join(
         f"<p>It is silenced until {silence.ends_at:%Y-%m-%d %H:%M} UTC by"
         f" {escape(silence.created_by or silence.id)}: {escape(silence.comment)}</p>"
