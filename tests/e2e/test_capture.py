@@ -18,7 +18,12 @@ from tests.agent.protocol.samples import batch, executions, hello, rows
 from tests.agents import Agent, running_agent, until
 
 from kaywatch import wire
-from kaywatch_agent.capture.recording import Header, Reader, Record, Writer
+from kaywatch_agent.capture.file import (
+    CaptureHeader,
+    CaptureReader,
+    CaptureRecord,
+    CaptureWriter,
+)
 
 WORK = """
 import sys, time
@@ -123,12 +128,14 @@ def other(installed: str) -> Iterator[Agent]:
 def captured(tmp_path: Path) -> Path:
     """A capture of 200 connections, written by hand: a batch a second from each."""
     path = tmp_path / "many.kwcap"
-    writer = Writer(path, Header(1, 1_700_000_000.0, "0.1.0"))
+    writer = CaptureWriter(path, CaptureHeader(1, 1_700_000_000.0, "0.1.0"))
     for second in range(3):
         for n in range(200):
             at, client = 1_700_000_000.0 + second + n / 200, n.to_bytes(16, "big")
             if not second:
-                writer.add(Record(at, n, hello(client=client, service=f"s{n % 4}")))
+                writer.add(
+                    CaptureRecord(at, n, hello(client=client, service=f"s{n % 4}"))
+                )
             message = batch(
                 client=client,
                 seq=second + 1,
@@ -137,11 +144,11 @@ def captured(tmp_path: Path) -> Path:
                 sent=at,
                 executions=executions(5, end=[at] * 5),
             )
-            writer.add(Record(at, n, message))
+            writer.add(CaptureRecord(at, n, message))
             if second == 2 and n % 2:
-                writer.add(Record(at, n, wire.bye(client, 3)))
-                writer.add(Record(at, n, None))
-    writer.end(1_700_000_003.0, 0)
+                writer.add(CaptureRecord(at, n, wire.bye(client, 3)))
+                writer.add(CaptureRecord(at, n, None))
+    writer.finish(1_700_000_003.0, 0)
     writer.close()
     return path
 
@@ -213,14 +220,14 @@ def test_rows_without_a_number_are_counted_each_time(
     agent: Agent, tmp_path: Path
 ) -> None:
     path = tmp_path / "rows"
-    writer = Writer(path, Header(1, 1_700_000_000.0))
+    writer = CaptureWriter(path, CaptureHeader(1, 1_700_000_000.0))
     row = {"graph": "g", "node": "backup", "seconds": 3}
     for n in range(4):
-        writer.add(Record(1_700_000_000.0, n // 2, rows(row, service="cron")))
+        writer.add(CaptureRecord(1_700_000_000.0, n // 2, rows(row, service="cron")))
     writer.close()
     for total in (4, 8):
         said = command(agent, "replay", path)
-        assert "the capture is not whole: it was cut off" in said
+        assert "the capture is incomplete: the file was cut off" in said
         assert agent.executions() == {"backup": total}
 
 
@@ -228,11 +235,11 @@ def test_a_client_that_came_back_over_another_connection_keeps_its_order(
     agent: Agent, tmp_path: Path
 ) -> None:
     path = tmp_path / "back"
-    writer = Writer(path, Header(1, 1_700_000_000.0))
+    writer = CaptureWriter(path, CaptureHeader(1, 1_700_000_000.0))
     for seq in range(1, 101):
         message = batch(seq=seq, recorded=seq, executions=executions(1))
-        writer.add(Record(1_700_000_000.0, seq // 2, message))
-    writer.end(1_700_000_001.0, 0)
+        writer.add(CaptureRecord(1_700_000_000.0, seq // 2, message))
+    writer.finish(1_700_000_001.0, 0)
     writer.close()
     command(agent, "replay", path, "--speed", "max")
     (client,) = agent.clients()
@@ -265,7 +272,9 @@ def test_a_capture_that_was_killed_is_replayed_as_far_as_it_goes(
     capture.kill()
     capture.communicate()
     said = command(other, "replay", path, "--speed", "max")
-    assert "the capture is not whole: it was cut off while it was written" in said
+    assert (
+        "the capture is incomplete: the file was cut off while it was written" in said
+    )
     assert figures(other)["nodes"] == figures(agent)["nodes"]
 
 
@@ -289,7 +298,7 @@ def test_a_redacted_capture_has_the_figures_and_not_the_texts(
     ended(capture)
     content = path.read_bytes()
     assert b"jane@example.com" not in content and b"a b" not in content
-    reader = Reader(path)
+    reader = CaptureReader(path)
     said = [wire.decode(record.message) for record in reader if record.message]
     reader.close()
     assert {one["host"] for one in said if "host" in one} == {"redacted"}
@@ -357,8 +366,8 @@ def test_the_agents_end_ends_a_replay_with_a_clear_message(
     assert process.returncode == 1
     # Whichever connection noticed it first.
     assert err.startswith(f"kaywatch: the agent at {agent.socket} ")
-    assert "hung up, after " in err or "can't be connected to" in err
-    assert "are acknowledged. A new replay counts all of them again\n" in err
+    assert "hung up, after " in err or "cannot be reached" in err
+    assert "Another replay counts all of them again\n" in err
     assert "Traceback" not in err
 
 
@@ -373,7 +382,7 @@ def test_the_agents_end_ends_a_capture_that_can_be_read(
     assert capture.returncode == 1
     assert f"the capture ended early: the agent at {agent.socket} hung up" in err
     assert "events" in out
-    reader = Reader(path)
+    reader = CaptureReader(path)
     assert len(list(reader)) > 2 and not reader.problem
     reader.close()
 
@@ -384,16 +393,16 @@ def test_wrong_use_is_said_and_does_no_harm(agent: Agent, tmp_path: Path) -> Non
     for option in ([], ["--info"]):
         err = command(agent, "replay", text, *option, code=1)
         assert err == (
-            f"kaywatch: {text}: no capture of kaywatch: it begins with b'not a ca'\n"
+            f"kaywatch: {text}: not a capture of kaywatch: it starts with b'not a ca'\n"
         )
     err = command(agent, "replay", tmp_path / "none", code=1)
     assert err == f"kaywatch: {tmp_path / 'none'}: No such file or directory\n"
     err = command(agent, "capture", text, code=1)
-    assert err == f"kaywatch: {text} is there already; --force overwrites it\n"
+    assert err == f"kaywatch: {text} already exists; overwrite it with --force\n"
     assert text.read_text() == "not a capture"
     nobody = tmp_path / "nobody.sock"
     err = command(agent, "capture", tmp_path / "a", "--socket", nobody, code=1)
-    assert "nobody listens there" in err
+    assert "no agent listens there" in err
     assert not (tmp_path / "a").exists()
     for wrong in (
         ["capture"],

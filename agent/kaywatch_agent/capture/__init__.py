@@ -1,1 +1,1 @@
-"""What came in, written to a file and played again: bug reports and load tests."""
+"""Records what clients send to an agent, and replays it: bug reports and load tests."""

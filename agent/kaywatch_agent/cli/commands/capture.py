@@ -22,10 +22,10 @@ from kaywatch_agent.errors import CaptureError
 from kaywatch_agent.units import duration, size
 
 if TYPE_CHECKING:
-    from kaywatch_agent.capture.capturing import Captured
-    from kaywatch_agent.capture.contents import Contents
-    from kaywatch_agent.capture.recording import Reader
-    from kaywatch_agent.capture.replaying import Replayed
+    from kaywatch_agent.capture.file import CaptureReader
+    from kaywatch_agent.capture.record import CaptureProgress
+    from kaywatch_agent.capture.replay import ReplayProgress
+    from kaywatch_agent.capture.summary import CaptureSummary
 
 __all__ = ["capture", "replay"]
 
@@ -97,15 +97,15 @@ def capture(
     For a bug report or a load test: `kaywatch replay` sends it again. Nobody who sends
     is delayed by it. A FILE whose name ends in .gz is compressed.
     """
-    from kaywatch_agent.capture import capturing
+    from kaywatch_agent.capture import record
 
     endpoint = _find(socket)
     progress = _Progress()
 
-    def show(state: Captured) -> None:
+    def show(state: CaptureProgress) -> None:
         progress.show(lambda: _captured_line(state))
 
-    found = capturing.capture(
+    found = record.record(
         file,
         endpoint,
         seconds=seconds,
@@ -161,9 +161,9 @@ def replay(
 
     Their ids are new, so that every replay counts, and times are shifted to be now.
     """
-    from kaywatch_agent.capture.recording import Reader
+    from kaywatch_agent.capture.file import CaptureReader
 
-    reader = Reader(file)
+    reader = CaptureReader(file)
     try:
         if info:
             _show_contents(reader, as_json)
@@ -174,13 +174,13 @@ def replay(
 
 
 def _replay(
-    reader: Reader, endpoint: str, speed: float, keep_times: bool, as_json: bool
+    reader: CaptureReader, endpoint: str, speed: float, keep_times: bool, as_json: bool
 ) -> None:
-    from kaywatch_agent.capture import replaying
+    from kaywatch_agent.capture import replay as replaying
 
     progress = _Progress()
 
-    def show(state: Replayed) -> None:
+    def show(state: ReplayProgress) -> None:
         share = reader.position / max(1, reader.size)
         progress.show(lambda: f"{share:4.0%}  {_replayed_line(state)}")
 
@@ -208,7 +208,7 @@ def _replay(
         raise CaptureError(f"the agent refused {found.refused:,} batches")
 
 
-def _show_replayed(found: Replayed, reader: Reader) -> None:
+def _show_replayed(found: ReplayProgress, reader: CaptureReader) -> None:
     click.echo(_replayed_line(found))
     for code, count in found.errors.most_common():
         click.echo(f"  the agent said {code}, {count:,} times: {found.texts[code]}")
@@ -222,19 +222,19 @@ def _show_replayed(found: Replayed, reader: Reader) -> None:
     _show_gaps(reader)
 
 
-def _show_gaps(reader: Reader) -> None:
+def _show_gaps(reader: CaptureReader) -> None:
     if reader.missed:
         click.echo(
             f"  {reader.missed:,} messages are missing: the capture did not keep up"
         )
     if reader.problem:
-        click.echo(f"  the capture is not whole: {reader.problem}")
+        click.echo(f"  the capture is incomplete: {reader.problem}")
 
 
-def _show_contents(reader: Reader, as_json: bool) -> None:
-    from kaywatch_agent.capture.contents import examine
+def _show_contents(reader: CaptureReader, as_json: bool) -> None:
+    from kaywatch_agent.capture.summary import summarize
 
-    found = examine(reader)
+    found = summarize(reader)
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(found)).decode())
         return
@@ -267,12 +267,12 @@ def _show_contents(reader: Reader, as_json: bool) -> None:
     tables.console().print(table)
 
 
-def _contents_line(reader: Reader, found: Contents) -> str:
+def _contents_line(reader: CaptureReader, found: CaptureSummary) -> str:
     redacted = ", redacted" if found.redacted else ""
     return f"{reader.path}: a capture by kaywatch {found.agent}{redacted}"
 
 
-def _captured_line(state: Captured) -> str:
+def _captured_line(state: CaptureProgress) -> str:
     return (
         f"{state.messages:,} messages, {state.events:,} events, {size(state.size)}"
         f" in {duration(state.seconds)}"
@@ -280,7 +280,7 @@ def _captured_line(state: Captured) -> str:
     )
 
 
-def _replayed_line(state: Replayed) -> str:
+def _replayed_line(state: ReplayProgress) -> str:
     rate = state.events / state.seconds if state.seconds else 0.0
     return (
         f"{state.messages:,} messages of {state.clients:,} clients,"

@@ -1,4 +1,4 @@
-"""A capture's file: what is written is read, up to where it was cut off."""
+"""The file format of captures: complete, cut off, damaged and hostile files."""
 
 from __future__ import annotations
 
@@ -15,45 +15,45 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.agent.protocol.samples import calm
 
-from kaywatch_agent.capture.recording import (
+from kaywatch_agent.capture.file import (
     MAGIC,
     MAX_RECORD,
-    Header,
-    Reader,
-    Record,
-    Writer,
+    CaptureHeader,
+    CaptureReader,
+    CaptureRecord,
+    CaptureWriter,
 )
 from kaywatch_agent.errors import CaptureError
 
-HEADER = Header(1, 1_700_000_000.0, "0.1.0")
-RECORDS = [Record(1_700_000_000.0 + n, n % 3, b"message %d" % n) for n in range(50)] + [
-    Record(1_700_000_060.0, 2, None)
-]
+HEADER = CaptureHeader(1, 1_700_000_000.0, "0.1.0")
+RECORDS = [
+    CaptureRecord(1_700_000_000.0 + n, n % 3, b"message %d" % n) for n in range(50)
+] + [CaptureRecord(1_700_000_060.0, 2, None)]
 
 
 def write(path: Path, *, end: bool = True, missed: int = 0) -> Path:
-    writer = Writer(path, HEADER)
+    writer = CaptureWriter(path, HEADER)
     for record in RECORDS:
         writer.add(record)
     if end:
-        writer.end(1_700_000_061.0, missed)
+        writer.finish(1_700_000_061.0, missed)
     else:
         writer.flush()
     writer.close()
     return path
 
 
-def read(path: Path) -> tuple[list[Record], Reader]:
-    reader = Reader(path)
-    found = list(reader)
+def read(path: Path) -> tuple[list[CaptureRecord], CaptureReader]:
+    reader = CaptureReader(path)
+    records = list(reader)
     reader.close()
-    return found, reader
+    return records, reader
 
 
 @pytest.mark.parametrize("name", ["a.kwcap", "a.kwcap.gz"])
-def test_what_is_written_is_read(tmp_path: Path, name: str) -> None:
-    found, reader = read(write(tmp_path / name, missed=7))
-    assert found == RECORDS
+def test_a_written_capture_reads_back_the_same(tmp_path: Path, name: str) -> None:
+    records, reader = read(write(tmp_path / name, missed=7))
+    assert records == RECORDS
     assert reader.header == HEADER
     assert (reader.problem, reader.missed) == ("", 7)
     assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
@@ -61,94 +61,101 @@ def test_what_is_written_is_read(tmp_path: Path, name: str) -> None:
     assert compressed is name.endswith(".gz")
 
 
-def test_the_name_does_not_matter_for_reading(tmp_path: Path) -> None:
+def test_a_reader_recognises_compression_whatever_the_name(tmp_path: Path) -> None:
     path = write(tmp_path / "a.gz").rename(tmp_path / "plain")
     assert read(path)[0] == RECORDS
 
 
 @pytest.mark.parametrize("name", ["a.kwcap", "a.kwcap.gz"])
-def test_a_capture_without_its_end_is_read_as_far_as_it_goes(
+def test_a_capture_without_trailer_is_read_to_its_last_record(
     tmp_path: Path, name: str
 ) -> None:
-    found, reader = read(write(tmp_path / name, end=False))
-    assert found == RECORDS
-    assert reader.problem == "it was cut off while it was written"
+    records, reader = read(write(tmp_path / name, end=False))
+    assert records == RECORDS
+    assert reader.problem == "the file was cut off while it was written"
 
 
-def test_a_capture_can_be_cut_off_anywhere(tmp_path: Path) -> None:
+def test_a_capture_cut_off_anywhere_yields_its_whole_records(tmp_path: Path) -> None:
     whole = write(tmp_path / "whole").read_bytes()
     lengths = []
     for size in range(len(whole)):
         path = tmp_path / "cut"
         path.write_bytes(whole[:size])
         try:
-            found, reader = read(path)
+            records, reader = read(path)
         except CaptureError:
             lengths.append(0)
             continue
-        assert found == RECORDS[: len(found)]
-        assert reader.problem == "it was cut off while it was written"
-        lengths.append(len(found))
+        assert records == RECORDS[: len(records)]
+        assert reader.problem == "the file was cut off while it was written"
+        lengths.append(len(records))
     assert all(a <= b for a, b in itertools.pairwise(lengths))
     assert lengths[-1] == len(RECORDS)
 
 
-def test_compressed_ones_can_be_cut_off_too(tmp_path: Path) -> None:
+def test_a_compressed_capture_cut_off_anywhere_yields_its_whole_records(
+    tmp_path: Path,
+) -> None:
     whole = write(tmp_path / "whole.gz").read_bytes()
     for size in range(40, len(whole) - 8, 7):  # but for its checksum
         path = tmp_path / "cut.gz"
         path.write_bytes(whole[:size])
         try:
-            found, reader = read(path)
+            records, reader = read(path)
         except CaptureError:
             continue
-        assert found == RECORDS[: len(found)]
+        assert records == RECORDS[: len(records)]
         assert reader.problem
 
 
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (b"", "no capture of kaywatch: it is empty"),
-        (b"SQLite format 3", "no capture of kaywatch: it begins with b'SQLite f'"),
-        (MAGIC, "cut off within its first record"),
-        (MAGIC + b"\xff\xff\xff\xff", "a record of 4294967295 bytes, at most"),
-        (MAGIC + struct.pack(">I", 1) + b"\xc1", "damaged: "),
-        (gzip.compress(b"another thing", mtime=0), "no capture of kaywatch: it"),
-        (b"\x1f\x8b nothing of gzip's", "damaged: "),
+        (b"", "not a capture of kaywatch: it is empty"),
+        (b"SQLite format 3", "not a capture of kaywatch: it starts with b'SQLite f'"),
+        (MAGIC, "the file was cut off within its first record"),
+        (
+            MAGIC + b"\xff\xff\xff\xff",
+            "the file is damaged: a record has 4294967295 bytes; at most",
+        ),
+        (MAGIC + struct.pack(">I", 1) + b"\xc1", "the file is damaged: "),
+        (gzip.compress(b"another thing", mtime=0), "not a capture of kaywatch: it"),
+        (b"\x1f\x8b nothing of gzip's", "the file is damaged: "),
     ],
 )
-def test_another_file_is_refused_by_name(
+def test_a_file_that_is_no_capture_is_rejected_with_the_reason(
     tmp_path: Path, content: bytes, problem: str
 ) -> None:
     path = tmp_path / "other"
     path.write_bytes(content)
     with pytest.raises(CaptureError) as caught:
-        Reader(path)
+        CaptureReader(path)
     assert str(caught.value).startswith(f"{path}: {problem}")
 
 
-def test_a_later_format_says_so(tmp_path: Path) -> None:
+def test_a_later_format_is_rejected_by_version(tmp_path: Path) -> None:
     packed = msgspec.msgpack.encode({"v": 2, "something": "else"})
     path = tmp_path / "later"
     path.write_bytes(MAGIC + struct.pack(">I", len(packed)) + packed)
-    with pytest.raises(CaptureError, match="in format 2, and this kaywatch reads 1"):
-        Reader(path)
+    with pytest.raises(
+        CaptureError, match="unknown format 2; this version of kaywatch reads 1"
+    ):
+        CaptureReader(path)
 
 
-@pytest.mark.parametrize("where", ["missing", "."])
-def test_what_is_no_file_is_said(tmp_path: Path, where: str) -> None:
+@pytest.mark.parametrize("name", ["missing", "."])
+def test_an_unreadable_path_is_reported(tmp_path: Path, name: str) -> None:
     with pytest.raises(CaptureError, match=r"No such file|Is a directory"):
-        Reader(tmp_path / where)
+        CaptureReader(tmp_path / name)
 
 
-def test_a_file_is_not_overwritten_unless_asked(tmp_path: Path) -> None:
+def test_an_existing_file_is_only_overwritten_with_force(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_text("precious")
-    with pytest.raises(CaptureError, match="is there already; --force overwrites it"):
-        Writer(path, HEADER)
+    with pytest.raises(CaptureError, match="already exists; overwrite it with --force"):
+        CaptureWriter(path, HEADER)
     assert path.read_text() == "precious"
-    Writer(path, HEADER, force=True).close()
+    CaptureWriter(path, HEADER, force=True).close()
     assert read(path)[0] == []
 
 
@@ -157,7 +164,7 @@ def test_a_file_is_not_overwritten_unless_asked(tmp_path: Path) -> None:
 def test_a_full_disk_is_one_clear_error(tmp_path: Path, name: str) -> None:
     (tmp_path / name).symlink_to("/dev/full")
     with pytest.raises(CaptureError, match=rf"{name}: No space left on device"):
-        Writer(tmp_path / name, HEADER, force=True)
+        CaptureWriter(tmp_path / name, HEADER, force=True)
 
 
 @pytest.mark.parametrize(
@@ -172,22 +179,22 @@ def test_a_full_disk_is_one_clear_error(tmp_path: Path, name: str) -> None:
         7,
     ],
 )
-def test_a_record_that_is_none_ends_the_reading(tmp_path: Path, record: object) -> None:
+def test_an_invalid_record_ends_the_reading(tmp_path: Path, record: object) -> None:
     path = write(tmp_path / "a", end=False)
     packed = msgspec.msgpack.encode(record)
     with path.open("ab") as file:
         file.write(struct.pack(">I", len(packed)) + packed)
-    found, reader = read(path)
-    assert found == RECORDS
-    assert reader.problem.startswith("it is damaged from here on: ")
+    records, reader = read(path)
+    assert records == RECORDS
+    assert reader.problem.startswith("the file is damaged from here on: ")
 
 
-def test_a_length_that_is_none_takes_no_memory(tmp_path: Path) -> None:
+def test_an_excessive_length_allocates_no_memory(tmp_path: Path) -> None:
     path = write(tmp_path / "a", end=False)
     with path.open("ab") as file:
         file.write(struct.pack(">I", MAX_RECORD + 1))
-    found, reader = read(path)
-    assert found == RECORDS
+    records, reader = read(path)
+    assert records == RECORDS
     assert "at most" in reader.problem
 
 
@@ -200,7 +207,7 @@ def test_a_length_that_is_none_takes_no_memory(tmp_path: Path) -> None:
         st.tuples(st.integers(0, 2000), st.binary(min_size=1, max_size=30)),
     )
 )
-def test_no_file_is_more_than_an_error(
+def test_hostile_files_raise_nothing_but_capture_errors(
     tmp_path_factory: pytest.TempPathFactory, content: bytes | tuple[int, bytes]
 ) -> None:
     folder = tmp_path_factory.getbasetemp()

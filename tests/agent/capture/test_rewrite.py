@@ -1,4 +1,4 @@
-"""What a replay sends for a captured message: another client's, and of now."""
+"""Captured messages become those of a replay: new clients, times from now."""
 
 from __future__ import annotations
 
@@ -28,13 +28,20 @@ from tests.agent.protocol.samples import (
 from tests.agent.protocol.whole import Batch, Decoder
 
 from kaywatch import wire
-from kaywatch_agent.capture.copying import Copier, Outgoing, due, events_in
+from kaywatch_agent.capture.rewrite import (
+    MessageRewriter,
+    RewrittenMessage,
+    count_events,
+    send_offset,
+)
 
 SHIFT = 1_000.0
 
 
-def copied(message: bytes, shift: float = SHIFT, salt: bytes = b"one") -> Outgoing:
-    out = Copier(salt).copy(message, 1, shift)
+def rewritten(
+    message: bytes, shift: float = SHIFT, salt: bytes = b"one"
+) -> RewrittenMessage:
+    out = MessageRewriter(salt).rewrite(message, 1, shift)
     assert out is not None
     return out
 
@@ -43,20 +50,20 @@ def decoded(message: bytes) -> Any:
     return Decoder().decode(message)
 
 
-def test_a_replay_is_other_clients_than_the_capture_and_than_any_other() -> None:
-    ids = {copied(batch(seq=1), salt=salt).client for salt in (b"one", b"two")}
+def test_each_replay_uses_client_ids_of_its_own() -> None:
+    ids = {rewritten(batch(seq=1), salt=salt).client for salt in (b"one", b"two")}
     assert len(ids | {CLIENT}) == 3
     assert {len(client) for client in ids} == {16}
-    copier = Copier(b"one")
+    rewriter = MessageRewriter(b"one")
     messages = [hello(), batch(seq=1), wire.flush(CLIENT), wire.bye(CLIENT, 1)]
-    outs = [copier.copy(message, n, 0.0) for n, message in enumerate(messages)]
+    outs = [rewriter.rewrite(message, n, 0.0) for n, message in enumerate(messages)]
     assert len({out.client for out in outs if out}) == 1
     for out in outs:
         assert out is not None
         assert wire.decode(out.message)["client"] == out.client
 
 
-def test_all_times_of_events_are_shifted_and_nothing_else() -> None:
+def test_all_times_are_shifted_and_nothing_else_changes() -> None:
     message = batch(
         seq=7,
         sent=START,
@@ -67,7 +74,7 @@ def test_all_times_of_events_are_shifted_and_nothing_else() -> None:
         in_flight=[[*FLIGHT, 5]],  # and the visits of its run
         loops=[["g", "n", 2, "r"]],
     )
-    before, after = decoded(message), decoded(copied(message).message)
+    before, after = decoded(message), decoded(rewritten(message).message)
 
     assert after.sent == before.sent + SHIFT
     for section, name in (("executions", "end"), ("points", "time"), ("runs", "end")):
@@ -87,40 +94,40 @@ def test_all_times_of_events_are_shifted_and_nothing_else() -> None:
     assert not after.rejected
 
 
-def test_rows_are_shifted_too_and_no_time_stays_no_time() -> None:
+def test_times_of_rows_are_shifted_and_missing_times_stay_missing() -> None:
     times = [{**ROW, "end": START}, {**ROW, "time": 5}, ROW, {**ROW, "end": 0}]
-    found = wire.decode(copied(rows(*times)).message)["events"]
+    found = wire.decode(rewritten(rows(*times)).message)["events"]
     assert [row.get("end", row.get("time")) for row in found] == [
         *(START + SHIFT, 5 + SHIFT),
         *(None, 0),
     ]
     message = batch(seq=1, executions=executions(2, end=[0.0, START]))
-    assert decoded(copied(message).message).executions.end.tolist() == [
+    assert decoded(rewritten(message).message).executions.end.tolist() == [
         *(0.0, START + SHIFT)
     ]
 
 
-def test_times_are_kept_if_asked() -> None:
+def test_a_shift_of_zero_keeps_times() -> None:
     message = batch(seq=1, executions=executions(3))
-    after = decoded(copied(message, shift=0.0).message)
+    after = decoded(rewritten(message, shift=0.0).message)
     assert plain(after) == plain(decoded(message)._replace(client=after.client))
 
 
-def test_batches_without_a_number_get_one_so_that_they_are_acknowledged() -> None:
-    copier = Copier(b"salt")
-    outs = [copier.copy(rows(ROW), n, 0.0) for n in (1, 1, 2)]
+def test_batches_without_a_number_get_a_client_and_a_number() -> None:
+    rewriter = MessageRewriter(b"salt")
+    outs = [rewriter.rewrite(rows(ROW), n, 0.0) for n in (1, 1, 2)]
     assert [out.seq for out in outs if out] == [1, 2, 1]
     first, second, other = (decoded(out.message) for out in outs if out)
     assert first.client == second.client != other.client
     assert isinstance(first, Batch) and first.seq == 1
 
 
-def test_what_was_recorded_before_the_capture_is_not_missing_in_the_replay() -> None:
-    copier = Copier(b"salt")
+def test_events_recorded_before_the_capture_do_not_count_as_lost() -> None:
+    rewriter = MessageRewriter(b"salt")
 
     def recorded(seq: int, total: int, **more: Any) -> int:
         message = batch(seq=seq, recorded=total, executions=executions(3), **more)
-        out = copier.copy(message, 1, 0.0)
+        out = rewriter.rewrite(message, 1, 0.0)
         assert out is not None
         return int(wire.decode(out.message)["recorded"])
 
@@ -128,46 +135,48 @@ def test_what_was_recorded_before_the_capture_is_not_missing_in_the_replay() -> 
     assert recorded(9, 1_008) == 8
     # One that the capture has from its start says it all itself.
     whole = batch(client=bytes(16), seq=1, recorded=9, executions=executions(3))
-    out = copier.copy(whole, 1, 0.0)
+    out = rewriter.rewrite(whole, 1, 0.0)
     assert out is not None
     assert wire.decode(out.message)["recorded"] == 9
 
 
-def test_keys_of_later_versions_are_sent_as_they_are() -> None:
+def test_unknown_keys_are_sent_unchanged() -> None:
     message = batch(seq=1, later={"a": [1, b"2"]}, executions=executions(1))
-    assert wire.decode(copied(message).message)["later"] == {"a": [1, b"2"]}
+    assert wire.decode(rewritten(message).message)["later"] == {"a": [1, b"2"]}
 
 
 @pytest.mark.parametrize(
     "message",
     [b"", b"\xc1", wire.capture(), wire.ack(1, CLIENT), wire.pack({"type": "new"})],
 )
-def test_what_no_agent_would_take_is_not_sent(message: bytes) -> None:
-    assert Copier(b"").copy(message, 1, 1.0) is None
+def test_messages_that_no_agent_accepts_are_not_sent(message: bytes) -> None:
+    assert MessageRewriter(b"").rewrite(message, 1, 1.0) is None
 
 
 def test_events_are_counted_without_decoding_them() -> None:
-    assert events_in(batch(executions=executions(3), points=points(2))) == 5
-    assert events_in(rows(ROW, ROW)) == 2
-    assert events_in(hello()) == events_in(b"") == 0
-    assert events_in(batch(executions=7)) == events_in(batch(executions={})) == 0
+    assert count_events(batch(executions=executions(3), points=points(2))) == 5
+    assert count_events(rows(ROW, ROW)) == 2
+    assert count_events(hello()) == count_events(b"") == 0
+    assert count_events(batch(executions=7)) == count_events(batch(executions={})) == 0
 
 
-def test_a_message_is_due_when_it_came_divided_by_the_speed() -> None:
+def test_a_message_is_sent_at_its_captured_offset_divided_by_the_speed() -> None:
     came = [100.0, 100.0, 101.5, 160.0]
-    assert [due(at, 100.0, 1.0) for at in came] == [0.0, 0.0, 1.5, 60.0]
-    assert [due(at, 100.0, 10.0) for at in came] == [0.0, 0.0, 0.15, 6.0]
-    assert [due(at, 100.0, math.inf) for at in came] == [0.0] * 4
+    assert [send_offset(at, 100.0, 1.0) for at in came] == [0.0, 0.0, 1.5, 60.0]
+    assert [send_offset(at, 100.0, 10.0) for at in came] == [0.0, 0.0, 0.15, 6.0]
+    assert [send_offset(at, 100.0, math.inf) for at in came] == [0.0] * 4
     # A clock that was set back while it was captured.
-    assert due(99.0, 100.0, 1.0) == 0.0
+    assert send_offset(99.0, 100.0, 1.0) == 0.0
 
 
 @given(
     st.lists(st.floats(0, 1e6), min_size=2).map(sorted),
     st.floats(1e-3, 1e3),
 )
-def test_the_pace_is_the_captured_one(came: list[float], speed: float) -> None:
-    sent = [due(at, came[0], speed) for at in came]
+def test_intervals_between_messages_are_the_captured_ones(
+    came: list[float], speed: float
+) -> None:
+    sent = [send_offset(at, came[0], speed) for at in came]
     assert sent == sorted(sent)
     np.testing.assert_allclose(
         np.diff(sent) * speed, np.diff(came), rtol=1e-6, atol=1e-6 * (1 + came[-1])
@@ -176,7 +185,7 @@ def test_the_pace_is_the_captured_one(came: list[float], speed: float) -> None:
 
 @calm
 @given(st.data())
-def test_no_message_is_more_than_left_out(data: st.DataObject) -> None:
+def test_hostile_messages_never_raise(data: st.DataObject) -> None:
     values = st.recursive(
         st.none()
         | st.integers(-5, 2**63)
@@ -195,7 +204,7 @@ def test_no_message_is_more_than_left_out(data: st.DataObject) -> None:
     )
     message = wire.pack(data.draw(known))
     cut = message[: data.draw(st.integers(0, len(message)))]
-    for given_bytes in (message, cut):
-        out = Copier(b"x").copy(given_bytes, 1, 5.0)
+    for content in (message, cut):
+        out = MessageRewriter(b"x").rewrite(content, 1, 5.0)
         if out is not None:
             wire.decode(out.message)

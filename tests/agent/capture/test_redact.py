@@ -1,4 +1,4 @@
-"""What a redacted message still tells, and what it does not."""
+"""Redacted messages keep names and numbers, and no texts of users."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from tests.agent.protocol.samples import (
 from tests.agent.protocol.whole import Batch, Decoder
 
 from kaywatch import wire
-from kaywatch_agent.capture.redaction import Redaction
+from kaywatch_agent.capture.redact import MessageRedactor
 
 SECRET = "order of jane@example.com"
 
 
 def redacted(message: bytes) -> bytes:
-    found = Redaction().message(message)
+    found = MessageRedactor().redact(message)
     assert found is not None
     return found
 
 
-def test_messages_of_errors_go_and_names_stay() -> None:
+def test_error_messages_are_replaced_and_names_stay() -> None:
     failure = {
         "time": 5.0,
         "graph": "checkout",
@@ -50,7 +50,7 @@ def test_messages_of_errors_go_and_names_stay() -> None:
     }
 
 
-def test_figures_are_the_same() -> None:
+def test_numbers_and_tables_stay_the_same() -> None:
     whole = batch(seq=1, executions=executions(5), points=points(2))
     before, after = Decoder().decode(whole), Decoder().decode(redacted(whole))
     assert isinstance(before, Batch) and isinstance(after, Batch)
@@ -80,22 +80,22 @@ def test_labels_and_tags_stay_only_if_they_look_like_names() -> None:
     assert kept == {"metric": "size", "value": 1, "labels": {"who": "redacted-1"}}
 
 
-def test_keys_that_nobody_knows_go() -> None:
+def test_unknown_keys_are_removed() -> None:
     message = batch(
         seq=1, prompt=SECRET, executions={**executions(1), "inputs": SECRET.encode()}
     )
     assert SECRET.encode() not in redacted(message)
 
 
-def test_what_cannot_be_redacted_is_left_out() -> None:
+def test_malformed_messages_are_left_out() -> None:
     for section in (7, [7], [{"message": 7}], {"a": "b"}):
-        assert Redaction().message(batch(seq=1, failures=section)) is None
-    assert Redaction().message(b"\xc1") is None
-    assert Redaction().message(wire.flush(CLIENT)) == wire.flush(CLIENT)
+        assert MessageRedactor().redact(batch(seq=1, failures=section)) is None
+    assert MessageRedactor().redact(b"\xc1") is None
+    assert MessageRedactor().redact(wire.flush(CLIENT)) == wire.flush(CLIENT)
 
 
 @calm
 @given(st.binary(max_size=60))
-def test_no_bytes_are_an_error(junk: bytes) -> None:
-    Redaction().message(junk)
-    Redaction().message(batch(seq=1, table=junk))
+def test_hostile_bytes_never_raise(junk: bytes) -> None:
+    MessageRedactor().redact(junk)
+    MessageRedactor().redact(batch(seq=1, table=junk))

@@ -1,0 +1,264 @@
+"""Records the messages that an agent receives into a capture file."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final, NamedTuple
+
+from kaywatch import wire
+from kaywatch_agent.capture.file import (
+    FORMAT,
+    CaptureHeader,
+    CaptureRecord,
+    CaptureWriter,
+)
+from kaywatch_agent.capture.redact import MessageRedactor
+from kaywatch_agent.capture.rewrite import count_events
+from kaywatch_agent.errors import CaptureError
+from kaywatch_agent.protocol.framing import FrameReader
+
+__all__ = ["CaptureProgress", "record"]
+
+# The agent sends something every second, even when no client sends anything.
+SILENCE_SECONDS: Final = 10.0
+FLUSH_SECONDS: Final = 1.0
+POLL_SECONDS: Final = 0.2
+READ_BYTES: Final = 1024 * 1024
+
+# How much larger than the largest message the agent's copy of it can be.
+ENVELOPE: Final = 1_024
+
+
+class CaptureProgress(NamedTuple):
+    """What has been recorded so far.
+
+    Attributes:
+        messages: recorded messages.
+        events: in these messages.
+        size: bytes of the file.
+        missed: messages that the agent left out because the capture was too slow.
+        unredacted: messages left out because they could not be redacted.
+        seconds: since the start.
+        problem: why the capture ended early; empty if it did not.
+    """
+
+    messages: int = 0
+    events: int = 0
+    size: int = 0
+    missed: int = 0
+    unredacted: int = 0
+    seconds: float = 0.0
+    problem: str = ""
+
+
+def record(
+    path: Path,
+    endpoint: str,
+    *,
+    seconds: float | None,
+    max_size: int,
+    redact: bool,
+    force: bool,
+    show: Callable[[CaptureProgress], None],
+) -> CaptureProgress:
+    """Record until a signal, a time or a file size, or until the agent goes away.
+
+    Args:
+        path: the file to write.
+        endpoint: the path of the agent's socket.
+        seconds: when to end; None for never.
+        max_size: the size of the file in bytes at which to end.
+        redact: whether to replace texts that may hold user data.
+        force: whether to overwrite an existing file.
+        show: called several times a second.
+
+    Raises:
+        CaptureError: no agent listens, it refuses, or the file cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        interrupted = stack.enter_context(_catch_signals())
+        agent = _MirrorConnection(endpoint)
+        stack.callback(agent.close)
+        copies = agent.start()
+        version = str(copies[0].get("agent", ""))
+        header = CaptureHeader(FORMAT, copies[0]["at"], version, redact)
+        writer = CaptureWriter(path, header, force=force)
+        stack.callback(writer.close)
+        recording = _Recording(agent, writer, MessageRedactor() if redact else None)
+        recording.add(copies)
+        deadline = time.monotonic() + seconds if seconds is not None else float("inf")
+        while (
+            not interrupted()
+            and time.monotonic() < deadline
+            and recording.progress.size < max_size
+            and not recording.progress.problem
+        ):
+            recording.step()
+            show(recording.progress)
+        writer.finish(recording.last_time, recording.progress.missed)
+        return recording.progress._replace(size=writer.size)
+
+
+class _Recording:
+    """The messages of a connection, on their way to the file."""
+
+    def __init__(
+        self,
+        agent: _MirrorConnection,
+        writer: CaptureWriter,
+        redactor: MessageRedactor | None,
+    ) -> None:
+        self.progress = CaptureProgress()
+        self.last_time = time.time()
+        self._agent = agent
+        self._writer = writer
+        self._redactor = redactor
+        self._started = self._flushed = time.monotonic()
+
+    def step(self) -> None:
+        """Write what arrives within a moment."""
+        problem = ""
+        try:
+            copies = self._agent.read(POLL_SECONDS)
+        except CaptureError as error:
+            copies, problem = [], str(error)
+        self.add(copies)
+        now = time.monotonic()
+        if now - self._flushed >= FLUSH_SECONDS:
+            self._flushed = now
+            self._writer.flush()
+        self.progress = self.progress._replace(
+            size=self._writer.size, seconds=now - self._started, problem=problem
+        )
+
+    def add(self, copies: Iterable[dict[str, Any]]) -> None:
+        """Write messages of the agent to the file."""
+        for copy in copies:
+            self._add(copy)
+
+    def _add(self, copy: dict[str, Any]) -> None:
+        progress = self.progress
+        self.last_time = copy["at"]
+        missed = max(progress.missed, copy.get("missed", 0))
+        self.progress = progress = progress._replace(missed=missed)
+        if "connection" not in copy:
+            return
+        message = copy.get("message")
+        if message is not None:
+            if self._redactor is not None:
+                message = self._redactor.redact(message)
+            if message is None:
+                self.progress = progress._replace(unredacted=progress.unredacted + 1)
+                return
+            self.progress = progress._replace(
+                messages=progress.messages + 1,
+                events=progress.events + count_events(message),
+            )
+        self._writer.add(CaptureRecord(copy["at"], copy["connection"], message))
+
+
+class _MirrorConnection:
+    """A connection by which an agent sends copies of the messages it receives."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._socket = _connect(path)
+        self._frames = FrameReader(wire.MAX_FRAME + ENVELOPE)
+        self._last_read = time.monotonic()
+
+    def start(self) -> list[dict[str, Any]]:
+        """Ask for copies; return the first messages, at least one.
+
+        Raises:
+            CaptureError: the agent refuses, or hangs up.
+        """
+        try:
+            self._socket.sendall(wire.frame(wire.capture()))
+        except OSError:
+            raise CaptureError(f"the agent at {self._path} hung up") from None
+        while not (copies := self.read(POLL_SECONDS)):
+            pass
+        return copies
+
+    def close(self) -> None:
+        """Hang up."""
+        self._socket.close()
+
+    def read(self, seconds: float) -> list[dict[str, Any]]:
+        """Return the messages of the agent that arrive within `seconds`.
+
+        Raises:
+            CaptureError: the agent refuses, hangs up or falls silent.
+        """
+        readable, _, _ = select.select([self._socket], [], [], seconds)
+        if not readable:
+            if time.monotonic() - self._last_read > SILENCE_SECONDS:
+                raise CaptureError(
+                    f"the agent at {self._path} has sent nothing for"
+                    f" {SILENCE_SECONDS:.0f} s"
+                )
+            return []
+        try:
+            data = self._socket.recv(READ_BYTES)
+        except OSError:
+            data = b""
+        if not data:
+            raise CaptureError(f"the agent at {self._path} hung up")
+        self._last_read = time.monotonic()
+        messages = [self._decode(frame) for frame in self._frames.receive(data)]
+        return [message for message in messages if message.get("type") == "captured"]
+
+    def _decode(self, frame: object) -> dict[str, Any]:
+        message = None
+        if isinstance(frame, bytes):
+            with contextlib.suppress(ValueError):
+                message = wire.decode(frame)
+        if message is None:
+            raise CaptureError(f"{self._path} is not the socket of an agent")
+        if message.get("type") == "error":
+            text = message.get("text", "")
+            raise CaptureError(f"the agent at {self._path} refuses: {text}")
+        return message
+
+
+def _connect(path: str) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.connect(path)
+    except OSError as error:
+        connection.close()
+        if isinstance(error, FileNotFoundError | ConnectionRefusedError):
+            problem = "no agent listens there; start one, or set --socket"
+        elif isinstance(error, PermissionError):
+            problem = "this user may not connect to it; run the command as the agent's"
+            problem += " user or as root"
+        else:
+            problem = str(error)
+        raise CaptureError(f"{path}: {problem}") from None
+    return connection
+
+
+@contextlib.contextmanager
+def _catch_signals() -> Iterator[Callable[[], bool]]:
+    """Have SIGINT and SIGTERM end the capture in order; yield whether one arrived."""
+    received: list[int] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        received.append(number)
+
+    previous = {
+        number: signal.signal(number, note)
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
