@@ -99,6 +99,7 @@ class Intake:
                 self.mirror.copy(frame, session.number, self._clock())
             self.write(self.pipeline.take(message, session))
             used = used or not isinstance(message, Rejected)
+        self.write(self.pipeline.take_rows())
         if self.pipeline.commit_due:
             self._request_commit()
         return used

@@ -1,8 +1,9 @@
-"""Queued batches become events and details: those that share a table, all at once.
+"""Queued batches become events and details; batches that share a table do so together.
 
-Strategy: clients of one program repeat one table. The columns of all batches with the
-same table and service are joined and checked together (`columns`), so a batch of twenty
-events costs a few microseconds; see `docs/benchmarks.md`.
+Strategy: the clients of one program repeat one table. The columns of all batches with
+the same table and service are joined and checked together (`columns`), so a batch of
+twenty events costs a few microseconds; see `docs/benchmarks.md`. Batches of rows have
+no table: those of one service get a common one.
 """
 
 from __future__ import annotations
@@ -40,13 +41,14 @@ from kaywatch_agent.protocol.messages import (
     Points,
     Runs,
 )
-from kaywatch_agent.protocol.rows import columns_of_rows
+from kaywatch_agent.protocol.rows import read_rows
 from kaywatch_agent.protocol.table import Table, TableCache, TableError
 
 __all__ = ["NO_DETAILS", "BatchReader", "JoinedBatches"]
 
 _COLUMNS: Final = (EXECUTIONS, POINTS, RUNS)
 NO_DETAILS: Final = Details()
+MAX_JOINED_ROWS: Final = 65_535  # bytes
 
 
 class JoinedBatches(NamedTuple):
@@ -103,16 +105,20 @@ class BatchReader:
             checked: of each batch, where its problems are counted.
         """
         groups: dict[tuple[int, str], tuple[Table, list[int]]] = {}
+        of_rows: dict[str, list[int]] = {}  # positions by service
         for at, batch in enumerate(batches):
             if batch.encoded.events:
-                yield _rows(at, batch, services[at], checked[at])
+                of_rows.setdefault(services[at], []).append(at)
                 continue
             table = self._table(batch, checked[at])
             if table is not None:
                 group = groups.setdefault((id(table), services[at]), (table, []))
                 group[1].append(at)
+        for service, positions in of_rows.items():
+            for members in _row_groups(positions, batches):
+                yield _joined_rows(service, members, batches, checked)
         for (_, service), (table, members) in groups.items():
-            yield _joined(service, table, members, batches, checked)
+            yield _joined_columns(service, table, members, batches, checked)
 
     def details(self, batch: Batch, checked: Checked) -> Details:
         """Return what is sound of a batch's other sections; the rest is counted."""
@@ -171,7 +177,7 @@ def _process(encoded: msgspec.Raw, checked: Checked) -> ProcessSample | None:
         return None
 
 
-def _joined(
+def _joined_columns(
     service: str,
     table: Table,
     members: list[int],
@@ -179,10 +185,52 @@ def _joined(
     checked: Sequence[Checked],
 ) -> JoinedBatches:
     encoded = [batches[member].encoded for member in members]
-    noted = [checked[member] for member in members]
-    executions = EXECUTIONS.read([one.executions for one in encoded], table, noted)
-    points = POINTS.read([one.points for one in encoded], table, noted)
-    runs = RUNS.read([one.runs for one in encoded], table, noted)
+    problems = [checked[member] for member in members]
+    executions = EXECUTIONS.read([one.executions for one in encoded], table, problems)
+    points = POINTS.read([one.points for one in encoded], table, problems)
+    runs = RUNS.read([one.runs for one in encoded], table, problems)
+    return _joined(service, table, members, executions, points, runs)
+
+
+def _row_groups(
+    positions: Sequence[int], batches: Sequence[Batch]
+) -> Iterator[list[int]]:
+    """Yield groups of batches whose rows can share a table.
+
+    A row takes more than one byte, so 64 KiB of rows cannot exhaust 16-bit indexes.
+    """
+    group: list[int] = []
+    size = 0
+    for at in positions:
+        more = len(memoryview(batches[at].encoded.events))
+        if group and size + more > MAX_JOINED_ROWS:
+            yield group
+            group, size = [], 0
+        group.append(at)
+        size += more
+    yield group
+
+
+def _joined_rows(
+    service: str,
+    members: list[int],
+    batches: Sequence[Batch],
+    checked: Sequence[Checked],
+) -> JoinedBatches:
+    encoded = [batches[member].encoded.events for member in members]
+    problems = [checked[member] for member in members]
+    table, executions, points = read_rows(encoded, problems)
+    return _joined(service, table, members, executions, points, None)
+
+
+def _joined(
+    service: str,
+    table: Table,
+    members: list[int],
+    executions: Rows | None,
+    points: Rows | None,
+    runs: Rows | None,
+) -> JoinedBatches:
     none = [0] * len(members)
     return JoinedBatches(
         service,
@@ -197,16 +245,6 @@ def _joined(
         points.sizes if points else none,
         runs.sizes if runs else none,
     )
-
-
-def _rows(at: int, batch: Batch, service: str, checked: Checked) -> JoinedBatches:
-    """Return the sound events of a batch of plain rows, which has its own table."""
-    table, executions, points = columns_of_rows(batch.encoded.events, checked)
-    sizes = [len(executions.series)], [len(points.series)]
-    events = Events(
-        table, executions if sizes[0][0] else None, points if sizes[1][0] else None
-    )
-    return JoinedBatches(service, [at], events, *sizes, [0])
 
 
 def _executions(rows: Rows) -> Executions:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from kaywatch.wire import (
     EXECUTION_COLUMNS,
@@ -19,13 +21,12 @@ from kaywatch.wire import (
 )
 from kaywatch_agent.model.bounds import MAX_ATTEMPTS, MAX_TIME
 from kaywatch_agent.model.series import ErrorKey
-from kaywatch_agent.protocol.columns import BAD_INPUT, Checked
+from kaywatch_agent.protocol.columns import BAD_INPUT, Checked, Rows
 from kaywatch_agent.protocol.limits import MAX_ROWS
 from kaywatch_agent.protocol.lists import items
-from kaywatch_agent.protocol.messages import Executions, Phases, Points
 from kaywatch_agent.protocol.table import Table, cut_labels
 
-__all__ = ["columns_of_rows"]
+__all__ = ["read_rows"]
 
 
 class _Row(msgspec.Struct):
@@ -57,41 +58,49 @@ class _Row(msgspec.Struct):
 
 _row_decoder = msgspec.msgpack.Decoder(_Row)
 _OUTCOMES: Final = {outcome.name.lower(): outcome for outcome in Outcome}
+_NO_PHASES: Final = (None, None, None, None)
 _MOST: Final = {"f": float(np.finfo("f").max), "I": np.iinfo("I").max}
 _WITHOUT_ACTION: Final = (Outcome.ERROR, Outcome.CANCELLED)  # `post` returned nothing
 
 
-def columns_of_rows(
-    encoded: msgspec.Raw, checked: Checked
-) -> tuple[Table, Executions, Points]:
-    """Return a table and columns for the sound rows; the others are counted."""
-    columns = _Builder()
-    rows = items(encoded, "events", MAX_ROWS, ErrorCode.BAD_ROW, checked)
-    for number, item in enumerate(rows or ()):
-        try:
-            columns.add(_row_decoder.decode(item))
-        except BAD_INPUT as error:
-            checked.count(ErrorCode.BAD_ROW, f"events[{number}]: {error}")
-    return columns.build()
+def read_rows(
+    batches: Sequence[msgspec.Raw], checked: Sequence[Checked]
+) -> tuple[Table, Rows | None, Rows | None]:
+    """Return a table, the sound executions and the sound points of batches of rows.
+
+    Args:
+        batches: the `events` of each batch; all of them index one table, so that
+            together they must have fewer rows than 65,536 unless there is only one.
+        checked: of each batch, where its problems are counted.
+    """
+    builder = _Builder()
+    for encoded, problems in zip(batches, checked, strict=True):
+        rows = items(encoded, "events", MAX_ROWS, ErrorCode.BAD_ROW, problems)
+        for number, item in enumerate(rows or ()):
+            try:
+                builder.add(_row_decoder.decode(item))
+            except BAD_INPUT as error:
+                problems.count(ErrorCode.BAD_ROW, f"events[{number}]: {error}")
+        builder.end_batch()
+    return builder.build()
 
 
 class _Builder:
-    """Interns names, and collects one list per column."""
+    """Interns names, and collects the rows of each column."""
 
     def __init__(self) -> None:
         self._strings: dict[str, int] = {"": 0}
         self._series: dict[tuple[str, str], int] = {}
         self._points: dict[tuple[Any, ...], int] = {}
         self._errors: dict[ErrorKey, int] = {ErrorKey("", ""): 0}
-        self._execution_rows: list[tuple[Any, ...]] = []
-        self._phased_rows: list[tuple[Any, ...]] = []
-        self._point_rows: list[tuple[Any, ...]] = []
+        self._executions = _Section(EXECUTION_COLUMNS, PHASE_COLUMNS)
+        self._values = _Section(POINT_COLUMNS)
 
     def add(self, row: _Row) -> None:
-        """Take one row.
+        """Add one row.
 
         Raises:
-            ValueError: naming the key that can't be used.
+            ValueError: naming the key that cannot be used.
         """
         time = row.end or row.time
         if not 0 <= time <= MAX_TIME:
@@ -101,24 +110,20 @@ class _Builder:
         else:
             self._add_execution(row, time)
 
-    def build(self) -> tuple[Table, Executions, Points]:
-        """Return what was collected."""
+    def end_batch(self) -> None:
+        """Attribute the rows added since the last call to one batch."""
+        self._executions.end_batch()
+        self._values.end_batch()
+
+    def build(self) -> tuple[Table, Rows | None, Rows | None]:
+        """Return the table and the columns of both sections."""
         table = Table(
             list(self._strings),
             list(self._series),
             list(self._points),
             list(self._errors),
         )
-        known = len(EXECUTION_COLUMNS)
-        rows = [row[:known] for row in self._phased_rows] + self._execution_rows
-        phases = _arrays([row[known:] for row in self._phased_rows], PHASE_COLUMNS)
-        first = slice(len(self._phased_rows))
-        executions = Executions(
-            **_arrays(rows, EXECUTION_COLUMNS),
-            phases=Phases(**phases, of=first) if self._phased_rows else None,
-        )
-        points = _arrays(self._point_rows, POINT_COLUMNS)
-        return table, executions, Points(**points)
+        return table, self._executions.build(), self._values.build()
 
     def _add_execution(self, row: _Row, end: float) -> None:
         if not row.node:
@@ -135,8 +140,7 @@ class _Builder:
         key = (row.graph[:MAX_NAME], row.node[:MAX_NAME])
         error = ErrorKey(row.error[:MAX_NAME], row.phase if row.error else "")
         phases = _phases(row)
-        rows = self._execution_rows if phases is None else self._phased_rows
-        rows.append(
+        self._executions.add(
             (
                 self._series.setdefault(key, len(self._series)),
                 end,
@@ -145,8 +149,8 @@ class _Builder:
                 min(max(1, row.attempts), MAX_ATTEMPTS),
                 self._text("" if outcome in _WITHOUT_ACTION else row.action),
                 self._errors.setdefault(error, len(self._errors)),
-                *(phases or ()),
-            )
+            ),
+            phases,
         )
 
     def _add_point(self, row: _Row, time: float) -> None:
@@ -155,30 +159,77 @@ class _Builder:
         names = (row.metric[:MAX_NAME], row.graph[:MAX_NAME], row.node[:MAX_NAME])
         key = (row.kind, *names, cut_labels(row.labels))
         number = self._points.setdefault(key, len(self._points))
-        self._point_rows.append((number, time, row.value))
+        self._values.add((number, time, row.value))
 
     def _text(self, text: str) -> int:
         return self._strings.setdefault(text[:MAX_NAME], len(self._strings))
 
 
+class _Section:
+    """The rows of one section, batch after batch."""
+
+    def __init__(
+        self, columns: Mapping[str, str], optional: Mapping[str, str] | None = None
+    ) -> None:
+        self._types = list(columns.values())
+        self._optional_types = list((optional or {}).values())
+        self._rows: list[tuple[Any, ...]] = []
+        self._optional: list[tuple[Any, ...]] = []
+        self._others: list[tuple[Any, ...]] = []  # this batch's without optional values
+        self._ends: list[int] = []
+        self._optional_ends: list[int] = []
+
+    def add(
+        self, row: tuple[Any, ...], optional: tuple[Any, ...] | None = None
+    ) -> None:
+        """Add a row to the current batch."""
+        if optional is None:
+            self._others.append(row)
+        else:
+            self._rows.append(row)
+            self._optional.append(optional)
+
+    def end_batch(self) -> None:
+        """Place the rows without optional values behind those with."""
+        self._rows += self._others
+        self._others.clear()
+        self._ends.append(len(self._rows))
+        self._optional_ends.append(len(self._optional))
+
+    def build(self) -> Rows | None:
+        """Return the columns; None if there are no rows."""
+        if not self._rows:
+            return None
+        optional: list[NDArray[Any]] = []
+        if self._optional:
+            optional = _columns(self._optional, self._optional_types)
+        return Rows(
+            _columns(self._rows, self._types),
+            optional,
+            _differences(self._ends),
+            _differences(self._optional_ends),
+        )
+
+
+def _columns(rows: list[tuple[Any, ...]], types: list[str]) -> list[NDArray[Any]]:
+    columns = zip(*rows, strict=True)
+    return [np.array(column, code) for column, code in zip(columns, types, strict=True)]
+
+
+def _differences(ends: list[int]) -> list[int]:
+    return [end - start for start, end in zip([0, *ends], ends, strict=False)]
+
+
 def _phases(row: _Row) -> tuple[float, float, float, int] | None:
-    """Return what is in PHASE_COLUMNS, None where the row tells nothing of it.
+    """Return the values for PHASE_COLUMNS, None if the row has none of them.
 
     Raises:
-        ValueError: naming the key that can't be used.
+        ValueError: naming the key that cannot be used.
     """
-    given = {name: getattr(row, name) for name in PHASE_COLUMNS}
-    if all(value is None for value in given.values()):
+    values = row.prep, row.exec, row.wait, row.items
+    if values == _NO_PHASES:
         return None
-    for name, value in given.items():
-        if value is not None and not 0 <= value <= _MOST[PHASE_COLUMNS[name]]:
+    for (name, code), value in zip(PHASE_COLUMNS.items(), values, strict=True):
+        if value is not None and not 0 <= value <= _MOST[code]:
             raise ValueError(f"{name}={value}: expected a number from 0")
     return row.prep or 0.0, row.exec or 0.0, row.wait or 0.0, row.items or 0
-
-
-def _arrays(rows: list[tuple[Any, ...]], columns: Any) -> dict[str, Any]:
-    values = zip(*rows, strict=True) if rows else ([] for _ in columns)
-    return {
-        name: np.array(column, code)
-        for (name, code), column in zip(columns.items(), values, strict=True)
-    }

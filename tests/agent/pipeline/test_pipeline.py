@@ -405,16 +405,17 @@ def test_each_bad_message_is_answered_and_the_good_ones_are_counted(
         talk.batch(0),
         talk.batch(11),
     )
-    # A message that can't be used and rows are answered at once, columns at the tick.
+    # An unusable message is answered at once, rows at the end of the read, columns at
+    # the tick.
     assert without_text(replies) == [
         error(ErrorCode.BAD_MSGPACK),
         error(ErrorCode.BAD_MSGPACK),
         error(ErrorCode.BAD_MESSAGE),
         error(ErrorCode.BAD_MESSAGE, 3),
         error(ErrorCode.UNKNOWN_TYPE),
-        error(ErrorCode.BAD_ROW),
         error(ErrorCode.UNSUPPORTED_VERSION),
         error(ErrorCode.BAD_MESSAGE),
+        error(ErrorCode.BAD_ROW),
     ]
     assert without_text(talk.tick()) == [
         error(ErrorCode.BAD_TABLE),

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import msgpack
+import numpy as np
 import pytest
 from tests.agent.protocol.samples import (
     CLIENT,
@@ -23,6 +24,9 @@ from tests.agent.protocol.whole import Batch, Decoder
 from kaywatch import wire
 from kaywatch.wire import ErrorCode
 from kaywatch_agent.model.bounds import MAX_ATTEMPTS
+from kaywatch_agent.protocol import decoder
+from kaywatch_agent.protocol.batches import BatchReader
+from kaywatch_agent.protocol.columns import Checked
 from kaywatch_agent.protocol.limits import MAX_LABELS, MAX_ROWS
 
 
@@ -289,3 +293,44 @@ def test_a_batch_of_rows_says_the_same_as_one_of_columns() -> None:
     as_rows = taken(rows(*events(columns)))
     assert events(as_rows) == events(columns)
     assert isinstance(decode(rows(*events(columns))), Batch)
+
+
+def test_batches_of_rows_that_are_read_together_stay_apart() -> None:
+    """Joined in one table, with the rows that describe phases first in each batch."""
+    metric = {"metric": "size", "value": 3.0, "time": START}
+    sent = [
+        [ROW, {**ROW, "node": "b", "exec": 0.5}],
+        [{}, metric, {**ROW, "outcome": "error", "error": "E"}, 5],
+        [],
+        [{**ROW, "node": "c", "items": 7}, metric, metric],
+    ]
+    batches = [decoder.decode(rows(*part)) for part in sent]
+    checked = [Checked() for _ in batches]
+    (joined,) = BatchReader().events(batches, ["shop"] * 4, checked)
+
+    assert joined.members == [0, 1, 2, 3]
+    assert (joined.executions, joined.points) == ([2, 1, 0, 1], [0, 1, 0, 2])
+    found = joined.events.executions
+    names = [joined.events.table.series[at][1] for at in found.series]
+    assert names == ["b", ROW["node"], ROW["node"], "c"]
+    assert [names[at] for at in np.arange(4)[found.phases.of]] == ["b", "c"]
+    assert found.phases.exec.tolist() == [0.5, 0.0]
+    assert [one.rejected.total() for one in checked] == [0, 2, 0, 0]
+
+
+def test_more_rows_than_a_table_can_index_are_joined_in_groups() -> None:
+    batches = [
+        decoder.decode(rows(*({**ROW, "node": f"{part}.{at}"} for at in range(1_000))))
+        for part in range(9)
+    ]
+    assert sum(len(memoryview(one.encoded.events)) for one in batches) > 65_535
+    checked = [Checked() for _ in batches]
+    groups = list(BatchReader().events(batches, ["shop"] * 9, checked))
+    assert len(groups) > 1
+    assert [at for group in groups for at in group.members] == list(range(9))
+    seen = [
+        group.events.table.series[at][1]
+        for group in groups
+        for at in group.events.executions.series
+    ]
+    assert seen == [f"{part}.{at}" for part in range(9) for at in range(1_000)]
