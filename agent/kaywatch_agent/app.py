@@ -21,7 +21,7 @@ from kaywatch_agent.ingest.probe import Probe
 from kaywatch_agent.runtime.process import raise_descriptors, tune_allocator
 from kaywatch_agent.runtime.supervision import Supervision
 from kaywatch_agent.runtime.systemd import Notifier
-from kaywatch_agent.store.writer import Writer
+from kaywatch_agent.store.writer import StoreWriter
 
 __all__ = ["App"]
 
@@ -162,7 +162,7 @@ class App:
         path = self.config.store.file
         if path is None:
             return
-        writer = Writer(path, self.config.store)
+        writer = StoreWriter(path, self.config.store)
         checking: asyncio.Task[None] | None = None
 
         async def close() -> None:
@@ -212,7 +212,7 @@ class App:
         status = components.health.status(now)
         self.supervision.tick(now, components.figures(), status)
 
-    async def _check_store(self, writer: Writer) -> None:
+    async def _check_store(self, writer: StoreWriter) -> None:
         """Look for damage in a large file, and report what was found."""
         started = time.perf_counter()
         try:

@@ -19,7 +19,7 @@ from kaywatch_agent.ingest.mqtt import MqttIngest
 from kaywatch_agent.ingest.peers import Peer
 from kaywatch_agent.ingest.unix import UnixListener
 from kaywatch_agent.model.client import Client
-from kaywatch_agent.model.series import Presence
+from kaywatch_agent.model.series import ClientState
 from kaywatch_agent.notify.delivery import Delivery
 from kaywatch_agent.pipeline.pipeline import Pipeline
 from kaywatch_agent.protocol.redact import Privacy
@@ -30,9 +30,9 @@ from kaywatch_agent.rules.state import AlertState
 from kaywatch_agent.runtime.health import Health, Readiness
 from kaywatch_agent.runtime.metrics import MetricsRegistry
 from kaywatch_agent.runtime.process import ProcessMetrics
-from kaywatch_agent.runtime.supervision import Figures
+from kaywatch_agent.runtime.supervision import StatusCounts
 from kaywatch_agent.store.committer import Committer, Durable
-from kaywatch_agent.store.writer import Writer
+from kaywatch_agent.store.writer import StoreWriter
 from kaywatch_agent.tick import Ticker
 from kaywatch_agent.web.api.alerts import row
 from kaywatch_agent.web.server import WebServer
@@ -111,7 +111,7 @@ class Components:
         if self.committer.writer is not None:
             self.committer.writer.keep(config.store.retention)
 
-    def restore(self, writer: Writer) -> None:
+    def restore(self, writer: StoreWriter) -> None:
         """Use a store, and go on from what is in it."""
         started = time.perf_counter()
         self.committer.writer = writer
@@ -135,16 +135,16 @@ class Components:
             down_seconds=round(down, 3),
             series=len(state.keys),
             clients=len(state.clients),
-            waiting=self._count(Presence.DISCONNECTED),
+            waiting=self._count(ClientState.DISCONNECTED),
             took_seconds=round(time.perf_counter() - started, 3),
         )
 
-    def figures(self) -> Figures:
+    def figures(self) -> StatusCounts:
         """Return what `systemctl status` shows."""
-        return Figures(
+        return StatusCounts(
             events=int(self.pipeline.metrics.events.value),
             series=len(self.pipeline.aggregator.registry.keys),
-            clients=self._count(Presence.CONNECTED),
+            clients=self._count(ClientState.CONNECTED),
             firing=self.alerting.counts.get(AlertState.FIRING, 0),
         )
 
@@ -166,7 +166,7 @@ class Components:
             ProcessMetrics(__version__, self.clock()),
             self.pipeline.aggregator.metrics,
             self.pipeline.metrics,
-            self.pipeline.feed.metrics,
+            self.pipeline.event_stream.metrics,
             self.intake.metrics,
             self.intake.mirror.metrics,
             self.listener.metrics,
@@ -180,7 +180,7 @@ class Components:
     def _web_server(self) -> WebServer:
         view = AgentView(
             health=self.health,
-            feed=self.pipeline.feed,
+            event_stream=self.pipeline.event_stream,
             alerting=self.alerting,
             delivery=self.delivery,
             aggregator=self.pipeline.aggregator,
@@ -212,7 +212,7 @@ class Components:
         """Whether rules are evaluated and events taken in."""
         return self.health.status(self.clock()).status is not Readiness.UNHEALTHY
 
-    def _count(self, state: Presence) -> int:
+    def _count(self, state: ClientState) -> int:
         return sum(client.state is state for client in self.pipeline.clients)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from kaywatch_agent.components import Components
 from kaywatch_agent.config import Config, parse
-from kaywatch_agent.store.writer import Writer
+from kaywatch_agent.store.writer import StoreWriter
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ async def test_commits_go_on_after_a_part_failed(
 ) -> None:
     assert config.store.file is not None
     components = Components(config)
-    writer = Writer(config.store.file, config.store)
+    writer = StoreWriter(config.store.file, config.store)
     components.restore(writer)
     changes = components.alerting.changes
     failures = iter([RuntimeError("a fault")])

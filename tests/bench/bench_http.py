@@ -25,9 +25,9 @@ from tests.bench.receivers import scraping
 from tests.bench.report import OURS, Figure, Promise, Row, figure
 from tests.bench.rounds import Effort, Measured, in_turns, next_line, python
 
-from kaywatch_agent.aggregate.aggregator import HISTORY_STEPS, STEP_SECONDS, View
-from kaywatch_agent.aggregate.feed import Feed
-from kaywatch_agent.aggregate.history import History, pack
+from kaywatch_agent.aggregate.aggregator import BUCKET_SECONDS, HISTORY_BUCKETS, View
+from kaywatch_agent.aggregate.event_stream import EventStream
+from kaywatch_agent.aggregate.history import History, compress
 from kaywatch_agent.model.client import Client
 from kaywatch_agent.notify.delivery import Delivery, NotifyConfig
 from kaywatch_agent.rules.load import load
@@ -117,7 +117,7 @@ class Synthetic:
     def __init__(self, series: int) -> None:
         self.now = 1_700_000_000.0
         self.health = Health(self.now - 3600)
-        self.feed = Feed()
+        self.event_stream = EventStream()
         self.alerting = Alerting(load({}), min_severity={}, clock=self.clock)
         self.delivery = Delivery(
             NotifyConfig(),
@@ -128,13 +128,13 @@ class Synthetic:
         )
         # One packed step serves for all of the hour: it costs no memory here, and is
         # unpacked for each of them, as 360 different ones are.
-        step = pack(many.step(series, 2, self.now))
-        last = int(self.now // STEP_SECONDS)
+        step = compress(many.step(series, 2, self.now))
+        last = int(self.now // BUCKET_SECONDS)
         self._view = View(
             self.now,
             self.now - 7200,
             many.step(series, 100, self.now),
-            History({last - n: step for n in range(HISTORY_STEPS)}),
+            History({last - n: step for n in range(HISTORY_BUCKETS)}),
             many.registry(series),
             (),
             {},

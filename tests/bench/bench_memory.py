@@ -15,7 +15,11 @@ from tests.bench.report import OURS, Promise, Row, figure
 from tests.bench.rounds import Effort, alone, in_turns, python
 from tests.bench.usage import resident_mb
 
-from kaywatch_agent.aggregate.aggregator import HISTORY_STEPS, STEP_SECONDS, Aggregator
+from kaywatch_agent.aggregate.aggregator import (
+    BUCKET_SECONDS,
+    HISTORY_BUCKETS,
+    Aggregator,
+)
 from kaywatch_agent.runtime.process import tune_allocator
 
 SERIES = 10_000
@@ -38,12 +42,12 @@ print(json.dumps({"resident_mb": resident_mb()}))
 def hour(series: int, steps: int) -> float:
     """Fill an aggregator; return its process's memory in MB."""
     tune_allocator()
-    now = float(int(time.time()) // STEP_SECONDS * STEP_SECONDS)
+    now = float(int(time.time()) // BUCKET_SECONDS * BUCKET_SECONDS)
     aggregator = Aggregator(many.registry(series), now)
     events = many.columns(series, PER_STEP, now)
     for step in range(steps):
-        at = now + step * STEP_SECONDS
-        timely = events._replace(time=events.time + step * STEP_SECONDS)
+        at = now + step * BUCKET_SECONDS
+        timely = events._replace(time=events.time + step * BUCKET_SECONDS)
         aggregator._pending.append(timely)
         aggregator._pending_phases.append(many.phases(timely))
         aggregator.advance(at)
@@ -60,7 +64,7 @@ def histograms(series: int) -> float:
 
 def measure(effort: Effort) -> list[Row]:
     """Return the row of many series."""
-    series, steps = effort.whole(SERIES, 50), effort.whole(HISTORY_STEPS, 3)
+    series, steps = effort.whole(SERIES, 50), effort.whole(HISTORY_BUCKETS, 3)
     found = in_turns(
         effort.rounds,
         {

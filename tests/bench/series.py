@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from kaywatch_agent.aggregate.bucket import Bucket, reduce
 from kaywatch_agent.aggregate.registry import Limits, Registry
-from kaywatch_agent.aggregate.step import Step, reduce
 from kaywatch_agent.model.series import Columns, ErrorKey, Kind, PhaseColumns, SeriesKey
 
 __all__ = ["columns", "phases", "registry", "step"]
@@ -46,7 +46,7 @@ def phases(events: Columns) -> PhaseColumns:
     return PhaseColumns(*events[:3], tenth, 8 * tenth, 0 * tenth, none)
 
 
-def step(series: int, each: int, now: float) -> Step:
+def step(series: int, each: int, now: float) -> Bucket:
     """Return what the aggregation makes of such executions."""
     events = columns(series, each, now)
     return reduce(events, phases(events))

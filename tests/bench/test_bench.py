@@ -34,7 +34,7 @@ def test_a_benchmark_has_rows(name: str) -> None:
 def test_all_series_of_a_full_row_are_within_the_default_limits(series: int) -> None:
     with running_agent() as agent, busy(agent, series) as push:
         push(1)
-        assert {client["folded"] for client in agent.clients()} == {0}
+        assert {client["overflow"] for client in agent.clients()} == {0}
         assert sum(agent.executions().values()) >= 2 * series
 
 

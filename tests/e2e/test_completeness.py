@@ -92,7 +92,7 @@ def test_what_a_full_buffer_lost_is_shown_beside_the_figures_for_good(
     assert accounts(agent)["lossy"] == account
     assert agent.node("busy", window="5m")["account"] == account
     (again,) = agent.clients()
-    keys = ("recorded", "events", "dropped", "late", "folded", "missing")
+    keys = ("recorded", "events", "dropped", "late", "overflow", "missing")
     assert {key: again[key] for key in keys} == {key: client[key] for key in keys}
     assert f"  lossy: lost {lost:,} (buffer_full {lost:,})" in status(agent)
 
@@ -124,7 +124,7 @@ def test_late_and_folded_events_are_named_and_survive_a_restart(
             "received": 11,
             "dropped": {},
             "late": 1,
-            "folded": 7,
+            "overflow": 7,
             "ratio": 1.0,
         }
         line = "  odd: 1 too late for a window, 7 folded into __other__"
@@ -132,13 +132,13 @@ def test_late_and_folded_events_are_named_and_survive_a_restart(
         assert line in said
         assert "Completeness, last 24 hours: all of 10 events arrived" in said
         (client,) = agent.clients()
-        assert (client["late"], client["folded"], client["missing"]) == (1, 7, 0)
+        assert (client["late"], client["overflow"], client["missing"]) == (1, 7, 0)
 
         agent.stop()
         agent.start("--http", "127.0.0.1:0", "--config", str(config))
         assert accounts(agent)["odd"] == account
         (again,) = agent.clients()
-        assert (again["late"], again["folded"]) == (1, 7)
+        assert (again["late"], again["overflow"]) == (1, 7)
         assert line in status(agent)
 
 

@@ -13,24 +13,24 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
+from kaywatch_agent.aggregate.bucket import EMPTY, Bucket, merge, reduce
 from kaywatch_agent.aggregate.change import AggregateChanges, StoredState
-from kaywatch_agent.aggregate.history import History, Packed
+from kaywatch_agent.aggregate.history import CompressedBucket, History
 from kaywatch_agent.aggregate.mapping import Mapper, phases
-from kaywatch_agent.aggregate.registry import Registry, is_fold
-from kaywatch_agent.aggregate.step import EMPTY, Step, merge, reduce
+from kaywatch_agent.aggregate.registry import Registry, is_overflow
 from kaywatch_agent.model.records import FailureRecord, NodeRevisits, TopologyRecord
 from kaywatch_agent.model.series import Columns, Kind, PhaseColumns, SeriesKey
 from kaywatch_agent.protocol.batches import JoinedBatches
 from kaywatch_agent.protocol.messages import Details
 from kaywatch_agent.runtime.metrics import Counter, Gauge, Metrics
 
-__all__ = ["STEP_SECONDS", "Accepted", "Aggregator", "Archive", "Misplaced", "View"]
+__all__ = ["BUCKET_SECONDS", "Accepted", "Aggregator", "Archive", "OutOfRange", "View"]
 
-STEP_SECONDS: Final = 10
-HISTORY_STEPS: Final = 360  # an hour
+BUCKET_SECONDS: Final = 10
+HISTORY_BUCKETS: Final = 360  # an hour
 LONGEST: Final = 360
 
-# Graphs and nodes of which a step remembers the visits, those with the most: 90 bytes
+# Graphs and nodes of which a bucket remembers the visits, those with the most: 90 bytes
 # each, so 65 MB for an hour in which all loop.
 MAX_MEASURED: Final = 2_000
 
@@ -44,7 +44,7 @@ FUTURE_SECONDS: Final = 5.0
 
 # A store that can't be written to for longer than this gets the rest by the hour, so
 # that what waits for it stays bounded.
-MAX_DELTA_STEPS: Final = HISTORY_STEPS + 60
+MAX_DELTA_BUCKETS: Final = HISTORY_BUCKETS + 60
 
 MAX_FAILURES: Final = 1_000
 MAX_TOPOLOGIES: Final = 10_000
@@ -53,7 +53,7 @@ MAX_TOPOLOGIES: Final = 10_000
 C = TypeVar("C", Columns, PhaseColumns)
 
 
-class Misplaced(StrEnum):
+class OutOfRange(StrEnum):
     """Events whose time needed care; all of them are in the totals."""
 
     LATE = "late"  # over an hour old: in no bucket
@@ -67,25 +67,25 @@ class Archive(Protocol):
     def kept_seconds(self) -> float:
         """How long buckets are kept."""
 
-    def step(self, number: int) -> Step:
-        """Return a step by its number, EMPTY if it isn't there or can't be read."""
+    def bucket(self, number: int) -> Bucket:
+        """Return a bucket by its number, EMPTY if it isn't there or can't be read."""
 
     def read(
         self, start: float, end: float, resolution: float
-    ) -> Iterable[tuple[int, Step]]:
+    ) -> Iterable[tuple[int, Bucket]]:
         """Yield buckets in [start, end) by when they begin; see the store's."""
 
 
 class Nothing:
     """No store: what is not in memory is gone."""
 
-    kept_seconds = float(HISTORY_STEPS * STEP_SECONDS)
+    kept_seconds = float(HISTORY_BUCKETS * BUCKET_SECONDS)
 
-    def step(self, number: int) -> Step:  # noqa: ARG002
+    def bucket(self, number: int) -> Bucket:  # noqa: ARG002
         """Return nothing."""
         return EMPTY
 
-    def read(self, *_: float) -> Iterable[tuple[int, Step]]:
+    def read(self, *_: float) -> Iterable[tuple[int, Bucket]]:
         """Yield nothing."""
         return ()
 
@@ -96,12 +96,12 @@ class Accepted(NamedTuple):
     Attributes:
         events: in all.
         late: of them, those too old for a bucket.
-        folded: of them, those of series beyond the caps.
+        overflow: of them, those of series beyond the caps.
     """
 
     events: list[int]
     late: list[int]
-    folded: list[int]
+    overflow: list[int]
 
 
 class View(NamedTuple):
@@ -111,20 +111,20 @@ class View(NamedTuple):
         now: when it was taken, Unix seconds.
         since: when the first event was seen.
         totals: all since then.
-        steps: by number, those of the last hour.
+        buckets: by number, those of the last hour.
         registry: the names of rows and numbers.
         failures: the latest, oldest first.
         topologies: by service and graph.
         archive: what is older than an hour.
         longest: nodes visited in the longest run of a graph, and visits of a node in
-            the run that came back to it most, by step and row, of the last hour as far
-            as the agent ran.
+            the run that came back to it most, by bucket and row, of the
+            last hour as far as the agent ran.
     """
 
     now: float
     since: float
-    totals: Step
-    steps: Mapping[int, Step]
+    totals: Bucket
+    buckets: Mapping[int, Bucket]
     registry: Registry
     failures: tuple[FailureRecord, ...]
     topologies: Mapping[tuple[str, str], TopologyRecord]
@@ -133,7 +133,7 @@ class View(NamedTuple):
 
     def between(
         self, start: float, end: float, resolution: float = math.inf
-    ) -> Iterator[tuple[int, Step]]:
+    ) -> Iterator[tuple[int, Bucket]]:
         """Yield buckets that overlap [start, end) by when they begin, oldest first.
 
         Args:
@@ -142,53 +142,56 @@ class View(NamedTuple):
             resolution: those that are older than an hour may be as long as this, in
                 seconds, and longer where shorter ones are not kept.
         """
-        oldest = math.floor(self.now / STEP_SECONDS) - HISTORY_STEPS
-        before = min(end, oldest * STEP_SECONDS)
+        oldest = math.floor(self.now / BUCKET_SECONDS) - HISTORY_BUCKETS
+        before = min(end, oldest * BUCKET_SECONDS)
         if start < before:
-            first = math.floor(start / STEP_SECONDS) * STEP_SECONDS
-            for begin, step in self.archive.read(first, before, resolution):
-                if begin // STEP_SECONDS not in self.steps:
-                    yield begin, step
-        first, last = math.floor(start / STEP_SECONDS), math.ceil(end / STEP_SECONDS)
-        for n in sorted(self.steps):
+            first = math.floor(start / BUCKET_SECONDS) * BUCKET_SECONDS
+            for begin, bucket in self.archive.read(first, before, resolution):
+                if begin // BUCKET_SECONDS not in self.buckets:
+                    yield begin, bucket
+        first, last = (
+            math.floor(start / BUCKET_SECONDS),
+            math.ceil(end / BUCKET_SECONDS),
+        )
+        for n in sorted(self.buckets):
             if first <= n < last:
-                yield n * STEP_SECONDS, self.steps[n]
+                yield n * BUCKET_SECONDS, self.buckets[n]
 
-    def range(self, start: float, end: float) -> list[Step]:
+    def range(self, start: float, end: float) -> list[Bucket]:
         """Return the buckets that overlap [start, end), oldest first."""
-        return [step for _, step in self.between(start, end)]
+        return [bucket for _, bucket in self.between(start, end)]
 
-    def window(self, seconds: float | None) -> Step:
-        """Return the last `seconds`, in whole steps; None for since first seen."""
+    def window(self, seconds: float | None) -> Bucket:
+        """Return the last `seconds`, in whole buckets; None for since first seen."""
         if seconds is None:
             return self.totals
-        return merge(self.range(self.now - seconds, self.now + STEP_SECONDS))
+        return merge(self.range(self.now - seconds, self.now + BUCKET_SECONDS))
 
 
 class AggregateMetrics(Metrics):
     """What is counted of aggregation."""
 
     misplaced = Counter(
-        "kaywatch_misplaced_events_total",
+        "kaywatch_out_of_range_events_total",
         "Events too old for a bucket (late) or from the future; in the totals.",
         labels=("reason",),
         durable=True,
     )
-    folded = Counter(
-        "kaywatch_folded_series_total",
+    overflow = Counter(
+        "kaywatch_overflow_series_total",
         "Look-ups of series beyond the caps, counted under __other__.",
         durable=True,
     )
     unmeasured = Counter(
         "kaywatch_visits_left_out_total",
-        "Graphs and nodes over the cap, of which a step forgot the longest run.",
+        "Graphs and nodes over the cap, of which a bucket forgot the longest run.",
         durable=True,
     )
     series = Gauge("kaywatch_series", "Series known.")
 
 
 class Aggregator:
-    """Takes batches in, and turns what is pending into steps at each tick."""
+    """Takes batches in, and turns what is pending into buckets at each tick."""
 
     def __init__(self, registry: Registry, now: float) -> None:
         self.registry = registry
@@ -201,10 +204,10 @@ class Aggregator:
         self._pending_phases: list[PhaseColumns] = []
         self._pending_events = 0
         self._totals = EMPTY
-        self._steps = History({})
-        self._fresh: dict[int, Step] = {}  # reduced, and not in the steps yet
+        self._buckets = History({})
+        self._fresh: dict[int, Bucket] = {}  # reduced, and not in the buckets yet
         self._fresh_late = EMPTY  # in the totals alone
-        self._delta: dict[int, Step] = {}  # in the steps, and in no change yet
+        self._delta: dict[int, Bucket] = {}  # in the buckets, and in no change yet
         self._delta_late = EMPTY
         self._delta_failures: list[FailureRecord] = []
         self._delta_topologies: dict[tuple[str, str], TopologyRecord] = {}
@@ -223,7 +226,7 @@ class Aggregator:
             owners: of each batch, the process that its new series are counted for.
             now: Unix seconds.
         """
-        taken, late, folded = (np.zeros(len(owners), np.int64) for _ in range(3))
+        taken, late, overflow = (np.zeros(len(owners), np.int64) for _ in range(3))
         executions = joined.events.executions
         # All sections are mapped before any is kept: all of a batch, or nothing.
         for columns, sizes in list(self._mapper.columns(joined, owners)):
@@ -231,9 +234,9 @@ class Aggregator:
             taken += sizes
             if (old := _late(columns.time, now)) is not None:
                 late += _by_batch(old, sizes)
-            if self.registry.folds:
-                folds = np.isin(columns.row, self.registry.folds)
-                folded += _by_batch(folds, sizes)
+            if self.registry.overflow_rows:
+                folds = np.isin(columns.row, self.registry.overflow_rows)
+                overflow += _by_batch(folds, sizes)
             if executions is not None:
                 split = phases(joined, columns)
                 if split is not None:
@@ -242,7 +245,7 @@ class Aggregator:
         if joined.events.runs is not None:
             self._measure(_visits(self._pending[-1]), now)
         self._count(joined.service, int(taken.sum()), int(late.sum()), now)
-        return Accepted(taken.tolist(), late.tolist(), folded.tolist())
+        return Accepted(taken.tolist(), late.tolist(), overflow.tolist())
 
     def take_details(
         self, details: Details, service: str, client: str, owner: str, now: float
@@ -273,29 +276,29 @@ class Aggregator:
             self._pending.append(_same(row, now, float(events)))
 
     def advance(self, now: float) -> None:
-        """Take what is pending into steps and totals, for readers to see."""
+        """Take what is pending into buckets and totals, for readers to see."""
         self._reduce(now)
         self._now = now
         registry = self.registry
-        self.metrics.folded.add(registry.folded_in_all)
-        registry.folded_in_all = 0
+        self.metrics.overflow.add(registry.overflow_count)
+        registry.overflow_count = 0
         fresh, self._fresh = self._fresh, {}
         late, self._fresh_late = self._fresh_late, EMPTY
         # Replaced, not mutated: a View that somebody holds stays as it is.
-        self._steps = self._steps.advanced(
-            _sums(self._steps, fresh), int(now // STEP_SECONDS), HISTORY_STEPS
+        self._buckets = self._buckets.advanced(
+            _sums(self._buckets, fresh), int(now // BUCKET_SECONDS), HISTORY_BUCKETS
         )
         self._totals = merge([self._totals, *fresh.values(), late])
         self._defer(fresh, late)
 
     def changes(self, full: bool) -> AggregateChanges:
         """Return what was advanced since the last call, or all that is known."""
-        steps: Mapping[int, Step] = self._steps if full else self._delta
+        buckets: Mapping[int, Bucket] = self._buckets if full else self._delta
         topologies = self._topologies if full else self._delta_topologies
         change = AggregateChanges(
             now=self._now,
             since=self._since,
-            steps=steps,
+            buckets=buckets,
             late=EMPTY if full else self._delta_late,
             totals=self._totals,
             keys=self.registry.keys,
@@ -314,7 +317,7 @@ class Aggregator:
 
     def refused(self, change: AggregateChanges) -> None:
         """Put into the next commit what this one did not make durable."""
-        self._defer(change.steps, change.late)
+        self._defer(change.buckets, change.late)
         self._delta_failures[:0] = change.failures
         for topology in change.topologies:
             key = (topology.service, topology.graph)
@@ -329,8 +332,10 @@ class Aggregator:
         self.registry.restore(found.keys, found.names)
         self._since = found.since
         self._totals = found.totals
-        stored: dict[int, Step | Packed | None] = dict.fromkeys(found.stored)
-        self._steps = History({**stored, **found.steps}, self._archive.step)
+        stored: dict[int, Bucket | CompressedBucket | None] = dict.fromkeys(
+            found.stored
+        )
+        self._buckets = History({**stored, **found.buckets}, self._archive.bucket)
         self._failures.extend(found.failures)
         for topology in found.topologies:
             self._topologies[topology.service, topology.graph] = topology
@@ -341,7 +346,7 @@ class Aggregator:
             now,
             self._since,
             self._totals,
-            self._steps,
+            self._buckets,
             self.registry,
             tuple(self._failures),
             dict(self._topologies),
@@ -369,23 +374,23 @@ class Aggregator:
             key = SeriesKey(Kind.NODE, service, loop.graph, loop.node)
             row = self.registry.row(key, owner)
             # What stands for many nodes was not visited by coming back.
-            if not is_fold(self.registry.keys[row]):
+            if not is_overflow(self.registry.keys[row]):
                 found[row] = max(found.get(row, 0), loop.visits)
         return found
 
     def _measure(self, visits: Mapping[int, int], now: float) -> None:
         """Remember the most visits in one run, by row."""
-        step = int(now // STEP_SECONDS)
-        known = dict(self._longest.get(step, {}))
+        bucket = int(now // BUCKET_SECONDS)
+        known = dict(self._longest.get(bucket, {}))
         for row, most in visits.items():
             known[row] = max(known.get(row, 0), most)
         if len(known) > MAX_MEASURED:
             self.metrics.unmeasured.add(len(known) - MAX_MEASURED)
             most_first = sorted(known.items(), key=itemgetter(1), reverse=True)
             known = dict(most_first[:MAX_MEASURED])
-        recent = {n: rows for n, rows in self._longest.items() if n > step - LONGEST}
+        recent = {n: rows for n, rows in self._longest.items() if n > bucket - LONGEST}
         # Replaced, not mutated: a View that somebody holds stays as it is.
-        self._longest = {**recent, step: known}
+        self._longest = {**recent, bucket: known}
 
     def _reduce(self, now: float) -> None:
         if not self._pending:
@@ -397,26 +402,26 @@ class Aggregator:
         self._pending_events = 0
         if joined.time.max() > now + FUTURE_SECONDS:
             ahead = int(np.count_nonzero(joined.time > now + FUTURE_SECONDS))
-            self.metrics.misplaced.labels(Misplaced.FUTURE).add(ahead)
+            self.metrics.misplaced.labels(OutOfRange.FUTURE).add(ahead)
         oldest = _oldest(now)
         known = dict(_split(split, oldest, now)) if split is not None else {}
         reduced = {
             n: reduce(part, known.get(n)) for n, part in _split(joined, oldest, now)
         }
-        for n, step in reduced.items():
+        for n, bucket in reduced.items():
             if n < oldest:
-                late = int(step.executions.sum())
-                self.metrics.misplaced.labels(Misplaced.LATE).add(late)
-                self._fresh_late = merge([self._fresh_late, step])
+                late = int(bucket.executions.sum())
+                self.metrics.misplaced.labels(OutOfRange.LATE).add(late)
+                self._fresh_late = merge([self._fresh_late, bucket])
             else:
-                self._fresh[n] = merge([self._fresh.get(n, EMPTY), step])
+                self._fresh[n] = merge([self._fresh.get(n, EMPTY), bucket])
 
-    def _defer(self, steps: Mapping[int, Step], late: Step) -> None:
+    def _defer(self, buckets: Mapping[int, Bucket], late: Bucket) -> None:
         """Keep for the next change what is new."""
-        self._delta = {**self._delta, **_sums(self._delta, steps)}
+        self._delta = {**self._delta, **_sums(self._delta, buckets)}
         self._delta_late = merge([self._delta_late, late])
         del self._delta_failures[: -MAX_FAILURES or None]
-        if len(self._delta) > MAX_DELTA_STEPS:
+        if len(self._delta) > MAX_DELTA_BUCKETS:
             self._delta = _coarse(self._delta)
 
     def _wire(self, topology: TopologyRecord) -> None:
@@ -436,8 +441,8 @@ def _visits(runs: Columns) -> dict[int, int]:
 
 
 def _oldest(now: float) -> int:
-    """Return the number of the oldest step that there is a bucket for."""
-    return int(now // STEP_SECONDS) - HISTORY_STEPS
+    """Return the number of the oldest bucket that there is a bucket for."""
+    return int(now // BUCKET_SECONDS) - HISTORY_BUCKETS
 
 
 def _late(time: NDArray[np.float64], now: float) -> NDArray[np.bool_] | None:
@@ -445,7 +450,7 @@ def _late(time: NDArray[np.float64], now: float) -> NDArray[np.bool_] | None:
 
     Those without a time are not.
     """
-    oldest = _oldest(now) * STEP_SECONDS
+    oldest = _oldest(now) * BUCKET_SECONDS
     if time.min() >= oldest:
         return None
     old: NDArray[np.bool_] = (time < oldest) & (time > 0)
@@ -472,30 +477,32 @@ def _clamped(time: NDArray[np.float64], now: float) -> NDArray[np.float64]:
     return np.where(time <= 0, now, time) if time.min() <= 0 else time
 
 
-def _sums(steps: Mapping[int, Step], more: Mapping[int, Step]) -> dict[int, Step]:
-    """Return the steps of `more`, with what `steps` has of them merged in."""
-    return {n: merge([steps.get(n, EMPTY), step]) for n, step in more.items()}
+def _sums(
+    buckets: Mapping[int, Bucket], more: Mapping[int, Bucket]
+) -> dict[int, Bucket]:
+    """Return the buckets of `more`, with what `buckets` has of them merged in."""
+    return {n: merge([buckets.get(n, EMPTY), bucket]) for n, bucket in more.items()}
 
 
-def _coarse(steps: Mapping[int, Step]) -> dict[int, Step]:
-    """Return the steps with all but the last hour's merged by the hour."""
-    newest = max(steps)
-    parts: dict[int, list[Step]] = defaultdict(list)
-    for n, step in steps.items():
-        old = n < newest - HISTORY_STEPS
-        parts[n - n % HISTORY_STEPS if old else n].append(step)
+def _coarse(buckets: Mapping[int, Bucket]) -> dict[int, Bucket]:
+    """Return the buckets with all but the last hour's merged by the hour."""
+    newest = max(buckets)
+    parts: dict[int, list[Bucket]] = defaultdict(list)
+    for n, bucket in buckets.items():
+        old = n < newest - HISTORY_BUCKETS
+        parts[n - n % HISTORY_BUCKETS if old else n].append(bucket)
     return {n: merge(part) for n, part in parts.items()}
 
 
 def _split(columns: C, oldest: int, now: float) -> Iterator[tuple[int, C]]:
-    """Yield the columns of each step; what is older than `oldest` as one, before it."""
+    """Yield the columns of each bucket; those before `oldest` as one, first."""
     time = _clamped(columns.time, now)
     columns = columns._replace(time=time)
-    low, high = (int(bound) // STEP_SECONDS for bound in (time.min(), time.max()))
+    low, high = (int(bound) // BUCKET_SECONDS for bound in (time.min(), time.max()))
     if low == high or high < oldest:
         yield max(low, oldest - 1), columns
         return
-    number = np.maximum(time.astype(np.int64) // STEP_SECONDS, oldest - 1)
+    number = np.maximum(time.astype(np.int64) // BUCKET_SECONDS, oldest - 1)
     for n in np.unique(number).tolist():
         at = np.flatnonzero(number == n)
         part: list[Any] = [column[at] for column in columns]

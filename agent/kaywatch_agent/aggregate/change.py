@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from kaywatch_agent.aggregate.bucket import Bucket
 from kaywatch_agent.aggregate.clients import ClientChanges
-from kaywatch_agent.aggregate.step import Step
 from kaywatch_agent.model.records import FailureRecord, TopologyRecord
 from kaywatch_agent.model.series import SeriesKey
 
@@ -23,22 +23,22 @@ class AggregateChanges(NamedTuple):
     Attributes:
         now: Unix seconds.
         since: when the first event was seen.
-        steps: what is new of each step, by number.
-        late: what is new in the totals and in no step.
+        buckets: what is new of each bucket, by number.
+        late: what is new in the totals and in no bucket.
         totals: all since first seen, including what is new.
         keys: the series by row, append-only.
         rows: how many series are known at this moment.
-        names: values by facet and number, append-only.
-        sizes: how many of them are known at this moment, by facet.
+        names: values by dimension and number, append-only.
+        sizes: how many of them are known at this moment, by dimension.
         failures: new ones.
         topologies: new ones.
     """
 
     now: float
     since: float
-    steps: Mapping[int, Step]
-    late: Step
-    totals: Step
+    buckets: Mapping[int, Bucket]
+    late: Bucket
+    totals: Bucket
     keys: Sequence[SeriesKey]
     rows: int
     names: Mapping[str, Sequence[Any]]
@@ -87,10 +87,10 @@ class StoredState(NamedTuple):
         now: when the last commit was, Unix seconds; None if there was none.
         since: when the first event was seen.
         keys: the series by row.
-        names: values by facet and number.
+        names: values by dimension and number.
         totals: all since first seen.
-        steps: those that are open, whole.
-        stored: numbers of the other steps that can be read back.
+        buckets: those that are open, whole.
+        stored: numbers of the other buckets that can be read back.
         failures: the latest, oldest first.
         topologies: all that are known.
         clients: by id, as JSON.
@@ -102,8 +102,8 @@ class StoredState(NamedTuple):
     since: float
     keys: Sequence[SeriesKey]
     names: Mapping[str, Sequence[Any]]
-    totals: Step
-    steps: Mapping[int, Step]
+    totals: Bucket
+    buckets: Mapping[int, Bucket]
     stored: Sequence[int]
     failures: Sequence[FailureRecord]
     topologies: Sequence[TopologyRecord]

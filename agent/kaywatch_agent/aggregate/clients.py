@@ -8,7 +8,7 @@ from collections.abc import Set as AbstractSet
 from typing import Final, NamedTuple
 
 from kaywatch_agent.model.client import Client
-from kaywatch_agent.model.series import Presence
+from kaywatch_agent.model.series import ClientState
 from kaywatch_agent.protocol.messages import Hello
 
 __all__ = ["ClientChanges", "Clients"]
@@ -24,9 +24,9 @@ KEEP_DISCONNECTED_SECONDS = 7 * 86_400.0
 
 
 _KEPT: Final = {
-    Presence.DISCONNECTED: KEEP_DISCONNECTED_SECONDS,
-    Presence.ENDED: KEEP_SECONDS,
-    Presence.DIED: KEEP_SECONDS,
+    ClientState.DISCONNECTED: KEEP_DISCONNECTED_SECONDS,
+    ClientState.ENDED: KEEP_SECONDS,
+    ClientState.DIED: KEEP_SECONDS,
 }
 
 
@@ -99,8 +99,8 @@ class Clients:
             self.forgotten.discard(client)  # it is back before that was committed
         found.last_seen = now
         self.changed.add(client)
-        if found.state is not Presence.CONNECTED:
-            self.turn(found, Presence.CONNECTED, now)
+        if found.state is not ClientState.CONNECTED:
+            self.turn(found, ClientState.CONNECTED, now)
         return found
 
     def greet(self, hello: Hello, pid: int, now: float, started: float = 0.0) -> Client:
@@ -123,12 +123,12 @@ class Clients:
         client.first = hello.first
         return client
 
-    def turn(self, client: Client, state: Presence, now: float) -> None:
+    def turn(self, client: Client, state: ClientState, now: float) -> None:
         """Put a client into another state."""
         client.state = state
         client.since = now
         self.changed.add(client.id)
-        if state is Presence.ENDED:
+        if state is ClientState.ENDED:
             client.in_flight = ()
             client.loops = ()
 
@@ -141,14 +141,16 @@ class Clients:
         ]
         if len(self._clients) - len(gone) > KEEP_CLIENTS:
             left = [
-                c for c in self._clients.values() if c.state is not Presence.CONNECTED
+                c
+                for c in self._clients.values()
+                if c.state is not ClientState.CONNECTED
             ]
             # Those of above first; then who won't come back, the longest gone first.
             dropped = set(gone)
             left.sort(
                 key=lambda client: (
                     client.id not in dropped,
-                    client.state is Presence.DISCONNECTED,
+                    client.state is ClientState.DISCONNECTED,
                     client.since,
                 )
             )
@@ -160,5 +162,5 @@ class Clients:
         """Take in those of before a restart; none of them is connected any more."""
         for client in clients:
             self._clients[client.id] = client
-            if client.state is Presence.CONNECTED:
-                self.turn(client, Presence.DISCONNECTED, now)
+            if client.state is ClientState.CONNECTED:
+                self.turn(client, ClientState.DISCONNECTED, now)

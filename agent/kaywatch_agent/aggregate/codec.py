@@ -1,9 +1,9 @@
-"""A step as bytes: what the store keeps of it.
+"""A bucket as bytes: what the store keeps of it.
 
-The format is a msgpack list of `[name, dtype, length]` for each column of `Packed`,
-with its own length in front (4 bytes, little-endian), and then the columns one after
-another. A column that a version doesn't know is skipped, so that a file can be read
-by the version before.
+The format is a msgpack list of `[name, dtype, length]` for each column of
+`CompressedBucket`, preceded by its own length (4 bytes, little-endian), and then the
+columns one after another. A version skips the columns that it does not know, so that
+the previous version can read a file.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from kaywatch_agent.aggregate.history import Packed, pack, unpack
-from kaywatch_agent.aggregate.step import EMPTY, Step
+from kaywatch_agent.aggregate.bucket import EMPTY, Bucket
+from kaywatch_agent.aggregate.history import CompressedBucket, compress, decompress
 
 __all__ = ["decode", "encode"]
 
@@ -26,9 +26,9 @@ _LINES: Final = "floats"  # the one column with two dimensions
 _Header = list[tuple[str, str, int]]
 
 
-def encode(step: Step) -> bytes:
-    """Return the step as bytes."""
-    packed = pack(step)
+def encode(bucket: Bucket) -> bytes:
+    """Return the bucket as bytes."""
+    packed = compress(bucket)
     columns = [(name, np.ravel(column)) for name, column in packed._asdict().items()]
     header = msgspec.msgpack.encode(
         [(name, column.dtype.str, column.size) for name, column in columns]
@@ -37,8 +37,8 @@ def encode(step: Step) -> bytes:
     return b"".join((_LENGTH.pack(len(header)), header, *parts))
 
 
-def decode(data: bytes) -> Step:
-    """Return the step that was encoded.
+def decode(data: bytes) -> Bucket:
+    """Return the bucket that was encoded.
 
     Raises:
         ValueError: if the bytes are none of ours.
@@ -55,7 +55,9 @@ def decode(data: bytes) -> Step:
         if not len(found["rows"]):
             return EMPTY
         found[_LINES] = found[_LINES].reshape(-1, len(found["rows"]))
-        packed = Packed(**{name: found[name] for name in Packed._fields})
+        packed = CompressedBucket(
+            **{name: found[name] for name in CompressedBucket._fields}
+        )
     except (struct.error, msgspec.MsgspecError, KeyError, TypeError) as error:
-        raise ValueError(f"no step: {error}") from None
-    return unpack(packed)
+        raise ValueError(f"no bucket: {error}") from None
+    return decompress(packed)

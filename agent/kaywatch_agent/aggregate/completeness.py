@@ -1,4 +1,4 @@
-"""What became of the events that clients recorded: received, dropped, late, folded."""
+"""Counts which share of the recorded events arrived, and what became of the rest."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Final
 
 import numpy as np
 
-from kaywatch_agent.aggregate.figures import Groups
-from kaywatch_agent.aggregate.step import Step
+from kaywatch_agent.aggregate.bucket import Bucket
+from kaywatch_agent.aggregate.group_stats import SeriesGroups
 from kaywatch_agent.model.series import Kind, SeriesKey
 
 __all__ = ["Completeness", "EventCounts"]
 
 # What the events of a series are, in the order of the sums.
-_RECEIVED, _FOLDED, _LATE, _LOST = range(4)
+_RECEIVED, _OVERFLOW, _LATE, _LOST = range(4)
 _KINDS: Final = 4
 
 
@@ -28,13 +28,13 @@ class EventCounts:
         received: events that are counted, those under `__other__` included.
         dropped: events that were lost, by reason, the most frequent first.
         late: events that only the totals have.
-        folded: events received that are counted under `__other__`.
+        overflow: events received that are counted under `__other__`.
     """
 
     received: int
     dropped: Mapping[str, int]
     late: int
-    folded: int
+    overflow: int
 
     @property
     def ratio(self) -> float | None:
@@ -44,7 +44,7 @@ class EventCounts:
 
 
 class Completeness:
-    """Counts, step by step, what became of the events of each service.
+    """Counts, bucket by bucket, what became of the events of each service.
 
     A lost event has no node, since it cannot be looked into: a node's completeness is
     that of its services.
@@ -57,11 +57,11 @@ class Completeness:
             keys: all series, by row.
             folds: the rows of the series that stand for others.
         """
-        services = Groups(keys, range(len(keys)), lambda key: key.service)
+        services = SeriesGroups(keys, range(len(keys)), lambda key: key.service)
         self.services = services.names
         self._number = dict(services.items())
         kinds = np.full(len(keys), _RECEIVED)
-        kinds[[row for row in folds if row < len(keys)]] = _FOLDED
+        kinds[[row for row in folds if row < len(keys)]] = _OVERFLOW
         kinds[_rows(keys, Kind.LATE)] = _LATE
         self._loss_rows = np.array(_rows(keys, Kind.LOSS), np.int64)
         kinds[self._loss_rows] = _LOST
@@ -71,30 +71,30 @@ class Completeness:
         self._lost = np.zeros(len(self._loss_rows))
         self._losers = services.numbers[self._loss_rows]
 
-    def add(self, step: Step) -> None:
-        """Count a step."""
+    def add(self, bucket: Bucket) -> None:
+        """Count a bucket."""
         # A series that appeared since is none of those that are looked at.
-        known = int(np.searchsorted(step.rows, len(self._cells)))
-        cells = self._cells[step.rows[:known]]
-        events = step.executions[:known]
+        known = int(np.searchsorted(bucket.rows, len(self._cells)))
+        cells = self._cells[bucket.rows[:known]]
+        events = bucket.executions[:known]
         self._events += np.bincount(cells, events, len(self._events))
-        at = np.searchsorted(step.rows, self._loss_rows)
-        inside = np.flatnonzero(at < len(step.rows))
-        there = inside[step.rows[at[inside]] == self._loss_rows[inside]]
-        self._lost[there] += step.total[at[there]]
+        at = np.searchsorted(bucket.rows, self._loss_rows)
+        inside = np.flatnonzero(at < len(bucket.rows))
+        there = inside[bucket.rows[at[inside]] == self._loss_rows[inside]]
+        self._lost[there] += bucket.total[at[there]]
 
     def of(self, services: Iterable[str]) -> EventCounts:
         """Return what became of the events of some services."""
         at = [self._number[name] for name in services if name in self._number]
-        arrived, folded, late, _ = self._events.reshape(-1, _KINDS)[at].sum(axis=0)
+        arrived, overflow, late, _ = self._events.reshape(-1, _KINDS)[at].sum(axis=0)
         dropped: Counter[str] = Counter()
         for n in np.flatnonzero(np.isin(self._losers, at)).tolist():
             dropped[self._reasons[n]] += round(self._lost[n])
         return EventCounts(
-            received=round(arrived + folded),
+            received=round(arrived + overflow),
             dropped={reason: lost for reason, lost in dropped.most_common() if lost},
             late=round(late),
-            folded=round(folded),
+            overflow=round(overflow),
         )
 
 

@@ -1,12 +1,12 @@
-"""An hour of steps: the open ones as they are, the closed ones packed.
+"""An hour of buckets: the open ones as they are, the closed ones packed.
 
-A closed step is read seldom and kept for an hour, so it is held in the narrowest
+A closed bucket is read seldom and kept for an hour, so it is held in the narrowest
 columns that fit: some 50 bytes for a series and 3 for each of its facts, against 88
 and 16. Unpacked, it is what it was.
 
-Strategy: the facts of a step have few distinct numbers, so each is held as an index of
-these. Counts are bytes; the few that don't fit, as sums of time, are held apart. Rows
-that are those of the step before are held once.
+Strategy: the facts of a bucket have few distinct numbers, so each is held as an
+index of these. Counts are bytes; the few that don't fit, such as sums of time, are
+stored separately. Rows equal to those of the previous bucket are shared.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kaywatch_agent.aggregate.step import EMPTY, ROW_SHIFT, Step
+from kaywatch_agent.aggregate.bucket import EMPTY, ROW_SHIFT, Bucket
 
-__all__ = ["History", "Packed", "pack", "unpack"]
+__all__ = ["History", "CompressedBucket", "compress", "decompress"]
 
 _LOW: Final = (1 << ROW_SHIFT) - 1
 _MOST: Final = int(np.iinfo(np.uint8).max)
@@ -30,8 +30,8 @@ UNIT: Final = 2.0**-22
 MAX_UNITS: Final = float(np.iinfo(np.uint32).max)
 
 
-class Packed(NamedTuple):
-    """A step in narrow columns; the facts of each row follow one another."""
+class CompressedBucket(NamedTuple):
+    """A bucket in narrow columns; the facts of each row follow one another."""
 
     rows: NDArray[np.int32]
     executions: NDArray[Any]
@@ -40,44 +40,44 @@ class Packed(NamedTuple):
     last_time: NDArray[Any]  # the time itself, or whole units since `since`
     since: NDArray[np.float64]  # one
     facts_per_row: NDArray[Any]
-    kinds: NDArray[np.uint32]  # the distinct facets and numbers
+    kinds: NDArray[np.uint32]  # the distinct dimensions and numbers
     facts: NDArray[Any]  # indexes into them
     fact_counts: NDArray[np.uint8]  # 0: the next one in `large`
     large: NDArray[Any]
 
 
-def pack(step: Step, like: Packed | None = None) -> Packed:
-    """Return the step in as little memory as it takes; `like` may share its rows."""
-    starts = np.searchsorted(step.fact_keys, step.rows << ROW_SHIFT)
-    sizes = np.diff(starts, append=len(step.fact_keys))
-    kinds, facts = np.unique(step.fact_keys & _LOW, return_inverse=True)
-    fits = (step.fact_counts > 0) & (step.fact_counts <= _MOST)
-    last_time, since = _since(step.last_time)
-    own = like is None or not np.array_equal(like.rows, step.rows)
-    packed = Packed(
-        rows=step.rows.astype(np.int32) if own else np.zeros(0, np.int32),
-        executions=_narrow(step.executions),
-        attempts=_narrow(step.attempts),
-        floats=np.array([*step[3:7], step.last]),
+def compress(bucket: Bucket, like: CompressedBucket | None = None) -> CompressedBucket:
+    """Return the bucket in as little memory as it takes; `like` may share its rows."""
+    starts = np.searchsorted(bucket.fact_keys, bucket.rows << ROW_SHIFT)
+    sizes = np.diff(starts, append=len(bucket.fact_keys))
+    kinds, facts = np.unique(bucket.fact_keys & _LOW, return_inverse=True)
+    fits = (bucket.fact_counts > 0) & (bucket.fact_counts <= _MOST)
+    last_time, since = _since(bucket.last_time)
+    own = like is None or not np.array_equal(like.rows, bucket.rows)
+    packed = CompressedBucket(
+        rows=bucket.rows.astype(np.int32) if own else np.zeros(0, np.int32),
+        executions=_narrow(bucket.executions),
+        attempts=_narrow(bucket.attempts),
+        floats=np.array([*bucket[3:7], bucket.last]),
         last_time=last_time,
         since=np.array([since]),
         facts_per_row=_narrow(sizes),
         kinds=kinds.astype(np.uint32),
         facts=_narrow(facts),
-        fact_counts=np.where(fits, step.fact_counts, 0).astype(np.uint8),
-        large=_narrow(step.fact_counts[~fits]),
+        fact_counts=np.where(fits, bucket.fact_counts, 0).astype(np.uint8),
+        large=_narrow(bucket.fact_counts[~fits]),
     )
-    found = Packed(*_together(packed))
+    found = CompressedBucket(*_together(packed))
     return found if own or like is None else found._replace(rows=like.rows)
 
 
-def unpack(packed: Packed) -> Step:
-    """Return the step that was packed."""
+def decompress(packed: CompressedBucket) -> Bucket:
+    """Return the bucket that was packed."""
     rows = packed.rows.astype(np.int64)
     row_of_fact = np.repeat(rows, packed.facts_per_row)
     counts = packed.fact_counts.astype(np.int64)
     counts[counts == 0] = packed.large
-    return Step._make(
+    return Bucket._make(
         [
             rows,
             packed.executions.astype(np.int64),
@@ -91,55 +91,57 @@ def unpack(packed: Packed) -> Step:
     )
 
 
-class History(Mapping[int, Step]):
+class History(Mapping[int, Bucket]):
     """Steps by their number, unpacked when they are asked for. Immutable."""
 
     def __init__(
         self,
-        steps: Mapping[int, Step | Packed | None],
-        read: Callable[[int], Step] = lambda _: EMPTY,
+        buckets: Mapping[int, Bucket | CompressedBucket | None],
+        read: Callable[[int], Bucket] = lambda _: EMPTY,
     ) -> None:
-        """Hold steps.
+        """Hold buckets.
 
         Args:
-            steps: by number; None for one that is only in the store.
-            read: returns a step from the store.
+            buckets: by number; None for one that is only in the store.
+            read: returns a bucket from the store.
         """
-        self._steps = steps
+        self._buckets = buckets
         self._read = read
 
-    def __getitem__(self, number: int) -> Step:
-        step = self._steps[number]
-        if step is None:
+    def __getitem__(self, number: int) -> Bucket:
+        bucket = self._buckets[number]
+        if bucket is None:
             return self._read(number)
-        return unpack(step) if isinstance(step, Packed) else step
+        return decompress(bucket) if isinstance(bucket, CompressedBucket) else bucket
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self._steps)
+        return iter(self._buckets)
 
     def __len__(self) -> int:
-        return len(self._steps)
+        return len(self._buckets)
 
     def __contains__(self, number: object) -> bool:
-        return number in self._steps
+        return number in self._buckets
 
-    def advanced(self, fresh: Mapping[int, Step], current: int, kept: int) -> History:
+    def advanced(self, fresh: Mapping[int, Bucket], current: int, kept: int) -> History:
         """Return the history after a tick.
 
         Args:
-            fresh: the steps as they are now, where something was added.
-            current: the number of the step that is now.
-            kept: how many steps before it are kept.
+            fresh: the buckets as they are now, where something was added.
+            current: the number of the bucket that is now.
+            kept: how many buckets before it are kept.
         """
-        steps = {
-            n: s for n, s in {**self._steps, **fresh}.items() if n >= current - kept
+        buckets = {
+            n: s for n, s in {**self._buckets, **fresh}.items() if n >= current - kept
         }
-        like = next((s for s in self._steps.values() if isinstance(s, Packed)), None)
-        for number, step in steps.items():
+        like = next(
+            (s for s in self._buckets.values() if isinstance(s, CompressedBucket)), None
+        )
+        for number, bucket in buckets.items():
             # The one before is open too: what is on its way comes a second late.
-            if number < current - 1 and isinstance(step, Step):
-                steps[number] = like = pack(step, like)
-        return History(steps, self._read)
+            if number < current - 1 and isinstance(bucket, Bucket):
+                buckets[number] = like = compress(bucket, like)
+        return History(buckets, self._read)
 
 
 def _since(times: NDArray[np.float64]) -> tuple[NDArray[Any], float]:
@@ -155,7 +157,7 @@ def _since(times: NDArray[np.float64]) -> tuple[NDArray[Any], float]:
     return (whole, first) if exact else (times, 0.0)
 
 
-def _times(packed: Packed) -> NDArray[np.float64]:
+def _times(packed: CompressedBucket) -> NDArray[np.float64]:
     if packed.last_time.dtype == np.float64:
         return packed.last_time
     times: NDArray[np.float64] = packed.last_time * UNIT + packed.since

@@ -1,4 +1,4 @@
-"""Numbers for names: series, actions, errors, ends. Bounded; what is over is folded.
+"""Numbers for names: series, actions, errors, ends. Bounded; what is over is overflow.
 
 Folding keeps totals true: a series beyond the caps is counted as `__other__` of its
 graph, a graph's beyond those as `__other__` of its service, and so on; nothing is
@@ -14,7 +14,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from kaywatch_agent.model.series import OTHER, EndPoint, ErrorKey, Kind, SeriesKey
 
-__all__ = ["Interner", "Limits", "Registry", "is_fold"]
+__all__ = ["Interner", "Limits", "Registry", "is_overflow"]
 
 T = TypeVar("T", bound=Hashable)
 
@@ -44,7 +44,7 @@ class Interner(Generic[T]):
     def __init__(self, first: T, other: T, limit: int) -> None:
         """Give `first` the number 0, and `other` the number of all over `limit`."""
         self.values: list[T] = [first]
-        self.folded = 0
+        self.overflow = 0
         self._numbers: dict[T, int] = {first: 0}
         self._other = other
         self.limit = limit
@@ -55,7 +55,7 @@ class Interner(Generic[T]):
         if found is not None:
             return found
         if len(self.values) >= self.limit and value != self._other:
-            self.folded += 1
+            self.overflow += 1
             return self.number(self._other)
         self._numbers[value] = len(self.values)
         self.values.append(value)
@@ -82,19 +82,19 @@ class Registry:
         self.by_client: Counter[str] = Counter()  # series introduced
         self.by_user: Counter[int] = Counter()  # likewise
         self._user_of: dict[str, int] = {}  # by client
-        self.folded: Counter[str] = Counter()  # series folded, by client
-        self.folded_in_all = 0
+        self.overflow: Counter[str] = Counter()  # series overflow, by client
+        self.overflow_count = 0
         self.actions = Interner(NO_ACTION, OTHER, limits.names)
         self.errors = Interner(ErrorKey("", ""), ErrorKey(OTHER, ""), limits.names)
         other_end = EndPoint(OTHER, OTHER, OTHER)
         self.ends = Interner(EndPoint("", "", ""), other_end, limits.names)
-        self.folds: list[int] = []  # rows that stand for others
+        self.overflow_rows: list[int] = []  # rows that stand for others
         self._rows: dict[SeriesKey, int] = {}
         self._graphs: set[tuple[str, str]] = set()  # of series within the caps
         self._services: set[str] = set()  # likewise
 
     def row(self, key: SeriesKey, client: str) -> int:
-        """Return the row of a series, folded where the caps say so."""
+        """Return the row of a series, overflow where the caps say so."""
         found = self._rows.get(key)
         if found is not None:
             return found
@@ -111,9 +111,9 @@ class Registry:
             self._graphs.add((key.service, key.graph))
             self._services.add(key.service)
             return self._add(key)
-        self.folded[client] += 1
-        self.folded_in_all += 1
-        return self._fold(key)
+        self.overflow[client] += 1
+        self.overflow_count += 1
+        return self._overflow_row(key)
 
     def of_user(self, client: str, user: int) -> None:
         """Count what a client introduces for its user, too."""
@@ -144,7 +144,9 @@ class Registry:
         """Take the numbers that everything had before a restart."""
         self.keys[:] = keys
         self._rows = {key: row for row, key in enumerate(self.keys)}
-        self.folds[:] = [row for row, key in enumerate(self.keys) if is_fold(key)]
+        self.overflow_rows[:] = [
+            row for row, key in enumerate(self.keys) if is_overflow(key)
+        ]
         self._graphs = {(key.service, key.graph) for key in self.keys}
         self._services = {key.service for key in self.keys}
         self.actions.restore(names["actions"])
@@ -154,26 +156,26 @@ class Registry:
     def forget_client(self, client: str) -> None:
         """Drop the accounts of a client that has left; its series stay."""
         self.by_client.pop(client, None)
-        self.folded.pop(client, None)
+        self.overflow.pop(client, None)
         self._user_of.pop(client, None)
 
     def _user_has_room(self, client: str) -> bool:
         user = self._user_of.get(client)
         return user is None or self.by_user[user] < self.limits.series_per_user
 
-    def _fold(self, key: SeriesKey) -> int:
+    def _overflow_row(self, key: SeriesKey) -> int:
         # The last resort is one row per kind, so folding ends.
         for service, graph in (
             (key.service, key.graph),
             (key.service, OTHER),
             (OTHER, OTHER),
         ):
-            folded = _folded(key, service, graph)
-            known = self._rows.get(folded)
+            overflow = _overflow_key(key, service, graph)
+            known = self._rows.get(overflow)
             if known is not None:
                 return known
             if service == OTHER or (self._room and self._bounded(service, graph)):
-                return self._add(folded)
+                return self._add(overflow)
         raise AssertionError("the last fold always has a row")
 
     @property
@@ -187,18 +189,18 @@ class Registry:
 
     def _add(self, key: SeriesKey) -> int:
         self._rows[key] = len(self.keys)
-        if is_fold(key):
-            self.folds.append(len(self.keys))
+        if is_overflow(key):
+            self.overflow_rows.append(len(self.keys))
         self.keys.append(key)
         return len(self.keys) - 1
 
 
-def is_fold(key: SeriesKey) -> bool:
+def is_overflow(key: SeriesKey) -> bool:
     """Whether a series stands for others, here or at the client already."""
     return OTHER in (key.service, key.graph, key.node, key.metric)
 
 
-def _folded(key: SeriesKey, service: str, graph: str) -> SeriesKey:
+def _overflow_key(key: SeriesKey, service: str, graph: str) -> SeriesKey:
     """Return the series of all others of a graph, of the same kind as `key`."""
     node = "" if key.kind is Kind.RUN else OTHER
     metric = "" if key.kind in (Kind.NODE, Kind.RUN) else OTHER

@@ -116,12 +116,12 @@ def _show_completeness(out: Console, complete: Json, clients: Sequence[Json]) ->
     title = Text("Completeness", "bold").append(", last 24 hours: ", "not bold")
     out.print(title.append(f"{share} of {events}", f"not bold {colour}"))
     for name, account in complete["services"].items():
-        if said := _account(account["dropped"], account["late"], account["folded"]):
+        if said := _account(account["dropped"], account["late"], account["overflow"]):
             out.print(f"  {name}: {said}")
     losers = [one for one in clients if one["dropped"] or one["missing"]]
     losers = [one for one in losers if one["state"] != "connected" or one["dropped"]]
     for client in losers[:MAX_LISTED_CLIENTS]:
-        said = _account(client["dropped"], client["late"], client["folded"])
+        said = _account(client["dropped"], client["late"], client["overflow"])
         gone = client["state"] != "connected" and client["missing"]
         if gone:
             said += f"{', ' if said else ''}{gone:,} never arrived"
@@ -131,7 +131,7 @@ def _show_completeness(out: Console, complete: Json, clients: Sequence[Json]) ->
         out.print(f"  and {more} more clients: kaywatch status --json")
 
 
-def _account(dropped: Mapping[str, int], late: int, folded: int) -> str:
+def _account(dropped: Mapping[str, int], late: int, overflow: int) -> str:
     """Return what became of events that are not where they belong."""
     said = []
     if dropped:
@@ -139,8 +139,8 @@ def _account(dropped: Mapping[str, int], late: int, folded: int) -> str:
         said.append(f"lost {sum(dropped.values()):,} ({reasons})")
     if late:
         said.append(f"{late:,} too late for a window")
-    if folded:
-        said.append(f"{folded:,} folded into __other__")
+    if overflow:
+        said.append(f"{overflow:,} overflow into __other__")
     return ", ".join(said)
 
 

@@ -11,7 +11,7 @@ from msgspec import Meta, Struct, field
 from kaywatch.wire import ErrorCode
 from kaywatch_agent.model.bounds import Count, Moment
 from kaywatch_agent.model.records import InFlight, NodeRevisits, ProcessSample
-from kaywatch_agent.model.series import Presence
+from kaywatch_agent.model.series import ClientState
 
 __all__ = ["EVENT_CODES", "Client"]
 
@@ -37,7 +37,7 @@ _Recorded = Annotated[
 _ByReason = Annotated[dict[str, int], Meta(description="lost events by reason")]
 _ByCode = Annotated[dict[str, int], Meta(description="unusable events by error code")]
 _Late = Annotated[int, Meta(ge=0, description="of `events`, too old for a window")]
-_Folded = Annotated[
+_Overflow = Annotated[
     int, Meta(ge=0, description="of `events`, counted under `__other__`")
 ]
 _Skew = Annotated[
@@ -61,7 +61,7 @@ class Client(Struct):
     sdk: str = ""
     tags: dict[str, str] = {}
     via: _Via = ""
-    state: Presence = Presence.CONNECTED
+    state: ClientState = ClientState.CONNECTED
     since: Annotated[Moment, Meta(description="when it came into its state")] = 0.0
     first_seen: Moment = 0.0
     last_seen: Moment = 0.0
@@ -77,7 +77,7 @@ class Client(Struct):
     rejected: _ByCode = {}
     missing_batches: Annotated[int, Meta(ge=0, description="that never came")] = 0
     late: _Late = 0
-    folded: _Folded = 0
+    overflow: _Overflow = 0
     skew: _Skew | None = None
     in_flight: tuple[InFlight, ...] = ()
     loops: Annotated[

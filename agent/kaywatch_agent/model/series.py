@@ -16,7 +16,7 @@ __all__ = [
     "Kind",
     "Labels",
     "PhaseColumns",
-    "Presence",
+    "ClientState",
     "SeriesKey",
 ]
 
@@ -94,7 +94,7 @@ class PhaseColumns(NamedTuple):
     items: NDArray[np.uint32]
 
 
-class Presence(StrEnum):
+class ClientState(StrEnum):
     """What became of a client."""
 
     CONNECTED = "connected"

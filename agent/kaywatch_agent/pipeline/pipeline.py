@@ -32,9 +32,9 @@ from kaywatch import wire
 from kaywatch.wire import ErrorCode
 from kaywatch_agent.aggregate.aggregator import Aggregator
 from kaywatch_agent.aggregate.clients import Clients
-from kaywatch_agent.aggregate.feed import Feed, Sender
+from kaywatch_agent.aggregate.event_stream import BatchSource, EventStream
 from kaywatch_agent.model.client import EVENT_CODES, Client
-from kaywatch_agent.model.series import Presence
+from kaywatch_agent.model.series import ClientState
 from kaywatch_agent.pipeline.flow_control import FlowControl
 from kaywatch_agent.pipeline.session import Peer, Reply, Session
 from kaywatch_agent.pipeline.sessions import SessionTable
@@ -158,7 +158,7 @@ class Pipeline:
         """
         self.aggregator = aggregator
         self.clients = Clients()
-        self.feed = Feed()
+        self.event_stream = EventStream()
         self.privacy = privacy or Privacy()
         self.metrics = PipelineMetrics()
         self.sessions = SessionTable(self.clients, clock)
@@ -192,11 +192,11 @@ class Pipeline:
             # The kernel named the user of a local client, whatever the host was called
             # then. A client behind a broker states its host and pid itself.
             here = client.uid is not None or (client.host == host and not client.via)
-            if client.state is not Presence.DISCONNECTED or not here:
+            if client.state is not ClientState.DISCONNECTED or not here:
                 continue
             peer = find(client.pid, client.start)
             if peer is None:
-                self.clients.turn(client, Presence.DIED, self._clock())
+                self.clients.turn(client, ClientState.DIED, self._clock())
             else:
                 self.sessions.watch.add(client.id, peer)
 
@@ -323,9 +323,9 @@ class Pipeline:
     def _take_bye(self, bye: Bye, session: Session, now: float) -> list[Reply]:
         client = self.clients.get(bye.client)
         # A broker may deliver it again; then its drops have been counted.
-        if client is not None and client.state is not Presence.ENDED:
+        if client is not None and client.state is not ClientState.ENDED:
             self._lose(client, bye.drops, now)
-            self.clients.turn(client, Presence.ENDED, now)
+            self.clients.turn(client, ClientState.ENDED, now)
         self.sessions.commit_due = True
         return [] if session.ordered else [Reply(session, b"", close=True)]
 
@@ -390,7 +390,7 @@ class Pipeline:
                 self._accept(joined, [queued[at] for at in joined.members], now)
                 for at in joined.members:
                     del waiting[at]
-                for at, events in joined.each() if self.feed.listeners else ():
+                for at, events in joined.each() if self.event_stream.listeners else ():
                     self._publish(queued[at], events, details[at], now)
         except Exception:
             log.exception("batches could not be aggregated together")
@@ -415,10 +415,10 @@ class Pipeline:
         clients = [one.client for one in queued]
         owners = [client.owner for client in clients]
         accepted = self.aggregator.accept(joined, owners, now)
-        for client, taken, late, folded in zip(clients, *accepted, strict=True):
+        for client, taken, late, overflow in zip(clients, *accepted, strict=True):
             client.events += taken
             client.late += late
-            client.folded += folded
+            client.overflow += overflow
             self._flow.arrived(client.id, taken)
         self.metrics.events.add(sum(accepted.events))
 
@@ -450,7 +450,7 @@ class Pipeline:
             self.metrics.withheld.add(self.privacy.withheld)
             self.privacy.withheld = 0
         self.aggregator.take_details(details, service, client.id, client.owner, now)
-        if client.state is not Presence.ENDED:  # its bye may have come since
+        if client.state is not ClientState.ENDED:  # its bye may have come since
             if details.in_flight is not None:
                 client.in_flight = details.in_flight
             if details.loops is not None:
@@ -464,8 +464,8 @@ class Pipeline:
         self, queued: _Queued, events: Events, details: Details, now: float
     ) -> None:
         client = queued.client
-        sender = Sender(now, queued.service, client.pid, client.id)
-        self.feed.take(events, details.failures, sender)
+        sender = BatchSource(now, queued.service, client.pid, client.id)
+        self.event_stream.take(events, details.failures, sender)
 
     def _reject(self, queued: _Queued, checked: Checked, now: float) -> list[Reply]:
         """Count what was wrong with a batch, and report the first of it."""
@@ -485,7 +485,7 @@ class Pipeline:
         replies = self.advance(now)
         self.sessions.watch.look(self.clients, now)
         self._sample(now)
-        self.feed.tick()
+        self.event_stream.tick()
         for name in self._flow.decide(now, self.sessions.connected()):
             self.metrics.slow.add()
             replies += self.sessions.slow(name, self._flow.seconds)
@@ -510,7 +510,7 @@ class Pipeline:
         metrics.ticks.add()
         metrics.tick_seconds.add(seconds)
         metrics.tick_max.set(max(metrics.tick_max.value, seconds))
-        states = dict.fromkeys(Presence, 0)
+        states = dict.fromkeys(ClientState, 0)
         for client in self.clients:
             states[client.state] += 1
         for state, count in states.items():

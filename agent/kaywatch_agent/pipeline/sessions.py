@@ -7,7 +7,7 @@ from collections.abc import Callable, ItemsView, KeysView
 from kaywatch import wire
 from kaywatch_agent.aggregate.clients import Clients
 from kaywatch_agent.model.client import Client
-from kaywatch_agent.model.series import Presence
+from kaywatch_agent.model.series import ClientState
 from kaywatch_agent.pipeline.session import (
     BrokerSession,
     Peer,
@@ -92,13 +92,13 @@ class SessionTable:
             self._unacked.pop(name, None)
             self._unanswered.discard(name)
             client = self._clients.get(name)
-            if client is None or client.state is not Presence.CONNECTED:
+            if client is None or client.state is not ClientState.CONNECTED:
                 continue
             if name == session.anonymous and not session.only:
                 # A shell that pushed some rows: it did not promise to stay.
-                self._clients.turn(client, Presence.ENDED, self._clock())
+                self._clients.turn(client, ClientState.ENDED, self._clock())
                 continue
-            self._clients.turn(client, Presence.DISCONNECTED, self._clock())
+            self._clients.turn(client, ClientState.DISCONNECTED, self._clock())
             self.watch.add(name, session.peer)
             watched = True
         if not watched:

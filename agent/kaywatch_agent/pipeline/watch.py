@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kaywatch_agent.aggregate.clients import Clients
 from kaywatch_agent.model.client import Client
-from kaywatch_agent.model.series import Presence
+from kaywatch_agent.model.series import ClientState
 from kaywatch_agent.pipeline.session import Peer
 
 __all__ = ["ProcessWatch"]
@@ -24,17 +24,17 @@ class ProcessWatch:
     def expect(self, clients: Clients, via: str, peer: Peer) -> None:
         """Watch clients that came by a broker before a restart, and are not back."""
         for client in clients:
-            if client.via == via and client.state is Presence.DISCONNECTED:
+            if client.via == via and client.state is ClientState.DISCONNECTED:
                 self._peers.setdefault(client.id, peer)
 
     def look(self, clients: Clients, now: float) -> None:
         """Mark clients as died whose process is gone; forget those that are back."""
         for name, peer in list(self._peers.items()):
             client: Client | None = clients.get(name)
-            if client is None or client.state is not Presence.DISCONNECTED:
+            if client is None or client.state is not ClientState.DISCONNECTED:
                 self.drop(name)
             elif peer.exited():
-                clients.turn(client, Presence.DIED, now)
+                clients.turn(client, ClientState.DIED, now)
                 self.drop(name)
 
     def drop(self, client: str) -> None:

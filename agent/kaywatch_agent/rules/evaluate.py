@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kaywatch.wire import Outcome
-from kaywatch_agent.aggregate.aggregator import STEP_SECONDS
-from kaywatch_agent.aggregate.figures import Figures
-from kaywatch_agent.aggregate.step import Facet
+from kaywatch_agent.aggregate.aggregator import BUCKET_SECONDS
+from kaywatch_agent.aggregate.bucket import Dimension
+from kaywatch_agent.aggregate.group_stats import GroupStats
 from kaywatch_agent.model.records import NodeRevisits
-from kaywatch_agent.model.series import Kind, Presence, SeriesKey
+from kaywatch_agent.model.series import ClientState, Kind, SeriesKey
 from kaywatch_agent.rules import metrics
 from kaywatch_agent.rules.expression import TRUE
 from kaywatch_agent.rules.matchers import matches
@@ -100,9 +100,9 @@ def prepare(rule: Rule, windows: WindowCache) -> None:
                 windows.expect(_nodes(rule), window, frozenset({_facet(test)}))
         case Transition():
             for window in (rule.window, math.inf):
-                windows.expect(_nodes(rule), window, frozenset({Facet.ACTION}))
+                windows.expect(_nodes(rule), window, frozenset({Dimension.ACTION}))
         case Stuck():
-            windows.expect(_nodes(rule), math.inf, frozenset({Facet.HISTOGRAM}))
+            windows.expect(_nodes(rule), math.inf, frozenset({Dimension.HISTOGRAM}))
         case Absence():
             windows.expect(_nodes(rule), math.inf, frozenset())
 
@@ -224,7 +224,7 @@ def _longest(
     series = SeriesSelector.of(metric, rule.per, rule.match)
     groups = windows.groups(series)
     found = dict.fromkeys(groups.names, 0)
-    first = int((scene.now - rule.window) // STEP_SECONDS)
+    first = int((scene.now - rule.window) // BUCKET_SECONDS)
     for step, rows in scene.view.longest.items():
         for row, visits in rows.items():
             number = groups.numbers[row] if row < len(groups.numbers) else -1
@@ -242,7 +242,7 @@ def _under_way(
     """Return the most visits in a run under way, and which run that is."""
     found: dict[Group, tuple[int, str]] = {}
     for process in processes:
-        if process.state is not Presence.CONNECTED:
+        if process.state is not ClientState.CONNECTED:
             continue
         whole = [NodeRevisits(f.graph, "", f.visits, f.run) for f in process.in_flight]
         for seen in (*whole, *process.loops):
@@ -266,19 +266,19 @@ def _spinning(
 
 
 def _memory(process: Process, _: float) -> float:
-    if process.state in (Presence.ENDED, Presence.DIED):
+    if process.state in (ClientState.ENDED, ClientState.DIED):
         return 0.0
     return math.nan if process.rss_bytes is None else float(process.rss_bytes)
 
 
 def _cpu(process: Process, _: float) -> float:
-    if process.state in (Presence.ENDED, Presence.DIED):
+    if process.state in (ClientState.ENDED, ClientState.DIED):
         return 0.0
     return math.nan if process.cpu_percent is None else process.cpu_percent
 
 
 def _died(process: Process, since: float) -> float:
-    return float(process.state is Presence.DIED and process.since >= since)
+    return float(process.state is ClientState.DIED and process.since >= since)
 
 
 _PROCESS: Final[Mapping[Metric, Callable[[Process, float], float]]] = {
@@ -356,11 +356,11 @@ def budgets_left(rule: Rule, windows: WindowCache) -> dict[Group, float]:
     return dict(zip([names[at] for at in known], left.tolist(), strict=True))
 
 
-def _facet(test: BurnRate) -> Facet:
-    return Facet.OUTCOME if test.latency_le is None else Facet.HISTOGRAM
+def _facet(test: BurnRate) -> Dimension:
+    return Dimension.OUTCOME if test.latency_le is None else Dimension.HISTOGRAM
 
 
-def _bad(figures: Figures, test: BurnRate) -> tuple[Ints, Ints]:
+def _bad(figures: GroupStats, test: BurnRate) -> tuple[Ints, Ints]:
     """Return how many were bad, and how many there were."""
     if test.latency_le is None:
         counts = figures.outcomes()
@@ -417,7 +417,7 @@ def _share(
     windows: WindowCache,
     test: Transition,
     groups: list[Group],
-    recent: Figures,
+    recent: GroupStats,
 ) -> RuleResult:
     values = windows.scene.view.registry.actions.values
     size = len(groups)
@@ -452,7 +452,7 @@ def _stuck(rule: Rule, windows: WindowCache, test: Stuck) -> RuleResult:
     oldest: dict[Group, float] = {}
     who: dict[Group, str] = {}
     for process in windows.scene.processes:
-        if process.state is not Presence.CONNECTED:
+        if process.state is not ClientState.CONNECTED:
             continue
         for flight in process.in_flight:
             labels = {
@@ -511,17 +511,18 @@ def _nodes(rule: Rule) -> SeriesSelector:
     return SeriesSelector(NODES, frozenset(), rule.per, rule.match)
 
 
-def _outcomes(metric: Metric) -> frozenset[Facet]:
+def _outcomes(metric: Metric) -> frozenset[Dimension]:
     told = metric.source in (MetricSource.NODES, MetricSource.RUNS)
-    return frozenset({Facet.OUTCOME}) if told else frozenset()
+    return frozenset({Dimension.OUTCOME}) if told else frozenset()
 
 
-def _errors(figures: Figures) -> Ints:
+def _errors(figures: GroupStats) -> Ints:
     return figures.outcomes()[:, Outcome.ERROR]
 
 
-def _actions(figures: Figures) -> dict[tuple[int, int], int]:
+def _actions(figures: GroupStats) -> dict[tuple[int, int], int]:
     """Return how often each group took each action."""
     return {
-        (group, number): count for group, number, count in figures.counted(Facet.ACTION)
+        (group, number): count
+        for group, number, count in figures.counted(Dimension.ACTION)
     }

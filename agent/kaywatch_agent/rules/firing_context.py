@@ -13,10 +13,10 @@ from typing import Final
 
 import numpy as np
 
-from kaywatch_agent.aggregate.aggregator import STEP_SECONDS
+from kaywatch_agent.aggregate.aggregator import BUCKET_SECONDS
+from kaywatch_agent.aggregate.bucket import Dimension
 from kaywatch_agent.aggregate.completeness import Completeness
-from kaywatch_agent.aggregate.figures import Figures
-from kaywatch_agent.aggregate.step import Facet
+from kaywatch_agent.aggregate.group_stats import GroupStats
 from kaywatch_agent.model.alerts import Evidence
 from kaywatch_agent.model.records import FailureRecord
 from kaywatch_agent.model.series import Kind
@@ -54,7 +54,7 @@ def firing_contexts(
         for instance in instances
     ]
     series = SeriesSelector(frozenset({Kind.NODE}), frozenset(), rule.per, rule.match)
-    names, figures = windows.figures(series, rule.window, Facet.ERROR)
+    names, figures = windows.figures(series, rule.window, Dimension.ERROR)
     at = {name: number for number, name in enumerate(names)}
     chosen = {at[group] for group in wanted if group in at}
     classes = _classes(figures, chosen, windows)
@@ -80,12 +80,12 @@ def firing_contexts(
 
 
 def _classes(
-    figures: Figures, chosen: set[int], windows: WindowCache
+    figures: GroupStats, chosen: set[int], windows: WindowCache
 ) -> dict[int, list[tuple[str, int]]]:
     """Return the most frequent error classes of each group."""
     values = windows.scene.view.registry.errors.values
     counts: dict[int, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-    for group, number, count in figures.counted(Facet.ERROR):
+    for group, number, count in figures.counted(Dimension.ERROR):
         if group in chosen:
             counts[group][values[number].type] += count
     return {
@@ -100,16 +100,16 @@ def _moved(rule: Rule, wanted: set[Group], windows: WindowCache) -> dict[Group, 
     per = rule.per if own < len(rule.per) else (*rule.per, "node")
     series = SeriesSelector(frozenset({Kind.NODE}), frozenset(), per, rule.match)
     values = windows.scene.view.registry.actions.values
-    names, ever = windows.figures(series, math.inf, Facet.ACTION)
-    _, figures = windows.figures(series, rule.window, Facet.ACTION)
+    names, ever = windows.figures(series, math.inf, Dimension.ACTION)
+    _, figures = windows.figures(series, rule.window, Dimension.ACTION)
     group_of = {
         n: name
         for n, row in enumerate(names)
         if (name := row[: len(rule.per)]) in wanted
     }
-    usual = {(g, a): n for g, a, n in ever.counted(Facet.ACTION) if g in group_of}
+    usual = {(g, a): n for g, a, n in ever.counted(Dimension.ACTION) if g in group_of}
     best: dict[Group, tuple[float, str]] = {}
-    for number, action, count in figures.counted(Facet.ACTION):
+    for number, action, count in figures.counted(Dimension.ACTION):
         group, n = group_of.get(number), int(figures.executions[number])
         n_ever = int(ever.executions[number])
         if group is None or not n or not n_ever:
@@ -137,10 +137,10 @@ def _history(
     number = np.full(len(groups) + 1, -1)
     number[list(some.values())] = np.arange(len(some))
     spans = min(MAX_HISTORY, max(1, int(86_400 / rule.window)))
-    figures = Figures(number[groups.numbers], len(some) * spans, metric.facets)
+    figures = GroupStats(number[groups.numbers], len(some) * spans, metric.facets)
     view = windows.scene.view
     start = view.now - spans * rule.window
-    for begin, step in view.between(start, view.now + STEP_SECONDS, rule.window):
+    for begin, step in view.between(start, view.now + BUCKET_SECONDS, rule.window):
         span = min(spans - 1, max(0, int((begin - start) // rule.window)))
         figures.add(step, span * len(some))
     values = metric.of(figures, MetricContext(view.registry, rule.window))
@@ -194,7 +194,7 @@ def _evidence(
 def _completeness(rule: Rule, windows: WindowCache) -> dict[str, float | None]:
     """Return which share of a window's events arrived, by service and in all ("")."""
     registry = windows.scene.view.registry
-    found = Completeness(list(registry.keys), registry.folds)
+    found = Completeness(list(registry.keys), registry.overflow_rows)
     for step in windows.steps(rule.window):
         found.add(step)
     shares = {service: found.of([service]).ratio for service in found.services}

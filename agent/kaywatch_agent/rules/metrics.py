@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kaywatch.wire import Outcome, Phase
-from kaywatch_agent.aggregate.figures import Figures
+from kaywatch_agent.aggregate.bucket import Dimension
+from kaywatch_agent.aggregate.group_stats import GroupStats
 from kaywatch_agent.aggregate.registry import Registry
-from kaywatch_agent.aggregate.step import Facet
 from kaywatch_agent.model.series import Kind
 
 __all__ = [
@@ -82,10 +82,10 @@ class Metric(NamedTuple):
     """
 
     source: MetricSource
-    of: Callable[[Figures, MetricContext], Floats]
+    of: Callable[[GroupStats, MetricContext], Floats]
     help: str
     unit: str = ""
-    facets: frozenset[Facet] = frozenset()
+    facets: frozenset[Dimension] = frozenset()
     names: frozenset[str] = frozenset()
     counts: bool = False
     kinds: frozenset[Kind] = frozenset()
@@ -125,9 +125,9 @@ _LABELS: Final[Mapping[MetricSource, tuple[str, ...]]] = {
     MetricSource.RULES: ("rule",),
 }
 
-_OUTCOMES: Final = frozenset({Facet.OUTCOME})
-_ERRORS: Final = frozenset({Facet.ERROR})
-_HISTOGRAM: Final = frozenset({Facet.HISTOGRAM})
+_OUTCOMES: Final = frozenset({Dimension.OUTCOME})
+_ERRORS: Final = frozenset({Dimension.ERROR})
+_HISTOGRAM: Final = frozenset({Dimension.HISTOGRAM})
 
 _CUSTOM: Final = re.compile(
     r"custom\.(?P<name>.+)\.(?P<how>avg|min|max|sum|last|count|per_second|p50|p90|p95|p99)"
@@ -144,8 +144,8 @@ def _known(values: list[float | None]) -> Floats:
     return np.array(values, np.float64)
 
 
-def _outcome_rate(*outcomes: Outcome) -> Callable[[Figures, MetricContext], Floats]:
-    def rate(figures: Figures, _: MetricContext) -> Floats:
+def _outcome_rate(*outcomes: Outcome) -> Callable[[GroupStats, MetricContext], Floats]:
+    def rate(figures: GroupStats, _: MetricContext) -> Floats:
         counts = figures.outcomes()
         finished = figures.executions - counts[:, Outcome.CANCELLED]
         return _ratio(counts[:, list(outcomes)].sum(axis=1), finished)
@@ -153,69 +153,69 @@ def _outcome_rate(*outcomes: Outcome) -> Callable[[Figures, MetricContext], Floa
     return rate
 
 
-def _success_rate(figures: Figures, context: MetricContext) -> Floats:
+def _success_rate(figures: GroupStats, context: MetricContext) -> Floats:
     return 1.0 - _outcome_rate(Outcome.ERROR)(figures, context)
 
 
-def _exhausted_rate(figures: Figures, context: MetricContext) -> Floats:
+def _exhausted_rate(figures: GroupStats, context: MetricContext) -> Floats:
     """An error of `exec` is only recorded once all its attempts have failed."""
     count = np.zeros(len(figures))
     errors = context.registry.errors.values
-    for group, number, errors_of in figures.counted(Facet.ERROR):
+    for group, number, errors_of in figures.counted(Dimension.ERROR):
         if errors[number].phase == Phase.EXEC:
             count[group] += errors_of
     return _ratio(count, figures.executions)
 
 
-def _quantile(q: float) -> Callable[[Figures, MetricContext], Floats]:
+def _quantile(q: float) -> Callable[[GroupStats, MetricContext], Floats]:
     return lambda figures, _: _known(figures.quantiles(q)[0])
 
 
-def _average(figures: Figures, _: MetricContext) -> Floats:
+def _average(figures: GroupStats, _: MetricContext) -> Floats:
     return _ratio(figures.total, figures.executions)
 
 
-def _most(figures: Figures, _: MetricContext) -> Floats:
+def _most(figures: GroupStats, _: MetricContext) -> Floats:
     return _known(figures.mosts())
 
 
-def _least(figures: Figures, _: MetricContext) -> Floats:
+def _least(figures: GroupStats, _: MetricContext) -> Floats:
     return _known(figures.leasts())
 
 
-def _last(figures: Figures, _: MetricContext) -> Floats:
+def _last(figures: GroupStats, _: MetricContext) -> Floats:
     return _known(figures.lasts())
 
 
-def _count(figures: Figures, _: MetricContext) -> Floats:
+def _count(figures: GroupStats, _: MetricContext) -> Floats:
     return figures.executions.astype(np.float64)
 
 
-def _sum(figures: Figures, _: MetricContext) -> Floats:
+def _sum(figures: GroupStats, _: MetricContext) -> Floats:
     return figures.total
 
 
-def _per_second(figures: Figures, context: MetricContext) -> Floats:
+def _per_second(figures: GroupStats, context: MetricContext) -> Floats:
     return figures.executions / context.seconds
 
 
-def _sum_per_second(figures: Figures, context: MetricContext) -> Floats:
+def _sum_per_second(figures: GroupStats, context: MetricContext) -> Floats:
     return figures.total / context.seconds
 
 
-def _sum_per_minute(figures: Figures, context: MetricContext) -> Floats:
+def _sum_per_minute(figures: GroupStats, context: MetricContext) -> Floats:
     return figures.total * 60.0 / context.seconds
 
 
-def _retry_rate(figures: Figures, _: MetricContext) -> Floats:
+def _retry_rate(figures: GroupStats, _: MetricContext) -> Floats:
     return _ratio(figures.retries(), figures.attempts)
 
 
-def _retries(figures: Figures, _: MetricContext) -> Floats:
+def _retries(figures: GroupStats, _: MetricContext) -> Floats:
     return figures.retries().astype(np.float64)
 
 
-def _visits(figures: Figures, _: MetricContext) -> Floats:
+def _visits(figures: GroupStats, _: MetricContext) -> Floats:
     return _ratio(figures.attempts, figures.executions)
 
 
@@ -370,7 +370,7 @@ METRICS: Final[Mapping[str, Metric]] = {
 VISITS: Final = frozenset({"node_visits_max", "run_visits_max"})
 
 WAYS: Final[
-    Mapping[str, tuple[Callable[[Figures, MetricContext], Floats], set[Kind]]]
+    Mapping[str, tuple[Callable[[GroupStats, MetricContext], Floats], set[Kind]]]
 ] = {
     "avg": (_average, {Kind.OBSERVE}),
     "min": (_least, {Kind.OBSERVE}),

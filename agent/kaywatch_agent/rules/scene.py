@@ -9,11 +9,11 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kaywatch_agent.aggregate.aggregator import STEP_SECONDS, View
-from kaywatch_agent.aggregate.figures import Figures, Groups
-from kaywatch_agent.aggregate.step import Facet, Step, gather
+from kaywatch_agent.aggregate.aggregator import BUCKET_SECONDS, View
+from kaywatch_agent.aggregate.bucket import Bucket, Dimension, gather
+from kaywatch_agent.aggregate.group_stats import GroupStats, SeriesGroups
 from kaywatch_agent.model.records import InFlight, NodeRevisits
-from kaywatch_agent.model.series import Kind, Presence, SeriesKey
+from kaywatch_agent.model.series import ClientState, Kind, SeriesKey
 from kaywatch_agent.rules.matchers import Matcher, matches
 from kaywatch_agent.rules.metrics import Metric, MetricContext, MetricSource
 
@@ -35,7 +35,7 @@ class Process(NamedTuple):
     service: str
     host: str
     pid: int
-    state: Presence
+    state: ClientState
     since: float
     rss_bytes: int | None
     cpu_percent: float | None
@@ -65,7 +65,7 @@ class EvalInput(NamedTuple):
     covered: float
     view: View
     processes: Sequence[Process] = ()
-    resolution: float = STEP_SECONDS
+    resolution: float = BUCKET_SECONDS
     refused: Mapping[str, int] = {}
 
 
@@ -102,16 +102,16 @@ class SeriesSelector(NamedTuple):
 class WindowCache:
     """The groups, windows and figures of scenes, each made once.
 
-    Groups are kept from scene to scene: series only ever become more.
+    SeriesGroups are kept from scene to scene: series only ever become more.
     """
 
     def __init__(self) -> None:
         self.scene: EvalInput
-        self._facets: dict[tuple[SeriesSelector, float], set[Facet]] = {}
-        self._groups: dict[SeriesSelector, Groups[tuple[str, ...]]] = {}
-        self._steps: dict[float, list[Step]] = {}
+        self._facets: dict[tuple[SeriesSelector, float], set[Dimension]] = {}
+        self._groups: dict[SeriesSelector, SeriesGroups[tuple[str, ...]]] = {}
+        self._steps: dict[float, list[Bucket]] = {}
         self._figures: dict[
-            tuple[SeriesSelector, float], tuple[set[Facet], Figures]
+            tuple[SeriesSelector, float], tuple[set[Dimension], GroupStats]
         ] = {}
 
     def look(self, scene: EvalInput) -> None:
@@ -121,25 +121,25 @@ class WindowCache:
         self._figures.clear()
 
     def expect(
-        self, series: SeriesSelector, window: float, facets: frozenset[Facet]
+        self, series: SeriesSelector, window: float, facets: frozenset[Dimension]
     ) -> None:
         """Say beforehand what somebody will ask for, so that it is made in one go."""
         self._facets.setdefault((series, window), set()).update(facets)
 
-    def groups(self, series: SeriesSelector) -> Groups[tuple[str, ...]]:
+    def groups(self, series: SeriesSelector) -> SeriesGroups[tuple[str, ...]]:
         """Return the groups of series."""
         keys = self.scene.view.registry.keys
         size = len(keys)
         known = self._groups.get(series)
         if known is None or len(known.numbers) != size:
             names = known.names if known is not None else []
-            known = Groups(keys[:size], range(size), series.group, names)
+            known = SeriesGroups(keys[:size], range(size), series.group, names)
             self._groups[series] = known
         return known
 
     def figures(
-        self, series: SeriesSelector, window: float, *facets: Facet
-    ) -> tuple[list[tuple[str, ...]], Figures]:
+        self, series: SeriesSelector, window: float, *facets: Dimension
+    ) -> tuple[list[tuple[str, ...]], GroupStats]:
         """Return the groups' names, and their figures in a window up to now.
 
         Args:
@@ -151,20 +151,20 @@ class WindowCache:
         wanted = self._facets.get((series, window), set()).union(facets)
         known, found = self._figures.get((series, window), (None, None))
         if found is None or known is None or not wanted <= known:
-            found = Figures(groups.numbers, len(groups), wanted)
+            found = GroupStats(groups.numbers, len(groups), wanted)
             for step in self.steps(window):
                 found.add(_within(step, len(groups.numbers)))
             self._figures[series, window] = wanted, found
         return groups.names, found
 
-    def steps(self, window: float) -> list[Step]:
+    def steps(self, window: float) -> list[Bucket]:
         """Return the buckets of a window up to now."""
         view = self.scene.view
         if math.isinf(window):
             return [view.totals]
         window = max(window, self.scene.resolution)
         if window not in self._steps:
-            start, end = view.now - window, view.now + STEP_SECONDS
+            start, end = view.now - window, view.now + BUCKET_SECONDS
             buckets = view.between(start, end, window / COARSE)
             self._steps[window] = gather(step for _, step in buckets)
         return self._steps[window]
@@ -176,11 +176,11 @@ class WindowCache:
         return MetricContext(self.scene.view.registry, covered)
 
 
-def _within(step: Step, size: int) -> Step:
+def _within(step: Bucket, size: int) -> Bucket:
     """Return the part of a step whose series were known when the groups were made."""
     if not len(step.rows) or step.rows[-1] < size:
         return step
     rows: NDArray[np.bool_] = step.rows < size
     facts = step.fact_keys >> 32 < size
     columns = [column[rows] for column in step[:9]]
-    return Step._make([*columns, step.fact_keys[facts], step.fact_counts[facts]])
+    return Bucket._make([*columns, step.fact_keys[facts], step.fact_counts[facts]])

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-__all__ = ["Health", "Readiness", "Report", "Stage"]
+__all__ = ["Health", "Readiness", "HealthReport", "StageHealth"]
 
 
 class Readiness(StrEnum):
@@ -17,7 +17,7 @@ class Readiness(StrEnum):
     UNHEALTHY = "unhealthy"  # silent beyond its deadline
 
 
-class Stage(NamedTuple):
+class StageHealth(NamedTuple):
     """What is known of one stage.
 
     Attributes:
@@ -35,11 +35,11 @@ class Stage(NamedTuple):
     problem: str
 
 
-class Report(NamedTuple):
+class HealthReport(NamedTuple):
     """The readiness of the whole, and each stage's by name."""
 
     status: Readiness
-    stages: dict[str, Stage]
+    stages: dict[str, StageHealth]
 
 
 @dataclass
@@ -75,16 +75,16 @@ class Health:
         """Take what is wrong with a stage from a look that was no sign of its life."""
         self._stages.setdefault(stage, _Known()).problem = problem
 
-    def status(self, now: float) -> Report:
+    def status(self, now: float) -> HealthReport:
         """Return the readiness of all stages at `now`."""
         stages = {name: self._stage(k, now) for name, k in self._stages.items()}
         found = {stage.status for stage in stages.values()}
         for worst in (Readiness.UNHEALTHY, Readiness.DEGRADED):
             if worst in found:
-                return Report(worst, stages)
-        return Report(Readiness.HEALTHY, stages)
+                return HealthReport(worst, stages)
+        return HealthReport(Readiness.HEALTHY, stages)
 
-    def _stage(self, known: _Known, now: float) -> Stage:
+    def _stage(self, known: _Known, now: float) -> StageHealth:
         reported = known.reported
         # A clock that was put back gives negative ages; they are no lateness.
         silent = max(0.0, now - (self.started if reported is None else reported))
@@ -95,4 +95,6 @@ class Health:
         else:
             status = Readiness.HEALTHY
         age = None if reported is None else silent
-        return Stage(status, reported is not None, age, known.within, known.problem)
+        return StageHealth(
+            status, reported is not None, age, known.within, known.problem
+        )

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 from typing import Final, NamedTuple
 
-from kaywatch_agent.runtime.health import Readiness, Report
+from kaywatch_agent.runtime.health import HealthReport, Readiness
 from kaywatch_agent.runtime.systemd import Notifier
 
-__all__ = ["Figures", "Supervision"]
+__all__ = ["StatusCounts", "Supervision"]
 
 # The stages of `/health` that a restart mends. Not among them: a store or a socket that
 # nothing can be pushed through. A full disk and a socket that somebody removed outlive
@@ -26,7 +26,7 @@ EXTENSION: Final = 10.0
 EXTEND_EVERY: Final = 2.0
 
 
-class Figures(NamedTuple):
+class StatusCounts(NamedTuple):
     """What `systemctl status` shows.
 
     Attributes:
@@ -53,13 +53,13 @@ class Supervision:
         self._since = 0.0
         self._patience = COMMIT_PATIENCE
 
-    def serving(self, now: float, figures: Figures) -> None:
+    def serving(self, now: float, figures: StatusCounts) -> None:
         """Everything listens."""
         self._events, self._since = figures.events, now
         self._status = _line(0.0, figures)
         self._notifier.ready(self._status)
 
-    def tick(self, now: float, figures: Figures, report: Report) -> None:
+    def tick(self, now: float, figures: StatusCounts, report: HealthReport) -> None:
         """A tick has done its work."""
         rate = (figures.events - self._events) / max(0.5, now - self._since)
         self._events, self._since = figures.events, now
@@ -104,7 +104,7 @@ class Supervision:
         self._notifier.close()
 
 
-def _line(rate: float, figures: Figures) -> str:
+def _line(rate: float, figures: StatusCounts) -> str:
     return (
         f"{rate:,.0f} events/s, {figures.series:,} series,"
         f" {figures.clients:,} clients, {figures.firing:,} alerts firing"

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from kaywatch_agent.aggregate.aggregator import Nothing, View
+from kaywatch_agent.aggregate.bucket import EMPTY, Bucket, merge
 from kaywatch_agent.aggregate.registry import Registry
-from kaywatch_agent.aggregate.step import EMPTY, Step, merge
 from kaywatch_agent.model.records import FailureRecord
 from kaywatch_agent.notify.config import ReceiverConfig, WebhookConfig
 from kaywatch_agent.rules import metrics
@@ -25,7 +25,7 @@ from kaywatch_agent.rules.rule import AlertSettings, BurnRate, Rule, Stuck, Thre
 from kaywatch_agent.rules.scene import EvalInput
 from kaywatch_agent.simulation.rehearsal import Simulation
 
-__all__ = ["STAND_IN", "Bucket", "Past", "BacktestReport", "backtest", "unseen"]
+__all__ = ["STAND_IN", "TimedBucket", "Past", "BacktestReport", "backtest", "unseen"]
 
 # Who is told where nobody is: a webhook, for it groups as chats do.
 STAND_IN: Final = "(any)"
@@ -47,12 +47,12 @@ HISTORY_SECONDS: Final = 86_400.0
 JUST_BEFORE: Final = 0.001
 
 
-class Bucket(NamedTuple):
+class TimedBucket(NamedTuple):
     """What happened in [start, start + length)."""
 
     start: float
     length: float
-    step: Step
+    step: Bucket
 
 
 class Past(NamedTuple):
@@ -67,7 +67,7 @@ class Past(NamedTuple):
     """
 
     registry: Registry
-    buckets: Iterable[Bucket]
+    buckets: Iterable[TimedBucket]
     first: float
     last: float
     failures: Sequence[FailureRecord] = ()
@@ -155,7 +155,7 @@ class _Memory:
         self._past = past
         self._horizon = horizon
         self._totals = EMPTY
-        self._steps: dict[int, Step] = {}
+        self._steps: dict[int, Bucket] = {}
         self._older = _Older()
         self._times = [failure.time for failure in past.failures]
 
@@ -191,7 +191,7 @@ class _Memory:
         )
         return EvalInput(now, now - self._past.first, view, (), max(length, FINEST))
 
-    def _take(self, start: float, step: Step) -> None:
+    def _take(self, start: float, step: Bucket) -> None:
         number = int(start // FINEST)
         self._steps[number] = merge([self._steps.get(number, EMPTY), step])
         self._totals = merge([self._totals, step])
@@ -218,10 +218,10 @@ class _Older(Nothing):
     """What is older than an hour; an archive, for views."""
 
     def __init__(self) -> None:
-        self._fine: dict[int, dict[int, Step]] = {}  # by hour, and start
-        self._hours: dict[int, Step] = {}
+        self._fine: dict[int, dict[int, Bucket]] = {}  # by hour, and start
+        self._hours: dict[int, Bucket] = {}
 
-    def add(self, start: int, step: Step) -> None:
+    def add(self, start: int, step: Bucket) -> None:
         hour = start - start % HOUR
         self._fine.setdefault(hour, {})[start] = step
         self._hours[hour] = merge([self._hours.get(hour, EMPTY), step])
@@ -230,7 +230,7 @@ class _Older(Nothing):
         for hour in [h for h in self._fine if h + HOUR < before]:
             del self._fine[hour], self._hours[hour]
 
-    def read(self, *asked: float) -> Iterator[tuple[int, Step]]:
+    def read(self, *asked: float) -> Iterator[tuple[int, Bucket]]:
         start, end, resolution = asked
         for hour in sorted(self._fine):
             if hour + HOUR <= start or hour >= end:

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from kaywatch.wire import Outcome, Phase
 from kaywatch_agent.model.records import InFlight, NodeRevisits
-from kaywatch_agent.model.series import ErrorKey, Kind, Presence, SeriesKey
+from kaywatch_agent.model.series import ClientState, ErrorKey, Kind, SeriesKey
 from kaywatch_agent.rules.scene import Process
 from kaywatch_agent.settings.reader import Table
 from kaywatch_agent.simulation.case import Stimulus
@@ -114,7 +114,9 @@ def _metric(table: Table, length: float) -> Stimulus:
 def _process(table: Table, _: float) -> Stimulus:
     pid, at = table.whole("pid", 1, 1), table.duration("at", "0")
     service, host = table.text("service", "app"), table.text("host", "test")
-    state = Presence(table.choice("state", tuple(map(str, Presence)), "connected"))
+    state = ClientState(
+        table.choice("state", tuple(map(str, ClientState)), "connected")
+    )
     memory = table.number("memory_mb") * 2.0**20 if "memory_mb" in table else None
     cpu = table.number("cpu_percent") if "cpu_percent" in table else None
     flights = [_flight(part) for part in table.tables("in_flight")]

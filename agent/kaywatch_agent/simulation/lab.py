@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kaywatch.wire import Outcome, Phase
-from kaywatch_agent.aggregate.aggregator import STEP_SECONDS, View
+from kaywatch_agent.aggregate.aggregator import BUCKET_SECONDS, View
+from kaywatch_agent.aggregate.bucket import EMPTY, Bucket, merge, reduce
 from kaywatch_agent.aggregate.registry import Limits, Registry
-from kaywatch_agent.aggregate.step import EMPTY, Step, merge, reduce
 from kaywatch_agent.model.records import FailureRecord
 from kaywatch_agent.model.series import Columns, ErrorKey, Kind, SeriesKey
 from kaywatch_agent.rules.scene import EvalInput, Process
@@ -37,7 +37,7 @@ class SyntheticSource:
         self.failures: list[FailureRecord] = []
         self.started = started
         self._registry = Registry(Limits())
-        self._steps: dict[int, Step] = {}
+        self._steps: dict[int, Bucket] = {}
         self._totals = EMPTY
         self._longest: dict[int, dict[int, int]] = {}
 
@@ -74,7 +74,7 @@ class SyntheticSource:
             row, time, np.full(len(codes), seconds), codes, attempts, action, errors
         )
         if key.kind is Kind.RUN:
-            known = self._longest.setdefault(int(time // STEP_SECONDS), {})
+            known = self._longest.setdefault(int(time // BUCKET_SECONDS), {})
             known[row] = max(known.get(row, 0), attempts)
         for _ in range(min(5, outcomes.get(Outcome.ERROR, 0)) if error else 0):
             self._fail(key, time, error or ErrorKey("", ""), attempts)
@@ -87,7 +87,7 @@ class SyntheticSource:
 
     def scene(self, now: float) -> EvalInput:
         """Return the picture at a time."""
-        oldest = int((now - 86_400.0) // STEP_SECONDS)
+        oldest = int((now - 86_400.0) // BUCKET_SECONDS)
         for number in [n for n in self._steps if n < oldest]:
             del self._steps[number]
         view = View(
@@ -130,7 +130,7 @@ class SyntheticSource:
                 errors,
             )
         )
-        bucket = int(time // STEP_SECONDS)
+        bucket = int(time // BUCKET_SECONDS)
         self._steps[bucket] = merge([self._steps.get(bucket, EMPTY), step])
         self._totals = merge([self._totals, step])
 

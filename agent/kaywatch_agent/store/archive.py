@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from kaywatch_agent.aggregate.step import Step
+from kaywatch_agent.aggregate.bucket import Bucket
 from kaywatch_agent.errors import StoreError
 from kaywatch_agent.store import tiers
 from kaywatch_agent.store.schema import read_only
@@ -30,7 +30,7 @@ class Archive:
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
 
-    def step(self, number: int) -> Step:
+    def bucket(self, number: int) -> Bucket:
         """Return a ten-second bucket, EMPTY if it isn't there.
 
         Raises:
@@ -44,7 +44,7 @@ class Archive:
 
     def read(
         self, start: float, end: float, resolution: float
-    ) -> Iterator[tuple[int, Step]]:
+    ) -> Iterator[tuple[int, Bucket]]:
         """Yield the buckets that begin in [start, end), each event in one of them.
 
         Args:
@@ -82,7 +82,7 @@ class Archive:
 
     def _read(
         self, start: float, end: float, resolution: float
-    ) -> Iterator[tuple[int, Step]]:
+    ) -> Iterator[tuple[int, Bucket]]:
         db = self._connection
         db.execute("BEGIN")  # one picture, while the writer rolls up
         try:

@@ -15,7 +15,7 @@ import structlog
 
 from kaywatch_agent.aggregate.change import WriteBatch
 from kaywatch_agent.errors import StoreError
-from kaywatch_agent.store.writer import Damaged, Writer
+from kaywatch_agent.store.writer import StoreDamaged, StoreWriter
 
 __all__ = ["Committer", "Durable"]
 
@@ -54,7 +54,7 @@ class Committer:
         Args:
             parts: in the order in which they are asked for changes.
         """
-        self.writer: Writer | None = None
+        self.writer: StoreWriter | None = None
         self._parts = parts
         self._fault = ""  # of ours, in the last commit
         self._full = False  # the next commit must hold all that is known
@@ -117,7 +117,7 @@ class Committer:
                 changes.append((part, part.changes(full)))  # noqa: PERF401, one may fail
             if self.writer is not None:
                 await self.writer.commit(WriteBatch.of(made for _, made in changes))
-        except Damaged:
+        except StoreDamaged:
             self._full = True  # what was committed before is not there any more
         except StoreError:
             pass  # the writer reports it

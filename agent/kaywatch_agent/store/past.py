@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from kaywatch_agent.aggregate.bucket import Bucket, merge
 from kaywatch_agent.aggregate.registry import Limits, Registry
-from kaywatch_agent.aggregate.step import Step, merge
 from kaywatch_agent.errors import StoreError
 from kaywatch_agent.model.records import FailureRecord
 from kaywatch_agent.store import tiers
@@ -17,12 +17,12 @@ from kaywatch_agent.store.archive import places
 from kaywatch_agent.store.schema import APPLICATION_ID, read_only
 from kaywatch_agent.store.store import by_step, failures_of, names_of
 
-__all__ = ["Stored", "reading"]
+__all__ = ["StoredHistory", "reading"]
 
 NEVER = float("inf")
 
 
-class Stored(NamedTuple):
+class StoredHistory(NamedTuple):
     """What is in a file, while it is open.
 
     Attributes:
@@ -37,11 +37,11 @@ class Stored(NamedTuple):
     failures: list[FailureRecord]
     first: float
     last: float
-    buckets: Iterator[tuple[int, int, Step]]
+    buckets: Iterator[tuple[int, int, Bucket]]
 
 
 @contextlib.contextmanager
-def reading(path: Path) -> Iterator[Stored]:
+def reading(path: Path) -> Iterator[StoredHistory]:
     """Open a file for reading within the block, as it is at its beginning.
 
     Raises:
@@ -64,7 +64,7 @@ def reading(path: Path) -> Iterator[Stored]:
 # -- inside --------------------------------------------------------------------------
 
 
-def _stored(db: sqlite3.Connection) -> Stored:
+def _stored(db: sqlite3.Connection) -> StoredHistory:
     (application,) = db.execute("PRAGMA application_id").fetchone()
     if application != APPLICATION_ID:
         raise ValueError("is no store of kaywatch")
@@ -78,7 +78,7 @@ def _stored(db: sqlite3.Connection) -> Stored:
     starts = [start for _, start in found] + [n * tiers.FINEST for n in fresh]
     ends = [start + tier for tier, start in found]
     ends += [(n + 1) * tiers.FINEST for n in fresh]
-    return Stored(
+    return StoredHistory(
         registry,
         failures_of(db),
         float(min(starts)) if starts else NEVER,
@@ -90,8 +90,8 @@ def _stored(db: sqlite3.Connection) -> Stored:
 def _buckets(
     db: sqlite3.Connection,
     found: list[tuple[int, int]],
-    fresh: dict[int, list[Step]],
-) -> Iterator[tuple[int, int, Step]]:
+    fresh: dict[int, list[Bucket]],
+) -> Iterator[tuple[int, int, Bucket]]:
     for tier, start in found:
         step = tiers.bucket(db, tier, start)
         # What isn't folded yet is later than all that is, but for the last two steps.

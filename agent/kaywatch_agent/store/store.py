@@ -20,22 +20,22 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from msgspec.json import encode as encode_json
 
+from kaywatch_agent.aggregate.bucket import EMPTY, Bucket, merge
 from kaywatch_agent.aggregate.change import (
     AggregateChanges,
     StoredState,
     WriteBatch,
 )
 from kaywatch_agent.aggregate.codec import decode, encode
-from kaywatch_agent.aggregate.step import EMPTY, Step, merge
 from kaywatch_agent.errors import StoreError
 from kaywatch_agent.model.records import FailureRecord, TopologyRecord
 from kaywatch_agent.model.series import Kind, SeriesKey
 from kaywatch_agent.store import tiers
 from kaywatch_agent.store.schema import Lock, connect, set_aside, transaction
 
-__all__ = ["Report", "Store", "by_step", "failures_of", "names_of"]
+__all__ = ["CommitReport", "Store", "by_step", "failures_of", "names_of"]
 
-STEP_SECONDS: Final = tiers.FINEST
+BUCKET_SECONDS: Final = tiers.FINEST
 LATE: Final = -1  # the journal's step of events that are in no bucket
 FAILURES_KEPT: Final = 1_000
 
@@ -46,7 +46,7 @@ _failure: Final = msgspec.json.Decoder(FailureRecord)
 _topology: Final = msgspec.json.Decoder(TopologyRecord)
 
 
-class Report(NamedTuple):
+class CommitReport(NamedTuple):
     """What a commit has to say.
 
     Attributes:
@@ -128,7 +128,7 @@ class Store:
 
     # -- at each tick ----------------------------------------------------------------
 
-    def commit(self, batch: WriteBatch) -> Report:
+    def commit(self, batch: WriteBatch) -> CommitReport:
         """Make changes durable, all of them or none.
 
         Raises:
@@ -155,10 +155,10 @@ class Store:
         self._rows = self._tick = self._folded = 0
         self._sizes = {}
 
-    def _commit(self, batch: WriteBatch) -> Report:
+    def _commit(self, batch: WriteBatch) -> CommitReport:
         change = batch.aggregate
         db, tick = self._open, self._tick + 1
-        current = int(change.now // STEP_SECONDS)
+        current = int(change.now // BUCKET_SECONDS)
         expired = 0
         with transaction(db):
             self._write_names(db, change)
@@ -173,7 +173,7 @@ class Store:
         # Only now: a transaction that was rolled back has told the file nothing.
         self._tick, self._folded = tick, current
         self._rows, self._sizes = change.rows, dict(change.sizes)
-        return Report(tiers.used_bytes(db), expired)
+        return CommitReport(tiers.used_bytes(db), expired)
 
     def _write_names(self, db: sqlite3.Connection, change: AggregateChanges) -> None:
         db.executemany(
@@ -231,7 +231,7 @@ class Store:
         """Move the journal of closed steps into buckets, and write the totals."""
         closed = current - 1  # the one before is open too, as in History
         for n, steps in by_step(db, "step >= 0 AND step < ?", closed):
-            tiers.add(db, STEP_SECONDS, n * STEP_SECONDS, merge(steps))
+            tiers.add(db, BUCKET_SECONDS, n * BUCKET_SECONDS, merge(steps))
         db.execute("DELETE FROM journal WHERE step < ?", (closed,))
         db.execute(
             "INSERT OR REPLACE INTO totals VALUES (0, ?, ?)",
@@ -246,7 +246,7 @@ class Store:
         totals_tick, totals = _totals(db)
         since = [s for _, steps in by_step(db, "tick > ?", totals_tick) for s in steps]
         steps = {
-            n: merge([tiers.bucket(db, STEP_SECONDS, n * STEP_SECONDS), *parts])
+            n: merge([tiers.bucket(db, BUCKET_SECONDS, n * BUCKET_SECONDS), *parts])
             for n, parts in by_step(db, "step >= ?", 0)
         }
         clients = {
@@ -264,7 +264,7 @@ class Store:
             keys=keys,
             names=names,
             totals=merge([totals, *since]),
-            steps=steps,
+            buckets=steps,
             stored=[n for n in tiers.stored(db) if n not in steps],
             clients=clients,
             failures=failures_of(db),
@@ -277,9 +277,9 @@ class Store:
         )
 
 
-def _entries(change: AggregateChanges) -> Iterator[tuple[int, Step]]:
+def _entries(change: AggregateChanges) -> Iterator[tuple[int, Bucket]]:
     """Yield the steps that go into the journal, one at a time."""
-    yield from change.steps.items()
+    yield from change.buckets.items()
     if len(change.late.rows):
         yield LATE, change.late
 
@@ -310,9 +310,9 @@ def failures_of(db: sqlite3.Connection) -> list[FailureRecord]:
 
 def by_step(
     db: sqlite3.Connection, where: str, bound: int
-) -> Iterator[tuple[int, list[Step]]]:
+) -> Iterator[tuple[int, list[Bucket]]]:
     """Yield the journal's steps that match, each with its entries."""
-    found: dict[int, list[Step]] = defaultdict(list)
+    found: dict[int, list[Bucket]] = defaultdict(list)
     for n, data in db.execute(
         f"SELECT step, data FROM journal WHERE {where} ORDER BY tick",  # noqa: S608
         (bound,),
@@ -321,7 +321,7 @@ def by_step(
     yield from found.items()
 
 
-def _totals(db: sqlite3.Connection) -> tuple[int, Step]:
+def _totals(db: sqlite3.Connection) -> tuple[int, Bucket]:
     row = db.execute("SELECT tick, data FROM totals").fetchone()
     return (0, EMPTY) if row is None else (row[0], decode(row[1]))
 

@@ -13,8 +13,8 @@ import zlib
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from kaywatch_agent.aggregate.bucket import EMPTY, Bucket, merge
 from kaywatch_agent.aggregate.codec import decode, encode
-from kaywatch_agent.aggregate.step import EMPTY, Step, merge
 
 __all__ = [
     "FINEST",
@@ -55,7 +55,7 @@ class Retention(NamedTuple):
     max_bytes: int = 2 * 1024**3
 
 
-def bucket(db: sqlite3.Connection, tier: int, start: int) -> Step:
+def bucket(db: sqlite3.Connection, tier: int, start: int) -> Bucket:
     """Return one bucket, EMPTY if there is none."""
     row = db.execute(
         "SELECT data FROM buckets WHERE tier = ? AND start = ?", (tier, start)
@@ -63,7 +63,7 @@ def bucket(db: sqlite3.Connection, tier: int, start: int) -> Step:
     return EMPTY if row is None else load(tier, row[0])
 
 
-def load(tier: int, data: bytes) -> Step:
+def load(tier: int, data: bytes) -> Bucket:
     """Return a bucket from its bytes.
 
     Raises:
@@ -75,7 +75,7 @@ def load(tier: int, data: bytes) -> Step:
         raise ValueError(f"no bucket: {error}") from None
 
 
-def add(db: sqlite3.Connection, tier: int, start: int, step: Step) -> None:
+def add(db: sqlite3.Connection, tier: int, start: int, step: Bucket) -> None:
     """Add events to a bucket, made where needed."""
     data = encode(merge([bucket(db, tier, start), step]))
     if tier != FINEST:

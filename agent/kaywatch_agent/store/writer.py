@@ -20,18 +20,18 @@ from typing import Final, Literal
 
 import structlog
 
+from kaywatch_agent.aggregate.bucket import EMPTY, Bucket
 from kaywatch_agent.aggregate.change import StoredState, WriteBatch
-from kaywatch_agent.aggregate.step import EMPTY, Step
 from kaywatch_agent.errors import StoreError
 from kaywatch_agent.runtime.metrics import Counter, Gauge, Metrics
 from kaywatch_agent.settings.reader import Size
 from kaywatch_agent.store.archive import Archive
 from kaywatch_agent.store.schema import read_only
-from kaywatch_agent.store.store import QUICK_BYTES, Report, Store, check_integrity
+from kaywatch_agent.store.store import QUICK_BYTES, CommitReport, Store, check_integrity
 from kaywatch_agent.store.tiers import Retention
 from kaywatch_agent.units import parse_size
 
-__all__ = ["IN_MEMORY", "Damaged", "StoreConfig", "Writer"]
+__all__ = ["IN_MEMORY", "StoreDamaged", "StoreConfig", "StoreWriter"]
 
 IN_MEMORY: Final = ":memory:"
 FILE: Final = "kaywatch.db"
@@ -128,7 +128,7 @@ class StoreMetrics(Metrics):
     )
 
 
-class Writer:
+class StoreWriter:
     """One store at work."""
 
     def __init__(self, path: Path, config: StoreConfig) -> None:
@@ -172,17 +172,17 @@ class Writer:
         """How long buckets are kept."""
         return self._retention.hours
 
-    def step(self, number: int) -> Step:
+    def bucket(self, number: int) -> Bucket:
         """Return a step by its number, EMPTY if it isn't there or can't be read."""
         try:
-            return self._archive.step(number)
+            return self._archive.bucket(number)
         except StoreError as error:
             log.warning("a step can't be read", step=number, error=str(error))
             return EMPTY
 
     def read(
         self, start: float, end: float, resolution: float
-    ) -> Iterator[tuple[int, Step]]:
+    ) -> Iterator[tuple[int, Bucket]]:
         """Yield the buckets in [start, end) that can be read; see `Archive.read`."""
         try:
             yield from self._archive.read(start, end, resolution)
@@ -209,7 +209,7 @@ class Writer:
 
         Raises:
             StoreError: they are not.
-            Damaged: nor is what was committed before any more.
+            StoreDamaged: nor is what was committed before any more.
         """
         loop = asyncio.get_running_loop()
         self._since = started = time.monotonic()
@@ -254,7 +254,7 @@ class Writer:
 
     # -- inside ----------------------------------------------------------------------
 
-    def _commit(self, batch: WriteBatch) -> Report:
+    def _commit(self, batch: WriteBatch) -> CommitReport:
         damage = self._damaged
         if not damage:
             try:
@@ -264,7 +264,7 @@ class Writer:
         self._damaged = ""
         self._archive.close()
         self._store.start_over()
-        raise Damaged(
+        raise StoreDamaged(
             f"{self._store.path} is damaged ({damage}); it was set aside as"
             f" {self._store.aside}, and a new one begun"
         )
@@ -293,7 +293,7 @@ class Writer:
             log.error("nothing is acknowledged until the store works", problem=problem)
         self._problem = problem
 
-    def _succeed(self, report: Report, seconds: float) -> None:
+    def _succeed(self, report: CommitReport, seconds: float) -> None:
         if self._problem:
             log.info("the store works again")
         self._problem = ""
@@ -305,5 +305,5 @@ class Writer:
         self.metrics.bytes.set(report.bytes)
 
 
-class Damaged(StoreError):
+class StoreDamaged(StoreError):
     """The file is damaged and set aside; the next change has to be all there is."""

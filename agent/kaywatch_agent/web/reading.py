@@ -8,16 +8,20 @@ from functools import cached_property
 from itertools import chain
 from typing import Any, Final, NamedTuple, TypeVar
 
-from kaywatch_agent.aggregate.aggregator import STEP_SECONDS, View
+from kaywatch_agent.aggregate.aggregator import BUCKET_SECONDS, View
+from kaywatch_agent.aggregate.bucket import Bucket, Dimension, gather
 from kaywatch_agent.aggregate.completeness import Completeness, EventCounts
-from kaywatch_agent.aggregate.figures import ALL_FACETS, Figures, Groups
-from kaywatch_agent.aggregate.step import Facet, Step, gather
+from kaywatch_agent.aggregate.group_stats import (
+    ALL_DIMENSIONS,
+    GroupStats,
+    SeriesGroups,
+)
 from kaywatch_agent.model.alerts import MessageRecord, ReceiverRecord
 from kaywatch_agent.model.series import Kind, SeriesKey
 from kaywatch_agent.rules.rule import AlertSettings
 from kaywatch_agent.rules.snapshot import AlertsSnapshot
 from kaywatch_agent.rules.state import AlertState
-from kaywatch_agent.runtime.health import Report
+from kaywatch_agent.runtime.health import HealthReport
 from kaywatch_agent.runtime.metrics import Instrument
 from kaywatch_agent.units import MIB
 from kaywatch_agent.web.api import schema
@@ -78,7 +82,7 @@ class Reading:
     started: float
     version: str
     view: View
-    health: Report
+    health: HealthReport
     memory: Mapping[str, int]
     presence: Mapping[str, int]
     own: OwnFigures
@@ -114,10 +118,10 @@ class Reading:
         kinds: Iterable[Kind],
         name: Callable[[SeriesKey], T | None],
         names: Iterable[T] = (),
-    ) -> Groups[T]:
-        """Return series of some kinds in groups; see Groups."""
+    ) -> SeriesGroups[T]:
+        """Return series of some kinds in groups; see SeriesGroups."""
         rows = chain.from_iterable(self.rows[kind] for kind in kinds)
-        return Groups(self.keys, rows, name, names)
+        return SeriesGroups(self.keys, rows, name, names)
 
     def memory_mb(self, services: Iterable[str]) -> float | None:
         """Return the largest peak RSS among services, in MiB, where known."""
@@ -133,20 +137,22 @@ class Window:
         view = reading.view
         self.seconds = seconds
         self._reading = reading
-        self._steps: list[Step] = (
+        self._steps: list[Bucket] = (
             [view.totals]
             if seconds is None
             else gather(
                 step
-                for _, step in view.between(view.now - seconds, view.now + STEP_SECONDS)
+                for _, step in view.between(
+                    view.now - seconds, view.now + BUCKET_SECONDS
+                )
             )
         )
 
     def figures(
-        self, groups: Groups[Any], facets: Collection[Facet] = ALL_FACETS
-    ) -> Figures:
+        self, groups: SeriesGroups[Any], facets: Collection[Dimension] = ALL_DIMENSIONS
+    ) -> GroupStats:
         """Return the figures of groups of series in this window."""
-        found = Figures(groups.numbers, len(groups), facets)
+        found = GroupStats(groups.numbers, len(groups), facets)
         for step in self._steps:
             found.add(step)
         return found
@@ -162,7 +168,7 @@ class Window:
 
 def completeness(reading: Reading) -> Completeness:
     """Return a count of what became of events, with nothing counted yet."""
-    return Completeness(reading.keys, reading.view.registry.folds)
+    return Completeness(reading.keys, reading.view.registry.overflow_rows)
 
 
 def account(counts: EventCounts) -> schema.Account:
@@ -171,7 +177,7 @@ def account(counts: EventCounts) -> schema.Account:
         received=counts.received,
         dropped=dict(counts.dropped),
         late=counts.late,
-        folded=counts.folded,
+        overflow=counts.overflow,
         ratio=counts.ratio,
     )
 

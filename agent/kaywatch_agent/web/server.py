@@ -111,7 +111,7 @@ class WebServer:
         self.metrics.streams.set_function(lambda: len(self._streams))
         (stream,) = (route for route in ROUTES if "snapshot" in route.events)
         self._snapshots = Snapshots(partial(self._first, stream, stream.parameters()))
-        self._events = Events(source.feed)
+        self._events = Events(source.event_stream)
 
     async def start(
         self, config: HttpConfig, held: Sequence[socket.socket] = ()

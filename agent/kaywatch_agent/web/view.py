@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from kaywatch_agent.aggregate.aggregator import Aggregator, View
 from kaywatch_agent.aggregate.clients import Clients
-from kaywatch_agent.aggregate.feed import Feed
+from kaywatch_agent.aggregate.event_stream import EventStream
 from kaywatch_agent.model.client import Client
 from kaywatch_agent.notify.delivery import Delivery
 from kaywatch_agent.rules.loop import Alerting
@@ -22,7 +22,7 @@ class AgentView:
 
     Attributes:
         health: the readiness of each stage.
-        feed: single events, for those who listen.
+        event_stream: single events, for those who listen.
         alerting: alerts, rules and silences.
         delivery: messages and receivers.
         aggregator: all that was aggregated.
@@ -33,7 +33,7 @@ class AgentView:
     """
 
     health: Health
-    feed: Feed
+    event_stream: EventStream
     alerting: Alerting
     delivery: Delivery
     aggregator: Aggregator

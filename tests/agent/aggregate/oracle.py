@@ -1,4 +1,4 @@
-"""What a step says about some series, in the words that people use."""
+"""What a bucket says about some series, in the words that people use."""
 
 from __future__ import annotations
 
@@ -12,8 +12,14 @@ from numpy.typing import NDArray
 from kaywatch.wire import Outcome
 from kaywatch_agent.aggregate import histogram
 from kaywatch_agent.aggregate.aggregator import View
+from kaywatch_agent.aggregate.bucket import (
+    Bucket,
+    Dimension,
+    collapse,
+    facts_of,
+    rows_of,
+)
 from kaywatch_agent.aggregate.registry import Registry
-from kaywatch_agent.aggregate.step import Facet, Step, collapse, facts_of, rows_of
 from kaywatch_agent.model.series import EndPoint, ErrorKey, Kind, SeriesKey
 
 __all__ = ["Summary", "completeness", "select", "summarize"]
@@ -32,17 +38,17 @@ class Summary:
         last: the latest one's value.
     """
 
-    def __init__(self, step: Step, registry: Registry) -> None:
-        self._step = collapse(step) if len(step.rows) else step
+    def __init__(self, bucket: Bucket, registry: Registry) -> None:
+        self._bucket = collapse(bucket) if len(bucket.rows) else bucket
         self._registry = registry
-        some = bool(len(self._step.rows))
-        self.executions = int(self._step.executions[0]) if some else 0
-        self.attempts = int(self._step.attempts[0]) if some else 0
-        self.total = float(self._step.total[0]) if some else 0.0
-        self.last_time = float(self._step.last_time[0]) if some else 0.0
-        self.last = _number(self._step.last) if some else None
-        self.least = _number(self._step.least) if some else None
-        self.most = _number(self._step.most) if some else None
+        some = bool(len(self._bucket.rows))
+        self.executions = int(self._bucket.executions[0]) if some else 0
+        self.attempts = int(self._bucket.attempts[0]) if some else 0
+        self.total = float(self._bucket.total[0]) if some else 0.0
+        self.last_time = float(self._bucket.last_time[0]) if some else 0.0
+        self.last = _number(self._bucket.last) if some else None
+        self.least = _number(self._bucket.least) if some else None
+        self.most = _number(self._bucket.most) if some else None
 
     @property
     def average(self) -> float | None:
@@ -57,7 +63,7 @@ class Summary:
         if self.least == self.most:
             return 0.0 if self.least is not None else None
         mean = self.total / self.executions
-        square = float(self._step.squares[0]) / self.executions
+        square = float(self._bucket.squares[0]) / self.executions
         variance = square - mean * mean
         # Rounding can make it slightly negative for nearly constant values.
         return _finite(math.sqrt(max(0.0, variance))) if variance < math.inf else None
@@ -71,7 +77,7 @@ class Summary:
     def outcomes(self) -> dict[str, int]:
         """How many executions had each outcome, all of them named."""
         counts = {outcome.name.lower(): 0 for outcome in Outcome}
-        for number, count in self._facts(Facet.OUTCOME):
+        for number, count in self._facts(Dimension.OUTCOME):
             counts[Outcome(number).name.lower()] = count
         counts["ok"] = self.executions - sum(counts.values())
         return counts
@@ -96,19 +102,23 @@ class Summary:
     def actions(self) -> dict[str, int]:
         """How many executions ended with each action; those with an error have none."""
         values = self._registry.actions.values
-        return {values[number]: count for number, count in self._facts(Facet.ACTION)}
+        return {
+            values[number]: count for number, count in self._facts(Dimension.ACTION)
+        }
 
     @cached_property
     def ends(self) -> dict[EndPoint, int]:
         """How many runs ended where, and why; for runs, in place of `actions`."""
         values = self._registry.ends.values
-        return {values[number]: count for number, count in self._facts(Facet.ACTION)}
+        return {
+            values[number]: count for number, count in self._facts(Dimension.ACTION)
+        }
 
     @cached_property
     def errors(self) -> dict[ErrorKey, int]:
         """How often each error class ended, or was answered in, an execution."""
         values = self._registry.errors.values
-        return {values[number]: count for number, count in self._facts(Facet.ERROR)}
+        return {values[number]: count for number, count in self._facts(Dimension.ERROR)}
 
     @property
     def error_breakdown(self) -> dict[str, int]:
@@ -121,25 +131,25 @@ class Summary:
     @property
     def histogram(self) -> tuple[Ints, Ints]:
         """Return (codes, counts) of the values' histogram, sorted."""
-        return facts_of(self._step, 0, Facet.HISTOGRAM)
+        return facts_of(self._bucket, 0, Dimension.HISTOGRAM)
 
     def quantiles(self, *wanted: float) -> list[float | None]:
         """Return quantiles of the values, each within 1.1 % of the exact one."""
         if not self.executions:
             return [None] * len(wanted)
         codes, counts = self.histogram
-        least, most = float(self._step.least[0]), float(self._step.most[0])
+        least, most = float(self._bucket.least[0]), float(self._bucket.most[0])
         found = histogram.quantiles(codes, counts, np.array(wanted), least, most)
         return [_finite(value) for value in found.tolist()]
 
-    def _facts(self, facet: Facet) -> list[tuple[int, int]]:
-        numbers, counts = facts_of(self._step, 0, facet)
+    def _facts(self, dimension: Dimension) -> list[tuple[int, int]]:
+        numbers, counts = facts_of(self._bucket, 0, dimension)
         return list(zip(numbers.tolist(), counts.tolist(), strict=True))
 
 
-def summarize(step: Step, rows: list[int], registry: Registry) -> Summary:
+def summarize(bucket: Bucket, rows: list[int], registry: Registry) -> Summary:
     """Return the figures of some series, taken together."""
-    return Summary(rows_of(step, np.array(sorted(rows), np.int64)), registry)
+    return Summary(rows_of(bucket, np.array(sorted(rows), np.int64)), registry)
 
 
 def select(
@@ -163,8 +173,10 @@ def select(
     }
 
 
-def completeness(view: View, step: Step, service: str | None = None) -> float | None:
-    """Return the share of what clients recorded that is in `step`, 0 to 1.
+def completeness(
+    view: View, bucket: Bucket, service: str | None = None
+) -> float | None:
+    """Return the share of what clients recorded that is in `bucket`, 0 to 1.
 
     What arrived over what the clients say they recorded, by service: a loss can't be
     told apart by node, since what was lost can't be looked into.
@@ -172,9 +184,9 @@ def completeness(view: View, step: Step, service: str | None = None) -> float | 
     received = lost = 0.0
     keys = view.registry.keys
     figures: Mapping[str, list[float]] = {
-        "rows": step.rows.tolist(),
-        "executions": step.executions.tolist(),
-        "total": step.total.tolist(),
+        "rows": bucket.rows.tolist(),
+        "executions": bucket.executions.tolist(),
+        "total": bucket.total.tolist(),
     }
     for row, executions, total in zip(*figures.values(), strict=True):
         key = keys[int(row)]

@@ -1,4 +1,4 @@
-"""Columns and steps to aggregate, and a slow and obvious aggregation beside ours."""
+"""Columns and buckets to aggregate, and a slow and obvious aggregation beside ours."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kaywatch_agent.aggregate import histogram
-from kaywatch_agent.aggregate.step import Facet, PhaseSum, Step, facts_of, reduce
+from kaywatch_agent.aggregate.bucket import (
+    Bucket,
+    Dimension,
+    PhaseSum,
+    facts_of,
+    reduce,
+)
 from kaywatch_agent.model.series import Columns, PhaseColumns
 
 
@@ -43,8 +49,8 @@ def phases(events: Sequence[Event]) -> PhaseColumns | None:
     return PhaseColumns(*(np.array(part, kind) for part, kind in parts))
 
 
-def step_of(events: Sequence[Event]) -> Step:
-    """Return the step of events and their phases."""
+def step_of(events: Sequence[Event]) -> Bucket:
+    """Return the bucket of events and their phases."""
     return reduce(columns(events), phases(events))
 
 
@@ -79,11 +85,11 @@ def naive(events: Sequence[Event]) -> dict[int, dict[str, Any]]:
                 "most": -math.inf,
                 "last_time": -math.inf,
                 "last": None,
-                Facet.HISTOGRAM: Counter(),
-                Facet.OUTCOME: Counter(),
-                Facet.ACTION: Counter(),
-                Facet.ERROR: Counter(),
-                Facet.PHASES: Counter(),
+                Dimension.HISTOGRAM: Counter(),
+                Dimension.OUTCOME: Counter(),
+                Dimension.ACTION: Counter(),
+                Dimension.ERROR: Counter(),
+                Dimension.PHASES: Counter(),
             },
         )
         of_row["executions"] += 1
@@ -96,18 +102,18 @@ def naive(events: Sequence[Event]) -> dict[int, dict[str, Any]]:
             of_row["last_time"] = event.time
             of_row["last"] = event.value
         code = int(histogram.codes(np.array([event.value]))[0])
-        of_row[Facet.HISTOGRAM][code] += 1
-        for facet, number in (
-            (Facet.OUTCOME, event.outcome),
-            (Facet.ACTION, event.action),
-            (Facet.ERROR, event.error),
+        of_row[Dimension.HISTOGRAM][code] += 1
+        for dimension, number in (
+            (Dimension.OUTCOME, event.outcome),
+            (Dimension.ACTION, event.action),
+            (Dimension.ERROR, event.error),
         ):
             if number:
-                of_row[facet][number] += 1
+                of_row[dimension][number] += 1
         if event.phases is not None:
-            of_row[Facet.PHASES].update(_ticks(event.value, *event.phases))
+            of_row[Dimension.PHASES].update(_ticks(event.value, *event.phases))
     for of_row in found.values():
-        of_row[Facet.PHASES] = +of_row[Facet.PHASES]  # without zeros
+        of_row[Dimension.PHASES] = +of_row[Dimension.PHASES]  # without zeros
     return found
 
 
@@ -126,21 +132,21 @@ def _ticks(
     }
 
 
-def shown(step: Step) -> dict[int, dict[str, Any]]:
-    """Return a step in the form of `naive`."""
+def shown(bucket: Bucket) -> dict[int, dict[str, Any]]:
+    """Return a bucket in the form of `naive`."""
     found: dict[int, dict[str, Any]] = {}
-    for at, row in enumerate(step.rows.tolist()):
+    for at, row in enumerate(bucket.rows.tolist()):
         of_row: dict[Any, Any] = {
-            name: getattr(step, name)[at].item()
+            name: getattr(bucket, name)[at].item()
             for name in (
                 *("executions", "attempts", "total", "squares"),
                 *("least", "most", "last_time", "last"),
             )
         }
-        for facet in Facet:
-            numbers, counts = facts_of(step, row, facet)
+        for dimension in Dimension:
+            numbers, counts = facts_of(bucket, row, dimension)
             assert np.all(np.diff(numbers) > 0)
-            of_row[facet] = Counter(
+            of_row[dimension] = Counter(
                 dict(zip(numbers.tolist(), counts.tolist(), strict=True))
             )
         found[row] = of_row

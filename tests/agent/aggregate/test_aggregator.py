@@ -25,20 +25,20 @@ from tests.agent.protocol.samples import (
 
 from kaywatch import wire
 from kaywatch_agent.aggregate.aggregator import (
+    BUCKET_SECONDS,
     FUTURE_SECONDS,
-    HISTORY_STEPS,
-    MAX_DELTA_STEPS,
+    HISTORY_BUCKETS,
+    MAX_DELTA_BUCKETS,
     MAX_FAILURES,
     MAX_MEASURED,
     MAX_PENDING,
-    STEP_SECONDS,
     Aggregator,
-    Misplaced,
+    OutOfRange,
     View,
 )
+from kaywatch_agent.aggregate.bucket import Bucket, Dimension, PhaseSum, merge
 from kaywatch_agent.aggregate.change import AggregateChanges
 from kaywatch_agent.aggregate.registry import Limits, Registry
-from kaywatch_agent.aggregate.step import Facet, PhaseSum, Step, merge
 from kaywatch_agent.model.series import OTHER, Kind, SeriesKey
 from kaywatch_agent.protocol.batches import BatchReader
 from kaywatch_agent.protocol.columns import Checked
@@ -46,7 +46,7 @@ from kaywatch_agent.protocol.decoder import decode
 from kaywatch_agent.protocol.messages import Batch
 
 NOW = 1_700_000_005.0
-STEP = int(NOW // STEP_SECONDS)
+STEP = int(NOW // BUCKET_SECONDS)
 
 
 class Aggregation:
@@ -93,13 +93,13 @@ def aggregation() -> Aggregation:
     return Aggregation()
 
 
-def count(step: Step) -> int:
-    return int(step.executions.sum())
+def count(bucket: Bucket) -> int:
+    return int(bucket.executions.sum())
 
 
 def counts(view: View) -> dict[int, int]:
-    """Return the executions by step, counted from now's."""
-    return {number - STEP: count(step) for number, step in view.steps.items()}
+    """Return the executions by bucket, counted from now's."""
+    return {number - STEP: count(bucket) for number, bucket in view.buckets.items()}
 
 
 # -- ticks -----------------------------------------------------------------------------
@@ -113,12 +113,12 @@ def test_what_was_accepted_is_seen_after_the_tick(aggregation: Aggregation) -> N
 
 
 def new(change: AggregateChanges) -> int:
-    """Return how many events a change has, in steps or not."""
-    return count(merge([*change.steps.values(), change.late]))
+    """Return how many events a change has, in buckets or not."""
+    return count(merge([*change.buckets.values(), change.late]))
 
 
 def by_step(change: AggregateChanges) -> dict[int, int]:
-    return {n - STEP: count(step) for n, step in change.steps.items()}
+    return {n - STEP: count(bucket) for n, bucket in change.buckets.items()}
 
 
 def test_a_change_says_what_is_new_and_no_more(aggregation: Aggregation) -> None:
@@ -131,7 +131,7 @@ def test_a_change_says_what_is_new_and_no_more(aggregation: Aggregation) -> None
     second = aggregation.commit()
     assert (new(second), by_step(second), count(second.totals)) == (1, {0: 1}, 5)
     third = aggregation.commit()
-    assert (new(third), third.steps) == (0, {})
+    assert (new(third), third.buckets) == (0, {})
     assert counts(aggregation.aggregator.view(NOW)) == {-1: 1, 0: 3}
 
 
@@ -172,18 +172,18 @@ def test_a_topology_is_in_a_change_when_it_changed(aggregation: Aggregation) -> 
 def test_a_store_that_can_not_be_written_to_for_days_gets_hours(
     aggregation: Aggregation,
 ) -> None:
-    steps = 3 * 8_640
+    buckets = 3 * 8_640
     change = None
-    for number in range(0, steps, 20):
-        now = NOW + number * STEP_SECONDS
+    for number in range(0, buckets, 20):
+        now = NOW + number * BUCKET_SECONDS
         aggregation.at(now, now=now)
         if change is not None:
             aggregation.aggregator.refused(change)
         aggregation.aggregator.advance(now)
         change = aggregation.commit(now)
     assert change is not None
-    assert new(change) == count(change.totals) == steps / 20
-    assert len(change.steps) <= MAX_DELTA_STEPS + 1
+    assert new(change) == count(change.totals) == buckets / 20
+    assert len(change.buckets) <= MAX_DELTA_BUCKETS + 1
 
 
 def test_a_whole_change_is_all_that_is_known(aggregation: Aggregation) -> None:
@@ -195,7 +195,7 @@ def test_a_whole_change_is_all_that_is_known(aggregation: Aggregation) -> None:
     whole = aggregation.aggregator.changes(full=True)
 
     assert by_step(whole)[-10] == 1
-    assert count(whole.totals) == new(whole) + 1  # what is late is in no step
+    assert count(whole.totals) == new(whole) + 1  # what is late is in no bucket
     assert (len(whole.failures), len(whole.topologies)) == (1, 1)
     assert new(aggregation.commit()) == 0
 
@@ -206,11 +206,13 @@ def test_the_changes_add_up_to_the_view(aggregation: Aggregation) -> None:
         aggregation.at(NOW + second, NOW + second - 15, now=NOW + second)
         changes.append(aggregation.commit(NOW + second))
     view = aggregation.aggregator.view(NOW + 50)
-    parts = [step for change in changes for step in change.steps.values()]
+    parts = [bucket for change in changes for bucket in change.buckets.values()]
     assert shown(merge(parts)) == shown(view.totals)
-    for number, step in view.steps.items():
-        parts = [change.steps[number] for change in changes if number in change.steps]
-        assert shown(merge(parts)) == shown(step)
+    for number, bucket in view.buckets.items():
+        parts = [
+            change.buckets[number] for change in changes if number in change.buckets
+        ]
+        assert shown(merge(parts)) == shown(bucket)
 
 
 def test_a_view_stays_as_it_is(aggregation: Aggregation) -> None:
@@ -243,7 +245,7 @@ def test_many_events_between_two_ticks_are_reduced_as_they_come(
 def test_an_event_belongs_to_the_step_in_which_it_ended(
     aggregation: Aggregation,
 ) -> None:
-    start = STEP * STEP_SECONDS
+    start = STEP * BUCKET_SECONDS
     aggregation.at(start, start + 9.999, start - 0.001, start - 30)
     assert counts(aggregation.advance()) == {0: 2, -1: 1, -3: 1}
 
@@ -264,14 +266,14 @@ def test_an_event_over_an_hour_late_is_in_the_totals_only(
 ) -> None:
     aggregation.at(NOW, NOW - 3_610, NOW - 86_400, 1.0)
     view = aggregation.advance()
-    assert view.steps.keys() == {STEP}
+    assert view.buckets.keys() == {STEP}
     names = [key.kind for key in aggregation.registry.keys]
     assert names == [Kind.NODE, Kind.LATE]
     # How many were late is known of the time when they came.
-    assert view.steps[STEP].executions.tolist() == [1, 3]
+    assert view.buckets[STEP].executions.tolist() == [1, 3]
     assert view.totals.executions.tolist() == [4, 3]
     assert completeness(view, view.totals) == 1.0
-    assert aggregation.misplaced() == {Misplaced.LATE: 3}
+    assert aggregation.misplaced() == {OutOfRange.LATE: 3}
 
 
 def test_an_event_from_the_future_is_put_to_now(aggregation: Aggregation) -> None:
@@ -279,7 +281,7 @@ def test_an_event_from_the_future_is_put_to_now(aggregation: Aggregation) -> Non
     view = aggregation.advance()
     assert counts(view) == {0: 3}
     assert view.totals.last_time.tolist() == [NOW]
-    assert aggregation.misplaced() == {Misplaced.FUTURE: 3}
+    assert aggregation.misplaced() == {OutOfRange.FUTURE: 3}
 
 
 def test_a_little_ahead_is_no_future(aggregation: Aggregation) -> None:
@@ -307,13 +309,13 @@ def test_phases_belong_to_the_step_of_their_execution(
     told = executions(size, end=[end] * size, series=[0] * size)
     aggregation.accept(batch(executions={**told, **phases(2)}))
     view = aggregation.advance()
-    assert list(view.steps) == [number]
-    for step in (view.steps[number], view.totals):
-        (figures,) = shown(step).values()
+    assert list(view.buckets) == [number]
+    for bucket in (view.buckets[number], view.totals):
+        (figures,) = shown(bucket).values()
         assert figures["executions"] == 3
-        assert figures[Facet.PHASES][PhaseSum.EXECUTIONS] == 2
-        assert figures[Facet.PHASES][PhaseSum.EXEC] == 2_500_000
-        assert figures[Facet.PHASES][PhaseSum.ITEMS] == 1
+        assert figures[Dimension.PHASES][PhaseSum.EXECUTIONS] == 2
+        assert figures[Dimension.PHASES][PhaseSum.EXEC] == 2_500_000
+        assert figures[Dimension.PHASES][PhaseSum.ITEMS] == 1
 
 
 def test_phases_of_what_is_over_an_hour_late_are_in_the_totals_only(
@@ -322,21 +324,21 @@ def test_phases_of_what_is_over_an_hour_late_are_in_the_totals_only(
     told = executions(2, end=[NOW, NOW - 4_000], series=[0, 0])
     aggregation.accept(batch(executions={**told, **phases(2)}))
     view = aggregation.advance()
-    assert view.steps.keys() == {STEP}
-    for step, known in ((view.totals, 2), (view.steps[STEP], 1)):
-        figures = shown(step)[0]
-        assert figures[Facet.PHASES][PhaseSum.EXECUTIONS] == known
+    assert view.buckets.keys() == {STEP}
+    for bucket, known in ((view.totals, 2), (view.buckets[STEP], 1)):
+        figures = shown(bucket)[0]
+        assert figures[Dimension.PHASES][PhaseSum.EXECUTIONS] == known
 
 
 def test_an_hour_of_steps_is_kept_and_the_one_now(aggregation: Aggregation) -> None:
-    for number in range(HISTORY_STEPS + 50):
-        now = NOW + number * STEP_SECONDS
+    for number in range(HISTORY_BUCKETS + 50):
+        now = NOW + number * BUCKET_SECONDS
         aggregation.at(now, now=now)
         view = aggregation.advance(now)
-    assert len(view.steps) == HISTORY_STEPS + 1 == 361
-    last = STEP + HISTORY_STEPS + 49
-    assert sorted(view.steps) == list(range(last - HISTORY_STEPS, last + 1))
-    assert count(view.totals) == HISTORY_STEPS + 50
+    assert len(view.buckets) == HISTORY_BUCKETS + 1 == 361
+    last = STEP + HISTORY_BUCKETS + 49
+    assert sorted(view.buckets) == list(range(last - HISTORY_BUCKETS, last + 1))
+    assert count(view.totals) == HISTORY_BUCKETS + 50
 
 
 def test_a_clock_that_steps_back_loses_nothing(aggregation: Aggregation) -> None:
@@ -352,24 +354,24 @@ def test_a_clock_that_steps_back_loses_nothing(aggregation: Aggregation) -> None
 
 
 def numbers_of(view: View, start: float, end: float) -> list[int]:
-    """Return the steps of a range, which hold as many events as their number says."""
-    return [count(step) - 1 for step in view.range(start, end)]
+    """Return the buckets of a range, which hold as many events as their number says."""
+    return [count(bucket) - 1 for bucket in view.range(start, end)]
 
 
 @pytest.fixture
-def ten_steps() -> View:
-    """Steps 0 to 9 before now, of which step n has n + 1 events, at second 5 each."""
+def ten_buckets() -> View:
+    """Steps 0 to 9 before now, of which bucket n has n + 1 events, at second 5 each."""
     aggregation = Aggregation()
-    now = 10 * STEP_SECONDS * 1_000_000 + 95.0
+    now = 10 * BUCKET_SECONDS * 1_000_000 + 95.0
     for number in range(10):
-        time = now - 90 + number * STEP_SECONDS
+        time = now - 90 + number * BUCKET_SECONDS
         aggregation.at(*[time] * (number + 1), now=now)
     aggregation.aggregator.advance(now)
     return aggregation.aggregator.view(now)
 
 
 @pytest.mark.parametrize(
-    ("start", "end", "steps"),
+    ("start", "end", "buckets"),
     [
         (0, 100, list(range(10))),
         (-50, 1_000, list(range(10))),
@@ -385,26 +387,26 @@ def ten_steps() -> View:
     ],
 )
 def test_a_range_is_the_steps_that_overlap_it(
-    ten_steps: View, start: float, end: float, steps: list[int]
+    ten_buckets: View, start: float, end: float, buckets: list[int]
 ) -> None:
-    zero = ten_steps.now - 95
-    assert numbers_of(ten_steps, zero + start, zero + end) == steps
+    zero = ten_buckets.now - 95
+    assert numbers_of(ten_buckets, zero + start, zero + end) == buckets
 
 
 @pytest.mark.parametrize(
-    ("seconds", "steps"),
+    ("seconds", "buckets"),
     [(0, [9]), (1, [9]), (5, [9]), (5.1, [8, 9]), (15, [8, 9]), (60, range(3, 10))],
 )
 def test_a_window_is_the_steps_that_overlap_the_last_seconds(
-    ten_steps: View, seconds: float, steps: Any
+    ten_buckets: View, seconds: float, buckets: Any
 ) -> None:
-    assert count(ten_steps.window(seconds)) == sum(number + 1 for number in steps)
+    assert count(ten_buckets.window(seconds)) == sum(number + 1 for number in buckets)
 
 
-def test_a_window_without_a_length_is_since_first_seen(ten_steps: View) -> None:
-    assert count(ten_steps.window(None)) == 55
-    assert ten_steps.window(None) is ten_steps.totals
-    assert shown(ten_steps.window(3_600)) == shown(ten_steps.totals)
+def test_a_window_without_a_length_is_since_first_seen(ten_buckets: View) -> None:
+    assert count(ten_buckets.window(None)) == 55
+    assert ten_buckets.window(None) is ten_buckets.totals
+    assert shown(ten_buckets.window(3_600)) == shown(ten_buckets.totals)
 
 
 def test_a_window_has_the_events_a_little_ahead_of_our_clock(
@@ -447,10 +449,10 @@ def aggregate(batches: list[list[Any]], ticks: list[bool]) -> dict[str, Any]:
     view = aggregation.advance()
     keys, actions = aggregation.registry.keys, aggregation.registry.actions.values
 
-    def named(step: Step) -> dict[SeriesKey, Any]:
+    def named(bucket: Bucket) -> dict[SeriesKey, Any]:
         found = {}
-        for row, figures in shown(step).items():
-            of_actions = figures.pop(Facet.ACTION)  # type: ignore[call-overload]
+        for row, figures in shown(bucket).items():
+            of_actions = figures.pop(Dimension.ACTION)  # type: ignore[call-overload]
             figures["actions"] = {actions[n]: times for n, times in of_actions.items()}
             # Of events at the very same time, the last to arrive counts.
             figures.pop("last")
@@ -459,14 +461,14 @@ def aggregate(batches: list[list[Any]], ticks: list[bool]) -> dict[str, Any]:
 
     return {
         "totals": named(view.totals),
-        "steps": {number: named(step) for number, step in view.steps.items()},
+        "buckets": {number: named(bucket) for number, bucket in view.buckets.items()},
         "misplaced": aggregation.misplaced(),
     }
 
 
 @calm
 @given(events, st.integers(0, 2**32), st.integers(1, 6))
-def test_any_order_batches_and_ticks_give_the_same_totals_and_steps(
+def test_any_order_batches_and_ticks_give_the_same_totals_and_buckets(
     found: list[Any], seed: int, parts: int
 ) -> None:
     chance = random.Random(seed)
@@ -513,7 +515,7 @@ def test_the_newest_topology_of_a_graph_counts_by_service(
 
 
 def looped(view: View) -> dict[str, int]:
-    """Return the most visits of each node in one run of the only step there is."""
+    """Return the most visits of each node in one run of the only bucket there is."""
     (rows,) = view.longest.values()
     return {view.registry.keys[row].node: most for row, most in rows.items()}
 
@@ -605,7 +607,7 @@ def test_totals_stay_true_beyond_the_caps() -> None:
     assert len(registry.keys) <= 2 * 20
     assert SeriesKey(Kind.NODE, "shop", "g", OTHER) in registry.keys
     assert max(registry.by_client.values()) <= 15
-    assert len(registry.folded) == 3
+    assert len(registry.overflow) == 3
     assert OTHER in registry.actions.values
     assert len(registry.actions.values) == 6
 
@@ -636,8 +638,8 @@ def test_a_million_distinct_names_are_bounded_and_all_counted() -> None:
     assert max(registry.by_client.values()) == limits.series_per_client
     assert sum(registry.by_client.values()) == limits.series
     assert len(registry.actions.values) == limits.names + 1
-    assert len(registry.folded) == clients
-    assert aggregation.aggregator.metrics.folded.value == 1_000_000 - limits.series
+    assert len(registry.overflow) == clients
+    assert aggregation.aggregator.metrics.overflow.value == 1_000_000 - limits.series
     actions = view.totals.fact_counts.sum() - count(view.totals)
     assert int(actions) == 1_000_000
     assert np.all(np.diff(view.totals.rows) > 0)

@@ -6,7 +6,7 @@ from kaywatch_agent.aggregate import clients as module
 from kaywatch_agent.aggregate.clients import KEEP_SECONDS, Clients
 from kaywatch_agent.model.client import Client
 from kaywatch_agent.model.records import InFlight, ProcessSample
-from kaywatch_agent.model.series import Presence
+from kaywatch_agent.model.series import ClientState
 from kaywatch_agent.protocol.messages import Hello
 
 NOW = 1_700_000_000.0
@@ -36,12 +36,12 @@ def test_a_greeting_says_who_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    "state", [Presence.DISCONNECTED, Presence.ENDED, Presence.DIED]
+    "state", [ClientState.DISCONNECTED, ClientState.ENDED, ClientState.DIED]
 )
-def test_a_client_that_speaks_again_is_connected(state: Presence) -> None:
+def test_a_client_that_speaks_again_is_connected(state: ClientState) -> None:
     clients = Clients()
     clients.turn(clients.meet("c", NOW), state, NOW + 1)
-    assert clients.meet("c", NOW + 2).state is Presence.CONNECTED
+    assert clients.meet("c", NOW + 2).state is ClientState.CONNECTED
     assert clients.meet("c", NOW + 3).since == NOW + 2
 
 
@@ -65,7 +65,7 @@ def test_cpu_is_measured_between_two_samples() -> None:
 
 
 def left(clients: Clients, name: str, at: float) -> None:
-    clients.turn(clients.meet(name, at), Presence.DIED, at)
+    clients.turn(clients.meet(name, at), ClientState.DIED, at)
 
 
 def test_a_client_is_forgotten_an_hour_after_it_left() -> None:
@@ -115,7 +115,7 @@ def test_those_who_are_here_are_never_forgotten(
 
 
 def test_who_said_goodbye_has_nothing_in_flight() -> None:
-    for state, kept in ((Presence.DIED, 1), (Presence.ENDED, 0)):
+    for state, kept in ((ClientState.DIED, 1), (ClientState.ENDED, 0)):
         client = Client("c", in_flight=(InFlight("g", "n", NOW, "r"),))
         Clients().turn(client, state, NOW)
         assert len(client.in_flight) == kept

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.agent.aggregate.samples import Event, columns, shown
 
+from kaywatch_agent.aggregate.bucket import EMPTY, reduce
 from kaywatch_agent.aggregate.codec import decode, encode
-from kaywatch_agent.aggregate.step import EMPTY, reduce
 
 events = st.lists(
     st.builds(
@@ -29,11 +29,11 @@ events = st.lists(
 
 @given(events)
 def test_a_step_is_what_it_was(some: list[Event]) -> None:
-    step = reduce(columns(some)) if some else EMPTY
-    again = decode(encode(step))
+    bucket = reduce(columns(some)) if some else EMPTY
+    again = decode(encode(bucket))
 
-    assert shown(again) == shown(step)
-    for column, other in zip(again, step, strict=True):
+    assert shown(again) == shown(bucket)
+    for column, other in zip(again, bucket, strict=True):
         assert column.dtype == other.dtype
         assert np.array_equal(column, other)
 

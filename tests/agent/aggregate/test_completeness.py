@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from tests.agent.aggregate.samples import Event, columns, of_values
 
+from kaywatch_agent.aggregate.bucket import MAX_GATHERED, Bucket, gather, merge, reduce
 from kaywatch_agent.aggregate.completeness import Completeness
 from kaywatch_agent.aggregate.registry import Limits, Registry
-from kaywatch_agent.aggregate.step import MAX_GATHERED, Step, gather, merge, reduce
 from kaywatch_agent.model.series import Kind, SeriesKey
 
 
-def step_of(row: int, *values: float) -> Step:
-    """Return a step in which one series has some values."""
+def step_of(row: int, *values: float) -> Bucket:
+    """Return a bucket in which one series has some values."""
     return reduce(of_values(list(values)))._replace(rows=np.array([row]))
 
 
@@ -29,10 +29,10 @@ def names() -> Registry:
     return found
 
 
-def counted(names: Registry, *steps: Step) -> Completeness:
-    found = Completeness(list(names.keys), names.folds)
-    for step in steps:
-        found.add(step)
+def counted(names: Registry, *buckets: Bucket) -> Completeness:
+    found = Completeness(list(names.keys), names.overflow_rows)
+    for bucket in buckets:
+        found.add(bucket)
     return found
 
 
@@ -42,7 +42,7 @@ def test_what_became_of_events_is_told_by_service(names: Registry) -> None:
     )
 
     shop = found.of(["shop"])
-    assert (shop.received, shop.late, shop.folded) == (3, 2, 0)
+    assert (shop.received, shop.late, shop.overflow) == (3, 2, 0)
     assert shop.dropped == {"buffer_full": 1}
     assert shop.ratio == 3 / 4  # late events are not of the window
     assert found.of(["mail"]).ratio == 1
@@ -58,8 +58,8 @@ def test_a_series_that_appeared_since_is_left_out(names: Registry) -> None:
 
 
 def test_gathered_steps_have_the_same_events() -> None:
-    steps = [reduce(columns([Event(), Event()])) for _ in range(2 * MAX_GATHERED + 9)]
-    found = gather(steps)
+    buckets = [reduce(columns([Event(), Event()])) for _ in range(2 * MAX_GATHERED + 9)]
+    found = gather(buckets)
 
     assert len(found) <= MAX_GATHERED
-    assert merge(found).executions.tolist() == merge(steps).executions.tolist()
+    assert merge(found).executions.tolist() == merge(buckets).executions.tolist()

@@ -11,7 +11,7 @@ from tests.agent.aggregate.samples import of_values
 from tests.agent.protocol.samples import calm
 
 from kaywatch_agent.aggregate import histogram
-from kaywatch_agent.aggregate.step import Facet, facts_of, merge, reduce
+from kaywatch_agent.aggregate.bucket import Dimension, facts_of, merge, reduce
 
 Floats = NDArray[np.float64]
 
@@ -181,7 +181,7 @@ def test_merged_histograms_are_the_histogram_of_all_at_once(name: str) -> None:
     merged = merge([reduce(of_values(part)) for part in parts])
     at_once = reduce(of_values(values))
     for facet_of in (merged, at_once):
-        code, count = facts_of(facet_of, 0, Facet.HISTOGRAM)
+        code, count = facts_of(facet_of, 0, Dimension.HISTOGRAM)
         wanted, counts = np.unique(histogram.codes(values), return_counts=True)
         assert code.tolist() == wanted.tolist()
         assert count.tolist() == counts.tolist()

@@ -1,12 +1,17 @@
-"""Closed steps take less memory, and are what they were."""
+"""Closed buckets take less memory, and are what they were."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from kaywatch_agent.aggregate.history import History, Packed, pack, unpack
-from kaywatch_agent.aggregate.step import EMPTY, Step, merge, reduce
+from kaywatch_agent.aggregate.bucket import EMPTY, Bucket, merge, reduce
+from kaywatch_agent.aggregate.history import (
+    CompressedBucket,
+    History,
+    compress,
+    decompress,
+)
 from kaywatch_agent.model.series import Columns, PhaseColumns
 
 
@@ -31,19 +36,19 @@ def phases(columns: Columns) -> PhaseColumns:
     return PhaseColumns(row, time, value, part, part, 0 * part, items)
 
 
-def same(one: Step, other: Step) -> bool:
+def same(one: Bucket, other: Bucket) -> bool:
     return all(
         a.dtype == b.dtype and np.array_equal(a, b)
         for a, b in zip(one, other, strict=True)
     )
 
 
-def size_of(step: Step | Packed) -> int:
-    return sum(column.nbytes for column in step)
+def size_of(bucket: Bucket | CompressedBucket) -> int:
+    return sum(column.nbytes for column in bucket)
 
 
 @pytest.mark.parametrize(
-    "step",
+    "bucket",
     [
         EMPTY,
         reduce(events(1)),
@@ -58,40 +63,40 @@ def size_of(step: Step | Packed) -> int:
         "phases",
     ],
 )
-def test_a_packed_step_is_what_it_was(step: Step) -> None:
-    assert same(unpack(pack(step)), step)
+def test_a_packed_step_is_what_it_was(bucket: Bucket) -> None:
+    assert same(decompress(compress(bucket)), bucket)
 
 
 def test_packing_saves_most_of_the_facts() -> None:
-    step = reduce(events(50_000, rows=1_000))
-    assert size_of(pack(step)) < 0.45 * size_of(step)
+    bucket = reduce(events(50_000, rows=1_000))
+    assert size_of(compress(bucket)) < 0.45 * size_of(bucket)
 
 
 def test_times_cost_series_without_phases_nothing() -> None:
     found = events(50_000, rows=1_000)
     few = PhaseColumns(*(column[:20] for column in phases(found)))
-    without, with_few = pack(reduce(found)), pack(reduce(found, few))
+    without, with_few = compress(reduce(found)), compress(reduce(found, few))
     assert size_of(with_few) < size_of(without) + 40 * 20
 
 
 def test_the_two_newest_steps_stay_open_and_old_ones_go() -> None:
-    step = reduce(events(10))
-    history = History({}).advanced(dict.fromkeys(range(90, 101), step), 100, 5)
+    bucket = reduce(events(10))
+    history = History({}).advanced(dict.fromkeys(range(90, 101), bucket), 100, 5)
 
     assert sorted(history) == [95, 96, 97, 98, 99, 100]
-    kinds = [type(history._steps[n]) for n in sorted(history)]
-    assert kinds == [Packed] * 4 + [Step] * 2
-    assert all(same(history[n], step) for n in history)
+    kinds = [type(history._buckets[n]) for n in sorted(history)]
+    assert kinds == [CompressedBucket] * 4 + [Bucket] * 2
+    assert all(same(history[n], bucket) for n in history)
     assert 94 not in history
 
 
 def test_a_history_that_somebody_holds_does_not_change() -> None:
-    step = reduce(events(10))
-    before = History({}).advanced({100: step}, 100, 5)
-    after = before.advanced({101: step}, 103, 5)
+    bucket = reduce(events(10))
+    before = History({}).advanced({100: bucket}, 100, 5)
+    after = before.advanced({101: bucket}, 103, 5)
 
     assert list(before) == [100]
-    assert type(before._steps[100]) is Step
+    assert type(before._buckets[100]) is Bucket
     assert list(after) == [100, 101]
 
 
@@ -109,8 +114,8 @@ def test_a_history_that_somebody_holds_does_not_change() -> None:
 def test_times_lose_nothing(times: list[float]) -> None:
     size = len(times)
     columns = events(size)._replace(row=np.arange(size), time=np.array(times))
-    step = reduce(columns)
-    assert same(unpack(pack(step)), step)
+    bucket = reduce(columns)
+    assert same(decompress(compress(bucket)), bucket)
 
 
 def test_steps_of_the_same_series_hold_their_rows_once() -> None:
@@ -118,9 +123,9 @@ def test_steps_of_the_same_series_hold_their_rows_once() -> None:
         reduce(events(size, rows)) for size, rows in ((900, 40), (901, 40), (900, 30))
     )
     history = History({}).advanced({1: first, 2: second, 3: other}, 10, 9)
-    packed = [history._steps[n] for n in (1, 2, 3)]
-    assert all(isinstance(step, Packed) for step in packed)
-    rows = [step.rows for step in packed if isinstance(step, Packed)]
+    packed = [history._buckets[n] for n in (1, 2, 3)]
+    assert all(isinstance(bucket, CompressedBucket) for bucket in packed)
+    rows = [bucket.rows for bucket in packed if isinstance(bucket, CompressedBucket)]
 
     assert rows[1] is rows[0]
     assert rows[2] is not rows[0]

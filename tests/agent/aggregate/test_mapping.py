@@ -173,7 +173,7 @@ def test_beyond_the_caps_rows_are_folded_and_none_is_lost() -> None:
 def test_who_caused_folding_is_named_by_client() -> None:
     mapping = Mapping(Limits(series_per_client=1))
     mapping.columns(batch())
-    assert mapping.registry.folded == {CLIENT.hex(): 1}
+    assert mapping.registry.overflow == {CLIENT.hex(): 1}
 
 
 def test_the_sample_table_is_as_the_tests_take_it() -> None:

@@ -7,8 +7,8 @@ from tests.agent.aggregate.samples import Event, columns, of_values
 
 from kaywatch.wire import Outcome
 from kaywatch_agent.aggregate.aggregator import Aggregator, View
+from kaywatch_agent.aggregate.bucket import EMPTY, reduce
 from kaywatch_agent.aggregate.registry import Limits, Registry
-from kaywatch_agent.aggregate.step import EMPTY, reduce
 from kaywatch_agent.model.series import EndPoint, ErrorKey, Kind, SeriesKey
 
 OK, ERROR, SUPPRESSED, FALLBACK, CANCELLED = map(int, Outcome)
@@ -130,19 +130,19 @@ def test_several_series_are_summed_up_as_one() -> None:
         Event(row=row, value=float(row), time=float(9 - row), outcome=row % 2)
         for row in (1, 2, 3, 3)
     ]
-    step = reduce(columns(events))
-    found = summarize(step, [3, 1], names)
+    bucket = reduce(columns(events))
+    found = summarize(bucket, [3, 1], names)
     assert (found.executions, found.total, found.most) == (3, 7.0, 3.0)
     assert (found.last, found.last_time) == (1.0, 8.0)
     assert found.error_rate == 1.0
-    assert summarize(step, [2], names).success_rate == 1.0
+    assert summarize(bucket, [2], names).success_rate == 1.0
 
 
 def test_series_without_events_in_a_step_add_nothing() -> None:
-    step = reduce(columns([Event(row=5)]))
-    assert summarize(step, [7], registry()).executions == 0
-    assert summarize(step, [], registry()).executions == 0
-    assert summarize(step, [3, 4, 5, 6], registry()).executions == 1
+    bucket = reduce(columns([Event(row=5)]))
+    assert summarize(bucket, [7], registry()).executions == 0
+    assert summarize(bucket, [], registry()).executions == 0
+    assert summarize(bucket, [3, 4, 5, 6], registry()).executions == 1
 
 
 def test_series_are_selected_by_all_that_is_given() -> None:
@@ -177,9 +177,9 @@ def test_completeness_is_what_arrived_over_what_arrived_and_what_was_lost() -> N
     lost = names.row(SeriesKey(Kind.LOSS, "s", "", "", "buffer_full"), "c")
     events = [Event(row=mine)] * 6 + [Event(row=others)] * 2
     events += [Event(row=lost, value=1.0), Event(row=lost, value=3.0)]
-    step = reduce(columns(events))
-    assert completeness(view(names), step) == 8 / 12
-    assert completeness(view(names), step, "s") == 0.6
-    assert completeness(view(names), step, "t") == 1.0
-    assert completeness(view(names), step, "nobody") is None
+    bucket = reduce(columns(events))
+    assert completeness(view(names), bucket) == 8 / 12
+    assert completeness(view(names), bucket, "s") == 0.6
+    assert completeness(view(names), bucket, "t") == 1.0
+    assert completeness(view(names), bucket, "nobody") is None
     assert completeness(view(names), EMPTY) is None

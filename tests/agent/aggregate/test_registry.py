@@ -32,7 +32,7 @@ def test_a_series_keeps_its_row() -> None:
     assert rows == [0, 1, 0, 1]
     assert registry.find(node("b")) == 1
     assert registry.find(node("c")) is None
-    assert not registry.folded
+    assert not registry.overflow
 
 
 def test_beyond_the_cap_a_series_is_folded_into_the_others_of_its_graph() -> None:
@@ -87,8 +87,8 @@ def test_one_client_can_use_up_only_its_own_share() -> None:
     assert key_of(registry, node("mine"), "modest") == node("mine")
     # What others introduced is no matter of its share.
     assert key_of(registry, node("mine"), "greedy") == node("mine")
-    assert registry.folded == {"greedy": 4}
-    assert registry.folded_in_all == 4
+    assert registry.overflow == {"greedy": 4}
+    assert registry.overflow_count == 4
     assert registry.by_client == {"greedy": 2, "modest": 1}
 
 
@@ -97,9 +97,9 @@ def test_a_client_that_has_left_leaves_its_series_behind() -> None:
     registry.row(node("a"), "c")
     registry.row(node("b"), "c")
     registry.forget_client("c")
-    assert (registry.by_client, registry.folded) == (Counter(), Counter())
+    assert (registry.by_client, registry.overflow) == (Counter(), Counter())
     assert registry.find(node("a")) == 0
-    assert registry.folded_in_all == 1
+    assert registry.overflow_count == 1
 
 
 keys = st.builds(
@@ -147,7 +147,7 @@ def test_names_beyond_the_cap_are_one_and_counted() -> None:
     numbers = [names.number(name) for name in ("a", "b", "c", "d", "a", OTHER)]
     assert numbers == [1, 2, 3, 3, 1, 3]
     assert names.values == ["", "a", "b", OTHER]
-    assert names.folded == 2
+    assert names.overflow == 2
 
 
 def test_errors_beyond_the_cap_have_no_phase() -> None:

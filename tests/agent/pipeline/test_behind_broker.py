@@ -16,7 +16,7 @@ from kaywatch._send.connection import AgentConnection
 from kaywatch._send.identity import ClientIdentity
 from kaywatch.recorder import Recorder
 from kaywatch_agent.model.client import Client
-from kaywatch_agent.model.series import Presence
+from kaywatch_agent.model.series import ClientState
 
 OTHER = b"another process!"
 
@@ -117,13 +117,13 @@ def test_what_a_client_had_to_drop_is_no_hole_to_wait_for(talk: Talk) -> None:
 
 def test_old_news_are_no_signs_of_life(talk: Talk) -> None:
     talk.say(hello(greeting=1, first=1), talk.batch(1), wire.bye(CLIENT, 1))
-    assert talk.client.state is Presence.ENDED
+    assert talk.client.state is ClientState.ENDED
     assert talk.topic.closed
     talk.tick()
     talk.open()
 
     talk.say(talk.batch(1), hello(greeting=1, first=1), wire.bye(CLIENT, 1))
-    assert talk.client.state is Presence.ENDED
+    assert talk.client.state is ClientState.ENDED
 
 
 def test_a_goodbye_that_comes_twice_tells_its_drops_once(talk: Talk) -> None:
@@ -167,7 +167,7 @@ def test_a_process_is_not_looked_for_on_this_host(talk: Talk) -> None:
     after.pipeline._find = lambda pid, _: looked.append(pid)
     after.pipeline.clients.restore([stored], NOW)
     for client in after.pipeline.clients:
-        assert (client.via, client.state) == ("broker", Presence.DISCONNECTED)
+        assert (client.via, client.state) == ("broker", ClientState.DISCONNECTED)
     assert not looked
 
 

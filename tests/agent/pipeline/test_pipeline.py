@@ -29,7 +29,7 @@ from kaywatch.wire import ErrorCode
 from kaywatch_agent.aggregate.change import WriteBatch
 from kaywatch_agent.ingest.intake import MAX_BACKLOG
 from kaywatch_agent.model.client import Client
-from kaywatch_agent.model.series import Kind, Presence
+from kaywatch_agent.model.series import ClientState, Kind
 
 OTHER_CLIENT = b"another process!"
 
@@ -167,7 +167,7 @@ def test_the_old_connection_may_end_after_the_new_one_has_begun(
     talk.close()
     again.say(again.batch(1))
     assert again.tick() == [ack(1)]
-    assert again.client.state is Presence.CONNECTED
+    assert again.client.state is ClientState.CONNECTED
 
 
 def test_holes_are_legal_and_counted(agent: Agent, talk: Talk) -> None:
@@ -228,7 +228,7 @@ def test_rows_without_a_number_are_counted_and_need_no_reading(
 
 def in_steps(changes: Iterable[WriteBatch]) -> int:
     return sum(
-        int(s.executions.sum()) for c in changes for s in c.aggregate.steps.values()
+        int(s.executions.sum()) for c in changes for s in c.aggregate.buckets.values()
     )
 
 
@@ -601,7 +601,7 @@ def test_what_was_in_flight_before_a_bye_is_not_in_flight_after_it(
     talk.greet()
     talk.say(talk.batch(1, in_flight=[FLIGHT]), wire.bye(CLIENT, 1, {}))
     talk.tick()
-    assert talk.client.state is Presence.ENDED
+    assert talk.client.state is ClientState.ENDED
     assert talk.client.in_flight == ()
 
 
@@ -610,7 +610,7 @@ def test_a_bye_ends_a_client_counts_its_last_drops_and_hurries(
 ) -> None:
     talk.greet()
     talk.say(talk.batch(1, in_flight=[FLIGHT]), wire.bye(CLIENT, 1, {"unpackable": 2}))
-    assert talk.client.state is Presence.ENDED
+    assert talk.client.state is ClientState.ENDED
     assert talk.client.in_flight == ()
     assert talk.client.dropped == {"unpackable": 2}
     assert agent.hurried == 1
@@ -623,7 +623,7 @@ def test_the_end_of_a_stream_after_a_bye_is_no_death(agent: Agent, talk: Talk) -
     talk.link.peer.dead = True
     talk.close()
     agent.tick()
-    assert talk.client.state is Presence.ENDED
+    assert talk.client.state is ClientState.ENDED
     assert talk.link.peer.closed == 1
 
 
@@ -635,7 +635,7 @@ def test_a_bye_of_somebody_unknown_is_nothing(talk: Talk) -> None:
 def test_a_client_that_goes_on_after_its_bye_is_back(talk: Talk) -> None:
     talk.greet()
     talk.say(wire.bye(CLIENT, 0), talk.batch(1))
-    assert talk.client.state is Presence.CONNECTED
+    assert talk.client.state is ClientState.CONNECTED
 
 
 # -- presence --------------------------------------------------------------------------
@@ -660,7 +660,7 @@ def test_a_lost_connection_of_a_living_process_is_a_disconnect(
     for _ in range(5):
         agent.now += 1
         agent.tick()
-    assert talk.client.state is Presence.DISCONNECTED
+    assert talk.client.state is ClientState.DISCONNECTED
     assert talk.client.since == NOW
     assert talk.link.peer.closed == 0
 
@@ -714,11 +714,11 @@ def test_a_process_that_goes_without_a_bye_died_with_nodes_in_flight(
     talk.say(talk.batch(1, in_flight=[FLIGHT, FLIGHT]))
     talk.close()
     agent.tick()
-    assert talk.client.state is Presence.DISCONNECTED
+    assert talk.client.state is ClientState.DISCONNECTED
     talk.link.peer.dead = True
     agent.now += 1
     agent.tick()
-    assert talk.client.state is Presence.DIED
+    assert talk.client.state is ClientState.DIED
     assert talk.client.since == NOW + 1
     assert len(talk.client.in_flight) == 2
     assert talk.link.peer.closed == 1
@@ -733,7 +733,7 @@ def test_a_client_that_comes_back_is_connected_and_its_old_peer_is_let_go(
     again.greet()
     talk.link.peer.dead = True
     agent.tick()
-    assert again.client.state is Presence.CONNECTED
+    assert again.client.state is ClientState.CONNECTED
     assert talk.link.peer.closed == 1
     assert again.link.peer.closed == 0
 
@@ -747,7 +747,7 @@ def test_several_clients_behind_one_connection_die_together(
     talk.link.peer.dead = True
     agent.tick()
     states = [client.state for client in agent.pipeline.clients]
-    assert states == [Presence.DIED, Presence.DIED]
+    assert states == [ClientState.DIED, ClientState.DIED]
     assert talk.link.peer.closed == 1
 
 
@@ -775,7 +775,7 @@ def test_a_shell_that_pushes_a_row_and_exits_has_not_died(
     talk.link.peer.dead = True
     agent.tick()
     (client,) = agent.pipeline.clients
-    assert client.state is Presence.ENDED
+    assert client.state is ClientState.ENDED
 
 
 def test_processes_are_sampled_every_ten_seconds(agent: Agent, talk: Talk) -> None:

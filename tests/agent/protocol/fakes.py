@@ -163,7 +163,7 @@ class Agent:
         self.telemetry.include(
             self.pipeline.metrics,
             self.pipeline.aggregator.metrics,
-            self.pipeline.feed.metrics,
+            self.pipeline.event_stream.metrics,
             self.intake.metrics,
             self.intake.mirror.metrics,
         )
@@ -223,7 +223,7 @@ class Agent:
         return sum(
             count
             for change in self.committed
-            for step in (*change.aggregate.steps.values(), change.aggregate.late)
+            for step in (*change.aggregate.buckets.values(), change.aggregate.late)
             for row, count in zip(
                 step.rows.tolist(), step.executions.tolist(), strict=True
             )

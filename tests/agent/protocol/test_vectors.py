@@ -18,7 +18,7 @@ from tests.agent.protocol.whole import Batch, Decoder
 
 from kaywatch import wire
 from kaywatch.wire import Phase
-from kaywatch_agent.aggregate import step
+from kaywatch_agent.aggregate import bucket
 from kaywatch_agent.model import bounds
 from kaywatch_agent.model.records import (
     FailureRecord,
@@ -406,7 +406,7 @@ def test_the_limits_are_those_of_the_page() -> None:
         limits.MAX_ROWS,
         bounds.MAX_LIST,
         bounds.MAX_ATTEMPTS,
-        int(step.MAX_TICKS / step.TICKS),
+        int(bucket.MAX_TICKS / bucket.TICKS),
         limits.MAX_SEQ,
         bounds.MAX_COUNT,
         limits.MAX_PID,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.agent.rules.world import World, rule
 
 from kaywatch_agent.model.records import FailureRecord, InFlight, NodeRevisits
-from kaywatch_agent.model.series import Kind, Presence
+from kaywatch_agent.model.series import ClientState, Kind
 from kaywatch_agent.rules.engine import Engine
 from kaywatch_agent.rules.load import PAGE, load
 from kaywatch_agent.rules.matchers import parse
@@ -634,7 +634,7 @@ def test_a_loop_between_two_nodes_is_told_by_its_node_while_it_spins() -> None:
     assert told.summary == "shop / decide: node visits max 21, above 20"
     assert told.note == "pid 7 on box, run r1"
     assert told.history == ()
-    world.process(7, Presence.DIED, loops=spinning)
+    world.process(7, ClientState.DIED, loops=spinning)
     assert world.wait(5) == RESOLVED
     world.looped("search", 30)
     assert world.wait(5) == FIRING
@@ -663,7 +663,7 @@ def test_a_process_that_died() -> None:
     world.process(7)
     world.process(8)
     assert world.wait(10) == []
-    world.process(8, Presence.DIED)
+    world.process(8, ClientState.DIED)
     assert world.wait(5) == FIRING
     assert world.only.labels == {"service": "web", "pid": "8"}
     assert world.wait(310) == RESOLVED
@@ -674,7 +674,7 @@ def test_the_memory_of_a_process() -> None:
     world.process(7, rss_bytes=2 * 2**30)
     assert world.wait(120) == FIRING
     assert "memory rss 2.0 GiB, above 1.0 GiB" in world.told[0][3].summary
-    world.process(7, Presence.ENDED)
+    world.process(7, ClientState.ENDED)
     assert world.wait(180) == RESOLVED
 
 

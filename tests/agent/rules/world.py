@@ -9,7 +9,7 @@ import msgspec
 
 from kaywatch.wire import Outcome
 from kaywatch_agent.model.alerts import AlertDetails, NoticeKind, Severity
-from kaywatch_agent.model.series import Kind, Presence, SeriesKey
+from kaywatch_agent.model.series import ClientState, Kind, SeriesKey
 from kaywatch_agent.rules.alert import Alert
 from kaywatch_agent.rules.alert_store import Document
 from kaywatch_agent.rules.engine import Engine, EvaluationResult
@@ -99,7 +99,7 @@ class World:
         self.lab._longest.setdefault(int(self.now // 10), {})[row] = visits
 
     def process(
-        self, pid: int, state: Presence = Presence.CONNECTED, **of: Any
+        self, pid: int, state: ClientState = ClientState.CONNECTED, **of: Any
     ) -> None:
         """Let there be a process."""
         known = Process("c", "web", "box", pid, state, self.now, 1000, 1.0, ())

@@ -20,10 +20,10 @@ from kaywatch_agent.ingest.config import IngestConfig
 from kaywatch_agent.ingest.unix import UnixListener
 from kaywatch_agent.runtime.health import Health
 from kaywatch_agent.runtime.journal import encode, field_name, printable
-from kaywatch_agent.runtime.supervision import Figures, Supervision
+from kaywatch_agent.runtime.supervision import StatusCounts, Supervision
 from kaywatch_agent.runtime.systemd import Notifier, is_journal
 
-FIGURES = Figures(events=0, series=56, clients=3, firing=1)
+FIGURES = StatusCounts(events=0, series=56, clients=3, firing=1)
 
 
 class Manager:

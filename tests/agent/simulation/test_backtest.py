@@ -17,8 +17,8 @@ from kaywatch_agent.rules.load import PAGE
 from kaywatch_agent.simulation.backtest import (
     STAND_IN,
     BacktestReport,
-    Bucket,
     Past,
+    TimedBucket,
     backtest,
 )
 from kaywatch_agent.store.past import reading
@@ -49,7 +49,7 @@ def tried(
     with reading(path) as stored:
         past = Past(
             stored.registry,
-            (Bucket(*found) for found in stored.buckets),
+            (TimedBucket(*found) for found in stored.buckets),
             stored.first,
             stored.last,
             stored.failures,

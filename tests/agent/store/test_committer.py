@@ -11,7 +11,7 @@ from tests.agent.store.ticks import Ticks
 from kaywatch_agent.aggregate.change import WriteBatch
 from kaywatch_agent.errors import StoreError
 from kaywatch_agent.store.committer import Committer
-from kaywatch_agent.store.writer import Damaged
+from kaywatch_agent.store.writer import StoreDamaged
 
 
 class Part:
@@ -139,7 +139,7 @@ async def test_after_damage_the_next_commit_holds_everything() -> None:
 
     commits.part.change(2)
     second = await commits.begin()
-    await commits.writer.end(Damaged("set aside"))
+    await commits.writer.end(StoreDamaged("set aside"))
     assert not await second
     third = await commits.begin()
     await commits.writer.end(StoreError("full"))

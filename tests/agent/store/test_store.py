@@ -14,8 +14,8 @@ from tests.agent.aggregate.samples import Event, shown
 from tests.agent.store.ticks import KEYS, NAMES, START, Ticks
 
 from kaywatch.wire import Phase
+from kaywatch_agent.aggregate.bucket import EMPTY, Bucket, merge
 from kaywatch_agent.aggregate.change import StoredState
-from kaywatch_agent.aggregate.step import EMPTY, Step, merge
 from kaywatch_agent.errors import StoreError
 from kaywatch_agent.model.client import Client
 from kaywatch_agent.model.records import FailureRecord, TopologyRecord
@@ -70,7 +70,7 @@ def again(store: Store) -> StoredState:
         other.close()
 
 
-def same(one: Step, other: Step) -> None:
+def same(one: Bucket, other: Bucket) -> None:
     """The same, but for the order in which floats were added."""
     assert shown(one).keys() == shown(other).keys()
     for row, figures in shown(one).items():
@@ -104,7 +104,7 @@ def test_a_new_file_knows_nothing(path: Path) -> None:
     found = store.restore()
 
     assert found.now is None
-    assert (found.keys, found.names, found.steps, found.clients) == ([], {}, {}, {})
+    assert (found.keys, found.names, found.buckets, found.clients) == ([], {}, {}, {})
     assert not len(found.totals.rows)
     store.close()
 
@@ -135,9 +135,9 @@ def test_what_was_committed_is_there_again(store: Store) -> None:
     assert found.topologies == [TOPOLOGY]
     assert found.counters == b"{}"
     same(found.totals, ticks.expected())
-    for n, step in found.steps.items():
+    for n, step in found.buckets.items():
         same(step, ticks.expected(n * 10, n * 10 + 10))
-    assert set(found.steps) | set(found.stored) == {
+    assert set(found.buckets) | set(found.stored) == {
         int(e.time // 10) for e in ticks.events if e.time > START - 100
     }
 
@@ -170,11 +170,11 @@ def test_hours_of_ticks_restart_by_restart(path: Path) -> None:
     assert len(late) >= 1200
     counts = []
     for resolution in (10, 3600):
-        parts = dict.fromkeys(found.steps, EMPTY)
+        parts = dict.fromkeys(found.buckets, EMPTY)
         read = list(archive.read(0, now + 10, resolution))
         whole = merge(
             [step for start, step in read if start // 10 not in parts]
-            + list(found.steps.values())
+            + list(found.buckets.values())
         )
         expected = ticks.expected(START - 3100, now + 10).executions.sum() - 1200
         assert whole.executions.sum() == expected
@@ -491,4 +491,4 @@ def test_readers_in_threads_see_whole_ticks(path: Path) -> None:
 
 def test_a_file_that_is_gone_is_an_error(path: Path) -> None:
     with pytest.raises(StoreError, match="unable to open"):
-        Archive(path).step(1)
+        Archive(path).bucket(1)

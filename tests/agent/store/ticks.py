@@ -7,9 +7,9 @@ from typing import Any
 
 from tests.agent.aggregate.samples import Event, columns
 
+from kaywatch_agent.aggregate.bucket import EMPTY, Bucket, merge, reduce
 from kaywatch_agent.aggregate.change import AggregateChanges, WriteBatch
 from kaywatch_agent.aggregate.clients import ClientChanges
-from kaywatch_agent.aggregate.step import EMPTY, Step, merge, reduce
 from kaywatch_agent.model.series import ErrorKey, Kind, SeriesKey
 
 START = 1_700_000_000 - 1_700_000_000 % 3600
@@ -51,7 +51,7 @@ class Ticks:
         changes = AggregateChanges(
             now=now,
             since=START,
-            steps=steps,
+            buckets=steps,
             late=rest,
             totals=self.totals,
             keys=KEYS,
@@ -65,5 +65,5 @@ class Ticks:
         )
         return WriteBatch(changes, clients, **more)
 
-    def expected(self, start: float = 0, end: float = float("inf")) -> Step:
+    def expected(self, start: float = 0, end: float = float("inf")) -> Bucket:
         return reduce(columns([e for e in self.events if start <= e.time < end]))

@@ -154,7 +154,7 @@ class Source:
         self.agent = Agent(clock=clock)
         self.telemetry = self.agent.telemetry
         self.pipeline = self.agent.pipeline
-        self.feed = self.pipeline.feed
+        self.event_stream = self.pipeline.event_stream
         self.ingest = IngestMetrics()
         self.told: list[NotificationRequest] = []
         self.delivery = NoPost()

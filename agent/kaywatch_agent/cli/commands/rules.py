@@ -21,7 +21,7 @@ from kaywatch_agent.cli.help import Ordered, manual
 from kaywatch_agent.config import DEFAULT_PATH
 from kaywatch_agent.rules.explain import sentence
 from kaywatch_agent.rules.rule import AlertSettings
-from kaywatch_agent.simulation.backtest import Bucket, Past, backtest
+from kaywatch_agent.simulation.backtest import Past, TimedBucket, backtest
 from kaywatch_agent.simulation.trial import run
 from kaywatch_agent.store.past import reading
 
@@ -155,7 +155,7 @@ def backtest_(
             raise click.ClickException(f"{path}: nothing is stored yet")
         past = Past(
             stored.registry,
-            (Bucket(*found) for found in stored.buckets),
+            (TimedBucket(*found) for found in stored.buckets),
             stored.first,
             stored.last,
             stored.failures,

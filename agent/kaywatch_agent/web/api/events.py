@@ -10,7 +10,13 @@ from typing import Final
 import msgspec
 
 from kaywatch.wire import Outcome
-from kaywatch_agent.aggregate.feed import Event, Feed, Filter, Listener, Missed
+from kaywatch_agent.aggregate.event_stream import (
+    Event,
+    EventStream,
+    Filter,
+    MissReason,
+    Subscriber,
+)
 from kaywatch_agent.model.records import ExecutionRecord
 from kaywatch_agent.units import parse_duration
 from kaywatch_agent.web.api import live_shapes
@@ -42,7 +48,7 @@ def listening(reading: Reading, query: EventsQuery) -> live_shapes.Listening:
 class Events:
     """Those who listen to the feed."""
 
-    def __init__(self, feed: Feed) -> None:
+    def __init__(self, feed: EventStream) -> None:
         self._feed = feed
 
     @contextlib.contextmanager
@@ -77,7 +83,7 @@ class _EventReader(Reader):
 
     def __init__(self, query: EventsQuery, first: bytes) -> None:
         super().__init__()
-        self.listener = Listener(_filter(query), query.rate, self.wake)
+        self.listener = Subscriber(_filter(query), query.rate, self.wake)
         self._first: bytes | None = event("listening", first)
 
     def take(self, most: int) -> Piece | None:
@@ -117,5 +123,7 @@ def _event(found: Event) -> bytes:
     return event(name, _encode(found))
 
 
-def _missed(counts: Counter[Missed]) -> live_shapes.Missed:
-    return live_shapes.Missed(limited=counts[Missed.LIMITED], slow=counts[Missed.SLOW])
+def _missed(counts: Counter[MissReason]) -> live_shapes.Missed:
+    return live_shapes.Missed(
+        limited=counts[MissReason.LIMITED], slow=counts[MissReason.SLOW]
+    )

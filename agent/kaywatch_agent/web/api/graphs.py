@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from kaywatch.wire import EndReason, Outcome
-from kaywatch_agent.aggregate.figures import Figures, Groups
-from kaywatch_agent.aggregate.step import Facet
+from kaywatch_agent.aggregate.bucket import Dimension
+from kaywatch_agent.aggregate.group_stats import GroupStats, SeriesGroups
 from kaywatch_agent.model.records import TopologyRecord
 from kaywatch_agent.model.series import OTHER, EndPoint, Kind, SeriesKey
 from kaywatch_agent.web.api import schema
@@ -122,7 +122,7 @@ def _graph_figures(
     ]
 
 
-def _runs(figures: Figures) -> dict[str, list[Any]]:
+def _runs(figures: GroupStats) -> dict[str, list[Any]]:
     """Return the keys that come from runs, by group."""
     p50, p95, p99 = figures.quantiles(0.5, 0.95, 0.99)
     runs, visits = figures.executions.tolist(), figures.attempts.tolist()
@@ -160,14 +160,16 @@ class _Nodes:
         self.transitions: dict[str, dict[str, int]] = {name: {} for name, _ in places}
         self.failures: dict[str, dict[str, int]] = {name: {} for name, _ in places}
         groups = reading.groups([Kind.NODE], place)
-        figures = window.figures(groups, {Facet.OUTCOME, Facet.ACTION})
+        figures = window.figures(groups, {Dimension.OUTCOME, Dimension.ACTION})
         self._perform(groups, figures)
         actions = reading.view.registry.actions.values
-        for group, number, count in figures.counted(Facet.ACTION):
+        for group, number, count in figures.counted(Dimension.ACTION):
             graph, node = groups.names[group]
             self.transitions[graph][f"{node}->{actions[number]}"] = count
 
-    def _perform(self, groups: Groups[tuple[str, str]], figures: Figures) -> None:
+    def _perform(
+        self, groups: SeriesGroups[tuple[str, str]], figures: GroupStats
+    ) -> None:
         average, least, most = figures.averages(), figures.leasts(), figures.mosts()
         failed = figures.outcomes()[:, Outcome.ERROR].tolist()
         for (graph, node), n in sorted(groups.items()):
@@ -192,7 +194,7 @@ def _ends(
 ) -> list[schema.EndCount]:
     matches = matching(service=query.service, graph=query.graph)
     groups = reading.groups([Kind.RUN], lambda key: key.graph if matches(key) else None)
-    figures = window.figures(groups, {Facet.ACTION})
+    figures = window.figures(groups, {Dimension.ACTION})
     ends = reading.view.registry.ends.values
     found = [
         schema.EndCount(
@@ -200,7 +202,7 @@ def _ends(
             count=count,
             available=_available(ends[number], topology),
         )
-        for _, number, count in figures.counted(Facet.ACTION)
+        for _, number, count in figures.counted(Dimension.ACTION)
     ]
     return sorted(found, key=lambda end: (-end.count, end.reason, end.node))
 
@@ -219,7 +221,7 @@ def _never_run(
     topology: TopologyRecord | None, ran: Mapping[str, object]
 ) -> list[str] | None:
     """Return the nodes that are wired and haven't run, in the topology's order."""
-    # Some nodes may be among those that were folded.
+    # Some nodes may be among those counted under `__other__`.
     if topology is None or OTHER in ran:
         return None
     return [node for node in topology.nodes if node not in ran]

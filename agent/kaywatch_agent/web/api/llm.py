@@ -7,8 +7,8 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, Final, Generic, TypeVar
 
-from kaywatch_agent.aggregate.figures import Figures
-from kaywatch_agent.aggregate.step import Facet
+from kaywatch_agent.aggregate.bucket import Dimension
+from kaywatch_agent.aggregate.group_stats import GroupStats
 from kaywatch_agent.model.series import Kind, SeriesKey
 from kaywatch_agent.web.api import llm_shapes
 from kaywatch_agent.web.api.parameters import LlmQuery, window_seconds
@@ -118,7 +118,7 @@ class _Table(Generic[T]):
             return None if row is None else (row, key.metric, type)
 
         groups = reading.groups([Kind.COUNT, Kind.OBSERVE], group)
-        figures = window.figures(groups, {Facet.HISTOGRAM})
+        figures = window.figures(groups, {Dimension.HISTOGRAM})
         spreads = _spreads(figures)
         self._rows: dict[T, _Sums] = {}
         for (row, metric, type), number in groups.items():
@@ -170,7 +170,7 @@ def _model(key: SeriesKey) -> str | None:
     return dict(key.labels).get("model", "unknown")
 
 
-def _spreads(figures: Figures) -> list[dict[str, Any]]:
+def _spreads(figures: GroupStats) -> list[dict[str, Any]]:
     """Return the distribution of each group's values."""
     p50, p95, p99 = figures.quantiles(0.5, 0.95, 0.99)
     columns = {

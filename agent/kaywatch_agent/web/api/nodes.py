@@ -8,8 +8,8 @@ from operator import itemgetter
 from typing import Any, Final, Literal
 
 from kaywatch.wire import Outcome
-from kaywatch_agent.aggregate.figures import Figures, Groups
-from kaywatch_agent.aggregate.step import Facet
+from kaywatch_agent.aggregate.bucket import Dimension
+from kaywatch_agent.aggregate.group_stats import GroupStats, SeriesGroups
 from kaywatch_agent.model.series import Kind, Labels, SeriesKey
 from kaywatch_agent.web.api import schema
 from kaywatch_agent.web.api.parameters import NodesQuery, NodeStatsQuery, window_seconds
@@ -95,7 +95,7 @@ def node_figures(
     return found
 
 
-def outcomes_of(figures: Figures) -> list[schema.Outcomes]:
+def outcomes_of(figures: GroupStats) -> list[schema.Outcomes]:
     """Return the outcomes of each group."""
     words = [outcome.name.lower() for outcome in Outcome]
     return [
@@ -115,7 +115,7 @@ def _matches(query: NodesQuery, node: str | None) -> Matches:
     return matching(service=query.service, graph=query.graph, node=node)
 
 
-def _executions(figures: Figures) -> dict[str, list[Any]]:
+def _executions(figures: GroupStats) -> dict[str, list[Any]]:
     """Return the keys of NodeFigures that come from executions, by group."""
     p50, p90, p95, p99 = figures.quantiles(0.5, 0.9, 0.95, 0.99)
     ran = zip(figures.executions.tolist(), figures.last_time.tolist(), strict=True)
@@ -143,14 +143,14 @@ def _executions(figures: Figures) -> dict[str, list[Any]]:
     }
 
 
-def _counts(reading: Reading, figures: Figures) -> dict[str, list[Any]]:
+def _counts(reading: Reading, figures: GroupStats) -> dict[str, list[Any]]:
     """Return the keys that count by name: actions, and types of errors."""
     registry = reading.view.registry
     actions: list[dict[str, int]] = [{} for _ in range(len(figures))]
     errors: list[dict[str, int]] = [{} for _ in range(len(figures))]
-    for group, number, count in figures.counted(Facet.ACTION):
+    for group, number, count in figures.counted(Dimension.ACTION):
         actions[group][registry.actions.values[number]] = count
-    for group, number, count in figures.counted(Facet.ERROR):
+    for group, number, count in figures.counted(Dimension.ERROR):
         name = registry.errors.values[number].type
         errors[group][name] = errors[group].get(name, 0) + count
     return {
@@ -160,13 +160,13 @@ def _counts(reading: Reading, figures: Figures) -> dict[str, list[Any]]:
 
 
 def _page(
-    reading: Reading, window: Window, query: NodesQuery, nodes: Groups[str]
+    reading: Reading, window: Window, query: NodesQuery, nodes: SeriesGroups[str]
 ) -> dict[str, list[Any]]:
     """Return the keys that come from the page's custom metrics."""
     known = set(nodes.names)
     matches = _matches(query, None)
 
-    def observed(metric: str) -> Figures:
+    def observed(metric: str) -> GroupStats:
         def name(key: SeriesKey) -> str | None:
             mine = key.metric == metric and key.node in known and matches(key)
             return key.node if mine else None
@@ -205,7 +205,9 @@ def _errors(
     values = reading.view.registry.errors.values
     found = [
         schema.ErrorCount(type=values[n].type, phase=values[n].phase, count=count)
-        for _, n, count in window.figures(groups, {Facet.ERROR}).counted(Facet.ERROR)
+        for _, n, count in window.figures(groups, {Dimension.ERROR}).counted(
+            Dimension.ERROR
+        )
     ]
     return sorted(found, key=lambda error: (-error.count, error.type, error.phase))
 
@@ -221,7 +223,7 @@ def _custom(
         return (key.metric, key.kind, key.labels) if mine else None
 
     groups = reading.groups(CUSTOM_KINDS, name)
-    figures = window.figures(groups, {Facet.HISTOGRAM})
+    figures = window.figures(groups, {Dimension.HISTOGRAM})
     p50, p95, p99 = figures.quantiles(0.5, 0.95, 0.99)
     average, least, most = figures.averages(), figures.leasts(), figures.mosts()
     total, last = figures.sums(), figures.lasts()

@@ -17,7 +17,7 @@ from msgspec import Meta, Struct, field
 from multidict import MultiMapping
 
 from kaywatch.wire import MAX_NAME
-from kaywatch_agent.aggregate.feed import MAX_RATE
+from kaywatch_agent.aggregate.event_stream import MAX_RATE
 from kaywatch_agent.units import DURATION_PATTERN, parse_duration
 from kaywatch_agent.web.problems import MAX_SHOWN, Problem, nearest
 

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from kaywatch.wire import Outcome
-from kaywatch_agent.aggregate.step import Facet
+from kaywatch_agent.aggregate.bucket import Dimension
 from kaywatch_agent.model.series import Kind
 from kaywatch_agent.web.api import live_shapes
 from kaywatch_agent.web.api.lists import health
@@ -38,7 +38,7 @@ def _recent(reading: Reading) -> tuple[int, list[live_shapes.RecentNode]]:
     """Return how many nodes ran, and the busiest of them."""
     groups = reading.groups([Kind.NODE], lambda key: key.node)
     figures = Window(reading, RECENT_SECONDS).figures(
-        groups, {Facet.OUTCOME, Facet.HISTOGRAM}
+        groups, {Dimension.OUTCOME, Dimension.HISTOGRAM}
     )
     busiest = np.argsort(-figures.executions, kind="stable")
     active = int(np.count_nonzero(figures.executions))
@@ -63,7 +63,7 @@ def _totals(reading: Reading) -> live_shapes.Totals:
     window = Window(reading, None)
     kinds = (Kind.NODE, Kind.RUN)
     groups = reading.groups(kinds, lambda key: key.kind, kinds)
-    figures = window.figures(groups, {Facet.OUTCOME})
+    figures = window.figures(groups, {Dimension.OUTCOME})
     return live_shapes.Totals(
         executions=int(figures.executions[0]),
         runs=int(figures.executions[1]),

@@ -77,14 +77,14 @@ class Account(Body):
 
     `received` are in the figures, `dropped` are those that were lost, by reason, and
     `ratio` is the share that arrived. Of those received, `late` were too old for a
-    window when they came, so that only the totals since first seen have them; `folded`
-    are counted under `__other__`, beyond the caps on names.
+    window when they came, so that only the totals since first seen have them;
+    `overflow` are counted under `__other__`, beyond the caps on names.
     """
 
     received: Count
     dropped: dict[str, int]
     late: Count
-    folded: Count
+    overflow: Count
     ratio: Rate | None
 
 

@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from kaywatch_agent.aggregate.aggregator import STEP_SECONDS
+from kaywatch_agent.aggregate.aggregator import BUCKET_SECONDS
+from kaywatch_agent.aggregate.bucket import Dimension
 from kaywatch_agent.aggregate.completeness import Completeness
-from kaywatch_agent.aggregate.figures import Figures, Numbers
-from kaywatch_agent.aggregate.step import Facet
+from kaywatch_agent.aggregate.group_stats import GroupStats, Numbers
 from kaywatch_agent.model.series import Kind
 from kaywatch_agent.units import parse_duration
 from kaywatch_agent.web.api import schema
@@ -32,21 +32,21 @@ class _Measure(NamedTuple):
     """
 
     unit: str
-    value: Callable[[Figures], Numbers]
+    value: Callable[[GroupStats], Numbers]
     kind: Kind = Kind.NODE
-    facets: frozenset[Facet] = frozenset()
+    facets: frozenset[Dimension] = frozenset()
     counts: bool = False
 
 
-def _executions(figures: Figures) -> Numbers:
+def _executions(figures: GroupStats) -> Numbers:
     return [float(count) for count in figures.executions.tolist()]
 
 
-def _retries(figures: Figures) -> Numbers:
+def _retries(figures: GroupStats) -> Numbers:
     return [float(count) for count in figures.retries().tolist()]
 
 
-def _items(figures: Figures) -> Numbers:
+def _items(figures: GroupStats) -> Numbers:
     return [float(count) for count in figures.phases().items.tolist()]
 
 
@@ -54,7 +54,7 @@ def _phase(name: str) -> _Measure:
     return _Measure(
         "seconds",
         lambda figures: figures.phases().average(name),
-        facets=frozenset({Facet.PHASES}),
+        facets=frozenset({Dimension.PHASES}),
     )
 
 
@@ -62,20 +62,20 @@ def _quantile(wanted: float) -> _Measure:
     return _Measure(
         "seconds",
         lambda figures: figures.quantiles(wanted)[0],
-        facets=frozenset({Facet.HISTOGRAM}),
+        facets=frozenset({Dimension.HISTOGRAM}),
     )
 
 
-_OUTCOME: Final = frozenset({Facet.OUTCOME})
+_OUTCOME: Final = frozenset({Dimension.OUTCOME})
 
 MEASURES: Final = {
     "executions": _Measure("executions", _executions, counts=True),
     "throughput": _Measure("executions per second", _executions, counts=True),
-    "success_rate": _Measure("ratio", Figures.success_rates, facets=_OUTCOME),
-    "error_rate": _Measure("ratio", Figures.error_rates, facets=_OUTCOME),
-    "avg": _Measure("seconds", Figures.averages),
-    "min": _Measure("seconds", Figures.leasts),
-    "max": _Measure("seconds", Figures.mosts),
+    "success_rate": _Measure("ratio", GroupStats.success_rates, facets=_OUTCOME),
+    "error_rate": _Measure("ratio", GroupStats.error_rates, facets=_OUTCOME),
+    "avg": _Measure("seconds", GroupStats.averages),
+    "min": _Measure("seconds", GroupStats.leasts),
+    "max": _Measure("seconds", GroupStats.mosts),
     "p50": _quantile(0.5),
     "p90": _quantile(0.9),
     "p95": _quantile(0.95),
@@ -84,17 +84,19 @@ MEASURES: Final = {
     "exec": _phase("exec"),
     "wait": _phase("wait"),
     "post": _phase("post"),
-    "items": _Measure("items", _items, facets=frozenset({Facet.PHASES}), counts=True),
+    "items": _Measure(
+        "items", _items, facets=frozenset({Dimension.PHASES}), counts=True
+    ),
     "retries": _Measure("retries", _retries, counts=True),
-    "retry_rate": _Measure("ratio", Figures.retry_rates),
+    "retry_rate": _Measure("ratio", GroupStats.retry_rates),
     "runs": _Measure("runs", _executions, Kind.RUN, counts=True),
 }
 
 # What a custom metric's points are: the average, the sum, or the last value.
 CUSTOM: Final = {
-    Kind.OBSERVE: _Measure("", Figures.averages, Kind.OBSERVE),
-    Kind.COUNT: _Measure("", Figures.sums, Kind.COUNT, counts=True),
-    Kind.GAUGE: _Measure("", Figures.lasts, Kind.GAUGE),
+    Kind.OBSERVE: _Measure("", GroupStats.averages, Kind.OBSERVE),
+    Kind.COUNT: _Measure("", GroupStats.sums, Kind.COUNT, counts=True),
+    Kind.GAUGE: _Measure("", GroupStats.lasts, Kind.GAUGE),
 }
 
 
@@ -150,8 +152,10 @@ def _span(asked: SeriesQuery, now: float) -> _Span:
             f"start={start:.3f} is not before end={end:.3f}",
             "give start as Unix seconds or relative to now, such as -15m",
         )
-    fitting = math.ceil((end - start) / DEFAULT_POINTS / STEP_SECONDS) * STEP_SECONDS
-    step = _step(asked.step) if asked.step else max(STEP_SECONDS, fitting)
+    fitting = (
+        math.ceil((end - start) / DEFAULT_POINTS / BUCKET_SECONDS) * BUCKET_SECONDS
+    )
+    step = _step(asked.step) if asked.step else max(BUCKET_SECONDS, fitting)
     first = math.floor(start / step) * step
     points = math.ceil((end - first) / step)
     if points > MAX_POINTS:
@@ -174,12 +178,12 @@ def _moment(text: str | None, now: float, default: float) -> float:
 
 def _step(text: str) -> int:
     step = parse_duration(text)
-    if step % STEP_SECONDS:
+    if step % BUCKET_SECONDS:
         raise Problem(
             400,
             "bad_parameter",
             f"step={text!r} can't be used",
-            f"expected a multiple of {STEP_SECONDS}s, such as 10s, 5m or 1h",
+            f"expected a multiple of {BUCKET_SECONDS}s, such as 10s, 5m or 1h",
         )
     return int(step)
 
@@ -209,7 +213,7 @@ def _services(reading: Reading, asked: SeriesQuery, measure: _Measure) -> set[st
 
 def _figures(
     reading: Reading, asked: SeriesQuery, measure: _Measure, span: _Span
-) -> tuple[Figures, Completeness]:
+) -> tuple[GroupStats, Completeness]:
     matches = matching(service=asked.service, graph=asked.graph, node=asked.node)
     metric = "" if asked.metric in MEASURES else asked.metric
     groups = reading.groups(
@@ -219,7 +223,7 @@ def _figures(
     if not len(groups):
         _refuse_unknown(reading, asked)
     # Every series is in group 0, and a step's offset is its point.
-    figures = Figures(groups.numbers, span.points, measure.facets)
+    figures = GroupStats(groups.numbers, span.points, measure.facets)
     complete = completeness(reading)
     for begin, step in reading.view.between(span.first, span.end, span.step):
         point = (begin - span.first) // span.step
@@ -246,6 +250,6 @@ def _watched(reading: Reading, time: float, step: int) -> bool:
     """Whether the agent was there in a point's time, and still remembers it."""
     view = reading.view
     oldest = math.floor(
-        max(view.since, reading.now - view.archive.kept_seconds) / STEP_SECONDS
+        max(view.since, reading.now - view.archive.kept_seconds) / BUCKET_SECONDS
     )
-    return time + step > oldest * STEP_SECONDS and time <= reading.now
+    return time + step > oldest * BUCKET_SECONDS and time <= reading.now

@@ -13,9 +13,9 @@ from typing import Any, Final, NamedTuple, cast
 import numpy as np
 
 from kaywatch.wire import Outcome
+from kaywatch_agent.aggregate.bucket import Dimension
 from kaywatch_agent.aggregate.completeness import Completeness
-from kaywatch_agent.aggregate.figures import Figures, Numbers
-from kaywatch_agent.aggregate.step import Facet
+from kaywatch_agent.aggregate.group_stats import GroupStats, Numbers
 from kaywatch_agent.model.alerts import SEVERITIES, Severity
 from kaywatch_agent.model.series import Kind, SeriesKey
 from kaywatch_agent.web.prometheus.exposition import (
@@ -102,18 +102,18 @@ def _accounts(complete: Completeness, exposition: Exposition) -> None:
     received: dict[tuple[str, ...], float] = {}
     dropped: dict[tuple[str, ...], float] = {}
     late: dict[tuple[str, ...], float] = {}
-    folded: dict[tuple[str, ...], float] = {}
+    overflow: dict[tuple[str, ...], float] = {}
     for name in complete.services:
         account = complete.of([name])
         received[name,] = float(account.received)
-        late[name,], folded[name,] = float(account.late), float(account.folded)
+        late[name,], overflow[name,] = float(account.late), float(account.overflow)
         for reason, count in account.dropped.items():
             dropped[name, reason] = float(count)
     for metric, values, help in (
         ("received", received, "Events of a service's clients that are counted."),
         ("dropped", dropped, "Events that a service's clients lost."),
         ("late", late, "Events received too late for a window: in the totals alone."),
-        ("folded", folded, "Events received that are counted under __other__."),
+        ("overflow", overflow, "Events received that are counted under __other__."),
     ):
         family = f"kaywatch_series_{metric}_total"
         labels = ("service", "reason") if metric == "dropped" else ("service",)
@@ -124,7 +124,7 @@ class _Source(NamedTuple):
     """Some series with their figures, and their labels as written, by group."""
 
     exposition: Exposition
-    figures: Figures
+    figures: GroupStats
     labels: list[str]
 
     def one(self, name: str, type: str, help: str, values: Iterable[object]) -> None:
@@ -155,7 +155,7 @@ class _Source(NamedTuple):
         self.exposition.family(name, "counter", help, lines)
 
     def counted(
-        self, name: str, help: str, facet: Facet, label: Callable[[int], str]
+        self, name: str, help: str, facet: Dimension, label: Callable[[int], str]
     ) -> None:
         """Write a counter of a facet; `label` returns a fact's labels by number."""
         written = cache(label)
@@ -250,13 +250,13 @@ def _nodes(reading: Reading, exposition: Exposition) -> None:
     source.counted(
         "kaygraph_transitions_total",
         "Executions of a node that ended with an action.",
-        Facet.ACTION,
+        Dimension.ACTION,
         lambda number: labels_text([("action", actions[number])]),
     )
     source.counted(
         "kaygraph_errors_total",
         "Errors that ended, or were answered in, an execution.",
-        Facet.ERROR,
+        Dimension.ERROR,
         lambda number: labels_text(
             [("type", errors[number].type), ("phase", errors[number].phase)]
         ),
@@ -323,7 +323,7 @@ def _graphs(reading: Reading, exposition: Exposition) -> None:
     source.counted(
         "kaygraph_graph_ends_total",
         "Runs of a graph by why, at which node and with which action they ended.",
-        Facet.ACTION,
+        Dimension.ACTION,
         lambda number: labels_text(ends[number]._asdict().items()),
     )
 

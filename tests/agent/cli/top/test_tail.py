@@ -76,7 +76,7 @@ def listeners(agent: Agent) -> int:
     body = subprocess.run(
         ["curl", "-s", f"{agent.url}/metrics"], capture_output=True, text=True
     ).stdout
-    (found,) = re.findall(r"^kaywatch_feed_listeners (\d+)", body, re.MULTILINE)
+    (found,) = re.findall(r"^kaywatch_event_subscribers (\d+)", body, re.MULTILINE)
     return int(found)
 
 

@@ -49,10 +49,10 @@ def test_an_account_says_what_became_of_every_event(served: Served) -> None:
         "received": 6,
         "dropped": {"buffer_full": 4, "pending_full": 1, "refused": 1},
         "late": 2,
-        "folded": 2,
+        "overflow": 2,
         "ratio": 0.5,
     }
-    cron = {"received": 1, "dropped": {}, "late": 0, "folded": 0, "ratio": 1.0}
+    cron = {"received": 1, "dropped": {}, "late": 0, "overflow": 0, "ratio": 1.0}
     answer = served.get("/api/v1/completeness")
     assert answer["services"] == {"cron": cron, "shop": shop}
     assert answer["total"] == {**shop, "received": 7, "ratio": 7 / 13}
@@ -73,7 +73,7 @@ def test_an_account_says_what_became_of_every_event(served: Served) -> None:
 
     (client,) = served.get("/api/v1/clients", service="shop")["clients"]
     assert client["dropped"] == {"buffer_full": 4, "pending_full": 1}
-    assert (client["late"], client["folded"]) == (2, 2)
+    assert (client["late"], client["overflow"]) == (2, 2)
 
 
 def test_a_window_counts_a_loss_when_it_was_told(
@@ -111,7 +111,7 @@ def test_the_metrics_have_the_accounts(served: Served) -> None:
         'kaywatch_series_received_total{service="shop"} 2',
         'kaywatch_series_dropped_total{service="shop",reason="buffer_full"} 4',
         'kaywatch_series_late_total{service="shop"} 1',
-        'kaywatch_series_folded_total{service="shop"} 0',
+        'kaywatch_series_overflow_total{service="shop"} 0',
     ):
         assert line in text.splitlines()
 
@@ -122,7 +122,7 @@ def test_nothing_has_no_ratio(served: Served) -> None:
         "received": 0,
         "dropped": {},
         "late": 0,
-        "folded": 0,
+        "overflow": 0,
         "ratio": None,
     }
     assert answer["services"] == {}

@@ -18,7 +18,7 @@ from tests.agent.web.serving import Served, until
 
 from kaywatch.recorder import Failure
 from kaywatch.wire import EndReason, Outcome
-from kaywatch_agent.aggregate import feed
+from kaywatch_agent.aggregate import event_stream
 from kaywatch_agent.web.api import events as module
 
 SHAPES = {
@@ -91,13 +91,13 @@ def listening(served: Served, buffer: int = 0, **query: object) -> Iterator[Read
 
 
 def listeners(served: Served) -> float:
-    found: float = served.source.telemetry.get("kaywatch_feed_listeners")
+    found: float = served.source.telemetry.get("kaywatch_event_subscribers")
     return found
 
 
 def missed(served: Served) -> dict[str, float]:
     return {
-        reason: served.source.telemetry.get("kaywatch_feed_missed_total", reason)
+        reason: served.source.telemetry.get("kaywatch_event_misses_total", reason)
         for reason in ("limited", "slow")
     }
 
@@ -127,7 +127,7 @@ def fill(served: Served) -> None:
 def test_an_execution_has_all_that_is_known_of_it(served: Served) -> None:
     with listening(served) as reader:
         assert set(reader.opening) == {"time", "version", "rate"}
-        assert reader.opening["rate"] == feed.MAX_RATE
+        assert reader.opening["rate"] == event_stream.MAX_RATE
         before = time.time()
         fill(served)
         load, pay, later, cancelled, back = reader.of("execution", 5)
@@ -275,40 +275,42 @@ def test_over_the_rate_it_chooses_failures_first_and_says_how_many(
 
 
 def test_a_slow_reader_is_told_and_holds_up_nobody(served: Served) -> None:
-    rows = [{"node": "n" * 200, "graph": "g" * 200, "seconds": 1.0}] * feed.QUEUE
+    rows = [
+        {"node": "n" * 200, "graph": "g" * 200, "seconds": 1.0}
+    ] * event_stream.QUEUE
     times = 30
     with listening(served, buffer=4096) as slow, listening(served) as quick:
         for _ in range(times):
             served.send_rows(*rows)
             seen = 0
-            while seen < feed.QUEUE:
+            while seen < event_stream.QUEUE:
                 name, data = quick.event()
                 seen += 1 if name == "execution" else data["slow"]
-        assert missed(served)["slow"] > feed.QUEUE
+        assert missed(served)["slow"] > event_stream.QUEUE
 
         counts: Counter[str] = Counter()
-        while counts["execution"] + counts["slow"] < times * feed.QUEUE:
+        while counts["execution"] + counts["slow"] < times * event_stream.QUEUE:
             name, data = slow.event()
             counts[name] += 1
             if name == "missed":
                 assert data["limited"] == 0
                 counts["slow"] += data["slow"]
     # Each event was sent or said to be missed, once.
-    assert counts["execution"] + counts["slow"] == times * feed.QUEUE
-    assert counts["execution"] < times * feed.QUEUE / 2
+    assert counts["execution"] + counts["slow"] == times * event_stream.QUEUE
+    assert counts["execution"] < times * event_stream.QUEUE / 2
 
 
 def test_without_listeners_the_feed_is_not_even_called(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[object] = []
-    real = feed.Feed.take
+    real = event_stream.Feed.take
 
-    def take(self: feed.Feed, *batch: Any) -> None:
+    def take(self: event_stream.Feed, *batch: Any) -> None:
         calls.append(batch)
         real(self, *batch)
 
-    monkeypatch.setattr(feed.Feed, "take", take)
+    monkeypatch.setattr(event_stream.Feed, "take", take)
     fill(served)
     assert not calls
     with listening(served) as reader:
@@ -350,7 +352,7 @@ def test_beyond_twenty_listeners_the_next_is_refused(served: Served) -> None:
 
 def test_a_head_leaves_nobody_listening(served: Served) -> None:
     assert served.ask("/api/v1/events", method="HEAD").status == 200
-    until(lambda: not served.source.feed.listeners, "nobody listens")
+    until(lambda: not served.source.event_stream.listeners, "nobody listens")
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,7 @@ def test_a_client_is_described_in_full() -> None:
             "dropped": {"buffer_full": 8, "other": 1},
             "rejected": {"bad_row": 1},
             "late": 0,
-            "folded": 0,
+            "overflow": 0,
             "missing": 0,
             "duplicates": 1,
             "missing_batches": 2,

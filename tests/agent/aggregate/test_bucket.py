@@ -17,12 +17,12 @@ from tests.agent.aggregate.samples import (
 )
 from tests.agent.protocol.samples import calm
 
-from kaywatch_agent.aggregate.step import (
+from kaywatch_agent.aggregate.bucket import (
     EMPTY,
     TICKS,
-    Facet,
+    Bucket,
+    Dimension,
     PhaseSum,
-    Step,
     collapse,
     facts_of,
     merge,
@@ -73,10 +73,10 @@ def test_a_step_says_what_adding_up_one_by_one_says(events: list[Event]) -> None
 def test_any_partition_gives_the_same_step(
     events: list[Event], seed: int, parts: int
 ) -> None:
-    steps = [step_of(part) for part in parts_of(events, seed, parts)]
+    buckets = [step_of(part) for part in parts_of(events, seed, parts)]
     at_once = shown(step_of(events))
-    assert shown(merge(steps)) == at_once
-    assert shown(merge(reversed(steps))) == at_once
+    assert shown(merge(buckets)) == at_once
+    assert shown(merge(reversed(buckets))) == at_once
 
 
 @calm
@@ -93,13 +93,13 @@ def test_merging_is_associative_and_commutative(events: list[Event], seed: int) 
 def test_sums_agree_to_the_last_bits_and_all_else_exactly(
     events: list[Event], seed: int, parts: int
 ) -> None:
-    steps = [step_of(part) for part in parts_of(events, seed, parts)]
-    merged, at_once = merge(steps), step_of(events)
+    buckets = [step_of(part) for part in parts_of(events, seed, parts)]
+    merged, at_once = merge(buckets), step_of(events)
     scale = {
         row: sum(abs(e.value) for e in events if e.row == row)
         for row in at_once.rows.tolist()
     }
-    for name, one, other in zip(Step._fields, merged, at_once, strict=True):
+    for name, one, other in zip(Bucket._fields, merged, at_once, strict=True):
         if name == "total":
             for row, x, y in zip(at_once.rows.tolist(), one, other, strict=True):
                 assert abs(x - y) <= 1e-12 * scale[row]
@@ -127,7 +127,7 @@ def test_windows_merged_are_all_at_once(size: int) -> None:
         reduce(type(events)(*parts))
         for parts in zip(*(np.array_split(c, cuts) for c in events), strict=True)
     )
-    for name, one, other in zip(Step._fields, merged, at_once, strict=True):
+    for name, one, other in zip(Bucket._fields, merged, at_once, strict=True):
         if name in ("total", "squares"):
             assert one == pytest.approx(other, rel=1e-12)
         else:
@@ -163,10 +163,10 @@ def test_sparse_rows_and_wide_numbers_are_counted_like_dense_ones() -> None:
     assert shown(step_of(events)) == naive(events)
 
 
-# -- parts of a step -------------------------------------------------------------------
+# -- parts of a bucket -----------------------------------------------------------------
 
 
-def four_rows() -> Step:
+def four_rows() -> Bucket:
     events = [
         Event(row=row, value=float(row), action=row) for row in (2, 5, 5, 9, 70_000)
     ]
@@ -174,11 +174,11 @@ def four_rows() -> Step:
 
 
 def test_rows_of_gives_the_rows_that_are_asked_for_with_their_facts() -> None:
-    step = four_rows()
-    part = rows_of(step, np.array([5, 70_000]))
-    everything = shown(step)
+    bucket = four_rows()
+    part = rows_of(bucket, np.array([5, 70_000]))
+    everything = shown(bucket)
     assert shown(part) == {row: everything[row] for row in (5, 70_000)}
-    assert shown(rows_of(step, np.array([2, 5, 9, 70_000]))) == everything
+    assert shown(rows_of(bucket, np.array([2, 5, 9, 70_000]))) == everything
 
 
 @pytest.mark.parametrize(
@@ -201,9 +201,9 @@ def test_rows_of_rows_that_are_not_there_is_empty(wanted: list[int]) -> None:
 def test_rows_of_rows_of_which_some_are_not_there_gives_each_other_once(
     wanted: list[int], there: list[int]
 ) -> None:
-    step = four_rows()
-    everything = shown(step)
-    part = rows_of(step, np.array(wanted, np.int64))
+    bucket = four_rows()
+    everything = shown(bucket)
+    part = rows_of(bucket, np.array(wanted, np.int64))
     assert part.rows.tolist() == there
     assert shown(part) == {row: everything[row] for row in there}
 
@@ -215,11 +215,11 @@ def test_rows_of_an_empty_step_is_empty() -> None:
 @calm
 @given(lists_of(exact))
 def test_collapsing_is_aggregating_as_one_series(events: list[Event]) -> None:
-    step = step_of(events)
+    bucket = step_of(events)
     if not events:
         return
     as_one = [event._replace(row=0) for event in events]
-    assert shown(collapse(step)) == naive(as_one)
+    assert shown(collapse(bucket)) == naive(as_one)
 
 
 def test_facts_of_a_series_are_not_mixed_with_its_neighbours() -> None:
@@ -228,25 +228,25 @@ def test_facts_of_a_series_are_not_mixed_with_its_neighbours() -> None:
         Event(row=2, outcome=1, action=1, error=1),
         Event(row=3, outcome=4, action=4_095, error=4_095),
     ]
-    step = step_of(events)
-    for facet in (Facet.OUTCOME, Facet.ACTION, Facet.ERROR):
-        numbers, counts = facts_of(step, 2, facet)
+    bucket = step_of(events)
+    for dimension in (Dimension.OUTCOME, Dimension.ACTION, Dimension.ERROR):
+        numbers, counts = facts_of(bucket, 2, dimension)
         assert (numbers.tolist(), counts.tolist()) == ([1], [1])
-        assert facts_of(step, 4, facet)[0].tolist() == []
+        assert facts_of(bucket, 4, dimension)[0].tolist() == []
 
 
 # -- phases ----------------------------------------------------------------------------
 
 
-def sums(step: Step) -> dict[str, int]:
-    numbers, counts = facts_of(step, 0, Facet.PHASES)
+def sums(bucket: Bucket) -> dict[str, int]:
+    numbers, counts = facts_of(bucket, 0, Dimension.PHASES)
     named = zip(numbers.tolist(), counts.tolist(), strict=True)
     return {PhaseSum(number).name: count for number, count in named}
 
 
 def test_post_is_what_the_other_phases_leave() -> None:
-    step = step_of([Event(value=1.0, phases=(0.125, 0.5, 0.25, 7)), Event(value=9.0)])
-    assert sums(step) == {
+    bucket = step_of([Event(value=1.0, phases=(0.125, 0.5, 0.25, 7)), Event(value=9.0)])
+    assert sums(bucket) == {
         "EXECUTIONS": 1,
         "PREP": 1_250_000,
         "EXEC": 5_000_000,
@@ -257,14 +257,14 @@ def test_post_is_what_the_other_phases_leave() -> None:
 
 
 def test_a_split_that_is_more_than_the_whole_leaves_nothing_for_post() -> None:
-    step = step_of([Event(value=0.5, phases=(0.5, 0.5, 0.0, 0))])
-    assert sums(step) == {"EXECUTIONS": 1, "PREP": 5_000_000, "EXEC": 5_000_000}
+    bucket = step_of([Event(value=0.5, phases=(0.5, 0.5, 0.0, 0))])
+    assert sums(bucket) == {"EXECUTIONS": 1, "PREP": 5_000_000, "EXEC": 5_000_000}
 
 
 def test_a_series_of_which_no_phases_are_known_pays_nothing_for_them() -> None:
-    step = step_of([Event(row=0), Event(row=1, phases=(0.0, 0.5, 0.0, 0))])
-    assert not sums(step)
-    assert len(facts_of(step, 1, Facet.PHASES)[0])
+    bucket = step_of([Event(row=0), Event(row=1, phases=(0.0, 0.5, 0.0, 0))])
+    assert not sums(bucket)
+    assert len(facts_of(bucket, 1, Dimension.PHASES)[0])
 
 
 def test_phases_of_a_split_second_add_up_to_the_whole() -> None:
@@ -286,10 +286,10 @@ def test_times_beyond_all_measure_are_cut_without_a_warning() -> None:
 
 
 def test_sums_beyond_the_floats_become_infinite_without_a_warning() -> None:
-    step = reduce(of_values([1.7e308, 1.7e308]))
-    assert step.total.tolist() == [math.inf]
-    assert step.squares.tolist() == [math.inf]
+    bucket = reduce(of_values([1.7e308, 1.7e308]))
+    assert bucket.total.tolist() == [math.inf]
+    assert bucket.squares.tolist() == [math.inf]
     one = reduce(of_values([1.7e308]))
     assert merge([one, one]).total.tolist() == [math.inf]
     other = reduce(of_values([-1.7e308, -1.7e308]))
-    assert math.isnan(merge([step, other]).total[0])
+    assert math.isnan(merge([bucket, other]).total[0])

@@ -1,4 +1,4 @@
-"""Figures of many groups: those of Summary for each, and exact however they merge."""
+"""Statistics of many groups: those of Summary for each, however they merge."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 from tests.agent.aggregate.oracle import Summary
 
-from kaywatch_agent.aggregate import figures as module
+from kaywatch_agent.aggregate import group_stats as module
 from kaywatch_agent.aggregate import histogram
-from kaywatch_agent.aggregate.figures import Figures, Groups
-from kaywatch_agent.aggregate.registry import Limits, Registry
-from kaywatch_agent.aggregate.step import (
+from kaywatch_agent.aggregate.bucket import (
     EMPTY,
-    Facet,
-    Step,
+    Bucket,
+    Dimension,
     facts_of,
     merge,
     reduce,
     rows_of,
 )
+from kaywatch_agent.aggregate.group_stats import GroupStats, SeriesGroups
+from kaywatch_agent.aggregate.registry import Limits, Registry
 from kaywatch_agent.model.series import Columns, ErrorKey, Kind, SeriesKey
 
 ROWS = 120
@@ -51,13 +51,13 @@ def registry() -> Registry:
     return found
 
 
-def groups_by_graph(registry: Registry, few: bool = False) -> Groups[str]:
+def groups_by_graph(registry: Registry, few: bool = False) -> SeriesGroups[str]:
     def name(key: SeriesKey) -> str | None:
         return (
             key.graph if key.graph != "g6" and (not few or key.node == "n4") else None
         )
 
-    return Groups(registry.keys, range(ROWS), name)
+    return SeriesGroups(registry.keys, range(ROWS), name)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -65,11 +65,11 @@ def groups_by_graph(registry: Registry, few: bool = False) -> Groups[str]:
 def test_each_group_has_the_figures_of_its_summary(
     registry: Registry, seed: int, few: bool
 ) -> None:
-    steps = [reduce(random_columns(seed * 10 + n, 400)) for n in range(4)]
+    buckets = [reduce(random_columns(seed * 10 + n, 400)) for n in range(4)]
     groups = groups_by_graph(registry, few)
-    figures = Figures(groups.numbers, len(groups))
-    for step in [*steps, EMPTY]:
-        figures.add(step)
+    figures = GroupStats(groups.numbers, len(groups))
+    for bucket in [*buckets, EMPTY]:
+        figures.add(bucket)
 
     average, least, most = figures.averages(), figures.leasts(), figures.mosts()
     last, rates = figures.lasts(), figures.error_rates()
@@ -77,31 +77,35 @@ def test_each_group_has_the_figures_of_its_summary(
     outcomes = figures.outcomes()
     for name, n in groups.items():
         rows = np.flatnonzero(groups.numbers == n)
-        summary = Summary(rows_of(merge(steps), rows), registry)
+        summary = Summary(rows_of(merge(buckets), rows), registry)
         assert figures.executions[n] == summary.executions, name
         assert figures.attempts[n] == summary.attempts
         assert figures.total[n] == pytest.approx(summary.total)
         assert average[n] == pytest.approx(summary.average)
         assert (least[n], most[n]) == (summary.least, summary.most)
         assert figures.last_time[n] == summary.last_time
-        assert last[n] in values_at(steps, rows, summary.last_time)
+        assert last[n] in values_at(buckets, rows, summary.last_time)
         assert figures.retries()[n] == summary.retries
         assert outcomes[n].tolist() == list(summary.outcomes.values())
         assert rates[n] == summary.error_rate
         assert figures.success_rates()[n] == summary.success_rate
         assert [q[n] for q in quantiles] == summary.quantiles(0.0, 0.5, 0.9, 1.0)
-        for facet in (Facet.ACTION, Facet.ERROR):
-            mine = [(at, count) for g, at, count in figures.counted(facet) if g == n]
-            collapsed = facts_of(summary._step, 0, facet)
+        for dimension in (Dimension.ACTION, Dimension.ERROR):
+            mine = [
+                (at, count) for g, at, count in figures.counted(dimension) if g == n
+            ]
+            collapsed = facts_of(summary._bucket, 0, dimension)
             assert mine == list(zip(*(c.tolist() for c in collapsed), strict=True))
 
 
-def values_at(steps: list[Step], rows: np.ndarray, time: float) -> list[float]:
+def values_at(buckets: list[Bucket], rows: np.ndarray, time: float) -> list[float]:
     """The last values at a time, of which any may count as the last of a group."""
     return [
         value
-        for step in steps
-        for row, at, value in zip(step.rows, step.last_time, step.last, strict=True)
+        for bucket in buckets
+        for row, at, value in zip(
+            bucket.rows, bucket.last_time, bucket.last, strict=True
+        )
         if row in rows and at == time
     ]
 
@@ -113,7 +117,7 @@ def test_counts_up_to_powers_of_two_are_exact(registry: Registry, seed: int) -> 
     value[::5] = 2.0 ** np.random.default_rng(seed).integers(-12, 12, len(value[::5]))
     columns = columns._replace(value=value)
     groups = groups_by_graph(registry)
-    figures = Figures(groups.numbers, len(groups))
+    figures = GroupStats(groups.numbers, len(groups))
     figures.add(reduce(columns))
     exponents = np.arange(-10.0, 10.0)
 
@@ -127,35 +131,35 @@ def test_counts_up_to_powers_of_two_are_exact(registry: Registry, seed: int) -> 
 def test_many_small_merges_and_one_give_the_same(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps = [reduce(random_columns(n, 300)) for n in range(10)]
+    buckets = [reduce(random_columns(n, 300)) for n in range(10)]
     groups = groups_by_graph(registry)
 
     def facts(limit: int) -> list[list[int]]:
         monkeypatch.setattr(module, "MAX_PENDING", limit)
-        figures = Figures(groups.numbers, len(groups))
-        for step in steps:
-            figures.add(step)
-        return [c.tolist() for c in figures.facts(Facet.HISTOGRAM)]
+        figures = GroupStats(groups.numbers, len(groups))
+        for bucket in buckets:
+            figures.add(bucket)
+        return [c.tolist() for c in figures.facts(Dimension.HISTOGRAM)]
 
     assert facts(0) == facts(500) == facts(10**9)
 
 
 def test_an_offset_moves_a_step_to_another_group(registry: Registry) -> None:
-    everything = Groups(registry.keys, range(ROWS), lambda key: 0)
-    steps = [reduce(random_columns(n, 100 + n)) for n in range(3)]
-    figures = Figures(everything.numbers, 5, {Facet.HISTOGRAM})
-    for n, step in enumerate(steps):
-        figures.add(step, offset=n + 1)
+    everything = SeriesGroups(registry.keys, range(ROWS), lambda key: 0)
+    buckets = [reduce(random_columns(n, 100 + n)) for n in range(3)]
+    figures = GroupStats(everything.numbers, 5, {Dimension.HISTOGRAM})
+    for n, bucket in enumerate(buckets):
+        figures.add(bucket, offset=n + 1)
 
     assert figures.executions.tolist() == [0, 100, 101, 102, 0]
     assert figures.quantiles(0.5)[0][0] is None
-    for n, step in enumerate(steps):
-        (wanted,) = Summary(step, registry).quantiles(0.5)
+    for n, bucket in enumerate(buckets):
+        (wanted,) = Summary(bucket, registry).quantiles(0.5)
         assert figures.quantiles(0.5)[0][n + 1] == wanted
 
 
 def test_nothing_gives_nulls_and_zeros() -> None:
-    figures = Figures(np.zeros(0, np.int64), 2)
+    figures = GroupStats(np.zeros(0, np.int64), 2)
     figures.add(EMPTY)
 
     assert figures.executions.tolist() == [0, 0]
@@ -186,7 +190,7 @@ def test_sums_beyond_floats_are_null() -> None:
         zero,
         zero,
     )
-    figures = Figures(np.zeros(1, np.int64), 1)
+    figures = GroupStats(np.zeros(1, np.int64), 1)
     with np.errstate(over="ignore"):
         figures.add(reduce(columns))
 
@@ -196,7 +200,7 @@ def test_sums_beyond_floats_are_null() -> None:
 
 def test_names_that_are_given_come_first_and_stay() -> None:
     keys = [SeriesKey(Kind.NODE, "s", "g", name) for name in ("b", "x", "a")]
-    groups = Groups(
+    groups = SeriesGroups(
         keys, [0, 1, 2], lambda key: None if key.node == "x" else key.node, ["a", "c"]
     )
 

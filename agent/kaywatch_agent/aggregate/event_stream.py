@@ -29,11 +29,11 @@ __all__ = [
     "MAX_RATE",
     "QUEUE",
     "Event",
-    "Feed",
+    "EventStream",
     "Filter",
-    "Listener",
-    "Missed",
-    "Sender",
+    "Subscriber",
+    "MissReason",
+    "BatchSource",
 ]
 
 # Events a second that one listener gets at most: some 10 us of the agent's CPU each.
@@ -55,7 +55,7 @@ Rows = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 
-class Missed(StrEnum):
+class MissReason(StrEnum):
     """Why a listener didn't get an event that it asked for."""
 
     LIMITED = "limited"  # more than its rate
@@ -79,7 +79,7 @@ class Filter(NamedTuple):
         )
 
 
-class Sender(NamedTuple):
+class BatchSource(NamedTuple):
     """Who a batch is from, and when it came."""
 
     now: float  # Unix seconds
@@ -92,7 +92,7 @@ class Sender(NamedTuple):
         return time if 0 < time <= self.now + FUTURE_SECONDS else self.now
 
 
-class Listener:
+class Subscriber:
     """One who listens: a filter, a rate, and a bounded queue."""
 
     def __init__(self, filter: Filter, rate: int, wake: Callable[[], None]) -> None:
@@ -107,7 +107,7 @@ class Listener:
         self._rate = rate
         self._wake = wake
         self._queue: deque[Event] = deque()
-        self._missed: collections.Counter[Missed] = collections.Counter()
+        self._missed: collections.Counter[MissReason] = collections.Counter()
         self._told = False  # of what was missed, at a tick
         self._left = rate  # of this second
         self._matched = 0  # in this second
@@ -117,7 +117,7 @@ class Listener:
         outcomes = filter.outcomes or frozenset(Outcome)
         self._outcomes = np.isin(np.arange(256), list(outcomes))
 
-    def read(self) -> Event | collections.Counter[Missed] | None:
+    def read(self) -> Event | collections.Counter[MissReason] | None:
         """Return the next event, or what was missed, or None when there is nothing."""
         if self._told and self._missed:
             self._told = False
@@ -128,7 +128,7 @@ class Listener:
     # -- the feed's side -----------------------------------------------------------
 
     def take(
-        self, events: Events, failures: Sequence[FailureRecord], sender: Sender
+        self, events: Events, failures: Sequence[FailureRecord], sender: BatchSource
     ) -> int:
         """Queue what is wanted of a batch; return how many fell out of the queue."""
         found: list[Event] = []
@@ -141,7 +141,7 @@ class Listener:
         over = max(0, len(self._queue) - QUEUE)
         for _ in range(over):
             self._queue.popleft()
-        self._missed[Missed.SLOW] += over
+        self._missed[MissReason.SLOW] += over
         if found:
             self._wake()
         return over
@@ -155,7 +155,7 @@ class Listener:
         self._share = min(1.0, self._rate / max(1, self._matched))
         self._left, self._matched = self._rate, 0
         limited, self._limited = self._limited, 0
-        self._missed[Missed.LIMITED] += limited
+        self._missed[MissReason.LIMITED] += limited
         self._missed = +self._missed
         if self._missed:
             self._told = True
@@ -167,7 +167,7 @@ class Listener:
         table: Table,
         part: Executions,
         failures: Sequence[FailureRecord],
-        sender: Sender,
+        sender: BatchSource,
     ) -> list[ExecutionRecord]:
         places = self._places.get(table)
         if places is None:
@@ -179,7 +179,7 @@ class Listener:
         rows = self._chosen(np.flatnonzero(matches), part.outcome)
         return _execution_records(rows, part, table, failures, sender)
 
-    def _runs(self, table: Table, part: Runs, sender: Sender) -> list[RunRecord]:
+    def _runs(self, table: Table, part: Runs, sender: BatchSource) -> list[RunRecord]:
         matches = self._matching(part.outcome, part.seconds)
         strings = table.strings
         rows = [
@@ -213,20 +213,20 @@ class Listener:
         return chosen
 
 
-class FeedMetrics(Metrics):
+class EventStreamMetrics(Metrics):
     """What is counted of the feed."""
 
     listeners = Gauge(
-        "kaywatch_feed_listeners", "Open event streams for single events."
+        "kaywatch_event_subscribers", "Open event streams for single events."
     )
     missed = Counter(
-        "kaywatch_feed_missed_total",
+        "kaywatch_event_misses_total",
         "Events that listeners asked for and did not get.",
         labels=("reason",),
     )
 
 
-class Feed:
+class EventStream:
     """Hands batches to those who listen.
 
     Attributes:
@@ -234,33 +234,33 @@ class Feed:
     """
 
     def __init__(self) -> None:
-        self.listeners: list[Listener] = []
-        self.metrics = FeedMetrics()
+        self.listeners: list[Subscriber] = []
+        self.metrics = EventStreamMetrics()
         self.metrics.listeners.set_function(lambda: len(self.listeners))
 
-    def listen(self, listener: Listener) -> None:
+    def listen(self, listener: Subscriber) -> None:
         """Let one listen from the next batch on."""
         self.listeners.append(listener)
 
-    def leave(self, listener: Listener) -> None:
+    def leave(self, listener: Subscriber) -> None:
         """Let one go."""
         self.listeners.remove(listener)
 
     def take(
-        self, events: Events, failures: Sequence[FailureRecord], sender: Sender
+        self, events: Events, failures: Sequence[FailureRecord], sender: BatchSource
     ) -> None:
         """Hand a batch to each listener whose service it is of."""
         for listener in self.listeners:
             services = listener.filter.services
             if not services or sender.service in services:
-                self._count(Missed.SLOW, listener.take(events, failures, sender))
+                self._count(MissReason.SLOW, listener.take(events, failures, sender))
 
     def tick(self) -> None:
         """Begin another second."""
         for listener in self.listeners:
-            self._count(Missed.LIMITED, listener.tick())
+            self._count(MissReason.LIMITED, listener.tick())
 
-    def _count(self, reason: Missed, events: int) -> None:
+    def _count(self, reason: MissReason, events: int) -> None:
         if events:
             self.metrics.missed.labels(reason).add(events)
 
@@ -273,7 +273,7 @@ def _execution_records(
     part: Executions,
     table: Table,
     failures: Sequence[FailureRecord],
-    sender: Sender,
+    sender: BatchSource,
 ) -> list[ExecutionRecord]:
     ordered = rows[np.argsort(part.end[rows], kind="stable")]
     details = _Details(failures)
@@ -309,7 +309,7 @@ def _execution_records(
 
 
 def _run_record(
-    row: int, part: Runs, strings: Sequence[str], sender: Sender
+    row: int, part: Runs, strings: Sequence[str], sender: BatchSource
 ) -> RunRecord:
     return RunRecord(
         time=sender.at(float(part.end[row])),

@@ -1,9 +1,9 @@
-"""Figures of many groups of series at once: what Summary says of one, in arrays.
+"""GroupStats of many groups of series at once: what Summary says of one, in arrays.
 
-Strategy: every series has a group's number (or none), steps are added one by one, and
-a step is added with a few array operations, whatever the number of groups. So a list
+Strategy: every series has a group's number (or none), buckets are added one by one, and
+a bucket is added with a few array operations, whatever the number of groups. So a list
 of 10,000 nodes, an hour's chart and one node's figures are all the same loop over
-steps, and no more than one step's copy is held besides the result.
+buckets, and no more than one bucket's copy is held besides the result.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from numpy.typing import NDArray
 
 from kaywatch.wire import Outcome
 from kaywatch_agent.aggregate import histogram
-from kaywatch_agent.aggregate.step import (
-    FACET_SHIFT,
+from kaywatch_agent.aggregate.bucket import (
+    DIMENSION_SHIFT,
     NUMBER_MASK,
     ROW_SHIFT,
     TICKS,
-    Facet,
+    Bucket,
+    Dimension,
     PhaseSum,
-    Step,
 )
 from kaywatch_agent.model.series import SeriesKey
 
-__all__ = ["ALL_FACETS", "Figures", "Groups", "Numbers", "PhaseFigures"]
+__all__ = ["ALL_DIMENSIONS", "GroupStats", "SeriesGroups", "Numbers", "PhaseStats"]
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -36,18 +36,18 @@ Numbers = list[float | None]
 
 T = TypeVar("T", bound=Hashable)
 
-ALL_FACETS: Final = frozenset(Facet)
-FACET_MASK: Final = (1 << (ROW_SHIFT - FACET_SHIFT)) - 1
+ALL_DIMENSIONS: Final = frozenset(Dimension)
+DIMENSION_MASK: Final = (1 << (ROW_SHIFT - DIMENSION_SHIFT)) - 1
 FACT_MASK: Final = (1 << ROW_SHIFT) - 1
 
 # Facts are merged when so many wait (16 bytes each), which bounds an hour's window.
 MAX_PENDING: Final = 2_000_000
 
-# Looking rows up one by one beats a pass over the step when so few are wanted.
+# Looking rows up one by one beats a pass over the bucket when so few are wanted.
 FEW_FACTOR: Final = 16
 
 
-class Groups(Generic[T]):
+class SeriesGroups(Generic[T]):
     """Which series belong together, and under which name.
 
     Attributes:
@@ -89,7 +89,7 @@ class Groups(Generic[T]):
         return zip(self.names, range(len(self.names)), strict=True)
 
 
-class PhaseFigures(NamedTuple):
+class PhaseStats(NamedTuple):
     """Where the time of executions went, by group: of those of which it is known.
 
     Attributes:
@@ -115,8 +115,8 @@ class PhaseFigures(NamedTuple):
         return [count if known else None for count, known in pairs]
 
 
-class Figures:
-    """Figures by group. Lists and arrays that it gives are indexed by group.
+class GroupStats:
+    """GroupStats by group. Lists and arrays that it gives are indexed by group.
 
     Attributes:
         executions, attempts, total: sums.
@@ -125,14 +125,17 @@ class Figures:
     """
 
     def __init__(
-        self, numbers: Ints, size: int, facets: Collection[Facet] = ALL_FACETS
+        self,
+        numbers: Ints,
+        size: int,
+        dimensions: Collection[Dimension] = ALL_DIMENSIONS,
     ) -> None:
         """Start with nothing.
 
         Args:
             numbers: the group of each row of the registry, -1 for none.
             size: how many groups there are.
-            facets: what is to be told apart; each costs time.
+            dimensions: what is to be told apart; each costs time.
         """
         self.executions: Ints = np.zeros(size, np.int64)
         self.attempts: Ints = np.zeros(size, np.int64)
@@ -144,7 +147,7 @@ class Figures:
         self._numbers = numbers
         self._rows = np.flatnonzero(numbers >= 0)
         self._size = size
-        self._facets = facets
+        self._dimensions = dimensions
         self._keys: list[Ints] = []
         self._counts: list[Ints] = []
         self._pending = 0
@@ -152,25 +155,25 @@ class Figures:
     def __len__(self) -> int:
         return self._size
 
-    def add(self, step: Step, offset: int = 0) -> None:
-        """Take in a step; `offset` is added to the groups' numbers."""
-        few = len(self._rows) * FEW_FACTOR < len(step.rows)
-        at, facts = self._few(step) if few else self._many(step)
+    def add(self, bucket: Bucket, offset: int = 0) -> None:
+        """Take in a bucket; `offset` is added to the groups' numbers."""
+        few = len(self._rows) * FEW_FACTOR < len(bucket.rows)
+        at, facts = self._few(bucket) if few else self._many(bucket)
         if not len(at):
             return
-        group = self._numbers[step.rows[at]] + offset
+        group = self._numbers[bucket.rows[at]] + offset
         size = self._size
-        self.executions += _sums(group, step.executions[at], size)
-        self.attempts += _sums(group, step.attempts[at], size)
+        self.executions += _sums(group, bucket.executions[at], size)
+        self.attempts += _sums(group, bucket.attempts[at], size)
         with np.errstate(over="ignore"):
-            self.total += np.bincount(group, step.total[at], size)
-        np.minimum.at(self.least, group, step.least[at])
-        np.maximum.at(self.most, group, step.most[at])
-        times = step.last_time[at]
+            self.total += np.bincount(group, bucket.total[at], size)
+        np.minimum.at(self.least, group, bucket.least[at])
+        np.maximum.at(self.most, group, bucket.most[at])
+        times = bucket.last_time[at]
         np.maximum.at(self.last_time, group, times)
         newest = times == self.last_time[group]
-        self.last[group[newest]] = step.last[at][newest]
-        self._add_facts(step.fact_keys[facts], step.fact_counts[facts], offset)
+        self.last[group[newest]] = bucket.last[at][newest]
+        self._add_facts(bucket.fact_keys[facts], bucket.fact_counts[facts], offset)
 
     # -- what it says ----------------------------------------------------------------
 
@@ -206,18 +209,18 @@ class Figures:
     def outcomes(self) -> Ints:
         """Return how many executions had each outcome: groups by outcomes."""
         table = np.zeros((self._size, len(Outcome)), np.int64)
-        group, number, count = self.facts(Facet.OUTCOME)
+        group, number, count = self.facts(Dimension.OUTCOME)
         table[group, number] = count
         # Ok is not stored: it is the rest.
         table[:, Outcome.OK] = self.executions - table.sum(axis=1)
         return table
 
-    def phases(self) -> PhaseFigures:
+    def phases(self) -> PhaseStats:
         """Return where the time went."""
         table = np.zeros((self._size, len(PhaseSum)), np.int64)
-        group, number, count = self.facts(Facet.PHASES)
+        group, number, count = self.facts(Dimension.PHASES)
         table[group, number] = count
-        return PhaseFigures(
+        return PhaseStats(
             table[:, PhaseSum.EXECUTIONS],
             table[:, PhaseSum.PREP] / TICKS,
             table[:, PhaseSum.EXEC] / TICKS,
@@ -238,7 +241,7 @@ class Figures:
 
     def quantiles(self, *wanted: float) -> list[Numbers]:
         """Return a list by group for each quantile; within 1.1 % of the exact one."""
-        group, code, count = self.facts(Facet.HISTOGRAM)
+        group, code, count = self.facts(Dimension.HISTOGRAM)
         found = np.full((len(wanted), self._size), np.nan)
         some = np.flatnonzero(self.executions)
         if len(code) and len(some):
@@ -260,7 +263,7 @@ class Figures:
         Exact for powers of two, which are the inclusive upper bounds of their buckets;
         others are taken to be their bucket's bound, up to 2.2 % above.
         """
-        group, code, count = self.facts(Facet.HISTOGRAM)
+        group, code, count = self.facts(Dimension.HISTOGRAM)
         limit = histogram.codes(limits)
         keys = (group << ROW_SHIFT) + code
         wanted = (np.arange(self._size) << ROW_SHIFT)[:, None] + limit[None, :]
@@ -270,49 +273,51 @@ class Figures:
         below: Ints = ends - starts[:, None]
         return below
 
-    def facts(self, facet: Facet) -> tuple[Ints, Ints, Ints]:
-        """Return (groups, numbers, counts) of one facet, sorted by group and number."""
+    def facts(self, dimension: Dimension) -> tuple[Ints, Ints, Ints]:
+        """Return (groups, numbers, counts) of a dimension, sorted."""
         self._compact()
         if not self._keys:
             none: Ints = np.zeros(0, np.int64)
             return none, none, none
         keys, counts = self._keys[0], self._counts[0]
-        mine = np.flatnonzero((keys >> FACET_SHIFT) & FACET_MASK == int(facet))
+        mine = np.flatnonzero(
+            (keys >> DIMENSION_SHIFT) & DIMENSION_MASK == int(dimension)
+        )
         number = keys[mine] & NUMBER_MASK
-        if facet is Facet.HISTOGRAM:
+        if dimension is Dimension.HISTOGRAM:
             number -= histogram.CODE_LIMIT
         return keys[mine] >> ROW_SHIFT, number, counts[mine]
 
-    def counted(self, facet: Facet) -> Iterator[tuple[int, int, int]]:
+    def counted(self, dimension: Dimension) -> Iterator[tuple[int, int, int]]:
         """Yield `facts` one by one."""
-        return zip(*(column.tolist() for column in self.facts(facet)), strict=True)
+        return zip(*(column.tolist() for column in self.facts(dimension)), strict=True)
 
     # -- inside ----------------------------------------------------------------------
 
-    def _few(self, step: Step) -> tuple[Ints, Ints]:
+    def _few(self, bucket: Bucket) -> tuple[Ints, Ints]:
         """Return the positions of the wanted rows and of their facts, by search."""
-        at = np.searchsorted(step.rows, self._rows)
-        inside = at < len(step.rows)
+        at = np.searchsorted(bucket.rows, self._rows)
+        inside = at < len(bucket.rows)
         at, rows = at[inside], self._rows[inside]
-        at = at[step.rows[at] == rows]
-        rows = step.rows[at]
-        low = np.searchsorted(step.fact_keys, rows << ROW_SHIFT)
-        high = np.searchsorted(step.fact_keys, (rows + 1) << ROW_SHIFT)
+        at = at[bucket.rows[at] == rows]
+        rows = bucket.rows[at]
+        low = np.searchsorted(bucket.fact_keys, rows << ROW_SHIFT)
+        high = np.searchsorted(bucket.fact_keys, (rows + 1) << ROW_SHIFT)
         spans = [np.arange(a, b) for a, b in zip(low, high, strict=True)]
         return at, np.concatenate(spans) if spans else at
 
-    def _many(self, step: Step) -> tuple[Ints, Ints]:
-        """Return the same by a pass over the step."""
-        at = np.flatnonzero(self._numbers[step.rows] >= 0)
-        if not self._facets:
+    def _many(self, bucket: Bucket) -> tuple[Ints, Ints]:
+        """Return the same by a pass over the bucket."""
+        at = np.flatnonzero(self._numbers[bucket.rows] >= 0)
+        if not self._dimensions:
             return at, at[:0]
-        facts = np.flatnonzero(self._numbers[step.fact_keys >> ROW_SHIFT] >= 0)
+        facts = np.flatnonzero(self._numbers[bucket.fact_keys >> ROW_SHIFT] >= 0)
         return at, facts
 
     def _add_facts(self, keys: Ints, counts: Ints, offset: int) -> None:
-        if self._facets != ALL_FACETS:
-            facet = (keys >> FACET_SHIFT) & FACET_MASK
-            mine = np.isin(facet, [int(wanted) for wanted in self._facets])
+        if self._dimensions != ALL_DIMENSIONS:
+            dimension = (keys >> DIMENSION_SHIFT) & DIMENSION_MASK
+            mine = np.isin(dimension, [int(wanted) for wanted in self._dimensions])
             keys, counts = keys[mine], counts[mine]
         if not len(keys):
             return

@@ -1,13 +1,14 @@
-"""A step: everything known of a set of events, per series. Merging is exact.
+"""A bucket: everything known of a set of events, per series. Merging is exact.
 
 Strategy: an open bucket, a closed one, a window and the totals are all the same
-thing, a Step, and all are made by two functions: `reduce` from columns and `merge`
-from steps. Merging is associative and commutative, so the order of arrival and the
+thing, a Bucket, and all are made by two functions: `reduce` from columns and `merge`
+from buckets. Merging is associative and commutative, so the order of arrival and the
 size of ticks can't show in a result (but for the last bits of float sums).
 
 What varies in number per series (histogram buckets, outcomes, actions, errors) is
-kept in one sorted array of keys with counts, the "facts": row, facet and number packed
-into an int64. So there is one kind of counter, and a series' facts are one slice.
+kept in one sorted array of keys with counts, the "facts": row, dimension and number
+packed into an int64. So there is one kind of counter, and a series' facts are one
+slice.
 
 Steps are never mutated, so they can be read from other threads without a lock.
 """
@@ -27,9 +28,9 @@ from kaywatch_agent.model.series import Columns, PhaseColumns
 __all__ = [
     "EMPTY",
     "TICKS",
-    "Facet",
+    "Dimension",
     "PhaseSum",
-    "Step",
+    "Bucket",
     "collapse",
     "facts_of",
     "gather",
@@ -42,8 +43,8 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 ROW_SHIFT: Final = 32
-FACET_SHIFT: Final = 28
-NUMBER_MASK: Final = (1 << FACET_SHIFT) - 1
+DIMENSION_SHIFT: Final = 28
+NUMBER_MASK: Final = (1 << DIMENSION_SHIFT) - 1
 
 # A dense count beats a sort as long as its table isn't much larger than the data.
 DENSE_FACTOR: Final = 8
@@ -62,7 +63,7 @@ MAX_TICKS: Final = 2.0**48
 MAX_GATHERED: Final = 400
 
 
-class Facet(IntEnum):
+class Dimension(IntEnum):
     """What a fact counts."""
 
     HISTOGRAM = 0  # number: code + CODE_LIMIT
@@ -83,7 +84,7 @@ class PhaseSum(IntEnum):
     ITEMS = 5
 
 
-class Step(NamedTuple):
+class Bucket(NamedTuple):
     """Aggregates per series; `rows` is sorted and without duplicates."""
 
     rows: Ints
@@ -99,17 +100,17 @@ class Step(NamedTuple):
     fact_counts: Ints
 
 
-def _empty() -> Step:
+def _empty() -> Bucket:
     ints: NDArray[Any] = np.zeros(0, np.int64)
     floats: NDArray[Any] = np.zeros(0, np.float64)
-    return Step._make([ints] * 3 + [floats] * 6 + [ints] * 2)
+    return Bucket._make([ints] * 3 + [floats] * 6 + [ints] * 2)
 
 
 EMPTY: Final = _empty()
 
 
-def reduce(columns: Columns, phases: PhaseColumns | None = None) -> Step:
-    """Aggregate events into a step, and the phases that are known of some of them."""
+def reduce(columns: Columns, phases: PhaseColumns | None = None) -> Bucket:
+    """Aggregate events into a bucket, and the phases that are known of some of them."""
     count = len(columns.row)
     if not count:
         return EMPTY
@@ -131,7 +132,7 @@ def reduce(columns: Columns, phases: PhaseColumns | None = None) -> Step:
     newest = columns.time == last_time[local]
     last[local[newest]] = columns.value[newest]
     keys, counts = _facts(rows, local, columns, phases)
-    return Step(
+    return Bucket(
         rows,
         executions,
         attempts,
@@ -146,25 +147,25 @@ def reduce(columns: Columns, phases: PhaseColumns | None = None) -> Step:
     )
 
 
-def merge(steps: Iterable[Step]) -> Step:
-    """Return the step of all the events in `steps`."""
-    parts = [step for step in steps if len(step.rows)]
+def merge(buckets: Iterable[Bucket]) -> Bucket:
+    """Return the bucket of all the events in `buckets`."""
+    parts = [bucket for bucket in buckets if len(bucket.rows)]
     if not parts:
         return EMPTY
     return parts[0] if len(parts) == 1 else _merge(parts)
 
 
-def gather(steps: Iterable[Step]) -> list[Step]:
-    """Return steps with the same events, merged some at a time: a month has many."""
-    found: list[Step] = []
-    for step in steps:
-        found.append(step)
+def gather(buckets: Iterable[Bucket]) -> list[Bucket]:
+    """Return buckets with the same events, merged some at a time: a month has many."""
+    found: list[Bucket] = []
+    for bucket in buckets:
+        found.append(bucket)
         if len(found) > MAX_GATHERED:
             found = [merge(found)]
     return found
 
 
-def _merge(parts: Sequence[Step]) -> Step:
+def _merge(parts: Sequence[Bucket]) -> Bucket:
     rows, order, starts = _group(np.concatenate([p.rows for p in parts]))
 
     def column(name: str) -> NDArray[Any]:
@@ -185,7 +186,7 @@ def _merge(parts: Sequence[Step]) -> Step:
     last[group[carriers]] = column("last")[carriers]
     keys, fact_order, fact_starts = _group(np.concatenate([p.fact_keys for p in parts]))
     counts = np.concatenate([p.fact_counts for p in parts])[fact_order]
-    return Step(
+    return Bucket(
         rows,
         add("executions"),
         add("attempts"),
@@ -200,43 +201,43 @@ def _merge(parts: Sequence[Step]) -> Step:
     )
 
 
-def rows_of(step: Step, wanted: Ints) -> Step:
-    """Return the part of a step that concerns the `wanted` rows, given sorted."""
-    if not len(step.rows):
+def rows_of(bucket: Bucket, wanted: Ints) -> Bucket:
+    """Return the part of a bucket that concerns the `wanted` rows, given sorted."""
+    if not len(bucket.rows):
         return EMPTY
-    at = np.minimum(np.searchsorted(step.rows, wanted), len(step.rows) - 1)
-    at = at[step.rows[at] == wanted]
+    at = np.minimum(np.searchsorted(bucket.rows, wanted), len(bucket.rows) - 1)
+    at = at[bucket.rows[at] == wanted]
     if not len(at):
         return EMPTY
-    rows = step.rows[at]
-    low = np.searchsorted(step.fact_keys, rows << ROW_SHIFT)
-    high = np.searchsorted(step.fact_keys, (rows + 1) << ROW_SHIFT)
+    rows = bucket.rows[at]
+    low = np.searchsorted(bucket.fact_keys, rows << ROW_SHIFT)
+    high = np.searchsorted(bucket.fact_keys, (rows + 1) << ROW_SHIFT)
     facts = np.concatenate([np.arange(a, b) for a, b in zip(low, high, strict=True)])
-    columns = [column[at] for column in step[:9]]
-    return Step._make([*columns, step.fact_keys[facts], step.fact_counts[facts]])
+    columns = [column[at] for column in bucket[:9]]
+    return Bucket._make([*columns, bucket.fact_keys[facts], bucket.fact_counts[facts]])
 
 
-def collapse(step: Step) -> Step:
-    """Return all series of a step as if they were one, with row 0."""
-    one = np.zeros(len(step.rows), np.int64)
-    keys = step.fact_keys & ((1 << ROW_SHIFT) - 1)
+def collapse(bucket: Bucket) -> Bucket:
+    """Return all series of a bucket as if they were one, with row 0."""
+    one = np.zeros(len(bucket.rows), np.int64)
+    keys = bucket.fact_keys & ((1 << ROW_SHIFT) - 1)
     order = np.argsort(keys, kind="stable")
-    flat = step._replace(
-        rows=one, fact_keys=keys[order], fact_counts=step.fact_counts[order]
+    flat = bucket._replace(
+        rows=one, fact_keys=keys[order], fact_counts=bucket.fact_counts[order]
     )
     # Merging with nothing would return it as it is, with its duplicate rows.
     return _merge([flat])
 
 
-def facts_of(step: Step, row: int, facet: Facet) -> tuple[Ints, Ints]:
-    """Return (numbers, counts) of one facet of one series, sorted by number."""
-    low = (row << ROW_SHIFT) | (facet << FACET_SHIFT)
-    bounds = np.searchsorted(step.fact_keys, [low, low + (1 << FACET_SHIFT)])
+def facts_of(bucket: Bucket, row: int, dimension: Dimension) -> tuple[Ints, Ints]:
+    """Return (numbers, counts) of one dimension of one series, sorted by number."""
+    low = (row << ROW_SHIFT) | (dimension << DIMENSION_SHIFT)
+    bounds = np.searchsorted(bucket.fact_keys, [low, low + (1 << DIMENSION_SHIFT)])
     part = slice(int(bounds[0]), int(bounds[1]))
-    numbers = step.fact_keys[part] & NUMBER_MASK
-    if facet is Facet.HISTOGRAM:
+    numbers = bucket.fact_keys[part] & NUMBER_MASK
+    if dimension is Dimension.HISTOGRAM:
         numbers = numbers - histogram.CODE_LIMIT
-    return numbers, step.fact_counts[part]
+    return numbers, bucket.fact_counts[part]
 
 
 # -- inside --------------------------------------------------------------------------
@@ -260,19 +261,21 @@ def _facts(
     rows: Ints, local: Ints, columns: Columns, phases: PhaseColumns | None
 ) -> tuple[Ints, Ints]:
     code = histogram.codes(columns.value) + histogram.CODE_LIMIT
-    facets: list[tuple[Facet, Ints, Ints]] = [(Facet.HISTOGRAM, local, code)]
-    for facet, number in (
-        (Facet.OUTCOME, columns.outcome),
-        (Facet.ACTION, columns.action),
-        (Facet.ERROR, columns.error),
+    dimensions: list[tuple[Dimension, Ints, Ints]] = [
+        (Dimension.HISTOGRAM, local, code)
+    ]
+    for dimension, number in (
+        (Dimension.OUTCOME, columns.outcome),
+        (Dimension.ACTION, columns.action),
+        (Dimension.ERROR, columns.error),
     ):
         some = np.flatnonzero(number)
         if len(some):
-            facets.append((facet, local[some], number[some].astype(np.int64)))
+            dimensions.append((dimension, local[some], number[some].astype(np.int64)))
     keys, counts = [], []
-    for facet, position, number in facets:
+    for dimension, position, number in dimensions:
         at, sub, count = _count_pairs(position, number, len(rows))
-        keys.append((rows[at] << ROW_SHIFT) | (int(facet) << FACET_SHIFT) | sub)
+        keys.append((rows[at] << ROW_SHIFT) | (int(dimension) << DIMENSION_SHIFT) | sub)
         counts.append(count)
     if phases is not None:
         phase_keys, sums = _phase_facts(phases)
@@ -305,7 +308,7 @@ def _phase_facts(phases: PhaseColumns) -> tuple[Ints, Ints]:
     flat = sums.ravel()
     some = np.flatnonzero(flat)
     at, number = np.divmod(some, len(PhaseSum))
-    keys = (rows[at] << ROW_SHIFT) | (int(Facet.PHASES) << FACET_SHIFT) | number
+    keys = (rows[at] << ROW_SHIFT) | (int(Dimension.PHASES) << DIMENSION_SHIFT) | number
     return keys, flat[some]
 
 
