@@ -304,13 +304,13 @@ def test_without_listeners_the_feed_is_not_even_called(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[object] = []
-    real = event_stream.Feed.take
+    real = event_stream.EventStream.take
 
-    def take(self: event_stream.Feed, *batch: Any) -> None:
+    def take(self: event_stream.EventStream, *batch: Any) -> None:
         calls.append(batch)
         real(self, *batch)
 
-    monkeypatch.setattr(event_stream.Feed, "take", take)
+    monkeypatch.setattr(event_stream.EventStream, "take", take)
     fill(served)
     assert not calls
     with listening(served) as reader:
