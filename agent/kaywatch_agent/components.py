@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -179,6 +180,7 @@ class Components:
 
     def _web_server(self) -> WebServer:
         view = AgentView(
+            socket=lambda: os.path.abspath(self.listener.path),
             health=self.health,
             event_stream=self.pipeline.event_stream,
             alerting=self.alerting,

@@ -65,6 +65,7 @@ class Reading:
         now: Unix seconds.
         started: when the agent started.
         version: the agent's.
+        socket: the path of the socket that clients push to.
         view: what is aggregated.
         health: the stages' readiness.
         memory: the largest peak RSS of each service's clients, in bytes.
@@ -81,6 +82,7 @@ class Reading:
     now: float
     started: float
     version: str
+    socket: str
     view: View
     health: HealthReport
     memory: Mapping[str, int]

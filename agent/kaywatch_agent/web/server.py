@@ -321,6 +321,7 @@ class WebServer:
             now=now,
             started=source.health.started,
             version=self._version,
+            socket=source.socket(),
             view=source.view(),  # before `own`: the source measures itself for it
             health=source.health.status(now),
             memory=peaks(clients),

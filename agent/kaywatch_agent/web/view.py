@@ -21,6 +21,7 @@ class AgentView:
     """The agent as the web stage sees it; used on the event loop only.
 
     Attributes:
+        socket: returns the path of the socket that clients push to.
         health: the readiness of each stage.
         event_stream: single events, for those who listen.
         alerting: alerts, rules and silences.
@@ -32,6 +33,7 @@ class AgentView:
             not, empty if it is.
     """
 
+    socket: Callable[[], str]
     health: Health
     event_stream: EventStream
     alerting: Alerting

@@ -168,6 +168,9 @@ class Source:
     async def wait_durable(self) -> str:
         return self.unkept
 
+    def socket(self) -> str:
+        return "/run/kaywatch/ingest.sock"
+
     def view(self) -> View:
         return self.pipeline.aggregator.view(self.clock())
 

@@ -50,7 +50,9 @@ def client_list(reading: Reading, query: ClientsQuery) -> schema.ClientList:
         and query.service in (None, client.service)
     ]
     found.sort(key=lambda client: (client.service, client.pid, client.id))
-    return schema.ClientList(timestamp=reading.now, clients=found)
+    return schema.ClientList(
+        timestamp=reading.now, socket=reading.socket, clients=found
+    )
 
 
 def completeness(

@@ -300,9 +300,10 @@ class ClientAnswer(Client, kw_only=True):
 
 
 class ClientList(Body):
-    """The clients, by service and process."""
+    """The clients, by service and process; `socket` is where they push to, by path."""
 
     timestamp: Moment
+    socket: str
     clients: list[ClientAnswer]
 
 

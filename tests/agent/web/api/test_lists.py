@@ -209,7 +209,9 @@ def test_each_state_and_the_filters(served: Served) -> None:
     served.call(served.source.agent.tick)
 
     def listed(**filters: str) -> list[tuple[str, str]]:
-        found = served.get("/api/v1/clients", **filters)["clients"]
+        answer = served.get("/api/v1/clients", **filters)
+        assert answer["socket"] == "/run/kaywatch/ingest.sock"
+        found = answer["clients"]
         return [(client["client"][:2], client["state"]) for client in found]
 
     assert sorted(listed()) == [
