@@ -1,17 +1,7 @@
-"""The hot path: what an application's threads call, and where their events wait.
+"""Records events on the application's threads, for the sender to take.
 
-Strategy: every event is one `list.extend` of a flat tuple onto a list that lives as
-long as the process. That is one C call, so it is atomic under threads, signals and
-re-entrancy from the garbage collector without a lock, it allocates no object that the
-collector tracks, and the sender can take whole columns out by slicing with a stride.
-(Measured on CPython 3.11: 125 ns against 210 ns for appending a tuple.)
-
-The one check on the hot path compares the list's length with its watermark: a batch's
-worth of events. The event that reaches it wakes the sender and raises the watermark to
-the bound, since it takes the sender 5 ms to be given the interpreter and thousands of
-events may pass meanwhile; the sender sets it back before it packs. While no sender runs
-(before the first event, after a fork) the watermark is 0, so that the very same check
-leads to the slow path.
+Strategy: the names of an event are resolved once, into a bound call that knows its
+number in the table on the wire. `kaywatch._pending` describes the hot path.
 """
 
 from __future__ import annotations
@@ -20,14 +10,15 @@ import os
 import time
 from collections.abc import Callable, Hashable, Mapping
 from itertools import count
-from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
+from typing import Final, Generic, NamedTuple, Protocol, TypeVar
+
+from kaywatch._pending import Pending
 
 __all__ = [
     "Failure",
     "InFlight",
     "OpenRun",
     "OpenSpan",
-    "PendingEvents",
     "Recorder",
     "RunVisits",
     "Series",
@@ -37,29 +28,17 @@ __all__ = [
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
-# Fields of one event in its flat list, in the order of the columns on the wire.
-EXECUTION_WIDTH: Final = 7
-PHASED_WIDTH: Final = 11  # an execution, and how its time was split
-POINT_WIDTH: Final = 3
-RUN_WIDTH: Final = 8
-
-# Wake the sender at a full batch; drop beyond forty of them. At some 80 bytes per
-# event, twice that with phases, those are 16 and 32 MB, and only reached when the
-# sender gets no time to pack.
-WAKE_EVENTS: Final = 5_000
-MAX_PENDING_EVENTS: Final = 200_000
-
-# Distinct (graph, node) pairs and custom metrics of one process; what comes later is
-# folded into `__other__` of its graph. A graph built per request with a fresh name
+# Distinct (graph, node) pairs and custom metrics of one process; later ones are
+# folded into `__other__` of their graph. A graph built per request with a fresh name
 # each time would otherwise fill the application's memory.
 MAX_SERIES: Final = 5_000
 OTHER: Final = "__other__"
 
-# Full details are kept of so many failures between two batches; all are counted.
+# Failures whose details are kept between two batches; all failures are counted.
 MAX_FAILURES: Final = 100
 
-# Nodes that runs came back to, between two batches. A node is there again only if a run
-# came back to it more often than any before.
+# Entries for nodes that runs revisited, between two batches. A node gets another entry
+# only when a run revisited it more often than any run before.
 MAX_REVISITS: Final = 2 * MAX_SERIES
 
 ErrorKey = tuple[str, str]  # (exception's type, phase)
@@ -96,17 +75,17 @@ class Failure(NamedTuple):
 
 
 class InFlight(NamedTuple):
-    """An execution that has started and not ended."""
+    """An execution in progress."""
 
     graph: str
     node: str
     started: float  # Unix seconds
     run: int  # its number, 0 for none
-    visits: int  # that the run had made before it
+    visits: int  # made by the run before this one
 
 
 class OpenSpan(Protocol):
-    """An execution in progress, described only when somebody asks."""
+    """An execution in progress, described only when a batch is packed."""
 
     def in_flight(self) -> InFlight:
         """Return which node is executed, and since when."""
@@ -123,7 +102,7 @@ class RunVisits(NamedTuple):
 
 
 class OpenRun(Protocol):
-    """A run in progress, described only when somebody asks."""
+    """A run in progress, described only when a batch is packed."""
 
     def revisits(self) -> RunVisits | None:
         """Return the visits of each node, None while no node was visited twice."""
@@ -160,61 +139,13 @@ class Series:
         self.points: dict[object, Callable[[float], None]] = {}
 
 
-class PendingEvents:
-    """The events of one kind that wait for the sender.
-
-    Args:
-        width: the number of fields of an event.
-        wake: starts the sender, or wakes it.
-
-    Attributes:
-        flat: the fields of all events. It stays the same list.
-        watermark: holds the length of `flat` from which the slow path is taken; in a
-            list, so that closures see it change. The first item counts and the last is
-            what `is_full` raises. They are one item while a sender runs and two
-            otherwise, so that no raise that comes late can let events through.
-        dropped: events refused since the start.
-    """
-
-    def __init__(self, width: int, wake: Callable[[], None]) -> None:
-        self.width = width
-        self.flat: list[Any] = []
-        self.watermark = [0, 0]
-        self.dropped = 0
-        self._wake = wake
-
-    def is_full(self) -> bool:
-        """Wake the sender; return whether the event has to be dropped."""
-        # Raised before the wake, so that the sender lowers it after.
-        self.watermark[-1] = MAX_PENDING_EVENTS * self.width
-        self._wake()
-        if len(self.flat) < MAX_PENDING_EVENTS * self.width:
-            return False
-        self.dropped += 1
-        return True
-
-    def record(self, event: tuple[Any, ...]) -> None:
-        """Append one event, or drop it."""
-        if len(self.flat) < self.watermark[0] or not self.is_full():
-            self.flat.extend(event)
-
-
-class Pending(NamedTuple):
-    """The events of each kind. Executions with phases cost the others nothing."""
-
-    executions: PendingEvents
-    phased: PendingEvents
-    points: PendingEvents
-    runs: PendingEvents
-
-
 class Numbered(Generic[K, V]):
-    """Things made by key, each with the number that it has in the table on the wire.
+    """Objects made by key, each with the number that it has in the table on the wire.
 
     Attributes:
         keys: by number, from 0 without gaps.
         made: by key.
-        folded: how many keys found no room.
+        folded: keys that exceeded the limit.
     """
 
     def __init__(self) -> None:
@@ -224,7 +155,7 @@ class Numbered(Generic[K, V]):
         self._numbers = count()
 
     def add(self, key: K, make: Callable[[int], V]) -> V:
-        """Return what `make(number)` made for a new key.
+        """Add `make(number)` under a new key and return it.
 
         No lock: of two threads that add the same key, one loses setdefault and leaves
         a number that nothing refers to.
@@ -235,10 +166,10 @@ class Numbered(Generic[K, V]):
 
 
 class Revisits:
-    """The nodes that ended runs came back to, where that is news, until taken.
+    """The nodes that ended runs visited more than once, until a batch takes them.
 
     Attributes:
-        left_out: nodes for which there was no room.
+        left_out: entries that exceeded the limit.
     """
 
     def __init__(self) -> None:
@@ -247,9 +178,9 @@ class Revisits:
         self._most: dict[tuple[str, str], int] = {}  # the most visits in `_nodes`
 
     def add(self, graph: str, counts: Mapping[str, int]) -> None:
-        """Keep the visits of a run that ended.
+        """Keep the visits of a run that ended, where they exceed those kept before.
 
-        Two threads may both find them news; no more is left out than is kept.
+        Two threads may both add an entry for a node; the larger one counts.
         """
         most = self._most
         for node, visits in counts.items():
@@ -262,7 +193,7 @@ class Revisits:
                     self.left_out += 1
 
     def take(self) -> list[tuple[str, str, int]]:
-        """Return (graph, node, visits) of all that was added since the last call."""
+        """Return all (graph, node, visits) added since the last call."""
         taken = self._nodes[:]
         del self._nodes[: len(taken)]
         self._most.clear()
@@ -275,17 +206,16 @@ class Recorder:
     Attributes:
         pending: events, by kind.
         failures: details of failed executions.
-        topologies: by graph; `topology_version` is another one after each change.
+        topologies: by graph; `topology_version` changes with each of them.
         in_flight, runs: executions and runs in progress.
-        revisits: the nodes that ended runs came back to.
-        series_table, points_table: what the events refer to by number.
-        run_prefix: what the ids of this process's runs begin with.
+        revisits: the nodes that ended runs visited more than once.
+        series_table, points_table: the events refer to these by number.
+        run_prefix: begins the ids of this process's runs.
     """
 
     def __init__(self, on_pressure: Callable[[], None] | None = None) -> None:
         self._wake = on_pressure or (lambda: None)
-        widths = EXECUTION_WIDTH, PHASED_WIDTH, POINT_WIDTH, RUN_WIDTH
-        self.pending = Pending(*(PendingEvents(width, self._wake) for width in widths))
+        self.pending = Pending.waking(self._wake)
         self.failures: list[Failure] = []
         self.topologies: dict[str, Topology] = {}
         self.topology_version = 0
@@ -299,7 +229,7 @@ class Recorder:
 
     @property
     def folded(self) -> int:
-        """Series and metrics that were folded into `__other__`, for want of room."""
+        """Series and metrics beyond the limit, folded into `__other__`."""
         return self.series_table.folded + self.points_table.folded
 
     # -- set-up: slow, cached, bounded -------------------------------------------
@@ -307,13 +237,13 @@ class Recorder:
     def series(self, graph: str, node: str) -> Series:
         """Return the bound series of a node, made at first use."""
         key, table = (graph, node), self.series_table
-        found = table.made.get(key)
-        if found is not None:
-            return found
+        series = table.made.get(key)
+        if series is not None:
+            return series
         if len(table.made) >= MAX_SERIES and node != OTHER:
             table.folded += 1
-            known = (graph, OTHER) in table.made or len(table.made) < 2 * MAX_SERIES
-            return self.series(graph if known else OTHER, OTHER)
+            has_room = (graph, OTHER) in table.made or len(table.made) < 2 * MAX_SERIES
+            return self.series(graph if has_room else OTHER, OTHER)
         return table.add(
             key, lambda number: Series(graph, node, number, self._execute(number))
         )
@@ -327,11 +257,11 @@ class Recorder:
         labels: Mapping[str, str] | None = None,
     ) -> Callable[[float], None]:
         """Return the hot call of one custom metric: `add(value)`."""
-        flat = tuple(sorted(labels.items())) if labels else ()
-        key, table = (kind, name, graph, node, flat), self.points_table
-        found = table.made.get(key)
-        if found is not None:
-            return found
+        pairs = tuple(sorted(labels.items())) if labels else ()
+        key, table = (kind, name, graph, node, pairs), self.points_table
+        add = table.made.get(key)
+        if add is not None:
+            return add
         if len(table.made) >= MAX_SERIES and name != OTHER:
             table.folded += 1
             return self.point(kind, OTHER, "", "")
@@ -362,14 +292,14 @@ class Recorder:
         self.pending.runs.record(end)
 
     def failed(self, failure: Failure) -> None:
-        """Keep the details of a failure, as long as there is room."""
+        """Keep the details of a failure, up to the limit."""
         if len(self.failures) < MAX_FAILURES:
             self.failures.append(failure)
         if not self.pending.executions.watermark[0]:
             self._wake()
 
     def wired(self, topology: Topology) -> None:
-        """Keep a graph's topology; the newest of a name wins."""
+        """Keep a graph's topology, replacing one of the same name."""
         if self.topologies.get(topology.graph) == topology:
             return
         if len(self.topologies) < MAX_SERIES or topology.graph in self.topologies:
@@ -381,12 +311,12 @@ class Recorder:
     def open(self) -> None:
         """Let events through without the slow path: a sender is running."""
         for events in self.pending:
-            events.watermark[:] = [WAKE_EVENTS * events.width]
+            events.watermark[:] = [events.wake_at]
 
     def rearm(self) -> None:
-        """Ask for another wake: the sender is about to take what is pending."""
+        """Ask for another wake: the sender is about to take all pending events."""
         for events in self.pending:
-            events.watermark[-1] = WAKE_EVENTS * events.width
+            events.watermark[-1] = events.wake_at
 
     def close(self) -> None:
         """Send the next event through the slow path: no sender is running."""
@@ -394,7 +324,7 @@ class Recorder:
             events.watermark[:] = [0, 0]
 
     def forget(self) -> None:
-        """Drop all that is pending: after a fork it is the parent's."""
+        """Discard everything pending: after a fork it belongs to the parent."""
         for events in self.pending:
             events.flat.clear()
             events.dropped = 0
@@ -406,7 +336,7 @@ class Recorder:
         self.topology_version += 1
         self.close()
 
-    # -- hot: bound once to what they need ---------------------------------------
+    # -- hot: closures over local names, which Python looks up fastest -------------
 
     def _execute(self, number: int) -> Execute:
         events = self.pending.executions

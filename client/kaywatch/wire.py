@@ -52,28 +52,29 @@ __all__ = [
 
 VERSION: Final = 1
 
-# A stream frame, and an MQTT payload, at most. A full batch of our client is about
-# 130 kB; 4 MiB leaves room for rows written by hand and for tables of long names.
+# Limit of a frame on a stream and of an MQTT payload. A full batch of our client is
+# about 130 kB; 4 MiB leaves room for rows written by hand and for tables of long names.
 MAX_FRAME: Final = 4 * 1024 * 1024
 
-# Events in one batch of our client: the sender is woken when so many are waiting.
+# Events in one batch of our client. This many pending events wake the sender.
 MAX_BATCH_EVENTS: Final = 5_000
 
-# Characters of a name (service, graph, node, action, metric, label). Longer ones are
-# cut, by client and agent alike, so that nothing is lost for them.
+# Characters of a name (service, graph, node, action, metric, label). Client and agent
+# both truncate longer names, so that no event is rejected for its name.
 MAX_NAME: Final = 200
 
 # An index is 16 bits wide.
 MAX_TABLE_ENTRIES: Final = 65_536
 
-# Where messages are on a broker: PREFIX/v1/CLIENT/up and others; see `topic`.
+# The default prefix of all topics on a broker; see `topic`.
 MQTT_PREFIX: Final = "kaywatch"
 
-# What the agent's status topic says, retained.
+# The payloads of the agent's retained status topic.
 ONLINE: Final = b"online"
 OFFLINE: Final = b"offline"
 
-# Column name -> array typecode, which is also the struct and numpy code.
+# Column name -> array typecode, which is also the struct and numpy code. The recorder
+# keeps the fields of an event in the same order.
 EXECUTION_COLUMNS: Final[Mapping[str, str]] = {
     "series": "H",
     "end": "d",
@@ -83,8 +84,8 @@ EXECUTION_COLUMNS: Final[Mapping[str, str]] = {
     "action": "H",
     "error": "H",
 }
-# How the time of an execution was split. They may be left out, or be shorter than the
-# others: then they are of the first executions, and of the rest it isn't known.
+# How the time of an execution was split. These columns may be absent, or shorter than
+# the others: then they belong to the first executions of the batch.
 PHASE_COLUMNS: Final[Mapping[str, str]] = {
     "prep": "f",
     "exec": "f",
@@ -111,7 +112,7 @@ class Outcome(IntEnum):
     ERROR = 1  # an exception left the node
     SUPPRESSED = 2  # `on_error` swallowed it
     FALLBACK = 3  # `exec_fallback` answered
-    CANCELLED = 4  # a CancelledError or KeyboardInterrupt passed through
+    CANCELLED = 4  # by a CancelledError or KeyboardInterrupt
 
 
 class Phase(StrEnum):
@@ -127,29 +128,29 @@ class EndReason(StrEnum):
     """Why a run ended."""
 
     NO_SUCCESSORS = "no_successors"  # the last node has no edges out: the normal end
-    UNMATCHED_ACTION = "unmatched_action"  # it has, but none for its action
+    UNMATCHED_ACTION = "unmatched_action"  # no edge of the last node has its action
     ERROR = "error"
     CANCELLED = "cancelled"
-    UNKNOWN = "unknown"  # a graph that replaces the loop, and doesn't say
+    UNKNOWN = "unknown"  # the graph replaces the framework's loop
 
 
 PHASES: Final = frozenset(Phase)
 
 
 class PointKind(StrEnum):
-    """What a custom metric's points are."""
+    """How the values of a custom metric are combined."""
 
     OBSERVE = "observe"  # a distribution: count, sum, min, max, quantiles
     COUNT = "count"  # a running sum
-    GAUGE = "gauge"  # the last value counts
+    GAUGE = "gauge"  # the last value
 
 
 class DropReason(StrEnum):
     """Why a client could not deliver an event."""
 
-    BUFFER_FULL = "buffer_full"  # the bounded buffer of unacknowledged batches
+    BUFFER_FULL = "buffer_full"  # too many unacknowledged batches
     PENDING_FULL = "pending_full"  # recorded faster than the sender could pack
-    REJECTED = "rejected"  # the agent refused the batch for good
+    REJECTED = "rejected"  # the agent will never accept the batch
     UNPACKABLE = "unpackable"  # a value that no column can hold
 
 
@@ -157,33 +158,35 @@ DROP_REASONS: Final = frozenset(DropReason)
 
 
 class ErrorCode(StrEnum):
-    """What the agent found wrong with a message; also the label of its counter."""
+    """Why the agent rejected a message; also the label of its counter."""
 
     FRAME_TOO_LARGE = "frame_too_large"
     BAD_MSGPACK = "bad_msgpack"
-    BAD_MESSAGE = "bad_message"  # no map, or a field is missing or has a wrong type
+    BAD_MESSAGE = "bad_message"  # not a map; a field is missing or has a wrong type
     UNKNOWN_TYPE = "unknown_type"
     UNSUPPORTED_VERSION = "unsupported_version"
     BAD_TABLE = "bad_table"
-    BAD_COLUMNS = "bad_columns"  # one is missing or truncated, or lengths differ
+    BAD_COLUMNS = "bad_columns"  # missing, truncated, or of different lengths
     BAD_INDEX = "bad_index"  # outside its table
     BAD_VALUE = "bad_value"  # NaN, infinite, negative, or an unknown enum member
     BAD_ROW = "bad_row"
     BAD_SECTION = "bad_section"  # failures, topologies, in_flight, loops, process
     BAD_JSON = "bad_json"  # rows from a shell over MQTT
-    FORBIDDEN = "forbidden"  # to push, to observe, or to speak for another's client
+    FORBIDDEN = "forbidden"  # to push, to capture, or to use another's client id
     OVER_QUOTA = "over_quota"  # too many connections or bytes of one process or user
 
 
 def pack(value: object) -> bytes:
-    """Return `value` as msgpack; what no UTF-8 can hold becomes a question mark."""
+    """Encode `value` as msgpack, with question marks for lone surrogates.
+
+    Lone surrogates, as `os.fsdecode` produces them, have no UTF-8 form.
+    """
     import msgpack  # here, so that `import kaywatch` costs no third-party import
 
     packed: bytes
     try:
         packed = msgpack.packb(value, use_bin_type=True)
     except UnicodeEncodeError:
-        # Lone surrogates, as from os.fsdecode, have no UTF-8 form.
         packed = msgpack.packb(value, use_bin_type=True, unicode_errors="replace")
     return packed
 
@@ -194,10 +197,10 @@ def frame(message: bytes) -> bytes:
 
 
 def decode(message: bytes) -> dict[str, Any]:
-    """Return a message as a map; for the client's side, which trusts its agent.
+    """Decode a message from an agent that the client trusts.
 
     Raises:
-        ValueError: if it is no msgpack map.
+        ValueError: if it is not a msgpack map.
     """
     import msgpack
 
@@ -206,6 +209,9 @@ def decode(message: bytes) -> dict[str, Any]:
         kind = type(value).__name__
         raise ValueError(f"expected a map, got {kind}")  # noqa: TRY004 - as documented
     return value
+
+
+# -- messages to the agent -------------------------------------------------------------
 
 
 def hello(
@@ -220,27 +226,24 @@ def hello(
     greeting: int = 0,
     first: int = 0,
 ) -> bytes:
-    """Introduce a client; first on every connection, and answered with an ack.
+    """Introduce a client: the first message on every connection.
 
-    A `greeting` numbers a client's hellos from 1, and the ack that answers it has it
-    too; `first` is the lowest number of a batch that may still come.
+    A `greeting` numbers the client's hellos from 1, and the answering ack repeats it.
+    `first` is the lowest sequence number that may still be sent.
     """
-    message: dict[str, object] = {
-        "type": "hello",
-        "v": VERSION,
-        "client": client,
-        "service": service,
-        "host": host,
-        "pid": pid,
-        "start": start,
-        "sdk": sdk,
-        "tags": dict(tags),
-    }
-    if greeting:
-        message["greeting"] = greeting
-    if first:
-        message["first"] = first
-    return pack(message)
+    return _message(
+        "hello",
+        v=VERSION,
+        client=client,
+        service=service,
+        host=host,
+        pid=pid,
+        start=start,
+        sdk=sdk,
+        tags=dict(tags),
+        greeting=greeting or None,
+        first=first or None,
+    )
 
 
 def batch(
@@ -253,60 +256,50 @@ def batch(
     sections: Mapping[str, object],
     drops: Mapping[str, int] | None = None,
 ) -> bytes:
-    """Return one batch.
+    """Encode one batch of events.
 
     Args:
-        client: the 16 random bytes of this process.
-        seq: from 1, rising by 1 with every batch of this client.
+        client: as in the client's hello.
+        seq: 1 for the client's first batch, and 1 more for each that follows.
         sent: when the batch was made, in Unix seconds.
-        service: the service's name.
-        recorded: events recorded by this client so far, those it dropped included.
+        service: as in the client's hello.
+        recorded: events recorded by this client so far, including dropped ones.
         sections: any of `table`, `executions`, `points`, `runs`, `failures`,
             `topologies`, `in_flight`, `loops`, `looped`, `process`, or `events` (rows).
         drops: events lost since the last batch, by `DropReason`.
     """
-    message: dict[str, object] = {
-        "type": "batch",
-        "v": VERSION,
-        "client": client,
-        "seq": seq,
-        "sent": sent,
-        "service": service,
-        "recorded": recorded,
+    return _message(
+        "batch",
+        v=VERSION,
+        client=client,
+        seq=seq,
+        sent=sent,
+        service=service,
+        recorded=recorded,
         **sections,
-    }
-    if drops:
-        message["drops"] = dict(drops)
-    return pack(message)
-
-
-def flush(client: bytes = b"") -> bytes:
-    """Say that the client waits for its acks: commit now rather than at the tick.
-
-    Without a client it is nobody's, and answered with an ack after that commit.
-    """
-    message: dict[str, object] = {"type": "flush", "v": VERSION}
-    if client:
-        message["client"] = client
-    return pack(message)
-
-
-def bye(client: bytes, seq: int, drops: Mapping[str, int] | None = None) -> bytes:
-    """Say that the process ends cleanly after batch `seq`."""
-    return pack(
-        {
-            "type": "bye",
-            "v": VERSION,
-            "client": client,
-            "seq": seq,
-            "drops": dict(drops or {}),
-        }
+        drops=dict(drops) if drops else None,
     )
 
 
+def flush(client: bytes = b"") -> bytes:
+    """Ask the agent to commit now rather than at its next tick.
+
+    Without a client, the agent answers with an ack after that commit.
+    """
+    return _message("flush", v=VERSION, client=client or None)
+
+
+def bye(client: bytes, seq: int, drops: Mapping[str, int] | None = None) -> bytes:
+    """Announce that the process ends in an orderly way after batch `seq`."""
+    return _message("bye", v=VERSION, client=client, seq=seq, drops=dict(drops or {}))
+
+
 def capture() -> bytes:
-    """Ask for a copy of every sound message that the agent takes in from now on."""
-    return pack({"type": "capture", "v": VERSION})
+    """Ask for a copy of every valid message that the agent receives from now on."""
+    return _message("capture", v=VERSION)
+
+
+# -- messages from the agent -----------------------------------------------------------
 
 
 def captured(
@@ -317,66 +310,63 @@ def captured(
     missed: int = 0,
     agent: str = "",
 ) -> bytes:
-    """Return what an observer is told.
+    """Encode one copy for an observer that asked for it with `capture`.
 
     Args:
-        at: when it came in, in Unix seconds.
-        connection: the number of the connection that it came on; None for a word about
-            the capture itself.
-        message: as it came; None when the connection has ended.
-        missed: copies left out so far, since the observer was too slow.
-        agent: its version.
+        at: when the message arrived, in Unix seconds.
+        connection: the number of its connection; None in a note about the capture.
+        message: the message as received; None when the connection has ended.
+        missed: copies left out so far because the observer reads too slowly.
+        agent: the agent's version.
     """
-    found: dict[str, object] = {"type": "captured", "at": at}
-    if connection is not None:
-        found["connection"] = connection
-    if message is not None:
-        found["message"] = message
-    if missed:
-        found["missed"] = missed
-    if agent:
-        found["agent"] = agent
-    return pack(found)
+    return _message(
+        "captured",
+        at=at,
+        connection=connection,
+        message=message,
+        missed=missed or None,
+        agent=agent or None,
+    )
 
 
 def ack(seq: int, client: bytes, greeting: int = 0) -> bytes:
-    """Say that all batches of `client` up to `seq` are committed.
+    """Confirm that all batches of `client` up to `seq` are committed.
 
-    Args:
-        seq: the highest committed number.
-        client: whose.
-        greeting: the number of the hello that this answers, if it had one.
+    `greeting` is the number of the hello that this answers, if it had one.
     """
-    message: dict[str, object] = {"type": "ack", "client": client, "seq": seq}
-    if greeting:
-        message["greeting"] = greeting
-    return pack(message)
+    return _message("ack", client=client, seq=seq, greeting=greeting or None)
 
 
 def resend(after: int, client: bytes) -> bytes:
-    """Ask for a hello, and then for all batches after `after` again."""
-    return pack({"type": "resend", "client": client, "after": after})
+    """Ask for a hello, followed by all batches after `after`."""
+    return _message("resend", client=client, after=after)
 
 
 def error(code: ErrorCode, text: str, seq: int | None = None) -> bytes:
-    """Say what was wrong; with `seq` when that batch is refused for good."""
-    message: dict[str, object] = {"type": "error", "code": str(code), "text": text}
-    if seq is not None:
-        message["seq"] = seq
-    return pack(message)
+    """Reject a message; `seq` is the batch that the agent will never accept."""
+    return _message("error", code=str(code), text=text, seq=seq)
 
 
 def slow(seconds: float) -> bytes:
-    """Ask the client to send at most every `seconds`."""
-    return pack({"type": "slow", "seconds": seconds})
+    """Ask the client to send at most one batch every `seconds`."""
+    return _message("slow", seconds=seconds)
+
+
+def _message(kind: str, /, **fields: object) -> bytes:
+    """Encode a message; a field that is None is left out."""
+    present = {name: value for name, value in fields.items() if value is not None}
+    return pack({"type": kind, **present})
+
+
+# -- topics on a broker ----------------------------------------------------------------
 
 
 def topic(prefix: str, client: str, leaf: str) -> str:
-    """Return where messages of a client are on a broker.
+    """Return the topic of a client's messages.
 
     Args:
         prefix: as configured, without a slash at its end.
-        client: its id in 32 hexadecimal digits, or `+` for those of all.
+        client: its id in 32 hexadecimal digits, or `+` for all clients.
         leaf: `up` to the agent, `down` from it, `gone` for the last will, `rows` for
             JSON from a shell.
     """
@@ -384,5 +374,5 @@ def topic(prefix: str, client: str, leaf: str) -> str:
 
 
 def status_topic(prefix: str) -> str:
-    """Return where the agent says whether it is there: ONLINE or OFFLINE."""
+    """Return the topic of the agent's retained status, ONLINE or OFFLINE."""
     return topic(prefix, "agent", "status")

@@ -7,8 +7,12 @@ import threading
 import pytest
 from tests.flights import Endless, Spinning
 
+from kaywatch import _pending
 from kaywatch import recorder as module
 from kaywatch.recorder import MAX_REVISITS, Failure, Recorder, Topology
+from kaywatch.wire import EXECUTION_COLUMNS, PHASE_COLUMNS, POINT_COLUMNS
+
+PHASED_WIDTH = len(EXECUTION_COLUMNS) + len(PHASE_COLUMNS)
 
 
 def opened(on_pressure: object = None) -> Recorder:
@@ -24,13 +28,13 @@ def test_the_first_event_asks_for_a_sender() -> None:
     recorder.series("g", "n").record(0.1)
 
     assert asked == ["start"]
-    assert len(recorder.pending.executions.flat) == module.EXECUTION_WIDTH
+    assert len(recorder.pending.executions.flat) == len(EXECUTION_COLUMNS)
 
 
 def test_with_a_sender_only_a_full_batch_asks_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "WAKE_EVENTS", 10)
+    monkeypatch.setattr(_pending, "WAKE_EVENTS", 10)
     asked: list[str] = []
     recorder = opened(lambda: asked.append("wake"))
     record = recorder.series("g", "n").record
@@ -67,8 +71,8 @@ def test_a_wake_that_comes_late_leaves_a_closed_gate_closed() -> None:
 def test_beyond_the_bound_events_are_dropped_and_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "WAKE_EVENTS", 5)
-    monkeypatch.setattr(module, "MAX_PENDING_EVENTS", 20)
+    monkeypatch.setattr(_pending, "WAKE_EVENTS", 5)
+    monkeypatch.setattr(_pending, "MAX_PENDING_EVENTS", 20)
     recorder = opened()
     record, add = recorder.series("g", "n").record, recorder.point("count", "c", "", "")
 
@@ -81,8 +85,8 @@ def test_beyond_the_bound_events_are_dropped_and_counted(
         add(1)
         recorder.run_ended("g", 0.1, 0, "error", "n", "", 1)
 
-    assert len(recorder.pending.executions.flat) == 20 * module.EXECUTION_WIDTH
-    assert len(recorder.pending.phased.flat) == 20 * module.PHASED_WIDTH
+    assert len(recorder.pending.executions.flat) == 20 * len(EXECUTION_COLUMNS)
+    assert len(recorder.pending.phased.flat) == 20 * PHASED_WIDTH
     assert sum(events.dropped for events in recorder.pending) == 40
 
 
@@ -119,7 +123,7 @@ def test_points_beyond_the_cap_are_folded(monkeypatch: pytest.MonkeyPatch) -> No
         recorder.point("count", f"c{n}", "g", "n")(1)
 
     assert len(recorder.points_table.keys) == 4
-    assert len(recorder.pending.points.flat) == 50 * module.POINT_WIDTH
+    assert len(recorder.pending.points.flat) == 50 * len(POINT_COLUMNS)
 
 
 def test_failures_are_bounded_between_two_batches() -> None:
@@ -199,5 +203,5 @@ def test_threads_record_whole_events() -> None:
         thread.join()
 
     flat = recorder.pending.executions.flat
-    assert len(flat) == 80_000 * module.EXECUTION_WIDTH
-    assert flat[2 :: module.EXECUTION_WIDTH] == flat[4 :: module.EXECUTION_WIDTH]
+    assert len(flat) == 80_000 * len(EXECUTION_COLUMNS)
+    assert flat[2 :: len(EXECUTION_COLUMNS)] == flat[4 :: len(EXECUTION_COLUMNS)]

@@ -8,7 +8,7 @@ from typing import Final
 from kaywatch import wire
 from kaywatch._send.buffer import DEFAULT_BYTES, Buffer, Packed
 from kaywatch._send.identity import ClientIdentity
-from kaywatch._send.packer import Packer, Sections
+from kaywatch._send.packer import BatchContent, Packer
 from kaywatch.recorder import Recorder
 
 __all__ = ["Batches"]
@@ -69,7 +69,7 @@ class Batches:
             self.append(taken)
         return total
 
-    def append(self, taken: Sections) -> None:
+    def append(self, taken: BatchContent) -> None:
         """Add one batch to the buffer."""
         drops = self.buffer.take_drops()
         message = wire.batch(

@@ -16,7 +16,7 @@ import msgpack  # noqa: F401 - wire imports it lazily; here no fork can interrup
 
 from kaywatch import wire
 from kaywatch._send.batches import Batches
-from kaywatch._send.packer import Sections
+from kaywatch._send.packer import BatchContent
 from kaywatch._send.session import (
     FLUSH_INTERVAL,
     AgentHistory,
@@ -147,7 +147,7 @@ class AgentConnection:
         transport, session = self._link
         packed = self.batches.pack(transport.largest)
         if session.wants_usage(now):
-            self.batches.append(Sections({"process": usage()}, 0, 0))
+            self.batches.append(BatchContent({"process": usage()}, 0, 0))
         return packed
 
     def _open(self, now: float) -> tuple[Transport, Session]:

@@ -3,58 +3,53 @@
 Strategy: the table holds all of the recorder's series, under the recorder's own
 numbers, and the strings and errors interned so far. So its bytes are the same from
 batch to batch, the agent's cache of decoded tables hits, and the series columns need
-no translation. Strings that have grown past their limit are started anew; every batch
-carries the table that it needs, so nothing else has to know.
-
-Columns of which all values are the same, as errors mostly are, cost one `list.count`.
+no translation. Every batch carries the table that it needs, so the strings can start
+anew at any batch once they exceed their limit.
 """
 
 from __future__ import annotations
 
 import struct
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
 from kaywatch import wire
-from kaywatch.recorder import (
-    EXECUTION_WIDTH,
-    OTHER,
-    PHASED_WIDTH,
-    Failure,
-    InFlight,
-    OpenSpan,
-    Recorder,
-)
+from kaywatch.recorder import OTHER, Failure, InFlight, OpenSpan, Recorder
 
-__all__ = ["Packer", "Sections"]
+__all__ = ["BatchContent", "Packer"]
 
 T = TypeVar("T")
 
 Loop = tuple[str, str, int, str]  # (graph, node, visits, the run's id)
 
-# The table is sent with every batch, so it is started anew when its strings are many
-# or long. With 5,000 series and metrics (25,000 names at most, 5,000 more for those
+# The table is sent with every batch, so it starts anew when its strings are many or
+# long. With 5,000 series and metrics (25,000 names at most, 5,000 more for those
 # folded) and the 25,000 new names that a batch may bring, an index fits its 16 bits.
 MAX_STRINGS: Final = 8_192
 MAX_TABLE_BYTES: Final = 512 * 1024
 MAX_IN_FLIGHT: Final = 1_000
 MAX_LOOPS: Final = 1_000
 
-# What a value that fits no column raises.
-_MISFIT: Final = (TypeError, ValueError, OverflowError, struct.error)
+MAX_ATTEMPTS: Final = 65_535  # the largest number that the column can hold
+
+# The exceptions raised by a value that fits no column.
+_UNPACKABLE: Final = (TypeError, ValueError, OverflowError, struct.error)
+
+# Columns whose values are nearly always the same within a batch. One `list.count`, of
+# 10 ns a value, then replaces the packing of every value.
+_UNIFORM: Final = {"outcome", "attempts", "action", "error", "graph", "reason", "node"}
 
 
-class Sections(NamedTuple):
-    """What one batch carries."""
+class BatchContent(NamedTuple):
+    """The sections of one batch, and the number of events in and missing from them."""
 
     sections: dict[str, object]
-    events: int
-    unpackable: int
+    events: int = 0
+    unpackable: int = 0
 
 
 class _Interner(dict[Any, int]):
-    """A dict that numbers its keys in the order in which they are asked for."""
+    """A dict that numbers its keys in the order of their first lookup."""
 
     def __missing__(self, key: Any) -> int:
         number = self[key] = len(self)
@@ -67,45 +62,38 @@ class Packer:
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
         self._sent_topologies = -1
-        self._sent_in_flight: list[Any] = []
-        self._sent_loops: list[Any] = []
-        self._flights: dict[OpenSpan, InFlight] = {}
+        self._sent: dict[str, list[Any]] = {"in_flight": [], "loops": []}
+        self._in_flight: dict[OpenSpan, InFlight] = {}
         self._reset()
 
-    def take(self, limit: int = wire.MAX_BATCH_EVENTS) -> Sections | None:
-        """Return the next batch's sections with at most `limit` events of each kind.
+    def take(self, limit: int = wire.MAX_BATCH_EVENTS) -> BatchContent | None:
+        """Return the next batch's content with at most `limit` events of each kind.
 
         None when nothing is pending.
         """
         if len(self._strings) > MAX_STRINGS or len(self._table_bytes) > MAX_TABLE_BYTES:
             self._reset()
-        packed: dict[str, dict[str, bytes]] = {}
-        events = unpackable = 0
-        rows: Counter[str] = Counter()
-        for name, pending, columns in (
-            # First, for their columns are longer: see `wire.PHASE_COLUMNS`.
-            ("executions", self._recorder.pending.phased, self._phased),
-            ("executions", self._recorder.pending.executions, self._executions),
-            ("points", self._recorder.pending.points, self._point_columns),
-            ("runs", self._recorder.pending.runs, self._runs),
-        ):
-            width = pending.width
-            flat = _cut(pending.flat, (limit - rows[name]) * width)
+        sections: dict[str, Any] = {}
+        room = {events.section: limit for events in self._recorder.pending}
+        packed = unpackable = 0
+        for events in self._recorder.pending:
+            name, width = events.section, len(events.columns)
+            flat = _cut(events.flat, room[name] * width)
             if not flat:
                 continue
-            rows[name] += len(flat) // width
-            found, bad = _pack_rows(flat, width, columns)
-            unpackable += bad
-            count = len(flat) // width - bad
-            events += count
+            rows = len(flat) // width
+            room[name] -= rows
+            count, columns = self._pack_rows(flat, events.columns)
+            packed += count
+            unpackable += rows - count
             if count:
-                packed[name] = _joined(packed[name], found) if name in packed else found
-        sections: dict[str, object] = {**packed}
+                before = sections.get(name)
+                sections[name] = columns if before is None else _joined(before, columns)
         self._add_details(sections)
         if not sections and not unpackable:
             return None
         sections["table"] = self._table()
-        return Sections(sections, events, unpackable)
+        return BatchContent(sections, packed, unpackable)
 
     def resend_topologies(self) -> None:
         """Put all topologies in the next batch: the agent may be a new one."""
@@ -113,50 +101,48 @@ class Packer:
 
     # -- columns -------------------------------------------------------------------
 
-    def _executions(
-        self, flat: list[Any], width: int = EXECUTION_WIDTH
-    ) -> dict[str, bytes]:
-        # The column order is that of Recorder's flat tuples.
+    def _pack_rows(
+        self, flat: list[Any], columns: Mapping[str, str]
+    ) -> tuple[int, dict[str, bytes]]:
+        """Pack all rows, or those whose values fit the columns; return their number."""
+        width = len(columns)
+        try:
+            return len(flat) // width, self._columns(flat, columns)
+        except _UNPACKABLE:
+            valid: list[Any] = []
+            for start in range(0, len(flat), width):
+                row = flat[start : start + width]
+                try:
+                    self._columns(row, columns)
+                except _UNPACKABLE:
+                    continue
+                valid.extend(row)
+            packed = self._columns(valid, columns) if valid else {}
+            return len(valid) // width, packed
+
+    def _columns(self, flat: list[Any], columns: Mapping[str, str]) -> dict[str, bytes]:
+        width = len(columns)
         return {
-            "series": _column("H", flat[0::width]),
-            "end": _column("d", flat[1::width]),
-            "seconds": _column("d", flat[2::width]),
-            "outcome": _repeated("B", flat[3::width]),
-            "attempts": _attempts(flat[4::width]),
-            "action": _indexes(flat[5::width], self._strings),
-            "error": _indexes(flat[6::width], self._errors),
+            name: self._column(name, typecode, flat[position::width])
+            for position, (name, typecode) in enumerate(columns.items())
         }
 
-    def _phased(self, flat: list[Any]) -> dict[str, bytes]:
-        return {
-            **self._executions(flat, PHASED_WIDTH),
-            "prep": _column("f", flat[7::PHASED_WIDTH]),
-            "exec": _column("f", flat[8::PHASED_WIDTH]),
-            "wait": _column("f", flat[9::PHASED_WIDTH]),
-            "items": _column("I", flat[10::PHASED_WIDTH]),
-        }
+    def _column(self, name: str, typecode: str, values: list[Any]) -> bytes:
+        if name not in _UNIFORM:
+            return _packed(typecode, values)
+        count = len(values)
+        if values.count(values[0]) == count:
+            del values[1:]
+        table = self._tables.get(name)
+        if table is not None:
+            values = [table[value] for value in values]
+        elif name == "attempts":
+            values = [min(value, MAX_ATTEMPTS) for value in values]
+        return _packed(typecode, values) * (count // len(values))
 
-    def _point_columns(self, flat: list[Any]) -> dict[str, bytes]:
-        return {
-            "series": _column("H", flat[0::3]),
-            "time": _column("d", flat[1::3]),
-            "value": _column("d", flat[2::3]),
-        }
+    # -- lists -----------------------------------------------------------------------
 
-    def _runs(self, flat: list[Any]) -> dict[str, bytes]:
-        strings = self._strings
-        return {
-            "graph": _indexes(flat[0::8], strings),
-            "end": _column("d", flat[1::8]),
-            "seconds": _column("d", flat[2::8]),
-            "outcome": _column("B", flat[3::8]),
-            "reason": _indexes(flat[4::8], strings),
-            "node": _indexes(flat[5::8], strings),
-            "action": _indexes(flat[6::8], strings),
-            "visits": _column("I", flat[7::8]),
-        }
-
-    def _add_details(self, sections: dict[str, object]) -> None:
+    def _add_details(self, sections: dict[str, Any]) -> None:
         recorder = self._recorder
         failures = _cut(recorder.failures, wire.MAX_BATCH_EVENTS)
         if failures:
@@ -166,111 +152,105 @@ class Packer:
             topologies = _snapshot(recorder.topologies.values())
             if topologies:
                 sections["topologies"] = [t._asdict() for t in topologies]
-        in_flight = self._in_flight()
-        if in_flight != self._sent_in_flight:
-            self._sent_in_flight = in_flight
-            sections["in_flight"] = in_flight
-        loops = self._loops()
-        if loops != self._sent_loops:
-            self._sent_loops = loops
-            sections["loops"] = loops
-        ended = _most((*node, "") for node in recorder.revisits.take())
+        current: dict[str, list[Any]] = {
+            "in_flight": self._executions_in_flight(),
+            "loops": self._loops(),
+        }
+        for name, entries in current.items():
+            if entries != self._sent[name]:
+                self._sent[name] = sections[name] = entries
+        ended = _most_visited((*node, "") for node in recorder.revisits.take())
         recorder.revisits.left_out += max(0, len(ended) - MAX_LOOPS)
         if ended:
             sections["looped"] = [node[:3] for node in ended[:MAX_LOOPS]]
 
-    def _in_flight(self) -> list[tuple[str, str, float, str, int]]:
+    def _executions_in_flight(self) -> list[tuple[str, str, float, str, int]]:
         recorder = self._recorder
-        # Described once: by a clock that is set meanwhile, the time would change.
-        self._flights = {
-            span: self._flights.get(span) or span.in_flight()
+        # Each is described once: after the clock is set, its time would change.
+        self._in_flight = {
+            span: self._in_flight.get(span) or span.in_flight()
             for span in _snapshot(recorder.in_flight)
         }
-        oldest = sorted(self._flights.values(), key=_started)[:MAX_IN_FLIGHT]
+        oldest = sorted(self._in_flight.values(), key=lambda span: span.started)
         return [
-            (f.graph, f.node, f.started, recorder.run_id(f.run), f.visits)
-            for f in oldest
+            (s.graph, s.node, s.started, recorder.run_id(s.run), s.visits)
+            for s in oldest[:MAX_IN_FLIGHT]
         ]
 
     def _loops(self) -> list[Loop]:
         recorder = self._recorder
-        found: list[Loop] = []
+        loops: list[Loop] = []
         for run in _snapshot(recorder.runs):
             revisits = run.revisits()
-            if revisits is None:
-                continue
-            graph, number, visits, counts = revisits
-            name = recorder.run_id(number)
-            # The run as a whole has no node.
-            for node, times in (*_snapshot(counts.items()), ("", visits)):
-                found.append((graph, node, times, name))
-        return _most(found)[:MAX_LOOPS]
+            if revisits is not None:
+                graph, number, visits, counts = revisits
+                run_id = recorder.run_id(number)
+                # The run as a whole has no node.
+                for node, times in (*_snapshot(counts.items()), ("", visits)):
+                    loops.append((graph, node, times, run_id))
+        return _most_visited(loops)[:MAX_LOOPS]
 
     # -- the table -------------------------------------------------------------------
 
     def _reset(self) -> None:
         self._strings = _Interner({"": 0})
         self._errors = _Interner({None: 0})
+        named = dict.fromkeys(("action", "graph", "node", "reason"), self._strings)
+        self._tables = {**named, "error": self._errors}
         self._table_size = (0, 0, 0, 0)
         self._table_bytes = b""
 
     def _table(self) -> bytes:
         recorder = self._recorder
-        # Before the entries are made: what another thread adds meanwhile is for later.
+        # Read before encoding: keys that other threads add meanwhile count as new.
         keys = len(recorder.series_table.keys), len(recorder.points_table.keys)
         if (*keys, len(self._strings), len(self._errors)) != self._table_size:
             self._table_bytes = wire.pack(self._entries())
-            # After it: the entries' own names are among the strings.
+            # Read after encoding, which interns the names of the series.
             self._table_size = (*keys, len(self._strings), len(self._errors))
         return self._table_bytes
 
     def _entries(self) -> dict[str, object]:
-        text = self._strings.__getitem__
+        number = self._strings.__getitem__
         recorder = self._recorder
-        series = [
-            [text(graph), text(node)]
-            for graph, node in _by_number(recorder.series_table.keys, ("", ""))
-        ]
-        points = [
-            [kind, text(name), text(graph), text(node), dict(labels)]
-            for kind, name, graph, node, labels in _by_number(
-                recorder.points_table.keys, ("count", "", "", "", ())
-            )
-        ]
-        errors = [[text(e[0]), e[1]] if e else [0, ""] for e in list(self._errors)]
-        strings = [_name(string) for string in self._strings]
-        return {
-            "strings": strings,
-            "series": series,
-            "points": points,
-            "errors": errors,
+        series = _by_number(recorder.series_table.keys, ("", ""))
+        points = _by_number(recorder.points_table.keys, ("count", "", "", "", ()))
+        entries = {
+            "series": [[*map(number, names)] for names in series],
+            "points": [
+                [kind, *map(number, names), dict(labels)]
+                for kind, *names, labels in points
+            ],
+            "errors": [[number(e[0]), e[1]] if e else [0, ""] for e in self._errors],
         }
+        # Last, since the entries above intern their names.
+        return {"strings": [_truncated(text) for text in self._strings], **entries}
 
 
-def _most(visited: Iterable[Loop]) -> list[Loop]:
-    """Return of each node the run that visited it most, the most visited first."""
+def _most_visited(loops: Iterable[Loop]) -> list[Loop]:
+    """Return each node's loop with the most visits, the most visited node first."""
     most: dict[tuple[str, str], Loop] = {}
-    for loop in visited:
+    for loop in loops:
         graph, node, visits, _ = loop
         known = most.get((graph, node))
         # `__other__` is many nodes, each of which may have been visited once.
         if visits > 1 and node != OTHER and (known is None or visits > known[2]):
             most[graph, node] = loop
-    return sorted(most.values(), key=_visits, reverse=True)
+    return sorted(most.values(), key=lambda loop: loop[2], reverse=True)
 
 
 def _by_number(keys: dict[int, Any], absent: Any) -> list[Any]:
     """Return the keys in order of their numbers, which are 0 and up."""
-    # A number may be missing for a moment, between its thread's taking it and using it.
+    # A number is missing while its thread has taken it and not used it yet.
     return [keys.get(number, absent) for number in range(max(keys, default=-1) + 1)]
 
 
 def _snapshot(live: Collection[T]) -> list[T]:
-    """Copy what other threads write to."""
+    """Copy a collection that other threads change."""
     while True:
         try:
             return list(live)
-        except RuntimeError:  # a finalizer wrote to it during the copy
+        except RuntimeError:  # a finalizer changed it during the copy
             continue
 
 
@@ -285,28 +265,9 @@ def _failure(failure: Failure) -> dict[str, Any]:
 def _cut(pending: list[Any], limit: int) -> list[Any]:
     """Take the oldest `limit` items out of a list that others append to."""
     taken = pending[:limit]
-    # One C call; what was appended between the two statements stays behind it.
+    # One C call; items appended between the two statements come after the deleted ones.
     del pending[: len(taken)]
     return taken
-
-
-def _pack_rows(
-    flat: list[Any], width: int, columns: Callable[[list[Any]], dict[str, bytes]]
-) -> tuple[dict[str, bytes], int]:
-    """Pack all rows, or where a value fits no column, those that do."""
-    try:
-        return columns(flat), 0
-    except _MISFIT:
-        sound: list[Any] = []
-        for start in range(0, len(flat), width):
-            row = flat[start : start + width]
-            try:
-                columns(row)
-            except _MISFIT:
-                continue
-            sound.extend(row)
-        packed = columns(sound) if sound else {}
-        return packed, (len(flat) - len(sound)) // width
 
 
 def _joined(one: dict[str, bytes], other: dict[str, bytes]) -> dict[str, bytes]:
@@ -314,44 +275,11 @@ def _joined(one: dict[str, bytes], other: dict[str, bytes]) -> dict[str, bytes]:
     return {name: column + other.get(name, b"") for name, column in one.items()}
 
 
-def _column(typecode: str, values: Sequence[Any]) -> bytes:
+def _packed(typecode: str, values: Sequence[Any]) -> bytes:
     # 10 ns a value; array(typecode, values) takes 25.
     return struct.pack(f"<{len(values)}{typecode}", *values)
 
 
-def _repeated(typecode: str, values: Sequence[Any]) -> bytes:
-    """Pack a column of which the values are mostly the same."""
-    if _uniform(values):
-        return _column(typecode, values[:1]) * len(values)
-    return _column(typecode, values)
-
-
-def _indexes(values: list[Any], table: _Interner) -> bytes:
-    if _uniform(values):
-        return _column("H", [table[values[0]]]) * len(values)
-    return _column("H", [table[value] for value in values])
-
-
-def _uniform(values: Sequence[Any]) -> bool:
-    return values.count(values[0]) == len(values)
-
-
-def _attempts(values: list[int]) -> bytes:
-    try:
-        return _repeated("H", values)
-    except struct.error:
-        # 65,535 attempts at one execution are told as such; the column holds no more.
-        return _column("H", [min(value, 65_535) for value in values])
-
-
-def _name(text: str) -> str:
+def _truncated(name: str) -> str:
     # Lone surrogates, as from os.fsdecode, have no UTF-8 form.
-    return text[: wire.MAX_NAME].encode("utf-8", "replace").decode("utf-8")
-
-
-def _visits(loop: Loop) -> int:
-    return loop[2]
-
-
-def _started(flight: InFlight) -> float:
-    return flight.started
+    return name[: wire.MAX_NAME].encode("utf-8", "replace").decode("utf-8")

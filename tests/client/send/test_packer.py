@@ -15,8 +15,8 @@ from kaywatch._send.packer import (
     MAX_IN_FLIGHT,
     MAX_LOOPS,
     MAX_STRINGS,
+    BatchContent,
     Packer,
-    Sections,
 )
 from kaywatch.recorder import OTHER, Failure, Recorder, Topology
 
@@ -40,13 +40,13 @@ def packer(recorder: Recorder) -> Packer:
     return Packer(recorder)
 
 
-def taken(packer: Packer, limit: int = wire.MAX_BATCH_EVENTS) -> Sections:
+def taken(packer: Packer, limit: int = wire.MAX_BATCH_EVENTS) -> BatchContent:
     found = packer.take(limit)
     assert found is not None
     return found
 
 
-def table_of(found: Sections) -> dict[str, Any]:
+def table_of(found: BatchContent) -> dict[str, Any]:
     encoded = found.sections["table"]
     assert isinstance(encoded, bytes)
     table = msgpack.unpackb(encoded)
@@ -54,7 +54,7 @@ def table_of(found: Sections) -> dict[str, Any]:
     return table
 
 
-def column(found: Sections, section: str, name: str) -> list[Any]:
+def column(found: BatchContent, section: str, name: str) -> list[Any]:
     part = found.sections[section]
     assert isinstance(part, dict)
     values = array(COLUMNS[section][name], part.get(name, b""))
@@ -63,12 +63,12 @@ def column(found: Sections, section: str, name: str) -> list[Any]:
     return values.tolist()
 
 
-def texts(found: Sections, section: str, name: str) -> list[str]:
+def texts(found: BatchContent, section: str, name: str) -> list[str]:
     strings = table_of(found)["strings"]
     return [strings[index] for index in column(found, section, name)]
 
 
-def nodes(found: Sections) -> list[str]:
+def nodes(found: BatchContent) -> list[str]:
     table = table_of(found)
     series = [table["series"][n] for n in column(found, "executions", "series")]
     return [table["strings"][node] for _, node in series]
@@ -444,5 +444,5 @@ def test_of_many_loops_those_of_the_most_visits_go_along(
 
 
 def test_columns_are_little_endian_and_unpadded() -> None:
-    assert _packer._column("H", [1, 512]) == b"\x01\x00\x00\x02"
-    assert _packer._column("I", [1]) == b"\x01\x00\x00\x00"
+    assert _packer._packed("H", [1, 512]) == b"\x01\x00\x00\x02"
+    assert _packer._packed("I", [1]) == b"\x01\x00\x00\x00"
