@@ -114,7 +114,7 @@ def test_the_example_of_a_broker_names_every_key_with_its_default() -> None:
         ("[ingest]\nmode = '0999'", 'ingest: mode = "0999": expected octal digits'),
         (
             "[[ingest.mqtt]]\nurl = 'mqtt://b'\n[[ingest.mqtt]]\nurl = 'amqp://b'",
-            "ingest.mqtt[1]: endpoint 'amqp://b': unknown scheme 'amqp'; write mqtt://",
+            "ingest.mqtt[1]: endpoint 'amqp://b': unknown scheme 'amqp'; expected mqtt://",
         ),
         (
             "[[ingest.mqtt]]\nurl = 'mqtt://u:secret@b/$share/g/kaywatch'",

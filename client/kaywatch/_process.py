@@ -1,7 +1,7 @@
 """This process's recorder and sender: made at first use, renewed after a fork.
 
-Importing this module starts nothing and imports nothing beyond the standard library's
-small parts; the thread, the socket and msgpack come with the first event.
+Importing this module starts nothing and imports only small parts of the standard
+library; the thread, the socket and msgpack come with the first event.
 """
 
 from __future__ import annotations
@@ -32,81 +32,97 @@ __all__ = [
     "client_stats",
     "configure",
     "flush",
+    "parse_tags",
     "process",
     "settings_from_environment",
-    "tags_in",
 ]
 
-EXIT_TIMEOUT: Final = 2.0
 FORK_TIMEOUT: Final = 0.5
-MAX_TRIES: Final = 10_000  # hooks of others may take their time
+MAX_TRIES: Final = 10_000  # other libraries' fork hooks may take their time
+MIN_BUFFER_BYTES: Final = 1_000_000
+FAILURES: Final = ("type", "message", "traceback")
 _OFF: Final = {"0", "false", "no", "off"}
 
 
 class Settings(NamedTuple):
-    """What a process can choose; every field has a default that works."""
+    """The settings of a process; see `Process.configure`."""
 
     enabled: bool = True
     endpoint: str | None = None
     service: str = ""
     tags: Mapping[str, str] = MappingProxyType({})
     buffer_bytes: int = 32 * 1024 * 1024
-    exit_timeout: float = EXIT_TIMEOUT
+    exit_timeout: float = 2.0
     connect: Callable[[], Transport] | None = None
     failures: str = "message"
 
+    def check(self) -> None:
+        """Validate the settings that the type checker can't.
 
-FAILURES: Final = ("type", "message", "traceback")
+        Raises:
+            ConfigurationError: naming the setting and the values that are allowed.
+        """
+        if self.endpoint is not None:
+            from kaywatch._send.connecting import check_usable
+
+            check_usable(self.endpoint)
+        if self.failures not in FAILURES:
+            allowed = ", ".join(map(repr, FAILURES))
+            raise ConfigurationError(
+                f"failures={self.failures!r}: expected one of {allowed}"
+            )
+        if self.buffer_bytes < MIN_BUFFER_BYTES:
+            raise ConfigurationError(
+                f"buffer_bytes={self.buffer_bytes}: expected at least"
+                f" {MIN_BUFFER_BYTES:_}"
+            )
 
 
 def settings_from_environment() -> Settings:
-    """Read the settings that the environment gives."""
+    """Return the settings that the environment gives, logging those it can't use."""
     collect = os.environ.get("KAYGRAPH_COLLECT_METRICS", "true").strip().lower()
-    tags, wrong = tags_in(os.environ.get("KAYWATCH_TAGS", ""))
-    if wrong:
-        import logging
-
-        log = logging.getLogger("kaywatch")
-        log.warning("KAYWATCH_TAGS: expected key=value,..., got %r; ignored", wrong)
+    tags, invalid = parse_tags(os.environ.get("KAYWATCH_TAGS", ""))
+    if invalid:
+        _warn("KAYWATCH_TAGS: expected key=value,..., got %r; ignored", invalid)
+    failures = os.environ.get("KAYWATCH_FAILURES", Settings().failures)
+    if failures not in FAILURES:
+        allowed = " or ".join(FAILURES)
+        _warn("KAYWATCH_FAILURES=%s: expected %s; using type", failures, allowed)
+        failures = "type"  # the option that reveals least
     return Settings(
         enabled=collect not in _OFF,
         endpoint=os.environ.get("KAYWATCH_ENDPOINT") or None,
         service=os.environ.get("KAYWATCH_SERVICE", ""),
         tags=MappingProxyType(tags),
-        failures=_failures(os.environ.get("KAYWATCH_FAILURES", "message")),
+        failures=failures,
     )
 
 
-def _failures(text: str) -> str:
-    """Return what the environment says of failures; the least of it if that is odd."""
-    if text in FAILURES:
-        return text
-    import logging
+def _warn(text: str, *values: object) -> None:
+    import logging  # here, since this is rarely needed and takes milliseconds
 
-    log = logging.getLogger("kaywatch")
-    log.warning("KAYWATCH_FAILURES: expected %s; taken for type", " or ".join(FAILURES))
-    return "type"
+    logging.getLogger("kaywatch").warning(text, *values)
 
 
-def tags_in(text: str) -> tuple[dict[str, str], list[str]]:
-    """Read tags such as `zone=b,tier=web`.
+def parse_tags(text: str) -> tuple[dict[str, str], list[str]]:
+    """Parse tags such as `zone=b,tier=web`.
 
     Returns:
-        The tags, the last of each key, and the parts that are none.
+        The tags, the last one for each key, and the parts that are not key=value.
     """
     tags: dict[str, str] = {}
-    wrong: list[str] = []
+    invalid: list[str] = []
     for part in filter(None, map(str.strip, text.split(","))):
         key, equals, value = (word.strip() for word in part.partition("="))
         if key and equals:
             tags[key] = value
         else:
-            wrong.append(part)
-    return tags, wrong
+            invalid.append(part)
+    return tags, invalid
 
 
 class Process:
-    """Ties the recorder that the application calls to the thread that sends."""
+    """Connects the recorder that the application calls with the thread that sends."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -115,27 +131,66 @@ class Process:
         self._starting = threading.Lock()
         self._forking = False
         self._hooked = False
-        self._reached = False  # an agent was there before the fork
+        self._reached = False  # an agent answered before the fork
 
-    def configure(self, settings: Settings) -> None:
-        """Use other settings; what was recorded so far is sent by the old ones.
+    def configure(
+        self,
+        *,
+        endpoint: str | None = None,
+        service: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        enabled: bool | None = None,
+        buffer_bytes: int | None = None,
+        exit_timeout: float | None = None,
+        prices: Mapping[str, Price] | str | os.PathLike[str] | None = None,
+        failures: str | None = None,
+    ) -> None:
+        """Change this process's settings; omitted arguments leave theirs unchanged.
+
+        Nothing needs to be configured: the environment and the defaults suffice. Events
+        recorded so far are sent with the old settings.
+
+        Args:
+            endpoint: where the agent listens, such as
+                `unix:///run/kaywatch/ingest.sock`, or over a broker,
+                `mqtts://user@host:8883/kaywatch`. Default: `KAYWATCH_ENDPOINT`, else
+                the first of the agent's standard sockets that exists.
+            service: the name to report under. Default: `KAYWATCH_SERVICE`, else the
+                program's name.
+            tags: labels of this process, such as `{"zone": "b"}`. Default:
+                `KAYWATCH_TAGS`, as in `zone=b,tier=web`.
+            enabled: False makes every call a no-op, like
+                `KAYGRAPH_COLLECT_METRICS=false`.
+            buffer_bytes: size limit in bytes of the buffer that bridges an outage of
+                the agent.
+            exit_timeout: maximum time in seconds that the exit waits for the last
+                acknowledgement.
+            prices: the cost of models by name, or the path of a TOML file with a table
+                for each model; they override the file of `KAYWATCH_PRICES` and the
+                built-in list. See `kaywatch.Price`.
+            failures: how much of an exception is recorded: only its `type`, also its
+                `message`, or also its `traceback` (files, lines and functions, without
+                source or values). Default: `KAYWATCH_FAILURES`, else `message`.
 
         Raises:
-            ConfigurationError: before anything has changed.
+            ConfigurationError: naming the argument, before anything has changed.
         """
-        if settings.endpoint is not None:
-            from kaywatch._send.connecting import check_usable
+        arguments: dict[str, Any] = {
+            "endpoint": endpoint,
+            "service": service,
+            "tags": tags,
+            "enabled": enabled,
+            "buffer_bytes": buffer_bytes,
+            "exit_timeout": exit_timeout,
+            "failures": failures,
+        }
+        changes = {key: value for key, value in arguments.items() if value is not None}
+        settings = self.settings._replace(**changes)
+        settings.check()
+        if prices is not None:
+            from kaywatch.prices import use
 
-            check_usable(settings.endpoint)
-        if settings.failures not in FAILURES:
-            allowed = ", ".join(map(repr, FAILURES))
-            raise ConfigurationError(
-                f"failures={settings.failures!r}: expected one of {allowed}"
-            )
-        if settings.buffer_bytes < 1_000_000:
-            raise ConfigurationError(
-                f"buffer_bytes={settings.buffer_bytes}: at least 1_000_000 are needed"
-            )
+            use(prices)
         if settings != self.settings:
             self.stop(settings.exit_timeout)
             self.settings = settings
@@ -152,8 +207,15 @@ class Process:
         else:
             sender.wake()
 
-    def flush(self, timeout: float) -> bool:
-        """Wait until the agent has committed all that was recorded."""
+    def flush(self, timeout: float = 2.0) -> bool:
+        """Wait until the agent has committed all that this process recorded.
+
+        Args:
+            timeout: maximum time to wait in seconds.
+
+        Returns:
+            Whether it has. False at once when there is no agent.
+        """
         sender = self.sender
         return sender.flush(timeout) if sender is not None else True
 
@@ -163,7 +225,13 @@ class Process:
         return sender.stop(timeout) if sender is not None else True
 
     def stats(self) -> dict[str, Any]:
-        """Return what this process recorded, delivered and lost."""
+        """Return what this process recorded, delivered and lost.
+
+        Keys: `client` (hex id), `connected`, and in events `recorded`, `acknowledged`,
+        `buffered`, `dropped` (by reason); `buffer_bytes`, `folded` (series beyond the
+        limit), `loops_left_out` (revisited nodes beyond the limit) and `error` (the
+        current one, or empty).
+        """
         stats: dict[str, Any] = {
             "client": "",
             "connected": False,
@@ -186,7 +254,7 @@ class Process:
                 "acknowledged": batches.buffer.acked_events,
                 "buffered": batches.buffer.events,
                 "buffer_bytes": batches.buffer.bytes,
-                "dropped": dict(batches.buffer.lost),
+                "dropped": dict(batches.buffer.dropped),
                 "error": connection.error,
             }
         return stats
@@ -194,8 +262,8 @@ class Process:
     # -- inside ----------------------------------------------------------------------
 
     def _start(self) -> None:
-        # Not blocking: whoever comes second, be it a finalizer that interrupted this
-        # very thread, leaves the start to the first.
+        # Not blocking: a second caller, such as a finalizer that interrupted this very
+        # thread, leaves the start to the first.
         if not self._starting.acquire(blocking=False):
             return
         try:
@@ -204,8 +272,8 @@ class Process:
             if self.sender is not None and self.sender.paused:
                 self.sender.start()
         except RuntimeError:
-            # No thread can be started, as at the interpreter's exit: what is recorded
-            # waits for `flush` or `stop`, which need none.
+            # No thread can start while the interpreter exits. Recorded events wait for
+            # `flush` or `stop`, which need none.
             pass
         finally:
             self._starting.release()
@@ -225,27 +293,27 @@ class Process:
         connect = settings.connect or connector(settings.endpoint, identity.client)
         batches = Batches(identity, self.recorder, settings.buffer_bytes)
         history = AgentHistory(reached=self._reached)
-        self._hook()
+        self._install_hooks()
         return Sender(AgentConnection(batches, connect, history), self.recorder)
 
-    def _hook(self) -> None:
+    def _install_hooks(self) -> None:
         if not self._hooked:
             self._hooked = True
             os.register_at_fork(
                 before=self._before_fork,
                 after_in_parent=self._after_fork_in_parent,
-                after_in_child=self._after_fork,
+                after_in_child=self._after_fork_in_child,
             )
             atexit.register(self._at_exit)
-        # A child of multiprocessing leaves by os._exit, after its own finalizers.
+        # A child of multiprocessing exits with os._exit, after its own finalizers.
         util = sys.modules.get("multiprocessing.util")
         spawned = sys.modules.get("multiprocessing.process")
         if util and spawned and spawned.parent_process() is not None:
             util.Finalize(None, self._at_exit, exitpriority=0)
 
     def _before_fork(self) -> None:
-        # One fork at a time, and no start meanwhile. It may be a signal handler that
-        # forks in the middle of a start, so this doesn't wait for ever.
+        # One fork at a time, and no start meanwhile. A signal handler may fork in the
+        # middle of a start, so this must not wait forever.
         self._forking = self._starting.acquire(timeout=FORK_TIMEOUT)
         if self.sender is not None:
             self.sender.pause()
@@ -257,12 +325,12 @@ class Process:
         if self.sender is None or not self.sender.paused:
             return
         if threading.current_thread() is threading.main_thread():
-            _after_call_of(sys._getframe(1), self.on_pressure)  # noqa: SLF001
+            _call_after_return(sys._getframe(1), self.on_pressure)  # noqa: SLF001
         else:
             self.on_pressure()
 
-    def _after_fork(self) -> None:
-        """In the child: what is pending, buffered and connected is the parent's."""
+    def _after_fork_in_child(self) -> None:
+        # Pending events, buffer and connection belong to the parent.
         if self.sender is not None:
             self._reached = self.sender.connection.history.reached
             self.sender.connection.abandon()
@@ -287,111 +355,37 @@ def _program() -> str:
     return "python" if stem in {"", "-c", "-"} else stem
 
 
-process: Final = Process(settings_from_environment())
-
-_interrupts: Final[dict[int, object]] = {}
+_pending_calls: Final[dict[int, object]] = {}
 
 
-def _after_call_of(frame: FrameType, call: Callable[[], None]) -> None:
-    """Do it as soon as the C function returns that `frame`, of the main thread, is in.
+def _call_after_return(frame: FrameType, call: Callable[[], None]) -> None:
+    """Call as soon as the C function that `frame` of the main thread is in returns.
 
     For `os.fork`: Python 3.12 and later count the threads after all hooks have run, and
-    warn if there is more than one. Where this can't be had, the next event calls.
+    warn if there is more than one. Without ctypes, the next event starts the thread.
     """
     tries = itertools.count()
 
     def interrupt(_: object) -> int:
-        with contextlib.suppress(Exception):  # C has nobody to tell
+        with contextlib.suppress(Exception):  # C code could not handle it
             if sys._getframe(1) is frame or next(tries) > MAX_TRIES:  # noqa: SLF001
-                del _interrupts[id(callback)]
+                del _pending_calls[id(callback)]
                 call()
-            else:  # it interrupted a hook, ours or another's
+            else:  # it interrupted a fork hook, ours or another library's
                 ctypes.pythonapi.Py_AddPendingCall(callback, None)
         return 0
 
-    with contextlib.suppress(ImportError, OSError, MemoryError):  # not to be had here
+    with contextlib.suppress(ImportError, OSError, MemoryError):
         import ctypes
 
         callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(interrupt)
-        _interrupts[id(callback)] = callback  # alive until it has been called
+        _pending_calls[id(callback)] = callback  # kept alive until it is called
         # https://docs.python.org/3/c-api/init.html#c.Py_AddPendingCall
         ctypes.pythonapi.Py_AddPendingCall(callback, None)
 
 
-def configure(
-    *,
-    endpoint: str | None = None,
-    service: str | None = None,
-    tags: Mapping[str, str] | None = None,
-    enabled: bool | None = None,
-    buffer_bytes: int | None = None,
-    exit_timeout: float | None = None,
-    prices: Mapping[str, Price] | str | os.PathLike[str] | None = None,
-    failures: str | None = None,
-) -> None:
-    """Change this process's settings; what isn't given stays as it is.
+process: Final = Process(settings_from_environment())
 
-    Nothing needs to be configured: the environment and the defaults suffice.
-
-    Args:
-        endpoint: where the agent listens, `unix:///run/kaywatch/ingest.sock`, or
-            through a broker, `mqtts://user@host:8883/kaywatch`; `KAYWATCH_ENDPOINT`
-            by default, else the first agent's socket found.
-        service: the name to report under; `KAYWATCH_SERVICE` by default, else the
-            program's.
-        tags: a few words about this process, such as `{"zone": "b"}`; by default
-            those of `KAYWATCH_TAGS`, as in `zone=b,tier=web`.
-        enabled: False makes every call a no-op, as `KAYGRAPH_COLLECT_METRICS=false`.
-        buffer_bytes: bound of the buffer that outlasts an absent agent, in bytes.
-        exit_timeout: how long the exit may wait for the last acknowledgement, in
-            seconds.
-        prices: what models cost, by name, or the path of a TOML file with a table for
-            each; they come before those of the file that `KAYWATCH_PRICES` names and
-            of the built-in list. See `kaywatch.Price`.
-        failures: what is told of an exception: its `type` alone, its `message`, too, or
-            also its `traceback` (files, lines and functions, without source or values);
-            by default what `KAYWATCH_FAILURES` says, else `message`.
-
-    Raises:
-        ConfigurationError: naming what can't be used.
-    """
-    if prices is not None:
-        from kaywatch.prices import checked, use
-
-        listed = checked(prices)
-    given: dict[str, Any] = {
-        "endpoint": endpoint,
-        "service": service,
-        "tags": tags,
-        "enabled": enabled,
-        "buffer_bytes": buffer_bytes,
-        "exit_timeout": exit_timeout,
-        "failures": failures,
-    }
-    changes = {key: value for key, value in given.items() if value is not None}
-    process.configure(process.settings._replace(**changes))
-    if prices is not None:
-        use(listed)
-
-
-def flush(timeout: float = 2.0) -> bool:
-    """Wait until the agent has committed all that this process recorded.
-
-    Args:
-        timeout: seconds to wait at most.
-
-    Returns:
-        Whether it has. False at once when there is no agent.
-    """
-    return process.flush(timeout)
-
-
-def client_stats() -> dict[str, Any]:
-    """Return what this process recorded, delivered and lost.
-
-    Keys: `client` (hex id), `connected`, and in events `recorded`, `acknowledged`,
-    `buffered`, `dropped` (by reason); `buffer_bytes`, `folded` (series beyond the
-    cap), `loops_left_out` (nodes that runs came back to, beyond the cap) and `error`
-    (the last one, or empty).
-    """
-    return process.stats()
+configure: Final = process.configure
+flush: Final = process.flush
+client_stats: Final = process.stats

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Final, NoReturn
 
-from kaywatch._process import settings_from_environment, tags_in
+from kaywatch._process import parse_tags, settings_from_environment
 from kaywatch._send.connecting import check_endpoint
 from kaywatch.errors import ConfigurationError
 
@@ -120,7 +120,7 @@ def _endpoint(text: str) -> str:
 
 
 def _tag(text: str) -> tuple[str, str]:
-    tags, wrong = tags_in(text)
+    tags, wrong = parse_tags(text)
     if wrong or len(tags) != 1:
         raise argparse.ArgumentTypeError(f"expected KEY=VALUE, no comma, got {text!r}")
     return next(iter(tags.items()))
@@ -153,7 +153,7 @@ def _settings(
     if options.endpoint:
         found["KAYWATCH_ENDPOINT"] = options.endpoint
     if options.tag:
-        tags, _ = tags_in(environment.get("KAYWATCH_TAGS", ""))
+        tags, _ = parse_tags(environment.get("KAYWATCH_TAGS", ""))
         tags.update(options.tag)
         found["KAYWATCH_TAGS"] = ",".join(f"{key}={tags[key]}" for key in tags)
     return found

@@ -1,10 +1,10 @@
-"""What tokens cost: a small list of well-known models, and what users add to it.
+"""The cost of tokens: a small list of well-known models, and the user's own prices.
 
-The list is of standard prices: those of Claude are from Anthropic's price page, those
-of OpenAI's models from public listings of its prices, which nobody has compared with
-the page itself or with a bill. Models whose price depends on the prompt's length are
-left out: a call without a price is counted as such, a wrong price would not show.
-Discounts (batch, flex) and surcharges (priority, regions) are not known here.
+The list holds standard prices: those of Claude are from Anthropic's price page, those
+of OpenAI's models from public listings, which nobody has compared with OpenAI's page or
+with a bill. Models whose price depends on the prompt's length are left out: a call
+without a price is counted as such, while a wrong price would go unnoticed. Discounts
+(batch, flex) and surcharges (priority, regions) are not considered.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from typing import Any, Final
 
 from kaywatch.errors import ConfigurationError
 
-__all__ = ["AS_OF", "DEFAULT", "Price", "checked", "find", "load", "use"]
+__all__ = ["AS_OF", "DEFAULT", "Price", "find", "load", "use"]
 
 VARIABLE: Final = "KAYWATCH_PRICES"
 
-AS_OF: Final = "2026-11-24"  # when the list was put together
+AS_OF: Final = "2026-11-24"  # the date of the list
 
-# What follows a model's name in that of one of its versions: `-2024-08-06`,
-# `-20250929`, `-0613`, `@20250929`, `-latest`. Anything else is another model, maybe
-# at ten times the price: `gpt-5-pro` is no version of `gpt-5`.
+# The suffix of a model's version: `-2024-08-06`, `-20250929`, `-0613`, `@20250929`,
+# `-latest`. Anything else is another model, maybe at ten times the price: `gpt-5-pro`
+# is not a version of `gpt-5`.
 _VERSION: Final = re.compile(r"[-@](\d{4}-\d\d-\d\d|\d{8}|\d{4}|latest)")
 
-# Of names that were looked up: models are few, but the application names them.
-MAX_KNOWN: Final = 1_024
+# Names whose price is cached. Models are few, but the application chooses the names.
+MAX_CACHED: Final = 1_024
 
 log = logging.getLogger("kaywatch")
 
@@ -44,19 +44,19 @@ def _is_amount(value: object) -> bool:
 
 @dataclass(frozen=True)
 class Price:
-    """What a model costs, in US dollars per million tokens.
+    """The cost of a model in US dollars per million tokens.
 
     Attributes:
-        input: tokens of the prompt.
-        output: tokens of the answer.
-        cached_input: tokens of the prompt read from the provider's cache; as `input`
-            if not given.
-        cache_write: those written to it; as `input` if not given.
-        cache_write_long: those written to it for an hour; as `cache_write` if not
-            given.
+        input: for tokens of the prompt.
+        output: for tokens of the answer.
+        cached_input: for tokens of the prompt read from the provider's cache. Default:
+            `input`.
+        cache_write: for tokens written to the cache. Default: `input`.
+        cache_write_long: for tokens written to the cache for an hour. Default:
+            `cache_write`.
 
     Raises:
-        ConfigurationError: for what is no number, or negative.
+        ConfigurationError: a value is not a number, or it is negative.
     """
 
     input: float
@@ -82,14 +82,14 @@ class Price:
         written: float = 0.0,
         written_long: float = 0.0,
     ) -> float:
-        """Return what a call cost in US dollars.
+        """Return the cost of a call in US dollars.
 
         Args:
-            input: tokens of the prompt, all of them.
+            input: all tokens of the prompt.
             output: tokens of the answer.
-            cached: those of the prompt read from the cache.
-            written: those written to it.
-            written_long: those written to it for an hour.
+            cached: tokens of the prompt read from the cache.
+            written: tokens of the prompt written to the cache.
+            written_long: tokens of the prompt written to the cache for an hour.
         """
         plain = max(0.0, input - cached - written - written_long)
         write = _first(self.cache_write, self.input)
@@ -103,9 +103,9 @@ class Price:
         return dollars / 1e6
 
 
-def _claude(input: float, output: float, cached: float = 0.1) -> Price:
-    # Writing to the cache costs 1.25 times the input, for an hour twice.
-    return Price(input, output, input * cached, input * 1.25, input * 2)
+def _claude(input: float, cached: float = 0.1) -> Price:
+    # Output costs five times the input; writing to the cache 1.25 times, for an hour 2.
+    return Price(input, input * 5, input * cached, input * 1.25, input * 2)
 
 
 DEFAULT: Final[Mapping[str, Price]] = {
@@ -129,67 +129,55 @@ DEFAULT: Final[Mapping[str, Price]] = {
     "text-embedding-3-small": Price(0.02),
     "text-embedding-ada-002": Price(0.1),
     # https://platform.claude.com/docs/en/about-claude/pricing
-    "claude-opus-5-5": _claude(4.0, 20.0, cached=0.05),
-    "claude-opus-5": _claude(5.0, 25.0),
-    "claude-opus-4-8": _claude(5.0, 25.0),
-    "claude-opus-4-7": _claude(5.0, 25.0),
-    "claude-opus-4-6": _claude(5.0, 25.0),
-    "claude-opus-4-5": _claude(5.0, 25.0),
-    "claude-opus-4-1": _claude(15.0, 75.0),
-    "claude-opus-4": _claude(15.0, 75.0),
-    # Cache reads: halved in October 2026, by others' word, not the page.
-    "claude-sonnet-5-5": _claude(2.0, 10.0, cached=0.05),
-    "claude-sonnet-5": _claude(2.0, 10.0),
-    "claude-sonnet-4-6": _claude(3.0, 15.0),
-    "claude-sonnet-4-5": _claude(3.0, 15.0),
-    "claude-sonnet-4": _claude(3.0, 15.0),
-    "claude-3-7-sonnet": _claude(3.0, 15.0),
-    "claude-haiku-4-5": _claude(1.0, 5.0),
-    "claude-3-5-haiku": _claude(0.8, 4.0),
+    "claude-opus-5-5": _claude(4.0, cached=0.05),
+    "claude-opus-5": _claude(5.0),
+    "claude-opus-4-8": _claude(5.0),
+    "claude-opus-4-7": _claude(5.0),
+    "claude-opus-4-6": _claude(5.0),
+    "claude-opus-4-5": _claude(5.0),
+    "claude-opus-4-1": _claude(15.0),
+    "claude-opus-4": _claude(15.0),
+    # Cache reads: halved in October 2026 according to third parties, not to the page.
+    "claude-sonnet-5-5": _claude(2.0, cached=0.05),
+    "claude-sonnet-5": _claude(2.0),
+    "claude-sonnet-4-6": _claude(3.0),
+    "claude-sonnet-4-5": _claude(3.0),
+    "claude-sonnet-4": _claude(3.0),
+    "claude-3-7-sonnet": _claude(3.0),
+    "claude-haiku-4-5": _claude(1.0),
+    "claude-3-5-haiku": _claude(0.8),
     "claude-3-haiku": Price(0.25, 1.25, 0.03, 0.3, 0.5),
 }
 
-_given: Mapping[str, Price] = {}
+_user_prices: Mapping[str, Price] = {}
 
 
 def find(model: str) -> Price | None:
-    """Return a model's price, None if there is none.
+    """Return a model's price, None if it is unknown.
 
-    The longest name that matches wins, `configure`'s before the file's before the
-    default list's where they are the same. A name matches itself and its dated
-    versions; one that ends with `*`, everything that begins so.
+    A name matches itself and its dated versions; one that ends with `*` matches
+    everything with that prefix. The longest matching name wins; for the same name,
+    `configure` overrides the file, and the file overrides the built-in list.
     """
     return _find(model) if model else None
 
 
-def use(given: Mapping[str, Price]) -> None:
-    """Put these prices before all others, in place of those given before."""
-    global _given  # noqa: PLW0603 - a setting of the process
-    _given = given
-    _list.cache_clear()
-    _find.cache_clear()
+def use(prices: object) -> None:
+    """Use prices given in code, in place of those given before.
 
-
-def checked(given: object) -> dict[str, Price]:
-    """Return prices that were given in code: a mapping, or a file's path.
+    Args:
+        prices: a mapping of models' names, or a file's path.
 
     Raises:
-        ConfigurationError: naming what can't be used.
+        ConfigurationError: naming the price or file that can't be used.
     """
-    if isinstance(given, (str, os.PathLike)):
-        return load(os.fspath(given))
-    if not isinstance(given, Mapping):
-        raise ConfigurationError(
-            f"prices={given!r}: expected a mapping of models' names, or a file's path"
-        )
-    for model, price in given.items():
-        if not isinstance(model, str) or not model.rstrip("*"):
-            raise ConfigurationError(f"prices: {model!r} is no model's name")
-        if not isinstance(price, Price):
-            raise ConfigurationError(
-                f"prices[{model!r}]: expected a kaywatch.Price, got {price!r}"
-            )
-    return dict(given)
+    global _user_prices  # noqa: PLW0603 - a setting of the process
+    if isinstance(prices, (str, os.PathLike)):
+        _user_prices = load(os.fspath(prices))
+    else:
+        _user_prices = _checked(prices)
+    _list.cache_clear()
+    _find.cache_clear()
 
 
 def load(path: str) -> dict[str, Price]:
@@ -210,18 +198,33 @@ def load(path: str) -> dict[str, Price]:
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror or error}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path}: no TOML: {error}") from error
-    return checked({model: _price(path, model, t) for model, t in tables.items()})
+        raise ConfigurationError(f"{path}: not valid TOML: {error}") from error
+    return _checked({model: _price(path, model, t) for model, t in tables.items()})
 
 
 # -- inside --------------------------------------------------------------------------
+
+
+def _checked(prices: object) -> dict[str, Price]:
+    if not isinstance(prices, Mapping):
+        raise ConfigurationError(
+            f"prices={prices!r}: expected a mapping of models' names, or a file's path"
+        )
+    for model, price in prices.items():
+        if not isinstance(model, str) or not model.rstrip("*"):
+            raise ConfigurationError(f"prices: {model!r} is not a model's name")
+        if not isinstance(price, Price):
+            raise ConfigurationError(
+                f"prices[{model!r}]: expected a kaywatch.Price, got {price!r}"
+            )
+    return dict(prices)
 
 
 def _price(path: str, model: str, table: Any) -> Price:
     where = f'{path}: ["{model}"]'
     if not isinstance(table, dict):
         raise ConfigurationError(
-            f"{where}: expected a table, got {table!r}; a name with dots needs quotes"
+            f"{where}: expected a table, got {table!r}; quote a name that has dots"
         )
     names = [field.name for field in fields(Price)]
     for key in table:
@@ -237,7 +240,7 @@ def _price(path: str, model: str, table: Any) -> Price:
         raise ConfigurationError(f"{where}: {error}") from None
 
 
-@lru_cache(maxsize=MAX_KNOWN)
+@lru_cache(maxsize=MAX_CACHED)
 def _find(model: str) -> Price | None:
     prices = _list()
     matching = [name for name in prices if _matches(name, model)]
@@ -254,29 +257,21 @@ def _matches(name: str, model: str) -> bool:
 
 @lru_cache(maxsize=1)
 def _list() -> Mapping[str, Price]:
-    return {**DEFAULT, **_from_environment(), **_given}
+    return {**DEFAULT, **_in_file(os.environ.get(VARIABLE, "")), **_user_prices}
 
 
-def _from_environment() -> Mapping[str, Price]:
-    path = os.environ.get(VARIABLE)
-    if not path:
-        return {}
+@lru_cache(maxsize=1)
+def _in_file(path: str) -> Mapping[str, Price]:
+    """Return the prices in the environment's file, none if it can't be used.
+
+    Cached, so that the file is read once and a problem is logged once.
+    """
     try:
-        return _read(path)
+        return load(path) if path else {}
     except ConfigurationError as error:
-        # The application has to run all the same.
-        _warn(str(error))
+        # Not raised: the application has to run all the same.
+        log.warning("%s is ignored: %s", VARIABLE, error)
         return {}
-
-
-@lru_cache(maxsize=1)
-def _read(path: str) -> Mapping[str, Price]:
-    return load(path)
-
-
-@lru_cache(maxsize=1)
-def _warn(problem: str) -> None:
-    log.warning("%s is not used: %s", VARIABLE, problem)
 
 
 def _first(value: float | None, otherwise: float) -> float:

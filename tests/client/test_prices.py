@@ -87,8 +87,8 @@ def test_prices_from_a_file(tmp_path: Path) -> None:
     ("given", "complaint"),
     [
         ({"m": 3}, "prices['m']: expected a kaywatch.Price, got 3"),
-        ({3: Price(1)}, "prices: 3 is no model's name"),
-        ({"*": Price(1)}, "prices: '*' is no model's name"),
+        ({3: Price(1)}, "prices: 3 is not a model's name"),
+        ({"*": Price(1)}, "prices: '*' is not a model's name"),
         (3, "prices=3: expected a mapping of models' names, or a file's path"),
         ("/nowhere/prices.toml", "/nowhere/prices.toml: No such file or directory"),
     ],
@@ -118,8 +118,8 @@ def test_wrong_prices_are_refused_before_anything_changes(
             '["m"]: input = -1: expected US dollars per million tokens',
         ),
         ("[m]\ninput = true", "input = True: expected US dollars per million tokens"),
-        ("m = 3", '["m"]: expected a table, got 3; a name with dots needs quotes'),
-        ("[m", "no TOML: Expected ']'"),
+        ("m = 3", '["m"]: expected a table, got 3; quote a name that has dots'),
+        ("[m", "not valid TOML: Expected ']'"),
     ],
 )
 def test_a_wrong_file_names_the_model_and_the_key(
@@ -170,6 +170,6 @@ def test_a_wrong_file_from_the_environment_is_a_warning_once(tmp_path: Path) -> 
 
     assert out == "[None, 2.5, None]\n9\n"
     assert err == (
-        f"WARNING KAYWATCH_PRICES is not used: {path}: [\"mine\"]: input = 'much':"
+        f"WARNING KAYWATCH_PRICES is ignored: {path}: [\"mine\"]: input = 'much':"
         " expected US dollars per million tokens\n"
     )

@@ -390,7 +390,7 @@ print(kaywatch.client_stats())
         said = agent.run(code, KAYWATCH_ENDPOINT=url, KAYWATCH_MQTT_PASSWORD="")
 
     assert "guessed-secret" not in said
-    assert said.count("kaywatch sends nothing for now: the broker refuses us") == 1
+    assert said.count("kaywatch cannot send: the broker rejected the connection") == 1
 
 
 def test_a_broker_that_is_not_there_holds_up_no_exit(mosquitto: Broker) -> None:

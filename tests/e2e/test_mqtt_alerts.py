@@ -301,7 +301,7 @@ def test_an_agent_with_a_wrong_password_says_so(kind: str) -> None:
         problem = until(
             lambda: degraded(agent).removeprefix("not connected yet"), "it is said"
         )
-        assert problem.startswith("the broker refuses us: ")
+        assert problem.startswith("the broker rejected the connection: ")
         assert "guess" not in problem
         lines = [x for x in agent.log if x["event"] == "broker not connected"]
         assert len(lines) == 1

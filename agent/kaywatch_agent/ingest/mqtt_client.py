@@ -74,7 +74,7 @@ class MqttClient(Client):
             status_topic: says that we are offline once the connection is gone.
             handler: takes each message; must not raise.
         """
-        five = dialect.five
+        five = dialect.is_5
         will = Will(status_topic, wire.OFFLINE, qos=1, retain=True)
         super().__init__(
             broker.host,
@@ -110,7 +110,7 @@ class MqttClient(Client):
             if isinstance(error, MqttError):
                 raise self._refused(error) from None
             raise
-        self._dialect.worked()
+        self._dialect.confirm()
         return self
 
     async def __aexit__(
@@ -153,7 +153,7 @@ class MqttClient(Client):
     async def lost(self) -> None:
         """Wait until the connection is lost, and raise why."""
         await asyncio.shield(self._disconnected)
-        raise ConnectionResetError("the broker hung up")
+        raise ConnectionResetError("the broker closed the connection")
 
     async def confirmed(self, topic: str, payload: bytes, retain: bool) -> str:
         """Publish with QoS 1, one message at a time; return why it was refused.
@@ -179,7 +179,7 @@ class MqttClient(Client):
         self, client: Any, userdata: Any, flags: Any, *args: Any
     ) -> None:
         if not self._connected.done():
-            self._dialect.hung_up()
+            self._dialect.switch_if_unconfirmed()
             self._connected.set_exception(_hung_up(args[0]))
         super()._on_disconnect(client, userdata, flags, *args)
 
@@ -209,8 +209,8 @@ class MqttClient(Client):
         if not isinstance(error, MqttCodeError):
             return ConnectionError(str(error) or "the broker does not answer")
         if error.rc == UNSUPPORTED_VERSION:
-            self._dialect.refused()
-        return ConnectionRefusedError(f"the broker refuses us: {error.rc}")
+            self._dialect.switch()
+        return ConnectionRefusedError(f"the broker rejected the connection: {error.rc}")
 
     def _watch(self) -> None:
         connection = self._client.socket()
@@ -249,7 +249,7 @@ def _properties(session_seconds: int) -> Properties:
 
 
 def _hung_up(reason: object) -> ConnectionResetError:
-    return ConnectionResetError(f"the broker hung up: {reason}")
+    return ConnectionResetError(f"the broker closed the connection: {reason}")
 
 
 def _reason(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Packs what was recorded into numbered batches, kept until the agent has them."""
+"""Packs recorded events into numbered batches, kept until the agent has them."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import time
 from typing import Final
 
 from kaywatch import wire
-from kaywatch._send.buffer import DEFAULT_BYTES, Buffer, Packed
+from kaywatch._send.buffer import DEFAULT_BYTES, Buffer, EncodedBatch
 from kaywatch._send.identity import ClientIdentity
 from kaywatch._send.packer import BatchContent, Packer
 from kaywatch.recorder import Recorder
 
 __all__ = ["Batches"]
 
-MAX_BATCHES_PER_STEP: Final = 40  # then send, also when events come faster than that
+# Then batches are sent, even if events arrive faster than they are packed.
+MAX_BATCHES_PER_STEP: Final = 40
 MAX_ROW: Final = 44  # bytes of an event in its columns
 
 
@@ -24,7 +25,7 @@ class Batches:
         identity: of the process.
         buffer: the batches that the agent has not acknowledged.
         seq: the number of the last batch.
-        recorded: events recorded so far, those that were dropped included.
+        recorded: events recorded so far, including dropped ones.
     """
 
     def __init__(
@@ -39,37 +40,37 @@ class Batches:
         self.recorded = 0
         self._recorder = recorder
         self._packer = Packer(recorder)
-        self._refused = 0  # events that the recorder has dropped
+        self._dropped = 0  # by the recorder, as counted here so far
 
     @property
     def drained(self) -> bool:
-        """Whether the agent has committed all that was recorded."""
+        """Whether the agent has committed all recorded events."""
         recorder = self._recorder
-        waiting = any(events.flat for events in recorder.pending) or recorder.failures
-        return not waiting and not len(self.buffer)
+        pending = any(events.flat for events in recorder.pending) or recorder.failures
+        return not pending and not len(self.buffer)
 
     def pack(self, largest: int) -> int:
-        """Take what is pending out of the recorder; return the number of events.
+        """Take the pending events out of the recorder; return their number.
 
         Args:
-            largest: bytes that a batch may have.
+            largest: the maximum size of a batch in bytes.
         """
         total = 0
         self._recorder.rearm()
-        # The table of names may have half of a batch.
-        most = min(wire.MAX_BATCH_EVENTS, max(1, largest // 2 // MAX_ROW))
+        # The table of names may take half of a batch.
+        limit = min(wire.MAX_BATCH_EVENTS, max(1, largest // 2 // MAX_ROW))
         for _ in range(MAX_BATCHES_PER_STEP):
-            taken = self._packer.take(most)
-            self._count_refused()
-            if taken is None:
+            content = self._packer.take(limit)
+            self._count_dropped()
+            if content is None:
                 break
-            self.recorded += taken.events + taken.unpackable
-            self.buffer.count_drop(wire.DropReason.UNPACKABLE, taken.unpackable)
-            total += taken.events
-            self.append(taken)
+            self.recorded += content.events + content.unpackable
+            self.buffer.count_drop(wire.DropReason.UNPACKABLE, content.unpackable)
+            total += content.events
+            self.append(content)
         return total
 
-    def append(self, taken: BatchContent) -> None:
+    def append(self, content: BatchContent) -> None:
         """Add one batch to the buffer."""
         drops = self.buffer.take_drops()
         message = wire.batch(
@@ -78,16 +79,16 @@ class Batches:
             sent=time.time(),
             service=self.identity.service,
             recorded=self.recorded,
-            sections=taken.sections,
+            sections=content.sections,
             drops=drops,
         )
         if len(message) > wire.MAX_FRAME:
-            # Thousands of long names at once. No agent would take it.
-            self.buffer.count_drop(wire.DropReason.UNPACKABLE, taken.events)
+            # Thousands of long names at once: every agent would reject it.
+            self.buffer.count_drop(wire.DropReason.UNPACKABLE, content.events)
             self.buffer.report_again(drops)
             return
         self.seq += 1
-        self.buffer.append(Packed(self.seq, message, taken.events, drops))
+        self.buffer.append(EncodedBatch(self.seq, message, content.events, drops))
 
     def resend_topologies(self) -> None:
         """Put all topologies in the next batch: the agent may be a new one."""
@@ -97,8 +98,8 @@ class Batches:
         """Return the last message of an orderly end."""
         return wire.bye(self.identity.client, self.seq, self.buffer.take_drops())
 
-    def _count_refused(self) -> None:
-        refused = sum(events.dropped for events in self._recorder.pending)
-        new, self._refused = refused - self._refused, refused
+    def _count_dropped(self) -> None:
+        dropped = sum(events.dropped for events in self._recorder.pending)
+        new, self._dropped = dropped - self._dropped, dropped
         self.recorded += new
         self.buffer.count_drop(wire.DropReason.PENDING_FULL, new)

@@ -1,6 +1,6 @@
-"""A broker: where it is, who we are there, and which version of MQTT it speaks.
+"""A broker: its address, our account there, and the version of MQTT it speaks.
 
-Client and agent read it alike. A password is never part of what is shown.
+Client and agent share this module. It never shows a password.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from kaywatch import wire
 from kaywatch.errors import ConfigurationError
@@ -28,21 +28,30 @@ __all__ = [
     "without_secret",
 ]
 
-# By scheme, the port that is registered for it.
+# The port that IANA registered for each scheme.
 SCHEMES: Final = {"mqtt": 1883, "mqtts": 8883}
 
 MAX_PREFIX: Final = 200  # characters; a topic has at most 65,535 bytes
 
+# Fields of `Broker` by the variable that sets them.
+VARIABLES: Final = {
+    "KAYWATCH_MQTT_PASSWORD": "password",
+    "KAYWATCH_MQTT_PASSWORD_FILE": "password_file",
+    "KAYWATCH_MQTT_CA": "ca",
+    "KAYWATCH_MQTT_CERT": "cert",
+    "KAYWATCH_MQTT_KEY": "key",
+}
+
 
 @dataclass(frozen=True)
 class Broker:
-    """Where a broker is, and who we are there.
+    """The address of a broker, and our account there.
 
     Attributes:
-        host, port, tls: where it listens, and how.
-        prefix: what our topics begin with.
+        host, port, tls: where it listens, and whether with TLS.
+        prefix: begins our topics.
         user: our name there; empty for none.
-        password_file, password_env: where the password is, if not in `password`.
+        password_file, password_env: where to read the password, if not in `password`.
         ca: a file of certificates to trust; empty for the system's.
         cert, key: files with our own certificate and its key.
     """
@@ -61,36 +70,36 @@ class Broker:
 
     @property
     def url(self) -> str:
-        """It in one line, without the password."""
+        """The broker in one line, without the password."""
         scheme = "mqtts" if self.tls else "mqtt"
         user = f"{self.user}@" if self.user else ""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{scheme}://{user}{host}:{self.port}/{self.prefix}"
 
     def secret(self) -> str | None:
-        """Return the password; read anew each time, since files are replaced.
+        """Return the password; read again each time, since files are replaced.
 
         Raises:
-            ConfigurationError: it is not where it should be.
+            ConfigurationError: the file or the variable can't be read.
         """
         if self.password_env:
-            found = os.environ.get(self.password_env)
-            if found is None:
+            password = os.environ.get(self.password_env)
+            if password is None:
                 raise ConfigurationError(f"{self.password_env} is not set")
-            return found
+            return password
         if not self.password_file:
             return self.password or None
         try:
             with open(self.password_file, encoding="utf-8") as file:
                 return file.read(65_536).strip()
         except (OSError, UnicodeDecodeError) as error:
-            text = getattr(error, "strerror", None) or "it is no text"
+            reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
             raise ConfigurationError(
-                f"can't read the password in {self.password_file}: {text}"
+                f"can't read the password in {self.password_file}: {reason}"
             ) from None
 
     def context(self) -> ssl.SSLContext | None:
-        """Return how to speak TLS with it; None for not at all.
+        """Return the TLS settings for a connection; None without TLS.
 
         Raises:
             ConfigurationError: a certificate or key can't be read.
@@ -99,51 +108,56 @@ class Broker:
             return None
         import ssl
 
+        files = f"the CA {self.ca}"
         try:
             context = ssl.create_default_context(cafile=self.ca or None)
-        except OSError as error:  # ssl.SSLError is one
-            raise ConfigurationError(f"can't use the CA {self.ca}: {error}") from None
-        if self.cert:
-            try:
-                context.load_cert_chain(self.cert, self.key or None)
-            except OSError as error:
+            if self.cert:
                 files = f"{self.cert} with the key {self.key or 'in it'}"
-                raise ConfigurationError(f"can't use {files}: {error}") from None
+                context.load_cert_chain(self.cert, self.key or None)
+        except OSError as error:  # ssl.SSLError is one
+            raise ConfigurationError(f"can't use {files}: {error}") from None
         return context
 
 
 class AgentStatus(Enum):
-    """What a broker says of the agent."""
+    """What a broker reports about the agent."""
 
     AWAY = auto()
-    HERE = auto()  # as the broker remembers, from before we came
+    HERE = auto()  # retained by the broker from before we connected
     ARRIVED = auto()  # just now
 
 
 class MqttVersion:
-    """Which MQTT a broker speaks: 5 if it can, else 3.1.1. Remembers what worked."""
+    """The MQTT version to use with a broker: 5 if it can, else 3.1.1.
+
+    Attributes:
+        is_5: whether to use MQTT 5 for the next connection.
+    """
 
     def __init__(self) -> None:
-        self.five = True
-        self._known = False  # this version has worked
+        self.is_5 = True
+        self._confirmed = False
 
-    def worked(self) -> None:
-        """It has let us in."""
-        self._known = True
+    def confirm(self) -> None:
+        """Keep this version: the broker accepted a connection with it."""
+        self._confirmed = True
 
-    def refused(self) -> bool:
-        """It says that it doesn't know this version; return whether 3.1.1 is next."""
-        self.five = not self.five
-        self._known = False
-        return not self.five
+    def switch(self) -> bool:
+        """Use the other version from now on; return whether it is 3.1.1.
 
-    def hung_up(self) -> bool:
-        """It closed the connection without a word; return whether 3.1.1 is next.
-
-        So does a broker that knows no MQTT 5, or one that is about to stop: if it has
-        let us in before, the latter.
+        Called when the broker says that it does not support this one.
         """
-        return not self._known and self.refused()
+        self.is_5 = not self.is_5
+        self._confirmed = False
+        return not self.is_5
+
+    def switch_if_unconfirmed(self) -> bool:
+        """Switch after the broker closed the connection without a reason.
+
+        An old broker does that for MQTT 5, and any broker when it stops. If it accepted
+        this version before, it is the latter.
+        """
+        return not self._confirmed and self.switch()
 
 
 def parse(url: str, **settings: str) -> Broker:
@@ -151,84 +165,82 @@ def parse(url: str, **settings: str) -> Broker:
 
     Args:
         url: where it is; a password in it works, but files are safer.
-        settings: of `Broker`, such as `ca`; empty ones count as not given.
+        settings: other fields of `Broker`, such as `ca`; empty ones are ignored.
 
     Raises:
-        ConfigurationError: naming what can't be used.
+        ConfigurationError: naming the problem and the URL without its password.
     """
-    shown = without_secret(url)
+    fields = {key: value for key, value in settings.items() if value}
     try:
         parts = urlsplit(url)
         port = parts.port
+        _check(parts, fields)
+        prefix = _prefix(unquote(parts.path))
+    except ConfigurationError as error:
+        raise ConfigurationError(f"endpoint {without_secret(url)!r}: {error}") from None
     except ValueError:
         raise ConfigurationError(
-            f"endpoint {shown!r}: no host or no port from 1 to 65535, as in"
-            " mqtt://host:1883/kaywatch"
+            f"endpoint {without_secret(url)!r}: the host is missing or the port is not"
+            " from 1 to 65535; expected mqtt://host:1883/kaywatch"
         ) from None
-    if parts.scheme not in SCHEMES:
-        raise ConfigurationError(
-            f"endpoint {shown!r}: unknown scheme {parts.scheme!r};"
-            " write mqtt://host:1883/kaywatch or mqtts://host:8883/kaywatch"
-        )
-    if not parts.hostname or port == 0:
-        raise ConfigurationError(
-            f"endpoint {shown!r}: no host or port, as in mqtt://host:1883/kaywatch"
-        )
-    if parts.query or parts.fragment:
-        raise ConfigurationError(
-            f"endpoint {shown!r}: ? and # have no meaning here; a password is best"
-            " given by KAYWATCH_MQTT_PASSWORD_FILE"
-        )
-    given = {key: value for key, value in settings.items() if value}
+    fields.setdefault("user", unquote(parts.username or ""))
+    if not {"password", "password_file", "password_env"} & fields.keys():
+        fields["password"] = unquote(parts.password or "")
     tls = parts.scheme == "mqtts"
-    if not tls and (used := sorted(given.keys() & {"ca", "cert", "key"})):
-        raise ConfigurationError(
-            f"endpoint {shown!r}: {' and '.join(used)} need TLS; write mqtts://"
-        )
-    if "key" in given and "cert" not in given:
-        raise ConfigurationError(f"endpoint {shown!r}: a key without a certificate")
-    known = {"user": unquote(parts.username or ""), **given}
-    if not {"password", "password_file", "password_env"} & given.keys():
-        known["password"] = unquote(parts.password or "")
-    prefix = _prefix(unquote(parts.path), shown)
-    return Broker(parts.hostname, port or SCHEMES[parts.scheme], tls, prefix, **known)
+    host = parts.hostname or ""
+    return Broker(host, port or SCHEMES[parts.scheme], tls, prefix, **fields)
 
 
 def from_environment(url: str, environment: Mapping[str, str] = os.environ) -> Broker:
-    """Return the broker at a URL, with KAYWATCH_MQTT_PASSWORD and its like.
+    """Return the broker at a URL, with the settings of `VARIABLES`.
 
     Raises:
-        ConfigurationError: naming what can't be used.
+        ConfigurationError: as of `parse`.
     """
-    names = {
-        "password": "KAYWATCH_MQTT_PASSWORD",
-        "password_file": "KAYWATCH_MQTT_PASSWORD_FILE",
-        "ca": "KAYWATCH_MQTT_CA",
-        "cert": "KAYWATCH_MQTT_CERT",
-        "key": "KAYWATCH_MQTT_KEY",
-    }
-    return parse(url, **{key: environment.get(name, "") for key, name in names.items()})
+    return parse(
+        url, **{name: environment.get(key, "") for key, name in VARIABLES.items()}
+    )
 
 
 def without_secret(url: str) -> str:
-    """Return a URL as it may be shown."""
+    """Return a URL with its password masked."""
     head, slashes, rest = url.partition("://")
     account, at, host = rest.rpartition("@")
     user, colon, _ = account.partition(":")
     return f"{head}{slashes}{user}{':***' if colon else ''}{at}{host}"
 
 
-def _prefix(path: str, shown: str) -> str:
+def _check(parts: SplitResult, fields: Mapping[str, str]) -> None:
+    if parts.scheme not in SCHEMES:
+        raise ConfigurationError(
+            f"unknown scheme {parts.scheme!r};"
+            " expected mqtt://host:1883/kaywatch or mqtts://host:8883/kaywatch"
+        )
+    if not parts.hostname or parts.port == 0:
+        raise ConfigurationError(
+            "the host is missing or the port is 0; expected mqtt://host:1883/kaywatch"
+        )
+    if parts.query or parts.fragment:
+        raise ConfigurationError(
+            "? and # are not allowed; set a password with KAYWATCH_MQTT_PASSWORD_FILE"
+        )
+    tls_files = sorted(fields.keys() & {"ca", "cert", "key"})
+    if parts.scheme == "mqtt" and tls_files:
+        raise ConfigurationError(f"{' and '.join(tls_files)} need TLS; use mqtts://")
+    if "key" in fields and "cert" not in fields:
+        raise ConfigurationError("a key needs a certificate, too")
+
+
+def _prefix(path: str) -> str:
     prefix = path.strip("/") or wire.MQTT_PREFIX
     if prefix.startswith("$share"):
         raise ConfigurationError(
-            f"endpoint {shown!r}: a shared subscription gives each message to any of"
-            " several agents, and one client's numbers have to stay with one of them;"
-            " give each agent a prefix of its own"
+            "a shared subscription splits one client's messages among several agents;"
+            " give each agent its own prefix"
         )
     if prefix[0] == "$" or set(prefix) & set("+#\0") or len(prefix) > MAX_PREFIX:
         raise ConfigurationError(
-            f"endpoint {shown!r}: the prefix of topics has at most {MAX_PREFIX}"
-            " characters, no + or #, and no $ at its beginning"
+            f"the topic prefix may have at most {MAX_PREFIX} characters,"
+            " must not contain + or #, and must not begin with $"
         )
     return prefix

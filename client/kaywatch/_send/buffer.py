@@ -7,14 +7,14 @@ from typing import Final, NamedTuple
 
 from kaywatch.wire import DropReason
 
-__all__ = ["Buffer", "Packed"]
+__all__ = ["Buffer", "EncodedBatch"]
 
 # Some 1.2 million events: twenty minutes of outage at 1,000 events/s.
 DEFAULT_BYTES: Final = 32 * 1024 * 1024
 
 
-class Packed(NamedTuple):
-    """One encoded batch."""
+class EncodedBatch(NamedTuple):
+    """One batch as it is sent."""
 
     seq: int
     message: bytes
@@ -26,110 +26,103 @@ class Buffer:
     """Keeps batches until they are acknowledged; drops the oldest when full.
 
     A batch that was sent before it was dropped may have been counted all the same.
-    Only the next agent's greeting tells, so it waits in `_doubtful` and becomes a
-    drop, or not, in `settle`.
+    Only the next agent's answer to a hello tells, so `restart` decides about it.
+
+    Attributes:
+        bytes, events: of all unacknowledged batches; any thread may read them.
+        sent_bytes: of those that were sent on this connection.
+        acked_events: acknowledged since the start.
+        dropped: events dropped since the start, by reason.
     """
 
     def __init__(self, limit: int = DEFAULT_BYTES) -> None:
-        self.limit = limit
-        self.bytes = 0
-        self.sent_bytes = 0  # of those that were sent and not acknowledged
-        self.acked_events = 0
-        self.lost: Counter[str] = Counter()  # all drops since the start
-        self._batches: deque[Packed] = deque()
-        self._unsent = 0  # how many at the right end have not been sent
-        self._doubtful: deque[Packed] = deque()  # without their messages
+        self.bytes = self.events = self.sent_bytes = self.acked_events = 0
+        self.dropped: Counter[str] = Counter()
+        self._limit = limit
+        self._sent: deque[EncodedBatch] = deque()  # on this connection
+        self._unsent: deque[EncodedBatch] = deque()
+        self._evicted: deque[EncodedBatch] = deque()  # sent and then dropped
         self._unreported: Counter[str] = Counter()
 
     def __len__(self) -> int:
-        return len(self._batches)
-
-    @property
-    def events(self) -> int:
-        """Events in unacknowledged batches; any thread may ask."""
-        # Copied in one go: the sender goes on adding and dropping batches.
-        return sum(batch.events for batch in tuple(self._batches))
+        return len(self._sent) + len(self._unsent)
 
     @property
     def sent(self) -> int:
-        """Batches that were sent on this connection and not acknowledged."""
-        return len(self._batches) - self._unsent
+        """Unacknowledged batches that were sent on this connection."""
+        return len(self._sent)
 
     @property
-    def waiting(self) -> int:
+    def unsent(self) -> int:
         """Batches that were not sent on this connection."""
-        return self._unsent
+        return len(self._unsent)
 
     @property
-    def lowest(self) -> int:
-        """The number of the oldest batch, 0 if there is none."""
-        return self._batches[0].seq if self._batches else 0
+    def first_seq(self) -> int:
+        """The number of the oldest batch, 0 if the buffer is empty."""
+        oldest = self._sent or self._unsent
+        return oldest[0].seq if oldest else 0
 
-    def append(self, batch: Packed) -> None:
-        """Add a batch, dropping the oldest ones that no longer fit."""
-        self._batches.append(batch)
-        self._unsent += 1
+    def append(self, batch: EncodedBatch) -> None:
+        """Add a batch, dropping the oldest ones to make room."""
+        self._unsent.append(batch)
         self.bytes += len(batch.message)
-        while self.bytes > self.limit and len(self._batches) > 1:
-            oldest = self._batches.popleft()
-            self.bytes -= len(oldest.message)
-            if self._unsent > len(self._batches):
-                self._unsent -= 1
-                self._lose(oldest)
+        self.events += batch.events
+        while self.bytes > self._limit and len(self) > 1:
+            if self._sent:
+                oldest = self._remove_first(self._sent)
+                self._evicted.append(oldest._replace(message=b""))
             else:
-                self.sent_bytes -= len(oldest.message)
-                self._doubtful.append(oldest._replace(message=b""))
+                self._drop(self._remove_first(self._unsent))
 
-    def next_unsent(self) -> Packed | None:
+    def next_unsent(self) -> EncodedBatch | None:
         """Return the oldest batch not sent on this connection, and mark it sent."""
         if not self._unsent:
             return None
-        batch = self._batches[-self._unsent]
-        self._unsent -= 1
+        batch = self._unsent.popleft()
+        self._sent.append(batch)
         self.sent_bytes += len(batch.message)
         return batch
 
-    def settle(self, seq: int) -> None:
-        """Learn from a greeting that `seq` and all before it are committed.
+    def restart(self, seq: int) -> None:
+        """Start a connection to an agent that has committed all batches up to `seq`.
 
         Whatever else was sent before is lost with its connection, and sent again.
         """
         self.ack(seq)
-        for batch in self._doubtful:
-            self._lose(batch)
-        self._doubtful.clear()
-        self._unsent = len(self._batches)
+        for batch in self._evicted:
+            self._drop(batch)
+        self._evicted.clear()
+        self._unsent = self._sent + self._unsent
+        self._sent = deque()
         self.sent_bytes = 0
 
     def ack(self, seq: int) -> None:
-        """Forget the batches up to `seq`: the agent has them."""
-        while self._doubtful and self._doubtful[0].seq <= seq:
-            self.acked_events += self._doubtful.popleft().events
-        batches = self._batches
-        while batches and batches[0].seq <= seq:
-            done = batches.popleft()
-            self._forget(done, unsent=self._unsent > len(batches))
-            self.acked_events += done.events
+        """Remove the batches up to `seq`: the agent has committed them."""
+        while self._evicted and self._evicted[0].seq <= seq:
+            self.acked_events += self._evicted.popleft().events
+        for batches in (self._sent, self._unsent):
+            while batches and batches[0].seq <= seq:
+                self.acked_events += self._remove_first(batches).events
 
     def reject(self, seq: int, reason: str = DropReason.REJECTED) -> None:
-        """Drop the one batch that can't be delivered, ever."""
-        batches = self._batches
-        for position, batch in enumerate(batches):
-            if batch.seq == seq:
-                unsent = position >= len(batches) - self._unsent
-                del batches[position]
-                self._forget(batch, unsent)
-                self._lose(batch, reason)
-                return
+        """Drop the one batch that can never be delivered."""
+        for batches in (self._sent, self._unsent):
+            for position, batch in enumerate(batches):
+                if batch.seq == seq:
+                    batches.rotate(-position)
+                    self._drop(self._remove_first(batches), reason)
+                    batches.rotate(position)
+                    return
 
     def count_drop(self, reason: str, events: int) -> None:
-        """Count events that were lost before they came here."""
+        """Count events that were dropped before they were batched."""
         if events:
-            self.lost[str(reason)] += events
+            self.dropped[str(reason)] += events
             self._unreported[str(reason)] += events
 
     def report_again(self, drops: dict[str, int]) -> None:
-        """Take back drops whose report did not go out."""
+        """Report drops once more: the batch that reported them was not sent."""
         self._unreported.update(drops)
 
     def take_drops(self) -> dict[str, int]:
@@ -138,14 +131,14 @@ class Buffer:
         self._unreported.clear()
         return drops
 
-    def _forget(self, batch: Packed, unsent: bool) -> None:
-        """Count a batch out that was taken from the list."""
+    def _remove_first(self, batches: deque[EncodedBatch]) -> EncodedBatch:
+        batch = batches.popleft()
         self.bytes -= len(batch.message)
-        if unsent:
-            self._unsent -= 1
-        else:
+        self.events -= batch.events
+        if batches is self._sent:
             self.sent_bytes -= len(batch.message)
+        return batch
 
-    def _lose(self, batch: Packed, reason: str = DropReason.BUFFER_FULL) -> None:
+    def _drop(self, batch: EncodedBatch, reason: str = DropReason.BUFFER_FULL) -> None:
         self.count_drop(reason, batch.events)
         self.report_again(batch.drops)

@@ -1,4 +1,4 @@
-"""An endpoint becomes a function that connects to it; what is wrong is said once."""
+"""Turns an endpoint into a function that connects to it."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ EXAMPLES: Final = (
 
 
 def check_endpoint(endpoint: str) -> None:
-    """Look whether a client could send to an endpoint.
+    """Validate an endpoint and the settings that belong to it.
 
     Raises:
-        ConfigurationError: saying why not.
+        ConfigurationError: no client could send to it.
     """
     scheme = _scheme(endpoint)
     if scheme == "unix":
@@ -40,20 +40,20 @@ def check_endpoint(endpoint: str) -> None:
     else:
         raise ConfigurationError(
             f"endpoint {_broker.without_secret(endpoint)!r}: unknown scheme"
-            f" {scheme!r}; write {EXAMPLES}"
+            f" {scheme!r}; expected {EXAMPLES}"
         )
 
 
 def check_usable(endpoint: str) -> None:
-    """Look whether this very process can send to an endpoint.
+    """Validate an endpoint, and that this process has the library to send to it.
 
     Raises:
-        ConfigurationError: saying why not.
+        ConfigurationError: this process could not send to it.
     """
     check_endpoint(endpoint)
     if _scheme(endpoint) in _broker.SCHEMES and not _has_paho():
         raise ConfigurationError(
-            "to send over MQTT, paho-mqtt is needed: pip install 'kaywatch[mqtt]'"
+            "sending over MQTT needs paho-mqtt: pip install 'kaywatch[mqtt]'"
         )
 
 
@@ -61,18 +61,18 @@ def connector(endpoint: str | None, client: bytes) -> Callable[[], Transport]:
     """Return a function that connects to the agent.
 
     Args:
-        endpoint: where it is; None for the first agent's socket that is there.
-        client: the id that this process sends under.
+        endpoint: where it is; None for the first of the default sockets that exists.
+        client: this process's id.
     """
     if endpoint is None:
         return lambda: _first_socket(None)
     try:
         check_usable(endpoint)
     except ConfigurationError as error:
-        # From the environment: the application has to run all the same.
-        wrong = str(error)
-        log.warning("kaywatch sends nothing: %s", wrong)
-        return lambda: _refuse(wrong)
+        # It is from the environment, and the application has to run all the same.
+        problem = str(error)
+        log.warning("kaywatch cannot send: %s", problem)
+        return lambda: _fail(problem)
     if _scheme(endpoint) == "unix":
         return lambda: _first_socket(endpoint)
     return _broker_connector(endpoint, client)
@@ -83,7 +83,8 @@ def _broker_connector(endpoint: str, client: bytes) -> Callable[[], Transport]:
     version = _broker.MqttVersion()
 
     def connect() -> Transport:
-        # Here and not above: in the application's thread nothing is imported.
+        # Here and not above, so that the sender's thread imports paho-mqtt and not the
+        # application's.
         from kaywatch._send.mqtt import MqttTransport
 
         try:
@@ -95,7 +96,7 @@ def _broker_connector(endpoint: str, client: bytes) -> Callable[[], Transport]:
 
 
 def _first_socket(endpoint: str | None) -> Transport:
-    last: OSError = FileNotFoundError("no agent's socket is there")
+    last: OSError = FileNotFoundError("no agent's socket exists")
     for path in candidates(endpoint):
         try:
             return UnixTransport(path)
@@ -104,8 +105,8 @@ def _first_socket(endpoint: str | None) -> Transport:
     raise last
 
 
-def _refuse(wrong: str) -> Transport:
-    raise ConnectionError(wrong)
+def _fail(problem: str) -> Transport:
+    raise ConnectionError(problem)
 
 
 def _scheme(endpoint: str) -> str:

@@ -1,7 +1,7 @@
-"""The connection to the agent: made, used by a session, and made again when lost.
+"""The connection to the agent, opened again whenever it is lost.
 
-A plain object without a thread or a clock of its own, driven by `step`; the sender's
-thread does that.
+A plain object without a thread or a clock of its own: the sender's thread drives it
+with `step`.
 """
 
 from __future__ import annotations
@@ -12,36 +12,36 @@ import random
 from collections.abc import Callable
 from typing import Final
 
-import msgpack  # noqa: F401 - wire imports it lazily; here no fork can interrupt that
+import msgpack  # noqa: F401 - here, where no fork can interrupt the import
 
 from kaywatch import wire
 from kaywatch._send.batches import Batches
+from kaywatch._send.identity import resource_usage
 from kaywatch._send.packer import BatchContent
 from kaywatch._send.session import (
     FLUSH_INTERVAL,
     AgentHistory,
-    BrokerSession,
+    BrokeredSession,
+    ClientSession,
     MessageError,
-    Session,
 )
-from kaywatch._send.transport import Again, Refused, Transport
-from kaywatch._send.usage import usage
+from kaywatch._send.transport import Refused, RetryAtOnce, Transport
 
 __all__ = ["AgentConnection"]
 
 log = logging.getLogger("kaywatch")
 
 RETRY_MIN: Final = 0.1
-RETRY_MAX: Final = 2.0  # a look at a missing socket file costs microseconds
-RETRY_LASTING: Final = 10.0  # versions, passwords and rules are changed by people
+RETRY_MAX: Final = 2.0  # checking for a missing socket file costs microseconds
+RETRY_LASTING: Final = 10.0  # somebody has to change a version, password or rule
 
 
 class Backoff:
-    """When to connect again.
+    """Decides when to connect again.
 
     Attributes:
-        delay: seconds after the next failure.
-        at_once: whether not to wait this time.
+        delay: seconds to wait after the next failure.
+        at_once: whether to skip the wait this time.
     """
 
     def __init__(self) -> None:
@@ -50,15 +50,15 @@ class Backoff:
         self._due_at = 0.0
 
     def is_due(self, now: float, urgent: bool) -> bool:
-        """Return whether to connect now, which is sooner while somebody waits."""
+        """Return whether to connect now; `urgent` means that a caller waits."""
         return self.at_once or now >= self._due_at - (RETRY_MAX if urgent else 0.0)
 
     def fail(self, now: float, error: Exception) -> None:
-        """Note that it failed, or that the connection was lost."""
-        self.at_once = isinstance(error, Again)
+        """Schedule the next attempt after a failed or lost connection."""
+        self.at_once = isinstance(error, RetryAtOnce)
         if isinstance(error, Refused):
             self.delay = RETRY_LASTING
-        # Jitter, so that a restarted agent isn't met by all its clients at once.
+        # Jitter, so that not all clients connect to a restarted agent at once.
         self._due_at = now + self.delay * random.uniform(0.5, 1.0)
         self.delay = max(self.delay, min(self.delay * 2, RETRY_MAX))
 
@@ -75,7 +75,7 @@ class AgentConnection:
         self.batches = batches
         self.history = history or AgentHistory()
         self._connect = connect
-        self._link: tuple[Transport, Session] | None = None
+        self._link: tuple[Transport, ClientSession] | None = None
         self._backoff = Backoff()
         self._error = ""  # of the last connection
         self._logged: set[str] = set()
@@ -87,7 +87,7 @@ class AgentConnection:
 
     @property
     def error(self) -> str:
-        """The last thing that went wrong, empty if nothing is wrong any more."""
+        """The current problem; empty for none."""
         return (self._link[1].error if self._link is not None else "") or self._error
 
     @property
@@ -96,19 +96,19 @@ class AgentConnection:
         return self._link[1].interval if self._link is not None else FLUSH_INTERVAL
 
     def is_busy(self, now: float) -> bool:
-        """Return whether another step is worth it before the next flush."""
+        """Return whether to step again before the next flush."""
         if self._link is None:
             return self._backoff.at_once
         transport, session = self._link
         return session.is_busy(now, transport.backlog)
 
     def step(self, now: float, urgent: bool = False, wait: float = 0.0) -> int:
-        """Pack, connect when due, send, and take in the replies.
+        """Pack, connect when due, send, and handle the replies.
 
         Args:
             now: monotonic seconds.
-            urgent: somebody waits: ask for an early ack, connect without backoff.
-            wait: how long to wait for the socket at most.
+            urgent: a caller waits: ask for an early ack, connect without backoff.
+            wait: maximum time in seconds to wait for the socket.
 
         Returns:
             The number of events packed.
@@ -120,12 +120,12 @@ class AgentConnection:
             if self._link is not None:
                 self._exchange(*self._link, now, urgent, wait)
         except (OSError, ValueError, LookupError, TypeError) as error:
-            # All but OSError: what came back is none of our messages.
+            # All but OSError are raised for a reply that is not a valid message.
             self._disconnect(now, error)
         return packed
 
     def close(self) -> None:
-        """Say goodbye if there is a connection, and close it."""
+        """Send a goodbye if connected, and close the connection."""
         if self._link is not None:
             transport = self._link[0]
             with contextlib.suppress(OSError, ValueError):
@@ -134,7 +134,7 @@ class AgentConnection:
         self.abandon()
 
     def abandon(self) -> None:
-        """Close this process's copy of the descriptor, without a word: after a fork."""
+        """Close the connection without a goodbye, as in the child of a fork."""
         if self._link is not None:
             self._link[0].close()
             self._link = None
@@ -147,23 +147,23 @@ class AgentConnection:
         transport, session = self._link
         packed = self.batches.pack(transport.largest)
         if session.wants_usage(now):
-            self.batches.append(BatchContent({"process": usage()}, 0, 0))
+            self.batches.append(BatchContent({"process": resource_usage()}))
         return packed
 
-    def _open(self, now: float) -> tuple[Transport, Session]:
+    def _open(self, now: float) -> tuple[Transport, ClientSession]:
         transport = self._connect()
-        kind = BrokerSession if transport.lossy else Session
+        kind = BrokeredSession if transport.lossy else ClientSession
         return transport, kind(self.batches, self.history, now)
 
     def _exchange(
         self,
         transport: Transport,
-        session: Session,
+        session: ClientSession,
         now: float,
         urgent: bool,
         wait: float,
     ) -> None:
-        # First what came: the agent may have said that it is away.
+        # Receive first: the broker may report that the agent is away.
         self._receive(transport, session, now, 0.0)
         session.advance(now, transport.backlog)
         self._send(transport, session, now, urgent)
@@ -171,10 +171,10 @@ class AgentConnection:
         self._send(transport, session, now, urgent)
 
     def _send(
-        self, transport: Transport, session: Session, now: float, urgent: bool
+        self, transport: Transport, session: ClientSession, now: float, urgent: bool
     ) -> None:
-        # One message at a time into the transport: what waits stays in the buffer,
-        # where its bytes are bounded.
+        # The transport gets one message at a time; the others stay in the buffer, which
+        # bounds their bytes.
         while not transport.backlog:
             message = session.next_message(now, transport.largest, urgent)
             if message is None:
@@ -183,18 +183,18 @@ class AgentConnection:
             self._receive(transport, session, now, 0.0)
 
     def _receive(
-        self, transport: Transport, session: Session, now: float, wait: float
+        self, transport: Transport, session: ClientSession, now: float, wait: float
     ) -> None:
         for data in transport.receive(wait):
             error = session.receive(data, now)
             if error is not None:
-                self._complain(error)
+                self._handle_error(error)
         if session.connected:
             self._error = ""
             self._backoff.delay = RETRY_MIN
 
-    def _complain(self, error: MessageError) -> None:
-        text = f"the agent refused a message: {error.text} ({error.code})"
+    def _handle_error(self, error: MessageError) -> None:
+        text = f"the agent rejected a message: {error.text} ({error.code})"
         self._log_once(error.code, text)
         if error.lasting:
             self._backoff.delay = RETRY_LASTING
@@ -205,7 +205,7 @@ class AgentConnection:
         self._error = f"{type(error).__name__}: {error}"
         self._backoff.fail(now, error)
         if isinstance(error, Refused):
-            self._log_once(self._error, f"kaywatch sends nothing for now: {error}")
+            self._log_once(self._error, f"kaywatch cannot send: {error}")
 
     def _log_once(self, key: str, text: str) -> None:
         if key not in self._logged:

@@ -1,6 +1,6 @@
-"""The one background thread: drives the connection, and answers those who wait.
+"""The one background thread: drives the connection and serves calls of `flush`.
 
-No lock is shared with the application: the hot path wakes the thread through a
+It shares no lock with the application: the hot path wakes the thread through a
 SimpleQueue, whose `put` may be re-entered from finalizers and signal handlers.
 """
 
@@ -22,9 +22,9 @@ __all__ = ["Sender"]
 
 log = logging.getLogger("kaywatch")
 
-FIRST_FLUSH: Final = 0.1  # so that short-lived and killed processes are seen at all
-POLL: Final = 0.05  # while bytes or acks are under way
-PAUSE_TIMEOUT: Final = 0.5  # a fork waits no longer; a step takes 50 ms at most
+FIRST_FLUSH: Final = 0.1  # soon, so that short-lived processes are seen at all
+POLL: Final = 0.05  # while bytes or acks are in transit
+PAUSE_TIMEOUT: Final = 0.5  # the most that a fork waits; a step takes up to 50 ms
 
 
 class Sender:
@@ -33,10 +33,10 @@ class Sender:
     def __init__(self, connection: AgentConnection, recorder: Recorder) -> None:
         self.connection = connection
         self._recorder = recorder
-        self._wake: queue.SimpleQueue[_Flush | None] = queue.SimpleQueue()
+        self._wake: queue.SimpleQueue[FlushRequest | None] = queue.SimpleQueue()
         self._woken = False
         self._thread: threading.Thread | None = None
-        self._driving = threading.Lock()  # held by whoever steps the connection
+        self._driving = threading.Lock()  # held while stepping the connection
         self._paused = threading.Event()
         self._paused.set()
 
@@ -46,7 +46,7 @@ class Sender:
         return self._paused.is_set()
 
     def start(self) -> None:
-        """Start a thread, and have the recorder let events through.
+        """Start a thread, and let the recorder accept events without waking it.
 
         Raises:
             RuntimeError: no thread can be started, as at the interpreter's exit.
@@ -60,10 +60,10 @@ class Sender:
         self._recorder.open()
 
     def pause(self) -> None:
-        """Send what is pending, and end the thread: somebody is about to fork.
+        """Send pending events and end the thread, before a fork.
 
-        So the child inherits no lock that the thread held, and Python from 3.12 on
-        doesn't warn of a fork with several threads because of ours.
+        So the child inherits no lock that the thread held, and Python 3.12 and later
+        do not warn of a fork with several threads because of this one.
         """
         thread = self._thread
         if thread is None or self.paused or thread is threading.current_thread():
@@ -72,7 +72,7 @@ class Sender:
         self._paused.set()
         self._wake.put(None)
         thread.join(PAUSE_TIMEOUT)
-        # Python 3.12's join returns a moment before the kernel's thread has ended.
+        # Python 3.12's join returns shortly before the kernel's thread has ended.
         task = f"/proc/self/task/{thread.native_id}"
         for _ in range(100):
             if not os.path.exists(task):
@@ -86,21 +86,21 @@ class Sender:
             self._wake.put(None)
 
     def flush(self, timeout: float) -> bool:
-        """Wait until all that was recorded is committed, at most `timeout` seconds."""
+        """Wait up to `timeout` seconds until the agent has committed all events."""
         if threading.current_thread() is self._thread:
-            return False  # from a log handler or finalizer in our own thread
-        return self._ask(timeout, stop=False)
+            return False  # called by a log handler or finalizer in this thread
+        return self._request(timeout, stop=False)
 
     def stop(self, timeout: float) -> bool:
-        """Flush, say goodbye and end the thread."""
-        drained = self._ask(timeout, stop=True)
+        """Flush, send a goodbye and end the thread."""
+        drained = self._request(timeout, stop=True)
         self._recorder.close()
         return drained
 
-    def _ask(self, timeout: float, stop: bool) -> bool:
-        request = _Flush(time.monotonic() + timeout, threading.Event(), stop)
+    def _request(self, timeout: float, stop: bool) -> bool:
+        request = FlushRequest(time.monotonic() + timeout, stop)
         self._wake.put(request)
-        # The thread keeps the deadline itself; the margin is for its last step.
+        # The thread watches the deadline itself; the margin is for its last step.
         while time.monotonic() < request.deadline + 0.5:
             if self.paused and self._driving.acquire(timeout=POLL):
                 try:
@@ -119,12 +119,12 @@ class Sender:
                 if request is None:
                     delay = self._flush_once()
                 elif not self._serve(request, paused):
-                    self._wake.put(request)  # for whoever drives next
+                    self._wake.put(request)  # for the next driver
                 elif request.stop:
                     return
-            self._guarded(urgent=False, wait=0.0)
+            self._step(urgent=False, wait=0.0)
 
-    def _next_request(self, delay: float) -> _Flush | None:
+    def _next_request(self, delay: float) -> FlushRequest | None:
         try:
             request = self._wake.get(timeout=delay)
         except queue.Empty:
@@ -133,26 +133,28 @@ class Sender:
         return request
 
     def _flush_once(self) -> float:
-        """Do one step; return how long to sleep."""
+        """Step the connection; return how long to sleep."""
         connection = self.connection
-        packed = self._guarded(urgent=False, wait=0.0)
+        packed = self._step(urgent=False, wait=0.0)
         if connection.is_busy(time.monotonic()):
-            self._guarded(urgent=False, wait=POLL)
+            self._step(urgent=False, wait=POLL)
             return 0.0
         return POLL if packed > wire.MAX_BATCH_EVENTS else connection.interval
 
-    def _serve(self, request: _Flush, paused: threading.Event | None = None) -> bool:
-        """Answer a request; return whether that is done, or was cut short."""
+    def _serve(
+        self, request: FlushRequest, paused: threading.Event | None = None
+    ) -> bool:
+        """Answer a request; return False if a pause interrupted that."""
         connection = self.connection
         if request.answered.is_set():
             return True  # by another driver
         while not connection.batches.drained and time.monotonic() < request.deadline:
             if paused is not None and paused.is_set():
                 return False
-            self._guarded(urgent=True, wait=POLL)
+            self._step(urgent=True, wait=POLL)
             if connection.connected or connection.is_busy(time.monotonic()):
                 continue
-            # Where no agent ever was, one attempt is enough; where one was, it may
+            # One attempt is enough for an agent that never answered; one that did may
             # be restarting.
             if not connection.history.reached:
                 break
@@ -163,21 +165,21 @@ class Sender:
         request.answered.set()
         return True
 
-    def _guarded(self, urgent: bool, wait: float) -> int:
-        """Step, whatever happens: this thread has to outlive a bug of ours."""
+    def _step(self, urgent: bool, wait: float) -> int:
+        """Step the connection. The thread has to survive any exception."""
         try:
             return self.connection.step(time.monotonic(), urgent, wait)
         except Exception:
-            log.exception("kaywatch could not send; it goes on")
+            log.exception("kaywatch failed to send; it will try again")
             time.sleep(FLUSH_INTERVAL)
             return 0
 
 
-class _Flush:
-    """A request to the thread, and its answer."""
+class FlushRequest:
+    """A request to the thread, with its answer in `drained` once `answered` is set."""
 
-    def __init__(self, deadline: float, answered: threading.Event, stop: bool) -> None:
+    def __init__(self, deadline: float, stop: bool) -> None:
         self.deadline = deadline
-        self.answered = answered
         self.stop = stop
+        self.answered = threading.Event()
         self.drained = False

@@ -1,4 +1,4 @@
-"""The UNIX socket to the agent, without ever blocking; and where to find it."""
+"""The non-blocking UNIX socket to the agent, and where to find it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from kaywatch.errors import ConfigurationError
 from kaywatch.wire import MAX_FRAME
 
 __all__ = [
-    "Again",
     "Refused",
+    "RetryAtOnce",
     "Transport",
     "UnixTransport",
     "candidates",
@@ -31,31 +31,31 @@ SYSTEM_SOCKET: Final = "/run/kaywatch/ingest.sock"
 MAX_SOCKET_PATH: Final = 107
 
 
-class Again(ConnectionError):
-    """Somebody is there, and another attempt at once is likely to succeed."""
+class RetryAtOnce(ConnectionError):
+    """The connection failed, but another attempt is likely to succeed at once."""
 
 
 class Refused(ConnectionError):
-    """Somebody is there and doesn't let us; a person has to change something."""
+    """The broker or agent denies access until a configuration is changed."""
 
 
 class Transport(Protocol):
-    """A connection: made when constructed, gone after `close` or an OSError.
+    """A connection: open once constructed, unusable after `close` or an OSError.
 
     Attributes:
-        lossy: whether what is sent may get lost, come twice or out of order though
-            the connection stands.
-        largest: bytes that a message may have.
+        lossy: whether messages may get lost, repeated or reordered while the
+            connection is open.
+        largest: the maximum size of a message in bytes.
     """
 
     lossy: bool
     largest: int
 
     def send(self, message: bytes) -> None:
-        """Queue one message; `receive` moves it."""
+        """Queue one message; `receive` transmits it."""
 
     def receive(self, timeout: float) -> Sequence[bytes | AgentStatus]:
-        """Move bytes for at most `timeout` seconds; return what came, in order.
+        """Transmit for at most `timeout` seconds; return what arrived, in order.
 
         Raises:
             OSError: the connection is gone.
@@ -63,56 +63,56 @@ class Transport(Protocol):
 
     @property
     def backlog(self) -> int:
-        """Bytes queued and not moved yet."""
+        """Bytes queued and not transmitted yet."""
 
     def close(self) -> None:
-        """Release what the connection holds. Idempotent."""
+        """Close the connection. Idempotent."""
 
 
 def check_unix(endpoint: str) -> str:
-    """Return the endpoint, checked to be the path of a socket.
+    """Return a UNIX socket's endpoint once it is validated.
 
     Raises:
-        ConfigurationError: it is none.
+        ConfigurationError: naming what is wrong with it.
     """
     parts = urlsplit(endpoint)
     if parts.scheme != "unix":
         raise ConfigurationError(
             f"endpoint {endpoint!r}: unknown scheme {parts.scheme!r};"
-            " write unix:///run/kaywatch/ingest.sock"
+            " expected unix:///run/kaywatch/ingest.sock"
         )
     path = parts.path
     if parts.netloc or not path.startswith("/"):
         raise ConfigurationError(
-            f"endpoint {endpoint!r}: the path has to be absolute,"
+            f"endpoint {endpoint!r}: the path must be absolute,"
             " as in unix:///run/kaywatch/ingest.sock (three slashes)"
         )
     if len(os.fsencode(path)) > MAX_SOCKET_PATH:
         raise ConfigurationError(
-            f"endpoint {endpoint!r}: a socket's path has at most"
-            f" {MAX_SOCKET_PATH} bytes, this one {len(os.fsencode(path))}"
+            f"endpoint {endpoint!r}: a socket's path may have at most"
+            f" {MAX_SOCKET_PATH} bytes, not {len(os.fsencode(path))}"
         )
     return endpoint
 
 
 def candidates(endpoint: str | None) -> Iterator[str]:
-    """Yield the socket paths to try, best first; looked for anew at each connect."""
+    """Yield the socket paths to try, in order of preference."""
     if endpoint is not None:
         yield urlsplit(endpoint).path
         return
     yield SYSTEM_SOCKET
-    # As the agent does it: pam_systemd(8) makes this folder also for those shells and
-    # cron jobs that don't have the variable.
+    # The agent falls back to the same folder: pam_systemd(8) creates it also for shells
+    # and cron jobs without the variable.
     runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}"
     yield os.path.join(runtime, "kaywatch", "ingest.sock")
 
 
 def poll(connection: Any, writing: bool, timeout: float) -> int:
-    """Wait until something can be done; not by `select`, which knows 1,024 files."""
-    waiting = select.poll()
-    waiting.register(connection, select.POLLIN | (select.POLLOUT if writing else 0))
-    found = waiting.poll(timeout * 1000)
-    return found[0][1] if found else 0
+    """Wait for a socket; return its events. `select` fails beyond 1,024 files."""
+    poller = select.poll()
+    poller.register(connection, select.POLLIN | (select.POLLOUT if writing else 0))
+    ready = poller.poll(timeout * 1000)
+    return ready[0][1] if ready else 0
 
 
 class UnixTransport:
@@ -125,11 +125,11 @@ class UnixTransport:
         """Connect.
 
         Raises:
-            OSError: nobody listens there.
+            OSError: no agent listens there.
         """
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            # A listener whose queue is full gives EAGAIN rather than a wait.
+            # Non-blocking, so that a listener whose queue is full raises EAGAIN.
             self._socket.setblocking(False)
             self._socket.connect(path)
         except BaseException:
@@ -140,24 +140,24 @@ class UnixTransport:
         self.backlog = 0
 
     def send(self, message: bytes) -> None:
-        """Queue one message; `receive` moves it."""
+        """Queue one message; `receive` transmits it."""
         for part in (struct.pack(">I", len(message)), message):
             self._outgoing.append(memoryview(part))
             self.backlog += len(part)
 
     def receive(self, timeout: float) -> list[bytes]:
-        """Move bytes for at most `timeout` seconds; return the messages received."""
+        """Transmit for at most `timeout` seconds; return the messages received."""
         events = poll(self._socket, bool(self._outgoing), timeout)
         if events & ~select.POLLOUT:
             self._read()
         messages = self._messages()
-        # First what came: an agent that hung up has said why.
+        # Read before writing: an agent that closes the connection first sends why.
         if events & select.POLLOUT and not messages:
             self._write()
         return messages
 
     def close(self) -> None:
-        """Close the descriptor; what the kernel has taken is still delivered."""
+        """Close the socket; the kernel still delivers the bytes that it has taken."""
         self._socket.close()
 
     def _write(self) -> None:

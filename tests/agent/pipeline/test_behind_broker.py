@@ -282,7 +282,7 @@ def test_what_is_recorded_is_counted_once_whatever_the_broker_does(
             break
 
     assert batches.drained
-    dropped = sum(batches.buffer.lost.values())
+    dropped = sum(batches.buffer.dropped.values())
     assert talk.agent.stored() == batches.recorded - dropped
     assert batches.buffer.acked_events == talk.agent.stored()
     if not small:

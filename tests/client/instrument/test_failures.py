@@ -82,5 +82,5 @@ def test_it_can_be_set_by_the_program() -> None:
         with capture() as captured, pytest.raises(ValueError, match="words"):
             fail()
     finally:
-        kaywatch._process.process.configure(before)
+        kaywatch.configure(failures=before.failures)
     assert [failure.message for failure in captured.failures()] == [""]

@@ -39,13 +39,13 @@ def test_a_url_says_where_it_is(url: str, broker: Broker) -> None:
     ("url", "complaint"),
     [
         ("amqp://b", "unknown scheme 'amqp'"),
-        ("mqtt:///x", "no host"),
-        ("mqtt://b:0", "no host or port"),
+        ("mqtt:///x", "the host is missing"),
+        ("mqtt://b:0", "the port is 0"),
         ("mqtt://b:99999", "port"),
-        ("mqtt://[b", "no host"),
-        ("mqtt://b/x?y", "no meaning"),
-        ("mqtt://b/+/x", "no + or #"),
-        ("mqtt://b/$SYS", "no $ at its beginning"),
+        ("mqtt://[b", "the host is missing"),
+        ("mqtt://b/x?y", "? and # are not allowed"),
+        ("mqtt://b/+/x", "must not contain + or #"),
+        ("mqtt://b/$SYS", "must not begin with $"),
         ("mqtt://b/$share/g/x", "a shared subscription"),
     ],
 )
@@ -97,22 +97,27 @@ def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
 
 def test_an_old_broker_is_spoken_to_in_its_own_words() -> None:
     version = MqttVersion()
-    assert version.five
-    assert version.hung_up()  # the first time: it may know no better
-    version.worked()
-    assert not version.five
+    assert version.is_5
+    assert version.switch_if_unconfirmed()  # the first time: it may know no better
+    version.confirm()
+    assert not version.is_5
 
 
 def test_a_broker_that_goes_down_is_not_taken_for_an_old_one() -> None:
     version = MqttVersion()
-    version.worked()
+    version.confirm()
     for _ in range(10):
-        assert not version.hung_up()
-    assert version.five
-    assert version.refused()  # but one that says so has become one
-    assert not version.five
+        assert not version.switch_if_unconfirmed()
+    assert version.is_5
+    assert version.switch()  # but one that says so has become one
+    assert not version.is_5
 
 
 def test_a_broker_that_hangs_up_on_both_versions_is_not_asked_without_end() -> None:
     version = MqttVersion()
-    assert [version.hung_up() for _ in range(4)] == [True, False, True, False]
+    assert [version.switch_if_unconfirmed() for _ in range(4)] == [
+        True,
+        False,
+        True,
+        False,
+    ]

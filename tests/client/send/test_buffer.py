@@ -7,12 +7,12 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kaywatch._send.buffer import Buffer, Packed
+from kaywatch._send.buffer import Buffer, EncodedBatch
 from kaywatch.wire import DropReason
 
 
-def packed(seq: int, size: int = 10, events: int = 1, **drops: int) -> Packed:
-    return Packed(seq, bytes(size), events, drops)
+def packed(seq: int, size: int = 10, events: int = 1, **drops: int) -> EncodedBatch:
+    return EncodedBatch(seq, bytes(size), events, drops)
 
 
 def filled(*seqs: int, limit: int = 1_000) -> Buffer:
@@ -54,22 +54,22 @@ def test_a_new_connection_is_sent_all_that_is_not_acknowledged() -> None:
     buffer = filled(1, 2, 3)
     unsent(buffer)
     buffer.ack(1)
-    buffer.settle(0)
+    buffer.restart(0)
     assert unsent(buffer) == [2, 3]
 
 
 def test_an_ack_of_what_was_not_sent_yet_on_this_connection_spares_sending_it() -> None:
     buffer = filled(1, 2, 3)
     unsent(buffer)
-    buffer.settle(2)
+    buffer.restart(2)
     assert unsent(buffer) == [3]
 
 
 def test_when_full_the_oldest_go_and_are_counted() -> None:
     buffer = filled(1, 2, 3, limit=30)
     buffer.append(packed(4, 15, events=7))
-    assert [batch.seq for batch in buffer._batches] == [3, 4]
-    assert buffer.lost == {"buffer_full": 2}
+    assert (len(buffer), buffer.first_seq) == (2, 3)
+    assert buffer.dropped == {"buffer_full": 2}
     assert buffer.take_drops() == {"buffer_full": 2}
     assert buffer.take_drops() == {}
     assert unsent(buffer) == [3, 4]
@@ -79,7 +79,7 @@ def test_a_batch_larger_than_the_buffer_is_still_sent() -> None:
     buffer = filled(1, 2, limit=30)
     buffer.append(packed(3, 100))
     assert unsent(buffer) == [3]
-    assert buffer.lost == {"buffer_full": 2}
+    assert buffer.dropped == {"buffer_full": 2}
 
 
 def test_a_batch_dropped_after_it_was_sent_is_lost_if_the_agent_has_it_not() -> None:
@@ -87,9 +87,9 @@ def test_a_batch_dropped_after_it_was_sent_is_lost_if_the_agent_has_it_not() -> 
     unsent(buffer)
     for seq in (4, 5, 6):
         buffer.append(packed(seq))
-    assert buffer.lost == {}
-    buffer.settle(2)
-    assert buffer.lost == {"buffer_full": 1}
+    assert buffer.dropped == {}
+    buffer.restart(2)
+    assert buffer.dropped == {"buffer_full": 1}
     assert buffer.acked_events == 2
     assert unsent(buffer) == [4, 5, 6]
 
@@ -100,7 +100,7 @@ def test_an_ack_of_a_later_batch_says_that_one_dropped_before_it_arrived_too() -
     buffer.append(packed(4))
     unsent(buffer)
     buffer.ack(4)
-    assert (len(buffer), buffer.acked_events, buffer.lost) == (0, 4, {})
+    assert (len(buffer), buffer.acked_events, buffer.dropped) == (0, 4, {})
 
 
 def test_the_report_of_drops_goes_on_with_another_batch_if_its_own_is_lost() -> None:
@@ -110,7 +110,7 @@ def test_the_report_of_drops_goes_on_with_another_batch_if_its_own_is_lost() -> 
         buffer.append(packed(seq))
     assert buffer.take_drops() == {"buffer_full": 5, "rejected": 3}
     # What was lost is counted once, the report is only made again.
-    assert buffer.lost == {"buffer_full": 5}
+    assert buffer.dropped == {"buffer_full": 5}
 
 
 def test_a_batch_that_was_refused_goes_and_is_counted_as_rejected() -> None:
@@ -119,8 +119,8 @@ def test_a_batch_that_was_refused_goes_and_is_counted_as_rejected() -> None:
     buffer.reject(2)
     buffer.reject(2)
     assert (len(buffer), buffer.bytes) == (2, 20)
-    assert buffer.lost == {"rejected": 1}
-    buffer.settle(0)
+    assert buffer.dropped == {"rejected": 1}
+    buffer.restart(0)
     assert unsent(buffer) == [1, 3]
 
 
@@ -130,7 +130,7 @@ def test_events_lost_before_they_were_batched_are_counted_by_reason() -> None:
     buffer.count_drop("unpackable", 0)
     buffer.count_drop("pending_full", 2)
     assert buffer.take_drops() == {"pending_full": 5}
-    assert buffer.lost == {"pending_full": 5}
+    assert buffer.dropped == {"pending_full": 5}
 
 
 class Delivery:
@@ -141,7 +141,7 @@ class Delivery:
         self.events = 0
         self.drops: Counter[str] = Counter()
 
-    def take(self, batch: Packed) -> None:
+    def take(self, batch: EncodedBatch) -> None:
         if batch.seq > self.committed:
             self.committed = batch.seq
             self.events += batch.events
@@ -166,22 +166,22 @@ def test_whatever_happens_all_events_arrive_or_are_reported_as_lost(
         if step == "record":
             seq += 1
             recorded += seq
-            buffer.append(Packed(seq, bytes(10), seq, buffer.take_drops()))
+            buffer.append(EncodedBatch(seq, bytes(10), seq, buffer.take_drops()))
         elif step == "send":
             while (batch := buffer.next_unsent()) is not None:
                 agent.take(batch)
         elif step == "ack":
             buffer.ack(agent.committed)
         else:
-            buffer.settle(agent.committed)
+            buffer.restart(agent.committed)
         assert buffer.bytes == 10 * len(buffer)
         assert buffer.bytes <= max(limit, 10)
     assert len(buffer) == 0
-    assert recorded == buffer.acked_events + buffer.lost.total()
+    assert recorded == buffer.acked_events + buffer.dropped.total()
     assert buffer.acked_events == agent.events
     unreported = Counter(buffer.take_drops())
-    assert buffer.lost == agent.drops + unreported
-    assert buffer.lost.keys() <= {DropReason.BUFFER_FULL}
+    assert buffer.dropped == agent.drops + unreported
+    assert buffer.dropped.keys() <= {DropReason.BUFFER_FULL}
 
 
 def test_any_thread_may_ask_how_many_events_wait() -> None:
@@ -190,7 +190,7 @@ def test_any_thread_may_ask_how_many_events_wait() -> None:
 
     def send() -> None:
         for seq in range(1, 60_000):
-            buffer.append(Packed(seq, b"x" * 50, 1, {}))
+            buffer.append(EncodedBatch(seq, b"x" * 50, 1, {}))
         going.set()
 
     sender = threading.Thread(target=send)

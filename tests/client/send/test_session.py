@@ -19,7 +19,7 @@ from kaywatch._send.session import (
     USAGE_INTERVAL,
     WINDOW_BATCHES,
 )
-from kaywatch._send.transport import Again, Refused
+from kaywatch._send.transport import Refused, RetryAtOnce
 from kaywatch.recorder import Recorder
 
 IDENTITY = ClientIdentity(b"i" * 16, "service", "host", 42, 1.0, "sdk", {"zone": "b"})
@@ -37,7 +37,7 @@ class ScriptedAgent:
 
     def connect(self) -> ScriptedTransport:
         if self.absent:
-            raise ConnectionRefusedError("nobody is there")
+            raise ConnectionRefusedError("connection refused")
         self.connections.append(ScriptedTransport(self))
         return self.connections[-1]
 
@@ -171,7 +171,7 @@ def test_an_absent_agent_is_looked_for_with_a_growing_delay(
     for tenth in range(200):
         session.step(tenth / 10)
     assert 10 <= tries <= 25
-    assert "nobody is there" in session.error
+    assert "connection refused" in session.error
     agent.absent = False
     session.step(30.0)
     session.step(31.0)
@@ -244,7 +244,7 @@ def test_a_batch_that_is_refused_for_good_is_dropped_and_reported(
     record(recorder)
     session.step(2.0)
 
-    assert session.batches.buffer.lost == {"rejected": 7}
+    assert session.batches.buffer.dropped == {"rejected": 7}
     assert agent.last.sent[-1]["drops"] == {"rejected": 7}
     assert caplog.text.count("no good") == 1
 
@@ -411,7 +411,7 @@ def test_a_quiet_client_has_no_doubts(
     record(recorder)
     for second in range(100):
         session.step(float(second))
-        if session.batches.buffer.lowest:
+        if session.batches.buffer.first_seq:
             broker.last.ack(session.batches.seq)
 
     assert len(broker.last.hellos()) == 1
@@ -480,7 +480,7 @@ def test_what_no_broker_takes_is_dropped_and_told(
 
     sizes = [len(wire.pack(m)) for m in broker.last.sent if m["type"] == "batch"]
     assert max(sizes) <= 10_000
-    assert session.batches.buffer.lost == {"unpackable": 2_000}
+    assert session.batches.buffer.dropped == {"unpackable": 2_000}
     assert session.batches.buffer.events == 2_000
 
 
@@ -490,7 +490,7 @@ def test_another_version_is_tried_at_once(
     def connect() -> ScriptedTransport:
         if not broker.connections:
             broker.connect()
-            raise Again("it speaks another version")
+            raise RetryAtOnce("it speaks another version")
         return broker.connect()
 
     session = AgentConnection(Batches(IDENTITY, recorder), connect)
@@ -516,6 +516,6 @@ def test_who_is_refused_says_so_once(
         session.step(now)
 
     assert [r.getMessage() for r in caplog.records] == [
-        "kaywatch sends nothing for now: wrong password"
+        "kaywatch cannot send: wrong password"
     ]
     assert 6 <= len(tried) <= 12

@@ -35,7 +35,7 @@ def listener(path: str) -> Iterator[socket.socket]:
         ("http://localhost", "unknown scheme 'http'"),
         ("unix://run/kaywatch.sock", "three slashes"),
         ("unix:relative", "absolute"),
-        ("unix:///" + "x" * 120, "at most 107 bytes, this one 121"),
+        ("unix:///" + "x" * 120, "at most 107 bytes, not 121"),
     ],
 )
 def test_an_endpoint_that_can_not_be_used_is_named_with_the_fix(

@@ -14,7 +14,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from kaywatch._instrument.frameworks import FRAMEWORKS, SDKS
-from kaywatch._process import settings_from_environment, tags_in
+from kaywatch._process import parse_tags, settings_from_environment
 from kaywatch._send import broker as brokers
 from kaywatch._send.connecting import check_usable
 from kaywatch.errors import ConfigurationError
@@ -388,7 +388,7 @@ def endpoint(context: CheckContext) -> CheckResults:
 
 def variables(_: CheckContext) -> CheckResults:
     """Check the other variables that the client reads."""
-    invalid = tags_in(os.environ.get("KAYWATCH_TAGS", ""))[1]
+    invalid = parse_tags(os.environ.get("KAYWATCH_TAGS", ""))[1]
     if invalid:
         yield warning(
             f"KAYWATCH_TAGS: {', '.join(invalid)} is ignored", "write key=value,..."
