@@ -1,8 +1,8 @@
 """Calls back once a module has been imported, whenever that is.
 
-Strategy: a finder in front of the others looks a module that is waited for up by them,
-and lets its loader call back after `exec_module`. Nothing of ours stays on the module,
-its spec or its loader.
+Strategy: a finder in front of the others lets them find an awaited module, and makes
+its loader call back after `exec_module`. Nothing of ours stays on the module, its spec
+or its loader.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ __all__ = ["forget", "when_imported"]
 
 Callback = Callable[[ModuleType], object]
 
-_waiting: Final[dict[str, list[Callback]]] = {}
+_callbacks: Final[dict[str, list[Callback]]] = {}  # by the module's name
 
 
 def when_imported(name: str, callback: Callback) -> None:
-    """Call `callback(module)` now if the module is imported, else after its import.
+    """Call `callback(module)` after the import of a module, or now if that is done.
 
-    An error of the callback is logged and goes no further.
+    An error of the callback is logged and not raised.
     """
     module = sys.modules.get(name)
     spec = getattr(module, "__spec__", None)
     if module is not None and not getattr(spec, "_initializing", False):
         _call(callback, module)
         return
-    callbacks = _waiting.setdefault(name, [])
+    callbacks = _callbacks.setdefault(name, [])
     if callback not in callbacks:
         callbacks.append(callback)
     if _finder not in sys.meta_path:
@@ -40,13 +40,13 @@ def when_imported(name: str, callback: Callback) -> None:
 
 
 def forget(callback: Callback) -> None:
-    """Wait no more on behalf of `callback`."""
-    for name, callbacks in list(_waiting.items()):
+    """Cancel all waiting of `callback`."""
+    for name, callbacks in list(_callbacks.items()):
         if callback in callbacks:
             callbacks.remove(callback)
         if not callbacks:
-            del _waiting[name]
-    if not _waiting and _finder in sys.meta_path:
+            del _callbacks[name]
+    if not _callbacks and _finder in sys.meta_path:
         sys.meta_path.remove(_finder)
 
 
@@ -59,7 +59,7 @@ class _Finder:
         path: Sequence[str] | None,
         target: ModuleType | None = None,
     ) -> ModuleSpec | None:
-        if name not in _waiting:
+        if name not in _callbacks:
             return None
         for finder in list(sys.meta_path):
             find = getattr(finder, "find_spec", None)
@@ -85,7 +85,7 @@ def _hook(spec: ModuleSpec) -> None:
         execute(module)
         if module.__name__ == spec.name:  # a loader may be shared, as zipimport's is
             vars(loader).pop("exec_module", None)
-            for callback in _waiting.pop(spec.name, []):
+            for callback in _callbacks.pop(spec.name, []):
                 _call(callback, module)
 
     try:
@@ -97,5 +97,5 @@ def _hook(spec: ModuleSpec) -> None:
 def _call(callback: Callback, module: ModuleType) -> None:
     try:
         callback(module)
-    except Exception:  # noqa: BLE001 - the application's import goes on
+    except Exception:  # noqa: BLE001 - the application's import continues
         warn_once(f"module {module.__name__}")

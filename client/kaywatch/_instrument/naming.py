@@ -1,11 +1,11 @@
-"""What nodes, graphs and actions are called.
+"""The names of nodes and graphs.
 
-A node is what `kaywatch.name` said, else its explicit `node_id`, else its class. A
-graph likewise; a framework's own class such as `Flow` says nothing by itself, so it
-is followed by the node that it starts with: `Flow[Load]`.
+A node is named by `kaywatch.name`, else by its explicit `node_id`, else by its class. A
+graph likewise; the name of a framework's own class, such as `Flow`, is followed by the
+node that the graph starts with: `Flow[Load]`.
 
-Strategy: what can be known about a class is found once and kept in its `Kind`, under
-the class's id, which is dropped when the class is.
+Strategy: what is known about a class is computed once and kept in its `NodeClass`,
+under the class's id. The entry is removed when the class is.
 """
 
 from __future__ import annotations
@@ -24,177 +24,161 @@ if TYPE_CHECKING:
     from kaywatch.recorder import Series
 
 __all__ = [
-    "MAX_ACTION",
     "NAME",
-    "Kind",
-    "Kinds",
-    "action_name",
-    "given_name",
+    "NodeClass",
+    "NodeClasses",
+    "explicit_name",
     "is_batch",
-    "kinds",
+    "node_classes",
     "node_name",
     "start_of",
 ]
 
 NAME: Final = "_kaywatch_name"  # the attribute that `kaywatch.name` sets
-MAX_ACTION: Final = 100
 
 # KayGraph's default id: a prefix and the object's address, new for every object.
 _ADDRESS: Final = re.compile(r"_\d{9,}\Z")
 _MAX_DEPTH: Final = 3  # of graphs that start with graphs, in a name
 _MAX_CACHED: Final = 1_000  # graphs, and ids, per class of nodes
-_UNREAD: Final = ""  # no name
+_UNREAD: Final = ""  # never a name
 
 
-class Kind:
+class NodeClass:
     """What is known about one class of nodes or graphs.
 
     Attributes:
         name: the class's name.
-        own: whether it is the framework's own class.
-        graph: whether its instances run other nodes.
-        batch: whether its instances work on many items; so its name, or that of a
-            class that it comes from, says.
-        identified: whether the class itself has something to say about `node_id`.
-        series: by the name of the graph around; for nodes named by their class.
-        ids: what a `node_id` says: a name, or None for a default one.
+        is_own: whether it is the framework's own class.
+        is_graph: whether its instances run other nodes.
+        is_batch: whether its instances work on many items, judging by its name and
+            those of its base classes.
+        has_id: whether the class itself declares `node_id`.
+        series: of the nodes that are named by their class, by the enclosing graph.
+        ids: the name that a `node_id` gives, None for a default id.
     """
 
     __slots__ = (
         "_reference",
-        "batch",
-        "graph",
-        "identified",
+        "has_id",
         "ids",
+        "is_batch",
+        "is_graph",
+        "is_own",
         "name",
-        "own",
         "series",
     )
 
-    def __init__(self, cls: type, own: bool, forget: Callable[[int], object]) -> None:
+    def __init__(
+        self, cls: type, is_own: bool, forget: Callable[[int], object]
+    ) -> None:
         key = id(cls)
         self._reference = weakref.ref(cls, lambda _: forget(key))
         self.name = cls.__name__[:MAX_NAME]
-        self.own = own
-        self.graph = is_graph(cls)
-        self.batch = any("Batch" in base.__name__ for base in cls.__mro__)
-        self.identified = any("node_id" in vars(base) for base in cls.__mro__)
+        self.is_own = is_own
+        self.is_graph = is_graph(cls)
+        self.is_batch = any("Batch" in base.__name__ for base in cls.__mro__)
+        self.has_id = any("node_id" in vars(base) for base in cls.__mro__)
         self.series: dict[str, Series] = {}
         self.ids: dict[str, str | None] = {}
 
     def series_in(self, graph: str) -> Series:
-        """Return the series of this class's nodes in `graph`, and keep it."""
-        found = process.recorder.series(graph, self.name)
+        """Return the series of this class's nodes in `graph`, and cache it."""
+        series = process.recorder.series(graph, self.name)
         if len(self.series) < _MAX_CACHED:
-            self.series[graph] = found
-        return found
+            self.series[graph] = series
+        return series
 
     def read_id(self, node_id: str) -> str | None:
-        """Return the name that an id gives, None for a default one, and keep it."""
+        """Return the name that an id gives, None for a default id, and cache it."""
         if len(self.ids) >= _MAX_CACHED:
             self.ids.clear()
         text = str.__getitem__(node_id, slice(None))  # of a StrEnum's member, say
-        default = not text or _ADDRESS.search(text) is not None
-        return self.ids.setdefault(text, None if default else text[:MAX_NAME])
+        is_default = not text or _ADDRESS.search(text) is not None
+        return self.ids.setdefault(text, None if is_default else text[:MAX_NAME])
 
 
-class Kinds:
-    """The classes that were met, by their ids."""
+class NodeClasses:
+    """The known classes of nodes and graphs, by their ids."""
 
     def __init__(self) -> None:
-        self.nodes: dict[int, Kind] = {}
-        self.graphs: dict[int, Kind] = {}
+        self.nodes: dict[int, NodeClass] = {}
+        self.graphs: dict[int, NodeClass] = {}
         # Set while instrumented: is it a class of ours, and is it a framework's own?
         self.adopt: Callable[[type], bool] | None = None
         self.is_own: Callable[[type], bool] | None = None
 
-    def of(self, cls: type) -> Kind | None:
-        """Return what is known about a class, None if it is none of ours."""
-        found = self.nodes.get(id(cls)) or self.graphs.get(id(cls))
-        return found if found is not None else self._learn(cls)
+    def of(self, cls: type) -> NodeClass | None:
+        """Return what is known about a class, None if it is not a framework's."""
+        known = self.nodes.get(id(cls)) or self.graphs.get(id(cls))
+        if known is not None or self.adopt is None or self.is_own is None:
+            return known
+        if not self.adopt(cls):
+            return None
+        table = self.graphs if is_graph(cls) else self.nodes
+        known = NodeClass(cls, self.is_own(cls), lambda key: table.pop(key, None))
+        return table.setdefault(id(cls), known)
 
-    def node(self, cls: type) -> Kind | None:
+    def node(self, cls: type) -> NodeClass | None:
         """Return what is known about a class of nodes, None for one of graphs."""
-        found = self.of(cls)
-        return found if found is not None and not found.graph else None
+        known = self.of(cls)
+        return known if known is not None and not known.is_graph else None
 
-    def graph(self, cls: type) -> Kind | None:
+    def graph(self, cls: type) -> NodeClass | None:
         """Return what is known about a class of graphs, None for one of nodes."""
-        found = self.of(cls)
-        return found if found is not None and found.graph else None
+        known = self.of(cls)
+        return known if known is not None and known.is_graph else None
 
     def clear(self) -> None:
-        """Forget all classes, and learn no more."""
+        """Remove all classes, and add no more."""
         self.adopt = self.is_own = None
         self.nodes.clear()
         self.graphs.clear()
 
-    def _learn(self, cls: type) -> Kind | None:
-        if self.adopt is None or self.is_own is None or not self.adopt(cls):
-            return None
-        table = self.graphs if is_graph(cls) else self.nodes
-        made = Kind(cls, self.is_own(cls), lambda key: table.pop(key, None))
-        return table.setdefault(id(cls), made)
+
+node_classes: Final = NodeClasses()
 
 
-kinds: Final = Kinds()
-
-
-def given_name(thing: Any, kind: Kind) -> str | None:
-    """Return the name that someone gave to a node or graph, None without one."""
+def explicit_name(thing: Any, known: NodeClass) -> str | None:
+    """Return the name that a node or graph was given, None without one."""
     own = thing.__dict__
     name = own.get(NAME)
     if name is not None:
         return str.__getitem__(name, slice(MAX_NAME))
     node_id = own.get("node_id")
-    if node_id is None and kind.identified:
-        node_id = _declared_id(thing)
+    if node_id is None and known.has_id:
+        try:
+            node_id = thing.node_id  # declared by the class, as a value or a property
+        except Exception:  # noqa: BLE001 - a property of the application's
+            return None
     if not isinstance(node_id, str):
         return None
-    found = kind.ids.get(node_id, _UNREAD)
-    return kind.read_id(node_id) if found is _UNREAD else found
+    cached = known.ids.get(node_id, _UNREAD)
+    return known.read_id(node_id) if cached is _UNREAD else cached
 
 
 def is_batch(thing: object) -> bool:
     """Return whether a node or graph works on many items."""
-    kind = kinds.of(type(thing))
-    return kind is not None and kind.batch
+    known = node_classes.of(type(thing))
+    return known is not None and known.is_batch
 
 
 def node_name(thing: Any, depth: int = 0) -> str:
-    """Return the name of a node, or of a graph that is one."""
-    kind = kinds.of(type(thing))
-    if kind is None:
+    """Return the name of a node, or of a graph that is a node of another one."""
+    known = node_classes.of(type(thing))
+    if known is None:
         return type(thing).__name__[:MAX_NAME]
-    given = given_name(thing, kind)
-    if given is not None:
-        return given
-    if not kind.graph or not kind.own:
-        return kind.name
+    name = explicit_name(thing, known)
+    if name is not None:
+        return name
+    if not known.is_graph or not known.is_own:
+        return known.name
     start = start_of(thing)
     if start is None or depth >= _MAX_DEPTH:
-        return kind.name
-    return f"{kind.name}[{node_name(start, depth + 1)}]"[:MAX_NAME]
+        return known.name
+    return f"{known.name}[{node_name(start, depth + 1)}]"[:MAX_NAME]
 
 
 def start_of(graph: Any) -> Any:
     """Return the node that a graph starts with, None without one."""
     start = graph.__dict__.get("start_node")
     return start if start is not None else getattr(graph, "start_node", None)
-
-
-def action_name(action: object) -> str:
-    """Return what to call an action that isn't None, without looking into it."""
-    if not isinstance(action, str):
-        return f"<{type(action).__name__}>"[:MAX_ACTION]
-    # An empty one takes the default edge, as None does. Not `action[:100]`: a
-    # subclass may have its own idea of it.
-    return str.__getitem__(action, slice(MAX_ACTION)) or "default"
-
-
-def _declared_id(thing: Any) -> Any:
-    """Read a `node_id` that the class declares, as a value or a property."""
-    try:
-        return thing.node_id
-    except Exception:  # noqa: BLE001 - a property of the application's
-        return None

@@ -1,10 +1,10 @@
-"""Replaces functions of a framework's classes, and puts them back exactly.
+"""Replaces functions of a framework's classes, and restores them exactly.
 
-Strategy: classes are patched, never instances, since the frameworks run a copy of a
-node at every visit. A class is known by its shape. Each function in a class's own
-`__dict__` is replaced by a wrapper, so overrides are met wherever they are; classes
-that are made later come through `__init_subclass__`, or are found at their first run.
-No class is kept alive: applications define classes within functions.
+Strategy: classes are patched, never instances, because the frameworks run a copy of a
+node at every visit. A node class is recognized by its methods. Each function in a
+class's own `__dict__` is replaced by a wrapper, so overrides are covered wherever they
+are. Classes that are defined later are found by `__init_subclass__`, or at their first
+run. No class is kept alive: applications define classes within functions.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ __all__ = ["Patches", "Wrap", "is_graph"]
 # None to leave the function alone.
 Wrap = Callable[[type, bool, str, FunctionType], Function | None]
 
-_SHAPE: Final = ("prep", "exec", "post", "_run")
-_GRAPH_SHAPE: Final = "get_next_node"
+_NODE_METHODS: Final = ("prep", "exec", "post", "_run")
+_GRAPH_METHOD: Final = "get_next_node"
 _HOOK: Final = "__init_subclass__"
 
 
 def is_graph(cls: type) -> bool:
     """Return whether instances of `cls` run other nodes."""
-    return hasattr(cls, _GRAPH_SHAPE)
+    return hasattr(cls, _GRAPH_METHOD)
 
 
 class Patches:
-    """The classes that are patched, and how to undo it.
+    """The patched classes, and how to restore them.
 
     Args:
         names: of the functions to replace.
-        wrap: makes the wrapper of one function.
+        wrap: returns the wrapper of one function.
     """
 
     def __init__(self, names: Collection[str], wrap: Wrap) -> None:
@@ -47,13 +47,14 @@ class Patches:
         self._modules: list[ModuleType] = []
         self._frameworks: set[str] = set()
         self._classes: dict[int, weakref.ref[type]] = {}
-        self._hooks: dict[type, tuple[object, object]] = {}  # root: (theirs, ours)
+        # By the root class: its own hook, and the one that replaces it.
+        self._hooks: dict[type, tuple[object, object]] = {}
 
     def add(self, module: ModuleType) -> bool:
         """Patch the node classes in `module` and all their subclasses.
 
         Returns:
-            Whether there were any.
+            Whether there are any.
         """
         roots = {
             next(base for base in reversed(cls.__mro__) if _is_node(base))
@@ -65,7 +66,7 @@ class Patches:
                 self._roots.append(root)
                 self._hook(root)
             self._frameworks.add(root.__module__)
-            for cls in _family(root):
+            for cls in _with_subclasses(root):
                 self._patch(cls)
         if roots and module not in self._modules:
             self._modules.append(module)
@@ -73,7 +74,7 @@ class Patches:
         return bool(roots)
 
     def adopt(self, cls: type) -> bool:
-        """Patch one class; return whether it belongs to a framework that we patch."""
+        """Patch a class of a patched framework; return whether it is one."""
         if not any(root in cls.__mro__ for root in self._roots):
             return False
         self._patch(cls)
@@ -87,50 +88,48 @@ class Patches:
         )
 
     def restore(self) -> list[ModuleType]:
-        """Put every function back that is still ours.
+        """Restore every function that is still replaced by our wrapper.
 
         Returns:
             The modules that were patched.
         """
         modules, self._modules = self._modules, []
-        for root, (theirs, ours) in self._hooks.items():
+        for root, (original, ours) in self._hooks.items():
             if vars(root).get(_HOOK) is not ours:
                 continue
-            if theirs is None:
+            if original is None:
                 type.__delattr__(root, _HOOK)
             else:
-                type.__setattr__(root, _HOOK, theirs)
+                type.__setattr__(root, _HOOK, original)
         for reference in list(self._classes.values()):
             cls = reference()
             for name, function in self._functions(cls) if cls is not None else ():
                 if is_wrapper(function):
-                    original = function.__wrapped__  # type: ignore[attr-defined]
-                    type.__setattr__(cls, name, original)
+                    wrapped = function.__wrapped__  # type: ignore[attr-defined]
+                    type.__setattr__(cls, name, wrapped)
         self._hooks.clear()
         self._classes.clear()
         self._roots.clear()
         self._frameworks.clear()
         return modules
 
-    # -- inside ------------------------------------------------------------------
-
     def _patch(self, cls: type) -> None:
-        # Mixins too: an `exec` may come from outside the framework's tree. Only the
-        # class that they are mixed into tells what they are for.
+        # Mixins too: an `exec` may come from outside of the framework's class tree.
+        # Only the class that they are mixed into tells nodes from graphs.
         for base in cls.__mro__:
             graph = is_graph(base if _is_node(base) else cls)
             for name, function in self._functions(base):
                 if not is_wrapper(function):
                     wrapper = self._wrap(base, graph, name, function)
                     if wrapper is not None:
-                        # Past a metaclass of the application's that watches.
+                        # Bypasses a `__setattr__` of the application's metaclass.
                         type.__setattr__(base, name, wrapper)
             self._remember(base)
 
     def _functions(self, cls: type) -> list[tuple[str, FunctionType]]:
         own = vars(cls)
-        found = ((name, own.get(name)) for name in self._names)
-        return [(name, f) for name, f in found if isinstance(f, FunctionType)]
+        values = ((name, own.get(name)) for name in self._names)
+        return [(name, f) for name, f in values if isinstance(f, FunctionType)]
 
     def _remember(self, cls: type) -> None:
         key = id(cls)
@@ -139,8 +138,8 @@ class Patches:
             self._classes[key] = weakref.ref(cls, lambda _: classes.pop(key, None))
 
     def _hook(self, root: Any) -> None:
-        theirs = vars(root).get(_HOOK)
-        call = theirs.__func__ if isinstance(theirs, classmethod) else None
+        original = vars(root).get(_HOOK)
+        call = original.__func__ if isinstance(original, classmethod) else None
 
         def init_subclass(cls: Any, /, **kwargs: Any) -> None:
             if call is not None:
@@ -149,25 +148,25 @@ class Patches:
                 super(root, cls).__init_subclass__(**kwargs)
             try:
                 self.adopt(cls)
-            except Exception:  # noqa: BLE001 - the application goes on without us
+            except Exception:  # noqa: BLE001 - the application continues without us
                 warn_once(f"class {cls.__name__}")
 
         ours: classmethod[Any, Any, None] = classmethod(init_subclass)
         type.__setattr__(root, _HOOK, ours)
-        self._hooks[root] = (theirs, ours)
+        self._hooks[root] = (original, ours)
 
 
 def _is_node(cls: type) -> bool:
-    return all(callable(getattr(cls, name, None)) for name in _SHAPE)
+    return all(callable(getattr(cls, name, None)) for name in _NODE_METHODS)
 
 
-def _family(root: type) -> Iterator[type]:
+def _with_subclasses(root: type) -> Iterator[type]:
     seen = {root}
-    todo = [root]
-    while todo:
-        cls = todo.pop()
+    pending = [root]
+    while pending:
+        cls = pending.pop()
         yield cls
-        below: list[type] = type.__subclasses__(cls)
-        fresh = [c for c in below if c not in seen]
-        seen.update(fresh)
-        todo.extend(fresh)
+        subclasses: list[type] = type.__subclasses__(cls)
+        new = [subclass for subclass in subclasses if subclass not in seen]
+        seen.update(new)
+        pending.extend(new)

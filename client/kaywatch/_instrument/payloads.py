@@ -1,34 +1,34 @@
-"""What KayGraph's page measures by hand, on request: data sizes, rates and memory.
+"""Metrics that KayGraph's page measures by hand, on request: data sizes, rates, memory.
 
-Strategy: a second wrapper around `_exec`, which is there only when asked for, so that
-nobody else pays. What a node's `prep` returned is measured once `_exec` has succeeded,
-as `after_exec` does on the page: `data_size` is its text's length in characters,
-`processing_rate` that length over the seconds since the node started, and `memory_mb`
-the process's resident memory in MiB.
+Strategy: the hooks of `_exec` are extended only when asked for, so that other
+applications don't pay. As `after_exec` on that page, a measurement follows an `_exec`
+that succeeded: `data_size` is the length in characters of the text of what `prep`
+returned, `processing_rate` that length over the seconds since the node started, and
+`memory_mb` the process's resident memory in MiB.
 """
 
 from __future__ import annotations
 
-import inspect
 import os
 from time import perf_counter
 from typing import Any, Final, NamedTuple
 
-from kaywatch._process import process
-from kaywatch._spans.spans import PREP, Span, current_span
-from kaywatch._wrappers import Function, seal, warn_once
+from kaywatch._instrument.wrapping import Hooks
+from kaywatch._spans.metrics import observe
+from kaywatch._spans.spans import Span, current_span
+from kaywatch._wrappers import warn_once
 
-__all__ = ["Measures", "measured"]
+__all__ = ["Measurements", "with_measurements"]
 
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 _MIB: Final = 1024 * 1024
 
 
-class Measures(NamedTuple):
-    """What to measure of every node.
+class Measurements(NamedTuple):
+    """What to measure at every node.
 
     Attributes:
-        data_sizes: `data_size` and `processing_rate`; costs the payload's `str()`.
+        data_sizes: `data_size` and `processing_rate`; costs a `str()` of the payload.
         memory: `memory_mb`; costs some 10 us.
     """
 
@@ -36,63 +36,41 @@ class Measures(NamedTuple):
     memory: bool = False
 
 
-def measured(wrapper: Function, original: Function, measures: Measures) -> Function:
-    """Measure what goes through an `_exec` that is wrapped already."""
+def with_measurements(hooks: Hooks[Span], enabled: Measurements) -> Hooks[Any]:
+    """Extend the hooks of `_exec`; an execution is measured once, at its outermost."""
 
-    def plain(self: Any, *args: Any, **kwargs: Any) -> Any:
-        span = _started(self)
-        result = wrapper(self, *args, **kwargs)
-        if span is not None:
-            _measure(span, measures, *args, **kwargs)
-        return result
+    def enter(node: Any, payload: Any) -> tuple[Span, bool, Any] | None:
+        outer = current_span.get()
+        is_first = outer is not None and not outer.exec_started
+        span = hooks.enter(node, payload)
+        return None if span is None else (span, is_first and span is outer, payload)
 
-    async def waiting(self: Any, *args: Any, **kwargs: Any) -> Any:
-        span = _started(self)
-        result = await wrapper(self, *args, **kwargs)
-        if span is not None:
-            _measure(span, measures, *args, **kwargs)
-        return result
+    def leave(
+        state: tuple[Span, bool, Any], result: Any, error: BaseException | None
+    ) -> None:
+        span, is_outermost, payload = state
+        hooks.leave(span, result, error)
+        if is_outermost and error is None:
+            _measure(span, enabled, payload)
 
-    return seal(waiting if inspect.iscoroutinefunction(wrapper) else plain, original)
-
-
-def _started(node: Any) -> Span | None:
-    """Return the node's execution if this is its outermost `_exec`."""
-    span = current_span.get()
-    mine = span is not None and span.owner is node and span.phase == PREP
-    return span if mine else None
+    return Hooks(enter, leave)
 
 
-def _measure(span: Span, measures: Measures, *given: Any, **named: Any) -> None:
+def _measure(span: Span, enabled: Measurements, payload: Any) -> None:
     try:
-        seconds = perf_counter() - span.started
-        if measures.data_sizes:
-            size = _size(next(iter((*given, *named.values())), None))
-            if size is not None:
-                _observe(span, "data_size", size)
-                _observe(span, "processing_rate", size / seconds)
-        if measures.memory:
-            _observe(span, "memory_mb", _resident_mib())
+        # An iterator is left alone: its text says nothing about its size.
+        if enabled.data_sizes and not hasattr(type(payload), "__next__"):
+            seconds = perf_counter() - span.started
+            size = len(str(payload))
+            observe("data_size", size)
+            observe("processing_rate", size / seconds)
+        if enabled.memory:
+            observe("memory_mb", _resident_mib())
     except Exception:  # noqa: BLE001 - of a `__str__` of the application's, say
         warn_once(f"the payload of {span.series.node}")
 
 
-def _size(payload: Any) -> int | None:
-    """Return the length of a payload's text, None for a stream: it says nothing."""
-    return None if hasattr(type(payload), "__next__") else len(str(payload))
-
-
 def _resident_mib() -> float:
-    # Opened anew: after a fork an open one would still tell of the parent.
+    # Opened each time: after a fork, an open file would still be the parent's.
     with open("/proc/self/statm", "rb") as statm:
         return int(statm.read().split()[1]) * _PAGE_BYTES / _MIB
-
-
-def _observe(span: Span, name: str, value: float) -> None:
-    points, key = span.series.points, ("observe", name)
-    call = points.get(key)
-    if call is None:
-        series = span.series
-        call = process.recorder.point("observe", name, series.graph, series.node)
-        points[key] = call
-    call(value)

@@ -1,9 +1,9 @@
-"""Tells how graphs are wired, once for each.
+"""Reports how graphs are wired, once for each graph.
 
-Strategy: a graph is recognised by its start node's identity, which copies of the graph
-share; the start node is held by a weak reference that removes the entry. Applications
-that build a graph per request are told apart by name: after so many walks under one
-name the next are a second apart.
+Strategy: a graph is recognized by the identity of its start node, which copies of the
+graph share. The start node is held by a weak reference that removes the entry. An
+application that builds a graph per request is recognized by the name: after 100 walks
+under one name, the next ones are at least a second apart.
 """
 
 from __future__ import annotations
@@ -14,90 +14,93 @@ from collections import deque
 from typing import Any, Final
 
 from kaywatch._instrument.naming import (
-    MAX_ACTION,
     NAME,
-    Kind,
-    given_name,
+    NodeClass,
+    explicit_name,
     node_name,
     start_of,
 )
 from kaywatch._process import process
+from kaywatch._spans.spans import action_name
 from kaywatch.recorder import Topology
 
-__all__ = ["Wirings", "walk"]
+__all__ = ["TopologyReporter", "walk"]
 
 MAX_NODES: Final = 1_000
 MAX_EDGES: Final = 10_000
-MAX_NAMES: Final = 1_000  # graphs told of; more are no topologies but a leak
+MAX_NAMES: Final = 1_000  # graphs reported; more of them are a leak of names
 
 # Walking ten nodes costs some 20 us, as much as running them.
 FREE_WALKS: Final = 100
 WALK_EVERY: Final = 1.0  # seconds, after that
 
 
-class _Wiring:
-    """What was told about the graphs that start with one node."""
+class _StartNode:
+    """What was reported of the graphs that start with one node.
 
-    __slots__ = ("names", "reference", "told")
+    Attributes:
+        names: of a framework's own graphs, by the class's name.
+        reported: names of graphs.
+    """
+
+    __slots__ = ("names", "reference", "reported")
 
     def __init__(self) -> None:
         self.reference: weakref.ref[Any] | None = None
-        self.names: dict[str, str] = {}  # by class's name, of a framework's graphs
-        self.told: set[str] = set()
+        self.names: dict[str, str] = {}
+        self.reported: set[str] = set()
 
 
-class Wirings:
-    """The graphs whose topology was told, by their start nodes' ids."""
+class TopologyReporter:
+    """Names graphs, and reports the topology of each at its first run."""
 
     def __init__(self) -> None:
-        self._known: dict[int, _Wiring] = {}
+        self._known: dict[int, _StartNode] = {}  # by the start node's id
         self._walks: dict[str, tuple[int, float]] = {}  # name: (walks, last one)
 
-    def name_of(self, graph: Any, kind: Kind) -> str:
-        """Return a graph's name, having told its topology at its first run."""
+    def name_of(self, graph: Any, known: NodeClass) -> str:
+        """Return a graph's name; at its first run also report its topology."""
         own = graph.__dict__
         start = own.get("start_node")
-        wiring = self._known.get(id(start))
-        if wiring is None:
+        entry = self._known.get(id(start))
+        if entry is None:
             start = start_of(graph)
-            wiring = self._known.get(id(start)) or self._add(start)
+            entry = self._known.get(id(start)) or self._add(start)
         name: str | None = None
-        if kind.identified or NAME in own or "node_id" in own:
-            name = given_name(graph, kind)
+        if known.has_id or NAME in own or "node_id" in own:
+            name = explicit_name(graph, known)
         if name is None:
-            name = kind.name
-            if kind.own:
-                name = wiring.names.get(name)
+            name = known.name
+            if known.is_own:
+                name = entry.names.get(name)
                 if name is None:
-                    name = wiring.names[kind.name] = node_name(graph)
-        if name not in wiring.told:
-            self._tell(name, start, wiring)
+                    name = entry.names[known.name] = node_name(graph)
+        if name not in entry.reported:
+            self._report(name, start, entry)
         return name
 
     def forget(self, start: object) -> None:
-        """Tell anew of the graphs that start with a node: it has another name."""
+        """Report the graphs that start with a node again: it has another name."""
         self._known.pop(id(start), None)
 
     def clear(self) -> None:
-        """Forget what was told."""
+        """Report all graphs again."""
         self._known.clear()
         self._walks.clear()
 
-    # -- inside ------------------------------------------------------------------
-
-    def _add(self, start: Any) -> _Wiring:
-        wiring = _Wiring()
+    def _add(self, start: Any) -> _StartNode:
+        entry = _StartNode()
         known, key = self._known, id(start)
         try:
-            wiring.reference = weakref.ref(start, lambda _: known.pop(key, None))
-        except TypeError:  # None, or a class with __slots__: told again at every run
-            return wiring
-        return known.setdefault(key, wiring)
+            entry.reference = weakref.ref(start, lambda _: known.pop(key, None))
+        except TypeError:  # None, or a class with __slots__: reported at every run
+            return entry
+        return known.setdefault(key, entry)
 
-    def _tell(self, name: str, start: Any, wiring: _Wiring) -> None:
-        if len(wiring.told) >= MAX_NAMES:
-            wiring.told.clear()
-        wiring.told.add(name)
+    def _report(self, name: str, start: Any, entry: _StartNode) -> None:
+        if len(entry.reported) >= MAX_NAMES:
+            entry.reported.clear()
+        entry.reported.add(name)
         walks, last = self._walks.get(name, (0, 0.0))
         now = time.monotonic()
         if walks >= FREE_WALKS and now - last < WALK_EVERY:
@@ -109,19 +112,19 @@ class Wirings:
 
 
 def walk(graph: str, start: Any) -> Topology:
-    """Return what is reachable from `start`, up to 1,000 nodes."""
+    """Return the nodes and edges reachable from `start`, up to 1,000 nodes."""
     seen = {id(start)}
-    todo = deque([start])
+    queue = deque([start])
     nodes: dict[str, None] = {}
     edges: dict[tuple[str, str, str], None] = {}
-    while todo:
-        node = todo.popleft()
+    while queue:
+        node = queue.popleft()
         source = node_name(node)
         nodes[source] = None
         for action, successor in _successors(node):
             if id(successor) not in seen and len(seen) < MAX_NODES:
                 seen.add(id(successor))
-                todo.append(successor)
+                queue.append(successor)
             if id(successor) in seen and len(edges) < MAX_EDGES:
                 edges[source, action, node_name(successor)] = None
     return Topology(graph, node_name(start), tuple(nodes), tuple(edges))
@@ -132,13 +135,13 @@ def _successors(node: Any) -> list[tuple[str, Any]]:
     if not isinstance(successors, dict):
         return []
     return [
-        (_edge(action), successor)
+        (_edge_name(action), successor)
         for action, successor in list(dict.items(successors))
         if successor is not None
     ]
 
 
-def _edge(action: object) -> str:
-    if isinstance(action, str):
-        return str.__getitem__(action, slice(MAX_ACTION))
-    return f"<{type(action).__name__}>"[:MAX_ACTION]
+def _edge_name(action: object) -> str:
+    # Unlike a returned action, an empty one is an edge of its own.
+    is_empty = isinstance(action, str) and not str.__len__(action)
+    return "" if is_empty else action_name(action)

@@ -1,124 +1,93 @@
 """The wrappers around `_run`, `_run_async` and `on_error` of nodes: one visit each.
 
-Strategy: `_run` opens a span, unless the innermost span is this very node's: then a
-subclass's `_run` has called its parent's. Whatever runs inside recognises the span
-by its owner, so that calls outside of a recorded execution pass through untouched.
+Strategy: `_run` opens a span, unless the innermost span belongs to the same node: then
+a subclass's `_run` has called its parent's. Everything within recognizes the span by
+its owner, so calls outside of a recorded execution pass through.
 """
 
 from __future__ import annotations
 
 from typing import Any, Final
 
-from kaywatch._instrument.naming import MAX_ACTION, NAME, action_name, given_name, kinds
-from kaywatch._instrument.wrapping import WrapperPair
+from kaywatch._instrument.naming import NAME, explicit_name, node_classes
+from kaywatch._instrument.wrapping import Hooks, second
 from kaywatch._process import process
 from kaywatch._spans import spans as _spans
-from kaywatch._spans.spans import Span, current_run, current_span
-from kaywatch._wrappers import Function, warn_once
+from kaywatch._spans.runs import current_run
+from kaywatch._spans.spans import Span, current_span
+from kaywatch._wrappers import warn_once
 from kaywatch.wire import Outcome
 
-__all__ = ["ON_ERROR", "RUN", "answered"]
+__all__ = ["FALLBACK", "ON_ERROR", "RUN"]
 
-SUPPRESSED: Final = Outcome.SUPPRESSED.value
+_SUPPRESSED: Final = Outcome.SUPPRESSED.value
+_FALLBACK: Final = Outcome.FALLBACK.value
 
 _span: Final = current_span.get
 _run: Final = current_run.get
-_nodes: Final = kinds.nodes
+_nodes: Final = node_classes.nodes
 
 
-def _run_plain(original: Function) -> Function:
-    def run(self: Any, shared: Any) -> Any:
-        outer = _span()
-        if outer is not None and outer.owner is self:
-            return original(self, shared)
-        span = _enter(self, outer, shared)
-        if span is None:
-            return original(self, shared)
-        try:
-            action = original(self, shared)
-        except BaseException as error:
-            span.close(error)
-            raise
-        if action is not None:
-            usual = type(action) is str and 0 < len(action) <= MAX_ACTION
-            span.action = action if usual else action_name(action)
-        span.close()
-        return action
-
-    return run
-
-
-def _run_waiting(original: Function) -> Function:
-    async def run(self: Any, shared: Any) -> Any:
-        outer = _span()
-        if outer is not None and outer.owner is self:
-            return await original(self, shared)
-        span = _enter(self, outer, shared)
-        if span is None:
-            return await original(self, shared)
-        try:
-            action = await original(self, shared)
-        except BaseException as error:
-            span.close(error)
-            raise
-        if action is not None:
-            usual = type(action) is str and 0 < len(action) <= MAX_ACTION
-            span.action = action if usual else action_name(action)
-        span.close()
-        return action
-
-    return run
-
-
-RUN: Final = WrapperPair(_run_plain, _run_waiting, 2)
-
-
-def _on_error(original: Function) -> Function:
-    def on_error(self: Any, shared: Any, error: Any) -> Any:
-        suppressed = original(self, shared, error)
-        try:
-            if suppressed:
-                answered(self, SUPPRESSED, error)
-        except Exception:  # noqa: BLE001 - of a `__bool__`; the framework meets it too
-            warn_once(f"on_error of {type(self).__name__}")
-        return suppressed
-
-    return on_error
-
-
-# KayGraph's, which may swallow an error. It is never awaited.
-ON_ERROR: Final = WrapperPair(_on_error, _on_error, 3)
-
-
-def answered(node: Any, outcome: int, error: object) -> None:
-    """Note that a node answered an error in place of an exception."""
-    span = _span()
-    if span is not None and span.owner is node:
-        span.answered(outcome, error)
-
-
-def _enter(node: Any, outer: Span | None, shared: object) -> Span | None:
-    """Open the span of a node, None if it isn't to be recorded."""
+def _open(node: Any, shared: object) -> Span | None:
+    """Open the span of a node, None if it isn't to be recorded or is open already."""
+    outer = _span()
+    if outer is not None and outer.owner is node:
+        return None
     try:
         cls = type(node)
-        kind = _nodes.get(id(cls)) or kinds.node(cls)
-        if kind is None or not process.settings.enabled:
+        known = _nodes.get(id(cls)) or node_classes.node(cls)
+        if known is None or not process.settings.enabled:
             return None
         run = _run()
         graph = run.graph if run is not None else ""
         own = node.__dict__
         name = None
-        if "node_id" in own or NAME in own or kind.identified:
-            name = given_name(node, kind)
+        if "node_id" in own or NAME in own or known.has_id:
+            name = explicit_name(node, known)
         if name is None:
-            series = kind.series.get(graph) or kind.series_in(graph)
+            series = known.series.get(graph) or known.series_in(graph)
         else:
             series = process.recorder.series(graph, name)
         span = Span(series, run, outer, node)
         if _spans.listener is not None:
-            span.tell(shared)
-    except Exception:  # noqa: BLE001 - the application goes on without us
+            span.notify_started(shared)
+    except Exception:  # noqa: BLE001 - the application continues without us
         warn_once(f"node {type(node).__name__}")
         return None
     else:
         return span
+
+
+RUN: Final = Hooks(_open, Span.close)
+
+
+def _recorded_error(node: Any, error: object) -> tuple[Span, object] | None:
+    """Return the node's span and the error that it is about to answer."""
+    span = _span()
+    return (span, error) if span is not None and span.owner is node else None
+
+
+def _fell_back(
+    answer: tuple[Span, object], _: object, error: BaseException | None
+) -> None:
+    if error is None:
+        span, cause = answer
+        span.record_answer(_FALLBACK, cause)
+
+
+FALLBACK: Final = Hooks(_recorded_error, _fell_back, second)
+
+
+def _suppressed(
+    answer: tuple[Span, object], result: object, error: BaseException | None
+) -> None:
+    span, cause = answer
+    try:
+        if error is None and result:
+            span.record_answer(_SUPPRESSED, cause)
+    except Exception:  # noqa: BLE001 - of a `__bool__`; the framework meets it too
+        warn_once(f"on_error of {type(span.owner).__name__}")
+
+
+# KayGraph's; a true result swallows the error.
+ON_ERROR: Final = Hooks(_recorded_error, _suppressed, second)

@@ -1,24 +1,28 @@
-"""How functions of a framework are wrapped, whatever parameters they have.
+"""Wraps functions of frameworks and SDKs, whatever parameters they have.
 
-A wrapper calls the original with the arguments it got and returns what it returned.
+A wrapper calls the original with the arguments it received and returns its result.
+`Hooks` define what happens around that call; plain functions and coroutine functions
+share them.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from types import CoroutineType, FunctionType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from kaywatch._wrappers import Function, seal
 
-__all__ = ["WrapperPair", "mirror", "takes"]
+__all__ = ["Hooks", "first", "mirror", "second", "takes"]
+
+S = TypeVar("S")
 
 _VARIADIC: Final = inspect.CO_VARARGS | inspect.CO_VARKEYWORDS
 
 
 def takes(function: FunctionType, count: int) -> bool:
-    """Return whether `function` takes so many positional parameters and no more."""
+    """Return whether `function` has exactly `count` parameters, all positional."""
     code = function.__code__
     return (
         code.co_argcount == count
@@ -29,97 +33,146 @@ def takes(function: FunctionType, count: int) -> bool:
 
 
 def mirror(wrapper: Any, original: FunctionType) -> Function:
-    """Seal a wrapper that has as many parameters as `original`, and name them alike.
+    """Seal a wrapper with as many parameters as `original`, and name them alike.
 
-    Passing `*args` and `**kwargs` through costs 150 ns, and named parameters 20 ns;
-    but a caller may use the original's names, and so the wrapper takes them on.
+    Passing `*args` and `**kwargs` through costs 150 ns, named parameters cost 20 ns.
+    A caller may pass arguments by the original's names, so the wrapper adopts them.
     """
-    ours, count = wrapper.__code__, original.__code__.co_argcount
-    theirs = original.__code__.co_varnames[:count]
-    wrapper.__code__ = ours.replace(co_varnames=theirs + ours.co_varnames[count:])
+    code, count = wrapper.__code__, original.__code__.co_argcount
+    names = original.__code__.co_varnames[:count]
+    wrapper.__code__ = code.replace(co_varnames=names + code.co_varnames[count:])
     wrapper.__defaults__ = original.__defaults__
     return seal(wrapper, original)
 
 
-class WrapperPair(NamedTuple):
-    """How to wrap a plain function and a coroutine function of one kind.
+def first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return the first argument, None without one."""
+    return args[0] if args else next(iter(kwargs.values()), None)
+
+
+def second(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return the second argument, None without one."""
+    return args[1] if len(args) > 1 else next(reversed(kwargs.values()), None)
+
+
+class Hooks(NamedTuple, Generic[S]):
+    """What a wrapper does before and after the call that it wraps.
 
     Attributes:
-        plain, waiting: take the function, and return one of `arity` parameters,
-            `self` among them, that calls it with these.
-        arity: of such functions, as the frameworks define them.
+        enter: receives the object and one argument of the call. Returns a state for
+            `leave`, or None if the call is not to be observed.
+        leave: receives that state, the result, and the exception that left the call,
+            if any. Neither hook may raise an Exception.
+        pick: returns the argument for `enter` from those of the call.
     """
 
-    plain: Callable[[Function], Function]
-    waiting: Callable[[Function], Function]
-    arity: int
+    enter: Callable[[Any, Any], S | None]
+    leave: Callable[[S, Any, BaseException | None], None]
+    pick: Callable[[tuple[Any, ...], dict[str, Any]], Any] = first
 
-    def wrap(self, function: FunctionType, *, awaited: bool) -> Function:
-        """Return the wrapper of `function`.
+    def wrap(self, function: FunctionType, *, awaited: bool = False) -> Function:
+        """Return the wrapper of a plain function or a coroutine function.
 
         Args:
-            function: plain or a coroutine function.
-            awaited: whether its caller awaits what it returns; a plain one then
-                returns a coroutine of its own or of another function.
+            function: the original.
+            awaited: whether the caller awaits the result. A plain function then
+                returns a coroutine, its own or another function's.
         """
         waits = inspect.iscoroutinefunction(function)
         if awaited and not waits:
-            return self._deferred(function)
-        make = self.waiting if waits else self.plain
-        if takes(function, self.arity):
+            return seal(self._deferred(function), function)
+        if self.pick is first and takes(function, 2):
+            make = self._method_async if waits else self._method
             return mirror(make(function), function)
-        return self._any_waiting(function) if waits else self._any_plain(function)
+        return seal((self._any_async if waits else self._any)(function), function)
 
-    def _any_plain(self, original: Function) -> Function:
-        """Wrap a function of other parameters than usual."""
+    # Written out four times: each wrapper adds a frame to tracebacks and a call to
+    # the hot path, so they can't share one. Their variable `enter` identifies them to
+    # `kaywatch.logs`.
 
-        def unpack(self: Any, given: Any, *_: Any) -> Any:
-            return original(self, *given[0], **given[1])
+    def _method(self, original: Function) -> Function:
+        enter, leave = self.enter, self.leave
 
-        wrapped, more = self.plain(unpack), self.arity > 2
+        def call(self: Any, argument: Any) -> Any:
+            state = enter(self, argument)
+            if state is None:
+                return original(self, argument)
+            try:
+                result = original(self, argument)
+            except BaseException as error:
+                leave(state, None, error)
+                raise
+            leave(state, result, None)
+            return result
+
+        return call
+
+    def _method_async(self, original: Function) -> Function:
+        enter, leave = self.enter, self.leave
+
+        async def call(self: Any, argument: Any) -> Any:
+            state = enter(self, argument)
+            if state is None:
+                return await original(self, argument)
+            try:
+                result = await original(self, argument)
+            except BaseException as error:
+                leave(state, None, error)
+                raise
+            leave(state, result, None)
+            return result
+
+        return call
+
+    def _any(self, original: Function) -> Function:
+        enter, leave, pick = self
 
         def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-            rest = (_second(args, kwargs),) if more else ()
-            return wrapped(self, (args, kwargs), *rest)
+            state = enter(self, pick(args, kwargs))
+            if state is None:
+                return original(self, *args, **kwargs)
+            try:
+                result = original(self, *args, **kwargs)
+            except BaseException as error:
+                leave(state, None, error)
+                raise
+            leave(state, result, None)
+            return result
 
-        return seal(call, original)
+        return call
 
-    def _any_waiting(self, original: Function) -> Function:
-        """Wrap a coroutine function of other parameters than usual."""
-
-        async def unpack(self: Any, given: Any, *_: Any) -> Any:
-            return await original(self, *given[0], **given[1])
-
-        wrapped, more = self.waiting(unpack), self.arity > 2
+    def _any_async(self, original: Function) -> Function:
+        enter, leave, pick = self
 
         async def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-            rest = (_second(args, kwargs),) if more else ()
-            return await wrapped(self, (args, kwargs), *rest)
+            state = enter(self, pick(args, kwargs))
+            if state is None:
+                return await original(self, *args, **kwargs)
+            try:
+                result = await original(self, *args, **kwargs)
+            except BaseException as error:
+                leave(state, None, error)
+                raise
+            leave(state, result, None)
+            return result
 
-        return seal(call, original)
+        return call
 
     def _deferred(self, original: Function) -> Function:
-        """Call a plain function as before, and watch the coroutine that it returns.
+        """Call a plain function as before, and observe the coroutine it returns.
 
-        Any other awaitable goes through as it is: somebody may want to cancel it.
+        Any other awaitable passes through unchanged: the caller may want to cancel it.
         """
-
-        async def relay(_: Any, coroutine: Coroutine[Any, Any, Any], *__: Any) -> Any:
-            return await coroutine
-
-        watched, more = self.waiting(relay), self.arity > 2
+        observed = self._any_async
 
         def call(self: Any, *args: Any, **kwargs: Any) -> Any:
             result = original(self, *args, **kwargs)
             if type(result) is not CoroutineType:
                 return result
-            rest = (_second(args, kwargs),) if more else ()
-            return watched(self, result, *rest)
 
-        return seal(call, original)
+            async def relay(*_: Any, **__: Any) -> Any:
+                return await result
 
+            return observed(relay)(self, *args, **kwargs)
 
-def _second(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    if len(args) > 1:
-        return args[1]
-    return next(reversed(kwargs.values()), None)
+        return call

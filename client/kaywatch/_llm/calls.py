@@ -16,7 +16,8 @@ from typing import Any, Final, NamedTuple
 from kaywatch import prices
 from kaywatch._llm.costs import CostEntry, attempt_cost_of, run_costs_of
 from kaywatch._process import process
-from kaywatch._spans.spans import current_run, current_span
+from kaywatch._spans.runs import current_run
+from kaywatch._spans.spans import current_span
 from kaywatch._wrappers import warn_once
 from kaywatch.wire import MAX_NAME
 

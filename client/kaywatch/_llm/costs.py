@@ -18,7 +18,8 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from kaywatch._process import process
-from kaywatch._spans.spans import Run, Span
+from kaywatch._spans.runs import Run
+from kaywatch._spans.spans import Span
 
 __all__ = ["RunCost", "CostEntry", "AttemptCost", "run_costs_of", "attempt_cost_of"]
 
@@ -144,7 +145,7 @@ def attempt_cost_of(span: Span) -> AttemptCost:
     if details is not None and isinstance(details.cost, AttemptCost):
         return details.cost
     with _making:
-        details = span.detail()
+        details = span.ensure_details()
         if isinstance(details.cost, AttemptCost):
             return details.cost
         outer = _around(span)
@@ -175,7 +176,7 @@ def _run_cost(run: Run) -> RunCost:
 
 def _around(span: Span) -> Span | None:
     # A batch's item knows its batch, also in a thread that has lost the context.
-    root = getattr(span, "root", None)
+    root = getattr(span, "execution", None)
     outer = span.token.old_value if root is None else root
     return outer if isinstance(outer, Span) else None
 

@@ -1,4 +1,4 @@
-"""Code outside the frameworks, measured as one execution of a node."""
+"""Code outside of the frameworks, recorded as one execution of a node."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from kaywatch._process import process
-from kaywatch._spans.spans import EXEC, Span, current_run, current_span
+from kaywatch._spans.runs import current_run
+from kaywatch._spans.spans import EXEC, Span, current_span
 from kaywatch.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -20,24 +21,24 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Block(Span):
-    """The span of a block of code: all of it is `exec`, and nothing is split."""
+    """The span of a block of code, which has no phases."""
 
     __slots__ = ()
 
     @property
     def phase(self) -> str:
-        """Where in the node we are, for a failure to name."""
+        """The phase for the record of a failure: all of a block is `exec`."""
         return EXEC
 
     def phases(self, ended: float) -> None:
-        """Return that they aren't known."""
+        """Return that the seconds of the phases are unknown."""
 
 
 class execution:  # noqa: N801 - used like a function, as contextlib's are
-    """Measure a block, or a function, as one execution of a node.
+    """Record a block, or a function, as one execution of a node.
 
-    For code outside the frameworks, as a context manager or a decorator (of plain
-    functions and of coroutine functions)::
+    For code outside of the frameworks, as a context manager or as a decorator of plain
+    functions and coroutine functions::
 
         with kaywatch.execution("checkout", "pay") as pay:
             pay.action = charge(card)
@@ -45,8 +46,8 @@ class execution:  # noqa: N801 - used like a function, as contextlib's are
         @kaywatch.execution("checkout", "notify")
         async def notify(order): ...
 
-    An exception makes its outcome `error`, a cancellation `cancelled`; either goes
-    on unchanged.
+    An exception sets the outcome `error`, a cancellation `cancelled`; either passes
+    through unchanged.
 
     Args:
         graph: the graph's name; empty for none.
@@ -57,10 +58,11 @@ class execution:  # noqa: N801 - used like a function, as contextlib's are
     """
 
     def __init__(self, graph: str, node: str) -> None:
-        for what, value in (("graph", graph), ("node", node)):
+        for parameter, value in (("graph", graph), ("node", node)):
             if not isinstance(value, str):
                 raise ConfigurationError(
-                    f"execution({what}=...): expected a str, got {type(value).__name__}"
+                    f"execution({parameter}=...): "
+                    f"expected a str, got {type(value).__name__}"
                 )
         if not node:
             raise ConfigurationError("execution(node=...): the name is empty")
@@ -70,7 +72,7 @@ class execution:  # noqa: N801 - used like a function, as contextlib's are
 
     @property
     def action(self) -> str:
-        """What comes next, as a node's `post` would return it."""
+        """The action that the execution returns, as a node's `post` would."""
         return self._span.action if self._span is not None else "default"
 
     @action.setter
@@ -80,19 +82,19 @@ class execution:  # noqa: N801 - used like a function, as contextlib's are
 
     @property
     def attempts(self) -> int:
-        """How often the work was tried, 1 without retries."""
+        """How often the work was tried; 1 without retries."""
         return self._span.attempts if self._span is not None else 1
 
     @attempts.setter
     def attempts(self, value: int) -> None:
         if self._span is not None:
-            self._span.detail().attempts = value
+            self._span.ensure_details().attempts = value
 
     def __enter__(self) -> Self:
         if process.settings.enabled:
             series = process.recorder.series(self.graph, self.node)
             self._span = Block(series, current_run.get(), current_span.get())
-            self._span.tell()
+            self._span.notify_started()
         return self
 
     def __exit__(
@@ -103,24 +105,24 @@ class execution:  # noqa: N801 - used like a function, as contextlib's are
     ) -> None:
         span, self._span = self._span, None
         if span is not None:
-            span.close(error)
-            span.keep()
+            span.close(error=error)
+            span.pass_on_cost()
 
     def __call__(self, function: F) -> F:
-        import inspect  # here, since it costs more than all of kaywatch's imports
+        import inspect  # here, because it costs more than all of kaywatch's imports
 
         if inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)
-            async def measured_async(*args: Any, **kwargs: Any) -> Any:
+            async def recorded_async(*args: Any, **kwargs: Any) -> Any:
                 with execution(self.graph, self.node):
                     return await function(*args, **kwargs)
 
-            return cast("F", measured_async)
+            return cast("F", recorded_async)
 
         @functools.wraps(function)
-        def measured(*args: Any, **kwargs: Any) -> Any:
+        def recorded(*args: Any, **kwargs: Any) -> Any:
             with execution(self.graph, self.node):
                 return function(*args, **kwargs)
 
-        return cast("F", measured)
+        return cast("F", recorded)

@@ -1,6 +1,6 @@
 """What only some executions have: retries, items, an answered failure, LLM calls.
 
-Apart from the span, so that the others don't pay for it.
+Kept apart from the span, so that other executions don't pay for it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from kaywatch.wire import Outcome
 
 __all__ = ["OK", "ItemTiming", "SpanDetails", "message_of", "traceback_of"]
 
-MAX_MESSAGE: Final = 500  # characters of an exception's message that are kept
+MAX_MESSAGE: Final = 500  # characters of an exception's message
 MAX_FRAMES: Final = 30
 MAX_TRACEBACK: Final = 4_000  # characters
 
@@ -23,13 +23,13 @@ class ItemTiming(NamedTuple):
     """What one item of a batch adds to its execution.
 
     Attributes:
-        repeats: calls of `exec` beyond the first.
-        waited: seconds between calls that failed and the next ones.
-        seconds: how long it took in all.
+        retries: calls of `exec` beyond the first.
+        wait_seconds: between calls that failed and the next ones.
+        seconds: duration of the item, waiting included.
     """
 
-    repeats: int
-    waited: float
+    retries: int
+    wait_seconds: float
     seconds: float
 
 
@@ -37,10 +37,10 @@ class CostOfAttempt(Protocol):
     """Adds up the costs of one attempt."""
 
     def waste(self) -> None:
-        """The attempt failed: count its costs as wasted."""
+        """Count the costs as wasted: the attempt failed."""
 
     def close(self) -> None:
-        """The attempt succeeded: add its costs to those of the attempt around it."""
+        """Add the costs to those of the enclosing attempt: this one succeeded."""
 
 
 class SpanDetails:
@@ -48,76 +48,77 @@ class SpanDetails:
 
     Attributes:
         attempts: calls of `exec` beyond the first plus one; 1 without retries.
-        waited: seconds between calls of `exec` that failed and the next ones.
-        timings: of a batch's items. A list, as threads append to it.
-        batch: whether the node is a batch. Another one may bring an `_exec` that calls
-            the retry loop once, which makes no item of what it was given.
-        failed: the type and message of what the last call of `exec` that failed did so
-            with; the message if someone listens.
-        outcome, answer: set by instrumentation when a failure was answered inside the
-            node; an exception that leaves the span overrides them.
-        cost: what LLM calls cost the attempt under way, if it made any.
+        wait_seconds: between calls of `exec` that failed and the next ones.
+        item_timings: of a batch. A list, because several threads append to it.
+        is_batch: whether the node is a batch. A node that is none may also override
+            `_exec` and call the retry loop, once.
+        last_failure: the type and the message of what `exec` raised last; the message
+            only if there is a listener.
+        outcome, answer: set when a failure was answered inside the node. An exception
+            that leaves the span overrides them.
+        traceback: of the answered failure, if tracebacks are to be recorded.
+        cost: of the LLM calls of the attempt in progress, if it made any.
     """
 
     __slots__ = (
         "answer",
         "attempts",
-        "batch",
         "cost",
-        "failed",
+        "is_batch",
+        "item_timings",
+        "last_failure",
         "outcome",
-        "timings",
         "traceback",
-        "waited",
+        "wait_seconds",
     )
 
     def __init__(self) -> None:
         self.attempts = 1
-        self.waited = 0.0
-        self.timings: list[ItemTiming] = []
-        self.batch = False
-        self.failed = "", ""
+        self.wait_seconds = 0.0
+        self.item_timings: list[ItemTiming] = []
+        self.is_batch = False
+        self.last_failure = "", ""
         self.outcome: int = OK
         self.answer: tuple[ErrorKey, str] | None = None
-        self.traceback = ""  # of the answer, if it is to be told
+        self.traceback = ""
         self.cost: CostOfAttempt | None = None
 
     @property
     def items(self) -> int:
-        """How many items a batch has had so far, 0 if it is none."""
-        count = len(self.timings)
-        return count if self.batch or count > 1 else 0
+        """Number of items that have ended, 0 if the node is not a batch."""
+        count = len(self.item_timings)
+        return count if self.is_batch or count > 1 else 0
 
-    def add_up(self, within: float) -> None:
-        """Take the items' attempts and waiting for the execution's, once.
+    def add_items(self, exec_seconds: float) -> None:
+        """Add the retries and the waiting of the items to the execution's, once.
 
-        Items that are worked on at once also wait at once. So the share of waiting in
-        all of their time is taken of `within`, the seconds in `_exec`.
+        Items that run concurrently also wait concurrently. The execution has waited
+        for the same share of `exec_seconds` as the items of their total time.
         """
-        if not self.timings:
+        if not self.item_timings:
             return
-        # A copy, since threads of an abandoned batch go on.
-        repeats, waited, worked = map(sum, zip(*self.timings[:], strict=True))
-        self.attempts += repeats
-        if waited:
-            self.waited += waited * min(1.0, within / worked)
+        # A copy, because threads of an abandoned batch go on.
+        retries, waiting, total = map(sum, zip(*self.item_timings[:], strict=True))
+        self.attempts += retries
+        if waiting:
+            self.wait_seconds += waiting * min(1.0, exec_seconds / total)
 
 
-def message_of(cause: BaseException) -> str:
-    """Return an exception's message, the 500 characters of it that are kept."""
+def message_of(error: BaseException) -> str:
+    """Return the first 500 characters of an exception's message."""
     try:
-        return str(cause)[:MAX_MESSAGE]
+        return str(error)[:MAX_MESSAGE]
     except Exception as failure:  # noqa: BLE001 - a __str__ of the application's
         return f"<__str__ raised {type(failure).__name__}>"
 
 
-def traceback_of(cause: BaseException) -> str:
-    """Return where an exception was raised, a line for each frame, the last innermost.
+def traceback_of(error: BaseException) -> str:
+    """Return where an exception was raised, one line per frame, the innermost last.
 
-    Files, line numbers and names of functions: neither source nor values.
+    It has files, line numbers and function names, but no source code and no values.
     """
     lines = []
-    trace = cause.__traceback__
+    trace = error.__traceback__
     while trace is not None:
         code = trace.tb_frame.f_code
         file = "/".join(code.co_filename.rsplit("/", 3)[-3:])

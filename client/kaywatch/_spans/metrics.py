@@ -1,7 +1,7 @@
 """Custom metrics: observe, count, gauge.
 
-Each is attributed to the node under way, by contextvar; outside any node it belongs
-to the service alone.
+A value is attributed to the node in progress, by contextvar. Outside of any node it
+belongs to the service alone.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ __all__ = ["count", "gauge", "observe"]
 def observe(name: str, value: float, **labels: str) -> None:
     """Record one value of a distribution, such as a size or a duration.
 
-    The agent gives its count, sum, min, max and quantiles. Never raises or blocks.
+    The agent reports count, sum, min, max and quantiles. Never raises or blocks.
 
     Args:
         name: the metric's name, such as `data_size`; put the unit into it.
         value: a finite number.
-        **labels: a few words that split the metric; each with few values.
+        **labels: dimensions that split the metric, each with few values.
     """
     _add("observe", name, value, labels)
 
@@ -34,7 +34,7 @@ def count(name: str, value: float = 1, **labels: str) -> None:
 
 
 def gauge(name: str, value: float, **labels: str) -> None:
-    """Set a value of which the last one counts. Never raises or blocks."""
+    """Set a metric to a value, which replaces the last one. Never raises or blocks."""
     _add("gauge", name, value, labels)
 
 
@@ -43,15 +43,14 @@ def _add(kind: str, name: str, value: float, labels: dict[str, str]) -> None:
         return
     span = current_span.get()
     if labels or span is None:
-        call = _look_up(kind, name, span.series if span else None, labels)
+        add = _look_up(kind, name, span.series if span else None, labels)
     else:
         # A node's metrics are cached on its series: one dict lookup.
         points = span.series.points
-        found = points.get((kind, name))
-        if found is None:
-            found = points[kind, name] = _look_up(kind, name, span.series, labels)
-        call = found
-    call(value)
+        add = points.get((kind, name)) or points.setdefault(
+            (kind, name), _look_up(kind, name, span.series, labels)
+        )
+    add(value)
 
 
 def _look_up(

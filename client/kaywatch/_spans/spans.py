@@ -1,137 +1,74 @@
-"""Executions and runs in progress: `observe` and its siblings attribute values to them.
+"""Executions of nodes in progress: `observe` attributes its values to them.
 
-A span is opened when a node starts and closed when it ends. The innermost one of a
-thread or task is in a contextvar, so threads and tasks never see each other's.
+A span is opened when a node starts and closed when it ends. The innermost span of a
+thread or task is in a contextvar, so threads and tasks never see each other's spans.
 
-A listener, such as logging, may be notified of each start and end. There is one or
-none; without one, each notification costs a look at a module's global.
+At most one listener, such as logging, is notified of each start and end. Without one,
+each notification costs a look at a global of this module.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from contextvars import ContextVar, Token
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from kaywatch._process import process
 from kaywatch._spans.details import OK, SpanDetails, message_of, traceback_of
-from kaywatch.recorder import ErrorKey, Failure, InFlight, RunVisits, Series
-from kaywatch.wire import EndReason, Outcome, Phase
+from kaywatch._spans.runs import Run
+from kaywatch.recorder import ErrorKey, Failure, InFlight, Series
+from kaywatch.wire import Outcome, Phase
 
-__all__ = ["TRYING", "Listener", "Run", "Span", "current_run", "current_span", "listen"]
+__all__ = [
+    "MAX_ACTION",
+    "TRYING",
+    "Listener",
+    "Span",
+    "action_name",
+    "current_span",
+    "listen",
+]
 
-# Plain values of the enums: looking a member up costs more than recording it.
+# Plain values of the enum: looking a member up costs more than recording it.
 PREP: Final = Phase.PREP.value
 EXEC: Final = Phase.EXEC.value
 POST: Final = Phase.POST.value
-UNKNOWN: Final = EndReason.UNKNOWN.value
 
-# Like times, these are true.
-BEFORE: Final = -1.0  # of `Span.left`
-TRYING: Final = -1.0  # of `Span.tried`
+MAX_ACTION: Final = 100
+
+# Times that are true and before any other.
+BEFORE: Final = -1.0  # of `Span.exec_ended`
+TRYING: Final = -1.0  # of `Span.failed_at`
+
+# Reading a clock costs up to 120 ns, so the wall clock is read once a second. Other
+# times are computed from the monotonic clock, which every execution reads anyway. If
+# the wall clock is set, the times follow within a second.
+EPOCH_SECONDS: Final = 1.0
 
 
-class CostOfRun(Protocol):
-    """Adds up the costs of a run."""
-
-    def end(self) -> None:
-        """The run has ended: record its costs."""
-
-
-class Run:
-    """One execution of a graph, from entry to end.
-
-    Attributes:
-        owner: the graph object while it runs, for instrumentation to recognise its
-            own runs; released at the end, since contexts outlive runs.
-        parent: the span in which it was opened: what runs with that one innermost
-            is called by the graph's own loop.
-        visits: executions of nodes by that loop so far.
-        counts: those of each node, by its name.
-        node, action: the last node that ended, and what its `post` returned.
-        reason: why it ended, once `get_next_node` or an exception told.
-        epoch: the wall clock's time when the clock of `started` was 0.
-        ended_at: the visits when `get_next_node` gave the reason.
-        available: the actions that would have led on, if someone listens.
-        noted: what the listener keeps with the run.
-        cost: what its LLM calls cost, if it made any.
-    """
-
-    visits = 0
-    node = ""
-    action = ""
-    reason: str = UNKNOWN
-    ended_at = 0
-    available: tuple[str, ...] = ()
-    noted: object = None
-    cost: CostOfRun | None = None
-
-    def __init__(
-        self, graph: str, owner: object = None, parent: Span | None = None
-    ) -> None:
-        self.graph = graph
-        self.owner = owner
-        self.parent: Span | Run | None = parent
-        self.counts: dict[str, int] = {}
-        self.number = process.recorder.next_number()
-        self.token: Token[Run | None] = _set_run(self)
-        self.started = _clock()
-        self.epoch = _time() - self.started
-        _runs.add(self)
-
-    def ends(self, reason: str) -> None:
-        """Note why the loop ends after the visits so far."""
-        self.reason = reason
-        self.ended_at = self.visits
-
-    def revisits(self) -> RunVisits | None:
-        """Return the visits of each node, None while no node was visited twice."""
-        if self.visits == len(self.counts):
-            return None
-        return RunVisits(self.graph, self.number, self.visits, self.counts)
-
-    def leave(self) -> None:
-        """Give the context back to the run around this one."""
-        _runs.discard(self)
-        try:  # noqa: SIM105 - see Span.close
-            _reset_run(self.token)
-        except ValueError:
-            pass
-        self.owner = None
-        self.parent = self  # no span: nothing is called by this loop any more
-
-    def close(self, error: BaseException | None = None) -> None:
-        """Record that the run ended now, with `error` if one leaves it."""
-        seconds = _clock() - self.started
-        outcome = OK
-        reason = self.reason if self.ended_at == self.visits else UNKNOWN
-        if error is not None:
-            failed = isinstance(error, Exception)
-            outcome = Outcome.ERROR if failed else Outcome.CANCELLED
-            reason = EndReason.ERROR if failed else EndReason.CANCELLED
-        process.recorder.run_ended(
-            self.graph, seconds, outcome, reason, self.node, self.action, self.visits
-        )
-        if self.visits != len(self.counts):
-            process.recorder.revisits.add(self.graph, self.counts)
-        if self.cost is not None:
-            self.cost.end()
-        if listener is not None:
-            listener.run_ended(self, seconds, str(reason), error)
+def action_name(action: object) -> str:
+    """Return the name of an action that isn't None, without looking into it."""
+    if not isinstance(action, str):
+        return f"<{type(action).__name__}>"[:MAX_ACTION]
+    # An empty one takes the default edge, as None does. Not `action[:100]`: a
+    # subclass may override it.
+    return str.__getitem__(action, slice(MAX_ACTION)) or "default"
 
 
 class Span:
-    """One execution of one node, under way.
+    """One execution of one node, in progress.
 
     Attributes:
-        owner: the node object while it runs, for instrumentation to recognise its own
-            spans; released at the end, since contexts outlive spans.
+        owner: the node object while it runs, by which instrumentation recognizes its
+            own spans. Released at the end, because contexts outlive spans.
         run: the run of a graph in which it takes place.
-        visit: whether that graph's loop called it, rather than another node.
-        started, entered, left: when the span was opened, and when its `_exec` was
-            entered first and left last. `entered` is 0.0 before, and `left` is
-            BEFORE then, and 0.0 within.
-        tried: TRYING within a call of `exec`, else when it failed, 0.0 if it did not.
+        is_visit: whether that graph's loop called the node, rather than another node.
+        started: when the span was opened, as are all times by `time.perf_counter`.
+        exec_started: when `_exec` was entered first, 0.0 before.
+        exec_ended: when `_exec` was left last, 0.0 within it, and BEFORE before it.
+        failed_at: when the last call of `exec` failed, 0.0 if it didn't, and TRYING
+            within one.
         action: what `post` returned.
         details: what only some executions have, once this one does.
     """
@@ -139,15 +76,15 @@ class Span:
     __slots__ = (
         "action",
         "details",
-        "entered",
-        "left",
+        "exec_ended",
+        "exec_started",
+        "failed_at",
+        "is_visit",
         "owner",
         "run",
         "series",
         "started",
         "token",
-        "tried",
-        "visit",
     )
 
     def __init__(
@@ -160,34 +97,32 @@ class Span:
         self.series = series
         self.run = run
         self.owner = owner
-        self.entered = 0.0
-        self.left = BEFORE
-        self.tried = 0.0
+        self.exec_started = 0.0
+        self.exec_ended = BEFORE
+        self.failed_at = 0.0
         self.action = "default"
         self.details: SpanDetails | None = None
         self.started = _clock()
-        self.visit = run is not None and outer is run.parent
+        self.is_visit = run is not None and outer is run.parent
         _in_flight.add(self)
         self.token: Token[Span | None] = _set_span(self)
 
     def in_flight(self) -> InFlight:
-        """Return where this execution is under way, and since when."""
-        run = self.run
-        epoch = _time() - _clock() if run is None else run.epoch
+        """Return which node is executed, and since when."""
         return InFlight(
             self.series.graph,
             self.series.node,
-            epoch + self.started,
-            0 if run is None else run.number,
-            0 if run is None else run.visits,
+            _time() - _clock() + self.started,
+            0 if self.run is None else self.run.number,
+            0 if self.run is None else self.run.visits,
         )
 
     @property
     def phase(self) -> str:
-        """Where in the node we are, for a failure to name."""
-        if not self.entered:
+        """The part of the node that is executed, for the record of a failure."""
+        if not self.exec_started:
             return PREP
-        return POST if self.left else EXEC
+        return POST if self.exec_ended else EXEC
 
     @property
     def attempts(self) -> int:
@@ -196,31 +131,37 @@ class Span:
 
     @property
     def outcome(self) -> int:
-        """How it ended, once it has."""
+        """How the execution ended, once it has."""
         return self.details.outcome if self.details is not None else OK
 
     @property
     def answer(self) -> tuple[ErrorKey, str] | None:
-        """The failure that it ended with, or that was answered in it; its message."""
+        """The failure that ended it or was answered in it, and the message."""
         return self.details.answer if self.details is not None else None
 
-    def enter(self) -> None:
-        """Note that `_exec` starts, or goes on after it was left."""
-        self.left = 0.0
-        if not self.entered:
-            self.entered = _clock()
+    def ensure_details(self) -> SpanDetails:
+        """Return the details, made at first use."""
+        if self.details is None:
+            self.details = SpanDetails()
+        return self.details
 
-    def leave(self) -> None:
-        """Note that `_exec` ended, for all we know."""
-        self.left = _clock()
+    def enter_exec(self) -> None:
+        """Note that `_exec` starts, or is entered again."""
+        self.exec_ended = 0.0
+        if not self.exec_started:
+            self.exec_started = _clock()
 
-    def answered(self, outcome: int, error: object) -> None:
-        """Note that `error` was answered inside the node, where we are now.
+    def leave_exec(self) -> None:
+        """Note that `_exec` ends, unless it is entered again."""
+        self.exec_ended = _clock()
 
-        Its type and message are taken at once: keeping the exception would keep alive
-        all that its traceback refers to.
+    def record_answer(self, outcome: int, error: object) -> None:
+        """Note that `error` was answered inside the node, in the current phase.
+
+        Its type and message are read at once: keeping the exception would keep alive
+        everything that its traceback refers to.
         """
-        details = self.detail()
+        details = self.ensure_details()
         details.outcome = outcome
         if isinstance(error, BaseException):
             key = type(error).__name__, self.phase
@@ -228,86 +169,89 @@ class Span:
             if process.settings.failures == "traceback":
                 details.traceback = traceback_of(error)
 
-    def detail(self) -> SpanDetails:
-        """Return the details, made at first use."""
-        if self.details is None:
-            self.details = SpanDetails()
-        return self.details
-
-    def fails(self, error: BaseException) -> None:
-        """Note that a call of `exec` failed: another one would be a retry."""
-        self.tried = _clock()
+    def record_failed_attempt(self, error: BaseException) -> None:
+        """Note that a call of `exec` failed: the next one is a retry."""
+        self.failed_at = _clock()
         message = message_of(error) if listener is not None else ""
-        self.detail().failed = type(error).__name__, message
-        self.waste()
+        self.ensure_details().last_failure = type(error).__name__, message
+        self.waste_cost()
 
-    def repeat(self) -> None:
+    def count_retry(self) -> None:
         """Count a call of `exec` after one that failed."""
-        details = self.detail()
-        details.waited += _clock() - self.tried
+        details = self.ensure_details()
+        details.wait_seconds += _clock() - self.failed_at
         details.attempts += 1
         if listener is not None:
-            listener.node_retried(self, *details.failed)
+            listener.node_retried(self, *details.last_failure)
 
-    def tell(self, shared: object = None) -> None:
-        """Tell the listener, if there is one, that the node starts."""
+    def notify_started(self, shared: object = None) -> None:
+        """Notify the listener, if there is one, that the node starts."""
         if listener is None:
             return
         try:
             listener.node_started(self, shared)
         except BaseException as error:
-            # An interrupt: nobody else would close this span.
-            self.close(error)
+            # An interrupt: nothing else would close this span.
+            self.close(error=error)
             raise
 
-    def waste(self) -> None:
-        """Count what LLM calls cost the attempt as wasted: an exception left it."""
+    def waste_cost(self) -> None:
+        """Count the LLM costs of the attempt as wasted: an exception left it."""
         details = self.details
         if details is not None and details.cost is not None:
             cost, details.cost = details.cost, None
             cost.waste()
 
-    def keep(self) -> None:
-        """Leave what LLM calls cost the attempt to the one around it: it went well."""
+    def pass_on_cost(self) -> None:
+        """Add the LLM costs of the attempt, which succeeded, to the enclosing one."""
         if self.details is not None and self.details.cost is not None:
             self.details.cost.close()
 
-    def close(self, error: BaseException | None = None) -> None:
-        """Record the execution, which ends now, with `error` if one leaves it."""
+    def close(self, action: Any = None, error: BaseException | None = None) -> None:
+        """Record the execution, which ends now.
+
+        Args:
+            action: what `post` returned; None for the action that is set already.
+            error: the exception that leaves the node, if any.
+        """
         ended = _clock()
         try:  # noqa: SIM105 - a `with` on the hot path costs too much
             _reset_span(self.token)
         except ValueError:
-            # Closed in another context than it was opened in, as when a coroutine's
-            # garbage collection closes it; that context is gone anyway.
+            # Closed in another context than it was opened in, as when the garbage
+            # collector closes a coroutine. That context is gone anyway.
             pass
         _in_flight.discard(self)
         owner, self.owner = self.owner, None
+        if action is not None:
+            is_plain = type(action) is str and 0 < len(action) <= MAX_ACTION
+            self.action = action if is_plain else action_name(action)
         if error is not None:
-            self._fail(error)
-        run, series, action = self.run, self.series, self.action
-        if run is not None and self.visit:
+            self._record_error(error)
+        run = self.run
+        if run is not None and self.is_visit:
             run.visits += 1
-            node = run.node = series.node
+            node = run.node = self.series.node
             counts = run.counts
             counts[node] = counts.get(node, 0) + 1
-            run.action = action
-        left = self.left
-        if self.details is not None or left <= 0.0:
+            run.action = self.action
+        if self.details is not None or self.exec_ended <= 0.0:
             self._record(ended)
         else:
-            # Nearly always, and the same as `_record` does.
-            started, entered = self.started, self.entered
+            # Nearly always, and with the same result as `_record`.
+            if ended >= _epoch_expires:
+                _measure_epoch()
+            started, exec_started = self.started, self.exec_started
             event = (
-                series.number,
-                _time(),
+                self.series.number,
+                _epoch + ended,
                 ended - started,
                 OK,
                 1,
-                action,
+                self.action,
                 None,
-                entered - started,
-                left - entered,
+                exec_started - started,
+                self.exec_ended - exec_started,
                 0.0,
                 0,
             )
@@ -320,51 +264,41 @@ class Span:
             listener.node_ended(self, owner, ended - self.started, error)
 
     def phases(self, ended: float) -> tuple[float, float, float] | None:
-        """Return the seconds of `prep`, `exec` and waiting, None if they aren't known.
+        """Return the seconds of `prep`, `exec` and waiting, None if they are unknown.
 
-        What is left of the execution belongs to `post`. If an error ended it, then the
-        rest belongs to the phase that the error came from.
+        The rest of the execution belongs to `post`. If an error ended it, the rest
+        belongs to the phase that raised the error.
         """
-        details = self.detail()
-        if not self.entered:
-            # A `_run` of the application's own need not call `_exec`.
+        details = self.ensure_details()
+        if not self.exec_started:
+            # A `_run` that the application overrides need not call `_exec`.
             failed = details.outcome != OK
             return (ended - self.started, 0.0, 0.0) if failed else None
-        within = (self.left or ended) - self.entered
-        details.add_up(within)
-        waited = min(details.waited, within)
-        return self.entered - self.started, within - waited, waited
+        exec_seconds = (self.exec_ended or ended) - self.exec_started
+        details.add_items(exec_seconds)
+        waited = min(details.wait_seconds, exec_seconds)
+        return self.exec_started - self.started, exec_seconds - waited, waited
 
     def _record(self, ended: float) -> None:
-        phases, details = self.phases(ended), self.detail()
-        key = details.answer[0] if details.answer is not None else None
+        phases, details = self.phases(ended), self.ensure_details()
+        key, message = details.answer or (None, "")
         seconds = ended - self.started
-        usual = seconds, details.outcome, details.attempts, self.action, key
+        execution = seconds, details.outcome, details.attempts, self.action, key
         if phases is None:
-            self.series.record(*usual)
+            self.series.record(*execution)
         else:
-            event = self.series.number, _time(), *usual, *phases, details.items
+            event = self.series.number, _time(), *execution, *phases, details.items
             _record_phased(event)
-        if details.answer is not None and details.outcome != Outcome.CANCELLED:
-            self._tell(details, *details.answer)
-
-    def _fail(self, error: BaseException) -> None:
-        # CancelledError, KeyboardInterrupt, GeneratorExit and SystemExit are no
-        # Exceptions: they cut an execution short, it did not fail.
-        failed = isinstance(error, Exception)
-        self.answered(Outcome.ERROR if failed else Outcome.CANCELLED, error)
-        self.action = ""
-        self.waste()
-
-    def _tell(self, details: SpanDetails, key: ErrorKey, message: str) -> None:
-        recorder = process.recorder
+        if key is None or details.outcome == Outcome.CANCELLED:
+            return
+        recorder, settings = process.recorder, process.settings
         recorder.failed(
             Failure(
                 time=_time(),
                 graph=self.series.graph,
                 node=self.series.node,
                 type=key[0],
-                message="" if process.settings.failures == "type" else message,
+                message="" if settings.failures == "type" else message,
                 phase=key[1],
                 attempts=details.attempts,
                 outcome=int(details.outcome),
@@ -373,56 +307,64 @@ class Span:
             )
         )
 
+    def _record_error(self, error: BaseException) -> None:
+        # CancelledError, KeyboardInterrupt, GeneratorExit and SystemExit are not
+        # Exceptions: they interrupt an execution, it does not fail.
+        failed = isinstance(error, Exception)
+        self.record_answer(Outcome.ERROR if failed else Outcome.CANCELLED, error)
+        self.action = ""
+        self.waste_cost()
+
 
 class Listener(Protocol):
-    """Hears of what was recorded, on the application's threads.
+    """Is notified of what was recorded, on the application's threads.
 
-    It lets no Exception out. What else it lets out, a KeyboardInterrupt, reaches the
-    application as if it had met its own code.
+    It must not raise an Exception. Anything else that it raises, such as a
+    KeyboardInterrupt, reaches the application.
     """
 
     def node_started(self, span: Span, shared: object) -> None:
-        """Hear that a node starts, within its context.
+        """Handle the start of a node, within its context.
 
-        That the run started, and of the transition, is told by `span.run`: the node
-        and the action before this one are still there.
+        The first visit of `span.run` is also the start of the run. `span.run` still
+        has the previous node and its action.
 
         Args:
             span: of the execution; `owner` is the node.
-            shared: what the node was called with; None for a block.
+            shared: the argument of the node's `_run`; None for a block.
         """
 
     def node_retried(self, span: Span, error_type: str, message: str) -> None:
-        """Hear that `exec` is called again, `span.attempts` counts this call.
+        """Handle a retry of `exec`, which `span.attempts` includes.
 
         Args:
             span: of the execution, or of one item of a batch.
-            error_type: what the call before failed with.
-            message: that exception's.
+            error_type: of the exception that the previous call raised.
+            message: of that exception.
         """
 
     def node_ended(
         self, span: Span, node: object, seconds: float, error: BaseException | None
     ) -> None:
-        """Hear that a node ended and was recorded, its context left.
+        """Handle the end of a node, recorded and outside of its context.
 
         Args:
-            span: of the execution, with outcome, answer, attempts and action.
-            node: the object, which the span has let go.
-            seconds: how long it took.
-            error: what leaves the node.
+            span: of the execution, with its details, action and attempts.
+            node: the object, which the span has released.
+            seconds: the duration.
+            error: the exception that leaves the node, if any.
         """
 
     def run_ended(
         self, run: Run, seconds: float, reason: str, error: BaseException | None
     ) -> None:
-        """Hear that a run of a graph ended and was recorded.
+        """Handle the end of a run, which has been recorded.
 
         Args:
-            run: with its last node and action, and the actions that were `available`.
-            seconds: how long it took.
+            run: with its last node and action, and the `available_actions`.
+            seconds: the duration.
             reason: a `wire.EndReason`'s value.
-            error: what leaves the run.
+            error: the exception that leaves the run, if any.
         """
 
 
@@ -430,17 +372,24 @@ listener: Listener | None = None
 
 
 def listen(new: Listener | None) -> None:
-    """Notify `new` from now on, instead of the listener before; None for nobody."""
+    """Replace the listener; None removes it."""
     global listener  # noqa: PLW0603 - the quickest thing to look at
     listener = new
 
 
+def _measure_epoch() -> None:
+    global _epoch, _epoch_expires
+    now = _clock()
+    _epoch, _epoch_expires = _time() - now, now + EPOCH_SECONDS
+
+
 current_span: ContextVar[Span | None] = ContextVar("kaywatch_span", default=None)
-current_run: ContextVar[Run | None] = ContextVar("kaywatch_run", default=None)
+
+_epoch = 0.0  # the wall clock's time when the monotonic clock was 0
+_epoch_expires = -math.inf
 
 # The process has one recorder for as long as it lives.
 _in_flight: Final = process.recorder.in_flight
-_runs: Final = process.recorder.runs
 _record_phased: Final = process.recorder.pending.phased.record
 _phased: Final = process.recorder.pending.phased.flat
 _extend: Final = _phased.extend
@@ -449,5 +398,3 @@ _time: Final = time.time
 _clock: Final = time.perf_counter
 _set_span: Final = current_span.set
 _reset_span: Final = current_span.reset
-_set_run: Final = current_run.set
-_reset_run: Final = current_run.reset

@@ -7,7 +7,8 @@ from collections.abc import MutableMapping
 from typing import Any, Final
 
 from kaywatch._process import process
-from kaywatch._spans.spans import current_run, current_span
+from kaywatch._spans.runs import current_run
+from kaywatch._spans.spans import current_span
 
 __all__ = ["KEYS", "ContextFilter", "add_context", "context"]
 

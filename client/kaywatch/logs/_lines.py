@@ -14,7 +14,8 @@ from typing import Final, ParamSpec
 
 from kaywatch._instrument.patching import is_graph
 from kaywatch._process import process
-from kaywatch._spans.spans import Run, Span
+from kaywatch._spans.runs import Run
+from kaywatch._spans.spans import Span
 from kaywatch._wrappers import warn_once
 from kaywatch.logs._payloads import keys_of, params_of
 from kaywatch.logs._places import (
@@ -71,7 +72,7 @@ class Lines:
     def node_started(self, span: Span, shared: object) -> None:
         """Log the start, and before it the graph's, or how the run came here."""
         run = span.run
-        if run is not None and span.visit:
+        if run is not None and span.is_visit:
             source = _source_of(run)
             if source.logger.isEnabledFor(INFO):
                 _apart(self._stepped, source, run, span.series.node)
@@ -132,7 +133,9 @@ class Lines:
             text = "Graph %s: Starting execution"
             args = [run.graph]
             # Looked for once: the stack is walked for it.
-            run.noted = source = Source(source.logger, _place(source), foreign=False)
+            run.listener_state = source = Source(
+                source.logger, _place(source), foreign=False
+            )
         write(source.logger, INFO, _place(source), text, args, fields)
 
     def _started(self, source: Source, span: Span, shared: object) -> None:
@@ -207,7 +210,7 @@ class Lines:
         fields |= {
             "node_id": run.node,
             "action": run.action,
-            "available_actions": list(run.available),
+            "available_actions": list(run.available_actions),
         }
         text = "Graph %s: No transition from %s on action: %r (available: %s)"
         args = [run.graph, run.node, run.action, fields["available_actions"]]
@@ -273,11 +276,11 @@ def _source(owner: object) -> Source:
 
 def _source_of(run: Run) -> Source:
     """Return who logs of a run, kept with it since the graph is let go at its end."""
-    source = run.noted
+    source = run.listener_state
     if isinstance(source, Source):
         return source
     if run.owner is not None:
-        run.noted = source = sources.of(type(run.owner))
+        run.listener_state = source = sources.of(type(run.owner))
         return source
     # No node ran: its name begins with its class's.
     return Source(logging.getLogger(run.graph.partition("[")[0]), NOWHERE, foreign=True)

@@ -14,7 +14,8 @@ from types import FrameType, FunctionType, TracebackType
 from typing import Any, Final, NamedTuple
 
 from kaywatch._instrument import visits as _visits
-from kaywatch._instrument.naming import kinds
+from kaywatch._instrument import wrapping as _wrapping
+from kaywatch._instrument.naming import node_classes
 from kaywatch._wrappers import warn_once
 
 __all__ = [
@@ -37,7 +38,7 @@ _OUR_FOLDER: Final = os.path.dirname(os.path.dirname(__file__)) + os.sep
 # What runs coroutines and threads stands between them and their caller.
 _RUNNERS: Final = ("asyncio", "concurrent", "threading", "contextvars")
 _MAX_WRAPPED: Final = 10
-_VISIT: Final = (_visits.__file__, "run")
+_WRAPPERS: Final = _wrapping.__file__
 
 
 class Place(NamedTuple):
@@ -90,7 +91,7 @@ class Sources:
     def _learn(self, cls: type) -> Source:
         table, key = self._known, id(cls)
         reference = weakref.ref(cls, lambda _: table.pop(key, None))
-        is_own = kinds.is_own or (lambda _: False)
+        is_own = node_classes.is_own or (lambda _: False)
         for base in filter(is_own, cls.__mro__):
             self.framework_files.update(place.path for place in _places(base))
         found = ((p, is_own(base)) for base in cls.__mro__ for p in _places(base))
@@ -149,11 +150,13 @@ def passed_a_node(error: BaseException, node: object = None) -> bool:
     for traceback in _steps(error):
         frame = traceback.tb_frame
         code = frame.f_code
-        if (code.co_filename, code.co_name) == _VISIT:
-            # The wrapper's parameters are called as those of what it wraps.
-            visited = frame.f_locals.get(code.co_varnames[0])
-            if visited is not node:
-                return True
+        if code.co_filename != _WRAPPERS:
+            continue
+        # The wrapper's first parameter is named like that of the function it wraps.
+        visited = frame.f_locals.get(code.co_varnames[0])
+        is_visit = frame.f_locals.get("enter") is _visits.RUN.enter
+        if is_visit and visited is not node:
+            return True
     return False
 
 

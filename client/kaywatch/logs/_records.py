@@ -12,7 +12,8 @@ from typing import Any, Final
 
 from kaywatch._process import process
 from kaywatch._spans.details import message_of
-from kaywatch._spans.spans import Run, Span
+from kaywatch._spans.runs import Run
+from kaywatch._spans.spans import Span
 from kaywatch.logs._places import Place, sources, traceback_of
 from kaywatch.wire import Outcome
 

@@ -38,7 +38,7 @@ from tests.client.instrument.kaygraph_standin import (
 
 import kaywatch
 from kaywatch._instrument import naming as _naming
-from kaywatch._instrument.naming import kinds
+from kaywatch._instrument.naming import node_classes
 from kaywatch.testing import capture
 from kaywatch.wire import Outcome
 
@@ -159,7 +159,7 @@ def test_ids_made_for_one_request_are_not_kept(
     captured = record(lambda: [Step().run({}) for _ in range(10)])
 
     assert len(captured.executions("Step")) == 10
-    kind = kinds.of(Step)
+    kind = node_classes.of(Step)
     assert kind is not None
     assert len(kind.ids) <= 3
 

@@ -30,9 +30,10 @@ from kaywatch._instrument import attempts as _attempts
 from kaywatch._instrument import patching as _patching
 from kaywatch._instrument import runs as _runs
 from kaywatch._instrument import topology as _topology
-from kaywatch._instrument.naming import kinds
+from kaywatch._instrument.naming import node_classes
 from kaywatch._process import process
 from kaywatch._spans import spans as _spans
+from kaywatch._spans.runs import current_run
 from kaywatch.testing import capture
 
 MODULES = [pocketflow, kaygraph]
@@ -363,7 +364,7 @@ def test_an_application_sees_no_difference(
     assert during == before
     assert after == before
     assert _spans.current_span.get() is None
-    assert _spans.current_run.get() is None
+    assert current_run.get() is None
     assert process.recorder.in_flight == set()
     assert _attempts._batches == {}
 
@@ -374,7 +375,7 @@ def test_an_application_sees_no_difference(
 def classes() -> list[type]:
     found = {Mixin}
     for root in (pocketflow.BaseNode, kaygraph.BaseNode):
-        found.update(_patching._family(root))
+        found.update(_patching._with_subclasses(root))
     return sorted(found, key=lambda cls: (cls.__module__, cls.__qualname__))
 
 
@@ -642,15 +643,15 @@ def test_classes_and_graphs_made_for_one_request_are_not_kept() -> None:
         LocalFlow(start=Local()).run({})
         return weakref.ref(Local), weakref.ref(LocalFlow)
 
-    sizes = len(kinds.nodes), len(kinds.graphs), len(_runs.wirings._known)
+    tables = node_classes.nodes, node_classes.graphs, _runs.topology_reporter._known
+    sizes = [len(table) for table in tables]
     with capture() as captured:
         references = [reference for _ in range(5) for reference in request()]
     gc.collect()
 
     assert len(captured.executions("Local")) == 5
     assert [reference() for reference in references] == [None] * 10
-    assert (len(kinds.nodes), len(kinds.graphs)) == sizes[:2]
-    assert len(_runs.wirings._known) == sizes[2]
+    assert [len(table) for table in tables] == sizes
 
 
 def test_an_abandoned_coroutine_closes_its_execution() -> None:

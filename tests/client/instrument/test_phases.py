@@ -320,19 +320,19 @@ def test_a_node_with_an_exec_of_its_own_is_no_batch(clock: Clock) -> None:
 
 def test_items_at_once_wait_at_once() -> None:
     details = SpanDetails()
-    details.timings += [ItemTiming(1, 1.0, 2.0)] * 10
-    details.add_up(within=4.0)
+    details.item_timings += [ItemTiming(1, 1.0, 2.0)] * 10
+    details.add_items(exec_seconds=4.0)
 
     # Half of their time was waiting, and so is half of the node's.
-    assert (details.waited, details.attempts) == (2.0, 11)
+    assert (details.wait_seconds, details.attempts) == (2.0, 11)
 
 
 def test_items_one_after_the_other_wait_as_long_as_they_say() -> None:
     details = SpanDetails()
-    details.timings += [ItemTiming(1, 1.0, 2.0)] * 2
-    details.add_up(within=4.5)
+    details.item_timings += [ItemTiming(1, 1.0, 2.0)] * 2
+    details.add_items(exec_seconds=4.5)
 
-    assert details.waited == 2.0
+    assert details.wait_seconds == 2.0
 
 
 class Slow(kaygraph.ParallelBatchNode):

@@ -1,0 +1,117 @@
+"""Runs of graphs in progress, the innermost one of each thread or task."""
+
+from __future__ import annotations
+
+import time
+from contextvars import ContextVar, Token
+from typing import Final, Protocol
+
+from kaywatch._process import process
+from kaywatch.recorder import RunVisits
+from kaywatch.wire import EndReason, Outcome
+
+__all__ = ["Run", "current_run"]
+
+# Plain values of the enums: looking a member up costs more than recording it.
+_OK: Final = Outcome.OK.value
+_UNKNOWN: Final = EndReason.UNKNOWN.value
+
+
+class CostOfRun(Protocol):
+    """Adds up the costs of a run."""
+
+    def end(self) -> None:
+        """Record the costs: the run has ended."""
+
+
+class Run:
+    """One execution of a graph, from entry to end.
+
+    Attributes:
+        owner: the graph object while it runs, by which instrumentation recognizes its
+            own runs. Released at the end, because contexts outlive runs.
+        parent: the innermost span when the run was opened. A node that starts while
+            that span is the innermost one was called by the graph's own loop.
+        visits: how many executions of nodes that loop has made so far.
+        counts: the same for each node, by its name.
+        node, action: the last node that ended, and what its `post` returned.
+        reason: why the run ended, as far as `get_next_node` revealed it.
+        reason_visits: the number of visits when `reason` was set; the reason is out of
+            date once there are more.
+        available_actions: what would have led on, if there is a listener.
+        listener_state: what the listener keeps with the run.
+        cost: the cost of its LLM calls, if it made any.
+    """
+
+    visits = 0
+    node = ""
+    action = ""
+    reason: str = _UNKNOWN
+    reason_visits = 0
+    available_actions: tuple[str, ...] = ()
+    listener_state: object = None
+    cost: CostOfRun | None = None
+
+    def __init__(self, graph: str, owner: object = None, parent: object = None) -> None:
+        self.graph = graph
+        self.owner = owner
+        self.parent = parent
+        self.counts: dict[str, int] = {}
+        self.number = process.recorder.next_number()
+        self.token: Token[Run | None] = _set_run(self)
+        self.started = _clock()
+        _runs.add(self)
+
+    def set_reason(self, reason: str) -> None:
+        """Note why the loop ends after the visits so far."""
+        self.reason = reason
+        self.reason_visits = self.visits
+
+    def revisits(self) -> RunVisits | None:
+        """Return the visits of each node, None while no node was visited twice."""
+        if self.visits == len(self.counts):
+            return None
+        return RunVisits(self.graph, self.number, self.visits, self.counts)
+
+    def leave(self) -> None:
+        """Make the run around this one the current run again."""
+        _runs.discard(self)
+        try:  # noqa: SIM105 - see Span.close
+            _reset_run(self.token)
+        except ValueError:
+            pass
+        self.owner = None
+        self.parent = self  # not a span: this loop calls no further nodes
+
+    def close(self, error: BaseException | None = None) -> tuple[float, str]:
+        """Record that the run ends now.
+
+        Args:
+            error: the exception that leaves it, if any.
+
+        Returns:
+            Its seconds, and an `EndReason`'s value.
+        """
+        seconds = _clock() - self.started
+        outcome = _OK
+        reason = self.reason if self.reason_visits == self.visits else _UNKNOWN
+        if error is not None:
+            failed = isinstance(error, Exception)
+            outcome = Outcome.ERROR if failed else Outcome.CANCELLED
+            reason = EndReason.ERROR if failed else EndReason.CANCELLED
+        process.recorder.run_ended(
+            self.graph, seconds, outcome, reason, self.node, self.action, self.visits
+        )
+        if self.visits != len(self.counts):
+            process.recorder.revisits.add(self.graph, self.counts)
+        if self.cost is not None:
+            self.cost.end()
+        return seconds, str(reason)
+
+
+current_run: ContextVar[Run | None] = ContextVar("kaywatch_run", default=None)
+
+_runs: Final = process.recorder.runs
+_clock: Final = time.perf_counter
+_set_run: Final = current_run.set
+_reset_run: Final = current_run.reset
