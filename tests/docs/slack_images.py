@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 from tests.docs.slack_page import page
 
-from kaywatch_agent.model.alerts import AlertDetails, NoticeKind
+from kaywatch_agent.model.alerts import AlertDetails, NotificationKind
 from kaywatch_agent.notify.message import MessageEntry, OutboxMessage
 from kaywatch_agent.notify.receivers import slack
 from kaywatch_agent.notify.sample import ended, sample
@@ -84,9 +84,9 @@ def pages() -> dict[str, str]:
     """Return the pages, by the image's name."""
     over = ended(fact(), NOON + 1440)
     return {
-        "slack-firing": _page(NoticeKind.FIRING, [fact()], NOON + 2),
-        "slack-resolved": _page(NoticeKind.RESOLVED, [over], NOON + 1442),
-        "slack-storm": _page(NoticeKind.FIRING, storm(), NOON + 40),
+        "slack-firing": _page(NotificationKind.FIRING, [fact()], NOON + 2),
+        "slack-resolved": _page(NotificationKind.RESOLVED, [over], NOON + 1442),
+        "slack-storm": _page(NotificationKind.FIRING, storm(), NOON + 40),
     }
 
 
@@ -118,7 +118,7 @@ def main() -> None:
 # -- inside --------------------------------------------------------------------------
 
 
-def _page(kind: NoticeKind, alerts: list[AlertDetails], now: float) -> str:
+def _page(kind: NotificationKind, alerts: list[AlertDetails], now: float) -> str:
     first = alerts[0]
     row = OutboxMessage(
         id="msg_01KZ9V5VE0ABCDEFGHJKMNPQRS",

@@ -21,7 +21,7 @@ __all__ = [
     "Evidence",
     "MessageRecord",
     "MessageStatus",
-    "NoticeKind",
+    "NotificationKind",
     "Notification",
     "NotificationRequest",
     "ReceiverRecord",
@@ -44,7 +44,7 @@ _SEPARATOR: Final = b"\xff"
 MessageStatus = Literal["pending", "sent", "dead", "superseded"]
 
 
-class NoticeKind(StrEnum):
+class NotificationKind(StrEnum):
     """Why a notification is sent."""
 
     FIRING = "firing"
@@ -163,7 +163,7 @@ class NotificationRequest(NamedTuple):
     """
 
     receiver: str
-    kind: NoticeKind
+    kind: NotificationKind
     alert: AlertDetails
     text: str = ""
     fallback_for: str = ""
@@ -191,7 +191,7 @@ class Notification(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     receiver: str
     stream: str
-    kind: NoticeKind
+    kind: NotificationKind
     alerts: tuple[AlertDetails, ...]
     group: dict[str, str] = {}
     left_out: int = 0

@@ -17,7 +17,7 @@ from typing import Final
 from kaywatch_agent.model.alerts import (
     AlertDetails,
     MessageRecord,
-    NoticeKind,
+    NotificationKind,
     NotificationRequest,
     ReceiverRecord,
     Severity,
@@ -191,7 +191,7 @@ class Delivery:
         now = self._clock()
         alert = sample(now, host=socket.gethostname())
         self.enqueue(
-            NotificationRequest(receiver, NoticeKind.TEST, one)
+            NotificationRequest(receiver, NotificationKind.TEST, one)
             for one in (alert, ended(alert, now))
         )
 

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from kaywatch_agent.model.alerts import NoticeKind, NotificationRequest
+from kaywatch_agent.model.alerts import NotificationKind, NotificationRequest
 from kaywatch_agent.notify.limits import ReceiverState
 from kaywatch_agent.notify.message import (
     TRIGGERS,
@@ -33,8 +33,11 @@ __all__ = ["MAX_ENTRIES", "EnqueueResult", "Enqueued", "diverted", "enqueue"]
 
 MAX_ENTRIES: Final = 500  # of one message: some 1 MB at worst
 
-_FOLLOWERS: Final = (NoticeKind.REPEAT, NoticeKind.RESOLVED)
-_APART: Final = (NoticeKind.TEST, NoticeKind.SUMMARY)  # they have streams of their own
+_FOLLOWERS: Final = (NotificationKind.REPEAT, NotificationKind.RESOLVED)
+_APART: Final = (
+    NotificationKind.TEST,
+    NotificationKind.SUMMARY,
+)  # they have streams of their own
 
 
 class EnqueueResult(StrEnum):
@@ -112,7 +115,7 @@ def enqueue(
     if not _wanted(receiver.policy, request):
         return Enqueued(EnqueueResult.FILTERED)
     fallback = diverted(request, receiver) if _fails_over(place) else None
-    if request.kind is NoticeKind.RESOLVED:
+    if request.kind is NotificationKind.RESOLVED:
         result, messages, _ = _resolve(place)
     elif request.kind in TRIGGERS:
         result, messages, _ = _trigger(place)
@@ -128,7 +131,7 @@ def diverted(
 ) -> NotificationRequest | None:
     """Return a request to the receiver's fallback, with the reason; None if no such."""
     fallback = receiver.policy.fallback
-    if not fallback or request.fallback_for or request.kind is NoticeKind.TEST:
+    if not fallback or request.fallback_for or request.kind is NotificationKind.TEST:
         return None
     why = receiver.disabled or receiver.error
     text = f"Sent here because {request.receiver} can't be reached"
@@ -148,7 +151,7 @@ def _wanted(policy: Policy, request: NotificationRequest) -> bool:
     if request.kind in TRIGGERS and not request.fallback_for:
         return policy.wants(request.alert.severity)
     # A summary of what goes on interrupts nobody who is paged for each alert.
-    return request.kind is not NoticeKind.SUMMARY or policy.grouped
+    return request.kind is not NotificationKind.SUMMARY or policy.grouped
 
 
 def _fails_over(place: _Place) -> bool:
@@ -157,7 +160,7 @@ def _fails_over(place: _Place) -> bool:
     It is while the receiver is down, once; and of the end of what it knows.
     """
     known = place.known.failed_over
-    if place.request.kind is NoticeKind.RESOLVED:
+    if place.request.kind is NotificationKind.RESOLVED:
         return known or bool(place.receiver.disabled)
     return place.receiver.down and not known
 
@@ -239,7 +242,7 @@ def _joinable(row: OutboxMessage, root: str, place: _Place) -> bool:
     request, receiver = place.request, place.receiver
     return (
         receiver.policy.grouped
-        and request.kind is not NoticeKind.TEST
+        and request.kind is not NotificationKind.TEST
         and len(row.entries) < MAX_ENTRIES
         and row.thread_root == root
         and (not root or row.kind is request.kind)

@@ -12,8 +12,8 @@ from kaywatch_agent.model.alerts import (
     SEVERITIES,
     AlertDetails,
     MessageRecord,
-    NoticeKind,
     Notification,
+    NotificationKind,
     NotificationRequest,
     Subject,
 )
@@ -30,14 +30,14 @@ __all__ = [
     "most_urgent",
 ]
 
-TRIGGERS: Final = (NoticeKind.FIRING, NoticeKind.REPEAT)
+TRIGGERS: Final = (NotificationKind.FIRING, NotificationKind.REPEAT)
 
 _URGENCY: Final = (
-    NoticeKind.TEST,
-    NoticeKind.SUMMARY,
-    NoticeKind.FIRING,
-    NoticeKind.REPEAT,
-    NoticeKind.RESOLVED,
+    NotificationKind.TEST,
+    NotificationKind.SUMMARY,
+    NotificationKind.FIRING,
+    NotificationKind.REPEAT,
+    NotificationKind.RESOLVED,
 )
 
 # One episode of an alert, for one receiver: its name, the receiver that it stands in
@@ -75,9 +75,9 @@ class MessageEntry(msgspec.Struct, frozen=True):
         first: the first reason, where the message also reports the alert's end.
     """
 
-    kind: NoticeKind
+    kind: NotificationKind
     alert: AlertDetails
-    first: NoticeKind | None = None
+    first: NotificationKind | None = None
 
     def is_of(self, alert: AlertDetails) -> bool:
         """Return whether it is about the same episode."""
@@ -85,7 +85,7 @@ class MessageEntry(msgspec.Struct, frozen=True):
         return (
             mine.dedup_key == alert.dedup_key
             and mine.episode == alert.episode
-            and self.kind is not NoticeKind.TEST
+            and self.kind is not NotificationKind.TEST
         )
 
     def then(self, later: MessageEntry) -> MessageEntry:
@@ -153,7 +153,7 @@ class OutboxMessage(msgspec.Struct, frozen=True, kw_only=True):
         return self.replaces or self.id
 
     @property
-    def kind(self) -> NoticeKind:
+    def kind(self) -> NotificationKind:
         """Why it is sent: the most urgent of its alerts' reasons."""
         return most_urgent(entry.kind for entry in self.entries)
 
@@ -262,7 +262,7 @@ def episode_of(to: OutboxMessage | NotificationRequest, alert: AlertDetails) -> 
     return to.receiver, to.fallback_for, alert.dedup_key, alert.episode
 
 
-def most_urgent(kinds: Iterable[NoticeKind]) -> NoticeKind:
+def most_urgent(kinds: Iterable[NotificationKind]) -> NotificationKind:
     """Return the kind of a message whose alerts have several."""
     return min(kinds, key=_URGENCY.index)
 
@@ -276,6 +276,6 @@ def _subject(entry: MessageEntry) -> Subject:
         alert.dedup_key,
         alert.episode,
         str(first),
-        first is not entry.kind and entry.kind is NoticeKind.RESOLVED,
+        first is not entry.kind and entry.kind is NotificationKind.RESOLVED,
         f"{alert.rule}: {alert.summary}",
     )

@@ -14,8 +14,8 @@ from msgspec.structs import replace
 
 from kaywatch_agent.model.alerts import (
     MessageRecord,
-    NoticeKind,
     Notification,
+    NotificationKind,
     NotificationRequest,
     ReceiverRecord,
 )
@@ -48,11 +48,11 @@ MAX_PENDING: Final = 2_000  # messages of one receiver
 
 # The kinds of messages to drop when too many wait: the first of these, the oldest.
 _EXPENDABLE: Final = (
-    NoticeKind.TEST,
-    NoticeKind.REPEAT,
-    NoticeKind.SUMMARY,
-    NoticeKind.FIRING,
-    NoticeKind.RESOLVED,
+    NotificationKind.TEST,
+    NotificationKind.REPEAT,
+    NotificationKind.SUMMARY,
+    NotificationKind.FIRING,
+    NotificationKind.RESOLVED,
 )
 
 
@@ -60,9 +60,9 @@ class OutboxMetrics(Metrics):
     """What is counted of messages and receivers."""
 
     requests = Counter(
-        "kaywatch_notices_total",
+        "kaywatch_notification_requests_total",
         "What rules had to tell a receiver, by what became of it in the outbox.",
-        labels=("receiver", "kind", "fate"),
+        labels=("receiver", "kind", "result"),
     )
     ended = Counter(
         "kaywatch_notifications_total",
@@ -163,7 +163,7 @@ class Outbox:
             flying = self.receivers[name].in_flight
             waiting = [row for row in self.store.pending(name) if row.id != flying]
             row = min(waiting, key=lambda row: (_EXPENDABLE.index(row.kind), row.id))
-            if row.kind in (NoticeKind.FIRING, NoticeKind.RESOLVED):
+            if row.kind in (NotificationKind.FIRING, NotificationKind.RESOLVED):
                 self._kill(row, EndReason.OVERFLOW, now, "too many messages wait")
             else:
                 self._put(row.ended(Status.SUPERSEDED, EndReason.OVERFLOW, now))
@@ -281,7 +281,7 @@ class Outbox:
             return row
         receiver = self.receivers.get(row.receiver)
         update = receiver is not None and receiver.policy.follow_up == "update"
-        if not update or row.kind is not NoticeKind.RESOLVED:
+        if not update or row.kind is not NotificationKind.RESOLVED:
             return replace(row, ref=root.ref)
         # Each alert of the message as it is now.
         entries = tuple(

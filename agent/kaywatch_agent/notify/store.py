@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from kaywatch_agent.model.alerts import NoticeKind
+from kaywatch_agent.model.alerts import NotificationKind
 from kaywatch_agent.notify.message import (
     Episode,
     MessageEntry,
@@ -236,10 +236,12 @@ class OutboxStore:
         pending = row.status is Status.PENDING
         superseded = row.status is Status.SUPERSEDED
         for n, entry in enumerate(row.entries):
-            if entry.kind is NoticeKind.TEST or (n < len(known) and known[n] is entry):
+            if entry.kind is NotificationKind.TEST or (
+                n < len(known) and known[n] is entry
+            ):
                 continue
             index = self._episodes[episode_of(row, entry.alert)]
-            if entry.kind is NoticeKind.RESOLVED:
+            if entry.kind is NotificationKind.RESOLVED:
                 index.resolved = True
                 if index.waiting == row.id:
                     index.waiting = ""

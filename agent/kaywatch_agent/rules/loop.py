@@ -24,7 +24,7 @@ import structlog
 from kaywatch_agent.aggregate.aggregator import View
 from kaywatch_agent.model.alerts import (
     AlertDetails,
-    NoticeKind,
+    NotificationKind,
     NotificationRequest,
     Severity,
 )
@@ -315,7 +315,9 @@ class Alerting:
             for receiver, told in instance.told.items():
                 if told.last == "firing" and (receiver, alert.dedup_key) not in news:
                     found.append(
-                        NotificationRequest(receiver, NoticeKind.SUMMARY, alert, text)
+                        NotificationRequest(
+                            receiver, NotificationKind.SUMMARY, alert, text
+                        )
                     )
         return found
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
-from kaywatch_agent.model.alerts import SEVERITIES, NoticeKind, Severity
+from kaywatch_agent.model.alerts import SEVERITIES, NotificationKind, Severity
 from kaywatch_agent.rules.alert import (
     FLAPS,
     Alert,
@@ -44,7 +44,7 @@ class Decision(NamedTuple):
     """
 
     receiver: str
-    kind: NoticeKind | None
+    kind: NotificationKind | None
     last: LastNotification | None = None
     suppression: Suppression | None = None
 
@@ -65,7 +65,7 @@ def plan_notifications(
         for receiver, told in alert.told.items():
             if told.last == "firing":
                 last = LastNotification(episode, "resolved", clock, told.fired_at)
-                yield Decision(receiver, NoticeKind.RESOLVED, last)
+                yield Decision(receiver, NotificationKind.RESOLVED, last)
     elif rule is not None and alert.life.state is AlertState.FIRING:
         for receiver in rule.notify:
             decision = _firing(alert, rule, receiver, suppress, clock)
@@ -191,7 +191,7 @@ def _firing(
         return Decision(receiver, None, suppression=suppression)
     if aware is not None:
         last = LastNotification(episode, "firing", clock, aware.fired_at)
-        return Decision(receiver, NoticeKind.REPEAT, last)
+        return Decision(receiver, NotificationKind.REPEAT, last)
     if known is not None:
         seconds = cooldown(alert, rule, clock)
         until = known.fired_at + seconds
@@ -204,7 +204,7 @@ def _firing(
                 receiver, None, suppression=Suppression(reason, text, until)
             )
     last = LastNotification(episode, "firing", clock, clock)
-    return Decision(receiver, NoticeKind.FIRING, last)
+    return Decision(receiver, NotificationKind.FIRING, last)
 
 
 def _equal(inhibition: Inhibition, labels: Mapping[str, str]) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Collection, Mapping
 from typing import Any, Final, Literal, get_args
 
-from kaywatch_agent.model.alerts import NoticeKind
+from kaywatch_agent.model.alerts import NotificationKind
 from kaywatch_agent.notify.config import AlertmanagerConfig, ReceiverConfig
 from kaywatch_agent.rules.matchers import parse as matcher
 from kaywatch_agent.rules.rule import AlertSettings
@@ -152,7 +152,7 @@ def _whole(
 
 
 def _expected(table: Table, receivers: Receivers) -> ExpectedMessage:
-    kinds = [str(kind) for kind in NoticeKind if kind in _DECIDED]
+    kinds = [str(kind) for kind in NotificationKind if kind in _DECIDED]
     found = ExpectedMessage(
         table.duration("at", "0"),
         _receiver(table, "to", receivers),
@@ -186,4 +186,8 @@ def _receiver(table: Table, key: str, receivers: Collection[str]) -> str:
     return name
 
 
-_DECIDED: Final = (NoticeKind.FIRING, NoticeKind.REPEAT, NoticeKind.RESOLVED)
+_DECIDED: Final = (
+    NotificationKind.FIRING,
+    NotificationKind.REPEAT,
+    NotificationKind.RESOLVED,
+)

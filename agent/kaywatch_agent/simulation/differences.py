@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from kaywatch_agent.notify import wording
+from kaywatch_agent.notify import formatting
 from kaywatch_agent.rules.describe import unit_of
 from kaywatch_agent.rules.engine import Engine
 from kaywatch_agent.rules.state import AlertState
@@ -175,7 +175,7 @@ def _asked(want: ExpectedMessage) -> str:
 
 def _sent(mark: str, message: SimulatedMessage, case: TestCase) -> str:
     line = _line(mark, message.time - case.start, headline(message))
-    return f"{line}\n{INDENT}{wording.title(message.notification)}"
+    return f"{line}\n{INDENT}{formatting.title(message.notification)}"
 
 
 def _line(mark: str, at: float, text: str) -> str:
@@ -188,7 +188,7 @@ def _count(alerts: int) -> str:
 
 def _shown(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, default=str)
-    return wording.clipped(text, MAX_SHOWN)
+    return formatting.truncate(text, MAX_SHOWN)
 
 
 def _text(labels: Mapping[str, str]) -> str:

@@ -15,8 +15,8 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from kaywatch_agent.model.alerts import (
-    NoticeKind,
     Notification,
+    NotificationKind,
     NotificationRequest,
 )
 from kaywatch_agent.notify.config import (
@@ -109,9 +109,9 @@ class Simulation:
         self.engine = Engine(settings, host=host, min_severity=severities)
         self.passages: list[Passage] = []
         self.messages: deque[SimulatedMessage] = deque(maxlen=MAX_MESSAGES)
-        self.sent: Counter[tuple[str, NoticeKind]] = Counter()
+        self.sent: Counter[tuple[str, NotificationKind]] = Counter()
         self.alerts: Counter[str] = Counter()
-        self.told: Counter[tuple[str, str, NoticeKind]] = Counter()
+        self.told: Counter[tuple[str, str, NotificationKind]] = Counter()
         self.suppressed: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
         self._configs = receivers

@@ -9,7 +9,7 @@ import msgspec
 
 from kaywatch_agent.model.alerts import (
     AlertDetails,
-    NoticeKind,
+    NotificationKind,
     NotificationRequest,
     dedup_key,
 )
@@ -112,7 +112,7 @@ def outbox(
 def put(
     box: Outbox,
     receiver: str,
-    kind: NoticeKind,
+    kind: NotificationKind,
     alert: AlertDetails,
     now: float,
     text: str = "",

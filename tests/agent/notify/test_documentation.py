@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from tests.docs.slack_images import NOON, fact
 
-from kaywatch_agent.model.alerts import AlertDetails, NoticeKind, Notification
-from kaywatch_agent.notify import wording
+from kaywatch_agent.model.alerts import AlertDetails, Notification, NotificationKind
+from kaywatch_agent.notify import formatting
 from kaywatch_agent.notify.config import TYPES, HeartbeatConfig, parse
 from kaywatch_agent.notify.receivers import alertmanager, pagerduty, slack, webhook
 from kaywatch_agent.notify.sample import ended
@@ -25,7 +25,9 @@ PAGE = Path(__file__).parents[3] / "docs" / "receivers.md"
 EXAMPLE = re.compile(r"<!-- example: (\w+) -->\n```\w+\n(.*?)```\n", re.DOTALL)
 
 
-def message(alert: AlertDetails, kind: NoticeKind = NoticeKind.FIRING) -> Notification:
+def message(
+    alert: AlertDetails, kind: NotificationKind = NotificationKind.FIRING
+) -> Notification:
     return Notification(
         id="msg_01KZ9V5VE0ABCDEFGHJKMNPQRS",
         receiver="ops",
@@ -40,7 +42,7 @@ def message(alert: AlertDetails, kind: NoticeKind = NoticeKind.FIRING) -> Notifi
 
 def examples() -> dict[str, str]:
     firing = message(fact())
-    late = message(ended(fact(), NOON + 360), NoticeKind.RESOLVED)
+    late = message(ended(fact(), NOON + 360), NotificationKind.RESOLVED)
     bodies: dict[str, Any] = {
         "slack": slack.render(firing, NOON + 5),
         "pagerduty": {
@@ -56,8 +58,8 @@ def examples() -> dict[str, str]:
         for name, body in bodies.items()
     }
     return found | {
-        "plain": wording.plain(firing, NOON + 5) + "\n",
-        "late": wording.plain(late, NOON + 720) + "\n",
+        "plain": formatting.plain_text(firing, NOON + 5) + "\n",
+        "late": formatting.plain_text(late, NOON + 720) + "\n",
     }
 
 

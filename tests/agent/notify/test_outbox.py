@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from tests.agent.notify.alerts import NOON, Disk, alert, outbox, over, put, told
 
-from kaywatch_agent.model.alerts import NoticeKind, NotificationRequest
+from kaywatch_agent.model.alerts import NotificationKind, NotificationRequest
 from kaywatch_agent.notify.enqueue import EnqueueResult, enqueue
 from kaywatch_agent.notify.message import EndReason, MessageIds, OutboxMessage, Status
 from kaywatch_agent.notify.outbox import MAX_PENDING, Outbox
@@ -15,11 +15,11 @@ from kaywatch_agent.notify.result import DeliveryResult, Outcome, no_answer, sen
 from kaywatch_agent.notify.store import DEAD_KEPT, DONE_KEPT
 
 FIRING, REPEAT, RESOLVED, TEST, SUMMARY = (
-    NoticeKind.FIRING,
-    NoticeKind.REPEAT,
-    NoticeKind.RESOLVED,
-    NoticeKind.TEST,
-    NoticeKind.SUMMARY,
+    NotificationKind.FIRING,
+    NotificationKind.REPEAT,
+    NotificationKind.RESOLVED,
+    NotificationKind.TEST,
+    NotificationKind.SUMMARY,
 )
 FAST = Rate(100_000, 1.0)
 CHAT = Policy(rate=FAST)

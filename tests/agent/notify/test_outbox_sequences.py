@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from tests.agent.notify.alerts import NOON, alert, outbox, over, put
 
-from kaywatch_agent.model.alerts import NoticeKind
+from kaywatch_agent.model.alerts import NotificationKind
 from kaywatch_agent.notify.enqueue import EnqueueResult
 from kaywatch_agent.notify.message import OutboxMessage, Status
 from kaywatch_agent.notify.policy import Policy, Rate
@@ -66,14 +66,14 @@ class Delivery(RuleBasedStateMachine):
     def remember(self) -> None:
         self.kept = (dict(self.episodes), set(self.firing), set(self.told))
 
-    def put(self, kind: NoticeKind, node: str) -> None:
+    def put(self, kind: NotificationKind, node: str) -> None:
         episode = self.episodes[node]
         fact = alert(node, episode=episode)
         for receiver in RECEIVERS:
             known = (receiver, node, episode) in self.told
-            if kind is NoticeKind.RESOLVED and not known:
+            if kind is NotificationKind.RESOLVED and not known:
                 continue
-            said = over(fact) if kind is NoticeKind.RESOLVED else fact
+            said = over(fact) if kind is NotificationKind.RESOLVED else fact
             fate = put(self.box, receiver, kind, said, self.now)
             self.puts += 1
             assert fate not in (EnqueueResult.FILTERED, EnqueueResult.UNKNOWN)
@@ -84,18 +84,18 @@ class Delivery(RuleBasedStateMachine):
         if node not in self.firing:
             self.firing.add(node)
             self.episodes[node] += 1
-            self.put(NoticeKind.FIRING, node)
+            self.put(NotificationKind.FIRING, node)
 
     @rule(node=nodes)
     def repeat(self, node: str) -> None:
         if node in self.firing:
-            self.put(NoticeKind.REPEAT, node)
+            self.put(NotificationKind.REPEAT, node)
 
     @rule(node=nodes)
     def resolve(self, node: str) -> None:
         if node in self.firing:
             self.firing.discard(node)
-            self.put(NoticeKind.RESOLVED, node)
+            self.put(NotificationKind.RESOLVED, node)
 
     @rule(works=st.booleans())
     def commit(self, works: bool) -> None:

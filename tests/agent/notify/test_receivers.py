@@ -11,8 +11,13 @@ from standardwebhooks import Webhook as Verifier
 from tests.agent.notify.alerts import NOON, alert, over
 from tests.receivers import RESET, Receivers, Reply
 
-from kaywatch_agent.model.alerts import AlertDetails, Evidence, NoticeKind, Notification
-from kaywatch_agent.notify import wording
+from kaywatch_agent.model.alerts import (
+    AlertDetails,
+    Evidence,
+    Notification,
+    NotificationKind,
+)
+from kaywatch_agent.notify import formatting
 from kaywatch_agent.notify.config import parse
 from kaywatch_agent.notify.http import Answer, Http
 from kaywatch_agent.notify.receivers import build, pagerduty, slack, webhook
@@ -34,7 +39,7 @@ def message(*alerts: AlertDetails, kind: str = "firing", **fields: Any) -> Notif
         "due": NOON,
     }
     return Notification(
-        alerts=alerts or (alert(),), kind=NoticeKind(kind), **{**given, **fields}
+        alerts=alerts or (alert(),), kind=NotificationKind(kind), **{**given, **fields}
     )
 
 
@@ -74,11 +79,11 @@ async def test_what_is_rendered_is_what_is_sent_but_for_secrets(
     assert body == json.loads(msgspec.json.encode(rendered))
 
 
-# -- wording -------------------------------------------------------------------------
+# -- texts ---------------------------------------------------------------------------
 
 
 def test_a_message_says_what_is_wrong_since_when_and_where_to_look() -> None:
-    assert wording.plain(message(), NOON + 5).splitlines() == [
+    assert formatting.plain_text(message(), NOON + 5).splitlines() == [
         "[FIRING] node-success-rate: checkout / pay",
         "",
         "pay: success 84.2 % < 95.0 % (32 of 203 failed in 5m)",
@@ -98,7 +103,9 @@ def test_a_message_says_what_is_wrong_since_when_and_where_to_look() -> None:
 
 def test_a_late_end_says_when_it_began_and_ended_and_why() -> None:
     ended = over(alert(completeness=0.93, flapping=True), reason="no_data")
-    lines = wording.plain(message(ended, kind="resolved"), NOON + 720).splitlines()
+    lines = formatting.plain_text(
+        message(ended, kind="resolved"), NOON + 720
+    ).splitlines()
 
     assert lines[:2] == ["[RESOLVED] node-success-rate: checkout / pay", "delayed 12m"]
     assert "flapping: fires and ends again and again" in lines
@@ -122,27 +129,27 @@ def test_a_late_end_says_when_it_began_and_ended_and_why() -> None:
     ],
 )
 def test_titles(fields: dict[str, Any], alerts: int, expected: str) -> None:
-    assert wording.title(message(*[alert()] * alerts, **fields)) == expected
+    assert formatting.title(message(*[alert()] * alerts, **fields)) == expected
 
 
 def test_a_value_that_rounds_to_its_threshold_says_on_which_side_it_is() -> None:
-    assert wording.measured(alert(value=0.9496, clear=None)) == (
+    assert formatting.value_and_threshold(alert(value=0.9496, clear=None)) == (
         "95.0 % (just below), threshold 95.0 %"
     )
-    assert wording.measured(alert(value=None, threshold=None)) == ""
+    assert formatting.value_and_threshold(alert(value=None, threshold=None)) == ""
 
 
 def test_what_has_neither_graph_nor_node_is_told_by_its_labels() -> None:
-    assert wording.place(alert(labels={"model": "large", "env": "prod"})) == (
+    assert formatting.location(alert(labels={"model": "large", "env": "prod"})) == (
         "model=large, env=prod"
     )
-    assert wording.place(alert(labels={})) == "all"
+    assert formatting.location(alert(labels={})) == "all"
 
 
 def test_what_is_gathered_by_a_group_is_not_late() -> None:
     gathered = message(due=NOON + 600)
-    assert wording.marks(gathered, NOON + 650) == []
-    assert wording.marks(message(), NOON + 121) == ["delayed 2m 1s"]
+    assert formatting.remarks(gathered, NOON + 650) == []
+    assert formatting.remarks(message(), NOON + 121) == ["delayed 2m 1s"]
 
 
 # -- Slack ---------------------------------------------------------------------------
@@ -468,11 +475,13 @@ def test_our_own_body_tells_no_message_of_an_error() -> None:
 
 def test_an_end_says_how_it_is_and_how_bad_it_was() -> None:
     ended = over(alert(worst=0.612, worst_at=NOON + 60))
-    lines = wording.plain(message(ended, kind="resolved"), NOON + 361).splitlines()
+    lines = formatting.plain_text(
+        message(ended, kind="resolved"), NOON + 361
+    ).splitlines()
     assert "  Now: 98.5 %, threshold 95.0 %, clears at 97.0 %" in lines
     assert "  Worst: 61.2 % at 12:02 UTC" in lines
     assert not [line for line in lines if line.startswith(("  Trend", "  Failed"))]
-    firing = wording.plain(message(alert(worst=0.8424, worst_at=NOON)), NOON)
+    firing = formatting.plain_text(message(alert(worst=0.8424, worst_at=NOON)), NOON)
     assert "Worst:" not in firing
 
 

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from tests.agent.notify.alerts import NOON, Disk, alert, outbox, over, put
 from tests.receivers import HANG, RESET, Receivers, Reply, limited
 
-from kaywatch_agent.model.alerts import NoticeKind, Notification
+from kaywatch_agent.model.alerts import Notification, NotificationKind
 from kaywatch_agent.notify.config import parse, policies
 from kaywatch_agent.notify.http import Http
 from kaywatch_agent.notify.message import Status
@@ -22,7 +22,7 @@ from kaywatch_agent.notify.result import DeliveryResult, sent
 from kaywatch_agent.notify.worker import Workers
 from kaywatch_agent.rules.rule import Grouping
 
-FIRING, RESOLVED = NoticeKind.FIRING, NoticeKind.RESOLVED
+FIRING, RESOLVED = NotificationKind.FIRING, NotificationKind.RESOLVED
 AT_ONCE = Grouping(group_wait=0.0, group_interval=0.0)
 
 
@@ -34,7 +34,7 @@ class Running:
         self.workers = workers
         self.disk = disk
 
-    def put(self, receiver: str, kind: NoticeKind, *alerts: Any) -> None:
+    def put(self, receiver: str, kind: NotificationKind, *alerts: Any) -> None:
         for one in alerts:
             put(self.box, receiver, kind, one, time.time())
         self.commit()

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from kaywatch.wire import Outcome
-from kaywatch_agent.model.alerts import AlertDetails, NoticeKind, Severity
+from kaywatch_agent.model.alerts import AlertDetails, NotificationKind, Severity
 from kaywatch_agent.model.series import ClientState, Kind, SeriesKey
 from kaywatch_agent.rules.alert import Alert
 from kaywatch_agent.rules.alert_store import Document
@@ -116,7 +116,7 @@ class World:
         for notice in self.last.requests:
             # Whatever is told can be written down.
             msgspec.json.encode(notice.alert)
-            kind = str(NoticeKind(notice.kind))
+            kind = str(NotificationKind(notice.kind))
             self.told.append((self.now, notice.receiver, kind, notice.alert))
         return [(n.receiver, str(n.kind)) for n in self.last.requests]
 

@@ -12,7 +12,7 @@ from tests.agent.simulation.stage import PAGER, SLACK
 from kaywatch_agent.cli.commands.backtests import as_json, episodes
 from kaywatch_agent.config import assemble
 from kaywatch_agent.errors import StoreError
-from kaywatch_agent.model.alerts import NoticeKind
+from kaywatch_agent.model.alerts import NotificationKind
 from kaywatch_agent.rules.load import PAGE
 from kaywatch_agent.simulation.backtest import (
     STAND_IN,
@@ -111,8 +111,8 @@ def test_alerts_of_a_group_are_one_message(path: Path) -> None:
     first = report.rehearsal.messages[0]
 
     assert first.size == 2
-    assert report.rehearsal.told["ops", "all", NoticeKind.FIRING] == 1
-    assert report.rehearsal.sent["ops", NoticeKind.FIRING] == 1
+    assert report.rehearsal.told["ops", "all", NotificationKind.FIRING] == 1
+    assert report.rehearsal.sent["ops", NotificationKind.FIRING] == 1
     assert as_json(report)["receivers"][0]["alerts"] == 2
 
 

@@ -12,8 +12,8 @@ import click
 from kaywatch_agent.cli.commands.formatting import where
 from kaywatch_agent.cli.commands.payload_view import show_payload
 from kaywatch_agent.cli.tables import console, plain_table
-from kaywatch_agent.model.alerts import NoticeKind
-from kaywatch_agent.notify import wording
+from kaywatch_agent.model.alerts import NotificationKind
+from kaywatch_agent.notify import formatting
 from kaywatch_agent.rules.describe import unit_of
 from kaywatch_agent.rules.state import AlertState
 from kaywatch_agent.simulation.backtest import STAND_IN, BacktestReport
@@ -26,7 +26,11 @@ __all__ = ["as_json", "show"]
 MAX_EPISODES: Final = 30
 
 BURNING: Final = (AlertState.FIRING, AlertState.RECOVERING)
-KINDS: Final = (NoticeKind.FIRING, NoticeKind.REPEAT, NoticeKind.RESOLVED)
+KINDS: Final = (
+    NotificationKind.FIRING,
+    NotificationKind.REPEAT,
+    NotificationKind.RESOLVED,
+)
 
 
 class Episode(NamedTuple):
@@ -207,7 +211,7 @@ def _as_json(rehearsal: Simulation, message: SimulatedMessage) -> dict[str, Any]
         "receiver": notification.receiver,
         "kind": str(notification.kind),
         "alerts": message.size,
-        "title": wording.title(notification),
+        "title": formatting.title(notification),
         "body": rehearsal.render(message),
     }
 

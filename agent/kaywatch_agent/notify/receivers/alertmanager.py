@@ -16,7 +16,7 @@ import msgspec
 import structlog
 
 from kaywatch_agent.model.alerts import AlertDetails, ReceiverRecord
-from kaywatch_agent.notify import wording
+from kaywatch_agent.notify import formatting
 from kaywatch_agent.notify.config import AlertmanagerConfig
 from kaywatch_agent.notify.http import Http, NoAnswer, redacted
 from kaywatch_agent.notify.outbox import OutboxMetrics
@@ -166,8 +166,8 @@ def render(alert: AlertDetails, now: float, interval: float) -> dict[str, Any]:
         interval: seconds until it is sent again.
     """
     annotations = {
-        "summary": wording.sentence(alert),
-        "description": "\n".join(f"{k}: {v}" for k, v in wording.facts(alert, now)),
+        "summary": formatting.summary(alert),
+        "description": "\n".join(f"{k}: {v}" for k, v in formatting.facts(alert, now)),
         "runbook_url": alert.runbook_url,
     }
     lasts = now + LIFETIMES * interval

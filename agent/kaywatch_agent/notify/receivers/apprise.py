@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from kaywatch_agent.model.alerts import Notification
-from kaywatch_agent.notify import wording
+from kaywatch_agent.notify import formatting
 from kaywatch_agent.notify.config import AppriseConfig
 from kaywatch_agent.notify.result import DeliveryResult, Outcome, no_answer, sent
 
@@ -57,13 +57,13 @@ class Apprise:
 
 def render(notification: Notification, now: float) -> dict[str, str]:
     """Return the arguments of `apprise.Apprise.notify`."""
-    title, _, body = wording.plain(notification, now).partition("\n")
+    title, _, body = formatting.plain_text(notification, now).partition("\n")
     if all(alert.resolved for alert in notification.alerts):
         kind = "success"
     else:
         severity = notification.alerts[0].severity
         kind = {"info": "info", "warning": "warning"}.get(severity, "failure")
-    text = wording.clipped(body.strip(), MAX_BODY)
+    text = formatting.truncate(body.strip(), MAX_BODY)
     return {"title": title, "body": text, "notify_type": kind}
 
 

@@ -11,8 +11,8 @@ from typing import Any, Final
 import msgspec
 
 from kaywatch._version import __version__
-from kaywatch_agent.model.alerts import AlertDetails, NoticeKind, Notification
-from kaywatch_agent.notify import wording
+from kaywatch_agent.model.alerts import AlertDetails, Notification, NotificationKind
+from kaywatch_agent.notify import formatting
 from kaywatch_agent.notify.config import PagerDutyConfig
 from kaywatch_agent.notify.http import Answer, Http
 from kaywatch_agent.notify.result import DeliveryResult, judge_status
@@ -59,10 +59,10 @@ def render(notification: Notification, now: float) -> dict[str, Any]:
     """
     (alert,) = notification.alerts
     # What is read first, on a lock screen, is what is wrong.
-    marks = wording.marks(notification, now)
+    marks = formatting.remarks(notification, now)
     summary = " | ".join([_headline(notification, alert), *marks])
     payload = {
-        "summary": wording.clipped(summary, MAX_SUMMARY),
+        "summary": formatting.truncate(summary, MAX_SUMMARY),
         "source": _source(alert),
         "severity": alert.severity,
         "timestamp": rfc3339(alert.fired or alert.started or notification.created),
@@ -79,7 +79,7 @@ def render(notification: Notification, now: float) -> dict[str, Any]:
     }
     if alert.dashboard_url:
         event["client_url"] = alert.dashboard_url
-    found = [{"href": url, "text": name} for name, url in wording.links(alert)]
+    found = [{"href": url, "text": name} for name, url in formatting.links(alert)]
     if found:
         event["links"] = found
     return event
@@ -110,10 +110,10 @@ def judge(answer: Answer, now: float) -> DeliveryResult:
 
 
 def _headline(notification: Notification, alert: AlertDetails) -> str:
-    text = f"{wording.place(alert)}: {alert.rule}"
+    text = f"{formatting.location(alert)}: {alert.rule}"
     if alert.summary:
         text = alert.summary
-    return f"[TEST] {text}" if notification.kind is NoticeKind.TEST else text
+    return f"[TEST] {text}" if notification.kind is NotificationKind.TEST else text
 
 
 def _source(alert: AlertDetails) -> str:
@@ -123,7 +123,7 @@ def _source(alert: AlertDetails) -> str:
 
 
 def _details(alert: AlertDetails, now: float) -> dict[str, Any]:
-    facts = ((name.lower(), text) for name, text in wording.facts(alert, now))
+    facts = ((name.lower(), text) for name, text in formatting.facts(alert, now))
     # The same names on the resolve: rules route by them.
     found: dict[str, Any] = {_SAME.get(name, name): text for name, text in facts}
     found["condition"] = alert.condition

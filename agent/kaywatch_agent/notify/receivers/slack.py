@@ -14,8 +14,8 @@ from typing import Any, Final
 
 import msgspec
 
-from kaywatch_agent.model.alerts import AlertDetails, NoticeKind, Notification
-from kaywatch_agent.notify import wording
+from kaywatch_agent.model.alerts import AlertDetails, Notification, NotificationKind
+from kaywatch_agent.notify import formatting
 from kaywatch_agent.notify.config import SlackConfig
 from kaywatch_agent.notify.http import Answer, Http
 from kaywatch_agent.notify.result import DeliveryResult, Outcome, judge_status, sent
@@ -135,13 +135,14 @@ def render(notification: Notification, now: float) -> dict[str, Any]:
     an attachment, which alone can have a colour.
     """
     first = notification.alerts[0]
-    lines = [f"{_mark(first)} *{escaped(wording.title(notification), MAX_TITLE)}*"]
+    lines = [f"{_mark(first)} *{escaped(formatting.title(notification), MAX_TITLE)}*"]
     lines += [
-        f"_{escaped(mark, MAX_TITLE)}_" for mark in wording.marks(notification, now)
+        f"_{escaped(mark, MAX_TITLE)}_"
+        for mark in formatting.remarks(notification, now)
     ]
     if len(notification.alerts) == 1:
-        lines.append(escaped(wording.statement(first), MAX_TEXT))
-        lines.append(escaped(wording.brief(first, now), MAX_FIELD))
+        lines.append(escaped(formatting.condition(first), MAX_TEXT))
+        lines.append(escaped(formatting.times(first, now), MAX_FIELD))
         blocks = _details(first, now)
     else:
         blocks = _list(notification, now)
@@ -151,7 +152,7 @@ def render(notification: Notification, now: float) -> dict[str, Any]:
         "attachments": [
             {
                 "color": _colour(notification),
-                "fallback": escaped(wording.title(notification), MAX_TITLE),
+                "fallback": escaped(formatting.title(notification), MAX_TITLE),
                 "blocks": blocks,
             }
         ],
@@ -186,7 +187,7 @@ def address(
         # Without blocks or attachments of its own it would keep the old ones.
         kept.setdefault("attachments", [])
         return "chat.update", {"channel": where, "ts": stamp, **kept}
-    loud = notification.kind is NoticeKind.REPEAT
+    loud = notification.kind is NotificationKind.REPEAT
     thread = {"channel": where, "thread_ts": stamp, "reply_broadcast": loud}
     return "chat.postMessage", {**thread, **payload}
 
@@ -259,15 +260,15 @@ def _cut(pieces: list[str], left: int) -> str:
 
 def _details(alert: AlertDetails, now: float) -> list[dict[str, Any]]:
     """Return the blocks of a message about one alert."""
-    blocks = _linked(wording.links(alert))
+    blocks = _linked(formatting.links(alert))
     fields = [
         _mrkdwn(f"*{name}*\n{escaped(text, MAX_FIELD)}")
-        for name, text in wording.facts(alert, now)
+        for name, text in formatting.facts(alert, now)
         if name not in _ELSEWHERE
     ][:MAX_FIELDS]
     if fields:
         blocks.append({"type": "section", "fields": fields})
-    parts = [wording.identified(alert), escaped(alert.host, MAX_NAME)]
+    parts = [formatting.identity(alert), escaped(alert.host, MAX_NAME)]
     context = _mrkdwn(" · ".join(filter(None, parts)))
     blocks.append({"type": "context", "elements": [context]})
     return blocks
@@ -275,7 +276,7 @@ def _details(alert: AlertDetails, now: float) -> list[dict[str, Any]]:
 
 def _list(notification: Notification, now: float) -> list[dict[str, Any]]:
     """Return the blocks of a message about several: two lines for each."""
-    first, *others = [wording.links(alert) for alert in notification.alerts]
+    first, *others = [formatting.links(alert) for alert in notification.alerts]
     shared = [link for link in first if all(link in links for links in others)]
     blocks = _linked(shared)
     left, unsaid = BUDGET, notification.left_out
@@ -293,14 +294,14 @@ def _list(notification: Notification, now: float) -> list[dict[str, Any]]:
 
 
 def _entry(alert: AlertDetails, shared: Links, now: float) -> str:
-    own = [link for link in wording.links(alert) if link not in shared]
+    own = [link for link in formatting.links(alert) if link not in shared]
     head = [
-        f"{_mark(alert)} *{escaped(wording.place(alert), MAX_NAME)}*",
+        f"{_mark(alert)} *{escaped(formatting.location(alert), MAX_NAME)}*",
         alert.severity,
-        escaped(wording.brief(alert, now), MAX_NAME),
+        escaped(formatting.times(alert, now), MAX_NAME),
         _links(own),
     ]
-    text = escaped(wording.statement(alert), MAX_NAME)
+    text = escaped(formatting.condition(alert), MAX_NAME)
     return f"{' · '.join(filter(None, head))}\n{text}"
 
 

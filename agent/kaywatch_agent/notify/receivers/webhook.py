@@ -16,8 +16,13 @@ import msgspec
 
 from kaywatch._version import __version__
 from kaywatch_agent.errors import ConfigError
-from kaywatch_agent.model.alerts import AlertDetails, Evidence, NoticeKind, Notification
-from kaywatch_agent.notify import wording
+from kaywatch_agent.model.alerts import (
+    AlertDetails,
+    Evidence,
+    Notification,
+    NotificationKind,
+)
+from kaywatch_agent.notify import formatting
 from kaywatch_agent.notify.config import WebhookConfig
 from kaywatch_agent.notify.http import Http
 from kaywatch_agent.notify.result import DeliveryResult, Outcome, judge_status
@@ -127,11 +132,11 @@ def native_body(notification: Notification, now: float) -> dict[str, Any]:
         "receiver": notification.receiver,
         "kind": str(notification.kind),
         "status": _status(notification),
-        "test": notification.kind is NoticeKind.TEST,
-        "title": wording.title(notification),
+        "test": notification.kind is NotificationKind.TEST,
+        "title": formatting.title(notification),
         "text": notification.text,
         "created": rfc3339(notification.created),
-        "delayed_seconds": round(wording.late(notification, now), 3),
+        "delayed_seconds": round(formatting.delay(notification, now), 3),
         "group": notification.group,
         "left_out": notification.left_out,
         "alerts": [_native(alert) for alert in notification.alerts],
@@ -181,7 +186,7 @@ def _native(alert: AlertDetails) -> dict[str, Any]:
         "fingerprint": alert.fingerprint,
         "dedup_key": alert.dedup_key,
         "episode": alert.episode,
-        "summary": wording.sentence(alert),
+        "summary": formatting.summary(alert),
         "condition": alert.condition,
         "value": alert.value,
         "threshold": alert.threshold,
@@ -203,7 +208,7 @@ def _native(alert: AlertDetails) -> dict[str, Any]:
         "history": alert.history,
         "evidence": [_evidence(seen) for seen in alert.evidence],
         "host": alert.host,
-        "links": {name.lower(): url for name, url in wording.links(alert)},
+        "links": {name.lower(): url for name, url in formatting.links(alert)},
         "flapping": alert.flapping,
         "note": alert.note,
     }
@@ -223,9 +228,9 @@ def _evidence(seen: Evidence) -> dict[str, Any]:
 
 def _in_alertmanager(alert: AlertDetails) -> dict[str, Any]:
     annotations = {
-        "summary": wording.sentence(alert),
+        "summary": formatting.summary(alert),
         "runbook_url": alert.runbook_url,
-        "value": wording.measured(alert),
+        "value": formatting.value_and_threshold(alert),
         "reason": alert.reason,
     }
     ended = alert.ended

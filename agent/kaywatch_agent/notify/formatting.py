@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from typing import Final
 
-from kaywatch_agent.model.alerts import AlertDetails, NoticeKind, Notification
+from kaywatch_agent.model.alerts import AlertDetails, Notification, NotificationKind
 from kaywatch_agent.units import clock_time, duration, quantity, sparkline
 
 __all__ = [
     "LATE_SECONDS",
-    "brief",
-    "clipped",
+    "times",
+    "truncate",
     "facts",
-    "identified",
-    "late",
+    "identity",
+    "delay",
     "links",
-    "marks",
-    "measured",
-    "place",
-    "plain",
-    "sentence",
-    "statement",
+    "remarks",
+    "value_and_threshold",
+    "location",
+    "plain_text",
+    "summary",
+    "condition",
     "title",
 ]
 
@@ -36,9 +36,9 @@ _REASONS: Final = {
     "forgotten": "not seen for long",
 }
 _STATUS: Final = {
-    NoticeKind.REPEAT: "STILL FIRING",
-    NoticeKind.TEST: "TEST",
-    NoticeKind.SUMMARY: "SUMMARY",
+    NotificationKind.REPEAT: "STILL FIRING",
+    NotificationKind.TEST: "TEST",
+    NotificationKind.SUMMARY: "SUMMARY",
 }
 
 
@@ -49,11 +49,11 @@ def title(notification: Notification) -> str:
     if len(notification.alerts) == 1 and not notification.left_out:
         (alert,) = notification.alerts
         status = "RESOLVED" if resolved else "FIRING"
-        if notification.kind is NoticeKind.TEST:
+        if notification.kind is NotificationKind.TEST:
             status = f"TEST, {status}"
         else:
             status = _STATUS.get(notification.kind, status)
-        return f"[{status}] {alert.rule}: {place(alert)}"
+        return f"[{status}] {alert.rule}: {location(alert)}"
     counts = [f"FIRING: {firing}"] * bool(firing)
     counts += [f"RESOLVED: {resolved}"] * bool(resolved)
     status = ", ".join(counts)
@@ -64,31 +64,31 @@ def title(notification: Notification) -> str:
     return f"[{status}{more}] {about or 'alerts'}"
 
 
-def place(alert: AlertDetails) -> str:
+def location(alert: AlertDetails) -> str:
     """Return what an alert is about, such as `checkout / pay`."""
     names = [alert.labels.get(name, "") for name in ("service", "graph", "node")]
     found = " / ".join(name for name in names if name)
     return found or ", ".join(f"{k}={v}" for k, v in alert.labels.items()) or "all"
 
 
-def sentence(alert: AlertDetails) -> str:
+def summary(alert: AlertDetails) -> str:
     """Return how it is, in one sentence; of what ended, how it is now."""
-    return alert.summary or f"{place(alert)}: {alert.condition or alert.rule}"
+    return alert.summary or f"{location(alert)}: {alert.condition or alert.rule}"
 
 
-def statement(alert: AlertDetails) -> str:
+def condition(alert: AlertDetails) -> str:
     """Return how it is without the place, for where that stands already."""
-    return sentence(alert).removeprefix(f"{place(alert)}: ")
+    return summary(alert).removeprefix(f"{location(alert)}: ")
 
 
-def marks(notification: Notification, now: float) -> list[str]:
+def remarks(notification: Notification, now: float) -> list[str]:
     """Return what has to be said above the alerts, such as that it is late."""
     found = []
-    if notification.kind is NoticeKind.TEST:
+    if notification.kind is NotificationKind.TEST:
         found.append("This is a test; nothing is wrong.")
     if notification.text:
         found.append(notification.text)
-    seconds = late(notification, now)
+    seconds = delay(notification, now)
     if seconds:
         found.append(f"delayed {duration(seconds)}")
     if any(alert.flapping for alert in notification.alerts):
@@ -96,7 +96,7 @@ def marks(notification: Notification, now: float) -> list[str]:
     return found
 
 
-def late(notification: Notification, now: float) -> float:
+def delay(notification: Notification, now: float) -> float:
     """Return by how many seconds a message is late; 0 for in time."""
     seconds = now - max(notification.created, notification.due)
     return seconds if notification.created and seconds > LATE_SECONDS else 0.0
@@ -109,7 +109,7 @@ def facts(alert: AlertDetails, now: float) -> list[tuple[str, str]]:
     """
     over = alert.resolved
     found = [
-        ("Now" if over else "Value", measured(alert)),
+        ("Now" if over else "Value", value_and_threshold(alert)),
         ("Worst", _worst(alert, now)),
         *_times(alert, now),
         ("" if over else "Failed", _counts(alert)),
@@ -120,17 +120,17 @@ def facts(alert: AlertDetails, now: float) -> list[tuple[str, str]]:
         ("Labels", _labels(alert)),
         ("Note", alert.note),
         ("Host", alert.host),
-        ("Alert", identified(alert)),
+        ("Alert", identity(alert)),
     ]
     return [(name, text) for name, text in found if name and text]
 
 
-def brief(alert: AlertDetails, now: float) -> str:
+def times(alert: AlertDetails, now: float) -> str:
     """Return since when, in a line, for messages about many."""
     return " · ".join(f"{name.lower()} {text}" for name, text in _times(alert, now))
 
 
-def measured(alert: AlertDetails) -> str:
+def value_and_threshold(alert: AlertDetails) -> str:
     """Return a value against its threshold: `84.2 %, threshold 95.0 %`."""
     if alert.value is None and alert.threshold is None:
         return ""
@@ -148,7 +148,7 @@ def measured(alert: AlertDetails) -> str:
     return f"{value}{near}, threshold {threshold}{clear}"
 
 
-def identified(alert: AlertDetails) -> str:
+def identity(alert: AlertDetails) -> str:
     """Return how bad an alert is, how often it fired, and what it is called."""
     parts = [alert.severity, f"episode {alert.episode}", alert.id]
     return " · ".join(filter(None, parts))
@@ -164,11 +164,11 @@ def links(alert: AlertDetails) -> list[tuple[str, str]]:
     return [(name, url) for name, url in found if url]
 
 
-def plain(notification: Notification, now: float) -> str:
+def plain_text(notification: Notification, now: float) -> str:
     """Return a whole message as plain text."""
-    lines = [title(notification), *marks(notification, now)]
+    lines = [title(notification), *remarks(notification, now)]
     for alert in notification.alerts:
-        lines += ["", sentence(alert)]
+        lines += ["", summary(alert)]
         lines += [f"  {name}: {text}" for name, text in facts(alert, now)]
         lines += [f"  {name}: {url}" for name, url in links(alert)]
     if notification.left_out:
@@ -176,7 +176,7 @@ def plain(notification: Notification, now: float) -> str:
     return "\n".join(lines)
 
 
-def clipped(text: str, limit: int) -> str:
+def truncate(text: str, limit: int) -> str:
     """Return a text of at most so many characters, with `…` where it was cut."""
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
@@ -218,7 +218,7 @@ def _counts(alert: AlertDetails) -> str:
 
 def _errors(alert: AlertDetails) -> str:
     names = [f"{name} {count:,}" for name, count in alert.error_classes]
-    return clipped(", ".join(names), MAX_NAMES)
+    return truncate(", ".join(names), MAX_NAMES)
 
 
 def _trend(alert: AlertDetails) -> str:
