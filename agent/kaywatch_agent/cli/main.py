@@ -28,6 +28,7 @@ from kaywatch_agent.cli.commands.options import Duration
 from kaywatch_agent.cli.commands.options import reading as _reading
 from kaywatch_agent.cli.commands.options import url_option as _url
 from kaywatch_agent.cli.help import Chapters, manual
+from kaywatch_agent.cli.top.layout import SORTS
 from kaywatch_agent.errors import AgentError, ConfigError
 from kaywatch_agent.runtime.systemd import is_journal
 
@@ -39,9 +40,6 @@ __all__ = ["main"]
 
 FAILED: Final = 1
 WRONG_CONFIGURATION: Final = 78
-
-# What `kaywatch top` can be sorted by; here, so that `--help` loads no screen.
-SORTS: Final = ("name", "rate", "errors", "retries", "latency", "flight", "cost")
 
 
 def main() -> None:
@@ -370,7 +368,7 @@ kaywatch.add_command(captures.replay)
 )
 @click.option(
     "--sort",
-    type=click.Choice(SORTS),
+    type=click.Choice(list(SORTS)),
     default="errors",
     show_default=True,
     help="What is first: the most, or the slowest.",

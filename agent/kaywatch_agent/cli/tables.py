@@ -40,7 +40,7 @@ MAX_LISTED_CLIENTS: Final = 15
 
 def console() -> Console:
     """Return a console that leaves names such as `[Load]` as they are."""
-    return Console(markup=False, highlight=False)
+    return Console(markup=False, highlight=False, emoji=False)
 
 
 def show_status(

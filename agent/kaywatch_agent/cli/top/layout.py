@@ -1,27 +1,53 @@
-"""How `kaywatch top` looks: lines of one width, made from figures alone.
+"""The screen of `kaywatch top`, made from the agent's answers alone.
 
-Strategy: each column has a rank, and columns are chosen by rank as long as they fit.
-The space that is left is for names, which are cut in the middle.
+Strategy: each column has a rank, and the columns with the lowest ranks are shown as far
+as they fit. rich aligns them; names get the space that figures leave.
 """
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from rich.cells import cell_len, set_cell_size
+from rich.console import (
+    Console,
+    ConsoleDimensions,
+    ConsoleOptions,
+    Group,
+    RenderableType,
+)
+from rich.layout import Layout
+from rich.segment import Segment
+from rich.table import Table
 from rich.text import Text
 
 from kaywatch_agent.cli.tables import agent_line, clean, known
-from kaywatch_agent.cli.top.state import Answers, Json, NodeRow, rows
+from kaywatch_agent.cli.top.state import (
+    HIGH_ERROR_RATE,
+    Answers,
+    Json,
+    NodeRow,
+    node_rows,
+)
 from kaywatch_agent.units import MIB, duration, money, percent, size
 
-__all__ = ["SORTS", "SORT_KEYS", "Display", "ViewOptions", "frame", "lines", "middle"]
+__all__ = [
+    "SORTS",
+    "SORT_KEYS",
+    "Display",
+    "ViewOptions",
+    "full_screen",
+    "printed",
+    "shorten",
+]
 
 GAP: Final = 2
 MARK: Final = "!"
+
 KEYS: Final = (
     *(("n", "name"), ("r", "rate"), ("e", "errors"), ("l", "latency"), ("c", "cost")),
     *(("w", "window"), ("?", "help"), ("q", "quit")),
@@ -34,10 +60,10 @@ HELP: Final = (
     ("t", "sort by retries"),
     ("f", "sort by the age of the oldest execution in flight"),
     ("c", "sort by cost of language models"),
-    ("", "the same key again reverses the order"),
-    ("w, W", "a longer window, a shorter one"),
-    ("arrows, j, k", "scroll; page up, page down, home, end"),
-    ("? or escape", "leave this help"),
+    ("", "press the same key again to reverse the order"),
+    ("w, W", "show a longer window, a shorter one"),
+    ("arrows, j, k", "scroll; also page up, page down, home, end"),
+    ("? or escape", "close this help"),
     ("q", "quit"),
     ("", ""),
     (MARK, "over 5 % errors, or in flight for 10 s and ten times the p95"),
@@ -48,7 +74,7 @@ HELP: Final = (
 
 @dataclass
 class ViewOptions:
-    """What the user chose, and how far the list can be scrolled."""
+    """The user's choices, and how far the list can be scrolled."""
 
     sort: str = "errors"
     reverse: bool = False
@@ -62,10 +88,10 @@ class Display(NamedTuple):
     """What to show.
 
     Attributes:
-        url: the agent's.
+        url: where the agent serves HTTP.
         answers: its last answers.
-        rate: events per second, if known.
-        problem: why there are no newer answers.
+        rate: events per second; None if it is not known yet.
+        problem: why there are no newer answers; empty if there are.
     """
 
     url: str
@@ -75,66 +101,92 @@ class Display(NamedTuple):
 
 
 class NodeColumn(NamedTuple):
-    """One column: its name, its cells, how important it is, and how to sort by it."""
+    """One column.
+
+    Attributes:
+        name: its header.
+        rank: the order in which columns are chosen; the lowest first.
+        min_width: keeps columns in place when figures change; for a name, how far it is
+            shortened before other columns are left out.
+        sort: what `--sort` calls it; empty if rows cannot be sorted by it.
+        key: the key that sorts by it.
+        field: the field of a row to sort by, the largest first.
+        is_name: whether it is aligned to the left, and can be shortened.
+    """
 
     name: str
-    cell: Callable[[NodeRow], Text]
     rank: int
+    min_width: int = 0
     sort: str = ""
     key: str = ""
-    order: Callable[[NodeRow], float | None] = lambda _: 0.0  # the largest first
-    left: bool = False
-    least: int = 0  # the smallest width, if it can be cut
-    usual: int = 0  # keeps columns in place when figures change
+    field: str = ""
+    is_name: bool = False
 
 
-def frame(
-    display: Display, options: ViewOptions, width: int, height: int
-) -> list[Text]:
-    """Return lines that fill a screen."""
-    options.page = max(1, height - 8)
-    head = _head(display, width)
-    room = max(1, height - len(head) - 3)
-    if options.help:
-        body = [Text(""), *_help()][: room + 2]
-    else:
-        body = _nodes(display, options, width, room)
-    body += [Text("")] * (height - len(head) - 1 - len(body))
-    full = [*head, *body, _keys(options, width)][:height]
-    for line in full:
-        line.truncate(width, overflow="crop", pad=True)
-    return full
+COLUMNS: Final = (
+    NodeColumn("  node", 0, 14, "name", "n", is_name=True),
+    NodeColumn("graph", 10, 12, is_name=True),
+    NodeColumn("rate/s", 1, 6, "rate", "r", "rate"),
+    NodeColumn("ok", 7, 5),
+    NodeColumn("errors", 2, 6, "errors", "e", "errors"),
+    NodeColumn("retries", 9, 7, "retries", "t", "retries"),
+    NodeColumn("p50", 8, 7),
+    NodeColumn("p95", 3, 7, "latency", "l", "p95"),
+    NodeColumn("in flight", 4, 10, "flight", "f", "oldest"),
+    NodeColumn("cost", 6, 7, "cost", "c", "cost"),
+    NodeColumn("last failure", 5, 17, is_name=True),
+)
+SORTS: Final = {column.sort: column for column in COLUMNS if column.sort}
+SORT_KEYS: Final = {column.key: column.sort for column in COLUMNS if column.sort}
 
 
-def lines(display: Display, options: ViewOptions, width: int) -> list[Text]:
-    """Return all nodes, without help on keys."""
-    found = [*_head(display, width), *_nodes(display, options, width, None)]
-    for line in found:
-        line.rstrip()
-    return found
+def full_screen(
+    display: Display, options: ViewOptions, dimensions: ConsoleDimensions
+) -> RenderableType:
+    """Return the screen for a terminal of a size."""
+    width, height = dimensions
+    head = _head(display)
+    body: list[RenderableType] = ["", *_help()]
+    if not options.help:
+        options.page = max(1, height - 8)
+        room = max(1, height - len(head) - 3)
+        body = _nodes(display.answers, options, width, room)
+    screen = Layout()
+    screen.split_column(
+        Layout(Group(*head), size=len(head)),
+        Layout(Group(*body)),
+        Layout(_key_line(options), size=1),
+    )
+    return screen
+
+
+def printed(display: Display, options: ViewOptions, width: int) -> RenderableType:
+    """Return all nodes, to be printed once."""
+    return Group(*_head(display), *_nodes(display.answers, options, width, sys.maxsize))
 
 
 # -- around the table ----------------------------------------------------------------
 
 
-def _head(display: Display, width: int) -> list[Text]:
+def _head(display: Display) -> list[RenderableType]:
     answers, health = display.answers, display.answers.health
     clock = time.strftime("%H:%M:%S", time.localtime(answers.time))
+    first: RenderableType
     if display.problem:
-        text = f"kaywatch at {display.url}: gone since {clock}, reconnecting"
-        first = Text(set_cell_size(clean(text), width), "bold white on red")
+        text = f"kaywatch at {display.url}: no answer since {clock}, reconnecting"
+        first = Text(clean(text), "bold white on red")
     else:
-        first = agent_line(display.url, health)
-        first.truncate(width, overflow="ellipsis")
-        if cell_len(first.plain) + GAP + len(clock) <= width:
-            first.append(clock.rjust(width - cell_len(first.plain)), "dim")
+        first = Table.grid(expand=True, padding=(0, GAP, 0, 0))
+        first.add_column(ratio=1, no_wrap=True)
+        first.add_column(no_wrap=True)
+        first.add_row(agent_line(display.url, health), Text(clock, "dim"))
     head = [first, Text("   ").join(_vitals(display))]
     if answers.llm["totals"]["calls"]:
         head.append(_models(answers.llm["totals"]))
     for name, stage in health["stages"].items():
         if stage["problem"]:
             head.append(Text(clean(f"{name}: {stage['problem']}"), "bold red"))
-    return [*head, Text("")]
+    return [*head, ""]
 
 
 def _vitals(display: Display) -> list[Text]:
@@ -173,15 +225,14 @@ def _models(totals: Json) -> Text:
     )
 
 
-def _keys(options: ViewOptions, width: int) -> Text:
-    line = Text(" ")
-    for key, name in KEYS:
-        part = Text.assemble((key, "bold cyan"), " ", name)
-        if options.sort == name:
-            part.stylize("reverse")
-        if cell_len(line.plain) + cell_len(part.plain) + GAP <= width:
-            line = line + part + Text(" " * GAP)
-    return line
+def _key_line(options: ViewOptions) -> Text:
+    keys = [
+        Text.assemble(
+            (key, "bold cyan"), f" {name}", style="reverse" * (name == options.sort)
+        )
+        for key, name in KEYS
+    ]
+    return Text(" ") + Text(" " * GAP).join(keys)
 
 
 def _help() -> list[Text]:
@@ -190,181 +241,137 @@ def _help() -> list[Text]:
     ]
 
 
-# -- cells ---------------------------------------------------------------------------
+# -- the table -----------------------------------------------------------------------
 
 
-def _errors(row: NodeRow) -> Text:
-    style = "bold red" if row.unhealthy and not row.stuck else "yellow"
-    return Text(known(row.errors, percent), style if row.errors else "")
+def _nodes(
+    answers: Answers, options: ViewOptions, width: int, height: int
+) -> list[RenderableType]:
+    """Return the title, and a table of at most `height` nodes."""
+    rows = _sorted(node_rows(answers), options)
+    options.last = max(0, len(rows) - height)
+    options.top = min(options.top, options.last)
+    shown = rows[options.top : options.top + height]
+    title = _title(answers, options.top, len(shown), len(rows))
+    if not rows:
+        return [title, "Nothing ran." if answers.clients else "No client yet."]
+    cells = [_cells(row) for row in shown]
+    table = Table(box=None, pad_edge=False)
+    columns = _columns(answers, options.sort, cells, width)
+    for column in columns:
+        table.add_column(
+            Text(column.name, "underline" if column.sort == options.sort else ""),
+            justify="left" if column.is_name else "right",
+            no_wrap=not column.is_name,
+            min_width=0 if column.is_name else column.min_width,
+        )
+    for row in cells:
+        table.add_row(*(row[column.name] for column in columns))
+    return [title, table]
 
 
-def _in_flight(row: NodeRow) -> Text:
-    if not row.in_flight:
-        return Text("-", "dim")
+def _sorted(rows: list[NodeRow], options: ViewOptions) -> list[NodeRow]:
+    """Return rows with the largest first, and equal ones by name."""
+    field = SORTS[options.sort].field
+
+    def order(row: NodeRow) -> tuple[float, str]:
+        value = getattr(row, field) if field else 0.0
+        return 1.0 if value is None else -value, row.node
+
+    return sorted(rows, key=order, reverse=options.reverse)
+
+
+def _title(answers: Answers, top: int, count: int, total: int) -> Text:
+    query = answers.query
+    filters = {"service": query.service, "graph": query.graph}
+    parts = [f"{name} {value}" for name, value in filters.items() if value is not None]
+    parts += [f"node {', '.join(query.nodes)}"] if query.nodes else []
+    title = Text(clean(", ".join([f"Nodes, last {query.window}", *parts])), "bold")
+    if count < total:
+        title.append(f"   {top + 1} to {top + count} of {total}", "not bold dim")
+    return title
+
+
+def _columns(
+    answers: Answers, sort: str, cells: list[dict[str, ShortText]], width: int
+) -> list[NodeColumn]:
+    """Return the columns that have content, and fit."""
+    empty = {
+        "cost": not answers.llm["totals"]["calls"],
+        "last failure": not answers.failures,
+    }
+    columns = [column for column in COLUMNS if not empty.get(column.name)]
+    chosen = set()
+    left = width + GAP
+    # The column that rows are sorted by is always shown.
+    for column in sorted(columns, key=lambda c: c.rank if c.sort != sort else 0):
+        name = column.name
+        widest = max(cell_len(name), *(row[name].cell_len for row in cells))
+        bound = min if column.is_name else max
+        needed = GAP + bound(widest, column.min_width)
+        if needed <= left:
+            chosen.add(name)
+            left -= needed
+    return [column for column in columns if column.name in chosen]
+
+
+class ShortText(Text):
+    """A text that is shortened, instead of wrapped, where its column is narrow."""
+
+    def __rich_console__(
+        self, console: Console, options: ConsoleOptions
+    ) -> Iterable[Segment]:
+        """Render the text in the width of the column."""
+        self.plain = shorten(self.plain, options.max_width)
+        return super().__rich_console__(console, options)
+
+
+def _cells(row: NodeRow) -> dict[str, ShortText]:
+    """Return the cells by the names of their columns."""
+    mark, alarm = (MARK, "bold red") if row.unhealthy else (" ", "")
     age = "" if row.oldest is None else f", {duration(row.oldest)}"
-    return Text(f"{row.in_flight:,}{age}", "bold red" if row.stuck else "")
+    failure = ""
+    if row.failed_ago is not None:
+        failure = f"{duration(round(row.failed_ago), parts=1):>4} {row.failure}"
+    texts = {
+        "  node": f"{mark} {row.node}",
+        "graph": row.graph,
+        "rate/s": _three_digits(row.rate),
+        "ok": known(row.ok, percent),
+        "errors": known(row.errors, percent),
+        "retries": f"{row.retries:,}",
+        "p50": known(row.p50, duration),
+        "p95": known(row.p95, duration),
+        "in flight": f"{row.in_flight:,}{age}" if row.in_flight else "-",
+        "cost": known(row.cost, money),
+        "last failure": failure,
+    }
+    styles = {
+        "  node": alarm,
+        "errors": _errors_style(row),
+        "in flight": alarm if row.stuck else "",
+        "last failure": "dim",
+    }
+    return {name: ShortText(text, styles.get(name, "")) for name, text in texts.items()}
 
 
-def _failure(row: NodeRow) -> Text:
-    if row.failed_ago is None:
-        return Text("")
-    ago = duration(round(row.failed_ago), parts=1)
-    return Text(f"{ago:>4} {row.failure}", "dim")
+def _errors_style(row: NodeRow) -> str:
+    if not row.errors:
+        return ""
+    return "bold red" if row.errors > HIGH_ERROR_RATE else "yellow"
 
 
-def _rate(row: NodeRow) -> Text:
+def _three_digits(rate: float) -> str:
     """Return a rate with three digits, or all digits before the point."""
-    return Text(f"{row.rate:,.0f}" if row.rate >= 99.95 else f"{row.rate:.3g}")
+    return f"{rate:,.0f}" if rate >= 99.95 else f"{rate:.3g}"
 
 
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-COLUMNS: Final = (
-    NodeColumn(
-        *("node", lambda row: Text(row.node, "bold red" if row.unhealthy else ""), 0),
-        *("name", "n"),
-        left=True,
-        least=12,
-    ),
-    NodeColumn("graph", lambda row: Text(row.graph), 11, left=True, least=8),
-    NodeColumn("rate/s", _rate, 1, "rate", "r", lambda row: row.rate, usual=6),
-    NodeColumn("ok", lambda row: Text(known(row.ok, percent)), 7, usual=5),
-    NodeColumn("errors", _errors, 2, "errors", "e", lambda row: row.errors),
-    NodeColumn(
-        *("retries", lambda row: Text(f"{row.retries:,}"), 9),
-        *("retries", "t", lambda row: row.retries),
-    ),
-    NodeColumn("p50", lambda row: Text(known(row.p50, duration)), 8, usual=7),
-    NodeColumn(
-        *("p95", lambda row: Text(known(row.p95, duration)), 3),
-        *("latency", "l", lambda row: row.p95),
-        usual=7,
-    ),
-    NodeColumn(
-        "in flight", _in_flight, 4, "flight", "f", lambda row: row.oldest, usual=10
-    ),
-    NodeColumn(
-        *("cost", lambda row: Text(known(row.cost, money)), 6),
-        *("cost", "c", lambda row: row.cost),
-        usual=7,
-    ),
-    NodeColumn("last failure", _failure, 5, left=True, least=16),
-)
-SORTS: Final = {column.sort: column for column in COLUMNS if column.sort}
-SORT_KEYS: Final = {column.key: column.sort for column in COLUMNS if column.sort}
-
-
-# -- the table -----------------------------------------------------------------------
-
-
-def _nodes(
-    display: Display, options: ViewOptions, width: int, room: int | None
-) -> list[Text]:
-    answers = display.answers
-    every = _sorted(rows(answers), options)
-    room = len(every) if room is None else room
-    options.last = max(0, len(every) - room)
-    options.top = min(options.top, options.last)
-    shown = every[options.top : options.top + room]
-    title = _title(answers, options, len(shown), len(every))
-    if not every:
-        return [title, Text("Nothing ran." if answers.clients else "No client yet.")]
-    columns = _chosen(answers, every, options.sort, width - 2)
-    widths = _widths(columns, every, width - 2)
-    styles = ["bold underline" if c.sort == options.sort else "bold" for c in columns]
-    names = [Text(c.name, s) for c, s in zip(columns, styles, strict=True)]
-    header = _line("", columns, widths, names)
-    return [
-        *(title, header),
-        *(
-            _line(MARK * row.unhealthy, columns, widths, [c.cell(row) for c in columns])
-            for row in shown
-        ),
-    ]
-
-
-def _sorted(every: list[NodeRow], options: ViewOptions) -> list[NodeRow]:
-    """Return rows with the largest first, and equal ones by name."""
-
-    def order(row: NodeRow) -> float:
-        value = SORTS[options.sort].order(row)
-        return 1.0 if value is None else -value
-
-    found = sorted(sorted(every, key=lambda row: row.node), key=order)
-    return found[::-1] if options.reverse else found
-
-
-def _title(answers: Answers, options: ViewOptions, shown: int, every: int) -> Text:
-    query = answers.query
-    filters = {"service": query.service, "graph": query.graph}
-    parts = [f"{name} {value}" for name, value in filters.items() if value is not None]
-    parts += [f"node {', '.join(query.nodes)}"] if query.nodes else []
-    title = Text(clean(", ".join([f"Nodes, last {query.window}", *parts])), "bold")
-    if shown < every:
-        first = options.top + 1
-        title.append(f"   {first} to {options.top + shown} of {every}", "not bold dim")
-    return title
-
-
-def _chosen(
-    answers: Answers, every: Sequence[NodeRow], sort: str, width: int
-) -> list[NodeColumn]:
-    """Return the columns that fit, and have content."""
-    empty = {
-        "cost": not answers.llm["totals"]["calls"],
-        "last failure": not answers.failures,
-    }
-    columns = [column for column in COLUMNS if not empty.get(column.name)]
-    chosen: set[str] = set()
-    left = width + GAP
-    # The column that rows are sorted by is always shown.
-    for column in sorted(columns, key=lambda c: c.rank if c.sort != sort else 0):
-        needed = GAP + (column.least or _natural(column, every))
-        if needed <= left:
-            chosen.add(column.name)
-            left -= needed
-    return [column for column in columns if column.name in chosen]
-
-
-def _widths(
-    columns: list[NodeColumn], every: Sequence[NodeRow], width: int
-) -> list[int]:
-    """Return the width of each column; names share what the figures leave."""
-    natural = [_natural(column, every) for column in columns]
-    widths = [
-        min(column.least or wide, wide)
-        for column, wide in zip(columns, natural, strict=True)
-    ]
-    left = width - sum(widths) - GAP * (len(columns) - 1)
-    for n, wide in enumerate(natural):
-        more = max(0, min(wide - widths[n], left))
-        widths[n] += more
-        left -= more
-    return widths
-
-
-def _natural(column: NodeColumn, every: Sequence[NodeRow]) -> int:
-    cells = (cell_len(column.cell(row).plain) for row in every)
-    return max(cell_len(column.name), column.usual, *cells)
-
-
-def _line(
-    mark: str, columns: list[NodeColumn], widths: list[int], cells: list[Text]
-) -> Text:
-    line = Text.assemble((mark.ljust(2), "bold red"))
-    for column, width, cell in zip(columns, widths, cells, strict=True):
-        text = Text(middle(cell.plain, width), cell.style)
-        pad = " " * (width - cell_len(text.plain))
-        # Assembled, as appended text takes over the style before it.
-        parts = (text, pad) if column.left else (pad, text)
-        line.append_text(Text.assemble(*parts, " " * GAP))
-    return line
-
-
-def middle(text: str, width: int) -> str:
-    """Return a text cut in the middle: names often differ at their ends."""
+def shorten(text: str, width: int) -> str:
+    """Return a text with its middle cut out: names often differ at their ends."""
     if cell_len(text) <= width:
         return text
     front = set_cell_size(text, (width - 1) // 2)

@@ -1,4 +1,4 @@
-"""What `kaywatch top` shows: the agent's answers, and the rows made from them."""
+"""The data of `kaywatch top`: the agent's answers, and a row for each node."""
 
 from __future__ import annotations
 
@@ -11,26 +11,33 @@ from kaywatch.query import fetch
 from kaywatch_agent.cli.tables import clean
 from kaywatch_agent.units import parse_duration
 
-__all__ = ["Answers", "NodeRow", "Query", "ask", "covered", "rows"]
+__all__ = [
+    "Answers",
+    "NodeRow",
+    "Query",
+    "covered_seconds",
+    "fetch_answers",
+    "node_rows",
+]
 
 Json = Mapping[str, Any]
 
 # The reference page's threshold for an alert.
 HIGH_ERROR_RATE: Final = 0.05
 
-# An execution in progress for as long, and for as many times its node's p95, probably
-# hangs.
+# An execution that has been in flight for this long, and for this many times its node's
+# p95, probably hangs.
 STUCK_SECONDS: Final = 10.0
 STUCK_TIMES: Final = 10.0
 
 # Windows consist of whole buckets.
 BUCKET_SECONDS: Final = 10
 
-MAX_FAILURES: Final = 1_000  # all that the agent keeps
+MAX_FAILURES: Final = 1_000  # the agent keeps no more
 
 
 class Query(NamedTuple):
-    """Which figures to ask for."""
+    """The window and the filters."""
 
     window: str = "5m"
     service: str | None = None
@@ -40,7 +47,7 @@ class Query(NamedTuple):
 
 @dataclass(frozen=True)
 class Answers:
-    """The agent's answers to a query, and when they came, by our own clock."""
+    """The agent's answers to a query, and the local time when they came."""
 
     query: Query
     health: Json
@@ -52,7 +59,7 @@ class Answers:
 
 
 class NodeRow(NamedTuple):
-    """One node's row; None is not known."""
+    """One node's row; None where a figure is not known."""
 
     node: str
     graph: str
@@ -80,44 +87,46 @@ class NodeRow(NamedTuple):
         return self.stuck or (self.errors or 0.0) > HIGH_ERROR_RATE
 
 
-def ask(url: str, query: Query) -> Answers:
+def fetch_answers(url: str, query: Query) -> Answers:
     """Return the agent's answers.
 
     Raises:
-        KaywatchError: it does not answer, or refuses.
+        KaywatchError: the agent does not answer, or rejects the request.
     """
-    where = {"service": query.service, "graph": query.graph}
-    within = {**where, "window": query.window}
+    filters = {"service": query.service, "graph": query.graph}
+    windowed = {**filters, "window": query.window}
     return Answers(
         query,
         fetch("/health", url=url),
         fetch("/api/v1/clients", {"service": query.service}, url)["clients"],
-        fetch("/api/v1/nodes", within, url)["nodes"],
-        fetch("/api/v1/llm", within, url),
-        fetch("/api/v1/failures", {**where, "limit": MAX_FAILURES}, url)["failures"],
+        fetch("/api/v1/nodes", windowed, url)["nodes"],
+        fetch("/api/v1/llm", windowed, url),
+        fetch("/api/v1/failures", {**filters, "limit": MAX_FAILURES}, url)["failures"],
     )
 
 
-def rows(answers: Answers) -> list[NodeRow]:
-    """Return a row for each node that ran in the window, or is running."""
+def node_rows(answers: Answers) -> list[NodeRow]:
+    """Return a row for each node that ran in the window, or is in flight."""
     flights = _flights(answers)
     costs: dict[str, float] = {}
     for one in answers.llm["nodes"]:
         costs[one["node"]] = costs.get(one["node"], 0.0) + one["cost_usd"]
-    # The newest comes first, and replaces those after it.
+    # The agent lists the newest first; here it is the last, and stays.
     failures = {failure["node"]: failure for failure in reversed(answers.failures)}
     nodes = {node["node"]: node for node in answers.nodes}
-    found = [
-        _row(answers, name, node, flights.get(name, []), failures.get(name, {}))
-        for name in {**nodes, **flights}
+    active = (name for name, node in nodes.items() if node["total_executions"])
+    return [
+        _row(
+            *(answers, name, nodes.get(name, {}), flights.get(name, [])),
+            *(failures.get(name, {}), costs.get(name)),
+        )
+        for name in dict.fromkeys([*active, *flights])
         if not answers.query.nodes or name in answers.query.nodes
-        if (node := nodes.get(name, {})).get("total_executions") or name in flights
     ]
-    return [row._replace(cost=costs.get(row.node)) for row in found]
 
 
-def covered(answers: Answers) -> float:
-    """Return how many seconds of the window the agent has figures for."""
+def covered_seconds(answers: Answers) -> float:
+    """Return how many seconds of the window the agent's data covers."""
     now, since = answers.health["timestamp"], answers.health["since"]
     first = (
         (now - parse_duration(answers.query.window)) // BUCKET_SECONDS * BUCKET_SECONDS
@@ -126,7 +135,12 @@ def covered(answers: Answers) -> float:
 
 
 def _row(
-    answers: Answers, name: str, node: Json, flights: list[Json], failure: Json
+    answers: Answers,
+    name: str,
+    node: Json,
+    flights: list[Json],
+    failure: Json,
+    cost: float | None,
 ) -> NodeRow:
     now = answers.health["timestamp"]
     graphs = node.get("graphs") or sorted({flight["graph"] for flight in flights})
@@ -135,7 +149,7 @@ def _row(
     return NodeRow(
         node=clean(name),
         graph=clean(", ".join(graph or "-" for graph in graphs)),
-        rate=node.get("total_executions", 0) / covered(answers),
+        rate=node.get("total_executions", 0) / covered_seconds(answers),
         ok=node.get("success_rate"),
         errors=node.get("error_rate"),
         retries=node.get("total_retries", 0),
@@ -143,14 +157,14 @@ def _row(
         p95=node.get("p95_execution_time"),
         in_flight=len(flights),
         oldest=max(ages, default=None),
-        cost=None,
+        cost=cost,
         failure=clean(failure.get("type", "")),
         failed_ago=None if failed is None else max(0.0, time.time() - failed),
     )
 
 
 def _flights(answers: Answers) -> dict[str, list[Json]]:
-    """Return by node the executions in flight in processes that live."""
+    """Return the executions in flight by node, without those of dead processes."""
     flights: dict[str, list[Json]] = {}
     for client in answers.clients:
         if client["state"] in ("connected", "disconnected"):

@@ -1,65 +1,110 @@
-"""`kaywatch tail`: a line for each execution as it happens."""
+"""`kaywatch tail`: a line for each execution as it happens.
+
+Strategy: what happened comes first in a line, and where it happened last.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import select
+import signal
 import sys
+import threading
+import time
 from typing import Final
 
 from rich.console import Console
+from rich.text import Text
 
-from kaywatch_agent.cli import tables
-from kaywatch_agent.cli.top.events import Back, Events, Gone, Happened, Parameters
-from kaywatch_agent.cli.top.lines import Lines, left_out
+from kaywatch_agent.cli.tables import clean, console
+from kaywatch_agent.cli.top.state import Json
+from kaywatch_agent.cli.top.stream import Parameters, StreamEvent, follow
+from kaywatch_agent.units import duration
 
-__all__ = ["run"]
+__all__ = ["LineFormatter", "run"]
 
-# How soon a closed pipe is noticed while nothing happens.
-PAUSE_SECONDS: Final = 0.5
+_COLOURS: Final = {
+    "ok": "green",
+    "error": "bold red",
+    "suppressed": "yellow",
+    "fallback": "yellow",
+    "cancelled": "magenta",
+}
+OUTCOME_WIDTH: Final = max(map(len, _COLOURS))
+DURATION_WIDTH: Final = 8
+
+# A column grows with its longest text so far, up to this, so that lines stay aligned.
+MAX_PADDED: Final = {"node": 24, "detail": 9, "graph": 20}
 
 
 def run(url: str, parameters: Parameters, limit: int | None, as_json: bool) -> None:
-    """Print events until Ctrl-C, a closed pipe, or `limit` of them.
+    """Print events until Ctrl-C, a closed pipe, or `limit` lines.
 
     Raises:
-        KaywatchError: there is no agent, or it refuses.
+        KaywatchError: no agent answers at the start, or it rejects the request.
     """
-    printer = _JsonPrinter() if as_json else _Printer(url)
-    left = sys.maxsize if limit is None else limit
+    show = _show_json if as_json else _LinePrinter().show
+    remaining = sys.maxsize if limit is None else limit
+    _watch_pipe()
     try:
-        for item in Events(url, parameters).read(PAUSE_SECONDS):
-            if item is None:
-                _raise_if_unread()
-            elif isinstance(item, Happened):
-                left -= printer.show(item)
-            else:
-                _say(_notice(url, item))
-            if left <= 0:
+        for event in follow(url, parameters, _notify):
+            remaining -= show(event)
+            if not remaining:
                 return
-    except KeyboardInterrupt:
-        pass  # the usual way to end it
-    except BrokenPipeError:
-        # The reader, such as `head`, has seen enough; the rest goes nowhere.
+    except (KeyboardInterrupt, BrokenPipeError):
+        # Half a line may be left, and must not fail the flush at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-class _Printer:
-    """Prints for people."""
+def _watch_pipe() -> None:
+    """Interrupt this thread once the reader of stdout, such as `head`, has ended.
 
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._lines = Lines()
-        self._out = tables.console()
+    Without events nothing is written, and no write would fail.
+    """
+    poll, thread = select.poll(), threading.get_ident()
+    poll.register(sys.stdout.fileno(), 0)  # for POLLERR alone, which is always reported
 
-    def show(self, event: Happened) -> int:
-        """Print it; return for how many lines it counts."""
+    def wait() -> None:
+        poll.poll()
+        signal.pthread_kill(thread, signal.SIGPIPE)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt  # not an OSError, after which `follow` reconnects
+
+    # Not SIGINT, which a shell's background jobs ignore.
+    signal.signal(signal.SIGPIPE, interrupt)
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _notify(text: str) -> None:
+    """Print a notice to stderr, where it does not mix with events."""
+    out = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+    out.print(f"kaywatch: {text}", style="yellow")
+
+
+def _show_json(event: StreamEvent) -> int:
+    """Print an event as a JSON object; return for how many lines it counts."""
+    if event.name == "listening":
+        return 0
+    print(json.dumps({"event": event.name, **event.data}), flush=True)
+    return int(event.name != "missed")
+
+
+class _LinePrinter:
+    """Prints events as aligned lines."""
+
+    def __init__(self) -> None:
+        self._formatter = LineFormatter()
+        self._out = console()
+
+    def show(self, event: StreamEvent) -> int:
+        """Print an event; return for how many lines it counts."""
         if event.name == "missed":
-            _say(left_out(event.data))
+            _notify(_missed(event.data))
         if event.name not in ("execution", "run"):
             return 0
-        line = self._lines.line(event.data, run=event.name == "run")
+        line = self._formatter.line(event.data, run=event.name == "run")
         if self._out.is_terminal:
             self._out.print(line, no_wrap=True, overflow="ellipsis")
         else:
@@ -68,33 +113,66 @@ class _Printer:
         return 1
 
 
-class _JsonPrinter:
-    """Prints for programs: an object a line, those that say what was missed, too."""
+class LineFormatter:
+    """Formats lines whose columns are aligned with those of earlier lines."""
 
-    def show(self, event: Happened) -> int:
-        """Print it; return for how many lines it counts."""
-        if event.name == "listening":
-            return 0
-        print(json.dumps({"event": event.name, **event.data}), flush=True)
-        return int(event.name != "missed")
+    def __init__(self) -> None:
+        self._widths: dict[str, int] = {}
+
+    def line(self, event: Json, *, run: bool = False) -> Text:
+        """Return an execution or a run as one line."""
+        outcome = event["outcome"]
+        return Text.assemble(
+            (_clock(event["time"]), "dim"),
+            " ",
+            (outcome.ljust(OUTCOME_WIDTH), _COLOURS.get(outcome, "")),
+            duration(event["seconds"]).rjust(DURATION_WIDTH),
+            "  ",
+            (self._padded("node", "(run)" if run else event["node"]), "bold"),
+            "  ",
+            self._padded("detail", _run_end(event) if run else _detail(event)),
+            "  ",
+            self._padded("graph", event["graph"] or "-"),
+            "  ",
+            (f"{clean(event['service'])} {event['pid'] or '-'}", "dim"),
+        )
+
+    def _padded(self, column: str, text: str) -> str:
+        text = clean(text)
+        width = max(self._widths.get(column, 0), min(len(text), MAX_PADDED[column]))
+        self._widths[column] = width
+        return text.ljust(width)
 
 
-def _notice(url: str, item: Gone | Back) -> str:
-    if isinstance(item, Gone):
-        return f"the agent at {url} is gone; waiting for it"
-    return "the agent is back; what ended in between may be missing here"
+def _missed(missed: Json) -> str:
+    reasons = []
+    if missed["limited"]:
+        reasons.append(f"{missed['limited']:,} above --rate")
+    if missed["slow"]:
+        reasons.append(f"{missed['slow']:,} because the output is read too slowly")
+    return f"not shown: {', '.join(reasons)}; use filters to see the rest"
 
 
-def _say(text: str) -> None:
-    """Print a notice where it is in nobody's way."""
-    Console(stderr=True, markup=False, highlight=False, soft_wrap=True).print(
-        f"kaywatch: {text}", style="yellow"
-    )
+def _detail(event: Json) -> str:
+    attempts = event["attempts"]
+    action, error = event["action"], event["type"]
+    if not error:
+        parts = [action, f"{attempts} attempts" if attempts > 1 else ""]
+        return ", ".join(filter(None, parts)) or "-"
+    after = f" after {attempts} attempts" if attempts > 1 else ""
+    message = f": {event['message']}" if event["message"] else ""
+    return f"{error}{after}{message}" + (f" -> {action}" if action else "")
 
 
-def _raise_if_unread() -> None:
-    """Find out that a pipe's reader is gone, though there is nothing to write."""
-    poll = select.poll()
-    poll.register(sys.stdout.fileno(), 0)
-    if any(what & select.POLLERR for _, what in poll.poll(0)):
-        raise BrokenPipeError
+def _run_end(event: Json) -> str:
+    action = f" with {event['action']}" if event["action"] else ""
+    visits = event["visits"]
+    reason = event["reason"].replace("_", " ")
+    return f"{reason} at {event['node']}{action}, {visits} visit{'s'[: visits != 1]}"
+
+
+def _clock(timestamp: float) -> str:
+    """Return a local time with milliseconds."""
+    seconds, milliseconds = divmod(int(timestamp * 1000), 1000)
+    local = time.localtime(seconds)
+    return f"{time.strftime('%H:%M:%S', local)}.{milliseconds:03}"

@@ -1,4 +1,4 @@
-"""`kaywatch top`: asks the agent, draws, and reacts to keys."""
+"""`kaywatch top`: polls the agent, draws the screen, and handles keys."""
 
 from __future__ import annotations
 
@@ -12,23 +12,29 @@ from typing import Final
 
 from kaywatch.errors import KaywatchError
 from kaywatch_agent.cli import tables
-from kaywatch_agent.cli.top.layout import SORT_KEYS, Display, ViewOptions, frame, lines
-from kaywatch_agent.cli.top.state import Answers, Query, ask
-from kaywatch_agent.cli.top.terminal import Ended, LiveScreen
+from kaywatch_agent.cli.top.layout import (
+    SORT_KEYS,
+    Display,
+    ViewOptions,
+    full_screen,
+    printed,
+)
+from kaywatch_agent.cli.top.state import Answers, Query, fetch_answers
+from kaywatch_agent.cli.top.terminal import LiveScreen, Terminated
 from kaywatch_agent.units import parse_duration
 
 __all__ = ["run", "show"]
 
 WINDOWS: Final = ("1m", "5m", "15m", "1h", "24h")
 
-# Events per second are averaged over this time: clients send once a second, but not
-# all at once.
+# Events per second are averaged over this time, because clients send once a second and
+# at different moments.
 RATE_SECONDS: Final = 5.0
 
-# Times such as "3s ago" change between two answers as well.
+# Ages such as "3s" change between two answers as well.
 DRAW_SECONDS: Final = 1.0
 
-# Lines and pages that a key scrolls down.
+# How many rows and pages a key scrolls down.
 _FAR: Final = 1_000_000
 _SCROLLS: Final = {
     **dict.fromkeys(("up", "k"), (-1, 0)),
@@ -44,22 +50,24 @@ def run(url: str, query: Query, sort: str, interval: float) -> None:
     """Show the nodes until the user quits.
 
     Raises:
-        KaywatchError: no agent answers at the start, or it refuses.
+        KaywatchError: no agent answers at the start, or it rejects the request.
     """
     poller = _Poller(url, query, interval)
     options = ViewOptions(sort)
     try:
-        with LiveScreen(lambda w, h: frame(poller.display, options, w, h)) as screen:
+        with LiveScreen(
+            lambda lines: full_screen(poller.display, options, lines)
+        ) as screen:
             poller.start(screen)
             _loop(screen, poller, options)
-    except Ended as ended:
-        number = ended.args[0]
+    except Terminated as error:
+        number = error.args[0]
         if number != signal.SIGINT:
-            # The sender should see that the signal had its effect.
+            # The exit status must show which signal ended this process.
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
     except OSError:
-        # The terminal is gone; so is whatever would be written at the exit.
+        # The terminal has been closed; the flush at exit must not fail on it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -67,16 +75,16 @@ def show(url: str, query: Query, sort: str, as_json: bool) -> None:
     """Print the nodes once.
 
     Raises:
-        KaywatchError: no agent answers, or it refuses.
+        KaywatchError: no agent answers, or it rejects the request.
     """
-    answers = ask(url, query)
+    answers = fetch_answers(url, query)
     if as_json:
         parts = ("health", "clients", "nodes", "llm", "failures")
         print(json.dumps({name: getattr(answers, name) for name in parts}, indent=2))
         return
     out = tables.console()
-    for line in lines(Display(url, answers), ViewOptions(sort), out.width):
-        out.print(line, no_wrap=True, overflow="crop")
+    nodes = printed(Display(url, answers), ViewOptions(sort), out.width)
+    out.print(nodes, no_wrap=True, overflow="crop")
 
 
 def _loop(screen: LiveScreen, poller: _Poller, options: ViewOptions) -> None:
@@ -85,10 +93,10 @@ def _loop(screen: LiveScreen, poller: _Poller, options: ViewOptions) -> None:
         for key in screen.wait(DRAW_SECONDS):
             if key == "q":
                 return
-            _press(key, options, poller)
+            _handle(key, options, poller)
 
 
-def _press(key: str, options: ViewOptions, poller: _Poller) -> None:
+def _handle(key: str, options: ViewOptions, poller: _Poller) -> None:
     if key in ("?", "h", "escape"):
         options.help = not options.help and key != "escape"
     elif key in SORT_KEYS:
@@ -96,49 +104,48 @@ def _press(key: str, options: ViewOptions, poller: _Poller) -> None:
         options.reverse = options.sort == sort and not options.reverse
         options.sort, options.top = sort, 0
     elif key in _SCROLLS:
-        lines, pages = _SCROLLS[key]
-        wanted = options.top + lines + pages * options.page
-        options.top = max(0, min(wanted, options.last))
+        rows, pages = _SCROLLS[key]
+        top = options.top + rows + pages * options.page
+        options.top = max(0, min(top, options.last))
     elif key in ("w", "W"):
         poller.change_window(1 if key == "w" else -1)
 
 
 class _Poller:
-    """Asks the agent regularly, in a thread."""
+    """Polls the agent in a thread."""
 
     def __init__(self, url: str, query: Query, interval: float) -> None:
-        """Ask for the first time.
+        """Poll for the first time.
 
         Raises:
-            KaywatchError: no agent answers, or it refuses.
+            KaywatchError: no agent answers, or it rejects the request.
         """
         self._url = url
         self._query = query
         self._interval = interval
-        known = {*WINDOWS, query.window}
-        self._windows = sorted(known, key=parse_duration)
-        self._now = threading.Event()
+        self._windows = sorted({*WINDOWS, query.window}, key=parse_duration)
+        self._poll_now = threading.Event()
         self._counts: deque[tuple[float, int]] = deque()
-        answers = ask(url, query)
+        answers = fetch_answers(url, query)
         self.display = Display(url, answers, self._rate(answers))
 
     def start(self, screen: LiveScreen) -> None:
-        """Continue to ask, and wake a screen after each answer."""
+        """Continue to poll, and wake the screen after each answer."""
         threading.Thread(target=self._poll, args=(screen,), daemon=True).start()
 
     def change_window(self, by: int) -> None:
-        """Ask for a longer or shorter window, at once."""
+        """Select the next longer or shorter window, and poll at once."""
         index = self._windows.index(self._query.window) + by
         window = self._windows[index % len(self._windows)]
         self._query = self._query._replace(window=window)
-        self._now.set()
+        self._poll_now.set()
 
     def _poll(self, screen: LiveScreen) -> None:
         while True:
-            self._now.wait(self._interval)
-            self._now.clear()
+            self._poll_now.wait(self._interval)
+            self._poll_now.clear()
             try:
-                answers = ask(self._url, self._query)
+                answers = fetch_answers(self._url, self._query)
             except KaywatchError as error:
                 self.display = self.display._replace(problem=str(error))
             else:
@@ -150,9 +157,9 @@ class _Poller:
         counts = self._counts
         now, events = answers.health["timestamp"], answers.health["events"]
         if counts and (events < counts[-1][1] or now <= counts[-1][0]):
-            counts.clear()  # another agent, which counts from 0
+            counts.clear()  # the agent has restarted, and counts from 0
         counts.append((now, events))
         while len(counts) > 2 and now - counts[1][0] >= RATE_SECONDS:
             counts.popleft()
-        then, before = counts[0]
-        return (events - before) / (now - then) if len(counts) > 1 else None
+        start, count = counts[0]
+        return (events - count) / (now - start) if len(counts) > 1 else None

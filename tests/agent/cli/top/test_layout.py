@@ -1,4 +1,4 @@
-"""How `kaywatch top` looks, from figures alone: at every size, and for every name."""
+"""The screen of `kaywatch top`, from given answers: at every size, for every name."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ from typing import Any
 
 import pytest
 from rich.cells import cell_len
+from rich.console import Console, ConsoleDimensions, RenderableType
+from rich.screen import Screen
 
 from kaywatch_agent.cli.top.layout import (
     SORTS,
     Display,
     ViewOptions,
-    frame,
-    lines,
-    middle,
+    full_screen,
+    printed,
+    shorten,
 )
-from kaywatch_agent.cli.top.state import Answers, Query, covered, rows
+from kaywatch_agent.cli.top.state import Answers, Query, covered_seconds, node_rows
 from kaywatch_agent.cli.top.terminal import keys
 
 NAMES = [
@@ -50,7 +52,7 @@ def client(state: str = "connected", *ages: float) -> dict[str, Any]:
     return {"state": state, "events": 90, "recorded": 100, "in_flight": flights}
 
 
-def found(*nodes: dict[str, Any], **more: Any) -> Answers:
+def answers(*nodes: dict[str, Any], **more: Any) -> Answers:
     stage = {"problem": more.pop("problem", "")}
     health = {
         "version": "1.2.3",
@@ -85,27 +87,46 @@ def found(*nodes: dict[str, Any], **more: Any) -> Answers:
     return Answers(query, health, **{**defaults, **more})
 
 
+def on_screen(
+    display: Display, options: ViewOptions, width: int, height: int
+) -> list[str]:
+    """Return the lines of a full screen, as rich's Live draws it."""
+    frame = full_screen(display, options, ConsoleDimensions(width, height))
+    return rendered(Screen(frame), width, height)
+
+
+def rendered(renderable: RenderableType, width: int, height: int) -> list[str]:
+    out = Console(
+        width=width, height=height, markup=False, highlight=False, emoji=False
+    )
+    options = out.options.update(no_wrap=True, overflow="crop")
+    lines = out.render_lines(renderable, options, pad=False)
+    return ["".join(segment.text for segment in line) for line in lines]
+
+
 @pytest.mark.parametrize("sort", SORTS)
 def test_every_size_is_filled_and_no_line_is_too_long(sort: str) -> None:
-    shown = Display("http://127.0.0.1:9477", found(*map(node, NAMES)), 12.5)
+    display = Display("http://127.0.0.1:9477", answers(*map(node, NAMES)), 12.5)
     for width in [*range(1, 100), 132, 250]:
-        for height in (1, 5, 24, 60):
+        # Columns depend on the width alone, rows on the height alone.
+        for height in (1, 5, 24, 60) if width in (1, 13, 80, 250) else (24,):
             for help in (False, True):
-                full = frame(shown, ViewOptions(sort, help=help), width, height)
-                assert len(full) == height
-                assert {cell_len(line.plain) for line in full} == {width}
-                assert all(line.plain.isprintable() for line in full)
+                options = ViewOptions(sort, help=help)
+                lines = on_screen(display, options, width, height)
+                assert len(lines) == height
+                assert {cell_len(line) for line in lines} == {width}
+                assert all(line.isprintable() for line in lines)
 
 
 def test_names_that_differ_at_their_ends_stay_different() -> None:
-    shown = Display("http://127.0.0.1:9477", found(*map(node, NAMES)))
-    printed = [line.plain for line in lines(shown, ViewOptions("name"), 80)]
+    display = Display("http://127.0.0.1:9477", answers(*map(node, NAMES)))
+    lines = rendered(printed(display, ViewOptions("name"), 80), 80, 24)
 
-    assert all(cell_len(line) <= 80 for line in printed)
-    assert sum("…" in line and "-A " in line for line in printed) == 1
-    assert sum("…" in line and "-B " in line for line in printed) == 1
-    assert "7 events" in printed[1] and "90.0 % complete" in printed[1]
-    assert "$1.50+?" in printed[2]
+    assert all(cell_len(line) <= 80 for line in lines)
+    assert sum("…" in line and "-A " in line for line in lines) == 1
+    assert sum("…" in line and "-B " in line for line in lines) == 1
+    assert "7 events" in lines[1] and "90.0 % complete" in lines[1]
+    assert "$1.50+?" in lines[2]
 
 
 @pytest.mark.parametrize(
@@ -123,52 +144,52 @@ def test_names_that_differ_at_their_ends_stay_different() -> None:
 )
 def test_a_name_is_cut_in_the_middle(text: str, width: int, cut: str) -> None:
     if text.isascii():
-        assert middle(text, width) == cut
-    assert cell_len(middle(text, width)) == min(width, cell_len(text))
+        assert shorten(text, width) == cut
+    assert cell_len(shorten(text, width)) == min(width, cell_len(text))
 
 
 @pytest.mark.parametrize(
     ("age", "p95", "stuck"),
     [(9.0, 0.1, False), (11.0, 0.1, True), (50.0, 6.0, False), (61.0, 6.0, True)],
 )
-def test_what_is_in_flight_for_far_too_long_is_marked(
+def test_an_execution_in_flight_for_too_long_is_marked(
     age: float, p95: float, stuck: bool
 ) -> None:
     slow = node("pay", p95_execution_time=p95, error_rate=0.0)
-    (row,) = rows(found(slow, clients=[client("connected", 1.0, age)]))
+    (row,) = node_rows(answers(slow, clients=[client("connected", 1.0, age)]))
 
     assert (row.in_flight, row.oldest) == (2, age)
     assert row.stuck is row.unhealthy is stuck
-    (gone,) = rows(found(slow, clients=[client("died", age)]))
-    assert gone.in_flight == 0
+    (dead,) = node_rows(answers(slow, clients=[client("died", age)]))
+    assert dead.in_flight == 0
 
 
 def test_the_last_failure_and_the_cost_are_of_that_node() -> None:
-    pay, other = rows(found(node("pay"), node("other")))
+    pay, other = node_rows(answers(node("pay"), node("other")))
 
     assert (pay.failure, pay.failed_ago, pay.cost) == ("A" * 60, None, 1.5)
     assert (other.failure, other.cost) == ("", None)
 
 
-def test_a_rate_is_over_what_the_window_holds() -> None:
-    # Whole steps of ten seconds, and no further back than anything is known.
-    assert covered(found(query=Query("1m"))) == 65.0
-    young = found(query=Query("1h"))
+def test_a_rate_covers_the_part_of_the_window_with_data() -> None:
+    # Whole buckets of ten seconds, but not before the first data.
+    assert covered_seconds(answers(query=Query("1m"))) == 65.0
+    young = answers(query=Query("1h"))
     young.health["since"] = 1_000_000.0  # type: ignore[index]
-    assert covered(young) == 5.0
-    (row,) = rows(found(node("pay", total_executions=130), query=Query("1m")))
+    assert covered_seconds(young) == 5.0
+    (row,) = node_rows(answers(node("pay", total_executions=130), query=Query("1m")))
     assert row.rate == 2.0
 
 
-def test_what_is_wrong_with_the_agent_is_in_the_header() -> None:
-    full = Display("http://127.0.0.1:9477", found(problem="the disk is full"))
-    head = [line.plain.rstrip() for line in frame(full, ViewOptions(), 80, 24)]
+def test_a_problem_of_the_agent_is_in_the_header() -> None:
+    full = Display("http://127.0.0.1:9477", answers(problem="the disk is full"))
+    head = [line.rstrip() for line in on_screen(full, ViewOptions(), 80, 24)]
     assert "degraded" in head[0]
     assert head[3] == "store: the disk is full"
 
-    gone = full._replace(problem="no agent answers")
-    (line, *_) = frame(gone, ViewOptions(), 80, 24)
-    assert "gone since" in line.plain
+    unreachable = full._replace(problem="no agent answers")
+    (line, *_) = on_screen(unreachable, ViewOptions(), 80, 24)
+    assert "no answer since" in line
 
 
 @pytest.mark.parametrize(
@@ -186,5 +207,5 @@ def test_what_is_wrong_with_the_agent_is_in_the_header() -> None:
         ("é", ["é"]),
     ],
 )
-def test_keys_are_told_apart(typed: str, pressed: list[str]) -> None:
+def test_keys_are_parsed(typed: str, pressed: list[str]) -> None:
     assert list(keys(typed)) == pressed

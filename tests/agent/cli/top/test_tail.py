@@ -19,7 +19,7 @@ from tests.agent.cli.top.pushing import COMMAND, push, push_shop, row
 from tests.agents import Agent, running_agent, until
 from tests.terminals import Terminal, on_terminal
 
-from kaywatch_agent.cli.top.lines import Lines
+from kaywatch_agent.cli.top.tail import LineFormatter
 
 # Sections of a line: time, outcome, duration, node, and the rest.
 LINE = re.compile(r"\d\d:\d\d:\d\d\.\d{3} (\w+) +([\d.]+\w+)  (\S+) +(.*)")
@@ -172,7 +172,7 @@ def test_what_is_left_out_is_said_beside(lone: Agent) -> None:
     with tailing(lone, "--rate", "2") as tail:
         push(lone, *(row("pay", n) for n in range(10)))
         until(lambda: tail.notices, "it says so")
-    assert tail.notices[0].startswith("kaywatch: not shown: 8 over the rate")
+    assert tail.notices[0].startswith("kaywatch: not shown: 8 above --rate")
     assert len(tail.lines) == 2
 
 
@@ -229,11 +229,11 @@ def test_it_goes_on_when_the_agent_is_back(lone: Agent) -> None:
         lone.stop(signal.SIGKILL)
         until(lambda: tail.notices, "it says so")
         assert tail.notices == [
-            f"kaywatch: the agent at {lone.url} is gone; waiting for it"
+            f"kaywatch: the agent at {lone.url} does not answer; waiting for it"
         ]
         lone.start("--http", address)
         until(lambda: len(tail.notices) == 2, "it says so")
-        assert "is back" in tail.notices[1]
+        assert "answers again" in tail.notices[1]
         push(lone, row("other"), row("pay", 0.25))
         assert tail.ends() == 0
     assert [LINE.fullmatch(line)[2] for line in tail.lines] == ["125ms", "250ms"]  # type: ignore[index]
@@ -324,7 +324,7 @@ def event(**more: Any) -> dict[str, Any]:
 
 
 def test_columns_stay_aligned_and_long_ones_push_only_their_own_line() -> None:
-    lines = Lines()
+    lines = LineFormatter()
     made = [
         lines.line(event(node=name)).plain
         for name in ("notification", "pay", "x" * 50, "pay")
@@ -336,7 +336,7 @@ def test_columns_stay_aligned_and_long_ones_push_only_their_own_line() -> None:
 
 
 def test_a_line_says_in_words_what_a_colour_would() -> None:
-    lines = Lines()
+    lines = LineFormatter()
     error = event(outcome="fallback", attempts=3, type="OSError", message="a\nb\tc")
     text = lines.line(error).plain
 
