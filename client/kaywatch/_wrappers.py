@@ -1,22 +1,41 @@
-"""What all wrappers share: they look like the original and log our own errors once."""
+"""Wraps functions of frameworks and SDKs, whatever parameters they have.
+
+A wrapper calls the original with the arguments it received, returns its result, and
+looks like it. `Hooks` define what happens around that call; plain functions and
+coroutine functions share them. Our own errors are logged once and not raised.
+"""
 
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 import sys
 import weakref
 from collections.abc import Callable
-from types import FunctionType
-from typing import Any, Final
+from types import CoroutineType, FunctionType
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
-__all__ = ["Function", "is_wrapper", "seal", "warn_once"]
+__all__ = [
+    "Function",
+    "Hooks",
+    "first",
+    "is_wrapper",
+    "mirror",
+    "seal",
+    "second",
+    "takes",
+    "warn_once",
+]
 
+S = TypeVar("S")
 Function = Callable[..., Any]
 
 MAX_WARNINGS: Final = 100
 
 log = logging.getLogger("kaywatch")
+
+_VARIADIC: Final = inspect.CO_VARARGS | inspect.CO_VARKEYWORDS
 
 # Not by a mark on the wrapper, which `functools.wraps` would copy from our wrapper to
 # the application's own around it.
@@ -24,8 +43,15 @@ _wrappers: Final[weakref.WeakSet[FunctionType]] = weakref.WeakSet()
 _warned: Final[set[str]] = set()
 
 
+def warn_once(subject: str) -> None:
+    """Log the error of our own that is being handled, once for each subject."""
+    if subject not in _warned and len(_warned) < MAX_WARNINGS:
+        _warned.add(subject)
+        log.warning("%s can't be recorded", subject, exc_info=sys.exception())
+
+
 def seal(wrapper: Any, original: Function) -> Function:
-    """Make `wrapper` look like `original`, and recognisable as ours."""
+    """Make `wrapper` look like `original`, and recognizable as ours."""
     functools.update_wrapper(wrapper, original)
     _wrappers.add(wrapper)
     sealed: Function = wrapper
@@ -37,8 +63,162 @@ def is_wrapper(value: object) -> bool:
     return isinstance(value, FunctionType) and value in _wrappers
 
 
-def warn_once(where: str) -> None:
-    """Log the error of our own that is being handled, once for each place."""
-    if where not in _warned and len(_warned) < MAX_WARNINGS:
-        _warned.add(where)
-        log.warning("%s can't be watched", where, exc_info=sys.exception())
+def takes(function: FunctionType, count: int) -> bool:
+    """Return whether `function` has exactly `count` parameters, all positional."""
+    code = function.__code__
+    return (
+        code.co_argcount == count
+        and not code.co_posonlyargcount
+        and not code.co_kwonlyargcount
+        and not code.co_flags & _VARIADIC
+    )
+
+
+def mirror(wrapper: Any, original: FunctionType) -> Function:
+    """Seal a wrapper with as many parameters as `original`, and name them alike.
+
+    Passing `*args` and `**kwargs` through costs 150 ns, named parameters cost 20 ns.
+    A caller may pass arguments by the original's names, so the wrapper adopts them.
+    """
+    code, count = wrapper.__code__, original.__code__.co_argcount
+    names = original.__code__.co_varnames[:count]
+    wrapper.__code__ = code.replace(co_varnames=names + code.co_varnames[count:])
+    wrapper.__defaults__ = original.__defaults__
+    return seal(wrapper, original)
+
+
+def first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return the first argument, None without one."""
+    return args[0] if args else next(iter(kwargs.values()), None)
+
+
+def second(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return the second argument, None without one."""
+    return args[1] if len(args) > 1 else next(reversed(kwargs.values()), None)
+
+
+def _ignore(state: object, result: object, error: BaseException | None) -> None:
+    """Do nothing after the call."""
+
+
+class Hooks(NamedTuple, Generic[S]):
+    """What a wrapper does before and after the call that it wraps.
+
+    Attributes:
+        enter: receives the object and one argument of the call. Returns a state for
+            `leave`, or None if the call is not to be observed.
+        leave: receives that state, the result, and the exception that left the call,
+            if any. Neither hook may raise an Exception.
+        pick: returns the argument for `enter` from those of the call.
+    """
+
+    enter: Callable[[Any, Any], S | None]
+    leave: Callable[[S, Any, BaseException | None], None] = _ignore
+    pick: Callable[[tuple[Any, ...], dict[str, Any]], Any] = first
+
+    def wrap(self, function: FunctionType, *, awaited: bool = False) -> Function:
+        """Return the wrapper of a plain function or a coroutine function.
+
+        Args:
+            function: the original.
+            awaited: whether the caller awaits the result. A plain function then
+                returns a coroutine, its own or another function's.
+        """
+        waits = inspect.iscoroutinefunction(function)
+        if awaited and not waits:
+            return seal(self._deferred(function), function)
+        if self.pick is first and takes(function, 2):
+            make = self._method_async if waits else self._method
+            return mirror(make(function), function)
+        return seal((self._any_async if waits else self._any)(function), function)
+
+    # Written out four times: each wrapper adds a frame to tracebacks and a call to
+    # the hot path, so they can't share one. Their variable `enter` identifies them to
+    # `kaywatch.logs`.
+
+    def _method(self, original: Function) -> Function:
+        enter, leave = self.enter, self.leave
+
+        def call(self: Any, argument: Any) -> Any:
+            state = enter(self, argument)
+            if state is None:
+                return original(self, argument)
+            try:
+                result = original(self, argument)
+            except BaseException as error:
+                leave(state, None, error)
+                raise
+            leave(state, result, None)
+            return result
+
+        return call
+
+    def _method_async(self, original: Function) -> Function:
+        enter, leave = self.enter, self.leave
+
+        async def call(self: Any, argument: Any) -> Any:
+            state = enter(self, argument)
+            if state is None:
+                return await original(self, argument)
+            try:
+                result = await original(self, argument)
+            except BaseException as error:
+                leave(state, None, error)
+                raise
+            leave(state, result, None)
+            return result
+
+        return call
+
+    def _any(self, original: Function) -> Function:
+        enter, leave, pick = self
+
+        def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+            state = enter(self, pick(args, kwargs))
+            if state is None:
+                return original(self, *args, **kwargs)
+            try:
+                result = original(self, *args, **kwargs)
+            except BaseException as error:
+                leave(state, None, error)
+                raise
+            leave(state, result, None)
+            return result
+
+        return call
+
+    def _any_async(self, original: Function) -> Function:
+        enter, leave, pick = self
+
+        async def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+            state = enter(self, pick(args, kwargs))
+            if state is None:
+                return await original(self, *args, **kwargs)
+            try:
+                result = await original(self, *args, **kwargs)
+            except BaseException as error:
+                leave(state, None, error)
+                raise
+            leave(state, result, None)
+            return result
+
+        return call
+
+    def _deferred(self, original: Function) -> Function:
+        """Call a plain function as before, and observe the coroutine it returns.
+
+        Any other awaitable passes through unchanged: the caller may want to cancel it.
+        """
+        observed = self._any_async
+
+        def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+            result = original(self, *args, **kwargs)
+            if type(result) is not CoroutineType:
+                return result
+
+            async def relay(*_: Any, **__: Any) -> Any:
+                return await result
+
+            return observed(relay)(self, *args, **kwargs)
+
+        return call

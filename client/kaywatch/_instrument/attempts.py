@@ -13,10 +13,10 @@ import time
 from typing import Any, Final
 
 from kaywatch._instrument.naming import is_batch
-from kaywatch._instrument.wrapping import Hooks
 from kaywatch._spans.details import ItemTiming
 from kaywatch._spans.runs import current_run
 from kaywatch._spans.spans import TRYING, Span, current_span
+from kaywatch._wrappers import Hooks
 
 __all__ = ["EXEC", "EXEC_LOOP", "EXEC_OVERRIDE", "overrides_loop"]
 

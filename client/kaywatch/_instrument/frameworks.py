@@ -31,8 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from types import FunctionType
 
-    from kaywatch._instrument.wrapping import Hooks
-    from kaywatch._wrappers import Function
+    from kaywatch._wrappers import Function, Hooks
 
 __all__ = ["instrument", "instrument_when_imported", "name", "uninstrument"]
 

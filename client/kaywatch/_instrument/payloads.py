@@ -13,10 +13,9 @@ import os
 from time import perf_counter
 from typing import Any, Final, NamedTuple
 
-from kaywatch._instrument.wrapping import Hooks
 from kaywatch._spans.metrics import observe
 from kaywatch._spans.spans import Span, current_span
-from kaywatch._wrappers import warn_once
+from kaywatch._wrappers import Hooks, warn_once
 
 __all__ = ["Measurements", "with_measurements"]
 

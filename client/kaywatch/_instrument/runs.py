@@ -18,13 +18,21 @@ from typing import Any, Final
 
 from kaywatch._instrument.naming import NodeClass, is_batch, node_classes
 from kaywatch._instrument.topology import TopologyReporter
-from kaywatch._instrument.wrapping import Hooks, first, mirror, second, takes
 from kaywatch._process import process
 from kaywatch._spans import spans as _spans
 from kaywatch._spans.details import ItemTiming
 from kaywatch._spans.runs import Run, current_run
 from kaywatch._spans.spans import Span, action_name, current_span
-from kaywatch._wrappers import Function, seal, warn_once
+from kaywatch._wrappers import (
+    Function,
+    Hooks,
+    first,
+    mirror,
+    seal,
+    second,
+    takes,
+    warn_once,
+)
 from kaywatch.wire import EndReason
 
 __all__ = ["LOOP", "RUN", "topology_reporter", "wrap_next_node"]

@@ -10,12 +10,11 @@ from __future__ import annotations
 from typing import Any, Final
 
 from kaywatch._instrument.naming import NAME, explicit_name, node_classes
-from kaywatch._instrument.wrapping import Hooks, second
 from kaywatch._process import process
 from kaywatch._spans import spans as _spans
 from kaywatch._spans.runs import current_run
 from kaywatch._spans.spans import Span, current_span
-from kaywatch._wrappers import warn_once
+from kaywatch._wrappers import Hooks, second, warn_once
 from kaywatch.wire import Outcome
 
 __all__ = ["FALLBACK", "ON_ERROR", "RUN"]

@@ -1,320 +1,239 @@
 """Hooks for the `openai` and `anthropic` packages.
 
-Strategy: both are made by the same generator, and all their calls, be they `create`,
-`parse`, `stream`, `with_raw_response` or `with_streaming_response`, of the plain
-clients or of those for a cloud, go through `request` of `_base_client`. There a call is
-opened. The HTTP response leads to it from then on, for an answer that is parsed later
-or a stream; `_sleep_for_retry` is where the SDK is about to try again. Of a request the
-path and the model's name are read, of an answer its usage.
+Strategy: both are made by the same generator. All their calls go through `request` of
+`_base_client`, whether made by `create`, `parse`, `stream`, `with_raw_response` or
+`with_streaming_response`, by the plain clients or those for a cloud. A call is opened
+there. From then on the HTTP response leads to it, for a stream or an answer that is
+parsed later. `_sleep_for_retry` shows that the SDK is about to retry. Only the path and
+the model's name of a request are read, and only the usage of an answer.
 """
 
 from __future__ import annotations
 
-import inspect
 import logging
 import sys
 from collections.abc import Callable
 from contextvars import ContextVar, Token
+from functools import partial
 from types import FunctionType, ModuleType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from weakref import WeakKeyDictionary
 
-from kaywatch._llm.calls import TOO_MANY_REQUESTS, Usage
-from kaywatch._llm.streams import AsyncWatched, SdkCall, Watched
-from kaywatch._llm.usage import (
-    AnthropicTally,
-    OpenAITally,
-    Tally,
-    anthropic_usage,
-    model_of,
-    openai_usage,
-)
+from kaywatch._llm.calls import TOO_MANY_REQUESTS
+from kaywatch._llm.streams import ObservedEvents, SdkCall
+from kaywatch._llm.usage import AnthropicTally, OpenAITally, Tally
 from kaywatch._process import process
-from kaywatch._wrappers import Function, is_wrapper, seal, warn_once
+from kaywatch._wrappers import Function, Hooks, is_wrapper, seal, warn_once
 from kaywatch.wire import MAX_NAME
 
 __all__ = ["SDKS", "patch", "restore"]
 
 log = logging.getLogger("kaywatch")
 
-
-class Sdk(NamedTuple):
-    """What differs between the packages.
-
-    Attributes:
-        paths: of the requests that are calls of a language model.
-        usage: returns the tokens of an answer.
-        tally: makes what adds up the events of a stream.
-    """
-
-    paths: frozenset[str]
-    usage: Callable[[Any], Usage | None]
-    tally: Callable[[], Tally]
-
-
-SDKS: Final = {
-    "openai": Sdk(
-        frozenset(
-            {
-                "/chat/completions",
-                "/completions",
-                "/embeddings",
-                "/responses",
-                "/responses/compact",
-            }
-        ),
-        openai_usage,
-        OpenAITally,
-    ),
-    "anthropic": Sdk(
-        frozenset({"/v1/messages", "/v1/complete"}), anthropic_usage, AnthropicTally
-    ),
+SDKS: Final[dict[str, type[Tally]]] = {
+    "openai": OpenAITally,
+    "anthropic": AnthropicTally,
 }
 
 _current: ContextVar[SdkCall | None] = ContextVar("kaywatch_llm_call", default=None)
 
-# By the HTTP response: a call that waits for its answer to be parsed or read.
-_waiting: Final[WeakKeyDictionary[Any, SdkCall]] = WeakKeyDictionary()
+# By the HTTP response: a call whose answer is yet to be parsed or read.
+_pending: Final[WeakKeyDictionary[Any, SdkCall]] = WeakKeyDictionary()
 
 _patched: Final[list[tuple[type, str, Function, Function]]] = []
-
-# What `request` returns in place of an answer: streams and raw responses.
-_unread: Final[set[type]] = set()
-_UNREAD: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
-    ("_streaming", ("Stream", "AsyncStream")),
-    ("_response", ("BaseAPIResponse",)),
-    ("_legacy_response", ("LegacyAPIResponse",)),
-)
-
-
-def restore() -> None:
-    """Put back every function that `patch` replaced; streams under way go on."""
-    while _patched:
-        cls, name, original, ours = _patched.pop()
-        if vars(cls).get(name) is ours:
-            setattr(cls, name, original)
 
 
 def patch(module: ModuleType) -> None:
     """Record the calls of an SDK from now on."""
-    sdk = SDKS[module.__name__]
-    for part, names in _UNREAD:
-        _unread.update(_classes(module, part, names))
-    for wrap, part, names, name in _functions(sdk):
+    for part, names, name, wrap in _wraps(SDKS[module.__name__]):
         for cls in _classes(module, part, names):
             original = vars(cls).get(name)
             if isinstance(original, FunctionType) and not is_wrapper(original):
-                _replace(cls, name, original, wrap(original))
+                wrapper = wrap(original)
+                setattr(cls, name, wrapper)
+                _patched.append((cls, name, original, wrapper))
             elif name == "request" and original is None:
-                log.warning("this version of %s can't be watched", module.__name__)
+                log.warning(
+                    "unsupported version of %s: its calls are not recorded",
+                    module.__name__,
+                )
+
+
+def restore() -> None:
+    """Restore every function that `patch` replaced; streams in progress continue."""
+    while _patched:
+        cls, name, original, wrapper = _patched.pop()
+        if vars(cls).get(name) is wrapper:
+            setattr(cls, name, original)
 
 
 def _classes(module: ModuleType, part: str, names: tuple[str, ...]) -> list[type]:
-    """Return the classes that there are in a part of an SDK."""
+    """Return the classes that exist in a part of an SDK."""
     within = sys.modules.get(f"{module.__name__}.{part}")
-    found = (getattr(within, name, None) for name in names)
-    return [cls for cls in found if isinstance(cls, type)]
+    values = (getattr(within, name, None) for name in names)
+    return [cls for cls in values if isinstance(cls, type)]
 
 
-def _functions(
-    sdk: Sdk,
-) -> list[tuple[Callable[[Function], Function], str, tuple[str, ...], str]]:
-    """Return who wraps which function, by part and classes; some may not be there."""
+def _wraps(
+    tally: type[Tally],
+) -> list[tuple[str, tuple[str, ...], str, Callable[[FunctionType], Function]]]:
+    """Return (part, classes, function, wrap); an SDK may lack some of them."""
     clients = ("SyncAPIClient", "AsyncAPIClient")
     streams = ("Stream", "AsyncStream")
     chat = ("ChatCompletionStream", "AsyncChatCompletionStream")
     responses = ("ResponseStream", "AsyncResponseStream")
-
-    def request(original: Function) -> Function:
-        return _request(original, sdk)
-
-    def parse(original: Function) -> Function:
-        return _parse(original, sdk, late=True)
-
-    def parse_raw(original: Function) -> Function:
-        return _parse(original, sdk, late=False)
-
-    def stream(original: Function) -> Function:
-        return _stream(original, sdk)
-
+    answers = ("APIResponse", "AsyncAPIResponse")
     return [
-        (request, "_base_client", clients, "request"),
-        (_process_response, "_base_client", clients, "_process_response"),
-        (_sleep_for_retry, "_base_client", clients, "_sleep_for_retry"),
-        (parse, "_response", ("APIResponse", "AsyncAPIResponse"), "parse"),
-        (parse_raw, "_legacy_response", ("LegacyAPIResponse",), "parse"),
-        (stream, "_streaming", streams, "__stream__"),
-        (_close, "_streaming", streams, "close"),
-        (_close, "lib.streaming.chat._completions", chat, "close"),
-        (_close, "lib.streaming.responses._responses", responses, "close"),
+        ("_base_client", clients, "request", _request(tally).wrap),
+        ("_base_client", clients, "_process_response", _PROCESS_RESPONSE.wrap),
+        ("_base_client", clients, "_sleep_for_retry", _SLEEP_FOR_RETRY.wrap),
+        ("_response", answers, "parse", _PARSE.wrap),
+        ("_legacy_response", ("LegacyAPIResponse",), "parse", _PARSE_LEGACY.wrap),
+        ("_streaming", streams, "__stream__", _wrap_stream),
+        ("_streaming", streams, "close", _CLOSE.wrap),
+        ("lib.streaming.chat._completions", chat, "close", _CLOSE.wrap),
+        ("lib.streaming.responses._responses", responses, "close", _CLOSE.wrap),
     ]
-
-
-def _replace(cls: type, name: str, original: Function, wrapper: Function) -> None:
-    ours = seal(wrapper, original)
-    setattr(cls, name, ours)
-    _patched.append((cls, name, original, ours))
 
 
 # -- the call --------------------------------------------------------------------
 
 
-def _request(original: Function, sdk: Sdk) -> Function:
-    def request(self: Any, *args: Any, **kwargs: Any) -> Any:
-        call = _open(sdk, args, kwargs)
-        if call is None:
-            return original(self, *args, **kwargs)
-        token = _current.set(call)
-        try:
-            answer = original(self, *args, **kwargs)
-        except BaseException as error:
-            call.failed(error)
-            raise
-        finally:
-            _reset(token)
-        _returned(call, sdk, answer)
-        return answer
+def _request(tally: type[Tally]) -> Hooks[tuple[SdkCall, Token[SdkCall | None]]]:
+    """Return the hooks of `request(cast_to, options, ...)`."""
 
-    async def request_async(self: Any, *args: Any, **kwargs: Any) -> Any:
-        call = _open(sdk, args, kwargs)
-        if call is None:
-            return await original(self, *args, **kwargs)
-        token = _current.set(call)
-        try:
-            answer = await original(self, *args, **kwargs)
-        except BaseException as error:
-            call.failed(error)
-            raise
-        finally:
-            _reset(token)
-        _returned(call, sdk, answer)
-        return answer
+    def enter(_: object, options: Any) -> tuple[SdkCall, Token[SdkCall | None]] | None:
+        call = _open(tally, options)
+        return None if call is None else (call, _current.set(call))
 
-    return request_async if inspect.iscoroutinefunction(original) else request
+    return Hooks(enter, _end_request, _options)
 
 
-def _open(sdk: Sdk, args: tuple[Any, ...], kwargs: dict[str, Any]) -> SdkCall | None:
-    """Open the call that a request is, None if it is none."""
+def _options(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return args[1] if len(args) > 1 else kwargs.get("options")
+
+
+def _open(tally: type[Tally], options: Any) -> SdkCall | None:
+    """Open the call that a request makes, None if it makes none."""
     if not process.settings.enabled:
         return None
     try:
-        options = kwargs.get("options") or args[1]
         path = options.url.partition("?")[0].rstrip("/")
-        if path not in sdk.paths or options.method.lower() != "post":
+        if path not in tally.paths or options.method.lower() != "post":
             return None
         body = options.json_data
         model = body.get("model") if isinstance(body, dict) else None
-        return SdkCall(model[:MAX_NAME] if isinstance(model, str) else "")
-    except Exception:  # noqa: BLE001 - the application goes on without us
+        name = model[:MAX_NAME] if isinstance(model, str) else ""
+        return SdkCall(name, tally())
+    except Exception:  # noqa: BLE001 - the application continues without us
         warn_once("an LLM call")
         return None
 
 
-def _reset(token: Token[SdkCall | None]) -> None:
+def _end_request(
+    state: tuple[SdkCall, Token[SdkCall | None]],
+    answer: Any,
+    error: BaseException | None,
+) -> None:
+    """Record a call that failed or was answered; others end once they are read."""
+    call, token = state
     try:  # noqa: SIM105 - see Span.close
         _current.reset(token)
     except ValueError:
         pass
-
-
-def _returned(call: SdkCall, sdk: Sdk, answer: Any) -> None:
-    """Record a call whose answer is there; others wait until it is parsed or read."""
+    if error is not None:
+        call.finish(error)
+        return
     if call.seconds is None:
         call.touch()
-    if not isinstance(answer, tuple(_unread)):
-        _answered(call, sdk, answer)
+    if not _is_unread(answer):
+        _read_answer(call, answer)
         call.finish()
 
 
-def _answered(call: SdkCall, sdk: Sdk, answer: Any) -> None:
-    """Record a call with the usage that its answer tells, if it does."""
+def _read_answer(call: SdkCall, answer: Any) -> None:
     try:
-        usage = sdk.usage(answer)
-        if usage is not None:
-            call.served = model_of(answer)
-            call.end(usage)
-    except Exception:  # noqa: BLE001
+        call.tally.read_answer(answer)
+    except Exception:  # noqa: BLE001 - the application continues without us
         warn_once("an LLM call's answer")
 
 
-# -- on its way ------------------------------------------------------------------
+# -- the response ----------------------------------------------------------------
 
 
-def _process_response(original: Function) -> Function:
-    def process_response(self: Any, *args: Any, **kwargs: Any) -> Any:
-        try:
-            call = _current.get()
-            if call is not None:
-                _waiting[kwargs["response"]] = call
-        except Exception:  # noqa: BLE001 - the application goes on without us
-            warn_once("an LLM call's response")
-        return original(self, *args, **kwargs)
-
-    return process_response
+def _response(_: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return kwargs.get("response")
 
 
-def _sleep_for_retry(original: Function) -> Function:
-    def sleep_for_retry(self: Any, *args: Any, **kwargs: Any) -> Any:
+def _enter_process_response(_: object, response: Any) -> None:
+    """Let the response lead to the call."""
+    try:
         call = _current.get()
-        status = getattr(kwargs.get("response"), "status_code", None)
-        if call is not None and status == TOO_MANY_REQUESTS:
-            call.limited()
-        return original(self, *args, **kwargs)
-
-    return sleep_for_retry
+        if call is not None:
+            _pending[response] = call
+    except Exception:  # noqa: BLE001 - the application continues without us
+        warn_once("an LLM call's response")
 
 
-def _parse(original: Function, sdk: Sdk, *, late: bool) -> Function:
-    """Wrap `parse`; `late` if the body is read by it, rather than before."""
-
-    def parse(self: Any, *args: Any, **kwargs: Any) -> Any:
-        answer = original(self, *args, **kwargs)
-        _parsed(self, sdk, answer, late)
-        return answer
-
-    async def parse_async(self: Any, *args: Any, **kwargs: Any) -> Any:
-        answer = await original(self, *args, **kwargs)
-        _parsed(self, sdk, answer, late)
-        return answer
-
-    return parse_async if inspect.iscoroutinefunction(original) else parse
+def _enter_sleep(_: object, response: Any) -> None:
+    call = _current.get()
+    status = getattr(response, "status_code", None)
+    if call is not None and status == TOO_MANY_REQUESTS:
+        call.count_rate_limited()
 
 
-def _parsed(raw: Any, sdk: Sdk, answer: Any, late: bool) -> None:
-    call = _call_of(raw, "http_response")
-    if call is not None and not isinstance(answer, tuple(_unread)):
-        if late:
-            call.touch()
-        _answered(call, sdk, answer)
+def _enter_close(stream: Any, _: object) -> None:
+    call = _call_of(stream, "response") or _call_of(stream, "_response")
+    if call is not None:
+        call.finish()
 
 
-def _stream(original: Function, sdk: Sdk) -> Function:
-    watched = AsyncWatched if inspect.isasyncgenfunction(original) else Watched
+def _enter_parse(raw: Any, _: object) -> SdkCall | None:
+    return _call_of(raw, "http_response")
+
+
+def _leave_parse(
+    call: SdkCall, answer: Any, error: BaseException | None, *, reads_body: bool
+) -> None:
+    if error is not None or _is_unread(answer):
+        return
+    if reads_body:
+        call.touch()
+    _read_answer(call, answer)
+    if call.tally.usage is not None:
+        call.finish()
+
+
+_PROCESS_RESPONSE: Final = Hooks[None](_enter_process_response, pick=_response)
+_SLEEP_FOR_RETRY: Final = Hooks[None](_enter_sleep, pick=_response)
+_CLOSE: Final = Hooks[None](_enter_close)
+_PARSE: Final = Hooks(_enter_parse, partial(_leave_parse, reads_body=True))
+_PARSE_LEGACY: Final = Hooks(_enter_parse, partial(_leave_parse, reads_body=False))
+
+
+def _wrap_stream(original: FunctionType) -> Function:
+    """Wrap `__stream__`, which returns the iterator of a stream's events."""
 
     def stream(self: Any) -> Any:
         events = original(self)
         call = _call_of(self, "response")
-        if call is None or call.tally is not None:
+        if call is None or call.is_observed:
             return events
-        call.tally = sdk.tally()
-        return watched(events, call)
+        call.is_observed = True
+        return ObservedEvents(events, call)
 
-    return stream
+    return seal(stream, original)
 
 
-def _close(original: Function) -> Function:
-    def close(self: Any) -> Any:
-        call = _call_of(self, "response") or _call_of(self, "_response")
-        if call is not None:
-            call.finish()
-        return original(self)
-
-    return close
+def _is_unread(answer: Any) -> bool:
+    """Return whether an answer is a stream or a raw response, to be read later."""
+    holds = _call_of(answer, "response") or _call_of(answer, "http_response")
+    return holds is not None
 
 
 def _call_of(holder: Any, attribute: str) -> SdkCall | None:
-    """Return the call that waits for the HTTP response that an object holds."""
+    """Return the call that belongs to the HTTP response an object holds."""
     try:
-        return _waiting.get(getattr(holder, attribute, None))
-    except TypeError:  # there is none, or a stand-in for one
+        return _pending.get(getattr(holder, attribute, None))
+    except Exception:  # noqa: BLE001 - none, a substitute, or a property's own
         return None

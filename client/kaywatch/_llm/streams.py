@@ -1,7 +1,7 @@
-"""One call of an SDK, and the iterator that watches its stream's events go by.
+"""One call of an SDK, and the iterator that reads the events of its stream.
 
-A stream keeps its type: only what it iterates over within is replaced. A call is
-recorded when its stream ends, fails, is closed, or is dropped.
+A stream keeps its type: only the iterator within it is replaced. A call is recorded
+when its stream ends, fails, is closed, or is dropped.
 """
 
 from __future__ import annotations
@@ -13,116 +13,89 @@ from kaywatch._llm.calls import Call
 from kaywatch._llm.usage import Tally
 from kaywatch._wrappers import warn_once
 
-__all__ = ["AsyncWatched", "SdkCall", "Watched"]
+__all__ = ["ObservedEvents", "SdkCall"]
 
 
 class SdkCall(Call):
     """A call that an SDK makes.
 
     Attributes:
-        tally: of its stream's events, once it has a stream.
+        tally: what its answer has revealed so far.
+        is_observed: whether the events of its stream are read.
     """
 
-    __slots__ = ("tally",)
+    __slots__ = ("is_observed", "tally")
 
-    def __init__(self, model: str) -> None:
-        self.tally: Tally | None = None
+    def __init__(self, model: str, tally: Tally) -> None:
+        self.tally = tally
+        self.is_observed = False
         super().__init__(model)
 
-    def saw(self, event: Any) -> None:
-        """Take in an event of the stream, which goes on to the application."""
-        tally = self.tally
-        if tally is None:
-            return
+    def read_event(self, event: Any) -> None:
+        """Read an event of the stream on its way to the application."""
         try:
             self.touch()
-            if tally.take(event) and self.first_token_seconds is None:
+            if self.tally.read_event(event) and self.first_token_seconds is None:
                 self.first_token_seconds = self.seconds
-        except Exception:  # noqa: BLE001 - the application goes on without us
+        except Exception:  # noqa: BLE001 - the application continues without us
             warn_once("a stream's event")
 
-    def failed(self, error: BaseException) -> None:
-        """Record that it failed now."""
+    def finish(self, error: BaseException | None = None) -> None:
+        """Record the call with what is known of it, unless that is done already."""
         try:
-            self.touch()
-            self._end(error)
-        except Exception:  # noqa: BLE001
-            warn_once("an LLM call that failed")
-
-    def finish(self) -> None:
-        """Record it, if it isn't yet, with what is known of it."""
-        try:
-            self._end(None)
-        except Exception:  # noqa: BLE001
+            if error is not None:
+                self.touch()
+            tally = self.tally
+            self.served_model = tally.model
+            self.end(tally.usage, is_complete=tally.is_complete, error=error)
+        except Exception:  # noqa: BLE001 - as above
             warn_once("the end of an LLM call")
-
-    def _end(self, error: BaseException | None) -> None:
-        tally = self.tally
-        if tally is None:
-            self.end(None, error=error)
-        else:
-            self.served = tally.served
-            self.end(tally.usage, complete=tally.complete, error=error)
 
     def __del__(self) -> None:
         if not sys.is_finalizing():
             self.finish()
 
 
-class Watched:
-    """The events of a stream, passed on as they are.
+class ObservedEvents:
+    """The events of a plain or asynchronous stream, passed on unchanged.
 
     Args:
-        events: what the stream would iterate over.
-        call: is told of each.
+        events: the iterator of the stream.
+        call: reads each event.
     """
 
     def __init__(self, events: Any, call: SdkCall) -> None:
         self._events = events
         self._call = call
 
-    def __iter__(self) -> Watched:
+    def __iter__(self) -> ObservedEvents:
+        return self
+
+    def __aiter__(self) -> ObservedEvents:
         return self
 
     def __next__(self) -> Any:
         try:
             event = next(self._events)
-        except StopIteration:
-            self._call.touch()
-            self._call.finish()
-            raise
         except BaseException as error:
-            self._call.failed(error)
+            self._stop(error)
             raise
-        self._call.saw(event)
+        self._call.read_event(event)
         return event
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._events, name)  # `close` and the like, as of a generator
-
-
-class AsyncWatched:
-    """The same, of an asynchronous stream."""
-
-    def __init__(self, events: Any, call: SdkCall) -> None:
-        self._events = events
-        self._call = call
-
-    def __aiter__(self) -> AsyncWatched:
-        return self
 
     async def __anext__(self) -> Any:
         try:
             event = await self._events.__anext__()
-        except StopAsyncIteration:
-            self._call.touch()
-            self._call.finish()
-            raise
         except BaseException as error:
-            self._call.failed(error)
+            self._stop(error)
             raise
-        self._call.saw(event)
+        self._call.read_event(event)
         return event
 
+    def _stop(self, error: BaseException) -> None:
+        self._call.touch()
+        is_end = isinstance(error, (StopIteration, StopAsyncIteration))
+        self._call.finish(None if is_end else error)
+
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._events, name)
+        return getattr(self._events, name)  # a generator's `close` and the like

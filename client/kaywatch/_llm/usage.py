@@ -1,145 +1,158 @@
-"""What the answers of the OpenAI and Anthropic APIs say about tokens.
+"""Reads the tokens from answers and streams of the OpenAI and Anthropic APIs.
 
-Only figures and types are read, never a text. Answers are the SDKs' models, or dicts
-where the application asked for these.
+Only numbers, types and the model's name are read, never a text. Answers are the SDKs'
+models, or dicts where the application requested these.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, ClassVar, NamedTuple
 
-from kaywatch._llm.calls import Usage
-
-__all__ = ["AnthropicTally", "OpenAITally", "Tally", "anthropic_usage", "openai_usage"]
+__all__ = ["AnthropicTally", "OpenAITally", "Tally", "Usage"]
 
 
-class Tally(Protocol):
-    """What the events of one stream said so far."""
+class Usage(NamedTuple):
+    """Tokens of one call.
 
-    @property
-    def usage(self) -> Usage | None:
-        """The tokens, None if unknown."""
+    Attributes:
+        input: tokens of the prompt, all of those below included.
+        output: tokens of the answer, reasoning included.
+        cached: tokens of the prompt that were read from the provider's cache.
+        written: tokens of the prompt that were written to the cache for minutes.
+        written_long: tokens of the prompt that were written to it for an hour.
+    """
 
-    @property
-    def served(self) -> str:
-        """The model that answers, empty if unknown."""
-
-    @property
-    def complete(self) -> bool:
-        """Whether `usage` is all there will be."""
-
-    def take(self, event: Any) -> bool:
-        """Take in an event; return whether it carries some of the answer."""
+    input: float = 0.0
+    output: float = 0.0
+    cached: float = 0.0
+    written: float = 0.0
+    written_long: float = 0.0
 
 
-class OpenAITally:
-    """Of chat completions, completions and responses."""
+class Tally:
+    """What the answer to one call reveals, at once or in the events of a stream.
+
+    Attributes:
+        paths: of the requests that are calls of a language model.
+        usage: the tokens so far, None while unknown.
+        model: that answers, empty while unknown.
+        is_complete: whether `usage` is final.
+    """
+
+    paths: ClassVar[frozenset[str]]
 
     def __init__(self) -> None:
         self.usage: Usage | None = None
-        self.served = ""
-        self.complete = False
+        self.model = ""
+        self.is_complete = False
 
-    def take(self, event: Any) -> bool:
-        """Take in a chunk, or an event of a response."""
-        answer = _get(event, "response") or event
-        usage = openai_usage(answer)
-        if usage is not None:
-            # With each chunk from some servers: the last one is the total.
-            self.usage, self.complete = usage, True
-        self.served = self.served or model_of(answer)
+    def read_answer(self, answer: Any) -> None:
+        """Read a whole answer."""
+        raise NotImplementedError
+
+    def read_event(self, event: Any) -> bool:
+        """Read an event of a stream; return whether it carries some of the answer."""
+        raise NotImplementedError
+
+
+class OpenAITally(Tally):
+    """Of chat completions, completions, embeddings and responses."""
+
+    paths = frozenset(
+        {
+            "/chat/completions",
+            "/completions",
+            "/embeddings",
+            "/responses",
+            "/responses/compact",
+        }
+    )
+
+    def read_answer(self, answer: Any) -> None:
+        """Read an answer, or a chunk; some servers send the usage with each chunk."""
+        self.model = self.model or _model_of(answer)
+        usage = _get(answer, "usage")
+        if usage is None:
+            return
+        # Responses name them input and output; the other APIs prompt and completion.
+        names = "prompt", "completion"
+        if all(_get(usage, f"{name}_tokens") is None for name in names):
+            names = "input", "output"
+        prompt, completion = names
+        details = _get(usage, f"{prompt}_tokens_details")
+        self.usage = Usage(
+            input=_number(_get(usage, f"{prompt}_tokens")),
+            output=_number(_get(usage, f"{completion}_tokens")),
+            cached=_number(_get(details, "cached_tokens")),
+            written=_number(_get(details, "cache_write_tokens")),
+        )
+        self.is_complete = True
+
+    def read_event(self, event: Any) -> bool:
+        """Read a chunk, or an event of a response."""
+        self.read_answer(_get(event, "response") or event)
         kind = _get(event, "type")
         if isinstance(kind, str):
             return kind.endswith(".delta")
         return bool(_get(event, "choices"))
 
 
-class AnthropicTally:
-    """Of messages: the prompt's tokens come first, the answer's grow to the end."""
+class AnthropicTally(Tally):
+    """Of messages. In a stream, the prompt's tokens come first."""
+
+    paths = frozenset({"/v1/messages", "/v1/complete"})
 
     def __init__(self) -> None:
-        self.served = ""
-        self.complete = False
-        self._figures: dict[str, Any] = {}
+        super().__init__()
+        self._counts: dict[str, Any] = {}
 
-    @property
-    def usage(self) -> Usage | None:
-        """The tokens known so far."""
-        return _anthropic(self._figures) if self._figures else None
+    def read_answer(self, answer: Any) -> None:
+        """Read a message, whose input tokens exclude those of the cache."""
+        self.model = _model_of(answer)
+        self._update(_get(answer, "usage"))
+        self.is_complete = True
 
-    def take(self, event: Any) -> bool:
-        """Take in an event of a message."""
+    def read_event(self, event: Any) -> bool:
+        """Read an event of a message."""
         kind = _get(event, "type")
         if kind == "message_start":
-            message = _get(event, "message")
-            self.served = model_of(message)
-            self._merge(_get(message, "usage"))
+            self.read_answer(_get(event, "message"))
+            self.is_complete = False
         elif kind == "message_delta":
-            self._merge(_get(event, "usage"))
-            self.complete = True
+            self._update(_get(event, "usage"))
+            self.is_complete = True
         return bool(kind == "content_block_delta")
 
-    def _merge(self, usage: Any) -> None:
-        for name in _ANTHROPIC:
+    def _update(self, usage: Any) -> None:
+        if usage is None:
+            return
+        counts = self._counts
+        for name in (
+            "input_tokens",
+            "output_tokens",
+            "cache_read_input_tokens",
+            "cache_creation_input_tokens",
+            "cache_creation",
+        ):
             value = _get(usage, name)
             if value is not None:
-                self._figures[name] = value
+                counts[name] = value
+        read = _number(counts.get("cache_read_input_tokens"))
+        written = _number(counts.get("cache_creation_input_tokens"))
+        hour = _get(counts.get("cache_creation"), "ephemeral_1h_input_tokens")
+        written_long = min(_number(hour), written)
+        self.usage = Usage(
+            input=_number(counts.get("input_tokens")) + read + written,
+            output=_number(counts.get("output_tokens")),
+            cached=read,
+            written=written - written_long,
+            written_long=written_long,
+        )
 
 
-def openai_usage(answer: Any) -> Usage | None:
-    """Return the tokens of an answer; its input includes what was cached."""
-    usage = _get(answer, "usage")
-    if usage is None:
-        return None
-    # Chat, completions and embeddings have the first names, responses the second.
-    prompt, completion = _get(usage, "prompt_tokens"), _get(usage, "completion_tokens")
-    details = _get(usage, "prompt_tokens_details")
-    if prompt is None and completion is None:
-        prompt, completion = _get(usage, "input_tokens"), _get(usage, "output_tokens")
-        details = _get(usage, "input_tokens_details")
-    return Usage(
-        input=_number(prompt),
-        output=_number(completion),
-        cached=_number(_get(details, "cached_tokens")),
-        written=_number(_get(details, "cache_write_tokens")),
-    )
-
-
-_ANTHROPIC = (
-    "input_tokens",
-    "output_tokens",
-    "cache_read_input_tokens",
-    "cache_creation_input_tokens",
-    "cache_creation",
-)
-
-
-def anthropic_usage(answer: Any) -> Usage | None:
-    """Return the tokens of an answer; its input leaves out what was cached."""
-    usage = _get(answer, "usage")
-    if usage is None:
-        return None
-    return _anthropic({name: _get(usage, name) for name in _ANTHROPIC})
-
-
-def model_of(answer: Any) -> str:
-    """Return the model that answered, empty if the answer doesn't say."""
+def _model_of(answer: Any) -> str:
     model = _get(answer, "model")
     return model if isinstance(model, str) else ""
-
-
-def _anthropic(figures: dict[str, Any]) -> Usage:
-    read = _number(figures.get("cache_read_input_tokens"))
-    written = _number(figures.get("cache_creation_input_tokens"))
-    hour = _get(figures.get("cache_creation"), "ephemeral_1h_input_tokens")
-    long = min(_number(hour), written)
-    return Usage(
-        input=_number(figures.get("input_tokens")) + read + written,
-        output=_number(figures.get("output_tokens")),
-        cached=read,
-        written=written - long,
-        written_long=long,
-    )
 
 
 def _get(value: Any, name: str) -> Any:
@@ -148,15 +161,15 @@ def _get(value: Any, name: str) -> Any:
     own = getattr(value, "__dict__", None)
     if own is None:
         return getattr(value, name, None)
-    # Where the SDKs' models have their fields. To ask pydantic for one that isn't there
-    # costs 4 us, for each event of a stream.
-    found = own.get(name)
-    if found is None:
+    # The SDKs' models have their fields here. Asking pydantic for a field that isn't
+    # there costs 4 us, for each event of a stream.
+    field = own.get(name)
+    if field is None:
         extra = getattr(value, "__pydantic_extra__", None)
         return extra.get(name) if extra else None
-    return found
+    return field
 
 
 def _number(value: Any) -> float:
-    usual = isinstance(value, (int, float)) and value >= 0
-    return float(value) if usual else 0.0
+    is_count = isinstance(value, (int, float)) and value >= 0
+    return float(value) if is_count else 0.0

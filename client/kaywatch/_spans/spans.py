@@ -317,20 +317,17 @@ class Span:
 
 
 class Listener(Protocol):
-    """Is notified of what was recorded, on the application's threads.
+    """Is notified on the application's threads, and must not raise an Exception.
 
-    It must not raise an Exception. Anything else that it raises, such as a
-    KeyboardInterrupt, reaches the application.
+    Anything else that it raises, such as a KeyboardInterrupt, reaches the application.
     """
 
     def node_started(self, span: Span, shared: object) -> None:
         """Handle the start of a node, within its context.
 
-        The first visit of `span.run` is also the start of the run. `span.run` still
-        has the previous node and its action.
-
         Args:
-            span: of the execution; `owner` is the node.
+            span: of the execution; `owner` is the node. Its run still has the previous
+                node and action, or no visits if it starts here.
             shared: the argument of the node's `_run`; None for a block.
         """
 

@@ -13,8 +13,8 @@ import weakref
 from types import FrameType, FunctionType, TracebackType
 from typing import Any, Final, NamedTuple
 
+from kaywatch import _wrappers
 from kaywatch._instrument import visits as _visits
-from kaywatch._instrument import wrapping as _wrapping
 from kaywatch._instrument.naming import node_classes
 from kaywatch._wrappers import warn_once
 
@@ -38,7 +38,7 @@ _OUR_FOLDER: Final = os.path.dirname(os.path.dirname(__file__)) + os.sep
 # What runs coroutines and threads stands between them and their caller.
 _RUNNERS: Final = ("asyncio", "concurrent", "threading", "contextvars")
 _MAX_WRAPPED: Final = 10
-_WRAPPERS: Final = _wrapping.__file__
+_WRAPPERS: Final = _wrappers.__file__
 
 
 class Place(NamedTuple):

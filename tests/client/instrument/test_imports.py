@@ -126,5 +126,5 @@ def test_an_error_of_the_callback_goes_no_further(
     when_imported("late_trouble", fail)
     importlib.import_module("late_trouble")
 
-    assert "late_trouble can't be watched" in caplog.text
+    assert "late_trouble can't be recorded" in caplog.text
     forget(fail)

@@ -172,7 +172,7 @@ def test_a_payload_without_a_text_is_said_once(
         captured = record(lambda: [Quiet().run({"given": Silent()}) for _ in range(3)])
 
     assert len(captured.executions("Quiet")) == 3
-    assert caplog.messages == ["the payload of Quiet can't be watched"]
+    assert caplog.messages == ["the payload of Quiet can't be recorded"]
 
 
 def test_measures_can_be_added_and_taken_away() -> None:

@@ -22,8 +22,8 @@ RECORDED = {
     *re.findall(
         r'"(llm_\w+)"',
         "".join(
-            (ROOT / "client" / "kaywatch" / name).read_text()
-            for name in ("_llm/calls.py", "_llm/costs.py")
+            (ROOT / "client" / "kaywatch" / "_llm" / f"{name}.py").read_text()
+            for name in ("calls", "costs", "meter")
         ),
     )
 }

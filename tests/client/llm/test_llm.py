@@ -25,6 +25,7 @@ from tests.client.instrument import kaygraph_standin as kaygraph
 import kaywatch
 from kaywatch._llm import calls as _llm
 from kaywatch._llm import costs as _costs
+from kaywatch._llm.usage import Usage
 from kaywatch.testing import Captured, capture
 
 
@@ -319,7 +320,7 @@ def test_what_comes_in_after_the_attempt_failed_is_wasted_too() -> None:
     with capture() as captured:
         with pytest.raises(Failed):
             work()
-        calls[0].end(_llm.Usage(input=5))
+        calls[0].end(Usage(input=5))
 
     assert wasted(captured) == {"n": 5}
 
@@ -332,7 +333,7 @@ def test_a_million_calls_hold_little() -> None:
         gc.collect()
         alive = [o for o in gc.get_objects() if isinstance(o, _costs.CostEntry)]
 
-    assert len(alive) <= 2 * _costs.MAX_HELD
+    assert len(alive) <= 2 * _costs.MAX_ENTRIES
     assert sums(captured)["llm_input_tokens"] == 3_000
 
 
