@@ -5,8 +5,8 @@
     kaywatch.instrument()     # every node, run and transition from here on
 
 The client records on the application's threads in well under a microsecond, and one
-background thread pushes batches to the kaywatch agent on this host. Without an agent
-nothing happens, and nothing breaks.
+background thread pushes batches to the kaywatch agent on this host. Without an agent,
+the application runs as usual.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ __all__ = [
     "uninstrument",
 ]
 
-# Imported when first used, so that `import kaywatch` stays within its 20 ms.
+# Imported at first use, so that `import kaywatch` takes at most 20 ms.
 _LAZY = {
     "Price": "kaywatch.prices",
     "instrument": "kaywatch._instrument.frameworks",

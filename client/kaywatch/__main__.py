@@ -1,4 +1,4 @@
-"""`python -m kaywatch run -- CMD`: the one command that needs no agent here."""
+"""`python -m kaywatch run -- CMD`: the one command that works without the agent."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command, or tell that there is one."""
+    """Run the command, or print the usage."""
     if sys.argv[1:2] != ["run"]:
         sys.exit("usage: python -m kaywatch run [options] [--] COMMAND [ARGUMENT ...]")
     launch.main(sys.argv[2:], "python -m kaywatch run")

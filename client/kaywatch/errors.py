@@ -1,11 +1,12 @@
-"""The exceptions that kaywatch raises, all of them at set-up or on a read.
+"""The exceptions of kaywatch, raised only while setting up or querying the agent.
 
-Recording never raises: what can't be recorded is counted (`kaywatch.client_stats`).
+Recording never raises: events that can't be recorded are counted
+(`kaywatch.client_stats`).
 
     KaywatchError
-    ├── ConfigurationError    an endpoint, name or setting that can't be used
-    └── QueryError            a read over HTTP did not give an answer
-        ├── AgentUnreachable  nobody listens at the URL
+    ├── ConfigurationError    an endpoint, name or setting is invalid
+    └── QueryError            a request over HTTP failed
+        ├── AgentUnreachable  no agent answers at the URL
         └── AgentRefused      the agent answered with an error (`code`, `hint`)
 """
 
@@ -21,19 +22,19 @@ __all__ = [
 
 
 class KaywatchError(Exception):
-    """The base of everything that kaywatch raises."""
+    """The base of all exceptions of kaywatch."""
 
 
 class ConfigurationError(KaywatchError, ValueError):
-    """An endpoint, a name or a setting that can't be used."""
+    """An endpoint, a name or a setting is invalid."""
 
 
 class QueryError(KaywatchError):
-    """A read over HTTP did not give an answer."""
+    """A request over HTTP failed."""
 
 
 class AgentUnreachable(QueryError):
-    """Nobody answers at the agent's URL."""
+    """No agent answers at the URL."""
 
 
 class AgentRefused(QueryError):
@@ -42,7 +43,7 @@ class AgentRefused(QueryError):
     Attributes:
         status: the HTTP status.
         code: the machine-readable reason, such as `unknown_node`.
-        hint: what to do about it, possibly empty.
+        hint: a possible fix, or empty.
     """
 
     def __init__(self, status: int, code: str, message: str, hint: str = "") -> None:

@@ -1,9 +1,9 @@
-"""`kaywatch run -- CMD`: becomes an application, and has it instrumented.
+"""`kaywatch run -- CMD`: replaces this process by an instrumented application.
 
-Strategy: the folder `_run`, with a `sitecustomize`, goes in front of PYTHONPATH, and
-settings go into the environment; then the command replaces this process. So it keeps
-its pid, its parent, its descriptors and its exit code, and every Python process that
-it starts is instrumented as well, except where Python is told to ignore PYTHONPATH.
+Strategy: the folder `_run`, with a `sitecustomize`, becomes the first of PYTHONPATH,
+and options become environment variables; then the command replaces this process. So it
+keeps its pid, parent, descriptors and exit code, and every Python process that it
+starts is instrumented as well, unless Python is told to ignore PYTHONPATH.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["FOLDER", "main"]
 
 FOLDER: Final = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_run")
 
-# As shells end.
+# The exit codes of shells.
 NOT_EXECUTABLE: Final = 126
 NOT_FOUND: Final = 127
 
@@ -36,48 +36,48 @@ _PROBE: Final = (
     "import sys, importlib.util as u; sys.exit(u.find_spec('kaywatch') is None)"
 )
 _PYTHON: Final = re.compile(r"(python|pypy)[\d.]*t?")
-_SHEBANG_BYTES: Final = 256  # what Linux reads of it
+_SHEBANG_BYTES: Final = 256  # the part that Linux reads
 
 
 _ABOUT: Final = """\
-Run an application with KayGraph and PocketFlow instrumented, without any code
-in it: COMMAND, and whatever Python it starts."""
+Run an application with KayGraph and PocketFlow instrumented, without changing its
+code. This covers COMMAND and every Python process that it starts."""
 
 _MORE: Final = """\
-With KAYGRAPH_COLLECT_METRICS=false the command runs as it is. Python's options
--I, -E and -S can't be instrumented. An agent may come later: events wait.
+With KAYGRAPH_COLLECT_METRICS=false the command runs unchanged. Python's options
+-I, -E and -S prevent instrumentation. The agent may start later: events wait.
 
 Examples:
   kaywatch run -- python app.py
   kaywatch run --service shop --tag zone=b -- gunicorn shop:app
 
-Exit codes: those of COMMAND; 2 wrong usage, 126 it can't be executed, 127 it
-is not found."""
+Exit codes: those of COMMAND; 2 for wrong usage, 126 if COMMAND cannot be executed,
+127 if it is not found."""
 
 
 def main(arguments: Sequence[str], program: str = "kaywatch run") -> NoReturn:
-    """Replace this process by the command that the arguments give.
+    """Replace this process by the command that the arguments name.
 
     Args:
-        arguments: what follows `run` on the command line.
-        program: what the user typed, for messages.
+        arguments: the words after `run` on the command line.
+        program: the name of this program in messages.
 
     Raises:
         SystemExit: with 2 for wrong usage, 127 if the command is not found, 126 if it
             can't be executed.
     """
-    options = _parser(program).parse_args(arguments)
+    parser = _parser(program)
+    options = parser.parse_args(arguments)
     command: list[str] = options.command
     if command[:1] == ["--"]:
         del command[0]
     if not command:
-        _parser(program).error("expected a command, as in: -- python app.py")
+        parser.error("expected a command, as in: -- python app.py")
     environment = _inherited()
-    watched = settings_from_environment().enabled
     environment.update(_settings(options, environment))
-    if watched:
-        _put_in_front(environment)
-        _tell_if_unwatched(command[0], environment, program)
+    if settings_from_environment().enabled:
+        _prepend_folder(environment)
+        _warn_if_not_installed(command[0], environment, program)
     _become(command, environment, program)
 
 
@@ -91,7 +91,9 @@ def _parser(program: str) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--service", metavar="NAME", help="the name to report under; the program's"
+        "--service",
+        metavar="NAME",
+        help="the name to report under (default: the program's)",
     )
     parser.add_argument(
         "--endpoint",
@@ -105,7 +107,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
         type=_tag,
         action="append",
         default=[],
-        help="a word about these processes, such as zone=b; may be repeated",
+        help="a label of these processes, such as zone=b; may be repeated",
     )
     parser.add_argument("command", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     return parser
@@ -120,68 +122,69 @@ def _endpoint(text: str) -> str:
 
 
 def _tag(text: str) -> tuple[str, str]:
-    tags, wrong = parse_tags(text)
-    if wrong or len(tags) != 1:
-        raise argparse.ArgumentTypeError(f"expected KEY=VALUE, no comma, got {text!r}")
+    tags, invalid = parse_tags(text)
+    if invalid or len(tags) != 1:
+        raise argparse.ArgumentTypeError(
+            f"expected KEY=VALUE without a comma, got {text!r}"
+        )
     return next(iter(tags.items()))
 
 
 def _inherited() -> dict[str, str]:
-    """Return the environment without the LC_CTYPE that Python may have put there.
+    """Return the environment without an LC_CTYPE that Python has set.
 
-    In the C locale it sets one for itself and its children (PEP 538), and a shell
-    script would sort and match by another locale than without us.
+    In the C locale, Python sets one for itself and its children (PEP 538), and a shell
+    script would sort and match differently than without `kaywatch run`.
     """
     environment = dict(os.environ)
     if "LC_CTYPE" in environment:
         try:
-            with open("/proc/self/environ", "rb") as given:
-                if b"\0LC_CTYPE=" not in b"\0" + given.read():
+            with open("/proc/self/environ", "rb") as original:
+                if b"\0LC_CTYPE=" not in b"\0" + original.read():
                     del environment["LC_CTYPE"]
         except OSError:
-            pass  # no /proc: a coerced locale stays
+            pass  # without /proc, the variable stays
     return environment
 
 
 def _settings(
     options: argparse.Namespace, environment: Mapping[str, str]
 ) -> dict[str, str]:
-    """Return the variables that say what the options say."""
-    found = {}
-    if options.service:
-        found["KAYWATCH_SERVICE"] = options.service
-    if options.endpoint:
-        found["KAYWATCH_ENDPOINT"] = options.endpoint
+    """Return the environment variables for the options."""
+    variables = {
+        "KAYWATCH_SERVICE": options.service,
+        "KAYWATCH_ENDPOINT": options.endpoint,
+    }
     if options.tag:
         tags, _ = parse_tags(environment.get("KAYWATCH_TAGS", ""))
         tags.update(options.tag)
-        found["KAYWATCH_TAGS"] = ",".join(f"{key}={tags[key]}" for key in tags)
-    return found
+        variables["KAYWATCH_TAGS"] = ",".join(f"{key}={tags[key]}" for key in tags)
+    return {name: value for name, value in variables.items() if value}
 
 
-def _put_in_front(environment: dict[str, str]) -> None:
+def _prepend_folder(environment: dict[str, str]) -> None:
     """Make `_run` the first folder of PYTHONPATH, if it isn't yet."""
     path = environment.get("PYTHONPATH", "")
     folders = path.split(os.pathsep) if path else []
     if folders[:1] != [FOLDER]:
-        # Other entries stay as they are: an empty one is the current folder.
+        # Empty entries are kept: they are the current folder.
         environment["PYTHONPATH"] = os.pathsep.join([FOLDER, *folders])
 
 
-# -- whether anything will be watched ------------------------------------------------
+# -- whether kaywatch is installed -----------------------------------------------------
 
 
-def _tell_if_unwatched(
+def _warn_if_not_installed(
     command: str, environment: Mapping[str, str], program: str
 ) -> None:
-    """Say so if the command is Python's, and of one that has no kaywatch."""
+    """Warn if the command runs a Python of an environment without kaywatch."""
     path = shutil.which(command, path=environment.get("PATH"))
     python = _interpreter(path) if path is not None else None
     if python is None or _same_environment(python, sys.executable):
         return
     if not _has_kaywatch(python, environment):
         print(
-            f"{program}: {python} has no kaywatch, so what it runs is not watched;"
+            f"{program}: {python} has no kaywatch, so the command is not instrumented;"
             f" install kaywatch there, or run it with {sys.executable}",
             file=sys.stderr,
             flush=True,
@@ -189,7 +192,7 @@ def _tell_if_unwatched(
 
 
 def _interpreter(path: str) -> str | None:
-    """Return the Python that will run a file, None if that can't be told."""
+    """Return the Python that will run a file, None if it is unknown."""
     if _PYTHON.fullmatch(os.path.basename(path)):
         return path
     try:
@@ -208,15 +211,15 @@ def _interpreter(path: str) -> str | None:
 
 
 def _same_environment(one: str, other: str) -> bool:
-    """Return whether two interpreters are one: `python` and `python3` of a folder."""
+    """Return whether two interpreters are the same, as `python` and `python3` are."""
     folders = {os.path.dirname(os.path.abspath(path)) for path in (one, other)}
     return len(folders) == 1 and os.path.realpath(one) == os.path.realpath(other)
 
 
 def _has_kaywatch(python: str, environment: Mapping[str, str]) -> bool:
-    """Ask an interpreter; True if it doesn't answer, as nothing is known then."""
+    """Return whether an interpreter finds kaywatch; True if it can't be run."""
     try:
-        done = subprocess.run(  # noqa: S603 - the user's own command
+        probe = subprocess.run(  # noqa: S603 - the user's own command
             [python, "-c", _PROBE],
             check=False,
             env=environment,
@@ -227,7 +230,7 @@ def _has_kaywatch(python: str, environment: Mapping[str, str]) -> bool:
         )
     except (OSError, subprocess.SubprocessError):
         return True
-    return done.returncode == 0
+    return probe.returncode == 0
 
 
 # -- becoming the command ------------------------------------------------------------
@@ -236,17 +239,17 @@ def _has_kaywatch(python: str, environment: Mapping[str, str]) -> bool:
 def _become(
     command: list[str], environment: Mapping[str, str], program: str
 ) -> NoReturn:
-    # Python ignores these, which is inherited: `kaywatch run -- yes | head` would not
-    # end. As `subprocess` does; whether they were ignored before can't be known.
+    # Python ignores these signals, and the command would inherit that: `kaywatch run --
+    # yes | head` would not end. `subprocess` resets them, too.
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
     try:
         _execute(command, environment)
     except OSError as error:
-        found = shutil.which(command[0], os.F_OK, environment.get("PATH"))
-        missing = isinstance(error, FileNotFoundError) and found is None
-        what = "command not found" if missing else f"can't be executed: {error}"
-        print(f"{program}: {command[0]}: {what}", file=sys.stderr, flush=True)
+        path = shutil.which(command[0], os.F_OK, environment.get("PATH"))
+        missing = isinstance(error, FileNotFoundError) and path is None
+        problem = "command not found" if missing else f"can't be executed: {error}"
+        print(f"{program}: {command[0]}: {problem}", file=sys.stderr, flush=True)
         sys.exit(NOT_FOUND if missing else NOT_EXECUTABLE)
 
 
@@ -256,6 +259,6 @@ def _execute(command: list[str], environment: Mapping[str, str]) -> NoReturn:
     except OSError as error:
         if error.errno != errno.ENOEXEC:
             raise
-    # A script without `#!`: a shell's, as for execvp(3) and every shell.
+    # Like execvp(3) and every shell, let the shell run a script without `#!`.
     path = shutil.which(command[0], path=environment.get("PATH")) or command[0]
     os.execve("/bin/sh", ["sh", path, *command[1:]], environment)  # noqa: S606

@@ -1,4 +1,4 @@
-"""Read back over HTTP what the agent aggregated: standard library only."""
+"""Requests to the agent's HTTP interface, with the standard library only."""
 
 from __future__ import annotations
 
@@ -40,24 +40,24 @@ def stats(
     window: str | None = None,
     url: str | None = None,
 ) -> dict[str, Any]:
-    """Return the agent's figures of a node, of a graph, or of everything.
+    """Return the agent's statistics of a node, of a graph, or of everything.
 
-    What this process recorded is flushed first, so it is in them.
+    They include what this process recorded, which is flushed first.
 
     Args:
         node: a node's name: the keys of KayGraph's `get_stats` and more.
-        graph: a graph's name: with `node` the node within that graph, without it
-            the keys of `get_graph_stats` and more.
-        window: how far back, such as `5m`; since first seen by default.
-        url: the agent's address; `KAYWATCH_URL` by default, else
+        graph: a graph's name. With `node`, the node within that graph; without it, the
+            keys of `get_graph_stats` and more.
+        window: the time range, such as `5m`. Default: since first seen.
+        url: the agent's address. Default: `KAYWATCH_URL`, else
             `http://127.0.0.1:9477`.
 
     Returns:
         The answer's JSON. Without node and graph, `{"timestamp", "nodes", "graphs"}`.
 
     Raises:
-        AgentUnreachable: nobody answers there.
-        AgentRefused: the agent doesn't know the node, or a parameter is wrong.
+        AgentUnreachable: no agent answers there.
+        AgentRefused: the node is unknown, or a parameter is invalid.
     """
     flush(1.0)
     parameters = {"window": window}
@@ -68,8 +68,8 @@ def stats(
         path = f"/api/v1/graphs/{quote(graph, safe='')}/stats"
     else:
         path = "/api/v1/export"
-    found: dict[str, Any] = fetch(path, parameters, url)
-    return found
+    statistics: dict[str, Any] = fetch(path, parameters, url)
+    return statistics
 
 
 def fetch(
@@ -78,69 +78,57 @@ def fetch(
     """Return the JSON at a path of the agent's HTTP interface.
 
     Raises:
-        AgentUnreachable: nobody answers there.
+        AgentUnreachable: no agent answers there.
         AgentRefused: the agent answered with an error.
-        QueryError: what came back is not the agent's.
+        QueryError: the answer is not the agent's.
     """
-    base = url or os.environ.get("KAYWATCH_URL") or DEFAULT_URL
-    given = {k: str(v) for k, v in (parameters or {}).items() if v is not None}
-    target = f"{path}?{urlencode(given)}" if given else path
-    return _answer(base, path, *_ask(base, "GET", target))
+    query = {k: str(v) for k, v in (parameters or {}).items() if v is not None}
+    return _request("GET", f"{path}?{urlencode(query)}" if query else path, None, url)
 
 
 def send(method: str, path: str, value: object = None, url: str | None = None) -> Any:
-    """Have the agent change something; return its answer's JSON.
+    """Send a change to the agent; return its answer's JSON.
 
     Args:
         method: POST or DELETE.
         path: percent-encoded.
-        value: what is sent as JSON; None for nothing.
+        value: the body, sent as JSON; None for no body.
         url: the agent's address; see `stats`.
 
     Raises:
-        AgentUnreachable: nobody answers there.
+        AgentUnreachable: no agent answers there.
         AgentRefused: the agent answered with an error.
-        QueryError: what came back is not the agent's.
+        QueryError: the answer is not the agent's.
     """
-    base = url or os.environ.get("KAYWATCH_URL") or DEFAULT_URL
     body = None if value is None else json.dumps(value).encode()
-    return _answer(base, path, *_ask(base, method, path, body))
-
-
-def _answer(base: str, path: str, status: int, body: bytes) -> Any:
-    if status >= 400 and (refused := refusal(status, body)) is not None:
-        raise refused
-    try:
-        return json.loads(body)
-    except ValueError:
-        raise QueryError(f"{base}{path}: expected JSON (HTTP {status})") from None
+    return _request(method, path, body, url)
 
 
 def refusal(status: int, body: bytes) -> AgentRefused | None:
-    """Return what the agent says in an error answer, if it is the agent's."""
+    """Return the exception for an error answer; None if it is not an agent's."""
     try:
         error = json.loads(body)["error"]
-        words = [str(error.get(key, "")) for key in ("code", "message", "hint")]
+        fields = [str(error.get(key, "")) for key in ("code", "message", "hint")]
     except (ValueError, LookupError, TypeError, AttributeError):
         return None
-    return AgentRefused(status, *words)
+    return AgentRefused(status, *fields)
 
 
 def unreachable(base: str, error: Exception) -> AgentUnreachable:
-    """Return what to raise when nobody answers."""
+    """Return the exception for an agent that does not answer."""
     return AgentUnreachable(
         f"no agent answers at {base} ({error});"
-        " start one with `kaywatch serve`, or say where it is with KAYWATCH_URL"
+        " start one with `kaywatch serve`, or set KAYWATCH_URL to its address"
     )
 
 
 def connect(
     base: str, timeout: float = TIMEOUT
 ) -> tuple[http.client.HTTPConnection, str]:
-    """Return a connection to an agent, not open yet, and what its paths begin with.
+    """Return a connection to an agent, not open yet, and the prefix of its paths.
 
     Raises:
-        ConfigurationError: that is no URL.
+        ConfigurationError: the URL is invalid.
     """
     parts = urlsplit(base)
     if parts.scheme == "unix" and parts.path.startswith("/") and not parts.netloc:
@@ -150,23 +138,21 @@ def connect(
             f"url {base!r}: expected something like {DEFAULT_URL}, or"
             " unix:/run/kaywatch/http.sock (KAYWATCH_URL)"
         )
-    kind = (
-        http.client.HTTPSConnection
-        if parts.scheme == "https"
-        else http.client.HTTPConnection
-    )
+    kind: type[http.client.HTTPConnection] = http.client.HTTPConnection
+    if parts.scheme == "https":
+        kind = http.client.HTTPSConnection
     connection = kind(parts.hostname, parts.port, timeout=timeout)
     return connection, parts.path.rstrip("/")
 
 
 def headers() -> dict[str, str]:
-    """Return what goes with each request: the token, where one is given.
+    """Return the headers of each request: the token, if there is one.
 
     It is in `KAYWATCH_TOKEN`, or the first line of the file that `KAYWATCH_TOKEN_FILE`
     names, which keeps it out of the environment that every child inherits.
 
     Raises:
-        ConfigurationError: there is no such file, or no token in it.
+        ConfigurationError: the file can't be read, or the token is invalid.
     """
     token = os.environ.get("KAYWATCH_TOKEN", "").strip()
     path = os.environ.get("KAYWATCH_TOKEN_FILE", "")
@@ -176,12 +162,12 @@ def headers() -> dict[str, str]:
                 lines = (line.strip() for line in file)
                 token = next(line for line in lines if line and line[0] != "#")
         except (OSError, UnicodeDecodeError, StopIteration) as error:
-            why = getattr(error, "strerror", None) or "it has no token"
-            raise ConfigurationError(f"KAYWATCH_TOKEN_FILE={path}: {why}") from None
-    # What is no token must not become another header.
+            reason = getattr(error, "strerror", None) or "it contains no token"
+            raise ConfigurationError(f"KAYWATCH_TOKEN_FILE={path}: {reason}") from None
+    # A line break in it could add another header.
     if not token.isascii() or not token.isprintable():
         raise ConfigurationError(
-            "KAYWATCH_TOKEN: a token is of letters, digits, -_.~+/="
+            "KAYWATCH_TOKEN: a token has only letters, digits and -_.~+/="
         )
     return {"Authorization": f"Bearer {token}"} if token else {}
 
@@ -194,28 +180,34 @@ class _UnixConnection(http.client.HTTPConnection):
         self._path = path
 
     def connect(self) -> None:
-        made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        made.settimeout(self.timeout)
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.settimeout(self.timeout)
         try:
-            made.connect(self._path)
+            connection.connect(self._path)
         except OSError:
-            made.close()
+            connection.close()
             raise
-        self.sock = made
+        self.sock = connection
 
 
-def _ask(
-    base: str, method: str, target: str, body: bytes | None = None
-) -> tuple[int, bytes]:
+def _request(method: str, target: str, body: bytes | None, url: str | None) -> Any:
+    base = url or os.environ.get("KAYWATCH_URL") or DEFAULT_URL
     connection, prefix = connect(base)
-    sent = headers()
+    fields = headers()
     if method != "GET":
-        sent["Content-Type"] = "application/json"
+        fields["Content-Type"] = "application/json"
     try:
-        connection.request(method, prefix + target, body, sent)
+        connection.request(method, prefix + target, body, fields)
         response = connection.getresponse()
-        return response.status, response.read()
+        status, answer = response.status, response.read()
     except (OSError, http.client.HTTPException) as error:
         raise unreachable(base, error) from None
     finally:
         connection.close()
+    if status >= 400 and (refused := refusal(status, answer)) is not None:
+        raise refused
+    try:
+        return json.loads(answer)
+    except ValueError:
+        path = target.partition("?")[0]
+        raise QueryError(f"{base}{path}: expected JSON (HTTP {status})") from None

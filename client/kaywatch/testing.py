@@ -1,4 +1,4 @@
-"""For your tests: see what your code records, without an agent.
+"""For your tests: captures what your code records, without an agent.
 
 from kaywatch.testing import capture
 
@@ -12,7 +12,7 @@ def test_payment_retries():
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import zip_longest
 from typing import Any, NamedTuple
@@ -21,19 +21,26 @@ from kaywatch import wire
 from kaywatch._process import process
 from kaywatch.recorder import Failure, Topology
 
-__all__ = ["Captured", "Execution", "MemoryTransport", "Point", "RunEnd", "capture"]
+__all__ = [
+    "CapturedEvents",
+    "Execution",
+    "MemoryTransport",
+    "Point",
+    "RunEnd",
+    "capture",
+]
 
 
 class Execution(NamedTuple):
     """One execution as it was sent.
 
-    How its time was split is None where it isn't known: of `kaywatch.execution`, and
-    of a node whose `_run` calls no `_exec`.
+    `prep`, `exec`, `wait` and `items` are None where they are unknown: for
+    `kaywatch.execution`, and for a node whose `_run` does not call `_exec`.
 
     Attributes:
-        prep, exec: seconds in those phases, waiting left out.
-        wait: seconds between an attempt that failed and the next one.
-        items: how many a batch had; 0 for a node that is none.
+        prep, exec: seconds in those phases, without waiting.
+        wait: seconds between failed attempts and the next ones.
+        items: the number of a batch's items; 0 for a node that is not a batch.
     """
 
     graph: str
@@ -52,7 +59,7 @@ class Execution(NamedTuple):
 
     @property
     def post(self) -> float | None:
-        """Seconds that are left of the whole: those in `post`."""
+        """Seconds in `post`: the rest of the execution."""
         if self.prep is None or self.exec is None or self.wait is None:
             return None
         return max(0.0, self.seconds - self.prep - self.exec - self.wait)
@@ -84,7 +91,7 @@ class RunEnd(NamedTuple):
 
 
 class MemoryTransport:
-    """An agent in memory: acknowledges everything, and keeps it."""
+    """An agent in memory that acknowledges and keeps all messages."""
 
     lossy = False
     largest = wire.MAX_FRAME
@@ -95,7 +102,7 @@ class MemoryTransport:
         self._replies: list[bytes] = []
 
     def send(self, message: bytes) -> None:
-        """Take one message."""
+        """Keep one message, and acknowledge it."""
         decoded = wire.decode(message)
         self.received.append(decoded)
         client = decoded.get("client", b"")
@@ -113,68 +120,28 @@ class MemoryTransport:
         """Nothing to release."""
 
 
-class Captured:
-    """What the code under test recorded; filled when `capture` ends."""
+class CapturedEvents:
+    """The events that the code under test recorded; filled when `capture` ends."""
 
     def __init__(self) -> None:
         self.messages: list[dict[str, Any]] = []
 
     def executions(self, node: str | None = None) -> list[Execution]:
         """Return the executions in order of their end, or those of one node."""
-        found = []
         columns = {**wire.EXECUTION_COLUMNS, **wire.PHASE_COLUMNS}
-        for table, row in self._rows("executions", columns):
-            series, end, seconds, outcome, attempts, action, error, *phases = row
-            graph, name = table.series(series)
-            kind, phase = table.error(error)
-            found.append(
-                Execution(
-                    graph,
-                    name,
-                    end,
-                    seconds,
-                    wire.Outcome(outcome),
-                    attempts,
-                    table.strings[action],
-                    kind,
-                    phase,
-                    *phases,
-                )
-            )
-        found.sort(key=lambda execution: execution.end)
-        return [e for e in found if node is None or e.node == node]
+        rows = self._rows("executions", columns)
+        executions = sorted((Execution(**row) for row in rows), key=lambda e: e.end)
+        return [e for e in executions if node is None or e.node == node]
 
     def points(self, name: str | None = None) -> list[Point]:
         """Return the custom metrics' values in order, or those of one metric."""
-        found = []
-        for table, row in self._rows("points", wire.POINT_COLUMNS):
-            series, time, value = row
-            kind, metric, graph, node, labels = table.points[series]
-            text = table.strings
-            found.append(
-                Point(kind, text[metric], text[graph], text[node], labels, time, value)
-            )
-        return [p for p in found if name is None or p.name == name]
+        points = (Point(**row) for row in self._rows("points", wire.POINT_COLUMNS))
+        return [p for p in points if name is None or p.name == name]
 
     def runs(self, graph: str | None = None) -> list[RunEnd]:
         """Return the runs in order of their end, or those of one graph."""
-        found = []
-        for table, row in self._rows("runs", wire.RUN_COLUMNS):
-            number, end, seconds, outcome, reason, node, action, visits = row
-            text = table.strings
-            found.append(
-                RunEnd(
-                    text[number],
-                    end,
-                    seconds,
-                    wire.Outcome(outcome),
-                    text[reason],
-                    text[node],
-                    text[action],
-                    visits,
-                )
-            )
-        return [r for r in found if graph is None or r.graph == graph]
+        runs = (RunEnd(**row) for row in self._rows("runs", wire.RUN_COLUMNS))
+        return [r for r in runs if graph is None or r.graph == graph]
 
     def failures(self) -> list[Failure]:
         """Return the failures' details in order."""
@@ -182,55 +149,59 @@ class Captured:
 
     def topologies(self) -> dict[str, Topology]:
         """Return the last topology of each graph."""
-        found = {}
+        topologies = {}
         for item in self._items("topologies"):
-            edges = tuple(tuple(edge) for edge in item["edges"])
-            found[item["graph"]] = Topology(
-                item["graph"], item["start"], tuple(item["nodes"]), edges
-            )
-        return found
+            edges = tuple(map(tuple, item["edges"]))
+            nodes = tuple(item["nodes"])
+            topology = Topology(item["graph"], item["start"], nodes, edges)
+            topologies[topology.graph] = topology
+        return topologies
 
     def _items(self, section: str) -> Iterator[dict[str, Any]]:
         for message in self.messages:
             yield from message.get(section, [])
 
     def _rows(
-        self, section: str, columns: Any
-    ) -> Iterator[tuple[_Table, tuple[Any, ...]]]:
+        self, section: str, columns: Mapping[str, str]
+    ) -> Iterator[dict[str, Any]]:
         for message in self.messages:
             packed = message.get(section)
             if packed:
-                table = _Table(wire.decode(message["table"]))
+                table = wire.decode(message["table"])
                 values = [
                     array(code, packed.get(name, b"")) for name, code in columns.items()
                 ]
                 for row in zip_longest(*values):
-                    yield table, row
+                    yield _resolved(dict(zip(columns, row, strict=True)), table)
 
 
-class _Table:
-    def __init__(self, table: dict[str, Any]) -> None:
-        self.strings: list[str] = table["strings"]
-        self.points: list[Any] = table["points"]
-        self._series: list[list[int]] = table["series"]
-        self._errors: list[list[Any]] = table["errors"]
-
-    def series(self, index: int) -> tuple[str, str]:
-        graph, node = self._series[index]
-        return self.strings[graph], self.strings[node]
-
-    def error(self, index: int) -> tuple[str, str]:
-        kind, phase = self._errors[index]
-        return self.strings[kind], phase
+def _resolved(row: dict[str, Any], table: dict[str, Any]) -> dict[str, Any]:
+    """Return a row with the names that its indexes refer to."""
+    strings = table["strings"]
+    for name in row.keys() & {"action", "graph", "node", "reason"}:
+        row[name] = strings[row[name]]
+    if "outcome" in row:
+        row["outcome"] = wire.Outcome(row["outcome"])
+    if "error" in row:
+        number, row["phase"] = table["errors"][row["error"]]
+        row["error"] = strings[number]
+    if "value" in row:
+        kind, *names, labels = table["points"][row.pop("series")]
+        row |= {"kind": kind, "labels": labels}
+        row |= zip(("name", "graph", "node"), (strings[n] for n in names), strict=True)
+    elif "series" in row:
+        graph, node = table["series"][row.pop("series")]
+        row |= {"graph": strings[graph], "node": strings[node]}
+    return row
 
 
 @contextmanager
-def capture() -> Iterator[Captured]:
-    """Keep what is recorded within the block in memory instead of sending it.
+def capture() -> Iterator[CapturedEvents]:
+    """Keep the events of the block in memory instead of sending them.
 
-    It is there once the block has ended. Not to be nested.
+    They are available once the block has ended. Blocks can't be nested.
     """
-    captured = Captured()
+    captured = CapturedEvents()
     before = process.settings
     process.stop(before.exit_timeout)
     process.recorder.forget()

@@ -1,12 +1,12 @@
-"""Imported by every Python process below `kaywatch run`: has kaywatch wait for it.
+"""Imported by every Python process under `kaywatch run`: instruments frameworks.
 
-Strategy: `kaywatch run` puts this folder in front of PYTHONPATH, so `site` finds this
-module in place of the one that it would have found. That one is imported from here,
-and it, or the lack of it, is what the application sees. Of kaywatch nothing is
-imported before the process imports a framework, which most processes never do.
+Strategy: `kaywatch run` puts this folder first in PYTHONPATH, so `site` finds this
+module instead of the one that it would have found. This module then imports the other
+one, and the application sees only that one, or none. Nothing of kaywatch is imported
+before the process imports a framework, which most processes never do.
 
-Other Pythons come here too, older ones and some that have no kaywatch: for these it is
-written without annotations, and must neither fail nor say anything.
+Older Pythons, and ones without kaywatch, import this module too. So it has no
+annotations, and must neither fail nor print anything there.
 """
 
 import os
@@ -16,39 +16,39 @@ FRAMEWORKS = ("kaygraph", "pocketflow")  # as in kaywatch._instrument.frameworks
 
 
 class FrameworkFinder(object):
-    """Finds no module; it has kaywatch imported when a framework is looked for."""
+    """Finds no module; instruments a framework when it is looked for."""
 
     def find_spec(self, name, path=None, target=None):
-        """Return what the other finders find, once kaywatch has hooked them."""
+        """Return the result of the other finders, once kaywatch has hooked them."""
         if name not in FRAMEWORKS or self not in sys.meta_path:
             return None
         sys.meta_path.remove(self)
-        watch()
+        instrument()
         from importlib.util import find_spec
 
         return find_spec(name)
 
 
-def watch():
-    """Have frameworks instrumented, where kaywatch is installed."""
+def instrument():
+    """Instrument frameworks when they are imported, if kaywatch is installed."""
     try:
         from kaywatch._instrument.frameworks import instrument_when_imported
 
         instrument_when_imported()
     except ImportError:
-        pass  # an environment without kaywatch; `kaywatch run` told if it knew
+        pass  # without kaywatch; `kaywatch run` has warned if it knew
     except Exception:
         import logging
 
-        logging.getLogger("kaywatch").warning("nothing is watched", exc_info=True)
+        logging.getLogger("kaywatch").warning("cannot instrument", exc_info=True)
 
 
-def wait():
-    """Call `watch` as soon as a framework is imported."""
+def instrument_on_import():
+    """Call `instrument` as soon as a framework is imported."""
     if sys.version_info < (3, 11):
         return
-    if any(name in sys.modules for name in FRAMEWORKS):  # by a .pth file, say
-        watch()
+    if any(name in sys.modules for name in FRAMEWORKS):  # as by a .pth file
+        instrument()
     else:
         sys.meta_path.insert(0, FrameworkFinder())
 
@@ -56,9 +56,11 @@ def wait():
 folder = os.path.dirname(os.path.abspath(__file__))
 sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry) != folder]
 sys.path_importer_cache.pop(folder, None)
-this = sys.modules.pop("sitecustomize", None)  # referred to, or Python 2 clears it
+this = sys.modules.pop(
+    "sitecustomize", None
+)  # kept, since Python 2 clears a module without references
 try:
-    # Whatever it raises, `site` handles as it would without us.
+    # `site` handles its exceptions as it would without this module.
     __import__("sitecustomize")
 finally:
-    wait()
+    instrument_on_import()

@@ -24,7 +24,7 @@ from pocketflow import (
 
 import kaywatch
 from kaywatch._process import process
-from kaywatch.testing import Captured, capture
+from kaywatch.testing import CapturedEvents, capture
 from kaywatch.wire import Outcome
 
 OK, ERROR, FALLBACK, CANCELLED = (
@@ -53,7 +53,7 @@ def record(call: Callable[[], Any], error: type[BaseException] | None = None) ->
     return captured
 
 
-def looped(captured: Captured) -> dict[tuple[str, str], int]:
+def looped(captured: CapturedEvents) -> dict[tuple[str, str], int]:
     """Return the most visits of each node that a run came back to."""
     found: dict[tuple[str, str], int] = {}
     for message in captured.messages:
@@ -1099,7 +1099,7 @@ def test_values_observed_in_a_node_are_attributed_to_it() -> None:
         def post(self, shared: Any, prep_res: Any, exec_res: Any) -> Any:
             kaywatch.count("rows", 3)
 
-    captured: Captured = record(lambda: Flow(start=Counts()).run({}))
+    captured: CapturedEvents = record(lambda: Flow(start=Counts()).run({}))
 
     (point,) = captured.points("rows")
     assert (point.graph, point.node, point.value) == ("Flow[Counts]", "Counts", 3)

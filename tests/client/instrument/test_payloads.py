@@ -20,7 +20,7 @@ from pocketflow import (
 from tests.client.instrument import kaygraph_standin
 
 import kaywatch
-from kaywatch.testing import Captured, capture
+from kaywatch.testing import CapturedEvents, capture
 
 
 @pytest.fixture(autouse=True)
@@ -29,13 +29,13 @@ def _uninstrumented() -> Iterator[None]:
     kaywatch.uninstrument()
 
 
-def record(call: Callable[[], Any]) -> Captured:
+def record(call: Callable[[], Any]) -> CapturedEvents:
     with capture() as captured:
         call()
     return captured
 
 
-def names(captured: Captured) -> list[str]:
+def names(captured: CapturedEvents) -> list[str]:
     return [point.name for point in captured.points()]
 
 

@@ -26,7 +26,7 @@ import kaywatch
 from kaywatch._llm import calls as _llm
 from kaywatch._llm import costs as _costs
 from kaywatch._llm.usage import Usage
-from kaywatch.testing import Captured, capture
+from kaywatch.testing import CapturedEvents, capture
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +43,7 @@ def spend(tokens: float = 10, model: str = "mine") -> None:
     kaywatch.record_llm(model=model, input_tokens=tokens, cost_usd=tokens / 100)
 
 
-def sums(captured: Captured, *names: str) -> dict[str, float]:
+def sums(captured: CapturedEvents, *names: str) -> dict[str, float]:
     found: Counter[str] = Counter()
     for point in captured.points():
         if point.kind == "count" and (not names or point.name in names):
@@ -51,7 +51,7 @@ def sums(captured: Captured, *names: str) -> dict[str, float]:
     return dict(found)
 
 
-def wasted(captured: Captured) -> dict[str, float]:
+def wasted(captured: CapturedEvents) -> dict[str, float]:
     """Return the wasted input tokens by node."""
     found: Counter[str] = Counter()
     for point in captured.points("llm_wasted_input_tokens"):
@@ -349,7 +349,9 @@ def test_calls_that_ended_well_leave_nothing_on_their_frames() -> None:
 # -- runs ----------------------------------------------------------------------------
 
 
-def runs(captured: Captured, name: str = "llm_run_tokens") -> list[tuple[str, float]]:
+def runs(
+    captured: CapturedEvents, name: str = "llm_run_tokens"
+) -> list[tuple[str, float]]:
     return [(p.graph, p.value) for p in captured.points(name)]
 
 

@@ -18,7 +18,7 @@ from pocketflow import AsyncFlow, AsyncNode, Flow, Node
 from tests.llm_server import LlmServer, serving
 
 import kaywatch
-from kaywatch.testing import Captured, capture
+from kaywatch.testing import CapturedEvents, capture
 
 GPT = "gpt-4o"
 CLAUDE = "claude-opus-5"
@@ -582,7 +582,7 @@ def price(model: str) -> float:
     return (50 * 5 + 40 * 0.5 + 4 * 6.25 + 6 * 10 + 20 * 25) / 1e6
 
 
-def sums(captured: Captured) -> dict[str, float]:
+def sums(captured: CapturedEvents) -> dict[str, float]:
     """Return what was counted, by name."""
     found: dict[str, float] = {}
     for point in captured.points():
@@ -591,7 +591,7 @@ def sums(captured: Captured) -> dict[str, float]:
     return found
 
 
-def seconds(captured: Captured) -> list[float]:
+def seconds(captured: CapturedEvents) -> list[float]:
     """Return the times, the one to the first token before that of the whole."""
     points = captured.points("llm_first_token_seconds")
     return [p.value for p in points + captured.points("llm_seconds")]

@@ -233,7 +233,7 @@ def test_the_reader_sends_the_token_that_its_environment_names(
     assert send("POST", path, url=guarded.url)["count"] > 0
 
     monkeypatch.setenv("KAYWATCH_TOKEN", "a\r\nX-Other: b")
-    with pytest.raises(ConfigurationError, match="KAYWATCH_TOKEN: a token is of"):
+    with pytest.raises(ConfigurationError, match="KAYWATCH_TOKEN: a token has"):
         fetch("/health", url=guarded.url)
     monkeypatch.setenv("KAYWATCH_TOKEN", "")
     monkeypatch.setenv("KAYWATCH_TOKEN_FILE", str(tmp_path / "none"))
