@@ -1,12 +1,12 @@
-"""Production logging: set up in one call, with a line for what each node and run does.
+"""Production logging in one call, with a line for each step of nodes and runs.
 
     from kaywatch.logs import setup_production_logging
 
     setup_production_logging(directory="/var/log/shop")
     kaywatch.instrument()
 
-It stands in for the logging code of KayGraph's monitoring page, and is made to live
-beside an application's own: nothing of that is removed, reformatted or doubled.
+It replaces the logging code of KayGraph's monitoring page. The application's own
+handlers stay: none of their records is removed, reformatted or repeated.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from kaywatch._spans import spans as _spans
 from kaywatch.errors import ConfigurationError
 from kaywatch.logs import _install
 from kaywatch.logs._context import ContextFilter, add_context
-from kaywatch.logs._lines import Lines
+from kaywatch.logs._events import EventLogger
 from kaywatch.logs._records import FrameworkFilter
 from kaywatch.logs._rotation import SharedRotatingFileHandler
 
@@ -58,29 +58,28 @@ def setup_production_logging(
     tracebacks: bool = True,
     frameworks: bool = False,
 ) -> None:
-    """Log to the console from INFO on, and to rotating files.
+    """Log to the console, from level INFO, and to rotating files.
 
-    `kaygraph.log` takes everything, `kaygraph_errors.log` what is ERROR or worse.
-    Processes may share them. Calling it again, with other arguments or the same,
-    replaces what it did before. The root logger's level is `level`; by default INFO
-    with `ENVIRONMENT=production` and DEBUG otherwise, or lower if it is lower. The
-    application's own handlers still get what they got before.
+    `kaygraph.log` gets all records, `kaygraph_errors.log` those of level ERROR and
+    above. Processes may share the files. A second call replaces the settings of the
+    first. The application's own handlers get the same records as before.
 
     Args:
-        directory: where the files go; it has to exist.
-        level: the root logger's level, such as `"INFO"`, instead.
-        max_bytes: the size in bytes at which a file is rotated; 0 for never.
-        backups: how many rotated files are kept, as `kaygraph.log.1` and so on.
-        format: of a line, as `logging.Formatter` takes it. `%(run_id)s`,
-            `%(node_id)s` and `%(graph)s` are there too, empty outside of any node.
+        directory: where the files are; it must exist.
+        level: the root logger's level, such as `"INFO"`. Default: INFO with
+            `ENVIRONMENT=production`, else DEBUG; a lower level is kept.
+        max_bytes: the size in bytes at which a file is rotated; 0 for no rotation.
+        backups: the number of rotated files to keep, `kaygraph.log.1` and so on.
+        format: of a line, for `logging.Formatter`. `%(run_id)s`, `%(node_id)s` and
+            `%(graph)s` are available, and empty outside of any node.
         console: whether to log to stderr, unless another handler does.
         payloads: whether to log a node's params and the keys of shared, shortened.
-        tracebacks: whether a failure's line is followed by its traceback.
-        frameworks: whether our handlers show the lines that KayGraph itself logs,
-            which say the same as ours and show params and payloads.
+        tracebacks: whether a failure is followed by its traceback.
+        frameworks: whether our handlers show the records that KayGraph itself logs,
+            which repeat ours and show params and payloads.
 
     Raises:
-        ConfigurationError: naming what can't be used, before anything has changed.
+        ConfigurationError: naming the invalid argument, before anything has changed.
     """
     try:
         formatter = logging.Formatter(format)
@@ -91,7 +90,7 @@ def setup_production_logging(
     _install.install(
         files, formatter, root_level, console=console, frameworks=frameworks
     )
-    _spans.listen(Lines(payloads=payloads, tracebacks=tracebacks))
+    _spans.listen(EventLogger(payloads=payloads, tracebacks=tracebacks))
 
 
 def setup_structured_logging(
@@ -105,26 +104,26 @@ def setup_structured_logging(
     tracebacks: bool = True,
     frameworks: bool = False,
 ) -> None:
-    """Log JSON, one object a line, to the console and to files if a directory is given.
+    """Log JSON, one object per line, to the console and, with a directory, to files.
 
     structlog is configured with the processors of KayGraph's page, unless the
-    application has configured it itself. Lines of the standard library's loggers
-    become objects too. Beside `setup_production_logging` it takes the console over,
-    and leaves the plain files as they are. It needs `pip install 'kaywatch[logs]'`.
+    application has configured it itself. Records of the standard library's loggers
+    become objects, too. Together with `setup_production_logging`, this one logs to the
+    console, and the plain files stay. It needs `pip install 'kaywatch[logs]'`.
 
     Args:
-        directory: where `kaygraph.jsonl` and `kaygraph_errors.jsonl` go; it has to
+        directory: where `kaygraph.jsonl` and `kaygraph_errors.jsonl` are; it must
             exist. None for no files.
-        level: as for `setup_production_logging`, like all that follow.
-        max_bytes: the size in bytes at which a file is rotated; 0 for never.
-        backups: how many rotated files are kept.
+        level: the root logger's level, as for `setup_production_logging`.
+        max_bytes: the size in bytes at which a file is rotated; 0 for no rotation.
+        backups: the number of rotated files to keep.
         console: whether to log to stderr, unless another handler does.
         payloads: whether to log a node's params and the keys of shared, shortened.
         tracebacks: whether a failure's object has its traceback, as `exception`.
-        frameworks: whether our handlers show the lines that KayGraph itself logs.
+        frameworks: whether our handlers show the records that KayGraph itself logs.
 
     Raises:
-        ConfigurationError: if structlog is missing, or naming what can't be used,
+        ConfigurationError: naming the invalid argument or the missing structlog,
             before anything has changed.
     """
     structured = _with_structlog()
@@ -138,11 +137,11 @@ def setup_structured_logging(
         frameworks=frameworks,
     )
     structured.configure()
-    _spans.listen(Lines(payloads=payloads, tracebacks=tracebacks))
+    _spans.listen(EventLogger(payloads=payloads, tracebacks=tracebacks))
 
 
 def remove_logging() -> None:
-    """Undo what was set up: handlers, the root logger's level, and the lines."""
+    """Undo the set-up: handlers, the root logger's level, and logging of events."""
     _spans.listen(None)
     _install.remove()
     structured = sys.modules.get("kaywatch.logs._structured")

@@ -1,4 +1,4 @@
-"""Adds the node and run under way to an application's own log records."""
+"""Adds the current node and run to the application's own log records."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ KEYS: Final = ("run_id", "graph", "node_id")
 def context() -> dict[str, str]:
     """Return the run's id, the graph and the node of this thread or task.
 
-    What there is none of is left out: a node outside of any graph has no run.
+    Keys without a value are left out: a node outside of any graph has no run.
     """
     span, run = current_span.get(), current_run.get()
-    found = {}
+    fields = {}
     if run is not None:
-        found["run_id"] = process.recorder.run_id(run.number)
-        found["graph"] = run.graph
-    # In the loop of a graph, between its nodes, the innermost span is the outer's.
+        fields["run_id"] = process.recorder.run_id(run.number)
+        fields["graph"] = run.graph
+    # Between the nodes of a nested graph, the innermost span is the outer graph's.
     if span is not None and span.run is run:
         if span.series.graph:
-            found["graph"] = span.series.graph
-        found["node_id"] = span.series.node
-    return found
+            fields["graph"] = span.series.graph
+        fields["node_id"] = span.series.node
+    return fields
 
 
 class ContextFilter(logging.Filter):
@@ -38,17 +38,17 @@ class ContextFilter(logging.Filter):
 
         handler.addFilter(ContextFilter())
 
-    They are those of `/api/v1/failures` and the metrics, and empty outside of any
-    node. What a record has already stays. Never filters anything out.
+    The values are those of `/api/v1/failures` and the metrics, and empty outside of any
+    node. Attributes that a record already has are kept. No record is rejected.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Add to the record; return True."""
-        own = record.__dict__
-        if not all(key in own for key in KEYS):
-            found = context()
+        attributes = record.__dict__
+        if not all(key in attributes for key in KEYS):
+            fields = context()
             for key in KEYS:
-                own.setdefault(key, found.get(key, ""))
+                attributes.setdefault(key, fields.get(key, ""))
         return True
 
 
@@ -57,7 +57,7 @@ def add_context(
     method: str,  # noqa: ARG001
     event: MutableMapping[str, Any],
 ) -> MutableMapping[str, Any]:
-    """Add `run_id`, `graph` and `node_id` to an event: a processor for structlog."""
+    """Add `run_id`, `graph` and `node_id` to an event, as a processor of structlog."""
     for key, value in context().items():
         event.setdefault(key, value)
     return event

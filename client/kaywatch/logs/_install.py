@@ -1,9 +1,8 @@
-"""Puts handlers on the root logger, beside what the application has there.
+"""Adds handlers to the root logger, beside those of the application.
 
-Strategy: handlers have a role, and a handler of the same role replaces the one before.
-The root logger's level has to come down for ours, so what the application's handlers
-would not have got before is kept from them by a filter. The console handler is silent
-for what another handler shows there.
+Strategy: a new handler replaces the one with the same role. Our handlers need a lower
+level on the root logger; a filter keeps the additional records from the application's
+handlers. The console handler skips records that another handler shows there.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from kaywatch.logs._context import ContextFilter
 from kaywatch.logs._records import FrameworkFilter
 from kaywatch.logs._rotation import SharedRotatingFileHandler
 
-__all__ = ["Console", "install", "level_of", "open_files", "remove"]
+__all__ = ["ConsoleHandler", "install", "level_of", "open_files", "remove"]
 
 CONSOLE: Final = "console"
 FILES: Final = {"kaygraph": logging.DEBUG, "kaygraph_errors": logging.ERROR}
@@ -28,58 +27,58 @@ FILES: Final = {"kaygraph": logging.DEBUG, "kaygraph_errors": logging.ERROR}
 _root: Final = logging.getLogger()
 
 
-class Console(logging.StreamHandler[Any]):
-    """Logs to stderr what no other handler shows there."""
+class ConsoleHandler(logging.StreamHandler[Any]):
+    """Logs to stderr the records that no other handler shows there."""
 
     def __init__(self) -> None:
         super().__init__(sys.stderr)
         self.setLevel(logging.INFO)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a record unless it is, or will be, written without us."""
+        """Write a record unless another handler writes it."""
         if not any(_shows(handler, record) for handler in _root.handlers):
             super().emit(record)
 
 
-class AsBefore(logging.Filter):
-    """Keeps from a handler what it would not have got with the root's old level.
+class PreviousLevelFilter(logging.Filter):
+    """Rejects the records that a handler would not have got with the previous level.
 
-    It lets go as soon as the application sets the root's level itself.
+    It has no effect once the application sets the root logger's level again.
 
     Args:
-        before: the root logger's level that the application had chosen.
-        now: the level that we set in its place.
+        previous: the root logger's level that the application had chosen.
+        ours: the level that replaced it.
     """
 
-    def __init__(self, before: int, now: int) -> None:
+    def __init__(self, previous: int, ours: int) -> None:
         super().__init__()
-        self.before = before
-        self.now = now
+        self.previous = previous
+        self.ours = ours
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether the record would have come without us."""
+        """Return whether the handler would get the record without kaywatch."""
         return (
-            record.levelno >= self.before
-            or _root.level != self.now
+            record.levelno >= self.previous
+            or _root.level != self.ours
             or _has_level(record.name)
         )
 
 
-# By role; and the root's level before ours was set, and ours.
+# By role.
 _handlers: Final[dict[str, logging.Handler]] = {}
-_levels: tuple[int, int] | None = None
+_levels: tuple[int, int] | None = None  # the root logger's previous one, and ours
 
 
 def level_of(level: int | str | None) -> int:
     """Return the level to set on the root logger.
 
     Raises:
-        ConfigurationError: if there is no such level.
+        ConfigurationError: the level is unknown.
     """
     if level is None:
         production = os.environ.get("ENVIRONMENT", "").strip().lower() == "production"
         chosen = logging.INFO if production else logging.DEBUG
-        return min(chosen, _before())
+        return min(chosen, _application_level())
     known = logging.getLevelNamesMapping()
     if isinstance(level, str) and level.upper() in known:
         return known[level.upper()]
@@ -94,28 +93,28 @@ def open_files(
     """Return the handlers of both files by role, None for each without a directory.
 
     Raises:
-        ConfigurationError: naming what can't be used, and what to do about it.
+        ConfigurationError: naming the invalid argument and the fix.
     """
-    given: dict[str, object] = {"max_bytes": max_bytes, "backups": backups}
-    for name, value in given.items():
+    numbers: dict[str, object] = {"max_bytes": max_bytes, "backups": backups}
+    for name, value in numbers.items():
         if not isinstance(value, int) or value < 0:
-            raise ConfigurationError(f"{name}={value!r}: expected a number from 0 on")
+            raise ConfigurationError(f"{name}={value!r}: expected an integer from 0")
     roles = {f"{name}.{suffix}": level for name, level in FILES.items()}
     if directory is None:
         return dict.fromkeys(roles)
-    made: dict[str, logging.Handler | None] = {}
+    handlers: dict[str, logging.Handler | None] = {}
     for role, level in roles.items():
         try:
             path = os.path.join(directory, role)
             handler = SharedRotatingFileHandler(path, max_bytes, backups)
         except OSError as error:
-            for opened in made.values():
+            for opened in handlers.values():
                 if opened is not None:
                     opened.close()
-            raise ConfigurationError(_complaint(directory, role, error)) from error
+            raise ConfigurationError(_unwritable(directory, role, error)) from error
         handler.setLevel(level)
-        made[role] = handler
-    return made
+        handlers[role] = handler
+    return handlers
 
 
 def install(
@@ -126,24 +125,25 @@ def install(
     console: bool,
     frameworks: bool,
 ) -> None:
-    """Put our handlers on the root logger, instead of those of the same roles.
+    """Add our handlers to the root logger, replacing those of the same roles.
 
     Args:
-        files: the handlers of files by role; None for a role that is to go.
-        formatter: of all of them.
+        files: the files' handlers by role; None for a role to remove.
+        formatter: of all handlers.
         level: of the root logger.
         console: whether to log to stderr, too.
-        frameworks: whether to show what a framework itself logs.
+        frameworks: whether to show the records that a framework itself logs.
     """
-    global _levels  # noqa: PLW0603 - the root logger is the process's, too
-    before = _before()
+    global _levels  # noqa: PLW0603 - there is one root logger, too
+    previous = _application_level()
     _remove_filters()
-    _levels = before, level
+    _levels = previous, level
     _root.setLevel(level)
-    if level < before:
-        for theirs in _others():
-            theirs.addFilter(AsBefore(before, level))
-    for role, handler in {**files, CONSOLE: Console() if console else None}.items():
+    if level < previous:
+        for other in _other_handlers():
+            other.addFilter(PreviousLevelFilter(previous, level))
+    roles = {**files, CONSOLE: ConsoleHandler() if console else None}
+    for role, handler in roles.items():
         _drop(role)
         if handler is None:
             continue
@@ -156,7 +156,7 @@ def install(
 
 
 def remove() -> None:
-    """Take our handlers away, and give the root logger its level back."""
+    """Remove our handlers, and restore the root logger's level."""
     global _levels  # noqa: PLW0603
     if _levels is not None and _root.level == _levels[1]:
         _root.setLevel(_levels[0])
@@ -166,24 +166,25 @@ def remove() -> None:
         _drop(role)
 
 
-def _complaint(directory: str | os.PathLike[str], name: str, error: OSError) -> str:
+def _unwritable(directory: str | os.PathLike[str], name: str, error: OSError) -> str:
+    """Return an error message for a file that can't be opened."""
     folder = os.path.abspath(directory)
-    given = f"directory={os.fspath(directory)!r}"
-    wrong = {errno.ENOENT: "does not exist", errno.ENOTDIR: "is no directory"}
-    if error.errno in wrong:
+    argument = f"directory={os.fspath(directory)!r}"
+    problems = {errno.ENOENT: "does not exist", errno.ENOTDIR: "is not a directory"}
+    if error.errno in problems:
         return (
-            f"{given}: {folder} {wrong[error.errno]};"
-            f" create it (mkdir -p {folder}) or give another one"
+            f"{argument}: {folder} {problems[error.errno]};"
+            f" create it (mkdir -p {folder}) or choose another one"
         )
     user = os.geteuid()
     return (
-        f"{given}: {os.path.join(folder, name)} can't be written ({error.strerror});"
-        f" let the user {user} (chown -R {user} {folder}) or give another directory"
+        f"{argument}: cannot write {os.path.join(folder, name)} ({error.strerror});"
+        f" make user {user} its owner (chown -R {user} {folder}) or choose another one"
     )
 
 
-def _before() -> int:
-    """Return the root's level that the application has chosen."""
+def _application_level() -> int:
+    """Return the root logger's level that the application has chosen."""
     if _levels is not None and _root.level == _levels[1]:
         return _levels[0]
     return _root.level
@@ -196,8 +197,8 @@ def _drop(role: str) -> None:
         handler.close()
 
 
-def _others() -> list[logging.Handler]:
-    """Return the handlers of the application, wherever they are."""
+def _other_handlers() -> list[logging.Handler]:
+    """Return the application's handlers of all loggers."""
     loggers = [_root, *list(logging.Logger.manager.loggerDict.values())]
     ours = set(_handlers.values())
     return [
@@ -210,13 +211,13 @@ def _others() -> list[logging.Handler]:
 
 
 def _remove_filters() -> None:
-    for handler in _others():
-        for old in [f for f in handler.filters if isinstance(f, AsBefore)]:
+    for handler in _other_handlers():
+        for old in [f for f in handler.filters if isinstance(f, PreviousLevelFilter)]:
             handler.removeFilter(old)
 
 
 def _has_level(name: str) -> bool:
-    """Return whether a logger's level is not the root's."""
+    """Return whether a logger, or one above it, has its own level."""
     logger: logging.Logger | None = logging.getLogger(name)
     while logger is not None and logger is not _root:
         if logger.level:
@@ -226,13 +227,15 @@ def _has_level(name: str) -> bool:
 
 
 def _shows(handler: logging.Handler, record: logging.LogRecord) -> bool:
-    """Return whether a handler of the application writes a record to the console."""
-    if isinstance(handler, Console) or record.levelno < handler.level:
+    """Return whether a handler of the application writes a record to the terminal."""
+    if isinstance(handler, ConsoleHandler) or record.levelno < handler.level:
         return False
     stream = getattr(handler, "stream", None)
-    if stream is None:  # rich's has a console
+    if stream is None:  # a handler of rich has a console
         stream = getattr(getattr(handler, "console", None), "file", None)
     terminals = (sys.stderr, sys.stdout, sys.__stderr__, sys.__stdout__)
     if stream is None or stream not in terminals:
         return False
-    return all(f.filter(record) for f in handler.filters if isinstance(f, AsBefore))
+    return all(
+        f.filter(record) for f in handler.filters if isinstance(f, PreviousLevelFilter)
+    )

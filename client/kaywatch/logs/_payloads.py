@@ -1,4 +1,4 @@
-"""What may be shown of params and shared: shortened, and whatever `repr` does, safe."""
+"""Shortens params and the keys of shared for the log, and survives any `repr`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PLAIN: Final = (bool, float, type(None))
 
 
 def params_of(node: object) -> dict[str, Any] | None:
-    """Return a node's params, None if they are no dict."""
+    """Return a node's params, None if they are not a dict."""
     params = getattr(node, "params", None)
     if not isinstance(params, dict):
         return None
@@ -25,7 +25,7 @@ def params_of(node: object) -> dict[str, Any] | None:
 
 
 def keys_of(shared: object) -> list[str] | None:
-    """Return the keys of shared, None if it is no dict."""
+    """Return the keys of shared, None if it is not a dict."""
     if not isinstance(shared, dict):
         return None
     return [_text(key) for key in list(dict.keys(shared))[:MAX_ENTRIES]]

@@ -1,7 +1,7 @@
-"""Where a line of the log points at: a node's code, what raised, or who called.
+"""Finds the line of code that an event points at: a node's, an error's or a caller's.
 
-Strategy: what can be known about a class is found once and kept under its id, which is
-dropped when the class is. Only code objects are looked at; no file is read.
+Strategy: what is known about a class is cached under its id, until the class is
+deleted. Only code objects are inspected; no file is read.
 """
 
 from __future__ import annotations
@@ -20,22 +20,23 @@ from kaywatch._wrappers import warn_once
 
 __all__ = [
     "NOWHERE",
+    "LogSource",
     "Place",
-    "Source",
     "caller",
+    "framework_files",
     "passed_a_node",
-    "raised",
-    "sources",
+    "raised_at",
+    "source_of",
     "traceback_of",
 ]
 
-# In the order in which they say most about a node.
-_FUNCTIONS: Final = (
+# A node's methods, the most characteristic first.
+_METHODS: Final = (
     *("exec", "exec_async", "prep", "prep_async", "post", "post_async"),
     *("_run", "_run_async", "_orch", "_orch_async", "__init__"),
 )
 _OUR_FOLDER: Final = os.path.dirname(os.path.dirname(__file__)) + os.sep
-# What runs coroutines and threads stands between them and their caller.
+# These modules run coroutines and threads, whose caller is no longer on the stack.
 _RUNNERS: Final = ("asyncio", "concurrent", "threading", "contextvars")
 _MAX_WRAPPED: Final = 10
 _WRAPPERS: Final = _wrappers.__file__
@@ -48,107 +49,100 @@ class Place(NamedTuple):
     line: int
     function: str
 
+    @classmethod
+    def of(cls, code: Any, line: int | None = None) -> Place:
+        """Return a line of a code object, the first one by default."""
+        number = code.co_firstlineno if line is None else line
+        return cls(code.co_filename, number, code.co_name)
+
 
 NOWHERE: Final = Place("unknown", 0, "unknown")
 
 
-class Source(NamedTuple):
-    """Who logs about the instances of a class, and where its code is.
+class LogSource(NamedTuple):
+    """The logger and the code of a class of nodes or graphs.
 
     Attributes:
-        logger: named by the class.
+        logger: named after the class.
         place: a function of the class.
-        foreign: whether that is the framework's, as the class defines none itself.
+        is_framework: whether that is the framework's, as the class defines none.
     """
 
     logger: logging.Logger
     place: Place
-    foreign: bool
+    is_framework: bool
 
 
-class Sources:
-    """The classes that were met, by their ids.
+# The files of the frameworks whose nodes have run.
+framework_files: Final[set[str]] = set()
 
-    Attributes:
-        framework_files: of the frameworks whose nodes were met.
-    """
-
-    def __init__(self) -> None:
-        self.framework_files: set[str] = set()
-        self._known: dict[int, tuple[weakref.ref[type], Source]] = {}
-
-    def of(self, cls: type) -> Source:
-        """Return what is known about a class of nodes or graphs. Never raises."""
-        known = self._known.get(id(cls))
-        if known is not None:
-            return known[1]
-        try:
-            return self._learn(cls)
-        except Exception:  # noqa: BLE001 - of a metaclass of the application's
-            warn_once("the log of a class")
-            return Source(logging.getLogger("kaywatch.nodes"), NOWHERE, foreign=True)
-
-    def _learn(self, cls: type) -> Source:
-        table, key = self._known, id(cls)
-        reference = weakref.ref(cls, lambda _: table.pop(key, None))
-        is_own = node_classes.is_own or (lambda _: False)
-        for base in filter(is_own, cls.__mro__):
-            self.framework_files.update(place.path for place in _places(base))
-        found = ((p, is_own(base)) for base in cls.__mro__ for p in _places(base))
-        place, foreign = next(found, (NOWHERE, True))
-        source = Source(logging.getLogger(cls.__name__), place, foreign)
-        return table.setdefault(key, (reference, source))[1]
+_sources: Final[dict[int, tuple[weakref.ref[type], LogSource]]] = {}
 
 
-sources: Final = Sources()
+def source_of(cls: type) -> LogSource:
+    """Return the source of a class of nodes or graphs. Never raises."""
+    cached = _sources.get(id(cls))
+    if cached is not None:
+        return cached[1]
+    try:
+        return _find_source(cls)
+    except Exception:  # noqa: BLE001 - of a metaclass of the application's
+        warn_once("the log of a class")
+        return LogSource(logging.getLogger("kaywatch.nodes"), NOWHERE, True)
 
 
-def caller(otherwise: Place) -> Place:
-    """Return where the frameworks were called, `otherwise` if that can't be told."""
+def _find_source(cls: type) -> LogSource:
+    key = id(cls)
+    reference = weakref.ref(cls, lambda _: _sources.pop(key, None))
+    is_own = node_classes.is_own or (lambda _: False)
+    places = [(place, is_own(base)) for base in cls.__mro__ for place in _places(base)]
+    framework_files.update(place.path for place, is_framework in places if is_framework)
+    place, is_framework = places[0] if places else (NOWHERE, True)
+    source = LogSource(logging.getLogger(cls.__name__), place, is_framework)
+    return _sources.setdefault(key, (reference, source))[1]
+
+
+def caller(default: Place) -> Place:
+    """Return where the application called the framework, `default` if unknown."""
     frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - as logging does
     while frame is not None:
         if _is_application(frame):
             module = str(frame.f_globals.get("__name__", ""))
             if module.partition(".")[0] in _RUNNERS:
-                return otherwise
-            code = frame.f_code
-            return Place(code.co_filename, frame.f_lineno, code.co_name)
+                return default
+            return Place.of(frame.f_code, frame.f_lineno)
         frame = frame.f_back
-    return otherwise
+    return default
 
 
-def raised(error: BaseException, source: Place) -> Place:
+def raised_at(error: BaseException, source: Place) -> Place:
     """Return where in a node's own file an error came from, else where it was raised.
 
     Args:
         error: as it leaves the node.
-        source: where the node's class is; what is returned if nothing can be told.
+        source: where the node's class is; returned if the error's place is unknown.
     """
     steps = [step for step in _steps(error) if _is_application(step.tb_frame)]
     own = [step for step in steps if step.tb_frame.f_code.co_filename == source.path]
     for step in (own or steps)[-1:]:
-        code = step.tb_frame.f_code
-        return Place(code.co_filename, step.tb_lineno, code.co_name)
+        return Place.of(step.tb_frame.f_code, step.tb_lineno)
     return source
 
 
 def traceback_of(error: BaseException) -> TracebackType | None:
-    """Return an error's traceback without the wrappers."""
-    shown: TracebackType | None = None
+    """Return an error's traceback without kaywatch's wrappers."""
+    traceback: TracebackType | None = None
     for step in reversed(_steps(error)):
         frame = step.tb_frame
         if not frame.f_code.co_filename.startswith(_OUR_FOLDER):
-            shown = TracebackType(shown, frame, step.tb_lasti, step.tb_lineno)
-    return shown
+            traceback = TracebackType(traceback, frame, step.tb_lasti, step.tb_lineno)
+    return traceback
 
 
 def passed_a_node(error: BaseException, node: object = None) -> bool:
-    """Return whether an error came through the visit of a node, other than `node`.
-
-    That node's line has told of it.
-    """
-    for traceback in _steps(error):
-        frame = traceback.tb_frame
+    """Return whether an error left a node other than `node`, which reported it."""
+    for step in _steps(error):
+        frame = step.tb_frame
         code = frame.f_code
         if code.co_filename != _WRAPPERS:
             continue
@@ -162,7 +156,7 @@ def passed_a_node(error: BaseException, node: object = None) -> bool:
 
 def _is_application(frame: FrameType) -> bool:
     path = frame.f_code.co_filename
-    return not path.startswith(_OUR_FOLDER) and path not in sources.framework_files
+    return not path.startswith(_OUR_FOLDER) and path not in framework_files
 
 
 def _steps(error: BaseException) -> list[TracebackType]:
@@ -175,9 +169,9 @@ def _steps(error: BaseException) -> list[TracebackType]:
 
 
 def _places(cls: type) -> list[Place]:
-    """Return where a class's own functions are, the most telling first."""
-    found = (vars(cls).get(name) for name in _FUNCTIONS)
-    return [_place(f) for f in found if isinstance(f, FunctionType)]
+    """Return where a class's own methods are, the most characteristic first."""
+    methods = (vars(cls).get(name) for name in _METHODS)
+    return [_place(m) for m in methods if isinstance(m, FunctionType)]
 
 
 def _place(function: Any) -> Place:
@@ -186,5 +180,4 @@ def _place(function: Any) -> Place:
         if not isinstance(inner, FunctionType):
             break
         function = inner
-    code = function.__code__
-    return Place(code.co_filename, code.co_firstlineno, code.co_name)
+    return Place.of(function.__code__)

@@ -1,87 +1,85 @@
-"""Makes a record of the log of what a node or a run did.
+"""Turns an event of a node or run into a log record.
 
-Strategy: a record carries its fields both as attributes, for any handler's format, and
-in one dict, for JSON.
+Strategy: a record has its fields both as attributes, for any handler's format, and in
+one dict, for JSON.
 """
 
 from __future__ import annotations
 
 import functools
 import logging
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from kaywatch._process import process
 from kaywatch._spans.details import message_of
 from kaywatch._spans.runs import Run
 from kaywatch._spans.spans import Span
-from kaywatch.logs._places import Place, sources, traceback_of
+from kaywatch.logs._places import Place, framework_files, traceback_of
 from kaywatch.wire import Outcome
 
 __all__ = [
     "Fields",
     "FrameworkFilter",
-    "cause_of",
+    "LogEvent",
     "ended_fields",
     "error_fields",
     "node_fields",
+    "run_end_fields",
     "run_fields",
     "write",
 ]
-
-Fields = dict[str, Any]
 
 _OUTCOMES: Final = {outcome.value: outcome.name.lower() for outcome in Outcome}
 
 _program: Final = functools.cache(process.service)
 
+Fields = dict[str, Any]
+
+
+class LogEvent(NamedTuple):
+    """An event to log.
+
+    Attributes:
+        name: the value of the field `event`.
+        text: the message's format, which takes the fields and `cause`: the error in one
+            line.
+        fields: of the event, without its name and the service.
+        place: the code that the record points at.
+        error: whose traceback to show.
+    """
+
+    name: str
+    text: str
+    fields: Fields
+    place: Place
+    error: BaseException | None = None
+
 
 class FrameworkFilter(logging.Filter):
-    """Keeps out what the framework itself logs of nodes and graphs.
+    """Rejects the records that the framework itself logs about nodes and graphs.
 
         handler.addFilter(FrameworkFilter())
 
-    KayGraph logs by the name of each node's class, so its lines are told by the file
-    that logs them. What a node of yours logs stays.
+    KayGraph logs under the name of each node's class, so its records are recognised by
+    the file that logs them. Records logged by your nodes pass.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether the record is not the framework's."""
-        theirs = record.pathname in sources.framework_files
-        return not theirs or hasattr(record, "kaywatch")
+        return record.pathname not in framework_files or hasattr(record, "kaywatch")
 
 
-def write(
-    logger: logging.Logger,
-    level: int,
-    place: Place,
-    text: str,
-    args: list[Any],
-    fields: Fields,
-    error: BaseException | None = None,
-) -> None:
-    """Log one event.
-
-    Args:
-        logger: whose handlers get it; it is enabled for the level.
-        level: as of the standard library.
-        place: the code that the record points at.
-        text: the message's format.
-        args: what the format takes.
-        fields: the event's, the service aside.
-        error: to show the traceback of.
-    """
+def write(logger: logging.Logger, level: int, event: LogEvent) -> None:
+    """Log one event."""
+    error, fields = event.error, event.fields
     shown = (type(error), error, traceback_of(error)) if error is not None else None
+    args = (fields | {"cause": _cause(fields)},)
+    path, line, function = event.place
     record = logger.makeRecord(
-        logger.name,
-        level,
-        place.path,
-        place.line,
-        text,
-        tuple(args),
-        shown,
-        place.function,
+        logger.name, level, path, line, event.text, args, shown, function
     )
-    fields["service"] = process.settings.service or _program()
+    service = process.settings.service or _program()
+    fields |= {"event": event.name, "service": service}
     # Not as `extra`, which raises if the application's record factory adds one of them.
     for key, value in fields.items():
         record.__dict__.setdefault(key, value)
@@ -89,21 +87,19 @@ def write(
     logger.handle(record)
 
 
-def node_fields(event: str, span: Span) -> Fields:
-    """Return what every event of a node has."""
+def node_fields(span: Span) -> Fields:
+    """Return the fields of every event of a node."""
     run = span.run
     return {
-        "event": event,
         "node_id": span.series.node,
         "graph": span.series.graph,
         "run_id": process.recorder.run_id(run.number) if run is not None else "",
     }
 
 
-def ended_fields(event: str, span: Span, seconds: float) -> Fields:
-    """Return what the event of an execution's end has; `duration` is in seconds."""
-    fields = node_fields(event, span)
-    fields |= {
+def ended_fields(span: Span, seconds: float) -> Fields:
+    """Return the fields of an execution's end; `duration` is in seconds."""
+    fields = node_fields(span) | {
         "attempt": span.attempts,
         "duration": round(seconds, 6),
         "outcome": _OUTCOMES[int(span.outcome)],
@@ -114,18 +110,30 @@ def ended_fields(event: str, span: Span, seconds: float) -> Fields:
     return fields
 
 
-def run_fields(event: str, run: Run) -> Fields:
-    """Return what every event of a run has."""
+def run_fields(run: Run) -> Fields:
+    """Return the fields of a run's events, with the last node and its action."""
     run_id = process.recorder.run_id(run.number)
-    return {"event": event, "graph": run.graph, "run_id": run_id, "node_id": ""}
+    fields = {"graph": run.graph, "run_id": run_id}
+    return fields | {"node_id": run.node, "action": run.action}
+
+
+def run_end_fields(run: Run, seconds: float, reason: str, outcome: str) -> Fields:
+    """Return the fields of a run's end; `seconds` is its duration."""
+    return run_fields(run) | {
+        "duration": round(seconds, 6),
+        "outcome": outcome,
+        "reason": reason,
+        "visits": run.visits,
+    }
 
 
 def error_fields(error: BaseException) -> Fields:
-    """Return what every event with an error has."""
+    """Return the fields of every event with an error."""
     return {"error": message_of(error), "error_type": type(error).__name__}
 
 
-def cause_of(error_type: str, message: str) -> str:
-    """Return an error in one line: a line of the log is not to be forged by it."""
+def _cause(fields: Fields) -> str:
+    """Return the error in one line, so that it can't forge a line of the log."""
+    error_type, message = fields.get("error_type", ""), fields.get("error", "")
     text = message.replace("\r", "\\r").replace("\n", "\\n")
     return f"{error_type}: {text}" if text else error_type

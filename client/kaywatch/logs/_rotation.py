@@ -1,11 +1,11 @@
 """A rotating log file that several processes may share.
 
 Strategy: a line is one write to a descriptor opened with O_APPEND, which a local file
-system keeps whole and apart from those of others; no lock is held for it. Before each
-line one `stat` tells whether the file was moved, by another process or by logrotate,
-and whether it is full. Who finds it full rotates it under a lock on the directory that
-nobody waits for: whoever doesn't get it writes on, and meets the new file at its next
-line. So nothing is lost or mixed, and a file may be a few lines over its size.
+system keeps whole and apart from other processes' lines, without a lock. Before each
+line one `stat` shows whether the file was moved, by another process or by logrotate,
+and whether it is full. A process that finds it full rotates it under a lock on the
+directory; a process that does not get the lock keeps writing, and opens the new file at
+its next line. So no line is lost or mixed, and a file may be a few lines over its size.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ _CLOSED: Final = -1
 
 
 class SharedRotatingFileHandler(logging.Handler):
-    """Appends to a file, and rotates it, along with other processes.
+    """Appends to a file and rotates it, together with other processes.
 
-    In place of `logging.handlers.RotatingFileHandler`, which loses lines when two
-    processes rotate. Works on local file systems, over forks too; on NFS lines of
-    different hosts may overwrite each other.
+    `logging.handlers.RotatingFileHandler` loses lines when two processes rotate. This
+    one works on local file systems and across forks; on NFS, lines of different hosts
+    may overwrite each other.
 
     Args:
         path: the file.
-        max_bytes: the size in bytes at which it is rotated; 0 for never.
-        backups: how many rotated files are kept; 0 for no rotation.
+        max_bytes: the size in bytes at which it is rotated; 0 for no rotation.
+        backups: the number of rotated files to keep; 0 for no rotation.
 
     Raises:
         OSError: if the file can't be opened.
@@ -58,14 +58,14 @@ class SharedRotatingFileHandler(logging.Handler):
             raise
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a record; errors go to `handleError`, as of any handler."""
+        """Write a record; errors go to `handleError`, as in any handler."""
         try:
             line = (self.format(record) + "\n").encode("utf-8", "backslashreplace")
             self._prepare(len(line))
             written = os.write(self._file, line)
             while written < len(line):  # the disk is nearly full
                 written += os.write(self._file, line[written:])
-        except Exception:  # noqa: BLE001 - logging's own way
+        except Exception:  # noqa: BLE001 - as logging does
             self.handleError(record)
 
     def close(self) -> None:
@@ -79,7 +79,7 @@ class SharedRotatingFileHandler(logging.Handler):
     # -- inside ----------------------------------------------------------------------
 
     def _prepare(self, size: int) -> None:
-        """See to it that `size` bytes go to the right file."""
+        """Open or rotate the file as needed before `size` bytes are written."""
         try:
             now = os.stat(self.path)
         except FileNotFoundError:
@@ -90,7 +90,7 @@ class SharedRotatingFileHandler(logging.Handler):
         elif self._is_full(now, size):
             try:
                 self._rotate(size)
-            except OSError:  # the line goes where it can
+            except OSError:  # the line goes to the full file
                 warn_once(f"the size of {self.path}")
 
     def _is_full(self, now: os.stat_result, size: int) -> bool:
@@ -101,7 +101,7 @@ class SharedRotatingFileHandler(logging.Handler):
         file = os.open(self.path, _APPEND, _MODE)
         status = os.fstat(file)
         self._identity = status.st_dev, status.st_ino
-        # Only now is the old one closed: a fork in between finds either.
+        # Closed only now, so that the child of a fork in between has either file.
         self._file, old = file, self._file
         if old != _CLOSED:
             os.close(old)
@@ -111,20 +111,20 @@ class SharedRotatingFileHandler(logging.Handler):
         try:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
             try:
-                # Another process may have been at it, since we looked.
+                # Another process may have rotated it since the check.
                 if self._is_full(os.stat(self.path), size):
                     self._shift()
             finally:
-                # Not left to `close`: a child forked meanwhile has the descriptor too.
+                # Not left to `close`: a child forked meanwhile keeps the descriptor.
                 fcntl.flock(folder, fcntl.LOCK_UN)
         except (BlockingIOError, FileNotFoundError):
-            pass  # another process is at it, or logrotate
+            pass  # another process or logrotate is rotating it
         finally:
             os.close(folder)
         self._open()
 
     def _shift(self) -> None:
-        kept = 0  # up to a gap, which a process that died in here may have left
+        kept = 0  # up to a gap, which a process killed during a rotation leaves
         while kept < self.backups - 1 and os.path.exists(f"{self.path}.{kept + 1}"):
             kept += 1
         for number in range(kept, 0, -1):

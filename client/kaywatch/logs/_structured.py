@@ -1,6 +1,6 @@
-"""structlog, set up as on KayGraph's page, and JSON for the standard library's records.
+"""Configures structlog as on KayGraph's page, and formats standard records as JSON.
 
-Imported by `setup_structured_logging` only: it needs structlog.
+Only `setup_structured_logging` imports this module, since it needs structlog.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from kaywatch.logs._context import KEYS, add_context
 __all__ = ["configure", "formatter", "reset"]
 
 
-class _Line(str):
-    """One event as JSON: nothing is left to be formatted."""
+class _JsonLine(str):
+    """One event that is JSON already and needs no more formatting."""
 
     __slots__ = ()
 
 
 def _line(event: Any, **options: Any) -> str:
-    return _Line(json.dumps(event, **options))
+    return _JsonLine(json.dumps(event, **options))
 
 
 _renderer: Final = structlog.processors.JSONRenderer(serializer=_line)
 
 
 def configure() -> None:
-    """Configure structlog, unless the application did."""
+    """Configure structlog, unless the application has configured it."""
     if structlog.is_configured() and not _is_ours():
         return
     structlog.configure(
@@ -54,7 +54,7 @@ def configure() -> None:
 
 
 def reset() -> None:
-    """Give structlog its defaults back, unless the application configured it."""
+    """Restore structlog's defaults, unless the application has configured it."""
     if _is_ours():
         structlog.reset_defaults()
 
@@ -64,7 +64,7 @@ def _is_ours() -> bool:
 
 
 def formatter() -> logging.Formatter:
-    """Return what makes one JSON object of a record, whoever logged it."""
+    """Return a formatter that makes one JSON object of any record."""
     timestamp = structlog.processors.TimeStamper(fmt="iso")
     foreign: list[Processor] = [
         structlog.stdlib.ExtraAdder(),
@@ -88,26 +88,26 @@ def formatter() -> logging.Formatter:
 
 class _Json(structlog.stdlib.ProcessorFormatter):
     def format(self, record: logging.LogRecord) -> str:
-        if type(record.msg) is _Line:
+        if type(record.msg) is _JsonLine:
             return record.msg
         return super().format(record)
 
 
 def _event(_: Any, __: str, event: EventDict) -> EventDict:
-    """Take our own events as they are, and apart what is JSON already."""
+    """Merge the fields of our own events, and of messages that are JSON objects."""
     ours = event.pop("kaywatch", None)
     text = event["event"]
     if isinstance(ours, dict):
         event.update(ours)
     elif text.startswith("{") and text.endswith("}"):
-        # As of a structlog that the application has configured on its own.
+        # As by a structlog that the application has configured itself.
         with contextlib.suppress(ValueError):
             event.update(json.loads(text))
     return event
 
 
 def _context(_: Any, __: str, event: EventDict) -> EventDict:
-    """Take over what `ContextFilter` put on the record."""
+    """Copy the attributes that `ContextFilter` has set on the record."""
     for key in KEYS:
         value = event.pop(key, None) or getattr(event["_record"], key, None)
         if value:

@@ -31,7 +31,7 @@ def test_a_snippet_runs(code: str, tmp_path: Path) -> None:
 
 
 def test_every_event_and_no_other_is_documented() -> None:
-    source = (ROOT / "client" / "kaywatch" / "logs" / "_lines.py").read_text()
+    source = (ROOT / "client" / "kaywatch" / "logs" / "_events.py").read_text()
     events = set(re.findall(r'"((?:node|graph)_[a-z_]+)"', source))
     table = TEXT.partition("## Events")[2].partition("`duration` is")[0]
     rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]

@@ -378,8 +378,8 @@ def test_a_mistake_names_the_fix_and_changes_nothing(
     missing = tmp_path / "missing"
     for arguments, told in (
         ({"directory": missing}, f"{missing} does not exist; create it (mkdir -p"),
-        ({"directory": file}, f"{file} is no directory"),
-        ({"directory": tmp_path}, "kaygraph_errors.* can't be written"),
+        ({"directory": file}, f"{file} is not a directory"),
+        ({"directory": tmp_path}, "cannot write .*kaygraph_errors"),
         ({"directory": tmp_path, "max_bytes": -1}, "max_bytes=-1"),
         ({"directory": tmp_path, "backups": "5"}, "backups='5'"),
         ({"directory": tmp_path, "level": "LOUD"}, "level='LOUD'"),
@@ -410,5 +410,5 @@ except kaywatch.ConfigurationError as error:
         folder.chmod(0o755)
         done = execute(code, folder)
 
-    assert f"{folder}/kaygraph.log can't be written (Permission denied)" in done.stdout
+    assert f"cannot write {folder}/kaygraph.log (Permission denied)" in done.stdout
     assert f"chown -R 65534 {folder}" in done.stdout

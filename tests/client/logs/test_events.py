@@ -845,7 +845,7 @@ def test_without_a_set_up_nothing_is_logged(caplog: pytest.LogCaptureFixture) ->
 
 
 def test_a_class_that_is_gone_is_not_kept(tmp_path: Path) -> None:
-    from kaywatch.logs._places import sources
+    from kaywatch.logs._places import _sources
 
     def run() -> int:
         class Passing(Node):
@@ -856,8 +856,8 @@ def test_a_class_that_is_gone_is_not_kept(tmp_path: Path) -> None:
 
     setup_production_logging(directory=tmp_path, console=False)
     key = run()
-    assert key in sources._known
+    assert key in _sources
     import gc
 
     gc.collect()
-    assert key not in sources._known
+    assert key not in _sources
