@@ -38,7 +38,7 @@ def test_a_service_that_is_well_has_no_problem(service: Service) -> None:
     assert status(results, f"{UNIT} is active (running)") == "ok"
     assert status(results, "systemd is notified when it is ready") == "ok"
     assert status(results, "restarted when it hangs for 30s") == "ok"
-    assert status(results, "files are as they should be") == "ok"
+    assert status(results, "files are up to date") == "ok"
     assert status(results, "exposure 1.5 of 10") == "ok"
     assert status(results, "1 connected, each identified by its pid") == "ok"
     assert status(results, "the agent can write it") == "ok"

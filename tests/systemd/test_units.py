@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tests.servers import require
 
-from kaywatch_agent.cli.service.installing import GROUP
+from kaywatch_agent.cli.service.installer import GROUP
 from kaywatch_agent.cli.service.units import Installation, render
 from kaywatch_agent.errors import ConfigError
 
@@ -105,5 +105,5 @@ def test_units_follow_the_configuration() -> None:
     "path", ["/etc/a b", "/etc/%n", "/etc/$x", "/etc/a\nUser=root"]
 )
 def test_a_path_that_would_say_something_else_is_refused(path: str) -> None:
-    with pytest.raises(ConfigError, match="can't stand in a unit file"):
+    with pytest.raises(ConfigError, match="cannot be used in a unit"):
         render(replace(SYSTEM, config=path))

@@ -65,6 +65,6 @@ def test_a_user_has_an_agent_of_their_own(session: Session) -> None:
 
     said = session.run(KAYWATCH, "service", "uninstall", "--user")
     assert "stopped and disabled kaywatch.socket, kaywatch.service" in said
-    assert "no kaywatch.service of ours" in session.run(
+    assert "no kaywatch.service in" in session.run(
         KAYWATCH, "service", "status", "--user", code=1
     )

@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from kaywatch_agent.cli.help import manual
-from kaywatch_agent.cli.service import installing
-from kaywatch_agent.cli.service.installing import File, Manager
+from kaywatch_agent.cli.service import installer
+from kaywatch_agent.cli.service.installer import InstalledFile, Manager
 
 __all__ = ["service"]
 
@@ -53,11 +53,11 @@ def install(user: bool, config: str, http: bool, dry_run: bool, now: bool) -> No
     Your own changes belong into drop-ins (`systemctl edit kaywatch`), which stay.
     """
     manager = Manager(user)
-    files = installing.plan(manager, installing.describe(manager, config, http))
+    files = installer.plan_files(manager, config, http)
     if dry_run:
         click.echo("\n".join(f"# {file.path}\n{file.text}" for file in files), nl=False)
         return
-    for step in installing.install(manager, files, start=now):
+    for step in installer.install(manager, files, start=now):
         click.echo(step)
     if not now:
         option = "--user " if user else ""
@@ -69,7 +69,7 @@ def install(user: bool, config: str, http: bool, dry_run: bool, now: bool) -> No
 @_user
 def uninstall(user: bool) -> None:
     """Stop it and remove the units; data and configuration stay."""
-    for step in installing.uninstall(Manager(user)):
+    for step in installer.uninstall(Manager(user)):
         click.echo(step)
 
 
@@ -84,27 +84,23 @@ def uninstall(user: bool) -> None:
 def status(user: bool, as_json: bool) -> None:
     """Show whether it is installed as it should be, and runs."""
     manager = Manager(user)
-    options = installing.asked_for(manager.folder)
-    if options is None:
+    files = installer.replan_files(manager)
+    if files is None:
         raise click.ClickException(
-            f"no kaywatch.service of ours in {manager.folder}; `kaywatch service"
-            " install` writes it"
+            f"no kaywatch.service in {manager.folder} that kaywatch wrote; run"
+            " `kaywatch service install`"
         )
-    installation = installing.describe(
-        manager, options["config"], bool(options["http"])
-    )
-    files = installing.plan(manager, installation)
     found = _found(manager, files)
     if as_json:
         click.echo(json.dumps(found, indent=2))
     else:
         _show(found)
-    good = all(file.found == file.text for file in files)
+    good = all(file.installed == file.text for file in files)
     if not good or found["service"]["ActiveState"] != "active":
         raise click.exceptions.Exit(1)
 
 
-def _found(manager: Manager, files: list[File]) -> dict[str, Any]:
+def _found(manager: Manager, files: list[InstalledFile]) -> dict[str, Any]:
     properties = manager.properties(
         "kaywatch.service",
         *("ActiveState", "SubState", "StatusText", "Result", "MainPID", "NRestarts"),
@@ -126,7 +122,7 @@ def _found(manager: Manager, files: list[File]) -> dict[str, Any]:
 def _show(found: dict[str, Any]) -> None:
     for path, state in found["files"].items():
         hint = "; `kaywatch service install` writes it anew"
-        click.echo(f"{path}: {state}{hint if state != 'as it should be' else ''}")
+        click.echo(f"{path}: {state}{hint if state != 'up to date' else ''}")
     service = found["service"]
     for path in service["DropInPaths"].split():
         click.echo(f"{path}: a drop-in")
@@ -144,5 +140,5 @@ def _show(found: dict[str, Any]) -> None:
     click.echo(f"  exposure: {found['exposure']} of 10 (systemd-analyze security)")
 
 
-def _units(files: list[File]) -> list[str]:
+def _units(files: list[InstalledFile]) -> list[str]:
     return [file.path.name for file in files if file.path.suffix != ".conf"]

@@ -14,7 +14,7 @@ from typing import Final
 
 from kaywatch._version import __version__
 from kaywatch.errors import AgentRefused
-from kaywatch_agent.cli.doctor.context import CheckContext, closed_folder, user_name
+from kaywatch_agent.cli.doctor.context import CheckContext, user_name
 from kaywatch_agent.cli.doctor.network import MQTT_STAGE
 from kaywatch_agent.cli.doctor.result import (
     CheckResult,
@@ -25,6 +25,7 @@ from kaywatch_agent.cli.doctor.result import (
     unreadable,
     warning,
 )
+from kaywatch_agent.cli.service.installer import closed_folder
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.notify.config import warnings
 from kaywatch_agent.store.schema import APPLICATION_ID, VERSION

@@ -6,7 +6,6 @@ import grp
 import os
 import pwd
 import socket
-import stat
 import struct
 import time
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ from urllib.parse import urlsplit
 from kaywatch._send.transport import candidates
 from kaywatch.errors import KaywatchError
 from kaywatch.query import fetch
-from kaywatch_agent.cli.service.installing import Manager
+from kaywatch_agent.cli.service.installer import Manager
 from kaywatch_agent.config import Config, find, load
 from kaywatch_agent.errors import ConfigError, StartError
 
@@ -29,7 +28,6 @@ __all__ = [
     "CheckContext",
     "Options",
     "SocketOwner",
-    "closed_folder",
     "gather",
     "group_name",
     "user_name",
@@ -191,17 +189,6 @@ def group_name(gid: int) -> str:
         return grp.getgrgid(gid).gr_name
     except KeyError:
         return str(gid)
-
-
-def closed_folder(path: Path) -> Path | None:
-    """Return the first folder above a path that other users cannot enter."""
-    for folder in reversed(path.absolute().parents):
-        try:
-            if not folder.stat().st_mode & stat.S_IXOTH:
-                return folder
-        except OSError:
-            return folder
-    return None
 
 
 # -- inside --------------------------------------------------------------------------

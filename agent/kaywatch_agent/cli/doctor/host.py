@@ -32,7 +32,7 @@ from kaywatch_agent.cli.doctor.result import (
     unchecked,
     warning,
 )
-from kaywatch_agent.cli.service import installing
+from kaywatch_agent.cli.service import installer
 from kaywatch_agent.errors import AgentError, StartError
 from kaywatch_agent.units import quantity
 
@@ -309,18 +309,15 @@ def unit_files(context: CheckContext) -> CheckResults:
     manager = context.manager
     if manager is None:
         return
-    asked = installing.asked_for(manager.folder)
-    if asked is None:
+    try:
+        files = installer.replan_files(manager)
+    except AgentError as error:
+        yield warning(f"the units cannot be rewritten: {error}", "fix this first")
+        return
+    if files is None:
         yield unchecked("the units", "they were not written by `kaywatch service`")
         return
-    try:
-        planned = installing.plan(
-            manager, installing.describe(manager, asked["config"], bool(asked["http"]))
-        )
-    except AgentError as error:
-        yield warning(f"the units cannot be rewritten: {error}", "fix that first")
-        return
-    differing = [file for file in planned if file.found != file.text]
+    differing = [file for file in files if file.installed != file.text]
     for file in differing:
         yield warning(
             f"{file.path}: {file.state}",
@@ -328,7 +325,7 @@ def unit_files(context: CheckContext) -> CheckResults:
             " drop-ins (systemctl edit)",
         )
     if not differing:
-        yield ok(f"{len(planned)} files are as they should be")
+        yield ok(f"{len(files)} files are up to date")
 
 
 def sandbox(context: CheckContext) -> CheckResults:

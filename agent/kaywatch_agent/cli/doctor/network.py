@@ -27,7 +27,6 @@ from kaywatch._send.transport import candidates
 from kaywatch.errors import ConfigurationError
 from kaywatch_agent.cli.doctor.context import (
     CheckContext,
-    closed_folder,
     group_name,
     user_name,
 )
@@ -40,6 +39,7 @@ from kaywatch_agent.cli.doctor.result import (
     unreadable,
     warning,
 )
+from kaywatch_agent.cli.service.installer import closed_folder
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.notify.config import (
     AlertmanagerConfig,

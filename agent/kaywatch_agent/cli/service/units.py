@@ -1,4 +1,4 @@
-"""The units of an installation, as text."""
+"""Renders the systemd units of an installation."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from kaywatch_agent.errors import ConfigError
 
 __all__ = ["HEADER", "UNITS", "Installation", "render"]
 
-# Says who wrote a unit, and by which command: the units can be made again from it.
+# The first line of a unit: the command that wrote it, and can write it again.
 HEADER: Final = "# Written by: "
 
 HTTP: Final = "kaywatch-http.socket"
 UNITS: Final = ("kaywatch.socket", HTTP, "kaywatch.service")
 
-# The first with Type=notify-reload, which waits for the end of a reload.
+# The first version with Type=notify-reload, which waits until a reload is done.
 NOTIFY_RELOAD: Final = 253
 
-# No word of a unit file that systemd would split, unquote or expand.
-_PLAIN: Final = re.compile(r"[A-Za-z0-9_./:@+,\[\]-]+")
+# Words that systemd neither splits, unquotes nor expands.
+_PLAIN_WORD: Final = re.compile(r"[A-Za-z0-9_./:@+,\[\]-]+")
 
 
 @dataclass(frozen=True)
 class Installation:
-    """What differs from one installation to the other.
+    """The parts of the units that differ between installations.
 
     Attributes:
         command: the path of `kaywatch`.
         config: the path of the configuration; empty for the default one.
         socket: the path that applications push to; empty for the default one.
         mode: its permissions.
-        listen: where systemd holds HTTP; empty if the agent itself listens.
-        user: whether it is the service of a user, and not of the machine.
-        version: systemd's.
+        listen: where systemd listens for HTTP; empty if the agent does.
+        user: whether it is a user's service, not the system's.
+        version: the version of systemd.
     """
 
     command: str
@@ -51,7 +51,7 @@ def render(installation: Installation) -> dict[str, str]:
     """Return the text of each unit by its name.
 
     Raises:
-        ConfigError: a path that can't be written into a unit.
+        ConfigError: a path has characters that are special in a unit.
     """
     fixed = (
         "%t/kaywatch/ingest.sock" if installation.user else "/run/kaywatch/ingest.sock"
@@ -68,14 +68,14 @@ def render(installation: Installation) -> dict[str, str]:
     }
     first = f"{HEADER}{_command_line(installation)}\n"
     return {
-        name: first + _filled(name, words, installation.user)
+        name: first + _fill(name, words, installation.user)
         for name in UNITS
         if name != HTTP or installation.listen
     }
 
 
 def _reload(installation: Installation, command: str, options: str) -> dict[str, str]:
-    """Return how the manager reloads it: a file that is wrong is refused, and why."""
+    """Return the lines for a reload, which first checks the configuration."""
     check = f"ExecReload={command} check --quiet{options}"
     if installation.version >= NOTIFY_RELOAD:
         return {"type": "Type=notify-reload", "reload": check}
@@ -96,15 +96,17 @@ def _command_line(installation: Installation) -> str:
     return " ".join(words)
 
 
-def _filled(name: str, words: dict[str, str], user: bool) -> str:
+def _fill(name: str, words: dict[str, str], user: bool) -> str:
     folder = resources.files(__package__) / "units"
-    own = folder / "user" / name
-    found = own if user and own.is_file() else folder / name
-    text = found.read_text(encoding="utf-8")
+    template = folder / "user" / name
+    if not user or not template.is_file():
+        template = folder / name
+    text = template.read_text(encoding="utf-8")
     return re.sub(r"@([a-z]+)@", lambda word: words[word[1]], text)
 
 
 def _word(text: str) -> str:
-    if not _PLAIN.fullmatch(text):
-        raise ConfigError("", f"{text!r} can't stand in a unit file: use a plain path")
+    if not _PLAIN_WORD.fullmatch(text):
+        allowed = "letters, digits and _./:@+,[]-"
+        raise ConfigError("", f"{text!r} cannot be used in a unit: only {allowed}")
     return text
