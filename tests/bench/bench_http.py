@@ -25,9 +25,9 @@ from tests.bench.receivers import scraping
 from tests.bench.report import OURS, Figure, Promise, Row, figure
 from tests.bench.rounds import Effort, Measured, in_turns, next_line, python
 
-from kaywatch_agent.aggregate.aggregator import BUCKET_SECONDS, HISTORY_BUCKETS, View
 from kaywatch_agent.aggregate.event_stream import EventStream
 from kaywatch_agent.aggregate.history import History, compress
+from kaywatch_agent.aggregate.view import BUCKET_SECONDS, HISTORY_BUCKETS, View
 from kaywatch_agent.model.client import Client
 from kaywatch_agent.notify.delivery import Delivery, NotifyConfig
 from kaywatch_agent.rules.load import load

@@ -15,11 +15,8 @@ from tests.bench.report import OURS, Promise, Row, figure
 from tests.bench.rounds import Effort, alone, in_turns, python
 from tests.bench.usage import resident_mb
 
-from kaywatch_agent.aggregate.aggregator import (
-    BUCKET_SECONDS,
-    HISTORY_BUCKETS,
-    Aggregator,
-)
+from kaywatch_agent.aggregate.aggregator import Aggregator
+from kaywatch_agent.aggregate.view import BUCKET_SECONDS, HISTORY_BUCKETS
 from kaywatch_agent.runtime.process import tune_allocator
 
 SERIES = 10_000
@@ -48,8 +45,7 @@ def hour(series: int, steps: int) -> float:
     for step in range(steps):
         at = now + step * BUCKET_SECONDS
         timely = events._replace(time=events.time + step * BUCKET_SECONDS)
-        aggregator._pending.append(timely)
-        aggregator._pending_phases.append(many.phases(timely))
+        aggregator._pending.add(timely, many.phases(timely))
         aggregator.advance(at)
         aggregator.changes(full=False)
     # What is merely kept for the next tick differs from run to run.

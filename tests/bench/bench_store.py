@@ -40,8 +40,7 @@ def ticking(
     events = many.columns(series, PER_TICK, start)
     for now in (start + n for n in range(count)):
         timely = events._replace(time=events.time - start + now)
-        aggregator._pending.append(timely)
-        aggregator._pending_phases.append(many.phases(timely))
+        aggregator._pending.add(timely, many.phases(timely))
         started = time.perf_counter()
         aggregator.advance(now)
         change = WriteBatch(aggregator.changes(full=False))

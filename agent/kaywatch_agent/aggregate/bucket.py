@@ -1,16 +1,15 @@
-"""A bucket: everything known of a set of events, per series. Merging is exact.
+"""Aggregates of a set of events, per series. Merging is exact.
 
-Strategy: an open bucket, a closed one, a window and the totals are all the same
-thing, a Bucket, and all are made by two functions: `reduce` from columns and `merge`
-from buckets. Merging is associative and commutative, so the order of arrival and the
-size of ticks can't show in a result (but for the last bits of float sums).
+Strategy: an open bucket, a closed one, a window and the totals all have one type,
+Bucket, made by two functions: `reduce` from columns and `merge` from buckets. Merging
+is associative and commutative, so neither the order of arrival nor the length of a tick
+shows in a result, except in the last bits of sums of floats.
 
-What varies in number per series (histogram buckets, outcomes, actions, errors) is
-kept in one sorted array of keys with counts, the "facts": row, dimension and number
-packed into an int64. So there is one kind of counter, and a series' facts are one
-slice.
+What varies in number per series (histogram, outcomes, actions, errors) is kept in one
+sorted array of keys with counts, the "facts": row, dimension and number packed into an
+int64. So there is one kind of counter, and the facts of a series are one slice.
 
-Steps are never mutated, so they can be read from other threads without a lock.
+Buckets are never mutated: any thread may read them without a lock.
 """
 
 from __future__ import annotations
@@ -31,12 +30,9 @@ __all__ = [
     "Dimension",
     "PhaseSum",
     "Bucket",
-    "collapse",
-    "facts_of",
     "gather",
     "merge",
     "reduce",
-    "rows_of",
 ]
 
 Ints = NDArray[np.int64]
@@ -46,20 +42,22 @@ ROW_SHIFT: Final = 32
 DIMENSION_SHIFT: Final = 28
 NUMBER_MASK: Final = (1 << DIMENSION_SHIFT) - 1
 
-# A dense count beats a sort as long as its table isn't much larger than the data.
+# Counting in a dense table is faster than sorting, while the table is not much larger
+# than the data.
 DENSE_FACTOR: Final = 8
 DENSE_FLOOR: Final = 65_536
 
 
-# Per second, of 100 ns each, as .NET and Windows count: whole numbers add up exactly,
-# in whatever order, and a sum of 29,000 years fits.
+# Ticks per second: 100 ns each, as in .NET. Integers add up exactly in any order, and a
+# sum of 29,000 years fits.
 TICKS: Final = 10_000_000.0
-# Of one phase of one execution, 325 days: what is beyond is a sender's bug, and sums of
-# thousands of them still fit.
+# 325 days, for one phase of one execution. A longer one is a sender's bug; clamped, the
+# sum of thousands of them still fits.
 MAX_TICKS: Final = 2.0**48
 
 
-# An hour has 361; merging fewer at a time takes longer, and more takes more memory.
+# An hour has 361 buckets. Merging fewer at a time is slower, merging more needs more
+# memory.
 MAX_GATHERED: Final = 400
 
 
@@ -67,16 +65,16 @@ class Dimension(IntEnum):
     """What a fact counts."""
 
     HISTOGRAM = 0  # number: code + CODE_LIMIT
-    OUTCOME = 1  # number: Outcome; ok is not stored, it is the rest
-    ACTION = 2  # number: of the action, or of a run's EndPoint
-    ERROR = 3  # number: of the ErrorKey
+    OUTCOME = 1  # number: Outcome; OK is not stored, it is the remainder
+    ACTION = 2  # number: that of the action, or of a run's EndPoint
+    ERROR = 3  # number: that of the ErrorKey
     PHASES = 4  # number: a PhaseSum; the count is that sum
 
 
 class PhaseSum(IntEnum):
-    """What is added up of executions whose phases are known: times in ticks."""
+    """The sums over executions whose phases are known; times in ticks."""
 
-    EXECUTIONS = 0  # how many they are
+    EXECUTIONS = 0  # their number
     PREP = 1
     EXEC = 2
     WAIT = 3
@@ -110,36 +108,27 @@ EMPTY: Final = _empty()
 
 
 def reduce(columns: Columns, phases: PhaseColumns | None = None) -> Bucket:
-    """Aggregate events into a bucket, and the phases that are known of some of them."""
-    count = len(columns.row)
-    if not count:
+    """Aggregate events, and the phases of those among them that have any."""
+    if not len(columns.row):
         return EMPTY
     rows, local = _compact(columns.row)
     size = len(rows)
-    executions = np.bincount(local, minlength=size)
-    attempts = np.bincount(local, columns.attempts, size).astype(np.int64)
-    total: Floats = np.bincount(local, columns.value, size).astype(np.float64)
     with np.errstate(over="ignore"):
-        weights = columns.value * columns.value
-        squares: Floats = np.bincount(local, weights, size).astype(np.float64)
-    least = np.full(size, np.inf)
-    np.minimum.at(least, local, columns.value)
-    most = np.full(size, -np.inf)
-    np.maximum.at(most, local, columns.value)
-    last_time = np.full(size, -np.inf)
-    np.maximum.at(last_time, local, columns.time)
-    last = np.empty(size)
+        squares = columns.value * columns.value
+        squares = np.bincount(local, squares, size).astype(np.float64)
+    last_time = _extremes(np.maximum, local, columns.time, np.full(size, -np.inf))
     newest = columns.time == last_time[local]
+    last = np.empty(size)
     last[local[newest]] = columns.value[newest]
     keys, counts = _facts(rows, local, columns, phases)
     return Bucket(
         rows,
-        executions,
-        attempts,
-        total,
+        np.bincount(local, minlength=size),
+        np.bincount(local, columns.attempts, size).astype(np.int64),
+        np.bincount(local, columns.value, size).astype(np.float64),
         squares,
-        least,
-        most,
+        _extremes(np.minimum, local, columns.value, np.full(size, np.inf)),
+        _extremes(np.maximum, local, columns.value, np.full(size, -np.inf)),
         last_time,
         last,
         keys,
@@ -148,7 +137,7 @@ def reduce(columns: Columns, phases: PhaseColumns | None = None) -> Bucket:
 
 
 def merge(buckets: Iterable[Bucket]) -> Bucket:
-    """Return the bucket of all the events in `buckets`."""
+    """Return one bucket with the events of all `buckets`."""
     parts = [bucket for bucket in buckets if len(bucket.rows)]
     if not parts:
         return EMPTY
@@ -156,13 +145,22 @@ def merge(buckets: Iterable[Bucket]) -> Bucket:
 
 
 def gather(buckets: Iterable[Bucket]) -> list[Bucket]:
-    """Return buckets with the same events, merged some at a time: a month has many."""
-    found: list[Bucket] = []
+    """Return few buckets with the same events: a month has too many for memory."""
+    gathered: list[Bucket] = []
     for bucket in buckets:
-        found.append(bucket)
-        if len(found) > MAX_GATHERED:
-            found = [merge(found)]
-    return found
+        gathered.append(bucket)
+        if len(gathered) > MAX_GATHERED:
+            gathered = [merge(gathered)]
+    return gathered
+
+
+# -- inside ------------------------------------------------------------------------
+
+
+def _extremes(ufunc: np.ufunc, local: Ints, values: Floats, extremes: Floats) -> Floats:
+    """Return the smallest or largest value at each position."""
+    ufunc.at(extremes, local, values)
+    return extremes
 
 
 def _merge(parts: Sequence[Bucket]) -> Bucket:
@@ -177,13 +175,6 @@ def _merge(parts: Sequence[Bucket]) -> Bucket:
             total: NDArray[Any] = np.add.reduceat(column(name), starts)
         return total
 
-    last_time = column("last_time")
-    newest = np.maximum.reduceat(last_time, starts)
-    # Within a row's group, the last of those that carry its newest time.
-    group = np.repeat(np.arange(len(starts)), np.diff([*starts, len(last_time)]))
-    carriers = np.flatnonzero(last_time == newest[group])
-    last = np.empty(len(starts))
-    last[group[carriers]] = column("last")[carriers]
     keys, fact_order, fact_starts = _group(np.concatenate([p.fact_keys for p in parts]))
     counts = np.concatenate([p.fact_counts for p in parts])[fact_order]
     return Bucket(
@@ -194,53 +185,20 @@ def _merge(parts: Sequence[Bucket]) -> Bucket:
         add("squares"),
         np.minimum.reduceat(column("least"), starts),
         np.maximum.reduceat(column("most"), starts),
-        newest,
-        last,
+        *_latest(column("last_time"), column("last"), starts),
         keys,
         np.add.reduceat(counts, fact_starts) if len(counts) else counts,
     )
 
 
-def rows_of(bucket: Bucket, wanted: Ints) -> Bucket:
-    """Return the part of a bucket that concerns the `wanted` rows, given sorted."""
-    if not len(bucket.rows):
-        return EMPTY
-    at = np.minimum(np.searchsorted(bucket.rows, wanted), len(bucket.rows) - 1)
-    at = at[bucket.rows[at] == wanted]
-    if not len(at):
-        return EMPTY
-    rows = bucket.rows[at]
-    low = np.searchsorted(bucket.fact_keys, rows << ROW_SHIFT)
-    high = np.searchsorted(bucket.fact_keys, (rows + 1) << ROW_SHIFT)
-    facts = np.concatenate([np.arange(a, b) for a, b in zip(low, high, strict=True)])
-    columns = [column[at] for column in bucket[:9]]
-    return Bucket._make([*columns, bucket.fact_keys[facts], bucket.fact_counts[facts]])
-
-
-def collapse(bucket: Bucket) -> Bucket:
-    """Return all series of a bucket as if they were one, with row 0."""
-    one = np.zeros(len(bucket.rows), np.int64)
-    keys = bucket.fact_keys & ((1 << ROW_SHIFT) - 1)
-    order = np.argsort(keys, kind="stable")
-    flat = bucket._replace(
-        rows=one, fact_keys=keys[order], fact_counts=bucket.fact_counts[order]
-    )
-    # Merging with nothing would return it as it is, with its duplicate rows.
-    return _merge([flat])
-
-
-def facts_of(bucket: Bucket, row: int, dimension: Dimension) -> tuple[Ints, Ints]:
-    """Return (numbers, counts) of one dimension of one series, sorted by number."""
-    low = (row << ROW_SHIFT) | (dimension << DIMENSION_SHIFT)
-    bounds = np.searchsorted(bucket.fact_keys, [low, low + (1 << DIMENSION_SHIFT)])
-    part = slice(int(bounds[0]), int(bounds[1]))
-    numbers = bucket.fact_keys[part] & NUMBER_MASK
-    if dimension is Dimension.HISTOGRAM:
-        numbers = numbers - histogram.CODE_LIMIT
-    return numbers, bucket.fact_counts[part]
-
-
-# -- inside --------------------------------------------------------------------------
+def _latest(times: Floats, values: Floats, starts: Ints) -> tuple[Floats, Floats]:
+    """Return each group's newest time, and the last of the values at that time."""
+    newest = np.maximum.reduceat(times, starts)
+    group = np.repeat(np.arange(len(starts)), np.diff([*starts, len(times)]))
+    at_newest = np.flatnonzero(times == newest[group])
+    last = np.empty(len(starts))
+    last[group[at_newest]] = values[at_newest]
+    return newest, last
 
 
 def _compact(row: Ints) -> tuple[Ints, Ints]:
@@ -287,13 +245,13 @@ def _facts(
 
 
 def _phase_facts(phases: PhaseColumns) -> tuple[Ints, Ints]:
-    """Return the keys and the sums of a PhaseColumns, those that aren't 0."""
+    """Return the fact keys and sums of phases, without zeros."""
     rows, local = _compact(phases.row)
     size = len(rows)
     prep, run, wait = (
         _ticks(taken) for taken in (phases.prep, phases.exec, phases.wait)
     )
-    # The rest. Rounding, and senders that are at odds, could make it negative.
+    # The remainder. Rounding and inconsistent senders could make it negative.
     post = np.maximum(_ticks(phases.value) - prep - run - wait, 0.0)
     sums = np.empty((size, len(PhaseSum)), np.int64)
     sums[:, PhaseSum.EXECUTIONS] = np.bincount(local, minlength=size)
@@ -327,16 +285,16 @@ def _count_pairs(position: Ints, number: Ints, size: int) -> tuple[Ints, Ints, I
     flat = position * width + (number - low)
     if size * width <= DENSE_FACTOR * len(flat) + DENSE_FLOOR:
         table = np.bincount(flat, minlength=size * width)
-        found = np.flatnonzero(table)
-        count = table[found]
+        pairs = np.flatnonzero(table)
+        count = table[pairs]
     else:
-        found, count = np.unique(flat, return_counts=True)
-    return found // width, found % width + low, count
+        pairs, count = np.unique(flat, return_counts=True)
+    return pairs // width, pairs % width + low, count
 
 
 def _group(keys: Ints) -> tuple[Ints, Ints, Ints]:
     """Return the distinct keys, a sorting order, and where each key starts in it."""
-    # Stable: the inputs are sorted runs, which timsort merges in linear time.
+    # Stable: the input consists of sorted runs, which timsort merges in linear time.
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]
     if not len(ordered):

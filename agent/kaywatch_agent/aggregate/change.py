@@ -1,4 +1,4 @@
-"""What one commit makes durable, and what a start finds in the store."""
+"""What a commit writes to the store, and what a start reads from it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kaywatch_agent.model.series import SeriesKey
 
 __all__ = ["AggregateChanges", "Documents", "StoredState", "WriteBatch"]
 
-# By kind and id, as JSON; None for one that was deleted.
+# JSON by kind and id; None deletes.
 Documents = Mapping[tuple[str, str], bytes | None]
 
 
@@ -23,15 +23,15 @@ class AggregateChanges(NamedTuple):
     Attributes:
         now: Unix seconds.
         since: when the first event was seen.
-        buckets: what is new of each bucket, by number.
-        late: what is new in the totals and in no bucket.
-        totals: all since first seen, including what is new.
-        keys: the series by row, append-only.
-        rows: how many series are known at this moment.
-        names: values by dimension and number, append-only.
-        sizes: how many of them are known at this moment, by dimension.
-        failures: new ones.
-        topologies: new ones.
+        buckets: new events by bucket number.
+        late: new events that are in the totals and in no bucket.
+        totals: everything since first seen, including new events.
+        keys: the series by row; append-only.
+        rows: how many of these there are at this moment.
+        names: other values by kind and number; append-only.
+        sizes: how many of these there are at this moment, by kind.
+        failures: new failures.
+        topologies: changed topologies.
     """
 
     now: float
@@ -51,10 +51,10 @@ class WriteBatch(NamedTuple):
     """The content of one transaction.
 
     Attributes:
-        aggregate: of the aggregator.
-        clients: of the clients.
-        counters: the agent's own durable counters, as JSON.
-        documents: alerts, silences and messages.
+        aggregate: changes of the aggregator.
+        clients: changes of the clients.
+        counters: the agent's own durable metrics, as JSON.
+        documents: changed alerts, silences and messages.
     """
 
     aggregate: AggregateChanges
@@ -64,7 +64,7 @@ class WriteBatch(NamedTuple):
 
     @classmethod
     def of(cls, changes: Iterable[object]) -> WriteBatch:
-        """Return the batch of all changes; those that need no store are left out."""
+        """Return the batch of all changes; ignore changes that need no store."""
         parts: dict[str, Any] = {}
         documents: dict[tuple[str, str], bytes | None] = {}
         for change in changes:
@@ -81,21 +81,21 @@ class WriteBatch(NamedTuple):
 
 
 class StoredState(NamedTuple):
-    """What was committed, after a restart.
+    """What the store contained at a start.
 
     Attributes:
-        now: when the last commit was, Unix seconds; None if there was none.
+        now: time of the last commit, Unix seconds; None if there was none.
         since: when the first event was seen.
         keys: the series by row.
-        names: values by dimension and number.
-        totals: all since first seen.
-        buckets: those that are open, whole.
-        stored: numbers of the other buckets that can be read back.
+        names: other values by kind and number.
+        totals: everything since first seen.
+        buckets: the open ones, complete.
+        stored: the numbers of the other buckets in the store.
         failures: the latest, oldest first.
-        topologies: all that are known.
-        clients: by id, as JSON.
-        counters: the agent's own, as JSON.
-        documents: alerts, silences and messages, by kind and id, as JSON.
+        topologies: the last one of each graph.
+        clients: JSON by id.
+        counters: the agent's own durable metrics, as JSON.
+        documents: alerts, silences and messages: JSON by kind and id.
     """
 
     now: float | None

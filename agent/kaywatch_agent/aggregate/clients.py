@@ -1,4 +1,4 @@
-"""Who sends: presence, sequence marks, and the accounts behind completeness."""
+"""All clients: their state, sequence numbers, and the counts behind completeness."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from kaywatch_agent.protocol.messages import Hello
 
 __all__ = ["ClientChanges", "Clients"]
 
-# A client that has left is shown for so long, and so many of them at most.
+# How long a client that has left is shown.
 KEEP_SECONDS = 3600.0
-KEEP_CLIENTS = 10_000
 
-# One whose process may live on is kept longer: it still holds what was not
-# acknowledged, and sends it again when it finds the agent. Its number tells whether
-# that has been counted. A buffer that is not sent for a week has been given up.
+# A disconnected client whose process may be alive is kept longer: it still buffers
+# unacknowledged batches and resends them when it finds the agent. Its sequence number
+# tells which of them were counted. A buffer unsent for a week is given up.
 KEEP_DISCONNECTED_SECONDS = 7 * 86_400.0
 
+# Clients in total; beyond it, those that have left are dropped early.
+KEEP_CLIENTS = 10_000
 
 _KEPT: Final = {
     ClientState.DISCONNECTED: KEEP_DISCONNECTED_SECONDS,
@@ -35,8 +36,8 @@ class ClientChanges(NamedTuple):
 
     Attributes:
         stored: the changed clients by id, as JSON.
-        forgotten: ids of clients that are no longer known.
-        received: of each changed client, the number of its last batch in this commit.
+        forgotten: the ids of dropped clients.
+        received: the sequence number of the last batch of each changed client.
     """
 
     stored: Mapping[str, bytes]
@@ -45,7 +46,7 @@ class ClientChanges(NamedTuple):
 
 
 class Clients:
-    """All clients that are here or left lately.
+    """All clients that are connected or left recently.
 
     Attributes:
         changed: ids of the clients that changed since the last commit began.
@@ -69,14 +70,14 @@ class Clients:
         )
 
     def committed(self, change: ClientChanges) -> None:
-        """Let batches be acknowledged."""
-        for name, seq in change.received.items():
-            client = self._clients.get(name)
+        """Let the batches of this commit be acknowledged."""
+        for client_id, seq in change.received.items():
+            client = self._clients.get(client_id)
             if client is not None:
                 client.committed_seq = seq
 
     def refused(self, change: ClientChanges) -> None:
-        """Put into the next commit what this one did not make durable."""
+        """Add to the next commit what this one did not make durable."""
         self.changed.update(change.stored)
         self.forgotten |= change.forgotten - self._clients.keys()
 
@@ -87,30 +88,31 @@ class Clients:
         return iter(self._clients.values())
 
     def get(self, client: str) -> Client | None:
-        """Return a client that is known."""
+        """Return a client by its id, None if it is unknown."""
         return self._clients.get(client)
 
-    def meet(self, client: str, now: float) -> Client:
-        """Return the client, new or known, as present now."""
-        found = self._clients.get(client)
-        if found is None:
-            found = Client(client, since=now, first_seen=now)
-            self._clients[client] = found
-            self.forgotten.discard(client)  # it is back before that was committed
-        found.last_seen = now
-        self.changed.add(client)
-        if found.state is not ClientState.CONNECTED:
-            self.turn(found, ClientState.CONNECTED, now)
-        return found
+    def meet(self, client_id: str, now: float) -> Client:
+        """Return the client, created if it is new, and mark it as connected."""
+        client = self._clients.get(client_id)
+        if client is None:
+            client = Client(client_id, since=now, first_seen=now)
+            self._clients[client_id] = client
+            # It may have been dropped since the last commit.
+            self.forgotten.discard(client_id)
+        client.last_seen = now
+        self.changed.add(client_id)
+        if client.state is not ClientState.CONNECTED:
+            self.set_state(client, ClientState.CONNECTED, now)
+        return client
 
     def greet(self, hello: Hello, pid: int, now: float, started: float = 0.0) -> Client:
-        """Take in who a client says it is.
+        """Record what a client says about itself.
 
         Args:
-            hello: its own words.
-            pid: the kernel's word for it, which counts more; 0 for none.
+            hello: its message.
+            pid: its pid according to the kernel, which takes precedence; 0 if unknown.
             now: Unix seconds.
-            started: when its process started by the kernel's word; 0 for none.
+            started: when its process started, according to the kernel; 0 if unknown.
         """
         client = self.meet(hello.client, now)
         client.service = hello.service or client.service
@@ -123,8 +125,8 @@ class Clients:
         client.first = hello.first
         return client
 
-    def turn(self, client: Client, state: ClientState, now: float) -> None:
-        """Put a client into another state."""
+    def set_state(self, client: Client, state: ClientState, now: float) -> None:
+        """Change a client's state."""
         client.state = state
         client.since = now
         self.changed.add(client.id)
@@ -132,35 +134,34 @@ class Clients:
             client.in_flight = ()
             client.loops = ()
 
-    def forget(self, now: float) -> list[Client]:
-        """Drop those who left long ago, and return them."""
-        gone = [
-            client.id
-            for client in self._clients.values()
-            if now - client.since > _KEPT.get(client.state, math.inf)
-        ]
-        if len(self._clients) - len(gone) > KEEP_CLIENTS:
-            left = [
-                c
-                for c in self._clients.values()
-                if c.state is not ClientState.CONNECTED
-            ]
-            # Those of above first; then who won't come back, the longest gone first.
-            dropped = set(gone)
-            left.sort(
-                key=lambda client: (
-                    client.id not in dropped,
-                    client.state is ClientState.DISCONNECTED,
-                    client.since,
-                )
+    def expire(self, now: float) -> list[Client]:
+        """Drop clients that left long ago or are too many; return the dropped ones."""
+
+        def expired(client: Client) -> bool:
+            return now - client.since > _KEPT.get(client.state, math.inf)
+
+        clients = self._clients.values()
+        count = max(sum(map(expired, clients)), len(clients) - KEEP_CLIENTS)
+        if count <= 0:
+            return []
+        left = [one for one in clients if one.state is not ClientState.CONNECTED]
+        # After the expired ones, first those that will not return, oldest first.
+        left.sort(
+            key=lambda client: (
+                not expired(client),
+                client.state is ClientState.DISCONNECTED,
+                client.since,
             )
-            gone = [c.id for c in left[: len(self._clients) - KEEP_CLIENTS]]
-        self.forgotten.update(gone)
-        return [self._clients.pop(client) for client in gone]
+        )
+        dropped = left[:count]
+        for client in dropped:
+            del self._clients[client.id]
+            self.forgotten.add(client.id)
+        return dropped
 
     def restore(self, clients: Iterable[Client], now: float) -> None:
-        """Take in those of before a restart; none of them is connected any more."""
+        """Continue with the clients from before a restart, all disconnected."""
         for client in clients:
             self._clients[client.id] = client
             if client.state is ClientState.CONNECTED:
-                self.turn(client, ClientState.DISCONNECTED, now)
+                self.set_state(client, ClientState.DISCONNECTED, now)

@@ -1,4 +1,4 @@
-"""A bucket as bytes: what the store keeps of it.
+"""Encodes buckets as bytes, for the store.
 
 The format is a msgpack list of `[name, dtype, length]` for each column of
 `CompressedBucket`, preceded by its own length (4 bytes, little-endian), and then the
@@ -28,8 +28,8 @@ _Header = list[tuple[str, str, int]]
 
 def encode(bucket: Bucket) -> bytes:
     """Return the bucket as bytes."""
-    packed = compress(bucket)
-    columns = [(name, np.ravel(column)) for name, column in packed._asdict().items()]
+    compressed = compress(bucket)._asdict()
+    columns = [(name, np.ravel(column)) for name, column in compressed.items()]
     header = msgspec.msgpack.encode(
         [(name, column.dtype.str, column.size) for name, column in columns]
     )
@@ -41,23 +41,23 @@ def decode(data: bytes) -> Bucket:
     """Return the bucket that was encoded.
 
     Raises:
-        ValueError: if the bytes are none of ours.
+        ValueError: the bytes are no encoded bucket.
     """
     try:
         (size,) = _LENGTH.unpack_from(data)
         at = _LENGTH.size + size
         header = msgspec.msgpack.decode(data[_LENGTH.size : at], type=_Header)
-        found: dict[str, NDArray[Any]] = {}
+        columns: dict[str, NDArray[Any]] = {}
         for name, kind, length in header:
             column = np.frombuffer(data, np.dtype(kind), length, at)
             at += column.nbytes
-            found[name] = column
-        if not len(found["rows"]):
+            columns[name] = column
+        if not len(columns["rows"]):
             return EMPTY
-        found[_LINES] = found[_LINES].reshape(-1, len(found["rows"]))
-        packed = CompressedBucket(
-            **{name: found[name] for name in CompressedBucket._fields}
+        columns[_LINES] = columns[_LINES].reshape(-1, len(columns["rows"]))
+        compressed = CompressedBucket(
+            **{name: columns[name] for name in CompressedBucket._fields}
         )
     except (struct.error, msgspec.MsgspecError, KeyError, TypeError) as error:
         raise ValueError(f"no bucket: {error}") from None
-    return decompress(packed)
+    return decompress(compressed)

@@ -15,7 +15,7 @@ from kaywatch_agent.model.series import Kind, SeriesKey
 
 __all__ = ["Completeness", "EventCounts"]
 
-# What the events of a series are, in the order of the sums.
+# What the events of a series count as: indexes of the sums.
 _RECEIVED, _OVERFLOW, _LATE, _LOST = range(4)
 _KINDS: Final = 4
 
@@ -25,10 +25,10 @@ class EventCounts:
     """What became of the events of some services.
 
     Attributes:
-        received: events that are counted, those under `__other__` included.
-        dropped: events that were lost, by reason, the most frequent first.
-        late: events that only the totals have.
-        overflow: events received that are counted under `__other__`.
+        received: counted events, including those under `__other__`.
+        dropped: lost events by reason, the most frequent first.
+        late: events that only the totals contain.
+        overflow: received events that are counted under `__other__`.
     """
 
     received: int
@@ -44,24 +44,25 @@ class EventCounts:
 
 
 class Completeness:
-    """Counts, bucket by bucket, what became of the events of each service.
+    """Adds up, bucket by bucket, what became of the events of each service.
 
-    A lost event has no node, since it cannot be looked into: a node's completeness is
-    that of its services.
+    A lost event has no known node, so a node's completeness is that of its services.
     """
 
-    def __init__(self, keys: Sequence[SeriesKey], folds: Collection[int]) -> None:
-        """Begin with nothing.
+    def __init__(
+        self, keys: Sequence[SeriesKey], overflow_rows: Collection[int]
+    ) -> None:
+        """Start with nothing.
 
         Args:
             keys: all series, by row.
-            folds: the rows of the series that stand for others.
+            overflow_rows: the rows that stand for other series.
         """
         services = SeriesGroups(keys, range(len(keys)), lambda key: key.service)
         self.services = services.names
         self._number = dict(services.items())
         kinds = np.full(len(keys), _RECEIVED)
-        kinds[[row for row in folds if row < len(keys)]] = _OVERFLOW
+        kinds[[row for row in overflow_rows if row < len(keys)]] = _OVERFLOW
         kinds[_rows(keys, Kind.LATE)] = _LATE
         self._loss_rows = np.array(_rows(keys, Kind.LOSS), np.int64)
         kinds[self._loss_rows] = _LOST
@@ -72,16 +73,16 @@ class Completeness:
         self._losers = services.numbers[self._loss_rows]
 
     def add(self, bucket: Bucket) -> None:
-        """Count a bucket."""
-        # A series that appeared since is none of those that are looked at.
+        """Add a bucket."""
+        # Series that appeared after `keys` was read are not counted.
         known = int(np.searchsorted(bucket.rows, len(self._cells)))
         cells = self._cells[bucket.rows[:known]]
         events = bucket.executions[:known]
         self._events += np.bincount(cells, events, len(self._events))
         at = np.searchsorted(bucket.rows, self._loss_rows)
         inside = np.flatnonzero(at < len(bucket.rows))
-        there = inside[bucket.rows[at[inside]] == self._loss_rows[inside]]
-        self._lost[there] += bucket.total[at[there]]
+        present = inside[bucket.rows[at[inside]] == self._loss_rows[inside]]
+        self._lost[present] += bucket.total[at[present]]
 
     def of(self, services: Iterable[str]) -> EventCounts:
         """Return what became of the events of some services."""

@@ -1,9 +1,9 @@
-"""Single executions and runs as they arrive, for those who listen.
+"""Single executions and runs as they arrive, for subscribers.
 
-Strategy: with nobody listening a batch costs one look at an empty list. A listener's
-filter is an array over the batch's table and a comparison of columns; objects are made
-of what is left, and of no more than the listener's rate. What is over it is counted,
-as is what a slow listener leaves in its queue.
+Strategy: without subscribers, a batch costs one look at an empty list. A subscriber's
+filter is an array over the batch's table and a comparison of columns. Objects are made
+only for the events that match, and for no more of them than the subscriber's rate.
+Events over the rate are counted, as are those that a slow subscriber leaves unread.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kaywatch.wire import Outcome
+from kaywatch_agent.aggregate.pending import FUTURE_SECONDS
 from kaywatch_agent.model.bounds import OUTCOMES, OutcomeName
 from kaywatch_agent.model.records import ExecutionRecord, FailureRecord, RunRecord
 from kaywatch_agent.protocol.messages import Events, Executions, Runs
@@ -28,26 +29,23 @@ from kaywatch_agent.runtime.metrics import Counter, Gauge, Metrics
 __all__ = [
     "MAX_RATE",
     "QUEUE",
+    "BatchSource",
     "Event",
     "EventStream",
     "Filter",
-    "Subscriber",
     "MissReason",
-    "BatchSource",
+    "Subscriber",
 ]
 
-# Events a second that one listener gets at most: some 10 us of the agent's CPU each.
+# Events per second for one subscriber. Each costs about 10 us of the agent's CPU.
 MAX_RATE: Final = 1_000
 
-# Events that wait for a listener; of more, the oldest fall out.
+# Events that wait for one subscriber; beyond that, the oldest are dropped.
 QUEUE: Final = 1_000
 
-# A failure's details are stamped right after its execution; a process that waits for
-# the interpreter meanwhile takes longer.
+# A client records a failure's details right after its execution; more time passes when
+# the thread waits for the interpreter in between.
 NEAR_SECONDS: Final = 0.1
-
-# As the aggregation has it.
-FUTURE_SECONDS: Final = 5.0
 
 Event = ExecutionRecord | RunRecord
 FailureKey = tuple[str, str, str, OutcomeName]  # (graph, node, type, outcome)
@@ -56,51 +54,51 @@ Mask = NDArray[np.bool_]
 
 
 class MissReason(StrEnum):
-    """Why a listener didn't get an event that it asked for."""
+    """Why a subscriber did not get an event that matched its filter."""
 
-    LIMITED = "limited"  # more than its rate
-    SLOW = "slow"  # it doesn't read
+    LIMITED = "limited"  # over its rate
+    SLOW = "slow"  # it does not read
 
 
 class Filter(NamedTuple):
-    """Which events; what is empty lets everything through."""
+    """Selects events; an empty field matches everything."""
 
     services: frozenset[str] = frozenset()
     graphs: frozenset[str] = frozenset()
     nodes: frozenset[str] = frozenset()
     outcomes: frozenset[Outcome] = frozenset()
     slower_than: float = 0.0  # seconds
-    runs: bool = False  # those, too
+    runs: bool = False  # whether runs are wanted, too
 
-    def place(self, graph: str, node: str) -> bool:
-        """Whether that is where events are wanted from."""
+    def matches(self, graph: str, node: str) -> bool:
+        """Return whether events of a node are wanted."""
         return (not self.graphs or graph in self.graphs) and (
             not self.nodes or node in self.nodes
         )
 
 
 class BatchSource(NamedTuple):
-    """Who a batch is from, and when it came."""
+    """Where a batch came from, and when."""
 
     now: float  # Unix seconds
     service: str
     pid: int
     client: str
 
-    def at(self, time: float) -> float:
-        """Return an event's time: of those without a clock, or a wrong one, now."""
+    def event_time(self, time: float) -> float:
+        """Return an event's time, or that of its arrival if its clock is wrong."""
         return time if 0 < time <= self.now + FUTURE_SECONDS else self.now
 
 
 class Subscriber:
-    """One who listens: a filter, a rate, and a bounded queue."""
+    """One subscriber: a filter, a rate, and a bounded queue."""
 
     def __init__(self, filter: Filter, rate: int, wake: Callable[[], None]) -> None:
-        """Listen to nothing yet.
+        """Prepare a subscription.
 
         Args:
-            filter: which events.
-            rate: how many a second at most.
+            filter: selects events.
+            rate: events per second, at most.
             wake: called when there is something to read.
         """
         self.filter = filter
@@ -108,57 +106,59 @@ class Subscriber:
         self._wake = wake
         self._queue: deque[Event] = deque()
         self._missed: collections.Counter[MissReason] = collections.Counter()
-        self._told = False  # of what was missed, at a tick
-        self._left = rate  # of this second
+        self._misses_due = False  # to be returned by `read`
+        self._room = rate  # events left in this second
         self._matched = 0  # in this second
-        self._limited = 0  # of those, over the rate
-        self._share = 1.0  # of the matching events that fit into the rate
-        self._places: WeakKeyDictionary[Table, Mask] = WeakKeyDictionary()
+        self._limited = 0  # of these, over the rate
+        self._share = 1.0  # of a batch's matching events that are let through
+        self._wanted: WeakKeyDictionary[Table, Mask] = WeakKeyDictionary()
         outcomes = filter.outcomes or frozenset(Outcome)
         self._outcomes = np.isin(np.arange(256), list(outcomes))
 
     def read(self) -> Event | collections.Counter[MissReason] | None:
-        """Return the next event, or what was missed, or None when there is nothing."""
-        if self._told and self._missed:
-            self._told = False
+        """Return the next event, or counts of missed events, or None for nothing."""
+        if self._misses_due and self._missed:
+            self._misses_due = False
             missed, self._missed = self._missed, collections.Counter()
             return missed
         return self._queue.popleft() if self._queue else None
 
-    # -- the feed's side -----------------------------------------------------------
+    # -- called by the event stream ----------------------------------------------------
 
     def take(
-        self, events: Events, failures: Sequence[FailureRecord], sender: BatchSource
+        self, events: Events, failures: Sequence[FailureRecord], source: BatchSource
     ) -> int:
-        """Queue what is wanted of a batch; return how many fell out of the queue."""
-        found: list[Event] = []
+        """Queue a batch's matching events; return how many old ones were dropped."""
+        matching: list[Event] = []
         if events.executions is not None:
-            found += self._executions(events.table, events.executions, failures, sender)
+            matching += self._executions(
+                events.table, events.executions, failures, source
+            )
         if self.filter.runs and events.runs is not None:
-            found += self._runs(events.table, events.runs, sender)
-        found.sort(key=_time)
-        self._queue += found
+            matching += self._runs(events.table, events.runs, source)
+        matching.sort(key=_time)
+        self._queue += matching
         over = max(0, len(self._queue) - QUEUE)
         for _ in range(over):
             self._queue.popleft()
         self._missed[MissReason.SLOW] += over
-        if found:
+        if matching:
             self._wake()
         return over
 
     def tick(self) -> int:
-        """Begin another second; return how many events the rate left out of the last.
+        """Begin another second; return how many events were over the last one's rate.
 
-        Each batch of the next one is thinned by what the last one had too much of, so
-        that those who send early in a second don't take it all.
+        Every batch of the next second is thinned out by the excess of the last one.
+        Otherwise, clients that send early in a second would use up the whole rate.
         """
         self._share = min(1.0, self._rate / max(1, self._matched))
-        self._left, self._matched = self._rate, 0
+        self._room, self._matched = self._rate, 0
         limited, self._limited = self._limited, 0
         self._missed[MissReason.LIMITED] += limited
         self._missed = +self._missed
         if self._missed:
-            self._told = True
+            self._misses_due = True
             self._wake()
         return limited
 
@@ -167,105 +167,106 @@ class Subscriber:
         table: Table,
         part: Executions,
         failures: Sequence[FailureRecord],
-        sender: BatchSource,
+        source: BatchSource,
     ) -> list[ExecutionRecord]:
-        places = self._places.get(table)
-        if places is None:
-            wanted = [self.filter.place(*key) for key in table.series]
-            places = self._places[table] = np.array(wanted, np.bool_)
-        if not places.any():
+        wanted = self._wanted.get(table)
+        if wanted is None:
+            matches = [self.filter.matches(*key) for key in table.series]
+            wanted = self._wanted[table] = np.array(matches, np.bool_)
+        if not wanted.any():
             return []
-        matches = places[part.series] & self._matching(part.outcome, part.seconds)
-        rows = self._chosen(np.flatnonzero(matches), part.outcome)
-        return _execution_records(rows, part, table, failures, sender)
+        matching = wanted[part.series] & self._matching(part.outcome, part.seconds)
+        rows = self._limit(np.flatnonzero(matching), part.outcome)
+        return _execution_records(rows, part, table, failures, source)
 
-    def _runs(self, table: Table, part: Runs, sender: BatchSource) -> list[RunRecord]:
-        matches = self._matching(part.outcome, part.seconds)
+    def _runs(self, table: Table, part: Runs, source: BatchSource) -> list[RunRecord]:
+        matching = self._matching(part.outcome, part.seconds)
         strings = table.strings
         rows = [
             row
-            for row in np.flatnonzero(matches).tolist()
-            if self.filter.place(strings[part.graph[row]], strings[part.node[row]])
+            for row in np.flatnonzero(matching).tolist()
+            if self.filter.matches(strings[part.graph[row]], strings[part.node[row]])
         ]
-        chosen = self._chosen(np.array(rows, np.int64), part.outcome)
-        return [_run_record(row, part, strings, sender) for row in chosen.tolist()]
+        limited = self._limit(np.array(rows, np.int64), part.outcome)
+        return [_run_record(row, part, strings, source) for row in limited.tolist()]
 
     def _matching(
         self, outcome: NDArray[np.uint8], seconds: NDArray[np.float64]
     ) -> Mask:
-        matches: Mask = self._outcomes[outcome]
+        matching: Mask = self._outcomes[outcome]
         if self.filter.slower_than:
-            matches = matches & (seconds > self.filter.slower_than)
-        return matches
+            matching = matching & (seconds > self.filter.slower_than)
+        return matching
 
-    def _chosen(self, rows: Rows, outcome: NDArray[np.uint8]) -> Rows:
-        """Return those of the rows that fit into the rate, failures first."""
-        room = min(self._left, int(np.ceil(len(rows) * self._share)))
-        chosen = rows
+    def _limit(self, rows: Rows, outcome: NDArray[np.uint8]) -> Rows:
+        """Return the rows that the rate allows, failures first."""
+        room = min(self._room, int(np.ceil(len(rows) * self._share)))
+        limited = rows
         if len(rows) > room:
             failed = outcome[rows] != Outcome.OK
             first = _spread(rows[failed], room)
             rest = _spread(rows[~failed], room - len(first))
-            chosen = np.concatenate((first, rest))
+            limited = np.concatenate((first, rest))
         self._matched += len(rows)
-        self._left -= len(chosen)
-        self._limited += len(rows) - len(chosen)
-        return chosen
+        self._room -= len(limited)
+        self._limited += len(rows) - len(limited)
+        return limited
 
 
 class EventStreamMetrics(Metrics):
-    """What is counted of the feed."""
+    """The metrics of the event stream."""
 
-    listeners = Gauge(
+    subscribers = Gauge(
         "kaywatch_event_subscribers", "Open event streams for single events."
     )
     missed = Counter(
         "kaywatch_event_misses_total",
-        "Events that listeners asked for and did not get.",
+        "Events that subscribers asked for and did not get.",
         labels=("reason",),
     )
 
 
 class EventStream:
-    """Hands batches to those who listen.
+    """Passes batches on to subscribers.
 
     Attributes:
-        listeners: all of them; with none, `take` need not be called.
+        subscribers: while there are none, `take` need not be called.
     """
 
     def __init__(self) -> None:
-        self.listeners: list[Subscriber] = []
+        self.subscribers: list[Subscriber] = []
         self.metrics = EventStreamMetrics()
-        self.metrics.listeners.set_function(lambda: len(self.listeners))
+        self.metrics.subscribers.set_function(lambda: len(self.subscribers))
 
-    def listen(self, listener: Subscriber) -> None:
-        """Let one listen from the next batch on."""
-        self.listeners.append(listener)
+    def subscribe(self, subscriber: Subscriber) -> None:
+        """Add a subscriber, from the next batch on."""
+        self.subscribers.append(subscriber)
 
-    def leave(self, listener: Subscriber) -> None:
-        """Let one go."""
-        self.listeners.remove(listener)
+    def unsubscribe(self, subscriber: Subscriber) -> None:
+        """Remove a subscriber."""
+        self.subscribers.remove(subscriber)
 
     def take(
-        self, events: Events, failures: Sequence[FailureRecord], sender: BatchSource
+        self, events: Events, failures: Sequence[FailureRecord], source: BatchSource
     ) -> None:
-        """Hand a batch to each listener whose service it is of."""
-        for listener in self.listeners:
-            services = listener.filter.services
-            if not services or sender.service in services:
-                self._count(MissReason.SLOW, listener.take(events, failures, sender))
+        """Pass a batch on to the subscribers of its service."""
+        for subscriber in self.subscribers:
+            services = subscriber.filter.services
+            if not services or source.service in services:
+                dropped = subscriber.take(events, failures, source)
+                self._count(MissReason.SLOW, dropped)
 
     def tick(self) -> None:
         """Begin another second."""
-        for listener in self.listeners:
-            self._count(MissReason.LIMITED, listener.tick())
+        for subscriber in self.subscribers:
+            self._count(MissReason.LIMITED, subscriber.tick())
 
     def _count(self, reason: MissReason, events: int) -> None:
         if events:
             self.metrics.missed.labels(reason).add(events)
 
 
-# -- records -------------------------------------------------------------------------
+# -- records ---------------------------------------------------------------------------
 
 
 def _execution_records(
@@ -273,47 +274,54 @@ def _execution_records(
     part: Executions,
     table: Table,
     failures: Sequence[FailureRecord],
-    sender: BatchSource,
+    source: BatchSource,
 ) -> list[ExecutionRecord]:
     ordered = rows[np.argsort(part.end[rows], kind="stable")]
-    details = _Details(failures)
-    found = []
-    # One `tolist` for each column: a scalar at a time takes ten times as long.
-    for series, end, seconds, outcome, attempts, action, error in zip(
-        *(column[ordered].tolist() for column in part[:7]), strict=True
-    ):
-        graph, node = table.series[series]
-        kind, phase = table.errors[error]
-        name = OUTCOMES[outcome]
-        failure = details.take((graph, node, kind, name), end) if error else None
-        found.append(
-            ExecutionRecord(
-                time=sender.at(end),
-                service=sender.service,
-                graph=graph,
-                node=node,
-                outcome=name,
-                seconds=seconds,
-                # An execution that failed before its first attempt says 0.
-                attempts=max(1, attempts),
-                action=table.strings[action],
-                type=kind,
-                phase=phase,
-                message=failure.message if failure is not None else "",
-                run=failure.run if failure is not None else "",
-                pid=sender.pid,
-                client=sender.client,
-            )
-        )
-    return found
+    details = _FailureMatcher(failures)
+    # One `tolist` per column: reading scalars one at a time takes ten times as long.
+    columns = (column[ordered].tolist() for column in part[:7])
+    return [
+        _execution_record(values, table, details, source)
+        for values in zip(*columns, strict=True)
+    ]
+
+
+def _execution_record(
+    values: tuple[int, float, float, int, int, int, int],
+    table: Table,
+    details: _FailureMatcher,
+    source: BatchSource,
+) -> ExecutionRecord:
+    series, end, seconds, outcome, attempts, action, error = values
+    graph, node = table.series[series]
+    kind, phase = table.errors[error]
+    name = OUTCOMES[outcome]
+    failure = details.take((graph, node, kind, name), end) if error else None
+    return ExecutionRecord(
+        time=source.event_time(end),
+        service=source.service,
+        graph=graph,
+        node=node,
+        outcome=name,
+        seconds=seconds,
+        # 0 if the execution failed before its first attempt.
+        attempts=max(1, attempts),
+        action=table.strings[action],
+        type=kind,
+        phase=phase,
+        message=failure.message if failure is not None else "",
+        run=failure.run if failure is not None else "",
+        pid=source.pid,
+        client=source.client,
+    )
 
 
 def _run_record(
-    row: int, part: Runs, strings: Sequence[str], sender: BatchSource
+    row: int, part: Runs, strings: Sequence[str], source: BatchSource
 ) -> RunRecord:
     return RunRecord(
-        time=sender.at(float(part.end[row])),
-        service=sender.service,
+        time=source.event_time(float(part.end[row])),
+        service=source.service,
         graph=strings[part.graph[row]],
         outcome=OUTCOMES[int(part.outcome[row])],
         seconds=float(part.seconds[row]),
@@ -321,23 +329,24 @@ def _run_record(
         node=strings[part.node[row]],
         action=strings[part.action[row]],
         visits=int(part.visits[row]),
-        pid=sender.pid,
-        client=sender.client,
+        pid=source.pid,
+        client=source.client,
     )
 
 
-class _Details:
-    """The failures of a batch, each given to the execution that it is of."""
+class _FailureMatcher:
+    """Matches the failures of a batch with the executions that they describe."""
 
     def __init__(self, failures: Sequence[FailureRecord]) -> None:
-        self._found: defaultdict[FailureKey, deque[FailureRecord]] = defaultdict(deque)
+        self._waiting: defaultdict[FailureKey, deque[FailureRecord]]
+        self._waiting = defaultdict(deque)
         for failure in sorted(failures, key=_time):
             key = failure.graph, failure.node, failure.type, failure.outcome
-            self._found[key].append(failure)
+            self._waiting[key].append(failure)
 
     def take(self, key: FailureKey, end: float) -> FailureRecord | None:
-        """Return the first that was told right after `end`; asked for in order."""
-        waiting = self._found.get(key)
+        """Return the failure recorded right after `end`; call in order of `end`."""
+        waiting = self._waiting.get(key)
         while waiting and waiting[0].time < end:
             waiting.popleft()
         if waiting and waiting[0].time < end + NEAR_SECONDS:

@@ -1,9 +1,9 @@
-"""GroupStats of many groups of series at once: what Summary says of one, in arrays.
+"""Statistics of many groups of series at once, in arrays indexed by group.
 
-Strategy: every series has a group's number (or none), buckets are added one by one, and
-a bucket is added with a few array operations, whatever the number of groups. So a list
-of 10,000 nodes, an hour's chart and one node's figures are all the same loop over
-buckets, and no more than one bucket's copy is held besides the result.
+Strategy: every series has the number of a group, or none. Buckets are added one by one
+with a few array operations each, whatever the number of groups. A list of 10,000 nodes,
+an hour's chart and one node's statistics are therefore the same loop over buckets, and
+at most one bucket's copy is held besides the result.
 """
 
 from __future__ import annotations
@@ -40,19 +40,20 @@ ALL_DIMENSIONS: Final = frozenset(Dimension)
 DIMENSION_MASK: Final = (1 << (ROW_SHIFT - DIMENSION_SHIFT)) - 1
 FACT_MASK: Final = (1 << ROW_SHIFT) - 1
 
-# Facts are merged when so many wait (16 bytes each), which bounds an hour's window.
+# Facts are merged once this many wait. Each takes 16 bytes: 32 MB for any window.
 MAX_PENDING: Final = 2_000_000
 
-# Looking rows up one by one beats a pass over the bucket when so few are wanted.
+# A search for each row is faster than a pass over a bucket with this many times as many
+# rows.
 FEW_FACTOR: Final = 16
 
 
 class SeriesGroups(Generic[T]):
-    """Which series belong together, and under which name.
+    """Assigns series to named groups.
 
     Attributes:
         names: the groups' names, by number.
-        numbers: a group's number by the series' row; -1 for none.
+        numbers: the number of the group by row; -1 for none.
     """
 
     def __init__(
@@ -62,21 +63,21 @@ class SeriesGroups(Generic[T]):
         name: Callable[[SeriesKey], T | None],
         names: Iterable[T] = (),
     ) -> None:
-        """Group series by what `name` returns for each; None leaves it out.
+        """Group series by name.
 
         Args:
             keys: all series, by row.
-            rows: those in question.
-            name: the name of a series' group.
-            names: groups that are there in any case, numbered first.
+            rows: the rows to group.
+            name: returns the name of a series' group; None leaves the series out.
+            names: groups that exist in any case, numbered first.
         """
         known: dict[T, int] = {known: number for number, known in enumerate(names)}
         at, numbers = [], []
         for row in rows:
-            found = name(keys[row])
-            if found is not None:
+            group = name(keys[row])
+            if group is not None:
                 at.append(row)
-                numbers.append(known.setdefault(found, len(known)))
+                numbers.append(known.setdefault(group, len(known)))
         self.names: list[T] = list(known)
         self.numbers: Ints = np.full(len(keys), -1)
         self.numbers[at] = numbers
@@ -90,12 +91,12 @@ class SeriesGroups(Generic[T]):
 
 
 class PhaseStats(NamedTuple):
-    """Where the time of executions went, by group: of those of which it is known.
+    """How the time of executions was split, by group, where that is known.
 
     Attributes:
-        executions: how many these are.
-        prep, exec, wait, post: sums in seconds; waiting is between attempts.
-        items: the sum of the items that batches had.
+        executions: how many executions have a known split.
+        prep, exec, wait, post: sums in seconds; `wait` is between attempts.
+        items: the number of items in batch nodes.
     """
 
     executions: Ints
@@ -106,22 +107,82 @@ class PhaseStats(NamedTuple):
     items: Ints
 
     def average(self, phase: str) -> Numbers:
-        """Return the seconds of a phase per execution, None where they aren't known."""
+        """Return the average seconds of a phase, None where unknown."""
         return _ratios(getattr(self, phase), self.executions)
 
     def item_counts(self) -> list[int | None]:
-        """Return how many items there were, None where they aren't known."""
+        """Return the numbers of items, None where unknown."""
         pairs = zip(self.items.tolist(), self.executions.tolist(), strict=True)
         return [count if known else None for count, known in pairs]
 
 
+class FactCounts:
+    """Adds up the facts of buckets by group, in one sorted array without duplicates."""
+
+    def __init__(self, numbers: Ints, dimensions: Collection[Dimension]) -> None:
+        """Start with nothing.
+
+        Args:
+            numbers: the group of each row, -1 for none.
+            dimensions: which facts to add up.
+        """
+        self._numbers = numbers
+        self._dimensions = dimensions
+        self._keys: list[Ints] = []
+        self._counts: list[Ints] = []
+        self._pending = 0
+
+    def add(self, keys: Ints, counts: Ints, offset: int) -> None:
+        """Add facts; `offset` is added to the groups' numbers."""
+        if self._dimensions != ALL_DIMENSIONS:
+            dimension = (keys >> DIMENSION_SHIFT) & DIMENSION_MASK
+            wanted = np.isin(dimension, [int(one) for one in self._dimensions])
+            keys, counts = keys[wanted], counts[wanted]
+        if not len(keys):
+            return
+        group = self._numbers[keys >> ROW_SHIFT] + offset
+        self._keys.append((group << ROW_SHIFT) | (keys & FACT_MASK))
+        self._counts.append(counts)
+        self._pending += len(keys)
+        if self._pending > MAX_PENDING:
+            self._compact()
+
+    def of(self, dimension: Dimension) -> tuple[Ints, Ints, Ints]:
+        """Return (groups, numbers, counts), sorted by group and number."""
+        self._compact()
+        if not self._keys:
+            none: Ints = np.zeros(0, np.int64)
+            return none, none, none
+        keys, counts = self._keys[0], self._counts[0]
+        at = np.flatnonzero(
+            (keys >> DIMENSION_SHIFT) & DIMENSION_MASK == int(dimension)
+        )
+        number = keys[at] & NUMBER_MASK
+        if dimension is Dimension.HISTOGRAM:
+            number -= histogram.CODE_LIMIT
+        return keys[at] >> ROW_SHIFT, number, counts[at]
+
+    def _compact(self) -> None:
+        """Merge pending facts."""
+        if not self._pending:
+            return
+        keys = np.concatenate(self._keys)
+        # Stable: nearly sorted runs are merged in linear time.
+        order = np.argsort(keys, kind="stable")
+        keys = keys[order]
+        distinct = np.concatenate(([True], keys[1:] != keys[:-1]))
+        starts = np.flatnonzero(distinct)
+        counts = np.add.reduceat(np.concatenate(self._counts)[order], starts)
+        self._keys, self._counts, self._pending = [keys[starts]], [counts], 0
+
+
 class GroupStats:
-    """GroupStats by group. Lists and arrays that it gives are indexed by group.
+    """Statistics by group; all lists and arrays are indexed by group.
 
     Attributes:
         executions, attempts, total: sums.
         least, most: extremes; infinite for a group without events.
-        last_time, last: when the latest event was, and its value.
+        last_time, last: the time and the value of the latest event.
     """
 
     def __init__(
@@ -134,8 +195,8 @@ class GroupStats:
 
         Args:
             numbers: the group of each row of the registry, -1 for none.
-            size: how many groups there are.
-            dimensions: what is to be told apart; each costs time.
+            size: the number of groups.
+            dimensions: which facts to add up; each costs time.
         """
         self.executions: Ints = np.zeros(size, np.int64)
         self.attempts: Ints = np.zeros(size, np.int64)
@@ -146,23 +207,19 @@ class GroupStats:
         self.last: Floats = np.zeros(size)
         self._numbers = numbers
         self._rows = np.flatnonzero(numbers >= 0)
-        self._size = size
-        self._dimensions = dimensions
-        self._keys: list[Ints] = []
-        self._counts: list[Ints] = []
-        self._pending = 0
+        self._facts = FactCounts(numbers, dimensions) if dimensions else None
 
     def __len__(self) -> int:
-        return self._size
+        return len(self.executions)
 
     def add(self, bucket: Bucket, offset: int = 0) -> None:
-        """Take in a bucket; `offset` is added to the groups' numbers."""
+        """Add a bucket; `offset` is added to the groups' numbers."""
         few = len(self._rows) * FEW_FACTOR < len(bucket.rows)
-        at, facts = self._few(bucket) if few else self._many(bucket)
+        at, facts = self._search(bucket) if few else self._scan(bucket)
         if not len(at):
             return
         group = self._numbers[bucket.rows[at]] + offset
-        size = self._size
+        size = len(self)
         self.executions += _sums(group, bucket.executions[at], size)
         self.attempts += _sums(group, bucket.attempts[at], size)
         with np.errstate(over="ignore"):
@@ -173,9 +230,11 @@ class GroupStats:
         np.maximum.at(self.last_time, group, times)
         newest = times == self.last_time[group]
         self.last[group[newest]] = bucket.last[at][newest]
-        self._add_facts(bucket.fact_keys[facts], bucket.fact_counts[facts], offset)
+        if self._facts is not None:
+            keys, counts = bucket.fact_keys[facts], bucket.fact_counts[facts]
+            self._facts.add(keys, counts, offset)
 
-    # -- what it says ----------------------------------------------------------------
+    # -- results -----------------------------------------------------------------------
 
     def sums(self) -> Numbers:
         """Return the sums of the values."""
@@ -199,25 +258,25 @@ class GroupStats:
 
     def retries(self) -> Ints:
         """Return the attempts beyond the first of each execution."""
-        found: Ints = np.maximum(self.attempts - self.executions, 0)
-        return found
+        retries: Ints = np.maximum(self.attempts - self.executions, 0)
+        return retries
 
     def retry_rates(self) -> Numbers:
         """Return the shares of attempts that were retries."""
         return _ratios(self.retries(), self.attempts)
 
     def outcomes(self) -> Ints:
-        """Return how many executions had each outcome: groups by outcomes."""
-        table = np.zeros((self._size, len(Outcome)), np.int64)
+        """Return executions by outcome: one row per group."""
+        table = np.zeros((len(self), len(Outcome)), np.int64)
         group, number, count = self.facts(Dimension.OUTCOME)
         table[group, number] = count
-        # Ok is not stored: it is the rest.
+        # OK is not stored: it is the remainder.
         table[:, Outcome.OK] = self.executions - table.sum(axis=1)
         return table
 
     def phases(self) -> PhaseStats:
-        """Return where the time went."""
-        table = np.zeros((self._size, len(PhaseSum)), np.int64)
+        """Return how the time of executions was split."""
+        table = np.zeros((len(self), len(PhaseSum)), np.int64)
         group, number, count = self.facts(Dimension.PHASES)
         table[group, number] = count
         return PhaseStats(
@@ -230,72 +289,64 @@ class GroupStats:
         )
 
     def error_rates(self) -> Numbers:
-        """Return the shares that ended in error, cancelled ones out of account."""
+        """Return the shares of failed executions, not counting cancelled ones."""
         outcomes = self.outcomes()
         finished = self.executions - outcomes[:, Outcome.CANCELLED]
         return _ratios(outcomes[:, Outcome.ERROR], finished)
 
     def success_rates(self) -> Numbers:
-        """Return the shares that did not, as KayGraph's MetricsNode counts."""
+        """Return the shares of other executions, as KayGraph's MetricsNode counts."""
         return [None if rate is None else 1.0 - rate for rate in self.error_rates()]
 
     def quantiles(self, *wanted: float) -> list[Numbers]:
-        """Return a list by group for each quantile; within 1.1 % of the exact one."""
+        """Return one list per quantile, each within 1.1 % of the exact one."""
         group, code, count = self.facts(Dimension.HISTOGRAM)
-        found = np.full((len(wanted), self._size), np.nan)
+        result = np.full((len(wanted), len(self)), np.nan)
         some = np.flatnonzero(self.executions)
         if len(code) and len(some):
             cumulative = np.cumsum(count)
             start = np.searchsorted(group, some)
             before = cumulative[start] - count[start]
             n = self.executions[some]
-            for row, quantile in zip(found, wanted, strict=True):
+            for row, quantile in zip(result, wanted, strict=True):
                 rank = np.clip(np.ceil(quantile * n), 1, n)
                 middle = histogram.values(
                     code[np.searchsorted(cumulative, before + rank)]
                 )
                 row[some] = np.clip(middle, self.least[some], self.most[some])
-        return [_numbers(row) for row in found]
+        return [_numbers(row) for row in result]
 
     def counts_at_most(self, limits: Floats) -> Ints:
-        """Return how many values are at most each limit: groups by limits.
+        """Return how many values are at most each limit: one row per group.
 
-        Exact for powers of two, which are the inclusive upper bounds of their buckets;
-        others are taken to be their bucket's bound, up to 2.2 % above.
+        Counts are exact for powers of two, which are inclusive upper bounds of
+        histogram buckets. Other limits are rounded up, by at most 2.2 %.
         """
         group, code, count = self.facts(Dimension.HISTOGRAM)
         limit = histogram.codes(limits)
         keys = (group << ROW_SHIFT) + code
-        wanted = (np.arange(self._size) << ROW_SHIFT)[:, None] + limit[None, :]
+        wanted = (np.arange(len(self)) << ROW_SHIFT)[:, None] + limit[None, :]
         cumulative = np.concatenate(([0], np.cumsum(count)))
         ends = cumulative[np.searchsorted(keys, wanted, side="right")]
-        starts = cumulative[np.searchsorted(group, np.arange(self._size))]
+        starts = cumulative[np.searchsorted(group, np.arange(len(self)))]
         below: Ints = ends - starts[:, None]
         return below
 
     def facts(self, dimension: Dimension) -> tuple[Ints, Ints, Ints]:
         """Return (groups, numbers, counts) of a dimension, sorted."""
-        self._compact()
-        if not self._keys:
+        if self._facts is None:
             none: Ints = np.zeros(0, np.int64)
             return none, none, none
-        keys, counts = self._keys[0], self._counts[0]
-        mine = np.flatnonzero(
-            (keys >> DIMENSION_SHIFT) & DIMENSION_MASK == int(dimension)
-        )
-        number = keys[mine] & NUMBER_MASK
-        if dimension is Dimension.HISTOGRAM:
-            number -= histogram.CODE_LIMIT
-        return keys[mine] >> ROW_SHIFT, number, counts[mine]
+        return self._facts.of(dimension)
 
     def counted(self, dimension: Dimension) -> Iterator[tuple[int, int, int]]:
         """Yield `facts` one by one."""
         return zip(*(column.tolist() for column in self.facts(dimension)), strict=True)
 
-    # -- inside ----------------------------------------------------------------------
+    # -- inside ------------------------------------------------------------------------
 
-    def _few(self, bucket: Bucket) -> tuple[Ints, Ints]:
-        """Return the positions of the wanted rows and of their facts, by search."""
+    def _search(self, bucket: Bucket) -> tuple[Ints, Ints]:
+        """Return the positions of the grouped rows and their facts, by search."""
         at = np.searchsorted(bucket.rows, self._rows)
         inside = at < len(bucket.rows)
         at, rows = at[inside], self._rows[inside]
@@ -306,40 +357,13 @@ class GroupStats:
         spans = [np.arange(a, b) for a, b in zip(low, high, strict=True)]
         return at, np.concatenate(spans) if spans else at
 
-    def _many(self, bucket: Bucket) -> tuple[Ints, Ints]:
-        """Return the same by a pass over the bucket."""
+    def _scan(self, bucket: Bucket) -> tuple[Ints, Ints]:
+        """Return the same as `_search`, by a pass over the whole bucket."""
         at = np.flatnonzero(self._numbers[bucket.rows] >= 0)
-        if not self._dimensions:
+        if self._facts is None:
             return at, at[:0]
         facts = np.flatnonzero(self._numbers[bucket.fact_keys >> ROW_SHIFT] >= 0)
         return at, facts
-
-    def _add_facts(self, keys: Ints, counts: Ints, offset: int) -> None:
-        if self._dimensions != ALL_DIMENSIONS:
-            dimension = (keys >> DIMENSION_SHIFT) & DIMENSION_MASK
-            mine = np.isin(dimension, [int(wanted) for wanted in self._dimensions])
-            keys, counts = keys[mine], counts[mine]
-        if not len(keys):
-            return
-        group = self._numbers[keys >> ROW_SHIFT] + offset
-        self._keys.append((group << ROW_SHIFT) | (keys & FACT_MASK))
-        self._counts.append(counts)
-        self._pending += len(keys)
-        if self._pending > MAX_PENDING:
-            self._compact()
-
-    def _compact(self) -> None:
-        """Merge the facts that wait into one sorted array without duplicates."""
-        if not self._pending:
-            return
-        keys = np.concatenate(self._keys)
-        # Stable: nearly sorted runs are merged in linear time.
-        order = np.argsort(keys, kind="stable")
-        keys = keys[order]
-        fresh = np.concatenate(([True], keys[1:] != keys[:-1]))
-        starts = np.flatnonzero(fresh)
-        counts = np.add.reduceat(np.concatenate(self._counts)[order], starts)
-        self._keys, self._counts, self._pending = [keys[starts]], [counts], 0
 
 
 def _sums(group: Ints, values: Ints, size: int) -> Ints:
@@ -354,5 +378,5 @@ def _ratios(above: NDArray[np.generic], below: Ints) -> Numbers:
 
 
 def _numbers(values: Floats) -> Numbers:
-    """Return the values, None in place of those that JSON has no number for."""
+    """Return the values, None for those that JSON cannot represent."""
     return [value if math.isfinite(value) else None for value in values.tolist()]

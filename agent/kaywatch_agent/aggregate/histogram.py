@@ -1,4 +1,4 @@
-"""The base-2 exponential histogram at scale 5: value -> code, codes -> quantiles.
+"""The base-2 exponential histogram at scale 5: values to codes and back.
 
 A bucket's bounds grow by 2^(1/32), about 2.19 %, so the geometric middle of a bucket
 is within 2^(1/64) - 1 = 1.09 % of every value in it. Any two histograms merge exactly
@@ -21,15 +21,9 @@ from numpy.typing import NDArray
 
 __all__ = [
     "CODE_LIMIT",
-    "SCALE",
     "Codes",
-    "Counts",
     "Values",
     "codes",
-    "counts_below",
-    "index",
-    "lower_bounds",
-    "quantiles",
     "values",
 ]
 
@@ -42,31 +36,30 @@ OFFSET: Final = 8_001
 CLAMP: Final = 8_000
 CODE_LIMIT: Final = 1 << 14
 
-# Values that need no care for zero, sign or clamping: nearly all there are. Well
-# within the clamp of 2^-250 (5e-76) to 2^250 (2e75).
+# Nearly all values are between these, and need no handling of zero, sign or clamping,
+# which begins at 2^-250 (5e-76) and 2^250 (2e75).
 PLAIN_MIN: Final = 1e-30
 PLAIN_MAX: Final = 1e30
 
-# Temporaries of 64 kB stay in the cache and off mmap: 3 ns an event against 20.
+# Temporaries of 64 kB stay in the CPU cache and need no mmap: 3 ns an event, not 20.
 CHUNK: Final = 8_192
 
 Values = NDArray[np.float64]
 Codes = NDArray[np.int64]
-Counts = NDArray[np.int64]
 
 
 def codes(samples: Values) -> Codes:
     """Return each sample's code. Samples are finite.
 
     The index is ceil(log2(v) * 32) - 1, so that upper bounds are inclusive. It is
-    taken of mantissa and exponent apart: log2(v) itself rounds a value just above a
-    power of two down to it, and so into the bucket below.
+    computed from mantissa and exponent separately: log2(v) would round a value just
+    above a power of two down to it, and so into the bucket below.
     """
-    found = np.empty(len(samples), np.int64)
+    code = np.empty(len(samples), np.int64)
     for start in range(0, len(samples), CHUNK):
         part = samples[start : start + CHUNK]
-        found[start : start + CHUNK] = _codes(part)
-    return found
+        code[start : start + CHUNK] = _codes(part)
+    return code
 
 
 def _codes(samples: Values) -> Values:
@@ -81,64 +74,16 @@ def _codes(samples: Values) -> Values:
 def _upper(magnitude: Values, shift: float) -> Values:
     """Return ceil(log2(v) * 32) + shift."""
     mantissa, exponent = np.frexp(magnitude)
-    found: Values = np.log2(mantissa, out=mantissa)
-    found *= PER_OCTAVE
-    np.ceil(found, out=found)
+    bound: Values = np.log2(mantissa, out=mantissa)
+    bound *= PER_OCTAVE
+    np.ceil(bound, out=bound)
     whole = exponent * float(PER_OCTAVE)
     whole += shift
-    found += whole
-    return found
-
-
-def index(code: Codes) -> Codes:
-    """Return the bucket indexes of positive codes, in OpenTelemetry's counting."""
-    return code - OFFSET
+    bound += whole
+    return bound
 
 
 def values(code: Codes) -> Values:
     """Return the geometric middle of each code's bucket."""
     middle = np.exp2((np.abs(code) - OFFSET + 0.5) / PER_OCTAVE)
     return np.where(code == 0, 0.0, np.sign(code) * middle)
-
-
-def lower_bounds(code: Codes) -> Values:
-    """Return the lower bounds of positive codes' buckets."""
-    return np.exp2((code - OFFSET) / PER_OCTAVE)
-
-
-def quantiles(
-    code: Codes, count: Counts, wanted: Values, least: float, most: float
-) -> Values:
-    """Return quantiles of a histogram, each within 1.1 % of the exact one.
-
-    "Exact" is the sample of rank ceil(q * n) (numpy's `inverted_cdf`): a value that
-    occurred, never one between two.
-
-    Args:
-        code: sorted codes.
-        count: how many samples each has, all positive.
-        wanted: quantiles in [0, 1].
-        least: the exact minimum; no estimate is below it.
-        most: the exact maximum; no estimate is above it.
-
-    Returns:
-        An array of the shape of `wanted`; NaN everywhere for an empty histogram.
-    """
-    if not len(code):
-        return np.full(len(wanted), np.nan)
-    cumulative = np.cumsum(count)
-    total = cumulative[-1]
-    rank = np.clip(np.ceil(wanted * total), 1, total)
-    position = np.searchsorted(cumulative, rank, side="left")
-    return np.clip(values(code[position]), least, most)
-
-
-def counts_below(code: Codes, count: Counts, exponents: Codes) -> Counts:
-    """Return how many samples are at most 2^e, for each (integer) exponent.
-
-    Powers of two are bucket bounds at every scale, so these counts are exact.
-    """
-    cumulative = np.concatenate(([0], np.cumsum(count)))
-    # The last code with an upper bound <= 2^e has index 32 e - 1.
-    limit = np.clip(exponents * PER_OCTAVE - 1, -CLAMP, CLAMP) + OFFSET
-    return cumulative[np.searchsorted(code, limit, side="right")].astype(np.int64)

@@ -1,8 +1,8 @@
-"""An hour of buckets: the open ones as they are, the closed ones packed.
+"""An hour of buckets: the open ones as they are, the closed ones compressed.
 
-A closed bucket is read seldom and kept for an hour, so it is held in the narrowest
-columns that fit: some 50 bytes for a series and 3 for each of its facts, against 88
-and 16. Unpacked, it is what it was.
+A closed bucket is rarely read and kept for an hour, so its columns are as narrow as
+possible: about 50 bytes for a series and 3 for each of its facts, instead of 88 and 16.
+Compression loses nothing.
 
 Strategy: the facts of a bucket have few distinct numbers, so each is held as an
 index of these. Counts are bytes; the few that don't fit, such as sums of time, are
@@ -25,7 +25,8 @@ __all__ = ["History", "CompressedBucket", "compress", "decompress"]
 _LOW: Final = (1 << ROW_SHIFT) - 1
 _MOST: Final = int(np.iinfo(np.uint8).max)
 
-# The spacing of floats from 2004 to 2038, Unix seconds: such times are multiples of it.
+# The spacing of floats between 2004 and 2038, in Unix seconds: times are multiples of
+# it.
 UNIT: Final = 2.0**-22
 MAX_UNITS: Final = float(np.iinfo(np.uint32).max)
 
@@ -37,24 +38,24 @@ class CompressedBucket(NamedTuple):
     executions: NDArray[Any]
     attempts: NDArray[Any]
     floats: NDArray[np.float64]  # total, squares, least, most and last, a line each
-    last_time: NDArray[Any]  # the time itself, or whole units since `since`
-    since: NDArray[np.float64]  # one
+    last_time: NDArray[Any]  # Unix seconds, or whole UNITs since `since`
+    since: NDArray[np.float64]  # one value
     facts_per_row: NDArray[Any]
-    kinds: NDArray[np.uint32]  # the distinct dimensions and numbers
+    kinds: NDArray[np.uint32]  # distinct pairs of dimension and number
     facts: NDArray[Any]  # indexes into them
-    fact_counts: NDArray[np.uint8]  # 0: the next one in `large`
+    fact_counts: NDArray[np.uint8]  # 0: see `large`, in order
     large: NDArray[Any]
 
 
 def compress(bucket: Bucket, like: CompressedBucket | None = None) -> CompressedBucket:
-    """Return the bucket in as little memory as it takes; `like` may share its rows."""
+    """Return the bucket in narrow columns; equal rows are shared with `like`."""
     starts = np.searchsorted(bucket.fact_keys, bucket.rows << ROW_SHIFT)
     sizes = np.diff(starts, append=len(bucket.fact_keys))
     kinds, facts = np.unique(bucket.fact_keys & _LOW, return_inverse=True)
     fits = (bucket.fact_counts > 0) & (bucket.fact_counts <= _MOST)
     last_time, since = _since(bucket.last_time)
     own = like is None or not np.array_equal(like.rows, bucket.rows)
-    packed = CompressedBucket(
+    compressed = CompressedBucket(
         rows=bucket.rows.astype(np.int32) if own else np.zeros(0, np.int32),
         executions=_narrow(bucket.executions),
         attempts=_narrow(bucket.attempts),
@@ -67,12 +68,12 @@ def compress(bucket: Bucket, like: CompressedBucket | None = None) -> Compressed
         fact_counts=np.where(fits, bucket.fact_counts, 0).astype(np.uint8),
         large=_narrow(bucket.fact_counts[~fits]),
     )
-    found = CompressedBucket(*_together(packed))
-    return found if own or like is None else found._replace(rows=like.rows)
+    result = CompressedBucket(*_in_one_block(compressed))
+    return result if own or like is None else result._replace(rows=like.rows)
 
 
 def decompress(packed: CompressedBucket) -> Bucket:
-    """Return the bucket that was packed."""
+    """Return the bucket that was compressed."""
     rows = packed.rows.astype(np.int64)
     row_of_fact = np.repeat(rows, packed.facts_per_row)
     counts = packed.fact_counts.astype(np.int64)
@@ -92,17 +93,17 @@ def decompress(packed: CompressedBucket) -> Bucket:
 
 
 class History(Mapping[int, Bucket]):
-    """Steps by their number, unpacked when they are asked for. Immutable."""
+    """Buckets by number, decompressed when read. Immutable."""
 
     def __init__(
         self,
         buckets: Mapping[int, Bucket | CompressedBucket | None],
         read: Callable[[int], Bucket] = lambda _: EMPTY,
     ) -> None:
-        """Hold buckets.
+        """Prepare a history.
 
         Args:
-            buckets: by number; None for one that is only in the store.
+            buckets: by number; None for those that only the store has.
             read: returns a bucket from the store.
         """
         self._buckets = buckets
@@ -127,9 +128,9 @@ class History(Mapping[int, Bucket]):
         """Return the history after a tick.
 
         Args:
-            fresh: the buckets as they are now, where something was added.
-            current: the number of the bucket that is now.
-            kept: how many buckets before it are kept.
+            fresh: the buckets that have changed.
+            current: the number of the bucket of now.
+            kept: how many buckets before it to keep.
         """
         buckets = {
             n: s for n, s in {**self._buckets, **fresh}.items() if n >= current - kept
@@ -138,14 +139,14 @@ class History(Mapping[int, Bucket]):
             (s for s in self._buckets.values() if isinstance(s, CompressedBucket)), None
         )
         for number, bucket in buckets.items():
-            # The one before is open too: what is on its way comes a second late.
+            # The previous bucket is still open: events arrive about a second late.
             if number < current - 1 and isinstance(bucket, Bucket):
                 buckets[number] = like = compress(bucket, like)
         return History(buckets, self._read)
 
 
 def _since(times: NDArray[np.float64]) -> tuple[NDArray[Any], float]:
-    """Return times as whole units since the first of them, if that loses nothing."""
+    """Return times as whole UNITs since the earliest, if that loses nothing."""
     if not len(times):
         return times, 0.0
     first = float(times.min())
@@ -164,17 +165,17 @@ def _times(packed: CompressedBucket) -> NDArray[np.float64]:
     return times
 
 
-def _together(columns: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-    """Return copies of the columns in one block of memory of their own.
+def _in_one_block(columns: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+    """Return copies of the columns in one separate block of memory.
 
-    Lying between a tick's temporaries on the heap, they would keep twice as much of it
-    from being used again (measured: 680 MB for 270 MB of columns).
+    On the heap, between a tick's temporaries, they would keep free memory from being
+    reused (measured: 680 MB for 270 MB of columns).
     """
     size = sum(column.nbytes for column in columns)
     block = mmap.mmap(-1, max(size, 1))
     copies = list(columns)
     at = 0
-    # The widest first, so that each is aligned.
+    # Widest first, so that every column is aligned.
     for place in sorted(range(len(columns)), key=lambda n: -columns[n].itemsize):
         column = columns[place]
         copy = np.frombuffer(block, column.dtype, column.size, at)

@@ -1,14 +1,15 @@
-"""A batch's own indexes become the registry's numbers, an array at a time.
+"""Maps the indexes of batches to the registry's numbers, an array at a time.
 
-Strategy: for each (table, service) there is one array per kind of index, filled as
-its entries are first used. Clients repeat their tables, so in the steady state a
-batch costs a few `take`s and no Python per event.
+Strategy: each (table, service) has one array per kind of index, filled when an entry is
+first used. Clients repeat their tables, so in the steady state a batch costs a few
+array lookups and no Python per event.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -24,17 +25,17 @@ __all__ = ["Mapper", "phases"]
 
 UNKNOWN = -1
 
-# Services that share one table: copies of a program under several names.
+# Services that may share one table: copies of a program under several names.
 MAX_SERVICES = 64
 
 _KINDS = {"observe": Kind.OBSERVE, "count": Kind.COUNT, "gauge": Kind.GAUGE}
 
 Ints = NDArray[np.int64]
-Owner = Callable[[int], str]  # of the batch that a row is of
+Owner = Callable[[int], str]  # returns the owner of the batch that a row belongs to
 
 
 class _Maps:
-    """The numbers of one table's entries for one service, as far as known."""
+    """The numbers of one table's entries for one service, as far as they are known."""
 
     def __init__(self, table: Table) -> None:
         self.series = _unknown(len(table.series))
@@ -54,28 +55,25 @@ class Mapper:
     def columns(
         self, joined: JoinedBatches, owners: Sequence[str]
     ) -> Iterator[tuple[Columns, Sequence[int]]]:
-        """Yield the events of batches, a Columns for each section that they have.
+        """Yield (columns, sizes) for each section that the batches have.
 
-        With each come the sizes: how many of its rows are of each batch.
+        The sizes are how many of the rows belong to each batch.
 
         Args:
             joined: batches of one service that share a table.
-            owners: of each batch, the process that its new series are counted for.
+            owners: for each batch, the process whose quota its new series count for.
         """
         (table, executions, points, runs), service = joined.events, joined.service
         maps = self._maps_of(table, service)
-        if executions is not None:
-            sizes = joined.executions
-            owner = partial(_owner, owners, sizes)
-            yield self._executions(executions, table, maps, service, owner), sizes
-        if points is not None:
-            sizes = joined.points
-            owner = partial(_owner, owners, sizes)
-            yield self._points(points, table, maps, service, owner), sizes
-        if runs is not None:
-            sizes = joined.runs
-            owner = partial(_owner, owners, sizes)
-            yield self._runs(runs, table, maps, service, owner), sizes
+        sections: tuple[tuple[Any, Sequence[int], Callable[..., Columns]], ...] = (
+            (executions, joined.executions, self._executions),
+            (points, joined.points, self._points),
+            (runs, joined.runs, self._runs),
+        )
+        for section, sizes, map_section in sections:
+            if section is not None:
+                owner = partial(_owner, owners, sizes)
+                yield map_section(section, table, maps, service, owner), sizes
 
     def _maps_of(self, table: Table, service: str) -> _Maps:
         by_service = self._maps.setdefault(table, {})
@@ -107,7 +105,7 @@ class Mapper:
             part.end,
             part.seconds,
             part.outcome,
-            # An execution that failed before its first attempt says 0.
+            # 0 if the execution failed before its first attempt.
             np.maximum(part.attempts, 1).astype(np.int64),
             _translate(part.action, maps.actions, action),
             _translate(part.error, maps.errors, error),
@@ -145,39 +143,40 @@ class Mapper:
             key = SeriesKey(Kind.RUN, service, strings[index], "")
             return registry.row(key, owner(at))
 
-        # (reason, node, action) as one number: 16 bits each.
-        joined = (
-            (part.reason.astype(np.int64) << 32)
-            | (part.node.astype(np.int64) << 16)
-            | part.action
-        )
-        distinct, where = np.unique(joined, return_inverse=True)
-        ends = np.array(
-            [
-                registry.ends.number(
-                    EndPoint(
-                        strings[end >> 32],
-                        strings[(end >> 16) & 0xFFFF],
-                        strings[end & 0xFFFF],
-                    )
-                )
-                for end in distinct.tolist()
-            ],
-            np.int64,
-        )
         return Columns(
             _translate(part.graph, maps.graphs, row),
             part.end,
             part.seconds,
             part.outcome,
             part.visits.astype(np.int64),
-            ends[where],
-            np.zeros(len(joined), np.int64),
+            self._ends(part, strings),
+            np.zeros(len(part.end), np.int64),
         )
+
+    def _ends(self, part: Runs, strings: Sequence[str]) -> Ints:
+        """Return the number of each run's EndPoint."""
+        # (reason, node, action) as one number: 16 bits each.
+        packed = (
+            (part.reason.astype(np.int64) << 32)
+            | (part.node.astype(np.int64) << 16)
+            | part.action
+        )
+        distinct, where = np.unique(packed, return_inverse=True)
+        numbers = [
+            self._registry.ends.number(
+                EndPoint(
+                    strings[end >> 32],
+                    strings[(end >> 16) & 0xFFFF],
+                    strings[end & 0xFFFF],
+                )
+            )
+            for end in distinct.tolist()
+        ]
+        return np.array(numbers, np.int64)[where]
 
 
 def phases(joined: JoinedBatches, executions: Columns) -> PhaseColumns | None:
-    """Return how the time of executions was split, None if no batch contains that.
+    """Return how the time of executions was split; None if no batch has phases.
 
     Args:
         joined: the batches.
@@ -196,7 +195,7 @@ def phases(joined: JoinedBatches, executions: Columns) -> PhaseColumns | None:
 
 
 def _owner(owners: Sequence[str], sizes: Sequence[int], at: int) -> str:
-    """Return the owner of the batch that a row is of."""
+    """Return the owner of the batch that a row belongs to."""
     if len(owners) == 1:
         return owners[0]
     return owners[int(np.searchsorted(np.cumsum(sizes), at, side="right"))]
@@ -213,8 +212,8 @@ def _translate(
 
     Args:
         indexes: one for each row.
-        known: the numbers by index, as far as known; the others are added.
-        look_up: returns the number of an index that first occurs at a row.
+        known: the numbers by index; unknown ones are filled in.
+        look_up: returns the number of an index; takes the index and its first row.
     """
     numbers = known[indexes]
     if numbers.min() == UNKNOWN:

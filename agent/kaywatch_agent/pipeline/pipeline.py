@@ -196,7 +196,7 @@ class Pipeline:
                 continue
             peer = find(client.pid, client.start)
             if peer is None:
-                self.clients.turn(client, ClientState.DIED, self._clock())
+                self.clients.set_state(client, ClientState.DIED, self._clock())
             else:
                 self.sessions.watch.add(client.id, peer)
 
@@ -325,7 +325,7 @@ class Pipeline:
         # A broker may deliver it again; then its drops have been counted.
         if client is not None and client.state is not ClientState.ENDED:
             self._lose(client, bye.drops, now)
-            self.clients.turn(client, ClientState.ENDED, now)
+            self.clients.set_state(client, ClientState.ENDED, now)
         self.sessions.commit_due = True
         return [] if session.ordered else [Reply(session, b"", close=True)]
 
@@ -342,7 +342,7 @@ class Pipeline:
         client.owner = session.owner or client.id
         if client.uid is None and uid >= 0:
             client.uid = uid
-            self.aggregator.registry.of_user(client.owner, uid)
+            self.aggregator.registry.quota.set_user(client.owner, uid)
         if self.sessions.connect(client, session) and self._flow.seconds > 1.0:
             return session.reply(wire.slow(self._flow.seconds))
         return []
@@ -390,7 +390,9 @@ class Pipeline:
                 self._accept(joined, [queued[at] for at in joined.members], now)
                 for at in joined.members:
                     del waiting[at]
-                for at, events in joined.each() if self.event_stream.listeners else ():
+                for at, events in (
+                    joined.each() if self.event_stream.subscribers else ()
+                ):
                     self._publish(queued[at], events, details[at], now)
         except Exception:
             log.exception("batches could not be aggregated together")
@@ -489,8 +491,8 @@ class Pipeline:
         for name in self._flow.decide(now, self.sessions.connected()):
             self.metrics.slow.add()
             replies += self.sessions.slow(name, self._flow.seconds)
-        for gone in self.clients.forget(now):
-            self.aggregator.registry.forget_client(gone.owner)
+        for gone in self.clients.expire(now):
+            self.aggregator.registry.quota.forget(gone.owner)
             self._flow.forget(gone.id)
             self.sessions.watch.drop(gone.id)
         self._measure(time.perf_counter() - started)

@@ -96,9 +96,9 @@ class SessionTable:
                 continue
             if name == session.anonymous and not session.only:
                 # A shell that pushed some rows: it did not promise to stay.
-                self._clients.turn(client, ClientState.ENDED, self._clock())
+                self._clients.set_state(client, ClientState.ENDED, self._clock())
                 continue
-            self._clients.turn(client, ClientState.DISCONNECTED, self._clock())
+            self._clients.set_state(client, ClientState.DISCONNECTED, self._clock())
             self.watch.add(name, session.peer)
             watched = True
         if not watched:

@@ -34,7 +34,7 @@ class ProcessWatch:
             if client is None or client.state is not ClientState.DISCONNECTED:
                 self.drop(name)
             elif peer.exited():
-                clients.turn(client, ClientState.DIED, now)
+                clients.set_state(client, ClientState.DIED, now)
                 self.drop(name)
 
     def drop(self, client: str) -> None:

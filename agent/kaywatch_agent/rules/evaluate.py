@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kaywatch.wire import Outcome
-from kaywatch_agent.aggregate.aggregator import BUCKET_SECONDS
 from kaywatch_agent.aggregate.bucket import Dimension
 from kaywatch_agent.aggregate.group_stats import GroupStats
+from kaywatch_agent.aggregate.view import BUCKET_SECONDS
 from kaywatch_agent.model.records import NodeRevisits
 from kaywatch_agent.model.series import ClientState, Kind, SeriesKey
 from kaywatch_agent.rules import metrics

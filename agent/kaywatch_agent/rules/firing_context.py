@@ -13,10 +13,10 @@ from typing import Final
 
 import numpy as np
 
-from kaywatch_agent.aggregate.aggregator import BUCKET_SECONDS
 from kaywatch_agent.aggregate.bucket import Dimension
 from kaywatch_agent.aggregate.completeness import Completeness
 from kaywatch_agent.aggregate.group_stats import GroupStats
+from kaywatch_agent.aggregate.view import BUCKET_SECONDS
 from kaywatch_agent.model.alerts import Evidence
 from kaywatch_agent.model.records import FailureRecord
 from kaywatch_agent.model.series import Kind

@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 import msgspec
 import structlog
 
-from kaywatch_agent.aggregate.aggregator import View
+from kaywatch_agent.aggregate.view import View
 from kaywatch_agent.model.alerts import (
     AlertDetails,
     NotificationKind,

@@ -9,9 +9,9 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kaywatch_agent.aggregate.aggregator import BUCKET_SECONDS, View
 from kaywatch_agent.aggregate.bucket import Bucket, Dimension, gather
 from kaywatch_agent.aggregate.group_stats import GroupStats, SeriesGroups
+from kaywatch_agent.aggregate.view import BUCKET_SECONDS, View
 from kaywatch_agent.model.records import InFlight, NodeRevisits
 from kaywatch_agent.model.series import ClientState, Kind, SeriesKey
 from kaywatch_agent.rules.matchers import Matcher, matches

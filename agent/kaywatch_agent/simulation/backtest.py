@@ -14,9 +14,9 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from kaywatch_agent.aggregate.aggregator import Nothing, View
 from kaywatch_agent.aggregate.bucket import EMPTY, Bucket, merge
 from kaywatch_agent.aggregate.registry import Registry
+from kaywatch_agent.aggregate.view import NoArchive, View
 from kaywatch_agent.model.records import FailureRecord
 from kaywatch_agent.notify.config import ReceiverConfig, WebhookConfig
 from kaywatch_agent.rules import metrics
@@ -214,7 +214,7 @@ def _ends(start: float, length: float) -> Iterator[float]:
     yield start + length
 
 
-class _Older(Nothing):
+class _Older(NoArchive):
     """What is older than an hour; an archive, for views."""
 
     def __init__(self) -> None:

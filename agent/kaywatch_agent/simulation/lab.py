@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kaywatch.wire import Outcome, Phase
-from kaywatch_agent.aggregate.aggregator import BUCKET_SECONDS, View
 from kaywatch_agent.aggregate.bucket import EMPTY, Bucket, merge, reduce
 from kaywatch_agent.aggregate.registry import Limits, Registry
+from kaywatch_agent.aggregate.view import BUCKET_SECONDS, View
 from kaywatch_agent.model.records import FailureRecord
 from kaywatch_agent.model.series import Columns, ErrorKey, Kind, SeriesKey
 from kaywatch_agent.rules.scene import EvalInput, Process

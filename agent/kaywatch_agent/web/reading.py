@@ -8,7 +8,6 @@ from functools import cached_property
 from itertools import chain
 from typing import Any, Final, NamedTuple, TypeVar
 
-from kaywatch_agent.aggregate.aggregator import BUCKET_SECONDS, View
 from kaywatch_agent.aggregate.bucket import Bucket, Dimension, gather
 from kaywatch_agent.aggregate.completeness import Completeness, EventCounts
 from kaywatch_agent.aggregate.group_stats import (
@@ -16,6 +15,7 @@ from kaywatch_agent.aggregate.group_stats import (
     GroupStats,
     SeriesGroups,
 )
+from kaywatch_agent.aggregate.view import BUCKET_SECONDS, View
 from kaywatch_agent.model.alerts import MessageRecord, ReceiverRecord
 from kaywatch_agent.model.series import Kind, SeriesKey
 from kaywatch_agent.rules.rule import AlertSettings

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
-from kaywatch_agent.aggregate.aggregator import Aggregator, View
+from kaywatch_agent.aggregate.aggregator import Aggregator
 from kaywatch_agent.aggregate.clients import Clients
 from kaywatch_agent.aggregate.event_stream import EventStream
+from kaywatch_agent.aggregate.view import View
 from kaywatch_agent.model.client import Client
 from kaywatch_agent.notify.delivery import Delivery
 from kaywatch_agent.rules.loop import Alerting

@@ -10,21 +10,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kaywatch.wire import Outcome
+from kaywatch_agent.aggregate import bucket as bucket_module
 from kaywatch_agent.aggregate import histogram
-from kaywatch_agent.aggregate.aggregator import View
 from kaywatch_agent.aggregate.bucket import (
+    DIMENSION_SHIFT,
+    EMPTY,
+    NUMBER_MASK,
+    ROW_SHIFT,
     Bucket,
     Dimension,
-    collapse,
-    facts_of,
-    rows_of,
 )
 from kaywatch_agent.aggregate.registry import Registry
+from kaywatch_agent.aggregate.view import View
 from kaywatch_agent.model.series import EndPoint, ErrorKey, Kind, SeriesKey
 
-__all__ = ["Summary", "completeness", "select", "summarize"]
+__all__ = [
+    "Summary",
+    "collapse",
+    "completeness",
+    "facts_of",
+    "rows_of",
+    "select",
+    "summarize",
+]
 
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
 
 class Summary:
@@ -139,12 +150,78 @@ class Summary:
             return [None] * len(wanted)
         codes, counts = self.histogram
         least, most = float(self._bucket.least[0]), float(self._bucket.most[0])
-        found = histogram.quantiles(codes, counts, np.array(wanted), least, most)
+        found = _quantiles(codes, counts, np.array(wanted), least, most)
         return [_finite(value) for value in found.tolist()]
 
     def _facts(self, dimension: Dimension) -> list[tuple[int, int]]:
         numbers, counts = facts_of(self._bucket, 0, dimension)
         return list(zip(numbers.tolist(), counts.tolist(), strict=True))
+
+
+def rows_of(bucket: Bucket, wanted: Ints) -> Bucket:
+    """Return the part of a bucket that concerns the `wanted` rows, given sorted."""
+    if not len(bucket.rows):
+        return EMPTY
+    at = np.minimum(np.searchsorted(bucket.rows, wanted), len(bucket.rows) - 1)
+    at = at[bucket.rows[at] == wanted]
+    if not len(at):
+        return EMPTY
+    rows = bucket.rows[at]
+    low = np.searchsorted(bucket.fact_keys, rows << ROW_SHIFT)
+    high = np.searchsorted(bucket.fact_keys, (rows + 1) << ROW_SHIFT)
+    facts = np.concatenate([np.arange(a, b) for a, b in zip(low, high, strict=True)])
+    columns = [column[at] for column in bucket[:9]]
+    return Bucket._make([*columns, bucket.fact_keys[facts], bucket.fact_counts[facts]])
+
+
+def collapse(bucket: Bucket) -> Bucket:
+    """Return all series of a bucket as if they were one, with row 0."""
+    one = np.zeros(len(bucket.rows), np.int64)
+    keys = bucket.fact_keys & ((1 << ROW_SHIFT) - 1)
+    order = np.argsort(keys, kind="stable")
+    flat = bucket._replace(
+        rows=one, fact_keys=keys[order], fact_counts=bucket.fact_counts[order]
+    )
+    # Merging with nothing would return it as it is, with its duplicate rows.
+    return bucket_module._merge([flat])
+
+
+def facts_of(bucket: Bucket, row: int, dimension: Dimension) -> tuple[Ints, Ints]:
+    """Return (numbers, counts) of one dimension of one series, sorted by number."""
+    low = (row << ROW_SHIFT) | (dimension << DIMENSION_SHIFT)
+    bounds = np.searchsorted(bucket.fact_keys, [low, low + (1 << DIMENSION_SHIFT)])
+    part = slice(int(bounds[0]), int(bounds[1]))
+    numbers = bucket.fact_keys[part] & NUMBER_MASK
+    if dimension is Dimension.HISTOGRAM:
+        numbers = numbers - histogram.CODE_LIMIT
+    return numbers, bucket.fact_counts[part]
+
+
+def _quantiles(
+    code: Ints, count: Ints, wanted: Floats, least: float, most: float
+) -> Floats:
+    """Return quantiles of a histogram, each within 1.1 % of the exact one.
+
+    "Exact" is the sample of rank ceil(q * n) (numpy's `inverted_cdf`): a value that
+    occurred, never one between two.
+
+    Args:
+        code: sorted codes.
+        count: how many samples each has, all positive.
+        wanted: quantiles in [0, 1].
+        least: the exact minimum; no estimate is below it.
+        most: the exact maximum; no estimate is above it.
+
+    Returns:
+        An array of the shape of `wanted`; NaN everywhere for an empty histogram.
+    """
+    if not len(code):
+        return np.full(len(wanted), np.nan)
+    cumulative = np.cumsum(count)
+    total = cumulative[-1]
+    rank = np.clip(np.ceil(wanted * total), 1, total)
+    position = np.searchsorted(cumulative, rank, side="left")
+    return np.clip(histogram.values(code[position]), least, most)
 
 
 def summarize(bucket: Bucket, rows: list[int], registry: Registry) -> Summary:

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from tests.agent.aggregate.oracle import facts_of
 
 from kaywatch_agent.aggregate import histogram
 from kaywatch_agent.aggregate.bucket import (
     Bucket,
     Dimension,
     PhaseSum,
-    facts_of,
     reduce,
 )
 from kaywatch_agent.model.series import Columns, PhaseColumns

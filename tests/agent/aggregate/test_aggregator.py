@@ -24,21 +24,13 @@ from tests.agent.protocol.samples import (
 )
 
 from kaywatch import wire
-from kaywatch_agent.aggregate.aggregator import (
-    BUCKET_SECONDS,
-    FUTURE_SECONDS,
-    HISTORY_BUCKETS,
-    MAX_DELTA_BUCKETS,
-    MAX_FAILURES,
-    MAX_MEASURED,
-    MAX_PENDING,
-    Aggregator,
-    OutOfRange,
-    View,
-)
+from kaywatch_agent.aggregate.aggregator import MAX_UNCOMMITTED, Aggregator
 from kaywatch_agent.aggregate.bucket import Bucket, Dimension, PhaseSum, merge
 from kaywatch_agent.aggregate.change import AggregateChanges
+from kaywatch_agent.aggregate.details import MAX_FAILURES, MAX_VISITED
+from kaywatch_agent.aggregate.pending import FUTURE_SECONDS, MAX_PENDING, OutOfRange
 from kaywatch_agent.aggregate.registry import Limits, Registry
+from kaywatch_agent.aggregate.view import BUCKET_SECONDS, HISTORY_BUCKETS, View
 from kaywatch_agent.model.series import OTHER, Kind, SeriesKey
 from kaywatch_agent.protocol.batches import BatchReader
 from kaywatch_agent.protocol.columns import Checked
@@ -76,7 +68,7 @@ class Aggregation:
 
     def misplaced(self) -> dict[str, float]:
         """Return the events whose time needed care, by reason."""
-        samples = self.aggregator.metrics.misplaced.samples()
+        samples = self.aggregator.metrics.out_of_range.samples()
         return {reason: count for (reason,), count in samples.items()}
 
     def advance(self, now: float = NOW) -> View:
@@ -107,7 +99,6 @@ def counts(view: View) -> dict[int, int]:
 
 def test_what_was_accepted_is_seen_after_the_tick(aggregation: Aggregation) -> None:
     assert aggregation.accept(batch(points=points(2), runs=runs(1))) == 6
-    assert aggregation.aggregator.events == 6
     assert count(aggregation.aggregator.view(NOW).totals) == 0
     assert count(aggregation.advance().totals) == 6
 
@@ -183,7 +174,7 @@ def test_a_store_that_can_not_be_written_to_for_days_gets_hours(
         change = aggregation.commit(now)
     assert change is not None
     assert new(change) == count(change.totals) == buckets / 20
-    assert len(change.buckets) <= MAX_DELTA_BUCKETS + 1
+    assert len(change.buckets) <= MAX_UNCOMMITTED + 1
 
 
 def test_a_whole_change_is_all_that_is_known(aggregation: Aggregation) -> None:
@@ -235,7 +226,7 @@ def test_many_events_between_two_ticks_are_reduced_as_they_come(
 ) -> None:
     for _ in range(MAX_PENDING // 50_000 + 1):
         aggregation.at(*[NOW] * 50_000)
-    assert aggregation.aggregator._pending_events < MAX_PENDING
+    assert not aggregation.aggregator._pending.full
     assert count(aggregation.advance().totals) == MAX_PENDING + 50_000
 
 
@@ -539,9 +530,9 @@ def test_of_too_many_loops_those_of_the_most_visits_are_remembered(
         aggregation.accept(batch(looped=nodes))
 
     found = looped(aggregation.advance())
-    assert len(found) == MAX_MEASURED
-    assert min(found.values()) == 3_000 - MAX_MEASURED + 2
-    assert aggregation.aggregator.metrics.unmeasured.value == 3_000 - MAX_MEASURED
+    assert len(found) == MAX_VISITED
+    assert min(found.values()) == 3_000 - MAX_VISITED + 2
+    assert aggregation.aggregator.metrics.visits_left_out.value == 3_000 - MAX_VISITED
 
 
 def test_what_stands_for_many_nodes_has_no_loop() -> None:
@@ -606,8 +597,8 @@ def test_totals_stay_true_beyond_the_caps() -> None:
     registry = capped.registry
     assert len(registry.keys) <= 2 * 20
     assert SeriesKey(Kind.NODE, "shop", "g", OTHER) in registry.keys
-    assert max(registry.by_client.values()) <= 15
-    assert len(registry.overflow) == 3
+    assert max(registry.quota.by_client.values()) <= 15
+    assert capped.aggregator.metrics.overflow.value > 0
     assert OTHER in registry.actions.values
     assert len(registry.actions.values) == 6
 
@@ -635,10 +626,9 @@ def test_a_million_distinct_names_are_bounded_and_all_counted() -> None:
     registry = aggregation.registry
     assert count(view.totals) == rounds * clients * size == 1_000_000
     assert len(registry.keys) <= 2 * limits.series + len(Kind)
-    assert max(registry.by_client.values()) == limits.series_per_client
-    assert sum(registry.by_client.values()) == limits.series
+    assert max(registry.quota.by_client.values()) == limits.series_per_client
+    assert sum(registry.quota.by_client.values()) == limits.series
     assert len(registry.actions.values) == limits.names + 1
-    assert len(registry.overflow) == clients
     assert aggregation.aggregator.metrics.overflow.value == 1_000_000 - limits.series
     actions = view.totals.fact_counts.sum() - count(view.totals)
     assert int(actions) == 1_000_000

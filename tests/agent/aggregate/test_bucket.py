@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.agent.aggregate.oracle import collapse, facts_of, rows_of
 from tests.agent.aggregate.samples import (
     Event,
     columns,
@@ -23,11 +24,8 @@ from kaywatch_agent.aggregate.bucket import (
     Bucket,
     Dimension,
     PhaseSum,
-    collapse,
-    facts_of,
     merge,
     reduce,
-    rows_of,
 )
 
 # Multiples of 1/8 add up exactly, so that sums compare by ==.

@@ -40,7 +40,7 @@ def test_a_greeting_says_who_it_is() -> None:
 )
 def test_a_client_that_speaks_again_is_connected(state: ClientState) -> None:
     clients = Clients()
-    clients.turn(clients.meet("c", NOW), state, NOW + 1)
+    clients.set_state(clients.meet("c", NOW), state, NOW + 1)
     assert clients.meet("c", NOW + 2).state is ClientState.CONNECTED
     assert clients.meet("c", NOW + 3).since == NOW + 2
 
@@ -65,15 +65,15 @@ def test_cpu_is_measured_between_two_samples() -> None:
 
 
 def left(clients: Clients, name: str, at: float) -> None:
-    clients.turn(clients.meet(name, at), ClientState.DIED, at)
+    clients.set_state(clients.meet(name, at), ClientState.DIED, at)
 
 
 def test_a_client_is_forgotten_an_hour_after_it_left() -> None:
     clients = Clients()
     left(clients, "gone", NOW)
     clients.meet("here", NOW)
-    assert clients.forget(NOW + KEEP_SECONDS) == []
-    assert [c.id for c in clients.forget(NOW + KEEP_SECONDS + 1)] == ["gone"]
+    assert clients.expire(NOW + KEEP_SECONDS) == []
+    assert [c.id for c in clients.expire(NOW + KEEP_SECONDS + 1)] == ["gone"]
     assert [client.id for client in clients] == ["here"]
 
 
@@ -85,7 +85,7 @@ def test_of_too_many_clients_those_are_forgotten_that_left_first(
     for number in range(8):
         left(clients, f"c{number}", NOW + number)
     clients.meet("here", NOW)
-    assert [c.id for c in clients.forget(NOW + 10)] == ["c0", "c1", "c2", "c3"]
+    assert [c.id for c in clients.expire(NOW + 10)] == ["c0", "c1", "c2", "c3"]
     assert len(clients) == 5
 
 
@@ -98,7 +98,7 @@ def test_too_many_clients_are_brought_down_to_the_cap_also_when_some_left_long_a
         left(clients, f"old{number}", NOW)
     for number in range(5):
         left(clients, f"new{number}", NOW + KEEP_SECONDS)
-    gone = [client.id for client in clients.forget(NOW + KEEP_SECONDS + 1)]
+    gone = [client.id for client in clients.expire(NOW + KEEP_SECONDS + 1)]
     assert sorted(gone) == ["new0", "new1", "old0", "old1", "old2", "old3"]
     assert [client.id for client in clients] == ["new2", "new3", "new4"]
 
@@ -110,12 +110,12 @@ def test_those_who_are_here_are_never_forgotten(
     clients = Clients()
     for number in range(3):
         clients.meet(f"c{number}", NOW)
-    assert clients.forget(NOW + 10 * KEEP_SECONDS) == []
+    assert clients.expire(NOW + 10 * KEEP_SECONDS) == []
     assert len(clients) == 3
 
 
 def test_who_said_goodbye_has_nothing_in_flight() -> None:
     for state, kept in ((ClientState.DIED, 1), (ClientState.ENDED, 0)):
         client = Client("c", in_flight=(InFlight("g", "n", NOW, "r"),))
-        Clients().turn(client, state, NOW)
+        Clients().set_state(client, state, NOW)
         assert len(client.in_flight) == kept

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.agent.aggregate.oracle import Summary
+from tests.agent.aggregate.oracle import Summary, facts_of, rows_of
 
 from kaywatch_agent.aggregate import group_stats as module
-from kaywatch_agent.aggregate import histogram
 from kaywatch_agent.aggregate.bucket import (
     EMPTY,
     Bucket,
     Dimension,
-    facts_of,
     merge,
     reduce,
-    rows_of,
 )
 from kaywatch_agent.aggregate.group_stats import GroupStats, SeriesGroups
 from kaywatch_agent.aggregate.registry import Limits, Registry
@@ -206,13 +203,3 @@ def test_names_that_are_given_come_first_and_stay() -> None:
 
     assert dict(groups.items()) == {"a": 0, "c": 1, "b": 2}
     assert groups.numbers.tolist() == [2, -1, 0]
-
-
-def test_the_code_of_a_power_of_two_is_the_last_at_or_below_it() -> None:
-    exponents = np.arange(-10.0, 10.0)
-    code = histogram.codes(2.0**exponents)
-    ones = np.ones(1, np.int64)
-    for at, exponent in zip(code, exponents, strict=True):
-        wanted = np.array([exponent])
-        assert histogram.counts_below(np.array([at]), ones, wanted) == [1]
-        assert histogram.counts_below(np.array([at + 1]), ones, wanted) == [0]

@@ -7,11 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from tests.agent.aggregate.oracle import facts_of
 from tests.agent.aggregate.samples import of_values
 from tests.agent.protocol.samples import calm
 
 from kaywatch_agent.aggregate import histogram
-from kaywatch_agent.aggregate.bucket import Dimension, facts_of, merge, reduce
+from kaywatch_agent.aggregate.bucket import Dimension, merge, reduce
+from kaywatch_agent.aggregate.group_stats import GroupStats
 
 Floats = NDArray[np.float64]
 
@@ -50,9 +52,16 @@ def datasets(size: int) -> dict[str, Floats]:
 NAMES = sorted(datasets(1))
 
 
+def stats_of(values: Floats) -> GroupStats:
+    """Return the statistics of one series with these values."""
+    stats = GroupStats(np.zeros(1, np.int64), 1)
+    stats.add(reduce(of_values(values)))
+    return stats
+
+
 def quantiles(values: Floats, wanted: Floats = QUANTILES) -> Floats:
-    code, count = np.unique(histogram.codes(values), return_counts=True)
-    return histogram.quantiles(code, count, wanted, values.min(), values.max())
+    found = stats_of(values).quantiles(*wanted.tolist())
+    return np.array([value for (value,) in found], float)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 10, 1_000, 100_000])
@@ -79,9 +88,7 @@ def test_a_quantile_is_a_value_that_occurred_not_one_between_two() -> None:
 
 
 def test_quantiles_of_nothing_are_nan() -> None:
-    none = np.zeros(0, np.int64)
-    found = histogram.quantiles(none, none, QUANTILES, math.nan, math.nan)
-    assert np.isnan(found).all()
+    assert np.isnan(quantiles(np.zeros(0))).all()
 
 
 # -- codes -----------------------------------------------------------------------------
@@ -114,10 +121,14 @@ def test_codes_are_mirrored_and_bounded(value: float) -> None:
 @given(st.floats(2.0**-200, 2.0**200))
 def test_a_bucket_holds_the_values_above_its_bound_up_to_the_next(value: float) -> None:
     code = np.array([code_of(value)])
-    low, high = histogram.lower_bounds(np.concatenate((code, code + 1)))
+    low, high = lower_bounds(np.concatenate((code, code + 1)))
     # The bounds that are no powers of two are not exact in floats either.
     assert low * (1 - 1e-12) < value <= high * (1 + 1e-12)
-    assert 2.0 ** (histogram.index(code)[0] / 32) == pytest.approx(low, rel=1e-12)
+
+
+def lower_bounds(code: NDArray[np.int64]) -> Floats:
+    """Return the lower bounds of positive codes' buckets."""
+    return np.exp2((code - histogram.OFFSET) / 32)
 
 
 @calm
@@ -154,8 +165,7 @@ def test_counts_below_powers_of_two_are_exact(exponent: int) -> None:
 
 
 def below(values: Floats, exponents: NDArray[np.int64]) -> NDArray[np.int64]:
-    code, count = np.unique(histogram.codes(values), return_counts=True)
-    return histogram.counts_below(code, count, exponents)
+    return stats_of(values).counts_at_most(2.0**exponents)[0]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -167,8 +177,7 @@ def test_counts_below_are_those_of_a_sorted_list(name: str) -> None:
 
 
 def test_counts_below_of_nothing_are_zero() -> None:
-    none = np.zeros(0, np.int64)
-    assert histogram.counts_below(none, none, np.array([-1, 0, 1])).tolist() == [0] * 3
+    assert below(np.zeros(0), np.array([-1, 0, 1])).tolist() == [0] * 3
 
 
 # -- merging ---------------------------------------------------------------------------

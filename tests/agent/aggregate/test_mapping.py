@@ -170,10 +170,11 @@ def test_beyond_the_caps_rows_are_folded_and_none_is_lost() -> None:
     assert actions == ["a0", "a1", *[OTHER] * 48]
 
 
-def test_who_caused_folding_is_named_by_client() -> None:
+def test_new_series_count_for_the_client_that_introduced_them() -> None:
     mapping = Mapping(Limits(series_per_client=1))
     mapping.columns(batch())
-    assert mapping.registry.overflow == {CLIENT.hex(): 1}
+    assert mapping.registry.quota.by_client == {CLIENT.hex(): 1}
+    assert mapping.registry.overflow_count == 1
 
 
 def test_the_sample_table_is_as_the_tests_take_it() -> None:

@@ -6,9 +6,10 @@ from tests.agent.aggregate.oracle import Summary, completeness, select, summariz
 from tests.agent.aggregate.samples import Event, columns, of_values
 
 from kaywatch.wire import Outcome
-from kaywatch_agent.aggregate.aggregator import Aggregator, View
+from kaywatch_agent.aggregate.aggregator import Aggregator
 from kaywatch_agent.aggregate.bucket import EMPTY, reduce
 from kaywatch_agent.aggregate.registry import Limits, Registry
+from kaywatch_agent.aggregate.view import View
 from kaywatch_agent.model.series import EndPoint, ErrorKey, Kind, SeriesKey
 
 OK, ERROR, SUPPRESSED, FALLBACK, CANCELLED = map(int, Outcome)

@@ -32,7 +32,7 @@ def test_a_series_keeps_its_row() -> None:
     assert rows == [0, 1, 0, 1]
     assert registry.find(node("b")) == 1
     assert registry.find(node("c")) is None
-    assert not registry.overflow
+    assert not registry.overflow_count
 
 
 def test_beyond_the_cap_a_series_is_folded_into_the_others_of_its_graph() -> None:
@@ -87,17 +87,16 @@ def test_one_client_can_use_up_only_its_own_share() -> None:
     assert key_of(registry, node("mine"), "modest") == node("mine")
     # What others introduced is no matter of its share.
     assert key_of(registry, node("mine"), "greedy") == node("mine")
-    assert registry.overflow == {"greedy": 4}
     assert registry.overflow_count == 4
-    assert registry.by_client == {"greedy": 2, "modest": 1}
+    assert registry.quota.by_client == {"greedy": 2, "modest": 1}
 
 
 def test_a_client_that_has_left_leaves_its_series_behind() -> None:
     registry = small(per_client=1)
     registry.row(node("a"), "c")
     registry.row(node("b"), "c")
-    registry.forget_client("c")
-    assert (registry.by_client, registry.overflow) == (Counter(), Counter())
+    registry.quota.forget("c")
+    assert not registry.quota.by_client
     assert registry.find(node("a")) == 0
     assert registry.overflow_count == 1
 
@@ -130,7 +129,7 @@ def test_every_event_has_a_row_of_its_kind_and_rows_are_bounded(
         by_kind[key.kind] += 1
     assert len(registry.keys) <= 2 * series + len(Kind)
     assert len(set(registry.keys)) == len(registry.keys)
-    assert sum(registry.by_client.values()) <= series
+    assert sum(registry.quota.by_client.values()) <= series
 
 
 # -- names -----------------------------------------------------------------------------
@@ -142,12 +141,11 @@ def test_names_are_numbered_in_order_from_the_first() -> None:
     assert names.values == ["", "a", "b"]
 
 
-def test_names_beyond_the_cap_are_one_and_counted() -> None:
+def test_names_beyond_the_cap_are_one() -> None:
     names = Interner("", OTHER, limit=3)
     numbers = [names.number(name) for name in ("a", "b", "c", "d", "a", OTHER)]
     assert numbers == [1, 2, 3, 3, 1, 3]
     assert names.values == ["", "a", "b", OTHER]
-    assert names.overflow == 2
 
 
 def test_errors_beyond_the_cap_have_no_phase() -> None:

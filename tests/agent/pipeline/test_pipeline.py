@@ -818,7 +818,7 @@ def test_a_client_that_left_over_an_hour_ago_is_forgotten(
     agent.tick()
     assert len(agent.pipeline.clients) == 0
     assert talk.link.peer.closed == 1
-    assert not agent.pipeline.aggregator.registry.by_client
+    assert not agent.pipeline.aggregator.registry.quota.by_client
 
 
 def test_the_clocks_difference_is_measured(talk: Talk) -> None:

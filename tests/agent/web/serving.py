@@ -18,7 +18,7 @@ from kaywatch import wire
 from kaywatch._process import process
 from kaywatch.recorder import Recorder
 from kaywatch.testing import capture
-from kaywatch_agent.aggregate.aggregator import View
+from kaywatch_agent.aggregate.view import View
 from kaywatch_agent.ingest.unix import IngestMetrics
 from kaywatch_agent.model.alerts import (
     MessageRecord,

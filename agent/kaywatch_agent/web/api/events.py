@@ -62,7 +62,7 @@ class Events:
         Raises:
             Problem: 503 when too many listen.
         """
-        if len(self._feed.listeners) >= MAX_LISTENERS:
+        if len(self._feed.subscribers) >= MAX_LISTENERS:
             raise Problem(
                 503,
                 "too_many_listeners",
@@ -71,11 +71,11 @@ class Events:
                 {"Retry-After": "10"},
             )
         reader = _EventReader(query, first)
-        self._feed.listen(reader.listener)
+        self._feed.subscribe(reader.listener)
         try:
             yield reader
         finally:
-            self._feed.leave(reader.listener)
+            self._feed.unsubscribe(reader.listener)
 
 
 class _EventReader(Reader):

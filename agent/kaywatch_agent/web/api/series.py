@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from kaywatch_agent.aggregate.aggregator import BUCKET_SECONDS
 from kaywatch_agent.aggregate.bucket import Dimension
 from kaywatch_agent.aggregate.completeness import Completeness
 from kaywatch_agent.aggregate.group_stats import GroupStats, Numbers
+from kaywatch_agent.aggregate.view import BUCKET_SECONDS
 from kaywatch_agent.model.series import Kind
 from kaywatch_agent.units import parse_duration
 from kaywatch_agent.web.api import schema
