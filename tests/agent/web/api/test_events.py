@@ -352,7 +352,7 @@ def test_beyond_twenty_listeners_the_next_is_refused(served: Served) -> None:
 
 def test_a_head_leaves_nobody_listening(served: Served) -> None:
     assert served.ask("/api/v1/events", method="HEAD").status == 200
-    until(lambda: not served.source.event_stream.listeners, "nobody listens")
+    until(lambda: not served.source.event_stream.subscribers, "nobody listens")
 
 
 @pytest.mark.parametrize(
