@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from kaywatch.recorder import InFlight, RunVisits
+from kaywatch.recorder import ExecutionInFlight, RunVisits
 
 
 class Endless:
     def __init__(self, graph: str, node: str, started: float, run: int = 0) -> None:
-        self._flight = InFlight(graph, node, started, run, 0)
+        self._flight = ExecutionInFlight(graph, node, started, run, 0)
 
-    def in_flight(self) -> InFlight:
+    def in_flight(self) -> ExecutionInFlight:
         return self._flight
 
 

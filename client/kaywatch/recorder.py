@@ -16,7 +16,7 @@ from kaywatch._pending import Pending
 
 __all__ = [
     "Failure",
-    "InFlight",
+    "ExecutionInFlight",
     "OpenRun",
     "OpenSpan",
     "Recorder",
@@ -74,7 +74,7 @@ class Failure(NamedTuple):
     traceback: str = ""
 
 
-class InFlight(NamedTuple):
+class ExecutionInFlight(NamedTuple):
     """An execution in progress."""
 
     graph: str
@@ -87,7 +87,7 @@ class InFlight(NamedTuple):
 class OpenSpan(Protocol):
     """An execution in progress, described only when a batch is packed."""
 
-    def in_flight(self) -> InFlight:
+    def in_flight(self) -> ExecutionInFlight:
         """Return which node is executed, and since when."""
         ...
 

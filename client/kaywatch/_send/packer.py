@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
 from kaywatch import wire
-from kaywatch.recorder import OTHER, Failure, InFlight, OpenSpan, Recorder
+from kaywatch.recorder import OTHER, ExecutionInFlight, Failure, OpenSpan, Recorder
 
 __all__ = ["BatchContent", "Packer"]
 
@@ -63,7 +63,7 @@ class Packer:
         self._recorder = recorder
         self._sent_topologies = -1
         self._sent: dict[str, list[Any]] = {"in_flight": [], "loops": []}
-        self._in_flight: dict[OpenSpan, InFlight] = {}
+        self._in_flight: dict[OpenSpan, ExecutionInFlight] = {}
         self._reset()
 
     def take(self, limit: int = wire.MAX_BATCH_EVENTS) -> BatchContent | None:

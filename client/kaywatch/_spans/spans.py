@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol
 from kaywatch._process import process
 from kaywatch._spans.details import OK, SpanDetails, message_of, traceback_of
 from kaywatch._spans.runs import Run
-from kaywatch.recorder import ErrorKey, Failure, InFlight, Series
+from kaywatch.recorder import ErrorKey, ExecutionInFlight, Failure, Series
 from kaywatch.wire import Outcome, Phase
 
 __all__ = [
@@ -107,9 +107,9 @@ class Span:
         _in_flight.add(self)
         self.token: Token[Span | None] = _set_span(self)
 
-    def in_flight(self) -> InFlight:
+    def in_flight(self) -> ExecutionInFlight:
         """Return which node is executed, and since when."""
-        return InFlight(
+        return ExecutionInFlight(
             self.series.graph,
             self.series.node,
             _time() - _clock() + self.started,
