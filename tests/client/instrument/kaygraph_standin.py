@@ -1,9 +1,9 @@
-"""A stand-in for KayGraph: the shapes and control flow that its documentation tells.
+"""A substitute for KayGraph: the classes and control flow of its documentation.
 
-KayGraph can't be installed from every registry, and none of its code is in here. What
-matters to instrumentation is kept, the traps among it: hooks that only plain nodes
-call, default ids made of addresses, a retry counter that all items share, a pool of
-threads, a graph that replaces the loop.
+KayGraph can't be installed from every registry, and this has none of its code. It has
+what matters to instrumentation, including the traps: hooks that only plain nodes call,
+default ids made of addresses, a retry counter that all items share, a pool of threads,
+and a graph that replaces the loop.
 """
 
 from __future__ import annotations
@@ -239,12 +239,12 @@ class Graph(BaseNode):
         return node
 
     def get_next_node(self, curr: Any, action: Any) -> Any:
-        found = curr.successors.get(action or "default")
-        if not found and curr.successors:
+        successor = curr.successors.get(action or "default")
+        if not successor and curr.successors:
             text = f"Graph ends: '{action}' not found in {list(curr.successors)}"
             warnings.warn(text, stacklevel=1)
             self.logger.warning("Graph execution terminated: %s", text)
-        return found
+        return successor
 
     def _orch(self, shared: Any, params: dict[str, Any] | None = None) -> Any:
         current = copy.copy(self.start_node)

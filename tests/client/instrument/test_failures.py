@@ -1,4 +1,4 @@
-"""How much of an exception leaves the process: its type, its message, its traceback."""
+"""How much of an exception is recorded: its type, message and traceback."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def fail() -> None:
         raise ValueError(SECRET)
 
 
-def test_a_message_leaves_by_default_and_no_traceback() -> None:
+def test_by_default_the_message_is_recorded_and_no_traceback() -> None:
     with capture() as captured, pytest.raises(ValueError, match="words"):
         fail()
     (failure,) = captured.failures()
@@ -28,8 +28,8 @@ def test_a_message_leaves_by_default_and_no_traceback() -> None:
     assert "traceback" not in batch["failures"][0]
 
 
-def told(detail: str) -> tuple[str, str]:
-    """Return the message and the traceback that a process of its own tells."""
+def recorded_failure(detail: str) -> tuple[str, str]:
+    """Return the message and the traceback that a separate process records."""
     code = (
         "import kaywatch\n"
         "from kaywatch.testing import capture\n"
@@ -44,14 +44,14 @@ def told(detail: str) -> tuple[str, str]:
         "assert len(captured.executions()) == 1\n"
         "print(failure.message); print(failure.traceback)\n"
     )
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code],
         env={"KAYWATCH_FAILURES": detail},
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stderr
-    message, _, traceback = done.stdout.partition("\n")
+    assert process.returncode == 0, process.stderr
+    message, _, traceback = process.stdout.partition("\n")
     return message, traceback.rstrip("\n")
 
 
@@ -63,17 +63,17 @@ def told(detail: str) -> tuple[str, str]:
         ("traceback", SECRET, "<string>:8 in <module>\n<string>:4 in inner"),
     ],
 )
-def test_so_much_leaves_as_the_environment_says(
+def test_the_environment_limits_what_is_recorded(
     detail: str, message: str, traceback: str
 ) -> None:
-    assert told(detail) == (message, traceback)
+    assert recorded_failure(detail) == (message, traceback)
 
 
-def test_a_word_that_is_none_of_these_leaves_the_least() -> None:
-    assert told("all") == ("", "")
+def test_an_unknown_value_records_only_the_type() -> None:
+    assert recorded_failure("all") == ("", "")
 
 
-def test_it_can_be_set_by_the_program() -> None:
+def test_the_application_can_limit_what_is_recorded() -> None:
     with pytest.raises(ConfigurationError, match="failures='all': expected one of"):
         kaywatch.configure(failures="all")
     before = kaywatch._process.process.settings

@@ -92,7 +92,7 @@ def test_an_explicit_id_is_the_name_and_a_default_one_is_not() -> None:
     assert captured.topologies()[run.graph].nodes == ("load_2024", "Step")
 
 
-def test_default_ids_of_graphs_and_subgraphs_give_way_to_their_classes() -> None:
+def test_graphs_with_default_ids_are_named_by_their_classes() -> None:
     class Checkout(Graph):
         pass
 
@@ -106,7 +106,7 @@ def test_default_ids_of_graphs_and_subgraphs_give_way_to_their_classes() -> None
     assert [r.graph for r in captured.runs()] == ["Checkout", "Graph[SubGraphNode]"]
 
 
-def test_an_id_of_the_class_is_the_name() -> None:
+def test_an_id_declared_by_the_class_is_the_name() -> None:
     class Declared(Step):
         node_id = "declared"
 
@@ -140,7 +140,7 @@ def test_an_id_of_the_class_is_the_name() -> None:
     assert names == ["declared", "computed", "Hostile"]
 
 
-def test_ids_that_are_no_plain_text() -> None:
+def test_ids_that_are_not_plain_strings() -> None:
     class Ids(StrEnum):
         LOAD = "load"
 
@@ -152,7 +152,7 @@ def test_ids_that_are_no_plain_text() -> None:
     assert [e.node for e in captured.executions()] == ["load", "Step", "Step"]
 
 
-def test_ids_made_for_one_request_are_not_kept(
+def test_the_cache_of_ids_is_bounded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(_naming, "_MAX_CACHED", 3)
@@ -164,7 +164,7 @@ def test_ids_made_for_one_request_are_not_kept(
     assert len(kind.ids) <= 3
 
 
-def test_a_given_name_comes_before_the_id() -> None:
+def test_kaywatch_name_overrides_the_id() -> None:
     graph = kaywatch.name(Graph(Step(node_id="load")), "checkout")
     kaywatch.name(graph.start_node, "first")
     captured = record(lambda: graph.run({}))
@@ -210,7 +210,7 @@ def test_a_suppressed_error_takes_the_default_edge() -> None:
         ("post", "post"),
     ],
 )
-def test_a_suppressed_error_names_the_phase_it_came_from(hook: str, phase: str) -> None:
+def test_a_suppressed_error_has_the_phase_that_raised_it(hook: str, phase: str) -> None:
     def fail(*_: Any) -> None:
         raise KeyError
 
@@ -222,14 +222,14 @@ def test_a_suppressed_error_names_the_phase_it_came_from(hook: str, phase: str) 
     assert (execution.outcome, execution.phase) == (SUPPRESSED, phase)
 
 
-def test_an_error_that_on_error_lets_through_is_an_error() -> None:
+def test_an_error_that_on_error_does_not_suppress_is_an_error() -> None:
     captured = record(lambda: Fails().run({}), ValueError)
 
     (execution,) = captured.executions()
     assert (execution.outcome, execution.phase) == (ERROR, "exec")
 
 
-def test_an_on_error_that_overrules_its_parent_decides() -> None:
+def test_the_outermost_on_error_decides() -> None:
     class Forgives(Fails):
         def on_error(self, shared: Any, error: Exception) -> bool:
             return True
@@ -244,7 +244,7 @@ def test_an_on_error_that_overrules_its_parent_decides() -> None:
     assert captured.executions()[0].outcome == ERROR
 
 
-def test_an_on_error_without_a_truth_is_the_framework_s_to_meet() -> None:
+def test_a_result_of_on_error_without_a_truth_fails_in_the_framework() -> None:
     class Neither:
         def __bool__(self) -> bool:
             raise TypeError("neither")
@@ -259,7 +259,7 @@ def test_an_on_error_without_a_truth_is_the_framework_s_to_meet() -> None:
     assert (execution.outcome, execution.error) == (ERROR, "TypeError")
 
 
-async def test_an_on_error_that_is_a_coroutine_function_is_left_alone() -> None:
+async def test_an_on_error_that_is_a_coroutine_function_is_not_wrapped() -> None:
     class Waits(AsyncNode):
         async def on_error(self, shared: Any, error: Exception) -> Any:
             return True
@@ -286,7 +286,7 @@ def test_a_fallback_whose_post_fails_is_an_error_in_post() -> None:
 # -- kinds of nodes --------------------------------------------------------------------
 
 
-class Crowd(ParallelBatchNode):
+class FlakyPool(ParallelBatchNode):
     """Each item fails once, at the same time as the others."""
 
     def __init__(self, size: int, **kwargs: Any) -> None:
@@ -310,27 +310,27 @@ class Crowd(ParallelBatchNode):
 
 
 def test_items_in_a_pool_of_threads_belong_to_their_node() -> None:
-    captured = record(lambda: Graph(Crowd(8)).run({}))
+    captured = record(lambda: Graph(FlakyPool(8)).run({}))
 
-    (crowd,) = captured.executions()
-    assert (crowd.outcome, crowd.attempts, crowd.error) == (FALLBACK, 1, "ValueError")
+    (pool,) = captured.executions()
+    assert (pool.outcome, pool.attempts, pool.error) == (FALLBACK, 1, "ValueError")
     points = captured.points("item")
-    assert {(p.graph, p.node) for p in points} == {("Graph[Crowd]", "Crowd")}
+    assert {(p.graph, p.node) for p in points} == {("Graph[FlakyPool]", "FlakyPool")}
     assert sorted(p.value for p in points) == list(range(8))
 
 
-def test_attempts_in_a_pool_are_counted_whatever_the_shared_counter_says() -> None:
-    """KayGraph's own counter lets items fall back after fewer attempts than given."""
+def test_attempts_in_a_pool_are_counted_without_the_shared_counter() -> None:
+    """By KayGraph's own counter, items fall back after too few attempts."""
     calls = []
 
-    class Counted(Crowd):
+    class Counted(FlakyPool):
         def exec(self, item: int) -> int:
             calls.append(item)
             time.sleep(0.001)
             raise ValueError(item)
 
     node = Counted(8, max_retries=3)
-    # A RuntimeError is the other thing that the shared counter leads to.
+    # The shared counter may also cause a RuntimeError.
     with capture() as captured, contextlib.suppress(RuntimeError):
         node.run({})
 
@@ -338,8 +338,8 @@ def test_attempts_in_a_pool_are_counted_whatever_the_shared_counter_says() -> No
     assert execution.attempts == 1 + len(calls) - len(set(calls))
 
 
-def test_a_pool_that_is_handed_exec_itself_belongs_to_its_node() -> None:
-    class Direct(Crowd):
+def test_calls_of_exec_in_a_pool_belong_to_their_node() -> None:
+    class Direct(FlakyPool):
         def exec(self, item: int) -> int:
             kaywatch.observe("item", item)
             return item
@@ -354,7 +354,7 @@ def test_a_pool_that_is_handed_exec_itself_belongs_to_its_node() -> None:
     assert captured.executions()[0].attempts == 1
 
 
-def test_the_context_of_a_pool_s_thread_is_given_back() -> None:
+def test_the_context_of_a_pool_s_thread_is_restored() -> None:
     with ThreadPoolExecutor(1) as pool:
 
         class Borrows(ParallelBatchNode):
@@ -396,7 +396,7 @@ def test_a_validated_node_is_one_execution() -> None:
     assert (checked.attempts, checked.error, checked.phase) == (2, "TypeError", "exec")
 
 
-def test_a_metrics_node_is_one_execution_and_keeps_its_own_figures() -> None:
+def test_a_metrics_node_is_one_execution_and_keeps_its_own_statistics() -> None:
     class Measured(MetricsNode):
         def exec(self, prep_res: Any) -> Any:
             return 1
@@ -469,7 +469,7 @@ async def test_each_item_of_an_async_batch_graph_is_a_run(graph: Any) -> None:
     assert [(r.graph, r.visits) for r in captured.runs()] == [("PerFile", 1)] * 2
 
 
-def test_a_subgraph_s_failure_is_its_node_s() -> None:
+def test_a_failure_of_a_subgraph_is_a_failure_of_its_node() -> None:
     node = SubGraphNode(Graph(Fails()), node_id="payment")
     captured = record(lambda: Graph(node).run({}), ValueError)
 
@@ -505,14 +505,14 @@ def test_a_persistent_graph_is_one_run_of_its_nodes() -> None:
     assert [json.loads(text) for text in graph.checkpoints] == [{"n": 1}] * 2
 
 
-# -- what users write by the monitoring page -------------------------------------------
+# -- examples of the monitoring page -------------------------------------------
 #
-# Written anew by what the page's classes of these names do: their hooks, what they
-# call and don't call, and what they keep.
+# Reimplementations of the page's classes of these names: the same hooks, calls and
+# state.
 
 
 class AdvancedMetricsNode(MetricsNode):
-    """Keeps figures of its own in `before_prep`, `after_exec` and `on_error`."""
+    """Keeps its own statistics in `before_prep`, `after_exec` and `on_error`."""
 
     def __init__(self) -> None:
         super().__init__(collect_metrics=True, node_id="advanced_metrics")
@@ -539,7 +539,7 @@ class AdvancedMetricsNode(MetricsNode):
 
 
 class MonitoredGraph(Graph):
-    """Replaces the loop, without calling its parent's."""
+    """Overrides the loop, without calling its parent's."""
 
     def __init__(self, start: Any = None) -> None:
         super().__init__(start)
@@ -568,7 +568,7 @@ class MonitoredGraph(Graph):
 
 
 class AlertingNode(MetricsNode):
-    """Looks at its own success rate after each execution."""
+    """Checks its own success rate after each execution."""
 
     def __init__(self, least: float = 0.8) -> None:
         super().__init__(collect_metrics=True, node_id="alerting_processor")
@@ -581,7 +581,7 @@ class AlertingNode(MetricsNode):
 
 
 class StructuredLoggingNode(Node):
-    """Wraps `_run` in lines of its own."""
+    """Logs before and after `_run`."""
 
     def __init__(self) -> None:
         super().__init__(node_id="structured_logger")

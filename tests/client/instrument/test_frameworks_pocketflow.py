@@ -53,8 +53,8 @@ def record(call: Callable[[], Any], error: type[BaseException] | None = None) ->
     return captured
 
 
-def looped(captured: CapturedEvents) -> dict[tuple[str, str], int]:
-    """Return the most visits of each node that a run came back to."""
+def most_visits(captured: CapturedEvents) -> dict[tuple[str, str], int]:
+    """Return the most visits in one run, of each node that was visited again."""
     found: dict[tuple[str, str], int] = {}
     for message in captured.messages:
         for graph, node, visits in message.get("looped", []):
@@ -79,7 +79,7 @@ class Save(Load):
 
 
 class Flaky(Node):
-    """Fails as often as told, counted outside of the copies."""
+    """Fails as often as configured, counted outside of the copies."""
 
     def __init__(self, failures: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -92,10 +92,10 @@ class Flaky(Node):
         return "done"
 
 
-# -- nodes on their own ------------------------------------------------------------
+# -- single nodes ------------------------------------------------------------------
 
 
-def test_a_node_run_on_its_own_belongs_to_no_graph() -> None:
+def test_a_node_that_runs_alone_belongs_to_no_graph() -> None:
     captured = record(lambda: Load().run({"action": "go"}))
 
     (load,) = captured.executions()
@@ -122,7 +122,7 @@ def test_a_node_that_fails_at_every_attempt_is_an_error() -> None:
     assert (failure.node, failure.message, failure.run) == ("Flaky", "not yet", "")
 
 
-def test_a_fallback_that_answers_is_told_with_the_error_it_answered() -> None:
+def test_a_fallback_is_recorded_with_the_error_that_it_answered() -> None:
     class Saved(Flaky):
         def exec_fallback(self, prep_res: Any, exc: Exception) -> Any:
             return "instead"
@@ -147,7 +147,7 @@ def test_a_fallback_that_calls_the_default_one_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("phase", ["prep", "exec", "post"])
-def test_an_error_names_its_phase(phase: str) -> None:
+def test_an_error_is_recorded_with_its_phase(phase: str) -> None:
     def fail(*_: Any) -> None:
         raise KeyError(phase)
 
@@ -160,7 +160,7 @@ def test_an_error_names_its_phase(phase: str) -> None:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, asyncio.CancelledError])
-def test_an_interruption_is_no_error(error: type[BaseException]) -> None:
+def test_an_interruption_is_not_an_error(error: type[BaseException]) -> None:
     class Interrupted(Node):
         def exec(self, prep_res: Any) -> Any:
             raise error
@@ -174,7 +174,7 @@ def test_an_interruption_is_no_error(error: type[BaseException]) -> None:
     assert captured.failures() == []
 
 
-def test_no_retries_at_all_is_no_attempt_beyond_the_first() -> None:
+def test_without_retries_there_is_one_attempt() -> None:
     captured = record(lambda: Load(max_retries=0).run({}))
 
     assert captured.executions()[0].attempts == 1
@@ -200,7 +200,7 @@ class Batch(BatchNode):
         return item
 
 
-def test_a_batch_is_one_execution_whose_repeats_add_up() -> None:
+def test_a_batch_is_one_execution_with_the_retries_of_its_items() -> None:
     captured = record(lambda: Batch(max_retries=2).run({"items": [1, 2, 30, 40]}))
 
     (batch,) = captured.executions()
@@ -214,7 +214,7 @@ def test_an_empty_batch_is_an_execution() -> None:
     assert (batch.attempts, batch.outcome) == (1, OK)
 
 
-def test_one_item_that_falls_back_marks_the_batch() -> None:
+def test_the_fallback_of_one_item_is_the_outcome_of_the_batch() -> None:
     class Lenient(Batch):
         def exec_fallback(self, item: int, exc: Exception) -> int:
             return -item
@@ -316,11 +316,11 @@ def test_a_loop_counts_every_visit() -> None:
     ]
     (run,) = captured.runs()
     assert run.visits == 5
-    assert looped(captured) == {("Flow[Again]", "Again"): 4}
+    assert most_visits(captured) == {("Flow[Again]", "Again"): 4}
     assert ("Again", "again", "Again") in captured.topologies()["Flow[Again]"].edges
 
 
-def test_a_loop_counts_in_the_graph_that_makes_it() -> None:
+def test_a_loop_belongs_to_the_graph_that_contains_it() -> None:
     class Counts(Node):
         def post(self, shared: Any, prep_res: Any, exec_res: Any) -> Any:
             shared["n"] += 1
@@ -340,7 +340,7 @@ def test_a_loop_counts_in_the_graph_that_makes_it() -> None:
     captured = record(lambda: Flow(start=inner).run({"n": 0}))
 
     # The inner graph is a node of the outer one.
-    assert looped(captured) == {
+    assert most_visits(captured) == {
         ("Flow[Counts]", "Counts"): 3,
         ("Flow[Flow[Counts]]", "Flow[Counts]"): 2,
         ("Flow[Flow[Counts]]", "Ends"): 2,
@@ -348,13 +348,13 @@ def test_a_loop_counts_in_the_graph_that_makes_it() -> None:
     assert not process.recorder.runs
 
 
-def test_a_straight_run_and_many_of_them_are_no_loop() -> None:
+def test_runs_without_revisits_have_no_loop() -> None:
     load = Load()
     load >> Save()
     captured = record(lambda: [Flow(start=load).run({}) for _ in range(3)])
 
     assert len(captured.runs()) == 3
-    assert looped(captured) == {}
+    assert most_visits(captured) == {}
 
 
 def test_a_node_that_fails_ends_its_run() -> None:
@@ -371,7 +371,7 @@ def test_a_node_that_fails_ends_its_run() -> None:
 
 
 @pytest.mark.parametrize("phase", ["prep", "post"])
-def test_a_flow_that_fails_around_its_loop_is_a_failed_run(phase: str) -> None:
+def test_a_flow_that_fails_outside_of_its_loop_is_a_failed_run(phase: str) -> None:
     def fail(*_: Any) -> None:
         raise KeyError(phase)
 
@@ -390,7 +390,7 @@ def test_a_flow_without_a_start_is_an_empty_run() -> None:
     assert (run.graph, run.visits, run.reason) == ("Flow", 0, "unknown")
 
 
-def test_a_class_of_falsy_nodes_ends_a_flow_unexplained() -> None:
+def test_falsy_nodes_end_a_flow_for_an_unknown_reason() -> None:
     class Falsy(Load):
         def __len__(self) -> int:
             return 0
@@ -438,7 +438,7 @@ def test_a_batch_flow_that_fails_before_its_items_is_a_failed_run() -> None:
     assert (run.graph, run.outcome, run.visits) == ("PerFile", ERROR, 0)
 
 
-def test_a_batch_flow_that_fails_after_its_items_is_a_failed_run_besides() -> None:
+def test_a_batch_flow_that_fails_after_its_items_is_one_more_failed_run() -> None:
     class PerFile(BatchFlow):
         def prep(self, shared: Any) -> Any:
             return [{}, {}]
@@ -452,7 +452,7 @@ def test_a_batch_flow_that_fails_after_its_items_is_a_failed_run_besides() -> No
     assert outcomes == [(OK, 1), (OK, 1), (ERROR, 0)]
 
 
-def test_a_batch_flow_without_items_is_no_run() -> None:
+def test_a_batch_flow_without_items_has_no_run() -> None:
     captured = record(lambda: BatchFlow(start=Load()).run({}))
 
     assert captured.runs() == []
@@ -479,7 +479,7 @@ def test_a_nested_flow_is_a_node_and_a_run() -> None:
     assert captured.topologies()["Payment"].nodes == ("Flaky",)
 
 
-def test_an_error_in_a_nested_flow_is_told_at_every_level() -> None:
+def test_an_error_in_a_nested_flow_is_recorded_at_every_level() -> None:
     load, inner = Load(), Flow(start=Flaky(9))
     load >> inner
     captured = record(lambda: Flow(start=load).run({}), ValueError)
@@ -495,7 +495,7 @@ def test_an_error_in_a_nested_flow_is_told_at_every_level() -> None:
     ]
 
 
-def test_a_flow_run_within_a_node_is_not_that_graph_s_node() -> None:
+def test_a_flow_that_a_node_runs_is_not_a_node_of_the_graph() -> None:
     class Calls(Node):
         def exec(self, prep_res: Any) -> Any:
             Flow(start=Save()).run({})
@@ -566,7 +566,7 @@ async def test_an_async_flow_runs_async_and_plain_nodes() -> None:
     assert run.reason == "no_successors"
 
 
-async def test_an_async_fallback_is_told() -> None:
+async def test_an_async_fallback_is_recorded() -> None:
     class Saved(AsyncFlaky):
         async def exec_fallback_async(self, prep_res: Any, exc: Exception) -> Any:
             return "instead"
@@ -578,7 +578,7 @@ async def test_an_async_fallback_is_told() -> None:
     assert (saved.attempts, saved.outcome, saved.phase) == (2, FALLBACK, "exec")
 
 
-async def test_an_async_flow_run_the_plain_way_fails_at_its_first_async_node() -> None:
+async def test_an_async_flow_run_synchronously_fails_at_its_first_async_node() -> None:
     with capture() as captured, pytest.raises(RuntimeError, match="run_async"):
         AsyncFlow(start=Fetch()).run({})
 
@@ -636,10 +636,10 @@ async def test_each_item_of_an_async_batch_flow_is_a_run(flow: Any) -> None:
     assert len(captured.executions()) == 6
 
 
-# -- side by side ----------------------------------------------------------------------
+# -- concurrency -----------------------------------------------------------------------
 
 
-def test_runs_of_one_flow_in_threads_are_kept_apart() -> None:
+def test_concurrent_runs_of_a_flow_in_threads_are_separate() -> None:
     barrier = threading.Barrier(4)
 
     class Meets(Flaky):
@@ -662,7 +662,7 @@ def test_runs_of_one_flow_in_threads_are_kept_apart() -> None:
     assert {(p.graph, p.node) for p in captured.points()} == {("Flow[Meets]", "Meets")}
 
 
-async def test_runs_of_one_flow_in_tasks_are_kept_apart() -> None:
+async def test_concurrent_runs_of_a_flow_in_tasks_are_separate() -> None:
     fetch = Fetch()
     fetch >> AsyncFlaky(0)
     flow = AsyncFlow(start=fetch)
@@ -808,7 +808,7 @@ def test_an_override_of_a_flow_is_one_run(flow: Any, reason: str) -> None:
     assert [e.graph for e in captured.executions()] == [flow.__name__] * 2
 
 
-def test_a_flow_that_starts_over_after_its_end_does_not_keep_the_reason() -> None:
+def test_a_flow_that_restarts_after_its_end_has_no_stale_reason() -> None:
     class Twice(Flow):
         def _orch(self, shared: Any, params: Any = None) -> Any:
             action = self.start_node._run(shared)
@@ -820,7 +820,7 @@ def test_a_flow_that_starts_over_after_its_end_does_not_keep_the_reason() -> Non
     assert (run.visits, run.reason) == (2, "unknown")
 
 
-def test_a_flow_that_tries_again_has_a_run_for_each_try() -> None:
+def test_a_flow_that_retries_has_a_run_for_each_attempt() -> None:
     class Stubborn(Flow):
         def _run(self, shared: Any) -> Any:
             try:
@@ -894,13 +894,13 @@ async def test_functions_called_outside_of_an_execution_are_not_recorded() -> No
     assert captured.executions() == []
 
 
-def test_a_loop_called_on_its_own_is_a_run() -> None:
+def test_a_loop_that_is_called_directly_is_a_run() -> None:
     captured = record(lambda: Flow(start=Load())._orch({}))
 
     assert [(r.graph, r.visits) for r in captured.runs()] == [("Flow[Load]", 1)]
 
 
-async def test_plain_functions_that_return_coroutines_are_watched() -> None:
+async def test_plain_functions_that_return_coroutines_are_recorded() -> None:
     class Plain(AsyncFlaky):
         def _run_async(self, shared: Any) -> Any:
             return super()._run_async(shared)
@@ -934,7 +934,7 @@ async def test_plain_functions_that_return_coroutines_are_watched() -> None:
     ]
 
 
-async def test_a_plain_fallback_of_an_async_node_is_told() -> None:
+async def test_a_plain_fallback_of_an_async_node_is_recorded() -> None:
     class Saved(AsyncFlaky):
         def exec_fallback_async(self, prep_res: Any, exc: Exception) -> Any:
             return asyncio.sleep(0, "instead")
@@ -946,7 +946,7 @@ async def test_a_plain_fallback_of_an_async_node_is_told() -> None:
     assert (saved.outcome, saved.error) == (FALLBACK, "ValueError")
 
 
-def test_functions_of_other_parameters_are_called_as_they_are() -> None:
+def test_overrides_with_other_parameters_receive_their_arguments() -> None:
     seen: list[Any] = []
 
     class Odd(Node):
@@ -1013,7 +1013,7 @@ def test_parameters_may_have_the_names_that_wrappers_use() -> None:
 # -- names and actions -----------------------------------------------------------------
 
 
-def test_a_given_name_outlasts_the_copies() -> None:
+def test_copies_keep_an_explicit_name() -> None:
     flow = Flow(start=kaywatch.name(Load(), "first"))
     captured = record(lambda: flow.run({}))
 
@@ -1034,17 +1034,17 @@ def test_a_start_node_that_is_named_later_renames_its_flow() -> None:
 
 
 @pytest.mark.parametrize("text", ["", None, 3])
-def test_a_name_that_is_none_is_refused(text: Any) -> None:
+def test_an_invalid_name_is_rejected(text: Any) -> None:
     with pytest.raises(kaywatch.ConfigurationError, match="name"):
         kaywatch.name(Load(), text)
 
 
-def test_an_object_that_can_not_be_named_is_refused() -> None:
+def test_an_object_that_can_not_be_named_is_rejected() -> None:
     with pytest.raises(kaywatch.ConfigurationError, match="a list can't be named"):
         kaywatch.name([], "list")
 
 
-def test_long_names_are_cut() -> None:
+def test_long_names_are_truncated() -> None:
     node = kaywatch.name(Load(), "n" * 500)
     captured = record(lambda: Flow(start=node).run({"action": "a" * 500}))
 
@@ -1054,7 +1054,7 @@ def test_long_names_are_cut() -> None:
     assert len(captured.runs()[0].graph) == 200
 
 
-def test_actions_that_are_no_text_are_named_by_their_type() -> None:
+def test_actions_that_are_not_strings_are_named_by_their_type() -> None:
     class Loaded:
         def __repr__(self) -> str:
             raise AssertionError("looked into")
@@ -1075,7 +1075,7 @@ def test_actions_that_are_no_text_are_named_by_their_type() -> None:
     ]
 
 
-def test_payloads_are_not_looked_into() -> None:
+def test_payloads_are_not_inspected() -> None:
     class Streams(Node):
         def prep(self, shared: Any) -> Any:
             return (chunk for chunk in "abc")

@@ -103,7 +103,7 @@ class Fetch(AsyncNode):
         return shared.get("action")
 
 
-# -- the same with and without ---------------------------------------------------------
+# -- with and without ----------------------------------------------------------------
 
 
 def chain(flow: Any, *nodes: Any) -> Any:
@@ -319,7 +319,7 @@ SCENARIOS: list[Callable[[Any], Any]] = [
 
 
 def chained(error: BaseException | None) -> list[Any]:
-    """Describe an exception with all that it came from."""
+    """Describe an exception with its causes and contexts."""
     if error is None:
         return []
     described = [type(error).__name__, _plain(error.args), error.__suppress_context__]
@@ -331,7 +331,7 @@ def _plain(value: Any) -> str:
 
 
 def observe(scenario: Callable[[Any], Any], caplog: pytest.LogCaptureFixture) -> Any:
-    """Return all that an application sees of a scenario."""
+    """Return everything that an application observes of a scenario."""
     shared: dict[str, Any] = {}
     result, error = None, None
     caplog.clear()
@@ -369,14 +369,14 @@ def test_an_application_sees_no_difference(
     assert _attempts._batches == {}
 
 
-# -- undoing it ------------------------------------------------------------------------
+# -- uninstrument ----------------------------------------------------------------------
 
 
 def classes() -> list[type]:
-    found = {Mixin}
+    family = {Mixin}
     for root in (pocketflow.BaseNode, kaygraph.BaseNode):
-        found.update(_patching._with_subclasses(root))
-    return sorted(found, key=lambda cls: (cls.__module__, cls.__qualname__))
+        family.update(_patching._with_subclasses(root))
+    return sorted(family, key=lambda cls: (cls.__module__, cls.__qualname__))
 
 
 def snapshot() -> list[Any]:
@@ -387,7 +387,7 @@ def snapshot() -> list[Any]:
     ]
 
 
-def test_uninstrument_puts_every_attribute_back() -> None:
+def test_uninstrument_restores_every_attribute() -> None:
     gc.collect()
     before = snapshot()
     kaywatch.instrument(modules=MODULES)
@@ -411,7 +411,7 @@ def test_instrumenting_twice_is_instrumenting_once() -> None:
     assert snapshot() == before
 
 
-def test_an_init_subclass_of_the_framework_s_own_is_put_back() -> None:
+def test_an_init_subclass_of_the_framework_is_restored() -> None:
     seen: list[type] = []
 
     class Root:
@@ -422,17 +422,17 @@ def test_an_init_subclass_of_the_framework_s_own_is_put_back() -> None:
 
     module = types.ModuleType("own")
     module.Root = Root
-    theirs = vars(Root)["__init_subclass__"]
+    original = vars(Root)["__init_subclass__"]
     kaywatch.instrument(modules=[module])
     one = type("One", (Root,), {})
-    assert vars(Root)["__init_subclass__"] is not theirs
+    assert vars(Root)["__init_subclass__"] is not original
     kaywatch.uninstrument()
 
-    assert vars(Root)["__init_subclass__"] is theirs
+    assert vars(Root)["__init_subclass__"] is original
     assert seen == [one]
 
 
-def test_what_the_application_put_around_a_wrapper_stays() -> None:
+def test_the_application_s_own_wrappers_stay() -> None:
     class Wrapped(Node):
         def exec(self, prep_res: Any) -> Any:
             return 1
@@ -441,20 +441,20 @@ def test_what_the_application_put_around_a_wrapper_stays() -> None:
     ours = Wrapped.exec
 
     @functools.wraps(ours)
-    def theirs(self: Any, prep_res: Any) -> Any:
+    def original(self: Any, prep_res: Any) -> Any:
         return ours(self, prep_res) + 1
 
-    Wrapped.exec = theirs
+    Wrapped.exec = original
     with capture() as captured:
         Wrapped().run({})
     kaywatch.uninstrument()
 
-    assert Wrapped.exec is theirs
+    assert Wrapped.exec is original
     assert Wrapped().exec(None) == 2
     assert len(captured.executions()) == 1
 
 
-def test_a_wrapper_that_somebody_kept_records_nothing_more() -> None:
+def test_a_leftover_wrapper_records_nothing() -> None:
     kaywatch.instrument(modules=[pocketflow])
     run = Step()._run
     kaywatch.uninstrument()
@@ -464,7 +464,7 @@ def test_a_wrapper_that_somebody_kept_records_nothing_more() -> None:
     assert captured.executions() == []
 
 
-def test_what_runs_while_it_is_undone_is_recorded_to_its_end() -> None:
+def test_executions_in_progress_at_uninstrument_are_recorded() -> None:
     class Undoes(Step):
         def exec(self, prep_res: Any) -> Any:
             kaywatch.uninstrument()
@@ -488,7 +488,7 @@ def test_nothing_is_patched_when_metrics_are_off() -> None:
     assert snapshot() == before
 
 
-def test_metrics_can_be_switched_off_and_on_again() -> None:
+def test_metrics_can_be_disabled_and_enabled_again() -> None:
     kaywatch.instrument(modules=[pocketflow])
     with capture() as captured:
         flow = Flow(start=Step())
@@ -514,7 +514,7 @@ def test_settings_are_passed_on() -> None:
     assert process.settings.tags == {"zone": "b"}
 
 
-def test_an_endpoint_that_can_not_be_used_changes_nothing() -> None:
+def test_an_invalid_endpoint_changes_nothing() -> None:
     before = snapshot()
     with pytest.raises(kaywatch.ConfigurationError):
         kaywatch.instrument(endpoint="carrier-pigeon://loft", modules=[pocketflow])
@@ -536,8 +536,8 @@ def test_a_framework_that_can_not_be_imported_is_logged(
     (tmp_path / "broken_framework.py").write_text("1 / 0\n")
     monkeypatch.syspath_prepend(tmp_path)
 
-    found = kaywatch.instrument(modules=["broken_framework", "pocketflow"])
-    assert found == ["pocketflow"]
+    instrumented = kaywatch.instrument(modules=["broken_framework", "pocketflow"])
+    assert instrumented == ["pocketflow"]
     assert "broken_framework can't be imported" in caplog.text
 
 
@@ -545,7 +545,7 @@ def empty_module() -> types.ModuleType:
     return types.ModuleType("empty")
 
 
-def test_both_frameworks_are_looked_for_by_default(
+def test_both_frameworks_are_instrumented_by_default(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "kaygraph", kaygraph)
@@ -553,7 +553,7 @@ def test_both_frameworks_are_looked_for_by_default(
     assert kaywatch.instrument() == [kaygraph.__name__, "pocketflow"]
 
 
-# -- functions look the same -----------------------------------------------------------
+# -- signatures ------------------------------------------------------------------------
 
 
 def test_functions_look_as_before() -> None:
@@ -582,10 +582,10 @@ def test_nodes_can_be_copied_and_pickled() -> None:
     assert [r.graph for r in captured.runs()] == ["copied"] * 3
 
 
-# -- nothing is kept -------------------------------------------------------------------
+# -- memory ----------------------------------------------------------------------------
 
 
-def test_objects_die_as_early_as_before() -> None:
+def test_objects_are_released_as_early_as_before() -> None:
     kaywatch.instrument(modules=[pocketflow])
 
     class Payload:
@@ -629,7 +629,7 @@ def test_objects_die_as_early_as_before() -> None:
         gc.enable()
 
 
-def test_classes_and_graphs_made_for_one_request_are_not_kept() -> None:
+def test_classes_and_graphs_of_one_request_are_not_kept() -> None:
     kaywatch.instrument(modules=[pocketflow])
 
     def request() -> Any:
@@ -681,7 +681,7 @@ async def _steps(coroutine: Any) -> None:
     await asyncio.to_thread(coroutine.close)
 
 
-def test_the_nodes_under_way_are_known() -> None:
+def test_nodes_in_progress_are_known() -> None:
     kaywatch.instrument(modules=[pocketflow])
     seen: list[Any] = []
 
@@ -699,7 +699,7 @@ def test_the_nodes_under_way_are_known() -> None:
     assert visits == 0
 
 
-def test_a_loop_is_known_while_it_spins() -> None:
+def test_a_loop_is_known_while_it_runs() -> None:
     kaywatch.instrument(modules=[pocketflow])
     seen: list[Any] = []
 
@@ -749,7 +749,7 @@ def test_classes_behind_an_init_subclass_that_ends_the_chain_are_found() -> None
     assert [(e.node, e.attempts) for e in captured.executions()] == [("Behind", 2)]
 
 
-def test_a_node_that_can_not_be_watched_still_runs(
+def test_a_node_that_can_not_be_recorded_still_runs(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     kaywatch.instrument(modules=[pocketflow])
@@ -784,7 +784,7 @@ def test_a_node_that_can_not_be_watched_still_runs(
     ]
 
 
-def test_functions_that_are_no_plain_functions_are_left_alone() -> None:
+def test_callables_that_are_not_functions_are_not_wrapped() -> None:
     class Static(Node):
         @staticmethod
         def exec(prep_res: Any) -> Any:
@@ -828,7 +828,7 @@ def test_a_graph_is_walked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert walked == ["Flow[Step]", "Flow[Mixed]"]
 
 
-def test_graphs_made_per_request_are_walked_now_and_then(
+def test_graphs_built_per_request_are_walked_occasionally(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     kaywatch.instrument(modules=[pocketflow])

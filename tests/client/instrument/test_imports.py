@@ -1,4 +1,4 @@
-"""Modules that are waited for."""
+"""Callbacks after the import of a module."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     assert sys.meta_path == finders
 
 
-def test_a_module_that_is_there_is_told_at_once() -> None:
-    told: list[ModuleType] = []
+def test_the_callback_of_an_imported_module_is_called_at_once() -> None:
+    imported: list[ModuleType] = []
 
-    when_imported("json", told.append)
+    when_imported("json", imported.append)
 
-    assert told == [importlib.import_module("json")]
+    assert imported == [importlib.import_module("json")]
 
 
-def test_a_module_that_comes_later_is_told_when_it_is_complete(home: Path) -> None:
+def test_the_callback_is_called_once_after_the_import(home: Path) -> None:
     (home / "late_one.py").write_text("value = 1\n")
-    told: list[int] = []
+    imported: list[int] = []
 
     def note(module: ModuleType) -> None:
-        told.append(module.value)
+        imported.append(module.value)
 
     when_imported("late_one", note)
     when_imported("late_one", note)
-    assert told == []
+    assert imported == []
 
     module = importlib.import_module("late_one")
     importlib.reload(module)
 
-    assert told == [1]
+    assert imported == [1]
     assert module.__spec__ is not None
     assert "exec_module" not in vars(module.__spec__.loader)
     forget(note)
@@ -58,17 +58,17 @@ def test_a_package_keeps_its_resources(home: Path) -> None:
     (home / "late_package/__init__.py").write_text("")
     (home / "late_package/inner.py").write_text("")
     (home / "late_package/note.txt").write_text("read me")
-    told: list[str] = []
+    imported: list[str] = []
 
     def note(module: ModuleType) -> None:
-        told.append(module.__name__)
+        imported.append(module.__name__)
 
     when_imported("late_package.inner", note)
     when_imported("late_package", note)
 
     importlib.import_module("late_package.inner")
 
-    assert told == ["late_package", "late_package.inner"]
+    assert imported == ["late_package", "late_package.inner"]
     text = importlib.resources.files("late_package").joinpath("note.txt").read_text()
     assert text == "read me"
     forget(note)
@@ -79,10 +79,10 @@ def test_a_module_in_an_archive(home: Path) -> None:
         archive.writestr("zipped_one.py", "value = 2\n")
         archive.writestr("zipped_other.py", "value = 3\n")
     sys.path.insert(0, str(home / "some.zip"))
-    told: list[int] = []
+    imported: list[int] = []
 
     def note(module: ModuleType) -> None:
-        told.append(module.value)
+        imported.append(module.value)
 
     when_imported("zipped_one", note)
     try:
@@ -91,31 +91,31 @@ def test_a_module_in_an_archive(home: Path) -> None:
     finally:
         sys.path.remove(str(home / "some.zip"))
 
-    assert told == [2]
+    assert imported == [2]
     forget(note)
 
 
-def test_an_import_that_fails_fails_as_ever_and_is_told_when_it_works(
+def test_a_failing_import_raises_as_usual_and_a_later_one_calls_back(
     home: Path,
 ) -> None:
     (home / "late_wrong.py").write_text("1 / 0\n")
-    told: list[ModuleType] = []
-    when_imported("late_wrong", told.append)
-    when_imported("late_absent", told.append)
+    imported: list[ModuleType] = []
+    when_imported("late_wrong", imported.append)
+    when_imported("late_absent", imported.append)
 
     with pytest.raises(ZeroDivisionError):
         importlib.import_module("late_wrong")
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module("late_absent")
-    (home / "late_wrong.py").write_text("value = 'mended'\n")
+    (home / "late_wrong.py").write_text("value = 'fixed'\n")
     importlib.invalidate_caches()
     importlib.import_module("late_wrong")
 
-    assert [module.__name__ for module in told] == ["late_wrong"]
-    forget(told.append)
+    assert [module.__name__ for module in imported] == ["late_wrong"]
+    forget(imported.append)
 
 
-def test_an_error_of_the_callback_goes_no_further(
+def test_an_error_of_the_callback_is_logged_and_not_raised(
     home: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (home / "late_trouble.py").write_text("")

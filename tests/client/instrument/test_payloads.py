@@ -1,4 +1,4 @@
-"""What `instrument(data_sizes=True, memory=True)` records beside."""
+"""What `instrument(data_sizes=True, memory=True)` records in addition."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ class LoadAsync(AsyncNode):
         return prep_res
 
 
-def test_nothing_is_measured_unless_asked_for() -> None:
+def test_nothing_is_measured_by_default() -> None:
     kaywatch.instrument(modules=[pocketflow])
 
     assert names(record(lambda: Load().run({"given": "abc"}))) == []
 
 
 @pytest.mark.parametrize("payload", ["abc", [1, 2, 3], {"a": None}, None])
-def test_a_payload_is_as_long_as_its_text(payload: Any) -> None:
+def test_the_size_of_a_payload_is_the_length_of_its_text(payload: Any) -> None:
     kaywatch.instrument(modules=[pocketflow], data_sizes=True)
     captured = record(lambda: Flow(Load()).run({"given": payload}))
 
@@ -80,10 +80,10 @@ def test_a_payload_is_as_long_as_its_text(payload: Any) -> None:
     assert rate.value >= size.value / load.seconds
 
 
-def test_memory_is_the_process_s() -> None:
+def test_memory_is_that_of_the_process() -> None:
     kaywatch.instrument(modules=[pocketflow], memory=True)
-    held = bytearray(64 * 1024 * 1024)
-    held[:] = b"x" * len(held)
+    buffer = bytearray(64 * 1024 * 1024)
+    buffer[:] = b"x" * len(buffer)
     (memory,) = record(lambda: Load().run({"given": 1})).points()
 
     assert memory.name == "memory_mb"
@@ -129,7 +129,7 @@ def test_a_batch_is_measured_once() -> None:
         assert captured.points("data_size")[0].value == len("[1, 2, 3]")
 
 
-def test_a_stream_is_left_alone() -> None:
+def test_an_iterator_is_not_measured() -> None:
     kaywatch.instrument(modules=[pocketflow], data_sizes=True)
     seen: list[int] = []
 
@@ -157,7 +157,7 @@ def test_an_execution_that_fails_has_no_size() -> None:
     assert names(record(fail)) == []
 
 
-def test_a_payload_without_a_text_is_said_once(
+def test_a_payload_that_can_not_be_measured_is_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     class Silent:
@@ -175,11 +175,11 @@ def test_a_payload_without_a_text_is_said_once(
     assert caplog.messages == ["the payload of Quiet can't be recorded"]
 
 
-def test_measures_can_be_added_and_taken_away() -> None:
+def test_measurements_can_be_enabled_and_disabled() -> None:
     original = vars(Node)["_exec"]
     kaywatch.instrument(modules=[pocketflow])
     kaywatch.instrument(modules=[pocketflow], data_sizes=True)
-    kaywatch.instrument(modules=[pocketflow])  # says nothing of it: stays
+    kaywatch.instrument(modules=[pocketflow])  # keeps the setting
     assert "data_size" in names(record(lambda: Load().run({"given": 1})))
 
     kaywatch.instrument(modules=[pocketflow], memory=True, data_sizes=False)

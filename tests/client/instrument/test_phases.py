@@ -1,4 +1,4 @@
-"""Where a node's time goes, and how many items a batch had."""
+"""How the time of a node is split into phases, and how many items a batch had."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from kaywatch.wire import Outcome
 
 
 class Clock:
-    """Stands still until it is told that time has passed."""
+    """Stands still until a test moves it."""
 
     def __init__(self) -> None:
         self.now = 1_000.0
@@ -51,17 +51,17 @@ def _instrumented() -> Iterator[None]:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """A clock that only moves in nodes, and where PocketFlow waits."""
-    made = Clock()
+    clock = Clock()
 
     async def sleep(seconds: float) -> None:
-        made.passes(seconds)
+        clock.passes(seconds)
 
-    monkeypatch.setattr(_spans, "_clock", made)
-    monkeypatch.setattr(_attempts, "_clock", made)
-    monkeypatch.setattr(pocketflow, "time", SimpleNamespace(sleep=made.passes))
+    monkeypatch.setattr(_spans, "_clock", clock)
+    monkeypatch.setattr(_attempts, "_clock", clock)
+    monkeypatch.setattr(pocketflow, "time", SimpleNamespace(sleep=clock.passes))
     waiting = SimpleNamespace(sleep=sleep, gather=asyncio.gather)
     monkeypatch.setattr(pocketflow, "asyncio", waiting)
-    return made
+    return clock
 
 
 def record(call: Callable[[], Any], error: type[BaseException] | None = None) -> Any:
@@ -76,17 +76,17 @@ def record(call: Callable[[], Any], error: type[BaseException] | None = None) ->
 
 
 def only(call: Callable[[], Any], error: type[BaseException] | None = None) -> Any:
-    (found,) = record(call, error)
-    return found
+    (executed,) = record(call, error)
+    return executed
 
 
-def split(found: Execution) -> tuple[Any, ...]:
+def split(executed: Execution) -> tuple[Any, ...]:
     """Return prep, exec, wait and post."""
-    return found.prep, found.exec, found.wait, found.post
+    return executed.prep, executed.exec, executed.wait, executed.post
 
 
 class Work:
-    """What a node does: time passes in each phase, and `exec` may fail."""
+    """The work of a node: time passes in each phase, and `exec` may fail."""
 
     def __init__(self, clock: Clock, failures: int = 0, at: str = "") -> None:
         self.clock = clock
@@ -143,18 +143,18 @@ both = pytest.mark.parametrize("kind", [Plain, Awaited])
 
 @both
 def test_time_is_split_into_phases(clock: Clock, kind: Any) -> None:
-    found = only(run(kind(Work(clock))))
+    executed = only(run(kind(Work(clock))))
 
-    assert split(found) == (1.0, 2.0, 0.0, 4.0)
-    assert (found.seconds, found.items) == (7.0, 0)
+    assert split(executed) == (1.0, 2.0, 0.0, 4.0)
+    assert (executed.seconds, executed.items) == (7.0, 0)
 
 
 @both
-def test_waiting_between_attempts_is_no_exec(clock: Clock, kind: Any) -> None:
-    found = only(run(kind(Work(clock, failures=2), max_retries=3, wait=0.25)))
+def test_waiting_between_attempts_is_not_part_of_exec(clock: Clock, kind: Any) -> None:
+    executed = only(run(kind(Work(clock, failures=2), max_retries=3, wait=0.25)))
 
-    assert split(found) == (1.0, 6.0, 0.5, 4.0)
-    assert (found.attempts, found.outcome) == (3, Outcome.OK)
+    assert split(executed) == (1.0, 6.0, 0.5, 4.0)
+    assert (executed.attempts, executed.outcome) == (3, Outcome.OK)
 
 
 @both
@@ -166,32 +166,32 @@ def test_waiting_between_attempts_is_no_exec(clock: Clock, kind: Any) -> None:
         ("post", (1.0, 2.0, 0.0, 4.0)),
     ],
 )
-def test_the_phase_of_an_error_has_the_rest(
+def test_the_rest_of_the_time_belongs_to_the_phase_of_the_error(
     clock: Clock, kind: Any, at: str, wanted: Any
 ) -> None:
     node = kind(Work(clock, at=at), max_retries=2, wait=0.25)
-    found = only(run(node), ValueError)
+    executed = only(run(node), ValueError)
 
-    assert split(found) == wanted
-    assert (found.phase, found.seconds) == (at, sum(wanted))
+    assert split(executed) == wanted
+    assert (executed.phase, executed.seconds) == (at, sum(wanted))
 
 
-def test_a_fallback_is_exec_and_its_answer_is_told(clock: Clock) -> None:
+def test_a_fallback_is_part_of_exec_and_its_error_is_recorded(clock: Clock) -> None:
     class Saved(Plain):
         def exec_fallback(self, prep_res: Any, exc: Exception) -> None:
             clock.passes(8.0)
 
-    found = only(run(Saved(Work(clock, failures=9), max_retries=2, wait=0.25)))
+    executed = only(run(Saved(Work(clock, failures=9), max_retries=2, wait=0.25)))
 
-    assert split(found) == (1.0, 12.0, 0.25, 4.0)
-    assert (found.outcome, found.error, found.phase) == (
+    assert split(executed) == (1.0, 12.0, 0.25, 4.0)
+    assert (executed.outcome, executed.error, executed.phase) == (
         Outcome.FALLBACK,
         "ValueError",
         "exec",
     )
 
 
-def test_an_error_suppressed_in_prep_leaves_all_to_prep(clock: Clock) -> None:
+def test_after_an_error_suppressed_in_prep_all_time_is_prep(clock: Clock) -> None:
     class Calm(kaygraph.Node):
         def prep(self, shared: Any) -> None:
             clock.passes(1.0)
@@ -201,13 +201,13 @@ def test_an_error_suppressed_in_prep_leaves_all_to_prep(clock: Clock) -> None:
             clock.passes(0.5)
             return True
 
-    found = only(run(Calm()))
+    executed = only(run(Calm()))
 
-    assert found.outcome == Outcome.SUPPRESSED
-    assert split(found) == (1.5, 0.0, 0.0, 0.0)
+    assert executed.outcome == Outcome.SUPPRESSED
+    assert split(executed) == (1.5, 0.0, 0.0, 0.0)
 
 
-def test_exec_that_is_entered_again_goes_on_until_it_is_left_last(
+def test_exec_that_is_entered_twice_ends_with_the_second(
     clock: Clock,
 ) -> None:
     class Twice(Plain):
@@ -217,40 +217,40 @@ def test_exec_that_is_entered_again_goes_on_until_it_is_left_last(
                 self._exec(None)
             self.post(shared, None, None)
 
-    found = only(run(Twice(Work(clock))))
+    executed = only(run(Twice(Work(clock))))
 
-    assert split(found) == (1.0, 5.0, 0.0, 4.0)
+    assert split(executed) == (1.0, 5.0, 0.0, 4.0)
 
 
-def test_without_an_exec_nothing_is_known(clock: Clock) -> None:
+def test_without_an_exec_the_phases_are_unknown(clock: Clock) -> None:
     class Own(Plain):
         def _run(self, shared: Any) -> None:
             clock.passes(1.0)
 
-    found = only(run(Own(Work(clock))))
+    executed = only(run(Own(Work(clock))))
 
-    assert split(found) == (None, None, None, None)
-    assert found.items is None
+    assert split(executed) == (None, None, None, None)
+    assert executed.items is None
 
 
 @pytest.mark.parametrize("error", [None, ValueError])
-def test_of_a_block_nothing_is_known(error: type[Exception] | None) -> None:
+def test_the_phases_of_a_block_are_unknown(error: type[Exception] | None) -> None:
     def block() -> None:
         with kaywatch.execution("g", "n"):
             if error is not None:
                 raise error
 
-    found = only(block, error)
+    executed = only(block, error)
 
-    assert split(found) == (None, None, None, None)
-    assert found.phase == ("exec" if error else "")
+    assert split(executed) == (None, None, None, None)
+    assert executed.phase == ("exec" if error else "")
 
 
 # -- batches ---------------------------------------------------------------------------
 
 
 class Items(BatchNode):
-    """Works on so many items for a second each; the first fails at first."""
+    """Works on each item for a second; the first attempt at the first one fails."""
 
     def __init__(self, clock: Clock, items: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -279,31 +279,31 @@ class AwaitedItems(AsyncBatchNode):
 
 @pytest.mark.parametrize("kind", [Items, AwaitedItems])
 @pytest.mark.parametrize("items", [0, 1, 3])
-def test_items_are_counted_and_their_waiting_added_up(
+def test_items_are_counted_and_their_waiting_is_added(
     clock: Clock, kind: Any, items: int
 ) -> None:
-    found = only(run(kind(clock, items, max_retries=2, wait=0.5)))
+    executed = only(run(kind(clock, items, max_retries=2, wait=0.5)))
 
-    assert found.items == items
+    assert executed.items == items
     failed = min(items, 1)
-    assert split(found) == (0.0, items + failed, 0.5 * failed, 0.0)
-    assert found.attempts == 1 + failed
+    assert split(executed) == (0.0, items + failed, 0.5 * failed, 0.0)
+    assert executed.attempts == 1 + failed
 
 
-def test_items_before_one_that_fails_for_good_are_counted(clock: Clock) -> None:
+def test_items_before_the_one_that_fails_are_counted(clock: Clock) -> None:
     class Second(Items):
         def exec(self, prep_res: Any) -> None:
             clock.passes(1.0)
             if prep_res == 1:
                 raise ValueError("no")
 
-    found = only(run(Second(clock, 5)), ValueError)
+    executed = only(run(Second(clock, 5)), ValueError)
 
-    assert (found.items, found.phase) == (2, "exec")
-    assert split(found) == (0.0, 2.0, 0.0, 0.0)
+    assert (executed.items, executed.phase) == (2, "exec")
+    assert split(executed) == (0.0, 2.0, 0.0, 0.0)
 
 
-def test_a_node_with_an_exec_of_its_own_is_no_batch(clock: Clock) -> None:
+def test_a_node_that_overrides_exec_is_not_a_batch(clock: Clock) -> None:
     class Checked(kaygraph.ValidatedNode):
         def exec(self, prep_res: Any) -> None:
             clock.passes(2.0)
@@ -318,16 +318,16 @@ def test_a_node_with_an_exec_of_its_own_is_no_batch(clock: Clock) -> None:
     assert only(run(Loops(Work(clock)))).items == 3
 
 
-def test_items_at_once_wait_at_once() -> None:
+def test_concurrent_items_wait_concurrently() -> None:
     details = SpanDetails()
     details.item_timings += [ItemTiming(1, 1.0, 2.0)] * 10
     details.add_items(exec_seconds=4.0)
 
-    # Half of their time was waiting, and so is half of the node's.
+    # They waited for half of their time, so the node did as well.
     assert (details.wait_seconds, details.attempts) == (2.0, 11)
 
 
-def test_items_one_after_the_other_wait_as_long_as_they_say() -> None:
+def test_the_waiting_of_sequential_items_adds_up() -> None:
     details = SpanDetails()
     details.item_timings += [ItemTiming(1, 1.0, 2.0)] * 2
     details.add_items(exec_seconds=4.5)
@@ -360,28 +360,28 @@ class AwaitedSlow(AsyncParallelBatchNode):
             raise ValueError("not yet")
 
 
-def test_items_in_threads_are_counted_and_all_adds_up() -> None:
+def test_items_in_threads_are_counted_and_the_phases_add_up() -> None:
     # The counter of attempts is shared by all items: with many, none falls back.
-    found = only(run(Slow(max_retries=99, wait=0.01, max_workers=4)))
+    executed = only(run(Slow(max_retries=99, wait=0.01, max_workers=4)))
 
-    assert (found.items, found.attempts) == (8, 9)
-    assert found.wait > 0.0
-    assert adds_up(found)
+    assert (executed.items, executed.attempts) == (8, 9)
+    assert executed.wait > 0.0
+    assert adds_up(executed)
 
 
-def test_items_in_tasks_are_counted_and_all_adds_up() -> None:
-    found = only(run(AwaitedSlow(max_retries=2, wait=0.01)))
+def test_items_in_tasks_are_counted_and_the_phases_add_up() -> None:
+    executed = only(run(AwaitedSlow(max_retries=2, wait=0.01)))
 
-    assert (found.items, found.attempts) == (8, 9)
+    assert (executed.items, executed.attempts) == (8, 9)
     # They wait at the same time, so the node does not wait 8 times as long.
-    assert 0.0 < found.wait <= found.seconds
-    assert adds_up(found)
+    assert 0.0 < executed.wait <= executed.seconds
+    assert adds_up(executed)
 
 
-def adds_up(found: Execution) -> bool:
-    """Return whether the phases are the whole, but for the 24 bits of a float."""
-    parts = [part for part in split(found) if part is not None]
-    return len(parts) == 4 and sum(parts) == pytest.approx(found.seconds, rel=1e-6)
+def adds_up(executed: Execution) -> bool:
+    """Return whether the phases add up to the duration, within a float's 24 bits."""
+    parts = [part for part in split(executed) if part is not None]
+    return len(parts) == 4 and sum(parts) == pytest.approx(executed.seconds, rel=1e-6)
 
 
 # -- graphs that are nodes -------------------------------------------------------------
@@ -405,21 +405,21 @@ class InnerBatch(BatchFlow):
         return [{"n": 1}, {"n": 2}]
 
 
-def test_a_graph_that_is_a_node_has_its_loop_as_exec(clock: Clock) -> None:
+def test_the_exec_of_a_nested_graph_is_its_loop(clock: Clock) -> None:
     inner = Inner(start=Plain(Work(clock)))
     inner.clock = clock
-    found = record(run(Flow(start=inner)))
+    executed = record(run(Flow(start=inner)))
 
-    nodes = {execution.node: execution for execution in found}
+    nodes = {execution.node: execution for execution in executed}
     assert split(nodes["Inner"]) == (1.0, 7.0, 0.0, 0.5)
     assert nodes["Inner"].items == 0
 
 
-def test_the_loops_of_a_batch_of_graphs_are_its_items(clock: Clock) -> None:
+def test_the_items_of_a_nested_batch_graph_are_its_loops(clock: Clock) -> None:
     inner = InnerBatch(start=Plain(Work(clock)))
     inner.clock = clock
-    found = record(run(Flow(start=inner)))
+    executed = record(run(Flow(start=inner)))
 
-    nodes = {execution.node: execution for execution in found}
+    nodes = {execution.node: execution for execution in executed}
     assert split(nodes["InnerBatch"]) == (1.0, 14.0, 0.0, 0.0)
     assert nodes["InnerBatch"].items == 2

@@ -1,4 +1,4 @@
-"""What docs/llm.md shows works, and it names what there is."""
+"""The examples of docs/llm.md work, and it documents every metric."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_snippet_runs(code: str) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_every_metric_is_documented_and_answered() -> None:
+def test_every_metric_is_documented_and_served() -> None:
     section = TEXT.partition("## What is recorded")[2].partition("**Wasted**")[0]
     documented = set(re.findall(r"`(llm_\w+)`", section))
 
@@ -53,5 +53,5 @@ def test_the_example_of_a_file_names_every_key(tmp_path: Path) -> None:
     path.write_text(example)
 
     assert set(load(str(path))) == {"my-model-1.5"}
-    (given,) = tomllib.loads(example).values()
-    assert set(given) == {field.name for field in dataclasses.fields(Price)}
+    (example_keys,) = tomllib.loads(example).values()
+    assert set(example_keys) == {field.name for field in dataclasses.fields(Price)}

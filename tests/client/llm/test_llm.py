@@ -1,4 +1,4 @@
-"""Calls of language models that the application records, and what was in vain."""
+"""Calls that the application records with `record_llm`, and wasted costs."""
 
 from __future__ import annotations
 
@@ -44,25 +44,25 @@ def spend(tokens: float = 10, model: str = "mine") -> None:
 
 
 def sums(captured: CapturedEvents, *names: str) -> dict[str, float]:
-    found: Counter[str] = Counter()
+    totals: Counter[str] = Counter()
     for point in captured.points():
         if point.kind == "count" and (not names or point.name in names):
-            found[point.name] += point.value  # type: ignore[assignment]
-    return dict(found)
+            totals[point.name] += point.value  # type: ignore[assignment]
+    return dict(totals)
 
 
 def wasted(captured: CapturedEvents) -> dict[str, float]:
     """Return the wasted input tokens by node."""
-    found: Counter[str] = Counter()
+    totals: Counter[str] = Counter()
     for point in captured.points("llm_wasted_input_tokens"):
-        found[point.node] += point.value  # type: ignore[assignment]
-    return dict(found)
+        totals[point.node] += point.value  # type: ignore[assignment]
+    return dict(totals)
 
 
 # -- record_llm ----------------------------------------------------------------------
 
 
-def test_a_call_is_recorded_with_all_that_is_given() -> None:
+def test_a_call_is_recorded_with_all_arguments() -> None:
     with capture() as captured:
         kaywatch.record_llm(
             model="gpt-4o",
@@ -73,8 +73,8 @@ def test_a_call_is_recorded_with_all_that_is_given() -> None:
             first_token_seconds=0.25,
         )
 
-    found = {p.name: p.value for p in captured.points()}
-    assert found == {
+    totals = {p.name: p.value for p in captured.points()}
+    assert totals == {
         "llm_calls": 1,
         "llm_input_tokens": 1_000_000,
         "llm_output_tokens": 100_000,
@@ -86,20 +86,20 @@ def test_a_call_is_recorded_with_all_that_is_given() -> None:
     assert {p.labels["model"] for p in captured.points()} == {"gpt-4o"}
 
 
-def test_the_cost_that_is_given_counts() -> None:
+def test_an_explicit_cost_overrides_the_prices() -> None:
     with capture() as captured:
         kaywatch.record_llm(model="gpt-4o", input_tokens=1_000, cost_usd=7)
 
     assert sums(captured)["llm_cost_usd"] == 7
 
 
-def test_a_call_without_a_price_is_counted_as_such() -> None:
+def test_a_call_without_a_price_is_counted_as_unpriced() -> None:
     with capture() as captured:
         kaywatch.record_llm(model="nobody-knows", input_tokens=1_000)
 
-    found = sums(captured)
-    assert found["llm_unpriced_calls"] == 1
-    assert "llm_cost_usd" not in found
+    totals = sums(captured)
+    assert totals["llm_unpriced_calls"] == 1
+    assert "llm_cost_usd" not in totals
 
 
 class Refused(Exception):
@@ -132,7 +132,7 @@ class Hostile:
 
 
 @pytest.mark.parametrize("wrong", ["x", None, float("nan"), -1, float("inf"), object()])
-def test_what_is_no_amount_is_harmless(wrong: Any) -> None:
+def test_an_invalid_amount_is_ignored(wrong: Any) -> None:
     with capture() as captured:
         kaywatch.record_llm(
             model=wrong, input_tokens=wrong, cost_usd=wrong, seconds=wrong
@@ -168,7 +168,7 @@ def test_each_attempt_that_failed_is_wasted_and_the_fallback_is_not() -> None:
     assert sums(captured)["llm_wasted_cost_usd"] == pytest.approx(0.4)
 
 
-def test_an_answer_that_post_can_not_use_is_wasted() -> None:
+def test_the_calls_of_an_execution_whose_post_fails_are_wasted() -> None:
     class Ask(Node):
         def exec(self, prep_res: Any) -> Any:
             spend()
@@ -211,7 +211,7 @@ def test_a_batch_that_fails_wastes_what_its_good_items_used_once() -> None:
     assert wasted(captured) == {"Items": 10}
 
 
-def test_items_in_tasks_waste_their_own() -> None:
+def test_items_in_tasks_waste_only_their_own_calls() -> None:
     class Ask(AsyncParallelBatchNode):
         async def prep_async(self, shared: Any) -> Any:
             return list(range(8))
@@ -232,7 +232,7 @@ def test_items_in_tasks_waste_their_own() -> None:
     assert wasted(captured) == {"Ask": 101 + 103 + 105 + 107}
 
 
-def test_items_in_threads_of_a_pool_waste_their_own() -> None:
+def test_items_in_threads_waste_only_their_own_calls() -> None:
     class Ask(kaygraph.ParallelBatchNode):
         def prep(self, shared: Any) -> Any:
             return list(range(8))
@@ -251,7 +251,7 @@ def test_items_in_threads_of_a_pool_waste_their_own() -> None:
     assert wasted(captured) == {"Ask": 101 + 103 + 105 + 107}
 
 
-def test_a_block_that_ends_in_an_error_is_wasted_with_all_within() -> None:
+def test_a_block_that_fails_is_wasted_with_everything_in_it() -> None:
     def work() -> None:
         with kaywatch.execution("g", "outer"):
             spend(1)
@@ -266,7 +266,7 @@ def test_a_block_that_ends_in_an_error_is_wasted_with_all_within() -> None:
     assert wasted(captured) == {"outer": 1, "inner": 2, "Spender": 10}
 
 
-def test_a_block_that_ends_well_is_not_wasted_but_by_the_attempt_around_it() -> None:
+def test_a_block_that_succeeds_is_wasted_only_with_its_enclosing_attempt() -> None:
     class Ask(Node):
         def exec(self, prep_res: Any) -> Any:
             with kaywatch.execution("g", "inner"):
@@ -309,7 +309,7 @@ def test_threads_of_an_attempt_count_each_of_their_calls_once() -> None:
     assert tokens.value == 1_600
 
 
-def test_what_comes_in_after_the_attempt_failed_is_wasted_too() -> None:
+def test_usage_reported_after_the_attempt_failed_is_wasted() -> None:
     calls = []
 
     @kaywatch.execution("g", "n")
@@ -325,7 +325,7 @@ def test_what_comes_in_after_the_attempt_failed_is_wasted_too() -> None:
     assert wasted(captured) == {"n": 5}
 
 
-def test_a_million_calls_hold_little() -> None:
+def test_the_memory_of_many_calls_is_bounded() -> None:
     with capture() as captured, kaywatch.execution("g", "job"):
         for _ in range(3_000):
             with kaywatch.execution("g", "step"):
@@ -337,13 +337,13 @@ def test_a_million_calls_hold_little() -> None:
     assert sums(captured)["llm_input_tokens"] == 3_000
 
 
-def test_calls_that_ended_well_leave_nothing_on_their_frames() -> None:
+def test_calls_that_succeeded_leave_no_objects() -> None:
     with capture():
         Flow(start=Spender()).run({})
     gc.collect()
 
-    found = (_costs.AttemptCost, _costs.RunCost, _llm.Call)
-    assert [o for o in gc.get_objects() if isinstance(o, found)] == []
+    types = (_costs.AttemptCost, _costs.RunCost, _llm.Call)
+    assert [o for o in gc.get_objects() if isinstance(o, types)] == []
 
 
 # -- runs ----------------------------------------------------------------------------

@@ -146,7 +146,7 @@ CALLS += [(claude, CLAUDE, ANTHROPIC[name]) for name in ANTHROPIC]
 
 
 @pytest.mark.parametrize(("client", "model", "call"), CALLS, ids=[*OPENAI, *ANTHROPIC])
-def test_each_call_is_recorded_and_gives_what_it_gave(
+def test_each_call_is_recorded_and_its_result_is_unchanged(
     server: LlmServer, client: Any, model: str, call: Callable[[Any], Any]
 ) -> None:
     with client(server) as c:
@@ -217,7 +217,7 @@ async def message_stream_helper_async(c: Any) -> Any:
         (async_claude, CLAUDE, message_stream_helper_async),
     ],
 )
-async def test_each_asynchronous_call_is_recorded_and_gives_what_it_gave(
+async def test_each_asynchronous_call_is_recorded_and_its_result_is_unchanged(
     server: LlmServer, client: Any, model: str, call: Callable[[Any], Any]
 ) -> None:
     async with client(server) as c:
@@ -233,7 +233,7 @@ async def test_each_asynchronous_call_is_recorded_and_gives_what_it_gave(
     assert sums(captured) == usual(model)
 
 
-def test_embeddings_have_input_alone(server: LlmServer, hooked: None) -> None:
+def test_embeddings_have_only_input_tokens(server: LlmServer, hooked: None) -> None:
     model = "text-embedding-3-small"
     with gpt(server) as c, capture() as captured:
         c.embeddings.create(model=model, input="hi")
@@ -246,7 +246,7 @@ def test_embeddings_have_input_alone(server: LlmServer, hooked: None) -> None:
     }
 
 
-def test_what_is_no_call_of_a_model_is_left_alone(
+def test_requests_that_call_no_model_are_not_recorded(
     server: LlmServer, hooked: None
 ) -> None:
     with gpt(server) as c, claude(server) as d, capture() as captured:
@@ -259,7 +259,7 @@ def test_what_is_no_call_of_a_model_is_left_alone(
 # -- streams -------------------------------------------------------------------------
 
 
-def test_a_chat_stream_that_tells_no_usage_is_counted_as_such(
+def test_a_chat_stream_without_usage_is_counted_as_such(
     server: LlmServer, hooked: None
 ) -> None:
     with gpt(server) as c, capture() as captured:
@@ -286,11 +286,11 @@ def test_a_stream_that_is_not_read_to_its_end_is_recorded(
             del stream
         gc.collect()
 
-    found = sums(captured)
-    assert found.pop("llm_calls") == 1
-    assert found.pop("llm_calls_without_usage") == 1
+    totals = sums(captured)
+    assert totals.pop("llm_calls") == 1
+    assert totals.pop("llm_calls_without_usage") == 1
     # The prompt's tokens come first.
-    assert found.get("llm_input_tokens") == (None if end == "never read" else 100)
+    assert totals.get("llm_input_tokens") == (None if end == "never read" else 100)
 
 
 async def test_an_asynchronous_stream_that_is_closed_is_recorded(
@@ -308,7 +308,7 @@ async def test_an_asynchronous_stream_that_is_closed_is_recorded(
 
 @pytest.mark.parametrize("todo", ["cut", "garbled"])
 @pytest.mark.parametrize(("client", "call"), [(gpt, chat), (claude, message)])
-def test_an_error_within_a_stream_goes_through_and_is_counted(
+def test_an_error_within_a_stream_is_raised_and_counted(
     server: LlmServer, client: Any, call: Any, todo: str
 ) -> None:
     def read(c: Any) -> tuple[type, str]:
@@ -417,11 +417,11 @@ def test_each_attempt_that_was_rate_limited_is_counted(
         call(c)
 
     assert len(server.requests) == 6
-    found = sums(answered)
-    assert (found["llm_calls"], found["llm_rate_limited"]) == (1, 2)
-    assert "llm_errors" not in found
-    found = sums(refused)
-    assert (found["llm_errors"], found["llm_rate_limited"]) == (1, 2)
+    totals = sums(answered)
+    assert (totals["llm_calls"], totals["llm_rate_limited"]) == (1, 2)
+    assert "llm_errors" not in totals
+    totals = sums(refused)
+    assert (totals["llm_errors"], totals["llm_rate_limited"]) == (1, 2)
 
 
 async def test_rate_limits_of_asynchronous_calls(
@@ -463,7 +463,7 @@ async def test_a_call_that_is_cancelled_is_counted(
 
 
 class Picky(Node):
-    """Does not like the first answers."""
+    """Rejects the first answers."""
 
     def __init__(self, client: Any, refusals: int, **options: Any) -> None:
         super().__init__(**options)
@@ -477,16 +477,16 @@ class Picky(Node):
         return answer
 
 
-def test_what_failed_attempts_used_is_wasted(server: LlmServer, hooked: None) -> None:
+def test_calls_of_failed_attempts_are_wasted(server: LlmServer, hooked: None) -> None:
     with gpt(server) as c, capture() as captured:
         Flow(start=Picky(c, 2, max_retries=3)).run({})
 
-    found = sums(captured)
+    totals = sums(captured)
     cost = price(GPT)
-    assert (found["llm_calls"], found["llm_input_tokens"]) == (3, 300)
-    assert found["llm_wasted_input_tokens"] == 200
-    assert found["llm_wasted_output_tokens"] == 40
-    assert found["llm_wasted_cost_usd"] == pytest.approx(2 * cost)
+    assert (totals["llm_calls"], totals["llm_input_tokens"]) == (3, 300)
+    assert totals["llm_wasted_input_tokens"] == 200
+    assert totals["llm_wasted_output_tokens"] == 40
+    assert totals["llm_wasted_cost_usd"] == pytest.approx(2 * cost)
     assert {(p.graph, p.node) for p in captured.points("llm_wasted_cost_usd")} == {
         ("Flow[Picky]", "Picky")
     }
@@ -506,15 +506,15 @@ async def test_asynchronous_nodes_waste_too(server: LlmServer, hooked: None) -> 
         async with async_claude(server) as client:
             await AsyncFlow(start=Ask(max_retries=2)).run_async({})
 
-    found = sums(captured)
-    assert found["llm_input_tokens"] == 200
-    assert found["llm_wasted_input_tokens"] == 100
+    totals = sums(captured)
+    assert totals["llm_input_tokens"] == 200
+    assert totals["llm_wasted_input_tokens"] == 100
 
 
-# -- on and off ----------------------------------------------------------------------
+# -- uninstrument ----------------------------------------------------------------------
 
 
-def test_hooks_go_as_they_came() -> None:
+def test_uninstrument_restores_the_sdks() -> None:
     import openai._base_client as base
     import openai._streaming as streaming
 
@@ -566,7 +566,7 @@ print(sum(p.value for p in captured.points("llm_input_tokens")))
 
 
 def usual(model: str) -> dict[str, Any]:
-    """What one call to the server amounts to."""
+    """Return the metrics of one call to the server."""
     return {
         "llm_calls": 1,
         "llm_input_tokens": 100,
@@ -583,22 +583,22 @@ def price(model: str) -> float:
 
 
 def sums(captured: CapturedEvents) -> dict[str, float]:
-    """Return what was counted, by name."""
-    found: dict[str, float] = {}
+    """Return the sum of each metric."""
+    totals: dict[str, float] = {}
     for point in captured.points():
         if point.kind == "count":
-            found[point.name] = found.get(point.name, 0) + point.value
-    return found
+            totals[point.name] = totals.get(point.name, 0) + point.value
+    return totals
 
 
 def seconds(captured: CapturedEvents) -> list[float]:
-    """Return the times, the one to the first token before that of the whole."""
+    """Return the durations: to the first token, and of the whole call."""
     points = captured.points("llm_first_token_seconds")
     return [p.value for p in points + captured.points("llm_seconds")]
 
 
 def described(result: Any) -> Any:
-    """Return what an application sees of a result, to compare."""
+    """Return what an application observes of a result, for comparison."""
     if isinstance(result, pydantic.BaseModel):
         return type(result), result.model_dump(warnings=False)
     if isinstance(result, (list, tuple)):
