@@ -35,12 +35,16 @@ def _open(node: Any, shared: object) -> Span | None:
     try:
         cls = type(node)
         known = _nodes.get(id(cls)) or node_classes.node(cls)
-        if known is None or not process.settings.enabled:
+        if known is None:
             return None
         run = _run()
-        graph = run.graph if run is not None else ""
-        own = node.__dict__
-        name = None
+        if run is not None:
+            graph = run.graph  # a run in progress is recorded to its end
+        elif process.settings.enabled:
+            graph = ""
+        else:
+            return None
+        own, name = node.__dict__, None
         if "node_id" in own or NAME in own or known.has_id:
             name = explicit_name(node, known)
         if name is None:
