@@ -32,7 +32,7 @@ def test_a_service_that_is_well_has_no_problem(service: Service) -> None:
     service.end(child)
     service.box.run("systemctl", "disable", UNIT)
 
-    assert status(results, "systemd holds the socket") == "ok"
+    assert status(results, "systemd listens on the socket") == "ok"
     assert status(results, f"process {service.pid} of ") == "ok"
     assert status(results, "the group kaywatch") == "ok"
     assert status(results, f"{UNIT} is active (running)") == "ok"
@@ -62,6 +62,6 @@ def test_it_does_not_start_an_agent_that_waits_for_a_connect(service: Service) -
     service.box.run("systemctl", "start", "kaywatch.socket")
     results = found(service, code=1)
 
-    assert status(results, "not connected to, as that would start the agent") == "ok"
+    assert status(results, "not connected: systemd listens") == "ok"
     assert status(results, f"{UNIT} is inactive") == "problem"
     assert service.show("ActiveState")["ActiveState"] == "inactive"

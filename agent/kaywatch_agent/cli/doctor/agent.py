@@ -1,4 +1,4 @@
-"""Checks of the agent: its answers, configuration, clock and store."""
+"""Checks of the agent: its health, configuration, clock and store."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from typing import Final
 from kaywatch._version import __version__
 from kaywatch.errors import AgentRefused
 from kaywatch_agent.cli.doctor.context import CheckContext, user_name
-from kaywatch_agent.cli.doctor.network import MQTT_STAGE
 from kaywatch_agent.cli.doctor.result import (
     CheckResult,
     CheckResults,
@@ -25,33 +24,34 @@ from kaywatch_agent.cli.doctor.result import (
     unreadable,
     warning,
 )
+from kaywatch_agent.cli.doctor.servers import MQTT_STAGE
 from kaywatch_agent.cli.service.installer import closed_folder
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.notify.config import warnings
 from kaywatch_agent.store.schema import APPLICATION_ID, VERSION
 from kaywatch_agent.units import duration, quantity
-from kaywatch_agent.web.server import check
+from kaywatch_agent.web.server import check as check_http
 
-# An event is counted in the wrong bucket of 10 s from half a bucket on.
+# From half a bucket of 10 s on, most events are counted in the wrong one.
 NOTABLE_SKEW: Final = 5.0
 # An event older than an hour is counted in no bucket.
 SEVERE_SKEW: Final = 3600.0
 
-# The write-ahead log may grow to as much; see `store.schema.WAL_BYTES`.
+# The write-ahead log may grow to this size; see `store.schema.WAL_BYTES`.
 MIN_FREE_BYTES: Final = 128 * 1024 * 1024
 INTEGRITY_SECONDS: Final = 8.0
 # A working agent commits every second.
 LATE_COMMIT_SECONDS: Final = 30.0
 
-TOKEN_FIX: Final = "set KAYWATCH_TOKEN_FILE to a token that may read"  # noqa: S105
-CLOCK_FIX: Final = "synchronize it with a time service: timedatectl set-ntp true"
+TOKEN_FIX: Final = "set KAYWATCH_TOKEN_FILE to the file of a token with read access"  # noqa: S105
+CLOCK_FIX: Final = "synchronize the clock: timedatectl set-ntp true"
 
 
-# -- answers -------------------------------------------------------------------------
+# -- health --------------------------------------------------------------------------
 
 
-def answer(context: CheckContext) -> CheckResults:
-    """Check that the agent answers, and answers this user."""
+def health(context: CheckContext) -> CheckResults:
+    """Check that the agent answers, and accepts requests of this user."""
     error = context.health_error
     if context.health is not None:
         yield ok(f"answers at {context.url}, up {duration(context.health['uptime'])}")
@@ -63,25 +63,25 @@ def answer(context: CheckContext) -> CheckResults:
         yield problem(
             f"{context.url}: its certificate is not trusted here",
             f"set SSL_CERT_FILE={context.config.http.tls_certificate_file or 'FILE'},"
-            " or to the certificate of the authority that signed it",
+            " or to the certificate of its authority",
         )
     else:
         yield problem(
             f"no agent answers at {context.url}",
-            "start one with `kaywatch serve` or `systemctl start kaywatch`; if one"
-            " runs elsewhere, pass --url",
+            "run `kaywatch serve` or `systemctl start kaywatch`; if the agent is"
+            " elsewhere, pass --url",
         )
 
 
 def stages(context: CheckContext) -> CheckResults:
-    """Check that each stage of the agent works."""
+    """Check the health of each stage of the agent."""
     healthy = []
     for name, stage in context.health["stages"].items() if context.health else ():
         if name.startswith(MQTT_STAGE):
             continue
         if stage["status"] == "unhealthy":
             text = stage["problem"] or "no sign of life"
-            yield problem(f"{name}: {text}", "see its log: journalctl -u kaywatch")
+            yield problem(f"{name}: {text}", "read its log: journalctl -u kaywatch")
         elif stage["status"] == "degraded":
             yield warning(f"{name}: {stage['problem']}", "see docs/operations.md")
         else:
@@ -91,7 +91,7 @@ def stages(context: CheckContext) -> CheckResults:
 
 
 def versions(context: CheckContext) -> CheckResults:
-    """Check that agent, command and clients have the same version."""
+    """Check that the agent, this command and the clients have the same version."""
     if context.health is None:
         return
     running = context.health["version"]
@@ -106,7 +106,7 @@ def versions(context: CheckContext) -> CheckResults:
     if others := clients - {f"kaywatch-python/{running}"}:
         yield warning(
             f"clients of other versions: {', '.join(sorted(others))}",
-            "they work; restart the applications after an upgrade",
+            "they are compatible; restart the applications to upgrade them",
         )
 
 
@@ -114,15 +114,15 @@ def versions(context: CheckContext) -> CheckResults:
 
 
 def configuration(context: CheckContext) -> CheckResults:
-    """Check the configuration file, and who can read the secrets in it."""
+    """Check the configuration file, and that other users cannot read its secrets."""
     path, error = context.path, context.config_error
     if path is None:
-        yield ok("no file; all settings have their defaults")
+        yield ok("no configuration file; all settings have their defaults")
     elif error is not None and path.exists() and not os.access(path, os.R_OK):
-        yield unchecked(f"{path}", "this user cannot read it: run as root")
+        yield unchecked(str(path), "this user cannot read it; run as root")
     elif error is not None:
         for one in (error, *error.others):
-            yield problem(str(one), "fix it, and run `kaywatch check` again")
+            yield problem(str(one), "fix it, then run `kaywatch check`")
     else:
         yield ok(f"{path} is valid")
         secrets = warnings(context.config.notify.receivers)
@@ -133,16 +133,16 @@ def configuration(context: CheckContext) -> CheckResults:
                 f"chmod o-r {path}",
             )
         for text in secrets:
-            yield warning(text, "move it to a file of mode 0600, or a credential")
+            yield warning(text, "move it to a file with mode 0600, or to a credential")
 
 
 def http_access(context: CheckContext) -> CheckResults:
-    """Check who can use HTTP, and that its tokens and certificates can be read."""
+    """Check the access to HTTP, and that its tokens and certificates are readable."""
     config = context.config.http
     try:
-        check(config)
+        check_http(config)
     except ConfigError as error:
-        yield unreadable(error, "see docs/security.md for how to create it")
+        yield unreadable(error, "create it as docs/security.md describes")
         return
     if config.insecure_public_listener and not (config.guarded and config.tls):
         yield warning(
@@ -154,27 +154,27 @@ def http_access(context: CheckContext) -> CheckResults:
     elif config.unix_path:
         yield ok(f"HTTP is open to users who can open {config.unix_path}")
     else:
-        yield ok("HTTP is open to this host only, without a token")
+        yield ok("only this host can use HTTP, without a token")
 
 
 def rules(context: CheckContext) -> CheckResults:
-    """Check that rules make sense, and that each notifies a receiver."""
-    config, known = context.config, context.config.alerts.rules
+    """Check for warnings about rules, and that each rule notifies a receiver."""
+    config, configured = context.config, context.config.alerts.rules
     for text in config.alerts.warnings:
         yield warning(text, "see docs/alerts.md")
     if not config.notify.receivers:
         yield warning(
-            f"{len(known)} rules, but no receiver: no notifications are sent",
+            f"{len(configured)} rules, but no receiver: no notifications are sent",
             "add a [receiver.NAME]; see docs/receivers.md",
         )
         return
-    silent = [name for name, rule in known.items() if not rule.notify]
+    silent = [name for name, rule in configured.items() if not rule.notify]
     if silent:
         yield warning(
             f"rules that notify no receiver: {', '.join(silent)}",
             "set their notify = [...], or remove the key to notify all receivers",
         )
-    used = {name for rule in known.values() for name in rule.notify}
+    used = {name for rule in configured.values() for name in rule.notify}
     used |= {config.notify.receivers[name].fallback for name in used}
     for name in config.notify.receivers.keys() - used:
         yield warning(
@@ -182,7 +182,7 @@ def rules(context: CheckContext) -> CheckResults:
             "add it to the notify key of a rule, or remove it",
         )
     if not silent:
-        yield ok(f"{len(known)} rules notify {', '.join(sorted(used - {''}))}")
+        yield ok(f"{len(configured)} rules notify {', '.join(sorted(used - {''}))}")
 
 
 # -- clocks --------------------------------------------------------------------------
@@ -192,28 +192,29 @@ def clocks(context: CheckContext) -> CheckResults:
     """Check that the clocks of the agent, of this host and of clients agree."""
     if context.health is None:
         return
-    ahead = context.health["timestamp"] - context.asked_at
+    ahead = context.health["timestamp"] - context.health_time
     if abs(ahead) < NOTABLE_SKEW:
         yield ok("the agent's clock agrees with this host's")
     else:
-        yield warning(f"the agent's clock is {_skew(ahead)} this host's", CLOCK_FIX)
-    known = [c for c in context.connected if c["skew"] is not None]
-    wrong = [c for c in known if abs(c["skew"]) >= NOTABLE_SKEW]
-    for client in wrong:
-        # Measured at the first batch: the agent's time minus the client's.
+        skew = _describe_skew(ahead)
+        yield warning(f"the agent's clock is {skew} this host's", CLOCK_FIX)
+    measured = [c for c in context.connected if c["skew"] is not None]
+    skewed = [c for c in measured if abs(c["skew"]) >= NOTABLE_SKEW]
+    for client in skewed:
+        # The agent's time minus the client's, at its first batch.
         text = (
             f"{client['service']} (pid {client['pid']} on {client['host']}): its clock"
-            f" is {_skew(-client['skew'])} the agent's"
+            f" is {_describe_skew(-client['skew'])} the agent's"
         )
         if abs(client["skew"]) >= SEVERE_SKEW:
             yield problem(f"{text}; its events are in no bucket", CLOCK_FIX)
         else:
             yield warning(f"{text}; its events are in the wrong buckets", CLOCK_FIX)
-    if known and not wrong:
-        yield ok(f"the clocks of {len(known)} clients agree with the agent's")
+    if measured and not skewed:
+        yield ok(f"the clocks of {len(measured)} clients agree with the agent's")
 
 
-def _skew(ahead: float) -> str:
+def _describe_skew(ahead: float) -> str:
     return f"{duration(abs(ahead))} {'ahead of' if ahead > 0 else 'behind'}"
 
 
@@ -221,10 +222,10 @@ def _skew(ahead: float) -> str:
 
 
 def store_space(context: CheckContext) -> CheckResults:
-    """Check that there is space for what will be stored."""
+    """Check that the disk and `store.max_size` have space for more data."""
     path = context.store
     if path is None:
-        yield warning("nothing is stored (:memory:)", "set store.path to keep data")
+        yield warning("nothing is stored (:memory:)", "set store.path to store data")
         return
     try:
         free = shutil.disk_usage(_existing(path.parent)).free
@@ -239,7 +240,7 @@ def store_space(context: CheckContext) -> CheckResults:
         yield problem(text, "free space: data that cannot be written stays in memory")
     elif free < limit - size:
         yield warning(
-            f"{text}, but it may grow by {quantity(limit - size, 'bytes')}",
+            f"{text}, but the store may grow by {quantity(limit - size, 'bytes')}",
             "free space, or lower store.max_size",
         )
     else:
@@ -248,14 +249,14 @@ def store_space(context: CheckContext) -> CheckResults:
     if size > 0.9 * limit:
         yield warning(
             f"{text}; at 100% the oldest buckets are deleted",
-            "raise store.max_size, or keep fewer days",
+            "raise store.max_size, or lower the retention",
         )
     elif path.exists():
         yield ok(text)
 
 
 def store_access(context: CheckContext) -> CheckResults:
-    """Check that the agent can write its store, and other users cannot read it."""
+    """Check that the agent can write the store, and that other users cannot read it."""
     path = context.store
     if path is None:
         return
@@ -279,7 +280,7 @@ def store_access(context: CheckContext) -> CheckResults:
 def _absent_store(context: CheckContext, path: Path) -> CheckResult:
     folder, user = _existing(path.parent), user_name(os.geteuid())
     if context.health is not None or not os.access(folder, os.X_OK):
-        return unchecked(f"{path} cannot be found", "pass the path with --store")
+        return unchecked(f"cannot find {path}", "pass its path with --store")
     if os.access(folder, os.W_OK):
         return ok(f"{path} does not exist yet; {user} can create it")
     return problem(
@@ -288,7 +289,7 @@ def _absent_store(context: CheckContext, path: Path) -> CheckResult:
 
 
 def store_commits(context: CheckContext) -> CheckResults:
-    """Check that the store is readable, and that the last commit is recent."""
+    """Check that the store can be read, and that the last commit is recent."""
     path = context.store
     if path is None or not path.exists():
         return
@@ -301,21 +302,21 @@ def store_commits(context: CheckContext) -> CheckResults:
     except sqlite3.Error as error:
         yield problem(
             f"cannot read {path}: {error}",
-            "the next start renames it and creates a new one; see docs/operations.md",
+            "the next start renames it, and creates a new one; see docs/operations.md",
         )
         return
     if schema > VERSION:
         yield problem(
             f"{path} is from a newer kaywatch (schema {schema}, here {VERSION})",
-            "install that version again, or restore a backup",
+            "install the newer version again, or restore a backup",
         )
     age = time.time() - last
     if not last:
-        yield ok("nothing was committed yet")
+        yield ok("no commit yet")
     elif context.health is not None and age > LATE_COMMIT_SECONDS:
         yield problem(
-            f"the last commit was {duration(age)} ago, although the agent runs",
-            "see its log: journalctl -u kaywatch; or pass its store with --store",
+            f"the last commit was {duration(age)} ago, although the agent is running",
+            "read its log: journalctl -u kaywatch; or pass its store with --store",
         )
     else:
         yield ok(f"the last commit was {duration(age)} ago, schema {schema}")
@@ -333,7 +334,7 @@ def store_integrity(context: CheckContext) -> CheckResults:
             (result,) = db.execute("PRAGMA quick_check(1)").fetchone()
     except sqlite3.OperationalError as error:
         late = time.monotonic() > end
-        why = f"it takes over {INTEGRITY_SECONDS:g} s; the agent checks at each start"
+        why = f"it takes over {INTEGRITY_SECONDS:g} s; the agent checks at its start"
         yield unchecked("whether it is damaged", why if late else str(error))
         return
     except sqlite3.DatabaseError as error:
@@ -349,8 +350,8 @@ def store_integrity(context: CheckContext) -> CheckResults:
 
 @contextlib.contextmanager
 def _database(path: Path) -> Iterator[sqlite3.Connection]:
-    """Open the store without changing it, or creating a file next to it."""
-    # No write-ahead log: the agent does not run, and SQLite would create one.
+    """Open the store read-only, without creating a file next to it."""
+    # Without a write-ahead log no agent is running, and SQLite would create one.
     immutable = "" if Path(f"{path}-wal").exists() else "&immutable=1"
     uri = f"{path.absolute().as_uri()}?mode=ro{immutable}"
     with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=1.0)) as db:
@@ -358,7 +359,7 @@ def _database(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def _last_commit(db: sqlite3.Connection) -> tuple[int, float]:
-    """Return the schema's version and the Unix time of the last commit, or 0."""
+    """Return the version of the schema, and the Unix time of the last commit or 0."""
     (application,) = db.execute("PRAGMA application_id").fetchone()
     if application != APPLICATION_ID:
         raise sqlite3.DatabaseError("it is a database of another program")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
-from typing import Final, NamedTuple
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Final
 
-from kaywatch_agent.cli.doctor import agent, host, network
+from kaywatch_agent.cli.doctor import agent, application, host, servers
 from kaywatch_agent.cli.doctor.context import CheckContext
 from kaywatch_agent.cli.doctor.result import (
     SECTIONS,
@@ -17,53 +17,39 @@ from kaywatch_agent.cli.doctor.result import (
     unchecked,
 )
 
-__all__ = ["CHECKS", "Check", "run_checks"]
+__all__ = ["CHECKS", "run_checks"]
 
-# A mount or a name server that hangs must not hold up the other checks.
+# A mount or a name server that hangs must not delay the other checks for long.
 CHECK_SECONDS: Final = 15.0
 
+Check = Callable[[CheckContext], CheckResults]
 
-class Check(NamedTuple):
-    """One check of a section."""
-
-    section: str
-    title: str
-    run: Callable[[CheckContext], CheckResults]
-
-
-CHECKS: Final = (
-    Check("agent", "answer", agent.answer),
-    Check("agent", "stages", agent.stages),
-    Check("agent", "versions", agent.versions),
-    Check("agent", "certificate", network.certificate),
-    Check("configuration", "file", agent.configuration),
-    Check("configuration", "HTTP access", agent.http_access),
-    Check("configuration", "rules", agent.rules),
-    Check("socket", "access", network.socket_access),
-    Check("socket", "connection", network.socket_connect),
-    Check("socket", "discovery", network.socket_discovery),
-    Check("processes", "listener", host.listener),
-    Check("processes", "identities", host.identities),
-    Check("processes", "memory and CPU", host.process_memory),
-    Check("clock", "clocks", agent.clocks),
-    Check("store", "disk space", agent.store_space),
-    Check("store", "access", agent.store_access),
-    Check("store", "commits", agent.store_commits),
-    Check("store", "integrity", agent.store_integrity),
-    Check("receivers", "connections", network.receivers_reached),
-    Check("receivers", "deliveries", network.receivers_delivering),
-    Check("brokers", "sessions", network.broker_sessions),
-    Check("brokers", "connections", network.brokers_reached),
-    Check("host", "open files", host.open_files),
-    Check("host", "memory", host.memory_limit),
-    Check("service", "unit", host.unit),
-    Check("service", "files", host.unit_files),
-    Check("service", "sandbox", host.sandbox),
-    Check("application", "recording", host.recording),
-    Check("application", "endpoint", host.endpoint),
-    Check("application", "variables", host.variables),
-    Check("application", "frameworks", host.frameworks),
-)
+CHECKS: Final[Mapping[str, tuple[Check, ...]]] = {
+    "agent": (
+        *(agent.health, agent.stages, agent.versions),
+        servers.agent_certificate,
+    ),
+    "configuration": (agent.configuration, agent.http_access, agent.rules),
+    "socket": (
+        application.socket_access,
+        application.socket_connection,
+        application.socket_discovery,
+    ),
+    "processes": (host.listener, host.client_identities, host.process_metrics),
+    "clock": (agent.clocks,),
+    "store": (
+        *(agent.store_space, agent.store_access),
+        *(agent.store_commits, agent.store_integrity),
+    ),
+    "receivers": (servers.receiver_connections, servers.receiver_deliveries),
+    "brokers": (servers.broker_sessions, servers.broker_connections),
+    "host": (host.open_files, host.memory_limit),
+    "service": (host.service_unit, host.service_files, host.service_sandbox),
+    "application": (
+        *(application.recording, application.endpoint),
+        *(application.variables, application.frameworks),
+    ),
+}
 
 
 def run_checks(
@@ -78,39 +64,37 @@ def run_checks(
         sections: which sections to check.
         seconds: how long the checks may take; they all run at once.
     """
-    running = [
-        _Running(check, context) for check in CHECKS if check.section in sections
-    ]
+    started = {
+        section: [_start(check, context) for check in checks]
+        for section, checks in CHECKS.items()
+        if section in sections
+    }
     end = time.monotonic() + seconds
-    for section in SECTIONS:
-        if section not in sections:
-            continue
+    for section, checks in started.items():
         results: list[CheckResult] = []
-        for one in running:
-            if one.check.section == section:
-                one.thread.join(max(0.0, end - time.monotonic()))
-                results += one.results
-                if one.thread.is_alive():
-                    why = f"not finished within {seconds:g} s"
-                    results.append(unchecked(one.check.title, why))
+        for thread, check_results in checks:
+            thread.join(max(0.0, end - time.monotonic()))
+            results += check_results
+            if thread.is_alive():
+                results.append(unchecked(thread.name, f"no result in {seconds:g} s"))
         yield section, results
 
 
-class _Running:
-    """One check in its thread."""
+def _start(
+    check: Check, context: CheckContext
+) -> tuple[threading.Thread, list[CheckResult]]:
+    """Start a check in a thread; return the thread, and a list that it fills."""
+    results: list[CheckResult] = []
+    name = check.__name__.replace("_", " ")
 
-    def __init__(self, check: Check, context: CheckContext) -> None:
-        self.check = check
-        self.results: list[CheckResult] = []
-        # A daemon thread: a check that hangs must not keep the command from ending.
-        self.thread = threading.Thread(target=self._run, args=(context,), daemon=True)
-        self.thread.start()
-
-    def _run(self, context: CheckContext) -> None:
+    def run() -> None:
         try:
-            self.results.extend(self.check.run(context))
+            results.extend(check(context))
         except Exception as error:  # noqa: BLE001
-            text = f"{self.check.title}: {type(error).__name__}: {error}"
-            self.results.append(
-                problem(text, "this is a bug of the doctor: please report it")
-            )
+            text = f"{name}: {type(error).__name__}: {error}"
+            results.append(problem(text, "this is a bug in kaywatch: please report it"))
+
+    # A daemon thread: a check that hangs must not keep the command from ending.
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread.start()
+    return thread, results

@@ -1,4 +1,4 @@
-"""What all checks start from: the configuration, and the agent's own answers."""
+"""Gathers what checks have in common: the configuration and the agent's answers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _CREDENTIALS: Final = struct.Struct("iII")  # struct ucred: pid, uid, gid
 
 @dataclass(frozen=True)
 class Options:
-    """The options of the command line; empty where they are not given."""
+    """The options of the command line; empty if not given."""
 
     config: str = ""
     socket: str = ""
@@ -60,18 +60,18 @@ class SocketOwner(NamedTuple):
 
 @dataclass(frozen=True)
 class CheckContext:
-    """What is known before the checks run.
+    """The facts that checks start from.
 
     Attributes:
-        path: the configuration file; None if there is none.
+        path: the configuration file; None without one.
         config: its content; the defaults if it is invalid.
         config_error: why it is invalid.
         socket: the path that clients push to.
         store: the agent's database; None if it keeps everything in memory.
-        url: where the agent should serve HTTP.
-        health: the answer of `/health`; None if there was none.
-        health_error: why there was none.
-        asked_at: Unix time halfway between request and answer.
+        url: the agent's HTTP address.
+        health: the answer of `/health`; None if the agent did not answer.
+        health_error: why it did not.
+        health_time: Unix time halfway between request and answer.
     """
 
     path: Path | None
@@ -82,10 +82,10 @@ class CheckContext:
     url: str
     health: Mapping[str, Any] | None
     health_error: KaywatchError | None
-    asked_at: float
+    health_time: float
 
     def get(self, path: str) -> Any:
-        """Return the agent's JSON at a path; None if it does not answer."""
+        """Return the agent's JSON at a path; None if it does not answer the request."""
         try:
             return None if self.health is None else fetch(path, url=self.url)
         except KaywatchError:
@@ -104,7 +104,7 @@ class CheckContext:
 
     @cached_property
     def manager(self) -> Manager | None:
-        """The systemd that has the service: the system's, or else the user's."""
+        """The manager of the service: the system's, or else the user's."""
         if not os.path.isdir("/run/systemd/system"):  # see sd_booted(3)
             return None
         for manager in (Manager(), Manager(user=True)):
@@ -114,7 +114,7 @@ class CheckContext:
 
     @cached_property
     def socket_activated(self) -> bool:
-        """Whether systemd holds the socket, and a connection would start the agent."""
+        """Whether systemd listens, and a connection would start the agent."""
         if self.health is not None:
             return False
         return any(
@@ -125,7 +125,7 @@ class CheckContext:
 
     @cached_property
     def listener(self) -> SocketOwner | OSError:
-        """The owner of the socket, or why it cannot be connected to."""
+        """The owner of the socket, or the error of connecting to it."""
         if self.socket_activated:
             return SocketOwner(1, 0)
         try:
@@ -148,7 +148,7 @@ class CheckContext:
 
 
 def gather(options: Options) -> CheckContext:
-    """Read the configuration, and ask the agent for its health."""
+    """Read the configuration, and request the agent's health."""
     path, config, config_error = find(options.config or None), Config(), None
     try:
         config = load(path)
@@ -171,7 +171,7 @@ def gather(options: Options) -> CheckContext:
         url=url,
         health=health,
         health_error=health_error,
-        asked_at=(before + time.time()) / 2,
+        health_time=(before + time.time()) / 2,
     )
 
 
@@ -198,13 +198,13 @@ def _property(manager: Manager, unit: str, name: str) -> str:
     try:
         return manager.properties(unit, name).get(name, "")
     except StartError:
-        return ""  # there is no systemd, or no session of this user
+        return ""  # no systemd, or this user has no session
 
 
 def _url(config: Config) -> str:
     """Return `KAYWATCH_URL`, or the URL of the address in the configuration."""
-    if given := os.environ.get("KAYWATCH_URL"):
-        return given
+    if url := os.environ.get("KAYWATCH_URL"):
+        return url
     if config.http.unix_path:
         return f"unix:{config.http.unix_path}"
     host, port = config.http.address

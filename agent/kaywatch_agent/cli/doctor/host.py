@@ -1,30 +1,15 @@
-"""Checks of the host: processes, limits, the systemd service, and the environment."""
+"""Checks of the host: processes, limits, and the systemd service."""
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
 import os
 import re
 import socket
-import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
-from kaywatch._instrument.frameworks import FRAMEWORKS, SDKS
-from kaywatch._process import parse_tags, settings_from_environment
-from kaywatch._send import broker as brokers
-from kaywatch._send.connecting import check_usable
-from kaywatch.errors import ConfigurationError
-from kaywatch_agent.cli.doctor.context import (
-    SERVICE,
-    SOCKET,
-    CheckContext,
-    user_name,
-)
-from kaywatch_agent.cli.doctor.network import broker_reached
+from kaywatch_agent.cli.doctor.context import SERVICE, SOCKET, CheckContext, user_name
 from kaywatch_agent.cli.doctor.result import (
     CheckResults,
     ok,
@@ -36,21 +21,22 @@ from kaywatch_agent.cli.service import installer
 from kaywatch_agent.errors import AgentError, StartError
 from kaywatch_agent.units import quantity
 
-# The agent reads memory and CPU of each process every few seconds.
+# The agent reads memory and CPU of each process every few seconds; a younger client may
+# have no sample yet.
 SAMPLED_SECONDS: Final = 10.0
 HIDEPID: Final = re.compile(r"hidepid=(invisible|noaccess|ptraceable|[124])")
 NAMESPACE_FIX: Final = "share the host's pid namespace (docker: --pid=host)"
 
-# A client costs the agent a connection and a handle on its process; the rest is for
-# HTTP, the store, and short-lived files.
+# A client takes a connection and a pidfd. The rest is for HTTP, the store, and files
+# that are open for a moment.
 FILES_PER_CLIENT: Final = 2
 FILES_RESERVED: Final = 512
 FEW_CLIENTS: Final = 256
 
 CGROUPS: Final = Path("/sys/fs/cgroup")
-NO_LIMIT: Final = 2**60  # control groups of version 1 have a few bytes less than 2**63
+NO_LIMIT: Final = 2**60  # cgroups v1 report almost 2**63 for "no limit"
 
-# The exposure of our unit; systemd-analyze security counts from 0 to 10.
+# The exposure of our unit by `systemd-analyze security`, which ranges from 0 to 10.
 EXPOSURE: Final = 1.5
 
 
@@ -61,20 +47,19 @@ def listener(context: CheckContext) -> CheckResults:
     """Check which process listens on the socket."""
     owner = context.listener
     if isinstance(owner, OSError):
-        yield unchecked("which process listens", "the socket cannot be connected to")
+        yield unchecked("which process listens", "cannot connect to the socket")
     elif owner.pid == 1:
-        # Until the agent has listened on it as well.
         yield unchecked("which process listens", "systemd does, and starts the agent")
     elif owner.pid == 0:
         yield warning(
             "the agent is in another pid namespace, as in a container",
-            f"{NAMESPACE_FIX}; without it the agent can identify no process",
+            f"{NAMESPACE_FIX}; otherwise the agent cannot identify processes",
         )
     else:
         yield ok(f"the agent is process {owner.pid} of {user_name(owner.uid)}")
 
 
-def identities(context: CheckContext) -> CheckResults:
+def client_identities(context: CheckContext) -> CheckResults:
     """Check that the agent identifies local clients by their pid and user."""
     clients = _local(context)
     if context.clients is None:
@@ -84,29 +69,13 @@ def identities(context: CheckContext) -> CheckResults:
         return
     if not all(client["pid"] for client in clients):
         yield problem(
-            "clients without a pid: they are in another pid namespace", NAMESPACE_FIX
+            "some clients have no pid: they are in another pid namespace", NAMESPACE_FIX
         )
         return
-    for client in clients:
-        pid, reported = client["pid"], client.get("uid")
-        try:
-            uid = os.stat(f"/proc/{pid}").st_uid
-        except OSError:
-            yield warning(
-                f"{client['service']}: there is no process {pid} here",
-                "it has just ended, or pid namespaces differ",
-            )
-            continue
-        if reported not in (None, uid):
-            yield problem(
-                f"process {pid} belongs to {user_name(uid)}, but the agent reports"
-                f" {user_name(reported)}",
-                "please report this",
-            )
     yield ok(f"{len(clients)} connected, each identified by its pid")
 
 
-def process_memory(context: CheckContext) -> CheckResults:
+def process_metrics(context: CheckContext) -> CheckResults:
     """Check that the agent can read memory and CPU of local clients."""
     now = context.health["timestamp"] if context.health else 0.0
     sampled = [
@@ -119,7 +88,8 @@ def process_memory(context: CheckContext) -> CheckResults:
         yield problem(
             f"the agent cannot read memory and CPU of {len(unread)} of {len(sampled)}"
             f" processes ({names})",
-            hidden or "run it as their user or as root, in the host's pid namespace",
+            hidden
+            or "run the agent as their user or root, in the host's pid namespace",
         )
     elif hidden:
         yield warning("the agent may not see processes of other users", hidden)
@@ -136,7 +106,7 @@ def _local(context: CheckContext) -> list[dict[str, Any]]:
 
 
 def _hidepid(context: CheckContext) -> str:
-    """Return how to show processes to the agent; empty if none are hidden."""
+    """Return the fix for a /proc that hides processes; empty if it hides none."""
     agent = context.process
     if agent is None or agent.uid == 0:
         return ""
@@ -146,9 +116,8 @@ def _hidepid(context: CheckContext) -> str:
     if option is None:
         return ""
     return (
-        f"/proc is mounted with {option[0]}: remove ProtectProc= from the unit of a"
-        " service; on the host, remount /proc without it, or with gid= of the agent's"
-        " group"
+        f"/proc is mounted with {option[0]}: remove ProtectProc= from the service's"
+        " unit, or remount /proc without the option or with gid= of the agent's group"
     )
 
 
@@ -159,7 +128,7 @@ def open_files(context: CheckContext) -> CheckResults:
     """Check that the agent can open enough files for its clients."""
     limits = _read(f"/proc/{_pid(context)}/limits")
     if not limits:
-        yield unchecked("the limit on open files", "run as its user or as root")
+        yield unchecked("the limit of open files", "run as the agent's user or as root")
         return
     limit = re.search(r"^Max open files +(\d+)", limits, re.MULTILINE)
     if limit is None:
@@ -168,7 +137,10 @@ def open_files(context: CheckContext) -> CheckResults:
     room = max(0, (int(limit[1]) - FILES_RESERVED) // FILES_PER_CLIENT)
     text = f"{int(limit[1]):,} open files are allowed, enough for {room:,} clients"
     if room < max(FEW_CLIENTS, len(context.clients or ()) * 5 // 4):
-        yield warning(text, "set LimitNOFILE=65536 in its unit, or use ulimit -n")
+        yield warning(
+            text,
+            "set LimitNOFILE=65536 in its unit, or start it after ulimit -n 65536",
+        )
     else:
         yield ok(text)
 
@@ -178,7 +150,7 @@ def memory_limit(context: CheckContext) -> CheckResults:
     group = _control_group(_pid(context))
     used = _number(group, r"\d+", "memory.current", "memory.usage_in_bytes")
     if used is None:
-        yield unchecked("the memory limit", "no control group counts its memory")
+        yield unchecked("the memory limit", "no control group accounts for its memory")
         return
     fix = "raise MemoryMax= in its unit, or lower limits.series"
     killed = _number(group, r"oom_kill (\d+)", "memory.events", "memory.oom_control")
@@ -190,34 +162,34 @@ def memory_limit(context: CheckContext) -> CheckResults:
         return
     share = f"{quantity(used, 'bytes')} of {quantity(limit, 'bytes')}"
     text = f"{share} of {group.name} are used"
-    # The kernel caches files as long as there is room.
+    # Below that, most may be cached files, which the kernel drops when it must.
     yield warning(text, fix) if used > 0.9 * limit else ok(text)
 
 
 def _control_group(pid: int) -> Path:
-    """Return where the kernel shows the control group of a process; see cgroups(7)."""
+    """Return the folder of a process's control group; see cgroups(7)."""
     groups = _read(f"/proc/{pid}/cgroup")
-    first = re.search(r"^\d+:(?:\w+,)*memory(?:,\w+)*:/(.*)$", groups, re.MULTILINE)
-    if first is not None:
-        return CGROUPS / "memory" / first[1]
-    second = re.search(r"^0::/(.*)$", groups, re.MULTILINE)
-    return CGROUPS / (second[1] if second is not None else "")
+    v1 = re.search(r"^\d+:(?:\w+,)*memory(?:,\w+)*:/(.*)$", groups, re.MULTILINE)
+    if v1 is not None:
+        return CGROUPS / "memory" / v1[1]
+    v2 = re.search(r"^0::/(.*)$", groups, re.MULTILINE)
+    return CGROUPS / (v2[1] if v2 is not None else "")
 
 
 def _number(group: Path, pattern: str, *names: str) -> int | None:
-    """Return a number from the file of version 2, or else of version 1."""
+    """Return a number from the file of cgroups v2, or else of v1."""
     text = next(filter(None, (_read(group / name) for name in names)), "")
-    found = re.search(rf"^{pattern}", text, re.MULTILINE)
-    return int(found[found.lastindex or 0]) if found else None
+    match = re.search(rf"^{pattern}", text, re.MULTILINE)
+    return int(match[match.lastindex or 0]) if match else None
 
 
 def _pid(context: CheckContext) -> int:
-    """Return the agent's pid, or this process's: their limits are usually alike."""
+    """Return the agent's pid, or this process's, whose limits are usually the same."""
     return context.process.pid if context.process is not None else os.getpid()
 
 
 def _read(path: str | Path) -> str:
-    """Return the text of a file of the kernel; empty if it cannot be read."""
+    """Return the text of a file in /proc or /sys; empty if it cannot be read."""
     try:
         return Path(path).read_text(encoding="utf-8")
     except OSError:
@@ -233,12 +205,12 @@ PROPERTIES: Final = (
     *("NeedDaemonReload", "UnitFileState", "DropInPaths"),
 )
 
-# When a property of the unit is a warning, which one, and how to fix it.
+# A condition on the unit's properties, the warning, and its fix.
 UNIT_WARNINGS: Final[tuple[tuple[Callable[[Properties], bool], str, str], ...]] = (
     (
         lambda unit: unit["NRestarts"] != "0",
         "systemd has restarted it {NRestarts} times",
-        "see journalctl -u kaywatch; then {systemctl} reset-failed kaywatch",
+        "read journalctl -u kaywatch, then run {systemctl} reset-failed kaywatch",
     ),
     (
         lambda unit: unit["UnitFileState"] == "disabled",
@@ -247,7 +219,7 @@ UNIT_WARNINGS: Final[tuple[tuple[Callable[[Properties], bool], str, str], ...]] 
     ),
     (
         lambda unit: unit["NeedDaemonReload"] == "yes",
-        "its unit has changed since systemd read it",
+        "its unit was changed after systemd read it",
         "{systemctl} daemon-reload",
     ),
     (
@@ -257,55 +229,55 @@ UNIT_WARNINGS: Final[tuple[tuple[Callable[[Properties], bool], str, str], ...]] 
     ),
     (
         lambda unit: unit["WatchdogUSec"] in ("0", "infinity"),
-        "no watchdog: an agent that hangs is not restarted",
+        "no watchdog: systemd does not restart an agent that hangs",
         "set WatchdogSec=30s in its unit",
     ),
 )
 
 
-def unit(context: CheckContext) -> CheckResults:
+def service_unit(context: CheckContext) -> CheckResults:
     """Check that the service is installed, runs, and is supervised."""
     manager = context.manager
     if not os.path.isdir("/run/systemd/system"):
-        yield unchecked("the service", "this host was not started by systemd")
+        yield unchecked("the service", "this host does not run systemd")
         return
     if manager is None:
-        yield unchecked("no service", "`kaywatch service install` installs it")
+        yield unchecked("the service", "not installed; see `kaywatch service install`")
         return
     try:
-        found = manager.properties(SERVICE, *PROPERTIES)
-        holder = manager.properties(SOCKET, "ActiveState")["ActiveState"]
+        properties = manager.properties(SERVICE, *PROPERTIES)
+        socket_state = manager.properties(SOCKET, "ActiveState")["ActiveState"]
     except StartError as error:
         yield unchecked("the state of the service", str(error))
         return
     systemctl = "systemctl --user" if manager.user else "systemctl"
-    state = f"{SERVICE} is {found['ActiveState']} ({found['SubState']})"
-    if found["ActiveState"] == "active":
+    state = f"{SERVICE} is {properties['ActiveState']} ({properties['SubState']})"
+    if properties["ActiveState"] == "active":
         yield ok(state)
     else:
         yield problem(
-            f"{state}, last result {found['Result']}",
-            f"{systemctl} start kaywatch; journalctl -u kaywatch shows why it ended",
+            f"{state}, last result {properties['Result']}",
+            f"read journalctl -u kaywatch, then run {systemctl} start kaywatch",
         )
-    yield from _unit_results(found, systemctl)
-    if holder == "active":
-        yield ok("systemd holds the socket: clients can connect during a restart")
+    yield from _unit_results(properties, systemctl)
+    if socket_state == "active":
+        yield ok("systemd listens on the socket: clients can connect during a restart")
 
 
-def _unit_results(found: Properties, systemctl: str) -> CheckResults:
+def _unit_results(properties: Properties, systemctl: str) -> CheckResults:
     for applies, text, fix in UNIT_WARNINGS:
-        if applies(found):
-            yield warning(text.format(**found), fix.format(systemctl=systemctl))
-    if found["Type"].startswith("notify"):
+        if applies(properties):
+            yield warning(text.format(**properties), fix.format(systemctl=systemctl))
+    if properties["Type"].startswith("notify"):
         yield ok("systemd is notified when it is ready")
-    if found["WatchdogUSec"] not in ("0", "infinity"):
-        yield ok(f"restarted when it hangs for {found['WatchdogUSec']}")
-    for path in found["DropInPaths"].split():
+    if properties["WatchdogUSec"] not in ("0", "infinity"):
+        yield ok(f"restarted when it hangs for {properties['WatchdogUSec']}")
+    for path in properties["DropInPaths"].split():
         yield ok(f"{path} is a drop-in")
 
 
-def unit_files(context: CheckContext) -> CheckResults:
-    """Check that the units are those that this installation would write."""
+def service_files(context: CheckContext) -> CheckResults:
+    """Check that the installed units are those of this version."""
     manager = context.manager
     if manager is None:
         return
@@ -321,15 +293,15 @@ def unit_files(context: CheckContext) -> CheckResults:
     for file in differing:
         yield warning(
             f"{file.path}: {file.state}",
-            "`kaywatch service install` rewrites it; put your own changes into"
-            " drop-ins (systemctl edit)",
+            "run `kaywatch service install`; put your own changes into drop-ins"
+            " (systemctl edit)",
         )
     if not differing:
         yield ok(f"{len(files)} files are up to date")
 
 
-def sandbox(context: CheckContext) -> CheckResults:
-    """Check that the service has no more rights than it needs."""
+def service_sandbox(context: CheckContext) -> CheckResults:
+    """Check that the sandbox of the service is not weakened."""
     manager = context.manager
     if manager is None or manager.user:
         return
@@ -340,85 +312,6 @@ def sandbox(context: CheckContext) -> CheckResults:
         return
     text = f"exposure {exposure:g} of 10 (systemd-analyze security {SERVICE})"
     if exposure > EXPOSURE:
-        yield warning(text, f"the unit alone has {EXPOSURE}: check the drop-ins")
+        yield warning(text, f"the unit alone has {EXPOSURE}; check its drop-ins")
     else:
         yield ok(text)
-
-
-# -- an application's environment ----------------------------------------------------
-
-
-def recording(_: CheckContext) -> CheckResults:
-    """Check that the environment does not disable the client."""
-    if settings_from_environment().enabled:
-        yield ok("applications record their executions")
-    else:
-        value = os.environ.get("KAYGRAPH_COLLECT_METRICS")
-        yield warning(
-            f"KAYGRAPH_COLLECT_METRICS={value}: applications record nothing",
-            "unset it, or set it to true",
-        )
-
-
-def endpoint(context: CheckContext) -> CheckResults:
-    """Check that applications push to where the agent is."""
-    value = os.environ.get("KAYWATCH_ENDPOINT")
-    if not value:
-        return
-    try:
-        check_usable(value)
-        if urlsplit(value).scheme in brokers.SCHEMES:
-            broker = brokers.from_environment(value)
-            yield from broker_reached(f"KAYWATCH_ENDPOINT ({broker.url})", broker)
-            return
-    except ConfigurationError as error:
-        yield problem(f"KAYWATCH_ENDPOINT: {error}", "correct or unset it")
-        return
-    if os.path.exists(urlsplit(value).path):
-        yield ok(f"KAYWATCH_ENDPOINT={value}")
-    else:
-        yield problem(
-            f"KAYWATCH_ENDPOINT={value}: no such file",
-            f"set it to unix://{context.config.ingest.path}, or unset it",
-        )
-
-
-def variables(_: CheckContext) -> CheckResults:
-    """Check the other variables that the client reads."""
-    invalid = parse_tags(os.environ.get("KAYWATCH_TAGS", ""))[1]
-    if invalid:
-        yield warning(
-            f"KAYWATCH_TAGS: {', '.join(invalid)} is ignored", "write key=value,..."
-        )
-    prices = os.environ.get("KAYWATCH_PRICES")
-    if prices and not Path(prices).is_file():
-        yield problem(f"KAYWATCH_PRICES={prices}: no such file", "correct or unset it")
-
-
-def frameworks(_: CheckContext) -> CheckResults:
-    """Check that a framework that can be monitored is installed."""
-    python = f"in this Python ({sys.prefix})"
-    if installed := _installed(FRAMEWORKS):
-        yield ok(f"{installed} {python}")
-    else:
-        yield unchecked(
-            f"neither {' nor '.join(FRAMEWORKS)} is installed {python}",
-            "an application's own environment has to be checked there",
-        )
-    if installed := _installed(SDKS):
-        yield ok(f"calls of language models are recorded: {installed}")
-
-
-def _installed(modules: Iterable[str]) -> str:
-    """Return the modules that can be imported, with versions. None is imported."""
-    found = []
-    for name in modules:
-        try:
-            if importlib.util.find_spec(name) is None:
-                continue
-            found.append(f"{name} {importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            found.append(f"{name} of an unknown version")
-        except (ImportError, ValueError):
-            continue
-    return ", ".join(found)

@@ -20,7 +20,7 @@ __all__ = [
     "worst",
 ]
 
-# In the order in which they are shown.
+# In the order of the output. Here, so that `--help` does not import all checks.
 SECTIONS: Final = (
     *("agent", "configuration", "socket", "processes", "clock", "store"),
     *("receivers", "brokers", "host", "service", "application"),
@@ -31,8 +31,8 @@ class CheckStatus(StrEnum):
     """How severe a result is."""
 
     OK = "ok"
-    WARNING = "warning"  # it works, but may fail later
-    PROBLEM = "problem"  # it does not work
+    WARNING = "warning"  # works, but may fail later
+    PROBLEM = "problem"  # does not work
     UNCHECKED = "not checked"
 
 
@@ -41,8 +41,8 @@ class CheckResult(NamedTuple):
 
     Attributes:
         status: how severe it is.
-        text: what was found.
-        fix: what to do about it, or why it was not checked. Empty if all is well.
+        text: what the check observed.
+        fix: how to fix it, or why it was not checked; empty if nothing is to do.
     """
 
     status: CheckStatus
@@ -65,14 +65,14 @@ def unreadable(
     """Return a problem, unless only the user of this command cannot read a secret."""
     text = str(error)
     if "CREDENTIALS_DIRECTORY" in text:
-        return unchecked(text, "only the service has its credentials")
+        return unchecked(text, "only the service can read its credentials")
     if "permission denied" in text.lower():
-        return unchecked(text, "the agent's user may be able to read it; run as root")
+        return unchecked(text, "run as root: the agent's user may have access")
     return problem(text, fix)
 
 
 def worst(results: Iterable[CheckResult]) -> CheckStatus:
     """Return the most severe status; a result that is not checked counts as ok."""
-    found = {result.status for result in results}
+    statuses = {result.status for result in results}
     severe = (CheckStatus.PROBLEM, CheckStatus.WARNING)
-    return next((status for status in severe if status in found), CheckStatus.OK)
+    return next((status for status in severe if status in statuses), CheckStatus.OK)

@@ -1,0 +1,305 @@
+"""Checks of servers and their certificates: receivers, brokers, and the agent's HTTP.
+
+Strategy: resolve the host, connect, perform the TLS handshake, and close. No request is
+sent, except to `/-/ready` of an Alertmanager, which exists for checks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, NamedTuple
+from urllib.parse import SplitResult, urlsplit
+
+from kaywatch._send import broker as brokers
+from kaywatch.errors import ConfigurationError
+from kaywatch_agent.cli.doctor.context import CheckContext
+from kaywatch_agent.cli.doctor.result import (
+    CheckResult,
+    CheckResults,
+    ok,
+    problem,
+    unchecked,
+    unreadable,
+    warning,
+)
+from kaywatch_agent.errors import ConfigError
+from kaywatch_agent.notify.config import (
+    AlertmanagerConfig,
+    AppriseConfig,
+    PagerDutyConfig,
+    ReceiverConfig,
+    SlackConfig,
+)
+from kaywatch_agent.notify.http import NoAnswer, check_address, check_url, redacted
+from kaywatch_agent.units import duration
+
+# The prefix of a broker's stage in /health; the broker's label follows.
+MQTT_STAGE: Final = "mqtt "
+
+CONNECT_SECONDS: Final = 5.0
+MAX_CONNECTS: Final = 8  # at once
+
+# Let's Encrypt recommends to renew 30 days before the end.
+EXPIRES_SOON_DAYS: Final = 14
+
+
+def agent_certificate(context: CheckContext) -> CheckResults:
+    """Check that the agent's own certificate does not expire soon."""
+    url = urlsplit(context.url)
+    if url.scheme != "https" or not url.hostname:
+        return
+    tls = ssl.create_default_context()
+    with contextlib.suppress(OSError):
+        tls.load_verify_locations(context.config.http.tls_certificate_file)
+        # Trust the certificate itself; no authority has to have signed it.
+        tls.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    try:
+        connection = socket.create_connection(
+            (url.hostname, _port(url)), CONNECT_SECONDS
+        )
+        what = f"the certificate of {context.url}"
+        yield _check_certificate(what, connection, url.hostname, tls)
+    except OSError as error:
+        yield unchecked("its certificate", f"cannot connect: {error}")
+
+
+def _connect(
+    where: str,
+    host: str,
+    port: int,
+    tls: ssl.SSLContext | None,
+    check: Callable[[str], None] = lambda _: None,
+) -> CheckResults:
+    """Connect to a server, perform the TLS handshake, and send nothing.
+
+    Args:
+        where: the name of the server in results.
+        host: its host name or address.
+        port: its port.
+        tls: the trusted authorities; None for a server without TLS.
+        check: raises OSError for an address that is not allowed.
+    """
+    try:
+        connection = _open(host, port, check)
+    except socket.gaierror:
+        yield problem(
+            f"{where}: the host's name cannot be resolved",
+            "correct the URL, or check the name servers in /etc/resolv.conf",
+        )
+        return
+    except (OSError, ValueError) as error:
+        yield problem(
+            f"{where}: cannot connect: {_cause(error)}",
+            "check that it runs, and that no firewall blocks it",
+        )
+        return
+    yield ok(f"{where}: can be connected to; nothing was sent")
+    with connection:
+        if tls is None:
+            return
+        try:
+            what = f"{where}: its certificate"
+            yield _check_certificate(what, connection, host, tls)
+        except OSError as error:
+            text = f"{where}: the TLS handshake failed: {_cause(error)}"
+            yield problem(text, "check the port, and that it uses TLS")
+
+
+def _open(host: str, port: int, check: Callable[[str], None]) -> socket.socket:
+    """Connect to the first address that is allowed and answers."""
+    failure: OSError = OSError("no address")
+    for *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        try:
+            check(str(address[0]))
+            return socket.create_connection((str(address[0]), port), CONNECT_SECONDS)
+        except OSError as error:
+            failure = error
+    raise failure
+
+
+def _check_certificate(
+    what: str, connection: socket.socket, host: str, tls: ssl.SSLContext
+) -> CheckResult:
+    """Perform the TLS handshake, close the connection, and check the certificate.
+
+    Raises:
+        OSError: the server does not speak TLS.
+    """
+    try:
+        with connection, tls.wrap_socket(connection, server_hostname=host) as secure:
+            expires = str((secure.getpeercert() or {})["notAfter"])
+    except ssl.SSLCertVerificationError as error:
+        return problem(
+            f"{what} is not trusted: {error.verify_message or error.reason}",
+            "renew it; or set SSL_CERT_FILE to the certificate of its authority",
+        )
+    remaining = ssl.cert_time_to_seconds(expires) - time.time()
+    if remaining < EXPIRES_SOON_DAYS * 86_400:
+        return warning(f"{what} expires in {duration(remaining)}", "renew it")
+    return ok(f"{what} is valid for {duration(remaining)}")
+
+
+def _cause(error: Exception) -> str:
+    """Return the reason without the URL, which may be a secret."""
+    if isinstance(error, TimeoutError):
+        return f"no answer within {CONNECT_SECONDS:g} s"
+    return (getattr(error, "strerror", None) or type(error).__name__).lower()
+
+
+def _port(url: SplitResult) -> int:
+    return url.port or (443 if url.scheme == "https" else 80)
+
+
+# -- receivers -----------------------------------------------------------------------
+
+
+class _Target(NamedTuple):
+    """A server that notifications are sent to."""
+
+    name: str
+    url: str  # may be a secret
+    ready_path: str = ""  # where it tells whether it is ready
+
+    def __str__(self) -> str:
+        return f"{self.name} ({redacted(self.url)})"
+
+
+def receiver_connections(context: CheckContext) -> CheckResults:
+    """Check that kaywatch can connect to each receiver, and to the heartbeat."""
+    targets: list[_Target] = []
+    for name, config in context.config.notify.receivers.items():
+        try:
+            targets += _targets(f"receiver.{name}", config)
+        except ConfigError as error:
+            yield unreadable(error)
+        else:
+            if isinstance(config, AppriseConfig):
+                hint = f"Apprise can only send; run `kaywatch notify test {name}`"
+                yield unchecked(f"receiver.{name}", hint)
+    try:
+        heartbeat = context.config.notify.heartbeat.target()
+        if heartbeat is not None:
+            targets.append(_Target("heartbeat", heartbeat.read()))
+    except ConfigError as error:
+        yield unreadable(error)
+    with ThreadPoolExecutor(MAX_CONNECTS, "doctor receiver") as pool:
+        for results in pool.map(lambda target: list(_check_target(target)), targets):
+            yield from results
+
+
+def _targets(name: str, config: ReceiverConfig) -> Iterator[_Target]:
+    for key in config.secrets:
+        secret = config.find(key)
+        value = secret.read() if secret is not None else ""
+        if key in ("webhook_url", "url") and value:
+            yield _Target(name, value)
+    if isinstance(config, PagerDutyConfig):
+        yield _Target(name, config.base_url)
+    elif isinstance(config, SlackConfig) and config.bot:
+        yield _Target(name, config.url)
+    elif isinstance(config, AlertmanagerConfig):
+        for url in config.urls:
+            yield _Target(name, url, "/-/ready")
+
+
+def _check_target(target: _Target) -> CheckResults:
+    try:
+        check_url(target.url)
+        url = urlsplit(target.url)
+        port = _port(url)
+    except (NoAnswer, ValueError) as error:
+        yield problem(f"{target}: {error}", "correct its URL")
+        return
+    tls = ssl.create_default_context() if url.scheme == "https" else None
+    results = list(_connect(str(target), url.hostname or "", port, tls, _check_address))
+    yield from results
+    if target.ready_path and not any(r.status == "problem" for r in results):
+        yield _ready(target, url)
+
+
+def _check_address(address: str) -> None:
+    check_address(address, private=True)
+
+
+def _ready(target: _Target, url: SplitResult) -> CheckResult:
+    fix = "check that it is an Alertmanager"
+    secure = url.scheme == "https"
+    kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
+    connection = kind(url.hostname or "", url.port, timeout=CONNECT_SECONDS)
+    with contextlib.closing(connection):
+        try:
+            connection.request("GET", url.path.rstrip("/") + target.ready_path)
+            status = connection.getresponse().status
+        except (OSError, http.client.HTTPException) as error:
+            return problem(f"{target}: no answer: {_cause(error)}", fix)
+    if status == http.HTTPStatus.OK:
+        return ok(f"{target}: is ready")
+    return problem(f"{target}: {target.ready_path} returns {status}", fix)
+
+
+def receiver_deliveries(context: CheckContext) -> CheckResults:
+    """Check the state of each receiver in the agent."""
+    answer = context.get("/api/v1/receivers")
+    for receiver in answer["receivers"] if answer else ():
+        name = f"receiver.{receiver['name']}"
+        if receiver["disabled"]:
+            yield problem(
+                f"{name} is disabled, because it answered 410 Gone",
+                "correct its URL, and reload the configuration",
+            )
+        elif not receiver["up"]:
+            yield problem(
+                f"{name} is failing: {receiver['error']}",
+                f"fix it, then run `kaywatch notify test {receiver['name']}`",
+            )
+        if receiver["dead"]:
+            yield problem(
+                f"{name}: {receiver['dead']} messages could not be delivered",
+                "see `kaywatch outbox list --status dead`, then retry or purge them",
+            )
+
+
+# -- brokers -------------------------------------------------------------------------
+
+
+def broker_sessions(context: CheckContext) -> CheckResults:
+    """Check that the agent is connected to each broker."""
+    stages = context.health["stages"] if context.health else {}
+    for config in context.config.ingest.mqtt if context.health else ():
+        label, stage = config.label, stages.get(MQTT_STAGE + config.label)
+        if stage is None:
+            yield warning(
+                f"{label}: the agent does not know this broker",
+                "restart it: the broker was added to the configuration after its start",
+            )
+        elif stage["problem"]:
+            yield problem(f"{label}: {stage['problem']}", "see docs/mqtt.md")
+        else:
+            count = sum(client["via"] == label for client in context.connected)
+            yield ok(f"{label}: connected; {count} clients use it")
+
+
+def broker_connections(context: CheckContext) -> CheckResults:
+    """Check that kaywatch can connect to each broker, and read its secrets."""
+    for config in context.config.ingest.mqtt:
+        try:
+            yield from check_broker(config.broker.url, config.broker)
+        except ConfigurationError as error:
+            text = ConfigurationError(f"{config.label}: {error}")
+            yield unreadable(text, "correct its keys in [[ingest.mqtt]]")
+
+
+def check_broker(where: str, broker: brokers.Broker) -> CheckResults:
+    """Connect to a broker.
+
+    Raises:
+        ConfigurationError: its secrets or certificates cannot be read.
+    """
+    broker.secret()
+    yield from _connect(where, broker.host, broker.port, broker.context())
