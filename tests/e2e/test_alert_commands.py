@@ -166,7 +166,7 @@ def test_alerts_are_shown_explained_and_silenced(failing: Shell) -> None:
     assert columns[6:10] == ["50.0", "%", "20.0", "%"]
     listed = json.loads(failing("alerts", "--json"))["alerts"]
     (name,) = {a["id"] for a in listed if a["rule"] == "checkout-fails"}
-    assert failing("alerts", "--rule", "slow-and-busy") == "No such alert fires.\n"
+    assert failing("alerts", "--rule", "slow-and-busy") == "No matching alert fires.\n"
 
     for words in (
         [name],
@@ -178,17 +178,17 @@ def test_alerts_are_shown_explained_and_silenced(failing: Shell) -> None:
         assert text.startswith("checkout-fails  checkout / pay: firing since ")
         assert "value 50.0 %, threshold 20.0 %" in text
         assert "ok -> firing" in text
-        assert "Nobody: there is no receiver" in text
+        assert "None sent: no receiver is configured" in text
         assert "errors: TimeoutError 10" in text
         assert "pay  TimeoutError: the provider said nothing" in text
     assert json.loads(failing("why", name, "--json"))["alert"]["id"] == name
 
     made = failing("silence", "add", "node=pay", "--for", "2h", "--by", "ann")
     silence = made.split()[0]
-    assert "1 alert that fires now is covered" in made
+    assert "mutes 1 firing alert" in made
     assert f"silence {silence}" in failing("why", name)
     assert 'node="pay" (ann)' in failing("silence", "list")
-    assert failing("silence", "expire", silence[:6]) == f"{silence} is over\n"
+    assert failing("silence", "expire", silence[:6]) == f"expired {silence}\n"
     assert failing("silence", "list") == "No silences.\n"
     assert silence[:8] in failing("silence", "list", "--expired")
 
@@ -227,7 +227,7 @@ def test_a_silence_and_a_story_survive_a_kill(failing: Shell) -> None:
     (found,) = _of(agent, "checkout-fails")
     assert (found["id"], found["reason"]) == (alert["id"], "rule_removed")
     assert made[:8] in failing("silence", "list")
-    assert "its rule is gone" in failing("why", alert["id"])
+    assert "its rule was removed" in failing("why", alert["id"])
 
 
 def _of(agent: Agent, rule: str) -> list[dict[str, Any]]:

@@ -149,7 +149,7 @@ def test_why_says_what_became_of_each_message(
         f"refused after 1 failed attempt: HTTP 403: invalid_token; {slack['id']}"
         in said
     )
-    assert "firing: waits, next attempt at " in said
+    assert "firing: pending, next attempt at " in said
     assert "HTTP 503: come later" in said
 
     # What is known of it survives a kill.
@@ -231,7 +231,7 @@ def test_a_receiver_is_tested_and_messages_are_looked_after(
     agent.stop()
     agent.start("--config", config)
     said = agent.command("notify", "test", "slack")
-    assert "slack has taken the test" in said
+    assert "slack accepted the test" in said
     first, second = receivers.taken("/services/T/B/x")
     assert "TEST" in first.body.decode()
     assert "TEST" in second.body.decode()
@@ -240,9 +240,9 @@ def test_a_receiver_is_tested_and_messages_are_looked_after(
     assert "given up" in failed
     assert "Traceback" not in failed
     assert agent.command("outbox", "list", "--status", "dead").count("  hook  ") == 2
-    assert agent.command("outbox", "retry", "--all") == "2 messages sent again.\n"
+    assert agent.command("outbox", "retry", "--all") == "2 messages queued again.\n"
     until(lambda: len(receivers.taken("/hook")) == 2, "they arrive")
-    assert agent.command("outbox", "purge", "--all") == "0 messages forgotten.\n"
+    assert agent.command("outbox", "purge", "--all") == "0 messages deleted.\n"
     assert "slack" in agent.command("notify", "list")
     assert "did you mean" in agent.command("notify", "test", "slak", code=1)
 

@@ -251,7 +251,7 @@ def test_what_a_capture_holds_is_shown_without_an_agent(
 ) -> None:
     agent.stop()
     said = command(agent, "replay", "--info", captured)
-    assert "a capture by kaywatch 0.1.0" in said
+    assert "captured by kaywatch 0.1.0" in said
     assert "from 2023-11-14 22:13:20 UTC, for 2.99s" in said
     assert "200 connections; messages: hello 200, batch 600, bye 100" in said
     (line,) = (line for line in said.splitlines() if line.startswith("s1 "))

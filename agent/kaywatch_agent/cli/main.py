@@ -22,11 +22,8 @@ from kaywatch.errors import KaywatchError
 from kaywatch.query import fetch
 from kaywatch.wire import Outcome
 from kaywatch_agent.cli import tables
-from kaywatch_agent.cli.commands import COMMANDS
+from kaywatch_agent.cli.commands import COMMANDS, options
 from kaywatch_agent.cli.commands import capture as captures
-from kaywatch_agent.cli.commands.options import Duration
-from kaywatch_agent.cli.commands.options import reading as _reading
-from kaywatch_agent.cli.commands.options import url_option as _url
 from kaywatch_agent.cli.help import Chapters, manual
 from kaywatch_agent.cli.top.layout import SORTS
 from kaywatch_agent.errors import AgentError, ConfigError
@@ -71,7 +68,7 @@ def _complain(error: Exception) -> None:
 
 
 def _window(_: click.Context, __: click.Parameter, text: str) -> str:
-    Duration(0.001).convert(text, None, None)
+    options.Duration(0.001).convert(text, None, None)
     return text
 
 
@@ -283,7 +280,7 @@ def check(config_path: str | None, quiet: bool) -> None:
         exits="1 the agent doesn't answer, or says that it is unhealthy.",
     )
 )
-@_reading
+@options.agent
 def status(url: str, as_json: bool) -> None:
     """Show the agent's health, its clients, and every node's figures."""
     health = fetch("/health", url=url)
@@ -320,7 +317,7 @@ def status(url: str, as_json: bool) -> None:
 )
 @click.option("--graph", metavar="NAME", help="Only within this graph.")
 @click.option("--service", metavar="NAME", help="Only of this service.")
-@_reading
+@options.agent
 def stats(
     node: str,
     window: str | None,
@@ -381,13 +378,13 @@ kaywatch.add_command(captures.replay)
 @click.option(
     "--interval",
     metavar="DURATION",
-    type=Duration(0.2),
+    type=options.Duration(0.2),
     default="1s",
     show_default=True,
     help="How long to wait between two requests.",
 )
 @click.option("--once", is_flag=True, help="Print the nodes once, and exit.")
-@_reading
+@options.agent
 def top(
     url: str,
     as_json: bool,
@@ -435,7 +432,7 @@ def top(
 )
 @click.option(
     "--slower-than",
-    type=Duration(),
+    type=options.Duration(),
     metavar="DURATION",
     help="Only what took longer, such as 2s.",
 )
@@ -452,7 +449,7 @@ def top(
     "--limit", type=click.IntRange(min=1), metavar="N", help="End after N lines."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object a line.")
-@_url
+@options.url
 def tail(url: str, as_json: bool, limit: int | None, **filters: Any) -> None:
     """Print a line for each execution as it happens.
 
@@ -473,7 +470,7 @@ def tail(url: str, as_json: bool, limit: int | None, **filters: Any) -> None:
 @click.option(
     "--seconds",
     metavar="DURATION",
-    type=Duration(1),
+    type=options.Duration(1),
     help="End after so long, with a summary.  [default: at Ctrl-C]",
 )
 @click.option(

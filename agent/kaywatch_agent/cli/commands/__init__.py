@@ -9,8 +9,8 @@ import click
 
 from kaywatch_agent.cli.commands.alerts import alerts, why
 from kaywatch_agent.cli.commands.doctor import doctor
-from kaywatch_agent.cli.commands.messages import notify, outbox
-from kaywatch_agent.cli.commands.silences import silence
+from kaywatch_agent.cli.commands.notify import notify, outbox
+from kaywatch_agent.cli.commands.silence import silence
 
 __all__ = ["COMMANDS"]
 

@@ -1,165 +1,226 @@
-"""`kaywatch alerts` and `kaywatch why`: what fires, and why or why not."""
+"""`kaywatch alerts` and `kaywatch why`: active alerts, and their explanation."""
 
 from __future__ import annotations
 
-import json
 import re
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Final
 from urllib.parse import quote
 
 import click
 
 from kaywatch.errors import AgentRefused
 from kaywatch.query import fetch
-from kaywatch_agent.cli.commands import alert_view, formatting
-from kaywatch_agent.cli.commands.options import one_of, reading
+from kaywatch_agent.cli.commands import options, output
+from kaywatch_agent.cli.commands.alert_view import show_alert
+from kaywatch_agent.cli.commands.output import Json
 from kaywatch_agent.cli.help import manual
 from kaywatch_agent.cli.tables import console
 from kaywatch_agent.model.alerts import SEVERITIES
+from kaywatch_agent.units import duration, quantity
 
 __all__ = ["alerts", "why"]
 
-MANY = 1000
+# Groups of a rule that the agent returns; more than any rule has alerts.
+MAX_GROUPS: Final = 1000
+MAX_LISTED: Final = 20
+MAX_NEAREST: Final = 10
+# An agent evaluates its rules every few seconds.
+STALE_SECONDS: Final = 60
 
 
 @click.command(
     epilog=manual(
         "kaywatch alerts",
-        "kaywatch alerts --severity critical --graph checkout",
-        "kaywatch alerts --all --limit 5  # and what was",
+        "kaywatch alerts --severity warning --graph SupportDesk",
+        "kaywatch alerts --all --limit 5  # resolved ones, too",
     )
 )
-@click.option("--all", "everything", is_flag=True, help="Show those that ended, too.")
-@click.option("--rule", metavar="NAME", help="Only of this rule.")
+@click.option("--all", "everything", is_flag=True, help="Include resolved alerts.")
 @click.option(
-    "--severity", type=click.Choice(SEVERITIES), help="Only of this severity."
+    "--severity",
+    type=click.Choice(SEVERITIES),
+    help="Include only alerts with this severity.",
 )
-@click.option("--service", metavar="NAME", help="Only of this service.")
-@click.option("--graph", metavar="NAME", help="Only within this graph.")
-@click.option("--node", metavar="NAME", help="Only of this node.")
-@click.option(
-    "--limit",
-    metavar="N",
-    type=click.IntRange(1, 10_000),
-    default=50,
-    show_default=True,
-    help="So many at most.",
-)
-@reading
-def alerts(url: str, as_json: bool, everything: bool, **asked: Any) -> None:
-    """Show what fires, or may soon, the worst first.
+@options.filters("rule", "service", "graph", "node")
+@options.limit(50)
+@options.agent
+def alerts(
+    url: str, as_json: bool, everything: bool, limit: int, **filters: Any
+) -> None:
+    """List firing and pending alerts, the most severe first.
 
-    Below the table it says who isn't told of an alert, and why. `kaywatch why` says
-    more of one.
+    Below the table are the receivers that are not notified, with the reason.
+    `kaywatch why` explains one alert.
     """
     state = None if everything else "active"
-    found = fetch("/api/v1/alerts", {"state": state, **asked}, url)
+    query = {"state": state, "limit": limit, **filters}
+    answer = fetch("/api/v1/alerts", query, url)
     if as_json:
-        click.echo(json.dumps(found, indent=2))
-        return
-    out = console()
-    if found["alerts"]:
-        formatting.show_alerts(out, found["alerts"], found["matching"])
-        out.print("\nkaywatch why RULE says more of one.", style="dim")
-        return
-    if any(asked[name] for name in ("rule", "severity", "service", "graph", "node")):
-        out.print("No such alert." if everything else "No such alert fires.")
-        return
-    rules = fetch("/api/v1/rules", url=url)
-    out.print(f"Nothing fires. {len(rules['rules'])} rules are looked at.")
-    if rules["problem"]:
-        out.print(f"The last evaluation failed: {rules['problem']}")
+        output.print_json(answer)
+    elif answer["alerts"]:
+        _show_alerts(answer)
+    elif any(filters.values()):
+        click.echo("No alert matches." if everything else "No matching alert fires.")
+    else:
+        rules = fetch("/api/v1/rules", url=url)
+        click.echo(
+            f"No alert fires; {output.plural(len(rules['rules']), 'rule')} evaluated."
+        )
+        if rules["problem"]:
+            output.print_wrapped(f"the last evaluation failed: {rules['problem']}")
 
 
 @click.command(
     epilog=manual(
-        "kaywatch why success_rate_min",
-        "kaywatch why checkout-fails node=pay",
-        "kaywatch why 0f892b48",
-        exits="1 no such alert or rule, or the agent doesn't answer.",
+        "kaywatch why Draft-is-slow",
+        "kaywatch why error_rate_max node=Refund",
+        "kaywatch why 0f892b48  # an id of kaywatch alerts --json",
+        exits="1 there is no such alert or rule, or the agent does not answer.",
     )
 )
 @click.argument("alert")
 @click.argument("labels", nargs=-1, metavar="[LABEL=VALUE]...")
-@reading
+@options.agent
 def why(alert: str, labels: tuple[str, ...], url: str, as_json: bool) -> None:
-    """Say why ALERT fires, or why it doesn't, and who was told.
+    """Explain why ALERT fires or does not fire, and who was notified.
 
-    ALERT is an alert's id, or the first digits of it, or the name of a rule; with
-    LABEL=VALUE, such as node=pay, that alert of the rule.
+    ALERT is a rule's name, or the first digits of an alert's id. LABEL=VALUE, such as
+    node=pay, selects one of the rule's alerts.
     """
-    asked = dict(_label(text) for text in labels)
-    rule = None if _is_id(alert) else _rule(alert, url)
-    if rule is None:
-        _show_alert(_identified(alert, url), url, as_json)
+    wanted = dict(_parse_label(text) for text in labels)
+    if re.fullmatch(r"[0-9a-f]{4,16}", alert):
+        rows = fetch("/api/v1/alerts", {"limit": 10_000}, url)["alerts"]
+        ids = [row["id"] for row in rows]
+        found = options.expand_id(alert, ids, "alert", "kaywatch alerts --all --json")
+        _explain_alert(found, url, as_json)
         return
-    mine = [a for a in rule["alerts"] if _fits(a["labels"], asked)]
-    active = [a for a in mine if a["state"] != "ok"]
-    if len(active) == 1 or (asked and len(mine) == 1):
-        _show_alert((active or mine)[0]["id"], url, as_json)
+    answer = _fetch_rule(alert, url)
+    matching = [row for row in answer["alerts"] if _matches(row, wanted)]
+    active = [row for row in matching if row["state"] != "ok"]
+    candidates = active or (matching if wanted else [])
+    if len(candidates) == 1:
+        _explain_alert(candidates[0]["id"], url, as_json)
         return
-    near = [g for g in rule["nearest"] if _fits(g["labels"], asked)]
+    nearest = [group for group in answer["nearest"] if _matches(group, wanted)]
     if as_json:
-        click.echo(json.dumps({**rule, "alerts": mine, "nearest": near}, indent=2))
+        output.print_json({**answer, "alerts": matching, "nearest": nearest})
     elif active:
-        out = console()
-        out.print(f"{alert} has {len(active)} alerts; kaywatch why ID says more.\n")
-        for one in active[:20]:
-            out.print(
-                f"  {one['id']}  {one['state']:<10}  {formatting.where(one['labels'])}"
-            )
+        click.echo(
+            f"{alert} has {len(active)} alerts; `kaywatch why ID` explains one.\n"
+        )
+        for row in active[:MAX_LISTED]:
+            labels_text = output.label_path(row["labels"])
+            click.echo(f"  {row['id']}  {row['state']:<10}  {labels_text}")
     else:
-        elapsed = rule["timestamp"] - rule["evaluated"]
-        formatting.show_quiet(console(), rule, near[:10], asked, elapsed)
-        _show_past(mine)
+        _explain_inactive_rule(answer, nearest[:MAX_NEAREST], wanted)
+        _show_past_alerts([row for row in matching if row["ended"]])
 
 
 # -- inside --------------------------------------------------------------------------
 
 
-def _is_id(text: str) -> bool:
-    return re.fullmatch(r"[0-9a-f]{4,16}", text) is not None
+def _show_alerts(answer: Json) -> None:
+    rows, now = answer["alerts"], answer["timestamp"]
+    columns = {
+        "state": lambda row: output.coloured(row["state"]),
+        "severity": lambda row: output.coloured(row["severity"]),
+        "rule": lambda row: row["rule"],
+        "where": output.place,
+        "value": lambda row: quantity(row["value"], row["unit"]),
+        "limit": lambda row: output.limit(row, row["unit"]),
+        "since": lambda row: duration(now - row["since"]) if row["since"] else "-",
+    }
+    output.print_table(
+        columns,
+        rows,
+        words=("severity", "rule", "where"),
+        ratios={"rule": 1, "where": 1},
+    )
+    for row in rows:
+        for receiver, reason in row["held_back"].items():
+            place = f"{row['rule']}, {output.place(row)}"
+            output.print_wrapped(f"{place}: {receiver} is not notified ({reason})")
+    if answer["matching"] > len(rows):
+        click.echo(f"  and {answer['matching'] - len(rows):,} more: --limit N")
+    console().print("\n`kaywatch why RULE` explains one of them.", style="dim")
 
 
-def _identified(wanted: str, url: str) -> str:
-    known = fetch("/api/v1/alerts", {"limit": 10_000}, url)["alerts"]
-    return one_of(wanted, [a["id"] for a in known], "alert", "kaywatch alerts --all")
-
-
-def _rule(name: str, url: str) -> Any:
-    return fetch(f"/api/v1/rules/{quote(name, safe='')}", {"limit": MANY}, url)
-
-
-def _show_alert(name: str, url: str, as_json: bool) -> None:
-    found = fetch(f"/api/v1/alerts/{name}", url=url)
+def _explain_alert(name: str, url: str, as_json: bool) -> None:
+    answer = fetch(f"/api/v1/alerts/{name}", url=url)
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        output.print_json(answer)
         return
     try:
-        rule = _rule(found["alert"]["rule"], url)["rule"]
+        rule = _fetch_rule(answer["alert"]["rule"], url)["rule"]
     except AgentRefused:
-        rule = None  # it is gone, and its alert is remembered
-    alert_view.show_alert(console(), found, rule)
+        rule = None  # it was removed, and its alerts are still known
+    show_alert(answer, rule)
 
 
-def _show_past(past: list[Any]) -> None:
-    """Show the alerts that ended lately."""
-    out = console()
-    ended = [a for a in past if a["ended"]]
-    if ended:
-        out.print()
-        out.print("Fired before (UTC)", style="bold")
-    for one in ended[:10]:
-        text = f"{formatting.moment(one['fired'])} to {formatting.moment(one['ended'])}"
-        out.print(f"  {one['id']}  {text}  {formatting.where(one['labels'])}")
+def _explain_inactive_rule(answer: Json, nearest: Sequence[Json], wanted: Json) -> None:
+    rule = answer["rule"]
+    selection = f", {output.label_path(wanted)}" if wanted else ""
+    click.echo(f"{click.style(rule['rule'], bold=True)}{selection}: does not fire")
+    output.print_wrapped(rule["sentence"])
+    elapsed = answer["timestamp"] - answer["evaluated"]
+    if answer["problem"]:
+        output.print_wrapped(f"the last evaluation failed: {answer['problem']}")
+    elif elapsed > STALE_SECONDS:
+        output.print_wrapped(f"the last evaluation was {duration(elapsed)} ago")
+    if rule["refused"]:
+        output.print_wrapped(
+            f"{rule['refused']:,} alerts are dropped: the rule has too many"
+        )
+    if not rule["receivers"]:
+        output.print_wrapped("not notified: no receiver is configured")
+    click.echo()
+    if not nearest:
+        click.echo("No series of this metric has been seen.")
+        return
+    console().print("Nearest to firing", style="bold")
+    columns = {
+        "where": lambda group: output.label_path(group["labels"]),
+        "value": lambda group: _format_value(group, rule["unit"]),
+        "limit": lambda group: output.limit(group, rule["unit"]),
+        "count": lambda group: f"{group['executions']:,}",
+        "why not": lambda group: group["text"] + _format_other_metrics(group),
+    }
+    words, ratios = ("why not",), {"where": 2, "why not": 3}
+    output.print_table(columns, nearest, words=words, ratios=ratios, wrapped=words)
 
 
-def _label(text: str) -> tuple[str, str]:
-    name, is_, value = text.partition("=")
-    if not is_ or not name:
-        raise click.UsageError(f"{text}: expected a label such as node=pay")
+def _format_value(group: Json, unit: str) -> str:
+    return "-" if group["value"] is None else quantity(group["value"], unit)
+
+
+def _format_other_metrics(group: Json) -> str:
+    """Return the metrics of a rule's expression besides the one that is shown."""
+    others = {k: v for k, v in group["metrics"].items() if v != group["value"]}
+    parts = [f"{k} {'-' if v is None else f'{v:.4g}'}" for k, v in others.items()]
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+def _show_past_alerts(rows: list[Json]) -> None:
+    if rows:
+        console().print("\nFired before (UTC)", style="bold")
+    for row in rows[:MAX_NEAREST]:
+        period = f"{output.utc_time(row['fired'])} to {output.utc_time(row['ended'])}"
+        click.echo(f"  {row['id']}  {period}  {output.label_path(row['labels'])}")
+
+
+def _fetch_rule(name: str, url: str) -> Any:
+    path = f"/api/v1/rules/{quote(name, safe='')}"
+    return fetch(path, {"limit": MAX_GROUPS}, url)
+
+
+def _parse_label(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise click.UsageError(f'invalid label "{text}": expected one such as node=pay')
     return name, value.strip('"')
 
 
-def _fits(labels: Any, asked: dict[str, str]) -> bool:
-    return all(labels.get(name, "") == value for name, value in asked.items())
+def _matches(row: Json, wanted: Json) -> bool:
+    labels = row["labels"]
+    return all(labels.get(name, "") == value for name, value in wanted.items())

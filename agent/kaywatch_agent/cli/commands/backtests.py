@@ -9,8 +9,7 @@ from typing import Any, Final, NamedTuple
 
 import click
 
-from kaywatch_agent.cli.commands.formatting import where
-from kaywatch_agent.cli.commands.payload_view import show_payload
+from kaywatch_agent.cli.commands import output
 from kaywatch_agent.cli.tables import console, plain_table
 from kaywatch_agent.model.alerts import NotificationKind
 from kaywatch_agent.notify import formatting
@@ -90,7 +89,7 @@ def show(report: BacktestReport, *, bodies: int) -> None:
     for message in messages[len(messages) - min(bodies, len(messages)) :]:
         out.print()
         click.echo(f"{_moment(message.time)} {headline(message)}")
-        show_payload(report.rehearsal.render(message))
+        output.print_message_body(report.rehearsal.render(message))
 
 
 def as_json(report: BacktestReport) -> dict[str, Any]:
@@ -195,7 +194,7 @@ def _show_episodes(report: BacktestReport, found: list[Episode]) -> None:
             _moment(one.start),
             duration(end - one.start),
             one.rule,
-            where(one.labels),
+            output.label_path(one.labels),
             quantity(one.value, unit),
             one.reason or "goes on",
         )

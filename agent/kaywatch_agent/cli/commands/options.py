@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options and parameter types that several commands share."""
 
 from __future__ import annotations
 
@@ -10,37 +10,74 @@ import click
 from kaywatch.query import DEFAULT_URL
 from kaywatch_agent.units import duration, parse_duration, parse_size
 
-__all__ = ["Duration", "Size", "one_of", "reading", "url_option"]
+__all__ = [
+    "Duration", "Size", "agent", "check_target", "config", "expand_id", "filters",
+    "json", "limit", "socket", "url",
+]  # fmt: skip
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-url_option = click.option(
+url = click.option(
     "--url",
     metavar="URL",
     envvar="KAYWATCH_URL",
     default=DEFAULT_URL,
     show_default=True,
     show_envvar=True,
-    help="Where the agent serves HTTP.",
+    help="The agent's HTTP address.",
+)
+json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+config = click.option(
+    "--config",
+    metavar="FILE",
+    default="",
+    help="The configuration file.  [default: /etc/kaywatch/kaywatch.toml if it exists]",
+)
+socket = click.option(
+    "--socket",
+    metavar="PATH",
+    default="",
+    help="The agent's socket.  [default: KAYWATCH_ENDPOINT, or as the agent at --url"
+    " says, or where clients look]",
 )
 
 
-def reading(command: F) -> F:
+def agent(command: F) -> F:
     """Add the options of every command that reads from an agent."""
-    command = click.option(
-        "--json", "as_json", is_flag=True, help="Print the agent's JSON as it is."
-    )(command)
-    return url_option(command)
+    return url(json(command))
+
+
+def limit(default: int) -> Callable[[F], F]:
+    """Return the option that limits how many items are shown."""
+    return click.option(
+        "--limit",
+        metavar="N",
+        type=click.IntRange(1, 10_000),
+        default=default,
+        show_default=True,
+        help="Show at most N.",
+    )
+
+
+def filters(*names: str) -> Callable[[F], F]:
+    """Return options that include only one service, graph and the like."""
+
+    def decorate(command: F) -> F:
+        for name in reversed(names):
+            text = f"Include only this {name}."
+            command = click.option(f"--{name}", metavar="NAME", help=text)(command)
+        return command
+
+    return decorate
 
 
 class Duration(click.ParamType):  # type: ignore[type-arg]
-    """Seconds, written as a duration."""
+    """A duration such as `1h30m`; the value is in seconds."""
 
     name = "duration"
 
-    def __init__(self, least: float = 0.0) -> None:
-        """Take no duration below `least` seconds."""
-        self._least = least
+    def __init__(self, minimum: float = 0.0) -> None:
+        self._minimum = minimum
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -50,13 +87,14 @@ class Duration(click.ParamType):  # type: ignore[type-arg]
             seconds = parse_duration(str(value))
         except ValueError as error:
             self.fail(str(error), param, ctx)
-        if seconds < self._least:
-            self.fail(f"{value}: expected at least {duration(self._least)}", param, ctx)
+        if seconds < self._minimum:
+            minimum = duration(self._minimum)
+            self.fail(f'invalid duration "{value}": at least {minimum}', param, ctx)
         return seconds
 
 
 class Size(click.ParamType):  # type: ignore[type-arg]
-    """Bytes, written as a size; at least one."""
+    """A size such as `100MB`; the value is in bytes, at least 1."""
 
     name = "size"
 
@@ -69,24 +107,42 @@ class Size(click.ParamType):  # type: ignore[type-arg]
         except ValueError as error:
             self.fail(str(error), param, ctx)
         if not count:
-            self.fail(f"{value}: expected at least 1 B", param, ctx)
+            self.fail(f'invalid size "{value}": at least 1 B', param, ctx)
         return count
 
 
-def one_of(wanted: str, ids: Iterable[str], what: str, where: str) -> str:
-    """Return the only id that begins like this.
+def check_target(name: str, target: str | None, everything: bool) -> None:
+    """Check that a command was given either a target or `--all`.
 
     Raises:
-        click.ClickException: there is none, or several.
+        click.UsageError: it was given neither, or both.
     """
-    found = [name for name in ids if name.startswith(wanted)]
-    if len(found) == 1:
-        return found[0]
-    if wanted in found:
-        return wanted
-    if found:
-        listed = ", ".join(found[:5])
+    if (target is None) is not everything:
+        raise click.UsageError(f"expected either {name} or --all")
+
+
+def expand_id(prefix: str, ids: Iterable[str], noun: str, command: str) -> str:
+    """Return the only id that starts with a prefix.
+
+    Args:
+        prefix: the first characters of an id, or all of it.
+        ids: the known ids.
+        noun: what the ids identify.
+        command: the command that lists them.
+
+    Raises:
+        click.ClickException: no id starts with the prefix, or several do.
+    """
+    matches = [name for name in ids if name.startswith(prefix)]
+    if prefix in matches:
+        return prefix
+    if not matches:
         raise click.ClickException(
-            f"{wanted}: {len(found)} {what}s begin so: {listed}; write more of it"
+            f"no such {noun}: {prefix}; `{command}` lists the known ones"
         )
-    raise click.ClickException(f"{wanted}: no such {what}; {where} shows them")
+    if len(matches) > 1:
+        listed = ", ".join(matches[:5])
+        raise click.ClickException(
+            f"{prefix} is ambiguous: {len(matches)} {noun}s start with it ({listed})"
+        )
+    return matches[0]

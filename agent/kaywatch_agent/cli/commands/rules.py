@@ -15,8 +15,7 @@ from typing import Final
 import click
 
 from kaywatch_agent import config as configuration
-from kaywatch_agent.cli.commands import backtests, trials
-from kaywatch_agent.cli.commands.options import Duration
+from kaywatch_agent.cli.commands import backtests, options, trials
 from kaywatch_agent.cli.help import Ordered, manual
 from kaywatch_agent.config import DEFAULT_PATH
 from kaywatch_agent.rules.explain import sentence
@@ -113,7 +112,7 @@ def test(file: str, bodies: bool, as_json: bool) -> None:
 )
 @click.option(
     "--since",
-    type=Duration(),
+    type=options.Duration(),
     default="7d",
     show_default=True,
     metavar="DURATION",

@@ -11,7 +11,7 @@ from typing import Any, Final
 import click
 
 from kaywatch_agent import config as configuration
-from kaywatch_agent.cli.commands.payload_view import show_payload
+from kaywatch_agent.cli.commands import output
 from kaywatch_agent.config import Config
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.rules.load import PAGE
@@ -60,7 +60,7 @@ def show(verdicts: Sequence[CaseResult], *, bodies: bool) -> None:
         for message in rehearsal.messages if bodies else ():
             at = duration(message.time - case.start)
             click.echo(f"      {at} {headline(message)}")
-            show_payload(rehearsal.render(message))
+            output.print_message_body(rehearsal.render(message))
     failed = sum(bool(verdict.differences) for verdict in verdicts)
     if failed:
         click.echo(f"\n{MARKS}")

@@ -1,0 +1,174 @@
+"""Output that several commands share: JSON, tables, wrapped text and progress."""
+
+from __future__ import annotations
+
+import json
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final, Self
+
+import click
+from rich.text import Text
+
+from kaywatch_agent.cli.tables import clean, console, plain_table
+from kaywatch_agent.units import quantity
+
+__all__ = [
+    "Json", "ProgressLine", "coloured", "delivery", "label_path", "limit", "place",
+    "plural", "print_json", "print_message_body", "print_result", "print_table",
+    "print_wrapped", "utc_time",
+]  # fmt: skip
+
+Json = Mapping[str, Any]
+Column = Callable[[Any], str | Text]
+
+WIDTH: Final = 80
+PROGRESS_SECONDS: Final = 0.5
+
+COLOURS: Final = {
+    "firing": "red", "pending": "yellow", "recovering": "yellow", "ok": "green",
+    "critical": "red", "error": "red",
+}  # fmt: skip
+
+_SUPERSEDED: Final = {
+    "resolved": "the alert resolved before anyone was notified",
+    "replaced": "a later message includes its content",
+    "overflow": "too many messages were pending",
+}
+
+# Labels whose values are clear without the name.
+PLAIN: Final = ("service", "graph", "node", "action", "host")
+# Labels that locate an alert; others only classify it.
+PLACE: Final = ("service", "host", "pid", "graph", "node", "action", "model")
+
+
+def print_json(value: object) -> None:
+    """Print a value as JSON."""
+    click.echo(json.dumps(value, indent=2))
+
+
+def print_result(result: Any, as_json: bool, render: Callable[[Any], object]) -> None:
+    """Print a result as JSON, or have `render` show it."""
+    if as_json:
+        print_json(result)
+    else:
+        render(result)
+
+
+def print_message_body(body: object) -> None:
+    """Print the body of a notification as indented JSON."""
+    text = json.dumps(body, indent=2, ensure_ascii=False)
+    for line in textwrap.indent(text, " " * 8).splitlines():
+        click.echo(clean(line))
+
+
+def print_table(
+    columns: Mapping[str, Column], rows: Iterable[Any], **layout: Any
+) -> None:
+    """Print a table.
+
+    Args:
+        columns: by title, the function that returns a row's cell.
+        rows: one line each.
+        layout: see `tables.plain_table`.
+    """
+    table = plain_table(*columns, **layout)
+    for row in rows:
+        table.add_row(*(cell(row) for cell in columns.values()))
+    console().print(table)
+
+
+def print_wrapped(text: str, indent: str = "  ") -> None:
+    """Print a text, indented, wrapped with a hanging indent."""
+    out = console()
+    width = min(out.width, WIDTH) if out.is_terminal else WIDTH
+    line = indent + text.rstrip()
+    # `textwrap` collapses the blanks that align columns, so short lines bypass it.
+    lines = [line]
+    if len(line) > width:
+        lines = textwrap.wrap(line, width, subsequent_indent=f"{indent}  ")
+    for line in lines:
+        out.print(line, soft_wrap=True)
+
+
+def coloured(word: str) -> Text:
+    """Return a state or severity in its colour."""
+    return Text(word, COLOURS.get(word, ""))
+
+
+def plural(count: int, noun: str) -> str:
+    """Return a count with its noun: `1 alert`, `2,000 alerts`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def utc_time(at: float) -> str:
+    """Return a time in UTC, with the date if it is not today's."""
+    then, now = datetime.fromtimestamp(at, UTC), datetime.now(UTC)
+    same_day = then.date() == now.date()
+    return f"{then:%H:%M:%S}" if same_day else f"{then:%m-%d %H:%M:%S}"
+
+
+def label_path(labels: Json) -> str:
+    """Return labels as a path: `checkout / pay`."""
+    parts = [str(v) if k in PLAIN else f"{k} {v}" for k, v in labels.items() if v]
+    return " / ".join(parts) or "all"
+
+
+def place(alert: Json) -> str:
+    """Return the labels that locate an alert, as a path."""
+    labels = alert["labels"]
+    return label_path({k: labels[k] for k in PLACE if k in labels} or labels)
+
+
+def limit(row: Json, unit: str) -> str:
+    """Return a row's threshold with its unit, `-` for none."""
+    return "-" if row["threshold"] is None else quantity(row["threshold"], unit)
+
+
+def delivery(message: Json) -> str:
+    """Return whether and when a message was delivered, and why not."""
+    failed = message["attempts"]
+    tries = f" after {plural(failed, 'failed attempt')}" if failed else ""
+    error = f": {message['error']}" if message["error"] else ""
+    match message["status"]:
+        case "sent":
+            code = f" (HTTP {message['code']})" if message["code"] else ""
+            return f"delivered at {utc_time(message['settled'])}{code}{tries}"
+        case "pending":
+            state = "pending"
+            if message["behind"]:
+                state += f" behind {message['behind']}"
+            elif message["next_attempt"]:
+                state += f", next attempt at {utc_time(message['next_attempt'])}"
+            return f"{state}{tries}{error}"
+        case "dead":
+            at = utc_time(message["settled"])
+            return f"given up at {at}, {message['reason']}{tries}{error}"
+    return f"not sent: {_SUPERSEDED.get(message['reason'], message['reason'])}"
+
+
+class ProgressLine:
+    """One line on stderr, rewritten in place; silent if stderr is not a terminal."""
+
+    def __init__(self) -> None:
+        self._shown = 0.0
+        self._width = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._width:
+            click.echo("\r" + " " * self._width + "\r", err=True, nl=False)
+
+    def show(self, line: Callable[[], str]) -> None:
+        """Show a line, unless one was shown a moment ago."""
+        now = time.monotonic()
+        if sys.stderr.isatty() and now - self._shown >= PROGRESS_SECONDS:
+            self._shown = now
+            text = line()
+            click.echo("\r" + text.ljust(self._width), err=True, nl=False)
+            self._width = len(text)
