@@ -182,13 +182,14 @@ interval = "often"
         "receiver.ops.max_age",
         "receiver.pager.routing_key",
         "heartbeat.interval",
-        "rule[0].window",
+        "alerting.group_wait",
         "rule[0].value",
+        "rule[0].window",
         "rule[0].match[1]",
         "rule[1].kind",
         "rule[1].name",
         "silence[0].starts",
-        "alerting.group_wait",
+        "silence[0].ends",
     ]
 
 

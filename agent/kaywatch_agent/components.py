@@ -82,7 +82,7 @@ class Components:
         )
         self.delivery = Delivery(
             config.notify,
-            alerts=self.alerting.alerts,
+            alerts=self.alerting.alerts_for,
             healthy=self._healthy,
             request_commit=self.request_commit,
             clock=clock,

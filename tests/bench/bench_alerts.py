@@ -62,7 +62,7 @@ for line in sys.stdin:
 # Each node is above its threshold as soon as it runs.
 MANY = """
 [alerting]
-max_instances_per_rule = 20000
+max_alerts_per_rule = 20000
 thresholds = { success_rate_min = false, error_rate_max = false, \
 avg_execution_time_max = false, memory_usage_max = false }
 [[rule]]

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import inspect
 import json
 import re
@@ -17,14 +18,10 @@ from typing import Any, Final, NamedTuple
 
 from kaywatch_agent.config import Sections
 from kaywatch_agent.notify.config import TYPES, HeartbeatConfig, ReceiverConfig
-from kaywatch_agent.rules import keys
-from kaywatch_agent.rules.keys import Key
+from kaywatch_agent.rules import config as rules
 from kaywatch_agent.settings.reader import Unit
 
 DOCS: Final = Path(__file__).parents[2] / "docs"
-
-# The tables that stand in docs/alerts.md as well, by the mark above each.
-SHARED: Final = {"rule": keys.COMMON, "alerting": keys.ALERTING}
 
 START: Final = """\
 # Configuration
@@ -56,10 +53,24 @@ WORDS: Final = {
     int: "whole number",
     float: "number",
     bool: "`true`, `false`",
+    dt.datetime: "date and time",
 }
 
-# Filled in by the loader, and no keys.
-HIDDEN: Final = ("name",)
+
+class Key(NamedTuple):
+    """One key of a table.
+
+    Attributes:
+        name: as it is written.
+        takes: what its value is.
+        default: as it would be written; empty for none.
+        what: what it is for, in Markdown.
+    """
+
+    name: str
+    takes: str
+    default: str
+    what: str
 
 
 class Page(NamedTuple):
@@ -82,11 +93,12 @@ def written() -> dict[Path, str]:
     """Return the pages by their paths."""
     pages = [*_sections(), *_rules(), *_receivers()]
     alerts = DOCS / "alerts.md"
+    shared = {"rule": rule_keys(), "alerting": keys_of(rules.AlertingConfig)}
     return {
         DOCS / "configuration.md": START + "".join(map(_page, pages)),
         alerts: re.sub(
             r"<!-- keys: (\w+) -->\n(?:\|.*\n)*",
-            lambda mark: f"<!-- keys: {mark[1]} -->\n{table(SHARED[mark[1]])}",
+            lambda mark: f"<!-- keys: {mark[1]} -->\n{table(shared[mark[1]])}",
             alerts.read_text(),
         ),
     }
@@ -139,14 +151,15 @@ def keys_of(kind: Any, but: Iterable[str] = ()) -> Iterator[Key]:
     said = attributes(kind)
     hints = typing.get_type_hints(kind, include_extras=True)
     for field in dataclasses.fields(kind):
-        if field.name in (*HIDDEN, *but):
+        if field.name in but:
             continue
         what = said.get(field.name, "")
         if not what or what == said.get(_stem(field.name)):
             what = _elsewhere(field.name, said)
         if dataclasses.MISSING is field.default is field.default_factory:
-            what = f"needed; {what}"
-        yield Key(field.name, _takes(hints[field.name]), _default(field), what)
+            what = f"required; {what}"
+        name = field.name.rstrip("_")
+        yield Key(name, _takes(hints[field.name]), _default(field), what)
 
 
 def attributes(kind: Any) -> dict[str, str]:
@@ -190,13 +203,17 @@ def _takes(kind: Any) -> str:
         unit: Unit = choices[1]
         return unit.name
     if origin is typing.Literal:
-        return ", ".join(f"`{choice}`" for choice in choices)
+        names = [str(c).lower() if isinstance(c, bool) else c for c in choices]
+        return ", ".join(f"`{name}`" for name in names)
     if origin is tuple:
-        return "tables" if dataclasses.is_dataclass(choices[0]) else "list of strings"
+        is_table = dataclasses.is_dataclass(choices[0])
+        if is_table or typing.get_origin(choices[0]) is dict:
+            return "list of tables"
+        return "list of strings"
     if origin is dict:
         return "table of strings"
-    if isinstance(kind, types.UnionType):
-        return _takes(next(c for c in choices if c is not types.NoneType))
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(_takes(c) for c in choices if c is not types.NoneType)
     return "table" if dataclasses.is_dataclass(kind) else WORDS[kind]
 
 
@@ -207,6 +224,8 @@ def _default(field: dataclasses.Field[Any]) -> str:
         value = field.default
     if dataclasses.is_dataclass(value) or value is dataclasses.MISSING or value is None:
         return ""
+    if isinstance(value, tuple) and value and dataclasses.is_dataclass(value[0]):
+        return ""
     # What TOML has of these is written as in JSON.
     return json.dumps(list(value) if isinstance(value, tuple) else value)
 
@@ -215,37 +234,28 @@ def _default(field: dataclasses.Field[Any]) -> str:
 
 
 def _rules() -> Iterator[Page]:
-    yield Page(
-        2,
-        "`[alerting]`",
-        "All alerts. [alerts.md](alerts.md) has rules at length, with examples.",
-        keys.ALERTING,
-    )
-    yield Page(
-        3,
-        "`[alerting.thresholds]`",
-        "The rules that are there without any; `false` for none.",
-        keys.THRESHOLDS,
-    )
-    yield Page(
-        2,
-        "`[[rule]]`",
-        "A rule. Those of its keys that are no `name`, `kind` or `enabled` may also"
-        " stand in `[defaults]`, for all rules that don't say otherwise.",
-        keys.COMMON,
-    )
-    for kind, own in keys.KIND_KEYS.items():
-        text = f'With `kind = "{kind}"`'
-        text += ", besides those:" if own else " there are no others."
-        yield Page(3, f"{kind}", text, own)
-    yield Page(
-        3,
-        "`[[rule.tiers]]`",
-        "One speed at which a budget is used up, of `burn_rate`.",
-        keys.TIERS,
-    )
-    yield Page(2, "`[[inhibit]]`", "Alerts that keep others quiet.", keys.INHIBIT)
-    yield Page(2, "`[[silence]]`", "Mutes notifications for a time.", keys.SILENCE)
+    yield from _section("[alerting]", rules.AlertingConfig, "alerting", 2)
+    yield Page(2, "`[[rule]]`", _first(rules.RuleConfig), rule_keys())
+    common = [field.name for field in dataclasses.fields(rules.RuleConfig)]
+    for name, kind in rules.KINDS.items():
+        own = tuple(keys_of(kind, common))
+        text = f'{_first(kind)}\n\nWith `kind = "{name}"`'
+        yield Page(
+            3,
+            name,
+            text + (", additionally:" if own else "; it has no other keys."),
+            own,
+        )
+    yield from _section("[[rule.tiers]]", rules.TierConfig, "rule.tiers", 3)
+    yield from _section("[[inhibit]]", rules.InhibitConfig, "inhibit", 2)
+    yield from _section("[[silence]]", rules.SilenceConfig, "silence", 2)
+
+
+def rule_keys() -> tuple[Key, ...]:
+    """Return the keys of every rule: those that `[defaults]` lacks first."""
+    defaults = [field.name for field in dataclasses.fields(rules.RuleDefaults)]
+    own = keys_of(rules.RuleConfig, defaults)
+    return (*own, *keys_of(rules.RuleDefaults))
 
 
 # -- receivers -------------------------------------------------------------------------
@@ -257,7 +267,7 @@ def _receivers() -> Iterator[Page]:
         "`[receiver.NAME]`",
         "Who is told, by a name of yours. [receivers.md](receivers.md) says what each"
         " is sent. `rate` has another default where its table below has one.",
-        tuple(keys_of(ReceiverConfig)),
+        tuple(keys_of(ReceiverConfig, ["name"])),
     )
     usual = {field.name: field.default for field in dataclasses.fields(ReceiverConfig)}
     for name, kind in TYPES.items():

@@ -26,7 +26,7 @@ CONFIG = """
 group_wait = "0"
 group_interval = "0"
 group_by = ["alertname", "unit"]
-max_instances_per_rule = 5000
+max_alerts_per_rule = 5000
 thresholds = {{ success_rate_min = false, error_rate_max = false, \
 avg_execution_time_max = false, memory_usage_max = false }}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import subprocess
 import sys
@@ -207,12 +208,14 @@ def test_mistakes_are_told_in_a_line(failing: Shell) -> None:
     assert "did you mean 'checkout-fails'?" in failing("why", "checkout-fail", code=1)
     assert "no such alert" in failing("why", "0123456789abcdef", code=1)
     assert "such as node=pay" in failing("why", "checkout-fails", "pay", code=2)
-    assert "is no matcher" in failing("silence", "add", "pay", "--for", "2h", code=2)
+    assert "invalid matcher pay" in failing(
+        "silence", "add", "pay", "--for", "2h", code=2
+    )
     assert 'invalid duration "soon"' in failing(
         "silence", "add", "a=b", "--for", "soon", code=2
     )
     everything = failing("silence", "add", "a!=b", "--for", "2h", code=1)
-    assert "hold for every alert" in everything
+    assert "match every alert" in everything
     assert "no such silence" in failing("silence", "expire", "123", code=1)
 
 
@@ -267,7 +270,7 @@ def test_rules_are_checked_with_all_that_is_wrong(tmp_path: Path) -> None:
         CONFIG.replace("metric", "metirc").replace("throughput", "thrupt")
     )
     text = shell("rules", "check", str(config), code=78)
-    assert "rule[0].metric: missing" in text
+    assert "rule[0].metirc: unknown key; did you mean metric?" in text
     assert "rule[1].when: thrupt: unknown metric" in text
     assert "can't read" in shell("rules", "check", str(tmp_path / "none"), code=78)
 
@@ -331,7 +334,7 @@ def test_rules_are_tried_on_the_past(tmp_path: Path) -> None:
     shell, store = Shell(), tmp_path / "kaywatch.db"
     record(store)
     text = shell("rules", "backtest", "--since", "7d", "--store", str(store))
-    assert "error_rate_max               3       1" in text
+    assert re.search("error_rate_max +3 +1 ", text)
     assert "memory_usage_max can't be looked at: memory_rss is not stored" in text
     assert "goes on" in text
     one = ["--store", str(store), "--rule", "success_rate_min"]

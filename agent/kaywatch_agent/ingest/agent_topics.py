@@ -123,7 +123,7 @@ class AgentTopics:
                 log.error("another agent", broker=self._label, reason=problem)
         elif self._alerts is not None and self._alerts.owns(topic):
             if retained:
-                self._alerts.found(topic)
+                self._alerts.discovered(topic)
                 self._wake.set()
         else:
             return False

@@ -1,4 +1,4 @@
-"""One alert of one rule: all that is remembered of it, and kept over restarts."""
+"""One alert of one rule, with everything about it that survives a restart."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from kaywatch_agent.rules.state import AlertState, Lifecycle
 __all__ = [
     "FLAPS",
     "Alert",
+    "FiringContext",
     "LastNotification",
     "Suppression",
     "SuppressionReason",
     "TimelineEntry",
-    "FiringContext",
-    "Worst",
-    "identity",
+    "WorstValue",
+    "alert_id",
 ]
 
-# Of each alert, for `kaywatch why`: what is older is forgotten, but for the turns that
-# began the present episode, however long it has lasted.
+# Entries per timeline. Older entries are dropped, except those that began the current
+# episode: `kaywatch why` shows them however long it lasts.
 MAX_ENTRIES: Final = 60
 _BEGINNINGS: Final = frozenset({AlertState.PENDING, AlertState.FIRING})
 
-# An alert that changes this often within an hour is flapping.
+# An alert that fires or resolves this often within an hour is flapping.
 FLAPS: Final = 4
 FLAP_SECONDS: Final = 3600.0
-MAX_CHANGES: Final = 64
+MAX_FLAP_TIMES: Final = 64
 
 
 class LastNotification(msgspec.Struct, frozen=True):
-    """What a receiver was notified of last; times are of the alerts' own clock.
+    """The last notification of an alert to one receiver.
 
     Attributes:
         episode: the number of the alert's episode.
-        last: whether the alert fired or ended.
-        at: when it was notified.
-        fired_at: when it was notified last that an episode began.
+        last: whether the notification was about firing or resolving.
+        at: when it was planned, in seconds of the alert clock.
+        fired_at: when the last `firing` notification was planned, likewise.
     """
 
     episode: int
@@ -53,7 +53,7 @@ class LastNotification(msgspec.Struct, frozen=True):
 
 
 class SuppressionReason(StrEnum):
-    """Why a receiver is not notified; also the label of a metric."""
+    """Why a receiver is not notified; also a label value of a metric."""
 
     SILENCED = "silenced"
     INHIBITED = "inhibited"
@@ -67,8 +67,8 @@ class Suppression(msgspec.Struct, frozen=True):
     Attributes:
         reason: the kind of reason.
         text: the details.
-        until: when it is over, by the alerts' clock; None where that isn't known.
-        by: the id of the silence, or of the alert that inhibits; empty for neither.
+        until: when it ends, in seconds of the alert clock; None if unknown.
+        by: the id of the silence or of the inhibiting alert; empty otherwise.
     """
 
     reason: SuppressionReason
@@ -81,10 +81,10 @@ class Suppression(msgspec.Struct, frozen=True):
 
 
 class TimelineEntry(msgspec.Struct, frozen=True):
-    """A change of an alert's state, or that a receiver was notified, or was not.
+    """A change of state, or a notification that was planned or suppressed.
 
-    For a change, `before` and `after` are the states, and the rest is the result of the
-    evaluation; else they are empty, null and 0.
+    For a change of state, `before` and `after` are the states, and the other fields are
+    the result of the evaluation. For a notification they are empty, null and 0.
     """
 
     time: Moment
@@ -98,8 +98,8 @@ class TimelineEntry(msgspec.Struct, frozen=True):
     errors: Count = 0
 
 
-class Worst(msgspec.Struct, frozen=True):
-    """The evaluation of an episode whose value was the worst."""
+class WorstValue(msgspec.Struct, frozen=True):
+    """The evaluation of an episode that had the worst value."""
 
     time: Moment
     value: float
@@ -108,82 +108,94 @@ class Worst(msgspec.Struct, frozen=True):
 
 
 class FiringContext(msgspec.Struct, frozen=True):
-    """What was seen when an episode began; frozen, and kept with it."""
+    """What was known when an episode began; it does not change afterwards.
+
+    `budget_left` is the remaining share of the error budget, for burn-rate rules.
+    """
 
     error_classes: tuple[tuple[str, int], ...] = ()
     transition: str = ""
     history: tuple[float | None, ...] = ()
     evidence: tuple[Evidence, ...] = ()
     completeness: float | None = None
-    budget_left: float | None = None  # of an objective's, as a share
+    budget_left: float | None = None
 
 
-class Alert(msgspec.Struct, dict=True):
+# The keys of the stored documents, where they are older than the attributes' names.
+_STORED: Final = {
+    "rule_fingerprint": "meaning",
+    "lifecycle": "life",
+    "notified": "told",
+    "suppressions": "held",
+    "flap_times": "changes",
+    "timeline": "log",
+    "dropped_entries": "left_out",
+}
+
+
+class Alert(msgspec.Struct, dict=True, rename=_STORED):
     """One alert.
 
     Attributes:
-        rule: its rule's name.
-        labels: what tells it from the rule's other alerts.
-        meaning: of the rule that judged it last.
-        life: its state.
-        value, threshold, executions, errors, note: of the last evaluation.
-        told: by receiver, what that knows.
-        held: by receiver, why it isn't told.
-        changes: when it began to fire or ended, by the alerts' clock.
-        log: its story.
-        left_out: how many lines of it were forgotten.
-        context: what was seen when the episode began.
-        worst: of the episode; None where no value was known.
+        rule: the name of its rule.
+        labels: the labels that distinguish it from the rule's other alerts.
+        rule_fingerprint: of the rule when it was last evaluated.
+        lifecycle: its state and timers.
+        value, threshold, executions, errors, note: results of the last evaluation.
+        notified: the last notification, by receiver.
+        suppressions: why a receiver is not notified, by receiver.
+        flap_times: when it fired or resolved, in seconds of the alert clock.
+        timeline: changes of state and notifications, the oldest first.
+        dropped_entries: how many entries of the timeline were dropped.
+        context: what was known when the episode began.
+        worst: of the episode; None if no value was known.
     """
 
     rule: str
     labels: dict[str, str]
-    meaning: str = ""
-    life: Lifecycle = Lifecycle()
+    rule_fingerprint: str = ""
+    lifecycle: Lifecycle = Lifecycle()
     value: float | None = None
     threshold: float | None = None
     executions: int = 0
     errors: int = 0
     note: str = ""
-    told: dict[str, LastNotification] = {}
-    held: dict[str, Suppression] = {}
-    changes: list[float] = []
-    log: list[TimelineEntry] = []
-    left_out: int = 0
+    notified: dict[str, LastNotification] = {}
+    suppressions: dict[str, Suppression] = {}
+    flap_times: list[float] = []
+    timeline: list[TimelineEntry] = []
+    dropped_entries: int = 0
     context: FiringContext = FiringContext()
-    worst: Worst | None = None
+    worst: WorstValue | None = None
 
     @property
     def key(self) -> tuple[str, tuple[str, ...]]:
-        """What it is found by: its rule, and the values of its labels."""
+        """Its rule, and the values of its labels."""
         return self.rule, tuple(self.labels.values())
 
     @cached_property
     def id(self) -> str:
-        """What it is called in the store, the API and on the command line."""
-        return identity(self.rule, self.labels)
+        """Its id in the store, over HTTP and on the command line."""
+        return alert_id(self.rule, self.labels)
 
-    @property
-    def held_back(self) -> dict[str, str]:
-        """By receiver, why it isn't told, in words."""
-        return {name: str(held) for name, held in self.held.items()}
+    def add_note(self, time: float, text: str) -> None:
+        """Add to the timeline that a receiver was notified, or why it was not."""
+        self._add(TimelineEntry(time, text, episode=self.lifecycle.episode))
 
-    def say(self, time: float, text: str) -> None:
-        """Add to its story what a receiver is told, or isn't."""
-        self._add(TimelineEntry(time, text, episode=self.life.episode))
-
-    def turn(self, time: float, before: AlertState) -> None:
-        """Add to its story that it came into another state, and what was found."""
-        after = self.life.state
-        reason = f", {self.life.reason}" if self.life.reason else ""
-        begun = AlertState.PENDING in (before, after) and after is not AlertState.FIRING
+    def add_change(self, time: float, before: AlertState) -> None:
+        """Add to the timeline that the state changed, with the evaluation's result."""
+        life = self.lifecycle
+        after, reason = life.state, f", {life.reason}" if life.reason else ""
+        # A pending alert belongs to the episode that it may begin.
+        pending = AlertState.PENDING in (before, after)
+        begins = pending and after is not AlertState.FIRING
         self._add(
             TimelineEntry(
                 time,
                 f"{before} -> {after}{reason}",
                 before,
                 after,
-                self.life.episode + begun,
+                life.episode + begins,
                 self.value,
                 self.threshold,
                 self.executions,
@@ -191,58 +203,59 @@ class Alert(msgspec.Struct, dict=True):
             )
         )
 
-    def weigh(self, time: float, *, falls: bool) -> bool:
-        """Remember an evaluation if it is the worst of its episode; return whether."""
+    def update_worst(self, time: float, *, low_is_bad: bool) -> bool:
+        """Store the evaluation if it is the episode's worst; return whether it is."""
         value, worst = self.value, self.worst
-        if value is None or (
-            worst is not None
-            and (value >= worst.value if falls else value <= worst.value)
-        ):
+        if value is None:
             return False
-        self.worst = Worst(time, value, self.executions, self.errors)
+        if worst is not None:
+            better = value >= worst.value if low_is_bad else value <= worst.value
+            if better:
+                return False
+        self.worst = WorstValue(time, value, self.executions, self.errors)
         return True
 
-    def changed(self, clock: float) -> None:
-        """Note that it began to fire or ended."""
-        self.changes = [at for at in self.changes if clock - at <= FLAP_SECONDS]
-        self.changes.append(clock)
-        del self.changes[:-MAX_CHANGES]
+    def add_flap(self, clock: float) -> None:
+        """Record that it fired or resolved."""
+        recent = [at for at in self.flap_times if clock - at <= FLAP_SECONDS]
+        self.flap_times = [*recent, clock][-MAX_FLAP_TIMES:]
 
-    def flaps(self, clock: float) -> int:
-        """Return how often it changed within the hour."""
-        return sum(clock - at <= FLAP_SECONDS for at in self.changes)
+    def count_flaps(self, clock: float) -> int:
+        """Return how often it fired or resolved within the last hour."""
+        return sum(clock - at <= FLAP_SECONDS for at in self.flap_times)
 
-    def flapping(self, clock: float) -> bool:
-        """Return whether it fires and ends again and again."""
-        return self.flaps(clock) >= FLAPS
+    def is_flapping(self, clock: float) -> bool:
+        """Return whether it fires and resolves repeatedly."""
+        return self.count_flaps(clock) >= FLAPS
 
-    def frozen(self) -> Alert:
-        """Return a copy that changes no more."""
-        found = msgspec.structs.replace(
+    def snapshot(self) -> Alert:
+        """Return a copy that later evaluations do not change."""
+        copy = msgspec.structs.replace(
             self,
-            told=dict(self.told),
-            held=dict(self.held),
-            changes=list(self.changes),
-            log=list(self.log),
+            notified=dict(self.notified),
+            suppressions=dict(self.suppressions),
+            flap_times=list(self.flap_times),
+            timeline=list(self.timeline),
         )
-        # The id takes longer to make than all the rest.
-        found.__dict__["id"] = self.id
-        return found
+        # Computing the id takes longer than the rest of the copy.
+        copy.__dict__["id"] = self.id
+        return copy
 
     def _add(self, entry: TimelineEntry) -> None:
-        self.log.append(entry)
-        while len(self.log) > MAX_ENTRIES:
-            spare = (n for n, old in enumerate(self.log) if not self._begins(old))
-            del self.log[next(spare, 0)]
-            self.left_out += 1
+        self.timeline.append(entry)
+        while len(self.timeline) > MAX_ENTRIES:
+            entries = enumerate(self.timeline)
+            spare = (n for n, old in entries if not self._begins_episode(old))
+            del self.timeline[next(spare, 0)]
+            self.dropped_entries += 1
 
-    def _begins(self, entry: TimelineEntry) -> bool:
-        """Whether it is one of the first turns of what goes on."""
-        episode = self.life.episode + (self.life.state is AlertState.PENDING)
+    def _begins_episode(self, entry: TimelineEntry) -> bool:
+        """Return whether an entry is one of the changes that began the episode."""
+        episode = self.lifecycle.episode + (self.lifecycle.state is AlertState.PENDING)
         first = entry.after in _BEGINNINGS and entry.before != AlertState.RECOVERING
         return first and entry.episode == episode
 
 
-def identity(rule: str, labels: Mapping[str, str]) -> str:
-    """Return what identifies an alert: 16 hexadecimal digits."""
+def alert_id(rule: str, labels: Mapping[str, str]) -> str:
+    """Return the id of an alert: 16 hexadecimal digits."""
     return fingerprint({**labels, "alertname": rule})

@@ -1,12 +1,13 @@
-"""The alert topics of one broker: the state of each firing alert, and every change.
+"""Which alert messages to publish to one MQTT broker.
 
-    PREFIX/v1/alerts/RULE/ID/state   retained while the alert fires; at its end `ok`
-                                     once, not retained, then empty to clear it
+    PREFIX/v1/alerts/RULE/ID/state   the state of a firing alert, retained; when it
+                                     resolves, its last state, not retained, and then
+                                     an empty message that clears the topic
     PREFIX/v1/agent/changes          every change of every alert, not retained
 
-Strategy: what the broker should hold is known here, and which topics are due. After a
-lost connection all of them are. What the broker holds from an earlier process is found
-by reading it, and cleared.
+Strategy: the publisher knows what the broker should retain, and which topics are due.
+After a lost connection all of them are. Topics retained from an earlier process are
+discovered by subscribing to them, and cleared.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from kaywatch import wire
 from kaywatch_agent.rules.alert import Alert
 from kaywatch_agent.rules.snapshot import AlertsSnapshot
 
-__all__ = ["TopicMessage", "AlertPublisher"]
+__all__ = ["AlertPublisher", "TopicMessage"]
 
-# Changes that wait to be published. There are none while the broker is away.
+# Changes waiting to be published; none are queued while the broker is away.
 MAX_CHANGES: Final = 1_000
 
 
@@ -35,21 +36,21 @@ class TopicMessage(NamedTuple):
 
 
 class AlertPublisher:
-    """What one broker should hold of alerts, and what to publish next.
+    """What one broker should retain about alerts, and what to publish next.
 
     Attributes:
-        filter: the subscription that feeds `found`.
-        dropped: changes that were not published, since too many waited.
+        filter: the subscription whose topics go to `discovered`.
+        dropped: changes that were dropped because too many were waiting.
     """
 
     def __init__(
         self, prefix: str, encode: Callable[[AlertsSnapshot, Alert], bytes]
     ) -> None:
-        """Begin without alerts.
+        """Start without alerts.
 
         Args:
             prefix: of the topics.
-            encode: returns an alert's payload.
+            encode: returns the payload of an alert.
         """
         self.filter = alert_topic(prefix, "+", "+")
         self.dropped = 0
@@ -58,22 +59,23 @@ class AlertPublisher:
         self._changes_topic = wire.topic(prefix, "agent", "changes")
         self._encode = encode
         self._firing: dict[str, tuple[AlertsSnapshot, Alert]] = {}  # by topic
-        self._ended: dict[str, tuple[AlertsSnapshot, Alert]] = {}  # `ok` is due
+        self._resolved: dict[str, tuple[AlertsSnapshot, Alert]] = {}  # to be published
         self._due: dict[str, None] = {}  # topics, in order
         self._changes: deque[tuple[AlertsSnapshot, Alert]] = deque()
         self._connected = False
 
-    def changed(self, picture: AlertsSnapshot) -> None:
-        """Take alerts whose state has changed; at the start, those that fire."""
-        background = _background(picture)
-        for alert in picture.instances:
+    def changed(self, snapshot: AlertsSnapshot) -> None:
+        """Queue alerts whose state changed; at the start, those that fire."""
+        # An alert is kept while it fires: without the other alerts and the results.
+        background = snapshot._replace(alerts=(), results={})
+        for alert in snapshot.alerts:
             topic, change = self._topic(alert), (background, alert)
-            if alert.life.is_firing:
-                self._ended.pop(topic, None)
+            if alert.lifecycle.is_firing:
+                self._resolved.pop(topic, None)
                 self._firing[topic] = change
                 self._due[topic] = None
             elif self._firing.pop(topic, None):
-                self._ended[topic] = change
+                self._resolved[topic] = change
                 self._due[topic] = None
             if self._connected:
                 self._changes.append(change)
@@ -82,12 +84,12 @@ class AlertPublisher:
             self.dropped += 1
 
     def connected(self) -> None:
-        """Publish all firing alerts: the broker may hold none."""
+        """Publish all firing alerts: the broker may have lost them."""
         self._connected = True
         self._due.update(dict.fromkeys(self._firing))
 
     def disconnected(self) -> None:
-        """Keep what is due, and leave out the changes on the way there."""
+        """Keep the topics that are due, and discard the queued changes."""
         self._connected = False
         self._changes.clear()
 
@@ -95,8 +97,8 @@ class AlertPublisher:
         """Return whether a topic is that of an alert."""
         return topic.startswith(self._start) and topic.endswith("/state")
 
-    def found(self, topic: str) -> None:
-        """Clear a topic that the broker holds, unless its alert fires."""
+    def discovered(self, topic: str) -> None:
+        """Clear a topic that the broker retains, unless its alert fires."""
         if topic not in self._firing:
             self._due[topic] = None
 
@@ -104,7 +106,7 @@ class AlertPublisher:
         """Yield what to publish, in order, until nothing is due."""
         while True:
             if self._due:
-                yield self._state(next(iter(self._due)))
+                yield self._next_state(next(iter(self._due)))
             elif self._changes:
                 yield self._message(self._changes_topic, self._changes.popleft(), False)
             else:
@@ -112,9 +114,9 @@ class AlertPublisher:
 
     # -- inside ----------------------------------------------------------------------
 
-    def _state(self, topic: str) -> TopicMessage:
-        if topic in self._ended:  # it stays due, to be cleared
-            return self._message(topic, self._ended.pop(topic), False)
+    def _next_state(self, topic: str) -> TopicMessage:
+        if topic in self._resolved:  # it stays due, to be cleared next
+            return self._message(topic, self._resolved.pop(topic), False)
         del self._due[topic]
         if topic in self._firing:
             return self._message(topic, self._firing[topic], True)
@@ -129,15 +131,10 @@ class AlertPublisher:
         return alert_topic(self._prefix, quote(alert.rule, safe=""), alert.id)
 
 
-def _background(picture: AlertsSnapshot) -> AlertsSnapshot:
-    """Return what one alert of a picture needs; it is kept while that alert fires."""
-    return picture._replace(instances=(), found={})
-
-
 def alert_topic(prefix: str, rule: str, alert: str) -> str:
     """Return the topic of an alert's state.
 
-    Its last word is none of a client's: an ACL lets a client with slashes in its id
+    No client topic ends in `state`. An ACL lets a client whose id contains slashes
     write to every topic that ends in `up`.
     """
     return wire.topic(prefix, f"alerts/{rule}/{alert}", "state")

@@ -1,4 +1,4 @@
-"""All alerts, their clock, and which of them have to be written."""
+"""All alerts, the alert clock, and the documents that have to be written."""
 
 from __future__ import annotations
 
@@ -15,88 +15,92 @@ __all__ = ["CLOCK", "AlertStore", "Document", "Documents"]
 
 CLOCK: Final = "clock"
 
-# Timers that go on are written this often, in seconds; all else at once.
+# An alert of which only a timer advanced is written this often, in seconds; any other
+# change is written at once.
 WRITE_SECONDS: Final = 10.0
 
-# An alert that ended after a notification is kept for a day: for cooldowns, and `why`.
-REMEMBER_SECONDS: Final = 86_400.0
+# A resolved alert is kept for a day: for cooldowns, and for `kaywatch why`.
+RETENTION_SECONDS: Final = 86_400.0
 
 Document = tuple[str, str]  # (kind, id)
-Documents = Mapping[Document, bytes | None]  # JSON; None for what is gone
+Documents = Mapping[Document, bytes | None]  # JSON; None for a deleted document
 
 
 class Clock(msgspec.Struct):
-    """The alerts' clock, and the wall's when it was written."""
+    """The alert clock, and the wall clock when it was written."""
 
     seconds: float
     wall: float
 
 
 class AlertStore:
-    """What is remembered from evaluation to evaluation.
+    """The alerts between evaluations.
 
     Attributes:
         alerts: by rule and the values of their labels.
-        clock: the alerts' own, in seconds; it includes downtime, and never goes back.
+        clock: the alert clock, in seconds. It includes downtime and never goes back,
+            unlike the wall clock.
     """
 
     def __init__(self) -> None:
         self.alerts: dict[tuple[str, tuple[str, ...]], Alert] = {}
         self.clock = 0.0
-        self._written: dict[str, float] = {}  # when, by id and the alerts' clock
+        self._written: dict[str, float] = {}  # alert clock, by id
         self._changed: dict[str, Alert | None] = {}
-        self._ticking: dict[str, Alert] = {}  # only a timer went on
+        self._timer_only: dict[str, Alert] = {}
 
     def restore(self, documents: Mapping[Document, bytes], now: float) -> float:
-        """Continue after a restart; return for how many seconds nobody looked."""
-        away = 0.0
+        """Restore the alerts after a restart; return the downtime in seconds."""
+        downtime = 0.0
         for (kind, _), data in documents.items():
             if kind == "alert":
                 alert = msgspec.json.decode(data, type=Alert)
                 self.alerts[alert.key] = alert
             elif kind == CLOCK:
                 clock = msgspec.json.decode(data, type=Clock)
-                away = max(0.0, now - clock.wall)
-                self.clock = clock.seconds + away
-        return away
+                downtime = max(0.0, now - clock.wall)
+                self.clock = clock.seconds + downtime
+        return downtime
 
-    def changed(self, alert: Alert, *, timer_only: bool = False) -> None:
-        """Have an alert written: soon, if only a timer went on."""
-        (self._ticking if timer_only else self._changed)[alert.id] = alert
+    def mark_changed(self, alert: Alert, *, timer_only: bool = False) -> None:
+        """Have an alert written: later, if only a timer advanced."""
+        (self._timer_only if timer_only else self._changed)[alert.id] = alert
 
     def forget(self, now: float) -> None:
-        """Drop the alerts of which nothing has to be remembered any more."""
+        """Delete alerts that resolved long ago and that no cooldown needs."""
         for key, alert in list(self.alerts.items()):
-            if alert.life.state is not AlertState.OK:
+            if alert.lifecycle.state is not AlertState.OK:
                 continue
-            ended = alert.life.ended
-            recent = ended is not None and now - ended < REMEMBER_SECONDS
-            told = alert.told.values()
-            if not recent and all(self.clock - t.at > REMEMBER_SECONDS for t in told):
+            ended = alert.lifecycle.ended
+            recent = ended is not None and now - ended < RETENTION_SECONDS
+            oldest = self.clock - RETENTION_SECONDS
+            if not recent and all(n.at < oldest for n in alert.notified.values()):
                 del self.alerts[key]
                 self._changed[alert.id] = None
 
     def documents(
         self, now: float, *, full: bool = False
     ) -> dict[Document, bytes | None]:
-        """Return what changed since the last call, or all of it."""
+        """Return the documents that changed since the last call, or all of them."""
         changed = self._changed
-        for name, alert in self._ticking.items():
-            if self._due(name):
-                changed.setdefault(name, alert)
+        for alert_id, alert in self._timer_only.items():
+            if self._is_due(alert_id):
+                changed.setdefault(alert_id, alert)
         if full:
             changed |= {alert.id: alert for alert in list(self.alerts.values())}
-        self._changed, self._ticking = {}, {}
-        found: dict[Document, bytes | None] = {}
-        for name, known in changed.items():
-            found["alert", name] = None if known is None else msgspec.json.encode(known)
-            self._written[name] = self.clock
-            if known is None:
-                del self._written[name]
-        if found or full or self._due(CLOCK):
-            found[CLOCK, CLOCK] = msgspec.json.encode(Clock(self.clock, now))
+        self._changed, self._timer_only = {}, {}
+        documents: dict[Document, bytes | None] = {}
+        for alert_id, state in changed.items():
+            if state is None:
+                documents["alert", alert_id] = None
+                self._written.pop(alert_id, None)
+            else:
+                documents["alert", alert_id] = msgspec.json.encode(state)
+                self._written[alert_id] = self.clock
+        if documents or full or self._is_due(CLOCK):
+            documents[CLOCK, CLOCK] = msgspec.json.encode(Clock(self.clock, now))
             self._written[CLOCK] = self.clock
-        return found
+        return documents
 
-    def _due(self, name: str) -> bool:
-        return self.clock - self._written.get(name, -math.inf) >= WRITE_SECONDS
+    def _is_due(self, document: str) -> bool:
+        return self.clock - self._written.get(document, -math.inf) >= WRITE_SECONDS

@@ -1,7 +1,10 @@
-"""An alert as facts, for those who tell of it and those who show it."""
+"""Describes alerts and rules for people and notifications: facts, and one sentence."""
 
 from __future__ import annotations
 
+import string
+from collections.abc import Mapping
+from typing import Any, Final
 from urllib.parse import urlencode
 
 from kaywatch_agent.model.alerts import AlertDetails, dedup_key
@@ -18,126 +21,113 @@ from kaywatch_agent.rules.rule import (
     Transition,
 )
 from kaywatch_agent.rules.state import AlertState
-from kaywatch_agent.rules.summary import fill, usual
 from kaywatch_agent.units import duration, quantity
 
-__all__ = ["all_labels", "condition_of", "describe", "labels_of", "unit_of", "words"]
+__all__ = [
+    "FIELDS",
+    "check_template",
+    "condition_text",
+    "describe",
+    "predicate_text",
+    "unit_of",
+]
 
-
-def labels_of(
-    instance: Alert, rule: Rule | None, settings: AlertSettings
-) -> dict[str, str]:
-    """Return the labels of an alert, but for `alertname` and `severity`."""
-    own = {name: value for name, value in instance.labels.items() if value}
-    return {**settings.labels, **(rule.labels if rule else {}), **own}
-
-
-def all_labels(instance: Alert, settings: AlertSettings) -> dict[str, str]:
-    """Return all labels of an alert, with `alertname` and `severity`."""
-    rule = settings.rules.get(instance.rule)
-    return {
-        **labels_of(instance, rule, settings),
-        "alertname": instance.rule,
-        "severity": rule.severity if rule else "warning",
-    }
+# The fields of a summary's template, besides the alert's labels.
+FIELDS: Final = (
+    "rule", "value", "threshold", "clear", "window", "executions", "errors", "metric"
+)  # fmt: skip
 
 
 def describe(
-    instance: Alert, settings: AlertSettings, host: str, clock: float
+    alert: Alert, settings: AlertSettings, host: str, clock: float
 ) -> AlertDetails:
-    """Return the facts about an alert.
+    """Return an alert as notifications carry it.
 
     Args:
-        instance: the alert.
-        settings: the rules, and what else is set.
-        host: where the agent runs.
-        clock: the alerts' own, in seconds.
+        alert: the alert.
+        settings: the rules and everything else that is configured.
+        host: the agent's host name.
+        clock: the alert clock, in seconds.
     """
-    rule = settings.rules.get(instance.rule)
-    life, context, worst = instance.life, instance.context, instance.worst
-    labels = labels_of(instance, rule, settings)
-    unit = unit_of(rule)
+    rule = settings.rules.get(alert.rule)
+    life, context, worst = alert.lifecycle, alert.context, alert.worst
+    labels = settings.own_labels(alert)
     return AlertDetails(
-        id=instance.id,
-        rule=instance.rule,
-        severity=rule.severity if rule else "warning",
+        id=alert.id,
+        rule=alert.rule,
+        severity=settings.severity_of(alert),
         labels=labels,
-        dedup_key=dedup_key(settings.namespace, instance.rule, instance.labels),
+        dedup_key=dedup_key(settings.namespace, alert.rule, alert.labels),
         episode=life.episode,
         resolved=not life.is_firing,
         reason=life.reason,
-        condition=condition_of(rule),
-        value=instance.value,
-        threshold=instance.threshold,
-        clear=_clear(rule),
-        unit=unit,
+        condition=condition_text(rule),
+        value=alert.value,
+        threshold=alert.threshold,
+        clear=_clear_at(rule),
+        unit=unit_of(rule),
         worst=worst.value if worst else None,
         worst_at=worst.time if worst else None,
         window_seconds=rule.window if rule else 0.0,
-        executions=instance.executions,
-        errors=instance.errors,
+        executions=alert.executions,
+        errors=alert.errors,
         completeness=context.completeness,
         started=life.started,
         fired=life.fired,
         ended=life.ended,
-        summary=_summary(instance, rule, labels, unit),
+        summary=_summary(alert, rule, labels),
         error_classes=context.error_classes,
         transition=context.transition,
         history=context.history,
         evidence=context.evidence,
         host=host,
         runbook_url=rule.runbook_url if rule else "",
-        dashboard_url=_link(settings, "/", graph=instance.labels.get("graph", "")),
-        silence_url=_link(settings, "/silence", alert=instance.id),
-        flapping=instance.flapping(clock),
-        note=_note(instance, rule),
+        dashboard_url=_link(settings, "/", graph=alert.labels.get("graph", "")),
+        silence_url=_link(settings, "/silence", alert=alert.id),
+        flapping=alert.is_flapping(clock),
+        note=_note(alert, rule),
     )
 
 
-def condition_of(rule: Rule | None) -> str:
-    """Return what a rule looks for, in words."""
-    if rule is None:
-        return ""
-    match rule.test:
+def condition_text(rule: Rule | None) -> str:
+    """Return the condition of a rule, such as `error_rate > 0.05`."""
+    match rule.condition if rule else None:
         case Threshold(breach=breach):
-            return words(breach)
+            return predicate_text(breach)
         case Absence(max_age=age):
             return f"no execution for {quantity(age, 'seconds')}"
-        case BurnRate() as test:
-            return f"burn rate > {test.factor:g} of objective {test.objective:g}"
-        case Transition(change="share") as test:
-            ends = [
-                f"{word} {end:.0%}"
-                for word, end in (("above", test.above), ("below", test.below))
-                if end is not None
+        case BurnRate() as burn:
+            return f"burn rate > {burn.factor:g} of objective {burn.objective:g}"
+        case Transition(change="share") as share:
+            ends = {"above": share.above, "below": share.below}
+            parts = [
+                f"{word} {end:.0%}" for word, end in ends.items() if end is not None
             ]
-            return f"share of {test.action} {' or '.join(ends)}"
+            return f"share of {share.action} {' or '.join(parts)}"
         case Transition(change="new"):
             return "an action that was never taken before"
         case Transition():
             return "an action that is no longer taken"
-        case Stuck() as test:
-            text = f"at work for over {test.factor:g} times its p99"
-            if test.max_age is None:
+        case Stuck() as stuck:
+            text = f"in flight for over {stuck.factor:g} times its p99"
+            if stuck.max_age is None:
                 return text
-            return f"{text}, or {quantity(test.max_age, 'seconds')}"
+            return f"{text}, or {quantity(stuck.max_age, 'seconds')}"
+    return ""
 
 
-# -- inside --------------------------------------------------------------------------
-
-
-def words(condition: Predicate) -> str:
-    """Return a condition; bytes as people write them."""
-    if isinstance(condition, Compare):
-        metric, op, value = condition
+def predicate_text(predicate: Predicate) -> str:
+    """Return a predicate; a size in bytes with its unit."""
+    if isinstance(predicate, Compare):
+        metric, op, value = predicate
         if metrics.find(metric).unit == "bytes":
             return f"{metric} {op} {quantity(value, 'bytes')}"
-    return str(condition)
+    return str(predicate)
 
 
 def unit_of(rule: Rule | None) -> str:
-    """Return the unit of what a rule looks at."""
-    match rule.test if rule else None:
+    """Return the unit of a rule's value."""
+    match rule.condition if rule else None:
         case Threshold(metric=metric):
             return metrics.find(metric).unit
         case Absence() | Stuck():
@@ -147,71 +137,129 @@ def unit_of(rule: Rule | None) -> str:
     return ""
 
 
-def _note(instance: Alert, rule: Rule | None) -> str:
-    left = instance.context.budget_left
-    if left is None or rule is None or not isinstance(rule.test, BurnRate):
-        return instance.note
-    of = f"of the error budget of {duration(rule.test.slo_window)}"
-    budget = f"{quantity(left, 'ratio')} {of} was left when it fired"
+def check_template(template: str) -> str:
+    """Return the template of a summary if it is valid.
+
+    Raises:
+        ValueError: the part that is invalid, and why.
+    """
+    try:
+        fields = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise ValueError(f"{template!r}: {error}") from None
+    for _, name, spec, conversion in fields:
+        if name is None:
+            continue
+        if not name.isidentifier() or conversion:
+            raise ValueError(f"{{{name}}}: expected a plain name such as {{node}}")
+        if spec and name in ("value", "threshold", "clear"):
+            try:
+                format(1.5, spec)
+            except ValueError as error:
+                raise ValueError(f"{{{name}:{spec}}}: {error}") from None
+    return template
+
+
+# -- inside --------------------------------------------------------------------------
+
+
+def _note(alert: Alert, rule: Rule | None) -> str:
+    left = alert.context.budget_left
+    if left is None or rule is None or not isinstance(rule.condition, BurnRate):
+        return alert.note
+    budget = f"of the error budget of {duration(rule.condition.slo_window)}"
+    text = f"{quantity(left, 'ratio')} {budget} was left when it fired"
     if left <= 0:
-        budget = f"all {of} was used up when it fired"
-    return f"{instance.note}; {budget}" if instance.note else budget
+        text = f"all {budget} was used up when it fired"
+    return f"{alert.note}; {text}" if alert.note else text
 
 
-def _clear(rule: Rule | None) -> float | None:
-    return rule.test.clear_at if rule and isinstance(rule.test, Threshold) else None
+def _clear_at(rule: Rule | None) -> float | None:
+    threshold = rule is not None and isinstance(rule.condition, Threshold)
+    return rule.condition.clear_at if threshold else None  # type: ignore[union-attr]
 
 
-def _summary(
-    instance: Alert, rule: Rule | None, labels: dict[str, str], unit: str
-) -> str:
-    where = " / ".join(value for value in instance.labels.values() if value)
+def _summary(alert: Alert, rule: Rule | None, labels: Mapping[str, str]) -> str:
+    where = " / ".join(value for value in alert.labels.values() if value) or alert.rule
     if rule is None:
-        return f"{where or instance.rule}: the rule is gone"
-    over = instance.life.state is AlertState.OK and isinstance(rule.test, Threshold)
-    if rule.summary and not over:  # it says what is wrong, which isn't so any more
-        return fill(
-            rule.summary,
-            {
-                **labels,
-                "rule": rule.name,
-                "metric": getattr(rule.test, "metric", rule.kind),
-                "value": instance.value,
-                "threshold": instance.threshold,
-                "clear": _clear(rule),
-                "window": quantity(rule.window, "seconds"),
-                "executions": instance.executions,
-                "errors": instance.errors,
-            },
-        )
-    where = where or instance.rule
-    match rule.test:
-        case Threshold(metric=metric, breach=breach):
-            op = getattr(breach, "op", ">")
-            counts = (instance.executions, instance.errors, rule.window)
-            return usual(
-                where, metric, op, instance.value, instance.threshold, unit, counts
-            )
+        return f"{where}: the rule was removed"
+    # A template describes the problem. A resolved threshold has none to describe.
+    resolved = alert.lifecycle.state is AlertState.OK
+    if rule.summary and not (resolved and isinstance(rule.condition, Threshold)):
+        return _fill(rule.summary, _fields(alert, rule, labels))
+    unit = unit_of(rule)
+    match rule.condition:
+        case Threshold() as threshold:
+            return f"{where}: {_comparison(alert, rule, threshold)}"
+        case Absence() if alert.value is None:
+            return f"{where}: no execution was ever seen"
         case Absence():
-            age = "never" if instance.value is None else quantity(instance.value, unit)
-            last = (
-                "it never ran"
-                if instance.value is None
-                else f"the last ended {age} ago"
-            )
-            return f"{where}: no execution, {last}"
+            return f"{where}: no execution for {quantity(alert.value, unit)}"
         case BurnRate():
-            return f"{where}: {instance.note or condition_of(rule)}"
+            return f"{where}: {alert.note or condition_text(rule)}"
         case Stuck():
-            return f"{where}: at work for {quantity(instance.value, unit)}"
+            return f"{where}: in flight for {quantity(alert.value, unit)}"
         case Transition(change="share", action=action):
-            share = quantity(instance.value, unit)
+            share = quantity(alert.value, unit)
             return f"{where}: {action} after {share} of executions"
-    return f"{where}: {condition_of(rule)}"
+    return f"{where}: {condition_text(rule)}"
+
+
+def _comparison(alert: Alert, rule: Rule, condition: Threshold) -> str:
+    """Return such as `error rate 7.0 %, above 5.0 % (7 of 100 failed in 5m)`."""
+    unit, value, threshold = unit_of(rule), alert.value, alert.threshold
+    name = condition.metric.removeprefix("custom.").replace("_", " ")
+    text = f"{name} {quantity(value, unit)}"
+    if threshold is not None:
+        op = getattr(condition.breach, "op", ">")
+        text += f", {_side(op, value, threshold)} {quantity(threshold, unit)}"
+    if alert.executions:
+        failed = f"{alert.errors} of {alert.executions} failed"
+        text += f" ({failed} in {duration(rule.window)})"
+    return text
+
+
+def _side(op: str, value: float | None, threshold: float) -> str:
+    """Return `above` or `below` if the value is on the bad side, else `limit`."""
+    if value is None or (value == threshold and not op.endswith("=")):
+        return "limit"
+    if op.startswith("<"):
+        return "below" if value <= threshold else "limit"
+    return "above" if value >= threshold else "limit"
+
+
+def _fields(alert: Alert, rule: Rule, labels: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        **labels,
+        "rule": rule.name,
+        "metric": getattr(rule.condition, "metric", rule.kind),
+        "value": alert.value,
+        "threshold": alert.threshold,
+        "clear": _clear_at(rule),
+        "window": quantity(rule.window, "seconds"),
+        "executions": alert.executions,
+        "errors": alert.errors,
+    }
+
+
+def _fill(template: str, values: Mapping[str, Any]) -> str:
+    """Return a template with its values; unknown fields stay as they are."""
+    parts = []
+    for text, name, spec, _ in string.Formatter().parse(template):
+        parts.append(text)
+        if name is None:
+            continue
+        value = values.get(name, f"{{{name}}}")
+        try:
+            parts.append(format(value, spec or ""))
+        except (ValueError, TypeError):
+            # A value of None has no number format.
+            parts.append(str(value))
+    return "".join(parts)
 
 
 def _link(settings: AlertSettings, path: str, **query: str) -> str:
     if not settings.external_url:
         return ""
-    known = {name: value for name, value in query.items() if value}
-    return f"{settings.external_url}{path}" + (f"?{urlencode(known)}" if known else "")
+    given = {name: value for name, value in query.items() if value}
+    return f"{settings.external_url}{path}" + (f"?{urlencode(given)}" if given else "")

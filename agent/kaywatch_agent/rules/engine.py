@@ -1,10 +1,10 @@
-"""All alerts: evaluated, remembered, and notified of. Pure: `now` is an argument.
+"""All alerts: evaluated, stored and notified of. Free of I/O: `now` is an argument.
 
-    EvalInput -> evaluate -> Condition -> state.advance -> StateChange
+    EvalInput -> evaluate -> ConditionStatus -> state.advance -> StateChange
               -> plan_notifications -> NotificationRequest
 
-`evaluate` may run beside the loop: nothing else touches the alerts meanwhile, and what
-it returns is frozen. Rules and silences are swapped whole.
+`evaluate` may run in a thread: nothing else changes the alerts meanwhile, and its
+result is not changed afterwards. Settings and silences are replaced as a whole.
 """
 
 from __future__ import annotations
@@ -13,48 +13,49 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
-import msgspec
-
 from kaywatch_agent.model.alerts import AlertDetails, NotificationRequest, Severity
 from kaywatch_agent.rules.alert import Alert, SuppressionReason
 from kaywatch_agent.rules.alert_store import AlertStore, Document, Documents
 from kaywatch_agent.rules.describe import describe
-from kaywatch_agent.rules.evaluate import RuleResult, evaluate, prepare
+from kaywatch_agent.rules.evaluate import evaluate, prepare
 from kaywatch_agent.rules.evaluation import Evaluation, StateChange
 from kaywatch_agent.rules.notifications import (
     Decision,
     Suppressor,
     plan_notifications,
 )
+from kaywatch_agent.rules.result import RuleResult
 from kaywatch_agent.rules.rule import Absence, AlertSettings, Rule, Stuck, Threshold
-from kaywatch_agent.rules.scene import EvalInput, WindowCache
-from kaywatch_agent.rules.silence import Silence, stored
+from kaywatch_agent.rules.silence import SilenceStore
+from kaywatch_agent.rules.windows import EvalInput, WindowCache
 
 __all__ = ["Engine", "EvaluationResult"]
 
-# A window of an hour need not be looked at each second.
+# A result is reused for 1/300 of the rule's window, at most a minute: a window of an
+# hour changes little within seconds.
 REFRESH_SHARE: Final = 300.0
 MAX_REFRESH: Final = 60.0
 
-# Memory and CPU of processes are read so often.
+# How often memory and CPU of processes are sampled.
 SAMPLE_SECONDS: Final = 10.0
 
-# Evaluations may be this far apart, and all of it counts as observed.
+# Evaluations may be this many seconds apart; twice that counts as observed.
 MAX_STEP: Final = 15.0
 
-# As Prometheus tells an Alertmanager of what is over: rules/alerting.go.
-ENDED_SECONDS: Final = 900.0
+# How long a resolved alert is sent to an Alertmanager, as Prometheus does:
+# resolvedRetention in rules/alerting.go.
+RESOLVED_SECONDS: Final = 900.0
 
 
 class EvaluationResult(NamedTuple):
-    """What one evaluation did.
+    """The result of one evaluation.
 
     Attributes:
-        changes: which alerts went from one state to another.
-        requests: who is to be notified of what.
-        documents: what is to be stored.
-        suppressed: how many notifications were suppressed, by reason.
-        refused: how many alerts were over the limit, by rule.
+        changes: the changes of state.
+        requests: the notifications to be sent.
+        documents: what has to be stored.
+        suppressed: newly suppressed notifications, by reason.
+        refused: alerts over the limit of their rule, by rule.
     """
 
     changes: list[StateChange]
@@ -68,13 +69,13 @@ class Engine:
     """The alerts of one agent.
 
     Attributes:
-        settings: rules, and what else is set.
-        silences: by id.
-        unusable: of those that were stored, why one is left out, by id.
-        min_severity: by receiver, the least severity that it is notified of.
+        settings: the rules and everything else that is configured.
+        silences: the silences that were created at runtime.
+        min_severity: the minimum severity of a notification, by receiver.
         store: the alerts.
-        max_step: evaluations may be this many seconds apart, and twice that counts as
-            observed.
+        host: the agent's host name, for notifications.
+        max_step: evaluations may be this many seconds apart.
+        refused: alerts over the limit of their rule in the last evaluation, by rule.
     """
 
     def __init__(
@@ -84,24 +85,23 @@ class Engine:
         host: str = "",
         min_severity: Mapping[str, Severity],
     ) -> None:
-        """Begin without any alert.
+        """Start without alerts.
 
         Args:
-            settings: rules, and what else is set.
-            host: where the agent runs, for those who read.
-            min_severity: by receiver, the least severity that it is notified of.
+            settings: the rules and everything else that is configured.
+            host: the agent's host name, for notifications.
+            min_severity: the minimum severity of a notification, by receiver.
         """
         self.settings = settings
-        self.silences: Mapping[str, Silence] = {}
-        self.unusable: dict[str, str] = {}
+        self.silences = SilenceStore()
         self.min_severity = min_severity
         self.store = AlertStore()
         self.max_step = MAX_STEP
-        self._host = host
+        self.refused: Mapping[str, int] = {}
+        self.host = host
         self._windows = WindowCache()
         self._prepared: AlertSettings | None = None
-        self._found: dict[str, tuple[float, RuleResult]] = {}
-        self._refused: Mapping[str, int] = {}  # at the last evaluation, by rule
+        self._results: dict[str, tuple[float, RuleResult]] = {}
         self._last: float | None = None  # monotonic seconds of the last evaluation
 
     # -- over restarts -----------------------------------------------------------------
@@ -109,59 +109,56 @@ class Engine:
     def restore(
         self, documents: Mapping[Document, bytes], now: float, mono: float
     ) -> float:
-        """Continue with what was stored before a restart.
+        """Restore the state after a restart; return the downtime in seconds.
 
         Args:
             documents: of the kinds `alert`, `silence` and `clock`.
             now: Unix seconds.
             mono: seconds of the clock that `evaluate` gets.
-
-        Returns:
-            For how many seconds nobody looked.
         """
         self._last = mono
-        found: dict[str, Silence] = {}
-        for (kind, name), data in documents.items():
-            if kind == "silence":
-                try:
-                    found[name] = stored(data)
-                except ValueError as error:
-                    # It would fail at each evaluation, and no alert would be sent.
-                    self.unusable[name] = str(error)
-        self.silences = found
+        self.silences.restore(
+            {
+                name: data
+                for (kind, name), data in documents.items()
+                if kind == "silence"
+            }
+        )
         return self.store.restore(documents, now)
 
     def documents(self, now: float) -> dict[Document, bytes | None]:
-        """Return all that is to be stored."""
-        found = self.store.documents(now, full=True)
-        for name, silence in self.silences.items():
-            found["silence", name] = msgspec.json.encode(silence)
-        return found
+        """Return all documents."""
+        silences = self.silences.documents(full=True)
+        return {
+            **self.store.documents(now, full=True),
+            **{("silence", name): data for name, data in silences.items()},
+        }
 
-    # -- at work -----------------------------------------------------------------------
+    # -- evaluation --------------------------------------------------------------------
 
-    def evaluate(self, scene: EvalInput, mono: float) -> EvaluationResult:
-        """Evaluate all rules, and decide who is notified of what.
+    def evaluate(self, data: EvalInput, mono: float) -> EvaluationResult:
+        """Evaluate all rules, and plan the notifications.
 
         Args:
-            scene: what there is to see.
+            data: what the rules look at.
             mono: seconds of a clock that never goes back.
         """
-        settings, store, now = self.settings, self.store, scene.now
+        settings, store, now = self.settings, self.store, data.now
         passed = 0.0 if self._last is None else max(0.0, mono - self._last)
         self._last = mono
         store.clock += passed
-        # A suspended machine is no time in which a condition was observed.
+        # While the machine was suspended, no condition was observed.
         elapsed = min(passed, 2.0 * max(settings.interval, self.max_step))
         self._prepare(settings)
-        self._windows.look(scene._replace(refused=self._refused))
+        self._windows.reset(data._replace(refused=self.refused))
         evaluation = Evaluation(store, settings, self._windows, elapsed)
         for rule in settings.rules.values():
-            evaluation.apply(rule, self._result(rule, mono))
+            evaluation.apply(rule, self._evaluate_rule(rule, mono))
         evaluation.end_orphans()
-        # Of a rule that is gone none are refused, which is not the same as unknown.
-        none = dict.fromkeys([*self._refused, *settings.rules], 0)
-        self._refused = {**none, **evaluation.refused}
+        # An explicit 0 clears the alert on refused alerts; a missing rule would be
+        # unknown, and the alert would stay.
+        zeros = dict.fromkeys([*self.refused, *settings.rules], 0)
+        self.refused = {**zeros, **evaluation.refused}
         suppressed: Counter[SuppressionReason] = Counter()
         requests = list(self._requests(now, suppressed))
         store.forget(now)
@@ -173,29 +170,30 @@ class Engine:
             evaluation.refused,
         )
 
-    def alerts(self, receiver: str, now: float) -> list[AlertDetails]:
-        """Return what a receiver has to know of: what fires, and what ended lately."""
+    def alerts_for(self, receiver: str, now: float) -> list[AlertDetails]:
+        """Return a receiver's alerts: those that fire or resolved recently."""
         return [
             self.describe(alert)
-            for alert in self.instances
-            if receiver in alert.told
+            for alert in self.alerts
+            if receiver in alert.notified
             and (
-                alert.life.is_firing or now - (alert.life.ended or 0.0) < ENDED_SECONDS
+                alert.lifecycle.is_firing
+                or now - (alert.lifecycle.ended or 0.0) < RESOLVED_SECONDS
             )
         ]
 
     def describe(self, alert: Alert) -> AlertDetails:
-        """Return the facts about an alert."""
-        return describe(alert, self.settings, self._host, self.store.clock)
+        """Return an alert as notifications carry it."""
+        return describe(alert, self.settings, self.host, self.store.clock)
 
-    def found(self, rule: str) -> RuleResult | None:
-        """Return the last result of a rule; None before the first time."""
-        known = self._found.get(rule)
-        return None if known is None else known[1]
+    def last_result(self, rule: str) -> RuleResult | None:
+        """Return the last result of a rule; None before its first evaluation."""
+        cached = self._results.get(rule)
+        return None if cached is None else cached[1]
 
     @property
-    def instances(self) -> list[Alert]:
-        """All alerts that something is remembered of."""
+    def alerts(self) -> list[Alert]:
+        """All alerts, including those that are ok."""
         return list(self.store.alerts.values())
 
     # -- inside ------------------------------------------------------------------------
@@ -203,66 +201,67 @@ class Engine:
     def _requests(
         self, now: float, suppressed: Counter[SuppressionReason]
     ) -> Iterator[NotificationRequest]:
-        """Yield who is to be notified of what, and remember it."""
+        """Yield the notifications that are due, and record them in the alerts."""
         clock, alerts = self.store.clock, self.store.alerts.values()
+        silences = self.silences.silences.values()
         suppressor = Suppressor(
-            self.settings,
-            self.silences.values(),
-            self.min_severity,
-            alerts,
-            now,
-            clock,
+            self.settings, silences, self.min_severity, alerts, now, clock
         )
         for alert in alerts:
             rule = self.settings.rules.get(alert.rule)
             decisions = list(plan_notifications(alert, rule, suppressor.find, clock))
-            suppressed.update(self._suppress(alert, decisions, now))
+            suppressed.update(self._record_suppressions(alert, decisions, now))
             for decision in decisions:
                 if decision.kind is not None and decision.last is not None:
-                    alert.told[decision.receiver] = decision.last
-                    alert.say(now, f"{decision.receiver} notified: {decision.kind}")
-                    self.store.changed(alert)
+                    alert.notified[decision.receiver] = decision.last
+                    alert.add_note(
+                        now, f"{decision.receiver} notified: {decision.kind}"
+                    )
+                    self.store.mark_changed(alert)
                     yield NotificationRequest(
                         decision.receiver, decision.kind, self.describe(alert)
                     )
 
-    def _suppress(
+    def _record_suppressions(
         self, alert: Alert, decisions: list[Decision], now: float
     ) -> Iterator[SuppressionReason]:
-        """Remember why receivers are not notified; yield the reasons that are new."""
-        before = alert.held
-        alert.held = {d.receiver: d.suppression for d in decisions if d.suppression}
-        for receiver, why in alert.held.items():
+        """Record in an alert who is not notified; yield the reasons that are new."""
+        before = alert.suppressions
+        alert.suppressions = {
+            d.receiver: d.suppression for d in decisions if d.suppression
+        }
+        for receiver, why in alert.suppressions.items():
             known = before.get(receiver)
             if known is None or (known.reason, known.by) != (why.reason, why.by):
-                alert.say(now, f"{receiver} not notified: {why}")
-                self.store.changed(alert)
+                alert.add_note(now, f"{receiver} not notified: {why}")
+                self.store.mark_changed(alert)
                 yield why.reason
 
     def _prepare(self, settings: AlertSettings) -> None:
         if self._prepared is not settings:
             self._prepared = settings
             self._windows = WindowCache()
-            self._found.clear()
+            self._results.clear()
             for rule in settings.rules.values():
                 prepare(rule, self._windows)
 
-    def _result(self, rule: Rule, mono: float) -> RuleResult:
-        """Return a rule's result; the last one, where little can have changed."""
-        known = self._found.get(rule.name)
-        refresh = _refresh(rule)
-        if known is not None and mono - known[0] < refresh - 0.5:
-            return known[1]
-        found = evaluate(rule, self._windows)
-        self._found[rule.name] = (mono, found)
-        return found
+    def _evaluate_rule(self, rule: Rule, mono: float) -> RuleResult:
+        """Return a rule's result; the last one while it is recent enough."""
+        cached = self._results.get(rule.name)
+        # Half a second of slack: evaluations are not exactly a second apart.
+        if cached is not None and mono - cached[0] < _refresh_interval(rule) - 0.5:
+            return cached[1]
+        result = evaluate(rule, self._windows)
+        self._results[rule.name] = (mono, result)
+        return result
 
 
-def _refresh(rule: Rule) -> float:
-    """Return how many seconds what a rule found is good for."""
-    match rule.test:
+def _refresh_interval(rule: Rule) -> float:
+    """Return for how many seconds a rule's result may be reused."""
+    match rule.condition:
         case Stuck() | Absence():
             return 0.0
-        case Threshold(metric="memory_rss" | "cpu_percent", sources=(_,)):
-            return SAMPLE_SECONDS / 2
+        case Threshold(metric="memory_rss" | "cpu_percent") as condition:
+            if len(condition.metrics) == 1:
+                return SAMPLE_SECONDS / 2
     return min(MAX_REFRESH, rule.window / REFRESH_SHARE)

@@ -1,4 +1,4 @@
-"""One evaluation: the results of rules are applied to the alerts."""
+"""One evaluation pass: applies the results of the rules to the alerts."""
 
 from __future__ import annotations
 
@@ -6,40 +6,44 @@ import math
 from collections import Counter, defaultdict
 from typing import NamedTuple
 
-import numpy as np
-
 from kaywatch_agent.rules.alert import Alert
 from kaywatch_agent.rules.alert_store import AlertStore
-from kaywatch_agent.rules.evaluate import BREACH, FINDINGS, RuleResult
 from kaywatch_agent.rules.firing_context import firing_contexts
+from kaywatch_agent.rules.result import STATUSES, RuleResult
 from kaywatch_agent.rules.rule import AlertSettings, Rule
-from kaywatch_agent.rules.scene import WindowCache
 from kaywatch_agent.rules.state import (
     AlertEvent,
     AlertState,
     ConditionStatus,
-    Step,
+    NextState,
     advance,
     end,
 )
+from kaywatch_agent.rules.windows import WindowCache
 
 __all__ = ["Evaluation", "StateChange"]
 
 
 class StateChange(NamedTuple):
-    """That an alert went from one state to another, or lost its data."""
+    """An alert that changed its state, or its reason.
 
+    `alert` is live; the other fields are as they were at `time`, Unix seconds.
+    """
+
+    time: float
     alert: Alert
     before: AlertState
     after: AlertState
+    reason: str
+    value: float | None
 
 
 class Evaluation:
-    """One evaluation of all rules: the new states of the alerts.
+    """One evaluation of all rules.
 
     Attributes:
-        changes: the alerts that went from one state to another.
-        refused: how many alerts were over the limit, by rule.
+        changes: the changes of state.
+        refused: alerts over the limit of their rule, by rule.
     """
 
     def __init__(
@@ -52,14 +56,14 @@ class Evaluation:
         """Begin.
 
         Args:
-            store: the alerts, which are changed.
+            store: the alerts; they are modified.
             settings: the rules.
-            windows: what they look at.
-            elapsed: observed seconds since the last evaluation.
+            windows: the data.
+            elapsed: observed seconds since the previous evaluation.
         """
         self.changes: list[StateChange] = []
         self.refused: Counter[str] = Counter()
-        self._now = windows.scene.now
+        self._now = windows.input.now
         self._store = store
         self._settings = settings
         self._windows = windows
@@ -68,103 +72,104 @@ class Evaluation:
         for alert in store.alerts.values():
             self._by_rule[alert.rule].append(alert)
 
-    def apply(self, rule: Rule, found: RuleResult) -> None:
+    def apply(self, rule: Rule, result: RuleResult) -> None:
         """Apply the result of a rule to its alerts."""
-        number = {group: n for n, group in enumerate(found.groups)}
-        known = set()
+        number = {group: n for n, group in enumerate(result.groups)}
+        known: set[tuple[str, ...]] = set()
         fired: list[Alert] = []
         for alert in self._by_rule.get(rule.name, ()):
             group = tuple(alert.labels.values())
-            if tuple(alert.labels) != found.labels or (
-                alert.meaning != rule.meaning and group not in number
+            if tuple(alert.labels) != result.labels or (
+                alert.rule_fingerprint != rule.fingerprint and group not in number
             ):
                 self._end(alert, "rule_changed")
                 continue
             known.add(group)
-            if self._advance(alert, rule, found, number.get(group)):
+            if self._advance(alert, rule, result, number.get(group)):
                 fired.append(alert)
-        for n, alert in self._begun(rule, found, known):
-            if self._advance(alert, rule, found, n):
+        for n, alert in self._create_alerts(rule, result, known):
+            if self._advance(alert, rule, result, n):
                 fired.append(alert)
         if fired:
-            seen = firing_contexts(rule, fired, self._windows)
-            for alert, context in zip(fired, seen, strict=True):
+            contexts = firing_contexts(rule, fired, self._windows)
+            for alert, context in zip(fired, contexts, strict=True):
                 alert.context = context
 
     def end_orphans(self) -> None:
-        """End the alerts whose rules are gone."""
-        for name, alerts in self._by_rule.items():
-            if name not in self._settings.rules:
+        """End the alerts whose rules were removed."""
+        for rule, alerts in self._by_rule.items():
+            if rule not in self._settings.rules:
                 for alert in alerts:
                     self._end(alert, "rule_removed")
 
     # -- inside ------------------------------------------------------------------------
 
-    def _begun(
-        self, rule: Rule, found: RuleResult, known: set[tuple[str, ...]]
+    def _create_alerts(
+        self, rule: Rule, result: RuleResult, known: set[tuple[str, ...]]
     ) -> list[tuple[int, Alert]]:
-        """Return new alerts for the groups that breach, with the groups' numbers."""
-        breaching = np.flatnonzero(found.codes == BREACH).tolist()
-        groups = found.groups
-        new = [n for n in breaching if groups[n] not in known | found.gone]
-        room = max(0, self._settings.max_instances - len(known))
+        """Return new alerts for the breaching groups, with the groups' numbers."""
+        groups = result.groups
+        new = [n for n in result.breaching if groups[n] not in known | result.forgotten]
+        room = max(0, self._settings.max_alerts - len(known))
         if len(new) > room:
             self.refused[rule.name] += len(new) - room
-        begun = []
+        created = []
         for n in new[:room]:
-            labels = dict(zip(found.labels, groups[n], strict=True))
-            alert = Alert(rule.name, labels, rule.meaning)
+            labels = dict(zip(result.labels, groups[n], strict=True))
+            alert = Alert(rule.name, labels, rule.fingerprint)
             self._store.alerts[alert.key] = alert
-            begun.append((n, alert))
-        return begun
+            created.append((n, alert))
+        return created
 
     def _advance(
-        self, alert: Alert, rule: Rule, found: RuleResult, n: int | None
+        self, alert: Alert, rule: Rule, result: RuleResult, n: int | None
     ) -> bool:
-        """Apply one condition to one alert; return whether an episode began."""
-        before = alert.life
-        finding = ConditionStatus.UNKNOWN if n is None else FINDINGS[found.codes[n]]
+        """Apply the result of a group to its alert; return whether an episode began."""
+        status = ConditionStatus.UNKNOWN if n is None else STATUSES[result.codes[n]]
         if n is not None:
-            self._measure(alert, found, n)
-            if found.groups[n] in found.gone:
+            self._copy_values(alert, result, n)
+            if result.groups[n] in result.forgotten:
                 self._end(alert, "forgotten")
                 return False
-        if alert.meaning != rule.meaning:
-            if finding is ConditionStatus.CLEAR and before.is_firing:
+        if alert.rule_fingerprint != rule.fingerprint:
+            if status is ConditionStatus.CLEAR and alert.lifecycle.is_firing:
                 self._end(alert, "rule_changed")
                 return False
-            if finding is not ConditionStatus.UNKNOWN:
-                alert.meaning = rule.meaning
-        step = advance(before, finding, self._elapsed, rule.timing, self._now)
+            if status is not ConditionStatus.UNKNOWN:
+                alert.rule_fingerprint = rule.fingerprint
+        step = advance(alert.lifecycle, status, self._elapsed, rule.timing, self._now)
         fired = self._follow(alert, step) is AlertEvent.FIRED
         if fired:
             alert.worst = None
-        known = finding is not ConditionStatus.UNKNOWN and alert.life.is_firing
-        if known and alert.weigh(self._now, falls=rule.falls):
-            self._store.changed(alert, timer_only=True)
+        known = status is not ConditionStatus.UNKNOWN and alert.lifecycle.is_firing
+        if known and alert.update_worst(self._now, low_is_bad=rule.low_is_bad):
+            self._store.mark_changed(alert, timer_only=True)
         return fired
 
-    def _measure(self, alert: Alert, found: RuleResult, n: int) -> None:
-        value, threshold = float(found.value[n]), float(found.threshold[n])
+    def _copy_values(self, alert: Alert, result: RuleResult, n: int) -> None:
+        value, threshold = float(result.value[n]), float(result.threshold[n])
         alert.value = value if math.isfinite(value) else None
         alert.threshold = threshold if math.isfinite(threshold) else None
-        alert.executions = int(found.executions[n])
-        alert.errors = int(found.errors[n])
-        alert.note = found.notes.get(n, alert.note)
+        alert.executions = int(result.executions[n])
+        alert.errors = int(result.errors[n])
+        alert.note = result.notes.get(n, alert.note)
 
     def _end(self, alert: Alert, reason: str) -> None:
-        self._follow(alert, end(alert.life, reason, self._now))
+        self._follow(alert, end(alert.lifecycle, reason, self._now))
 
-    def _follow(self, alert: Alert, step: Step) -> AlertEvent | None:
-        """Give an alert its new state, and remember what changed."""
-        before, (after, crossing) = alert.life, step
-        alert.life = after
-        if crossing is not None:
-            alert.changed(self._store.clock)
+    def _follow(self, alert: Alert, step: NextState) -> AlertEvent | None:
+        """Set the alert's next state, and record what changed."""
+        before, (after, event) = alert.lifecycle, step
+        alert.lifecycle = after
+        if event is not None:
+            alert.add_flap(self._store.clock)
         if after.state is not before.state or after.reason != before.reason:
-            alert.turn(self._now, before.state)
-            self._store.changed(alert)
-            self.changes.append(StateChange(alert, before.state, after.state))
+            alert.add_change(self._now, before.state)
+            self._store.mark_changed(alert)
+            change = StateChange(
+                self._now, alert, before.state, after.state, after.reason, alert.value
+            )
+            self.changes.append(change)
         elif after is not before:
-            self._store.changed(alert, timer_only=True)
-        return crossing
+            self._store.mark_changed(alert, timer_only=True)
+        return event

@@ -1,10 +1,10 @@
-"""`when = "success_rate < 0.95 and executions >= 20"`: parsed, and found true or not.
+"""Parses and evaluates `when = "success_rate < 0.95 and executions >= 20"`.
 
-Strategy: Python's own parser reads the text, and a whitelist of its nodes becomes a
-tree of conditions: `and`, `or`, `not`, and a metric compared with a number. Nothing of
-it is ever executed. Truth has three values, as Kleene's logic has: what isn't known
-decides nothing that is decided without it. As 1, 0 and -1, `and` is the least, `or` the
-greatest and `not` the negative, of whole arrays at once.
+Strategy: Python's own parser reads the text, and an allow list of its nodes becomes a
+tree of predicates: `and`, `or`, `not`, and a metric compared with a number. Nothing is
+ever executed. Truth has three values, as in Kleene's logic: an unknown operand matters
+only if the result depends on it. With true, unknown and false as 1, 0 and -1, `and` is
+the minimum, `or` the maximum and `not` the negative, of whole arrays at once.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ __all__ = [
     "FALSE",
     "TRUE",
     "UNKNOWN",
-    "All",
-    "Any",
+    "AllOf",
+    "AnyOf",
     "Compare",
     "Predicate",
     "Not",
@@ -40,7 +40,7 @@ MAX_DEPTH: Final = 20
 Values = Mapping[str, NDArray[np.float64]]
 Truth = NDArray[np.int8]
 
-_TESTS: Final[
+_OPERATIONS: Final[
     Mapping[str, Callable[[NDArray[np.float64], float], NDArray[np.bool_]]]
 ] = {
     "<": np.less,
@@ -62,56 +62,56 @@ _OPERATORS: Final[Mapping[type[ast.cmpop], str]] = {
 
 
 class Compare(NamedTuple):
-    """A metric against a number."""
+    """A metric compared with a number."""
 
     metric: str
     op: str
     value: float
 
     def truth(self, values: Values) -> Truth:
-        """Return where it is so; unknown where the metric is NaN."""
-        found = values[self.metric]
-        truth = np.where(_TESTS[self.op](found, self.value), TRUE, FALSE)
-        return np.where(np.isnan(found), UNKNOWN, truth).astype(np.int8)
+        """Return where it is true; unknown where the metric is NaN."""
+        column = values[self.metric]
+        truth = np.where(_OPERATIONS[self.op](column, self.value), TRUE, FALSE)
+        return np.where(np.isnan(column), UNKNOWN, truth).astype(np.int8)
 
     def metrics(self) -> set[str]:
-        """Return the metrics in it."""
+        """Return its metrics."""
         return {self.metric}
 
     def __str__(self) -> str:
         return f"{self.metric} {self.op} {self.value:g}"
 
 
-class All(NamedTuple):
-    """All of several conditions."""
+class AllOf(NamedTuple):
+    """A conjunction."""
 
     parts: tuple[Predicate, ...]
 
     def truth(self, values: Values) -> Truth:
-        """Return where all are true."""
+        """Return where all parts are true."""
         truth: Truth = np.minimum.reduce([part.truth(values) for part in self.parts])
         return truth
 
     def metrics(self) -> set[str]:
-        """Return the metrics in them."""
+        """Return their metrics."""
         return set().union(*(part.metrics() for part in self.parts))
 
     def __str__(self) -> str:
-        return " and ".join(_wrapped(part, Any) for part in self.parts)
+        return " and ".join(_wrapped(part, AnyOf) for part in self.parts)
 
 
-class Any(NamedTuple):
-    """One of several conditions."""
+class AnyOf(NamedTuple):
+    """A disjunction."""
 
     parts: tuple[Predicate, ...]
 
     def truth(self, values: Values) -> Truth:
-        """Return where one is true."""
+        """Return where a part is true."""
         truth: Truth = np.maximum.reduce([part.truth(values) for part in self.parts])
         return truth
 
     def metrics(self) -> set[str]:
-        """Return the metrics in them."""
+        """Return their metrics."""
         return set().union(*(part.metrics() for part in self.parts))
 
     def __str__(self) -> str:
@@ -119,54 +119,54 @@ class Any(NamedTuple):
 
 
 class Not(NamedTuple):
-    """The opposite of a condition."""
+    """A negation."""
 
     part: Predicate
 
     def truth(self, values: Values) -> Truth:
-        """Return where the condition is false."""
+        """Return where its operand is false."""
         return -self.part.truth(values)
 
     def metrics(self) -> set[str]:
-        """Return the metrics in it."""
+        """Return its metrics."""
         return self.part.metrics()
 
     def __str__(self) -> str:
-        return f"not {_wrapped(self.part, Any, All)}"
+        return f"not {_wrapped(self.part, AnyOf, AllOf)}"
 
 
-Predicate = Compare | All | Any | Not
+Predicate = Compare | AllOf | AnyOf | Not
 
 
 def parse(text: str, known: Callable[[str], bool], names: Collection[str]) -> Predicate:
-    """Return the condition that a text is.
+    """Parse a predicate.
 
     Args:
         text: such as `latency_p95 > 2.5 and throughput >= 1`.
         known: whether a metric exists.
-        names: metrics to suggest where one does not.
+        names: metrics to suggest for an unknown one.
 
     Raises:
-        ValueError: saying what in it can't be used, and what can.
+        ValueError: the part that is invalid, and what is allowed.
     """
     if len(text) > MAX_CHARACTERS:
         raise ValueError(f"{len(text)} characters; at most {MAX_CHARACTERS}")
     try:
         tree = ast.parse(text.strip(), mode="eval")
     except (SyntaxError, ValueError, MemoryError, RecursionError):
-        raise ValueError(f"{text!r} can't be read; {_EXAMPLE}") from None
-    return _condition(tree.body, known, names, 0)
+        raise ValueError(f"{text!r}: invalid syntax; {_EXAMPLE}") from None
+    return _predicate(tree.body, known, names, 0)
 
 
-def leading(condition: Predicate) -> Compare:
-    """Return the first comparison in a condition: the one that is shown."""
-    match condition:
+def leading(predicate: Predicate) -> Compare:
+    """Return the first comparison of a predicate: the one that is shown."""
+    match predicate:
         case Compare():
-            return condition
+            return predicate
         case Not(part):
             return leading(part)
         case _:
-            return leading(condition.parts[0])
+            return leading(predicate.parts[0])
 
 
 # -- inside --------------------------------------------------------------------------
@@ -174,24 +174,22 @@ def leading(condition: Predicate) -> Compare:
 _EXAMPLE: Final = 'write it like "success_rate < 0.95 and executions >= 20"'
 
 
-def _condition(
+def _predicate(
     node: ast.expr, known: Callable[[str], bool], names: Collection[str], depth: int
 ) -> Predicate:
     if depth > MAX_DEPTH:
         raise ValueError(f"nested more than {MAX_DEPTH} deep")
     match node:
         case ast.BoolOp(op=op, values=values):
-            parts = tuple(_condition(v, known, names, depth + 1) for v in values)
-            return All(parts) if isinstance(op, ast.And) else Any(parts)
+            parts = tuple(_predicate(v, known, names, depth + 1) for v in values)
+            return AllOf(parts) if isinstance(op, ast.And) else AnyOf(parts)
         case ast.UnaryOp(op=ast.Not(), operand=operand):
-            return Not(_condition(operand, known, names, depth + 1))
+            return Not(_predicate(operand, known, names, depth + 1))
         case ast.Compare(left=left, ops=[op], comparators=[right]):
             return _compare(left, op, right, known, names)
         case ast.Compare():
-            raise ValueError(
-                f"{ast.unparse(node)}: one comparison at a time; {_EXAMPLE}"
-            )
-    raise ValueError(f"{ast.unparse(node)}: is no comparison; {_EXAMPLE}")
+            raise ValueError(f"{ast.unparse(node)}: chained comparison; {_EXAMPLE}")
+    raise ValueError(f"{ast.unparse(node)}: not a comparison; {_EXAMPLE}")
 
 
 def _compare(
@@ -204,7 +202,9 @@ def _compare(
     metric = _metric(left)
     if metric is None or type(op) not in _OPERATORS:
         whole = f"{ast.unparse(left)} … {ast.unparse(right)}"
-        raise ValueError(f"{whole}: a metric, then < <= > >= == or !=, then a number")
+        raise ValueError(
+            f"{whole}: expected a metric, then < <= > >= == or !=, then a number"
+        )
     if not known(metric):
         near = difflib.get_close_matches(metric, names, 1)
         hint = f"; did you mean {near[0]}?" if near else ""

@@ -1,24 +1,23 @@
-"""Alerts at work: evaluated beside the loop, and stored with the tick.
+"""Runs the rules: evaluated in a thread, stored with the tick.
 
     tick -> Engine.evaluate, in a thread -> AlertUpdate -> delivery, and publishers
 
-One evaluation is under way at a time. One that takes long is followed by a pause of
-twenty times that, up to 15 s: rules never take more than a twentieth of a core.
+One evaluation runs at a time. After it, the thread pauses for at least twenty times its
+duration, up to 15 s: rules use at most a twentieth of a core.
 """
 
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 import math
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from typing import Final, NamedTuple
 
-import msgspec
 import structlog
 
 from kaywatch_agent.aggregate.view import View
@@ -33,63 +32,60 @@ from kaywatch_agent.rules.alert import Alert
 from kaywatch_agent.rules.alert_store import CLOCK, Document, Documents
 from kaywatch_agent.rules.engine import Engine, EvaluationResult
 from kaywatch_agent.rules.rule import AlertSettings
-from kaywatch_agent.rules.scene import EvalInput, Process
 from kaywatch_agent.rules.silence import Silence
 from kaywatch_agent.rules.snapshot import AlertsSnapshot
 from kaywatch_agent.rules.state import AlertState
+from kaywatch_agent.rules.windows import EvalInput
 from kaywatch_agent.runtime.metrics import Counter, Gauge, Metrics
 from kaywatch_agent.units import duration
 
 __all__ = ["AlertUpdate", "Alerting"]
 
-# Kinds of documents that are the engine's; all others are the outbox's.
-OURS: Final = frozenset({"alert", "silence", CLOCK})
+# The kinds of documents of this component; all others belong to the outbox.
+KINDS: Final = frozenset({"alert", "silence", CLOCK})
 
-# Nobody notices a shorter downtime.
-AWAY_SECONDS: Final = 60.0
+# After a shorter downtime, receivers are not notified again, in seconds.
+MIN_DOWNTIME: Final = 60.0
 
-# After an evaluation, a pause of so many times its length, up to so many seconds.
+# The pause after an evaluation: this many times its duration, up to so many seconds.
 PAUSE_FACTOR: Final = 20.0
 MAX_PAUSE: Final = 15.0
-
-# A silence that is over is shown for so long, as Alertmanager does.
-SILENCE_SECONDS: Final = 5 * 86_400.0
 
 log = structlog.get_logger("kaywatch.agent")
 
 
 class AlertMetrics(Metrics):
-    """What is counted of rules and alerts."""
+    """The metrics of rules and alerts."""
 
     evaluations = Counter(
         "kaywatch_rule_evaluations_total", "Evaluations of all rules."
     )
     failures = Counter(
         "kaywatch_rule_evaluation_failures_total",
-        "Evaluations that failed; the alerts stayed as they were.",
+        "Failed evaluations; they leave the alerts unchanged.",
     )
     seconds = Counter(
         "kaywatch_rule_evaluation_seconds_total",
-        "Time spent in evaluations, beside the loop.",
+        "Time spent in evaluations, in their own thread.",
     )
-    alerts = Gauge("kaywatch_alerts", "Alerts, by state.", labels=("state",))
+    alerts = Gauge("kaywatch_alerts", "Alerts by state.", labels=("state",))
     refused = Gauge(
         "kaywatch_alerts_refused",
-        "Alerts over the cap of their rule at the last evaluation.",
+        "Alerts over the limit of their rule in the last evaluation.",
     )
     suppressed = Counter(
-        "kaywatch_notices_suppressed_total",
-        "Times that somebody was not told, by reason.",
+        "kaywatch_notifications_suppressed_total",
+        "Suppressed notifications by reason.",
         labels=("reason",),
     )
 
 
 class AlertUpdate(NamedTuple):
-    """What an evaluation has for others.
+    """The result of an evaluation for other components.
 
     Attributes:
-        requests: who is to be notified of what.
-        changed: the alerts that went from one state to another; None for none.
+        requests: the notifications to be sent.
+        changed: the alerts whose state changed; None if none did.
     """
 
     requests: Sequence[NotificationRequest] = ()
@@ -97,13 +93,13 @@ class AlertUpdate(NamedTuple):
 
 
 class Alerting:
-    """The rules, the alerts and the silences of one agent.
+    """The rules, alerts and silences of one agent.
 
     Attributes:
-        engine: what decides.
-        problem: what went wrong with the last evaluation; empty for nothing.
-        evaluated: when that ended, Unix seconds; the start before the first.
-        counts: how many alerts were in each state then.
+        engine: the alerts and their rules.
+        problem: the error of the last evaluation; empty for none.
+        evaluated: when it ended, Unix seconds; before the first, the start.
+        counts: the number of alerts by state after it.
     """
 
     def __init__(
@@ -113,15 +109,16 @@ class Alerting:
         min_severity: Mapping[str, Severity],
         clock: Callable[[], float],
     ) -> None:
-        """Make the engine.
+        """Create the engine.
 
         Args:
-            settings: rules, and what else is set.
-            min_severity: by receiver, the least severity that it is notified of.
+            settings: the rules and everything else that is configured.
+            min_severity: the minimum severity of a notification, by receiver.
             clock: returns Unix seconds.
         """
-        self.host = socket.gethostname()
-        self.engine = Engine(settings, host=self.host, min_severity=min_severity)
+        self.engine = Engine(
+            settings, host=socket.gethostname(), min_severity=min_severity
+        )
         self.problem = ""
         self.evaluated = clock()
         self.counts: Mapping[AlertState, int] = {}
@@ -131,223 +128,181 @@ class Alerting:
         self._thread = ThreadPoolExecutor(1, "rules")
         self._due = 0.0  # by the loop's clock
         self._started = clock()
-        self._away = 0.0  # before the start, until receivers were notified of it
-        self._refused: Mapping[str, int] = {}
-        # Suppression by an evaluation, and by those who copy what it changes.
+        self._downtime = 0.0  # before the start, until receivers are notified of it
+        # Held by an evaluation, and by snapshots, which copy what it changes.
         self._lock = threading.Lock()
 
     # -- over restarts -----------------------------------------------------------------
 
     def restore(self, documents: Mapping[Document, bytes]) -> None:
-        """Continue with what was stored before a restart."""
-        ours = {at: data for at, data in documents.items() if at[0] in OURS}
-        self._away = self.engine.restore(ours, self._clock(), time.monotonic())
-        for name, problem in self.engine.unusable.items():
-            log.warning("a stored silence is left out", silence=name, problem=problem)
+        """Restore the state from before a restart."""
+        own = {key: data for key, data in documents.items() if key[0] in KINDS}
+        self._downtime = self.engine.restore(own, self._clock(), time.monotonic())
+        for silence, problem in self.engine.silences.unusable.items():
+            log.warning("a stored silence is ignored", silence=silence, problem=problem)
 
     def changes(self, full: bool) -> Documents:
         """Return the documents that changed since the last call, or all of them."""
         changed, self._changed = self._changed, {}
         if not full:
-            return changed
+            silences = self.engine.silences.documents()
+            return {**changed, **{("silence", k): v for k, v in silences.items()}}
         with self._lock:
             return {**changed, **self.engine.documents(self._clock())}
 
     def committed(self, documents: Documents) -> None:
-        """Do nothing: what is stored need not be stored again."""
+        """Do nothing: stored documents need no further work."""
 
     def refused(self, documents: Documents) -> None:
-        """Take back documents that could not be made durable."""
-        ours = {at: data for at, data in documents.items() if at[0] in OURS}
-        self._changed = {**ours, **self._changed}
+        """Take back documents that could not be stored."""
+        own = {key: data for key, data in documents.items() if key[0] in KINDS}
+        self._changed = {**own, **self._changed}
 
-    # -- at work -----------------------------------------------------------------------
+    # -- evaluation --------------------------------------------------------------------
 
     def use(
         self, settings: AlertSettings, min_severity: Mapping[str, Severity]
     ) -> None:
-        """Take other rules, from the next evaluation on."""
+        """Replace the settings, from the next evaluation on."""
         self.engine.settings = settings
         self.engine.min_severity = min_severity
 
     @property
     def due(self) -> bool:
-        """Whether it is time for an evaluation, and none is under way."""
+        """Whether an evaluation is due, and none is in progress."""
         return asyncio.get_running_loop().time() >= self._due
 
     async def evaluate(self, view: View, clients: Iterable[Client]) -> AlertUpdate:
-        """Evaluate the rules in a thread; return what has to be passed on.
+        """Evaluate the rules in a thread; return what other components need.
 
-        The alerts that changed are in the next `changes`: their requests have to be
-        enqueued before that, for both belong in one commit. An evaluation that fails
-        is logged, and returns nothing.
+        The changed alerts are part of the next `changes`. Their requests have to be
+        enqueued before that, because both belong into one commit. A failed evaluation
+        is logged, and its update is empty.
         """
         now, started = self._clock(), time.perf_counter()
         self._due = math.inf
-        scene = EvalInput(now, now - self._started, view, tuple(map(_process, clients)))
+        # The loop goes on changing its clients while the thread reads the copies.
+        copies = tuple([copy(client) for client in clients])
+        data = EvalInput(now, now - self._started, view, copies)
         loop = asyncio.get_running_loop()
         try:
             result, changed = await loop.run_in_executor(
-                self._thread, self._evaluate, scene, time.monotonic()
+                self._thread, self._evaluate, data, time.monotonic()
             )
             self._changed.update(result.documents)
             self.problem = ""
         except Exception as error:
             problem = f"{type(error).__name__}: {error}"
             if problem != self.problem:
-                log.exception("an evaluation of the rules failed, and is tried again")
+                log.exception("an evaluation of the rules failed and will be retried")
             self.problem = problem
             self.metrics.failures.add()
             return AlertUpdate()
         else:
-            self._forget_silences(now)
+            self.engine.silences.forget_expired(now)
             self._count(result)
-            return AlertUpdate(result.requests + self._unchanged(result), changed)
+            return AlertUpdate(result.requests + self._summaries(result), changed)
         finally:
-            self.evaluated = self._clock()
-            seconds = time.perf_counter() - started
-            pause = max(self.settings.interval, min(seconds * PAUSE_FACTOR, MAX_PAUSE))
-            # The tick comes a bit early now and then.
-            self._due = loop.time() - seconds + pause - 0.1
-            self.metrics.evaluations.add()
-            self.metrics.seconds.add(seconds)
+            self._schedule_next(time.perf_counter() - started)
 
     def stop(self) -> None:
-        """End, once no evaluation is under way."""
+        """Stop, once no evaluation is in progress."""
         self._thread.shutdown(wait=False)
         self._changed.update(self.engine.documents(self._clock()))
 
     # -- silences ----------------------------------------------------------------------
 
-    def silence(self, silence: Silence) -> None:
-        """Add a silence, or change one."""
-        self.engine.silences = {**self.engine.silences, silence.id: silence}
-        self._changed["silence", silence.id] = msgspec.json.encode(silence)
-
-    def expire(self, name: str) -> bool:
-        """End a silence now; return whether there was one to end."""
-        silence = self.engine.silences.get(name)
-        now = self._clock()
-        if silence is None or silence.over(now):
-            return False
-        end = dt.datetime.fromtimestamp(now, dt.UTC)
-        start = min(silence.starts_at, end)
-        self.silence(msgspec.structs.replace(silence, starts_at=start, ends_at=end))
-        return True
-
-    def _forget_silences(self, now: float) -> None:
-        """Drop the silences that have been over for long."""
-        old = [
-            name
-            for name, silence in self.engine.silences.items()
-            if silence.over(now - SILENCE_SECONDS)
-        ]
-        if old:
-            kept = dict(self.engine.silences)
-            for name in old:
-                del kept[name]
-                self._changed["silence", name] = None
-            self.engine.silences = kept
-
-    # -- for those who read ------------------------------------------------------------
-
-    @property
-    def settings(self) -> AlertSettings:
-        """What is set."""
-        return self.engine.settings
-
-    @property
-    def instances(self) -> Sequence[Alert]:
-        """All alerts that something is remembered of."""
-        return self.engine.instances
-
     @property
     def silences(self) -> Mapping[str, Silence]:
-        """The silences, by id."""
-        return self.engine.silences
+        """The silences that were created at runtime, by id."""
+        return self.engine.silences.silences
+
+    def put_silence(self, silence: Silence) -> None:
+        """Add a silence, or replace the one with its id."""
+        self.engine.silences.put(silence)
+
+    def expire_silence(self, silence_id: str) -> bool:
+        """End a silence now; return False if there is no such silence to end."""
+        return self.engine.silences.expire(silence_id, self._clock())
+
+    # -- for readers -------------------------------------------------------------------
 
     def snapshot(self) -> AlertsSnapshot:
-        """Return all about alerts, for any thread; waits for an evaluation's end."""
+        """Return a snapshot, from any thread; waits for an evaluation to end."""
         with self._lock:
-            return self._snapshot(self.instances)
+            return self._snapshot(self.engine.alerts)
 
-    def alerts(self, receiver: str) -> list[AlertDetails]:
-        """Return what a receiver has to know of: what fires, and what ended lately."""
-        return self.engine.alerts(receiver, self._clock())
+    def alerts_for(self, receiver: str) -> list[AlertDetails]:
+        """Return a receiver's alerts: those that fire or resolved recently."""
+        return self.engine.alerts_for(receiver, self._clock())
 
     # -- inside ------------------------------------------------------------------------
 
     def _snapshot(self, alerts: Iterable[Alert]) -> AlertsSnapshot:
         engine = self.engine
-        names = engine.settings.rules
+        results = {name: engine.last_result(name) for name in engine.settings.rules}
         return AlertsSnapshot(
             now=self._clock(),
             settings=engine.settings,
-            instances=tuple(alert.frozen() for alert in alerts),
-            silences=(*engine.settings.silences, *engine.silences.values()),
-            found={name: found for name in names if (found := engine.found(name))},
-            refused=self._refused,
+            alerts=tuple(alert.snapshot() for alert in alerts),
+            silences=(*engine.settings.silences, *self.silences.values()),
+            results={name: result for name, result in results.items() if result},
+            refused=engine.refused,
             clock=engine.store.clock,
             evaluated=self.evaluated,
             problem=self.problem,
-            host=self.host,
+            host=engine.host,
         )
 
     def _evaluate(
-        self, scene: EvalInput, mono: float
+        self, data: EvalInput, mono: float
     ) -> tuple[EvaluationResult, AlertsSnapshot | None]:
-        """Evaluate; return also the alerts that changed, once each, as they are now."""
+        """Evaluate; return also a snapshot of the alerts that changed."""
         with self._lock:
-            result = self.engine.evaluate(scene, mono)
+            result = self.engine.evaluate(data, mono)
             changed = {change.alert.id: change.alert for change in result.changes}
             return result, self._snapshot(changed.values()) if changed else None
 
-    def _unchanged(self, result: EvaluationResult) -> list[NotificationRequest]:
-        """Return, after a downtime, requests about what still fires as before."""
-        away, self._away = self._away, 0.0
-        if away < AWAY_SECONDS:
+    def _summaries(self, result: EvaluationResult) -> list[NotificationRequest]:
+        """Return, after a downtime, requests about the alerts that still fire."""
+        downtime, self._downtime = self._downtime, 0.0
+        if downtime < MIN_DOWNTIME:
             return []
-        text = f"kaywatch was down for {duration(away)}; this fires as before"
-        news = {(n.receiver, n.alert.dedup_key) for n in result.requests}
-        found = []
-        for instance in self.instances:
-            alert = self.engine.describe(instance)
-            for receiver, told in instance.told.items():
-                if told.last == "firing" and (receiver, alert.dedup_key) not in news:
-                    found.append(
+        text = f"kaywatch was down for {duration(downtime)}; the alert still fires"
+        sent = {(n.receiver, n.alert.dedup_key) for n in result.requests}
+        requests = []
+        for alert in self.engine.alerts:
+            details = self.engine.describe(alert)
+            for receiver, last in alert.notified.items():
+                if last.last == "firing" and (receiver, details.dedup_key) not in sent:
+                    requests.append(
                         NotificationRequest(
-                            receiver, NotificationKind.SUMMARY, alert, text
+                            receiver, NotificationKind.SUMMARY, details, text
                         )
                     )
-        return found
+        return requests
+
+    def _schedule_next(self, seconds: float) -> None:
+        """Record an evaluation that took so long, and when the next is due."""
+        self.evaluated = self._clock()
+        self.metrics.evaluations.add()
+        self.metrics.seconds.add(seconds)
+        interval = self.engine.settings.interval
+        pause = max(interval, min(seconds * PAUSE_FACTOR, MAX_PAUSE))
+        # The tick may come slightly early.
+        now = asyncio.get_running_loop().time()
+        self._due = now - seconds + pause - 0.1
 
     def _count(self, result: EvaluationResult) -> None:
         counts = dict.fromkeys(AlertState, 0)
-        for instance in self.instances:
-            counts[instance.life.state] += 1
+        for alert in self.engine.alerts:
+            counts[alert.lifecycle.state] += 1
         for state in (AlertState.PENDING, AlertState.FIRING, AlertState.RECOVERING):
             self.metrics.alerts.labels(state).set(counts[state])
         self.counts = counts
         for reason, count in result.suppressed.items():
             self.metrics.suppressed.labels(reason).add(count)
-        self._refused = dict(result.refused)
         refused = result.refused.total()
         if refused and not self.metrics.refused.value:
-            log.warning("too many alerts; more are refused", **result.refused)
+            log.warning("too many alerts; new ones are refused", **result.refused)
         self.metrics.refused.set(refused)
-
-
-def _process(client: Client) -> Process:
-    sample = client.sample
-    return Process(
-        client.id,
-        client.service,
-        client.host,
-        client.pid,
-        client.state,
-        client.since,
-        None if sample is None else sample.rss_bytes,
-        client.cpu_percent,
-        client.in_flight,
-        client.loops,
-    )

@@ -1,6 +1,7 @@
-"""Matchers of labels, as Alertmanager has them: `graph="checkout"`, `node!~"debug_.*"`.
+"""Label matchers as in Alertmanager: `graph="checkout"`, `node!~"debug_.*"`.
 
-Regular expressions are RE2's, anchored at both ends; a label that isn't there is empty.
+Regular expressions use RE2's syntax and are anchored at both ends. A missing label
+counts as empty.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _FORM: Final = re.compile(
 
 
 class Matcher(msgspec.Struct, frozen=True, rename="camel"):
-    """One condition on one label; its JSON is that of Alertmanager's silences."""
+    """One condition on one label. Its JSON is that of Alertmanager's silences."""
 
     name: str
     value: str
@@ -30,41 +31,43 @@ class Matcher(msgspec.Struct, frozen=True, rename="camel"):
     is_equal: bool = True
 
     def holds(self, labels: Mapping[str, str]) -> bool:
-        """Return whether labels meet it."""
-        found = labels.get(self.name, "")
+        """Return whether it matches labels."""
+        value = labels.get(self.name, "")
         if self.is_regex:
-            same = _compiled(self.value).covers(found)
+            equal = _compiled(self.value).covers(value)
         else:
-            same = found == self.value
-        return same is self.is_equal
+            equal = value == self.value
+        return equal is self.is_equal
 
     def __str__(self) -> str:
         op = ("=~" if self.is_equal else "!~") if self.is_regex else None
         op = op or ("=" if self.is_equal else "!=")
-        return f'{self.name}{op}"{_escaped(self.value)}"'
+        value = self.value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'{self.name}{op}"{value}"'
 
 
 def parse(text: str) -> Matcher:
-    r"""Return the matcher that a text is, such as `graph="checkout"` or `node=~"a|b"`.
+    r"""Parse a matcher such as `graph="checkout"` or `node=~"a|b"`.
 
     Raises:
-        ValueError: it is none, or its regular expression can't be used.
+        ValueError: it is invalid, or its regular expression is.
     """
-    found = _FORM.fullmatch(text)
-    if found is None:
+    match = _FORM.fullmatch(text)
+    if match is None:
         raise ValueError(
-            f'{text}: is no matcher; write graph="checkout", node!="x", node=~"a|b.*"'
+            f"invalid matcher {text}: expected such as"
+            ' graph="checkout", node!="x" or node=~"a|b.*"'
         )
-    name, op, quoted, plain = found.groups()
+    name, op, quoted, plain = match.groups()
     value = plain if quoted is None else re.sub(r'\\(["\\])', r"\1", quoted)
     return checked(Matcher(name, value, op.endswith("~"), op[0] == "="))
 
 
 def checked(matcher: Matcher) -> Matcher:
-    """Return the matcher, if it can be used.
+    """Return the matcher if it is valid.
 
     Raises:
-        ValueError: its regular expression can't.
+        ValueError: its regular expression is invalid.
     """
     if matcher.is_regex:
         try:
@@ -75,14 +78,10 @@ def checked(matcher: Matcher) -> Matcher:
 
 
 def matches(matchers: Iterable[Matcher], labels: Mapping[str, str]) -> bool:
-    """Return whether labels meet all of several matchers."""
+    """Return whether all matchers match labels."""
     return all(matcher.holds(labels) for matcher in matchers)
 
 
 @lru_cache(1024)
 def _compiled(pattern: str) -> Expression:
     return Expression(pattern)
-
-
-def _escaped(value: str) -> str:
-    return value.replace("\\", "\\\\").replace('"', '\\"')

@@ -1,6 +1,7 @@
-"""The metrics that rules are about: nodes, runs, calls of models, your own, and ours.
+"""The metrics of rules: of nodes, runs, model calls, processes, rules and applications.
 
-Each is an array, one value per group of series; NaN where it isn't known.
+A metric is computed for all groups of series at once, as an array with one value per
+group; NaN where the value is unknown.
 """
 
 from __future__ import annotations
@@ -22,10 +23,9 @@ from kaywatch_agent.model.series import Kind
 
 __all__ = [
     "METRICS",
-    "VISITS",
     "WAYS",
-    "MetricContext",
     "Metric",
+    "MetricContext",
     "MetricSource",
     "find",
     "known",
@@ -35,7 +35,7 @@ Floats = NDArray[np.float64]
 
 
 class MetricSource(Enum):
-    """Where a metric comes from."""
+    """What a metric is about."""
 
     NODES = "executions of nodes"
     RUNS = "runs of graphs"
@@ -45,54 +45,53 @@ class MetricSource(Enum):
     RULES = "rules"
 
     @property
-    def aggregated(self) -> bool:
-        """Whether its metrics are made from figures of series."""
-        return self not in (MetricSource.PROCESSES, MetricSource.RULES)
-
-    @property
     def labels(self) -> tuple[str, ...]:
-        """The labels that its groups can have; custom metrics have others too."""
+        """The labels that its groups can have; custom metrics have others as well."""
         return _LABELS[self]
 
 
 class MetricContext(NamedTuple):
-    """What a metric is made from, besides figures.
+    """What a metric is computed from, in addition to statistics.
 
     Attributes:
-        registry: the names of numbers.
-        seconds: how long the window is, as far as the agent has seen it.
+        registry: the names of numbered values.
+        seconds: the length of the window, as far as the agent has observed it.
     """
 
     registry: Registry
     seconds: float
 
 
+Compute = Callable[[GroupStats, MetricContext], Floats]
+
+
 class Metric(NamedTuple):
-    """How one metric is made.
+    """How a metric is computed.
 
     Attributes:
-        source: the series that it is made of.
-        of: returns its values, by group.
+        source: what it is about.
+        compute: returns its values by group; None for a metric that buckets don't
+            contain, see `live_values`.
         help: what it is.
-        unit: of its values: ratio, seconds, bytes, percent, usd, tokens or empty.
-        facets: what it needs to be told apart.
-        names: the custom metrics that are added up for it, if any.
-        counts: whether it is known without events: nothing is 0.
-        kinds: of the series; all of the source by default.
+        unit: ratio, seconds, bytes, percent, usd, tokens, per_second or empty.
+        dimensions: the dimensions that `compute` needs.
+        kinds: the kinds of its series.
+        names: the custom metrics that it sums up; empty for others.
+        counts: whether it is 0 rather than unknown when nothing happened.
     """
 
     source: MetricSource
-    of: Callable[[GroupStats, MetricContext], Floats]
+    compute: Compute | None
     help: str
     unit: str = ""
-    facets: frozenset[Dimension] = frozenset()
+    dimensions: frozenset[Dimension] = frozenset()
+    kinds: frozenset[Kind] = frozenset()
     names: frozenset[str] = frozenset()
     counts: bool = False
-    kinds: frozenset[Kind] = frozenset()
 
 
 def known(name: str) -> bool:
-    """Return whether there is such a metric."""
+    """Return whether a metric exists."""
     return name in METRICS or _CUSTOM.fullmatch(name) is not None
 
 
@@ -100,16 +99,16 @@ def find(name: str) -> Metric:
     """Return a metric by its name.
 
     Raises:
-        ValueError: there is none; with the nearest.
+        ValueError: it does not exist; with the most similar name.
     """
     if name in METRICS:
         return METRICS[name]
     custom = _CUSTOM.fullmatch(name)
     if custom is None:
-        near = difflib.get_close_matches(name, METRICS, 1)
-        hint = f"did you mean {near[0]}?" if near else "see docs/alerts.md"
+        similar = difflib.get_close_matches(name, METRICS, 1)
+        hint = f"did you mean {similar[0]}?" if similar else "see docs/alerts.md"
         if name.startswith("custom."):
-            hint = f"say what of it: {name}.last, or .{', .'.join(WAYS)}"
+            hint = f"add a statistic: {name}.last, or .{', .'.join(WAYS)}"
         raise ValueError(f'"{name}": unknown metric; {hint}')
     return _custom(custom["name"], custom["how"])
 
@@ -125,6 +124,11 @@ _LABELS: Final[Mapping[MetricSource, tuple[str, ...]]] = {
     MetricSource.RULES: ("rule",),
 }
 
+_KINDS: Final = {
+    MetricSource.NODES: frozenset({Kind.NODE}),
+    MetricSource.RUNS: frozenset({Kind.RUN}),
+}
+
 _OUTCOMES: Final = frozenset({Dimension.OUTCOME})
 _ERRORS: Final = frozenset({Dimension.ERROR})
 _HISTOGRAM: Final = frozenset({Dimension.HISTOGRAM})
@@ -136,245 +140,234 @@ _CUSTOM: Final = re.compile(
 
 def _ratio(above: NDArray[Any], below: NDArray[Any]) -> Floats:
     with np.errstate(divide="ignore", invalid="ignore"):
-        found: Floats = np.where(below > 0, np.true_divide(above, below), np.nan)
-    return found
+        ratio: Floats = np.where(below > 0, np.true_divide(above, below), np.nan)
+    return ratio
 
 
-def _known(values: list[float | None]) -> Floats:
-    return np.array(values, np.float64)
+def _array(values: list[float | None]) -> Floats:
+    return np.array(values, np.float64)  # None becomes NaN
 
 
-def _outcome_rate(*outcomes: Outcome) -> Callable[[GroupStats, MetricContext], Floats]:
-    def rate(figures: GroupStats, _: MetricContext) -> Floats:
-        counts = figures.outcomes()
-        finished = figures.executions - counts[:, Outcome.CANCELLED]
-        return _ratio(counts[:, list(outcomes)].sum(axis=1), finished)
+def _outcome_rate(outcome: Outcome) -> Compute:
+    def rate(stats: GroupStats, _: MetricContext) -> Floats:
+        counts = stats.outcomes()
+        finished = stats.executions - counts[:, Outcome.CANCELLED]
+        return _ratio(counts[:, outcome], finished)
 
     return rate
 
 
-def _success_rate(figures: GroupStats, context: MetricContext) -> Floats:
-    return 1.0 - _outcome_rate(Outcome.ERROR)(figures, context)
+def _success_rate(stats: GroupStats, context: MetricContext) -> Floats:
+    return 1.0 - _outcome_rate(Outcome.ERROR)(stats, context)
 
 
-def _exhausted_rate(figures: GroupStats, context: MetricContext) -> Floats:
-    """An error of `exec` is only recorded once all its attempts have failed."""
-    count = np.zeros(len(figures))
+def _exhausted_rate(stats: GroupStats, context: MetricContext) -> Floats:
+    # An error of `exec` is only recorded once all attempts have failed.
+    exhausted = np.zeros(len(stats))
     errors = context.registry.errors.values
-    for group, number, errors_of in figures.counted(Dimension.ERROR):
+    for group, number, count in stats.counted(Dimension.ERROR):
         if errors[number].phase == Phase.EXEC:
-            count[group] += errors_of
-    return _ratio(count, figures.executions)
+            exhausted[group] += count
+    return _ratio(exhausted, stats.executions)
 
 
-def _quantile(q: float) -> Callable[[GroupStats, MetricContext], Floats]:
-    return lambda figures, _: _known(figures.quantiles(q)[0])
+def _quantile(q: float) -> Compute:
+    return lambda stats, _: _array(stats.quantiles(q)[0])
 
 
-def _average(figures: GroupStats, _: MetricContext) -> Floats:
-    return _ratio(figures.total, figures.executions)
+def _average(stats: GroupStats, _: MetricContext) -> Floats:
+    return _ratio(stats.total, stats.executions)
 
 
-def _most(figures: GroupStats, _: MetricContext) -> Floats:
-    return _known(figures.mosts())
+def _maximum(stats: GroupStats, _: MetricContext) -> Floats:
+    return _array(stats.mosts())
 
 
-def _least(figures: GroupStats, _: MetricContext) -> Floats:
-    return _known(figures.leasts())
+def _minimum(stats: GroupStats, _: MetricContext) -> Floats:
+    return _array(stats.leasts())
 
 
-def _last(figures: GroupStats, _: MetricContext) -> Floats:
-    return _known(figures.lasts())
+def _last(stats: GroupStats, _: MetricContext) -> Floats:
+    return _array(stats.lasts())
 
 
-def _count(figures: GroupStats, _: MetricContext) -> Floats:
-    return figures.executions.astype(np.float64)
+def _count(stats: GroupStats, _: MetricContext) -> Floats:
+    return stats.executions.astype(np.float64)
 
 
-def _sum(figures: GroupStats, _: MetricContext) -> Floats:
-    return figures.total
+def _sum(stats: GroupStats, _: MetricContext) -> Floats:
+    return stats.total
 
 
-def _per_second(figures: GroupStats, context: MetricContext) -> Floats:
-    return figures.executions / context.seconds
+def _per_second(stats: GroupStats, context: MetricContext) -> Floats:
+    return stats.executions / context.seconds
 
 
-def _sum_per_second(figures: GroupStats, context: MetricContext) -> Floats:
-    return figures.total / context.seconds
+def _sum_per(seconds: float) -> Compute:
+    return lambda stats, context: stats.total * seconds / context.seconds
 
 
-def _sum_per_minute(figures: GroupStats, context: MetricContext) -> Floats:
-    return figures.total * 60.0 / context.seconds
+def _retry_rate(stats: GroupStats, _: MetricContext) -> Floats:
+    return _ratio(stats.retries(), stats.attempts)
 
 
-def _retry_rate(figures: GroupStats, _: MetricContext) -> Floats:
-    return _ratio(figures.retries(), figures.attempts)
+def _retries(stats: GroupStats, _: MetricContext) -> Floats:
+    return stats.retries().astype(np.float64)
 
 
-def _retries(figures: GroupStats, _: MetricContext) -> Floats:
-    return figures.retries().astype(np.float64)
+def _visits(stats: GroupStats, _: MetricContext) -> Floats:
+    return _ratio(stats.attempts, stats.executions)
 
 
-def _visits(figures: GroupStats, _: MetricContext) -> Floats:
-    return _ratio(figures.attempts, figures.executions)
+def _executions(
+    compute: Compute | None,
+    help_: str,
+    unit: str = "",
+    dimensions: frozenset[Dimension] = frozenset(),
+    *,
+    source: MetricSource = MetricSource.NODES,
+    counts: bool = False,
+) -> Metric:
+    """Return a metric of executions, or of runs."""
+    kinds = _KINDS[source]
+    return Metric(source, compute, help_, unit, dimensions, kinds, counts=counts)
+
+
+def _runs(
+    compute: Compute | None,
+    help_: str,
+    unit: str = "",
+    dimensions: frozenset[Dimension] = frozenset(),
+    *,
+    counts: bool = False,
+) -> Metric:
+    source = MetricSource.RUNS
+    return _executions(compute, help_, unit, dimensions, source=source, counts=counts)
 
 
 def _latencies(source: MetricSource, prefix: str, what: str) -> dict[str, Metric]:
-    found = {
-        f"{prefix}avg": Metric(source, _average, f"mean seconds of {what}", "seconds"),
-        f"{prefix}max": Metric(source, _most, f"longest {what}, in seconds", "seconds"),
-    }
-    for percent in (50, 90, 95, 99):
-        found[f"{prefix}p{percent}"] = Metric(
-            source,
+    def latency(
+        compute: Compute, help_: str, dimensions: frozenset[Dimension] = frozenset()
+    ) -> Metric:
+        return _executions(compute, help_, "seconds", dimensions, source=source)
+
+    percentiles = {
+        f"{prefix}p{percent}": latency(
             _quantile(percent / 100),
             f"seconds that {percent} % of {what} stay below",
-            "seconds",
             _HISTOGRAM,
         )
-    return found
+        for percent in (50, 90, 95, 99)
+    }
+    return {
+        f"{prefix}avg": latency(_average, f"mean seconds of {what}"),
+        f"{prefix}max": latency(_maximum, f"longest {what}, in seconds"),
+        **percentiles,
+    }
 
 
-def _llm(names: set[str], unit: str, text: str) -> Metric:
+def _llm(names: set[str], unit: str, help_: str, seconds: float = 60.0) -> Metric:
     return Metric(
         MetricSource.LLM,
-        _sum_per_minute,
-        text,
+        _sum_per(seconds),
+        help_,
         unit,
+        kinds=frozenset({Kind.COUNT}),
         names=frozenset(names),
         counts=True,
-        kinds=frozenset({Kind.COUNT}),
     )
 
 
 _TOKENS: Final = {"llm_input_tokens", "llm_output_tokens"}
+_COST: Final = {"llm_cost_usd"}
 
 METRICS: Final[Mapping[str, Metric]] = {
-    "success_rate": Metric(
-        MetricSource.NODES,
-        _success_rate,
-        "share of executions that did not end in an error",
-        "ratio",
-        _OUTCOMES,
+    "success_rate": _executions(
+        _success_rate, "share of executions that did not fail", "ratio", _OUTCOMES
     ),
-    "error_rate": Metric(
-        MetricSource.NODES,
+    "error_rate": _executions(
         _outcome_rate(Outcome.ERROR),
-        "share of executions that ended in an error",
+        "share of executions that failed",
         "ratio",
         _OUTCOMES,
     ),
-    "fallback_rate": Metric(
-        MetricSource.NODES,
+    "fallback_rate": _executions(
         _outcome_rate(Outcome.FALLBACK),
-        "share of executions that exec_fallback answered",
+        "share of executions that `exec_fallback` answered",
         "ratio",
         _OUTCOMES,
     ),
-    "suppressed_rate": Metric(
-        MetricSource.NODES,
+    "suppressed_rate": _executions(
         _outcome_rate(Outcome.SUPPRESSED),
-        "share of executions whose error on_error swallowed",
+        "share of executions whose error `on_error` suppressed",
         "ratio",
         _OUTCOMES,
     ),
-    "exhausted_rate": Metric(
-        MetricSource.NODES,
+    "exhausted_rate": _executions(
         _exhausted_rate,
-        "share of executions whose last attempt failed, whatever answered then",
+        "share of executions whose last attempt failed, even if a fallback answered",
         "ratio",
         _ERRORS,
     ),
-    "executions": Metric(
-        MetricSource.NODES, _count, "executions in the window", counts=True
+    "executions": _executions(_count, "executions in the window", counts=True),
+    "throughput": _executions(
+        _per_second, "executions per second", "per_second", counts=True
     ),
-    "throughput": Metric(
-        MetricSource.NODES,
-        _per_second,
-        "executions per second",
-        "per_second",
-        counts=True,
-    ),
-    "retries": Metric(
-        MetricSource.NODES, _retries, "attempts beyond the first of each execution"
-    ),
-    "retry_rate": Metric(
-        MetricSource.NODES, _retry_rate, "share of attempts that were retries", "ratio"
+    "retries": _executions(_retries, "attempts beyond the first of each execution"),
+    "retry_rate": _executions(
+        _retry_rate, "share of attempts that were retries", "ratio"
     ),
     **_latencies(MetricSource.NODES, "latency_", "executions"),
-    "runs": Metric(MetricSource.RUNS, _count, "runs in the window", counts=True),
-    "run_throughput": Metric(
-        MetricSource.RUNS, _per_second, "runs per second", "per_second", counts=True
+    "runs": _runs(_count, "runs in the window", counts=True),
+    "run_throughput": _runs(_per_second, "runs per second", "per_second", counts=True),
+    "run_success_rate": _runs(
+        _success_rate, "share of runs that did not fail", "ratio", _OUTCOMES
     ),
-    "run_success_rate": Metric(
-        MetricSource.RUNS,
-        _success_rate,
-        "share of runs that no error ended",
-        "ratio",
-        _OUTCOMES,
+    "run_error_rate": _runs(
+        _outcome_rate(Outcome.ERROR), "share of runs that failed", "ratio", _OUTCOMES
     ),
-    "run_error_rate": Metric(
-        MetricSource.RUNS,
-        _outcome_rate(Outcome.ERROR),
-        "share of runs that an error ended",
-        "ratio",
-        _OUTCOMES,
+    "run_visits_max": _runs(
+        None, "most nodes visited by one run, including runs in progress", counts=True
     ),
-    "run_visits_max": Metric(
-        MetricSource.RUNS,
-        _last,
-        "nodes visited in the longest run, those under way included",
+    "node_visits_max": _executions(
+        None,
+        "most visits of a node by one run, including runs in progress; 0 if no run"
+        " visited it again",
         counts=True,
     ),
-    "node_visits_max": Metric(
-        MetricSource.NODES,
-        _last,
-        "visits of a node in the run that came back to it most, those under way"
-        " included; 0 where none came back",
-        counts=True,
-    ),
-    "run_visits": Metric(
-        MetricSource.RUNS, _visits, "nodes visited per run, on average"
-    ),
+    "run_visits": _runs(_visits, "nodes visited per run, on average"),
     **_latencies(MetricSource.RUNS, "run_latency_", "runs"),
-    "llm_calls_per_minute": _llm({"llm_calls"}, "", "calls of models per minute"),
-    "llm_errors_per_minute": _llm({"llm_errors"}, "", "failed calls per minute"),
-    "llm_tokens_per_minute": _llm(_TOKENS, "tokens", "tokens in and out per minute"),
-    "llm_cost_per_minute": _llm({"llm_cost_usd"}, "usd", "US dollars per minute"),
-    "llm_cost_per_hour": _llm({"llm_cost_usd"}, "usd", "US dollars per hour")._replace(
-        of=lambda figures, context: 60.0 * _sum_per_minute(figures, context)
+    "llm_calls_per_minute": _llm({"llm_calls"}, "", "model calls per minute"),
+    "llm_errors_per_minute": _llm({"llm_errors"}, "", "failed model calls per minute"),
+    "llm_tokens_per_minute": _llm(
+        _TOKENS, "tokens", "input and output tokens per minute"
     ),
+    "llm_cost_per_minute": _llm(_COST, "usd", "US dollars per minute"),
+    "llm_cost_per_hour": _llm(_COST, "usd", "US dollars per hour", 3600.0),
     "memory_rss": Metric(
-        MetricSource.PROCESSES, _last, "resident memory of a process, in bytes", "bytes"
+        MetricSource.PROCESSES, None, "resident memory of a process, in bytes", "bytes"
     ),
     "processes_died": Metric(
-        MetricSource.PROCESSES,
-        _last,
-        "processes that died in the window, without a goodbye",
-        counts=True,
+        MetricSource.PROCESSES, None, "processes that died in the window", counts=True
     ),
     "cpu_percent": Metric(
         MetricSource.PROCESSES,
-        _last,
+        None,
         "CPU of a process, in percent of a core",
         "percent",
     ),
     "alerts_refused": Metric(
         MetricSource.RULES,
-        _last,
-        "alerts of a rule beyond `max_instances_per_rule`, at the last evaluation",
+        None,
+        "alerts of a rule beyond `max_alerts_per_rule` in the last evaluation",
     ),
 }
 
-# Of single runs, which no figures have.
-VISITS: Final = frozenset({"node_visits_max", "run_visits_max"})
-
-WAYS: Final[
-    Mapping[str, tuple[Callable[[GroupStats, MetricContext], Floats], set[Kind]]]
-] = {
+# The statistics of custom metrics, and the kinds of metrics that have them.
+WAYS: Final[Mapping[str, tuple[Compute, set[Kind]]]] = {
     "avg": (_average, {Kind.OBSERVE}),
-    "min": (_least, {Kind.OBSERVE}),
-    "max": (_most, {Kind.OBSERVE}),
+    "min": (_minimum, {Kind.OBSERVE}),
+    "max": (_maximum, {Kind.OBSERVE}),
     "count": (_count, {Kind.OBSERVE}),
     "p50": (_quantile(0.50), {Kind.OBSERVE}),
     "p90": (_quantile(0.90), {Kind.OBSERVE}),
@@ -382,18 +375,19 @@ WAYS: Final[
     "p99": (_quantile(0.99), {Kind.OBSERVE}),
     "last": (_last, {Kind.GAUGE}),
     "sum": (_sum, {Kind.OBSERVE, Kind.COUNT}),
-    "per_second": (_sum_per_second, {Kind.COUNT}),
+    "per_second": (_sum_per(1.0), {Kind.COUNT}),
 }
 
 
 def _custom(name: str, how: str) -> Metric:
-    of, kinds = WAYS[how]
+    compute, kinds = WAYS[how]
+    is_quantile = how.startswith("p") and how[1:].isdigit()
     return Metric(
         MetricSource.CUSTOM,
-        of,
-        f"the application's own metric {name}: {how}",
-        facets=_HISTOGRAM if how.startswith("p") and how[1:].isdigit() else frozenset(),
+        compute,
+        f"the application's metric {name}: {how}",
+        dimensions=_HISTOGRAM if is_quantile else frozenset(),
+        kinds=frozenset(kinds),
         names=frozenset({name}),
         counts=how in ("sum", "per_second", "count"),
-        kinds=frozenset(kinds),
     )

@@ -1,7 +1,7 @@
-"""Who is notified of an alert: pure, with the reason where somebody is not.
+"""Decides who is notified of an alert, and gives the reason for each who is not.
 
-Silences, inhibitions, cooldowns and filters suppress what begins, never what ends: a
-receiver that was notified of an alert is notified of its end.
+Silences, inhibitions, cooldowns and severities suppress `firing` notifications only.
+A receiver that was notified that an alert fires is always notified that it resolved.
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ from kaywatch_agent.rules.alert import (
     Suppression,
     SuppressionReason,
 )
-from kaywatch_agent.rules.describe import all_labels
 from kaywatch_agent.rules.matchers import matches
 from kaywatch_agent.rules.rule import AlertSettings, Inhibition, Rule
-from kaywatch_agent.rules.silence import Silence, covering
+from kaywatch_agent.rules.silence import Silence
 from kaywatch_agent.rules.state import AlertState
 from kaywatch_agent.units import duration
 
@@ -29,18 +28,18 @@ __all__ = ["Decision", "Suppressor", "cooldown", "plan_notifications"]
 # Flapping doubles the cooldown, up to an hour.
 MAX_COOLDOWN: Final = 3600.0
 
-# Returns why a receiver must not be notified that an alert fires; None if it may.
-Suppress = Callable[[Alert, Rule, str], Suppression | None]
+# Returns why a receiver must not be notified that an alert fires; None if it may be.
+FindSuppression = Callable[[Alert, Rule, str], Suppression | None]
 
 
 class Decision(NamedTuple):
-    """That a receiver is to be notified, or why it is not.
+    """A notification that is due, or the reason why there is none.
 
     Attributes:
-        receiver: its name.
-        kind: of the notification; None for none.
-        last: what the receiver was notified of last, afterwards.
-        suppression: why it is not notified.
+        receiver: the receiver's name.
+        kind: of the notification; None if it is suppressed.
+        last: the receiver's last notification, once this one is planned.
+        suppression: why the receiver is not notified.
     """
 
     receiver: str
@@ -50,37 +49,39 @@ class Decision(NamedTuple):
 
 
 def plan_notifications(
-    alert: Alert, rule: Rule | None, suppress: Suppress, clock: float
+    alert: Alert, rule: Rule | None, suppress: FindSuppression, clock: float
 ) -> Iterator[Decision]:
-    """Yield what is to be decided about an alert now.
+    """Yield the notifications of an alert that are due or suppressed now.
 
     Args:
-        alert: after the evaluation.
-        rule: None when it is gone.
-        suppress: why a receiver must not be notified that the alert fires.
-        clock: the alerts' own, in seconds.
+        alert: the alert after the evaluation.
+        rule: its rule; None if the rule was removed.
+        suppress: returns why a receiver must not be notified.
+        clock: the alert clock, in seconds.
     """
-    episode = alert.life.episode
-    if not alert.life.is_firing:
-        for receiver, told in alert.told.items():
-            if told.last == "firing":
-                last = LastNotification(episode, "resolved", clock, told.fired_at)
-                yield Decision(receiver, NotificationKind.RESOLVED, last)
-    elif rule is not None and alert.life.state is AlertState.FIRING:
+    life = alert.lifecycle
+    if not life.is_firing:
+        for receiver, last in alert.notified.items():
+            if last.last == "firing":
+                resolved = LastNotification(
+                    life.episode, "resolved", clock, last.fired_at
+                )
+                yield Decision(receiver, NotificationKind.RESOLVED, resolved)
+    elif rule is not None and life.state is AlertState.FIRING:
         for receiver in rule.notify:
-            decision = _firing(alert, rule, receiver, suppress, clock)
+            decision = _plan_firing(alert, rule, receiver, suppress, clock)
             if decision is not None:
                 yield decision
 
 
 def cooldown(alert: Alert, rule: Rule, clock: float) -> float:
-    """Return the least seconds between two notifications that an alert fires."""
-    doubled = rule.cooldown * 2.0 ** (alert.flaps(clock) // FLAPS)
+    """Return the minimum seconds between two `firing` notifications of an alert."""
+    doubled = rule.cooldown * 2.0 ** (alert.count_flaps(clock) // FLAPS)
     return max(rule.cooldown, min(doubled, MAX_COOLDOWN))
 
 
 class Suppressor:
-    """What suppresses notifications in one evaluation."""
+    """The silences, inhibitions and severities that apply in one evaluation."""
 
     def __init__(
         self,
@@ -91,121 +92,124 @@ class Suppressor:
         now: float,
         clock: float,
     ) -> None:
-        """Index the alerts that fire, and the silences that are active.
+        """Index the firing alerts and the active silences.
 
         Args:
             settings: the rules, inhibitions and silences of the configuration.
-            silences: the other ones.
-            min_severity: by receiver, the least severity that it is notified of.
-            alerts: all of them.
+            silences: the silences created at runtime.
+            min_severity: the minimum severity of a notification, by receiver.
+            alerts: all alerts.
             now: Unix seconds.
-            clock: the alerts' own, in seconds.
+            clock: the alert clock, in seconds.
         """
-        everything = (*settings.silences, *silences)
+        configured = (*settings.silences, *silences)
         self._settings = settings
-        self._silences = [silence for silence in everything if silence.holds(now)]
+        self._silences = [s for s in configured if s.is_active(now)]
         self._min_severity = min_severity
         self._now = now
         self._clock = clock
         self._inhibitions = InhibitionIndex(
             settings.inhibitions,
             (
-                (alert.id, all_labels(alert, settings))
+                (alert.id, settings.all_labels(alert))
                 for alert in alerts
-                if settings.inhibitions and alert.life.is_firing
+                if settings.inhibitions and alert.lifecycle.is_firing
             ),
         )
 
     def find(self, alert: Alert, rule: Rule, receiver: str) -> Suppression | None:
         """Return why a receiver must not be notified that an alert fires."""
-        labels = all_labels(alert, self._settings)
-        silence = covering(self._silences, labels, self._now)
-        if silence is not None:
-            text = silence.comment or "no comment"
-            text = f"by {silence.created_by or silence.id}: {text}"
-            left = silence.ends_at.timestamp() - self._now
-            until = self._clock + left
-            return Suppression(SuppressionReason.SILENCED, text, until, silence.id)
-        source, name = self._inhibitions.source(labels)
+        labels = self._settings.all_labels(alert)
+        for silence in self._silences:
+            if silence.mutes(labels, self._now):
+                return self._silenced(silence)
+        source, name = self._inhibitions.find_source(labels)
         if source:
             text = f"while {name} fires"
             return Suppression(SuppressionReason.INHIBITED, text, by=source)
-        least = self._min_severity.get(receiver)
-        if least and SEVERITIES.index(rule.severity) < SEVERITIES.index(least):
-            text = f"it is only told of {least} and worse"
+        minimum = self._min_severity.get(receiver)
+        if minimum and SEVERITIES.index(rule.severity) < SEVERITIES.index(minimum):
+            text = f"below min_severity {minimum}"
             return Suppression(SuppressionReason.SEVERITY, text)
         return None
 
+    def _silenced(self, silence: Silence) -> Suppression:
+        author, comment = silence.created_by or silence.id, silence.comment
+        return Suppression(
+            SuppressionReason.SILENCED,
+            f"by {author}: {comment or 'no comment'}",
+            self._clock + silence.ends_at.timestamp() - self._now,
+            silence.id,
+        )
+
 
 class InhibitionIndex:
-    """Which alerts inhibit others, by the labels that have to be equal."""
+    """The firing alerts that inhibit others, by the labels that must be equal."""
 
     def __init__(
         self,
         inhibitions: Iterable[Inhibition],
         firing: Iterable[tuple[str, Mapping[str, str]]],
     ) -> None:
-        """Take the ids and labels of all alerts that fire."""
+        """Index the ids and labels of all firing alerts."""
         self._sources: list[
             tuple[Inhibition, dict[tuple[str, ...], tuple[str, str]]]
         ] = [(inhibition, {}) for inhibition in inhibitions]
-        for name, labels in firing:
-            for inhibition, known in self._sources:
+        for alert_id, labels in firing:
+            for inhibition, sources in self._sources:
                 if matches(inhibition.source, labels):
-                    source = (name, labels["alertname"])
-                    known.setdefault(_equal(inhibition, labels), source)
+                    source = (alert_id, labels["alertname"])
+                    sources.setdefault(inhibition.equal_values(labels), source)
 
-    def source(self, labels: Mapping[str, str]) -> tuple[str, str]:
-        """Return the id and the rule of an alert that inhibits one; empty for none.
+    def find_source(self, labels: Mapping[str, str]) -> tuple[str, str]:
+        """Return the id and the rule of an alert that inhibits another.
 
-        An alert that is on both sides of an inhibition does not inhibit itself, nor
-        others like it, as in Alertmanager.
+        Both are empty if there is none. As in Alertmanager, an alert that matches both
+        sides of an inhibition inhibits neither itself nor others like it.
         """
-        for inhibition, known in self._sources:
+        for inhibition, sources in self._sources:
             if matches(inhibition.target, labels) and not matches(
                 inhibition.source, labels
             ):
-                found = known.get(_equal(inhibition, labels))
-                if found is not None:
-                    return found
+                source = sources.get(inhibition.equal_values(labels))
+                if source is not None:
+                    return source
         return "", ""
 
 
 # -- inside --------------------------------------------------------------------------
 
 
-def _firing(
-    alert: Alert, rule: Rule, receiver: str, suppress: Suppress, clock: float
+def _plan_firing(
+    alert: Alert, rule: Rule, receiver: str, suppress: FindSuppression, clock: float
 ) -> Decision | None:
-    """Return what is decided about an alert that fires; None for nothing new."""
-    known, episode = alert.told.get(receiver), alert.life.episode
-    aware = (
-        known if known and (known.last, known.episode) == ("firing", episode) else None
-    )
-    if aware is not None:
+    """Return the decision about a firing alert; None if nothing is due."""
+    last, episode = alert.notified.get(receiver), alert.lifecycle.episode
+    repeats = last is not None and (last.last, last.episode) == ("firing", episode)
+    if last is not None and repeats:
         interval = rule.repeat_interval
-        if not interval or clock - aware.at < interval:
+        if not interval or clock - last.at < interval:
             return None
     suppression = suppress(alert, rule, receiver)
+    if suppression is None and last is not None and not repeats:
+        suppression = _cooling_down(alert, rule, last, clock)
     if suppression is not None:
         return Decision(receiver, None, suppression=suppression)
-    if aware is not None:
-        last = LastNotification(episode, "firing", clock, aware.fired_at)
-        return Decision(receiver, NotificationKind.REPEAT, last)
-    if known is not None:
-        seconds = cooldown(alert, rule, clock)
-        until = known.fired_at + seconds
-        if until > clock:
-            text = f"told again in {duration(until - clock)} at the earliest"
-            if seconds > rule.cooldown:
-                text += f"; it flaps, so its cooldown is {duration(seconds)}"
-            reason = SuppressionReason.COOLDOWN
-            return Decision(
-                receiver, None, suppression=Suppression(reason, text, until)
-            )
-    last = LastNotification(episode, "firing", clock, clock)
-    return Decision(receiver, NotificationKind.FIRING, last)
+    if last is not None and repeats:
+        repeat = LastNotification(episode, "firing", clock, last.fired_at)
+        return Decision(receiver, NotificationKind.REPEAT, repeat)
+    first = LastNotification(episode, "firing", clock, clock)
+    return Decision(receiver, NotificationKind.FIRING, first)
 
 
-def _equal(inhibition: Inhibition, labels: Mapping[str, str]) -> tuple[str, ...]:
-    return tuple([labels.get(name, "") for name in inhibition.equal])
+def _cooling_down(
+    alert: Alert, rule: Rule, last: LastNotification, clock: float
+) -> Suppression | None:
+    seconds = cooldown(alert, rule, clock)
+    until = last.fired_at + seconds
+    if until <= clock:
+        return None
+    text = f"next notification in {duration(until - clock)} at the earliest"
+    if seconds > rule.cooldown:
+        text += f"; the alert is flapping, so the cooldown is {duration(seconds)}"
+    return Suppression(SuppressionReason.COOLDOWN, text, until)

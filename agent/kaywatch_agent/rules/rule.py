@@ -1,31 +1,33 @@
-"""What a rule is, once its table has been read and checked."""
+"""Rules and settings, once their tables have been read and validated."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Final, Literal
 
 import msgspec
 
 from kaywatch_agent.model.alerts import Severity
+from kaywatch_agent.rules.alert import Alert
 from kaywatch_agent.rules.expression import Predicate, leading
 from kaywatch_agent.rules.matchers import Matcher
-from kaywatch_agent.rules.metrics import MetricSource
+from kaywatch_agent.rules.metrics import Metric, MetricSource, find
 from kaywatch_agent.rules.silence import Silence
 from kaywatch_agent.rules.state import Timing
 
 __all__ = [
     "Absence",
+    "AlertSettings",
     "BurnRate",
     "Change",
+    "Condition",
     "Grouping",
     "Inhibition",
     "Rule",
-    "AlertSettings",
     "Stuck",
-    "Test",
     "Threshold",
     "Transition",
 ]
@@ -33,15 +35,14 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Threshold:
-    """A metric beyond a value, or several of them.
+    """A metric beyond a value, or a combination of such comparisons.
 
     Attributes:
-        breach: when it is met.
-        clear: when all is well again; between the two nothing changes.
-        metric: the one that is shown.
-        threshold: what it is compared with.
-        clear_at: where it is clear; None when that isn't one number.
-        sources: what the metrics come from.
+        breach: when the condition is met.
+        clear: when it is clear; between the two, the alert keeps its state.
+        metric: the metric that is shown.
+        threshold: the value that `metric` is compared with.
+        clear_at: the value at which it is clear; None if that is not one number.
     """
 
     breach: Predicate
@@ -49,18 +50,32 @@ class Threshold:
     metric: str
     threshold: float
     clear_at: float | None
-    sources: tuple[MetricSource, ...]
+
+    @cached_property
+    def metrics(self) -> Mapping[str, Metric]:
+        """The metrics of the condition, by name."""
+        names = self.breach.metrics() | self.clear.metrics()
+        return {name: find(name) for name in sorted(names)}
+
+    @cached_property
+    def needs_executions(self) -> bool:
+        """Whether `min_executions` applies: not to counts, and not to processes."""
+        return any(
+            not metric.counts
+            and metric.source in (MetricSource.NODES, MetricSource.RUNS)
+            for metric in self.metrics.values()
+        )
 
 
 @dataclass(frozen=True)
 class Absence:
-    """No execution for too long.
+    """No execution for too long; all durations are in seconds.
 
     Attributes:
-        max_age: how long is too long, in seconds.
-        expect: label sets that have to be there even if they were never seen.
-        forget_after: what was not seen for so long, and isn't expected, is forgotten.
-        grace: for so many seconds after the start, nothing is absent.
+        max_age: how long is too long.
+        expect: label sets that must exist even if they were never seen.
+        forget_after: when a label set that is not expected is forgotten.
+        grace: after the agent's start, nothing is absent for this long.
     """
 
     max_age: float
@@ -71,20 +86,21 @@ class Absence:
 
 @dataclass(frozen=True)
 class BurnRate:
-    """The error budget is used up too fast, over a long and a short window.
+    """An error budget that is used up too fast; all durations are in seconds.
 
-    From the Site Reliability Workbook, chapter 5, table 5-8: both windows have more
-    errors than `factor` times what the objective allows. A rule has one tier; those
-    that a table has become one rule each.
+    See the Site Reliability Workbook, chapter 5, table 5-8: in a long and in a short
+    window, the errors exceed `factor` times what the objective allows. A rule has one
+    tier; a table with several tiers becomes several rules.
 
     Attributes:
-        objective: the share that has to be good, such as 0.99.
-        slo_window: what the objective is of, in seconds.
-        latency_le: good is what took at most so many seconds; None: what succeeded.
+        objective: the share of executions that must be good, such as 0.99.
+        slo_window: the period of the objective.
+        latency_le: an execution that took at most this long is good; if None, one that
+            succeeded is.
         factor: how many times faster than allowed.
-        long, short: seconds.
-        min_events: in the long window, or nothing is known.
-        min_bad: in the short one, before it counts.
+        long, short: the windows.
+        min_events: with fewer in the long window, the result is unknown.
+        min_bad: with fewer bad ones in the short window, it is no breach.
     """
 
     objective: float
@@ -102,13 +118,13 @@ Change = Literal["share", "new", "vanished"]
 
 @dataclass(frozen=True)
 class Transition:
-    """An action is taken more or less often than it should be.
+    """An action that is taken more or less often than it should be.
 
     Attributes:
-        change: `share`: it left its band; `new`: one that was never taken before;
-            `vanished`: one that is no longer taken.
-        action: which; empty for each, where that has a meaning.
-        above, below: the band's ends; None for none.
+        change: `share`: its share of executions left its band; `new`: it was never
+            taken before; `vanished`: it is no longer taken.
+        action: the action; empty for any, unless `change` is `share`.
+        above, below: the ends of the band; None for no limit.
     """
 
     change: Change
@@ -119,12 +135,12 @@ class Transition:
 
 @dataclass(frozen=True)
 class Stuck:
-    """A node has been at work for too long.
+    """A node that has been in flight for too long.
 
     Attributes:
-        factor: longer than this times its p99.
-        max_age: longer than so many seconds in any case; None for no such limit.
-        at_least: whatever the p99 is, not before so many seconds.
+        factor: longer than this many times its 99th percentile.
+        max_age: or longer than this many seconds; None for no such limit.
+        at_least: never before this many seconds, whatever the percentile is.
     """
 
     factor: float
@@ -132,10 +148,10 @@ class Stuck:
     at_least: float
 
 
-Test = Threshold | Absence | BurnRate | Transition | Stuck
+Condition = Threshold | Absence | BurnRate | Transition | Stuck
 
-# What makes a rule another one; the rest may change while it fires.
-_MEANING: Final = ("kind", "window", "match", "per", "test", "min_executions")
+# A change of these makes it a different rule; the others may change while it fires.
+_IDENTITY: Final = ("kind", "window", "match", "per", "condition", "min_executions")
 
 
 @dataclass(frozen=True)
@@ -143,24 +159,24 @@ class Rule:
     """One rule.
 
     Attributes:
-        name: what it is known by, also as `alertname`.
+        name: also the label `alertname` of its alerts.
         kind: threshold, absence, burn_rate, transition_share, stuck, …
-        test: what is looked at.
-        timing: how long what has to last.
-        window: seconds.
-        min_executions: fewer say nothing.
-        match: which series it is about.
-        per: one alert for each combination of these labels.
-        cooldown: least seconds between two firing notifications of one alert.
-        repeat_interval: seconds until what still fires is said again; 0 for never.
-        severity, labels, summary, runbook_url: as they are told.
+        condition: what it looks for.
+        timing: how long the condition must be met or clear.
+        window: in seconds.
+        min_executions: with fewer in the window, the result is unknown.
+        match: the series that it looks at.
+        per: there is one alert for each combination of these labels.
+        cooldown: minimum seconds between two `firing` notifications of an alert.
+        repeat_interval: seconds until a firing alert is notified again; 0 for never.
+        severity, labels, summary, runbook_url: for notifications.
         notify: the receivers' names.
-        built_in: whether it is there without configuration.
+        built_in: whether it exists without configuration.
     """
 
     name: str
     kind: str
-    test: Test
+    condition: Condition
     timing: Timing
     window: float
     min_executions: int
@@ -175,16 +191,16 @@ class Rule:
     runbook_url: str = ""
     built_in: bool = False
 
-    @property
-    def meaning(self) -> str:
-        """A hash of what it looks at, to tell another rule from another wording."""
-        parts = [repr(getattr(self, name)) for name in _MEANING]
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of what the rule looks for: it tells a changed rule from an edit."""
+        parts = [repr(getattr(self, name)) for name in _IDENTITY]
         return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:16]
 
     @property
-    def falls(self) -> bool:
-        """Whether it is low values that are bad."""
-        match self.test:
+    def low_is_bad(self) -> bool:
+        """Whether lower values are worse."""
+        match self.condition:
             case Threshold(breach=breach):
                 return leading(breach).op.startswith("<")
             case Transition(above=None, below=float()):
@@ -193,16 +209,20 @@ class Rule:
 
 
 class Inhibition(msgspec.Struct, frozen=True):
-    """While a source fires, its targets are not told.
+    """While a source alert fires, its target alerts are not notified.
 
     Attributes:
-        source, target: matchers over all labels, `alertname` and `severity` as well.
-        equal: labels that have to be the same in both.
+        source, target: matchers over all labels, including `alertname` and `severity`.
+        equal: labels that must have the same value in both alerts.
     """
 
     source: tuple[Matcher, ...]
     target: tuple[Matcher, ...]
     equal: tuple[str, ...] = ()
+
+    def equal_values(self, labels: Mapping[str, str]) -> tuple[str, ...]:
+        """Return the values of the labels that must be equal."""
+        return tuple([labels.get(name, "") for name in self.equal])
 
 
 @dataclass(frozen=True)
@@ -210,9 +230,9 @@ class Grouping:
     """How alerts share messages, for receivers that group.
 
     Attributes:
-        group_by: the labels that make a group.
-        group_wait: seconds in which a group's first message gathers alerts.
-        group_interval: least seconds between two messages of a group.
+        group_by: the labels that define a group.
+        group_wait: seconds to wait before the first notification of a group.
+        group_interval: minimum seconds between two messages of a group.
     """
 
     group_by: tuple[str, ...] = ("alertname", "graph")
@@ -222,30 +242,46 @@ class Grouping:
 
 @dataclass(frozen=True)
 class AlertSettings:
-    """All about alerts that is set (`[alerting]`, `[[rule]]` and so on).
+    """The tables about alerts: `[alerting]`, `[[rule]]` and so on.
 
     Attributes:
         rules: by name.
-        inhibitions: which alerts keep others quiet.
-        silences: those that the configuration has.
-        interval: seconds between two evaluations, at least.
-        startup_grace: no absence before so many seconds after the start.
-        labels: on every alert.
+        inhibitions: built in and configured.
+        silences: the configured ones.
+        interval: minimum seconds between two evaluations.
+        labels: added to every alert.
         namespace: part of the dedup keys; the same on all replicas.
-        external_url: where links lead; empty for none.
-        max_instances: alerts per rule; more are refused, and that is said.
+        external_url: the base of links; empty for none.
+        max_alerts: alerts per rule; more are refused and counted.
         grouping: how alerts share messages.
-        warnings: what is allowed, and probably not meant.
+        warnings: settings that are valid and probably not intended.
     """
 
     rules: Mapping[str, Rule]
     inhibitions: tuple[Inhibition, ...] = ()
     silences: tuple[Silence, ...] = ()
     interval: float = 1.0
-    startup_grace: float = 60.0
     labels: Mapping[str, str] = field(default_factory=dict)
     namespace: str = ""
     external_url: str = ""
-    max_instances: int = 500
+    max_alerts: int = 500
     grouping: Grouping = field(default_factory=Grouping)
     warnings: tuple[str, ...] = ()
+
+    def own_labels(self, alert: Alert) -> dict[str, str]:
+        """Return the labels of an alert, except `alertname` and `severity`."""
+        rule = self.rules.get(alert.rule)
+        own = {name: value for name, value in alert.labels.items() if value}
+        return {**self.labels, **(rule.labels if rule else {}), **own}
+
+    def severity_of(self, alert: Alert) -> Severity:
+        """Return an alert's severity: a warning, if its rule was removed."""
+        rule = self.rules.get(alert.rule)
+        return rule.severity if rule else "warning"
+
+    def all_labels(self, alert: Alert) -> dict[str, str]:
+        """Return all labels of an alert, including `alertname` and `severity`."""
+        labels = self.own_labels(alert)
+        return {
+            **labels, "alertname": alert.rule, "severity": self.severity_of(alert)
+        }  # fmt: skip

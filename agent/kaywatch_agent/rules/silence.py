@@ -1,26 +1,30 @@
-"""Silences: alerts that match are not told of for a while. JSON as Alertmanager's."""
+"""Silences mute notifications for a time. Their JSON is that of Alertmanager."""
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from typing import Final
 
 import msgspec
 
 from kaywatch_agent.rules.matchers import Matcher, checked, matches
 
-__all__ = ["Silence", "covering", "stored", "validated"]
+__all__ = ["Silence", "SilenceStore", "validated"]
+
+# How long an expired silence is kept: as long as Alertmanager keeps it.
+RETENTION_SECONDS: Final = 5 * 86_400.0
 
 
 class Silence(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """One silence; times have a zone.
+    """One silence; its times have a time zone.
 
     Attributes:
-        id: given by the agent.
-        matchers: all have to hold; labels are those of the alert, with `alertname`
-            and `severity`.
-        starts_at, ends_at: when it holds.
-        created_by, comment: by whom, and why.
+        id: assigned by the agent.
+        matchers: all must match the alert's labels, including `alertname` and
+            `severity`.
+        starts_at, ends_at: when it is active; the end is exclusive.
+        created_by, comment: who created it, and why.
     """
 
     matchers: tuple[Matcher, ...]
@@ -30,51 +34,103 @@ class Silence(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     created_by: str = ""
     comment: str = ""
 
-    def holds(self, now: float) -> bool:
-        """Return whether it holds at a time, Unix seconds."""
+    def is_active(self, now: float) -> bool:
+        """Return whether it is active at a Unix time."""
         return self.starts_at.timestamp() <= now < self.ends_at.timestamp()
 
-    def over(self, now: float) -> bool:
-        """Return whether its time is over."""
+    def is_expired(self, now: float) -> bool:
+        """Return whether it ended before a Unix time."""
         return self.ends_at.timestamp() <= now
 
+    def mutes(self, labels: Mapping[str, str], now: float) -> bool:
+        """Return whether it mutes an alert with these labels now."""
+        return self.is_active(now) and matches(self.matchers, labels)
 
-def covering(
-    silences: Iterable[Silence], labels: Mapping[str, str], now: float
-) -> Silence | None:
-    """Return the silence that covers an alert now, if there is one."""
-    for silence in silences:
-        if silence.holds(now) and matches(silence.matchers, labels):
-            return silence
-    return None
+
+class SilenceStore:
+    """The silences that were created at runtime, and the documents to be written.
+
+    The mapping is replaced as a whole, never changed: evaluations read it in a thread.
+
+    Attributes:
+        silences: by id.
+        unusable: the stored silences that are ignored, with the reason, by id.
+    """
+
+    def __init__(self) -> None:
+        self.silences: Mapping[str, Silence] = {}
+        self.unusable: dict[str, str] = {}
+        self._changed: dict[str, Silence | None] = {}
+
+    def restore(self, documents: Mapping[str, bytes]) -> None:
+        """Restore the silences from their documents, by id."""
+        silences: dict[str, Silence] = {}
+        for silence_id, data in documents.items():
+            try:
+                silences[silence_id] = _decode(data)
+            except ValueError as error:
+                # It would fail each evaluation, and no alert would be sent.
+                self.unusable[silence_id] = str(error)
+        self.silences = silences
+
+    def put(self, silence: Silence) -> None:
+        """Add a silence, or replace the one with its id."""
+        self.silences = {**self.silences, silence.id: silence}
+        self._changed[silence.id] = silence
+
+    def expire(self, silence_id: str, now: float) -> bool:
+        """End a silence now; return False if there is no such silence to end."""
+        silence = self.silences.get(silence_id)
+        if silence is None or silence.is_expired(now):
+            return False
+        end = dt.datetime.fromtimestamp(now, dt.UTC)
+        start = min(silence.starts_at, end)
+        self.put(msgspec.structs.replace(silence, starts_at=start, ends_at=end))
+        return True
+
+    def forget_expired(self, now: float) -> None:
+        """Delete the silences that expired more than five days ago."""
+        before = now - RETENTION_SECONDS
+        kept = {k: s for k, s in self.silences.items() if not s.is_expired(before)}
+        self._changed |= dict.fromkeys(self.silences.keys() - kept.keys())
+        if len(kept) < len(self.silences):
+            self.silences = kept
+
+    def documents(self, *, full: bool = False) -> dict[str, bytes | None]:
+        """Return the documents that changed since the last call, or all, by id."""
+        changed, self._changed = self._changed, {}
+        if full:
+            changed |= self.silences
+        return {
+            silence_id: None if silence is None else msgspec.json.encode(silence)
+            for silence_id, silence in changed.items()
+        }
 
 
 def validated(silence: Silence) -> Silence:
-    """Return a silence, if it can be used.
+    """Return a silence if it is valid.
 
     Raises:
-        ValueError: saying what is wrong with it.
+        ValueError: what is wrong with it.
     """
     if not silence.matchers:
         raise ValueError("matchers: at least one, or it would silence everything")
     for matcher in silence.matchers:
         checked(matcher)
     if all(matcher.holds({}) for matcher in silence.matchers):
-        raise ValueError("matchers: they hold for every alert; name a label's value")
+        raise ValueError("matchers: these match every alert; name the value of a label")
     for name in ("starts_at", "ends_at"):
         if getattr(silence, name).tzinfo is None:
-            raise ValueError(f"{name}: needs a zone, such as 2026-12-01T22:00:00Z")
+            raise ValueError(f"{name}: needs a time zone, as in 2026-12-01T22:00:00Z")
     if silence.ends_at <= silence.starts_at:
-        raise ValueError("ends_at: has to be after starts_at")
+        raise ValueError("ends_at: must be after starts_at")
     return silence
 
 
-def stored(data: bytes) -> Silence:
-    """Return a silence from the store, if it can be used.
+# -- inside --------------------------------------------------------------------------
 
-    Raises:
-        ValueError: saying what is wrong with it.
-    """
+
+def _decode(data: bytes) -> Silence:
     try:
         return validated(msgspec.json.decode(data, type=Silence))
     except msgspec.DecodeError as error:

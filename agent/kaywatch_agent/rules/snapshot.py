@@ -1,4 +1,4 @@
-"""All about alerts at one moment, for those who show them; nothing in it changes."""
+"""The state of all alerts at one moment, for readers in any thread."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from typing import NamedTuple
 
 from kaywatch_agent.model.alerts import AlertDetails
 from kaywatch_agent.rules.alert import Alert
-from kaywatch_agent.rules.describe import all_labels, describe
-from kaywatch_agent.rules.evaluate import RuleResult
-from kaywatch_agent.rules.matchers import matches
+from kaywatch_agent.rules.describe import describe
+from kaywatch_agent.rules.result import RuleResult
 from kaywatch_agent.rules.rule import AlertSettings, Rule
 from kaywatch_agent.rules.silence import Silence
 
@@ -17,53 +16,49 @@ __all__ = ["AlertsSnapshot"]
 
 
 class AlertsSnapshot(NamedTuple):
-    """What is known of alerts.
+    """The alerts, rules and silences at one moment. Nothing in it changes.
 
     Attributes:
         now: Unix seconds.
-        settings: rules, and what else is set.
-        instances: the alerts.
-        silences: all that are remembered.
-        found: the last result of each rule, by name.
-        refused: how many alerts were over the limit, by rule.
-        clock: the alerts' own, in seconds.
-        evaluated: when rules were evaluated last, Unix seconds.
+        settings: the rules and everything else that is configured.
+        alerts: all alerts, or those that changed.
+        silences: configured and created at runtime.
+        results: the last result of each rule, by rule.
+        refused: alerts over the limit of their rule, by rule.
+        clock: the alert clock, in seconds.
+        evaluated: when the rules were last evaluated, Unix seconds.
         problem: the error of that evaluation; empty for none.
-        host: where the agent runs.
+        host: the agent's host name.
     """
 
     now: float
     settings: AlertSettings
-    instances: tuple[Alert, ...] = ()
+    alerts: tuple[Alert, ...] = ()
     silences: tuple[Silence, ...] = ()
-    found: Mapping[str, RuleResult] = {}
+    results: Mapping[str, RuleResult] = {}
     refused: Mapping[str, int] = {}
     clock: float = 0.0
     evaluated: float = 0.0
     problem: str = ""
     host: str = ""
 
-    def rule(self, instance: Alert) -> Rule | None:
-        """Return an alert's rule; None when it is gone."""
-        return self.settings.rules.get(instance.rule)
+    def rule(self, alert: Alert) -> Rule | None:
+        """Return an alert's rule; None if it was removed."""
+        return self.settings.rules.get(alert.rule)
 
-    def describe(self, instance: Alert) -> AlertDetails:
-        """Return the facts about an alert."""
-        return describe(instance, self.settings, self.host, self.clock)
+    def describe(self, alert: Alert) -> AlertDetails:
+        """Return an alert as notifications carry it."""
+        return describe(alert, self.settings, self.host, self.clock)
 
-    def labels(self, instance: Alert) -> dict[str, str]:
-        """Return all labels of an alert, with `alertname` and `severity`."""
-        return all_labels(instance, self.settings)
+    def labels(self, alert: Alert) -> dict[str, str]:
+        """Return all labels of an alert, including `alertname` and `severity`."""
+        return self.settings.all_labels(alert)
 
-    def silencing(self, instance: Alert) -> list[Silence]:
-        """Return the silences that cover an alert now."""
-        labels = self.labels(instance) if self.silences else {}
-        return [
-            silence
-            for silence in self.silences
-            if silence.holds(self.now) and matches(silence.matchers, labels)
-        ]
+    def silencing(self, alert: Alert) -> list[Silence]:
+        """Return the silences that mute an alert now."""
+        labels = self.labels(alert) if self.silences else {}
+        return [s for s in self.silences if s.mutes(labels, self.now)]
 
     def wall(self, clock: float) -> float:
-        """Return a time of the alerts' clock in Unix seconds, as near as can be."""
+        """Return a time of the alert clock as Unix seconds, approximately."""
         return self.now - (self.clock - clock)

@@ -1,15 +1,15 @@
-"""The life of an alert: one enum, one table, pure.
+"""The life cycle of an alert: one enum and one transition table, without side effects.
 
-    ok ──BREACH──▶ pending ──held for `for`──▶ firing ──CLEAR──▶ recovering
-    ▲                 │                          ▲                  │
-    ├──BAND, CLEAR────┘                          └──────BREACH──────┤
-    └────────────────clear for `keep_firing_for`────────────────────┘
+    ok ──BREACH──▶ pending ──BREACH for `for`──▶ firing ──CLEAR──▶ recovering
+    ▲                 │                            ▲                  │
+    ├──BAND, CLEAR────┘                            └──────BREACH──────┤
+    └────────────────CLEAR for `keep_firing_for`──────────────────────┘
 
-Time is observed time: the seconds that evaluations add up. A suspended machine, a slow
-tick or a clock that jumps is no time in which a condition held.
+Timers count observed time: the seconds that evaluations report as elapsed. A suspended
+machine, a slow tick or a clock that jumps adds nothing to `for` or `keep_firing_for`.
 
-Prometheus resolves what it can't see; here UNKNOWN freezes a state, until
-`no_data_after` has been observed.
+Prometheus resolves an alert when its data disappears. Here UNKNOWN freezes the state
+until `no_data_after` has been observed.
 """
 
 from __future__ import annotations
@@ -18,80 +18,88 @@ from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Final, Literal, NamedTuple
 
-import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
 
 __all__ = [
     "AlertEvent",
+    "AlertState",
     "ConditionStatus",
     "Lifecycle",
-    "NoData",
-    "AlertState",
+    "NextState",
+    "OnNoData",
     "Timing",
     "advance",
     "end",
 ]
 
-NoData = Literal["keep", "ok", "alert"]
+OnNoData = Literal["keep", "ok", "alert"]
 
 
 class AlertState(StrEnum):
-    """Where an alert is in its life."""
+    """The state of an alert."""
 
     OK = "ok"
-    PENDING = "pending"  # the condition is met, but not for long enough
+    PENDING = "pending"  # the condition is met, but not yet for `for`
     FIRING = "firing"
-    RECOVERING = "recovering"  # clear, but not for long enough
+    RECOVERING = "recovering"  # clear, but not yet for `keep_firing_for`
 
 
 class ConditionStatus(StrEnum):
-    """What one evaluation found."""
+    """The result of one evaluation of a rule's condition."""
 
     BREACH = "breach"  # the condition is met
     BAND = "band"  # neither met nor clear
     CLEAR = "clear"
-    UNKNOWN = "unknown"  # no data, or not enough of it
+    UNKNOWN = "unknown"  # no data, or not enough
 
 
 class AlertEvent(StrEnum):
-    """That an episode began or ended."""
+    """The beginning or the end of an episode."""
 
     FIRED = "fired"
     RESOLVED = "resolved"
 
 
 class Timing(NamedTuple):
-    """How long what has to last, in observed seconds.
+    """The durations of a rule, in observed seconds.
 
     Attributes:
-        hold: `for`, how long the condition has to be met.
-        keep: `keep_firing_for`, how long it has to be clear.
-        blind: `no_data_after`, how long nothing may be known.
-        no_data: what happens then.
+        for_: how long the condition must be met before the alert fires.
+        keep_firing_for: how long the condition must be clear before the alert resolves.
+        no_data_after: how long data may be missing before `on_no_data` applies.
+        on_no_data: `keep` and `ok` resolve the alert; `alert` makes it fire.
     """
 
-    hold: float = 0.0
-    keep: float = 0.0
-    blind: float = 600.0
-    no_data: NoData = "keep"
+    for_: float = 0.0
+    keep_firing_for: float = 0.0
+    no_data_after: float = 600.0
+    on_no_data: OnNoData = "keep"
 
 
-class Lifecycle(msgspec.Struct, frozen=True, kw_only=True):
-    """What is remembered of one alert.
+# Two keys of the stored documents are older than the attributes' names.
+class Lifecycle(
+    Struct,
+    frozen=True,
+    kw_only=True,
+    rename={"progress": "held", "no_data_for": "blind"},
+):
+    """The life cycle of one alert.
 
     Attributes:
-        state: where it is.
-        held: observed seconds towards the next state.
-        blind: observed seconds without knowing.
-        episode: how often it has fired.
-        started: when the condition was met first, Unix seconds.
-        fired: when the episode began.
-        ended: when it ended; None while it lasts.
-        reason: why it ended, or fires without data.
+        state: the current state.
+        progress: observed seconds towards the next state.
+        no_data_for: observed seconds without data.
+        episode: the number of episodes so far.
+        started: when the condition was first met, Unix seconds.
+        fired: when the episode began, Unix seconds.
+        ended: when the episode ended; None while it lasts.
+        reason: why the episode ended, or `no_data` while it fires without data.
     """
 
     state: AlertState = AlertState.OK
-    held: float = 0.0
-    blind: float = 0.0
+    progress: float = 0.0
+    no_data_for: float = 0.0
     episode: int = 0
     started: float = 0.0
     fired: float = 0.0
@@ -100,156 +108,158 @@ class Lifecycle(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_firing(self) -> bool:
-        """Whether an episode is under way."""
+        """Whether an episode is in progress."""
         return self.state in (AlertState.FIRING, AlertState.RECOVERING)
 
 
-Step = tuple[Lifecycle, AlertEvent | None]
+NextState = tuple[Lifecycle, AlertEvent | None]
 
 
 def advance(
     life: Lifecycle,
-    finding: ConditionStatus,
+    status: ConditionStatus,
     elapsed: float,
     timing: Timing,
     now: float,
-) -> Step:
-    """Return the life after one evaluation, and what it crossed.
+) -> NextState:
+    """Return the life cycle after one evaluation, and the event that occurred, if any.
 
     Args:
-        life: before it.
-        finding: what it found.
-        elapsed: observed seconds since the last one.
-        timing: the rule's.
-        now: Unix seconds, for what is shown.
+        life: the life cycle before the evaluation.
+        status: the result of the evaluation.
+        elapsed: observed seconds since the previous evaluation.
+        timing: the durations of the rule.
+        now: Unix seconds, for display only.
     """
-    if finding is ConditionStatus.UNKNOWN:
-        return _not_knowing(life, elapsed, timing, now)
-    if life.blind:
-        life = msgspec.structs.replace(life, blind=0.0)
-    return _TABLE[life.state, finding](life, elapsed, timing, now)
+    if status is ConditionStatus.UNKNOWN:
+        return _without_data(life, elapsed, timing, now)
+    if life.no_data_for:
+        life = replace(life, no_data_for=0.0)
+    return _TABLE[life.state, status](life, elapsed, timing, now)
 
 
-def end(life: Lifecycle, reason: str, now: float) -> Step:
-    """Return the life after its rule or its series is gone."""
+def end(life: Lifecycle, reason: str, now: float) -> NextState:
+    """Return the life cycle after the alert's rule or series has been removed."""
     if not life.is_firing:
         return _to_ok(life), None
-    return _resolved(life, reason, now)
+    return _resolve(life, reason, now)
 
 
 # -- inside --------------------------------------------------------------------------
 
 
-def _same(life: Lifecycle, *_: object) -> Step:
+def _stay(life: Lifecycle, *_: object) -> NextState:
     return life, None
 
 
-def _begin(life: Lifecycle, _: float, timing: Timing, now: float) -> Step:
-    begun = msgspec.structs.replace(
-        life, state=AlertState.PENDING, held=0.0, started=now, ended=None, reason=""
+def _begin(life: Lifecycle, _: float, timing: Timing, now: float) -> NextState:
+    pending = replace(
+        life,
+        state=AlertState.PENDING,
+        progress=0.0,
+        started=now,
+        ended=None,
+        reason="",
     )
-    return (begun, None) if timing.hold > 0 else _fired(begun, now)
+    return (pending, None) if timing.for_ > 0 else _fire(pending, now)
 
 
-def _hold(life: Lifecycle, elapsed: float, timing: Timing, now: float) -> Step:
-    held = life.held + elapsed
-    life = msgspec.structs.replace(life, held=held)
-    return (life, None) if held < timing.hold else _fired(life, now)
+def _continue_pending(
+    life: Lifecycle, elapsed: float, timing: Timing, now: float
+) -> NextState:
+    life = replace(life, progress=life.progress + elapsed)
+    return (life, None) if life.progress < timing.for_ else _fire(life, now)
 
 
-def _drop(life: Lifecycle, *_: object) -> Step:
+def _abandon(life: Lifecycle, *_: object) -> NextState:
     return _to_ok(life), None
 
 
-def _recover(life: Lifecycle, _: float, timing: Timing, now: float) -> Step:
-    if timing.keep <= 0:
-        return _resolved(life, "cleared", now)
-    return msgspec.structs.replace(life, state=AlertState.RECOVERING, held=0.0), None
+def _continue_firing(life: Lifecycle, *_: object) -> NextState:
+    # Data came back after `no_data`, so that is no longer the reason.
+    return (replace(life, reason="") if life.reason else life), None
 
 
-def _relapse(life: Lifecycle, *_: object) -> Step:
-    return msgspec.structs.replace(
-        life, state=AlertState.FIRING, held=0.0, reason=""
-    ), None
+def _recover(life: Lifecycle, _: float, timing: Timing, now: float) -> NextState:
+    if timing.keep_firing_for <= 0:
+        return _resolve(life, "cleared", now)
+    return replace(life, state=AlertState.RECOVERING, progress=0.0), None
 
 
-def _keep_up(life: Lifecycle, *_: object) -> Step:
-    """Firing goes on; data that came back takes the place of `no_data`."""
-    if not life.reason:
-        return life, None
-    return msgspec.structs.replace(life, reason=""), None
+def _relapse(life: Lifecycle, *_: object) -> NextState:
+    return replace(life, state=AlertState.FIRING, progress=0.0, reason=""), None
 
 
-def _waver(life: Lifecycle, *_: object) -> Step:
-    return msgspec.structs.replace(life, held=0.0), None
+def _restart_recovery(life: Lifecycle, *_: object) -> NextState:
+    return replace(life, progress=0.0), None
 
 
-def _settle(life: Lifecycle, elapsed: float, timing: Timing, now: float) -> Step:
-    held = life.held + elapsed
-    if held < timing.keep:
-        return msgspec.structs.replace(life, held=held), None
-    return _resolved(life, "cleared", now)
+def _continue_recovery(
+    life: Lifecycle, elapsed: float, timing: Timing, now: float
+) -> NextState:
+    progress = life.progress + elapsed
+    if progress < timing.keep_firing_for:
+        return replace(life, progress=progress), None
+    return _resolve(life, "cleared", now)
 
 
 _TABLE: Final[
     Mapping[
         tuple[AlertState, ConditionStatus],
-        Callable[[Lifecycle, float, Timing, float], Step],
+        Callable[[Lifecycle, float, Timing, float], NextState],
     ]
 ] = {
     (AlertState.OK, ConditionStatus.BREACH): _begin,
-    (AlertState.OK, ConditionStatus.BAND): _same,
-    (AlertState.OK, ConditionStatus.CLEAR): _same,
-    (AlertState.PENDING, ConditionStatus.BREACH): _hold,
-    (AlertState.PENDING, ConditionStatus.BAND): _drop,
-    (AlertState.PENDING, ConditionStatus.CLEAR): _drop,
-    (AlertState.FIRING, ConditionStatus.BREACH): _keep_up,
-    (AlertState.FIRING, ConditionStatus.BAND): _keep_up,
+    (AlertState.OK, ConditionStatus.BAND): _stay,
+    (AlertState.OK, ConditionStatus.CLEAR): _stay,
+    (AlertState.PENDING, ConditionStatus.BREACH): _continue_pending,
+    (AlertState.PENDING, ConditionStatus.BAND): _abandon,
+    (AlertState.PENDING, ConditionStatus.CLEAR): _abandon,
+    (AlertState.FIRING, ConditionStatus.BREACH): _continue_firing,
+    (AlertState.FIRING, ConditionStatus.BAND): _continue_firing,
     (AlertState.FIRING, ConditionStatus.CLEAR): _recover,
     (AlertState.RECOVERING, ConditionStatus.BREACH): _relapse,
-    (AlertState.RECOVERING, ConditionStatus.BAND): _waver,
-    (AlertState.RECOVERING, ConditionStatus.CLEAR): _settle,
+    (AlertState.RECOVERING, ConditionStatus.BAND): _restart_recovery,
+    (AlertState.RECOVERING, ConditionStatus.CLEAR): _continue_recovery,
 }
 
 
-def _not_knowing(life: Lifecycle, elapsed: float, timing: Timing, now: float) -> Step:
-    blind = life.blind + elapsed
-    known = msgspec.structs.replace(life, blind=blind)
-    if blind <= timing.blind:
-        return known, None
-    if timing.no_data == "alert":
+def _without_data(
+    life: Lifecycle, elapsed: float, timing: Timing, now: float
+) -> NextState:
+    life = replace(life, no_data_for=life.no_data_for + elapsed)
+    if life.no_data_for <= timing.no_data_after:
+        return life, None
+    if timing.on_no_data == "alert":
         if life.is_firing:
-            return msgspec.structs.replace(known, reason="no_data"), None
+            return replace(life, reason="no_data"), None
         started = life.started if life.state is AlertState.PENDING else now
-        fired, crossing = _fired(
-            msgspec.structs.replace(known, started=started, ended=None), now
-        )
-        return msgspec.structs.replace(fired, reason="no_data"), crossing
+        return _fire(replace(life, started=started), now, "no_data")
     if life.is_firing:
-        return _resolved(known, "no_data", now)
-    # An alert that is ok goes on counting: it may yet be forgotten.
-    return (known, None) if life.state is AlertState.OK else (_to_ok(known), None)
+        return _resolve(life, "no_data", now)
+    # An alert that is ok keeps counting.
+    return (life if life.state is AlertState.OK else _to_ok(life)), None
 
 
-def _fired(life: Lifecycle, now: float) -> Step:
-    begun = msgspec.structs.replace(
+def _fire(life: Lifecycle, now: float, reason: str = "") -> NextState:
+    firing = replace(
         life,
         state=AlertState.FIRING,
-        held=0.0,
+        progress=0.0,
         episode=life.episode + 1,
         fired=now,
         ended=None,
-        reason="",
+        reason=reason,
     )
-    return begun, AlertEvent.FIRED
+    return firing, AlertEvent.FIRED
 
 
-def _resolved(life: Lifecycle, reason: str, now: float) -> Step:
-    ended = msgspec.structs.replace(
-        life, state=AlertState.OK, held=0.0, ended=now, reason=reason
+def _resolve(life: Lifecycle, reason: str, now: float) -> NextState:
+    resolved = replace(
+        life, state=AlertState.OK, progress=0.0, ended=now, reason=reason
     )
-    return ended, AlertEvent.RESOLVED
+    return resolved, AlertEvent.RESOLVED
 
 
 def _to_ok(life: Lifecycle) -> Lifecycle:
-    return msgspec.structs.replace(life, state=AlertState.OK, held=0.0)
+    return replace(life, state=AlertState.OK, progress=0.0)

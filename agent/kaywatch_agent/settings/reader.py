@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime as dt
 import difflib
 import types
 import typing
@@ -89,7 +90,8 @@ def section(
     Args:
         kind: the dataclass; its fields are strings, numbers, booleans, `Literal`,
             `tuple[str, ...]`, `dict[str, str]`, other dataclasses or a tuple of them,
-            an `Annotated` string with its `Unit`, or one of all that or None.
+            a date and time, an `Annotated` string with its `Unit`, or a union of these.
+            A trailing underscore of a field is not part of its key: `for_`.
         values: the table.
         path: where it stands, such as `receiver.ops`; empty for the whole file.
         others: keys that are known besides, for a complaint.
@@ -99,7 +101,9 @@ def section(
     """
     if not isinstance(values, dict):
         raise ConfigError(path, f"expected a table [{path}], got {values!r}")
-    specs = {spec.name: spec for spec in dataclasses.fields(cast("Any", kind))}
+    specs = {
+        spec.name.rstrip("_"): spec for spec in dataclasses.fields(cast("Any", kind))
+    }
     hints = typing.get_type_hints(kind, include_extras=True)
     problems = Problems()
     given: dict[str, Any] = {}
@@ -107,7 +111,8 @@ def section(
         with problems.caught():
             if key not in specs:
                 raise _unknown(_join(path, key), key, {*specs, *others})
-            given[key] = convert(hints[key], value, _join(path, key))
+            name = specs[key].name
+            given[name] = convert(hints[name], value, _join(path, key))
     for name, spec in specs.items():
         needed = spec.default is spec.default_factory is dataclasses.MISSING
         if needed and name not in values:
@@ -137,9 +142,8 @@ def convert(kind: Any, value: Any, path: str) -> Any:
         return tuple(_items(choices[0], value, path))
     if origin is dict:
         return _strings(value, path)
-    if isinstance(kind, types.UnionType):
-        known = next(choice for choice in choices if choice is not types.NoneType)
-        return convert(known, value, path)
+    if origin in (types.UnionType, typing.Union):
+        return _first_fitting(choices, value, path)
     # bool is a subclass of int, and `series = true` is surely a mistake.
     fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
@@ -310,6 +314,14 @@ def _chosen(allowed: Collection[Any], value: Any, path: str) -> Any:
     return value
 
 
+def _first_fitting(choices: Collection[Any], value: Any, path: str) -> Any:
+    first, *others = (kind for kind in choices if kind is not types.NoneType)
+    for kind in others:
+        with contextlib.suppress(ConfigError):
+            return convert(kind, value, path)
+    return convert(first, value, path)
+
+
 def _items(kind: Any, value: Any, path: str) -> list[Any]:
     if not isinstance(value, list):
         tables = dataclasses.is_dataclass(kind)
@@ -338,4 +350,5 @@ _WORDS: Final[Mapping[Any, str]] = {
     int: "a whole number",
     float: "a number",
     bool: "true or false",
+    dt.datetime: "a date and time such as 2026-12-01T22:00:00Z",
 }

@@ -19,10 +19,9 @@ from kaywatch_agent.aggregate.registry import Registry
 from kaywatch_agent.aggregate.view import NoArchive, View
 from kaywatch_agent.model.records import FailureRecord
 from kaywatch_agent.notify.config import ReceiverConfig, WebhookConfig
-from kaywatch_agent.rules import metrics
 from kaywatch_agent.rules.metrics import MetricSource
 from kaywatch_agent.rules.rule import AlertSettings, BurnRate, Rule, Stuck, Threshold
-from kaywatch_agent.rules.scene import EvalInput
+from kaywatch_agent.rules.windows import EvalInput
 from kaywatch_agent.simulation.rehearsal import Simulation
 
 __all__ = ["STAND_IN", "TimedBucket", "Past", "BacktestReport", "backtest", "unseen"]
@@ -132,16 +131,15 @@ def backtest(
 
 def unseen(rule: Rule) -> str:
     """Return why a rule can't be looked at in the past; empty where it can."""
-    match rule.test:
+    match rule.condition:
         case Stuck():
             return "what was in flight is not stored"
-        case Threshold(breach=breach, clear=clear):
-            names = breach.metrics() | clear.metrics()
-            for name in sorted(names):
-                if metrics.find(name).source is MetricSource.PROCESSES:
+        case Threshold() as condition:
+            for name, metric in condition.metrics.items():
+                if metric.source is MetricSource.PROCESSES:
                     return f"{name} is not stored"
-            if names & metrics.VISITS:
-                return "how long each run was is not stored"
+                if name in ("run_visits_max", "node_visits_max"):
+                    return "how long each run was is not stored"
     return ""
 
 
@@ -258,6 +256,8 @@ def _horizon(settings: AlertSettings) -> float:
     """Return how far back any rule looks."""
     longest = HISTORY_SECONDS
     for rule in settings.rules.values():
-        window = rule.test.long if isinstance(rule.test, BurnRate) else rule.window
+        window = (
+            rule.condition.long if isinstance(rule.condition, BurnRate) else rule.window
+        )
         longest = max(longest, window if math.isfinite(window) else 0.0)
     return longest + 2 * HOUR

@@ -30,9 +30,9 @@ def of_alerts(want: ExpectedAlerts, engine: Engine) -> Iterator[str]:
     """Yield how a rule's alerts differ from those that there should be."""
     unit = unit_of(engine.settings.rules.get(want.rule))
     there = {
-        (str(i.life.state), _text(i.labels)): quantity(i.value, unit)
-        for i in engine.instances
-        if i.rule == want.rule and i.life.state is not AlertState.OK
+        (str(i.lifecycle.state), _text(i.labels)): quantity(i.value, unit)
+        for i in engine.alerts
+        if i.rule == want.rule and i.lifecycle.state is not AlertState.OK
     }
     expected = {
         (state, _text(labels))

@@ -8,9 +8,9 @@ from typing import Final
 from msgspec.structs import replace
 
 from kaywatch.wire import Outcome, Phase
-from kaywatch_agent.model.records import InFlight, NodeRevisits
+from kaywatch_agent.model.client import Client
+from kaywatch_agent.model.records import InFlight, NodeRevisits, ProcessSample
 from kaywatch_agent.model.series import ClientState, ErrorKey, Kind, SeriesKey
-from kaywatch_agent.rules.scene import Process
 from kaywatch_agent.settings.reader import Table
 from kaywatch_agent.simulation.case import Stimulus
 from kaywatch_agent.simulation.lab import SyntheticSource
@@ -124,17 +124,20 @@ def _process(table: Table, _: float) -> Stimulus:
     table.done()
 
     def do(lab: SyntheticSource, time: float, _: int) -> None:
-        lab.processes[pid] = Process(
-            str(pid),
-            service,
-            host,
-            pid,
-            state,
-            time,
-            None if memory is None else int(memory),
-            cpu,
-            tuple([replace(flight, start=time - flight.start) for flight in flights]),
-            loops,
+        sample = ProcessSample(rss_bytes=int(memory or 0), cpu_seconds=0.0)
+        lab.processes[pid] = Client(
+            id=str(pid),
+            service=service,
+            host=host,
+            pid=pid,
+            state=state,
+            since=time,
+            sample=None if memory is None else sample,
+            cpu_percent=cpu,
+            in_flight=tuple(
+                [replace(flight, start=time - flight.start) for flight in flights]
+            ),
+            loops=loops,
         )
 
     return Stimulus((at,), do)

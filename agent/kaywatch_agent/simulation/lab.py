@@ -11,9 +11,10 @@ from kaywatch.wire import Outcome, Phase
 from kaywatch_agent.aggregate.bucket import EMPTY, Bucket, merge, reduce
 from kaywatch_agent.aggregate.registry import Limits, Registry
 from kaywatch_agent.aggregate.view import BUCKET_SECONDS, View
+from kaywatch_agent.model.client import Client
 from kaywatch_agent.model.records import FailureRecord
 from kaywatch_agent.model.series import Columns, ErrorKey, Kind, SeriesKey
-from kaywatch_agent.rules.scene import EvalInput, Process
+from kaywatch_agent.rules.windows import EvalInput
 
 __all__ = ["SyntheticSource"]
 
@@ -33,7 +34,7 @@ class SyntheticSource:
         Args:
             started: since when the agent has been looking, Unix seconds.
         """
-        self.processes: dict[int, Process] = {}
+        self.processes: dict[int, Client] = {}
         self.failures: list[FailureRecord] = []
         self.started = started
         self._registry = Registry(Limits())

@@ -31,28 +31,15 @@ from kaywatch_agent.notify.outbox import Outbox
 from kaywatch_agent.notify.receivers import alertmanager, build
 from kaywatch_agent.notify.result import DeliveryResult, Outcome, sent
 from kaywatch_agent.rules.engine import Engine, EvaluationResult
+from kaywatch_agent.rules.evaluation import StateChange
 from kaywatch_agent.rules.rule import AlertSettings
-from kaywatch_agent.rules.scene import EvalInput
-from kaywatch_agent.rules.state import AlertState
+from kaywatch_agent.rules.windows import EvalInput
 from kaywatch_agent.units import parse_duration
 
-__all__ = ["SimulatedMessage", "Outage", "Passage", "Simulation"]
+__all__ = ["SimulatedMessage", "Outage", "Simulation"]
 
 # Messages that are remembered, the last ones; all are counted.
 MAX_MESSAGES: Final = 10_000
-
-
-class Passage(NamedTuple):
-    """That an alert went from one state to another."""
-
-    time: float
-    alert: str
-    rule: str
-    labels: Mapping[str, str]
-    before: AlertState
-    after: AlertState
-    reason: str
-    value: float | None
 
 
 class SimulatedMessage(NamedTuple):
@@ -80,7 +67,7 @@ class Simulation:
 
     Attributes:
         engine: what decides.
-        passages: what went from one state to another.
+        changes: what went from one state to another.
         messages: those that were sent, the last MAX_MESSAGES of them.
         sent: how many were sent, by receiver and kind.
         alerts: how many alerts were in them, by receiver.
@@ -107,7 +94,7 @@ class Simulation:
         """
         severities = {name: config.min_severity for name, config in receivers.items()}
         self.engine = Engine(settings, host=host, min_severity=severities)
-        self.passages: list[Passage] = []
+        self.changes: list[StateChange] = []
         self.messages: deque[SimulatedMessage] = deque(maxlen=MAX_MESSAGES)
         self.sent: Counter[tuple[str, NotificationKind]] = Counter()
         self.alerts: Counter[str] = Counter()
@@ -128,7 +115,7 @@ class Simulation:
         # Of the past, every second was observed.
         self.engine.max_step = max(self.engine.max_step, passed)
         done = self.engine.evaluate(scene, self._mono)
-        self._remember(done, scene.now)
+        self._remember(done)
         self._tell(done.requests)
         self.deliver(scene.now)
 
@@ -159,19 +146,8 @@ class Simulation:
 
     # -- inside ------------------------------------------------------------------------
 
-    def _remember(self, done: EvaluationResult, now: float) -> None:
-        for instance, before, after in done.changes:
-            passage = Passage(
-                now,
-                instance.id,
-                instance.rule,
-                instance.labels,
-                before,
-                after,
-                instance.life.reason,
-                instance.value,
-            )
-            self.passages.append(passage)
+    def _remember(self, done: EvaluationResult) -> None:
+        self.changes += done.changes
         self.suppressed += done.suppressed
         self.refused |= done.refused
 
@@ -193,7 +169,7 @@ class Simulation:
             receiver=receiver,
             stream="",
             kind=most_urgent(notice.kind for notice in news),
-            alerts=tuple(self.engine.alerts(receiver, self._now)),
+            alerts=tuple(self.engine.alerts_for(receiver, self._now)),
             created=self._now,
             due=self._now,
         )

@@ -32,7 +32,8 @@ def run(
     """Run a test of rules that tell these receivers."""
     lab = SyntheticSource(case.start - BEFORE)
     rehearsal = Simulation(settings, receivers, host="test", outages=case.outages)
-    rehearsal.engine.silences = {silence.id: silence for silence in case.silences}
+    for silence in case.silences:
+        rehearsal.engine.silences.put(silence)
     events = sorted(
         (
             (time, number, happening.do)

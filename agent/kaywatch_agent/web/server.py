@@ -234,8 +234,8 @@ class WebServer:
 
     def turned(self, picture: AlertsSnapshot) -> None:
         """Tell those who listen of alerts that went from one state to another."""
-        told = picture.instances[:TURNS_AT_ONCE]
-        left_out = len(picture.instances) - len(told)
+        told = picture.alerts[:TURNS_AT_ONCE]
+        left_out = len(picture.alerts) - len(told)
         self._snapshots.tell("alert", (row(picture, i) for i in told), left_out)
 
     # -- a request -------------------------------------------------------------------

@@ -34,7 +34,7 @@ class Broker:
         self.told.connected()
         for topic in list(self.holds):
             if "/alerts/" in topic:
-                self.told.found(topic)
+                self.told.discovered(topic)
 
     def take(self, most: int = 100) -> list[tuple[str, str]]:
         """Take what is to be told; return topics and states."""
@@ -63,13 +63,13 @@ class Alerts:
     def picture(self) -> AlertsSnapshot:
         engine = self.world.engine
         return AlertsSnapshot(
-            self.world.now, engine.settings, tuple(a.frozen() for a in engine.instances)
+            self.world.now, engine.settings, tuple(a.snapshot() for a in engine.alerts)
         )
 
     def evaluate(self) -> None:
         self.world.evaluate()
-        changed = {c.alert.id: c.alert.frozen() for c in self.world.last.changes}
-        picture = self.picture()._replace(instances=tuple(changed.values()))
+        changed = {c.alert.id: c.alert.snapshot() for c in self.world.last.changes}
+        picture = self.picture()._replace(alerts=tuple(changed.values()))
         self.told.changed(picture)
 
     def fail(self) -> None:
@@ -82,8 +82,8 @@ class Alerts:
 
 
 def state_of(picture: AlertsSnapshot, instance: Alert) -> bytes:
-    assert not picture.instances and not picture.found  # it is kept, and they are large
-    return str(instance.life.state).encode()
+    assert not picture.alerts and not picture.results  # it is kept, and they are large
+    return str(instance.lifecycle.state).encode()
 
 
 @pytest.fixture
@@ -208,7 +208,7 @@ def test_a_broker_ends_up_with_what_fires_whatever_happens(steps: list[str]) -> 
     alerts.broker.connect()
     alerts.broker.take()
 
-    firing = [i for i in alerts.world.engine.instances if i.life.is_firing]
+    firing = [i for i in alerts.world.engine.alerts if i.lifecycle.is_firing]
     assert set(alerts.broker.holds) == {alerts.topic for _ in firing}
 
 
@@ -216,9 +216,9 @@ def test_a_broker_ends_up_with_what_fires_whatever_happens(steps: list[str]) -> 
 def test_a_name_is_one_level_of_a_topic(alerts: Alerts, name: str) -> None:
     alerts.broker.connect()
     alerts.fail()
-    (instance,) = alerts.picture().instances
+    (instance,) = alerts.picture().alerts
     instance.rule = name
-    alerts.told.changed(alerts.picture()._replace(instances=(instance,)))
+    alerts.told.changed(alerts.picture()._replace(alerts=(instance,)))
 
     topics = {topic for topic, _ in alerts.broker.take() if "/alerts/" in topic}
     assert len(topics) == 2

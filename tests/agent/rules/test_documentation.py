@@ -13,7 +13,7 @@ from kaywatch_agent.cli.commands import trials
 from kaywatch_agent.config import parse
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.rules import load
-from kaywatch_agent.rules.load import KINDS, PAGE
+from kaywatch_agent.rules.load import BUILT_IN, KINDS
 from kaywatch_agent.rules.metrics import METRICS, WAYS
 from kaywatch_agent.simulation import casefile
 from kaywatch_agent.simulation.trial import run
@@ -71,7 +71,7 @@ def test_every_key_of_the_other_tables_is_documented() -> None:
     ):
         names = known(load.load, table) - {"source", "target", "equal"}
         assert documented(names) == set(), table
-    assert documented(set(PAGE)) == set()
+    assert documented(set(BUILT_IN)) == set()
     assert all(f"\n{name} = [" in WRITTEN for name in ("source", "target", "equal"))
 
 
@@ -84,7 +84,7 @@ def test_every_key_of_a_test_is_documented() -> None:
         "metric": {"name": "m", "value": 1.0},
         "process": {},
         "silence": {"match": ["a=b"]},
-        "alerts": {"rule": PAGE[0]},
+        "alerts": {"rule": BUILT_IN[0]},
         "message": {"to": "ops"},
         "outage": {"receiver": "ops"},
     }

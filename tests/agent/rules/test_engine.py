@@ -12,16 +12,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.agent.rules.world import World, rule
 
-from kaywatch_agent.model.records import FailureRecord, InFlight, NodeRevisits
+from kaywatch_agent.model.records import (
+    FailureRecord,
+    InFlight,
+    NodeRevisits,
+    ProcessSample,
+)
 from kaywatch_agent.model.series import ClientState, Kind
 from kaywatch_agent.rules.engine import Engine
-from kaywatch_agent.rules.load import PAGE, load
+from kaywatch_agent.rules.load import BUILT_IN, load
 from kaywatch_agent.rules.matchers import parse
 from kaywatch_agent.rules.silence import Silence
 from kaywatch_agent.rules.state import AlertState
 
-REFUSED = "kaywatch-alerts-refused"
-OFF = dict.fromkeys(PAGE, False)
+REFUSED = "alerts_refused_max"
+OFF = dict.fromkeys(BUILT_IN, False)
 FIRING = [("chat", "firing"), ("pager", "firing")]
 RESOLVED = [("chat", "resolved"), ("pager", "resolved")]
 
@@ -30,7 +35,7 @@ def test_from_the_first_failure_to_the_last_message() -> None:
     world = World(rule(**{"for": "30s", "keep_firing_for": "20s"}))
     world.ran(100, 20)
     assert world.wait(25) == []
-    assert world.only.life.state is AlertState.PENDING
+    assert world.only.lifecycle.state is AlertState.PENDING
     assert world.wait(15) == FIRING
     alert = world.told[0][3]
     assert (alert.value, alert.threshold, alert.executions, alert.errors) == (
@@ -53,7 +58,7 @@ def test_too_few_executions_say_nothing() -> None:
     world = World(rule())
     world.ran(9, 9)
     assert world.wait(60) == []
-    assert world.engine.instances == []
+    assert world.engine.alerts == []
 
 
 def test_traffic_that_stops_during_an_outage_does_not_resolve_it() -> None:
@@ -61,7 +66,7 @@ def test_traffic_that_stops_during_an_outage_does_not_resolve_it() -> None:
     world.ran(100, 50)
     assert world.wait(5) == FIRING
     assert world.wait(300) == []  # the window is empty, nothing is known
-    assert world.only.life.state is AlertState.FIRING
+    assert world.only.lifecycle.state is AlertState.FIRING
     assert world.wait(600, 10) == RESOLVED  # no_data_after has been observed
     assert world.told[-1][3].reason == "no_data"
 
@@ -95,7 +100,7 @@ def test_cooldown_defers_and_never_drops() -> None:
     world.wait(65)
     world.ran(100, 50)
     assert world.wait(5) == []
-    assert "cooldown" in world.only.held_back["chat"]
+    assert "cooldown" in str(world.only.suppressions["chat"])
     for _ in range(3):
         world.ran(100, 50)
         assert world.wait(60) == []
@@ -187,8 +192,8 @@ def test_a_suspended_machine_observed_nothing() -> None:
     world.mono += 1800
     world.ran(100, 50)
     world.evaluate()
-    assert world.only.life.state is AlertState.PENDING
-    assert world.only.life.held < 60
+    assert world.only.lifecycle.state is AlertState.PENDING
+    assert world.only.lifecycle.progress < 60
 
 
 @pytest.mark.parametrize(
@@ -252,7 +257,7 @@ def test_an_alert_that_flaps_is_told_less_often() -> None:
         world.wait(20, 10)
     fired = [at for at, _, kind, _ in world.told if kind == "firing"]
     gaps = [b - a for a, b in pairwise(fired)]
-    assert world.only.life.episode == 40
+    assert world.only.lifecycle.episode == 40
     assert gaps == sorted(gaps)
     assert len(fired) < 5
     assert world.told[-1][3].flapping
@@ -268,7 +273,7 @@ def silence(world: World, text: str, start: float, end: float) -> None:
         created_by="ann",
         comment="works",
     )
-    world.engine.silences = {"s1": found}
+    world.engine.silences.put(found)
 
 
 def test_a_silence_that_ends_while_it_fires() -> None:
@@ -276,7 +281,7 @@ def test_a_silence_that_ends_while_it_fires() -> None:
     silence(world, 'node="pay"', 0, 60)
     world.ran(100, 50)
     assert world.wait(50) == []
-    assert world.only.held_back["chat"] == "silenced: by ann: works"
+    assert str(world.only.suppressions["chat"]) == "silenced: by ann: works"
     assert world.last.suppressed == {}
     assert world.wait(20) == FIRING
 
@@ -296,7 +301,9 @@ def test_a_silence_of_the_configuration() -> None:
     )
     world.ran(100, 50)
     assert world.wait(50) == []
-    assert world.only.held_back["chat"] == "silenced: by the configuration: works"
+    assert (
+        str(world.only.suppressions["chat"]) == "silenced: by the configuration: works"
+    )
     assert world.wait(20) == FIRING
 
 
@@ -353,37 +360,37 @@ def test_severity_filters_what_begins() -> None:
     world = World(rule(severity="warning"), least={"pager": "error"})
     world.ran(100, 50)
     assert world.wait(5) == [("chat", "firing")]
-    assert "only told of error" in world.only.held_back["pager"]
+    assert "below min_severity error" in str(world.only.suppressions["pager"])
 
 
 def test_a_storm_keeps_the_old_and_says_how_many_are_too_many() -> None:
-    world = World(rule(), alerting={"max_instances_per_rule": 3, "thresholds": {}})
+    world = World(rule(), alerting={"max_alerts_per_rule": 3, "thresholds": {}})
     world.ran(100, 50, node="first")
     world.wait(5)
     for n in range(10):
         world.ran(100, 50, node=f"n{n}")
     world.wait(5)
     assert world.last.refused["success"] == 8
-    assert len([i for i in world.engine.instances if i.rule == "success"]) == 3
-    assert ("success", ("shop", "first")) in {i.key for i in world.engine.instances}
+    assert len([i for i in world.engine.alerts if i.rule == "success"]) == 3
+    assert ("success", ("shop", "first")) in {i.key for i in world.engine.alerts}
 
 
 def test_alerts_that_are_too_many_are_an_alert_themselves() -> None:
-    many = {"max_instances_per_rule": 3, "thresholds": {**OFF, REFUSED: 0}}
+    many = {"max_alerts_per_rule": 3, "thresholds": {**OFF, REFUSED: 0}}
     world = World(rule(), rule(name="other", match=['node!="n4"']), alerting=many)
     for n in range(5):
         world.ran(100, 50, node=f"n{n}")
     world.wait(5)
-    assert {i.rule for i in world.engine.instances} == {"success", "other"}
+    assert {i.rule for i in world.engine.alerts} == {"success", "other"}
     world.wait(5)
-    refused = [i for i in world.engine.instances if i.rule == REFUSED]
+    refused = [i for i in world.engine.alerts if i.rule == REFUSED]
     assert [(i.labels, i.value) for i in refused] == [
         ({"rule": "success"}, 2.0),
         ({"rule": "other"}, 1.0),
     ]
     told = [alert for *_, alert in world.told if alert.rule == REFUSED]
     assert told[0].summary == "success: alerts refused 2, above 0"
-    kept = {i.key for i in world.engine.instances}
+    kept = {i.key for i in world.engine.alerts}
 
     # One rule is taken away, the other one's alerts end by themselves.
     world.restart()
@@ -392,8 +399,8 @@ def test_alerts_that_are_too_many_are_an_alert_themselves() -> None:
     for n in range(5):
         world.ran(1_000, node=f"n{n}")
     world.wait(400)
-    assert kept == {i.key for i in world.engine.instances}
-    ended = [i.life for i in world.engine.instances if i.rule == REFUSED]
+    assert kept == {i.key for i in world.engine.alerts}
+    ended = [i.lifecycle for i in world.engine.alerts if i.rule == REFUSED]
     assert [(life.state, life.reason) for life in ended] == [
         (AlertState.OK, "cleared")
     ] * 2
@@ -478,7 +485,7 @@ def test_absence() -> None:
     assert {a.labels["graph"] for *_, a in world.told} == {"shop", "nightly"}
     world.ran(1)
     assert world.wait(10) == RESOLVED
-    assert world.told[-1][3].summary.startswith("shop: no execution, the last ended")
+    assert world.told[-1][3].summary.startswith("shop: no execution for 5s")
     world.wait(3 * 3600, 60)
     shop = [(k, a.reason) for _, _, k, a in world.told if a.labels["graph"] == "shop"]
     assert shop[-1] == ("resolved", "forgotten")
@@ -671,7 +678,7 @@ def test_a_process_that_died() -> None:
 
 def test_the_memory_of_a_process() -> None:
     world = World(alerting={})
-    world.process(7, rss_bytes=2 * 2**30)
+    world.process(7, sample=ProcessSample(rss_bytes=2 * 2**30, cpu_seconds=0.0))
     assert world.wait(120) == FIRING
     assert "memory rss 2.0 GiB, above 1.0 GiB" in world.told[0][3].summary
     world.process(7, ClientState.ENDED)
@@ -749,6 +756,6 @@ def test_a_stored_silence_that_cannot_be_used_stops_no_evaluation() -> None:
         0.0,
     )
 
-    assert {*engine.silences} == {"good"}
-    assert {*engine.unusable} == {"bad", "torn"}
-    assert "look-around" in engine.unusable["bad"]
+    assert {*engine.silences.silences} == {"good"}
+    assert {*engine.silences.unusable} == {"bad", "torn"}
+    assert "look-around" in engine.silences.unusable["bad"]

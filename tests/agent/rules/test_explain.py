@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from tests.agent.rules.world import World, rule
 
-from kaywatch_agent.rules.explain import GroupResult, nearest, sentence
+from kaywatch_agent.rules.explain import GroupResult, nearest, rule_sentence
 
 
 def groups(world: World, name: str = "success") -> list[GroupResult]:
     world.evaluate()
-    found = world.engine.found(name)
+    found = world.engine.last_result(name)
     assert found is not None
     return nearest(world.engine.settings.rules[name], found, 10)
 
@@ -28,7 +28,7 @@ def test_what_would_fire_first_comes_first() -> None:
     ]  # fmt: skip
     texts = {group.labels["node"]: group.text for group in found}
     assert texts["broken"] == "the condition is met"
-    assert texts["between"].endswith("clear again: that is success_rate >= 0.95")
+    assert texts["between"].endswith("clear is success_rate >= 0.95")
     assert texts["near"] == "not met"
     assert texts["rare"] == "too few executions: 9 in 1m, 10 are needed"
 
@@ -50,14 +50,17 @@ def test_a_rule_in_words() -> None:
     )
     rules = world.engine.settings.rules
 
-    assert sentence(rules["success"]) == (
-        'success_rate < 0.9 over 1m, where graph="g", per graph and node, of 10'
-        " executions or more; fires after 1m, ends after 2m of success_rate >= 0.95"
+    assert rule_sentence(rules["success"]) == (
+        'success_rate < 0.9 over 1m, where graph="g", per graph and node, with'
+        " at least 10 executions; fires after 1m, resolves after 2m of success_rate"
+        " >= 0.95"
     )
-    assert sentence(rules["memory"]).startswith("memory_rss > 2.0 GiB over 5m, per")
-    assert sentence(rules["stuck"]) == (
-        "at work for over 10 times its p99, or 5m, per graph and node;"
-        " fires at once, ends after 2m without it"
+    assert rule_sentence(rules["memory"]).startswith(
+        "memory_rss > 2.0 GiB over 5m, per"
+    )
+    assert rule_sentence(rules["stuck"]) == (
+        "in flight for over 10 times its p99, or 5m, per graph and node;"
+        " fires at once, resolves after 2m without it"
     )
 
 
@@ -66,9 +69,9 @@ def test_nothing_is_absent_within_the_grace_after_the_start() -> None:
     world = World(absence | {"expect": [{"graph": "g"}], "per": ["graph"]})
     world.lab.started = world.now
     world.wait(55)
-    assert not world.engine.instances
+    assert not world.engine.alerts
     world.wait(10)
-    assert world.only.life.is_firing
+    assert world.only.lifecycle.is_firing
 
 
 def test_a_resolved_alert_is_not_said_to_be_above() -> None:

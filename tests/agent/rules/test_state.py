@@ -64,7 +64,7 @@ def states(findings: str, timing: Timing) -> str:
     ],
 )
 def test_states(findings: str, expected: str) -> None:
-    timing = Timing(hold=30.0, keep=20.0, blind=60.0)
+    timing = Timing(for_=30.0, keep_firing_for=20.0, no_data_after=60.0)
     assert states(findings, timing) == expected
 
 
@@ -79,7 +79,7 @@ def test_without_durations_everything_is_at_once() -> None:
 def test_an_alert_that_can_t_be_seen_says_so_when_it_ends(
     mode: str, state: AlertState, reason: str
 ) -> None:
-    timing = Timing(blind=60.0, no_data=mode)  # type: ignore[arg-type]
+    timing = Timing(no_data_after=60.0, on_no_data=mode)  # type: ignore[arg-type]
     life, crossed = live([(BREACH, 0.0), *[(UNKNOWN, 10.0)] * 7], timing)
 
     assert (life.state, life.reason) == (state, reason)
@@ -88,7 +88,7 @@ def test_an_alert_that_can_t_be_seen_says_so_when_it_ends(
 
 
 def test_missing_data_is_an_alert_where_that_is_wanted() -> None:
-    timing = Timing(hold=600.0, blind=60.0, no_data="alert")
+    timing = Timing(for_=600.0, no_data_after=60.0, on_no_data="alert")
     life, crossed = live([(CLEAR, 0.0), *[(UNKNOWN, 10.0)] * 7], timing)
     assert (life.state, life.reason, len(crossed)) == (AlertState.FIRING, "no_data", 1)
 
@@ -143,7 +143,7 @@ def test_it_fires_only_after_the_condition_was_observed_for_long_enough(
             while at > 0 and findings[at - 1][0] in (BREACH, UNKNOWN):
                 held += findings[at][1] if findings[at][0] is BREACH else 0.0
                 at -= 1
-            assert held >= timing.hold or timing.hold == 0.0
+            assert held >= timing.for_ or timing.for_ == 0.0
 
 
 @given(sequences, timings, st.integers(0, 60))

@@ -16,7 +16,7 @@ from kaywatch_agent.rules.silence import Silence
 def turns(instance: Alert) -> list[tuple[str, str, float | None, int, int]]:
     return [
         (e.before, e.after, e.value, e.errors, e.episode)
-        for e in instance.log
+        for e in instance.timeline
         if e.after
     ]
 
@@ -34,11 +34,11 @@ def test_every_turn_has_what_was_found() -> None:
         ("firing", "recovering", 0.95, 50, 1),
         ("recovering", "ok", 0.95, 50, 1),
     ]
-    times = [entry.time for entry in world.only.log if entry.after]
+    times = [entry.time for entry in world.only.timeline if entry.after]
     assert times == [START + 5, START + 10, START + 15, START + 25]
-    assert {e.threshold for e in world.only.log if e.after} == {0.9}
-    assert {e.executions for e in world.only.log if e.after} == {100, 1000}
-    assert [e.text for e in world.only.log if not e.after] == [
+    assert {e.threshold for e in world.only.timeline if e.after} == {0.9}
+    assert {e.executions for e in world.only.timeline if e.after} == {100, 1000}
+    assert [e.text for e in world.only.timeline if not e.after] == [
         "chat notified: firing",
         "chat notified: resolved",
     ]
@@ -111,13 +111,13 @@ def test_a_long_story_keeps_how_it_began_and_says_what_it_left_out() -> None:
         world.ran(100, 50)
         world.wait(5)
 
-    log = world.only.log
+    log = world.only.timeline
     assert len(log) == MAX_ENTRIES
     assert turns(world.only)[:2] == began
     assert [entry.time for entry in log] == sorted(entry.time for entry in log)
     everything = 3 + 2 * MAX_ENTRIES  # two turns, one told, and each up and down
-    assert world.only.left_out == everything - MAX_ENTRIES
-    assert world.only.life.episode == 1
+    assert world.only.dropped_entries == everything - MAX_ENTRIES
+    assert world.only.lifecycle.episode == 1
 
 
 def test_a_story_of_many_episodes_keeps_the_last_ones() -> None:
@@ -130,9 +130,9 @@ def test_a_story_of_many_episodes_keeps_the_last_ones() -> None:
         world.wait(10)
         world.wait(10)
     instance = world.only
-    assert len(instance.log) == MAX_ENTRIES
-    assert instance.log[-1].episode == instance.life.episode > MAX_ENTRIES / 4
-    assert instance.log[0].episode > 1
+    assert len(instance.timeline) == MAX_ENTRIES
+    assert instance.timeline[-1].episode == instance.lifecycle.episode > MAX_ENTRIES / 4
+    assert instance.timeline[0].episode > 1
 
 
 # -- who isn't told, and until when ----------------------------------------------------
@@ -149,14 +149,14 @@ def test_a_silence_is_named_with_its_end() -> None:
         created_by="ann",
         comment="works",
     )
-    world.engine.silences = {"s1": silence}
+    world.engine.silences.put(silence)
     world.ran(100, 50)
     world.wait(5)
 
-    held = world.only.held["chat"]
+    held = world.only.suppressions["chat"]
     assert (held.reason, held.by) == (SuppressionReason.SILENCED, "s1")
     assert held.until == pytest.approx(world.engine.store.clock + 595)
-    assert world.only.log[-1].text == "chat not notified: silenced: by ann: works"
+    assert world.only.timeline[-1].text == "chat not notified: silenced: by ann: works"
 
 
 def test_an_inhibition_names_the_alert_that_keeps_it_quiet() -> None:
@@ -172,8 +172,8 @@ def test_an_inhibition_names_the_alert_that_keeps_it_quiet() -> None:
     )
     world.ran(100, 80)
     world.wait(5)
-    found = {i.rule: i for i in world.engine.instances}
-    held = found["bad"].held["chat"]
+    found = {i.rule: i for i in world.engine.alerts}
+    held = found["bad"].suppressions["chat"]
     assert (held.reason, held.by) == (SuppressionReason.INHIBITED, found["worse"].id)
     assert held.text == "while worse fires"
 
@@ -184,18 +184,18 @@ def test_a_cooldown_has_its_end_and_says_that_it_flaps() -> None:
     for _ in range(3):
         world.ran(100, 50)
         world.wait(5)
-        if "chat" in world.only.held:
-            ends.add(world.only.held["chat"].until)
+        if "chat" in world.only.suppressions:
+            ends.add(world.only.suppressions["chat"].until)
         world.wait(15)
         world.ran(100)
         world.wait(20)
-    told = world.only.told["chat"].fired_at
+    told = world.only.notified["chat"].fired_at
     assert min(end for end in ends if end) == pytest.approx(told + 300)
     world.ran(100, 50)
     world.wait(5)
-    held = world.only.held["chat"]
+    held = world.only.suppressions["chat"]
     assert held.until == pytest.approx(told + 600)
-    assert "it flaps, so its cooldown is 10m" in held.text
+    assert "is flapping, so the cooldown is 10m" in held.text
 
 
 def test_a_repeat_that_is_silenced_is_said_to_be() -> None:
@@ -208,10 +208,10 @@ def test_a_repeat_that_is_silenced_is_said_to_be() -> None:
         starts_at=dt.datetime.fromtimestamp(world.now, dt.UTC),
         ends_at=dt.datetime.fromtimestamp(world.now + 3600, dt.UTC),
     )
-    world.engine.silences = {"s1": silence}
+    world.engine.silences.put(silence)
     assert world.wait(400) == []
-    assert world.only.held["chat"].by == "s1"
-    assert world.only.told["chat"].last == "firing"
+    assert world.only.suppressions["chat"].by == "s1"
+    assert world.only.notified["chat"].last == "firing"
 
 
 def test_a_story_as_it_was_kept_before_is_read() -> None:
@@ -222,7 +222,7 @@ def test_a_story_as_it_was_kept_before_is_read() -> None:
         "log": [{"time": 1.0, "text": "ok -> firing", "value": 0.5}],
     }
     found = msgspec.json.decode(msgspec.json.encode(old), type=Alert)
-    assert (found.log[0].text, found.log[0].after, found.held) == (
+    assert (found.timeline[0].text, found.timeline[0].after, found.suppressions) == (
         "ok -> firing",
         "",
         {},

@@ -9,12 +9,13 @@ import msgspec
 
 from kaywatch.wire import Outcome
 from kaywatch_agent.model.alerts import AlertDetails, NotificationKind, Severity
+from kaywatch_agent.model.client import Client
+from kaywatch_agent.model.records import ProcessSample
 from kaywatch_agent.model.series import ClientState, Kind, SeriesKey
 from kaywatch_agent.rules.alert import Alert
 from kaywatch_agent.rules.alert_store import Document
 from kaywatch_agent.rules.engine import Engine, EvaluationResult
-from kaywatch_agent.rules.load import PAGE, load
-from kaywatch_agent.rules.scene import Process
+from kaywatch_agent.rules.load import BUILT_IN, load
 from kaywatch_agent.simulation.lab import SyntheticSource
 
 __all__ = ["World", "rule"]
@@ -47,7 +48,7 @@ class World:
         **tables: Any,
     ) -> None:
         self.tables: dict[str, Any] = {
-            "alerting": {"thresholds": dict.fromkeys(PAGE, False)},
+            "alerting": {"thresholds": dict.fromkeys(BUILT_IN, False)},
             **tables,
             "rule": [dict(table) for table in rules],
         }
@@ -102,8 +103,17 @@ class World:
         self, pid: int, state: ClientState = ClientState.CONNECTED, **of: Any
     ) -> None:
         """Let there be a process."""
-        known = Process("c", "web", "box", pid, state, self.now, 1000, 1.0, ())
-        self.lab.processes[pid] = known._replace(**of)
+        client = Client(
+            id="c",
+            service="web",
+            host="box",
+            pid=pid,
+            state=state,
+            since=self.now,
+            sample=ProcessSample(rss_bytes=1000, cpu_seconds=0.0),
+            cpu_percent=1.0,
+        )
+        self.lab.processes[pid] = msgspec.structs.replace(client, **of)
 
     def evaluate(self) -> list[tuple[str, str]]:
         """Evaluate once; return who was told what."""
@@ -150,5 +160,5 @@ class World:
     @property
     def only(self) -> Alert:
         """The one alert that there is."""
-        (instance,) = self.engine.instances
+        (instance,) = self.engine.alerts
         return instance

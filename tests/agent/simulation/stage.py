@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kaywatch_agent.config import assemble
-from kaywatch_agent.rules.load import PAGE
+from kaywatch_agent.rules.load import BUILT_IN
 from kaywatch_agent.simulation import casefile
 from kaywatch_agent.simulation.trial import CaseResult, run
 
@@ -17,7 +17,7 @@ BOT = {"type": "slack", "bot_token_file": "/run/secrets/bot", "channel": "#alert
 PAGER = {"type": "pagerduty", "routing_key_file": "/run/secrets/pagerduty"}
 HOOK = {"type": "webhook", "url_file": "/run/secrets/hook"}
 
-OFF = {"thresholds": dict.fromkeys(PAGE, False)}
+OFF = {"thresholds": dict.fromkeys(BUILT_IN, False)}
 
 
 def rule(**keys: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from kaywatch_agent.cli.commands.backtests import as_json, episodes
 from kaywatch_agent.config import assemble
 from kaywatch_agent.errors import StoreError
 from kaywatch_agent.model.alerts import NotificationKind
-from kaywatch_agent.rules.load import PAGE
+from kaywatch_agent.rules.load import BUILT_IN
 from kaywatch_agent.simulation.backtest import (
     STAND_IN,
     BacktestReport,
@@ -26,7 +26,7 @@ from kaywatch_agent.store.store import Store
 
 HOUR = 3600.0
 END = BEGIN + HOURS * HOUR
-OFF = dict.fromkeys(PAGE, False)
+OFF = dict.fromkeys(BUILT_IN, False)
 
 
 @pytest.fixture(scope="module")

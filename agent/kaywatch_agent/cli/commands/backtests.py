@@ -24,7 +24,7 @@ __all__ = ["as_json", "show"]
 
 MAX_EPISODES: Final = 30
 
-BURNING: Final = (AlertState.FIRING, AlertState.RECOVERING)
+IN_EPISODE: Final = (AlertState.FIRING, AlertState.RECOVERING)
 KINDS: Final = (
     NotificationKind.FIRING,
     NotificationKind.REPEAT,
@@ -48,24 +48,15 @@ def episodes(rehearsal: Simulation) -> list[Episode]:
     """Return the episodes, by when they began."""
     found: list[Episode] = []
     open_: dict[str, int] = {}
-    for passage in rehearsal.passages:
-        was, is_ = passage.before in BURNING, passage.after in BURNING
+    for time, alert, before, after, reason, value in rehearsal.changes:
+        was, is_ = before in IN_EPISODE, after in IN_EPISODE
         if is_ and not was:
-            open_[passage.alert] = len(found)
-            found.append(
-                Episode(
-                    passage.rule,
-                    passage.alert,
-                    dict(passage.labels),
-                    passage.time,
-                    None,
-                    passage.value,
-                    "",
-                )
-            )
-        elif was and not is_ and passage.alert in open_:
-            at = open_.pop(passage.alert)
-            found[at] = found[at]._replace(end=passage.time, reason=passage.reason)
+            open_[alert.id] = len(found)
+            labels = dict(alert.labels)
+            found.append(Episode(alert.rule, alert.id, labels, time, None, value, ""))
+        elif was and not is_ and alert.id in open_:
+            at = open_.pop(alert.id)
+            found[at] = found[at]._replace(end=time, reason=reason)
     return found
 
 

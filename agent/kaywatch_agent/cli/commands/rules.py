@@ -18,7 +18,7 @@ from kaywatch_agent import config as configuration
 from kaywatch_agent.cli.commands import backtests, options, trials
 from kaywatch_agent.cli.help import Ordered, manual
 from kaywatch_agent.config import DEFAULT_PATH
-from kaywatch_agent.rules.explain import sentence
+from kaywatch_agent.rules.explain import rule_sentence
 from kaywatch_agent.rules.rule import AlertSettings
 from kaywatch_agent.simulation.backtest import Past, TimedBucket, backtest
 from kaywatch_agent.simulation.trial import run
@@ -73,7 +73,7 @@ def check(file: str | None) -> None:
         told = ", ".join(rule.notify) or "nobody"
         own = ", built in" if rule.built_in else ""
         click.echo(f"\n{rule.name}  ({rule.kind}, {rule.severity}{own}; tells {told})")
-        _wrapped(sentence(rule), "  ")
+        _wrapped(rule_sentence(rule), "  ")
 
 
 @rules.command(

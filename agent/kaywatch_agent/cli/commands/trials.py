@@ -14,7 +14,7 @@ from kaywatch_agent import config as configuration
 from kaywatch_agent.cli.commands import output
 from kaywatch_agent.config import Config
 from kaywatch_agent.errors import ConfigError
-from kaywatch_agent.rules.load import PAGE
+from kaywatch_agent.rules.load import BUILT_IN
 from kaywatch_agent.simulation import casefile
 from kaywatch_agent.simulation.case import TestCase
 from kaywatch_agent.simulation.differences import headline
@@ -100,5 +100,5 @@ def _config(values: Mapping[str, Any], folder: Path) -> Config:
     # Those that are there without configuration would be in the way.
     alerting = own.get("alerting", {})
     if isinstance(alerting, dict) and "thresholds" not in alerting:
-        own["alerting"] = {**alerting, "thresholds": dict.fromkeys(PAGE, False)}
+        own["alerting"] = {**alerting, "thresholds": dict.fromkeys(BUILT_IN, False)}
     return configuration.assemble(own, OURS)

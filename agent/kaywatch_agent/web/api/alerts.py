@@ -8,9 +8,9 @@ from typing import Final
 
 from kaywatch_agent.model.alerts import SEVERITIES
 from kaywatch_agent.rules import metrics
-from kaywatch_agent.rules.alert import Alert, identity
-from kaywatch_agent.rules.describe import condition_of, unit_of
-from kaywatch_agent.rules.explain import nearest, sentence
+from kaywatch_agent.rules.alert import Alert, alert_id
+from kaywatch_agent.rules.describe import condition_text, unit_of
+from kaywatch_agent.rules.explain import nearest, rule_sentence
 from kaywatch_agent.rules.rule import Rule
 from kaywatch_agent.rules.snapshot import AlertsSnapshot
 from kaywatch_agent.rules.state import AlertState
@@ -47,12 +47,12 @@ _URGENCY: Final = {
 def alert_list(reading: Reading, query: AlertsQuery) -> shapes.AlertList:
     """Return the alerts that match, the worst first."""
     picture = reading.picture()
-    found = [i for i in picture.instances if _asked(picture, i, query)]
+    found = [i for i in picture.alerts if _asked(picture, i, query)]
     found = _worst_first(picture, found)
     return shapes.AlertList(
         timestamp=picture.now,
         matching=len(found),
-        states=_states(picture.instances),
+        states=_states(picture.alerts),
         alerts=[row(picture, instance) for instance in found[: query.limit]],
     )
 
@@ -60,7 +60,7 @@ def alert_list(reading: Reading, query: AlertsQuery) -> shapes.AlertList:
 def rule_list(reading: Reading, query: RulesQuery) -> shapes.RuleList:
     """Return the rules that match."""
     picture = reading.picture()
-    by_rule = _by_rule(picture.instances)
+    by_rule = _by_rule(picture.alerts)
     return shapes.RuleList(
         timestamp=picture.now,
         evaluated=picture.evaluated,
@@ -86,8 +86,8 @@ def rule_story(reading: Reading, query: RuleQuery) -> shapes.RuleStory:
     rule = picture.settings.rules.get(query.rule)
     if rule is None:
         raise not_found("rule", query.rule, picture.settings.rules, "/api/v1/rules")
-    mine = [i for i in picture.instances if i.rule == rule.name]
-    found = picture.found.get(rule.name)
+    mine = [i for i in picture.alerts if i.rule == rule.name]
+    found = picture.results.get(rule.name)
     return shapes.RuleStory(
         timestamp=picture.now,
         evaluated=picture.evaluated,
@@ -96,9 +96,9 @@ def rule_story(reading: Reading, query: RuleQuery) -> shapes.RuleStory:
         alerts=[row(picture, i) for i in _worst_first(picture, mine)[: query.limit]],
         nearest=[
             shapes.GroupRow(
-                alert=identity(rule.name, group.labels),
+                alert=alert_id(rule.name, group.labels),
                 labels=dict(group.labels),
-                finding=group.finding.value,
+                finding=group.status.value,
                 value=group.value,
                 threshold=group.threshold,
                 executions=group.executions,
@@ -144,24 +144,24 @@ def find(picture: AlertsSnapshot, name: str) -> Alert:
     Raises:
         Problem: 404.
     """
-    instance = next((i for i in picture.instances if i.id == name), None)
+    instance = next((i for i in picture.alerts if i.id == name), None)
     if instance is None:
-        known = [i.id for i in picture.instances]
+        known = [i.id for i in picture.alerts]
         raise not_found("alert", name, known, "/api/v1/alerts")
     return instance
 
 
 def row(picture: AlertsSnapshot, instance: Alert) -> shapes.AlertRow:
     """Return an alert as it is shown."""
-    alert, life = picture.describe(instance), instance.life
+    alert, life = picture.describe(instance), instance.lifecycle
     rule = picture.rule(instance)
     return shapes.AlertRow(
         id=instance.id,
         rule=alert.rule,
         state=life.state.value,
         since=_since(instance),
-        held=life.held,
-        blind=life.blind,
+        held=life.progress,
+        blind=life.no_data_for,
         severity=alert.severity,
         labels=alert.labels,
         summary=alert.summary,
@@ -182,12 +182,14 @@ def row(picture: AlertsSnapshot, instance: Alert) -> shapes.AlertRow:
         flapping=alert.flapping,
         note=alert.note,
         receivers=list(rule.notify) if rule else [],
-        held_back=instance.held_back if life.is_firing else {},
+        held_back={name: str(why) for name, why in instance.suppressions.items()}
+        if life.is_firing
+        else {},
         told={
             name: shapes.AlertTold(
                 last=told.last, episode=told.episode, at=picture.wall(told.at)
             )
-            for name, told in instance.told.items()
+            for name, told in instance.notified.items()
         },
         silenced_by=[silence.id for silence in picture.silencing(instance)],
         runbook_url=alert.runbook_url,
@@ -202,7 +204,7 @@ def row(picture: AlertsSnapshot, instance: Alert) -> shapes.AlertRow:
 
 
 def _asked(picture: AlertsSnapshot, instance: Alert, query: AlertsQuery) -> bool:
-    state = instance.life.state
+    state = instance.lifecycle.state
     if query.state == "active":
         if state is AlertState.OK:
             return False
@@ -224,7 +226,7 @@ def _asked(picture: AlertsSnapshot, instance: Alert, query: AlertsQuery) -> bool
 
 def _worst_first(picture: AlertsSnapshot, instances: Iterable[Alert]) -> list[Alert]:
     def urgency(instance: Alert) -> tuple[int, int, float, str]:
-        rule, life = picture.rule(instance), instance.life
+        rule, life = picture.rule(instance), instance.lifecycle
         worst = SEVERITIES.index(rule.severity) if rule else 0
         newest = life.ended or life.fired or life.started
         return _URGENCY[life.state], -worst, -newest, instance.id
@@ -234,7 +236,7 @@ def _worst_first(picture: AlertsSnapshot, instances: Iterable[Alert]) -> list[Al
 
 def _since(instance: Alert) -> float | None:
     """Return when an alert came into its state."""
-    life = instance.life
+    life = instance.lifecycle
     match life.state:
         case AlertState.PENDING:
             return life.started
@@ -242,27 +244,27 @@ def _since(instance: Alert) -> float | None:
             return life.fired
         case AlertState.OK:
             return life.ended
-    turns = [e.time for e in instance.log if e.after == life.state]
+    turns = [e.time for e in instance.timeline if e.after == life.state]
     return turns[-1] if turns else None
 
 
 def _rule_row(
     picture: AlertsSnapshot, rule: Rule, instances: Iterable[Alert]
 ) -> shapes.RuleRow:
-    timing, found = rule.timing, picture.found.get(rule.name)
+    timing, found = rule.timing, picture.results.get(rule.name)
     return shapes.RuleRow(
         rule=rule.name,
         kind=rule.kind,
-        condition=condition_of(rule),
-        sentence=sentence(rule),
+        condition=condition_text(rule),
+        sentence=rule_sentence(rule),
         unit=unit_of(rule),
         severity=rule.severity,
         window=rule.window,
         min_executions=rule.min_executions,
-        hold=timing.hold,
-        keep_firing_for=timing.keep,
-        no_data_after=timing.blind,
-        on_no_data=timing.no_data,
+        hold=timing.for_,
+        keep_firing_for=timing.keep_firing_for,
+        no_data_after=timing.no_data_after,
+        on_no_data=timing.on_no_data,
         cooldown=rule.cooldown,
         repeat_interval=rule.repeat_interval,
         match=[str(matcher) for matcher in rule.match],
@@ -278,7 +280,7 @@ def _rule_row(
 
 
 def _states(instances: Iterable[Alert]) -> dict[str, int]:
-    counts = Counter(instance.life.state for instance in instances)
+    counts = Counter(instance.lifecycle.state for instance in instances)
     return {state.value: counts[state] for state in AlertState}
 
 

@@ -39,10 +39,10 @@ class Desk(Protocol):
     def snapshot(self) -> AlertsSnapshot:
         """Return all about alerts; waits for an evaluation's end."""
 
-    def silence(self, silence: Silence) -> None:
+    def put_silence(self, silence: Silence) -> None:
         """Add a silence, or change one."""
 
-    def expire(self, name: str) -> bool:
+    def expire_silence(self, silence_id: str) -> bool:
         """End a silence; return whether there was one to end."""
 
 
@@ -87,7 +87,7 @@ def make(desk: Desk, now: float, _: NoQuery, body: shapes.SilenceBody) -> Silenc
         for ours, theirs in (("starts_at", "startsAt"), ("ends_at", "endsAt")):
             text = text.replace(ours, theirs)
         raise _wrong(text, "see docs/alerts.md, Silences") from None
-    desk.silence(silence)
+    desk.put_silence(silence)
     return silence
 
 
@@ -97,8 +97,8 @@ def end(desk: Desk, now: float, query: SilenceQuery, _: None) -> Silence:
     Raises:
         Problem: 404; also where it is over already.
     """
-    if not desk.expire(query.id):
-        held = [name for name, s in desk.silences.items() if not s.over(now)]
+    if not desk.expire_silence(query.id):
+        held = [name for name, s in desk.silences.items() if not s.is_expired(now)]
         raise not_found("silence", query.id, held, "/api/v1/silences")
     return desk.silences[query.id]
 
@@ -112,14 +112,14 @@ def silenced(reading: Reading, silence: Silence) -> shapes.Silenced:
 def silence_row(silence: Silence, picture: AlertsSnapshot) -> shapes.SilenceRow:
     """Return a silence as it is shown."""
     now = picture.now
-    state: shapes.SilenceState = "active" if silence.holds(now) else "pending"
-    if silence.over(now):
+    state: shapes.SilenceState = "active" if silence.is_active(now) else "pending"
+    if silence.is_expired(now):
         state = "expired"
     covered = [
         instance
-        for instance in picture.instances
+        for instance in picture.alerts
         if state == "active"
-        and instance.life.is_firing
+        and instance.lifecycle.is_firing
         and matches(silence.matchers, picture.labels(instance))
     ]
     return shapes.SilenceRow(

@@ -17,7 +17,7 @@ from kaywatch_agent.model.alerts import (
     Subject,
 )
 from kaywatch_agent.model.bounds import Count, Moment
-from kaywatch_agent.rules.alert import Alert, Suppression, TimelineEntry, Worst
+from kaywatch_agent.rules.alert import Alert, Suppression, TimelineEntry, WorstValue
 from kaywatch_agent.rules.snapshot import AlertsSnapshot
 from kaywatch_agent.web.api.alert_shapes import AlertRow, AlertTold
 from kaywatch_agent.web.api.alerts import find, row
@@ -83,7 +83,7 @@ class AlertStory(Body):
     alert: AlertRow
     story: list[TimelineEntry]
     left_out: Count
-    worst: Worst | None
+    worst: WorstValue | None
     error_classes: list[AlertClass]
     transition: str
     history: list[float | None]
@@ -103,8 +103,8 @@ def alert_story(reading: Reading, query: AlertQuery) -> AlertStory:
     return AlertStory(
         timestamp=picture.now,
         alert=row(picture, instance),
-        story=instance.log,
-        left_out=instance.left_out,
+        story=instance.timeline,
+        left_out=instance.dropped_entries,
         worst=instance.worst,
         error_classes=[
             AlertClass(type=name, count=count) for name, count in context.error_classes
@@ -126,14 +126,16 @@ def _receivers(
     rule = picture.rule(instance)
     types = {known.name: known.type for known in reading.letters.receivers}
     messages = _messages(reading.letters.messages, picture.describe(instance))
-    names = dict.fromkeys([*(rule.notify if rule else ()), *instance.told, *messages])
-    held = instance.held if instance.life.is_firing else {}
+    names = dict.fromkeys(
+        [*(rule.notify if rule else ()), *instance.notified, *messages]
+    )
+    held = instance.suppressions if instance.lifecycle.is_firing else {}
     return [
         AlertReceiver(
             receiver=name,
             type=types.get(name, ""),
             told=None
-            if (told := instance.told.get(name)) is None
+            if (told := instance.notified.get(name)) is None
             else AlertTold(
                 last=told.last, episode=told.episode, at=picture.wall(told.at)
             ),

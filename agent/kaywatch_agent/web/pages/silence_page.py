@@ -54,7 +54,7 @@ def silence_page(reading: Reading, query: SilencePageQuery) -> Reply:
     instance = find(picture, query.alert)
     shown = _PAGE.format(
         rule=escape(instance.rule),
-        state=escape(instance.life.state),
+        state=escape(instance.lifecycle.state),
         summary=escape(picture.describe(instance).summary),
         held=_held(picture, instance),
         command=escape(_command(instance)),

@@ -366,11 +366,11 @@ def _alerts(reading: Reading, exposition: Exposition) -> None:
     """Write the alerts that fire, one sample each, the worst first."""
     picture = reading.picture() if any(reading.alerts.values()) else None
     found = []
-    for instance in picture.instances if picture else ():
-        if instance.life.is_firing and picture:
+    for instance in picture.alerts if picture else ():
+        if instance.lifecycle.is_firing and picture:
             labels = picture.labels(instance)
             worst = SEVERITIES.index(cast("Severity", labels["severity"]))
-            found.append((-worst, instance.life.fired, labels))
+            found.append((-worst, instance.lifecycle.fired, labels))
     found.sort(key=lambda alert: alert[:2])
     names = ("alertname", "severity", "service", "graph", "node")
     values: dict[tuple[str, ...], float] = {}

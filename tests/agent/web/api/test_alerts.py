@@ -354,9 +354,9 @@ def test_a_silence_is_made_changed_and_ended(alerted: Served) -> None:
         (silence(endsAt="tomorrow"), 400, "$.endsAt"),
         (silence(endsAt="2000-01-01T00:00:00Z"), 400, "is over already"),
         (silence(endsAt="2999-01-01T00:00:00Z"), 400, "more than 366 days"),
-        (silence(startsAt="2998-01-01T00:00:00Z"), 400, "endsAt: has to be after"),
+        (silence(startsAt="2998-01-01T00:00:00Z"), 400, "endsAt: must be after"),
         (silence(matchers=[{"name": "a b", "value": "c"}]), 400, "$.matchers[0].name"),
-        (silence(matchers=[{"name": "a", "value": ""}]), 400, "hold for every alert"),
+        (silence(matchers=[{"name": "a", "value": ""}]), 400, "match every alert"),
         (
             silence(matchers=[{"name": "a", "value": "(", "isRegex": True}]),
             400,
@@ -418,9 +418,13 @@ def test_there_are_only_so_many_silences(
 def test_a_silence_that_was_over_for_days_is_forgotten(alerted: Served) -> None:
     name = send(alerted, "POST", "/api/v1/silences", silence()).json["silenceID"]
     alerting = alerted.source.alerting
-    alerted.call(lambda: alerting._forget_silences(time.time() + 4 * 86_400))
+    alerted.call(
+        lambda: alerting.engine.silences.forget_expired(time.time() + 4 * 86_400)
+    )
     assert name in alerting.silences
-    alerted.call(lambda: alerting._forget_silences(time.time() + 6 * 86_400))
+    alerted.call(
+        lambda: alerting.engine.silences.forget_expired(time.time() + 6 * 86_400)
+    )
     assert name not in alerting.silences
     assert alerting.changes(False)["silence", name] is None
 
@@ -441,7 +445,7 @@ def test_what_a_storm_leaves_out_is_a_gap_in_the_ids(
 ) -> None:
     monkeypatch.setattr("kaywatch_agent.web.server.TURNS_AT_ONCE", 2)
     picture = alerted.source.alerting.snapshot()
-    storm = picture._replace(instances=picture.instances[:1] * 5)
+    storm = picture._replace(alerts=picture.alerts[:1] * 5)
     with reading(alerted) as reader:
         alerted.call(lambda: alerted.server.turned(storm))
         alerted.call(alerted.server.publish)

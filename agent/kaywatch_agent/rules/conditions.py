@@ -1,0 +1,205 @@
+"""Turns the tables of rules into conditions, one function for each kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from kaywatch_agent.errors import ConfigError
+from kaywatch_agent.rules import metrics
+from kaywatch_agent.rules.config import (
+    AbsenceConfig,
+    BurnRateConfig,
+    RunawayConfig,
+    StuckConfig,
+    ThresholdConfig,
+    TierConfig,
+    TransitionConfig,
+)
+from kaywatch_agent.rules.expression import Compare, Not, Predicate, leading, parse
+from kaywatch_agent.rules.metrics import METRICS, MetricSource
+from kaywatch_agent.rules.rule import (
+    Absence,
+    BurnRate,
+    Condition,
+    Stuck,
+    Threshold,
+    Transition,
+)
+from kaywatch_agent.units import parse_duration
+
+__all__ = [
+    "absence",
+    "burn_rate",
+    "check_minimum",
+    "compare",
+    "labels_of",
+    "parse_key",
+    "runaway",
+    "stuck",
+    "threshold",
+    "transition",
+]
+
+T = TypeVar("T")
+
+# The metrics that the keys of a runaway rule limit.
+_VISITS: Final = {"max_visits": "run_visits_max", "max_node_visits": "node_visits_max"}
+
+
+def threshold(config: ThresholdConfig, path: str) -> Threshold:
+    """Return the condition of a threshold rule."""
+    if config.when:
+        return _expression(config, path)
+    if not config.metric:
+        raise ConfigError(
+            f"{path}.metric", 'missing; or write when = "error_rate > 0.05"'
+        )
+    parse_key(f"{path}.metric", metrics.find, config.metric)
+    op, value, clear = config.op, config.value, config.clear
+    if op is None:
+        raise ConfigError(f"{path}.op", "missing: one of < <= > >=")
+    if value is None:
+        raise ConfigError(f"{path}.value", "missing: what the metric is compared with")
+    low_is_bad = op.startswith("<")
+    if clear is not None and (clear < value if low_is_bad else clear > value):
+        side = "above" if low_is_bad else "below"
+        raise ConfigError(
+            f"{path}.clear",
+            f"{clear:g} must be {side} value = {value:g}, on the good side of it",
+        )
+    return compare(config.metric, op, value, clear)
+
+
+def compare(metric: str, op: str, value: float, clear: float | None) -> Threshold:
+    """Return the condition that a metric is beyond a value."""
+    breach = Compare(metric, op, value)
+    cleared: Predicate = Not(breach)
+    if clear is not None and clear != value:
+        cleared = Compare(metric, ">=" if op.startswith("<") else "<=", clear)
+    clear_at = value if clear is None else clear
+    return Threshold(breach, cleared, metric, value, clear_at)
+
+
+def _expression(config: ThresholdConfig, path: str) -> Threshold:
+    for key in ("metric", "op", "value", "clear"):
+        if getattr(config, key) not in (None, ""):
+            raise ConfigError(f"{path}.{key}", "either this or when, not both")
+
+    def predicate(text: str) -> Predicate:
+        return parse(text, metrics.known, METRICS)
+
+    breach = parse_key(f"{path}.when", predicate, config.when)
+    clear: Predicate = Not(breach)
+    if config.clear_when:
+        clear = parse_key(f"{path}.clear_when", predicate, config.clear_when)
+    first = leading(breach)
+    return Threshold(breach, clear, first.metric, first.value, None)
+
+
+def absence(config: AbsenceConfig, path: str, grace: float) -> Absence:
+    """Return the condition of a absence rule."""
+    max_age = parse_duration(config.max_age)
+    forget_after = parse_duration(config.forget_after)
+    if max_age <= 0:
+        raise ConfigError(f"{path}.max_age", 'must be longer than 0, such as "15m"')
+    if forget_after <= max_age:
+        raise ConfigError(f"{path}.forget_after", "must be longer than max_age")
+    for number, labels in enumerate(config.expect):
+        if not labels:
+            example = 'expected labels such as { graph = "nightly" }'
+            raise ConfigError(f"{path}.expect[{number}]", example)
+    return Absence(max_age, config.expect, forget_after, grace)
+
+
+def burn_rate(config: BurnRateConfig, tier: TierConfig, path: str) -> BurnRate:
+    """Return the condition of one tier."""
+    objective, factor = config.objective, tier.factor
+    if not 0.0 < objective < 1.0:
+        raise ConfigError(
+            f"{path.rpartition('.')[0]}.objective",
+            f"{objective:g}: between 0 and 1, such as 0.99",
+        )
+    long, short = parse_duration(tier.long), parse_duration(tier.short)
+    slo_window = parse_duration(config.slo_window)
+    # If every execution fails, the budget burns this many times faster than allowed.
+    highest = 1.0 / (1.0 - objective)
+    if factor >= highest:
+        raise ConfigError(
+            f"{path}.factor",
+            f"{factor:g} can never be reached: if everything fails, an objective of"
+            f" {objective:g} burns {highest:.3g} times too fast; choose less than that",
+        )
+    if not 0 < short < long <= slo_window:
+        raise ConfigError(f"{path}.long", "expected short < long <= slo_window")
+    latency = config.latency_le
+    return BurnRate(
+        objective,
+        slo_window,
+        None if latency is None else parse_duration(latency),
+        factor,
+        long,
+        short,
+        config.min_events,
+    )
+
+
+def transition(config: TransitionConfig, path: str) -> Transition:
+    """Return the condition of a transition_share rule."""
+    above, below = config.above, config.below
+    if config.change == "share" and (not config.action or above is below is None):
+        example = 'action = "retry" with above = 0.3 or below = 0.1'
+        raise ConfigError(f"{path}.action", f"missing: write {example}")
+    return Transition(config.change, config.action, above, below)
+
+
+def stuck(config: StuckConfig, path: str) -> Stuck:
+    """Return the condition of a stuck rule."""
+    if config.factor <= 1:
+        raise ConfigError(f"{path}.factor", f"{config.factor:g}: must be more than 1")
+    max_age = None if config.max_age is None else parse_duration(config.max_age)
+    return Stuck(config.factor, max_age, parse_duration(config.at_least))
+
+
+def runaway(config: RunawayConfig, path: str) -> Threshold:
+    """Return the condition of a runaway rule."""
+    limits = {key: getattr(config, key) for key in _VISITS}
+    given = {key: value for key, value in limits.items() if value is not None}
+    if not given:
+        raise ConfigError(
+            f"{path}.max_visits",
+            "missing: how many nodes a run may visit, such as 100; or"
+            " max_node_visits: how often it may visit one of them",
+        )
+    if len(given) > 1:
+        raise ConfigError(
+            f"{path}.max_node_visits", "either this or max_visits: write two rules"
+        )
+    ((key, limit),) = given.items()
+    check_minimum(path, key, limit, 1)
+    return compare(_VISITS[key], ">", float(limit), None)
+
+
+def check_minimum(path: str, key: str, value: int, minimum: int) -> None:
+    """Raise ConfigError if a value is below its minimum."""
+    if value < minimum:
+        raise ConfigError(f"{path}.{key}", f"{value}: at least {minimum}")
+
+
+def labels_of(condition: Condition) -> tuple[list[str], bool]:
+    """Return the labels of a rule's alerts, and whether there may be others."""
+    if not isinstance(condition, Threshold):
+        return list(MetricSource.NODES.labels), False
+    sources = {metric.source for metric in condition.metrics.values()}
+    shared = set.intersection(*(set(source.labels) for source in sources))
+    first = next(iter(sources)).labels
+    ordered = [label for label in first if label in shared]
+    return ordered, sources == {MetricSource.CUSTOM}
+
+
+def parse_key(path: str, parse_text: Callable[[str], T], text: str) -> T:
+    """Return the parsed text; its ValueError becomes a ConfigError."""
+    try:
+        return parse_text(text)
+    except ValueError as error:
+        raise ConfigError(path, str(error)) from None

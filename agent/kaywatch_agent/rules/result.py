@@ -1,0 +1,90 @@
+"""The result of one evaluation of a rule."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kaywatch_agent.rules.rule import Rule
+from kaywatch_agent.rules.state import ConditionStatus
+from kaywatch_agent.rules.windows import Group
+
+__all__ = ["BREACH", "STATUSES", "Bools", "Floats", "Ints", "RuleResult", "make_result"]
+
+Bools = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+# The statuses by the codes in a result.
+STATUSES: Final = (
+    ConditionStatus.UNKNOWN,
+    ConditionStatus.CLEAR,
+    ConditionStatus.BAND,
+    ConditionStatus.BREACH,
+)
+UNKNOWN, CLEAR, BAND, BREACH = range(4)
+
+
+@dataclass
+class RuleResult:
+    """The result of one evaluation of a rule; arrays and lists are by group.
+
+    Attributes:
+        labels: the names of the groups' labels.
+        groups: the values of the labels.
+        codes: the statuses, as indexes of STATUSES.
+        value: the value of the metric that is shown.
+        threshold: what it is compared with.
+        executions, errors: in the window.
+        forgotten: groups whose alerts end.
+        notes: further details, by the group's number.
+        metrics: all values that were used, by metric.
+    """
+
+    labels: tuple[str, ...]
+    groups: list[Group]
+    codes: NDArray[np.int8]
+    value: Floats
+    threshold: Floats
+    executions: Ints
+    errors: Ints
+    forgotten: set[Group] = field(default_factory=set)
+    notes: dict[int, str] = field(default_factory=dict)
+    metrics: Mapping[str, Floats] = field(default_factory=dict)
+
+    @property
+    def breaching(self) -> list[int]:
+        """The numbers of the groups that breach."""
+        numbers: list[int] = np.flatnonzero(self.codes == BREACH).tolist()
+        return numbers
+
+
+def make_result(
+    rule: Rule,
+    groups: list[Group],
+    *,
+    breach: Bools,
+    value: Floats,
+    threshold: float | Floats,
+    unknown: Bools | bool = False,
+    band: Bools | bool = False,
+    executions: Ints | int = 0,
+    errors: Ints | int = 0,
+    labels: tuple[str, ...] | None = None,
+) -> RuleResult:
+    """Return a result; UNKNOWN goes before BREACH, that before BAND, else CLEAR."""
+    size = len(groups)
+    codes = np.select([unknown, breach, band], [UNKNOWN, BREACH, BAND], CLEAR)
+    return RuleResult(
+        rule.per if labels is None else labels,
+        groups,
+        np.broadcast_to(codes, size).astype(np.int8),
+        value,
+        np.broadcast_to(np.asarray(threshold, np.float64), size),
+        np.broadcast_to(np.asarray(executions, np.int64), size),
+        np.broadcast_to(np.asarray(errors, np.int64), size),
+    )

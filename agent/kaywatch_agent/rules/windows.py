@@ -1,0 +1,186 @@
+"""The input of an evaluation, and the statistics of groups of series in its windows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kaywatch_agent.aggregate.bucket import ROW_SHIFT, Bucket, Dimension, gather
+from kaywatch_agent.aggregate.group_stats import GroupStats, SeriesGroups
+from kaywatch_agent.aggregate.view import BUCKET_SECONDS, View
+from kaywatch_agent.model.client import Client
+from kaywatch_agent.model.series import Kind, SeriesKey
+from kaywatch_agent.rules.matchers import Matcher, matches
+from kaywatch_agent.rules.metrics import Metric, MetricContext
+
+__all__ = [
+    "EvalInput",
+    "Group",
+    "SeriesSelector",
+    "WindowCache",
+    "client_labels",
+    "select",
+    "select_nodes",
+]
+
+# The older part of a window may be read in buckets of 1/24 of its length.
+COARSE: Final = 24
+
+Group = tuple[str, ...]  # the values of a rule's labels
+
+
+class EvalInput(NamedTuple):
+    """What the rules look at in one evaluation. It does not change meanwhile.
+
+    Attributes:
+        now: Unix seconds.
+        covered: for how many seconds the agent has been observing.
+        view: the aggregated data.
+        clients: the client processes.
+        resolution: shorter windows are extended to this many seconds; in a backtest,
+            old buckets are no shorter.
+        refused: alerts over the limit of their rule in the last evaluation, by rule.
+    """
+
+    now: float
+    covered: float
+    view: View
+    clients: Sequence[Client] = ()
+    resolution: float = BUCKET_SECONDS
+    refused: Mapping[str, int] = {}
+
+
+class SeriesSelector(NamedTuple):
+    """Selects series, and groups them by the labels `per`."""
+
+    kinds: frozenset[Kind]
+    names: frozenset[str]
+    per: tuple[str, ...]
+    match: tuple[Matcher, ...]
+
+    def group(self, key: SeriesKey) -> Group | None:
+        """Return the group that a series belongs to; None for none."""
+        if key.kind not in self.kinds or (self.names and key.metric not in self.names):
+            return None
+        labels = {"service": key.service, "graph": key.graph, "node": key.node}
+        if key.labels:
+            labels = {**dict(key.labels), **labels}
+        return self.group_of(labels)
+
+    def group_of(self, labels: Mapping[str, str]) -> Group | None:
+        """Return the group of labels; None if the matchers do not match."""
+        if self.match and not matches(self.match, labels):
+            return None
+        return tuple([labels.get(label, "") for label in self.per])
+
+
+def select(
+    metric: Metric, per: tuple[str, ...], match: tuple[Matcher, ...]
+) -> SeriesSelector:
+    """Return the selector of a metric's series."""
+    return SeriesSelector(metric.kinds, metric.names, per, match)
+
+
+def select_nodes(per: tuple[str, ...], match: tuple[Matcher, ...]) -> SeriesSelector:
+    """Return the selector of nodes."""
+    return SeriesSelector(frozenset({Kind.NODE}), frozenset(), per, match)
+
+
+def client_labels(client: Client) -> dict[str, str]:
+    """Return the labels of a client's process."""
+    return {"service": client.service, "host": client.host, "pid": str(client.pid)}
+
+
+class WindowCache:
+    """The groups, windows and statistics of an evaluation, each computed once.
+
+    Groups are kept between evaluations, because series are only ever added.
+
+    Attributes:
+        input: the input of the current evaluation.
+    """
+
+    def __init__(self) -> None:
+        self.input: EvalInput
+        self._expected: dict[tuple[SeriesSelector, float], set[Dimension]] = {}
+        self._groups: dict[SeriesSelector, SeriesGroups[Group]] = {}
+        self._buckets: dict[float, list[Bucket]] = {}
+        self._stats: dict[
+            tuple[SeriesSelector, float], tuple[set[Dimension], GroupStats]
+        ] = {}
+
+    def reset(self, data: EvalInput) -> None:
+        """Start another evaluation."""
+        self.input = data
+        self._buckets.clear()
+        self._stats.clear()
+
+    def expect(
+        self, selector: SeriesSelector, window: float, dimensions: frozenset[Dimension]
+    ) -> None:
+        """Announce what will be asked for, so that one pass computes all of it."""
+        self._expected.setdefault((selector, window), set()).update(dimensions)
+
+    def groups(self, selector: SeriesSelector) -> SeriesGroups[Group]:
+        """Return the groups of the selected series."""
+        keys = self.input.view.registry.keys
+        size = len(keys)
+        groups = self._groups.get(selector)
+        if groups is None or len(groups.numbers) != size:
+            names = [] if groups is None else groups.names
+            groups = SeriesGroups(keys[:size], range(size), selector.group, names)
+            self._groups[selector] = groups
+        return groups
+
+    def stats(
+        self, selector: SeriesSelector, window: float, *dimensions: Dimension
+    ) -> tuple[list[Group], GroupStats]:
+        """Return the groups, and their statistics in a window that ends now.
+
+        Args:
+            selector: the series.
+            window: seconds; infinite for everything since first seen.
+            dimensions: the dimensions needed, besides those that were announced.
+        """
+        groups = self.groups(selector)
+        needed = self._expected.get((selector, window), set()).union(dimensions)
+        known, stats = self._stats.get((selector, window), (None, None))
+        if stats is None or known is None or not needed <= known:
+            stats = GroupStats(groups.numbers, len(groups), needed)
+            for bucket in self.buckets(window):
+                stats.add(_known_part(bucket, len(groups.numbers)))
+            self._stats[selector, window] = needed, stats
+        return groups.names, stats
+
+    def buckets(self, window: float) -> list[Bucket]:
+        """Return the buckets of a window that ends now."""
+        view = self.input.view
+        if math.isinf(window):
+            return [view.totals]
+        window = max(window, self.input.resolution)
+        if window not in self._buckets:
+            start, end = view.now - window, view.now + BUCKET_SECONDS
+            buckets = view.between(start, end, window / COARSE)
+            self._buckets[window] = gather(bucket for _, bucket in buckets)
+        return self._buckets[window]
+
+    def context(self, window: float) -> MetricContext:
+        """Return what metrics of a window need besides statistics."""
+        view = self.input.view
+        window = max(window, self.input.resolution)
+        covered = max(1.0, min(window, view.now - view.since))
+        return MetricContext(view.registry, covered)
+
+
+def _known_part(bucket: Bucket, size: int) -> Bucket:
+    """Return a bucket without the series that were added after the groups were made."""
+    if not len(bucket.rows) or bucket.rows[-1] < size:
+        return bucket
+    rows: NDArray[np.bool_] = bucket.rows < size
+    facts = bucket.fact_keys >> ROW_SHIFT < size
+    columns = [column[rows] for column in bucket[:9]]
+    return Bucket._make([*columns, bucket.fact_keys[facts], bucket.fact_counts[facts]])
