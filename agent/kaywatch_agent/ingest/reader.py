@@ -2,19 +2,24 @@
 
 Strategy: the event loop watches one epoll instance that contains all connections. A
 lone batch is read at once. While more arrive, one round every few milliseconds reads
-all sockets that are ready: a wake-up of the loop costs as much as ten batches. In a
-round each process gets a slice of its bytes in turn, however many connections it has
-and however much it has sent, so a client that sends little waits for one slice of each
-process that floods. What is not read stays in the kernel, which holds back the sender.
+all ready sockets, because a wake-up of the loop costs as much as ten batches.
+
+Within a round, processes take turns by start-time fair queueing: each byte advances the
+virtual time of its process, and the process with the earliest virtual time is next,
+however many connections it has. A process that sends little is therefore ahead of all
+those that flood. What is not read stays in the kernel, which holds back the sender.
+
+Source of the algorithm: Goyal, Vin, Cheng, "Start-time Fair Queueing", 1996.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import heapq
 import select
 import time
-from collections import OrderedDict, defaultdict, deque
+from collections import defaultdict, deque
 from typing import Final, Protocol
 
 __all__ = ["SLICE", "FairReader", "Source"]
@@ -74,11 +79,17 @@ class FairReader:
         self._sources: dict[int, Source] = {}  # by descriptor
         self._of_process: dict[int, set[Source]] = defaultdict(set)
         self._held_back: dict[int, asyncio.TimerHandle] = {}  # by pid
-        self._turns: OrderedDict[int, deque[Source]] = OrderedDict()  # by pid
-        self._queued: set[Source] = set()  # those in `_turns`
+        self._turns: list[tuple[int, int]] = []  # a heap of (virtual time, pid)
+        self._waiting: dict[int, deque[Source]] = {}  # by each pid in `_turns`
+        self._queued: set[Source] = set()  # those in `_waiting`
+        self._virtual_time = 0  # of the turn in progress, in bytes
+        self._read_until: dict[int, int] = {}  # virtual time by pid
         self._bulk_until = 0.0
         self._last = 0.0  # when the last round began
+        # The loop either watches the epoll instance, or has the next round scheduled:
+        # with both, each new connection would start another series of rounds.
         self._watching = False
+        self._scheduled = False
 
     def add(self, source: Source) -> None:
         """Read from a connection from now on."""
@@ -99,6 +110,7 @@ class FairReader:
         self._queued.discard(source)
         if not siblings:
             del self._of_process[source.process]
+            self._read_until.pop(source.process, None)
 
     def update(self, source: Source) -> None:
         """Take note that a connection begins or ends to wait for writing."""
@@ -128,7 +140,7 @@ class FairReader:
     # -- inside ------------------------------------------------------------------------
 
     def _watch(self) -> None:
-        if not self._watching and not self._epoll.closed:
+        if not (self._watching or self._scheduled or self._epoll.closed):
             self._watching = True
             loop = asyncio.get_running_loop()
             loop.add_reader(self._epoll.fileno(), self._ready)
@@ -142,6 +154,7 @@ class FairReader:
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._epoll.fileno())
         self._watching = False
+        self._scheduled = True
         if wait > 0:
             loop.call_later(wait, self._go_on)
         else:
@@ -153,6 +166,7 @@ class FairReader:
         if self._read_round():
             asyncio.get_running_loop().call_soon(self._go_on)
         else:
+            self._scheduled = False
             self._watch()
 
     def _read_round(self) -> bool:
@@ -162,30 +176,36 @@ class FairReader:
         end = self._last + TURN_SECONDS
         self._queue_ready()
         while self._turns:
-            pid, sources = self._turns.popitem(last=False)
-            source = sources.popleft()
-            # With nobody behind it, more at once.
-            most = SLICE if self._turns else ALONE
-            size, pause = 0, 0.0
-            if source in self._queued:  # else it was closed meanwhile
-                size, pause = source.read(most)
-            if size >= BULK:
-                self._bulk_until = self._last + BULK_SECONDS
-            if size >= most and source in self._queued:
-                sources.append(source)
-            else:
-                self._queued.discard(source)
-            if pause > 0:
-                self._queued.difference_update(sources)
-                self._hold_back(pid, pause)
-            elif sources:
-                self._turns[pid] = sources  # behind all others
+            self._virtual_time, pid = heapq.heappop(self._turns)
+            self._take_turn(pid)
             if time.monotonic() >= end:
                 return bool(self._turns)
         return False
 
+    def _take_turn(self, pid: int) -> None:
+        """Read one slice of a process."""
+        sources = self._waiting.pop(pid)
+        source = sources.popleft()
+        most = SLICE if self._turns else ALONE
+        size, pause = 0, 0.0
+        if source in self._queued:  # otherwise it was closed in the meantime
+            size, pause = source.read(most)
+        if pid in self._of_process:  # otherwise the read has closed its last one
+            self._read_until[pid] = self._virtual_time + size
+        if size >= BULK:
+            self._bulk_until = self._last + BULK_SECONDS
+        if size >= most and source in self._queued:
+            sources.append(source)
+        else:
+            self._queued.discard(source)
+        if pause > 0:
+            self._queued.difference_update(sources)
+            self._hold_back(pid, pause)
+        elif sources:
+            self._queue(pid, sources)
+
     def _queue_ready(self) -> None:
-        """Let the connections that can be read take part, behind those that wait."""
+        """Queue the connections that have become readable."""
         for fd, event in self._epoll.poll(0):
             source = self._sources.get(fd)
             if source is None:
@@ -194,7 +214,17 @@ class FairReader:
                 source.flush()
             if event & ~select.EPOLLOUT and source not in self._queued:
                 self._queued.add(source)
-                self._turns.setdefault(source.process, deque()).append(source)
+                sources = self._waiting.get(source.process)
+                if sources is None:
+                    self._queue(source.process, deque([source]))
+                else:
+                    sources.append(source)
+
+    def _queue(self, pid: int, sources: deque[Source]) -> None:
+        """Give a process a turn; one that was idle has saved up nothing."""
+        self._waiting[pid] = sources
+        start = max(self._virtual_time, self._read_until.get(pid, 0))
+        heapq.heappush(self._turns, (start, pid))
 
     def _hold_back(self, pid: int, seconds: float) -> None:
         for source in self._of_process.get(pid, ()):

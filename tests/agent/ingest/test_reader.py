@@ -118,6 +118,39 @@ async def test_a_late_connection_waits_for_one_slice_of_each_process(
     assert round_.order.index(3) - before <= 2
 
 
+async def test_new_connections_do_not_add_rounds_to_a_cycle_of_the_loop(
+    round_: Round, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the loop polls, and accepts, the more rarely the more have connected."""
+    monkeypatch.setattr("kaywatch_agent.ingest.reader.TURN_SECONDS", 0.0)
+    round_.add(1, 30 * SLICE)
+    read = 0
+    for late in range(20):
+        await asyncio.sleep(0)
+        assert len(round_.order) - read <= 1
+        read = len(round_.order)
+        round_.add(2 + late, 1)
+    await round_.over()
+    assert set(round_.order) == set(range(1, 22))
+
+
+async def test_an_idle_process_goes_first_and_has_saved_up_nothing(
+    round_: Round, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kaywatch_agent.ingest.reader.TURN_SECONDS", 0.0)
+    round_.add(1, 20 * SLICE)
+    round_.add(2, 20 * SLICE)
+    async with asyncio.timeout(10):
+        while len(round_.order) < 8:
+            await asyncio.sleep(0)
+    before = len(round_.order)
+    round_.add(3, 8 * SLICE)
+    await round_.over()
+    after = round_.order[before:]
+    assert 3 in after[:2]
+    assert sorted(after[:9]) == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+
+
 async def test_a_process_that_is_held_back_is_read_later_and_others_meanwhile(
     round_: Round,
 ) -> None:
