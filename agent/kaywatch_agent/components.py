@@ -117,7 +117,7 @@ class Components:
         started = time.perf_counter()
         self.committer.writer = writer
         self.metrics.include(writer.metrics)
-        self.pipeline.aggregator.use(writer)
+        self.pipeline.aggregator.use(writer.archive)
         state = writer.restore()
         if state.now is None:
             return

@@ -8,10 +8,18 @@ from typing import Any, NamedTuple
 
 from kaywatch_agent.aggregate.bucket import Bucket
 from kaywatch_agent.aggregate.clients import ClientChanges
+from kaywatch_agent.aggregate.registry import Registry
 from kaywatch_agent.model.records import FailureRecord, TopologyRecord
 from kaywatch_agent.model.series import SeriesKey
 
-__all__ = ["AggregateChanges", "Documents", "StoredState", "WriteBatch"]
+__all__ = [
+    "AggregateChanges",
+    "Documents",
+    "StoredHistory",
+    "StoredState",
+    "TimedBucket",
+    "WriteBatch",
+]
 
 # JSON by kind and id; None deletes.
 Documents = Mapping[tuple[str, str], bytes | None]
@@ -110,3 +118,29 @@ class StoredState(NamedTuple):
     clients: Mapping[str, bytes]
     counters: bytes
     documents: Mapping[tuple[str, str], bytes] = {}
+
+
+class TimedBucket(NamedTuple):
+    """The events in [start, start + length), in Unix seconds."""
+
+    start: float
+    length: float
+    bucket: Bucket
+
+
+class StoredHistory(NamedTuple):
+    """Everything in a store that a backtest needs.
+
+    Attributes:
+        registry: the names of rows and numbers.
+        buckets: the oldest first; read while iterated.
+        first: the start of the first bucket, Unix seconds; infinite for none.
+        last: the end of the last one; 0 for none.
+        failures: the latest, oldest first.
+    """
+
+    registry: Registry
+    buckets: Iterable[TimedBucket]
+    first: float
+    last: float
+    failures: Sequence[FailureRecord] = ()

@@ -11,20 +11,19 @@ from __future__ import annotations
 import dataclasses
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from kaywatch_agent.aggregate.bucket import EMPTY, Bucket, merge
-from kaywatch_agent.aggregate.registry import Registry
+from kaywatch_agent.aggregate.change import StoredHistory
 from kaywatch_agent.aggregate.view import NoArchive, View
-from kaywatch_agent.model.records import FailureRecord
 from kaywatch_agent.notify.config import ReceiverConfig, WebhookConfig
 from kaywatch_agent.rules.metrics import MetricSource
 from kaywatch_agent.rules.rule import AlertSettings, BurnRate, Rule, Stuck, Threshold
 from kaywatch_agent.rules.windows import EvalInput
 from kaywatch_agent.simulation.rehearsal import Simulation
 
-__all__ = ["STAND_IN", "TimedBucket", "Past", "BacktestReport", "backtest", "unseen"]
+__all__ = ["STAND_IN", "BacktestReport", "backtest", "unseen"]
 
 # Who is told where nobody is: a webhook, for it groups as chats do.
 STAND_IN: Final = "(any)"
@@ -44,32 +43,6 @@ HISTORY_SECONDS: Final = 86_400.0
 
 # The end of a bucket is the last moment within it.
 JUST_BEFORE: Final = 0.001
-
-
-class TimedBucket(NamedTuple):
-    """What happened in [start, start + length)."""
-
-    start: float
-    length: float
-    step: Bucket
-
-
-class Past(NamedTuple):
-    """What is stored.
-
-    Attributes:
-        registry: the names of rows and numbers.
-        buckets: the oldest first.
-        first: when the first begins, Unix seconds.
-        last: when the last ends.
-        failures: the latest, the oldest first.
-    """
-
-    registry: Registry
-    buckets: Iterable[TimedBucket]
-    first: float
-    last: float
-    failures: Sequence[FailureRecord] = ()
 
 
 class BacktestReport(NamedTuple):
@@ -95,7 +68,7 @@ class BacktestReport(NamedTuple):
 
 def backtest(
     settings: AlertSettings,
-    past: Past,
+    past: StoredHistory,
     since: float,
     *,
     receivers: Mapping[str, ReceiverConfig],
@@ -149,7 +122,7 @@ def unseen(rule: Rule) -> str:
 class _Memory:
     """What the agent would have known at each time."""
 
-    def __init__(self, past: Past, horizon: float) -> None:
+    def __init__(self, past: StoredHistory, horizon: float) -> None:
         self._past = past
         self._horizon = horizon
         self._totals = EMPTY

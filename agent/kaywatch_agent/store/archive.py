@@ -1,6 +1,6 @@
-"""Reads back the buckets that are no longer in memory, beside the writer.
+"""Reads the buckets that are no longer in memory, beside the writer.
 
-Each thread that reads has a connection of its own, so nobody waits for anybody.
+Every thread that reads has a connection of its own, so no reader waits for another.
 """
 
 from __future__ import annotations
@@ -11,101 +11,106 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from kaywatch_agent.aggregate.bucket import Bucket
-from kaywatch_agent.errors import StoreError
+import structlog
+
+from kaywatch_agent.aggregate.bucket import EMPTY, Bucket
 from kaywatch_agent.store import tiers
 from kaywatch_agent.store.schema import read_only
+from kaywatch_agent.store.tiers import FINEST, HOUR, MINUTE
 
-__all__ = ["Archive", "places"]
+__all__ = ["Archive", "bucket_starts"]
 
-MINUTE: Final = 60
-HOUR: Final = 3600
+_ERRORS: Final = (sqlite3.Error, ValueError)
+
+log = structlog.get_logger("kaywatch.agent")
 
 
 class Archive:
-    """What is in the file, for readers in any thread."""
+    """The buckets in a file, for readers in any thread.
 
-    def __init__(self, path: Path) -> None:
+    Attributes:
+        kept_seconds: how long buckets are kept.
+    """
+
+    def __init__(self, path: Path, kept_seconds: float) -> None:
+        self.kept_seconds = kept_seconds
         self._path = path
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
 
     def bucket(self, number: int) -> Bucket:
-        """Return a ten-second bucket, EMPTY if it isn't there.
-
-        Raises:
-            StoreError: it can't be read.
-        """
+        """Return a ten-second bucket; EMPTY if it is missing or unreadable."""
         try:
-            start = number * tiers.FINEST
-            return tiers.bucket(self._connection, tiers.FINEST, start)
-        except (sqlite3.Error, ValueError) as error:
-            raise StoreError(f"{self._path}: {error}") from None
+            return tiers.bucket(self._connection, FINEST, number * FINEST)
+        except _ERRORS as error:
+            self._warn(error)
+            return EMPTY
 
     def read(
         self, start: float, end: float, resolution: float
     ) -> Iterator[tuple[int, Bucket]]:
-        """Yield the buckets that begin in [start, end), each event in one of them.
+        """Yield the readable buckets that begin in [start, end), no event twice.
 
         Args:
             start: Unix seconds.
             end: Unix seconds.
-            resolution: buckets may be as long as this, in seconds; longer ones come
-                where shorter ones are kept no more.
+            resolution: the longest acceptable bucket, in seconds. Longer ones are
+                yielded where no shorter ones are kept.
 
         Yields:
-            (when the bucket begins, what is in it).
-
-        Raises:
-            StoreError: it can't be read.
+            (start of the bucket, the bucket).
         """
         try:
-            yield from self._read(start, end, resolution)
-        except (sqlite3.Error, ValueError) as error:
-            raise StoreError(f"{self._path}: {error}") from None
+            db = self._connection
+            db.execute("BEGIN")  # one snapshot, while the writer rolls up
+            try:
+                for tier, begin in bucket_starts(db, start, end, resolution):
+                    yield begin, tiers.bucket(db, tier, begin)
+            finally:
+                db.execute("COMMIT")
+        except _ERRORS as error:
+            self._warn(error)
 
     def close(self) -> None:
-        """Let each thread open the file anew when it reads next."""
+        """Close all connections; a thread that reads again opens a new one."""
         self._local = threading.local()
         while self._connections:
             self._connections.pop().close()
 
-    # -- inside ----------------------------------------------------------------------
-
     @property
     def _connection(self) -> sqlite3.Connection:
-        found: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if found is None:
-            found = self._local.connection = read_only(self._path)
-            self._connections.append(found)
-        return found
+        connection: sqlite3.Connection | None
+        connection = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = self._local.connection = read_only(self._path)
+            self._connections.append(connection)
+        return connection
 
-    def _read(
-        self, start: float, end: float, resolution: float
-    ) -> Iterator[tuple[int, Bucket]]:
-        db = self._connection
-        db.execute("BEGIN")  # one picture, while the writer rolls up
-        try:
-            for tier, begin in list(places(db, start, end, resolution)):
-                yield begin, tiers.bucket(db, tier, begin)
-        finally:
-            db.execute("COMMIT")
+    def _warn(self, error: Exception) -> None:
+        log.warning(
+            "stored buckets unreadable", store=str(self._path), error=str(error)
+        )
 
 
-def places(
+def bucket_starts(
     db: sqlite3.Connection, start: float, end: float, resolution: float
-) -> Iterator[tuple[int, int]]:
-    """Yield (tier, start): the ten-second ones, and minutes or hours before."""
-    found = db.execute(
+) -> list[tuple[int, int]]:
+    """Return (tier, start) of ten-second buckets, and of minutes or hours before them.
+
+    See `Archive.read` for the arguments.
+    """
+    stored = db.execute(
         "SELECT tier, start FROM buckets WHERE start >= ? AND start < ?"
         " ORDER BY start, tier",
         (start, end),
     ).fetchall()
-    # Minutes go by the hour: one that is there tells that all are.
-    minutes = {begin - begin % HOUR for tier, begin in found if tier == MINUTE}
-    for tier, begin in found:
+    # Minutes expire by the hour: where one is stored, the whole hour is.
+    minutes = {begin - begin % HOUR for tier, begin in stored if tier == MINUTE}
+
+    def chosen(tier: int, begin: int) -> bool:
         hour = begin - begin % HOUR
         whole = start <= hour and hour + HOUR <= end
         by_hour = hour not in minutes or (whole and resolution >= HOUR)
-        if tier == tiers.FINEST or (tier == HOUR) == by_hour:
-            yield tier, begin
+        return tier == FINEST or (tier == HOUR) == by_hour
+
+    return [(tier, begin) for tier, begin in stored if chosen(tier, begin)]

@@ -1,7 +1,7 @@
 """Makes the agent's state durable: one commit at a time, all parts in one transaction.
 
-What changed before a commit began is in it. What changes meanwhile, and what a commit
-that failed held, is in the next one.
+A commit contains everything that changed before it began. What changes meanwhile, and
+the content of a failed commit, is part of the next one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from kaywatch_agent.store.writer import StoreDamaged, StoreWriter
 
 __all__ = ["Committer", "Durable"]
 
-# How long `wait_durable` waits for the commit of what was changed.
+# How long `wait_durable` waits for a commit.
 WAIT_SECONDS: Final = 5.0
 
 log = structlog.get_logger("kaywatch.agent")
@@ -31,14 +31,14 @@ class Durable(Protocol):
     def changes(self, full: bool) -> Any:
         """Return what changed since the last call; with `full`, all that is known.
 
-        The commit that it is for is followed by `committed` or `refused`.
+        A call of `committed` or `refused` follows, with the same changes.
         """
 
     def committed(self, change: Any) -> None:
-        """Learn that a change is durable."""
+        """Handle that a change is durable."""
 
     def refused(self, change: Any) -> None:
-        """Learn that a change is not durable: it belongs into the next one."""
+        """Add a change to the next one, because it is not durable."""
 
 
 class Committer:
@@ -49,15 +49,15 @@ class Committer:
     """
 
     def __init__(self, parts: Sequence[Durable]) -> None:
-        """Prepare it.
+        """Prepare commits.
 
         Args:
-            parts: in the order in which they are asked for changes.
+            parts: in the order in which their changes are collected.
         """
         self.writer: StoreWriter | None = None
         self._parts = parts
-        self._fault = ""  # of ours, in the last commit
-        self._full = False  # the next commit must hold all that is known
+        self._fault = ""  # a bug, in the last commit
+        self._full = False  # the next commit must contain everything
         self._requested = asyncio.Event()
         self._waiting: list[asyncio.Future[None]] = []
 
@@ -76,10 +76,10 @@ class Committer:
         self._requested.clear()
 
     async def wait_durable(self) -> str:
-        """Wait until all that was changed is durable.
+        """Wait until everything changed so far is durable.
 
         Returns:
-            Why it is not, empty if it is.
+            Why it is not durable; empty if it is.
         """
         if self.writer is None:
             return ""
@@ -93,7 +93,7 @@ class Committer:
         return self.problem or f"no commit in {WAIT_SECONDS:.0f} s"
 
     async def commit(self) -> bool:
-        """Commit what has changed; return whether it is durable. Never raises."""
+        """Commit all changes; return whether they are durable. Never raises."""
         waiting, self._waiting = self._waiting, []
         full, self._full = self._full, False
         changes: list[tuple[Durable, Any]] = []
@@ -110,7 +110,7 @@ class Committer:
         return durable
 
     async def _try(self, full: bool, changes: list[tuple[Durable, Any]]) -> bool:
-        """Collect the changes, as far as that goes, and write them."""
+        """Collect changes into `changes` and write them; return whether that worked."""
         fault, self._fault = self._fault, ""
         try:
             for part in self._parts:
@@ -118,13 +118,13 @@ class Committer:
             if self.writer is not None:
                 await self.writer.commit(WriteBatch.of(made for _, made in changes))
         except StoreDamaged:
-            self._full = True  # what was committed before is not there any more
+            self._full = True  # earlier commits are lost with the file
         except StoreError:
             pass  # the writer reports it
         except Exception as error:
             self._fault = f"{type(error).__name__}: {error}"
             if self._fault != fault:
-                log.exception("a commit failed, and is tried again")
+                log.exception("commit failed; retrying")
         else:
             return True
         return False

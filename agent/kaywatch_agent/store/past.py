@@ -1,4 +1,4 @@
-"""All that is in the file, read in one go beside its writer: for backtests."""
+"""Reads everything in a store's file at once, beside its writer: for backtests."""
 
 from __future__ import annotations
 
@@ -6,96 +6,72 @@ import contextlib
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from kaywatch_agent.aggregate.bucket import Bucket, merge
+from kaywatch_agent.aggregate.change import StoredHistory, TimedBucket
 from kaywatch_agent.aggregate.registry import Limits, Registry
 from kaywatch_agent.errors import StoreError
-from kaywatch_agent.model.records import FailureRecord
 from kaywatch_agent.store import tiers
-from kaywatch_agent.store.archive import places
+from kaywatch_agent.store.archive import bucket_starts
 from kaywatch_agent.store.schema import APPLICATION_ID, read_only
-from kaywatch_agent.store.store import by_step, failures_of, names_of
+from kaywatch_agent.store.store import read_failures, read_journal, read_names
+from kaywatch_agent.store.tiers import FINEST
 
-__all__ = ["StoredHistory", "reading"]
+__all__ = ["read_history"]
 
 NEVER = float("inf")
 
 
-class StoredHistory(NamedTuple):
-    """What is in a file, while it is open.
-
-    Attributes:
-        registry: the names of rows and numbers.
-        failures: the latest, the oldest first.
-        first: when the first bucket begins, Unix seconds; infinite for none.
-        last: when the last one ends.
-        buckets: yields (start, length, step), the oldest first.
-    """
-
-    registry: Registry
-    failures: list[FailureRecord]
-    first: float
-    last: float
-    buckets: Iterator[tuple[int, int, Bucket]]
-
-
 @contextlib.contextmanager
-def reading(path: Path) -> Iterator[StoredHistory]:
+def read_history(path: Path) -> Iterator[StoredHistory]:
     """Open a file for reading within the block, as it is at its beginning.
 
     Raises:
-        StoreError: there is none, or it can't be read.
+        StoreError: the file does not exist, or cannot be read.
     """
     if not path.exists():
-        raise StoreError(f"{path}: there is no such store; say which with --store")
+        raise StoreError(f"{path}: no such store; name its file with --store")
     try:
-        db = read_only(path)
-    except sqlite3.Error as error:
-        raise StoreError(f"{path}: {error}") from None
-    try:
-        yield _stored(db)
+        with contextlib.closing(read_only(path)) as db:
+            yield _history(db)
     except (sqlite3.Error, ValueError) as error:
         raise StoreError(f"{path}: {error}") from None
-    finally:
-        db.close()
 
 
-# -- inside --------------------------------------------------------------------------
+# -- inside ----------------------------------------------------------------------------
 
 
-def _stored(db: sqlite3.Connection) -> StoredHistory:
+def _history(db: sqlite3.Connection) -> StoredHistory:
     (application,) = db.execute("PRAGMA application_id").fetchone()
     if application != APPLICATION_ID:
-        raise ValueError("is no store of kaywatch")
-    db.execute("BEGIN")  # one picture, while the writer goes on
+        raise ValueError("not a kaywatch store")
+    db.execute("BEGIN")  # one snapshot, while the writer goes on
     registry = Registry(Limits())
-    keys, names = names_of(db)
-    if names:  # else nothing has been written yet
+    keys, names = read_names(db)
+    if names:  # otherwise nothing was written yet
         registry.restore(keys, names)
-    found = list(places(db, 0.0, NEVER, 0.0))
-    fresh = dict(by_step(db, "step >= ?", 0))
-    starts = [start for _, start in found] + [n * tiers.FINEST for n in fresh]
-    ends = [start + tier for tier, start in found]
-    ends += [(n + 1) * tiers.FINEST for n in fresh]
+    stored = bucket_starts(db, 0.0, NEVER, 0.0)
+    journal = read_journal(db, "step >= ?", 0)
+    spans = [(start, start + tier) for tier, start in stored]
+    spans += [(n * FINEST, (n + 1) * FINEST) for n in journal]
     return StoredHistory(
         registry,
-        failures_of(db),
-        float(min(starts)) if starts else NEVER,
-        float(max(ends)) if ends else 0.0,
-        _buckets(db, found, fresh),
+        _buckets(db, stored, journal),
+        first=float(min((start for start, _ in spans), default=NEVER)),
+        last=float(max((end for _, end in spans), default=0)),
+        failures=read_failures(db),
     )
 
 
 def _buckets(
     db: sqlite3.Connection,
-    found: list[tuple[int, int]],
-    fresh: dict[int, list[Bucket]],
-) -> Iterator[tuple[int, int, Bucket]]:
-    for tier, start in found:
-        step = tiers.bucket(db, tier, start)
-        # What isn't folded yet is later than all that is, but for the last two steps.
-        parts = fresh.pop(start // tiers.FINEST, []) if tier == tiers.FINEST else []
-        yield start, tier, merge([step, *parts])
-    for number in sorted(fresh):
-        yield number * tiers.FINEST, tiers.FINEST, merge(fresh[number])
+    stored: list[tuple[int, int]],
+    journal: dict[int, list[Bucket]],
+) -> Iterator[TimedBucket]:
+    for tier, start in stored:
+        bucket = tiers.bucket(db, tier, start)
+        # The journal is newer than all stored buckets but the last two.
+        parts = journal.pop(start // FINEST, []) if tier == FINEST else []
+        yield TimedBucket(start, tier, merge([bucket, *parts]))
+    for number in sorted(journal):
+        yield TimedBucket(number * FINEST, FINEST, merge(journal[number]))

@@ -1,8 +1,8 @@
-"""The store's file: made, opened, checked, brought up to date, refused or set aside.
+"""The store's file: its schema and migrations, its lock, and how it is opened.
 
 The version is SQLite's `user_version`. `meta.readable_from` is the oldest version that
-can work with the file: a step of the schema that only adds leaves it where it is, so
-that one can go back to the version before. Migrations run in one transaction.
+can use the file. A migration that only adds leaves it unchanged, so that one can return
+to the previous version. Migrations run in one transaction.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ __all__ = [
 APPLICATION_ID: Final = 0x4B415957  # "KAYW"
 VERSION: Final = 3
 
-# Wait so long for a lock that somebody's sqlite3 shell holds, then try again later.
+# How long to wait for a lock, such as that of a sqlite3 shell; the next commit retries.
 BUSY_SECONDS: Final = 1.0
 
-# The log of changes may grow to so much before it is written back, and is cut to that.
+# The write-ahead log is truncated to this size after a checkpoint.
 WAL_BYTES: Final = 64 * 1024 * 1024
 
-# By version: what leads from the one before to it, and the oldest that can read it.
+# For each version, the oldest version that can read it, and the migration to it.
 MIGRATIONS: Final[Sequence[tuple[int, str]]] = (
     (
         1,
@@ -70,7 +70,7 @@ MIGRATIONS: Final[Sequence[tuple[int, str]]] = (
         """,
     ),
     (
-        2,  # a kind of series that the first agent doesn't know
+        2,  # version 1 does not know all kinds of series
         """
         CREATE TABLE documents (
             kind TEXT, id TEXT, data TEXT NOT NULL, PRIMARY KEY (kind, id)
@@ -78,9 +78,9 @@ MIGRATIONS: Final[Sequence[tuple[int, str]]] = (
         """,
     ),
     (
-        # Failures, topologies, alerts and messages are written in another way, and
-        # begin anew. Clients keep their sequence numbers: without them, a batch that is
-        # sent again would be counted twice.
+        # Failures, topologies, alerts and messages have another format, and start
+        # empty. Clients keep their sequence numbers: without these, a resent batch
+        # would be counted twice.
         3,
         """
         DELETE FROM failures;
@@ -99,21 +99,21 @@ MIGRATIONS: Final[Sequence[tuple[int, str]]] = (
 
 
 class Lock:
-    """One agent at a time: a lock beside the file, gone with the process."""
+    """Allows one agent at a time; the kernel releases it with the process."""
 
     def __init__(self, path: Path) -> None:
-        """Take it.
+        """Take the lock.
 
         Raises:
-            StoreError: another agent has it, or the folder can't be used.
+            StoreError: another agent holds it, or the folder cannot be used.
         """
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
             self._file = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, 0o640)
         except OSError as error:
             raise StoreError(
-                f"store.path: can't use {path}: {error};"
-                " choose another with --store, or --store :memory: to keep nothing"
+                f"store.path: cannot use {path}: {error};"
+                " choose another path with --store, or store nothing: --store :memory:"
             ) from None
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -122,24 +122,25 @@ class Lock:
             os.close(self._file)
             raise StoreError(
                 f"store.path: another agent (pid {holder}) uses {path};"
-                " stop it, or choose another with --store"
+                " stop it, or choose another path with --store"
             ) from None
         os.ftruncate(self._file, 0)
         os.pwrite(self._file, str(os.getpid()).encode(), 0)
 
     def release(self) -> None:
-        """Give it back. Idempotent."""
+        """Release the lock. Idempotent."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
 
 
 def connect(path: Path, synchronous: str) -> sqlite3.Connection:
-    """Open the file for writing, made or brought up to date where needed.
+    """Open the file for writing; create or migrate it if necessary.
 
     Raises:
-        StoreError: it can't be opened, is no store of ours, or is a newer agent's.
-        sqlite3.DatabaseError: it is damaged.
+        StoreError: the file cannot be opened, is another program's, or was written by a
+            newer agent.
+        sqlite3.DatabaseError: the file is damaged.
     """
     try:
         connection = sqlite3.connect(
@@ -149,7 +150,7 @@ def connect(path: Path, synchronous: str) -> sqlite3.Connection:
             check_same_thread=False,  # one thread at a time: restore, then the writer
         )
     except sqlite3.OperationalError as error:
-        raise StoreError(f"store.path: can't open {path}: {error}") from None
+        raise StoreError(f"store.path: cannot open {path}: {error}") from None
     try:
         _prepare(connection, path, synchronous)
     except BaseException:
@@ -165,12 +166,12 @@ def read_only(path: Path) -> sqlite3.Connection:
         uri=True,
         timeout=BUSY_SECONDS,
         isolation_level=None,
-        check_same_thread=False,  # but for closing it, one thread each
+        check_same_thread=False,  # one thread each, except to close it
     )
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a damaged file, with what belongs to it; return its new name."""
+    """Rename a damaged file, and its log; return the new name."""
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     aside = path.with_name(f"{path.name}.damaged-{stamp}")
     for number in range(2, 100):
@@ -214,7 +215,7 @@ def _refuse_newer(connection: sqlite3.Connection, path: Path, version: int) -> N
     if row is None or row[0] > VERSION:
         raise StoreError(
             f"store.path: {path} was written by a newer kaywatch (schema {version},"
-            f" this one knows {VERSION}); it is left as it is: install the newer"
+            f" this one knows {VERSION}) and was left unchanged: install the newer"
             " kaywatch, or choose another path with --store"
         )
 
@@ -235,7 +236,7 @@ def _migrate(connection: sqlite3.Connection, version: int) -> None:
 
 @contextlib.contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """Commit what is done within, or nothing of it."""
+    """Commit everything done within the block, or nothing."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield

@@ -1,11 +1,11 @@
-"""The one that writes: restores what was, and makes each tick's change durable.
+"""Reads the file at the start, and writes each commit in one transaction.
 
-Strategy: a tick writes only what it changed, a few blobs in the `journal`, whatever the
-number of series. Every ten seconds the same transaction also folds the journal of
-closed steps into `buckets`, and writes the totals anew. Both are `merge`, as everywhere
-else, so what is read back is what was in memory, bit for bit but for sums of floats.
+Strategy: a commit writes only what changed, as a few blobs in the `journal`, whatever
+the number of series. Every ten seconds the same transaction also moves the journal of
+closed buckets into `buckets`, and rewrites the totals. Both use `merge`, so what is
+read back equals what was in memory, except for the last bits of sums of floats.
 
-All methods are called by one thread at a time.
+All methods must be called by one thread at a time.
 """
 
 from __future__ import annotations
@@ -33,13 +33,14 @@ from kaywatch_agent.model.series import Kind, SeriesKey
 from kaywatch_agent.store import tiers
 from kaywatch_agent.store.schema import Lock, connect, set_aside, transaction
 
-__all__ = ["CommitReport", "Store", "by_step", "failures_of", "names_of"]
+__all__ = ["CommitReport", "Store", "read_failures", "read_journal", "read_names"]
 
 BUCKET_SECONDS: Final = tiers.FINEST
-LATE: Final = -1  # the journal's step of events that are in no bucket
+LATE: Final = -1  # journal key of events that are too late for a bucket
 FAILURES_KEPT: Final = 1_000
 
-# A file whose check takes longer than some 50 ms is checked beside the work.
+# Checking a file of this size takes about 50 ms. A larger one is checked after the
+# start, while the agent works.
 QUICK_BYTES: Final = 16 * 1024 * 1024
 
 _failure: Final = msgspec.json.Decoder(FailureRecord)
@@ -47,11 +48,11 @@ _topology: Final = msgspec.json.Decoder(TopologyRecord)
 
 
 class CommitReport(NamedTuple):
-    """What a commit has to say.
+    """What is known after a commit.
 
     Attributes:
         bytes: how much of the file is in use.
-        expired: buckets that went since the file was too large.
+        expired: hours of buckets deleted because the file was too large.
     """
 
     bytes: int
@@ -59,7 +60,7 @@ class CommitReport(NamedTuple):
 
 
 class Store:
-    """One file, opened for as long as the agent lives."""
+    """One file, locked for as long as the agent runs."""
 
     def __init__(
         self,
@@ -68,13 +69,13 @@ class Store:
         synchronous: str = "FULL",
         retention: tiers.Retention | None = None,
     ) -> None:
-        """Take the file; nothing is read yet.
+        """Lock the file; read nothing yet.
 
         Raises:
-            StoreError: it can't be used, or another agent uses it.
+            StoreError: the file cannot be used, or another agent uses it.
         """
         self.path = path
-        self.aside: Path | None = None  # where a damaged file was put
+        self.aside: Path | None = None  # where a damaged file was moved
         self.damage = ""  # what was wrong with it
         self._synchronous = synchronous
         self.retention = retention or tiers.Retention()
@@ -83,15 +84,15 @@ class Store:
         self._rows = 0
         self._sizes: dict[str, int] = {}
         self._tick = 0
-        self._folded = 0  # the step up to which the journal was folded last
+        self._moved = 0  # up to this bucket, the journal was moved to `buckets`
 
     # -- at the start ----------------------------------------------------------------
 
     def restore(self) -> StoredState:
-        """Open the file and return what it knows; a damaged one is set aside.
+        """Open the file and return its content; move a damaged one aside.
 
         Raises:
-            StoreError: it can't be opened, or it is a newer agent's.
+            StoreError: the file cannot be opened, or a newer agent wrote it.
         """
         try:
             self._connection = connect(self.path, self._synchronous)
@@ -101,38 +102,38 @@ class Store:
         except (sqlite3.DatabaseError, ValueError, KeyError) as error:
             if isinstance(error, sqlite3.OperationalError):
                 raise StoreError(
-                    f"store.path: can't read {self.path}: {error}"
+                    f"store.path: cannot read {self.path}: {error}"
                 ) from None
             self.damage = f"{type(error).__name__}: {error}"
             self.start_over()
             return self._read()
 
     def check(self) -> None:
-        """Look for damage in all of the file.
+        """Check the whole file for damage.
 
         Raises:
-            sqlite3.DatabaseError: it is damaged.
+            sqlite3.DatabaseError: the file is damaged.
         """
         check_integrity(self._open)
 
     def start_over(self) -> None:
-        """Set the damaged file aside, and begin with an empty one."""
-        self._forget()
+        """Move the damaged file aside, and create an empty one."""
+        self._disconnect()
         self.aside = set_aside(self.path)
         self._connection = connect(self.path, self._synchronous)
 
     def close(self) -> None:
-        """Let go of the file. Idempotent."""
-        self._forget()
+        """Close and unlock the file. Idempotent."""
+        self._disconnect()
         self._lock.release()
 
     # -- at each tick ----------------------------------------------------------------
 
     def commit(self, batch: WriteBatch) -> CommitReport:
-        """Make changes durable, all of them or none.
+        """Make all changes durable, or none.
 
         Raises:
-            StoreError: it could not; it may be tried again.
+            StoreError: no change is durable; the commit may be retried.
             sqlite3.DatabaseError: the file is damaged.
         """
         try:
@@ -148,11 +149,11 @@ class Store:
             raise StoreError(f"{self.path} is not open")
         return self._connection
 
-    def _forget(self) -> None:
+    def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
-        self._rows = self._tick = self._folded = 0
+        self._rows = self._tick = self._moved = 0
         self._sizes = {}
 
     def _commit(self, batch: WriteBatch) -> CommitReport:
@@ -164,14 +165,14 @@ class Store:
             self._write_names(db, change)
             db.executemany(
                 "INSERT INTO journal VALUES (?, ?, ?)",
-                ((tick, n, encode(step)) for n, step in _entries(change)),
+                ((tick, n, encode(bucket)) for n, bucket in _entries(change)),
             )
             self._write_lists(db, batch)
             _set(db, now=change.now, since=change.since, counters=batch.counters)
-            if current != self._folded:
-                expired = self._fold(db, current, tick, change)
-        # Only now: a transaction that was rolled back has told the file nothing.
-        self._tick, self._folded = tick, current
+            if current != self._moved:
+                expired = self._move_journal(db, current, tick, change)
+        # Only after the commit: a transaction may be rolled back.
+        self._tick, self._moved = tick, current
         self._rows, self._sizes = change.rows, dict(change.sizes)
         return CommitReport(tiers.used_bytes(db), expired)
 
@@ -185,12 +186,12 @@ class Store:
                 )
             ],
         )
-        for facet, values in change.names.items():
-            first, last = self._sizes.get(facet, 0), change.sizes[facet]
+        for kind, values in change.names.items():
+            first, last = self._sizes.get(kind, 0), change.sizes[kind]
             db.executemany(
                 "INSERT INTO names VALUES (?, ?, ?)",
                 [
-                    (facet, number, json.dumps(value))
+                    (kind, number, json.dumps(value))
                     for number, value in enumerate(values[first:last], first)
                 ],
             )
@@ -225,13 +226,14 @@ class Store:
             batch.documents.keys() - kept.keys(),
         )
 
-    def _fold(
+    def _move_journal(
         self, db: sqlite3.Connection, current: int, tick: int, change: AggregateChanges
     ) -> int:
-        """Move the journal of closed steps into buckets, and write the totals."""
-        closed = current - 1  # the one before is open too, as in History
-        for n, steps in by_step(db, "step >= 0 AND step < ?", closed):
-            tiers.add(db, BUCKET_SECONDS, n * BUCKET_SECONDS, merge(steps))
+        """Move the journal of closed buckets to `buckets`, and write the totals."""
+        closed = current - 1  # the previous bucket is still open, as in History
+        journal = read_journal(db, "step >= 0 AND step < ?", closed)
+        for n, parts in journal.items():
+            tiers.add(db, BUCKET_SECONDS, n * BUCKET_SECONDS, merge(parts))
         db.execute("DELETE FROM journal WHERE step < ?", (closed,))
         db.execute(
             "INSERT OR REPLACE INTO totals VALUES (0, ?, ?)",
@@ -242,38 +244,33 @@ class Store:
 
     def _read(self) -> StoredState:
         db = self._open
-        keys, names = names_of(db)
+        keys, names = read_names(db)
         totals_tick, totals = _totals(db)
-        since = [s for _, steps in by_step(db, "tick > ?", totals_tick) for s in steps]
-        steps = {
+        newer = read_journal(db, "tick > ?", totals_tick).values()
+        buckets = {
             n: merge([tiers.bucket(db, BUCKET_SECONDS, n * BUCKET_SECONDS), *parts])
-            for n, parts in by_step(db, "step >= ?", 0)
-        }
-        clients = {
-            client: _bytes(data) for client, data in db.execute("SELECT * FROM clients")
+            for n, parts in read_journal(db, "step >= ?", 0).items()
         }
         meta = dict(db.execute("SELECT key, value FROM meta"))
         (tick,) = db.execute("SELECT max(tick) FROM journal").fetchone()
         self._tick = max(tick or 0, totals_tick)
         self._rows = len(keys)
-        self._sizes = {facet: len(values) for facet, values in names.items()}
-        topologies = db.execute("SELECT data FROM topologies")
+        self._sizes = {kind: len(values) for kind, values in names.items()}
         return StoredState(
             now=meta.get("now"),
             since=meta.get("since", 0.0),
             keys=keys,
             names=names,
-            totals=merge([totals, *since]),
-            buckets=steps,
-            stored=[n for n in tiers.stored(db) if n not in steps],
-            clients=clients,
-            failures=failures_of(db),
-            topologies=[_topology.decode(data) for (data,) in topologies],
-            counters=_bytes(meta.get("counters", b"{}")),
-            documents={
-                (kind, name): _bytes(data)
-                for kind, name, data in db.execute("SELECT * FROM documents")
+            totals=merge([totals, *(part for parts in newer for part in parts)]),
+            buckets=buckets,
+            stored=[n for n in tiers.stored(db) if n not in buckets],
+            failures=read_failures(db),
+            topologies=_topologies(db),
+            clients={
+                name: _bytes(data) for name, data in db.execute("SELECT * FROM clients")
             },
+            counters=_bytes(meta.get("counters", b"{}")),
+            documents=_documents(db),
         )
 
 
@@ -285,45 +282,55 @@ def _entries(change: AggregateChanges) -> Iterator[tuple[int, Bucket]]:
 
 
 def check_integrity(connection: sqlite3.Connection) -> None:
-    """Look for damage in all of a file; see `Store.check`."""
-    (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-    if found != "ok":
-        raise sqlite3.DatabaseError(found)
+    """Check a whole file for damage; see `Store.check`."""
+    (result,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    if result != "ok":
+        raise sqlite3.DatabaseError(result)
 
 
-def names_of(db: sqlite3.Connection) -> tuple[list[SeriesKey], dict[str, list[Any]]]:
-    """Return the series by row, and the other names by facet and number."""
+def read_names(db: sqlite3.Connection) -> tuple[list[SeriesKey], dict[str, list[Any]]]:
+    """Return the series by row, and the other names by kind and number."""
     keys = [_key(row) for row in db.execute("SELECT * FROM series ORDER BY row")]
     names: dict[str, list[Any]] = defaultdict(list)
-    for facet, value in db.execute(
+    for kind, value in db.execute(
         "SELECT facet, value FROM names ORDER BY facet, number"
     ):
-        names[facet].append(_frozen(json.loads(value)))
+        names[kind].append(_frozen(json.loads(value)))
     return keys, dict(names)
 
 
-def failures_of(db: sqlite3.Connection) -> list[FailureRecord]:
+def read_failures(db: sqlite3.Connection) -> list[FailureRecord]:
     """Return the latest failures, oldest first."""
-    found = db.execute("SELECT data FROM failures ORDER BY number")
-    return [_failure.decode(data) for (data,) in found]
+    rows = db.execute("SELECT data FROM failures ORDER BY number")
+    return [_failure.decode(data) for (data,) in rows]
 
 
-def by_step(
+def read_journal(
     db: sqlite3.Connection, where: str, bound: int
-) -> Iterator[tuple[int, list[Bucket]]]:
-    """Yield the journal's steps that match, each with its entries."""
-    found: dict[int, list[Bucket]] = defaultdict(list)
+) -> dict[int, list[Bucket]]:
+    """Return the journal's entries that match, by bucket number."""
+    entries: dict[int, list[Bucket]] = defaultdict(list)
     for n, data in db.execute(
         f"SELECT step, data FROM journal WHERE {where} ORDER BY tick",  # noqa: S608
         (bound,),
     ):
-        found[n].append(decode(data))
-    yield from found.items()
+        entries[n].append(decode(data))
+    return entries
 
 
 def _totals(db: sqlite3.Connection) -> tuple[int, Bucket]:
     row = db.execute("SELECT tick, data FROM totals").fetchone()
     return (0, EMPTY) if row is None else (row[0], decode(row[1]))
+
+
+def _topologies(db: sqlite3.Connection) -> list[TopologyRecord]:
+    rows = db.execute("SELECT data FROM topologies")
+    return [_topology.decode(data) for (data,) in rows]
+
+
+def _documents(db: sqlite3.Connection) -> dict[tuple[str, str], bytes]:
+    rows = db.execute("SELECT * FROM documents")
+    return {(kind, name): _bytes(data) for kind, name, data in rows}
 
 
 def _set(db: sqlite3.Connection, **values: object) -> None:

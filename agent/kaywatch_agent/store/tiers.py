@@ -1,9 +1,9 @@
-"""Buckets of ten seconds, a minute and an hour: how they roll up, and when they go.
+"""Buckets of ten seconds, a minute and an hour: how they roll up and expire.
 
-A bucket of ten seconds stays for the hour in which late events may still change it.
-Then it moves into its minute, and is added to its hour. So the ten-second buckets and
-the minutes together hold everything of the last day once, and together with the hours
-everything of the last month; nothing is rolled up twice, and adding is exact.
+A ten-second bucket stays for the hour in which late events may still change it. Then it
+is moved into its minute and added to its hour. So the ten-second buckets and the
+minutes contain the last day exactly once, and the ten-second buckets and the hours the
+last month. Nothing is rolled up twice, and adding is exact.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import sqlite3
 import zlib
 from collections.abc import Iterator
+from operator import itemgetter
 from typing import Final, NamedTuple
 
 from kaywatch_agent.aggregate.bucket import EMPTY, Bucket, merge
@@ -18,6 +19,8 @@ from kaywatch_agent.aggregate.codec import decode, encode
 
 __all__ = [
     "FINEST",
+    "HOUR",
+    "MINUTE",
     "Retention",
     "add",
     "bucket",
@@ -32,22 +35,22 @@ FINEST: Final = 10
 MINUTE: Final = 60
 HOUR: Final = 3600
 
-# Late events change a bucket for an hour; two steps more are a tick that was late.
+# Late events may change a bucket for an hour; two buckets more allow for a late tick.
 SETTLED_SECONDS: Final = HOUR + 2 * FINEST
 
-# Of each kind of work, so much at a time: it is done every ten seconds, and a clock
-# that jumps ahead for a moment must not sweep away a month.
+# Work is done every ten seconds, in portions: a clock that jumps ahead for a moment
+# must not delete a month.
 MINUTES_AT_ONCE: Final = 6
 HOURS_AT_ONCE: Final = 2
 
 
 class Retention(NamedTuple):
-    """How long buckets are kept, in seconds, and how large the file may become.
+    """How long buckets are kept, and how large the file may become.
 
     Attributes:
-        minutes: of the buckets of a minute.
-        hours: of the buckets of an hour.
-        max_bytes: of the file; beyond it, the oldest buckets go first.
+        minutes: of one-minute buckets, in seconds.
+        hours: of one-hour buckets, in seconds.
+        max_bytes: of the file; beyond it, the oldest buckets are deleted.
     """
 
     minutes: float = 24 * HOUR
@@ -67,7 +70,7 @@ def load(tier: int, data: bytes) -> Bucket:
     """Return a bucket from its bytes.
 
     Raises:
-        ValueError: if they are damaged.
+        ValueError: the bytes are damaged.
     """
     try:
         return decode(data if tier == FINEST else zlib.decompress(data))
@@ -75,11 +78,11 @@ def load(tier: int, data: bytes) -> Bucket:
         raise ValueError(f"no bucket: {error}") from None
 
 
-def add(db: sqlite3.Connection, tier: int, start: int, step: Bucket) -> None:
-    """Add events to a bucket, made where needed."""
-    data = encode(merge([bucket(db, tier, start), step]))
+def add(db: sqlite3.Connection, tier: int, start: int, more: Bucket) -> None:
+    """Add events to a bucket, creating it if necessary."""
+    data = encode(merge([bucket(db, tier, start), more]))
     if tier != FINEST:
-        data = zlib.compress(data, 1)  # half the size, and seldom read
+        data = zlib.compress(data, 1)  # half the size, and rarely read
     db.execute("INSERT OR REPLACE INTO buckets VALUES (?, ?, ?)", (tier, start, data))
 
 
@@ -92,7 +95,7 @@ def stored(db: sqlite3.Connection) -> Iterator[int]:
 
 
 def roll_up(db: sqlite3.Connection, now: float) -> None:
-    """Move the ten-second buckets that are settled into minutes and hours."""
+    """Move settled ten-second buckets into minutes and hours."""
     for _ in range(MINUTES_AT_ONCE):
         (start,) = db.execute(
             "SELECT min(start) FROM buckets WHERE tier = ?", (FINEST,)
@@ -112,12 +115,12 @@ def roll_up(db: sqlite3.Connection, now: float) -> None:
 
 
 def expire(db: sqlite3.Connection, now: float, retention: Retention) -> int:
-    """Delete what is too old; then the oldest, while the file is too large.
+    """Delete expired buckets, then the oldest ones while the file is too large.
 
-    Minutes go by the hour, so that an hour's are all there or none.
+    Minutes are deleted by the hour, so that all minutes of an hour exist or none.
 
     Returns:
-        How many hours went for the file's size.
+        The number of hours deleted because of the file's size.
     """
     for tier, kept in ((MINUTE, retention.minutes), (HOUR, retention.hours)):
         for _ in range(HOURS_AT_ONCE):
@@ -125,17 +128,17 @@ def expire(db: sqlite3.Connection, now: float, retention: Retention) -> int:
             if oldest is None or oldest + HOUR + kept > now:
                 break
             _delete(db, tier, oldest)
-    gone = 0
-    while gone < HOURS_AT_ONCE and used_bytes(db) > retention.max_bytes:
+    deleted = 0
+    while deleted < HOURS_AT_ONCE and used_bytes(db) > retention.max_bytes:
         if not _delete_oldest(db, now):
             break
-        gone += 1
+        deleted += 1
     db.execute("PRAGMA incremental_vacuum(1000)").fetchall()
-    return gone
+    return deleted
 
 
 def _oldest(db: sqlite3.Connection, tier: int) -> int | None:
-    """Return the hour that a tier's first bucket is in."""
+    """Return the hour of a tier's first bucket."""
     (start,) = db.execute(
         "SELECT min(start) FROM buckets WHERE tier = ?", (tier,)
     ).fetchone()
@@ -150,15 +153,17 @@ def _delete(db: sqlite3.Connection, tier: int, hour: int) -> None:
 
 
 def _delete_oldest(db: sqlite3.Connection, now: float) -> bool:
-    """Delete the oldest hour of the tier that goes back furthest."""
-    found = {tier: _oldest(db, tier) for tier in (HOUR, MINUTE)}
-    known = {tier: hour for tier, hour in found.items() if hour is not None}
-    # An hour that is still being added to stays.
-    known = {tier: hour for tier, hour in known.items() if hour + 2 * HOUR < now}
-    if not known:
+    """Delete the oldest hour of all; return whether there was one."""
+    oldest = [
+        (hour, tier)
+        for tier in (HOUR, MINUTE)
+        # An hour that may still change is not deleted.
+        if (hour := _oldest(db, tier)) is not None and hour + 2 * HOUR < now
+    ]
+    if not oldest:
         return False
-    tier = min(known, key=lambda tier: known[tier])
-    _delete(db, tier, known[tier])
+    hour, tier = min(oldest, key=itemgetter(0))
+    _delete(db, tier, hour)
     return True
 
 

@@ -1,8 +1,8 @@
-"""Gives the store a thread of its own, and lives with what goes wrong there.
+"""Runs the store in a thread of its own, and handles its errors.
 
-A disk that is full or slow, or a file that somebody locks, is said on `/health` and
-tried again with the next change; meanwhile the agent works on in memory and
-acknowledges nothing. A damaged file is set aside, and a new one begun from memory.
+A full or slow disk, or a locked file, is reported on `/health`, and the next commit
+tries again; until then, the agent works in memory and acknowledges nothing. A damaged
+file is moved aside, and a new one is written from memory.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,6 @@ from typing import Final, Literal
 
 import structlog
 
-from kaywatch_agent.aggregate.bucket import EMPTY, Bucket
 from kaywatch_agent.aggregate.change import StoredState, WriteBatch
 from kaywatch_agent.errors import StoreError
 from kaywatch_agent.runtime.metrics import Counter, Gauge, Metrics
@@ -37,7 +35,7 @@ IN_MEMORY: Final = ":memory:"
 FILE: Final = "kaywatch.db"
 LEAST_BYTES: Final = 16_000_000
 
-# A commit that takes longer than this is worth a word.
+# A commit that takes longer is reported on `/health`.
 SLOW_SECONDS: Final = 2.0
 
 log = structlog.get_logger("kaywatch.agent")
@@ -51,11 +49,12 @@ class StoreConfig:
         path: the file; by default `kaywatch.db` in `/var/lib/kaywatch` for a service
             and root, and in `$XDG_STATE_HOME/kaywatch` for other users. `:memory:`
             keeps nothing.
-        synchronous: `full` survives a power cut; with `normal` one may cost the last
-            ticks; see SQLite's `PRAGMA synchronous`.
-        max_size: how large the file may become; then the oldest buckets go.
-        minute_buckets_hours: for how many hours buckets of a minute are kept.
-        hour_buckets_days: for how many days buckets of an hour are kept.
+        synchronous: `full` survives a power failure; with `normal`, a power failure may
+            cost the last few ticks. See SQLite's `PRAGMA synchronous`.
+        max_size: the largest size of the file; beyond it, the oldest buckets are
+            deleted.
+        minute_buckets_hours: for how many hours one-minute buckets are kept.
+        hour_buckets_days: for how many days one-hour buckets are kept.
     """
 
     path: str = ""
@@ -78,21 +77,21 @@ class StoreConfig:
 
     @property
     def retention(self) -> Retention:
-        """How long what is kept."""
+        """How long each kind of bucket is kept."""
         minutes = self.minute_buckets_hours * 3600
         hours = self.hour_buckets_days * 86_400
         return Retention(minutes, hours, self.max_bytes)
 
     @property
     def file(self) -> Path | None:
-        """The file's path, the default one when none is set; None for memory."""
+        """The file's path; None if nothing is stored."""
         if self.path == IN_MEMORY:
             return None
         return Path(self.path) if self.path else default_folder() / FILE
 
 
 def default_folder() -> Path:
-    """Return where state belongs: a service's, or this user's."""
+    """Return the folder for the state of a service or user."""
     service = os.environ.get("STATE_DIRECTORY")  # systemd.exec(5)
     if service:
         return Path(service.split(":")[0])
@@ -103,7 +102,7 @@ def default_folder() -> Path:
 
 
 class StoreMetrics(Metrics):
-    """What is counted of the store."""
+    """The metrics of the store."""
 
     commits = Counter("kaywatch_commits_total", "Transactions of the store.")
     failures = Counter(
@@ -116,80 +115,57 @@ class StoreMetrics(Metrics):
     bytes = Gauge("kaywatch_store_bytes", "Bytes in use in the store's file.")
     expired = Counter(
         "kaywatch_store_expired_total",
-        "Hours of buckets that went since the store was too large.",
+        "Hours of buckets deleted because the store was too large.",
     )
     restarts = Counter(
-        "kaywatch_restarts_total", "Starts that went on from a store.", durable=True
+        "kaywatch_restarts_total", "Starts that continued from a store.", durable=True
     )
     down_seconds = Counter(
         "kaywatch_down_seconds_total",
-        "Time between a last commit and the start after it.",
+        "Time between the last commit and the next start.",
         durable=True,
     )
 
 
 class StoreWriter:
-    """One store at work."""
+    """The store of a running agent.
+
+    Attributes:
+        archive: reads buckets that are no longer in memory.
+    """
 
     def __init__(self, path: Path, config: StoreConfig) -> None:
-        """Take the file.
+        """Lock the file.
 
         Raises:
-            StoreError: it can't be used, or another agent uses it.
+            StoreError: the file cannot be used, or another agent uses it.
         """
-        self._retention = config.retention
-        self._archive = Archive(path)
+        self.archive = Archive(path, config.retention.hours)
         self._store = Store(
             path, synchronous=config.synchronous, retention=config.retention
         )
         self.metrics = StoreMetrics()
         self._thread = ThreadPoolExecutor(1, "store")
         self._problem = ""
-        self._since = 0.0  # when the commit under way began; 0.0 for none
-        self._damaged = ""  # what the check beside the work found
+        self._since = 0.0  # start of the commit in progress; 0.0 for none
+        self._damaged = ""  # what `check` found
         self._checking: sqlite3.Connection | None = None
         self._closed = False
 
     def restore(self) -> StoredState:
-        """Open the file, and return what it knows.
+        """Open the file, and return its content.
 
         Raises:
-            StoreError: it can't be opened, or it is a newer agent's.
+            StoreError: the file cannot be opened, or a newer agent wrote it.
         """
-        found = self._store.restore()
+        state = self._store.restore()
         if self._store.aside is not None:
             log.error(
                 "store damaged, begun anew",
                 damage=self._store.damage,
                 aside=str(self._store.aside),
             )
-        return found
-
-    # -- what is no longer in memory ---------------------------------------------------
-
-    @property
-    def kept_seconds(self) -> float:
-        """How long buckets are kept."""
-        return self._retention.hours
-
-    def bucket(self, number: int) -> Bucket:
-        """Return a step by its number, EMPTY if it isn't there or can't be read."""
-        try:
-            return self._archive.bucket(number)
-        except StoreError as error:
-            log.warning("a step can't be read", step=number, error=str(error))
-            return EMPTY
-
-    def read(
-        self, start: float, end: float, resolution: float
-    ) -> Iterator[tuple[int, Bucket]]:
-        """Yield the buckets in [start, end) that can be read; see `Archive.read`."""
-        try:
-            yield from self._archive.read(start, end, resolution)
-        except StoreError as error:
-            log.warning("the past can't be read", error=str(error))
-
-    # -- at work -----------------------------------------------------------------------
+        return state
 
     @property
     def path(self) -> Path:
@@ -198,18 +174,18 @@ class StoreWriter:
 
     @property
     def problem(self) -> str:
-        """What is wrong at the moment, for `/health`."""
+        """What is wrong at the moment, for `/health`; empty for nothing."""
         waited = time.monotonic() - self._since if self._since else 0.0
         if waited > SLOW_SECONDS:
-            return f"a commit has been under way for {waited:.0f} s: the disk is slow"
+            return f"a commit has been in progress for {waited:.0f} s: the disk is slow"
         return self._problem
 
     async def commit(self, batch: WriteBatch) -> None:
         """Make changes durable.
 
         Raises:
-            StoreError: they are not.
-            StoreDamaged: nor is what was committed before any more.
+            StoreError: they are not durable.
+            StoreDamaged: neither are earlier commits any more.
         """
         loop = asyncio.get_running_loop()
         self._since = started = time.monotonic()
@@ -223,33 +199,34 @@ class StoreWriter:
         self._succeed(report, time.monotonic() - started)
 
     def keep(self, retention: Retention) -> None:
-        """Keep buckets for other times, from the next commit on."""
-        self._retention = self._store.retention = retention
+        """Use another retention, from the next commit on."""
+        self._store.retention = retention
+        self.archive.kept_seconds = retention.hours
 
     async def check(self) -> str | None:
-        """Look for damage in a file that is too large to be checked at the start.
+        """Check a file for damage that was too large to be checked at the start.
 
-        A damaged one is set aside by the next commit.
+        The next commit moves a damaged file aside.
 
         Returns:
-            What is damaged, empty for nothing; None if it was no file to look at, or
-            if `close` came first.
+            What is damaged, empty for nothing; None if no check was needed, or if
+            `close` was called meanwhile.
 
         Raises:
-            StoreError: it can't be read.
+            StoreError: the file cannot be read.
         """
         if self._store.aside is not None or self._closed:
             return None
         return await asyncio.to_thread(self._check)
 
     def close(self) -> None:
-        """Let go of the file, after the commit that is under way."""
+        """Close the file, after the commit in progress."""
         self._closed = True
         if self._checking is not None:
             with contextlib.suppress(sqlite3.ProgrammingError):  # it has just ended
                 self._checking.interrupt()
         self._thread.shutdown()
-        self._archive.close()
+        self.archive.close()
         self._store.close()
 
     # -- inside ----------------------------------------------------------------------
@@ -262,11 +239,11 @@ class StoreWriter:
             except (sqlite3.DatabaseError, ValueError) as error:
                 damage = str(error)
         self._damaged = ""
-        self._archive.close()
+        self.archive.close()
         self._store.start_over()
         raise StoreDamaged(
-            f"{self._store.path} is damaged ({damage}); it was set aside as"
-            f" {self._store.aside}, and a new one begun"
+            f"{self._store.path} is damaged ({damage}); it was moved to"
+            f" {self._store.aside}, and a new file created"
         )
 
     def _check(self) -> str | None:
@@ -280,7 +257,7 @@ class StoreWriter:
         except (OSError, sqlite3.OperationalError) as error:
             if self._closed:
                 return None
-            raise StoreError(f"{path} can't be checked: {error}") from None
+            raise StoreError(f"cannot check {path}: {error}") from None
         except sqlite3.DatabaseError as error:
             self._damaged = str(error)
         finally:
@@ -306,4 +283,4 @@ class StoreWriter:
 
 
 class StoreDamaged(StoreError):
-    """The file is damaged and set aside; the next change has to be all there is."""
+    """The file is damaged and was moved aside; the next commit must be complete."""

@@ -17,11 +17,9 @@ from kaywatch_agent.rules.load import BUILT_IN
 from kaywatch_agent.simulation.backtest import (
     STAND_IN,
     BacktestReport,
-    Past,
-    TimedBucket,
     backtest,
 )
-from kaywatch_agent.store.past import reading
+from kaywatch_agent.store.past import read_history
 from kaywatch_agent.store.store import Store
 
 HOUR = 3600.0
@@ -46,17 +44,10 @@ def tried(
     config = assemble(
         {"rule": list(rules), "receiver": receivers or {}, "alerting": alerting or {}}
     )
-    with reading(path) as stored:
-        past = Past(
-            stored.registry,
-            (TimedBucket(*found) for found in stored.buckets),
-            stored.first,
-            stored.last,
-            stored.failures,
-        )
+    with read_history(path) as stored:
         return backtest(
             config.alerts,
-            past,
+            stored,
             stored.last - hours * HOUR,
             receivers=config.notify.receivers,
         )
@@ -174,7 +165,7 @@ def test_what_is_not_stored_is_said_and_not_judged(path: Path) -> None:
 def test_the_writer_may_go_on_meanwhile(path: Path) -> None:
     writer = Store(path)
     writer.restore()
-    with reading(path) as stored:
+    with read_history(path) as stored:
         writer.check()
         assert stored.last == END
         assert sum(int(step.executions.sum()) for _, _, step in stored.buckets) == (
@@ -185,16 +176,16 @@ def test_the_writer_may_go_on_meanwhile(path: Path) -> None:
 
 def test_a_file_that_is_none_is_told(tmp_path: Path) -> None:
     other = tmp_path / "other.db"
-    with pytest.raises(StoreError, match="no such store"), reading(other):
+    with pytest.raises(StoreError, match="no such store"), read_history(other):
         pass
     other.write_text("no database, but long enough for one to be looked for here")
-    with pytest.raises(StoreError, match="not a database"), reading(other):
+    with pytest.raises(StoreError, match="not a database"), read_history(other):
         pass
 
 
 def test_an_empty_store_has_no_past(tmp_path: Path) -> None:
     store = Store(tmp_path / "new.db")
     store.restore()
-    with reading(store.path) as stored:
+    with read_history(store.path) as stored:
         assert not stored.last
     store.close()

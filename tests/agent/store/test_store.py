@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 from tests.agent.aggregate.samples import Event, shown
 from tests.agent.store.ticks import KEYS, NAMES, START, Ticks
 
@@ -163,7 +164,7 @@ def test_hours_of_ticks_restart_by_restart(path: Path) -> None:
             store = Store(path)
             same(store.restore().totals, ticks.expected())
     found = again(store)
-    archive = Archive(path)
+    archive = Archive(path, 0.0)
 
     same(found.totals, ticks.expected())
     late = [e for e in ticks.events if e.row == 2 and e.time == START]
@@ -191,7 +192,7 @@ def test_an_hour_is_all_of_its_events(path: Path) -> None:
     for n in range(0, 3 * 3600, 20):
         store.commit(ticks.change(START + n, events(2, START + n + 3, n)))
     store.close()
-    archive = Archive(path)
+    archive = Archive(path, 0.0)
 
     (first,) = [s for at, s in archive.read(START, START + 3600, 3600) if at == START]
     same(first, ticks.expected(START, START + 3600))
@@ -462,7 +463,7 @@ def test_a_clock_that_jumps_ahead_for_a_moment_sweeps_little_away(
 
 
 def test_readers_in_threads_see_whole_ticks(path: Path) -> None:
-    store, archive, ticks = Store(path), Archive(path), Ticks()
+    store, archive, ticks = Store(path), Archive(path, 0.0), Ticks()
     store.restore()
     store.commit(ticks.change(START, [Event(0, START, 1.0)]))
     seen: list[int] = []
@@ -489,6 +490,10 @@ def test_readers_in_threads_see_whole_ticks(path: Path) -> None:
     assert max(seen) <= 300
 
 
-def test_a_file_that_is_gone_is_an_error(path: Path) -> None:
-    with pytest.raises(StoreError, match="unable to open"):
-        Archive(path).bucket(1)
+def test_a_file_that_is_gone_is_empty_and_logged(path: Path) -> None:
+    archive = Archive(path, 0.0)
+    with capture_logs() as logs:
+        assert archive.bucket(1) is EMPTY
+        assert list(archive.read(0, 100, 3600)) == []
+    assert [line["event"] for line in logs] == ["stored buckets unreadable"] * 2
+    assert all("unable to open" in line["error"] for line in logs)

@@ -20,9 +20,9 @@ from kaywatch_agent.cli.help import Ordered, manual
 from kaywatch_agent.config import DEFAULT_PATH
 from kaywatch_agent.rules.explain import rule_sentence
 from kaywatch_agent.rules.rule import AlertSettings
-from kaywatch_agent.simulation.backtest import Past, TimedBucket, backtest
+from kaywatch_agent.simulation.backtest import backtest
 from kaywatch_agent.simulation.trial import run
-from kaywatch_agent.store.past import reading
+from kaywatch_agent.store.past import read_history
 
 __all__ = ["rules"]
 
@@ -149,20 +149,13 @@ def backtest_(
     path = Path(store) if store else config.store.file
     if path is None:
         raise click.UsageError("nothing is stored; say which file with --store")
-    with reading(path) as stored:
+    with read_history(path) as stored:
         if not stored.last:
             raise click.ClickException(f"{path}: nothing is stored yet")
-        past = Past(
-            stored.registry,
-            (TimedBucket(*found) for found in stored.buckets),
-            stored.first,
-            stored.last,
-            stored.failures,
-        )
         with _progress() as progress:
             report = backtest(
                 settings,
-                past,
+                stored,
                 stored.last - since,
                 receivers=config.notify.receivers,
                 progress=progress,
