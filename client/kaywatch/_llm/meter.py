@@ -20,11 +20,11 @@ class Meter(NamedTuple):
 
     def add(self, name: str, value: float = 1.0, **labels: str) -> None:
         """Add to a running sum."""
-        _point("count", name, *self, tuple(labels.items()))(value)
+        _point(self, "count", name, *labels.items())(value)
 
     def observe(self, name: str, value: float) -> None:
         """Record one value of a distribution."""
-        _point("observe", name, *self, ())(value)
+        _point(self, "observe", name)(value)
 
     def count_wasted(self, input: float, output: float, cost: float) -> None:
         """Count tokens and US dollars that a failed attempt used."""
@@ -38,13 +38,7 @@ class Meter(NamedTuple):
 # but takes 1 us, and a call has eight metrics.
 @lru_cache(maxsize=4_096)
 def _point(
-    kind: str,
-    name: str,
-    graph: str,
-    node: str,
-    model: str,
-    labels: tuple[tuple[str, str], ...],
+    meter: Meter, kind: str, name: str, *labels: tuple[str, str]
 ) -> Callable[[float], None]:
-    given = {"model": model, **dict(labels)}
-    nonempty = {label: value for label, value in given.items() if value}
-    return process.recorder.point(kind, name, graph, node, nonempty)
+    nonempty = {key: text for key, text in (("model", meter.model), *labels) if text}
+    return process.recorder.point(kind, name, meter.graph, meter.node, nonempty)
