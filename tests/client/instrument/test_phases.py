@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -57,6 +58,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
         clock.passes(seconds)
 
     monkeypatch.setattr(_spans, "_clock", clock)
+    monkeypatch.setattr(_spans, "_epoch", 0.0)
+    monkeypatch.setattr(_spans, "_epoch_expires", -math.inf)
     monkeypatch.setattr(_attempts, "_clock", clock)
     monkeypatch.setattr(pocketflow, "time", SimpleNamespace(sleep=clock.passes))
     waiting = SimpleNamespace(sleep=sleep, gather=asyncio.gather)
@@ -244,6 +247,25 @@ def test_the_phases_of_a_block_are_unknown(error: type[Exception] | None) -> Non
 
     assert split(executed) == (None, None, None, None)
     assert executed.phase == ("exec" if error else "")
+
+
+def test_end_times_follow_the_wall_clock_within_a_second(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wall = Clock()
+    monkeypatch.setattr(_spans, "_time", wall)
+
+    def end_after(seconds: float) -> float:
+        clock.passes(seconds)
+        wall.passes(seconds)
+        end: float = only(run(Node())).end
+        return end
+
+    assert end_after(0.0) == 1_000.0
+    assert end_after(0.5) == 1_000.5
+    wall.passes(3_600.0)  # somebody sets it
+    assert end_after(0.25) == 1_000.75
+    assert end_after(0.25) == 4_601.0
 
 
 # -- batches ---------------------------------------------------------------------------
