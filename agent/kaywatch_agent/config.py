@@ -14,7 +14,11 @@ from typing import Any, Final
 from kaywatch_agent.aggregate.registry import Limits
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.ingest.config import IngestConfig
-from kaywatch_agent.notify.config import HeartbeatConfig, ReceiverConfig
+from kaywatch_agent.notify.config import (
+    HeartbeatConfig,
+    ReceiverConfig,
+    parse_heartbeat,
+)
 from kaywatch_agent.notify.config import parse as parse_receivers
 from kaywatch_agent.notify.delivery import NotifyConfig
 from kaywatch_agent.protocol.redact import FailureConfig
@@ -117,7 +121,7 @@ def assemble(values: Mapping[str, Any], others: Collection[str] = ()) -> Config:
     with problems.caught():
         receivers = parse_receivers(tables)
     with problems.caught():
-        heartbeat = section(HeartbeatConfig, values.get("heartbeat", {}), "heartbeat")
+        heartbeat = parse_heartbeat(values.get("heartbeat", {}))
     with problems.caught():
         settings = rules.load(
             values,

@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 
 from kaywatch_agent.config import Sections
 from kaywatch_agent.notify.config import TYPES, HeartbeatConfig, ReceiverConfig
+from kaywatch_agent.notify.secret import secret_names
 from kaywatch_agent.rules import config as rules
 from kaywatch_agent.settings.reader import Unit
 
@@ -153,6 +154,9 @@ def keys_of(kind: Any, but: Iterable[str] = ()) -> Iterator[Key]:
     for field in dataclasses.fields(kind):
         if field.name in but:
             continue
+        if field.name in secret_names(kind):
+            yield from _secret_keys(field.name, said[field.name])
+            continue
         what = said.get(field.name, "")
         if not what or what == said.get(_stem(field.name)):
             what = _elsewhere(field.name, said)
@@ -160,6 +164,12 @@ def keys_of(kind: Any, but: Iterable[str] = ()) -> Iterator[Key]:
             what = f"required; {what}"
         name = field.name.rstrip("_")
         yield Key(name, _takes(hints[field.name]), _default(field), what)
+
+
+def _secret_keys(name: str, what: str) -> Iterator[Key]:
+    yield Key(name, "string", '""', what)
+    for source, where in ELSEWHERE.items():
+        yield Key(name + source, "string", '""', f"`{name}`, from {where}")
 
 
 def attributes(kind: Any) -> dict[str, str]:

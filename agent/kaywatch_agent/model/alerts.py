@@ -1,7 +1,7 @@
-"""What rules decide and receivers tell: alerts as facts, and the messages about them.
+"""Alerts, and the messages that notify receivers of them.
 
-Facts are frozen when a notification is decided. How a receiver puts them is decided at
-each attempt, so that a late one can say that it is late.
+An alert's details are frozen when a notification is planned. A receiver formats them
+at each attempt, so that a message sent late can state its delay.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ __all__ = [
     "SEVERITIES",
     "AlertDetails",
     "Evidence",
+    "MessageEndReason",
     "MessageRecord",
     "MessageStatus",
     "NotificationKind",
@@ -26,6 +27,7 @@ __all__ = [
     "NotificationRequest",
     "ReceiverRecord",
     "Severity",
+    "StoredMessage",
     "Subject",
     "dedup_key",
     "fingerprint",
@@ -41,17 +43,35 @@ _FNV_PRIME: Final = 0x100000001B3
 _SEPARATOR: Final = b"\xff"
 
 
-MessageStatus = Literal["pending", "sent", "dead", "superseded"]
-
-
 class NotificationKind(StrEnum):
     """Why a notification is sent."""
 
     FIRING = "firing"
-    REPEAT = "repeat"  # still firing, said again
+    REPEAT = "repeat"  # still firing
     RESOLVED = "resolved"
     TEST = "test"
     SUMMARY = "summary"  # what happened while the agent was down
+
+
+class MessageStatus(StrEnum):
+    """The delivery status of a message."""
+
+    PENDING = "pending"
+    SENT = "sent"
+    DEAD = "dead"  # given up
+    SUPERSEDED = "superseded"  # obsolete, or another message has its content
+
+
+class MessageEndReason(StrEnum):
+    """Why a message was not delivered."""
+
+    REFUSED = "refused"  # the receiver rejected it permanently
+    EXPIRED = "expired"  # older than the receiver's max_age
+    GONE = "gone"  # the receiver accepts no messages any more
+    REMOVED = "removed"  # the receiver is not in the configuration any more
+    OVERFLOW = "overflow"  # too many messages were pending
+    RESOLVED = "resolved"  # the alert ended before its first notification was sent
+    REPLACED = "replaced"  # a later message includes its content
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
@@ -152,14 +172,14 @@ class AlertDetails(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NotificationRequest(NamedTuple):
-    """That a receiver is to be notified of an alert.
+    """A request to notify a receiver of an alert.
 
     Attributes:
-        receiver: its name.
+        receiver: the receiver's name.
         kind: why.
-        alert: the facts.
-        text: what stands above them.
-        fallback_for: the receiver that can't be reached, if this one stands in for it.
+        alert: the alert.
+        text: a text to show above the alert.
+        fallback_for: the receiver that cannot be reached, if this is its fallback.
     """
 
     receiver: str
@@ -170,27 +190,24 @@ class NotificationRequest(NamedTuple):
 
 
 class Notification(msgspec.Struct, frozen=True, kw_only=True):
-    """One message to one receiver.
+    """One message as its receiver formats it.
 
     Attributes:
         id: the same at each attempt: `msg_` and a ULID.
-        receiver: its name.
-        stream: what has to arrive in order: the alert's dedup key, or the group's.
+        receiver: the receiver's name.
         kind: why it is sent.
-        alerts: what it is about.
+        alerts: the alerts that it shows.
         group: the labels that the alerts share, for receivers that group.
-        left_out: how many more alerts it would be about.
-        created: when it was decided, Unix seconds.
-        due: when it was to be sent: later than `created` by the time in which a group
-            gathers.
-        text: what else is to be said, above the alerts.
-        ref: what the receiver called the message that this one goes on from.
-        update: whether it takes that message's place, rather than following it.
+        left_out: how many more alerts it is about.
+        created: when it was planned, Unix seconds.
+        due: when it was first due: after `created` by the group's wait.
+        text: a text to show above the alerts.
+        ref: the receiver's id of the message that this one updates or replies to.
+        update: whether it updates that message, rather than replying to it.
     """
 
     id: str
     receiver: str
-    stream: str
     kind: NotificationKind
     alerts: tuple[AlertDetails, ...]
     group: dict[str, str] = {}
@@ -202,58 +219,67 @@ class Notification(msgspec.Struct, frozen=True, kw_only=True):
     update: bool = False
 
 
-class Subject(msgspec.Struct, frozen=True, gc=False):
-    """One alert of a message.
+class StoredMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """What the outbox stores of a message, and HTTP shows of it.
 
-    `kind` is why it was decided; with `over` the message also reports its end.
-    """
-
-    dedup_key: str
-    episode: Count
-    kind: str
-    over: bool
-    summary: str
-
-
-class MessageRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One message to a receiver, and what became of it.
-
-    `due` is when it was to be sent at first, after its group had gathered; `not_before`
-    when the message itself may be sent next. `next_attempt` respects that its receiver
-    may be paused or down, and is null where nothing will be tried. It is sent after the
-    message `behind`; `follows` is the message that it changes or answers. `settled` is
-    when it was sent or given up, `code` the last HTTP status and 0 for no answer.
-    `fell_back` says that the receiver's fallback was notified, too.
+    `due` is when it was first due, after its group's wait; `not_before` is when it may
+    be sent next. `settled` is when it was sent or given up; `code` is the last HTTP
+    status, 0 for no response. `thread_root` is the id of the message that it updates
+    or replies to. `failed_over` says that the receiver's fallback was notified, too.
     """
 
     id: str
     receiver: str
-    kind: str
-    status: MessageStatus
+    status: MessageStatus = MessageStatus.PENDING
     created: Moment
     due: Moment
     not_before: Moment
+    expires: Moment
+    settled: Moment | None = None
+    attempts: Annotated[
+        int, msgspec.Meta(ge=0, description="the number of failed attempts")
+    ] = 0
+    code: Count = 0
+    error: str = ""
+    reason: MessageEndReason | None = None
+    group: dict[str, str] = {}
+    text: str = ""
+    thread_root: str = ""
+    fallback_for: str = ""
+    failed_over: bool = False
+
+
+class Subject(msgspec.Struct, frozen=True, gc=False):
+    """One alert of a message.
+
+    `kind` is why the message was planned; with `resolved` it also reports the end.
+    """
+
+    dedup_key: str
+    episode: Count
+    kind: NotificationKind
+    resolved: bool
+    summary: str
+
+
+class MessageRecord(StoredMessage, frozen=True, kw_only=True):
+    """A message to a receiver, and its delivery status.
+
+    `next_attempt` allows for a receiver that is paused or down, and is null if no
+    attempt will be made. The message is sent after the message `behind`.
+    """
+
+    kind: NotificationKind
     next_attempt: Moment | None
     behind: str
-    expires: Moment
-    settled: Moment | None
-    attempts: Annotated[int, msgspec.Meta(ge=0, description="how many failed")]
-    code: Count
-    error: str
-    reason: str
     alerts: tuple[Subject, ...]
-    group: dict[str, str]
-    text: str = ""
-    follows: str = ""
-    fallback_for: str = ""
-    fell_back: bool = False
 
 
 class ReceiverRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One receiver: whether the last attempt succeeded, and what waits.
+    """One receiver: whether the last attempt succeeded, and what is pending.
 
-    `error` is empty since the last success, `disabled` says why it gets no messages
-    until a reload, `paused_until` is when it accepts messages again.
+    `error` is empty after a success. `disabled` says why no messages are sent until the
+    configuration is reloaded; `paused_until` is when sending resumes.
     """
 
     name: str
@@ -281,10 +307,10 @@ def fingerprint(labels: Mapping[str, str]) -> str:
 
 
 def dedup_key(namespace: str, rule: str, labels: Mapping[str, str]) -> str:
-    """Return what identifies an alert to a receiver, as 64 hexadecimal digits.
+    """Return the key by which a receiver recognizes an alert, as 64 hexadecimal digits.
 
-    Neither severity nor value nor episode is part of it, so that a resolve closes what
-    its trigger opened, and replicas of one namespace open one incident.
+    It depends on neither severity nor value nor episode, so that a resolve closes the
+    incident that its trigger opened, and replicas of one namespace share an incident.
     """
     parts = ["kaywatch1", namespace, rule]
     parts += [text for pair in sorted(labels.items()) for text in pair]

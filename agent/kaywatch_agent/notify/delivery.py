@@ -1,7 +1,7 @@
-"""Delivery: requests become messages, messages become durable, and then are sent.
+"""Delivers notifications: requests become messages, which are committed, then sent.
 
 requests -> Outbox -> commit -> Workers -> receivers
-alerts, again and again -> Resender -> Alertmanager
+current alerts, at an interval -> AlertmanagerSender -> Alertmanager
 """
 
 from __future__ import annotations
@@ -29,10 +29,15 @@ from kaywatch_agent.notify.config import (
     policies,
 )
 from kaywatch_agent.notify.heartbeat import Heartbeat, HeartbeatMetrics
-from kaywatch_agent.notify.http import Http
+from kaywatch_agent.notify.http import HttpClient
 from kaywatch_agent.notify.outbox import Outbox
+from kaywatch_agent.notify.outbox_view import (
+    message_records,
+    receiver_record,
+    set_gauges,
+)
 from kaywatch_agent.notify.receivers import build
-from kaywatch_agent.notify.receivers.alertmanager import Resender
+from kaywatch_agent.notify.receivers.alertmanager import AlertmanagerSender
 from kaywatch_agent.notify.sample import ended, sample
 from kaywatch_agent.notify.worker import Workers
 from kaywatch_agent.rules.rule import Grouping
@@ -46,12 +51,12 @@ Documents = Mapping[tuple[str, str], bytes | None]
 
 @dataclass(frozen=True)
 class NotifyConfig:
-    """Whom to notify, and how.
+    """The receivers, and how they are notified.
 
     Attributes:
         receivers: by name.
         grouping: how alerts share messages.
-        heartbeat: what is pinged while the agent is healthy.
+        heartbeat: the URL that is pinged while the agent is healthy.
     """
 
     receivers: Mapping[str, ReceiverConfig] = field(default_factory=dict)
@@ -60,12 +65,12 @@ class NotifyConfig:
 
     @property
     def min_severity(self) -> dict[str, Severity]:
-        """By receiver, the least severity that it is notified of."""
+        """The lowest severity that each receiver is notified of."""
         return {name: config.min_severity for name, config in self.receivers.items()}
 
 
 class Delivery:
-    """The outbox and the receivers of one agent; `Durable` for the store."""
+    """The outbox and the receivers of one agent; a `Durable` for the store."""
 
     def __init__(
         self,
@@ -76,14 +81,14 @@ class Delivery:
         request_commit: Callable[[], None],
         clock: Callable[[], float],
     ) -> None:
-        """Open nothing yet.
+        """Open no connection yet.
 
         Args:
-            config: whom to notify, and how.
-            alerts: returns those that an Alertmanager has to know of: what fires, and
-                what ended lately.
-            healthy: whether rules are evaluated and events taken in.
-            request_commit: asks for a commit.
+            config: the receivers, and how they are notified.
+            alerts: returns the alerts for an Alertmanager: those that fire, and those
+                that ended recently.
+            healthy: returns whether rules are evaluated and events are processed.
+            request_commit: requests a commit.
             clock: returns Unix seconds.
         """
         self.outbox = Outbox(
@@ -97,15 +102,15 @@ class Delivery:
         self._healthy = healthy
         self._request_commit = request_commit
         self._clock = clock
-        self._http = Http()
+        self._http = HttpClient()
         self._workers = Workers(self.outbox, request_commit=request_commit, clock=clock)
         self._tasks: list[asyncio.Task[None]] = []
-        self._resenders: dict[str, Resender] = {}
+        self._alertmanagers: dict[str, AlertmanagerSender] = {}
 
-    # -- with the store ----------------------------------------------------------------
+    # -- durability --------------------------------------------------------------------
 
     def restore(self, documents: Mapping[tuple[str, str], bytes]) -> None:
-        """Continue with what was committed before a restart; before `start`."""
+        """Load what was committed before a restart; call it before `start`."""
         own = {name: data for (kind, name), data in documents.items() if kind == KIND}
         self.outbox.restore(own, self._clock())
 
@@ -115,61 +120,61 @@ class Delivery:
         return {(KIND, name): data for name, data in changes.items()}
 
     def committed(self, documents: Documents) -> None:
-        """Send the messages of a commit: they are durable."""
+        """Send the messages of a commit, which are durable now."""
         self._workers.wake(self.outbox.store.committed(_own(documents)))
 
     def refused(self, documents: Documents) -> None:
-        """Send messages that can't be made durable: the disk is full."""
+        """Send the messages of a failed commit: a full disk must not stop alerts."""
         self.outbox.store.refused(_own(documents))
         self._workers.wake(self.outbox.store.release())
 
-    # -- at work -----------------------------------------------------------------------
+    # -- running -----------------------------------------------------------------------
 
     def enqueue(self, requests: Iterable[NotificationRequest]) -> None:
-        """Take what rules request; it is sent once it is committed."""
+        """Enqueue what rules request; messages are sent after they were committed."""
         for request in requests:
-            resender = self._resenders.get(request.receiver)
-            if resender is not None:
-                resender.wake()
+            sender = self._alertmanagers.get(request.receiver)
+            if sender is not None:
+                sender.wake()
             else:
                 self.outbox.enqueue(request, self._clock())
             self._request_commit()
 
     async def start(self) -> None:
-        """Begin to send."""
-        self._begin()
+        """Start sending."""
+        self._start()
 
     def use(self, config: NotifyConfig) -> None:
-        """Take another configuration."""
+        """Apply a new configuration."""
         self._config = config
         self.outbox.use(policies(config.receivers, config.grouping), self._clock())
-        self._begin()
+        self._start()
 
     def measure(self) -> None:
-        """Bring the gauges up to date."""
-        self.outbox.measure(self._clock())
+        """Update the gauges."""
+        set_gauges(self.outbox, self._clock())
 
     async def stop(self) -> None:
-        """End, after what is under way or a moment."""
+        """Stop after running requests, or a few seconds."""
         for task in self._tasks:
             task.cancel()
         await self._workers.stop()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._http.close()
 
-    # -- for people --------------------------------------------------------------------
+    # -- administration ----------------------------------------------------------------
 
     def messages(self) -> Iterator[MessageRecord]:
-        """Return an iterator over all messages, the newest first, for any thread."""
-        return self.outbox.records(self._clock())
+        """Return an iterator over all messages, newest first, for any thread."""
+        return message_records(self.outbox, self._clock())
 
     def receivers(self) -> tuple[ReceiverRecord, ...]:
-        """Return how each receiver does."""
+        """Return the state of each receiver."""
         now = self._clock()
         return tuple(
-            self._resenders[name].record()
-            if name in self._resenders
-            else self.outbox.receiver(name, config.type, now)
+            self._alertmanagers[name].record()
+            if name in self._alertmanagers
+            else receiver_record(self.outbox, name, config.type, now)
             for name, config in self._config.receivers.items()
         )
 
@@ -181,32 +186,32 @@ class Delivery:
         return count
 
     def purge(self, name: str | None) -> int:
-        """Forget a dead message, or all of them; return how many."""
+        """Delete a dead message, or all of them; return how many."""
         count = self.outbox.purge(name)
         self._request_commit()
         return count
 
     def test(self, receiver: str) -> None:
-        """Send a receiver a test: an alert that fires, and its end."""
+        """Send a receiver two test messages: an alert that fires, and its end."""
         now = self._clock()
         alert = sample(now, host=socket.gethostname())
         self.enqueue(
-            NotificationRequest(receiver, NotificationKind.TEST, one)
-            for one in (alert, ended(alert, now))
+            NotificationRequest(receiver, NotificationKind.TEST, state)
+            for state in (alert, ended(alert, now))
         )
 
     # -- inside ------------------------------------------------------------------------
 
-    def _begin(self) -> None:
-        """Start the workers, the heartbeat, and what keeps Alertmanagers informed."""
+    def _start(self) -> None:
+        """Start the workers, the heartbeat, and the senders for Alertmanagers."""
         self._workers.use(build(self._config.receivers, self._http))
         for task in self._tasks:
             task.cancel()
         heartbeat = Heartbeat(
             self._config.heartbeat, self._http, self._healthy, self.heartbeats
         )
-        self._resenders = {
-            name: Resender(
+        self._alertmanagers = {
+            name: AlertmanagerSender(
                 config, self._http, self._alerts, self.outbox.metrics, self._clock
             )
             for name, config in self._config.receivers.items()
@@ -214,8 +219,8 @@ class Delivery:
         }
         self._tasks = [asyncio.create_task(heartbeat.run(), name="heartbeat")]
         self._tasks += [
-            asyncio.create_task(resender.run(), name=f"notify {name}")
-            for name, resender in self._resenders.items()
+            asyncio.create_task(sender.run(), name=f"notify {name}")
+            for name, sender in self._alertmanagers.items()
         ]
 
 

@@ -1,10 +1,10 @@
-"""Where a request goes: into a message of its own, one that waits, or nowhere.
+"""Decides what a request becomes: a new message, part of a pending one, or nothing.
 
-All of it is pure: functions of the outbox's table, a receiver's state, the request and
-the time, which return the messages to put into the table.
+`enqueue` is a pure function of the stored messages, the receiver's state, the request
+and the time. It returns the messages to store.
 
-Grouping needs no state of its own: an alert joins a message of its group that was never
-attempted.
+Grouping needs no state of its own: an alert joins its group's last message, as long as
+no attempt was made to send that.
 """
 
 from __future__ import annotations
@@ -16,49 +16,50 @@ from typing import Final, NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from kaywatch_agent.model.alerts import NotificationKind, NotificationRequest
+from kaywatch_agent.model.alerts import (
+    MessageEndReason,
+    MessageStatus,
+    NotificationKind,
+    NotificationRequest,
+)
 from kaywatch_agent.notify.limits import ReceiverState
 from kaywatch_agent.notify.message import (
     TRIGGERS,
-    EndReason,
     MessageEntry,
     OutboxMessage,
-    Status,
-    episode_of,
+    episode_key,
 )
 from kaywatch_agent.notify.policy import Policy
 from kaywatch_agent.notify.store import EpisodeIndex, OutboxStore
 
-__all__ = ["MAX_ENTRIES", "EnqueueResult", "Enqueued", "diverted", "enqueue"]
+__all__ = ["MAX_ENTRIES", "EnqueuePlan", "EnqueueResult", "enqueue", "failover"]
 
-MAX_ENTRIES: Final = 500  # of one message: some 1 MB at worst
+MAX_ENTRIES: Final = 500  # of one message: about 1 MB at most
 
-_FOLLOWERS: Final = (NotificationKind.REPEAT, NotificationKind.RESOLVED)
-_APART: Final = (
-    NotificationKind.TEST,
-    NotificationKind.SUMMARY,
-)  # they have streams of their own
+_FOLLOW_UPS: Final = (NotificationKind.REPEAT, NotificationKind.RESOLVED)
+# Tests and summaries belong to no group; each kind has its own stream.
+_UNGROUPED: Final = (NotificationKind.TEST, NotificationKind.SUMMARY)
 
 
 class EnqueueResult(StrEnum):
     """What became of a request."""
 
-    QUEUED = "queued"  # a message of its own
-    JOINED = "joined"  # added to a message that waits
-    COMBINED = "combined"  # merged into the trigger that waits
-    SUPERSEDED = "superseded"  # with its trigger, which nobody has received
-    PENDING = "pending"  # a message with the same content waits
-    FILTERED = "filtered"  # the receiver does not want it
-    UNKNOWN = "unknown"  # there is no such receiver, or it needs no messages
+    QUEUED = "queued"  # a new message
+    JOINED = "joined"  # added to a pending message
+    COMBINED = "combined"  # merged into the pending trigger
+    SUPERSEDED = "superseded"  # dropped with its trigger, which was never delivered
+    PENDING = "pending"  # a message with the same content is pending
+    FILTERED = "filtered"  # below the receiver's min_severity
+    UNKNOWN = "unknown"  # the receiver does not exist, or takes no messages
 
 
-class Enqueued(NamedTuple):
-    """What a request comes to.
+class EnqueuePlan(NamedTuple):
+    """What to store for a request.
 
     Attributes:
-        result: what became of it.
-        messages: the new ones, and those that it changed.
-        fallback: a request to the receiver's fallback, where one is due.
+        result: what became of the request.
+        messages: new and changed messages.
+        fallback: a request to the receiver's fallback, if one is due.
     """
 
     result: EnqueueResult
@@ -66,8 +67,8 @@ class Enqueued(NamedTuple):
     fallback: NotificationRequest | None = None
 
 
-class _Place(NamedTuple):
-    """Where a request would go, and what all decisions about it depend on."""
+class _EnqueueInput(NamedTuple):
+    """What every decision about a request depends on."""
 
     store: OutboxStore
     receiver: ReceiverState
@@ -80,16 +81,16 @@ class _Place(NamedTuple):
         return self.receiver.policy
 
     @property
-    def known(self) -> EpisodeIndex:
-        return self.store.episode(episode_of(self.request, self.request.alert))
+    def episode(self) -> EpisodeIndex:
+        return self.store.episode(episode_key(self.request, self.request.alert))
 
     @property
     def entry(self) -> MessageEntry:
         return MessageEntry(self.request.kind, self.request.alert)
 
-    def open(self, row: OutboxMessage) -> bool:
+    def can_change(self, message: OutboxMessage) -> bool:
         """Return whether a message's content may still change under its id."""
-        return row.undelivered and row.id != self.receiver.in_flight
+        return message.undelivered and message.id != self.receiver.in_flight
 
 
 def enqueue(
@@ -98,48 +99,49 @@ def enqueue(
     request: NotificationRequest,
     now: float,
     new_id: str,
-) -> Enqueued:
-    """Return what a request comes to.
+) -> EnqueuePlan:
+    """Return what to store for a request.
 
-    Rules have to remember that a receiver was notified unless the request is filtered,
-    and request the resolve if it was.
+    Unless the request is filtered, rules have to remember that the receiver was
+    notified, and to request the resolve later.
 
     Args:
-        store: the messages that there are.
-        receiver: the request's.
-        request: what somebody is to be notified of.
+        store: the stored messages.
+        receiver: the state of the request's receiver.
+        request: the request.
         now: Unix seconds.
-        new_id: for a message that has to be made.
+        new_id: the id of a new message, if one is needed.
     """
-    place = _Place(store, receiver, request, now, new_id)
-    if not _wanted(receiver.policy, request):
-        return Enqueued(EnqueueResult.FILTERED)
-    fallback = diverted(request, receiver) if _fails_over(place) else None
+    inputs = _EnqueueInput(store, receiver, request, now, new_id)
+    if not _accepts(receiver.policy, request):
+        return EnqueuePlan(EnqueueResult.FILTERED)
+    fallback = failover(request, receiver) if _is_failover_due(inputs) else None
     if request.kind is NotificationKind.RESOLVED:
-        result, messages, _ = _resolve(place)
+        plan = _plan_resolve(inputs)
     elif request.kind in TRIGGERS:
-        result, messages, _ = _trigger(place)
+        plan = _plan_trigger(inputs)
     else:
-        result, messages, _ = _queue(place)
+        plan = _plan_message(inputs)
+    messages = plan.messages
     if fallback is not None and receiver.down:
-        messages = tuple(replace(row, failed_over=True) for row in messages)
-    return Enqueued(result, messages, fallback)
+        messages = tuple(replace(message, failed_over=True) for message in messages)
+    return EnqueuePlan(plan.result, messages, fallback)
 
 
-def diverted(
+def failover(
     request: NotificationRequest, receiver: ReceiverState
 ) -> NotificationRequest | None:
-    """Return a request to the receiver's fallback, with the reason; None if no such."""
+    """Return the request to the receiver's fallback, with the reason; None if none."""
     fallback = receiver.policy.fallback
     if not fallback or request.fallback_for or request.kind is NotificationKind.TEST:
         return None
-    why = receiver.disabled or receiver.error
+    reason = receiver.disabled or receiver.error
     text = f"Sent here because {request.receiver} can't be reached"
     return NotificationRequest(
         fallback,
         request.kind,
         request.alert,
-        f"{text} ({why})" if why else text,
+        f"{text} ({reason})" if reason else text,
         fallback_for=request.receiver,
     )
 
@@ -147,82 +149,88 @@ def diverted(
 # -- inside --------------------------------------------------------------------------
 
 
-def _wanted(policy: Policy, request: NotificationRequest) -> bool:
+def _accepts(policy: Policy, request: NotificationRequest) -> bool:
     if request.kind in TRIGGERS and not request.fallback_for:
-        return policy.wants(request.alert.severity)
-    # A summary of what goes on interrupts nobody who is paged for each alert.
+        return policy.accepts(request.alert.severity)
+    # A summary must not page: receivers without groups are pagers.
     return request.kind is not NotificationKind.SUMMARY or policy.grouped
 
 
-def _fails_over(place: _Place) -> bool:
+def _is_failover_due(inputs: _EnqueueInput) -> bool:
     """Return whether the fallback is to be notified, too.
 
-    It is while the receiver is down, once; and of the end of what it knows.
+    While the receiver is down, the fallback is notified of each episode once. It is
+    notified of the end of episodes that it knows.
     """
-    known = place.known.failed_over
-    if place.request.kind is NotificationKind.RESOLVED:
-        return known or bool(place.receiver.disabled)
-    return place.receiver.down and not known
+    failed_over = inputs.episode.failed_over
+    if inputs.request.kind is NotificationKind.RESOLVED:
+        return failed_over or bool(inputs.receiver.disabled)
+    return inputs.receiver.down and not failed_over
 
 
-def _trigger(place: _Place) -> Enqueued:
-    """Say that an alert fires, unless a message that waits does."""
-    row = place.store.rows.get(place.known.waiting)
-    if row is not None:
-        entry = row.find(place.request.alert)
-        if entry and entry.alert.severity == place.request.alert.severity:
-            return Enqueued(EnqueueResult.PENDING, (row,))
-        if entry and place.open(row):
-            entries = row.amended(MessageEntry(entry.kind, place.request.alert))
-            return Enqueued(EnqueueResult.JOINED, (replace(row, entries=entries),))
-    return _queue(place)
+def _plan_trigger(inputs: _EnqueueInput) -> EnqueuePlan:
+    """Report that an alert fires, unless a pending message does."""
+    alert = inputs.request.alert
+    message = inputs.store.messages.get(inputs.episode.pending)
+    if message is not None:
+        entry = message.find(alert)
+        if entry and entry.alert.severity == alert.severity:
+            return EnqueuePlan(EnqueueResult.PENDING, (message,))
+        if entry and inputs.can_change(message):
+            entries = message.with_entry(MessageEntry(entry.kind, alert))
+            changed = replace(message, entries=entries)
+            return EnqueuePlan(EnqueueResult.JOINED, (changed,))
+    return _plan_message(inputs)
 
 
-def _resolve(place: _Place) -> Enqueued:
-    """Say that an alert ended; a trigger that still waits is merged or dropped."""
-    known, now = place.known, place.now
-    if place.request.fallback_for and known.resolved:
-        return Enqueued(EnqueueResult.PENDING)
-    row = place.store.rows.get(known.waiting)
-    if row is None or row.id == place.receiver.in_flight:
-        return _queue(place)
-    if not place.policy.grouped:
-        obsolete = row.ended(Status.SUPERSEDED, EndReason.RESOLVED, now)
-        if known.first == row.id and row.undelivered:
-            return Enqueued(EnqueueResult.SUPERSEDED, (obsolete,))
-        result, messages, _ = _queue(place)
-        return Enqueued(result, (obsolete, *messages))
-    heir = replace(row, entries=row.amended(place.entry))
-    if row.undelivered:
-        return Enqueued(EnqueueResult.COMBINED, (heir,))
-    # The receiver may have taken it, and would ignore another one with the same id.
-    obsolete = row.ended(Status.SUPERSEDED, EndReason.REPLACED, now)
-    heir = replace(heir, id=place.new_id, replaces=row.place)
-    return Enqueued(EnqueueResult.COMBINED, (obsolete, heir))
+def _plan_resolve(inputs: _EnqueueInput) -> EnqueuePlan:
+    """Report that an alert ended; merge with its pending trigger, or drop that."""
+    episode, now = inputs.episode, inputs.now
+    if inputs.request.fallback_for and episode.resolved:
+        return EnqueuePlan(EnqueueResult.PENDING)
+    trigger = inputs.store.messages.get(episode.pending)
+    if trigger is None or trigger.id == inputs.receiver.in_flight:
+        return _plan_message(inputs)
+    if not inputs.policy.grouped:
+        obsolete = trigger.ended(
+            MessageStatus.SUPERSEDED, MessageEndReason.RESOLVED, now
+        )
+        if episode.first == trigger.id and trigger.undelivered:
+            return EnqueuePlan(EnqueueResult.SUPERSEDED, (obsolete,))
+        plan = _plan_message(inputs)
+        return EnqueuePlan(plan.result, (obsolete, *plan.messages))
+    merged = replace(trigger, entries=trigger.with_entry(inputs.entry))
+    if trigger.undelivered:
+        return EnqueuePlan(EnqueueResult.COMBINED, (merged,))
+    # The trigger may have been delivered: the receiver would ignore changed content
+    # under the same id.
+    obsolete = trigger.ended(MessageStatus.SUPERSEDED, MessageEndReason.REPLACED, now)
+    merged = replace(merged, id=inputs.new_id, replaces=trigger.position)
+    return EnqueuePlan(EnqueueResult.COMBINED, (obsolete, merged))
 
 
-def _queue(place: _Place) -> Enqueued:
-    """Add to the last message of the stream, or make a new one."""
-    request, policy, now = place.request, place.policy, place.now
+def _plan_message(inputs: _EnqueueInput) -> EnqueuePlan:
+    """Add the alert to the last message of its stream, or create a new message."""
+    request, policy, now = inputs.request, inputs.policy, inputs.now
     group = _group(request, policy)
     stream = _stream(request, policy, group)
     root = ""
-    if policy.follow_up != "post" and request.kind in _FOLLOWERS:
-        root = place.known.first
-    last = place.store.last(request.receiver, stream)
-    if last is not None and _joinable(last, root, place):
+    if policy.follow_up != "post" and request.kind in _FOLLOW_UPS:
+        root = inputs.episode.first
+    last = inputs.store.last(request.receiver, stream)
+    if last is not None and _can_join(last, root, inputs):
         joined = replace(
             last,
-            entries=(*last.entries, place.entry),
+            entries=(*last.entries, inputs.entry),
             expires=max(last.expires, now + policy.max_age),
         )
-        return Enqueued(EnqueueResult.JOINED, (joined,))
-    due = now if root else _group_due(place, stream)
-    row = OutboxMessage(
-        id=place.new_id,
+        return EnqueuePlan(EnqueueResult.JOINED, (joined,))
+    due = now if root else _group_due(inputs, stream)
+    message = OutboxMessage(
+        id=inputs.new_id,
         receiver=request.receiver,
         stream=stream,
-        entries=(place.entry,),
+        entries=(inputs.entry,),
         group=group,
         created=now,
         due=due,
@@ -232,31 +240,33 @@ def _queue(place: _Place) -> Enqueued:
         fallback_for=request.fallback_for,
         text=request.text,
     )
-    disabled = place.receiver.disabled
+    disabled = inputs.receiver.disabled
     if disabled:
-        row = row.ended(Status.DEAD, EndReason.GONE, now, disabled)
-    return Enqueued(EnqueueResult.QUEUED, (row,))
+        message = message.ended(
+            MessageStatus.DEAD, MessageEndReason.GONE, now, disabled
+        )
+    return EnqueuePlan(EnqueueResult.QUEUED, (message,))
 
 
-def _joinable(row: OutboxMessage, root: str, place: _Place) -> bool:
-    request, receiver = place.request, place.receiver
+def _can_join(message: OutboxMessage, root: str, inputs: _EnqueueInput) -> bool:
+    request, receiver = inputs.request, inputs.receiver
     return (
         receiver.policy.grouped
         and request.kind is not NotificationKind.TEST
-        and len(row.entries) < MAX_ENTRIES
-        and row.thread_root == root
-        and (not root or row.kind is request.kind)
-        and (row.text == request.text or bool(request.fallback_for))
-        and row.find(request.alert) is None
-        # The fallback has it, but would not have what joins now.
-        and not (row.failed_over and not receiver.down)
-        and place.open(row)
+        and len(message.entries) < MAX_ENTRIES
+        and message.thread_root == root
+        and (not root or message.kind is request.kind)
+        and (message.text == request.text or bool(request.fallback_for))
+        and message.find(request.alert) is None
+        # The fallback was sent the message, but would not be sent the joining alert.
+        and not (message.failed_over and not receiver.down)
+        and inputs.can_change(message)
     )
 
 
 def _group(request: NotificationRequest, policy: Policy) -> dict[str, str]:
     """Return the labels of the group that a request belongs to."""
-    if not policy.grouped or request.kind in _APART:
+    if not policy.grouped or request.kind in _UNGROUPED:
         return {}
     labels = request.alert.all_labels
     return {name: labels[name] for name in policy.group_by if name in labels}
@@ -265,8 +275,8 @@ def _group(request: NotificationRequest, policy: Policy) -> dict[str, str]:
 def _stream(
     request: NotificationRequest, policy: Policy, group: Mapping[str, str]
 ) -> str:
-    """Return the name of what has to arrive in order with a request."""
-    if request.kind in _APART:
+    """Return the name of the stream in which a request's message is sent in order."""
+    if request.kind in _UNGROUPED:
         name = str(request.kind)
     elif not policy.grouped:
         name = request.alert.dedup_key
@@ -276,13 +286,14 @@ def _stream(
     return f"{request.fallback_for}<{name}" if request.fallback_for else name
 
 
-def _group_due(place: _Place, stream: str) -> float:
-    """Return when a new message of a stream is to be sent."""
-    policy, request, now = place.policy, place.request, place.now
-    if not policy.grouped or request.kind in _APART:
+def _group_due(inputs: _EnqueueInput, stream: str) -> float:
+    """Return when a new message of a stream is due."""
+    policy, request, now = inputs.policy, inputs.request, inputs.now
+    if not policy.grouped or request.kind in _UNGROUPED:
         return now
-    last = place.store.last_due.get((request.receiver, stream))
+    last = inputs.store.last_due.get((request.receiver, stream))
     longest = policy.group_wait + policy.group_interval
+    # A time far ahead remains from before the clock was set back.
     if last is None or not now - policy.group_interval < last <= now + longest:
         return now + policy.group_wait
     return max(now, last + policy.group_interval)

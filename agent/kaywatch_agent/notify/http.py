@@ -1,12 +1,11 @@
-"""Sends requests to receivers, and to nobody else.
+"""HTTP requests to receivers.
 
-Where a connection goes is checked when it is made, not by name, so that neither DNS nor
-a redirect leads it elsewhere. Errors never hold a URL: often it is a secret itself.
+The address is checked when the connection is made, not by name, so that neither DNS nor
+a redirect leads elsewhere. Errors never contain a URL: it is often a secret itself.
 """
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import ipaddress
 import os
@@ -18,32 +17,34 @@ from typing import Any, Final, NamedTuple, Self
 from urllib.parse import urlsplit
 
 import aiohttp
+import msgspec
 
 from kaywatch._version import __version__
 
-__all__ = ["Answer", "Http", "NoAnswer", "redacted"]
+__all__ = ["HttpClient", "NoResponse", "Response", "check_address", "redacted"]
 
 CONNECT_SECONDS: Final = 5.0
 TOTAL_SECONDS: Final = 15.0
-MAX_BODY: Final = 64 * 1024  # of an answer; the rest is not read
-MIN_SECRET: Final = 6  # characters; what is shorter stands in any text
+MAX_BODY: Final = 64 * 1024  # bytes of a response; the rest is not read
+MIN_SECRET: Final = 6  # characters; anything shorter occurs in ordinary text
+NO_URL: Final = "not an http or https URL"
 
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-# Where clouds hand out credentials, and what is on this link only. Never a receiver.
-NEVER: Final[tuple[_Network, ...]] = (
+# Link-local addresses, and where clouds serve credentials. Never a receiver.
+FORBIDDEN: Final[tuple[_Network, ...]] = (
     ipaddress.ip_network("169.254.0.0/16"),
     ipaddress.ip_network("fe80::/10"),
     ipaddress.ip_network("fd00:ec2::254/128"),
     ipaddress.ip_network("100.100.100.200/32"),
 )
 
-# IPv4 addresses within IPv6 ones, RFC 6052.
+# IPv4 addresses embedded in IPv6 addresses, RFC 6052.
 NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 
 
-class Answer(NamedTuple):
-    """What a receiver answered."""
+class Response(NamedTuple):
+    """A receiver's response."""
 
     status: int
     headers: Mapping[str, str]
@@ -51,15 +52,23 @@ class Answer(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The body, whatever its bytes are."""
+        """The body as text; invalid UTF-8 is replaced."""
         return self.body.decode("utf-8", "replace").strip()
 
+    @property
+    def json(self) -> dict[str, Any]:
+        """The body as a JSON object; empty if it is not one."""
+        try:
+            return msgspec.json.decode(self.body, type=dict[str, Any])
+        except (msgspec.DecodeError, ValueError):
+            return {}
 
-class NoAnswer(Exception):
-    """There was none, or it came too late.
+
+class NoResponse(Exception):
+    """There was no response in time.
 
     Attributes:
-        undelivered: whether the request surely did not arrive.
+        undelivered: whether the request certainly did not arrive.
     """
 
     def __init__(self, text: str, *, undelivered: bool = False) -> None:
@@ -67,18 +76,18 @@ class NoAnswer(Exception):
         self.undelivered = undelivered
 
 
-class Http:
-    """One session for all receivers."""
+class HttpClient:
+    """One HTTP session for all receivers."""
 
     def __init__(
         self, *, private: bool = True, total_seconds: float = TOTAL_SECONDS
     ) -> None:
-        """Open nothing yet.
+        """Open no connection yet.
 
         Args:
-            private: whether loopback and private networks may be reached: those that
-                the configuration file names are the operator's own.
-            total_seconds: how long a request may take in all.
+            private: whether loopback and private networks are allowed; URLs of the
+                configuration file are the operator's own.
+            total_seconds: the time limit of a request.
         """
         self._private = private
         self._total = total_seconds
@@ -105,37 +114,37 @@ class Http:
         self,
         url: str,
         body: bytes,
-        headers: Mapping[str, str],
+        headers: Mapping[str, str] | None = None,
         *,
         secrets: tuple[str, ...] = (),
-    ) -> Answer:
-        """Send a request and return its answer, whatever its status.
+    ) -> Response:
+        """Send a request, and return the response whatever its status.
 
         Args:
             url: http or https.
-            body: what is sent, exactly.
-            headers: beside the user agent's.
-            secrets: what must not stand in the answer's text: it may echo them.
+            body: the exact bytes to send; JSON, or nothing.
+            headers: in addition to the content type and the user agent.
+            secrets: texts to remove from the response, which may echo them.
 
         Raises:
-            NoAnswer: nothing came back in time, or the address is not allowed.
+            NoResponse: none came in time, or the address is not allowed.
         """
         check_url(url)
-        # Nothing packed: what is read is bounded, and so is what it becomes.
-        common = {
+        all_headers = {
             "User-Agent": f"kaywatch/{__version__}",
+            # A compressed body could grow beyond MAX_BODY.
             "Accept-Encoding": "identity",
+            **({"Content-Type": "application/json"} if body else {}),
+            **(headers or {}),
         }
-        sent = {**common, **headers}
         try:
             async with self._open.post(
-                url, data=body, headers=sent, allow_redirects=False
+                url, data=body, headers=all_headers, allow_redirects=False
             ) as response:
-                found = await _read(response.content)
-                return Answer(
-                    response.status,
-                    dict(response.headers),
-                    _without(found, (url, urlsplit(url).path.lstrip("/"), *secrets)),
+                content = await _read(response.content)
+                hidden = (url, urlsplit(url).path.lstrip("/"), *secrets)
+                return Response(
+                    response.status, dict(response.headers), _without(content, hidden)
                 )
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             raise _translated(error) from None
@@ -155,34 +164,34 @@ class Http:
         return self._session
 
     def _socket(self, address: Any) -> socket.socket:
-        """Return a socket for an address, once it was looked up, if it is allowed."""
+        """Return a socket for a resolved address, if the address is allowed."""
         family, kind, proto, _, where = address
         check_address(str(where[0]), private=self._private)
-        made = socket.socket(family, kind, proto)
-        made.setblocking(False)
-        return made
+        connection = socket.socket(family, kind, proto)
+        connection.setblocking(False)
+        return connection
 
 
 def check_url(url: str) -> None:
-    """Refuse what is no URL of the web.
+    """Reject anything but an http or https URL with a host.
 
     Raises:
-        NoAnswer: it is not http or https, or has no host.
+        NoResponse: the URL is not valid.
     """
     try:
         parts = urlsplit(url)
-        sound = parts.scheme in ("http", "https") and bool(parts.hostname)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname)
     except ValueError:
-        sound = False
-    if not sound or url != url.strip():
-        raise NoAnswer("no http or https URL", undelivered=True)
+        valid = False
+    if not valid or url != url.strip():
+        raise NoResponse(NO_URL, undelivered=True)
 
 
 def check_address(host: str, *, private: bool) -> None:
-    """Refuse an address that no receiver may have.
+    """Reject an address that no receiver may have.
 
     Raises:
-        OSError: it is the link's, a cloud's, or private where that isn't allowed.
+        OSError: link-local or a metadata service; or private, if that is not allowed.
     """
     address: ipaddress.IPv4Address | ipaddress.IPv6Address
     address = ipaddress.ip_address(host.partition("%")[0])
@@ -191,14 +200,14 @@ def check_address(host: str, *, private: bool) -> None:
         if address in NAT64:
             inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
         address = inner or address
-    if any(address in network for network in NEVER):
+    if any(address in network for network in FORBIDDEN):
         raise OSError(errno.EACCES, "link-local and metadata addresses are not allowed")
     if not private and not address.is_global:
         raise OSError(errno.EACCES, "private addresses are not allowed")
 
 
 def redacted(url: str) -> str:
-    """Return a URL without what is secret in it: `https://hooks.slack.com/…`."""
+    """Return a URL without its secret parts: `https://hooks.slack.com/…`."""
     try:
         parts = urlsplit(url)
         host = parts.hostname or ""
@@ -212,41 +221,51 @@ def redacted(url: str) -> str:
 
 # -- inside --------------------------------------------------------------------------
 
+# Texts for exceptions, most specific first, and whether the request certainly did not
+# arrive. Their own texts name the URL.
+_ERRORS: Final[tuple[tuple[type[Exception], str, bool], ...]] = (
+    (aiohttp.ClientConnectorDNSError, "the host name cannot be resolved", True),
+    (
+        aiohttp.ClientConnectorCertificateError,
+        "TLS: the certificate is not trusted",
+        True,
+    ),
+    (aiohttp.ClientSSLError, "TLS failed", True),
+    (ssl.SSLError, "TLS failed", False),
+    (aiohttp.ConnectionTimeoutError, f"no connection in {CONNECT_SECONDS:.0f} s", True),
+    (TimeoutError, "no response in time", False),
+    (
+        aiohttp.ServerDisconnectedError,
+        "the connection was closed without a response",
+        False,
+    ),
+    (aiohttp.InvalidURL, NO_URL, True),
+)
 
-def _translated(error: Exception) -> NoAnswer:
-    """Say what went wrong, without the URL that most of these errors name."""
+
+def _translated(error: Exception) -> NoResponse:
+    """Return an exception whose text does not contain the URL."""
+    for kind, text, undelivered in _ERRORS:
+        if isinstance(error, kind):
+            return NoResponse(text, undelivered=undelivered)
     undelivered = isinstance(error, aiohttp.ClientConnectorError)
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return NoAnswer("the host's name is not known", undelivered=True)
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return NoAnswer("TLS: the certificate is not trusted", undelivered=True)
-    if isinstance(error, (ssl.SSLError, aiohttp.ClientSSLError)):
-        return NoAnswer("TLS failed", undelivered=undelivered)
-    if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return NoAnswer(f"no connection in {CONNECT_SECONDS:.0f} s", undelivered=True)
-    if isinstance(error, (TimeoutError, asyncio.TimeoutError)):
-        return NoAnswer("no answer in time")
-    if isinstance(error, aiohttp.ServerDisconnectedError):
-        return NoAnswer("the connection was closed without an answer")
-    if isinstance(error, aiohttp.InvalidURL):
-        return NoAnswer("no http or https URL", undelivered=True)
     if isinstance(error, OSError) and error.errno == errno.EACCES:
-        # Ours, see `check_address`: it names no address.
-        return NoAnswer("the address is not allowed for receivers", undelivered=True)
+        # Raised by `check_address`.
+        return NoResponse("the address is not allowed for receivers", undelivered=True)
     if isinstance(error, OSError) and error.errno:
-        return NoAnswer(os.strerror(error.errno).lower(), undelivered=undelivered)
-    return NoAnswer(f"no answer ({type(error).__name__})", undelivered=undelivered)
+        return NoResponse(os.strerror(error.errno).lower(), undelivered=undelivered)
+    return NoResponse(f"no response ({type(error).__name__})", undelivered=undelivered)
 
 
 async def _read(content: aiohttp.StreamReader) -> bytes:
-    """Return a body, or as much of it as we care for."""
-    found = b""
-    while len(found) < MAX_BODY:
-        chunk = await content.read(MAX_BODY - len(found))
+    """Return a body, cut after MAX_BODY bytes."""
+    body = b""
+    while len(body) < MAX_BODY:
+        chunk = await content.read(MAX_BODY - len(body))
         if not chunk:
             break
-        found += chunk
-    return found
+        body += chunk
+    return body
 
 
 def _without(body: bytes, secrets: tuple[str, ...]) -> bytes:

@@ -1,67 +1,67 @@
-"""Whether a receiver may be sent to now: its rate, its pause, its circuit."""
+"""Whether a receiver may be sent to now: its rate, its pause, its circuit breaker."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from kaywatch_agent.notify.policy import Policy, Rate
+from kaywatch_agent.notify.policy import Policy, SendRate
 from kaywatch_agent.notify.result import (
     MAX_RETRY_AFTER,
+    DeliveryOutcome,
     DeliveryResult,
-    Outcome,
 )
 
 __all__ = ["CircuitBreaker", "RateLimiter", "ReceiverState"]
 
-# After this many failures in a row a receiver is considered down: it gets one message
-# a minute as a probe, rather than one per waiting message and backoff.
+# After this many consecutive failures a receiver is considered down. It is sent one
+# message a minute as a probe, rather than each pending message after its backoff.
 FAILURES: Final = 10
 PROBE_SECONDS: Final = 60.0
 
 
 class RateLimiter:
-    """A token bucket: as many messages at once as the rate allows in its period."""
+    """A token bucket whose burst is all messages of one period."""
 
-    def __init__(self, rate: Rate) -> None:
+    def __init__(self, rate: SendRate) -> None:
         self.rate = rate
         self._tokens = rate.messages
         self._filled = 0.0
 
     def free_at(self, now: float) -> float:
-        """Return when there is a token, `now` at the earliest."""
+        """Return when a message may be sent, `now` at the earliest."""
         self._fill(now)
         missing = max(0.0, 1.0 - self._tokens)
         return now + missing * self.rate.seconds / self.rate.messages
 
     def take(self, now: float) -> None:
-        """Use up one token."""
+        """Count one message."""
         self._fill(now)
         self._tokens -= 1.0
 
     def _fill(self, now: float) -> None:
-        passed = max(0.0, now - self._filled) if self._filled else 0.0
-        gained = passed * self.rate.messages / self.rate.seconds
+        elapsed = max(0.0, now - self._filled) if self._filled else 0.0
+        gained = elapsed * self.rate.messages / self.rate.seconds
         self._tokens = min(self.rate.messages, self._tokens + gained)
         self._filled = now
 
 
 class CircuitBreaker:
-    """Opens after FAILURES failures in a row, and lets one probe a minute through."""
+    """Opens after FAILURES consecutive failures; then allows one probe a minute."""
 
     def __init__(self) -> None:
         self._failures = 0
         self._probe_at: float | None = None
 
     @property
-    def open(self) -> bool:
-        """Whether only probes are let through."""
+    def is_open(self) -> bool:
+        """Whether only probes are allowed."""
         return self._probe_at is not None
 
     def free_at(self, now: float) -> float:
-        """Return when the next attempt may be made; 0 while it is closed."""
+        """Return when the next attempt is allowed; 0 while the circuit is closed."""
         if self._probe_at is None:
             return 0.0
-        # After the clock was put back, a probe must not wait for longer than a minute.
+        # If the clock was set back, the next probe must still be due within a minute.
         self._probe_at = min(self._probe_at, now + PROBE_SECONDS)
         return self._probe_at
 
@@ -71,28 +71,26 @@ class CircuitBreaker:
         self.postpone(now)
 
     def postpone(self, now: float) -> None:
-        """Put off the next probe, if it is open, after one that did not close it."""
+        """Schedule the next probe, if the circuit is open or opens now."""
         if self._failures >= FAILURES:
             self._probe_at = now + PROBE_SECONDS
 
     def close(self) -> None:
-        """Begin anew: the receiver answered."""
+        """Close the circuit: the receiver responded."""
         self._failures, self._probe_at = 0, None
 
 
 class ReceiverState:
-    """One receiver: how to send to it, and what its answers imply.
-
-    It is not kept over a restart.
+    """The state of one receiver, which is not kept over a restart.
 
     Attributes:
         policy: from the configuration.
         breaker: open while the receiver is down.
         in_flight: the id of the message that is being sent; empty for none.
-        disabled: why it gets no messages until a reload; empty if it does.
-        paused_until: when it accepts messages again, Unix seconds.
-        error: the last error; empty since the last success.
-        sent_at: when a message was delivered last; None for never.
+        disabled: why no messages are sent until a reload; empty if they are.
+        paused_until: when the receiver accepts messages again, Unix seconds.
+        error: the last error; empty after a success.
+        sent_at: when a message was last delivered; None for never.
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -107,17 +105,22 @@ class ReceiverState:
 
     @property
     def down(self) -> bool:
-        """Whether messages should go to its fallback."""
-        return self.breaker.open or bool(self.disabled)
+        """Whether messages should go to the fallback."""
+        return self.breaker.is_open or bool(self.disabled)
 
     @property
     def up(self) -> bool:
-        """Whether the last attempt, if there was one, succeeded."""
+        """Whether the last attempt succeeded; true if there was none."""
         return not (self.error or self.disabled)
+
+    @property
+    def available(self) -> bool:
+        """Whether a message may be claimed: none is in flight, and it is enabled."""
+        return not (self.in_flight or self.disabled)
 
     def free_at(self, now: float) -> float:
         """Return when the next message may be sent, `now` at the earliest."""
-        # After the clock was put back, a short pause must not become a long one.
+        # If the clock was set back, a short pause must not become a long one.
         if self.paused_until - now > MAX_RETRY_AFTER:
             self.paused_until = now
         return max(
@@ -125,31 +128,31 @@ class ReceiverState:
         )
 
     def begin(self, message_id: str, now: float) -> None:
-        """Count a message that is sent now."""
+        """Count a message that is being sent."""
         self._limiter.take(now)
         self.in_flight = message_id
 
     def finish(self, result: DeliveryResult, now: float, delay: float) -> None:
-        """Take an answer; `delay` is how long the message itself will wait."""
+        """Apply a result; `delay` is how long the message itself will wait."""
         self.in_flight = ""
-        if result.outcome is Outcome.SENT:
+        if result.outcome is DeliveryOutcome.SENT:
             self.breaker.close()
             self.error, self.sent_at = "", now
             return
         self.error = result.error
-        if result.outcome is Outcome.GONE:
+        if result.outcome is DeliveryOutcome.GONE:
             self.disabled = result.error or "gone"
         if result.pause:
             self.paused_until = max(self.paused_until, now + delay)
-        if result.outcome is Outcome.RETRY:
+        if result.outcome is DeliveryOutcome.RETRY:
             self.breaker.fail(now)
-        elif result.outcome is Outcome.DEAD and not result.misconfigured:
-            self.breaker.close()  # it answered: only this message was rejected
+        elif result.outcome is DeliveryOutcome.DEAD and not result.misconfigured:
+            self.breaker.close()  # it responded: only this message was rejected
         else:
             self.breaker.postpone(now)
 
-    def renew(self, policy: Policy) -> None:
-        """Give the receiver another try, with the policy as it is now."""
+    def reset(self, policy: Policy) -> None:
+        """Apply a policy after a reload, and enable the receiver again."""
         self.policy, self._limiter.rate = policy, policy.rate
         self.disabled, self.paused_until = "", 0.0
         self.breaker.close()

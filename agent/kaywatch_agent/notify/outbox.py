@@ -1,53 +1,55 @@
-"""All messages to all receivers: enqueued, claimed, finished, retried, given up.
+"""The outbox: messages are enqueued, claimed, finished, retried, and given up.
 
-Strategy: an outbox is a value with rules and no I/O. A message goes to one receiver;
-the messages of a stream go in order, so that a resolve never overtakes its trigger.
-Each message ends as sent, dead or superseded, and is counted as such once.
+Strategy: the outbox performs no I/O. A message goes to one receiver. The messages of a
+stream are sent in order, so that a resolve never overtakes its trigger. Each message
+ends as sent, dead or superseded, and is counted as such once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final
 
 from msgspec.structs import replace
 
 from kaywatch_agent.model.alerts import (
-    MessageRecord,
+    MessageEndReason,
+    MessageStatus,
     Notification,
     NotificationKind,
     NotificationRequest,
-    ReceiverRecord,
 )
 from kaywatch_agent.notify.enqueue import (
     MAX_ENTRIES,
     EnqueueResult,
-    diverted,
     enqueue,
+    failover,
 )
 from kaywatch_agent.notify.limits import ReceiverState
 from kaywatch_agent.notify.message import (
     TRIGGERS,
-    EndReason,
     MessageIds,
     OutboxMessage,
-    Status,
-    episode_of,
+    episode_key,
 )
 from kaywatch_agent.notify.policy import Policy
-from kaywatch_agent.notify.result import MAX_RETRY_AFTER, DeliveryResult, Outcome
+from kaywatch_agent.notify.result import (
+    MAX_RETRY_AFTER,
+    DeliveryOutcome,
+    DeliveryResult,
+)
 from kaywatch_agent.notify.store import OutboxStore
 from kaywatch_agent.runtime.metrics import Counter, Gauge, Metrics
 
 __all__ = ["MAX_PENDING", "Outbox", "OutboxMetrics"]
 
 MAX_BACKOFF: Final = 300.0  # seconds
-LEAST_PAUSE: Final = 1.0  # after a 429 that doesn't say how long
+MIN_PAUSE: Final = 1.0  # seconds, after a 429 without Retry-After
 
-MAX_PENDING: Final = 2_000  # messages of one receiver
+MAX_PENDING: Final = 2_000  # messages per receiver
 
-# The kinds of messages to drop when too many wait: the first of these, the oldest.
-_EXPENDABLE: Final = (
+# Which messages to drop first when too many are pending; of one kind, the oldest.
+_DROP_ORDER: Final = (
     NotificationKind.TEST,
     NotificationKind.REPEAT,
     NotificationKind.SUMMARY,
@@ -57,21 +59,21 @@ _EXPENDABLE: Final = (
 
 
 class OutboxMetrics(Metrics):
-    """What is counted of messages and receivers."""
+    """Counts messages and attempts."""
 
     requests = Counter(
         "kaywatch_notification_requests_total",
-        "What rules had to tell a receiver, by what became of it in the outbox.",
+        "Requests of rules to notify a receiver, by what became of each.",
         labels=("receiver", "kind", "result"),
     )
     ended = Counter(
         "kaywatch_notifications_total",
-        "Messages that are done with: sent, dead or superseded.",
+        "Messages that were sent, given up (dead) or superseded.",
         labels=("receiver", "kind", "result"),
     )
     attempts = Counter(
         "kaywatch_notify_attempts_total",
-        "Attempts to send, by the HTTP status; none for no answer.",
+        "Delivery attempts, by HTTP status; none for no response.",
         labels=("receiver", "code"),
     )
     dead = Counter(
@@ -79,14 +81,14 @@ class OutboxMetrics(Metrics):
         "Messages that were given up.",
         labels=("receiver", "reason"),
     )
-    depth = Gauge("kaywatch_outbox_depth", "Messages that wait.", labels=("receiver",))
+    depth = Gauge("kaywatch_outbox_depth", "Pending messages.", labels=("receiver",))
     oldest = Gauge(
         "kaywatch_outbox_oldest_seconds",
-        "How long the oldest message waits that was due.",
+        "For how long the oldest pending message has been due.",
     )
     up = Gauge(
         "kaywatch_receiver_up",
-        "Whether the last attempt to tell a receiver got through.",
+        "Whether the last attempt to notify a receiver succeeded.",
         labels=("receiver",),
     )
 
@@ -96,8 +98,8 @@ class Outbox:
 
     Attributes:
         store: the messages.
-        receivers: how each receiver does, by name.
-        metrics: counts what happens.
+        receivers: the state of each receiver, by name.
+        metrics: counts messages and attempts.
     """
 
     def __init__(
@@ -107,7 +109,7 @@ class Outbox:
         random: Callable[[], float],
         entropy: Callable[[int], bytes],
     ) -> None:
-        """Begin without messages.
+        """Start without messages.
 
         Args:
             policies: by receiver.
@@ -122,25 +124,26 @@ class Outbox:
         self._ids = MessageIds(entropy)
 
     def restore(self, documents: Mapping[str, bytes], now: float) -> None:
-        """Continue with the documents that a commit wrote, by id."""
+        """Load committed documents, by id."""
         self.store.restore(documents, now)
-        self._ids = MessageIds(self._entropy, max(self.store.rows, default=""))
-        for name in {row.receiver for row in self.store.rows.values()}:
+        messages = self.store.messages
+        self._ids = MessageIds(self._entropy, max(messages, default=""))
+        for name in {message.receiver for message in messages.values()}:
             if name not in self.receivers:
-                self._abandon(name, now)
+                self._remove_receiver(name, now)
 
     def use(self, policies: Mapping[str, Policy], now: float) -> None:
-        """Take another configuration; disabled receivers get another try."""
+        """Apply a new configuration, and enable disabled receivers again."""
         for name in set(self.receivers) - set(policies):
-            self._abandon(name, now)
+            self._remove_receiver(name, now)
             del self.receivers[name]
         for name, policy in policies.items():
-            self.receivers.setdefault(name, ReceiverState(policy)).renew(policy)
+            self.receivers.setdefault(name, ReceiverState(policy)).reset(policy)
 
     # -- enqueueing --------------------------------------------------------------------
 
     def enqueue(self, request: NotificationRequest, now: float) -> EnqueueResult:
-        """Take a request; return what became of it."""
+        """Store what a request needs, and return what became of it."""
         result = self._enqueue(request, now)
         self.metrics.requests.labels(request.receiver, request.kind, result).add()
         return result
@@ -149,261 +152,252 @@ class Outbox:
         receiver = self.receivers.get(request.receiver)
         if receiver is None:
             return EnqueueResult.UNKNOWN
-        found = enqueue(self.store, receiver, request, now, self._ids.make(now))
-        for row in found.messages:
-            self._put(row)
-        if found.fallback is not None:
-            self._enqueue(found.fallback, now)
-        self._shed(request.receiver, now)
-        return found.result
+        plan = enqueue(self.store, receiver, request, now, self._ids.make(now))
+        for message in plan.messages:
+            self._put(message)
+        if plan.fallback is not None:
+            self._enqueue(plan.fallback, now)
+        self._drop_excess(request.receiver, now)
+        return plan.result
 
-    def _shed(self, name: str, now: float) -> None:
-        """End the least important messages while too many wait."""
+    def _drop_excess(self, name: str, now: float) -> None:
+        """Drop the least important messages while too many are pending."""
         while self.store.depth(name) > MAX_PENDING:
-            flying = self.receivers[name].in_flight
-            waiting = [row for row in self.store.pending(name) if row.id != flying]
-            row = min(waiting, key=lambda row: (_EXPENDABLE.index(row.kind), row.id))
-            if row.kind in (NotificationKind.FIRING, NotificationKind.RESOLVED):
-                self._kill(row, EndReason.OVERFLOW, now, "too many messages wait")
+            in_flight = self.receivers[name].in_flight
+            message = min(
+                (m for m in self.store.pending(name) if m.id != in_flight),
+                key=lambda message: (_DROP_ORDER.index(message.kind), message.id),
+            )
+            reason = MessageEndReason.OVERFLOW
+            if message.kind in (NotificationKind.FIRING, NotificationKind.RESOLVED):
+                self._give_up(message, reason, now, "too many messages are pending")
             else:
-                self._put(row.ended(Status.SUPERSEDED, EndReason.OVERFLOW, now))
+                self._put(message.ended(MessageStatus.SUPERSEDED, reason, now))
 
     # -- sending -----------------------------------------------------------------------
 
     def claim(self, name: str, now: float) -> OutboxMessage | None:
         """Return the message to send now, if any; it is in flight until `finish`."""
         receiver = self.receivers.get(name)
-        if receiver is None or receiver.in_flight or receiver.disabled:
+        if receiver is None or not receiver.available:
             return None
         self._expire(name, now)
         if receiver.free_at(now) > now:
             return None
-        due = [r for r in self._claimable(name) if self._when(r, receiver, now) <= now]
+        due = [m for m in self._heads(name) if self._due_at(m, receiver, now) <= now]
         if not due:
             return None
-        row = min(due, key=lambda row: (row.not_before, row.id))
-        receiver.begin(row.id, now)
-        return self._continuing(row)
+        message = min(due, key=lambda message: (message.not_before, message.id))
+        receiver.begin(message.id, now)
+        return self._continued(message)
 
     def next_due(self, name: str, now: float) -> float | None:
-        """Return when `claim` may return a message; None until a commit, if ever."""
+        """Return when `claim` may return a message; None if not before a commit."""
         receiver = self.receivers.get(name)
-        if receiver is None or receiver.in_flight or receiver.disabled:
+        if receiver is None or not receiver.available:
             return None
-        times = [self._when(row, receiver, now) for row in self._claimable(name)]
+        times = [self._due_at(m, receiver, now) for m in self._heads(name)]
         return max(min(times), receiver.free_at(now)) if times else None
 
     def finish(self, message_id: str, result: DeliveryResult, now: float) -> None:
-        """Take the result of an attempt."""
-        row = self.store.rows[message_id]
-        receiver = self.receivers.get(row.receiver)
+        """Apply the result of an attempt."""
+        message = self.store.messages[message_id]
+        receiver = self.receivers.get(message.receiver)
         code = str(result.code) if result.code else "none"
-        self.metrics.attempts.labels(row.receiver, code).add()
-        delay = self._delay(row, result)
-        was_open = receiver is not None and receiver.breaker.open
+        self.metrics.attempts.labels(message.receiver, code).add()
+        delay = self._delay(message, result)
+        was_open = receiver is not None and receiver.breaker.is_open
         if receiver is not None:
             receiver.finish(result, now, delay)
-        if row.status is Status.PENDING:
-            self._settle(row, result, now, delay)
+        if message.status is MessageStatus.PENDING:
+            self._settle(message, result, now, delay)
         if receiver is not None:
-            self._after(row.receiver, receiver, was_open, now)
+            self._react(message.receiver, receiver, was_open, now)
 
-    def notification(self, row: OutboxMessage) -> Notification:
-        """Return what a message's receiver gets."""
-        receiver = self.receivers.get(row.receiver)
-        return row.notification(receiver.policy.max_alerts if receiver else MAX_ENTRIES)
+    def notification(self, message: OutboxMessage) -> Notification:
+        """Return what a message's receiver formats."""
+        receiver = self.receivers.get(message.receiver)
+        limit = receiver.policy.max_alerts if receiver else MAX_ENTRIES
+        return message.notification(limit)
 
-    def _claimable(self, name: str) -> Iterable[OutboxMessage]:
-        return filter(self.store.sealed, self.store.heads(name))
+    def _heads(self, name: str) -> Iterable[OutboxMessage]:
+        return filter(self.store.is_durable, self.store.stream_heads(name))
 
-    def _when(self, row: OutboxMessage, receiver: ReceiverState, now: float) -> float:
-        """Return when a message may be sent, as far as its receiver allows it."""
-        if receiver.breaker.open and row.attempts:
-            return now  # the circuit decides when it is probed
+    def _due_at(
+        self, message: OutboxMessage, receiver: ReceiverState, now: float
+    ) -> float:
+        """Return when a message is due, if its receiver is free then."""
+        if receiver.breaker.is_open and message.attempts:
+            return now  # the circuit breaker schedules the probes
         policy = receiver.policy
         longest = MAX_RETRY_AFTER + policy.group_wait + policy.group_interval
-        # It waits longer than was ever intended only if the clock was put back.
-        return now if row.not_before - now > longest else row.not_before
+        # A longer wait is only possible after the clock was set back.
+        return now if message.not_before - now > longest else message.not_before
 
     def _settle(
-        self, row: OutboxMessage, result: DeliveryResult, now: float, delay: float
+        self, message: OutboxMessage, result: DeliveryResult, now: float, delay: float
     ) -> None:
-        """Take what an attempt means for its message."""
-        row = replace(
-            row,
+        """Apply a result to its message."""
+        message = replace(
+            message,
             code=result.code,
             error=result.error,
-            undelivered=row.undelivered and result.undelivered,
+            undelivered=message.undelivered and result.undelivered,
         )
-        if result.outcome is Outcome.SENT:
-            self._sent(row, result, now)
+        if result.outcome is DeliveryOutcome.SENT:
+            self._sent(message, result, now)
             return
-        row = replace(row, attempts=row.attempts + 1)
-        if result.outcome is not Outcome.RETRY:
-            gone = result.outcome is Outcome.GONE
-            reason = EndReason.GONE if gone else EndReason.REFUSED
-            self._kill(row, reason, now, result.error)
+        message = replace(message, attempts=message.attempts + 1)
+        if result.outcome is not DeliveryOutcome.RETRY:
+            gone = result.outcome is DeliveryOutcome.GONE
+            reason = MessageEndReason.GONE if gone else MessageEndReason.REFUSED
+            self._give_up(message, reason, now, result.error)
             return
-        self._put(replace(row, not_before=now + delay))
-        if row.receiver not in self.receivers:
-            self._abandon(row.receiver, now)
+        self._put(replace(message, not_before=now + delay))
+        if message.receiver not in self.receivers:
+            self._remove_receiver(message.receiver, now)
 
-    def _sent(self, row: OutboxMessage, result: DeliveryResult, now: float) -> None:
-        sent = self._continuing(row)
-        ref = result.ref or sent.ref
-        self._put(replace(row, status=Status.SENT, settled=now, ref=ref))
-        if sent.update:
-            root = self.store.rows[row.thread_root]
-            # A message that could not be changed was posted anew, under another id.
-            self._put(replace(root, entries=sent.entries, ref=ref))
+    def _sent(self, message: OutboxMessage, result: DeliveryResult, now: float) -> None:
+        continued = self._continued(message)
+        ref = result.ref or continued.ref
+        self._put(replace(message, status=MessageStatus.SENT, settled=now, ref=ref))
+        if continued.update:
+            root = self.store.messages[message.thread_root]
+            # A message that could not be updated was posted again, with another id.
+            self._put(replace(root, entries=continued.entries, ref=ref))
 
-    def _after(
+    def _react(
         self, name: str, receiver: ReceiverState, was_open: bool, now: float
     ) -> None:
-        """Act on what a receiver's answer says about the receiver."""
+        """Act on what a result says about the receiver."""
         pending = self.store.pending(name)
         if receiver.disabled:
-            for row in pending:
-                self._kill(row, EndReason.GONE, now, receiver.disabled)
-        elif receiver.breaker.open and not was_open:
-            for row in pending:
-                self._fail_over(row, now)
-        elif was_open and not receiver.breaker.open:
-            # It is back: what failed meanwhile need not wait for its own next try.
-            for row in pending:
-                if row.attempts and row.not_before > now:
-                    self._put(replace(row, not_before=now))
+            for message in pending:
+                self._give_up(message, MessageEndReason.GONE, now, receiver.disabled)
+        elif receiver.breaker.is_open and not was_open:
+            for message in pending:
+                self._fail_over(message, now)
+        elif was_open and not receiver.breaker.is_open:
+            # The receiver recovered: failed messages need not wait for their backoff.
+            for message in pending:
+                if message.attempts and message.not_before > now:
+                    self._put(replace(message, not_before=now))
 
-    def _continuing(self, row: OutboxMessage) -> OutboxMessage:
-        """Return a message with the one that it continues, if there is one."""
-        root = self.store.rows.get(row.thread_root)
-        if root is None or root.status is not Status.SENT or not root.ref:
-            return row
-        receiver = self.receivers.get(row.receiver)
+    def _continued(self, message: OutboxMessage) -> OutboxMessage:
+        """Return a message with the reference to the one that it continues, if any."""
+        root = self.store.messages.get(message.thread_root)
+        if root is None or root.status is not MessageStatus.SENT or not root.ref:
+            return message
+        receiver = self.receivers.get(message.receiver)
         update = receiver is not None and receiver.policy.follow_up == "update"
-        if not update or row.kind is not NotificationKind.RESOLVED:
-            return replace(row, ref=root.ref)
-        # Each alert of the message as it is now.
+        if not update or message.kind is not NotificationKind.RESOLVED:
+            return replace(message, ref=root.ref)
+        # An update shows the current state of all alerts of the message.
         entries = tuple(
-            entry if (newer := row.find(entry.alert)) is None else entry.then(newer)
+            entry
+            if (later := message.find(entry.alert)) is None
+            else entry.updated(later)
             for entry in root.entries
         )
-        return replace(row, ref=root.ref, update=True, entries=entries)
+        return replace(message, ref=root.ref, update=True, entries=entries)
 
-    def _delay(self, row: OutboxMessage, result: DeliveryResult) -> float:
-        """Return the seconds until a message is tried again: full jitter."""
-        jitter = self._random() * min(MAX_BACKOFF, 2.0 ** min(row.attempts + 1, 16))
-        least = LEAST_PAUSE if result.pause else 0.0
-        return min(max(jitter, least, result.after or 0.0), MAX_RETRY_AFTER)
+    def _delay(self, message: OutboxMessage, result: DeliveryResult) -> float:
+        """Return the seconds until a message is retried: exponential, full jitter."""
+        limit = min(MAX_BACKOFF, 2.0 ** min(message.attempts + 1, 16))
+        least = MIN_PAUSE if result.pause else 0.0
+        delay = max(self._random() * limit, least, result.after or 0.0)
+        return min(delay, MAX_RETRY_AFTER)
 
     # -- the end of a message ----------------------------------------------------------
 
     def _expire(self, name: str, now: float) -> None:
-        # Behind a head that is too old there may be another one.
-        while old := [row for row in self.store.heads(name) if row.expires <= now]:
-            for row in old:
-                self._kill(row, EndReason.EXPIRED, now)
+        # Behind an expired message there may be another one in the same stream.
+        while old := [m for m in self.store.stream_heads(name) if m.expires <= now]:
+            for message in old:
+                self._give_up(message, MessageEndReason.EXPIRED, now)
 
-    def _abandon(self, name: str, now: float) -> None:
-        """Give up the messages of a receiver that is gone, but for one in flight."""
+    def _remove_receiver(self, name: str, now: float) -> None:
+        """Give up the messages of a removed receiver, except the one in flight."""
         receiver = self.receivers.get(name)
-        for row in self.store.pending(name):
-            if receiver is None or receiver.in_flight != row.id:
+        for message in self.store.pending(name):
+            if receiver is None or receiver.in_flight != message.id:
                 error = "the receiver is not configured any more"
-                self._kill(row, EndReason.REMOVED, now, error)
+                self._give_up(message, MessageEndReason.REMOVED, now, error)
 
-    def _kill(
-        self, row: OutboxMessage, reason: EndReason, now: float, error: str = ""
+    def _give_up(
+        self,
+        message: OutboxMessage,
+        reason: MessageEndReason,
+        now: float,
+        error: str = "",
     ) -> None:
-        """Give a message up; its receiver's fallback is notified."""
-        self._fail_over(row.ended(Status.DEAD, reason, now, error), now)
+        """Mark a message as dead, and notify the receiver's fallback."""
+        self._fail_over(message.ended(MessageStatus.DEAD, reason, now, error), now)
 
-    def _fail_over(self, row: OutboxMessage, now: float) -> None:
-        """Put a message, and notify its receiver's fallback if that wasn't done yet."""
-        receiver = self.receivers.get(row.receiver)
+    def _fail_over(self, message: OutboxMessage, now: float) -> None:
+        """Store a message, and notify its receiver's fallback once."""
+        receiver = self.receivers.get(message.receiver)
         requests: list[NotificationRequest] = []
-        if receiver is not None and not row.failed_over:
-            for entry in row.entries:
+        if receiver is not None and not message.failed_over:
+            for entry in message.entries:
                 request = NotificationRequest(
-                    row.receiver, entry.kind, entry.alert, "", row.fallback_for
+                    message.receiver, entry.kind, entry.alert, "", message.fallback_for
                 )
-                requests += filter(None, [diverted(request, receiver)])
-        self._put(replace(row, failed_over=row.failed_over or bool(requests)))
+                requests += filter(None, [failover(request, receiver)])
+        failed_over = message.failed_over or bool(requests)
+        self._put(replace(message, failed_over=failed_over))
         for request in requests:
             self._enqueue(request, now)
 
-    def _put(self, row: OutboxMessage) -> None:
-        """Put a message, and count it if this is its end."""
-        before = self.store.rows.get(row.id)
-        if before is row:
+    def _put(self, message: OutboxMessage) -> None:
+        """Store a message, and count it if it ended."""
+        before = self.store.messages.get(message.id)
+        if before is message:
             return
-        self.store.put(row)
-        if row.status is Status.PENDING or (before and before.status is row.status):
+        self.store.put(message)
+        status = message.status
+        if status is MessageStatus.PENDING or (before and before.status is status):
             return
-        self.metrics.ended.labels(row.receiver, row.kind, row.status).add()
-        if row.status is Status.DEAD:
-            self.metrics.dead.labels(row.receiver, str(row.reason)).add()
+        self.metrics.ended.labels(message.receiver, message.kind, status).add()
+        if status is MessageStatus.DEAD:
+            reason = str(message.reason)
+            self.metrics.dead.labels(message.receiver, reason).add()
 
-    # -- for people --------------------------------------------------------------------
+    # -- administration ----------------------------------------------------------------
 
-    def rows(
-        self, receiver: str | None = None, statuses: Collection[Status] = tuple(Status)
+    def messages(
+        self,
+        receiver: str | None = None,
+        statuses: Collection[MessageStatus] = tuple(MessageStatus),
     ) -> list[OutboxMessage]:
-        """Return the messages that are kept, the newest first."""
+        """Return the stored messages, newest first."""
         return [
-            row
-            for _, row in sorted(self.store.rows.items(), reverse=True)
-            if row.status in statuses and receiver in (None, row.receiver)
+            message
+            for _, message in sorted(self.store.messages.items(), reverse=True)
+            if message.status in statuses and receiver in (None, message.receiver)
         ]
 
-    def records(self, now: float) -> Iterator[MessageRecord]:
-        """Return an iterator over what became of each message, the newest first.
-
-        It depends on nothing that changes, and may be read in another thread.
-        """
-        rows = self.rows()
-        waits = {
-            name: (receiver.breaker.open, receiver.free_at(now))
-            for name, receiver in self.receivers.items()
-            if not receiver.disabled
-        }
-        return _records(rows, waits, now)
-
-    def receiver(self, name: str, kind: str, now: float) -> ReceiverRecord:
-        """Return how a receiver does, for people."""
-        state = self.receivers[name]
-        return ReceiverRecord(
-            name=name,
-            type=kind,
-            up=state.up,
-            waiting=self.store.depth(name),
-            dead=sum(row.receiver == name for row in self.store.dead()),
-            error=state.error,
-            disabled=state.disabled,
-            paused_until=state.paused_until if state.paused_until > now else None,
-            sent_at=state.sent_at,
-        )
-
-    def retry(self, row_id: str | None, now: float) -> int:
+    def retry(self, message_id: str | None, now: float) -> int:
         """Send a dead message again, or all of them; return how many.
 
-        A message about an alert that fires stays dead if its end was sent since: it
-        would open an incident for ever.
+        A trigger stays dead if a resolve was enqueued since: it would open an incident
+        that nothing closes.
         """
         renewed = 0
-        for row in self._dead(row_id):
-            receiver = self.receivers.get(row.receiver)
+        for message in self._dead(message_id):
+            receiver = self.receivers.get(message.receiver)
             obsolete = any(
-                self.store.episode(episode_of(row, entry.alert)).resolved
-                for entry in row.entries
+                self.store.episode(episode_key(message, entry.alert)).resolved
+                for entry in message.entries
                 if entry.kind in TRIGGERS
             )
             if receiver is None or obsolete:
                 continue
+            renewed += 1
             self._put(
                 replace(
-                    row,
-                    status=Status.PENDING,
+                    message,
+                    status=MessageStatus.PENDING,
                     not_before=now,
                     expires=now + receiver.policy.max_age,
                     settled=None,
@@ -411,54 +405,14 @@ class Outbox:
                     undelivered=False,
                 )
             )
-            renewed += 1
         return renewed
 
-    def purge(self, row_id: str | None = None) -> int:
-        """Forget a dead message, or all of them; return how many."""
-        dead = self._dead(row_id)
-        for row in dead:
-            self.store.delete(row.id)
+    def purge(self, message_id: str | None = None) -> int:
+        """Delete a dead message, or all of them; return how many."""
+        dead = self._dead(message_id)
+        for message in dead:
+            self.store.delete(message.id)
         return len(dead)
 
-    def measure(self, now: float) -> None:
-        """Bring the gauges up to date."""
-        oldest = 0.0
-        for name, receiver in self.receivers.items():
-            due = min((row.due for row in self.store.heads(name)), default=now)
-            oldest = max(oldest, now - due)
-            self.metrics.depth.labels(name).set(self.store.depth(name))
-            self.metrics.up.labels(name).set(receiver.up)
-        self.metrics.oldest.set(oldest)
-
-    def _dead(self, row_id: str | None) -> list[OutboxMessage]:
-        return [row for row in self.store.dead() if row_id in (None, row.id)]
-
-
-def _records(
-    rows: Sequence[OutboxMessage],
-    waits: Mapping[str, tuple[bool, float]],
-    now: float,
-) -> Iterator[MessageRecord]:
-    """Yield a record of each message.
-
-    Args:
-        rows: the newest first.
-        waits: by receiver, whether its circuit is open, and when it accepts a message.
-        now: Unix seconds.
-    """
-    heads: dict[tuple[str, str], OutboxMessage] = {}
-    pending = [row for row in rows if row.status is Status.PENDING]
-    for row in sorted(pending, key=lambda row: row.place):
-        heads.setdefault((row.receiver, row.stream), row)
-    for row in rows:
-        behind, next_attempt = "", None
-        if row.status is Status.PENDING:
-            head = heads[row.receiver, row.stream]
-            behind = head.id if head is not row else ""
-            if row.receiver in waits:
-                is_open, free_at = waits[row.receiver]
-                # An open circuit decides when failed messages are tried again.
-                own = now if is_open and row.attempts else row.not_before
-                next_attempt = max(own, free_at)
-        yield row.record(behind, next_attempt)
+    def _dead(self, message_id: str | None) -> list[OutboxMessage]:
+        return [m for m in self.store.dead() if message_id in (None, m.id)]

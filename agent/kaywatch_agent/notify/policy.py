@@ -1,4 +1,4 @@
-"""How messages to a receiver are put together and paced."""
+"""How messages to one receiver are grouped, limited and continued."""
 
 from __future__ import annotations
 
@@ -10,54 +10,54 @@ from kaywatch_agent.model.alerts import SEVERITIES, Severity
 from kaywatch_agent.rules.rule import Grouping
 from kaywatch_agent.units import parse_duration
 
-__all__ = ["FollowUp", "DEFAULT_RATE", "Policy", "Rate", "parse_rate"]
+__all__ = ["DEFAULT_RATE", "FollowUp", "Policy", "SendRate", "parse_rate"]
 
 FollowUp = Literal["post", "update", "thread"]
 
 
-class Rate(NamedTuple):
-    """So many messages in so many seconds; as many at once."""
+class SendRate(NamedTuple):
+    """At most `messages` in `seconds`; all of them may be sent at once."""
 
     messages: float
     seconds: float
 
 
-DEFAULT_RATE: Final = Rate(60, 60.0)
+DEFAULT_RATE: Final = SendRate(60, 60.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Policy(Grouping):
-    """What the outbox knows of a receiver.
+    """What the outbox knows about a receiver.
 
     Attributes:
-        grouped: whether alerts of one group share a message; else each has its own.
-        max_alerts: how many alerts a message shows; the others are counted.
+        grouped: whether the alerts of a group share a message.
+        max_alerts: how many alerts a message shows; the others are only counted.
         max_age: seconds after which an undelivered message is given up.
-        rate: how fast messages may go.
-        min_severity: triggers below it are not sent; resolves always are.
-        fallback: who is told instead when this one can't be; empty for nobody.
-        follow_up: whether what follows on a message is a message of its own, takes its
-            place, or is an answer to it.
+        rate: the highest rate of messages.
+        min_severity: less severe alerts are not sent; resolves always are.
+        fallback: the receiver to notify when this one cannot be reached; may be empty.
+        follow_up: whether a later message about an alert is a new message, updates the
+            first one, or replies to it.
     """
 
     grouped: bool = True
     max_alerts: int = 10
     max_age: float = 86_400.0
-    rate: Rate = DEFAULT_RATE
+    rate: SendRate = DEFAULT_RATE
     min_severity: Severity = "info"
     fallback: str = ""
     follow_up: FollowUp = "post"
 
-    def wants(self, severity: Severity) -> bool:
-        """Whether a trigger of this severity is sent."""
+    def accepts(self, severity: Severity) -> bool:
+        """Return whether a firing alert of this severity is sent."""
         return SEVERITIES.index(severity) >= SEVERITIES.index(self.min_severity)
 
 
-def parse_rate(text: str) -> Rate:
-    """Return the rate that a text such as `60/m` or `5/10s` is.
+def parse_rate(text: str) -> SendRate:
+    """Return a rate from a text such as `60/m` or `5/10s`.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text is not a rate.
     """
     messages, _, per = text.replace(" ", "").partition("/")
     try:
@@ -69,4 +69,4 @@ def parse_rate(text: str) -> Rate:
             f'invalid rate "{text[:80]}": expected a number of messages per time, such'
             ' as "60/m" or "1/s"'
         )
-    return Rate(int(messages), seconds)
+    return SendRate(int(messages), seconds)

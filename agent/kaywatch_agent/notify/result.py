@@ -1,14 +1,14 @@
-"""The result of an attempt, and what the usual answers mean.
+"""The result of a delivery attempt, and the meaning of HTTP statuses.
 
-| status            | result                                         |
-|-------------------|------------------------------------------------|
-| 2xx               | sent                                           |
-| 3xx               | dead: a redirect is never followed             |
-| 408, 425, 5xx     | retry                                          |
-| 429               | retry, and nothing else to this receiver before |
-| 410               | dead; for a webhook gone: disabled until a reload |
-| 400, other 4xx    | dead                                           |
-| no answer         | retry                                          |
+| status            | result                                                     |
+|-------------------|------------------------------------------------------------|
+| 2xx               | sent                                                       |
+| 3xx               | dead: redirects are not followed                           |
+| 408, 425, 5xx     | retry                                                      |
+| 429               | retry; no other message to the receiver before             |
+| 410               | dead; a webhook is gone, and disabled until a reload       |
+| 400, other 4xx    | dead                                                       |
+| no response       | retry                                                      |
 """
 
 from __future__ import annotations
@@ -23,45 +23,45 @@ from typing import Final
 
 __all__ = [
     "MAX_RETRY_AFTER",
-    "Outcome",
+    "DeliveryOutcome",
     "DeliveryResult",
     "judge_status",
-    "no_answer",
+    "no_response",
     "retry_after",
     "sent",
 ]
 
-MAX_RETRY_AFTER: Final = 3600.0  # seconds; what is beyond is a mistake or an attack
-MAX_ERROR: Final = 300  # characters of an answer that are kept
+MAX_RETRY_AFTER: Final = 3600.0  # seconds; more is a mistake or an attack
+MAX_ERROR: Final = 300  # characters of a response that are kept
 
-_LATER: Final = frozenset({408, 425})
+_RETRIED: Final = frozenset({408, 425})
 
 
-class Outcome(StrEnum):
-    """What becomes of a message after an attempt."""
+class DeliveryOutcome(StrEnum):
+    """What happens to a message after an attempt."""
 
     SENT = "sent"
     RETRY = "retry"
-    DEAD = "dead"  # this message will never be taken
-    GONE = "gone"  # this receiver wants no more messages
+    DEAD = "dead"  # the receiver will never accept this message
+    GONE = "gone"  # the receiver accepts no messages any more
 
 
 @dataclass(frozen=True)
 class DeliveryResult:
-    """What an attempt led to.
+    """The result of an attempt.
 
     Attributes:
-        outcome: what becomes of the message.
-        code: the HTTP status; 0 when there was no answer.
+        outcome: what happens to the message.
+        code: the HTTP status; 0 for no response.
         error: what was wrong, without any secret.
-        after: seconds that the receiver asks to wait; None when it doesn't say.
-        pause: whether it takes no other message before that either.
-        undelivered: whether the receiver certainly did not take the message.
-        misconfigured: whether the receiver can't work as it is configured.
-        ref: its id of the message, for those that continue it.
+        after: seconds to wait, as the receiver requests; None if it does not.
+        pause: whether the receiver accepts no other message before that either.
+        undelivered: whether the receiver certainly did not accept the message.
+        misconfigured: whether the receiver cannot work as it is configured.
+        ref: the receiver's id of the message, for those that continue it.
     """
 
-    outcome: Outcome
+    outcome: DeliveryOutcome
     code: int = 0
     error: str = ""
     after: float | None = None
@@ -73,12 +73,12 @@ class DeliveryResult:
 
 def sent(code: int = 200, ref: str = "") -> DeliveryResult:
     """Return the result of an attempt that succeeded."""
-    return DeliveryResult(Outcome.SENT, code, ref=ref)
+    return DeliveryResult(DeliveryOutcome.SENT, code, ref=ref)
 
 
-def no_answer(error: str) -> DeliveryResult:
-    """Return the result of an attempt without an answer: it may have succeeded."""
-    return DeliveryResult(Outcome.RETRY, 0, error)
+def no_response(error: str, *, undelivered: bool = False) -> DeliveryResult:
+    """Return the result of an attempt without a response; it may have succeeded."""
+    return DeliveryResult(DeliveryOutcome.RETRY, 0, error, undelivered=undelivered)
 
 
 def judge_status(
@@ -87,46 +87,46 @@ def judge_status(
     error: str,
     now: float,
     *,
-    gone: Outcome = Outcome.DEAD,
+    gone: DeliveryOutcome = DeliveryOutcome.DEAD,
 ) -> DeliveryResult:
-    """Return what an answer means by its status; see the module's table.
+    """Return what an HTTP status means; see the module's table.
 
     Args:
         status: the HTTP status.
-        headers: by name in any case.
+        headers: of the response; their names may have any case.
         error: what the body says.
         now: Unix seconds, for a Retry-After that is a date.
-        gone: what 410 leads to: Standard Webhooks has it end a subscription.
+        gone: the outcome of 410, which ends a subscription in Standard Webhooks.
     """
-    text = f"HTTP {status}: {error}"[:MAX_ERROR] if error else f"HTTP {status}"
     if 200 <= status < 300:
         return sent(status)
     if 300 <= status < 400:
+        error = "redirects are not followed"
+    text = f"HTTP {status}: {error}"[:MAX_ERROR] if error else f"HTTP {status}"
+    if status >= 500 or status in (429, *_RETRIED):
+        limited = status == 429
         return DeliveryResult(
-            Outcome.DEAD, status, f"HTTP {status}: redirects are not followed"
+            DeliveryOutcome.RETRY,
+            status,
+            text,
+            after=retry_after(headers, now),
+            pause=limited,
+            undelivered=limited,
         )
-    if status == 429:
-        after = retry_after(headers, now)
-        return DeliveryResult(
-            Outcome.RETRY, status, text, after=after, pause=True, undelivered=True
-        )
-    if status >= 500 or status in _LATER:
-        return DeliveryResult(
-            Outcome.RETRY, status, text, after=retry_after(headers, now)
-        )
-    if status == 410:
-        return DeliveryResult(gone, status, text, undelivered=True, misconfigured=True)
-    misconfigured = status in (401, 403, 404)
     return DeliveryResult(
-        Outcome.DEAD, status, text, undelivered=True, misconfigured=misconfigured
+        gone if status == 410 else DeliveryOutcome.DEAD,
+        status,
+        text,
+        undelivered=status >= 400,
+        misconfigured=status in (401, 403, 404, 410),
     )
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
-    """Return the seconds to wait that an answer asks for, at most an hour.
+    """Return the seconds that a Retry-After header asks to wait, at most an hour.
 
-    None when it doesn't say, or nothing that makes sense; RFC 9110, section 10.2.3:
-    seconds or an HTTP date. Seconds with a fraction are sent, too.
+    None if there is none, or it is not valid. RFC 9110, section 10.2.3: seconds or an
+    HTTP date. Some servers send fractions of seconds.
     """
     text = next((v for k, v in headers.items() if k.lower() == "retry-after"), "")
     text = text.strip()[:100]

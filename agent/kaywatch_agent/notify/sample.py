@@ -1,4 +1,4 @@
-"""An alert that never was: for test messages, and for the examples of the docs."""
+"""A sample alert, for test messages and for the examples of the documentation."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from kaywatch_agent.model.alerts import AlertDetails, Evidence, dedup_key, finge
 __all__ = ["ended", "sample"]
 
 _LABELS: Final = {"graph": "checkout", "node": "pay"}
-_WHERE: Final = "checkout / pay"
+_LOCATION: Final = "checkout / pay"
 _RULE: Final = "node-success-rate"
 
 
 def sample(now: float, *, host: str = "", namespace: str = "") -> AlertDetails:
-    """Return an alert that fired a moment ago.
+    """Return an alert that fires since `now`.
 
     Args:
         now: Unix seconds.
         host: where the agent runs.
-        namespace: keeps the tests of one agent apart from another's.
+        namespace: distinguishes the tests of different agents.
     """
     return AlertDetails(
         id=fingerprint({**_LABELS, "alertname": _RULE}),
@@ -43,7 +43,8 @@ def sample(now: float, *, host: str = "", namespace: str = "") -> AlertDetails:
         fired=now,
         worst=0.8424,
         worst_at=now,
-        summary=f"{_WHERE}: success rate 84.2 %, below 95.0 % (32 of 203 failed in 5m)",
+        summary=f"{_LOCATION}: success rate 84.2 %, below 95.0 %"
+        " (32 of 203 failed in 5m)",
         error_classes=(("TimeoutError", 21), ("ValueError", 9), ("KeyError", 2)),
         transition="pay -> retry: 41%, usually 3%",
         history=(0.99, 0.98, 0.99, None, 0.97, 0.93, 0.88, 0.8424),
@@ -64,7 +65,7 @@ def sample(now: float, *, host: str = "", namespace: str = "") -> AlertDetails:
 
 
 def ended(alert: AlertDetails, now: float) -> AlertDetails:
-    """Return an alert as it is when it has ended."""
+    """Return the sample alert as resolved at `now`."""
     return msgspec.structs.replace(
         alert,
         resolved=True,
@@ -74,5 +75,6 @@ def ended(alert: AlertDetails, now: float) -> AlertDetails:
         worst=0.612,
         worst_at=alert.fired + 60,
         errors=3,
-        summary=f"{_WHERE}: success rate 98.5 %, limit 95.0 % (3 of 203 failed in 5m)",
+        summary=f"{_LOCATION}: success rate 98.5 %, limit 95.0 %"
+        " (3 of 203 failed in 5m)",
     )

@@ -1,37 +1,40 @@
-"""A secret of the configuration: where it is, and what it is when it is needed."""
+"""Secrets of the configuration: where each is stored, and how it is read."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 from kaywatch_agent.errors import ConfigError
+from kaywatch_agent.settings.reader import Problems, section
 
-__all__ = ["Secret", "secret"]
+__all__ = ["SOURCES", "Secret", "secret_names", "section_with_secrets"]
 
 MAX_BYTES: Final = 65_536
 
-# How a secret can be given, by the ending of its key; see systemd.exec(5) for the last.
+# The suffix of a secret's key says where the secret is stored: in the configuration
+# itself, a file, an environment variable, or a systemd credential (systemd.exec(5)).
 SOURCES: Final = ("", "_file", "_env", "_credential")
 
+_Section = TypeVar("_Section")
 
-class Secret:
-    """Reads its value anew at each use, so that a rotated file needs no reload."""
 
-    def __init__(self, key: str, source: str, where: str) -> None:
-        """Read nothing yet.
+class Secret(NamedTuple):
+    """A secret, read anew at each use: a rotated file needs no reload.
 
-        Args:
-            key: the path of the key that gave it, for complaints.
-            source: one of SOURCES.
-            where: the file, the variable, the credential's name, or the secret itself.
-        """
-        self.key = key
-        self.inline = source == ""
-        self._source = source
-        self._where = where
+    Attributes:
+        key: the path of the key that sets it, for error messages.
+        source: one of SOURCES.
+        location: the file, variable or credential name; or the secret itself.
+    """
+
+    key: str
+    source: str
+    location: str
 
     def __repr__(self) -> str:
         return f"<secret {self.key}>"
@@ -40,62 +43,99 @@ class Secret:
         """Return the secret.
 
         Raises:
-            ConfigError: it is not where it should be; names the key, not the secret.
+            ConfigError: it cannot be read; names the key, never the secret.
         """
-        if self.inline:
-            return self._where
-        found = self._environment() if self._source == "_env" else self._file()
-        if not found:
-            raise ConfigError(self.key, "it is empty")
-        return found
+        if not self.source:
+            return self.location
+        value = self._variable() if self.source == "_env" else self._file()
+        if not value:
+            raise ConfigError(self.key, "the secret is empty")
+        return value
 
-    def _environment(self) -> str:
+    def _variable(self) -> str:
         try:
-            return os.environ[self._where].strip()
+            return os.environ[self.location].strip()
         except KeyError:
-            raise ConfigError(self.key, f"{self._where} is not set") from None
+            message = f"the environment variable {self.location} is not set"
+            raise ConfigError(self.key, message) from None
 
     def _file(self) -> str:
-        path = Path(self._where)
-        if self._source == "_credential":
+        path = Path(self.location)
+        if self.source == "_credential":
             folder = os.environ.get("CREDENTIALS_DIRECTORY")
             if folder is None:
                 raise ConfigError(
-                    self.key, "no CREDENTIALS_DIRECTORY; is LoadCredential= set?"
+                    self.key,
+                    "CREDENTIALS_DIRECTORY is not set; add LoadCredential= to the unit",
                 )
-            path = _credential(Path(folder), self._where)
+            path = _credential(Path(folder), self.location)
         try:
             with path.open("rb") as file:
                 return file.read(MAX_BYTES).decode().strip()
         except UnicodeDecodeError:
-            raise ConfigError(self.key, f"{path} is no text") from None
+            raise ConfigError(self.key, f"{path} is not UTF-8 text") from None
         except OSError as error:
-            text = error.strerror or "unreadable"
-            raise ConfigError(self.key, f"can't read {path}: {text.lower()}") from None
+            reason = (error.strerror or "unreadable").lower()
+            raise ConfigError(self.key, f"cannot read {path}: {reason}") from None
 
 
 def _credential(folder: Path, name: str) -> Path:
-    """Return a credential's file: its own, or that of the folder our unit loads."""
-    loaded = folder / f"kaywatch_{name}"  # LoadCredential=kaywatch:FOLDER
-    return loaded if loaded.exists() else folder / name
+    """Return the path of a credential, whether loaded alone or with a folder."""
+    # systemd prefixes the files of a folder: LoadCredential=kaywatch:FOLDER, as in the
+    # unit that kaywatch installs.
+    prefixed = folder / f"kaywatch_{name}"
+    return prefixed if prefixed.exists() else folder / name
 
 
-def secret(path: str, name: str, fields: Mapping[str, str]) -> Secret | None:
-    """Return the secret that a section gives in one of four ways; None for none.
+def secret_names(kind: type[Any]) -> dict[str, bool]:
+    """Return the names of a section's secrets, and whether each is required."""
+    hints = typing.get_type_hints(kind)
+    return {
+        field.name: hints[field.name] is Secret
+        for field in dataclasses.fields(kind)
+        if Secret in (hints[field.name], *typing.get_args(hints[field.name]))
+    }
+
+
+def section_with_secrets(
+    kind: type[_Section], table: Mapping[str, Any], path: str
+) -> _Section:
+    """Return a dataclass filled from a table; see `settings.reader.section`.
 
     Args:
-        path: what its keys begin with in a complaint, such as `receiver.ops.`.
-        name: the secret's, such as `webhook_url`.
-        fields: the section's values by key.
+        kind: the dataclass; its fields of type `Secret` have a key for each source.
+        table: the values.
+        path: where the table is in the file, such as `receiver.ops`.
 
     Raises:
-        ConfigError: it is given twice.
+        ConfigError: all errors, each with its key.
     """
-    given = [s for s in SOURCES if fields.get(name + s)]
-    if len(given) > 1:
-        keys = " and ".join(name + source for source in given)
-        raise ConfigError(f"{path}{name}{given[1]}", f"{keys}: give one of them")
-    if not given:
+    names = secret_names(cast("type[Any]", kind))
+    keys = [name + source for name in names for source in SOURCES]
+    values = {key: value for key, value in table.items() if key not in keys}
+    problems = Problems()
+    for name, required in names.items():
+        with problems.caught():
+            secret = _find_secret(name, table, path)
+            if secret is not None:
+                values[name] = secret
+            elif required:
+                others = ", ".join(name + source for source in SOURCES[1:])
+                raise ConfigError(f"{path}.{name}", f"missing; set one of {others}")
+    problems.check()
+    return section(kind, values, path, keys)
+
+
+def _find_secret(name: str, table: Mapping[str, Any], path: str) -> Secret | None:
+    present = [source for source in SOURCES if table.get(name + source)]
+    for source in present:
+        if not isinstance(table[name + source], str):
+            # Without the value: it may be a secret that lacks its quotes.
+            raise ConfigError(f"{path}.{name}{source}", "expected a string")
+    if len(present) > 1:
+        keys = " and ".join(name + source for source in present)
+        raise ConfigError(f"{path}.{name}{present[1]}", f"{keys}: set only one")
+    if not present:
         return None
-    key = name + given[0]
-    return Secret(f"{path}{key}", given[0], fields[key])
+    (source,) = present
+    return Secret(f"{path}.{name}{source}", source, table[name + source])

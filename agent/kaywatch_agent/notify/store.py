@@ -1,8 +1,8 @@
-"""The outbox's table: its rows, indexes derived from them, and which are durable.
+"""The outbox's messages, the indexes derived from them, and their durability.
 
-A message may be sent only once its content was committed, so that a crash before the
-commit sends nothing, and a crash after it sends it again under the same id. What
-happens to it later (attempts, errors) is committed too, and delays nothing.
+A message may be sent only after its content was committed: a crash before the commit
+sends nothing, and a crash after it sends the message again under the same id. Later
+changes (attempts, errors) are committed as well, and delay nothing.
 """
 
 from __future__ import annotations
@@ -14,247 +14,255 @@ from typing import Final
 
 import msgspec
 
-from kaywatch_agent.model.alerts import NotificationKind
+from kaywatch_agent.model.alerts import MessageStatus, NotificationKind
 from kaywatch_agent.notify.message import (
-    Episode,
+    EpisodeKey,
     MessageEntry,
     OutboxMessage,
-    Status,
-    episode_of,
+    episode_key,
 )
 
 __all__ = ["DEAD_KEPT", "DONE_KEPT", "EpisodeIndex", "OutboxStore"]
 
-# Some 2 KB each. Sent messages are kept to show what happened, and to be continued;
-# dead ones until somebody retries or purges them.
-DONE_KEPT: Final = 500  # for each receiver
-DEAD_KEPT: Final = 1_000  # in all
-_DEAD: Final = ""  # their key among the ended ones: no receiver has this name
+# About 2 KB each. Messages that were sent or superseded are kept to show what happened,
+# and to be continued; dead ones until they are retried or purged.
+DONE_KEPT: Final = 500  # per receiver
+DEAD_KEPT: Final = 1_000  # in total
 
 # Times of the last message, kept to space out the messages of a group.
 STREAMS_KEPT: Final = 8_000
 
+_Ids = dict[str, None]  # an ordered set
+
 
 @dataclass
 class EpisodeIndex:
-    """What the rows say about one episode to one receiver.
+    """What the messages say about one episode of an alert, for one receiver.
 
     Attributes:
-        waiting: the id of the pending message that reports it as firing.
+        pending: the id of the pending message that reports it as firing.
         first: the id of the first message about it.
         resolved: whether a message reports its end.
         failed_over: whether the receiver's fallback was notified of it, too.
     """
 
-    waiting: str = ""
+    pending: str = ""
     first: str = ""
     resolved: bool = False
     failed_over: bool = False
 
 
 class OutboxStore:
-    """All messages, by id. `put` and `delete` keep every index.
+    """All messages by id; `put` and `delete` update every index.
 
     Attributes:
-        rows: the messages, by id.
-        last_due: by receiver and stream, when the last message was to be sent.
+        messages: the messages by id.
+        last_due: when the last message of a receiver and stream was due.
     """
 
     def __init__(self) -> None:
-        self.rows: dict[str, OutboxMessage] = {}
+        self.messages: dict[str, OutboxMessage] = {}
         self.last_due: dict[tuple[str, str], float] = {}
-        self._episodes: dict[Episode, EpisodeIndex] = defaultdict(EpisodeIndex)
-        # Ids by receiver: the pending ones, also by stream in their order; and those
-        # that ended, the dead ones on their own.
-        self._pending: dict[str, dict[str, None]] = defaultdict(dict)
-        self._streams: dict[str, dict[str, dict[str, None]]] = defaultdict(dict)
-        self._ended: dict[str, dict[str, None]] = defaultdict(dict)
-        # Ids of rows that changed since the last commit began; and of those whose
-        # content is not durable yet.
-        self._dirty: dict[str, None] = {}
-        self._unsealed: set[str] = set()
+        self._episodes: dict[EpisodeKey, EpisodeIndex] = defaultdict(EpisodeIndex)
+        # Each message is in one of these three, by its status.
+        self._pending: dict[str, _Ids] = defaultdict(dict)  # by receiver
+        self._done: dict[str, _Ids] = defaultdict(dict)  # by receiver
+        self._dead: _Ids = {}
+        # Pending messages by receiver and stream, in the order in which they are sent.
+        self._streams: dict[str, dict[str, _Ids]] = defaultdict(dict)
+        # Messages that changed since the last commit began, and messages whose content
+        # is not durable yet.
+        self._dirty: _Ids = {}
+        self._not_durable: set[str] = set()
 
     def restore(self, documents: Mapping[str, bytes], now: float) -> None:
-        """Take what was committed before a restart; a broken document is left out.
+        """Load what was committed before a restart; skip damaged documents.
 
-        A message that may have been in flight then counts as possibly delivered.
+        A message that may have been in flight then may have been delivered.
         """
-        for row_id in sorted(documents):
+        for message_id in sorted(documents):
             try:
-                row = msgspec.json.decode(documents[row_id], type=OutboxMessage)
+                message = msgspec.json.decode(documents[message_id], type=OutboxMessage)
             except (msgspec.DecodeError, ValueError):
                 continue
-            if row.attempts or not row.created <= now < row.not_before:
-                row = msgspec.structs.replace(row, undelivered=False)
-            self.put(row)
+            if message.attempts or not message.created <= now < message.not_before:
+                message = msgspec.structs.replace(message, undelivered=False)
+            self.put(message)
         self._dirty.clear()
-        self._unsealed.clear()
+        self._not_durable.clear()
 
     # -- changes ---------------------------------------------------------------------
 
-    def put(self, row: OutboxMessage) -> None:
+    def put(self, message: OutboxMessage) -> None:
         """Add a message, or replace the one with its id."""
-        before = self.rows.get(row.id)
-        self.rows[row.id] = row
-        self._dirty[row.id] = None
-        known: tuple[MessageEntry, ...] = ()
+        before = self.messages.get(message.id)
+        self.messages[message.id] = message
+        self._dirty[message.id] = None
+        indexed: tuple[MessageEntry, ...] = ()
         if before is None:
-            self._enter(row)
-            self._remember_due(row)
-        elif before.status is not row.status:
-            self._leave(before)
-            self._enter(row)
-        elif before.failed_over is row.failed_over:
-            known = before.entries
-        self._index(row, known)
-        changed = before is None or before.entries is not row.entries
-        if changed and row.status is Status.PENDING:
-            self._unsealed.add(row.id)
-        self._bound(row.receiver)
+            self._add(message)
+            self._remember_due(message)
+        elif before.status is not message.status:
+            self._remove(before)
+            self._add(message)
+        elif before.failed_over is message.failed_over:
+            indexed = before.entries
+        self._index(message, indexed)
+        changed = before is None or before.entries is not message.entries
+        if changed and message.status is MessageStatus.PENDING:
+            self._not_durable.add(message.id)
+        self._delete_oldest(self._done[message.receiver], DONE_KEPT)
+        self._delete_oldest(self._dead, DEAD_KEPT)
 
-    def delete(self, row_id: str) -> None:
-        """Forget a message."""
-        row = self.rows.pop(row_id)
-        self._leave(row)
-        self._dirty[row_id] = None
-        self._unsealed.discard(row_id)
-        for episode in {episode_of(row, entry.alert) for entry in row.entries}:
-            index = self._episodes.get(episode)
-            if index is not None and index.first in ("", row_id):
-                del self._episodes[episode]
-                if index.waiting:
-                    self._episodes[episode].waiting = index.waiting
+    def delete(self, message_id: str) -> None:
+        """Delete a message."""
+        message = self.messages.pop(message_id)
+        self._remove(message)
+        self._dirty[message_id] = None
+        self._not_durable.discard(message_id)
+        for key in {episode_key(message, entry.alert) for entry in message.entries}:
+            index = self._episodes.get(key)
+            if index is not None and index.first in ("", message_id):
+                del self._episodes[key]
+                if index.pending:
+                    self._episodes[key].pending = index.pending
 
     # -- durability ------------------------------------------------------------------
 
     def changes(self, full: bool = False) -> dict[str, bytes | None]:
-        """Return the documents that changed since the last call; None for deleted.
+        """Return the documents that changed since the last call; None for deleted ones.
 
-        Only while no other commit is under way.
+        Call it only while no other commit is in progress.
         """
-        ids = {**self._dirty, **dict.fromkeys(self.rows)} if full else self._dirty
-        found: dict[str, bytes | None] = {}
-        for row_id in ids:
-            row = self.rows.get(row_id)
-            found[row_id] = None if row is None else msgspec.json.encode(row)
+        ids = {**self._dirty, **dict.fromkeys(self.messages)} if full else self._dirty
+        documents: dict[str, bytes | None] = {}
+        for message_id in ids:
+            message = self.messages.get(message_id)
+            documents[message_id] = msgspec.json.encode(message) if message else None
         self._dirty.clear()
-        return found
+        return documents
 
     def committed(self, ids: Iterable[str]) -> set[str]:
-        """Mark documents as durable; return the receivers that have new work."""
-        durable = [r for r in ids if r in self._unsealed and r not in self._dirty]
-        self._unsealed.difference_update(durable)
-        return {self.rows[row_id].receiver for row_id in durable}
+        """Mark documents as durable; return the receivers with new messages."""
+        # One that changed since the commit began is durable after the next commit.
+        durable = [
+            id_ for id_ in ids if id_ in self._not_durable and id_ not in self._dirty
+        ]
+        self._not_durable.difference_update(durable)
+        return {self.messages[message_id].receiver for message_id in durable}
 
     def refused(self, ids: Iterable[str]) -> None:
-        """Make documents changes again that a commit failed to write."""
+        """Mark documents as changed again, after a commit that failed."""
         self._dirty.update(dict.fromkeys(ids))
 
     def release(self) -> set[str]:
-        """Let all messages be sent though they are not durable; return who has some."""
-        woken = {self.rows[row_id].receiver for row_id in self._unsealed}
-        self._unsealed.clear()
-        return woken
+        """Allow all messages to be sent although they are not durable.
+
+        Returns:
+            The receivers of these messages.
+        """
+        receivers = {self.messages[id_].receiver for id_ in self._not_durable}
+        self._not_durable.clear()
+        return receivers
 
     # -- queries ---------------------------------------------------------------------
 
-    def sealed(self, row: OutboxMessage) -> bool:
-        """Return whether a message's content is durable."""
-        return row.id not in self._unsealed
+    def is_durable(self, message: OutboxMessage) -> bool:
+        """Return whether a message's content was committed, or released."""
+        return message.id not in self._not_durable
 
-    def episode(self, episode: Episode) -> EpisodeIndex:
-        """Return what the rows say about an episode, to be read only."""
-        return self._episodes.get(episode) or EpisodeIndex()
+    def episode(self, key: EpisodeKey) -> EpisodeIndex:
+        """Return what the messages say about an episode; the caller only reads it."""
+        return self._episodes.get(key) or EpisodeIndex()
 
-    def heads(self, receiver: str) -> Iterator[OutboxMessage]:
+    def stream_heads(self, receiver: str) -> Iterator[OutboxMessage]:
         """Yield the first pending message of each of a receiver's streams."""
-        for stream in self._streams[receiver].values():
-            yield self.rows[next(iter(stream))]
+        for ids in self._streams[receiver].values():
+            yield self.messages[next(iter(ids))]
 
     def pending(self, receiver: str) -> list[OutboxMessage]:
-        """Return the pending messages of a receiver by id."""
-        return [self.rows[row_id] for row_id in sorted(self._pending[receiver])]
+        """Return a receiver's pending messages, ordered by id."""
+        return [self.messages[id_] for id_ in sorted(self._pending[receiver])]
 
     def depth(self, receiver: str) -> int:
-        """Return how many messages of a receiver are pending."""
+        """Return the number of a receiver's pending messages."""
         return len(self._pending[receiver])
 
     def last(self, receiver: str, stream: str) -> OutboxMessage | None:
         """Return the last pending message of a stream."""
         ids = self._streams[receiver].get(stream)
-        return self.rows[next(reversed(ids))] if ids else None
+        return self.messages[next(reversed(ids))] if ids else None
 
     def dead(self) -> list[OutboxMessage]:
-        """Return the dead messages by id."""
-        return [self.rows[row_id] for row_id in sorted(self._ended[_DEAD])]
+        """Return the dead messages, ordered by id."""
+        return [self.messages[message_id] for message_id in sorted(self._dead)]
 
     # -- inside ----------------------------------------------------------------------
 
-    def _enter(self, row: OutboxMessage) -> None:
-        """Add a message to the list of its status."""
-        if row.status is not Status.PENDING:
-            key = _DEAD if row.status is Status.DEAD else row.receiver
-            self._ended[key][row.id] = None
-            return
-        self._pending[row.receiver][row.id] = None
-        streams = self._streams[row.receiver]
-        stream = streams.setdefault(row.stream, {})
-        last = next(reversed(stream), None)
-        stream[row.id] = None
-        if last is not None and row.place < self.rows[last].place:
-            ordered = sorted(stream, key=lambda row_id: self.rows[row_id].place)
-            streams[row.stream] = dict.fromkeys(ordered)
+    def _ids(self, message: OutboxMessage) -> _Ids:
+        """Return the ids of messages with the same status."""
+        if message.status is MessageStatus.DEAD:
+            return self._dead
+        pending = message.status is MessageStatus.PENDING
+        return (self._pending if pending else self._done)[message.receiver]
 
-    def _leave(self, row: OutboxMessage) -> None:
-        """Take a message from the list of its status."""
-        if row.status is not Status.PENDING:
-            self._ended[_DEAD].pop(row.id, None)
-            self._ended[row.receiver].pop(row.id, None)
+    def _add(self, message: OutboxMessage) -> None:
+        """Add a message to the index of its status, and a pending one to its stream."""
+        self._ids(message)[message.id] = None
+        if message.status is not MessageStatus.PENDING:
             return
-        del self._pending[row.receiver][row.id]
-        streams = self._streams[row.receiver]
-        del streams[row.stream][row.id]
-        if not streams[row.stream]:
-            del streams[row.stream]
-        for entry in row.entries:
-            index = self._episodes.get(episode_of(row, entry.alert))
-            if index is not None and index.waiting == row.id:
-                index.waiting = ""
+        streams = self._streams[message.receiver]
+        ids = streams.setdefault(message.stream, {})
+        last = next(reversed(ids), None)
+        ids[message.id] = None
+        if last is not None and message.position < self.messages[last].position:
+            ordered = sorted(ids, key=lambda id_: self.messages[id_].position)
+            streams[message.stream] = dict.fromkeys(ordered)
 
-    def _remember_due(self, row: OutboxMessage) -> None:
-        """Let the next message of its group wait for the group's interval."""
-        if row.thread_root or row.replaces:
+    def _remove(self, message: OutboxMessage) -> None:
+        """Remove a message from the index of its status, and from its stream."""
+        del self._ids(message)[message.id]
+        if message.status is not MessageStatus.PENDING:
             return
-        # The latest comes last: the first is the one to forget.
-        self.last_due.pop((row.receiver, row.stream), None)
-        self.last_due[row.receiver, row.stream] = row.due
+        streams = self._streams[message.receiver]
+        del streams[message.stream][message.id]
+        if not streams[message.stream]:
+            del streams[message.stream]
+        for entry in message.entries:
+            index = self._episodes.get(episode_key(message, entry.alert))
+            if index is not None and index.pending == message.id:
+                index.pending = ""
+
+    def _remember_due(self, message: OutboxMessage) -> None:
+        """Remember when a message is due: the group's next one keeps its distance."""
+        if message.thread_root or message.replaces:
+            return
+        # Ordered by time of the last change, so that the first is the oldest.
+        self.last_due.pop((message.receiver, message.stream), None)
+        self.last_due[message.receiver, message.stream] = message.due
         if len(self.last_due) > STREAMS_KEPT:
             del self.last_due[next(iter(self.last_due))]
 
-    def _index(self, row: OutboxMessage, known: tuple[MessageEntry, ...]) -> None:
-        """Index the entries of a message that differ from those known already."""
-        pending = row.status is Status.PENDING
-        superseded = row.status is Status.SUPERSEDED
-        for n, entry in enumerate(row.entries):
-            if entry.kind is NotificationKind.TEST or (
-                n < len(known) and known[n] is entry
-            ):
+    def _index(self, message: OutboxMessage, indexed: tuple[MessageEntry, ...]) -> None:
+        """Index the entries of a message, except those that are indexed already."""
+        superseded = message.status is MessageStatus.SUPERSEDED
+        for n, entry in enumerate(message.entries):
+            known = n < len(indexed) and indexed[n] is entry
+            if known or entry.kind is NotificationKind.TEST:
                 continue
-            index = self._episodes[episode_of(row, entry.alert)]
+            index = self._episodes[episode_key(message, entry.alert)]
             if entry.kind is NotificationKind.RESOLVED:
                 index.resolved = True
-                if index.waiting == row.id:
-                    index.waiting = ""
-            elif pending:
-                index.waiting = row.id
-            if superseded and index.first == row.id:
+                if index.pending == message.id:
+                    index.pending = ""
+            elif message.status is MessageStatus.PENDING:
+                index.pending = message.id
+            if superseded and index.first == message.id:
                 index.first = ""
-            elif not superseded and not row.thread_root:
-                index.first = index.first or row.id
-            index.failed_over |= row.failed_over
+            elif not superseded and not message.thread_root:
+                index.first = index.first or message.id
+            index.failed_over |= message.failed_over
 
-    def _bound(self, receiver: str) -> None:
-        """Delete the oldest of the ended messages that are too many."""
-        for key, limit in ((receiver, DONE_KEPT), (_DEAD, DEAD_KEPT)):
-            while len(self._ended[key]) > limit:
-                self.delete(next(iter(self._ended[key])))
+    def _delete_oldest(self, ids: _Ids, kept: int) -> None:
+        while len(ids) > kept:
+            self.delete(next(iter(ids)))

@@ -1,4 +1,4 @@
-"""Carries messages from the outbox to receivers: a worker for each, so none waits."""
+"""Sends messages from the outbox: one worker for each receiver, so that none waits."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import structlog
 
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.model.alerts import Notification
-from kaywatch_agent.notify.http import NoAnswer
+from kaywatch_agent.notify.http import NoResponse
 from kaywatch_agent.notify.outbox import Outbox
-from kaywatch_agent.notify.result import DeliveryResult, Outcome, no_answer
+from kaywatch_agent.notify.result import DeliveryOutcome, DeliveryResult, no_response
 
 __all__ = ["Receiver", "Workers", "attempt"]
 
-# Ends what a request's own timeouts do not.
+# Ends an attempt whose own timeouts failed.
 ATTEMPT_SECONDS: Final = 40.0
 STOP_SECONDS: Final = 3.0
 
-# The wall clock may jump: a worker that waits looks again.
-LONGEST_WAIT: Final = 30.0
-MISTAKE_SECONDS: Final = 1.0
+# The wall clock may jump, so a waiting worker checks again after this time.
+MAX_WAIT: Final = 30.0
+BUG_SECONDS: Final = 1.0  # between attempts after a bug of kaywatch
 
-# The end of a shorter outage is logged for debugging only, unless the circuit opened:
-# some receivers fail now and then, and the messages are tried again.
+# The end of a shorter outage is logged at debug level, unless the circuit opened: some
+# receivers fail now and then, and their messages are retried.
 OUTAGE_SECONDS: Final = 60.0
 
 log = structlog.get_logger("kaywatch.notify")
@@ -36,45 +36,43 @@ class Receiver(Protocol):
     """A destination of messages."""
 
     def render(self, notification: Notification, now: float) -> Any:
-        """Return what is sent, as JSON has it, without reading or showing a secret."""
+        """Return the body as a JSON value, without reading or showing a secret."""
 
     async def send(self, notification: Notification, now: float) -> DeliveryResult:
-        """Try once.
+        """Make one attempt.
 
         Raises:
-            NoAnswer: nothing came back in time.
-            ConfigError: a secret can't be read.
+            NoResponse: there was none in time.
+            ConfigError: a secret cannot be read.
         """
 
 
 @runtime_checkable
-class Closing(Protocol):
-    """A receiver that holds something of its own."""
+class ClosableReceiver(Protocol):
+    """A receiver with resources of its own."""
 
     def close(self) -> None:
-        """Release it without waiting."""
+        """Release them without waiting."""
 
 
 async def attempt(
     receiver: Receiver, notification: Notification, now: float
 ) -> DeliveryResult:
-    """Try once, and return the result whatever happens."""
+    """Make one attempt, and return its result whatever happens."""
     try:
         async with asyncio.timeout(ATTEMPT_SECONDS):
             return await receiver.send(notification, now)
-    except NoAnswer as error:
-        return DeliveryResult(
-            Outcome.RETRY, 0, str(error), undelivered=error.undelivered
-        )
-    except ConfigError as error:  # a secret's file: it may come back
-        return DeliveryResult(Outcome.RETRY, 0, str(error), undelivered=True)
+    except NoResponse as error:
+        return no_response(str(error), undelivered=error.undelivered)
+    except ConfigError as error:  # a secret's file may appear again
+        return no_response(str(error), undelivered=True)
     except TimeoutError:
-        return no_answer(f"no answer in {ATTEMPT_SECONDS:.0f} s")
+        return no_response(f"no response in {ATTEMPT_SECONDS:.0f} s")
     except Exception as error:
-        # It is tried again: the message stays, and so does what is wrong with us.
+        # A bug of kaywatch must not lose the message, so it is retried.
         name = notification.receiver
-        log.exception("a receiver failed", receiver=name, message=notification.id)
-        return no_answer(f"our own failure ({type(error).__name__})")
+        log.exception("sending failed unexpectedly", receiver=name, id=notification.id)
+        return no_response(f"internal error in kaywatch ({type(error).__name__})")
 
 
 class Workers:
@@ -88,13 +86,13 @@ class Workers:
         clock: Callable[[], float] = time.time,
         stop_seconds: float = STOP_SECONDS,
     ) -> None:
-        """Start none yet.
+        """Start no worker yet.
 
         Args:
-            outbox: where messages wait.
-            request_commit: is called after each attempt.
+            outbox: the messages.
+            request_commit: called after each attempt.
             clock: returns Unix seconds.
-            stop_seconds: how long `stop` lets requests go on.
+            stop_seconds: how long `stop` waits for running requests.
         """
         self._outbox = outbox
         self._request_commit = request_commit
@@ -104,7 +102,7 @@ class Workers:
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def use(self, receivers: Mapping[str, Receiver]) -> None:
-        """Send to these receivers, at the start or after a reload."""
+        """Send to these receivers from now on: at the start, or after a reload."""
         for name, worker in self._workers.items():
             if name not in receivers:
                 worker.stop()
@@ -121,13 +119,13 @@ class Workers:
             self._tasks[name] = asyncio.create_task(worker.run(), name=f"notify {name}")
 
     def wake(self, receivers: Iterable[str] | None = None) -> None:
-        """Let receivers look for what is due: after a commit; all by default."""
+        """Let workers check for due messages, all workers by default."""
         for name in self._workers if receivers is None else receivers:
             if name in self._workers:
                 self._workers[name].wake.set()
 
     async def stop(self) -> None:
-        """End, after what is under way or a moment. Idempotent."""
+        """Stop after running requests, or `stop_seconds`. Idempotent."""
         for worker in self._workers.values():
             worker.stop()
         if self._tasks:
@@ -136,16 +134,16 @@ class Workers:
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         for worker in self._workers.values():
-            if isinstance(worker.receiver, Closing):
+            if isinstance(worker.receiver, ClosableReceiver):
                 worker.receiver.close()
 
 
 class _Worker:
-    """Sends to one receiver, one message after the other.
+    """Sends the messages of one receiver, one after the other.
 
     Attributes:
-        receiver: what sends; a reload replaces it.
-        wake: set when something may be due.
+        receiver: sends a message; a reload replaces it.
+        wake: set when a message may be due.
     """
 
     def __init__(
@@ -163,29 +161,28 @@ class _Worker:
         self._request_commit = request_commit
         self._clock = clock
         self._stopping = False
-        # Of the outage that goes on: since when, its last error, and whether the
-        # circuit opened.
-        self._since: float | None = None
+        # The current outage: its start, its last error, and whether the circuit opened.
+        self._failing_since: float | None = None
         self._error = ""
         self._was_down = False
 
     def stop(self) -> None:
-        """End `run` after the attempt that is under way."""
+        """End `run` after the current attempt."""
         self._stopping = True
         self.wake.set()
 
     async def run(self) -> None:
-        """Send what is due until `stop`."""
+        """Send due messages until `stop`."""
         while not self._stopping:
             try:
                 await self._step()
             except Exception:
-                # A mistake of ours must not silence a receiver for good.
-                log.exception("delivery failed, and goes on", receiver=self._name)
-                await asyncio.sleep(MISTAKE_SECONDS)
+                # A bug of kaywatch must not silence a receiver for good.
+                log.exception("delivery failed, retrying", receiver=self._name)
+                await asyncio.sleep(BUG_SECONDS)
 
     async def _step(self) -> None:
-        """Send what is due, or wait until something is."""
+        """Send a due message, or wait for one."""
         self.wake.clear()
         message = self._outbox.claim(self._name, self._clock())
         if message is None:
@@ -200,7 +197,7 @@ class _Worker:
     async def _wait(self) -> None:
         now = self._clock()
         due = self._outbox.next_due(self._name, now)
-        seconds = LONGEST_WAIT if due is None else min(due - now, LONGEST_WAIT)
+        seconds = MAX_WAIT if due is None else min(due - now, MAX_WAIT)
         try:
             async with asyncio.timeout(max(0.0, seconds)):
                 await self.wake.wait()
@@ -208,27 +205,29 @@ class _Worker:
             pass
 
     def _report(self, result: DeliveryResult) -> None:
-        """Log a receiver's failure when the error changes, and its recovery."""
+        """Log a failure if its error is new, and the end of an outage."""
         now = self._clock()
-        if result.outcome is Outcome.SENT:
-            if self._since is not None:
-                seconds = now - self._since
+        if result.outcome is DeliveryOutcome.SENT:
+            if self._failing_since is not None:
+                seconds = now - self._failing_since
                 outage = self._was_down or seconds >= OUTAGE_SECONDS
                 write = log.info if outage else log.debug
                 write(
-                    "receiver is back",
+                    "receiver recovered",
                     receiver=self._name,
                     after_seconds=round(seconds, 1),
                 )
-            self._since, self._error, self._was_down = None, "", False
+            self._failing_since, self._error, self._was_down = None, "", False
             return
-        self._since = now if self._since is None else self._since
+        self._failing_since = (
+            now if self._failing_since is None else self._failing_since
+        )
         state = self._outbox.receivers.get(self._name)
         self._was_down |= state is not None and state.down
         if result.error != self._error:
             self._error = result.error
             log.warning(
-                "not delivered",
+                "message not delivered",
                 receiver=self._name,
                 outcome=str(result.outcome),
                 error=result.error,

@@ -18,6 +18,7 @@ from kaywatch_agent.aggregate.bucket import EMPTY, Bucket, merge
 from kaywatch_agent.aggregate.change import StoredHistory
 from kaywatch_agent.aggregate.view import NoArchive, View
 from kaywatch_agent.notify.config import ReceiverConfig, WebhookConfig
+from kaywatch_agent.notify.secret import Secret
 from kaywatch_agent.rules.metrics import MetricSource
 from kaywatch_agent.rules.rule import AlertSettings, BurnRate, Rule, Stuck, Threshold
 from kaywatch_agent.rules.windows import EvalInput
@@ -27,7 +28,9 @@ __all__ = ["STAND_IN", "BacktestReport", "backtest", "unseen"]
 
 # Who is told where nobody is: a webhook, for it groups as chats do.
 STAND_IN: Final = "(any)"
-_STAND_IN: Final = WebhookConfig(name=STAND_IN, type="webhook", url="http://localhost")
+_STAND_IN: Final = WebhookConfig(
+    name=STAND_IN, type="webhook", url=Secret("", "", "http://localhost")
+)
 
 HOUR: Final = 3600
 FINEST: Final = 10

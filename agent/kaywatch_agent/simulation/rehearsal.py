@@ -25,11 +25,11 @@ from kaywatch_agent.notify.config import (
     SlackConfig,
     policies,
 )
-from kaywatch_agent.notify.http import Http
+from kaywatch_agent.notify.http import HttpClient
 from kaywatch_agent.notify.message import OutboxMessage, most_urgent
 from kaywatch_agent.notify.outbox import Outbox
 from kaywatch_agent.notify.receivers import alertmanager, build
-from kaywatch_agent.notify.result import DeliveryResult, Outcome, sent
+from kaywatch_agent.notify.result import DeliveryOutcome, DeliveryResult, sent
 from kaywatch_agent.rules.engine import Engine, EvaluationResult
 from kaywatch_agent.rules.evaluation import StateChange
 from kaywatch_agent.rules.rule import AlertSettings
@@ -102,7 +102,7 @@ class Simulation:
         self.suppressed: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
         self._configs = receivers
-        self._receivers = build(receivers, Http())
+        self._receivers = build(receivers, HttpClient())
         self._outages = outages
         self._outbox = _outbox(settings, receivers)
         self._now = 0.0
@@ -167,7 +167,6 @@ class Simulation:
         notification = Notification(
             id="",
             receiver=receiver,
-            stream="",
             kind=most_urgent(notice.kind for notice in news),
             alerts=tuple(self.engine.alerts_for(receiver, self._now)),
             created=self._now,
@@ -186,7 +185,7 @@ class Simulation:
 
     def _attempt(self, message: OutboxMessage) -> None:
         result = self._answer(message.receiver)
-        if result.outcome is Outcome.SENT:
+        if result.outcome is DeliveryOutcome.SENT:
             rules = {entry.alert.rule for entry in message.entries}
             self._take(self._outbox.notification(message), rules)
         self._outbox.finish(message.id, result, self._now)
@@ -197,7 +196,7 @@ class Simulation:
         for name, start, end in self._outages:
             if name == receiver and start <= self._now < end:
                 return DeliveryResult(
-                    Outcome.RETRY, 0, "no connection", undelivered=True
+                    DeliveryOutcome.RETRY, 0, "no connection", undelivered=True
                 )
         config = self._configs[receiver]
         if isinstance(config, SlackConfig):

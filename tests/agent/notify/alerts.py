@@ -75,11 +75,11 @@ class Disk:
 
     def commit(self, outbox: Outbox) -> set[str]:
         changes = outbox.store.changes()
-        for row_id, document in changes.items():
+        for message_id, document in changes.items():
             if document is None:
-                self.documents.pop(row_id, None)
+                self.documents.pop(message_id, None)
             else:
-                self.documents[row_id] = document
+                self.documents[message_id] = document
         return outbox.store.committed(changes)
 
 
@@ -120,7 +120,7 @@ def put(
     return box.enqueue(NotificationRequest(receiver, kind, alert, text), now)
 
 
-def told(row: OutboxMessage | None) -> list[tuple[str, str]]:
-    """What a row says: the kind and the node of each of its alerts."""
-    assert row is not None
-    return [(str(e.kind), e.alert.labels["node"]) for e in row.entries]
+def told(message: OutboxMessage | None) -> list[tuple[str, str]]:
+    """What a message says: the kind and the node of each of its alerts."""
+    assert message is not None
+    return [(str(e.kind), e.alert.labels["node"]) for e in message.entries]

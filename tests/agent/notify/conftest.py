@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from tests.receivers import Receivers, running_receivers
 
-from kaywatch_agent.notify.http import Http
+from kaywatch_agent.notify.http import HttpClient
 
 
 @pytest.fixture
@@ -16,6 +16,6 @@ def fakes() -> Iterator[Receivers]:
 
 
 @pytest.fixture
-async def http() -> AsyncIterator[Http]:
-    async with Http(total_seconds=1.0) as http:
+async def http() -> AsyncIterator[HttpClient]:
+    async with HttpClient(total_seconds=1.0) as http:
         yield http

@@ -20,11 +20,11 @@ from tests.servers import require
 
 from kaywatch_agent.model.alerts import AlertDetails
 from kaywatch_agent.notify.config import AlertmanagerConfig, parse
-from kaywatch_agent.notify.http import Http
+from kaywatch_agent.notify.http import HttpClient
 from kaywatch_agent.notify.outbox import OutboxMetrics
 from kaywatch_agent.notify.receivers.alertmanager import (
     BATCH,
-    Resender,
+    AlertmanagerSender,
     render,
     safe_name,
 )
@@ -87,12 +87,12 @@ def fired(node: str, **fields: Any) -> AlertDetails:
 
 
 def resender(
-    http: Http, alerts: list[AlertDetails], *urls: str, interval: str = "1m"
-) -> Resender:
+    http: HttpClient, alerts: list[AlertDetails], *urls: str, interval: str = "1m"
+) -> AlertmanagerSender:
     table = {"type": "alertmanager", "urls": list(urls), "resend_interval": interval}
     config = parse({"am": table})["am"]
     assert isinstance(config, AlertmanagerConfig)
-    return Resender(config, http, lambda _: alerts, OutboxMetrics(), now)
+    return AlertmanagerSender(config, http, lambda _: alerts, OutboxMetrics(), now)
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def peers(tmp_path: Path, fakes: Receivers) -> Iterator[tuple[str, str]]:
 
 
 async def test_every_peer_knows_what_fires_and_what_ended(
-    peers: tuple[str, str], http: Http, fakes: Receivers
+    peers: tuple[str, str], http: HttpClient, fakes: Receivers
 ) -> None:
     alerts = [fired("pay"), fired("ship", severity="warning")]
     sender = resender(http, alerts, *peers)
@@ -143,7 +143,7 @@ async def test_every_peer_knows_what_fires_and_what_ended(
 
 
 async def test_what_is_not_sent_again_ends_by_itself(
-    peers: tuple[str, str], http: Http
+    peers: tuple[str, str], http: HttpClient
 ) -> None:
     sender = resender(http, [fired("pay")], peers[0], interval="1s")
     await sender.send()
@@ -155,7 +155,7 @@ async def test_what_is_not_sent_again_ends_by_itself(
 
 
 async def test_one_poisoned_alert_does_not_lose_the_others(
-    peers: tuple[str, str], http: Http
+    peers: tuple[str, str], http: HttpClient
 ) -> None:
     poisoned = fired("bad", dashboard_url=":::no URL")
     odd = fired("odd")
@@ -172,22 +172,22 @@ async def test_one_poisoned_alert_does_not_lose_the_others(
     labels = alerts_of(peers[0])["odd"]["labels"]
     assert (labels["node_id"], labels["bad_name"], labels["_1"]) == ("x", "y", "z")
     assert "empty" not in labels
-    assert sender.problems == dict.fromkeys(peers, "")
+    assert sender.errors == dict.fromkeys(peers, "")
 
 
 async def test_a_peer_that_is_down_costs_the_other_nothing(
-    peers: tuple[str, str], http: Http
+    peers: tuple[str, str], http: HttpClient
 ) -> None:
     down = f"http://127.0.0.1:{free_port()}"
     sender = resender(http, [fired("pay")], down, peers[0])
     await sender.send()
 
     assert set(alerts_of(peers[0])) == {"pay"}
-    assert sender.problems == {down: "connection refused", peers[0]: ""}
+    assert sender.errors == {down: "connection refused", peers[0]: ""}
 
 
 async def test_a_severity_that_changed_is_another_alert_there(
-    peers: tuple[str, str], http: Http
+    peers: tuple[str, str], http: HttpClient
 ) -> None:
     """So rules give both: the old one as ended, in the same post."""
     before = fired("pay", severity="warning")
@@ -199,7 +199,7 @@ async def test_a_severity_that_changed_is_another_alert_there(
     assert only["labels"]["severity"] == "critical"
 
 
-async def test_many_alerts_go_in_batches(http: Http, fakes: Receivers) -> None:
+async def test_many_alerts_go_in_batches(http: HttpClient, fakes: Receivers) -> None:
     many = [fired(f"n{n}") for n in range(2 * BATCH + 1)]
     await resender(http, many, fakes.url).send()
 
@@ -207,7 +207,7 @@ async def test_many_alerts_go_in_batches(http: Http, fakes: Receivers) -> None:
 
 
 async def test_what_is_set_aside_is_not_sent_for_a_while(
-    http: Http, fakes: Receivers
+    http: HttpClient, fakes: Receivers
 ) -> None:
     fakes.answer("/api/v2/alerts", Reply(422, "no"), Reply(200), Reply(422, "no"))
     sender = resender(http, [fired("pay"), fired("bad")], fakes.url)
@@ -218,7 +218,9 @@ async def test_what_is_set_aside_is_not_sent_for_a_while(
     assert fakes.requests[-1].json[0]["labels"]["node"] == "pay"
 
 
-async def test_it_sends_at_once_when_it_is_woken(http: Http, fakes: Receivers) -> None:
+async def test_it_sends_at_once_when_it_is_woken(
+    http: HttpClient, fakes: Receivers
+) -> None:
     alerts: list[AlertDetails] = []
     sender = resender(http, alerts, fakes.url)
     task = asyncio.create_task(sender.run())

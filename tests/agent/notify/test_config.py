@@ -9,14 +9,13 @@ import pytest
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.notify.config import (
     HeartbeatConfig,
-    check,
     parse,
+    parse_heartbeat,
     policies,
     warnings,
 )
-from kaywatch_agent.notify.policy import Rate
+from kaywatch_agent.notify.policy import SendRate
 from kaywatch_agent.rules.rule import Grouping
-from kaywatch_agent.settings.reader import section
 
 HOOK = "https://hooks.slack.com/services/T0/B0/sosecret"
 SLACK: dict[str, Any] = {"type": "slack", "webhook_url": HOOK}
@@ -30,7 +29,7 @@ PAGER: dict[str, Any] = {"type": "pagerduty", "routing_key_env": "PD_KEY"}
         ({"type": "slak"}, "receiver.ops.type: 'slak' is not one of slack"),
         (
             {"type": "slack"},
-            "receiver.ops.webhook_url: missing; give one of webhook_url_file",
+            "receiver.ops.webhook_url: missing; set webhook_url_file, or bot",
         ),
         (
             {"type": "slack", "webhook_ur": HOOK},
@@ -42,15 +41,15 @@ PAGER: dict[str, Any] = {"type": "pagerduty", "routing_key_env": "PD_KEY"}
         ),
         (
             {**SLACK, "webhook_url_file": "/x"},
-            "receiver.ops.webhook_url_file: webhook_url and webhook_url_file: give one",
+            "receiver.ops.webhook_url_file: webhook_url and webhook_url_file: set only",
         ),
         (
             {**SLACK, "bot_token_env": "T"},
-            "receiver.ops.bot_token: there is a",
+            "receiver.ops.bot_token_env: set either bot_token or webhook_url, not both",
         ),
         (
             {"type": "slack", "bot_token_env": "T"},
-            "receiver.ops.channel: missing; a bot needs one",
+            "receiver.ops.channel: missing; a bot needs a channel",
         ),
         (
             {**SLACK, "rate": "fast"},
@@ -66,19 +65,19 @@ PAGER: dict[str, Any] = {"type": "pagerduty", "routing_key_env": "PD_KEY"}
         ),
         (
             {**SLACK, "fallback": "nobody"},
-            "receiver.ops.fallback: 'nobody' is no other receiver (there: pd)",
+            "receiver.ops.fallback: 'nobody' is not another receiver (pd)",
         ),
         ({**SLACK, "name": "x"}, "receiver.ops.name: unknown key"),
         (
             {"type": "alertmanager"},
-            'receiver.ops.urls: missing; such as ["http://127.0.0.1:9093"]',
+            'receiver.ops.urls: missing; for example ["http://127.0.0.1:9093"]',
         ),
         ({"type": "alertmanager", "urls": "x"}, "receiver.ops.urls: expected a list"),
         ({"type": "alertmanager", "urls": ["x"]}, "receiver.ops.urls: expected a URL"),
-        ({"type": "pagerduty"}, "receiver.ops.routing_key: missing; give one of"),
+        ({"type": "pagerduty"}, "receiver.ops.routing_key: missing; set one of"),
         (
             {"type": "webhook", "url_env": "U", "signature": "github"},
-            "receiver.ops.secret: missing; give one of secret_file",
+            "receiver.ops.secret: missing; the signature github needs a secret_file",
         ),
     ],
 )
@@ -101,7 +100,7 @@ def test_a_secret_shows_nowhere_and_is_warned_of_when_inline() -> None:
     configs = parse({"ops": SLACK})
 
     assert "sosecret" not in repr(configs)
-    assert "sosecret" not in repr(configs["ops"].need("webhook_url"))
+    assert "sosecret" not in repr(configs["ops"].secrets()["webhook_url"])
     (warning,) = warnings(configs)
     assert warning.startswith("receiver.ops.webhook_url: a secret in the config")
     assert warnings(parse({"pd": PAGER})) == []
@@ -121,19 +120,18 @@ def test_a_secret_comes_from_a_file_the_environment_or_systemd(
     }
     # Those that our unit loads from a folder, which systemd gives a prefix.
     found = parse({"pd": {"type": "pagerduty", "routing_key_credential": "ours"}})
-    assert found["pd"].need("routing_key").read() == "from-our-folder"
+    assert found["pd"].secrets()["routing_key"].read() == "from-our-folder"
     for key, (where, value) in ways.items():
         configs = parse({"pd": {"type": "pagerduty", key: where}})
-        check(configs)
-        assert configs["pd"].need("routing_key").read() == value
+        assert configs["pd"].secrets()["routing_key"].read() == value
 
 
 @pytest.mark.parametrize(
     ("key", "where", "complaint"),
     [
-        ("routing_key_file", "/no/such", "can't read /no/such: no such file"),
-        ("routing_key_env", "NO_SUCH", "NO_SUCH is not set"),
-        ("routing_key_credential", "pd", "no CREDENTIALS_DIRECTORY"),
+        ("routing_key_file", "/no/such", "cannot read /no/such: no such file"),
+        ("routing_key_env", "NO_SUCH", "the environment variable NO_SUCH is not set"),
+        ("routing_key_credential", "pd", "CREDENTIALS_DIRECTORY is not set"),
     ],
 )
 def test_a_secret_that_is_not_there_is_said_at_the_start(
@@ -142,7 +140,7 @@ def test_a_secret_that_is_not_there_is_said_at_the_start(
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
     configs = parse({"pd": {"type": "pagerduty", key: where}})
     with pytest.raises(ConfigError, match=complaint) as caught:
-        check(configs)
+        configs["pd"].secrets()["routing_key"].read()
     assert caught.value.key == f"receiver.pd.{key}"
 
 
@@ -161,12 +159,12 @@ def test_what_the_outbox_has_to_know() -> None:
     assert (found["ops"].follow_up, found["bot"].follow_up) == ("post", "update")
     assert (found["ops"].grouped, found["ops"].group_wait) == (True, 3.0)
     assert (found["pd"].grouped, found["pd"].fallback) == (False, "ops")
-    assert found["pd"].rate == Rate(100, 60.0)
-    assert found["pd"].wants("error")
-    assert not found["pd"].wants("warning")
+    assert found["pd"].rate == SendRate(100, 60.0)
+    assert found["pd"].accepts("error")
+    assert not found["pd"].accepts("warning")
 
 
 def test_a_heartbeat_needs_no_url_and_a_sane_interval() -> None:
-    assert HeartbeatConfig().target() is None
+    assert HeartbeatConfig().url is None
     with pytest.raises(ConfigError, match=r'heartbeat.interval: invalid duration "x"'):
-        section(HeartbeatConfig, {"interval": "x"}, "heartbeat")
+        parse_heartbeat({"interval": "x"})

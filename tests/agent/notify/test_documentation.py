@@ -16,7 +16,12 @@ from tests.docs.slack_images import NOON, fact
 
 from kaywatch_agent.model.alerts import AlertDetails, Notification, NotificationKind
 from kaywatch_agent.notify import formatting
-from kaywatch_agent.notify.config import TYPES, HeartbeatConfig, parse
+from kaywatch_agent.notify.config import (
+    TYPES,
+    HeartbeatConfig,
+    parse,
+    parse_heartbeat,
+)
 from kaywatch_agent.notify.receivers import alertmanager, pagerduty, slack, webhook
 from kaywatch_agent.notify.sample import ended
 from kaywatch_agent.rules.rule import Grouping
@@ -31,7 +36,6 @@ def message(
     return Notification(
         id="msg_01KZ9V5VE0ABCDEFGHJKMNPQRS",
         receiver="ops",
-        stream="",
         kind=kind,
         alerts=(alert,),
         group={"alertname": alert.rule, "graph": "checkout"},
@@ -88,7 +92,7 @@ def test_the_configurations_shown_are_right() -> None:
         for config in parse(found.get("receiver", {})).values():
             config.policy(Grouping())
         if "heartbeat" in found:
-            HeartbeatConfig(**found["heartbeat"])
+            parse_heartbeat(found["heartbeat"])
 
 
 if __name__ == "__main__":

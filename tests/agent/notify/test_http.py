@@ -8,11 +8,11 @@ import socket
 import pytest
 from tests.receivers import HANG, RESET, Receivers, Reply
 
-from kaywatch_agent.notify.http import Http, NoAnswer, check_address, redacted
+from kaywatch_agent.notify.http import HttpClient, NoResponse, check_address, redacted
 
 
-async def refusal(http: Http, url: str) -> NoAnswer:
-    with pytest.raises(NoAnswer) as caught:
+async def refusal(http: HttpClient, url: str) -> NoResponse:
+    with pytest.raises(NoResponse) as caught:
         await http.post(url, b"{}", {})
     return caught.value
 
@@ -46,7 +46,7 @@ def test_private_addresses_are_for_the_configuration_file_alone(host: str) -> No
 
 async def test_the_check_is_made_when_the_connection_is(fakes: Receivers) -> None:
     port = fakes.url.rpartition(":")[2]
-    async with Http(private=False) as http:
+    async with HttpClient(private=False) as http:
         for host in ("127.0.0.1", "localhost", "[::ffff:127.0.0.1]"):
             error = await refusal(http, f"http://{host}:{port}/x")
             assert str(error) == "the address is not allowed for receivers"
@@ -66,12 +66,12 @@ async def test_the_check_is_made_when_the_connection_is(fakes: Receivers) -> Non
         "http://a/\n",
     ],
 )
-async def test_only_http_is_spoken(http: Http, url: str) -> None:
+async def test_only_http_is_spoken(http: HttpClient, url: str) -> None:
     error = await refusal(http, url)
-    assert (str(error), error.undelivered) == ("no http or https URL", True)
+    assert (str(error), error.undelivered) == ("not an http or https URL", True)
 
 
-async def test_redirects_are_not_followed(http: Http, fakes: Receivers) -> None:
+async def test_redirects_are_not_followed(http: HttpClient, fakes: Receivers) -> None:
     fakes.answer("/a", Reply(302, "", {"Location": fakes.url + "/b"}))
 
     answer = await http.post(fakes.url + "/a", b"", {})
@@ -83,12 +83,12 @@ async def test_a_proxy_of_the_environment_is_not_used(
     fakes: Receivers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-    async with Http() as http:
+    async with HttpClient() as http:
         assert (await http.post(fakes.url, b"", {})).status == 200
 
 
 async def test_failures_name_no_url_and_say_whether_it_arrived(
-    http: Http, fakes: Receivers
+    http: HttpClient, fakes: Receivers
 ) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
@@ -104,8 +104,8 @@ async def test_failures_name_no_url_and_say_whether_it_arrived(
 
     assert [str(error) for error in found][:3] == [
         "connection refused",
-        "no answer in time",
-        "the connection was closed without an answer",
+        "no response in time",
+        "the connection was closed without a response",
     ]
     assert "TLS" in str(found[3])
     assert [error.undelivered for error in found] == [True, False, False, True]
@@ -113,7 +113,7 @@ async def test_failures_name_no_url_and_say_whether_it_arrived(
 
 
 async def test_an_answer_s_body_is_read_up_to_a_bound_and_echoes_no_secret(
-    http: Http, fakes: Receivers
+    http: HttpClient, fakes: Receivers
 ) -> None:
     fakes.answer(
         "/T0/B0/token",
@@ -127,7 +127,7 @@ async def test_an_answer_s_body_is_read_up_to_a_bound_and_echoes_no_secret(
     assert len((await http.post(url, b"", {})).body) <= 64 * 1024
 
 
-async def test_a_body_in_pieces_is_read_whole(http: Http) -> None:
+async def test_a_body_in_pieces_is_read_whole(http: HttpClient) -> None:
     async def slow(_: object, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no")
         await writer.drain()
@@ -142,7 +142,7 @@ async def test_a_body_in_pieces_is_read_whole(http: Http) -> None:
         assert (await http.post(f"http://127.0.0.1:{port}/", b"", {})).text == "ok"
 
 
-async def test_a_request_can_be_cancelled(http: Http, fakes: Receivers) -> None:
+async def test_a_request_can_be_cancelled(http: HttpClient, fakes: Receivers) -> None:
     fakes.answer("/x", HANG)
     task = asyncio.create_task(http.post(fakes.url + "/x", b"", {}))
     await asyncio.sleep(0.05)

@@ -6,12 +6,23 @@ from collections.abc import Iterator
 
 from tests.agent.notify.alerts import NOON, Disk, alert, outbox, over, put, told
 
-from kaywatch_agent.model.alerts import NotificationKind, NotificationRequest
+from kaywatch_agent.model.alerts import (
+    MessageEndReason,
+    MessageStatus,
+    NotificationKind,
+    NotificationRequest,
+)
 from kaywatch_agent.notify.enqueue import EnqueueResult, enqueue
-from kaywatch_agent.notify.message import EndReason, MessageIds, OutboxMessage, Status
+from kaywatch_agent.notify.message import MessageIds, OutboxMessage
 from kaywatch_agent.notify.outbox import MAX_PENDING, Outbox
-from kaywatch_agent.notify.policy import Policy, Rate
-from kaywatch_agent.notify.result import DeliveryResult, Outcome, no_answer, sent
+from kaywatch_agent.notify.outbox_view import set_gauges
+from kaywatch_agent.notify.policy import Policy, SendRate
+from kaywatch_agent.notify.result import (
+    DeliveryOutcome,
+    DeliveryResult,
+    no_response,
+    sent,
+)
 from kaywatch_agent.notify.store import DEAD_KEPT, DONE_KEPT
 
 FIRING, REPEAT, RESOLVED, TEST, SUMMARY = (
@@ -21,16 +32,16 @@ FIRING, REPEAT, RESOLVED, TEST, SUMMARY = (
     NotificationKind.TEST,
     NotificationKind.SUMMARY,
 )
-FAST = Rate(100_000, 1.0)
+FAST = SendRate(100_000, 1.0)
 CHAT = Policy(rate=FAST)
 PAGER = Policy(grouped=False, rate=FAST)
 
 LIMITED = DeliveryResult(
-    Outcome.RETRY, 429, "HTTP 429", after=40, pause=True, undelivered=True
+    DeliveryOutcome.RETRY, 429, "HTTP 429", after=40, pause=True, undelivered=True
 )
-REFUSED = DeliveryResult(Outcome.DEAD, 400, "HTTP 400", undelivered=True)
+REFUSED = DeliveryResult(DeliveryOutcome.DEAD, 400, "HTTP 400", undelivered=True)
 GONE = DeliveryResult(
-    Outcome.GONE, 410, "HTTP 410", misconfigured=True, undelivered=True
+    DeliveryOutcome.GONE, 410, "HTTP 410", misconfigured=True, undelivered=True
 )
 
 
@@ -41,23 +52,23 @@ def ready(outbox: Outbox) -> Outbox:
 
 def take(outbox: Outbox, receiver: str, now: float) -> OutboxMessage:
     ready(outbox)
-    row = outbox.claim(receiver, now)
-    assert row is not None
-    return row
+    message = outbox.claim(receiver, now)
+    assert message is not None
+    return message
 
 
 def deliver(outbox: Outbox, receiver: str, now: float) -> OutboxMessage:
-    row = take(outbox, receiver, now)
-    outbox.finish(row.id, sent(), now)
-    return row
+    message = take(outbox, receiver, now)
+    outbox.finish(message.id, sent(), now)
+    return message
 
 
 def fail(
     outbox: Outbox, receiver: str, now: float, result: DeliveryResult
 ) -> OutboxMessage:
-    row = take(outbox, receiver, now)
-    outbox.finish(row.id, result, now)
-    return row
+    message = take(outbox, receiver, now)
+    outbox.finish(message.id, result, now)
+    return message
 
 
 # -- grouping ------------------------------------------------------------------------
@@ -76,9 +87,9 @@ def test_alerts_of_a_group_share_a_message_that_waits_for_them() -> None:
     ready(box)
     assert box.claim("ops", NOON + 9.9) is None
     assert box.next_due("ops", NOON) == NOON + 10
-    row = take(box, "ops", NOON + 10)
-    assert told(row) == [("firing", "pay"), ("firing", "ship")]
-    assert row.group == {"alertname": "node-success-rate", "graph": "checkout"}
+    message = take(box, "ops", NOON + 10)
+    assert told(message) == [("firing", "pay"), ("firing", "ship")]
+    assert message.group == {"alertname": "node-success-rate", "graph": "checkout"}
 
 
 def test_a_group_s_next_message_waits_for_the_interval() -> None:
@@ -116,9 +127,9 @@ def test_a_pager_gets_a_message_for_each_alert_and_at_once() -> None:
 def test_an_alert_does_not_join_what_is_in_flight_or_may_have_arrived() -> None:
     box = outbox({"ops": CHAT}, random=0.0)
     put(box, "ops", FIRING, alert("pay"), NOON)
-    row = take(box, "ops", NOON + 10)
+    message = take(box, "ops", NOON + 10)
     assert put(box, "ops", FIRING, alert("ship"), NOON + 10) is EnqueueResult.QUEUED
-    box.finish(row.id, no_answer("timeout"), NOON + 11)
+    box.finish(message.id, no_response("timeout"), NOON + 11)
 
     assert put(box, "ops", FIRING, alert("load"), NOON + 12) is EnqueueResult.JOINED
     assert told(deliver(box, "ops", NOON + 12)) == [("firing", "pay")]
@@ -148,23 +159,23 @@ def test_a_resolve_joins_the_trigger_that_waits() -> None:
     put(box, "ops", FIRING, alert(), NOON)
 
     assert put(box, "ops", RESOLVED, over(alert()), NOON + 5) is EnqueueResult.COMBINED
-    row = deliver(box, "ops", NOON + 10)
-    assert told(row) == [("resolved", "pay")]
-    assert row.kind is RESOLVED
+    message = deliver(box, "ops", NOON + 10)
+    assert told(message) == [("resolved", "pay")]
+    assert message.kind is RESOLVED
     assert box.claim("ops", NOON + 1000) is None
 
 
 def test_a_resolve_takes_another_id_when_its_trigger_may_have_arrived() -> None:
     box = outbox({"ops": CHAT}, random=1.0)
     put(box, "ops", FIRING, alert(), NOON)
-    first = fail(box, "ops", NOON + 10, no_answer("timeout"))
+    first = fail(box, "ops", NOON + 10, no_response("timeout"))
 
     assert put(box, "ops", RESOLVED, over(alert()), NOON + 11) is EnqueueResult.COMBINED
     second = deliver(box, "ops", NOON + 12)
     assert told(second) == [("resolved", "pay")]
     assert second.id > first.id
-    assert [r.reason for r in box.rows(statuses=(Status.SUPERSEDED,))] == [
-        EndReason.REPLACED
+    assert [r.reason for r in box.messages(statuses=(MessageStatus.SUPERSEDED,))] == [
+        MessageEndReason.REPLACED
     ]
 
 
@@ -192,7 +203,7 @@ def test_what_is_over_before_anybody_was_paged_pages_nobody() -> None:
 def test_a_page_that_may_have_arrived_is_resolved() -> None:
     box = outbox({"pd": PAGER})
     put(box, "pd", FIRING, alert(), NOON)
-    fail(box, "pd", NOON, no_answer("timeout"))
+    fail(box, "pd", NOON, no_response("timeout"))
 
     assert put(box, "pd", RESOLVED, over(alert()), NOON + 1) is EnqueueResult.QUEUED
     assert told(deliver(box, "pd", NOON + 1)) == [("resolved", "pay")]
@@ -238,9 +249,9 @@ def test_an_alert_that_becomes_worse_is_told_so() -> None:
 def test_a_resolve_never_overtakes_its_trigger() -> None:
     box = outbox({"ops": CHAT}, random=1.0)
     put(box, "ops", FIRING, alert(), NOON)
-    row = take(box, "ops", NOON + 10)
+    message = take(box, "ops", NOON + 10)
     put(box, "ops", RESOLVED, over(alert()), NOON + 10)
-    box.finish(row.id, no_answer("timeout"), NOON + 11)
+    box.finish(message.id, no_response("timeout"), NOON + 11)
 
     assert told(deliver(box, "ops", NOON + 70)) == [("firing", "pay")]
     assert told(deliver(box, "ops", NOON + 71)) == [("resolved", "pay")]
@@ -281,7 +292,7 @@ def test_backoff_doubles_with_full_jitter_up_to_five_minutes() -> None:
         put(box, "pd", FIRING, alert(), NOON)
         now = NOON
         for _ in range(9):
-            fail(box, "pd", now, no_answer("reset"))
+            fail(box, "pd", now, no_response("reset"))
             due = box.next_due("pd", now)
             assert due is not None
             yield due - now
@@ -296,16 +307,16 @@ def test_after_ten_failures_one_message_a_minute_probes() -> None:
     for n in range(12):
         put(box, "pd", FIRING, alert(f"n{n}"), NOON)
     for _ in range(10):
-        fail(box, "pd", NOON, no_answer("refused"))
+        fail(box, "pd", NOON, no_response("refused"))
 
-    assert box.receivers["pd"].breaker.open
+    assert box.receivers["pd"].breaker.is_open
     assert box.claim("pd", NOON + 59) is None
-    fail(box, "pd", NOON + 60, no_answer("refused"))
+    fail(box, "pd", NOON + 60, no_response("refused"))
     assert box.claim("pd", NOON + 119) is None
     deliver(box, "pd", NOON + 120)
     for _ in range(11):
         deliver(box, "pd", NOON + 120)
-    assert not box.receivers["pd"].breaker.open
+    assert not box.receivers["pd"].breaker.is_open
 
 
 def test_410_disables_a_receiver_until_a_reload() -> None:
@@ -316,7 +327,9 @@ def test_410_disables_a_receiver_until_a_reload() -> None:
     put(box, "hook", FIRING, alert("load"), NOON)
 
     assert ready(box).claim("hook", NOON + 9999) is None
-    assert [r.reason for r in box.rows(statuses=(Status.DEAD,))] == [EndReason.GONE] * 3
+    assert [r.reason for r in box.messages(statuses=(MessageStatus.DEAD,))] == [
+        MessageEndReason.GONE
+    ] * 3
     assert box.receivers["hook"].disabled == "HTTP 410"
 
     box.use({"hook": PAGER}, NOON)
@@ -327,17 +340,17 @@ def test_410_disables_a_receiver_until_a_reload() -> None:
 def test_what_is_too_old_is_dead_and_blocks_nothing() -> None:
     box = outbox({"ops": CHAT}, random=1.0)
     put(box, "ops", FIRING, alert(), NOON)
-    fail(box, "ops", NOON + 10, no_answer("refused"))
+    fail(box, "ops", NOON + 10, no_response("refused"))
     day = NOON + 86_400 + 60
     put(box, "ops", FIRING, alert(episode=2), day)
 
     assert told(deliver(box, "ops", day + 10)) == [("firing", "pay")]
-    (dead,) = box.rows(statuses=(Status.DEAD,))
-    assert (dead.reason, dead.error) == (EndReason.EXPIRED, "refused")
+    (dead,) = box.messages(statuses=(MessageStatus.DEAD,))
+    assert (dead.reason, dead.error) == (MessageEndReason.EXPIRED, "refused")
 
 
 def test_a_rate_is_kept_and_its_burst_allowed() -> None:
-    box = outbox({"pd": Policy(grouped=False, rate=Rate(3, 60.0))})
+    box = outbox({"pd": Policy(grouped=False, rate=SendRate(3, 60.0))})
     for n in range(10):
         put(box, "pd", FIRING, alert(f"n{n}"), NOON)
     sent_at = []
@@ -374,10 +387,10 @@ def test_what_is_dead_goes_to_the_fallback_marked_so() -> None:
     put(box, "pd", FIRING, alert(), NOON)
     fail(box, "pd", NOON, REFUSED)
 
-    row = deliver(box, "ops", NOON)
-    assert told(row) == [("firing", "pay")]
-    assert row.text == "Sent here because pd can't be reached (HTTP 400)"
-    assert row.fallback_for == "pd"
+    message = deliver(box, "ops", NOON)
+    assert told(message) == [("firing", "pay")]
+    assert message.text == "Sent here because pd can't be reached (HTTP 400)"
+    assert message.fallback_for == "pd"
 
     put(box, "pd", RESOLVED, over(alert()), NOON + 9)
     assert told(deliver(box, "pd", NOON + 9)) == [("resolved", "pay")]
@@ -389,7 +402,7 @@ def test_what_waits_for_a_receiver_that_is_down_goes_to_the_fallback_once() -> N
     box = outbox(BOTH, random=0.0)
     put(box, "pd", FIRING, alert("pay"), NOON)
     for _ in range(10):
-        fail(box, "pd", NOON, no_answer("refused"))
+        fail(box, "pd", NOON, no_response("refused"))
     put(box, "pd", FIRING, alert("ship"), NOON + 1)
 
     assert told(deliver(box, "ops", NOON + 1)) == [
@@ -409,7 +422,7 @@ def test_what_joins_a_message_that_fell_over_goes_to_the_fallback_too() -> None:
         "hook": Policy(rate=FAST, group_wait=0.0, group_interval=0.0),
     }
     box = outbox(policies, random=0.0)
-    refused = DeliveryResult(Outcome.RETRY, 0, "refused", undelivered=True)
+    refused = DeliveryResult(DeliveryOutcome.RETRY, 0, "refused", undelivered=True)
     put(box, "ops", FIRING, alert("pay"), NOON)
     for _ in range(10):
         fail(box, "ops", NOON, refused)
@@ -426,7 +439,7 @@ def test_what_a_restart_finds_waiting_for_its_group_is_amended_in_place() -> Non
     box = outbox({"ops": CHAT})
     put(box, "ops", FIRING, alert(), NOON)
     disk.commit(box)
-    (first,) = box.rows()
+    (first,) = box.messages()
 
     box = outbox({"ops": CHAT}, disk.documents, now=NOON + 5)
     result = put(box, "ops", RESOLVED, over(alert()), NOON + 12)
@@ -437,7 +450,7 @@ def test_what_a_restart_finds_waiting_for_its_group_is_amended_in_place() -> Non
 def test_a_request_is_placed_without_changing_the_table() -> None:
     box = outbox({"ops": CHAT})
     put(box, "ops", FIRING, alert("pay"), NOON)
-    before, known = dict(box.store.rows), box.store.changes(full=True)
+    before, known = dict(box.store.messages), box.store.changes(full=True)
     for kind, one in (
         (FIRING, alert("ship")),
         (REPEAT, alert("pay", severity="warning")),
@@ -449,7 +462,7 @@ def test_a_request_is_placed_without_changing_the_table() -> None:
         placed = [enqueue(box.store, ops, request, NOON + 1, "msg_2") for _ in "ab"]
         assert placed[0] == placed[1]
         assert placed[0].messages
-        assert (box.store.rows, box.store.changes()) == (before, {})
+        assert (box.store.messages, box.store.changes()) == (before, {})
     assert box.store.changes(full=True) == known
 
 
@@ -480,9 +493,9 @@ def bot(follow_up: str) -> dict[str, Policy]:
 def post_two(box: Outbox) -> OutboxMessage:
     put(box, "bot", FIRING, alert("pay"), NOON)
     put(box, "bot", FIRING, alert("ship"), NOON)
-    row = take(box, "bot", NOON)
-    box.finish(row.id, sent(ref="C1 17.5"), NOON)
-    return row
+    message = take(box, "bot", NOON)
+    box.finish(message.id, sent(ref="C1 17.5"), NOON)
+    return message
 
 
 def test_a_resolve_takes_the_message_s_place_with_all_that_it_said() -> None:
@@ -490,9 +503,9 @@ def test_a_resolve_takes_the_message_s_place_with_all_that_it_said() -> None:
     post_two(box)
     put(box, "bot", RESOLVED, over(alert("pay")), NOON + 5)
 
-    row = deliver(box, "bot", NOON + 5)
-    assert (row.ref, row.update) == ("C1 17.5", True)
-    assert told(row) == [("resolved", "pay"), ("firing", "ship")]
+    message = deliver(box, "bot", NOON + 5)
+    assert (message.ref, message.update) == ("C1 17.5", True)
+    assert told(message) == [("resolved", "pay"), ("firing", "ship")]
 
     put(box, "bot", RESOLVED, over(alert("ship")), NOON + 6)
     assert told(deliver(box, "bot", NOON + 6)) == [
@@ -506,8 +519,8 @@ def test_a_repeat_answers_to_the_message() -> None:
     post_two(box)
     put(box, "bot", REPEAT, alert("pay"), NOON + 5)
 
-    row = deliver(box, "bot", NOON + 5)
-    assert (row.ref, row.update) == ("C1 17.5", False)
+    message = deliver(box, "bot", NOON + 5)
+    assert (message.ref, message.update) == ("C1 17.5", False)
 
 
 def test_a_resolve_answers_in_the_thread() -> None:
@@ -515,9 +528,9 @@ def test_a_resolve_answers_in_the_thread() -> None:
     post_two(box)
     put(box, "bot", RESOLVED, over(alert("pay")), NOON + 5)
 
-    row = deliver(box, "bot", NOON + 5)
-    assert (row.ref, row.update) == ("C1 17.5", False)
-    assert told(row) == [("resolved", "pay")]
+    message = deliver(box, "bot", NOON + 5)
+    assert (message.ref, message.update) == ("C1 17.5", False)
+    assert told(message) == [("resolved", "pay")]
 
 
 def test_what_a_message_is_called_is_known_after_a_restart() -> None:
@@ -525,9 +538,9 @@ def test_what_a_message_is_called_is_known_after_a_restart() -> None:
     box = outbox(bot("update"))
     put(box, "bot", FIRING, alert("pay"), NOON)
     disk.commit(box)
-    row = box.claim("bot", NOON)
-    assert row is not None
-    box.finish(row.id, sent(ref="C1 17.5"), NOON)
+    message = box.claim("bot", NOON)
+    assert message is not None
+    box.finish(message.id, sent(ref="C1 17.5"), NOON)
     disk.commit(box)
 
     box = outbox(bot("update"), disk.documents)
@@ -579,8 +592,8 @@ def test_what_was_in_flight_in_a_crash_is_sent_again_under_the_same_id() -> None
     box = outbox({"pd": PAGER})
     put(box, "pd", FIRING, alert(), NOON)
     disk.commit(box)
-    row = box.claim("pd", NOON)
-    assert row is not None
+    message = box.claim("pd", NOON)
+    assert message is not None
 
     box = outbox({"pd": PAGER}, disk.documents)
     assert put(box, "pd", RESOLVED, over(alert()), NOON + 60) is EnqueueResult.QUEUED
@@ -589,7 +602,7 @@ def test_what_was_in_flight_in_a_crash_is_sent_again_under_the_same_id() -> None
     box = outbox({"pd": PAGER}, disk.documents)
     again = box.claim("pd", NOON + 60)
     assert again is not None
-    assert (again.id, again.entries) == (row.id, row.entries)
+    assert (again.id, again.entries) == (message.id, message.entries)
 
 
 def test_ids_go_on_after_a_restart_with_the_clock_put_back() -> None:
@@ -600,7 +613,7 @@ def test_ids_go_on_after_a_restart_with_the_clock_put_back() -> None:
 
     box = outbox({"pd": PAGER}, disk.documents)
     put(box, "pd", FIRING, alert("ship"), NOON - 86_400)
-    newest, oldest = box.rows()
+    newest, oldest = box.messages()
     assert newest.entries[0].alert.labels["node"] == "ship"
     assert newest.id > oldest.id
 
@@ -611,14 +624,16 @@ def test_a_receiver_that_is_gone_from_the_configuration_gives_up_its_messages() 
     put(box, "pd", FIRING, alert(), NOON)
     disk.commit(box)
 
-    assert [r.reason for r in outbox({}, disk.documents).rows()] == [EndReason.REMOVED]
+    assert [r.reason for r in outbox({}, disk.documents).messages()] == [
+        MessageEndReason.REMOVED
+    ]
     box.use({"ops": CHAT}, NOON)
-    assert [r.reason for r in box.rows()] == [EndReason.REMOVED]
+    assert [r.reason for r in box.messages()] == [MessageEndReason.REMOVED]
     assert put(box, "pd", FIRING, alert("ship"), NOON) is EnqueueResult.UNKNOWN
 
 
 def test_a_broken_document_is_left_out() -> None:
-    assert outbox({"pd": PAGER}, {"msg_1": b"{", "msg_2": b"{}"}).rows() == []
+    assert outbox({"pd": PAGER}, {"msg_1": b"{", "msg_2": b"{}"}).messages() == []
 
 
 # -- bounds --------------------------------------------------------------------------
@@ -629,12 +644,12 @@ def test_too_many_messages_cost_the_least_important_first() -> None:
     put(box, "pd", REPEAT, alert("repeated"), NOON)
     for n in range(MAX_PENDING):
         put(box, "pd", FIRING, alert(f"n{n}"), NOON)
-    (dropped,) = box.rows(statuses=(Status.SUPERSEDED,))
-    assert (dropped.kind, dropped.reason) == (REPEAT, EndReason.OVERFLOW)
+    (dropped,) = box.messages(statuses=(MessageStatus.SUPERSEDED,))
+    assert (dropped.kind, dropped.reason) == (REPEAT, MessageEndReason.OVERFLOW)
 
     put(box, "pd", FIRING, alert("one more"), NOON)
-    (dead,) = box.rows(statuses=(Status.DEAD,))
-    assert (told(dead), dead.reason) == ([("firing", "n0")], EndReason.OVERFLOW)
+    (dead,) = box.messages(statuses=(MessageStatus.DEAD,))
+    assert (told(dead), dead.reason) == ([("firing", "n0")], MessageEndReason.OVERFLOW)
     assert box.store.depth("pd") == MAX_PENDING
 
 
@@ -651,8 +666,8 @@ def test_what_is_done_is_kept_within_bounds() -> None:
         fail(box, "pd", NOON, REFUSED)
     disk.commit(box)
 
-    assert len(box.rows(statuses=(Status.SENT,))) == DONE_KEPT
-    assert len(box.rows(statuses=(Status.DEAD,))) == DEAD_KEPT
+    assert len(box.messages(statuses=(MessageStatus.SENT,))) == DONE_KEPT
+    assert len(box.messages(statuses=(MessageStatus.DEAD,))) == DEAD_KEPT
     assert box.purge() == DEAD_KEPT
     disk.commit(box)
     assert len(disk.documents) == DONE_KEPT
@@ -679,7 +694,7 @@ def test_the_gauges_say_who_waits_how_long() -> None:
     put(box, "pd", FIRING, alert(), NOON)
     fail(box, "pd", NOON, REFUSED)
     put(box, "ops", FIRING, alert(), NOON)
-    box.measure(NOON + 40)
+    set_gauges(box, NOON + 40)
 
     assert box.metrics.depth.labels("ops").value == 1
     assert box.metrics.oldest.value == 30
@@ -704,9 +719,9 @@ def test_a_summary_is_one_message_with_its_text() -> None:
             box, "ops", SUMMARY, over(alert(name)), NOON, text="While kaywatch was down"
         )
 
-    row = deliver(box, "ops", NOON)
-    assert len(row.entries) == 2
-    assert row.notification(10).text == "While kaywatch was down"
+    message = deliver(box, "ops", NOON)
+    assert len(message.entries) == 2
+    assert message.notification(10).text == "While kaywatch was down"
 
 
 def test_ids_are_ulids() -> None:

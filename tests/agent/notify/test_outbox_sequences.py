@@ -11,23 +11,28 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from tests.agent.notify.alerts import NOON, alert, outbox, over, put
 
-from kaywatch_agent.model.alerts import NotificationKind
+from kaywatch_agent.model.alerts import MessageStatus, NotificationKind
 from kaywatch_agent.notify.enqueue import EnqueueResult
-from kaywatch_agent.notify.message import OutboxMessage, Status
-from kaywatch_agent.notify.policy import Policy, Rate
-from kaywatch_agent.notify.result import DeliveryResult, Outcome, no_answer, sent
+from kaywatch_agent.notify.message import OutboxMessage
+from kaywatch_agent.notify.policy import Policy, SendRate
+from kaywatch_agent.notify.result import (
+    DeliveryOutcome,
+    DeliveryResult,
+    no_response,
+    sent,
+)
 
-FAST = Rate(1000, 1.0)
+FAST = SendRate(1000, 1.0)
 NODES = ("a", "b", "c")
 RECEIVERS = ("pd", "ops", "bot")
 RESULTS = {
     "sent": sent(ref="C1 1.1"),
-    "lost": no_answer("timeout"),
+    "lost": no_response("timeout"),
     "limited": DeliveryResult(
-        Outcome.RETRY, 429, "", after=30, pause=True, undelivered=True
+        DeliveryOutcome.RETRY, 429, "", after=30, pause=True, undelivered=True
     ),
-    "refused": DeliveryResult(Outcome.DEAD, 400, "", undelivered=True),
-    "gone": DeliveryResult(Outcome.GONE, 410, "", undelivered=True),
+    "refused": DeliveryResult(DeliveryOutcome.DEAD, 400, "", undelivered=True),
+    "gone": DeliveryResult(DeliveryOutcome.GONE, 410, "", undelivered=True),
 }
 # What the receiver has taken, or may have.
 TAKEN = ("sent", "lost")
@@ -58,7 +63,7 @@ class Delivery(RuleBasedStateMachine):
         self.told: set[tuple[str, str, int]] = set()
         self.kept: Any = None
         self.remember()
-        # A refusal that a crash made forgotten: that row comes again, in its order.
+        # A refusal that a crash made forgotten: that message comes again, in its order.
         self.refused: set[str] = set()
         # What arrived: by receiver, node and episode the ids, and what they said.
         self.log: list[tuple[str, str, int, bool, str]] = []
@@ -74,9 +79,9 @@ class Delivery(RuleBasedStateMachine):
             if kind is NotificationKind.RESOLVED and not known:
                 continue
             said = over(fact) if kind is NotificationKind.RESOLVED else fact
-            fate = put(self.box, receiver, kind, said, self.now)
+            result = put(self.box, receiver, kind, said, self.now)
             self.puts += 1
-            assert fate not in (EnqueueResult.FILTERED, EnqueueResult.UNKNOWN)
+            assert result not in (EnqueueResult.FILTERED, EnqueueResult.UNKNOWN)
             self.told.add((receiver, node, episode))
 
     @rule(node=nodes)
@@ -103,31 +108,31 @@ class Delivery(RuleBasedStateMachine):
         if not works:
             self.box.store.refused(changes)
             return
-        for row_id, document in changes.items():
+        for message_id, document in changes.items():
             if document is None:
-                self.documents.pop(row_id, None)
+                self.documents.pop(message_id, None)
             else:
-                self.documents[row_id] = document
+                self.documents[message_id] = document
         self.remember()
         self.box.store.committed(changes)
 
     @rule(receiver=receivers)
     def claim(self, receiver: str) -> None:
-        row = self.box.claim(receiver, self.now)
-        if row is not None:
+        message = self.box.claim(receiver, self.now)
+        if message is not None:
             assert receiver not in self.flying
-            assert row.id in self.documents, "sent before it was committed"
-            self.flying[receiver] = row
+            assert message.id in self.documents, "sent before it was committed"
+            self.flying[receiver] = message
 
     @rule(receiver=receivers, answer=st.sampled_from(sorted(RESULTS)))
     def settle(self, receiver: str, answer: str) -> None:
-        row = self.flying.pop(receiver, None)
-        if row is not None:
+        message = self.flying.pop(receiver, None)
+        if message is not None:
             if answer in TAKEN:
-                self.arrive(row)
+                self.arrive(message)
             elif answer in ("refused", "gone"):
-                self.refused.add(row.place)
-            self.box.finish(row.id, RESULTS[answer], self.now)
+                self.refused.add(message.position)
+            self.box.finish(message.id, RESULTS[answer], self.now)
 
     @rule(seconds=st.sampled_from([1.0, 15.0, 70.0, 400.0, 90_000.0]))
     def wait(self, seconds: float) -> None:
@@ -136,8 +141,8 @@ class Delivery(RuleBasedStateMachine):
     @rule()
     def crash(self) -> None:
         self.crashed = True
-        for row in self.flying.values():
-            self.arrive(row)
+        for message in self.flying.values():
+            self.arrive(message)
         self.flying.clear()
         episodes, firing, told = self.kept
         self.episodes, self.firing, self.told = dict(episodes), set(firing), set(told)
@@ -148,15 +153,15 @@ class Delivery(RuleBasedStateMachine):
     def reload(self) -> None:
         self.box.use(self.policies, self.now)
 
-    def arrive(self, row: OutboxMessage) -> None:
-        name = f"{row.receiver}<{row.fallback_for}"
-        for entry in row.entries:
+    def arrive(self, message: OutboxMessage) -> None:
+        name = f"{message.receiver}<{message.fallback_for}"
+        for entry in message.entries:
             node = entry.alert.labels["node"]
             ended = entry.alert.resolved
-            if ended and not row.fallback_for:
-                assert (row.receiver, node, entry.alert.episode) in self.told
-            # An heir tells again what its row may have said.
-            self.log.append((name, node, entry.alert.episode, ended, row.place))
+            if ended and not message.fallback_for:
+                assert (message.receiver, node, entry.alert.episode) in self.told
+            # An heir tells again what its message may have said.
+            self.log.append((name, node, entry.alert.episode, ended, message.position))
 
     @invariant()
     def all_that_is_put_is_counted(self) -> None:
@@ -172,17 +177,17 @@ class Delivery(RuleBasedStateMachine):
         for node in NODES:
             self.resolve(node)
         self.drain()
-        assert {row.status for row in self.box.rows()} <= {
-            Status.SENT,
-            Status.DEAD,
-            Status.SUPERSEDED,
+        assert {message.status for message in self.box.messages()} <= {
+            MessageStatus.SENT,
+            MessageStatus.DEAD,
+            MessageStatus.SUPERSEDED,
         }
         self.check_order()
         self.check_ends()
         if not self.crashed:
             # Each message was done with once, and each notice is one or in one.
             done = sum(self.box.metrics.ended.samples().values())
-            assert done == len(self.box.rows())
+            assert done == len(self.box.messages())
 
     def drain(self) -> None:
         for _ in range(500):
@@ -200,12 +205,12 @@ class Delivery(RuleBasedStateMachine):
         """
         seen: dict[tuple[str, str], tuple[int, bool]] = {}
         ids: set[tuple[str, str, int, bool, str]] = set()
-        for name, node, episode, ended, row_id in self.log:
-            if (name, node, episode, ended, row_id) in ids or name == "bot<":
+        for name, node, episode, ended, message_id in self.log:
+            if (name, node, episode, ended, message_id) in ids or name == "bot<":
                 continue
-            if row_id in self.refused:
+            if message_id in self.refused:
                 continue
-            ids.add((name, node, episode, ended, row_id))
+            ids.add((name, node, episode, ended, message_id))
             last = seen.get((name, node), (0, False))
             assert (episode, ended) >= last, (name, node, self.log)
             seen[name, node] = (episode, ended)
@@ -213,9 +218,9 @@ class Delivery(RuleBasedStateMachine):
     def check_ends(self) -> None:
         """Whoever was told that it fires is told that it is over, or it is dead."""
         dead = {
-            (row.receiver, e.alert.labels["node"], e.alert.episode)
-            for row in self.box.rows(statuses=(Status.DEAD,))
-            for e in row.entries
+            (message.receiver, e.alert.labels["node"], e.alert.episode)
+            for message in self.box.messages(statuses=(MessageStatus.DEAD,))
+            for e in message.entries
         }
         ended = {(n, node, ep) for n, node, ep, over, _ in self.log if over}
         for name, node, episode, over_, _ in self.log:

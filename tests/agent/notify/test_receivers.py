@@ -19,10 +19,10 @@ from kaywatch_agent.model.alerts import (
 )
 from kaywatch_agent.notify import formatting
 from kaywatch_agent.notify.config import parse
-from kaywatch_agent.notify.http import Answer, Http
+from kaywatch_agent.notify.http import HttpClient, Response
 from kaywatch_agent.notify.receivers import build, pagerduty, slack, webhook
 from kaywatch_agent.notify.receivers.apprise import render as render_apprise
-from kaywatch_agent.notify.result import DeliveryResult, Outcome
+from kaywatch_agent.notify.result import DeliveryOutcome, DeliveryResult
 from kaywatch_agent.notify.worker import attempt
 
 STRANGE = "<!channel> & 💥 <b>é</b> \u202e" * 200
@@ -33,7 +33,6 @@ def message(*alerts: AlertDetails, kind: str = "firing", **fields: Any) -> Notif
     given: dict[str, Any] = {
         "id": "msg_01M8999830ABCDEFGHJKMNPQRS",
         "receiver": "ops",
-        "stream": "s",
         "group": {"alertname": "node-success-rate", "graph": "checkout"},
         "created": NOON,
         "due": NOON,
@@ -45,7 +44,7 @@ def message(*alerts: AlertDetails, kind: str = "firing", **fields: Any) -> Notif
 
 async def send(
     fakes: Receivers,
-    http: Http,
+    http: HttpClient,
     table: dict[str, Any],
     notification: Notification | None = None,
 ) -> DeliveryResult:
@@ -67,12 +66,12 @@ async def send(
     ],
 )
 async def test_what_is_rendered_is_what_is_sent_but_for_secrets(
-    fakes: Receivers, http: Http, table: dict[str, Any]
+    fakes: Receivers, http: HttpClient, table: dict[str, Any]
 ) -> None:
     result = await send(fakes, http, table)
     rendered = build(parse({"ops": table}), http)["ops"].render(message(), NOON + 5)
 
-    assert result.outcome is Outcome.SENT
+    assert result.outcome is DeliveryOutcome.SENT
     (request,) = fakes.requests
     body = request.json
     assert body.pop("routing_key", KEY) == KEY
@@ -108,13 +107,13 @@ def test_a_late_end_says_when_it_began_and_ended_and_why() -> None:
     ).splitlines()
 
     assert lines[:2] == ["[RESOLVED] node-success-rate: checkout / pay", "delayed 12m"]
-    assert "flapping: fires and ends again and again" in lines
+    assert "flapping: fires and resolves repeatedly" in lines
     assert "pay: success 98.5 %, limit 95.0 %" in lines
     assert "  Fired: 12:01 UTC" in lines
     assert (
         "  Resolved: 12:07 UTC, after 6m; data stopped, not confirmed healthy" in lines
     )
-    assert "  Complete: 93.0 % of the events arrived" in lines
+    assert "  Completeness: 93.0 % of the events arrived" in lines
 
 
 @pytest.mark.parametrize(
@@ -198,11 +197,11 @@ def test_a_slack_message_of_strange_and_long_texts_is_within_limits(count: int) 
 
 @pytest.mark.parametrize("limit", range(1, 12))
 def test_text_is_cut_between_characters_and_never_within_an_escape(limit: int) -> None:
-    found = slack.escaped("a<💥&b>", limit)
+    found = slack.escape("a<💥&b>", limit)
 
     assert len(found) <= limit + 1
     assert found.replace("&lt;", "").replace("&amp;", "").count("&") == 0
-    assert slack.escaped("a<b", 100) == "a&lt;b"
+    assert slack.escape("a<b", 100) == "a&lt;b"
 
 
 @pytest.mark.parametrize(
@@ -223,21 +222,21 @@ def test_slack_s_colour_says_how_bad_it_is(
 @pytest.mark.parametrize(
     ("reply", "outcome"),
     [
-        (Reply(200, "ok"), Outcome.SENT),
-        (Reply(200, '{"success":true}'), Outcome.SENT),
-        (Reply(200, "<html>welcome"), Outcome.DEAD),
-        (Reply(200, ""), Outcome.DEAD),
-        (Reply(403, "invalid_token"), Outcome.DEAD),
-        (Reply(404, "no_service"), Outcome.DEAD),
-        (Reply(410, "channel_is_archived"), Outcome.DEAD),
-        (Reply(429, '{"retry_after":1,"ok":false}'), Outcome.RETRY),
-        (Reply(500, "rollup_error"), Outcome.RETRY),
-        (Reply(302, ""), Outcome.DEAD),
-        (RESET, Outcome.RETRY),
+        (Reply(200, "ok"), DeliveryOutcome.SENT),
+        (Reply(200, '{"success":true}'), DeliveryOutcome.SENT),
+        (Reply(200, "<html>welcome"), DeliveryOutcome.DEAD),
+        (Reply(200, ""), DeliveryOutcome.DEAD),
+        (Reply(403, "invalid_token"), DeliveryOutcome.DEAD),
+        (Reply(404, "no_service"), DeliveryOutcome.DEAD),
+        (Reply(410, "channel_is_archived"), DeliveryOutcome.DEAD),
+        (Reply(429, '{"retry_after":1,"ok":false}'), DeliveryOutcome.RETRY),
+        (Reply(500, "rollup_error"), DeliveryOutcome.RETRY),
+        (Reply(302, ""), DeliveryOutcome.DEAD),
+        (RESET, DeliveryOutcome.RETRY),
     ],
 )
 async def test_what_slack_s_answers_mean(
-    fakes: Receivers, http: Http, reply: Reply, outcome: Outcome
+    fakes: Receivers, http: HttpClient, reply: Reply, outcome: DeliveryOutcome
 ) -> None:
     fakes.answer("/services/T/B/x", reply)
     table = {"type": "slack", "webhook_url": "/services/T/B/x"}
@@ -247,12 +246,12 @@ async def test_what_slack_s_answers_mean(
 
 
 async def test_slack_gets_plain_text_when_it_refuses_the_blocks(
-    fakes: Receivers, http: Http
+    fakes: Receivers, http: HttpClient
 ) -> None:
     fakes.answer("/services/T/B/x", Reply(400, "invalid_blocks"))
     table = {"type": "slack", "webhook_url": "/services/T/B/x"}
 
-    assert (await send(fakes, http, table)).outcome is Outcome.SENT
+    assert (await send(fakes, http, table)).outcome is DeliveryOutcome.SENT
     again = fakes.requests[1].json
     assert "attachments" not in again
     assert "[FIRING]" in again["text"]
@@ -262,7 +261,7 @@ BOT = {"type": "slack", "bot_token": "xoxb-secret", "channel": "#ops"}
 
 
 async def test_a_bot_posts_and_says_what_the_message_is_called(
-    fakes: Receivers, http: Http
+    fakes: Receivers, http: HttpClient
 ) -> None:
     result = await send(fakes, http, {**BOT, "url": "/api"})
 
@@ -273,7 +272,7 @@ async def test_a_bot_posts_and_says_what_the_message_is_called(
 
 
 async def test_a_bot_changes_its_message_or_posts_anew(
-    fakes: Receivers, http: Http
+    fakes: Receivers, http: HttpClient
 ) -> None:
     ended = message(over(alert()), kind="resolved", ref="C0123 17.5", update=True)
     await send(fakes, http, {**BOT, "url": "/api"}, ended)
@@ -284,13 +283,13 @@ async def test_a_bot_changes_its_message_or_posts_anew(
         "/api/chat.update", Reply(200, '{"ok":false,"error":"message_not_found"}')
     )
     result = await send(fakes, http, {**BOT, "url": "/api"}, ended)
-    assert result.outcome is Outcome.SENT
+    assert result.outcome is DeliveryOutcome.SENT
     (post,) = fakes.to("/api/chat.postMessage")
     assert (post.json["channel"], "thread_ts" in post.json) == ("#ops", False)
 
 
 async def test_a_bot_answers_in_the_thread_and_a_repeat_loudly(
-    fakes: Receivers, http: Http
+    fakes: Receivers, http: HttpClient
 ) -> None:
     again = message(kind="repeat", ref="C0123 17.5")
     await send(fakes, http, {**BOT, "url": "/api"}, again)
@@ -302,16 +301,16 @@ async def test_a_bot_answers_in_the_thread_and_a_repeat_loudly(
 @pytest.mark.parametrize(
     ("body", "outcome", "pause"),
     [
-        ('{"ok":false,"error":"ratelimited"}', Outcome.RETRY, True),
-        ('{"ok":false,"error":"internal_error"}', Outcome.RETRY, False),
-        ('{"ok":false,"error":"invalid_auth"}', Outcome.DEAD, False),
-        ("not json", Outcome.DEAD, False),
+        ('{"ok":false,"error":"ratelimited"}', DeliveryOutcome.RETRY, True),
+        ('{"ok":false,"error":"internal_error"}', DeliveryOutcome.RETRY, False),
+        ('{"ok":false,"error":"invalid_auth"}', DeliveryOutcome.DEAD, False),
+        ("not json", DeliveryOutcome.DEAD, False),
     ],
 )
 def test_what_the_web_api_s_answers_mean(
-    body: str, outcome: Outcome, pause: bool
+    body: str, outcome: DeliveryOutcome, pause: bool
 ) -> None:
-    result = slack.judge_api(Answer(200, {}, body.encode()), NOON)
+    result = slack.judge_api(Response(200, {}, body.encode()), NOON)
     assert (result.outcome, result.pause) == (outcome, pause)
 
 
@@ -356,15 +355,19 @@ def test_a_page_is_within_pagerduty_s_limits() -> None:
 @pytest.mark.parametrize(
     ("reply", "outcome", "after"),
     [
-        (Reply(202, '{"status":"success"}'), Outcome.SENT, None),
-        (Reply(429, ""), Outcome.RETRY, 30.0),
-        (Reply(429, "", {"Retry-After": "90"}), Outcome.RETRY, 90.0),
-        (Reply(500, "<html>"), Outcome.RETRY, None),
-        (Reply(400, '{"errors":["a","b"]}'), Outcome.DEAD, None),
+        (Reply(202, '{"status":"success"}'), DeliveryOutcome.SENT, None),
+        (Reply(429, ""), DeliveryOutcome.RETRY, 30.0),
+        (Reply(429, "", {"Retry-After": "90"}), DeliveryOutcome.RETRY, 90.0),
+        (Reply(500, "<html>"), DeliveryOutcome.RETRY, None),
+        (Reply(400, '{"errors":["a","b"]}'), DeliveryOutcome.DEAD, None),
     ],
 )
 async def test_what_pagerduty_s_answers_mean(
-    fakes: Receivers, http: Http, reply: Reply, outcome: Outcome, after: float | None
+    fakes: Receivers,
+    http: HttpClient,
+    reply: Reply,
+    outcome: DeliveryOutcome,
+    after: float | None,
 ) -> None:
     fakes.answer("/v2/enqueue", reply)
     table = {"type": "pagerduty", "routing_key": KEY, "url": "/"}
@@ -397,7 +400,7 @@ def test_signature_vectors() -> None:
 
 
 async def test_another_s_verifier_takes_our_signature_and_a_rotated_one(
-    fakes: Receivers, http: Http
+    fakes: Receivers, http: HttpClient
 ) -> None:
     import time
 
@@ -419,7 +422,7 @@ async def test_another_s_verifier_takes_our_signature_and_a_rotated_one(
 
 
 async def test_a_secret_that_is_no_base64_is_named_by_its_key(
-    fakes: Receivers, http: Http
+    fakes: Receivers, http: HttpClient
 ) -> None:
     table = {"type": "webhook", "url": "/h", "signature": "standard", "secret": "hä?"}
     result = await send(fakes, http, table)
@@ -519,22 +522,24 @@ def test_links_that_all_alerts_of_a_group_have_are_told_once() -> None:
 
 # Of what it imports.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-async def test_apprise_reaches_what_we_don_t(fakes: Receivers, http: Http) -> None:
+async def test_apprise_reaches_what_we_don_t(
+    fakes: Receivers, http: HttpClient
+) -> None:
     pytest.importorskip("apprise")
     host = fakes.url.removeprefix("http://")
     table = {"type": "apprise", "urls": f"json://{host}/apprise"}
 
     result = await send(fakes, http, table)
-    assert result.outcome is Outcome.SENT
+    assert result.outcome is DeliveryOutcome.SENT
     (request,) = fakes.to("/apprise")
     assert request.json["title"] == "[FIRING] node-success-rate: checkout / pay"
     assert request.json["type"] == "failure"
 
     fakes.answer("/apprise", Reply(500))
-    assert (await send(fakes, http, table)).outcome is Outcome.RETRY
+    assert (await send(fakes, http, table)).outcome is DeliveryOutcome.RETRY
     wrong = {"type": "apprise", "urls": "nonsense://secret"}
     result = await send(fakes, http, wrong)
-    assert result.error == "1 of the URLs are none that apprise knows"
+    assert result.error == "1 of the URLs are not valid Apprise URLs"
 
 
 def test_apprise_is_told_what_kind_of_message_it_is() -> None:
@@ -549,16 +554,16 @@ def test_apprise_is_told_what_kind_of_message_it_is() -> None:
 
 
 async def test_a_secret_s_file_is_read_at_each_use(
-    fakes: Receivers, http: Http, tmp_path: Any
+    fakes: Receivers, http: HttpClient, tmp_path: Any
 ) -> None:
     path = tmp_path / "hook"
     table = {"type": "webhook", "url_file": str(path)}
     receiver = build(parse({"ops": table}), http)["ops"]
 
     result = await attempt(receiver, message(), NOON)
-    assert result.outcome is Outcome.RETRY
+    assert result.outcome is DeliveryOutcome.RETRY
     assert result.error == (
-        f"receiver.ops.url_file: can't read {path}: no such file or directory"
+        f"receiver.ops.url_file: cannot read {path}: no such file or directory"
     )
     path.write_text(fakes.url + "/one\n")
     await receiver.send(message(), NOON)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from kaywatch_agent.notify.result import Outcome, judge_status, retry_after
+from kaywatch_agent.notify.result import DeliveryOutcome, judge_status, retry_after
 
 NOW = 1_795_608_060.0  # Wed, 25 Nov 2026 12:01:00 GMT
 
@@ -31,25 +31,25 @@ def test_retry_after_in_all_its_forms(text: str, seconds: float | None) -> None:
 @pytest.mark.parametrize(
     ("status", "outcome"),
     [
-        (200, Outcome.SENT),
-        (202, Outcome.SENT),
-        (204, Outcome.SENT),
-        (301, Outcome.DEAD),
-        (307, Outcome.DEAD),
-        (400, Outcome.DEAD),
-        (401, Outcome.DEAD),
-        (403, Outcome.DEAD),
-        (404, Outcome.DEAD),
-        (408, Outcome.RETRY),
-        (410, Outcome.DEAD),
-        (422, Outcome.DEAD),
-        (425, Outcome.RETRY),
-        (429, Outcome.RETRY),
-        (500, Outcome.RETRY),
-        (503, Outcome.RETRY),
+        (200, DeliveryOutcome.SENT),
+        (202, DeliveryOutcome.SENT),
+        (204, DeliveryOutcome.SENT),
+        (301, DeliveryOutcome.DEAD),
+        (307, DeliveryOutcome.DEAD),
+        (400, DeliveryOutcome.DEAD),
+        (401, DeliveryOutcome.DEAD),
+        (403, DeliveryOutcome.DEAD),
+        (404, DeliveryOutcome.DEAD),
+        (408, DeliveryOutcome.RETRY),
+        (410, DeliveryOutcome.DEAD),
+        (422, DeliveryOutcome.DEAD),
+        (425, DeliveryOutcome.RETRY),
+        (429, DeliveryOutcome.RETRY),
+        (500, DeliveryOutcome.RETRY),
+        (503, DeliveryOutcome.RETRY),
     ],
 )
-def test_statuses(status: int, outcome: Outcome) -> None:
+def test_statuses(status: int, outcome: DeliveryOutcome) -> None:
     result = judge_status(status, {}, "text", NOW)
     assert result.outcome is outcome
     assert result.pause == (status == 429)

@@ -12,10 +12,9 @@ from structlog.testing import capture_logs
 from tests.agent.notify.alerts import NOON, Disk, alert, outbox, over, put
 from tests.receivers import HANG, RESET, Receivers, Reply, limited
 
-from kaywatch_agent.model.alerts import Notification, NotificationKind
+from kaywatch_agent.model.alerts import MessageStatus, Notification, NotificationKind
 from kaywatch_agent.notify.config import parse, policies
-from kaywatch_agent.notify.http import Http
-from kaywatch_agent.notify.message import Status
+from kaywatch_agent.notify.http import HttpClient
 from kaywatch_agent.notify.outbox import Outbox
 from kaywatch_agent.notify.receivers import build
 from kaywatch_agent.notify.result import DeliveryResult, sent
@@ -42,8 +41,8 @@ class Running:
     def commit(self) -> None:
         self.workers.wake(self.disk.commit(self.box))
 
-    def count(self, status: Status) -> int:
-        return len(self.box.rows(statuses=(status,)))
+    def count(self, status: MessageStatus) -> int:
+        return len(self.box.messages(statuses=(status,)))
 
 
 async def until(condition: Callable[[], Any], deadline: float = 10.0) -> Any:
@@ -67,7 +66,7 @@ async def delivering(
     configs = parse(tables)
     box = outbox(policies(configs, AT_ONCE), random=0.0)
     disk = Disk()
-    async with Http(total_seconds=seconds) as http:
+    async with HttpClient(total_seconds=seconds) as http:
         workers = Workers(
             box,
             request_commit=lambda: running.commit(),  # noqa: PLW0108 - made below
@@ -94,10 +93,10 @@ async def test_a_trigger_and_its_resolve_reach_everybody_in_order(
     ) as running:
         for name in ("ops", "pd", "hook"):
             running.put(name, FIRING, alert(fired=time.time()))
-        await until(lambda: running.count(Status.SENT) == 3)
+        await until(lambda: running.count(MessageStatus.SENT) == 3)
         for name in ("ops", "pd", "hook"):
             running.put(name, RESOLVED, over(alert(), ended=time.time()))
-        await until(lambda: running.count(Status.SENT) == 6)
+        await until(lambda: running.count(MessageStatus.SENT) == 6)
 
     assert ["[FIRING]" in r.json["text"] for r in fakes.to("/services/T/B/x")] == [
         True,
@@ -121,7 +120,7 @@ async def test_what_can_pass_is_tried_again_under_the_same_id(fakes: Receivers) 
     )
     async with delivering(fakes, hook=dict(HOOK)) as running:
         running.put("hook", FIRING, alert())
-        await until(lambda: running.count(Status.SENT) == 1)
+        await until(lambda: running.count(MessageStatus.SENT) == 1)
 
     tries = fakes.to("/hook")
     assert len(tries) == 7
@@ -138,8 +137,8 @@ async def test_what_can_t_pass_is_dead_with_the_reason(fakes: Receivers) -> None
     async with delivering(fakes, pd=dict(PAGER), hook=dict(HOOK)) as running:
         running.put("pd", FIRING, alert())
         running.put("hook", FIRING, alert())
-        await until(lambda: running.count(Status.DEAD) == 2)
-        errors = {row.receiver: row.error for row in running.box.rows()}
+        await until(lambda: running.count(MessageStatus.DEAD) == 2)
+        errors = {message.receiver: message.error for message in running.box.messages()}
 
     assert errors["pd"] == "HTTP 400: Length of key is wrong"
     assert errors["hook"] == "HTTP 302: redirects are not followed"
@@ -153,7 +152,7 @@ async def test_a_receiver_that_hangs_delays_no_other(fakes: Receivers) -> None:
         running.put("ops", FIRING, alert())
         await until(lambda: fakes.to("/services/T/B/x"))
         running.put("hook", FIRING, alert())
-        await until(lambda: running.count(Status.SENT) == 1, 1.0)
+        await until(lambda: running.count(MessageStatus.SENT) == 1, 1.0)
 
 
 async def test_410_disables_and_the_fallback_is_told(fakes: Receivers) -> None:
@@ -162,9 +161,9 @@ async def test_410_disables_and_the_fallback_is_told(fakes: Receivers) -> None:
         fakes, hook={**HOOK, "fallback": "ops"}, ops=dict(SLACK)
     ) as running:
         running.put("hook", FIRING, alert())
-        await until(lambda: running.count(Status.SENT) == 1)
+        await until(lambda: running.count(MessageStatus.SENT) == 1)
         running.put("hook", FIRING, alert("ship"))
-        await until(lambda: running.count(Status.SENT) == 2)
+        await until(lambda: running.count(MessageStatus.SENT) == 2)
 
     texts = [r.json["text"] for r in fakes.to("/services/T/B/x")]
     assert all("Sent here because hook can't be reached" in text for text in texts)
@@ -181,9 +180,9 @@ async def test_what_is_under_way_at_the_stop_may_end_and_what_hangs_is_kept(
         await until(lambda: fakes.to("/hook"))
 
     assert time.monotonic() - started < 5
-    (row,) = running.box.rows()
-    assert row.status is Status.PENDING
-    assert list(running.disk.documents) == [row.id]
+    (message,) = running.box.messages()
+    assert message.status is MessageStatus.PENDING
+    assert list(running.disk.documents) == [message.id]
 
 
 async def test_our_own_failure_is_no_end(fakes: Receivers) -> None:
@@ -199,8 +198,8 @@ async def test_our_own_failure_is_no_end(fakes: Receivers) -> None:
     async with delivering(fakes, hook=dict(HOOK)) as running:
         running.workers.use({"hook": Broken()})
         running.put("hook", FIRING, alert())
-        await until(lambda: running.count(Status.SENT) == 1)
-        assert running.box.rows()[0].attempts == 1
+        await until(lambda: running.count(MessageStatus.SENT) == 1)
+        assert running.box.messages()[0].attempts == 1
 
 
 async def test_a_mistake_of_ours_silences_no_receiver(fakes: Receivers) -> None:
@@ -215,16 +214,16 @@ async def test_a_mistake_of_ours_silences_no_receiver(fakes: Receivers) -> None:
 
         running.box.claim = once_broken  # type: ignore[method-assign]
         running.put("hook", FIRING, alert())
-        await until(lambda: running.count(Status.SENT) == 1)
+        await until(lambda: running.count(MessageStatus.SENT) == 1)
 
 
 async def test_a_reload_adds_and_takes_away_receivers(fakes: Receivers) -> None:
-    async with delivering(fakes, hook=dict(HOOK)) as running, Http() as http:
+    async with delivering(fakes, hook=dict(HOOK)) as running, HttpClient() as http:
         configs = parse({"other": {**HOOK, "url": fakes.url + "/other"}})
         running.box.use(policies(configs, AT_ONCE), time.time())
         running.workers.use(build(configs, http))
         running.put("other", FIRING, alert())
-        await until(lambda: running.count(Status.SENT) == 1)
+        await until(lambda: running.count(MessageStatus.SENT) == 1)
 
     assert [r.path for r in fakes.requests] == ["/other"]
 
@@ -248,7 +247,7 @@ async def test_a_thousand_episodes_with_a_third_of_the_answers_bad(
                 running.commit()
                 await asyncio.sleep(0.01)
         running.commit()
-        await until(lambda: running.count(Status.PENDING) == 0, 60)
+        await until(lambda: running.count(MessageStatus.PENDING) == 0, 60)
 
     open_incidents: set[str] = set()
     for request in fakes.taken("/v2/enqueue"):
@@ -273,9 +272,9 @@ async def test_a_receiver_that_fails_now_and_then_is_not_said_to_be_back(
     with capture_logs() as lines:
         async with delivering(fakes, hook={"type": "webhook", "url": "/hook"}) as now:
             now.put("hook", FIRING, alert("pay"))
-            await until(lambda: now.count(Status.SENT) == 1)
+            await until(lambda: now.count(MessageStatus.SENT) == 1)
             now.put("hook", FIRING, alert("ship"))
-            await until(lambda: now.count(Status.SENT) == 2)
+            await until(lambda: now.count(MessageStatus.SENT) == 2)
             await until(lambda: len(back(lines)) == 2)
     assert [line["log_level"] for line in back(lines)] == ["debug", "debug"]
 
@@ -289,7 +288,7 @@ async def test_the_end_of_an_outage_is_said(fakes: Receivers) -> None:
             # A reload gives it another try, rather than a minute's wait.
             now.box.use({"hook": now.box.receivers["hook"].policy}, time.time())
             now.workers.wake()
-            await until(lambda: now.count(Status.SENT) == 1)
+            await until(lambda: now.count(MessageStatus.SENT) == 1)
             await until(lambda: back(lines))
     (line,) = back(lines)
     assert (line["log_level"], line["receiver"]) == ("info", "hook")
@@ -297,4 +296,4 @@ async def test_the_end_of_an_outage_is_said(fakes: Receivers) -> None:
 
 
 def back(lines: list[Any]) -> list[Any]:
-    return [line for line in lines if line["event"] == "receiver is back"]
+    return [line for line in lines if line["event"] == "receiver recovered"]

@@ -187,7 +187,7 @@ def _format_suppression(held: Json) -> str:
 
 def _format_message(subject: Json, message: Json) -> str:
     """Return what a message reports of an alert, and its status."""
-    kind = subject["kind"] + (" and resolved" if subject["over"] else "")
+    kind = subject["kind"] + (" and resolved" if subject["resolved"] else "")
     text = f"{output.utc_time(message['created'])}  {kind}: {output.delivery(message)}"
     if message["status"] == "dead":
         text += f"; {message['id']}"
@@ -197,7 +197,7 @@ def _format_message(subject: Json, message: Json) -> str:
         text += f"; grouped with {others} more" + (f" by {group}" if group else "")
     if message["fallback_for"]:
         text += f"; in place of {message['fallback_for']}"
-    if message["fell_back"]:
+    if message["failed_over"]:
         text += "; sent to its fallback"
     return text
 

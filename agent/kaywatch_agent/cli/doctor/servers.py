@@ -36,7 +36,7 @@ from kaywatch_agent.notify.config import (
     ReceiverConfig,
     SlackConfig,
 )
-from kaywatch_agent.notify.http import NoAnswer, check_address, check_url, redacted
+from kaywatch_agent.notify.http import NoResponse, check_address, check_url, redacted
 from kaywatch_agent.units import duration
 
 # The prefix of a broker's stage in /health; the broker's label follows.
@@ -183,7 +183,7 @@ def receiver_connections(context: CheckContext) -> CheckResults:
                 hint = f"Apprise can only send; run `kaywatch notify test {name}`"
                 yield unchecked(f"receiver.{name}", hint)
     try:
-        heartbeat = context.config.notify.heartbeat.target()
+        heartbeat = context.config.notify.heartbeat.url
         if heartbeat is not None:
             targets.append(_Target("heartbeat", heartbeat.read()))
     except ConfigError as error:
@@ -194,14 +194,13 @@ def receiver_connections(context: CheckContext) -> CheckResults:
 
 
 def _targets(name: str, config: ReceiverConfig) -> Iterator[_Target]:
-    for key in config.secrets:
-        secret = config.find(key)
-        value = secret.read() if secret is not None else ""
-        if key in ("webhook_url", "url") and value:
+    for key, secret in config.secrets().items():
+        value = secret.read()
+        if key in ("webhook_url", "url"):
             yield _Target(name, value)
     if isinstance(config, PagerDutyConfig):
         yield _Target(name, config.base_url)
-    elif isinstance(config, SlackConfig) and config.bot:
+    elif isinstance(config, SlackConfig) and config.bot_token is not None:
         yield _Target(name, config.url)
     elif isinstance(config, AlertmanagerConfig):
         for url in config.urls:
@@ -213,7 +212,7 @@ def _check_target(target: _Target) -> CheckResults:
         check_url(target.url)
         url = urlsplit(target.url)
         port = _port(url)
-    except (NoAnswer, ValueError) as error:
+    except (NoResponse, ValueError) as error:
         yield problem(f"{target}: {error}", "correct its URL")
         return
     tls = ssl.create_default_context() if url.scheme == "https" else None

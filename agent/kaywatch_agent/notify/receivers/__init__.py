@@ -1,4 +1,4 @@
-"""The receivers: each renders a request, sends it, and classifies the answer."""
+"""The receivers: each formats a notification, sends it, and judges the response."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kaywatch_agent.notify.config import (
     SlackConfig,
     WebhookConfig,
 )
-from kaywatch_agent.notify.http import Http
+from kaywatch_agent.notify.http import HttpClient
 from kaywatch_agent.notify.receivers.apprise import Apprise
 from kaywatch_agent.notify.receivers.pagerduty import PagerDuty
 from kaywatch_agent.notify.receivers.slack import Slack
@@ -21,19 +21,21 @@ from kaywatch_agent.notify.worker import Receiver
 __all__ = ["build"]
 
 
-def build(configs: Mapping[str, ReceiverConfig], http: Http) -> dict[str, Receiver]:
-    """Return the receivers that messages are sent to, by name."""
-    found: dict[str, Receiver] = {}
+def build(
+    configs: Mapping[str, ReceiverConfig], http: HttpClient
+) -> dict[str, Receiver]:
+    """Return the receivers that the outbox serves, by name."""
+    receivers: dict[str, Receiver] = {}
     for name, config in configs.items():
         match config:
             case SlackConfig():
-                found[name] = Slack(config, http)
+                receivers[name] = Slack(config, http)
             case PagerDutyConfig():
-                found[name] = PagerDuty(config, http)
+                receivers[name] = PagerDuty(config, http)
             case WebhookConfig():
-                found[name] = Webhook(config, http)
+                receivers[name] = Webhook(config, http)
             case AppriseConfig():
-                found[name] = Apprise(config)
-            case _:  # an Alertmanager has a Resender
+                receivers[name] = Apprise(config)
+            case _:  # an Alertmanager is served by an AlertmanagerSender
                 pass
-    return found
+    return receivers

@@ -1,7 +1,7 @@
-"""An Alertmanager, or a cluster of them: told what is, again and again.
+"""An Alertmanager or a cluster of them, sent all current alerts at an interval.
 
-It is no consumer of the outbox: what fires is sent every minute to every peer, and is
-taken as ended if that stops. So a request that fails is made up for by the next one.
+The outbox is not involved: firing alerts are sent to each peer every minute, and end
+when that stops. A request that fails is thus made up for by the next one.
 """
 
 from __future__ import annotations
@@ -18,28 +18,31 @@ import structlog
 from kaywatch_agent.model.alerts import AlertDetails, ReceiverRecord
 from kaywatch_agent.notify import formatting
 from kaywatch_agent.notify.config import AlertmanagerConfig
-from kaywatch_agent.notify.http import Http, NoAnswer, redacted
+from kaywatch_agent.notify.http import HttpClient, NoResponse, redacted
 from kaywatch_agent.notify.outbox import OutboxMetrics
 from kaywatch_agent.units import parse_duration, rfc3339
 
-__all__ = ["Resender", "batches", "render", "safe_name"]
+__all__ = ["AlertmanagerSender", "render", "safe_name"]
 
-BATCH: Final = 256  # as Prometheus does
-LIFETIMES: Final = 4  # resend intervals until an alert ends that isn't sent again
+BATCH: Final = 256  # the batch size of Prometheus
+LIFETIMES: Final = 4  # intervals after which an alert ends that is not sent again
 
-# An alert that a peer refuses is tried again after this; it may have been changed.
-ASIDE_SECONDS: Final = 600.0
+# A rejected alert is sent again after this time: it may have changed.
+REJECTED_SECONDS: Final = 600.0
 
 log = structlog.get_logger("kaywatch.notify")
 
+# An alert's fingerprint and body.
+_Rendered = tuple[str, dict[str, Any]]
 
-class Resender:
-    """Keeps an Alertmanager's peers informed."""
+
+class AlertmanagerSender:
+    """Sends the current alerts to all peers of an Alertmanager."""
 
     def __init__(
         self,
         config: AlertmanagerConfig,
-        http: Http,
+        http: HttpClient,
         alerts: Callable[[str], Sequence[AlertDetails]],
         metrics: OutboxMetrics,
         clock: Callable[[], float] = time.time,
@@ -47,29 +50,31 @@ class Resender:
         """Send nothing yet.
 
         Args:
-            config: the section.
-            http: what sends.
-            alerts: returns, for a receiver, what fires and, for 15 minutes, what ended.
+            config: the section of the configuration.
+            http: sends the requests.
+            alerts: returns a receiver's firing alerts, and those that ended in the
+                last 15 minutes.
             metrics: counts attempts.
-            clock: Unix seconds.
+            clock: returns Unix seconds.
         """
         self.name = config.name
         self.interval = parse_duration(config.resend_interval)
-        self.problems = dict.fromkeys(config.urls, "")  # by peer; empty for none
+        self.errors = dict.fromkeys(config.urls, "")  # by peer; empty for none
         self._http = http
         self._alerts = alerts
         self._metrics = metrics
         self._clock = clock
         self._wake = asyncio.Event()
-        self._aside: dict[tuple[str, str], float] = {}  # until when, by peer and alert
+        # When rejected alerts are sent again, by peer and fingerprint.
+        self._rejected: dict[tuple[str, str], float] = {}
 
     def wake(self) -> None:
-        """Send soon: something fired or ended."""
+        """Send soon: an alert fired or ended."""
         self._wake.set()
 
     def record(self) -> ReceiverRecord:
-        """Return how it does."""
-        error = next(filter(None, self.problems.values()), "")
+        """Return the receiver's state."""
+        error = next(filter(None, self.errors.values()), "")
         return ReceiverRecord(
             name=self.name, type="alertmanager", up=not error, error=error
         )
@@ -86,96 +91,91 @@ class Resender:
                 pass
 
     async def send(self) -> None:
-        """Tell every peer once; none waits for another."""
+        """Send to every peer once, concurrently."""
         now = self._clock()
-        self._aside = {k: until for k, until in self._aside.items() if until > now}
-        found = [
+        self._rejected = {k: at for k, at in self._rejected.items() if at > now}
+        rendered = [
             (alert.fingerprint, render(alert, now, self.interval))
             for alert in self._alerts(self.name)
         ]
-        await asyncio.gather(*(self._tell(url, found, now) for url in self.problems))
-        up = not any(self.problems.values())
-        self._metrics.up.labels(self.name).set(up)
+        await asyncio.gather(*(self._send_all(url, rendered) for url in self.errors))
+        self._metrics.up.labels(self.name).set(not any(self.errors.values()))
 
-    async def _tell(
-        self, url: str, found: list[tuple[str, dict[str, Any]]], now: float
-    ) -> None:
-        told = [pair for pair in found if (url, pair[0]) not in self._aside]
-        problem = ""
-        for batch in batches(told):
-            problem = await self._post(url, [alert for _, alert in batch])
-            if problem.startswith("HTTP 4"):
-                problem = await self._one_by_one(url, batch, now)
-            if problem:
+    async def _send_all(self, url: str, rendered: list[_Rendered]) -> None:
+        alerts = [pair for pair in rendered if (url, pair[0]) not in self._rejected]
+        error = ""
+        for start in range(0, len(alerts), BATCH):
+            batch = alerts[start : start + BATCH]
+            error = await self._post(url, [body for _, body in batch])
+            if error.startswith("HTTP 4"):
+                error = await self._send_each(url, batch)
+            if error:
                 break
-        if problem and problem != self.problems[url]:
-            where = redacted(url)
+        if error and error != self.errors[url]:
             log.warning(
-                "alerts not taken", receiver=self.name, url=where, error=problem
+                "Alertmanager did not accept the alerts",
+                receiver=self.name,
+                url=redacted(url),
+                error=error,
             )
-        self.problems[url] = problem
+        self.errors[url] = error
 
-    async def _one_by_one(
-        self, url: str, batch: list[tuple[str, dict[str, Any]]], now: float
-    ) -> str:
-        """Send each alert of a refused batch alone; set aside what is refused then."""
-        refused = 0
-        problem = ""
-        for fingerprint, alert in batch:
-            problem = await self._post(url, [alert])
-            if problem.startswith("HTTP 4"):
-                refused += 1
-                self._aside[url, fingerprint] = now + ASIDE_SECONDS
+    async def _send_each(self, url: str, batch: list[_Rendered]) -> str:
+        """Send the alerts of a rejected batch one by one; return the peer's error."""
+        rejected = 0
+        error = ""
+        for fingerprint, body in batch:
+            error = await self._post(url, [body])
+            if error.startswith("HTTP 4"):
+                rejected += 1
+                self._rejected[url, fingerprint] = self._clock() + REJECTED_SECONDS
                 log.warning(
-                    "an alert is refused, and set aside",
+                    "Alertmanager rejected an alert; sending it again later",
                     receiver=self.name,
-                    alert=alert["labels"],
-                    error=problem,
+                    alert=body["labels"],
+                    error=error,
                 )
-            elif problem:
-                return problem
-        # If all are refused it is the peer, or how we see it.
-        return problem if refused == len(batch) and refused > 1 else ""
+            elif error:
+                return error
+        # If all are rejected, the peer is at fault or its URL is wrong.
+        return error if rejected == len(batch) and rejected > 1 else ""
 
-    async def _post(self, url: str, alerts: list[dict[str, Any]]) -> str:
-        """Send some alerts; return what was wrong, if anything."""
+    async def _post(self, url: str, bodies: list[dict[str, Any]]) -> str:
+        """Send some alerts; return the error, empty for none."""
+        attempts = self._metrics.attempts
         try:
-            answer = await self._http.post(
-                url.rstrip("/") + "/api/v2/alerts",
-                msgspec.json.encode(alerts),
-                {"Content-Type": "application/json"},
+            response = await self._http.post(
+                url.rstrip("/") + "/api/v2/alerts", msgspec.json.encode(bodies)
             )
-        except NoAnswer as error:
-            self._count("none")
+        except NoResponse as error:
+            attempts.labels(self.name, "none").add()
             return str(error)
-        self._count(str(answer.status))
-        if 200 <= answer.status < 300:
+        attempts.labels(self.name, str(response.status)).add()
+        if 200 <= response.status < 300:
             return ""
-        return f"HTTP {answer.status}: {answer.text[:200]}"
-
-    def _count(self, code: str) -> None:
-        self._metrics.attempts.labels(self.name, code).add()
+        return f"HTTP {response.status}: {response.text[:200]}"
 
 
 def render(alert: AlertDetails, now: float, interval: float) -> dict[str, Any]:
-    """Return an alert as `POST /api/v2/alerts` takes it.
+    """Return an alert as `POST /api/v2/alerts` accepts it.
 
     Args:
-        alert: one that fires or has ended.
+        alert: a firing or resolved alert.
         now: Unix seconds.
-        interval: seconds until it is sent again.
+        interval: seconds until the alert is sent again.
     """
+    facts = formatting.facts(alert, now)
     annotations = {
         "summary": formatting.summary(alert),
-        "description": "\n".join(f"{k}: {v}" for k, v in formatting.facts(alert, now)),
+        "description": "\n".join(f"{name}: {text}" for name, text in facts),
         "runbook_url": alert.runbook_url,
     }
-    lasts = now + LIFETIMES * interval
+    expires = now + LIFETIMES * interval
     body = {
         "labels": {safe_name(k): v for k, v in alert.all_labels.items() if v},
         "annotations": {k: v for k, v in annotations.items() if v},
         "startsAt": rfc3339(alert.fired or alert.started or now),
-        "endsAt": rfc3339(lasts if alert.ended is None else alert.ended),
+        "endsAt": rfc3339(expires if alert.ended is None else alert.ended),
     }
     if alert.dashboard_url:
         body["generatorURL"] = alert.dashboard_url
@@ -183,13 +183,6 @@ def render(alert: AlertDetails, now: float, interval: float) -> dict[str, Any]:
 
 
 def safe_name(name: str) -> str:
-    """Return a label's name as every Alertmanager takes it."""
+    """Return a label name that every version of Alertmanager accepts."""
     name = re.sub(r"[^a-zA-Z0-9_]", "_", name)
     return f"_{name}" if not name or name[0].isdigit() else name
-
-
-def batches(
-    alerts: list[tuple[str, dict[str, Any]]],
-) -> list[list[tuple[str, dict[str, Any]]]]:
-    """Return alerts in lists of at most `BATCH`."""
-    return [alerts[n : n + BATCH] for n in range(0, len(alerts), BATCH)]

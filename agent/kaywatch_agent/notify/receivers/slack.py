@@ -1,10 +1,10 @@
-"""Slack: an incoming webhook, or a bot that goes on from its messages.
+"""Slack: an incoming webhook, or a bot that updates and answers its own messages.
 
-Limits: https://docs.slack.dev/reference/block-kit/blocks, and in all some 13,200
-characters over a message's blocks, which is not documented.
+Limits: https://docs.slack.dev/reference/block-kit/blocks. All blocks of a message
+together may have about 13,200 characters, which is not documented.
 
-Links are links and no buttons: a click on a button is also sent to the app, and Slack
-shows a warning beside it where nobody answers (slackapi/node-slack-sdk issue 869).
+Links are not buttons: Slack also reports a click on a button to the app, and shows a
+warning if the app does not respond (slackapi/node-slack-sdk issue 869).
 """
 
 from __future__ import annotations
@@ -17,58 +17,51 @@ import msgspec
 from kaywatch_agent.model.alerts import AlertDetails, Notification, NotificationKind
 from kaywatch_agent.notify import formatting
 from kaywatch_agent.notify.config import SlackConfig
-from kaywatch_agent.notify.http import Answer, Http
-from kaywatch_agent.notify.result import DeliveryResult, Outcome, judge_status, sent
+from kaywatch_agent.notify.http import HttpClient, Response
+from kaywatch_agent.notify.result import (
+    DeliveryOutcome,
+    DeliveryResult,
+    judge_status,
+    sent,
+)
 
-__all__ = ["Slack", "escaped", "judge_api", "judge_webhook", "render", "text_only"]
+__all__ = ["Slack", "escape", "judge_api", "judge_webhook", "render", "text_only"]
 
 MAX_TITLE: Final = 300
-MAX_TEXT: Final = 2_900  # of a section; 3,001 lose the whole message
-MAX_FIELD: Final = 500  # 2,000 are allowed; nobody reads them
+MAX_TEXT: Final = 2_900  # of a section; with 3,001 Slack rejects the whole message
+MAX_FIELD: Final = 500  # 2,000 are allowed; shorter is more readable
 MAX_FIELDS: Final = 10
-BUDGET: Final = 10_000  # characters of all blocks
-MAX_NAME: Final = 300  # of one alert among many
+MAX_BLOCKS_TEXT: Final = 10_000  # characters of all blocks
+MAX_NAME: Final = 300  # of one alert in a list
 
 RED, ORANGE, BLUE, GREEN = "#d32f2f", "#f57c00", "#1976d2", "#388e3c"
-_COLOURS: Final = {"critical": RED, "error": RED, "warning": ORANGE, "info": BLUE}
-
-_MARKS: Final = {
-    "critical": ":red_circle:",
-    "error": ":red_circle:",
-    "warning": ":large_orange_circle:",
-    "info": ":large_blue_circle:",
+_STYLES: Final = {
+    "critical": (RED, ":red_circle:"),
+    "error": (RED, ":red_circle:"),
+    "warning": (ORANGE, ":large_orange_circle:"),
+    "info": (BLUE, ":large_blue_circle:"),
 }
 
-# Facts that stand above the fields, or below.
-_ELSEWHERE: Final = frozenset({"Since", "Fired", "Resolved", "Host", "Alert"})
+# Facts that are shown above or below the fields.
+_NOT_FIELDS: Final = frozenset({"Since", "Fired", "Resolved", "Host", "Alert"})
+
+_NO_PREVIEWS: Final = {"unfurl_links": False, "unfurl_media": False}
 
 Links = Sequence[tuple[str, str]]
 
-# The Web API answers 200 with an error in the body.
-_LATER: Final = frozenset(
-    {
-        "ratelimited",
-        "rate_limited",
-        "internal_error",
-        "fatal_error",
-        "service_unavailable",
-        "request_timeout",
-    }
+# The Web API reports an error in the body of a 200.
+_RATE_LIMITED: Final = frozenset({"ratelimited", "rate_limited"})
+_TEMPORARY: Final = frozenset(
+    {"internal_error", "fatal_error", "service_unavailable", "request_timeout"}
 )
 _MISCONFIGURED: Final = frozenset(
     {
-        "invalid_auth",
-        "not_authed",
-        "account_inactive",
-        "token_revoked",
-        "token_expired",
-        "missing_scope",
-        "channel_not_found",
-        "not_in_channel",
+        *("invalid_auth", "not_authed", "account_inactive", "token_revoked"),
+        *("token_expired", "missing_scope", "channel_not_found", "not_in_channel"),
         "is_archived",
     }
 )
-_POST_ANEW: Final = frozenset(
+_CANNOT_UPDATE: Final = frozenset(
     {"message_not_found", "edit_window_closed", "cant_update_message"}
 )
 
@@ -76,19 +69,19 @@ _POST_ANEW: Final = frozenset(
 class Slack:
     """Sends to one channel."""
 
-    def __init__(self, config: SlackConfig, http: Http) -> None:
+    def __init__(self, config: SlackConfig, http: HttpClient) -> None:
         self._config = config
         self._http = http
 
     def render(self, notification: Notification, now: float) -> dict[str, Any]:
-        """Return a message's payload; of a bot with where it goes."""
+        """Return a message's payload; a bot's includes the channel."""
         payload = render(notification, now)
-        if not self._config.bot:
+        if self._config.bot_token is None:
             return payload
         return address(payload, notification, self._config.channel)[1]
 
     async def send(self, notification: Notification, now: float) -> DeliveryResult:
-        """Send a message; once more as plain text if its blocks are refused."""
+        """Send a message; again as plain text if Slack rejects its blocks."""
         payload = render(notification, now)
         result = await self._attempt(payload, notification, now)
         if result.code == 400 or "invalid_blocks" in result.error:
@@ -98,143 +91,128 @@ class Slack:
     async def _attempt(
         self, payload: dict[str, Any], notification: Notification, now: float
     ) -> DeliveryResult:
-        if not self._config.bot:
-            url = self._config.need("webhook_url").read()
-            return judge_webhook(await self._post(url, payload, {}), now)
+        if self._config.bot_token is None:
+            url = self._config.credential().read()
+            response = await self._http.post(url, msgspec.json.encode(payload))
+            return judge_webhook(response, now)
         result = await self._call(payload, notification, now)
-        if notification.update and result.error in _POST_ANEW:
-            alone = msgspec.structs.replace(notification, ref="", update=False)
-            result = await self._call(payload, alone, now)
+        if notification.update and result.error in _CANNOT_UPDATE:
+            new = msgspec.structs.replace(notification, ref="", update=False)
+            result = await self._call(payload, new, now)
         return result
 
     async def _call(
         self, payload: dict[str, Any], notification: Notification, now: float
     ) -> DeliveryResult:
-        token = self._config.need("bot_token").read()
+        """Call the Web API, as a bot."""
+        token = self._config.credential().read()
         method, body = address(payload, notification, self._config.channel)
-        answer = await self._post(
+        response = await self._http.post(
             f"{self._config.url.rstrip('/')}/{method}",
-            body,
-            {"Authorization": f"Bearer {token}"},
-            token,
+            msgspec.json.encode(body),
+            {
+                "Authorization": f"Bearer {token}",
+                # Without a charset the Web API adds a warning to each response.
+                "Content-Type": "application/json; charset=utf-8",
+            },
+            secrets=(token,),
         )
-        return judge_api(answer, now)
-
-    async def _post(
-        self, url: str, payload: Any, headers: dict[str, str], *secrets: str
-    ) -> Answer:
-        body = msgspec.json.encode(payload)
-        kind = {"Content-Type": "application/json; charset=utf-8"}
-        return await self._http.post(url, body, {**kind, **headers}, secrets=secrets)
+        return judge_api(response, now)
 
 
 def render(notification: Notification, now: float) -> dict[str, Any]:
     """Return a message's payload.
 
-    The text is what a phone shows: what it is about, how bad, since when. The rest is
-    an attachment, which alone can have a colour.
+    The text is what a phone shows: what it is about, how severe, since when. The rest
+    is an attachment: only attachments have a colour.
     """
-    first = notification.alerts[0]
-    lines = [f"{_mark(first)} *{escaped(formatting.title(notification), MAX_TITLE)}*"]
-    lines += [
-        f"_{escaped(mark, MAX_TITLE)}_"
-        for mark in formatting.remarks(notification, now)
-    ]
+    alert = notification.alerts[0]
+    title = escape(formatting.title(notification), MAX_TITLE)
+    remarks = formatting.remarks(notification, now)
+    lines = [f"{_emoji(alert)} *{title}*"]
+    lines += [f"_{escape(remark, MAX_TITLE)}_" for remark in remarks]
     if len(notification.alerts) == 1:
-        lines.append(escaped(formatting.condition(first), MAX_TEXT))
-        lines.append(escaped(formatting.times(first, now), MAX_FIELD))
-        blocks = _details(first, now)
+        lines.append(escape(formatting.condition(alert), MAX_TEXT))
+        lines.append(escape(formatting.times(alert, now), MAX_FIELD))
+        blocks = _details(alert, now)
     else:
         blocks = _list(notification, now)
-    text = "\n".join(filter(None, lines))
+    attachment = {"color": _colour(notification), "fallback": title, "blocks": blocks}
     return {
-        "text": text,
-        "attachments": [
-            {
-                "color": _colour(notification),
-                "fallback": escaped(formatting.title(notification), MAX_TITLE),
-                "blocks": blocks,
-            }
-        ],
-        "unfurl_links": False,
-        "unfurl_media": False,
+        "text": "\n".join(filter(None, lines)),
+        "attachments": [attachment],
+        **_NO_PREVIEWS,
     }
 
 
 def text_only(payload: dict[str, Any]) -> dict[str, Any]:
-    """Return a payload without anything that Slack could find fault with."""
-    sections = [
-        block["text"]["text"]
-        for block in payload["attachments"][0]["blocks"]
-        if "text" in block
-    ]
-    return {
-        "text": "\n".join([payload["text"], *sections])[:BUDGET],
-        "unfurl_links": False,
-        "unfurl_media": False,
-    }
+    """Return a payload as plain text, without blocks that Slack may reject."""
+    blocks = payload["attachments"][0]["blocks"]
+    sections = [block["text"]["text"] for block in blocks if "text" in block]
+    text = "\n".join([payload["text"], *sections])
+    return {"text": text[:MAX_BLOCKS_TEXT], **_NO_PREVIEWS}
 
 
 def address(
     payload: dict[str, Any], notification: Notification, channel: str
 ) -> tuple[str, dict[str, Any]]:
-    """Return the Web API's method and its arguments, for a bot."""
-    where, _, stamp = notification.ref.partition(" ")
+    """Return the method of the Web API and its arguments, for a bot."""
+    posted_to, _, stamp = notification.ref.partition(" ")
     if not stamp:
         return "chat.postMessage", {"channel": channel, **payload}
     if notification.update:
-        kept = {k: v for k, v in payload.items() if not k.startswith("unfurl")}
-        # Without blocks or attachments of its own it would keep the old ones.
-        kept.setdefault("attachments", [])
-        return "chat.update", {"channel": where, "ts": stamp, **kept}
-    loud = notification.kind is NotificationKind.REPEAT
-    thread = {"channel": where, "thread_ts": stamp, "reply_broadcast": loud}
+        fields = {k: v for k, v in payload.items() if k not in _NO_PREVIEWS}
+        # Without attachments of its own the message would keep the previous ones.
+        fields.setdefault("attachments", [])
+        return "chat.update", {"channel": posted_to, "ts": stamp, **fields}
+    # A repeat is a reminder, so the channel sees it, too.
+    broadcast = notification.kind is NotificationKind.REPEAT
+    thread = {"channel": posted_to, "thread_ts": stamp, "reply_broadcast": broadcast}
     return "chat.postMessage", {**thread, **payload}
 
 
-def judge_webhook(answer: Answer, now: float) -> DeliveryResult:
-    """Return what the answer of an incoming webhook means: 200 alone isn't enough."""
-    if not 200 <= answer.status < 300:
-        return judge_status(answer.status, answer.headers, answer.text, now)
-    if answer.text == "ok":
-        return sent(answer.status)
-    found = _json(answer)
-    # Others that take Slack's payloads answer in JSON.
-    if found.get("ok") is True or found.get("success") is True:
-        return sent(answer.status)
-    if found.get("error") in _LATER:
-        return judge_status(429, answer.headers, str(found["error"]), now)
-    text = f"HTTP {answer.status}, but not ok: {answer.text[:200]}"
-    return DeliveryResult(Outcome.DEAD, answer.status, text)
+def judge_webhook(response: Response, now: float) -> DeliveryResult:
+    """Return what the response of an incoming webhook means; a 200 alone is no success.
+
+    Other services that accept Slack's payloads respond with JSON.
+    """
+    body = response.json
+    accepted = body.get("ok") is True or body.get("success") is True
+    if accepted or response.text == "ok" or not 200 <= response.status < 300:
+        return judge_status(response.status, response.headers, response.text, now)
+    error = str(body.get("error", ""))
+    if error in _RATE_LIMITED | _TEMPORARY:
+        return judge_status(429, response.headers, error, now)
+    text = f"HTTP {response.status}, but not ok: {response.text[:200]}"
+    return DeliveryResult(DeliveryOutcome.DEAD, response.status, text)
 
 
-def judge_api(answer: Answer, now: float) -> DeliveryResult:
-    """Return what the Web API's answer means."""
-    if not 200 <= answer.status < 300:
-        return judge_status(answer.status, answer.headers, answer.text, now)
-    found = _json(answer)
-    if found.get("ok") is True:
-        ref = f"{found.get('channel', '')} {found.get('ts', '')}"
-        return sent(answer.status, ref=ref if found.get("ts") else "")
-    error = str(found.get("error", "")) or "no JSON"
-    if error in ("ratelimited", "rate_limited"):
-        return judge_status(429, answer.headers, error, now)
-    if error in _LATER:
-        return DeliveryResult(Outcome.RETRY, answer.status, error)
-    misconfigured = error in _MISCONFIGURED
+def judge_api(response: Response, now: float) -> DeliveryResult:
+    """Return what the response of the Web API means."""
+    if not 200 <= response.status < 300:
+        return judge_status(response.status, response.headers, response.text, now)
+    body = response.json
+    if body.get("ok") is True:
+        ref = f"{body.get('channel', '')} {body.get('ts', '')}"
+        return sent(response.status, ref=ref if body.get("ts") else "")
+    error = str(body.get("error", "")) or "the response is not JSON"
+    if error in _RATE_LIMITED:
+        return judge_status(429, response.headers, error, now)
+    if error in _TEMPORARY:
+        return DeliveryResult(DeliveryOutcome.RETRY, response.status, error)
     return DeliveryResult(
-        Outcome.DEAD,
-        answer.status,
+        DeliveryOutcome.DEAD,
+        response.status,
         error,
         undelivered=True,
-        misconfigured=misconfigured,
+        misconfigured=error in _MISCONFIGURED,
     )
 
 
-def escaped(text: str, limit: int) -> str:
-    """Return a text that means itself in Slack, of at most so many characters.
+def escape(text: str, limit: int) -> str:
+    """Return a text without markup, of at most `limit` characters and a `…`.
 
-    Nothing but these three is to be escaped; it also disarms `<!channel>`.
+    Slack asks for these three escapes and no others; they also disarm `<!channel>`.
     """
     pieces: list[str] = []
     left = limit
@@ -250,6 +228,7 @@ def escaped(text: str, limit: int) -> str:
 # -- inside --------------------------------------------------------------------------
 
 _ESCAPES: Final = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "\0": ""}
+_URL_ESCAPES: Final = str.maketrans({"<": "%3C", ">": "%3E", "|": "%7C", "&": "&amp;"})
 
 
 def _cut(pieces: list[str], left: int) -> str:
@@ -260,86 +239,72 @@ def _cut(pieces: list[str], left: int) -> str:
 
 def _details(alert: AlertDetails, now: float) -> list[dict[str, Any]]:
     """Return the blocks of a message about one alert."""
-    blocks = _linked(formatting.links(alert))
+    blocks = _link_block(formatting.links(alert))
     fields = [
-        _mrkdwn(f"*{name}*\n{escaped(text, MAX_FIELD)}")
+        _mrkdwn(f"*{name}*\n{escape(text, MAX_FIELD)}")
         for name, text in formatting.facts(alert, now)
-        if name not in _ELSEWHERE
+        if name not in _NOT_FIELDS
     ][:MAX_FIELDS]
     if fields:
         blocks.append({"type": "section", "fields": fields})
-    parts = [formatting.identity(alert), escaped(alert.host, MAX_NAME)]
-    context = _mrkdwn(" · ".join(filter(None, parts)))
-    blocks.append({"type": "context", "elements": [context]})
-    return blocks
+    parts = [formatting.identity(alert), escape(alert.host, MAX_NAME)]
+    return [*blocks, _context(" · ".join(filter(None, parts)))]
 
 
 def _list(notification: Notification, now: float) -> list[dict[str, Any]]:
-    """Return the blocks of a message about several: two lines for each."""
+    """Return the blocks of a message about several alerts: two lines for each."""
     first, *others = [formatting.links(alert) for alert in notification.alerts]
     shared = [link for link in first if all(link in links for links in others)]
-    blocks = _linked(shared)
-    left, unsaid = BUDGET, notification.left_out
+    blocks = _link_block(shared)
+    left, left_out = MAX_BLOCKS_TEXT, notification.left_out
     for alert in notification.alerts:
-        text = _entry(alert, shared, now)
+        text = _list_item(alert, shared, now)
         if len(text) > left:
-            unsaid += 1
+            left_out += 1
             continue
         left -= len(text)
         blocks.append({"type": "section", "text": _mrkdwn(text)})
-    if unsaid:
-        more = _mrkdwn(f"+{unsaid} more")
-        blocks.append({"type": "context", "elements": [more]})
-    return blocks
+    return [*blocks, _context(f"+{left_out} more")] if left_out else blocks
 
 
-def _entry(alert: AlertDetails, shared: Links, now: float) -> str:
+def _list_item(alert: AlertDetails, shared: Links, now: float) -> str:
     own = [link for link in formatting.links(alert) if link not in shared]
-    head = [
-        f"{_mark(alert)} *{escaped(formatting.location(alert), MAX_NAME)}*",
+    parts = [
+        f"{_emoji(alert)} *{escape(formatting.location(alert), MAX_NAME)}*",
         alert.severity,
-        escaped(formatting.times(alert, now), MAX_NAME),
-        _links(own),
+        escape(formatting.times(alert, now), MAX_NAME),
+        _format_links(own),
     ]
-    text = escaped(formatting.condition(alert), MAX_NAME)
-    return f"{' · '.join(filter(None, head))}\n{text}"
+    text = escape(formatting.condition(alert), MAX_NAME)
+    return f"{' · '.join(filter(None, parts))}\n{text}"
 
 
-def _mark(alert: AlertDetails) -> str:
-    return ":white_check_mark:" if alert.resolved else _MARKS[alert.severity]
-
-
-def _linked(found: Links) -> list[dict[str, Any]]:
-    """Return a block of links, at the top: Slack folds what is long."""
-    text = _links(found)
-    return [{"type": "section", "text": _mrkdwn(text)}] if text else []
-
-
-def _links(found: Links) -> str:
-    return " · ".join(
-        f"<{_in_link(url)}|{name}>" for name, url in found if len(url) < MAX_FIELD
-    )
-
-
-def _in_link(url: str) -> str:
-    for character, code in (("<", "%3C"), (">", "%3E"), ("|", "%7C")):
-        url = url.replace(character, code)
-    return url.replace("&", "&amp;")
+def _emoji(alert: AlertDetails) -> str:
+    return ":white_check_mark:" if alert.resolved else _STYLES[alert.severity][1]
 
 
 def _colour(notification: Notification) -> str:
     firing = [alert for alert in notification.alerts if not alert.resolved]
-    if not firing:
-        return GREEN
-    return _COLOURS[firing[0].severity]
+    return _STYLES[firing[0].severity][0] if firing else GREEN
+
+
+def _link_block(links: Links) -> list[dict[str, Any]]:
+    """Return a block of links; it goes on top, as Slack folds long messages."""
+    text = _format_links(links)
+    return [{"type": "section", "text": _mrkdwn(text)}] if text else []
+
+
+def _format_links(links: Links) -> str:
+    return " · ".join(
+        f"<{url.translate(_URL_ESCAPES)}|{name}>"
+        for name, url in links
+        if len(url) < MAX_FIELD
+    )
+
+
+def _context(text: str) -> dict[str, Any]:
+    return {"type": "context", "elements": [_mrkdwn(text)]}
 
 
 def _mrkdwn(text: str) -> dict[str, str]:
     return {"type": "mrkdwn", "text": text}
-
-
-def _json(answer: Answer) -> dict[str, Any]:
-    try:
-        return msgspec.json.decode(answer.body, type=dict[str, Any])
-    except (msgspec.DecodeError, ValueError):
-        return {}

@@ -1,7 +1,7 @@
-"""A webhook: JSON to a URL, in our own form or an Alertmanager's, signed.
+"""A webhook: JSON in kaywatch's own format or an Alertmanager's, signed.
 
-Signatures: https://www.standardwebhooks.com, or GitHub's X-Hub-Signature-256. What is
-signed are the bytes that are sent.
+Signatures: https://www.standardwebhooks.com, or GitHub's X-Hub-Signature-256. They
+cover the exact bytes that are sent.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from kaywatch_agent.model.alerts import (
 )
 from kaywatch_agent.notify import formatting
 from kaywatch_agent.notify.config import WebhookConfig
-from kaywatch_agent.notify.http import Http
-from kaywatch_agent.notify.result import DeliveryResult, Outcome, judge_status
+from kaywatch_agent.notify.http import HttpClient
+from kaywatch_agent.notify.result import DeliveryOutcome, DeliveryResult, judge_status
 from kaywatch_agent.units import rfc3339
 
 __all__ = [
@@ -36,84 +36,91 @@ __all__ = [
     "sign_standard",
 ]
 
-# What an Alertmanager, written in Go, has for a time that there isn't.
+# How Go, and so Alertmanager, writes a time that is not set.
 ZERO_TIME: Final = "0001-01-01T00:00:00Z"
 WHSEC: Final = "whsec_"
+
+# The fields of an alert that a native body shows as they are. They are listed so that a
+# new field is not published by accident.
+_FIELDS: Final = (
+    *("id", "rule", "severity", "labels", "fingerprint", "dedup_key", "episode"),
+    *("condition", "value", "threshold", "clear", "worst", "unit", "window_seconds"),
+    *("executions", "errors", "completeness", "reason", "transition", "history"),
+    *("host", "flapping", "note"),
+)
+_TIMES: Final = ("started", "fired", "worst_at", "ended")
+# Without `message`: it may contain data of the application's users.
+_EVIDENCE_FIELDS: Final = ("node", "type", "phase", "outcome", "attempts", "run")
 
 
 class Webhook:
     """Sends to one URL."""
 
-    def __init__(self, config: WebhookConfig, http: Http) -> None:
+    def __init__(self, config: WebhookConfig, http: HttpClient) -> None:
         self._config = config
         self._http = http
 
     def render(self, notification: Notification, now: float) -> dict[str, Any]:
-        """Return a body of the format that is set."""
+        """Return the body in the configured format."""
         if self._config.format == "alertmanager":
             return alertmanager_body(notification, self._config.external_url)
         return native_body(notification, now)
 
     async def send(self, notification: Notification, now: float) -> DeliveryResult:
         """Send a message; any 2xx is success."""
-        url = self._config.need("url").read()
         body = msgspec.json.encode(self.render(notification, now))
+        # A string of RFC 8941, hence the quotes.
+        headers = {"Idempotency-Key": f'"{notification.id}"'}
         secrets: tuple[str, ...] = ()
-        headers = {
-            "Content-Type": "application/json",
-            # A string of RFC 8941, hence the quotes.
-            "Idempotency-Key": f'"{notification.id}"',
-        }
-        if self._config.signature != "none":
-            key = self._config.need("secret").read()
+        if self._config.signature != "none" and self._config.secret is not None:
+            key = self._config.secret.read()
             secrets = (key,)
-            headers |= sign(self._config, key, notification.id, body, now)
-        answer = await self._http.post(url, body, headers, secrets=secrets)
+            headers |= self._sign(key, notification.id, body, now)
+        url = self._config.url.read()
+        response = await self._http.post(url, body, headers, secrets=secrets)
         return judge_status(
-            answer.status, answer.headers, answer.text, now, gone=Outcome.GONE
+            response.status,
+            response.headers,
+            response.text,
+            now,
+            gone=DeliveryOutcome.GONE,
         )
 
-
-def sign(
-    config: WebhookConfig, key: str, row_id: str, body: bytes, now: float
-) -> dict[str, str]:
-    """Return the headers that show who sent a body.
-
-    Raises:
-        ConfigError: the secret is no base64.
-    """
-    if config.signature == "github":
-        return {"X-Hub-Signature-256": sign_github(key, body)}
-    try:
-        return sign_standard(key, row_id, int(now), body)
-    except ValueError:
-        found = config.need("secret").key
-        raise ConfigError(found, "expected whsec_ and base64") from None
+    def _sign(
+        self, key: str, message_id: str, body: bytes, now: float
+    ) -> dict[str, str]:
+        if self._config.signature == "github":
+            return {"X-Hub-Signature-256": sign_github(key, body)}
+        try:
+            return sign_standard(key, message_id, int(now), body)
+        except ValueError:
+            path = self._config.secret.key if self._config.secret else ""
+            raise ConfigError(path, "expected whsec_ and base64") from None
 
 
-def sign_standard(key: str, row_id: str, stamp: int, body: bytes) -> dict[str, str]:
+def sign_standard(key: str, message_id: str, stamp: int, body: bytes) -> dict[str, str]:
     """Return the headers of Standard Webhooks 1.0.0.
 
     Args:
-        key: `whsec_` and base64, or several apart by spaces while they rotate.
-        row_id: the same over retries.
+        key: `whsec_` and base64; several, separated by spaces, while keys are rotated.
+        message_id: the same for all attempts.
         stamp: Unix seconds of this attempt.
-        body: what is sent.
+        body: the bytes that are sent.
 
     Raises:
-        ValueError: a key is no base64.
+        ValueError: a key is not base64.
     """
-    signed = f"{row_id}.{stamp}.".encode() + body
+    signed = f"{message_id}.{stamp}.".encode() + body
     signatures = []
-    for one in key.split():
+    for part in key.split():
         try:
-            raw = base64.b64decode(one.removeprefix(WHSEC), validate=True)
+            raw = base64.b64decode(part.removeprefix(WHSEC), validate=True)
         except binascii.Error as error:
             raise ValueError(str(error)) from None
         digest = hmac.new(raw, signed, hashlib.sha256).digest()
         signatures.append("v1," + base64.b64encode(digest).decode())
     return {
-        "webhook-id": row_id,
+        "webhook-id": message_id,
         "webhook-timestamp": str(stamp),
         "webhook-signature": " ".join(signatures),
     }
@@ -131,7 +138,7 @@ def native_body(notification: Notification, now: float) -> dict[str, Any]:
         "id": notification.id,
         "receiver": notification.receiver,
         "kind": str(notification.kind),
-        "status": _status(notification),
+        "status": formatting.status(notification),
         "test": notification.kind is NotificationKind.TEST,
         "title": formatting.title(notification),
         "text": notification.text,
@@ -139,22 +146,22 @@ def native_body(notification: Notification, now: float) -> dict[str, Any]:
         "delayed_seconds": round(formatting.delay(notification, now), 3),
         "group": notification.group,
         "left_out": notification.left_out,
-        "alerts": [_native(alert) for alert in notification.alerts],
+        "alerts": [_native_alert(alert) for alert in notification.alerts],
         "agent": {"name": "kaywatch", "version": __version__},
     }
 
 
 def alertmanager_body(notification: Notification, external_url: str) -> dict[str, Any]:
-    """Return what an Alertmanager 0.25 would send, and nothing else.
+    """Return the body that an Alertmanager 0.25 would send, without additions.
 
     https://prometheus.io/docs/alerting/latest/configuration/#webhook_config
     """
-    alerts = [_in_alertmanager(alert) for alert in notification.alerts]
+    alerts = [_alertmanager_alert(alert) for alert in notification.alerts]
     group = notification.group
     pairs = [f"{k}={msgspec.json.encode(v).decode()}" for k, v in group.items()]
     return {
         "receiver": notification.receiver,
-        "status": _status(notification),
+        "status": formatting.status(notification),
         "alerts": alerts,
         "groupLabels": group,
         "commonLabels": _common([alert["labels"] for alert in alerts]),
@@ -169,80 +176,49 @@ def alertmanager_body(notification: Notification, external_url: str) -> dict[str
 # -- inside --------------------------------------------------------------------------
 
 
-def _status(notification: Notification) -> str:
-    firing = any(not alert.resolved for alert in notification.alerts)
-    return "firing" if firing else "resolved"
-
-
-def _native(alert: AlertDetails) -> dict[str, Any]:
-    """Return an alert; times as RFC 3339. Of errors the class is told, no message."""
+def _native_alert(alert: AlertDetails) -> dict[str, Any]:
     ended = alert.ended
     return {
-        "status": "resolved" if alert.resolved else "firing",
-        "id": alert.id,
-        "rule": alert.rule,
-        "severity": alert.severity,
-        "labels": alert.labels,
-        "fingerprint": alert.fingerprint,
-        "dedup_key": alert.dedup_key,
-        "episode": alert.episode,
+        "status": _status(alert),
         "summary": formatting.summary(alert),
-        "condition": alert.condition,
-        "value": alert.value,
-        "threshold": alert.threshold,
-        "clear": alert.clear,
-        "worst": alert.worst,
-        "worst_at": rfc3339(alert.worst_at) if alert.worst_at is not None else None,
-        "unit": alert.unit,
-        "window_seconds": alert.window_seconds,
-        "executions": alert.executions,
-        "errors": alert.errors,
-        "completeness": alert.completeness,
-        "started": rfc3339(alert.started) if alert.started else None,
-        "fired": rfc3339(alert.fired) if alert.fired else None,
-        "ended": rfc3339(ended) if ended is not None else None,
+        **{name: getattr(alert, name) for name in _FIELDS},
+        **{name: _time(getattr(alert, name)) for name in _TIMES},
         "duration_seconds": None if ended is None else round(ended - alert.fired, 3),
-        "reason": alert.reason,
         "error_classes": [{"type": t, "count": n} for t, n in alert.error_classes],
-        "transition": alert.transition,
-        "history": alert.history,
-        "evidence": [_evidence(seen) for seen in alert.evidence],
-        "host": alert.host,
+        "evidence": [_evidence(execution) for execution in alert.evidence],
         "links": {name.lower(): url for name, url in formatting.links(alert)},
-        "flapping": alert.flapping,
-        "note": alert.note,
     }
 
 
-def _evidence(seen: Evidence) -> dict[str, Any]:
-    return {
-        "time": rfc3339(seen.time) if seen.time else None,
-        "node": seen.node,
-        "type": seen.type,
-        "phase": seen.phase,
-        "outcome": seen.outcome,
-        "attempts": seen.attempts,
-        "run": seen.run,
-    }
+def _evidence(execution: Evidence) -> dict[str, Any]:
+    fields = {name: getattr(execution, name) for name in _EVIDENCE_FIELDS}
+    return {"time": _time(execution.time), **fields}
 
 
-def _in_alertmanager(alert: AlertDetails) -> dict[str, Any]:
+def _alertmanager_alert(alert: AlertDetails) -> dict[str, Any]:
     annotations = {
         "summary": formatting.summary(alert),
         "runbook_url": alert.runbook_url,
         "value": formatting.value_and_threshold(alert),
         "reason": alert.reason,
     }
-    ended = alert.ended
     return {
-        "status": "resolved" if alert.resolved else "firing",
+        "status": _status(alert),
         "labels": alert.all_labels,
         "annotations": {k: v for k, v in annotations.items() if v},
         "startsAt": rfc3339(alert.fired or alert.started),
-        "endsAt": ZERO_TIME if ended is None else rfc3339(ended),
+        "endsAt": _time(alert.ended) or ZERO_TIME,
         "generatorURL": alert.dashboard_url,
         "fingerprint": alert.fingerprint,
     }
+
+
+def _status(alert: AlertDetails) -> str:
+    return "resolved" if alert.resolved else "firing"
+
+
+def _time(seconds: float | None) -> str | None:
+    return rfc3339(seconds) if seconds else None
 
 
 def _common(maps: list[dict[str, str]]) -> dict[str, str]:

@@ -177,7 +177,7 @@ def test_an_alert_s_story_has_what_became_of_its_messages(alerted: Served) -> No
     newer, older = (one["message"] for one in ops["messages"])
     subject = ops["messages"][0]["subject"]
     assert (newer["id"], older["id"]) == ("msg_2", "msg_1")
-    assert (subject["kind"], subject["over"]) == ("firing", True)
+    assert (subject["kind"], subject["resolved"]) == ("firing", True)
     assert older["alerts"] == [subject]
     assert (older["status"], older["reason"], older["attempts"]) == (
         "dead",
