@@ -127,7 +127,7 @@ def test_late_and_folded_events_are_named_and_survive_a_restart(
             "overflow": 7,
             "ratio": 1.0,
         }
-        line = "  odd: 1 too late for a window, 7 folded into __other__"
+        line = "  odd: 1 too late for a window, 7 counted in __other__"
         said = status(agent)
         assert line in said
         assert "Completeness, last 24 hours: all of 10 events arrived" in said

@@ -1,4 +1,4 @@
-"""Tables and figures of the command line, for 80 columns and more."""
+"""Prints the tables of `kaywatch status` and `kaywatch stats`, 80 columns or wider."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ MAX_LISTED_CLIENTS: Final = 15
 
 
 def console() -> Console:
-    """Return a console that leaves names such as `[Load]` as they are."""
+    """Return a console that does not interpret names such as `[Load]` or `:x:`."""
     return Console(markup=False, highlight=False, emoji=False)
 
 
@@ -48,10 +48,10 @@ def show_status(
     health: Json,
     clients: Sequence[Json],
     nodes: Sequence[Json],
-    models: Sequence[Json] = (),
-    complete: Json | None = None,
+    models: Sequence[Json],
+    completeness: Json,
 ) -> None:
-    """Show the agent, its clients, its nodes and the language models they call."""
+    """Print the agent's health, its clients, nodes and language models."""
     out = console()
     out.print(agent_line(url, health))
     for name, stage in health["stages"].items():
@@ -60,8 +60,8 @@ def show_status(
     out.print()
     _show_clients(out, clients)
     out.print()
-    if complete is not None and complete["services"]:
-        _show_completeness(out, complete, clients)
+    if completeness["services"]:
+        _show_completeness(out, completeness, clients)
         out.print()
     show_nodes(out, nodes, "Nodes, last 5 minutes")
     if models:
@@ -70,7 +70,7 @@ def show_status(
 
 
 def agent_line(url: str, health: Json) -> Text:
-    """Return which agent it is, and how it is."""
+    """Return the version, address, health and uptime of the agent."""
     return Text.assemble(
         f"kaywatch {health['version']} at {clean(url)}: ",
         _coloured(health["status"]),
@@ -80,12 +80,11 @@ def agent_line(url: str, health: Json) -> Text:
 
 def _show_clients(out: Console, clients: Sequence[Json]) -> None:
     if not clients:
-        out.print("No client yet. In your application: import kaywatch;")
-        out.print("kaywatch.instrument()")
+        out.print("No client yet. Start an application with `kaywatch run -- COMMAND`.")
         return
     table = plain_table("service", "pid", "state", "events", "complete", "memory")
-    recent = sorted(clients, key=lambda c: -c["last_seen"])
-    for client in recent[:MAX_LISTED_CLIENTS]:
+    latest = sorted(clients, key=lambda client: -client["last_seen"])
+    for client in latest[:MAX_LISTED_CLIENTS]:
         memory = client["memory_mb"]
         table.add_row(
             client["service"],
@@ -102,50 +101,56 @@ def _show_clients(out: Console, clients: Sequence[Json]) -> None:
         out.print(f"  and {more} more: kaywatch status --json")
     for client in clients:
         if client["state"] == "died" and client["in_flight"]:
-            nodes = ", ".join(f["node"] for f in client["in_flight"])
+            nodes = ", ".join(execution["node"] for execution in client["in_flight"])
             out.print(f"  pid {client['pid']} died with {nodes} in flight")
 
 
-def _show_completeness(out: Console, complete: Json, clients: Sequence[Json]) -> None:
-    """Say how much has arrived, and who lost what, and why."""
-    total = complete["total"]
+def _show_completeness(
+    out: Console, completeness: Json, clients: Sequence[Json]
+) -> None:
+    """Print the share of events that arrived, and the losses with their reasons."""
+    total = completeness["total"]
     dropped = sum(total["dropped"].values())
     share = "all" if not dropped else known(total["ratio"], percent)
     colour = "" if not dropped else "yellow"
     events = f"{total['received'] + dropped:,} events arrived"
     title = Text("Completeness", "bold").append(", last 24 hours: ", "not bold")
     out.print(title.append(f"{share} of {events}", f"not bold {colour}"))
-    for name, account in complete["services"].items():
-        if said := _account(account["dropped"], account["late"], account["overflow"]):
-            out.print(f"  {name}: {said}")
-    losers = [one for one in clients if one["dropped"] or one["missing"]]
-    losers = [one for one in losers if one["state"] != "connected" or one["dropped"]]
-    for client in losers[:MAX_LISTED_CLIENTS]:
-        said = _account(client["dropped"], client["late"], client["overflow"])
-        gone = client["state"] != "connected" and client["missing"]
-        if gone:
-            said += f"{', ' if said else ''}{gone:,} never arrived"
-        out.print(f"  {client['service']} pid {client['pid'] or '-'}: {said}")
-    more = len(losers) - MAX_LISTED_CLIENTS
+    for name, service in completeness["services"].items():
+        if losses := _losses(service):
+            out.print(f"  {name}: {', '.join(losses)}")
+    # Missing events of a connected client are under way.
+    lossy = [
+        client
+        for client in clients
+        if client["dropped"] or (client["missing"] and client["state"] != "connected")
+    ]
+    for client in lossy[:MAX_LISTED_CLIENTS]:
+        losses = _losses(client)
+        if client["missing"] and client["state"] != "connected":
+            losses.append(f"{client['missing']:,} never arrived")
+        pid = client["pid"] or "-"
+        out.print(f"  {client['service']} pid {pid}: {', '.join(losses)}")
+    more = len(lossy) - MAX_LISTED_CLIENTS
     if more > 0:
         out.print(f"  and {more} more clients: kaywatch status --json")
 
 
-def _account(dropped: Mapping[str, int], late: int, overflow: int) -> str:
-    """Return what became of events that are not where they belong."""
-    said = []
-    if dropped:
+def _losses(source: Json) -> list[str]:
+    """Return the events of a service or client that are missing from its statistics."""
+    losses = []
+    if dropped := source["dropped"]:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in dropped.items())
-        said.append(f"lost {sum(dropped.values()):,} ({reasons})")
-    if late:
-        said.append(f"{late:,} too late for a window")
-    if overflow:
-        said.append(f"{overflow:,} overflow into __other__")
-    return ", ".join(said)
+        losses.append(f"lost {sum(dropped.values()):,} ({reasons})")
+    if source["late"]:
+        losses.append(f"{source['late']:,} too late for a window")
+    if source["overflow"]:
+        losses.append(f"{source['overflow']:,} counted in __other__")
+    return losses
 
 
 def show_nodes(out: Console, nodes: Sequence[Json], title: str) -> None:
-    """Show the most important figures of each node, a line each."""
+    """Print the most important statistics of each node."""
     table = plain_table("node", "count", "ok", "avg", "p95", "max", "retries")
     for node in nodes:
         if not node["total_executions"]:
@@ -171,7 +176,7 @@ def _show_models(out: Console, models: Sequence[Json]) -> None:
         "model", "calls", "errors", "tokens in", "out", "cost", "wasted", "p95"
     )
     for model in models:
-        # A cost that leaves calls out says so.
+        # Marks a cost that does not include all calls.
         more = "+?" if model["unpriced_calls"] or model["calls_without_usage"] else ""
         table.add_row(
             model["model"],
@@ -188,60 +193,60 @@ def _show_models(out: Console, models: Sequence[Json]) -> None:
 
 
 def show_node(stats: Json) -> None:
-    """Show all that is known of one node."""
+    """Print all statistics of one node."""
     out = console()
     since = f"last {stats['window']}" if stats["window"] else "since first seen"
     graphs = ", ".join(name or "(no graph)" for name in stats["graphs"])
     out.print(f"{stats['node']} in {graphs}, {since}")
     table = Table.grid(padding=(0, 3))
-    for label, value in _lines(stats):
+    for label, value in _node_fields(stats):
         table.add_row("  " + label, value)
     out.print(table)
 
 
-def _lines(stats: Json) -> list[tuple[str, str]]:
-    lines = [
+def _node_fields(stats: Json) -> list[tuple[str, str]]:
+    fields = [
         ("executions", f"{stats['total_executions']:,}"),
         ("success rate", known(stats["success_rate"], percent)),
         ("retries", f"{stats['total_retries']:,}"),
     ]
-    lines += [
+    fields += [
         (name, known(stats[f"{name}_execution_time"], duration))
         for name in ("avg", "min", "p50", "p95", "p99", "max")
     ]
     if stats["avg_exec_time"] is not None:
-        lines.append(("time", _phases(stats)))
+        fields.append(("time", _phases(stats)))
     if stats["total_items"]:
-        lines.append(("items", f"{stats['total_items']:,}"))
+        fields.append(("items", f"{stats['total_items']:,}"))
     for name in ("outcomes", "actions", "error_breakdown"):
         counts = {key: n for key, n in stats[name].items() if n}
         if counts:
             text = ", ".join(f"{key} {n:,}" for key, n in counts.items())
-            lines.append((name.replace("_", " "), text))
+            fields.append((name.replace("_", " "), text))
     if stats["peak_memory_mb"]:
-        lines.append(("peak memory", size(stats["peak_memory_mb"] * MIB)))
+        fields.append(("peak memory", size(stats["peak_memory_mb"] * MIB)))
     last = stats["last_execution"]
     if last:
-        lines.append(("last execution", f"{duration(time.time() - last)} ago"))
-    lines.append(("completeness", known(stats["completeness"], percent)))
-    return lines
+        fields.append(("last execution", f"{duration(time.time() - last)} ago"))
+    fields.append(("completeness", known(stats["completeness"], percent)))
+    return fields
 
 
 def _phases(stats: Json) -> str:
-    """Return the share that each phase has in a node's time."""
+    """Return the share of each phase in the time of a node."""
     names = ("prep", "exec", "wait", "post")
     times = {name: stats[f"avg_{name}_time"] for name in names}
-    whole = sum(times.values()) or 1.0
-    return ", ".join(f"{name} {time / whole:.0%}" for name, time in times.items())
+    total = sum(times.values()) or 1.0
+    return ", ".join(f"{name} {time / total:.0%}" for name, time in times.items())
 
 
 def known(value: float | None, format: Callable[[float], str]) -> str:
-    """Return a value as text, `-` for one that is not known."""
+    """Return a formatted value, or `-` if it is not known."""
     return "-" if value is None else format(value)
 
 
 def clean(text: str) -> str:
-    """Return a name or message in one line, without what commands a terminal."""
+    """Return a name or message in one line, without control characters."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else " " for c in text)
@@ -265,13 +270,13 @@ def plain_table(
     ratios: Mapping[str, int] = MappingProxyType({}),
     wrapped: Collection[str] = (),
 ) -> Table:
-    """Return a table without lines.
+    """Return a table without borders.
 
     Args:
-        columns: their names.
-        words: the columns that are aligned to the left, as the first one is.
-        ratios: how the columns that may be narrowed share the width.
-        wrapped: the columns whose text goes on in the next line.
+        columns: their titles.
+        words: the columns besides the first that are aligned to the left.
+        ratios: how flexible columns share the width.
+        wrapped: the columns whose text is wrapped, not cut.
     """
     table = Table(box=None, pad_edge=False)
     for number, name in enumerate(columns):
