@@ -88,7 +88,7 @@ def test_every_command_is_in_the_readme_with_its_options() -> None:
         (["top"], "Nodes, last 5m"),
         (["tail", "--node", "Triage", "--limit", "1"], " Triage "),
         (["tail", "--limit", "1", "--json"], '"event": "execution"'),
-        (["check"], "fine"),
+        (["check"], "valid"),
         (["--help"], "serve"),
         (["--version"], "kaywatch, version"),
     ],
@@ -114,7 +114,7 @@ def test_a_command_shows_what_it_says(
     ("arguments", "code", "told"),
     [
         (["stats", "Draf"], 1, "did you mean 'Draft'"),
-        (["stats", "Draft", "--window", "5x"], 1, "window='5x'"),
+        (["stats", "Draft", "--window", "5x"], 2, 'invalid duration "5x"'),
         (["stats", "Draft", "--url", "http://127.0.0.1:1"], 1, "kaywatch serve"),
         (["stats", "Draft", "--url", "nowhere"], 1, "KAYWATCH_URL"),
         (["stats"], 2, "NODE"),

@@ -1,22 +1,28 @@
-"""Commands in modules of their own: what they are asked, and what they show."""
+"""The commands, by the chapters of `kaywatch --help`."""
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from typing import Final
 
 import click
 
 from kaywatch_agent.cli.commands.alerts import alerts, why
+from kaywatch_agent.cli.commands.capture import capture, replay
+from kaywatch_agent.cli.commands.demo import demo
 from kaywatch_agent.cli.commands.doctor import doctor
+from kaywatch_agent.cli.commands.live import tail, top
 from kaywatch_agent.cli.commands.notify import notify, outbox
+from kaywatch_agent.cli.commands.serve import check, run, serve
 from kaywatch_agent.cli.commands.silence import silence
+from kaywatch_agent.cli.commands.status import stats, status
 
-__all__ = ["COMMANDS"]
+__all__ = ["CHAPTERS"]
 
 
 class _Later(click.Group):
-    """A group whose module is imported when it is used: it needs the whole agent."""
+    """A group whose module, which imports the whole agent, is imported when used."""
 
     def __init__(self, name: str, module: str, text: str) -> None:
         super().__init__(name, help=text)
@@ -48,13 +54,10 @@ _service = _Later(
     "Run the agent as a systemd service.",
 )
 
-COMMANDS: Final[tuple[click.Command, ...]] = (
-    alerts,
-    why,
-    _rules,
-    silence,
-    notify,
-    outbox,
-    _service,
-    doctor,
-)
+# In the order in which a new user needs them.
+CHAPTERS: Final[Mapping[str, tuple[click.Command, ...]]] = {
+    "Run": (serve, run, check, _service, doctor, demo),
+    "Inspect": (status, top, tail, stats),
+    "Alerts": (alerts, why, _rules, silence, notify, outbox),
+    "Traffic": (capture, replay),
+}

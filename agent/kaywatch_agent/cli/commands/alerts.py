@@ -14,7 +14,7 @@ from kaywatch.query import fetch
 from kaywatch_agent.cli.commands import options, output
 from kaywatch_agent.cli.commands.alert_view import show_alert
 from kaywatch_agent.cli.commands.output import Json
-from kaywatch_agent.cli.help import manual
+from kaywatch_agent.cli.help import epilog
 from kaywatch_agent.cli.tables import console
 from kaywatch_agent.model.alerts import SEVERITIES
 from kaywatch_agent.units import duration, quantity
@@ -30,7 +30,7 @@ STALE_SECONDS: Final = 60
 
 
 @click.command(
-    epilog=manual(
+    epilog=epilog(
         "kaywatch alerts",
         "kaywatch alerts --severity warning --graph SupportDesk",
         "kaywatch alerts --all --limit 5  # resolved ones, too",
@@ -72,7 +72,7 @@ def alerts(
 
 
 @click.command(
-    epilog=manual(
+    epilog=epilog(
         "kaywatch why Draft-is-slow",
         "kaywatch why error_rate_max node=Refund",
         "kaywatch why 0f892b48  # an id of kaywatch alerts --json",

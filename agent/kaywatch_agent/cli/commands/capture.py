@@ -15,7 +15,7 @@ from kaywatch._send.transport import candidates, check_unix
 from kaywatch.errors import KaywatchError, QueryError
 from kaywatch.query import DEFAULT_URL, fetch
 from kaywatch_agent.cli.commands import options, output
-from kaywatch_agent.cli.help import manual
+from kaywatch_agent.cli.help import epilog
 from kaywatch_agent.errors import CaptureError
 from kaywatch_agent.units import duration, size
 
@@ -56,7 +56,7 @@ class _Speed(click.ParamType):  # type: ignore[type-arg]
 
 
 @click.command(
-    epilog=manual(
+    epilog=epilog(
         "kaywatch capture work.kwcap.gz --seconds 60",
         "kaywatch capture bug.kwcap.gz --redact --max-size 50MB",
         exits="1 the capture could not start, or ended early.",
@@ -110,7 +110,7 @@ def capture(file: Path, socket: str, url: str, **options: Any) -> None:
 
 
 @click.command(
-    epilog=manual(
+    epilog=epilog(
         "kaywatch replay work.kwcap.gz --info",
         "kaywatch replay work.kwcap.gz --speed 10",
         "kaywatch replay work.kwcap.gz --speed max --socket /tmp/kw.sock",

@@ -10,7 +10,7 @@ from typing import Final
 import click
 
 from kaywatch_agent.cli.doctor.result import SECTIONS, CheckResult, CheckStatus, worst
-from kaywatch_agent.cli.help import manual
+from kaywatch_agent.cli.help import epilog
 
 __all__ = ["doctor"]
 
@@ -26,7 +26,7 @@ COLOURS: Final = {
 
 
 @click.command(
-    epilog=manual(
+    epilog=epilog(
         "kaywatch doctor",
         "kaywatch doctor --config /etc/kaywatch/kaywatch.toml  # as root: all checks",
         "kaywatch doctor receivers store",

@@ -11,7 +11,7 @@ import click
 from kaywatch.query import fetch, send
 from kaywatch_agent.cli.commands import options, output
 from kaywatch_agent.cli.commands.output import Json
-from kaywatch_agent.cli.help import Ordered, manual
+from kaywatch_agent.cli.help import OrderedGroup, epilog
 from kaywatch_agent.units import duration
 
 __all__ = ["notify", "outbox"]
@@ -36,7 +36,7 @@ _RECEIVER_COLUMNS: Final = {
 }
 
 
-@click.group(cls=Ordered)
+@click.group(cls=OrderedGroup)
 def notify() -> None:
     """List receivers, and send test notifications.
 
@@ -44,7 +44,7 @@ def notify() -> None:
     """
 
 
-@notify.command("list", epilog=manual("kaywatch notify list"))
+@notify.command("list", epilog=epilog("kaywatch notify list"))
 @options.agent
 def list_receivers(url: str, as_json: bool) -> None:
     """List receivers and whether they can be reached."""
@@ -52,7 +52,7 @@ def list_receivers(url: str, as_json: bool) -> None:
 
 
 @notify.command(
-    epilog=manual(
+    epilog=epilog(
         "kaywatch notify test ops",
         exits="1 the test was not delivered, or there is no such receiver.",
     )
@@ -80,7 +80,7 @@ def test(receiver: str, url: str) -> None:
     click.echo(f"{receiver} accepted the test: a firing and a resolved alert.")
 
 
-@click.group(cls=Ordered)
+@click.group(cls=OrderedGroup)
 def outbox() -> None:
     """List messages, and retry or purge undelivered ones.
 
@@ -91,7 +91,7 @@ def outbox() -> None:
 
 @outbox.command(
     "list",
-    epilog=manual(
+    epilog=epilog(
         "kaywatch outbox list", "kaywatch outbox list --status dead --receiver ops"
     ),
 )
@@ -111,7 +111,7 @@ def list_messages(
     output.print_result(fetch(PATH, query, url), as_json, _show_messages)
 
 
-@outbox.command(epilog=manual("kaywatch outbox retry --all"))
+@outbox.command(epilog=epilog("kaywatch outbox retry --all"))
 @click.argument("message", required=False)
 @click.option("--all", "everything", is_flag=True, help="Retry all dead messages.")
 @options.url
@@ -123,7 +123,7 @@ def retry(message: str | None, everything: bool, url: str) -> None:
     _change("retry", message, everything, url)
 
 
-@outbox.command(epilog=manual("kaywatch outbox purge --all"))
+@outbox.command(epilog=epilog("kaywatch outbox purge --all"))
 @click.argument("message", required=False)
 @click.option("--all", "everything", is_flag=True, help="Purge all dead messages.")
 @options.url

@@ -12,7 +12,7 @@ from kaywatch_agent.units import duration, parse_duration, parse_size
 
 __all__ = [
     "Duration", "Size", "agent", "check_target", "config", "expand_id", "filters",
-    "json", "limit", "socket", "url",
+    "json", "limit", "socket", "url", "window",
 ]  # fmt: skip
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -59,13 +59,37 @@ def limit(default: int) -> Callable[[F], F]:
     )
 
 
-def filters(*names: str) -> Callable[[F], F]:
+def window(default: str | None) -> Callable[[F], F]:
+    """Return the option for the window of statistics."""
+    help = "The window, such as 30s, 5m or 24h."
+    return click.option(
+        "--window",
+        metavar="DURATION",
+        default=default,
+        show_default=default is not None,
+        callback=_check_window,
+        help=help if default else f"{help}  [default: since first seen]",
+    )
+
+
+def _check_window(
+    ctx: click.Context, param: click.Parameter, value: str | None
+) -> str | None:
+    """Return the window as it is, once it is valid: the agent parses it."""
+    if value is not None:
+        Duration(0.001).convert(value, param, ctx)
+    return value
+
+
+def filters(*names: str, repeatable: bool = False) -> Callable[[F], F]:
     """Return options that include only one service, graph and the like."""
 
     def decorate(command: F) -> F:
         for name in reversed(names):
-            text = f"Include only this {name}."
-            command = click.option(f"--{name}", metavar="NAME", help=text)(command)
+            text = f"Include only this {name}{'; repeatable' if repeatable else ''}."
+            command = click.option(
+                f"--{name}", metavar="NAME", multiple=repeatable, help=text
+            )(command)
         return command
 
     return decorate

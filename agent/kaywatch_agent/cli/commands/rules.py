@@ -16,7 +16,7 @@ import click
 
 from kaywatch_agent import config as configuration
 from kaywatch_agent.cli.commands import backtests, options, trials
-from kaywatch_agent.cli.help import Ordered, manual
+from kaywatch_agent.cli.help import OrderedGroup, epilog
 from kaywatch_agent.config import DEFAULT_PATH
 from kaywatch_agent.rules.explain import rule_sentence
 from kaywatch_agent.rules.rule import AlertSettings
@@ -37,7 +37,7 @@ _config = click.option(
 )
 
 
-@click.group(cls=Ordered)
+@click.group(cls=OrderedGroup)
 def rules() -> None:
     """Check rules, test them, and try them on the past.
 
@@ -46,7 +46,7 @@ def rules() -> None:
 
 
 @rules.command(
-    epilog=manual(
+    epilog=epilog(
         "kaywatch rules check",
         "kaywatch rules check new.toml",
         exits="78 the configuration is wrong: each mistake is named with its key.",
@@ -77,7 +77,7 @@ def check(file: str | None) -> None:
 
 
 @rules.command(
-    epilog=manual(
+    epilog=epilog(
         "kaywatch rules test checkout.test.toml",
         "kaywatch rules test checkout.test.toml --bodies",
         exits="1 a test fails; 78 FILE is wrong.",
@@ -104,7 +104,7 @@ def test(file: str, bodies: bool, as_json: bool) -> None:
 
 @rules.command(
     "backtest",
-    epilog=manual(
+    epilog=epilog(
         "kaywatch rules backtest --since 1d",
         "kaywatch rules backtest --config new.toml --rule checkout-fails --bodies 3",
         exits="1 nothing is stored; 78 the configuration is wrong.",

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from kaywatch_agent.cli.help import manual
+from kaywatch_agent.cli.help import epilog
 from kaywatch_agent.cli.service import installer
 from kaywatch_agent.cli.service.installer import InstalledFile, Manager
 
@@ -37,7 +37,7 @@ def service() -> None:
 
 
 @service.command(
-    epilog=manual(
+    epilog=epilog(
         "kaywatch service install --now",
         "kaywatch service install --user --config ~/.config/kaywatch.toml",
     )
@@ -65,7 +65,7 @@ def install(user: bool, config: str, http: bool, dry_run: bool, now: bool) -> No
         click.echo(f"next: systemctl {option}enable --now {units}")
 
 
-@service.command(epilog=manual("kaywatch service uninstall"))
+@service.command(epilog=epilog("kaywatch service uninstall"))
 @_user
 def uninstall(user: bool) -> None:
     """Stop it and remove the units; data and configuration stay."""
@@ -74,7 +74,7 @@ def uninstall(user: bool) -> None:
 
 
 @service.command(
-    epilog=manual(
+    epilog=epilog(
         "kaywatch service status",
         exits="0 it runs as it should; 1 it is not installed, differs, or doesn't run.",
     )

@@ -12,7 +12,7 @@ import click
 from kaywatch.query import fetch, send
 from kaywatch_agent.cli.commands import options, output
 from kaywatch_agent.cli.commands.output import Json
-from kaywatch_agent.cli.help import Ordered, manual
+from kaywatch_agent.cli.help import OrderedGroup, epilog
 from kaywatch_agent.rules.matchers import Matcher, parse
 from kaywatch_agent.units import clock_time, duration
 
@@ -21,7 +21,7 @@ __all__ = ["silence"]
 PATH = "/api/v1/silences"
 
 
-@click.group(cls=Ordered)
+@click.group(cls=OrderedGroup)
 def silence() -> None:
     """Mute the notifications of some alerts for a time.
 
@@ -30,7 +30,7 @@ def silence() -> None:
 
 
 @silence.command(
-    epilog=manual(
+    epilog=epilog(
         "kaywatch silence add node=Draft",
         "kaywatch silence add graph=SupportDesk --for 2h --comment migration",
         "kaywatch silence add 'node=~Draft|Send' severity=warning --for 1d",
@@ -73,7 +73,7 @@ def add(
     output.print_result(send("POST", PATH, body, url), as_json, _show_created)
 
 
-@silence.command("list", epilog=manual("kaywatch silence list --expired"))
+@silence.command("list", epilog=epilog("kaywatch silence list --expired"))
 @click.option("--expired", is_flag=True, help="Include expired silences.")
 @options.agent
 def list_(expired: bool, url: str, as_json: bool) -> None:
@@ -86,7 +86,7 @@ def list_(expired: bool, url: str, as_json: bool) -> None:
 
 
 @silence.command(
-    epilog=manual("kaywatch silence expire --all  # or an ID of kaywatch silence list")
+    epilog=epilog("kaywatch silence expire --all  # or an ID of kaywatch silence list")
 )
 @click.argument("silence_id", metavar="[ID]", required=False)
 @click.option("--all", "everything", is_flag=True, help="Expire all silences.")

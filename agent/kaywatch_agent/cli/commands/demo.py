@@ -1,0 +1,48 @@
+"""`kaywatch demo`: an agent and a sample application."""
+
+from __future__ import annotations
+
+import click
+
+from kaywatch_agent.cli.commands import options
+from kaywatch_agent.cli.help import epilog
+
+__all__ = ["demo"]
+
+
+@click.command(
+    epilog=epilog(
+        "kaywatch demo",
+        "kaywatch demo --seconds 20",
+        exits="1 the agent and the application counted different figures.",
+    )
+)
+@click.option(
+    "--seconds",
+    metavar="DURATION",
+    type=options.Duration(1),
+    help="End after this time, and print a summary.  [default: at Ctrl-C]",
+)
+@click.option(
+    "--processes",
+    metavar="N",
+    default=2,
+    show_default=True,
+    type=click.IntRange(1, 32),
+    help="Run N processes of the application.",
+)
+@click.option(
+    "--http",
+    "listen",
+    metavar="HOST:PORT",
+    help="The HTTP address of the agent.  [default: 127.0.0.1:9477, or a free port]",
+)
+def demo(seconds: float | None, processes: int, listen: str | None) -> None:
+    """Run an agent and a sample application.
+
+    The application uses PocketFlow, and some of its nodes fail now and then. Nothing is
+    stored. Install it with `pip install 'kaywatch[demo]'`.
+    """
+    from kaywatch_agent.cli.demo import show
+
+    raise click.exceptions.Exit(show.run(seconds, processes, listen))

@@ -1,0 +1,191 @@
+"""`kaywatch serve`, `run` and `check`: the agent, applications, configuration."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import faulthandler
+import functools
+import signal
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import click
+
+from kaywatch_agent.cli.commands import options
+from kaywatch_agent.cli.help import epilog
+from kaywatch_agent.errors import ConfigError
+
+if TYPE_CHECKING:
+    from kaywatch_agent.app import App
+    from kaywatch_agent.config import Config
+
+__all__ = ["check", "run", "serve"]
+
+
+@click.command(
+    epilog=epilog(
+        "kaywatch serve",
+        "kaywatch serve --config kaywatch.toml --http 127.0.0.1:9500",
+        "kaywatch serve --store :memory: --socket /tmp/kw.sock  # stores nothing",
+        exits="0 after SIGTERM or SIGINT; 1 cannot open a socket, a port or the store;"
+        " 2 usage error; 78 configuration error.",
+    )
+)
+@click.option(
+    "--socket",
+    metavar="PATH",
+    help="The socket that clients push to.  [default: /run/kaywatch/ingest.sock for"
+    " root, else $XDG_RUNTIME_DIR/kaywatch/ingest.sock]",
+)
+@click.option(
+    "--http",
+    "listen",
+    metavar="HOST:PORT",
+    help="The HTTP address, or unix:PATH.  [default: 127.0.0.1:9477]",
+)
+@click.option(
+    "--store",
+    metavar="PATH",
+    help="The database, or :memory: to store nothing.  [default: kaywatch.db in"
+    " /var/lib/kaywatch for root, else in ~/.local/state/kaywatch]",
+)
+@options.config
+def serve(
+    config: str, socket: str | None, listen: str | None, store: str | None
+) -> None:
+    """Run the agent until SIGTERM or SIGINT.
+
+    No configuration is needed. All settings are in one TOML file; see
+    docs/configuration.md. `kaywatch check` validates a file. Command-line options
+    override the file.
+
+    SIGHUP reloads the file. An invalid file changes nothing, and its errors are logged.
+    Changes of a socket, an address or the store's path need a restart.
+
+    Environment: RUNTIME_DIRECTORY and STATE_DIRECTORY, which systemd sets, or
+    XDG_RUNTIME_DIR and XDG_STATE_HOME are the default folders of the socket and the
+    store. CREDENTIALS_DIRECTORY has secrets. Keys that end with _env name variables
+    with secrets.
+    """
+    # These import the whole agent.
+    from kaywatch_agent.runtime import logs
+
+    load = functools.partial(_load_config, config, socket, listen, store)
+    first = load()
+    logs.set_up(first.log)
+    _run(first, load)
+
+
+def _load_config(
+    path: str, socket: str | None, listen: str | None, store: str | None
+) -> Config:
+    """Return the configuration, in which the options override the file."""
+    from kaywatch_agent.config import find, load
+
+    config = load(find(path or None))
+    overrides = (
+        ("ingest", "socket", socket),
+        ("http", "listen", listen),
+        ("store", "path", store),
+    )
+    for section, key, value in overrides:
+        if value is not None:
+            try:
+                changed = dataclasses.replace(getattr(config, section), **{key: value})
+            except ValueError as error:
+                raise click.UsageError(str(error)) from None
+            config = dataclasses.replace(config, **{section: changed})
+    return config
+
+
+def _run(config: Config, load: Callable[[], Config]) -> None:
+    from kaywatch_agent.app import App
+    from kaywatch_agent.runtime import systemd
+
+    # First of all, so that no child inherits systemd's variables and speaks for us.
+    notifier, sockets = systemd.Notifier.take(), systemd.inherited_sockets()
+    # Print all stacks at the watchdog's SIGABRT.
+    faulthandler.enable()
+
+    async def run_app() -> None:
+        app = App(config, notifier=notifier, sockets=sockets)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, app.stop)
+        loop.add_signal_handler(signal.SIGHUP, _reload, app, load)
+        await app.run()
+
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(run_app())
+
+
+def _reload(app: App, load: Callable[[], Config]) -> None:
+    """Apply the changed configuration, or log why it is invalid."""
+    import structlog
+
+    from kaywatch_agent.runtime import logs
+
+    app.supervision.reloading()
+    try:
+        config = load()
+        app.reload(config)
+    except (ConfigError, click.UsageError) as error:
+        log = structlog.get_logger("kaywatch.agent")
+        for problem in (error, *getattr(error, "others", ())):
+            # A mistake in a file needs no traceback.
+            log.error("configuration not reloaded", problem=str(problem))  # noqa: TRY400
+        app.supervision.reloaded(str(error))
+    else:
+        logs.set_up(config.log)
+        app.supervision.reloaded()
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return uvloop's loop if it is installed; it halves the CPU per message."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+@click.command(
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def run(arguments: tuple[str, ...]) -> None:
+    """Run an application under monitoring, without changing its code."""
+    from kaywatch import launch
+
+    launch.main(arguments)  # for tests: `__main__` runs `run` without this module
+
+
+@click.command(
+    epilog=epilog(
+        "kaywatch check",
+        "kaywatch check --config new.toml && systemctl reload kaywatch",
+        exits="0 valid; 78 invalid: each error is printed with its key.",
+    )
+)
+@options.config
+@click.option("--quiet", is_flag=True, help="Print nothing if the file is valid.")
+def check(config: str, quiet: bool) -> None:
+    """Validate the configuration without changing anything.
+
+    `kaywatch rules check` also explains each rule. `kaywatch doctor` also checks that
+    the files and servers in the configuration are accessible.
+    """
+    from kaywatch_agent.config import find, load
+    from kaywatch_agent.web.server import check as check_http
+
+    path = find(config or None)
+    settings = load(path)
+    check_http(settings.http)
+    if quiet:
+        return
+    click.echo(f"{path or 'no file, all defaults'}: valid")
+    click.echo(f"  socket  {settings.ingest.path}")
+    click.echo(f"  HTTP    {settings.http.listen}")
+    click.echo(f"  store   {settings.store.file or ':memory:'}")
