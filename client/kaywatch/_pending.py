@@ -27,7 +27,7 @@ from kaywatch.wire import (
     RUN_COLUMNS,
 )
 
-__all__ = ["Pending", "PendingEvents"]
+__all__ = ["EventBuffer", "EventBuffers"]
 
 # A full batch wakes the sender; events beyond forty batches are dropped. At some 80
 # bytes per event, twice that with phases, those are 16 and 32 MB, and only reached when
@@ -36,7 +36,7 @@ WAKE_EVENTS: Final = MAX_BATCH_EVENTS
 MAX_PENDING_EVENTS: Final = 200_000
 
 
-class PendingEvents:
+class EventBuffer:
     """The events of one kind that wait for the sender.
 
     Args:
@@ -85,23 +85,23 @@ class PendingEvents:
             self.flat.extend(event)
 
 
-class Pending(NamedTuple):
+class EventBuffers(NamedTuple):
     """The events of each kind, in the order in which a batch takes them.
 
     Executions with phases are apart, so that the others need no columns for phases.
     """
 
-    phased: PendingEvents
-    executions: PendingEvents
-    points: PendingEvents
-    runs: PendingEvents
+    phased: EventBuffer
+    executions: EventBuffer
+    points: EventBuffer
+    runs: EventBuffer
 
     @classmethod
-    def waking(cls, wake: Callable[[], None]) -> Pending:
+    def waking(cls, wake: Callable[[], None]) -> EventBuffers:
         """Return empty lists; `wake` starts the sender, or wakes it."""
         return cls(
-            PendingEvents("executions", {**EXECUTION_COLUMNS, **PHASE_COLUMNS}, wake),
-            PendingEvents("executions", EXECUTION_COLUMNS, wake),
-            PendingEvents("points", POINT_COLUMNS, wake),
-            PendingEvents("runs", RUN_COLUMNS, wake),
+            EventBuffer("executions", {**EXECUTION_COLUMNS, **PHASE_COLUMNS}, wake),
+            EventBuffer("executions", EXECUTION_COLUMNS, wake),
+            EventBuffer("points", POINT_COLUMNS, wake),
+            EventBuffer("runs", RUN_COLUMNS, wake),
         )

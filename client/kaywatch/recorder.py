@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Mapping
 from itertools import count
 from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
-from kaywatch._pending import Pending
+from kaywatch._pending import EventBuffers
 
 __all__ = [
     "Failure",
@@ -215,7 +215,7 @@ class Recorder:
 
     def __init__(self, on_pressure: Callable[[], None] | None = None) -> None:
         self._wake = on_pressure or (lambda: None)
-        self.pending = Pending.waking(self._wake)
+        self.pending = EventBuffers.waking(self._wake)
         self.failures: list[Failure] = []
         self.topologies: dict[str, Topology] = {}
         self.topology_version = 0

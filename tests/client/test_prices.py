@@ -61,7 +61,7 @@ def test_the_cost_of_each_kind_of_token() -> None:
     assert Price(10, cache_write=5).of(100, 0, 0, 0, 100) == pytest.approx(5e-4)
 
 
-def test_users_prices_come_first_and_the_longest_name_wins() -> None:
+def test_user_prices_override_and_the_longest_name_wins() -> None:
     kaywatch.configure(
         prices={"mine": Price(1), "mine-*": Price(2), "gpt-4o": Price(3)}
     )
@@ -84,7 +84,7 @@ def test_prices_from_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "complaint"),
+    ("invalid", "problem"),
     [
         ({"m": 3}, "prices['m']: expected a kaywatch.Price, got 3"),
         ({3: Price(1)}, "prices: 3 is not a model's name"),
@@ -93,20 +93,20 @@ def test_prices_from_a_file(tmp_path: Path) -> None:
         ("/nowhere/prices.toml", "/nowhere/prices.toml: No such file or directory"),
     ],
 )
-def test_wrong_prices_are_refused_before_anything_changes(
-    given: Any, complaint: str
+def test_invalid_prices_are_rejected_before_anything_changes(
+    invalid: Any, problem: str
 ) -> None:
     before = kaywatch.client_stats()
 
     with pytest.raises(kaywatch.ConfigurationError) as caught:
-        kaywatch.configure(service="other", prices=given)
+        kaywatch.configure(service="other", prices=invalid)
 
-    assert str(caught.value) == complaint
+    assert str(caught.value) == problem
     assert kaywatch.client_stats() == before
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("text", "problem"),
     [
         ("[m]\noutput = 1", '["m"]: input: missing'),
         (
@@ -122,8 +122,8 @@ def test_wrong_prices_are_refused_before_anything_changes(
         ("[m", "not valid TOML: Expected ']'"),
     ],
 )
-def test_a_wrong_file_names_the_model_and_the_key(
-    text: str, complaint: str, tmp_path: Path
+def test_invalid_file_names_the_model_and_the_key(
+    text: str, problem: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "prices.toml"
     path.write_text(text)
@@ -132,7 +132,7 @@ def test_a_wrong_file_names_the_model_and_the_key(
         kaywatch.configure(prices=str(path))
 
     assert str(caught.value).startswith(f"{path}: ")
-    assert complaint in str(caught.value)
+    assert problem in str(caught.value)
 
 
 CODE = """
@@ -162,7 +162,7 @@ def test_prices_from_the_environment(tmp_path: Path) -> None:
     assert run(path) == ("[7, 8, None]\n9\n", "")
 
 
-def test_a_wrong_file_from_the_environment_is_a_warning_once(tmp_path: Path) -> None:
+def test_invalid_file_from_the_environment_is_logged_once(tmp_path: Path) -> None:
     path = tmp_path / "prices.toml"
     path.write_text("[mine]\ninput = 'much'")
 

@@ -17,7 +17,7 @@ from kaywatch.testing import MemoryTransport, capture
 
 
 @pytest.mark.parametrize("value", ["false", "False", " 0 ", "no", "off"])
-def test_collecting_is_off_when_the_environment_says_so(
+def test_environment_disables_collection(
     monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     monkeypatch.setenv("KAYGRAPH_COLLECT_METRICS", value)
@@ -25,7 +25,7 @@ def test_collecting_is_off_when_the_environment_says_so(
 
 
 @pytest.mark.parametrize("value", ["true", "1", "", "yes"])
-def test_collecting_is_on_otherwise(
+def test_collection_is_enabled_otherwise(
     monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     monkeypatch.setenv("KAYGRAPH_COLLECT_METRICS", value)
@@ -43,7 +43,7 @@ def test_tags_come_from_the_environment(
     assert not caplog.messages
 
 
-def test_malformed_tags_are_told_once_and_the_others_kept(
+def test_malformed_tags_are_logged_once_and_others_kept(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("KAYWATCH_TAGS", "zone, =b, tier=web")
@@ -64,7 +64,7 @@ def test_malformed_tags_are_told_once_and_the_others_kept(
         ([""], None, "python"),
     ],
 )
-def test_a_service_is_named_by_its_program(
+def test_service_is_named_after_its_program(
     monkeypatch: pytest.MonkeyPatch, argv: list[str], spec: str | None, name: str
 ) -> None:
     main = types.ModuleType("__main__")
@@ -75,7 +75,7 @@ def test_a_service_is_named_by_its_program(
     assert program() == name
 
 
-def test_a_setting_that_can_not_be_used_changes_nothing() -> None:
+def test_invalid_setting_changes_nothing() -> None:
     before = process.settings
     with pytest.raises(kaywatch.ConfigurationError, match="unknown scheme"):
         kaywatch.configure(endpoint="smoke://signal", service="other")
@@ -199,7 +199,7 @@ def test_metrics_belong_to_the_innermost_node_of_their_own_task() -> None:
     assert found["left", "outer"].value == 3
 
 
-def test_an_llm_call_is_sums_with_its_model() -> None:
+def test_llm_call_records_sums_by_model() -> None:
     with capture() as captured, kaywatch.execution("g", "ask"):
         kaywatch.record_llm(model="m", input_tokens=10, output_tokens=3, cost_usd=0.5)
         kaywatch.record_llm(model="m", input_tokens=1)
@@ -230,7 +230,9 @@ def test_an_llm_call_is_sums_with_its_model() -> None:
         lambda: kaywatch.record_llm(model=None),  # type: ignore[arg-type]
     ],
 )
-def test_recording_nonsense_never_raises_and_costs_nothing_else(record: object) -> None:
+def test_recording_invalid_values_never_raises_or_affects_others(
+    record: object,
+) -> None:
     with capture() as captured:
         kaywatch.observe("good", 1)
         record()  # type: ignore[operator]
@@ -240,12 +242,12 @@ def test_recording_nonsense_never_raises_and_costs_nothing_else(record: object) 
 
 
 @pytest.mark.parametrize(("graph", "node"), [(None, "n"), ("g", None), ("g", "")])
-def test_a_wrong_name_is_told_where_it_is_given(graph: object, node: object) -> None:
+def test_invalid_name_raises_at_the_call(graph: object, node: object) -> None:
     with pytest.raises(kaywatch.ConfigurationError):
         kaywatch.execution(graph, node)  # type: ignore[arg-type]
 
 
-def test_switched_off_nothing_is_recorded() -> None:
+def test_nothing_is_recorded_when_disabled() -> None:
     with capture() as captured:
         process.settings = process.settings._replace(enabled=False)
         with kaywatch.execution("g", "n") as e:

@@ -21,7 +21,7 @@ def opened(on_pressure: object = None) -> Recorder:
     return recorder
 
 
-def test_the_first_event_asks_for_a_sender() -> None:
+def test_first_event_starts_the_sender() -> None:
     asked: list[str] = []
     recorder = Recorder(lambda: asked.append("start"))
 
@@ -31,7 +31,7 @@ def test_the_first_event_asks_for_a_sender() -> None:
     assert len(recorder.pending.executions.flat) == len(EXECUTION_COLUMNS)
 
 
-def test_with_a_sender_only_a_full_batch_asks_again(
+def test_only_a_full_batch_wakes_a_running_sender(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(_pending, "WAKE_EVENTS", 10)
@@ -53,8 +53,8 @@ def test_with_a_sender_only_a_full_batch_asks_again(
     assert asked == ["wake", "wake"]
 
 
-def test_a_wake_that_comes_late_leaves_a_closed_gate_closed() -> None:
-    """A thread is between its look at the gate and the wake; another one forks."""
+def test_late_wake_does_not_raise_a_closed_watermark() -> None:
+    """One thread has passed the watermark and not woken the sender; another forks."""
     asked: list[str] = []
     recorder = opened(lambda: asked.append("start"))
     recorder.close()
@@ -68,7 +68,7 @@ def test_a_wake_that_comes_late_leaves_a_closed_gate_closed() -> None:
     assert asked == ["start"] * 3
 
 
-def test_beyond_the_bound_events_are_dropped_and_counted(
+def test_events_beyond_the_limit_are_dropped_and_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(_pending, "WAKE_EVENTS", 5)
@@ -135,7 +135,7 @@ def test_failures_are_bounded_between_two_batches() -> None:
     assert len(recorder.failures) == module.MAX_FAILURES
 
 
-def test_a_topology_is_news_only_when_it_changed() -> None:
+def test_unchanged_topology_keeps_the_version() -> None:
     recorder = opened()
     topology = Topology("g", "a", ("a",), ())
 
@@ -147,7 +147,7 @@ def test_a_topology_is_news_only_when_it_changed() -> None:
     assert recorder.topology_version == before + 1
 
 
-def test_after_a_fork_nothing_of_the_parent_is_left() -> None:
+def test_fork_discards_the_parents_state() -> None:
     asked: list[str] = []
     recorder = opened(lambda: asked.append("start"))
     record = recorder.series("g", "n").record
@@ -168,7 +168,7 @@ def test_after_a_fork_nothing_of_the_parent_is_left() -> None:
     assert asked == ["start"]
 
 
-def test_only_a_run_that_came_back_more_often_is_news() -> None:
+def test_only_a_run_with_more_visits_adds_an_entry() -> None:
     recorder = opened()
     for times in (3, 2, 5, 5, 4):
         recorder.revisits.add("g", {"n": times, "once": 1})
@@ -179,7 +179,7 @@ def test_only_a_run_that_came_back_more_often_is_news() -> None:
     assert recorder.revisits.take() == [("g", "n", 2)]
 
 
-def test_loops_that_ended_are_bounded_and_counted_beyond() -> None:
+def test_ended_loops_are_bounded_and_the_rest_counted() -> None:
     recorder = opened()
     for number in range(MAX_REVISITS + 7):
         recorder.revisits.add("g", {"n": number + 2})

@@ -12,12 +12,12 @@ CLIENT = bytes(range(16))
 
 
 def fields(message: bytes) -> dict[str, Any]:
-    found = msgpack.unpackb(message)
-    assert isinstance(found, dict)
-    return found
+    decoded = msgpack.unpackb(message)
+    assert isinstance(decoded, dict)
+    return decoded
 
 
-def test_a_hello_says_who_it_is() -> None:
+def test_hello_has_the_identity() -> None:
     message = wire.hello(
         client=CLIENT,
         service="shop",
@@ -41,7 +41,7 @@ def test_a_hello_says_who_it_is() -> None:
 
 
 def batch(**changed: Any) -> dict[str, Any]:
-    given: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         "client": CLIENT,
         "seq": 3,
         "sent": 2.5,
@@ -49,12 +49,12 @@ def batch(**changed: Any) -> dict[str, Any]:
         "recorded": 9,
         "sections": {},
     }
-    return fields(wire.batch(**{**given, **changed}))
+    return fields(wire.batch(**{**arguments, **changed}))
 
 
-def test_a_batch_holds_its_sections_beside_its_number() -> None:
-    found = batch(sections={"events": [{"node": "pay"}], "table": b"t"})
-    assert found == {
+def test_batch_has_its_sections_at_the_top_level() -> None:
+    message = batch(sections={"events": [{"node": "pay"}], "table": b"t"})
+    assert message == {
         "type": "batch",
         "v": 1,
         "client": CLIENT,
@@ -68,7 +68,7 @@ def test_a_batch_holds_its_sections_beside_its_number() -> None:
 
 
 @pytest.mark.parametrize("drops", [None, {}])
-def test_a_batch_without_drops_says_nothing_of_them(drops: dict[str, int]) -> None:
+def test_batch_without_drops_has_no_drops_key(drops: dict[str, int]) -> None:
     assert "drops" not in batch(drops=drops)
     assert batch(drops={"buffer_full": 2})["drops"] == {"buffer_full": 2}
 
@@ -86,19 +86,19 @@ def test_the_small_messages() -> None:
     assert fields(wire.slow(2.5)) == {"type": "slow", "seconds": 2.5}
 
 
-def test_an_error_names_a_batch_only_where_one_is_refused() -> None:
+def test_error_has_seq_only_for_a_rejected_batch() -> None:
     code = wire.ErrorCode.BAD_MESSAGE
-    found = {"type": "error", "code": "bad_message", "text": "why"}
-    assert fields(wire.error(code, "why")) == found
-    assert fields(wire.error(code, "why", 7)) == {**found, "seq": 7}
+    message = {"type": "error", "code": "bad_message", "text": "why"}
+    assert fields(wire.error(code, "why")) == message
+    assert fields(wire.error(code, "why", 7)) == {**message, "seq": 7}
 
 
-def test_a_frame_is_a_length_and_a_message() -> None:
+def test_frame_is_a_length_and_a_message() -> None:
     assert wire.frame(b"abc") == b"\x00\x00\x00\x03abc"
     assert wire.frame(b"") == bytes(4)
 
 
-def test_text_that_no_utf8_can_hold_is_sent_with_question_marks() -> None:
+def test_lone_surrogates_become_question_marks() -> None:
     # As os.fsdecode makes of a file name, in an exception's message.
     assert fields(wire.pack({"a": "caf\udce9", "b\ud800": ["ä"]})) == {
         "a": "caf?",
@@ -123,12 +123,12 @@ def test_text_that_no_utf8_can_hold_is_sent_with_question_marks() -> None:
         b"\x81\x90\x01",
     ],
 )
-def test_what_is_no_message_is_a_value_error(message: bytes) -> None:
+def test_invalid_message_is_a_value_error(message: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - msgpack's own texts
         wire.decode(message)
 
 
-def test_the_columns_have_the_sizes_that_the_format_promises() -> None:
+def test_columns_have_the_documented_sizes() -> None:
     sizes = {"B": 1, "H": 2, "I": 4, "f": 4, "d": 8}
     for columns in (
         wire.EXECUTION_COLUMNS,
@@ -145,6 +145,6 @@ def test_an_execution_costs_25_bytes_and_16_more_with_phases() -> None:
     assert struct.calcsize("<" + "".join(wire.PHASE_COLUMNS.values())) == 16
 
 
-def test_what_the_module_exports_is_there() -> None:
+def test_exported_names_exist() -> None:
     for name in wire.__all__:
         assert hasattr(wire, name)

@@ -247,7 +247,7 @@ class Span:
             prep = self.exec_started - self.started
             exec_ = self.exec_ended - self.exec_started
             event = (number, end, seconds, OK, 1, action, None, prep, exec_, 0.0, 0)
-            # As `PendingEvents.record`, without the 50 ns of a call.
+            # As `EventBuffer.record`, without the 50 ns of a call.
             if len(_phased) < _watermark[0]:
                 _extend(event)
             else:

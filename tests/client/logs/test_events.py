@@ -188,7 +188,7 @@ def test_lines_read_as_on_the_page_and_point_at_the_code(tmp_path: Path) -> None
 # -- events --------------------------------------------------------------------------
 
 
-def test_a_run_is_told_from_start_to_end(log: Callable[[], list[Event]]) -> None:
+def test_run_is_logged_from_start_to_end(log: Callable[[], list[Event]]) -> None:
     load = Load()
     load >> Odd()
     Checkout(load).run({"user": 1})
@@ -219,7 +219,7 @@ def test_a_run_is_told_from_start_to_end(log: Callable[[], list[Event]]) -> None
     assert "shared_keys" not in events[1]
 
 
-def test_the_run_and_the_failure_are_those_of_the_metrics(
+def test_run_id_and_failure_match_the_metrics(
     log: Callable[[], list[Event]],
 ) -> None:
     load = Load()
@@ -243,7 +243,7 @@ def test_the_run_and_the_failure_are_those_of_the_metrics(
     )
 
 
-def test_a_retry_and_what_answered_in_the_end_are_warnings(
+def test_retries_and_fallbacks_are_warnings(
     log: Callable[[], list[Event]],
 ) -> None:
     flaky = Flaky(max_retries=2)
@@ -262,7 +262,7 @@ def test_a_retry_and_what_answered_in_the_end_are_warnings(
     assert [(e["outcome"], e["attempt"]) for e in ends] == [("ok", 2), ("fallback", 2)]
 
 
-def test_an_error_that_is_not_the_last_is_no_failure(
+def test_single_failing_node_logs_one_error(
     log: Callable[[], list[Event]],
 ) -> None:
     fails(lambda: Fails().run({}))
@@ -273,7 +273,7 @@ def test_an_error_that_is_not_the_last_is_no_failure(
     ]
 
 
-def test_a_dead_end_tells_what_was_available(log: Callable[[], list[Event]]) -> None:
+def test_dead_end_lists_the_available_actions(log: Callable[[], list[Event]]) -> None:
     odd = Odd()
     odd - "even" >> Load()
     odd >> Load()
@@ -286,7 +286,7 @@ def test_a_dead_end_tells_what_was_available(log: Callable[[], list[Event]]) -> 
     assert only(log(), "graph_execution_end")["reason"] == "unmatched_action"
 
 
-def test_an_end_without_successors_is_no_dead_end(
+def test_end_without_successors_is_not_a_dead_end(
     log: Callable[[], list[Event]],
 ) -> None:
     Checkout(Odd()).run({})
@@ -294,7 +294,7 @@ def test_an_end_without_successors_is_no_dead_end(
     assert "graph_dead_end" not in [event["event"] for event in log()]
 
 
-def test_a_suppressed_error_is_told_and_the_node_succeeds(
+def test_suppressed_error_is_logged_before_the_success(
     log: Callable[[], list[Event]],
 ) -> None:
     class Forgiving(kaygraph.Node):
@@ -312,7 +312,7 @@ def test_a_suppressed_error_is_told_and_the_node_succeeds(
     assert (success["node_id"], success["outcome"]) == ("forgiving", "suppressed")
 
 
-def test_a_traceback_is_shown_once_and_a_nested_run_knows_its_parent(
+def test_traceback_is_logged_once_and_nested_run_names_its_parent(
     log: Callable[[], list[Event]],
 ) -> None:
     load = Load()
@@ -331,7 +331,7 @@ def test_a_traceback_is_shown_once_and_a_nested_run_knows_its_parent(
     assert inner["run_id"] == errors[0]["run_id"]
 
 
-def test_a_failure_of_the_graph_itself_is_told_by_it(
+def test_graph_logs_its_own_failure(
     log: Callable[[], list[Event]],
 ) -> None:
     class Broken(Flow):
@@ -360,7 +360,7 @@ def test_each_item_of_a_batch_of_runs_is_a_run(log: Callable[[], list[Event]]) -
     assert len({e["run_id"] for e in starts}) == 2
 
 
-def test_items_of_batches_tell_of_their_retries(
+def test_retries_of_batch_items_are_logged(
     log: Callable[[], list[Event]],
 ) -> None:
     class Items(BatchNode):
@@ -396,7 +396,7 @@ def test_items_of_batches_tell_of_their_retries(
     assert [e["run_id"] for e in retries] == [e["run_id"] for e in ends]
 
 
-async def test_async_nodes_and_items_at_once_are_told_apart(
+async def test_concurrent_runs_are_distinguished(
     log: Callable[[], list[Event]],
 ) -> None:
     class Waits(AsyncNode):
@@ -436,7 +436,7 @@ async def test_async_nodes_and_items_at_once_are_told_apart(
         ]
 
 
-async def test_a_cancelled_node_is_no_error(log: Callable[[], list[Event]]) -> None:
+async def test_cancelled_node_is_a_warning(log: Callable[[], list[Event]]) -> None:
     started = asyncio.Event()
 
     class Waits(AsyncNode):
@@ -456,7 +456,7 @@ async def test_a_cancelled_node_is_no_error(log: Callable[[], list[Event]]) -> N
     assert only(log(), "graph_execution_end")["outcome"] == "cancelled"
 
 
-def test_a_coroutine_that_is_thrown_away_is_counted_and_not_logged(
+def test_closed_coroutine_is_counted_and_not_logged(
     log: Callable[[], list[Event]],
 ) -> None:
     @types.coroutine
@@ -480,7 +480,7 @@ def test_a_coroutine_that_is_thrown_away_is_counted_and_not_logged(
     ]
 
 
-def test_a_graph_with_a_loop_of_its_own_is_told(log: Callable[[], list[Event]]) -> None:
+def test_graph_with_its_own_loop_is_logged(log: Callable[[], list[Event]]) -> None:
     class Step(kaygraph.Node):
         pass
 
@@ -500,7 +500,7 @@ def test_a_graph_with_a_loop_of_its_own_is_told(log: Callable[[], list[Event]]) 
     ]
 
 
-def test_a_block_is_told_by_where_it_stands(tmp_path: Path) -> None:
+def test_block_is_logged_with_its_line(tmp_path: Path) -> None:
     setup_production_logging(directory=tmp_path, console=False)
     with kaywatch.execution("checkout", "pay"):
         pass
@@ -512,7 +512,7 @@ def test_a_block_is_told_by_where_it_stands(tmp_path: Path) -> None:
     assert end.endswith("with action: 'default'")
 
 
-def test_a_node_without_code_of_its_own_is_told_by_where_it_runs(
+def test_node_without_methods_is_logged_with_its_caller(
     tmp_path: Path,
 ) -> None:
     class Plain(Node):
@@ -525,7 +525,7 @@ def test_a_node_without_code_of_its_own_is_told_by_where_it_runs(
     assert text.count(f"[{Path(__file__).name}:") == len(text.splitlines()) == 4
 
 
-def test_an_error_can_not_forge_a_line(tmp_path: Path) -> None:
+def test_error_message_cannot_forge_a_line(tmp_path: Path) -> None:
     class Forger(Node):
         def exec(self, prep_res: Any) -> Any:
             raise ValueError("x\n2024-01-01 00:00:00,000 - a - ERROR - [b:1] - c\r")
@@ -548,7 +548,7 @@ class Untouchable:
     __str__ = __repr__
 
 
-def test_payloads_are_not_looked_into(log: Callable[[], list[Event]]) -> None:
+def test_payloads_are_not_inspected(log: Callable[[], list[Event]]) -> None:
     class Carries(Node):
         def prep(self, shared: Any) -> Any:
             return shared["secret"]
@@ -595,7 +595,7 @@ def test_payloads_on_request_are_short_and_safe(tmp_path: Path) -> None:
 # -- levels --------------------------------------------------------------------------
 
 
-def test_above_the_level_no_record_is_made(tmp_path: Path) -> None:
+def test_disabled_level_makes_no_record(tmp_path: Path) -> None:
     made: list[str] = []
     factory = logging.getLogRecordFactory()
 
@@ -650,7 +650,7 @@ def attached() -> Iterator[Callable[[logging.Handler], None]]:
         root.removeHandler(handler)
 
 
-def test_a_handler_that_runs_a_node_ends(
+def test_handler_that_runs_a_node_terminates(
     tmp_path: Path, attached: Callable[[logging.Handler], None]
 ) -> None:
     handler = Recording(lambda: Flow(Load()).run({}))
@@ -665,7 +665,7 @@ def test_a_handler_that_runs_a_node_ends(
     assert len(captured.executions("Load")) == 4
 
 
-def test_a_handler_that_logs_is_met_as_ever(
+def test_handler_may_log(
     tmp_path: Path, attached: Callable[[logging.Handler], None]
 ) -> None:
     logger = logging.getLogger("audit")
@@ -687,7 +687,7 @@ def broken_filter(record: logging.LogRecord) -> bool:
     raise RuntimeError("broken filter")
 
 
-def test_what_a_handler_raises_does_not_reach_the_nodes(
+def test_handler_errors_do_not_reach_the_nodes(
     tmp_path: Path, attached: Callable[[logging.Handler], None]
 ) -> None:
     def emit() -> None:
@@ -705,7 +705,7 @@ def test_what_a_handler_raises_does_not_reach_the_nodes(
         logging.getLogger().removeHandler(handler)
 
 
-def test_an_interrupt_within_a_handler_leaves_nothing_open(
+def test_interrupt_in_a_handler_closes_the_span(
     tmp_path: Path, attached: Callable[[logging.Handler], None]
 ) -> None:
     def interrupt() -> None:
@@ -727,7 +727,7 @@ def test_an_interrupt_within_a_handler_leaves_nothing_open(
     ]
 
 
-def test_a_record_factory_of_the_application_keeps_its_fields(
+def test_record_factory_of_the_application_keeps_its_fields(
     tmp_path: Path,
 ) -> None:
     factory = logging.getLogRecordFactory()
@@ -782,7 +782,7 @@ def application() -> list[Any]:
 
 
 @pytest.mark.parametrize("setup", [setup_production_logging, setup_structured_logging])
-def test_results_errors_and_the_applications_records_stay_the_same(
+def test_results_errors_and_application_records_are_unchanged(
     tmp_path: Path,
     attached: Callable[[logging.Handler], None],
     setup: Callable[..., None],
@@ -807,7 +807,7 @@ class Talks(kaygraph.Node):
         self.logger.info("mine")
 
 
-def test_the_frameworks_own_lines_are_left_out_and_a_nodes_stay(tmp_path: Path) -> None:
+def test_framework_records_are_filtered_and_node_records_pass(tmp_path: Path) -> None:
     setup_production_logging(directory=tmp_path, console=False)
     kaygraph.Graph(Talks(node_id="talks")).run({})
 
@@ -816,7 +816,7 @@ def test_the_frameworks_own_lines_are_left_out_and_a_nodes_stay(tmp_path: Path) 
     assert text.count(" - mine\n") == 1
 
 
-def test_the_frameworks_own_lines_are_there_on_request(tmp_path: Path) -> None:
+def test_framework_records_pass_on_request(tmp_path: Path) -> None:
     setup_production_logging(directory=tmp_path, console=False, frameworks=True)
     kaygraph.Graph(Talks(node_id="talks")).run({})
 
@@ -824,7 +824,7 @@ def test_the_frameworks_own_lines_are_there_on_request(tmp_path: Path) -> None:
     assert text.count("Node talks: Starting execution") == 2
 
 
-def test_the_filter_serves_an_applications_own_handler(
+def test_framework_filter_works_on_an_application_handler(
     tmp_path: Path, attached: Callable[[logging.Handler], None]
 ) -> None:
     handler = Recording()
@@ -837,14 +837,14 @@ def test_the_filter_serves_an_applications_own_handler(
     assert "mine" in handler.messages
 
 
-def test_without_a_set_up_nothing_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_nothing_is_logged_without_set_up(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     Flow(Load()).run({})
 
     assert caplog.messages == []
 
 
-def test_a_class_that_is_gone_is_not_kept(tmp_path: Path) -> None:
+def test_deleted_class_is_not_cached(tmp_path: Path) -> None:
     from kaywatch.logs._places import _sources
 
     def run() -> int:

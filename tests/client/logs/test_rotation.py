@@ -42,15 +42,15 @@ def texts(folder: Path) -> list[str]:
 
 def check(folder: Path, writers: list[str], count: int) -> None:
     """Check that each writer's lines are there, whole and once."""
-    found = Counter(texts(folder))
-    assert found == Counter(
+    counts = Counter(texts(folder))
+    assert counts == Counter(
         f"{name} {number} {'x' * (number % 100)}"
         for name in writers
         for number in range(count)
     )
 
 
-def test_a_full_file_is_rotated_and_the_oldest_goes(tmp_path: Path) -> None:
+def test_full_file_is_rotated_and_the_oldest_deleted(tmp_path: Path) -> None:
     path = tmp_path / "a.log"
     handler = SharedRotatingFileHandler(path, max_bytes=10, backups=2)
     for text in ("first", "second", "third", "fourth"):
@@ -63,7 +63,7 @@ def test_a_full_file_is_rotated_and_the_oldest_goes(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_a_gap_that_a_killed_process_left_is_filled(tmp_path: Path) -> None:
+def test_gap_left_by_a_killed_process_is_filled(tmp_path: Path) -> None:
     (tmp_path / "a.log.1").write_text("newer\n")
     (tmp_path / "a.log.3").write_text("oldest\n")
     handler = SharedRotatingFileHandler(tmp_path / "a.log", max_bytes=10, backups=3)
@@ -71,12 +71,12 @@ def test_a_gap_that_a_killed_process_left_is_filled(tmp_path: Path) -> None:
         handler.handle(record(text))
     handler.close()
 
-    kept = [(tmp_path / f"a.log.{n}").read_text() for n in (1, 2, 3)]
-    assert kept == ["first line\n", "newer\n", "oldest\n"]
+    backups = [(tmp_path / f"a.log.{n}").read_text() for n in (1, 2, 3)]
+    assert backups == ["first line\n", "newer\n", "oldest\n"]
 
 
 @pytest.mark.parametrize(("size", "backups"), [(0, 5), (10, 0)])
-def test_without_a_size_or_backups_it_grows(
+def test_file_is_not_rotated_without_size_or_backups(
     tmp_path: Path, size: int, backups: int
 ) -> None:
     handler = SharedRotatingFileHandler(tmp_path / "a.log", size, backups)
@@ -88,7 +88,7 @@ def test_without_a_size_or_backups_it_grows(
     assert len(texts(tmp_path)) == 10
 
 
-def test_a_file_that_was_moved_or_removed_is_made_anew(tmp_path: Path) -> None:
+def test_moved_or_removed_file_is_reopened(tmp_path: Path) -> None:
     path = tmp_path / "a.log"
     handler = SharedRotatingFileHandler(path)
     handler.handle(record("first"))
@@ -104,7 +104,7 @@ def test_a_file_that_was_moved_or_removed_is_made_anew(tmp_path: Path) -> None:
     assert path.read_text() == "third\nafter the end\n"
 
 
-def test_what_can_not_be_rotated_is_still_written(
+def test_line_is_written_even_if_rotation_fails(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "a.log"
@@ -118,7 +118,7 @@ def test_what_can_not_be_rotated_is_still_written(
     assert path.read_text() == "first line\nsecond line\n"
 
 
-def test_text_that_is_no_unicode_is_written_escaped(tmp_path: Path) -> None:
+def test_lone_surrogates_are_escaped(tmp_path: Path) -> None:
     handler = SharedRotatingFileHandler(tmp_path / "a.log")
     handler.handle(record("half \ud800 é"))
     handler.close()
@@ -126,7 +126,7 @@ def test_text_that_is_no_unicode_is_written_escaped(tmp_path: Path) -> None:
     assert texts(tmp_path) == ["half \\ud800 é"]
 
 
-def test_processes_that_share_a_file_lose_nothing(tmp_path: Path) -> None:
+def test_processes_sharing_a_file_lose_no_line(tmp_path: Path) -> None:
     names, count = ["a", "b", "c", "d"], 2_000
     path = str(tmp_path / "shared.log")
     writers = [
@@ -164,7 +164,7 @@ def write(name: str, count: int) -> None:
         logging.getLogger("forked").info("%s %d %s", name, number, text)
 
 
-def test_children_that_were_forked_write_on(tmp_path: Path) -> None:
+def test_forked_children_keep_writing(tmp_path: Path) -> None:
     setup_production_logging(
         directory=tmp_path,
         level="INFO",
@@ -187,7 +187,7 @@ def test_children_that_were_forked_write_on(tmp_path: Path) -> None:
     check(tmp_path, ["a", "b", "c", "parent"], 500)
 
 
-def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
+def test_every_descriptor_is_closed(tmp_path: Path) -> None:
     def descriptors() -> set[str]:
         return {
             os.readlink(f"/proc/self/fd/{name}")

@@ -83,7 +83,7 @@ print(logging.getLevelName(logging.getLogger().level))
     assert len(lines(tmp_path)) == (level == "DEBUG")
 
 
-def test_each_place_gets_what_is_meant_for_it(tmp_path: Path) -> None:
+def test_console_and_files_get_their_levels(tmp_path: Path) -> None:
     code = """
 setup_production_logging(directory=folder)
 for level in ("debug", "info", "warning", "error", "critical"):
@@ -100,7 +100,7 @@ for level in ("debug", "info", "warning", "error", "critical"):
     assert said(lines(tmp_path, "kaygraph_errors.log")) == everything[3:]
 
 
-def test_the_level_is_not_raised_unless_asked_for(
+def test_level_is_raised_only_on_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ENVIRONMENT", "production")
@@ -118,7 +118,7 @@ def test_the_level_is_not_raised_unless_asked_for(
         root.setLevel(before)
 
 
-def test_a_given_level_counts(tmp_path: Path) -> None:
+def test_level_argument_overrides_the_environment(tmp_path: Path) -> None:
     setup_production_logging(directory=tmp_path, level="warning")
     assert logging.getLogger().level == logging.WARNING
     setup_production_logging(directory=tmp_path, level=logging.ERROR)
@@ -128,7 +128,7 @@ def test_a_given_level_counts(tmp_path: Path) -> None:
 # -- twice in a row ------------------------------------------------------------------
 
 
-def test_twice_in_a_row_is_once(tmp_path: Path) -> None:
+def test_second_identical_call_adds_nothing(tmp_path: Path) -> None:
     code = """
 for _ in range(3):
     setup_production_logging(directory=folder)
@@ -139,7 +139,7 @@ run()
     assert len(lines(tmp_path)) == len(done.stderr.splitlines()) == LINES
 
 
-def test_the_last_arguments_count(tmp_path: Path) -> None:
+def test_last_call_wins(tmp_path: Path) -> None:
     code = """
 import os
 os.mkdir(folder + "/other")
@@ -168,7 +168,7 @@ run()
     assert all(line.startswith("{") for line in done.stderr.splitlines())
 
 
-def test_removing_gives_back_what_was(tmp_path: Path) -> None:
+def test_removing_restores_the_previous_state(tmp_path: Path) -> None:
     root = logging.getLogger()
     before = root.handlers[:], root.level
     setup_production_logging(directory=tmp_path)
@@ -183,7 +183,7 @@ def test_removing_gives_back_what_was(tmp_path: Path) -> None:
 # -- beside the application's own ----------------------------------------------------
 
 
-def test_basic_config_before_keeps_its_lines_and_none_is_doubled(
+def test_earlier_basic_config_keeps_its_lines_without_repetition(
     tmp_path: Path,
 ) -> None:
     code = """
@@ -201,7 +201,7 @@ logging.getLogger("shop").debug("detail")
     assert "mine" not in "".join(lines(tmp_path))
 
 
-def test_a_quiet_application_stays_as_quiet_as_it_was(tmp_path: Path) -> None:
+def test_application_handlers_get_no_additional_records(tmp_path: Path) -> None:
     code = """
 logging.basicConfig(format="mine %(levelname)s %(message)s")
 own = logging.FileHandler(folder + "/own.log")
@@ -222,7 +222,7 @@ logging.getLogger("loud").debug("detail")
     assert len(lines(tmp_path)) == 3
 
 
-def test_an_application_that_sets_the_level_later_is_obeyed(tmp_path: Path) -> None:
+def test_later_level_of_the_application_is_respected(tmp_path: Path) -> None:
     code = """
 own = logging.FileHandler(folder + "/own.log")
 logging.getLogger().addHandler(own)
@@ -236,7 +236,7 @@ logging.getLogger("shop").debug("detail")
     assert lines(tmp_path, "own.log") == ["detail"]
 
 
-def test_basic_config_after_does_no_harm(tmp_path: Path) -> None:
+def test_later_basic_config_is_harmless(tmp_path: Path) -> None:
     code = """
 setup_production_logging(directory=folder)
 logging.basicConfig(level=logging.INFO, format="mine %(message)s")
@@ -253,7 +253,7 @@ run()
     assert [line.startswith("mine") for line in console] == [False] * 5 + [True] * 5
 
 
-def test_a_console_handler_that_is_added_later_doubles_nothing(tmp_path: Path) -> None:
+def test_later_console_handler_repeats_no_line(tmp_path: Path) -> None:
     code = """
 setup_production_logging(directory=folder)
 own = logging.StreamHandler()
@@ -271,7 +271,7 @@ logging.getLogger("shop").warning("sold out")
 
 
 @pytest.mark.parametrize("root", [True, False])
-def test_dict_config_after_does_no_harm(tmp_path: Path, root: bool) -> None:
+def test_later_dict_config_is_harmless(tmp_path: Path, root: bool) -> None:
     code = f"""
 import logging.config
 setup_production_logging(directory=folder)
@@ -305,7 +305,7 @@ run()
         ] * 2
 
 
-def test_rich_on_the_console_doubles_nothing(tmp_path: Path) -> None:
+def test_rich_handler_repeats_no_line(tmp_path: Path) -> None:
     code = """
 import rich.console, rich.logging
 console = rich.console.Console(file=sys.stderr)
@@ -319,7 +319,7 @@ logging.getLogger("shop").info("sold")
     assert done.stderr.count("sold") == 1
 
 
-def test_files_stay_where_they_were_when_the_directory_changes(tmp_path: Path) -> None:
+def test_files_stay_when_the_working_directory_changes(tmp_path: Path) -> None:
     code = """
 import os
 os.chdir(folder)
@@ -337,7 +337,7 @@ run()
 # -- the context ---------------------------------------------------------------------
 
 
-def test_an_applications_own_handler_can_show_the_node_and_run(tmp_path: Path) -> None:
+def test_application_handler_can_show_node_and_run(tmp_path: Path) -> None:
     code = """
 from kaywatch.logs import ContextFilter
 logging.basicConfig(level=logging.INFO, format="%(run_id)s|%(graph)s|%(node_id)s")
@@ -354,7 +354,7 @@ run()
     assert (graph, node) == ("Flow[Load]", "Load")
 
 
-def test_the_context_leaves_what_a_record_has() -> None:
+def test_context_keeps_existing_attributes() -> None:
     record = logging.makeLogRecord({"run_id": "theirs"})
 
     assert ContextFilter().filter(record)
@@ -366,7 +366,7 @@ def test_the_context_leaves_what_a_record_has() -> None:
 
 
 @pytest.mark.parametrize("setup", [setup_production_logging, setup_structured_logging])
-def test_a_mistake_names_the_fix_and_changes_nothing(
+def test_invalid_argument_names_the_fix_and_changes_nothing(
     tmp_path: Path, setup: type
 ) -> None:
     root = logging.getLogger()
@@ -390,13 +390,13 @@ def test_a_mistake_names_the_fix_and_changes_nothing(
         assert (root.handlers, root.level) == before
 
 
-def test_a_format_that_can_not_be_used_is_told(tmp_path: Path) -> None:
+def test_invalid_format_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="format='plain'"):
         setup_production_logging(directory=tmp_path, format="plain")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
-def test_a_directory_of_another_user_is_told() -> None:
+def test_unwritable_directory_is_rejected() -> None:
     code = """
 import os
 os.setuid(65534)

@@ -76,7 +76,7 @@ def test_the_pages_node_works_unchanged(tmp_path: Path) -> None:
     ] * 2
 
 
-def test_every_line_is_an_object_whoever_logs(tmp_path: Path) -> None:
+def test_every_line_is_a_json_object(tmp_path: Path) -> None:
     setup_structured_logging(directory=tmp_path, console=False)
     logger = logging.getLogger("shop")
     logger.info("sold %d", 3, extra={"order": 7})
@@ -101,7 +101,7 @@ def test_every_line_is_an_object_whoever_logs(tmp_path: Path) -> None:
     assert "stack_info=True" in stack["stack"]
 
 
-def test_bound_context_is_on_the_lines_of_nodes(tmp_path: Path) -> None:
+def test_bound_context_is_in_node_events(tmp_path: Path) -> None:
     setup_structured_logging(directory=tmp_path, console=False)
     with structlog.contextvars.bound_contextvars(request_id="r-1"):
         Flow(Node()).run({})
@@ -109,7 +109,7 @@ def test_bound_context_is_on_the_lines_of_nodes(tmp_path: Path) -> None:
     assert [e["request_id"] for e in read(tmp_path)] == ["r-1"] * 4
 
 
-def test_twice_in_a_row_is_once(tmp_path: Path) -> None:
+def test_second_identical_call_adds_nothing(tmp_path: Path) -> None:
     for _ in range(3):
         setup_structured_logging(directory=tmp_path, console=False)
     structlog.get_logger("shop").info("sold", order=7)
@@ -137,7 +137,7 @@ def test_an_applications_own_configuration_stays(
 
 @pytest.mark.parametrize("before", [True, False])
 @pytest.mark.parametrize("last", ["json", "wrap"])
-def test_what_an_application_renders_itself_is_one_object_still(
+def test_json_rendered_by_the_application_stays_one_object(
     tmp_path: Path, last: str, before: bool
 ) -> None:
     def configure() -> None:
@@ -170,7 +170,7 @@ def test_what_an_application_renders_itself_is_one_object_still(
     assert sold["run_id"]
 
 
-def test_without_structlog_it_says_what_to_install() -> None:
+def test_missing_structlog_names_the_package() -> None:
     code = (
         "import sys; sys.modules['structlog'] = None\n"
         "import kaywatch\n"
@@ -199,7 +199,7 @@ def test_the_plain_set_up_does_not_import_structlog(tmp_path: Path) -> None:
     assert done.stdout == "False\n", done.stderr
 
 
-def test_a_mistake_in_the_arguments_leaves_structlog_alone(tmp_path: Path) -> None:
+def test_invalid_argument_does_not_configure_structlog(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError):
         setup_structured_logging(directory=tmp_path / "missing")
 

@@ -30,13 +30,13 @@ from kaywatch._send.connecting import check_endpoint
         ("mqtt://[::1]:7/x", Broker("::1", 7, prefix="x")),
     ],
 )
-def test_a_url_says_where_it_is(url: str, broker: Broker) -> None:
+def test_url_is_parsed_into_a_broker(url: str, broker: Broker) -> None:
     assert parse(url) == broker
     assert parse(broker.url) == parse(url.replace(":p%40ss", ""))
 
 
 @pytest.mark.parametrize(
-    ("url", "complaint"),
+    ("url", "problem"),
     [
         ("amqp://b", "unknown scheme 'amqp'"),
         ("mqtt:///x", "the host is missing"),
@@ -49,25 +49,25 @@ def test_a_url_says_where_it_is(url: str, broker: Broker) -> None:
         ("mqtt://b/$share/g/x", "a shared subscription"),
     ],
 )
-def test_what_can_not_be_used_is_named(url: str, complaint: str) -> None:
-    with pytest.raises(ConfigurationError, match=re.escape(complaint)):
+def test_invalid_url_is_rejected_with_a_reason(url: str, problem: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(problem)):
         parse(url.replace("//", "//me:hidden@"))
 
 
 @pytest.mark.parametrize("url", ["mqtt://me:hidden@b:x", "amqp://me:hidden@b"])
-def test_no_complaint_shows_a_password(url: str) -> None:
+def test_error_does_not_show_a_password(url: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         check_endpoint(url)
     assert "hidden" not in str(caught.value)
 
 
-def test_nothing_shows_a_password() -> None:
+def test_repr_and_url_do_not_show_a_password() -> None:
     broker = parse("mqtts://me:hidden@b/x")
     assert "hidden" not in repr(broker) + str(broker) + broker.url
     assert without_secret("mqtts://me:hidden@b/x") == "mqtts://me:***@b/x"
 
 
-def test_a_password_comes_from_where_it_is_said_to_be(
+def test_password_is_read_from_url_file_or_variable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "password"
@@ -75,15 +75,15 @@ def test_a_password_comes_from_where_it_is_said_to_be(
     url = "mqtt://me:old@b"
     assert parse(url).secret() == "old"
     assert from_environment(url, {"KAYWATCH_MQTT_PASSWORD": "new"}).secret() == "new"
-    kept = from_environment(url, {"KAYWATCH_MQTT_PASSWORD_FILE": str(file)})
-    assert kept.secret() == "of the file"
+    broker = from_environment(url, {"KAYWATCH_MQTT_PASSWORD_FILE": str(file)})
+    assert broker.secret() == "of the file"
     file.write_text("of the next file")
-    assert kept.secret() == "of the next file"
+    assert broker.secret() == "of the next file"
     monkeypatch.setenv("THAT", "of the variable")
     assert parse(url, password_env="THAT").secret() == "of the variable"
 
 
-def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
+def test_missing_file_is_named_in_the_error(tmp_path: Path) -> None:
     absent = str(tmp_path / "absent")
     for settings in ({"password_file": absent}, {"password_env": "KW_ABSENT"}):
         with pytest.raises(ConfigurationError, match=r"absent|KW_ABSENT"):
@@ -95,7 +95,7 @@ def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
         parse("mqtt://b", ca=absent)
 
 
-def test_an_old_broker_is_spoken_to_in_its_own_words() -> None:
+def test_old_broker_gets_mqtt_3_1_1() -> None:
     version = MqttVersion()
     assert version.is_5
     assert version.switch_if_unconfirmed()  # the first time: it may know no better
@@ -103,7 +103,7 @@ def test_an_old_broker_is_spoken_to_in_its_own_words() -> None:
     assert not version.is_5
 
 
-def test_a_broker_that_goes_down_is_not_taken_for_an_old_one() -> None:
+def test_stopping_broker_is_not_mistaken_for_an_old_one() -> None:
     version = MqttVersion()
     version.confirm()
     for _ in range(10):
@@ -113,7 +113,7 @@ def test_a_broker_that_goes_down_is_not_taken_for_an_old_one() -> None:
     assert not version.is_5
 
 
-def test_a_broker_that_hangs_up_on_both_versions_is_not_asked_without_end() -> None:
+def test_broker_that_closes_both_versions_is_not_retried_at_once_forever() -> None:
     version = MqttVersion()
     assert [version.switch_if_unconfirmed() for _ in range(4)] == [
         True,

@@ -38,7 +38,7 @@ def test_batches_are_sent_once_in_order() -> None:
     assert unsent(buffer) == [4]
 
 
-def test_what_was_sent_is_kept_until_it_is_acknowledged() -> None:
+def test_sent_batches_are_kept_until_acknowledged() -> None:
     buffer = filled(1, 2, 3)
     unsent(buffer)
     assert (len(buffer), buffer.bytes, buffer.events) == (3, 30, 3)
@@ -50,7 +50,7 @@ def test_what_was_sent_is_kept_until_it_is_acknowledged() -> None:
     assert (len(buffer), buffer.bytes, buffer.acked_events) == (0, 0, 3)
 
 
-def test_a_new_connection_is_sent_all_that_is_not_acknowledged() -> None:
+def test_new_connection_resends_all_unacknowledged_batches() -> None:
     buffer = filled(1, 2, 3)
     unsent(buffer)
     buffer.ack(1)
@@ -58,14 +58,14 @@ def test_a_new_connection_is_sent_all_that_is_not_acknowledged() -> None:
     assert unsent(buffer) == [2, 3]
 
 
-def test_an_ack_of_what_was_not_sent_yet_on_this_connection_spares_sending_it() -> None:
+def test_batches_acknowledged_on_reconnect_are_not_resent() -> None:
     buffer = filled(1, 2, 3)
     unsent(buffer)
     buffer.restart(2)
     assert unsent(buffer) == [3]
 
 
-def test_when_full_the_oldest_go_and_are_counted() -> None:
+def test_full_buffer_drops_and_counts_the_oldest() -> None:
     buffer = filled(1, 2, 3, limit=30)
     buffer.append(packed(4, 15, events=7))
     assert (len(buffer), buffer.first_seq) == (2, 3)
@@ -82,7 +82,7 @@ def test_a_batch_larger_than_the_buffer_is_still_sent() -> None:
     assert buffer.dropped == {"buffer_full": 2}
 
 
-def test_a_batch_dropped_after_it_was_sent_is_lost_if_the_agent_has_it_not() -> None:
+def test_batch_dropped_after_sending_is_lost_unless_the_agent_has_it() -> None:
     buffer = filled(1, 2, 3, limit=30)
     unsent(buffer)
     for seq in (4, 5, 6):
@@ -94,7 +94,7 @@ def test_a_batch_dropped_after_it_was_sent_is_lost_if_the_agent_has_it_not() -> 
     assert unsent(buffer) == [4, 5, 6]
 
 
-def test_an_ack_of_a_later_batch_says_that_one_dropped_before_it_arrived_too() -> None:
+def test_ack_of_a_later_batch_covers_an_earlier_dropped_one() -> None:
     buffer = filled(1, 2, 3, limit=30)
     unsent(buffer)
     buffer.append(packed(4))
@@ -103,7 +103,7 @@ def test_an_ack_of_a_later_batch_says_that_one_dropped_before_it_arrived_too() -
     assert (len(buffer), buffer.acked_events, buffer.dropped) == (0, 4, {})
 
 
-def test_the_report_of_drops_goes_on_with_another_batch_if_its_own_is_lost() -> None:
+def test_drops_are_reported_again_if_their_batch_is_dropped() -> None:
     buffer = filled(limit=30)
     buffer.append(packed(1, events=5, rejected=3))
     for seq in (2, 3, 4):
@@ -113,7 +113,7 @@ def test_the_report_of_drops_goes_on_with_another_batch_if_its_own_is_lost() -> 
     assert buffer.dropped == {"buffer_full": 5}
 
 
-def test_a_batch_that_was_refused_goes_and_is_counted_as_rejected() -> None:
+def test_rejected_batch_is_removed_and_counted() -> None:
     buffer = filled(1, 2, 3)
     unsent(buffer)
     buffer.reject(2)
@@ -124,7 +124,7 @@ def test_a_batch_that_was_refused_goes_and_is_counted_as_rejected() -> None:
     assert unsent(buffer) == [1, 3]
 
 
-def test_events_lost_before_they_were_batched_are_counted_by_reason() -> None:
+def test_events_dropped_before_batching_are_counted_by_reason() -> None:
     buffer = Buffer()
     buffer.count_drop("pending_full", 3)
     buffer.count_drop("unpackable", 0)
@@ -156,7 +156,7 @@ steps = st.lists(
 
 @settings(deadline=None)
 @given(steps, st.integers(20, 80))
-def test_whatever_happens_all_events_arrive_or_are_reported_as_lost(
+def test_every_event_is_delivered_or_reported_as_dropped(
     found: list[str], limit: int
 ) -> None:
     buffer, agent = Buffer(limit), Delivery()
@@ -184,7 +184,7 @@ def test_whatever_happens_all_events_arrive_or_are_reported_as_lost(
     assert buffer.dropped.keys() <= {DropReason.BUFFER_FULL}
 
 
-def test_any_thread_may_ask_how_many_events_wait() -> None:
+def test_any_thread_may_read_the_number_of_events() -> None:
     buffer = Buffer(limit=100_000)
     going = threading.Event()
 

@@ -40,22 +40,22 @@ def packer(recorder: Recorder) -> Packer:
     return Packer(recorder)
 
 
-def taken(packer: Packer, limit: int = wire.MAX_BATCH_EVENTS) -> BatchContent:
-    found = packer.take(limit)
-    assert found is not None
-    return found
+def take(packer: Packer, limit: int = wire.MAX_BATCH_EVENTS) -> BatchContent:
+    content = packer.take(limit)
+    assert content is not None
+    return content
 
 
-def table_of(found: BatchContent) -> dict[str, Any]:
-    encoded = found.sections["table"]
+def table_of(content: BatchContent) -> dict[str, Any]:
+    encoded = content.sections["table"]
     assert isinstance(encoded, bytes)
     table = msgpack.unpackb(encoded)
     assert isinstance(table, dict)
     return table
 
 
-def column(found: BatchContent, section: str, name: str) -> list[Any]:
-    part = found.sections[section]
+def column(content: BatchContent, section: str, name: str) -> list[Any]:
+    part = content.sections[section]
     assert isinstance(part, dict)
     values = array(COLUMNS[section][name], part.get(name, b""))
     if sys.byteorder == "big":
@@ -63,24 +63,24 @@ def column(found: BatchContent, section: str, name: str) -> list[Any]:
     return values.tolist()
 
 
-def texts(found: BatchContent, section: str, name: str) -> list[str]:
-    strings = table_of(found)["strings"]
-    return [strings[index] for index in column(found, section, name)]
+def texts(content: BatchContent, section: str, name: str) -> list[str]:
+    strings = table_of(content)["strings"]
+    return [strings[index] for index in column(content, section, name)]
 
 
-def nodes(found: BatchContent) -> list[str]:
-    table = table_of(found)
-    series = [table["series"][n] for n in column(found, "executions", "series")]
+def nodes(content: BatchContent) -> list[str]:
+    table = table_of(content)
+    series = [table["series"][n] for n in column(content, "executions", "series")]
     return [table["strings"][node] for _, node in series]
 
 
-def test_nothing_pending_is_no_batch(packer: Packer) -> None:
+def test_without_pending_events_there_is_no_batch(packer: Packer) -> None:
     assert packer.take() is None
 
 
 def test_events_are_taken_once(recorder: Recorder, packer: Packer) -> None:
     recorder.series("g", "n").record(0.5)
-    assert taken(packer).events == 1
+    assert take(packer).events == 1
     assert packer.take() is None
 
 
@@ -91,19 +91,19 @@ def test_a_batch_has_columns_of_one_length_and_a_table(
         recorder.series("g", "n").record(seconds)
     recorder.point("gauge", "size", "g", "n", {"a": "b"})(3.0)
     recorder.run_ended("g", 2.0, 0, "no_successors", "n", "default", 3)
-    found = taken(packer)
-    assert (found.events, found.unpackable) == (5, 0)
-    assert column(found, "executions", "seconds") == [0.5, 0.25, 1.0]
-    assert nodes(found) == ["n"] * 3
-    assert column(found, "points", "value") == [3.0]
-    assert column(found, "runs", "visits") == [3]
-    assert texts(found, "runs", "reason") == ["no_successors"]
-    for section, part in found.sections.items():
+    content = take(packer)
+    assert (content.events, content.unpackable) == (5, 0)
+    assert column(content, "executions", "seconds") == [0.5, 0.25, 1.0]
+    assert nodes(content) == ["n"] * 3
+    assert column(content, "points", "value") == [3.0]
+    assert column(content, "runs", "visits") == [3]
+    assert texts(content, "runs", "reason") == ["no_successors"]
+    for section, part in content.sections.items():
         if section in COLUMNS and isinstance(part, dict):
-            sizes = {len(column(found, section, name)) for name in part}
+            sizes = {len(column(content, section, name)) for name in part}
             assert len(sizes) == 1, section
-    strings = table_of(found)["strings"]
-    ((kind, *names, labels),) = table_of(found)["points"]
+    strings = table_of(content)["strings"]
+    ((kind, *names, labels),) = table_of(content)["points"]
     assert (kind, [strings[n] for n in names]) == ("gauge", ["size", "g", "n"])
     assert labels == {"a": "b"}
 
@@ -112,18 +112,16 @@ def test_sections_without_events_are_left_out(
     recorder: Recorder, packer: Packer
 ) -> None:
     recorder.point("count", "calls", "", "")(1)
-    assert taken(packer).sections.keys() == {"points", "table"}
+    assert take(packer).sections.keys() == {"points", "table"}
 
 
-def test_a_batch_has_at_most_the_limit_of_each_kind(
-    recorder: Recorder, packer: Packer
-) -> None:
+def test_batch_is_limited_per_kind_of_event(recorder: Recorder, packer: Packer) -> None:
     for number in range(25):
         recorder.series("g", "n").record(float(number))
     sizes, seconds = [], []
-    while (found := packer.take(10)) is not None:
-        sizes.append(found.events)
-        seconds += column(found, "executions", "seconds")
+    while (content := packer.take(10)) is not None:
+        sizes.append(content.events)
+        seconds += column(content, "executions", "seconds")
     assert sizes == [10, 10, 5]
     assert seconds == [float(number) for number in range(25)]
 
@@ -134,12 +132,12 @@ def test_errors_and_actions_are_in_the_table(
     record = recorder.series("g", "n").record
     record(0.5, 1, 3, "", ("ValueError", "exec"))
     record(0.5, 0, 1, "approve")
-    found = taken(packer)
-    assert texts(found, "executions", "action") == ["", "approve"]
+    content = take(packer)
+    assert texts(content, "executions", "action") == ["", "approve"]
     errors = [
-        table_of(found)["errors"][n] for n in column(found, "executions", "error")
+        table_of(content)["errors"][n] for n in column(content, "executions", "error")
     ]
-    strings = table_of(found)["strings"]
+    strings = table_of(content)["strings"]
     assert [(strings[kind], phase) for kind, phase in errors] == [
         ("ValueError", "exec"),
         ("", ""),
@@ -147,23 +145,23 @@ def test_errors_and_actions_are_in_the_table(
 
 
 @pytest.mark.parametrize("same", [True, False])
-def test_columns_of_one_value_say_the_same_as_others(
+def test_uniform_columns_decode_like_others(
     recorder: Recorder, packer: Packer, same: bool
 ) -> None:
     for number in range(100):
         action = "a" if same or number else "b"
         recorder.series("g", "n").record(1.0, 0, 1, action, ("E", "prep"))
-    found = taken(packer)
+    content = take(packer)
     wanted = ["a"] * 100 if same else ["b"] + ["a"] * 99
-    assert texts(found, "executions", "action") == wanted
-    assert set(column(found, "executions", "error")) == {1}
+    assert texts(content, "executions", "action") == wanted
+    assert set(column(content, "executions", "error")) == {1}
 
 
-def test_the_table_is_the_same_bytes_until_something_new_comes_up(
+def test_table_keeps_its_bytes_until_a_new_entry(
     recorder: Recorder, packer: Packer
 ) -> None:
     def table() -> object:
-        return taken(packer).sections["table"]
+        return take(packer).sections["table"]
 
     recorder.series("g", "n").record(0.5)
     first = table()
@@ -178,15 +176,13 @@ def test_the_table_is_the_same_bytes_until_something_new_comes_up(
     assert table() != second
 
 
-def test_more_attempts_than_a_column_holds_are_cut(
-    recorder: Recorder, packer: Packer
-) -> None:
+def test_attempts_are_limited_to_the_column(recorder: Recorder, packer: Packer) -> None:
     for attempts in (0, 1, 65_535, 65_536, 2**40):
         recorder.series("g", "n").record(0.5, 0, attempts)
-    found = taken(packer)
+    content = take(packer)
     wanted = [0, 1, 65_535, 65_535, 65_535]
-    assert column(found, "executions", "attempts") == wanted
-    assert found.unpackable == 0
+    assert column(content, "executions", "attempts") == wanted
+    assert content.unpackable == 0
 
 
 @pytest.mark.parametrize(
@@ -202,78 +198,74 @@ def test_more_attempts_than_a_column_holds_are_cut(
         (0.5, 0, 1, "a", ["ValueError"]),
     ],
 )
-def test_a_value_that_fits_no_column_costs_only_its_own_event(
+def test_unpackable_value_drops_only_its_own_event(
     recorder: Recorder, packer: Packer, arguments: Any
 ) -> None:
     record = recorder.series("g", "n").record
     record(0.25)
     record(*arguments)
     record(0.75)
-    found = taken(packer)
-    assert (found.events, found.unpackable) == (2, 1)
-    assert column(found, "executions", "seconds") == [0.25, 0.75]
+    content = take(packer)
+    assert (content.events, content.unpackable) == (2, 1)
+    assert column(content, "executions", "seconds") == [0.25, 0.75]
 
 
-def test_a_batch_of_which_nothing_can_be_packed_is_still_told(
+def test_batch_without_packable_events_is_still_counted(
     recorder: Recorder, packer: Packer
 ) -> None:
     recorder.point("gauge", "size", "g", "n")("much")  # type: ignore[arg-type]
-    found = taken(packer)
-    assert (found.events, found.unpackable) == (0, 1)
-    assert found.sections.keys() == {"table"}
+    content = take(packer)
+    assert (content.events, content.unpackable) == (0, 1)
+    assert content.sections.keys() == {"table"}
 
 
-def test_values_that_only_the_agent_refuses_are_packed(
+def test_values_that_only_the_agent_rejects_are_packed(
     recorder: Recorder, packer: Packer
 ) -> None:
     for value in (math.nan, math.inf, -1.0, True, 3):
         recorder.series("g", "n").record(value)
-    assert taken(packer).events == 5
+    assert take(packer).events == 5
 
 
-def test_names_that_are_too_long_or_no_utf8_are_made_fit(
+def test_long_or_non_utf8_names_are_truncated_and_replaced(
     recorder: Recorder, packer: Packer
 ) -> None:
     recorder.series("g" * 300, "caf\udce9").record(0.5)
-    strings = table_of(taken(packer))["strings"]
+    strings = table_of(take(packer))["strings"]
     assert "g" * wire.MAX_NAME in strings
     assert "caf?" in strings
 
 
-def test_details_that_are_no_utf8_are_made_fit(
-    recorder: Recorder, packer: Packer
-) -> None:
+def test_non_utf8_details_are_replaced(recorder: Recorder, packer: Packer) -> None:
     recorder.failed(FAILURE._replace(message="no file caf\udce9"))
     recorder.point("count", "calls", "", "", {"file": "caf\udce9"})(1)
-    found = taken(packer)
+    content = take(packer)
     packed = wire.batch(
         client=bytes(16),
         seq=1,
         sent=1.0,
         service="caf\udce9",
         recorded=1,
-        sections=found.sections,
+        sections=content.sections,
     )
     message = wire.decode(packed)
     assert message["service"] == "caf?"
     assert message["failures"][0]["message"] == "no file caf?"
-    assert table_of(found)["points"][0][4] == {"file": "caf?"}
+    assert table_of(content)["points"][0][4] == {"file": "caf?"}
 
 
-def test_a_table_that_has_grown_is_started_anew(
-    recorder: Recorder, packer: Packer
-) -> None:
+def test_large_table_starts_anew(recorder: Recorder, packer: Packer) -> None:
     record = recorder.series("g", "n").record
     sizes = []
     for number in range(4 * MAX_STRINGS // 5_000):
         for event in range(5_000):
             record(0.5, 0, 1, f"action {number} {event}")
-        found = taken(packer)
-        sizes.append(len(table_of(found)["strings"]))
-        actions = texts(found, "executions", "action")
+        content = take(packer)
+        sizes.append(len(table_of(content)["strings"]))
+        actions = texts(content, "executions", "action")
         assert actions[0] == f"action {number} 0"
         assert actions[-1] == f"action {number} 4999"
-        assert nodes(found)[0] == "n"
+        assert nodes(content)[0] == "n"
     assert max(sizes) < MAX_STRINGS + 5_010
     assert sizes != sorted(sizes)
 
@@ -282,14 +274,14 @@ def test_a_table_that_has_grown_is_started_anew(
     "letter",
     ["x", "\u7ffb"],
 )
-def test_a_batch_fits_into_a_frame_also_where_actions_are_free_text(
+def test_batch_with_free_text_actions_fits_a_frame(
     recorder: Recorder, packer: Packer, letter: str
 ) -> None:
     record = recorder.series("g", "n").record
     for number in range(6):
         for event in range(4_500):
             record(0.5, 0, 1, f"{number} {event} ".ljust(wire.MAX_NAME, letter))
-        packed = wire.pack(taken(packer).sections)
+        packed = wire.pack(take(packer).sections)
         assert len(packed) < wire.MAX_FRAME - 1_000
 
 
@@ -301,11 +293,11 @@ def phased(recorder: Recorder, node: str, *phases: Any) -> None:
     recorder.pending.phased.record((number, 5.0, 1.0, 0, 1, "default", None, *phases))
 
 
-def test_without_phases_there_are_no_columns_for_them(
+def test_phase_columns_are_absent_without_phases(
     recorder: Recorder, packer: Packer
 ) -> None:
     recorder.series("g", "n").record(0.5)
-    part = taken(packer).sections["executions"]
+    part = take(packer).sections["executions"]
     assert isinstance(part, dict)
     assert part.keys() == wire.EXECUTION_COLUMNS.keys()
 
@@ -314,132 +306,130 @@ def test_executions_with_phases_come_first(recorder: Recorder, packer: Packer) -
     recorder.series("g", "plain").record(0.5, 1, 2, "", ("E", "exec"))
     phased(recorder, "first", 0.25, 0.5, 0.125, 7)
     phased(recorder, "second", 0.0, 1.0, 0.0, 0)
-    found = taken(packer)
-    assert found.events == 3
-    assert nodes(found) == ["first", "second", "plain"]
-    assert column(found, "executions", "attempts") == [1, 1, 2]
+    content = take(packer)
+    assert content.events == 3
+    assert nodes(content) == ["first", "second", "plain"]
+    assert column(content, "executions", "attempts") == [1, 1, 2]
     wanted = {
         "prep": [0.25, 0.0],
         "exec": [0.5, 1.0],
         "wait": [0.125, 0.0],
         "items": [7, 0],
     }
-    told = {name: column(found, "executions", name) for name in wire.PHASE_COLUMNS}
-    assert told == wanted
+    phases = {name: column(content, "executions", name) for name in wire.PHASE_COLUMNS}
+    assert phases == wanted
 
 
-def test_both_together_are_at_most_a_batch(recorder: Recorder, packer: Packer) -> None:
+def test_executions_with_and_without_phases_share_the_limit(
+    recorder: Recorder, packer: Packer
+) -> None:
     for _ in range(7):
         phased(recorder, "n", 0.0, 1.0, 0.0, 0)
         recorder.series("g", "n").record(0.5)
     sizes = []
-    while (found := packer.take(5)) is not None:
-        sizes.append((found.events, len(column(found, "executions", "series"))))
+    while (content := packer.take(5)) is not None:
+        sizes.append((content.events, len(column(content, "executions", "series"))))
     assert sizes == [(5, 5), (5, 5), (4, 4)]
 
 
 @pytest.mark.parametrize("bad", ["soon", None, -1, 2**40])
-def test_phases_that_fit_no_column_cost_only_their_own_event(
+def test_unpackable_phases_drop_only_their_own_event(
     recorder: Recorder, packer: Packer, bad: Any
 ) -> None:
     recorder.series("g", "plain").record(0.5)
     phased(recorder, "a", 0.25, 0.5, 0.0, 1)
     phased(recorder, "b", 0.25, 0.5, 0.0, bad)
-    found = taken(packer)
-    assert (found.events, found.unpackable) == (2, 1)
-    assert nodes(found) == ["a", "plain"]
-    assert column(found, "executions", "items") == [1]
+    content = take(packer)
+    assert (content.events, content.unpackable) == (2, 1)
+    assert nodes(content) == ["a", "plain"]
+    assert column(content, "executions", "items") == [1]
 
 
 # -- details --------------------------------------------------------------------------
 
 
-def test_failures_go_along_once(recorder: Recorder, packer: Packer) -> None:
+def test_failures_are_sent_once(recorder: Recorder, packer: Packer) -> None:
     recorder.failed(FAILURE)
     recorder.failed(FAILURE._replace(traceback="a.py:1 in f"))
-    found = taken(packer)
-    plain, traced = found.sections["failures"]
+    content = take(packer)
+    plain, traced = content.sections["failures"]
     assert traced == FAILURE._replace(traceback="a.py:1 in f")._asdict()
     assert plain == {k: v for k, v in FAILURE._asdict().items() if k != "traceback"}
-    assert found.events == 0
+    assert content.events == 0
     assert packer.take() is None
 
 
-def test_topologies_go_along_when_they_change_and_when_asked_for(
+def test_topologies_are_sent_on_change_and_on_request(
     recorder: Recorder, packer: Packer
 ) -> None:
     topology = Topology("g", "n", ("n",), (("n", "default", "m"),))
     recorder.wired(topology)
-    assert taken(packer).sections["topologies"] == [topology._asdict()]
+    assert take(packer).sections["topologies"] == [topology._asdict()]
     recorder.wired(topology)
     assert packer.take() is None
     packer.resend_topologies()
-    assert "topologies" in taken(packer).sections
+    assert "topologies" in take(packer).sections
     recorder.wired(topology._replace(start="m"))
-    assert "topologies" in taken(packer).sections
+    assert "topologies" in take(packer).sections
 
 
-def test_nodes_in_flight_go_along_when_they_change(
-    recorder: Recorder, packer: Packer
-) -> None:
+def test_nodes_in_flight_are_sent_on_change(recorder: Recorder, packer: Packer) -> None:
     recorder.in_flight.add(Endless("g", "n", 5.0, 7))
     recorder.in_flight.add(Endless("g", "m", 4.0))
     run = recorder.run_id(7)
     wanted = [("g", "m", 4.0, "", 0), ("g", "n", 5.0, run, 0)]
-    assert taken(packer).sections["in_flight"] == wanted
+    assert take(packer).sections["in_flight"] == wanted
     assert packer.take() is None
     recorder.in_flight.clear()
-    assert taken(packer).sections["in_flight"] == []
+    assert take(packer).sections["in_flight"] == []
     assert packer.take() is None
 
 
-def test_of_many_nodes_in_flight_those_go_along_that_started_first(
+def test_oldest_nodes_in_flight_are_sent_first(
     recorder: Recorder, packer: Packer
 ) -> None:
     for number in range(2 * MAX_IN_FLIGHT):
         recorder.in_flight.add(Endless("g", "n", float(-number)))
-    found: Any = taken(packer).sections["in_flight"]
-    assert len(found) == MAX_IN_FLIGHT
-    assert found[0][2] == float(1 - 2 * MAX_IN_FLIGHT)
+    content: Any = take(packer).sections["in_flight"]
+    assert len(content) == MAX_IN_FLIGHT
+    assert content[0][2] == float(1 - 2 * MAX_IN_FLIGHT)
 
 
-def test_of_each_node_the_run_that_came_back_most_goes_along(
+def test_the_run_with_the_most_visits_of_a_node_is_sent(
     recorder: Recorder, packer: Packer
 ) -> None:
     recorder.runs.add(Spinning("g", 7, {"a": 3, "b": 2, "c": 1, OTHER: 9}))
     recorder.runs.add(Spinning("g", 8, {"a": 2, "b": 5}))
     long, short = recorder.run_id(7), recorder.run_id(8)
-    assert taken(packer).sections["loops"] == [
+    assert take(packer).sections["loops"] == [
         ("g", "", 15, long),
         ("g", "b", 5, short),
         ("g", "a", 3, long),
     ]
     assert packer.take() is None
     recorder.runs.clear()
-    assert taken(packer).sections["loops"] == []
+    assert take(packer).sections["loops"] == []
     assert packer.take() is None
 
 
-def test_loops_of_runs_that_ended_go_along_once(
-    recorder: Recorder, packer: Packer
-) -> None:
+def test_loops_of_ended_runs_are_sent_once(recorder: Recorder, packer: Packer) -> None:
     recorder.revisits.add("g", {"a": 2, "b": 1})
     recorder.revisits.add("g", {"a": 4, OTHER: 3})
-    found = taken(packer).sections
-    assert found["looped"] == [("g", "a", 4)]
-    assert "loops" not in found
+    content = take(packer).sections
+    assert content["looped"] == [("g", "a", 4)]
+    assert "loops" not in content
     assert packer.take() is None
 
 
-def test_of_many_loops_those_of_the_most_visits_go_along(
+def test_loops_with_the_most_visits_are_sent_first(
     recorder: Recorder, packer: Packer
 ) -> None:
     counts = {f"n{number}": number for number in range(2, MAX_LOOPS + 12)}
     recorder.revisits.add("g", counts)
     recorder.runs.add(Spinning("g", 1, counts))
-    found: Any = taken(packer).sections
-    assert len(found["looped"]) == len(found["loops"]) == MAX_LOOPS
-    assert found["looped"][0] == ("g", f"n{MAX_LOOPS + 11}", MAX_LOOPS + 11)
+    content: Any = take(packer).sections
+    assert len(content["looped"]) == len(content["loops"]) == MAX_LOOPS
+    assert content["looped"][0] == ("g", f"n{MAX_LOOPS + 11}", MAX_LOOPS + 11)
     assert recorder.revisits.left_out == 10
 
 

@@ -138,7 +138,7 @@ def test_a_batch_is_kept_until_it_is_acknowledged(
     assert session.batches.buffer.acked_events == 3
 
 
-def test_after_a_reconnect_only_what_is_not_committed_is_sent_again(
+def test_reconnect_resends_only_uncommitted_batches(
     session: AgentConnection, recorder: Recorder, agent: ScriptedAgent
 ) -> None:
     for second in range(4):
@@ -155,7 +155,7 @@ def test_after_a_reconnect_only_what_is_not_committed_is_sent_again(
     assert session.batches.buffer.acked_events == 2
 
 
-def test_an_absent_agent_is_looked_for_with_a_growing_delay(
+def test_absent_agent_is_retried_with_growing_delay(
     session: AgentConnection, recorder: Recorder, agent: ScriptedAgent
 ) -> None:
     agent.absent = True
@@ -179,7 +179,7 @@ def test_an_absent_agent_is_looked_for_with_a_growing_delay(
     assert session.error == ""
 
 
-def test_someone_who_waits_does_not_wait_for_the_delay(
+def test_urgent_step_connects_without_delay(
     session: AgentConnection, recorder: Recorder, agent: ScriptedAgent
 ) -> None:
     agent.absent = True
@@ -192,7 +192,7 @@ def test_someone_who_waits_does_not_wait_for_the_delay(
     assert session.connected
 
 
-def test_a_flush_asks_once_for_an_early_ack(
+def test_flush_requests_an_early_ack_once(
     session: AgentConnection, recorder: Recorder, agent: ScriptedAgent
 ) -> None:
     record(recorder)
@@ -203,7 +203,7 @@ def test_a_flush_asks_once_for_an_early_ack(
     assert kinds == ["hello", "batch", "flush"]
 
 
-def test_an_agent_that_does_not_greet_is_left(
+def test_agent_that_does_not_answer_hello_is_disconnected(
     session: AgentConnection, recorder: Recorder, agent: ScriptedAgent
 ) -> None:
     agent.greets = False
@@ -215,7 +215,7 @@ def test_an_agent_that_does_not_greet_is_left(
     assert "greeting" in session.error
 
 
-def test_an_agent_that_reads_nothing_is_left(
+def test_agent_that_does_not_read_is_disconnected(
     session: AgentConnection, recorder: Recorder, agent: ScriptedAgent
 ) -> None:
     record(recorder)
@@ -228,7 +228,7 @@ def test_an_agent_that_reads_nothing_is_left(
     assert session.batches.buffer.events == 1
 
 
-def test_a_batch_that_is_refused_for_good_is_dropped_and_reported(
+def test_rejected_batch_is_dropped_and_reported(
     session: AgentConnection,
     recorder: Recorder,
     agent: ScriptedAgent,
@@ -249,7 +249,7 @@ def test_a_batch_that_is_refused_for_good_is_dropped_and_reported(
     assert caplog.text.count("no good") == 1
 
 
-def test_an_agent_of_another_version_gets_nothing_and_costs_nothing(
+def test_agent_of_another_version_gets_no_batches_and_loses_none(
     session: AgentConnection, recorder: Recorder, agent: ScriptedAgent
 ) -> None:
     agent.greets = False
@@ -267,7 +267,9 @@ def test_an_agent_of_another_version_gets_nothing_and_costs_nothing(
     assert "I speak 2" in session.error
 
 
-def test_slow_down_is_heard(session: AgentConnection, agent: ScriptedAgent) -> None:
+def test_slow_message_sets_the_interval(
+    session: AgentConnection, agent: ScriptedAgent
+) -> None:
     session.step(0.0)
     agent.last.replies.append(wire.slow(5))
     session.step(1.0)
@@ -275,7 +277,7 @@ def test_slow_down_is_heard(session: AgentConnection, agent: ScriptedAgent) -> N
     assert session.interval == 5
 
 
-def test_topologies_are_sent_again_to_a_new_connection(
+def test_topologies_are_resent_on_a_new_connection(
     session: AgentConnection, recorder: Recorder, agent: ScriptedAgent
 ) -> None:
     from kaywatch.recorder import Topology
@@ -292,12 +294,12 @@ def test_topologies_are_sent_again_to_a_new_connection(
     session.step(9.0)
     session.step(10.0)
 
-    told = [
+    resent = [
         [("topologies" in m) for m in c.sent if m["type"] == "batch"]
         for c in agent.connections
     ]
-    assert told[0] == [True, False]
-    assert told[1].count(True) == 1
+    assert resent[0] == [True, False]
+    assert resent[1].count(True) == 1
 
 
 def test_a_goodbye_carries_the_last_drops(
@@ -317,7 +319,7 @@ def test_a_goodbye_carries_the_last_drops(
 
 
 @pytest.mark.parametrize("garbage", [b"", b"\xc1", b"\x01", b"\x81\xa4type\xa3ack"])
-def test_an_answer_that_is_none_ends_the_connection_only(
+def test_invalid_reply_ends_only_the_connection(
     session: AgentConnection, recorder: Recorder, agent: ScriptedAgent, garbage: bytes
 ) -> None:
     record(recorder)
@@ -338,7 +340,7 @@ def broker(agent: ScriptedAgent) -> ScriptedAgent:
     return agent
 
 
-def test_what_the_agent_misses_is_sent_again_after_a_greeting(
+def test_missing_batches_are_resent_after_a_hello(
     session: AgentConnection, recorder: Recorder, broker: ScriptedAgent
 ) -> None:
     for second in range(3):
@@ -354,7 +356,7 @@ def test_what_the_agent_misses_is_sent_again_after_a_greeting(
     assert broker.last.batches() == [*sent, *sent[1:]]
 
 
-def test_acks_of_before_are_no_answer_to_a_greeting(
+def test_earlier_acks_do_not_answer_a_hello(
     session: AgentConnection, recorder: Recorder, broker: ScriptedAgent
 ) -> None:
     record(recorder)
@@ -375,7 +377,7 @@ def test_acks_of_before_are_no_answer_to_a_greeting(
     assert broker.last.batches()[-1] == session.batches.seq
 
 
-def test_without_acks_it_greets_again_ever_more_seldom(
+def test_hellos_without_acks_back_off(
     session: AgentConnection, recorder: Recorder, broker: ScriptedAgent
 ) -> None:
     record(recorder)
@@ -394,7 +396,7 @@ def test_without_acks_it_greets_again_ever_more_seldom(
     assert not session.connected
 
 
-def test_an_agent_that_answers_and_acknowledges_nothing_is_not_pestered(
+def test_agent_that_acknowledges_no_batch_gets_few_hellos(
     session: AgentConnection, recorder: Recorder, broker: ScriptedAgent
 ) -> None:
     record(recorder)
@@ -405,7 +407,7 @@ def test_an_agent_that_answers_and_acknowledges_nothing_is_not_pestered(
     assert session.connected
 
 
-def test_a_quiet_client_has_no_doubts(
+def test_quiet_client_sends_one_hello(
     session: AgentConnection, recorder: Recorder, broker: ScriptedAgent
 ) -> None:
     record(recorder)
@@ -417,7 +419,7 @@ def test_a_quiet_client_has_no_doubts(
     assert len(broker.last.hellos()) == 1
 
 
-def test_no_more_is_under_way_than_the_broker_should_hold(
+def test_unacknowledged_batches_are_limited(
     session: AgentConnection, recorder: Recorder, broker: ScriptedAgent
 ) -> None:
     for second in range(WINDOW_BATCHES * 2):
@@ -431,7 +433,7 @@ def test_no_more_is_under_way_than_the_broker_should_hold(
     assert broker.last.batches()[-1] == WINDOW_BATCHES + 10
 
 
-def test_nothing_is_sent_to_an_agent_that_is_away(
+def test_nothing_is_sent_while_the_agent_is_offline(
     session: AgentConnection, recorder: Recorder, broker: ScriptedAgent
 ) -> None:
     record(recorder)
@@ -453,20 +455,20 @@ def test_nothing_is_sent_to_an_agent_that_is_away(
     assert broker.last.batches() == list(range(1, WINDOW_BATCHES + 2))
 
 
-def test_the_process_tells_what_it_uses(
+def test_resource_usage_is_sent_over_a_broker(
     session: AgentConnection, recorder: Recorder, broker: ScriptedAgent
 ) -> None:
     for second in range(int(USAGE_INTERVAL) * 3):
         session.step(second + 100.0)
         broker.last.ack(session.batches.seq)
-    told = [m["process"] for m in broker.last.sent if "process" in m]
+    resent = [m["process"] for m in broker.last.sent if "process" in m]
 
-    assert len(told) == 3
-    assert told[0]["rss"] > 1_000_000
-    assert 0 < told[0]["cpu"] <= told[-1]["cpu"]
+    assert len(resent) == 3
+    assert resent[0]["rss"] > 1_000_000
+    assert 0 < resent[0]["cpu"] <= resent[-1]["cpu"]
 
 
-def test_what_no_broker_takes_is_dropped_and_told(
+def test_batch_too_large_for_the_broker_is_dropped_and_reported(
     session: AgentConnection, recorder: Recorder, broker: ScriptedAgent
 ) -> None:
     broker.greets = False
@@ -484,7 +486,7 @@ def test_what_no_broker_takes_is_dropped_and_told(
     assert session.batches.buffer.events == 2_000
 
 
-def test_another_version_is_tried_at_once(
+def test_other_mqtt_version_is_tried_at_once(
     recorder: Recorder, broker: ScriptedAgent
 ) -> None:
     def connect() -> ScriptedTransport:
@@ -501,7 +503,7 @@ def test_another_version_is_tried_at_once(
     assert session.connected
 
 
-def test_who_is_refused_says_so_once(
+def test_refused_connection_is_logged_once(
     recorder: Recorder, caplog: pytest.LogCaptureFixture
 ) -> None:
     tried: list[float] = []

@@ -29,7 +29,7 @@ def listener(path: str) -> Iterator[socket.socket]:
 
 
 @pytest.mark.parametrize(
-    ("endpoint", "complaint"),
+    ("endpoint", "problem"),
     [
         ("/run/kaywatch.sock", "unknown scheme ''"),
         ("http://localhost", "unknown scheme 'http'"),
@@ -38,14 +38,12 @@ def listener(path: str) -> Iterator[socket.socket]:
         ("unix:///" + "x" * 120, "at most 107 bytes, not 121"),
     ],
 )
-def test_an_endpoint_that_can_not_be_used_is_named_with_the_fix(
-    endpoint: str, complaint: str
-) -> None:
-    with pytest.raises(ConfigurationError, match=complaint):
+def test_invalid_endpoint_is_rejected_with_the_fix(endpoint: str, problem: str) -> None:
+    with pytest.raises(ConfigurationError, match=problem):
         check_unix(endpoint)
 
 
-def test_the_services_socket_is_looked_for_first_then_the_users(
+def test_system_socket_is_tried_before_the_users(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/x")
@@ -58,12 +56,12 @@ def test_the_services_socket_is_looked_for_first_then_the_users(
     assert list(candidates("unix:///y/s")) == ["/y/s"]
 
 
-def test_nobody_there_is_an_os_error(path: str) -> None:
+def test_missing_socket_is_an_os_error(path: str) -> None:
     with pytest.raises(FileNotFoundError):
         UnixTransport(path)
 
 
-def test_messages_travel_both_ways_in_any_pieces(
+def test_messages_are_framed_in_both_directions(
     path: str, listener: socket.socket
 ) -> None:
     transport = UnixTransport(path)
@@ -83,7 +81,7 @@ def test_messages_travel_both_ways_in_any_pieces(
     transport.close()
 
 
-def test_a_reader_that_reads_nothing_blocks_nobody(
+def test_agent_that_does_not_read_never_blocks_the_client(
     path: str, listener: socket.socket
 ) -> None:
     transport = UnixTransport(path)
@@ -104,9 +102,7 @@ def test_a_reader_that_reads_nothing_blocks_nobody(
     transport.close()
 
 
-def test_a_connection_that_ends_is_an_os_error(
-    path: str, listener: socket.socket
-) -> None:
+def test_closed_connection_is_an_os_error(path: str, listener: socket.socket) -> None:
     transport = UnixTransport(path)
     agent, _ = listener.accept()
     agent.close()
@@ -116,9 +112,7 @@ def test_a_connection_that_ends_is_an_os_error(
     transport.close()
 
 
-def test_a_frame_that_no_agent_would_send_is_refused(
-    path: str, listener: socket.socket
-) -> None:
+def test_oversized_frame_is_rejected(path: str, listener: socket.socket) -> None:
     transport = UnixTransport(path)
     agent, _ = listener.accept()
     with agent:
@@ -128,7 +122,7 @@ def test_a_frame_that_no_agent_would_send_is_refused(
     transport.close()
 
 
-def test_what_an_agent_said_before_it_hung_up_is_heard(
+def test_message_sent_before_a_close_is_received(
     path: str, listener: socket.socket
 ) -> None:
     transport = UnixTransport(path)
