@@ -1,4 +1,4 @@
-"""What never ends, for tests of what is told of those under way."""
+"""Executions and runs that never end, for tests of those in progress."""
 
 from __future__ import annotations
 

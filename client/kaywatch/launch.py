@@ -3,7 +3,7 @@
 Strategy: the folder `_run`, with a `sitecustomize`, becomes the first of PYTHONPATH,
 and options become environment variables; then the command replaces this process. So it
 keeps its pid, parent, descriptors and exit code, and every Python process that it
-starts is instrumented as well, unless Python is told to ignore PYTHONPATH.
+starts is instrumented as well, unless Python ignores PYTHONPATH.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """The cost of tokens: a small list of well-known models, and the user's own prices.
 
 The list holds standard prices: those of Claude are from Anthropic's price page, those
-of OpenAI's models from public listings, which nobody has compared with OpenAI's page or
-with a bill. Models whose price depends on the prompt's length are left out: a call
-without a price is counted as such, while a wrong price would go unnoticed. Discounts
-(batch, flex) and surcharges (priority, regions) are not considered.
+of OpenAI's models from public listings, not verified against OpenAI's page or a bill.
+Models whose price depends on the prompt's length are left out: a call without a price
+is counted as such, while a wrong price would go unnoticed. Discounts (batch, flex) and
+surcharges (priority, regions) are not considered.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What tokens cost, and how users say so."""
+"""The cost of tokens, built-in and configured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings, and the life of the sender in this process."""
+"""The settings of a process, and the life of its sender."""
 
 from __future__ import annotations
 

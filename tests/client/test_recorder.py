@@ -1,4 +1,4 @@
-"""The hot path: nothing is lost silently, and nothing raises."""
+"""The hot path: no event is lost silently, and no call raises."""
 
 from __future__ import annotations
 

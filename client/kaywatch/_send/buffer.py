@@ -26,7 +26,7 @@ class Buffer:
     """Keeps batches until they are acknowledged; drops the oldest when full.
 
     A batch that was sent before it was dropped may have been counted all the same.
-    Only the next agent's answer to a hello tells, so `restart` decides about it.
+    The agent's answer to the next hello shows which, so `restart` decides.
 
     Attributes:
         bytes, events: of all unacknowledged batches; any thread may read them.

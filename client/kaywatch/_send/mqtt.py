@@ -84,9 +84,8 @@ class MqttTransport:
         self._version = version
         self._process = os.getpid()
         name = client.hex()
-        self._up, self._down, self._gone = (
-            wire.topic(broker.prefix, name, leaf) for leaf in ("up", "down", "gone")
-        )
+        self._up = wire.topic(broker.prefix, name, "up")
+        self._down = wire.topic(broker.prefix, name, "down")
         self._queue = PublishQueue()
         self._received: list[bytes | AgentStatus] = []
         self._problem: OSError | None = None
@@ -159,7 +158,7 @@ class MqttTransport:
         client.on_publish = self._on_publish
         client.on_message = self._on_message
         client.on_disconnect = self._on_disconnect
-        client.will_set(self._gone, qos=1)
+        client.will_set(wire.topic(self._broker.prefix, name, "gone"), qos=1)
         if self._broker.user:
             client.username_pw_set(self._broker.user, self._broker.secret())
         context = self._broker.context()

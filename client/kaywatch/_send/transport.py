@@ -58,7 +58,7 @@ class Transport(Protocol):
         """Transmit for at most `timeout` seconds; return what arrived, in order.
 
         Raises:
-            OSError: the connection is gone.
+            OSError: the connection is lost.
         """
 
     @property
@@ -73,7 +73,7 @@ def check_unix(endpoint: str) -> str:
     """Return a UNIX socket's endpoint once it is validated.
 
     Raises:
-        ConfigurationError: naming what is wrong with it.
+        ConfigurationError: the endpoint is invalid.
     """
     parts = urlsplit(endpoint)
     if parts.scheme != "unix":

@@ -1,4 +1,4 @@
-"""Each test begins and ends with a root logger that nobody has touched."""
+"""Each test begins and ends with an unchanged root logger."""
 
 from __future__ import annotations
 

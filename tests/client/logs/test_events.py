@@ -1,4 +1,4 @@
-"""What is logged of nodes and runs, read from the files that it is written to."""
+"""The log of nodes and runs, read from its files."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Load(Node):
 
 
 class Flaky(Node):
-    """Fails so many times as its params say, or once."""
+    """Fails as many times as its params specify, once by default."""
 
     def exec(self, prep_res: Any) -> Any:
         if self.cur_retry < self.params.get("failures", 1):
@@ -78,7 +78,7 @@ class Checkout(Flow):
 
 @pytest.fixture
 def log(tmp_path: Path) -> Callable[[], list[Event]]:
-    """What was logged as JSON so far."""
+    """Return the events logged as JSON so far."""
     setup_structured_logging(directory=tmp_path, console=False)
 
     def read() -> list[Event]:
@@ -543,7 +543,7 @@ def test_error_message_cannot_forge_a_line(tmp_path: Path) -> None:
 
 class Untouchable:
     def __repr__(self) -> str:
-        raise RuntimeError("not to be looked into")
+        raise RuntimeError("must not be inspected")
 
     __str__ = __repr__
 
@@ -753,7 +753,7 @@ def test_record_factory_of_the_application_keeps_its_fields(
 
 
 def application() -> list[Any]:
-    """Do all sorts of things, and return what came of it."""
+    """Run several graphs, and return their results and errors."""
     logger = logging.getLogger("shop")
     found: list[Any] = []
 

@@ -91,13 +91,13 @@ for level in ("debug", "info", "warning", "error", "critical"):
 """
     done = execute(code, tmp_path)
 
-    def said(text: list[str]) -> list[str]:
+    def without_time(text: list[str]) -> list[str]:
         return [line.rpartition(" - ")[2] for line in text]
 
     everything = ["debug", "info", "warning", "error", "critical"]
-    assert said(lines(tmp_path)) == everything
-    assert said(done.stderr.splitlines()) == everything[1:]
-    assert said(lines(tmp_path, "kaygraph_errors.log")) == everything[3:]
+    assert without_time(lines(tmp_path)) == everything
+    assert without_time(done.stderr.splitlines()) == everything[1:]
+    assert without_time(lines(tmp_path, "kaygraph_errors.log")) == everything[3:]
 
 
 def test_level_is_raised_only_on_request(
@@ -246,7 +246,7 @@ run()
 """
     done = execute(code, tmp_path)
 
-    # The first does nothing, as ever; the second throws all handlers out, as it says.
+    # The first call does nothing; `force` removes all handlers.
     assert len(lines(tmp_path)) == LINES
     console = done.stderr.splitlines()
     assert len(console) == 2 * LINES
@@ -376,7 +376,7 @@ def test_invalid_argument_names_the_fix_and_changes_nothing(
     (tmp_path / "kaygraph_errors.log").mkdir()
     (tmp_path / "kaygraph_errors.jsonl").mkdir()
     missing = tmp_path / "missing"
-    for arguments, told in (
+    for arguments, problem in (
         ({"directory": missing}, f"{missing} does not exist; create it (mkdir -p"),
         ({"directory": file}, f"{file} is not a directory"),
         ({"directory": tmp_path}, "cannot write .*kaygraph_errors"),
@@ -384,7 +384,7 @@ def test_invalid_argument_names_the_fix_and_changes_nothing(
         ({"directory": tmp_path, "backups": "5"}, "backups='5'"),
         ({"directory": tmp_path, "level": "LOUD"}, "level='LOUD'"),
     ):
-        match = told.replace("(", r"\(")
+        match = problem.replace("(", r"\(")
         with pytest.raises(ConfigurationError, match=match):
             setup(**arguments)
         assert (root.handlers, root.level) == before

@@ -1,4 +1,4 @@
-"""Where a broker is and who we are there: read, checked, and never shown in full."""
+"""A broker's address and our account there: parsed, validated, shown without secrets."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_missing_file_is_named_in_the_error(tmp_path: Path) -> None:
 def test_old_broker_gets_mqtt_3_1_1() -> None:
     version = MqttVersion()
     assert version.is_5
-    assert version.switch_if_unconfirmed()  # the first time: it may know no better
+    assert version.switch_if_unconfirmed()  # the first time: it may be an old broker
     version.confirm()
     assert not version.is_5
 
@@ -109,7 +109,7 @@ def test_stopping_broker_is_not_mistaken_for_an_old_one() -> None:
     for _ in range(10):
         assert not version.switch_if_unconfirmed()
     assert version.is_5
-    assert version.switch()  # but one that says so has become one
+    assert version.switch()  # but one that says so is an old one now
     assert not version.is_5
 
 

@@ -1,4 +1,4 @@
-"""The conversation with an agent: what is sent again, and what never is."""
+"""The protocol with an agent: which batches are sent again, and which never are."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ IDENTITY = ClientIdentity(b"i" * 16, "service", "host", 42, 1.0, "sdk", {"zone":
 
 
 class ScriptedAgent:
-    """An agent on the other side of `connect`, which the test makes answer."""
+    """An agent whose answers the test controls."""
 
     def __init__(self) -> None:
         self.absent = False
@@ -75,7 +75,7 @@ class ScriptedTransport:
         self.closed = True
 
     def hellos(self) -> list[tuple[int, int]]:
-        """Return the numbers of the greetings, and where each says that it begins."""
+        """Return `greeting` and `first` of each hello."""
         return [(m["greeting"], m["first"]) for m in self.sent if m["type"] == "hello"]
 
     def batches(self) -> list[int]:
@@ -145,7 +145,7 @@ def test_reconnect_resends_only_uncommitted_batches(
         record(recorder)
         session.step(float(second))
     assert agent.last.batches() == [1, 2, 3, 4]
-    agent.committed = 2  # committed, and the acks were lost with the connection
+    agent.committed = 2  # the acks were lost with the connection
     agent.last.broken = True
     session.step(5.0)
     assert agent.last.closed
@@ -426,7 +426,7 @@ def test_unacknowledged_batches_are_limited(
         record(recorder)
         session.step(second / 1000)
     assert broker.last.batches() == list(range(1, WINDOW_BATCHES + 1))
-    assert session.is_busy(1.0)  # an ack is worth looking for
+    assert session.is_busy(1.0)  # an ack is worth polling for
 
     broker.last.ack(10)
     session.step(1.0)
@@ -473,7 +473,7 @@ def test_batch_too_large_for_the_broker_is_dropped_and_reported(
 ) -> None:
     broker.greets = False
     record(recorder, 2_000)
-    session.step(0.0)  # it isn't known yet how little the broker takes
+    session.step(0.0)  # the broker's limit is not known yet
     broker.last.largest = 10_000
     broker.last.replies.append(wire.ack(0, IDENTITY.client, greeting=1))
     record(recorder, 2_000)

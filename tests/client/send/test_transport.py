@@ -1,4 +1,4 @@
-"""The UNIX socket's client side: found, checked, and never blocking."""
+"""The UNIX socket's client side, which never blocks."""
 
 from __future__ import annotations
 
