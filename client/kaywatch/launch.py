@@ -40,8 +40,8 @@ _SHEBANG_BYTES: Final = 256  # the part that Linux reads
 
 
 _ABOUT: Final = """\
-Run an application with KayGraph and PocketFlow instrumented, without changing its
-code. This covers COMMAND and every Python process that it starts."""
+Run an application with KayGraph and PocketFlow instrumented, without changing
+its code. This covers COMMAND and every Python process that it starts."""
 
 _MORE: Final = """\
 With KAYGRAPH_COLLECT_METRICS=false the command runs unchanged. Python's options
@@ -51,8 +51,8 @@ Examples:
   kaywatch run -- python app.py
   kaywatch run --service shop --tag zone=b -- gunicorn shop:app
 
-Exit codes: those of COMMAND; 2 for wrong usage, 126 if COMMAND cannot be executed,
-127 if it is not found."""
+Exit codes: those of COMMAND; 2 for wrong usage, 126 if COMMAND cannot be
+executed, 127 if it is not found."""
 
 
 def main(arguments: Sequence[str], program: str = "kaywatch run") -> NoReturn:

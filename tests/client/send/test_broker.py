@@ -1,4 +1,4 @@
-"""A broker's address and our account there: parsed, validated, shown without secrets."""
+"""A broker's address and account are parsed, validated and shown without secrets."""
 
 from __future__ import annotations
 
