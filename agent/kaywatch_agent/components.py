@@ -14,6 +14,7 @@ import structlog
 from kaywatch._version import __version__
 from kaywatch_agent.aggregate.aggregator import Aggregator
 from kaywatch_agent.aggregate.registry import Registry
+from kaywatch_agent.aggregate.view import View
 from kaywatch_agent.config import Config
 from kaywatch_agent.ingest.intake import Intake
 from kaywatch_agent.ingest.mqtt import MqttIngest
@@ -30,14 +31,14 @@ from kaywatch_agent.rules.snapshot import AlertsSnapshot
 from kaywatch_agent.rules.state import AlertState
 from kaywatch_agent.runtime.health import Health, Readiness
 from kaywatch_agent.runtime.metrics import MetricsRegistry
-from kaywatch_agent.runtime.process import ProcessMetrics
+from kaywatch_agent.runtime.process import ProcessMetrics, resident_bytes
 from kaywatch_agent.runtime.supervision import StatusCounts
 from kaywatch_agent.store.committer import Committer, Durable
 from kaywatch_agent.store.writer import StoreWriter
 from kaywatch_agent.tick import Ticker
-from kaywatch_agent.web.api.alerts import row
+from kaywatch_agent.web.api.alerts import view_alert
 from kaywatch_agent.web.server import WebServer
-from kaywatch_agent.web.view import AgentView
+from kaywatch_agent.web.view import AgentUsage, AgentView
 
 __all__ = ["Components"]
 
@@ -185,12 +186,24 @@ class Components:
             event_stream=self.pipeline.event_stream,
             alerting=self.alerting,
             delivery=self.delivery,
-            aggregator=self.pipeline.aggregator,
-            known_clients=self.pipeline.clients,
+            view=self._view,
+            clients=self.pipeline.clients,
+            usage=self._usage,
             clock=self.clock,
             wait_durable=self.committer.wait_durable,
         )
         return WebServer(view, self.metrics, __version__)
+
+    def _view(self) -> View:
+        return self.pipeline.aggregator.view(self.clock())
+
+    def _usage(self) -> AgentUsage:
+        writer = self.committer.writer
+        return AgentUsage(
+            events=int(self.pipeline.metrics.events.value),
+            memory_bytes=resident_bytes(),
+            store_bytes=int(writer.metrics.bytes.value) if writer else 0,
+        )
 
     def _ticker(self) -> Ticker:
         return Ticker(
@@ -201,7 +214,7 @@ class Components:
             committer=self.committer,
             health=self.health,
             publish=[self._report_brokers, self.delivery.measure, self.web.publish],
-            changed=[self.web.turned, self.mqtt.alerts_changed],
+            changed=[self.web.publish_alerts, self.mqtt.alerts_changed],
             clock=self.clock,
         )
 
@@ -228,4 +241,4 @@ def _health(clock: Callable[[], float]) -> Health:
 
 def _alert_json(snapshot: AlertsSnapshot, alert: Alert) -> bytes:
     """Return an alert as HTTP has it."""
-    return msgspec.json.encode(row(snapshot, alert))
+    return msgspec.json.encode(view_alert(snapshot, alert))

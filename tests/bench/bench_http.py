@@ -15,7 +15,7 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import partial
 
 from tests.agents import Agent, free_port, running_agent
@@ -36,6 +36,7 @@ from kaywatch_agent.runtime.health import Health
 from kaywatch_agent.runtime.metrics import MetricsRegistry
 from kaywatch_agent.web.config import HttpConfig
 from kaywatch_agent.web.server import WebServer
+from kaywatch_agent.web.view import AgentUsage
 
 SERIES = 10_000
 CLIENTS = 2_000
@@ -139,7 +140,7 @@ class Synthetic:
             (),
             {},
         )
-        self._clients = [
+        self.clients = [
             Client(f"{n:032x}", f"service-{n % 5}", pid=n, events=n, recorded=n)
             for n in range(1, CLIENTS + 1)
         ]
@@ -147,8 +148,8 @@ class Synthetic:
     def view(self) -> View:
         return self._view
 
-    def clients(self) -> Iterable[Client]:
-        return self._clients
+    def usage(self) -> AgentUsage:
+        return AgentUsage(0, 0, 0)
 
     def clock(self) -> float:
         return self.now

@@ -157,7 +157,7 @@ def test_why_says_what_became_of_each_message(
     agent.start("--config", config)
     assert fates()["slack"]["id"] == slack["id"]
     assert fates()["slack"]["status"] == "dead"
-    assert agent.get(path)["story"][0]["value"] == 0.5
+    assert agent.get(path)["timeline"][0]["value"] == 0.5
 
 
 def test_a_restart_says_nothing_twice(

@@ -565,7 +565,7 @@ def test_an_agent_that_would_be_everybody_s_does_not_start(tmp_path: Path) -> No
         timeout=60,
     )
     assert done.returncode == 2
-    assert "without a token (http.admin_tokens_file) and TLS" in done.stderr
+    assert "without tokens (http.admin_tokens_file) and TLS" in done.stderr
     assert "http.insecure_public_listener = true" in done.stderr
     assert "Traceback" not in done.stderr
 

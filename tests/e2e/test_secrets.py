@@ -18,7 +18,7 @@ from tests.agents import Agent, free_port, until
 from tests.certificates import certificate
 from tests.servers import require
 
-from kaywatch_agent.web.routes import ROUTES
+from kaywatch_agent.web.routes import ENDPOINTS
 
 READ = "planted-read-token-0123456789"
 ADMIN = "planted-admin-token-0123456789"
@@ -155,7 +155,7 @@ def test_planted_secrets_are_found_nowhere(guarded: Agent, tmp_path: Path) -> No
         "/api/v1/events": None,
     }
     answers: dict[str, bytes] = {}
-    for route in ROUTES:
+    for route in ENDPOINTS:
         query = queries.get(route.path, "")
         if query is None:
             continue
@@ -190,7 +190,7 @@ def test_planted_secrets_are_found_nowhere(guarded: Agent, tmp_path: Path) -> No
         lambda: (
             asked(agent, "/health")
             and asked(agent, "/api/v1/nodes")
-            and [m for m in agent.log if m["event"] == "tokens not read again"]
+            and [m for m in agent.log if m["event"] == "tokens not reloaded"]
         ),
         "the odd token is told",
     )

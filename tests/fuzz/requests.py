@@ -27,7 +27,7 @@ from tests.agent.web.serving import Served, serving
 
 from kaywatch_agent.web.config import HttpConfig
 from kaywatch_agent.web.guard import bodies
-from kaywatch_agent.web.routes import ROUTES
+from kaywatch_agent.web.routes import ENDPOINTS
 
 REQUESTS = 100_000
 PROCESSES = 4  # most of the time they wait
@@ -110,7 +110,7 @@ class Fuzzer:
     def __init__(self, seed: int) -> None:
         self.chance = random.Random(seed)
         # Streams never end, and are looked at elsewhere.
-        self.routes = [route for route in ROUTES if not route.events]
+        self.routes = [route for route in ENDPOINTS if not route.events]
 
     def request(self) -> bytes:
         """Return a request that is sound but for one thing or a few, or for all."""
@@ -294,7 +294,7 @@ def fuzz(requests: int, seed: int) -> Outcome:
     process, body_seconds = psutil.Process(), bodies.BODY_SECONDS
     with serving(config=HttpConfig("127.0.0.1:0")) as served:
         fill(served)
-        served.server.doorway.head_seconds = bodies.BODY_SECONDS = PART_SECONDS
+        served.server.limiter.head_seconds = bodies.BODY_SECONDS = PART_SECONDS
         watch = Watch()
         looking = asyncio.run_coroutine_threadsafe(watch.look(), served.loop)
         memory: list[float] = []

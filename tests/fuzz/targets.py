@@ -15,15 +15,14 @@ from tests.agent.web.serving import Source
 from kaywatch_agent.config import parse as parse_config
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.protocol.framing import FrameReader, OutOfStep, Oversized
-from kaywatch_agent.web.api import silences
-from kaywatch_agent.web.api.alert_shapes import SilenceBody
 from kaywatch_agent.web.api.parameters import NoQuery, parse
+from kaywatch_agent.web.api.silences import SilenceBody, add_silence
 from kaywatch_agent.web.config import HttpConfig
-from kaywatch_agent.web.guard.bodies import decoded
-from kaywatch_agent.web.guard.gate import Gate
+from kaywatch_agent.web.guard.access import AccessControl
+from kaywatch_agent.web.guard.bodies import decode
 from kaywatch_agent.web.guard.tokens import given_token
 from kaywatch_agent.web.problems import Problem
-from kaywatch_agent.web.routes import ROUTES
+from kaywatch_agent.web.routes import ENDPOINTS
 
 __all__ = ["TARGETS"]
 
@@ -46,21 +45,20 @@ def messages(data: bytes) -> None:
 def queries(data: bytes) -> None:
     """Take the parameters of a request, in its path and query, and its headers."""
     text = data[1:].decode("utf-8", "surrogateescape")
-    route = ROUTES[data[0] % len(ROUTES)] if data else ROUTES[0]
+    route = ENDPOINTS[data[0] % len(ENDPOINTS)] if data else ENDPOINTS[0]
     name, _, rest = text.partition("?")
     parts = ("node", "graph", "id", "rule", "receiver")
     path = {part: name for part in parts if f"{{{part}}}" in route.path}
     with contextlib.suppress(Problem):
         parse(route.parameters, path, MultiDict(parse_qsl(rest, True)))
     given_token(text)
-    Gate(HttpConfig())._is_host(text)
+    AccessControl(HttpConfig())._is_own_host(text)
 
 
 def bodies(data: bytes) -> None:
     """Take what is sent to make a silence."""
     with contextlib.suppress(Problem):
-        body = decoded(data, SilenceBody)
-        silences.make(_source().alerting, NOW, NoQuery(), body)
+        add_silence(_source(), NoQuery(), decode(data, SilenceBody))
 
 
 def configurations(data: bytes) -> None:

@@ -13,11 +13,12 @@ from typing import Annotated, Final, Literal, NamedTuple
 
 import msgspec
 
-from kaywatch_agent.model.bounds import Count, Moment
+from kaywatch_agent.model.bounds import Count, Moment, Rate, Seconds
 
 __all__ = [
     "SEVERITIES",
     "AlertDetails",
+    "AlertSummary",
     "Evidence",
     "MessageEndReason",
     "MessageRecord",
@@ -87,43 +88,34 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     attempts: Count
 
 
-class AlertDetails(msgspec.Struct, frozen=True, kw_only=True):
-    """One alert, as it was when something was decided about it.
+class AlertSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """The facts about an alert that lists show as well.
 
     Attributes:
-        id: what `kaywatch why` and the HTTP interface call it.
-        rule: the rule's name.
+        id: its id over HTTP and on the command line.
+        rule: the name of its rule.
         severity: of the rule, or of the tier that fires.
-        labels: what tells it from the rule's other alerts, and the labels that the rule
-            and the configuration add; without `alertname` and `severity`.
+        labels: those that distinguish it from the rule's other alerts, and those that
+            the rule and the configuration add; without `alertname` and `severity`.
         dedup_key: the same over restarts, episodes and replicas; see `dedup_key`.
-        episode: counts from 1 the times that this alert fired.
-        resolved: whether the episode is over.
-        reason: why it is over: cleared, no_data, rule_removed, rule_changed, forgotten.
+        episode: how often the alert has fired, from 1.
+        reason: why it ended: cleared, no_data, rule_removed, rule_changed, forgotten.
         condition: such as `success_rate < 0.95`.
-        value: the metric's last value; None when there is none.
-        threshold: what it is compared with.
-        clear: where it counts as well again.
-        unit: of both: ratio, seconds, bytes, usd, tokens, per_second or empty.
-        window_seconds: what the value is of.
-        worst, worst_at: the worst value of the episode, and when it was found; None
-            when there is none.
-        executions: how many there were in the window.
+        value: the metric's last value; None if unknown.
+        threshold: what the value is compared with.
+        clear: the value at which the condition is no longer met.
+        unit: of these: ratio, seconds, bytes, usd, tokens, per_second or empty.
+        window_seconds: the length of the window of the value.
+        executions: executions in the window.
         errors: how many of them failed.
-        completeness: which share of the window's events has arrived, 0 to 1.
-        started: when the condition was met first, Unix seconds.
-        fired: when the alert fired.
-        ended: when it ended; None while it fires.
+        completeness: the share of the window's events that arrived, 0 to 1.
+        started: when the condition was first met, Unix seconds; 0 if it never was.
+        fired: when the alert fired; 0 if it never did.
+        ended: when it ended; None while it lasts.
         summary: one sentence, filled in.
-        error_classes: the most frequent ones with their counts, at most 3.
-        transition: the one that is taken most beyond its usual share, such as
-            `pay -> retry: 41%, usually 3%`.
-        history: the values of the last windows, oldest first, at most 30.
-        evidence: the last failing executions when it fired.
-        host: where the agent runs.
         runbook_url, dashboard_url, silence_url: links, empty for none.
         flapping: whether it fires and ends again and again.
-        note: what else is to be said, such as that it began while the agent was down.
+        note: further text, such as that it began while the agent was down.
     """
 
     id: str = ""
@@ -131,29 +123,21 @@ class AlertDetails(msgspec.Struct, frozen=True, kw_only=True):
     severity: Severity
     labels: dict[str, str]
     dedup_key: str
-    episode: int
-    resolved: bool = False
+    episode: Count
     reason: str = ""
     condition: str = ""
     value: float | None = None
     threshold: float | None = None
     clear: float | None = None
     unit: str = ""
-    worst: float | None = None
-    worst_at: float | None = None
-    window_seconds: float = 0.0
-    executions: int = 0
-    errors: int = 0
-    completeness: float | None = None
-    started: float = 0.0
-    fired: float = 0.0
-    ended: float | None = None
+    window_seconds: Seconds = 0.0
+    executions: Count = 0
+    errors: Count = 0
+    completeness: Rate | None = None
+    started: Moment = 0.0
+    fired: Moment = 0.0
+    ended: Moment | None = None
     summary: str = ""
-    error_classes: tuple[tuple[str, int], ...] = ()
-    transition: str = ""
-    history: tuple[float | None, ...] = ()
-    evidence: tuple[Evidence, ...] = ()
-    host: str = ""
     runbook_url: str = ""
     dashboard_url: str = ""
     silence_url: str = ""
@@ -169,6 +153,30 @@ class AlertDetails(msgspec.Struct, frozen=True, kw_only=True):
     def fingerprint(self) -> str:
         """The fingerprint that an Alertmanager gives it."""
         return fingerprint(self.all_labels)
+
+
+class AlertDetails(AlertSummary, frozen=True, kw_only=True):
+    """All facts about an alert, as they were when a notification was decided.
+
+    Attributes:
+        resolved: whether the episode is over.
+        worst, worst_at: the worst value of the episode and its time; None if unknown.
+        error_classes: the most frequent exception types with their counts, at most 3.
+        transition: the one that exceeds its usual share most, such as
+            `pay -> retry: 41%, usually 3%`.
+        history: the values of the last windows, oldest first, at most 30.
+        evidence: the last failed executions when it fired.
+        host: where the agent runs.
+    """
+
+    resolved: bool = False
+    worst: float | None = None
+    worst_at: float | None = None
+    error_classes: tuple[tuple[str, int], ...] = ()
+    transition: str = ""
+    history: tuple[float | None, ...] = ()
+    evidence: tuple[Evidence, ...] = ()
+    host: str = ""
 
 
 class NotificationRequest(NamedTuple):

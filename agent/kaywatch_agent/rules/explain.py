@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Final, NamedTuple
+from typing import Final
 
+import msgspec
+
+from kaywatch_agent.model.bounds import Count
+from kaywatch_agent.rules.alert import alert_id
 from kaywatch_agent.rules.describe import condition_text, predicate_text
 from kaywatch_agent.rules.expression import Compare
 from kaywatch_agent.rules.result import STATUSES, RuleResult
@@ -18,10 +21,11 @@ __all__ = ["GroupResult", "nearest", "rule_sentence"]
 _ORDER: Final = {ConditionStatus.BREACH: 0, ConditionStatus.BAND: 1}
 
 
-class GroupResult(NamedTuple):
+class GroupResult(msgspec.Struct, frozen=True):
     """The last result of a rule for one group of series.
 
     Attributes:
+        alert: the id that the group's alert has or would have.
         labels: the group's labels.
         status: of the condition.
         value: of the metric that is shown; None if unknown.
@@ -31,13 +35,14 @@ class GroupResult(NamedTuple):
         text: why it is no breach, or that it is one.
     """
 
-    labels: Mapping[str, str]
+    alert: str
+    labels: dict[str, str]
     status: ConditionStatus
     value: float | None
     threshold: float | None
-    executions: int
-    errors: int
-    metrics: Mapping[str, float | None]
+    executions: Count
+    errors: Count
+    metrics: dict[str, float | None]
     text: str
 
 
@@ -55,9 +60,11 @@ def nearest(rule: Rule, result: RuleResult, limit: int) -> list[GroupResult]:
         return _ORDER.get(statuses[n], 2), missing / max(abs(thresholds[n]), 1e-9)
 
     order = sorted(range(len(result.groups)), key=distance)[:limit]
+    labels = [dict(zip(result.labels, result.groups[n], strict=True)) for n in order]
     return [
         GroupResult(
-            dict(zip(result.labels, result.groups[n], strict=True)),
+            alert_id(rule.name, own),
+            own,
             statuses[n],
             _finite(values[n]),
             _finite(thresholds[n]),
@@ -66,7 +73,7 @@ def nearest(rule: Rule, result: RuleResult, limit: int) -> list[GroupResult]:
             {name: _finite(float(all_[n])) for name, all_ in result.metrics.items()},
             _status_text(rule, statuses[n], int(result.executions[n])),
         )
-        for n in order
+        for n, own in zip(order, labels, strict=True)
     ]
 
 

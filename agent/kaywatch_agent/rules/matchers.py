@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
+from msgspec import Meta
 
 from kaywatch_agent.regex import Expression
 
@@ -22,11 +23,11 @@ _FORM: Final = re.compile(
 )
 
 
-class Matcher(msgspec.Struct, frozen=True, rename="camel"):
+class Matcher(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """One condition on one label. Its JSON is that of Alertmanager's silences."""
 
-    name: str
-    value: str
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*$", max_length=200)]
+    value: Annotated[str, Meta(max_length=1000)]
     is_regex: bool = False
     is_equal: bool = True
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
+import msgspec
+
 __all__ = ["Health", "Readiness", "HealthReport", "StageHealth"]
 
 
@@ -17,7 +19,7 @@ class Readiness(StrEnum):
     UNHEALTHY = "unhealthy"  # silent beyond its deadline
 
 
-class StageHealth(NamedTuple):
+class StageHealth(msgspec.Struct, frozen=True):
     """What is known of one stage.
 
     Attributes:

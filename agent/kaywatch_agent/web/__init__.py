@@ -1,1 +1,1 @@
-"""The HTTP stage: read-only views of what the agent knows, as JSON, text and events."""
+"""The HTTP server: JSON, Prometheus metrics, server-sent events and pages."""

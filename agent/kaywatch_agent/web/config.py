@@ -1,4 +1,4 @@
-"""What can be set of HTTP (`[http]`): where, who may, and how much at once."""
+"""The settings of the HTTP server (`[http]`): addresses, access and limits."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Final
 
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.runtime.sockets import MAX_PATH, check_mode, group_number
-from kaywatch_agent.web.routes import ROUTES
+from kaywatch_agent.web.routes import ENDPOINTS
 
-__all__ = ["HttpConfig", "is_loopback", "located"]
+__all__ = ["HttpConfig", "is_loopback"]
 
 MAX_PORT: Final = 65_535
 UNIX: Final = "unix:"
@@ -19,28 +19,29 @@ UNIX: Final = "unix:"
 
 @dataclass(frozen=True)
 class HttpConfig:
-    """Where HTTP is served, and to whom (`[http]`).
+    """The HTTP server: its address, access and limits (`[http]`).
 
     Attributes:
-        listen: `host:port`, or `unix:/path`; port 0 takes a free one. An IPv6 host is
+        listen: `host:port`, or `unix:/path`; port 0 selects a free one. An IPv6 host is
             in brackets.
         mode: the permissions of a UNIX socket, in octal digits.
-        group: the group that it belongs to, by name or number; by default the agent's.
-        hosts: names that requests may give as their host, besides addresses, localhost
-            and names without a dot; `*` for any.
-        read_tokens_file: tokens that may read, one a line; with any tokens at all, who
-            has none may ask for what is `public` only.
-        admin_tokens_file: tokens that may also change something.
-        read_tokens_credential: the same as a credential of systemd's.
-        admin_tokens_credential: likewise.
+        group: the group of a UNIX socket, by name or number; by default the agent's.
+        hosts: host names that requests may have, besides addresses, localhost and names
+            without a dot; `*` allows any.
+        read_tokens_file: tokens that allow reading, one per line. If there are tokens
+            of either kind, requests without a token may read `public` paths only.
+        admin_tokens_file: tokens that allow reading and changes.
+        read_tokens_credential: read_tokens_file as a systemd credential.
+        admin_tokens_credential: admin_tokens_file as a systemd credential.
         public: paths that need no token.
         tls_certificate_file: the certificate and its chain, in PEM.
-        tls_key_file: its key.
-        tls_key_credential: the same as a credential of systemd's.
-        insecure_public_listener: whether to listen off this host without a token, or
-            without TLS, all the same.
-        connections: at most; of more, those that wait longest for a request go.
-        streams: event streams at most.
+        tls_key_file: the certificate's key.
+        tls_key_credential: tls_key_file as a systemd credential.
+        insecure_public_listener: whether to listen on addresses that other hosts can
+            reach, even without tokens or TLS.
+        connections: the maximum number of connections; beyond it, the one that has been
+            idle longest is closed.
+        streams: the maximum number of event streams.
     """
 
     listen: str = "127.0.0.1:9477"
@@ -68,19 +69,19 @@ class HttpConfig:
         for name in ("connections", "streams"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}: at least 1")
-        unknown = set(self.public) - {route.path for route in ROUTES}
+        unknown = set(self.public) - {endpoint.path for endpoint in ENDPOINTS}
         if unknown:
-            raise ValueError(f"public: no path {min(unknown)!r}; see docs/http.md")
+            raise ValueError(f"public: unknown path {min(unknown)!r}; see docs/http.md")
         if not self.unix_path and not is_loopback(self.address[0]):
-            self.refuse_exposure(self.listen)
+            self.check_exposure(self.listen)
 
     def _check_files(self) -> None:
         for key in ("read_tokens", "admin_tokens", "tls_key"):
             if getattr(self, f"{key}_file") and getattr(self, f"{key}_credential"):
-                raise ValueError(f"{key}_file and {key}_credential: give one of them")
+                raise ValueError(f"{key}_file and {key}_credential: set only one")
         has_key = bool(self.tls_key_file or self.tls_key_credential)
         if bool(self.tls_certificate_file) is not has_key:
-            raise ValueError("tls_certificate_file and tls_key_file go together")
+            raise ValueError("tls_certificate_file and tls_key_file: set both or none")
 
     def _check_listen(self) -> None:
         if self.listen.startswith(UNIX):
@@ -88,17 +89,17 @@ class HttpConfig:
             if not path.startswith("/") or len(os.fsencode(path)) > MAX_PATH:
                 raise ValueError(
                     f'listen = "{self.listen}": expected an absolute path of at most'
-                    f' {MAX_PATH} bytes, as "unix:/run/kaywatch/http.sock"'
+                    f' {MAX_PATH} bytes, such as "unix:/run/kaywatch/http.sock"'
                 )
             return
         host, _, port = self.listen.rpartition(":")
         if not host or not port.isascii() or not port.isdigit():
             raise ValueError(
-                f'listen = "{self.listen}": expected host:port, as "127.0.0.1:9477",'
-                ' or "unix:/run/kaywatch/http.sock"'
+                f'listen = "{self.listen}": expected host:port, such as'
+                ' "127.0.0.1:9477", or "unix:/run/kaywatch/http.sock"'
             )
         if int(port) > MAX_PORT:
-            raise ValueError(f"listen: port {port} is over {MAX_PORT}")
+            raise ValueError(f"listen: port {port} is greater than {MAX_PORT}")
 
     @property
     def unix_path(self) -> str:
@@ -112,73 +113,68 @@ class HttpConfig:
         return host.removeprefix("[").removesuffix("]"), int(port)
 
     @property
-    def guarded(self) -> bool:
-        """Whether tokens are asked for."""
+    def has_tokens(self) -> bool:
+        """Whether requests need a token."""
         return bool(self.read_tokens or self.admin_tokens)
 
     @property
     def tls(self) -> bool:
-        """Whether it is HTTPS."""
+        """Whether connections use TLS."""
         return bool(self.tls_certificate_file)
 
     @property
     def read_tokens(self) -> str:
-        """The path of the tokens that may read; empty for none."""
-        return located("http.", "read_tokens", self)
+        """The path of the tokens that allow reading; empty for none."""
+        return self._secret_path("read_tokens")
 
     @property
     def admin_tokens(self) -> str:
-        """The path of the tokens that may change something; empty for none."""
-        return located("http.", "admin_tokens", self)
+        """The path of the tokens that allow changes; empty for none."""
+        return self._secret_path("admin_tokens")
 
     @property
     def tls_key(self) -> str:
         """The path of the certificate's key; empty for none."""
-        return located("http.", "tls_key", self)
+        return self._secret_path("tls_key")
 
-    def refuse_exposure(self, where: str) -> None:
-        """Refuse to be reached from other hosts without a token and TLS.
+    def _secret_path(self, name: str) -> str:
+        credential: str = getattr(self, f"{name}_credential")
+        if not credential:
+            return str(getattr(self, f"{name}_file"))
+        folder = os.environ.get("CREDENTIALS_DIRECTORY")
+        if folder is None:
+            raise ConfigError(
+                f"http.{name}_credential",
+                "CREDENTIALS_DIRECTORY is not set; is LoadCredential= in the unit?",
+            )
+        return os.path.join(folder, credential)
+
+    def check_exposure(self, address: str) -> None:
+        """Check that an address which other hosts can reach is protected.
 
         Raises:
-            ValueError: unless the configuration says that this is meant.
+            ValueError: there are no tokens or no TLS, and the configuration does not
+                allow that.
         """
-        if self.insecure_public_listener or (self.guarded and self.tls):
+        if self.insecure_public_listener or (self.has_tokens and self.tls):
             return
         missing = [
             text
-            for there, text in (
-                (self.guarded, "a token (http.admin_tokens_file)"),
+            for present, text in (
+                (self.has_tokens, "tokens (http.admin_tokens_file)"),
                 (self.tls, "TLS (http.tls_certificate_file, http.tls_key_file)"),
             )
-            if not there
+            if not present
         ]
         raise ValueError(
-            f"listen: {where} can be reached from other hosts without"
-            f" {' and '.join(missing)}; give that, or listen on 127.0.0.1, or, behind"
-            " something that guards it, set http.insecure_public_listener = true"
+            f"listen: other hosts can reach {address} without {' and '.join(missing)};"
+            " set that, or listen on 127.0.0.1, or, behind a proxy that protects the"
+            " agent, set http.insecure_public_listener = true"
         )
-
-
-def located(path: str, name: str, section: object) -> str:
-    """Return the path of a secret that is given as a file or as a credential.
-
-    Raises:
-        ConfigError: there are no credentials.
-    """
-    credential: str = getattr(section, f"{name}_credential")
-    if not credential:
-        return str(getattr(section, f"{name}_file"))
-    folder = os.environ.get("CREDENTIALS_DIRECTORY")
-    if folder is None:
-        raise ConfigError(
-            f"{path}{name}_credential",
-            "no CREDENTIALS_DIRECTORY; is LoadCredential= set?",
-        )
-    return os.path.join(folder, credential)
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this host can reach an address; names other than localhost, no."""
+    """Return whether only this host can reach an address or `localhost`."""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:

@@ -1,4 +1,4 @@
-"""Answers that say no: a status, a code for programs, a message and a hint."""
+"""Error responses: a status, a code for programs, a message and a hint."""
 
 from __future__ import annotations
 
@@ -7,22 +7,24 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Final
 
-__all__ = ["Problem", "nearest", "not_durable", "not_found"]
+__all__ = ["MAX_SHOWN", "Problem", "closest", "not_durable", "not_found"]
 
-# Comparing costs some 10 us a name, and a hint is not worth more than 50 ms.
+# Comparing takes some 10 us per name, and a hint is not worth more than 50 ms.
 MAX_COMPARED: Final = 5_000
-MAX_SHOWN: Final = 200  # characters of what was asked for
+
+# Characters of a value that an error quotes.
+MAX_SHOWN: Final = 200
 
 
 class Problem(Exception):
-    """Ends a request with an error answer.
+    """Ends a request with an error response.
 
     Attributes:
         status: the HTTP status.
         code: one word for programs.
         message: what is wrong, with the name and the value.
-        hint: what to do about it; may be empty.
-        headers: further headers of the answer.
+        hint: how to fix it; may be empty.
+        headers: further headers of the response.
     """
 
     def __init__(
@@ -41,44 +43,45 @@ class Problem(Exception):
         self.headers = headers
 
 
-def nearest(wanted: str, known: Iterable[str], count: int = 1) -> str:
-    """Return "did you mean ...?" with up to `count` names like it, or nothing."""
+def closest(name: str, known: Iterable[str], count: int = 1) -> str:
+    """Return "did you mean ...?" with up to `count` similar names, or nothing."""
     names = sorted(set(known))[:MAX_COMPARED]
-    close = difflib.get_close_matches(wanted[:MAX_SHOWN], names, count)
-    return f"did you mean {' or '.join(map(repr, close))}?" if close else ""
+    similar = difflib.get_close_matches(name[:MAX_SHOWN], names, count)
+    return f"did you mean {' or '.join(map(repr, similar))}?" if similar else ""
 
 
 def not_found(
-    what: str, wanted: str, known: Iterable[str], where: str, among: str = ""
+    kind: str, name: str, known: Iterable[str], path: str, scope: str = ""
 ) -> Problem:
-    """Return the 404 for a name that isn't known.
+    """Return the 404 for an unknown name.
 
     Args:
-        what: the kind of thing, such as `node`.
-        wanted: the name asked for.
-        known: the names there are.
-        where: the path that lists them.
-        among: what the search was narrowed to, such as ` in graph 'checkout'`.
+        kind: the kind of thing, such as `node`.
+        name: the name in the request.
+        known: the names that exist.
+        path: the path that lists them.
+        scope: where the name was looked up, such as ` in graph 'checkout'`.
     """
-    message = f"no {what} {wanted[:MAX_SHOWN]!r} has been seen{among}"
-    hint = f"{nearest(wanted, known, 3)} {where} lists those known".strip()
-    return Problem(404, f"unknown_{what}", message, hint)
+    message = f"unknown {kind} {name[:MAX_SHOWN]!r}{scope}"
+    hint = f"{closest(name, known, 3)} {path} lists the known ones".strip()
+    return Problem(404, f"unknown_{kind.replace(' ', '_')}", message, hint)
 
 
-def not_durable(problem: str, name: str) -> Problem:
-    """Return the 503 for what was changed, and is in memory alone.
+def not_durable(reason: str, name: str) -> Problem:
+    """Return the 503 for a change that is in effect, but not in the store.
 
-    It isn't undone: messages go out when the disk is full, and so must a silence hold.
+    The change is not undone: while the disk is full notifications are still sent, and
+    so silences have to work.
 
     Args:
-        problem: why it isn't durable.
-        name: the id of what was changed; empty for none.
+        reason: why it is not in the store.
+        name: the id of the changed object; empty for none.
     """
-    what = f"{name[:MAX_SHOWN]}: " if name else ""
+    prefix = f"{name[:MAX_SHOWN]}: " if name else ""
     return Problem(
         503,
         "not_durable",
-        f"{what}done, and it holds, but the store can't keep it yet: {problem}",
-        "don't send it again: it is tried with each commit, and lost only if the agent"
-        " stops before; /health says how the store is",
+        f"{prefix}the change is in effect, but the store cannot save it yet: {reason}",
+        "do not send it again: every commit tries to save it, and it is lost only if"
+        " the agent stops before; see /health for the state of the store",
     )

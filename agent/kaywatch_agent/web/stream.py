@@ -1,4 +1,4 @@
-"""Server-sent events: to all who listen, and no slow reader's backlog.
+"""Server-sent events: broadcast to all subscribers, with bounded queues.
 
 Source: WHATWG HTML, "Server-sent events".
 """
@@ -17,53 +17,52 @@ import structlog
 from aiohttp import web
 
 from kaywatch_agent.web.problems import Problem
-from kaywatch_agent.web.reply import write
+from kaywatch_agent.web.responses import write
 
-__all__ = ["MAX_STREAMS", "Piece", "Reader", "Snapshots", "Streams", "event"]
+__all__ = ["Chunk", "SnapshotBroadcast", "Streams", "Subscription", "encode_event"]
 
-MAX_STREAMS: Final = 100
+# Snapshots queued for one subscriber. Beyond that the oldest are dropped: each one is
+# complete, and the gap in the ids shows that some are missing.
+MAX_SNAPSHOTS: Final = 4
 
-# Snapshots that wait for one reader; of more, the oldest fall out: each is the whole
-# picture, and their ids tell the reader that some are missing.
-QUEUE: Final = 4
-
-# Changes of alerts that wait for one reader; after a gap in the ids it reads the list.
-CHANGES: Final = 1_000
+# Alert changes queued for one subscriber. After a gap in the ids it should read the
+# list of alerts.
+MAX_CHANGES: Final = 1_000
 
 RETRY_MILLISECONDS: Final = 2_000
 KEEPALIVE_SECONDS: Final = 15.0
 GRACE_SECONDS: Final = 1.0
 
-encode = msgspec.json.Encoder().encode
-
 log = structlog.get_logger("kaywatch.agent")
 
+_encode = msgspec.json.Encoder().encode
 
-class Piece(NamedTuple):
-    """What is written at once, and how many events it counts for."""
+
+class Chunk(NamedTuple):
+    """Bytes to write at once, and how many events they count as."""
 
     data: bytes
     events: int = 1
 
 
-KEEPALIVE: Final = Piece(b": keep-alive\n\n", 0)
+KEEPALIVE: Final = Chunk(b": keep-alive\n\n", 0)
 
 
-def event(name: str, data: bytes, number: int | None = None) -> bytes:
+def encode_event(name: str, data: bytes, number: int | None = None) -> bytes:
     """Return an event as it is on the wire; `data` has no newlines."""
     head = b"" if number is None else b"id: %d\n" % number
     return b"%sevent: %s\ndata: %s\n\n" % (head, name.encode(), data)
 
 
-class Reader:
-    """One stream's side of what is sent; those who send make their own of it."""
+class Subscription:
+    """What one subscriber has yet to receive; subclasses have the queue."""
 
     def __init__(self) -> None:
         self._ready = asyncio.Event()
         self._closed = False
 
     def wake(self) -> None:
-        """Say that there is something to take."""
+        """Report that `take` has something to return."""
         self._ready.set()
 
     def close(self) -> None:
@@ -71,18 +70,18 @@ class Reader:
         self._closed = True
         self.wake()
 
-    def take(self, most: int) -> Piece | None:
-        """Return what is next, of at most so many events; None when nothing is."""
+    def take(self, limit: int) -> Chunk | None:
+        """Return the next chunk, of at most `limit` events; None if there is none."""
         raise NotImplementedError
 
-    async def next(self, most: int) -> Piece | None:
-        """Return what is next, a comment in a long silence, or None at the end."""
+    async def next(self, limit: int) -> Chunk | None:
+        """Return the next chunk, a comment after a long silence, or None at the end."""
         while not self._closed:
-            # Before the look: what comes after it wakes again.
+            # Cleared before the look, so that an event that comes after it wakes us.
             self._ready.clear()
-            piece = self.take(most)
-            if piece is not None:
-                return piece
+            chunk = self.take(limit)
+            if chunk is not None:
+                return chunk
             try:
                 async with asyncio.timeout(KEEPALIVE_SECONDS):
                     await self._ready.wait()
@@ -94,20 +93,20 @@ class Reader:
 class Streams:
     """All open streams."""
 
-    def __init__(self) -> None:
-        self.limit = MAX_STREAMS
-        self._open: dict[Reader, asyncio.Transport | None] = {}
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._open: dict[Subscription, asyncio.Transport | None] = {}
         self._closed = False
         self._changed = asyncio.Event()
 
     def __len__(self) -> int:
-        """Return how many are open."""
+        """Return the number of open streams."""
         return len(self._open)
 
     async def serve(
-        self, request: web.Request, reader: Reader, limit: int | None
+        self, request: web.Request, subscription: Subscription, limit: int | None
     ) -> web.StreamResponse:
-        """Answer a request with events until `limit` of them, or the end.
+        """Respond with events until there were `limit` of them, or until the end.
 
         Raises:
             Problem: 503 when there are too many streams.
@@ -116,43 +115,41 @@ class Streams:
             raise Problem(
                 503,
                 "too_many_streams",
-                f"{self.limit} streams are open, which is the most there can be",
+                f"{self.limit} streams are open, which is the maximum (http.streams)",
                 "close one, or poll /api/v1/nodes?window=1m",
                 {"Retry-After": "10"},
             )
         response = web.StreamResponse()
         response.headers["Content-Type"] = "text/event-stream; charset=utf-8"
-        response.headers["X-Accel-Buffering"] = "no"  # for an nginx in between
-        self._open[reader] = request.transport
+        response.headers["X-Accel-Buffering"] = "no"  # or nginx would buffer events
+        self._open[subscription] = request.transport
         self._changed.set()
         if self._closed:
-            reader.close()
+            subscription.close()
         try:
             await response.prepare(request)
             if request.method != "HEAD":
-                await _feed(request, response, reader, limit)
+                await _send_events(request, response, subscription, limit)
         except ConnectionError:
-            pass  # it left before the first byte
+            pass  # the subscriber left before the first byte
         finally:
-            del self._open[reader]
+            del self._open[subscription]
             self._changed.set()
         return response
 
     async def close(self) -> None:
-        """End all streams; hang up on those that don't take their end."""
+        """End all streams; abort the connections of those that do not read the end."""
         self._closed = True
-        for reader in self._open:
-            reader.close()
-        if not await self._left(GRACE_SECONDS):
+        for subscription in self._open:
+            subscription.close()
+        if not await self._wait_closed(GRACE_SECONDS):
             for transport in self._open.values():
                 if transport is not None:
                     transport.abort()
-            await self._left(GRACE_SECONDS)
+            await self._wait_closed(GRACE_SECONDS)
 
-    # -- inside ----------------------------------------------------------------------
-
-    async def _left(self, seconds: float) -> bool:
-        """Wait until nobody listens any more; return whether that is so."""
+    async def _wait_closed(self, seconds: float) -> bool:
+        """Wait until no stream is open; return whether that is so."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while self._open:
@@ -161,116 +158,122 @@ class Streams:
         return not self._open
 
 
-async def _feed(
+async def _send_events(
     request: web.Request,
     response: web.StreamResponse,
-    reader: Reader,
+    subscription: Subscription,
     limit: int | None,
 ) -> None:
     if not await write(request, response, b"retry: %d\n\n" % RETRY_MILLISECONDS):
         return
-    left = sys.maxsize if limit is None else limit
-    while left > 0:
-        piece = await reader.next(left)
-        if piece is None or not await write(request, response, piece.data):
+    remaining = sys.maxsize if limit is None else limit
+    while remaining > 0:
+        chunk = await subscription.next(remaining)
+        if chunk is None or not await write(request, response, chunk.data):
             return
-        left -= piece.events
+        remaining -= chunk.events
 
 
-class Snapshots:
-    """Makes the snapshot that all its readers get."""
+class SnapshotBroadcast:
+    """Builds each snapshot once, and sends it to all subscribers."""
 
-    def __init__(self, make: Callable[[], Awaitable[bytes]]) -> None:
-        """Start without readers.
+    def __init__(self, build: Callable[[], Awaitable[bytes]]) -> None:
+        """Start without subscribers.
 
         Args:
-            make: returns the present snapshot as JSON without newlines.
+            build: returns the present snapshot as JSON without newlines.
         """
-        self._make = make
-        self._readers: set[_SnapshotReader] = set()
+        self._build = build
+        self._subscriptions: set[_SnapshotSubscription] = set()
         self._number = 0
-        self._due = False
-        self._making: asyncio.Task[None] | None = None
+        self._requested = False
+        self._task: asyncio.Task[None] | None = None
         self._closed = False
 
-    @contextlib.contextmanager
-    def reader(self) -> Iterator[Reader]:
-        """Let one read within the block."""
-        reader = _SnapshotReader()
-        self._readers.add(reader)
-        try:
-            yield reader
-        finally:
-            self._readers.discard(reader)
+    @property
+    def is_building(self) -> bool:
+        """Whether a snapshot is being built."""
+        return self._task is not None
 
-    def tell(self, name: str, found: Iterable[object], left_out: int = 0) -> None:
-        """Send an event for each of several values, at once, if anybody listens.
+    @contextlib.contextmanager
+    def subscribe(self) -> Iterator[Subscription]:
+        """Receive snapshots within the block."""
+        subscription = _SnapshotSubscription()
+        self._subscriptions.add(subscription)
+        try:
+            yield subscription
+        finally:
+            self._subscriptions.discard(subscription)
+
+    def send(self, name: str, values: Iterable[object], left_out: int = 0) -> None:
+        """Send an event for each of several values at once.
 
         Args:
             name: of the events.
-            found: their values.
-            left_out: how many more there would be; a gap in the ids says so.
+            values: their data; not iterated without subscribers.
+            left_out: the number of further events that are not sent; as many ids are
+                skipped.
         """
-        if self._readers and not self._closed:
-            for value in found:
+        if self._subscriptions and not self._closed:
+            for value in values:
                 self._number += 1
-                made = event(name, encode(value), self._number)
-                for reader in self._readers:
-                    reader.add(made)
+                event = encode_event(name, _encode(value), self._number)
+                for subscription in self._subscriptions:
+                    subscription.add_change(event)
             self._number += left_out
 
     def publish(self) -> None:
-        """Send a snapshot to all who listen, if anybody does.
+        """Send a snapshot to all subscribers, if there are any.
 
-        While one is being made, at most one more is due: a machine that is too slow
-        for a snapshot a second gets fewer.
+        While one is being built, at most one more is requested: a machine that is too
+        slow for a snapshot per second sends fewer.
         """
-        self._due = bool(self._readers) and not self._closed
-        if self._due and self._making is None:
-            self._making = asyncio.create_task(self._broadcast(), name="http-snapshot")
+        self._requested = bool(self._subscriptions) and not self._closed
+        if self._requested and self._task is None:
+            self._task = asyncio.create_task(self._broadcast(), name="http-snapshot")
 
     async def close(self) -> None:
-        """Make no more."""
+        """Build no more snapshots."""
         self._closed = True
-        if self._making is not None:
-            self._making.cancel()
+        if self._task is not None:
+            self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._making
+                await self._task
 
     async def _broadcast(self) -> None:
         try:
-            while self._due:
-                self._due = False
-                data = await self._make()
+            while self._requested:
+                self._requested = False
+                data = await self._build()
                 self._number += 1
-                made = event("snapshot", data, self._number)
-                for reader in self._readers:
-                    reader.put(made)
+                event = encode_event("snapshot", data, self._number)
+                for subscription in self._subscriptions:
+                    subscription.add_snapshot(event)
         except Problem:
-            pass  # too busy; the next tick tries again
+            pass  # the server is too busy; the next tick tries again
         except Exception:
             log.exception("snapshot failed")
         finally:
-            self._making = None
+            self._task = None
 
 
-class _SnapshotReader(Reader):
-    """One reader's queue of snapshots."""
+class _SnapshotSubscription(Subscription):
+    """One subscriber's queue of snapshots and changes."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._queue: deque[bytes] = deque(maxlen=QUEUE)
-        self._changes: deque[bytes] = deque(maxlen=CHANGES)
+        self._snapshots: deque[bytes] = deque(maxlen=MAX_SNAPSHOTS)
+        self._changes: deque[bytes] = deque(maxlen=MAX_CHANGES)
 
-    def put(self, made: bytes) -> None:
-        self._queue.append(made)
+    def add_snapshot(self, event: bytes) -> None:
+        self._snapshots.append(event)
         self.wake()
 
-    def add(self, made: bytes) -> None:
-        self._changes.append(made)
+    def add_change(self, event: bytes) -> None:
+        self._changes.append(event)
         self.wake()
 
-    def take(self, most: int) -> Piece | None:  # noqa: ARG002
+    def take(self, limit: int) -> Chunk | None:  # noqa: ARG002
         if self._changes:
-            return Piece(self._changes.popleft(), 0)
-        return Piece(self._queue.popleft()) if self._queue else None
+            return Chunk(self._changes.popleft(), 0)
+        return Chunk(self._snapshots.popleft()) if self._snapshots else None

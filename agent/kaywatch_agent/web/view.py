@@ -1,12 +1,11 @@
-"""What the web stage reads of the agent, and whom it asks to change something."""
+"""What the web server reads from the agent, and the components that it changes."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from kaywatch_agent.aggregate.aggregator import Aggregator
-from kaywatch_agent.aggregate.clients import Clients
 from kaywatch_agent.aggregate.event_stream import EventStream
 from kaywatch_agent.aggregate.view import View
 from kaywatch_agent.model.client import Client
@@ -14,40 +13,48 @@ from kaywatch_agent.notify.delivery import Delivery
 from kaywatch_agent.rules.loop import Alerting
 from kaywatch_agent.runtime.health import Health
 
-__all__ = ["AgentView"]
+__all__ = ["AgentUsage", "AgentView"]
+
+
+class AgentUsage(NamedTuple):
+    """The agent's work and its use of resources.
+
+    Attributes:
+        events: accepted since the store was created.
+        memory_bytes: resident memory of the agent's process.
+        store_bytes: size of the store; 0 without a store.
+    """
+
+    events: int
+    memory_bytes: int
+    store_bytes: int
 
 
 @dataclass(frozen=True)
 class AgentView:
-    """The agent as the web stage sees it; used on the event loop only.
+    """The agent as the web server sees it; used on the event loop only.
 
     Attributes:
-        socket: returns the path of the socket that clients push to.
         health: the readiness of each stage.
-        event_stream: single events, for those who listen.
+        event_stream: single events, for subscribers.
         alerting: alerts, rules and silences.
         delivery: messages and receivers.
-        aggregator: all that was aggregated.
-        known_clients: those that are here or left lately.
+        view: returns the data that was aggregated up to the last tick.
+        clients: the connected clients, and those that left lately.
+        socket: returns the path of the socket that clients push to.
+        usage: returns the agent's use of resources.
         clock: returns Unix seconds.
-        wait_durable: waits until all that was changed is durable; returns why it is
-            not, empty if it is.
+        wait_durable: waits until all changes are durable; returns the reason if they
+            are not, else an empty string.
     """
 
-    socket: Callable[[], str]
     health: Health
     event_stream: EventStream
     alerting: Alerting
     delivery: Delivery
-    aggregator: Aggregator
-    known_clients: Clients
+    view: Callable[[], View]
+    clients: Iterable[Client]
+    socket: Callable[[], str]
+    usage: Callable[[], AgentUsage]
     clock: Callable[[], float]
     wait_durable: Callable[[], Awaitable[str]]
-
-    def view(self) -> View:
-        """Return a picture of all that was aggregated up to the last tick."""
-        return self.aggregator.view(self.clock())
-
-    def clients(self) -> Iterable[Client]:
-        """Return the known clients."""
-        return self.known_clients

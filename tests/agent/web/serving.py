@@ -18,6 +18,7 @@ from kaywatch import wire
 from kaywatch._process import process
 from kaywatch.recorder import Recorder
 from kaywatch.testing import capture
+from kaywatch_agent.aggregate.clients import Clients
 from kaywatch_agent.aggregate.view import View
 from kaywatch_agent.ingest.unix import IngestMetrics
 from kaywatch_agent.model.alerts import (
@@ -26,13 +27,13 @@ from kaywatch_agent.model.alerts import (
     ReceiverRecord,
     Subject,
 )
-from kaywatch_agent.model.client import Client
 from kaywatch_agent.model.records import ProcessSample
 from kaywatch_agent.rules.load import load
 from kaywatch_agent.rules.loop import Alerting
 from kaywatch_agent.runtime.health import Health
 from kaywatch_agent.web.config import HttpConfig
 from kaywatch_agent.web.server import WebServer
+from kaywatch_agent.web.view import AgentUsage
 
 MEGABYTE = 2**20
 ANYWHERE = HttpConfig("127.0.0.1:0")
@@ -165,6 +166,13 @@ class Source:
             clock=clock,
         )
 
+    @property
+    def clients(self) -> Clients:
+        return self.pipeline.clients
+
+    def usage(self) -> AgentUsage:
+        return AgentUsage(int(self.pipeline.metrics.events.value), 2**20, 0)
+
     async def wait_durable(self) -> str:
         return self.unkept
 
@@ -173,9 +181,6 @@ class Source:
 
     def view(self) -> View:
         return self.pipeline.aggregator.view(self.clock())
-
-    def clients(self) -> Iterable[Client]:
-        return self.pipeline.clients
 
 
 class Served:

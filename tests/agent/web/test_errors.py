@@ -14,7 +14,7 @@ import structlog
 from tests.agent.web.serving import Served, Source, serving
 
 from kaywatch_agent.errors import StartError
-from kaywatch_agent.web import server as module
+from kaywatch_agent.web import workers as module
 from kaywatch_agent.web.server import HttpConfig, WebServer
 
 
@@ -48,19 +48,19 @@ from kaywatch_agent.web.server import HttpConfig, WebServer
         (
             "/api/v1/failures?limit=0",
             "bad_parameter",
-            "limit='0' can't be used",
+            "invalid limit='0'",
             "expected a whole number from 1 to 1000",
         ),
         (
             "/api/v1/failures?limit=",
             "bad_parameter",
-            "limit='' can't be used",
+            "invalid limit=''",
             "expected a whole number from 1 to 1000",
         ),
         (
             "/api/v1/nodes?graph=" + "x" * 201,
             "bad_parameter",
-            f"graph={'x' * 200!r} can't be used",
+            f"invalid graph={'x' * 200!r}",
             "expected a text of at most 200 characters",
         ),
     ],
@@ -83,7 +83,7 @@ def test_a_window_that_is_none_says_what_is_one(shop: Served, window: str) -> No
     answer = shop.ask(f"/api/v1/nodes/pay/stats?window={window}")
 
     assert answer.status == 400
-    assert answer.error["message"].startswith("window='")
+    assert answer.error["message"].startswith("invalid window='")
     assert "expected a duration such as 90s, 5m, 1h30m or 500ms" in answer.error["hint"]
 
 
@@ -100,7 +100,7 @@ def test_an_unknown_path_names_the_nearest(shop: Served) -> None:
     assert answer.status == 404
     assert answer.error == {
         "code": "unknown_path",
-        "message": "no path '/api/v1/node'",
+        "message": "unknown path '/api/v1/node'",
         "hint": "did you mean '/api/v1/nodes'? /openapi.json describes all paths",
     }
     for path in ("/api/v1/nodes/", "/api/v1/nodes//stats", "/api/v1/nodes/a/b/stats"):
@@ -193,7 +193,7 @@ async def test_a_port_that_is_taken_is_told_in_one_sentence() -> None:
             await server.start(HttpConfig(f"{served.host}:{served.port}"))
 
     text = str(caught.value)
-    assert text.startswith(f"http.listen: can't listen on 127.0.0.1:{served.port}: ")
+    assert text.startswith(f"http.listen: cannot listen on 127.0.0.1:{served.port}: ")
     assert "address already in use" in text.lower()
     assert "--http" in text
     await server.stop()  # again, and harmless
@@ -203,7 +203,7 @@ async def test_a_port_that_is_taken_is_told_in_one_sentence() -> None:
 async def test_an_address_that_is_not_ours_is_told(host: str) -> None:
     source = Source(lambda: 0.0)
     config = HttpConfig(f"{host}:0", insecure_public_listener=True)
-    with pytest.raises(StartError, match=r"^http\.listen: can't listen on"):
+    with pytest.raises(StartError, match=r"^http\.listen: cannot listen on"):
         await WebServer(source, source.telemetry, "1").start(config)
 
 

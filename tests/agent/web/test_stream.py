@@ -13,6 +13,7 @@ import pytest
 from tests.agent.web.serving import Served, serving, until
 
 from kaywatch_agent.web import stream as module
+from kaywatch_agent.web.config import HttpConfig
 
 
 class Reader:
@@ -162,13 +163,15 @@ def test_a_slow_reader_gets_the_newest_and_holds_up_nobody(served: Served) -> No
     assert seen == sorted(seen)
     # What the sockets' buffers didn't hold was dropped, the oldest first.
     assert len(seen) < times / 2
-    assert seen[-module.QUEUE :] == list(range(times - module.QUEUE + 1, times + 1))
+    assert seen[-module.MAX_SNAPSHOTS :] == list(
+        range(times - module.MAX_SNAPSHOTS + 1, times + 1)
+    )
 
 
 def test_a_reader_that_takes_nothing_is_hung_up_on(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kaywatch_agent.web.reply.STALL_SECONDS", 0.05)
+    monkeypatch.setattr("kaywatch_agent.web.responses.STALL_SECONDS", 0.05)
     served.send_rows(*({"node": f"{n:0200}", "seconds": 1.0} for n in range(500)))
 
     with reading(served):
@@ -177,7 +180,7 @@ def test_a_reader_that_takes_nothing_is_hung_up_on(
 
 def test_beyond_a_hundred_streams_the_next_is_refused(served: Served) -> None:
     with contextlib.ExitStack() as stack:
-        for _ in range(module.MAX_STREAMS):
+        for _ in range(HttpConfig().streams):
             stack.enter_context(reading(served))
         answer = served.ask("/api/v1/stream?limit=1")
 
@@ -224,7 +227,9 @@ def test_a_snapshot_that_fails_does_not_end_the_stream(served: Served) -> None:
     with reading(served) as reader:
         served.source.view = broken  # type: ignore[method-assign]
         publish(served)
-        until(lambda: served.server._snapshots._making is None, "it has failed")
+        until(
+            lambda: not served.server.application.snapshots.is_building, "it has failed"
+        )
         served.source.view = view  # type: ignore[method-assign]
         publish(served)
         assert reader.block()["event"] == "snapshot"

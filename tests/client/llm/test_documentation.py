@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from kaywatch.prices import Price, load
-from kaywatch_agent.web.api.llm import COUNTS, DOLLARS, PER_RUN, TIMES
+from kaywatch_agent.web.api.llm import COUNTS, DISTRIBUTIONS, DOLLARS, PER_RUN
 from kaywatch_agent.web.prometheus.families import LLM_COUNTS
 
 ROOT = Path(__file__).parents[3]
@@ -43,7 +43,7 @@ def test_every_metric_is_documented_and_served() -> None:
     documented = set(re.findall(r"`(llm_\w+)`", section))
 
     assert documented == RECORDED
-    assert {*COUNTS, *DOLLARS, *TIMES, *PER_RUN} == RECORDED
+    assert {*COUNTS, *DOLLARS, *DISTRIBUTIONS, *PER_RUN} == RECORDED
     assert set(LLM_COUNTS) == {*COUNTS, *DOLLARS}
 
 

@@ -65,7 +65,7 @@ def _format_values(alert: Json) -> str:
             text += f", {name} {quantity(alert[name], unit)}"
     if alert["executions"]:
         text += f"; {alert['errors']:,} of {alert['executions']:,} failed"
-        text += f" in {duration(alert['window'])}"
+        text += f" in {duration(alert['window_seconds'])}"
     if alert["completeness"] is not None and alert["completeness"] < 1:
         text += f"; {alert['completeness']:.1%} of the events arrived"
     return text
@@ -75,18 +75,19 @@ def _format_outlook(alert: Json, rule: Json | None) -> str:
     """Return which change of state comes next, and when."""
     if rule is None:
         return "its rule was removed"
-    if alert["blind"] and alert["reason"] != "no_data":
-        text = f"no data, or too little, for {duration(alert['blind'])}"
+    if alert["no_data_for"] and alert["reason"] != "no_data":
+        text = f"no data, or too little, for {duration(alert['no_data_for'])}"
         if alert["state"] == "ok":
             return text
         change = "fires" if rule["on_no_data"] == "alert" else "resolves"
-        return f"{text}; {change} in {duration(rule['no_data_after'] - alert['blind'])}"
+        left = duration(rule["no_data_after"] - alert["no_data_for"])
+        return f"{text}; {change} in {left}"
     match alert["state"]:
         case "pending":
-            left = duration(rule["hold"] - alert["held"])
+            left = duration(rule["for"] - alert["progress"])
             return f"fires in {left} if the condition still holds"
         case "recovering":
-            left = duration(rule["keep_firing_for"] - alert["held"])
+            left = duration(rule["keep_firing_for"] - alert["progress"])
             return f"resolves in {left} if the value stays clear"
         case "ok":
             reason = f" ({alert['reason']})" if alert["reason"] else ""
@@ -106,12 +107,12 @@ def _show_timeline(answer: Json) -> None:
         output.print_wrapped(
             f"({answer['left_out']} earlier entries are no longer stored)"
         )
-    for entry in answer["story"]:
+    for entry in answer["timeline"]:
         text = f"{output.utc_time(entry['time'])}  {entry['text']}"
         if entry["after"]:
             text = f"{text:<36}{_format_evaluation(entry, unit)}"
         output.print_wrapped(text)
-    if not answer["story"]:
+    if not answer["timeline"]:
         output.print_wrapped("Nothing has happened yet.")
     worst = answer["worst"]
     if worst:
@@ -136,7 +137,7 @@ def _show_notifications(answer: Json, rule: Json | None) -> None:
     _show_heading("Notifications (UTC)")
     alert, now = answer["alert"], answer["timestamp"]
     for receiver in answer["receivers"]:
-        told, messages = receiver["told"], receiver["messages"]
+        told, messages = receiver["notified"], receiver["messages"]
         output.print_wrapped(
             f"{receiver['receiver']}: {_format_receiver(receiver, rule, now)}"
         )
@@ -156,7 +157,7 @@ def _show_notifications(answer: Json, rule: Json | None) -> None:
 
 def _format_receiver(receiver: Json, rule: Json | None, now: float) -> str:
     """Return what a receiver was last notified of, and why it is not notified."""
-    last, held = receiver["told"], receiver["held_back"]
+    last, held = receiver["notified"], receiver["suppressed"]
     if last is not None:
         text = f"notified ({last['last']}) {duration(now - last['at'])} ago"
         if receiver["type"] == "alertmanager":
@@ -206,20 +207,23 @@ def _format_message(subject: Json, message: Json) -> str:
 
 
 def _show_context(answer: Json) -> None:
-    known = [value for value in answer["history"] if value is not None]
-    if not (known or answer["error_classes"] or answer["evidence"]):
+    context = answer["context"]
+    known = [value for value in context["history"] if value is not None]
+    if not (known or context["error_classes"] or context["evidence"]):
         return
     alert = answer["alert"]
     _show_heading("When it fired")
     if known:
-        line, last = sparkline(answer["history"]), quantity(known[-1], alert["unit"])
-        output.print_wrapped(f"{line}  {last}, one bar per {duration(alert['window'])}")
-    if answer["error_classes"]:
-        counts = [f"{c['type']} {c['count']:,}" for c in answer["error_classes"]]
+        line, last = sparkline(context["history"]), quantity(known[-1], alert["unit"])
+        output.print_wrapped(
+            f"{line}  {last}, one bar per {duration(alert['window_seconds'])}"
+        )
+    if context["error_classes"]:
+        counts = [f"{name} {count:,}" for name, count in context["error_classes"]]
         output.print_wrapped(f"errors: {', '.join(counts)}")
-    if answer["transition"]:
-        output.print_wrapped(f"action {answer['transition']}")
-    for text, group in itertools.groupby(answer["evidence"], _format_failure):
+    if context["transition"]:
+        output.print_wrapped(f"action {context['transition']}")
+    for text, group in itertools.groupby(context["evidence"], _format_failure):
         first, *more = group
         at = output.utc_time(first["time"]) if first["time"] else "-"
         repeats = f" (and {len(more)} alike)" if more else ""

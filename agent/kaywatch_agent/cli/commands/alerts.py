@@ -138,7 +138,7 @@ def _show_alerts(answer: Json) -> None:
         ratios={"rule": 1, "where": 1},
     )
     for row in rows:
-        for receiver, reason in row["held_back"].items():
+        for receiver, reason in row["suppressed"].items():
             place = f"{row['rule']}, {output.place(row)}"
             output.print_wrapped(f"{place}: {receiver} is not notified ({reason})")
     if answer["matching"] > len(rows):

@@ -144,12 +144,12 @@ def http_access(context: CheckContext) -> CheckResults:
     except ConfigError as error:
         yield unreadable(error, "create it as docs/security.md describes")
         return
-    if config.insecure_public_listener and not (config.guarded and config.tls):
+    if config.insecure_public_listener and not (config.has_tokens and config.tls):
         yield warning(
             f"{config.listen}: other hosts can reach it without a token or without TLS",
             "put an authenticating proxy in front of it; see docs/security.md",
         )
-    elif config.guarded:
+    elif config.has_tokens:
         yield ok("HTTP requires a token")
     elif config.unix_path:
         yield ok(f"HTTP is open to users who can open {config.unix_path}")

@@ -1,40 +1,48 @@
-"""Answers about alerts, rules and silences; each from one picture."""
+"""Alerts: the list, and one alert with its timeline and notifications."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
-from typing import Final
+from typing import Annotated, Final, Literal
 
-from kaywatch_agent.model.alerts import SEVERITIES
-from kaywatch_agent.rules import metrics
-from kaywatch_agent.rules.alert import Alert, alert_id
-from kaywatch_agent.rules.describe import condition_text, unit_of
-from kaywatch_agent.rules.explain import nearest, rule_sentence
-from kaywatch_agent.rules.rule import Rule
+from msgspec import Meta, Struct
+from msgspec.structs import replace
+
+from kaywatch_agent.model.alerts import (
+    SEVERITIES,
+    AlertSummary,
+    MessageRecord,
+    Subject,
+)
+from kaywatch_agent.model.bounds import Count, Moment, Name, Seconds
+from kaywatch_agent.rules.alert import (
+    Alert,
+    FiringContext,
+    LastNotification,
+    Suppression,
+    TimelineEntry,
+    WorstValue,
+)
 from kaywatch_agent.rules.snapshot import AlertsSnapshot
 from kaywatch_agent.rules.state import AlertState
-from kaywatch_agent.web.api import alert_shapes as shapes
-from kaywatch_agent.web.api.parameters import (
-    AlertsQuery,
-    NoQuery,
-    RuleQuery,
-    RulesQuery,
-    SilencesQuery,
-)
-from kaywatch_agent.web.api.silences import silence_row
+from kaywatch_agent.web.api.parameters import Graph, Node, OfSeverity, Service
+from kaywatch_agent.web.api.schema import ResponseBody
 from kaywatch_agent.web.problems import not_found
-from kaywatch_agent.web.reading import Reading
+from kaywatch_agent.web.snapshot import AgentSnapshot
 
 __all__ = [
-    "alert_list",
-    "find",
-    "metric_list",
-    "row",
-    "rule_list",
-    "rule_story",
-    "silence_list",
+    "AlertView",
+    "alert_details",
+    "count_states",
+    "find_alert",
+    "list_alerts",
+    "most_urgent_first",
+    "view_alert",
 ]
+
+# The newest messages to one receiver. The outbox keeps some 500 that are settled.
+MAX_MESSAGES: Final = 50
 
 _URGENCY: Final = {
     AlertState.FIRING: 0,
@@ -44,178 +52,203 @@ _URGENCY: Final = {
 }
 
 
-def alert_list(reading: Reading, query: AlertsQuery) -> shapes.AlertList:
-    """Return the alerts that match, the worst first."""
-    picture = reading.picture()
-    found = [i for i in picture.alerts if _asked(picture, i, query)]
-    found = _worst_first(picture, found)
-    return shapes.AlertList(
-        timestamp=picture.now,
-        matching=len(found),
-        states=_states(picture.alerts),
-        alerts=[row(picture, instance) for instance in found[: query.limit]],
+class AlertsQuery(Struct, frozen=True):
+    """Filters of alerts."""
+
+    state: (
+        Annotated[
+            Literal["active", "ok", "pending", "firing", "recovering"],
+            Meta(description="Only this state; active stands for all but ok."),
+        ]
+        | None
+    ) = None
+    rule: (
+        Annotated[Name, Meta(description="Only this rule.", examples=["slow"])] | None
+    ) = None
+    severity: OfSeverity | None = None
+    service: Service | None = None
+    graph: Graph | None = None
+    node: Node | None = None
+    limit: Annotated[
+        int, Meta(ge=1, le=10_000, description="At most.", examples=[10])
+    ] = 1000
+
+
+class AlertQuery(Struct, frozen=True):
+    """One alert."""
+
+    id: Annotated[Name, Meta(min_length=1, description="The alert's id.")]
+
+
+class AlertView(AlertSummary, frozen=True, kw_only=True):
+    """One alert: its present state, and the facts that notifications contain.
+
+    `since` is when it entered its state. `progress` is how long the condition for the
+    next state has been met, `no_data_for` how long there was no data, both in observed
+    seconds. `suppressed` has the reason by receiver, `notified` the last notification
+    by receiver. `silenced_by` are ids of silences.
+    """
+
+    state: AlertState
+    since: Moment | None
+    progress: Seconds
+    no_data_for: Seconds
+    receivers: list[str]
+    suppressed: dict[str, str]
+    notified: dict[str, LastNotification]
+    silenced_by: list[str]
+    fingerprint: str
+
+
+class AlertList(ResponseBody):
+    """Alerts, the most urgent first; `matching` ignores the limit.
+
+    `states` counts all alerts by state, whatever the filters.
+    """
+
+    timestamp: Moment
+    matching: Count
+    states: dict[str, int]
+    alerts: list[AlertView]
+
+
+class AlertMessage(ResponseBody):
+    """One message about an alert, and the part of it that is about this alert."""
+
+    subject: Subject
+    message: MessageRecord
+
+
+class AlertReceiver(ResponseBody):
+    """The notifications of one receiver, the oldest message first.
+
+    `type` is empty if the receiver is no longer configured. An `alertmanager` is sent
+    all firing alerts again and again, and has no messages.
+    """
+
+    receiver: str
+    type: str
+    notified: LastNotification | None
+    suppressed: Suppression | None
+    messages: list[AlertMessage]
+
+
+class AlertResponse(ResponseBody):
+    """One alert, its timeline, what was known when it fired, and its notifications.
+
+    `left_out` counts the entries of the timeline that are no longer kept. `context` has
+    the values of the last windows before it fired as `history`, the oldest first.
+    """
+
+    timestamp: Moment
+    alert: AlertView
+    timeline: list[TimelineEntry]
+    left_out: Count
+    worst: WorstValue | None
+    context: FiringContext
+    receivers: list[AlertReceiver]
+
+
+def list_alerts(snapshot: AgentSnapshot, query: AlertsQuery) -> AlertList:
+    """Return the matching alerts, the most urgent first."""
+    alerts = snapshot.alerts()
+    matching = [alert for alert in alerts.alerts if _matches(alerts, alert, query)]
+    shown = most_urgent_first(alerts, matching)[: query.limit]
+    return AlertList(
+        timestamp=alerts.now,
+        matching=len(matching),
+        states=count_states(alerts.alerts),
+        alerts=[view_alert(alerts, alert) for alert in shown],
     )
 
 
-def rule_list(reading: Reading, query: RulesQuery) -> shapes.RuleList:
-    """Return the rules that match."""
-    picture = reading.picture()
-    by_rule = _by_rule(picture.alerts)
-    return shapes.RuleList(
-        timestamp=picture.now,
-        evaluated=picture.evaluated,
-        interval=picture.settings.interval,
-        problem=picture.problem,
-        warnings=list(picture.settings.warnings),
-        rules=[
-            _rule_row(picture, rule, by_rule.get(rule.name, []))
-            for rule in picture.settings.rules.values()
-            if query.kind in (None, rule.kind)
-            and query.severity in (None, rule.severity)
-        ],
-    )
-
-
-def rule_story(reading: Reading, query: RuleQuery) -> shapes.RuleStory:
-    """Return one rule, its alerts, and what is nearest to firing.
+def alert_details(snapshot: AgentSnapshot, query: AlertQuery) -> AlertResponse:
+    """Return everything that is known of one alert.
 
     Raises:
-        Problem: 404.
+        Problem: 404 for an unknown alert.
     """
-    picture = reading.picture()
-    rule = picture.settings.rules.get(query.rule)
-    if rule is None:
-        raise not_found("rule", query.rule, picture.settings.rules, "/api/v1/rules")
-    mine = [i for i in picture.alerts if i.rule == rule.name]
-    found = picture.results.get(rule.name)
-    return shapes.RuleStory(
-        timestamp=picture.now,
-        evaluated=picture.evaluated,
-        problem=picture.problem,
-        rule=_rule_row(picture, rule, mine),
-        alerts=[row(picture, i) for i in _worst_first(picture, mine)[: query.limit]],
-        nearest=[
-            shapes.GroupRow(
-                alert=alert_id(rule.name, group.labels),
-                labels=dict(group.labels),
-                finding=group.status.value,
-                value=group.value,
-                threshold=group.threshold,
-                executions=group.executions,
-                errors=group.errors,
-                metrics=dict(group.metrics),
-                text=group.text,
-            )
-            for group in (nearest(rule, found, query.limit) if found else ())
-        ],
+    alerts = snapshot.alerts()
+    alert = find_alert(alerts, query.id)
+    return AlertResponse(
+        timestamp=alerts.now,
+        alert=view_alert(alerts, alert),
+        timeline=alert.timeline,
+        left_out=alert.dropped_entries,
+        worst=alert.worst,
+        context=alert.context,
+        receivers=_receivers(snapshot, alerts, alert),
     )
 
 
-def metric_list(_: Reading, __: NoQuery) -> shapes.MetricList:
-    """Return what rules can be about."""
-    return shapes.MetricList(
-        metrics=[
-            shapes.MetricRow(
-                metric=name,
-                unit=metric.unit,
-                source=metric.source.value,
-                help=metric.help,
-                labels=list(metric.source.labels),
-            )
-            for name, metric in metrics.METRICS.items()
-        ],
-        ways=list(metrics.WAYS),
-    )
-
-
-def silence_list(reading: Reading, query: SilencesQuery) -> shapes.SilenceList:
-    """Return the silences that match, those that hold first."""
-    picture = reading.picture()
-    rows = [silence_row(silence, picture) for silence in picture.silences]
-    order = ("active", "pending", "expired")
-    rows = [r for r in rows if query.state in (None, r.status.state)]
-    rows.sort(key=lambda r: (order.index(r.status.state), r.endsAt, r.id))
-    return shapes.SilenceList(timestamp=picture.now, silences=rows)
-
-
-def find(picture: AlertsSnapshot, name: str) -> Alert:
+def find_alert(alerts: AlertsSnapshot, name: str) -> Alert:
     """Return the alert with an id.
 
     Raises:
-        Problem: 404.
+        Problem: 404 for an unknown alert.
     """
-    instance = next((i for i in picture.alerts if i.id == name), None)
-    if instance is None:
-        known = [i.id for i in picture.alerts]
+    alert = next((alert for alert in alerts.alerts if alert.id == name), None)
+    if alert is None:
+        known = [alert.id for alert in alerts.alerts]
         raise not_found("alert", name, known, "/api/v1/alerts")
-    return instance
+    return alert
 
 
-def row(picture: AlertsSnapshot, instance: Alert) -> shapes.AlertRow:
-    """Return an alert as it is shown."""
-    alert, life = picture.describe(instance), instance.lifecycle
-    rule = picture.rule(instance)
-    return shapes.AlertRow(
-        id=instance.id,
-        rule=alert.rule,
-        state=life.state.value,
-        since=_since(instance),
-        held=life.progress,
-        blind=life.no_data_for,
-        severity=alert.severity,
-        labels=alert.labels,
-        summary=alert.summary,
-        condition=alert.condition,
-        value=alert.value,
-        threshold=alert.threshold,
-        clear=alert.clear,
-        unit=alert.unit,
-        window=alert.window_seconds,
-        executions=alert.executions,
-        errors=alert.errors,
-        completeness=alert.completeness,
-        episode=alert.episode,
-        started=life.started or None,
-        fired=life.fired or None,
-        ended=life.ended,
-        reason=life.reason,
-        flapping=alert.flapping,
-        note=alert.note,
+def view_alert(alerts: AlertsSnapshot, alert: Alert) -> AlertView:
+    """Return an alert as responses and broker messages contain it."""
+    facts, rule = alerts.describe(alert), alerts.rule(alert)
+    summary = {name: getattr(facts, name) for name in AlertSummary.__struct_fields__}
+    return AlertView(
+        **summary,
+        state=alert.lifecycle.state,
+        since=_since(alert),
+        progress=alert.lifecycle.progress,
+        no_data_for=alert.lifecycle.no_data_for,
         receivers=list(rule.notify) if rule else [],
-        held_back={name: str(why) for name, why in instance.suppressions.items()}
-        if life.is_firing
-        else {},
-        told={
-            name: shapes.AlertTold(
-                last=told.last, episode=told.episode, at=picture.wall(told.at)
-            )
-            for name, told in instance.notified.items()
+        suppressed={name: str(why) for name, why in _suppressions(alert).items()},
+        notified={
+            name: _in_unix_time(alerts, notification)
+            for name, notification in alert.notified.items()
         },
-        silenced_by=[silence.id for silence in picture.silencing(instance)],
-        runbook_url=alert.runbook_url,
-        dashboard_url=alert.dashboard_url,
-        silence_url=alert.silence_url,
-        dedup_key=alert.dedup_key,
-        fingerprint=alert.fingerprint,
+        silenced_by=[silence.id for silence in alerts.silencing(alert)],
+        fingerprint=facts.fingerprint,
     )
+
+
+def most_urgent_first(alerts: AlertsSnapshot, selected: Iterable[Alert]) -> list[Alert]:
+    """Return alerts sorted by state, severity and time."""
+
+    def urgency(alert: Alert) -> tuple[int, int, float, str]:
+        rule, life = alerts.rule(alert), alert.lifecycle
+        severity = SEVERITIES.index(rule.severity) if rule else 0
+        newest = life.ended or life.fired or life.started
+        return _URGENCY[life.state], -severity, -newest, alert.id
+
+    return sorted(selected, key=urgency)
+
+
+def count_states(alerts: Iterable[Alert]) -> dict[str, int]:
+    """Return the number of alerts in each state."""
+    counts = Counter(alert.lifecycle.state for alert in alerts)
+    return {state.value: counts[state] for state in AlertState}
 
 
 # -- inside --------------------------------------------------------------------------
 
 
-def _asked(picture: AlertsSnapshot, instance: Alert, query: AlertsQuery) -> bool:
-    state = instance.lifecycle.state
+def _matches(alerts: AlertsSnapshot, alert: Alert, query: AlertsQuery) -> bool:
+    state = alert.lifecycle.state
     if query.state == "active":
         if state is AlertState.OK:
             return False
     elif query.state not in (None, state.value):
         return False
-    if query.rule not in (None, instance.rule):
+    if query.rule not in (None, alert.rule):
         return False
-    labels = picture.labels(instance)
+    labels = alerts.labels(alert)
     return all(
-        wanted in (None, labels.get(name, ""))
-        for name, wanted in (
+        value in (None, labels.get(name, ""))
+        for name, value in (
             ("severity", query.severity),
             ("service", query.service),
             ("graph", query.graph),
@@ -224,19 +257,9 @@ def _asked(picture: AlertsSnapshot, instance: Alert, query: AlertsQuery) -> bool
     )
 
 
-def _worst_first(picture: AlertsSnapshot, instances: Iterable[Alert]) -> list[Alert]:
-    def urgency(instance: Alert) -> tuple[int, int, float, str]:
-        rule, life = picture.rule(instance), instance.lifecycle
-        worst = SEVERITIES.index(rule.severity) if rule else 0
-        newest = life.ended or life.fired or life.started
-        return _URGENCY[life.state], -worst, -newest, instance.id
-
-    return sorted(instances, key=urgency)
-
-
-def _since(instance: Alert) -> float | None:
-    """Return when an alert came into its state."""
-    life = instance.lifecycle
+def _since(alert: Alert) -> float | None:
+    """Return when an alert entered its state."""
+    life = alert.lifecycle
     match life.state:
         case AlertState.PENDING:
             return life.started
@@ -244,48 +267,63 @@ def _since(instance: Alert) -> float | None:
             return life.fired
         case AlertState.OK:
             return life.ended
-    turns = [e.time for e in instance.timeline if e.after == life.state]
-    return turns[-1] if turns else None
+    changes = [entry.time for entry in alert.timeline if entry.after == life.state]
+    return changes[-1] if changes else None
 
 
-def _rule_row(
-    picture: AlertsSnapshot, rule: Rule, instances: Iterable[Alert]
-) -> shapes.RuleRow:
-    timing, found = rule.timing, picture.results.get(rule.name)
-    return shapes.RuleRow(
-        rule=rule.name,
-        kind=rule.kind,
-        condition=condition_text(rule),
-        sentence=rule_sentence(rule),
-        unit=unit_of(rule),
-        severity=rule.severity,
-        window=rule.window,
-        min_executions=rule.min_executions,
-        hold=timing.for_,
-        keep_firing_for=timing.keep_firing_for,
-        no_data_after=timing.no_data_after,
-        on_no_data=timing.on_no_data,
-        cooldown=rule.cooldown,
-        repeat_interval=rule.repeat_interval,
-        match=[str(matcher) for matcher in rule.match],
-        per=list(rule.per),
-        labels=dict(rule.labels),
-        receivers=list(rule.notify),
-        runbook_url=rule.runbook_url,
-        built_in=rule.built_in,
-        groups=len(found.groups) if found else 0,
-        states=_states(instances),
-        refused=picture.refused.get(rule.name, 0),
+def _receivers(
+    snapshot: AgentSnapshot, alerts: AlertsSnapshot, alert: Alert
+) -> list[AlertReceiver]:
+    """Return the receivers of the rule, those once notified, and fallbacks."""
+    rule = alerts.rule(alert)
+    types = {receiver.name: receiver.type for receiver in snapshot.receivers}
+    messages = _messages(snapshot.messages, alerts.describe(alert).dedup_key)
+    names = dict.fromkeys([*(rule.notify if rule else ()), *alert.notified, *messages])
+    suppressions = _suppressions(alert)
+    receivers = []
+    for name in names:
+        notified, suppressed = alert.notified.get(name), suppressions.get(name)
+        receivers.append(
+            AlertReceiver(
+                receiver=name,
+                type=types.get(name, ""),
+                notified=_in_unix_time(alerts, notified) if notified else None,
+                suppressed=_until_unix_time(alerts, suppressed) if suppressed else None,
+                messages=messages.get(name, [])[-MAX_MESSAGES:],
+            )
+        )
+    return receivers
+
+
+def _suppressions(alert: Alert) -> dict[str, Suppression]:
+    return alert.suppressions if alert.lifecycle.is_firing else {}
+
+
+def _in_unix_time(
+    alerts: AlertsSnapshot, notification: LastNotification
+) -> LastNotification:
+    """Return a notification with times in Unix seconds, not of the alerts' clock."""
+    return replace(
+        notification,
+        at=alerts.wall(notification.at),
+        fired_at=alerts.wall(notification.fired_at),
     )
 
 
-def _states(instances: Iterable[Alert]) -> dict[str, int]:
-    counts = Counter(instance.lifecycle.state for instance in instances)
-    return {state.value: counts[state] for state in AlertState}
+def _until_unix_time(alerts: AlertsSnapshot, suppression: Suppression) -> Suppression:
+    if suppression.until is None:
+        return suppression
+    return replace(suppression, until=alerts.wall(suppression.until))
 
 
-def _by_rule(instances: Iterable[Alert]) -> dict[str, list[Alert]]:
-    found: dict[str, list[Alert]] = {}
-    for instance in instances:
-        found.setdefault(instance.rule, []).append(instance)
-    return found
+def _messages(
+    records: Iterable[MessageRecord], dedup_key: str
+) -> dict[str, list[AlertMessage]]:
+    """Return the messages about an alert by receiver, the oldest first."""
+    messages: dict[str, list[AlertMessage]] = defaultdict(list)
+    for record in records:
+        for subject in record.alerts:
+            if subject.dedup_key == dedup_key and record.kind != "test":
+                message = AlertMessage(subject=subject, message=record)
+                messages[record.receiver].append(message)
+    return {receiver: newest[::-1] for receiver, newest in messages.items()}

@@ -1,107 +1,176 @@
-"""Single executions and runs as server-sent events: the feed's listeners over HTTP."""
+"""The stream of events: single executions and runs, as they arrive."""
 
 from __future__ import annotations
 
 import contextlib
 from collections import Counter
 from collections.abc import Iterator
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
+from msgspec import Meta, Struct, field
 
 from kaywatch.wire import Outcome
 from kaywatch_agent.aggregate.event_stream import (
+    MAX_RATE,
     Event,
     EventStream,
     Filter,
     MissReason,
     Subscriber,
 )
+from kaywatch_agent.model.bounds import Count, Moment, Name, OutcomeName
 from kaywatch_agent.model.records import ExecutionRecord
-from kaywatch_agent.units import parse_duration
-from kaywatch_agent.web.api import live_shapes
-from kaywatch_agent.web.api.parameters import EventsQuery
+from kaywatch_agent.units import DURATION_PATTERN, parse_duration
+from kaywatch_agent.web.api.parameters import DURATION_TEXT
+from kaywatch_agent.web.api.schema import ResponseBody
 from kaywatch_agent.web.problems import Problem
-from kaywatch_agent.web.reading import Reading
-from kaywatch_agent.web.stream import Piece, Reader, event
+from kaywatch_agent.web.snapshot import AgentSnapshot
+from kaywatch_agent.web.stream import Chunk, Subscription, encode_event
 
-__all__ = ["MAX_LISTENERS", "Events", "listening"]
+__all__ = ["Listening", "MissedEvents", "listening", "subscribe"]
 
-# At a thousand events a second for each, some 20 % of a core.
-MAX_LISTENERS: Final = 20
+# At 1,000 events per second each, they use some 20 % of a core.
+MAX_SUBSCRIBERS: Final = 20
 
 # Events that are written at once.
-AT_ONCE: Final = 100
+BATCH: Final = 100
 
 FAILURES: Final = frozenset((Outcome.ERROR, Outcome.SUPPRESSED, Outcome.FALLBACK))
 
 _encode = msgspec.json.Encoder().encode
 
 
-def listening(reading: Reading, query: EventsQuery) -> live_shapes.Listening:
-    """Return the first event: from here on, nothing that matches is left out unsaid."""
-    return live_shapes.Listening(
-        time=reading.now, version=reading.version, rate=query.rate
-    )
+class EventsQuery(Struct, frozen=True):
+    """Filters of events, and how many to send."""
+
+    service: Annotated[
+        list[Name], Meta(description="Only these services.", examples=[["shop"]])
+    ] = field(default_factory=list)
+    graph: Annotated[
+        list[Name],
+        Meta(
+            description="Only these graphs; empty for executions outside any graph.",
+            examples=[["checkout"]],
+        ),
+    ] = field(default_factory=list)
+    node: Annotated[
+        list[Name],
+        Meta(
+            description="Only these nodes; for runs, the nodes at which they ended.",
+            examples=[["pay"]],
+        ),
+    ] = field(default_factory=list)
+    outcome: Annotated[
+        list[OutcomeName],
+        Meta(description="Only these outcomes.", examples=[["error"]]),
+    ] = field(default_factory=list)
+    failures: Annotated[
+        bool,
+        Meta(description="Short for the outcomes error, suppressed and fallback."),
+    ] = False
+    slower_than: Annotated[
+        str,
+        Meta(
+            pattern=rf"^{DURATION_PATTERN}$",
+            description="Only what took longer than this.",
+            examples=["2s", "500ms", "0.5"],
+            extra={"allowed": DURATION_TEXT},
+        ),
+    ] = "0"
+    runs: Annotated[bool, Meta(description="Also send runs when they end.")] = False
+    rate: Annotated[
+        int, Meta(ge=1, le=MAX_RATE, description="Events per second, at most.")
+    ] = MAX_RATE
+    limit: (
+        Annotated[
+            int,
+            Meta(ge=1, le=1_000_000, description="End after N executions and runs."),
+        ]
+        | None
+    ) = None
 
 
-class Events:
-    """Those who listen to the feed."""
+class Listening(ResponseBody):
+    """The first event of the stream; from here on no matching event is skipped.
 
-    def __init__(self, feed: EventStream) -> None:
-        self._feed = feed
+    Events that are left out are counted in a `missed` event.
+    """
 
-    @contextlib.contextmanager
-    def reader(self, query: EventsQuery, first: bytes) -> Iterator[Reader]:
-        """Let one listen within the block.
-
-        Args:
-            query: to what.
-            first: the first event's data.
-
-        Raises:
-            Problem: 503 when too many listen.
-        """
-        if len(self._feed.subscribers) >= MAX_LISTENERS:
-            raise Problem(
-                503,
-                "too_many_listeners",
-                f"{MAX_LISTENERS} listen already, which is the most there can be",
-                "close one, or read /api/v1/stream or /api/v1/failures",
-                {"Retry-After": "10"},
-            )
-        reader = _EventReader(query, first)
-        self._feed.subscribe(reader.listener)
-        try:
-            yield reader
-        finally:
-            self._feed.unsubscribe(reader.listener)
+    time: Moment
+    version: str
+    rate: Annotated[int, Meta(ge=1, description="events per second, at most")]
 
 
-class _EventReader(Reader):
-    """One listener's events, encoded when it is ready for them."""
+class MissedEvents(ResponseBody):
+    """How many matching events were left out since the previous `missed` event.
+
+    `limited` ones exceeded the rate, `slow` ones waited too long to be read.
+    """
+
+    limited: Count
+    slow: Count
+
+
+def listening(snapshot: AgentSnapshot, query: EventsQuery) -> Listening:
+    """Return the first event of a stream."""
+    return Listening(time=snapshot.now, version=snapshot.version, rate=query.rate)
+
+
+@contextlib.contextmanager
+def subscribe(
+    source: EventStream, query: EventsQuery, first: bytes
+) -> Iterator[Subscription]:
+    """Receive events within the block.
+
+    Args:
+        source: the source of events.
+        query: filters the events.
+        first: the data of the first event.
+
+    Raises:
+        Problem: 503 when there are too many subscribers.
+    """
+    if len(source.subscribers) >= MAX_SUBSCRIBERS:
+        raise Problem(
+            503,
+            "too_many_listeners",
+            f"{MAX_SUBSCRIBERS} event streams are open, which is the maximum",
+            "close one, or read /api/v1/stream or /api/v1/failures",
+            {"Retry-After": "10"},
+        )
+    subscription = _EventSubscription(query, first)
+    source.subscribe(subscription.listener)
+    try:
+        yield subscription
+    finally:
+        source.unsubscribe(subscription.listener)
+
+
+class _EventSubscription(Subscription):
+    """One subscriber's events, encoded when it is ready to receive them."""
 
     def __init__(self, query: EventsQuery, first: bytes) -> None:
         super().__init__()
         self.listener = Subscriber(_filter(query), query.rate, self.wake)
-        self._first: bytes | None = event("listening", first)
+        self._first: bytes | None = encode_event("listening", first)
 
-    def take(self, most: int) -> Piece | None:
+    def take(self, limit: int) -> Chunk | None:
         if self._first is not None:
             first, self._first = self._first, None
-            return Piece(first, 0)
-        made: list[bytes] = []
+            return Chunk(first, 0)
+        parts: list[bytes] = []
         events = 0
-        while events < min(most, AT_ONCE):
-            found = self.listener.read()
-            if found is None:
+        while events < min(limit, BATCH):
+            event = self.listener.read()
+            if event is None:
                 break
-            if isinstance(found, Counter):
-                made.append(event("missed", _encode(_missed(found))))
+            if isinstance(event, Counter):
+                parts.append(_encode_missed(event))
             else:
-                made.append(_event(found))
+                parts.append(_encode_event(event))
                 events += 1
-        return Piece(b"".join(made), events) if made else None
+        return Chunk(b"".join(parts), events) if parts else None
 
 
 def _filter(query: EventsQuery) -> Filter:
@@ -118,12 +187,13 @@ def _filter(query: EventsQuery) -> Filter:
     )
 
 
-def _event(found: Event) -> bytes:
-    name = "execution" if isinstance(found, ExecutionRecord) else "run"
-    return event(name, _encode(found))
+def _encode_event(event: Event) -> bytes:
+    name = "execution" if isinstance(event, ExecutionRecord) else "run"
+    return encode_event(name, _encode(event))
 
 
-def _missed(counts: Counter[MissReason]) -> live_shapes.Missed:
-    return live_shapes.Missed(
+def _encode_missed(counts: Counter[MissReason]) -> bytes:
+    missed = MissedEvents(
         limited=counts[MissReason.LIMITED], slow=counts[MissReason.SLOW]
     )
+    return encode_event("missed", _encode(missed))

@@ -1,73 +1,168 @@
-"""Answers about graphs: the list, one graph's figures, and the export."""
+"""Statistics of graphs: the list, one graph, and the export."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+from msgspec.structs import asdict
 
 from kaywatch.wire import EndReason, Outcome
 from kaywatch_agent.aggregate.bucket import Dimension
 from kaywatch_agent.aggregate.group_stats import GroupStats, SeriesGroups
+from kaywatch_agent.model.bounds import Count, Moment, Name, Rate, Seconds
 from kaywatch_agent.model.records import TopologyRecord
 from kaywatch_agent.model.series import OTHER, EndPoint, Kind, SeriesKey
-from kaywatch_agent.web.api import schema
-from kaywatch_agent.web.api.nodes import node_figures, outcomes_of
-from kaywatch_agent.web.api.parameters import (
-    ExportQuery,
-    GraphsQuery,
-    GraphStatsQuery,
-    window_seconds,
+from kaywatch_agent.web.api.nodes import NodeSummary, outcomes_of, summarize_nodes
+from kaywatch_agent.web.api.parameters import ScopeQuery, Service, WindowText
+from kaywatch_agent.web.api.schema import (
+    Account,
+    Outcomes,
+    ResponseBody,
+    WindowSeconds,
 )
 from kaywatch_agent.web.problems import not_found
-from kaywatch_agent.web.reading import Reading, Window, account, matching
+from kaywatch_agent.web.snapshot import AgentSnapshot, Window, matching
 
-__all__ = ["export", "graph_list", "graph_stats"]
+__all__ = ["export", "graph_stats", "list_graphs"]
 
 
-def graph_list(reading: Reading, query: GraphsQuery) -> schema.GraphList:
-    """Return the figures of all graphs that match, by name."""
-    window = _window(reading, query.window)
-    graphs = _graph_figures(reading, window, query.service, query.graph)
+class GraphStatsQuery(Struct, frozen=True, kw_only=True):
+    """One graph, and where to look for it."""
+
+    graph: Annotated[
+        Name, Meta(min_length=1, description="The graph, percent-encoded.")
+    ]
+    window: WindowText | None = None
+    service: Service | None = None
+
+
+class NodePerformance(ResponseBody):
+    """A node's executions within a graph."""
+
+    executions: Count
+    avg_time: Seconds | None
+    min_time: Seconds | None
+    max_time: Seconds | None
+
+
+class GraphSummary(ResponseBody):
+    """Statistics of one graph over all matching services.
+
+    The keys of `transition_counts` are like `pay->failed`: a node and the action it
+    returned. `failure_points` counts errors by the node that raised them. `visits` is
+    the number of nodes that its runs visited.
+    """
+
+    graph: str
+    services: list[str]
+    window: WindowSeconds | None
+    status: Literal["ok", "no_executions"]
+    total_executions: Count
+    success_rate: Rate | None
+    avg_execution_time: Seconds | None
+    total_time: Seconds | None
+    p50_execution_time: Seconds | None
+    p95_execution_time: Seconds | None
+    p99_execution_time: Seconds | None
+    outcomes: Outcomes
+    visits: Count
+    avg_visits: Annotated[float, Meta(ge=0)] | None
+    node_performance: dict[str, NodePerformance]
+    transition_counts: dict[str, int]
+    failure_points: dict[str, int]
+    completeness: Rate | None
+
+
+class EndCount(ResponseBody):
+    """The number of runs that ended at a node, with an action, for a reason.
+
+    `available` are the actions that have an edge from the node, if its action had
+    none; null for other reasons, and if the edges are unknown.
+    """
+
+    reason: str
+    node: str
+    action: str
+    count: Count
+    available: list[str] | None
+
+
+class GraphStats(GraphSummary):
+    """Everything that is known of one graph.
+
+    `never_run` are the nodes of the topology without an execution that ended in the
+    window; null if that is unknown.
+    """
+
+    ends: list[EndCount]
+    never_run: list[str] | None
+    topology: TopologyRecord | None
+    account: Account
+
+
+class GraphList(ResponseBody):
+    """The known graphs, by name."""
+
+    timestamp: Moment
+    window: WindowSeconds | None
+    graphs: list[GraphSummary]
+    account: Account
+
+
+class Export(ResponseBody):
+    """All nodes and graphs by name, in the form of KayGraph's MetricsExporter."""
+
+    timestamp: Moment
+    nodes: dict[str, NodeSummary]
+    graphs: dict[str, GraphSummary]
+
+
+def list_graphs(snapshot: AgentSnapshot, query: ScopeQuery) -> GraphList:
+    """Return the statistics of all matching graphs, by name."""
+    window = Window(snapshot, query.window)
+    graphs = _summarize(snapshot, window, query.service, query.graph)
     services = {service for graph in graphs for service in graph.services}
-    return schema.GraphList(
-        timestamp=reading.now,
+    return GraphList(
+        timestamp=snapshot.now,
         window=window.seconds,
         graphs=graphs,
-        account=account(window.completeness.of(services)),
+        account=Account.of(window.completeness.of(services)),
     )
 
 
-def graph_stats(reading: Reading, query: GraphStatsQuery) -> schema.GraphStats:
-    """Return all that is known of one graph.
+def graph_stats(snapshot: AgentSnapshot, query: GraphStatsQuery) -> GraphStats:
+    """Return everything that is known of one graph.
 
     Raises:
-        Problem: 404 for a graph that hasn't been seen.
+        Problem: 404 for an unknown graph.
     """
-    window = _window(reading, query.window)
-    found = _graph_figures(reading, window, query.service, query.graph)
-    if not found:
-        narrowed = f" in service {query.service!r}" if query.service else ""
-        known = {graph for graph, _ in _places(reading, query.service, None)}
-        raise not_found("graph", query.graph, known, "/api/v1/graphs", narrowed)
-    plain = {name: getattr(found[0], name) for name in found[0].__struct_fields__}
-    topology = _topology(reading, query)
-    return schema.GraphStats(
-        **plain,
-        ends=_ends(reading, window, query, topology),
-        never_run=_never_run(topology, found[0].node_performance),
+    window = Window(snapshot, query.window)
+    graphs = _summarize(snapshot, window, query.service, query.graph)
+    if not graphs:
+        scope = f" in service {query.service!r}" if query.service else ""
+        known = {graph for graph, _ in _places(snapshot, query.service, None)}
+        raise not_found("graph", query.graph, known, "/api/v1/graphs", scope)
+    topology = _topology(snapshot, query)
+    return GraphStats(
+        **asdict(graphs[0]),
+        ends=_ends(snapshot, window, query, topology),
+        never_run=_never_run(topology, graphs[0].node_performance),
         topology=topology,
-        account=account(window.completeness.of(found[0].services)),
+        account=Account.of(window.completeness.of(graphs[0].services)),
     )
 
 
-def export(reading: Reading, query: ExportQuery) -> schema.Export:
-    """Return everything in the form of KayGraph's exporter."""
-    window = _window(reading, query.window)
-    graphs = _graph_figures(reading, window, query.service, query.graph)
-    return schema.Export(
-        timestamp=reading.now,
-        nodes={node.node: node for node in node_figures(reading, window, query)},
+def export(snapshot: AgentSnapshot, query: ScopeQuery) -> Export:
+    """Return all nodes and graphs in the form of KayGraph's exporter."""
+    window = Window(snapshot, query.window)
+    graphs = _summarize(snapshot, window, query.service, query.graph)
+    nodes = summarize_nodes(snapshot, window, query)
+    return Export(
+        timestamp=snapshot.now,
+        nodes={node.node: node for node in nodes},
         graphs={graph.graph: graph for graph in graphs},
     )
 
@@ -75,16 +170,12 @@ def export(reading: Reading, query: ExportQuery) -> schema.Export:
 # -- inside --------------------------------------------------------------------------
 
 
-def _window(reading: Reading, text: str | None) -> Window:
-    return Window(reading, window_seconds(text))
-
-
 def _places(
-    reading: Reading, service: str | None, graph: str | None
+    snapshot: AgentSnapshot, service: str | None, graph: str | None
 ) -> set[tuple[str, str]]:
-    """Return the (graph, service) pairs that match, from runs, nodes and wirings."""
-    seen = {(key.graph, key.service) for key in reading.of(Kind.RUN, Kind.NODE)}
-    seen.update((name, owner) for owner, name in reading.view.topologies)
+    """Return the matching (graph, service) of runs, nodes and topologies."""
+    seen = {(key.graph, key.service) for key in snapshot.series(Kind.RUN, Kind.NODE)}
+    seen.update((name, owner) for owner, name in snapshot.view.topologies)
     return {
         (name, owner)
         for name, owner in seen
@@ -92,10 +183,10 @@ def _places(
     }
 
 
-def _graph_figures(
-    reading: Reading, window: Window, service: str | None, graph: str | None
-) -> list[schema.GraphFigures]:
-    places = _places(reading, service, graph)
+def _summarize(
+    snapshot: AgentSnapshot, window: Window, service: str | None, graph: str | None
+) -> list[GraphSummary]:
+    places = _places(snapshot, service, graph)
     services: dict[str, list[str]] = defaultdict(list)
     for name, owner in sorted(places):
         services[name].append(owner)
@@ -103,12 +194,12 @@ def _graph_figures(
     def run(key: SeriesKey) -> str | None:
         return key.graph if (key.graph, key.service) in places else None
 
-    # A graph of which no run has ended is listed too.
-    groups = reading.groups([Kind.RUN], run, services)
-    columns = _runs(window.figures(groups))
-    nodes = _Nodes(reading, window, places)
+    # All graphs are named in advance, so that those without an ended run are listed.
+    groups = snapshot.groups([Kind.RUN], run, services)
+    columns = _runs(window.stats(groups))
+    nodes = _NodesByGraph(snapshot, window, places)
     return [
-        schema.GraphFigures(
+        GraphSummary(
             graph=name,
             services=services[name],
             window=window.seconds,
@@ -122,20 +213,20 @@ def _graph_figures(
     ]
 
 
-def _runs(figures: GroupStats) -> dict[str, list[Any]]:
+def _runs(stats: GroupStats) -> dict[str, list[Any]]:
     """Return the keys that come from runs, by group."""
-    p50, p95, p99 = figures.quantiles(0.5, 0.95, 0.99)
-    runs, visits = figures.executions.tolist(), figures.attempts.tolist()
+    p50, p95, p99 = stats.quantiles(0.5, 0.95, 0.99)
+    runs, visits = stats.executions.tolist(), stats.attempts.tolist()
     return {
         "status": ["ok" if count else "no_executions" for count in runs],
         "total_executions": runs,
-        "success_rate": figures.success_rates(),
-        "avg_execution_time": figures.averages(),
-        "total_time": figures.sums(),
+        "success_rate": stats.success_rates(),
+        "avg_execution_time": stats.averages(),
+        "total_time": stats.sums(),
         "p50_execution_time": p50,
         "p95_execution_time": p95,
         "p99_execution_time": p99,
-        "outcomes": outcomes_of(figures),
+        "outcomes": outcomes_of(stats),
         "visits": visits,
         "avg_visits": [
             seen / count if count else None
@@ -144,71 +235,72 @@ def _runs(figures: GroupStats) -> dict[str, list[Any]]:
     }
 
 
-class _Nodes:
-    """What the nodes of some graphs did, by graph."""
+class _NodesByGraph:
+    """Executions, transitions and errors of nodes, by graph and node."""
 
     def __init__(
-        self, reading: Reading, window: Window, places: set[tuple[str, str]]
+        self, snapshot: AgentSnapshot, window: Window, places: set[tuple[str, str]]
     ) -> None:
         def place(key: SeriesKey) -> tuple[str, str] | None:
-            mine = (key.graph, key.service) in places
-            return (key.graph, key.node) if mine else None
+            included = (key.graph, key.service) in places
+            return (key.graph, key.node) if included else None
 
-        performance: dict[str, dict[str, schema.NodePerformance]]
-        performance = {name: {} for name, _ in places}
-        self.performance = performance
+        self.performance: dict[str, dict[str, NodePerformance]]
+        self.performance = {name: {} for name, _ in places}
         self.transitions: dict[str, dict[str, int]] = {name: {} for name, _ in places}
         self.failures: dict[str, dict[str, int]] = {name: {} for name, _ in places}
-        groups = reading.groups([Kind.NODE], place)
-        figures = window.figures(groups, {Dimension.OUTCOME, Dimension.ACTION})
-        self._perform(groups, figures)
-        actions = reading.view.registry.actions.values
-        for group, number, count in figures.counted(Dimension.ACTION):
+        groups = snapshot.groups([Kind.NODE], place)
+        stats = window.stats(groups, {Dimension.OUTCOME, Dimension.ACTION})
+        self._add_performance(groups, stats)
+        actions = snapshot.view.registry.actions.values
+        for group, number, count in stats.counted(Dimension.ACTION):
             graph, node = groups.names[group]
             self.transitions[graph][f"{node}->{actions[number]}"] = count
 
-    def _perform(
-        self, groups: SeriesGroups[tuple[str, str]], figures: GroupStats
+    def _add_performance(
+        self, groups: SeriesGroups[tuple[str, str]], stats: GroupStats
     ) -> None:
-        average, least, most = figures.averages(), figures.leasts(), figures.mosts()
-        failed = figures.outcomes()[:, Outcome.ERROR].tolist()
+        average, least, most = stats.averages(), stats.leasts(), stats.mosts()
+        errors = stats.outcomes()[:, Outcome.ERROR].tolist()
         for (graph, node), n in sorted(groups.items()):
-            executions = int(figures.executions[n])
+            executions = int(stats.executions[n])
             if not executions:
                 continue
-            self.performance[graph][node] = schema.NodePerformance(
+            self.performance[graph][node] = NodePerformance(
                 executions=executions,
                 avg_time=average[n],
                 min_time=least[n],
                 max_time=most[n],
             )
-            if failed[n]:
-                self.failures[graph][node] = failed[n]
+            if errors[n]:
+                self.failures[graph][node] = errors[n]
 
 
 def _ends(
-    reading: Reading,
+    snapshot: AgentSnapshot,
     window: Window,
     query: GraphStatsQuery,
     topology: TopologyRecord | None,
-) -> list[schema.EndCount]:
+) -> list[EndCount]:
     matches = matching(service=query.service, graph=query.graph)
-    groups = reading.groups([Kind.RUN], lambda key: key.graph if matches(key) else None)
-    figures = window.figures(groups, {Dimension.ACTION})
-    ends = reading.view.registry.ends.values
-    found = [
-        schema.EndCount(
-            **ends[number]._asdict(),
+    groups = snapshot.groups(
+        [Kind.RUN], lambda key: key.graph if matches(key) else None
+    )
+    stats = window.stats(groups, {Dimension.ACTION})
+    values = snapshot.view.registry.ends.values
+    ends = [
+        EndCount(
+            **values[number]._asdict(),
             count=count,
-            available=_available(ends[number], topology),
+            available=_available(values[number], topology),
         )
-        for _, number, count in figures.counted(Dimension.ACTION)
+        for _, number, count in stats.counted(Dimension.ACTION)
     ]
-    return sorted(found, key=lambda end: (-end.count, end.reason, end.node))
+    return sorted(ends, key=lambda end: (-end.count, end.reason, end.node))
 
 
 def _available(end: EndPoint, topology: TopologyRecord | None) -> list[str] | None:
-    """Return the actions that would have led on from an unmatched one."""
+    """Return the actions that have an edge from the node of an unmatched action."""
     if end.reason != EndReason.UNMATCHED_ACTION or topology is None:
         return None
     if end.node not in topology.nodes:
@@ -218,20 +310,20 @@ def _available(end: EndPoint, topology: TopologyRecord | None) -> list[str] | No
 
 
 def _never_run(
-    topology: TopologyRecord | None, ran: Mapping[str, object]
+    topology: TopologyRecord | None, executed: Mapping[str, object]
 ) -> list[str] | None:
-    """Return the nodes that are wired and haven't run, in the topology's order."""
-    # Some nodes may be among those counted under `__other__`.
-    if topology is None or OTHER in ran:
+    """Return the nodes without executions, in the topology's order."""
+    # With executions under `__other__`, any of them may belong to any node.
+    if topology is None or OTHER in executed:
         return None
-    return [node for node in topology.nodes if node not in ran]
+    return [node for node in topology.nodes if node not in executed]
 
 
-def _topology(reading: Reading, query: GraphStatsQuery) -> TopologyRecord | None:
-    """Return a graph's wiring; that of several services is put together."""
+def _topology(snapshot: AgentSnapshot, query: GraphStatsQuery) -> TopologyRecord | None:
+    """Return a graph's topology; the union of those of several services."""
     records = [
         record
-        for (service, graph), record in sorted(reading.view.topologies.items())
+        for (service, graph), record in sorted(snapshot.view.topologies.items())
         if graph == query.graph and query.service in (None, service)
     ]
     if not records:

@@ -1,24 +1,29 @@
-"""Answers about calls of language models: in all, by model, by node and by graph."""
+"""Calls of language models: in total, by model, by node and by graph."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Mapping
-from typing import Any, Final, Generic, TypeVar
+from collections.abc import Callable, Hashable
+from typing import Annotated, Any, Final, Generic, TypeVar
+
+from msgspec import Meta
 
 from kaywatch_agent.aggregate.bucket import Dimension
 from kaywatch_agent.aggregate.group_stats import GroupStats
+from kaywatch_agent.model.bounds import Count, Moment, Rate
 from kaywatch_agent.model.series import Kind, SeriesKey
-from kaywatch_agent.web.api import llm_shapes
-from kaywatch_agent.web.api.parameters import LlmQuery, window_seconds
-from kaywatch_agent.web.reading import Reading, Window, matching
+from kaywatch_agent.web.api.parameters import Node, ScopeQuery
+from kaywatch_agent.web.api.schema import ResponseBody, WindowSeconds
+from kaywatch_agent.web.snapshot import AgentSnapshot, Window, matching
 
-__all__ = ["llm"]
+__all__ = ["COUNTS", "DISTRIBUTIONS", "DOLLARS", "PER_RUN", "llm"]
 
 T = TypeVar("T", bound=Hashable)
 
-# The client's metrics, and the keys that their sums become.
+Dollars = Annotated[float, Meta(ge=0, description="US dollars")]
+
+# The client's metrics, and the keys of the response that have their sums.
 COUNTS: Final = {
     "llm_calls": "calls",
     "llm_errors": "errors",
@@ -35,7 +40,7 @@ DOLLARS: Final = {
     "llm_cost_usd": "cost_usd",
     "llm_wasted_cost_usd": "wasted_cost_usd",
 }
-TIMES: Final = {
+DISTRIBUTIONS: Final = {
     "llm_seconds": "seconds",
     "llm_first_token_seconds": "first_token_seconds",
 }
@@ -43,65 +48,145 @@ PER_RUN: Final = {"llm_run_cost_usd": "cost_usd", "llm_run_tokens": "tokens"}
 
 _KINDS: Final = {
     **dict.fromkeys((*COUNTS, *DOLLARS), Kind.COUNT),
-    **dict.fromkeys((*TIMES, *PER_RUN), Kind.OBSERVE),
-}
-
-_NOTHING: Final[dict[str, Any]] = {
-    "count": 0,
-    **dict.fromkeys(("avg", "p50", "p95", "p99", "max")),
+    **dict.fromkeys((*DISTRIBUTIONS, *PER_RUN), Kind.OBSERVE),
 }
 
 
-def llm(reading: Reading, query: LlmQuery) -> llm_shapes.LlmAnswer:
-    """Return what calls of language models cost, took and wasted."""
-    window = Window(reading, window_seconds(query.window))
+class LlmQuery(ScopeQuery, frozen=True):
+    """Filters of calls, and a window."""
 
-    def sorted_by(name: Callable[[SeriesKey], T | None]) -> _Table[T]:
-        return _Table(reading, window, query, name)
+    node: Node | None = None
 
-    whole = sorted_by(lambda _: "")
-    models = sorted_by(_model)
-    nodes = sorted_by(lambda key: (key.graph, key.node) if _model(key) else None)
-    graphs = sorted_by(lambda key: key.graph)
-    services = {k.service for k in reading.of(Kind.COUNT) if k.metric == "llm_calls"}
-    wanted = services if query.service is None else {query.service}
-    return llm_shapes.LlmAnswer(
-        timestamp=reading.now,
+
+class Distribution(ResponseBody):
+    """How a value is distributed over calls or runs: how many there are, and more."""
+
+    count: Count = 0
+    avg: float | None = None
+    p50: float | None = None
+    p95: float | None = None
+    p99: float | None = None
+    max: float | None = None
+
+
+class LlmStats(ResponseBody):
+    """Calls of language models.
+
+    `errors` are the calls that failed. `rate_limited` counts responses with status
+    429, also those after which an SDK retried. Input tokens include cached ones.
+    `wasted` is the usage of attempts that raised an exception; the keys without
+    `wasted` include it. `cost_usd` does not include unpriced calls.
+    """
+
+    calls: Count
+    errors: Count
+    error_breakdown: dict[str, int]
+    rate_limited: Count
+    input_tokens: Count
+    output_tokens: Count
+    cached_tokens: Count
+    cost_usd: Dollars
+    wasted_input_tokens: Count
+    wasted_output_tokens: Count
+    wasted_cost_usd: Dollars
+    unpriced_calls: Count
+    calls_without_usage: Count
+    seconds: Distribution
+    first_token_seconds: Distribution
+
+
+class LlmPerRun(ResponseBody):
+    """What a run uses, over all runs with calls: US dollars, and tokens in and out."""
+
+    cost_usd: Distribution
+    tokens: Distribution
+
+
+class LlmModel(LlmStats):
+    """The calls of one model."""
+
+    model: str
+
+
+class LlmNode(LlmStats):
+    """The calls of one node; the names are empty for calls outside any node."""
+
+    graph: str
+    node: str
+
+
+class LlmGraph(LlmStats):
+    """The calls of the nodes of one graph."""
+
+    graph: str
+    per_run: LlmPerRun
+
+
+class LlmTotals(LlmStats):
+    """All calls."""
+
+    per_run: LlmPerRun
+
+
+class LlmResponse(ResponseBody):
+    """Calls of language models; the lists start with the highest cost."""
+
+    timestamp: Moment
+    window: WindowSeconds | None
+    completeness: Rate | None
+    totals: LlmTotals
+    models: list[LlmModel]
+    nodes: list[LlmNode]
+    graphs: list[LlmGraph]
+
+
+def llm(snapshot: AgentSnapshot, query: LlmQuery) -> LlmResponse:
+    """Return the cost, duration, errors and waste of calls of language models."""
+    window = Window(snapshot, query.window)
+
+    def group_by(name: Callable[[SeriesKey], T | None]) -> _CallTable[T]:
+        return _CallTable(snapshot, window, query, name)
+
+    total = group_by(lambda _: "")
+    models = group_by(_model)
+    nodes = group_by(lambda key: (key.graph, key.node) if _model(key) else None)
+    graphs = group_by(lambda key: key.graph)
+    calls = (k for k in snapshot.series(Kind.COUNT) if k.metric == "llm_calls")
+    services = {k.service for k in calls if query.service in (None, k.service)}
+    return LlmResponse(
+        timestamp=snapshot.now,
         window=window.seconds,
-        completeness=window.completeness.of(sorted(services & wanted)).ratio,
-        totals=llm_shapes.LlmTotals(**whole.figures(""), per_run=whole.per_run("")),
+        completeness=window.completeness.of(sorted(services)).ratio,
+        totals=LlmTotals(**total.stats(""), per_run=total.per_run("")),
         models=[
-            llm_shapes.LlmModel(model=name, **models.figures(name))
-            for name in models.dearest()
+            LlmModel(model=name, **models.stats(name)) for name in models.by_cost()
         ],
         nodes=[
-            llm_shapes.LlmNode(graph=at[0], node=at[1], **nodes.figures(at))
-            for at in nodes.dearest()
+            LlmNode(graph=place[0], node=place[1], **nodes.stats(place))
+            for place in nodes.by_cost()
         ],
         graphs=[
-            llm_shapes.LlmGraph(
-                graph=name, **graphs.figures(name), per_run=graphs.per_run(name)
-            )
-            for name in graphs.dearest()
+            LlmGraph(graph=name, **graphs.stats(name), per_run=graphs.per_run(name))
+            for name in graphs.by_cost()
         ],
     )
 
 
-class _Sums:
+class _Row:
     """The metrics of one row, by name."""
 
     def __init__(self) -> None:
         self.totals: dict[str, float] = defaultdict(float)
         self.errors: dict[str, int] = {}
-        self.spreads: dict[str, dict[str, Any]] = {}
+        self.distributions: dict[str, Distribution] = defaultdict(Distribution)
 
 
-class _Table(Generic[T]):
-    """The metrics of LLM calls, by whatever `name` returns for a series."""
+class _CallTable(Generic[T]):
+    """The metrics of calls; `name` returns the row of a series."""
 
     def __init__(
         self,
-        reading: Reading,
+        snapshot: AgentSnapshot,
         window: Window,
         query: LlmQuery,
         name: Callable[[SeriesKey], T | None],
@@ -112,89 +197,78 @@ class _Table(Generic[T]):
             if _KINDS.get(key.metric) is not key.kind or not matches(key):
                 return None
             row = name(key)
-            type = (
-                dict(key.labels).get("type", "") if key.metric == "llm_errors" else ""
-            )
+            is_error = key.metric == "llm_errors"
+            type = dict(key.labels).get("type", "") if is_error else ""
             return None if row is None else (row, key.metric, type)
 
-        groups = reading.groups([Kind.COUNT, Kind.OBSERVE], group)
-        figures = window.figures(groups, {Dimension.HISTOGRAM})
-        spreads = _spreads(figures)
-        self._rows: dict[T, _Sums] = {}
-        for (row, metric, type), number in groups.items():
-            if not figures.executions[number]:
+        groups = snapshot.groups([Kind.COUNT, Kind.OBSERVE], group)
+        stats = window.stats(groups, {Dimension.HISTOGRAM})
+        distributions = _distributions(stats)
+        self._rows: defaultdict[T, _Row] = defaultdict(_Row)
+        for (name_of_row, metric, type), number in groups.items():
+            if not stats.executions[number]:
                 continue
-            sums = self._rows.setdefault(row, _Sums())
-            total = float(figures.total[number])
-            sums.totals[metric] += total
-            sums.spreads[metric] = spreads[number]
+            row = self._rows[name_of_row]
+            total = float(stats.total[number])
+            row.totals[metric] += total
+            row.distributions[metric] = distributions[number]
             if metric == "llm_errors":
-                sums.errors[type] = _whole(total)
+                row.errors[type] = _count(total)
 
-    def dearest(self) -> list[T]:
-        """Return the rows, those that cost most first."""
+    def by_cost(self) -> list[T]:
+        """Return the names of the rows, the highest cost first."""
 
-        def rank(row: T) -> tuple[float, float, str]:
-            totals = self._rows[row].totals
-            return -totals["llm_cost_usd"], -totals["llm_calls"], str(row)
+        def rank(name: T) -> tuple[float, float, str]:
+            totals = self._rows[name].totals
+            return -totals["llm_cost_usd"], -totals["llm_calls"], str(name)
 
         return sorted(self._rows, key=rank)
 
-    def figures(self, row: T) -> dict[str, Any]:
-        """Return the keys of LlmFigures."""
-        sums = self._rows.get(row, _Sums())
-        totals: Mapping[str, float] = sums.totals
-        errors = sorted(sums.errors.items(), key=lambda item: (-item[1], item[0]))
+    def stats(self, name: T) -> dict[str, Any]:
+        """Return the keys of `LlmStats` of a row."""
+        row = self._rows[name]
+        totals = row.totals
+        errors = sorted(row.errors.items(), key=lambda item: (-item[1], item[0]))
         return {
-            **{key: _whole(totals.get(name, 0)) for name, key in COUNTS.items()},
-            **{key: _dollars(totals.get(name, 0)) for name, key in DOLLARS.items()},
-            **{key: _times(sums.spreads.get(name)) for name, key in TIMES.items()},
+            **{key: _count(totals[metric]) for metric, key in COUNTS.items()},
+            **{key: _dollars(totals[metric]) for metric, key in DOLLARS.items()},
+            **{key: row.distributions[m] for m, key in DISTRIBUTIONS.items()},
             "error_breakdown": dict(errors),
         }
 
-    def per_run(self, row: T) -> llm_shapes.LlmRuns:
-        """Return what the runs cost, each as a whole."""
-        spreads = self._rows.get(row, _Sums()).spreads
-        return llm_shapes.LlmRuns(
-            **{
-                key: llm_shapes.LlmSpread(**spreads.get(name, _NOTHING))
-                for name, key in PER_RUN.items()
-            }
-        )
+    def per_run(self, name: T) -> LlmPerRun:
+        """Return what the runs of a row use."""
+        distributions = self._rows[name].distributions
+        keys = {key: distributions[metric] for metric, key in PER_RUN.items()}
+        return LlmPerRun(**keys)
 
 
 def _model(key: SeriesKey) -> str | None:
-    """Return the model of a call's series; None for one of runs."""
+    """Return the model of a call's series; None for a series of runs."""
     if key.metric in PER_RUN:
         return None
     return dict(key.labels).get("model", "unknown")
 
 
-def _spreads(figures: GroupStats) -> list[dict[str, Any]]:
+def _distributions(stats: GroupStats) -> list[Distribution]:
     """Return the distribution of each group's values."""
-    p50, p95, p99 = figures.quantiles(0.5, 0.95, 0.99)
+    p50, p95, p99 = stats.quantiles(0.5, 0.95, 0.99)
     columns = {
-        "count": figures.executions.tolist(),
-        "avg": figures.averages(),
+        "count": stats.executions.tolist(),
+        "avg": stats.averages(),
         "p50": p50,
         "p95": p95,
         "p99": p99,
-        "max": figures.mosts(),
+        "max": stats.mosts(),
     }
     rows = zip(*columns.values(), strict=True)
-    return [dict(zip(columns, row, strict=True)) for row in rows]
+    return [Distribution(**dict(zip(columns, row, strict=True))) for row in rows]
 
 
-def _times(spread: dict[str, Any] | None) -> llm_shapes.LlmTimes:
-    found = spread or _NOTHING
-    names = llm_shapes.LlmTimes.__struct_fields__
-    return llm_shapes.LlmTimes(**{name: found[name] for name in names})
-
-
-def _whole(total: float) -> int:
-    """Return a sum that a client may have sent anything for."""
+def _count(total: float) -> int:
     return round(_dollars(total))
 
 
 def _dollars(total: float) -> float:
+    """Return a sum; 0 for what is none, because clients may send any number."""
     return total if 0 <= total < math.inf else 0.0

@@ -1,28 +1,37 @@
-"""Answers about nodes: the list, one node's figures, and the export's nodes."""
+"""Statistics of nodes: the list, one node, and the nodes of the export."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import groupby
 from operator import itemgetter
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
+
+from msgspec import Meta
+from msgspec.structs import asdict
 
 from kaywatch.wire import Outcome
 from kaywatch_agent.aggregate.bucket import Dimension
 from kaywatch_agent.aggregate.group_stats import GroupStats, SeriesGroups
+from kaywatch_agent.model.bounds import Count, Moment, Name, Rate, Seconds
 from kaywatch_agent.model.series import Kind, Labels, SeriesKey
-from kaywatch_agent.web.api import schema
-from kaywatch_agent.web.api.parameters import NodesQuery, NodeStatsQuery, window_seconds
-from kaywatch_agent.web.problems import not_found
-from kaywatch_agent.web.reading import Matches, Reading, Window, account, matching
+from kaywatch_agent.web.api.parameters import ScopeQuery
+from kaywatch_agent.web.api.schema import (
+    Account,
+    Outcomes,
+    ResponseBody,
+    WindowSeconds,
+)
+from kaywatch_agent.web.problems import Problem, not_found
+from kaywatch_agent.web.snapshot import AgentSnapshot, Matches, Window, matching
 
-__all__ = ["node_figures", "node_list", "node_stats", "outcomes_of"]
+__all__ = ["NodeSummary", "list_nodes", "node_stats", "outcomes_of", "summarize_nodes"]
 
 # The custom metrics of KayGraph's monitoring page, which have keys of their own.
 DATA_SIZE: Final = "data_size"
 PROCESSING_RATE: Final = "processing_rate"
 MEMORY: Final = "memory_mb"
-PAGE: Final = frozenset({DATA_SIZE, PROCESSING_RATE, MEMORY})
+PAGE_METRICS: Final = frozenset({DATA_SIZE, PROCESSING_RATE, MEMORY})
 
 CUSTOM_KINDS: Final[dict[Kind, Literal["observe", "count", "gauge"]]] = {
     Kind.OBSERVE: "observe",
@@ -31,59 +40,148 @@ CUSTOM_KINDS: Final[dict[Kind, Literal["observe", "count", "gauge"]]] = {
 }
 
 
-def node_list(reading: Reading, query: NodesQuery) -> schema.NodeList:
-    """Return the figures of all nodes that match, by name."""
-    window = _window(reading, query)
-    nodes = node_figures(reading, window, query)
+class NodeStatsQuery(ScopeQuery, frozen=True, kw_only=True):
+    """One node, and where to look for it."""
+
+    node: Annotated[Name, Meta(min_length=1, description="The node, percent-encoded.")]
+
+
+class NodeSummary(ResponseBody):
+    """Statistics of one node over all matching services and graphs.
+
+    `retry_rate` is the share of attempts that were retries. `completeness` is the share
+    that arrived of what the clients of its services recorded. `wait` is the time
+    between attempts. The averages by phase, and `total_items` (the items of a batch
+    node), are null if no execution has them.
+    """
+
+    node: str
+    services: tuple[str, ...]
+    graphs: tuple[str, ...]
+    window: WindowSeconds | None
+    total_executions: Count
+    success_rate: Rate | None
+    avg_execution_time: Seconds | None
+    min_execution_time: Seconds | None
+    max_execution_time: Seconds | None
+    total_retries: Count
+    avg_prep_time: Seconds | None
+    avg_exec_time: Seconds | None
+    avg_wait_time: Seconds | None
+    avg_post_time: Seconds | None
+    total_items: Count | None
+    p50_execution_time: Seconds | None
+    p90_execution_time: Seconds | None
+    p95_execution_time: Seconds | None
+    p99_execution_time: Seconds | None
+    outcomes: Outcomes
+    error_rate: Rate | None
+    retry_rate: Rate | None
+    actions: dict[str, int]
+    error_breakdown: dict[str, int]
+    avg_data_size: float | None
+    max_data_size: float | None
+    min_data_size: float | None
+    avg_processing_rate: float | None
+    max_processing_rate: float | None
+    peak_memory_mb: float | None
+    last_execution: Moment | None
+    completeness: Rate | None
+
+
+class ErrorCount(ResponseBody):
+    """The number of errors of one type from one phase of a node."""
+
+    type: str
+    phase: str
+    count: Count
+
+
+class CustomMetric(ResponseBody):
+    """A custom metric of one node with one set of labels."""
+
+    name: str
+    kind: Literal["observe", "count", "gauge"]
+    labels: dict[str, str]
+    count: Count
+    sum: float | None
+    avg: float | None
+    min: float | None
+    max: float | None
+    last: float | None
+    p50: float | None
+    p95: float | None
+    p99: float | None
+
+
+class NodeStats(NodeSummary):
+    """Everything that is known of one node."""
+
+    errors: list[ErrorCount]
+    custom: list[CustomMetric]
+    account: Account
+
+
+class NodeList(ResponseBody):
+    """The known nodes, by name."""
+
+    timestamp: Moment
+    window: WindowSeconds | None
+    nodes: list[NodeSummary]
+    account: Account
+
+
+def list_nodes(snapshot: AgentSnapshot, query: ScopeQuery) -> NodeList:
+    """Return the statistics of all matching nodes, by name."""
+    window = Window(snapshot, query.window)
+    nodes = summarize_nodes(snapshot, window, query)
     services = {service for node in nodes for service in node.services}
-    return schema.NodeList(
-        timestamp=reading.now,
+    return NodeList(
+        timestamp=snapshot.now,
         window=window.seconds,
         nodes=nodes,
-        account=account(window.completeness.of(services)),
+        account=Account.of(window.completeness.of(services)),
     )
 
 
-def node_stats(reading: Reading, query: NodeStatsQuery) -> schema.NodeStats:
-    """Return all that is known of one node.
+def node_stats(snapshot: AgentSnapshot, query: NodeStatsQuery) -> NodeStats:
+    """Return everything that is known of one node.
 
     Raises:
-        Problem: 404 for a node that hasn't been seen.
+        Problem: 404 for an unknown node.
     """
-    window = _window(reading, query)
-    found = node_figures(reading, window, query, query.node)
-    if not found:
-        raise _unknown(reading, query)
-    # msgspec.structs.asdict would turn the nested ones into dicts as well.
-    plain = {name: getattr(found[0], name) for name in found[0].__struct_fields__}
-    return schema.NodeStats(
-        **plain,
-        errors=_errors(reading, window, query),
-        custom=_custom(reading, window, query),
-        account=account(window.completeness.of(found[0].services)),
+    window = Window(snapshot, query.window)
+    nodes = summarize_nodes(snapshot, window, query, query.node)
+    if not nodes:
+        raise _unknown_node(snapshot, query)
+    return NodeStats(
+        **asdict(nodes[0]),
+        errors=_errors(snapshot, window, query),
+        custom=_custom_metrics(snapshot, window, query),
+        account=Account.of(window.completeness.of(nodes[0].services)),
     )
 
 
-def node_figures(
-    reading: Reading, window: Window, query: NodesQuery, node: str | None = None
-) -> list[schema.NodeFigures]:
-    """Return the figures of nodes, by name: of all that match, or of one."""
+def summarize_nodes(
+    snapshot: AgentSnapshot, window: Window, query: ScopeQuery, node: str | None = None
+) -> list[NodeSummary]:
+    """Return the statistics of all matching nodes, or of one, by name."""
     matches = _matches(query, node)
-    places = dict(_places(reading, matches))
-    groups = reading.groups(
+    places = dict(_places(snapshot, matches))
+    groups = snapshot.groups(
         [Kind.NODE], lambda key: key.node if matches(key) else None, places
     )
-    figures = window.figures(groups)
-    columns = _executions(figures) | _counts(reading, figures)
-    columns |= _page(reading, window, query, groups)
+    stats = window.stats(groups)
+    columns = _executions(stats) | _counts(snapshot, stats)
+    columns |= _page_metrics(snapshot, window, query, groups)
     peaks = columns["peak_memory_mb"]
-    found = []
+    nodes = []
     for name, group in groups.items():
         services, graphs = places[name]
         if peaks[group] is None:
-            peaks[group] = reading.memory_mb(services)
-        found.append(
-            schema.NodeFigures(
+            peaks[group] = snapshot.memory_mb(services)
+        nodes.append(
+            NodeSummary(
                 node=name,
                 services=services,
                 graphs=graphs,
@@ -92,41 +190,37 @@ def node_figures(
                 **{key: column[group] for key, column in columns.items()},
             )
         )
-    return found
+    return nodes
 
 
-def outcomes_of(figures: GroupStats) -> list[schema.Outcomes]:
-    """Return the outcomes of each group."""
-    words = [outcome.name.lower() for outcome in Outcome]
+def outcomes_of(stats: GroupStats) -> list[Outcomes]:
+    """Return the number of executions with each outcome, by group."""
+    names = [outcome.name.lower() for outcome in Outcome]
     return [
-        schema.Outcomes(**dict(zip(words, counts, strict=True)))
-        for counts in zip(*figures.outcomes().T.tolist(), strict=True)
+        Outcomes(**dict(zip(names, counts, strict=True)))
+        for counts in zip(*stats.outcomes().T.tolist(), strict=True)
     ]
 
 
 # -- inside --------------------------------------------------------------------------
 
 
-def _window(reading: Reading, query: NodesQuery) -> Window:
-    return Window(reading, window_seconds(query.window))
-
-
-def _matches(query: NodesQuery, node: str | None) -> Matches:
+def _matches(query: ScopeQuery, node: str | None) -> Matches:
     return matching(service=query.service, graph=query.graph, node=node)
 
 
-def _executions(figures: GroupStats) -> dict[str, list[Any]]:
-    """Return the keys of NodeFigures that come from executions, by group."""
-    p50, p90, p95, p99 = figures.quantiles(0.5, 0.9, 0.95, 0.99)
-    ran = zip(figures.executions.tolist(), figures.last_time.tolist(), strict=True)
-    phases = figures.phases()
+def _executions(stats: GroupStats) -> dict[str, list[Any]]:
+    """Return the keys of NodeSummary that come from executions, by group."""
+    p50, p90, p95, p99 = stats.quantiles(0.5, 0.9, 0.95, 0.99)
+    ends = zip(stats.executions.tolist(), stats.last_time.tolist(), strict=True)
+    phases = stats.phases()
     return {
-        "total_executions": figures.executions.tolist(),
-        "success_rate": figures.success_rates(),
-        "avg_execution_time": figures.averages(),
-        "min_execution_time": figures.leasts(),
-        "max_execution_time": figures.mosts(),
-        "total_retries": figures.retries().tolist(),
+        "total_executions": stats.executions.tolist(),
+        "success_rate": stats.success_rates(),
+        "avg_execution_time": stats.averages(),
+        "min_execution_time": stats.leasts(),
+        "max_execution_time": stats.mosts(),
+        "total_retries": stats.retries().tolist(),
         "avg_prep_time": phases.average("prep"),
         "avg_exec_time": phases.average("exec"),
         "avg_wait_time": phases.average("wait"),
@@ -136,21 +230,21 @@ def _executions(figures: GroupStats) -> dict[str, list[Any]]:
         "p90_execution_time": p90,
         "p95_execution_time": p95,
         "p99_execution_time": p99,
-        "outcomes": outcomes_of(figures),
-        "error_rate": figures.error_rates(),
-        "retry_rate": figures.retry_rates(),
-        "last_execution": [time if n else None for n, time in ran],
+        "outcomes": outcomes_of(stats),
+        "error_rate": stats.error_rates(),
+        "retry_rate": stats.retry_rates(),
+        "last_execution": [time if count else None for count, time in ends],
     }
 
 
-def _counts(reading: Reading, figures: GroupStats) -> dict[str, list[Any]]:
+def _counts(snapshot: AgentSnapshot, stats: GroupStats) -> dict[str, list[Any]]:
     """Return the keys that count by name: actions, and types of errors."""
-    registry = reading.view.registry
-    actions: list[dict[str, int]] = [{} for _ in range(len(figures))]
-    errors: list[dict[str, int]] = [{} for _ in range(len(figures))]
-    for group, number, count in figures.counted(Dimension.ACTION):
+    registry = snapshot.view.registry
+    actions: list[dict[str, int]] = [{} for _ in range(len(stats))]
+    errors: list[dict[str, int]] = [{} for _ in range(len(stats))]
+    for group, number, count in stats.counted(Dimension.ACTION):
         actions[group][registry.actions.values[number]] = count
-    for group, number, count in figures.counted(Dimension.ERROR):
+    for group, number, count in stats.counted(Dimension.ERROR):
         name = registry.errors.values[number].type
         errors[group][name] = errors[group].get(name, 0) + count
     return {
@@ -159,8 +253,8 @@ def _counts(reading: Reading, figures: GroupStats) -> dict[str, list[Any]]:
     }
 
 
-def _page(
-    reading: Reading, window: Window, query: NodesQuery, nodes: SeriesGroups[str]
+def _page_metrics(
+    snapshot: AgentSnapshot, window: Window, query: ScopeQuery, nodes: SeriesGroups[str]
 ) -> dict[str, list[Any]]:
     """Return the keys that come from the page's custom metrics."""
     known = set(nodes.names)
@@ -168,11 +262,11 @@ def _page(
 
     def observed(metric: str) -> GroupStats:
         def name(key: SeriesKey) -> str | None:
-            mine = key.metric == metric and key.node in known and matches(key)
-            return key.node if mine else None
+            included = key.metric == metric and key.node in known and matches(key)
+            return key.node if included else None
 
-        groups = reading.groups([Kind.OBSERVE], name, nodes.names)
-        return window.figures(groups, ())
+        groups = snapshot.groups([Kind.OBSERVE], name, nodes.names)
+        return window.stats(groups, ())
 
     sizes, rates = observed(DATA_SIZE), observed(PROCESSING_RATE)
     return {
@@ -186,61 +280,65 @@ def _page(
 
 
 def _places(
-    reading: Reading, matches: Matches
+    snapshot: AgentSnapshot, matches: Matches
 ) -> Iterator[tuple[str, tuple[tuple[str, ...], tuple[str, ...]]]]:
-    """Yield each node that matches, by name, with its services and its graphs."""
+    """Yield each matching node, by name, with its services and its graphs."""
     # Tuples, not lists: thousands of containers that the garbage collector has to
-    # look at are a pause of 30 ms, for the loop as well.
-    seen = {(k.node, k.service, k.graph) for k in reading.of(Kind.NODE) if matches(k)}
+    # examine are a pause of 30 ms, for the event loop as well.
+    seen = {
+        (k.node, k.service, k.graph) for k in snapshot.series(Kind.NODE) if matches(k)
+    }
     for node, places in groupby(sorted(seen), key=itemgetter(0)):
         _, services, graphs = zip(*places, strict=True)
         yield node, (tuple(sorted({*services})), tuple(sorted({*graphs})))
 
 
 def _errors(
-    reading: Reading, window: Window, query: NodeStatsQuery
-) -> list[schema.ErrorCount]:
+    snapshot: AgentSnapshot, window: Window, query: NodeStatsQuery
+) -> list[ErrorCount]:
     matches = _matches(query, query.node)
-    groups = reading.groups([Kind.NODE], lambda key: key.node if matches(key) else None)
-    values = reading.view.registry.errors.values
-    found = [
-        schema.ErrorCount(type=values[n].type, phase=values[n].phase, count=count)
-        for _, n, count in window.figures(groups, {Dimension.ERROR}).counted(
-            Dimension.ERROR
-        )
+    groups = snapshot.groups(
+        [Kind.NODE], lambda key: key.node if matches(key) else None
+    )
+    stats = window.stats(groups, {Dimension.ERROR})
+    values = snapshot.view.registry.errors.values
+    errors = [
+        ErrorCount(type=values[n].type, phase=values[n].phase, count=count)
+        for _, n, count in stats.counted(Dimension.ERROR)
     ]
-    return sorted(found, key=lambda error: (-error.count, error.type, error.phase))
+    return sorted(errors, key=lambda error: (-error.count, error.type, error.phase))
 
 
-def _custom(
-    reading: Reading, window: Window, query: NodeStatsQuery
-) -> list[schema.CustomMetric]:
+def _custom_metrics(
+    snapshot: AgentSnapshot, window: Window, query: NodeStatsQuery
+) -> list[CustomMetric]:
     matches = _matches(query, query.node)
 
     def name(key: SeriesKey) -> tuple[str, Kind, Labels] | None:
-        page = key.kind is Kind.OBSERVE and key.metric in PAGE
-        mine = matches(key) and not page
-        return (key.metric, key.kind, key.labels) if mine else None
+        has_own_key = key.kind is Kind.OBSERVE and key.metric in PAGE_METRICS
+        included = matches(key) and not has_own_key
+        return (key.metric, key.kind, key.labels) if included else None
 
-    groups = reading.groups(CUSTOM_KINDS, name)
-    figures = window.figures(groups, {Dimension.HISTOGRAM})
-    p50, p95, p99 = figures.quantiles(0.5, 0.95, 0.99)
-    average, least, most = figures.averages(), figures.leasts(), figures.mosts()
-    total, last = figures.sums(), figures.lasts()
+    groups = snapshot.groups(CUSTOM_KINDS, name)
+    stats = window.stats(groups, {Dimension.HISTOGRAM})
+    p50, p95, p99 = stats.quantiles(0.5, 0.95, 0.99)
+    columns = {
+        "count": stats.executions.tolist(),
+        "sum": stats.sums(),
+        "avg": stats.averages(),
+        "min": stats.leasts(),
+        "max": stats.mosts(),
+        "last": stats.lasts(),
+        "p50": p50,
+        "p95": p95,
+        "p99": p99,
+    }
     return [
-        schema.CustomMetric(
+        CustomMetric(
             name=metric,
             kind=CUSTOM_KINDS[kind],
             labels=dict(labels),
-            count=int(figures.executions[n]),
-            sum=total[n],
-            avg=average[n],
-            min=least[n],
-            max=most[n],
-            last=last[n],
-            p50=p50[n],
-            p95=p95[n],
-            p99=p99[n],
+            **{key: column[n] for key, column in columns.items()},
         )
         for (metric, kind, labels), n in sorted(groups.items())
     ]
@@ -253,12 +351,12 @@ def _by_count(counts: dict[str, int]) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _unknown(reading: Reading, query: NodeStatsQuery) -> Exception:
-    narrowed = "".join(
-        f" in {what} {value!r}"
-        for what, value in (("graph", query.graph), ("service", query.service))
+def _unknown_node(snapshot: AgentSnapshot, query: NodeStatsQuery) -> Problem:
+    scope = "".join(
+        f" in {kind} {value!r}"
+        for kind, value in (("graph", query.graph), ("service", query.service))
         if value is not None
     )
     matches = _matches(query, None)
-    known = {key.node for key in reading.of(Kind.NODE) if matches(key)}
-    return not_found("node", query.node, known, "/api/v1/nodes", narrowed)
+    known = {key.node for key in snapshot.series(Kind.NODE) if matches(key)}
+    return not_found("node", query.node, known, "/api/v1/nodes", scope)

@@ -1,157 +1,143 @@
-"""Messages and receivers: looked at, tried again, forgotten, tested."""
+"""Notifications and receivers: listed, retried, purged and tested."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Annotated, Protocol
+from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from kaywatch_agent.model.alerts import MessageRecord, ReceiverRecord
-from kaywatch_agent.model.bounds import Count, Moment
-from kaywatch_agent.web.api.parameters import (
-    NoQuery,
-    NotificationsQuery,
-    ReceiverQuery,
-)
-from kaywatch_agent.web.api.schema import Body
+from kaywatch_agent.model.alerts import MessageRecord, MessageStatus, ReceiverRecord
+from kaywatch_agent.model.bounds import Count, Moment, Name
+from kaywatch_agent.web.api.parameters import NoQuery
+from kaywatch_agent.web.api.schema import ResponseBody
 from kaywatch_agent.web.problems import Problem, not_found
-from kaywatch_agent.web.reading import Reading
+from kaywatch_agent.web.snapshot import AgentSnapshot
+from kaywatch_agent.web.view import AgentView
 
 __all__ = [
-    "Done",
-    "MessageList",
-    "Post",
-    "ReceiverList",
-    "Some",
-    "done",
-    "message_list",
-    "purge",
-    "receiver_list",
-    "retry",
-    "test",
+    "list_messages",
+    "list_receivers",
+    "purge_messages",
+    "retry_messages",
+    "send_test",
 ]
 
 
-class Post(Protocol):
-    """Where messages wait, and receivers are reached."""
+class NotificationsQuery(Struct, frozen=True):
+    """Filters of messages."""
 
-    def messages(self) -> Iterable[MessageRecord]:
-        """Return all messages that are kept now, the newest first, to be read once.
-
-        They are made as they are read, which may be in any thread.
-        """
-
-    def receivers(self) -> Sequence[ReceiverRecord]:
-        """Return how each receiver does."""
-
-    def retry(self, name: str | None) -> int:
-        """Send a dead message again, or all of them; return how many."""
-
-    def purge(self, name: str | None) -> int:
-        """Forget a dead message, or all of them; return how many."""
-
-    def test(self, receiver: str) -> None:
-        """Send a receiver a test."""
+    receiver: (
+        Annotated[Name, Meta(description="Only to this receiver.", examples=["ops"])]
+        | None
+    ) = None
+    status: (
+        Annotated[MessageStatus, Meta(description="Only with this status.")] | None
+    ) = None
+    limit: Annotated[int, Meta(ge=1, le=10_000, description="At most.")] = 100
 
 
-class MessageList(Body):
-    """Messages, the newest first; `matching` is how many there are in all."""
+class ReceiverQuery(Struct, frozen=True):
+    """One receiver."""
+
+    receiver: Annotated[
+        Name, Meta(min_length=1, description="The receiver, percent-encoded.")
+    ]
+
+
+class DeadMessages(Struct, frozen=True, forbid_unknown_fields=True):
+    """Which dead messages: one, or all."""
+
+    id: Annotated[
+        str, Meta(max_length=100, description="The message; all if empty.")
+    ] = ""
+
+
+class MessageList(ResponseBody):
+    """Messages, the newest first; `matching` ignores the limit."""
 
     timestamp: Moment
     matching: Count
     notifications: list[MessageRecord]
 
 
-class ReceiverList(Body):
+class ReceiverList(ResponseBody):
     """All receivers."""
 
     timestamp: Moment
     receivers: list[ReceiverRecord]
 
 
-class Some(Struct, frozen=True, forbid_unknown_fields=True):
-    """Which dead messages: one, or all."""
-
-    id: Annotated[str, Meta(max_length=100, description="Its id; all if empty.")] = ""
-
-
-class Done(Body):
-    """How many messages it concerned."""
+class MessageCount(ResponseBody):
+    """The number of messages that were changed, removed or added."""
 
     count: Count
 
 
-def message_list(reading: Reading, query: NotificationsQuery) -> MessageList:
-    """Return the messages that match."""
-    found = [
+def list_messages(snapshot: AgentSnapshot, query: NotificationsQuery) -> MessageList:
+    """Return the matching messages."""
+    messages = [
         message
-        for message in reading.letters.messages
+        for message in snapshot.messages
         if query.receiver in (None, message.receiver)
         and query.status in (None, message.status)
     ]
     return MessageList(
-        timestamp=reading.now,
-        matching=len(found),
-        notifications=found[: query.limit],
+        timestamp=snapshot.now,
+        matching=len(messages),
+        notifications=messages[: query.limit],
     )
 
 
-def receiver_list(reading: Reading, _: NoQuery) -> ReceiverList:
+def list_receivers(snapshot: AgentSnapshot, _: NoQuery) -> ReceiverList:
     """Return all receivers."""
-    receivers = list(reading.letters.receivers)
-    return ReceiverList(timestamp=reading.now, receivers=receivers)
+    receivers = list(snapshot.receivers)
+    return ReceiverList(timestamp=snapshot.now, receivers=receivers)
 
 
-def retry(post: Post, _: float, __: NoQuery, body: Some) -> Done:
+def retry_messages(agent: AgentView, _: NoQuery, body: DeadMessages) -> MessageCount:
     """Send dead messages again.
 
     Raises:
-        Problem: 404 for one that isn't there, or isn't dead.
+        Problem: 404 for a message that is unknown or not dead.
     """
-    _check(post, body)
-    return Done(count=post.retry(body.id or None))
+    _check_dead(agent, body)
+    return MessageCount(count=agent.delivery.retry(body.id or None))
 
 
-def purge(post: Post, _: float, __: NoQuery, body: Some) -> Done:
-    """Forget dead messages.
+def purge_messages(agent: AgentView, _: NoQuery, body: DeadMessages) -> MessageCount:
+    """Delete dead messages.
 
     Raises:
-        Problem: 404 for one that isn't there, or isn't dead.
+        Problem: 404 for a message that is unknown or not dead.
     """
-    _check(post, body)
-    return Done(count=post.purge(body.id or None))
+    _check_dead(agent, body)
+    return MessageCount(count=agent.delivery.purge(body.id or None))
 
 
-def test(post: Post, _: float, query: ReceiverQuery, __: None) -> Done:
-    """Send a receiver a test: that something fires, and that it is over.
+def send_test(agent: AgentView, query: ReceiverQuery, _: None) -> MessageCount:
+    """Send a receiver two test messages: an alert fires, and it is resolved.
 
     Raises:
-        Problem: 404 for one that isn't there, 400 for one that takes no messages.
+        Problem: 404 for an unknown receiver, 400 for one that gets no messages.
     """
-    kinds = {found.name: found.type for found in post.receivers()}
-    if query.receiver not in kinds:
-        raise not_found("receiver", query.receiver, kinds, "/api/v1/receivers")
-    if kinds[query.receiver] == "alertmanager":
+    types = {receiver.name: receiver.type for receiver in agent.delivery.receivers()}
+    if query.receiver not in types:
+        raise not_found("receiver", query.receiver, types, "/api/v1/receivers")
+    if types[query.receiver] == "alertmanager":
         raise Problem(
             400,
             "no_messages",
-            f"{query.receiver} is an Alertmanager: it is told what fires, not messages",
-            "amtool alert shows what it was told",
+            f"{query.receiver} is an Alertmanager: it is sent alerts, not messages",
+            "`amtool alert` shows the alerts that it was sent",
         )
-    post.test(query.receiver)
-    return Done(count=2)
+    agent.delivery.test(query.receiver)
+    return MessageCount(count=2)
 
 
-def done(_: Reading, found: Done) -> Done:
-    """Return what was done."""
-    return found
-
-
-# -- inside --------------------------------------------------------------------------
-
-
-def _check(post: Post, body: Some) -> None:
-    dead = [message.id for message in post.messages() if message.status == "dead"]
-    if body.id and body.id not in dead:
+def _check_dead(agent: AgentView, body: DeadMessages) -> None:
+    if not body.id:
+        return
+    messages = agent.delivery.messages()
+    dead = [message.id for message in messages if message.status == "dead"]
+    if body.id not in dead:
         raise not_found("dead message", body.id, dead, "/api/v1/notifications")

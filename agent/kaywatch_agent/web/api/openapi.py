@@ -1,75 +1,50 @@
-"""The OpenAPI 3.1 document, made from the table of routes and the answers' shapes."""
+"""The OpenAPI 3.1 document, built from the endpoints and the types of responses."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Final, Protocol
+from collections.abc import Iterable
+from typing import Any, Final
 
 import msgspec
 from msgspec import NODEFAULT, Struct
 
 from kaywatch_agent.web.api import schema
 from kaywatch_agent.web.api.parameters import inner
+from kaywatch_agent.web.endpoint import Endpoint
 
-__all__ = ["STATUSES", "document"]
+__all__ = ["document"]
 
 REF: Final = "#/components/schemas/{name}"
 
-# The error answers: what each status means here.
+# The meaning of each error status.
 STATUSES: Final = {
-    400: "A parameter, or what was sent, is missing, unknown or can't be used.",
-    401: "A token is needed, and there is none, or it is not known.",
-    404: "The name has not been seen, or there is no such path.",
-    403: "A page of another site sent this, it is meant for another host, or the token"
-    " may only read.",
-    408: "What was announced did not come in time.",
-    405: "The path is there, and answers to other methods: see Allow.",
-    413: "What was sent is too large.",
-    415: "What was sent is no JSON: see Content-Type.",
-    500: "A fault of the agent; its log has more.",
-    503: "The agent is too busy to answer; try again.",
+    400: "A parameter or the body is missing, unknown or invalid.",
+    401: "A token is required; there is none, or it is unknown.",
+    403: "Another site sent the request, it has an unknown host, or the token allows"
+    " reading only.",
+    404: "The name or the path is unknown.",
+    405: "The path does not support the method: see Allow.",
+    408: "The body was not complete in time.",
+    413: "The body is too large.",
+    415: "The body is not JSON: see Content-Type.",
+    500: "A fault of the agent; its log has the details.",
+    503: "The agent is too busy to respond; try again.",
 }
 SCHEMES: Final = ("bearer", "basic")
-EVERYWHERE: Final = (400, 401, 403, 405, 500)
+EVERYWHERE: Final = frozenset({400, 401, 403, 405, 500})
 
 
-class _Route(Protocol):
-    """What this needs to know of a route."""
-
-    @property
-    def path(self) -> str: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def summary(self) -> str: ...
-    @property
-    def parameters(self) -> type[Struct]: ...
-    @property
-    def shape(self) -> type[Struct] | None: ...
-    @property
-    def media(self) -> tuple[str, ...]: ...
-    @property
-    def errors(self) -> tuple[int, ...]: ...
-    @property
-    def also(self) -> Mapping[int, type[Struct]]: ...
-    @property
-    def method(self) -> str: ...
-    @property
-    def body(self) -> type[Struct] | None: ...
-    @property
-    def events(self) -> Mapping[str, type[Struct]]: ...
-
-
-def document(routes: Iterable[_Route], version: str) -> bytes:
+def document(endpoints: Iterable[Endpoint], version: str) -> bytes:
     """Return the document as JSON."""
-    routes = list(routes)
-    shapes = {route.shape: None for route in routes if route.shape is not None}
-    shapes |= {shape: None for route in routes for shape in route.events.values()}
-    shapes[schema.ErrorAnswer] = None
-    bodies = {route.body: None for route in routes if route.body is not None}
+    endpoints = list(endpoints)
+    responses = {e.response: None for e in endpoints if issubclass(e.response, Struct)}
+    responses |= {event: None for e in endpoints for event in e.events.values()}
+    responses[schema.ErrorResponse] = None
+    bodies = {e.body: None for e in endpoints if e.body is not None}
     paths: dict[str, dict[str, Any]] = {}
-    for route in routes:
-        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
+    for endpoint in endpoints:
+        operation = _operation(endpoint)
+        paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = operation
     return msgspec.json.encode(
         {
             "openapi": "3.1.0",
@@ -80,11 +55,12 @@ def document(routes: Iterable[_Route], version: str) -> bytes:
                 "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
             },
             "servers": [{"url": "/"}],
-            # The empty one: an agent without tokens asks for none.
-            "security": [{"bearer": []}, {"basic": []}, {}],
+            # The empty one is for agents without tokens.
+            "security": [*({name: []} for name in SCHEMES), {}],
             "paths": paths,
             "components": {
-                "schemas": _schemas(bodies) | _answers(shapes),
+                # A type of both kinds has optional keys in requests.
+                "schemas": _response_schemas(responses) | _schemas(bodies),
                 "securitySchemes": {
                     name: {"type": "http", "scheme": name} for name in SCHEMES
                 },
@@ -97,71 +73,66 @@ def document(routes: Iterable[_Route], version: str) -> bytes:
 # -- inside --------------------------------------------------------------------------
 
 
-def _schemas(shapes: Iterable[type[Struct]]) -> dict[str, Any]:
-    return msgspec.json.schema_components(shapes, ref_template=REF)[1]
+def _schemas(types: Iterable[type[Struct]]) -> dict[str, Any]:
+    return msgspec.json.schema_components(types, ref_template=REF)[1]
 
 
-def _answers(shapes: Iterable[type[Struct]]) -> dict[str, Any]:
-    """Return the schemas of answers, which have all of their keys and no others.
+def _response_schemas(types: Iterable[type[Struct]]) -> dict[str, Any]:
+    """Return the schemas of responses, which have all of their keys and no others.
 
-    A struct's defaults are for the wire and the store, where a field may be missing.
+    The defaults of a struct's fields are for the wire and the store.
     """
-    found = _schemas(shapes)
-    for shape in found.values():
+    schemas = _schemas(types)
+    for shape in schemas.values():
         if "properties" in shape:
             shape["required"] = list(shape["properties"])
             shape["additionalProperties"] = False
             for field in shape["properties"].values():
                 field.pop("default", None)
-    return found
+    return schemas
 
 
-def _operation(route: _Route) -> dict[str, Any]:
-    responses: dict[str, Any] = {"200": _success(route)}
-    for code, shape in route.also.items():
-        content = {"application/json": {"schema": _ref(shape)}}
-        responses[str(code)] = {"description": STATUSES[code], "content": content}
-    for code in sorted({*EVERYWHERE, *route.errors}):
+def _operation(endpoint: Endpoint) -> dict[str, Any]:
+    responses: dict[str, Any] = {"200": _success(endpoint)}
+    for code in sorted(EVERYWHERE | endpoint.errors):
         responses[str(code)] = {"$ref": f"#/components/responses/Error{code}"}
+    if endpoint.is_failure is not None:
+        responses["503"] = _success(endpoint)
     operation = {
-        "operationId": route.name,
-        "summary": route.summary,
-        "parameters": _parameters(route),
+        "operationId": endpoint.name,
+        "summary": endpoint.summary,
+        "parameters": _parameters(endpoint),
         "responses": responses,
     }
-    if route.body is not None:
-        content = {"application/json": {"schema": _ref(route.body)}}
+    if endpoint.body is not None:
+        content = {"application/json": {"schema": _ref(endpoint.body)}}
         operation["requestBody"] = {"required": True, "content": content}
     return operation
 
 
-def _success(route: _Route) -> dict[str, Any]:
-    description = route.summary
-    if route.shape is None or route.media:
-        for name, shape in route.events.items():
-            description += f" The data of a `{name}` is a {shape.__name__} as JSON."
-        anything: dict[str, Any] = {"schema": {}}
-        text = {"schema": {"type": "string"}}
-        content = {
-            media: anything if media == "application/json" else text
-            for media in route.media
-        }
-    else:
-        content = {"application/json": {"schema": _ref(route.shape)}}
+def _success(endpoint: Endpoint) -> dict[str, Any]:
+    description = endpoint.summary
+    for name, event in endpoint.events.items():
+        description += f" The data of a `{name}` is a {event.__name__} as JSON."
+    is_json = endpoint.media_types == ("application/json",)
+    shape: dict[str, Any] = {} if is_json else {"type": "string"}
+    if is_json and issubclass(endpoint.response, Struct):
+        shape = _ref(endpoint.response)
+    content = {media: {"schema": shape} for media in endpoint.media_types}
     return {"description": description, "content": content}
 
 
-def _parameters(route: _Route) -> list[dict[str, Any]]:
-    found = []
-    for field in msgspec.structs.fields(route.parameters):
-        in_path = f"{{{field.encode_name}}}" in route.path
+def _parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
+    parameters = []
+    for field in msgspec.structs.fields(endpoint.parameters):
+        in_path = f"{{{field.encode_name}}}" in endpoint.path
         shape = msgspec.json.schema(inner(field.type))
         description = shape.pop("description", "")
         if field.default is not NODEFAULT and field.default is not None:
             shape["default"] = field.default
         elif field.default_factory is not NODEFAULT:
             shape["default"] = field.default_factory()
-        found.append(
+        parameters.append(
             {
                 "name": field.encode_name,
                 "in": "path" if in_path else "query",
@@ -170,17 +141,17 @@ def _parameters(route: _Route) -> list[dict[str, Any]]:
                 "schema": shape,
             }
         )
-    return found
+    return parameters
 
 
 def _error(code: int) -> dict[str, Any]:
-    content = {"application/json": {"schema": _ref(schema.ErrorAnswer)}}
-    found: dict[str, Any] = {"description": STATUSES[code], "content": content}
+    content = {"application/json": {"schema": _ref(schema.ErrorResponse)}}
+    response: dict[str, Any] = {"description": STATUSES[code], "content": content}
     if code == 405:
-        text = {"schema": {"type": "string"}, "description": "The methods there are."}
-        found["headers"] = {"Allow": text}
-    return found
+        text = {"schema": {"type": "string"}, "description": "The supported methods."}
+        response["headers"] = {"Allow": text}
+    return response
 
 
-def _ref(shape: type[Struct]) -> dict[str, str]:
-    return {"$ref": REF.format(name=shape.__name__)}
+def _ref(kind: type[Struct]) -> dict[str, str]:
+    return {"$ref": REF.format(name=kind.__name__)}

@@ -1,146 +1,195 @@
-"""Silences made, changed and ended over HTTP, in Alertmanager's form."""
+"""Silences, in Alertmanager's format: listed, added, changed and expired."""
 
 from __future__ import annotations
 
 import datetime as dt
 import uuid
-from collections.abc import Mapping
-from typing import Final, Protocol
+from typing import Annotated, Any, Final, Literal
 
-from kaywatch_agent.rules.matchers import Matcher, matches
+from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec.structs import asdict
+
+from kaywatch_agent.model.bounds import Count, Moment, Name
+from kaywatch_agent.rules.matchers import Matcher
 from kaywatch_agent.rules.silence import Silence, validated
 from kaywatch_agent.rules.snapshot import AlertsSnapshot
-from kaywatch_agent.rules.state import AlertState
-from kaywatch_agent.web.api import alert_shapes as shapes
-from kaywatch_agent.web.api.parameters import NoQuery, SilenceQuery
+from kaywatch_agent.web.api.parameters import NoQuery
+from kaywatch_agent.web.api.schema import ResponseBody
 from kaywatch_agent.web.problems import Problem, not_found
-from kaywatch_agent.web.reading import Reading
+from kaywatch_agent.web.snapshot import AgentSnapshot
+from kaywatch_agent.web.view import AgentView
 
-__all__ = ["MAX_SILENCES", "Desk", "end", "make", "silence_row", "silenced"]
+__all__ = [
+    "MAX_SILENCES",
+    "SilenceBody",
+    "add_silence",
+    "changed_silence",
+    "expire_silence",
+    "list_silences",
+]
 
-# Each is looked at for each alert that fires, at each evaluation.
+# Every evaluation compares each of them with each firing alert.
 MAX_SILENCES: Final = 1_000
 
-# Longer than a person means; Alertmanager lets one do it, and it is forgotten there.
+# Nobody means to silence anything for longer. Alertmanager accepts such silences, and
+# people forget that they exist.
 MAX_LENGTH: Final = dt.timedelta(days=366)
 
+MAX_MATCHERS: Final = 20
 
-class Desk(Protocol):
-    """Where alerts are looked up and silences are made; `snapshot` from any thread."""
-
-    @property
-    def silences(self) -> Mapping[str, Silence]:
-        """All that are remembered, by id."""
-
-    @property
-    def counts(self) -> Mapping[AlertState, int]:
-        """How many alerts are in each state."""
-
-    def snapshot(self) -> AlertsSnapshot:
-        """Return all about alerts; waits for an evaluation's end."""
-
-    def put_silence(self, silence: Silence) -> None:
-        """Add a silence, or change one."""
-
-    def expire_silence(self, silence_id: str) -> bool:
-        """End a silence; return whether there was one to end."""
+State = Literal["active", "pending", "expired"]
+Text = Annotated[str, Meta(max_length=1000)]
 
 
-def make(desk: Desk, now: float, _: NoQuery, body: shapes.SilenceBody) -> Silence:
-    """Make a silence, or change the one with its id.
+class SilencesQuery(Struct, frozen=True):
+    """Filters of silences."""
+
+    state: Annotated[State, Meta(description="Only this state.")] | None = None
+
+
+class SilenceQuery(Struct, frozen=True):
+    """One silence."""
+
+    id: Annotated[Name, Meta(min_length=1, description="The silence's id.")]
+
+
+class SilenceStatus(ResponseBody):
+    """Whether a silence is in effect."""
+
+    state: State
+
+
+class SilenceView(Silence, frozen=True, kw_only=True, rename="camel"):
+    """One silence; `alerts` counts the firing alerts that it covers now."""
+
+    status: SilenceStatus
+    alerts: Count
+
+
+class SilenceList(ResponseBody):
+    """Silences, active ones first; expired ones are kept for 5 days."""
+
+    timestamp: Moment
+    silences: list[SilenceView]
+
+
+class SilenceResponse(ResponseBody, rename={"id": "silenceID"}):
+    """A silence that was added, changed or expired."""
+
+    id: str
+    silence: SilenceView
+
+
+class SilenceBody(
+    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"
+):
+    """A silence to add, or with the `id` of one to change, in Alertmanager's format.
+
+    Without `startsAt` it is in effect at once. `status`, `updatedAt` and `alerts` are
+    ignored, so that what was read can be sent again.
+    """
+
+    matchers: Annotated[list[Matcher], Meta(min_length=1, max_length=MAX_MATCHERS)]
+    ends_at: Annotated[
+        dt.datetime, Meta(tz=True, description="RFC 3339, later than startsAt and now")
+    ]
+    starts_at: Annotated[dt.datetime, Meta(tz=True)] | UnsetType = UNSET
+    id: Annotated[str, Meta(max_length=64)] = ""
+    created_by: Text = ""
+    comment: Text = ""
+    status: dict[str, Any] | UnsetType = UNSET
+    updated_at: str | UnsetType = UNSET
+    alerts: int | UnsetType = UNSET
+
+
+def list_silences(snapshot: AgentSnapshot, query: SilencesQuery) -> SilenceList:
+    """Return the matching silences, active ones first."""
+    alerts = snapshot.alerts()
+    views = [_view(silence, alerts) for silence in alerts.silences]
+    views = [view for view in views if query.state in (None, view.status.state)]
+    order = ("active", "pending", "expired")
+    views.sort(key=lambda v: (order.index(v.status.state), v.ends_at, v.id))
+    return SilenceList(timestamp=alerts.now, silences=views)
+
+
+def add_silence(agent: AgentView, _: NoQuery, body: SilenceBody) -> Silence:
+    """Add a silence, or change the one with its id.
 
     Raises:
-        Problem: 400 saying what is wrong with it, or 404 for an id that isn't there.
+        Problem: 400 for an invalid silence, or 404 for an unknown id.
     """
-    present = dt.datetime.fromtimestamp(now, dt.UTC)
-    if body.id and body.id not in desk.silences:
-        raise not_found("silence", body.id, desk.silences, "/api/v1/silences")
-    if not body.id and len(desk.silences) >= MAX_SILENCES:
+    silences = agent.alerting.silences
+    now = dt.datetime.fromtimestamp(agent.clock(), dt.UTC)
+    if body.id and body.id not in silences:
+        raise not_found("silence", body.id, silences, "/api/v1/silences")
+    if not body.id and len(silences) >= MAX_SILENCES:
         raise Problem(
             400,
             "too_many_silences",
-            f"there are {MAX_SILENCES} silences, those of the last days included",
-            "one with a regular expression says as much as many",
+            f"there are {MAX_SILENCES} silences, including those of the last days",
+            "use one with a regular expression in place of many",
         )
-    start = body.startsAt if isinstance(body.startsAt, dt.datetime) else present
-    if body.endsAt <= present:
-        raise _wrong("endsAt: is over already", "give a time to come, or DELETE it")
-    if body.endsAt - min(start, present) > MAX_LENGTH:
-        raise _wrong(
-            f"endsAt: more than {MAX_LENGTH.days} days from its start",
-            "what shall never be told is a rule with notify = []",
+    start = body.starts_at if isinstance(body.starts_at, dt.datetime) else now
+    if body.ends_at <= now:
+        raise _invalid("endsAt: is in the past", "give a later time, or use DELETE")
+    if body.ends_at - min(start, now) > MAX_LENGTH:
+        raise _invalid(
+            f"endsAt: more than {MAX_LENGTH.days} days after the start",
+            "to never be notified, set notify = [] in the rule",
         )
     silence = Silence(
         id=body.id or str(uuid.uuid4()),
-        matchers=tuple(
-            Matcher(m.name, m.value, m.isRegex, m.isEqual) for m in body.matchers
-        ),
+        matchers=tuple(body.matchers),
         starts_at=start.astimezone(dt.UTC),
-        ends_at=body.endsAt.astimezone(dt.UTC),
-        created_by=body.createdBy,
+        ends_at=body.ends_at.astimezone(dt.UTC),
+        created_by=body.created_by,
         comment=body.comment,
     )
     try:
         validated(silence)
     except ValueError as error:
-        text = str(error)
-        for ours, theirs in (("starts_at", "startsAt"), ("ends_at", "endsAt")):
-            text = text.replace(ours, theirs)
-        raise _wrong(text, "see docs/alerts.md, Silences") from None
-    desk.put_silence(silence)
+        text = str(error).replace("starts_at", "startsAt").replace("ends_at", "endsAt")
+        raise _invalid(text, "see docs/alerts.md, Silences") from None
+    agent.alerting.put_silence(silence)
     return silence
 
 
-def end(desk: Desk, now: float, query: SilenceQuery, _: None) -> Silence:
+def expire_silence(agent: AgentView, query: SilenceQuery, _: None) -> Silence:
     """End a silence now.
 
     Raises:
-        Problem: 404; also where it is over already.
+        Problem: 404 for an unknown silence, and for one that has expired.
     """
-    if not desk.expire_silence(query.id):
-        held = [name for name, s in desk.silences.items() if not s.is_expired(now)]
-        raise not_found("silence", query.id, held, "/api/v1/silences")
-    return desk.silences[query.id]
+    if not agent.alerting.expire_silence(query.id):
+        silences, now = agent.alerting.silences, agent.clock()
+        active = [
+            name for name, silence in silences.items() if not silence.is_expired(now)
+        ]
+        raise not_found("silence", query.id, active, "/api/v1/silences")
+    return agent.alerting.silences[query.id]
 
 
-def silenced(reading: Reading, silence: Silence) -> shapes.Silenced:
-    """Return a silence that was made, changed or ended."""
-    made = silence_row(silence, reading.picture())
-    return shapes.Silenced(silenceID=silence.id, silence=made)
-
-
-def silence_row(silence: Silence, picture: AlertsSnapshot) -> shapes.SilenceRow:
-    """Return a silence as it is shown."""
-    now = picture.now
-    state: shapes.SilenceState = "active" if silence.is_active(now) else "pending"
-    if silence.is_expired(now):
-        state = "expired"
-    covered = [
-        instance
-        for instance in picture.alerts
-        if state == "active"
-        and instance.lifecycle.is_firing
-        and matches(silence.matchers, picture.labels(instance))
-    ]
-    return shapes.SilenceRow(
-        id=silence.id,
-        status=shapes.SilenceStatus(state=state),
-        matchers=[
-            shapes.MatcherRow(
-                name=m.name, value=m.value, isRegex=m.is_regex, isEqual=m.is_equal
-            )
-            for m in silence.matchers
-        ],
-        startsAt=silence.starts_at,
-        endsAt=silence.ends_at,
-        createdBy=silence.created_by,
-        comment=silence.comment,
-        alerts=len(covered),
-    )
+def changed_silence(snapshot: AgentSnapshot, silence: Silence) -> SilenceResponse:
+    """Return a silence that was added, changed or expired."""
+    return SilenceResponse(id=silence.id, silence=_view(silence, snapshot.alerts()))
 
 
 # -- inside --------------------------------------------------------------------------
 
 
-def _wrong(message: str, hint: str) -> Problem:
+def _view(silence: Silence, alerts: AlertsSnapshot) -> SilenceView:
+    state: State = "active" if silence.is_active(alerts.now) else "pending"
+    if silence.is_expired(alerts.now):
+        state = "expired"
+    covered = [
+        alert
+        for alert in alerts.alerts
+        if alert.lifecycle.is_firing and silence.mutes(alerts.labels(alert), alerts.now)
+    ]
+    return SilenceView(
+        **asdict(silence), status=SilenceStatus(state=state), alerts=len(covered)
+    )
+
+
+def _invalid(message: str, hint: str) -> Problem:
     return Problem(400, "bad_silence", message, hint)

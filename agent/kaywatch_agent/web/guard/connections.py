@@ -1,9 +1,9 @@
-"""HTTP connections: how many, and how long one may take to say what it wants.
+"""Limits on HTTP connections: their number, and the time until a complete request head.
 
-Strategy: aiohttp reads requests, and this stands at its door. A connection has so long
-for a whole head, from its first byte or, at the beginning, from when it was made; when
-there are too many, the one that waits longest for a request goes, and where all are at
-work the new one is told to come again.
+Strategy: aiohttp parses requests. A connection has a deadline for each complete head,
+counted from its first byte, or for the first request from the connection's start. At
+the maximum, the connection that has been idle longest is closed in favour of a new one;
+if none is idle, the new one gets 503.
 """
 
 from __future__ import annotations
@@ -15,20 +15,17 @@ from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 
 from kaywatch_agent.runtime.metrics import Counter, Gauge, Metrics
-from kaywatch_agent.web.guard.gate import HEADERS
+from kaywatch_agent.web.guard.access import SECURITY_HEADERS
 from kaywatch_agent.web.problems import Problem
-from kaywatch_agent.web.reply import refusal
+from kaywatch_agent.web.responses import error_response
 
-__all__ = ["KEEPALIVE_SECONDS", "Connection", "Doorway", "HttpMetrics"]
+__all__ = ["KEEPALIVE_SECONDS", "ConnectionLimiter", "HttpConnection", "HttpMetrics"]
 
-# Longer than the 60 s for which proxies keep theirs.
+# Longer than the 60 s for which proxies keep idle connections open.
 KEEPALIVE_SECONDS: Final = 75.0
 
-# A head comes in one packet, or a few; a mobile phone on a bad day takes seconds.
+# A head arrives in one or a few packets; over a bad mobile network within seconds.
 HEAD_SECONDS: Final = 10.0
-
-# What is read of a body that nobody asked for, before the connection is closed.
-LINGER_SECONDS: Final = 1.0
 
 _BUSY: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\n"
@@ -37,7 +34,7 @@ _BUSY: Final = (
 
 
 class HttpMetrics(Metrics):
-    """What is counted of HTTP."""
+    """Metrics of the HTTP server."""
 
     requests = Counter(
         "kaywatch_http_requests_total",
@@ -49,22 +46,22 @@ class HttpMetrics(Metrics):
         "HTTP requests and connections refused, by the code of the error.",
         labels=("reason",),
     )
-    connections = Gauge("kaywatch_http_connections", "HTTP connections now.")
+    connections = Gauge("kaywatch_http_connections", "Open HTTP connections.")
     streams = Gauge("kaywatch_stream_clients", "Open event streams.")
 
 
-class Doorway:
-    """Makes a Connection of each that comes; asyncio calls it."""
+class ConnectionLimiter:
+    """Creates the protocol of each new connection, and limits their number."""
 
     def __init__(
         self, server: web.Server, metrics: HttpMetrics, limit: int, **options: Any
     ) -> None:
-        """Let nobody in yet.
+        """Start without connections.
 
         Args:
-            server: who handles requests.
+            server: handles requests.
             metrics: where refusals are counted.
-            limit: connections at once.
+            limit: the maximum number of connections.
             **options: for aiohttp's protocol.
         """
         self.head_seconds = HEAD_SECONDS
@@ -72,100 +69,101 @@ class Doorway:
         self._metrics = metrics
         self._limit = limit
         self._options = options
-        self._inside: dict[Connection, None] = {}  # who waits longest is first
-        metrics.connections.set_function(lambda: len(self._inside))
+        # Sorted by the end of the last request: the one that is idle longest is first.
+        self._connections: dict[HttpConnection, None] = {}
+        metrics.connections.set_function(lambda: len(self._connections))
 
-    def __call__(self) -> Connection:
+    def __call__(self) -> HttpConnection:
         """Return the protocol of a new connection."""
-        return Connection(self, self._server, self._options)
+        return HttpConnection(self, self._server, self._options)
 
-    def enter(self, connection: Connection) -> bool:
-        """Count a connection in; return whether there is room for it."""
-        if len(self._inside) >= self._limit:
-            idle = next((known for known in self._inside if known.idle), None)
+    def admit(self, connection: HttpConnection) -> bool:
+        """Add a connection; return whether there is room for it."""
+        if len(self._connections) >= self._limit:
+            idle = next((known for known in self._connections if known.idle), None)
             if idle is None:
                 self.count("too_many_connections")
                 return False
             self.count("idle")
             idle.abort()
-            self._inside.pop(idle, None)
-        self.stay(connection)
+            self._connections.pop(idle, None)
+        self.move_to_end(connection)
         return True
 
-    def stay(self, connection: Connection) -> None:
-        """Put a connection at the end of those that wait."""
-        self._inside.pop(connection, None)
-        self._inside[connection] = None
+    def move_to_end(self, connection: HttpConnection) -> None:
+        """Mark a connection as used most recently."""
+        self._connections.pop(connection, None)
+        self._connections[connection] = None
 
-    def leave(self, connection: Connection) -> None:
-        """Count a connection out."""
-        self._inside.pop(connection, None)
+    def remove(self, connection: HttpConnection) -> None:
+        """Remove a closed connection."""
+        self._connections.pop(connection, None)
 
     def count(self, reason: str) -> None:
-        """Count what was refused."""
+        """Count a refused request or connection."""
         self._metrics.refused.labels(reason).add()
 
 
-class Connection(web.RequestHandler):
-    """One connection: aiohttp's, with a clock and a place in the queue."""
+class HttpConnection(web.RequestHandler):
+    """aiohttp's protocol of one connection, with a deadline for each request head."""
 
-    __slots__ = ("_doorway", "_late", "_let_in", "_wire", "idle")
+    __slots__ = ("_admitted", "_deadline", "_limiter", "_raw_transport", "idle")
 
     def __init__(
-        self, doorway: Doorway, server: web.Server, options: dict[str, Any]
+        self, limiter: ConnectionLimiter, server: web.Server, options: dict[str, Any]
     ) -> None:
         loop = asyncio.get_running_loop()
         super().__init__(server, loop=loop, **options)
         self.idle = True  # no request is being answered
-        self._doorway = doorway
-        self._let_in = False
-        self._late: asyncio.TimerHandle | None = None
-        self._wire: asyncio.Transport | None = None
+        self._limiter = limiter
+        self._admitted = False
+        self._deadline: asyncio.TimerHandle | None = None
+        self._raw_transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin to read, if there is room."""
-        self._wire = cast(asyncio.Transport, transport)
-        self._let_in = self._doorway.enter(self)
-        if not self._let_in:
-            self._wire.write(_BUSY)
-            self._wire.close()
+        """Start reading, if there is room for the connection."""
+        self._raw_transport = cast(asyncio.Transport, transport)
+        self._admitted = self._limiter.admit(self)
+        if not self._admitted:
+            self._raw_transport.write(_BUSY)
+            self._raw_transport.close()
             return
         super().connection_made(transport)
-        self._await_head(self._doorway.head_seconds)
+        self._set_deadline(self._limiter.head_seconds)
 
     def data_received(self, data: bytes) -> None:
-        """Take in bytes; the first of a request start its clock."""
-        if not self._let_in:
+        """Parse bytes; the first ones of a request start its deadline."""
+        if not self._admitted:
             return
-        if self.idle and self._keeps_alive:
-            self._await_head(self._doorway.head_seconds)
+        if self.idle and self._awaits_first_byte:
+            self._set_deadline(self._limiter.head_seconds)
         super().data_received(data)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Forget it."""
-        self._stop_clock()
-        if self._let_in:
-            self._let_in = False
-            self._doorway.leave(self)
+        """Remove the connection."""
+        self._clear_deadline()
+        if self._admitted:
+            self._admitted = False
+            self._limiter.remove(self)
             super().connection_lost(exc)
 
-    def begin(self) -> None:
-        """A request has come, whose answer is being made."""
+    def begin_request(self) -> None:
+        """Note that a request is complete and is being answered."""
         self.idle = False
-        self._stop_clock()
+        self._clear_deadline()
 
-    def end(self) -> None:
-        """It is answered, or there is nobody any more who waits for that."""
-        if not self._let_in:
+    def end_request(self) -> None:
+        """Note that the request was answered, or that the client left before."""
+        if not self._admitted:
             return
         self.idle = True
-        self._doorway.stay(self)
-        self._await_head(KEEPALIVE_SECONDS)
+        self._limiter.move_to_end(self)
+        self._set_deadline(KEEPALIVE_SECONDS)
 
     def abort(self) -> None:
-        """Hang up, whatever is under way."""
-        if self._wire is not None:
-            self._wire.abort()
+        """Close the connection at once."""
+        if self._raw_transport is not None:
+            self._raw_transport.abort()
 
     def handle_error(
         self,
@@ -174,45 +172,46 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Answer what is no HTTP, in our words, and hang up."""
+        """Respond to invalid HTTP with our error format, and close the connection."""
         if isinstance(exc, ConnectionError):
-            raise exc  # who asked has left: nobody is to be told, and no fault is ours
-        # It stumbles itself over text that no UTF-8 can hold, in Expect.
-        odd = status == 400 or isinstance(exc, UnicodeError)
-        if not odd or request.writer.output_size:
+            raise exc  # the client left: no response is possible, and no log needed
+        # aiohttp itself fails on an Expect header with text that is not UTF-8.
+        malformed = status == 400 or isinstance(exc, UnicodeError)
+        if not malformed or request.writer.output_size:
             return super().handle_error(request, status, exc, message)
-        problem = Problem(400, "malformed", "this is no HTTP that is understood here")
+        problem = Problem(400, "malformed", "the request is not valid HTTP")
         if isinstance(exc, LineTooLong):
-            problem = Problem(431, "header_too_large", "a line of the head is too long")
-        self._doorway.count(problem.code)
-        response = refusal(problem)
-        response.headers.update(HEADERS)
+            text = "a line of the request head is too long"
+            problem = Problem(431, "header_too_large", text)
+        self._limiter.count(problem.code)
+        response = error_response(problem)
+        response.headers.update(SECURITY_HEADERS)
         response.force_close()
         return response
 
     # -- inside ----------------------------------------------------------------------
 
     @property
-    def _keeps_alive(self) -> bool:
-        """Whether it waits for the first byte of another request."""
-        clock = self._late
-        if clock is None:
+    def _awaits_first_byte(self) -> bool:
+        """Whether no byte of the next request has arrived: its deadline is far away."""
+        deadline = self._deadline
+        if deadline is None:
             return True
-        left = clock.when() - asyncio.get_running_loop().time()
-        return left > self._doorway.head_seconds
+        remaining = deadline.when() - asyncio.get_running_loop().time()
+        return remaining > self._limiter.head_seconds
 
-    def _await_head(self, seconds: float) -> None:
-        self._stop_clock()
+    def _set_deadline(self, seconds: float) -> None:
+        self._clear_deadline()
         loop = asyncio.get_running_loop()
-        self._late = loop.call_later(seconds, self._too_late, seconds)
+        self._deadline = loop.call_later(seconds, self._expire, seconds)
 
-    def _too_late(self, seconds: float) -> None:
-        self._late = None
+    def _clear_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _expire(self, seconds: float) -> None:
+        self._deadline = None
         if seconds != KEEPALIVE_SECONDS:
-            self._doorway.count("slow")
+            self._limiter.count("slow")
         self.abort()
-
-    def _stop_clock(self) -> None:
-        if self._late is not None:
-            self._late.cancel()
-            self._late = None

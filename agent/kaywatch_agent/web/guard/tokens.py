@@ -1,9 +1,9 @@
-"""Tokens: who has one may read, or also change something.
+"""Tokens: each allows reading, or changes as well.
 
-They are in files, one a line, so that a new one can be added before the old one goes.
-A file that changes is read again; one that is wrong then changes nothing. What is kept
-of a token is its digest, and all are compared, each in constant time: how long it takes
-tells nothing of how near a guess was.
+Tokens are in files, one per line, so that a new one can be added before the old one is
+removed. A file that changes is read again; an invalid one leaves the tokens as they
+were. Only digests of tokens are kept. A request's token is compared with all of them,
+each in constant time: the duration reveals nothing about a guess.
 """
 
 from __future__ import annotations
@@ -21,88 +21,81 @@ from typing import Final
 import structlog
 
 from kaywatch_agent.errors import ConfigError
+from kaywatch_agent.web.guard.files import FileWatch
 
 __all__ = ["Role", "Tokens", "given_token"]
 
-MIN_LENGTH: Final = 16  # `openssl rand -hex 16` has 32, and 128 bits
+MIN_LENGTH: Final = 16  # `openssl rand -hex 16` prints 32 characters with 128 bits
 MAX_LENGTH: Final = 512
 MAX_TOKENS: Final = 100
 MAX_BYTES: Final = 65_536
-LOOK_SECONDS: Final = 1.0
+CHECK_SECONDS: Final = 1.0
+
+# Besides letters and digits, and `=` (RFC 6750, section 2.1).
+_PUNCTUATION: Final = str.maketrans(dict.fromkeys("-_.~+/"))
 
 log = structlog.get_logger("kaywatch.agent")
 
-_Stamp = tuple[int, int, int]
-
 
 class Role(StrEnum):
-    """What a token is good for."""
+    """What a token allows."""
 
     READ = "read"
-    ADMIN = "admin"  # reads, and changes
+    ADMIN = "admin"  # reading and changes
 
 
 class Tokens:
-    """All tokens, by role."""
+    """The digests of all tokens, by role."""
 
     def __init__(self, files: Mapping[Role, str]) -> None:
-        """Read them.
+        """Read the tokens.
 
         Args:
-            files: the path of each role's file; an empty one for none.
+            files: the path of each role's file; empty for none.
 
         Raises:
-            ConfigError: one can't be read, or holds what is no token.
+            ConfigError: a file cannot be read, or has an invalid token.
         """
-        self._files = {role: path for role, path in files.items() if path}
-        self._known: dict[Role, list[bytes]] = {}
-        self._stamps: dict[Role, _Stamp | None] = {}
-        self._looked = 0.0
-        for role, path in self._files.items():
-            self._stamps[role] = _stamp(path)
-            self._known[role] = _read(role, path)
+        self._roles = {path: role for role, path in files.items() if path}
+        self._watch = FileWatch(self._roles, CHECK_SECONDS)
+        self._digests = {role: _read(role, path) for path, role in self._roles.items()}
 
     def __bool__(self) -> bool:
-        """Whether any are asked for."""
-        return bool(self._files)
+        """Whether requests need a token."""
+        return bool(self._roles)
 
-    def look(self, now: float) -> None:
-        """Read again what has changed, if it was not looked at lately.
+    def refresh(self, now: float) -> None:
+        """Read changed files again, unless they were checked a moment ago.
 
         Args:
             now: monotonic seconds.
         """
-        if now - self._looked < LOOK_SECONDS:
-            return
-        self._looked = now
-        for role, path in self._files.items():
-            stamp = _stamp(path)
-            if stamp == self._stamps[role]:
-                continue
-            self._stamps[role] = stamp
+        for path in self._watch.changed(now):
+            role = self._roles[path]
             try:
-                self._known[role] = _read(role, path)
+                self._digests[role] = _read(role, path)
             except ConfigError as error:
-                # Those of before hold: nobody is locked out by half a file.
-                log.error("tokens not read again", problem=str(error))  # noqa: TRY400
+                # The previous tokens stay valid: a file that is being written must not
+                # lock anyone out.
+                log.error("tokens not reloaded", problem=str(error))  # noqa: TRY400
             else:
-                log.info("tokens read again", role=role, tokens=len(self._known[role]))
+                log.info("tokens reloaded", role=role, tokens=len(self._digests[role]))
 
     def role_of(self, token: str) -> Role | None:
-        """Return what a token is good for, None if it is none."""
+        """Return the role of a token; None for an unknown token."""
         digest = _digest(token)
-        found: Role | None = None
+        match: Role | None = None
         for role in (Role.READ, Role.ADMIN):
-            for known in self._known.get(role, ()):
+            for known in self._digests.get(role, ()):
                 if hmac.compare_digest(digest, known):
-                    found = role
-        return found
+                    match = role
+        return match
 
 
 def given_token(authorization: str) -> str | None:
     """Return the token of an Authorization header: `Bearer TOKEN`, or a password.
 
-    Browsers ask their user for the latter, whatever the name (RFC 7617).
+    Browsers ask their user for name and password (RFC 7617); the name is ignored.
     """
     scheme, _, rest = authorization.strip().partition(" ")
     if scheme.lower() == "bearer":
@@ -123,28 +116,18 @@ def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
-def _stamp(path: str) -> _Stamp | None:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
-
-
 def _read(role: Role, path: str) -> list[bytes]:
     key = f"http.{role}_tokens_file"
     try:
         with open(path, "rb") as file:
             if os.fstat(file.fileno()).st_mode & stat.S_IROTH:
-                log.warning("everybody can read the tokens: chmod o-r", file=path)
+                log.warning("every user can read the tokens: chmod o-r", file=path)
             text = file.read(MAX_BYTES).decode("ascii")
     except UnicodeDecodeError:
-        raise ConfigError(key, f"{path}: a token is of letters, digits, -_.~+/=") from (
-            None
-        )
+        raise _invalid_character(key, path) from None
     except OSError as error:
-        why = (error.strerror or "unreadable").lower()
-        raise ConfigError(key, f"can't read {path}: {why}") from None
+        reason = (error.strerror or "unreadable").lower()
+        raise ConfigError(key, f"cannot read {path}: {reason}") from None
     tokens = []
     for number, line in enumerate(text.splitlines(), 1):
         token = line.strip()
@@ -152,21 +135,21 @@ def _read(role: Role, path: str) -> list[bytes]:
             _check(key, f"{path}, line {number}", token)
             tokens.append(_digest(token))
     if not tokens:
-        raise ConfigError(key, f"{path} has no token; `openssl rand -hex 32` makes one")
+        raise ConfigError(key, f"{path} has no token; create one: openssl rand -hex 32")
     if len(tokens) > MAX_TOKENS:
         raise ConfigError(key, f"{path}: more than {MAX_TOKENS} tokens")
     return tokens
 
 
-def _check(key: str, where: str, token: str) -> None:
-    """Refuse what is no token, without saying what it is."""
+def _check(key: str, place: str, token: str) -> None:
+    """Raise an error for an invalid token; the error does not contain the token."""
     if not MIN_LENGTH <= len(token) <= MAX_LENGTH:
         raise ConfigError(
-            key, f"{where}: a token has {MIN_LENGTH} to {MAX_LENGTH} characters"
+            key, f"{place}: a token has {MIN_LENGTH} to {MAX_LENGTH} characters"
         )
-    # The characters of RFC 6750, 2.1, are these.
-    if not token.replace("=", "").translate(_PLAIN).isalnum():
-        raise ConfigError(key, f"{where}: a token is of letters, digits, -_.~+/=")
+    if not token.replace("=", "").translate(_PUNCTUATION).isalnum():
+        raise _invalid_character(key, place)
 
 
-_PLAIN: Final = str.maketrans(dict.fromkeys("-_.~+/"))
+def _invalid_character(key: str, place: str) -> ConfigError:
+    return ConfigError(key, f"{place}: a token consists of letters, digits, -_.~+/=")

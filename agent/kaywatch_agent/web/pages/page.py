@@ -1,4 +1,4 @@
-"""The page at /: what this is, and where the rest is."""
+"""The page at /: the version, and links to all paths."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ td { padding: .15rem 1rem .15rem 0; vertical-align: top; }
 """
 _DIGEST: Final = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 
-# Nothing runs in a page that isn't ours, whatever names and messages it shows.
+# No script but the agent's own runs, whatever names and messages a page shows.
 PAGE_POLICY: Final = "; ".join(
     (
         "default-src 'none'",
@@ -51,20 +51,20 @@ _PAGE = """<!DOCTYPE html>
 """
 
 
-def html(version: str, routes: Iterable[tuple[str, str]]) -> bytes:
+def html(version: str, paths: Iterable[tuple[str, str]]) -> str:
     """Return the page.
 
     Args:
-        version: the agent's.
-        routes: (path, summary) of what is to be listed.
+        version: the agent's version.
+        paths: pairs of path and summary to list.
     """
     rows = "\n".join(
         f"<tr><td>{_link(path)}</td><td>{escape(summary)}</td></tr>"
-        for path, summary in routes
+        for path, summary in paths
     )
-    return _PAGE.format(version=escape(version), rows=rows, style=_STYLE).encode()
+    return _PAGE.format(version=escape(version), rows=rows, style=_STYLE)
 
 
 def _link(path: str) -> str:
-    shown = f"<code>{escape(path)}</code>"
-    return shown if "{" in path else f'<a href="{escape(path)}">{shown}</a>'
+    code = f"<code>{escape(path)}</code>"
+    return code if "{" in path else f'<a href="{escape(path)}">{code}</a>'

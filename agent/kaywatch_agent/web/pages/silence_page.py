@@ -1,21 +1,24 @@
-"""Where the link in a message leads to: what to type to silence an alert.
+"""The page that links in notifications lead to: the command that silences an alert.
 
-It is no form: there is no access control, and what changes something has to be sent by
-a program or by this agent's own page under its own address.
+It has no form: silences are added by programs and by the agent's own pages only, and
+this page is opened from other sites.
 """
 
 from __future__ import annotations
 
 import shlex
 from html import escape
+from typing import Annotated
 
+from msgspec import Meta, Struct
+
+from kaywatch_agent.model.bounds import Name
 from kaywatch_agent.rules.alert import Alert
 from kaywatch_agent.rules.matchers import Matcher
 from kaywatch_agent.rules.snapshot import AlertsSnapshot
-from kaywatch_agent.web.api.alerts import find
-from kaywatch_agent.web.api.parameters import SilencePageQuery
-from kaywatch_agent.web.reading import Reading
-from kaywatch_agent.web.reply import Reply
+from kaywatch_agent.web.api.alerts import find_alert
+from kaywatch_agent.web.responses import EncodedResponse, html_response
+from kaywatch_agent.web.snapshot import AgentSnapshot
 
 __all__ = ["silence_page"]
 
@@ -34,50 +37,55 @@ pre {{ border: 1px solid; padding: .7rem; white-space: pre-wrap; }}
 <body>
 <h1>{rule}: {state}</h1>
 <p>{summary}</p>
-{held}
-<p>To keep its messages back for two hours, on the agent's host:</p>
+{silences}
+<p>To mute its notifications for two hours, run on the agent's host:</p>
 <pre>{command}</pre>
-<p>The alert goes on meanwhile, and its end is told to those who know of it. With fewer
-labels a silence covers more. <a href="api/v1/alerts/{id}">All about this alert</a></p>
+<p>The alert stays active meanwhile. A receiver that was notified of it is still
+notified when it is resolved. With fewer labels, a silence covers more alerts.
+<a href="api/v1/alerts/{id}">All details of this alert</a></p>
 </body>
 </html>
 """
 
 
-def silence_page(reading: Reading, query: SilencePageQuery) -> Reply:
-    """Return a page that says how an alert is silenced.
+class SilencePageQuery(Struct, frozen=True):
+    """The alert to silence."""
+
+    alert: Annotated[Name, Meta(min_length=1, description="The alert's id.")]
+
+
+def silence_page(snapshot: AgentSnapshot, query: SilencePageQuery) -> EncodedResponse:
+    """Return a page with the command that silences an alert.
 
     Raises:
-        Problem: 404.
+        Problem: 404 for an unknown alert.
     """
-    picture = reading.picture()
-    instance = find(picture, query.alert)
-    shown = _PAGE.format(
-        rule=escape(instance.rule),
-        state=escape(instance.lifecycle.state),
-        summary=escape(picture.describe(instance).summary),
-        held=_held(picture, instance),
-        command=escape(_command(instance)),
-        id=instance.id,
+    alerts = snapshot.alerts()
+    alert = find_alert(alerts, query.alert)
+    return html_response(
+        _PAGE.format(
+            rule=escape(alert.rule),
+            state=escape(alert.lifecycle.state),
+            summary=escape(alerts.describe(alert).summary),
+            silences=_silences(alerts, alert),
+            command=escape(_command(alert)),
+            id=alert.id,
+        )
     )
-    return Reply("text/html; charset=utf-8", [shown.encode()])
 
 
-# -- inside --------------------------------------------------------------------------
-
-
-def _command(instance: Alert) -> str:
-    own = {name: value for name, value in instance.labels.items() if value}
+def _command(alert: Alert) -> str:
+    labels = {name: value for name, value in alert.labels.items() if value}
     matchers = [
-        shlex.quote(str(Matcher(name, value, False, True)))
-        for name, value in {"alertname": instance.rule, **own}.items()
+        shlex.quote(str(Matcher(name, value)))
+        for name, value in {"alertname": alert.rule, **labels}.items()
     ]
     return f'kaywatch silence add {" ".join(matchers)} --for 2h --comment "why"'
 
 
-def _held(picture: AlertsSnapshot, instance: Alert) -> str:
+def _silences(alerts: AlertsSnapshot, alert: Alert) -> str:
     return "\n".join(
         f"<p>It is silenced until {silence.ends_at:%Y-%m-%d %H:%M} UTC by"
         f" {escape(silence.created_by or silence.id)}: {escape(silence.comment)}</p>"
-        for silence in picture.silencing(instance)
+        for silence in alerts.silencing(alert)
     )

@@ -1,8 +1,8 @@
-"""Prometheus's text format 0.0.4 and OpenMetrics 1.0.0: how samples are written.
+"""Prometheus's text format 0.0.4 and OpenMetrics 1.0.0.
 
-The two differ here in four points only: in OpenMetrics a counter's family is named
-without `_total`, a family whose name ends in a unit declares it, no two families may
-clash by their suffixes, and the end is marked.
+The two differ here in three points only. In OpenMetrics a counter's family is named
+without `_total`, a family whose name ends with a unit declares it, and the end is
+marked.
 
 Sources: prometheus.io/docs/instrumenting/exposition_formats, and the OpenMetrics 1.0
 specification, "Text format" and "MetricFamily name".
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
-from kaywatch_agent.web.reply import GZIP
+from kaywatch_agent.web.responses import GZIP
 
 __all__ = [
     "OPENMETRICS",
@@ -26,17 +26,17 @@ __all__ = [
     "Exposition",
     "Format",
     "escape",
+    "format_labels",
+    "format_number",
     "label_names",
-    "labels_text",
     "negotiate",
-    "number",
     "samples",
 ]
 
 
 @dataclass(frozen=True)
 class Format:
-    """One of the formats, and how an Accept header names it."""
+    """One of the formats, and its name in an Accept header."""
 
     media_type: str
     version: str
@@ -51,32 +51,31 @@ class Format:
 TEXT: Final = Format("text/plain", "0.0.4", openmetrics=False)
 OPENMETRICS: Final = Format("application/openmetrics-text", "1.0.0", openmetrics=True)
 
-# Prometheus stores le="1" and le="1.0" as different series, and OpenMetrics wants the
-# latter: so both formats write it, and a change of format breaks no series.
 UNITS: Final = ("seconds", "bytes")
 SAMPLES_PER_CHUNK: Final = 2_000
 
-# Integral floats are written as integers up to here, where digits begin to be noise.
+# Integral floats are written as integers up to here. From 1e21 on, repr has fewer
+# digits than the integer, whose further digits are noise.
 MAX_INTEGRAL: Final = 1e21
 
 _UNSAFE: Final = re.compile(r'[\\"\n]')
 _ESCAPES: Final = {"\\": r"\\", '"': r"\"", "\n": r"\n"}
-_NO_LABEL: Final = re.compile(r"[^a-zA-Z0-9_]")
+_NOT_IN_NAME: Final = re.compile(r"[^a-zA-Z0-9_]")
 
 # `le` and `quantile` belong to histograms and summaries.
 _RESERVED: Final = frozenset({"service", "graph", "node", "metric", "le", "quantile"})
 
 
 def negotiate(accept: str) -> Format:
-    """Return the format that an Accept header prefers; the plain one in doubt."""
+    """Return the format that an Accept header prefers; the text format if in doubt."""
     best, best_quality = TEXT, 0.0
     for item in accept.split(","):
         media, *parameters = (part.strip().lower() for part in item.split(";"))
-        wanted = dict(_pair(parameter) for parameter in parameters)
+        values = dict(_pair(parameter) for parameter in parameters)
         for offered in (TEXT, OPENMETRICS):
-            version = wanted.get("version", offered.version)
+            version = values.get("version", offered.version)
             if media == offered.media_type and version == offered.version:
-                quality = _quality(wanted.get("q", "1"))
+                quality = _quality(values.get("q", "1"))
                 if quality > best_quality:
                     best, best_quality = offered, quality
     return best
@@ -89,14 +88,14 @@ def escape(text: str) -> str:
     return _UNSAFE.sub(lambda match: _ESCAPES[match[0]], text)
 
 
-def number(value: float) -> str:
+def format_number(value: float) -> str:
     """Return a finite number; an integral one without fraction and exponent."""
     if value.is_integer() and abs(value) < MAX_INTEGRAL:
         return str(int(value))
     return repr(value)
 
 
-def labels_text(labels: Iterable[tuple[str, str]]) -> str:
+def format_labels(labels: Iterable[tuple[str, str]]) -> str:
     """Return labels as they are written between braces."""
     return ",".join(f'{name}="{escape(value)}"' for name, value in labels)
 
@@ -104,33 +103,33 @@ def labels_text(labels: Iterable[tuple[str, str]]) -> str:
 def label_names(
     labels: Iterable[tuple[str, str]], reserved: Iterable[str] = ()
 ) -> list[tuple[str, str]]:
-    """Return a user's labels under names that Prometheus takes.
+    """Return a user's labels with valid and unique names.
 
-    What is no letter, digit or `_` becomes `_`; a name that is taken by us, by the
-    formats (`le`, `quantile`) or by Prometheus (`__...`) gets `label_` before it; a
-    name that occurs twice by then gets a number after it.
+    Characters other than letters, digits and `_` become `_`. Names that are reserved by
+    us, by the formats (`le`, `quantile`) or by Prometheus (`__...`) get the prefix
+    `label_`. A name that occurs a second time then gets a number as suffix.
     """
-    ours = {*_RESERVED, *reserved}
-    taken = set(ours)
-    found = []
+    own = {*_RESERVED, *reserved}
+    taken = set(own)
+    renamed = []
     for name, value in labels:
-        clean = _NO_LABEL.sub("_", name)
-        if not clean or clean[0].isdigit() or clean.startswith("__") or clean in ours:
+        clean = _NOT_IN_NAME.sub("_", name)
+        if not clean or clean[0].isdigit() or clean.startswith("__") or clean in own:
             clean = f"label_{clean.lstrip('_')}"
         unique, times = clean, 1
         while unique in taken:
             times += 1
             unique = f"{clean}_{times}"
         taken.add(unique)
-        found.append((unique, value))
-    return found
+        renamed.append((unique, value))
+    return renamed
 
 
 class Exposition:
-    """Writes families, and keeps what is written in chunks of bytes.
+    """Collects families as chunks of bytes.
 
-    Strategy: lines come from iterators and are packed as they come, so that a scrape
-    of 10,000 series takes a few MB of memory and not the 37 that it has unpacked.
+    Strategy: lines come from iterators and are compressed at once, so that a scrape of
+    10,000 series needs a few MB of memory, and not its uncompressed 37 MB.
     """
 
     def __init__(self, format: Format, *, gzip: bool = False) -> None:
@@ -142,11 +141,11 @@ class Exposition:
         """Write one family.
 
         Args:
-            name: its name; a counter's ends in `_total`.
+            name: its name; a counter's ends with `_total`.
             type: counter, gauge, histogram or summary.
             help: a sentence.
-            lines: its samples, each written by the caller and without a newline; a
-                sample may be several lines.
+            lines: its formatted samples, without a final newline each; an item may
+                have several lines.
         """
         family = name
         if self._format.openmetrics and type == "counter":
@@ -156,12 +155,12 @@ class Exposition:
         if self._format.openmetrics and unit in UNITS:
             head.append(f"# UNIT {family} {unit}")
         self._write(head)
-        rest = iter(lines)
-        while part := list(islice(rest, SAMPLES_PER_CHUNK)):
+        remaining = iter(lines)
+        while part := list(islice(remaining, SAMPLES_PER_CHUNK)):
             self._write(part)
 
     def chunks(self) -> list[bytes]:
-        """Return all that was written, and end it."""
+        """End the exposition, and return it."""
         if self._format.openmetrics:
             self._write(["# EOF"])
         if self._gzip is not None:
@@ -179,16 +178,17 @@ class Exposition:
 def samples(
     name: str, values: Mapping[tuple[str, ...], float], labels: tuple[str, ...]
 ) -> Iterator[str]:
-    """Yield the lines of a family whose values are known by their labels."""
-    for names, value in sorted(values.items()):
+    """Yield the lines of a family.
+
+    Args:
+        name: its name.
+        values: by the values of the labels; NaN and infinite ones are left out.
+        labels: the names of the labels.
+    """
+    for key, value in sorted(values.items()):
         if math.isfinite(value):
-            text = labels_text(zip(labels, names, strict=True))
-            yield f"{name}{braced(text)} {number(value)}"
-
-
-def braced(labels: str) -> str:
-    """Return labels in braces, or nothing for none."""
-    return f"{{{labels}}}" if labels else ""
+            text = format_labels(zip(labels, key, strict=True))
+            yield f"{name}{f'{{{text}}}' if text else ''} {format_number(value)}"
 
 
 def _pair(parameter: str) -> tuple[str, str]:

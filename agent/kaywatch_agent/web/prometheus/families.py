@@ -1,6 +1,6 @@
-"""What is on /metrics: every family, its name, its labels, and where it comes from.
+"""The families on /metrics: names, types, labels, and where their values come from.
 
-All figures are since first seen, so no counter ever goes back.
+All values are totals since first seen, so that no counter ever decreases.
 """
 
 from __future__ import annotations
@@ -21,114 +21,86 @@ from kaywatch_agent.model.series import Kind, SeriesKey
 from kaywatch_agent.web.prometheus.exposition import (
     Exposition,
     escape,
+    format_labels,
+    format_number,
     label_names,
-    labels_text,
-    number,
     samples,
 )
-from kaywatch_agent.web.reading import Reading, Window
+from kaywatch_agent.web.snapshot import AgentSnapshot, Window
 
-__all__ = ["write"]
+__all__ = ["LLM_COUNTS", "write"]
 
-# 1 ms to 512 s. Powers of two are exact bounds of our buckets: no count is estimated.
+# 1 ms to 512 s. Powers of two are bounds of our own buckets: counts are exact.
 EXPONENTS: Final = np.arange(-10, 10)
 
 LLM_COUNTS: Final = {
-    "llm_calls": "Calls of language models, failed ones included.",
+    "llm_calls": "Calls of language models, including failed ones.",
     "llm_errors": "Calls of language models that failed.",
     "llm_rate_limited": "Requests to language models answered with status 429.",
-    "llm_input_tokens": "Tokens sent to language models, cached ones included.",
-    "llm_output_tokens": "Tokens that language models answered with.",
+    "llm_input_tokens": "Tokens sent to language models, including cached ones.",
+    "llm_output_tokens": "Tokens received from language models.",
     "llm_cached_tokens": "Tokens sent that came from the provider's cache.",
-    "llm_cost_usd": "What calls of language models cost, in US dollars.",
+    "llm_cost_usd": "The cost of calls of language models, in US dollars.",
     "llm_wasted_input_tokens": "Tokens sent by attempts that failed.",
-    "llm_wasted_output_tokens": "Tokens answered to attempts that failed.",
-    "llm_wasted_cost_usd": "What calls by attempts that failed cost, in US dollars.",
-    "llm_unpriced_calls": "Calls of which the price is not known.",
-    "llm_calls_without_usage": "Calls of which not all tokens are known.",
+    "llm_wasted_output_tokens": "Tokens received by attempts that failed.",
+    "llm_wasted_cost_usd": "The cost of calls by attempts that failed, in US dollars.",
+    "llm_unpriced_calls": "Calls whose price is unknown.",
+    "llm_calls_without_usage": "Calls whose tokens are not all known.",
 }
-# The client's metric, the family, and what it says.
-LLM_TIMES: Final = (
-    ("llm_seconds", "kaygraph_llm_duration_seconds", "How long LLM calls took."),
+# The client's metric, the family, and its help text.
+LLM_DURATIONS: Final = (
+    ("llm_seconds", "kaygraph_llm_duration_seconds", "The duration of LLM calls."),
     (
         "llm_first_token_seconds",
         "kaygraph_llm_first_token_seconds",
-        "How long streams took until their first token.",
+        "The time until the first token of a stream.",
     ),
 )
 LLM_RUN_COST: Final = "llm_run_cost_usd"
 LLM_RUN_TOKENS: Final = "llm_run_tokens"
 
-# Alerts that fire and are on /metrics; all are counted in kaywatch_alerts.
+# Firing alerts on /metrics; `kaywatch_alerts` counts all of them.
 MAX_ALERTS: Final = 1_000
+ALERT_LABELS: Final = ("alertname", "severity", "service", "graph", "node")
 
-# Which have families of their own.
+# Metrics with families of their own.
 _LLM_METRICS: Final = {
     Kind.COUNT: frozenset(LLM_COUNTS),
     Kind.OBSERVE: frozenset(
-        {*(metric for metric, _, _ in LLM_TIMES), LLM_RUN_COST, LLM_RUN_TOKENS}
+        {*(metric for metric, _, _ in LLM_DURATIONS), LLM_RUN_COST, LLM_RUN_TOKENS}
     ),
 }
 _LLM_LABELS: Final = {"llm_errors": ("model", "type", "status")}
 
 
-def write(reading: Reading, exposition: Exposition) -> None:
+def write(snapshot: AgentSnapshot, exposition: Exposition) -> None:
     """Write all families."""
-    _nodes(reading, exposition)
-    _graphs(reading, exposition)
-    _llm(reading, exposition)
-    _custom(reading, exposition)
-    complete = Window(reading, None).completeness
-    shares = {(name,): complete.of([name]).ratio for name in complete.services}
-    exposition.family(
-        "kaywatch_series_completeness",
-        "gauge",
-        "The share of what a service's clients recorded that has arrived.",
-        samples(
-            "kaywatch_series_completeness",
-            {key: share for key, share in shares.items() if share is not None},
-            ("service",),
-        ),
-    )
-    _accounts(complete, exposition)
-    _alerts(reading, exposition)
-    for metric, values in reading.own:
+    _write_nodes(snapshot, exposition)
+    _write_graphs(snapshot, exposition)
+    _write_llm(snapshot, exposition)
+    _write_custom(snapshot, exposition)
+    _write_completeness(Window(snapshot, None).completeness, exposition)
+    _write_alerts(snapshot, exposition)
+    for metric, values in snapshot.own_metrics:
         lines = samples(metric.name, values, metric.label_names)
         exposition.family(metric.name, metric.type, metric.help, lines)
 
 
-def _accounts(complete: Completeness, exposition: Exposition) -> None:
-    """Write what became of all events, by service."""
-    received: dict[tuple[str, ...], float] = {}
-    dropped: dict[tuple[str, ...], float] = {}
-    late: dict[tuple[str, ...], float] = {}
-    overflow: dict[tuple[str, ...], float] = {}
-    for name in complete.services:
-        account = complete.of([name])
-        received[name,] = float(account.received)
-        late[name,], overflow[name,] = float(account.late), float(account.overflow)
-        for reason, count in account.dropped.items():
-            dropped[name, reason] = float(count)
-    for metric, values, help in (
-        ("received", received, "Events of a service's clients that are counted."),
-        ("dropped", dropped, "Events that a service's clients lost."),
-        ("late", late, "Events received too late for a window: in the totals alone."),
-        ("overflow", overflow, "Events received that are counted under __other__."),
-    ):
-        family = f"kaywatch_series_{metric}_total"
-        labels = ("service", "reason") if metric == "dropped" else ("service",)
-        exposition.family(family, "counter", help, samples(family, values, labels))
+class _Families(NamedTuple):
+    """Writes families of some series.
 
-
-class _Source(NamedTuple):
-    """Some series with their figures, and their labels as written, by group."""
+    Attributes:
+        exposition: where to write.
+        stats: the statistics of the series, by group.
+        labels: the formatted labels of each group.
+    """
 
     exposition: Exposition
-    figures: GroupStats
+    stats: GroupStats
     labels: list[str]
 
     def one(self, name: str, type: str, help: str, values: Iterable[object]) -> None:
-        """Write a family with a value per series; None leaves a series out."""
+        """Write a family with one value per group; None leaves the group out."""
         lines = (
             f"{name}{{{labels}}} {value}"
             for labels, value in zip(self.labels, values, strict=True)
@@ -141,11 +113,11 @@ class _Source(NamedTuple):
     ) -> None:
         """Write a counter with a column for each value of `label`.
 
-        None leaves a series out.
+        A group with a None in any column is left out.
         """
         template = "\n".join(
-            f'{name}{{{{{{0}},{label}="{word}"}}}} {{{at}}}'
-            for at, word in enumerate(columns, 1)
+            f'{name}{{{{{{0}},{label}="{value}"}}}} {{{at}}}'
+            for at, value in enumerate(columns, 1)
         )
         lines = (
             template.format(*values)
@@ -155,20 +127,20 @@ class _Source(NamedTuple):
         self.exposition.family(name, "counter", help, lines)
 
     def counted(
-        self, name: str, help: str, facet: Dimension, label: Callable[[int], str]
+        self, name: str, help: str, dimension: Dimension, label: Callable[[int], str]
     ) -> None:
-        """Write a counter of a facet; `label` returns a fact's labels by number."""
-        written = cache(label)
+        """Write a counter of a dimension; `label` formats the labels of a number."""
+        formatted = cache(label)
         lines = (
-            f"{name}{{{self.labels[group]},{written(fact)}}} {count}"
-            for group, fact, count in self.figures.counted(facet)
+            f"{name}{{{self.labels[group]},{formatted(fact)}}} {count}"
+            for group, fact, count in self.stats.counted(dimension)
         )
         self.exposition.family(name, "counter", help, lines)
 
     def histogram(self, name: str, help: str) -> None:
         """Write the distribution of the values."""
         bounds = [repr(2.0**exponent) for exponent in EXPONENTS.tolist()]
-        # One format operation per series writes its 23 lines: 4 us.
+        # One format operation per group writes its 23 lines: 4 us.
         template = "\n".join(
             [f'{name}_bucket{{{{{{0}},le="{bound}"}}}} {{{at}}}' for at, bound in
              enumerate(bounds, 3)]
@@ -178,226 +150,231 @@ class _Source(NamedTuple):
                 f"{name}_sum{{{{{{0}}}}}} {{2}}",
             ]
         )  # fmt: skip
-        figures = self.figures
+        stats = self.stats
         lines = (
             template.format(labels, count, total, *below)
             for labels, count, total, below in zip(
                 self.labels,
-                figures.executions.tolist(),
-                _written(figures.total.tolist()),
-                zip(
-                    *figures.counts_at_most(np.exp2(EXPONENTS)).T.tolist(), strict=True
-                ),
+                stats.executions.tolist(),
+                _formatted(stats.total.tolist()),
+                zip(*stats.counts_at_most(np.exp2(EXPONENTS)).T.tolist(), strict=True),
                 strict=True,
             )
             if total is not None
         )
         self.exposition.family(name, "histogram", help, lines)
 
+    def summary(self, name: str, help: str) -> None:
+        """Write the count and the sum of the values."""
+        lines = (
+            f"{name}_count{{{labels}}} {count}\n{name}_sum{{{labels}}} {total}"
+            for labels, count, total in zip(
+                self.labels,
+                self.stats.executions.tolist(),
+                _formatted(self.stats.total.tolist()),
+                strict=True,
+            )
+            if total is not None
+        )
+        self.exposition.family(name, "summary", help, lines)
 
-def _source(
-    reading: Reading,
+    def durations(self, prefix: str, what: str) -> None:
+        """Write the families that nodes and graphs have in common."""
+        stats = self.stats
+        counts = stats.executions.tolist()
+        self.one(f"{prefix}_executions_total", "counter", f"{what}.", counts)
+        self.one(
+            f"{prefix}_success_rate",
+            "gauge",
+            f"{what}: the share that did not fail, without cancelled ones.",
+            _formatted(stats.success_rates()),
+        )
+        self.one(
+            f"{prefix}_avg_duration_seconds",
+            "gauge",
+            f"{what}: their average duration.",
+            _formatted(stats.averages()),
+        )
+        self.histogram(f"{prefix}_duration_seconds", f"{what}: their duration.")
+
+
+def _families(
+    snapshot: AgentSnapshot,
     exposition: Exposition,
     kind: Kind,
     label: Callable[[SeriesKey], str | None],
-) -> _Source:
-    groups = reading.groups([kind], label)
-    figures = Window(reading, None).figures(groups)
-    return _Source(exposition, figures, groups.names)
+) -> _Families:
+    groups = snapshot.groups([kind], label)
+    stats = Window(snapshot, None).stats(groups)
+    return _Families(exposition, stats, groups.names)
 
 
-def _nodes(reading: Reading, exposition: Exposition) -> None:
-    actions = reading.view.registry.actions.values
-    errors = reading.view.registry.errors.values
-    source = _source(reading, exposition, Kind.NODE, _node_labels)
-    figures = source.figures
-    source.one(
-        "kaygraph_node_executions_total",
-        "counter",
-        "Executions of a node.",
-        figures.executions.tolist(),
-    )
-    source.one(
-        "kaygraph_node_success_rate",
-        "gauge",
-        "The share of executions that did not end in error, cancelled ones left out.",
-        _written(figures.success_rates()),
-    )
-    source.one(
-        "kaygraph_node_avg_duration_seconds",
-        "gauge",
-        "The average time of an execution.",
-        _written(figures.averages()),
-    )
-    source.histogram(
-        "kaygraph_node_duration_seconds", "How long executions of a node took."
-    )
-    source.one(
+def _write_nodes(snapshot: AgentSnapshot, exposition: Exposition) -> None:
+    actions = snapshot.view.registry.actions.values
+    errors = snapshot.view.registry.errors.values
+    families = _families(snapshot, exposition, Kind.NODE, _node_labels)
+    stats = families.stats
+    families.durations("kaygraph_node", "Executions of a node")
+    families.one(
         "kaygraph_node_retries_total",
         "counter",
         "Attempts beyond the first of each execution.",
-        figures.retries().tolist(),
+        stats.retries().tolist(),
     )
-    _outcomes(source)
-    _phases(source)
-    times = np.where(figures.executions > 0, figures.last_time, np.nan).tolist()
-    source.one(
+    outcomes = [outcome.name.lower() for outcome in Outcome]
+    families.split(
+        "kaygraph_node_outcomes_total",
+        "Executions of a node by outcome.",
+        "outcome",
+        dict(zip(outcomes, stats.outcomes().T.tolist(), strict=True)),
+    )
+    _write_phases(families)
+    times = np.where(stats.executions > 0, stats.last_time, np.nan).tolist()
+    families.one(
         "kaygraph_node_last_execution_timestamp_seconds",
         "gauge",
-        "When the latest execution ended, Unix time.",
-        _written(times),
+        "The end of the latest execution, Unix time.",
+        _formatted(times),
     )
-    source.counted(
+    families.counted(
         "kaygraph_transitions_total",
-        "Executions of a node that ended with an action.",
+        "Executions of a node by the action that they returned.",
         Dimension.ACTION,
-        lambda number: labels_text([("action", actions[number])]),
+        lambda number: format_labels([("action", actions[number])]),
     )
-    source.counted(
+    families.counted(
         "kaygraph_errors_total",
-        "Errors that ended, or were answered in, an execution.",
+        "Executions with an exception, including suppressed ones and fallbacks.",
         Dimension.ERROR,
-        lambda number: labels_text(
+        lambda number: format_labels(
             [("type", errors[number].type), ("phase", errors[number].phase)]
         ),
     )
 
 
-def _outcomes(source: _Source) -> None:
-    words = [outcome.name.lower() for outcome in Outcome]
-    columns = source.figures.outcomes().T.tolist()
-    source.split(
-        "kaygraph_node_outcomes_total",
-        "Executions of a node by outcome.",
-        "outcome",
-        dict(zip(words, columns, strict=True)),
-    )
-
-
-def _phases(source: _Source) -> None:
-    phases = source.figures.phases()
+def _write_phases(families: _Families) -> None:
+    phases = families.stats.phases()
     known = phases.executions > 0
-    source.split(
+    families.split(
         "kaygraph_node_phase_seconds_total",
-        "The time of executions by where it went; wait is between attempts.",
+        "The time of executions by phase; wait is between attempts.",
         "phase",
         {
-            name: _written(np.where(known, getattr(phases, name), np.nan).tolist())
+            name: _formatted(np.where(known, getattr(phases, name), np.nan).tolist())
             for name in ("prep", "exec", "wait", "post")
         },
     )
-    source.one(
+    families.one(
         "kaygraph_node_items_total",
         "counter",
-        "Items that a batch node worked on.",
+        "Items that a batch node processed.",
         [count or None for count in phases.items.tolist()],
     )
 
 
-def _graphs(reading: Reading, exposition: Exposition) -> None:
-    ends = reading.view.registry.ends.values
-
-    source = _source(reading, exposition, Kind.RUN, _graph_labels)
-    figures = source.figures
-    source.one(
-        "kaygraph_graph_executions_total",
-        "counter",
-        "Runs of a graph that ended.",
-        figures.executions.tolist(),
-    )
-    source.one(
-        "kaygraph_graph_success_rate",
-        "gauge",
-        "The share of runs that did not end in error, cancelled ones left out.",
-        _written(figures.success_rates()),
-    )
-    source.one(
-        "kaygraph_graph_avg_duration_seconds",
-        "gauge",
-        "The average time of a run.",
-        _written(figures.averages()),
-    )
-    source.histogram(
-        "kaygraph_graph_duration_seconds", "How long runs of a graph took."
-    )
-    source.counted(
+def _write_graphs(snapshot: AgentSnapshot, exposition: Exposition) -> None:
+    ends = snapshot.view.registry.ends.values
+    families = _families(snapshot, exposition, Kind.RUN, _graph_labels)
+    families.durations("kaygraph_graph", "Ended runs of a graph")
+    families.counted(
         "kaygraph_graph_ends_total",
-        "Runs of a graph by why, at which node and with which action they ended.",
+        "Ended runs of a graph by reason, last node and last action.",
         Dimension.ACTION,
-        lambda number: labels_text(ends[number]._asdict().items()),
+        lambda number: format_labels(ends[number]._asdict().items()),
     )
 
 
-def _llm(reading: Reading, exposition: Exposition) -> None:
+def _write_llm(snapshot: AgentSnapshot, exposition: Exposition) -> None:
+    def families(kind: Kind, label: Callable[[SeriesKey], str | None]) -> _Families:
+        return _families(snapshot, exposition, kind, label)
+
     for metric, help in LLM_COUNTS.items():
-        source = _source(reading, exposition, Kind.COUNT, _llm_labels(metric))
-        totals = _written(source.figures.total.tolist())
-        source.one(f"kaygraph_{metric}_total", "counter", help, totals)
-    for metric, name, help in LLM_TIMES:
-        source = _source(reading, exposition, Kind.OBSERVE, _llm_labels(metric))
-        source.histogram(name, help)
-    cost = _source(reading, exposition, Kind.OBSERVE, _run_labels(LLM_RUN_COST))
-    cost.histogram("kaygraph_llm_run_cost_usd", "What the LLM calls of a run cost.")
-    tokens = _source(reading, exposition, Kind.OBSERVE, _run_labels(LLM_RUN_TOKENS))
-    _summary(tokens, "kaygraph_llm_run_tokens", "Tokens, in and out, of a run.")
+        counts = families(Kind.COUNT, _llm_labels(metric))
+        totals = _formatted(counts.stats.total.tolist())
+        counts.one(f"kaygraph_{metric}_total", "counter", help, totals)
+    for metric, name, help in LLM_DURATIONS:
+        families(Kind.OBSERVE, _llm_labels(metric)).histogram(name, help)
+    cost = families(Kind.OBSERVE, _run_labels(LLM_RUN_COST))
+    cost.histogram("kaygraph_llm_run_cost_usd", "The cost of a run's LLM calls.")
+    tokens = families(Kind.OBSERVE, _run_labels(LLM_RUN_TOKENS))
+    tokens.summary("kaygraph_llm_run_tokens", "The tokens of a run, in and out.")
 
 
-def _custom(reading: Reading, exposition: Exposition) -> None:
-    counts = _source(reading, exposition, Kind.COUNT, _custom_labels)
+def _write_custom(snapshot: AgentSnapshot, exposition: Exposition) -> None:
+    counts = _families(snapshot, exposition, Kind.COUNT, _custom_labels)
     counts.one(
         "kaygraph_count_total",
         "counter",
-        "What kaywatch.count was given, by metric.",
-        _written(counts.figures.total.tolist()),
+        "The sums of kaywatch.count, by metric.",
+        _formatted(counts.stats.total.tolist()),
     )
-    gauges = _source(reading, exposition, Kind.GAUGE, _custom_labels)
+    gauges = _families(snapshot, exposition, Kind.GAUGE, _custom_labels)
     gauges.one(
         "kaygraph_last_value",
         "gauge",
-        "What kaywatch.gauge was last given, by metric.",
-        _written(gauges.figures.lasts()),
+        "The last values of kaywatch.gauge, by metric.",
+        _formatted(gauges.stats.lasts()),
     )
-    observed = _source(reading, exposition, Kind.OBSERVE, _custom_labels)
-    help = "What kaywatch.observe was given, by metric."
-    _summary(observed, "kaygraph_observation", help)
+    observed = _families(snapshot, exposition, Kind.OBSERVE, _custom_labels)
+    observed.summary("kaygraph_observation", "Values of kaywatch.observe, by metric.")
 
 
-def _alerts(reading: Reading, exposition: Exposition) -> None:
-    """Write the alerts that fire, one sample each, the worst first."""
-    picture = reading.picture() if any(reading.alerts.values()) else None
-    found = []
-    for instance in picture.alerts if picture else ():
-        if instance.lifecycle.is_firing and picture:
-            labels = picture.labels(instance)
-            worst = SEVERITIES.index(cast("Severity", labels["severity"]))
-            found.append((-worst, instance.lifecycle.fired, labels))
-    found.sort(key=lambda alert: alert[:2])
-    names = ("alertname", "severity", "service", "graph", "node")
+def _write_completeness(completeness: Completeness, exposition: Exposition) -> None:
+    """Write what became of all events, by service."""
+    ratios: dict[tuple[str, ...], float] = {}
+    received: dict[tuple[str, ...], float] = {}
+    dropped: dict[tuple[str, ...], float] = {}
+    late: dict[tuple[str, ...], float] = {}
+    overflow: dict[tuple[str, ...], float] = {}
+    for name in completeness.services:
+        counts = completeness.of([name])
+        if counts.ratio is not None:
+            ratios[name,] = counts.ratio
+        received[name,] = float(counts.received)
+        late[name,], overflow[name,] = float(counts.late), float(counts.overflow)
+        for reason, count in counts.dropped.items():
+            dropped[name, reason] = float(count)
+    service, by_reason = ("service",), ("service", "reason")
+    for metric, type, values, labels, help in (
+        (
+            *("completeness", "gauge", ratios, service),
+            "The share of a service's recorded events that arrived.",
+        ),
+        ("received_total", "counter", received, service, "Events that arrived."),
+        ("dropped_total", "counter", dropped, by_reason, "Events that were lost."),
+        (
+            *("late_total", "counter", late, service),
+            "Events that arrived too late for a window, and are in totals only.",
+        ),
+        (
+            *("overflow_total", "counter", overflow, service),
+            "Events that are counted under __other__.",
+        ),
+    ):
+        family = f"kaywatch_series_{metric}"
+        exposition.family(family, type, help, samples(family, values, labels))
+
+
+def _write_alerts(snapshot: AgentSnapshot, exposition: Exposition) -> None:
+    """Write the firing alerts, one sample each, the most severe first."""
+    firing = []
+    # Taking a snapshot waits until an evaluation has ended.
+    if any(snapshot.alert_states.values()):
+        alerts = snapshot.alerts()
+        for alert in alerts.alerts:
+            if alert.lifecycle.is_firing:
+                labels = alerts.labels(alert)
+                severity = SEVERITIES.index(cast("Severity", labels["severity"]))
+                firing.append((-severity, alert.lifecycle.fired, labels))
+    firing.sort(key=lambda alert: alert[:2])
     values: dict[tuple[str, ...], float] = {}
-    for _, _, labels in found[:MAX_ALERTS]:
-        # Alerts that differ in other labels, such as pid, are counted together.
-        key = tuple([labels.get(name, "") for name in names])
+    for _, _, labels in firing[:MAX_ALERTS]:
+        # Alerts that differ only in other labels, such as pid, share a sample.
+        key = tuple([labels.get(name, "") for name in ALERT_LABELS])
         values[key] = values.get(key, 0.0) + 1.0
-    exposition.family(
-        "kaywatch_alerts_firing",
-        "gauge",
-        "Alerts that fire, by rule and what they are about.",
-        samples("kaywatch_alerts_firing", values, names),
-    )
-
-
-def _summary(source: _Source, name: str, help: str) -> None:
-    lines = (
-        f"{name}_count{{{labels}}} {count}\n{name}_sum{{{labels}}} {total}"
-        for labels, count, total in zip(
-            source.labels,
-            source.figures.executions.tolist(),
-            _written(source.figures.total.tolist()),
-            strict=True,
-        )
-        if total is not None
-    )
-    source.exposition.family(name, "summary", help, lines)
+    family = "kaywatch_alerts_firing"
+    help = "Firing alerts, by rule, severity and the labels of their series."
+    exposition.family(family, "gauge", help, samples(family, values, ALERT_LABELS))
 
 
 def _graph_labels(key: SeriesKey) -> str:
@@ -409,15 +386,15 @@ def _node_labels(key: SeriesKey) -> str:
 
 
 def _llm_labels(metric: str) -> Callable[[SeriesKey], str | None]:
-    ours = _LLM_LABELS.get(metric, ("model",))
+    own = _LLM_LABELS.get(metric, ("model",))
 
     def label(key: SeriesKey) -> str | None:
         if key.metric != metric:
             return None
-        given: dict[str, Any] = dict(key.labels)
-        usual = [(name, given.pop(name, "")) for name in ours]
-        rest = label_names(sorted(given.items()), ours)
-        return f"{_node_labels(key)},{labels_text([*usual, *rest])}"
+        labels: dict[str, Any] = dict(key.labels)
+        first = [(name, labels.pop(name, "")) for name in own]
+        rest = label_names(sorted(labels.items()), own)
+        return f"{_node_labels(key)},{format_labels([*first, *rest])}"
 
     return label
 
@@ -430,13 +407,13 @@ def _custom_labels(key: SeriesKey) -> str | None:
     if key.metric in _LLM_METRICS.get(key.kind, ()):
         return None
     labels = [("metric", key.metric), *label_names(key.labels)]
-    return f"{_node_labels(key)},{labels_text(labels)}"
+    return f"{_node_labels(key)},{format_labels(labels)}"
 
 
-def _written(values: Numbers | list[float]) -> Iterator[str | None]:
-    """Yield numbers as written; None for those that there are not."""
+def _formatted(values: Numbers | list[float]) -> Iterator[str | None]:
+    """Yield formatted numbers; None for a missing or infinite one, and for NaN."""
     for value in values:
         if value is None or not math.isfinite(value):
             yield None
         else:
-            yield number(value)
+            yield format_number(value)

@@ -56,10 +56,10 @@ def evaluate(served: Served) -> None:
     source = served.source
 
     async def work() -> None:
-        update = await source.alerting.evaluate(source.view(), source.clients())
+        update = await source.alerting.evaluate(source.view(), source.clients)
         source.told += update.requests
         if update.changed is not None:
-            served.server.turned(update.changed)
+            served.server.publish_alerts(update.changed)
 
     served.await_(work())
     assert not source.alerting.problem
@@ -119,8 +119,8 @@ def test_an_alert_is_listed_with_all_that_is_known(alerted: Served) -> None:
     assert (alert["executions"], alert["errors"], alert["episode"]) == (2, 2, 1)
     assert alert["since"] == alert["fired"] == pytest.approx(time.time(), abs=30)
     assert alert["receivers"] == ["ops"]
-    assert alert["told"]["ops"]["last"] == "firing"
-    assert alert["told"]["ops"]["at"] == pytest.approx(time.time(), abs=30)
+    assert alert["notified"]["ops"]["last"] == "firing"
+    assert alert["notified"]["ops"]["at"] == pytest.approx(time.time(), abs=30)
     assert [notice.receiver for notice in alerted.source.told] == ["ops"]
 
 
@@ -148,12 +148,12 @@ def test_one_alert_has_its_story_and_what_was_seen(alerted: Served) -> None:
     found = alerted.get(f"/api/v1/alerts/{alert['id']}")
 
     assert found["alert"]["id"] == alert["id"]
-    assert [line["text"] for line in found["story"]] == [
+    assert [line["text"] for line in found["timeline"]] == [
         "ok -> firing",
         "ops notified: firing",
     ]
-    assert found["error_classes"] == [{"type": "KeyError", "count": 2}]
-    (first, _) = found["story"]
+    assert found["context"]["error_classes"] == [["KeyError", 2]]
+    (first, _) = found["timeline"]
     assert (first["before"], first["after"], first["episode"]) == ("ok", "firing", 1)
     assert (first["value"], first["threshold"]) == (1.0, 0.5)
     assert (first["executions"], first["errors"]) == (2, 2)
@@ -168,8 +168,8 @@ def test_an_alert_s_story_has_what_became_of_its_messages(alerted: Served) -> No
     path = f"/api/v1/alerts/{alert['id']}"
     (ops,) = alerted.get(path)["receivers"]
     assert (ops["receiver"], ops["type"], ops["messages"]) == ("ops", "slack", [])
-    assert ops["told"]["last"] == "firing"
-    assert ops["held_back"] is None
+    assert ops["notified"]["last"] == "firing"
+    assert ops["suppressed"] is None
 
     key = alert["dedup_key"]
     alerted.source.delivery.about = Subject(key, 1, "firing", True, "fails: it does")
@@ -195,10 +195,10 @@ def test_why_a_receiver_is_not_told_is_said_with_its_end(alerted: Served) -> Non
     alerted.send_rows(*[{**good, "outcome": "error"}] * 20)
     alert = turned(alerted, "firing")
     (ops,) = alerted.get(f"/api/v1/alerts/{alert['id']}")["receivers"]
-    held = ops["held_back"]
+    held = ops["suppressed"]
     assert (held["reason"], held["by"]) == ("silenced", made)
     assert held["until"] == pytest.approx(time.time() + 3600, abs=60)
-    assert ops["told"]["last"] == "resolved"
+    assert ops["notified"]["last"] == "resolved"
 
 
 def test_rules_say_what_they_look_for_and_how_many_alerts_they_have(
@@ -211,7 +211,7 @@ def test_rules_say_what_they_look_for_and_how_many_alerts_they_have(
     assert not found["problem"]
     assert rules["fails"]["states"]["firing"] == 1
     assert rules["fails"]["groups"] == 2
-    assert rules["fails"]["hold"] == 0
+    assert rules["fails"]["for"] == 0
     assert rules["slow"]["condition"] == "latency_avg > 9 and executions > 1"
     assert rules["slow"]["receivers"] == ["ops"]
     assert rules["success_rate_min"]["built_in"]
@@ -224,13 +224,13 @@ def test_a_quiet_rule_says_why(alerted: Served) -> None:
 
     (near,) = found["nearest"]
     assert near["labels"] == {"graph": "g"}
-    assert near["finding"] == "unknown"
+    assert near["status"] == "unknown"
     assert near["text"] == "too few executions: 3 in 5m, 20 are needed"
     assert near["executions"] == 3
     # Nobody has looked for the whole window: how many ran in it isn't known.
     assert near["metrics"]["executions"] is None
     near = alerted.get("/api/v1/rules/fails")["nearest"]
-    assert [(n["labels"]["node"], n["finding"]) for n in near] == [
+    assert [(n["labels"]["node"], n["status"]) for n in near] == [
         ("bad", "breach"),
         ("good", "unknown"),
     ]
@@ -278,7 +278,7 @@ def test_a_turn_is_an_event_of_the_stream(alerted: Served) -> None:
     )
     document = alerted.get("/openapi.json")
     shape = {
-        "$ref": "#/components/schemas/AlertRow",
+        "$ref": "#/components/schemas/AlertView",
         "components": document["components"],
     }
     jsonschema.Draft202012Validator(shape).validate(alert)
@@ -309,9 +309,11 @@ def test_what_holds_and_is_not_durable_is_said_to_be(
     assert answer.status == 503
     error = answer.error
     assert error["code"] == "not_durable"
-    assert "it holds, but the store can't keep it yet: disk is full" in error["message"]
+    assert (
+        "in effect, but the store cannot save it yet: disk is full" in error["message"]
+    )
     assert error["message"].startswith(name) is ("silences" in path)
-    assert "don't send it again" in error["hint"]
+    assert "do not send it again" in error["hint"]
     state = "expired" if method == "DELETE" else "active"
     found = alerted.get("/api/v1/silences", state=state)["silences"]
     assert [row["id"] for row in found] == [name]
@@ -347,13 +349,13 @@ def test_a_silence_is_made_changed_and_ended(alerted: Served) -> None:
 @pytest.mark.parametrize(
     ("body", "status", "words"),
     [
-        (b"{", 400, "no JSON"),
-        (b"\xff", 400, "no JSON"),
+        (b"{", 400, "invalid JSON"),
+        (b"\xff", 400, "invalid JSON"),
         (b'{"matchers": []}', 400, "matchers"),
         ({"matchers": [{"name": "a", "value": "b"}]}, 400, "endsAt"),
         (silence(endsAt="tomorrow"), 400, "$.endsAt"),
-        (silence(endsAt="2000-01-01T00:00:00Z"), 400, "is over already"),
-        (silence(endsAt="2999-01-01T00:00:00Z"), 400, "more than 366 days"),
+        (silence(endsAt="2000-01-01T00:00:00Z"), 400, "is in the past"),
+        (silence(endsAt="2999-01-01T00:00:00Z"), 400, "more than 366 days after"),
         (silence(startsAt="2998-01-01T00:00:00Z"), 400, "endsAt: must be after"),
         (silence(matchers=[{"name": "a b", "value": "c"}]), 400, "$.matchers[0].name"),
         (silence(matchers=[{"name": "a", "value": ""}]), 400, "match every alert"),
@@ -363,7 +365,7 @@ def test_a_silence_is_made_changed_and_ended(alerted: Served) -> None:
             "missing )",
         ),
         (silence(mathcers=[]), 400, "mathcers"),
-        (silence(id="nope"), 404, "no silence 'nope'"),
+        (silence(id="nope"), 404, "unknown silence 'nope'"),
         (silence(comment="x" * 70_000), 413, "more than 65536 bytes"),
     ],
 )
@@ -443,11 +445,11 @@ def test_reading_waits_for_an_evaluation_and_the_loop_does_not(alerted: Served) 
 def test_what_a_storm_leaves_out_is_a_gap_in_the_ids(
     alerted: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kaywatch_agent.web.server.TURNS_AT_ONCE", 2)
+    monkeypatch.setattr("kaywatch_agent.web.application.ALERTS_AT_ONCE", 2)
     picture = alerted.source.alerting.snapshot()
     storm = picture._replace(alerts=picture.alerts[:1] * 5)
     with reading(alerted) as reader:
-        alerted.call(lambda: alerted.server.turned(storm))
+        alerted.call(lambda: alerted.server.publish_alerts(storm))
         alerted.call(alerted.server.publish)
         found = [(e["event"], e["id"]) for e in (reader.block() for _ in range(3))]
 

@@ -25,7 +25,7 @@ SHAPES = {
     "listening": "Listening",
     "execution": "ExecutionRecord",
     "run": "RunRecord",
-    "missed": "Missed",
+    "missed": "MissedEvents",
 }
 
 
@@ -338,7 +338,7 @@ def test_duplicates_are_not_shown_again(served: Served) -> None:
 
 def test_beyond_twenty_listeners_the_next_is_refused(served: Served) -> None:
     with contextlib.ExitStack() as stack:
-        for _ in range(module.MAX_LISTENERS):
+        for _ in range(module.MAX_SUBSCRIBERS):
             stack.enter_context(listening(served))
         answer = served.ask("/api/v1/events?limit=1")
 

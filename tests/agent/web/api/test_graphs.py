@@ -114,8 +114,8 @@ def test_an_unknown_graph_is_404_with_the_nearest_names(shop: Served) -> None:
     assert answer.status == 404
     assert answer.error == {
         "code": "unknown_graph",
-        "message": "no graph 'chekout' has been seen",
-        "hint": "did you mean 'checkout'? /api/v1/graphs lists those known",
+        "message": "unknown graph 'chekout'",
+        "hint": "did you mean 'checkout'? /api/v1/graphs lists the known ones",
     }
     answer = shop.ask("/api/v1/graphs/odd%2Fgraph/stats?service=shop")
     assert answer.error["message"].endswith("in service 'shop'")

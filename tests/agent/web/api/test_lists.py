@@ -224,7 +224,7 @@ def test_each_state_and_the_filters(served: Served) -> None:
     assert len(listed(service="back")) == 2
     assert listed(service="shop", state="died") == []
     answer = served.ask("/api/v1/clients?state=dead")
-    assert answer.error["message"] == "state='dead' can't be used"
+    assert answer.error["message"] == "invalid state='dead'"
     assert answer.error["hint"] == (
         "expected one of connected, disconnected, ended, died"
     )

@@ -10,7 +10,7 @@ import pytest
 from tests.agent.web.conftest import STRANGE
 from tests.agent.web.serving import Served, serving
 
-from kaywatch_agent.web.api import schema
+from kaywatch_agent.web.api import nodes
 
 PAGE = {
     "total_executions",
@@ -206,14 +206,14 @@ def test_an_unknown_node_is_404_with_the_nearest_names(shop: Served) -> None:
     assert answer.status == 404
     assert answer.error == {
         "code": "unknown_node",
-        "message": "no node 'laod' has been seen",
-        "hint": "did you mean 'load'? /api/v1/nodes lists those known",
+        "message": "unknown node 'laod'",
+        "hint": "did you mean 'load'? /api/v1/nodes lists the known ones",
     }
 
     answer = shop.ask("/api/v1/nodes/load/stats?graph=other&service=back")
     assert answer.status == 404
     assert answer.error["message"] == (
-        "no node 'load' has been seen in graph 'other' in service 'back'"
+        "unknown node 'load' in graph 'other' in service 'back'"
     )
 
 
@@ -268,7 +268,7 @@ def test_an_agent_that_has_seen_nothing_lists_nothing(served: Served) -> None:
     export = served.get("/api/v1/export")
     assert (export["nodes"], export["graphs"]) == ({}, {})
     answer = served.ask("/api/v1/nodes/n/stats")
-    assert answer.error["hint"] == "/api/v1/nodes lists those known"
+    assert answer.error["hint"] == "/api/v1/nodes lists the known ones"
 
 
 def test_huge_values_are_null_rather_than_infinite(served: Served) -> None:
@@ -291,7 +291,7 @@ def test_a_list_entry_and_a_nodes_answer_share_their_keys() -> None:
     def keys(kind: type) -> list[str]:
         return [field.encode_name for field in msgspec.structs.fields(kind)]
 
-    own = keys(schema.NodeStats)
-    assert [key for key in own if key in keys(schema.NodeFigures)] == keys(
-        schema.NodeFigures
+    own = keys(nodes.NodeStats)
+    assert [key for key in own if key in keys(nodes.NodeSummary)] == keys(
+        nodes.NodeSummary
     )

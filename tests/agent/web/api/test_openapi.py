@@ -6,8 +6,9 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import jsonschema
 import msgspec
@@ -16,13 +17,9 @@ from tests.agent.web.conftest import fill
 from tests.agent.web.serving import Served, serving
 from tests.metrics import declared, samples
 
-from kaywatch_agent.model import records
-from kaywatch_agent.web.api import alert_shapes, schema
-from kaywatch_agent.web.api.parameters import NoQuery
 from kaywatch_agent.web.config import HttpConfig
-from kaywatch_agent.web.reading import Reading
-from kaywatch_agent.web.reply import Reply
-from kaywatch_agent.web.routes import ROUTES, Route
+from kaywatch_agent.web.responses import EncodedResponse
+from kaywatch_agent.web.routes import ENDPOINTS
 
 DOCUMENTATION = Path(__file__).parents[4] / "docs" / "http.md"
 
@@ -52,7 +49,7 @@ def test_every_route_is_in_the_document_and_no_other(document: dict[str, Any]) -
         for path, methods in document["paths"].items()
         for method, operation in methods.items()
     }
-    assert set(described) == {(r.path, r.method.lower()) for r in ROUTES}
+    assert set(described) == {(r.path, r.method.lower()) for r in ENDPOINTS}
     for operation in described.values():
         assert {"200", "400", "405", "500"} <= set(operation["responses"])
     operations = [operation["operationId"] for operation in described.values()]
@@ -71,34 +68,11 @@ def test_every_schema_in_the_document_is_sound(document: dict[str, Any]) -> None
                 assert parameter["required"] or parameter["in"] == "query"
 
 
-@pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.name)
-def test_a_route_declares_what_its_answer_takes_and_gives(route: Route) -> None:
-    hints = get_type_hints(route.answer)
-    returned = hints.pop("return")
-    reading, query = hints.values()
-
-    assert reading is Reading
-    if route.change is not None:
-        of = get_type_hints(route.change)
-        assert of.pop("return") is query
-        _, now, asked, body = of.values()
-        assert now is float and asked is route.parameters
-        assert body is (route.body or type(None))
-        assert returned is route.shape
-        return
-    assert issubclass(route.parameters, query)
-    if route.parameters is NoQuery:
-        assert query is NoQuery
-    assert returned is (route.shape if not route.also else Reply) or (
-        returned is Reply and route.media
-    )
-
-
 def test_answers_have_all_of_their_keys_always(document: dict[str, Any]) -> None:
-    asked = [route.body for route in ROUTES if route.body is not None]
+    asked = [route.body for route in ENDPOINTS if route.body is not None]
     _, bodies = msgspec.json.schema_components(asked)
     answers = document["components"]["schemas"].keys() - bodies.keys()
-    assert {"NodeStats", "AlertRow", "FailureRecord", "ClientAnswer"} <= answers
+    assert {"NodeStats", "AlertView", "FailureRecord", "ClientDetails"} <= answers
     for name in answers:
         shape = document["components"]["schemas"][name]
         if "properties" in shape:  # else an enumeration
@@ -146,11 +120,10 @@ def test_answers_are_what_the_document_says(
 def test_snapshots_are_what_the_document_says(
     shop: Served, document: dict[str, Any]
 ) -> None:
-    route = next(route for route in ROUTES if "snapshot" in route.events)
-    data = shop.await_(shop.server._first(route, route.parameters()))
+    data = shop.await_(shop.server.application.build_snapshot())
 
     assert b"\n" not in data
-    reference = {"$ref": "#/components/schemas/Snapshot"}
+    reference = {"$ref": "#/components/schemas/StreamSnapshot"}
     hold_to(json.loads(data), reference, document)
 
 
@@ -173,18 +146,34 @@ def test_every_route_is_documented_with_its_parameters(written: str) -> None:
         route.path if route.method == "GET" else f"{route.method} {route.path}": sorted(
             field.encode_name for field in msgspec.structs.fields(route.parameters)
         )
-        for route in ROUTES
+        for route in ENDPOINTS
     }
 
 
-SHAPES = [
-    *(
-        getattr(module, name)
-        for module in (schema, alert_shapes)
-        for name in module.__all__
-    ),
-    *(getattr(records, name) for name in records.__all__),
-]
+def parts(kind: msgspec.inspect.Type) -> Iterator[msgspec.inspect.StructType]:
+    """Yield the structs that a type consists of."""
+    if isinstance(kind, msgspec.inspect.StructType):
+        yield kind
+        for field in kind.fields:
+            yield from parts(field.type)
+    for name in ("type", "item_type", "value_type"):
+        if isinstance(inner := getattr(kind, name, None), msgspec.inspect.Type):
+            yield from parts(inner)
+    for inner in (*getattr(kind, "types", ()), *getattr(kind, "item_types", ())):
+        yield from parts(inner)
+
+
+# The types of all JSON responses, and of what is in them.
+SHAPES = sorted(
+    {
+        part.cls
+        for route in ENDPOINTS
+        for response in (route.response, *route.events.values())
+        if response is not EncodedResponse
+        for part in parts(msgspec.inspect.type_info(response))
+    },
+    key=lambda kind: kind.__name__,
+)
 
 
 def test_every_key_is_documented(written: str) -> None:
@@ -204,7 +193,7 @@ def test_every_parameter_is_documented(written: str) -> None:
     }
     known = {
         field.encode_name
-        for route in ROUTES
+        for route in ENDPOINTS
         for field in msgspec.structs.fields(route.parameters)
     }
     assert table == known

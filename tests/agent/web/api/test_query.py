@@ -153,10 +153,15 @@ def test_filters_narrow_it(history: Served) -> None:
     ("asked", "status", "code", "says"),
     [
         ({}, 400, "missing_parameter", "metric: the parameter is missing"),
-        ({"metric": "p42"}, 404, "unknown_metric", "no metric 'p42'"),
-        ({"metric": "avg", "node": "m"}, 404, "unknown_node", "no node 'm'"),
-        ({"metric": "avg", "graph": "q"}, 404, "unknown_graph", "no graph 'q'"),
-        ({"metric": "avg", "service": "q"}, 404, "unknown_service", "no service 'q'"),
+        ({"metric": "p42"}, 404, "unknown_metric", "unknown metric 'p42'"),
+        ({"metric": "avg", "node": "m"}, 404, "unknown_node", "unknown node 'm'"),
+        ({"metric": "avg", "graph": "q"}, 404, "unknown_graph", "unknown graph 'q'"),
+        (
+            {"metric": "avg", "service": "q"},
+            404,
+            "unknown_service",
+            "unknown service 'q'",
+        ),
         ({"metric": "avg", "step": "15"}, 400, "bad_parameter", "step='15'"),
         ({"metric": "avg", "step": "0"}, 400, "bad_parameter", "step='0'"),
         ({"metric": "avg", "start": "noon"}, 400, "bad_parameter", "start='noon'"),
@@ -167,7 +172,7 @@ def test_filters_narrow_it(history: Served) -> None:
             {"metric": "avg", "start": "0", "step": "10"},
             400,
             "too_many_points",
-            "at most 11000",
+            "the maximum is 11000",
         ),
     ],
 )

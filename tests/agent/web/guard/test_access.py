@@ -26,7 +26,7 @@ from kaywatch.query import fetch, send
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.web.config import HttpConfig, is_loopback
 from kaywatch_agent.web.guard.tokens import Role, Tokens, given_token
-from kaywatch_agent.web.routes import ROUTES
+from kaywatch_agent.web.routes import ENDPOINTS
 
 READ, OLD, ADMIN = "r" * 16, "old-token-of-before", "a-token/for+admins=="
 JSON = {"Content-Type": "application/json"}
@@ -96,7 +96,7 @@ def test_a_token_reads_or_changes(
 
 
 def test_every_path_but_the_public_needs_a_token(guarded: Served) -> None:
-    for route in ROUTES:
+    for route in ENDPOINTS:
         path = route.path.replace("{", "").replace("}", "")
         answer = guarded.ask(path, JSON, method=route.method)
         assert answer.status == (200 if route.path == "/health" else 401), path
@@ -129,16 +129,16 @@ def test_a_file_that_changes_is_read_again(tmp_path: Path) -> None:
     file.write_text("the-first-token-x\n")
     tokens = Tokens({Role.READ: str(file)})
     file.write_text("the-first-token-x\nthe-second-token-x\n")
-    tokens.look(10.0)
+    tokens.refresh(10.0)
     assert tokens.role_of("the-first-token-x") is Role.READ
     assert tokens.role_of("the-second-token-x") is Role.READ
 
     replaced = tmp_path / "new"
     replaced.write_text("the-second-token-x\n")
     os.replace(replaced, file)
-    tokens.look(10.5)  # looked at a moment ago
+    tokens.refresh(10.5)  # looked at a moment ago
     assert tokens.role_of("the-first-token-x") is Role.READ
-    tokens.look(12.0)
+    tokens.refresh(12.0)
     assert tokens.role_of("the-first-token-x") is None
 
 
@@ -151,9 +151,9 @@ def test_a_file_that_is_wrong_changes_nothing_and_is_told(tmp_path: Path) -> Non
         if text is not None:
             file.write_text(text)
         with structlog.testing.capture_logs() as logs:
-            tokens.look(10.0 * number)
+            tokens.refresh(10.0 * number)
         assert [line["event"] for line in logs if line["log_level"] == "error"] == [
-            "tokens not read again"
+            "tokens not reloaded"
         ]
         assert "short" not in str(logs)
         assert tokens.role_of("the-first-token-x") is Role.ADMIN
@@ -162,13 +162,13 @@ def test_a_file_that_is_wrong_changes_nothing_and_is_told(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("", "has no token; `openssl rand -hex 32` makes one"),
+        ("", "has no token; create one: openssl rand -hex 32"),
         ("# nothing\n", "has no token"),
         ("secret\n", "line 1: a token has 16 to 512 characters"),
         ("\n" + "s" * 513, "line 2: a token has 16 to 512 characters"),
-        ("not a token, this one", "line 1: a token is of letters, digits"),
-        ("tökentökentökentöken", "a token is of letters, digits"),
-        ("tok\x00entokentokentoken", "a token is of letters, digits"),
+        ("not a token, this one", "line 1: a token consists of letters, digits"),
+        ("tökentökentökentöken", "a token consists of letters, digits"),
+        ("tok\x00entokentokentoken", "a token consists of letters, digits"),
         ("t" * 20 + "\n" + ("u" * 20 + "\n") * 100, "more than 100 tokens"),
     ],
 )
@@ -191,7 +191,7 @@ def test_a_file_that_everybody_can_read_is_told(tmp_path: Path) -> None:
     with structlog.testing.capture_logs() as logs:
         Tokens({Role.READ: str(file)})
     assert [line["event"] for line in logs] == [
-        "everybody can read the tokens: chmod o-r"
+        "every user can read the tokens: chmod o-r"
     ]
 
 
@@ -201,7 +201,7 @@ def test_tokens_come_as_credentials(
     (tmp_path / "admins").write_text(ADMIN)
     config = HttpConfig(LISTEN, admin_tokens_credential="admins")
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
-    with pytest.raises(ConfigError, match="is LoadCredential= set"):
+    with pytest.raises(ConfigError, match="is LoadCredential= in the unit"):
         _ = config.admin_tokens
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     with serving(config=config) as served:
@@ -222,12 +222,12 @@ def test_the_reader_sends_the_token_that_its_environment_names(
 ) -> None:
     for name in ("KAYWATCH_TOKEN", "KAYWATCH_TOKEN_FILE"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(AgentRefused, match="a token is needed"):
+    with pytest.raises(AgentRefused, match="a token is required"):
         fetch("/api/v1/nodes", url=guarded.url)
     monkeypatch.setenv("KAYWATCH_TOKEN_FILE", files["read_tokens_file"])
     assert fetch("/api/v1/nodes", url=guarded.url)["nodes"] == []
     path = "/api/v1/receivers/ops/test"
-    with pytest.raises(AgentRefused, match="this token may read, and change nothing"):
+    with pytest.raises(AgentRefused, match="this token allows reading only"):
         send("POST", path, url=guarded.url)
     monkeypatch.setenv("KAYWATCH_TOKEN", ADMIN)
     assert send("POST", path, url=guarded.url)["count"] > 0
@@ -265,9 +265,9 @@ def test_what_only_this_host_can_reach(host: str, loopback: bool) -> None:
 @pytest.mark.parametrize(
     ("keys", "missing"),
     [
-        ({}, "a token .* and TLS"),
+        ({}, "tokens .* and TLS"),
         ({"admin_tokens_file": "t"}, "without TLS"),
-        ({"tls_certificate_file": "c", "tls_key_file": "k"}, "without a token"),
+        ({"tls_certificate_file": "c", "tls_key_file": "k"}, "without tokens"),
     ],
 )
 @pytest.mark.parametrize("listen", ["0.0.0.0:9477", "[::]:0", "web1.example.org:80"])
@@ -300,7 +300,7 @@ def test_a_name_that_leads_elsewhere_than_it_seems_is_found_at_the_start(
 
     monkeypatch.setattr(socket, "getaddrinfo", astray)
     with (
-        pytest.raises(ConfigError, match="can be reached from other hosts"),
+        pytest.raises(ConfigError, match="other hosts can reach"),
         serving(config=HttpConfig("localhost:0")),
     ):
         pass
@@ -313,10 +313,10 @@ def test_a_name_that_leads_elsewhere_than_it_seems_is_found_at_the_start(
         ({"listen": "unix:/" + "x" * 107}, "at most 107 bytes"),
         ({"mode": "rw"}, "expected octal digits"),
         ({"group": "no such group"}, 'there is no group "no such group"'),
-        ({"tls_key_file": "k"}, "go together"),
-        ({"tls_certificate_file": "c"}, "go together"),
-        ({"read_tokens_file": "a", "read_tokens_credential": "b"}, "give one of them"),
-        ({"public": ("/helth",)}, "public: no path '/helth'"),
+        ({"tls_key_file": "k"}, "set both or none"),
+        ({"tls_certificate_file": "c"}, "set both or none"),
+        ({"read_tokens_file": "a", "read_tokens_credential": "b"}, "set only one"),
+        ({"public": ("/helth",)}, "public: unknown path '/helth'"),
         ({"connections": 0}, "connections = 0: at least 1"),
     ],
 )
@@ -393,7 +393,10 @@ def test_tls_is_of_1_2_or_later_and_its_certificate_is_renewed(tmp_path: Path) -
 def test_a_certificate_that_is_none_is_told_at_the_start(tmp_path: Path) -> None:
     made = certificate(tmp_path)
     other = certificate(tmp_path, "other")
-    for key, complaint in ((other.key, "with its key"), (tmp_path / "x", "can't read")):
+    for key, complaint in (
+        (other.key, "with its key"),
+        (tmp_path / "x", "cannot read"),
+    ):
         config = HttpConfig(
             LISTEN,
             tls_certificate_file=str(made.certificate),
@@ -550,7 +553,7 @@ def rest(connection: socket.socket) -> bytes:
 def test_who_does_not_say_what_he_wants_is_hung_up_on(
     served: Served, sent: bytes
 ) -> None:
-    served.server.doorway.head_seconds = 0.2
+    served.server.limiter.head_seconds = 0.2
     with connected(served) as connection:
         connection.sendall(sent)
         assert rest(connection) == b""
@@ -560,7 +563,7 @@ def test_who_does_not_say_what_he_wants_is_hung_up_on(
 
 def test_a_drip_does_not_keep_a_connection_open(served: Served) -> None:
     """Slowloris: a header line now and then, for ever."""
-    served.server.doorway.head_seconds = 0.5
+    served.server.limiter.head_seconds = 0.5
     with connected(served) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n")
         with pytest.raises(ConnectionError):
@@ -577,7 +580,7 @@ def drip(connection: socket.socket) -> None:
 def test_a_connection_that_is_kept_has_its_time_for_the_next_request(
     served: Served,
 ) -> None:
-    served.server.doorway.head_seconds = 0.3
+    served.server.limiter.head_seconds = 0.3
     with contextlib.closing(http.client.HTTPConnection(served.host, served.port)) as c:
         for _ in range(3):
             c.request("GET", "/health")

@@ -9,9 +9,9 @@ from kaywatch_agent.web.prometheus.exposition import (
     TEXT,
     Exposition,
     escape,
+    format_number,
     label_names,
     negotiate,
-    number,
     samples,
 )
 
@@ -64,8 +64,8 @@ def test_the_format_is_negotiated(accept: str, wanted: object) -> None:
 def test_integral_numbers_have_neither_fraction_nor_exponent(
     given: float, written: str
 ) -> None:
-    assert number(given) == written
-    assert float(number(given)) == given
+    assert format_number(given) == written
+    assert float(format_number(given)) == given
 
 
 def test_label_values_are_escaped() -> None:

@@ -1,0 +1,181 @@
+"""What a response is built from: one immutable snapshot, and the windows in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain
+from typing import Any, TypeVar
+
+from kaywatch_agent.aggregate.bucket import Bucket, Dimension, gather
+from kaywatch_agent.aggregate.completeness import Completeness
+from kaywatch_agent.aggregate.group_stats import (
+    ALL_DIMENSIONS,
+    GroupStats,
+    SeriesGroups,
+)
+from kaywatch_agent.aggregate.view import BUCKET_SECONDS, View
+from kaywatch_agent.model.alerts import MessageRecord, ReceiverRecord
+from kaywatch_agent.model.series import Kind, SeriesKey
+from kaywatch_agent.rules.snapshot import AlertsSnapshot
+from kaywatch_agent.rules.state import AlertState
+from kaywatch_agent.runtime.health import HealthReport
+from kaywatch_agent.runtime.metrics import Instrument
+from kaywatch_agent.units import MIB
+from kaywatch_agent.web.api import schema
+from kaywatch_agent.web.api.parameters import window_seconds
+from kaywatch_agent.web.view import AgentUsage
+
+__all__ = ["AgentSnapshot", "Matches", "OwnMetrics", "Window", "matching"]
+
+T = TypeVar("T", bound=Hashable)
+
+Matches = Callable[[SeriesKey], bool]
+OwnMetrics = tuple[tuple[Instrument, dict[tuple[str, ...], float]], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentSnapshot:
+    """Everything that a response may be built from; safe to read in another thread.
+
+    Attributes:
+        now: Unix seconds.
+        started: when the agent started, Unix seconds.
+        version: the agent's version.
+        view: the aggregated data.
+        health: the readiness of the stages.
+        usage: the agent's use of resources.
+        socket: the path of the socket that clients push to.
+        peak_memory: the largest peak RSS of each service's clients, in bytes.
+        client_states: how many clients are in each state.
+        own_metrics: the agent's own metrics.
+        alerts: returns all about alerts; waits until an evaluation has ended.
+        alert_states: how many alerts are in each state.
+        clients: descriptions of the clients, for endpoints that need them.
+        messages: all messages, the newest first; can be iterated once.
+        receivers: all receivers, for endpoints that need messages.
+        accept: the request's Accept header.
+        gzip: whether the client accepts gzip.
+    """
+
+    now: float
+    started: float
+    version: str
+    view: View
+    health: HealthReport
+    usage: AgentUsage
+    socket: str
+    peak_memory: Mapping[str, int]
+    client_states: Mapping[str, int]
+    own_metrics: OwnMetrics
+    alerts: Callable[[], AlertsSnapshot]
+    alert_states: Mapping[AlertState, int] = field(default_factory=dict)
+    clients: tuple[schema.ClientDetails, ...] = ()
+    messages: Iterable[MessageRecord] = ()
+    receivers: tuple[ReceiverRecord, ...] = ()
+    accept: str = ""
+    gzip: bool = False
+
+    @cached_property
+    def keys(self) -> list[SeriesKey]:
+        """The keys of all series, by row; a copy, because the registry grows."""
+        return list(self.view.registry.keys)
+
+    @cached_property
+    def rows(self) -> dict[Kind, list[int]]:
+        """The rows of each kind of series."""
+        rows: dict[Kind, list[int]] = {kind: [] for kind in Kind}
+        for row, key in enumerate(self.keys):
+            rows[key.kind].append(row)
+        return rows
+
+    def series(self, *kinds: Kind) -> Iterator[SeriesKey]:
+        """Yield the keys of some kinds of series."""
+        keys = self.keys
+        for kind in kinds:
+            for row in self.rows[kind]:
+                yield keys[row]
+
+    def groups(
+        self,
+        kinds: Iterable[Kind],
+        name: Callable[[SeriesKey], T | None],
+        names: Iterable[T] = (),
+    ) -> SeriesGroups[T]:
+        """Return series of some kinds in groups; see `SeriesGroups`."""
+        rows = chain.from_iterable(self.rows[kind] for kind in kinds)
+        return SeriesGroups(self.keys, rows, name, names)
+
+    def memory_mb(self, services: Iterable[str]) -> float | None:
+        """Return the largest peak RSS among services in MiB; None if unknown."""
+        peak = max((self.peak_memory.get(name, 0) for name in services), default=0)
+        return peak / MIB if peak else None
+
+    def unaccounted(self) -> Completeness:
+        """Return a count of received and lost events to which nothing was added."""
+        return Completeness(self.keys, self.view.registry.overflow_rows)
+
+
+class Window:
+    """The buckets of a period that ends now, or the totals since first seen."""
+
+    def __init__(self, snapshot: AgentSnapshot, duration: str | int | None) -> None:
+        """Select buckets.
+
+        Args:
+            snapshot: where to take them from.
+            duration: the length of the window, in seconds or as a parameter's text;
+                rounded up to whole buckets. None selects the totals.
+        """
+        seconds = window_seconds(duration) if isinstance(duration, str) else duration
+        view = snapshot.view
+        self.seconds = seconds
+        self._snapshot = snapshot
+        self._buckets: list[Bucket] = (
+            [view.totals]
+            if seconds is None
+            else gather(
+                bucket
+                for _, bucket in view.between(
+                    view.now - seconds, view.now + BUCKET_SECONDS
+                )
+            )
+        )
+
+    def stats(
+        self,
+        groups: SeriesGroups[Any],
+        dimensions: Collection[Dimension] = ALL_DIMENSIONS,
+    ) -> GroupStats:
+        """Return the statistics of groups of series in this window."""
+        stats = GroupStats(groups.numbers, len(groups), dimensions)
+        for bucket in self._buckets:
+            stats.add(bucket)
+        return stats
+
+    @cached_property
+    def completeness(self) -> Completeness:
+        """How complete the statistics of this window are."""
+        completeness = self._snapshot.unaccounted()
+        for bucket in self._buckets:
+            completeness.add(bucket)
+        return completeness
+
+
+def matching(
+    *,
+    service: str | None = None,
+    graph: str | None = None,
+    node: str | None = None,
+) -> Matches:
+    """Return a predicate for series: it compares the arguments that are not None."""
+
+    def matches(key: SeriesKey) -> bool:
+        return (
+            (service is None or key.service == service)
+            and (graph is None or key.graph == graph)
+            and (node is None or key.node == node)
+        )
+
+    return matches
