@@ -34,7 +34,7 @@ def commands(
 
 
 ALL = dict(commands())
-# Its words are an application's, and argparse's.
+# `run` has the help of argparse.
 OURS = {words: command for words, command in ALL.items() if words != ("run",)}
 
 
@@ -74,28 +74,28 @@ def test_every_option_is_explained(words: tuple[str, ...]) -> None:
         if isinstance(parameter, click.Option):
             text = parameter.help or ""
             assert re.match(r"[A-Z].*[.:\])]$", text), f"{parameter.opts}: {text!r}"
-            # What click makes of a type, such as INTEGER RANGE, says little.
+            # The names of click's types, such as INTEGER RANGE, are not helpful.
             described = parameter.is_flag or isinstance(parameter.type, click.Choice)
             assert described or parameter.metavar, parameter.opts
         else:
-            # An argument is explained by the text.
+            # The text of the command explains its arguments.
             name = parameter.make_metavar(click.Context(OURS[words])).strip("[].")
             assert name.split("=")[0] in (OURS[words].help or ""), name
 
 
 @pytest.mark.parametrize("words", OURS, ids=" ".join)
-def test_a_help_is_a_page_for_a_terminal(words: tuple[str, ...]) -> None:
+def test_help_fits_a_terminal(words: tuple[str, ...]) -> None:
     text = shown(words)
 
     assert all(len(line) <= WIDTH for line in text.splitlines())
-    # No one-line description in a list is cut off.
+    # No description in a list of commands is cut.
     assert not re.search(r" .*[^\]]\.\.\.$", text.partition("\n\n")[2], re.MULTILINE)
     if not isinstance(OURS[words], click.Group):
         assert examples(text), "no example"
 
 
 @pytest.mark.parametrize("words", ALL, ids=" ".join)
-def test_the_examples_are_commands_with_options_that_there_are(
+def test_the_examples_are_valid_commands(
     words: tuple[str, ...],
 ) -> None:
     for example in examples(shown_of_run() if words == ("run",) else shown(words)):
@@ -105,7 +105,7 @@ def test_the_examples_are_commands_with_options_that_there_are(
         if not words:
             continue
         assert command is ALL[words], example
-        # Taken in, and not done.
+        # Parsed, but not run.
         command.make_context(" ".join(words), rest, resilient_parsing=False)
 
 
@@ -120,7 +120,7 @@ def find(arguments: list[str]) -> tuple[click.Command, list[str]]:
         group = command
 
 
-def test_what_run_says_is_a_page_as_well() -> None:
+def test_the_help_of_run_fits_a_terminal() -> None:
     text = shown_of_run()
 
     assert all(len(line) <= WIDTH for line in text.splitlines())
@@ -128,7 +128,7 @@ def test_what_run_says_is_a_page_as_well() -> None:
     assert "Exit codes: " in text
 
 
-def test_serve_says_how_it_is_set_up_and_reloaded() -> None:
+def test_the_help_of_serve_explains_configuration_and_reload() -> None:
     text = " ".join(shown(("serve",)).split())
 
     for word in ("docs/configuration.md", "SIGHUP", "STATE_DIRECTORY", "Exit codes"):

@@ -1,4 +1,4 @@
-"""docs/operations.md: what it says to type works, and what it quotes is there."""
+"""docs/operations.md: its commands work, and its quotes exist."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STORE = "/var/lib/kaywatch/kaywatch.db"
 
 @pytest.fixture(scope="module")
 def busy(installed: str) -> Iterator[Agent]:
-    """An agent with something in its store."""
+    """An agent with data in its store."""
     with running_agent(installed) as agent:
         agent.run(
             "import kaywatch\n"
@@ -40,7 +40,7 @@ def busy(installed: str) -> Iterator[Agent]:
 
 
 @pytest.mark.parametrize("command", BACKUPS)
-def test_a_backup_of_a_running_agent_is_whole(
+def test_a_backup_of_a_running_agent_is_complete(
     busy: Agent, tmp_path: Path, installed: str, command: str
 ) -> None:
     require("sqlite3")
@@ -55,17 +55,17 @@ def test_a_backup_of_a_running_agent_is_whole(
         assert sum(expected.values()) == 500
 
 
-def test_there_are_three_ways_to_back_it_up() -> None:
+def test_the_page_has_three_backup_commands() -> None:
     assert len(BACKUPS) == 3
 
 
-def test_the_configuration_shown_is_right(tmp_path: Path) -> None:
+def test_the_example_configuration_is_valid(tmp_path: Path) -> None:
     (text,) = (text for kind, text in BLOCKS if kind == "toml")
 
     assert list(parse(text).notify.receivers) == ["ops"]
 
 
-def test_the_rules_for_prometheus_are_rules_about_metrics_of_ours(
+def test_the_prometheus_rules_use_existing_metrics(
     tmp_path: Path,
 ) -> None:
     (text,) = (text for kind, text in BLOCKS if kind == "yaml")
@@ -77,12 +77,12 @@ def test_the_rules_for_prometheus_are_rules_about_metrics_of_ours(
     subprocess.run([require("promtool"), "check", "rules", str(rules)], check=True)
 
 
-def test_what_the_doctor_is_quoted_with_is_what_it_says() -> None:
+def test_quoted_results_of_the_doctor_exist() -> None:
     table = PAGE.partition("| result |")[2]
     quoted = re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
     (folder,) = kaywatch_agent.cli.doctor.__path__
     said = "".join(path.read_text() for path in sorted(Path(folder).glob("*.py")))
-    # Strings are written over several lines there.
+    # The code splits long strings over several lines.
     said = re.sub(r'"\s+f?"', "", said)
 
     assert len(quoted) >= 10

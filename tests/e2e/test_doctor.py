@@ -1,4 +1,4 @@
-"""`kaywatch doctor` in real situations: what it finds, says, and leaves alone."""
+"""`kaywatch doctor` in real situations."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from kaywatch_agent.cli.doctor.result import SECTIONS, CheckStatus
 NOBODY = 65_534
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
-# All is imported before it turns into somebody who may not read where Python is.
+# Imports everything first: this user cannot read the folder of Python.
 AS_NOBODY = f"""
 import encodings.idna, os, sys
 from kaywatch_agent import app
@@ -68,7 +68,7 @@ class Report:
         self.json = json.loads(text)
 
     def found(self, *words: str) -> dict[str, str]:
-        """Return the one result that has all these words, in text or fix."""
+        """Return the only result with all these words in its section, text or fix."""
         (found,) = (
             result
             for result in self.json["results"]
@@ -92,7 +92,7 @@ class Report:
 
 
 def doctor(*arguments: str, code: str = "", **environment: str) -> Report:
-    """Run it, without what the environment of these tests may say."""
+    """Run the command without the KAYWATCH_ variables of this environment."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith("KAYWATCH_")}
     start = ["-c", code] if code else ["-m", "kaywatch_agent"]
     done = subprocess.run(
@@ -107,15 +107,15 @@ def doctor(*arguments: str, code: str = "", **environment: str) -> Report:
     return Report(done.returncode, done.stdout)
 
 
-def of(agent: Agent, *arguments: str, **more: str) -> Report:
-    """Run it on an agent."""
+def doctor_for(agent: Agent, *arguments: str, **more: str) -> Report:
+    """Run the command for one agent."""
     options = ["--socket", agent.socket, "--url", agent.url, "--store", agent.store]
     return doctor(*arguments, *options, **more)
 
 
 @pytest.fixture
 def short(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with a short path that everybody may go through."""
+    """A folder with a short path that every user can enter."""
     import tempfile
 
     with tempfile.TemporaryDirectory(prefix="kw-") as folder:
@@ -126,7 +126,7 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 # -- an agent, or none -----------------------------------------------------------------
 
 
-def test_without_an_agent_it_says_so_first_and_looks_at_the_rest(short: Path) -> None:
+def test_without_an_agent_the_other_checks_run(short: Path) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     arguments = [
         "--socket",
@@ -152,7 +152,7 @@ def test_without_an_agent_it_says_so_first_and_looks_at_the_rest(short: Path) ->
     assert list(short.iterdir()) == []
 
 
-def test_an_agent_that_is_well_has_no_problem(short: Path) -> None:
+def test_a_healthy_agent_has_no_problem(short: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as hook:
         url = f"http://127.0.0.1:{hook.getsockname()[1]}"
         path = config(short, RECEIVER.format(url=url))
@@ -161,12 +161,12 @@ def test_an_agent_that_is_well_has_no_problem(short: Path) -> None:
                 assert client.stdout is not None
                 assert client.stdout.readline() == "pushed\n"
                 until(lambda: agent.clients()[0]["memory_mb"], "its memory is read")
-                report = of(agent, "--config", str(path))
+                report = doctor_for(agent, "--config", str(path))
             pid = agent.process.pid if agent.process else 0
 
     assert report.problems == []
     assert report.code == 0
-    # Of brokers, which it has none of, there is nothing to say.
+    # Without brokers there is nothing to check.
     assert {r["section"] for r in report.json["results"]} == {*SECTIONS} - {"brokers"}
     assert report.status("agent", "answers at", agent.url) == "ok"
     assert report.status("agent", "healthy: tick") == "ok"
@@ -237,33 +237,33 @@ def answering(answers: dict[str, Any]) -> Iterator[str]:
         (0o440, "problem", "only root can push"),
     ],
 )
-def test_the_rights_of_the_socket_are_told(
+def test_the_mode_of_the_socket_is_checked(
     agent: Agent, mode: int, status: str, words: str
 ) -> None:
     os.chmod(agent.socket, mode)
 
-    assert of(agent, "socket").status(f"({mode:04o} ", words) == status
+    assert doctor_for(agent, "socket").status(f"({mode:04o} ", words) == status
 
 
-def test_a_socket_that_nobody_listens_on_is_no_agent(agent: Agent) -> None:
+def test_a_socket_without_a_listener_is_a_problem(agent: Agent) -> None:
     agent.stop(signal.SIGKILL)
-    report = of(agent, "socket")
+    report = doctor_for(agent, "socket")
 
     assert report.status("no process listens", "replaces the socket") == "problem"
-    # The places where clients look are named.
+    # The paths where clients look are shown.
     assert report.status("look at /", f"unix://{agent.socket}") == "warning"
 
 
 @as_root
-def test_a_user_who_may_not_push_is_told_how_to(short: Path) -> None:
+def test_a_user_without_access_gets_the_fix(short: Path) -> None:
     agent = Agent(short)
     try:
         agent.start()
-        report = of(agent, "socket", "store", code=AS_NOBODY)
+        report = doctor_for(agent, "socket", "store", code=AS_NOBODY)
         os.chmod(agent.socket, 0o666)
-        allowed = of(agent, "socket", code=AS_NOBODY)
+        allowed = doctor_for(agent, "socket", code=AS_NOBODY)
         os.chmod(short, 0o700)
-        outside = of(agent, "socket", code=AS_NOBODY)
+        outside = doctor_for(agent, "socket", code=AS_NOBODY)
     finally:
         agent.close()
 
@@ -275,12 +275,12 @@ def test_a_user_who_may_not_push_is_told_how_to(short: Path) -> None:
 
 
 @as_root
-def test_a_user_who_is_not_on_the_list_is_told(short: Path) -> None:
+def test_a_user_who_is_not_in_allow_uids_is_a_problem(short: Path) -> None:
     path = config(short, '[ingest]\nmode = "0666"\nallow_uids = ["daemon"]\n')
     path.chmod(0o644)
     with running_agent(sys.executable, "--config", str(path)) as agent:
         os.chmod(agent.folder, 0o755)
-        report = of(agent, "socket", "--config", str(path), code=AS_NOBODY)
+        report = doctor_for(agent, "socket", "--config", str(path), code=AS_NOBODY)
 
     assert report.status("every user of this host can connect") == "ok"
     assert report.status("only daemon and root can push") == "ok"
@@ -291,15 +291,15 @@ def test_a_user_who_is_not_on_the_list_is_told(short: Path) -> None:
 # -- HTTP ------------------------------------------------------------------------------
 
 
-def test_an_agent_that_asks_for_a_token_is_asked_with_one(short: Path) -> None:
+def test_an_agent_that_requires_a_token(short: Path) -> None:
     tokens = short / "tokens"
     tokens.write_text(f"{secrets.token_hex(32)}\n")
     tokens.chmod(0o600)
     path = config(short, f'[http]\nread_tokens_file = "{tokens}"\n')
     with running_agent(sys.executable, "--config", str(path)) as agent:
         options = ("agent", "configuration", "--config", str(path))
-        without = of(agent, *options)
-        given = of(agent, *options, KAYWATCH_TOKEN_FILE=str(tokens))
+        without = doctor_for(agent, *options)
+        given = doctor_for(agent, *options, KAYWATCH_TOKEN_FILE=str(tokens))
 
     assert without.status("HTTP requires a token") == "ok"
     assert without.status("/health only", "KAYWATCH_TOKEN_FILE") == "problem"
@@ -309,7 +309,7 @@ def test_an_agent_that_asks_for_a_token_is_asked_with_one(short: Path) -> None:
     assert gone.status("http.read_tokens_file", "docs/security.md") == "problem"
 
 
-def test_an_agent_with_a_certificate_of_its_own(short: Path) -> None:
+def test_an_agent_with_a_self_signed_certificate(short: Path) -> None:
     own = certificate(short)
     text = f"[http]\ntls_certificate_file = '{own.certificate}'\n"
     path = config(short, f"{text}tls_key_file = '{own.key}'\n")
@@ -324,7 +324,7 @@ def test_an_agent_with_a_certificate_of_its_own(short: Path) -> None:
     assert trusting.status("answers at", agent.url) == "ok"
 
 
-def test_an_agent_on_a_socket_of_its_own_is_found_by_the_configuration(
+def test_an_agent_with_http_on_a_unix_socket_is_found(
     short: Path,
 ) -> None:
     path = config(short, f'[http]\nlisten = "unix:{short}/http"\n')
@@ -341,7 +341,7 @@ def test_an_agent_on_a_socket_of_its_own_is_found_by_the_configuration(
 
 
 @as_root
-def test_an_agent_that_may_not_see_others_is_told_what_hides_them(short: Path) -> None:
+def test_hidepid_is_reported(short: Path) -> None:
     (short / "n").mkdir()
     os.chown(short / "n", NOBODY, NOBODY)
     hide = 'mount -t proc -o hidepid=invisible proc /proc && exec "$@"'
@@ -358,7 +358,7 @@ def test_an_agent_that_may_not_see_others_is_told_what_hides_them(short: Path) -
     try:
         serving = next((line for line in agent.stderr if '"serving"' in line), None)
         if serving is None:
-            pytest.skip("nothing can be mounted here")
+            pytest.skip("cannot mount here")
         url = json.loads(serving)["http"]
         report = doctor("processes", "--socket", f"{short}/n/s", "--url", url)
     finally:
@@ -370,7 +370,7 @@ def test_an_agent_that_may_not_see_others_is_told_what_hides_them(short: Path) -
     assert report.status(f"the agent is process {agent.pid} of nobody") == "ok"
 
 
-def test_a_client_whose_clock_is_wrong_is_named(agent: Agent) -> None:
+def test_a_client_with_a_wrong_clock_is_named(agent: Agent) -> None:
     client, now = secrets.token_bytes(16), time.time()
     hello = wire.hello(
         client=client,
@@ -394,7 +394,7 @@ def test_a_client_whose_clock_is_wrong_is_named(agent: Agent) -> None:
         link.connect(agent.socket)
         link.sendall(wire.frame(hello) + wire.frame(batch))
         until(lambda: agent.clients() and agent.clients()[0]["events"], "it is taken")
-        report = of(agent, "clock", "agent")
+        report = doctor_for(agent, "clock", "agent")
 
     found = report.found("adrift", f"pid {os.getpid()}", "2h behind")
     assert found["status"] == "problem"
@@ -406,10 +406,10 @@ def test_a_client_whose_clock_is_wrong_is_named(agent: Agent) -> None:
 
 @contextmanager
 def small_group(megabytes: int) -> Iterator[Path]:
-    """Make a control group with a limit on memory, of whichever version there is.
+    """Create a control group with a memory limit, of either version.
 
     Raises:
-        OSError: none can be made here.
+        OSError: control groups cannot be created here.
     """
     top = Path("/sys/fs/cgroup")
     first = top / "memory"
@@ -426,7 +426,7 @@ def small_group(megabytes: int) -> Iterator[Path]:
 
 
 @as_root
-def test_memory_that_a_control_group_limits_is_told(short: Path) -> None:
+def test_the_memory_limit_of_a_control_group_is_shown(short: Path) -> None:
     listen = (
         "import socket, sys; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]);"
         "s.listen(); print('listens', flush=True); sys.stdin.read()"
@@ -447,7 +447,7 @@ def test_memory_that_a_control_group_limits_is_told(short: Path) -> None:
                 report = doctor("host", "--socket", path)
                 process.kill()
     except OSError as error:
-        pytest.skip(f"no control group can be made here: {error}")
+        pytest.skip(f"cannot create a control group: {error}")
 
     assert report.status(f"of 32.0 MiB of {group.name} are used")
     assert report.status("open files are allowed")
@@ -457,7 +457,7 @@ def test_memory_that_a_control_group_limits_is_told(short: Path) -> None:
 
 
 @as_root
-def test_a_disk_without_room_is_a_problem(short: Path) -> None:
+def test_a_full_disk_is_a_problem(short: Path) -> None:
     try:
         with small_disk(short / "disk", 16) as disk:
             report = doctor("store", "--store", str(disk / "kaywatch.db"))
@@ -467,17 +467,17 @@ def test_a_disk_without_room_is_a_problem(short: Path) -> None:
     assert report.status("16.0 MiB free", "free space") == "problem"
 
 
-def test_a_damaged_store_is_found_and_left_as_it_is(agent: Agent) -> None:
+def test_a_damaged_store_is_reported_and_not_changed(agent: Agent) -> None:
     agent.run(WORKS.replace("sys.stdin.read()", ""))
     agent.stop()
     store = Path(agent.store)
-    good = of(agent, "store")
+    good = doctor_for(agent, "store")
     data = bytearray(store.read_bytes())
     for page in range(4096, len(data), 4096):
         data[page : page + 64] = b"\xff" * 64
     store.write_bytes(data)
     before = sorted(agent.folder.iterdir()), store.stat().st_mtime_ns
-    bad = of(agent, "store")
+    bad = doctor_for(agent, "store")
 
     assert good.status("not damaged") == "ok"
     assert good.status("the last commit was") == "ok"
@@ -485,7 +485,7 @@ def test_a_damaged_store_is_found_and_left_as_it_is(agent: Agent) -> None:
     assert (sorted(agent.folder.iterdir()), store.stat().st_mtime_ns) == before
 
 
-def test_a_store_of_another_program_is_not_ours(short: Path) -> None:
+def test_a_database_of_another_program_is_a_problem(short: Path) -> None:
     import sqlite3
 
     with sqlite3.connect(short / "x.db") as db:
@@ -512,7 +512,7 @@ def config(folder: Path, text: str) -> Path:
     return path
 
 
-def test_every_mistake_in_the_configuration_is_named(short: Path) -> None:
+def test_all_errors_of_the_configuration_are_shown(short: Path) -> None:
     rules = '[[rule]]\nname = "a"\nmetric = "x"\n[[rule]]\nname = "b"\nmetric = "y"\n'
     report = doctor("configuration", "--config", str(config(short, rules)))
 
@@ -521,7 +521,7 @@ def test_every_mistake_in_the_configuration_is_named(short: Path) -> None:
     assert report.status("rule[1].metric") == "problem"
 
 
-def test_what_is_allowed_and_not_wise_is_a_warning(short: Path) -> None:
+def test_risky_settings_are_warnings(short: Path) -> None:
     text = RECEIVER.format(url="http://127.0.0.1:1") + (
         '[receiver.spare]\ntype = "webhook"\nurl_env = "X"\n'
         '[alerting]\ndefault_notify = ["ops"]\n'
@@ -537,7 +537,7 @@ def test_what_is_allowed_and_not_wise_is_a_warning(short: Path) -> None:
     assert report.status("receiver.spare: no rule notifies it") == "warning"
 
 
-def test_receivers_are_connected_to_and_sent_nothing(short: Path) -> None:
+def test_receivers_are_connected_to_without_sending(short: Path) -> None:
     with running_receivers() as fakes:
         text = RECEIVER.format(url=fakes.url) + (
             f'[receiver.shut]\ntype = "webhook"\nurl = "http://127.0.0.1:{free_port()}"\n'
@@ -560,8 +560,8 @@ def test_receivers_are_connected_to_and_sent_nothing(short: Path) -> None:
 
 
 @contextmanager
-def speaking_tls(expires: dt.timedelta) -> Iterator[tuple[str, trustme.CA]]:
-    """Serve TLS with a certificate that expires then; yield the URL and who signed."""
+def serving_tls(expires: dt.timedelta) -> Iterator[tuple[str, trustme.CA]]:
+    """Serve TLS with a certificate; yield the URL and the authority."""
     now = dt.datetime.now(dt.UTC)
     authority = trustme.CA()
     leaf = authority.issue_cert(
@@ -598,10 +598,10 @@ def speaking_tls(expires: dt.timedelta) -> Iterator[tuple[str, trustme.CA]]:
         (80, "ok", "is valid for 79d 23h"),
     ],
 )
-def test_a_certificate_is_looked_at(
+def test_the_certificate_of_a_receiver_is_checked(
     short: Path, days: int, status: str, words: str
 ) -> None:
-    with speaking_tls(dt.timedelta(days)) as (url, authority):
+    with serving_tls(dt.timedelta(days)) as (url, authority):
         authority.cert_pem.write_to_path(str(short / "ca.pem"))
         path = config(short, RECEIVER.format(url=url))
         trusting = {"SSL_CERT_FILE": str(short / "ca.pem")}
@@ -612,14 +612,14 @@ def test_a_certificate_is_looked_at(
     assert strange.status("is not trusted", "SSL_CERT_FILE") == "problem"
 
 
-def test_every_check_is_in_a_section_in_the_order_of_the_table() -> None:
+def test_the_table_of_checks_has_all_sections_in_order() -> None:
     checks = [check for checks in CHECKS.values() for check in checks]
 
     assert tuple(CHECKS) == SECTIONS
     assert len(set(checks)) == len(checks)
 
 
-def test_a_check_that_hangs_is_given_up(short: Path) -> None:
+def test_a_check_that_hangs_is_abandoned(short: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"https://127.0.0.1:{silent.getsockname()[1]}"
         path = config(short, RECEIVER.format(url=url))
@@ -634,13 +634,13 @@ def test_a_check_that_hangs_is_given_up(short: Path) -> None:
 # -- brokers ---------------------------------------------------------------------------
 
 
-def test_a_broker_is_reached_and_its_session_told(short: Path) -> None:
+def test_brokers_and_their_sessions_are_checked(short: Path) -> None:
     with running_broker("mosquitto-tls") as broker:
         access = broker.access(AGENT)
         path = config(short, settings(access))
         with agent_at(broker) as agent:
             until(lambda: listening(agent), "there is a session")
-            well = of(agent, "brokers", "agent", "--config", str(path))
+            well = doctor_for(agent, "brokers", "agent", "--config", str(path))
             applications = doctor(
                 "application", **{k: v for k, v in variables(access).items() if v}
             )
@@ -649,7 +649,7 @@ def test_a_broker_is_reached_and_its_session_told(short: Path) -> None:
             config(short, settings(access))
             broker.stop()
             until(lambda: not listening(agent), "the agent has noticed")
-            gone = of(agent, "brokers", "--config", str(path))
+            gone = doctor_for(agent, "brokers", "--config", str(path))
 
     label = f"{HOST}:{access.port}/kaywatch"
     assert well.status(f"{label}: connected") == "ok"
@@ -664,7 +664,7 @@ def test_a_broker_is_reached_and_its_session_told(short: Path) -> None:
 # -- an application's environment ------------------------------------------------------
 
 
-def test_an_environment_in_which_nothing_is_recorded_is_told(short: Path) -> None:
+def test_the_environment_of_an_application_is_checked(short: Path) -> None:
     report = doctor(
         "application",
         KAYGRAPH_COLLECT_METRICS="false",

@@ -1,4 +1,4 @@
-"""`kaywatch doctor` beside a service under a real systemd."""
+"""`kaywatch doctor` with a service under a real systemd."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.xdist_group("systemd"), pytest.mark.timeout(180)]
 
 
 def found(service: Service, *sections: str, code: int = 0) -> dict[str, str]:
-    """Return what the doctor, run as root, says in each line, and how it is."""
+    """Return the status of each result by its text; run as root."""
     text = service.box.run(KAYWATCH, "doctor", "--json", *sections, code=code)
     return {r["text"]: r["status"] for r in json.loads(text)["results"]}
 
@@ -23,7 +23,7 @@ def status(results: dict[str, str], words: str) -> str:
     return results[told[0]]
 
 
-def test_a_service_that_is_well_has_no_problem(service: Service) -> None:
+def test_a_healthy_service_has_no_problem(service: Service) -> None:
     service.start()
     child = service.spawn(CLIENT, user="app", group="kaywatch")
     until(lambda: service.executions() > 0, "events are counted")
@@ -45,7 +45,7 @@ def test_a_service_that_is_well_has_no_problem(service: Service) -> None:
     assert "problem" not in results.values()
 
 
-def test_what_an_operator_opened_or_closed_is_told(service: Service) -> None:
+def test_drop_ins_that_weaken_the_service_are_warnings(service: Service) -> None:
     service.drop_in(
         "[Service]\nProtectProc=invisible\nProtectHome=no\nSystemCallFilter=\nWatchdogSec=0\n"
     )
@@ -58,7 +58,7 @@ def test_what_an_operator_opened_or_closed_is_told(service: Service) -> None:
     assert status(results, "is a drop-in") == "ok"
 
 
-def test_it_does_not_start_an_agent_that_waits_for_a_connect(service: Service) -> None:
+def test_it_does_not_start_a_socket_activated_agent(service: Service) -> None:
     service.box.run("systemctl", "start", "kaywatch.socket")
     results = found(service, code=1)
 

@@ -32,7 +32,7 @@ sys.stdin.read()
 """
 
 
-def test_it_is_enabled_started_and_stopped_and_says_what_it_does(
+def test_it_is_enabled_started_and_stopped_and_reports_its_status(
     service: Service,
 ) -> None:
     box = service.box
@@ -57,7 +57,7 @@ def test_it_is_enabled_started_and_stopped_and_says_what_it_does(
     box.run("systemctl", "disable", "kaywatch.socket", UNIT)
 
 
-def test_a_connect_starts_it_and_what_was_sent_is_counted(service: Service) -> None:
+def test_a_connection_starts_it_and_its_events_are_counted(service: Service) -> None:
     service.box.run("systemctl", "start", "kaywatch.socket")
     assert service.show("ActiveState")["ActiveState"] == "inactive"
 
@@ -69,7 +69,7 @@ def test_a_connect_starts_it_and_what_was_sent_is_counted(service: Service) -> N
     assert entry["KAYWATCH_HELD_BY_SYSTEMD"] == "ingest"
 
 
-def test_http_is_held_too_where_that_is_wanted(service: Service) -> None:
+def test_systemd_can_listen_for_http_as_well(service: Service) -> None:
     box = service.box
     box.run(KAYWATCH, "service", "install", "--http-socket")
     box.run("systemctl", "start", "kaywatch.socket", "kaywatch-http.socket")
@@ -86,7 +86,7 @@ def test_http_is_held_too_where_that_is_wanted(service: Service) -> None:
     box.run(KAYWATCH, "service", "install")
 
 
-def test_what_it_starts_does_not_inherit_what_systemd_gave_it(service: Service) -> None:
+def test_children_do_not_inherit_the_sockets_of_systemd(service: Service) -> None:
     service.start()
 
     words = service.box.run("cat", f"/proc/{service.pid}/environ")
@@ -103,7 +103,7 @@ def test_what_it_starts_does_not_inherit_what_systemd_gave_it(service: Service) 
 
 
 @pytest.mark.parametrize("how", ["stopped", "blocked"])
-def test_an_agent_that_hangs_is_killed_and_started_again(
+def test_an_agent_that_hangs_is_killed_and_restarted(
     service: Service, how: str
 ) -> None:
     service.box.write("/opt/blockable.py", BLOCKABLE)
@@ -132,7 +132,9 @@ def test_an_agent_that_hangs_is_killed_and_started_again(
     assert int(service.end(child)) == service.executions()
 
 
-def test_a_wrong_configuration_starts_nothing_and_says_why(service: Service) -> None:
+def test_an_invalid_configuration_prevents_the_start(
+    service: Service,
+) -> None:
     service.drop_in("[Service]\nRestartSec=500ms\n")
     service.configure("[http]\nlisten = 3\n")
     service.box.run("systemctl", "start", "kaywatch.socket")
@@ -147,7 +149,7 @@ def test_a_wrong_configuration_starts_nothing_and_says_why(service: Service) -> 
     assert int(service.end(child)) == service.executions() > 0
 
 
-def test_a_reload_under_load_loses_nothing_and_a_wrong_file_is_refused(
+def test_a_reload_under_load_loses_nothing_and_an_invalid_file_is_rejected(
     service: Service,
 ) -> None:
     service.configure("[limits]\nseries = 5000\n")
@@ -177,7 +179,7 @@ def test_a_reload_under_load_loses_nothing_and_a_wrong_file_is_refused(
     until(lambda: "configuration not" not in service.status, "all is well again")
 
 
-def test_no_connect_fails_and_totals_are_exact_over_restarts_under_load(
+def test_connections_succeed_and_totals_are_exact_over_restarts_under_load(
     service: Service,
 ) -> None:
     service.drop_in("[Service]\nRestartSec=100ms\n")
@@ -201,7 +203,7 @@ def test_no_connect_fails_and_totals_are_exact_over_restarts_under_load(
     assert socket.split() == ["srw-rw----", "root", "kaywatch"]
 
 
-def test_a_last_commit_that_takes_long_is_waited_for(service: Service) -> None:
+def test_the_stop_waits_for_a_slow_last_commit(service: Service) -> None:
     service.drop_in(
         "[Service]\nTimeoutStopSec=2s\n"
         f"ExecStart=\nExecStart={PYTHON} /opt/slow.py serve\n"
@@ -234,7 +236,7 @@ def test_a_last_commit_that_takes_long_is_waited_for(service: Service) -> None:
     assert int(service.end(child)) == service.executions()
 
 
-def test_the_state_outlives_an_upgrade_under_another_user_id(service: Service) -> None:
+def test_the_store_survives_a_change_of_the_user_id(service: Service) -> None:
     service.start()
     recorded = int(service.end(service.spawn(CLIENT)))
     before = service.show("UID")["UID"]
@@ -257,7 +259,7 @@ def test_the_state_outlives_an_upgrade_under_another_user_id(service: Service) -
         service.box.run("userdel", "newcomer")
 
 
-def test_the_processes_of_other_users_are_seen(service: Service) -> None:
+def test_processes_of_other_users_are_visible(service: Service) -> None:
     """SO_PEERCRED, pidfd_open and /proc work from within the sandbox."""
     service.start()
     child = service.spawn(HELD, user="app", group="kaywatch")
@@ -280,7 +282,7 @@ def test_the_processes_of_other_users_are_seen(service: Service) -> None:
     child.communicate()
 
 
-def test_without_a_view_of_other_processes_only_their_figures_are_missing(
+def test_with_hidden_processes_only_memory_and_cpu_are_missing(
     service: Service,
 ) -> None:
     service.drop_in("[Service]\nProtectProc=invisible\n")
@@ -299,7 +301,7 @@ def test_without_a_view_of_other_processes_only_their_figures_are_missing(
     child.communicate()
 
 
-def test_who_is_not_in_the_group_can_not_push(service: Service) -> None:
+def test_users_outside_the_group_cannot_push(service: Service) -> None:
     service.start()
     code = (
         "import socket\n"
@@ -339,7 +341,7 @@ def test_a_credential_is_read_by_its_name(service: Service) -> None:
     assert "s3cret" not in service.log("-o", "json")
 
 
-def test_status_says_what_is_amiss(service: Service) -> None:
+def test_status_shows_problems(service: Service) -> None:
     said = service.box.run(KAYWATCH, "service", "status", code=1)
     assert "kaywatch.service: inactive (dead)" in said
 
@@ -359,7 +361,7 @@ def test_status_says_what_is_amiss(service: Service) -> None:
     assert service.box.run(KAYWATCH, "service", "install").startswith("wrote /etc/")
 
 
-def test_install_and_uninstall_leave_data_and_what_is_not_theirs(
+def test_install_and_uninstall_keep_data_and_foreign_units(
     service: Service,
 ) -> None:
     box = service.box
@@ -387,7 +389,7 @@ def test_install_and_uninstall_leave_data_and_what_is_not_theirs(
     box.run("systemctl", "disable", "kaywatch.socket", UNIT)
 
 
-def test_install_needs_root_and_a_place_that_services_see(service: Service) -> None:
+def test_install_needs_root_and_a_path_that_services_can_read(service: Service) -> None:
     box = service.box
     as_app = ("setpriv", "--reuid=app", "--regid=app", "--clear-groups")
     said = box.run(*as_app, KAYWATCH, "service", "install", code=1)

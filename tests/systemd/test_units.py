@@ -1,4 +1,4 @@
-"""The unit files: as they are written, and what systemd-analyze says of them."""
+"""The unit files: their content, and the verdict of systemd-analyze."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ COMMAND = "/opt/kaywatch/bin/kaywatch"
 SYSTEM = Installation(COMMAND, listen="127.0.0.1:9477")
 USER = replace(SYSTEM, user=True)
 
-# Of 100; what is shown is a tenth. 15 is the promise.
+# systemd-analyze counts to 100 here, and to 10 in its output.
 EXPOSURE = 15
 
 
 @pytest.fixture
 def analyze(tmp_path: Path) -> tuple[str, Path]:
-    """systemd-analyze, and a folder with units whose command is there."""
+    """systemd-analyze, and a folder of units whose command exists."""
     program = require("systemd-analyze")
     require("systemctl")
     for name, text in render(
@@ -36,14 +36,14 @@ def analyze(tmp_path: Path) -> tuple[str, Path]:
     return program, tmp_path
 
 
-def test_what_is_deployed_is_what_install_writes() -> None:
+def test_deploy_has_the_units_that_install_writes() -> None:
     for installation, folder in ((SYSTEM, DEPLOYED), (USER, DEPLOYED / "user")):
         found = {p.name: p.read_text() for p in folder.glob("kaywatch*")}
         assert found == render(installation)
     assert (DEPLOYED / "sysusers.conf").read_text() == GROUP
 
 
-def test_systemd_has_nothing_to_say_against_them(
+def test_systemd_accepts_the_units_without_warnings(
     analyze: tuple[str, Path],
 ) -> None:
     program, folder = analyze
@@ -54,11 +54,11 @@ def test_systemd_has_nothing_to_say_against_them(
         env={**os.environ, "SYSTEMD_UNIT_PATH": f"{folder}:/lib/systemd/system"},
     )
 
-    # An unknown key is a warning, and no failure.
+    # An unknown key is a warning, not a failure.
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_the_sandbox_leaves_little_exposed(analyze: tuple[str, Path]) -> None:
+def test_the_exposure_of_the_sandbox_is_low(analyze: tuple[str, Path]) -> None:
     program, folder = analyze
     done = subprocess.run(
         [
@@ -72,7 +72,7 @@ def test_the_sandbox_leaves_little_exposed(analyze: tuple[str, Path]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_where_systemd_can_wait_for_a_reload_it_is_asked_to() -> None:
+def test_notify_reload_is_used_where_systemd_has_it() -> None:
     text = render(replace(SYSTEM, version=253))["kaywatch.service"]
 
     assert "\nType=notify-reload\n" in text
@@ -104,6 +104,6 @@ def test_units_follow_the_configuration() -> None:
 @pytest.mark.parametrize(
     "path", ["/etc/a b", "/etc/%n", "/etc/$x", "/etc/a\nUser=root"]
 )
-def test_a_path_that_would_say_something_else_is_refused(path: str) -> None:
+def test_a_path_with_special_characters_is_rejected(path: str) -> None:
     with pytest.raises(ConfigError, match="cannot be used in a unit"):
         render(replace(SYSTEM, config=path))

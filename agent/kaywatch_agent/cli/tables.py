@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
-from rich.console import Console
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console, ConsoleOptions
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from kaywatch_agent.units import MIB, duration, money, percent, size
 
 __all__ = [
+    "Json",
+    "ShortText",
     "agent_line",
     "clean",
     "console",
     "known",
     "plain_table",
+    "shorten",
     "show_node",
     "show_nodes",
     "show_status",
@@ -82,12 +87,15 @@ def _show_clients(out: Console, clients: Sequence[Json]) -> None:
     if not clients:
         out.print("No client yet. Start an application with `kaywatch run -- COMMAND`.")
         return
-    table = plain_table("service", "pid", "state", "events", "complete", "memory")
+    table = plain_table(
+        *("service", "pid", "state", "events", "complete", "memory"),
+        shortened=("service",),
+    )
     latest = sorted(clients, key=lambda client: -client["last_seen"])
     for client in latest[:MAX_LISTED_CLIENTS]:
         memory = client["memory_mb"]
         table.add_row(
-            client["service"],
+            ShortText(clean(client["service"])),
             str(client["pid"] or "-"),
             _coloured(client["state"]),
             f"{client['events']:,}",
@@ -151,13 +159,15 @@ def _losses(source: Json) -> list[str]:
 
 def show_nodes(out: Console, nodes: Sequence[Json], title: str) -> None:
     """Print the most important statistics of each node."""
-    table = plain_table("node", "count", "ok", "avg", "p95", "max", "retries")
+    table = plain_table(
+        *("node", "count", "ok", "avg", "p95", "max", "retries"), shortened=("node",)
+    )
     for node in nodes:
         if not node["total_executions"]:
             continue
         rate = node["success_rate"]
         table.add_row(
-            node["node"],
+            ShortText(clean(node["node"])),
             f"{node['total_executions']:,}",
             Text(
                 known(rate, percent), "red" if rate is not None and rate < 0.95 else ""
@@ -173,13 +183,14 @@ def show_nodes(out: Console, nodes: Sequence[Json], title: str) -> None:
 
 def _show_models(out: Console, models: Sequence[Json]) -> None:
     table = plain_table(
-        "model", "calls", "errors", "tokens in", "out", "cost", "wasted", "p95"
+        *("model", "calls", "errors", "tokens in", "out", "cost", "wasted", "p95"),
+        shortened=("model",),
     )
     for model in models:
         # Marks a cost that does not include all calls.
         more = "+?" if model["unpriced_calls"] or model["calls_without_usage"] else ""
         table.add_row(
-            model["model"],
+            ShortText(clean(model["model"])),
             f"{model['calls']:,}",
             Text(f"{model['errors']:,}", "red" if model["errors"] else ""),
             _short(model["input_tokens"]),
@@ -260,6 +271,27 @@ def _short(count: int) -> str:
     return f"{count:,}"
 
 
+class ShortText(Text):
+    """A text that is shortened, instead of wrapped, where its column is narrow."""
+
+    def __rich_console__(
+        self, console: Console, options: ConsoleOptions
+    ) -> Iterable[Segment]:
+        """Render the text in the width of the column."""
+        self.plain = shorten(self.plain, options.max_width)
+        return super().__rich_console__(console, options)
+
+
+def shorten(text: str, width: int) -> str:
+    """Return a text with its middle cut out: names often differ at their ends."""
+    if cell_len(text) <= width:
+        return text
+    front = set_cell_size(text, (width - 1) // 2)
+    back = text[::-1]
+    back = set_cell_size(back, width - 1 - cell_len(front))[::-1]
+    return f"{front}…{back}" if width > 1 else "…"[:width]
+
+
 def _coloured(state: str) -> Text:
     return Text(state, _COLOURS.get(state, ""))
 
@@ -269,6 +301,7 @@ def plain_table(
     words: Collection[str] = ("state",),
     ratios: Mapping[str, int] = MappingProxyType({}),
     wrapped: Collection[str] = (),
+    shortened: Collection[str] = (),
 ) -> Table:
     """Return a table without borders.
 
@@ -277,13 +310,14 @@ def plain_table(
         words: the columns besides the first that are aligned to the left.
         ratios: how flexible columns share the width.
         wrapped: the columns whose text is wrapped, not cut.
+        shortened: the columns of `ShortText`, which make room for the others.
     """
     table = Table(box=None, pad_edge=False)
     for number, name in enumerate(columns):
         table.add_column(
             name,
             justify="left" if number == 0 or name in words else "right",
-            no_wrap=name not in wrapped,
+            no_wrap=name not in wrapped and name not in shortened,
             overflow="ellipsis",
             ratio=ratios.get(name),
         )

@@ -13,7 +13,7 @@ from typing import Any, Final, Self
 import click
 from rich.text import Text
 
-from kaywatch_agent.cli.tables import clean, console, plain_table
+from kaywatch_agent.cli.tables import Json, clean, console, plain_table
 from kaywatch_agent.units import quantity
 
 __all__ = [
@@ -22,7 +22,6 @@ __all__ = [
     "print_wrapped", "utc_time",
 ]  # fmt: skip
 
-Json = Mapping[str, Any]
 Column = Callable[[Any], str | Text]
 
 WIDTH: Final = 80

@@ -8,28 +8,23 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from rich.cells import cell_len, set_cell_size
+from rich.cells import cell_len
 from rich.console import (
-    Console,
     ConsoleDimensions,
-    ConsoleOptions,
     Group,
     RenderableType,
 )
 from rich.layout import Layout
-from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from kaywatch_agent.cli.tables import agent_line, clean, known
+from kaywatch_agent.cli.tables import Json, ShortText, agent_line, clean, known
 from kaywatch_agent.cli.top.state import (
     HIGH_ERROR_RATE,
     Answers,
-    Json,
     NodeRow,
     node_rows,
 )
@@ -42,7 +37,6 @@ __all__ = [
     "ViewOptions",
     "full_screen",
     "printed",
-    "shorten",
 ]
 
 GAP: Final = 2
@@ -315,17 +309,6 @@ def _columns(
     return [column for column in columns if column.name in chosen]
 
 
-class ShortText(Text):
-    """A text that is shortened, instead of wrapped, where its column is narrow."""
-
-    def __rich_console__(
-        self, console: Console, options: ConsoleOptions
-    ) -> Iterable[Segment]:
-        """Render the text in the width of the column."""
-        self.plain = shorten(self.plain, options.max_width)
-        return super().__rich_console__(console, options)
-
-
 def _cells(row: NodeRow) -> dict[str, ShortText]:
     """Return the cells by the names of their columns."""
     mark, alarm = (MARK, "bold red") if row.unhealthy else (" ", "")
@@ -368,13 +351,3 @@ def _three_digits(rate: float) -> str:
 
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def shorten(text: str, width: int) -> str:
-    """Return a text with its middle cut out: names often differ at their ends."""
-    if cell_len(text) <= width:
-        return text
-    front = set_cell_size(text, (width - 1) // 2)
-    back = text[::-1]
-    back = set_cell_size(back, width - 1 - cell_len(front))[::-1]
-    return f"{front}…{back}" if width > 1 else "…"[:width]

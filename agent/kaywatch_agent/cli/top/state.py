@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from kaywatch.query import fetch
-from kaywatch_agent.cli.tables import clean
+from kaywatch_agent.cli.tables import Json, clean
 from kaywatch_agent.units import parse_duration
 
 __all__ = [
@@ -19,8 +18,6 @@ __all__ = [
     "fetch_answers",
     "node_rows",
 ]
-
-Json = Mapping[str, Any]
 
 # The reference page's threshold for an alert.
 HIGH_ERROR_RATE: Final = 0.05

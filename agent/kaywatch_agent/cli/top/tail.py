@@ -17,8 +17,7 @@ from typing import Final
 from rich.console import Console
 from rich.text import Text
 
-from kaywatch_agent.cli.tables import clean, console
-from kaywatch_agent.cli.top.state import Json
+from kaywatch_agent.cli.tables import Json, clean, console
 from kaywatch_agent.cli.top.stream import Parameters, StreamEvent, follow
 from kaywatch_agent.units import duration
 

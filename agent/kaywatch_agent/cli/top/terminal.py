@@ -28,7 +28,7 @@ from rich.live import Live
 
 from kaywatch_agent.cli.tables import console
 
-__all__ = ["LiveScreen", "Terminated", "keys"]
+__all__ = ["LiveScreen", "Terminated", "parse_keys"]
 
 # Synchronized output: terminals that support it show whole frames only.
 BEGIN: Final = "\x1b[?2026h"
@@ -124,7 +124,7 @@ class LiveScreen:
         typed = os.read(self._keyboard, 4096)
         if not typed:
             raise Terminated(signal.SIGHUP)
-        return list(keys(typed.decode(errors="replace")))
+        return list(parse_keys(typed.decode(errors="replace")))
 
     def wake(self) -> None:
         """End a `wait`; safe from any thread."""
@@ -152,7 +152,7 @@ class LiveScreen:
             termios.tcsetattr(self._keyboard, termios.TCSADRAIN, self._modes)
 
 
-def keys(typed: str) -> Iterator[str]:
+def parse_keys(typed: str) -> Iterator[str]:
     """Yield the keys of a terminal input: characters, or names for escape sequences."""
     rest = typed
     while rest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -9,16 +10,16 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleDimensions, RenderableType
 from rich.screen import Screen
 
+from kaywatch_agent.cli.tables import shorten, show_nodes
 from kaywatch_agent.cli.top.layout import (
     SORTS,
     Display,
     ViewOptions,
     full_screen,
     printed,
-    shorten,
 )
 from kaywatch_agent.cli.top.state import Answers, Query, covered_seconds, node_rows
-from kaywatch_agent.cli.top.terminal import keys
+from kaywatch_agent.cli.top.terminal import parse_keys
 
 NAMES = [
     "pay",
@@ -118,7 +119,7 @@ def test_every_size_is_filled_and_no_line_is_too_long(sort: str) -> None:
                 assert all(line.isprintable() for line in lines)
 
 
-def test_names_that_differ_at_their_ends_stay_different() -> None:
+def test_shortened_names_keep_their_ends() -> None:
     display = Display("http://127.0.0.1:9477", answers(*map(node, NAMES)))
     lines = rendered(printed(display, ViewOptions("name"), 80), 80, 24)
 
@@ -142,7 +143,7 @@ def test_names_that_differ_at_their_ends_stay_different() -> None:
         ("請求書送", 7, ""),
     ],
 )
-def test_a_name_is_cut_in_the_middle(text: str, width: int, cut: str) -> None:
+def test_a_name_is_shortened_in_the_middle(text: str, width: int, cut: str) -> None:
     if text.isascii():
         assert shorten(text, width) == cut
     assert cell_len(shorten(text, width)) == min(width, cell_len(text))
@@ -164,7 +165,7 @@ def test_an_execution_in_flight_for_too_long_is_marked(
     assert dead.in_flight == 0
 
 
-def test_the_last_failure_and_the_cost_are_of_that_node() -> None:
+def test_a_row_has_the_last_failure_and_the_cost_of_its_node() -> None:
     pay, other = node_rows(answers(node("pay"), node("other")))
 
     assert (pay.failure, pay.failed_ago, pay.cost) == ("A" * 60, None, 1.5)
@@ -208,4 +209,14 @@ def test_a_problem_of_the_agent_is_in_the_header() -> None:
     ],
 )
 def test_keys_are_parsed(typed: str, pressed: list[str]) -> None:
-    assert list(keys(typed)) == pressed
+    assert list(parse_keys(typed)) == pressed
+
+
+def test_a_long_name_does_not_cut_the_figures_of_status() -> None:
+    more = {"avg_execution_time": 0.02, "max_execution_time": 0.03}
+    out = Console(width=80, markup=False, highlight=False, emoji=False)
+    with out.capture() as capture:
+        show_nodes(out, [node("Summarise" * 8, **more)], "Nodes")
+
+    *_, line = capture.get().splitlines()
+    assert re.match(r"Summ.*….*rise +1,234,567 +96.0 % +20ms +1s +30ms +123,456$", line)

@@ -138,7 +138,7 @@ def test_a_line_for_each_execution_of_real_processes(lone: Agent) -> None:
         (["--slower-than", "1500ms", "--failures"], ["c", "d"]),
     ],
 )
-def test_options_filter(lone: Agent, options: list[str], nodes: list[str]) -> None:
+def test_filters(lone: Agent, options: list[str], nodes: list[str]) -> None:
     with tailing(lone, *options, "--limit", str(len(nodes))) as tail:
         push(lone, row("x", 9.0, outcome="suppressed", graph="x"), service="y")
         outcomes = ("ok", "error", "fallback", "suppressed", "ok", "cancelled")
@@ -157,7 +157,7 @@ def test_options_filter(lone: Agent, options: list[str], nodes: list[str]) -> No
     assert found == expected
 
 
-def test_json_is_an_object_a_line(lone: Agent) -> None:
+def test_json_is_one_object_per_line(lone: Agent) -> None:
     with tailing(lone, "--json", "--rate", "2", "--limit", "2") as tail:
         push(lone, *(row("pay", n) for n in range(10)))
         assert tail.ends() == 0
@@ -168,7 +168,7 @@ def test_json_is_an_object_a_line(lone: Agent) -> None:
     assert tail.notices == []
 
 
-def test_what_is_left_out_is_said_beside(lone: Agent) -> None:
+def test_missed_events_are_reported_on_stderr(lone: Agent) -> None:
     with tailing(lone, "--rate", "2") as tail:
         push(lone, *(row("pay", n) for n in range(10)))
         until(lambda: tail.notices, "it says so")
@@ -176,7 +176,7 @@ def test_what_is_left_out_is_said_beside(lone: Agent) -> None:
     assert len(tail.lines) == 2
 
 
-def test_runs_are_shown_when_asked_for(lone: Agent) -> None:
+def test_runs_are_shown_with_the_option(lone: Agent) -> None:
     flow = (
         "import kaywatch; kaywatch.instrument()\n"
         "from pocketflow import Flow, Node\n"
@@ -192,7 +192,7 @@ def test_runs_are_shown_when_asked_for(lone: Agent) -> None:
     )
 
 
-def test_head_ends_it_without_a_word(lone: Agent) -> None:
+def test_a_closed_pipe_ends_it_silently(lone: Agent) -> None:
     command = shlex.join(COMMAND)
     pipe = subprocess.Popen(
         ["bash", "-c", f'{command} tail | head -n 2; echo "${{PIPESTATUS[0]}}"'],
@@ -212,7 +212,7 @@ def test_head_ends_it_without_a_word(lone: Agent) -> None:
     until(lambda: not listeners(lone), "the agent knows")
 
 
-def test_ctrl_c_is_a_clean_end(lone: Agent) -> None:
+def test_ctrl_c_ends_it_without_an_error(lone: Agent) -> None:
     with tailing(lone) as tail:
         push(lone, row("pay"))
         tail.until(1)
@@ -221,7 +221,7 @@ def test_ctrl_c_is_a_clean_end(lone: Agent) -> None:
         assert tail.notices == []
 
 
-def test_it_goes_on_when_the_agent_is_back(lone: Agent) -> None:
+def test_it_reconnects_after_a_restart_of_the_agent(lone: Agent) -> None:
     address = lone.url.removeprefix("http://")
     with tailing(lone, "--node", "pay", "--limit", "2") as tail:
         push(lone, row("pay", 0.125))
@@ -252,7 +252,7 @@ def test_it_goes_on_when_the_agent_is_back(lone: Agent) -> None:
         (["--outcome", "fine"], 2, "'fine' is not one of 'ok', 'error'"),
     ],
 )
-def test_a_mistake_gets_a_clear_line(
+def test_errors_are_one_clear_line(
     lone: Agent, options: list[str], code: int, told: str
 ) -> None:
     tail = Tail(lone, *options)
@@ -274,7 +274,7 @@ def on_screen(agent: Agent, *options: str, columns: int = 80) -> Iterator[Termin
         yield terminal
 
 
-def test_on_a_terminal_it_colours_and_cuts(lone: Agent) -> None:
+def test_on_a_terminal_lines_are_coloured_and_cut(lone: Agent) -> None:
     with on_screen(lone) as terminal:
         push(lone, row("pay", 0.5, action="a" * 90), row("pay", outcome="error"))
         terminal.shows(" ok ", " error ")
@@ -296,7 +296,7 @@ def test_on_a_terminal_it_colours_and_cuts(lone: Agent) -> None:
         assert b"Traceback" not in terminal.written
 
 
-def test_at_80_columns_a_usual_line_is_whole(lone: Agent) -> None:
+def test_at_80_columns_a_usual_line_is_not_cut(lone: Agent) -> None:
     with on_screen(lone) as terminal:
         push(lone, row("Retrieve", 0.0123, action="default"), service="support-desk")
         end = f"Retrieve  default  checkout  support-desk {os.getpid()}"
@@ -323,7 +323,7 @@ def event(**more: Any) -> dict[str, Any]:
     }
 
 
-def test_columns_stay_aligned_and_long_ones_push_only_their_own_line() -> None:
+def test_columns_stay_aligned_except_after_a_very_long_cell() -> None:
     lines = LineFormatter()
     made = [
         lines.line(event(node=name)).plain
@@ -335,7 +335,7 @@ def test_columns_stay_aligned_and_long_ones_push_only_their_own_line() -> None:
     assert made[0].endswith("checkout  shop -")
 
 
-def test_a_line_says_in_words_what_a_colour_would() -> None:
+def test_a_line_contains_the_outcome_as_text() -> None:
     lines = LineFormatter()
     error = event(outcome="fallback", attempts=3, type="OSError", message="a\nb\tc")
     text = lines.line(error).plain

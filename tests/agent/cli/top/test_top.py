@@ -52,7 +52,7 @@ def header(terminal: Terminal) -> str:
     return terminal.line("node")
 
 
-def test_at_80_columns_the_sick_node_is_first_and_marked(shop: Agent) -> None:
+def test_at_80_columns_the_failing_node_is_first_and_marked(shop: Agent) -> None:
     with top(shop) as terminal:
         terminal.shows("Nodes, last 5m", "q quit")
 
@@ -79,7 +79,7 @@ def test_at_80_columns_the_sick_node_is_first_and_marked(shop: Agent) -> None:
         assert re.search(r" 0.0 % +1\.\d+s +- +\$0.25$", draft)
 
 
-def test_wider_it_shows_more(shop: Agent) -> None:
+def test_a_wide_terminal_shows_more_columns(shop: Agent) -> None:
     with top(shop, columns=120, lines=40) as terminal:
         terminal.shows("last failure")
         names = header(terminal).split()
@@ -89,7 +89,7 @@ def test_wider_it_shows_more(shop: Agent) -> None:
         assert re.search(r" 100.0 % +0.0 % +29 ", terminal.line("draft"))
 
 
-def test_narrower_it_leaves_out_what_matters_least(shop: Agent) -> None:
+def test_a_narrow_terminal_shows_the_most_important_columns(shop: Agent) -> None:
     with top(shop, "--sort", "cost", columns=40, lines=8) as terminal:
         terminal.shows("Nodes, last 5m")
         # What is sorted by is always seen.
@@ -98,7 +98,7 @@ def test_narrower_it_leaves_out_what_matters_least(shop: Agent) -> None:
         assert "1 to 1 of 4" in terminal.text
 
 
-def test_keys_sort_and_the_same_key_again_turns_the_order_round(shop: Agent) -> None:
+def test_keys_sort_and_the_same_key_again_reverses_the_order(shop: Agent) -> None:
     with top(shop) as terminal:
         terminal.shows("Nodes")
         for key, column, nodes in (
@@ -129,7 +129,7 @@ def test_a_key_changes_the_window(shop: Agent) -> None:
             terminal.shows(f"Nodes, last {window}")
 
 
-def test_help_is_there_and_goes_again(shop: Agent) -> None:
+def test_help_opens_and_closes(shop: Agent) -> None:
     with top(shop) as terminal:
         terminal.shows("Nodes")
         for leave in ("?", "\x1b", "h"):
@@ -140,7 +140,7 @@ def test_help_is_there_and_goes_again(shop: Agent) -> None:
             terminal.shows("Nodes, last 5m")
 
 
-def test_it_scrolls_where_there_are_more_nodes_than_lines(lone: Agent) -> None:
+def test_it_scrolls_through_more_nodes_than_lines(lone: Agent) -> None:
     push(lone, *(row(f"node-{n:02}") for n in range(60)))
     with top(lone, "--sort", "name") as terminal:
         terminal.shows("1 to 18 of 60")
@@ -163,7 +163,7 @@ def test_it_scrolls_where_there_are_more_nodes_than_lines(lone: Agent) -> None:
             terminal.until(lambda e=expected: order(terminal) == e, f"{key!r}")
 
 
-def test_it_follows_the_size_of_the_terminal(shop: Agent) -> None:
+def test_it_adapts_to_the_size_of_the_terminal(shop: Agent) -> None:
     with top(shop) as terminal:
         terminal.shows("q quit")
         for columns, lines in ((120, 40), (50, 12), (80, 24)):
@@ -193,7 +193,7 @@ def test_it_redraws_without_clearing(shop: Agent) -> None:
         assert between == {b""}
 
 
-def test_what_is_in_flight_is_shown_with_its_age(lone: Agent) -> None:
+def test_an_execution_in_flight_is_shown_with_its_age(lone: Agent) -> None:
     child = lone.spawn(HANGING, KAYWATCH_SERVICE="worker")
     assert child.stdout is not None and child.stdout.readline() == "ready\n"
     with top(lone, "--interval", "0.2") as terminal:
@@ -209,7 +209,7 @@ def test_what_is_in_flight_is_shown_with_its_age(lone: Agent) -> None:
         )
 
 
-def test_a_process_that_died_is_told_and_its_flights_are_none(lone: Agent) -> None:
+def test_a_dead_process_is_counted_and_has_nothing_in_flight(lone: Agent) -> None:
     child = lone.spawn(HANGING)
     assert child.stdout is not None and child.stdout.readline() == "ready\n"
     with top(lone, "--interval", "0.2") as terminal:
@@ -219,7 +219,7 @@ def test_a_process_that_died_is_told_and_its_flights_are_none(lone: Agent) -> No
         assert terminal.line("before") and not terminal.line("hanging")
 
 
-def test_an_agent_that_goes_and_comes_back(lone: Agent) -> None:
+def test_it_survives_a_restart_of_the_agent(lone: Agent) -> None:
     push(lone, row("pay"))
     with top(lone, "--interval", "0.2") as terminal:
         terminal.shows("healthy", " pay ")
@@ -261,7 +261,7 @@ def test_filters(shop: Agent, options: list[str], nodes: list[str], title: str) 
         (signal.SIGHUP, -signal.SIGHUP),
     ],
 )
-def test_however_it_ends_the_terminal_is_as_before(
+def test_the_terminal_is_restored_at_any_end(
     shop: Agent, end: str | int, code: int
 ) -> None:
     with top(shop) as terminal:
@@ -277,7 +277,7 @@ def test_however_it_ends_the_terminal_is_as_before(
         assert b"Traceback" not in terminal.written
 
 
-def test_an_error_gives_the_terminal_back_before_it_is_told() -> None:
+def test_the_terminal_is_restored_before_an_error_is_printed() -> None:
     code = (
         "from kaywatch_agent.cli.top.terminal import LiveScreen\n"
         "with LiveScreen(lambda *_: []): raise RuntimeError('told')"
@@ -288,7 +288,7 @@ def test_an_error_gives_the_terminal_back_before_it_is_told() -> None:
         assert terminal.written.rfind(b"told") > terminal.written.rfind(b"\x1b[?1049l")
 
 
-def test_ctrl_z_gives_the_terminal_back_and_fg_goes_on(shop: Agent) -> None:
+def test_ctrl_z_restores_the_terminal_and_fg_continues(shop: Agent) -> None:
     shell = ["bash", "--norc", "--noprofile", "-i"]
     environment = {**shop.environment, "PS1": "ready> "}
     with on_terminal(shell, environment) as terminal:
@@ -315,7 +315,7 @@ def test_ctrl_z_gives_the_terminal_back_and_fg_goes_on(shop: Agent) -> None:
         )
 
 
-def test_a_terminal_that_is_gone_ends_it(shop: Agent) -> None:
+def test_it_ends_when_the_terminal_is_closed(shop: Agent) -> None:
     terminal = Terminal([*COMMAND, "top"], shop.environment, 80, 24)
     try:
         terminal.shows("Nodes")
@@ -341,7 +341,7 @@ def once(
     )
 
 
-def test_without_a_terminal_it_prints_one_picture(shop: Agent) -> None:
+def test_without_a_terminal_the_nodes_are_printed_once(shop: Agent) -> None:
     done = once(shop, COLUMNS="80")
 
     assert (done.returncode, done.stderr) == (0, "")
@@ -353,7 +353,7 @@ def test_without_a_terminal_it_prints_one_picture(shop: Agent) -> None:
     assert "q quit" not in done.stdout
 
 
-def test_once_does_so_on_a_terminal_too(shop: Agent) -> None:
+def test_once_also_works_on_a_terminal(shop: Agent) -> None:
     with top(shop, "--once", "--sort", "name") as terminal:
         assert terminal.ends() == 0
         assert ENTER not in terminal.written
@@ -361,7 +361,7 @@ def test_once_does_so_on_a_terminal_too(shop: Agent) -> None:
         assert terminal.styles("pay").fg == "red"
 
 
-def test_json_has_what_it_is_made_from(shop: Agent) -> None:
+def test_json_has_all_answers_of_the_agent(shop: Agent) -> None:
     found = json.loads(once(shop, "--json", "--service", "jobs").stdout)
 
     assert set(found) == {"health", "clients", "nodes", "llm", "failures"}
@@ -376,7 +376,7 @@ def test_json_has_what_it_is_made_from(shop: Agent) -> None:
         (["--sort", "size"], 2, "'size' is not one of 'name', 'rate'"),
     ],
 )
-def test_a_mistake_gets_a_clear_line(
+def test_errors_are_one_clear_line(
     shop: Agent, options: list[str], code: int, told: str
 ) -> None:
     done = once(shop, *options)
