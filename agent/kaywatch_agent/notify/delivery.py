@@ -28,8 +28,9 @@ from kaywatch_agent.notify.config import (
     ReceiverConfig,
     policies,
 )
-from kaywatch_agent.notify.heartbeat import Heartbeat, HeartbeatMetrics
+from kaywatch_agent.notify.heartbeat import Heartbeat
 from kaywatch_agent.notify.http import HttpClient
+from kaywatch_agent.notify.metrics import HeartbeatMetrics
 from kaywatch_agent.notify.outbox import Outbox
 from kaywatch_agent.notify.outbox_view import (
     message_records,
@@ -160,7 +161,7 @@ class Delivery:
             task.cancel()
         await self._workers.stop()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._http.close()
+        await self._http.aclose()
 
     # -- administration ----------------------------------------------------------------
 

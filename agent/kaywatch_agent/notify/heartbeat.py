@@ -14,24 +14,14 @@ import structlog
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.notify.config import HeartbeatConfig
 from kaywatch_agent.notify.http import HttpClient, NoResponse
-from kaywatch_agent.runtime.metrics import Counter, Metrics
+from kaywatch_agent.notify.metrics import HeartbeatMetrics
 from kaywatch_agent.units import parse_duration
 
-__all__ = ["Heartbeat", "HeartbeatMetrics"]
+__all__ = ["Heartbeat"]
 
 MIN_SECONDS: Final = 1.0
 
 log = structlog.get_logger("kaywatch.notify")
-
-
-class HeartbeatMetrics(Metrics):
-    """Counts pings."""
-
-    pings = Counter(
-        "kaywatch_heartbeats_total",
-        "Pings of the heartbeat's URL, by result.",
-        labels=("result",),
-    )
 
 
 class Heartbeat:

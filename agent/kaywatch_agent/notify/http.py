@@ -12,8 +12,7 @@ import os
 import socket
 import ssl
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -79,32 +78,12 @@ class NoResponse(Exception):
 class HttpClient:
     """One HTTP session for all receivers."""
 
-    def __init__(
-        self, *, private: bool = True, total_seconds: float = TOTAL_SECONDS
-    ) -> None:
-        """Open no connection yet.
-
-        Args:
-            private: whether loopback and private networks are allowed; URLs of the
-                configuration file are the operator's own.
-            total_seconds: the time limit of a request.
-        """
-        self._private = private
+    def __init__(self, *, total_seconds: float = TOTAL_SECONDS) -> None:
+        """Open no connection yet; a request may take `total_seconds`."""
         self._total = total_seconds
         self._session: aiohttp.ClientSession | None = None
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.close()
-
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """Close all connections. Idempotent."""
         session, self._session = self._session, None
         if session is not None:
@@ -166,7 +145,7 @@ class HttpClient:
     def _socket(self, address: Any) -> socket.socket:
         """Return a socket for a resolved address, if the address is allowed."""
         family, kind, proto, _, where = address
-        check_address(str(where[0]), private=self._private)
+        check_address(str(where[0]))
         connection = socket.socket(family, kind, proto)
         connection.setblocking(False)
         return connection
@@ -187,11 +166,13 @@ def check_url(url: str) -> None:
         raise NoResponse(NO_URL, undelivered=True)
 
 
-def check_address(host: str, *, private: bool) -> None:
+def check_address(host: str) -> None:
     """Reject an address that no receiver may have.
 
+    Private addresses are allowed: only the configuration file sets receivers' URLs.
+
     Raises:
-        OSError: link-local or a metadata service; or private, if that is not allowed.
+        OSError: the address is link-local, or that of a metadata service.
     """
     address: ipaddress.IPv4Address | ipaddress.IPv6Address
     address = ipaddress.ip_address(host.partition("%")[0])
@@ -202,8 +183,6 @@ def check_address(host: str, *, private: bool) -> None:
         address = inner or address
     if any(address in network for network in FORBIDDEN):
         raise OSError(errno.EACCES, "link-local and metadata addresses are not allowed")
-    if not private and not address.is_global:
-        raise OSError(errno.EACCES, "private addresses are not allowed")
 
 
 def redacted(url: str) -> str:

@@ -32,6 +32,7 @@ from kaywatch_agent.notify.message import (
     OutboxMessage,
     episode_key,
 )
+from kaywatch_agent.notify.metrics import OutboxMetrics
 from kaywatch_agent.notify.policy import Policy
 from kaywatch_agent.notify.result import (
     MAX_RETRY_AFTER,
@@ -39,9 +40,8 @@ from kaywatch_agent.notify.result import (
     DeliveryResult,
 )
 from kaywatch_agent.notify.store import OutboxStore
-from kaywatch_agent.runtime.metrics import Counter, Gauge, Metrics
 
-__all__ = ["MAX_PENDING", "Outbox", "OutboxMetrics"]
+__all__ = ["MAX_PENDING", "Outbox"]
 
 MAX_BACKOFF: Final = 300.0  # seconds
 MIN_PAUSE: Final = 1.0  # seconds, after a 429 without Retry-After
@@ -56,41 +56,6 @@ _DROP_ORDER: Final = (
     NotificationKind.FIRING,
     NotificationKind.RESOLVED,
 )
-
-
-class OutboxMetrics(Metrics):
-    """Counts messages and attempts."""
-
-    requests = Counter(
-        "kaywatch_notification_requests_total",
-        "Requests of rules to notify a receiver, by what became of each.",
-        labels=("receiver", "kind", "result"),
-    )
-    ended = Counter(
-        "kaywatch_notifications_total",
-        "Messages that were sent, given up (dead) or superseded.",
-        labels=("receiver", "kind", "result"),
-    )
-    attempts = Counter(
-        "kaywatch_notify_attempts_total",
-        "Delivery attempts, by HTTP status; none for no response.",
-        labels=("receiver", "code"),
-    )
-    dead = Counter(
-        "kaywatch_outbox_dead_total",
-        "Messages that were given up.",
-        labels=("receiver", "reason"),
-    )
-    depth = Gauge("kaywatch_outbox_depth", "Pending messages.", labels=("receiver",))
-    oldest = Gauge(
-        "kaywatch_outbox_oldest_seconds",
-        "For how long the oldest pending message has been due.",
-    )
-    up = Gauge(
-        "kaywatch_receiver_up",
-        "Whether the last attempt to notify a receiver succeeded.",
-        labels=("receiver",),
-    )
 
 
 class Outbox:

@@ -1,4 +1,4 @@
-"""Alerts and outboxes for tests of what is told to whom."""
+"""Alerts and outboxes for tests of notifications."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ def alert(node: str = "pay", graph: str = "checkout", **fields: Any) -> AlertDet
     return AlertDetails(rule=rule, **{**given, **fields})
 
 
-def over(
+def resolved(
     fired: AlertDetails, ended: float = NOON + 360, reason: str = "cleared"
 ) -> AlertDetails:
-    """The same alert when it has ended."""
+    """The same alert after it ended."""
     return msgspec.structs.replace(
         fired,
         resolved=True,
@@ -84,7 +84,7 @@ class Disk:
 
 
 class Entropy:
-    """Random bytes that aren't."""
+    """Predictable bytes instead of random ones."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -120,7 +120,7 @@ def put(
     return box.enqueue(NotificationRequest(receiver, kind, alert, text), now)
 
 
-def told(message: OutboxMessage | None) -> list[tuple[str, str]]:
-    """What a message says: the kind and the node of each of its alerts."""
+def entries_of(message: OutboxMessage | None) -> list[tuple[str, str]]:
+    """The kind and the node of each of a message's alerts."""
     assert message is not None
     return [(str(e.kind), e.alert.labels["node"]) for e in message.entries]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
 
 import pytest
 from tests.receivers import Receivers, running_receivers
@@ -9,13 +10,13 @@ from kaywatch_agent.notify.http import HttpClient
 
 
 @pytest.fixture
-def fakes() -> Iterator[Receivers]:
-    """Receivers that answer as the real ones do."""
+def receivers() -> Iterator[Receivers]:
+    """Receivers that respond like the real ones."""
     with running_receivers() as receivers:
         yield receivers
 
 
 @pytest.fixture
 async def http() -> AsyncIterator[HttpClient]:
-    async with HttpClient(total_seconds=1.0) as http:
+    async with aclosing(HttpClient(total_seconds=1.0)) as http:
         yield http

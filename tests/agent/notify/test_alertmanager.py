@@ -1,4 +1,4 @@
-"""The resender, against the real Alertmanager."""
+"""AlertmanagerSender, against a real Alertmanager."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.agent.notify.alerts import alert, over
+from tests.agent.notify.alerts import alert, resolved
 from tests.agents import free_port, until
 from tests.receivers import Receivers, Reply
 from tests.servers import require
@@ -21,7 +21,7 @@ from tests.servers import require
 from kaywatch_agent.model.alerts import AlertDetails
 from kaywatch_agent.notify.config import AlertmanagerConfig, parse
 from kaywatch_agent.notify.http import HttpClient
-from kaywatch_agent.notify.outbox import OutboxMetrics
+from kaywatch_agent.notify.metrics import OutboxMetrics
 from kaywatch_agent.notify.receivers.alertmanager import (
     BATCH,
     AlertmanagerSender,
@@ -86,7 +86,7 @@ def fired(node: str, **fields: Any) -> AlertDetails:
     return alert(node, started=now() - 60, fired=now() - 30, **fields)
 
 
-def resender(
+def alertmanager_sender(
     http: HttpClient, alerts: list[AlertDetails], *urls: str, interval: str = "1m"
 ) -> AlertmanagerSender:
     table = {"type": "alertmanager", "urls": list(urls), "resend_interval": interval}
@@ -96,18 +96,18 @@ def resender(
 
 
 @pytest.fixture
-def peers(tmp_path: Path, fakes: Receivers) -> Iterator[tuple[str, str]]:
+def peers(tmp_path: Path, receivers: Receivers) -> Iterator[tuple[str, str]]:
     with ExitStack() as stack:
-        first = stack.enter_context(alertmanager(tmp_path / "a", fakes.url))
-        second = stack.enter_context(alertmanager(tmp_path / "b", fakes.url))
+        first = stack.enter_context(alertmanager(tmp_path / "a", receivers.url))
+        second = stack.enter_context(alertmanager(tmp_path / "b", receivers.url))
         yield first, second
 
 
-async def test_every_peer_knows_what_fires_and_what_ended(
-    peers: tuple[str, str], http: HttpClient, fakes: Receivers
+async def test_every_peer_is_sent_firing_and_resolved_alerts(
+    peers: tuple[str, str], http: HttpClient, receivers: Receivers
 ) -> None:
     alerts = [fired("pay"), fired("ship", severity="warning")]
-    sender = resender(http, alerts, *peers)
+    sender = alertmanager_sender(http, alerts, *peers)
     await sender.send()
 
     for url in peers:
@@ -126,13 +126,15 @@ async def test_every_peer_knows_what_fires_and_what_ended(
     assert "node-success-rate" in tool.stdout
 
     hook = "/from-alertmanager"
-    await asyncio.to_thread(until, lambda: len(fakes.to(hook)) >= 4, "it tells of them")
-    alerts[0] = over(alerts[0], ended=now() - 1)
+    await asyncio.to_thread(
+        until, lambda: len(receivers.to(hook)) >= 4, "the hook is notified of both"
+    )
+    alerts[0] = resolved(alerts[0], ended=now() - 1)
     await sender.send()
     ended = await asyncio.to_thread(
         until,
-        lambda: [r for r in fakes.to(hook) if r.json["status"] == "resolved"],
-        "it tells of the end",
+        lambda: [r for r in receivers.to(hook) if r.json["status"] == "resolved"],
+        "the hook is notified of the end",
     )
     (one,) = ended[0].json["alerts"]
     assert (one["labels"]["node"], one["generatorURL"]) == (
@@ -142,10 +144,10 @@ async def test_every_peer_knows_what_fires_and_what_ended(
     assert set(alerts_of(peers[0])) == {"ship"}
 
 
-async def test_what_is_not_sent_again_ends_by_itself(
+async def test_an_alert_ends_when_it_is_no_longer_sent(
     peers: tuple[str, str], http: HttpClient
 ) -> None:
-    sender = resender(http, [fired("pay")], peers[0], interval="1s")
+    sender = alertmanager_sender(http, [fired("pay")], peers[0], interval="1s")
     await sender.send()
     assert set(alerts_of(peers[0])) == {"pay"}
 
@@ -154,7 +156,7 @@ async def test_what_is_not_sent_again_ends_by_itself(
     )
 
 
-async def test_one_poisoned_alert_does_not_lose_the_others(
+async def test_a_rejected_alert_does_not_affect_the_others(
     peers: tuple[str, str], http: HttpClient
 ) -> None:
     poisoned = fired("bad", dashboard_url=":::no URL")
@@ -164,7 +166,7 @@ async def test_one_poisoned_alert_does_not_lose_the_others(
         labels={**odd.labels, "node.id": "x", "bad-name": "y", "empty": "", "1": "z"},
     )
     alerts = [fired("pay"), poisoned, odd]
-    sender = resender(http, alerts, *peers)
+    sender = alertmanager_sender(http, alerts, *peers)
     await sender.send()
 
     for url in peers:
@@ -175,65 +177,69 @@ async def test_one_poisoned_alert_does_not_lose_the_others(
     assert sender.errors == dict.fromkeys(peers, "")
 
 
-async def test_a_peer_that_is_down_costs_the_other_nothing(
+async def test_a_peer_that_is_down_does_not_affect_the_other(
     peers: tuple[str, str], http: HttpClient
 ) -> None:
     down = f"http://127.0.0.1:{free_port()}"
-    sender = resender(http, [fired("pay")], down, peers[0])
+    sender = alertmanager_sender(http, [fired("pay")], down, peers[0])
     await sender.send()
 
     assert set(alerts_of(peers[0])) == {"pay"}
     assert sender.errors == {down: "connection refused", peers[0]: ""}
 
 
-async def test_a_severity_that_changed_is_another_alert_there(
+async def test_an_alert_with_a_new_severity_replaces_the_old_one(
     peers: tuple[str, str], http: HttpClient
 ) -> None:
-    """So rules give both: the old one as ended, in the same post."""
+    """Rules therefore send both in one request: the old one as ended."""
     before = fired("pay", severity="warning")
     after = fired("pay", severity="critical")
-    await resender(http, [before], peers[0]).send()
-    await resender(http, [over(before, ended=now() - 1), after], peers[0]).send()
+    await alertmanager_sender(http, [before], peers[0]).send()
+    await alertmanager_sender(
+        http, [resolved(before, ended=now() - 1), after], peers[0]
+    ).send()
 
     (only,) = json.loads(get(peers[0] + "/api/v2/alerts") or b"[]")
     assert only["labels"]["severity"] == "critical"
 
 
-async def test_many_alerts_go_in_batches(http: HttpClient, fakes: Receivers) -> None:
-    many = [fired(f"n{n}") for n in range(2 * BATCH + 1)]
-    await resender(http, many, fakes.url).send()
-
-    assert [len(r.json) for r in fakes.to("/api/v2/alerts")] == [BATCH, BATCH, 1]
-
-
-async def test_what_is_set_aside_is_not_sent_for_a_while(
-    http: HttpClient, fakes: Receivers
+async def test_many_alerts_are_sent_in_batches(
+    http: HttpClient, receivers: Receivers
 ) -> None:
-    fakes.answer("/api/v2/alerts", Reply(422, "no"), Reply(200), Reply(422, "no"))
-    sender = resender(http, [fired("pay"), fired("bad")], fakes.url)
+    many = [fired(f"n{n}") for n in range(2 * BATCH + 1)]
+    await alertmanager_sender(http, many, receivers.url).send()
+
+    assert [len(r.json) for r in receivers.to("/api/v2/alerts")] == [BATCH, BATCH, 1]
+
+
+async def test_a_rejected_alert_is_left_out_for_a_while(
+    http: HttpClient, receivers: Receivers
+) -> None:
+    receivers.answer("/api/v2/alerts", Reply(422, "no"), Reply(200), Reply(422, "no"))
+    sender = alertmanager_sender(http, [fired("pay"), fired("bad")], receivers.url)
     await sender.send()
     await sender.send()
 
-    assert [len(r.json) for r in fakes.requests] == [2, 1, 1, 1]
-    assert fakes.requests[-1].json[0]["labels"]["node"] == "pay"
+    assert [len(r.json) for r in receivers.requests] == [2, 1, 1, 1]
+    assert receivers.requests[-1].json[0]["labels"]["node"] == "pay"
 
 
-async def test_it_sends_at_once_when_it_is_woken(
-    http: HttpClient, fakes: Receivers
+async def test_alerts_are_sent_immediately_after_wake(
+    http: HttpClient, receivers: Receivers
 ) -> None:
     alerts: list[AlertDetails] = []
-    sender = resender(http, alerts, fakes.url)
+    sender = alertmanager_sender(http, alerts, receivers.url)
     task = asyncio.create_task(sender.run())
     await asyncio.sleep(0.05)
     alerts.append(fired("pay"))
     sender.wake()
-    await asyncio.to_thread(until, lambda: fakes.requests, "it sends")
+    await asyncio.to_thread(until, lambda: receivers.requests, "it sends")
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
 
 
-def test_times_and_names() -> None:
+def test_times_and_label_names_of_an_alertmanager_alert() -> None:
     body = render(alert(), 1_795_608_100.0, 60.0)
     assert body["startsAt"] == "2026-11-25T12:01:00.000Z"
     assert body["endsAt"] == "2026-11-25T12:05:40.000Z"

@@ -81,7 +81,7 @@ PAGER: dict[str, Any] = {"type": "pagerduty", "routing_key_env": "PD_KEY"}
         ),
     ],
 )
-def test_a_wrong_receiver_names_the_key_and_the_fix_and_no_secret(
+def test_an_error_names_the_key_and_the_fix_but_no_secret(
     table: dict[str, Any], complaint: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -91,12 +91,12 @@ def test_a_wrong_receiver_names_the_key_and_the_fix_and_no_secret(
     assert "sosecret" not in str(caught.value)
 
 
-def test_a_name_is_plain() -> None:
+def test_a_name_has_only_letters_digits_and_punctuation() -> None:
     with pytest.raises(ConfigError, match="letters, digits"):
         parse({"a b": SLACK})
 
 
-def test_a_secret_shows_nowhere_and_is_warned_of_when_inline() -> None:
+def test_an_inline_secret_is_hidden_and_warned_about() -> None:
     configs = parse({"ops": SLACK})
 
     assert "sosecret" not in repr(configs)
@@ -106,7 +106,7 @@ def test_a_secret_shows_nowhere_and_is_warned_of_when_inline() -> None:
     assert warnings(parse({"pd": PAGER})) == []
 
 
-def test_a_secret_comes_from_a_file_the_environment_or_systemd(
+def test_a_secret_is_read_from_a_file_a_variable_or_a_credential(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "key").write_text("from-file\n")
@@ -118,7 +118,7 @@ def test_a_secret_comes_from_a_file_the_environment_or_systemd(
         "routing_key_env": ("PD_KEY", "from-env"),
         "routing_key_credential": ("key", "from-file"),
     }
-    # Those that our unit loads from a folder, which systemd gives a prefix.
+    # systemd prefixes the credentials that the unit loads from a folder.
     found = parse({"pd": {"type": "pagerduty", "routing_key_credential": "ours"}})
     assert found["pd"].secrets()["routing_key"].read() == "from-our-folder"
     for key, (where, value) in ways.items():
@@ -134,7 +134,7 @@ def test_a_secret_comes_from_a_file_the_environment_or_systemd(
         ("routing_key_credential", "pd", "CREDENTIALS_DIRECTORY is not set"),
     ],
 )
-def test_a_secret_that_is_not_there_is_said_at_the_start(
+def test_reading_a_missing_secret_names_its_key_and_location(
     key: str, where: str, complaint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
@@ -144,7 +144,7 @@ def test_a_secret_that_is_not_there_is_said_at_the_start(
     assert caught.value.key == f"receiver.pd.{key}"
 
 
-def test_what_the_outbox_has_to_know() -> None:
+def test_policies_reflect_the_configuration() -> None:
     tables = {
         "ops": SLACK,
         "bot": {"type": "slack", "bot_token_env": "T", "channel": "#x"},
@@ -164,7 +164,7 @@ def test_what_the_outbox_has_to_know() -> None:
     assert not found["pd"].accepts("warning")
 
 
-def test_a_heartbeat_needs_no_url_and_a_sane_interval() -> None:
+def test_a_heartbeat_without_url_is_valid_and_an_invalid_interval_is_not() -> None:
     assert HeartbeatConfig().url is None
     with pytest.raises(ConfigError, match=r'heartbeat.interval: invalid duration "x"'):
         parse_heartbeat({"interval": "x"})

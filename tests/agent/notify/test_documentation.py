@@ -1,4 +1,4 @@
-"""docs/receivers.md shows what is sent, and names every key and every limit.
+"""docs/receivers.md shows what is sent, and documents every key.
 
 `python -m tests.agent.notify.test_documentation` writes the examples anew.
 """
@@ -67,7 +67,7 @@ def examples() -> dict[str, str]:
     }
 
 
-def test_the_examples_are_what_is_sent() -> None:
+def test_the_documented_examples_match_what_is_sent() -> None:
     shown = dict(EXAMPLE.findall(PAGE.read_text()))
     assert shown == examples()
 
@@ -82,7 +82,7 @@ def test_every_key_is_documented(name: str) -> None:
         assert f"`{re.sub(r'_(file|env|credential)$', '', field.name)}`" in text
 
 
-def test_the_configurations_shown_are_right() -> None:
+def test_the_documented_configurations_are_valid() -> None:
     import tomllib
 
     blocks = re.findall(r"```toml\n(.*?)```", PAGE.read_text(), re.DOTALL)

@@ -1,9 +1,11 @@
-"""Where requests may go, and what is said when they fail."""
+"""Which addresses requests may be sent to, and the errors when they fail."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
+from contextlib import aclosing
+from ipaddress import ip_network
 
 import pytest
 from tests.receivers import HANG, RESET, Receivers, Reply
@@ -29,29 +31,31 @@ async def refusal(http: HttpClient, url: str) -> NoResponse:
         "100.100.100.200",
     ],
 )
-def test_metadata_and_link_local_addresses_are_never_reached(host: str) -> None:
+def test_metadata_and_link_local_addresses_are_rejected(host: str) -> None:
     with pytest.raises(OSError, match="not allowed"):
-        check_address(host, private=True)
+        check_address(host)
 
 
 @pytest.mark.parametrize(
     "host",
     ["127.0.0.1", "::1", "10.0.0.1", "::ffff:127.0.0.1", "fd12::1"],
 )
-def test_private_addresses_are_for_the_configuration_file_alone(host: str) -> None:
-    check_address(host, private=True)
-    with pytest.raises(OSError, match="not allowed"):
-        check_address(host, private=False)
+def test_private_addresses_are_allowed(host: str) -> None:
+    check_address(host)
 
 
-async def test_the_check_is_made_when_the_connection_is(fakes: Receivers) -> None:
-    port = fakes.url.rpartition(":")[2]
-    async with HttpClient(private=False) as http:
+async def test_addresses_are_checked_when_the_connection_is_made(
+    receivers: Receivers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loopback = [ip_network("127.0.0.0/8"), ip_network("::1/128")]
+    monkeypatch.setattr("kaywatch_agent.notify.http.FORBIDDEN", loopback)
+    port = receivers.url.rpartition(":")[2]
+    async with aclosing(HttpClient()) as http:
         for host in ("127.0.0.1", "localhost", "[::ffff:127.0.0.1]"):
             error = await refusal(http, f"http://{host}:{port}/x")
             assert str(error) == "the address is not allowed for receivers"
             assert error.undelivered
-    assert fakes.requests == []
+    assert receivers.requests == []
 
 
 @pytest.mark.parametrize(
@@ -66,40 +70,42 @@ async def test_the_check_is_made_when_the_connection_is(fakes: Receivers) -> Non
         "http://a/\n",
     ],
 )
-async def test_only_http_is_spoken(http: HttpClient, url: str) -> None:
+async def test_other_urls_than_http_are_rejected(http: HttpClient, url: str) -> None:
     error = await refusal(http, url)
     assert (str(error), error.undelivered) == ("not an http or https URL", True)
 
 
-async def test_redirects_are_not_followed(http: HttpClient, fakes: Receivers) -> None:
-    fakes.answer("/a", Reply(302, "", {"Location": fakes.url + "/b"}))
+async def test_redirects_are_not_followed(
+    http: HttpClient, receivers: Receivers
+) -> None:
+    receivers.answer("/a", Reply(302, "", {"Location": receivers.url + "/b"}))
 
-    answer = await http.post(fakes.url + "/a", b"", {})
+    answer = await http.post(receivers.url + "/a", b"", {})
     assert answer.status == 302
-    assert [r.path for r in fakes.requests] == ["/a"]
+    assert [r.path for r in receivers.requests] == ["/a"]
 
 
-async def test_a_proxy_of_the_environment_is_not_used(
-    fakes: Receivers, monkeypatch: pytest.MonkeyPatch
+async def test_proxies_of_the_environment_are_not_used(
+    receivers: Receivers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-    async with HttpClient() as http:
-        assert (await http.post(fakes.url, b"", {})).status == 200
+    async with aclosing(HttpClient()) as http:
+        assert (await http.post(receivers.url, b"", {})).status == 200
 
 
-async def test_failures_name_no_url_and_say_whether_it_arrived(
-    http: HttpClient, fakes: Receivers
+async def test_errors_contain_no_url_and_tell_whether_the_request_arrived(
+    http: HttpClient, receivers: Receivers
 ) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
-    fakes.answer("/T0/B0/token", HANG, RESET)
-    url = fakes.url + "/T0/B0/token"
+    receivers.answer("/T0/B0/token", HANG, RESET)
+    url = receivers.url + "/T0/B0/token"
     found = [
         await refusal(http, f"http://127.0.0.1:{port}/T0/B0/token"),
         await refusal(http, url),
         await refusal(http, url),
-        await refusal(http, fakes.url.replace("http:", "https:") + "/T0/B0/token"),
+        await refusal(http, receivers.url.replace("http:", "https:") + "/T0/B0/token"),
     ]
 
     assert [str(error) for error in found][:3] == [
@@ -112,22 +118,24 @@ async def test_failures_name_no_url_and_say_whether_it_arrived(
     assert not [error for error in found if "token" in str(error)]
 
 
-async def test_an_answer_s_body_is_read_up_to_a_bound_and_echoes_no_secret(
-    http: HttpClient, fakes: Receivers
+async def test_a_response_is_truncated_and_cleared_of_secrets(
+    http: HttpClient, receivers: Receivers
 ) -> None:
-    fakes.answer(
+    receivers.answer(
         "/T0/B0/token",
         Reply(404, "no such path: T0/B0/token, key hunter22"),
         Reply(500, "x" * 1_000_000),
     )
-    url = fakes.url + "/T0/B0/token"
+    url = receivers.url + "/T0/B0/token"
 
     answer = await http.post(url, b"", {}, secrets=("hunter22",))
     assert answer.text == "no such path: …, key …"
     assert len((await http.post(url, b"", {})).body) <= 64 * 1024
 
 
-async def test_a_body_in_pieces_is_read_whole(http: HttpClient) -> None:
+async def test_a_response_that_arrives_in_pieces_is_read_completely(
+    http: HttpClient,
+) -> None:
     async def slow(_: object, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no")
         await writer.drain()
@@ -142,16 +150,18 @@ async def test_a_body_in_pieces_is_read_whole(http: HttpClient) -> None:
         assert (await http.post(f"http://127.0.0.1:{port}/", b"", {})).text == "ok"
 
 
-async def test_a_request_can_be_cancelled(http: HttpClient, fakes: Receivers) -> None:
-    fakes.answer("/x", HANG)
-    task = asyncio.create_task(http.post(fakes.url + "/x", b"", {}))
+async def test_a_request_can_be_cancelled(
+    http: HttpClient, receivers: Receivers
+) -> None:
+    receivers.answer("/x", HANG)
+    task = asyncio.create_task(http.post(receivers.url + "/x", b"", {}))
     await asyncio.sleep(0.05)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
 
 
-def test_a_url_is_shown_without_its_secret() -> None:
+def test_a_redacted_url_has_no_secret() -> None:
     hook = "https://hooks.slack.com/services/T/B/x?y=z"
     assert redacted(hook) == "https://hooks.slack.com/…"
     assert redacted("http://user:pw@host:9093/a") == "http://host:9093/…"

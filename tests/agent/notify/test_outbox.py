@@ -1,10 +1,18 @@
-"""What is told to whom, in which order, how often, and what becomes of it."""
+"""Which messages are sent to which receiver, in which order, and how they end."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tests.agent.notify.alerts import NOON, Disk, alert, outbox, over, put, told
+from tests.agent.notify.alerts import (
+    NOON,
+    Disk,
+    alert,
+    entries_of,
+    outbox,
+    put,
+    resolved,
+)
 
 from kaywatch_agent.model.alerts import (
     MessageEndReason,
@@ -74,7 +82,7 @@ def fail(
 # -- grouping ------------------------------------------------------------------------
 
 
-def test_alerts_of_a_group_share_a_message_that_waits_for_them() -> None:
+def test_alerts_of_a_group_share_a_message_after_group_wait() -> None:
     box = outbox({"ops": CHAT})
 
     assert put(box, "ops", FIRING, alert("pay"), NOON) is EnqueueResult.QUEUED
@@ -88,11 +96,11 @@ def test_alerts_of_a_group_share_a_message_that_waits_for_them() -> None:
     assert box.claim("ops", NOON + 9.9) is None
     assert box.next_due("ops", NOON) == NOON + 10
     message = take(box, "ops", NOON + 10)
-    assert told(message) == [("firing", "pay"), ("firing", "ship")]
+    assert entries_of(message) == [("firing", "pay"), ("firing", "ship")]
     assert message.group == {"alertname": "node-success-rate", "graph": "checkout"}
 
 
-def test_a_group_s_next_message_waits_for_the_interval() -> None:
+def test_a_groups_next_message_is_due_after_group_interval() -> None:
     box = outbox({"ops": CHAT})
     put(box, "ops", FIRING, alert("pay"), NOON)
     deliver(box, "ops", NOON + 10)
@@ -107,7 +115,7 @@ def test_a_group_s_next_message_waits_for_the_interval() -> None:
     assert box.next_due("ops", NOON + 1000) == NOON + 1010
 
 
-def test_without_a_wait_all_of_a_tick_is_one_message() -> None:
+def test_without_group_wait_the_alerts_of_a_tick_share_a_message() -> None:
     box = outbox({"ops": Policy(rate=FAST, group_wait=0.0)})
     for n in range(20):
         put(box, "ops", FIRING, alert(f"n{n}"), NOON)
@@ -115,16 +123,16 @@ def test_without_a_wait_all_of_a_tick_is_one_message() -> None:
     assert len(take(box, "ops", NOON).entries) == 20
 
 
-def test_a_pager_gets_a_message_for_each_alert_and_at_once() -> None:
+def test_an_ungrouped_receiver_gets_one_message_per_alert_immediately() -> None:
     box = outbox({"pd": PAGER})
     put(box, "pd", FIRING, alert("pay"), NOON)
     put(box, "pd", FIRING, alert("ship"), NOON)
 
-    assert told(deliver(box, "pd", NOON)) == [("firing", "pay")]
-    assert told(deliver(box, "pd", NOON)) == [("firing", "ship")]
+    assert entries_of(deliver(box, "pd", NOON)) == [("firing", "pay")]
+    assert entries_of(deliver(box, "pd", NOON)) == [("firing", "ship")]
 
 
-def test_an_alert_does_not_join_what_is_in_flight_or_may_have_arrived() -> None:
+def test_an_alert_does_not_join_a_message_that_may_have_arrived() -> None:
     box = outbox({"ops": CHAT}, random=0.0)
     put(box, "ops", FIRING, alert("pay"), NOON)
     message = take(box, "ops", NOON + 10)
@@ -132,14 +140,14 @@ def test_an_alert_does_not_join_what_is_in_flight_or_may_have_arrived() -> None:
     box.finish(message.id, no_response("timeout"), NOON + 11)
 
     assert put(box, "ops", FIRING, alert("load"), NOON + 12) is EnqueueResult.JOINED
-    assert told(deliver(box, "ops", NOON + 12)) == [("firing", "pay")]
-    assert told(deliver(box, "ops", NOON + 70)) == [
+    assert entries_of(deliver(box, "ops", NOON + 12)) == [("firing", "pay")]
+    assert entries_of(deliver(box, "ops", NOON + 70)) == [
         ("firing", "ship"),
         ("firing", "load"),
     ]
 
 
-def test_a_message_shows_the_worst_alerts_and_counts_the_others() -> None:
+def test_a_message_shows_the_most_severe_alerts_and_counts_the_others() -> None:
     box = outbox({"ops": CHAT})
     for n in range(500):
         severity = "critical" if n == 321 else "warning"
@@ -154,47 +162,52 @@ def test_a_message_shows_the_worst_alerts_and_counts_the_others() -> None:
 # -- triggers and resolves -----------------------------------------------------------
 
 
-def test_a_resolve_joins_the_trigger_that_waits() -> None:
+def test_a_resolve_is_merged_into_its_pending_trigger() -> None:
     box = outbox({"ops": CHAT})
     put(box, "ops", FIRING, alert(), NOON)
 
-    assert put(box, "ops", RESOLVED, over(alert()), NOON + 5) is EnqueueResult.COMBINED
+    assert (
+        put(box, "ops", RESOLVED, resolved(alert()), NOON + 5) is EnqueueResult.COMBINED
+    )
     message = deliver(box, "ops", NOON + 10)
-    assert told(message) == [("resolved", "pay")]
+    assert entries_of(message) == [("resolved", "pay")]
     assert message.kind is RESOLVED
     assert box.claim("ops", NOON + 1000) is None
 
 
-def test_a_resolve_takes_another_id_when_its_trigger_may_have_arrived() -> None:
+def test_a_resolve_gets_a_new_id_if_its_trigger_may_have_arrived() -> None:
     box = outbox({"ops": CHAT}, random=1.0)
     put(box, "ops", FIRING, alert(), NOON)
     first = fail(box, "ops", NOON + 10, no_response("timeout"))
 
-    assert put(box, "ops", RESOLVED, over(alert()), NOON + 11) is EnqueueResult.COMBINED
+    assert (
+        put(box, "ops", RESOLVED, resolved(alert()), NOON + 11)
+        is EnqueueResult.COMBINED
+    )
     second = deliver(box, "ops", NOON + 12)
-    assert told(second) == [("resolved", "pay")]
+    assert entries_of(second) == [("resolved", "pay")]
     assert second.id > first.id
     assert [r.reason for r in box.messages(statuses=(MessageStatus.SUPERSEDED,))] == [
         MessageEndReason.REPLACED
     ]
 
 
-def test_a_resolve_combines_under_the_same_id_after_a_429() -> None:
+def test_a_resolve_keeps_the_triggers_id_after_a_429() -> None:
     box = outbox({"ops": CHAT})
     put(box, "ops", FIRING, alert(), NOON)
     first = fail(box, "ops", NOON + 10, LIMITED)
-    put(box, "ops", RESOLVED, over(alert()), NOON + 20)
+    put(box, "ops", RESOLVED, resolved(alert()), NOON + 20)
 
     ready(box)
     assert box.claim("ops", NOON + 49) is None
     assert deliver(box, "ops", NOON + 50).id == first.id
 
 
-def test_what_is_over_before_anybody_was_paged_pages_nobody() -> None:
+def test_an_alert_that_ends_before_its_page_is_sent_pages_nobody() -> None:
     box = outbox({"pd": PAGER})
     put(box, "pd", FIRING, alert(), NOON)
 
-    assert put(box, "pd", RESOLVED, over(alert()), NOON) is EnqueueResult.SUPERSEDED
+    assert put(box, "pd", RESOLVED, resolved(alert()), NOON) is EnqueueResult.SUPERSEDED
     assert ready(box).claim("pd", NOON + 1) is None
     count = box.metrics.ended.labels("pd", "firing", "superseded").value
     assert count == 1
@@ -205,31 +218,31 @@ def test_a_page_that_may_have_arrived_is_resolved() -> None:
     put(box, "pd", FIRING, alert(), NOON)
     fail(box, "pd", NOON, no_response("timeout"))
 
-    assert put(box, "pd", RESOLVED, over(alert()), NOON + 1) is EnqueueResult.QUEUED
-    assert told(deliver(box, "pd", NOON + 1)) == [("resolved", "pay")]
+    assert put(box, "pd", RESOLVED, resolved(alert()), NOON + 1) is EnqueueResult.QUEUED
+    assert entries_of(deliver(box, "pd", NOON + 1)) == [("resolved", "pay")]
 
 
-def test_a_resolve_goes_though_its_trigger_is_dead() -> None:
+def test_a_resolve_is_sent_although_its_trigger_is_dead() -> None:
     box = outbox({"pd": PAGER})
     put(box, "pd", FIRING, alert(), NOON)
     fail(box, "pd", NOON, REFUSED)
 
-    put(box, "pd", RESOLVED, over(alert()), NOON + 1)
-    assert told(deliver(box, "pd", NOON + 1)) == [("resolved", "pay")]
+    put(box, "pd", RESOLVED, resolved(alert()), NOON + 1)
+    assert entries_of(deliver(box, "pd", NOON + 1)) == [("resolved", "pay")]
 
 
-def test_a_repeat_that_waits_is_replaced_by_the_resolve() -> None:
+def test_a_pending_repeat_is_replaced_by_the_resolve() -> None:
     box = outbox({"pd": PAGER})
     put(box, "pd", FIRING, alert(), NOON)
     deliver(box, "pd", NOON)
     put(box, "pd", REPEAT, alert(), NOON + 5)
 
-    assert put(box, "pd", RESOLVED, over(alert()), NOON + 6) is EnqueueResult.QUEUED
-    assert told(deliver(box, "pd", NOON + 6)) == [("resolved", "pay")]
+    assert put(box, "pd", RESOLVED, resolved(alert()), NOON + 6) is EnqueueResult.QUEUED
+    assert entries_of(deliver(box, "pd", NOON + 6)) == [("resolved", "pay")]
     assert box.claim("pd", NOON + 100) is None
 
 
-def test_a_repeat_of_what_still_waits_says_nothing_new() -> None:
+def test_a_repeat_of_a_pending_message_is_dropped() -> None:
     box = outbox({"ops": CHAT})
     put(box, "ops", FIRING, alert(), NOON)
 
@@ -238,7 +251,7 @@ def test_a_repeat_of_what_still_waits_says_nothing_new() -> None:
     assert put(box, "ops", REPEAT, worse, NOON + 1) is EnqueueResult.PENDING
 
 
-def test_an_alert_that_becomes_worse_is_told_so() -> None:
+def test_a_higher_severity_updates_the_pending_message() -> None:
     box = outbox({"pd": PAGER})
     put(box, "pd", FIRING, alert(severity="warning"), NOON)
     assert put(box, "pd", FIRING, alert(), NOON) is EnqueueResult.JOINED
@@ -250,30 +263,30 @@ def test_a_resolve_never_overtakes_its_trigger() -> None:
     box = outbox({"ops": CHAT}, random=1.0)
     put(box, "ops", FIRING, alert(), NOON)
     message = take(box, "ops", NOON + 10)
-    put(box, "ops", RESOLVED, over(alert()), NOON + 10)
+    put(box, "ops", RESOLVED, resolved(alert()), NOON + 10)
     box.finish(message.id, no_response("timeout"), NOON + 11)
 
-    assert told(deliver(box, "ops", NOON + 70)) == [("firing", "pay")]
-    assert told(deliver(box, "ops", NOON + 71)) == [("resolved", "pay")]
+    assert entries_of(deliver(box, "ops", NOON + 70)) == [("firing", "pay")]
+    assert entries_of(deliver(box, "ops", NOON + 71)) == [("resolved", "pay")]
 
 
-def test_severity_filters_triggers_and_never_resolves() -> None:
+def test_min_severity_filters_triggers_but_not_resolves() -> None:
     box = outbox({"pd": Policy(grouped=False, min_severity="error")})
 
     assert (
         put(box, "pd", FIRING, alert(severity="warning"), NOON)
         is EnqueueResult.FILTERED
     )
-    low = over(alert(severity="warning"))
+    low = resolved(alert(severity="warning"))
     assert put(box, "pd", RESOLVED, low, NOON) is EnqueueResult.QUEUED
-    assert put(box, "pd", SUMMARY, over(alert()), NOON) is EnqueueResult.FILTERED
+    assert put(box, "pd", SUMMARY, resolved(alert()), NOON) is EnqueueResult.FILTERED
     assert put(box, "nobody", FIRING, alert(), NOON) is EnqueueResult.UNKNOWN
 
 
-# -- answers -------------------------------------------------------------------------
+# -- results -------------------------------------------------------------------------
 
 
-def test_a_429_pauses_the_whole_receiver_and_no_other() -> None:
+def test_a_429_pauses_the_whole_receiver_but_no_other() -> None:
     box = outbox({"pd": PAGER, "ops": Policy(rate=FAST, group_wait=0)})
     for name in ("pay", "ship"):
         put(box, "pd", FIRING, alert(name), NOON)
@@ -302,7 +315,7 @@ def test_backoff_doubles_with_full_jitter_up_to_five_minutes() -> None:
     assert list(waits(0.0)) == [0] * 9
 
 
-def test_after_ten_failures_one_message_a_minute_probes() -> None:
+def test_after_ten_failures_one_message_a_minute_is_sent_as_a_probe() -> None:
     box = outbox({"pd": PAGER}, random=0.0)
     for n in range(12):
         put(box, "pd", FIRING, alert(f"n{n}"), NOON)
@@ -337,19 +350,19 @@ def test_410_disables_a_receiver_until_a_reload() -> None:
     assert deliver(box, "hook", NOON)
 
 
-def test_what_is_too_old_is_dead_and_blocks_nothing() -> None:
+def test_an_expired_message_is_dead_and_does_not_block_its_stream() -> None:
     box = outbox({"ops": CHAT}, random=1.0)
     put(box, "ops", FIRING, alert(), NOON)
     fail(box, "ops", NOON + 10, no_response("refused"))
     day = NOON + 86_400 + 60
     put(box, "ops", FIRING, alert(episode=2), day)
 
-    assert told(deliver(box, "ops", day + 10)) == [("firing", "pay")]
+    assert entries_of(deliver(box, "ops", day + 10)) == [("firing", "pay")]
     (dead,) = box.messages(statuses=(MessageStatus.DEAD,))
     assert (dead.reason, dead.error) == (MessageEndReason.EXPIRED, "refused")
 
 
-def test_a_rate_is_kept_and_its_burst_allowed() -> None:
+def test_the_rate_is_respected_and_its_burst_allowed() -> None:
     box = outbox({"pd": Policy(grouped=False, rate=SendRate(3, 60.0))})
     for n in range(10):
         put(box, "pd", FIRING, alert(f"n{n}"), NOON)
@@ -363,15 +376,15 @@ def test_a_rate_is_kept_and_its_burst_allowed() -> None:
     assert sent_at == [0, 0, 0, 20, 40, 60, 80, 100, 120, 140]
 
 
-def test_a_clock_that_is_put_back_delays_nothing_for_long() -> None:
+def test_a_clock_that_is_set_back_does_not_delay_messages() -> None:
     box = outbox({"pd": PAGER, "ops": CHAT})
     put(box, "pd", FIRING, alert(), NOON)
     put(box, "ops", FIRING, alert(), NOON)
     fail(box, "pd", NOON, LIMITED)
 
     yesterday = NOON - 86_400
-    assert told(deliver(box, "pd", yesterday)) == [("firing", "pay")]
-    assert told(deliver(box, "ops", yesterday)) == [("firing", "pay")]
+    assert entries_of(deliver(box, "pd", yesterday)) == [("firing", "pay")]
+    assert entries_of(deliver(box, "ops", yesterday)) == [("firing", "pay")]
 
 
 # -- the fallback --------------------------------------------------------------------
@@ -382,41 +395,41 @@ BOTH = {
 }
 
 
-def test_what_is_dead_goes_to_the_fallback_marked_so() -> None:
+def test_a_dead_message_is_sent_to_the_fallback_with_the_reason() -> None:
     box = outbox(BOTH)
     put(box, "pd", FIRING, alert(), NOON)
     fail(box, "pd", NOON, REFUSED)
 
     message = deliver(box, "ops", NOON)
-    assert told(message) == [("firing", "pay")]
+    assert entries_of(message) == [("firing", "pay")]
     assert message.text == "Sent here because pd can't be reached (HTTP 400)"
     assert message.fallback_for == "pd"
 
-    put(box, "pd", RESOLVED, over(alert()), NOON + 9)
-    assert told(deliver(box, "pd", NOON + 9)) == [("resolved", "pay")]
-    assert told(deliver(box, "ops", NOON + 9)) == [("resolved", "pay")]
+    put(box, "pd", RESOLVED, resolved(alert()), NOON + 9)
+    assert entries_of(deliver(box, "pd", NOON + 9)) == [("resolved", "pay")]
+    assert entries_of(deliver(box, "ops", NOON + 9)) == [("resolved", "pay")]
     assert box.claim("ops", NOON + 999) is None
 
 
-def test_what_waits_for_a_receiver_that_is_down_goes_to_the_fallback_once() -> None:
+def test_pending_messages_of_a_receiver_that_is_down_fail_over_once() -> None:
     box = outbox(BOTH, random=0.0)
     put(box, "pd", FIRING, alert("pay"), NOON)
     for _ in range(10):
         fail(box, "pd", NOON, no_response("refused"))
     put(box, "pd", FIRING, alert("ship"), NOON + 1)
 
-    assert told(deliver(box, "ops", NOON + 1)) == [
+    assert entries_of(deliver(box, "ops", NOON + 1)) == [
         ("firing", "pay"),
         ("firing", "ship"),
     ]
-    assert told(deliver(box, "pd", NOON + 60)) == [("firing", "pay")]
-    assert told(deliver(box, "pd", NOON + 60)) == [("firing", "ship")]
+    assert entries_of(deliver(box, "pd", NOON + 60)) == [("firing", "pay")]
+    assert entries_of(deliver(box, "pd", NOON + 60)) == [("firing", "ship")]
     assert box.claim("ops", NOON + 999) is None
-    put(box, "pd", RESOLVED, over(alert("pay")), NOON + 70)
-    assert told(deliver(box, "ops", NOON + 70)) == [("resolved", "pay")]
+    put(box, "pd", RESOLVED, resolved(alert("pay")), NOON + 70)
+    assert entries_of(deliver(box, "ops", NOON + 70)) == [("resolved", "pay")]
 
 
-def test_what_joins_a_message_that_fell_over_goes_to_the_fallback_too() -> None:
+def test_an_alert_joining_a_failed_over_message_fails_over_too() -> None:
     policies = {
         "ops": Policy(rate=FAST, group_wait=0.0, fallback="hook"),
         "hook": Policy(rate=FAST, group_wait=0.0, group_interval=0.0),
@@ -428,13 +441,13 @@ def test_what_joins_a_message_that_fell_over_goes_to_the_fallback_too() -> None:
         fail(box, "ops", NOON, refused)
 
     assert put(box, "ops", FIRING, alert("ship"), NOON + 1) is EnqueueResult.JOINED
-    assert told(deliver(box, "hook", NOON + 1)) == [
+    assert entries_of(deliver(box, "hook", NOON + 1)) == [
         ("firing", "pay"),
         ("firing", "ship"),
     ]
 
 
-def test_what_a_restart_finds_waiting_for_its_group_is_amended_in_place() -> None:
+def test_a_message_restored_during_group_wait_can_still_change() -> None:
     disk = Disk()
     box = outbox({"ops": CHAT})
     put(box, "ops", FIRING, alert(), NOON)
@@ -442,19 +455,19 @@ def test_what_a_restart_finds_waiting_for_its_group_is_amended_in_place() -> Non
     (first,) = box.messages()
 
     box = outbox({"ops": CHAT}, disk.documents, now=NOON + 5)
-    result = put(box, "ops", RESOLVED, over(alert()), NOON + 12)
+    result = put(box, "ops", RESOLVED, resolved(alert()), NOON + 12)
     assert result is EnqueueResult.COMBINED
     assert deliver(box, "ops", NOON + 12).id == first.id
 
 
-def test_a_request_is_placed_without_changing_the_table() -> None:
+def test_enqueue_is_pure() -> None:
     box = outbox({"ops": CHAT})
     put(box, "ops", FIRING, alert("pay"), NOON)
     before, known = dict(box.store.messages), box.store.changes(full=True)
     for kind, one in (
         (FIRING, alert("ship")),
         (REPEAT, alert("pay", severity="warning")),
-        (RESOLVED, over(alert("pay"))),
+        (RESOLVED, resolved(alert("pay"))),
         (TEST, alert("pay")),
     ):
         request = NotificationRequest("ops", kind, one)
@@ -466,24 +479,24 @@ def test_a_request_is_placed_without_changing_the_table() -> None:
     assert box.store.changes(full=True) == known
 
 
-def test_a_receiver_that_wants_no_more_messages_leaves_all_to_the_fallback() -> None:
+def test_a_disabled_receivers_messages_all_fail_over() -> None:
     box = outbox(BOTH)
     put(box, "pd", FIRING, alert("pay"), NOON)
     fail(box, "pd", NOON, GONE)
-    assert told(deliver(box, "ops", NOON)) == [("firing", "pay")]
+    assert entries_of(deliver(box, "ops", NOON)) == [("firing", "pay")]
 
     put(box, "pd", FIRING, alert("ship"), NOON + 1)
-    assert told(deliver(box, "ops", NOON + 1)) == [("firing", "ship")]
-    put(box, "pd", RESOLVED, over(alert("pay")), NOON + 2)
-    put(box, "pd", RESOLVED, over(alert("ship")), NOON + 2)
-    assert told(deliver(box, "ops", NOON + 2)) == [
+    assert entries_of(deliver(box, "ops", NOON + 1)) == [("firing", "ship")]
+    put(box, "pd", RESOLVED, resolved(alert("pay")), NOON + 2)
+    put(box, "pd", RESOLVED, resolved(alert("ship")), NOON + 2)
+    assert entries_of(deliver(box, "ops", NOON + 2)) == [
         ("resolved", "pay"),
         ("resolved", "ship"),
     ]
     assert box.claim("ops", NOON + 999) is None
 
 
-# -- what follows on a message -------------------------------------------------------
+# -- updates and replies -------------------------------------------------------------
 
 
 def bot(follow_up: str) -> dict[str, Policy]:
@@ -498,23 +511,23 @@ def post_two(box: Outbox) -> OutboxMessage:
     return message
 
 
-def test_a_resolve_takes_the_message_s_place_with_all_that_it_said() -> None:
+def test_a_resolve_updates_the_message_and_keeps_its_other_alerts() -> None:
     box = outbox(bot("update"))
     post_two(box)
-    put(box, "bot", RESOLVED, over(alert("pay")), NOON + 5)
+    put(box, "bot", RESOLVED, resolved(alert("pay")), NOON + 5)
 
     message = deliver(box, "bot", NOON + 5)
     assert (message.ref, message.update) == ("C1 17.5", True)
-    assert told(message) == [("resolved", "pay"), ("firing", "ship")]
+    assert entries_of(message) == [("resolved", "pay"), ("firing", "ship")]
 
-    put(box, "bot", RESOLVED, over(alert("ship")), NOON + 6)
-    assert told(deliver(box, "bot", NOON + 6)) == [
+    put(box, "bot", RESOLVED, resolved(alert("ship")), NOON + 6)
+    assert entries_of(deliver(box, "bot", NOON + 6)) == [
         ("resolved", "pay"),
         ("resolved", "ship"),
     ]
 
 
-def test_a_repeat_answers_to_the_message() -> None:
+def test_a_repeat_replies_to_the_message() -> None:
     box = outbox(bot("update"))
     post_two(box)
     put(box, "bot", REPEAT, alert("pay"), NOON + 5)
@@ -523,17 +536,17 @@ def test_a_repeat_answers_to_the_message() -> None:
     assert (message.ref, message.update) == ("C1 17.5", False)
 
 
-def test_a_resolve_answers_in_the_thread() -> None:
+def test_a_resolve_replies_in_the_thread() -> None:
     box = outbox(bot("thread"))
     post_two(box)
-    put(box, "bot", RESOLVED, over(alert("pay")), NOON + 5)
+    put(box, "bot", RESOLVED, resolved(alert("pay")), NOON + 5)
 
     message = deliver(box, "bot", NOON + 5)
     assert (message.ref, message.update) == ("C1 17.5", False)
-    assert told(message) == [("resolved", "pay")]
+    assert entries_of(message) == [("resolved", "pay")]
 
 
-def test_what_a_message_is_called_is_known_after_a_restart() -> None:
+def test_the_receivers_message_id_survives_a_restart() -> None:
     disk = Disk()
     box = outbox(bot("update"))
     put(box, "bot", FIRING, alert("pay"), NOON)
@@ -544,7 +557,7 @@ def test_what_a_message_is_called_is_known_after_a_restart() -> None:
     disk.commit(box)
 
     box = outbox(bot("update"), disk.documents)
-    put(box, "bot", RESOLVED, over(alert("pay")), NOON + 5)
+    put(box, "bot", RESOLVED, resolved(alert("pay")), NOON + 5)
     assert deliver(box, "bot", NOON + 5).ref == "C1 17.5"
 
 
@@ -563,7 +576,7 @@ def test_nothing_is_sent_before_it_is_committed() -> None:
     assert box.claim("pd", NOON + 5)
 
 
-def test_what_joined_after_the_commit_began_has_to_be_committed_too() -> None:
+def test_an_alert_that_joins_during_a_commit_needs_the_next_commit() -> None:
     box = outbox({"ops": Policy(rate=FAST, group_wait=0.0)})
     put(box, "ops", FIRING, alert("pay"), NOON)
     changes = box.store.changes()
@@ -574,7 +587,7 @@ def test_what_joined_after_the_commit_began_has_to_be_committed_too() -> None:
     assert len(take(box, "ops", NOON).entries) == 2
 
 
-def test_a_commit_that_failed_gives_its_rows_back() -> None:
+def test_a_failed_commit_returns_its_changes() -> None:
     box = outbox({"pd": PAGER})
     put(box, "pd", FIRING, alert(), NOON)
     changes = box.store.changes()
@@ -587,7 +600,7 @@ def test_a_commit_that_failed_gives_its_rows_back() -> None:
     assert box.claim("pd", NOON)
 
 
-def test_what_was_in_flight_in_a_crash_is_sent_again_under_the_same_id() -> None:
+def test_a_message_in_flight_during_a_crash_is_sent_again_with_its_id() -> None:
     disk = Disk()
     box = outbox({"pd": PAGER})
     put(box, "pd", FIRING, alert(), NOON)
@@ -596,8 +609,10 @@ def test_what_was_in_flight_in_a_crash_is_sent_again_under_the_same_id() -> None
     assert message is not None
 
     box = outbox({"pd": PAGER}, disk.documents)
-    assert put(box, "pd", RESOLVED, over(alert()), NOON + 60) is EnqueueResult.QUEUED
-    assert told(deliver(box, "pd", NOON + 60)) == [("resolved", "pay")]
+    assert (
+        put(box, "pd", RESOLVED, resolved(alert()), NOON + 60) is EnqueueResult.QUEUED
+    )
+    assert entries_of(deliver(box, "pd", NOON + 60)) == [("resolved", "pay")]
 
     box = outbox({"pd": PAGER}, disk.documents)
     again = box.claim("pd", NOON + 60)
@@ -605,7 +620,7 @@ def test_what_was_in_flight_in_a_crash_is_sent_again_under_the_same_id() -> None
     assert (again.id, again.entries) == (message.id, message.entries)
 
 
-def test_ids_go_on_after_a_restart_with_the_clock_put_back() -> None:
+def test_ids_increase_after_a_restart_with_the_clock_set_back() -> None:
     disk = Disk()
     box = outbox({"pd": PAGER})
     put(box, "pd", FIRING, alert(), NOON)
@@ -618,7 +633,7 @@ def test_ids_go_on_after_a_restart_with_the_clock_put_back() -> None:
     assert newest.id > oldest.id
 
 
-def test_a_receiver_that_is_gone_from_the_configuration_gives_up_its_messages() -> None:
+def test_messages_of_a_removed_receiver_are_given_up() -> None:
     disk = Disk()
     box = outbox({"pd": PAGER, "ops": CHAT})
     put(box, "pd", FIRING, alert(), NOON)
@@ -632,14 +647,14 @@ def test_a_receiver_that_is_gone_from_the_configuration_gives_up_its_messages() 
     assert put(box, "pd", FIRING, alert("ship"), NOON) is EnqueueResult.UNKNOWN
 
 
-def test_a_broken_document_is_left_out() -> None:
+def test_a_damaged_document_is_skipped() -> None:
     assert outbox({"pd": PAGER}, {"msg_1": b"{", "msg_2": b"{}"}).messages() == []
 
 
 # -- bounds --------------------------------------------------------------------------
 
 
-def test_too_many_messages_cost_the_least_important_first() -> None:
+def test_excess_messages_are_dropped_least_important_first() -> None:
     box = outbox({"pd": PAGER})
     put(box, "pd", REPEAT, alert("repeated"), NOON)
     for n in range(MAX_PENDING):
@@ -649,11 +664,14 @@ def test_too_many_messages_cost_the_least_important_first() -> None:
 
     put(box, "pd", FIRING, alert("one more"), NOON)
     (dead,) = box.messages(statuses=(MessageStatus.DEAD,))
-    assert (told(dead), dead.reason) == ([("firing", "n0")], MessageEndReason.OVERFLOW)
+    assert (entries_of(dead), dead.reason) == (
+        [("firing", "n0")],
+        MessageEndReason.OVERFLOW,
+    )
     assert box.store.depth("pd") == MAX_PENDING
 
 
-def test_what_is_done_is_kept_within_bounds() -> None:
+def test_ended_messages_are_kept_within_bounds() -> None:
     disk = Disk()
     box = outbox({"pd": PAGER})
     for n in range(DONE_KEPT + 10):
@@ -673,13 +691,13 @@ def test_what_is_done_is_kept_within_bounds() -> None:
     assert len(disk.documents) == DONE_KEPT
 
 
-def test_dead_messages_are_sent_again_unless_that_would_fire_what_is_over() -> None:
+def test_retry_sends_dead_messages_except_triggers_of_resolved_alerts() -> None:
     box = outbox({"pd": PAGER})
     put(box, "pd", FIRING, alert("pay"), NOON)
     first = fail(box, "pd", NOON, REFUSED)
     put(box, "pd", FIRING, alert("ship"), NOON)
     fail(box, "pd", NOON, REFUSED)
-    put(box, "pd", RESOLVED, over(alert("ship")), NOON)
+    put(box, "pd", RESOLVED, resolved(alert("ship")), NOON)
     deliver(box, "pd", NOON)
 
     assert box.retry(None, NOON + 9) == 1
@@ -689,7 +707,7 @@ def test_dead_messages_are_sent_again_unless_that_would_fire_what_is_over() -> N
     assert box.purge() == 1
 
 
-def test_the_gauges_say_who_waits_how_long() -> None:
+def test_gauges_show_pending_messages_and_receivers() -> None:
     box = outbox({"pd": PAGER, "ops": CHAT})
     put(box, "pd", FIRING, alert(), NOON)
     fail(box, "pd", NOON, REFUSED)
@@ -703,10 +721,10 @@ def test_the_gauges_say_who_waits_how_long() -> None:
     assert box.metrics.dead.labels("pd", "refused").value == 1
 
 
-def test_tests_go_on_their_own_and_change_nothing() -> None:
+def test_tests_are_separate_messages_outside_any_episode() -> None:
     box = outbox({"ops": CHAT})
     put(box, "ops", TEST, alert(), NOON)
-    put(box, "ops", TEST, over(alert()), NOON)
+    put(box, "ops", TEST, resolved(alert()), NOON)
 
     assert not deliver(box, "ops", NOON).entries[0].alert.resolved
     assert deliver(box, "ops", NOON).entries[0].alert.resolved
@@ -716,7 +734,12 @@ def test_a_summary_is_one_message_with_its_text() -> None:
     box = outbox({"ops": CHAT})
     for name in ("pay", "ship"):
         put(
-            box, "ops", SUMMARY, over(alert(name)), NOON, text="While kaywatch was down"
+            box,
+            "ops",
+            SUMMARY,
+            resolved(alert(name)),
+            NOON,
+            text="While kaywatch was down",
         )
 
     message = deliver(box, "ops", NOON)
@@ -728,7 +751,7 @@ def test_ids_are_ulids() -> None:
     ulids = MessageIds(lambda length: b"\xff" * length)
     made = [ulids.make(1_469_918_176.385) for _ in range(3)]
 
-    # The time part is the one of the specification's example.
+    # The time is that of the specification's example.
     assert made[0] == "msg_01ARYZ6S41ZZZZZZZZZZZZZZZZ"
     assert made == sorted(made)
     assert len(set(made)) == 3

@@ -1,4 +1,4 @@
-"""Any sequence of firing, ending, sending, failing, committing and crashing."""
+"""Random sequences of alerts, commits, results, crashes and reloads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from tests.agent.notify.alerts import NOON, alert, outbox, over, put
+from tests.agent.notify.alerts import NOON, alert, outbox, put, resolved
 
 from kaywatch_agent.model.alerts import MessageStatus, NotificationKind
 from kaywatch_agent.notify.enqueue import EnqueueResult
@@ -34,7 +34,7 @@ RESULTS = {
     "refused": DeliveryResult(DeliveryOutcome.DEAD, 400, "", undelivered=True),
     "gone": DeliveryResult(DeliveryOutcome.GONE, 410, "", undelivered=True),
 }
-# What the receiver has taken, or may have.
+# Results after which the receiver accepted the message, or may have.
 TAKEN = ("sent", "lost")
 
 nodes = st.sampled_from(NODES)
@@ -42,7 +42,7 @@ receivers = st.sampled_from(RECEIVERS)
 
 
 class Delivery(RuleBasedStateMachine):
-    """Rules that fire and end alerts, a disk, and receivers with moods."""
+    """Rules that fire and resolve alerts, a disk, and unreliable receivers."""
 
     @initialize(fallback=st.booleans())
     def begin(self, fallback: bool) -> None:
@@ -55,52 +55,56 @@ class Delivery(RuleBasedStateMachine):
         self.crashed = False
         self.documents: dict[str, bytes] = {}
         self.box = outbox(self.policies)
-        self.flying: dict[str, OutboxMessage] = {}
-        self.puts = 0
-        # What rules remember, and as it was at the last commit.
+        self.in_flight: dict[str, OutboxMessage] = {}
+        self.requests = 0
+        # What rules remember, now and at the last commit.
         self.episodes = dict.fromkeys(NODES, 0)
         self.firing: set[str] = set()
-        self.told: set[tuple[str, str, int]] = set()
-        self.kept: Any = None
+        self.notified: set[tuple[str, str, int]] = set()
+        self.committed_state: Any = None
         self.remember()
-        # A refusal that a crash made forgotten: that message comes again, in its order.
+        # A crash may forget a rejection: that message is sent again, in its order.
         self.refused: set[str] = set()
-        # What arrived: by receiver, node and episode the ids, and what they said.
+        # What arrived: receiver, node, episode, whether it ended, and the position.
         self.log: list[tuple[str, str, int, bool, str]] = []
 
     def remember(self) -> None:
-        self.kept = (dict(self.episodes), set(self.firing), set(self.told))
+        self.committed_state = (
+            dict(self.episodes),
+            set(self.firing),
+            set(self.notified),
+        )
 
-    def put(self, kind: NotificationKind, node: str) -> None:
+    def notify(self, kind: NotificationKind, node: str) -> None:
         episode = self.episodes[node]
-        fact = alert(node, episode=episode)
+        fired = alert(node, episode=episode)
         for receiver in RECEIVERS:
-            known = (receiver, node, episode) in self.told
+            known = (receiver, node, episode) in self.notified
             if kind is NotificationKind.RESOLVED and not known:
                 continue
-            said = over(fact) if kind is NotificationKind.RESOLVED else fact
-            result = put(self.box, receiver, kind, said, self.now)
-            self.puts += 1
+            state = resolved(fired) if kind is NotificationKind.RESOLVED else fired
+            result = put(self.box, receiver, kind, state, self.now)
+            self.requests += 1
             assert result not in (EnqueueResult.FILTERED, EnqueueResult.UNKNOWN)
-            self.told.add((receiver, node, episode))
+            self.notified.add((receiver, node, episode))
 
     @rule(node=nodes)
     def fire(self, node: str) -> None:
         if node not in self.firing:
             self.firing.add(node)
             self.episodes[node] += 1
-            self.put(NotificationKind.FIRING, node)
+            self.notify(NotificationKind.FIRING, node)
 
     @rule(node=nodes)
     def repeat(self, node: str) -> None:
         if node in self.firing:
-            self.put(NotificationKind.REPEAT, node)
+            self.notify(NotificationKind.REPEAT, node)
 
     @rule(node=nodes)
     def resolve(self, node: str) -> None:
         if node in self.firing:
             self.firing.discard(node)
-            self.put(NotificationKind.RESOLVED, node)
+            self.notify(NotificationKind.RESOLVED, node)
 
     @rule(works=st.booleans())
     def commit(self, works: bool) -> None:
@@ -120,13 +124,13 @@ class Delivery(RuleBasedStateMachine):
     def claim(self, receiver: str) -> None:
         message = self.box.claim(receiver, self.now)
         if message is not None:
-            assert receiver not in self.flying
+            assert receiver not in self.in_flight
             assert message.id in self.documents, "sent before it was committed"
-            self.flying[receiver] = message
+            self.in_flight[receiver] = message
 
     @rule(receiver=receivers, answer=st.sampled_from(sorted(RESULTS)))
     def settle(self, receiver: str, answer: str) -> None:
-        message = self.flying.pop(receiver, None)
+        message = self.in_flight.pop(receiver, None)
         if message is not None:
             if answer in TAKEN:
                 self.arrive(message)
@@ -141,12 +145,16 @@ class Delivery(RuleBasedStateMachine):
     @rule()
     def crash(self) -> None:
         self.crashed = True
-        for message in self.flying.values():
+        for message in self.in_flight.values():
             self.arrive(message)
-        self.flying.clear()
-        episodes, firing, told = self.kept
-        self.episodes, self.firing, self.told = dict(episodes), set(firing), set(told)
-        self.puts = 0
+        self.in_flight.clear()
+        episodes, firing, notified = self.committed_state
+        self.episodes, self.firing, self.notified = (
+            dict(episodes),
+            set(firing),
+            set(notified),
+        )
+        self.requests = 0
         self.box = outbox(self.policies, self.documents, now=self.now)
 
     @rule()
@@ -159,14 +167,14 @@ class Delivery(RuleBasedStateMachine):
             node = entry.alert.labels["node"]
             ended = entry.alert.resolved
             if ended and not message.fallback_for:
-                assert (message.receiver, node, entry.alert.episode) in self.told
-            # An heir tells again what its message may have said.
+                assert (message.receiver, node, entry.alert.episode) in self.notified
+            # A replacing message repeats what the replaced one may have reported.
             self.log.append((name, node, entry.alert.episode, ended, message.position))
 
     @invariant()
-    def all_that_is_put_is_counted(self) -> None:
+    def all_requests_are_counted(self) -> None:
         if hasattr(self, "box"):
-            assert sum(self.box.metrics.requests.samples().values()) == self.puts
+            assert sum(self.box.metrics.requests.samples().values()) == self.requests
 
     def teardown(self) -> None:
         if not hasattr(self, "box"):
@@ -185,7 +193,7 @@ class Delivery(RuleBasedStateMachine):
         self.check_order()
         self.check_ends()
         if not self.crashed:
-            # Each message was done with once, and each notice is one or in one.
+            # Each message ended exactly once.
             done = sum(self.box.metrics.ended.samples().values())
             assert done == len(self.box.messages())
 
@@ -199,7 +207,7 @@ class Delivery(RuleBasedStateMachine):
         assert not any(map(self.box.store.depth, RECEIVERS))
 
     def check_order(self) -> None:
-        """Episodes arrive in order, and nothing fires again that is over.
+        """Check that episodes arrive in order, and no trigger follows its resolve.
 
         A message that is sent again, under its id, does not count.
         """
@@ -216,7 +224,7 @@ class Delivery(RuleBasedStateMachine):
             seen[name, node] = (episode, ended)
 
     def check_ends(self) -> None:
-        """Whoever was told that it fires is told that it is over, or it is dead."""
+        """Check that each trigger that arrived is followed by a resolve, or dead."""
         dead = {
             (message.receiver, e.alert.labels["node"], e.alert.episode)
             for message in self.box.messages(statuses=(MessageStatus.DEAD,))
@@ -239,7 +247,7 @@ Delivery.TestCase.settings = settings(
 
 
 def test_long_sequences() -> None:
-    """Hypothesis prefers short ones, which it can explain; these are long."""
+    """Hypothesis prefers short sequences, which it can shrink; these are long."""
     for seed in range(100):
         random = Random(seed)
         delivery = Delivery()

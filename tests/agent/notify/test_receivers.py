@@ -1,4 +1,4 @@
-"""What receivers are sent, within their limits, and what their answers mean."""
+"""What receivers are sent, within their limits, and what their responses mean."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 from standardwebhooks import Webhook as Verifier
-from tests.agent.notify.alerts import NOON, alert, over
+from tests.agent.notify.alerts import NOON, alert, resolved
 from tests.receivers import RESET, Receivers, Reply
 
 from kaywatch_agent.model.alerts import (
@@ -43,14 +43,14 @@ def message(*alerts: AlertDetails, kind: str = "firing", **fields: Any) -> Notif
 
 
 async def send(
-    fakes: Receivers,
+    receivers: Receivers,
     http: HttpClient,
     table: dict[str, Any],
     notification: Notification | None = None,
 ) -> DeliveryResult:
     for key in ("url", "webhook_url"):
         if str(table.get(key, "")).startswith("/"):
-            table[key] = fakes.url + table[key]
+            table[key] = receivers.url + table[key]
     receiver = build(parse({"ops": table}), http)["ops"]
     return await attempt(receiver, notification or message(), NOON + 5)
 
@@ -65,14 +65,14 @@ async def send(
         {"type": "webhook", "url": "/hook", "format": "alertmanager"},
     ],
 )
-async def test_what_is_rendered_is_what_is_sent_but_for_secrets(
-    fakes: Receivers, http: HttpClient, table: dict[str, Any]
+async def test_the_rendered_body_is_sent_with_secrets_added(
+    receivers: Receivers, http: HttpClient, table: dict[str, Any]
 ) -> None:
-    result = await send(fakes, http, table)
+    result = await send(receivers, http, table)
     rendered = build(parse({"ops": table}), http)["ops"].render(message(), NOON + 5)
 
     assert result.outcome is DeliveryOutcome.SENT
-    (request,) = fakes.requests
+    (request,) = receivers.requests
     body = request.json
     assert body.pop("routing_key", KEY) == KEY
     assert body == json.loads(msgspec.json.encode(rendered))
@@ -81,7 +81,7 @@ async def test_what_is_rendered_is_what_is_sent_but_for_secrets(
 # -- texts ---------------------------------------------------------------------------
 
 
-def test_a_message_says_what_is_wrong_since_when_and_where_to_look() -> None:
+def test_a_message_shows_the_facts_and_links_of_its_alert() -> None:
     assert formatting.plain_text(message(), NOON + 5).splitlines() == [
         "[FIRING] node-success-rate: checkout / pay",
         "",
@@ -100,8 +100,8 @@ def test_a_message_says_what_is_wrong_since_when_and_where_to_look() -> None:
     ]
 
 
-def test_a_late_end_says_when_it_began_and_ended_and_why() -> None:
-    ended = over(alert(completeness=0.93, flapping=True), reason="no_data")
+def test_a_late_resolve_shows_its_delay_times_and_reason() -> None:
+    ended = resolved(alert(completeness=0.93, flapping=True), reason="no_data")
     lines = formatting.plain_text(
         message(ended, kind="resolved"), NOON + 720
     ).splitlines()
@@ -131,21 +131,21 @@ def test_titles(fields: dict[str, Any], alerts: int, expected: str) -> None:
     assert formatting.title(message(*[alert()] * alerts, **fields)) == expected
 
 
-def test_a_value_that_rounds_to_its_threshold_says_on_which_side_it_is() -> None:
+def test_a_value_that_rounds_to_its_threshold_shows_its_side() -> None:
     assert formatting.value_and_threshold(alert(value=0.9496, clear=None)) == (
         "95.0 % (just below), threshold 95.0 %"
     )
     assert formatting.value_and_threshold(alert(value=None, threshold=None)) == ""
 
 
-def test_what_has_neither_graph_nor_node_is_told_by_its_labels() -> None:
+def test_an_alert_without_graph_and_node_is_located_by_its_labels() -> None:
     assert formatting.location(alert(labels={"model": "large", "env": "prod"})) == (
         "model=large, env=prod"
     )
     assert formatting.location(alert(labels={})) == "all"
 
 
-def test_what_is_gathered_by_a_group_is_not_late() -> None:
+def test_group_wait_does_not_count_as_delay() -> None:
     gathered = message(due=NOON + 600)
     assert formatting.remarks(gathered, NOON + 650) == []
     assert formatting.remarks(message(), NOON + 121) == ["delayed 2m 1s"]
@@ -155,7 +155,7 @@ def test_what_is_gathered_by_a_group_is_not_late() -> None:
 
 
 def check_slack_limits(payload: dict[str, Any]) -> None:
-    """Hold a payload to what Slack takes."""
+    """Check a payload against Slack's limits."""
     (attachment,) = payload["attachments"]
     blocks = attachment["blocks"]
     assert 0 < len(payload["text"]) < 40_000
@@ -174,7 +174,7 @@ def check_slack_limits(payload: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 10])
-def test_a_slack_message_of_strange_and_long_texts_is_within_limits(count: int) -> None:
+def test_a_slack_message_with_long_unusual_texts_is_within_limits(count: int) -> None:
     strange = alert(
         STRANGE,
         summary=STRANGE,
@@ -196,7 +196,7 @@ def test_a_slack_message_of_strange_and_long_texts_is_within_limits(count: int) 
 
 
 @pytest.mark.parametrize("limit", range(1, 12))
-def test_text_is_cut_between_characters_and_never_within_an_escape(limit: int) -> None:
+def test_text_is_cut_between_characters_but_not_within_an_escape(limit: int) -> None:
     found = slack.escape("a<💥&b>", limit)
 
     assert len(found) <= limit + 1
@@ -210,10 +210,10 @@ def test_text_is_cut_between_characters_and_never_within_an_escape(limit: int) -
         ([alert()], slack.RED),
         ([alert(severity="warning")], slack.ORANGE),
         ([alert(severity="info")], slack.BLUE),
-        ([over(alert())], slack.GREEN),
+        ([resolved(alert())], slack.GREEN),
     ],
 )
-def test_slack_s_colour_says_how_bad_it_is(
+def test_slacks_colour_shows_the_severity(
     alerts: list[AlertDetails], colour: str
 ) -> None:
     assert slack.render(message(*alerts), NOON)["attachments"][0]["color"] == colour
@@ -235,24 +235,24 @@ def test_slack_s_colour_says_how_bad_it_is(
         (RESET, DeliveryOutcome.RETRY),
     ],
 )
-async def test_what_slack_s_answers_mean(
-    fakes: Receivers, http: HttpClient, reply: Reply, outcome: DeliveryOutcome
+async def test_results_of_slacks_responses(
+    receivers: Receivers, http: HttpClient, reply: Reply, outcome: DeliveryOutcome
 ) -> None:
-    fakes.answer("/services/T/B/x", reply)
+    receivers.answer("/services/T/B/x", reply)
     table = {"type": "slack", "webhook_url": "/services/T/B/x"}
 
-    assert (await send(fakes, http, table)).outcome is outcome
-    check_slack_limits(fakes.requests[0].json)
+    assert (await send(receivers, http, table)).outcome is outcome
+    check_slack_limits(receivers.requests[0].json)
 
 
-async def test_slack_gets_plain_text_when_it_refuses_the_blocks(
-    fakes: Receivers, http: HttpClient
+async def test_plain_text_is_sent_if_slack_rejects_the_blocks(
+    receivers: Receivers, http: HttpClient
 ) -> None:
-    fakes.answer("/services/T/B/x", Reply(400, "invalid_blocks"))
+    receivers.answer("/services/T/B/x", Reply(400, "invalid_blocks"))
     table = {"type": "slack", "webhook_url": "/services/T/B/x"}
 
-    assert (await send(fakes, http, table)).outcome is DeliveryOutcome.SENT
-    again = fakes.requests[1].json
+    assert (await send(receivers, http, table)).outcome is DeliveryOutcome.SENT
+    again = receivers.requests[1].json
     assert "attachments" not in again
     assert "[FIRING]" in again["text"]
 
@@ -260,41 +260,41 @@ async def test_slack_gets_plain_text_when_it_refuses_the_blocks(
 BOT = {"type": "slack", "bot_token": "xoxb-secret", "channel": "#ops"}
 
 
-async def test_a_bot_posts_and_says_what_the_message_is_called(
-    fakes: Receivers, http: HttpClient
+async def test_a_bot_posts_and_returns_the_message_id(
+    receivers: Receivers, http: HttpClient
 ) -> None:
-    result = await send(fakes, http, {**BOT, "url": "/api"})
+    result = await send(receivers, http, {**BOT, "url": "/api"})
 
     assert result.ref == "C0123 1700000000.000001"
-    (request,) = fakes.to("/api/chat.postMessage")
+    (request,) = receivers.to("/api/chat.postMessage")
     assert request.headers["authorization"] == "Bearer xoxb-secret"
     assert request.json["channel"] == "#ops"
 
 
-async def test_a_bot_changes_its_message_or_posts_anew(
-    fakes: Receivers, http: HttpClient
+async def test_a_bot_updates_its_message_or_posts_a_new_one(
+    receivers: Receivers, http: HttpClient
 ) -> None:
-    ended = message(over(alert()), kind="resolved", ref="C0123 17.5", update=True)
-    await send(fakes, http, {**BOT, "url": "/api"}, ended)
-    (update,) = fakes.to("/api/chat.update")
+    ended = message(resolved(alert()), kind="resolved", ref="C0123 17.5", update=True)
+    await send(receivers, http, {**BOT, "url": "/api"}, ended)
+    (update,) = receivers.to("/api/chat.update")
     assert (update.json["channel"], update.json["ts"]) == ("C0123", "17.5")
 
-    fakes.answer(
+    receivers.answer(
         "/api/chat.update", Reply(200, '{"ok":false,"error":"message_not_found"}')
     )
-    result = await send(fakes, http, {**BOT, "url": "/api"}, ended)
+    result = await send(receivers, http, {**BOT, "url": "/api"}, ended)
     assert result.outcome is DeliveryOutcome.SENT
-    (post,) = fakes.to("/api/chat.postMessage")
+    (post,) = receivers.to("/api/chat.postMessage")
     assert (post.json["channel"], "thread_ts" in post.json) == ("#ops", False)
 
 
-async def test_a_bot_answers_in_the_thread_and_a_repeat_loudly(
-    fakes: Receivers, http: HttpClient
+async def test_a_bot_replies_in_the_thread_and_broadcasts_repeats(
+    receivers: Receivers, http: HttpClient
 ) -> None:
     again = message(kind="repeat", ref="C0123 17.5")
-    await send(fakes, http, {**BOT, "url": "/api"}, again)
+    await send(receivers, http, {**BOT, "url": "/api"}, again)
 
-    (post,) = fakes.to("/api/chat.postMessage")
+    (post,) = receivers.to("/api/chat.postMessage")
     assert (post.json["thread_ts"], post.json["reply_broadcast"]) == ("17.5", True)
 
 
@@ -307,7 +307,7 @@ async def test_a_bot_answers_in_the_thread_and_a_repeat_loudly(
         ("not json", DeliveryOutcome.DEAD, False),
     ],
 )
-def test_what_the_web_api_s_answers_mean(
+def test_results_of_the_web_apis_responses(
     body: str, outcome: DeliveryOutcome, pause: bool
 ) -> None:
     result = slack.judge_api(Response(200, {}, body.encode()), NOON)
@@ -317,9 +317,9 @@ def test_what_the_web_api_s_answers_mean(
 # -- PagerDuty -----------------------------------------------------------------------
 
 
-def test_a_page_has_what_pagerduty_routes_by_and_so_has_its_resolve() -> None:
+def test_trigger_and_resolve_have_the_fields_that_pagerduty_routes_by() -> None:
     trigger = pagerduty.render(message(), NOON + 5)
-    resolve = pagerduty.render(message(over(alert()), kind="resolved"), NOON + 400)
+    resolve = pagerduty.render(message(resolved(alert()), kind="resolved"), NOON + 400)
 
     assert trigger["event_action"] == "trigger"
     assert trigger["payload"] | {"custom_details": None} == {
@@ -340,7 +340,7 @@ def test_a_page_has_what_pagerduty_routes_by_and_so_has_its_resolve() -> None:
     ]
 
 
-def test_a_page_is_within_pagerduty_s_limits() -> None:
+def test_an_event_is_within_pagerdutys_limits() -> None:
     huge = alert(STRANGE, summary=STRANGE, rule="r" * 300, note="x" * 600_000)
     event = pagerduty.render(message(huge), NOON)
     body = pagerduty.encode(event)
@@ -362,17 +362,17 @@ def test_a_page_is_within_pagerduty_s_limits() -> None:
         (Reply(400, '{"errors":["a","b"]}'), DeliveryOutcome.DEAD, None),
     ],
 )
-async def test_what_pagerduty_s_answers_mean(
-    fakes: Receivers,
+async def test_results_of_pagerdutys_responses(
+    receivers: Receivers,
     http: HttpClient,
     reply: Reply,
     outcome: DeliveryOutcome,
     after: float | None,
 ) -> None:
-    fakes.answer("/v2/enqueue", reply)
+    receivers.answer("/v2/enqueue", reply)
     table = {"type": "pagerduty", "routing_key": KEY, "url": "/"}
 
-    result = await send(fakes, http, table)
+    result = await send(receivers, http, table)
     assert (result.outcome, result.after) == (outcome, after)
     assert KEY not in result.error
 
@@ -386,7 +386,7 @@ def test_a_test_is_marked_as_one() -> None:
 # -- webhooks ------------------------------------------------------------------------
 
 
-def test_signature_vectors() -> None:
+def test_signatures_match_published_vectors() -> None:
     body = b'{"event_type":"ping","data":{"success":true}}'
     headers = webhook.sign_standard(
         "whsec_plJ3nmyCDGBKInavdOK15jsl", "msg_loFOjxBNrRLzqYUf", 1731705121, body
@@ -399,8 +399,8 @@ def test_signature_vectors() -> None:
     )
 
 
-async def test_another_s_verifier_takes_our_signature_and_a_rotated_one(
-    fakes: Receivers, http: HttpClient
+async def test_standardwebhooks_verifies_signatures_during_key_rotation(
+    receivers: Receivers, http: HttpClient
 ) -> None:
     import time
 
@@ -411,27 +411,29 @@ async def test_another_s_verifier_takes_our_signature_and_a_rotated_one(
         "signature": "standard",
         "secret": f"{new} {old}",
     }
-    receiver = build(parse({"ops": {**table, "url": fakes.url + "/hook"}}), http)["ops"]
+    receiver = build(parse({"ops": {**table, "url": receivers.url + "/hook"}}), http)[
+        "ops"
+    ]
     await receiver.send(message(), time.time())
 
-    (request,) = fakes.requests
+    (request,) = receivers.requests
     for secret in (old, new):
         Verifier(secret).verify(request.body, request.headers)
     assert request.headers["webhook-id"] == "msg_01M8999830ABCDEFGHJKMNPQRS"
     assert request.headers["idempotency-key"] == '"msg_01M8999830ABCDEFGHJKMNPQRS"'
 
 
-async def test_a_secret_that_is_no_base64_is_named_by_its_key(
-    fakes: Receivers, http: HttpClient
+async def test_an_invalid_signature_key_is_reported_by_its_config_key(
+    receivers: Receivers, http: HttpClient
 ) -> None:
     table = {"type": "webhook", "url": "/h", "signature": "standard", "secret": "hä?"}
-    result = await send(fakes, http, table)
+    result = await send(receivers, http, table)
 
     assert result.error == "receiver.ops.secret: expected whsec_ and base64"
 
 
-def test_the_alertmanager_s_body_has_its_fields_and_no_others() -> None:
-    both = message(alert(), over(alert("ship")))
+def test_the_alertmanager_body_has_exactly_alertmanagers_fields() -> None:
+    both = message(alert(), resolved(alert("ship")))
     body = webhook.alertmanager_body(both, "https://kaywatch.example")
 
     assert set(body) == {
@@ -445,16 +447,16 @@ def test_the_alertmanager_s_body_has_its_fields_and_no_others() -> None:
         "alertname": "node-success-rate",
         "severity": "critical",
     }
-    firing, resolved = body["alerts"]
+    firing, ended = body["alerts"]
     assert set(firing) == {
         *("status", "labels", "annotations", "startsAt", "endsAt"),
         *("generatorURL", "fingerprint"),
     }
     assert firing["endsAt"] == "0001-01-01T00:00:00Z"
-    assert resolved["endsAt"] == "2026-11-25T12:07:00.000Z"
+    assert ended["endsAt"] == "2026-11-25T12:07:00.000Z"
 
 
-def test_our_own_body_tells_no_message_of_an_error() -> None:
+def test_the_native_body_contains_no_error_message() -> None:
     seen = Evidence(
         time=NOON - 2,
         node="pay",
@@ -476,8 +478,8 @@ def test_our_own_body_tells_no_message_of_an_error() -> None:
     assert "4111" not in json.dumps(body)
 
 
-def test_an_end_says_how_it_is_and_how_bad_it_was() -> None:
-    ended = over(alert(worst=0.612, worst_at=NOON + 60))
+def test_a_resolve_shows_the_current_and_the_worst_value() -> None:
+    ended = resolved(alert(worst=0.612, worst_at=NOON + 60))
     lines = formatting.plain_text(
         message(ended, kind="resolved"), NOON + 361
     ).splitlines()
@@ -488,7 +490,7 @@ def test_an_end_says_how_it_is_and_how_bad_it_was() -> None:
     assert "Worst:" not in firing
 
 
-def test_slack_tells_first_what_a_telephone_shows() -> None:
+def test_slacks_text_is_what_a_phone_shows() -> None:
     default = (
         "checkout / pay: success rate 84.2 %, below 95.0 % (32 of 203 failed in 5m)"
     )
@@ -502,7 +504,7 @@ def test_slack_tells_first_what_a_telephone_shows() -> None:
     assert links["text"]["text"].startswith("<https://kaywatch.example/")
 
 
-def test_links_that_all_alerts_of_a_group_have_are_told_once() -> None:
+def test_links_shared_by_all_alerts_are_shown_once() -> None:
     alerts = [alert(node, silence_url=f"https://k/{node}") for node in ("pay", "ship")]
     payload = slack.render(message(*alerts), NOON + 5)
     shared, first, second = [
@@ -520,30 +522,30 @@ def test_links_that_all_alerts_of_a_group_have_are_told_once() -> None:
 # -- apprise -------------------------------------------------------------------------
 
 
-# Of what it imports.
+# Apprise imports deprecated modules.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-async def test_apprise_reaches_what_we_don_t(
-    fakes: Receivers, http: HttpClient
+async def test_apprise_sends_to_its_services(
+    receivers: Receivers, http: HttpClient
 ) -> None:
     pytest.importorskip("apprise")
-    host = fakes.url.removeprefix("http://")
+    host = receivers.url.removeprefix("http://")
     table = {"type": "apprise", "urls": f"json://{host}/apprise"}
 
-    result = await send(fakes, http, table)
+    result = await send(receivers, http, table)
     assert result.outcome is DeliveryOutcome.SENT
-    (request,) = fakes.to("/apprise")
+    (request,) = receivers.to("/apprise")
     assert request.json["title"] == "[FIRING] node-success-rate: checkout / pay"
     assert request.json["type"] == "failure"
 
-    fakes.answer("/apprise", Reply(500))
-    assert (await send(fakes, http, table)).outcome is DeliveryOutcome.RETRY
+    receivers.answer("/apprise", Reply(500))
+    assert (await send(receivers, http, table)).outcome is DeliveryOutcome.RETRY
     wrong = {"type": "apprise", "urls": "nonsense://secret"}
-    result = await send(fakes, http, wrong)
+    result = await send(receivers, http, wrong)
     assert result.error == "1 of the URLs are not valid Apprise URLs"
 
 
-def test_apprise_is_told_what_kind_of_message_it_is() -> None:
-    assert render_apprise(message(over(alert())), NOON)["notify_type"] == "success"
+def test_apprise_gets_the_notification_type() -> None:
+    assert render_apprise(message(resolved(alert())), NOON)["notify_type"] == "success"
     assert (
         render_apprise(message(alert(severity="warning")), NOON)["notify_type"]
         == "warning"
@@ -553,8 +555,8 @@ def test_apprise_is_told_what_kind_of_message_it_is() -> None:
 # -- secrets -------------------------------------------------------------------------
 
 
-async def test_a_secret_s_file_is_read_at_each_use(
-    fakes: Receivers, http: HttpClient, tmp_path: Any
+async def test_a_secret_file_is_read_at_each_use(
+    receivers: Receivers, http: HttpClient, tmp_path: Any
 ) -> None:
     path = tmp_path / "hook"
     table = {"type": "webhook", "url_file": str(path)}
@@ -565,8 +567,8 @@ async def test_a_secret_s_file_is_read_at_each_use(
     assert result.error == (
         f"receiver.ops.url_file: cannot read {path}: no such file or directory"
     )
-    path.write_text(fakes.url + "/one\n")
+    path.write_text(receivers.url + "/one\n")
     await receiver.send(message(), NOON)
-    path.write_text(fakes.url + "/two\n")
+    path.write_text(receivers.url + "/two\n")
     await receiver.send(message(), NOON)
-    assert [r.path for r in fakes.requests] == ["/one", "/two"]
+    assert [r.path for r in receivers.requests] == ["/one", "/two"]

@@ -1,8 +1,8 @@
-"""What is said of messages: until when they wait, and what became of them."""
+"""Message records: the next attempt, and the status."""
 
 from __future__ import annotations
 
-from tests.agent.notify.alerts import NOON, alert, outbox, over, put
+from tests.agent.notify.alerts import NOON, alert, outbox, put, resolved
 from tests.agent.notify.test_outbox import (
     CHAT,
     FAST,
@@ -25,11 +25,11 @@ from kaywatch_agent.notify.result import no_response
 
 
 def recorded(box: Outbox, now: float) -> list[MessageRecord]:
-    """All of them, the oldest first."""
+    """Return all records, oldest first."""
     return list(message_records(box, now))[::-1]
 
 
-def test_what_gathers_is_sent_when_its_group_is_complete() -> None:
+def test_the_next_attempt_of_a_new_message_is_after_group_wait() -> None:
     box = outbox({"chat": CHAT})
     for node in ("pay", "ship"):
         put(box, "chat", FIRING, alert(node), NOON)
@@ -47,7 +47,7 @@ def test_what_gathers_is_sent_when_its_group_is_complete() -> None:
     assert found.expires > NOON + 80_000
 
 
-def test_what_failed_says_why_and_when_it_is_tried_again() -> None:
+def test_a_failed_message_shows_its_error_and_next_attempt() -> None:
     box = outbox({"pager": PAGER})
     put(box, "pager", FIRING, alert(), NOON)
     fail(box, "pager", NOON, no_response("no connection"))
@@ -56,7 +56,7 @@ def test_what_failed_says_why_and_when_it_is_tried_again() -> None:
     assert found.next_attempt == found.not_before == NOON + 2
 
 
-def test_a_pause_of_the_receiver_is_minded() -> None:
+def test_the_next_attempt_allows_for_a_paused_receiver() -> None:
     box = outbox({"pager": PAGER})
     put(box, "pager", FIRING, alert("pay"), NOON)
     fail(box, "pager", NOON, LIMITED)
@@ -65,7 +65,7 @@ def test_a_pause_of_the_receiver_is_minded() -> None:
     assert recorded(box, NOON + 1)[1].not_before == NOON + 1
 
 
-def test_a_circuit_that_is_open_decides_when_it_is_probed() -> None:
+def test_the_next_attempt_with_an_open_circuit_is_the_probe() -> None:
     box = outbox({"pager": PAGER})
     put(box, "pager", FIRING, alert(), NOON)
     now = NOON
@@ -76,12 +76,12 @@ def test_a_circuit_that_is_open_decides_when_it_is_probed() -> None:
     assert found.next_attempt == box.next_due("pager", now - 60) == now
 
 
-def test_a_resolve_waits_behind_its_trigger() -> None:
+def test_a_message_shows_which_one_is_sent_before_it() -> None:
     box = outbox({"pager": PAGER})
     put(box, "pager", FIRING, alert(), NOON)
     fail(box, "pager", NOON, no_response("reset"))
-    put(box, "pager", RESOLVED, over(alert()), NOON + 1)
-    # It may have been taken, so the incident is closed; its trigger is not sent again.
+    put(box, "pager", RESOLVED, resolved(alert()), NOON + 1)
+    # The trigger may have arrived: the incident is closed, the trigger is not resent.
     trigger, resolve = recorded(box, NOON + 1)
     assert (trigger.status, trigger.reason, trigger.next_attempt) == (
         "superseded",
@@ -98,30 +98,30 @@ def test_a_resolve_waits_behind_its_trigger() -> None:
     assert (first.behind, second.behind) == ("", first.id)
 
 
-def test_a_message_that_says_both_is_known_as_one_that_fired() -> None:
+def test_a_merged_message_keeps_its_original_kind() -> None:
     box = outbox({"chat": CHAT})
     put(box, "chat", FIRING, alert(), NOON)
-    put(box, "chat", RESOLVED, over(alert()), NOON + 5)
+    put(box, "chat", RESOLVED, resolved(alert()), NOON + 5)
     (found,) = recorded(box, NOON + 5)
     (subject,) = found.alerts
     assert (subject.kind, subject.resolved, found.kind) == ("firing", True, "resolved")
 
 
-def test_one_that_takes_the_place_of_what_may_have_arrived_knows_it_too() -> None:
+def test_a_replacing_message_keeps_its_original_kind() -> None:
     box = outbox({"chat": CHAT})
     put(box, "chat", FIRING, alert(), NOON)
     fail(box, "chat", NOON + 10, no_response("reset"))
-    put(box, "chat", RESOLVED, over(alert()), NOON + 11)
+    put(box, "chat", RESOLVED, resolved(alert()), NOON + 11)
     before, heir = recorded(box, NOON + 11)
     assert (before.status, before.reason) == ("superseded", "replaced")
     assert (before.alerts[0].kind, before.alerts[0].resolved) == ("firing", False)
     assert (heir.alerts[0].kind, heir.alerts[0].resolved) == ("firing", True)
 
 
-def test_a_message_that_was_changed_in_place_still_says_how_it_began() -> None:
+def test_an_updated_message_keeps_its_original_kind() -> None:
     box = outbox(bot("update"))
     post_two(box)
-    put(box, "bot", RESOLVED, over(alert("pay")), NOON + 5)
+    put(box, "bot", RESOLVED, resolved(alert("pay")), NOON + 5)
     deliver(box, "bot", NOON + 5)
     posted, change = recorded(box, NOON + 6)
     assert [(s.kind, s.resolved) for s in posted.alerts] == [
@@ -131,7 +131,7 @@ def test_a_message_that_was_changed_in_place_still_says_how_it_began() -> None:
     assert (change.thread_root, change.alerts[0].kind) == (posted.id, "resolved")
 
 
-def test_a_receiver_that_is_disabled_tries_nothing_and_its_fallback_knows() -> None:
+def test_records_of_a_disabled_receiver_show_the_failover() -> None:
     box = outbox({"pager": Policy(grouped=False, fallback="chat"), "chat": CHAT})
     put(box, "pager", FIRING, alert(), NOON)
     fail(box, "pager", NOON, GONE)
@@ -147,7 +147,7 @@ def test_a_receiver_that_is_disabled_tries_nothing_and_its_fallback_knows() -> N
     assert dead.alerts[0].dedup_key == instead.alerts[0].dedup_key
 
 
-def test_what_is_looked_at_later_is_as_it_was() -> None:
+def test_records_are_a_snapshot() -> None:
     box = outbox({"pager": PAGER})
     put(box, "pager", FIRING, alert(), NOON)
     found = message_records(box, NOON)

@@ -24,7 +24,7 @@ NOW = 1_795_608_060.0  # Wed, 25 Nov 2026 12:01:00 GMT
         ("Wed, 99 Nov 2026 12:01:30 GMT", None),
     ],
 )
-def test_retry_after_in_all_its_forms(text: str, seconds: float | None) -> None:
+def test_retry_after_in_all_forms(text: str, seconds: float | None) -> None:
     assert retry_after({"Retry-after": text}, NOW) == seconds
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 from structlog.testing import capture_logs
-from tests.agent.notify.alerts import NOON, Disk, alert, outbox, over, put
+from tests.agent.notify.alerts import NOON, Disk, alert, outbox, put, resolved
 from tests.receivers import HANG, RESET, Receivers, Reply, limited
 
 from kaywatch_agent.model.alerts import MessageStatus, Notification, NotificationKind
@@ -26,7 +26,7 @@ AT_ONCE = Grouping(group_wait=0.0, group_interval=0.0)
 
 
 class Running:
-    """An outbox, a disk and a deliverer, as the agent has them."""
+    """An outbox, its workers and a disk, as in the agent."""
 
     def __init__(self, box: Outbox, workers: Workers, disk: Disk) -> None:
         self.box = box
@@ -54,7 +54,7 @@ async def until(condition: Callable[[], Any], deadline: float = 10.0) -> Any:
 
 @asynccontextmanager
 async def delivering(
-    fakes: Receivers,
+    receivers: Receivers,
     random: float = 0.0,
     seconds: float = 0.5,
     **tables: dict[str, Any],
@@ -62,11 +62,11 @@ async def delivering(
     for table in tables.values():
         for key in ("url", "webhook_url"):
             if str(table.get(key, "")).startswith("/"):
-                table[key] = fakes.url + table[key]
+                table[key] = receivers.url + table[key]
     configs = parse(tables)
     box = outbox(policies(configs, AT_ONCE), random=0.0)
     disk = Disk()
-    async with HttpClient(total_seconds=seconds) as http:
+    async with aclosing(HttpClient(total_seconds=seconds)) as http:
         workers = Workers(
             box,
             request_commit=lambda: running.commit(),  # noqa: PLW0108 - made below
@@ -85,31 +85,33 @@ PAGER = {"type": "pagerduty", "routing_key": "R" * 32, "url": "/", "rate": "1000
 HOOK = {"type": "webhook", "url": "/hook", "rate": "1000/s"}
 
 
-async def test_a_trigger_and_its_resolve_reach_everybody_in_order(
-    fakes: Receivers,
+async def test_trigger_and_resolve_reach_every_receiver_in_order(
+    receivers: Receivers,
 ) -> None:
     async with delivering(
-        fakes, ops=dict(SLACK), pd=dict(PAGER), hook=dict(HOOK)
+        receivers, ops=dict(SLACK), pd=dict(PAGER), hook=dict(HOOK)
     ) as running:
         for name in ("ops", "pd", "hook"):
             running.put(name, FIRING, alert(fired=time.time()))
         await until(lambda: running.count(MessageStatus.SENT) == 3)
         for name in ("ops", "pd", "hook"):
-            running.put(name, RESOLVED, over(alert(), ended=time.time()))
+            running.put(name, RESOLVED, resolved(alert(), ended=time.time()))
         await until(lambda: running.count(MessageStatus.SENT) == 6)
 
-    assert ["[FIRING]" in r.json["text"] for r in fakes.to("/services/T/B/x")] == [
+    assert ["[FIRING]" in r.json["text"] for r in receivers.to("/services/T/B/x")] == [
         True,
         False,
     ]
-    events = [r.json for r in fakes.to("/v2/enqueue")]
+    events = [r.json for r in receivers.to("/v2/enqueue")]
     assert [e["event_action"] for e in events] == ["trigger", "resolve"]
     assert events[0]["dedup_key"] == events[1]["dedup_key"]
-    assert [r.json["status"] for r in fakes.to("/hook")] == ["firing", "resolved"]
+    assert [r.json["status"] for r in receivers.to("/hook")] == ["firing", "resolved"]
 
 
-async def test_what_can_pass_is_tried_again_under_the_same_id(fakes: Receivers) -> None:
-    fakes.answer(
+async def test_temporary_failures_are_retried_with_the_same_id(
+    receivers: Receivers,
+) -> None:
+    receivers.answer(
         "/hook",
         Reply(500),
         Reply(503, "", {"Retry-After": "0"}),
@@ -118,23 +120,25 @@ async def test_what_can_pass_is_tried_again_under_the_same_id(fakes: Receivers) 
         HANG,
         RESET,
     )
-    async with delivering(fakes, hook=dict(HOOK)) as running:
+    async with delivering(receivers, hook=dict(HOOK)) as running:
         running.put("hook", FIRING, alert())
         await until(lambda: running.count(MessageStatus.SENT) == 1)
 
-    tries = fakes.to("/hook")
+    tries = receivers.to("/hook")
     assert len(tries) == 7
     assert len({r.headers["idempotency-key"] for r in tries}) == 1
     assert len({r.json["id"] for r in tries}) == 1
 
 
-async def test_what_can_t_pass_is_dead_with_the_reason(fakes: Receivers) -> None:
-    fakes.answer(
+async def test_permanent_failures_are_dead_with_the_reason(
+    receivers: Receivers,
+) -> None:
+    receivers.answer(
         "/v2/enqueue",
         Reply(400, '{"status":"invalid event","errors":["Length of key is wrong"]}'),
     )
-    fakes.answer("/hook", Reply(302, "", {"Location": "/elsewhere"}))
-    async with delivering(fakes, pd=dict(PAGER), hook=dict(HOOK)) as running:
+    receivers.answer("/hook", Reply(302, "", {"Location": "/elsewhere"}))
+    async with delivering(receivers, pd=dict(PAGER), hook=dict(HOOK)) as running:
         running.put("pd", FIRING, alert())
         running.put("hook", FIRING, alert())
         await until(lambda: running.count(MessageStatus.DEAD) == 2)
@@ -144,40 +148,42 @@ async def test_what_can_t_pass_is_dead_with_the_reason(fakes: Receivers) -> None
     assert errors["hook"] == "HTTP 302: redirects are not followed"
 
 
-async def test_a_receiver_that_hangs_delays_no_other(fakes: Receivers) -> None:
-    fakes.answer("/services/T/B/x", HANG)
+async def test_a_hanging_receiver_does_not_delay_others(receivers: Receivers) -> None:
+    receivers.answer("/services/T/B/x", HANG)
     async with delivering(
-        fakes, seconds=5.0, ops=dict(SLACK), hook=dict(HOOK)
+        receivers, seconds=5.0, ops=dict(SLACK), hook=dict(HOOK)
     ) as running:
         running.put("ops", FIRING, alert())
-        await until(lambda: fakes.to("/services/T/B/x"))
+        await until(lambda: receivers.to("/services/T/B/x"))
         running.put("hook", FIRING, alert())
         await until(lambda: running.count(MessageStatus.SENT) == 1, 1.0)
 
 
-async def test_410_disables_and_the_fallback_is_told(fakes: Receivers) -> None:
-    fakes.answer("/hook", Reply(410, "gone"))
+async def test_a_410_disables_the_receiver_and_notifies_the_fallback(
+    receivers: Receivers,
+) -> None:
+    receivers.answer("/hook", Reply(410, "gone"))
     async with delivering(
-        fakes, hook={**HOOK, "fallback": "ops"}, ops=dict(SLACK)
+        receivers, hook={**HOOK, "fallback": "ops"}, ops=dict(SLACK)
     ) as running:
         running.put("hook", FIRING, alert())
         await until(lambda: running.count(MessageStatus.SENT) == 1)
         running.put("hook", FIRING, alert("ship"))
         await until(lambda: running.count(MessageStatus.SENT) == 2)
 
-    texts = [r.json["text"] for r in fakes.to("/services/T/B/x")]
+    texts = [r.json["text"] for r in receivers.to("/services/T/B/x")]
     assert all("Sent here because hook can't be reached" in text for text in texts)
-    assert len(fakes.to("/hook")) == 1
+    assert len(receivers.to("/hook")) == 1
 
 
-async def test_what_is_under_way_at_the_stop_may_end_and_what_hangs_is_kept(
-    fakes: Receivers,
+async def test_stop_waits_briefly_and_keeps_unfinished_messages(
+    receivers: Receivers,
 ) -> None:
-    fakes.answer("/hook", HANG)
+    receivers.answer("/hook", HANG)
     started = time.monotonic()
-    async with delivering(fakes, seconds=30.0, hook=dict(HOOK)) as running:
+    async with delivering(receivers, seconds=30.0, hook=dict(HOOK)) as running:
         running.put("hook", FIRING, alert())
-        await until(lambda: fakes.to("/hook"))
+        await until(lambda: receivers.to("/hook"))
 
     assert time.monotonic() - started < 5
     (message,) = running.box.messages()
@@ -185,7 +191,7 @@ async def test_what_is_under_way_at_the_stop_may_end_and_what_hangs_is_kept(
     assert list(running.disk.documents) == [message.id]
 
 
-async def test_our_own_failure_is_no_end(fakes: Receivers) -> None:
+async def test_an_exception_in_a_receiver_is_retried(receivers: Receivers) -> None:
     class Broken:
         calls = 0
 
@@ -195,15 +201,17 @@ async def test_our_own_failure_is_no_end(fakes: Receivers) -> None:
                 raise ZeroDivisionError
             return sent()
 
-    async with delivering(fakes, hook=dict(HOOK)) as running:
+    async with delivering(receivers, hook=dict(HOOK)) as running:
         running.workers.use({"hook": Broken()})
         running.put("hook", FIRING, alert())
         await until(lambda: running.count(MessageStatus.SENT) == 1)
         assert running.box.messages()[0].attempts == 1
 
 
-async def test_a_mistake_of_ours_silences_no_receiver(fakes: Receivers) -> None:
-    async with delivering(fakes, hook=dict(HOOK)) as running:
+async def test_an_exception_in_the_worker_does_not_stop_delivery(
+    receivers: Receivers,
+) -> None:
+    async with delivering(receivers, hook=dict(HOOK)) as running:
         due, calls = running.box.claim, []
 
         def once_broken(name: str, now: float) -> Any:
@@ -217,23 +225,26 @@ async def test_a_mistake_of_ours_silences_no_receiver(fakes: Receivers) -> None:
         await until(lambda: running.count(MessageStatus.SENT) == 1)
 
 
-async def test_a_reload_adds_and_takes_away_receivers(fakes: Receivers) -> None:
-    async with delivering(fakes, hook=dict(HOOK)) as running, HttpClient() as http:
-        configs = parse({"other": {**HOOK, "url": fakes.url + "/other"}})
+async def test_a_reload_adds_and_removes_receivers(receivers: Receivers) -> None:
+    async with (
+        delivering(receivers, hook=dict(HOOK)) as running,
+        aclosing(HttpClient()) as http,
+    ):
+        configs = parse({"other": {**HOOK, "url": receivers.url + "/other"}})
         running.box.use(policies(configs, AT_ONCE), time.time())
         running.workers.use(build(configs, http))
         running.put("other", FIRING, alert())
         await until(lambda: running.count(MessageStatus.SENT) == 1)
 
-    assert [r.path for r in fakes.requests] == ["/other"]
+    assert [r.path for r in receivers.requests] == ["/other"]
 
 
-async def test_a_thousand_episodes_with_a_third_of_the_answers_bad(
-    fakes: Receivers,
+async def test_a_thousand_episodes_with_a_third_of_the_requests_failing(
+    receivers: Receivers,
 ) -> None:
-    """Nobody is told of an end without its beginning, and all is done with."""
-    fakes.fail(0.3)
-    async with delivering(fakes, pd=dict(PAGER), hook=dict(HOOK)) as running:
+    """Every incident is closed, and every message ends."""
+    receivers.fail(0.3)
+    async with delivering(receivers, pd=dict(PAGER), hook=dict(HOOK)) as running:
         for n in range(1000):
             one = alert(f"n{n % 50}", episode=1 + n // 50, fired=NOON)
             for name in ("pd", "hook"):
@@ -242,7 +253,7 @@ async def test_a_thousand_episodes_with_a_third_of_the_answers_bad(
                 running.commit()
                 await asyncio.sleep(0)
             for name in ("pd", "hook"):
-                put(running.box, name, RESOLVED, over(one), time.time())
+                put(running.box, name, RESOLVED, resolved(one), time.time())
             if n % 25 == 0:
                 running.commit()
                 await asyncio.sleep(0.01)
@@ -250,7 +261,7 @@ async def test_a_thousand_episodes_with_a_third_of_the_answers_bad(
         await until(lambda: running.count(MessageStatus.PENDING) == 0, 60)
 
     open_incidents: set[str] = set()
-    for request in fakes.taken("/v2/enqueue"):
+    for request in receivers.taken("/v2/enqueue"):
         if request.json["event_action"] == "trigger":
             open_incidents.add(request.json["dedup_key"])
         else:
@@ -258,19 +269,21 @@ async def test_a_thousand_episodes_with_a_third_of_the_answers_bad(
     assert open_incidents == set()
     ended = {
         (one["labels"]["node"], one["episode"])
-        for request in fakes.taken("/hook")
+        for request in receivers.taken("/hook")
         for one in request.json["alerts"]
         if one["status"] == "resolved"
     }
     assert len(ended) == 1000
 
 
-async def test_a_receiver_that_fails_now_and_then_is_not_said_to_be_back(
-    fakes: Receivers,
+async def test_short_outages_are_logged_at_debug_level(
+    receivers: Receivers,
 ) -> None:
-    fakes.answer("/hook", Reply(500), Reply(200), Reply(500), Reply(200))
+    receivers.answer("/hook", Reply(500), Reply(200), Reply(500), Reply(200))
     with capture_logs() as lines:
-        async with delivering(fakes, hook={"type": "webhook", "url": "/hook"}) as now:
+        async with delivering(
+            receivers, hook={"type": "webhook", "url": "/hook"}
+        ) as now:
             now.put("hook", FIRING, alert("pay"))
             await until(lambda: now.count(MessageStatus.SENT) == 1)
             now.put("hook", FIRING, alert("ship"))
@@ -279,13 +292,15 @@ async def test_a_receiver_that_fails_now_and_then_is_not_said_to_be_back(
     assert [line["log_level"] for line in back(lines)] == ["debug", "debug"]
 
 
-async def test_the_end_of_an_outage_is_said(fakes: Receivers) -> None:
-    fakes.answer("/hook", *[Reply(500)] * 10)
+async def test_the_end_of_an_outage_is_logged(receivers: Receivers) -> None:
+    receivers.answer("/hook", *[Reply(500)] * 10)
     with capture_logs() as lines:
-        async with delivering(fakes, hook={"type": "webhook", "url": "/hook"}) as now:
+        async with delivering(
+            receivers, hook={"type": "webhook", "url": "/hook"}
+        ) as now:
             now.put("hook", FIRING, alert("pay"))
             await until(lambda: now.box.receivers["hook"].down)
-            # A reload gives it another try, rather than a minute's wait.
+            # A reload closes the circuit, which saves waiting a minute for the probe.
             now.box.use({"hook": now.box.receivers["hook"].policy}, time.time())
             now.workers.wake()
             await until(lambda: now.count(MessageStatus.SENT) == 1)

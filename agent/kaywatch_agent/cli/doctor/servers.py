@@ -216,14 +216,10 @@ def _check_target(target: _Target) -> CheckResults:
         yield problem(f"{target}: {error}", "correct its URL")
         return
     tls = ssl.create_default_context() if url.scheme == "https" else None
-    results = list(_connect(str(target), url.hostname or "", port, tls, _check_address))
+    results = list(_connect(str(target), url.hostname or "", port, tls, check_address))
     yield from results
     if target.ready_path and not any(r.status == "problem" for r in results):
         yield _ready(target, url)
-
-
-def _check_address(address: str) -> None:
-    check_address(address, private=True)
 
 
 def _ready(target: _Target, url: SplitResult) -> CheckResult:

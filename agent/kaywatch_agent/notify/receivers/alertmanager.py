@@ -19,7 +19,7 @@ from kaywatch_agent.model.alerts import AlertDetails, ReceiverRecord
 from kaywatch_agent.notify import formatting
 from kaywatch_agent.notify.config import AlertmanagerConfig
 from kaywatch_agent.notify.http import HttpClient, NoResponse, redacted
-from kaywatch_agent.notify.outbox import OutboxMetrics
+from kaywatch_agent.notify.metrics import OutboxMetrics
 from kaywatch_agent.units import parse_duration, rfc3339
 
 __all__ = ["AlertmanagerSender", "render", "safe_name"]
