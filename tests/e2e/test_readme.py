@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.agents import Agent, running_agent, until
+from tests.agents import Agent, free_port, running_agent, until
+from tests.docs.test_help import examples, shown
 
+from kaywatch.errors import QueryError
+from kaywatch.query import fetch
 from kaywatch_agent.cli.main import kaywatch
 
 README = (Path(__file__).parent.parent.parent / "README.md").read_text()
@@ -157,6 +163,80 @@ def test_the_demo_ends_by_itself_with_equal_figures(installed: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "figures are equal" in done.stdout
     assert "DIFFERENT" not in done.stdout
+
+
+# Commands of which every example that `--help` prints works beside `make demo`.
+SHOWN_BY_DEMO = (
+    *("status", "top", "tail", "stats", "alerts", "why", "silence add"),
+    *("silence list", "silence expire", "notify list", "notify test", "outbox list"),
+    *("outbox retry", "outbox purge", "capture", "replay"),
+)
+
+
+@pytest.mark.timeout(300)
+def test_every_example_works_beside_the_demo(installed: str, tmp_path: Path) -> None:
+    with running_demo(installed) as url:
+        for command in SHOWN_BY_DEMO:
+            lines = examples(shown(tuple(command.split())))
+            pattern = rf"^(?:\| `|\$ )?(kaywatch {command}\b[^`#\n]*)"
+            lines += re.findall(pattern, README, re.MULTILINE)
+            for line in lines:
+                example = line.partition(" | ")[0]
+                # An address or a file of the reader's is about another agent.
+                if not re.search("--url|--socket|FILE", example):
+                    run_example(example, installed, url, tmp_path)
+
+
+def run_example(example: str, python: str, url: str, folder: Path) -> None:
+    """Run a command as printed; one that does not end gets Ctrl-C."""
+    # A capture's name is free once it was replayed.
+    if example.startswith("kaywatch capture"):
+        (folder / shlex.split(example)[2]).unlink(missing_ok=True)
+    process = subprocess.Popen(
+        [python, "-m", "kaywatch_agent", *shlex.split(example)[1:]],
+        env={**os.environ, "KAYWATCH_URL": url},
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    interrupted = False
+    try:
+        out, err = process.communicate(timeout=6)
+    except subprocess.TimeoutExpired:
+        interrupted = True
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=20)
+    endless = example.startswith("kaywatch tail") and interrupted
+    assert process.returncode == 0 or endless, (example, out, err)
+    assert out and not re.search("Traceback|Error: ", err), (example, out, err)
+
+
+@contextmanager
+def running_demo(python: str) -> Iterator[str]:
+    """Start `kaywatch demo`; yield its URL once its alerts fire."""
+    address = f"127.0.0.1:{free_port()}"
+    url = f"http://{address}"
+    demo = subprocess.Popen(
+        [python, "-m", "kaywatch_agent", "demo", "--http", address],
+        stdout=subprocess.DEVNULL,
+    )
+
+    def alerts() -> dict[str, str]:
+        try:
+            rows = fetch("/api/v1/alerts", url=url)["alerts"]
+        except QueryError:
+            return {}
+        return {row["rule"]: row["state"] for row in rows}
+
+    try:
+        until(lambda: alerts().get("Draft-is-slow") == "firing", "the draft is slow")
+        until(lambda: "success_rate_min" in alerts(), "refunds fail")
+        yield url
+    finally:
+        demo.terminate()
+        demo.wait(30)
 
 
 def test_stats_are_read_back_by_the_process_that_recorded(busy: Agent) -> None:

@@ -21,12 +21,8 @@ from kaywatch_agent.cli.commands.status import stats, status
 __all__ = ["CHAPTERS"]
 
 
-class _Later(click.Group):
+class LazyGroup(click.Group):
     """A group whose module, which imports the whole agent, is imported when used."""
-
-    def __init__(self, name: str, module: str, text: str) -> None:
-        super().__init__(name, help=text)
-        self._module = module
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return self._group.list_commands(ctx)
@@ -36,23 +32,13 @@ class _Later(click.Group):
 
     @property
     def _group(self) -> click.Group:
-        found: click.Group = getattr(
-            importlib.import_module(self._module), str(self.name)
-        )
-        return found
+        module = importlib.import_module(f"kaywatch_agent.cli.commands.{self.name}")
+        group: click.Group = getattr(module, str(self.name))
+        return group
 
 
-_rules = _Later(
-    "rules",
-    "kaywatch_agent.cli.commands.rules",
-    "Check rules, test them, and try them on the past.",
-)
-
-_service = _Later(
-    "service",
-    "kaywatch_agent.cli.commands.service",
-    "Run the agent as a systemd service.",
-)
+_rules = LazyGroup("rules", help="Check, test and backtest alert rules.")
+_service = LazyGroup("service", help="Run the agent as a systemd service.")
 
 # In the order in which a new user needs them.
 CHAPTERS: Final[Mapping[str, tuple[click.Command, ...]]] = {

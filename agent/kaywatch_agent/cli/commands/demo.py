@@ -40,9 +40,10 @@ __all__ = ["demo"]
 def demo(seconds: float | None, processes: int, listen: str | None) -> None:
     """Run an agent and a sample application.
 
-    The application uses PocketFlow, and some of its nodes fail now and then. Nothing is
-    stored. Install it with `pip install 'kaywatch[demo]'`.
+    The application uses PocketFlow, and some of its nodes fail now and then.
+    Notifications are printed, and nothing is stored. Install it with
+    `pip install 'kaywatch[demo]'`.
     """
-    from kaywatch_agent.cli.demo import show
+    from kaywatch_agent.cli.demo.runner import run_demo
 
-    raise click.exceptions.Exit(show.run(seconds, processes, listen))
+    raise click.exceptions.Exit(run_demo(seconds, processes, listen))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections import Counter
 from typing import Final
 
 import click
 
+from kaywatch_agent.cli.commands import options, output
 from kaywatch_agent.cli.doctor.result import SECTIONS, CheckResult, CheckStatus, worst
 from kaywatch_agent.cli.help import epilog
 
@@ -38,12 +38,7 @@ COLOURS: Final = {
 @click.argument(
     "sections", nargs=-1, type=click.Choice(SECTIONS), metavar="[SECTION]..."
 )
-@click.option(
-    "--config",
-    metavar="FILE",
-    default="",
-    help="The configuration.  [default: /etc/kaywatch/kaywatch.toml if it exists]",
-)
+@options.config
 @click.option(
     "--socket",
     metavar="PATH",
@@ -60,10 +55,10 @@ COLOURS: Final = {
     "--url",
     metavar="URL",
     default="",
-    help="Where the agent serves HTTP.  [default: KAYWATCH_URL, or as configured]",
+    help="The agent's HTTP address.  [default: KAYWATCH_URL, or as configured]",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
-def doctor(sections: tuple[str, ...], as_json: bool, **options: str) -> None:
+@options.json
+def doctor(sections: tuple[str, ...], as_json: bool, **given: str) -> None:
     """Diagnose the agent and its environment, and suggest fixes.
 
     Checks the agent, its configuration, socket, clients, clock, store, receivers,
@@ -78,7 +73,7 @@ def doctor(sections: tuple[str, ...], as_json: bool, **options: str) -> None:
     from kaywatch_agent.cli.doctor.checks import run_checks
     from kaywatch_agent.cli.doctor.context import Options, gather
 
-    context = gather(Options(**options))
+    context = gather(Options(**given))
     if context.health is None and not as_json:
         click.echo(f"No agent answers at {context.url}; checks that need none:")
     everything: list[tuple[str, CheckResult]] = []
@@ -86,19 +81,19 @@ def doctor(sections: tuple[str, ...], as_json: bool, **options: str) -> None:
         everything += [(section, result) for result in results]
         if results and not as_json:
             _show(section, results)
-    found = [result for _, result in everything]
+    all_results = [result for _, result in everything]
     if as_json:
         answer = {
-            "status": worst(found),
+            "status": worst(all_results),
             "url": context.url,
             "socket": context.socket,
             "store": str(context.store) if context.store else None,
             "results": [{"section": s, **r._asdict()} for s, r in everything],
         }
-        click.echo(json.dumps(answer, indent=2))
+        output.print_json(answer)
     else:
-        click.echo(f"\n{_summary(found)}")
-    if worst(found) is CheckStatus.PROBLEM:
+        click.echo(f"\n{_summary(all_results)}")
+    if worst(all_results) is CheckStatus.PROBLEM:
         raise click.exceptions.Exit(FAILED)
 
 
@@ -120,8 +115,9 @@ def _lines(text: str) -> list[str]:
 
 def _summary(results: list[CheckResult]) -> str:
     count = Counter(result.status for result in results)
-    plurals = {CheckStatus.WARNING: "s", CheckStatus.PROBLEM: "s"}
     return ", ".join(
-        f"{count[one]} {one}{plurals.get(one, '') if count[one] != 1 else ''}"
-        for one in CheckStatus
+        output.plural(count[status], status)
+        if status in (CheckStatus.WARNING, CheckStatus.PROBLEM)
+        else f"{count[status]} {status}"
+        for status in CheckStatus
     )

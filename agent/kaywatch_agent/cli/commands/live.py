@@ -68,7 +68,7 @@ def top(
 @click.command(
     epilog=epilog(
         "kaywatch tail --failures",
-        "kaywatch tail --node Draft --node Send --slower-than 2s",
+        "kaywatch tail --node Draft --node Send --slower-than 100ms",
         "kaywatch tail --runs --limit 10 --json | jq .",
     )
 )

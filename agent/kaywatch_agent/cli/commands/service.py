@@ -1,33 +1,22 @@
-"""`kaywatch service`: the agent as a systemd service."""
+"""`kaywatch service`: run the agent as a systemd service."""
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
 
+from kaywatch_agent.cli.commands import options, output
 from kaywatch_agent.cli.help import epilog
 from kaywatch_agent.cli.service import installer
 from kaywatch_agent.cli.service.installer import InstalledFile, Manager
 
 __all__ = ["service"]
 
+SERVICE = "kaywatch.service"
+
 _user = click.option(
-    "--user", is_flag=True, help="A service of yours alone; needs no root."
-)
-_config = click.option(
-    "--config",
-    "config",
-    metavar="FILE",
-    default="",
-    help="The configuration; /etc/kaywatch/kaywatch.toml if it exists.",
-)
-_http = click.option(
-    "--http-socket",
-    "http",
-    is_flag=True,
-    help="Let systemd hold HTTP's socket too, where http.listen says.",
+    "--user", is_flag=True, help="Use your own systemd; root is not needed."
 )
 
 
@@ -43,14 +32,19 @@ def service() -> None:
     )
 )
 @_user
-@_config
-@_http
-@click.option("--dry-run", is_flag=True, help="Print the files, and do nothing.")
-@click.option("--now", is_flag=True, help="Enable and start it as well.")
+@options.config
+@click.option(
+    "--http-socket",
+    "http",
+    is_flag=True,
+    help="Have systemd open the HTTP socket, too, at http.listen.",
+)
+@click.option("--dry-run", is_flag=True, help="Print the files, and change nothing.")
+@click.option("--now", is_flag=True, help="Enable and start the service.")
 def install(user: bool, config: str, http: bool, dry_run: bool, now: bool) -> None:
-    """Write the units for this installation; again after an upgrade.
+    """Write the service's units; repeat it after an upgrade.
 
-    Your own changes belong into drop-ins (`systemctl edit kaywatch`), which stay.
+    Keep your changes in drop-ins (`systemctl edit kaywatch`): they are never changed.
     """
     manager = Manager(user)
     files = installer.plan_files(manager, config, http)
@@ -61,14 +55,13 @@ def install(user: bool, config: str, http: bool, dry_run: bool, now: bool) -> No
         click.echo(step)
     if not now:
         option = "--user " if user else ""
-        units = " ".join(name for name in _units(files))
-        click.echo(f"next: systemctl {option}enable --now {units}")
+        click.echo(f"next: systemctl {option}enable --now {' '.join(_units(files))}")
 
 
 @service.command(epilog=epilog("kaywatch service uninstall"))
 @_user
 def uninstall(user: bool) -> None:
-    """Stop it and remove the units; data and configuration stay."""
+    """Stop the service and remove its units; keep data and configuration."""
     for step in installer.uninstall(Manager(user)):
         click.echo(step)
 
@@ -76,68 +69,63 @@ def uninstall(user: bool) -> None:
 @service.command(
     epilog=epilog(
         "kaywatch service status",
-        exits="0 it runs as it should; 1 it is not installed, differs, or doesn't run.",
+        exits="0 the service runs and is up to date; 1 otherwise.",
     )
 )
 @_user
-@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@options.json
 def status(user: bool, as_json: bool) -> None:
-    """Show whether it is installed as it should be, and runs."""
+    """Show whether the service is installed, up to date and running."""
     manager = Manager(user)
     files = installer.replan_files(manager)
     if files is None:
         raise click.ClickException(
-            f"no kaywatch.service in {manager.folder} that kaywatch wrote; run"
+            f"no {SERVICE} in {manager.folder} that kaywatch wrote; run"
             " `kaywatch service install`"
         )
-    found = _found(manager, files)
-    if as_json:
-        click.echo(json.dumps(found, indent=2))
-    else:
-        _show(found)
-    good = all(file.installed == file.text for file in files)
-    if not good or found["service"]["ActiveState"] != "active":
+    report = _report(manager, files)
+    output.print_result(report, as_json, _show)
+    up_to_date = all(file.installed == file.text for file in files)
+    if not up_to_date or report["service"]["ActiveState"] != "active":
         raise click.exceptions.Exit(1)
 
 
-def _found(manager: Manager, files: list[InstalledFile]) -> dict[str, Any]:
-    properties = manager.properties(
-        "kaywatch.service",
-        *("ActiveState", "SubState", "StatusText", "Result", "MainPID", "NRestarts"),
-        *("Type", "UnitFileState", "DropInPaths", "NeedDaemonReload"),
-    )
-    sockets = {
-        name: manager.properties(name, "ActiveState")["ActiveState"]
-        for name in _units(files)
-        if name.endswith(".socket")
-    }
+def _report(manager: Manager, files: list[InstalledFile]) -> dict[str, Any]:
     return {
         "files": {str(file.path): file.state for file in files},
-        "service": properties,
-        "sockets": sockets,
+        "service": manager.properties(
+            SERVICE,
+            *("ActiveState", "SubState", "StatusText", "Result", "MainPID"),
+            *("NRestarts", "Type", "UnitFileState", "DropInPaths", "NeedDaemonReload"),
+        ),
+        "sockets": {
+            name: manager.properties(name, "ActiveState")["ActiveState"]
+            for name in _units(files)
+            if name.endswith(".socket")
+        },
         "exposure": manager.exposure(),
     }
 
 
-def _show(found: dict[str, Any]) -> None:
-    for path, state in found["files"].items():
-        hint = "; `kaywatch service install` writes it anew"
+def _show(report: dict[str, Any]) -> None:
+    for path, state in report["files"].items():
+        hint = "; update it with `kaywatch service install`"
         click.echo(f"{path}: {state}{hint if state != 'up to date' else ''}")
-    service = found["service"]
+    service = report["service"]
     for path in service["DropInPaths"].split():
         click.echo(f"{path}: a drop-in")
     if service["NeedDaemonReload"] == "yes":
-        click.echo("changed since systemd read them: systemctl daemon-reload")
-    for name, state in found["sockets"].items():
+        click.echo("files changed; run `systemctl daemon-reload`")
+    for name, state in report["sockets"].items():
         click.echo(f"{name}: {state}")
     click.echo(
-        f"kaywatch.service: {service['ActiveState']} ({service['SubState']}),"
+        f"{SERVICE}: {service['ActiveState']} ({service['SubState']}),"
         f" {service['UnitFileState']}, pid {service['MainPID']},"
         f" {service['NRestarts']} restarts, last result {service['Result']}"
     )
     if service["StatusText"]:
-        click.echo(f"  it says: {service['StatusText']}")
-    click.echo(f"  exposure: {found['exposure']} of 10 (systemd-analyze security)")
+        click.echo(f"  status: {service['StatusText']}")
+    click.echo(f"  exposure: {report['exposure']} of 10 (systemd-analyze security)")
 
 
 def _units(files: list[InstalledFile]) -> list[str]:

@@ -1,7 +1,7 @@
 """A support desk in PocketFlow: branches, retries, fallbacks, a loop, async, batches.
 
-It is an ordinary application with one line for kaywatch. It also counts by itself
-what it does, so that the demo can hold the agent's figures against its own.
+An ordinary application with one line for kaywatch. It also counts what it does, so that
+the demo can compare the agent's figures with its own.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ __all__ = ["main"]
 
 Shared = dict[str, Any]
 
-# What this process did, by its own count: (node, what) -> how often.
+# What this process did: (node, what) -> count.
 counted: Counter[tuple[str, str]] = Counter()
 _counting = threading.Lock()
 
 
 def count(node: object, what: str) -> None:
-    """Count one thing that a node did."""
+    """Count something that a node did."""
     with _counting:
         counted[type(node).__name__, what] += 1
 
 
 def work(seconds: float) -> None:
-    """Take about so long, with a tail, as a model's answers do."""
+    """Sleep for about this long, with the long tail of a model's answers."""
     time.sleep(seconds * random.lognormvariate(0, 0.5))
 
 
@@ -81,10 +81,10 @@ class Triage(Node):  # type: ignore[misc]
 
 
 class Retrieve(BatchNode):  # type: ignore[misc]
-    """Looks up three documents, one of them badly stored."""
+    """Looks up three documents."""
 
     def prep(self, shared: Shared) -> list[int]:
-        """Name the documents."""
+        """Return the ids of the documents."""
         count(self, "executions")
         return [1, 2, 3]
 
@@ -114,7 +114,7 @@ class Embed(AsyncParallelBatchNode):  # type: ignore[misc]
         return len(document)
 
     async def post_async(self, shared: Shared, prep_res: Any, exec_res: Any) -> None:
-        """Go on."""
+        """Continue."""
         count(self, "-> default")
 
 
@@ -122,7 +122,7 @@ class Draft(Node):  # type: ignore[misc]
     """Writes an answer; its model is often overloaded."""
 
     def prep(self, shared: Shared) -> list[int]:
-        """Start with no attempt made."""
+        """Start without any attempt."""
         count(self, "executions")
         return []
 
@@ -153,15 +153,15 @@ class Draft(Node):  # type: ignore[misc]
         return "template"
 
     def post(self, shared: Shared, prep_res: Any, exec_res: str) -> None:
-        """Go on."""
+        """Continue."""
         count(self, "-> default")
 
 
 class Review(Node):  # type: ignore[misc]
-    """Sends one draft in four back: a loop."""
+    """Returns one draft in four for revision: a loop."""
 
     def prep(self, shared: Shared) -> None:
-        """Nothing to take."""
+        """Need no input."""
         count(self, "executions")
 
     def exec(self, prep_res: None) -> bool:
@@ -180,7 +180,7 @@ class Send(AsyncNode):  # type: ignore[misc]
     """Sends the answer over a network."""
 
     async def prep_async(self, shared: Shared) -> None:
-        """Nothing to take."""
+        """Need no input."""
         count(self, "executions")
 
     async def exec_async(self, prep_res: None) -> None:
@@ -188,16 +188,16 @@ class Send(AsyncNode):  # type: ignore[misc]
         await asyncio.sleep(random.uniform(0.002, 0.02))
 
     async def post_async(self, shared: Shared, prep_res: None, exec_res: None) -> str:
-        """End: no edge leads on from here."""
+        """End the run: no edge leaves this node."""
         count(self, "-> sent")
         return "sent"
 
 
 class Refund(Node):  # type: ignore[misc]
-    """Pays money back; one order in five can't be found, which ends the run."""
+    """Refunds an order; one order in five is missing, which fails the run."""
 
     def prep(self, shared: Shared) -> None:
-        """Nothing to take."""
+        """Need no input."""
         count(self, "executions")
 
     def exec(self, prep_res: None) -> None:
@@ -208,23 +208,23 @@ class Refund(Node):  # type: ignore[misc]
             raise LookupError("no such order")
 
     def post(self, shared: Shared, prep_res: None, exec_res: None) -> None:
-        """Go on."""
+        """Continue."""
         count(self, "-> default")
 
 
 class Digest(Node):  # type: ignore[misc]
-    """Sums up the day, in a second graph that runs in a thread."""
+    """Summarizes the day, in a second graph that runs in a thread."""
 
     def prep(self, shared: Shared) -> None:
-        """Nothing to take."""
+        """Need no input."""
         count(self, "executions")
 
     def exec(self, prep_res: None) -> None:
-        """Sum up."""
+        """Summarize."""
         work(0.01)
 
     def post(self, shared: Shared, prep_res: None, exec_res: None) -> str:
-        """End with an action that no edge has: how many PocketFlow loops end."""
+        """End with an action without an edge, as many PocketFlow loops do."""
         count(self, "-> done")
         return "done"
 
@@ -250,7 +250,7 @@ def support_desk() -> SupportDesk:
 
 
 async def serve_tickets(desk: SupportDesk, stop: threading.Event) -> None:
-    """Work on ticket after ticket."""
+    """Work on one ticket after another."""
     while not stop.is_set():
         try:
             await desk.run_async({"ticket": "Where is my parcel?"})
@@ -260,14 +260,14 @@ async def serve_tickets(desk: SupportDesk, stop: threading.Event) -> None:
 
 
 def digest_regularly(digest: DailyDigest, stop: threading.Event) -> None:
-    """Run the second graph now and then."""
+    """Run the second graph five times a second."""
     while not stop.wait(0.2):
         digest.run({})
         count(digest, "runs")
 
 
 def main() -> None:
-    """Run until told to stop, then write down what was counted."""
+    """Run until SIGTERM, then write the counts to a file."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--counts", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
@@ -279,7 +279,7 @@ def main() -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    # Unmatched actions are how this application ends; PocketFlow warns of them.
+    # Runs of this application end at unmatched actions, of which PocketFlow warns.
     if not sys.warnoptions:
         import warnings
 
@@ -290,8 +290,8 @@ def main() -> None:
     thread.start()
     asyncio.run(_serve(stop))
     thread.join()
-    found = [[node, what, n] for (node, what), n in sorted(counted.items())]
-    arguments.counts.write_text(json.dumps(found))
+    rows = [[node, what, n] for (node, what), n in sorted(counted.items())]
+    arguments.counts.write_text(json.dumps(rows))
 
 
 async def _serve(stop: threading.Event) -> None:

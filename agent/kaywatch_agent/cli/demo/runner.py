@@ -1,0 +1,274 @@
+"""Runs an agent and an application, and compares what both have counted."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from kaywatch.errors import QueryError
+from kaywatch.query import fetch
+from kaywatch_agent.cli import tables
+from kaywatch_agent.errors import StartError
+from kaywatch_agent.units import duration, percent
+
+__all__ = ["run_demo"]
+
+READY_SECONDS: Final = 15.0
+STOP_SECONDS: Final = 15.0
+REFRESH_SECONDS: Final = 5.0
+
+# The rule fires within a minute, as Draft retries; the README's examples name both.
+CONFIG: Final = """\
+[receiver.ops]
+type = "webhook"
+url = "http://127.0.0.1:{port}/"
+
+[[rule]]
+name = "Draft-is-slow"
+metric = "latency_p95"
+op = ">"
+value = 0.02
+match = ['node="Draft"']
+window = "1m"
+for = "5s"
+"""
+
+Counts = Counter[tuple[str, str]]
+
+
+def run_demo(seconds: float | None, processes: int, listen: str | None) -> int:
+    """Run the demo; return the exit code.
+
+    Args:
+        seconds: how long; None until Ctrl-C.
+        processes: the number of processes of the application.
+        listen: the agent's HTTP address; None for the default, or a free port if it
+            is taken.
+
+    Returns:
+        0 if the agent counted exactly what the application counted, otherwise 1.
+
+    Raises:
+        StartError: PocketFlow is not installed, or the agent does not start.
+    """
+    if importlib.util.find_spec("pocketflow") is None:
+        raise StartError(
+            "the demo needs PocketFlow; install it with: pip install 'kaywatch[demo]'"
+        )
+    # Children are stopped after SIGTERM as after Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with (
+        tempfile.TemporaryDirectory(prefix="kw-") as folder,
+        contextlib.ExitStack() as stack,
+    ):
+        address = listen or _free_address()
+        url = f"http://{address}"
+        port = stack.enter_context(_receiver())
+        Path(folder, "kaywatch.toml").write_text(CONFIG.format(port=port))
+        agent = stack.enter_context(_agent(folder, address))
+        _wait_until_ready(url, folder, agent)
+        workers = [
+            stack.enter_context(_worker(folder, number)) for number in range(processes)
+        ]
+        _show_commands(url, processes)
+        _watch(url, seconds, workers)
+        return _compare(url, _stop_and_count(folder, workers))
+
+
+# -- processes -----------------------------------------------------------------------
+
+
+def _free_address() -> str:
+    """Return the default address, or one with a free port if it is taken."""
+    for port in (9477, 0):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return f"127.0.0.1:{probe.getsockname()[1]}"
+    raise StartError("no port is free on 127.0.0.1")
+
+
+@contextlib.contextmanager
+def _process(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a Python process; terminate it at the end of the block."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", *arguments],
+        env={**os.environ, **environment},
+        # The agent logs there; the application's errors matter.
+        stderr=None if environment else subprocess.DEVNULL,
+        # Ctrl-C must not reach the children: they are stopped in order.
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _agent(
+    folder: str, address: str
+) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
+    return _process(
+        *("kaywatch_agent", "serve", "--store", ":memory:", "--http", address),
+        *("--socket", f"{folder}/ingest.sock", "--config", f"{folder}/kaywatch.toml"),
+    )
+
+
+def _worker(
+    folder: str, number: int
+) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
+    return _process(
+        "kaywatch_agent.cli.demo.workload",
+        *(f"--counts={folder}/{number}.json", f"--seed={number}"),
+        KAYWATCH_ENDPOINT=f"unix://{folder}/ingest.sock",
+        KAYWATCH_SERVICE="support-desk",
+        KAYGRAPH_COLLECT_METRICS="true",
+    )
+
+
+@contextlib.contextmanager
+def _receiver() -> Iterator[int]:
+    """Print the notifications that arrive at a port."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _NotificationPrinter)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+class _NotificationPrinter(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        click.echo(f"Notification to {body['receiver']}: {body['title']}\n")
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Log nothing."""
+
+
+def _wait_until_ready(url: str, folder: str, agent: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + READY_SECONDS
+    while time.monotonic() < deadline and agent.poll() is None:
+        with contextlib.suppress(QueryError):
+            # Another agent may have the port.
+            if fetch("/api/v1/clients", url=url)["socket"] == f"{folder}/ingest.sock":
+                return
+        time.sleep(0.05)
+    raise StartError(f"cannot start an agent at {url}; is the port in use?")
+
+
+# -- while it runs -------------------------------------------------------------------
+
+
+def _show_commands(url: str, processes: int) -> None:
+    own = Path(sys.executable).with_name("kaywatch")
+    on_path = shutil.which("kaywatch") == str(own) or not own.exists()
+    command = "kaywatch" if on_path else os.path.relpath(own)
+    click.echo(f"The agent serves {url}; {processes} processes push to it.")
+    click.echo("Try in another terminal:")
+    for arguments in (
+        *("top", "tail --failures", "status", "stats Draft", "why Draft-is-slow"),
+        *("silence add node=Draft", "notify test ops"),
+        "capture demo.kwcap.gz --seconds 5",
+    ):
+        click.echo(f"  {command} {arguments} --url {url}")
+    click.echo(f"  curl {url}/api/v1/graphs/SupportDesk/stats")
+    click.echo(f"  curl {url}/metrics\n")
+
+
+def _watch(
+    url: str, seconds: float | None, workers: list[subprocess.Popen[bytes]]
+) -> None:
+    """Show the nodes every few seconds, until the time is up or Ctrl-C."""
+    started = time.monotonic()
+    end = started + seconds if seconds is not None else float("inf")
+    with contextlib.suppress(KeyboardInterrupt):
+        while time.monotonic() < end:
+            time.sleep(min(REFRESH_SECONDS, max(0.0, end - time.monotonic())))
+            if any(worker.poll() is not None for worker in workers):
+                raise StartError("a process of the application ended unexpectedly")
+            nodes = fetch("/api/v1/nodes", {"window": "1m"}, url)["nodes"]
+            title = f"After {duration(time.monotonic() - started)}, the last minute:"
+            tables.show_nodes(tables.console(), nodes, title)
+            click.echo()
+
+
+def _stop_and_count(folder: str, workers: list[subprocess.Popen[bytes]]) -> Counts:
+    """Stop the application, and return the sum of its processes' counts."""
+    for worker in workers:
+        worker.send_signal(signal.SIGTERM)
+    counts: Counts = Counter()
+    for number, worker in enumerate(workers):
+        worker.wait(STOP_SECONDS)
+        rows = json.loads(Path(folder, f"{number}.json").read_text())
+        counts.update({(node, what): count for node, what, count in rows})
+    return counts
+
+
+# -- at the end ----------------------------------------------------------------------
+
+
+def _compare(url: str, counts: Counts) -> int:
+    agent = _agent_counts(fetch("/api/v1/export", url=url))
+    keys = sorted({*counts, *agent})
+    different = [key for key in keys if counts[key] != agent[key]]
+    table = tables.plain_table("figure", "application", "agent", "same")
+    for key in keys:
+        verdict = "DIFFERENT" if key in different else "equal"
+        table.add_row(" ".join(key), f"{counts[key]:,}", f"{agent[key]:,}", verdict)
+    out = tables.console()
+    out.print("Counted by the application and by the agent", style="bold")
+    out.print(table)
+    out.print()
+    for client in fetch("/api/v1/clients", url=url)["clients"]:
+        share = tables.known(client["completeness"], percent)
+        out.print(
+            f"pid {client['pid']}: {client['state']},"
+            f" {client['events']:,} of {client['recorded']:,} events arrived ({share})"
+        )
+    if different:
+        out.print(f"{len(different)} figures differ.")
+        return 1
+    out.print(f"All {len(keys)} figures are equal.")
+    return 0
+
+
+def _agent_counts(export: dict[str, Any]) -> Counts:
+    """Return the agent's figures under the application's names."""
+    counts: Counts = Counter()
+    for name, node in export["nodes"].items():
+        counts[name, "executions"] = node["total_executions"]
+        counts[name, "errors"] = node["outcomes"]["error"]
+        counts[name, "fallbacks"] = node["outcomes"]["fallback"]
+        counts[name, "retries"] = node["total_retries"]
+        for action, count in node["actions"].items():
+            counts[name, f"-> {action}"] = count
+    for name, graph in export["graphs"].items():
+        counts[name, "runs"] = graph["total_executions"]
+        counts[name, "errors"] = graph["outcomes"]["error"]
+    return +counts
