@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kaywatch_agent.cli.commands import trials
+from kaywatch_agent.cli.commands import rule_tests
 from kaywatch_agent.config import parse
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.rules import load
@@ -125,7 +125,7 @@ def test_an_example_loads(example: str) -> None:
 def test_the_example_of_a_test_passes(tmp_path: Path) -> None:
     file = tmp_path / "example.test.toml"
     file.write_text(TEST)
-    cases, config = trials.read(file)
+    cases, config = rule_tests.read_tests(file)
     verdicts = [run(c, config.alerts, config.notify.receivers) for c in cases]
 
     assert [verdict.differences for verdict in verdicts] == [[], [], []]

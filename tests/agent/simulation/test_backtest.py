@@ -9,7 +9,7 @@ import pytest
 from tests.agent.simulation.history import BEGIN, HOURS, record
 from tests.agent.simulation.stage import PAGER, SLACK
 
-from kaywatch_agent.cli.commands.backtests import as_json, episodes
+from kaywatch_agent.cli.commands.backtest_view import find_episodes, report_json
 from kaywatch_agent.config import assemble
 from kaywatch_agent.errors import StoreError
 from kaywatch_agent.model.alerts import NotificationKind
@@ -55,7 +55,9 @@ def tried(
 
 def test_each_outage_is_an_episode_as_exact_as_the_past_is(path: Path) -> None:
     report = tried(path)
-    found = [one for one in episodes(report.rehearsal) if one.rule == "error_rate_max"]
+    found = [
+        one for one in find_episodes(report.rehearsal) if one.rule == "error_rate_max"
+    ]
 
     assert len(found) == 3
     first, second, third = [(one.start - BEGIN, one.end) for one in found]
@@ -80,7 +82,7 @@ def test_messages_are_counted_and_rendered_as_they_would_have_been_sent(
     assert dict(rehearsal.alerts) == {STAND_IN: 5}
 
     told = tried(path, receivers={"ops": SLACK, "pager": PAGER})
-    found = as_json(told)
+    found = report_json(told)
     assert [one["receiver"] for one in found["receivers"]] == ["ops", "pager"]
     bodies = [m["body"] for m in found["messages"] if m["receiver"] == "pager"]
     actions = [body["event_action"] for body in bodies]
@@ -104,7 +106,7 @@ def test_alerts_of_a_group_are_one_message(path: Path) -> None:
     assert first.size == 2
     assert report.rehearsal.told["ops", "all", NotificationKind.FIRING] == 1
     assert report.rehearsal.sent["ops", NotificationKind.FIRING] == 1
-    assert as_json(report)["receivers"][0]["alerts"] == 2
+    assert report_json(report)["receivers"][0]["alerts"] == 2
 
 
 def test_what_gathers_at_the_end_is_sent_after_it(path: Path) -> None:
@@ -143,7 +145,7 @@ def test_only_the_time_asked_for_is_judged_and_what_is_before_is_known(
     report = tried(path, hours=0.5)
 
     assert report.start == END - 0.5 * HOUR
-    (one,) = [e for e in episodes(report.rehearsal) if e.rule == "error_rate_max"]
+    (one,) = [e for e in find_episodes(report.rehearsal) if e.rule == "error_rate_max"]
     assert one.start < report.start + 200
 
 

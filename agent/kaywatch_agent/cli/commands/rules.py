@@ -1,47 +1,35 @@
-"""`kaywatch rules`: checked, tested, and tried on the past."""
+"""`kaywatch rules`: check, test and backtest alert rules; no agent is needed."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
-import textwrap
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 import click
 
 from kaywatch_agent import config as configuration
-from kaywatch_agent.cli.commands import backtests, options, trials
+from kaywatch_agent.cli.commands import backtest_view, options, output, rule_tests
 from kaywatch_agent.cli.help import OrderedGroup, epilog
-from kaywatch_agent.config import DEFAULT_PATH
+from kaywatch_agent.config import Config
 from kaywatch_agent.rules.explain import rule_sentence
 from kaywatch_agent.rules.rule import AlertSettings
-from kaywatch_agent.simulation.backtest import backtest
+from kaywatch_agent.simulation.backtest import BacktestReport, backtest
 from kaywatch_agent.simulation.trial import run
 from kaywatch_agent.store.past import read_history
 
 __all__ = ["rules"]
 
 FAILED: Final = 1
-WIDTH: Final = 80
-
-_config = click.option(
-    "--config",
-    "config_path",
-    metavar="FILE",
-    help=f"The configuration.  [default: {DEFAULT_PATH} if it exists]",
-)
 
 
 @click.group(cls=OrderedGroup)
 def rules() -> None:
-    """Check rules, test them, and try them on the past.
+    """Check, test and backtest alert rules.
 
-    None of these sends anything, or needs an agent. docs/alerts.md has the rules.
+    These commands send nothing and need no agent. docs/alerts.md explains rules.
     """
 
 
@@ -49,56 +37,60 @@ def rules() -> None:
     epilog=epilog(
         "kaywatch rules check",
         "kaywatch rules check new.toml",
-        exits="78 the configuration is wrong: each mistake is named with its key.",
+        exits="78 the configuration is invalid; every error names its key.",
     )
 )
 @click.argument("file", required=False)
 def check(file: str | None) -> None:
-    """Check rules, and say what each looks for.
+    """Validate rules, and print what each one means.
 
-    FILE is a configuration.
-    Without FILE, the configuration that `kaywatch serve` would take.
+    FILE is a configuration.  [default: the one that `kaywatch serve` reads]
     """
     path = configuration.find(file)
     config = configuration.load(path)
-    settings, receivers = config.alerts, config.notify.receivers
-    parts = [_count(len(settings.rules), "rule"), _count(len(receivers), "receiver")]
+    settings = config.alerts
+    parts = [
+        output.plural(len(settings.rules), "rule"),
+        output.plural(len(config.notify.receivers), "receiver"),
+    ]
     if settings.warnings:
-        parts.append(_count(len(settings.warnings), "warning"))
-    click.echo(f"{path or 'No file, all defaults'}:")
-    click.echo(f"  {', '.join(parts)}")
+        parts.append(output.plural(len(settings.warnings), "warning"))
+    click.echo(f"{path or 'Built-in defaults (no file)'}:\n  {', '.join(parts)}")
     for warning in settings.warnings:
-        _wrapped(f"warning: {warning}", "  ")
+        output.print_wrapped(f"warning: {warning}")
     for rule in settings.rules.values():
-        told = ", ".join(rule.notify) or "nobody"
-        own = ", built in" if rule.built_in else ""
-        click.echo(f"\n{rule.name}  ({rule.kind}, {rule.severity}{own}; tells {told})")
-        _wrapped(rule_sentence(rule), "  ")
+        receivers = ", ".join(rule.notify) or "no receiver"
+        origin = ", built in" if rule.built_in else ""
+        click.echo(
+            f"\n{rule.name}  ({rule.kind}, {rule.severity}{origin};"
+            f" notifies {receivers})"
+        )
+        output.print_wrapped(rule_sentence(rule))
 
 
 @rules.command(
     epilog=epilog(
         "kaywatch rules test checkout.test.toml",
         "kaywatch rules test checkout.test.toml --bodies",
-        exits="1 a test fails; 78 FILE is wrong.",
+        exits="1 a test fails; 78 FILE is invalid.",
     )
 )
 @click.argument("file")
-@click.option("--bodies", is_flag=True, help="Print what receivers would have got.")
-@click.option("--json", "as_json", is_flag=True, help="Print what came of it as JSON.")
+@click.option("--bodies", is_flag=True, help="Print the bodies of all messages.")
+@options.json
 def test(file: str, bodies: bool, as_json: bool) -> None:
-    """Test rules and messages on a virtual clock.
+    """Run tests of rules and messages on a virtual clock.
 
-    FILE says what happens at which times, and which alerts and messages should come of
-    it; docs/alerts.md has an example.
+    FILE states what happens when, and which alerts and messages are expected;
+    docs/alerts.md has an example.
     """
-    cases, config = trials.read(Path(file))
-    verdicts = [run(case, config.alerts, config.notify.receivers) for case in cases]
+    cases, config = rule_tests.read_tests(Path(file))
+    results = [run(case, config.alerts, config.notify.receivers) for case in cases]
     if as_json:
-        click.echo(json.dumps(trials.as_json(verdicts), indent=2))
+        output.print_json(rule_tests.results_json(results))
     else:
-        trials.show(verdicts, bodies=bodies)
-    if any(verdict.differences for verdict in verdicts):
+        rule_tests.show_results(results, bodies=bodies)
+    if any(result.differences for result in results):
         raise click.exceptions.Exit(FAILED)
 
 
@@ -107,7 +99,7 @@ def test(file: str, bodies: bool, as_json: bool) -> None:
     epilog=epilog(
         "kaywatch rules backtest --since 1d",
         "kaywatch rules backtest --config new.toml --rule checkout-fails --bodies 3",
-        exits="1 nothing is stored; 78 the configuration is wrong.",
+        exits="1 nothing is stored; 78 the configuration is invalid.",
     ),
 )
 @click.option(
@@ -116,99 +108,79 @@ def test(file: str, bodies: bool, as_json: bool) -> None:
     default="7d",
     show_default=True,
     metavar="DURATION",
-    help="How far back, such as 12h or 7d.",
+    help="How far back.",
 )
 @click.option(
-    "--rule", "names", multiple=True, metavar="NAME", help="Only this rule; repeatable."
+    "--rule",
+    "names",
+    multiple=True,
+    metavar="NAME",
+    help="Include only this rule; repeatable.",
 )
-@_config
-@click.option("--store", metavar="PATH", help="Its file.  [default: the agent's]")
+@options.config
+@click.option(
+    "--store", metavar="PATH", help="The agent's database.  [default: as configured]"
+)
 @click.option(
     "--bodies",
     type=click.IntRange(min=0),
     default=0,
     metavar="N",
-    help="Print the last N messages as receivers would have got them.",
+    help="Print the bodies of the last N messages.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print what came of it as JSON.")
+@options.json
 def backtest_(
     since: float,
     names: tuple[str, ...],
-    config_path: str | None,
+    config: str,
     store: str | None,
     bodies: int,
     as_json: bool,
 ) -> None:
-    """Say what rules would have done on what is stored.
+    """Evaluate rules on stored history.
 
-    And which messages each receiver would have got. Nothing is changed, and the agent
-    may run meanwhile.
+    Print when they would have fired, and which messages each receiver would have got.
+    Nothing is changed or sent; the agent may be running.
     """
-    config = configuration.load(configuration.find(config_path))
-    settings = _chosen(config.alerts, names)
-    path = Path(store) if store else config.store.file
+    loaded = configuration.load(configuration.find(config or None))
+    settings = _select_rules(loaded.alerts, names)
+    path = Path(store) if store else loaded.store.file
     if path is None:
-        raise click.UsageError("nothing is stored; say which file with --store")
-    with read_history(path) as stored:
-        if not stored.last:
-            raise click.ClickException(f"{path}: nothing is stored yet")
-        with _progress() as progress:
-            report = backtest(
-                settings,
-                stored,
-                stored.last - since,
-                receivers=config.notify.receivers,
-                progress=progress,
-            )
+        raise click.UsageError("the agent stores nothing; name a file with --store")
+    report = _backtest(path, settings, loaded, since)
     if as_json:
-        click.echo(json.dumps(backtests.as_json(report), indent=2))
+        output.print_json(backtest_view.report_json(report))
     else:
-        backtests.show(report, bodies=bodies)
+        backtest_view.show_report(report, bodies=bodies)
 
 
 # -- inside --------------------------------------------------------------------------
 
 
-def _chosen(settings: AlertSettings, names: tuple[str, ...]) -> AlertSettings:
+def _select_rules(settings: AlertSettings, names: tuple[str, ...]) -> AlertSettings:
     for name in names:
         if name not in settings.rules:
             near = difflib.get_close_matches(name, settings.rules, 1)
-            hint = f"did you mean {near[0]}?" if near else "kaywatch rules check"
+            hint = f"did you mean {near[0]}?" if near else "see `kaywatch rules check`"
             raise click.UsageError(f"--rule {name}: no such rule; {hint}")
     if not names:
         return settings
-    return dataclasses.replace(
-        settings, rules={name: settings.rules[name] for name in names}
-    )
+    chosen = {name: settings.rules[name] for name in names}
+    return dataclasses.replace(settings, rules=chosen)
 
 
-@contextmanager
-def _progress() -> Iterator[Callable[[float], None]]:
-    """Show on a terminal how far it is, when it takes longer than a moment."""
-    from rich.console import Console
+def _backtest(
+    path: Path, settings: AlertSettings, config: Config, since: float
+) -> BacktestReport:
+    started = time.monotonic()
 
-    out = Console(stderr=True)
-    started = shown = time.monotonic()
+    def show(share: float) -> None:
+        left = (time.monotonic() - started) * (1 - share) / max(share, 0.01)
+        line.show(lambda: f"  {share:.0%}, {left:.0f} s left")
 
-    def progress(share: float) -> None:
-        nonlocal shown
-        now = time.monotonic()
-        if out.is_terminal and now - shown > 0.5:
-            shown = now
-            left = (now - started) * (1 - share) / max(share, 0.01)
-            out.print(f"  {share:.0%}, {left:.0f} s left ", end="\r")
-
-    yield progress
-    if out.is_terminal:
-        out.print(" " * 40, end="\r")
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"
-
-
-def _wrapped(text: str, indent: str) -> None:
-    for line in textwrap.wrap(
-        text, WIDTH, initial_indent=indent, subsequent_indent=indent
-    ):
-        click.echo(line)
+    with read_history(path) as history, output.ProgressLine() as line:
+        if not history.last:
+            raise click.ClickException(f"{path}: nothing is stored yet")
+        start = history.last - since
+        receivers = config.notify.receivers
+        return backtest(settings, history, start, receivers=receivers, progress=show)

@@ -61,7 +61,10 @@ def install(user: bool, config: str, http: bool, dry_run: bool, now: bool) -> No
 @service.command(epilog=epilog("kaywatch service uninstall"))
 @_user
 def uninstall(user: bool) -> None:
-    """Stop the service and remove its units; keep data and configuration."""
+    """Stop the service and remove its units.
+
+    Data and configuration stay.
+    """
     for step in installer.uninstall(Manager(user)):
         click.echo(step)
 

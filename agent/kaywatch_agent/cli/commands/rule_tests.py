@@ -1,4 +1,4 @@
-"""Tests of rules: read from their file, and what came of them."""
+"""Reads files of rule tests, and shows their results."""
 
 from __future__ import annotations
 
@@ -21,56 +21,54 @@ from kaywatch_agent.simulation.differences import headline
 from kaywatch_agent.simulation.trial import CaseResult
 from kaywatch_agent.units import duration
 
-__all__ = ["as_json", "read", "show"]
+__all__ = ["read_tests", "results_json", "show_results"]
 
-# Keys of a test's file that no configuration has.
-OURS: Final = ("test", "config")
+# The keys of a test file that are not those of a configuration.
+OWN_KEYS: Final = ("test", "config")
 
-MARKS: Final = (
-    "- is expected and not there, + is there and not expected, ~ is not as expected"
-)
+LEGEND: Final = "- expected but missing, + not expected, ~ different from expected"
 
 
-def read(path: Path) -> tuple[list[TestCase], Config]:
-    """Return the tests of a file, and what they are about: its own, or another file.
+def read_tests(path: Path) -> tuple[list[TestCase], Config]:
+    """Return the tests of a file, and the configuration that they test.
 
     Raises:
-        ConfigError: naming the file, the key, and the fix.
+        ConfigError: naming the file and the key.
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError("", f"can't read {path}: {error}") from None
+        raise ConfigError("", f"cannot read {path}: {error}") from None
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError("", f"{path}: no TOML: {error}") from None
+        raise ConfigError("", f"{path}: invalid TOML: {error}") from None
     try:
-        config = _config(values, path.parent)
+        config = _tested_config(values, path.parent)
         cases = casefile.load(values, config.alerts, config.notify.receivers)
     except ConfigError as error:
         raise ConfigError("", f"{path}: {error}", error.others) from None
     return cases, config
 
 
-def show(verdicts: Sequence[CaseResult], *, bodies: bool) -> None:
-    """Show a person what came of tests, and what was sent if that is asked for."""
-    for case, differences, rehearsal in verdicts:
+def show_results(results: Sequence[CaseResult], *, bodies: bool) -> None:
+    """Show which tests passed, and optionally the bodies of all messages."""
+    for case, differences, simulation in results:
         click.echo(f"{'FAIL' if differences else 'ok  '}  {case.name}")
         for line in differences:
             click.echo(textwrap.indent(line, " " * 6))
-        for message in rehearsal.messages if bodies else ():
+        for message in simulation.messages if bodies else ():
             at = duration(message.time - case.start)
             click.echo(f"      {at} {headline(message)}")
-            output.print_message_body(rehearsal.render(message))
-    failed = sum(bool(verdict.differences) for verdict in verdicts)
+            output.print_message_body(simulation.render(message))
+    failed = _count_failed(results)
     if failed:
-        click.echo(f"\n{MARKS}")
-    click.echo(f"{len(verdicts) - failed} of {len(verdicts)} tests passed")
+        click.echo(f"\n{LEGEND}")
+    click.echo(f"{len(results) - failed} of {len(results)} tests passed")
 
 
-def as_json(verdicts: Sequence[CaseResult]) -> dict[str, Any]:
-    """Return for programs what came of tests."""
+def results_json(results: Sequence[CaseResult]) -> dict[str, Any]:
+    """Return the results as JSON."""
     return {
-        "failed": sum(bool(verdict.differences) for verdict in verdicts),
+        "failed": _count_failed(results),
         "tests": [
             {
                 "name": case.name,
@@ -81,24 +79,28 @@ def as_json(verdicts: Sequence[CaseResult]) -> dict[str, Any]:
                         "receiver": message.notification.receiver,
                         "kind": str(message.notification.kind),
                         "alerts": message.size,
-                        "body": rehearsal.render(message),
+                        "body": simulation.render(message),
                     }
-                    for message in rehearsal.messages
+                    for message in simulation.messages
                 ],
             }
-            for case, differences, rehearsal in verdicts
+            for case, differences, simulation in results
         ],
     }
 
 
-def _config(values: Mapping[str, Any], folder: Path) -> Config:
-    own = {name: table for name, table in values.items() if name not in OURS}
+def _count_failed(results: Sequence[CaseResult]) -> int:
+    return sum(bool(result.differences) for result in results)
+
+
+def _tested_config(values: Mapping[str, Any], folder: Path) -> Config:
+    own = {name: table for name, table in values.items() if name not in OWN_KEYS}
     if "config" in values:
         if own:
-            raise ConfigError("config", f"either this, or [{min(own)}]")
+            raise ConfigError("config", f"cannot be combined with [{min(own)}]")
         return configuration.load(folder / str(values["config"]))
-    # Those that are there without configuration would be in the way.
+    # The built-in rules would send messages that the tests do not expect.
     alerting = own.get("alerting", {})
     if isinstance(alerting, dict) and "thresholds" not in alerting:
         own["alerting"] = {**alerting, "thresholds": dict.fromkeys(BUILT_IN, False)}
-    return configuration.assemble(own, OURS)
+    return configuration.assemble(own, OWN_KEYS)
