@@ -107,7 +107,7 @@ class Components:
         self.web.use(config.http)
         self.listener.use(config.ingest)
         self.pipeline.aggregator.registry.limit(config.limits)
-        self.pipeline.privacy = Privacy(config.failures)
+        self.pipeline.queue.privacy = Privacy(config.failures)
         self.alerting.use(config.alerts, config.notify.min_severity)
         self.delivery.use(config.notify)
         if self.committer.writer is not None:
@@ -144,7 +144,7 @@ class Components:
     def figures(self) -> StatusCounts:
         """Return what `systemctl status` shows."""
         return StatusCounts(
-            events=int(self.pipeline.metrics.events.value),
+            events=int(self.pipeline.queue.metrics.events.value),
             series=len(self.pipeline.aggregator.registry.keys),
             clients=self._count(ClientState.CONNECTED),
             firing=self.alerting.counts.get(AlertState.FIRING, 0),
@@ -168,7 +168,8 @@ class Components:
             ProcessMetrics(__version__, self.clock()),
             self.pipeline.aggregator.metrics,
             self.pipeline.metrics,
-            self.pipeline.event_stream.metrics,
+            self.pipeline.queue.metrics,
+            self.pipeline.queue.event_stream.metrics,
             self.intake.metrics,
             self.intake.mirror.metrics,
             self.listener.metrics,
@@ -183,7 +184,7 @@ class Components:
         view = AgentView(
             socket=lambda: os.path.abspath(self.listener.path),
             health=self.health,
-            event_stream=self.pipeline.event_stream,
+            event_stream=self.pipeline.queue.event_stream,
             alerting=self.alerting,
             delivery=self.delivery,
             view=self._view,
@@ -200,7 +201,7 @@ class Components:
     def _usage(self) -> AgentUsage:
         writer = self.committer.writer
         return AgentUsage(
-            events=int(self.pipeline.metrics.events.value),
+            events=int(self.pipeline.queue.metrics.events.value),
             memory_bytes=resident_bytes(),
             store_bytes=int(writer.metrics.bytes.value) if writer else 0,
         )

@@ -22,29 +22,22 @@ The pipeline returns values: it holds no connection, no store and no caller.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
-from typing import Final, NamedTuple, TypeVar
-
-import structlog
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
 
 from kaywatch import wire
 from kaywatch.wire import ErrorCode
 from kaywatch_agent.aggregate.aggregator import Aggregator
 from kaywatch_agent.aggregate.clients import Clients
-from kaywatch_agent.aggregate.event_stream import BatchSource, EventStream
-from kaywatch_agent.model.client import EVENT_CODES, Client
+from kaywatch_agent.model.client import Client
 from kaywatch_agent.model.series import ClientState
 from kaywatch_agent.pipeline.flow_control import FlowControl
+from kaywatch_agent.pipeline.queue import BatchQueue, QueuedBatch
 from kaywatch_agent.pipeline.session import Peer, Reply, Session
 from kaywatch_agent.pipeline.sessions import SessionTable
-from kaywatch_agent.protocol.batches import NO_DETAILS, BatchReader, JoinedBatches
-from kaywatch_agent.protocol.columns import Checked
 from kaywatch_agent.protocol.messages import (
     Batch,
     Bye,
-    Details,
-    Events,
     Flush,
     Hello,
     Message,
@@ -55,17 +48,7 @@ from kaywatch_agent.runtime.metrics import Counter, Gauge, Metrics
 
 __all__ = ["Pipeline"]
 
-log = structlog.get_logger("kaywatch.agent")
-
 SAMPLE_SECONDS: Final = 10.0
-
-# What may wait for the tick: some 20 ms of work. Beyond it, the queue is emptied at
-# once. A batch weighs what it costs: a byte in a column is a nanosecond, a byte of rows
-# or details some twenty, and any batch ten microseconds.
-MAX_QUEUED: Final = 2 * 1024 * 1024
-LARGE: Final = 64 * 1024
-BATCH_WEIGHT: Final = 1_024
-DETAIL_WEIGHT: Final = 16
 
 
 class PipelineMetrics(Metrics):
@@ -73,11 +56,6 @@ class PipelineMetrics(Metrics):
 
     messages = Counter(
         "kaywatch_messages_total", "Messages decoded, by type.", labels=("type",)
-    )
-    events = Counter(
-        "kaywatch_events_total",
-        "Events taken in: executions, runs and custom metrics' values.",
-        durable=True,
     )
     duplicates = Counter(
         "kaywatch_duplicate_batches_total",
@@ -97,21 +75,11 @@ class PipelineMetrics(Metrics):
         "Batch numbers that never came; their clients report the events as drops.",
         durable=True,
     )
-    rejected = Counter(
-        "kaywatch_rejected_total",
-        "Events, or whole messages, that could not be used.",
-        labels=("reason",),
-        durable=True,
-    )
     dropped = Counter(
         "kaywatch_client_dropped_total",
         "Events that clients say they lost.",
         labels=("reason",),
         durable=True,
-    )
-    withheld = Counter(
-        "kaywatch_failures_withheld_total",
-        "Messages of failures not kept, since too many came at once to redact.",
     )
     slow = Counter(
         "kaywatch_slow_messages_total", "Requests to clients to send less often."
@@ -122,21 +90,6 @@ class PipelineMetrics(Metrics):
         "kaywatch_tick_duration_seconds_total", "Time spent in ticks."
     )
     tick_max = Gauge("kaywatch_tick_duration_max_seconds", "The longest tick so far.")
-
-
-FAULT: Final = "this agent failed on the batch, which is lost; see its log"
-
-T = TypeVar("T")
-
-
-class _Queued(NamedTuple):
-    """A batch that was taken, and waits for the tick."""
-
-    batch: Batch
-    client: Client
-    service: str  # the client's when it arrived; it may change
-    session: Session
-    weight: int
 
 
 class Pipeline:
@@ -158,16 +111,11 @@ class Pipeline:
         """
         self.aggregator = aggregator
         self.clients = Clients()
-        self.event_stream = EventStream()
-        self.privacy = privacy or Privacy()
         self.metrics = PipelineMetrics()
         self.sessions = SessionTable(self.clients, clock)
         self._clock = clock
-        self._reader = BatchReader()
         self._flow = FlowControl(clock())
-        self._queue: list[_Queued] = []
-        self._rows: list[_Queued] = []  # those that contain rows
-        self._weight = 0
+        self.queue = BatchQueue(aggregator, self._flow, privacy or Privacy())
 
     @property
     def commit_due(self) -> bool:
@@ -221,7 +169,7 @@ class Pipeline:
         return []
 
     def _reject_message(self, message: Rejected, session: Session) -> list[Reply]:
-        self.metrics.rejected.labels(str(message.code)).add()
+        self.queue.metrics.rejected.labels(str(message.code)).add()
         replies = session.error(message.code, message.text, message.seq)
         if message.fatal:
             replies.append(Reply(session, b"", close=True))
@@ -253,17 +201,8 @@ class Pipeline:
                 return replies + self._take_duplicate(client, session)
             self._number(client, batch.seq)
         self._account(batch, client, now)
-        queued = _Queued(batch, client, client.service, session, _weight(batch))
-        return replies + self._enqueue(queued, now)
-
-    def _enqueue(self, queued: _Queued, now: float) -> list[Reply]:
-        """Keep a batch for the tick, unless that gains nothing."""
-        if queued.weight >= LARGE:  # joining it would only copy it
-            return self._aggregate([queued], now)
-        queue = self._rows if queued.batch.encoded.events else self._queue
-        queue.append(queued)
-        self._weight += queued.weight
-        return self._empty_queue(now) if self._weight > MAX_QUEUED else []
+        queued = QueuedBatch(batch, client, client.service, session)
+        return replies + self.queue.put(queued, now)
 
     def _account(self, batch: Batch, client: Client, now: float) -> None:
         """Count what a batch tells of its client."""
@@ -351,135 +290,16 @@ class Pipeline:
 
     def advance(self, now: float) -> list[Reply]:
         """Aggregate all queued batches, for readers to see; return replies."""
-        replies = self._empty_queue(now)
+        replies = self.queue.take_all(now)
         self.aggregator.advance(now)
         return replies
-
-    def _empty_queue(self, now: float) -> list[Reply]:
-        """Hand all queued batches to the aggregator; return what was wrong."""
-        queued = self._queue + self._rows
-        self._queue, self._rows, self._weight = [], [], 0
-        return self._aggregate(queued, now) if queued else []
 
     def take_rows(self) -> list[Reply]:
         """Aggregate the queued batches of rows; return replies.
 
-        Call it after each read, since whoever writes rows by hand waits for the errors.
-        The batches of one read are joined: each then costs 14 us, and a lone one 127.
+        Call it after each read, because whoever writes rows by hand waits for errors.
         """
-        if not self._rows:
-            return []
-        queued, self._rows = self._rows, []
-        self._weight -= sum(one.weight for one in queued)
-        return self._aggregate(queued, self._clock())
-
-    def _aggregate(self, queued: Sequence[_Queued], now: float) -> list[Reply]:
-        """Hand batches to the aggregator; return what was wrong with them.
-
-        A fault of ours with one batch costs that batch alone: nothing of the others is
-        lost, or taken twice.
-        """
-        checked = [Checked() for _ in queued]
-        details = [
-            self._guarded(partial(self._details, one, noted, now), noted) or NO_DETAILS
-            for one, noted in zip(queued, checked, strict=True)
-        ]
-        waiting = dict.fromkeys(range(len(queued)))
-        try:
-            for joined in self._joined(queued, checked):
-                self._accept(joined, [queued[at] for at in joined.members], now)
-                for at in joined.members:
-                    del waiting[at]
-                for at, events in (
-                    joined.each() if self.event_stream.subscribers else ()
-                ):
-                    self._publish(queued[at], events, details[at], now)
-        except Exception:
-            log.exception("batches could not be aggregated together")
-            for at in waiting:
-                self._accept_alone(queued[at], checked[at], now)
-        replies: list[Reply] = []
-        for one, noted in zip(queued, checked, strict=True):
-            if noted.rejected:
-                replies += self._reject(one, noted, now)
-        return replies
-
-    def _joined(
-        self, queued: Sequence[_Queued], checked: Sequence[Checked]
-    ) -> Iterator[JoinedBatches]:
-        batches = [one.batch for one in queued]
-        return self._reader.events(batches, [one.service for one in queued], checked)
-
-    def _accept(
-        self, joined: JoinedBatches, queued: Sequence[_Queued], now: float
-    ) -> None:
-        """Aggregate batches of one table, and account for their events."""
-        clients = [one.client for one in queued]
-        owners = [client.owner for client in clients]
-        accepted = self.aggregator.accept(joined, owners, now)
-        for client, taken, late, overflow in zip(clients, *accepted, strict=True):
-            client.events += taken
-            client.late += late
-            client.overflow += overflow
-            self._flow.arrived(client.id, taken)
-        self.metrics.events.add(sum(accepted.events))
-
-    def _accept_alone(self, queued: _Queued, checked: Checked, now: float) -> None:
-        def accept() -> None:
-            for joined in self._joined([queued], [Checked()]):
-                self._accept(joined, [queued], now)
-
-        self._guarded(accept, checked)
-
-    def _guarded(self, work: Callable[[], T], checked: Checked) -> T | None:
-        """Do something with a batch; count the batch as rejected if that fails."""
-        try:
-            return work()
-        except Exception:
-            log.exception("a batch, or a part of it, was not aggregated")
-            checked.count(ErrorCode.BAD_MESSAGE, FAULT)
-            return None
-
-    def _details(self, queued: _Queued, checked: Checked, now: float) -> Details:
-        """Take in what a batch contains beside its events."""
-        batch, client, service, session, _ = queued
-        details = self._reader.details(batch, checked)
-        if details is NO_DETAILS:
-            return details
-        if details.failures:
-            failures = self.privacy.failures(details.failures)  # before they are kept
-            details = details._replace(failures=failures)
-            self.metrics.withheld.add(self.privacy.withheld)
-            self.privacy.withheld = 0
-        self.aggregator.take_details(details, service, client.id, client.owner, now)
-        if client.state is not ClientState.ENDED:  # its bye may have come since
-            if details.in_flight is not None:
-                client.in_flight = details.in_flight
-            if details.loops is not None:
-                client.loops = details.loops
-        if details.process is not None and not session.ordered:
-            sent = batch.sent
-            client.sampled(details.process, now if sent is None else sent)
-        return details
-
-    def _publish(
-        self, queued: _Queued, events: Events, details: Details, now: float
-    ) -> None:
-        client = queued.client
-        sender = BatchSource(now, queued.service, client.pid, client.id)
-        self.event_stream.take(events, details.failures, sender)
-
-    def _reject(self, queued: _Queued, checked: Checked, now: float) -> list[Reply]:
-        """Count what was wrong with a batch, and report the first of it."""
-        client = queued.client
-        for reason, events in checked.rejected.items():
-            client.rejected[str(reason)] += events
-            self.metrics.rejected.labels(str(reason)).add(events)
-        refused = sum(checked.rejected[code] for code in EVENT_CODES)
-        if refused:
-            self.aggregator.lose(queued.service, {"refused": refused}, now)
-        code = next(iter(checked.rejected))
-        return queued.session.error(code, checked.problem)
+        return self.queue.take_rows(self._clock())
 
     def tick(self, now: float) -> list[Reply]:
         """Do what is done once a second; return replies."""
@@ -487,7 +307,7 @@ class Pipeline:
         replies = self.advance(now)
         self.sessions.watch.look(self.clients, now)
         self._sample(now)
-        self.event_stream.tick()
+        self.queue.event_stream.tick()
         for name in self._flow.decide(now, self.sessions.connected()):
             self.metrics.slow.add()
             replies += self.sessions.slow(name, self._flow.seconds)
@@ -517,12 +337,3 @@ class Pipeline:
             states[client.state] += 1
         for state, count in states.items():
             metrics.clients.labels(str(state)).set(count)
-
-
-def _weight(batch: Batch) -> int:
-    """Return what a batch costs when it is aggregated, in bytes of columns."""
-    found = batch.encoded
-    columns = len(found.executions) + len(found.points) + len(found.runs)
-    others = len(found.failures) + len(found.topologies) + len(found.in_flight)
-    others += len(found.loops) + len(found.looped) + len(found.events)
-    return BATCH_WEIGHT + len(found.table) + columns + DETAIL_WEIGHT * others

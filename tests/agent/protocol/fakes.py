@@ -162,8 +162,9 @@ class Agent:
         self.telemetry = Counted()
         self.telemetry.include(
             self.pipeline.metrics,
+            self.pipeline.queue.metrics,
             self.pipeline.aggregator.metrics,
-            self.pipeline.event_stream.metrics,
+            self.pipeline.queue.event_stream.metrics,
             self.intake.metrics,
             self.intake.mirror.metrics,
         )

@@ -155,7 +155,7 @@ class Source:
         self.agent = Agent(clock=clock)
         self.telemetry = self.agent.telemetry
         self.pipeline = self.agent.pipeline
-        self.event_stream = self.pipeline.event_stream
+        self.event_stream = self.pipeline.queue.event_stream
         self.ingest = IngestMetrics()
         self.told: list[NotificationRequest] = []
         self.delivery = NoPost()
@@ -171,7 +171,7 @@ class Source:
         return self.pipeline.clients
 
     def usage(self) -> AgentUsage:
-        return AgentUsage(int(self.pipeline.metrics.events.value), 2**20, 0)
+        return AgentUsage(int(self.pipeline.queue.metrics.events.value), 2**20, 0)
 
     async def wait_durable(self) -> str:
         return self.unkept
