@@ -128,7 +128,7 @@ def test_the_example_of_a_broker_names_every_key_with_its_default() -> None:
             "ingest: mqtt: b:1883/kaywatch is there twice",
         ),
         ("http = 3", "http: expected a table [http], got 3"),
-        ("[http", "no TOML"),
+        ("[http", "invalid TOML"),
     ],
 )
 def test_a_wrong_configuration_names_the_key_and_the_fix(

@@ -1,6 +1,6 @@
-"""One TOML file becomes frozen sections; every key has a default.
+"""Reads the configuration: one TOML file becomes frozen sections.
 
-Each section's type lives next to its consumer; this module only reads the file.
+Every key has a default. Each section's type is defined next to its consumer.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from kaywatch_agent.web.config import HttpConfig
 
 __all__ = ["DEFAULT_PATH", "Config", "Sections", "assemble", "find", "load", "parse"]
 
-# Tables that are no sections.
+# Tables that are not fields of `Sections`.
 TABLES: Final = (*rules.TABLES, "receiver", "heartbeat")
 
 DEFAULT_PATH: Final = Path("/etc/kaywatch/kaywatch.toml")
@@ -39,7 +39,7 @@ DEFAULT_PATH: Final = Path("/etc/kaywatch/kaywatch.toml")
 
 @dataclass(frozen=True)
 class Sections:
-    """The tables that are dataclasses; see the sections' own types."""
+    """The tables that are dataclasses; see their types."""
 
     ingest: IngestConfig = field(default_factory=IngestConfig)
     http: HttpConfig = field(default_factory=HttpConfig)
@@ -51,11 +51,11 @@ class Sections:
 
 @dataclass(frozen=True)
 class Config(Sections):
-    """All that can be set: the sections, rules, and who is told.
+    """The whole configuration.
 
     Attributes:
-        alerts: what `[alerting]`, `[[rule]]` and their like come to.
-        notify: what `[receiver.NAME]` and `[heartbeat]` come to.
+        alerts: from `[alerting]`, `[[rule]]` and related tables.
+        notify: from `[receiver.NAME]` and `[heartbeat]`.
     """
 
     alerts: AlertSettings = field(default_factory=lambda: rules.load({}))
@@ -63,24 +63,24 @@ class Config(Sections):
 
 
 def find(path: str | None) -> Path | None:
-    """Return the file to read: the one given, else the default one if it exists."""
+    """Return the path of the file, or of the default one; None if that is missing."""
     if path is not None:
         return Path(path)
     return DEFAULT_PATH if DEFAULT_PATH.exists() else None
 
 
 def load(path: Path | None) -> Config:
-    """Read and check a file; the defaults when there is none.
+    """Read and validate a file; return the defaults for None.
 
     Raises:
-        ConfigError: naming the key, what it holds and what is allowed.
+        ConfigError: all errors; each names the key, its value and what is allowed.
     """
     if path is None:
         return Config()
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError("", f"can't read {path}: {error}") from None
+        raise ConfigError("", f"cannot read {path}: {error}") from None
     try:
         return parse(text)
     except ConfigError as error:
@@ -88,7 +88,7 @@ def load(path: Path | None) -> Config:
 
 
 def parse(text: str) -> Config:
-    """Return the configuration that `text` is.
+    """Return the configuration in a TOML text.
 
     Raises:
         ConfigError: see `load`.
@@ -96,17 +96,17 @@ def parse(text: str) -> Config:
     try:
         values = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
-        # Of the parser: a number of thousands of digits, and what is nested as deep.
-        raise ConfigError("", f"no TOML: {str(error)[:500]}") from None
+        # The parser raises these for numbers of thousands of digits and deep nesting.
+        raise ConfigError("", f"invalid TOML: {str(error)[:500]}") from None
     return assemble(values)
 
 
 def assemble(values: Mapping[str, Any], others: Collection[str] = ()) -> Config:
-    """Return the configuration that tables are.
+    """Return the configuration from the tables of a file.
 
     Args:
         values: the tables.
-        others: keys that are known besides, for a complaint.
+        others: further known keys, to be suggested for unknown ones.
 
     Raises:
         ConfigError: see `load`.
@@ -125,7 +125,7 @@ def assemble(values: Mapping[str, Any], others: Collection[str] = ()) -> Config:
     with problems.caught():
         settings = rules.load(
             values,
-            # Also those with an error: a rule that notifies one has none of its own.
+            # Including invalid ones: a rule that names one of them is valid.
             receivers=receivers or tuple(tables),
             retention=sections.store.retention.hours,
         )

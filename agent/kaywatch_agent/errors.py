@@ -1,10 +1,10 @@
 """The agent's exceptions.
 
 AgentError
-├── CaptureError      a capture can't be made, read or replayed
-├── ConfigError       a setting that can't be used; names its key path
-├── StartError        a resource that the agent needs is not to be had
-└── StoreError        the store's file can't be used, or not now
+├── CaptureError      a capture cannot be recorded, read or replayed
+├── ConfigError       an invalid setting; names its key path
+├── StartError        a socket, port or file cannot be opened
+└── StoreError        the store's file cannot be used, or not now
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ __all__ = ["AgentError", "CaptureError", "ConfigError", "StartError", "StoreErro
 
 
 class AgentError(Exception):
-    """The base of the agent's own errors: told to the user without a trace."""
+    """The base of the agent's own errors: shown to users without a traceback."""
 
 
 class CaptureError(AgentError):
-    """A capture can't be made, read or replayed; says which file or agent, and why."""
+    """A capture cannot be recorded, read or replayed; names the file or agent."""
 
 
 class ConfigError(AgentError):
-    """A setting that can't be used.
+    """An invalid setting.
 
     Attributes:
         key: the path of the key, such as `http.listen`.
-        others: what else is wrong.
+        others: further errors in the same file.
     """
 
     def __init__(
@@ -39,8 +39,8 @@ class ConfigError(AgentError):
 
 
 class StartError(AgentError):
-    """A socket, a port or a file that the agent needs is not to be had."""
+    """A socket, port or file that the agent needs cannot be opened."""
 
 
 class StoreError(AgentError):
-    """The store's file can't be used, or not now: full, locked, of a newer agent."""
+    """The store's file cannot be used: full, locked, or written by a newer agent."""

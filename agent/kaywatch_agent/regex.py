@@ -1,10 +1,9 @@
-"""Regular expressions that come from outside, matched in linear time by RE2.
+"""Regular expressions from users, matched in linear time by RE2.
 
-A configuration, a rule, a silence and a redaction bring expressions along, and clients
-bring the texts. Python's `re` backtracks, so that some pairs of them take for ever;
-RE2 takes time in proportion to the text, whatever the expression. In return it has no
-references to groups and no look-around, which Prometheus and Alertmanager, who use the
-same syntax, don't have either.
+Expressions come from the configuration, rules, silences and redactions, and texts from
+clients. Python's `re` backtracks, and takes exponential time for some of them; RE2
+takes time proportional to the text, whatever the expression. In return, it supports
+neither backreferences nor look-around. Prometheus and Alertmanager use the same syntax.
 
 Source: github.com/google/re2/wiki/Syntax.
 """
@@ -18,25 +17,25 @@ import re2
 
 __all__ = ["Expression", "ExpressionSet"]
 
-# Bounds what an expression such as (a{1000}){1000} takes when it is compiled.
+# Bounds the memory of a compiled expression such as (a{1000}){1000}.
 MAX_MEMORY: Final = 1024 * 1024
 SET_MEMORY: Final = 8 * MAX_MEMORY
 
 HINTS: Final = {
     "invalid perl operator": "look-around and atomic groups are not supported",
-    "invalid escape sequence": "a reference to a group, or an escape that RE2 lacks",
+    "invalid escape sequence": "backreferences and some escapes are not supported",
     "bad repetition operator": "possessive and double repeats are not supported",
 }
 
 
 class Expression:
-    """One expression, compiled."""
+    """One compiled expression."""
 
     def __init__(self, pattern: str) -> None:
-        """Compile it.
+        """Compile an expression.
 
         Raises:
-            ValueError: it is none, or one that RE2 does not support.
+            ValueError: it is invalid, or RE2 does not support it.
         """
         try:
             self._compiled = re2.compile(pattern, _options(MAX_MEMORY))
@@ -45,44 +44,44 @@ class Expression:
         self._value = self._compiled.groupindex.get("value", 0)
 
     def covers(self, text: str) -> bool:
-        """Return whether it matches the whole of a text."""
+        """Return whether the expression matches a whole text."""
         return self._compiled.fullmatch(encoded(text)) is not None
 
     def replace(self, text: bytes, replacement: bytes, limit: int) -> tuple[bytes, int]:
-        """Replace what matches, or the group named `value` where there is one.
+        """Replace matches, or only their group named `value` if there is one.
 
         Args:
-            text: as UTF-8.
-            replacement: what comes in its place.
-            limit: how many matches are replaced, at most.
+            text: UTF-8.
+            replacement: UTF-8.
+            limit: matches to replace, at most.
 
         Returns:
-            The text, and how many matches were replaced.
+            The text, and the number of replaced matches.
         """
 
-        def without(match: Any) -> bytes:
+        def replaced(match: Any) -> bytes:
             start, end = match.span(self._value)
             if start < 0:
                 start, end = match.span()
             head, tail = text[match.start() : start], text[end : match.end()]
             return b"".join((head, replacement, tail))
 
-        replaced: tuple[bytes, int] = self._compiled.subn(without, text, limit)
-        return replaced
+        result: tuple[bytes, int] = self._compiled.subn(replaced, text, limit)
+        return result
 
 
 class ExpressionSet:
-    """Several expressions, searched for at once: a pass over the text finds all."""
+    """Several expressions, searched in one pass over a text."""
 
     def __init__(self, patterns: Sequence[str]) -> None:
-        """Compile them.
+        """Compile expressions.
 
         Raises:
-            ValueError: one is none, or they are too large together.
+            ValueError: one is invalid, or they are too large together.
         """
         self._expressions = [Expression(pattern) for pattern in patterns]
         self._set = re2.Set.SearchSet(_options(SET_MEMORY))
-        # The last one matches always: if it does not, RE2 ran out of memory.
+        # The last one always matches: if it does not, RE2 ran out of memory.
         for pattern in (*patterns, ""):
             self._set.Add(pattern)
         try:
@@ -92,7 +91,7 @@ class ExpressionSet:
         self._search: Callable[[bytes], list[int] | None] = self._set.Match
 
     def found(self, text: bytes) -> list[Expression]:
-        """Return those that match somewhere in a text, in their order."""
+        """Return the expressions that match somewhere in a text, in their order."""
         numbers = sorted(self._search(text) or ())
         if not numbers or numbers[-1] != len(self._expressions):
             return self._expressions
@@ -100,7 +99,7 @@ class ExpressionSet:
 
 
 def encoded(text: str) -> bytes:
-    """Return a text as RE2 reads it; a lone surrogate becomes a question mark."""
+    """Return a text as UTF-8; lone surrogates become question marks."""
     return text.encode("utf-8", "replace")
 
 

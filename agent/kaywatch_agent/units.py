@@ -1,6 +1,6 @@
-"""Durations, sizes, shares and money: parsed and formatted here, and nowhere else.
+"""Parses and formats durations, sizes, ratios and money.
 
-What a formatter writes its parser reads: `1h 30m`, `12.3ms`, `1.2 GiB`, `95.0 %`.
+Every parser accepts what its formatter writes: `1h 30m`, `12.3ms`, `1.2 GiB`, `95.0 %`.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ __all__ = [
 
 MIB: Final = 2**20
 
-# By unit, in the order in which a duration has them: its seconds, and how many digits
-# it may have. All together stay below year 9999 when they are added to a date.
+# Units in the order in which a duration has them: their seconds and maximum digits.
+# With these, a duration added to a date stays below the year 9999.
 _UNITS: Final[Mapping[str, tuple[float, int]]] = {
     "d": (86_400.0, 6),
     "h": (3600.0, 7),
@@ -52,17 +52,17 @@ _RATIO: Final = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,9})?) ?%")
 
 _BYTES: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 _BARS: Final = "▁▂▃▄▅▆▇█"
-_BLANK: Final = "·"  # a window without a value
+_BLANK: Final = "·"  # no value
 
 
 # -- parsing -------------------------------------------------------------------------
 
 
 def parse_duration(text: str) -> float:
-    """Return the seconds of `90s`, `1h30m`, `500ms`, `2d`, or of a plain number.
+    """Return the seconds of `90s`, `1h30m`, `500ms`, `2d`, or a plain number.
 
     Raises:
-        ValueError: it is no duration.
+        ValueError: the text is no duration.
     """
     match = _DURATION.fullmatch(text.strip())
     if match is None:
@@ -72,7 +72,7 @@ def parse_duration(text: str) -> float:
         )
     scales = (*(scale for scale, _ in _UNITS.values()), 1.0)
     return math.fsum(
-        # 3 / 1000, as 3 * 0.001 is not the nearest number to 0.003.
+        # 3 / 1000, because 3 * 0.001 is not the float nearest to 0.003.
         float(part) * scale if scale >= 1 else float(part) / round(1 / scale)
         for part, scale in zip(match.groups(), scales, strict=True)
         if part
@@ -80,10 +80,10 @@ def parse_duration(text: str) -> float:
 
 
 def parse_size(text: str) -> int:
-    """Return the bytes of `64MB` (1000 each), `64MiB` (1024), or of a plain number.
+    """Return the bytes of `64MB` (powers of 1000), `64MiB` (1024), or a plain number.
 
     Raises:
-        ValueError: it is no size.
+        ValueError: the text is no size.
     """
     match = _SIZE.fullmatch(text.strip())
     if match is None or (match[3] and not match[2]):
@@ -96,10 +96,10 @@ def parse_size(text: str) -> int:
 
 
 def parse_ratio(text: str) -> float:
-    """Return the share of 1 that `99.5%` is.
+    """Return 0.995 for `99.5%`.
 
     Raises:
-        ValueError: it is no percentage.
+        ValueError: the text is no percentage.
     """
     match = _RATIO.fullmatch(text.strip())
     if match is None:
@@ -117,7 +117,7 @@ def quantity(value: float | None, unit: str) -> str:
     """Return a value with its unit.
 
     Args:
-        value: None for one that is not known.
+        value: the value; None if it is unknown.
         unit: ratio, percent, seconds, bytes, usd, tokens, per_second, or empty.
     """
     if value is None or math.isnan(value):
@@ -143,11 +143,11 @@ def quantity(value: float | None, unit: str) -> str:
 
 
 def duration(seconds: float, parts: int = 2) -> str:
-    """Return seconds with three digits, from a minute on in whole units: `1h 5m`.
+    """Return seconds with three digits; from a minute on, in whole units: `1h 5m`.
 
     Args:
-        seconds: negative ones are shown as `0s`.
-        parts: the number of units, of those that it has.
+        seconds: negative durations are shown as `0s`.
+        parts: the largest number of units.
     """
     if seconds < 1e-9:
         return "0s"
@@ -155,12 +155,12 @@ def duration(seconds: float, parts: int = 2) -> str:
         shown = float(f"{seconds / _UNITS[unit][0]:.3g}")
         if shown < limit:
             return f"{shown:g}{unit}"
-    left = round(seconds)
-    # Seconds beside ten minutes or more are noise.
-    units = ("d", "h", "m") if 600 <= left < 3600 else ("d", "h", "m", "s")
+    rest = round(seconds)
+    # With ten minutes or more, seconds are noise.
+    units = ("d", "h", "m") if 600 <= rest < 3600 else ("d", "h", "m", "s")
     counts: list[tuple[int, str]] = []
     for unit in units:
-        count, left = divmod(left, int(_UNITS[unit][0]))
+        count, rest = divmod(rest, int(_UNITS[unit][0]))
         if count or counts:
             counts.append((count, unit))
     return " ".join(f"{count}{unit}" for count, unit in counts[:parts] if count)
@@ -176,7 +176,7 @@ def size(count: float) -> str:
 
 
 def percent(share: float) -> str:
-    """Return a share of 1 as a percentage, never rounded to nothing or to all."""
+    """Return a ratio as a percentage, never rounded to 0 % or 100 %."""
     for digits in (1, 2, 3):
         text = f"{share * 100:.{digits}f}"
         if float(text) not in (0.0, 100.0) or share in (0.0, 1.0):
@@ -185,27 +185,27 @@ def percent(share: float) -> str:
 
 
 def money(amount: float) -> str:
-    """Return US dollars; an amount below ten cents with two digits that are not 0."""
+    """Return US dollars; an amount below ten cents with two significant digits."""
     if 0 < amount < 0.0001:
         return "<$0.0001"
     return f"${amount:,.2f}" if abs(amount) >= 0.1 or not amount else f"${amount:.2g}"
 
 
 def clock_time(time: float, now: float) -> str:
-    """Return when something was, in UTC: 12:01, with the date if it is not today's."""
+    """Return a time in UTC: `12:01 UTC`, with the date if that is not today."""
     at = datetime.fromtimestamp(time, UTC)
     same = at.date() == datetime.fromtimestamp(now, UTC).date()
     return f"{at:%H:%M} UTC" if same else f"{at:%Y-%m-%d %H:%M} UTC"
 
 
 def rfc3339(time: float) -> str:
-    """Return a time for machines: 2026-11-23T21:55:20.419Z."""
+    """Return a time as in RFC 3339: 2026-11-23T21:55:20.419Z."""
     at = datetime.fromtimestamp(time, UTC)
     return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def sparkline(values: Sequence[float | None]) -> str:
-    """Return values as a line of bars; a window without one is a dot."""
+    """Return values as a line of bars, with a dot for None."""
     known = [v for v in values if v is not None and math.isfinite(v)]
     if not known:
         return ""

@@ -272,7 +272,7 @@ def test_rules_are_checked_with_all_that_is_wrong(tmp_path: Path) -> None:
     text = shell("rules", "check", str(config), code=78)
     assert "rule[0].metirc: unknown key; did you mean metric?" in text
     assert "rule[1].when: thrupt: unknown metric" in text
-    assert "can't read" in shell("rules", "check", str(tmp_path / "none"), code=78)
+    assert "cannot read" in shell("rules", "check", str(tmp_path / "none"), code=78)
 
 
 def test_tests_of_rules_pass_and_fail(tmp_path: Path) -> None:

@@ -86,5 +86,5 @@ def user_number(key: str, name: str) -> int:
         return pwd.getpwnam(name).pw_uid
     except (KeyError, ValueError):
         raise ValueError(
-            f'{key}: there is no user "{name}" here; give a name or a number'
+            f'{key}: unknown user "{name}": expected a name or number of a user'
         ) from None

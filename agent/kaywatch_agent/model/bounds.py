@@ -1,7 +1,7 @@
-"""Bounded types that the structs share, and the bounds themselves.
+"""Bounded types that structs share, and the bounds.
 
-The wire decoder enforces the bounds, and OpenAPI describes them. `ItemDecoder` cuts
-texts and clamps integers instead of rejecting them.
+The wire decoder enforces the bounds, and OpenAPI describes them. `ItemDecoder`
+truncates texts and clamps integers instead of rejecting them.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ __all__ = [
 MAX_MESSAGE: Final = 500  # characters of a failure's message
 MAX_TRACEBACK: Final = 4_000  # and of its traceback
 
-# Failures, topologies, nodes in flight, a topology's nodes and its edges, each. Our
-# client sends 1,000 at most.
+# The length of each list: failures, topologies, nodes in flight, and a topology's nodes
+# and edges. Our client sends at most 1,000.
 MAX_LIST: Final = 5_000
 
-# Later stages calculate with these numbers and store them as 64-bit integers. One
-# beyond its bound is a sender's bug, and must not become an error over there.
+# Later stages calculate with these numbers and store them as 64-bit integers. A number
+# beyond its bound is a sender's bug, and must not cause an error in a later stage.
 MAX_COUNT: Final = 2**48  # sums of thousands of such reports still fit
 MAX_ATTEMPTS: Final = 65_535
 MAX_TIME: Final = 253_402_300_799.0  # the last second of the year 9999

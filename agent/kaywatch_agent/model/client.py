@@ -1,4 +1,4 @@
-"""One process that sends: who it is, and the accounts behind completeness."""
+"""One client process: its identity, state, and the counts behind completeness."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kaywatch_agent.model.series import ClientState
 
 __all__ = ["EVENT_CODES", "Client"]
 
-# The errors that count events, rather than messages or items of lists.
+# The errors that count events; others count messages or list items.
 EVENT_CODES: Final = (
     ErrorCode.BAD_TABLE,
     ErrorCode.BAD_COLUMNS,
@@ -26,13 +26,16 @@ EVENT_CODES: Final = (
 
 _Pid = Annotated[
     int,
-    Meta(ge=0, description="from the kernel on a socket, else from the client itself"),
+    Meta(
+        ge=0,
+        description="from the kernel on a socket, otherwise from the client",
+    ),
 ]
 _Uid = Annotated[int, Meta(description="the user, from the kernel; null elsewhere")]
 _Started = Annotated[Moment, Meta(description="of the process; 0 if unknown")]
-_Via = Annotated[str, Meta(description="its broker; empty for a socket of this host")]
+_Via = Annotated[str, Meta(description="its broker; empty for a socket on this host")]
 _Recorded = Annotated[
-    int, Meta(ge=0, description="events by its own count, with those it dropped")
+    int, Meta(ge=0, description="events by its own count, including dropped ones")
 ]
 _ByReason = Annotated[dict[str, int], Meta(description="lost events by reason")]
 _ByCode = Annotated[dict[str, int], Meta(description="unusable events by error code")]
@@ -41,15 +44,16 @@ _Overflow = Annotated[
     int, Meta(ge=0, description="of `events`, counted under `__other__`")
 ]
 _Skew = Annotated[
-    float, Meta(description="seconds: the agent's clock minus its, with transit")
+    float,
+    Meta(description="seconds: the agent's clock minus the client's"),
 ]
 _Cpu = Annotated[
-    float, Meta(ge=0, description="of one core, between the last two samples")
+    float, Meta(ge=0, description="percent of one core, between the last two samples")
 ]
 
 
 class Client(Struct):
-    """One process, from its first message on."""
+    """A client process, from its first message on."""
 
     id: str = field(name="client")
     service: str = "unknown"
@@ -62,7 +66,7 @@ class Client(Struct):
     tags: dict[str, str] = {}
     via: _Via = ""
     state: ClientState = ClientState.CONNECTED
-    since: Annotated[Moment, Meta(description="when it came into its state")] = 0.0
+    since: Annotated[Moment, Meta(description="when it entered its state")] = 0.0
     first_seen: Moment = 0.0
     last_seen: Moment = 0.0
     received_seq: Annotated[int, Meta(description="its last batch")] = 0
@@ -70,12 +74,12 @@ class Client(Struct):
     greeting: Annotated[int, Meta(description="the number of its last hello")] = 0
     first: Annotated[int, Meta(description="no earlier batch will come")] = 0
     batches: Count = 0
-    duplicates: Annotated[int, Meta(ge=0, description="batches that came again")] = 0
+    duplicates: Annotated[int, Meta(ge=0, description="batches received again")] = 0
     events: Count = 0
     recorded: _Recorded = 0
     dropped: _ByReason = {}
     rejected: _ByCode = {}
-    missing_batches: Annotated[int, Meta(ge=0, description="that never came")] = 0
+    missing_batches: Annotated[int, Meta(ge=0, description="that never arrived")] = 0
     late: _Late = 0
     overflow: _Overflow = 0
     skew: _Skew | None = None
@@ -89,45 +93,45 @@ class Client(Struct):
     sampled_at: Moment = 0.0
 
     def __post_init__(self) -> None:
-        """Count from zero: a reason that is not there yet is 0."""
+        """Make missing reasons count as zero."""
         self.dropped = Counter(self.dropped)
         self.rejected = Counter(self.rejected)
 
     @property
     def completeness(self) -> float | None:
-        """The share of what the client recorded that has arrived, 0 to 1."""
+        """The share of recorded events that has arrived, 0 to 1; None without any."""
         if not self.recorded:
             return None
         return min(1.0, self.events / self.recorded)
 
     @property
     def missing(self) -> int:
-        """Events that it recorded, and of which nothing is known.
+        """Recorded events that are neither received nor reported as lost.
 
-        They are on their way, or were lost with the process.
+        They are in transit, or were lost with the process.
         """
         refused = sum(self.rejected[code] for code in EVENT_CODES)
         known = self.events + sum(self.dropped.values()) + refused
         return max(0, self.recorded - known)
 
     def to_json(self) -> bytes:
-        """Return all that is known of it, for the store."""
+        """Return the client as JSON, for the store."""
         return msgspec.json.encode(self)
 
     @classmethod
     def from_json(cls, data: bytes) -> Client:
-        """Return a client from the store, without samples of an earlier agent.
+        """Return a client from the store, without the samples of an earlier agent.
 
         Raises:
-            ValueError: that is no client.
+            ValueError: the JSON is no client.
         """
-        found = _decoder.decode(data)
-        found.committed_seq = found.received_seq
-        found.owner, found.sample, found.cpu_percent = "", None, None
-        return found
+        client = _decoder.decode(data)
+        client.committed_seq = client.received_seq
+        client.owner, client.sample, client.cpu_percent = "", None, None
+        return client
 
     def sampled(self, sample: ProcessSample, now: float) -> None:
-        """Take a sample of the process's memory and CPU."""
+        """Record a sample of the process's memory and CPU."""
         before = self.sample
         if before is not None and now > self.sampled_at:
             used = sample.cpu_seconds - before.cpu_seconds

@@ -1,9 +1,9 @@
 """What clients report besides columns of numbers: one struct per concept.
 
-The same struct is decoded from the wire, aggregated, stored, answered over HTTP and
-described in OpenAPI. A new field is declared here, with its bounds and description,
-and nowhere else. A field with a default may be missing on the wire and in a store that
-an earlier version wrote.
+The same struct is decoded from the wire, aggregated, stored, returned over HTTP and
+described in OpenAPI. A new field is declared here only, with its bounds and
+description. A field with a default may be missing on the wire, and in a store that an
+earlier version wrote.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ ErrorType = Annotated[Name, Meta(description="type of the exception")]
 
 
 class FailureRecord(Struct, frozen=True, kw_only=True):
-    """The details of one failed, suppressed or replaced execution."""
+    """The details of one failed execution, whether or not its error was handled."""
 
     time: Annotated[Moment, Meta(description="when it ended, Unix seconds")]
     service: Name = ""
@@ -58,12 +58,12 @@ class FailureRecord(Struct, frozen=True, kw_only=True):
     client: Annotated[str, Meta(description="id of the client, in hexadecimal")] = ""
     traceback: Annotated[str, Meta(max_length=MAX_TRACEBACK)] = ""
     seconds: Annotated[
-        float, Meta(ge=0, le=MAX_TIME, description="that it took; 0 if unknown")
+        float, Meta(ge=0, le=MAX_TIME, description="duration; 0 if unknown")
     ] = 0.0
 
 
 class TopologyRecord(Struct, frozen=True, kw_only=True):
-    """The wiring of a graph as clients last reported it."""
+    """The nodes and edges of a graph as clients last reported them."""
 
     service: Annotated[Name, Meta(description="empty for several services")] = ""
     graph: Name
@@ -76,7 +76,7 @@ class TopologyRecord(Struct, frozen=True, kw_only=True):
 
 
 class InFlight(Struct, frozen=True):
-    """A node that had started and not ended when its client last reported it."""
+    """A node that was running when its client last reported it."""
 
     graph: Name
     node: Name
@@ -84,12 +84,12 @@ class InFlight(Struct, frozen=True):
     run: RunId
     visits: Annotated[
         int,
-        Meta(ge=0, le=MAX_ATTEMPTS, description="visits of nodes in its run before it"),
+        Meta(ge=0, le=MAX_ATTEMPTS, description="earlier node visits in its run"),
     ] = 0
 
 
 class NodeRevisits(Struct, frozen=True):
-    """How often one run visited a node that it came back to."""
+    """How often one run visited a node that it returned to."""
 
     graph: Name
     node: Annotated[Name, Meta(description="empty for all nodes of the run together")]
@@ -98,7 +98,7 @@ class NodeRevisits(Struct, frozen=True):
 
 
 class ProcessSample(Struct, frozen=True, kw_only=True):
-    """Resources that a client's process uses."""
+    """The resource usage of a client's process."""
 
     rss_bytes: Annotated[int, Meta(ge=0, le=MAX_COUNT)] = field(name="rss", default=0)
     cpu_seconds: Annotated[
@@ -110,8 +110,8 @@ class ProcessSample(Struct, frozen=True, kw_only=True):
 class ExecutionRecord(Struct, frozen=True, kw_only=True):
     """One execution of a node, as it arrived.
 
-    `type`, `phase` and `message` describe the exception; they are empty if there was
-    none. `message` and `run` are known for failures whose details the client sent.
+    `type`, `phase` and `message` describe the exception, and are empty without one.
+    `message` and `run` are known if the client sent the failure's details.
     """
 
     time: Annotated[Moment, Meta(description="when it ended, Unix seconds")]

@@ -1,4 +1,4 @@
-"""The nouns that several stages share; imports none of ours."""
+"""Series, their keys and kinds, and columns of events."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class Kind(IntEnum):
     OBSERVE = 2  # a custom distribution
     COUNT = 3  # a custom sum
     GAUGE = 4  # a custom last value
-    LOSS = 5  # events that a client says it lost; the metric is the reason
-    LATE = 6  # events that came too late for a bucket, one for each, when they came
+    LOSS = 5  # events that a client reports as lost; the metric is the reason
+    LATE = 6  # events too late for a bucket, counted at the time of arrival
 
 
 class SeriesKey(NamedTuple):
-    """What is aggregated over."""
+    """Identifies a series: the aggregation key."""
 
     kind: Kind
     service: str
@@ -49,7 +49,7 @@ class SeriesKey(NamedTuple):
 
 
 class ErrorKey(NamedTuple):
-    """An error class as it is counted."""
+    """The class by which errors are counted."""
 
     type: str
     phase: str
@@ -66,8 +66,8 @@ class EndPoint(NamedTuple):
 class Columns(NamedTuple):
     """Events of any kind, as parallel columns of one length.
 
-    `row` is the series' number in the registry, `action` the number of an action
-    (or of an EndPoint, for runs), `error` of an ErrorKey; 0 is none.
+    `row` is the number of the series in the registry, `action` that of an action (of an
+    EndPoint, for runs), and `error` that of an ErrorKey; 0 is none.
     """
 
     row: NDArray[np.int64]
@@ -80,9 +80,9 @@ class Columns(NamedTuple):
 
 
 class PhaseColumns(NamedTuple):
-    """How the time of executions was split, of those of which it is known.
+    """How the time of executions was split, for those where it is known.
 
-    They are among the events of a Columns, which counts them.
+    These executions are also in a Columns, which counts them.
     """
 
     row: NDArray[np.int64]
@@ -95,9 +95,9 @@ class PhaseColumns(NamedTuple):
 
 
 class ClientState(StrEnum):
-    """What became of a client."""
+    """The state of a client."""
 
     CONNECTED = "connected"
-    DISCONNECTED = "disconnected"  # its process lives; it may come back
-    ENDED = "ended"  # it said goodbye
-    DIED = "died"  # its process is gone without a goodbye
+    DISCONNECTED = "disconnected"  # its process may be alive and reconnect
+    ENDED = "ended"  # it sent a bye
+    DIED = "died"  # its process ended without a bye

@@ -1,4 +1,4 @@
-"""Whether the agent does its work: what each stage last said, and its deadline."""
+"""The readiness of the agent's stages: their last reports, and their deadlines."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ __all__ = ["Health", "Readiness", "HealthReport", "StageHealth"]
 
 
 class Readiness(StrEnum):
-    """The state of a stage, and of the whole: that of its worst stage."""
+    """The state of a stage; the agent's is that of its worst stage."""
 
     HEALTHY = "healthy"
-    DEGRADED = "degraded"  # works, and reports a problem
-    UNHEALTHY = "unhealthy"  # silent beyond its deadline
+    DEGRADED = "degraded"  # works, but reports a problem
+    UNHEALTHY = "unhealthy"  # no report within its deadline
 
 
 class StageHealth(msgspec.Struct, frozen=True):
-    """What is known of one stage.
+    """The health of one stage.
 
     Attributes:
         status: its readiness.
-        ready: whether it has reported at all.
+        ready: whether it has ever reported.
         age: seconds since its last report; None before the first.
-        within: the longest silence allowed, in seconds; None for any.
-        problem: what it said was wrong; empty for nothing.
+        within: the longest time between reports, in seconds; None if unlimited.
+        problem: the problem it reported; empty for none.
     """
 
     status: Readiness
@@ -38,65 +38,64 @@ class StageHealth(msgspec.Struct, frozen=True):
 
 
 class HealthReport(NamedTuple):
-    """The readiness of the whole, and each stage's by name."""
+    """The readiness of the agent, and the stages by name."""
 
     status: Readiness
     stages: dict[str, StageHealth]
 
 
 @dataclass
-class _Known:
+class _StageState:
     within: float | None = None
     reported: float | None = None
     problem: str = ""
 
 
 class Health:
-    """Collects what the stages say of themselves."""
+    """Collects the reports of the stages."""
 
     def __init__(self, started: float) -> None:
-        """Start the clock of the deadlines.
+        """Start the deadlines.
 
         Args:
-            started: Unix seconds; a stage that never reports is late from here on.
+            started: Unix seconds; the first deadline of each stage begins here.
         """
         self.started = started
-        self._stages: dict[str, _Known] = {}
+        self._stages: dict[str, _StageState] = {}
 
     def expect(self, stage: str, within: float) -> None:
-        """Give a stage a deadline: at most `within` seconds between its reports."""
-        self._stages.setdefault(stage, _Known()).within = within
+        """Set a stage's deadline: at most `within` seconds between its reports."""
+        self._stages.setdefault(stage, _StageState()).within = within
 
     def report(self, stage: str, now: float, problem: str = "") -> None:
-        """Take a stage's sign of life, and what is wrong with it, if anything."""
-        known = self._stages.setdefault(stage, _Known())
-        known.reported = now
-        known.problem = problem
+        """Record that a stage works, and its problem, if any."""
+        state = self._stages.setdefault(stage, _StageState())
+        state.reported = now
+        state.problem = problem
 
     def fail(self, stage: str, problem: str) -> None:
-        """Take what is wrong with a stage from a look that was no sign of its life."""
-        self._stages.setdefault(stage, _Known()).problem = problem
+        """Record a stage's problem without counting as a report of the stage."""
+        self._stages.setdefault(stage, _StageState()).problem = problem
 
     def status(self, now: float) -> HealthReport:
         """Return the readiness of all stages at `now`."""
-        stages = {name: self._stage(k, now) for name, k in self._stages.items()}
-        found = {stage.status for stage in stages.values()}
-        for worst in (Readiness.UNHEALTHY, Readiness.DEGRADED):
-            if worst in found:
-                return HealthReport(worst, stages)
-        return HealthReport(Readiness.HEALTHY, stages)
+        stages = {n: self._stage(state, now) for n, state in self._stages.items()}
+        severity = list(Readiness).index
+        statuses = (stage.status for stage in stages.values())
+        worst = max(statuses, key=severity, default=Readiness.HEALTHY)
+        return HealthReport(worst, stages)
 
-    def _stage(self, known: _Known, now: float) -> StageHealth:
-        reported = known.reported
-        # A clock that was put back gives negative ages; they are no lateness.
+    def _stage(self, state: _StageState, now: float) -> StageHealth:
+        reported = state.reported
+        # A clock that was set back gives negative ages, which are not late.
         silent = max(0.0, now - (self.started if reported is None else reported))
-        if known.within is not None and silent > known.within:
+        if state.within is not None and silent > state.within:
             status = Readiness.UNHEALTHY
-        elif known.problem:
+        elif state.problem:
             status = Readiness.DEGRADED
         else:
             status = Readiness.HEALTHY
         age = None if reported is None else silent
         return StageHealth(
-            status, reported is not None, age, known.within, known.problem
+            status, reported is not None, age, state.within, state.problem
         )

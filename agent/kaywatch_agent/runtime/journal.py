@@ -1,8 +1,8 @@
-"""Writes to systemd's journal by its native protocol: an entry has fields.
+"""Writes entries with fields to systemd's journal, by its Native Journal Protocol.
 
-The protocol is systemd's "Native Journal Protocol": a datagram of `NAME=value` lines;
-a value with a line break goes after its length instead, so that no value can pass for
-a field. What is too large for a datagram goes in a sealed memory file.
+An entry is a datagram of `NAME=value` lines. A value with a line break is preceded by
+its length instead, so that no value can imitate a field. An entry too large for a
+datagram is passed in a sealed memory file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["SOCKET", "Journal", "encode", "field_name", "printable"]
 
 SOCKET: Final = "/run/systemd/journal/socket"
 
-# A journald that hangs must not hang the loop; its queue takes megabytes first.
+# A journald that hangs must not block the event loop; its queue takes megabytes first.
 PATIENCE: Final = 0.5
 
 # systemd drops an entry's fields with longer names.
@@ -37,7 +37,7 @@ _CONTROLS: Final = re.compile(
 
 
 class Journal:
-    """The way to journald; one that restarts is found again."""
+    """A connection to journald that survives its restarts."""
 
     def __init__(self, path: str = SOCKET) -> None:
         self._path = path
@@ -49,7 +49,7 @@ class Journal:
 
         Raises:
             TimeoutError: journald hangs.
-            OSError: journald doesn't take it.
+            OSError: journald does not accept the entry.
         """
         data = encode(fields)
         try:
@@ -60,7 +60,7 @@ class Journal:
             self._write_large(data)
 
     def close(self) -> None:
-        """Let go of the socket. Idempotent."""
+        """Close the socket. Idempotent."""
         self._socket.close()
 
     def _write_large(self, data: bytes) -> None:
@@ -78,7 +78,7 @@ class Journal:
 
 
 def encode(fields: Mapping[str, str]) -> bytes:
-    """Return an entry; names have to be those of `field_name`."""
+    """Return an encoded entry; names must come from `field_name`."""
     lines: list[bytes] = []
     for name, value in fields.items():
         data = value.encode(errors="backslashreplace")
@@ -91,13 +91,13 @@ def encode(fields: Mapping[str, str]) -> bytes:
 
 
 def field_name(key: str) -> str:
-    """Return the name of our field for a key, of capitals, digits and underscores."""
+    """Return the field name of a key: capital letters, digits and underscores."""
     return "KAYWATCH_" + re.sub(r"[^A-Z0-9_]", "_", key.upper())[: MAX_NAME - 9]
 
 
 def printable(text: str) -> str:
     """Return the text with control characters escaped.
 
-    It has no line breaks then, steers no terminal, and does not hide what it says.
+    The result has no line breaks, does not control a terminal, and hides nothing.
     """
-    return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
+    return _CONTROLS.sub(lambda match: ascii(match[0])[1:-1], text)

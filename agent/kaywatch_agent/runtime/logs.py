@@ -1,7 +1,7 @@
-"""The agent's own log: structured, to the journal or to stderr, one entry per event.
+"""The agent's own structured log, to the journal or stderr, one entry per event.
 
-Names come from applications, so whatever a value holds, it stays one value: it can't
-end a line, begin another field, or steer a terminal.
+Values may come from applications. Whatever a value contains, it cannot end a line,
+begin another field, or control a terminal.
 """
 
 from __future__ import annotations
@@ -36,27 +36,27 @@ class LogConfig:
     """How the agent logs (`[log]`).
 
     Attributes:
-        level: the least severe level that is written.
-        format: `console` for people, `json` for machines, `journal` for systemd's with
-            priorities and fields; `auto` for the journal where stderr is connected to
-            it, console on a terminal, and json elsewhere.
+        level: the lowest level to log.
+        format: `console` for people, `json` for machines, `journal` for systemd's
+            journal with priorities and fields. `auto` selects the journal if stderr is
+            connected to it, `console` on a terminal, and `json` otherwise.
     """
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "console", "json", "journal"] = "auto"
 
 
-def _traceback(written: TextIO, found: structlog.typing.ExcInfo) -> None:
-    """Write a traceback, indented: an exception's message may look like a line."""
-    written.writelines(
+def _traceback(output: TextIO, error: structlog.typing.ExcInfo) -> None:
+    """Write an indented traceback: an exception's message may imitate a log line."""
+    output.writelines(
         "\n    " + printable(line)
-        for line in "".join(traceback.format_exception(*found)).splitlines()
+        for line in "".join(traceback.format_exception(*error)).splitlines()
     )
 
 
 def set_up(config: LogConfig) -> None:
-    """Configure structlog, and lead the standard library's log into it."""
-    kind = config.format if config.format != "auto" else _fitting()
+    """Configure structlog, and pass the standard library's log records to it."""
+    kind = config.format if config.format != "auto" else _default_format()
     shared: list[Any] = [
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -71,7 +71,7 @@ def set_up(config: LogConfig) -> None:
             logging.getLevelName(config.level.upper())
         ),
         logger_factory=structlog.stdlib.LoggerFactory(),
-        # A reload may change the level; lines are few.
+        # A reload may change the level.
         cache_logger_on_first_use=False,
     )
     root = logging.getLogger()
@@ -82,7 +82,7 @@ def set_up(config: LogConfig) -> None:
     root.setLevel(config.level.upper())
 
 
-def _fitting() -> str:
+def _default_format() -> str:
     if is_journal():
         return "journal"
     return "console" if sys.stderr.isatty() else "json"
@@ -99,7 +99,7 @@ def _lines(kind: str, shared: list[Any]) -> logging.Handler:
         ]
         if kind == "console"
         else [
-            # Without the locals of each frame: they may hold anything.
+            # Without local variables, which may contain secrets.
             structlog.processors.ExceptionRenderer(
                 structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
             ),
@@ -124,20 +124,20 @@ def _escape(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]:
 
 
 class JournalHandler(logging.Handler):
-    """Makes a journal entry of each record."""
+    """Writes each record to the journal."""
 
     def __init__(self, journal: Journal | None = None) -> None:
         super().__init__()
         self._journal = journal or Journal()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write it; to stderr with its priority where journald doesn't take it."""
+        """Write a record; to stderr if journald does not accept it."""
         try:
             fields = _fields(record)
             try:
                 self._journal.write(fields)
             except TimeoutError:
-                pass  # journald hangs, and behind stderr is journald too
+                pass  # journald hangs, and stderr leads to journald too
             except OSError:
                 line = printable(fields["MESSAGE"])
                 print(f"<{fields['PRIORITY']}>{line}", file=sys.stderr)
@@ -145,21 +145,21 @@ class JournalHandler(logging.Handler):
             self.handleError(record)
 
     def close(self) -> None:
-        """Let go of the journal's socket."""
+        """Close the journal's socket."""
         self._journal.close()
         super().close()
 
 
 def _fields(record: logging.LogRecord) -> dict[str, str]:
-    """Return what the journal's entry says; see systemd.journal-fields(7)."""
+    """Return the fields of a journal entry; see systemd.journal-fields(7)."""
     if isinstance(record.msg, dict):  # structlog's, by wrap_for_formatter
         values: dict[str, Any] = dict(record.msg)
         event = str(values.pop("event", ""))
     else:
         values, event = {"exc_info": record.exc_info}, record.getMessage()
     error = values.pop("exc_info", None)
-    for known in ("level", "timestamp"):  # PRIORITY, and the journal's own
-        values.pop(known, None)
+    for key in ("level", "timestamp"):  # the journal has fields for these
+        values.pop(key, None)
     fields = {
         "MESSAGE": _message(event, values),
         "PRIORITY": str(PRIORITIES.get(record.levelno, 5)),
@@ -178,7 +178,7 @@ def _fields(record: logging.LogRecord) -> dict[str, str]:
 
 
 def _message(event: str, values: Mapping[str, Any]) -> str:
-    """Return the line that `journalctl` shows: what happened, and key=value."""
+    """Return the line that `journalctl` shows: the event, and key=value pairs."""
     words = [printable(event)]
     for key, value in values.items():
         text = _text(value)

@@ -1,8 +1,8 @@
-"""The agent's own metrics: each is declared where it is counted, and all are collected.
+"""The agent's own metrics: declared where they are counted, collected in a registry.
 
-A component declares what it counts in a subclass of `Metrics`, and owns an instance of
-it. `app.py` includes the instances in one registry, which is what /metrics and the
-store read.
+A component declares its metrics in a subclass of `Metrics`, and owns an instance of it.
+`components.py` includes the instances in one registry, which /metrics and the store
+read.
 
     class IngestMetrics(Metrics):
         connections = Counter("kaywatch_connections_total", "Connections accepted.")
@@ -27,20 +27,20 @@ Samples = dict[Labels, float]
 
 
 class Instrument:
-    """What counts or measures: a declaration in a class body, values in an instance.
+    """A metric: a declaration in a class body, with values in an instance.
 
-    A metric without labels has a `value`. One with labels has children instead, which
-    have the values; `labels` returns a child, which its user may keep.
+    A metric without labels has a `value`. A metric with labels has children, which have
+    the values; `labels` returns a child, which the caller may keep.
 
     Attributes:
-        name: on /metrics.
-        help: a sentence.
+        name: its name on /metrics.
+        help: one sentence.
         label_names: in the order of the arguments of `labels`.
-        durable: whether the store keeps it over restarts. Counts of data are durable,
-            as the data are. The others begin anew with each process, as Prometheus
-            expects of a counter: one that a crash sets back by a little would look as
-            if all of it came again.
-        value: the present value, unless `set_function` is in use.
+        durable: whether the store keeps it across restarts. Counts of data are durable,
+            like the data. Other metrics restart from zero, as Prometheus expects: a
+            counter that a crash set back slightly would look as if it had been reset
+            and then counted everything again.
+        value: the current value, unless `set_function` is used.
     """
 
     __slots__ = (
@@ -68,11 +68,11 @@ class Instrument:
             self.value = 0.0
 
     def __getattr__(self, name: str) -> Any:
-        # Only for what is unset: the value of a metric that has labels.
+        # Called for unset attributes only: the value of a metric with labels.
         raise AttributeError(f"{self.name}.{name}: call labels() first")
 
     def labels(self, *values: str) -> Self:
-        """Return the child for some values of the labels; it is made once."""
+        """Return the child for label values; it is created once."""
         child = self._children.get(values)
         if child is None:
             if not values or len(values) != len(self.label_names):
@@ -91,10 +91,10 @@ class Instrument:
         self._function = function
 
     def samples(self) -> Samples:
-        """Return the present value for each combination of labels."""
+        """Return the current value for each combination of labels."""
         if self._function is not None:
-            found = self._function()
-            return {**found} if isinstance(found, Mapping) else {(): float(found)}
+            value = self._function()
+            return {**value} if isinstance(value, Mapping) else {(): float(value)}
         if self.label_names:
             return {labels: child.value for labels, child in self._children.items()}
         return {(): self.value}
@@ -113,7 +113,7 @@ class Counter(Instrument):
     type = "counter"
 
     def add(self, amount: float = 1.0) -> None:
-        """Add a number that is not negative."""
+        """Add a non-negative number."""
         self.value += amount
 
 
@@ -128,7 +128,7 @@ class Gauge(Instrument):
         self.value = float(value)
 
 
-# All metrics that are declared in the modules imported so far.
+# All metrics declared in the modules imported so far.
 CATALOGUE: Final[dict[str, Instrument]] = {}
 
 
@@ -154,7 +154,7 @@ class Metrics:
         cls._declared = {**cls._declared, **declared}
 
     def __init__(self) -> None:
-        """Begin to count, from zero."""
+        """Create the metrics with values of zero."""
         for attribute, metric in self._declared.items():
             setattr(self, attribute, metric.fresh())
 
@@ -172,8 +172,8 @@ class MetricsRegistry:
     def include(self, *components: Metrics) -> None:
         """Add the metrics of components.
 
-        Components may share a class, as the connections to two brokers do: the
-        values with equal labels are added up.
+        Components may share a class, such as the connections to two brokers: values
+        with equal labels are added up.
         """
         for component in components:
             for metric in component:
@@ -189,7 +189,7 @@ class MetricsRegistry:
             yield first, samples
 
     def changes(self, full: bool) -> bytes:  # noqa: ARG002
-        """Return the durable counters as JSON: all of them, for they are few."""
+        """Return all durable counters as JSON: they are few."""
         counters = {
             metric.name: [*samples.items()]
             for metric, samples in self.collect()
@@ -198,18 +198,18 @@ class MetricsRegistry:
         return msgspec.json.encode(counters)
 
     def committed(self, change: bytes) -> None:
-        """Do nothing: the next change has all counters in any case."""
+        """Do nothing: the next change contains all counters anyway."""
 
     def refused(self, change: bytes) -> None:
-        """Do nothing: the next change has all counters in any case."""
+        """Do nothing: the next change contains all counters anyway."""
 
     def restore(self, change: bytes) -> None:
-        """Go on counting from a change that was stored; include all components first.
+        """Continue from stored counters; include all components before.
 
-        A counter that is not durable now is left out.
+        Counters that are no longer durable are ignored.
         """
-        found = msgspec.json.decode(change, type=dict[str, list[tuple[Labels, float]]])
-        for name, values in found.items():
+        stored = msgspec.json.decode(change, type=dict[str, list[tuple[Labels, float]]])
+        for name, values in stored.items():
             for metric in self._metrics.get(name, ())[:1]:
                 if metric.durable:
                     for labels, value in values:

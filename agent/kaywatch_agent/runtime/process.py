@@ -1,4 +1,4 @@
-"""This process: what it takes of its host, and what it asks of it."""
+"""The agent's process: its resource usage and limits."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from kaywatch_agent.runtime.metrics import Counter, Gauge, Metrics
 
 __all__ = ["ProcessMetrics", "raise_descriptors", "resident_bytes", "tune_allocator"]
 
-# mallopt(3): numpy's temporaries of up to a few MB come from the heap, which isn't
-# given back each time. Page faults were a third of the CPU at load (136 ns against
-# 91 ns an event).
+# mallopt(3): numpy's temporaries of up to a few MB come from the heap, and freed memory
+# is not returned each time. Otherwise, page faults were a third of the CPU under load
+# (136 ns per event instead of 91).
 M_TRIM_THRESHOLD: Final = -1
 M_MMAP_THRESHOLD: Final = -3
 KEPT_BYTES: Final = 16 * 1024 * 1024
 
 
 class ProcessMetrics(Metrics):
-    """What is known of the agent's process."""
+    """The metrics of the agent's process."""
 
     build = Gauge(
-        "kaywatch_build_info", "The version that runs; always 1.", labels=("version",)
+        "kaywatch_build_info", "The running version; always 1.", labels=("version",)
     )
     started = Gauge("kaywatch_start_time_seconds", "When the agent started, Unix time.")
-    memory = Gauge("kaywatch_process_resident_memory_bytes", "The agent's own memory.")
+    memory = Gauge("kaywatch_process_resident_memory_bytes", "The agent's memory.")
     cpu = Counter("kaywatch_process_cpu_seconds_total", "CPU time that the agent used.")
 
     def __init__(self, version: str, started: float) -> None:
@@ -38,14 +38,14 @@ class ProcessMetrics(Metrics):
 
 
 def resident_bytes() -> int:
-    """Return how much memory this process has."""
+    """Return the resident memory of this process."""
     # proc(5): the second field of statm is the resident set, in pages.
     with open("/proc/self/statm", encoding="ascii") as statm:
         return int(statm.read().split()[1]) * resource.getpagesize()
 
 
 def tune_allocator() -> None:
-    """Keep glibc from giving back memory that the next tick needs."""
+    """Keep glibc from returning memory that the next tick needs."""
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
@@ -53,9 +53,9 @@ def tune_allocator() -> None:
 
 
 def raise_descriptors() -> None:
-    """Let this process open as many files as it may: each client costs two.
+    """Raise the limit of open files to its maximum: each client takes two.
 
-    The low default is for programs that call select(2); see systemd.exec(5).
+    The low default is for programs that use select(2); see systemd.exec(5).
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):

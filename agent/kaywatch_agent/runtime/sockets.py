@@ -1,4 +1,4 @@
-"""A UNIX socket's file: made with its permissions, and removed only if it is ours."""
+"""The file of a UNIX socket: created with permissions, removed only if still ours."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ __all__ = ["MAX_ID", "MAX_PATH", "SocketFile", "check_mode", "group_number"]
 
 # sockaddr_un.sun_path holds 108 bytes with its final NUL (unix(7)).
 MAX_PATH: Final = 107
-MAX_ID: Final = 2**32 - 2  # -1 means nobody in particular
+MAX_ID: Final = 2**32 - 2  # 2**32 - 1, which is -1, means "unchanged" to chown(2)
 
 
 class SocketFile:
-    """The file that clients connect to."""
+    """The file of one listening socket."""
 
     def __init__(self, section: str, path: str) -> None:
-        """Touch nothing yet.
+        """Prepare a file; create nothing yet.
 
         Args:
-            section: of the configuration, for complaints.
+            section: of the configuration, for errors.
             path: absolute, or relative to the working directory.
         """
         self.path = path
@@ -34,47 +34,47 @@ class SocketFile:
         self._inode: tuple[int, int] | None = None
 
     def bind(self, mode: str, group: str = "") -> socket.socket:
-        """Return a socket that is bound to the path, and doesn't listen yet.
+        """Return a socket bound to the path, which does not listen yet.
 
         Args:
-            mode: its permissions, in octal digits, from the first moment on.
-            group: that it belongs to; empty for this process's.
+            mode: permissions in octal digits; they apply from the creation on.
+            group: its group; empty for that of this process.
 
         Raises:
-            StartError: the path can't be used, or somebody else listens there.
+            StartError: the path cannot be used, or another process listens there.
         """
         self._prepare()
-        made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             with _umask(0o777 & ~int(mode, 8)):
-                made.bind(self.path)
+                bound.bind(self.path)
             if group:
-                # Never through a link that somebody put there meanwhile.
+                # Never follow a link that replaced the socket meanwhile.
                 number = group_number("group", group)
                 os.chown(self.path, -1, number, follow_symlinks=False)
             self._inode = _inode(os.lstat(self.path))
         except (OSError, ValueError) as error:
-            made.close()
+            bound.close()
             raise StartError(
-                f"{self._section}: can't listen on {self.path}: {error}"
+                f"{self._section}: cannot listen on {self.path}: {error}"
             ) from None
-        return made
+        return bound
 
     def remove(self) -> None:
-        """Remove the file, unless another has taken its place. Idempotent."""
+        """Remove the file, unless another one replaced it. Idempotent."""
         with contextlib.suppress(OSError):
             if self._inode and _inode(os.lstat(self.path)) == self._inode:
                 os.unlink(self.path)
         self._inode = None
 
     def _prepare(self) -> None:
-        """Make the folder, and remove a socket that nobody listens on any more."""
+        """Create the folder, and remove a socket that no process listens on."""
         path = self.path
         size = len(os.fsencode(path))
         if size > MAX_PATH:
             raise self._refusal(
-                f"{path} has {size} bytes, and a socket's path at most {MAX_PATH}:"
-                " choose a shorter one"
+                f"{path} has {size} bytes; a socket's path has at most {MAX_PATH}:"
+                " choose a shorter path"
             )
         try:
             os.makedirs(os.path.dirname(path) or ".", mode=0o755, exist_ok=True)
@@ -82,14 +82,14 @@ class SocketFile:
         except FileNotFoundError:
             return
         except OSError as error:
-            raise self._refusal(f"can't use {path}: {error}; choose another") from None
+            raise self._refusal(f"cannot use {path}: {error}; choose another") from None
         if stat.S_ISLNK(mode):
             raise self._refusal(
-                f"{path} is a symbolic link, which is not followed;"
-                " remove it, or name the socket itself"
+                f"{path} is a symbolic link, which is not followed:"
+                " remove it, or specify the socket itself"
             )
         if not stat.S_ISSOCK(mode):
-            raise self._refusal(f"{path} exists and is no socket")
+            raise self._refusal(f"{path} exists and is not a socket")
         self._replace()
 
     def _replace(self) -> None:
@@ -108,24 +108,24 @@ class SocketFile:
 
 
 def check_mode(mode: str) -> None:
-    """Refuse what are no permissions.
+    """Validate permissions.
 
     Raises:
-        ValueError: it is none of 0 to 777, in octal digits.
+        ValueError: the mode is not 0 to 777 in octal digits.
     """
     try:
         wrong = not 0 <= int(mode, 8) <= 0o777
     except ValueError:
         wrong = True
     if wrong:
-        raise ValueError(f'mode = "{mode}": expected octal digits, as "0660"')
+        raise ValueError(f'mode = "{mode}": expected octal digits such as "0660"')
 
 
 def group_number(key: str, name: str) -> int:
-    """Return the number of a group that is named, or given by number.
+    """Return the id of a group, given by name or number.
 
     Raises:
-        ValueError: there is none; names the key.
+        ValueError: no such group exists; names the key.
     """
     if name.isascii() and name.isdigit() and int(name) <= MAX_ID:
         return int(name)
@@ -133,7 +133,7 @@ def group_number(key: str, name: str) -> int:
         return grp.getgrnam(name).gr_gid
     except (KeyError, ValueError):
         raise ValueError(
-            f'{key}: there is no group "{name}" here; give a name or a number'
+            f'{key}: unknown group "{name}": expected a name or number of a group'
         ) from None
 
 
@@ -146,5 +146,5 @@ def _umask(mask: int) -> Iterator[None]:
         os.umask(before)
 
 
-def _inode(found: os.stat_result) -> tuple[int, int]:
-    return found.st_dev, found.st_ino
+def _inode(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino

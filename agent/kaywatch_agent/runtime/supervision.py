@@ -1,12 +1,13 @@
-"""Tells systemd how the agent is: that it serves, lives, reloads, and ends.
+"""Reports the agent's state to systemd: ready, alive, reloading, stopping.
 
-The watchdog is fed by the tick, and only while rules are evaluated: an agent that
-hangs, or whose rules do, is restarted.
+The tick feeds the watchdog, and only while rules are evaluated: systemd restarts an
+agent that hangs, or whose rules do.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Final, NamedTuple
 
 from kaywatch_agent.runtime.health import HealthReport, Readiness
@@ -14,13 +15,13 @@ from kaywatch_agent.runtime.systemd import Notifier
 
 __all__ = ["StatusCounts", "Supervision"]
 
-# The stages of `/health` that a restart mends. Not among them: a store or a socket that
-# nothing can be pushed through. A full disk and a socket that somebody removed outlive
-# a restart, which would only interrupt alerts.
-MENDED: Final = ("tick", "rules")
+# The stages of `/health` that a restart fixes. A store or socket that cannot be used is
+# not among them: a full disk and a removed socket outlive a restart, which would only
+# interrupt alerts.
+WATCHED_STAGES: Final = ("tick", "rules")
 
-# The last commit may take that long on a slow disk; systemd is asked for it in parts,
-# so that an agent that hangs instead is killed soon.
+# The last commit may take this long on a slow disk. The time is requested in portions,
+# so that systemd soon kills an agent that hangs instead.
 COMMIT_PATIENCE: Final = 120.0
 EXTENSION: Final = 10.0
 EXTEND_EVERY: Final = 2.0
@@ -30,10 +31,10 @@ class StatusCounts(NamedTuple):
     """What `systemctl status` shows.
 
     Attributes:
-        events: taken in since the start of the store.
-        series: that are kept.
-        clients: that are connected.
-        firing: alerts.
+        events: events accepted since the store was created.
+        series: series kept.
+        clients: connected clients.
+        firing: alerts that fire.
     """
 
     events: int
@@ -43,7 +44,7 @@ class StatusCounts(NamedTuple):
 
 
 class Supervision:
-    """One agent's side of it."""
+    """Reports one agent's state."""
 
     def __init__(self, notifier: Notifier) -> None:
         self._notifier = notifier
@@ -53,59 +54,58 @@ class Supervision:
         self._since = 0.0
         self._patience = COMMIT_PATIENCE
 
-    def serving(self, now: float, figures: StatusCounts) -> None:
-        """Everything listens."""
-        self._events, self._since = figures.events, now
-        self._status = _line(0.0, figures)
-        self._notifier.ready(self._status)
+    def serving(self, now: float, counts: StatusCounts) -> None:
+        """Report that everything listens."""
+        self._events, self._since = counts.events, now
+        self._status = _line(0.0, counts)
+        self._notifier.send(READY="1", STATUS=self._status)
 
-    def tick(self, now: float, figures: StatusCounts, report: HealthReport) -> None:
-        """A tick has done its work."""
-        rate = (figures.events - self._events) / max(0.5, now - self._since)
-        self._events, self._since = figures.events, now
+    def tick(self, now: float, counts: StatusCounts, report: HealthReport) -> None:
+        """Report the end of a tick, and feed the watchdog if rules are evaluated."""
+        rate = (counts.events - self._events) / max(0.5, now - self._since)
+        self._events, self._since = counts.events, now
         stages = report.stages.items()
         problems = [
             f"{name}: {stage.problem}" for name, stage in stages if stage.problem
         ]
-        parts = [_line(rate, figures), self._problem, *problems]
+        parts = [_line(rate, counts), self._problem, *problems]
         self._status = "; ".join(filter(None, parts))
         if report.status is Readiness.UNHEALTHY:
             self._status = f"unhealthy: {self._status}"
         silent = {n for n, stage in stages if stage.status is Readiness.UNHEALTHY}
-        if silent.isdisjoint(MENDED):
-            self._notifier.alive(self._status)
-        else:
-            self._notifier.status(self._status)
+        alive = {"WATCHDOG": "1"} if silent.isdisjoint(WATCHED_STAGES) else {}
+        self._notifier.send(**alive, STATUS=self._status)
 
     def reloading(self) -> None:
-        """The configuration is read again; `reloaded` follows."""
-        self._notifier.reloading()
+        """Report that the configuration is read again; `reloaded` has to follow."""
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        self._notifier.send(RELOADING="1", MONOTONIC_USEC=str(now))
 
     def reloaded(self, problem: str = "") -> None:
-        """It is in use, or all stays as it was, and why."""
+        """Report the end of a reload, and why nothing was changed, if so."""
         self._problem = problem and f"configuration not reloaded: {problem}"
-        self._notifier.ready(self._problem or self._status)
+        self._notifier.send(READY="1", STATUS=self._problem or self._status)
 
     def stopping(self) -> None:
-        """The agent ends."""
-        self._notifier.stopping()
+        """Report that the agent stops."""
+        self._notifier.send(STOPPING="1", STATUS="committing the last changes")
 
     async def wait(self, work: asyncio.Task[None], seconds: float) -> None:
-        """Wait for a commit; longer than `seconds` where systemd gives more time."""
+        """Wait for a commit, for longer than `seconds` if systemd allows it."""
         if not self._notifier:
             await asyncio.wait([work], timeout=seconds)
         while self._notifier and not work.done() and self._patience > 0:
-            self._notifier.extend(EXTENSION)
+            self._notifier.send(EXTEND_TIMEOUT_USEC=str(int(EXTENSION * 1e6)))
             self._patience -= EXTEND_EVERY
             await asyncio.wait([work], timeout=EXTEND_EVERY)
 
     def close(self) -> None:
-        """Say no more. Idempotent."""
+        """Stop reporting. Idempotent."""
         self._notifier.close()
 
 
-def _line(rate: float, figures: StatusCounts) -> str:
+def _line(rate: float, counts: StatusCounts) -> str:
     return (
-        f"{rate:,.0f} events/s, {figures.series:,} series,"
-        f" {figures.clients:,} clients, {figures.firing:,} alerts firing"
+        f"{rate:,.0f} events/s, {counts.series:,} series,"
+        f" {counts.clients:,} clients, {counts.firing:,} alerts firing"
     )

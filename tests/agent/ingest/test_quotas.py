@@ -51,10 +51,10 @@ def test_users_and_groups_have_names_or_numbers() -> None:
     [
         (
             {"allow_uids": ["no such one"]},
-            'allow_uids: there is no user "no such one"',
+            'allow_uids: unknown user "no such one"',
         ),
-        ({"allow_gids": ["-1"]}, 'allow_gids: there is no group "-1"'),
-        ({"allow_uids": ["4294967295"]}, "allow_uids: there is no user"),
+        ({"allow_gids": ["-1"]}, 'allow_gids: unknown group "-1"'),
+        ({"allow_uids": ["4294967295"]}, "allow_uids: unknown user"),
         ({"connections_per_user": 0}, "connections_per_user = 0: at least 1"),
         (
             {"rate_per_process": "fast"},

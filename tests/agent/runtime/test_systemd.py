@@ -124,7 +124,7 @@ async def test_more_time_is_asked_for_while_a_commit_takes_long(
 async def test_without_a_manager_nothing_is_told_and_waiting_is_short() -> None:
     notifier = Notifier.take({})
     assert not notifier
-    notifier.ready("nobody hears")
+    notifier.send(READY="1")
 
     never = asyncio.create_task(asyncio.sleep(3600))
     await asyncio.wait_for(Supervision(notifier).wait(never, 0.01), 5)
@@ -135,9 +135,9 @@ def test_a_manager_that_is_gone_or_reads_nothing_is_no_trouble(
     manager: Manager, notifier: Notifier
 ) -> None:
     for _ in range(10_000):  # more than its queue holds
-        notifier.alive("x" * 500)
+        notifier.send(WATCHDOG="1", STATUS="x" * 500)
     manager.socket.close()
-    notifier.alive("x")
+    notifier.send(WATCHDOG="1")
 
 
 # -- sockets ---------------------------------------------------------------------------
@@ -189,13 +189,19 @@ def test_the_sockets_that_systemd_holds_are_taken_by_their_names() -> None:
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (["--fdname=else"], "a socket named 'else', and not ingest or http: set File"),
+        (["--fdname=else"], "a socket named 'else', expected ingest or http: set File"),
         (
             ["--fdname=http"],
-            "hands over as http can't be served on: its socket unit ne",
+            "on the socket that systemd passes as http: its socket unit needs",
         ),
-        (["--fdname=ingest", "--datagram"], "as ingest can't be served on: its socket"),
-        (["--listen=SOCKETx", "--fdname=ingest:ingest"], "several sockets as ingest"),
+        (
+            ["--fdname=ingest", "--datagram"],
+            "that systemd passes as ingest: its socket",
+        ),
+        (
+            ["--listen=SOCKETx", "--fdname=ingest:ingest"],
+            "several sockets named ingest",
+        ),
     ],
 )
 def test_a_socket_that_can_not_be_served_on_says_what_to_change(

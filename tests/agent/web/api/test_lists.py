@@ -66,7 +66,7 @@ def test_a_field_of_the_model_goes_from_the_wire_to_http(served: Served) -> None
     assert [f["seconds"] for f in found] == [0.0, 0.25]
     schemas = served.get("/openapi.json")["components"]["schemas"]
     described = schemas["FailureRecord"]["properties"]["seconds"]
-    assert described["description"] == "that it took; 0 if unknown"
+    assert described["description"] == "duration; 0 if unknown"
     aggregator = served.source.pipeline.aggregator
     (stored, _) = aggregator.view(NOW).failures
     data = msgspec.json.encode(stored)

@@ -312,7 +312,7 @@ def test_a_name_that_leads_elsewhere_than_it_seems_is_found_at_the_start(
         ({"listen": "unix:http.sock"}, "expected an absolute path"),
         ({"listen": "unix:/" + "x" * 107}, "at most 107 bytes"),
         ({"mode": "rw"}, "expected octal digits"),
-        ({"group": "no such group"}, 'there is no group "no such group"'),
+        ({"group": "no such group"}, 'unknown group "no such group"'),
         ({"tls_key_file": "k"}, "set both or none"),
         ({"tls_certificate_file": "c"}, "set both or none"),
         ({"read_tokens_file": "a", "read_tokens_credential": "b"}, "set only one"),
