@@ -225,7 +225,8 @@ class Span:
             pass
         _in_flight.discard(self)
         owner, self.owner = self.owner, None
-        if action is not None:
+        # Most nodes return None or the literal "default", which is set already.
+        if action is not None and action is not self.action:
             is_plain = type(action) is str and 0 < len(action) <= MAX_ACTION
             self.action = action if is_plain else action_name(action)
         if error is not None:
