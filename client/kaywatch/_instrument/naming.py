@@ -109,24 +109,26 @@ class NodeClasses:
 
     def of(self, cls: type) -> NodeClass | None:
         """Return what is known about a class, None if it is not a framework's."""
-        known = self.nodes.get(id(cls)) or self.graphs.get(id(cls))
-        if known is not None or self.adopt is None or self.is_own is None:
-            return known
+        node_class = self.nodes.get(id(cls)) or self.graphs.get(id(cls))
+        if node_class is not None or self.adopt is None or self.is_own is None:
+            return node_class
         if not self.adopt(cls):
             return None
         table = self.graphs if is_graph(cls) else self.nodes
-        known = NodeClass(cls, self.is_own(cls), lambda key: table.pop(key, None))
-        return table.setdefault(id(cls), known)
+        node_class = NodeClass(cls, self.is_own(cls), lambda key: table.pop(key, None))
+        return table.setdefault(id(cls), node_class)
 
     def node(self, cls: type) -> NodeClass | None:
         """Return what is known about a class of nodes, None for one of graphs."""
-        known = self.of(cls)
-        return known if known is not None and not known.is_graph else None
+        node_class = self.of(cls)
+        return (
+            node_class if node_class is not None and not node_class.is_graph else None
+        )
 
     def graph(self, cls: type) -> NodeClass | None:
         """Return what is known about a class of graphs, None for one of nodes."""
-        known = self.of(cls)
-        return known if known is not None and known.is_graph else None
+        node_class = self.of(cls)
+        return node_class if node_class is not None and node_class.is_graph else None
 
     def clear(self) -> None:
         """Remove all classes, and add no more."""
@@ -138,44 +140,44 @@ class NodeClasses:
 node_classes: Final = NodeClasses()
 
 
-def explicit_name(thing: Any, known: NodeClass) -> str | None:
+def explicit_name(thing: Any, node_class: NodeClass) -> str | None:
     """Return the name that a node or graph was given, None without one."""
     own = thing.__dict__
     name = own.get(NAME)
     if name is not None:
         return str.__getitem__(name, slice(MAX_NAME))
     node_id = own.get("node_id")
-    if node_id is None and known.has_id:
+    if node_id is None and node_class.has_id:
         try:
             node_id = thing.node_id  # declared by the class, as a value or a property
         except Exception:  # noqa: BLE001 - a property of the application's
             return None
     if not isinstance(node_id, str):
         return None
-    cached = known.ids.get(node_id, _UNREAD)
-    return known.read_id(node_id) if cached is _UNREAD else cached
+    cached = node_class.ids.get(node_id, _UNREAD)
+    return node_class.read_id(node_id) if cached is _UNREAD else cached
 
 
 def is_batch(thing: object) -> bool:
     """Return whether a node or graph works on many items."""
-    known = node_classes.of(type(thing))
-    return known is not None and known.is_batch
+    node_class = node_classes.of(type(thing))
+    return node_class is not None and node_class.is_batch
 
 
 def node_name(thing: Any, depth: int = 0) -> str:
     """Return the name of a node, or of a graph that is a node of another one."""
-    known = node_classes.of(type(thing))
-    if known is None:
+    node_class = node_classes.of(type(thing))
+    if node_class is None:
         return type(thing).__name__[:MAX_NAME]
-    name = explicit_name(thing, known)
+    name = explicit_name(thing, node_class)
     if name is not None:
         return name
-    if not known.is_graph or not known.is_own:
-        return known.name
+    if not node_class.is_graph or not node_class.is_own:
+        return node_class.name
     start = start_of(thing)
     if start is None or depth >= _MAX_DEPTH:
-        return known.name
-    return f"{known.name}[{node_name(start, depth + 1)}]"[:MAX_NAME]
+        return node_class.name
+    return f"{node_class.name}[{node_name(start, depth + 1)}]"[:MAX_NAME]
 
 
 def start_of(graph: Any) -> Any:

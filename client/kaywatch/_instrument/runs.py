@@ -102,19 +102,19 @@ class GraphRun(Run):
 def _enter_run(graph: Any, shared: object) -> GraphRun | None:
     """Open a graph's run, None if it isn't to be recorded or is open already."""
     try:
-        known = _graph_class(graph)
-        return _open_run(graph, known, shared) if known is not None else None
+        node_class = _graph_class(graph)
+        return _open_run(graph, node_class, shared) if node_class is not None else None
     except Exception:  # noqa: BLE001 - the application continues without us
         warn_once(f"graph {type(graph).__name__}")
         return None
 
 
-def _open_run(graph: Any, known: NodeClass, shared: object) -> GraphRun | None:
+def _open_run(graph: Any, node_class: NodeClass, shared: object) -> GraphRun | None:
     around, outer = _run(), _span()
     looping = around if around is not None and outer is around.parent else None
     if looping is not None and looping.owner is graph:
         return None
-    name = topology_reporter.name_of(graph, known)
+    name = topology_reporter.name_of(graph, node_class)
     span = None
     if looping is not None:
         series = process.recorder.series(looping.graph, name)
@@ -142,8 +142,10 @@ RUN: Final = Hooks(_enter_run, _leave_run)
 def _enter_loop(graph: Any, params: Any) -> GraphRun | None:
     """Enter a graph's loop, in its open run or a new one; None within the loop."""
     try:
-        known = _graph_class(graph)
-        run = _run_of_loop(graph, params, known) if known is not None else None
+        node_class = _graph_class(graph)
+        run = (
+            _run_of_loop(graph, params, node_class) if node_class is not None else None
+        )
     except Exception:  # noqa: BLE001 - the application continues without us
         warn_once(f"graph {type(graph).__name__}")
         return None
@@ -152,14 +154,14 @@ def _enter_loop(graph: Any, params: Any) -> GraphRun | None:
     return run
 
 
-def _run_of_loop(graph: Any, params: Any, known: NodeClass) -> GraphRun | None:
+def _run_of_loop(graph: Any, params: Any, node_class: NodeClass) -> GraphRun | None:
     around, outer = _run(), _span()
     if (
         not isinstance(around, GraphRun)
         or around.owner is not graph
         or outer is not around.parent
     ):
-        return GraphRun(topology_reporter.name_of(graph, known), graph, outer)
+        return GraphRun(topology_reporter.name_of(graph, node_class), graph, outer)
     if around.loop == LOOPING:
         return None
     if around.span is not None:
@@ -233,5 +235,5 @@ def _set_reason(graph: Any, node: Any) -> None:
 
 def _graph_class(graph: Any) -> NodeClass | None:
     cls = type(graph)
-    known = _graphs.get(id(cls)) or node_classes.graph(cls)
-    return known if known is not None and process.settings.enabled else None
+    node_class = _graphs.get(id(cls)) or node_classes.graph(cls)
+    return node_class if node_class is not None and process.settings.enabled else None

@@ -55,47 +55,47 @@ class TopologyReporter:
     """Names graphs, and reports the topology of each at its first run."""
 
     def __init__(self) -> None:
-        self._known: dict[int, _StartNode] = {}  # by the start node's id
+        self._start_nodes: dict[int, _StartNode] = {}  # by the start node's id
         self._walks: dict[str, tuple[int, float]] = {}  # name: (walks, last one)
 
-    def name_of(self, graph: Any, known: NodeClass) -> str:
+    def name_of(self, graph: Any, node_class: NodeClass) -> str:
         """Return a graph's name; at its first run also report its topology."""
         own = graph.__dict__
         start = own.get("start_node")
-        entry = self._known.get(id(start))
+        entry = self._start_nodes.get(id(start))
         if entry is None:
             start = start_of(graph)
-            entry = self._known.get(id(start)) or self._add(start)
+            entry = self._start_nodes.get(id(start)) or self._add(start)
         name: str | None = None
-        if known.has_id or NAME in own or "node_id" in own:
-            name = explicit_name(graph, known)
+        if node_class.has_id or NAME in own or "node_id" in own:
+            name = explicit_name(graph, node_class)
         if name is None:
-            name = known.name
-            if known.is_own:
+            name = node_class.name
+            if node_class.is_own:
                 name = entry.names.get(name)
                 if name is None:
-                    name = entry.names[known.name] = node_name(graph)
+                    name = entry.names[node_class.name] = node_name(graph)
         if name not in entry.reported:
             self._report(name, start, entry)
         return name
 
     def forget(self, start: object) -> None:
         """Report the graphs that start with a node again: it has another name."""
-        self._known.pop(id(start), None)
+        self._start_nodes.pop(id(start), None)
 
     def clear(self) -> None:
         """Report all graphs again."""
-        self._known.clear()
+        self._start_nodes.clear()
         self._walks.clear()
 
     def _add(self, start: Any) -> _StartNode:
         entry = _StartNode()
-        known, key = self._known, id(start)
+        entries, key = self._start_nodes, id(start)
         try:
-            entry.reference = weakref.ref(start, lambda _: known.pop(key, None))
+            entry.reference = weakref.ref(start, lambda _: entries.pop(key, None))
         except TypeError:  # None, or a class with __slots__: reported at every run
             return entry
-        return known.setdefault(key, entry)
+        return entries.setdefault(key, entry)
 
     def _report(self, name: str, start: Any, entry: _StartNode) -> None:
         if len(entry.reported) >= MAX_NAMES:

@@ -34,8 +34,8 @@ def _open(node: Any, shared: object) -> Span | None:
         return None
     try:
         cls = type(node)
-        known = _nodes.get(id(cls)) or node_classes.node(cls)
-        if known is None:
+        node_class = _nodes.get(id(cls)) or node_classes.node(cls)
+        if node_class is None:
             return None
         run = _run()
         if run is not None:
@@ -45,10 +45,10 @@ def _open(node: Any, shared: object) -> Span | None:
         else:
             return None
         own, name = node.__dict__, None
-        if "node_id" in own or NAME in own or known.has_id:
-            name = explicit_name(node, known)
+        if "node_id" in own or NAME in own or node_class.has_id:
+            name = explicit_name(node, node_class)
         if name is None:
-            series = known.series.get(graph) or known.series_in(graph)
+            series = node_class.series.get(graph) or node_class.series_in(graph)
         else:
             series = process.recorder.series(graph, name)
         span = Span(series, run, outer, node)
@@ -64,13 +64,13 @@ def _open(node: Any, shared: object) -> Span | None:
 RUN: Final = Hooks(_open, Span.close)
 
 
-def _recorded_error(node: Any, error: object) -> tuple[Span, object] | None:
+def _find_span(node: Any, error: object) -> tuple[Span, object] | None:
     """Return the node's span and the error that it is about to answer."""
     span = _span()
     return (span, error) if span is not None and span.owner is node else None
 
 
-def _fell_back(
+def _record_fallback(
     answer: tuple[Span, object], _: object, error: BaseException | None
 ) -> None:
     if error is None:
@@ -78,10 +78,10 @@ def _fell_back(
         span.record_answer(_FALLBACK, cause)
 
 
-FALLBACK: Final = Hooks(_recorded_error, _fell_back, second)
+FALLBACK: Final = Hooks(_find_span, _record_fallback, second)
 
 
-def _suppressed(
+def _record_suppression(
     answer: tuple[Span, object], result: object, error: BaseException | None
 ) -> None:
     span, cause = answer
@@ -93,4 +93,4 @@ def _suppressed(
 
 
 # KayGraph's; a true result swallows the error.
-ON_ERROR: Final = Hooks(_recorded_error, _suppressed, second)
+ON_ERROR: Final = Hooks(_find_span, _record_suppression, second)

@@ -643,7 +643,11 @@ def test_classes_and_graphs_of_one_request_are_not_kept() -> None:
         LocalFlow(start=Local()).run({})
         return weakref.ref(Local), weakref.ref(LocalFlow)
 
-    tables = node_classes.nodes, node_classes.graphs, _runs.topology_reporter._known
+    tables = (
+        node_classes.nodes,
+        node_classes.graphs,
+        _runs.topology_reporter._start_nodes,
+    )
     sizes = [len(table) for table in tables]
     with capture() as captured:
         references = [reference for _ in range(5) for reference in request()]
