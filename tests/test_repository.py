@@ -122,7 +122,10 @@ def test_the_example_of_a_broker_names_every_key_with_its_default() -> None:
         ),
         ("[[ingest.mqtt]]\nhost = 'b'", "ingest.mqtt[0].host: unknown key"),
         ("[[ingest.mqtt]]\nca = 'b'", "ingest.mqtt[0].url: missing"),
-        ("[ingest]\nmqtt = 'b'", "ingest.mqtt: expected tables [[ingest.mqtt]]"),
+        (
+            "[ingest]\nmqtt = 'b'",
+            "ingest.mqtt: expected a list of tables [[ingest.mqtt]]",
+        ),
         (
             "[[ingest.mqtt]]\nurl = 'mqtt://b'\n[[ingest.mqtt]]\nurl = 'mqtt://b'",
             "ingest: mqtt: b:1883/kaywatch is there twice",

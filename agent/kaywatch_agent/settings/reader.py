@@ -1,8 +1,7 @@
 """Reads TOML tables into typed values: the one place that converts and complains.
 
-A section that is a dataclass is read by `section`, another table key by key by `Table`.
-Both find all that is wrong before they raise, each error with its key's path. Lists
-count from 0: `rule[1].match[0]`.
+`section` finds all errors before it raises, each with the path of its key. Lists count
+from 0: `rule[1].match[0]`.
 """
 
 from __future__ import annotations
@@ -14,17 +13,15 @@ import difflib
 import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from enum import StrEnum
 from typing import Annotated, Any, Final, TypeVar, cast
 
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.units import parse_duration, parse_size
 
-__all__ = ["Duration", "Problems", "Size", "Table", "Unit", "section"]
+__all__ = ["Duration", "Problems", "Size", "Unit", "section"]
 
-T = TypeVar("T")
 _Section = TypeVar("_Section")
-
-_ABSENT: Any = object()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +87,8 @@ def section(
     Args:
         kind: the dataclass; its fields are strings, numbers, booleans, `Literal`,
             `tuple[str, ...]`, `dict[str, str]`, other dataclasses or a tuple of them,
-            a date and time, an `Annotated` string with its `Unit`, or a union of these.
+            a date and time, a `StrEnum`, an `Annotated` string with its `Unit`, or a
+            union of these.
             A trailing underscore of a field is not part of its key: `for_`.
         values: the table.
         path: where it stands, such as `receiver.ops`; empty for the whole file.
@@ -144,6 +142,17 @@ def convert(kind: Any, value: Any, path: str) -> Any:
         return _strings(value, path)
     if origin in (types.UnionType, typing.Union):
         return _first_fitting(choices, value, path)
+    return _scalar(kind, value, path)
+
+
+# -- inside --------------------------------------------------------------------------
+
+
+def _scalar(kind: Any, value: Any, path: str) -> Any:
+    if kind is Any:
+        return value
+    if issubclass(kind, StrEnum):
+        return kind(_chosen([str(member) for member in kind], value, path))
     # bool is a subclass of int, and `series = true` is surely a mistake.
     fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
@@ -151,139 +160,6 @@ def convert(kind: Any, value: Any, path: str) -> Any:
     if not fits:
         raise ConfigError(path, f"expected {_WORDS[kind]}, got {value!r}")
     return value
-
-
-class Table:
-    """A table whose keys are taken one by one; what nobody takes is unknown."""
-
-    def __init__(
-        self,
-        values: object,
-        path: str,
-        defaults: Mapping[str, Any] | None = None,
-        known: Collection[str] = (),
-    ) -> None:
-        """Begin with a table.
-
-        Args:
-            values: as TOML gave it.
-            path: where it stands, for errors.
-            defaults: values for keys that it doesn't have.
-            known: keys that it may have though nobody takes them.
-
-        Raises:
-            ConfigError: that is no table.
-        """
-        if not isinstance(values, dict):
-            raise ConfigError(path, f"expected a table, got {values!r}")
-        self.path = path
-        self.problems = Problems()
-        self._values: Mapping[str, Any] = values
-        self._defaults = defaults or {}
-        self._known = set(known)
-
-    def __contains__(self, key: str) -> bool:
-        self._known.add(key)
-        return key in self._values
-
-    def text(self, key: str, default: str = "") -> str:
-        """Return a string."""
-        return str(self._get(key, default, str))
-
-    def flag(self, key: str, default: bool = False) -> bool:
-        """Return true or false."""
-        return bool(self._get(key, default, bool))
-
-    def number(self, key: str, default: float = 0.0) -> float:
-        """Return a number."""
-        return float(self._get(key, default, float))
-
-    def whole(self, key: str, default: int = 0, least: int = 0) -> int:
-        """Return a whole number."""
-        found = int(self._get(key, default, int))
-        if found < least:
-            raise self.error(key, f"{found}: at least {least}")
-        return found
-
-    def duration(self, key: str, default: str = "0") -> float:
-        """Return the seconds of a duration."""
-        return parse_duration(self._get(key, default, Duration))
-
-    def choice(self, key: str, allowed: Collection[T], default: T) -> T:
-        """Return one of several values."""
-        path, value = _join(self.path, key), self.either(key, default)
-        with self.problems.caught():
-            _chosen(list(allowed), value, path)
-            return cast("T", value)
-        return default
-
-    def texts(self, key: str, default: Iterable[str] = ()) -> tuple[str, ...]:
-        """Return a list of strings."""
-        return tuple(self._get(key, list(default), tuple[str, ...]))
-
-    def parsed(self, key: str, make: Callable[[str], T]) -> tuple[T, ...]:
-        """Return what `make` makes of each of a list of strings."""
-        return tuple(
-            self.checked(f"{key}[{number}]", make, text)
-            for number, text in enumerate(self.texts(key))
-        )
-
-    def strings(self, key: str) -> dict[str, str]:
-        """Return a table of strings; numbers become strings."""
-        return dict(self._get(key, {}, dict[str, str]))
-
-    def either(self, key: str, default: Any) -> Any:
-        """Return whatever is there."""
-        self._known.add(key)
-        return self._values.get(key, self._defaults.get(key, default))
-
-    def tables(self, key: str) -> list[Table]:
-        """Return a list of tables."""
-        path = _join(self.path, key)
-        found = self.either(key, [])
-        if not isinstance(found, list):
-            raise ConfigError(path, f"expected tables: write [[{path}]]")
-        return [Table(part, f"{path}[{n}]") for n, part in enumerate(found)]
-
-    def checked(self, key: str, make: Callable[[str], T], text: str) -> T:
-        """Return what `make` makes of a text; its ValueError names the key."""
-        try:
-            return make(text)
-        except ValueError as error:
-            raise self.error(key, str(error)) from None
-
-    def done(self) -> None:
-        """Refuse the keys that nobody asked for.
-
-        Raises:
-            ConfigError: each with the nearest known one; and all errors found before.
-        """
-        for key in self._values:
-            if key not in self._known:
-                with self.problems.caught():
-                    raise _unknown(_join(self.path, key), key, self._known)
-        self.problems.check()
-
-    def error(self, key: str, message: str) -> ConfigError:
-        """Return the errors found so far, with one about one of its keys."""
-        self.problems.add(_join(self.path, key), message)
-        return self.problems.first
-
-    def _get(self, key: str, default: Any, kind: Any) -> Any:
-        self._known.add(key)
-        found = self._values.get(key, self._defaults.get(key, _ABSENT))
-        if found is _ABSENT:
-            return default
-        # Wrong, the default stands in for it, so that the next error is found as well.
-        with self.problems.caught():
-            return convert(kind, found, _join(self.path, key))
-        if key in self._values and key in self._defaults:
-            with contextlib.suppress(ConfigError):
-                return convert(kind, self._defaults[key], key)
-        return default
-
-
-# -- inside --------------------------------------------------------------------------
 
 
 def _join(path: str, key: str) -> str:
@@ -324,8 +200,9 @@ def _first_fitting(choices: Collection[Any], value: Any, path: str) -> Any:
 
 def _items(kind: Any, value: Any, path: str) -> list[Any]:
     if not isinstance(value, list):
-        tables = dataclasses.is_dataclass(kind)
-        what = f"tables [[{path}]]" if tables else 'a list such as ["a", "b"]'
+        what = 'a list such as ["a", "b"]'
+        if dataclasses.is_dataclass(kind) or typing.get_origin(kind) is dict:
+            what = f"a list of tables [[{path}]]"
         raise ConfigError(path, f"expected {what}, got {value!r}")
     problems, found = Problems(), []
     for number, one in enumerate(value):

@@ -1,134 +1,140 @@
-"""What is not as a test wants it, in lines that people read.
+"""Reports how alerts and messages differ from what a test expects.
 
-`-` is missing, `+` is too much, `~` is there and not as it should be.
+`-` is missing, `+` is unexpected, `~` differs.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from kaywatch_agent.notify import formatting
 from kaywatch_agent.rules.describe import unit_of
 from kaywatch_agent.rules.engine import Engine
 from kaywatch_agent.rules.state import AlertState
-from kaywatch_agent.simulation.case import ExpectedAlerts, ExpectedMessage, TestCase
-from kaywatch_agent.simulation.rehearsal import SimulatedMessage, Simulation
-from kaywatch_agent.units import duration, quantity
+from kaywatch_agent.simulation.simulation import SimulatedDelivery, SimulatedMessage
+from kaywatch_agent.simulation.test_file import (
+    ExpectedAlerts,
+    ExpectedMessage,
+    TestCase,
+)
+from kaywatch_agent.units import duration, parse_duration, quantity
 
-__all__ = ["headline", "of_alerts", "of_messages", "unlike"]
+__all__ = ["compare_alerts", "compare_bodies", "compare_messages", "headline"]
 
-# Under a message's line, what is said of it.
+# Of the lines below a message's first line.
 INDENT: Final = " " * 13
 
 MAX_SHOWN: Final = 200  # characters of a value
 
 
-def of_alerts(want: ExpectedAlerts, engine: Engine) -> Iterator[str]:
-    """Yield how a rule's alerts differ from those that there should be."""
-    unit = unit_of(engine.settings.rules.get(want.rule))
-    there = {
-        (str(i.lifecycle.state), _text(i.labels)): quantity(i.value, unit)
-        for i in engine.alerts
-        if i.rule == want.rule and i.lifecycle.state is not AlertState.OK
+def compare_alerts(expected: ExpectedAlerts, engine: Engine) -> Iterator[str]:
+    """Yield the differences between a rule's alerts and the expected ones."""
+    unit = unit_of(engine.settings.rules.get(expected.rule))
+    actual = {
+        (str(alert.lifecycle.state), _label_text(alert.labels)): alert.value
+        for alert in engine.alerts
+        if alert.rule == expected.rule and alert.lifecycle.state is not AlertState.OK
     }
-    expected = {
-        (state, _text(labels))
-        for state, found in want.labels.items()
-        for labels in found
+    wanted = {
+        (state, _label_text(labels))
+        for state in ("pending", "firing", "recovering")
+        for labels in getattr(expected, state)
     }
-    lines = [f"  - {s:<10} {text}" for s, text in sorted(expected - there.keys())]
-    lines += [
-        f"  + {s:<10} {text}, value {there[s, text]}"
-        for s, text in sorted(there.keys() - expected)
-    ]
-    if lines:
-        yield f"at {duration(want.at)}, alerts of {want.rule}:"
-        yield from lines
+    if wanted != actual.keys():
+        yield f"at {duration(parse_duration(expected.at))}, alerts of {expected.rule}:"
+    for state, labels in sorted(wanted - actual.keys()):
+        yield f"  - {state:<10} {labels}"
+    for state, labels in sorted(actual.keys() - wanted):
+        value = quantity(actual[state, labels], unit)
+        yield f"  + {state:<10} {labels}, value {value}"
 
 
-def of_messages(
-    case: TestCase, wanted: Iterable[ExpectedMessage], rehearsal: Simulation
-) -> list[str]:
-    """Return how the messages differ from those that there should be."""
-    left = [(message, rehearsal.render(message)) for message in rehearsal.messages]
+def compare_messages(case: TestCase, delivery: SimulatedDelivery) -> list[str]:
+    """Return the differences between the messages and the expected ones."""
+    unmatched = [(message, delivery.render(message)) for message in delivery.messages]
     missing = []
-    for want in wanted:
-        near = [pair for pair in left if _near(pair[0], want, case)]
-        exact = next((pair for pair in near if not any(_wrong(want, *pair))), None)
-        if exact is None:
-            missing.append(want)
+    for expected in case.message:
+        similar = [pair for pair in unmatched if _is_similar(pair[0], expected, case)]
+        equal = [pair for pair in similar if not any(_details(expected, *pair))]
+        if equal:
+            unmatched.remove(equal[0])
         else:
-            left.remove(exact)
-    found: list[tuple[float, str]] = []
-    for want in missing:
-        near = [pair for pair in left if _near(pair[0], want, case)]
-        if not near:
-            found.append((want.at, _line("-", want.at, _asked(want))))
+            missing.append(expected)
+    lines: list[tuple[float, str]] = []
+    for expected in missing:
+        similar = [pair for pair in unmatched if _is_similar(pair[0], expected, case)]
+        at = parse_duration(expected.at)
+        if not similar:
+            lines.append((at, _line("-", at, _expected_text(expected))))
             continue
-        # The one that was meant, most likely.
-        best = min(near, key=lambda pair: len(list(_wrong(want, *pair))))
-        left.remove(best)
-        lines = [_sent("~", best[0], case)]
-        lines += [f"{INDENT}{line}" for line in _wrong(want, *best)]
-        found.append((want.at, "\n".join(lines)))
-    for message, _ in left:
-        found.append((message.time - case.start, _sent("+", message, case)))
-    found.sort(key=lambda pair: pair[0])
-    return ["messages:", *(lines for _, lines in found)] if found else []
+        # Most likely, the message with the fewest differences was meant.
+        closest = min(similar, key=lambda pair: len(list(_details(expected, *pair))))
+        unmatched.remove(closest)
+        details = [f"{INDENT}{line}" for line in _details(expected, *closest)]
+        lines.append((at, "\n".join([_sent_text("~", closest[0], case), *details])))
+    for message, _ in unmatched:
+        at = message.time - case.start.timestamp()
+        lines.append((at, _sent_text("+", message, case)))
+    lines.sort(key=lambda pair: pair[0])
+    return ["messages:", *(text for _, text in lines)] if lines else []
 
 
 def headline(message: SimulatedMessage) -> str:
-    """Return whom a message goes to, why, and how many alerts it is about."""
+    """Return a message's receiver, its kind, and its number of alerts."""
     notification = message.notification
     return f"{notification.receiver} {notification.kind}, {_count(message.size)}"
 
 
-def unlike(expected: Any, found: Any, path: str) -> list[str]:
-    """Return where part of a body is not as expected.
+def compare_bodies(expected: Any, actual: Any, path: str) -> list[str]:
+    """Return the differences between a body and the expected part of it.
 
-    Of a table, the keys that are expected have to be there; of a list, something like
-    each part that is.
+    Of a table, only the expected keys are compared. Of a list, each expected item is
+    compared with the item that differs least from it.
     """
-    if isinstance(expected, dict) and isinstance(found, dict):
+    if isinstance(expected, dict) and isinstance(actual, dict):
         return [
             line
             for key, value in expected.items()
-            for line in _within(value, found, key, f"{path}.{key}")
+            for line in _within(value, actual, key, f"{path}.{key}")
         ]
-    if isinstance(expected, list) and isinstance(found, list):
-        return [line for part in expected for line in _nearest(part, found, path)]
-    if _same(expected, found):
+    if isinstance(expected, list) and isinstance(actual, list):
+        return [line for part in expected for line in _nearest(part, actual, path)]
+    if _same(expected, actual):
         return []
-    return [f"{path}: {_shown(found)}, expected {_shown(expected)}"]
+    return [f"{path}: {_shown(actual)}, expected {_shown(expected)}"]
 
 
 # -- inside --------------------------------------------------------------------------
 
 
-def _near(message: SimulatedMessage, want: ExpectedMessage, case: TestCase) -> bool:
+def _is_similar(
+    message: SimulatedMessage, expected: ExpectedMessage, case: TestCase
+) -> bool:
+    """Return whether receiver and kind are equal, and the time within an interval."""
     notification = message.notification
+    at = message.time - case.start.timestamp()
     return (
-        abs(message.time - case.start - want.at) < case.interval
-        and notification.receiver == want.receiver
-        and str(notification.kind) == want.kind
+        abs(at - parse_duration(expected.at)) < parse_duration(case.interval)
+        and notification.receiver == expected.to
+        and str(notification.kind) == expected.kind
     )
 
 
-def _wrong(
-    want: ExpectedMessage, message: SimulatedMessage, body: Any
+def _details(
+    expected: ExpectedMessage, message: SimulatedMessage, body: Any
 ) -> Iterator[str]:
-    """Yield what is wrong with a message."""
-    if want.alerts not in (None, message.size):
-        yield f"{_count(want.alerts or 0)} expected"
+    """Yield the differences between a message and an expected one."""
+    if expected.alerts not in (None, message.size):
+        yield f"{_count(expected.alerts or 0)} expected"
     texts = list(_texts(body))
-    for part in want.contains:
+    for part in expected.contains:
         if not any(part in text for text in texts):
             yield f"{_shown(part)} is in none of its texts"
-    if want.body is not None:
-        yield from unlike(want.body, body, "body")
+    if expected.body is not None:
+        yield from compare_bodies(expected.body, body, "body")
 
 
 def _texts(body: Any) -> Iterator[str]:
@@ -143,38 +149,39 @@ def _texts(body: Any) -> Iterator[str]:
                 yield from _texts(value)
 
 
-def _within(value: Any, found: Mapping[str, Any], key: str, path: str) -> list[str]:
-    if key not in found:
+def _within(value: Any, actual: Mapping[str, Any], key: str, path: str) -> list[str]:
+    if key not in actual:
         return [f"{path}: not there, expected {_shown(value)}"]
-    return unlike(value, found[key], path)
+    return compare_bodies(value, actual[key], path)
 
 
-def _nearest(part: Any, found: list[Any], path: str) -> list[str]:
-    """Return how the part of a list that is most like one differs from it."""
-    tried = [unlike(part, one, f"{path}[{n}]") for n, one in enumerate(found)]
+def _nearest(part: Any, actual: list[Any], path: str) -> list[str]:
+    """Return how the most similar item of a list differs from an expected item."""
+    differences = [
+        compare_bodies(part, one, f"{path}[{n}]") for n, one in enumerate(actual)
+    ]
     missing = [f"{path}: empty, expected {_shown(part)} in it"]
-    return min(tried, key=len, default=missing)
+    return min(differences, key=len, default=missing)
 
 
-def _same(expected: Any, found: Any) -> bool:
+def _same(expected: Any, actual: Any) -> bool:
     numbers = (int, float)
-    if isinstance(expected, bool) or isinstance(found, bool):
-        return expected is found
-    if isinstance(expected, numbers) and isinstance(found, numbers):
-        return math.isclose(expected, found)
-    return bool(expected == found)
+    if isinstance(expected, bool) or isinstance(actual, bool):
+        return expected is actual
+    if isinstance(expected, numbers) and isinstance(actual, numbers):
+        return math.isclose(expected, actual)
+    return bool(expected == actual)
 
 
-def _asked(want: ExpectedMessage) -> str:
-    parts = [f"{want.receiver} {want.kind}"]
-    if want.alerts is not None:
-        parts.append(_count(want.alerts))
-    text = ", ".join(parts)
-    return "\n".join([text, *(f"{INDENT}{_shown(part)}" for part in want.contains)])
+def _expected_text(expected: ExpectedMessage) -> str:
+    text = f"{expected.to} {expected.kind}"
+    if expected.alerts is not None:
+        text += f", {_count(expected.alerts)}"
+    return "\n".join([text, *(f"{INDENT}{_shown(t)}" for t in expected.contains)])
 
 
-def _sent(mark: str, message: SimulatedMessage, case: TestCase) -> str:
-    line = _line(mark, message.time - case.start, headline(message))
+def _sent_text(mark: str, message: SimulatedMessage, case: TestCase) -> str:
+    line = _line(mark, message.time - case.start.timestamp(), headline(message))
     return f"{line}\n{INDENT}{formatting.title(message.notification)}"
 
 
@@ -191,6 +198,6 @@ def _shown(value: Any) -> str:
     return formatting.truncate(text, MAX_SHOWN)
 
 
-def _text(labels: Mapping[str, str]) -> str:
-    parts = [f"{name}={value}" for name, value in labels.items() if value]
+def _label_text(labels: Mapping[str, str]) -> str:
+    parts = [f"{name}={value}" for name, value in sorted(labels.items()) if value]
     return " ".join(parts) or "(no labels)"

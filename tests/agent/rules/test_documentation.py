@@ -15,8 +15,8 @@ from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.rules import load
 from kaywatch_agent.rules.load import BUILT_IN, KINDS
 from kaywatch_agent.rules.metrics import METRICS, WAYS
-from kaywatch_agent.simulation import casefile
-from kaywatch_agent.simulation.trial import run
+from kaywatch_agent.simulation import test_file as files
+from kaywatch_agent.simulation.run_test import run_test
 
 WRITTEN = (Path(__file__).parents[3] / "docs" / "alerts.md").read_text("utf-8")
 EXAMPLES = re.findall(r"^```toml\n(.*?)^```", WRITTEN, re.MULTILINE | re.DOTALL)
@@ -88,7 +88,7 @@ def test_every_key_of_a_test_is_documented() -> None:
         "message": {"to": "ops"},
         "outage": {"receiver": "ops"},
     }
-    load_cases = partial(casefile.load, settings=settings, receivers=receivers)
+    load_cases = partial(files.load, settings=settings, receivers=receivers)
     names = known(load_cases, {"test": [{"name": "t", "strange": 1}]})
     assert names >= set(least)
     for key, part in least.items():
@@ -126,7 +126,7 @@ def test_the_example_of_a_test_passes(tmp_path: Path) -> None:
     file = tmp_path / "example.test.toml"
     file.write_text(TEST)
     cases, config = rule_tests.read_tests(file)
-    verdicts = [run(c, config.alerts, config.notify.receivers) for c in cases]
+    verdicts = [run_test(c, config.alerts, config.notify.receivers) for c in cases]
 
     assert [verdict.differences for verdict in verdicts] == [[], [], []]
-    assert verdicts[0].rehearsal.messages
+    assert verdicts[0].simulation.delivery.messages

@@ -16,7 +16,7 @@ from kaywatch_agent.rules.alert import Alert
 from kaywatch_agent.rules.alert_store import Document
 from kaywatch_agent.rules.engine import Engine, EvaluationResult
 from kaywatch_agent.rules.load import BUILT_IN, load
-from kaywatch_agent.simulation.lab import SyntheticSource
+from kaywatch_agent.simulation.synthetic import SyntheticSource
 
 __all__ = ["World", "rule"]
 
@@ -80,19 +80,19 @@ class World:
         key = SeriesKey(Kind.NODE, service, graph, node)
         outcomes = {Outcome.OK: times - errors, Outcome.ERROR: errors}
         at = self.now - ago
-        self.lab.ran(key, at, outcomes, seconds=seconds, action=action)
+        self.lab.add_executions(key, at, outcomes, seconds=seconds, action=action)
 
     def observed(
         self, name: str, *values: float, kind: Kind = Kind.GAUGE, **labels: str
     ) -> None:
         """Let a custom metric have some values."""
         key = SeriesKey(kind, "web", "", "", name, tuple(sorted(labels.items())))
-        self.lab.observed(key, self.now, values)
+        self.lab.add_values(key, self.now, values)
 
     def run_ended(self, visits: int, graph: str = "shop") -> None:
         """Let a run end after so many visits."""
         key = SeriesKey(Kind.RUN, "web", graph, "")
-        self.lab.ran(key, self.now, {Outcome.OK: 1}, attempts=visits)
+        self.lab.add_executions(key, self.now, {Outcome.OK: 1}, attempts=visits)
 
     def looped(self, node: str, visits: int) -> None:
         """Let a run end that came back to a node."""
@@ -113,11 +113,11 @@ class World:
             sample=ProcessSample(rss_bytes=1000, cpu_seconds=0.0),
             cpu_percent=1.0,
         )
-        self.lab.processes[pid] = msgspec.structs.replace(client, **of)
+        self.lab.clients[pid] = msgspec.structs.replace(client, **of)
 
     def evaluate(self) -> list[tuple[str, str]]:
         """Evaluate once; return who was told what."""
-        self.last = self.engine.evaluate(self.lab.scene(self.now), self.mono)
+        self.last = self.engine.evaluate(self.lab.eval_input(self.now), self.mono)
         for at, data in self.last.documents.items():
             if data is None:
                 self.kept.pop(at, None)

@@ -6,8 +6,8 @@ from typing import Any
 
 from kaywatch_agent.config import assemble
 from kaywatch_agent.rules.load import BUILT_IN
-from kaywatch_agent.simulation import casefile
-from kaywatch_agent.simulation.trial import CaseResult, run
+from kaywatch_agent.simulation import test_file as files
+from kaywatch_agent.simulation.run_test import CaseResult, run_test
 
 __all__ = ["BOT", "HOOK", "PAGER", "SLACK", "failing", "played", "rule"]
 
@@ -58,5 +58,5 @@ def played(
         }
     )
     told = config.notify.receivers
-    (case,) = casefile.load({"test": [{"name": "t", **test}]}, config.alerts, told)
-    return run(case, config.alerts, told)
+    (case,) = files.load({"test": [{"name": "t", **test}]}, config.alerts, told)
+    return run_test(case, config.alerts, told)

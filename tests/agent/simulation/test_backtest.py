@@ -56,7 +56,7 @@ def tried(
 def test_each_outage_is_an_episode_as_exact_as_the_past_is(path: Path) -> None:
     report = tried(path)
     found = [
-        one for one in find_episodes(report.rehearsal) if one.rule == "error_rate_max"
+        one for one in find_episodes(report.simulation) if one.rule == "error_rate_max"
     ]
 
     assert len(found) == 3
@@ -69,17 +69,20 @@ def test_each_outage_is_an_episode_as_exact_as_the_past_is(path: Path) -> None:
     assert 20 * HOUR + 900 <= second[1] - BEGIN <= 20 * HOUR + 1500
     assert 27.5 * HOUR <= third[0] <= 27.5 * HOUR + 180
     assert third[1] is None
-    assert [length for _, length in report.lengths][:2] == [3600, 60]
-    assert report.lengths[-1][1] == 10
+    assert [length for _, length in report.resolutions][:2] == [3600, 60]
+    assert report.resolutions[-1][1] == 10
 
 
 def test_messages_are_counted_and_rendered_as_they_would_have_been_sent(
     path: Path,
 ) -> None:
-    rehearsal = tried(path).rehearsal
+    simulation = tried(path).simulation
     # Three fired, two ended; error_rate_max is inhibited.
-    assert dict(rehearsal.sent) == {(STAND_IN, "firing"): 3, (STAND_IN, "resolved"): 2}
-    assert dict(rehearsal.alerts) == {STAND_IN: 5}
+    assert dict(simulation.delivery.sent) == {
+        (STAND_IN, "firing"): 3,
+        (STAND_IN, "resolved"): 2,
+    }
+    assert dict(simulation.delivery.alerts) == {STAND_IN: 5}
 
     told = tried(path, receivers={"ops": SLACK, "pager": PAGER})
     found = report_json(told)
@@ -101,11 +104,13 @@ def test_alerts_of_a_group_are_one_message(path: Path) -> None:
         alerting={"group_by": ["graph"], "thresholds": OFF},
         hours=1,
     )
-    first = report.rehearsal.messages[0]
+    first = report.simulation.delivery.messages[0]
 
     assert first.size == 2
-    assert report.rehearsal.told["ops", "all", NotificationKind.FIRING] == 1
-    assert report.rehearsal.sent["ops", NotificationKind.FIRING] == 1
+    assert (
+        report.simulation.delivery.by_rule["ops", "all", NotificationKind.FIRING] == 1
+    )
+    assert report.simulation.delivery.sent["ops", NotificationKind.FIRING] == 1
     assert report_json(report)["receivers"][0]["alerts"] == 2
 
 
@@ -117,7 +122,7 @@ def test_what_gathers_at_the_end_is_sent_after_it(path: Path) -> None:
         hours=0.5,
     )
 
-    (message,) = report.rehearsal.messages
+    (message,) = report.simulation.delivery.messages
     assert message.time > report.end
 
 
@@ -132,11 +137,13 @@ def test_a_cooldown_defers_what_it_would_have_deferred(path: Path) -> None:
     }
     report = tried(path, rule, receivers={"ops": SLACK})
     mine = {
-        str(k): n for (_, name, k), n in report.rehearsal.told.items() if name == "own"
+        str(k): n
+        for (_, name, k), n in report.simulation.delivery.by_rule.items()
+        if name == "own"
     }
 
     assert mine == {"firing": 1, "resolved": 1}
-    assert report.rehearsal.suppressed["cooldown"] == 2
+    assert report.simulation.suppressed["cooldown"] == 2
 
 
 def test_only_the_time_asked_for_is_judged_and_what_is_before_is_known(
@@ -145,7 +152,7 @@ def test_only_the_time_asked_for_is_judged_and_what_is_before_is_known(
     report = tried(path, hours=0.5)
 
     assert report.start == END - 0.5 * HOUR
-    (one,) = [e for e in find_episodes(report.rehearsal) if e.rule == "error_rate_max"]
+    (one,) = [e for e in find_episodes(report.simulation) if e.rule == "error_rate_max"]
     assert one.start < report.start + 200
 
 
@@ -158,10 +165,10 @@ def test_what_is_not_stored_is_said_and_not_judged(path: Path) -> None:
         {"name": "died", "kind": "process_died"},
     )
 
-    assert set(report.unseen) == {
+    assert set(report.skipped) == {
         *("stuck", "loops", "decides", "died", "memory_usage_max")
     }
-    assert not set(report.unseen) & set(report.settings.rules)
+    assert not set(report.skipped) & set(report.settings.rules)
 
 
 def test_the_writer_may_go_on_meanwhile(path: Path) -> None:

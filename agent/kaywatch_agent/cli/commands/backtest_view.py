@@ -15,7 +15,7 @@ from kaywatch_agent.rules.describe import unit_of
 from kaywatch_agent.rules.state import AlertState
 from kaywatch_agent.simulation.backtest import STAND_IN, BacktestReport
 from kaywatch_agent.simulation.differences import headline
-from kaywatch_agent.simulation.rehearsal import Simulation
+from kaywatch_agent.simulation.simulation import Simulation
 from kaywatch_agent.units import duration, quantity
 
 __all__ = ["find_episodes", "report_json", "show_report"]
@@ -63,7 +63,7 @@ def find_episodes(simulation: Simulation) -> list[Episode]:
 
 def show_report(report: BacktestReport, *, bodies: int) -> None:
     """Show a report, and the bodies of the last messages."""
-    episodes = find_episodes(report.rehearsal)
+    episodes = find_episodes(report.simulation)
     click.echo(
         f"{_format_date(report.start)} to {_format_date(report.end)} UTC,"
         f" {duration(report.end - report.start)} in {report.evaluations:,} evaluations"
@@ -71,39 +71,42 @@ def show_report(report: BacktestReport, *, bodies: int) -> None:
     for line in _describe_resolutions(report):
         output.print_wrapped(line)
     _show_rules(report, episodes)
-    _show_receivers(report.rehearsal)
+    _show_receivers(report.simulation)
     _show_notes(report)
     if episodes:
         _show_episodes(report, episodes)
-    messages = list(report.rehearsal.messages)
+    messages = list(report.simulation.delivery.messages)
     for message in messages[len(messages) - min(bodies, len(messages)) :]:
         click.echo(f"\n{_format_date(message.time)} {headline(message)}")
-        output.print_message_body(report.rehearsal.render(message))
+        output.print_message_body(report.simulation.delivery.render(message))
 
 
 def report_json(report: BacktestReport) -> dict[str, Any]:
     """Return a report as JSON."""
-    simulation = report.rehearsal
+    simulation = report.simulation
     return {
         "start": report.start,
         "end": report.end,
         "evaluations": report.evaluations,
-        "resolutions": [{"from": at, "seconds": s} for at, s in report.lengths],
-        "unseen": dict(report.unseen),
+        "resolutions": [{"from": at, "seconds": s} for at, s in report.resolutions],
+        "unseen": dict(report.skipped),
         "episodes": [episode._asdict() for episode in find_episodes(simulation)],
         "receivers": [
             {
                 "receiver": name,
                 "messages": {
-                    str(kind): simulation.sent[name, kind] for kind in _KINDS.values()
+                    str(kind): simulation.delivery.sent[name, kind]
+                    for kind in _KINDS.values()
                 },
                 "alerts": alerts,
             }
-            for name, alerts in sorted(simulation.alerts.items())
+            for name, alerts in sorted(simulation.delivery.alerts.items())
         ],
         "notified": [
             {"receiver": receiver, "rule": rule, "kind": str(kind), "messages": count}
-            for (receiver, rule, kind), count in sorted(simulation.told.items())
+            for (receiver, rule, kind), count in sorted(
+                simulation.delivery.by_rule.items()
+            )
         ],
         "messages": [
             {
@@ -112,9 +115,9 @@ def report_json(report: BacktestReport) -> dict[str, Any]:
                 "kind": str(message.notification.kind),
                 "alerts": message.size,
                 "title": formatting.title(message.notification),
-                "body": simulation.render(message),
+                "body": simulation.delivery.render(message),
             }
-            for message in simulation.messages
+            for message in simulation.delivery.messages
         ],
         "suppressed": dict(simulation.suppressed),
         "refused": dict(simulation.refused),
@@ -134,7 +137,7 @@ def _show_rules(report: BacktestReport, episodes: list[Episode]) -> None:
         return duration(sum(ends)) if ends else "-"
 
     def messages(rule: str) -> str:
-        counts = report.rehearsal.told.items()
+        counts = report.simulation.delivery.by_rule.items()
         count = sum(count for (_, name, _), count in counts if name == rule)
         return f"{count:,}" if count else "-"
 
@@ -151,33 +154,35 @@ def _show_rules(report: BacktestReport, episodes: list[Episode]) -> None:
 
 def _show_receivers(simulation: Simulation) -> None:
     """Show how many messages each receiver gets, after cooldown and grouping."""
-    if not simulation.alerts:
+    if not simulation.delivery.alerts:
         return
 
     def count(kind: NotificationKind) -> output.Column:
-        return lambda name: f"{simulation.sent[name, kind]:,}"
+        return lambda name: f"{simulation.delivery.sent[name, kind]:,}"
 
     columns: dict[str, output.Column] = {
         "receiver": str,
         "messages": lambda name: (
-            f"{sum(simulation.sent[name, kind] for kind in _KINDS.values()):,}"
+            f"{sum(simulation.delivery.sent[name, kind] for kind in _KINDS.values()):,}"
         ),
         **{title: count(kind) for title, kind in _KINDS.items()},
-        "alerts in them": lambda name: f"{simulation.alerts[name]:,}",
+        "alerts in them": lambda name: f"{simulation.delivery.alerts[name]:,}",
     }
     click.echo()
-    output.print_table(columns, sorted(simulation.alerts), ratios={"receiver": 1})
-    if STAND_IN in simulation.alerts:
+    output.print_table(
+        columns, sorted(simulation.delivery.alerts), ratios={"receiver": 1}
+    )
+    if STAND_IN in simulation.delivery.alerts:
         click.echo("No receiver is configured: these messages are what one would get.")
 
 
 def _show_notes(report: BacktestReport) -> None:
-    simulation = report.rehearsal
+    simulation = report.simulation
     counts = sorted(simulation.suppressed.items())
     suppressed = ", ".join(f"{reason} {count:,}" for reason, count in counts if count)
     if suppressed:
         click.echo(f"Suppressed notifications: {suppressed}")
-    for name, reason in report.unseen.items():
+    for name, reason in report.skipped.items():
         output.print_wrapped(f"{name} cannot be evaluated: {reason}", "")
     for name, count in simulation.refused.items():
         click.echo(f"{name}: {output.plural(count, 'alert')} over the limit, dropped")
@@ -204,7 +209,7 @@ def _show_episodes(report: BacktestReport, episodes: list[Episode]) -> None:
 def _describe_resolutions(report: BacktestReport) -> Iterator[str]:
     """Yield where the stored history is too coarse for short windows."""
     longest: dict[float, float] = {}
-    for start, length in report.lengths:
+    for start, length in report.resolutions:
         longest.setdefault(length, start)
     for length, start in longest.items():
         if length > EXACT_SECONDS:

@@ -15,10 +15,9 @@ from kaywatch_agent.cli.commands import output
 from kaywatch_agent.config import Config
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.rules.load import BUILT_IN
-from kaywatch_agent.simulation import casefile
-from kaywatch_agent.simulation.case import TestCase
+from kaywatch_agent.simulation import test_file
 from kaywatch_agent.simulation.differences import headline
-from kaywatch_agent.simulation.trial import CaseResult
+from kaywatch_agent.simulation.run_test import CaseResult
 from kaywatch_agent.units import duration
 
 __all__ = ["read_tests", "results_json", "show_results"]
@@ -29,7 +28,7 @@ OWN_KEYS: Final = ("test", "config")
 LEGEND: Final = "- expected but missing, + not expected, ~ different from expected"
 
 
-def read_tests(path: Path) -> tuple[list[TestCase], Config]:
+def read_tests(path: Path) -> tuple[list[test_file.TestCase], Config]:
     """Return the tests of a file, and the configuration that they test.
 
     Raises:
@@ -43,7 +42,7 @@ def read_tests(path: Path) -> tuple[list[TestCase], Config]:
         raise ConfigError("", f"{path}: invalid TOML: {error}") from None
     try:
         config = _tested_config(values, path.parent)
-        cases = casefile.load(values, config.alerts, config.notify.receivers)
+        cases = test_file.load(values, config.alerts, config.notify.receivers)
     except ConfigError as error:
         raise ConfigError("", f"{path}: {error}", error.others) from None
     return cases, config
@@ -55,10 +54,10 @@ def show_results(results: Sequence[CaseResult], *, bodies: bool) -> None:
         click.echo(f"{'FAIL' if differences else 'ok  '}  {case.name}")
         for line in differences:
             click.echo(textwrap.indent(line, " " * 6))
-        for message in simulation.messages if bodies else ():
-            at = duration(message.time - case.start)
+        for message in simulation.delivery.messages if bodies else ():
+            at = duration(message.time - case.start.timestamp())
             click.echo(f"      {at} {headline(message)}")
-            output.print_message_body(simulation.render(message))
+            output.print_message_body(simulation.delivery.render(message))
     failed = _count_failed(results)
     if failed:
         click.echo(f"\n{LEGEND}")
@@ -75,13 +74,13 @@ def results_json(results: Sequence[CaseResult]) -> dict[str, Any]:
                 "differences": differences,
                 "messages": [
                     {
-                        "at": message.time - case.start,
+                        "at": message.time - case.start.timestamp(),
                         "receiver": message.notification.receiver,
                         "kind": str(message.notification.kind),
                         "alerts": message.size,
-                        "body": simulation.render(message),
+                        "body": simulation.delivery.render(message),
                     }
-                    for message in simulation.messages
+                    for message in simulation.delivery.messages
                 ],
             }
             for case, differences, simulation in results

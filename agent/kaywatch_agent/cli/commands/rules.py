@@ -17,7 +17,7 @@ from kaywatch_agent.config import Config
 from kaywatch_agent.rules.explain import rule_sentence
 from kaywatch_agent.rules.rule import AlertSettings
 from kaywatch_agent.simulation.backtest import BacktestReport, backtest
-from kaywatch_agent.simulation.trial import run
+from kaywatch_agent.simulation.run_test import run_test
 from kaywatch_agent.store.past import read_history
 
 __all__ = ["rules"]
@@ -85,7 +85,7 @@ def test(file: str, bodies: bool, as_json: bool) -> None:
     docs/alerts.md has an example.
     """
     cases, config = rule_tests.read_tests(Path(file))
-    results = [run(case, config.alerts, config.notify.receivers) for case in cases]
+    results = [run_test(case, config.alerts, config.notify.receivers) for case in cases]
     if as_json:
         output.print_json(rule_tests.results_json(results))
     else:

@@ -8,7 +8,7 @@ import pytest
 from tests.agent.simulation.stage import HOOK, PAGER, failing, played, rule
 
 from kaywatch_agent.errors import ConfigError
-from kaywatch_agent.simulation.differences import unlike
+from kaywatch_agent.simulation.differences import compare_bodies
 
 
 def differences(*rules: dict[str, Any], **test: Any) -> list[str]:
@@ -158,7 +158,7 @@ def test_messages_are_told_apart_by_what_is_in_them() -> None:
     ],
 )
 def test_part_of_a_body_is_compared(expected: Any, found: Any, lines: Any) -> None:
-    assert unlike(expected, found, "body") == lines
+    assert compare_bodies(expected, found, "body") == lines
 
 
 def test_messages_that_nobody_expects_are_differences_where_none_must_be() -> None:
@@ -176,14 +176,20 @@ def test_messages_that_nobody_expects_are_differences_where_none_must_be() -> No
     ("test", "words"),
     [
         ({"name": ""}, "test[0].name: missing"),
-        ({"start": "today"}, "test[0].start: expected a time"),
-        ({"alerts": [{"rule": "s"}]}, 'alerts[0].rule: "s" is no rule (there: fails)'),
+        ({"start": "today"}, "test[0].start: expected a date and time"),
+        (
+            {"alerts": [{"rule": "s"}]},
+            'alerts[0].rule: unknown rule "s" (known: fails)',
+        ),
         (
             {"alerts": [{"rule": "fails", "firing": [{"pod": "x"}]}]},
             "labels of fails are graph",
         ),
-        ({"alerts": [{"rule": "fails", "firing": "x"}]}, "firing: expected labels"),
-        ({"message": [{"to": "me"}]}, 'to: "me" is no receiver (there: ops)'),
+        (
+            {"alerts": [{"rule": "fails", "firing": "x"}]},
+            "firing: expected a list of tables",
+        ),
+        ({"message": [{"to": "me"}]}, 'to: unknown receiver "me" (known: ops)'),
         ({"message": [{"to": "ops", "kind": "test"}]}, "kind: 'test' is not one of"),
         ({"message": [{"to": "ops", "alerts": 0}]}, "alerts: 0: at least 1"),
         ({"message": [{"to": "ops", "body": "x"}]}, "body: expected a table"),
@@ -191,12 +197,12 @@ def test_messages_that_nobody_expects_are_differences_where_none_must_be() -> No
             {"message": [{"to": "ops", "contains": [1]}]},
             "contains[0]: expected",
         ),
-        ({"outage": [{"receiver": "me"}]}, 'receiver: "me" is no receiver'),
+        ({"outage": [{"receiver": "me"}]}, 'receiver: unknown receiver "me"'),
         ({"executions": [{}]}, "executions[0].node: missing"),
         ({"executions": [{"node": "n", "errors": 2}]}, "count: 1: fewer than those"),
         ({"executions": [{"node": "n", "every": "1ms"}]}, 'every: at least "1s"'),
         ({"executions": [{"node": "n", "from": "2m", "to": "1m"}]}, "to: is before"),
-        ({"metric": [{"name": "m", "values": ["x"]}]}, "values: expected numbers"),
+        ({"metric": [{"name": "m", "values": ["x"]}]}, "values[0]: expected a number"),
         ({"silence": [{}]}, "silence[0].match: missing"),
         ({"length": "8d"}, "length: up to 7d"),
         ({"strange": 1}, "test[0].strange: unknown key"),
@@ -211,7 +217,7 @@ def test_a_mistake_is_told_with_its_key(test: dict[str, Any], words: str) -> Non
 
 def test_an_alertmanager_has_no_outage_and_nobody_is_no_receiver() -> None:
     am = {"type": "alertmanager", "urls": ["http://127.0.0.1:9093"]}
-    with pytest.raises(ConfigError, match="told everything again"):
+    with pytest.raises(ConfigError, match="has no outage"):
         differences(rule(), receivers={"am": am}, outage=[{"receiver": "am"}])
-    with pytest.raises(ConfigError, match=r"there: none; write \[receiver.NAME\]"):
+    with pytest.raises(ConfigError, match=r"known: none; write \[receiver.NAME\]"):
         differences(rule(), receivers={}, message=[{"to": "ops"}])

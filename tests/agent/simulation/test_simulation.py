@@ -14,7 +14,7 @@ from tests.agent.simulation.stage import (
     rule,
 )
 
-from kaywatch_agent.simulation.trial import CaseResult
+from kaywatch_agent.simulation.run_test import CaseResult
 
 NODES = [f"node-{n:02}" for n in range(12)]
 
@@ -26,17 +26,20 @@ def sent(verdict: CaseResult) -> list[tuple[float, str, str, int]]:
     """When who was sent what about how many alerts."""
     return [
         (
-            round(message.time - verdict.case.start, 3),
+            round(message.time - verdict.case.start.timestamp(), 3),
             message.notification.receiver,
             str(message.notification.kind),
             message.size,
         )
-        for message in verdict.rehearsal.messages
+        for message in verdict.simulation.delivery.messages
     ]
 
 
 def bodies(verdict: CaseResult) -> list[Any]:
-    return [verdict.rehearsal.render(message) for message in verdict.rehearsal.messages]
+    return [
+        verdict.simulation.delivery.render(message)
+        for message in verdict.simulation.delivery.messages
+    ]
 
 
 def test_a_storm_is_one_message() -> None:
@@ -97,7 +100,7 @@ def test_what_fires_within_a_cooldown_is_told_at_its_end() -> None:
         (130, "ops", "resolved", 1),  # a minute after the group's last message
         (660 + 10, "ops", "firing", 1),  # ten minutes after it was told, and gathered
     ]
-    assert verdict.rehearsal.suppressed["cooldown"] == 1
+    assert verdict.simulation.suppressed["cooldown"] == 1
     short = played(rule(cooldown="0"), **again)
     assert sent(short)[2] == (260, "ops", "firing", 1)
 
@@ -183,7 +186,7 @@ def test_a_bot_changes_its_message_when_all_is_over() -> None:
 
     assert posted["channel"] == changed["channel"] == "#alerts"
     assert "ts" not in posted
-    assert changed["ts"] == f"{verdict.case.start + 10:.6f}"
+    assert changed["ts"] == f"{verdict.case.start.timestamp() + 10:.6f}"
     assert changed["text"].startswith(f"{OVER} *[RESOLVED]")
 
 

@@ -1,4 +1,4 @@
-"""A small world for rules to look at: what happens in it is said, not measured."""
+"""Data for rules to evaluate that is made up instead of measured."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ __all__ = ["SyntheticSource"]
 
 
 class SyntheticSource:
-    """What has happened so far.
+    """Everything that has happened so far.
 
     Attributes:
-        processes: the clients' processes, by pid.
+        clients: the client processes, by pid.
         failures: the latest failures, the oldest first.
-        started: since when the agent has been looking, Unix seconds.
+        started: since when the agent has been observing, Unix seconds.
     """
 
     def __init__(self, started: float) -> None:
-        """Begin empty.
+        """Start without data.
 
         Args:
-            started: since when the agent has been looking, Unix seconds.
+            started: since when the agent has been observing, Unix seconds.
         """
-        self.processes: dict[int, Client] = {}
+        self.clients: dict[int, Client] = {}
         self.failures: list[FailureRecord] = []
         self.started = started
         self._registry = Registry(Limits())
@@ -42,7 +42,7 @@ class SyntheticSource:
         self._totals = EMPTY
         self._longest: dict[int, dict[int, int]] = {}
 
-    def ran(
+    def add_executions(
         self,
         key: SeriesKey,
         time: float,
@@ -53,16 +53,16 @@ class SyntheticSource:
         action: str = "",
         error: ErrorKey | None = None,
     ) -> None:
-        """Let executions, or runs, end at a time.
+        """Let executions or runs end at a time.
 
         Args:
             key: the series.
             time: Unix seconds.
-            outcomes: how many had which.
-            seconds: how long each took.
-            attempts: how many each had; of runs, the nodes that each visited.
-            action: that each ended with.
-            error: of those with an outcome other than ok.
+            outcomes: how many have each outcome.
+            seconds: the duration of each.
+            attempts: of each; for a run, the nodes that it visited.
+            action: the action that each ended with.
+            error: of those whose outcome is not ok.
         """
         codes = np.repeat(
             np.array([int(outcome) for outcome in outcomes], np.uint8),
@@ -80,14 +80,14 @@ class SyntheticSource:
         for _ in range(min(5, outcomes.get(Outcome.ERROR, 0)) if error else 0):
             self._fail(key, time, error or ErrorKey("", ""), attempts)
 
-    def observed(self, key: SeriesKey, time: float, values: Sequence[float]) -> None:
-        """Let a custom metric have some values at a time."""
+    def add_values(self, key: SeriesKey, time: float, values: Sequence[float]) -> None:
+        """Record values of a custom metric at a time."""
         none = np.zeros(len(values), np.uint8)
         errors = np.zeros(len(values), np.int64)
         self._add(self._row(key), time, np.array(values, float), none, 1, "", errors)
 
-    def scene(self, now: float) -> EvalInput:
-        """Return the picture at a time."""
+    def eval_input(self, now: float) -> EvalInput:
+        """Return the input of an evaluation at a time."""
         oldest = int((now - 86_400.0) // BUCKET_SECONDS)
         for number in [n for n in self._steps if n < oldest]:
             del self._steps[number]
@@ -101,7 +101,7 @@ class SyntheticSource:
             {},
             longest=self._longest,
         )
-        return EvalInput(now, now - self.started, view, tuple(self.processes.values()))
+        return EvalInput(now, now - self.started, view, tuple(self.clients.values()))
 
     # -- inside ------------------------------------------------------------------------
 

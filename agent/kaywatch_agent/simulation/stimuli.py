@@ -1,0 +1,221 @@
+"""What happens during a test of rules: executions, runs, metrics and processes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from kaywatch.wire import Outcome, Phase
+from kaywatch_agent.errors import ConfigError
+from kaywatch_agent.model.client import Client
+from kaywatch_agent.model.records import InFlight, NodeRevisits, ProcessSample
+from kaywatch_agent.model.series import ClientState, ErrorKey, Kind, SeriesKey
+from kaywatch_agent.settings.reader import Duration
+from kaywatch_agent.simulation.synthetic import SyntheticSource
+from kaywatch_agent.units import MIB, parse_duration
+
+__all__ = [
+    "ExecutionStimulus",
+    "MetricStimulus",
+    "ProcessStimulus",
+    "RunStimulus",
+    "Stimulus",
+]
+
+
+class Stimulus(Protocol):
+    """Something that happens during a test."""
+
+    def times(self, length: float, /) -> Sequence[float]:
+        """Return when it happens, in seconds since the start of the test."""
+
+    def apply(self, source: SyntheticSource, time: float, number: int, /) -> None:
+        """Let it happen for the `number`-th time, at a Unix time."""
+
+    def check(self, path: str) -> None:
+        """Raise ConfigError if its keys contradict each other."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repeated:
+    """What happens repeatedly, to one series."""
+
+    service: str = "app"
+    graph: str = ""
+    from_: Duration = "0"
+    to: Duration | None = None
+    every: Duration = "10s"
+
+    def times(self, length: float) -> Sequence[float]:
+        """Return when it happens; the end is exclusive unless it is also the start."""
+        start, every = parse_duration(self.from_), parse_duration(self.every)
+        end = length if self.to is None else parse_duration(self.to)
+        times = [start + n * every for n in range(int((end - start) // every) + 1)]
+        return [time for time in times if time < end or end == start]
+
+    def check(self, path: str) -> None:
+        """Raise ConfigError for an invalid interval."""
+        if parse_duration(self.every) < 1:
+            raise ConfigError(f"{path}.every", 'at least "1s"')
+        if self.to is not None and parse_duration(self.to) < parse_duration(self.from_):
+            raise ConfigError(f"{path}.to", "is before from")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStimulus(Repeated):
+    """Runs that end; of a node, executions."""
+
+    count: int = 1
+    errors: int = 0
+    suppressed: int = 0
+    fallbacks: int = 0
+    cancelled: int = 0
+    seconds: float = 0.1
+    error: str = "Error"
+    phase: Phase = Phase.EXEC
+    visits: int = 1
+
+    @property
+    def outcomes(self) -> dict[Outcome, int]:
+        """How many executions have each outcome."""
+        others = {
+            Outcome.ERROR: self.errors,
+            Outcome.SUPPRESSED: self.suppressed,
+            Outcome.FALLBACK: self.fallbacks,
+            Outcome.CANCELLED: self.cancelled,
+        }
+        return {Outcome.OK: self.count - sum(others.values()), **others}
+
+    def check(self, path: str) -> None:
+        """Raise ConfigError for an invalid interval or invalid counts."""
+        super().check(path)
+        if self.outcomes[Outcome.OK] < 0:
+            raise ConfigError(
+                f"{path}.count", f"{self.count}: fewer than those that fail"
+            )
+
+    def apply(self, source: SyntheticSource, time: float, _: int) -> None:
+        """Let the runs end."""
+        key = SeriesKey(Kind.RUN, self.service, self.graph, "")
+        self._end(source, key, time, self.visits)
+
+    def _end(
+        self,
+        source: SyntheticSource,
+        key: SeriesKey,
+        time: float,
+        attempts: int,
+        action: str = "",
+    ) -> None:
+        source.add_executions(
+            key,
+            time,
+            self.outcomes,
+            seconds=self.seconds,
+            attempts=attempts,
+            action=action,
+            error=ErrorKey(self.error, self.phase),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecutionStimulus(RunStimulus):
+    """Executions of a node that end."""
+
+    node: str
+    retries: int = 0
+    action: str = ""
+
+    def apply(self, source: SyntheticSource, time: float, _: int) -> None:
+        """Let the executions end."""
+        key = SeriesKey(Kind.NODE, self.service, self.graph, self.node)
+        self._end(source, key, time, self.retries + 1, self.action)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricStimulus(Repeated):
+    """Values of a custom metric; the last of `values` is repeated."""
+
+    name: str
+    node: str = ""
+    kind: Literal["gauge", "count", "observe"] = "gauge"
+    value: float = 0.0
+    values: tuple[float, ...] = ()
+    labels: dict[str, str] = field(default_factory=dict)
+
+    def apply(self, source: SyntheticSource, time: float, number: int) -> None:
+        """Record the next value."""
+        labels, kind = tuple(sorted(self.labels.items())), Kind[self.kind.upper()]
+        key = SeriesKey(kind, self.service, self.graph, self.node, self.name, labels)
+        values = self.values or (self.value,)
+        source.add_values(key, time, [values[min(number, len(values) - 1)]])
+
+
+@dataclass(frozen=True, kw_only=True)
+class InFlightConfig:
+    """A node in flight in a process."""
+
+    graph: str = ""
+    node: str = ""
+    age: Duration = "0"
+    run: str = ""
+    visits: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RevisitsConfig:
+    """The visits of a node by a run in progress; without `node`, of all its nodes."""
+
+    graph: str = ""
+    node: str = ""
+    visits: int = 0
+    run: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessStimulus:
+    """The state of a client process from a time on."""
+
+    pid: int = 1
+    at: Duration = "0"
+    service: str = "app"
+    host: str = "test"
+    state: ClientState = ClientState.CONNECTED
+    memory_mb: float | None = None
+    cpu_percent: float | None = None
+    in_flight: tuple[InFlightConfig, ...] = ()
+    loops: tuple[RevisitsConfig, ...] = ()
+
+    def times(self, _: float) -> Sequence[float]:
+        """Return when it takes this state."""
+        return [parse_duration(self.at)]
+
+    def check(self, path: str) -> None:
+        """Raise ConfigError for an invalid pid."""
+        if self.pid < 1:
+            raise ConfigError(f"{path}.pid", f"{self.pid}: at least 1")
+
+    def apply(self, source: SyntheticSource, time: float, _: int) -> None:
+        """Give the process this state."""
+        sample = None
+        if self.memory_mb is not None:
+            rss = int(self.memory_mb * MIB)
+            sample = ProcessSample(rss_bytes=rss, cpu_seconds=0.0)
+        source.clients[self.pid] = Client(
+            id=str(self.pid),
+            service=self.service,
+            host=self.host,
+            pid=self.pid,
+            state=self.state,
+            since=time,
+            sample=sample,
+            cpu_percent=self.cpu_percent,
+            in_flight=tuple(
+                InFlight(f.graph, f.node, time - parse_duration(f.age), f.run, f.visits)
+                for f in self.in_flight
+            ),
+            loops=tuple(
+                NodeRevisits(r.graph, r.node, r.visits, r.run) for r in self.loops
+            ),
+        )
