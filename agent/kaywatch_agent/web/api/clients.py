@@ -13,8 +13,8 @@ from kaywatch_agent.model.records import FailureRecord
 from kaywatch_agent.units import MIB
 from kaywatch_agent.web.api.parameters import Graph, Limit, Node, Service, WindowText
 from kaywatch_agent.web.api.schema import (
-    Account,
     ClientDetails,
+    EventAccount,
     ResponseBody,
     WindowSeconds,
 )
@@ -56,8 +56,8 @@ class CompletenessResponse(ResponseBody):
 
     timestamp: Moment
     window: WindowSeconds | None
-    total: Account
-    services: dict[str, Account]
+    total: EventAccount
+    services: dict[str, EventAccount]
 
 
 class FailuresQuery(Struct, frozen=True):
@@ -116,8 +116,8 @@ def completeness(
     return CompletenessResponse(
         timestamp=snapshot.now,
         window=window.seconds,
-        total=Account.of(counts.of(names)),
-        services={name: Account.of(counts.of([name])) for name in names},
+        total=EventAccount.of(counts.of(names)),
+        services={name: EventAccount.of(counts.of([name])) for name in names},
     )
 
 

@@ -18,7 +18,7 @@ from kaywatch_agent.model.series import OTHER, EndPoint, Kind, SeriesKey
 from kaywatch_agent.web.api.nodes import NodeSummary, outcomes_of, summarize_nodes
 from kaywatch_agent.web.api.parameters import ScopeQuery, Service, WindowText
 from kaywatch_agent.web.api.schema import (
-    Account,
+    EventAccount,
     Outcomes,
     ResponseBody,
     WindowSeconds,
@@ -100,7 +100,7 @@ class GraphStats(GraphSummary):
     ends: list[EndCount]
     never_run: list[str] | None
     topology: TopologyRecord | None
-    account: Account
+    account: EventAccount
 
 
 class GraphList(ResponseBody):
@@ -109,7 +109,7 @@ class GraphList(ResponseBody):
     timestamp: Moment
     window: WindowSeconds | None
     graphs: list[GraphSummary]
-    account: Account
+    account: EventAccount
 
 
 class Export(ResponseBody):
@@ -129,7 +129,7 @@ def list_graphs(snapshot: AgentSnapshot, query: ScopeQuery) -> GraphList:
         timestamp=snapshot.now,
         window=window.seconds,
         graphs=graphs,
-        account=Account.of(window.completeness.of(services)),
+        account=EventAccount.of(window.completeness.of(services)),
     )
 
 
@@ -151,7 +151,7 @@ def graph_stats(snapshot: AgentSnapshot, query: GraphStatsQuery) -> GraphStats:
         ends=_ends(snapshot, window, query, topology),
         never_run=_never_run(topology, graphs[0].node_performance),
         topology=topology,
-        account=Account.of(window.completeness.of(graphs[0].services)),
+        account=EventAccount.of(window.completeness.of(graphs[0].services)),
     )
 
 

@@ -17,7 +17,7 @@ from kaywatch_agent.model.bounds import Count, Moment, Name, Rate, Seconds
 from kaywatch_agent.model.series import Kind, Labels, SeriesKey
 from kaywatch_agent.web.api.parameters import ScopeQuery
 from kaywatch_agent.web.api.schema import (
-    Account,
+    EventAccount,
     Outcomes,
     ResponseBody,
     WindowSeconds,
@@ -119,7 +119,7 @@ class NodeStats(NodeSummary):
 
     errors: list[ErrorCount]
     custom: list[CustomMetric]
-    account: Account
+    account: EventAccount
 
 
 class NodeList(ResponseBody):
@@ -128,7 +128,7 @@ class NodeList(ResponseBody):
     timestamp: Moment
     window: WindowSeconds | None
     nodes: list[NodeSummary]
-    account: Account
+    account: EventAccount
 
 
 def list_nodes(snapshot: AgentSnapshot, query: ScopeQuery) -> NodeList:
@@ -140,7 +140,7 @@ def list_nodes(snapshot: AgentSnapshot, query: ScopeQuery) -> NodeList:
         timestamp=snapshot.now,
         window=window.seconds,
         nodes=nodes,
-        account=Account.of(window.completeness.of(services)),
+        account=EventAccount.of(window.completeness.of(services)),
     )
 
 
@@ -158,7 +158,7 @@ def node_stats(snapshot: AgentSnapshot, query: NodeStatsQuery) -> NodeStats:
         **asdict(nodes[0]),
         errors=_errors(snapshot, window, query),
         custom=_custom_metrics(snapshot, window, query),
-        account=Account.of(window.completeness.of(nodes[0].services)),
+        account=EventAccount.of(window.completeness.of(nodes[0].services)),
     )
 
 

@@ -22,7 +22,7 @@ from kaywatch_agent.web.api.parameters import (
     Node,
     Service,
 )
-from kaywatch_agent.web.api.schema import Account, ResponseBody
+from kaywatch_agent.web.api.schema import EventAccount, ResponseBody
 from kaywatch_agent.web.problems import Problem, not_found
 from kaywatch_agent.web.snapshot import AgentSnapshot, matching
 
@@ -80,7 +80,7 @@ class QueryResponse(ResponseBody):
     step: Count
     start: Moment
     end: Moment
-    account: Account
+    account: EventAccount
     points: list[tuple[float, float | None, int]]
 
 
@@ -201,7 +201,7 @@ def query_metric(snapshot: AgentSnapshot, query: MetricQuery) -> QueryResponse:
         step=range.step,
         start=range.start,
         end=range.end,
-        account=Account.of(completeness.of(services)),
+        account=EventAccount.of(completeness.of(services)),
         points=points,
     )
 

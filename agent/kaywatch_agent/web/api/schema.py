@@ -15,7 +15,7 @@ from kaywatch_agent.model.bounds import Count, Rate
 from kaywatch_agent.model.client import Client
 
 __all__ = [
-    "Account",
+    "EventAccount",
     "ClientDetails",
     "Error",
     "ErrorResponse",
@@ -57,7 +57,7 @@ class Outcomes(ResponseBody):
     cancelled: Count
 
 
-class Account(ResponseBody):
+class EventAccount(ResponseBody):
     """What became of the events that the clients of some services recorded.
 
     `received` events are counted in the statistics, `dropped` ones were lost, by
@@ -73,7 +73,7 @@ class Account(ResponseBody):
     ratio: Rate | None
 
     @classmethod
-    def of(cls, counts: EventCounts) -> Account:
+    def of(cls, counts: EventCounts) -> EventAccount:
         """Return what became of the events of some services."""
         return cls(
             received=counts.received,
