@@ -112,16 +112,11 @@ def enqueue(
         now: Unix seconds.
         new_id: the id of a new message, if one is needed.
     """
-    inputs = _EnqueueInput(store, receiver, request, now, new_id)
     if not _accepts(receiver.policy, request):
         return EnqueuePlan(EnqueueResult.FILTERED)
+    inputs = _EnqueueInput(store, receiver, request, now, new_id)
     fallback = failover(request, receiver) if _is_failover_due(inputs) else None
-    if request.kind is NotificationKind.RESOLVED:
-        plan = _plan_resolve(inputs)
-    elif request.kind in TRIGGERS:
-        plan = _plan_trigger(inputs)
-    else:
-        plan = _plan_message(inputs)
+    plan = _plan(inputs)
     messages = plan.messages
     if fallback is not None and receiver.down:
         messages = tuple(replace(message, failed_over=True) for message in messages)
@@ -168,6 +163,14 @@ def _is_failover_due(inputs: _EnqueueInput) -> bool:
     return inputs.receiver.down and not failed_over
 
 
+def _plan(inputs: _EnqueueInput) -> EnqueuePlan:
+    if inputs.request.kind is NotificationKind.RESOLVED:
+        return _plan_resolve(inputs)
+    if inputs.request.kind in TRIGGERS:
+        return _plan_trigger(inputs)
+    return _plan_message(inputs)
+
+
 def _plan_trigger(inputs: _EnqueueInput) -> EnqueuePlan:
     """Report that an alert fires, unless a pending message does."""
     alert = inputs.request.alert
@@ -211,7 +214,7 @@ def _plan_resolve(inputs: _EnqueueInput) -> EnqueuePlan:
 
 def _plan_message(inputs: _EnqueueInput) -> EnqueuePlan:
     """Add the alert to the last message of its stream, or create a new message."""
-    request, policy, now = inputs.request, inputs.policy, inputs.now
+    request, policy = inputs.request, inputs.policy
     group = _group(request, policy)
     stream = _stream(request, policy, group)
     root = ""
@@ -222,9 +225,18 @@ def _plan_message(inputs: _EnqueueInput) -> EnqueuePlan:
         joined = replace(
             last,
             entries=(*last.entries, inputs.entry),
-            expires=max(last.expires, now + policy.max_age),
+            expires=max(last.expires, inputs.now + policy.max_age),
         )
         return EnqueuePlan(EnqueueResult.JOINED, (joined,))
+    message = _new_message(inputs, group, stream, root)
+    return EnqueuePlan(EnqueueResult.QUEUED, (message,))
+
+
+def _new_message(
+    inputs: _EnqueueInput, group: dict[str, str], stream: str, root: str
+) -> OutboxMessage:
+    """Return a message with one alert; dead if its receiver is disabled."""
+    request, now = inputs.request, inputs.now
     due = now if root else _group_due(inputs, stream)
     message = OutboxMessage(
         id=inputs.new_id,
@@ -235,17 +247,15 @@ def _plan_message(inputs: _EnqueueInput) -> EnqueuePlan:
         created=now,
         due=due,
         not_before=due,
-        expires=max(due, now) + policy.max_age,
+        expires=max(due, now) + inputs.policy.max_age,
         thread_root=root,
         fallback_for=request.fallback_for,
         text=request.text,
     )
     disabled = inputs.receiver.disabled
-    if disabled:
-        message = message.ended(
-            MessageStatus.DEAD, MessageEndReason.GONE, now, disabled
-        )
-    return EnqueuePlan(EnqueueResult.QUEUED, (message,))
+    if not disabled:
+        return message
+    return message.ended(MessageStatus.DEAD, MessageEndReason.GONE, now, disabled)
 
 
 def _can_join(message: OutboxMessage, root: str, inputs: _EnqueueInput) -> bool:

@@ -28,6 +28,13 @@ MAX_BODY: Final = 64 * 1024  # bytes of a response; the rest is not read
 MIN_SECRET: Final = 6  # characters; anything shorter occurs in ordinary text
 NO_URL: Final = "not an http or https URL"
 
+# A compressed response could grow beyond MAX_BODY, so none is accepted.
+_HEADERS: Final = {
+    "User-Agent": f"kaywatch/{__version__}",
+    "Accept-Encoding": "identity",
+}
+_JSON_HEADERS: Final = {**_HEADERS, "Content-Type": "application/json"}
+
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 # Link-local addresses, and where clouds serve credentials. Never a receiver.
@@ -109,16 +116,13 @@ class HttpClient:
             NoResponse: none came in time, or the address is not allowed.
         """
         check_url(url)
-        all_headers = {
-            "User-Agent": f"kaywatch/{__version__}",
-            # A compressed body could grow beyond MAX_BODY.
-            "Accept-Encoding": "identity",
-            **({"Content-Type": "application/json"} if body else {}),
-            **(headers or {}),
-        }
+        common = _JSON_HEADERS if body else _HEADERS
         try:
             async with self._open.post(
-                url, data=body, headers=all_headers, allow_redirects=False
+                url,
+                data=body,
+                headers={**common, **(headers or {})},
+                allow_redirects=False,
             ) as response:
                 content = await _read(response.content)
                 hidden = (url, urlsplit(url).path.lstrip("/"), *secrets)

@@ -34,7 +34,7 @@ __all__ = [
 MAX_RETRY_AFTER: Final = 3600.0  # seconds; more is a mistake or an attack
 MAX_ERROR: Final = 300  # characters of a response that are kept
 
-_RETRIED: Final = frozenset({408, 425})
+_RETRIED: Final = frozenset({408, 425, 429})
 
 
 class DeliveryOutcome(StrEnum):
@@ -103,15 +103,10 @@ def judge_status(
     if 300 <= status < 400:
         error = "redirects are not followed"
     text = f"HTTP {status}: {error}"[:MAX_ERROR] if error else f"HTTP {status}"
-    if status >= 500 or status in (429, *_RETRIED):
-        limited = status == 429
+    if status >= 500 or status in _RETRIED:
+        limited, after = status == 429, retry_after(headers, now)
         return DeliveryResult(
-            DeliveryOutcome.RETRY,
-            status,
-            text,
-            after=retry_after(headers, now),
-            pause=limited,
-            undelivered=limited,
+            DeliveryOutcome.RETRY, status, text, after, limited, undelivered=limited
         )
     return DeliveryResult(
         gone if status == 410 else DeliveryOutcome.DEAD,

@@ -16,7 +16,7 @@ _RULE: Final = "node-success-rate"
 
 
 def sample(now: float, *, host: str = "", namespace: str = "") -> AlertDetails:
-    """Return an alert that fires since `now`.
+    """Return an alert that fired at `now`.
 
     Args:
         now: Unix seconds.

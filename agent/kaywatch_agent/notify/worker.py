@@ -99,24 +99,19 @@ class Workers:
         self._clock = clock
         self._stop_seconds = stop_seconds
         self._workers: dict[str, _Worker] = {}
-        self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def use(self, receivers: Mapping[str, Receiver]) -> None:
         """Send to these receivers from now on: at the start, or after a reload."""
-        for name, worker in self._workers.items():
-            if name not in receivers:
-                worker.stop()
+        for name in self._workers.keys() - receivers.keys():
+            self._workers[name].stop()
         for name, receiver in receivers.items():
-            task = self._tasks.get(name)
-            if task is not None and not task.done():
-                self._workers[name].receiver = receiver
-                self._workers[name].wake.set()
-                continue
-            worker = _Worker(
-                name, receiver, self._outbox, self._request_commit, self._clock
-            )
-            self._workers[name] = worker
-            self._tasks[name] = asyncio.create_task(worker.run(), name=f"notify {name}")
+            worker = self._workers.get(name)
+            if worker is not None and not worker.task.done():
+                worker.use(receiver)
+            else:
+                self._workers[name] = _Worker(
+                    name, receiver, self._outbox, self._request_commit, self._clock
+                )
 
     def wake(self, receivers: Iterable[str] | None = None) -> None:
         """Let workers check for due messages, all workers by default."""
@@ -126,14 +121,16 @@ class Workers:
 
     async def stop(self) -> None:
         """Stop after running requests, or `stop_seconds`. Idempotent."""
-        for worker in self._workers.values():
+        workers = self._workers.values()
+        for worker in workers:
             worker.stop()
-        if self._tasks:
-            await asyncio.wait(self._tasks.values(), timeout=self._stop_seconds)
-        for task in self._tasks.values():
+        tasks = [worker.task for worker in workers]
+        if tasks:
+            await asyncio.wait(tasks, timeout=self._stop_seconds)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
-        for worker in self._workers.values():
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for worker in workers:
             if isinstance(worker.receiver, ClosableReceiver):
                 worker.receiver.close()
 
@@ -144,6 +141,7 @@ class _Worker:
     Attributes:
         receiver: sends a message; a reload replaces it.
         wake: set when a message may be due.
+        task: runs until `stop`.
     """
 
     def __init__(
@@ -165,13 +163,20 @@ class _Worker:
         self._failing_since: float | None = None
         self._error = ""
         self._was_down = False
+        self.task = asyncio.create_task(self._run(), name=f"notify {name}")
+
+    def use(self, receiver: Receiver) -> None:
+        """Send by another receiver; undoes a `stop` that did not take effect yet."""
+        self.receiver = receiver
+        self._stopping = False
+        self.wake.set()
 
     def stop(self) -> None:
-        """End `run` after the current attempt."""
+        """End the task after the current attempt."""
         self._stopping = True
         self.wake.set()
 
-    async def run(self) -> None:
+    async def _run(self) -> None:
         """Send due messages until `stop`."""
         while not self._stopping:
             try:

@@ -239,6 +239,22 @@ async def test_a_reload_adds_and_removes_receivers(receivers: Receivers) -> None
     assert [r.path for r in receivers.requests] == ["/other"]
 
 
+async def test_a_receiver_that_is_added_again_during_an_attempt_is_served(
+    receivers: Receivers,
+) -> None:
+    receivers.answer("/hook", HANG)
+    async with (
+        delivering(receivers, hook=dict(HOOK)) as running,
+        aclosing(HttpClient()) as http,
+    ):
+        running.put("hook", FIRING, alert())
+        await until(lambda: receivers.to("/hook"))
+        running.workers.use({})
+        configs = parse({"hook": {**HOOK, "url": receivers.url + "/hook"}})
+        running.workers.use(build(configs, http))
+        await until(lambda: running.count(MessageStatus.SENT) == 1)
+
+
 async def test_a_thousand_episodes_with_a_third_of_the_requests_failing(
     receivers: Receivers,
 ) -> None:
