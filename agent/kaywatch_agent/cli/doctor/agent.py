@@ -50,7 +50,7 @@ CLOCK_FIX: Final = "synchronize the clock: timedatectl set-ntp true"
 # -- health --------------------------------------------------------------------------
 
 
-def health(context: CheckContext) -> CheckResults:
+def check_health(context: CheckContext) -> CheckResults:
     """Check that the agent answers, and accepts requests of this user."""
     error = context.health_error
     if context.health is not None:
@@ -73,7 +73,7 @@ def health(context: CheckContext) -> CheckResults:
         )
 
 
-def stages(context: CheckContext) -> CheckResults:
+def check_stages(context: CheckContext) -> CheckResults:
     """Check the health of each stage of the agent."""
     healthy = []
     for name, stage in context.health["stages"].items() if context.health else ():
@@ -90,7 +90,7 @@ def stages(context: CheckContext) -> CheckResults:
         yield ok(f"healthy: {', '.join(healthy)}")
 
 
-def versions(context: CheckContext) -> CheckResults:
+def check_versions(context: CheckContext) -> CheckResults:
     """Check that the agent, this command and the clients have the same version."""
     if context.health is None:
         return
@@ -113,7 +113,7 @@ def versions(context: CheckContext) -> CheckResults:
 # -- configuration -------------------------------------------------------------------
 
 
-def configuration(context: CheckContext) -> CheckResults:
+def check_configuration(context: CheckContext) -> CheckResults:
     """Check the configuration file, and that other users cannot read its secrets."""
     path, error = context.path, context.config_error
     if path is None:
@@ -136,7 +136,7 @@ def configuration(context: CheckContext) -> CheckResults:
             yield warning(text, "move it to a file with mode 0600, or to a credential")
 
 
-def http_access(context: CheckContext) -> CheckResults:
+def check_http_access(context: CheckContext) -> CheckResults:
     """Check the access to HTTP, and that its tokens and certificates are readable."""
     config = context.config.http
     try:
@@ -157,7 +157,7 @@ def http_access(context: CheckContext) -> CheckResults:
         yield ok("only this host can use HTTP, without a token")
 
 
-def rules(context: CheckContext) -> CheckResults:
+def check_rules(context: CheckContext) -> CheckResults:
     """Check for warnings about rules, and that each rule notifies a receiver."""
     config, configured = context.config, context.config.alerts.rules
     for text in config.alerts.warnings:
@@ -188,7 +188,7 @@ def rules(context: CheckContext) -> CheckResults:
 # -- clocks --------------------------------------------------------------------------
 
 
-def clocks(context: CheckContext) -> CheckResults:
+def check_clocks(context: CheckContext) -> CheckResults:
     """Check that the clocks of the agent, of this host and of clients agree."""
     if context.health is None:
         return
@@ -221,18 +221,18 @@ def _describe_skew(ahead: float) -> str:
 # -- store ---------------------------------------------------------------------------
 
 
-def store_space(context: CheckContext) -> CheckResults:
+def check_store_space(context: CheckContext) -> CheckResults:
     """Check that the disk and `store.max_size` have space for more data."""
     path = context.store
     if path is None:
         yield warning("nothing is stored (:memory:)", "set store.path to store data")
         return
     try:
-        free = shutil.disk_usage(_existing(path.parent)).free
+        free = shutil.disk_usage(_nearest_folder(path.parent)).free
         files = (path, Path(f"{path}-wal"))
         size = sum(file.stat().st_size for file in files if file.exists())
     except OSError as error:
-        yield unchecked(f"{path}: {error.strerror}", _as_owner(path))
+        yield unchecked(f"{path}: {error.strerror}", _owner_fix(path))
         return
     limit = context.config.store.max_bytes
     text = f"{quantity(free, 'bytes')} free on the disk of {path}"
@@ -255,13 +255,13 @@ def store_space(context: CheckContext) -> CheckResults:
         yield ok(text)
 
 
-def store_access(context: CheckContext) -> CheckResults:
+def check_store_access(context: CheckContext) -> CheckResults:
     """Check that the agent can write the store, and that other users cannot read it."""
     path = context.store
     if path is None:
         return
     if not path.exists():
-        yield _absent_store(context, path)
+        yield _check_missing_store(context, path)
         return
     mode, owner = path.stat().st_mode, path.stat().st_uid
     agent = context.process.uid if context.process is not None else os.geteuid()
@@ -277,8 +277,8 @@ def store_access(context: CheckContext) -> CheckResults:
         yield ok(f"the agent can write it ({user_name(owner)})")
 
 
-def _absent_store(context: CheckContext, path: Path) -> CheckResult:
-    folder, user = _existing(path.parent), user_name(os.geteuid())
+def _check_missing_store(context: CheckContext, path: Path) -> CheckResult:
+    folder, user = _nearest_folder(path.parent), user_name(os.geteuid())
     if context.health is not None or not os.access(folder, os.X_OK):
         return unchecked(f"cannot find {path}", "pass its path with --store")
     if os.access(folder, os.W_OK):
@@ -288,16 +288,16 @@ def _absent_store(context: CheckContext, path: Path) -> CheckResult:
     )
 
 
-def store_commits(context: CheckContext) -> CheckResults:
+def check_store_commits(context: CheckContext) -> CheckResults:
     """Check that the store can be read, and that the last commit is recent."""
     path = context.store
     if path is None or not path.exists():
         return
     try:
-        with _database(path) as db:
-            schema, last = _last_commit(db)
+        with _open_database(path) as db:
+            schema, last = _read_last_commit(db)
     except sqlite3.OperationalError as error:
-        yield unchecked(f"the last commit ({error})", _as_owner(path))
+        yield unchecked(f"the last commit ({error})", _owner_fix(path))
         return
     except sqlite3.Error as error:
         yield problem(
@@ -322,14 +322,14 @@ def store_commits(context: CheckContext) -> CheckResults:
         yield ok(f"the last commit was {duration(age)} ago, schema {schema}")
 
 
-def store_integrity(context: CheckContext) -> CheckResults:
+def check_store_integrity(context: CheckContext) -> CheckResults:
     """Check the database for damage."""
     path = context.store
     if path is None or not path.exists():
         return
     end = time.monotonic() + INTEGRITY_SECONDS
     try:
-        with _database(path) as db:
+        with _open_database(path) as db:
             db.set_progress_handler(lambda: time.monotonic() > end, 10_000)
             (result,) = db.execute("PRAGMA quick_check(1)").fetchone()
     except sqlite3.OperationalError as error:
@@ -349,7 +349,7 @@ def store_integrity(context: CheckContext) -> CheckResults:
 
 
 @contextlib.contextmanager
-def _database(path: Path) -> Iterator[sqlite3.Connection]:
+def _open_database(path: Path) -> Iterator[sqlite3.Connection]:
     """Open the store read-only, without creating a file next to it."""
     # Without a write-ahead log no agent is running, and SQLite would create one.
     immutable = "" if Path(f"{path}-wal").exists() else "&immutable=1"
@@ -358,7 +358,7 @@ def _database(path: Path) -> Iterator[sqlite3.Connection]:
         yield db
 
 
-def _last_commit(db: sqlite3.Connection) -> tuple[int, float]:
+def _read_last_commit(db: sqlite3.Connection) -> tuple[int, float]:
     """Return the version of the schema, and the Unix time of the last commit or 0."""
     (application,) = db.execute("PRAGMA application_id").fetchone()
     if application != APPLICATION_ID:
@@ -368,11 +368,11 @@ def _last_commit(db: sqlite3.Connection) -> tuple[int, float]:
     return schema, float(row[0]) if row and row[0] else 0.0
 
 
-def _existing(folder: Path) -> Path:
+def _nearest_folder(folder: Path) -> Path:
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return folder
 
 
-def _as_owner(path: Path) -> str:
+def _owner_fix(path: Path) -> str:
     return f"run as root, or as the owner of {path.parent}"

@@ -36,7 +36,7 @@ from kaywatch_agent.cli.service.installer import closed_folder
 # -- the agent's socket --------------------------------------------------------------
 
 
-def socket_access(context: CheckContext) -> CheckResults:
+def check_socket_access(context: CheckContext) -> CheckResults:
     """Check that the socket exists, and show who can push."""
     path = Path(context.socket)
     folder = closed_folder(path)
@@ -61,7 +61,7 @@ def socket_access(context: CheckContext) -> CheckResults:
     ingest = context.config.ingest
     groups = [f"members of {name}" for name in ingest.allow_gids]
     allowed = ", ".join((*ingest.allow_uids, *groups))
-    yield _who_can_push(path, info, allowed)
+    yield _check_mode(path, info, allowed)
     if allowed:
         yield ok(f"only {allowed} and root can push (ingest.allow_uids, allow_gids)")
     if folder is not None:
@@ -71,7 +71,7 @@ def socket_access(context: CheckContext) -> CheckResults:
         )
 
 
-def _who_can_push(path: Path, info: os.stat_result, allowed: str) -> CheckResult:
+def _check_mode(path: Path, info: os.stat_result, allowed: str) -> CheckResult:
     where, group = _describe_mode(path, info), group_name(info.st_gid)
     if info.st_mode & stat.S_IWOTH:
         if allowed:
@@ -83,13 +83,13 @@ def _who_can_push(path: Path, info: os.stat_result, allowed: str) -> CheckResult
     owner = user_name(info.st_uid)
     pushing = [owner] if info.st_mode & stat.S_IWUSR else []
     if info.st_mode & stat.S_IWGRP:
-        pushing.append(f"the group {group}{_members(info.st_gid, owner)}")
+        pushing.append(f"the group {group}{_list_members(info.st_gid, owner)}")
     if not pushing:
         return problem(f"{where}: only root can push", 'set ingest.mode = "0660"')
     return ok(f"{where}: {' and '.join(pushing)} can push")
 
 
-def _members(gid: int, owner: str) -> str:
+def _list_members(gid: int, owner: str) -> str:
     try:
         members = [name for name in grp.getgrgid(gid).gr_mem if name != owner]
     except KeyError:
@@ -102,14 +102,14 @@ def _describe_mode(path: Path, info: os.stat_result) -> str:
     return f"{path} ({stat.S_IMODE(info.st_mode):04o} {owners})"
 
 
-def socket_connection(context: CheckContext) -> CheckResults:
+def check_socket_connection(context: CheckContext) -> CheckResults:
     """Check that this user can connect, as an application of this user would."""
     user, error = user_name(os.geteuid()), context.listener
     if context.socket_activated:
         yield ok("not connected: systemd listens, and would start the agent")
     elif isinstance(error, OSError):
         if os.path.exists(context.socket) or error.errno == errno.EACCES:
-            yield _refusal(context.socket, user, error)
+            yield _explain_refusal(context.socket, user, error)
     elif os.geteuid() == 0:
         yield ok("root can connect")
     elif not context.config.ingest.access.admits(_ThisProcess()):
@@ -129,14 +129,14 @@ class _ThisProcess:
     trusted = False
 
 
-def _refusal(path: str, user: str, error: OSError) -> CheckResult:
+def _explain_refusal(path: str, user: str, error: OSError) -> CheckResult:
     if error.errno == errno.ECONNREFUSED:
         return problem(
             f"{path}: no process listens",
             "its agent was killed; start an agent, which replaces the socket",
         )
     if error.errno == errno.EACCES:
-        return problem(f"{user} cannot connect to {path}", _grant(path, user))
+        return problem(f"{user} cannot connect to {path}", _access_fix(path, user))
     if isinstance(error, TimeoutError):
         return problem(
             f"{path}: connections are not accepted",
@@ -145,7 +145,7 @@ def _refusal(path: str, user: str, error: OSError) -> CheckResult:
     return unchecked(f"{path}: {error}", "check that it is an agent's socket")
 
 
-def _grant(path: str, user: str) -> str:
+def _access_fix(path: str, user: str) -> str:
     """Return how to permit a user to connect."""
     try:
         info = os.stat(path)
@@ -161,10 +161,10 @@ def _grant(path: str, user: str) -> str:
     return f"as root: usermod -aG {group} {user}; then log in again"
 
 
-def socket_discovery(context: CheckContext) -> CheckResults:
+def check_socket_discovery(context: CheckContext) -> CheckResults:
     """Check that applications find the socket without configuration."""
     if os.environ.get("KAYWATCH_ENDPOINT"):
-        return  # `endpoint` checks it
+        return  # `check_endpoint` checks it
     paths = list(candidates(None))
     if next(filter(os.path.exists, paths), None) == context.socket:
         yield ok("applications of this user find the socket without configuration")
@@ -178,7 +178,7 @@ def socket_discovery(context: CheckContext) -> CheckResults:
 # -- the environment -----------------------------------------------------------------
 
 
-def recording(_: CheckContext) -> CheckResults:
+def check_recording(_: CheckContext) -> CheckResults:
     """Check that the environment does not disable the client."""
     if settings_from_environment().enabled:
         yield ok("applications record their executions")
@@ -190,7 +190,7 @@ def recording(_: CheckContext) -> CheckResults:
         )
 
 
-def endpoint(context: CheckContext) -> CheckResults:
+def check_endpoint(context: CheckContext) -> CheckResults:
     """Check that `KAYWATCH_ENDPOINT` leads to an agent or a broker."""
     value = os.environ.get("KAYWATCH_ENDPOINT")
     if not value:
@@ -213,7 +213,7 @@ def endpoint(context: CheckContext) -> CheckResults:
         )
 
 
-def variables(_: CheckContext) -> CheckResults:
+def check_variables(_: CheckContext) -> CheckResults:
     """Check the other environment variables of the client."""
     invalid = parse_tags(os.environ.get("KAYWATCH_TAGS", ""))[1]
     if invalid:
@@ -225,21 +225,21 @@ def variables(_: CheckContext) -> CheckResults:
         yield problem(f"KAYWATCH_PRICES={prices}: no such file", "correct or unset it")
 
 
-def frameworks(_: CheckContext) -> CheckResults:
+def check_frameworks(_: CheckContext) -> CheckResults:
     """Check that a framework that can be monitored is installed."""
     python = f"in this Python ({sys.prefix})"
-    if installed := _installed(FRAMEWORKS):
+    if installed := _list_installed(FRAMEWORKS):
         yield ok(f"{installed} {python}")
     else:
         yield unchecked(
             f"neither {' nor '.join(FRAMEWORKS)} is installed {python}",
             "run `kaywatch doctor` in the environment of the application",
         )
-    if installed := _installed(SDKS):
+    if installed := _list_installed(SDKS):
         yield ok(f"calls of these language model SDKs are recorded: {installed}")
 
 
-def _installed(modules: Iterable[str]) -> str:
+def _list_installed(modules: Iterable[str]) -> str:
     """Return the installed modules with their versions, without importing them."""
     installed = []
     for name in modules:

@@ -26,28 +26,55 @@ Check = Callable[[CheckContext], CheckResults]
 
 CHECKS: Final[Mapping[str, tuple[Check, ...]]] = {
     "agent": (
-        *(agent.health, agent.stages, agent.versions),
-        servers.agent_certificate,
+        agent.check_health,
+        agent.check_stages,
+        agent.check_versions,
+        servers.check_agent_certificate,
     ),
-    "configuration": (agent.configuration, agent.http_access, agent.rules),
+    "configuration": (
+        agent.check_configuration,
+        agent.check_http_access,
+        agent.check_rules,
+    ),
     "socket": (
-        application.socket_access,
-        application.socket_connection,
-        application.socket_discovery,
+        application.check_socket_access,
+        application.check_socket_connection,
+        application.check_socket_discovery,
     ),
-    "processes": (host.listener, host.client_identities, host.process_metrics),
-    "clock": (agent.clocks,),
+    "processes": (
+        host.check_listener,
+        host.check_client_identities,
+        host.check_process_metrics,
+    ),
+    "clock": (agent.check_clocks,),
     "store": (
-        *(agent.store_space, agent.store_access),
-        *(agent.store_commits, agent.store_integrity),
+        agent.check_store_space,
+        agent.check_store_access,
+        agent.check_store_commits,
+        agent.check_store_integrity,
     ),
-    "receivers": (servers.receiver_connections, servers.receiver_deliveries),
-    "brokers": (servers.broker_sessions, servers.broker_connections),
-    "host": (host.open_files, host.memory_limit),
-    "service": (host.service_unit, host.service_files, host.service_sandbox),
+    "receivers": (
+        servers.check_receiver_connections,
+        servers.check_receiver_deliveries,
+    ),
+    "brokers": (
+        servers.check_broker_sessions,
+        servers.check_broker_connections,
+    ),
+    "host": (
+        host.check_open_files,
+        host.check_memory_limit,
+    ),
+    "service": (
+        host.check_service_unit,
+        host.check_service_files,
+        host.check_service_sandbox,
+    ),
     "application": (
-        *(application.recording, application.endpoint),
-        *(application.variables, application.frameworks),
+        application.check_recording,
+        application.check_endpoint,
+        application.check_variables,
+        application.check_frameworks,
     ),
 }
 
@@ -85,7 +112,7 @@ def _start(
 ) -> tuple[threading.Thread, list[CheckResult]]:
     """Start a check in a thread; return the thread, and a list that it fills."""
     results: list[CheckResult] = []
-    name = check.__name__.replace("_", " ")
+    name = check.__name__.removeprefix("check_").replace("_", " ")
 
     def run() -> None:
         try:

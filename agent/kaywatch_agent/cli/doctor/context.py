@@ -108,7 +108,7 @@ class CheckContext:
         if not os.path.isdir("/run/systemd/system"):  # see sd_booted(3)
             return None
         for manager in (Manager(), Manager(user=True)):
-            if _property(manager, SERVICE, "LoadState") == "loaded":
+            if _read_property(manager, SERVICE, "LoadState") == "loaded":
                 return manager
         return None
 
@@ -118,8 +118,8 @@ class CheckContext:
         if self.health is not None:
             return False
         return any(
-            _property(manager, SOCKET, "ActiveState") == "active"
-            and _property(manager, SERVICE, "ActiveState") != "active"
+            _read_property(manager, SOCKET, "ActiveState") == "active"
+            and _read_property(manager, SERVICE, "ActiveState") != "active"
             for manager in (Manager(), Manager(user=True))
         )
 
@@ -154,7 +154,7 @@ def gather(options: Options) -> CheckContext:
         config = load(path)
     except ConfigError as error:
         config_error = error
-    url = options.url or _url(config)
+    url = options.url or _find_url(config)
     before = time.time()
     health: Mapping[str, Any] | None = None
     health_error = None
@@ -166,7 +166,7 @@ def gather(options: Options) -> CheckContext:
         path=path,
         config=config,
         config_error=config_error,
-        socket=options.socket or _socket(config),
+        socket=options.socket or _find_socket(config),
         store=Path(options.store) if options.store else config.store.file,
         url=url,
         health=health,
@@ -194,14 +194,14 @@ def group_name(gid: int) -> str:
 # -- inside --------------------------------------------------------------------------
 
 
-def _property(manager: Manager, unit: str, name: str) -> str:
+def _read_property(manager: Manager, unit: str, name: str) -> str:
     try:
         return manager.properties(unit, name).get(name, "")
     except StartError:
         return ""  # no systemd, or this user has no session
 
 
-def _url(config: Config) -> str:
+def _find_url(config: Config) -> str:
     """Return `KAYWATCH_URL`, or the URL of the address in the configuration."""
     if url := os.environ.get("KAYWATCH_URL"):
         return url
@@ -214,7 +214,7 @@ def _url(config: Config) -> str:
     return f"{'https' if config.http.tls else 'http'}://{host}:{port}"
 
 
-def _socket(config: Config) -> str:
+def _find_socket(config: Config) -> str:
     """Return `KAYWATCH_ENDPOINT`, the configuration's path, or the default."""
     endpoint = os.environ.get("KAYWATCH_ENDPOINT", "")
     if endpoint.startswith("unix:"):

@@ -43,7 +43,7 @@ EXPOSURE: Final = 1.5
 # -- processes -----------------------------------------------------------------------
 
 
-def listener(context: CheckContext) -> CheckResults:
+def check_listener(context: CheckContext) -> CheckResults:
     """Check which process listens on the socket."""
     owner = context.listener
     if isinstance(owner, OSError):
@@ -59,9 +59,9 @@ def listener(context: CheckContext) -> CheckResults:
         yield ok(f"the agent is process {owner.pid} of {user_name(owner.uid)}")
 
 
-def client_identities(context: CheckContext) -> CheckResults:
+def check_client_identities(context: CheckContext) -> CheckResults:
     """Check that the agent identifies local clients by their pid and user."""
-    clients = _local(context)
+    clients = _local_clients(context)
     if context.clients is None:
         return
     if not clients:
@@ -75,14 +75,16 @@ def client_identities(context: CheckContext) -> CheckResults:
     yield ok(f"{len(clients)} connected, each identified by its pid")
 
 
-def process_metrics(context: CheckContext) -> CheckResults:
+def check_process_metrics(context: CheckContext) -> CheckResults:
     """Check that the agent can read memory and CPU of local clients."""
     now = context.health["timestamp"] if context.health else 0.0
     sampled = [
-        client for client in _local(context) if now - client["since"] > SAMPLED_SECONDS
+        client
+        for client in _local_clients(context)
+        if now - client["since"] > SAMPLED_SECONDS
     ]
     unread = [client for client in sampled if client["memory_mb"] is None]
-    hidden = _hidepid(context)
+    hidden = _hidepid_fix(context)
     if unread:
         names = ", ".join(sorted({client["service"] for client in unread}))
         yield problem(
@@ -99,13 +101,13 @@ def process_metrics(context: CheckContext) -> CheckResults:
         yield ok("the agent can read memory and CPU of other processes")
 
 
-def _local(context: CheckContext) -> list[dict[str, Any]]:
+def _local_clients(context: CheckContext) -> list[dict[str, Any]]:
     """Return the clients that are connected from this host."""
     host = socket.gethostname()
     return [c for c in context.connected if c["host"] == host and not c["via"]]
 
 
-def _hidepid(context: CheckContext) -> str:
+def _hidepid_fix(context: CheckContext) -> str:
     """Return the fix for a /proc that hides processes; empty if it hides none."""
     agent = context.process
     if agent is None or agent.uid == 0:
@@ -124,9 +126,9 @@ def _hidepid(context: CheckContext) -> str:
 # -- limits --------------------------------------------------------------------------
 
 
-def open_files(context: CheckContext) -> CheckResults:
+def check_open_files(context: CheckContext) -> CheckResults:
     """Check that the agent can open enough files for its clients."""
-    limits = _read(f"/proc/{_pid(context)}/limits")
+    limits = _read(f"/proc/{_agent_pid(context)}/limits")
     if not limits:
         yield unchecked("the limit of open files", "run as the agent's user or as root")
         return
@@ -145,18 +147,20 @@ def open_files(context: CheckContext) -> CheckResults:
         yield ok(text)
 
 
-def memory_limit(context: CheckContext) -> CheckResults:
+def check_memory_limit(context: CheckContext) -> CheckResults:
     """Check that the control group of the agent leaves it enough memory."""
-    group = _control_group(_pid(context))
-    used = _number(group, r"\d+", "memory.current", "memory.usage_in_bytes")
+    group = _find_control_group(_agent_pid(context))
+    used = _read_number(group, r"\d+", "memory.current", "memory.usage_in_bytes")
     if used is None:
         yield unchecked("the memory limit", "no control group accounts for its memory")
         return
     fix = "raise MemoryMax= in its unit, or lower limits.series"
-    killed = _number(group, r"oom_kill (\d+)", "memory.events", "memory.oom_control")
+    killed = _read_number(
+        group, r"oom_kill (\d+)", "memory.events", "memory.oom_control"
+    )
     if killed:
         yield problem(f"{killed} processes of {group.name} ran out of memory", fix)
-    limit = _number(group, r"\d+", "memory.max", "memory.limit_in_bytes")
+    limit = _read_number(group, r"\d+", "memory.max", "memory.limit_in_bytes")
     if limit is None or limit > NO_LIMIT:
         yield ok("no control group limits its memory")
         return
@@ -166,7 +170,7 @@ def memory_limit(context: CheckContext) -> CheckResults:
     yield warning(text, fix) if used > 0.9 * limit else ok(text)
 
 
-def _control_group(pid: int) -> Path:
+def _find_control_group(pid: int) -> Path:
     """Return the folder of a process's control group; see cgroups(7)."""
     groups = _read(f"/proc/{pid}/cgroup")
     v1 = re.search(r"^\d+:(?:\w+,)*memory(?:,\w+)*:/(.*)$", groups, re.MULTILINE)
@@ -176,14 +180,14 @@ def _control_group(pid: int) -> Path:
     return CGROUPS / (v2[1] if v2 is not None else "")
 
 
-def _number(group: Path, pattern: str, *names: str) -> int | None:
+def _read_number(group: Path, pattern: str, *names: str) -> int | None:
     """Return a number from the file of cgroups v2, or else of v1."""
     text = next(filter(None, (_read(group / name) for name in names)), "")
     match = re.search(rf"^{pattern}", text, re.MULTILINE)
     return int(match[match.lastindex or 0]) if match else None
 
 
-def _pid(context: CheckContext) -> int:
+def _agent_pid(context: CheckContext) -> int:
     """Return the agent's pid, or this process's, whose limits are usually the same."""
     return context.process.pid if context.process is not None else os.getpid()
 
@@ -235,7 +239,7 @@ UNIT_WARNINGS: Final[tuple[tuple[Callable[[Properties], bool], str, str], ...]] 
 )
 
 
-def service_unit(context: CheckContext) -> CheckResults:
+def check_service_unit(context: CheckContext) -> CheckResults:
     """Check that the service is installed, runs, and is supervised."""
     manager = context.manager
     if not os.path.isdir("/run/systemd/system"):
@@ -259,12 +263,12 @@ def service_unit(context: CheckContext) -> CheckResults:
             f"{state}, last result {properties['Result']}",
             f"read journalctl -u kaywatch, then run {systemctl} start kaywatch",
         )
-    yield from _unit_results(properties, systemctl)
+    yield from _check_properties(properties, systemctl)
     if socket_state == "active":
         yield ok("systemd listens on the socket: clients can connect during a restart")
 
 
-def _unit_results(properties: Properties, systemctl: str) -> CheckResults:
+def _check_properties(properties: Properties, systemctl: str) -> CheckResults:
     for applies, text, fix in UNIT_WARNINGS:
         if applies(properties):
             yield warning(text.format(**properties), fix.format(systemctl=systemctl))
@@ -276,7 +280,7 @@ def _unit_results(properties: Properties, systemctl: str) -> CheckResults:
         yield ok(f"{path} is a drop-in")
 
 
-def service_files(context: CheckContext) -> CheckResults:
+def check_service_files(context: CheckContext) -> CheckResults:
     """Check that the installed units are those of this version."""
     manager = context.manager
     if manager is None:
@@ -300,7 +304,7 @@ def service_files(context: CheckContext) -> CheckResults:
         yield ok(f"{len(files)} files are up to date")
 
 
-def service_sandbox(context: CheckContext) -> CheckResults:
+def check_service_sandbox(context: CheckContext) -> CheckResults:
     """Check that the sandbox of the service is not weakened."""
     manager = context.manager
     if manager is None or manager.user:

@@ -49,7 +49,7 @@ MAX_CONNECTS: Final = 8  # at once
 EXPIRES_SOON_DAYS: Final = 14
 
 
-def agent_certificate(context: CheckContext) -> CheckResults:
+def check_agent_certificate(context: CheckContext) -> CheckResults:
     """Check that the agent's own certificate does not expire soon."""
     url = urlsplit(context.url)
     if url.scheme != "https" or not url.hostname:
@@ -61,7 +61,7 @@ def agent_certificate(context: CheckContext) -> CheckResults:
         tls.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     try:
         connection = socket.create_connection(
-            (url.hostname, _port(url)), CONNECT_SECONDS
+            (url.hostname, _port_of(url)), CONNECT_SECONDS
         )
         what = f"the certificate of {context.url}"
         yield _check_certificate(what, connection, url.hostname, tls)
@@ -95,7 +95,7 @@ def _connect(
         return
     except (OSError, ValueError) as error:
         yield problem(
-            f"{where}: cannot connect: {_cause(error)}",
+            f"{where}: cannot connect: {_describe_error(error)}",
             "check that it runs, and that no firewall blocks it",
         )
         return
@@ -107,7 +107,7 @@ def _connect(
             what = f"{where}: its certificate"
             yield _check_certificate(what, connection, host, tls)
         except OSError as error:
-            text = f"{where}: the TLS handshake failed: {_cause(error)}"
+            text = f"{where}: the TLS handshake failed: {_describe_error(error)}"
             yield problem(text, "check the port, and that it uses TLS")
 
 
@@ -145,14 +145,14 @@ def _check_certificate(
     return ok(f"{what} is valid for {duration(remaining)}")
 
 
-def _cause(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
     """Return the reason without the URL, which may be a secret."""
     if isinstance(error, TimeoutError):
         return f"no answer within {CONNECT_SECONDS:g} s"
     return (getattr(error, "strerror", None) or type(error).__name__).lower()
 
 
-def _port(url: SplitResult) -> int:
+def _port_of(url: SplitResult) -> int:
     return url.port or (443 if url.scheme == "https" else 80)
 
 
@@ -170,12 +170,12 @@ class _Target(NamedTuple):
         return f"{self.name} ({redacted(self.url)})"
 
 
-def receiver_connections(context: CheckContext) -> CheckResults:
+def check_receiver_connections(context: CheckContext) -> CheckResults:
     """Check that kaywatch can connect to each receiver, and to the heartbeat."""
     targets: list[_Target] = []
     for name, config in context.config.notify.receivers.items():
         try:
-            targets += _targets(f"receiver.{name}", config)
+            targets += _list_targets(f"receiver.{name}", config)
         except ConfigError as error:
             yield unreadable(error)
         else:
@@ -193,7 +193,7 @@ def receiver_connections(context: CheckContext) -> CheckResults:
             yield from results
 
 
-def _targets(name: str, config: ReceiverConfig) -> Iterator[_Target]:
+def _list_targets(name: str, config: ReceiverConfig) -> Iterator[_Target]:
     for key, secret in config.secrets().items():
         value = secret.read()
         if key in ("webhook_url", "url"):
@@ -211,7 +211,7 @@ def _check_target(target: _Target) -> CheckResults:
     try:
         check_url(target.url)
         url = urlsplit(target.url)
-        port = _port(url)
+        port = _port_of(url)
     except (NoResponse, ValueError) as error:
         yield problem(f"{target}: {error}", "correct its URL")
         return
@@ -219,10 +219,10 @@ def _check_target(target: _Target) -> CheckResults:
     results = list(_connect(str(target), url.hostname or "", port, tls, check_address))
     yield from results
     if target.ready_path and not any(r.status == "problem" for r in results):
-        yield _ready(target, url)
+        yield _check_ready(target, url)
 
 
-def _ready(target: _Target, url: SplitResult) -> CheckResult:
+def _check_ready(target: _Target, url: SplitResult) -> CheckResult:
     fix = "check that it is an Alertmanager"
     secure = url.scheme == "https"
     kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
@@ -232,13 +232,13 @@ def _ready(target: _Target, url: SplitResult) -> CheckResult:
             connection.request("GET", url.path.rstrip("/") + target.ready_path)
             status = connection.getresponse().status
         except (OSError, http.client.HTTPException) as error:
-            return problem(f"{target}: no answer: {_cause(error)}", fix)
+            return problem(f"{target}: no answer: {_describe_error(error)}", fix)
     if status == http.HTTPStatus.OK:
         return ok(f"{target}: is ready")
     return problem(f"{target}: {target.ready_path} returns {status}", fix)
 
 
-def receiver_deliveries(context: CheckContext) -> CheckResults:
+def check_receiver_deliveries(context: CheckContext) -> CheckResults:
     """Check the state of each receiver in the agent."""
     answer = context.get("/api/v1/receivers")
     for receiver in answer["receivers"] if answer else ():
@@ -263,7 +263,7 @@ def receiver_deliveries(context: CheckContext) -> CheckResults:
 # -- brokers -------------------------------------------------------------------------
 
 
-def broker_sessions(context: CheckContext) -> CheckResults:
+def check_broker_sessions(context: CheckContext) -> CheckResults:
     """Check that the agent is connected to each broker."""
     stages = context.health["stages"] if context.health else {}
     for config in context.config.ingest.mqtt if context.health else ():
@@ -280,7 +280,7 @@ def broker_sessions(context: CheckContext) -> CheckResults:
             yield ok(f"{label}: connected; {count} clients use it")
 
 
-def broker_connections(context: CheckContext) -> CheckResults:
+def check_broker_connections(context: CheckContext) -> CheckResults:
     """Check that kaywatch can connect to each broker, and read its secrets."""
     for config in context.config.ingest.mqtt:
         try:

@@ -35,8 +35,8 @@ __all__ = [
     "SORT_KEYS",
     "Display",
     "ViewOptions",
-    "full_screen",
-    "printed",
+    "render_list",
+    "render_screen",
 ]
 
 GAP: Final = 2
@@ -134,35 +134,36 @@ SORTS: Final = {column.sort: column for column in COLUMNS if column.sort}
 SORT_KEYS: Final = {column.key: column.sort for column in COLUMNS if column.sort}
 
 
-def full_screen(
+def render_screen(
     display: Display, options: ViewOptions, dimensions: ConsoleDimensions
 ) -> RenderableType:
     """Return the screen for a terminal of a size."""
     width, height = dimensions
-    head = _head(display)
-    body: list[RenderableType] = ["", *_help()]
+    head = _render_head(display)
+    body: list[RenderableType] = ["", *_render_help()]
     if not options.help:
         options.page = max(1, height - 8)
         room = max(1, height - len(head) - 3)
-        body = _nodes(display.answers, options, width, room)
+        body = _render_nodes(display.answers, options, width, room)
     screen = Layout()
     screen.split_column(
         Layout(Group(*head), size=len(head)),
         Layout(Group(*body)),
-        Layout(_key_line(options), size=1),
+        Layout(_render_keys(options), size=1),
     )
     return screen
 
 
-def printed(display: Display, options: ViewOptions, width: int) -> RenderableType:
-    """Return all nodes, to be printed once."""
-    return Group(*_head(display), *_nodes(display.answers, options, width, sys.maxsize))
+def render_list(display: Display, options: ViewOptions, width: int) -> RenderableType:
+    """Return the agent's state and all nodes, to be printed once."""
+    nodes = _render_nodes(display.answers, options, width, sys.maxsize)
+    return Group(*_render_head(display), *nodes)
 
 
 # -- around the table ----------------------------------------------------------------
 
 
-def _head(display: Display) -> list[RenderableType]:
+def _render_head(display: Display) -> list[RenderableType]:
     answers, health = display.answers, display.answers.health
     clock = time.strftime("%H:%M:%S", time.localtime(answers.time))
     first: RenderableType
@@ -174,22 +175,22 @@ def _head(display: Display) -> list[RenderableType]:
         first.add_column(ratio=1, no_wrap=True)
         first.add_column(no_wrap=True)
         first.add_row(agent_line(display.url, health), Text(clock, "dim"))
-    head = [first, Text("   ").join(_vitals(display))]
+    head = [first, Text("   ").join(_render_vitals(display))]
     if answers.llm["totals"]["calls"]:
-        head.append(_models(answers.llm["totals"]))
+        head.append(_render_models(answers.llm["totals"]))
     for name, stage in health["stages"].items():
         if stage["problem"]:
             head.append(Text(clean(f"{name}: {stage['problem']}"), "bold red"))
     return [*head, ""]
 
 
-def _vitals(display: Display) -> list[Text]:
+def _render_vitals(display: Display) -> list[Text]:
     clients, health = display.answers.clients, display.answers.health
     states = [client["state"] for client in clients]
-    first = Text(_count(states.count("connected"), "client"))
+    first = Text(_format_count(states.count("connected"), "client"))
     if died := states.count("died"):
         first.append(f", {died:,} died", "red")
-    events = _count(health["events"], "event")
+    events = _format_count(health["events"], "event")
     if display.rate is not None:
         events = f"{display.rate:,.0f} events/s"
     recorded = sum(client["recorded"] for client in clients)
@@ -209,17 +210,17 @@ def _vitals(display: Display) -> list[Text]:
     ]
 
 
-def _models(totals: Json) -> Text:
+def _render_models(totals: Json) -> Text:
     unpriced = totals["unpriced_calls"] or totals["calls_without_usage"]
     return Text.assemble(
-        f"models: {_count(totals['calls'], 'call')}, ",
+        f"models: {_format_count(totals['calls'], 'call')}, ",
         (f"{totals['errors']:,} failed", "yellow" if totals["errors"] else ""),
         f", {money(totals['cost_usd'])}{'+?' if unpriced else ''}",
         f", {money(totals['wasted_cost_usd'])} wasted",
     )
 
 
-def _key_line(options: ViewOptions) -> Text:
+def _render_keys(options: ViewOptions) -> Text:
     keys = [
         Text.assemble(
             (key, "bold cyan"), f" {name}", style="reverse" * (name == options.sort)
@@ -229,7 +230,7 @@ def _key_line(options: ViewOptions) -> Text:
     return Text(" ") + Text(" " * GAP).join(keys)
 
 
-def _help() -> list[Text]:
+def _render_help() -> list[Text]:
     return [
         Text.assemble("  ", (key.ljust(14), "bold cyan"), text) for key, text in HELP
     ]
@@ -238,20 +239,20 @@ def _help() -> list[Text]:
 # -- the table -----------------------------------------------------------------------
 
 
-def _nodes(
+def _render_nodes(
     answers: Answers, options: ViewOptions, width: int, height: int
 ) -> list[RenderableType]:
     """Return the title, and a table of at most `height` nodes."""
-    rows = _sorted(node_rows(answers), options)
+    rows = _sort_rows(node_rows(answers), options)
     options.last = max(0, len(rows) - height)
     options.top = min(options.top, options.last)
     shown = rows[options.top : options.top + height]
-    title = _title(answers, options.top, len(shown), len(rows))
+    title = _render_title(answers, options.top, len(shown), len(rows))
     if not rows:
         return [title, "Nothing ran." if answers.clients else "No client yet."]
-    cells = [_cells(row) for row in shown]
+    cells = [_render_cells(row) for row in shown]
     table = Table(box=None, pad_edge=False)
-    columns = _columns(answers, options.sort, cells, width)
+    columns = _choose_columns(answers, options.sort, cells, width)
     for column in columns:
         table.add_column(
             Text(column.name, "underline" if column.sort == options.sort else ""),
@@ -264,7 +265,7 @@ def _nodes(
     return [title, table]
 
 
-def _sorted(rows: list[NodeRow], options: ViewOptions) -> list[NodeRow]:
+def _sort_rows(rows: list[NodeRow], options: ViewOptions) -> list[NodeRow]:
     """Return rows with the largest first, and equal ones by name."""
     field = SORTS[options.sort].field
 
@@ -275,7 +276,7 @@ def _sorted(rows: list[NodeRow], options: ViewOptions) -> list[NodeRow]:
     return sorted(rows, key=order, reverse=options.reverse)
 
 
-def _title(answers: Answers, top: int, count: int, total: int) -> Text:
+def _render_title(answers: Answers, top: int, count: int, total: int) -> Text:
     query = answers.query
     filters = {"service": query.service, "graph": query.graph}
     parts = [f"{name} {value}" for name, value in filters.items() if value is not None]
@@ -286,7 +287,7 @@ def _title(answers: Answers, top: int, count: int, total: int) -> Text:
     return title
 
 
-def _columns(
+def _choose_columns(
     answers: Answers, sort: str, cells: list[dict[str, ShortText]], width: int
 ) -> list[NodeColumn]:
     """Return the columns that have content, and fit."""
@@ -309,7 +310,7 @@ def _columns(
     return [column for column in columns if column.name in chosen]
 
 
-def _cells(row: NodeRow) -> dict[str, ShortText]:
+def _render_cells(row: NodeRow) -> dict[str, ShortText]:
     """Return the cells by the names of their columns."""
     mark, alarm = (MARK, "bold red") if row.unhealthy else (" ", "")
     age = "" if row.oldest is None else f", {duration(row.oldest)}"
@@ -319,7 +320,7 @@ def _cells(row: NodeRow) -> dict[str, ShortText]:
     texts = {
         "  node": f"{mark} {row.node}",
         "graph": row.graph,
-        "rate/s": _three_digits(row.rate),
+        "rate/s": _format_rate(row.rate),
         "ok": known(row.ok, percent),
         "errors": known(row.errors, percent),
         "retries": f"{row.retries:,}",
@@ -344,10 +345,10 @@ def _errors_style(row: NodeRow) -> str:
     return "bold red" if row.errors > HIGH_ERROR_RATE else "yellow"
 
 
-def _three_digits(rate: float) -> str:
+def _format_rate(rate: float) -> str:
     """Return a rate with three digits, or all digits before the point."""
     return f"{rate:,.0f}" if rate >= 99.95 else f"{rate:.3g}"
 
 
-def _count(number: int, noun: str) -> str:
+def _format_count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -104,7 +104,7 @@ def fetch_answers(url: str, query: Query) -> Answers:
 
 def node_rows(answers: Answers) -> list[NodeRow]:
     """Return a row for each node that ran in the window, or is in flight."""
-    flights = _flights(answers)
+    flights = _group_flights(answers)
     costs: dict[str, float] = {}
     for one in answers.llm["nodes"]:
         costs[one["node"]] = costs.get(one["node"], 0.0) + one["cost_usd"]
@@ -113,7 +113,7 @@ def node_rows(answers: Answers) -> list[NodeRow]:
     nodes = {node["node"]: node for node in answers.nodes}
     active = (name for name, node in nodes.items() if node["total_executions"])
     return [
-        _row(
+        _make_row(
             *(answers, name, nodes.get(name, {}), flights.get(name, [])),
             *(failures.get(name, {}), costs.get(name)),
         )
@@ -131,7 +131,7 @@ def covered_seconds(answers: Answers) -> float:
     return max(1.0, float(now - max(first, since)))
 
 
-def _row(
+def _make_row(
     answers: Answers,
     name: str,
     node: Json,
@@ -160,7 +160,7 @@ def _row(
     )
 
 
-def _flights(answers: Answers) -> dict[str, list[Json]]:
+def _group_flights(answers: Answers) -> dict[str, list[Json]]:
     """Return the executions in flight by node, without those of dead processes."""
     flights: dict[str, list[Json]] = {}
     for client in answers.clients:

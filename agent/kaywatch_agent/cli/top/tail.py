@@ -100,10 +100,10 @@ class _LinePrinter:
     def show(self, event: StreamEvent) -> int:
         """Print an event; return for how many lines it counts."""
         if event.name == "missed":
-            _notify(_missed(event.data))
+            _notify(_describe_missed(event.data))
         if event.name not in ("execution", "run"):
             return 0
-        line = self._formatter.line(event.data, run=event.name == "run")
+        line = self._formatter.format(event.data, run=event.name == "run")
         if self._out.is_terminal:
             self._out.print(line, no_wrap=True, overflow="ellipsis")
         else:
@@ -118,32 +118,34 @@ class LineFormatter:
     def __init__(self) -> None:
         self._widths: dict[str, int] = {}
 
-    def line(self, event: Json, *, run: bool = False) -> Text:
+    def format(self, event: Json, *, run: bool = False) -> Text:
         """Return an execution or a run as one line."""
         outcome = event["outcome"]
         return Text.assemble(
-            (_clock(event["time"]), "dim"),
+            (_format_time(event["time"]), "dim"),
             " ",
             (outcome.ljust(OUTCOME_WIDTH), _COLOURS.get(outcome, "")),
             duration(event["seconds"]).rjust(DURATION_WIDTH),
             "  ",
-            (self._padded("node", "(run)" if run else event["node"]), "bold"),
+            (self._pad("node", "(run)" if run else event["node"]), "bold"),
             "  ",
-            self._padded("detail", _run_end(event) if run else _detail(event)),
+            self._pad(
+                "detail", _describe_run(event) if run else _describe_execution(event)
+            ),
             "  ",
-            self._padded("graph", event["graph"] or "-"),
+            self._pad("graph", event["graph"] or "-"),
             "  ",
             (f"{clean(event['service'])} {event['pid'] or '-'}", "dim"),
         )
 
-    def _padded(self, column: str, text: str) -> str:
+    def _pad(self, column: str, text: str) -> str:
         text = clean(text)
         width = max(self._widths.get(column, 0), min(len(text), MAX_PADDED[column]))
         self._widths[column] = width
         return text.ljust(width)
 
 
-def _missed(missed: Json) -> str:
+def _describe_missed(missed: Json) -> str:
     reasons = []
     if missed["limited"]:
         reasons.append(f"{missed['limited']:,} above --rate")
@@ -152,7 +154,7 @@ def _missed(missed: Json) -> str:
     return f"not shown: {', '.join(reasons)}; use filters to see the rest"
 
 
-def _detail(event: Json) -> str:
+def _describe_execution(event: Json) -> str:
     attempts = event["attempts"]
     action, error = event["action"], event["type"]
     if not error:
@@ -163,14 +165,14 @@ def _detail(event: Json) -> str:
     return f"{error}{after}{message}" + (f" -> {action}" if action else "")
 
 
-def _run_end(event: Json) -> str:
+def _describe_run(event: Json) -> str:
     action = f" with {event['action']}" if event["action"] else ""
     visits = event["visits"]
     reason = event["reason"].replace("_", " ")
     return f"{reason} at {event['node']}{action}, {visits} visit{'s'[: visits != 1]}"
 
 
-def _clock(timestamp: float) -> str:
+def _format_time(timestamp: float) -> str:
     """Return a local time with milliseconds."""
     seconds, milliseconds = divmod(int(timestamp * 1000), 1000)
     local = time.localtime(seconds)

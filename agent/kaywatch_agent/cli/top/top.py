@@ -16,8 +16,8 @@ from kaywatch_agent.cli.top.layout import (
     SORT_KEYS,
     Display,
     ViewOptions,
-    full_screen,
-    printed,
+    render_list,
+    render_screen,
 )
 from kaywatch_agent.cli.top.state import Answers, Query, fetch_answers
 from kaywatch_agent.cli.top.terminal import LiveScreen, Terminated
@@ -56,7 +56,7 @@ def run(url: str, query: Query, sort: str, interval: float) -> None:
     options = ViewOptions(sort)
     try:
         with LiveScreen(
-            lambda lines: full_screen(poller.display, options, lines)
+            lambda lines: render_screen(poller.display, options, lines)
         ) as screen:
             poller.start(screen)
             _loop(screen, poller, options)
@@ -83,7 +83,7 @@ def show(url: str, query: Query, sort: str, as_json: bool) -> None:
         print(json.dumps({name: getattr(answers, name) for name in parts}, indent=2))
         return
     out = tables.console()
-    nodes = printed(Display(url, answers), ViewOptions(sort), out.width)
+    nodes = render_list(Display(url, answers), ViewOptions(sort), out.width)
     out.print(nodes, no_wrap=True, overflow="crop")
 
 

@@ -15,8 +15,8 @@ from kaywatch_agent.cli.top.layout import (
     SORTS,
     Display,
     ViewOptions,
-    full_screen,
-    printed,
+    render_list,
+    render_screen,
 )
 from kaywatch_agent.cli.top.state import Answers, Query, covered_seconds, node_rows
 from kaywatch_agent.cli.top.terminal import parse_keys
@@ -92,7 +92,7 @@ def on_screen(
     display: Display, options: ViewOptions, width: int, height: int
 ) -> list[str]:
     """Return the lines of a full screen, as rich's Live draws it."""
-    frame = full_screen(display, options, ConsoleDimensions(width, height))
+    frame = render_screen(display, options, ConsoleDimensions(width, height))
     return rendered(Screen(frame), width, height)
 
 
@@ -121,7 +121,7 @@ def test_every_size_is_filled_and_no_line_is_too_long(sort: str) -> None:
 
 def test_shortened_names_keep_their_ends() -> None:
     display = Display("http://127.0.0.1:9477", answers(*map(node, NAMES)))
-    lines = rendered(printed(display, ViewOptions("name"), 80), 80, 24)
+    lines = rendered(render_list(display, ViewOptions("name"), 80), 80, 24)
 
     assert all(cell_len(line) <= 80 for line in lines)
     assert sum("…" in line and "-A " in line for line in lines) == 1

@@ -324,9 +324,9 @@ def event(**more: Any) -> dict[str, Any]:
 
 
 def test_columns_stay_aligned_except_after_a_very_long_cell() -> None:
-    lines = LineFormatter()
+    formatter = LineFormatter()
     made = [
-        lines.line(event(node=name)).plain
+        formatter.format(event(node=name)).plain
         for name in ("notification", "pay", "x" * 50, "pay")
     ]
 
@@ -336,11 +336,13 @@ def test_columns_stay_aligned_except_after_a_very_long_cell() -> None:
 
 
 def test_a_line_contains_the_outcome_as_text() -> None:
-    lines = LineFormatter()
+    formatter = LineFormatter()
     error = event(outcome="fallback", attempts=3, type="OSError", message="a\nb\tc")
-    text = lines.line(error).plain
+    text = formatter.format(error).plain
 
     assert re.match(r"\d\d:\d\d:\d\d\.999 fallback ", text)
     assert "OSError after 3 attempts: a b c -> default  checkout" in text
-    bare = lines.line(event(action="", outcome="error", type="KeyError", graph=""))
+    bare = formatter.format(
+        event(action="", outcome="error", type="KeyError", graph="")
+    )
     assert "KeyError" in bare.plain and "KeyError:" not in bare.plain
