@@ -18,10 +18,10 @@ from kaywatch_agent.units import MIB, duration, money, percent, size
 __all__ = [
     "Json",
     "ShortText",
-    "agent_line",
+    "format_agent",
     "clean",
     "console",
-    "known",
+    "or_dash",
     "plain_table",
     "shorten",
     "show_node",
@@ -58,7 +58,7 @@ def show_status(
 ) -> None:
     """Print the agent's health, its clients, nodes and language models."""
     out = console()
-    out.print(agent_line(url, health))
+    out.print(format_agent(url, health))
     for name, stage in health["stages"].items():
         if stage.get("problem"):
             out.print(f"  {name}: {stage['problem']}")
@@ -74,7 +74,7 @@ def show_status(
         _show_models(out, models)
 
 
-def agent_line(url: str, health: Json) -> Text:
+def format_agent(url: str, health: Json) -> Text:
     """Return the version, address, health and uptime of the agent."""
     return Text.assemble(
         f"kaywatch {health['version']} at {clean(url)}: ",
@@ -99,7 +99,7 @@ def _show_clients(out: Console, clients: Sequence[Json]) -> None:
             str(client["pid"] or "-"),
             _coloured(client["state"]),
             f"{client['events']:,}",
-            known(client["completeness"], percent),
+            or_dash(client["completeness"], percent),
             size(memory * MIB) if memory else "-",
         )
     out.print("Clients", style="bold")
@@ -119,13 +119,13 @@ def _show_completeness(
     """Print the share of events that arrived, and the losses with their reasons."""
     total = completeness["total"]
     dropped = sum(total["dropped"].values())
-    share = "all" if not dropped else known(total["ratio"], percent)
+    share = "all" if not dropped else or_dash(total["ratio"], percent)
     colour = "" if not dropped else "yellow"
     events = f"{total['received'] + dropped:,} events arrived"
     title = Text("Completeness", "bold").append(", last 24 hours: ", "not bold")
     out.print(title.append(f"{share} of {events}", f"not bold {colour}"))
     for name, service in completeness["services"].items():
-        if losses := _losses(service):
+        if losses := _list_losses(service):
             out.print(f"  {name}: {', '.join(losses)}")
     # Missing events of a connected client are under way.
     lossy = [
@@ -134,7 +134,7 @@ def _show_completeness(
         if client["dropped"] or (client["missing"] and client["state"] != "connected")
     ]
     for client in lossy[:MAX_LISTED_CLIENTS]:
-        losses = _losses(client)
+        losses = _list_losses(client)
         if client["missing"] and client["state"] != "connected":
             losses.append(f"{client['missing']:,} never arrived")
         pid = client["pid"] or "-"
@@ -144,7 +144,7 @@ def _show_completeness(
         out.print(f"  and {more} more clients: kaywatch status --json")
 
 
-def _losses(source: Json) -> list[str]:
+def _list_losses(source: Json) -> list[str]:
     """Return the events of a service or client that are missing from its statistics."""
     losses = []
     if dropped := source["dropped"]:
@@ -170,11 +170,12 @@ def show_nodes(out: Console, nodes: Sequence[Json], title: str) -> None:
             ShortText(clean(node["node"])),
             f"{node['total_executions']:,}",
             Text(
-                known(rate, percent), "red" if rate is not None and rate < 0.95 else ""
+                or_dash(rate, percent),
+                "red" if rate is not None and rate < 0.95 else "",
             ),
-            known(node["avg_execution_time"], duration),
-            known(node["p95_execution_time"], duration),
-            known(node["max_execution_time"], duration),
+            or_dash(node["avg_execution_time"], duration),
+            or_dash(node["p95_execution_time"], duration),
+            or_dash(node["max_execution_time"], duration),
             f"{node['total_retries']:,}",
         )
     out.print(title, style="bold")
@@ -193,11 +194,11 @@ def _show_models(out: Console, models: Sequence[Json]) -> None:
             ShortText(clean(model["model"])),
             f"{model['calls']:,}",
             Text(f"{model['errors']:,}", "red" if model["errors"] else ""),
-            _short(model["input_tokens"]),
-            _short(model["output_tokens"]),
+            _format_count(model["input_tokens"]),
+            _format_count(model["output_tokens"]),
             money(model["cost_usd"]) + more,
             money(model["wasted_cost_usd"]),
-            known(model["seconds"]["p95"], duration),
+            or_dash(model["seconds"]["p95"], duration),
         )
     out.print("Language models, last 5 minutes", style="bold")
     out.print(table)
@@ -210,23 +211,23 @@ def show_node(stats: Json) -> None:
     graphs = ", ".join(name or "(no graph)" for name in stats["graphs"])
     out.print(f"{stats['node']} in {graphs}, {since}")
     table = Table.grid(padding=(0, 3))
-    for label, value in _node_fields(stats):
+    for label, value in _list_fields(stats):
         table.add_row("  " + label, value)
     out.print(table)
 
 
-def _node_fields(stats: Json) -> list[tuple[str, str]]:
+def _list_fields(stats: Json) -> list[tuple[str, str]]:
     fields = [
         ("executions", f"{stats['total_executions']:,}"),
-        ("success rate", known(stats["success_rate"], percent)),
+        ("success rate", or_dash(stats["success_rate"], percent)),
         ("retries", f"{stats['total_retries']:,}"),
     ]
     fields += [
-        (name, known(stats[f"{name}_execution_time"], duration))
+        (name, or_dash(stats[f"{name}_execution_time"], duration))
         for name in ("avg", "min", "p50", "p95", "p99", "max")
     ]
     if stats["avg_exec_time"] is not None:
-        fields.append(("time", _phases(stats)))
+        fields.append(("time", _format_phases(stats)))
     if stats["total_items"]:
         fields.append(("items", f"{stats['total_items']:,}"))
     for name in ("outcomes", "actions", "error_breakdown"):
@@ -239,11 +240,11 @@ def _node_fields(stats: Json) -> list[tuple[str, str]]:
     last = stats["last_execution"]
     if last:
         fields.append(("last execution", f"{duration(time.time() - last)} ago"))
-    fields.append(("completeness", known(stats["completeness"], percent)))
+    fields.append(("completeness", or_dash(stats["completeness"], percent)))
     return fields
 
 
-def _phases(stats: Json) -> str:
+def _format_phases(stats: Json) -> str:
     """Return the share of each phase in the time of a node."""
     names = ("prep", "exec", "wait", "post")
     times = {name: stats[f"avg_{name}_time"] for name in names}
@@ -251,7 +252,7 @@ def _phases(stats: Json) -> str:
     return ", ".join(f"{name} {time / total:.0%}" for name, time in times.items())
 
 
-def known(value: float | None, format: Callable[[float], str]) -> str:
+def or_dash(value: float | None, format: Callable[[float], str]) -> str:
     """Return a formatted value, or `-` if it is not known."""
     return "-" if value is None else format(value)
 
@@ -263,7 +264,7 @@ def clean(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in text)
 
 
-def _short(count: int) -> str:
+def _format_count(count: int) -> str:
     """Return a count in at most five characters."""
     for unit, factor in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
         if count >= 10 * factor:

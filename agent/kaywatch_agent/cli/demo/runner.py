@@ -246,7 +246,7 @@ def _compare(url: str, counts: Counts) -> int:
     out.print(table)
     out.print()
     for client in fetch("/api/v1/clients", url=url)["clients"]:
-        share = tables.known(client["completeness"], percent)
+        share = tables.or_dash(client["completeness"], percent)
         out.print(
             f"pid {client['pid']}: {client['state']},"
             f" {client['events']:,} of {client['recorded']:,} events arrived ({share})"

@@ -87,17 +87,8 @@ def _connect(
     """
     try:
         connection = _open(host, port, check)
-    except socket.gaierror:
-        yield problem(
-            f"{where}: the host's name cannot be resolved",
-            "correct the URL, or check the name servers in /etc/resolv.conf",
-        )
-        return
     except (OSError, ValueError) as error:
-        yield problem(
-            f"{where}: cannot connect: {_describe_error(error)}",
-            "check that it runs, and that no firewall blocks it",
-        )
+        yield _unreachable(where, error)
         return
     yield ok(f"{where}: can be connected to; nothing was sent")
     with connection:
@@ -109,6 +100,18 @@ def _connect(
         except OSError as error:
             text = f"{where}: the TLS handshake failed: {_describe_error(error)}"
             yield problem(text, "check the port, and that it uses TLS")
+
+
+def _unreachable(where: str, error: Exception) -> CheckResult:
+    if isinstance(error, socket.gaierror):
+        return problem(
+            f"{where}: the host's name cannot be resolved",
+            "correct the URL, or check the name servers in /etc/resolv.conf",
+        )
+    return problem(
+        f"{where}: cannot connect: {_describe_error(error)}",
+        "check that it runs, and that no firewall blocks it",
+    )
 
 
 def _open(host: str, port: int, check: Callable[[str], None]) -> socket.socket:

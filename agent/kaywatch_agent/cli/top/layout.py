@@ -21,7 +21,7 @@ from rich.layout import Layout
 from rich.table import Table
 from rich.text import Text
 
-from kaywatch_agent.cli.tables import Json, ShortText, agent_line, clean, known
+from kaywatch_agent.cli.tables import Json, ShortText, clean, format_agent, or_dash
 from kaywatch_agent.cli.top.state import (
     HIGH_ERROR_RATE,
     Answers,
@@ -174,7 +174,7 @@ def _render_head(display: Display) -> list[RenderableType]:
         first = Table.grid(expand=True, padding=(0, GAP, 0, 0))
         first.add_column(ratio=1, no_wrap=True)
         first.add_column(no_wrap=True)
-        first.add_row(agent_line(display.url, health), Text(clock, "dim"))
+        first.add_row(format_agent(display.url, health), Text(clock, "dim"))
     head = [first, Text("   ").join(_render_vitals(display))]
     if answers.llm["totals"]["calls"]:
         head.append(_render_models(answers.llm["totals"]))
@@ -205,7 +205,7 @@ def _render_vitals(display: Display) -> list[Text]:
     return [
         first,
         Text(events),
-        Text(f"{known(share, percent)} complete", style),
+        Text(f"{or_dash(share, percent)} complete", style),
         *memory,
     ]
 
@@ -321,13 +321,13 @@ def _render_cells(row: NodeRow) -> dict[str, ShortText]:
         "  node": f"{mark} {row.node}",
         "graph": row.graph,
         "rate/s": _format_rate(row.rate),
-        "ok": known(row.ok, percent),
-        "errors": known(row.errors, percent),
+        "ok": or_dash(row.ok, percent),
+        "errors": or_dash(row.errors, percent),
         "retries": f"{row.retries:,}",
-        "p50": known(row.p50, duration),
-        "p95": known(row.p95, duration),
+        "p50": or_dash(row.p50, duration),
+        "p95": or_dash(row.p95, duration),
         "in flight": f"{row.in_flight:,}{age}" if row.in_flight else "-",
-        "cost": known(row.cost, money),
+        "cost": or_dash(row.cost, money),
         "last failure": failure,
     }
     styles = {
