@@ -246,7 +246,7 @@ def test_a_silence_that_the_store_can_t_keep_holds_and_is_said_to(
     other = sqlite3.connect(agent.store, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     text = failing("silence", "add", "node=pay", "--for", "2h", code=1)
-    assert "it holds, but the store can't keep it yet" in text
+    assert "the change is in effect, but the store cannot save it yet" in text
     (row,) = agent.get("/api/v1/silences")["silences"]
     assert row["id"] in text
     assert row["status"] == {"state": "active"}

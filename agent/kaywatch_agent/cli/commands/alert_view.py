@@ -137,15 +137,15 @@ def _show_notifications(answer: Json, rule: Json | None) -> None:
     _show_heading("Notifications (UTC)")
     alert, now = answer["alert"], answer["timestamp"]
     for receiver in answer["receivers"]:
-        told, messages = receiver["notified"], receiver["messages"]
+        last, messages = receiver["notified"], receiver["messages"]
         output.print_wrapped(
             f"{receiver['receiver']}: {_format_receiver(receiver, rule, now)}"
         )
-        episodes = {alert["episode"], told["episode"] if told else None}
+        episodes = {alert["episode"], last["episode"] if last else None}
         for message in messages:
             if message["subject"]["episode"] in episodes:
                 output.print_wrapped(_format_message(**message), "    ")
-        if told and not messages and receiver["type"] != "alertmanager":
+        if last and not messages and receiver["type"] != "alertmanager":
             output.print_wrapped("its messages are no longer stored", "    ")
     if not answer["receivers"]:
         output.print_wrapped(
@@ -157,7 +157,7 @@ def _show_notifications(answer: Json, rule: Json | None) -> None:
 
 def _format_receiver(receiver: Json, rule: Json | None, now: float) -> str:
     """Return what a receiver was last notified of, and why it is not notified."""
-    last, held = receiver["notified"], receiver["suppressed"]
+    last, suppression = receiver["notified"], receiver["suppressed"]
     if last is not None:
         text = f"notified ({last['last']}) {duration(now - last['at'])} ago"
         if receiver["type"] == "alertmanager":
@@ -168,21 +168,22 @@ def _format_receiver(receiver: Json, rule: Json | None, now: float) -> str:
         text = "not notified"
     if not receiver["type"]:
         text += " (no longer configured)"
-    if held:
-        text += f"{'; not notified again' if last else ''}, {_format_suppression(held)}"
+    if suppression:
+        again = "; not notified again" if last else ""
+        text += f"{again}, {_format_suppression(suppression)}"
     elif last and last["last"] == "firing" and rule and rule["repeat_interval"]:
         text += f"; repeated every {duration(rule['repeat_interval'])}"
     return text
 
 
-def _format_suppression(held: Json) -> str:
-    text = f"{held['reason']}: {held['text']}"
-    if held["until"] and held["reason"] == "silenced":
-        text += f"; until {output.utc_time(held['until'])}"
-    if held["by"] and held["reason"] == "inhibited":
-        text += f" (alert {held['by']})"
-    elif held["by"]:
-        text += f" (silence {held['by'][:8]})"
+def _format_suppression(suppression: Json) -> str:
+    text = f"{suppression['reason']}: {suppression['text']}"
+    if suppression["until"] and suppression["reason"] == "silenced":
+        text += f"; until {output.utc_time(suppression['until'])}"
+    if suppression["by"] and suppression["reason"] == "inhibited":
+        text += f" (alert {suppression['by']})"
+    elif suppression["by"]:
+        text += f" (silence {suppression['by'][:8]})"
     return text
 
 

@@ -92,8 +92,8 @@ def why(alert: str, labels: tuple[str, ...], url: str, as_json: bool) -> None:
     if re.fullmatch(r"[0-9a-f]{4,16}", alert):
         rows = fetch("/api/v1/alerts", {"limit": 10_000}, url)["alerts"]
         ids = [row["id"] for row in rows]
-        found = options.expand_id(alert, ids, "alert", "kaywatch alerts --all --json")
-        _explain_alert(found, url, as_json)
+        known = "kaywatch alerts --all --json"
+        _explain_alert(options.expand_id(alert, ids, "alert", known), url, as_json)
         return
     answer = _fetch_rule(alert, url)
     matching = [row for row in answer["alerts"] if _matches(row, wanted)]

@@ -37,22 +37,15 @@ _SERVICE_COLUMNS = {
 }
 
 
-class _Speed(click.ParamType):  # type: ignore[type-arg]
-    """A factor; infinite for `max` and 0."""
-
-    name = "speed"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        """Return the factor."""
-        try:
-            speed = math.inf if value == "max" else float(value) or math.inf
-        except ValueError:
-            speed = math.nan
-        if not speed > 0:
-            self.fail(f'invalid speed "{value}": expected a number, or max', param, ctx)
-        return speed
+def _parse_speed(text: str) -> float:
+    """Return a factor; infinite for `max` and 0."""
+    try:
+        speed = math.inf if text == "max" else float(text) or math.inf
+    except ValueError:
+        speed = math.nan
+    if not speed > 0:
+        raise ValueError(f'invalid speed "{text}": expected a number, or max')
+    return speed
 
 
 @click.command(
@@ -66,13 +59,13 @@ class _Speed(click.ParamType):  # type: ignore[type-arg]
 @click.option(
     "--seconds",
     metavar="DURATION",
-    type=options.Duration(0.001),
+    type=options.duration(0.001),
     help="End after this time.  [default: at Ctrl-C]",
 )
 @click.option(
     "--max-size",
     metavar="SIZE",
-    type=options.Size(),
+    type=options.SIZE,
     default="1GB",
     show_default=True,
     help="End when the file has this size.",
@@ -121,7 +114,7 @@ def capture(file: Path, socket: str, url: str, **options: Any) -> None:
 @click.option(
     "--speed",
     metavar="N",
-    type=_Speed(),
+    type=options.ParsedType("speed", _parse_speed),
     default="1",
     show_default=True,
     help="Send N times as fast; max: as fast as the agent acknowledges.",

@@ -20,7 +20,7 @@ __all__ = ["demo"]
 @click.option(
     "--seconds",
     metavar="DURATION",
-    type=options.Duration(1),
+    type=options.duration(1),
     help="End after this time, and print a summary.  [default: at Ctrl-C]",
 )
 @click.option(

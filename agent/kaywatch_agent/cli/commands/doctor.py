@@ -58,7 +58,7 @@ COLOURS: Final = {
     help="The agent's HTTP address.  [default: KAYWATCH_URL, or as configured]",
 )
 @options.json
-def doctor(sections: tuple[str, ...], as_json: bool, **given: str) -> None:
+def doctor(sections: tuple[str, ...], as_json: bool, **values: str) -> None:
     """Diagnose the agent and its environment, and suggest fixes.
 
     Checks the agent, its configuration, socket, clients, clock, store, receivers,
@@ -73,7 +73,7 @@ def doctor(sections: tuple[str, ...], as_json: bool, **given: str) -> None:
     from kaywatch_agent.cli.doctor.checks import run_checks
     from kaywatch_agent.cli.doctor.context import Options, gather
 
-    context = gather(Options(**given))
+    context = gather(Options(**values))
     if context.health is None and not as_json:
         click.echo(f"No agent answers at {context.url}; checks that need none:")
     everything: list[tuple[str, CheckResult]] = []

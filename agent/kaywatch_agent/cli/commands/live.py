@@ -38,7 +38,7 @@ __all__ = ["tail", "top"]
 @click.option(
     "--interval",
     metavar="DURATION",
-    type=options.Duration(0.2),
+    type=options.duration(0.2),
     default="1s",
     show_default=True,
     help="Time between two requests.",
@@ -86,7 +86,7 @@ def top(
 )
 @click.option(
     "--slower-than",
-    type=options.Duration(),
+    type=options.duration(),
     metavar="DURATION",
     help="Include only what took longer, such as 2s.",
 )

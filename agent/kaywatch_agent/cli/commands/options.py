@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
 from kaywatch.query import DEFAULT_URL
-from kaywatch_agent.units import duration, parse_duration, parse_size
+from kaywatch_agent import units
 
 __all__ = [
-    "Duration", "Size", "agent", "check_target", "config", "expand_id", "filters",
-    "json", "limit", "socket", "url", "window",
+    "SIZE", "ParsedType", "agent", "check_target", "config", "duration", "expand_id",
+    "filters", "json", "limit", "socket", "url", "window",
 ]  # fmt: skip
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -77,7 +77,7 @@ def _check_window(
 ) -> str | None:
     """Return the window as it is, once it is valid: the agent parses it."""
     if value is not None:
-        Duration(0.001).convert(value, param, ctx)
+        duration(0.001).convert(value, param, ctx)
     return value
 
 
@@ -95,44 +95,45 @@ def filters(*names: str, repeatable: bool = False) -> Callable[[F], F]:
     return decorate
 
 
-class Duration(click.ParamType):  # type: ignore[type-arg]
-    """A duration such as `1h30m`; the value is in seconds."""
+class ParsedType(click.ParamType):  # type: ignore[type-arg]
+    """A value that a function parses; its `ValueError` is the error message."""
 
-    name = "duration"
-
-    def __init__(self, minimum: float = 0.0) -> None:
-        self._minimum = minimum
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        self.name = name
+        self._parse = parse
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        """Return the seconds."""
+    ) -> Any:
+        """Return the value."""
         try:
-            seconds = parse_duration(str(value))
+            return self._parse(str(value))
         except ValueError as error:
             self.fail(str(error), param, ctx)
-        if seconds < self._minimum:
-            minimum = duration(self._minimum)
-            self.fail(f'invalid duration "{value}": at least {minimum}', param, ctx)
+
+
+def duration(minimum: float = 0.0) -> ParsedType:
+    """Return the type of durations such as `1h30m`; values are in seconds."""
+
+    def parse(text: str) -> float:
+        seconds = units.parse_duration(text)
+        if seconds < minimum:
+            least = units.duration(minimum)
+            raise ValueError(f'invalid duration "{text}": expected at least {least}')
         return seconds
 
+    return ParsedType("duration", parse)
 
-class Size(click.ParamType):  # type: ignore[type-arg]
-    """A size such as `100MB`; the value is in bytes, at least 1."""
 
-    name = "size"
+def _parse_size(text: str) -> int:
+    size = units.parse_size(text)
+    if not size:
+        raise ValueError(f'invalid size "{text}": expected at least 1 B')
+    return size
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int:
-        """Return the bytes."""
-        try:
-            count = parse_size(str(value))
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-        if not count:
-            self.fail(f'invalid size "{value}": at least 1 B', param, ctx)
-        return count
+
+# Sizes such as `100MB`; values are in bytes.
+SIZE: Final = ParsedType("size", _parse_size)
 
 
 def check_target(name: str, target: str | None, everything: bool) -> None:

@@ -104,7 +104,7 @@ def test(file: str, bodies: bool, as_json: bool) -> None:
 )
 @click.option(
     "--since",
-    type=options.Duration(),
+    type=options.duration(),
     default="7d",
     show_default=True,
     metavar="DURATION",

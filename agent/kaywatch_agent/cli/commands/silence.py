@@ -40,7 +40,7 @@ def silence() -> None:
 @click.option(
     "--for",
     "seconds",
-    type=options.Duration(0.001),
+    type=options.duration(0.001),
     # As amtool's.
     default="1h",
     show_default=True,

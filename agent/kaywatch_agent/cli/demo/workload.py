@@ -57,12 +57,10 @@ class Triage(Node):  # type: ignore[misc]
     """Decides what a ticket is about."""
 
     def prep(self, shared: Shared) -> str:
-        """Take the ticket."""
         count(self, "executions")
         return cast(str, shared["ticket"])
 
     def exec(self, ticket: str) -> str:
-        """Classify it."""
         work(0.004)
         tokens = len(ticket)
         kaywatch.record_llm(
@@ -75,7 +73,6 @@ class Triage(Node):  # type: ignore[misc]
         return random.choices(["question", "refund", "spam"], [0.7, 0.2, 0.1])[0]
 
     def post(self, shared: Shared, prep_res: str, exec_res: str) -> str:
-        """Branch."""
         count(self, f"-> {exec_res}")
         return exec_res
 
@@ -84,18 +81,15 @@ class Retrieve(BatchNode):  # type: ignore[misc]
     """Looks up three documents."""
 
     def prep(self, shared: Shared) -> list[int]:
-        """Return the ids of the documents."""
         count(self, "executions")
         return [1, 2, 3]
 
     def exec(self, document: int) -> str:
-        """Read one."""
         work(0.001)
         kaywatch.observe("data_size", 500 * document)
         return f"document {document}"
 
     def post(self, shared: Shared, prep_res: list[int], exec_res: list[str]) -> None:
-        """Keep them."""
         shared["documents"] = exec_res
         count(self, "-> default")
 
@@ -104,17 +98,14 @@ class Embed(AsyncParallelBatchNode):  # type: ignore[misc]
     """Embeds the documents, all at once."""
 
     async def prep_async(self, shared: Shared) -> list[str]:
-        """Take the documents."""
         count(self, "executions")
         return cast(list[str], shared["documents"])
 
     async def exec_async(self, document: str) -> int:
-        """Embed one."""
         await asyncio.sleep(random.uniform(0.001, 0.004))
         return len(document)
 
     async def post_async(self, shared: Shared, prep_res: Any, exec_res: Any) -> None:
-        """Continue."""
         count(self, "-> default")
 
 
@@ -122,7 +113,6 @@ class Draft(Node):  # type: ignore[misc]
     """Writes an answer; its model is often overloaded."""
 
     def prep(self, shared: Shared) -> list[int]:
-        """Start without any attempt."""
         count(self, "executions")
         return []
 
@@ -148,12 +138,10 @@ class Draft(Node):  # type: ignore[misc]
         return "answer"
 
     def exec_fallback(self, attempts: list[int], exc: Exception) -> str:
-        """Answer from a template."""
         count(self, "fallbacks")
         return "template"
 
     def post(self, shared: Shared, prep_res: Any, exec_res: str) -> None:
-        """Continue."""
         count(self, "-> default")
 
 
@@ -161,16 +149,13 @@ class Review(Node):  # type: ignore[misc]
     """Returns one draft in four for revision: a loop."""
 
     def prep(self, shared: Shared) -> None:
-        """Need no input."""
         count(self, "executions")
 
     def exec(self, prep_res: None) -> bool:
-        """Read it."""
         work(0.003)
         return random.random() < 0.75
 
     def post(self, shared: Shared, prep_res: None, exec_res: bool) -> str:
-        """Approve or revise."""
         action = "approve" if exec_res else "revise"
         count(self, f"-> {action}")
         return action
@@ -180,11 +165,9 @@ class Send(AsyncNode):  # type: ignore[misc]
     """Sends the answer over a network."""
 
     async def prep_async(self, shared: Shared) -> None:
-        """Need no input."""
         count(self, "executions")
 
     async def exec_async(self, prep_res: None) -> None:
-        """Send."""
         await asyncio.sleep(random.uniform(0.002, 0.02))
 
     async def post_async(self, shared: Shared, prep_res: None, exec_res: None) -> str:
@@ -197,18 +180,15 @@ class Refund(Node):  # type: ignore[misc]
     """Refunds an order; one order in five is missing, which fails the run."""
 
     def prep(self, shared: Shared) -> None:
-        """Need no input."""
         count(self, "executions")
 
     def exec(self, prep_res: None) -> None:
-        """Look up the order."""
         work(0.006)
         if random.random() < 0.2:
             count(self, "errors")
             raise LookupError("no such order")
 
     def post(self, shared: Shared, prep_res: None, exec_res: None) -> None:
-        """Continue."""
         count(self, "-> default")
 
 
@@ -216,11 +196,9 @@ class Digest(Node):  # type: ignore[misc]
     """Summarizes the day, in a second graph that runs in a thread."""
 
     def prep(self, shared: Shared) -> None:
-        """Need no input."""
         count(self, "executions")
 
     def exec(self, prep_res: None) -> None:
-        """Summarize."""
         work(0.01)
 
     def post(self, shared: Shared, prep_res: None, exec_res: None) -> str:
