@@ -31,8 +31,8 @@ ALONE: Final = 4 * SLICE  # for a process that is the only one with bytes to rea
 # How long a round may take before the loop looks at everything else.
 TURN_SECONDS: Final = 0.005
 
-# Between the starts of two rounds.
-GATHER_SECONDS: Final = 0.02
+# Between the starts of two rounds, while batches arrive that fast.
+GATHER_SECONDS: Final = 0.04
 
 # A connection that has so many bytes at once is about to fill the kernel's buffer (208
 # KiB, of which small messages use most for overhead). Its sender would wait for each
@@ -86,6 +86,7 @@ class FairReader:
         self._read_until: dict[int, int] = {}  # virtual time by pid
         self._bulk_until = 0.0
         self._last = 0.0  # when the last round began
+        self._reads = 0  # in the last round
         # The loop either watches the epoll instance, or has the next round scheduled:
         # with both, each new connection would start another series of rounds.
         self._watching = False
@@ -161,10 +162,16 @@ class FairReader:
             loop.call_soon(self._go_on)
 
     def _go_on(self) -> None:
+        """Read the scheduled round, then schedule another one or watch again."""
         if self._epoll.closed:
             return
+        loop = asyncio.get_running_loop()
         if self._read_round():
-            asyncio.get_running_loop().call_soon(self._go_on)
+            loop.call_soon(self._go_on)
+        elif self._reads > 1 and self._last > self._bulk_until:
+            # More arrive than one for each round: a timer alone costs half as much as
+            # a timer and a wake-up for the first of them.
+            loop.call_later(GATHER_SECONDS, self._go_on)
         else:
             self._scheduled = False
             self._watch()
@@ -174,6 +181,7 @@ class FairReader:
         # Not the loop's clock: uvloop's stands still while a callback runs.
         self._last = time.monotonic()
         end = self._last + TURN_SECONDS
+        self._reads = 0
         self._queue_ready()
         while self._turns:
             self._virtual_time, pid = heapq.heappop(self._turns)
@@ -184,6 +192,7 @@ class FairReader:
 
     def _take_turn(self, pid: int) -> None:
         """Read one slice of a process."""
+        self._reads += 1
         sources = self._waiting.pop(pid)
         source = sources.popleft()
         most = SLICE if self._turns else ALONE
