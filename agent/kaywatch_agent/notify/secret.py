@@ -115,6 +115,8 @@ def section_with_secrets(
     values = {key: value for key, value in table.items() if key not in keys}
     problems = Problems()
     for name, required in names.items():
+        # Stands in for a secret with an error, so that other errors are found as well.
+        values[name] = Secret(f"{path}.{name}", "", "")
         with problems.caught():
             secret = _find_secret(name, table, path)
             if secret is not None:
@@ -122,8 +124,12 @@ def section_with_secrets(
             elif required:
                 others = ", ".join(name + source for source in SOURCES[1:])
                 raise ConfigError(f"{path}.{name}", f"missing; set one of {others}")
+            else:
+                del values[name]
+    with problems.caught():
+        config = section(kind, values, path, keys)
     problems.check()
-    return section(kind, values, path, keys)
+    return config
 
 
 def _find_secret(name: str, table: Mapping[str, Any], path: str) -> Secret | None:

@@ -91,6 +91,19 @@ def test_an_error_names_the_key_and_the_fix_but_no_secret(
     assert "sosecret" not in str(caught.value)
 
 
+def test_all_errors_of_a_receiver_are_reported_together() -> None:
+    table = {"type": "pagerduty", "regoin": "eu", "max_age": "1 day"}
+    with pytest.raises(ConfigError) as caught:
+        parse({"pd": table})
+
+    errors = [caught.value, *caught.value.others]
+    assert [error.key for error in errors] == [
+        "receiver.pd.routing_key",
+        "receiver.pd.regoin",
+        "receiver.pd.max_age",
+    ]
+
+
 def test_a_name_has_only_letters_digits_and_punctuation() -> None:
     with pytest.raises(ConfigError, match="letters, digits"):
         parse({"a b": SLACK})
