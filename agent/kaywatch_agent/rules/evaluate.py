@@ -107,22 +107,7 @@ def budgets_left(rule: Rule, windows: WindowCache) -> dict[Group, float]:
 
 
 def _threshold(rule: Rule, windows: WindowCache, condition: Threshold) -> RuleResult:
-    by_name = condition.metrics
-    columns = {name: _values(rule, windows, name, m) for name, m in by_name.items()}
-    groups = list(dict.fromkeys(g for names, *_ in columns.values() for g in names))
-    number = {group: n for n, group in enumerate(groups)}
-    size = len(groups)
-    values: dict[str, Floats] = {}
-    executions, errors = np.zeros(size, np.int64), np.zeros(size, np.int64)
-    for name, (names, column, counts, failed) in columns.items():
-        at = np.array([number[group] for group in names], np.int64)
-        values[name] = np.full(size, np.nan)
-        values[name][at] = column
-        executions[at] = np.maximum(executions[at], counts)
-        errors[at] = np.maximum(errors[at], failed)
-        if by_name[name].counts and windows.input.covered < rule.window:
-            # Before a whole window was observed, a low count is unknown.
-            values[name][values[name] < condition.threshold] = np.nan
+    groups, values, executions, errors = _columns(rule, windows, condition)
     breach, clear = condition.breach.truth(values), condition.clear.truth(values)
     minimum = rule.min_executions if condition.needs_executions else 0
     undecided = (breach == expression.UNKNOWN) & (clear != expression.TRUE)
@@ -140,10 +125,32 @@ def _threshold(rule: Rule, windows: WindowCache, condition: Threshold) -> RuleRe
     result.metrics = values
     if condition.metric in ("run_visits_max", "node_visits_max"):
         notes = run_notes(rule, windows, condition.metric, condition.threshold)
-        result.notes = {
-            n: notes[groups[n]] for n in result.breaching if groups[n] in notes
-        }
+        breaching = result.breaching
+        result.notes = {n: notes[groups[n]] for n in breaching if groups[n] in notes}
     return result
+
+
+def _columns(
+    rule: Rule, windows: WindowCache, condition: Threshold
+) -> tuple[list[Group], dict[str, Floats], Ints, Ints]:
+    """Return the groups of all metrics, with values, executions and errors."""
+    by_name = condition.metrics
+    columns = {name: _values(rule, windows, name, m) for name, m in by_name.items()}
+    groups = list(dict.fromkeys(g for names, *_ in columns.values() for g in names))
+    number = {group: n for n, group in enumerate(groups)}
+    size = len(groups)
+    values: dict[str, Floats] = {}
+    executions, errors = np.zeros(size, np.int64), np.zeros(size, np.int64)
+    for name, (names, column, counts, failed) in columns.items():
+        at = np.array([number[group] for group in names], np.int64)
+        values[name] = np.full(size, np.nan)
+        values[name][at] = column
+        executions[at] = np.maximum(executions[at], counts)
+        errors[at] = np.maximum(errors[at], failed)
+        if by_name[name].counts and windows.input.covered < rule.window:
+            # Before a whole window was observed, a low count is unknown.
+            values[name][values[name] < condition.threshold] = np.nan
+    return groups, values, executions, errors
 
 
 def _values(
@@ -237,9 +244,11 @@ def _transition(rule: Rule, windows: WindowCache, condition: Transition) -> Rule
     nodes, recent = windows.stats(_nodes(rule), rule.window)
     _, ever = windows.stats(_nodes(rule), math.inf)
     actions = windows.input.view.registry.actions.values
-    total = {(n, a): count for n, a, count in ever.counted(Dimension.ACTION)}
-    if condition.action:
-        total = {k: n for k, n in total.items() if actions[k[1]] == condition.action}
+    total = {
+        (n, a): count
+        for n, a, count in ever.counted(Dimension.ACTION)
+        if condition.action in ("", actions[a])
+    }
     counts = {(n, a): count for n, a, count in recent.counted(Dimension.ACTION)}
     node = np.array([n for n, _ in total], np.int64)
     now = np.array([counts.get(key, 0) for key in total], np.int64)
@@ -249,12 +258,11 @@ def _transition(rule: Rule, windows: WindowCache, condition: Transition) -> Rule
     with np.errstate(divide="ignore", invalid="ignore"):
         share = np.where(executions > 0, now / executions, 0.0)
         expected = np.where(earlier > 0, before / earlier * executions, 0.0)
+    breach = (now == 0) & (expected >= MIN_EXPECTED)
+    unknown = (executions < rule.min_executions) | (earlier <= 0)
     if condition.change == "new":
         breach = (now > 0) & (before == 0)
         unknown = earlier < rule.min_executions
-    else:
-        breach = (now == 0) & (expected >= MIN_EXPECTED)
-        unknown = (executions < rule.min_executions) | (earlier <= 0)
     return make_result(
         rule,
         [(*nodes[n], actions[action]) for n, action in total],

@@ -1,21 +1,17 @@
-"""Turns the tables of the configuration into rules, and validates them.
-
-The thresholds of KayGraph's page on monitoring are rules that exist without
-configuration; so is one rule on the alerts themselves.
-"""
+"""Turns the tables of the configuration into rules, and validates them."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.model.alerts import Severity
 from kaywatch_agent.rules import conditions
+from kaywatch_agent.rules.built_in import INHIBITION, built_in_rules
 from kaywatch_agent.rules.conditions import (
     check_minimum,
-    compare,
     labels_of,
     parse_key,
 )
@@ -31,12 +27,10 @@ from kaywatch_agent.rules.config import (
     SilenceConfig,
     StuckConfig,
     ThresholdConfig,
-    ThresholdsConfig,
     TierConfig,
     TransitionConfig,
 )
 from kaywatch_agent.rules.describe import check_template
-from kaywatch_agent.rules.matchers import Matcher
 from kaywatch_agent.rules.matchers import parse as parse_matcher
 from kaywatch_agent.rules.rule import (
     AlertSettings,
@@ -49,44 +43,15 @@ from kaywatch_agent.rules.rule import (
 from kaywatch_agent.rules.silence import Silence, validated
 from kaywatch_agent.rules.state import Timing
 from kaywatch_agent.settings.reader import Problems, section
-from kaywatch_agent.units import MIB, duration, parse_duration
+from kaywatch_agent.units import duration, parse_duration
 
-__all__ = ["BUILT_IN", "TABLES", "load"]
+__all__ = ["TABLES", "load"]
 
 # The tables of the file that `load` reads.
 TABLES: Final[tuple[str, ...]] = ("alerting", "defaults", "rule", "inhibit", "silence")
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 _LABEL: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-
-
-class _BuiltIn(NamedTuple):
-    """A built-in rule; `clear` is relative to the threshold."""
-
-    metric: str
-    op: str
-    clear: float
-    per: tuple[str, ...]
-    for_: float = 60.0
-
-
-# By their keys in [alerting.thresholds]: the page's MONITORING_THRESHOLDS, and ours.
-_BUILT_IN: Final[Mapping[str, _BuiltIn]] = {
-    "success_rate_min": _BuiltIn("success_rate", "<", 1.01, ("graph", "node")),
-    "avg_execution_time_max": _BuiltIn("latency_avg", ">", 0.9, ("graph", "node")),
-    "error_rate_max": _BuiltIn("error_rate", ">", 0.8, ("graph", "node")),
-    "memory_usage_max": _BuiltIn("memory_rss", ">", 0.95, ("service", "pid")),
-    "alerts_refused_max": _BuiltIn("alerts_refused", ">", 1.0, ("rule",), 0.0),
-}
-
-BUILT_IN: Final = tuple(_BUILT_IN)
-
-# Two of the page's thresholds are about the same errors: one notification is enough.
-_INHIBITION: Final = Inhibition(
-    (Matcher("alertname", "success_rate_min"),),
-    (Matcher("alertname", "error_rate_max"),),
-    ("service", "graph", "node"),
-)
 
 
 def load(
@@ -117,20 +82,33 @@ def load(
     for path, table in _tables(values, "rule", problems):
         with problems.caught():
             loader.add(table, path)
-    inhibitions, silences = [_INHIBITION], []
+    inhibitions = [INHIBITION]
     for path, table in _tables(values, "inhibit", problems):
         with problems.caught():
             inhibitions.append(_inhibition(section(InhibitConfig, table, path), path))
+    silences = []
     for number, (path, table) in enumerate(_tables(values, "silence", problems), 1):
         with problems.caught():
             silences.append(_silence(section(SilenceConfig, table, path), path, number))
     with problems.caught():
         _check_alerting(alerting, receivers)
     problems.check()
+    return _settings(alerting, loader, inhibitions, silences)
+
+
+# -- inside --------------------------------------------------------------------------
+
+
+def _settings(
+    alerting: AlertingConfig,
+    loader: _RuleLoader,
+    inhibitions: Sequence[Inhibition],
+    silences: Sequence[Silence],
+) -> AlertSettings:
     # A rule with the name of a built-in rule replaces it.
     built_in = {
         rule.name: rule
-        for rule in _built_in_rules(alerting.thresholds, loader.notify)
+        for rule in built_in_rules(alerting.thresholds, loader.notify)
         if rule.name not in loader.rules
     }
     return AlertSettings(
@@ -149,9 +127,6 @@ def load(
         ),
         warnings=tuple(loader.warnings),
     )
-
-
-# -- inside --------------------------------------------------------------------------
 
 
 class _Variant(NamedTuple):
@@ -228,14 +203,7 @@ class _RuleLoader:
             name=config.name + variant.suffix,
             kind=config.kind,
             condition=variant.condition,
-            timing=Timing(
-                parse_duration(config.for_),
-                parse_duration(config.keep_firing_for),
-                max(2 * window, 600.0)
-                if config.no_data_after is None
-                else parse_duration(config.no_data_after),
-                config.on_no_data,
-            ),
+            timing=_timing(config, window),
             window=window,
             min_executions=config.min_executions,
             match=tuple(map(parse_matcher, config.match)),
@@ -261,7 +229,7 @@ class _RuleLoader:
         window = parse_duration(config.window)
         if window < 10:
             raise ConfigError(f"{path}.window", f'{window:g} s: at least "10s"')
-        condition: Condition = compare("processes_died", ">", 0.0, 0.0)
+        condition: Condition = conditions.compare("processes_died", ">", 0.0, 0.0)
         match config:
             case ThresholdConfig():
                 condition = conditions.threshold(config, path)
@@ -289,6 +257,18 @@ class _RuleLoader:
 # -- other tables --------------------------------------------------------------------
 
 
+def _timing(config: RuleConfig, window: float) -> Timing:
+    no_data_after = max(2 * window, 600.0)
+    if config.no_data_after is not None:
+        no_data_after = parse_duration(config.no_data_after)
+    return Timing(
+        parse_duration(config.for_),
+        parse_duration(config.keep_firing_for),
+        no_data_after,
+        config.on_no_data,
+    )
+
+
 def _tiers(config: BurnRateConfig, path: str) -> list[_Variant]:
     check_minimum(path, "min_events", config.min_events, 1)
     problems, variants = Problems(), []
@@ -299,34 +279,6 @@ def _tiers(config: BurnRateConfig, path: str) -> list[_Variant]:
             variants.append(_Variant(condition, condition.long, suffix, tier))
     problems.check()
     return variants
-
-
-def _built_in_rules(
-    thresholds: ThresholdsConfig, notify: tuple[str, ...]
-) -> Iterator[Rule]:
-    for name, built_in in _BUILT_IN.items():
-        value = getattr(thresholds, name)
-        if value is False:
-            continue
-        scale = MIB if built_in.metric == "memory_rss" else 1.0
-        clear = value * built_in.clear * scale
-        if built_in.op == "<":
-            clear = min(1.0, clear)
-        yield Rule(
-            name=name,
-            kind="threshold",
-            condition=compare(built_in.metric, built_in.op, value * scale, clear),
-            timing=Timing(built_in.for_, 120.0, 600.0),
-            window=300.0,
-            min_executions=20,
-            match=(),
-            per=built_in.per,
-            cooldown=300.0,
-            repeat_interval=4 * 3600.0,
-            severity="warning",
-            notify=notify,
-            built_in=True,
-        )
 
 
 def _inhibition(config: InhibitConfig, path: str) -> Inhibition:

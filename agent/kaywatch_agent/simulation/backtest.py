@@ -88,7 +88,7 @@ def backtest(
     skipped = {name: reason for name, reason in reasons.items() if reason}
     settings = _backtested(settings, skipped)
     simulation = Simulation(settings, {**receivers, STAND_IN: _STAND_IN})
-    replay = _Replay(history, _longest_window(settings))
+    replay = _HistoryReplay(history, _longest_window(settings))
     resolutions: list[tuple[float, float]] = []
     count, start = 0, max(since, history.first)
     for end, passed, length in replay.steps():
@@ -123,7 +123,7 @@ def not_backtestable(rule: Rule) -> str:
 # -- inside --------------------------------------------------------------------------
 
 
-class _Replay:
+class _HistoryReplay:
     """What the agent would have known at each time."""
 
     def __init__(self, history: StoredHistory, longest_window: float) -> None:

@@ -13,7 +13,8 @@ from kaywatch_agent.cli.commands import rule_tests
 from kaywatch_agent.config import parse
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.rules import load
-from kaywatch_agent.rules.load import BUILT_IN, KINDS
+from kaywatch_agent.rules.built_in import BUILT_IN
+from kaywatch_agent.rules.config import KINDS
 from kaywatch_agent.rules.metrics import METRICS, WAYS
 from kaywatch_agent.simulation import test_file as files
 from kaywatch_agent.simulation.run_test import run_test

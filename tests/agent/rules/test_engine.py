@@ -19,8 +19,9 @@ from kaywatch_agent.model.records import (
     ProcessSample,
 )
 from kaywatch_agent.model.series import ClientState, Kind
+from kaywatch_agent.rules.built_in import BUILT_IN
 from kaywatch_agent.rules.engine import Engine
-from kaywatch_agent.rules.load import BUILT_IN, load
+from kaywatch_agent.rules.load import load
 from kaywatch_agent.rules.matchers import parse
 from kaywatch_agent.rules.silence import Silence
 from kaywatch_agent.rules.state import AlertState

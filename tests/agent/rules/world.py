@@ -14,8 +14,9 @@ from kaywatch_agent.model.records import ProcessSample
 from kaywatch_agent.model.series import ClientState, Kind, SeriesKey
 from kaywatch_agent.rules.alert import Alert
 from kaywatch_agent.rules.alert_store import Document
+from kaywatch_agent.rules.built_in import BUILT_IN
 from kaywatch_agent.rules.engine import Engine, EvaluationResult
-from kaywatch_agent.rules.load import BUILT_IN, load
+from kaywatch_agent.rules.load import load
 from kaywatch_agent.simulation.synthetic import SyntheticSource
 
 __all__ = ["World", "rule"]

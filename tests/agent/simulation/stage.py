@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kaywatch_agent.config import assemble
-from kaywatch_agent.rules.load import BUILT_IN
+from kaywatch_agent.rules.built_in import BUILT_IN
 from kaywatch_agent.simulation import test_file as files
 from kaywatch_agent.simulation.run_test import CaseResult, run_test
 

@@ -13,7 +13,7 @@ from kaywatch_agent.cli.commands.backtest_view import find_episodes, report_json
 from kaywatch_agent.config import assemble
 from kaywatch_agent.errors import StoreError
 from kaywatch_agent.model.alerts import NotificationKind
-from kaywatch_agent.rules.load import BUILT_IN
+from kaywatch_agent.rules.built_in import BUILT_IN
 from kaywatch_agent.simulation.backtest import (
     STAND_IN,
     BacktestReport,

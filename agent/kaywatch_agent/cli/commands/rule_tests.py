@@ -14,7 +14,7 @@ from kaywatch_agent import config as configuration
 from kaywatch_agent.cli.commands import output
 from kaywatch_agent.config import Config
 from kaywatch_agent.errors import ConfigError
-from kaywatch_agent.rules.load import BUILT_IN
+from kaywatch_agent.rules.built_in import BUILT_IN
 from kaywatch_agent.simulation import test_file
 from kaywatch_agent.simulation.differences import headline
 from kaywatch_agent.simulation.run_test import CaseResult
