@@ -81,9 +81,9 @@ def test_quoted_results_of_the_doctor_exist() -> None:
     table = PAGE.partition("| result |")[2]
     quoted = re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
     (folder,) = kaywatch_agent.cli.doctor.__path__
-    said = "".join(path.read_text() for path in sorted(Path(folder).glob("*.py")))
+    source = "".join(path.read_text() for path in sorted(Path(folder).glob("*.py")))
     # The code splits long strings over several lines.
-    said = re.sub(r'"\s+f?"', "", said)
+    source = re.sub(r'"\s+f?"', "", source)
 
     assert len(quoted) >= 10
-    assert [text for text in quoted if text not in said] == []
+    assert [text for text in quoted if text not in source] == []

@@ -137,14 +137,16 @@ def test_without_an_agent_the_other_checks_run(short: Path) -> None:
         str(short / "k"),
     ]
     report = doctor(*arguments)
-    said = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "kaywatch_agent", "doctor", *arguments],
         capture_output=True,
         text=True,
     )
 
-    assert said.returncode == report.code == 1
-    assert said.stdout.startswith(f"No agent answers at {url}; checks that need none")
+    assert process.returncode == report.code == 1
+    assert process.stdout.startswith(
+        f"No agent answers at {url}; checks that need none"
+    )
     assert report.status("agent", "no agent answers", "kaywatch serve") == "problem"
     assert report.status("socket", "no such file") == "problem"
     assert report.status("store", "does not exist yet") == "ok"
@@ -305,8 +307,8 @@ def test_an_agent_that_requires_a_token(short: Path) -> None:
     assert without.status("/health only", "KAYWATCH_TOKEN_FILE") == "problem"
     assert given.problems == []
     tokens.unlink()
-    gone = doctor("configuration", "--config", str(path))
-    assert gone.status("http.read_tokens_file", "docs/security.md") == "problem"
+    missing = doctor("configuration", "--config", str(path))
+    assert missing.status("http.read_tokens_file", "docs/security.md") == "problem"
 
 
 def test_an_agent_with_a_self_signed_certificate(short: Path) -> None:
@@ -649,15 +651,15 @@ def test_brokers_and_their_sessions_are_checked(short: Path) -> None:
             config(short, settings(access))
             broker.stop()
             until(lambda: not listening(agent), "the agent has noticed")
-            gone = doctor_for(agent, "brokers", "--config", str(path))
+            stopped = doctor_for(agent, "brokers", "--config", str(path))
 
     label = f"{HOST}:{access.port}/kaywatch"
     assert well.status(f"{label}: connected") == "ok"
     assert well.status("mqtts://", "can be connected to; nothing was sent") == "ok"
     assert well.status("mqtts://", "its certificate is valid for") == "ok"
     assert applications.status("KAYWATCH_ENDPOINT", "can be connected to") == "ok"
-    assert gone.status(f"brokers: {label}", "docs/mqtt.md") == "problem"
-    assert gone.status("mqtts://", "connection refused") == "problem"
+    assert stopped.status(f"brokers: {label}", "docs/mqtt.md") == "problem"
+    assert stopped.status("mqtts://", "connection refused") == "problem"
     assert untrusted.status("mqtts://", "is not trusted") == "problem"
 
 

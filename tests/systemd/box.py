@@ -2,7 +2,7 @@
 
 Strategy: a mount namespace holds a throw-away overlay over `/`, and systemd-nspawn
 boots it with a network, processes and a journal of its own; commands run inside by
-nsenter. What the box writes is gone with it. Its control groups are below this
+nsenter. Its files are deleted with it. Its control groups are below this
 process's own, under a name of its own, so that boxes side by side don't meet.
 """
 
@@ -23,7 +23,7 @@ import pytest
 from tests.agents import until
 from tests.servers import require
 
-# Mounts the overlay, then becomes the container; it ends with those who started it.
+# Mounts the overlay, then becomes the container; it ends with its parent.
 # CAP_BPF, CAP_NET_ADMIN and the system call bpf: IPAddressDeny= is nothing without.
 BOOT = """
 set -e
@@ -165,11 +165,11 @@ class Box:
         return state in {"running", "degraded"}
 
     def _refused(self) -> None:
-        said = self._log.read_text(errors="replace").strip()
+        output = self._log.read_text(errors="replace").strip()
         for reason in ("ermission denied", "not permitted", "unshare failed"):
-            if reason in said:
-                pytest.skip(f"no namespaces or overlays here: {said[-300:]}")
-        pytest.fail(f"the box did not boot: {said[-2000:]}")
+            if reason in output:
+                pytest.skip(f"no namespaces or overlays here: {output[-300:]}")
+        pytest.fail(f"the box did not boot: {output[-2000:]}")
 
 
 def _hierarchies() -> list[Path]:
@@ -208,7 +208,7 @@ def _orphans(parent: Path, prefix: str) -> list[Path]:
 
 
 def _remove_groups(group: Path) -> None:
-    """Remove a control group and those within, once what ran there is gone."""
+    """Remove a control group and its children, once they have no processes."""
     deadline = time.monotonic() + 5
     while group.exists() and time.monotonic() < deadline:
         _remove_folders(group)

@@ -22,7 +22,7 @@ KAYWATCH = f"{FOLDER}/bin/kaywatch"
 UNIT = "kaywatch.service"
 UNITS = ("kaywatch.socket", "kaywatch-http.socket", UNIT)
 
-# A client that records until its stdin ends, and then says how much.
+# A client that records until its stdin ends, and then prints the count.
 CLIENT = """
 import sys, threading, time, kaywatch
 ended = threading.Event()
@@ -40,7 +40,7 @@ assert kaywatch.flush(60)
 print(recorded)
 """
 
-# Connects until its stdin ends, and then says how often, and what failed.
+# Connects until its stdin ends, and then prints the count and the failures.
 CONNECTOR = """
 import socket, sys, threading, time
 ended = threading.Event()
@@ -74,8 +74,8 @@ class Service:
         self.box.run("systemd-cat", "--identifier=test", "echo", "a test begins")
         self.box.run("journalctl", "--sync")
         mark = ("--identifier=test", "--lines=1", "--show-cursor")
-        said = self.box.run("journalctl", *mark)
-        self._cursor = said.rpartition("-- cursor: ")[2].strip()
+        output = self.box.run("journalctl", *mark)
+        self._cursor = output.rpartition("-- cursor: ")[2].strip()
         return self
 
     def start(self) -> Service:
@@ -141,17 +141,17 @@ class Service:
 
     def end(self, child: subprocess.Popen[str]) -> str:
         """End a program of `spawn`; return what it printed last."""
-        said, _ = child.communicate(timeout=90)
+        output, _ = child.communicate(timeout=90)
         assert child.returncode == 0
         self._started.remove(child)
-        return said
+        return output
 
     def executions(self, node: str = "work") -> int:
         nodes = self.get("/api/v1/export")["nodes"]
         return int(nodes.get(node, {}).get("total_executions", 0))
 
     def serving(self) -> bool:
-        """Whether it has said that it serves."""
+        """Whether the agent has reported that it is serving."""
         state = self.show("ActiveState", "SubState")
         return state == {"ActiveState": "active", "SubState": "running"}
 

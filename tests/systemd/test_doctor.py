@@ -11,16 +11,16 @@ from tests.systemd.service import CLIENT, KAYWATCH, UNIT, Service
 pytestmark = [pytest.mark.xdist_group("systemd"), pytest.mark.timeout(180)]
 
 
-def found(service: Service, *sections: str, code: int = 0) -> dict[str, str]:
+def results_of(service: Service, *sections: str, code: int = 0) -> dict[str, str]:
     """Return the status of each result by its text; run as root."""
     text = service.box.run(KAYWATCH, "doctor", "--json", *sections, code=code)
     return {r["text"]: r["status"] for r in json.loads(text)["results"]}
 
 
 def status(results: dict[str, str], words: str) -> str:
-    told = [text for text in results if words in text]
-    assert len(told) == 1, (words, results)
-    return results[told[0]]
+    matches = [text for text in results if words in text]
+    assert len(matches) == 1, (words, results)
+    return results[matches[0]]
 
 
 def test_a_healthy_service_has_no_problem(service: Service) -> None:
@@ -28,7 +28,7 @@ def test_a_healthy_service_has_no_problem(service: Service) -> None:
     child = service.spawn(CLIENT, user="app", group="kaywatch")
     until(lambda: service.executions() > 0, "events are counted")
     service.box.run("systemctl", "enable", UNIT)
-    results = found(service)
+    results = results_of(service)
     service.end(child)
     service.box.run("systemctl", "disable", UNIT)
 
@@ -50,7 +50,7 @@ def test_drop_ins_that_weaken_the_service_are_warnings(service: Service) -> None
         "[Service]\nProtectProc=invisible\nProtectHome=no\nSystemCallFilter=\nWatchdogSec=0\n"
     )
     service.start()
-    results = found(service, "processes", "service")
+    results = results_of(service, "processes", "service")
 
     assert status(results, "may not see processes of other users") == "warning"
     assert status(results, "exposure ") == "warning"
@@ -60,7 +60,7 @@ def test_drop_ins_that_weaken_the_service_are_warnings(service: Service) -> None
 
 def test_it_does_not_start_a_socket_activated_agent(service: Service) -> None:
     service.box.run("systemctl", "start", "kaywatch.socket")
-    results = found(service, code=1)
+    results = results_of(service, code=1)
 
     assert status(results, "not connected: systemd listens") == "ok"
     assert status(results, f"{UNIT} is inactive") == "problem"

@@ -9,7 +9,7 @@ from tests.systemd.service import PYTHON, UNIT, Service
 
 pytestmark = [pytest.mark.xdist_group("systemd"), pytest.mark.timeout(180)]
 
-# Runs in place of the agent; each attempt says what came of it.
+# Runs instead of the agent, and prints the result of each attempt.
 PROBE = r"""
 import ctypes, json, os, socket, subprocess, sys
 libc = ctypes.CDLL(None, use_errno=True)
@@ -101,8 +101,8 @@ def test_the_sandbox_holds(service: Service) -> None:
     assert {name for name, result in found.items() if result == "done"} == ALLOWED
     assert found["write /usr"] == "Read-only file system"
     for family in ("packet", "netlink"):
-        said = found[f"open a {family} socket"]
-        assert said == "Address family not supported by protocol"
+        output = found[f"open a {family} socket"]
+        assert output == "Address family not supported by protocol"
     assert found["become root"] == "Operation not permitted"
     assert found["run a setuid program"] == "su"
     assert found["make a namespace"] == "Operation not permitted"
@@ -131,8 +131,8 @@ def test_addresses_can_be_limited_as_the_documentation_has_it(
     )
     service.box.run("systemctl", "start", "kaywatch.socket", UNIT)
 
-    said = [entry["MESSAGE"] for entry in service.journal()]
-    assert "127.0.0.1 reached" in said
-    assert not [line for line in said if line == "203.0.113.7 reached"]
-    assert [line for line in said if line.startswith("203.0.113.7 ")]
+    output = [entry["MESSAGE"] for entry in service.journal()]
+    assert "127.0.0.1 reached" in output
+    assert not [line for line in output if line == "203.0.113.7 reached"]
+    assert [line for line in output if line.startswith("203.0.113.7 ")]
     service.box.run("ip", "address", "delete", "203.0.113.7/32", "dev", "lo")

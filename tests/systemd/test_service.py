@@ -123,12 +123,12 @@ def test_an_agent_that_hangs_is_killed_and_restarted(
 
     until(lambda: service.serving() and service.pid not in (0, hung), "it is back", 40)
     assert service.show("NRestarts")["NRestarts"] == "1"
-    said = service.log("-o", "cat")
-    assert "Watchdog timeout" in said
+    output = service.log("-o", "cat")
+    assert "Watchdog timeout" in output
     if how == "blocked":
         # Where it hung.
-        assert "Fatal Python error: Aborted" in said
-        assert 'File "/opt/blockable.py", line 2 in <lambda>' in said
+        assert "Fatal Python error: Aborted" in output
+        assert 'File "/opt/blockable.py", line 2 in <lambda>' in output
     assert int(service.end(child)) == service.executions()
 
 
@@ -143,7 +143,7 @@ def test_an_invalid_configuration_prevents_the_start(
     found = service.log("-p", "err", "-o", "cat")
     assert "kaywatch.toml: http.listen: expected a string, got 3" in found
 
-    # Those who connect meanwhile wait; nothing has to be done but to mend the file.
+    # Clients wait meanwhile; correcting the file is enough.
     child = service.spawn(CLIENT)
     service.configure("")
     assert int(service.end(child)) == service.executions() > 0
@@ -167,9 +167,9 @@ def test_a_reload_under_load_loses_nothing_and_an_invalid_file_is_rejected(
     service.configure("[limits]\nserie = 3\n")
     service.box.run("systemctl", "reload", UNIT, code=1)
     assert "did you mean series?" in service.log()
-    # Past the check: the agent itself refuses, and says so where one looks.
+    # Past `kaywatch check`: the agent rejects the file, and its status says so.
     service.box.run("systemctl", "kill", "--signal=HUP", UNIT)
-    until(lambda: "configuration not reloaded: " in service.status, "it is said")
+    until(lambda: "configuration not reloaded: " in service.status, "it is output")
 
     assert service.serving() and service.pid == pid
     recorded = sum(int(service.end(child)) for child in children)
@@ -342,22 +342,22 @@ def test_a_credential_is_read_by_its_name(service: Service) -> None:
 
 
 def test_status_shows_problems(service: Service) -> None:
-    said = service.box.run(KAYWATCH, "service", "status", code=1)
-    assert "kaywatch.service: inactive (dead)" in said
+    output = service.box.run(KAYWATCH, "service", "status", code=1)
+    assert "kaywatch.service: inactive (dead)" in output
 
     service.start()
-    said = service.box.run(KAYWATCH, "service", "status")
-    assert "/etc/systemd/system/kaywatch.service: up to date" in said
-    assert "kaywatch.service: active (running)" in said
-    assert re.search(r"exposure: 1\.[0-5] OK", said)
+    output = service.box.run(KAYWATCH, "service", "status")
+    assert "/etc/systemd/system/kaywatch.service: up to date" in output
+    assert "kaywatch.service: active (running)" in output
+    assert re.search(r"exposure: 1\.[0-5] OK", output)
     found = json.loads(service.box.run(KAYWATCH, "service", "status", "--json"))
     assert found["sockets"] == {"kaywatch.socket": "active"}
 
     service.box.run("sh", "-c", "echo '# x' >>/etc/systemd/system/kaywatch.service")
     service.drop_in("[Service]\nMemoryMax=2G\n")
-    said = service.box.run(KAYWATCH, "service", "status", code=1)
-    assert "kaywatch.service: differs; `kaywatch service install` writes it" in said
-    assert "/run/systemd/system/kaywatch.service.d/test.conf: a drop-in" in said
+    output = service.box.run(KAYWATCH, "service", "status", code=1)
+    assert "kaywatch.service: differs; update it with `kaywatch" in output
+    assert "/run/systemd/system/kaywatch.service.d/test.conf: a drop-in" in output
     assert service.box.run(KAYWATCH, "service", "install").startswith("wrote /etc/")
 
 
@@ -370,8 +370,8 @@ def test_install_and_uninstall_keep_data_and_foreign_units(
     recorded = int(service.end(service.spawn(CLIENT)))
     before = box.run("cat", unit)
 
-    said = box.run(KAYWATCH, "service", "uninstall")
-    assert f"removed {unit}" in said
+    output = box.run(KAYWATCH, "service", "uninstall")
+    assert f"removed {unit}" in output
     assert box.run("systemctl", "is-active", UNIT, code=3).strip() == "inactive"
     assert "no kaywatch.service in" in box.run(KAYWATCH, "service", "status", code=1)
     box.write(unit, "[Service]\nExecStart=/bin/true\n")
@@ -380,8 +380,8 @@ def test_install_and_uninstall_keep_data_and_foreign_units(
     )
     box.run("rm", unit)
 
-    said = box.run(KAYWATCH, "service", "install", "--now")
-    assert "enabled and started kaywatch.socket, kaywatch.service" in said
+    output = box.run(KAYWATCH, "service", "install", "--now")
+    assert "enabled and started kaywatch.socket, kaywatch.service" in output
     assert box.run("cat", unit) == before
     assert service.executions() == recorded
     again = box.run(KAYWATCH, "service", "install")
@@ -392,18 +392,18 @@ def test_install_and_uninstall_keep_data_and_foreign_units(
 def test_install_needs_root_and_a_path_that_services_can_read(service: Service) -> None:
     box = service.box
     as_app = ("setpriv", "--reuid=app", "--regid=app", "--clear-groups")
-    said = box.run(*as_app, KAYWATCH, "service", "install", code=1)
-    assert "this needs root: use sudo, or --user" in said
+    output = box.run(*as_app, KAYWATCH, "service", "install", code=1)
+    assert "this needs root: use sudo, or --user" in output
 
     box.run("mkdir", "/home/venv")
     box.run("cp", "-a", "/opt/kaywatch/.", "/home/venv")
     moved = ("/home/venv/bin/python", "-m", "kaywatch_agent", "service", "install")
-    said = box.run(*moved, code=1)
-    assert "/home/venv/bin/kaywatch is hidden from the service (ProtectHome=" in said
-    assert "Traceback" not in said
+    output = box.run(*moved, code=1)
+    assert "/home/venv/bin/kaywatch is hidden from the service (ProtectHome=" in output
+    assert "Traceback" not in output
     box.run("rm", "-rf", "/home/venv")
 
     box.run("chmod", "o-x", "/opt/kaywatch")
-    said = box.run(KAYWATCH, "service", "install", code=1)
-    assert "chmod o+rX /opt/kaywatch" in said
+    output = box.run(KAYWATCH, "service", "install", code=1)
+    assert "chmod o+rX /opt/kaywatch" in output
     box.run("chmod", "o+x", "/opt/kaywatch")

@@ -18,7 +18,7 @@ RECORD = (
 
 
 class Session:
-    """What a user can do who is logged in."""
+    """The session of a user who is logged in."""
 
     def __init__(self, service: Service, user: str) -> None:
         self._box = service.box
@@ -50,21 +50,24 @@ def session(service: Service) -> Iterator[Session]:
 
 
 def test_a_user_has_an_agent_of_their_own(session: Session) -> None:
-    said = session.run(KAYWATCH, "service", "install", "--user", "--now")
-    assert "enabled and started kaywatch.socket, kaywatch.service" in said
+    output = session.run(KAYWATCH, "service", "install", "--user", "--now")
+    assert "enabled and started kaywatch.socket, kaywatch.service" in output
 
     session.run(PYTHON, "-c", RECORD)  # finds the socket in XDG_RUNTIME_DIR
 
     status = session.run(KAYWATCH, "stats", "mine")
     assert "1" in status
-    said = session.run(KAYWATCH, "service", "status", "--user")
-    assert "kaywatch.service: active (running), enabled" in said
+    output = session.run(KAYWATCH, "service", "status", "--user")
+    assert "kaywatch.service: active (running), enabled" in output
     session.run("test", "-e", "/var/home/somebody/.local/state/kaywatch/kaywatch.db")
     show = ("systemctl", "--user", "show", "--property=StatusText", UNIT)
-    until(lambda: " 0 alerts firing" in session.run(*show), "it says what it does")
+    until(
+        lambda: " 0 alerts firing" in session.run(*show),
+        "the status shows its activity",
+    )
 
-    said = session.run(KAYWATCH, "service", "uninstall", "--user")
-    assert "stopped and disabled kaywatch.socket, kaywatch.service" in said
+    output = session.run(KAYWATCH, "service", "uninstall", "--user")
+    assert "stopped and disabled kaywatch.socket, kaywatch.service" in output
     assert "no kaywatch.service in" in session.run(
         KAYWATCH, "service", "status", "--user", code=1
     )

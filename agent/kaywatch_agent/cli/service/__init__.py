@@ -1,1 +1,1 @@
-"""The agent as a systemd service: its units, and how they get there."""
+"""The agent as a systemd service: its units and their installation."""

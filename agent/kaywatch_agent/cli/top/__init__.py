@@ -1,1 +1,1 @@
-"""What goes on while one looks: `kaywatch top` and `kaywatch tail`."""
+"""Live views in the terminal: `kaywatch top` and `kaywatch tail`."""

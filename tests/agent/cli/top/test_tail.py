@@ -112,7 +112,7 @@ def test_a_line_for_each_execution_of_real_processes(lone: Agent) -> None:
         "draft": 30,
         "sweep": 1,
     }
-    # Also of a sender without a clock, which says no time.
+    # This sender reports no time.
     (sweep,) = [line for line in lines if "sweep" in line]
     since = time.time() - clock(sweep[:8])
     assert since % 86_400 < 60
@@ -171,7 +171,7 @@ def test_json_is_one_object_per_line(lone: Agent) -> None:
 def test_missed_events_are_reported_on_stderr(lone: Agent) -> None:
     with tailing(lone, "--rate", "2") as tail:
         push(lone, *(row("pay", n) for n in range(10)))
-        until(lambda: tail.notices, "it says so")
+        until(lambda: tail.notices, "the notice is printed")
     assert tail.notices[0].startswith("kaywatch: not shown: 8 above --rate")
     assert len(tail.lines) == 2
 
@@ -227,12 +227,12 @@ def test_it_reconnects_after_a_restart_of_the_agent(lone: Agent) -> None:
         push(lone, row("pay", 0.125))
         tail.until(1)
         lone.stop(signal.SIGKILL)
-        until(lambda: tail.notices, "it says so")
+        until(lambda: tail.notices, "the notice is printed")
         assert tail.notices == [
             f"kaywatch: the agent at {lone.url} does not answer; waiting for it"
         ]
         lone.start("--http", address)
-        until(lambda: len(tail.notices) == 2, "it says so")
+        until(lambda: len(tail.notices) == 2, "the notice is printed")
         assert "answers again" in tail.notices[1]
         push(lone, row("other"), row("pay", 0.25))
         assert tail.ends() == 0
@@ -240,7 +240,7 @@ def test_it_reconnects_after_a_restart_of_the_agent(lone: Agent) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "code", "told"),
+    ("options", "code", "message"),
     [
         (["--url", "http://127.0.0.1:1"], 1, "no agent answers at http://127.0.0.1:1"),
         (["--node", "x" * 201], 1, "expected a text of at most 200 characters"),
@@ -253,13 +253,13 @@ def test_it_reconnects_after_a_restart_of_the_agent(lone: Agent) -> None:
     ],
 )
 def test_errors_are_one_clear_line(
-    lone: Agent, options: list[str], code: int, told: str
+    lone: Agent, options: list[str], code: int, message: str
 ) -> None:
     tail = Tail(lone, *options)
 
     assert tail.ends() == code
     assert tail.lines == []
-    assert told in " ".join(" ".join(tail.notices).split())
+    assert message in " ".join(" ".join(tail.notices).split())
     assert "Traceback" not in "".join(tail.notices)
 
 

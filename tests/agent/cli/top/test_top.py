@@ -280,12 +280,12 @@ def test_the_terminal_is_restored_at_any_end(
 def test_the_terminal_is_restored_before_an_error_is_printed() -> None:
     code = (
         "from kaywatch_agent.cli.top.terminal import LiveScreen\n"
-        "with LiveScreen(lambda *_: []): raise RuntimeError('told')"
+        "with LiveScreen(lambda *_: []): raise RuntimeError('oops')"
     )
     with on_terminal([sys.executable, "-c", code], os.environ) as terminal:
         assert terminal.ends() == 1
         assert terminal.restored
-        assert terminal.written.rfind(b"told") > terminal.written.rfind(b"\x1b[?1049l")
+        assert terminal.written.rfind(b"oops") > terminal.written.rfind(b"\x1b[?1049l")
 
 
 def test_ctrl_z_restores_the_terminal_and_fg_continues(shop: Agent) -> None:
@@ -369,7 +369,7 @@ def test_json_has_all_answers_of_the_agent(shop: Agent) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "code", "told"),
+    ("options", "code", "message"),
     [
         (["--url", "http://127.0.0.1:1"], 1, "no agent answers at http://127.0.0.1:1"),
         (["--window", "5x"], 2, 'invalid duration "5x": expected a number'),
@@ -377,11 +377,11 @@ def test_json_has_all_answers_of_the_agent(shop: Agent) -> None:
     ],
 )
 def test_errors_are_one_clear_line(
-    shop: Agent, options: list[str], code: int, told: str
+    shop: Agent, options: list[str], code: int, message: str
 ) -> None:
     done = once(shop, *options)
     assert done.returncode == code
-    assert told in done.stderr
+    assert message in done.stderr
     with top(shop, *options) as terminal:
         assert terminal.ends() == code
         assert ENTER not in terminal.written
