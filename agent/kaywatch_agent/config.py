@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +16,6 @@ from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.ingest.config import IngestConfig
 from kaywatch_agent.notify.config import (
     HeartbeatConfig,
-    ReceiverConfig,
     parse_heartbeat,
 )
 from kaywatch_agent.notify.config import parse as parse_receivers
@@ -113,8 +112,7 @@ def assemble(values: Mapping[str, Any], others: Collection[str] = ()) -> Config:
     """
     rest = {name: table for name, table in values.items() if name not in TABLES}
     tables = values.get("receiver", {})
-    sections, heartbeat = Sections(), HeartbeatConfig()
-    receivers: dict[str, ReceiverConfig] = {}
+    sections, heartbeat, receivers = Sections(), HeartbeatConfig(), {}
     problems = Problems()
     with problems.caught():
         sections = section(Sections, rest, "", (*TABLES, *others))
@@ -130,6 +128,5 @@ def assemble(values: Mapping[str, Any], others: Collection[str] = ()) -> Config:
             retention=sections.store.retention.hours,
         )
     problems.check()
-    known = {key.name: getattr(sections, key.name) for key in fields(Sections)}
     notify = NotifyConfig(receivers, settings.grouping, heartbeat)
-    return Config(**known, alerts=settings, notify=notify)
+    return Config(**vars(sections), alerts=settings, notify=notify)

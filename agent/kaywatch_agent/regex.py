@@ -43,7 +43,7 @@ class Expression:
             raise ValueError(_explained(error)) from None
         self._value = self._compiled.groupindex.get("value", 0)
 
-    def covers(self, text: str) -> bool:
+    def fullmatch(self, text: str) -> bool:
         """Return whether the expression matches a whole text."""
         return self._compiled.fullmatch(encoded(text)) is not None
 
@@ -90,7 +90,7 @@ class ExpressionSet:
             raise ValueError("these expressions are too large together") from None
         self._search: Callable[[bytes], list[int] | None] = self._set.Match
 
-    def found(self, text: bytes) -> list[Expression]:
+    def matching(self, text: bytes) -> list[Expression]:
         """Return the expressions that match somewhere in a text, in their order."""
         numbers = sorted(self._search(text) or ())
         if not numbers or numbers[-1] != len(self._expressions):

@@ -1,6 +1,6 @@
 """Parses and formats durations, sizes, ratios and money.
 
-Every parser accepts what its formatter writes: `1h 30m`, `12.3ms`, `1.2 GiB`, `95.0 %`.
+A parser accepts what its formatter writes: `1h 30m`, `12.3ms`, `1.2 GiB`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ __all__ = [
     "duration",
     "money",
     "parse_duration",
-    "parse_ratio",
     "parse_size",
     "percent",
     "quantity",
@@ -48,7 +47,6 @@ DURATION_PATTERN: Final = rf"(?=[0-9])(?:{_PARTS}|{_NUMBER % 10})"
 
 _DURATION: Final = re.compile(DURATION_PATTERN)
 _SIZE: Final = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([kKMGT]?)(i?)B?")
-_RATIO: Final = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,9})?) ?%")
 
 _BYTES: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 _BARS: Final = "▁▂▃▄▅▆▇█"
@@ -93,21 +91,6 @@ def parse_size(text: str) -> int:
         )
     power = " KMGT".index(match[2].upper() or " ")
     return round(float(match[1]) * (1024.0 if match[3] else 1000.0) ** power)
-
-
-def parse_ratio(text: str) -> float:
-    """Return 0.995 for `99.5%`.
-
-    Raises:
-        ValueError: the text is no percentage.
-    """
-    match = _RATIO.fullmatch(text.strip())
-    if match is None:
-        raise ValueError(
-            f'invalid percentage "{text[:80]}": expected a number with %,'
-            ' such as "99.5%"'
-        )
-    return float(match[1]) / 100
 
 
 # -- formatting ----------------------------------------------------------------------

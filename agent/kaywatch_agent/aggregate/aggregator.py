@@ -104,13 +104,11 @@ class Aggregator:
             now: Unix seconds.
         """
         taken, late, overflow = (np.zeros(len(owners), np.int64) for _ in range(3))
-        executions = joined.events.executions
         # All sections are mapped before any is kept: all of a batch, or nothing.
         sections = list(self._mapper.columns(joined, owners))
         for columns, sizes in sections:
-            # Executions come first, and they alone have phases.
-            split = phases(joined, columns) if executions is not None else None
-            executions = None
+            # Executions come first, and only they have phases.
+            split = phases(joined, columns) if columns is sections[0][0] else None
             self._pending.add(columns, split)
             taken += sizes
             if (old := late_events(columns.time, now)) is not None:
@@ -121,9 +119,7 @@ class Aggregator:
         if joined.events.runs is not None:
             runs, _ = sections[-1]
             self._longest.record(_visits(runs), now)
-        if late.any():
-            row = self.registry.row(SeriesKey(Kind.LATE, joined.service, "", ""), "")
-            self._pending.add(repeated_event(row, now, 1.0, int(late.sum())))
+        self._count_late(joined.service, int(late.sum()), now)
         if self._pending.full:
             self._pending.reduce(now)
         return AcceptedCounts(taken.tolist(), late.tolist(), overflow.tolist())
@@ -220,6 +216,11 @@ class Aggregator:
         )
 
     # -- inside ------------------------------------------------------------------------
+
+    def _count_late(self, service: str, events: int, now: float) -> None:
+        if events:
+            row = self.registry.row(SeriesKey(Kind.LATE, service, "", ""), "")
+            self._pending.add(repeated_event(row, now, 1.0, events))
 
     def _revisits(
         self, loops: Iterable[NodeRevisits], service: str, owner: str

@@ -149,10 +149,6 @@ class Registry:
         self.overflow_count += 1
         return self._overflow_row(key)
 
-    def find(self, key: SeriesKey) -> int | None:
-        """Return the row of a series, None if it is unknown."""
-        return self._rows.get(key)
-
     def limit(self, limits: Limits) -> None:
         """Use other limits; what has a number keeps it."""
         self.limits = limits

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple, Protocol
 
-from kaywatch_agent.aggregate.bucket import EMPTY, Bucket, merge
+from kaywatch_agent.aggregate.bucket import EMPTY, Bucket
 from kaywatch_agent.aggregate.registry import Registry
 from kaywatch_agent.model.records import FailureRecord, TopologyRecord
 
@@ -100,13 +100,3 @@ class View(NamedTuple):
         for number in sorted(self.buckets):
             if first <= number < last:
                 yield number * BUCKET_SECONDS, self.buckets[number]
-
-    def range(self, start: float, end: float) -> list[Bucket]:
-        """Return the buckets that overlap [start, end), oldest first."""
-        return [bucket for _, bucket in self.between(start, end)]
-
-    def window(self, seconds: float | None) -> Bucket:
-        """Return the last `seconds` in whole buckets; the totals for None."""
-        if seconds is None:
-            return self.totals
-        return merge(self.range(self.now - seconds, self.now + BUCKET_SECONDS))

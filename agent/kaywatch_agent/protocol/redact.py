@@ -128,7 +128,7 @@ class Privacy:
 
     def _clean(self, text: str) -> str:
         data = encoded(text)
-        for expression in self._patterns.found(data):
+        for expression in self._patterns.matching(data):
             data, times = expression.replace(data, REDACTED.encode(), MAX_SECRETS)
             self._replaced += times
         return data.decode()

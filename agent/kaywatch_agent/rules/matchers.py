@@ -35,7 +35,7 @@ class Matcher(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="c
         """Return whether it matches labels."""
         value = labels.get(self.name, "")
         if self.is_regex:
-            equal = _compiled(self.value).covers(value)
+            equal = _compiled(self.value).fullmatch(value)
         else:
             equal = value == self.value
         return equal is self.is_equal

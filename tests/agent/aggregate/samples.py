@@ -49,7 +49,7 @@ def phases(events: Sequence[Event]) -> PhaseColumns | None:
     return PhaseColumns(*(np.array(part, kind) for part, kind in parts))
 
 
-def step_of(events: Sequence[Event]) -> Bucket:
+def bucket_of(events: Sequence[Event]) -> Bucket:
     """Return the bucket of events and their phases."""
     return reduce(columns(events), phases(events))
 

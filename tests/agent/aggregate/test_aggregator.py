@@ -38,7 +38,7 @@ from kaywatch_agent.protocol.decoder import decode
 from kaywatch_agent.protocol.messages import Batch
 
 NOW = 1_700_000_005.0
-STEP = int(NOW // BUCKET_SECONDS)
+CURRENT = int(NOW // BUCKET_SECONDS)
 
 
 class Aggregation:
@@ -91,7 +91,7 @@ def count(bucket: Bucket) -> int:
 
 def counts(view: View) -> dict[int, int]:
     """Return the executions by bucket, counted from now's."""
-    return {number - STEP: count(bucket) for number, bucket in view.buckets.items()}
+    return {number - CURRENT: count(bucket) for number, bucket in view.buckets.items()}
 
 
 # -- ticks -----------------------------------------------------------------------------
@@ -108,8 +108,8 @@ def new(change: AggregateChanges) -> int:
     return count(merge([*change.buckets.values(), change.late]))
 
 
-def by_step(change: AggregateChanges) -> dict[int, int]:
-    return {n - STEP: count(bucket) for n, bucket in change.buckets.items()}
+def by_bucket(change: AggregateChanges) -> dict[int, int]:
+    return {n - CURRENT: count(bucket) for n, bucket in change.buckets.items()}
 
 
 def test_a_change_says_what_is_new_and_no_more(aggregation: Aggregation) -> None:
@@ -117,10 +117,10 @@ def test_a_change_says_what_is_new_and_no_more(aggregation: Aggregation) -> None
     first = aggregation.commit()
     # Three events, and that one of them was late.
     assert (first.now, new(first), count(first.late)) == (NOW, 4, 1)
-    assert by_step(first) == {0: 2, -1: 1}
+    assert by_bucket(first) == {0: 2, -1: 1}
     aggregation.at(NOW)
     second = aggregation.commit()
-    assert (new(second), by_step(second), count(second.totals)) == (1, {0: 1}, 5)
+    assert (new(second), by_bucket(second), count(second.totals)) == (1, {0: 1}, 5)
     third = aggregation.commit()
     assert (new(third), third.buckets) == (0, {})
     assert counts(aggregation.aggregator.view(NOW)) == {-1: 1, 0: 3}
@@ -130,7 +130,7 @@ def test_what_was_in_no_change_is_in_the_next_one(aggregation: Aggregation) -> N
     aggregation.at(NOW)
     aggregation.aggregator.advance(NOW)
     aggregation.at(NOW, NOW - 10)
-    assert by_step(aggregation.commit()) == {0: 2, -1: 1}
+    assert by_bucket(aggregation.commit()) == {0: 2, -1: 1}
     assert counts(aggregation.aggregator.view(NOW)) == {-1: 1, 0: 2}
 
 
@@ -145,8 +145,8 @@ def test_a_change_that_is_given_back_is_in_the_next_one(
     aggregation.aggregator.refused(first)
     again = aggregation.commit()
 
-    assert by_step(again)[0] == by_step(first)[0] + 1
-    assert (count(again.late), by_step(again)[-1]) == (1, 1)
+    assert by_bucket(again)[0] == by_bucket(first)[0] + 1
+    assert (count(again.late), by_bucket(again)[-1]) == (1, 1)
     assert (again.failures, again.topologies) == (first.failures, first.topologies)
     assert (len(again.failures), len(again.topologies)) == (1, 1)
     third = aggregation.commit()
@@ -185,7 +185,7 @@ def test_a_whole_change_is_all_that_is_known(aggregation: Aggregation) -> None:
     aggregation.aggregator.advance(NOW)
     whole = aggregation.aggregator.changes(full=True)
 
-    assert by_step(whole)[-10] == 1
+    assert by_bucket(whole)[-10] == 1
     assert count(whole.totals) == new(whole) + 1  # what is late is in no bucket
     assert (len(whole.failures), len(whole.topologies)) == (1, 1)
     assert new(aggregation.commit()) == 0
@@ -233,15 +233,15 @@ def test_many_events_between_two_ticks_are_reduced_as_they_come(
 # -- time ------------------------------------------------------------------------------
 
 
-def test_an_event_belongs_to_the_step_in_which_it_ended(
+def test_an_event_belongs_to_the_bucket_in_which_it_ended(
     aggregation: Aggregation,
 ) -> None:
-    start = STEP * BUCKET_SECONDS
+    start = CURRENT * BUCKET_SECONDS
     aggregation.at(start, start + 9.999, start - 0.001, start - 30)
     assert counts(aggregation.advance()) == {0: 2, -1: 1, -3: 1}
 
 
-def test_a_late_event_goes_to_its_own_step_within_the_hour(
+def test_a_late_event_goes_to_its_own_bucket_within_the_hour(
     aggregation: Aggregation,
 ) -> None:
     aggregation.at(NOW)
@@ -257,11 +257,11 @@ def test_an_event_over_an_hour_late_is_in_the_totals_only(
 ) -> None:
     aggregation.at(NOW, NOW - 3_610, NOW - 86_400, 1.0)
     view = aggregation.advance()
-    assert view.buckets.keys() == {STEP}
+    assert view.buckets.keys() == {CURRENT}
     names = [key.kind for key in aggregation.registry.keys]
     assert names == [Kind.NODE, Kind.LATE]
     # How many were late is known of the time when they came.
-    assert view.buckets[STEP].executions.tolist() == [1, 3]
+    assert view.buckets[CURRENT].executions.tolist() == [1, 3]
     assert view.totals.executions.tolist() == [4, 3]
     assert completeness(view, view.totals) == 1.0
     assert aggregation.misplaced() == {OutOfRange.LATE: 3}
@@ -291,9 +291,9 @@ def test_without_a_clock_now_is_the_time(aggregation: Aggregation, end: float) -
 
 @pytest.mark.parametrize(
     ("end", "number"),
-    [(NOW, STEP), (NOW - 600, STEP - 60), (NOW + 60, STEP), (0.0, STEP)],
+    [(NOW, CURRENT), (NOW - 600, CURRENT - 60), (NOW + 60, CURRENT), (0.0, CURRENT)],
 )
-def test_phases_belong_to_the_step_of_their_execution(
+def test_phases_belong_to_the_bucket_of_their_execution(
     aggregation: Aggregation, end: float, number: int
 ) -> None:
     size = 3
@@ -315,24 +315,24 @@ def test_phases_of_what_is_over_an_hour_late_are_in_the_totals_only(
     told = executions(2, end=[NOW, NOW - 4_000], series=[0, 0])
     aggregation.accept(batch(executions={**told, **phases(2)}))
     view = aggregation.advance()
-    assert view.buckets.keys() == {STEP}
-    for bucket, known in ((view.totals, 2), (view.buckets[STEP], 1)):
+    assert view.buckets.keys() == {CURRENT}
+    for bucket, known in ((view.totals, 2), (view.buckets[CURRENT], 1)):
         figures = shown(bucket)[0]
         assert figures[Dimension.PHASES][PhaseSum.EXECUTIONS] == known
 
 
-def test_an_hour_of_steps_is_kept_and_the_one_now(aggregation: Aggregation) -> None:
+def test_an_hour_of_buckets_is_kept_and_the_one_now(aggregation: Aggregation) -> None:
     for number in range(HISTORY_BUCKETS + 50):
         now = NOW + number * BUCKET_SECONDS
         aggregation.at(now, now=now)
         view = aggregation.advance(now)
     assert len(view.buckets) == HISTORY_BUCKETS + 1 == 361
-    last = STEP + HISTORY_BUCKETS + 49
+    last = CURRENT + HISTORY_BUCKETS + 49
     assert sorted(view.buckets) == list(range(last - HISTORY_BUCKETS, last + 1))
     assert count(view.totals) == HISTORY_BUCKETS + 50
 
 
-def test_a_clock_that_steps_back_loses_nothing(aggregation: Aggregation) -> None:
+def test_a_clock_that_buckets_back_loses_nothing(aggregation: Aggregation) -> None:
     aggregation.at(NOW)
     aggregation.advance()
     aggregation.at(NOW - 7_200, now=NOW - 7_200)
@@ -346,12 +346,18 @@ def test_a_clock_that_steps_back_loses_nothing(aggregation: Aggregation) -> None
 
 def numbers_of(view: View, start: float, end: float) -> list[int]:
     """Return the buckets of a range, which hold as many events as their number says."""
-    return [count(bucket) - 1 for bucket in view.range(start, end)]
+    return [count(bucket) - 1 for _, bucket in view.between(start, end)]
+
+
+def window(view: View, seconds: float) -> Bucket:
+    """Return the last seconds of a view, in whole buckets."""
+    buckets = view.between(view.now - seconds, view.now + BUCKET_SECONDS)
+    return merge(bucket for _, bucket in buckets)
 
 
 @pytest.fixture
 def ten_buckets() -> View:
-    """Steps 0 to 9 before now, of which bucket n has n + 1 events, at second 5 each."""
+    """Buckets 0 to 9 before now; bucket n has n + 1 events, each at second 5."""
     aggregation = Aggregation()
     now = 10 * BUCKET_SECONDS * 1_000_000 + 95.0
     for number in range(10):
@@ -377,7 +383,7 @@ def ten_buckets() -> View:
         (-20, 0, []),
     ],
 )
-def test_a_range_is_the_steps_that_overlap_it(
+def test_a_range_is_the_buckets_that_overlap_it(
     ten_buckets: View, start: float, end: float, buckets: list[int]
 ) -> None:
     zero = ten_buckets.now - 95
@@ -388,23 +394,22 @@ def test_a_range_is_the_steps_that_overlap_it(
     ("seconds", "buckets"),
     [(0, [9]), (1, [9]), (5, [9]), (5.1, [8, 9]), (15, [8, 9]), (60, range(3, 10))],
 )
-def test_a_window_is_the_steps_that_overlap_the_last_seconds(
+def test_a_window_is_the_buckets_that_overlap_the_last_seconds(
     ten_buckets: View, seconds: float, buckets: Any
 ) -> None:
-    assert count(ten_buckets.window(seconds)) == sum(number + 1 for number in buckets)
+    assert count(window(ten_buckets, seconds)) == sum(number + 1 for number in buckets)
 
 
-def test_a_window_without_a_length_is_since_first_seen(ten_buckets: View) -> None:
-    assert count(ten_buckets.window(None)) == 55
-    assert ten_buckets.window(None) is ten_buckets.totals
-    assert shown(ten_buckets.window(3_600)) == shown(ten_buckets.totals)
+def test_a_window_of_all_buckets_is_the_totals(ten_buckets: View) -> None:
+    assert count(ten_buckets.totals) == 55
+    assert shown(window(ten_buckets, 3_600)) == shown(ten_buckets.totals)
 
 
 def test_a_window_has_the_events_a_little_ahead_of_our_clock(
     aggregation: Aggregation,
 ) -> None:
     aggregation.at(NOW + FUTURE_SECONDS)
-    assert count(aggregation.advance().window(60)) == 1
+    assert count(window(aggregation.advance(), 60)) == 1
 
 
 # -- any order, any batches, any ticks -------------------------------------------------
@@ -511,7 +516,7 @@ def looped(view: View) -> dict[str, int]:
     return {view.registry.keys[row].node: most for row, most in rows.items()}
 
 
-def test_the_most_visits_of_a_node_in_one_run_are_remembered_by_step(
+def test_the_most_visits_of_a_node_in_one_run_are_remembered_by_bucket(
     aggregation: Aggregation,
 ) -> None:
     aggregation.accept(batch(looped=[["g", "a", 3], ["g", "b", 2]]))
@@ -549,7 +554,7 @@ def test_losses_count_against_completeness(aggregation: Aggregation) -> None:
     aggregation.aggregator.lose("shop", {"buffer_full": 5, "rejected": 1}, NOW)
     view = aggregation.advance()
     assert completeness(view, view.totals, "shop") == 3 / 9
-    assert completeness(view, view.window(60), "shop") == 3 / 9
+    assert completeness(view, window(view, 60), "shop") == 3 / 9
     losses = select(aggregation.registry, Kind.LOSS, service="shop")
     assert {key.metric for key in losses} == {"buffer_full", "rejected"}
 

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from tests.agent.aggregate.oracle import collapse, facts_of, rows_of
 from tests.agent.aggregate.samples import (
     Event,
+    bucket_of,
     columns,
     naive,
     of_values,
     shown,
-    step_of,
 )
 from tests.agent.protocol.samples import calm
 
@@ -62,17 +62,17 @@ def parts_of(events: list[Event], seed: int, parts: int) -> list[list[Event]]:
 
 @calm
 @given(lists_of(exact))
-def test_a_step_says_what_adding_up_one_by_one_says(events: list[Event]) -> None:
-    assert shown(step_of(events)) == naive(events)
+def test_a_bucket_says_what_adding_up_one_by_one_says(events: list[Event]) -> None:
+    assert shown(bucket_of(events)) == naive(events)
 
 
 @calm
 @given(lists_of(exact), st.integers(0, 2**32), st.integers(1, 5))
-def test_any_partition_gives_the_same_step(
+def test_any_partition_gives_the_same_bucket(
     events: list[Event], seed: int, parts: int
 ) -> None:
-    buckets = [step_of(part) for part in parts_of(events, seed, parts)]
-    at_once = shown(step_of(events))
+    buckets = [bucket_of(part) for part in parts_of(events, seed, parts)]
+    at_once = shown(bucket_of(events))
     assert shown(merge(buckets)) == at_once
     assert shown(merge(reversed(buckets))) == at_once
 
@@ -80,7 +80,7 @@ def test_any_partition_gives_the_same_step(
 @calm
 @given(lists_of(exact), st.integers(0, 2**32))
 def test_merging_is_associative_and_commutative(events: list[Event], seed: int) -> None:
-    a, b, c = (step_of(part) for part in parts_of(events, seed, 3))
+    a, b, c = (bucket_of(part) for part in parts_of(events, seed, 3))
     assert shown(merge([merge([a, b]), c])) == shown(merge([a, merge([b, c])]))
     assert shown(merge([a, b])) == shown(merge([b, a]))
     assert shown(merge([a, EMPTY])) == shown(a)
@@ -91,8 +91,8 @@ def test_merging_is_associative_and_commutative(events: list[Event], seed: int) 
 def test_sums_agree_to_the_last_bits_and_all_else_exactly(
     events: list[Event], seed: int, parts: int
 ) -> None:
-    buckets = [step_of(part) for part in parts_of(events, seed, parts)]
-    merged, at_once = merge(buckets), step_of(events)
+    buckets = [bucket_of(part) for part in parts_of(events, seed, parts)]
+    merged, at_once = merge(buckets), bucket_of(events)
     scale = {
         row: sum(abs(e.value) for e in events if e.row == row)
         for row in at_once.rows.tolist()
@@ -147,7 +147,7 @@ def test_nothing_is_empty() -> None:
     assert not len(EMPTY.rows)
 
 
-def test_a_step_is_not_changed_by_merging_it() -> None:
+def test_a_bucket_is_not_changed_by_merging_it() -> None:
     a, b = reduce(of_values([1.0, 2.0])), reduce(of_values([3.0]))
     before = [column.tolist() for column in a]
     merge([a, b])
@@ -158,7 +158,7 @@ def test_a_step_is_not_changed_by_merging_it() -> None:
 def test_sparse_rows_and_wide_numbers_are_counted_like_dense_ones() -> None:
     rows = [0, 3, 10_000_000, 99_999]
     events = [Event(row=rows[n % 4], action=n % 4_096) for n in range(9_000)]
-    assert shown(step_of(events)) == naive(events)
+    assert shown(bucket_of(events)) == naive(events)
 
 
 # -- parts of a bucket -----------------------------------------------------------------
@@ -168,7 +168,7 @@ def four_rows() -> Bucket:
     events = [
         Event(row=row, value=float(row), action=row) for row in (2, 5, 5, 9, 70_000)
     ]
-    return step_of(events)
+    return bucket_of(events)
 
 
 def test_rows_of_gives_the_rows_that_are_asked_for_with_their_facts() -> None:
@@ -206,14 +206,14 @@ def test_rows_of_rows_of_which_some_are_not_there_gives_each_other_once(
     assert shown(part) == {row: everything[row] for row in there}
 
 
-def test_rows_of_an_empty_step_is_empty() -> None:
+def test_rows_of_an_empty_bucket_is_empty() -> None:
     assert rows_of(EMPTY, np.array([1, 2])) is EMPTY
 
 
 @calm
 @given(lists_of(exact))
 def test_collapsing_is_aggregating_as_one_series(events: list[Event]) -> None:
-    bucket = step_of(events)
+    bucket = bucket_of(events)
     if not events:
         return
     as_one = [event._replace(row=0) for event in events]
@@ -226,7 +226,7 @@ def test_facts_of_a_series_are_not_mixed_with_its_neighbours() -> None:
         Event(row=2, outcome=1, action=1, error=1),
         Event(row=3, outcome=4, action=4_095, error=4_095),
     ]
-    bucket = step_of(events)
+    bucket = bucket_of(events)
     for dimension in (Dimension.OUTCOME, Dimension.ACTION, Dimension.ERROR):
         numbers, counts = facts_of(bucket, 2, dimension)
         assert (numbers.tolist(), counts.tolist()) == ([1], [1])
@@ -243,7 +243,9 @@ def sums(bucket: Bucket) -> dict[str, int]:
 
 
 def test_post_is_what_the_other_phases_leave() -> None:
-    bucket = step_of([Event(value=1.0, phases=(0.125, 0.5, 0.25, 7)), Event(value=9.0)])
+    bucket = bucket_of(
+        [Event(value=1.0, phases=(0.125, 0.5, 0.25, 7)), Event(value=9.0)]
+    )
     assert sums(bucket) == {
         "EXECUTIONS": 1,
         "PREP": 1_250_000,
@@ -255,12 +257,12 @@ def test_post_is_what_the_other_phases_leave() -> None:
 
 
 def test_a_split_that_is_more_than_the_whole_leaves_nothing_for_post() -> None:
-    bucket = step_of([Event(value=0.5, phases=(0.5, 0.5, 0.0, 0))])
+    bucket = bucket_of([Event(value=0.5, phases=(0.5, 0.5, 0.0, 0))])
     assert sums(bucket) == {"EXECUTIONS": 1, "PREP": 5_000_000, "EXEC": 5_000_000}
 
 
 def test_a_series_of_which_no_phases_are_known_pays_nothing_for_them() -> None:
-    bucket = step_of([Event(row=0), Event(row=1, phases=(0.0, 0.5, 0.0, 0))])
+    bucket = bucket_of([Event(row=0), Event(row=1, phases=(0.0, 0.5, 0.0, 0))])
     assert not sums(bucket)
     assert len(facts_of(bucket, 1, Dimension.PHASES)[0])
 
@@ -269,7 +271,7 @@ def test_phases_of_a_split_second_add_up_to_the_whole() -> None:
     chance = np.random.default_rng(1)
     parts = chance.random((1_000, 4)).astype(np.float32).tolist()
     events = [Event(value=sum(p), phases=(p[0], p[1], p[2], 0)) for p in parts]
-    found = sums(step_of(events))
+    found = sums(bucket_of(events))
     whole = sum(found[name] for name in ("PREP", "EXEC", "WAIT", "POST"))
     # Each is rounded to a tick of 100 ns.
     assert whole == pytest.approx(sum(e.value for e in events) * TICKS, abs=2 * 1_000)
@@ -278,7 +280,7 @@ def test_phases_of_a_split_second_add_up_to_the_whole() -> None:
 def test_times_beyond_all_measure_are_cut_without_a_warning() -> None:
     huge = 3e38
     events = [Event(value=1.7e308, phases=(huge, huge, 0.0, 1))]
-    found = sums(merge([step_of(events)] * 100))
+    found = sums(merge([bucket_of(events)] * 100))
     assert found["PREP"] == found["EXEC"] == 100 * 2**48
     assert found["EXECUTIONS"] == 100
 

@@ -10,7 +10,7 @@ from kaywatch_agent.aggregate.registry import Limits, Registry
 from kaywatch_agent.model.series import Kind, SeriesKey
 
 
-def step_of(row: int, *values: float) -> Bucket:
+def bucket_of(row: int, *values: float) -> Bucket:
     """Return a bucket in which one series has some values."""
     return reduce(of_values(list(values)))._replace(rows=np.array([row]))
 
@@ -38,7 +38,11 @@ def counted(names: Registry, *buckets: Bucket) -> Completeness:
 
 def test_what_became_of_events_is_told_by_service(names: Registry) -> None:
     found = counted(
-        names, step_of(0, 1, 1, 1), step_of(1, 1.0), step_of(2, 1, 1), step_of(3, 1)
+        names,
+        bucket_of(0, 1, 1, 1),
+        bucket_of(1, 1.0),
+        bucket_of(2, 1, 1),
+        bucket_of(3, 1),
     )
 
     shop = found.of(["shop"])
@@ -54,10 +58,10 @@ def test_without_events_there_is_no_share(names: Registry) -> None:
 
 
 def test_a_series_that_appeared_since_is_left_out(names: Registry) -> None:
-    assert counted(names, step_of(9, 1)).of(["shop", "mail"]).received == 0
+    assert counted(names, bucket_of(9, 1)).of(["shop", "mail"]).received == 0
 
 
-def test_gathered_steps_have_the_same_events() -> None:
+def test_gathered_buckets_have_the_same_events() -> None:
     buckets = [reduce(columns([Event(), Event()])) for _ in range(2 * MAX_GATHERED + 9)]
     found = gather(buckets)
 

@@ -141,7 +141,7 @@ def test_many_small_merges_and_one_give_the_same(
     assert facts(0) == facts(500) == facts(10**9)
 
 
-def test_an_offset_moves_a_step_to_another_group(registry: Registry) -> None:
+def test_an_offset_moves_a_bucket_to_another_group(registry: Registry) -> None:
     everything = SeriesGroups(registry.keys, range(ROWS), lambda key: 0)
     buckets = [reduce(random_columns(n, 100 + n)) for n in range(3)]
     figures = GroupStats(everything.numbers, 5, {Dimension.HISTOGRAM})

@@ -189,8 +189,8 @@ def test_merged_histograms_are_the_histogram_of_all_at_once(name: str) -> None:
     parts = np.array_split(values, [10, 11, 3_000, 8_000])
     merged = merge([reduce(of_values(part)) for part in parts])
     at_once = reduce(of_values(values))
-    for facet_of in (merged, at_once):
-        code, count = facts_of(facet_of, 0, Dimension.HISTOGRAM)
+    for bucket in (merged, at_once):
+        code, count = facts_of(bucket, 0, Dimension.HISTOGRAM)
         wanted, counts = np.unique(histogram.codes(values), return_counts=True)
         assert code.tolist() == wanted.tolist()
         assert count.tolist() == counts.tolist()

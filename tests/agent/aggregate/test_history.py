@@ -63,7 +63,7 @@ def size_of(bucket: Bucket | CompressedBucket) -> int:
         "phases",
     ],
 )
-def test_a_packed_step_is_what_it_was(bucket: Bucket) -> None:
+def test_a_packed_bucket_is_what_it_was(bucket: Bucket) -> None:
     assert same(decompress(compress(bucket)), bucket)
 
 
@@ -79,7 +79,7 @@ def test_times_cost_series_without_phases_nothing() -> None:
     assert size_of(with_few) < size_of(without) + 40 * 20
 
 
-def test_the_two_newest_steps_stay_open_and_old_ones_go() -> None:
+def test_the_two_newest_buckets_stay_open_and_old_ones_go() -> None:
     bucket = reduce(events(10))
     history = History({}).advanced(dict.fromkeys(range(90, 101), bucket), 100, 5)
 

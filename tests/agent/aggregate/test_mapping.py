@@ -159,7 +159,7 @@ def test_a_table_that_is_forgotten_takes_its_maps_along(mapping: Mapping) -> Non
     assert len(mapping.mapper._maps) == 0
 
 
-def test_beyond_the_caps_rows_are_folded_and_none_is_lost() -> None:
+def test_beyond_the_caps_rows_are_counted_under_other_and_none_is_lost() -> None:
     mapping = Mapping(Limits(series=2, series_per_client=100, names=3))
     many = [{**ROW, "node": f"n{n}", "action": f"a{n}"} for n in range(50)]
     found = mapping.one(rows(*many))

@@ -139,7 +139,7 @@ def test_several_series_are_summed_up_as_one() -> None:
     assert summarize(bucket, [2], names).success_rate == 1.0
 
 
-def test_series_without_events_in_a_step_add_nothing() -> None:
+def test_series_without_events_in_a_bucket_add_nothing() -> None:
     bucket = reduce(columns([Event(row=5)]))
     assert summarize(bucket, [7], registry()).executions == 0
     assert summarize(bucket, [], registry()).executions == 0

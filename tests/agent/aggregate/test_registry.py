@@ -30,12 +30,11 @@ def test_a_series_keeps_its_row() -> None:
     registry = small()
     rows = [registry.row(node(name), "c") for name in ("a", "b", "a", "b")]
     assert rows == [0, 1, 0, 1]
-    assert registry.find(node("b")) == 1
-    assert registry.find(node("c")) is None
+    assert registry.keys == [node("a"), node("b")]
     assert not registry.overflow_count
 
 
-def test_beyond_the_cap_a_series_is_folded_into_the_others_of_its_graph() -> None:
+def test_beyond_the_cap_a_series_is_counted_under_other_of_its_graph() -> None:
     registry = small(series=2)
     registry.row(node("a", "g"), "c")
     registry.row(node("a", "h"), "c")
@@ -45,7 +44,7 @@ def test_beyond_the_cap_a_series_is_folded_into_the_others_of_its_graph() -> Non
     assert key_of(registry, node("a", "g")) == node("a", "g")
 
 
-def test_a_graph_that_came_too_late_is_folded_into_the_others_of_its_service() -> None:
+def test_a_graph_that_came_too_late_is_counted_under_other_of_its_service() -> None:
     registry = small(series=10, per_client=1)
     registry.row(node("a", "g"), "c")
     assert key_of(registry, node("b", "late")) == node(OTHER, OTHER)
@@ -53,13 +52,13 @@ def test_a_graph_that_came_too_late_is_folded_into_the_others_of_its_service() -
     assert key_of(registry, node("b", "late", "t")) == node(OTHER, OTHER, "t")
 
 
-def test_a_series_outside_any_graph_is_folded_beside_its_like() -> None:
+def test_a_series_outside_any_graph_is_counted_under_other_beside_its_like() -> None:
     registry = small(series=1)
     registry.row(node("a", ""), "c")
     assert key_of(registry, node("b", "")) == node(OTHER, "")
 
 
-def test_metrics_are_folded_by_their_kind_without_names_or_labels() -> None:
+def test_metrics_are_counted_under_other_by_kind_without_names_or_labels() -> None:
     registry = small(series=10, per_client=1)
     registry.row(node("a", "g"), "c")
     for kind in (Kind.OBSERVE, Kind.COUNT, Kind.GAUGE):
@@ -97,7 +96,7 @@ def test_a_client_that_has_left_leaves_its_series_behind() -> None:
     registry.row(node("b"), "c")
     registry.quota.forget("c")
     assert not registry.quota.by_client
-    assert registry.find(node("a")) == 0
+    assert registry.keys[0] == node("a")
     assert registry.overflow_count == 1
 
 

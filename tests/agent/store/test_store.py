@@ -136,8 +136,8 @@ def test_what_was_committed_is_there_again(store: Store) -> None:
     assert found.topologies == [TOPOLOGY]
     assert found.counters == b"{}"
     same(found.totals, ticks.expected())
-    for n, step in found.buckets.items():
-        same(step, ticks.expected(n * 10, n * 10 + 10))
+    for n, bucket in found.buckets.items():
+        same(bucket, ticks.expected(n * 10, n * 10 + 10))
     assert set(found.buckets) | set(found.stored) == {
         int(e.time // 10) for e in ticks.events if e.time > START - 100
     }
@@ -148,7 +148,7 @@ def _plain(value: object) -> object:
 
 
 def test_hours_of_ticks_restart_by_restart(path: Path) -> None:
-    """Totals, open steps and every tier hold each event exactly once."""
+    """Totals, open buckets and every tier hold each event exactly once."""
     ticks, store = Ticks(), Store(path)
     store.restore()
     rng = random.Random(5)
@@ -174,7 +174,7 @@ def test_hours_of_ticks_restart_by_restart(path: Path) -> None:
         parts = dict.fromkeys(found.buckets, EMPTY)
         read = list(archive.read(0, now + 10, resolution))
         whole = merge(
-            [step for start, step in read if start // 10 not in parts]
+            [bucket for start, bucket in read if start // 10 not in parts]
             + list(found.buckets.values())
         )
         expected = ticks.expected(START - 3100, now + 10).executions.sum() - 1200
@@ -198,7 +198,7 @@ def test_an_hour_is_all_of_its_events(path: Path) -> None:
     same(first, ticks.expected(START, START + 3600))
     minutes = list(archive.read(START, START + 3600, 60))
     assert [at for at, _ in minutes] == list(range(START, START + 3600, 60))
-    same(merge([step for _, step in minutes]), first)
+    same(merge([bucket for _, bucket in minutes]), first)
     (minute,) = archive.read(START + 120, START + 180, 60)
     same(minute[1], ticks.expected(START + 120, START + 180))
     archive.close()
@@ -472,7 +472,7 @@ def test_readers_in_threads_see_whole_ticks(path: Path) -> None:
     def read() -> None:
         while not done.is_set():
             read = archive.read(START, START + 90_000, 3600)
-            seen.append(sum(int(step.executions.sum()) for _, step in read))
+            seen.append(sum(int(bucket.executions.sum()) for _, bucket in read))
 
     threads = [threading.Thread(target=read) for _ in range(2)]
     for thread in threads:
@@ -485,7 +485,7 @@ def test_readers_in_threads_see_whole_ticks(path: Path) -> None:
     archive.close()
     store.close()
 
-    # Two steps are open, and in the journal; nothing is seen twice or half moved.
+    # Two buckets are open, and in the journal; nothing is seen twice or half moved.
     assert len(seen) > 5
     assert max(seen) <= 300
 

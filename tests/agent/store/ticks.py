@@ -42,16 +42,16 @@ class Ticks:
         parts: dict[int, list[Event]] = {}
         for event in events:
             parts.setdefault(int(event.time // 10), []).append(event)
-        steps = {n: reduce(columns(part)) for n, part in parts.items()}
+        buckets = {n: reduce(columns(part)) for n, part in parts.items()}
         rest = reduce(columns(late)) if late else EMPTY
-        self.totals = merge([self.totals, *steps.values(), rest])
+        self.totals = merge([self.totals, *buckets.values(), rest])
         lists = {
             key: more.pop(key) for key in ("failures", "topologies") if key in more
         }
         changes = AggregateChanges(
             now=now,
             since=START,
-            buckets=steps,
+            buckets=buckets,
             late=rest,
             totals=self.totals,
             keys=KEYS,
