@@ -24,7 +24,7 @@ from kaywatch_agent.protocol.redact import FailureConfig
 from kaywatch_agent.rules import load as rules
 from kaywatch_agent.rules.rule import AlertSettings
 from kaywatch_agent.runtime.logs import LogConfig
-from kaywatch_agent.settings.reader import Problems, section
+from kaywatch_agent.settings.reader import ErrorCollector, section
 from kaywatch_agent.store.writer import StoreConfig
 from kaywatch_agent.web.config import HttpConfig
 
@@ -113,20 +113,20 @@ def assemble(values: Mapping[str, Any], others: Collection[str] = ()) -> Config:
     rest = {name: table for name, table in values.items() if name not in TABLES}
     tables = values.get("receiver", {})
     sections, heartbeat, receivers = Sections(), HeartbeatConfig(), {}
-    problems = Problems()
-    with problems.caught():
+    problems = ErrorCollector()
+    with problems.collect():
         sections = section(Sections, rest, "", (*TABLES, *others))
-    with problems.caught():
+    with problems.collect():
         receivers = parse_receivers(tables)
-    with problems.caught():
+    with problems.collect():
         heartbeat = parse_heartbeat(values.get("heartbeat", {}))
-    with problems.caught():
+    with problems.collect():
         settings = rules.load(
             values,
             # Including invalid ones: a rule that names one of them is valid.
             receivers=receivers or tuple(tables),
             retention=sections.store.retention.hours,
         )
-    problems.check()
+    problems.raise_all()
     notify = NotifyConfig(receivers, settings.grouping, heartbeat)
     return Config(**vars(sections), alerts=settings, notify=notify)

@@ -14,7 +14,7 @@ from kaywatch_agent.model.alerts import Severity
 from kaywatch_agent.notify.policy import FollowUp, Policy, parse_rate
 from kaywatch_agent.notify.secret import Secret, secret_names, section_with_secrets
 from kaywatch_agent.rules.rule import Grouping
-from kaywatch_agent.settings.reader import Duration, Problems, Unit
+from kaywatch_agent.settings.reader import Duration, ErrorCollector, Unit
 from kaywatch_agent.units import parse_duration
 
 __all__ = [
@@ -255,15 +255,15 @@ def parse(tables: Mapping[str, Any]) -> dict[str, ReceiverConfig]:
     """
     if not isinstance(tables, dict):
         raise ConfigError("receiver", f"expected a table [receiver], got {tables!r}")
-    problems, configs = Problems(), dict[str, ReceiverConfig]()
+    problems, configs = ErrorCollector(), dict[str, ReceiverConfig]()
     for name, table in tables.items():
-        with problems.caught():
+        with problems.collect():
             configs[name] = _receiver(name, table)
-    problems.check()
+    problems.raise_all()
     for config in configs.values():
-        with problems.caught():
+        with problems.collect():
             _check_fallback(config, configs)
-    problems.check()
+    problems.raise_all()
     return configs
 
 

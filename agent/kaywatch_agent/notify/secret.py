@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar, cast
 
 from kaywatch_agent.errors import ConfigError
-from kaywatch_agent.settings.reader import Problems, section
+from kaywatch_agent.settings.reader import ErrorCollector, section
 
 __all__ = ["SOURCES", "Secret", "secret_names", "section_with_secrets"]
 
@@ -113,11 +113,11 @@ def section_with_secrets(
     names = secret_names(cast("type[Any]", kind))
     keys = [name + source for name in names for source in SOURCES]
     values = {key: value for key, value in table.items() if key not in keys}
-    problems = Problems()
+    problems = ErrorCollector()
     for name, required in names.items():
         # Stands in for a secret with an error, so that other errors are found as well.
         values[name] = Secret(f"{path}.{name}", "", "")
-        with problems.caught():
+        with problems.collect():
             secret = _find_secret(name, table, path)
             if secret is not None:
                 values[name] = secret
@@ -126,9 +126,9 @@ def section_with_secrets(
                 raise ConfigError(f"{path}.{name}", f"missing; set one of {others}")
             else:
                 del values[name]
-    with problems.caught():
+    with problems.collect():
         config = section(kind, values, path, keys)
-    problems.check()
+    problems.raise_all()
     return config
 
 

@@ -42,7 +42,7 @@ from kaywatch_agent.rules.rule import (
 )
 from kaywatch_agent.rules.silence import Silence, validated
 from kaywatch_agent.rules.state import Timing
-from kaywatch_agent.settings.reader import Problems, section
+from kaywatch_agent.settings.reader import ErrorCollector, section
 from kaywatch_agent.units import duration, parse_duration
 
 __all__ = ["TABLES", "load"]
@@ -70,29 +70,29 @@ def load(
     Raises:
         ConfigError: all errors, each with its key, the value and what is allowed.
     """
-    problems = Problems()
+    problems = ErrorCollector()
     alerting = AlertingConfig()
-    with problems.caught():
+    with problems.collect():
         alerting = section(AlertingConfig, values.get("alerting", {}), "alerting")
     defaults: Mapping[str, Any] = {}
-    with problems.caught():
+    with problems.collect():
         section(RuleDefaults, values.get("defaults", {}), "defaults")
         defaults = values.get("defaults", {})
     loader = _RuleLoader(alerting, defaults, receivers, retention)
     for path, table in _tables(values, "rule", problems):
-        with problems.caught():
+        with problems.collect():
             loader.add(table, path)
     inhibitions = [INHIBITION]
     for path, table in _tables(values, "inhibit", problems):
-        with problems.caught():
+        with problems.collect():
             inhibitions.append(_inhibition(section(InhibitConfig, table, path), path))
     silences = []
     for number, (path, table) in enumerate(_tables(values, "silence", problems), 1):
-        with problems.caught():
+        with problems.collect():
             silences.append(_silence(section(SilenceConfig, table, path), path, number))
-    with problems.caught():
+    with problems.collect():
         _check_alerting(alerting, receivers)
-    problems.check()
+    problems.raise_all()
     return _settings(alerting, loader, inhibitions, silences)
 
 
@@ -180,11 +180,11 @@ class _RuleLoader:
 
     @staticmethod
     def _refuse_kind(kind: object, table: Mapping[str, Any], path: str) -> None:
-        problems = Problems()
+        problems = ErrorCollector()
         problems.add(f"{path}.kind", f"{kind!r} is not one of {', '.join(KINDS)}")
         if "name" not in table:
             problems.add(f"{path}.name", "missing")
-        problems.check()
+        problems.raise_all()
 
     def _rule(self, config: RuleConfig, variant: _Variant, path: str) -> Rule:
         window, tier = variant.window, variant.tier
@@ -271,13 +271,13 @@ def _timing(config: RuleConfig, window: float) -> Timing:
 
 def _tiers(config: BurnRateConfig, path: str) -> list[_Variant]:
     check_minimum(path, "min_events", config.min_events, 1)
-    problems, variants = Problems(), []
+    problems, variants = ErrorCollector(), []
     for number, tier in enumerate(config.tiers):
-        with problems.caught():
+        with problems.collect():
             condition = conditions.burn_rate(config, tier, f"{path}.tiers[{number}]")
             suffix = "-" + duration(condition.long).replace(" ", "")
             variants.append(_Variant(condition, condition.long, suffix, tier))
-    problems.check()
+    problems.raise_all()
     return variants
 
 
@@ -310,7 +310,7 @@ def _silence(config: SilenceConfig, path: str, number: int) -> Silence:
 
 
 def _tables(
-    values: Mapping[str, Any], name: str, problems: Problems
+    values: Mapping[str, Any], name: str, problems: ErrorCollector
 ) -> Iterator[tuple[str, Any]]:
     """Yield the path and the content of each table in a list of tables."""
     tables = values.get(name, [])

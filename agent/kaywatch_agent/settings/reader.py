@@ -1,7 +1,6 @@
-"""Reads TOML tables into typed values: the one place that converts and complains.
+"""Reads TOML tables into dataclasses, and reports all errors of a table together.
 
-`section` finds all errors before it raises, each with the path of its key. Lists count
-from 0: `rule[1].match[0]`.
+Every error names the path of its key, such as `rule[1].match[0]`; lists count from 0.
 """
 
 from __future__ import annotations
@@ -19,18 +18,18 @@ from typing import Annotated, Any, Final, TypeVar, cast
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.units import parse_duration, parse_size
 
-__all__ = ["Duration", "Problems", "Size", "Unit", "section"]
+__all__ = ["Duration", "ErrorCollector", "Size", "Unit", "section"]
 
 _Section = TypeVar("_Section")
 
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """What a text of a section has to be: `parse` raises ValueError if it is not.
+    """Annotates a text that has a unit, such as a duration.
 
     Attributes:
-        name: for the reference of the configuration.
-        parse: takes the text; a number of TOML comes as its text.
+        name: shown in errors and in the configuration reference.
+        parse: raises ValueError for invalid texts; TOML numbers are passed as text.
     """
 
     name: str
@@ -41,39 +40,34 @@ Duration = Annotated[str, Unit("duration", parse_duration)]
 Size = Annotated[str, Unit("size", parse_size)]
 
 
-class Problems:
-    """Errors that are found on the way, and raised together."""
+class ErrorCollector:
+    """Collects errors, to raise them together."""
 
     def __init__(self) -> None:
-        self._found: list[ConfigError] = []
+        self._errors: list[ConfigError] = []
 
     def add(self, key: str, text: str) -> None:
-        """Take an error."""
-        self._found.append(ConfigError(key, text))
+        """Add an error."""
+        self._errors.append(ConfigError(key, text))
 
     @contextlib.contextmanager
-    def caught(self) -> Iterator[None]:
-        """Take the errors that are raised within the block, and go on behind it."""
+    def collect(self) -> Iterator[None]:
+        """Add the errors raised within the block, and continue after it."""
         try:
             yield
         except ConfigError as error:
-            self._found += [error, *error.others]
+            self._errors += [error, *error.others]
 
-    def check(self) -> None:
-        """Raise the first error, with the others, if there are any.
+    def raise_all(self) -> None:
+        """Raise the collected errors, if there are any.
 
         Raises:
-            ConfigError: see `ConfigError.others`.
+            ConfigError: the first error; its `others` are the rest.
         """
-        if self._found:
-            raise self.first
-
-    @property
-    def first(self) -> ConfigError:
-        """The first error, with the others."""
-        first, *others = self._found
-        first.others = tuple(others)
-        return first
+        if self._errors:
+            first, *others = self._errors
+            first.others = tuple(others)
+            raise first
 
 
 def section(
@@ -82,66 +76,75 @@ def section(
     path: str,
     others: Iterable[str] = (),
 ) -> _Section:
-    """Return a dataclass filled from a table, its defaults for the rest.
+    """Return a dataclass with the values of a table, and its defaults otherwise.
 
     Args:
-        kind: the dataclass; its fields are strings, numbers, booleans, `Literal`,
-            `tuple[str, ...]`, `dict[str, str]`, other dataclasses or a tuple of them,
-            a date and time, a `StrEnum`, an `Annotated` string with its `Unit`, or a
-            union of these.
-            A trailing underscore of a field is not part of its key: `for_`.
+        kind: the dataclass; see `convert` for the types of its fields. A trailing
+            underscore of a field is not part of its key: `for_`.
         values: the table.
-        path: where it stands, such as `receiver.ops`; empty for the whole file.
-        others: keys that are known besides, for a complaint.
+        path: the table's path, such as `receiver.ops`; empty for the whole file.
+        others: further known keys, to be suggested for unknown ones.
 
     Raises:
-        ConfigError: all that is wrong, each with its key.
+        ConfigError: all errors of the table.
     """
     if not isinstance(values, dict):
         raise ConfigError(path, f"expected a table [{path}], got {values!r}")
-    specs = {
-        spec.name.rstrip("_"): spec for spec in dataclasses.fields(cast("Any", kind))
-    }
-    hints = typing.get_type_hints(kind, include_extras=True)
-    problems = Problems()
-    given: dict[str, Any] = {}
-    for key, value in values.items():
-        with problems.caught():
-            if key not in specs:
-                raise _unknown(_join(path, key), key, {*specs, *others})
-            name = specs[key].name
-            given[name] = convert(hints[name], value, _join(path, key))
-    for name, spec in specs.items():
-        needed = spec.default is spec.default_factory is dataclasses.MISSING
-        if needed and name not in values:
-            problems.add(_join(path, name), "missing")
-    problems.check()
     try:
-        return kind(**given)
+        return kind(**_converted(kind, values, path, others))
     except ValueError as error:
         raise ConfigError(path, str(error)) from None
 
 
+def _converted(
+    kind: Any, values: dict[str, Any], path: str, others: Iterable[str]
+) -> dict[str, Any]:
+    """Return the converted values of a table, by field."""
+    specs = {spec.name.rstrip("_"): spec for spec in dataclasses.fields(kind)}
+    hints = typing.get_type_hints(kind, include_extras=True)
+    errors = ErrorCollector()
+    converted: dict[str, Any] = {}
+    for key, value in values.items():
+        with errors.collect():
+            if key not in specs:
+                raise _unknown(_join(path, key), key, {*specs, *others})
+            name = specs[key].name
+            converted[name] = convert(hints[name], value, _join(path, key))
+    for key, spec in specs.items():
+        required = spec.default is spec.default_factory is dataclasses.MISSING
+        if required and key not in values:
+            errors.add(_join(path, key), "missing")
+    errors.raise_all()
+    return converted
+
+
 def convert(kind: Any, value: Any, path: str) -> Any:
-    """Return a value of TOML as a type has it; see `section` for the types.
+    """Return a TOML value as a type.
+
+    Args:
+        kind: a string, number, boolean, date and time, `Literal`, `StrEnum`,
+            `tuple[str, ...]`, `dict[str, str]`, dataclass, tuple of a dataclass, string
+            `Annotated` with a `Unit`, or a union of these.
+        value: the value.
+        path: its path, for errors.
 
     Raises:
-        ConfigError: it is something else.
+        ConfigError: the value does not fit the type.
     """
     choices = typing.get_args(kind)
     origin = typing.get_origin(kind)
     if dataclasses.is_dataclass(kind):
         return section(cast("type[Any]", kind), value, path)
     if origin is Annotated:
-        return _written(choices[1], value, path)
+        return _with_unit(choices[1], value, path)
     if origin is typing.Literal:
-        return _chosen(choices, value, path)
+        return _choice(choices, value, path)
     if origin is tuple:
         return tuple(_items(choices[0], value, path))
     if origin is dict:
         return _strings(value, path)
     if origin in (types.UnionType, typing.Union):
-        return _first_fitting(choices, value, path)
+        return _union(choices, value, path)
     return _scalar(kind, value, path)
 
 
@@ -152,13 +155,13 @@ def _scalar(kind: Any, value: Any, path: str) -> Any:
     if kind is Any:
         return value
     if issubclass(kind, StrEnum):
-        return kind(_chosen([str(member) for member in kind], value, path))
-    # bool is a subclass of int, and `series = true` is surely a mistake.
+        return kind(_choice([str(member) for member in kind], value, path))
+    # bool is a subclass of int, but `series = true` is a mistake.
     fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not fits:
-        raise ConfigError(path, f"expected {_WORDS[kind]}, got {value!r}")
+        raise ConfigError(path, f"expected {_TYPE_NAMES[kind]}, got {value!r}")
     return value
 
 
@@ -172,8 +175,8 @@ def _unknown(path: str, key: str, known: Collection[str]) -> ConfigError:
     return ConfigError(path, f"unknown key{hint} (known: {', '.join(sorted(known))})")
 
 
-def _written(unit: Unit, value: Any, path: str) -> str:
-    """Return the text of a unit; a plain number is one of its smallest."""
+def _with_unit(unit: Unit, value: Any, path: str) -> str:
+    """Return the text of a value with a unit; plain numbers are allowed."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ConfigError(path, f"expected a {unit.name}, got {value!r}")
     try:
@@ -183,14 +186,14 @@ def _written(unit: Unit, value: Any, path: str) -> str:
     return str(value)
 
 
-def _chosen(allowed: Collection[Any], value: Any, path: str) -> Any:
+def _choice(allowed: Collection[Any], value: Any, path: str) -> Any:
     if value not in allowed:
         names = ", ".join(map(repr, allowed))
         raise ConfigError(path, f"{value!r} is not one of {names}")
     return value
 
 
-def _first_fitting(choices: Collection[Any], value: Any, path: str) -> Any:
+def _union(choices: Collection[Any], value: Any, path: str) -> Any:
     first, *others = (kind for kind in choices if kind is not types.NoneType)
     for kind in others:
         with contextlib.suppress(ConfigError):
@@ -204,25 +207,25 @@ def _items(kind: Any, value: Any, path: str) -> list[Any]:
         if dataclasses.is_dataclass(kind) or typing.get_origin(kind) is dict:
             what = f"a list of tables [[{path}]]"
         raise ConfigError(path, f"expected {what}, got {value!r}")
-    problems, found = Problems(), []
-    for number, one in enumerate(value):
-        with problems.caught():
-            found.append(convert(kind, one, f"{path}[{number}]"))
-    problems.check()
-    return found
+    errors, items = ErrorCollector(), []
+    for number, item in enumerate(value):
+        with errors.collect():
+            items.append(convert(kind, item, f"{path}[{number}]"))
+    errors.raise_all()
+    return items
 
 
 def _strings(value: Any, path: str) -> dict[str, str]:
     if not isinstance(value, dict):
         text = 'expected a table such as { team = "search" }'
         raise ConfigError(path, f"{text}, got {value!r}")
-    for name, one in value.items():
-        if not isinstance(one, str | int) or isinstance(one, bool):
-            raise ConfigError(f"{path}.{name}", f"expected a string, got {one!r}")
-    return {name: str(one) for name, one in value.items()}
+    for name, text in value.items():
+        if not isinstance(text, str | int) or isinstance(text, bool):
+            raise ConfigError(f"{path}.{name}", f"expected a string, got {text!r}")
+    return {name: str(text) for name, text in value.items()}
 
 
-_WORDS: Final[Mapping[Any, str]] = {
+_TYPE_NAMES: Final[Mapping[Any, str]] = {
     str: "a string",
     int: "a whole number",
     float: "a number",

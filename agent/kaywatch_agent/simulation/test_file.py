@@ -17,7 +17,7 @@ from kaywatch_agent.rules.config import MatcherText
 from kaywatch_agent.rules.matchers import parse as parse_matcher
 from kaywatch_agent.rules.rule import AlertSettings
 from kaywatch_agent.rules.silence import Silence
-from kaywatch_agent.settings.reader import Duration, Problems, section
+from kaywatch_agent.settings.reader import Duration, ErrorCollector, section
 from kaywatch_agent.simulation.stimuli import (
     ExecutionStimulus,
     MetricStimulus,
@@ -151,14 +151,14 @@ def load(
     tables = values.get("test")
     if not isinstance(tables, list) or not tables:
         raise ConfigError("test", "missing: write [[test]], see docs/alerts.md")
-    problems, cases = Problems(), []
+    problems, cases = ErrorCollector(), []
     for number, table in enumerate(tables):
         path = f"test[{number}]"
-        with problems.caught():
+        with problems.collect():
             case = section(TestCase, table, path)
             _check(case, path, settings, receivers)
             cases.append(case)
-    problems.check()
+    problems.raise_all()
     return cases
 
 
