@@ -1,4 +1,4 @@
-"""Alerts of a real agent, by the commands that people use."""
+"""The commands about alerts, run against a real agent."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ for n in range(20):
 kaywatch.flush(10)
 """
 
-# What is for programs, or as they get it, is as wide as it is.
+# JSON is not wrapped.
 WIDE = {"--json", "--bodies"}
 BODIES = """
 [receiver.ops]
@@ -79,7 +79,7 @@ routing_key_file = "/run/secrets/pagerduty"
 
 
 class Shell:
-    """The command line, as a person would use it."""
+    """Runs commands as a person would."""
 
     def __init__(self, agent: Agent | None = None) -> None:
         self.agent = agent
@@ -144,7 +144,7 @@ run(Endless, 10**12)
 
 @pytest.fixture
 def failing(installed: str, tmp_path: Path) -> Iterator[Shell]:
-    """An agent with one alert that fires."""
+    """An agent with a firing alert."""
     config = tmp_path / "kaywatch.toml"
     config.write_text(CONFIG)
     with running_agent(installed, "--config", str(config)) as agent:
@@ -153,7 +153,7 @@ def failing(installed: str, tmp_path: Path) -> Iterator[Shell]:
         yield Shell(agent)
 
 
-def test_alerts_are_shown_explained_and_silenced(failing: Shell) -> None:
+def test_alerts_are_listed_explained_and_silenced(failing: Shell) -> None:
     text = failing("alerts")
     columns = text.split("\n")[1].split()
     assert columns[:6] == [
@@ -194,7 +194,7 @@ def test_alerts_are_shown_explained_and_silenced(failing: Shell) -> None:
     assert silence[:8] in failing("silence", "list", "--expired")
 
 
-def test_a_quiet_rule_says_why_it_is_quiet(failing: Shell) -> None:
+def test_an_inactive_rule_is_explained(failing: Shell) -> None:
     text = failing("why", "slow-and-busy")
     assert text.startswith("slow-and-busy: does not fire\n")
     assert "Nearest to firing" in text
@@ -204,7 +204,7 @@ def test_a_quiet_rule_says_why_it_is_quiet(failing: Shell) -> None:
     assert "checkout / load  0.0 %  20.0 %     20  not met" in text
 
 
-def test_mistakes_are_told_in_a_line(failing: Shell) -> None:
+def test_mistakes_get_a_line_each(failing: Shell) -> None:
     assert "did you mean 'checkout-fails'?" in failing("why", "checkout-fail", code=1)
     assert "no such alert" in failing("why", "0123456789abcdef", code=1)
     assert "such as node=pay" in failing("why", "checkout-fails", "pay", code=2)
@@ -219,7 +219,7 @@ def test_mistakes_are_told_in_a_line(failing: Shell) -> None:
     assert "no such silence" in failing("silence", "expire", "123", code=1)
 
 
-def test_a_silence_and_a_story_survive_a_kill(failing: Shell) -> None:
+def test_silences_and_timelines_survive_a_kill(failing: Shell) -> None:
     agent = failing.agent
     assert agent is not None
     (alert,) = _of(agent, "checkout-fails")
@@ -238,7 +238,7 @@ def _of(agent: Agent, rule: str) -> list[dict[str, Any]]:
     return found
 
 
-def test_a_silence_that_the_store_can_t_keep_holds_and_is_said_to(
+def test_an_unsaved_silence_is_in_effect_and_reported(
     failing: Shell,
 ) -> None:
     agent = failing.agent
@@ -259,7 +259,7 @@ def test_a_silence_that_the_store_can_t_keep_holds_and_is_said_to(
 # -- without an agent ----------------------------------------------------------------
 
 
-def test_rules_are_checked_with_all_that_is_wrong(tmp_path: Path) -> None:
+def test_rules_check_reports_all_errors(tmp_path: Path) -> None:
     shell, config = Shell(), tmp_path / "kaywatch.toml"
     config.write_text(CONFIG)
     text = shell("rules", "check", str(config))
@@ -330,7 +330,7 @@ def test_bodies_are_shown_as_receivers_would_get_them(tmp_path: Path) -> None:
     assert f"{file}: config: cannot be combined with [receiver]" in text
 
 
-def test_rules_are_tried_on_the_past(tmp_path: Path) -> None:
+def test_rules_are_backtested_on_stored_history(tmp_path: Path) -> None:
     shell, store = Shell(), tmp_path / "kaywatch.db"
     record(store)
     text = shell("rules", "backtest", "--since", "7d", "--store", str(store))
@@ -360,7 +360,7 @@ def test_rules_are_tried_on_the_past(tmp_path: Path) -> None:
     assert "no such store" in shell("rules", "backtest", "--store", none, code=1)
 
 
-def test_a_loop_is_told_by_its_node_while_it_spins(
+def test_a_runaway_alert_names_its_node_during_the_run(
     installed: str, tmp_path: Path
 ) -> None:
     config = tmp_path / "kaywatch.toml"

@@ -25,7 +25,7 @@ from kaywatch_agent.capture.file import (
     CaptureWriter,
 )
 
-WORK = """
+APPLICATION = """
 import sys, time
 import kaywatch
 from pocketflow import Flow, Node
@@ -68,7 +68,7 @@ assert kaywatch.flush(5)
 """
 
 
-def command(agent: Agent, *arguments: object, code: int = 0) -> str:
+def run_command(agent: Agent, *arguments: object, code: int = 0) -> str:
     """Run a kaywatch command beside an agent; return what it printed."""
     done = subprocess.run(
         [agent.python, "-m", "kaywatch_agent", *map(str, arguments)],
@@ -82,8 +82,8 @@ def command(agent: Agent, *arguments: object, code: int = 0) -> str:
     return done.stdout if not code else done.stderr
 
 
-def capturing(agent: Agent, path: Path, *options: str) -> subprocess.Popen[str]:
-    """Start a capture, and wait until it is one."""
+def start_capture(agent: Agent, path: Path, *options: str) -> subprocess.Popen[str]:
+    """Start a capture, and wait until it records."""
     process = subprocess.Popen(
         [agent.python, "-m", "kaywatch_agent", "capture", str(path), *options],
         env=agent.environment,
@@ -95,16 +95,16 @@ def capturing(agent: Agent, path: Path, *options: str) -> subprocess.Popen[str]:
     return process
 
 
-def ended(process: subprocess.Popen[str], number: int = signal.SIGINT) -> str:
-    """End a capture; return what it says of itself."""
+def end_capture(process: subprocess.Popen[str], number: int = signal.SIGINT) -> str:
+    """End a capture; return its summary."""
     process.send_signal(number)
     out, err = process.communicate(timeout=20)
     assert (process.returncode, err) == (0, "")
     return out
 
 
-def figures(agent: Agent) -> dict[str, Any]:
-    """The export, without what differs between two runs of one process."""
+def comparable_figures(agent: Agent) -> dict[str, Any]:
+    """Return the export, without figures that differ between two runs."""
     export = agent.get("/api/v1/export")
     for kind in ("nodes", "graphs"):
         for found in export[kind].values():
@@ -158,20 +158,20 @@ def test_a_replay_gives_the_figures_that_were_captured(
     agent: Agent, other: Agent, tmp_path: Path, name: str
 ) -> None:
     path = tmp_path / name
-    capture = capturing(agent, path)
-    workers = [agent.spawn(WORK, str(n)) for n in range(3)]
+    capture = start_capture(agent, path)
+    workers = [agent.spawn(APPLICATION, str(n)) for n in range(3)]
     assert [worker.wait(30) for worker in workers] == [0, 0, 0]
     until(
         lambda: [c["state"] for c in agent.clients()] == ["ended"] * 3,
-        "all have said goodbye",
+        "all have output goodbye",
     )
-    said = ended(capture)
+    output = end_capture(capture)
     events = sum(client["events"] for client in agent.clients())
-    assert f" {events:,} events, " in said and "missed" not in said
+    assert f" {events:,} events, " in output and "missed" not in output
 
-    assert " acknowledged" in command(other, "replay", path, "--speed", "10")
-    replayed = figures(other)
-    assert replayed == figures(agent)
+    assert " acknowledged" in run_command(other, "replay", path, "--speed", "10")
+    replayed = comparable_figures(other)
+    assert replayed == comparable_figures(agent)
     assert set(replayed["nodes"]) == {"Load", "Pay"}
     assert replayed["nodes"]["Pay"]["outcomes"]["fallback"] > 0
     clients = other.clients()
@@ -183,7 +183,7 @@ def test_a_replay_gives_the_figures_that_were_captured(
 
     # Another one counts again.
     before = other.executions()
-    found = json.loads(command(other, "replay", path, "--speed", "max", "--json"))
+    found = json.loads(run_command(other, "replay", path, "--speed", "max", "--json"))
     assert found["acknowledged"] == found["events"] == events
     assert other.executions() == {node: 2 * n for node, n in before.items()}
     # And all of it is of now.
@@ -196,7 +196,7 @@ def test_a_replay_gives_the_figures_that_were_captured(
 def test_a_capture_of_hundreds_of_connections_is_replayed_over_as_many(
     agent: Agent, captured: Path
 ) -> None:
-    found = json.loads(command(agent, "replay", captured, "--speed", "0", "--json"))
+    found = json.loads(run_command(agent, "replay", captured, "--speed", "0", "--json"))
     assert found["connections"] == found["clients"] == 200
     assert found["events"] == found["acknowledged"] == 3_000
     assert found["messages"] == 900
@@ -209,8 +209,8 @@ def test_a_capture_of_hundreds_of_connections_is_replayed_over_as_many(
     assert {c["completeness"] for c in clients} == {1.0}
 
 
-def test_times_are_kept_if_asked(agent: Agent, captured: Path) -> None:
-    command(agent, "replay", captured, "--speed", "max", "--keep-times")
+def test_keep_times_leaves_the_captured_times(agent: Agent, captured: Path) -> None:
+    run_command(agent, "replay", captured, "--speed", "max", "--keep-times")
     nodes = agent.get("/api/v1/nodes")["nodes"]
     latest = max(node["last_execution"] for node in nodes)
     assert latest == pytest.approx(1_700_000_003.0, abs=0.01)
@@ -226,14 +226,12 @@ def test_rows_without_a_number_are_counted_each_time(
         writer.add(CaptureRecord(1_700_000_000.0, n // 2, rows(row, service="cron")))
     writer.close()
     for total in (4, 8):
-        said = command(agent, "replay", path)
-        assert "the capture is incomplete: the file was cut off" in said
+        output = run_command(agent, "replay", path)
+        assert "the capture is incomplete: the file was cut off" in output
         assert agent.executions() == {"backup": total}
 
 
-def test_a_client_that_came_back_over_another_connection_keeps_its_order(
-    agent: Agent, tmp_path: Path
-) -> None:
+def test_a_reconnected_client_keeps_its_order(agent: Agent, tmp_path: Path) -> None:
     path = tmp_path / "back"
     writer = CaptureWriter(path, CaptureHeader(1, 1_700_000_000.0))
     for seq in range(1, 101):
@@ -241,76 +239,74 @@ def test_a_client_that_came_back_over_another_connection_keeps_its_order(
         writer.add(CaptureRecord(1_700_000_000.0, seq // 2, message))
     writer.finish(1_700_000_001.0, 0)
     writer.close()
-    command(agent, "replay", path, "--speed", "max")
+    run_command(agent, "replay", path, "--speed", "max")
     (client,) = agent.clients()
     assert (client["events"], client["duplicates"]) == (100, 0)
 
 
-def test_what_a_capture_holds_is_shown_without_an_agent(
-    agent: Agent, captured: Path
-) -> None:
+def test_info_needs_no_agent(agent: Agent, captured: Path) -> None:
     agent.stop()
-    said = command(agent, "replay", "--info", captured)
-    assert "captured by kaywatch 0.1.0" in said
-    assert "from 2023-11-14 22:13:20 UTC, for 2.99s" in said
-    assert "200 connections; messages: hello 200, batch 600, bye 100" in said
-    (line,) = (line for line in said.splitlines() if line.startswith("s1 "))
+    output = run_command(agent, "replay", "--info", captured)
+    assert "captured by kaywatch 0.1.0" in output
+    assert "from 2023-11-14 22:13:20 UTC, for 2.99s" in output
+    assert "200 connections; messages: hello 200, batch 600, bye 100" in output
+    (line,) = (line for line in output.splitlines() if line.startswith("s1 "))
     assert line.split() == ["s1", "50", "150", "750", "0", "0", "0"]
-    found = json.loads(command(agent, "replay", "--info", "--json", captured))
+    found = json.loads(run_command(agent, "replay", "--info", "--json", captured))
     assert found["ended"] - found["started"] == pytest.approx(2.995)
     assert sum(one["executions"] for one in found["services"]) == 3_000
 
 
-def test_a_capture_that_was_killed_is_replayed_as_far_as_it_goes(
+def test_a_killed_capture_replays_what_was_flushed(
     agent: Agent, other: Agent, tmp_path: Path
 ) -> None:
     path = tmp_path / "killed.kwcap.gz"
-    capture = capturing(agent, path)
-    agent.run(WORK, "1")
+    capture = start_capture(agent, path)
+    agent.run(APPLICATION, "1")
     size = path.stat().st_size
     until(lambda: path.stat().st_size > size, "what came is in the file")
     capture.kill()
     capture.communicate()
-    said = command(other, "replay", path, "--speed", "max")
+    output = run_command(other, "replay", path, "--speed", "max")
     assert (
-        "the capture is incomplete: the file was cut off while it was written" in said
+        "the capture is incomplete: the file was cut off while it was written" in output
     )
-    assert figures(other)["nodes"] == figures(agent)["nodes"]
+    assert comparable_figures(other)["nodes"] == comparable_figures(agent)["nodes"]
 
 
-def test_a_capture_ends_by_itself(agent: Agent, tmp_path: Path) -> None:
-    by_time = command(agent, "capture", tmp_path / "a", "--seconds", "0.3")
+def test_a_capture_ends_at_its_time_or_size_limit(agent: Agent, tmp_path: Path) -> None:
+    by_time = run_command(agent, "capture", tmp_path / "a", "--seconds", "0.3")
     assert "0 messages, 0 events" in by_time
-    small = capturing(agent, tmp_path / "b", "--max-size", "2kB")
-    agent.run(WORK, "1")
+    small = start_capture(agent, tmp_path / "b", "--max-size", "2kB")
+    agent.run(APPLICATION, "1")
     assert small.wait(20) == 0
     small.communicate()
     assert (tmp_path / "b").stat().st_size >= 2_000
-    assert command(agent, "replay", tmp_path / "b", "--info")
+    assert run_command(agent, "replay", tmp_path / "b", "--info")
 
 
-def test_a_redacted_capture_has_the_figures_and_not_the_texts(
+def test_a_redacted_capture_keeps_the_figures_and_no_texts(
     agent: Agent, other: Agent, tmp_path: Path
 ) -> None:
     path = tmp_path / "redacted.kwcap"
-    capture = capturing(agent, path, "--redact")
-    agent.run(WORK, "1")
-    ended(capture)
+    capture = start_capture(agent, path, "--redact")
+    agent.run(APPLICATION, "1")
+    end_capture(capture)
     content = path.read_bytes()
     assert b"jane@example.com" not in content and b"a b" not in content
     reader = CaptureReader(path)
-    said = [wire.decode(record.message) for record in reader if record.message]
+    output = [wire.decode(record.message) for record in reader if record.message]
     reader.close()
-    assert {one["host"] for one in said if "host" in one} == {"redacted"}
+    assert {one["host"] for one in output if "host" in one} == {"redacted"}
     assert b"ValueError" in content
-    command(other, "replay", path, "--speed", "max")
-    assert figures(other)["nodes"] == figures(agent)["nodes"]
-    texts = {text for _, _, text, _ in figures(other)["failures"]}
+    run_command(other, "replay", path, "--speed", "max")
+    assert comparable_figures(other)["nodes"] == comparable_figures(agent)["nodes"]
+    texts = {text for _, _, text, _ in comparable_figures(other)["failures"]}
     assert texts == {"redacted (24 characters)"}
-    assert ", redacted" in command(other, "replay", path, "--info")
+    assert ", redacted" in run_command(other, "replay", path, "--info")
 
 
-def test_an_observer_that_does_not_read_delays_nobody_and_is_told(
+def test_a_stalled_capture_delays_no_client_and_learns_what_it_missed(
     agent: Agent,
 ) -> None:
     with (
@@ -323,14 +319,14 @@ def test_an_observer_that_does_not_read_delays_nobody_and_is_told(
         client.settimeout(10)
         stream = client.makefile("rb")
         client.sendall(wire.frame(hello()))
-        assert said(stream)["seq"] == 0
+        assert read_message(stream)["seq"] == 0
         # Some 30 MB: the observer's queue holds 16.
         pad = b"x" * 1_000_000
         started = time.monotonic()
         for seq in range(1, 31):
             message = batch(seq=seq, executions=executions(1), pad=pad)
             client.sendall(wire.frame(message) + wire.frame(wire.flush(b"")))
-        while said(stream)["seq"] < 30:
+        while read_message(stream)["seq"] < 30:
             pass
         assert time.monotonic() - started < 10
         assert agent.executions() == {"pay": 30}
@@ -338,18 +334,18 @@ def test_an_observer_that_does_not_read_delays_nobody_and_is_told(
         observer.settimeout(10)
         copies, missed, stream = 0, 0, observer.makefile("rb")
         while copies + missed < 61:  # the hello, and a flush with each batch
-            copy = said(stream)
+            copy = read_message(stream)
             copies += "message" in copy
             missed = copy.get("missed", 0)
         assert copies > 10 and missed > 5
 
 
-def said(stream: Any) -> dict[str, Any]:
+def read_message(stream: Any) -> dict[str, Any]:
     size = int.from_bytes(stream.read(4), "big")
     return wire.decode(stream.read(size))
 
 
-def test_the_agents_end_ends_a_replay_with_a_clear_message(
+def test_a_replay_reports_that_the_agent_went_away(
     agent: Agent, captured: Path
 ) -> None:
     process = subprocess.Popen(
@@ -371,12 +367,12 @@ def test_the_agents_end_ends_a_replay_with_a_clear_message(
     assert "Traceback" not in err
 
 
-def test_the_agents_end_ends_a_capture_that_can_be_read(
+def test_a_capture_is_readable_after_the_agent_went_away(
     agent: Agent, tmp_path: Path
 ) -> None:
     path = tmp_path / "a"
-    capture = capturing(agent, path)
-    agent.run(WORK, "1")
+    capture = start_capture(agent, path)
+    agent.run(APPLICATION, "1")
     agent.stop()
     out, err = capture.communicate(timeout=20)
     assert capture.returncode == 1
@@ -387,21 +383,23 @@ def test_the_agents_end_ends_a_capture_that_can_be_read(
     reader.close()
 
 
-def test_wrong_use_is_said_and_does_no_harm(agent: Agent, tmp_path: Path) -> None:
+def test_usage_errors_are_reported_and_change_nothing(
+    agent: Agent, tmp_path: Path
+) -> None:
     text = tmp_path / "notes.txt"
     text.write_text("not a capture")
     for option in ([], ["--info"]):
-        err = command(agent, "replay", text, *option, code=1)
+        err = run_command(agent, "replay", text, *option, code=1)
         assert err == (
             f"kaywatch: {text}: not a capture of kaywatch: it starts with b'not a ca'\n"
         )
-    err = command(agent, "replay", tmp_path / "none", code=1)
+    err = run_command(agent, "replay", tmp_path / "none", code=1)
     assert err == f"kaywatch: {tmp_path / 'none'}: No such file or directory\n"
-    err = command(agent, "capture", text, code=1)
+    err = run_command(agent, "capture", text, code=1)
     assert err == f"kaywatch: {text} already exists; overwrite it with --force\n"
     assert text.read_text() == "not a capture"
     nobody = tmp_path / "nobody.sock"
-    err = command(agent, "capture", tmp_path / "a", "--socket", nobody, code=1)
+    err = run_command(agent, "capture", tmp_path / "a", "--socket", nobody, code=1)
     assert "no agent listens there" in err
     assert not (tmp_path / "a").exists()
     for wrong in (
@@ -411,11 +409,11 @@ def test_wrong_use_is_said_and_does_no_harm(agent: Agent, tmp_path: Path) -> Non
         ["replay", text, "--speed", "-1"],
         ["replay", text, "--speed", "fast"],
     ):
-        assert "Error: " in command(agent, *wrong, code=2)
+        assert "Error: " in run_command(agent, *wrong, code=2)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
-def test_another_user_may_send_and_not_capture(agent: Agent) -> None:
+def test_another_user_may_push_but_not_capture(agent: Agent) -> None:
     os.chmod(agent.socket, 0o666)
     os.chmod(agent.folder, 0o755)
     code = f"""

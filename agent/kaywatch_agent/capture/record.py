@@ -82,18 +82,13 @@ def record(
     Raises:
         CaptureError: no agent listens, it refuses, or the file cannot be written.
     """
+    deadline = time.monotonic() + seconds if seconds is not None else float("inf")
     with contextlib.ExitStack() as stack:
         interrupted = stack.enter_context(_catch_signals())
         agent = _MirrorConnection(endpoint)
         stack.callback(agent.close)
-        copies = agent.start()
-        version = str(copies[0].get("agent", ""))
-        header = CaptureHeader(FORMAT, copies[0]["at"], version, redact)
-        writer = CaptureWriter(path, header, force=force)
-        stack.callback(writer.close)
-        recording = _Recording(agent, writer, MessageRedactor() if redact else None)
-        recording.add(copies)
-        deadline = time.monotonic() + seconds if seconds is not None else float("inf")
+        recording = _Recording(agent, path, redact=redact, force=force)
+        stack.callback(recording.close)
         while (
             not interrupted()
             and time.monotonic() < deadline
@@ -102,25 +97,26 @@ def record(
         ):
             recording.step()
             show(recording.progress)
-        writer.finish(recording.last_time, recording.progress.missed)
-        return recording.progress._replace(size=writer.size)
+        return recording.finish()
 
 
 class _Recording:
     """The messages of a connection, on their way to the file."""
 
     def __init__(
-        self,
-        agent: _MirrorConnection,
-        writer: CaptureWriter,
-        redactor: MessageRedactor | None,
+        self, agent: _MirrorConnection, path: Path, *, redact: bool, force: bool
     ) -> None:
         self.progress = CaptureProgress()
-        self.last_time = time.time()
         self._agent = agent
-        self._writer = writer
-        self._redactor = redactor
+        self._redactor = MessageRedactor() if redact else None
+        copies = agent.start()
+        self._last_time: float = copies[0]["at"]
+        version = str(copies[0].get("agent", ""))
+        header = CaptureHeader(FORMAT, self._last_time, version, redact)
+        # Created once the agent has agreed, so that a refusal leaves no file.
+        self._writer = CaptureWriter(path, header, force=force)
         self._started = self._flushed = time.monotonic()
+        self._add_all(copies)
 
     def step(self) -> None:
         """Write what arrives within a moment."""
@@ -129,7 +125,7 @@ class _Recording:
             copies = self._agent.read(POLL_SECONDS)
         except CaptureError as error:
             copies, problem = [], str(error)
-        self.add(copies)
+        self._add_all(copies)
         now = time.monotonic()
         if now - self._flushed >= FLUSH_SECONDS:
             self._flushed = now
@@ -138,14 +134,22 @@ class _Recording:
             size=self._writer.size, seconds=now - self._started, problem=problem
         )
 
-    def add(self, copies: Iterable[dict[str, Any]]) -> None:
-        """Write messages of the agent to the file."""
+    def finish(self) -> CaptureProgress:
+        """Mark the capture as complete; return what was recorded."""
+        self._writer.finish(self._last_time, self.progress.missed)
+        return self.progress._replace(size=self._writer.size)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._writer.close()
+
+    def _add_all(self, copies: Iterable[dict[str, Any]]) -> None:
         for copy in copies:
             self._add(copy)
 
     def _add(self, copy: dict[str, Any]) -> None:
         progress = self.progress
-        self.last_time = copy["at"]
+        self._last_time = copy["at"]
         missed = max(progress.missed, copy.get("missed", 0))
         self.progress = progress = progress._replace(missed=missed)
         if "connection" not in copy:

@@ -93,7 +93,7 @@ def replay(
     Raises:
         CaptureError: no agent listens, or it goes away during the replay.
     """
-    work = _Replay(endpoint, speed, keep_times, MessageRewriter(salt), show)
+    work = _CaptureReplay(endpoint, speed, keep_times, MessageRewriter(salt), show)
     return asyncio.run(work.run(reader))
 
 
@@ -143,7 +143,7 @@ class _Connection:
         self.writer.close()
 
 
-class _Replay:
+class _CaptureReplay:
     def __init__(
         self,
         endpoint: str,

@@ -88,19 +88,28 @@ class MessageRewriter:
             return None
         if envelope.client:
             message["client"] = self._rename(envelope.client)
-        seq, events = envelope.seq or 0, 0
+        events = _count(message) if envelope.type == "batch" else 0
         if envelope.type == "batch":
-            events = _count(message)
-            if seq:
-                message["recorded"] = self._recorded_since_start(envelope, events)
-            else:
-                client = self._rename(envelope.client + b"%d unnumbered" % connection)
-                seq = self._last_seq[client] = self._last_seq.get(client, 0) + 1
-                message |= {"client": client, "seq": seq}
+            message |= self._batch_keys(envelope, connection, events)
         if shift:
             _shift_times(message, shift)
-        client = message.get("client", b"")
-        return RewrittenMessage(_encode(message), envelope.type, client, seq, events)
+        return RewrittenMessage(
+            _encode(message),
+            envelope.type,
+            message.get("client", b""),
+            message.get("seq") or 0,
+            events,
+        )
+
+    def _batch_keys(
+        self, envelope: _Envelope, connection: int, events: int
+    ) -> dict[str, Any]:
+        """Return the keys of a batch that are different in the replay."""
+        if envelope.seq:
+            return {"recorded": self._recorded_since_start(envelope, events)}
+        client = self._rename(envelope.client + b"%d unnumbered" % connection)
+        seq = self._last_seq[client] = self._last_seq.get(client, 0) + 1
+        return {"client": client, "seq": seq}
 
     def _rename(self, client: bytes) -> bytes:
         return blake2b(client, digest_size=16, key=self._salt).digest()

@@ -15,7 +15,7 @@ from kaywatch_agent.rules.describe import unit_of
 from kaywatch_agent.rules.state import AlertState
 from kaywatch_agent.simulation.backtest import STAND_IN, BacktestReport
 from kaywatch_agent.simulation.differences import headline
-from kaywatch_agent.simulation.simulation import Simulation
+from kaywatch_agent.simulation.simulation import SimulatedMessage, Simulation
 from kaywatch_agent.units import duration, quantity
 
 __all__ = ["find_episodes", "report_json", "show_report"]
@@ -109,14 +109,7 @@ def report_json(report: BacktestReport) -> dict[str, Any]:
             )
         ],
         "messages": [
-            {
-                "time": message.time,
-                "receiver": message.notification.receiver,
-                "kind": str(message.notification.kind),
-                "alerts": message.size,
-                "title": formatting.title(message.notification),
-                "body": simulation.delivery.render(message),
-            }
+            _message_json(simulation, message)
             for message in simulation.delivery.messages
         ],
         "suppressed": dict(simulation.suppressed),
@@ -125,6 +118,17 @@ def report_json(report: BacktestReport) -> dict[str, Any]:
 
 
 # -- inside --------------------------------------------------------------------------
+
+
+def _message_json(simulation: Simulation, message: SimulatedMessage) -> dict[str, Any]:
+    return {
+        "time": message.time,
+        "receiver": message.notification.receiver,
+        "kind": str(message.notification.kind),
+        "alerts": message.size,
+        "title": formatting.title(message.notification),
+        "body": simulation.delivery.render(message),
+    }
 
 
 def _show_rules(report: BacktestReport, episodes: list[Episode]) -> None:
