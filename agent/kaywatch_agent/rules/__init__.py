@@ -1,1 +1,1 @@
-"""Decides which alerts there are: rules, their states, and what is said of them."""
+"""Rules and alerts: evaluated, stored, and described for notifications."""

@@ -250,9 +250,9 @@ def _transition(rule: Rule, windows: WindowCache, condition: Transition) -> Rule
         if condition.action in ("", actions[a])
     }
     counts = {(n, a): count for n, a, count in recent.counted(Dimension.ACTION)}
-    node = np.array([n for n, _ in total], np.int64)
     now = np.array([counts.get(key, 0) for key in total], np.int64)
     before = np.array(list(total.values()), np.int64) - now
+    node = np.array([n for n, _ in total], np.int64)
     executions = recent.executions[node]
     earlier = ever.executions[node] - executions
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -1,1 +1,1 @@
-"""Alerts on a virtual clock: what rules would do, and what would be delivered."""
+"""Rules and delivery on a virtual clock, for tests of rules and for backtests."""

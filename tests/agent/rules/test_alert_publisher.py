@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.agent.rules.world import World, rule
+from tests.agent.rules.harness import AlertHarness, rule
 
 from kaywatch_agent.rules import alert_publisher as module
 from kaywatch_agent.rules.alert import Alert
@@ -25,20 +25,20 @@ CHANGES = "kaywatch/v1/agent/changes"
 class Broker:
     """What a broker holds, and what its listeners have read."""
 
-    def __init__(self, told: AlertPublisher) -> None:
-        self.told = told
+    def __init__(self, publisher: AlertPublisher) -> None:
+        self.publisher = publisher
         self.holds: dict[str, bytes] = {}
         self.read: list[TopicMessage] = []
 
     def connect(self) -> None:
-        self.told.connected()
+        self.publisher.connected()
         for topic in list(self.holds):
             if "/alerts/" in topic:
-                self.told.discovered(topic)
+                self.publisher.discovered(topic)
 
     def take(self, most: int = 100) -> list[tuple[str, str]]:
         """Take what is to be told; return topics and states."""
-        found = list(islice(self.told.messages(), most))
+        found = list(islice(self.publisher.messages(), most))
         self.read += found
         for topic, payload, retain in found:
             if retain and payload:
@@ -49,35 +49,37 @@ class Broker:
 
 
 class Alerts:
-    """A world, told to a broker as it turns."""
+    """A harness, told to a broker as it turns."""
 
     def __init__(self, **keys: Any) -> None:
-        self.world = World(rule(**keys))
-        self.told = AlertPublisher("kaywatch", state_of)
-        self.broker = Broker(self.told)
+        self.harness = AlertHarness(rule(**keys))
+        self.publisher = AlertPublisher("kaywatch", state_of)
+        self.broker = Broker(self.publisher)
 
     @property
     def topic(self) -> str:
-        return alert_topic("kaywatch", "success", self.world.only.id)
+        return alert_topic("kaywatch", "success", self.harness.only.id)
 
     def picture(self) -> AlertsSnapshot:
-        engine = self.world.engine
+        engine = self.harness.engine
         return AlertsSnapshot(
-            self.world.now, engine.settings, tuple(a.snapshot() for a in engine.alerts)
+            self.harness.now,
+            engine.settings,
+            tuple(a.snapshot() for a in engine.alerts),
         )
 
     def evaluate(self) -> None:
-        self.world.evaluate()
-        changed = {c.alert.id: c.alert.snapshot() for c in self.world.last.changes}
+        self.harness.evaluate()
+        changed = {c.alert.id: c.alert.snapshot() for c in self.harness.last.changes}
         picture = self.picture()._replace(alerts=tuple(changed.values()))
-        self.told.changed(picture)
+        self.publisher.changed(picture)
 
     def fail(self) -> None:
-        self.world.ran(20, 20)
+        self.harness.ran(20, 20)
         self.evaluate()
 
     def recover(self) -> None:
-        self.world.ran(2_000)
+        self.harness.ran(2_000)
         self.evaluate()
 
 
@@ -121,7 +123,7 @@ def test_a_broker_that_comes_back_is_told_what_fires(alerts: Alerts) -> None:
     alerts.broker.connect()
     alerts.fail()
     alerts.broker.take()
-    alerts.told.disconnected()
+    alerts.publisher.disconnected()
     alerts.broker.holds.clear()  # it keeps nothing over its restart
 
     alerts.broker.connect()
@@ -135,7 +137,7 @@ def test_what_ends_while_the_broker_is_away_is_told_when_it_is_back(
     alerts.broker.connect()
     alerts.fail()
     alerts.broker.take()
-    alerts.told.disconnected()
+    alerts.publisher.disconnected()
     alerts.recover()
 
     alerts.broker.connect()
@@ -147,9 +149,9 @@ def test_an_alert_that_fires_again_meanwhile_has_not_ended(alerts: Alerts) -> No
     alerts.broker.connect()
     alerts.fail()
     alerts.broker.take()
-    alerts.told.disconnected()
+    alerts.publisher.disconnected()
     alerts.recover()
-    alerts.world.wait(400)
+    alerts.harness.wait(400)
     alerts.fail()
 
     alerts.broker.connect()
@@ -164,7 +166,7 @@ def test_what_a_former_life_left_is_cleared(alerts: Alerts) -> None:
 
     again = AlertPublisher("kaywatch", state_of)
     again.changed(alerts.picture())
-    alerts.broker.told = again
+    alerts.broker.publisher = again
     alerts.broker.connect()
 
     assert sorted(alerts.broker.take()) == sorted(
@@ -181,11 +183,11 @@ def test_changes_that_are_too_many_are_dropped_and_counted(
     for _ in range(2):
         alerts.fail()
         alerts.recover()
-        alerts.world.wait(400)
+        alerts.harness.wait(400)
 
-    told = alerts.broker.take()
-    assert [state for topic, state in told if topic == CHANGES] == ["firing", "ok"]
-    assert alerts.told.dropped == 2
+    publisher = alerts.broker.take()
+    assert [state for topic, state in publisher if topic == CHANGES] == ["firing", "ok"]
+    assert alerts.publisher.dropped == 2
 
 
 @settings(deadline=None)
@@ -195,20 +197,20 @@ def test_a_broker_ends_up_with_what_fires_whatever_happens(steps: list[str]) -> 
     for step in steps:
         match step:
             case "cut":
-                alerts.told.disconnected()
+                alerts.publisher.disconnected()
             case "connect":
                 alerts.broker.connect()
             case "take":
                 alerts.broker.take(1)
             case _:
                 getattr(alerts, step)()
-                alerts.world.wait(400)
+                alerts.harness.wait(400)
                 alerts.evaluate()
 
     alerts.broker.connect()
     alerts.broker.take()
 
-    firing = [i for i in alerts.world.engine.alerts if i.lifecycle.is_firing]
+    firing = [i for i in alerts.harness.engine.alerts if i.lifecycle.is_firing]
     assert set(alerts.broker.holds) == {alerts.topic for _ in firing}
 
 
@@ -218,7 +220,7 @@ def test_a_name_is_one_level_of_a_topic(alerts: Alerts, name: str) -> None:
     alerts.fail()
     (instance,) = alerts.picture().alerts
     instance.rule = name
-    alerts.told.changed(alerts.picture()._replace(alerts=(instance,)))
+    alerts.publisher.changed(alerts.picture()._replace(alerts=(instance,)))
 
     topics = {topic for topic, _ in alerts.broker.take() if "/alerts/" in topic}
     assert len(topics) == 2

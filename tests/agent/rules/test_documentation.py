@@ -79,7 +79,7 @@ def test_every_key_of_the_other_tables_is_documented() -> None:
 def test_every_key_of_a_test_is_documented() -> None:
     config = parse(RECEIVER)
     settings, receivers = config.alerts, config.notify.receivers
-    least: dict[str, dict[str, Any]] = {
+    min_severity: dict[str, dict[str, Any]] = {
         "executions": {"node": "n"},
         "runs": {},
         "metric": {"name": "m", "value": 1.0},
@@ -91,8 +91,8 @@ def test_every_key_of_a_test_is_documented() -> None:
     }
     load_cases = partial(files.load, settings=settings, receivers=receivers)
     names = known(load_cases, {"test": [{"name": "t", "strange": 1}]})
-    assert names >= set(least)
-    for key, part in least.items():
+    assert names >= set(min_severity)
+    for key, part in min_severity.items():
         test = {"name": "t", key: [{**part, "strange": 1}]}
         names |= known(load_cases, {"test": [test]})
     flight = {"name": "t", "process": [{"in_flight": [{"strange": 1}]}]}

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from tests.agent.rules.world import World, rule
+from tests.agent.rules.harness import AlertHarness, rule
 
 from kaywatch_agent.rules.explain import GroupResult, nearest, rule_sentence
 
 
-def groups(world: World, name: str = "success") -> list[GroupResult]:
-    world.evaluate()
-    found = world.engine.last_result(name)
+def groups(harness: AlertHarness, name: str = "success") -> list[GroupResult]:
+    harness.evaluate()
+    found = harness.engine.last_result(name)
     assert found is not None
-    return nearest(world.engine.settings.rules[name], found, 10)
+    return nearest(harness.engine.settings.rules[name], found, 10)
 
 
 def test_what_would_fire_first_comes_first() -> None:
-    world = World(rule(value=0.9, clear=0.95))
-    world.ran(20, 0, node="fine")
-    world.ran(20, 4, node="broken")
-    world.ran(100, 7, node="between")
-    world.ran(25, 1, node="near")
-    world.ran(9, 9, node="rare")
+    harness = AlertHarness(rule(value=0.9, clear=0.95))
+    harness.ran(20, 0, node="fine")
+    harness.ran(20, 4, node="broken")
+    harness.ran(100, 7, node="between")
+    harness.ran(25, 1, node="near")
+    harness.ran(9, 9, node="rare")
 
-    found = groups(world)
+    found = groups(harness)
     assert [group.labels["node"] for group in found] == [
         "broken", "between", "rare", "near", "fine"
     ]  # fmt: skip
@@ -35,20 +35,20 @@ def test_what_would_fire_first_comes_first() -> None:
 
 def test_all_metrics_of_an_expression_are_there() -> None:
     when = {"name": "busy", "when": "latency_p95 > 2 and throughput > 9", "for": "0"}
-    world = World(when)
-    world.ran(30)
+    harness = AlertHarness(when)
+    harness.ran(30)
 
-    (group,) = groups(world, "busy")
+    (group,) = groups(harness, "busy")
     assert set(group.metrics) == {"latency_p95", "throughput"}
 
 
 def test_a_rule_in_words() -> None:
-    world = World(
+    harness = AlertHarness(
         rule(match=['graph="g"'], clear=0.95, **{"for": "1m", "keep_firing_for": "2m"}),
         {"name": "memory", "metric": "memory_rss", "op": ">", "value": 2.0**31},
         {"name": "stuck", "kind": "stuck", "max_age": "5m", "for": "0"},
     )
-    rules = world.engine.settings.rules
+    rules = harness.engine.settings.rules
 
     assert rule_sentence(rules["success"]) == (
         'success_rate < 0.9 over 1m, where graph="g", per graph and node, with'
@@ -66,22 +66,22 @@ def test_a_rule_in_words() -> None:
 
 def test_nothing_is_absent_within_the_grace_after_the_start() -> None:
     absence = {"name": "gone", "kind": "absence", "max_age": "10s", "for": "0"}
-    world = World(absence | {"expect": [{"graph": "g"}], "per": ["graph"]})
-    world.lab.started = world.now
-    world.wait(55)
-    assert not world.engine.alerts
-    world.wait(10)
-    assert world.only.lifecycle.is_firing
+    harness = AlertHarness(absence | {"expect": [{"graph": "g"}], "per": ["graph"]})
+    harness.source.started = harness.now
+    harness.wait(55)
+    assert not harness.engine.alerts
+    harness.wait(10)
+    assert harness.only.lifecycle.is_firing
 
 
 def test_a_resolved_alert_is_not_said_to_be_above() -> None:
-    world = World(rule())
-    world.ran(10, 5)
-    world.evaluate()
-    assert "below 90.0 %" in world.told[-1][3].summary
-    world.now += 120
-    world.ran(20)
-    world.evaluate()
-    told = world.told[-1]
+    harness = AlertHarness(rule())
+    harness.ran(10, 5)
+    harness.evaluate()
+    assert "below 90.0 %" in harness.sent[-1][3].summary
+    harness.now += 120
+    harness.ran(20)
+    harness.evaluate()
+    told = harness.sent[-1]
     assert told[2] == "resolved"
     assert "success rate 100.0 %, limit 90.0 %" in told[3].summary

@@ -154,8 +154,8 @@ def test_a_restart_changes_nothing(
 
     whole, crossed = live(findings, timing)
     before, first = live(findings[:cut], timing)
-    kept = msgspec.json.decode(msgspec.json.encode(before), type=Lifecycle)
-    life, crossed_after, now = kept, [], 1_000.0 + sum(e for _, e in findings[:cut])
+    stored = msgspec.json.decode(msgspec.json.encode(before), type=Lifecycle)
+    life, crossed_after, now = stored, [], 1_000.0 + sum(e for _, e in findings[:cut])
     for finding, elapsed in findings[cut:]:
         now += elapsed
         life, crossing = advance(life, finding, elapsed, timing, now)

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.agent.simulation.cases import PAGER, SLACK
 from tests.agent.simulation.history import BEGIN, HOURS, record
-from tests.agent.simulation.stage import PAGER, SLACK
 
 from kaywatch_agent.cli.commands.backtest_view import find_episodes, report_json
 from kaywatch_agent.config import assemble

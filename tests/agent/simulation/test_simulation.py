@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.agent.simulation.stage import (
+from tests.agent.simulation.cases import (
     BOT,
     HOOK,
     PAGER,
     SLACK,
     failing,
-    played,
     rule,
+    run_case,
 )
 
 from kaywatch_agent.simulation.run_test import CaseResult
@@ -22,31 +22,33 @@ NODES = [f"node-{n:02}" for n in range(12)]
 ORANGE, OVER = ":large_orange_circle:", ":white_check_mark:"
 
 
-def sent(verdict: CaseResult) -> list[tuple[float, str, str, int]]:
+def sent(result: CaseResult) -> list[tuple[float, str, str, int]]:
     """When who was sent what about how many alerts."""
     return [
         (
-            round(message.time - verdict.case.start.timestamp(), 3),
+            round(message.time - result.case.start.timestamp(), 3),
             message.notification.receiver,
             str(message.notification.kind),
             message.size,
         )
-        for message in verdict.simulation.delivery.messages
+        for message in result.simulation.delivery.messages
     ]
 
 
-def bodies(verdict: CaseResult) -> list[Any]:
+def bodies(result: CaseResult) -> list[Any]:
     return [
-        verdict.simulation.delivery.render(message)
-        for message in verdict.simulation.delivery.messages
+        result.simulation.delivery.render(message)
+        for message in result.simulation.delivery.messages
     ]
 
 
 def test_a_storm_is_one_message() -> None:
-    verdict = played(rule(), executions=failing(*NODES, **{"from": "20s"}), length="1m")
+    result = run_case(
+        rule(), executions=failing(*NODES, **{"from": "20s"}), length="1m"
+    )
 
-    assert sent(verdict) == [(30, "ops", "firing", 12)]
-    (body,) = bodies(verdict)
+    assert sent(result) == [(30, "ops", "firing", 12)]
+    (body,) = bodies(result)
     assert body["text"] == f"{ORANGE} *[FIRING: 10 (+2 more)] fails: shop*"
     blocks = body["attachments"][0]["blocks"]
     assert len(blocks) == 11
@@ -54,19 +56,19 @@ def test_a_storm_is_one_message() -> None:
 
 
 def test_a_pager_gets_an_event_for_each_alert_of_a_storm() -> None:
-    verdict = played(
+    result = run_case(
         rule(),
         receivers={"pager": PAGER},
         executions=failing(*NODES, **{"from": "20s"}),
         length="1m",
     )
 
-    assert sent(verdict) == [(20, "pager", "firing", 1)] * 12
-    assert {body["payload"]["component"] for body in bodies(verdict)} == set(NODES)
+    assert sent(result) == [(20, "pager", "firing", 1)] * 12
+    assert {body["payload"]["component"] for body in bodies(result)} == set(NODES)
 
 
 def test_a_trigger_and_its_resolve_have_the_same_key() -> None:
-    verdict = played(
+    result = run_case(
         rule(),
         receivers={"pager": PAGER},
         executions=[
@@ -75,9 +77,9 @@ def test_a_trigger_and_its_resolve_have_the_same_key() -> None:
         ],
         length="2m",
     )
-    trigger, resolve = bodies(verdict)
+    trigger, resolve = bodies(result)
 
-    assert [m[2] for m in sent(verdict)] == ["firing", "resolved"]
+    assert [m[2] for m in sent(result)] == ["firing", "resolved"]
     assert (trigger["event_action"], resolve["event_action"]) == ("trigger", "resolve")
     assert trigger["dedup_key"] == resolve["dedup_key"]
     assert resolve["payload"]["timestamp"] == "2026-12-01T00:00:20.000Z"
@@ -93,34 +95,34 @@ def test_what_fires_within_a_cooldown_is_told_at_its_end() -> None:
         ],
         "length": "15m",
     }
-    verdict = played(rule(cooldown="10m"), **again)
+    result = run_case(rule(cooldown="10m"), **again)
 
-    assert sent(verdict) == [
+    assert sent(result) == [
         (70, "ops", "firing", 1),
         (130, "ops", "resolved", 1),  # a minute after the group's last message
         (660 + 10, "ops", "firing", 1),  # ten minutes after it was told, and gathered
     ]
-    assert verdict.simulation.suppressed["cooldown"] == 1
-    short = played(rule(cooldown="0"), **again)
+    assert result.simulation.suppressed["cooldown"] == 1
+    short = run_case(rule(cooldown="0"), **again)
     assert sent(short)[2] == (260, "ops", "firing", 1)
 
 
 def test_what_goes_on_is_told_again() -> None:
-    verdict = played(
+    result = run_case(
         rule(repeat_interval="5m"), executions=failing("pay"), length="12m"
     )
 
-    assert sent(verdict) == [
+    assert sent(result) == [
         (10, "ops", "firing", 1),
         (310, "ops", "repeat", 1),
         (610, "ops", "repeat", 1),
     ]
     title = f"{ORANGE} *[STILL FIRING] fails: shop / pay*"
-    assert bodies(verdict)[1]["text"].startswith(title)
+    assert bodies(result)[1]["text"].startswith(title)
 
 
 def test_a_later_alert_waits_for_the_interval_of_its_group() -> None:
-    verdict = played(
+    result = run_case(
         rule(),
         executions=[
             *failing("pay", **{"from": "20s"}),
@@ -131,11 +133,11 @@ def test_a_later_alert_waits_for_the_interval_of_its_group() -> None:
         length="5m",
     )
 
-    assert sent(verdict) == [(25, "ops", "firing", 1), (205, "ops", "firing", 2)]
+    assert sent(result) == [(25, "ops", "firing", 1), (205, "ops", "firing", 2)]
 
 
 def test_what_began_and_ended_during_an_outage_is_one_late_message() -> None:
-    verdict = played(
+    result = run_case(
         rule(),
         executions=[
             *failing("pay", **{"from": "1m", "to": "3m"}),
@@ -148,32 +150,32 @@ def test_what_began_and_ended_during_an_outage_is_one_late_message() -> None:
         length="15m",
     )
 
-    ((at, *what),) = sent(verdict)
+    ((at, *what),) = sent(result)
     # The pager opens no incident for what is over.
     assert what == ["ops", "resolved", 1]
     assert at == 60 + 10 + sum((2, 4, 8, 16, 32, 64, 128, 256))  # each wait the longest
-    (body,) = bodies(verdict)
+    (body,) = bodies(result)
     text = f"{OVER} *[RESOLVED] fails: shop / pay*\n_delayed "
     assert body["text"].startswith(text)
 
 
 def test_a_fallback_is_told_while_a_receiver_is_down() -> None:
-    verdict = played(
+    result = run_case(
         rule(),
         executions=failing("pay"),
         receivers={"pager": {**PAGER, "fallback": "ops"}, "ops": SLACK},
         outage=[{"receiver": "pager", "to": "1h"}],
         length="20m",
     )
-    texts = [body["text"] for body in bodies(verdict)]
+    texts = [body["text"] for body in bodies(result)]
 
-    assert [m[1:] for m in sent(verdict)] == [("ops", "firing", 1)] * 2
+    assert [m[1:] for m in sent(result)] == [("ops", "firing", 1)] * 2
     assert not any("can't be reached" in text for text in texts[:1])
     assert "Sent here because pager can't be reached (no connection)" in texts[1]
 
 
 def test_a_bot_changes_its_message_when_all_is_over() -> None:
-    verdict = played(
+    result = run_case(
         rule(),
         executions=[
             *failing("pay", to="1m"),
@@ -182,16 +184,16 @@ def test_a_bot_changes_its_message_when_all_is_over() -> None:
         receivers={"ops": BOT},
         length="2m",
     )
-    posted, changed = bodies(verdict)
+    posted, changed = bodies(result)
 
     assert posted["channel"] == changed["channel"] == "#alerts"
     assert "ts" not in posted
-    assert changed["ts"] == f"{verdict.case.start.timestamp() + 10:.6f}"
+    assert changed["ts"] == f"{result.case.start.timestamp() + 10:.6f}"
     assert changed["text"].startswith(f"{OVER} *[RESOLVED]")
 
 
 def test_an_alertmanager_is_told_what_is_whenever_something_is_new() -> None:
-    verdict = played(
+    result = run_case(
         rule(labels={"team": "shop"}),
         executions=[
             *failing("pay", to="2m"),
@@ -202,12 +204,12 @@ def test_an_alertmanager_is_told_what_is_whenever_something_is_new() -> None:
         length="3m",
     )
 
-    assert [m[:3] for m in sent(verdict)] == [
+    assert [m[:3] for m in sent(result)] == [
         (0, "am", "firing"),
         (60, "am", "firing"),
         (120, "am", "resolved"),
     ]
-    last = {alert["labels"]["node"]: alert for alert in bodies(verdict)[-1]}
+    last = {alert["labels"]["node"]: alert for alert in bodies(result)[-1]}
     assert last["pay"]["labels"]["team"] == "shop"
     assert last["pay"]["endsAt"] == "2026-12-01T00:02:00.000Z"
     assert last["ship"]["endsAt"] == "2026-12-01T00:06:00.000Z"  # four intervals on
@@ -216,7 +218,7 @@ def test_an_alertmanager_is_told_what_is_whenever_something_is_new() -> None:
 def test_a_receiver_is_only_told_of_what_is_severe_enough_and_as_fast_as_it_may() -> (
     None
 ):
-    verdict = played(
+    result = run_case(
         rule(name="loud", severity="critical", per=["node"]),
         rule(name="faint", severity="info"),
         executions=failing("pay", "ship"),
@@ -225,14 +227,14 @@ def test_a_receiver_is_only_told_of_what_is_severe_enough_and_as_fast_as_it_may(
         length="3m",
     )
 
-    assert sent(verdict) == [(10, "hook", "firing", 1), (70, "hook", "firing", 1)]
-    assert {body["alerts"][0]["rule"] for body in bodies(verdict)} == {"loud"}
+    assert sent(result) == [(10, "hook", "firing", 1), (70, "hook", "firing", 1)]
+    assert {body["alerts"][0]["rule"] for body in bodies(result)} == {"loud"}
 
 
 def test_the_same_happenings_lead_to_the_same_bytes() -> None:
     happens: dict[str, Any] = {"executions": failing("pay", "ship"), "length": "10m"}
     receivers = {"hook": HOOK, "pager": PAGER}
-    first, second = (played(rule(), receivers=receivers, **happens) for _ in "ab")
+    first, second = (run_case(rule(), receivers=receivers, **happens) for _ in "ab")
 
     assert bodies(first) == bodies(second)
     assert len({body["id"] for body in bodies(first) if "id" in body}) == 1

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.agent.simulation.stage import HOOK, PAGER, failing, played, rule
+from tests.agent.simulation.cases import HOOK, PAGER, failing, rule, run_case
 
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.simulation.differences import compare_bodies
 
 
 def differences(*rules: dict[str, Any], **test: Any) -> list[str]:
-    return played(*rules, **test).differences
+    return run_case(*rules, **test).differences
 
 
 def plain(**keys: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from kaywatch_agent.rules.built_in import BUILT_IN
 from kaywatch_agent.simulation import test_file as files
 from kaywatch_agent.simulation.run_test import CaseResult, run_test
 
-__all__ = ["BOT", "HOOK", "PAGER", "SLACK", "failing", "played", "rule"]
+__all__ = ["BOT", "HOOK", "PAGER", "SLACK", "failing", "run_case", "rule"]
 
 # None of these files is there: nothing that is secret is read.
 SLACK = {"type": "slack", "webhook_url_file": "/run/secrets/slack"}
@@ -43,7 +43,7 @@ def failing(*nodes: str, errors: int = 9, **when: str) -> list[dict[str, Any]]:
     ]
 
 
-def played(
+def run_case(
     *rules: dict[str, Any],
     receivers: dict[str, dict[str, Any]] | None = None,
     alerting: dict[str, Any] | None = None,

@@ -1,4 +1,4 @@
-"""A lab with a clock of its own, an engine that looks at it, and restarts."""
+"""An engine on a virtual clock, with synthetic data and restarts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from kaywatch_agent.rules.engine import Engine, EvaluationResult
 from kaywatch_agent.rules.load import load
 from kaywatch_agent.simulation.synthetic import SyntheticSource
 
-__all__ = ["World", "rule"]
+__all__ = ["AlertHarness", "rule"]
 
 START = 1_800_000_000.0
 
@@ -39,13 +39,13 @@ def rule(**keys: Any) -> dict[str, Any]:
     }
 
 
-class World:
-    """Executions as they happen, evaluations, and what is told."""
+class AlertHarness:
+    """Synthetic executions, evaluations, and the notifications that were requested."""
 
     def __init__(
         self,
         *rules: Mapping[str, Any],
-        least: Mapping[str, Severity] | None = None,
+        min_severity: Mapping[str, Severity] | None = None,
         **tables: Any,
     ) -> None:
         self.tables: dict[str, Any] = {
@@ -55,11 +55,13 @@ class World:
         }
         self.now = START
         self.mono = 50.0
-        self.lab = SyntheticSource(START - 4000.0)
-        self.told: list[tuple[float, str, str, AlertDetails]] = []
-        self.kept: dict[Document, bytes] = {}
-        self.least = least or {}
-        self.engine = Engine(self.settings(), host="box", min_severity=self.least)
+        self.source = SyntheticSource(START - 4000.0)
+        self.sent: list[tuple[float, str, str, AlertDetails]] = []
+        self.stored: dict[Document, bytes] = {}
+        self.min_severity = min_severity or {}
+        self.engine = Engine(
+            self.settings(), host="box", min_severity=self.min_severity
+        )
         self.last: EvaluationResult
 
     def settings(self) -> Any:
@@ -77,33 +79,33 @@ class World:
         ago: float = 0.0,
         service: str = "web",
     ) -> None:
-        """Let a node run so many times, and fail some of them."""
+        """Let executions of a node end, some of them with an error."""
         key = SeriesKey(Kind.NODE, service, graph, node)
         outcomes = {Outcome.OK: times - errors, Outcome.ERROR: errors}
         at = self.now - ago
-        self.lab.add_executions(key, at, outcomes, seconds=seconds, action=action)
+        self.source.add_executions(key, at, outcomes, seconds=seconds, action=action)
 
     def observed(
         self, name: str, *values: float, kind: Kind = Kind.GAUGE, **labels: str
     ) -> None:
-        """Let a custom metric have some values."""
+        """Record values of a custom metric."""
         key = SeriesKey(kind, "web", "", "", name, tuple(sorted(labels.items())))
-        self.lab.add_values(key, self.now, values)
+        self.source.add_values(key, self.now, values)
 
     def run_ended(self, visits: int, graph: str = "shop") -> None:
-        """Let a run end after so many visits."""
+        """Let a run end that visited so many nodes."""
         key = SeriesKey(Kind.RUN, "web", graph, "")
-        self.lab.add_executions(key, self.now, {Outcome.OK: 1}, attempts=visits)
+        self.source.add_executions(key, self.now, {Outcome.OK: 1}, attempts=visits)
 
     def looped(self, node: str, visits: int) -> None:
-        """Let a run end that came back to a node."""
-        row = self.lab._row(SeriesKey(Kind.NODE, "web", "shop", node))
-        self.lab._longest.setdefault(int(self.now // 10), {})[row] = visits
+        """Let a run end that visited a node repeatedly."""
+        row = self.source._row(SeriesKey(Kind.NODE, "web", "shop", node))
+        self.source._longest.setdefault(int(self.now // 10), {})[row] = visits
 
     def process(
         self, pid: int, state: ClientState = ClientState.CONNECTED, **of: Any
     ) -> None:
-        """Let there be a process."""
+        """Set the state of a process."""
         client = Client(
             id="c",
             service="web",
@@ -114,25 +116,25 @@ class World:
             sample=ProcessSample(rss_bytes=1000, cpu_seconds=0.0),
             cpu_percent=1.0,
         )
-        self.lab.clients[pid] = msgspec.structs.replace(client, **of)
+        self.source.clients[pid] = msgspec.structs.replace(client, **of)
 
     def evaluate(self) -> list[tuple[str, str]]:
-        """Evaluate once; return who was told what."""
-        self.last = self.engine.evaluate(self.lab.eval_input(self.now), self.mono)
+        """Evaluate once; return the receivers and kinds of the notifications."""
+        self.last = self.engine.evaluate(self.source.eval_input(self.now), self.mono)
         for at, data in self.last.documents.items():
             if data is None:
-                self.kept.pop(at, None)
+                self.stored.pop(at, None)
             else:
-                self.kept[at] = data
+                self.stored[at] = data
         for notice in self.last.requests:
-            # Whatever is told can be written down.
+            # Every notification must be encodable.
             msgspec.json.encode(notice.alert)
             kind = str(NotificationKind(notice.kind))
-            self.told.append((self.now, notice.receiver, kind, notice.alert))
+            self.sent.append((self.now, notice.receiver, kind, notice.alert))
         return [(n.receiver, str(n.kind)) for n in self.last.requests]
 
     def wait(self, seconds: float, step: float = 5.0) -> list[tuple[str, str]]:
-        """Let time pass, with an evaluation every `step` seconds."""
+        """Advance the clock, with an evaluation every `step` seconds."""
         found = []
         left = seconds
         while left > 0:
@@ -144,22 +146,24 @@ class World:
         return found
 
     def restart(self, down: float = 0.0, *, clean: bool = True) -> None:
-        """Let the agent be killed, or stopped, and come back after a while."""
+        """Kill or stop the agent, and start it again after `down` seconds."""
         if clean:
-            kept = self.engine.documents(self.now)
-            self.kept = {at: data for at, data in kept.items() if data is not None}
+            stored = self.engine.documents(self.now)
+            self.stored = {at: data for at, data in stored.items() if data is not None}
         self.now += down
         self.mono = 1.0
-        self.engine = Engine(self.settings(), host="box", min_severity=self.least)
-        self.engine.restore(self.kept, self.now, self.mono)
+        self.engine = Engine(
+            self.settings(), host="box", min_severity=self.min_severity
+        )
+        self.engine.restore(self.stored, self.now, self.mono)
 
     def reload(self, *rules: Mapping[str, Any], **tables: Any) -> None:
-        """Swap the rules."""
+        """Replace the rules."""
         self.tables = {**self.tables, **tables, "rule": [dict(r) for r in rules]}
         self.engine.settings = self.settings()
 
     @property
     def only(self) -> Alert:
-        """The one alert that there is."""
+        """The only alert."""
         (instance,) = self.engine.alerts
         return instance
