@@ -96,8 +96,8 @@ class App:
         try:
             await self._start()
             ready()
-            now, figures = self.components.clock(), self.components.figures()
-            self.supervision.serving(now, figures)
+            now, counts = self.components.clock(), self.components.status_counts()
+            self.supervision.serving(now, counts)
             # What was imported stays: a full collection is 20 ms shorter without it.
             gc.freeze()
             ticks = asyncio.create_task(ticker.run_ticks(), name="ticks")
@@ -193,7 +193,7 @@ class App:
             except TimeoutError:
                 log.warning("stopped late", stage=name, seconds=STOP_SECONDS)
         if served:
-            log.info("stopped", events=components.figures().events)
+            log.info("stopped", events=components.status_counts().events)
         self.supervision.close()
 
     async def _commit_last(self, commits: asyncio.Task[None]) -> None:
@@ -210,7 +210,7 @@ class App:
         components = self.components
         now = components.clock()
         status = components.health.status(now)
-        self.supervision.tick(now, components.figures(), status)
+        self.supervision.tick(now, components.status_counts(), status)
 
     async def _check_store(self, writer: StoreWriter) -> None:
         """Look for damage in a large file, and report what was found."""

@@ -141,7 +141,7 @@ class Components:
             took_seconds=round(time.perf_counter() - started, 3),
         )
 
-    def figures(self) -> StatusCounts:
+    def status_counts(self) -> StatusCounts:
         """Return what `systemctl status` shows."""
         return StatusCounts(
             events=int(self.pipeline.queue.metrics.events.value),

@@ -225,7 +225,7 @@ def _quantiles(
 
 
 def summarize(bucket: Bucket, rows: list[int], registry: Registry) -> Summary:
-    """Return the figures of some series, taken together."""
+    """Return the stats of some series, taken together."""
     return Summary(rows_of(bucket, np.array(sorted(rows), np.int64)), registry)
 
 
@@ -260,12 +260,12 @@ def completeness(
     """
     received = lost = 0.0
     keys = view.registry.keys
-    figures: Mapping[str, list[float]] = {
+    stats: Mapping[str, list[float]] = {
         "rows": bucket.rows.tolist(),
         "executions": bucket.executions.tolist(),
         "total": bucket.total.tolist(),
     }
-    for row, executions, total in zip(*figures.values(), strict=True):
+    for row, executions, total in zip(*stats.values(), strict=True):
         key = keys[int(row)]
         if service is not None and key.service != service:
             continue

@@ -302,11 +302,11 @@ def test_phases_belong_to_the_bucket_of_their_execution(
     view = aggregation.advance()
     assert list(view.buckets) == [number]
     for bucket in (view.buckets[number], view.totals):
-        (figures,) = shown(bucket).values()
-        assert figures["executions"] == 3
-        assert figures[Dimension.PHASES][PhaseSum.EXECUTIONS] == 2
-        assert figures[Dimension.PHASES][PhaseSum.EXEC] == 2_500_000
-        assert figures[Dimension.PHASES][PhaseSum.ITEMS] == 1
+        (stats,) = shown(bucket).values()
+        assert stats["executions"] == 3
+        assert stats[Dimension.PHASES][PhaseSum.EXECUTIONS] == 2
+        assert stats[Dimension.PHASES][PhaseSum.EXEC] == 2_500_000
+        assert stats[Dimension.PHASES][PhaseSum.ITEMS] == 1
 
 
 def test_phases_of_what_is_over_an_hour_late_are_in_the_totals_only(
@@ -317,8 +317,8 @@ def test_phases_of_what_is_over_an_hour_late_are_in_the_totals_only(
     view = aggregation.advance()
     assert view.buckets.keys() == {CURRENT}
     for bucket, known in ((view.totals, 2), (view.buckets[CURRENT], 1)):
-        figures = shown(bucket)[0]
-        assert figures[Dimension.PHASES][PhaseSum.EXECUTIONS] == known
+        stats = shown(bucket)[0]
+        assert stats[Dimension.PHASES][PhaseSum.EXECUTIONS] == known
 
 
 def test_an_hour_of_buckets_is_kept_and_the_one_now(aggregation: Aggregation) -> None:
@@ -447,12 +447,12 @@ def aggregate(batches: list[list[Any]], ticks: list[bool]) -> dict[str, Any]:
 
     def named(bucket: Bucket) -> dict[SeriesKey, Any]:
         found = {}
-        for row, figures in shown(bucket).items():
-            of_actions = figures.pop(Dimension.ACTION)  # type: ignore[call-overload]
-            figures["actions"] = {actions[n]: times for n, times in of_actions.items()}
+        for row, stats in shown(bucket).items():
+            of_actions = stats.pop(Dimension.ACTION)  # type: ignore[call-overload]
+            stats["actions"] = {actions[n]: times for n, times in of_actions.items()}
             # Of events at the very same time, the last to arrive counts.
-            figures.pop("last")
-            found[keys[row]] = figures
+            stats.pop("last")
+            found[keys[row]] = stats
         return found
 
     return {
@@ -581,11 +581,11 @@ def test_totals_stay_true_beyond_the_caps() -> None:
             aggregation.accept(rows(*found, client=client, seq=number + 1))
     views = [aggregation.advance() for aggregation in (capped, free)]
     for graph in (None, "g", "h"):
-        figures = []
+        stats = []
         for view in views:
             series = select(view.registry, Kind.NODE, graph=graph)
             found_ = summarize(view.totals, list(series.values()), view.registry)
-            figures.append(
+            stats.append(
                 (
                     found_.executions,
                     found_.total,
@@ -598,7 +598,7 @@ def test_totals_stay_true_beyond_the_caps() -> None:
                     found_.quantiles(0.5, 0.9, 0.99),
                 )
             )
-        assert figures[0] == figures[1]
+        assert stats[0] == stats[1]
     registry = capped.registry
     assert len(registry.keys) <= 2 * 20
     assert SeriesKey(Kind.NODE, "shop", "g", OTHER) in registry.keys

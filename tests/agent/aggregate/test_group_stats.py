@@ -59,38 +59,36 @@ def groups_by_graph(registry: Registry, few: bool = False) -> SeriesGroups[str]:
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("few", [False, True])
-def test_each_group_has_the_figures_of_its_summary(
+def test_each_group_has_the_stats_of_its_summary(
     registry: Registry, seed: int, few: bool
 ) -> None:
     buckets = [reduce(random_columns(seed * 10 + n, 400)) for n in range(4)]
     groups = groups_by_graph(registry, few)
-    figures = GroupStats(groups.numbers, len(groups))
+    stats = GroupStats(groups.numbers, len(groups))
     for bucket in [*buckets, EMPTY]:
-        figures.add(bucket)
+        stats.add(bucket)
 
-    average, least, most = figures.averages(), figures.leasts(), figures.mosts()
-    last, rates = figures.lasts(), figures.error_rates()
-    quantiles = figures.quantiles(0.0, 0.5, 0.9, 1.0)
-    outcomes = figures.outcomes()
+    average, least, most = stats.averages(), stats.leasts(), stats.mosts()
+    last, rates = stats.lasts(), stats.error_rates()
+    quantiles = stats.quantiles(0.0, 0.5, 0.9, 1.0)
+    outcomes = stats.outcomes()
     for name, n in groups.items():
         rows = np.flatnonzero(groups.numbers == n)
         summary = Summary(rows_of(merge(buckets), rows), registry)
-        assert figures.executions[n] == summary.executions, name
-        assert figures.attempts[n] == summary.attempts
-        assert figures.total[n] == pytest.approx(summary.total)
+        assert stats.executions[n] == summary.executions, name
+        assert stats.attempts[n] == summary.attempts
+        assert stats.total[n] == pytest.approx(summary.total)
         assert average[n] == pytest.approx(summary.average)
         assert (least[n], most[n]) == (summary.least, summary.most)
-        assert figures.last_time[n] == summary.last_time
+        assert stats.last_time[n] == summary.last_time
         assert last[n] in values_at(buckets, rows, summary.last_time)
-        assert figures.retries()[n] == summary.retries
+        assert stats.retries()[n] == summary.retries
         assert outcomes[n].tolist() == list(summary.outcomes.values())
         assert rates[n] == summary.error_rate
-        assert figures.success_rates()[n] == summary.success_rate
+        assert stats.success_rates()[n] == summary.success_rate
         assert [q[n] for q in quantiles] == summary.quantiles(0.0, 0.5, 0.9, 1.0)
         for dimension in (Dimension.ACTION, Dimension.ERROR):
-            mine = [
-                (at, count) for g, at, count in figures.counted(dimension) if g == n
-            ]
+            mine = [(at, count) for g, at, count in stats.counted(dimension) if g == n]
             collapsed = facts_of(summary._bucket, 0, dimension)
             assert mine == list(zip(*(c.tolist() for c in collapsed), strict=True))
 
@@ -114,11 +112,11 @@ def test_counts_up_to_powers_of_two_are_exact(registry: Registry, seed: int) -> 
     value[::5] = 2.0 ** np.random.default_rng(seed).integers(-12, 12, len(value[::5]))
     columns = columns._replace(value=value)
     groups = groups_by_graph(registry)
-    figures = GroupStats(groups.numbers, len(groups))
-    figures.add(reduce(columns))
+    stats = GroupStats(groups.numbers, len(groups))
+    stats.add(reduce(columns))
     exponents = np.arange(-10.0, 10.0)
 
-    below = figures.counts_at_most(2.0**exponents)
+    below = stats.counts_at_most(2.0**exponents)
 
     for _, n in groups.items():
         mine = value[np.isin(columns.row, np.flatnonzero(groups.numbers == n))]
@@ -133,10 +131,10 @@ def test_many_small_merges_and_one_give_the_same(
 
     def facts(limit: int) -> list[list[int]]:
         monkeypatch.setattr(module, "MAX_PENDING", limit)
-        figures = GroupStats(groups.numbers, len(groups))
+        stats = GroupStats(groups.numbers, len(groups))
         for bucket in buckets:
-            figures.add(bucket)
-        return [c.tolist() for c in figures.facts(Dimension.HISTOGRAM)]
+            stats.add(bucket)
+        return [c.tolist() for c in stats.facts(Dimension.HISTOGRAM)]
 
     assert facts(0) == facts(500) == facts(10**9)
 
@@ -144,35 +142,35 @@ def test_many_small_merges_and_one_give_the_same(
 def test_an_offset_moves_a_bucket_to_another_group(registry: Registry) -> None:
     everything = SeriesGroups(registry.keys, range(ROWS), lambda key: 0)
     buckets = [reduce(random_columns(n, 100 + n)) for n in range(3)]
-    figures = GroupStats(everything.numbers, 5, {Dimension.HISTOGRAM})
+    stats = GroupStats(everything.numbers, 5, {Dimension.HISTOGRAM})
     for n, bucket in enumerate(buckets):
-        figures.add(bucket, offset=n + 1)
+        stats.add(bucket, offset=n + 1)
 
-    assert figures.executions.tolist() == [0, 100, 101, 102, 0]
-    assert figures.quantiles(0.5)[0][0] is None
+    assert stats.executions.tolist() == [0, 100, 101, 102, 0]
+    assert stats.quantiles(0.5)[0][0] is None
     for n, bucket in enumerate(buckets):
         (wanted,) = Summary(bucket, registry).quantiles(0.5)
-        assert figures.quantiles(0.5)[0][n + 1] == wanted
+        assert stats.quantiles(0.5)[0][n + 1] == wanted
 
 
 def test_nothing_gives_nulls_and_zeros() -> None:
-    figures = GroupStats(np.zeros(0, np.int64), 2)
-    figures.add(EMPTY)
+    stats = GroupStats(np.zeros(0, np.int64), 2)
+    stats.add(EMPTY)
 
-    assert figures.executions.tolist() == [0, 0]
+    assert stats.executions.tolist() == [0, 0]
     for numbers in (
-        figures.averages(),
-        figures.leasts(),
-        figures.mosts(),
-        figures.lasts(),
-        figures.error_rates(),
-        figures.success_rates(),
-        figures.retry_rates(),
-        figures.quantiles(0.5)[0],
+        stats.averages(),
+        stats.leasts(),
+        stats.mosts(),
+        stats.lasts(),
+        stats.error_rates(),
+        stats.success_rates(),
+        stats.retry_rates(),
+        stats.quantiles(0.5)[0],
     ):
         assert numbers == [None, None]
-    assert figures.sums() == [0.0, 0.0]
-    assert figures.counts_at_most(np.array([1.0, 2.0, 4.0])).tolist() == [[0, 0, 0]] * 2
+    assert stats.sums() == [0.0, 0.0]
+    assert stats.counts_at_most(np.array([1.0, 2.0, 4.0])).tolist() == [[0, 0, 0]] * 2
 
 
 def test_sums_beyond_floats_are_null() -> None:
@@ -187,12 +185,12 @@ def test_sums_beyond_floats_are_null() -> None:
         zero,
         zero,
     )
-    figures = GroupStats(np.zeros(1, np.int64), 1)
+    stats = GroupStats(np.zeros(1, np.int64), 1)
     with np.errstate(over="ignore"):
-        figures.add(reduce(columns))
+        stats.add(reduce(columns))
 
-    assert figures.sums() == figures.averages() == [None]
-    assert figures.quantiles(0.5)[0][0] == 1e308
+    assert stats.sums() == stats.averages() == [None]
+    assert stats.quantiles(0.5)[0][0] == 1e308
 
 
 def test_names_that_are_given_come_first_and_stay() -> None:

@@ -27,7 +27,7 @@ def outcomes(*found: int) -> Summary:
     return of([Event(outcome=outcome) for outcome in found])
 
 
-def test_nothing_has_no_figures() -> None:
+def test_nothing_has_no_stats() -> None:
     found = Summary(EMPTY, registry())
     assert (found.executions, found.attempts, found.total) == (0, 0, 0.0)
     assert (found.average, found.deviation, found.success_rate) == (None, None, None)
@@ -42,7 +42,7 @@ def test_nothing_has_no_figures() -> None:
     assert (found.actions, found.errors, found.ends, found.retries) == ({}, {}, {}, 0)
 
 
-def test_plain_figures() -> None:
+def test_plain_stats() -> None:
     found = Summary(reduce(of_values([1.0, 2.0, 6.0])), registry())
     assert (found.executions, found.total, found.average) == (3, 9.0, 3.0)
     assert (found.least, found.most, found.last, found.last_time) == (
@@ -71,7 +71,7 @@ def test_the_deviation_is_numpys(scale: float) -> None:
     assert found.deviation == pytest.approx(np.std(values), rel=1e-9)
 
 
-def test_figures_beyond_the_floats_are_none() -> None:
+def test_stats_beyond_the_floats_are_none() -> None:
     found = Summary(reduce(of_values([1.7e308, 1e308])), registry())
     assert (found.average, found.deviation) == (None, None)
     assert (found.least, found.most) == (1e308, 1.7e308)

@@ -23,7 +23,7 @@ from kaywatch_agent.runtime.journal import encode, field_name, printable
 from kaywatch_agent.runtime.supervision import StatusCounts, Supervision
 from kaywatch_agent.runtime.systemd import Notifier, is_journal
 
-FIGURES = StatusCounts(events=0, series=56, clients=3, firing=1)
+COUNTS = StatusCounts(events=0, series=56, clients=3, firing=1)
 
 
 class Manager:
@@ -66,9 +66,9 @@ def test_the_manager_hears_of_the_whole_life(
     health.expect("tick", within=10)
     line = "0 events/s, 56 series, 3 clients, 1 alerts firing"
 
-    supervision.serving(0.0, FIGURES)
+    supervision.serving(0.0, COUNTS)
     assert manager.hears() == {"READY": "1", "STATUS": line}
-    supervision.tick(2.0, FIGURES._replace(events=5000), health.status(2.0))
+    supervision.tick(2.0, COUNTS._replace(events=5000), health.status(2.0))
     busy = line.replace("0 events/s", "2,500 events/s", 1)
     assert manager.hears() == {"WATCHDOG": "1", "STATUS": busy}
     supervision.reloading()
@@ -79,7 +79,7 @@ def test_the_manager_hears_of_the_whole_life(
     problem = "configuration not reloaded: limits.serie: unknown key STOPPING=1"
     assert manager.hears() == {"READY": "1", "STATUS": problem}
     health.report("store", 3.0, "the disk is full")
-    supervision.tick(3.0, FIGURES._replace(events=5000), health.status(3.0))
+    supervision.tick(3.0, COUNTS._replace(events=5000), health.status(3.0))
     said = f"{line}; {problem}; store: the disk is full"
     assert manager.hears() == {"WATCHDOG": "1", "STATUS": said}
     supervision.reloaded()
@@ -95,7 +95,7 @@ def test_the_watchdog_is_fed_unless_what_hangs_is_mended_by_a_restart(
     health = Health(started=0.0)
     health.expect(stage, within=60)
 
-    Supervision(notifier).tick(61.0, FIGURES, health.status(61.0))
+    Supervision(notifier).tick(61.0, COUNTS, health.status(61.0))
 
     heard = manager.hears()
     assert ("WATCHDOG" in heard) == fed

@@ -74,14 +74,14 @@ def again(store: Store) -> StoredState:
 def same(one: Bucket, other: Bucket) -> None:
     """The same, but for the order in which floats were added."""
     assert shown(one).keys() == shown(other).keys()
-    for row, figures in shown(one).items():
+    for row, stats in shown(one).items():
         expected = shown(other)[row]
         for name in ("total", "squares"):
-            assert figures.pop(name) == pytest.approx(expected.pop(name))
-        if figures.pop("last") != expected.pop("last"):
+            assert stats.pop(name) == pytest.approx(expected.pop(name))
+        if stats.pop("last") != expected.pop("last"):
             # Of two values at one time either may be the last.
-            assert figures["last_time"] == expected["last_time"]
-        assert figures == expected
+            assert stats["last_time"] == expected["last_time"]
+        assert stats == expected
 
 
 def events(count: int, now: float, seed: int = 0) -> list[Event]:
