@@ -148,6 +148,9 @@ class Synthetic:
     def view(self) -> View:
         return self._view
 
+    def socket(self) -> str:
+        return ""
+
     def usage(self) -> AgentUsage:
         return AgentUsage(0, 0, 0)
 

@@ -30,7 +30,9 @@ STATUSES: Final = {
     500: "A fault of the agent; its log has the details.",
     503: "The agent is too busy to respond; try again.",
 }
-SCHEMES: Final = ("bearer", "basic")
+SECURITY_SCHEMES: Final = {
+    name: {"type": "http", "scheme": name} for name in ("bearer", "basic")
+}
 EVERYWHERE: Final = frozenset({400, 401, 403, 405, 500})
 
 
@@ -56,14 +58,12 @@ def document(endpoints: Iterable[Endpoint], version: str) -> bytes:
             },
             "servers": [{"url": "/"}],
             # The empty one is for agents without tokens.
-            "security": [*({name: []} for name in SCHEMES), {}],
+            "security": [*({name: []} for name in SECURITY_SCHEMES), {}],
             "paths": paths,
             "components": {
                 # A type of both kinds has optional keys in requests.
                 "schemas": _response_schemas(responses) | _schemas(bodies),
-                "securitySchemes": {
-                    name: {"type": "http", "scheme": name} for name in SCHEMES
-                },
+                "securitySchemes": SECURITY_SCHEMES,
                 "responses": {f"Error{code}": _error(code) for code in STATUSES},
             },
         }

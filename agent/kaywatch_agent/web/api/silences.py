@@ -130,13 +130,7 @@ def add_silence(agent: AgentView, _: NoQuery, body: SilenceBody) -> Silence:
             "use one with a regular expression in place of many",
         )
     start = body.starts_at if isinstance(body.starts_at, dt.datetime) else now
-    if body.ends_at <= now:
-        raise _invalid("endsAt: is in the past", "give a later time, or use DELETE")
-    if body.ends_at - min(start, now) > MAX_LENGTH:
-        raise _invalid(
-            f"endsAt: more than {MAX_LENGTH.days} days after the start",
-            "to never be notified, set notify = [] in the rule",
-        )
+    _check_times(start, body.ends_at, now)
     silence = Silence(
         id=body.id or str(uuid.uuid4()),
         matchers=tuple(body.matchers),
@@ -189,6 +183,16 @@ def _view(silence: Silence, alerts: AlertsSnapshot) -> SilenceView:
     return SilenceView(
         **asdict(silence), status=SilenceStatus(state=state), alerts=len(covered)
     )
+
+
+def _check_times(start: dt.datetime, end: dt.datetime, now: dt.datetime) -> None:
+    if end <= now:
+        raise _invalid("endsAt: is in the past", "give a later time, or use DELETE")
+    if end - min(start, now) > MAX_LENGTH:
+        raise _invalid(
+            f"endsAt: more than {MAX_LENGTH.days} days after the start",
+            "to never be notified, set notify = [] in the rule",
+        )
 
 
 def _invalid(message: str, hint: str) -> Problem:

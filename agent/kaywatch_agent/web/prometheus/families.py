@@ -14,8 +14,8 @@ import numpy as np
 
 from kaywatch.wire import Outcome
 from kaywatch_agent.aggregate.bucket import Dimension
-from kaywatch_agent.aggregate.completeness import Completeness
-from kaywatch_agent.aggregate.group_stats import GroupStats, Numbers
+from kaywatch_agent.aggregate.completeness import Completeness, EventCounts
+from kaywatch_agent.aggregate.group_stats import GroupStats
 from kaywatch_agent.model.alerts import SEVERITIES, Severity
 from kaywatch_agent.model.series import Kind, SeriesKey
 from kaywatch_agent.web.prometheus.exposition import (
@@ -99,14 +99,13 @@ class _Families(NamedTuple):
     stats: GroupStats
     labels: list[str]
 
-    def one(self, name: str, type: str, help: str, values: Iterable[object]) -> None:
-        """Write a family with one value per group; None leaves the group out."""
-        lines = (
-            f"{name}{{{labels}}} {value}"
-            for labels, value in zip(self.labels, values, strict=True)
-            if value is not None
-        )
-        self.exposition.family(name, type, help, lines)
+    def counter(self, name: str, help: str, values: Iterable[object]) -> None:
+        """Write a counter with one value per group; None leaves the group out."""
+        self._write(name, "counter", help, values)
+
+    def gauge(self, name: str, help: str, values: Iterable[float | None]) -> None:
+        """Write a gauge with one value per group; None and NaN leave the group out."""
+        self._write(name, "gauge", help, _formatted(values))
 
     def split(
         self, name: str, help: str, label: str, columns: Mapping[str, Iterable[object]]
@@ -140,6 +139,8 @@ class _Families(NamedTuple):
     def histogram(self, name: str, help: str) -> None:
         """Write the distribution of the values."""
         bounds = [repr(2.0**exponent) for exponent in EXPONENTS.tolist()]
+        # Prometheus stores le="1" and le="1.0" as different series, and OpenMetrics
+        # needs the latter: both formats have it, so that no series changes with them.
         # One format operation per group writes its 23 lines: 4 us.
         template = "\n".join(
             [f'{name}_bucket{{{{{{0}},le="{bound}"}}}} {{{at}}}' for at, bound in
@@ -182,20 +183,23 @@ class _Families(NamedTuple):
         """Write the families that nodes and graphs have in common."""
         stats = self.stats
         counts = stats.executions.tolist()
-        self.one(f"{prefix}_executions_total", "counter", f"{what}.", counts)
-        self.one(
+        self.counter(f"{prefix}_executions_total", f"{what}.", counts)
+        self.gauge(
             f"{prefix}_success_rate",
-            "gauge",
             f"{what}: the share that did not fail, without cancelled ones.",
-            _formatted(stats.success_rates()),
+            stats.success_rates(),
         )
-        self.one(
-            f"{prefix}_avg_duration_seconds",
-            "gauge",
-            f"{what}: their average duration.",
-            _formatted(stats.averages()),
-        )
+        help = f"{what}: their average duration."
+        self.gauge(f"{prefix}_avg_duration_seconds", help, stats.averages())
         self.histogram(f"{prefix}_duration_seconds", f"{what}: their duration.")
+
+    def _write(self, name: str, type: str, help: str, values: Iterable[object]) -> None:
+        lines = (
+            f"{name}{{{labels}}} {value}"
+            for labels, value in zip(self.labels, values, strict=True)
+            if value is not None
+        )
+        self.exposition.family(name, type, help, lines)
 
 
 def _families(
@@ -210,14 +214,11 @@ def _families(
 
 
 def _write_nodes(snapshot: AgentSnapshot, exposition: Exposition) -> None:
-    actions = snapshot.view.registry.actions.values
-    errors = snapshot.view.registry.errors.values
     families = _families(snapshot, exposition, Kind.NODE, _node_labels)
     stats = families.stats
     families.durations("kaygraph_node", "Executions of a node")
-    families.one(
+    families.counter(
         "kaygraph_node_retries_total",
-        "counter",
         "Attempts beyond the first of each execution.",
         stats.retries().tolist(),
     )
@@ -229,27 +230,12 @@ def _write_nodes(snapshot: AgentSnapshot, exposition: Exposition) -> None:
         dict(zip(outcomes, stats.outcomes().T.tolist(), strict=True)),
     )
     _write_phases(families)
-    times = np.where(stats.executions > 0, stats.last_time, np.nan).tolist()
-    families.one(
+    families.gauge(
         "kaygraph_node_last_execution_timestamp_seconds",
-        "gauge",
         "The end of the latest execution, Unix time.",
-        _formatted(times),
+        np.where(stats.executions > 0, stats.last_time, np.nan).tolist(),
     )
-    families.counted(
-        "kaygraph_transitions_total",
-        "Executions of a node by the action that they returned.",
-        Dimension.ACTION,
-        lambda number: format_labels([("action", actions[number])]),
-    )
-    families.counted(
-        "kaygraph_errors_total",
-        "Executions with an exception, including suppressed ones and fallbacks.",
-        Dimension.ERROR,
-        lambda number: format_labels(
-            [("type", errors[number].type), ("phase", errors[number].phase)]
-        ),
-    )
+    _write_node_events(snapshot, families)
 
 
 def _write_phases(families: _Families) -> None:
@@ -264,11 +250,29 @@ def _write_phases(families: _Families) -> None:
             for name in ("prep", "exec", "wait", "post")
         },
     )
-    families.one(
+    families.counter(
         "kaygraph_node_items_total",
-        "counter",
         "Items that a batch node processed.",
         [count or None for count in phases.items.tolist()],
+    )
+
+
+def _write_node_events(snapshot: AgentSnapshot, families: _Families) -> None:
+    actions = snapshot.view.registry.actions.values
+    errors = snapshot.view.registry.errors.values
+    families.counted(
+        "kaygraph_transitions_total",
+        "Executions of a node by the action that they returned.",
+        Dimension.ACTION,
+        lambda number: format_labels([("action", actions[number])]),
+    )
+    families.counted(
+        "kaygraph_errors_total",
+        "Executions with an exception, including suppressed ones and fallbacks.",
+        Dimension.ERROR,
+        lambda number: format_labels(
+            [("type", errors[number].type), ("phase", errors[number].phase)]
+        ),
     )
 
 
@@ -291,7 +295,7 @@ def _write_llm(snapshot: AgentSnapshot, exposition: Exposition) -> None:
     for metric, help in LLM_COUNTS.items():
         counts = families(Kind.COUNT, _llm_labels(metric))
         totals = _formatted(counts.stats.total.tolist())
-        counts.one(f"kaygraph_{metric}_total", "counter", help, totals)
+        counts.counter(f"kaygraph_{metric}_total", help, totals)
     for metric, name, help in LLM_DURATIONS:
         families(Kind.OBSERVE, _llm_labels(metric)).histogram(name, help)
     cost = families(Kind.OBSERVE, _run_labels(LLM_RUN_COST))
@@ -302,57 +306,45 @@ def _write_llm(snapshot: AgentSnapshot, exposition: Exposition) -> None:
 
 def _write_custom(snapshot: AgentSnapshot, exposition: Exposition) -> None:
     counts = _families(snapshot, exposition, Kind.COUNT, _custom_labels)
-    counts.one(
-        "kaygraph_count_total",
-        "counter",
-        "The sums of kaywatch.count, by metric.",
-        _formatted(counts.stats.total.tolist()),
-    )
+    totals = _formatted(counts.stats.total.tolist())
+    help = "The sums of kaywatch.count, by metric."
+    counts.counter("kaygraph_count_total", help, totals)
     gauges = _families(snapshot, exposition, Kind.GAUGE, _custom_labels)
-    gauges.one(
-        "kaygraph_last_value",
-        "gauge",
-        "The last values of kaywatch.gauge, by metric.",
-        _formatted(gauges.stats.lasts()),
-    )
+    help = "The last values of kaywatch.gauge, by metric."
+    gauges.gauge("kaygraph_last_value", help, gauges.stats.lasts())
     observed = _families(snapshot, exposition, Kind.OBSERVE, _custom_labels)
     observed.summary("kaygraph_observation", "Values of kaywatch.observe, by metric.")
 
 
 def _write_completeness(completeness: Completeness, exposition: Exposition) -> None:
     """Write what became of all events, by service."""
-    ratios: dict[tuple[str, ...], float] = {}
-    received: dict[tuple[str, ...], float] = {}
-    dropped: dict[tuple[str, ...], float] = {}
-    late: dict[tuple[str, ...], float] = {}
-    overflow: dict[tuple[str, ...], float] = {}
-    for name in completeness.services:
-        counts = completeness.of([name])
-        if counts.ratio is not None:
-            ratios[name,] = counts.ratio
-        received[name,] = float(counts.received)
-        late[name,], overflow[name,] = float(counts.late), float(counts.overflow)
-        for reason, count in counts.dropped.items():
-            dropped[name, reason] = float(count)
-    service, by_reason = ("service",), ("service", "reason")
-    for metric, type, values, labels, help in (
-        (
-            *("completeness", "gauge", ratios, service),
-            "The share of a service's recorded events that arrived.",
-        ),
-        ("received_total", "counter", received, service, "Events that arrived."),
-        ("dropped_total", "counter", dropped, by_reason, "Events that were lost."),
-        (
-            *("late_total", "counter", late, service),
-            "Events that arrived too late for a window, and are in totals only.",
-        ),
-        (
-            *("overflow_total", "counter", overflow, service),
-            "Events that are counted under __other__.",
-        ),
-    ):
+    services = {name: completeness.of([name]) for name in completeness.services}
+
+    def write(
+        metric: str, type: str, help: str, value: Callable[[EventCounts], float | None]
+    ) -> None:
         family = f"kaywatch_series_{metric}"
-        exposition.family(family, type, help, samples(family, values, labels))
+        numbers = ((name, value(counts)) for name, counts in services.items())
+        values: dict[tuple[str, ...], float]
+        values = {(name,): float(n) for name, n in numbers if n is not None}
+        exposition.family(family, type, help, samples(family, values, ("service",)))
+
+    help = "The share of a service's recorded events that arrived."
+    write("completeness", "gauge", help, lambda counts: counts.ratio)
+    help = "Events that arrived."
+    write("received_total", "counter", help, lambda counts: counts.received)
+    help = "Events that arrived too late for a window, and are in totals only."
+    write("late_total", "counter", help, lambda counts: counts.late)
+    help = "Events that are counted under __other__."
+    write("overflow_total", "counter", help, lambda counts: counts.overflow)
+    dropped: dict[tuple[str, ...], float] = {
+        (name, reason): float(count)
+        for name, counts in services.items()
+        for reason, count in counts.dropped.items()
+    }
+    family, labels = "kaywatch_series_dropped_total", ("service", "reason")
+    lines = samples(family, dropped, labels)
+    exposition.family(family, "counter", "Events that were lost.", lines)
 
 
 def _write_alerts(snapshot: AgentSnapshot, exposition: Exposition) -> None:
@@ -410,7 +402,7 @@ def _custom_labels(key: SeriesKey) -> str | None:
     return f"{_node_labels(key)},{format_labels(labels)}"
 
 
-def _formatted(values: Numbers | list[float]) -> Iterator[str | None]:
+def _formatted(values: Iterable[float | None]) -> Iterator[str | None]:
     """Yield formatted numbers; None for a missing or infinite one, and for NaN."""
     for value in values:
         if value is None or not math.isfinite(value):
