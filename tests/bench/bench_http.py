@@ -122,7 +122,7 @@ class Synthetic:
         self.alerting = Alerting(load({}), min_severity={}, clock=self.clock)
         self.delivery = Delivery(
             NotifyConfig(),
-            alerts=self.alerting.alerts,
+            alerts=self.alerting.alerts_for,
             healthy=lambda: True,
             request_commit=lambda: None,
             clock=self.clock,
