@@ -129,12 +129,12 @@ class Synthetic:
         )
         # One packed step serves for all of the hour: it costs no memory here, and is
         # unpacked for each of them, as 360 different ones are.
-        step = compress(many.step(series, 2, self.now))
+        step = compress(many.bucket(series, 2, self.now))
         last = int(self.now // BUCKET_SECONDS)
         self._view = View(
             self.now,
             self.now - 7200,
-            many.step(series, 100, self.now),
+            many.bucket(series, 100, self.now),
             History({last - n: step for n in range(HISTORY_BUCKETS)}),
             many.registry(series),
             (),

@@ -79,7 +79,7 @@ def fill(path: Path, series: int, seconds: int) -> None:
         # One is packed, and stands for all: to pack each would take minutes.
         last = end - end % tier
         with transaction(db):
-            tiers.add(db, tier, last, many.step(series, each, last))
+            tiers.add(db, tier, last, many.bucket(series, each, last))
             db.executemany(
                 "INSERT INTO buckets SELECT tier, start - ?, data FROM buckets"
                 " WHERE tier = ? AND start = ?",

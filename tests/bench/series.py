@@ -8,7 +8,7 @@ from kaywatch_agent.aggregate.bucket import Bucket, reduce
 from kaywatch_agent.aggregate.registry import Limits, Registry
 from kaywatch_agent.model.series import Columns, ErrorKey, Kind, PhaseColumns, SeriesKey
 
-__all__ = ["columns", "phases", "registry", "step"]
+__all__ = ["bucket", "columns", "phases", "registry"]
 
 
 def registry(series: int) -> Registry:
@@ -17,7 +17,7 @@ def registry(series: int) -> Registry:
     for n in range(series):
         key = SeriesKey(Kind.NODE, f"service-{n % 5}", f"graph-{n % 200}", f"node-{n}")
         found.row(key, f"process-{n % 5}")
-    assert not found.folded_in_all
+    assert not found.overflow_count
     found.actions.number("default")
     found.errors.number(ErrorKey("ValueError", "exec"))
     return found
@@ -46,7 +46,7 @@ def phases(events: Columns) -> PhaseColumns:
     return PhaseColumns(*events[:3], tenth, 8 * tenth, 0 * tenth, none)
 
 
-def step(series: int, each: int, now: float) -> Bucket:
+def bucket(series: int, each: int, now: float) -> Bucket:
     """Return what the aggregation makes of such executions."""
     events = columns(series, each, now)
     return reduce(events, phases(events))
