@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 APPLICATION_ID: Final = 0x4B415957  # "KAYW"
-VERSION: Final = 3
+VERSION: Final = 4
 
 # How long to wait for a lock, such as that of a sqlite3 shell; the next commit retries.
 BUSY_SECONDS: Final = 1.0
@@ -93,6 +93,32 @@ MIGRATIONS: Final[Sequence[tuple[int, str]]] = (
             '$.id', '$.tags', '$.in_flight', '$.loops'
         );
         DELETE FROM documents WHERE kind <> 'silence'
+        """,
+    ),
+    (
+        # A field of clients and two counters have new names. Version 3 can use the
+        # file: it ignores names that it does not know.
+        3,
+        """
+        UPDATE clients SET data = CAST(
+            json_set(
+                json_remove(CAST(data AS TEXT), '$.folded'),
+                '$.overflow',
+                json_extract(CAST(data AS TEXT), '$.folded')
+            ) AS BLOB
+        ) WHERE CASE WHEN json_valid(CAST(data AS TEXT))
+            THEN json_type(CAST(data AS TEXT), '$.folded') END = 'integer';
+        UPDATE meta SET value = CAST(
+            replace(
+                replace(
+                    CAST(value AS TEXT),
+                    '"kaywatch_folded_series_total":',
+                    '"kaywatch_overflow_series_total":'
+                ),
+                '"kaywatch_misplaced_events_total":',
+                '"kaywatch_out_of_range_events_total":'
+            ) AS BLOB
+        ) WHERE key = 'counters'
         """,
     ),
 )

@@ -349,6 +349,51 @@ def test_lists_in_an_older_format_are_dropped_and_totals_kept(
     assert kept.received_seq == kept.committed_seq == 7
 
 
+def test_renamed_counts_of_an_older_file_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counters = {
+        "kaywatch_folded_series_total": [[[], 30.0]],
+        "kaywatch_misplaced_events_total": [[["late"], 2.0]],
+        "kaywatch_events_total": [[[], 81.0]],
+    }
+    client = {
+        "client": "ab",
+        "events": 81,
+        "folded": 30,
+        "tags": {"folded": "ü"},
+        "skew": 0.1,
+    }
+    with monkeypatch.context() as older:
+        older.setattr(schema, "VERSION", 3)
+        older.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:3])
+        old = Store(tmp_path / "old.db")
+        old.restore()
+        old.commit(
+            Ticks()
+            .change(START, events(5, START))
+            ._replace(counters=json.dumps(counters).encode())
+        )
+        for name in ("ab", "cd"):
+            data = json.dumps({**client, "client": name}).encode()
+            old._open.execute("INSERT INTO clients VALUES (?, ?)", (name, data))
+        old._open.execute("INSERT INTO clients VALUES ('ef', 'damaged')")
+        old.close()
+    store = Store(tmp_path / "old.db")
+    found = store.restore()
+    store.close()
+
+    assert store.aside is None
+    kept = [Client.from_json(found.clients[name]) for name in ("ab", "cd")]
+    assert [one.overflow for one in kept] == [30, 30]
+    assert (kept[0].events, kept[0].tags, kept[0].skew) == (81, {"folded": "ü"}, 0.1)
+    assert json.loads(found.counters) == {
+        "kaywatch_overflow_series_total": [[[], 30.0]],
+        "kaywatch_out_of_range_events_total": [[["late"], 2.0]],
+        "kaywatch_events_total": [[[], 81.0]],
+    }
+
+
 def test_documents_are_kept_replaced_and_deleted(store: Store) -> None:
     ticks = Ticks()
     for documents in (
