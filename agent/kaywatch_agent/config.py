@@ -124,7 +124,7 @@ def assemble(values: Mapping[str, Any], others: Collection[str] = ()) -> Config:
         settings = rules.load(
             values,
             # Including invalid ones: a rule that names one of them is valid.
-            receivers=receivers or tuple(tables),
+            receivers=receivers or (tuple(tables) if isinstance(tables, dict) else ()),
             retention=sections.store.retention.hours,
         )
     problems.raise_all()

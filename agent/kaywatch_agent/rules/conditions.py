@@ -51,6 +51,8 @@ def threshold(config: ThresholdConfig, path: str) -> Threshold:
     """Return the condition of a threshold rule."""
     if config.when:
         return _expression(config, path)
+    if config.clear_when:
+        raise ConfigError(f"{path}.clear_when", "only with when; or write clear")
     if not config.metric:
         raise ConfigError(
             f"{path}.metric", 'missing; or write when = "error_rate > 0.05"'
@@ -62,7 +64,8 @@ def threshold(config: ThresholdConfig, path: str) -> Threshold:
     if value is None:
         raise ConfigError(f"{path}.value", "missing: what the metric is compared with")
     low_is_bad = op.startswith("<")
-    if clear is not None and (clear < value if low_is_bad else clear > value):
+    # Written so that NaN is refused: such an alert would never clear.
+    if clear is not None and not (clear >= value if low_is_bad else clear <= value):
         side = "above" if low_is_bad else "below"
         raise ConfigError(
             f"{path}.clear",

@@ -160,11 +160,11 @@ class _RuleLoader:
 
     def add(self, table: Any, path: str) -> None:
         """Add the rules that a table becomes."""
-        kind = "threshold"
+        kind: Any = "threshold"
         if isinstance(table, dict):
             kind = table.get("kind", kind)
             table = {**self._defaults, **table}
-        if kind not in KINDS:
+        if not isinstance(kind, str) or kind not in KINDS:
             self._refuse_kind(kind, table, path)
         config = section(KINDS[kind], table, path)
         if not _NAME.fullmatch(config.name):

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from kaywatch_agent.config import assemble
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.notify.config import (
     HeartbeatConfig,
@@ -102,6 +103,12 @@ def test_all_errors_of_a_receiver_are_reported_together() -> None:
         "receiver.pd.regoin",
         "receiver.pd.max_age",
     ]
+
+
+@pytest.mark.parametrize("tables", [5, True, 1.5, "x", ["x"]])
+def test_receivers_must_be_a_table(tables: object) -> None:
+    with pytest.raises(ConfigError, match=r"receiver: expected a table \[receiver\]"):
+        assemble({"receiver": tables})
 
 
 def test_a_name_has_only_letters_digits_and_punctuation() -> None:

@@ -109,6 +109,8 @@ def test_a_burn_rate_has_a_rule_for_each_tier() -> None:
         (RULE.replace("value = 0.9", ""), "rule[0].value: missing"),
         (RULE.replace("value = 0.9", "value = true"), "value: expected a number"),
         (RULE + "clear = 0.8", "must be above value = 0.9"),
+        (RULE + "clear = nan", "must be above value = 0.9"),
+        (RULE + "clear_when = 'error_rate < 1'", "clear_when: only with when"),
         (RULE + "windw = '5m'", "windw: unknown key; did you mean window?"),
         (RULE + "window = '5x'", 'invalid duration "5x"'),
         (RULE + "window = '1s'", 'at least "10s"'),
@@ -130,6 +132,7 @@ def test_a_burn_rate_has_a_rule_for_each_tier() -> None:
         ("[[rule]]\nname = 'r'\nwhen = 'execution > 1'", "did you mean executions?"),
         ("[[rule]]\nname = 'r'\nwhen = 'executions'", "not a comparison"),
         ("[[rule]]\nname = 'r'\nkind = 'x'", "is not one of threshold"),
+        ("[[rule]]\nname = 'r'\nkind = ['x']", "['x'] is not one of threshold"),
         ("[[rule]]\nname = 'r'\nkind = 'absence'", "max_age: missing"),
         (
             "[[rule]]\nname='r'\nkind='absence'\nmax_age='5m'\nexpect=['x']",
