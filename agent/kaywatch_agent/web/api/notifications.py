@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from kaywatch_agent.model.alerts import MessageRecord, MessageStatus, ReceiverRecord
+from kaywatch_agent.model.alerts import MessageRecord, ReceiverRecord
 from kaywatch_agent.model.bounds import Count, Moment, Name
 from kaywatch_agent.web.api.parameters import NoQuery
 from kaywatch_agent.web.api.schema import ResponseBody
@@ -31,7 +31,11 @@ class NotificationsQuery(Struct, frozen=True):
         | None
     ) = None
     status: (
-        Annotated[MessageStatus, Meta(description="Only with this status.")] | None
+        Annotated[
+            Literal["pending", "sent", "dead", "superseded"],
+            Meta(description="Only with this status."),
+        ]
+        | None
     ) = None
     limit: Annotated[int, Meta(ge=1, le=10_000, description="At most.")] = 100
 

@@ -16,6 +16,11 @@ __all__ = ["document"]
 
 REF: Final = "#/components/schemas/{name}"
 
+DESCRIPTION: Final = (
+    "Durations are in seconds, rates from 0 to 1, times in Unix seconds. A value is"
+    " null if there is none, such as the average of no executions."
+)
+
 # The meaning of each error status.
 STATUSES: Final = {
     400: "A parameter or the body is missing, unknown or invalid.",
@@ -53,7 +58,7 @@ def document(endpoints: Iterable[Endpoint], version: str) -> bytes:
             "info": {
                 "title": "kaywatch agent",
                 "version": version,
-                "description": schema.__doc__,
+                "description": DESCRIPTION,
                 "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
             },
             "servers": [{"url": "/"}],

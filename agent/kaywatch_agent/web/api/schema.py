@@ -1,8 +1,4 @@
-"""Types that several responses share; each endpoint's own types are in its module.
-
-Durations are in seconds, rates from 0 to 1, times in Unix seconds. A value is null if
-there is none, such as the average of no executions.
-"""
+"""Types that several responses share; each endpoint's own types are in its module."""
 
 from __future__ import annotations
 

@@ -64,6 +64,8 @@ def test_every_schema_in_the_document_is_sound(document: dict[str, Any]) -> None
         for operation in path.values():
             for parameter in operation["parameters"]:
                 jsonschema.Draft202012Validator.check_schema(parameter["schema"])
+                # A reference within a parameter is resolved in the whole document.
+                assert "$ref" not in parameter["schema"]
                 assert parameter["description"]
                 assert parameter["required"] or parameter["in"] == "query"
 
