@@ -130,19 +130,19 @@ def connect(
     Raises:
         ConfigurationError: the URL is invalid.
     """
-    parts = urlsplit(base)
+    try:
+        parts = urlsplit(base)
+        port = parts.port
+    except ValueError as error:  # a bracket or a port that is not one
+        raise _invalid_url(base, f"{error}; ") from None
     if parts.scheme == "unix" and parts.path.startswith("/") and not parts.netloc:
         return _UnixConnection(parts.path, timeout), ""
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigurationError(
-            f"url {base!r}: expected something like {DEFAULT_URL}, or"
-            " unix:/run/kaywatch/http.sock (KAYWATCH_URL)"
-        )
+        raise _invalid_url(base)
     kind: type[http.client.HTTPConnection] = http.client.HTTPConnection
     if parts.scheme == "https":
         kind = http.client.HTTPSConnection
-    connection = kind(parts.hostname, parts.port, timeout=timeout)
-    return connection, parts.path.rstrip("/")
+    return kind(parts.hostname, port, timeout=timeout), parts.path.rstrip("/")
 
 
 def headers() -> dict[str, str]:
@@ -170,6 +170,13 @@ def headers() -> dict[str, str]:
             "KAYWATCH_TOKEN: a token has only letters, digits and -_.~+/="
         )
     return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def _invalid_url(base: str, reason: str = "") -> ConfigurationError:
+    return ConfigurationError(
+        f"url {base!r}: {reason}expected something like {DEFAULT_URL}, or"
+        " unix:/run/kaywatch/http.sock (KAYWATCH_URL)"
+    )
 
 
 class _UnixConnection(http.client.HTTPConnection):
