@@ -32,14 +32,14 @@ def main() -> None:
         sys.exit(kaywatch(standalone_mode=False))
     except click.Abort:
         sys.exit(INTERRUPTED)
-    except click.ClickException as error:
+    except click.UsageError as error:
         error.show()
         sys.exit(error.exit_code)
     except ConfigError as error:
         for each in (error, *error.others):
             _print_error(each)
         sys.exit(CONFIGURATION_ERROR)
-    except (AgentError, KaywatchError) as error:
+    except (AgentError, KaywatchError, click.ClickException) as error:
         _print_error(error)
         sys.exit(FAILURE)
     except BrokenPipeError:

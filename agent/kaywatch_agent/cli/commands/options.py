@@ -163,7 +163,7 @@ def expand_id(prefix: str, ids: Iterable[str], noun: str, command: str) -> str:
         return prefix
     if not matches:
         raise click.ClickException(
-            f"no such {noun}: {prefix}; `{command}` lists the known ones"
+            f"unknown {noun} {prefix!r}; `{command}` lists the known ones"
         )
     if len(matches) > 1:
         listed = ", ".join(matches[:5])
