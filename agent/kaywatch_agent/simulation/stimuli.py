@@ -11,6 +11,7 @@ from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.model.client import Client
 from kaywatch_agent.model.records import InFlight, NodeRevisits, ProcessSample
 from kaywatch_agent.model.series import ClientState, ErrorKey, Kind, SeriesKey
+from kaywatch_agent.rules.conditions import check_minimum
 from kaywatch_agent.settings.reader import Duration
 from kaywatch_agent.simulation.synthetic import SyntheticSource
 from kaywatch_agent.units import MIB, parse_duration
@@ -90,6 +91,9 @@ class RunStimulus(Repeated):
     def check(self, path: str) -> None:
         """Raise ConfigError for an invalid interval or invalid counts."""
         super().check(path)
+        for key in ("count", "errors", "suppressed", "fallbacks", "cancelled"):
+            check_minimum(path, key, getattr(self, key), 0)
+        check_minimum(path, "visits", self.visits, 1)
         if self.outcomes[Outcome.OK] < 0:
             raise ConfigError(
                 f"{path}.count", f"{self.count}: fewer than those that fail"
@@ -126,6 +130,11 @@ class ExecutionStimulus(RunStimulus):
     node: str
     retries: int = 0
     action: str = ""
+
+    def check(self, path: str) -> None:
+        """Raise ConfigError for an invalid interval or invalid counts."""
+        super().check(path)
+        check_minimum(path, "retries", self.retries, 0)
 
     def apply(self, source: SyntheticSource, time: float, _: int) -> None:
         """Let the executions end."""

@@ -46,6 +46,11 @@ class TestSilence:
     to: Duration = "7d"
     comment: str = ""
 
+    def check(self, path: str) -> None:
+        """Raise ConfigError if it would silence everything."""
+        if not self.match:
+            raise ConfigError(f"{path}.match", "empty: it would silence everything")
+
     def make(self, start: dt.datetime, number: int) -> Silence:
         """Return the silence of a test that starts at `start`."""
         return Silence(
@@ -176,6 +181,8 @@ def _check(
     for key, stimuli in case.stimuli.items():
         for number, stimulus in enumerate(stimuli):
             stimulus.check(f"{path}.{key}[{number}]")
+    for number, silence in enumerate(case.silence):
+        silence.check(f"{path}.silence[{number}]")
     for number, expected in enumerate(case.alerts):
         _check_alerts(expected, f"{path}.alerts[{number}]", settings)
     for number, message in enumerate(case.message):
