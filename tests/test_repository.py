@@ -128,7 +128,7 @@ def test_the_example_of_a_broker_names_every_key_with_its_default() -> None:
         ),
         (
             "[[ingest.mqtt]]\nurl = 'mqtt://b'\n[[ingest.mqtt]]\nurl = 'mqtt://b'",
-            "ingest: mqtt: b:1883/kaywatch is there twice",
+            "ingest: mqtt: b:1883/kaywatch is configured twice",
         ),
         ("http = 3", "http: expected a table [http], got 3"),
         ("[http", "invalid TOML"),

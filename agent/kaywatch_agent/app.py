@@ -180,7 +180,7 @@ class App:
         served = bool(components.listener.path)
         self.supervision.stopping()
         components.listener.stop_accepting()
-        await components.listener.take_all()
+        await components.listener.read_all()
         ticks, commits = loops
         if ticks is not None and commits is not None:
             ticks.cancel()

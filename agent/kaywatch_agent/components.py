@@ -18,7 +18,7 @@ from kaywatch_agent.aggregate.view import View
 from kaywatch_agent.config import Config
 from kaywatch_agent.ingest.intake import Intake
 from kaywatch_agent.ingest.mqtt import MqttIngest
-from kaywatch_agent.ingest.peers import Peer
+from kaywatch_agent.ingest.peers import LocalPeer
 from kaywatch_agent.ingest.unix import UnixListener
 from kaywatch_agent.model.client import Client
 from kaywatch_agent.model.series import ClientState
@@ -125,7 +125,7 @@ class Components:
         self.pipeline.aggregator.restore(state)
         self.metrics.restore(state.counters)
         clients = map(Client.from_json, state.clients.values())
-        self.pipeline.restore(clients, Peer.find, socket.gethostname())
+        self.pipeline.restore(clients, LocalPeer.find, socket.gethostname())
         self.alerting.restore(state.documents)
         self.delivery.restore(state.documents)
         down = max(0.0, self.clock() - state.now)

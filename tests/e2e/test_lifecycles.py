@@ -526,7 +526,7 @@ def test_an_agent_that_clients_can_not_reach_says_so(agent: Agent) -> None:
     os.rename(agent.socket, agent.socket + ".away")
     problem = until(lambda: ingest()["problem"], "the loss is told")
     assert problem == (
-        f"{agent.socket} is gone: no client finds this agent until a restart"
+        f"{agent.socket} was deleted: restart the agent to create it again"
     )
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
         other.bind(agent.socket)

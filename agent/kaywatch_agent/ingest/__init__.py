@@ -1,1 +1,1 @@
-"""Transports: bytes from clients to the pipeline, and replies back. Nothing else."""
+"""Transports: carry bytes from clients to the pipeline, and replies back."""

@@ -1,7 +1,7 @@
-"""Who may push: the kernel's word for a peer against the lists that the operator gave.
+"""Decide which local peers may push, by the configured users and groups.
 
-What a client says of itself is never asked: its process, its user and its groups come
-from the socket.
+The process, user and groups of a peer come from the kernel, by the socket. Nothing that
+a client sends about itself is used.
 """
 
 from __future__ import annotations
@@ -18,38 +18,40 @@ __all__ = ["Access", "Identity", "Refusal", "user_number"]
 
 
 class Refusal(StrEnum):
-    """Why a connection was not taken, or was ended; the label of its counter."""
+    """Why a connection was refused or closed; the label of its counter."""
 
-    USER = "user"  # neither its user nor one of its groups is allowed
+    USER = "user"  # neither the user nor one of its groups is allowed
     PROCESS_CONNECTIONS = "process_connections"
     USER_CONNECTIONS = "user_connections"
-    DESCRIPTORS = "descriptors"  # the agent can't hold more open files
-    MEMORY = "memory"  # it keeps too many frames unfinished
+    DESCRIPTORS = "descriptors"  # the agent cannot open more files
+    MEMORY = "memory"  # too many bytes in incomplete frames
 
 
 class Identity(Protocol):
-    """What the kernel says of a peer."""
+    """The identity of a peer, as the kernel reports it."""
 
     @property
     def uid(self) -> int:
-        """Its user."""
+        """The user id."""
 
     @property
     def gids(self) -> Collection[int]:
-        """Its groups, the supplementary ones among them."""
+        """The group ids, including supplementary groups."""
 
     @property
     def trusted(self) -> bool:
-        """Whether it is root or the agent's own user."""
+        """Whether the user is root or the agent's own user."""
 
 
 @dataclass(frozen=True)
 class Access:
-    """Who may push; everybody whom the socket's mode lets in, where nobody is named.
+    """The users and groups that may push.
+
+    With both sets empty, access depends on the permissions of the socket alone.
 
     Attributes:
-        uids: users who may.
-        gids: groups whose members may.
+        uids: the ids of users that may push.
+        gids: the ids of groups whose members may push.
     """
 
     uids: frozenset[int] = frozenset()
@@ -57,10 +59,10 @@ class Access:
 
     @classmethod
     def named(cls, users: Collection[str], groups: Collection[str]) -> Access:
-        """Return the lists with numbers for names.
+        """Resolve the names of users and groups.
 
         Raises:
-            ValueError: there is no such user or group; says under which key.
+            ValueError: unknown user or group; the message has the configuration key.
         """
         return cls(
             frozenset(user_number("allow_uids", user) for user in users),
@@ -68,17 +70,17 @@ class Access:
         )
 
     def admits(self, peer: Identity) -> bool:
-        """Whether a peer may push: root and the agent's own user always may."""
+        """Return whether a peer may push. Root and the agent's own user always may."""
         if peer.trusted or not (self.uids or self.gids):
             return True
         return peer.uid in self.uids or not self.gids.isdisjoint(peer.gids)
 
 
 def user_number(key: str, name: str) -> int:
-    """Return the number of a user that is named, or given by number.
+    """Return the id of a user, from a name or a number.
 
     Raises:
-        ValueError: there is none; names the key.
+        ValueError: unknown user; the message has the configuration key.
     """
     if name.isascii() and name.isdigit() and int(name) <= MAX_ID:
         return int(name)

@@ -21,11 +21,11 @@ log = structlog.get_logger("kaywatch.agent")
 
 
 class AgentTopics:
-    """What the agent publishes there, and what agents have published.
+    """Publishes the agent's messages, and reads those of other agents.
 
     Attributes:
-        status: the topic of our status, and of the last will.
-        published: messages about alerts that the broker has confirmed.
+        status: the topic of the agent's status and of its last will.
+        published: the number of alert messages that the broker has confirmed.
     """
 
     def __init__(
@@ -35,13 +35,13 @@ class AgentTopics:
         host: str,
         alerts: AlertPublisher | None,
     ) -> None:
-        """Begin with nothing to publish.
+        """Start with nothing to publish.
 
         Args:
             config: the broker.
-            client_id: ours at the broker.
-            host: the name of our host.
-            alerts: the alerts to publish; None for none.
+            client_id: the agent's client id at the broker.
+            host: the name of this host.
+            alerts: publishes alerts; None to publish none.
         """
         prefix = config.broker.prefix
         self.status = wire.status_topic(prefix)
@@ -54,34 +54,34 @@ class AgentTopics:
         )
         self._conflicts = ConflictDetector(client_id)
         self._online_due = False
-        self._refused = ""
+        self._refusal = ""
         self._wake = asyncio.Event()
 
     @property
     def filters(self) -> list[str]:
-        """What to subscribe to."""
+        """The topic filters to subscribe to."""
         alerts = [self._alerts.filter] if self._alerts is not None else []
         return [self.status, self._about, *alerts]
 
     @property
     def problem(self) -> str:
-        """A refused message or another agent; empty if all is well."""
-        return self._refused or self._conflicts.problem
+        """A rejected message or a conflicting agent; empty if there is neither."""
+        return self._refusal or self._conflicts.problem
 
     @property
     def dropped(self) -> int:
-        """Changes of alerts that were not published."""
+        """The number of alert changes that were not published."""
         return self._alerts.dropped if self._alerts is not None else 0
 
     def connected(self) -> None:
-        """Publish all there is: the broker may hold none of it."""
-        self._refused, self._online_due = "", True
+        """Publish everything: the broker may have lost its retained messages."""
+        self._refusal, self._online_due = "", True
         if self._alerts is not None:
             self._alerts.connected()
         self._wake.set()
 
     def disconnected(self) -> None:
-        """Forget what was read: the next connection brings it again."""
+        """Discard what was read: the broker sends it again on the next connection."""
         self._conflicts.reset()
         if self._alerts is not None:
             self._alerts.disconnected()
@@ -95,32 +95,36 @@ class AgentTopics:
     async def publish(
         self, confirmed: Callable[[str, bytes, bool], Awaitable[str]]
     ) -> None:
-        """Publish what becomes due, until cancelled.
+        """Publish messages when they become due, until cancelled.
 
         Args:
-            confirmed: publishes a message; returns why the broker refuses it. There is
-                one at a time, so that a refusal has a topic and the broker is not
-                flooded.
+            confirmed: publishes a message; returns why the broker rejects it, or an
+                empty string. Called for one message at a time, so that a rejection can
+                be attributed to its topic and the broker is not flooded.
         """
         while True:
             await self._wake.wait()
             self._wake.clear()
             for topic, payload, retain in self._due():
                 if refusal := await confirmed(topic, payload, retain):
-                    self._refused = f"not allowed to write {topic}: {refusal}"
+                    self._refusal = f"not allowed to write {topic}: {refusal}"
 
     def receive(self, topic: str, payload: bytes, retained: bool) -> bool:
-        """Take a message that an agent published; return whether it is one."""
+        """Handle a message of an agent; return False if the topic is not an agent's."""
         if topic == self.status:
             self._conflicts.status(payload == wire.ONLINE, retained)
             if payload == wire.OFFLINE and not retained:
-                # The late will of our previous connection, or that of another agent.
+                # The delayed will of our previous connection, or of another agent.
                 self._online_due = True
                 self._wake.set()
         elif topic == self._about:
             if self._conflicts.about(payload, retained):
                 problem = self._conflicts.problem
-                log.error("another agent", broker=self._label, reason=problem)
+                log.error(
+                    "another agent reads the same topics",
+                    broker=self._label,
+                    reason=problem,
+                )
         elif self._alerts is not None and self._alerts.owns(topic):
             if retained:
                 self._alerts.discovered(topic)

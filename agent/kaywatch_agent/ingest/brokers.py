@@ -1,4 +1,4 @@
-"""The brokers that clients of other hosts push to (`[[ingest.mqtt]]`)."""
+"""The brokers that clients on other hosts push to (`[[ingest.mqtt]]`)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from kaywatch._send.broker import Broker, parse
 
 __all__ = ["BrokerConfig"]
 
-# Of `kaywatch._send.broker.Broker`, under other names here or not at all.
+# Keys that `kaywatch._send.broker.parse` does not take, or takes by another name.
 _OWN = (
     "url",
     "client_id",
@@ -22,22 +22,23 @@ _OWN = (
 
 @dataclass(frozen=True)
 class BrokerConfig:
-    """One broker.
+    """An MQTT broker to read from.
 
     Attributes:
-        url: where it is: `mqtts://host:8883/kaywatch`; the path is what topics begin
-            with, `kaywatch` by default.
-        client_id: the agent's name there; by default `kaywatch-HOST-` and eight digits
-            that stand for the prefix. The broker keeps a session for it.
-        username: its account there.
+        url: the address, such as `mqtts://host:8883/kaywatch`; the path is the prefix
+            of all topics, `kaywatch` by default.
+        client_id: the agent's MQTT client id; by default `kaywatch-HOST-` and eight
+            hexadecimal digits derived from the prefix. The broker keeps a session
+            under it.
+        username: the agent's account at the broker.
         password, password_file, password_env: the account's password, or where it is.
-        ca: a file of certificates to trust, by default the system's.
+        ca: a file of trusted CA certificates; by default those of the system.
         cert, key: files with the agent's own certificate, and the certificate's key.
-        session_seconds: how long the broker keeps messages for an agent that is away.
-        grace_seconds: how long a client may be away until it is taken for dead. It is
-            back within three seconds of a lost connection, once it can be; a broker
-            that is restarted takes longer.
-        publish_alerts: whether those who may read there are told of alerts.
+        session_seconds: how long the broker keeps messages while the agent is offline.
+        grace_seconds: how long a client may be disconnected before it is considered
+            dead. A client reconnects within three seconds of a lost connection; a
+            restart of the broker takes longer.
+        publish_alerts: whether to publish alerts to the broker's topics.
     """
 
     url: str
@@ -63,25 +64,25 @@ class BrokerConfig:
 
     @property
     def broker(self) -> Broker:
-        """It as client and agent understand it.
+        """The broker's address, account and TLS files.
 
         Raises:
-            ValueError: naming what can't be used.
+            ValueError: a key has an invalid value; the message names it.
         """
-        named = {
+        options = {
             key.name: str(getattr(self, key.name))
             for key in fields(self)
             if key.name not in _OWN
         }
-        return parse(self.url, user=self.username, **named)
+        return parse(self.url, user=self.username, **options)
 
     @property
     def label(self) -> str:
-        """What it is called in figures, logs and lists: host, port and prefix."""
+        """The broker's name in metrics, logs and lists: host, port and prefix."""
         broker = self.broker
         return f"{broker.host}:{broker.port}/{broker.prefix}"
 
     def default_id(self, host: str) -> str:
-        """Return the name of an agent on a host: the same after a restart."""
+        """Return the default client id on a host. It is stable across restarts."""
         digest = hashlib.sha256(self.broker.prefix.encode()).hexdigest()
         return f"kaywatch-{host}-{digest[:8]}"

@@ -1,4 +1,4 @@
-"""The topics of clients on one broker: their messages to sessions, and replies back."""
+"""Clients' topics on one broker: messages to sessions, and replies to clients."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from kaywatch_agent.pipeline.session import BrokerSession
 
 __all__ = ["ClientTopics"]
 
-# Replies a second to messages of which nothing could be used: junk must not cause as
-# much junk again.
+# Replies per second to clients that have not identified themselves: a flood of invalid
+# messages must not cause an equal flood of error messages.
 MAX_COMPLAINTS: Final = 20
 
-# Sessions of clients that were asked to identify themselves, and have not done so.
+# Sessions of clients that have not identified themselves yet.
 MAX_UNKNOWN: Final = 1_000
 
 # Replies that wait for the broker, each smaller than a kilobyte.
@@ -33,14 +33,14 @@ LEAVES: Final = ("up", "rows", "gone")
 
 
 class BrokerConnection:
-    """One client's topics: its session, and the way back to it."""
+    """One client's topics: its session, and the topic for replies."""
 
     congested = False
 
     def __init__(self, topics: ClientTopics, name: str, leaf: str) -> None:
         self.key = (name, leaf)
         self.is_shell = leaf == "rows"
-        self.backlog = 0  # bytes for this client that are not written yet
+        self.backlog = 0  # bytes queued for this client
         self.reply_topic = wire.topic(topics.prefix, name, "down")
         self.peer = topics.remote_peer()
         self._topics = topics
@@ -61,9 +61,9 @@ class BrokerConnection:
         self._topics.reply(self, message)
 
     def close(self) -> None:
-        """End the session: its client is gone. Idempotent."""
+        """End the session of a client that disconnected. Idempotent."""
         if self._topics.connections.pop(self.key, None) is self:
-            self.peer.hung_up()
+            self.peer.mark_disconnected()
             self._topics.intake.close(self.session)
 
 
@@ -72,13 +72,13 @@ class ClientTopics:
 
     Attributes:
         connections: by name and kind of topic, `up` or `rows`.
-        since: when the agent began to read, by the monotonic clock; None while it is
-            not connected.
-        dropped: replies that were not published, since there were too many.
+        since: when the agent connected, by the monotonic clock; None while it is not
+            connected.
+        dropped: the number of replies dropped because too many were queued.
     """
 
     def __init__(self, config: BrokerConfig, intake: Intake) -> None:
-        """Begin without clients."""
+        """Start without clients."""
         self.prefix = config.broker.prefix
         self.label = config.label
         self.intake = intake
@@ -100,17 +100,17 @@ class ClientTopics:
         return [wire.topic(self.prefix, "+", leaf) for leaf in LEAVES]
 
     def remote_peer(self) -> RemotePeer:
-        """Return the process of a client, which is dead once it is silent for long."""
+        """Return a client's process, considered dead after a period of silence."""
         return RemotePeer(lambda: self.since, self._grace)
 
     def connected(self) -> None:
-        """Wait for the clients that were there before."""
+        """Watch for the clients that were connected before."""
         self.since = time.monotonic()
         pipeline = self.intake.pipeline
         pipeline.sessions.watch.expect(pipeline.clients, self.label, self.remote_peer())
 
     def disconnected(self) -> None:
-        """End all sessions: nothing is heard of the clients."""
+        """End all sessions: without the broker, no client can be reached."""
         self.since = None
         for connection in list(self.connections.values()):
             connection.close()
@@ -120,8 +120,9 @@ class ClientTopics:
         """Publish replies, until cancelled.
 
         Args:
-            send: publishes with QoS 0, and returns when the message is written. Acks
-                are repeated, and a client that misses another reply greets again.
+            send: publishes with QoS 0, and returns when the message is written. QoS 0
+                is enough: acks are repeated, and a client that misses another reply
+                sends its hello again.
         """
         while True:
             connection, message = await self._replies.get()
@@ -129,25 +130,25 @@ class ClientTopics:
             connection.backlog -= len(message)
 
     def reply(self, connection: BrokerConnection, message: bytes) -> None:
-        """Queue a reply, or drop it if there are too many."""
+        """Queue a reply, or drop it if too many are queued."""
         is_complaint = connection.is_shell or not connection.is_known
         if self._replies.qsize() >= MAX_REPLIES or (
             is_complaint and not self._may_complain()
         ):
             self.dropped += 1
             return
-        if connection.is_shell:  # it reads JSON
+        if connection.is_shell:  # shells read JSON
             message = msgspec.json.encode(msgspec.msgpack.decode(message))
         connection.backlog += len(message)
         self._replies.put_nowait((connection, message))
 
     def receive(self, topic: str, payload: bytes, retained: bool) -> str:
-        """Take a message; return why it is ignored, empty if it is not."""
+        """Handle a message; return why it is ignored, or an empty string."""
         match = self._topic.fullmatch(topic)
         if match is None:
             return "topic"
         if retained:
-            return "retained"  # nobody knows how old it is
+            return "retained"  # it may be of any age
         if len(payload) > wire.MAX_FRAME:
             return "too_large"
         client, leaf, shell, _ = match.groups()
@@ -155,8 +156,8 @@ class ClientTopics:
             self._receive_rows(shell[: wire.MAX_NAME], payload)
         elif leaf == "up":
             self._receive_message(client, payload)
-        elif gone := self.connections.get((client, "up")):
-            gone.close()
+        elif connection := self.connections.get((client, "up")):
+            connection.close()  # the client's last will
         return ""
 
     # -- inside ------------------------------------------------------------------------
@@ -168,7 +169,7 @@ class ClientTopics:
         if connection.is_known:
             return
         if not is_usable:
-            connection.close()  # junk leaves nothing behind
+            connection.close()  # invalid messages must not leave sessions behind
         elif known is None:
             self._unknown.append(connection)
         if len(self._unknown) > MAX_UNKNOWN:
@@ -177,7 +178,7 @@ class ClientTopics:
                 oldest.close()
 
     def _receive_rows(self, name: str, payload: bytes) -> None:
-        """Take rows of a shell, which does not stay."""
+        """Handle rows of a shell, which needs no session afterwards."""
         connection = BrokerConnection(self, name, "rows")
         self.intake.metrics.received.add(len(payload))
         session = connection.session
@@ -185,7 +186,7 @@ class ClientTopics:
         connection.close()
 
     def _take(self, connection: BrokerConnection, payload: bytes) -> bool:
-        """Take a message; return whether anything of it could be used."""
+        """Handle a message; return whether any of it was usable."""
         self.intake.metrics.received.add(len(payload))
         session = connection.session
         return self.intake.receive(session.receive(payload), session)

@@ -1,4 +1,4 @@
-"""Where clients push to (`[ingest]`)."""
+"""Configuration of ingest (`[ingest]`)."""
 
 from __future__ import annotations
 
@@ -16,29 +16,33 @@ from kaywatch_agent.units import parse_size
 
 __all__ = ["IngestConfig"]
 
-# A connection holds its socket and its process's pidfd. The rest of the descriptors is
-# for HTTP, the store, and files that come and go.
-DESCRIPTORS_EACH: Final = 2
-DESCRIPTORS_KEPT: Final = 512
+# A connection needs its socket and the pidfd of its process. The reserved descriptors
+# are for HTTP, the store and short-lived files.
+DESCRIPTORS_PER_CONNECTION: Final = 2
+RESERVED_DESCRIPTORS: Final = 512
 
 
 @dataclass(frozen=True)
 class IngestConfig:
-    """The socket that clients push to, and the brokers that they push by.
+    """The socket that clients push to, and the brokers to read from.
 
     Attributes:
-        socket: its path; by default `/run/kaywatch/ingest.sock` for a service and
-            root, and `$XDG_RUNTIME_DIR/kaywatch/ingest.sock` for other users, which
-            is where clients look.
-        mode: its permissions, in octal digits; who may write may push.
-        group: the group that it belongs to, by name or number; by default the agent's.
-        allow_uids: users who may push, by name or number.
-        allow_gids: groups whose members may. With both lists empty whoever the socket's
-            permissions let in; root and the agent's own user always may.
-        connections_per_process: connections that one process may have.
-        connections_per_user: connections that all processes of a user may have.
-        rate_per_process: bytes a second that one process may send; "0" for any.
-        mqtt: the brokers, none by default.
+        socket: the path of the socket; by default `/run/kaywatch/ingest.sock` for a
+            service and root, and `$XDG_RUNTIME_DIR/kaywatch/ingest.sock` for other
+            users. Clients use the same defaults.
+        mode: the permissions of the socket, in octal digits. Pushing requires write
+            permission.
+        group: the group of the socket, by name or number; by default the agent's.
+        allow_uids: users that may push, by name or number.
+        allow_gids: groups whose members may push, by name or number. With both lists
+            empty, access depends on the socket's permissions alone. Root and the
+            agent's own user may always push.
+        connections_per_process: the maximum number of connections of one process.
+        connections_per_user: the maximum number of connections of all processes of one
+            user.
+        rate_per_process: how many bytes per second one process may send; "0" for no
+            limit.
+        mqtt: the brokers; none by default.
     """
 
     socket: str = ""
@@ -56,38 +60,38 @@ class IngestConfig:
         for key in ("connections_per_process", "connections_per_user"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key} = {getattr(self, key)}: at least 1")
-        # A name that is not there is told now, and not by the first who is refused.
+        # Unknown names are reported now rather than at the first connection.
         Access.named(self.allow_uids, self.allow_gids)
         if self.group:
             group_number("group", self.group)
         labels = [broker.label for broker in self.mqtt]
         for label in labels:
             if labels.count(label) > 1:
-                raise ValueError(f"mqtt: {label} is there twice")
+                raise ValueError(f"mqtt: {label} is configured twice")
 
     @property
     def access(self) -> Access:
-        """Who may push."""
+        """The users and groups that may push."""
         return Access.named(self.allow_uids, self.allow_gids)
 
     @property
     def quotas(self) -> Quotas:
-        """How much one of them may."""
+        """The limits of one process, of one user and of all together."""
         return Quotas(
             self.connections_per_process,
             self.connections_per_user,
-            _room(),
+            _max_connections(),
             float(parse_size(self.rate_per_process)),
         )
 
     @property
     def path(self) -> str:
-        """The socket's path, the default one when none is set."""
+        """The path of the socket, by default that of `default_path`."""
         return self.socket or default_path()
 
 
 def default_path() -> str:
-    """Return where clients look for the agent: a service's, or this user's."""
+    """Return the path where clients expect the agent, for a service or this user."""
     service = os.environ.get("RUNTIME_DIRECTORY")  # systemd.exec(5)
     if service:
         return os.path.join(service.split(":")[0], "ingest.sock")
@@ -97,9 +101,9 @@ def default_path() -> str:
     return os.path.join(user, "kaywatch", "ingest.sock")
 
 
-def _room() -> int:
-    """Return how many connections the limit on open files leaves room for."""
+def _max_connections() -> int:
+    """Return how many connections the limit on open files allows."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit == resource.RLIM_INFINITY:
         return Quotas.connections
-    return max(16, (limit - DESCRIPTORS_KEPT) // DESCRIPTORS_EACH)
+    return max(16, (limit - RESERVED_DESCRIPTORS) // DESCRIPTORS_PER_CONNECTION)

@@ -1,7 +1,7 @@
-"""Detect a second agent that reads the same topics of a broker: events would get lost.
+"""Detect a second agent that reads the same topics of a broker, which loses events.
 
-Each of the two acknowledges the batches that it has taken, and clients forget what
-either of them acknowledges.
+Both agents acknowledge batches, and a client discards a batch after either of the
+acknowledgements.
 """
 
 from __future__ import annotations
@@ -21,49 +21,49 @@ class _About(msgspec.Struct):
 
 
 class ConflictDetector:
-    """Follows the status and the description that agents publish, our own included."""
+    """Follows the status and description that agents publish, including our own."""
 
     def __init__(self, client_id: str) -> None:
-        """Begin without another agent.
+        """Start without another agent.
 
         Args:
-            client_id: our own; a description with it is ours.
+            client_id: our own client id, which identifies our own description.
         """
         self._client_id = client_id
         self._other: _About | None = None
-        self._online = False  # an agent was online before we said that we are
+        self._online = False  # an agent was online before we published our status
 
     @property
     def problem(self) -> str:
-        """The conflict in a sentence; empty if there is none."""
+        """A description of the conflict; empty if there is none."""
         if self._other is None or not self._online:
             return ""
         return (
-            f"another agent, {self._other.agent} on {self._other.host or 'some host'},"
-            " reads the same topics, and events get lost: give each agent a prefix"
-            " of its own"
+            f"another agent, {self._other.agent} on"
+            f" {self._other.host or 'an unknown host'}, reads the same topics, and"
+            " events get lost: use a different prefix for each agent"
         )
 
     def status(self, online: bool, retained: bool) -> None:
-        """Take a status message: retained, it is from before our connection."""
+        """Handle a status message. A retained one is older than our connection."""
         if retained:
             self._online = online
         elif not online:
             self.reset()
 
     def about(self, payload: bytes, retained: bool) -> bool:
-        """Take a description of an agent; return whether it reveals a new conflict."""
+        """Handle an agent's description; return whether it reveals a new conflict."""
         try:
-            found = msgspec.json.decode(payload, type=_About)
+            about = msgspec.json.decode(payload, type=_About)
         except msgspec.DecodeError:
             return False
-        if found.agent == self._client_id:
+        if about.agent == self._client_id:
             return False
-        before = self.problem
-        self._other = _About(found.agent[:MAX_NAME], found.host[:MAX_NAME])
+        previous = self.problem
+        self._other = _About(about.agent[:MAX_NAME], about.host[:MAX_NAME])
         self._online = self._online or not retained
-        return self.problem not in ("", before)
+        return self.problem not in ("", previous)
 
     def reset(self) -> None:
-        """Forget the other agent: if it is there, it says so again."""
+        """Discard the other agent: if it is running, it publishes its status again."""
         self._other, self._online = None, False

@@ -1,4 +1,4 @@
-"""Carries messages from connections to the pipeline, and replies back to them."""
+"""Pass messages from connections to the pipeline, and replies back."""
 
 from __future__ import annotations
 
@@ -14,40 +14,40 @@ from kaywatch_agent.runtime.metrics import Counter, Metrics
 
 __all__ = ["Connection", "Intake"]
 
-# A client that reads nothing gets no more replies than this many bytes.
+# Bytes of unread replies, after which further replies to a client are withheld.
 MAX_BACKLOG: Final = 65_536
 
 
 class IntakeMetrics(Metrics):
-    """What comes in and goes out, by whatever transport."""
+    """Metrics of all transports."""
 
     received = Counter("kaywatch_received_bytes_total", "Bytes read from clients.")
     withheld = Counter(
         "kaywatch_replies_withheld_total",
-        "Replies not sent since the client does not read.",
+        "Replies withheld because the client does not read.",
     )
 
 
 class Connection(Protocol):
-    """The way back to one peer."""
+    """Sends data to one peer."""
 
     @property
     def backlog(self) -> int:
-        """Bytes that it has not read yet."""
+        """The number of bytes that the peer has not read yet."""
 
     @property
     def congested(self) -> bool:
-        """Whether it should be sent no more until it has read some."""
+        """Whether to wait until the peer has read before sending more."""
 
     def send(self, data: bytes) -> None:
-        """Queue bytes for it."""
+        """Queue bytes for the peer."""
 
     def close(self) -> None:
-        """Close it, once what is queued has been sent."""
+        """Close the connection after all queued bytes have been sent."""
 
 
 class Intake:
-    """What all transports share: the open connections, and the way through."""
+    """The open connections of all transports, and their path to the pipeline."""
 
     def __init__(
         self,
@@ -56,12 +56,12 @@ class Intake:
         request_commit: Callable[[], None],
         clock: Callable[[], float],
     ) -> None:
-        """Begin without connections.
+        """Start without connections.
 
         Args:
-            pipeline: takes messages and returns replies.
-            request_commit: asks for a commit before the next tick.
-            clock: Unix seconds.
+            pipeline: processes messages and returns replies.
+            request_commit: requests a commit before the next tick.
+            clock: returns Unix seconds.
         """
         self.pipeline = pipeline
         self.mirror = Mirror()
@@ -69,43 +69,47 @@ class Intake:
         self._request_commit = request_commit
         self._clock = clock
         self._connections: dict[Session, Connection] = {}
-        self._unreadable: set[Session] = set()  # replies to them were withheld
+        self._withheld: set[Session] = set()  # sessions whose replies were withheld
 
     def open(self, session: Session, connection: Connection) -> None:
-        """Register the way back to a peer."""
+        """Register the connection that carries a session's replies."""
         self._connections[session] = connection
 
     def close(self, session: Session) -> None:
-        """Take note that a connection is lost."""
+        """Handle the loss of a connection."""
         connection = self._connections.pop(session, None)
         if connection is None:
             return
-        self._unreadable.discard(session)
+        self._withheld.discard(session)
         self.mirror.remove(connection)
         if session.clients:
-            self.mirror.ended(session.number, self._clock())
+            self.mirror.copy_end(session.number, self._clock())
         self.pipeline.sessions.close(session)
 
     def receive(self, received: Iterable[Received], session: Session) -> bool:
-        """Act on messages in order; return whether anything of them could be used."""
-        used = False
+        """Process messages in order; return whether any of them was usable."""
+        is_usable = False
         for message, frame in received:
             if isinstance(message, Capture):
                 self._capture(session)
                 continue
-            # The agent's own probe is of no interest to a capture.
-            probe = message == Flush("") and not session.clients
-            if self.mirror and frame and not (probe or isinstance(message, Rejected)):
+            # Captures do not contain the agent's own probe.
+            is_probe = message == Flush("") and not session.clients
+            if (
+                self.mirror
+                and frame
+                and not (is_probe or isinstance(message, Rejected))
+            ):
                 self.mirror.copy(frame, session.number, self._clock())
             self.write(self.pipeline.take(message, session))
-            used = used or not isinstance(message, Rejected)
+            is_usable = is_usable or not isinstance(message, Rejected)
         self.write(self.pipeline.take_rows())
         if self.pipeline.commit_due:
             self._request_commit()
-        return used
+        return is_usable
 
     def write(self, replies: Iterable[Reply]) -> None:
-        """Send replies, each to its peer if that is still connected."""
+        """Send replies to the peers that are still connected."""
         for session, payload, close in replies:
             connection = self._connections.get(session)
             if connection is None:
@@ -114,26 +118,26 @@ class Intake:
                 connection.send(session.encode(payload))
             elif payload:
                 self.metrics.withheld.add()
-                self._unreadable.add(session)
+                self._withheld.add(session)
             if close:
                 connection.close()
 
     def tick(self) -> None:
-        """Repeat what was withheld to peers that read again; keep captures alive."""
-        for session in list(self._unreadable):
+        """Repeat withheld replies to peers that read again; keep captures alive."""
+        for session in list(self._withheld):
             if self._connections[session].backlog <= MAX_BACKLOG:
-                self._unreadable.discard(session)
+                self._withheld.discard(session)
                 self.pipeline.sessions.repeat(session)
-        self.mirror.tell(self._clock())
+        self.mirror.send_heartbeat(self._clock())
 
     def drained(self, session: Session) -> None:
-        """Go on with copies for a capture that has read what it was sent."""
+        """Resume a capture whose connection is no longer congested."""
         connection = self._connections.get(session)
         if connection is not None:
             self.mirror.resume(connection)
 
     def _capture(self, session: Session) -> None:
-        """Copy to a peer what comes in from now on, or refuse."""
+        """Start a capture for a peer, or reject it."""
         connection = self._connections.get(session)
         problem = "only root and the agent's own user may capture"
         if session.peer.trusted and connection is not None:

@@ -1,7 +1,7 @@
-"""Ingest over MQTT: a connection to each broker, made, kept, and made again.
+"""Ingest over MQTT: keep a connection to each broker.
 
-The MQTT library is imported on the first connection, so that an agent without brokers
-does not have it in memory.
+The MQTT library is imported on the first connection, to save its memory in an agent
+without brokers.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ log = structlog.get_logger("kaywatch.agent")
 
 RETRY_MIN: Final = 0.2
 RETRY_MAX: Final = 5.0
-# After a connection that lasted this long, the delay begins anew.
+# A connection that lasted this long resets the delay before the next attempt.
 STEADY_SECONDS: Final = 10.0
 
 
 class MqttMetrics(Metrics):
-    """What is counted of each broker."""
+    """Metrics of each broker."""
 
     connected = Gauge(
         "kaywatch_mqtt_connected",
@@ -46,17 +46,17 @@ class MqttMetrics(Metrics):
     )
     connects = Counter(
         "kaywatch_mqtt_connects_total",
-        "Connections made to a broker.",
+        "Successful connections to a broker.",
         labels=("broker",),
     )
     messages = Counter(
         "kaywatch_mqtt_messages_total",
-        "Messages that a broker delivered, ignored ones included.",
+        "Messages received from a broker, including ignored ones.",
         labels=("broker",),
     )
     ignored = Counter(
         "kaywatch_mqtt_ignored_total",
-        "Messages of a broker that were ignored, by reason.",
+        "Ignored messages from a broker, by reason.",
         labels=("broker", "reason"),
     )
     announcements = Counter(
@@ -66,18 +66,18 @@ class MqttMetrics(Metrics):
     )
     changes_dropped = Counter(
         "kaywatch_mqtt_changes_dropped_total",
-        "Changes of alerts that were not published, since too many waited.",
+        "Alert changes dropped because too many were queued.",
         labels=("broker",),
     )
     replies_dropped = Counter(
         "kaywatch_mqtt_replies_dropped_total",
-        "Replies to clients that were not published, since there were too many.",
+        "Replies to clients dropped because too many were queued.",
         labels=("broker",),
     )
 
 
 class BrokerListener:
-    """Stays connected to one broker, and hands its messages on."""
+    """Keeps a connection to one broker, and passes on its messages."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class BrokerListener:
 
         Args:
             config: the broker, and how to connect.
-            intake: takes what clients send.
+            intake: receives the messages of clients.
             metrics: shared by all brokers.
             host: the name of this host.
             alerts: publishes alerts; None to publish none.
@@ -102,17 +102,17 @@ class BrokerListener:
         self.agent = AgentTopics(config, self._client_id, host, alerts)
         self._config = config
         self._metrics = metrics
-        self._dialect = MqttVersion()
+        self._mqtt_version = MqttVersion()
         self._problem = "not connected yet"
         self._task: asyncio.Task[None] | None = None
 
     @property
     def problem(self) -> str:
-        """What is wrong; empty if nothing is."""
+        """A description of the problem; empty if there is none."""
         return self._problem or self.agent.problem
 
     def start(self) -> None:
-        """Connect, and stay connected, in a task of its own."""
+        """Connect, and reconnect when necessary, in a background task."""
         self._task = asyncio.create_task(self._run(), name=f"mqtt {self.label}")
 
     async def stop(self) -> None:
@@ -133,33 +133,33 @@ class BrokerListener:
             except (OSError, ConfigurationError) as error:
                 self._disconnected(str(error) or type(error).__name__)
             except Exception as error:
-                # A fault of ours: without a new attempt, the broker would be lost.
-                log.exception("a broker's connection failed", broker=self.label)
+                # An internal error must not end the attempts to reconnect.
+                log.exception("broker connection failed", broker=self.label)
                 self._disconnected(f"{type(error).__name__}: {error}")
             if time.monotonic() - started > STEADY_SECONDS:
                 delay = RETRY_MIN
-            # Full jitter: agents do not all come back to a broker at the same time.
+            # Full jitter, so that agents do not all reconnect at the same time.
             await asyncio.sleep(random.uniform(0, delay))
             delay = min(delay * 2, RETRY_MAX)
 
     async def _serve(self) -> None:
-        """Connect, and hand messages on until the connection is lost."""
+        """Connect, and pass on messages until the connection is lost."""
         from kaywatch_agent.ingest.mqtt_client import MqttClient
 
         connection = MqttClient(
             self._config.broker,
-            self._dialect,
+            self._mqtt_version,
             client_id=self._client_id,
             session_seconds=self._config.session_seconds,
             status_topic=self.agent.status,
             handler=self._handle,
         )
         async with connection as client, asyncio.TaskGroup() as tasks:
-            tasks.create_task(client.lost())
-            await client.read_from([*self.clients.filters, *self.agent.filters])
+            tasks.create_task(client.wait_lost())
+            await client.subscribe_all([*self.clients.filters, *self.agent.filters])
             self._connected(client.version)
             tasks.create_task(self.clients.publish(client.publish))
-            tasks.create_task(self.agent.publish(client.confirmed))
+            tasks.create_task(self.agent.publish(client.publish_confirmed))
 
     def _connected(self, version: str) -> None:
         self._problem = ""
@@ -176,14 +176,14 @@ class BrokerListener:
         self.clients.disconnected()
 
     def _handle(self, topic: str, payload: bytes, retained: bool) -> None:
-        """Hand a message on. Whatever it is, the next one is handled too."""
+        """Pass on a message. Never raises, so that one message cannot stop ingest."""
         self._metrics.messages.labels(self.label).add()
         try:
             ignored = ""
             if not self.agent.receive(topic, payload, retained):
                 ignored = self.clients.receive(topic, payload, retained)
         except Exception:
-            log.exception("a message could not be handled", topic=topic[:200])
+            log.exception("cannot handle a message", topic=topic[:200])
             ignored = "failed"
         if ignored:
             self._metrics.ignored.labels(self.label, ignored).add()
@@ -202,8 +202,8 @@ class MqttIngest:
 
         Args:
             configs: the brokers.
-            intake: takes what clients send.
-            encode: returns an alert's payload, where alerts are published.
+            intake: receives the messages of clients.
+            encode: returns the payload that is published for an alert.
         """
         self.metrics = metrics = MqttMetrics()
         host = socket.gethostname()
@@ -226,14 +226,14 @@ class MqttIngest:
         metrics.replies_dropped.set_function(each(lambda one: one.clients.dropped))
 
     def problems(self) -> dict[str, str]:
-        """Return what is wrong at each broker, by label; empty if nothing is."""
+        """Return the problem of each broker by label; empty texts for none."""
         return {one.label: one.problem for one in self._listeners}
 
     def start(self, firing: AlertsSnapshot) -> None:
-        """Connect in the background: the agent is ready with and without brokers.
+        """Connect in the background: the agent is ready even without its brokers.
 
         Args:
-            firing: the alerts at the start.
+            firing: the alerts that are firing at the start.
         """
         self.alerts_changed(firing)
         for listener in self._listeners:

@@ -1,4 +1,4 @@
-"""aiomqtt's client, guarded against what would stop, flood or deceive the agent."""
+"""aiomqtt's client, with protection against faulty brokers and its own defects."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from kaywatch._send.broker import Broker, MqttVersion
 __all__ = ["Handler", "MqttClient"]
 
 KEEPALIVE: Final = 30
-ANSWER_TIMEOUT: Final = 10.0  # for each answer of the broker
+ANSWER_TIMEOUT: Final = 10.0  # for each response of the broker
 CLOSING_TIMEOUT: Final = 1.0
 
-# Unacknowledged messages that a broker of MQTT 5 may have under way.
+# How many unacknowledged messages an MQTT 5 broker may send.
 RECEIVE_MAXIMUM: Final = 100
-# The broker does not send us larger messages: 64 KiB on top for topic and properties.
+# The largest packet the broker may send: 64 KiB are for the topic and properties.
 MAX_PACKET: Final = wire.MAX_FRAME + 65_536
 
 UNSUPPORTED_VERSION: Final = ReasonCode(
@@ -38,25 +38,26 @@ Handler: TypeAlias = Callable[[str, bytes, bool], None]  # topic, payload, retai
 
 
 class MqttClient(Client):
-    """One connection to a broker, in a session that survives it.
+    """One connection to a broker, with a session that outlives it.
 
-    What aiomqtt does not guard against, as test_mqtt_client.py shows on it alone:
+    This class works around these defects of aiomqtt, which test_mqtt_client.py
+    demonstrates with aiomqtt alone:
 
     - A topic that is not UTF-8 ends the connection before the message is acknowledged,
-      and the broker sends it again on the next one, for ever.
-    - The queue of received messages has no bound, or drops messages that the broker
-      believes received. Here a message is handled as it is read, and acknowledged
-      afterwards, so that a busy agent reads less and the broker waits.
-    - A broker that hangs up instead of answering CONNECT looks like one that is slow.
-    - A PUBLISH that the broker refuses looks like a success.
-    - While TLS has decrypted bytes, nothing else in the loop runs.
-    - After a failure, the socket stays open and is read from.
+      so the broker sends it again on each following connection.
+    - The queue of received messages is unbounded, or drops messages that the broker
+      considers delivered. This class handles each message when it is read and
+      acknowledges it afterwards, so that a busy agent slows the broker down.
+    - A broker that closes the connection instead of sending CONNACK causes a timeout.
+    - A PUBLISH that the broker rejects looks like a success.
+    - While TLS has decrypted bytes, no other task of the event loop runs.
+    - After a failure, the socket stays open and is still read.
     """
 
     def __init__(
         self,
         broker: Broker,
-        dialect: MqttVersion,
+        mqtt_version: MqttVersion,
         *,
         client_id: str,
         session_seconds: int,
@@ -66,32 +67,32 @@ class MqttClient(Client):
         """Prepare a connection; `async with` opens it.
 
         Args:
-            broker: its address, account and TLS files.
-            dialect: the version of MQTT to speak; told what the broker makes of it.
-            client_id: the broker keeps our session under it.
-            session_seconds: how long the broker keeps the session of an absent client
-                (MQTT 5).
-            status_topic: says that we are offline once the connection is gone.
-            handler: takes each message; must not raise.
+            broker: the address, account and TLS files.
+            mqtt_version: selects the version of MQTT; updated by the broker's response.
+            client_id: identifies the session that the broker keeps.
+            session_seconds: how long the broker keeps the session while the client is
+                offline (MQTT 5).
+            status_topic: the topic of the last will, which reports the agent offline.
+            handler: called with each message; must not raise.
         """
-        five = dialect.is_5
+        is_5 = mqtt_version.is_5
         will = Will(status_topic, wire.OFFLINE, qos=1, retain=True)
         super().__init__(
             broker.host,
             broker.port,
             identifier=client_id,
-            protocol=ProtocolVersion.V5 if five else ProtocolVersion.V311,
+            protocol=ProtocolVersion.V5 if is_5 else ProtocolVersion.V311,
             will=will,
-            clean_session=None if five else False,
-            clean_start=False if five else MQTT_CLEAN_START_FIRST_ONLY,
-            properties=_properties(session_seconds) if five else None,
+            clean_session=None if is_5 else False,
+            clean_start=False if is_5 else MQTT_CLEAN_START_FIRST_ONLY,
+            properties=_properties(session_seconds) if is_5 else None,
             keepalive=KEEPALIVE,
             timeout=ANSWER_TIMEOUT,
             socket_options=(NODELAY,),
         )
-        self.version = "5" if five else "3.1.1"
+        self.version = "5" if is_5 else "3.1.1"
         self._broker = broker
-        self._dialect = dialect
+        self._mqtt_version = mqtt_version
         self._will = will
         self._handler = handler
         self._refusal = ""
@@ -100,7 +101,7 @@ class MqttClient(Client):
         """Connect.
 
         Raises:
-            OSError: cannot connect; says why.
+            OSError: cannot connect; the message has the reason.
             ConfigurationError: cannot read a password or certificate.
         """
         try:
@@ -108,9 +109,9 @@ class MqttClient(Client):
         except BaseException as error:
             self._close()
             if isinstance(error, MqttError):
-                raise self._refused(error) from None
+                raise self._connection_error(error) from None
             raise
-        self._dialect.confirm()
+        self._mqtt_version.confirm()
         return self
 
     async def __aexit__(
@@ -122,14 +123,14 @@ class MqttClient(Client):
         """Publish the will and disconnect; close the socket whatever the broker does.
 
         Raises:
-            OSError: in place of the error that ended the connection; says why.
+            OSError: replaces the error that ended the connection, with its reason.
         """
         self.timeout = CLOSING_TIMEOUT
         will = self._will
         try:
             await self.publish(will.topic, will.payload, will.qos, will.retain)
             await super().__aexit__(exc_type, exc, tb)
-        except MqttError:  # it is gone already, or does not answer
+        except MqttError:  # the connection is lost, or the broker does not respond
             pass
         finally:
             self._close()
@@ -138,27 +139,31 @@ class MqttClient(Client):
             if expected is not None and other is None:
                 raise ConnectionError(_reason(expected.exceptions[0])) from None
 
-    async def read_from(self, filters: Iterable[str]) -> None:
+    async def subscribe_all(self, filters: Iterable[str]) -> None:
         """Subscribe with QoS 1.
 
         Raises:
-            ConnectionError: the broker denies one of the filters.
+            ConnectionError: the broker rejects one of the filters.
         """
-        wanted = [(name, 1) for name in filters]
-        reasons = await self.subscribe(wanted)
-        for (name, _), reason in zip(wanted, reasons, strict=True):
+        subscriptions = [(name, 1) for name in filters]
+        reasons = await self.subscribe(subscriptions)
+        for (name, _), reason in zip(subscriptions, reasons, strict=True):
             if isinstance(reason, ReasonCode) and reason.is_failure:
                 raise ConnectionError(f"not allowed to read {name}: {reason}")
 
-    async def lost(self) -> None:
-        """Wait until the connection is lost, and raise why."""
+    async def wait_lost(self) -> None:
+        """Wait until the connection is lost.
+
+        Raises:
+            ConnectionError: always, with the reason.
+        """
         await asyncio.shield(self._disconnected)
         raise ConnectionResetError("the broker closed the connection")
 
-    async def confirmed(self, topic: str, payload: bytes, retain: bool) -> str:
-        """Publish with QoS 1, one message at a time; return why it was refused.
+    async def publish_confirmed(self, topic: str, payload: bytes, retain: bool) -> str:
+        """Publish with QoS 1, one message at a time; return the broker's rejection.
 
-        Only a broker of MQTT 5 gives a reason; else the result is empty.
+        The result is empty on success, and always with MQTT 3.1.1.
         """
         self._refusal = ""
         await self.publish(topic, payload, qos=1, retain=retain)
@@ -167,7 +172,8 @@ class MqttClient(Client):
     # -- called by aiomqtt -------------------------------------------------------------
 
     def _client_connect(self) -> None:
-        """Connect, in a thread: this blocks, and reads files that may be replaced."""
+        """Connect, in a thread because this blocks."""
+        # Files are read for each connection: they may have been replaced.
         if self._broker.user:
             self._client.username_pw_set(self._broker.user, self._broker.secret())
         context = self._broker.context()
@@ -179,8 +185,8 @@ class MqttClient(Client):
         self, client: Any, userdata: Any, flags: Any, *args: Any
     ) -> None:
         if not self._connected.done():
-            self._dialect.switch_if_unconfirmed()
-            self._connected.set_exception(_hung_up(args[0]))
+            self._mqtt_version.switch_if_unconfirmed()
+            self._connected.set_exception(_closed_by_broker(args[0]))
         super()._on_disconnect(client, userdata, flags, *args)
 
     def _on_message(self, _client: Any, _userdata: Any, message: Any) -> None:
@@ -199,17 +205,17 @@ class MqttClient(Client):
 
     def _on_socket_open(self, client: Any, userdata: Any, sock: Any) -> None:
         super()._on_socket_open(client, userdata, sock)
-        # A loop has one reader of a descriptor: this replaces aiomqtt's.
+        # An event loop has one reader per descriptor: this replaces that of aiomqtt.
         self._loop.call_soon_threadsafe(self._watch)
 
     # -- inside ------------------------------------------------------------------------
 
-    def _refused(self, error: MqttError) -> ConnectionError:
-        """Return why the broker did not let us in."""
+    def _connection_error(self, error: MqttError) -> ConnectionError:
+        """Translate the error of a failed connection attempt."""
         if not isinstance(error, MqttCodeError):
-            return ConnectionError(str(error) or "the broker does not answer")
+            return ConnectionError(str(error) or "the broker does not respond")
         if error.rc == UNSUPPORTED_VERSION:
-            self._dialect.switch()
+            self._mqtt_version.switch()
         return ConnectionRefusedError(f"the broker rejected the connection: {error.rc}")
 
     def _watch(self) -> None:
@@ -240,21 +246,21 @@ class MqttClient(Client):
 
 
 def _properties(session_seconds: int) -> Properties:
-    found = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-    fields: Any = found
+    properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+    fields: Any = properties
     fields.SessionExpiryInterval = session_seconds
     fields.ReceiveMaximum = RECEIVE_MAXIMUM
     fields.MaximumPacketSize = MAX_PACKET
-    return found
+    return properties
 
 
-def _hung_up(reason: object) -> ConnectionResetError:
+def _closed_by_broker(reason: object) -> ConnectionResetError:
     return ConnectionResetError(f"the broker closed the connection: {reason}")
 
 
 def _reason(error: BaseException) -> str:
-    """Return in one line why a connection ended."""
+    """Return the reason for the end of a connection, in one line."""
     error = error.__cause__ or error
     if isinstance(error, MqttCodeError):
-        error = _hung_up(error.rc)
+        error = _closed_by_broker(error.rc)
     return str(error) or type(error).__name__

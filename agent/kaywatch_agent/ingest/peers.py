@@ -1,4 +1,4 @@
-"""The process behind a connection: who it is, whether it lives, what it uses."""
+"""The process behind a connection: its identity, state and resource usage."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ import psutil
 
 from kaywatch_agent.model.records import ProcessSample
 
-__all__ = ["Peer", "RemotePeer", "credentials"]
+__all__ = ["LocalPeer", "RemotePeer", "credentials"]
 
-# The kernel counts a start from the boot, in hundredths of a second.
+# The kernel measures the start of a process from boot, in hundredths of a second, and
+# the time of the boot changes with the clock.
 CLOCK_SLACK: Final = 2.0
 
 _CREDENTIALS: Final = struct.Struct("iII")  # struct ucred: pid, uid, gid
 
-# The option, since Linux 4.13, that names the supplementary groups; Python has no name
-# for it. 59 in asm-generic/socket.h, on all but SPARC and PA-RISC.
+# The socket option for supplementary groups, since Linux 4.13. Python has no constant
+# for it. It is 59 in asm-generic/socket.h, except on SPARC and PA-RISC.
 SO_PEERGROUPS: Final = 59
-MAX_ANSWER: Final = 1_024  # bytes, which is what socket.getsockopt takes at most
+MAX_ANSWER: Final = 1_024  # bytes; the limit of socket.getsockopt
 
 
 def credentials(connection: socket.socket) -> tuple[int, int, int]:
-    """Return the pid, uid and gid of who is at the other end (SO_PEERCRED, unix(7))."""
+    """Return the peer's pid, uid and gid (SO_PEERCRED, see unix(7))."""
     raw = connection.getsockopt(
         socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size
     )
@@ -38,11 +39,11 @@ def credentials(connection: socket.socket) -> tuple[int, int, int]:
     return pid, uid, gid
 
 
-class Peer:
-    """The process at the other end, as the kernel names it.
+class LocalPeer:
+    """A local process, identified by the kernel.
 
-    Holds a pidfd, so that an exit is noticed also while the process is a zombie and
-    when its number has been given to another.
+    Holds a pidfd, so that an exit is detected while the process is a zombie, and after
+    its pid has been reused.
     """
 
     def __init__(
@@ -54,39 +55,39 @@ class Peer:
         self._pidfd: int | None = None
         self._process: psutil.Process | None = None
         if pid > 0:
-            # Absent on old kernels, and for a process that has gone already.
+            # Fails on old kernels, and if the process has exited.
             with contextlib.suppress(OSError, AttributeError):
                 self._pidfd = os.pidfd_open(pid)
             with contextlib.suppress(psutil.Error):
                 self._process = psutil.Process(pid)
 
     @classmethod
-    def of(cls, connection: socket.socket) -> Peer:
+    def of(cls, connection: socket.socket) -> LocalPeer:
         """Return the process that connected."""
         return cls(*credentials(connection), _groups(connection))
 
     @classmethod
-    def find(cls, pid: int, since: float) -> Peer | None:
-        """Return the process with a pid that ran at a time, None if it is gone.
+    def find(cls, pid: int, since: float) -> LocalPeer | None:
+        """Return the running process with a pid; None if it has exited.
 
         Args:
-            pid: its number.
-            since: Unix seconds; a process that started later is another one.
+            pid: the process id.
+            since: Unix seconds; a process that started later has reused the pid.
         """
         try:
             if pid <= 0 or psutil.Process(pid).create_time() > since + CLOCK_SLACK:
                 return None
         except psutil.Error:
             return None
-        found = cls(pid, -1, -1)
-        if found.exited():
-            found.close()
+        peer = cls(pid, -1, -1)
+        if peer.exited():
+            peer.close()
             return None
-        return found
+        return peer
 
     @property
     def started(self) -> float:
-        """When it started by the kernel's word, Unix seconds; 0 if that is unknown."""
+        """The start of the process in Unix seconds; 0 if unknown."""
         try:
             return self._process.create_time() if self._process is not None else 0.0
         except psutil.Error:
@@ -94,13 +95,13 @@ class Peer:
 
     @property
     def trusted(self) -> bool:
-        """Whether it may see what others send: it runs as root, or as this agent."""
+        """Whether it runs as root or as the agent's own user."""
         return self.uid in (0, os.geteuid())
 
     def exited(self) -> bool:
-        """Whether the process is gone."""
+        """Return whether the process has exited."""
         if self._pidfd is not None:
-            # Not select(2), which can't look at descriptors over 1023.
+            # select(2) does not support descriptors above 1023.
             poll = select.poll()
             poll.register(self._pidfd, select.POLLIN)
             return bool(poll.poll(0))
@@ -113,7 +114,7 @@ class Peer:
             return True
 
     def sample(self) -> ProcessSample | None:
-        """Return the process's memory and CPU, or None when it can't be read."""
+        """Return the memory and CPU usage; None if it cannot be read."""
         process = self._process
         if process is None:
             return None
@@ -135,10 +136,10 @@ class Peer:
 
 
 class RemotePeer:
-    """A process somewhere behind a broker: what is known of it is what it sends.
+    """A process behind a broker, known only by its messages.
 
-    It may have hung up, or its network may be down. After a while in which we could
-    have heard of it, it is taken for dead.
+    A silent process may have exited, or its network may be down. It is considered dead
+    after a grace period, during which the broker must be connected.
     """
 
     pid = 0
@@ -149,42 +150,42 @@ class RemotePeer:
     def __init__(
         self, listening_since: Callable[[], float | None], grace: float
     ) -> None:
-        """Begin to wait for it.
+        """Start the grace period.
 
         Args:
-            listening_since: returns since when its broker is heard, by the monotonic
-                clock; None when it isn't.
-            grace: seconds that it may be silent.
+            listening_since: returns when the broker was connected, by the monotonic
+                clock; None while it is not connected.
+            grace: the length of the grace period in seconds.
         """
         self._listening_since = listening_since
         self._grace = grace
-        self._lost = time.monotonic()
+        self._lost_at = time.monotonic()
 
-    def hung_up(self) -> None:
-        """Begin to wait for it anew: it is gone now."""
-        self._lost = time.monotonic()
+    def mark_disconnected(self) -> None:
+        """Restart the grace period: the process has disconnected."""
+        self._lost_at = time.monotonic()
 
     def exited(self) -> bool:
-        """Whether it has been silent for too long."""
+        """Return whether the grace period has passed."""
         since = self._listening_since()
         if since is None:
             return False
-        return time.monotonic() - max(since, self._lost) > self._grace
+        return time.monotonic() - max(since, self._lost_at) > self._grace
 
     def sample(self) -> ProcessSample | None:
-        """Return None: it tells itself what it uses."""
+        """Return None: the process sends its own resource usage."""
         return None
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: there is no resource to release."""
 
 
 def _groups(connection: socket.socket) -> tuple[int, ...]:
-    """Return the supplementary groups of who connected; none where nobody says."""
-    found = array.array("I")
-    # An old kernel, or one in more groups than Python makes room for.
+    """Return the peer's supplementary groups; none if they cannot be read."""
+    groups = array.array("I")
+    # Fails on an old kernel, and for more groups than fit into the answer.
     with contextlib.suppress(OSError):
-        found.frombytes(
+        groups.frombytes(
             connection.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, MAX_ANSWER)
         )
-    return tuple(found)
+    return tuple(groups)

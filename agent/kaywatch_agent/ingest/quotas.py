@@ -1,7 +1,7 @@
-"""What one process, and one user, may take of the agent: connections, bytes, memory.
+"""Limit the connections, bytes per second and memory of each process and user.
 
-A process is known by its pid, so that one that runs wild stops itself; a user by its
-number, so that nobody gets round that by starting more of them.
+The limits of a process contain the effect of a faulty program. The limits of a user
+cannot be evaded by starting more processes.
 """
 
 from __future__ import annotations
@@ -11,23 +11,24 @@ from typing import Final
 
 from kaywatch_agent.ingest.access import Refusal
 
-__all__ = ["Account", "Quotas", "Shares"]
+__all__ = ["Account", "Quotas", "QuotaUsage"]
 
-# Frames that are not complete, and bytes that wait for their turn: eight of the largest
-# frames there are for a process, and for a user what 64 such processes hold.
-PROCESS_HELD: Final = 32 * 1024 * 1024
-USER_HELD: Final = 64 * PROCESS_HELD
+# Bytes of incomplete frames: eight of the largest frames for a process, and as much as
+# 64 such processes for a user.
+MAX_PROCESS_BYTES: Final = 32 * 1024 * 1024
+MAX_USER_BYTES: Final = 64 * MAX_PROCESS_BYTES
 
 
 @dataclass(frozen=True)
 class Quotas:
-    """How much is whose.
+    """The limits of processes and users.
 
     Attributes:
-        process_connections: connections of one process.
-        user_connections: connections of all processes of one user.
-        connections: connections in all; what the limit on open files leaves room for.
-        rate: bytes a second of one process; 0 for any.
+        process_connections: the maximum number of connections of one process.
+        user_connections: the maximum number of connections of one user.
+        connections: the maximum number of all connections; derived from the limit on
+            open files.
+        rate: bytes per second of one process; 0 for no limit.
     """
 
     process_connections: int = 2_000
@@ -37,30 +38,30 @@ class Quotas:
 
 
 class Account:
-    """What one process or one user has taken."""
+    """The usage of one process or one user."""
 
-    __slots__ = ("at", "connections", "held", "tokens")
+    __slots__ = ("buffered", "connections", "tokens", "updated")
 
     def __init__(self) -> None:
         self.connections = 0
-        self.held = 0  # bytes
-        self.tokens = 0.0  # bytes that may be read now; less than none after a burst
-        self.at = 0.0  # when the tokens were counted
+        self.buffered = 0  # bytes of incomplete frames
+        self.tokens = 0.0  # bytes that may be read now; negative after a burst
+        self.updated = 0.0  # time of the last change of the tokens
 
     def spend(self, size: int, rate: float, now: float) -> float:
-        """Take bytes off; return how long there shall be no more, in seconds.
+        """Count bytes; return how many seconds to pause reading.
 
-        A second's worth may come at once (a token bucket).
+        This is a token bucket with a burst of one second.
         """
         if not rate:
             return 0.0
-        self.tokens = min(rate, self.tokens + rate * (now - self.at)) - size
-        self.at = now
+        self.tokens = min(rate, self.tokens + rate * (now - self.updated)) - size
+        self.updated = now
         return max(0.0, -self.tokens / rate)
 
 
-class Shares:
-    """The accounts of all who are connected."""
+class QuotaUsage:
+    """The usage of all connected processes and users."""
 
     def __init__(self, quotas: Quotas) -> None:
         self.quotas = quotas
@@ -69,7 +70,7 @@ class Shares:
         self._users: dict[int, Account] = {}
 
     def enter(self, pid: int, uid: int) -> Refusal | None:
-        """Count a connection in, or say why there can't be another."""
+        """Count a new connection; return the reason if it exceeds a limit."""
         quotas = self.quotas
         process = self._processes.get(pid)
         user = self._users.get(uid)
@@ -80,32 +81,32 @@ class Shares:
         if user and user.connections >= quotas.user_connections:
             return Refusal.USER_CONNECTIONS
         self.connections += 1
-        for account in self._of(pid, uid):
+        for account in self._accounts(pid, uid):
             account.connections += 1
         return None
 
     def leave(self, pid: int, uid: int) -> None:
-        """Count a connection out."""
+        """Count the end of a connection."""
         self.connections -= 1
-        for account in self._of(pid, uid):
+        for account in self._accounts(pid, uid):
             account.connections -= 1
         for accounts, number in ((self._processes, pid), (self._users, uid)):
             if not accounts[number].connections:
                 del accounts[number]
 
-    def hold(self, pid: int, uid: int, size: int) -> Refusal | None:
-        """Count bytes that are kept, or with less than 0 are no more."""
-        process, user = self._of(pid, uid)
-        process.held += size
-        user.held += size
-        over = process.held > PROCESS_HELD or user.held > USER_HELD
+    def add_buffered(self, pid: int, uid: int, size: int) -> Refusal | None:
+        """Change the number of buffered bytes; return the reason if it is too high."""
+        process, user = self._accounts(pid, uid)
+        process.buffered += size
+        user.buffered += size
+        over = process.buffered > MAX_PROCESS_BYTES or user.buffered > MAX_USER_BYTES
         return Refusal.MEMORY if over and size > 0 else None
 
     def spend(self, pid: int, uid: int, size: int, now: float) -> float:
-        """Count bytes that were read; return how long to read no more, in seconds."""
-        return self._of(pid, uid)[0].spend(size, self.quotas.rate, now)
+        """Count bytes that were read; return how many seconds to pause reading."""
+        return self._accounts(pid, uid)[0].spend(size, self.quotas.rate, now)
 
-    def _of(self, pid: int, uid: int) -> tuple[Account, Account]:
+    def _accounts(self, pid: int, uid: int) -> tuple[Account, Account]:
         return (
             self._processes.setdefault(pid, Account()),
             self._users.setdefault(uid, Account()),

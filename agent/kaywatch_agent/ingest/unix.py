@@ -15,8 +15,8 @@ from kaywatch.wire import ErrorCode
 from kaywatch_agent.ingest.access import Access, Refusal
 from kaywatch_agent.ingest.config import IngestConfig
 from kaywatch_agent.ingest.intake import Intake
-from kaywatch_agent.ingest.peers import Peer
-from kaywatch_agent.ingest.quotas import Quotas, Shares
+from kaywatch_agent.ingest.peers import LocalPeer
+from kaywatch_agent.ingest.quotas import Quotas, QuotaUsage
 from kaywatch_agent.ingest.reader import ALONE, FairReader
 from kaywatch_agent.pipeline.session import StreamSession
 from kaywatch_agent.runtime.metrics import Counter, Gauge, Metrics
@@ -27,12 +27,13 @@ __all__ = ["UnixConnection", "UnixListener"]
 BACKLOG: Final = 1_024
 
 ACCEPTED_AT_ONCE: Final = 64
-RETRY_SECONDS: Final = 1.0  # after the descriptors ran out
+RETRY_SECONDS: Final = 1.0  # after the agent ran out of file descriptors
 
-# No more is read at once than what a socket holds, and then some.
+# More than a socket buffer holds by default, so one read empties it.
 MAX_READ: Final = 1024 * 1024
 
-# A connection is congested from one mark until it is below the other.
+# A connection becomes congested above the high mark, and stays so until it is below
+# the low one.
 HIGH_WATER: Final = 65_536
 LOW_WATER: Final = 16_384
 
@@ -40,62 +41,66 @@ log = structlog.get_logger("kaywatch.agent")
 
 TEXTS: Final = {
     Refusal.USER: "user {uid} may not push: see allow_uids and allow_gids of [ingest]",
-    Refusal.PROCESS_CONNECTIONS: "process {pid} has connections_per_process already",
-    Refusal.USER_CONNECTIONS: "user {uid} has connections_per_user already",
-    Refusal.DESCRIPTORS: "the agent can't open more files: raise its LimitNOFILE",
-    Refusal.MEMORY: "too much of what is sent is in frames that are not complete",
+    Refusal.PROCESS_CONNECTIONS: (
+        "too many connections of process {pid}: see connections_per_process of [ingest]"
+    ),
+    Refusal.USER_CONNECTIONS: (
+        "too many connections of user {uid}: see connections_per_user of [ingest]"
+    ),
+    Refusal.DESCRIPTORS: "the agent cannot open more files: raise its LimitNOFILE",
+    Refusal.MEMORY: "too many bytes in incomplete frames: complete frames first",
 }
 
 
 class UnixConnection:
-    """One connection."""
+    """The connection of one local client."""
 
     def __init__(self, listener: UnixListener, connection: socket.socket) -> None:
-        self.peer = Peer.of(connection)
-        self.session: StreamSession | None = None  # None once it is closed
-        self.congested = False  # more is queued than the peer has read
+        self.peer = LocalPeer.of(connection)
+        self.session: StreamSession | None = None  # None after the connection is lost
+        self.congested = False  # too many bytes are queued for the peer
         self._listener = listener
         self._socket = connection
         self._output = bytearray()
-        self._held = 0  # bytes of an incomplete frame that are counted for it
-        self._warned = False  # that it is too fast
+        self._buffered = 0  # bytes of an incomplete frame, as counted by the listener
+        self._warned = False  # the client was informed that it sends too much
         self._closing = False
         self._unwritable = False
-        self._registered = False  # for writing
+        self._registered = False  # the event loop waits until it is writable
 
     @property
     def process(self) -> int:
-        """The pid at the other end."""
+        """The pid of the peer."""
         return self.peer.pid
 
     @property
     def backlog(self) -> int:
-        """Bytes that the client has not read yet, beyond the kernel's buffer."""
+        """Bytes queued for the client that do not fit into the kernel's buffer."""
         return len(self._output)
 
     @property
     def reading(self) -> bool:
-        """Whether more is to be read."""
+        """Whether to read from this connection."""
         return not self._closing
 
     @property
     def writing(self) -> bool:
-        """Whether bytes wait until they can be written."""
+        """Whether queued bytes wait until the connection is writable."""
         return bool(self._output)
 
     def fileno(self) -> int:
-        """Return the descriptor."""
+        """Return the file descriptor."""
         return self._socket.fileno()
 
     def read(self, most: int) -> tuple[int, float]:
-        """Read and act on some bytes; see `Source.read`."""
+        """Read and process some bytes; see `Source.read`."""
         session = self.session
         if session is None:
             return 0, 0.0
         if self._closing:
-            self.flush()  # which notices that the peer is gone
+            self.flush()  # detects the loss of the connection
             return 0, 0.0
-        # The rest of one frame is one message, however long.
+        # The rest of a frame is read at once, however long: it is one message.
         buffer = self._listener.buffer(max(most, session.missing))
         try:
             size = self._socket.recv_into(buffer)
@@ -109,12 +114,12 @@ class UnixConnection:
         try:
             self._listener.receive(session, buffer[:size])
         except Exception:
-            # A fault of ours: the other connections must go on.
-            log.exception("a message could not be taken in", pid=self.peer.pid)
+            # An internal error must not affect the other connections.
+            log.exception("cannot process a message", pid=self.peer.pid)
             self._lose()
             return 0, 0.0
         pause = self._listener.spend(self, size)
-        self._account(session)
+        self._count_buffered(session)
         return size, pause
 
     def send(self, data: bytes) -> None:
@@ -123,14 +128,14 @@ class UnixConnection:
             self._write(data)
 
     def flush(self) -> None:
-        """Write what waits, as far as the client has read."""
+        """Write queued bytes until the kernel's buffer is full."""
         try:
             sent = self._socket.send(self._output)
             del self._output[:sent]
         except (BlockingIOError, InterruptedError):
             pass
         except OSError:
-            # It reads no more; what it sent before is read all the same.
+            # The peer no longer reads, but what it has sent is still processed.
             self._unwritable = True
             self._output.clear()
         waiting = len(self._output)
@@ -143,14 +148,15 @@ class UnixConnection:
         self._note_congestion(waiting)
 
     def slow_down(self, rate: float) -> None:
-        """Warn the client, once, that it sends more than it may."""
+        """Warn the client, once, that it exceeds the rate limit."""
         if not self._warned:
             self._warned = True
-            text = f"more than {rate / 1e6:g} MB a second: rate_per_process of [ingest]"
+            limit = f"{rate / 1e6:g} MB/s"
+            text = f"rate limit of {limit} exceeded: see rate_per_process of [ingest]"
             self.send(wire.frame(wire.error(ErrorCode.OVER_QUOTA, text)))
 
     def close(self) -> None:
-        """Close it, once what is queued has been sent."""
+        """Close the connection after all queued bytes have been sent."""
         self._closing = True
         if self._output:
             self._listener.reader.update(self)
@@ -158,17 +164,17 @@ class UnixConnection:
             self._lose()
 
     def refuse(self, refusal: Refusal) -> None:
-        """Report why it is refused, and close it."""
+        """Send the reason for the refusal, and close the connection."""
         text = TEXTS[refusal].format(pid=self.peer.pid, uid=self.peer.uid)
         code = ErrorCode.FORBIDDEN if refusal is Refusal.USER else ErrorCode.OVER_QUOTA
         self._listener.count(refusal)
-        # Behind what waits to be written: half a message would be cut off by it.
+        # Written after all queued bytes, so that no frame is cut off.
         self._write(wire.frame(wire.error(code, text)))
         if self.session is None:
-            self._output.clear()  # it is not waited for
-        if self._held:  # at once, so that it is not held against the next connection
-            self._listener.hold(self, -self._held)
-            self._held = 0
+            self._output.clear()  # do not wait for a refused peer to read
+        if self._buffered:  # uncounted at once, so that the next connection can use it
+            self._listener.add_buffered(self, -self._buffered)
+            self._buffered = 0
         self.close()
 
     # -- inside ----------------------------------------------------------------------
@@ -190,12 +196,12 @@ class UnixConnection:
             if self.session is not None:
                 self._listener.intake.drained(self.session)
 
-    def _account(self, session: StreamSession) -> None:
-        held = session.held
-        if held == self._held:
+    def _count_buffered(self, session: StreamSession) -> None:
+        buffered = session.buffered
+        if buffered == self._buffered:
             return
-        refusal = self._listener.hold(self, held - self._held)
-        self._held = held
+        refusal = self._listener.add_buffered(self, buffered - self._buffered)
+        self._buffered = buffered
         if refusal is not None:
             self.refuse(refusal)
 
@@ -203,27 +209,25 @@ class UnixConnection:
         """Release everything. Idempotent."""
         session, self.session = self.session, None
         if session is not None:
-            self._listener.leave(self, session, self._held)
+            self._listener.remove(self, session, self._buffered)
         elif self._socket.fileno() >= 0:
-            self.peer.close()  # it never had a session
+            self.peer.close()  # a refused peer has no session that would close it
         self._socket.close()
 
 
 class IngestMetrics(Metrics):
-    """What is counted of the socket."""
+    """Metrics of the socket."""
 
-    open = Gauge("kaywatch_open_connections", "Ingest connections now.")
-    connections = Counter(
-        "kaywatch_connections_total", "Ingest connections since the start."
-    )
+    open = Gauge("kaywatch_open_connections", "Open ingest connections.")
+    connections = Counter("kaywatch_connections_total", "Accepted ingest connections.")
     refused = Counter(
         "kaywatch_ingest_refused_total",
-        "Ingest connections refused, or ended for what they took, by reason.",
+        "Ingest connections refused or closed, by reason.",
         labels=("reason",),
     )
     throttled = Counter(
         "kaywatch_ingest_throttled_seconds_total",
-        "Time that processes were not read from, since they sent too much.",
+        "Time that reading from processes was paused by the rate limit.",
     )
 
 
@@ -238,12 +242,12 @@ class UnixListener:
         self.metrics = IngestMetrics()
         self.metrics.open.set_function(lambda: len(self.connections))
         self._access = Access()
-        self._shares = Shares(Quotas())
+        self._usage = QuotaUsage(Quotas())
         self._buffer = bytearray(ALONE)
         self._listening: socket.socket | None = None
         self._file: SocketFile | None = None
 
-    # -- what a connection asks ------------------------------------------------------
+    # -- called by connections ---------------------------------------------------------
 
     def buffer(self, size: int) -> memoryview:
         """Return a buffer that is valid until the next call."""
@@ -252,45 +256,45 @@ class UnixListener:
         return memoryview(self._buffer)[:size]
 
     def receive(self, session: StreamSession, data: memoryview) -> None:
-        """Hand on what a connection has read."""
+        """Process the data that a connection has read."""
         self.intake.metrics.received.add(len(data))
         self.intake.receive(session.receive(data), session)
 
-    def leave(
-        self, connection: UnixConnection, session: StreamSession, held: int
+    def remove(
+        self, connection: UnixConnection, session: StreamSession, buffered: int
     ) -> None:
-        """Count a connection out, and what was kept for it."""
+        """Remove a lost connection, and uncount its buffered bytes."""
         peer = connection.peer
         self.reader.remove(connection)
-        self._shares.hold(peer.pid, peer.uid, -held)
-        self._shares.leave(peer.pid, peer.uid)
+        self._usage.add_buffered(peer.pid, peer.uid, -buffered)
+        self._usage.leave(peer.pid, peer.uid)
         self.connections.discard(connection)
         self.intake.close(session)
 
-    def hold(self, connection: UnixConnection, size: int) -> Refusal | None:
-        """Count bytes that are kept for a connection; say so if they are too many."""
-        return self._shares.hold(connection.peer.pid, connection.peer.uid, size)
+    def add_buffered(self, connection: UnixConnection, size: int) -> Refusal | None:
+        """Count bytes of incomplete frames; return a refusal if there are too many."""
+        return self._usage.add_buffered(connection.peer.pid, connection.peer.uid, size)
 
     def spend(self, connection: UnixConnection, size: int) -> float:
-        """Count bytes that were taken; return how long to take no more."""
+        """Count bytes that were read; return how many seconds to pause reading."""
         peer, now = connection.peer, time.monotonic()
-        pause = self._shares.spend(peer.pid, peer.uid, size, now)
+        pause = self._usage.spend(peer.pid, peer.uid, size, now)
         if pause > 0:
             self.metrics.throttled.add(pause)
-            connection.slow_down(self._shares.quotas.rate)
+            connection.slow_down(self._usage.quotas.rate)
         return pause
 
     def count(self, refusal: Refusal) -> None:
-        """Count a connection that was refused, or ended."""
+        """Count a connection that was refused or closed."""
         self.metrics.refused.labels(str(refusal)).add()
 
-    # -- life ------------------------------------------------------------------------
+    # -- life cycle --------------------------------------------------------------------
 
     def start(self, config: IngestConfig) -> None:
         """Listen on the configured path.
 
         Raises:
-            StartError: if the path can't be used, or another agent listens there.
+            StartError: the path cannot be used, or another agent listens there.
         """
         self.use(config)
         self._file = SocketFile("ingest.socket", config.path)
@@ -298,24 +302,24 @@ class UnixListener:
         self.path = config.path
 
     def adopt(self, listening: socket.socket, config: IngestConfig) -> None:
-        """Accept on a socket that somebody holds for us, also while we are gone."""
+        """Accept connections on a socket that systemd keeps open across restarts."""
         self.use(config)
         self._listen(listening)
         self.path = str(listening.getsockname())
 
     def use(self, config: IngestConfig) -> None:
-        """Let in whom a configuration names; who is connected stays so."""
+        """Apply new access rules and limits. Open connections are not affected."""
         self._access = config.access
-        self._shares.quotas = config.quotas
+        self._usage.quotas = config.quotas
 
-    async def take_all(self) -> None:
-        """Take in all that has arrived, for a second at most."""
+    async def read_all(self) -> None:
+        """Process all data that has arrived, for at most a second."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(1.0):
                 await self.reader.read_all()
 
     def stop_accepting(self) -> None:
-        """Take no new connections; those that are open go on."""
+        """Accept no new connections. Open connections are not affected."""
         listening, self._listening = self._listening, None
         if listening is not None:
             asyncio.get_running_loop().remove_reader(listening.fileno())
@@ -339,7 +343,7 @@ class UnixListener:
         asyncio.get_running_loop().add_reader(listening.fileno(), self._accept)
 
     def _accept(self) -> None:
-        """Accept what waits; others get their turn after a few."""
+        """Accept pending connections; a limited number, so that other tasks can run."""
         for _ in range(ACCEPTED_AT_ONCE):
             if self._listening is None:
                 return
@@ -350,11 +354,11 @@ class UnixListener:
             except OSError as error:
                 self._pause_accepting(error)
                 return
-            self._enter(connection)
+            self._add(connection)
 
     def _pause_accepting(self, error: OSError) -> None:
-        """Wait for descriptors to become free; who connects meanwhile waits, too."""
-        log.warning("connections can't be accepted", error=str(error))
+        """Wait for free file descriptors. New connections wait in the backlog."""
+        log.warning("cannot accept connections", error=str(error))
         self.count(Refusal.DESCRIPTORS)
         listening, loop = self._listening, asyncio.get_running_loop()
         if listening is not None:
@@ -366,14 +370,14 @@ class UnixListener:
             loop = asyncio.get_running_loop()
             loop.add_reader(listening.fileno(), self._accept)
 
-    def _enter(self, accepted: socket.socket) -> None:
-        """Give a connection its session, or refuse it."""
+    def _add(self, accepted: socket.socket) -> None:
+        """Open a session for a connection, or refuse it."""
         accepted.setblocking(False)
         connection = UnixConnection(self, accepted)
         peer = connection.peer
         refusal: Refusal | None = Refusal.USER
         if self._access.admits(peer):
-            refusal = self._shares.enter(peer.pid, peer.uid)
+            refusal = self._usage.enter(peer.pid, peer.uid)
         if refusal is not None:
             connection.refuse(refusal)
             return

@@ -1,1 +1,1 @@
-"""The path of a batch and of a tick, top to bottom."""
+"""The data path of a batch and of a tick, in order."""

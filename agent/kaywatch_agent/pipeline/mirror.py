@@ -1,7 +1,7 @@
-"""Those who watch what comes in: each gets copies, at no delay for those who send.
+"""Copy incoming messages to captures, without delaying the senders.
 
-A copy waits in its observer's bounded queue while the connection is congested. Once
-that is full, copies are left out and counted, and the observer is told how many.
+A copy waits in its capture's bounded queue while the connection is congested. When the
+queue is full, copies are dropped and counted; the capture receives the count.
 """
 
 from __future__ import annotations
@@ -13,107 +13,107 @@ from kaywatch import wire
 from kaywatch._version import __version__
 from kaywatch_agent.runtime.metrics import Counter, Gauge, Metrics
 
-__all__ = ["Observed", "Mirror"]
+__all__ = ["CaptureConnection", "Mirror"]
 
-# A hundred full batches: half a second at five million events a second.
+# A hundred full batches: half a second at five million events per second.
 MAX_WAITING: Final = 16 * 1024 * 1024
 
-# Each costs a copy of all that comes in.
-MAX_OBSERVERS: Final = 4
+# Each capture costs a copy of every incoming message.
+MAX_CAPTURES: Final = 4
 
-# What a copy is larger than its message, at most.
+# By how many bytes a copy exceeds its message, at most.
 ENVELOPE: Final = 200
 
 # Small copies go to the socket together: a system call costs more than a join.
 CHUNK: Final = 256 * 1024
 
 
-class Observed(Protocol):
-    """What is needed of an observer's connection."""
+class CaptureConnection(Protocol):
+    """The connection over which a capture receives its copies."""
 
     @property
     def congested(self) -> bool:
-        """Whether it should be sent no more until it has read some."""
+        """Whether to wait until the peer has read before sending more."""
 
     def send(self, data: bytes) -> None:
-        """Queue bytes for it."""
+        """Queue bytes for the peer."""
 
 
-class _Queue:
-    """What one observer has not been sent yet."""
+class _CopyQueue:
+    """The copies that have not been sent to one capture yet."""
 
-    def __init__(self, link: Observed) -> None:
+    def __init__(self, connection: CaptureConnection) -> None:
         self.missed = 0
-        self._link = link
+        self._connection = connection
         self._waiting: deque[bytes] = deque()
         self._bytes = 0
 
     def room_for(self, size: int) -> bool:
-        """Whether so many bytes more may be put."""
+        """Whether the queue has room for `size` more bytes."""
         return self._bytes + size <= MAX_WAITING
 
     def put(self, frame: bytes) -> None:
-        """Send a frame, now or later."""
-        if not self._waiting and not self._link.congested:
-            self._link.send(frame)
+        """Send a frame, now or when the connection is no longer congested."""
+        if not self._waiting and not self._connection.congested:
+            self._connection.send(frame)
         elif self.room_for(len(frame)):
             self._waiting.append(frame)
             self._bytes += len(frame)
 
-    def pump(self) -> None:
-        """Send what waits, as far as the connection takes it."""
-        while self._waiting and not self._link.congested:
+    def drain(self) -> None:
+        """Send queued frames until the connection is congested."""
+        while self._waiting and not self._connection.congested:
             chunk: list[bytes] = []
             size = 0
             while self._waiting and size < CHUNK:
                 chunk.append(self._waiting.popleft())
                 size += len(chunk[-1])
             self._bytes -= size
-            self._link.send(b"".join(chunk))
+            self._connection.send(b"".join(chunk))
 
 
 class CaptureMetrics(Metrics):
-    """What is counted of captures."""
+    """Metrics of captures."""
 
-    captures = Gauge("kaywatch_captures", "Captures under way now.")
+    captures = Gauge("kaywatch_captures", "Captures in progress.")
     copied = Counter(
-        "kaywatch_captured_messages_total", "Copies of messages handed to captures."
+        "kaywatch_captured_messages_total", "Copies of messages queued for captures."
     )
     missed = Counter(
         "kaywatch_capture_missed_total",
-        "Copies left out since a capture does not keep up.",
+        "Copies dropped because a capture does not keep up.",
     )
 
 
 class Mirror:
-    """All that capture at the moment; false when nobody does."""
+    """All captures in progress; false if there are none."""
 
     def __init__(self) -> None:
-        self._queues: dict[Observed, _Queue] = {}
+        self._queues: dict[CaptureConnection, _CopyQueue] = {}
         self.metrics = CaptureMetrics()
         self.metrics.captures.set_function(lambda: len(self._queues))
 
     def __bool__(self) -> bool:
         return bool(self._queues)
 
-    def add(self, link: Observed, now: float) -> str:
-        """Take in an observer; return why not, if so."""
-        if link in self._queues:
+    def add(self, connection: CaptureConnection, now: float) -> str:
+        """Start a capture; return the reason for a refusal, or an empty string."""
+        if connection in self._queues:
             return ""
-        if len(self._queues) >= MAX_OBSERVERS:
-            return f"{MAX_OBSERVERS} captures are under way already"
-        self._queues[link] = _Queue(link)
-        link.send(wire.frame(wire.captured(at=now, agent=__version__)))
+        if len(self._queues) >= MAX_CAPTURES:
+            return f"{MAX_CAPTURES} captures are in progress, which is the maximum"
+        self._queues[connection] = _CopyQueue(connection)
+        connection.send(wire.frame(wire.captured(at=now, agent=__version__)))
         return ""
 
-    def remove(self, link: Observed) -> None:
-        """Drop an observer, if it is one."""
-        self._queues.pop(link, None)
+    def remove(self, connection: CaptureConnection) -> None:
+        """End the capture of a connection, if it has one."""
+        self._queues.pop(connection, None)
 
     def copy(self, message: bytes, connection: int, now: float) -> None:
-        """Hand a message that came in to all observers."""
+        """Copy a message to all captures."""
         for queue in self._queues.values():
-            # Asked before the copy is made: one that is left out costs nothing.
+            # Checked before the copy is made, so that a dropped copy costs nothing.
             if not queue.room_for(len(message) + ENVELOPE):
                 queue.missed += 1
                 self.metrics.missed.add()
@@ -124,18 +124,18 @@ class Mirror:
             queue.put(wire.frame(copied))
             self.metrics.copied.add()
 
-    def ended(self, connection: int, now: float) -> None:
-        """Say that a connection is gone."""
+    def copy_end(self, connection: int, now: float) -> None:
+        """Report the end of a connection to all captures."""
         for queue in self._queues.values():
             queue.put(wire.frame(wire.captured(at=now, connection=connection)))
 
-    def tell(self, now: float) -> None:
-        """Say once a second that the capture goes on, and what it has missed."""
+    def send_heartbeat(self, now: float) -> None:
+        """Send the number of dropped copies, which also keeps the capture alive."""
         for queue in self._queues.values():
             queue.put(wire.frame(wire.captured(at=now, missed=queue.missed)))
 
-    def resume(self, link: Observed) -> None:
-        """An observer has read what it was sent."""
-        queue = self._queues.get(link)
+    def resume(self, connection: CaptureConnection) -> None:
+        """Send more copies over a connection that is no longer congested."""
+        queue = self._queues.get(connection)
         if queue is not None:
-            queue.pump()
+            queue.drain()

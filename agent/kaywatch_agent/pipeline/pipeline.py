@@ -1,22 +1,22 @@
-"""The path of a batch and of a tick, top to bottom.
+"""The data path of a batch and of a tick, in order.
 
     ingest       bytes -> session.receive(data) -> messages
     take         authorize, deduplicate by sequence number, queue; return replies
     tick         advance      queued batches, joined by table -> aggregator; account
                  [rules]      evaluated beside the event loop, on a view
     commit       advance, then one transaction: `store.committer.Committer`
-    acknowledge  what is durable; return replies
+    acknowledge  durable batches; return replies
 
 A batch is acknowledged only after the commit that contains its effect and its sequence
-number. After a crash before the commit, the client sends it again, and nothing was
-counted; after a crash following the commit, the number is known, and the resent batch
-is dropped.
+number. After a crash before the commit, nothing of the batch was counted, and the
+client sends it again. After a crash following the commit, the sequence number is known,
+and the resent batch is dropped.
 
-Behind a broker messages get lost, are delivered twice and out of order. There a batch
-is taken only if it is the next of its client; else the client is asked for the missing
-ones.
+A broker may lose messages, deliver them twice or out of order. A batch from a broker is
+accepted only if it is the next one of its client; otherwise the missing batches are
+requested from the client.
 
-The pipeline returns values: it holds no connection, no store and no caller.
+The pipeline returns values: it has no reference to connections, the store or a caller.
 """
 
 from __future__ import annotations
@@ -52,39 +52,39 @@ SAMPLE_SECONDS: Final = 10.0
 
 
 class PipelineMetrics(Metrics):
-    """What goes through the pipeline."""
+    """Metrics of messages, clients and ticks."""
 
     messages = Counter(
         "kaywatch_messages_total", "Messages decoded, by type.", labels=("type",)
     )
     duplicates = Counter(
         "kaywatch_duplicate_batches_total",
-        "Batches that were sent again and had been counted already.",
+        "Batches received again after they had been counted.",
         durable=True,
     )
     untimely = Counter(
         "kaywatch_untimely_batches_total",
-        "Batches by way of a broker that came before others of their client.",
+        "Batches from a broker that arrived ahead of earlier ones of their client.",
     )
     resends = Counter(
         "kaywatch_resends_requested_total",
-        "Requests to clients behind a broker to send again what got lost.",
+        "Requests to clients behind a broker to resend lost batches.",
     )
     missing = Counter(
         "kaywatch_missing_batches_total",
-        "Batch numbers that never came; their clients report the events as drops.",
+        "Sequence numbers that never arrived; clients report the events as drops.",
         durable=True,
     )
     dropped = Counter(
         "kaywatch_client_dropped_total",
-        "Events that clients say they lost.",
+        "Events that clients dropped, as they report it.",
         labels=("reason",),
         durable=True,
     )
     slow = Counter(
         "kaywatch_slow_messages_total", "Requests to clients to send less often."
     )
-    clients = Gauge("kaywatch_clients", "Clients known, by state.", labels=("state",))
+    clients = Gauge("kaywatch_clients", "Known clients, by state.", labels=("state",))
     ticks = Counter("kaywatch_ticks_total", "Ticks since the start.")
     tick_seconds = Counter(
         "kaywatch_tick_duration_seconds_total", "Time spent in ticks."
@@ -93,7 +93,7 @@ class PipelineMetrics(Metrics):
 
 
 class Pipeline:
-    """Everything between the transports and those who read."""
+    """Turns messages into aggregates, and returns the replies."""
 
     def __init__(
         self,
@@ -102,12 +102,12 @@ class Pipeline:
         privacy: Privacy | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Begin with nothing queued.
+        """Create a pipeline without clients.
 
         Args:
-            aggregator: where events go.
-            privacy: removes from failures what must not be kept.
-            clock: Unix seconds.
+            aggregator: receives events and details.
+            privacy: redacts failures; by default with the default configuration.
+            clock: returns Unix seconds.
         """
         self.aggregator = aggregator
         self.clients = Clients()
@@ -119,7 +119,7 @@ class Pipeline:
 
     @property
     def commit_due(self) -> bool:
-        """Whether a peer waits for a commit before the next tick."""
+        """Whether a peer is waiting for a commit, so that it cannot wait for a tick."""
         return self.sessions.commit_due
 
     def restore(
@@ -128,19 +128,21 @@ class Pipeline:
         find: Callable[[int, float], Peer | None],
         host: str,
     ) -> None:
-        """Go on with the clients of before a restart; before the first batch.
+        """Restore the clients of the previous run. Call it before the first batch.
 
         Args:
-            clients: from the store.
-            find: returns the process with a pid that ran at a time, if it still runs.
-            host: this host's name; its processes can be watched.
+            clients: the clients in the store.
+            find: returns the running process with a pid that was started by a time.
+            host: the name of this host, whose processes can be watched.
         """
         self.clients.restore(clients, self._clock())
         for client in self.clients:
-            # The kernel named the user of a local client, whatever the host was called
-            # then. A client behind a broker states its host and pid itself.
-            here = client.uid is not None or (client.host == host and not client.via)
-            if client.state is not ClientState.DISCONNECTED or not here:
+            # A client with a user id is local, even if the host was renamed since: the
+            # id is from the kernel. Behind a broker, host and pid are unverified.
+            is_local = client.uid is not None or (
+                client.host == host and not client.via
+            )
+            if client.state is not ClientState.DISCONNECTED or not is_local:
                 continue
             peer = find(client.pid, client.start)
             if peer is None:
@@ -151,7 +153,7 @@ class Pipeline:
     # -- arrival -----------------------------------------------------------------------
 
     def take(self, message: Message, session: Session) -> list[Reply]:
-        """Act on one message; return the replies, usually to its sender."""
+        """Process one message; return the replies, usually to its sender."""
         now = self._clock()
         message = self._authorize(message, session)
         self.metrics.messages.labels(type(message).__name__.lower()).add()
@@ -176,59 +178,59 @@ class Pipeline:
         return replies
 
     def _authorize(self, message: Message, session: Session) -> Message:
-        """Return the message, or a refusal if its sender may not send it."""
-        refused = session.refuse(message)
-        if refused is not None:
-            return refused
+        """Return the message, or a rejection if the sender may not send it."""
+        rejected = session.refuse(message)
+        if rejected is not None:
+            return rejected
         if session.peer.trusted or not isinstance(message, Hello | Batch | Flush | Bye):
             return message
-        # A client's id is no secret. Whoever knows it could use up its numbers, and its
-        # own batches would pass for duplicates.
+        # A client's id is not a secret. A process that knows it could use up its
+        # sequence numbers, and the client's own batches would be dropped as duplicates.
         owner = self.clients.get(message.client)
         if owner is None or owner.uid is None or owner.uid == session.peer.uid:
             return message
-        text = f"this client is one of user {owner.uid}, and you are not"
+        text = f"this client belongs to user {owner.uid}; you are another user"
         return Rejected(ErrorCode.FORBIDDEN, text)
 
     def _take_batch(self, batch: Batch, session: Session, now: float) -> list[Reply]:
-        if not session.ordered and self._out_of_turn(batch):
-            return self._refuse_untimely(batch, session, now)
+        if not session.ordered and self._out_of_order(batch):
+            return self._refuse_out_of_order(batch, session, now)
         client = self.clients.meet(batch.client or session.anonymous, now)
-        replies = self._present(client, session)
+        replies = self._connect(client, session)
         client.service = batch.service or client.service
         if batch.seq is not None:
             if batch.seq <= client.received_seq:
                 return replies + self._take_duplicate(client, session)
-            self._number(client, batch.seq)
+            self._record_seq(client, batch.seq)
         self._account(batch, client, now)
         queued = QueuedBatch(batch, client, client.service, session)
         return replies + self.queue.put(queued, now)
 
     def _account(self, batch: Batch, client: Client, now: float) -> None:
-        """Count what a batch tells of its client."""
+        """Update the statistics of a batch's client."""
         client.batches += 1
         client.recorded = max(client.recorded, batch.recorded)
         if batch.sent is not None and client.batches == 1:
-            # Of the first alone: later ones may have waited for a connection.
+            # Only from the first batch: later ones may have waited for a connection.
             client.skew = now - batch.sent
         if batch.drops:
-            self._lose(client, batch.drops, now)
+            self._count_drops(client, batch.drops, now)
 
-    def _out_of_turn(self, batch: Batch) -> bool:
-        """Whether a batch by way of a broker is not the next of its client."""
+    def _out_of_order(self, batch: Batch) -> bool:
+        """Whether a batch from a broker is not the next one of its client."""
         client = self.clients.get(batch.client)
         if batch.seq is None:
             return False
         received, first = (client.received_seq, client.first) if client else (0, 0)
         return not received < batch.seq <= max(received + 1, first)
 
-    def _refuse_untimely(
+    def _refuse_out_of_order(
         self, batch: Batch, session: Session, now: float
     ) -> list[Reply]:
         client = self.clients.get(batch.client)
         after = client.received_seq if client else 0
         if client is not None and batch.seq is not None and batch.seq <= after:
-            # Its client may be gone: this is no sign of life.
+            # The client may have exited, so a duplicate does not reconnect it.
             return self._take_duplicate(client, session)
         self.metrics.untimely.add()
         replies = session.resend(after, batch.client, now)
@@ -240,42 +242,44 @@ class Pipeline:
         self.metrics.duplicates.add()
         return session.ack(client.id, client.committed_seq)
 
-    def _number(self, client: Client, seq: int) -> None:
-        """Remember that a client's batch arrived, and that others before it did not."""
-        hole = seq - client.received_seq - 1
-        if hole and client.received_seq:
-            client.missing_batches += hole
-            self.metrics.missing.add(hole)
+    def _record_seq(self, client: Client, seq: int) -> None:
+        """Record a client's sequence number, and the numbers skipped before it."""
+        gap = seq - client.received_seq - 1
+        if gap and client.received_seq:
+            client.missing_batches += gap
+            self.metrics.missing.add(gap)
         client.received_seq = seq
         self.sessions.await_ack(client)
 
     def _take_hello(self, hello: Hello, session: Session, now: float) -> list[Reply]:
         client = self.clients.get(hello.client)
         replies: list[Reply] = []
-        # A broker may deliver a hello again, maybe of a client that is long gone.
+        # A broker may repeat a hello, even of a client that has exited long ago.
         if client is None or not 0 < hello.greeting <= client.greeting:
             peer = session.peer
             client = self.clients.greet(hello, peer.pid, now, peer.started)
-            replies = self._present(client, session)
+            replies = self._connect(client, session)
         return replies + self.sessions.greet(client, session)
 
     def _take_bye(self, bye: Bye, session: Session, now: float) -> list[Reply]:
         client = self.clients.get(bye.client)
-        # A broker may deliver it again; then its drops have been counted.
+        # A broker may repeat a bye; its drops must not be counted twice.
         if client is not None and client.state is not ClientState.ENDED:
-            self._lose(client, bye.drops, now)
+            self._count_drops(client, bye.drops, now)
             self.clients.set_state(client, ClientState.ENDED, now)
         self.sessions.commit_due = True
         return [] if session.ordered else [Reply(session, b"", close=True)]
 
-    def _lose(self, client: Client, drops: Mapping[str, int], now: float) -> None:
+    def _count_drops(
+        self, client: Client, drops: Mapping[str, int], now: float
+    ) -> None:
         for reason, events in drops.items():
             client.dropped[reason] += events
             self.metrics.dropped.labels(reason).add(events)
         self.aggregator.lose(client.service, drops, now)
 
-    def _present(self, client: Client, session: Session) -> list[Reply]:
-        """Connect a client to the session that it speaks through."""
+    def _connect(self, client: Client, session: Session) -> list[Reply]:
+        """Assign a client to its session, and complete its identity from the peer."""
         uid = session.peer.uid
         client.pid = client.pid or session.peer.pid
         client.owner = session.owner or client.id
@@ -289,7 +293,7 @@ class Pipeline:
     # -- tick --------------------------------------------------------------------------
 
     def advance(self, now: float) -> list[Reply]:
-        """Aggregate all queued batches, for readers to see; return replies."""
+        """Aggregate all queued batches and publish the result; return replies."""
         replies = self.queue.take_all(now)
         self.aggregator.advance(now)
         return replies
@@ -297,29 +301,29 @@ class Pipeline:
     def take_rows(self) -> list[Reply]:
         """Aggregate the queued batches of rows; return replies.
 
-        Call it after each read, because whoever writes rows by hand waits for errors.
+        Call it after each read: shell users who send rows wait for error messages.
         """
         return self.queue.take_rows(self._clock())
 
     def tick(self, now: float) -> list[Reply]:
-        """Do what is done once a second; return replies."""
+        """Run the tasks that are due once a second; return replies."""
         started = time.perf_counter()
         replies = self.advance(now)
-        self.sessions.watch.look(self.clients, now)
+        self.sessions.watch.check(self.clients, now)
         self._sample(now)
         self.queue.event_stream.tick()
         for name in self._flow.decide(now, self.sessions.connected()):
             self.metrics.slow.add()
             replies += self.sessions.slow(name, self._flow.seconds)
-        for gone in self.clients.expire(now):
-            self.aggregator.registry.quota.forget(gone.owner)
-            self._flow.forget(gone.id)
-            self.sessions.watch.drop(gone.id)
+        for expired in self.clients.expire(now):
+            self.aggregator.registry.quota.forget(expired.owner)
+            self._flow.forget(expired.id)
+            self.sessions.watch.drop(expired.id)
         self._measure(time.perf_counter() - started)
         return replies
 
     def _sample(self, now: float) -> None:
-        """Read memory and CPU of the processes behind connections."""
+        """Read the memory and CPU usage of connected local processes."""
         for name, session in self.sessions.items():
             client = self.clients.get(name)
             if client is not None and now - client.sampled_at >= SAMPLE_SECONDS:

@@ -1,7 +1,7 @@
-"""Batches wait here for the tick, and are then aggregated together.
+"""Queue batches until the tick, and aggregate them together.
 
-Joining batches saves most of their cost: a lone batch of 50 events costs 120 us, one of
-many 30 us, and a lone row 127 us instead of 14.
+Joining batches saves most of their cost. A batch of 50 events costs 120 us alone and
+30 us among many; a row costs 127 us alone and 14 us among many.
 """
 
 from __future__ import annotations
@@ -29,36 +29,36 @@ __all__ = ["BatchQueue", "QueuedBatch"]
 
 log = structlog.get_logger("kaywatch.agent")
 
-# What may wait for the tick: about 20 ms of work. Beyond it the queue is emptied at
-# once. The weight of a batch is what it costs to aggregate: a byte in a column takes
+# The weight of all queued batches: about 20 ms of work. A full queue is aggregated at
+# once. The weight of a batch is its cost of aggregation: a byte in a column takes
 # 10 ns, a byte of rows or details about 16 times as much, and any batch 10 us.
 MAX_QUEUED: Final = 2 * 1024 * 1024
-LARGE: Final = 64 * 1024  # joining such a batch would only copy it
+LARGE: Final = 64 * 1024  # joining a larger batch would only copy it
 BATCH_WEIGHT: Final = 1_024
 DETAIL_WEIGHT: Final = 16
 
-FAULT: Final = "this agent failed on the batch, which is lost; see its log"
+FAULT: Final = "internal error: the batch was dropped; see the agent's log"
 
 T = TypeVar("T")
 
 
 class QueueMetrics(Metrics):
-    """Events, by what became of them."""
+    """Accepted, rejected and withheld events."""
 
     events = Counter(
         "kaywatch_events_total",
-        "Events taken in: executions, runs and custom metrics' values.",
+        "Accepted events: executions, runs and values of custom metrics.",
         durable=True,
     )
     rejected = Counter(
         "kaywatch_rejected_total",
-        "Events, or whole messages, that could not be used.",
+        "Rejected events or messages, by reason.",
         labels=("reason",),
         durable=True,
     )
     withheld = Counter(
         "kaywatch_failures_withheld_total",
-        "Messages of failures not kept, since too many came at once to redact.",
+        "Failure messages withheld because a batch had too many secrets to redact.",
     )
 
 
@@ -66,10 +66,10 @@ class QueuedBatch(NamedTuple):
     """A batch that waits for the tick.
 
     Attributes:
-        batch: as decoded.
-        client: that sent it.
-        service: the client's when the batch arrived; it may change.
-        session: where errors are reported.
+        batch: the decoded header and the encoded sections.
+        client: the sender.
+        service: the client's service when the batch arrived; it may change.
+        session: receives error messages.
     """
 
     batch: Batch
@@ -87,9 +87,9 @@ class BatchQueue:
         """Create an empty queue.
 
         Args:
-            aggregator: where events and details go.
-            flow: is informed of what arrived from each client.
-            privacy: removes from failures what must not be kept.
+            aggregator: receives events and details.
+            flow: counts the batches and events of each client.
+            privacy: redacts failures.
         """
         self.privacy = privacy
         self.event_stream = EventStream()
@@ -102,7 +102,7 @@ class BatchQueue:
         self._weight = 0
 
     def put(self, queued: QueuedBatch, now: float) -> list[Reply]:
-        """Keep a batch for the tick, unless that gains nothing; return replies."""
+        """Queue a batch, or aggregate it now if it is large; return replies."""
         encoded = queued.batch.encoded
         weight = _weight(queued.batch)
         if weight >= LARGE:
@@ -128,37 +128,38 @@ class BatchQueue:
     # -- inside ------------------------------------------------------------------------
 
     def _aggregate(self, queued: Sequence[QueuedBatch], now: float) -> list[Reply]:
-        """Hand batches to the aggregator; return what was wrong with them.
+        """Aggregate batches; return replies for their errors.
 
-        A fault of ours with one batch costs that batch alone: nothing of the others is
-        lost, or taken twice.
+        An internal error affects its own batch only: nothing of the others is lost or
+        counted twice.
         """
         checked = [Checked() for _ in queued]
         details = [
-            self._guarded(partial(self._details, one, noted, now), noted) or NO_DETAILS
-            for one, noted in zip(queued, checked, strict=True)
+            self._guard(partial(self._take_details, one, result, now), result)
+            or NO_DETAILS
+            for one, result in zip(queued, checked, strict=True)
         ]
-        waiting = dict.fromkeys(range(len(queued)))
+        remaining = dict.fromkeys(range(len(queued)))
         try:
-            for joined in self._joined(queued, checked):
+            for joined in self._join(queued, checked):
                 self._accept(joined, [queued[at] for at in joined.members], now)
                 for at in joined.members:
-                    del waiting[at]
+                    del remaining[at]
                 for at, events in (
                     joined.each() if self.event_stream.subscribers else ()
                 ):
                     self._publish(queued[at], events, details[at], now)
         except Exception:
-            log.exception("batches could not be aggregated together")
-            for at in waiting:
+            log.exception("cannot aggregate batches together; trying each alone")
+            for at in remaining:
                 self._accept_alone(queued[at], checked[at], now)
         replies: list[Reply] = []
-        for one, noted in zip(queued, checked, strict=True):
-            if noted.rejected:
-                replies += self._reject(one, noted, now)
+        for one, result in zip(queued, checked, strict=True):
+            if result.rejected:
+                replies += self._reject(one, result, now)
         return replies
 
-    def _joined(
+    def _join(
         self, queued: Sequence[QueuedBatch], checked: Sequence[Checked]
     ) -> Iterator[JoinedBatches]:
         batches = [one.batch for one in queued]
@@ -167,46 +168,50 @@ class BatchQueue:
     def _accept(
         self, joined: JoinedBatches, queued: Sequence[QueuedBatch], now: float
     ) -> None:
-        """Aggregate batches of one table, and account for their events."""
+        """Aggregate batches that share a table, and count their events."""
         clients = [one.client for one in queued]
         owners = [client.owner for client in clients]
         accepted = self._aggregator.accept(joined, owners, now)
-        for client, taken, late, overflow in zip(clients, *accepted, strict=True):
-            client.events += taken
+        for client, events, late, overflow in zip(clients, *accepted, strict=True):
+            client.events += events
             client.late += late
             client.overflow += overflow
-            self._flow.arrived(client.id, taken)
+            self._flow.count(client.id, events)
         self.metrics.events.add(sum(accepted.events))
 
     def _accept_alone(self, queued: QueuedBatch, checked: Checked, now: float) -> None:
         def accept() -> None:
-            for joined in self._joined([queued], [Checked()]):
+            for joined in self._join([queued], [Checked()]):
                 self._accept(joined, [queued], now)
 
-        self._guarded(accept, checked)
+        self._guard(accept, checked)
 
-    def _guarded(self, work: Callable[[], T], checked: Checked) -> T | None:
-        """Do something with a batch; count the batch as rejected if that fails."""
+    def _guard(self, work: Callable[[], T], checked: Checked) -> T | None:
+        """Call `work`; after an exception, count its batch as rejected."""
         try:
             return work()
         except Exception:
-            log.exception("a batch, or a part of it, was not aggregated")
+            log.exception("cannot aggregate a batch; its events are dropped")
             checked.count(ErrorCode.BAD_MESSAGE, FAULT)
             return None
 
-    def _details(self, queued: QueuedBatch, checked: Checked, now: float) -> Details:
-        """Take in what a batch contains beside its events."""
+    def _take_details(
+        self, queued: QueuedBatch, checked: Checked, now: float
+    ) -> Details:
+        """Process the sections of a batch other than its events."""
         batch, client, service, session = queued
         details = self._reader.details(batch, checked)
         if details is NO_DETAILS:
             return details
         if details.failures:
-            failures = self.privacy.failures(details.failures)  # before they are kept
+            # Redacted before any other component can read them.
+            failures = self.privacy.redact(details.failures)
             details = details._replace(failures=failures)
             self.metrics.withheld.add(self.privacy.withheld)
             self.privacy.withheld = 0
         self._aggregator.take_details(details, service, client.id, client.owner, now)
-        if client.state is not ClientState.ENDED:  # its bye may have come since
+        # Its bye may have arrived while the batch was queued.
+        if client.state is not ClientState.ENDED:
             if details.in_flight is not None:
                 client.in_flight = details.in_flight
             if details.loops is not None:
@@ -224,22 +229,22 @@ class BatchQueue:
         self.event_stream.take(events, details.failures, sender)
 
     def _reject(self, queued: QueuedBatch, checked: Checked, now: float) -> list[Reply]:
-        """Count what was wrong with a batch, and report the first of it."""
+        """Count the rejected events of a batch, and report the first error."""
         client = queued.client
         for reason, events in checked.rejected.items():
             client.rejected[str(reason)] += events
             self.metrics.rejected.labels(str(reason)).add(events)
-        refused = sum(checked.rejected[code] for code in EVENT_CODES)
-        if refused:
-            self._aggregator.lose(queued.service, {"refused": refused}, now)
+        rejected = sum(checked.rejected[code] for code in EVENT_CODES)
+        if rejected:
+            self._aggregator.lose(queued.service, {"refused": rejected}, now)
         code = next(iter(checked.rejected))
         return queued.session.error(code, checked.problem)
 
 
 def _weight(batch: Batch) -> int:
-    """Return what a batch costs when it is aggregated, in bytes of columns."""
-    found = batch.encoded
-    columns = len(found.executions) + len(found.points) + len(found.runs)
-    others = len(found.failures) + len(found.topologies) + len(found.in_flight)
-    others += len(found.loops) + len(found.looped) + len(found.events)
-    return BATCH_WEIGHT + len(found.table) + columns + DETAIL_WEIGHT * others
+    """Return the cost of aggregating a batch, as an equivalent of column bytes."""
+    encoded = batch.encoded
+    columns = len(encoded.executions) + len(encoded.points) + len(encoded.runs)
+    others = len(encoded.failures) + len(encoded.topologies) + len(encoded.in_flight)
+    others += len(encoded.loops) + len(encoded.looped) + len(encoded.events)
+    return BATCH_WEIGHT + len(encoded.table) + columns + DETAIL_WEIGHT * others

@@ -26,57 +26,57 @@ __all__ = [
     "StreamSession",
 ]
 
-# A client behind a broker is asked no more often for what is missing: one answer makes
-# up for all batches that were refused.
+# Between two requests to a client for missing batches. One answer brings all of them,
+# so a request for each rejected batch would only add traffic.
 RESEND_SECONDS: Final = 1.0
 
-# Clients that one connection may speak for: a relay, at most.
+# Clients per connection. Only a relay has more than one.
 MAX_CLIENTS: Final = 1_000
 
 
 class Peer(Protocol):
-    """What is known of the process at the other end."""
+    """The process at the other end of a connection."""
 
     @property
     def pid(self) -> int:
-        """Its process id; 0 when the transport can't tell."""
+        """Its process id; 0 if the transport does not provide it."""
 
     @property
     def uid(self) -> int:
-        """Its user; -1 when the transport can't tell."""
+        """Its user id; -1 if the transport does not provide it."""
 
     @property
     def started(self) -> float:
-        """When it started, Unix seconds; 0 when that is unknown."""
+        """Its start in Unix seconds; 0 if unknown."""
 
     @property
     def trusted(self) -> bool:
-        """Whether it may see what others send, and speak for them."""
+        """Whether it may capture, and send messages for clients of other users."""
 
     def exited(self) -> bool:
-        """Whether it is gone."""
+        """Whether the process has exited."""
 
     def sample(self) -> ProcessSample | None:
-        """Return its memory and CPU, None when they can't be read."""
+        """Return its memory and CPU usage; None if they cannot be read."""
 
     def close(self) -> None:
-        """Release what watching it holds."""
+        """Release the resources that are needed to watch the process."""
 
 
 class Received(NamedTuple):
-    """A message, and the bytes that it was decoded from; empty if it has none."""
+    """A message, and the bytes that it was decoded from; empty for a rejected frame."""
 
     message: Message
     frame: bytes
 
 
 class Reply(NamedTuple):
-    """What to send to a peer.
+    """A message to send to a peer.
 
     Attributes:
-        session: the peer's.
-        payload: the message; empty for none.
-        close: whether to close the connection after it.
+        session: the session of the peer.
+        payload: the message; empty to send nothing.
+        close: whether to close the connection afterwards.
     """
 
     session: Session
@@ -85,17 +85,17 @@ class Reply(NamedTuple):
 
 
 class Session:
-    """One peer: who it is, which clients it speaks for, and what it was told.
+    """The protocol state of one peer: its clients, and their acknowledgements.
 
     Attributes:
-        number: of the session, for captures.
+        number: identifies the session in captures.
         peer: the process at the other end.
-        anonymous: the name of a client that has no id.
-        only: the one client that it may speak for; empty for any.
+        anonymous: the id of a client that sends none.
+        only: the only client id that the peer may use; empty for any.
         via: the broker's name; empty for a stream.
-        clients: the ids of the clients it spoke for.
-        owner: the process that new series are counted for: the kernel's word where
-            there is one, since a client can take as many ids as it likes.
+        clients: the ids of the clients that have sent messages.
+        owner: the process that new series are counted for. The kernel names it where
+            possible, since a client can use as many ids as it likes.
         acked: the last acknowledged sequence number by client.
     """
 
@@ -113,36 +113,36 @@ class Session:
         self.clients: set[str] = set()
         self.owner = _owner(peer)
         self.acked: dict[str, int] = {}
-        self._asked = -math.inf  # when missing batches were last requested
+        self._resend_at = -math.inf  # when missing batches were last requested
 
     def encode(self, payload: bytes) -> bytes:
-        """Return a message as the transport sends it."""
+        """Encode a message for the transport."""
         return payload
 
     def refuse(self, message: Message) -> Rejected | None:
-        """Return why the peer may not send a message, None if it may."""
+        """Return a rejection if the peer may not send the message, else None."""
         client = getattr(message, "client", "")
         if self.only and client not in ("", self.only):
-            text = f"this topic is that of the client {self.only}"
+            text = f"this topic belongs to the client {self.only}"
             return Rejected(ErrorCode.FORBIDDEN, text)
         if (
             isinstance(message, Hello | Batch)
             and len(self.clients) >= MAX_CLIENTS
             and (client or self.anonymous) not in self.clients
         ):
-            text = f"one connection speaks for at most {MAX_CLIENTS} clients"
+            text = f"too many clients on one connection: at most {MAX_CLIENTS}"
             return Rejected(ErrorCode.BAD_MESSAGE, text)
         return None
 
     # -- replies -----------------------------------------------------------------------
 
     def ack(self, client: str, seq: int, greeting: int | None = None) -> list[Reply]:
-        """Acknowledge a sequence number, unless that was done.
+        """Acknowledge a sequence number, unless it was acknowledged before.
 
         Args:
-            client: its id.
-            seq: the highest committed number.
-            greeting: the number of the hello that this answers; None for no hello.
+            client: the client's id.
+            seq: the highest committed sequence number.
+            greeting: the number of the hello to answer; None if there is none.
         """
         if greeting is None and self.acked.get(client) == seq:
             return []
@@ -150,14 +150,14 @@ class Session:
         return self.reply(wire.ack(seq, _id_bytes(client), greeting or 0))
 
     def resend(self, after: int, client: str, now: float) -> list[Reply]:
-        """Request all batches after a number, unless that was just done."""
-        if 0 <= now - self._asked < RESEND_SECONDS:
+        """Request all batches after a number, at most once in `RESEND_SECONDS`."""
+        if 0 <= now - self._resend_at < RESEND_SECONDS:
             return []
-        self._asked = now
+        self._resend_at = now
         return self.reply(wire.resend(after, _id_bytes(client)))
 
     def error(self, code: ErrorCode, text: str, seq: int | None = None) -> list[Reply]:
-        """Report what was wrong with a message."""
+        """Report an error in a message."""
         return self.reply(wire.error(code, text[:500], seq))
 
     def reply(self, payload: bytes) -> list[Reply]:
@@ -174,13 +174,13 @@ class StreamSession(Session):
 
     @property
     def missing(self) -> int:
-        """Bytes that the present frame lacks."""
+        """The number of bytes that complete the current frame."""
         return self._frames.missing
 
     @property
-    def held(self) -> int:
-        """Bytes of a frame that is not complete."""
-        return self._frames.held
+    def buffered(self) -> int:
+        """The number of bytes buffered for an incomplete frame."""
+        return self._frames.buffered
 
     def receive(self, data: bytes | memoryview) -> list[Received]:
         """Return the messages that `data` completes, in order."""
@@ -192,7 +192,7 @@ class StreamSession(Session):
 
 
 class BrokerSession(Session):
-    """One client by way of a broker."""
+    """One client behind a broker."""
 
     ordered = False
 
@@ -210,17 +210,17 @@ def _received(frame: bytes | Oversized | OutOfStep | Rejected) -> Received:
         case Rejected():
             return Received(frame, b"")
         case Oversized(size):
-            text = f"a frame of {size} bytes; at most {wire.MAX_FRAME} are taken"
+            text = f"frame of {size} bytes: at most {wire.MAX_FRAME} are accepted"
             return Received(Rejected(ErrorCode.FRAME_TOO_LARGE, text), b"")
         case OutOfStep(size):
-            text = f"no frame: its length would be {size} bytes; hanging up"
+            text = f"not a frame: its length would be {size} bytes; closing"
             rejected = Rejected(ErrorCode.FRAME_TOO_LARGE, text, fatal=True)
             return Received(rejected, b"")
     return Received(decode(frame), frame)
 
 
 def _owner(peer: Peer) -> str:
-    """Return a name for a process that no other gets; empty if there is none."""
+    """Return a unique name for a process; empty if its pid is unknown."""
     return f"process {peer.pid} of {peer.started:.2f}" if peer.pid else ""
 
 

@@ -1,4 +1,4 @@
-"""Which client speaks through which session, and which replies wait for a commit."""
+"""Map clients to their sessions, and hold the replies that wait for a commit."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class SessionTable:
 
     Attributes:
         commit_due: whether a peer waits for a commit before the next tick.
-        watch: the processes of clients that are disconnected.
+        watch: the processes of disconnected clients.
     """
 
     def __init__(self, clients: Clients, clock: Callable[[], float]) -> None:
@@ -40,8 +40,8 @@ class SessionTable:
         self._sessions: dict[str, Session] = {}  # by client
         self._unacked: dict[str, None] = {}  # clients with batches to acknowledge
         self._unanswered: set[str] = set()  # clients whose hello waits for a commit
-        self._asking: set[Session] = set()  # flushed, for the next commit
-        self._answerable: set[Session] = set()  # flushed, and that commit is durable
+        self._flushes: set[Session] = set()  # to be answered after the next commit
+        self._durable_flushes: set[Session] = set()  # to be answered now
 
     def open_stream(self, peer: Peer) -> StreamSession:
         """Return the session of a new connection."""
@@ -51,13 +51,14 @@ class SessionTable:
     def open_broker(
         self, peer: Peer, name: str, via: str, *, named: bool
     ) -> BrokerSession:
-        """Return the session with one client by way of a broker.
+        """Return the session of one client behind a broker.
 
         Args:
-            peer: what is known of its process.
+            peer: its process.
             name: the client's part of its topics.
-            via: the broker.
-            named: whether the name is a client's id, for which alone it may speak.
+            via: the broker's name.
+            named: whether the name is a client id. The session then accepts messages
+                of this client only.
         """
         self._opened += 1
         if named:
@@ -73,7 +74,7 @@ class SessionTable:
         return self._sessions.items()
 
     def connect(self, client: Client, session: Session) -> bool:
-        """Let a client speak through a session; return whether it is a new one."""
+        """Assign a client to a session; return whether the assignment is new."""
         client.via = session.via
         session.clients.add(client.id)
         known = self._sessions.get(client.id)
@@ -81,13 +82,13 @@ class SessionTable:
         return known is not session
 
     def close(self, session: Session) -> None:
-        """Take note that a connection is lost; watch the processes behind it."""
-        self._asking.discard(session)
-        self._answerable.discard(session)
+        """Handle the loss of a connection: watch the processes of its clients."""
+        self._flushes.discard(session)
+        self._durable_flushes.discard(session)
         watched = False
         for name in session.clients:
             if self._sessions.get(name) is not session:
-                continue  # it is back on another connection already
+                continue  # it has reconnected already
             del self._sessions[name]
             self._unacked.pop(name, None)
             self._unanswered.discard(name)
@@ -95,7 +96,7 @@ class SessionTable:
             if client is None or client.state is not ClientState.CONNECTED:
                 continue
             if name == session.anonymous and not session.only:
-                # A shell that pushed some rows: it did not promise to stay.
+                # A shell that pushed some rows is expected to disconnect.
                 self._clients.set_state(client, ClientState.ENDED, self._clock())
                 continue
             self._clients.set_state(client, ClientState.DISCONNECTED, self._clock())
@@ -111,10 +112,10 @@ class SessionTable:
         self._unacked[client.id] = None
 
     def greet(self, client: Client, session: Session) -> list[Reply]:
-        """Answer a hello, now or after the commit of what the client sent before.
+        """Answer a hello, now or after the commit of the client's earlier batches.
 
-        An answer with a lower number would make it report as lost what it had to drop
-        and we have taken.
+        An answer with a lower number would make the client report batches as lost
+        that it has dropped but the agent has received.
         """
         if client.received_seq > client.committed_seq:
             self._unanswered.add(client.id)
@@ -123,17 +124,17 @@ class SessionTable:
         return session.ack(client.id, client.committed_seq, client.greeting)
 
     def flush(self, session: Session, *, named: bool) -> None:
-        """Request a commit; answer a peer that gave no client's name after it."""
+        """Request a commit; a flush without a client id is answered after it."""
         if not named:
-            self._asking.add(session)
+            self._flushes.add(session)
         self.commit_due = True
 
     def slow(self, client: str, seconds: float) -> list[Reply]:
-        """Ask a client for at most one batch in so many seconds."""
+        """Ask a client to send at most one batch per `seconds`."""
         return self._sessions[client].reply(wire.slow(seconds))
 
     def repeat(self, session: Session) -> None:
-        """Acknowledge again, with the next commit, to a peer that had not read."""
+        """Repeat acknowledgements that were withheld, after the next commit."""
         session.acked.clear()
         self._unacked.update(dict.fromkeys(session.clients))
 
@@ -141,8 +142,8 @@ class SessionTable:
         """Return the replies that are due after a commit.
 
         Args:
-            durable: whether it succeeded. After a failure, hellos are answered at
-                once: their clients go on sending, and need not wait as well.
+            durable: whether the commit succeeded. After a failure, hellos are answered
+                at once, so that their clients can continue to send.
         """
         replies: list[Reply] = []
         for name in list(self._unanswered):
@@ -150,9 +151,9 @@ class SessionTable:
         for name in list(self._unacked) if durable else ():
             if name not in self._unanswered:
                 replies += self._acknowledge(name)
-        for session in self._answerable:
+        for session in self._durable_flushes:
             replies += session.reply(wire.ack(0, b""))
-        self._answerable.clear()
+        self._durable_flushes.clear()
         self.commit_due = self.commit_due or bool(self._unanswered)
         return replies
 
@@ -180,15 +181,15 @@ class SessionTable:
     # -- commits -----------------------------------------------------------------------
 
     def changes(self, full: bool) -> frozenset[Session]:  # noqa: ARG002
-        """Return the sessions whose flush the commit that begins will answer."""
+        """Return the sessions whose flush is answered after this commit."""
         self.commit_due = False
-        asking, self._asking = frozenset(self._asking), set()
-        return asking
+        flushes, self._flushes = frozenset(self._flushes), set()
+        return flushes
 
     def committed(self, change: frozenset[Session]) -> None:
-        """Let flushes be answered."""
-        self._answerable |= change
+        """Answer the flushes of a successful commit."""
+        self._durable_flushes |= change
 
     def refused(self, change: frozenset[Session]) -> None:
-        """Let flushes wait for the next commit."""
-        self._asking |= change
+        """Return the flushes of a failed commit to the queue of the next one."""
+        self._flushes |= change

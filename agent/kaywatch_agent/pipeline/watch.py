@@ -1,4 +1,4 @@
-"""Tells clients that died from those that only disconnected."""
+"""Distinguish clients that died from clients that only disconnected."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["ProcessWatch"]
 
 
 class ProcessWatch:
-    """The processes of disconnected clients, each until it is back or gone."""
+    """The processes of disconnected clients, until they reconnect or exit."""
 
     def __init__(self) -> None:
         self._peers: dict[str, Peer] = {}  # by client
@@ -22,13 +22,13 @@ class ProcessWatch:
         self._peers[client] = peer
 
     def expect(self, clients: Clients, via: str, peer: Peer) -> None:
-        """Watch clients that came by a broker before a restart, and are not back."""
+        """Watch clients of a broker that have not reconnected since a restart."""
         for client in clients:
             if client.via == via and client.state is ClientState.DISCONNECTED:
                 self._peers.setdefault(client.id, peer)
 
-    def look(self, clients: Clients, now: float) -> None:
-        """Mark clients as died whose process is gone; forget those that are back."""
+    def check(self, clients: Clients, now: float) -> None:
+        """Mark clients as died whose process has exited; drop reconnected ones."""
         for name, peer in list(self._peers.items()):
             client: Client | None = clients.get(name)
             if client is None or client.state is not ClientState.DISCONNECTED:
@@ -38,7 +38,7 @@ class ProcessWatch:
                 self.drop(name)
 
     def drop(self, client: str) -> None:
-        """Watch a client's process no longer."""
+        """Stop watching a client's process."""
         peer = self._peers.pop(client, None)
         # Clients of one connection share a peer.
         if peer is not None and peer not in self._peers.values():

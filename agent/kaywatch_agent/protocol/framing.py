@@ -1,4 +1,4 @@
-"""Cuts a byte stream into length-prefixed frames, and survives oversized ones."""
+"""Split a byte stream into length-prefixed frames; skip oversized ones."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ _LENGTH: Final = struct.Struct(">I")
 
 
 class Oversized(NamedTuple):
-    """A frame over the limit, which is being skipped."""
+    """A frame larger than the limit, which is skipped."""
 
     size: int
 
 
 class OutOfStep(NamedTuple):
-    """What came is no frame, and nothing after it can be understood."""
+    """Bytes that are not a frame; everything after them is unreadable."""
 
     size: int
 
 
 class FrameReader:
-    """Feed it bytes with `receive`; it returns what is complete."""
+    """Buffers an incomplete frame between calls of `receive`."""
 
     def __init__(self, limit: int = MAX_FRAME) -> None:
         self._limit = limit
         self._buffer = bytearray()
         self._skip = 0
-        self._lost = False
+        self._out_of_step = False
 
     @property
-    def held(self) -> int:
-        """Bytes of a frame that is not complete."""
+    def buffered(self) -> int:
+        """The number of bytes of an incomplete frame."""
         return len(self._buffer)
 
     @property
     def missing(self) -> int:
-        """Bytes that the present frame lacks, as far as its length has come."""
+        """The number of bytes that complete the current frame; 0 if unknown."""
         if len(self._buffer) < _LENGTH.size:
             return self._skip
         (size,) = _LENGTH.unpack_from(self._buffer)
@@ -53,7 +53,7 @@ class FrameReader:
         After an `OutOfStep` the caller closes the connection; all later bytes are
         ignored.
         """
-        if self._lost:
+        if self._out_of_step:
             return []
         skipped = min(self._skip, len(data))
         self._skip -= skipped
@@ -67,13 +67,13 @@ class FrameReader:
     def _cut(
         self, view: memoryview, frames: list[bytes | Oversized | OutOfStep]
     ) -> int:
-        """Append the complete frames; return how many bytes are done with."""
+        """Append the complete frames; return how many bytes were consumed."""
         at, end = 0, len(view)
         while end - at >= _LENGTH.size:
             (size,) = _LENGTH.unpack_from(view, at)
             body = at + _LENGTH.size
             if size > MAX_SKIP:
-                self._lost = True
+                self._out_of_step = True
                 frames.append(OutOfStep(size))
                 return end
             if size > self._limit:

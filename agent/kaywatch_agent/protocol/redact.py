@@ -1,9 +1,10 @@
-"""What is kept of a failure: its type, its message, its traceback; without secrets.
+"""Remove secrets from failures, and details that must not be kept.
 
-Strategy: a text is bounded and searched once for all that looks like a secret, before
-it goes to anybody: the store, the interface, alerts, receivers. The search takes time
-in proportion to the text, whatever the patterns; 500 characters without a secret take
-some 2 us. What takes longer is to replace, so a batch has so many secrets at most.
+Strategy: each text is bounded and searched once for all patterns of secrets, before the
+store, the user interface, alerts or receivers can read it. The search takes time
+proportional to the length of the text, whatever the patterns: 500 characters without a
+secret take some 2 us. Replacing a secret takes longer, so the number per batch is
+limited.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ __all__ = ["SECRETS", "FailureConfig", "Privacy"]
 REDACTED: Final = "[redacted]"
 WITHHELD: Final = "[withheld: too much to look through]"
 
-# Secrets of one batch that are replaced, at some 5 us each; a text that comes after
-# them is withheld. A batch may have 5,000 failures, with up to 100 secrets in each.
+# Secrets that are replaced in one batch, at some 5 us each. Messages after that are
+# withheld. A batch may have 5,000 failures, with up to 100 secrets in each.
 MAX_SECRETS: Final = 4_000
 
-# Different messages that are remembered: an outage repeats one of them all day.
-REMEMBERED: Final = 2_048
+# Redacted messages in the cache: during an outage, the same one repeats all day.
+CACHE_SIZE: Final = 2_048
 
 _WORD: Final = r"[A-Za-z0-9_.~+/=-]"
 _VALUE: Final = r"[^\s\"',;&]"
@@ -44,17 +45,17 @@ _PREFIXES: Final = (
     r"|whsec_|npm_"
 )
 
-# What is left of a key and its value is the key.
+# Only the group `value` is replaced, so that the key remains readable.
 SECRETS: Final = (
-    # api_key=..., "password": "...": the value to the next blank or quote. A number of
-    # tokens, of up to nine digits, is none of these, and neither is the key of a dict.
+    # api_key=..., "password": "...": the value up to the next blank or quote. Up to
+    # nine digits after "token" are a count of tokens, not a secret.
     rf"(?i:(?:{_KEYED})[ _-]?key{_EQUALS})(?P<value>{_VALUE}+)",
     rf"(?i:(?:{_NAMED}){_EQUALS})(?P<value>(?:(?i:bearer|basic)[ ])?{_VALUE}+)",
     rf"(?i:token{_EQUALS})(?P<value>(?:{_NO_NUMBER}){_VALUE}*)",
     rf"(?i:\b(?:bearer|basic)[ ])(?P<value>{_WORD}{{8,}})",
     # https://user:password@host
     r"://[^\s/:@]{0,40}:(?P<value>[^\s/@]+)@",
-    # Keys that begin with what they are, and AWS's
+    # Keys with a prefix that names their issuer, and those of AWS
     rf"\b(?P<value>(?:{_PREFIXES})[A-Za-z0-9_.-]{{12,}})",
     r"\b(?P<value>(?:AKIA|ASIA)[A-Z0-9]{16})\b",
     # A JSON web token, and a key in PEM
@@ -67,15 +68,15 @@ SECRETS: Final = (
 
 @dataclass(frozen=True)
 class FailureConfig:
-    """What is kept of failures (`[failures]`).
+    """How much of an exception is recorded (`[failures]`).
 
     Attributes:
-        detail: their type alone, their message too, or also their traceback, where the
+        detail: the type only, the type and message, or also the traceback if the
             client sends it.
-        redact_secrets: whether what looks like a key, a token, a password or an e-mail
-            address is left out of messages.
-        redact: further regular expressions, of which all that matches is left out, or
-            the group named `value` where there is one.
+        redact_secrets: whether keys, tokens, passwords and e-mail addresses in messages
+            are replaced by `[redacted]`.
+        redact: further regular expressions. Each match is replaced, or only its group
+            named `value` if it has one.
     """
 
     detail: Literal["type", "message", "traceback"] = "message"
@@ -95,35 +96,36 @@ class FailureConfig:
 
     @property
     def patterns(self) -> tuple[str, ...]:
-        """All that is left out."""
+        """The regular expressions of all text to replace."""
         return (*(SECRETS if self.redact_secrets else ()), *self.redact)
 
 
 class Privacy:
-    """Leaves out of failures what shall not be kept."""
+    """Redacts failures before they are stored or shown."""
 
     def __init__(self, config: FailureConfig | None = None) -> None:
         config = config or FailureConfig()
-        self.withheld = 0  # messages, since somebody counted
+        self.withheld = 0  # messages, since the caller last reset it
         self._detail = config.detail
         self._patterns = ExpressionSet(config.patterns)
-        self._replaced = 0  # secrets, in all texts
-        self._cleaned = lru_cache(REMEMBERED)(self._clean)
+        self._replaced = 0  # secrets in all texts
+        self._cleaned = lru_cache(CACHE_SIZE)(self._clean)
 
-    def failures(self, found: Iterable[FailureRecord]) -> tuple[FailureRecord, ...]:
-        """Return failures as they may be kept."""
+    def redact(self, failures: Iterable[FailureRecord]) -> tuple[FailureRecord, ...]:
+        """Return failures with the configured detail, without secrets."""
         if self._detail == "type":
-            return tuple(replace(f, message="", traceback="") for f in found)
-        most = self._replaced + MAX_SECRETS
-        return tuple(self._failure(failure, most) for failure in found)
+            return tuple(replace(f, message="", traceback="") for f in failures)
+        limit = self._replaced + MAX_SECRETS
+        return tuple(self._redact_one(failure, limit) for failure in failures)
 
-    def _failure(self, failure: FailureRecord, most: int) -> FailureRecord:
-        if self._replaced >= most and failure.message:
+    def _redact_one(self, failure: FailureRecord, limit: int) -> FailureRecord:
+        if self._replaced >= limit and failure.message:
             self.withheld += 1
             return replace(failure, message=WITHHELD, traceback="")
         message = self._cleaned(failure.message)[:MAX_MESSAGE]
-        kept = self._detail == "traceback"
-        traceback = self._cleaned(failure.traceback) if kept else ""
+        traceback = ""
+        if self._detail == "traceback":
+            traceback = self._cleaned(failure.traceback)
         return replace(failure, message=message, traceback=traceback)
 
     def _clean(self, text: str) -> str:

@@ -114,7 +114,7 @@ async def test_an_undecodable_topic_is_handled_and_the_next_message_too(
         client(port, seen) as guarded,
         asyncio.timeout(20),
     ):
-        await guarded.read_from([GOOD, REPLACED.decode()])
+        await guarded.subscribe_all([GOOD, REPLACED.decode()])
         await publish(mosquitto, REPLACED.decode(), "bad")
         await publish(mosquitto, GOOD, "good")
         while len(seen) < 2:
@@ -129,7 +129,7 @@ async def test_what_waited_in_the_session_comes_before_the_subscription(
     seen: list[tuple[str, bytes]] = []
     port = mosquitto.access().port
     async with client(port, seen) as first:
-        await first.read_from([GOOD])
+        await first.subscribe_all([GOOD])
     for number in range(30):
         await publish(mosquitto, GOOD, str(number))
 
@@ -160,7 +160,7 @@ async def test_a_lost_connection_raises_one_error_and_closes_the_socket(
 
     async def listen_and_stop() -> None:
         async with guarded, asyncio.TaskGroup() as tasks:
-            tasks.create_task(guarded.lost())
+            tasks.create_task(guarded.wait_lost())
             await asyncio.to_thread(mosquitto.stop)
 
     with pytest.raises(ConnectionError, match="the broker closed the connection"):
@@ -171,7 +171,7 @@ async def test_a_lost_connection_raises_one_error_and_closes_the_socket(
 
 async def test_the_status_is_published_before_disconnecting(mosquitto: Broker) -> None:
     async with client(mosquitto.access().port, []) as guarded:
-        assert await guarded.confirmed(STATUS, b"online", True) == ""
+        assert await guarded.publish_confirmed(STATUS, b"online", True) == ""
 
     with mosquitto.subscribed(STATUS) as read:
         assert (await asyncio.to_thread(read.wait))[0].payload == b"offline"

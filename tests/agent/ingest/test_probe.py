@@ -50,7 +50,7 @@ async def listening(path: str, serve: Serve) -> AsyncIterator[None]:
 
 
 async def look(path: str) -> str:
-    return await Probe(path, lambda _: None).look()
+    return await Probe(path, lambda _: None).check()
 
 
 async def test_what_is_acknowledged_is_well(path: str) -> None:
@@ -106,7 +106,7 @@ async def test_who_takes_bytes_and_says_nothing_is_not(
 
 async def test_a_path_that_is_gone_or_no_socket_is_told(path: str) -> None:
     assert await look(path) == (
-        f"{path} is gone: no client finds this agent until a restart"
+        f"{path} was deleted: restart the agent to create it again"
     )
     os.mknod(path)
     assert "ConnectionRefusedError" in await look(path)
@@ -130,7 +130,7 @@ async def test_another_process_that_listens_there_is_told(
     path: str, other: int
 ) -> None:
     assert await look(path) == (
-        f"{path}: process {other} listens there in place of this one"
+        f"{path}: process {other} listens there instead of this one"
     )
 
 
@@ -152,4 +152,4 @@ async def test_it_tells_each_time_and_looks_sooner_while_something_is_wrong(
             while told[-1]:
                 await asyncio.sleep(0.01)
     task.cancel()
-    assert all("is gone" in problem for problem in told[:-1])
+    assert all("was deleted" in problem for problem in told[:-1])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.ingest.access import Access, Refusal, group_number, user_number
 from kaywatch_agent.ingest.config import IngestConfig
-from kaywatch_agent.ingest.quotas import PROCESS_HELD, Account, Quotas, Shares
+from kaywatch_agent.ingest.quotas import MAX_PROCESS_BYTES, Account, Quotas, QuotaUsage
 from kaywatch_agent.settings.reader import section
 
 
@@ -70,29 +70,29 @@ def test_what_cannot_be_is_told_with_its_key(
 
 
 def test_a_process_and_a_user_have_so_many_connections() -> None:
-    shares = Shares(Quotas(process_connections=2, user_connections=3, connections=4))
-    assert [shares.enter(1, 1000) for _ in range(3)] == [
+    usage = QuotaUsage(Quotas(process_connections=2, user_connections=3, connections=4))
+    assert [usage.enter(1, 1000) for _ in range(3)] == [
         None,
         None,
         Refusal.PROCESS_CONNECTIONS,
     ]
-    assert shares.enter(2, 1000) is None
-    assert shares.enter(3, 1000) is Refusal.USER_CONNECTIONS
-    assert shares.enter(4, 1001) is None
-    assert shares.enter(5, 1002) is Refusal.DESCRIPTORS
-    shares.leave(1, 1000)
-    assert shares.enter(3, 1000) is None
+    assert usage.enter(2, 1000) is None
+    assert usage.enter(3, 1000) is Refusal.USER_CONNECTIONS
+    assert usage.enter(4, 1001) is None
+    assert usage.enter(5, 1002) is Refusal.DESCRIPTORS
+    usage.leave(1, 1000)
+    assert usage.enter(3, 1000) is None
 
 
 def test_unfinished_frames_are_bounded_by_process() -> None:
-    shares = Shares(Quotas())
-    shares.enter(1, 1000)
-    shares.enter(2, 1000)
-    assert shares.hold(1, 1000, PROCESS_HELD) is None
-    assert shares.hold(1, 1000, 1) is Refusal.MEMORY
-    assert shares.hold(2, 1000, 1) is None
-    assert shares.hold(1, 1000, -PROCESS_HELD) is None
-    assert shares.hold(1, 1000, 1) is None
+    usage = QuotaUsage(Quotas())
+    usage.enter(1, 1000)
+    usage.enter(2, 1000)
+    assert usage.add_buffered(1, 1000, MAX_PROCESS_BYTES) is None
+    assert usage.add_buffered(1, 1000, 1) is Refusal.MEMORY
+    assert usage.add_buffered(2, 1000, 1) is None
+    assert usage.add_buffered(1, 1000, -MAX_PROCESS_BYTES) is None
+    assert usage.add_buffered(1, 1000, 1) is None
 
 
 @given(
@@ -103,20 +103,20 @@ def test_unfinished_frames_are_bounded_by_process() -> None:
 def test_accounts_end_with_the_last_connection(
     steps: list[tuple[int, int, bool]],
 ) -> None:
-    shares = Shares(Quotas(process_connections=3, user_connections=5, connections=7))
+    usage = QuotaUsage(Quotas(process_connections=3, user_connections=5, connections=7))
     inside: list[tuple[int, int]] = []
     for pid, user, enter in steps:
         if enter:
-            if shares.enter(pid, user) is None:
+            if usage.enter(pid, user) is None:
                 inside.append((pid, user))
         elif inside:
-            shares.leave(*inside.pop())
-    assert shares.connections == len(inside) <= 7
+            usage.leave(*inside.pop())
+    assert usage.connections == len(inside) <= 7
     while inside:
-        shares.leave(*inside.pop())
-    assert shares.connections == 0
-    assert not shares._processes
-    assert not shares._users
+        usage.leave(*inside.pop())
+    assert usage.connections == 0
+    assert not usage._processes
+    assert not usage._users
 
 
 @given(st.lists(st.tuples(st.integers(1, 5000), st.floats(0, 3)), max_size=50))
@@ -124,7 +124,7 @@ def test_over_any_time_no_more_is_read_than_the_rate_and_a_second_s_worth(
     reads: list[tuple[int, float]],
 ) -> None:
     account, now, taken = Account(), 100.0, 0
-    account.at = now - 1
+    account.updated = now - 1
     for size, later in reads:
         now += later
         pause = account.spend(size, 1000.0, now)

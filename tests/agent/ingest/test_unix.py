@@ -180,12 +180,12 @@ async def test_unfinished_frames_are_bounded_and_the_bound_is_told(
             links.append((reader, writer))
         await until(lambda: agent.counted("ingest_refused_total", "memory") == 1)
         await until(lambda: len(listener.connections) == 8)
-        held = listener._shares._processes[os.getpid()].held
-        assert held <= 32 * 2**20
+        buffered = listener._usage._processes[os.getpid()].buffered
+        assert buffered <= 32 * 2**20
         for _, writer in links:
             writer.transport.abort()
         await until(lambda: not listener.connections)
-        assert not listener._shares._processes
+        assert not listener._usage._processes
 
 
 async def test_who_sends_too_fast_is_read_more_slowly_and_loses_nothing(
@@ -227,7 +227,7 @@ async def test_all_that_has_arrived_is_taken_in_before_the_end(folder: Path) -> 
             other.connect(path)
             other.sendall(wire.frame(row()) * 3_000)
             await until(lambda: agent.counted("received_bytes_total"))
-            await listener.take_all()
+            await listener.read_all()
             agent.commit()
             assert agent.counted("events_total") == 3_000
         writer.close()

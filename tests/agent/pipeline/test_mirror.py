@@ -11,9 +11,9 @@ from tests.agent.protocol.samples import CLIENT, batch, executions, hello
 
 from kaywatch import wire
 from kaywatch._version import __version__
-from kaywatch_agent.ingest.peers import Peer
+from kaywatch_agent.ingest.peers import LocalPeer
 from kaywatch_agent.pipeline import mirror as observers
-from kaywatch_agent.pipeline.mirror import MAX_OBSERVERS
+from kaywatch_agent.pipeline.mirror import MAX_CAPTURES
 
 
 class Line:
@@ -139,11 +139,11 @@ def test_another_user_may_not_capture(agent: Agent) -> None:
     [(0, True), (os.geteuid(), True), (os.geteuid() + 1, False), (-1, False)],
 )
 def test_root_and_the_agents_own_user_are_trusted(uid: int, trusted: bool) -> None:
-    assert Peer(0, uid, 0).trusted is trusted
+    assert LocalPeer(0, uid, 0).trusted is trusted
 
 
 def test_four_captures_at_a_time(agent: Agent) -> None:
-    lines = [Line(agent) for _ in range(MAX_OBSERVERS + 1)]
+    lines = [Line(agent) for _ in range(MAX_CAPTURES + 1)]
     replies = [line.say(wire.capture())[0] for line in lines]
     assert [reply["type"] for reply in replies] == ["captured"] * 4 + ["error"]
     assert replies[-1]["code"] == "forbidden"

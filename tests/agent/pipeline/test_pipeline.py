@@ -704,7 +704,7 @@ def test_who_hung_up_after_a_flush_of_nobody_is_forgotten(agent: Agent) -> None:
     talk.link.close()
     talk.tick()
     sessions = agent.pipeline.sessions
-    assert not sessions._asking | sessions._answerable
+    assert not sessions._flushes | sessions._durable_flushes
 
 
 def test_a_process_that_goes_without_a_bye_died_with_nodes_in_flight(

@@ -31,7 +31,7 @@ def failure(message: str, traceback: str = "") -> FailureRecord:
 
 
 def cleaned(message: str, **config: object) -> str:
-    (found,) = Privacy(FailureConfig(**config)).failures([failure(message)])  # type: ignore[arg-type]
+    (found,) = Privacy(FailureConfig(**config)).redact([failure(message)])  # type: ignore[arg-type]
     return found.message
 
 
@@ -135,7 +135,7 @@ def test_so_much_is_kept_as_is_asked_for(
 ) -> None:
     privacy = Privacy(FailureConfig(detail=detail))  # type: ignore[arg-type]
     sent = failure(f"token={SECRET}", f"a.py:1 in f\ntoken={SECRET}")
-    (found,) = privacy.failures([sent])
+    (found,) = privacy.redact([sent])
     assert (found.message, found.traceback) == (message, traceback)
     assert replace(found, message="", traceback="") == failure("")
 
@@ -183,7 +183,7 @@ def test_any_pattern_ends_soon_on_unfortunate_texts(
     # A test that hangs is how this would fail: there is a deadline for each.
     privacy = Privacy(FailureConfig(redact=(pattern,)))
     for text in ("a" * MAX_MESSAGE, "ab" * 250, "1" * 499 + "x", "abc" * 166):
-        privacy.failures([failure(text)])
+        privacy.redact([failure(text)])
 
 
 @pytest.mark.parametrize("pattern", ["(a+)+b", "(a|a)*b", r"(\w{1,5})*x", "a.*b.*c"])
@@ -191,19 +191,19 @@ def test_what_takes_for_ever_elsewhere_takes_no_time_here(pattern: str) -> None:
     privacy = Privacy(FailureConfig(redact=(pattern,)))
     texts = [failure(f"{n}" + "a" * 490) for n in range(MAX_LIST)]
 
-    assert privacy.failures(texts)[0].message == texts[0].message
+    assert privacy.redact(texts)[0].message == texts[0].message
 
 
 def test_of_a_batch_with_too_many_secrets_the_rest_is_withheld() -> None:
     privacy = Privacy(FailureConfig())
     many = [failure(f"{n} token={SECRET} " + "pwd=a " * 70) for n in range(MAX_LIST)]
-    found = privacy.failures(many)
+    found = privacy.redact(many)
     assert len(found) == MAX_LIST
     assert not [f for f in found if SECRET in f.message]
     withheld = [f for f in found if f.message == WITHHELD]
     assert privacy.withheld == len(withheld) == MAX_LIST - -(-MAX_SECRETS // 71)
     # What was seen before costs next to nothing, and the next batch begins anew.
-    again = privacy.failures([*many[:3], *[failure(f"token={SECRET}")] * MAX_LIST])
+    again = privacy.redact([*many[:3], *[failure(f"token={SECRET}")] * MAX_LIST])
     assert [f.message for f in again[:3]] == [f.message for f in found[:3]]
     assert {f.message for f in again[3:]} == {f"token={REDACTED}"}
 
@@ -211,7 +211,7 @@ def test_of_a_batch_with_too_many_secrets_the_rest_is_withheld() -> None:
 def test_failures_without_secrets_are_never_withheld() -> None:
     privacy = Privacy(FailureConfig())
     many = [failure(f"{n} " + "x@" * 240) for n in range(MAX_LIST)]
-    assert privacy.failures(many) == tuple(many)
+    assert privacy.redact(many) == tuple(many)
     assert privacy.withheld == 0
 
 
