@@ -145,7 +145,7 @@ class HttpConfig:
         if folder is None:
             raise ConfigError(
                 f"http.{name}_credential",
-                "CREDENTIALS_DIRECTORY is not set; is LoadCredential= in the unit?",
+                "CREDENTIALS_DIRECTORY is not set; add LoadCredential= to the unit",
             )
         return os.path.join(folder, credential)
 

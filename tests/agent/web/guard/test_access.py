@@ -201,7 +201,7 @@ def test_tokens_come_as_credentials(
     (tmp_path / "admins").write_text(ADMIN)
     config = HttpConfig(LISTEN, admin_tokens_credential="admins")
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
-    with pytest.raises(ConfigError, match="is LoadCredential= in the unit"):
+    with pytest.raises(ConfigError, match="add LoadCredential= to the unit"):
         _ = config.admin_tokens
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     with serving(config=config) as served:
