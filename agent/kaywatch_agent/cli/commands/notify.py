@@ -24,6 +24,9 @@ POLL_SECONDS: Final = 0.2
 
 MAX_SHOWN_ALERTS: Final = 3
 
+# The highest limit of the list; an id's first characters are looked up in it.
+MAX_DEAD: Final = 10_000
+
 _RECEIVER_COLUMNS: Final = {
     "receiver": lambda row: row["name"],
     "type": lambda row: row["type"],
@@ -172,6 +175,12 @@ def _test_messages(receiver: str, url: str) -> list[Any]:
 
 def _change(action: str, message: str | None, everything: bool, url: str) -> None:
     options.check_target("MESSAGE", message, everything)
-    answer = send("POST", f"{PATH}/{action}", {"id": message or ""}, url)
+    name = ""
+    if message is not None:
+        query = {"status": "dead", "limit": MAX_DEAD}
+        ids = [row["id"] for row in fetch(PATH, query, url)["notifications"]]
+        command = "kaywatch outbox list --status dead"
+        name = options.expand_id(message, ids, "dead message", command)
+    answer = send("POST", f"{PATH}/{action}", {"id": name}, url)
     done = {"retry": "queued again", "purge": "deleted"}[action]
     click.echo(f"{output.plural(answer['count'], 'message')} {done}.")

@@ -140,9 +140,10 @@ def check_target(name: str, target: str | None, everything: bool) -> None:
     """Check that a command was given either a target or `--all`.
 
     Raises:
-        click.UsageError: it was given neither, or both.
+        click.UsageError: it was given neither, or both, or an empty target, which an
+            unset variable of a script causes; it must not stand for all.
     """
-    if (target is None) is not everything:
+    if (target is None) is not everything or target == "":
         raise click.UsageError(f"expected either {name} or --all")
 
 
