@@ -66,7 +66,8 @@ def show_report(report: BacktestReport, *, bodies: int) -> None:
     episodes = find_episodes(report.simulation)
     click.echo(
         f"{_format_date(report.start)} to {_format_date(report.end)} UTC,"
-        f" {duration(report.end - report.start)} in {report.evaluations:,} evaluations"
+        f" {duration(report.end - report.start)} in"
+        f" {output.plural(report.evaluations, 'evaluation')}"
     )
     for line in _describe_resolutions(report):
         output.print_wrapped(line)
