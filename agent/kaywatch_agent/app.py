@@ -1,4 +1,4 @@
-"""One agent's life: opens what its components need, and stops them in reverse."""
+"""Start and stop the components of an agent, in order and in reverse order."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ log = structlog.get_logger("kaywatch.agent")
 
 
 class App:
-    """One agent; `run` is its whole life."""
+    """One agent. `run` returns after `stop` was called."""
 
     def __init__(
         self,
@@ -59,11 +59,11 @@ class App:
         """Build the components; open nothing.
 
         Args:
-            config: what is set.
+            config: the configuration.
             clock: returns Unix seconds.
-            notifier: tells systemd how the agent is.
-            sockets: listening sockets that are held for it, `ingest` and `http`; it
-                opens others.
+            notifier: reports the agent's state to systemd.
+            sockets: listening sockets passed by systemd, `ingest` and `http`; missing
+                ones are opened.
         """
         self.config = config
         self.http_url = ""
@@ -82,7 +82,7 @@ class App:
         """Serve until `stop` is called.
 
         Args:
-            ready: called once everything listens.
+            ready: called when all sockets are open.
 
         Raises:
             StartError: a socket, a port or the store cannot be opened.
@@ -98,7 +98,8 @@ class App:
             ready()
             now, counts = self.components.clock(), self.components.status_counts()
             self.supervision.serving(now, counts)
-            # What was imported stays: a full collection is 20 ms shorter without it.
+            # Imported modules are never freed; a full collection is 20 ms shorter
+            # without them.
             gc.freeze()
             ticks = asyncio.create_task(ticker.run_ticks(), name="ticks")
             commits = asyncio.create_task(ticker.run_commits(), name="commits")
@@ -111,10 +112,10 @@ class App:
         self._stopping.set()
 
     def reload(self, config: Config) -> None:
-        """Use another configuration, all of it or nothing.
+        """Apply a new configuration, completely or not at all.
 
         Raises:
-            ConfigError: it changes something that is only read at the start.
+            ConfigError: it changes settings that are only read at the start.
         """
         fixed = [
             f"{section}.{key}"
@@ -158,7 +159,7 @@ class App:
         )
 
     def _open_store(self) -> None:
-        """Open the store, and go on from what is in it."""
+        """Open the store, and restore its state."""
         path = self.config.store.file
         if path is None:
             return
@@ -197,7 +198,7 @@ class App:
         self.supervision.close()
 
     async def _commit_last(self, commits: asyncio.Task[None]) -> None:
-        """Commit what has arrived, after the commit in progress, if time allows."""
+        """Commit all received batches, after the commit in progress, if time allows."""
         ticker = self.components.ticker
         ticker.end_commits()
         await self.supervision.wait(commits, STOP_SECONDS)
@@ -206,14 +207,14 @@ class App:
             await self.supervision.wait(last, STOP_SECONDS)
 
     def _report(self) -> None:
-        """Tell systemd how the agent is."""
+        """Report the agent's state to systemd."""
         components = self.components
         now = components.clock()
         status = components.health.status(now)
         self.supervision.tick(now, components.status_counts(), status)
 
     async def _check_store(self, writer: StoreWriter) -> None:
-        """Look for damage in a large file, and report what was found."""
+        """Check a large store for damage, and report the result."""
         started = time.perf_counter()
         try:
             damage = await writer.check()
@@ -234,7 +235,7 @@ class App:
         self.components.health.report("store check", self.components.clock(), problem)
 
     def _report_probe(self, problem: str) -> None:
-        """Report whether what the agent pushed to itself was acknowledged."""
+        """Report the result of the ingest probe."""
         if problem:
             self.components.health.fail("ingest", problem)
         else:

@@ -1,4 +1,4 @@
-"""Builds all components of an agent from its configuration, and connects them."""
+"""Build all components of an agent from its configuration, and connect them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from kaywatch_agent.web.view import AgentUsage, AgentView
 
 __all__ = ["Components"]
 
-# A tick that is this late means that the agent hangs.
+# A tick that is this late means that the agent is stuck.
 TICK_DEADLINE: Final = 10.0
 RULES_DEADLINE: Final = 60.0
 INGEST_DEADLINE: Final = 30.0  # three probes that fail, or hang
@@ -56,20 +56,20 @@ class Components:
     Attributes:
         clock: returns Unix seconds.
         health: the readiness of each stage.
-        metrics: the agent's own.
-        pipeline: from messages to aggregates.
+        metrics: the agent's own metrics.
+        pipeline: turns messages into aggregates.
         intake: between the transports and the pipeline.
         listener: the UNIX socket.
         mqtt: the brokers.
         alerting: the rules.
         delivery: notifications.
-        committer: makes all of it durable.
-        ticker: drives all of it.
+        committer: makes all state durable.
+        ticker: calls the components once a second.
         web: the HTTP server.
     """
 
     def __init__(self, config: Config, clock: Callable[[], float] = time.time) -> None:
-        """Build them; open nothing."""
+        """Build the components; open nothing."""
         self.clock = clock
         self.health = _health(clock)
         self.metrics = MetricsRegistry()
@@ -99,11 +99,11 @@ class Components:
         self._include_metrics()
 
     def request_commit(self) -> None:
-        """Ask for a commit before the next tick."""
+        """Request a commit before the next tick."""
         self.committer.request()
 
     def use(self, config: Config) -> None:
-        """Use another configuration."""
+        """Apply a new configuration."""
         self.web.use(config.http)
         self.listener.use(config.ingest)
         self.pipeline.aggregator.registry.limit(config.limits)
@@ -114,7 +114,7 @@ class Components:
             self.committer.writer.keep(config.store.retention)
 
     def restore(self, writer: StoreWriter) -> None:
-        """Use a store, and go on from what is in it."""
+        """Use a store, and restore its state."""
         started = time.perf_counter()
         self.committer.writer = writer
         self.metrics.include(writer.metrics)
@@ -153,7 +153,7 @@ class Components:
     # -- inside ------------------------------------------------------------------------
 
     def _durable_parts(self) -> list[Durable]:
-        """Return what a commit makes durable, in the order of its making."""
+        """Return the parts of a commit, in the order in which they are collected."""
         return [
             self.pipeline.aggregator,
             self.pipeline.clients,
@@ -225,7 +225,7 @@ class Components:
             self.health.report(f"mqtt {broker}", now, problem)
 
     def _healthy(self) -> bool:
-        """Whether rules are evaluated and events taken in."""
+        """Return whether the agent receives events and evaluates rules."""
         return self.health.status(self.clock()).status is not Readiness.UNHEALTHY
 
     def _count(self, state: ClientState) -> int:
@@ -241,5 +241,5 @@ def _health(clock: Callable[[], float]) -> Health:
 
 
 def _alert_json(snapshot: AlertsSnapshot, alert: Alert) -> bytes:
-    """Return an alert as HTTP has it."""
+    """Return an alert in the JSON format of the HTTP API."""
     return msgspec.json.encode(view_alert(snapshot, alert))

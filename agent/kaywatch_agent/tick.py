@@ -1,4 +1,4 @@
-"""What the agent does once a second and for each commit, top to bottom."""
+"""Run the agent's tasks of each second and of each commit."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ __all__ = ["Ticker"]
 
 TICK_SECONDS: Final = 1.0
 
-# Between two commits: a thousand clients that exit at once share a few.
+# Seconds between two commits, so that a thousand clients that exit share a few commits.
 COMMIT_PAUSE: Final = 0.02
 
 log = structlog.get_logger("kaywatch.agent")
 
 
 class Ticker:
-    """Drives the stages; each of them returns values and knows none of the others."""
+    """Calls the stages in order. Each returns values and is independent of the rest."""
 
     def __init__(
         self,
@@ -42,18 +42,18 @@ class Ticker:
         changed: list[Callable[[AlertsSnapshot], None]],
         clock: Callable[[], float],
     ) -> None:
-        """Prepare it.
+        """Connect the stages.
 
         Args:
             pipeline: aggregates.
             intake: sends replies.
             alerting: evaluates the rules.
-            delivery: takes the notification requests of an evaluation.
-            committer: makes all of it durable.
-            health: learns how each stage does.
+            delivery: queues the notification requests of an evaluation.
+            committer: makes all state durable.
+            health: receives the state of each stage.
             publish: called at the end of each tick.
             changed: called with the alerts that changed.
-            clock: Unix seconds.
+            clock: returns Unix seconds.
         """
         self._pipeline = pipeline
         self._intake = intake
@@ -64,12 +64,12 @@ class Ticker:
         self.publish = publish
         self.changed = changed
         self._clock = clock
-        self._problems: dict[Callable[[], None], str] = {}  # by what failed last
+        self._problems: dict[Callable[[], None], str] = {}  # of tasks that failed
         self._ending = False
         self._evaluation: asyncio.Task[None] | None = None
 
     async def run_ticks(self) -> None:
-        """Tick once a second, until cancelled; a missed tick is not made up for."""
+        """Tick once a second, until cancelled. Missed ticks are skipped."""
         loop = asyncio.get_running_loop()
         due = loop.time()
         while True:
@@ -105,7 +105,7 @@ class Ticker:
             self._guard(publish)
 
     async def commit(self) -> None:
-        """Make durable what has arrived and changed, then acknowledge it."""
+        """Commit all batches and changes, then acknowledge them."""
         self._guard(self._aggregate)
         durable = await self._committer.commit()
         self._intake.write(self._pipeline.sessions.acknowledge(durable=durable))
@@ -131,23 +131,23 @@ class Ticker:
         """Evaluate the rules, and pass on the result."""
         view = self._pipeline.aggregator.view(self._clock())
         update = await self._alerting.evaluate(view, self._pipeline.clients)
-        # Nothing may come between: alerts and their messages belong in one commit.
+        # No await before this: alerts and their notifications belong in one commit.
         self._delivery.enqueue(update.requests)
         if update.changed is not None:
             for changed in self.changed:
                 try:
                     changed(update.changed)
                 except Exception:
-                    log.exception("alerts that changed could not be passed on")
+                    log.exception("cannot publish changed alerts")
 
     def _guard(self, work: Callable[[], None]) -> str:
-        """Do something; return what went wrong. The next tick tries again."""
+        """Call `work`; return its error as text. The next tick tries again."""
         try:
             work()
         except Exception as error:
             problem = f"{type(error).__name__}: {error}"
             if problem != self._problems.get(work):
-                log.exception("a part of the tick failed, and is tried again")
+                log.exception("part of a tick failed; retrying at the next tick")
             self._problems[work] = problem
             return problem
         self._problems.pop(work, None)

@@ -1,1 +1,1 @@
-"""Bytes become messages. Sans-IO: no sockets, no clock, and nothing here waits."""
+"""Decode bytes into messages. Sans-IO: no sockets, no clock, no waiting."""

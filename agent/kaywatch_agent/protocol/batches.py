@@ -1,9 +1,9 @@
-"""Queued batches become events and details; batches that share a table do so together.
+"""Decode queued batches into events and details; join batches that share a table.
 
-Strategy: the clients of one program repeat one table. The columns of all batches with
-the same table and service are joined and checked together (`columns`), so a batch of
-twenty events costs a few microseconds; see `docs/benchmarks.md`. Batches of rows have
-no table: those of one service get a common one.
+Strategy: the processes of one program send the same table. The columns of all batches
+with the same table and service are joined and checked together (`columns`), so a batch
+of twenty events costs a few microseconds; see `docs/benchmarks.md`. Batches of rows
+have no table, so one is built for all batches of a service.
 """
 
 from __future__ import annotations
@@ -52,15 +52,15 @@ MAX_JOINED_ROWS: Final = 65_535  # bytes
 
 
 class JoinedBatches(NamedTuple):
-    """The sound events of batches of one service that share a table.
+    """The valid events of batches that share a service and a table.
 
     Attributes:
-        service: that they are of.
-        members: the positions of these batches among those that were read.
-        events: of all of them, in their order.
-        executions: how many of the executions are of each batch.
-        points: how many of the points.
-        runs: how many of the runs.
+        service: the service of the batches.
+        members: the positions of the batches in the argument of `BatchReader.events`.
+        events: the events of all batches, in the order of `members`.
+        executions: the number of executions of each batch.
+        points: the number of points of each batch.
+        runs: the number of runs of each batch.
     """
 
     service: str
@@ -86,7 +86,7 @@ class JoinedBatches(NamedTuple):
 
 
 class BatchReader:
-    """Reads the sections of batches; holds the cache of tables that makes it fast."""
+    """Reads the sections of batches, with a cache of decoded tables."""
 
     def __init__(self) -> None:
         self._tables = TableCache()
@@ -97,12 +97,12 @@ class BatchReader:
         services: Sequence[str],
         checked: Sequence[Checked],
     ) -> Iterator[JoinedBatches]:
-        """Yield the sound events of all batches.
+        """Yield the valid events of all batches.
 
         Args:
-            batches: as decoded.
-            services: of each batch.
-            checked: of each batch, where its problems are counted.
+            batches: the decoded headers with encoded sections.
+            services: the service of each batch.
+            checked: counts the errors of each batch.
         """
         groups: dict[tuple[int, str], tuple[Table, list[int]]] = {}
         of_rows: dict[str, list[int]] = {}  # positions by service
@@ -121,37 +121,37 @@ class BatchReader:
             yield _joined_columns(service, table, members, batches, checked)
 
     def details(self, batch: Batch, checked: Checked) -> Details:
-        """Return what is sound of a batch's other sections; the rest is counted."""
-        found = batch.encoded
+        """Return the valid items of a batch's other sections; count the rejected."""
+        encoded = batch.encoded
         if not (
-            found.failures
-            or found.topologies
-            or found.in_flight
-            or found.loops
-            or found.looped
-            or found.process
+            encoded.failures
+            or encoded.topologies
+            or encoded.in_flight
+            or encoded.loops
+            or encoded.looped
+            or encoded.process
         ):
             return NO_DETAILS
         return Details(
-            failures=_failures.decode(found.failures, "failures", checked) or (),
-            topologies=_topologies.decode(found.topologies, "topologies", checked)
+            failures=_failures.decode(encoded.failures, "failures", checked) or (),
+            topologies=_topologies.decode(encoded.topologies, "topologies", checked)
             or (),
-            in_flight=_in_flight.decode(found.in_flight, "in_flight", checked),
-            loops=_revisits.decode(found.loops, "loops", checked),
-            looped=_revisits.decode(found.looped, "looped", checked) or (),
-            process=_process(found.process, checked),
+            in_flight=_in_flight.decode(encoded.in_flight, "in_flight", checked),
+            loops=_revisits.decode(encoded.loops, "loops", checked),
+            looped=_revisits.decode(encoded.looped, "looped", checked) or (),
+            process=_process(encoded.process, checked),
         )
 
     def _table(self, batch: Batch, checked: Checked) -> Table | None:
-        """Return the table that a batch's columns index; None if it can't be used."""
-        found = batch.encoded
+        """Return the table of a batch's columns; None if it is invalid."""
+        encoded = batch.encoded
         try:
-            return self._tables.get(found.table)
+            return self._tables.get(encoded.table)
         except TableError as error:
             lost = sum(
-                section.claimed(encoded)
+                section.claimed(columns)
                 for section in _COLUMNS
-                if (encoded := getattr(found, section.name))
+                if (columns := getattr(encoded, section.name))
             )
             checked.count(ErrorCode.BAD_TABLE, str(error), max(1, lost))
             return None
@@ -167,7 +167,7 @@ _samples: Final = msgspec.msgpack.Decoder(ProcessSample)
 
 
 def _process(encoded: msgspec.Raw, checked: Checked) -> ProcessSample | None:
-    """Return the process's resources; None if they are missing or out of bounds."""
+    """Return the resource usage of the process; None if missing or invalid."""
     if not encoded:
         return None
     try:
@@ -255,7 +255,7 @@ def _executions(rows: Rows) -> Executions:
 
 
 def _described(rows: Rows) -> slice | NDArray[np.intp]:
-    """Return which rows the optional columns describe: the first of each batch."""
+    """Return the rows that have optional columns: the first ones of each batch."""
     if rows.optional_sizes == rows.sizes:
         return slice(None)
     starts = np.cumsum([0, *rows.sizes[:-1]])

@@ -1,9 +1,9 @@
-"""Binary columns become checked numpy arrays: unsound rows are dropped and counted.
+"""Decode binary columns into numpy arrays; drop and count invalid rows.
 
 Strategy: the columns of all batches that share a table are joined as bytes and checked
-once, since a numpy call costs the same for twenty rows as for a thousand. Only when a
-joined check fails is each batch checked by itself, so that the error names the batch
-and the sound rows of all are kept.
+once, because a numpy call costs the same for twenty rows as for a thousand. If a joined
+check fails, each batch is checked alone, so that the error is attributed to its batch
+and all valid rows are kept.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ from kaywatch_agent.protocol.table import Table
 
 __all__ = ["BAD_INPUT", "EXECUTIONS", "POINTS", "RUNS", "Checked", "Rows", "Section"]
 
-# What the foreign decoder raises on hostile bytes.
+# The exceptions that msgspec raises for invalid input.
 BAD_INPUT: Final = (msgspec.MsgspecError, ValueError, OverflowError, RecursionError)
 
-# Little-endian on the wire, whatever the machine.
+# The wire format is little-endian on every machine.
 _TYPES: Final = {code: np.dtype(code).newbyteorder("<") for code in "BHIfd"}
 _anything: Final = msgspec.msgpack.Decoder(dict[str, Any])
 _LAST_OUTCOME: Final = max(Outcome)
 
-# The reductions behind the methods `max` and so on: on twenty events, 0.3 us quicker.
+# Calling the reductions directly saves 0.3 us compared with the methods of arrays.
 _max: Final = np.maximum.reduce
 _min: Final = np.minimum.reduce
 _all: Final = np.logical_and.reduce
 
 Mask = NDArray[np.bool_]
 Array = NDArray[Any]
-Problem = tuple[ErrorCode, str, Mask]  # what is wrong, and which rows are not
+Problem = tuple[ErrorCode, str, Mask]  # the error, and the mask of the valid rows
 Check = Callable[[Mapping[str, Array], Table], list[Problem | None]]
 
 
 class Checked:
-    """Collects what was wrong with a batch, for the counters and for the sender."""
+    """Collects the errors of a batch, for the counters and for the sender."""
 
     def __init__(self) -> None:
         self.rejected: Counter[ErrorCode] = Counter()
@@ -61,14 +61,14 @@ class Checked:
 
 
 class Rows(NamedTuple):
-    """The sound rows of one section of several batches, in the order of the batches.
+    """The valid rows of one section of several batches, in the order of the batches.
 
     Attributes:
         columns: one array for each column.
-        optional: one array for each optional column; of each batch, they describe the
-            first rows.
-        sizes: how many rows each batch has.
-        optional_sizes: how many rows of each batch the optional columns describe.
+        optional: one array for each optional column. They have values for the first
+            rows of each batch.
+        sizes: the number of rows of each batch.
+        optional_sizes: the number of rows of each batch with optional values.
     """
 
     columns: list[Array]
@@ -78,7 +78,7 @@ class Rows(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """One batch's columns, their lengths checked."""
+    """The columns of one batch, after a check of their lengths."""
 
     columns: Sequence[Any]  # buffers
     size: int
@@ -86,7 +86,7 @@ class _Part(NamedTuple):
 
 
 class Section:
-    """One section of columns: how it is encoded, and what its rows must satisfy."""
+    """The encoding of one section of columns, and the checks of its rows."""
 
     def __init__(
         self,
@@ -98,17 +98,17 @@ class Section:
         """Prepare the decoder.
 
         Args:
-            name: of the section, for the sender.
-            columns: type code by name; each is required.
-            check: returns the problems of joined columns.
-            optional: columns that may be absent, or shorter than the others.
+            name: the name of the section in error messages.
+            columns: the type codes of required columns by name.
+            check: returns the errors in joined columns.
+            optional: the type codes of columns that may be absent or shorter.
         """
         self.name = name
         self._required = len(columns)
         self._types = {k: _TYPES[c] for k, c in {**columns, **(optional or {})}.items()}
         self._widths = tuple(dtype.itemsize for dtype in self._types.values())
         self._check = check
-        # It requires the columns, ignores others, and copies nothing.
+        # The decoder requires these columns, ignores others, and copies nothing.
         fields: list[Any] = [(column, memoryview) for column in columns]
         fields += [(column, memoryview, b"") for column in optional or ()]
         self._decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(
@@ -118,21 +118,21 @@ class Section:
     def read(
         self, encoded: Sequence[msgspec.Raw], table: Table, checked: Sequence[Checked]
     ) -> Rows | None:
-        """Return the sound rows of batches; None if there are none.
+        """Return the valid rows of batches; None if there are none.
 
         Args:
-            encoded: this section of each batch; empty where a batch has none.
-            table: the one that all of them index.
-            checked: of each batch, where its problems are counted.
+            encoded: this section of each batch; empty if the batch has none.
+            table: the common table of the batches.
+            checked: counts the errors of each batch.
         """
         parts = [
-            self._split(raw, noted) if raw else None
-            for raw, noted in zip(encoded, checked, strict=True)
+            self._split(raw, result) if raw else None
+            for raw, result in zip(encoded, checked, strict=True)
         ]
         return self._checked(parts, table, checked)
 
     def claimed(self, encoded: msgspec.Raw) -> int:
-        """Return how many events an unusable section says it holds, at the least 1."""
+        """Return the number of events in an invalid section, at least 1."""
         try:
             columns = _anything.decode(encoded)
         except BAD_INPUT:
@@ -149,7 +149,7 @@ class Section:
     def _checked(
         self, parts: Sequence[_Part | None], table: Table, checked: Sequence[Checked]
     ) -> Rows | None:
-        """Return the sound rows of batches whose columns have been split."""
+        """Return the valid rows of batches whose columns have been split."""
         rows = self._join(parts)
         if rows is None:
             return None
@@ -162,7 +162,7 @@ class Section:
         return self._each(parts, table, checked)
 
     def _split(self, encoded: msgspec.Raw, checked: Checked) -> _Part | None:
-        """Return the columns of one batch, None if they can't be used."""
+        """Return the columns of one batch; None if they are invalid."""
         try:
             columns = msgspec.structs.astuple(self._decoder.decode(encoded))
         except BAD_INPUT as error:
@@ -183,7 +183,7 @@ class Section:
         return None
 
     def _misfit(self, lengths: Sequence[int]) -> str:
-        """Describe what is wrong with the lengths, in bytes, of columns."""
+        """Describe the error in the lengths of columns, given in bytes."""
         sizes = {}
         for (name, dtype), length in zip(self._types.items(), lengths, strict=True):
             width = dtype.itemsize
@@ -193,16 +193,16 @@ class Section:
         return f"columns of unequal length: {sizes}"
 
     def _join(self, parts: Sequence[_Part | None]) -> Rows | None:
-        """Return the columns of several batches as one."""
+        """Join the columns of several batches."""
         sizes = [part.size if part else 0 for part in parts]
         if not any(sizes):
             return None
-        found = [part.columns for part in parts if part and part.size]
+        columns = [part.columns for part in parts if part and part.size]
         types = self._types.values()
-        if len(found) == 1:
-            buffers: Sequence[Any] = found[0]
+        if len(columns) == 1:
+            buffers: Sequence[Any] = columns[0]
         else:
-            buffers = [b"".join(pieces) for pieces in zip(*found, strict=True)]
+            buffers = [b"".join(pieces) for pieces in zip(*columns, strict=True)]
         arrays = [
             np.frombuffer(buffer, dtype)
             for buffer, dtype in zip(buffers, types, strict=True)
@@ -214,7 +214,7 @@ class Section:
     def _each(
         self, parts: Sequence[_Part | None], table: Table, checked: Sequence[Checked]
     ) -> Rows | None:
-        """Check each batch by itself, and return what is sound of all as one."""
+        """Check each batch alone, and join the valid rows."""
         sizes, more = [0] * len(parts), [0] * len(parts)
         columns, optional = [], []
         for at, part in enumerate(parts):
@@ -235,14 +235,14 @@ def _concatenated(parts: list[list[Array]]) -> list[Array]:
 
 
 def _sound(rows: Rows, problems: list[Problem], checked: Checked) -> Rows | None:
-    """Return the rows of one batch without a problem; count each other row once."""
+    """Return the valid rows of one batch; count each invalid row once."""
     sound = np.ones(rows.sizes[0], np.bool_)
     for code, text, passed in problems:
-        mine = sound[: len(passed)]  # of a shorter column, the first ones
-        fresh = int(np.count_nonzero(mine & ~passed))
-        if fresh:
-            checked.count(code, text, fresh)
-        mine &= passed
+        rows_checked = sound[: len(passed)]  # optional columns may be shorter
+        invalid = int(np.count_nonzero(rows_checked & ~passed))
+        if invalid:
+            checked.count(code, text, invalid)
+        rows_checked &= passed
     columns = [column[sound] for column in rows.columns]
     optional = [column[sound[: len(column)]] for column in rows.optional]
     if not len(columns[0]):
@@ -251,9 +251,9 @@ def _sound(rows: Rows, problems: list[Problem], checked: Checked) -> Rows | None
     return Rows(columns, optional if more else [], [len(columns[0])], [more])
 
 
-# -- what rows must satisfy ------------------------------------------------------------
+# -- checks of rows --------------------------------------------------------------------
 
-# Each check looks at an extreme first: it is one pass, and nearly always enough.
+# Each check tests an extreme first: this takes one pass, and is nearly always enough.
 
 
 def _indexes(where: str, column: Array, size: int) -> Problem | None:
@@ -271,7 +271,7 @@ def _finite(where: str, column: Array) -> Problem | None:
 
 
 def _durations(where: str, column: Array) -> Problem | None:
-    # An extreme is NaN where any value is, and comparisons with NaN are false.
+    # If any value is NaN, so are both extremes, and comparisons with NaN are false.
     if _min(column) >= 0 and _max(column) < np.inf:
         return None
     text = f"{where}: NaN, infinite or negative"
@@ -286,42 +286,42 @@ def _outcomes(where: str, column: Array) -> Problem | None:
 
 
 def _execution_problems(
-    found: Mapping[str, Array], table: Table
+    columns: Mapping[str, Array], table: Table
 ) -> list[Problem | None]:
     problems = [
-        _indexes("executions.series", found["series"], len(table.series)),
-        _indexes("executions.action", found["action"], len(table.strings)),
-        _indexes("executions.error", found["error"], len(table.errors)),
-        _finite("executions.end", found["end"]),
-        _durations("executions.seconds", found["seconds"]),
-        _outcomes("executions.outcome", found["outcome"]),
+        _indexes("executions.series", columns["series"], len(table.series)),
+        _indexes("executions.action", columns["action"], len(table.strings)),
+        _indexes("executions.error", columns["error"], len(table.errors)),
+        _finite("executions.end", columns["end"]),
+        _durations("executions.seconds", columns["seconds"]),
+        _outcomes("executions.outcome", columns["outcome"]),
     ]
-    if "prep" in found:
+    if "prep" in columns:
         problems += [
-            _durations(f"executions.{phase}", found[phase])
+            _durations(f"executions.{phase}", columns[phase])
             for phase in ("prep", "exec", "wait")
         ]
     return problems
 
 
-def _point_problems(found: Mapping[str, Array], table: Table) -> list[Problem | None]:
+def _point_problems(columns: Mapping[str, Array], table: Table) -> list[Problem | None]:
     return [
-        _indexes("points.series", found["series"], len(table.points)),
-        _finite("points.time", found["time"]),
-        _finite("points.value", found["value"]),
+        _indexes("points.series", columns["series"], len(table.points)),
+        _finite("points.time", columns["time"]),
+        _finite("points.value", columns["value"]),
     ]
 
 
-def _run_problems(found: Mapping[str, Array], table: Table) -> list[Problem | None]:
+def _run_problems(columns: Mapping[str, Array], table: Table) -> list[Problem | None]:
     strings = len(table.strings)
     return [
         *(
-            _indexes(f"runs.{name}", found[name], strings)
+            _indexes(f"runs.{name}", columns[name], strings)
             for name in ("graph", "reason", "node", "action")
         ),
-        _finite("runs.end", found["end"]),
-        _durations("runs.seconds", found["seconds"]),
-        _outcomes("runs.outcome", found["outcome"]),
+        _finite("runs.end", columns["end"]),
+        _durations("runs.seconds", columns["seconds"]),
+        _outcomes("runs.outcome", columns["outcome"]),
     ]
 
 

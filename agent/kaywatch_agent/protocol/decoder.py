@@ -1,4 +1,4 @@
-"""One message's bytes become a Message; whatever the bytes are, it never raises."""
+"""Decode the bytes of one message. Invalid input never raises an exception."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from kaywatch_agent.protocol.messages import (
 __all__ = ["decode"]
 
 TYPES: Final = ("hello", "batch", "flush", "bye", "capture")
-OTHER_REASON: Final = "other"  # of drops: one that a later client may report
+OTHER_REASON: Final = "other"  # replaces unknown drop reasons, as of a newer client
 
 
 _RAW: Final = msgspec.Raw()
 
 
 class _Head(msgspec.Struct):
-    """What tells how to answer a message that is otherwise unusable."""
+    """The fields that are needed to answer an otherwise invalid message."""
 
     type: msgspec.Raw = _RAW
     seq: msgspec.Raw = _RAW
@@ -44,90 +44,92 @@ _heads: Final = msgspec.msgpack.Decoder(_Head)
 
 
 def decode(frame: bytes) -> Message:
-    """Return the message in `frame`; a `Rejected` if nothing of it can be used.
+    """Return the message in `frame`; a `Rejected` if it is invalid.
 
     The sections of a batch are read later, by `kaywatch_agent.protocol.batches`.
     """
     try:
-        found = _messages.decode(frame)
+        encoded = _messages.decode(frame)
     except BAD_INPUT as error:
         return _explain(frame, error)
-    if found.v != VERSION:
-        return _unsupported(found.v)
-    if found.type not in TYPES:
-        text = f"type {found.type[:40]!r}: expected one of {', '.join(TYPES)}"
+    if encoded.v != VERSION:
+        return _unsupported(encoded.v)
+    if encoded.type not in TYPES:
+        text = f"type {encoded.type[:40]!r}: expected one of {', '.join(TYPES)}"
         return Rejected(ErrorCode.UNKNOWN_TYPE, text)
-    problem = _problem(found)
+    problem = _problem(encoded)
     if problem:
-        seq = _seq(found.seq) if found.type == "batch" else None
+        seq = _seq(encoded.seq) if encoded.type == "batch" else None
         return Rejected(ErrorCode.BAD_MESSAGE, problem, seq)
-    match found.type:
+    match encoded.type:
         case "batch":
-            return _batch(found)
+            return _batch(encoded)
         case "hello":
-            return _hello(found)
+            return _hello(encoded)
         case "flush":
-            return Flush(found.client.hex())
+            return Flush(encoded.client.hex())
         case "capture":
             return Capture()
-    drops = _drops(found.drops)
-    return Bye(found.client.hex(), _seq(found.seq) or 0, drops)
+    drops = _drops(encoded.drops)
+    return Bye(encoded.client.hex(), _seq(encoded.seq) or 0, drops)
 
 
 def _explain(frame: bytes, error: Exception) -> Rejected:
-    """Find out how to refuse a message of which a field has a wrong type."""
+    """Return the rejection of a message that cannot be decoded."""
     try:
         head = _heads.decode(frame)
     except msgspec.ValidationError:
         return Rejected(ErrorCode.BAD_MESSAGE, f"expected a map: {error}")
     except BAD_INPUT:
         return Rejected(ErrorCode.BAD_MSGPACK, f"no msgpack: {error}")
-    version = _whole(head.v)
+    version = _int(head.v)
     if version is not None and version != VERSION:
         return _unsupported(version)
-    seq = _whole(head.seq) if _text(head.type) == "batch" else None
+    seq = _int(head.seq) if _text(head.type) == "batch" else None
     return Rejected(ErrorCode.BAD_MESSAGE, str(error), _seq(seq))
 
 
-def _batch(found: Encoded) -> Batch:
+def _batch(encoded: Encoded) -> Batch:
     return Batch(
-        client=found.client.hex(),
-        seq=found.seq,
-        sent=_time(found.sent),
-        service=found.service[:MAX_NAME],
-        recorded=min(max(0, found.recorded), MAX_COUNT),
-        drops=_drops(found.drops) if found.drops else {},
-        encoded=found,
+        client=encoded.client.hex(),
+        seq=encoded.seq,
+        sent=_time(encoded.sent),
+        service=encoded.service[:MAX_NAME],
+        recorded=min(max(0, encoded.recorded), MAX_COUNT),
+        drops=_drops(encoded.drops) if encoded.drops else {},
+        encoded=encoded,
     )
 
 
-def _problem(found: Encoded) -> str:
-    """Say why a message can't be used at all, if so."""
-    if found.client and len(found.client) != CLIENT_BYTES:
-        return f"client: {len(found.client)} bytes, expected {CLIENT_BYTES}"
-    if not found.client and (found.type in ("hello", "bye") or found.seq is not None):
+def _problem(encoded: Encoded) -> str:
+    """Return why the whole message is invalid, or an empty string."""
+    if encoded.client and len(encoded.client) != CLIENT_BYTES:
+        return f"client: {len(encoded.client)} bytes, expected {CLIENT_BYTES}"
+    if not encoded.client and (
+        encoded.type in ("hello", "bye") or encoded.seq is not None
+    ):
         return "client: missing"
-    if found.type != "batch":
+    if encoded.type != "batch":
         return ""
-    if found.seq is not None and _seq(found.seq) is None:
-        return f"seq: {found.seq}, expected 1 to {MAX_SEQ}"
-    if found.events and (found.executions or found.points or found.runs):
+    if encoded.seq is not None and _seq(encoded.seq) is None:
+        return f"seq: {encoded.seq}, expected 1 to {MAX_SEQ}"
+    if encoded.events and (encoded.executions or encoded.points or encoded.runs):
         return "events: a batch holds either rows or columns"
     return ""
 
 
-def _hello(found: Encoded) -> Hello:
-    tags = sorted(found.tags.items())[:MAX_TAGS]
+def _hello(encoded: Encoded) -> Hello:
+    tags = sorted(encoded.tags.items())[:MAX_TAGS]
     return Hello(
-        client=found.client.hex(),
-        service=found.service[:MAX_NAME],
-        host=found.host[:MAX_NAME],
-        pid=found.pid if 0 <= found.pid <= MAX_PID else 0,
-        start=_time(found.start) or 0.0,
-        sdk=found.sdk[:MAX_NAME],
+        client=encoded.client.hex(),
+        service=encoded.service[:MAX_NAME],
+        host=encoded.host[:MAX_NAME],
+        pid=encoded.pid if 0 <= encoded.pid <= MAX_PID else 0,
+        start=_time(encoded.start) or 0.0,
+        sdk=encoded.sdk[:MAX_NAME],
         tags=tuple((key[:MAX_NAME], value[:MAX_NAME]) for key, value in tags),
-        greeting=_seq(found.greeting) or 0,
-        first=_seq(found.first) or 0,
+        greeting=_seq(encoded.greeting) or 0,
+        first=_seq(encoded.first) or 0,
     )
 
 
@@ -159,7 +161,7 @@ _ints: Final = msgspec.msgpack.Decoder(int)
 _texts: Final = msgspec.msgpack.Decoder(str)
 
 
-def _whole(encoded: msgspec.Raw) -> int | None:
+def _int(encoded: msgspec.Raw) -> int | None:
     try:
         return _ints.decode(encoded) if encoded else None
     except BAD_INPUT:

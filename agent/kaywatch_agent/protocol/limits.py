@@ -18,13 +18,13 @@ CLIENT_BYTES: Final = 16
 MAX_TAGS: Final = 16
 MAX_LABELS: Final = 16
 
-# Rows cost a loop in Python, 2 us each: 40 ms. A sender of more should use columns.
+# Rows are read in a Python loop, at 2 us each: 40 ms. Columns are for larger batches.
 MAX_ROWS: Final = 20_000
 
-# A frame over MAX_FRAME is skipped, so that the stream stays in step. Beyond this the
-# four bytes are more likely no length at all: "GET " read as one is 1.2 GB.
+# A frame larger than MAX_FRAME is skipped, so that the next one can be read. A length
+# beyond this limit is probably not a length: "GET " read as one is 1.2 GB.
 MAX_SKIP: Final = 64 * 1024 * 1024
 
-# Later stages store them as 64-bit integers.
+# Later stages store sequence numbers as 64-bit integers.
 MAX_SEQ: Final = 2**63 - 1
 MAX_PID: Final = 2**31 - 1

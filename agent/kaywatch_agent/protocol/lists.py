@@ -1,10 +1,10 @@
-"""A section that is a list becomes structs of the model; unsound items are counted.
+"""Decode sections that are lists into structs of the model; count invalid items.
 
-One unsound item does not cost the others. Texts beyond their bound are cut, and
-integers clamped; other values out of bounds reject their item.
+An invalid item does not affect the others. Long texts are truncated and integers
+clamped; an item with any other value out of bounds is rejected.
 
-The length is read off the head, before there is an object for each item: four
-million nils fit into a frame, and would take 200 MB as objects.
+The length of a list is read before its items are decoded: four million nils fit into a
+frame, and would take 200 MB as objects.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ __all__ = ["ItemDecoder", "items"]
 T = TypeVar("T", bound=msgspec.Struct)
 Fit = Callable[[Any], Any]
 
-# Heads of msgpack's array 16 and array 32; a fixarray has its length in its byte.
+# The headers of msgpack's array 16 and array 32. A fixarray has its length in one byte.
 _WIDE: Final = {0xDC: struct.Struct(">H"), 0xDD: struct.Struct(">I")}
 
 _decoder = msgspec.msgpack.Decoder(list[msgspec.Raw])
 
 
 class ItemDecoder(Generic[T]):
-    """Decodes the items of a list, each of them by itself, into one type.
+    """Decodes the items of a list, one by one, into a type.
 
-    Strategy: msgspec decodes an item into a struct with the same fields and without
-    their bounds; one function per field then applies the bounds.
+    Strategy: msgspec decodes an item into a struct with the same fields but without
+    bounds. One function per field then applies the bounds.
     """
 
     def __init__(self, type: type[T], *, array_like: bool = False) -> None:
         """Prepare to decode a type.
 
         Args:
-            type: what an item becomes.
-            array_like: whether an item is an array of the fields, rather than a map.
+            type: the type of the decoded items.
+            array_like: whether an item is an array of fields rather than a map.
         """
         fields = msgspec.structs.fields(type)
         plans = {field.name: _plan(inspect.type_info(field.type)) for field in fields}
@@ -64,34 +64,34 @@ class ItemDecoder(Generic[T]):
     def decode(
         self, encoded: msgspec.Raw, where: str, checked: Checked
     ) -> tuple[T, ...] | None:
-        """Return the sound items; the others are counted.
+        """Return the valid items, and count the others.
 
         Args:
-            encoded: the section; None is returned for an empty one, and for one that
-                is no list or too long.
-            where: the section's name, for the sender.
-            checked: where rejected items are counted.
+            encoded: the section. The result is None if it is empty, not a list, or too
+                long.
+            where: the name of the section in error messages.
+            checked: counts rejected items.
         """
         if not encoded:
             return None
-        found = items(encoded, where, MAX_LIST, ErrorCode.BAD_SECTION, checked)
-        if found is None:
+        encoded_items = items(encoded, where, MAX_LIST, ErrorCode.BAD_SECTION, checked)
+        if encoded_items is None:
             return None
-        sound = []
-        for number, item in enumerate(found):
+        valid = []
+        for number, item in enumerate(encoded_items):
             try:
-                sound.append(self._item(item))
+                valid.append(self._item(item))
             except BAD_INPUT as error:
                 checked.count(ErrorCode.BAD_SECTION, f"{where}[{number}]: {error}")
-        return tuple(sound)
+        return tuple(valid)
 
     def _item(self, encoded: msgspec.Raw) -> T:
-        found = self._decoder.decode(encoded)
+        fields = self._decoder.decode(encoded)
         return self._type(
             **{
                 name: fit(value)
                 for name, fit in self._fits
-                if (value := getattr(found, name)) is not msgspec.UNSET
+                if (value := getattr(fields, name)) is not msgspec.UNSET
             }
         )
 
@@ -99,14 +99,14 @@ class ItemDecoder(Generic[T]):
 def items(
     encoded: msgspec.Raw, where: str, limit: int, code: ErrorCode, checked: Checked
 ) -> list[msgspec.Raw] | None:
-    """Return the items of a list; None, and all of it counted, if it can't be used.
+    """Return the encoded items of a list; None if the list is invalid.
 
     Args:
-        encoded: a whole msgpack value, as a decoder has cut it out.
-        where: the section's name, for the sender.
-        limit: how many items may be in it.
-        code: what a list that can't be used is counted as.
-        checked: where that is counted.
+        encoded: a complete msgpack value.
+        where: the name of the section in error messages.
+        limit: the maximum number of items.
+        code: the error code of an invalid list.
+        checked: counts the items of an invalid list.
     """
     length = _length(memoryview(encoded))
     if length is None:
@@ -126,7 +126,7 @@ def _length(encoded: memoryview) -> int | None:
     return None if wide is None else int(wide.unpack_from(encoded, 1)[0])
 
 
-# -- a type's plan: what msgspec decodes, and the function that applies the bounds -----
+# -- the plan of a type: what msgspec decodes, and a function that applies the bounds --
 
 
 def _plan(info: inspect.Type) -> tuple[Any, Fit]:
@@ -139,7 +139,7 @@ def _plan(info: inspect.Type) -> tuple[Any, Fit]:
             return int, _clamp(info)
         case inspect.FloatType():
             return float, _check(info)
-        case inspect.EnumType():  # an unknown name is that of the first, `NONE`
+        case inspect.EnumType():  # an unknown name becomes the first member, `NONE`
             names = {member.value: member for member in info.cls}
             return str, lambda name: names.get(name, next(iter(info.cls)))
         case inspect.LiteralType() if set(info.values) == set(OUTCOMES):
@@ -149,8 +149,8 @@ def _plan(info: inspect.Type) -> tuple[Any, Fit]:
         case inspect.TupleType():
             plans = [_plan(item) for item in info.item_types]
             fits = [fit for _, fit in plans]
-            return tuple[*(wire for wire, _ in plans)], lambda found: tuple(  # type: ignore[misc]
-                [fit(item) for fit, item in zip(fits, found, strict=True)]
+            return tuple[*(wire for wire, _ in plans)], lambda values: tuple(  # type: ignore[misc]
+                [fit(item) for fit, item in zip(fits, values, strict=True)]
             )
     raise TypeError(f"{info}: add how the wire bounds it")
 
@@ -158,10 +158,10 @@ def _plan(info: inspect.Type) -> tuple[Any, Fit]:
 def _plan_list(info: inspect.VarTupleType) -> tuple[Any, Fit]:
     wire, fit_item = _plan(info.item_type)
 
-    def fit(found: list[Any]) -> tuple[Any, ...]:
-        if info.max_length is not None and len(found) > info.max_length:
-            raise ValueError(f"{len(found)} items, and at most {info.max_length}")
-        return tuple(map(fit_item, found))
+    def fit(values: list[Any]) -> tuple[Any, ...]:
+        if info.max_length is not None and len(values) > info.max_length:
+            raise ValueError(f"{len(values)} items, and at most {info.max_length}")
+        return tuple(map(fit_item, values))
 
     return list[wire], fit  # type: ignore[valid-type]
 

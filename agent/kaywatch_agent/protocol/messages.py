@@ -1,4 +1,4 @@
-"""What a client can say, decoded and checked: the values that later stages take."""
+"""The decoded and validated messages of clients."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _RAW: Final = msgspec.Raw()
 
 
 class Encoded(msgspec.Struct):
-    """All fields of all messages; sections stay raw, so that each fails by itself."""
+    """All fields of all messages. Sections stay raw, so that each fails separately."""
 
     type: str
     v: int = VERSION
@@ -73,9 +73,9 @@ class Encoded(msgspec.Struct):
 
 
 class Phases(NamedTuple):
-    """How the seconds of some executions were split, in columns.
+    """The durations of the phases of executions, in columns.
 
-    `of` selects these executions: the first ones of each batch.
+    `of` selects the executions that have them: the first ones of each batch.
     """
 
     prep: NDArray[np.float32]
@@ -120,10 +120,10 @@ class Runs(NamedTuple):
 
 
 class Hello(NamedTuple):
-    """Who connects; the reply is an ack.
+    """The identity of a connecting client. The reply is an ack.
 
-    `greeting` numbers a client's hellos, 0 when it doesn't; `first` is the lowest
-    number of a batch that may still come, 0 when it doesn't say.
+    `greeting` is the number of the hello, 0 if the client does not number them. `first`
+    is the lowest sequence number that the client may still send, 0 if unknown.
     """
 
     client: str
@@ -147,7 +147,7 @@ class Events(NamedTuple):
 
 
 class Details(NamedTuple):
-    """What a batch contains beside its events."""
+    """The sections of a batch other than its events."""
 
     failures: tuple[FailureRecord, ...] = ()
     topologies: tuple[TopologyRecord, ...] = ()
@@ -158,9 +158,9 @@ class Details(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """One batch as it arrives: its header decoded, its sections still encoded.
+    """A batch with a decoded header and encoded sections.
 
-    The sections are read at the tick, together with those of other batches; see
+    The sections are decoded at the tick, together with those of other batches; see
     `protocol.batches`.
     """
 
@@ -174,13 +174,13 @@ class Batch(NamedTuple):
 
 
 class Flush(NamedTuple):
-    """The client waits for its acks."""
+    """A request for a commit and the acks that follow it."""
 
     client: str
 
 
 class Bye(NamedTuple):
-    """The client's process ends cleanly."""
+    """The last message of a process that exits normally."""
 
     client: str
     seq: int
@@ -188,15 +188,15 @@ class Bye(NamedTuple):
 
 
 class Capture(NamedTuple):
-    """Somebody asks for copies of what comes in."""
+    """A request for copies of all incoming messages."""
 
 
 class Rejected(NamedTuple):
-    """A message of which nothing could be used.
+    """An invalid message.
 
-    `seq` is set when it was a batch whose number could still be read: that batch is
-    refused for good, so that it isn't sent for ever. `fatal` means that the stream is
-    out of step and the connection has to be closed.
+    `seq` is the sequence number if the message is a batch and the number is readable.
+    The client then drops the batch instead of sending it again. `fatal` means that the
+    stream is unreadable and the connection must be closed.
     """
 
     code: ErrorCode

@@ -1,4 +1,4 @@
-"""Rows, as a shell script sends them, become the same columns that our client sends."""
+"""Convert rows, as sent by shell scripts, to the columns that the client sends."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ __all__ = ["read_rows"]
 class _Row(msgspec.Struct):
     """One event: an execution (`seconds`), or a metric's value (`metric`, `value`).
 
-    `end` and `time` are the names of the columns; either will do, and 0 means now,
-    for senders without a clock.
+    `end` and `time` are the names of the columns; either is accepted. 0 means now, for
+    senders without a clock.
     """
 
     node: str = ""
@@ -66,12 +66,12 @@ _WITHOUT_ACTION: Final = (Outcome.ERROR, Outcome.CANCELLED)  # `post` returned n
 def read_rows(
     batches: Sequence[msgspec.Raw], checked: Sequence[Checked]
 ) -> tuple[Table, Rows | None, Rows | None]:
-    """Return a table, the sound executions and the sound points of batches of rows.
+    """Return a table, the valid executions and the valid points of batches of rows.
 
     Args:
-        batches: the `events` of each batch; all of them index one table, so that
-            together they must have fewer rows than 65,536 unless there is only one.
-        checked: of each batch, where its problems are counted.
+        batches: the `events` of each batch. Their common table is indexed with 16 bits,
+            so several batches must have fewer than 65,536 rows in total.
+        checked: counts the errors of each batch.
     """
     builder = _Builder()
     for encoded, problems in zip(batches, checked, strict=True):
@@ -100,7 +100,7 @@ class _Builder:
         """Add one row.
 
         Raises:
-            ValueError: naming the key that cannot be used.
+            ValueError: a key has an invalid value; the message names it.
         """
         time = row.end or row.time
         if not 0 <= time <= MAX_TIME:
@@ -190,7 +190,7 @@ class _Section:
             self._optional.append(optional)
 
     def end_batch(self) -> None:
-        """Place the rows without optional values behind those with."""
+        """Append the rows without optional values after those that have them."""
         self._rows += self._others
         self._others.clear()
         self._ends.append(len(self._rows))
@@ -221,10 +221,10 @@ def _differences(ends: list[int]) -> list[int]:
 
 
 def _phases(row: _Row) -> tuple[float, float, float, int] | None:
-    """Return the values for PHASE_COLUMNS, None if the row has none of them.
+    """Return the values of PHASE_COLUMNS; None if the row has none of them.
 
     Raises:
-        ValueError: naming the key that cannot be used.
+        ValueError: a key has an invalid value; the message names it.
     """
     values = row.prep, row.exec, row.wait, row.items
     if values == _NO_PHASES:

@@ -1,8 +1,8 @@
 """The table of a batch: its strings, and the series and errors that index them.
 
-Clients send the same table with every batch until something new comes up, so decoded
-tables are cached by their bytes, and later stages may key their own caches on the
-Table object's identity.
+A client sends the same table with every batch until it has a new entry. Decoded tables
+are therefore cached by their bytes, and later stages may key their own caches by the
+identity of a Table.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from kaywatch_agent.protocol.limits import MAX_LABELS
 
 __all__ = ["TableError", "Table", "TableCache", "cut_labels"]
 
-# Bytes of encoded tables kept decoded, at six times that in memory (measured): 1,600
-# clients with a hundred nodes each.
+# Bytes of encoded tables in the cache: 1,600 clients with a hundred nodes each. Decoded
+# tables take six times as much memory (measured).
 CACHE_BYTES: Final = 4 * 1024 * 1024
 UNNAMED: Final = "__unnamed__"
 
 
 class TableError(ValueError):
-    """The table can't be used, and with it nothing that indexes it."""
+    """The table is invalid, and so are all columns that index it."""
 
 
 class Table:
-    """Decoded; immutable, compared by identity."""
+    """A decoded table; immutable, compared by identity."""
 
     __slots__ = ("__weakref__", "errors", "points", "series", "strings")
 
@@ -54,7 +54,7 @@ class _Encoded(msgspec.Struct):
 
 
 class TableCache:
-    """Decodes tables, and remembers the most recent ones."""
+    """Decodes tables, and caches the most recently used ones."""
 
     def __init__(self, limit: int = CACHE_BYTES) -> None:
         self._limit = limit
@@ -63,10 +63,10 @@ class TableCache:
         self._decoder = msgspec.msgpack.Decoder(_Encoded)
 
     def get(self, encoded: bytes) -> Table:
-        """Return the table that `encoded` is.
+        """Return the decoded table.
 
         Raises:
-            TableError: saying what is wrong with it.
+            TableError: the table is invalid.
         """
         table = self._tables.get(encoded)
         if table is not None:
@@ -84,20 +84,20 @@ class TableCache:
         if not encoded:
             return Table([""], [], [], [ErrorKey("", "")])
         try:
-            found = self._decoder.decode(encoded)
+            table = self._decoder.decode(encoded)
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise TableError(f"table: {error}") from None
         for name in ("strings", "series", "points", "errors"):
-            size = len(getattr(found, name))
+            size = len(getattr(table, name))
             if size > MAX_TABLE_ENTRIES:
                 raise TableError(
                     f"table: {size} {name}, and an index reaches {MAX_TABLE_ENTRIES}"
                 )
-        return _resolve(found)
+        return _resolve(table)
 
 
-def _resolve(found: _Encoded) -> Table:
-    strings = [text[:MAX_NAME] for text in found.strings] or [""]
+def _resolve(table: _Encoded) -> Table:
+    strings = [text[:MAX_NAME] for text in table.strings] or [""]
 
     def text(index: int, where: str) -> str:
         if not 0 <= index < len(strings):
@@ -108,7 +108,7 @@ def _resolve(found: _Encoded) -> Table:
 
     series = [
         (text(graph, "series"), text(node, "series") or UNNAMED)
-        for graph, node in found.series
+        for graph, node in table.series
     ]
     points = [
         (
@@ -118,16 +118,16 @@ def _resolve(found: _Encoded) -> Table:
             text(node, "points"),
             cut_labels(labels),
         )
-        for kind, name, graph, node, labels in found.points
+        for kind, name, graph, node, labels in table.points
     ]
     errors = [
-        ErrorKey(text(kind, "errors"), _phase(phase)) for kind, phase in found.errors
+        ErrorKey(text(kind, "errors"), _phase(phase)) for kind, phase in table.errors
     ]
     return Table(strings, series, points, errors or [ErrorKey("", "")])
 
 
 def cut_labels(labels: dict[str, str]) -> Labels:
-    """Return labels in order, cut to their limits: nothing is refused for them."""
+    """Return sorted labels, truncated to their limits instead of rejected."""
     short = {key[:MAX_NAME]: value[:MAX_NAME] for key, value in labels.items()}
     return tuple(sorted(short.items())[:MAX_LABELS])
 
