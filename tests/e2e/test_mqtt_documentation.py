@@ -161,7 +161,7 @@ def test_the_configuration_of_a_protected_broker_is_one() -> None:
     ],
 )
 def test_what_the_page_says_to_look_for_is_said(words: str) -> None:
-    assert f"`{words}" in section("When something is wrong").replace(
+    assert f"`{words}" in section("Troubleshooting").replace(
         "`the broker does", "`does"
     )
     assert any(
