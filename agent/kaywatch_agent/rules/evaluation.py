@@ -80,7 +80,7 @@ class Evaluation:
         for alert in self._by_rule.get(rule.name, ()):
             group = tuple(alert.labels.values())
             if tuple(alert.labels) != result.labels or (
-                alert.rule_fingerprint != rule.fingerprint and group not in number
+                _rule_changed(alert, rule) and group not in number
             ):
                 self._end(alert, "rule_changed")
                 continue
@@ -131,12 +131,12 @@ class Evaluation:
             if result.groups[n] in result.forgotten:
                 self._end(alert, "forgotten")
                 return False
-        if alert.rule_fingerprint != rule.fingerprint:
-            if status is ConditionStatus.CLEAR and alert.lifecycle.is_firing:
-                self._end(alert, "rule_changed")
-                return False
-            if status is not ConditionStatus.UNKNOWN:
-                alert.rule_fingerprint = rule.fingerprint
+        clear = status is ConditionStatus.CLEAR
+        if clear and alert.lifecycle.is_firing and _rule_changed(alert, rule):
+            self._end(alert, "rule_changed")
+            return False
+        if status is not ConditionStatus.UNKNOWN:
+            alert.rule_fingerprint = rule.fingerprint
         step = advance(alert.lifecycle, status, self._elapsed, rule.timing, self._now)
         fired = self._follow(alert, step) is AlertEvent.FIRED
         if fired:
@@ -173,3 +173,9 @@ class Evaluation:
         elif after is not before:
             self._store.mark_changed(alert, timer_only=True)
         return event
+
+
+def _rule_changed(alert: Alert, rule: Rule) -> bool:
+    """Return whether an alert was last evaluated by another definition of its rule."""
+    # It is empty after an update from a version with other fingerprints.
+    return alert.rule_fingerprint not in ("", rule.fingerprint)

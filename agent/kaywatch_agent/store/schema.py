@@ -96,8 +96,9 @@ MIGRATIONS: Final[Sequence[tuple[int, str]]] = (
         """,
     ),
     (
-        # A field of clients and two counters have new names. Version 3 can use the
-        # file: it ignores names that it does not know.
+        # A field of clients and two counters have new names, and the fingerprints of
+        # rules are others: kept, they would end alerts as those of changed rules.
+        # Version 3 can use the file: it ignores names that it does not know.
         3,
         """
         UPDATE clients SET data = CAST(
@@ -118,7 +119,10 @@ MIGRATIONS: Final[Sequence[tuple[int, str]]] = (
                 '"kaywatch_misplaced_events_total":',
                 '"kaywatch_out_of_range_events_total":'
             ) AS BLOB
-        ) WHERE key = 'counters'
+        ) WHERE key = 'counters';
+        UPDATE documents SET data = CAST(
+            json_set(CAST(data AS TEXT), '$.meaning', '') AS BLOB
+        ) WHERE kind = 'alert' AND json_valid(CAST(data AS TEXT))
         """,
     ),
 )

@@ -185,6 +185,24 @@ def test_a_wall_clock_that_jumps_fires_nothing_and_freezes_nothing(jump: float) 
     assert [kind for _, _, kind, _ in harness.sent] == ["firing"]
 
 
+def test_an_alert_without_a_fingerprint_of_its_rule_keeps_its_state() -> None:
+    harness = AlertHarness(rule(keep_firing_for="1m"))
+    harness.ran(100, 50)
+    harness.evaluate()
+    harness.wait(70)
+    harness.ran(100, 0)
+    harness.wait(10)
+    assert harness.only.lifecycle.state is AlertState.RECOVERING
+    harness.only.rule_fingerprint = ""  # stored by a version with other fingerprints
+    harness.wait(5)
+
+    assert harness.only.lifecycle.state is AlertState.RECOVERING
+    assert harness.only.rule_fingerprint
+    harness.ran(100, 0)
+    harness.wait(60)
+    assert harness.only.lifecycle.reason == "cleared"
+
+
 def test_a_suspended_machine_observed_nothing() -> None:
     harness = AlertHarness(rule(**{"for": "5m"}))
     harness.ran(100, 50)

@@ -349,7 +349,7 @@ def test_lists_in_an_older_format_are_dropped_and_totals_kept(
     assert kept.received_seq == kept.committed_seq == 7
 
 
-def test_renamed_counts_of_an_older_file_are_kept(
+def test_renamed_counts_are_kept_and_fingerprints_of_rules_dropped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counters = {
@@ -378,6 +378,10 @@ def test_renamed_counts_of_an_older_file_are_kept(
             data = json.dumps({**client, "client": name}).encode()
             old._open.execute("INSERT INTO clients VALUES (?, ?)", (name, data))
         old._open.execute("INSERT INTO clients VALUES ('ef', 'damaged')")
+        for name, data in (("a", b'{"meaning":"c2c4","value":0.1}'), ("b", b"damaged")):
+            old._open.execute(
+                "INSERT INTO documents VALUES ('alert', ?, ?)", (name, data)
+            )
         old.close()
     store = Store(tmp_path / "old.db")
     found = store.restore()
@@ -387,6 +391,8 @@ def test_renamed_counts_of_an_older_file_are_kept(
     kept = [Client.from_json(found.clients[name]) for name in ("ab", "cd")]
     assert [one.overflow for one in kept] == [30, 30]
     assert (kept[0].events, kept[0].tags, kept[0].skew) == (81, {"folded": "ü"}, 0.1)
+    assert found.documents["alert", "a"] == b'{"meaning":"","value":0.1}'
+    assert found.documents["alert", "b"] == b"damaged"
     assert json.loads(found.counters) == {
         "kaywatch_overflow_series_total": [[[], 30.0]],
         "kaywatch_out_of_range_events_total": [[["late"], 2.0]],
