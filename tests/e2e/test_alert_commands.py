@@ -206,7 +206,7 @@ def test_an_inactive_rule_is_explained(failing: Shell) -> None:
 
 def test_mistakes_get_a_line_each(failing: Shell) -> None:
     assert "did you mean 'checkout-fails'?" in failing("why", "checkout-fail", code=1)
-    assert "no such alert" in failing("why", "0123456789abcdef", code=1)
+    assert "unknown alert '0123" in failing("why", "0123456789abcdef", code=1)
     assert "such as node=pay" in failing("why", "checkout-fails", "pay", code=2)
     assert "invalid matcher pay" in failing(
         "silence", "add", "pay", "--for", "2h", code=2
@@ -216,7 +216,7 @@ def test_mistakes_get_a_line_each(failing: Shell) -> None:
     )
     everything = failing("silence", "add", "a!=b", "--for", "2h", code=1)
     assert "match every alert" in everything
-    assert "no such silence" in failing("silence", "expire", "123", code=1)
+    assert "unknown silence '123'" in failing("silence", "expire", "123", code=1)
 
 
 def test_silences_and_timelines_survive_a_kill(failing: Shell) -> None:
