@@ -110,7 +110,7 @@ def _show_clients(out: Console, clients: Sequence[Json]) -> None:
     for client in clients:
         if client["state"] == "died" and client["in_flight"]:
             nodes = ", ".join(execution["node"] for execution in client["in_flight"])
-            out.print(f"  pid {client['pid']} died with {nodes} in flight")
+            out.print(clean(f"  pid {client['pid']} died with {nodes} in flight"))
 
 
 def _show_completeness(
@@ -126,7 +126,7 @@ def _show_completeness(
     out.print(title.append(f"{share} of {events}", f"not bold {colour}"))
     for name, service in completeness["services"].items():
         if losses := _list_losses(service):
-            out.print(f"  {name}: {', '.join(losses)}")
+            out.print(clean(f"  {name}: {', '.join(losses)}"))
     # Missing events of a connected client are under way.
     lossy = [
         client
@@ -138,7 +138,7 @@ def _show_completeness(
         if client["missing"] and client["state"] != "connected":
             losses.append(f"{client['missing']:,} never arrived")
         pid = client["pid"] or "-"
-        out.print(f"  {client['service']} pid {pid}: {', '.join(losses)}")
+        out.print(clean(f"  {client['service']} pid {pid}: {', '.join(losses)}"))
     more = len(lossy) - MAX_LISTED_CLIENTS
     if more > 0:
         out.print(f"  and {more} more clients: kaywatch status --json")
@@ -207,12 +207,13 @@ def _show_models(out: Console, models: Sequence[Json]) -> None:
 def show_node(stats: Json) -> None:
     """Print all statistics of one node."""
     out = console()
-    since = f"last {stats['window']}" if stats["window"] else "since first seen"
+    window = stats["window"]
+    since = f"last {duration(window)}" if window else "since first seen"
     graphs = ", ".join(name or "(no graph)" for name in stats["graphs"])
-    out.print(f"{stats['node']} in {graphs}, {since}")
+    out.print(clean(f"{stats['node']} in {graphs}, {since}"))
     table = Table.grid(padding=(0, 3))
     for label, value in _list_fields(stats):
-        table.add_row("  " + label, value)
+        table.add_row("  " + label, clean(value))
     out.print(table)
 
 
@@ -310,7 +311,7 @@ def plain_table(
         columns: their titles.
         words: the columns besides the first that are aligned to the left.
         ratios: how flexible columns share the width.
-        wrapped: the columns whose text is wrapped, not cut.
+        wrapped: the columns whose text is wrapped, and long words folded, not cut.
         shortened: the columns of `ShortText`, which make room for the others.
     """
     table = Table(box=None, pad_edge=False)
@@ -319,7 +320,7 @@ def plain_table(
             name,
             justify="left" if number == 0 or name in words else "right",
             no_wrap=name not in wrapped and name not in shortened,
-            overflow="ellipsis",
+            overflow="fold" if name in wrapped else "ellipsis",
             ratio=ratios.get(name),
         )
     return table

@@ -135,7 +135,7 @@ def _show_alerts(answer: Json) -> None:
         columns,
         rows,
         words=("severity", "rule", "where"),
-        ratios={"rule": 1, "where": 1},
+        shortened=("rule", "where"),
     )
     for row in rows:
         for receiver, reason in row["suppressed"].items():

@@ -154,7 +154,7 @@ def _show_rules(report: BacktestReport, episodes: list[Episode]) -> None:
         "messages": messages,
     }
     click.echo()
-    output.print_table(columns, by_rule, ratios={"rule": 1})
+    output.print_table(columns, by_rule, shortened=("rule",))
 
 
 def _show_receivers(simulation: Simulation) -> None:
@@ -175,7 +175,7 @@ def _show_receivers(simulation: Simulation) -> None:
     }
     click.echo()
     output.print_table(
-        columns, sorted(simulation.delivery.alerts), ratios={"receiver": 1}
+        columns, sorted(simulation.delivery.alerts), shortened=("receiver",)
     )
     if STAND_IN in simulation.delivery.alerts:
         click.echo("No receiver is configured: these messages are what one would get.")
@@ -206,7 +206,7 @@ def _show_episodes(report: BacktestReport, episodes: list[Episode]) -> None:
     click.secho("\nEpisodes (UTC)", bold=True)
     words = ("rule", "where", "ended")
     shown = episodes[-MAX_EPISODES:]
-    output.print_table(columns, shown, words=words, ratios={"where": 1})
+    output.print_table(columns, shown, words=words, shortened=("rule", "where"))
     if len(episodes) > MAX_EPISODES:
         click.echo(f"  and {len(episodes) - MAX_EPISODES:,} earlier ones: see --json")
 

@@ -12,6 +12,7 @@ from kaywatch.query import fetch, send
 from kaywatch_agent.cli.commands import options, output
 from kaywatch_agent.cli.commands.output import Json
 from kaywatch_agent.cli.help import OrderedGroup, epilog
+from kaywatch_agent.cli.tables import clean
 from kaywatch_agent.units import duration
 
 __all__ = ["notify", "outbox"]
@@ -77,7 +78,8 @@ def test(receiver: str, url: str) -> None:
             break
         time.sleep(POLL_SECONDS)
     for message in reversed(messages):
-        click.echo(f"{message['alerts'][0]['summary']}: {output.delivery(message)}")
+        summary = message["alerts"][0]["summary"]
+        click.echo(clean(f"{summary}: {output.delivery(message)}"))
     if not messages or any(message["status"] != "sent" for message in messages):
         raise click.ClickException(f"{receiver} did not accept the test")
     click.echo(f"{receiver} accepted the test: a firing and a resolved alert.")
@@ -160,7 +162,7 @@ def _show_messages(answer: Json) -> None:
         )
         output.print_wrapped(output.delivery(message), "    ")
         for alert in message["alerts"][:MAX_SHOWN_ALERTS]:
-            click.echo(f"    {alert['summary']}")
+            click.echo(f"    {clean(alert['summary'])}")
         if len(message["alerts"]) > MAX_SHOWN_ALERTS:
             click.echo(f"    and {len(message['alerts']) - MAX_SHOWN_ALERTS} more")
     if answer["matching"] > len(messages):

@@ -6,14 +6,14 @@ import json
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, Self
 
 import click
 from rich.text import Text
 
-from kaywatch_agent.cli.tables import Json, clean, console, plain_table
+from kaywatch_agent.cli.tables import Json, ShortText, clean, console, plain_table
 from kaywatch_agent.units import quantity
 
 __all__ = [
@@ -65,18 +65,29 @@ def print_message_body(body: object) -> None:
 
 
 def print_table(
-    columns: Mapping[str, Column], rows: Iterable[Any], **layout: Any
+    columns: Mapping[str, Column],
+    rows: Iterable[Any],
+    shortened: Collection[str] = (),
+    **layout: Any,
 ) -> None:
     """Print a table.
 
     Args:
         columns: by title, the function that returns a row's cell.
         rows: one line each.
+        shortened: the columns with names, which make room for the figures.
         layout: see `tables.plain_table`.
     """
-    table = plain_table(*columns, **layout)
+    table = plain_table(*columns, shortened=shortened, **layout)
     for row in rows:
-        table.add_row(*(cell(row) for cell in columns.values()))
+        cells: list[str | Text] = []
+        for title, column in columns.items():
+            cell = column(row)
+            if isinstance(cell, str):
+                cell = clean(cell)
+                cell = ShortText(cell) if title in shortened else cell
+            cells.append(cell)
+        table.add_row(*cells)
     console().print(table)
 
 
@@ -84,7 +95,7 @@ def print_wrapped(text: str, indent: str = "  ") -> None:
     """Print a text, indented, wrapped with a hanging indent."""
     out = console()
     width = min(out.width, WIDTH) if out.is_terminal else WIDTH
-    line = indent + text.rstrip()
+    line = indent + clean(text.rstrip())
     # `textwrap` collapses the blanks that align columns, so short lines bypass it.
     lines = [line]
     if len(line) > width:
@@ -113,7 +124,7 @@ def utc_time(at: float) -> str:
 def label_path(labels: Json) -> str:
     """Return labels as a path: `checkout / pay`."""
     parts = [str(v) if k in PLAIN else f"{k} {v}" for k, v in labels.items() if v]
-    return " / ".join(parts) or "all"
+    return clean(" / ".join(parts)) or "all"
 
 
 def place(alert: Json) -> str:
