@@ -143,6 +143,8 @@ def _enter_override(node: Any, _: object) -> Span | None:
 
 def _leave_override(span: Span, _: object, error: BaseException | None) -> None:
     key = id(span.owner)
+    if span.owner is None:  # closed meanwhile: a thread outlived the execution
+        key = next((k for k, other in list(_batches.items()) if other is span), key)
     if _batches.get(key) is span:
         del _batches[key]
     if error is None:
@@ -170,7 +172,8 @@ def _start_attempt(node: Any, _: object) -> Span | None:
 
 
 def _end_attempt(span: Span, _: object, error: BaseException | None) -> None:
-    if span.failed_at != TRYING:  # an item that this very call of `exec` opened
+    # Not any span: of two threads that retry at once, one ends the other's attempt.
+    if span.failed_at != TRYING and type(span) is ItemSpan:  # opened by this very call
         if error is not None:
             span.waste_cost()
         span.close()

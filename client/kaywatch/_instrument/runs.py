@@ -234,6 +234,11 @@ def _set_reason(graph: Any, node: Any) -> None:
 
 
 def _graph_class(graph: Any) -> NodeClass | None:
+    """Return what is known about a graph, None if it isn't to be recorded."""
+    if not process.settings.enabled:
+        run = _run()
+        # A run in progress is recorded to its end, with the graphs that are its nodes.
+        if run is None or run.owner is None:
+            return None
     cls = type(graph)
-    node_class = _graphs.get(id(cls)) or node_classes.graph(cls)
-    return node_class if node_class is not None and process.settings.enabled else None
+    return _graphs.get(id(cls)) or node_classes.graph(cls)

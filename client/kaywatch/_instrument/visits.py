@@ -38,12 +38,10 @@ def _open(node: Any, shared: object) -> Span | None:
         if node_class is None:
             return None
         run = _run()
-        if run is not None:
-            graph = run.graph  # a run in progress is recorded to its end
-        elif process.settings.enabled:
-            graph = ""
-        else:
+        # Not asked during a run. One that has ended may still be in a task's context.
+        if (run is None or run.owner is None) and not process.settings.enabled:
             return None
+        graph = run.graph if run is not None else ""
         own, name = node.__dict__, None
         if "node_id" in own or NAME in own or node_class.has_id:
             name = explicit_name(node, node_class)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import copy
 import functools
 import gc
@@ -488,6 +489,59 @@ def test_nothing_is_patched_when_metrics_are_off() -> None:
     assert snapshot() == before
 
 
+def disable_metrics() -> None:
+    process.settings = process.settings._replace(enabled=False)
+
+
+def test_a_run_during_which_metrics_are_disabled_is_recorded_with_inner_graphs() -> (
+    None
+):
+    class Disables(Node):  # type: ignore[misc]
+        def exec(self, prepared: Any) -> None:
+            disable_metrics()
+
+    kaywatch.instrument(modules=[pocketflow])
+    settings = process.settings
+    with capture() as captured:
+        inner = kaywatch.name(Flow(start=Step()), "inner")
+        kaywatch.name(chain(Flow, Disables(), inner), "outer").run({})
+        process.settings = process.settings._replace(enabled=settings.enabled)
+
+    graphs = [(e.graph, e.node) for e in captured.executions()]
+    assert graphs == [("outer", "Disables"), ("inner", "Step"), ("outer", "inner")]
+    assert [(r.graph, r.visits) for r in captured.runs()] == [
+        ("inner", 1),
+        ("outer", 2),
+    ]
+
+
+def test_a_task_that_outlives_its_run_records_nothing_while_metrics_are_disabled() -> (
+    None
+):
+    tasks = []
+
+    async def work() -> None:
+        Flow(start=Step()).run({})
+        Step().run({})
+
+    class Spawns(AsyncNode):  # type: ignore[misc]
+        async def exec_async(self, prepared: Any) -> None:
+            tasks.append(asyncio.create_task(work()))
+
+    async def main() -> None:
+        await AsyncFlow(start=Spawns()).run_async({})
+        disable_metrics()
+        await tasks[0]
+
+    kaywatch.instrument(modules=[pocketflow])
+    settings = process.settings
+    with capture() as captured:
+        asyncio.run(main())
+        process.settings = process.settings._replace(enabled=settings.enabled)
+
+    assert [e.node for e in captured.executions()] == ["Spawns"]
+
+
 def test_metrics_can_be_disabled_and_enabled_again() -> None:
     kaywatch.instrument(modules=[pocketflow])
     with capture() as captured:
@@ -887,3 +941,68 @@ def test_a_flow_that_starts_with_itself_has_a_name() -> None:
 
     topology = _topology.walk("round", flow)
     assert topology.start == "Flow[Flow[Flow[Flow]]]"
+
+
+# -- threads that outlive or share an execution ----------------------------------------
+
+
+def in_context(function: Callable[..., Any], *args: Any) -> threading.Thread:
+    run = contextvars.copy_context().run
+    thread = threading.Thread(target=run, args=(function, *args))
+    thread.start()
+    return thread
+
+
+def test_a_batch_that_outlives_its_execution_leaves_nothing_behind() -> None:
+    go, threads = threading.Event(), []
+
+    class Abandons(BatchNode):  # type: ignore[misc]
+        def _run(self, shared: Any) -> None:
+            threads.append(in_context(self._exec, [1]))
+
+        def exec(self, item: int) -> None:
+            go.wait(5)
+
+    kaywatch.instrument(modules=[pocketflow])
+    with capture():
+        Abandons().run({})
+        go.set()
+        threads[0].join()
+
+    assert not _attempts._batches
+
+
+def test_threads_that_retry_at_once_do_not_end_their_execution(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    both = threading.Barrier(2)
+
+    class Shares(Node):  # type: ignore[misc]
+        def _exec(self, prepared: Any) -> None:
+            with contextlib.suppress(ValueError):
+                self.exec(True)
+            for thread in [in_context(self.exec, False) for _ in range(2)]:
+                thread.join()
+
+        def exec(self, fails: bool) -> None:
+            if fails:
+                raise ValueError
+            both.wait(5)
+
+        def post(self, shared: Any, prepared: Any, result: Any) -> str:
+            return "done"
+
+    class Waits:
+        def node_started(self, *args: Any) -> None: ...
+        def node_ended(self, *args: Any) -> None: ...
+        def run_ended(self, *args: Any) -> None: ...
+
+        def node_retried(self, *args: Any) -> None:
+            both.wait(5)
+
+    kaywatch.instrument(modules=[pocketflow])
+    monkeypatch.setattr(_spans, "listener", Waits())
+    with capture() as captured:
+        Shares().run({})
+
+    assert [e.action for e in captured.executions()] == ["done"]
