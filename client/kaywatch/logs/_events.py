@@ -121,6 +121,7 @@ class EventLogger:
         # Logged with the first node: the `_run` of a batch looks like a run until its
         # items have their own.
         fields = run_fields(run) | {"node_id": ""}
+        del fields["action"]  # no node has returned one yet
         outer = run.parent
         if isinstance(outer, Span) and outer.run is not None:
             fields["parent_run_id"] = process.recorder.run_id(outer.run.number)

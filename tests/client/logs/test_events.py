@@ -327,6 +327,7 @@ def test_traceback_is_logged_once_and_nested_run_names_its_parent(
     ]
     assert ["exception" in e for e in errors] == [True, False]
     outer, inner = [e for e in events if e["event"] == "graph_execution_start"]
+    assert "action" not in outer
     assert inner["parent_run_id"] == outer["run_id"] == errors[1]["run_id"]
     assert inner["run_id"] == errors[0]["run_id"]
 
