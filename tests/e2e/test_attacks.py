@@ -521,7 +521,7 @@ def test_no_receiver_is_where_a_cloud_hands_out_credentials(
     assert error in (
         "the address is not allowed for receivers",
         "the host's name is not known",
-        "no http or https URL",
+        "not an http or https URL",
     )
 
 

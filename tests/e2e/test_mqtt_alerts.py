@@ -280,7 +280,7 @@ def test_two_agents_at_the_same_topics_say_so(mosquitto: Broker) -> None:
                 "the first one says so",
             )
             until(
-                lambda: "give each agent a prefix" in degraded(other),
+                lambda: "use a different prefix for each agent" in degraded(other),
                 "the second one says so",
             )
             other.stop()

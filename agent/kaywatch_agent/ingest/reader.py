@@ -1,8 +1,8 @@
 """Reads all sockets that are ready in rounds, fairly among processes.
 
 Strategy: the event loop watches one epoll instance that contains all connections. A
-lone batch is read at once. While more arrive, one round every few milliseconds reads
-all ready sockets, because a wake-up of the loop costs as much as ten batches.
+few messages are read at once. While many arrive, one round every 40 ms reads all ready
+sockets, because a wake-up of the loop costs as much as ten batches.
 
 Within a round, processes take turns (`fair_queue`), a slice of bytes each. What is not
 read stays in the kernel, which holds back the sender.
@@ -28,8 +28,12 @@ ALONE: Final = 4 * SLICE  # when only one process has bytes to read
 # After this time, a round lets the loop do everything else.
 TURN_SECONDS: Final = 0.005
 
-# Between the starts of two rounds, while batches arrive that fast.
+# Between the starts of two rounds, while many batches arrive.
 GATHER_SECONDS: Final = 0.04
+
+# Fewer than this many wake-ups, or reads of a round, in that time are not many: the
+# messages of a process that starts or exits are read at once.
+MANY: Final = 4
 
 # A connection with this many bytes is about to fill the kernel's buffer (208 KiB, most
 # of it overhead when messages are small). Its sender would wait for each round, so for
@@ -79,6 +83,8 @@ class FairReader:
         self._bulk_until = 0.0
         self._last = 0.0  # when the last round began
         self._reads = 0  # in the last round
+        self._wake_ups = 0  # that started a round, or found one to be too early
+        self._counted_since = 0.0
         # The loop either watches the epoll instance, or has the next round scheduled:
         # with both, each new connection would start another series of rounds.
         self._watching = False
@@ -139,9 +145,14 @@ class FairReader:
             loop.add_reader(self._epoll.fileno(), self._ready)
 
     def _ready(self) -> None:
-        """Start a round now, or later if the last one was only just now."""
+        """Start a round now, or later if there were many just now."""
         now = time.monotonic()
-        wait = self._last + GATHER_SECONDS - now if now > self._bulk_until else 0.0
+        if now - self._counted_since >= GATHER_SECONDS:
+            self._counted_since, self._wake_ups = now, 0
+        self._wake_ups += 1
+        wait = 0.0
+        if self._wake_ups > MANY and now > self._bulk_until:
+            wait = self._counted_since + GATHER_SECONDS - now
         if wait <= 0 and not self._read_round():
             return
         loop = asyncio.get_running_loop()
@@ -160,9 +171,8 @@ class FairReader:
         loop = asyncio.get_running_loop()
         if self._read_round():
             loop.call_soon(self._go_on)
-        elif self._reads > 1 and self._last > self._bulk_until:
-            # More arrive than one for each round: a timer alone costs half as much as
-            # a timer and a wake-up for the first of them.
+        elif self._reads >= MANY and self._last > self._bulk_until:
+            # A timer alone costs half as much as a timer and a wake-up.
             loop.call_later(GATHER_SECONDS, self._go_on)
         else:
             self._scheduled = False

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from kaywatch_agent.ingest.reader import ALONE, SLICE, FairReader
+from kaywatch_agent.ingest.reader import ALONE, MANY, SLICE, FairReader
 
 
 class Sender:
@@ -181,15 +181,16 @@ async def test_at_the_end_nothing_is_left_and_nobody_held_back(round_: Round) ->
     assert fast.left == 0
 
 
-async def test_lone_bytes_are_read_at_once_and_a_crowd_shares_rounds(
+async def test_a_few_messages_are_read_at_once_and_many_share_a_round(
     round_: Round, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kaywatch_agent.ingest.reader.GATHER_SECONDS", 60.0)
-    first = round_.add(1, 1)
     async with asyncio.timeout(10):
-        while first.left:
-            await asyncio.sleep(0)
-    late = [round_.add(n, 1) for n in (2, 3)]
+        for process in range(MANY):
+            lone = round_.add(1 + process, 1)
+            while lone.left:
+                await asyncio.sleep(0)
+    late = [round_.add(100 + process, 1) for process in range(2)]
     await asyncio.sleep(0.05)
     assert all(sender.left for sender in late)  # until the next round is due
     await round_.reader.read_all()
