@@ -152,7 +152,7 @@ def test_nobody_speaks_for_another_user_s_client(
         for message in (row(1_000), wire.bye(CLIENT, 1_000), hello()):
             (refusal,), other = pushed_as(65_533, agent.socket, message)
             assert refusal["code"] == "forbidden", refusal
-            said = f"this client is one of user {NOBODY}, and you are not"
+            said = f"this client belongs to user {NOBODY}; you are another user"
             assert refusal["text"] == said
             assert ended(other) == 0
         (client,) = agent.clients()
