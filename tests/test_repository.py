@@ -52,6 +52,7 @@ def test_a_module_exports_what_it_names(name: str) -> None:
         assert hasattr(module, exported), f"{name}.{exported}"
 
 
+@pytest.mark.timeout(300)  # an interpreter for each of some 280 modules
 def test_every_module_imports_alone_without_a_warning() -> None:
     def complaint(name: str) -> str:
         code = f"import {name}"
