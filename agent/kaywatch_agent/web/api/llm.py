@@ -172,7 +172,7 @@ def llm(snapshot: AgentSnapshot, query: LlmQuery) -> LlmResponse:
     )
 
 
-class _Row:
+class _ModelRow:
     """The metrics of one row, by name."""
 
     def __init__(self) -> None:
@@ -204,7 +204,7 @@ class _CallTable(Generic[T]):
         groups = snapshot.groups([Kind.COUNT, Kind.OBSERVE], group)
         stats = window.stats(groups, {Dimension.HISTOGRAM})
         distributions = _distributions(stats)
-        self._rows: defaultdict[T, _Row] = defaultdict(_Row)
+        self._rows: defaultdict[T, _ModelRow] = defaultdict(_ModelRow)
         for (name_of_row, metric, type), number in groups.items():
             if not stats.executions[number]:
                 continue
