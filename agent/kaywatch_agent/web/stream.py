@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Final, NamedTuple
@@ -54,7 +55,7 @@ def encode_event(name: str, data: bytes, number: int | None = None) -> bytes:
     return b"%sevent: %s\ndata: %s\n\n" % (head, name.encode(), data)
 
 
-class Subscription:
+class Subscription(ABC):
     """What one subscriber has yet to receive; subclasses have the queue."""
 
     def __init__(self) -> None:
@@ -70,9 +71,9 @@ class Subscription:
         self._closed = True
         self.wake()
 
+    @abstractmethod
     def take(self, limit: int) -> Chunk | None:
         """Return the next chunk, of at most `limit` events; None if there is none."""
-        raise NotImplementedError
 
     async def next(self, limit: int) -> Chunk | None:
         """Return the next chunk, a comment after a long silence, or None at the end."""

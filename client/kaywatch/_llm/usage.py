@@ -6,6 +6,7 @@ models, or dicts where the application requested these.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar, NamedTuple
 
 __all__ = ["AnthropicTally", "OpenAITally", "Tally", "Usage"]
@@ -29,7 +30,7 @@ class Usage(NamedTuple):
     written_long: float = 0.0
 
 
-class Tally:
+class Tally(ABC):
     """What the answer to one call reveals, at once or in the events of a stream.
 
     Attributes:
@@ -46,13 +47,13 @@ class Tally:
         self.model = ""
         self.is_complete = False
 
+    @abstractmethod
     def read_answer(self, answer: Any) -> None:
         """Read a whole answer."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read_event(self, event: Any) -> bool:
         """Read an event of a stream; return whether it carries some of the answer."""
-        raise NotImplementedError
 
 
 class OpenAITally(Tally):
