@@ -1,0 +1,2 @@
+// Runs apart from the page, so that a large graph never blocks it.
+export {};

@@ -1,0 +1,20 @@
+import { expect, test } from "vitest";
+import { formatRoute, parseRoute } from "./route";
+
+test.each(["", "?graph=checkout", "?view=runs&graph=a+b&window=1h&end=17&find=p95"])(
+  "%s: a route survives its address",
+  (search) => {
+    const route = parseRoute(search);
+    const { search: formatted } = new URL(formatRoute(route), "http://agent/");
+    expect(parseRoute(formatted)).toEqual(route);
+  },
+);
+
+test.each([
+  ["?graph=checkout", "graph"],
+  ["?graph=checkout&node=pay", "node"],
+  ["?alert=7", "alerts"],
+  ["?view=nonsense", "overview"],
+])("%s opens %s", (search, view) => {
+  expect(parseRoute(search).view).toBe(view);
+});

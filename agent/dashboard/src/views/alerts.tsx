@@ -1,0 +1,3 @@
+export function AlertsView() {
+  return <h1>Alerts</h1>;
+}

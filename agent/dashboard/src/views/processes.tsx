@@ -1,0 +1,3 @@
+export function ProcessesView() {
+  return <h1>Processes</h1>;
+}
