@@ -10,10 +10,13 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from tests.agents import Agent, running_agent
 from tests.bench.daemons import DAEMONS, Daemon, Load, loaded, running
@@ -40,6 +43,16 @@ def agent_pid(agent: Agent) -> int:
     return agent.process.pid
 
 
+@contextlib.contextmanager
+def unlimited_agent() -> Iterator[Agent]:
+    """Run an agent that reads as fast as it can: all load comes from one process."""
+    with tempfile.TemporaryDirectory(prefix="kw-") as folder:
+        config = Path(folder) / "kaywatch.toml"
+        config.write_text('[ingest]\nrate_per_process = "0"\n')
+        with running_agent(sys.executable, "--config", str(config)) as agent:
+            yield agent
+
+
 def loaded_agent(clients: int, batch: int, events: int, rate: float = math.inf) -> Load:
     """Push to an agent.
 
@@ -49,7 +62,7 @@ def loaded_agent(clients: int, batch: int, events: int, rate: float = math.inf) 
         events: how many in all.
         rate: events per second.
     """
-    with running_agent() as agent:
+    with unlimited_agent() as agent:
         senders = Clients(agent.socket, clients, batch)
         for _ in range(clients):
             senders.push()
@@ -69,7 +82,7 @@ def loaded_agent(clients: int, batch: int, events: int, rate: float = math.inf) 
 
 def sustained(seconds: float) -> float:
     """Return events per second by the wall clock, the agent on a core of its own."""
-    with running_agent() as agent, own_core(agent_pid(agent)):
+    with unlimited_agent() as agent, own_core(agent_pid(agent)):
         clients = Clients(agent.socket, 4, 5_000)
         clients.settle()
         started, pushed = time.monotonic(), 0
