@@ -94,6 +94,33 @@ export interface StageHealth {
   detail: string;
 }
 
+/**
+ * GET /api/v1/runs?service=&graph=&run=&window=&end=
+ *
+ * `in_progress` are the runs of now, whatever the period; the rest is about runs that ended
+ * in it. `run` selects one run by its id.
+ */
+export interface Runs {
+  time: number;
+  in_progress: RunInProgress[];
+  /** The latest first, with all failed ones as far as they are kept. */
+  ended: EndedRun[];
+  /** How all runs of the period ended, the most frequent first. */
+  ends: RunEnd[];
+  /** The number of runs by their number of visits, ascending: [least, most, runs]. */
+  visits: [least: number, most: number, runs: number][];
+}
+
+/** The number of runs that ended at a node, with an action, for a reason. */
+export interface RunEnd {
+  service: string;
+  graph: string;
+  reason: string;
+  node: string;
+  action: string;
+  count: number;
+}
+
 /** What the event stream keeps up to date. */
 export interface Live {
   time: number;
