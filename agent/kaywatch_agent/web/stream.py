@@ -11,7 +11,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol, cast
 
 import msgspec
 import structlog
@@ -37,6 +37,12 @@ GRACE_SECONDS: Final = 1.0
 log = structlog.get_logger("kaywatch.agent")
 
 _encode = msgspec.json.Encoder().encode
+
+
+class Connection(Protocol):
+    """What a stream needs of its connection."""
+
+    on_lost: Callable[[], None] | None
 
 
 class Chunk(NamedTuple):
@@ -123,19 +129,11 @@ class Streams:
         response = web.StreamResponse()
         response.headers["Content-Type"] = "text/event-stream; charset=utf-8"
         response.headers["X-Accel-Buffering"] = "no"  # or nginx would buffer events
-        self._open[subscription] = request.transport
-        self._changed.set()
-        if self._closed:
-            subscription.close()
-        try:
+        # ConnectionError: the subscriber left before the first byte.
+        with self._opened(request, subscription), contextlib.suppress(ConnectionError):
             await response.prepare(request)
             if request.method != "HEAD":
                 await _send_events(request, response, subscription, limit)
-        except ConnectionError:
-            pass  # the subscriber left before the first byte
-        finally:
-            del self._open[subscription]
-            self._changed.set()
         return response
 
     async def close(self) -> None:
@@ -148,6 +146,27 @@ class Streams:
                 if transport is not None:
                     transport.abort()
             await self._wait_closed(GRACE_SECONDS)
+
+    @contextlib.contextmanager
+    def _opened(
+        self, request: web.Request, subscription: Subscription
+    ) -> Iterator[None]:
+        """Count a stream as open within the block.
+
+        A subscriber that leaves makes room at once, not at the next keep-alive.
+        """
+        connection = cast(Connection, request.protocol)
+        connection.on_lost = subscription.close
+        self._open[subscription] = request.transport
+        self._changed.set()
+        if self._closed:
+            subscription.close()
+        try:
+            yield
+        finally:
+            connection.on_lost = None
+            del self._open[subscription]
+            self._changed.set()
 
     async def _wait_closed(self, seconds: float) -> bool:
         """Wait until no stream is open; return whether that is so."""

@@ -107,7 +107,7 @@ def test_each_publish_is_one_snapshot(served: Served) -> None:
         "errors": 1,
         "retries": 2,
     }
-    until(lambda: publish(served) or open_streams(served) == 0, "it is forgotten")
+    until(lambda: open_streams(served) == 0, "it is forgotten")
 
 
 def test_it_ends_after_the_limit(served: Served) -> None:
@@ -142,6 +142,16 @@ def test_a_silence_is_filled_with_comments(
             pass
         assert event["id"] == "1"
         assert reader.block() == {}
+
+
+def test_a_subscriber_that_leaves_makes_room_at_once(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "KEEPALIVE_SECONDS", 3600.0)
+
+    with reading(served):
+        assert open_streams(served) == 1
+    until(lambda: open_streams(served) == 0, "it is removed")
 
 
 def test_a_slow_reader_gets_the_newest_and_holds_up_nobody(served: Served) -> None:

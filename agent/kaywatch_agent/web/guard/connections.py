@@ -9,6 +9,7 @@ if none is idle, the new one gets 503.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Final, cast
 
 from aiohttp import web
@@ -107,7 +108,14 @@ class ConnectionLimiter:
 class HttpConnection(web.RequestHandler):
     """aiohttp's protocol of one connection, with a deadline for each request head."""
 
-    __slots__ = ("_admitted", "_deadline", "_limiter", "_raw_transport", "idle")
+    __slots__ = (
+        "_admitted",
+        "_deadline",
+        "_limiter",
+        "_raw_transport",
+        "idle",
+        "on_lost",
+    )
 
     def __init__(
         self, limiter: ConnectionLimiter, server: web.Server, options: dict[str, Any]
@@ -115,6 +123,7 @@ class HttpConnection(web.RequestHandler):
         loop = asyncio.get_running_loop()
         super().__init__(server, loop=loop, **options)
         self.idle = True  # no request is being answered
+        self.on_lost: Callable[[], None] | None = None
         self._limiter = limiter
         self._admitted = False
         self._deadline: asyncio.TimerHandle | None = None
@@ -146,6 +155,9 @@ class HttpConnection(web.RequestHandler):
             self._admitted = False
             self._limiter.remove(self)
             super().connection_lost(exc)
+            # Without this, a handler would only notice when it writes.
+            if self.on_lost is not None:
+                self.on_lost()
 
     def begin_request(self) -> None:
         """Note that a request is complete and is being answered."""
