@@ -4,7 +4,7 @@
 # make bench [QUICK=1]      figures beside those of peers, and bench.json
 # make images              the pictures in the documents; needs chromium
 # make long-run MINUTES=10 every node kind under `kaywatch run`: their counts and ours
-# make fuzz [SECONDS=60]    coverage as a guide, each for so long; 100,000 requests
+# make fuzz [SECONDS=60]    coverage as a guide, each for so long; 100,000 requests; the API
 # make chaos               100 kill -9 under load, and then count
 # make chaos-mqtt          the same by way of a broker that is stopped, killed, cut off
 
@@ -23,7 +23,8 @@ demo: .venv/.demo
 	@$(BIN)/kaywatch demo $(if $(SECONDS),--seconds $(SECONDS))
 
 test: .venv/.dev servers
-	$(BIN)/pytest -n 2 --dist loadgroup $(TESTS)
+	@# Twice as many workers as cores: half of the time, tests wait.
+	$(BIN)/pytest -n $$((2 * $$(nproc))) --dist loadgroup $(TESTS)
 
 check: .venv/.dev
 	$(BIN)/ruff check .
@@ -51,6 +52,8 @@ fuzz: .venv/.dev
 		echo "== $$target"; \
 		$(BIN)/python -m tests.fuzz $$target $(or $(SECONDS),60) || exit 1; done
 	$(BIN)/python -m tests.fuzz.requests
+	KAYWATCH_TEST_EXAMPLES=300 $(BIN)/pytest --timeout 3600 -k schemathesis \
+		tests/agent/web/api/test_openapi.py
 	$(BIN)/python -m tests.bench.fuzz_frames
 
 chaos: .venv/.dev

@@ -18,20 +18,26 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from tests import forks
+from tests.forks import Fork
+
 from kaywatch.query import fetch
 
 DEADLINE = 20.0
 
 
 def until(condition: Callable[[], Any], what: str, deadline: float = DEADLINE) -> Any:
-    """Return the condition's value once it is true; fail after `deadline` seconds."""
-    end = time.monotonic() + deadline
-    while time.monotonic() < end:
-        value = condition()
-        if value:
-            return value
-        time.sleep(0.02)
-    raise AssertionError(f"not within {deadline} s: {what}")
+    """Return the condition's value once it is true; fail after `deadline` seconds.
+
+    The longer it has waited, the less often it looks: a condition that takes an HTTP
+    request or a command would keep a core busy.
+    """
+    started = time.monotonic()
+    while not (value := condition()):
+        waited = time.monotonic() - started
+        assert waited < deadline, f"not within {deadline} s: {what}"
+        time.sleep(min(max(0.01, waited / 10), 0.1))
+    return value
 
 
 def free_port() -> int:
@@ -54,7 +60,7 @@ class Agent:
         self.options: tuple[str, ...] = ()  # of each start
         self.variables: dict[str, str] = {}  # of those who push here
         self.log: list[dict[str, Any]] = []
-        self.process: subprocess.Popen[str] | None = None
+        self.process: Fork | None = None
         self._children: list[subprocess.Popen[str]] = []
 
     @property
@@ -75,16 +81,16 @@ class Agent:
     def start(self, *options: str) -> Agent:
         """Start it, and wait until it serves."""
         self.log.clear()
-        self.process = subprocess.Popen(
-            [
-                *(self.python, "-m", "kaywatch_agent", "serve"),
-                *("--socket", self.socket, "--http", "127.0.0.1:0"),
-                *("--store", self.store, *self.options, *options),
-            ],
-            stderr=subprocess.PIPE,
-            text=True,
+        log, log_of_process = os.pipe()
+        self.process = forks.start(
+            *(self.python, "serve", "--socket", self.socket),
+            *("--http", "127.0.0.1:0", "--store", self.store),
+            *(*self.options, *options),
+            stdout=log_of_process,
+            stderr=log_of_process,
         )
-        threading.Thread(target=self._read, args=(self.process,), daemon=True).start()
+        os.close(log_of_process)
+        threading.Thread(target=self._read, args=(log,), daemon=True).start()
         serving = until(
             lambda: self._logged("serving") or self.process.poll() is not None,
             "the agent serves",
@@ -145,13 +151,7 @@ class Agent:
 
     def command(self, *arguments: str, code: int = 0) -> str:
         """Run a command of `kaywatch`; return all that it printed."""
-        done = subprocess.run(
-            [self.python, "-m", "kaywatch_agent", *arguments],
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        done = forks.run(self.python, *arguments, env=self.environment)
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout + done.stderr
 
@@ -178,10 +178,9 @@ class Agent:
         if self.process is not None:
             self.stop(signal.SIGKILL)
 
-    def _read(self, process: subprocess.Popen[str]) -> None:
-        assert process.stderr is not None
-        with process.stderr:
-            for line in process.stderr:
+    def _read(self, log: int) -> None:
+        with open(log) as lines:
+            for line in lines:
                 try:
                     self.log.append(json.loads(line))
                 except ValueError:
@@ -192,11 +191,18 @@ class Agent:
 
 
 @contextlib.contextmanager
-def running_agent(python: str = sys.executable, *options: str) -> Iterator[Agent]:
-    """Run an agent in a short folder of its own: a socket's path has 107 bytes."""
+def new_agent(python: str = sys.executable) -> Iterator[Agent]:
+    """Yield an agent to be started; its folder is short, for the socket's path."""
     with tempfile.TemporaryDirectory(prefix="kw-") as folder:
         agent = Agent(Path(folder), python)
         try:
-            yield agent.start(*options)
+            yield agent
         finally:
             agent.close()
+
+
+@contextlib.contextmanager
+def running_agent(python: str = sys.executable, *options: str) -> Iterator[Agent]:
+    """Run an agent within the block."""
+    with new_agent(python) as agent:
+        yield agent.start(*options)

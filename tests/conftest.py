@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import shutil
 import signal
 import subprocess
 import sys
 import sysconfig
 import venv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.agents import Agent, running_agent
+from tests.agents import Agent, new_agent
 from tests.brokers import KINDS, Broker, running_broker
 
 ROOT = Path(__file__).parent.parent
+
+# Some images set it; without bytecode, each process compiles what it imports.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # A shell lets its background jobs ignore Ctrl-C, and so would all that we start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -32,22 +39,52 @@ def build(target: str, tree: Path, folder: Path) -> Path:
     return built
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the long tests first: the short ones then keep all workers busy."""
+    short = ("agent", "client", "docs", "fuzz")
+    items.sort(key=lambda item: item.path.relative_to(ROOT / "tests").parts[0] in short)
+
+
+def make_once(
+    factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]
+) -> Path:
+    """Return a folder that the first worker of pytest-xdist fills for all of them."""
+    base = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    folder, done = base / name, base / f"{name}.done"
+    with (base / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            make(folder)
+            done.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, built from this tree."""
-    return build("wheel", ROOT, tmp_path_factory.mktemp("wheel"))
+    folder = make_once(tmp_path_factory, "wheel", lambda at: build("wheel", ROOT, at))
+    return next(folder.iterdir())
 
 
 @pytest.fixture(scope="session")
 def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sdist, built from this tree."""
-    return build("sdist", ROOT, tmp_path_factory.mktemp("sdist"))
+    folder = make_once(tmp_path_factory, "sdist", lambda at: build("sdist", ROOT, at))
+    return next(folder.iterdir())
 
 
 @pytest.fixture(scope="session")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A Python that has the wheel installed, and its dependencies from this one."""
-    folder = tmp_path_factory.mktemp("venv")
+    folder = make_once(tmp_path_factory, "venv", lambda at: install(wheel, at))
+    return str(folder / "bin" / "python")
+
+
+def install(wheel: Path, folder: Path) -> None:
+    """Install the wheel in a new environment, with the dependencies of this one."""
     venv.create(folder, with_pip=False, symlinks=True)
     python = folder / "bin" / "python"
     subprocess.run(
@@ -61,14 +98,19 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     # of the editable install, are not read.
     (site,) = folder.glob("lib/python*/site-packages")
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    return str(python)
 
 
 @pytest.fixture
-def agent(installed: str) -> Iterator[Agent]:
-    """An agent of the installed wheel."""
-    with running_agent(installed) as agent:
+def stopped_agent(installed: str) -> Iterator[Agent]:
+    """An agent of the installed wheel, to be started."""
+    with new_agent(installed) as agent:
         yield agent
+
+
+@pytest.fixture
+def agent(stopped_agent: Agent) -> Agent:
+    """A running agent of the installed wheel."""
+    return stopped_agent.start()
 
 
 @pytest.fixture(params=KINDS)

@@ -4,16 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sys
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
 
-from tests.agents import Agent, until
-from tests.brokers import AGENT, Access, Broker
+import pytest
+from tests.agents import Agent, new_agent, until
+from tests.brokers import AGENT, KINDS, Access, Broker
 from tests.cuts import Way, way_to
 
-__all__ = ["agent_at", "at", "both_ways", "settings", "variables"]
+__all__ = [
+    "agent_at",
+    "at",
+    "both_ways",
+    "each_broker",
+    "listening",
+    "new_agent_at",
+    "settings",
+    "variables",
+]
+
+# Each kind of broker. With any mosquitto, both sides speak MQTT 5; rumqttd has a port
+# for each version. `both_ways(only_old=True)` makes a mosquitto one for 3.1.1 only.
+each_broker = pytest.mark.parametrize(
+    ("broker", "version"),
+    [*((kind, 5) for kind in KINDS), ("rumqttd", 4)],
+    indirect=True,
+)
 
 GRACE = 1  # seconds until who is gone is dead
 
@@ -60,35 +76,41 @@ def listening(agent: Agent) -> bool:
 
 
 @contextlib.contextmanager
-def agent_at(
+def new_agent_at(
     broker: Broker,
     *,
     version: int = 5,
     way: Way | None = None,
-    python: str = sys.executable,
+    rules: str = "",
     **more: object,
 ) -> Iterator[Agent]:
-    """Run an agent that takes from a broker, and whose clients push by it.
+    """Yield an agent that is configured to read from a broker, to be started.
+
+    Its clients push by the broker.
 
     Args:
         broker: it runs.
         version: of MQTT, for a broker with a port for each.
         way: the agent's way to it, if not the straight one.
-        python: that runs the agent.
+        rules: more of its configuration.
         more: settings of `[[ingest.mqtt]]`.
     """
-    with tempfile.TemporaryDirectory(prefix="kw-") as folder:
-        agent = Agent(Path(folder), python)
-        config = Path(folder) / "kaywatch.toml"
-        config.write_text(settings(at(broker.access(AGENT, version), way), **more))
+    with new_agent() as agent:
+        config = agent.folder / "kaywatch.toml"
+        table = settings(at(broker.access(AGENT, version), way), **more)
+        config.write_text(table + rules)
         agent.options = ("--config", str(config))
         agent.variables = variables(broker.access(version=version))
-        try:
-            agent.start()
-            until(lambda: listening(agent), "the agent hears the broker")
-            yield agent
-        finally:
-            agent.close()
+        yield agent
+
+
+@contextlib.contextmanager
+def agent_at(broker: Broker, **options: Any) -> Iterator[Agent]:
+    """Run an agent that reads from a broker; for the options see `new_agent_at`."""
+    with new_agent_at(broker, **options) as agent:
+        agent.start()
+        until(lambda: listening(agent), "the agent hears the broker")
+        yield agent
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.agents import running_agent, until
+from tests.agents import free_port, new_agent, until
 from tests.conftest import ROOT, build
 from tests.interpreters import VERSIONS, interpreter
 
@@ -53,14 +53,12 @@ def environment(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return folder / "bin" / "python"
 
 
-def install(python: Path, *what: str) -> None:
+def install(python: Path, what: str) -> None:
     """Install what is named, with all that it needs."""
-    subprocess.run(
-        [sys.executable, "-m", "pip", "--python", str(python), "install", "-q", *what],
-        check=True,
-    )
-    checked = [sys.executable, "-m", "pip", "--python", str(python), "check"]
-    subprocess.run(checked, check=True, capture_output=True)
+    pip = [sys.executable, "-m", "pip", "--python", str(python)]
+    # Most modules of the dependencies are never imported.
+    subprocess.run([*pip, "install", "--quiet", "--no-compile", what], check=True)
+    subprocess.run([*pip, "check"], check=True, capture_output=True)
 
 
 def ran(*command: str | Path) -> subprocess.CompletedProcess[str]:
@@ -146,8 +144,17 @@ def test_the_metadata_say_what_an_index_shows(wheel: Path) -> None:
 # -- on each Python --------------------------------------------------------------------
 
 
-def test_the_plain_install_is_the_client_alone(wheel: Path, environment: Path) -> None:
+def test_the_client_and_then_the_agent_install_and_work(
+    wheel: Path, environment: Path
+) -> None:
     install(environment, str(wheel))
+    check_client(environment)
+    install(environment, f"{wheel}[agent]")
+    check_agent(environment)
+
+
+def check_client(environment: Path) -> None:
+    """Check that the plain install is the client alone."""
     command = environment.parent / "kaywatch"
 
     assert installed(environment) == {"kaywatch", "msgpack"}
@@ -162,15 +169,27 @@ def test_the_plain_install_is_the_client_alone(wheel: Path, environment: Path) -
     assert (watched.returncode, watched.stdout, watched.stderr) == (0, "1\n", "")
 
 
-def test_the_agent_installs_and_works(wheel: Path, environment: Path) -> None:
-    install(environment, f"{wheel}[agent]")
+def check_agent(environment: Path) -> None:
+    """Check that the agent starts as users start it, and counts."""
     (site,) = environment.parent.parent.glob("lib/python*/site-packages")
 
     for package in ("kaywatch", "kaywatch_agent"):
         compiled = ran(environment, "-W", "error", "-c", COMPILE, site / package)
         assert compiled.returncode == 0, compiled.stdout + compiled.stderr
-    with running_agent(str(environment)) as agent:
-        agent.run(PUSH)
-        until(lambda: agent.executions() == {"n": 1}, "what was pushed is counted")
-        assert "healthy" in agent.command("status")
-        assert agent.stop() == 0
+    command, address = environment.parent / "kaywatch", f"127.0.0.1:{free_port()}"
+    with new_agent(str(environment)) as agent:
+        agent.url = f"http://{address}"
+        process = subprocess.Popen(
+            [
+                *(command, "serve", "--socket", agent.socket, "--http", address),
+                *("--store", agent.store),
+            ]
+        )
+        try:
+            until(Path(agent.socket).exists, "the agent listens")
+            agent.run(PUSH)
+            until(lambda: agent.executions() == {"n": 1}, "what was pushed is counted")
+            assert "healthy" in ran(command, "status", "--url", agent.url).stdout
+        finally:
+            process.terminate()
+            assert process.wait(20) == 0

@@ -37,6 +37,7 @@ from kaywatch._process import process
 from kaywatch.wire import Outcome
 
 folder, seed, stop = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+pause = float(sys.argv[4])
 
 def work(rng, rounds):
     counts = {}
@@ -55,7 +56,7 @@ def work(rng, rounds):
             records[at](rng.random() / 100, outcome, attempts, action, error)
             key = f"{nodes[at][1]} {outcome} {attempts} {action}"
             counts[key] = counts.get(key, 0) + 1
-        time.sleep(0.002)
+        time.sleep(pause)
     return counts
 
 def leave(counts):
@@ -87,6 +88,13 @@ leave(total)
 """
 
 
+# Between a process's thousands of events: about as fast as it can record.
+PAUSE = 0.002
+
+# In the short forms, whose few processes would keep all cores busy.
+SHORT_PAUSE = 0.02
+
+
 class Outcome(NamedTuple):
     """What a run of chaos showed."""
 
@@ -107,6 +115,7 @@ def run(
     kills: int,
     processes: int,
     seed: int = 1,
+    pause: float = PAUSE,
     strike: Callable[[random.Random], None] | None = None,
     trouble: Callable[[Agent], None] | None = None,
     tell: Callable[[str], object] = lambda _: None,
@@ -119,6 +128,7 @@ def run(
         kills: how often.
         processes: how many record at a time.
         seed: of the randomness.
+        pause: seconds between a process's thousands of events.
         strike: what to do each time, if not to kill the agent and start it.
         trouble: what else to do to the agent, in the middle of it.
         tell: gets a line now and then.
@@ -126,7 +136,7 @@ def run(
     rng = random.Random(seed)
     stop = folder / "stop"
     clients = [
-        agent.spawn(CLIENT, str(folder), str(rng.random())[2:9], str(stop))
+        agent.spawn(CLIENT, str(folder), str(rng.random())[2:9], str(stop), str(pause))
         for _ in range(processes)
     ]
     within, slowest, gaps = 0, 0.0, Gaps(Path(agent.store))

@@ -115,6 +115,7 @@ def run(
     seed: int = 1,
     only: str = "",
     only_old: bool = False,
+    pause: float = chaos.PAUSE,
     tell: Callable[[str], object] = lambda _: None,
 ) -> tuple[chaos.Outcome, Counter[str]]:
     """Do it all; return what it showed, and how often each was done.
@@ -127,6 +128,7 @@ def run(
         seed: of the randomness.
         only: one of KINDS, if not all of them.
         only_old: let both speak MQTT 3.1.1.
+        pause: seconds between a process's thousands of events.
         tell: gets a line now and then.
     """
     with (
@@ -142,6 +144,7 @@ def run(
             kills=strikes,
             processes=processes,
             seed=seed,
+            pause=pause,
             strike=strike,
             tell=tell,
         )

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests import forks
 from tests.agent.simulation.history import record
 from tests.agents import Agent, running_agent, until
 
@@ -86,13 +86,8 @@ class Shell:
 
     def __call__(self, *words: str, code: int = 0) -> str:
         python = self.agent.python if self.agent else sys.executable
-        done = subprocess.run(
-            [python, "-m", "kaywatch_agent", *words],
-            env=self.agent.environment if self.agent else None,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        env = self.agent.environment if self.agent else None
+        done = forks.run(python, *words, env=env)
         assert done.returncode == code, (done.stdout, done.stderr)
         assert "Traceback" not in done.stderr
         if code:

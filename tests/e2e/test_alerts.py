@@ -78,11 +78,16 @@ def config(receivers: Receivers, tmp_path: Path) -> str:
     return str(path)
 
 
+@pytest.fixture
+def agent(stopped_agent: Agent, config: str) -> Agent:
+    """An agent with the rule and the receivers."""
+    stopped_agent.options = ("--config", config)
+    return stopped_agent.start()
+
+
 def test_a_failing_node_is_told_to_everybody_and_so_is_its_end(
-    agent: Agent, receivers: Receivers, config: str
+    agent: Agent, receivers: Receivers
 ) -> None:
-    agent.stop()
-    agent.start("--config", config)
     agent.run(FAIL, "20", "10")
     paths = ("/services/T/B/x", "/v2/enqueue", "/hook")
     until(lambda: all(receivers.taken(path) for path in paths), "everybody is told")
@@ -107,10 +112,8 @@ def test_a_failing_node_is_told_to_everybody_and_so_is_its_end(
 
 
 def test_why_says_what_became_of_each_message(
-    agent: Agent, receivers: Receivers, config: str
+    agent: Agent, receivers: Receivers
 ) -> None:
-    agent.stop()
-    agent.start("--config", config)
     receivers.answer("/services/T/B/x", Reply(403, "invalid_token"))
     receivers.answer("/hook", *[Reply(503, "come later")] * 100)
     agent.run(FAIL, "20", "10")
@@ -154,17 +157,13 @@ def test_why_says_what_became_of_each_message(
 
     # What is known of it survives a kill.
     agent.stop(signal.SIGKILL)
-    agent.start("--config", config)
+    agent.start()
     assert fates()["slack"]["id"] == slack["id"]
     assert fates()["slack"]["status"] == "dead"
     assert agent.get(path)["timeline"][0]["value"] == 0.5
 
 
-def test_a_restart_says_nothing_twice(
-    agent: Agent, receivers: Receivers, config: str
-) -> None:
-    agent.stop()
-    agent.start("--config", config)
+def test_a_restart_says_nothing_twice(agent: Agent, receivers: Receivers) -> None:
     agent.run(FAIL, "20", "10")
     until(lambda: receivers.taken("/hook"), "it is told")
     until(lambda: episodes.waiting(agent) == 0, "that is known")
@@ -174,7 +173,7 @@ def test_a_restart_says_nothing_twice(
         "it is written down",
     )
     agent.stop(signal.SIGKILL)
-    agent.start("--config", config)
+    agent.start()
     until(
         lambda: episodes.measured(agent, "kaywatch_rule_evaluations_total") >= 3,
         "rules are looked at",
@@ -185,10 +184,8 @@ def test_a_restart_says_nothing_twice(
 
 
 def test_after_a_downtime_one_message_says_what_is_as_before(
-    agent: Agent, receivers: Receivers, config: str
+    agent: Agent, receivers: Receivers
 ) -> None:
-    agent.stop()
-    agent.start("--config", config)
     agent.run(FAIL, "20", "10", "shop")
     agent.run(FAIL, "20", "10", "etl")
     until(lambda: len(receivers.taken("/hook")) == 2, "both are told")
@@ -199,7 +196,7 @@ def test_after_a_downtime_one_message_says_what_is_as_before(
             "UPDATE documents SET data = json_set(data, '$.wall',"
             " json_extract(data, '$.wall') - 1200) WHERE kind = 'clock'"
         )
-    agent.start("--config", config)
+    agent.start()
     until(lambda: len(receivers.taken("/hook")) == 3, "it is told")
 
     body = receivers.taken("/hook")[2].json
@@ -211,8 +208,6 @@ def test_after_a_downtime_one_message_says_what_is_as_before(
 def test_a_rule_that_is_taken_away_ends_its_alerts(
     agent: Agent, receivers: Receivers, config: str
 ) -> None:
-    agent.stop()
-    agent.start("--config", config)
     agent.run(FAIL, "20", "10")
     until(lambda: receivers.taken("/hook"), "it is told")
     text = Path(config).read_text().replace('name = "pay-fails"', 'name = "other"')
@@ -226,10 +221,8 @@ def test_a_rule_that_is_taken_away_ends_its_alerts(
 
 
 def test_a_receiver_is_tested_and_messages_are_looked_after(
-    agent: Agent, receivers: Receivers, config: str
+    agent: Agent, receivers: Receivers
 ) -> None:
-    agent.stop()
-    agent.start("--config", config)
     said = agent.command("notify", "test", "slack")
     assert "slack accepted the test" in said
     first, second = receivers.taken("/services/T/B/x")
@@ -259,8 +252,9 @@ def test_a_receiver_is_tested_and_messages_are_looked_after(
 
 
 def test_without_receivers_the_page_s_thresholds_are_watched_all_the_same(
-    agent: Agent,
+    stopped_agent: Agent,
 ) -> None:
+    agent = stopped_agent.start()
     agent.run(FAIL, "100", "50")
     until(
         lambda: episodes.measured(agent, 'kaywatch_alerts{state="pending"}') == 2,
@@ -269,10 +263,9 @@ def test_without_receivers_the_page_s_thresholds_are_watched_all_the_same(
 
 
 def test_receivers_on_a_bad_day_and_an_agent_that_is_killed(
-    agent: Agent, tmp_path: Path
+    stopped_agent: Agent, tmp_path: Path
 ) -> None:
-    agent.stop()
-    found = episodes.run(agent, tmp_path, units=5, flips=2, kills=2)
+    found = episodes.run(stopped_agent, tmp_path, units=5, flips=2, kills=2)
 
     assert found.problems == []
     assert found.messages >= 10

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests import forks
 from tests.agent.protocol.samples import batch, executions, hello, rows
 from tests.agents import Agent, running_agent, until
 
@@ -70,13 +71,7 @@ assert kaywatch.flush(5)
 
 def run_command(agent: Agent, *arguments: object, code: int = 0) -> str:
     """Run a kaywatch command beside an agent; return what it printed."""
-    done = subprocess.run(
-        [agent.python, "-m", "kaywatch_agent", *map(str, arguments)],
-        env=agent.environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = forks.run(agent.python, *map(str, arguments), env=agent.environment)
     assert done.returncode == code, (done.stdout, done.stderr)
     assert "Traceback" not in done.stderr
     return done.stdout if not code else done.stderr
@@ -357,7 +352,7 @@ def test_a_replay_reports_that_the_agent_went_away(
     )
     until(lambda: len(agent.clients()) > 50, "the replay is under way")
     agent.stop(signal.SIGKILL)
-    agent.start("--http", "127.0.0.1:0")
+    agent.start()
     _, err = process.communicate(timeout=20)
     assert process.returncode == 1
     # Whichever connection noticed it first.

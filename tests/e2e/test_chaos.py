@@ -13,7 +13,7 @@ from tests.e2e import chaos
 def test_nothing_is_lost_or_counted_twice_by_an_agent_that_is_killed(
     agent: Agent, tmp_path: Path
 ) -> None:
-    found = chaos.run(agent, tmp_path, kills=6, processes=3)
+    found = chaos.run(agent, tmp_path, kills=6, processes=3, pause=chaos.SHORT_PAUSE)
 
     assert found.differences == []
     assert found.events > 10_000
@@ -27,7 +27,12 @@ def test_nothing_is_lost_by_an_agent_that_stands_still(
     agent: Agent, tmp_path: Path, seconds: float
 ) -> None:
     found = chaos.run(
-        agent, tmp_path, kills=1, processes=2, trouble=chaos.freeze(seconds)
+        agent,
+        tmp_path,
+        kills=1,
+        processes=2,
+        pause=chaos.SHORT_PAUSE,
+        trouble=chaos.freeze(seconds),
     )
 
     assert found.differences == []
@@ -44,7 +49,12 @@ def test_nothing_is_lost_while_the_disk_is_full(agent: Agent, tmp_path: Path) ->
         agent.start()
         stack.callback(agent.close)
         found = chaos.run(
-            agent, tmp_path, kills=1, processes=2, trouble=chaos.fill(disk, 3)
+            agent,
+            tmp_path,
+            kills=1,
+            processes=2,
+            pause=chaos.SHORT_PAUSE,
+            trouble=chaos.fill(disk, 3),
         )
 
         assert found.differences == []

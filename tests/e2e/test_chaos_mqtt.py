@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.e2e import chaos_mqtt
+from tests.e2e import chaos, chaos_mqtt
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,7 @@ def test_nothing_is_lost_or_counted_twice_whatever_breaks(
         strikes=len(chaos_mqtt.KINDS),
         processes=2,
         only_old=only_old,
+        pause=chaos.SHORT_PAUSE,
     )
 
     assert found.differences == []

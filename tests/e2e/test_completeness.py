@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import socket
-import subprocess
 import time
 from typing import Any
 
 import pytest
+from tests import forks
 from tests.agents import Agent, running_agent, until
 
 from kaywatch import wire
@@ -36,13 +36,10 @@ sys.stdin.readline()
 
 
 def status(agent: Agent) -> list[str]:
-    return subprocess.run(
-        [agent.python, "-m", "kaywatch_agent", "status"],
-        env={**agent.environment, "COLUMNS": "100"},
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.splitlines()
+    env = {**agent.environment, "COLUMNS": "100"}
+    done = forks.run(agent.python, "status", env=env)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
 
 
 def accounts(agent: Agent) -> dict[str, Any]:
@@ -57,7 +54,7 @@ def test_what_a_full_buffer_lost_is_shown_beside_the_figures_for_good(
     child = agent.spawn(LOSE)
     assert child.stdin is not None and child.stdout is not None
     assert child.stdout.readline() == "full\n"
-    agent.start("--http", "127.0.0.1:0")
+    agent.start()
     child.stdin.write("\n")
     child.stdin.flush()
     stats = json.loads(child.stdout.readline())
@@ -88,7 +85,7 @@ def test_what_a_full_buffer_lost_is_shown_beside_the_figures_for_good(
     child.stdin.close()
     child.wait(20)
     agent.stop()
-    agent.start("--http", "127.0.0.1:0")
+    agent.start()
     assert accounts(agent)["lossy"] == account
     assert agent.node("busy", window="5m")["account"] == account
     (again,) = agent.clients()
@@ -135,7 +132,7 @@ def test_late_and_folded_events_are_named_and_survive_a_restart(
         assert (client["late"], client["overflow"], client["missing"]) == (1, 7, 0)
 
         agent.stop()
-        agent.start("--http", "127.0.0.1:0", "--config", str(config))
+        agent.start("--config", str(config))
         assert accounts(agent)["odd"] == account
         (again,) = agent.clients()
         assert (again["late"], again["overflow"]) == (1, 7)

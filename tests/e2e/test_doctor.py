@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 import trustme
+from tests import forks
 from tests.agents import Agent, free_port, running_agent, until
 from tests.brokers import AGENT, HOST, running_broker
 from tests.certificates import certificate
@@ -94,14 +95,17 @@ class Report:
 def doctor(*arguments: str, code: str = "", **environment: str) -> Report:
     """Run the command without the KAYWATCH_ variables of this environment."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith("KAYWATCH_")}
-    start = ["-c", code] if code else ["-m", "kaywatch_agent"]
-    done = subprocess.run(
-        [sys.executable, *start, "doctor", "--json", *arguments],
-        env={**clean, **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    env = {**clean, **environment}
+    if code:
+        done = subprocess.run(
+            [sys.executable, "-c", code, "doctor", "--json", *arguments],
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    else:
+        done = forks.run(sys.executable, "doctor", "--json", *arguments, env=env)
     assert done.returncode in (0, 1) and done.stdout, done.stderr
     assert "bug in kaywatch" not in done.stdout, done.stdout
     return Report(done.returncode, done.stdout)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import tempfile
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 from tests.agents import Agent, until
 from tests.brokers import AGENT, CLIENT, READER, Broker, Published, running_broker
-from tests.mqtt import agent_at, listening, settings
+from tests.mqtt import agent_at, each_broker, listening, new_agent_at, settings
 
 from kaywatch._version import __version__
 
@@ -63,17 +64,11 @@ def mosquitto() -> Iterator[Broker]:
         yield broker
 
 
-def configure(
-    agent: Agent, broker: Broker, version: int = 5, rules: str = RULE
-) -> None:
-    """Start the agent again, with rules, and let it publish."""
-    access = broker.access(AGENT, version)
-    text = settings(access, publish_alerts=True) + rules
-    (agent.folder / "kaywatch.toml").write_text(text)
-    if agent.process is not None:
-        agent.stop()
-    agent.start()
-    until(lambda: listening(agent), "the agent hears the broker")
+def publishing_agent(
+    broker: Broker, version: int = 5
+) -> contextlib.AbstractContextManager[Agent]:
+    """Run an agent that publishes the alerts of the rule."""
+    return agent_at(broker, version=version, rules=RULE, publish_alerts=True)
 
 
 def states(messages: list[Published], node: str = "") -> list[str]:
@@ -95,12 +90,12 @@ def holds(broker: Broker, *topics: str) -> dict[str, Any]:
         return {m.topic: json.loads(m.payload) for m in read.messages if m.retained}
 
 
+@each_broker
 def test_an_alert_is_retained_while_it_fires(broker: Broker, version: int) -> None:
     with (
-        agent_at(broker, version=version) as agent,
+        publishing_agent(broker, version) as agent,
         broker.subscribed(STATES, CHANGES, user=READER, version=version) as live,
     ):
-        configure(agent, broker, version)
         agent.run(RUN, "20", "10", "pay")
         live.wait(2)
         ((topic, alert),) = holds(broker, STATES).items()
@@ -123,6 +118,7 @@ def test_an_alert_is_retained_while_it_fires(broker: Broker, version: int) -> No
         assert holds(broker, STATES) == {}
 
 
+@each_broker
 def test_the_agent_says_whether_it_is_there(broker: Broker, version: int) -> None:
     topics = (STATUS, ABOUT)
     with broker.subscribed(*topics, user=READER, version=version) as read:
@@ -153,8 +149,7 @@ def test_the_agent_says_whether_it_is_there(broker: Broker, version: int) -> Non
 
 @pytest.mark.parametrize("kind", ["mosquitto", "rumqttd"])
 def test_a_broker_that_lost_all_is_told_again(kind: str) -> None:
-    with running_broker(kind) as broker, agent_at(broker) as agent:
-        configure(agent, broker)
+    with running_broker(kind) as broker, publishing_agent(broker) as agent:
         agent.run(RUN, "20", "10", "pay")
         before = until(lambda: holds(broker, STATES), "the alert")
         broker.stop(signal.SIGKILL)
@@ -167,8 +162,7 @@ def test_a_broker_that_lost_all_is_told_again(kind: str) -> None:
 
 
 def test_what_ends_while_the_broker_is_away_is_cleared(mosquitto: Broker) -> None:
-    with agent_at(mosquitto) as agent:
-        configure(agent, mosquitto)
+    with publishing_agent(mosquitto) as agent:
         agent.run(RUN, "20", "10", "pay")
         until(lambda: holds(mosquitto, STATES), "the alert")
         mosquitto.stop()
@@ -183,8 +177,7 @@ def test_what_ends_while_the_broker_is_away_is_cleared(mosquitto: Broker) -> Non
 
 
 def test_what_an_agent_leaves_behind_is_cleared_by_the_next(mosquitto: Broker) -> None:
-    with agent_at(mosquitto) as agent:
-        configure(agent, mosquitto)
+    with publishing_agent(mosquitto) as agent:
         agent.run(RUN, "20", "10", "pay")
         agent.run(RUN, "20", "10", "ship")
         until(lambda: len(holds(mosquitto, STATES)) == 2, "both alerts")
@@ -198,11 +191,13 @@ def test_what_an_agent_leaves_behind_is_cleared_by_the_next(mosquitto: Broker) -
 
 @pytest.mark.parametrize("kind", ["mosquitto", "rumqttd"])
 def test_an_alert_whose_rule_is_removed_meanwhile_is_cleared(kind: str) -> None:
-    with running_broker(kind) as broker, agent_at(broker) as agent:
-        configure(agent, broker)
+    with running_broker(kind) as broker, publishing_agent(broker) as agent:
         agent.run(RUN, "20", "10", "pay")
         until(lambda: holds(broker, STATES), "the alert")
-        configure(agent, broker, rules=RULE.replace("pay-fails", "another"))
+        config = agent.folder / "kaywatch.toml"
+        config.write_text(config.read_text().replace("pay-fails", "another"))
+        agent.stop()
+        agent.start()
 
         until(
             lambda: [s for s in holds(broker, STATES) if "pay-fails" in s] == [],
@@ -211,8 +206,7 @@ def test_an_alert_whose_rule_is_removed_meanwhile_is_cleared(kind: str) -> None:
 
 
 def test_what_fires_over_a_restart_goes_on_being_held(mosquitto: Broker) -> None:
-    with agent_at(mosquitto) as agent:
-        configure(agent, mosquitto)
+    with publishing_agent(mosquitto) as agent:
         agent.run(RUN, "20", "10", "pay")
         until(lambda: holds(mosquitto, STATES), "the alert")
         with mosquitto.subscribed(STATES, STATUS) as read:
@@ -244,8 +238,7 @@ for node in range(400):
             pass
 assert kaywatch.flush(20)
 """
-    with agent_at(mosquitto) as agent, mosquitto.subscribed(STATES) as read:
-        configure(agent, mosquitto)
+    with publishing_agent(mosquitto) as agent, mosquitto.subscribed(STATES) as read:
         agent.run(code)
         read.wait(400)
 
@@ -253,18 +246,19 @@ assert kaywatch.flush(20)
         assert set(states(read.messages)) == {"firing"}
 
 
-def test_an_agent_that_may_not_publish_says_so(version: int) -> None:
-    with running_broker("mosquitto-password") as broker, agent_at(broker) as agent:
+def test_an_agent_that_may_not_publish_says_so() -> None:
+    with running_broker("mosquitto-password") as broker:
         acl = broker.folder / "acl"
         acl.write_text(acl.read_text().replace("topic readwrite kaywatch/v1/al", "#"))
         assert broker.process is not None
         broker.process.send_signal(signal.SIGHUP)
-        configure(agent, broker)
-        agent.run(RUN, "20", "10", "pay")
+        with publishing_agent(broker) as agent:
+            agent.run(RUN, "20", "10", "pay")
 
-        health = until(lambda: degraded(agent), "it is said")
-        assert health.startswith("not allowed to write kaywatch/v1/alerts/pay-fails/")
-        assert agent.executions() == {"pay": 20}
+            problem = until(lambda: degraded(agent), "it is said")
+            topic = "kaywatch/v1/alerts/pay-fails/"
+            assert problem.startswith(f"not allowed to write {topic}")
+            assert agent.executions() == {"pay": 20}
 
 
 def test_two_agents_at_the_same_topics_say_so(mosquitto: Broker) -> None:
@@ -292,10 +286,9 @@ def test_two_agents_at_the_same_topics_say_so(mosquitto: Broker) -> None:
 
 @pytest.mark.parametrize("kind", ["mosquitto-password", "mosquitto-tls"])
 def test_an_agent_with_a_wrong_password_says_so(kind: str) -> None:
-    with running_broker(kind) as broker, agent_at(broker) as agent:
+    with running_broker(kind) as broker, new_agent_at(broker) as agent:
         config = agent.folder / "kaywatch.toml"
         config.write_text(config.read_text().replace("agent secret", "guess"))
-        agent.stop()
         agent.start()
 
         problem = until(
@@ -310,12 +303,11 @@ def test_an_agent_with_a_wrong_password_says_so(kind: str) -> None:
 def test_an_agent_that_trusts_another_ca_says_so(tmp_path: Path) -> None:
     from tests.brokers import Authority
 
-    with running_broker("mosquitto-tls") as broker, agent_at(broker) as agent:
+    with running_broker("mosquitto-tls") as broker, new_agent_at(broker) as agent:
         config = agent.folder / "kaywatch.toml"
         ca = broker.access(CLIENT).ca
         text = config.read_text().replace(ca, Authority(tmp_path).ca)
         config.write_text(text)
-        agent.stop()
         agent.start()
 
         problem = until(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.agents import until
 from tests.brokers import PASSWORDS, Broker, running_broker
-from tests.mqtt import agent_at
+from tests.mqtt import agent_at, each_broker
 
 FLOW = """
 import sys, kaywatch, pocketflow
@@ -37,6 +37,7 @@ if sys.argv[2:]:
 """
 
 
+@each_broker
 def test_an_instrumented_flow_is_counted_to_the_last_node(
     broker: Broker, version: int, tmp_path: Path
 ) -> None:
@@ -59,6 +60,7 @@ def test_an_instrumented_flow_is_counted_to_the_last_node(
         assert client["memory_mb"] is not None
 
 
+@each_broker
 def test_an_instrumented_flow_that_is_killed_has_died(
     broker: Broker, version: int
 ) -> None:

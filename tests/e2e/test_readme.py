@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tests import forks
 from tests.agents import Agent, free_port, running_agent, until
 from tests.docs.test_help import examples, shown
 
@@ -102,13 +103,8 @@ def test_every_command_is_in_the_readme_with_its_options() -> None:
 def test_a_command_shows_what_it_says(
     busy: Agent, arguments: list[str], shown: str
 ) -> None:
-    done = subprocess.run(
-        [busy.python, "-m", "kaywatch_agent", *arguments],
-        env={**busy.environment, "COLUMNS": "80"},
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
+    env = {**busy.environment, "COLUMNS": "80"}
+    done = forks.run(busy.python, *arguments, env=env)
 
     assert done.returncode == 0, done.stderr
     assert shown in done.stdout
@@ -142,13 +138,7 @@ def test_a_command_shows_what_it_says(
 def test_a_users_mistake_gets_one_clear_line(
     busy: Agent, arguments: list[str], code: int, told: str
 ) -> None:
-    done = subprocess.run(
-        [busy.python, "-m", "kaywatch_agent", *arguments],
-        env=busy.environment,
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
+    done = forks.run(busy.python, *arguments, env=busy.environment)
 
     assert done.returncode == code, done.stderr
     assert told in done.stderr
@@ -191,29 +181,34 @@ def test_every_example_works_beside_the_demo(installed: str, tmp_path: Path) -> 
 
 
 def run_example(example: str, python: str, url: str, folder: Path) -> None:
-    """Run a command as printed; one that does not end gets Ctrl-C."""
-    # A capture's name is free once it was replayed.
-    if example.startswith("kaywatch capture"):
-        (folder / shlex.split(example)[2]).unlink(missing_ok=True)
-    process = subprocess.Popen(
-        [python, "-m", "kaywatch_agent", *shlex.split(example)[1:]],
-        env={**os.environ, "KAYWATCH_URL": url},
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    interrupted = False
-    try:
-        out, err = process.communicate(timeout=6)
-    except subprocess.TimeoutExpired:
-        interrupted = True
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=20)
-    endless = example.startswith("kaywatch tail") and interrupted
-    assert process.returncode == 0 or endless, (example, out, err)
-    assert out and not re.search("Traceback|Error: ", err), (example, out, err)
+    """Run a command as printed; one that does not end gets Ctrl-C after its output."""
+    words = shlex.split(example)[1:]
+    out, err = folder / "out", folder / "err"
+    result, least = out, 1
+    if words[0] == "capture":
+        result, least = folder / words[1], 1_000
+        result.unlink(missing_ok=True)
+    with out.open("w") as stdout, err.open("w") as stderr:
+        process = forks.start(
+            *(python, *words),
+            env={**os.environ, "KAYWATCH_URL": url},
+            cwd=folder,
+            stdout=stdout.fileno(),
+            stderr=stderr.fileno(),
+        )
+        if words[0] in ("tail", "capture"):
+            until(
+                lambda: process.poll() is not None or size(result) >= least,
+                f"{example} has output",
+            )
+            process.send_signal(signal.SIGINT)
+        code = process.wait(20)
+    assert code == 0, (example, out.read_text(), err.read_text())
+    assert size(out) and not re.search("Traceback|Error: ", err.read_text()), example
+
+
+def size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
 
 
 @contextmanager

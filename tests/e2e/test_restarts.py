@@ -90,7 +90,7 @@ assert kaywatch.flush(5)
     )
     before, counted = shown(agent), counters(agent)
     agent.stop(number)
-    agent.start("--http", "127.0.0.1:0")
+    agent.start()
 
     assert shown(agent) == before
     after = counters(agent)
@@ -116,7 +116,7 @@ sys.stdin.readline()
     for _ in range(5):
         time.sleep(0.5)
         agent.stop(signal.SIGKILL)
-        agent.start("--http", "127.0.0.1:0")
+        agent.start()
     assert child.stdout is not None
     assert child.stdin is not None
     assert child.stdout.readline() == "recorded\n"
@@ -140,7 +140,7 @@ def test_who_died_while_no_agent_ran_is_known_as_dead(agent: Agent) -> None:
     agent.stop()
     child.kill()
     child.wait()
-    agent.start("--http", "127.0.0.1:0")
+    agent.start()
 
     assert [client["state"] for client in agent.clients()] == ["died"]
 
@@ -153,7 +153,7 @@ def test_who_dies_before_it_comes_back_is_seen_dying(agent: Agent) -> None:
     assert child.stdout.readline() == "now\n"
     os.kill(child.pid, signal.SIGSTOP)
     agent.stop(signal.SIGKILL)
-    agent.start("--http", "127.0.0.1:0")
+    agent.start()
     assert [client["state"] for client in agent.clients()] == ["disconnected"]
     child.kill()
     until(lambda: agent.clients()[0]["state"] == "died", "its death is noticed")
@@ -208,7 +208,7 @@ def test_a_damaged_file_is_set_aside_and_said(agent: Agent) -> None:
     agent.run(RECORD + "record('n', 10)")
     agent.stop()
     Path(agent.store).write_bytes(b"no database " * 1000)
-    agent.start("--http", "127.0.0.1:0")
+    agent.start()
     agent.run(RECORD + "record('m', 3)")
 
     assert agent.executions() == {"m": 3}
@@ -238,7 +238,7 @@ def test_a_large_file_is_checked_beside_the_work(agent: Agent) -> None:
     agent.run(RECORD + "record('n', 10)")
     agent.stop()
     enlarge(agent)
-    agent.start("--http", "127.0.0.1:0")
+    agent.start()
 
     assert logged(agent, "store checked")["took_seconds"] < 10
     health = agent.get("/health")
@@ -254,7 +254,7 @@ def test_damage_in_the_middle_of_a_large_file_is_found_and_said(agent: Agent) ->
     with open(agent.store, "r+b") as file:
         file.seek(Path(agent.store).stat().st_size // 2 // 4096 * 4096)
         file.write(b"\xff" * 4096)
-    agent.start("--http", "127.0.0.1:0")
+    agent.start()
 
     line = logged(agent, "store damaged, begun anew")
     health = agent.get("/health")
@@ -266,7 +266,7 @@ def test_damage_in_the_middle_of_a_large_file_is_found_and_said(agent: Agent) ->
     agent.run(RECORD + "record('n', 3)")
     assert agent.executions() == {"n": 13}
     agent.stop()
-    agent.start("--http", "127.0.0.1:0")
+    agent.start()
     assert agent.executions() == {"n": 13}
     assert agent.get("/health")["status"] == "healthy"
 
@@ -274,32 +274,31 @@ def test_damage_in_the_middle_of_a_large_file_is_found_and_said(agent: Agent) ->
 def test_a_check_under_way_does_not_hold_up_the_end(agent: Agent) -> None:
     agent.stop()
     enlarge(agent)
-    agent.start("--http", "127.0.0.1:0")
+    agent.start()
     started = time.monotonic()
     assert agent.stop() == 0
     assert time.monotonic() - started < 5
 
 
-def test_memory_keeps_nothing(agent: Agent) -> None:
-    agent.stop()
+def test_memory_keeps_nothing(stopped_agent: Agent) -> None:
+    agent = stopped_agent
     agent.store = ":memory:"
-    agent.start("--http", "127.0.0.1:0")
+    agent.start()
     agent.run(RECORD + "record('n', 10)")
     assert agent.executions() == {"n": 10}
     agent.stop()
-    agent.start("--http", "127.0.0.1:0")
+    agent.start()
 
     assert agent.executions() == {}
     assert json.dumps(agent.get("/health"))
 
 
 def test_sighup_takes_a_configuration_whole_or_not_at_all(
-    agent: Agent, tmp_path: Path
+    stopped_agent: Agent, tmp_path: Path
 ) -> None:
     config = tmp_path / "kaywatch.toml"
     config.write_text("[limits]\nseries = 100\n")
-    agent.stop()
-    agent.start("--config", str(config))
+    agent = stopped_agent.start("--config", str(config))
     assert agent.process is not None
 
     def reload(text: str, event: str) -> dict[str, Any]:

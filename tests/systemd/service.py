@@ -59,11 +59,21 @@ print(tried, failed)
 """
 
 
+# Requests each path that it reads from stdin, and prints the response as a line.
+QUERY = """
+import json, sys
+from kaywatch.query import fetch
+for path in sys.stdin:
+    print(json.dumps(fetch(path.strip())), flush=True)
+"""
+
+
 class Service:
     """The agent of one box, by its units."""
 
     def __init__(self, box: Box) -> None:
         self.box = box
+        self._query: subprocess.Popen[str] | None = None
         self._started: list[subprocess.Popen[str]] = []
         self._cursor = ""
 
@@ -117,8 +127,27 @@ class Service:
 
     def get(self, path: str) -> Any:
         """Return the JSON at a path."""
-        code = f"import json, kaywatch.query as q; print(json.dumps(q.fetch({path!r})))"
-        return json.loads(self.python(code))
+        # One process for all requests: to start Python takes longer than to ask.
+        if self._query is None or self._query.poll() is not None:
+            self.close()
+            self._query = subprocess.Popen(
+                self.box.inside(PYTHON, "-c", QUERY),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        assert self._query.stdin is not None and self._query.stdout is not None
+        self._query.stdin.write(f"{path}\n")
+        self._query.stdin.flush()
+        line = self._query.stdout.readline()
+        assert line, f"no response to {path}"
+        return json.loads(line)
+
+    def close(self) -> None:
+        """End the process that requests. Idempotent."""
+        query, self._query = self._query, None
+        if query is not None:
+            query.communicate(timeout=30)
 
     def python(self, code: str, *, user: str = "root", group: str = "root") -> str:
         """Run a program as somebody; return what it printed."""
@@ -189,7 +218,8 @@ def installed_service(wheel: Path) -> Iterator[Service]:
         for user, groups in (("app", "kaywatch"), ("stranger", "")):
             options = ["--groups", groups] if groups else []
             box.run("useradd", "--no-create-home", *options, user)
-        yield Service(box)
+        with contextlib.closing(Service(box)) as service:
+            yield service
 
 
 class _Stopping:

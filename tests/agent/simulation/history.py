@@ -20,6 +20,15 @@ PAY = next(n for n, key in enumerate(KEYS) if key.kind is Kind.NODE)
 OUTAGES = ((1 * 3600, 3 * 3600), (20 * 3600, 20 * 3600 + 900), (27.5 * 3600, 1e9))
 
 
+# As few as can be: a day of them is a matter of seconds.
+COMMIT_SECONDS = 600
+
+
+def is_out(seconds: float) -> bool:
+    """Return whether a third of the executions fail at this time."""
+    return any(start <= seconds < end for start, end in OUTAGES)
+
+
 def record(path: Path) -> None:
     """Record 28 hours: 30 executions a minute of one node, with three outages.
 
@@ -32,14 +41,12 @@ def record(path: Path) -> None:
     names = {**NAMES, "ends": [EndPoint("", "", "")]}
     sizes = {facet: len(values) for facet, values in names.items()}
     try:
-        for minute in range(HOURS * 60):
-            at = minute * 60.0
-            out = any(start <= at < end for start, end in OUTAGES)
+        for commit in range(0, HOURS * 3600, COMMIT_SECONDS):
             events = [
-                Event(PAY, BEGIN + at + second, 0.2, int(out and second % 6 == 0))
-                for second in range(0, 60, 2)
+                Event(PAY, BEGIN + at, 0.2, int(is_out(at) and at % 6 == 0))
+                for at in range(commit, commit + COMMIT_SECONDS, 2)
             ]
-            change = ticks.change(BEGIN + at + 60, events)
+            change = ticks.change(BEGIN + commit + COMMIT_SECONDS, events)
             aggregate = change.aggregate._replace(names=names, sizes=sizes)
             store.commit(change._replace(aggregate=aggregate))
     finally:

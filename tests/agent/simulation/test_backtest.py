@@ -22,6 +22,9 @@ from kaywatch_agent.simulation.backtest import (
 from kaywatch_agent.store.past import read_history
 from kaywatch_agent.store.store import Store
 
+# One worker records the past and judges it, for all tests.
+pytestmark = pytest.mark.xdist_group("backtest")
+
 HOUR = 3600.0
 END = BEGIN + HOURS * HOUR
 OFF = dict.fromkeys(BUILT_IN, False)
@@ -53,8 +56,15 @@ def tried(
         )
 
 
-def test_each_outage_is_an_episode_as_exact_as_the_past_is(path: Path) -> None:
-    report = tried(path)
+@pytest.fixture(scope="module")
+def report(path: Path) -> BacktestReport:
+    """What the built-in rules would have done, without receivers."""
+    return tried(path)
+
+
+def test_each_outage_is_an_episode_as_exact_as_the_past_is(
+    report: BacktestReport,
+) -> None:
     found = [
         one for one in find_episodes(report.simulation) if one.rule == "error_rate_max"
     ]
@@ -74,9 +84,9 @@ def test_each_outage_is_an_episode_as_exact_as_the_past_is(path: Path) -> None:
 
 
 def test_messages_are_counted_and_rendered_as_they_would_have_been_sent(
-    path: Path,
+    path: Path, report: BacktestReport
 ) -> None:
-    simulation = tried(path).simulation
+    simulation = report.simulation
     # Three fired, two ended; error_rate_max is inhibited.
     assert dict(simulation.delivery.sent) == {
         (STAND_IN, "firing"): 3,
@@ -163,6 +173,7 @@ def test_what_is_not_stored_is_said_and_not_judged(path: Path) -> None:
         {"name": "loops", "kind": "runaway", "max_visits": 3},
         {"name": "decides", "kind": "runaway", "max_node_visits": 3},
         {"name": "died", "kind": "process_died"},
+        hours=0.5,
     )
 
     assert set(report.skipped) == {
