@@ -21,19 +21,20 @@ const PAIR: Wiring = {
 
 class DelayedEngine implements LayoutEngine {
   runs = 0;
-  restarts = 0;
+  private abandon: (() => void) | null = null;
 
   constructor(private readonly delay: number) {}
 
   run(wiring: Wiring): Promise<Layout | null> {
     this.runs++;
-    return new Promise((resolve) =>
-      setTimeout(() => resolve(layoutWithDagre(wiring)), this.delay),
-    );
+    return new Promise((resolve) => {
+      this.abandon = () => resolve(null);
+      setTimeout(() => resolve(layoutWithDagre(wiring)), this.delay);
+    });
   }
 
   restart(): void {
-    this.restarts++;
+    this.abandon?.();
   }
 }
 
@@ -49,10 +50,11 @@ class MemoryStorage {
   }
 }
 
-function record(cache: LayoutCache, wiring = PAIR): LayoutResult[] {
-  const results: LayoutResult[] = [];
-  cache.request(wiring, (result) => results.push(result));
-  return results;
+/** Returns a cache, and the results that a view would draw one after the other. */
+function openCache(engine: LayoutEngine, storage: MemoryStorage | null = null) {
+  const shown: (LayoutResult | null)[] = [];
+  const cache = new LayoutCache(engine, () => shown.push(cache.get(PAIR)), storage);
+  return { cache, shown };
 }
 
 beforeEach(() => void vi.useFakeTimers());
@@ -60,65 +62,75 @@ afterEach(() => void vi.useRealTimers());
 
 describe("LayoutCache", () => {
   it("shows the full layout once if it is ready in time", async () => {
-    const results = record(new LayoutCache(new DelayedEngine(100)));
+    const { cache, shown } = openCache(new DelayedEngine(100));
+    expect(cache.get(PAIR)).toBeNull();
     await vi.advanceTimersByTimeAsync(DEADLINE_MS);
-    expect(results.map(({ layout }) => layout.method)).toEqual(["dagre"]);
-    expect(results[0]?.reason).toBeNull();
+    expect(shown).toEqual([{ layout: layoutWithDagre(PAIR), reason: null }]);
   });
 
   it("shows layers after half a second, until the full layout is ready", async () => {
-    const results = record(new LayoutCache(new DelayedEngine(3000)));
+    const { cache, shown } = openCache(new DelayedEngine(3000));
+    cache.get(PAIR);
     await vi.advanceTimersByTimeAsync(PATIENCE_MS);
-    expect(results.map(({ layout }) => layout.method)).toEqual(["layers"]);
-    expect(results[0]?.isFinal).toBe(false);
+    expect(shown.map((result) => result?.layout.method)).toEqual(["layers"]);
     await vi.advanceTimersByTimeAsync(3000);
-    expect(results.map(({ layout }) => layout.method)).toEqual(["layers", "dagre"]);
+    expect(shown.map((result) => result?.layout.method)).toEqual(["layers", "dagre"]);
   });
 
-  it("keeps the layers when the deadline passes, and abandons the computation", async () => {
-    const engine = new DelayedEngine(26_000);
-    const results = record(new LayoutCache(engine));
+  it("keeps the layers when the deadline passes", async () => {
+    const { cache } = openCache(new DelayedEngine(26_000));
+    cache.get(PAIR);
     await vi.advanceTimersByTimeAsync(DEADLINE_MS);
-    expect(results.at(-1)).toMatchObject({
-      isFinal: true,
-      layout: { method: "layers" },
-    });
-    expect(results.at(-1)?.reason).toContain("could not be computed in time");
-    expect(engine.restarts).toBe(1);
+    expect(cache.get(PAIR)?.reason).toContain("could not be computed in time");
+    await vi.advanceTimersByTimeAsync(20_000);
+    expect(cache.get(PAIR)?.layout.method).toBe("layers");
   });
 
-  it("computes a wiring once, and answers at once from then on", async () => {
+  it("computes a wiring once", async () => {
     const engine = new DelayedEngine(100);
-    const cache = new LayoutCache(engine);
-    record(cache);
-    record(cache, structuredClone(PAIR));
+    const { cache } = openCache(engine);
+    cache.get(PAIR);
+    cache.get(structuredClone(PAIR));
     await vi.advanceTimersByTimeAsync(100);
-    const [again] = record(cache);
-    expect(again?.layout.method).toBe("dagre");
+    expect(cache.get(PAIR)?.layout.method).toBe("dagre");
     expect(engine.runs).toBe(1);
   });
 
   it("never starts what is too large", () => {
     const engine = new DelayedEngine(0);
     const wide = { ...PAIR, nodes: Array<[number, number]>(2000).fill([100, 50]) };
-    const [result] = record(new LayoutCache(engine), wide);
-    expect(result).toMatchObject({ isFinal: true, layout: { method: "layers" } });
+    const result = openCache(engine).cache.get(wide);
+    expect(result?.layout.method).toBe("layers");
     expect(result?.reason).toContain("2000 nodes");
     expect(engine.runs).toBe(0);
   });
 
   it("survives a reload by its storage, and ignores what is damaged in it", async () => {
     const storage = new MemoryStorage();
-    record(new LayoutCache(new DelayedEngine(0), storage));
+    openCache(new DelayedEngine(0), storage).cache.get(PAIR);
     await vi.advanceTimersByTimeAsync(0);
     const engine = new DelayedEngine(0);
-    const [restored] = record(new LayoutCache(engine, storage));
+    const restored = openCache(engine, storage).cache.get(PAIR);
     expect(restored?.layout).toEqual(layoutWithDagre(PAIR));
     expect(engine.runs).toBe(0);
 
     for (const key of storage.entries.keys()) storage.entries.set(key, "{damaged");
-    record(new LayoutCache(engine, storage));
+    openCache(engine, storage).cache.get(PAIR);
     expect(engine.runs).toBe(1);
+  });
+
+  it("remembers a bounded number of layouts", () => {
+    const engine = new DelayedEngine(0);
+    const { cache } = openCache(engine);
+    const wirings = Array.from({ length: 150 }, (_, n): Wiring => ({
+      ...PAIR,
+      nodes: [
+        [100 + n, 50],
+        [100, 50],
+      ],
+    }));
+    for (const wiring of [...wirings, ...wirings.slice(0, 50)]) cache.get(wiring);
+    expect(engine.runs).toBe(200);
   });
 });
 

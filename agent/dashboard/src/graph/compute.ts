@@ -7,94 +7,74 @@ import { layoutInLayers } from "./layers";
 import { tooLarge, type Layout, type Wiring } from "./layout";
 
 export const PATIENCE_MS = 500;
-// Later than this, a result would move what somebody has been looking at for long.
+// Later, a result would move what somebody has been looking at for long.
 export const DEADLINE_MS = 10_000;
 const STORED = 40;
 const REMEMBERED = 100;
 const PREFIX = "kaywatch-layout-";
 
-/** The layout to draw now; `reason` says why it is not the full one. */
+/** The layout to draw; `reason` says why it is not the full one. */
 export interface LayoutResult {
   layout: Layout;
   reason: string | null;
-  isFinal: boolean;
 }
 
 /** What runs dagre: a Worker, or a function in tests. */
 export interface LayoutEngine {
+  /** Returns the layout; null if it cannot be computed. */
   run(wiring: Wiring): Promise<Layout | null>;
   /** Abandons what runs. */
   restart(): void;
 }
 
 export class LayoutCache {
-  private readonly layouts = new Map<string, Promise<LayoutResult> | LayoutResult>();
+  private readonly results = new Map<string, LayoutResult | null>();
 
+  /** `changed` is called when `get` would answer something new. */
   constructor(
     private readonly engine: LayoutEngine,
+    private readonly changed: () => void,
     private readonly storage: Pick<Storage, "getItem" | "setItem"> | null = null,
   ) {}
 
   /**
-   * Calls `show` with the layout: at once if it is known, and otherwise within 500 ms with
-   * the drawing in layers, and again when the Worker has answered.
+   * Returns the best layout so far, and starts to compute a better one if there may be.
+   * null: within 500 ms there is the full one, or the drawing in layers.
    */
-  request(wiring: Wiring, show: (result: LayoutResult) => void): void {
+  get(wiring: Wiring): LayoutResult | null {
     const key = JSON.stringify(wiring);
-    const known = this.layouts.get(key) ?? this.restore(key);
-    if (known && !(known instanceof Promise)) return show(known);
-    const size = tooLarge(wiring);
-    if (size !== null) {
-      const result = fallback(wiring, `It is too large for the full layout: ${size}.`);
-      this.remember(key, result);
-      return show(result);
-    }
-    const final = known ?? this.compute(key, wiring);
-    const timer = setTimeout(
-      () => show(fallback(wiring, "The full layout is being computed.", false)),
+    const known = this.results.get(key);
+    if (known !== undefined) return known;
+    const result = this.restore(key) ?? drawLarge(wiring);
+    this.remember(key, result);
+    if (!result) void this.compute(key, wiring);
+    return result;
+  }
+
+  private async compute(key: string, wiring: Wiring): Promise<void> {
+    const patience = setTimeout(
+      () => this.show(key, inLayers(wiring, "The full layout is being computed.")),
       PATIENCE_MS,
     );
-    void final.then((result) => {
-      clearTimeout(timer);
-      show(result);
-    });
+    const deadline = setTimeout(() => this.engine.restart(), DEADLINE_MS);
+    const layout = await this.engine.run(wiring);
+    clearTimeout(patience);
+    clearTimeout(deadline);
+    if (layout) this.store(key, layout);
+    const reason = "The full layout could not be computed in time.";
+    this.show(key, layout ? { layout, reason: null } : inLayers(wiring, reason));
   }
 
-  private remember(key: string, result: Promise<LayoutResult> | LayoutResult): void {
-    this.layouts.set(key, result);
-    if (this.layouts.size <= REMEMBERED) return;
-    for (const oldest of this.layouts.keys()) {
-      this.layouts.delete(oldest);
-      return;
-    }
+  private show(key: string, result: LayoutResult): void {
+    this.remember(key, result);
+    this.changed();
   }
 
-  private compute(key: string, wiring: Wiring): Promise<LayoutResult> {
-    const final = this.withDeadline(wiring).then((layout) => {
-      const result = layout
-        ? { layout, reason: null, isFinal: true }
-        : fallback(wiring, "The full layout could not be computed in time.");
-      this.remember(key, result);
-      if (layout) this.store(key, layout);
-      return result;
-    });
-    this.remember(key, final);
-    return final;
-  }
-
-  private async withDeadline(wiring: Wiring): Promise<Layout | null> {
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    const expired = new Promise<null>((resolve) => {
-      timer = setTimeout(() => {
-        this.engine.restart();
-        resolve(null);
-      }, DEADLINE_MS);
-    });
-    try {
-      return await Promise.race([this.engine.run(wiring), expired]);
-    } finally {
-      clearTimeout(timer);
-    }
+  private remember(key: string, result: LayoutResult | null): void {
+    this.results.set(key, result);
+    const oldest = this.results.keys().next();
+    if (this.results.size > REMEMBERED && !oldest.done)
+      this.results.delete(oldest.value);
   }
 
   private restore(key: string): LayoutResult | null {
@@ -103,10 +83,7 @@ export class LayoutCache {
       const stored = text
         ? (JSON.parse(text) as { key: string; layout: Layout })
         : null;
-      if (stored?.key !== key) return null;
-      const result = { layout: stored.layout, reason: null, isFinal: true };
-      this.remember(key, result);
-      return result;
+      return stored?.key === key ? { layout: stored.layout, reason: null } : null;
     } catch {
       return null; // It is only a cache: what cannot be read is computed again.
     }
@@ -121,8 +98,14 @@ export class LayoutCache {
   }
 }
 
-function fallback(wiring: Wiring, reason: string, isFinal = true): LayoutResult {
-  return { layout: layoutInLayers(wiring), reason, isFinal };
+function drawLarge(wiring: Wiring): LayoutResult | null {
+  const size = tooLarge(wiring);
+  if (size === null) return null;
+  return inLayers(wiring, `The graph is too large for the full layout: ${size}.`);
+}
+
+function inLayers(wiring: Wiring, reason: string): LayoutResult {
+  return { layout: layoutInLayers(wiring), reason };
 }
 
 // A bounded number of entries; the stored key tells two wirings of one slot apart.

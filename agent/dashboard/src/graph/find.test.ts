@@ -1,11 +1,10 @@
 import { describe, expect, it } from "vitest";
+import { completeFind, quote } from "./complete";
 import {
-  completeFind,
   FindError,
   MAX_LENGTH,
   METRICS,
   parseFind,
-  quote,
   exampleOf,
   type MetricName,
   type StateName,

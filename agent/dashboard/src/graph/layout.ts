@@ -25,7 +25,7 @@ export interface Layout {
 
 // Distances in the drawing, in its own units.
 export const NODE_GAP = 28;
-export const RANK_GAP = 56;
+export const RANK_GAP = 36;
 export const EDGE_GAP = 16;
 export const MARGIN = 16;
 

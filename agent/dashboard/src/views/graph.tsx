@@ -1,3 +1,32 @@
+import { GraphPage } from "../graph/page";
+import { live } from "../graph/live";
+import { route } from "../state/route";
+import { Link } from "../graph/link";
+import "../graph/graph.css";
+
 export function GraphView() {
-  return <h1>Graph</h1>;
+  const { graph } = route.value;
+  return graph === null ? (
+    <GraphList />
+  ) : (
+    <GraphPage key={graph} graph={graph} run={null} />
+  );
+}
+
+function GraphList() {
+  const rows = live.value?.graphs ?? [];
+  return (
+    <section>
+      <h1>Graphs</h1>
+      <ul>
+        {rows.map(({ service, graph }) => (
+          <li key={JSON.stringify([service, graph])}>
+            <Link to={{ service, graph }}>
+              {service} / {graph}
+            </Link>
+          </li>
+        ))}
+      </ul>
+    </section>
+  );
 }

@@ -1,0 +1,3 @@
+import { signal } from "@preact/signals";
+import type { Live } from "../api/types";
+export const live = signal<Live | null>(null);

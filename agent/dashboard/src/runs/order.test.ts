@@ -1,0 +1,67 @@
+import { describe, expect, it } from "vitest";
+import type { RunInProgress, Trouble } from "../api/types";
+import { describePath, describeReason, isFailure, sortInProgress } from "./order";
+
+function run(name: string, start: number, ...trouble: Trouble[]): RunInProgress {
+  const place = {
+    service: "shop",
+    graph: "checkout",
+    node: "pay",
+    client: "1",
+    host: "h",
+  };
+  return { ...place, run: name, pid: 1, start, node_start: start, visits: 1, trouble };
+}
+
+describe("sortInProgress", () => {
+  it("puts runs in trouble first, then the longest in progress", () => {
+    const runs = [
+      run("young", 90),
+      run("old", 10),
+      run("retries", 80, "retrying"),
+      run("loops and is stuck", 70, "looping", "stuck"),
+      run("loops", 60, "looping"),
+    ];
+    expect(sortInProgress(runs).map((each) => each.run)).toEqual([
+      "loops and is stuck",
+      "loops",
+      "retries",
+      "old",
+      "young",
+    ]);
+  });
+});
+
+describe("describePath", () => {
+  it.each([
+    [[], ""],
+    [["Load"], "Load"],
+    [["Load", "Draft", "Send"], "Load › Draft › Send"],
+    [["Draft", "Draft", "Draft"], "Draft ×3"],
+    [["Load", "A", "B", "A", "B", "A", "B", "Send"], "Load › (A › B) ×3 › Send"],
+    [["A", "B", "A"], "A › B › A"],
+    [["A", "A", "B", "A", "A", "B"], "(A › A › B) ×2"],
+  ])("counts the repeats of %j", (path, text) => {
+    expect(describePath(path)).toBe(text);
+  });
+
+  it("is quick for a long run", () => {
+    const path = Array.from({ length: 10_000 }, (_, index) => `Node${index % 3}`);
+    expect(describePath(path)).toBe("(Node0 › Node1 › Node2) ×3333 › Node0");
+  });
+});
+
+describe("ends", () => {
+  it("says why a run ended", () => {
+    expect(describeReason("unmatched_action", "retry")).toBe(
+      'dead end: no edge for "retry"',
+    );
+    expect(describeReason("from a later version", "")).toBe("from a later version");
+  });
+
+  it("takes dead ends for failures, also if their outcome is ok", () => {
+    expect(isFailure({ outcome: "ok", reason: "unmatched_action" })).toBe(true);
+    expect(isFailure({ outcome: "error", reason: "error" })).toBe(true);
+    expect(isFailure({ outcome: "ok", reason: "no_successors" })).toBe(false);
+  });
+});
