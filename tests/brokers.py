@@ -394,7 +394,7 @@ class Rumqttd(Broker):
         ]
 
 
-def _made(kind: str, folder: Path) -> Broker:
+def _made(kind: str, folder: Path, *lines: str) -> Broker:
     settings: dict[str, Any] = {}
     match kind:
         case "rumqttd":
@@ -405,14 +405,19 @@ def _made(kind: str, folder: Path) -> Broker:
             settings = {"passwords": PASSWORDS, "acl": ACL, "tls": True}
         case "mosquitto-mtls":
             settings = {"acl": ACL, "certificates": True}
-    return Mosquitto(folder, **settings)
+    return Mosquitto(folder, *lines, **settings)
 
 
 @contextmanager
-def running_broker(kind: str = "mosquitto") -> Iterator[Broker]:
-    """Run a broker of one of `KINDS` in a short folder of its own."""
+def running_broker(kind: str = "mosquitto", *lines: str) -> Iterator[Broker]:
+    """Run a broker of one of `KINDS` in a short folder of its own.
+
+    Args:
+        kind: of the broker.
+        lines: further lines of mosquitto's configuration.
+    """
     with tempfile.TemporaryDirectory(prefix="kwb-") as folder:
-        broker = _made(kind, Path(folder))
+        broker = _made(kind, Path(folder), *lines)
         try:
             yield broker.start()
         finally:

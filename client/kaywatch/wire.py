@@ -26,6 +26,7 @@ __all__ = [
     "PHASE_COLUMNS",
     "POINT_COLUMNS",
     "RUN_COLUMNS",
+    "SECTIONS",
     "VERSION",
     "DropReason",
     "EndReason",
@@ -48,6 +49,7 @@ __all__ = [
     "slow",
     "status_topic",
     "topic",
+    "unpack",
 ]
 
 VERSION: Final = 1
@@ -103,6 +105,20 @@ RUN_COLUMNS: Final[Mapping[str, str]] = {
     "action": "H",
     "visits": "I",
 }
+
+# The keys of a batch that hold its data.
+SECTIONS: Final[tuple[str, ...]] = (
+    "table",
+    "executions",
+    "points",
+    "runs",
+    "failures",
+    "topologies",
+    "in_flight",
+    "loops",
+    "looped",
+    "process",
+)
 
 
 class Outcome(IntEnum):
@@ -196,15 +212,24 @@ def frame(message: bytes) -> bytes:
     return struct.pack(">I", len(message)) + message
 
 
+def unpack(data: bytes) -> Any:
+    """Decode msgpack from a source that the client trusts.
+
+    Raises:
+        ValueError: if it is not msgpack.
+    """
+    import msgpack
+
+    return msgpack.unpackb(data, raw=False)
+
+
 def decode(message: bytes) -> dict[str, Any]:
     """Decode a message from an agent that the client trusts.
 
     Raises:
         ValueError: if it is not a msgpack map.
     """
-    import msgpack
-
-    value = msgpack.unpackb(message, raw=False)
+    value = unpack(message)
     if not isinstance(value, dict):
         kind = type(value).__name__
         raise ValueError(f"expected a map, got {kind}")  # noqa: TRY004 - as documented

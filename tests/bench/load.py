@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from tests.agents import Agent
 
 from kaywatch import wire
-from kaywatch._send.broker import Broker, MqttVersion
+from kaywatch._send.broker import Broker, MqttVersion, PacketLimit
 from kaywatch._send.mqtt import MqttTransport
 from kaywatch._send.packer import Packer
 from kaywatch._send.session import WINDOW_BATCHES
@@ -260,7 +260,7 @@ class _Topics:
 
     def __init__(self, broker: Broker, client: bytes) -> None:
         self.client = client
-        self._transport = MqttTransport(broker, MqttVersion(), client)
+        self._transport = MqttTransport(broker, MqttVersion(), PacketLimit(), client)
         self._received: list[bytes] = []
 
     def send(self, message: bytes) -> None:

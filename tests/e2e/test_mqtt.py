@@ -74,6 +74,24 @@ def test_what_is_recorded_is_counted(mosquitto: Broker) -> None:
         assert client["completeness"] == 1.0
 
 
+@pytest.mark.parametrize(
+    "line",
+    ["max_packet_size 149504", "max_packet_size 30000", "message_size_limit 100000"],
+)
+def test_batches_are_split_for_the_packet_limit_of_a_broker(line: str) -> None:
+    # AWS IoT's limit and a small one are announced to MQTT 5; the third is not.
+    with running_broker("mosquitto", line) as broker, agent_at(broker) as agent:
+        code = f"import logging, sys\nlogging.basicConfig(stream=sys.stdout)\n{RECORD}"
+        output = agent.run(code, "12000")
+
+        assert output.endswith("True\n")
+        is_learned = "closes the connection after a message" in output
+        assert is_learned == line.startswith("message_size_limit")
+        assert agent.executions() == {"n": 12_000}
+        (client,) = agent.clients()
+        assert client["dropped"] == {}
+
+
 def test_a_broker_that_knows_311_alone_is_spoken_to_in_it(mosquitto: Broker) -> None:
     with (
         both_ways(mosquitto, only_old=True) as (near, far),

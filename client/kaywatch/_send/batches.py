@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Final
 
 from kaywatch import wire
 from kaywatch._send.buffer import DEFAULT_BYTES, Buffer, EncodedBatch
 from kaywatch._send.identity import ClientIdentity
 from kaywatch._send.packer import BatchContent, Packer
+from kaywatch._send.splitting import split
 from kaywatch.recorder import Recorder
 
 __all__ = ["Batches"]
@@ -16,6 +18,7 @@ __all__ = ["Batches"]
 # Then batches are sent, even if events arrive faster than they are packed.
 MAX_BATCHES_PER_STEP: Final = 40
 MAX_ROW: Final = 44  # bytes of an event in its columns
+MAX_NUMBER_GROWTH: Final = 8  # bytes by which another `seq` may be longer
 
 
 class Batches:
@@ -90,6 +93,18 @@ class Batches:
         self.seq += 1
         self.buffer.append(EncodedBatch(self.seq, message, content.events, drops))
 
+    def split_unsent(self, largest: int) -> None:
+        """Split the unsent batches that are too large, and number all of them anew.
+
+        Args:
+            largest: the maximum size of a batch in bytes. An event that exceeds it
+                alone is dropped.
+        """
+        first = self.buffer.first_unsent
+        if first is not None:
+            self.seq = first.seq - 1
+            self.buffer.replace_unsent(lambda batch: self._split(batch, largest))
+
     def resend_topologies(self) -> None:
         """Put all topologies in the next batch: the agent may be a new one."""
         self._packer.resend_topologies()
@@ -97,6 +112,23 @@ class Batches:
     def goodbye(self) -> bytes:
         """Return the last message of an orderly end."""
         return wire.bye(self.identity.client, self.seq, self.buffer.take_drops())
+
+    def _split(self, batch: EncodedBatch, largest: int) -> Iterator[EncodedBatch]:
+        """Yield a batch in parts, under the numbers that follow the present one."""
+        head = wire.decode(batch.message)
+        sections = {key: head.pop(key) for key in wire.SECTIONS if key in head}
+        room = largest - MAX_NUMBER_GROWTH
+        lost, drops = batch.events, batch.drops
+        for part in split(sections, lambda s: len(wire.pack(head | s)) <= room):
+            self.seq += 1
+            message = wire.pack({**head, "seq": self.seq, **part.sections})
+            yield EncodedBatch(self.seq, message, part.events, drops)
+            lost -= part.events
+            # The first part has reported them.
+            drops = {}
+            head.pop("drops", None)
+        self.buffer.count_drop(wire.DropReason.UNPACKABLE, lost)
+        self.buffer.report_again(drops)
 
     def _count_dropped(self) -> None:
         dropped = sum(events.dropped for events in self._recorder.pending)

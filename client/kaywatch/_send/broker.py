@@ -5,6 +5,7 @@ Client and agent share this module. It never shows a password.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ __all__ = [
     "SCHEMES",
     "AgentStatus",
     "Broker",
+    "PacketLimit",
     "MqttVersion",
     "from_environment",
     "parse",
@@ -41,6 +43,12 @@ VARIABLES: Final = {
     "KAYWATCH_MQTT_CERT": "cert",
     "KAYWATCH_MQTT_KEY": "key",
 }
+
+
+# Less is not tried: some names and one traceback have to fit.
+SMALLEST_LIMIT: Final = 4_096
+
+log = logging.getLogger("kaywatch")
 
 
 @dataclass(frozen=True)
@@ -158,6 +166,43 @@ class MqttVersion:
         this version before, it is the latter.
         """
         return not self._confirmed and self.switch()
+
+
+class PacketLimit:
+    """The largest message that a broker takes, learned if it does not announce it.
+
+    Such a broker closes the connection when it receives a larger message. A connection
+    can end for other reasons too, so one such end proves nothing.
+
+    Attributes:
+        largest: bytes of a message; kept for all connections of the process.
+    """
+
+    def __init__(self) -> None:
+        self.largest = wire.MAX_FRAME
+        self._suspected = 0  # bytes of the message before the last such end
+
+    def confirm(self, size: int) -> None:
+        """Note that the broker accepted a message."""
+        if size >= self._suspected:
+            self._suspected = 0
+
+    def suspect(self, size: int, is_certain: bool) -> None:
+        """Note that a connection ended after a message of `size` bytes."""
+        if size <= SMALLEST_LIMIT:
+            return
+        if not is_certain and size != self._suspected:
+            self._suspected = size
+            return
+        self._suspected = 0
+        self.largest = max(SMALLEST_LIMIT, size // 2)
+        log.warning(
+            "the broker closes the connection after a message of %d bytes, without"
+            " announcing a limit; kaywatch sends at most %d bytes at once from now on"
+            " (mosquitto: message_size_limit)",
+            size,
+            self.largest,
+        )
 
 
 def parse(url: str, **settings: str) -> Broker:

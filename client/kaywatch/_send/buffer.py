@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
 from kaywatch.wire import DropReason
@@ -31,12 +32,14 @@ class Buffer:
     Attributes:
         bytes, events: of all unacknowledged batches; any thread may read them.
         sent_bytes: of those that were sent on this connection.
+        last_sent: the number of the last batch that was ever sent.
         acked_events: acknowledged since the start.
         dropped: events dropped since the start, by reason.
     """
 
     def __init__(self, limit: int = DEFAULT_BYTES) -> None:
         self.bytes = self.events = self.sent_bytes = self.acked_events = 0
+        self.last_sent = 0
         self.dropped: Counter[str] = Counter()
         self._limit = limit
         self._sent: deque[EncodedBatch] = deque()  # on this connection
@@ -75,12 +78,33 @@ class Buffer:
             else:
                 self._drop(self._remove_first(self._unsent))
 
+    @property
+    def first_unsent(self) -> EncodedBatch | None:
+        """The oldest batch not sent on this connection."""
+        return self._unsent[0] if self._unsent else None
+
+    def replace_unsent(
+        self, replace: Callable[[EncodedBatch], Iterable[EncodedBatch]]
+    ) -> None:
+        """Replace each batch that was not sent on this connection by others.
+
+        The agent must not have any of them: the new ones use their numbers again.
+        """
+        for _ in range(len(self._unsent)):
+            batch = self._remove_first(self._unsent)
+            self.last_sent = min(self.last_sent, batch.seq - 1)
+            for new in replace(batch):
+                self._unsent.append(new)
+                self.bytes += len(new.message)
+                self.events += new.events
+
     def next_unsent(self) -> EncodedBatch | None:
         """Return the oldest batch not sent on this connection, and mark it sent."""
         if not self._unsent:
             return None
         batch = self._unsent.popleft()
         self._sent.append(batch)
+        self.last_sent = max(self.last_sent, batch.seq)
         self.sent_bytes += len(batch.message)
         return batch
 

@@ -81,6 +81,7 @@ def connector(endpoint: str | None, client: bytes) -> Callable[[], Transport]:
 def _broker_connector(endpoint: str, client: bytes) -> Callable[[], Transport]:
     broker = _broker.from_environment(endpoint)
     version = _broker.MqttVersion()
+    limit = _broker.PacketLimit()
 
     def connect() -> Transport:
         # Here and not above, so that the sender's thread imports paho-mqtt and not the
@@ -88,7 +89,7 @@ def _broker_connector(endpoint: str, client: bytes) -> Callable[[], Transport]:
         from kaywatch._send.mqtt import MqttTransport
 
         try:
-            return MqttTransport(broker, version, client)
+            return MqttTransport(broker, version, limit, client)
         except ConfigurationError as error:
             raise Refused(str(error)) from None
 

@@ -78,6 +78,7 @@ class AgentConnection:
         self._link: tuple[Transport, ClientSession] | None = None
         self._backoff = Backoff()
         self._error = ""  # of the last connection
+        self._opened_at = 0.0
         self._logged: set[str] = set()
 
     @property
@@ -152,6 +153,7 @@ class AgentConnection:
 
     def _open(self, now: float) -> tuple[Transport, ClientSession]:
         transport = self._connect()
+        self._opened_at = now
         kind = BrokeredSession if transport.lossy else ClientSession
         return transport, kind(self.batches, self.history, now)
 
@@ -191,7 +193,9 @@ class AgentConnection:
                 self._handle_error(error)
         if session.connected:
             self._error = ""
-            self._backoff.delay = RETRY_MIN
+            # Not at once: a broker may accept us and close the connection soon after.
+            if now - self._opened_at > RETRY_MAX:
+                self._backoff.delay = RETRY_MIN
 
     def _handle_error(self, error: MessageError) -> None:
         text = f"the agent rejected a message: {error.text} ({error.code})"

@@ -23,7 +23,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.reasoncodes import ReasonCode
 
 from kaywatch import wire
-from kaywatch._send.broker import AgentStatus, Broker, MqttVersion
+from kaywatch._send.broker import AgentStatus, Broker, MqttVersion, PacketLimit
 from kaywatch._send.transport import Refused, RetryAtOnce, poll
 
 __all__ = ["MqttTransport"]
@@ -37,6 +37,7 @@ POLL: Final = 0.05
 MAX_READS: Final = 100  # packets in one call, since other work waits for the thread
 
 NOT_AUTHORIZED: Final = ReasonCode(PacketTypes.PUBACK, "Not authorized")
+PACKET_TOO_LARGE: Final = ReasonCode(PacketTypes.DISCONNECT, "Packet too large")
 UNSUPPORTED_VERSION: Final = ReasonCode(
     PacketTypes.CONNACK, "Unsupported protocol version"
 )
@@ -55,16 +56,18 @@ class PublishQueue:
 
     Attributes:
         waiting: not given to paho yet.
-        unconfirmed: paho's ids of published messages.
+        unconfirmed: paho's ids of published messages, with their sizes in bytes.
         quota: the maximum of `unconfirmed`.
         written: bytes given to paho since its own buffer was last empty.
+        closing: whether this side ends the connection.
     """
 
     def __init__(self) -> None:
         self.waiting: deque[bytes] = deque()
-        self.unconfirmed: set[int] = set()
+        self.unconfirmed: dict[int, int] = {}
         self.quota = QUOTA
         self.written = 0
+        self.closing = False
 
 
 class MqttTransport:
@@ -72,14 +75,17 @@ class MqttTransport:
 
     lossy = True
 
-    def __init__(self, broker: Broker, version: MqttVersion, client: bytes) -> None:
+    def __init__(
+        self, broker: Broker, version: MqttVersion, limit: PacketLimit, client: bytes
+    ) -> None:
         """Connect with TCP and TLS; `receive` handles the broker's answer.
 
         Raises:
             OSError: no broker listens there, or it does not answer in time.
             ConfigurationError: a required file can't be read.
         """
-        self.largest = wire.MAX_FRAME
+        self.largest = limit.largest
+        self._limit = limit
         self._broker = broker
         self._version = version
         self._process = os.getpid()
@@ -134,6 +140,7 @@ class MqttTransport:
         connection = self._paho.socket()
         if connection is None:
             return
+        self._queue.closing = True
         if os.getpid() == self._process:
             with contextlib.suppress(OSError):
                 self._disconnect(time.monotonic() + CLOSE_TIMEOUT)
@@ -201,7 +208,7 @@ class MqttTransport:
             message = queue.waiting.popleft()
             queue.written += len(message)
             published = self._paho.publish(self._up, message, qos=1)
-            queue.unconfirmed.add(published.mid)
+            queue.unconfirmed[published.mid] = len(message)
 
     def _on_connect(
         self, client: paho.Client, _: Any, __: Any, reason: ReasonCode, properties: Any
@@ -239,7 +246,7 @@ class MqttTransport:
         self, _: Any, __: Any, number: int, reason: ReasonCode, ___: Any
     ) -> None:
         self._answered_at = time.monotonic()
-        self._queue.unconfirmed.discard(number)
+        self._limit.confirm(self._queue.unconfirmed.pop(number, 0))
         self._publish()
         # MQTT 5 only: a 3.1.1 broker drops the message without a reason. Messages
         # dropped for another reason, such as a full queue, are sent again in time.
@@ -261,6 +268,9 @@ class MqttTransport:
     def _on_disconnect(
         self, _: Any, __: Any, ___: Any, reason: ReasonCode, ____: Any
     ) -> None:
+        if self._queue.unconfirmed and not self._queue.closing:
+            largest = max(self._queue.unconfirmed.values())
+            self._limit.suspect(largest, is_certain=reason == PACKET_TOO_LARGE)
         if self._problem is not None:
             return
         accepted = self._stage is not MqttStage.OPENED

@@ -8,6 +8,7 @@ between client and agent makes.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, Final, NamedTuple
@@ -27,6 +28,7 @@ STALL_TIMEOUT: Final = 10.0  # no byte moved: the agent hangs, try another conne
 # agent is greeted again; the wait doubles after each greeting that brings no ack.
 PATIENCE_MIN: Final = 5.0
 PATIENCE_MAX: Final = 60.0
+COMMIT_TIMEOUT: Final = 3.0  # after which the agent has committed what it received
 EAGER: Final = 1.0  # seconds after a greeting during which its answer is polled for
 
 # The limit of what a broker holds for one client while the agent is away or slow. With
@@ -178,14 +180,7 @@ class ClientSession:
         )
 
     def _next_batch(self, now: float, largest: int) -> EncodedBatch | None:  # noqa: ARG002
-        buffer = self._batches.buffer
-        while (batch := buffer.next_unsent()) is not None:
-            size = len(batch.message)
-            if size <= largest:
-                break
-            self.error = f"a batch has {size} bytes, but the broker accepts {largest}"
-            buffer.reject(batch.seq, wire.DropReason.UNPACKABLE)
-        return batch
+        return self._batches.buffer.next_unsent()
 
     def _handle_ack(self, seq: int, greeting: Any, now: float) -> None:  # noqa: ARG002
         if self._greeting is not Greeting.SENT or not self._is_answer(greeting):
@@ -226,6 +221,7 @@ class BrokeredSession(ClientSession):
         self._patience = PATIENCE_MIN
         self._acked_at = now  # the last ack of a batch, or when none was due
         self._usage_sent_at = -USAGE_INTERVAL
+        self._first_answer_at = math.inf  # to a hello of this connection
 
     def advance(self, now: float, backlog: int) -> None:  # noqa: ARG002
         """Greet the agent again when an ack is overdue or it asked for batches."""
@@ -263,13 +259,35 @@ class BrokeredSession(ClientSession):
         return buffer.sent >= WINDOW_BATCHES or buffer.sent_bytes >= WINDOW_BYTES
 
     def _next_batch(self, now: float, largest: int) -> EncodedBatch | None:
+        buffer = self._batches.buffer
         if self._is_full():
             return None
-        if not self._batches.buffer.sent:
+        if not buffer.sent:
             self._acked_at = now
+        first = buffer.first_unsent
+        if first is not None and len(first.message) > largest:
+            if not self._is_missing(first, now):
+                return None
+            self._batches.split_unsent(largest)
         return super()._next_batch(now, largest)
 
+    def _is_missing(self, batch: EncodedBatch, now: float) -> bool:
+        """Return whether the agent cannot have a batch; if unknown, ask it again.
+
+        The broker delivers messages in order: what it accepted before this connection
+        reached the agent before our first hello, and is committed within seconds.
+        """
+        if batch.seq > self._batches.buffer.last_sent:
+            return True
+        due_at = self._first_answer_at + COMMIT_TIMEOUT
+        if self._greeted_at < due_at:
+            self._regreet = self._regreet or now >= due_at
+            return False
+        return True
+
     def _handle_ack(self, seq: int, greeting: Any, now: float) -> None:
+        if self._first_answer_at == math.inf and self._is_answer(greeting):
+            self._first_answer_at = now
         if seq >= self._batches.buffer.first_seq > 0:
             self._acked_at = now
             self._patience = PATIENCE_MIN

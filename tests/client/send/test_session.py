@@ -32,6 +32,7 @@ class ScriptedAgent:
         self.absent = False
         self.greets = True
         self.behind_broker = False
+        self.largest = wire.MAX_FRAME
         self.committed = 0
         self.connections: list[ScriptedTransport] = []
 
@@ -50,7 +51,7 @@ class ScriptedTransport:
     def __init__(self, agent: ScriptedAgent) -> None:
         self.agent = agent
         self.lossy = agent.behind_broker
-        self.largest = wire.MAX_FRAME
+        self.largest = agent.largest
         self.sent: list[dict[str, Any]] = []
         self.replies: list[bytes | AgentStatus] = []
         self.backlog = 0
@@ -106,6 +107,10 @@ def session(agent: ScriptedAgent, recorder: Recorder) -> AgentConnection:
 def record(recorder: Recorder, times: int = 1) -> None:
     for _ in range(times):
         recorder.series("g", "n").record(0.1)
+
+
+def executions(message: dict[str, Any]) -> int:
+    return len(message.get("executions", {}).get("outcome", b""))
 
 
 def test_a_hello_comes_first_and_batches_wait_for_its_answer(
@@ -468,7 +473,7 @@ def test_resource_usage_is_sent_over_a_broker(
     assert 0 < resent[0]["cpu"] <= resent[-1]["cpu"]
 
 
-def test_batch_too_large_for_the_broker_is_dropped_and_reported(
+def test_batch_too_large_for_the_broker_is_split(
     session: AgentConnection, recorder: Recorder, broker: ScriptedAgent
 ) -> None:
     broker.greets = False
@@ -482,8 +487,47 @@ def test_batch_too_large_for_the_broker_is_dropped_and_reported(
 
     sizes = [len(wire.pack(m)) for m in broker.last.sent if m["type"] == "batch"]
     assert max(sizes) <= 10_000
-    assert session.batches.buffer.dropped == {"unpackable": 2_000}
-    assert session.batches.buffer.events == 2_000
+    assert broker.last.batches() == list(range(1, len(sizes) + 1))
+    assert sum(map(executions, broker.last.sent)) == 4_000
+    assert session.batches.buffer.dropped == {}
+    assert session.batches.buffer.events == 4_000
+
+
+def test_a_batch_that_was_sent_is_split_once_the_agent_cannot_have_it(
+    session: AgentConnection, recorder: Recorder, broker: ScriptedAgent
+) -> None:
+    record(recorder, 2_000)
+    session.step(0.0)
+    assert broker.last.batches() == [1]
+    session.abandon()  # the broker closed the connection after batch 1
+    broker.largest = 10_000
+    session.step(10.0)
+    session.step(11.0)
+    assert broker.last.batches() == []  # a commit may be under way
+
+    session.step(20.0)
+    session.step(21.0)
+
+    kinds = [message["type"] for message in broker.last.sent]
+    assert kinds[:2] == ["hello", "hello"]
+    assert len(broker.last.batches()) > 1
+    assert sum(map(executions, broker.last.sent)) == 2_000
+
+
+def test_a_batch_that_the_agent_has_is_not_split(
+    session: AgentConnection, recorder: Recorder, broker: ScriptedAgent
+) -> None:
+    record(recorder, 2_000)
+    session.step(0.0)
+    session.abandon()
+    broker.largest = 10_000
+    session.step(10.0)
+    session.step(11.0)
+    broker.last.ack(1)
+    session.step(12.0)
+
+    assert sum(map(executions, broker.last.sent)) == 0
+    assert session.batches.buffer.acked_events == 2_000
 
 
 def test_other_mqtt_version_is_tried_at_once(
