@@ -1,7 +1,10 @@
 // The drawing: pans and zooms by mouse, touch and keys, and moves the focus along edges.
 import { useComputed, useSignal } from "@preact/signals";
 import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
-import { describeNode, EdgeLine, NodeCard, type Marks } from "./draw";
+import { NodeCard } from "./card";
+import { EdgeLine } from "./line";
+import type { Marks } from "./marks";
+import { describeNode } from "./words";
 import {
   fit,
   nodeTowards,

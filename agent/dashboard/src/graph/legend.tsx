@@ -1,7 +1,7 @@
 // What the shapes, colours and lines of the graph mean.
 import { exampleOf, METRICS, STATES, type MetricName } from "./find";
 import type { HealthStatus } from "./health";
-import { StatusShape } from "./draw";
+import { StatusShape } from "./marks";
 
 const STATUSES: [HealthStatus, string][] = [
   ["good", "within its thresholds and its usual values"],

@@ -244,7 +244,7 @@ export function withLiveFigures(
 export const CARD_HEIGHT = { min: 54, max: 78 };
 export const CHARACTER = 8;
 const CARD_WIDTH = { min: 188, max: 248 };
-const LABEL_CHARACTER = 6.4;
+export const LABEL_CHARACTER = 6.4;
 export const LABEL_LINE = 15;
 export const MAX_LABEL_LINES = 3;
 export const MAX_LABEL = 18;

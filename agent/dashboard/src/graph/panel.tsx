@@ -3,7 +3,8 @@ import { useEffect, useRef } from "preact/hooks";
 import { formatCount, formatDuration, formatMoney, formatShare } from "./units";
 import { Link } from "./link";
 import type { Differences } from "./compare";
-import { points, signed, StatusShape } from "./draw";
+import { StatusShape } from "./marks";
+import { points, signed } from "./words";
 import type { GraphEdge, GraphNode } from "./model";
 import type { SceneNode } from "./scene";
 

@@ -46,7 +46,9 @@ export function SearchField(props: SearchFieldProps) {
       else change("");
     } else setOpen(true);
   };
+  // What is still being typed is not wrong.
   const { error } = props.selection;
+  const isInvalid = error !== null && error.start < text.trimEnd().length;
   return (
     <div class="search-field">
       <label for={`${id}-input`}>{props.label}</label>
@@ -64,7 +66,7 @@ export function SearchField(props: SearchFieldProps) {
         aria-controls={`${id}-list`}
         aria-autocomplete="list"
         aria-activedescendant={active < 0 ? undefined : `${id}-${active}`}
-        aria-invalid={error !== null}
+        aria-invalid={isInvalid}
         aria-describedby={`${id}-status`}
         onInput={(event) => {
           setOpen(true);
@@ -94,7 +96,7 @@ export function SearchField(props: SearchFieldProps) {
           </li>
         ))}
       </ul>
-      <p id={`${id}-status`} class={error ? "error" : "status"} role="status">
+      <p id={`${id}-status`} class={isInvalid ? "error" : "status"} role="status">
         {error ? `${error.message} (at character ${error.start + 1})` : props.status}
       </p>
     </div>

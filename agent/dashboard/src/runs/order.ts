@@ -42,6 +42,7 @@ export function isFailure(run: Pick<EndedRun, "outcome" | "reason">): boolean {
   return run.outcome === "error" || run.reason === "unmatched_action";
 }
 
+/** Whether runs should not end like this. */
 export function isBadEnd({ reason }: Pick<RunEnd, "reason">): boolean {
   return reason === "error" || reason === "unmatched_action";
 }

@@ -66,7 +66,7 @@ export function RunsView() {
         />{" "}
         Failed runs only
       </label>
-      <Ended runs={ended} isLoading={!runs && !loaded.error} />
+      {(runs || !loaded.error) && <Ended runs={ended} isLoading={!runs} />}
     </section>
   );
 }
@@ -209,7 +209,7 @@ function EndedRow({ run }: { run: EndedRun }) {
       </th>
       <td>
         <span class={`outcome ${isFailure(run) ? "bad" : run.outcome}`}>
-          {run.outcome}
+          {run.reason === "unmatched_action" ? "dead end" : run.outcome}
         </span>
       </td>
       <td>

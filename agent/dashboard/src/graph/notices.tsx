@@ -1,0 +1,64 @@
+// What the reader must know about the drawing, in words.
+import type { EndedRun } from "../api/types";
+import { describeReason } from "../runs/order";
+import { COMPARISONS, hasFigures } from "./compare";
+import { Link } from "./link";
+import type { TopologyTree } from "./load";
+import type { GraphOptions } from "./options";
+import type { Scene } from "./scene";
+
+interface NoticesProps {
+  error: Error | null;
+  scene: Scene | null;
+  isDrawn: boolean;
+  tree: TopologyTree | null;
+  earlier: TopologyTree | null;
+  options: GraphOptions;
+  run: EndedRun | null;
+  isRunMissing: boolean;
+}
+
+export function Notices(props: NoticesProps) {
+  const notices = listNotices(props);
+  return (
+    <div class="notices" aria-live="polite">
+      {notices.map((notice) => (
+        <p key={notice}>{notice}</p>
+      ))}
+      {(props.run || props.isRunMissing) && (
+        <Link to={{ run: null }}>Show the graph without the run</Link>
+      )}
+    </div>
+  );
+}
+
+function listNotices(props: NoticesProps): string[] {
+  const { error, scene, isDrawn, tree, earlier, options, run, isRunMissing } = props;
+  const notices: string[] = [];
+  if (error) notices.push(`The graph could not be loaded: ${error.message}`);
+  if (scene && !isDrawn) {
+    notices.push(
+      `${scene.nodes.length} nodes are too many for a drawing; the table has all of them.`,
+    );
+  } else if (scene?.reason) {
+    notices.push(`${scene.reason} This is a simple drawing in layers.`);
+  }
+  if (options.compare === "change" && tree && tree.topology.changed === null) {
+    notices.push(
+      "The graph has not changed as far as is known: nothing to compare with.",
+    );
+  } else if (earlier && !hasFigures(earlier.topology)) {
+    notices.push(
+      `No executions in the period to compare with (${COMPARISONS[options.compare!]}).`,
+    );
+  }
+  if (run) notices.push(describeRun(run));
+  if (isRunMissing) notices.push("The details of this run are no longer kept.");
+  return notices;
+}
+
+function describeRun(run: EndedRun): string {
+  const name = run.run || "without id";
+  const path = run.path.length ? "" : " Its path is not known.";
+  return `Run ${name} ended at ${run.node}: ${describeReason(run.reason, run.action)}.${path}`;
+}
