@@ -1,7 +1,8 @@
 // Nodes of the graph, as SVG. Names are text nodes, never markup.
 import type { JSX } from "preact";
 import { isDimmed, StatusShape, type Marks } from "./marks";
-import { CARD_HEIGHT, CHARACTER, truncate, type GraphNode } from "./model";
+import type { GraphNode } from "./model";
+import { CARD_HEIGHT, CHARACTER, truncate } from "./wiring";
 import type { SceneNode } from "./scene";
 import { changeText, figuresText, listBadges } from "./words";
 

@@ -1,7 +1,7 @@
 // Edges of the graph, as SVG.
 import type { EdgeDifference } from "./compare";
 import { isDimmed, type Marks } from "./marks";
-import { LABEL_CHARACTER, LABEL_LINE, textWidth } from "./model";
+import { LABEL_CHARACTER, LABEL_LINE, textWidth } from "./wiring";
 import type { SceneEdge } from "./scene";
 import { describeEdge, labelLines } from "./words";
 

@@ -11,6 +11,8 @@ export interface Marks {
   steps: ReadonlyMap<string, number[]> | null;
   /** Edges that the run took. */
   taken: ReadonlySet<string>;
+  /** Nodes of the run that are not in the drawing. */
+  missing: readonly string[];
   differences: ReadonlyMap<string, Differences>;
 }
 

@@ -2,7 +2,8 @@ import { describe, expect, it } from "vitest";
 import { comparisonEnd, differencesFrom } from "./compare";
 import { layoutWithDagre } from "./dagre";
 import { assess } from "./health";
-import { buildModel, truncate, wiringOf, withLiveFigures } from "./model";
+import { buildModel, withLiveFigures } from "./model";
+import { truncate, wiringOf } from "./wiring";
 import { alertRow, edge, liveRow, node, topology } from "./samples.test-data";
 import { formatDuration } from "./units";
 import {
