@@ -24,7 +24,7 @@ demo: .venv/.demo
 
 test: .venv/.dev servers
 	@# Twice as many workers as cores: half of the time, tests wait.
-	$(BIN)/pytest -n $$((2 * $$(nproc))) --dist loadgroup $(TESTS)
+	$(BIN)/pytest -n $$((2 * $$(nproc))) $(TESTS)
 
 check: .venv/.dev
 	$(BIN)/ruff check .
