@@ -46,10 +46,10 @@ export function NodeCard(props: CardProps) {
       onFocus={() => props.onFocus(item)}
     >
       <title>{props.label}</title>
-      <g transform={`translate(0 ${-item.height / 2})`}>
+      <g aria-hidden="true" transform={`translate(0 ${-item.height / 2})`}>
         <CardBody item={item} />
       </g>
-      <g transform={`translate(0 ${-textHeight / 2})`}>
+      <g aria-hidden="true" transform={`translate(0 ${-textHeight / 2})`}>
         <CardText {...props} />
       </g>
     </g>

@@ -59,7 +59,7 @@ export function Legend() {
           edge leads back, with its repeats per run; a thin dotted one was not taken.
         </p>
       </section>
-      <section>
+      <section class="language">
         <h3>Find and hide</h3>
         <p>
           Compare a figure, name a state, or type a part of a name; combine them by{" "}
