@@ -21,7 +21,7 @@ from kaywatch_agent.web.api import (
     rules,
     silences,
 )
-from kaywatch_agent.web.api.parameters import NoQuery
+from kaywatch_agent.web.api.parameters import AnyQuery, NoQuery
 from kaywatch_agent.web.endpoint import Endpoint, change, get
 from kaywatch_agent.web.pages import page, silence_page
 from kaywatch_agent.web.prometheus import exposition, families
@@ -36,7 +36,7 @@ def _index(snapshot: AgentSnapshot, _: NoQuery) -> EncodedResponse:
     return html_response(page.html(snapshot.version, paths))
 
 
-def _metrics(snapshot: AgentSnapshot, _: NoQuery) -> EncodedResponse:
+def _metrics(snapshot: AgentSnapshot, _: AnyQuery) -> EncodedResponse:
     format = exposition.negotiate(snapshot.accept)
     writer = exposition.Exposition(format, gzip=snapshot.gzip)
     families.write(snapshot, writer)

@@ -28,7 +28,7 @@ from kaywatch_agent.web.server import HttpConfig, WebServer
             "did you mean 'window'? known here: window, graph, service",
         ),
         (
-            "/health?x=1",
+            "/api/v1/rule_metrics?x=1",
             "unknown_parameter",
             "unknown parameter 'x'",
             "known here: none",

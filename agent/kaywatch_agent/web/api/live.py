@@ -12,7 +12,7 @@ from kaywatch_agent.aggregate.bucket import Dimension
 from kaywatch_agent.model.bounds import Count, Moment, Rate, Seconds
 from kaywatch_agent.model.series import Kind
 from kaywatch_agent.web.api.health import HealthResponse, health
-from kaywatch_agent.web.api.parameters import NoQuery
+from kaywatch_agent.web.api.parameters import AnyQuery
 from kaywatch_agent.web.api.schema import ResponseBody
 from kaywatch_agent.web.snapshot import AgentSnapshot, Window
 
@@ -77,7 +77,7 @@ def stream_snapshot(snapshot: AgentSnapshot, _: StreamQuery) -> StreamSnapshot:
     active, nodes = _recent_nodes(snapshot)
     return StreamSnapshot(
         time=snapshot.now,
-        health=health(snapshot, NoQuery()),
+        health=health(snapshot, AnyQuery()),
         totals=_totals(snapshot),
         nodes_active=active,
         nodes=nodes,
