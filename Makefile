@@ -1,7 +1,8 @@
 # make demo [SECONDS=20]   run an agent and a PocketFlow application, and show their output
 # make test                run all tests, against real servers
-# make check               run ruff, mypy and import-linter
+# make check               run ruff, mypy and import-linter, and check the web page
 # make bench [QUICK=1]     measure kaywatch and its peers; write bench.json
+# make page                build the web page of this tree
 # make images              draw the pictures of the documentation; needs chromium
 # make long-run MINUTES=10 run every node kind under `kaywatch run`, and compare the counts
 # make fuzz [SECONDS=60]   fuzz each target with coverage guidance, then requests and the API
@@ -15,14 +16,17 @@ BIN := .venv/bin
 SECONDS ?=
 QUICK ?=
 TESTS ?= tests
+# npm in the folder of the page, of this machine or of a Python package.
+NPM = $(BIN)/python build_page.py npm
 MINUTES ?= 10
 
-.PHONY: demo test check format bench images long-run fuzz chaos chaos-mqtt servers clean
+.PHONY: demo test check format page bench images long-run fuzz chaos chaos-mqtt servers clean
 
 demo: .venv/.demo
 	@$(BIN)/kaywatch demo $(if $(SECONDS),--seconds $(SECONDS))
 
 test: .venv/.dev servers
+	@$(NPM) test
 	@# Two workers per core, because tests wait about half of the time.
 	$(BIN)/pytest -n $$((2 * $$(nproc))) $(TESTS)
 
@@ -31,10 +35,12 @@ check: .venv/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@$(NPM) run check
 
 format: .venv/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	@$(NPM) run format
 
 bench: .venv/.dev
 	@tests/bench/install_peers.sh
@@ -45,6 +51,9 @@ images: .venv/.dev
 
 long-run: .venv/.dev
 	$(BIN)/python -m tests.e2e.long_run --minutes $(MINUTES)
+
+page: .venv/.dev
+	$(BIN)/python build_page.py
 
 fuzz: .venv/.dev
 	@$(BIN)/pip install --quiet --group fuzz

@@ -23,17 +23,12 @@ from kaywatch_agent.web.api import (
 )
 from kaywatch_agent.web.api.parameters import AnyQuery, NoQuery
 from kaywatch_agent.web.endpoint import Endpoint, change, get
-from kaywatch_agent.web.pages import page, silence_page
+from kaywatch_agent.web.pages import dashboard, silence_page
 from kaywatch_agent.web.prometheus import exposition, families
-from kaywatch_agent.web.responses import JSON, EncodedResponse, html_response
+from kaywatch_agent.web.responses import JSON, EncodedResponse
 from kaywatch_agent.web.snapshot import AgentSnapshot
 
 __all__ = ["ENDPOINTS", "SNAPSHOT_STREAM"]
-
-
-def _index(snapshot: AgentSnapshot, _: NoQuery) -> EncodedResponse:
-    paths = [(e.path, e.summary) for e in ENDPOINTS if e.method == "GET"]
-    return html_response(page.html(snapshot.version, paths))
 
 
 def _metrics(snapshot: AgentSnapshot, _: AnyQuery) -> EncodedResponse:
@@ -65,10 +60,19 @@ SNAPSHOT_STREAM: Final = get(
 ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     get(
         "/",
-        "This page.",
-        _index,
+        "The web page.",
+        dashboard.index,
         media_types=("text/html",),
         inline=True,
+        is_public=True,
+    ),
+    get(
+        "/assets/{name}",
+        "A script or a style sheet of the web page.",
+        dashboard.asset,
+        media_types=("text/javascript", "text/css", "text/plain"),
+        inline=True,
+        is_public=True,
     ),
     get(
         "/health",

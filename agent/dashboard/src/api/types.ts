@@ -127,13 +127,17 @@ export interface Live {
   version: string;
   window: string;
   health: { status: string; stages: StageHealth[] };
-  completeness: { ratio: number | null; unknown_seconds: number; dropped: number };
+  completeness: { ratio: number | null; dropped: number };
   agent: { cpu_percent: number | null; memory_bytes: number; store_bytes: number };
   processes: Record<string, number>;
   graphs: GraphRow[];
   nodes: NodeRow[];
+  /** In trouble first, then the longest; at most 20, whatever `runs_in_progress`. */
   runs: RunInProgress[];
+  runs_in_progress: number;
+  /** The most urgent first; at most 100, whatever `alerts_active`. */
   alerts: AlertRow[];
+  alerts_active: number;
 }
 
 /** GET /api/v1/topology?graph=&service=&window=&end= */

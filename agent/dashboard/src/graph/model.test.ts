@@ -247,7 +247,7 @@ describe("assess", () => {
       `p95 ${formatDuration(2)}, usually at most ${formatDuration(0.5)}`,
     ],
     ["good", { usual_p95: 1.9 }, "within"],
-    ["warning", { usual_error_rate: 0.001 }, "errors 1.0"],
+    ["warning", { usual_error_rate: 0.001 }, "errors 1 %"],
     ["good", { usual_error_rate: 0.009 }, "within"],
     ["warning", { dead_ends: 1 }, "1 run ended"],
     ["unknown", {}, "no rule applies"],
