@@ -8,11 +8,17 @@ from kaywatch.recorder import ExecutionInFlight, RunVisits
 
 
 class Endless:
+    failures = 0
+
     def __init__(self, graph: str, node: str, started: float, run: int = 0) -> None:
-        self._flight = ExecutionInFlight(graph, node, started, run, 0)
+        run_started = started - 1 if run else 0.0
+        self._flight = ExecutionInFlight(graph, node, started, run, 0, run_started, 0)
 
     def in_flight(self) -> ExecutionInFlight:
         return self._flight
+
+    def failed_attempts(self) -> int:
+        return self.failures
 
 
 class Spinning:

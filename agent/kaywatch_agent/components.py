@@ -204,6 +204,7 @@ class Components:
             events=int(self.pipeline.queue.metrics.events.value),
             memory_bytes=resident_bytes(),
             store_bytes=int(writer.metrics.bytes.value) if writer else 0,
+            cpu_seconds=time.process_time(),
         )
 
     def _ticker(self) -> Ticker:
@@ -215,7 +216,7 @@ class Components:
             committer=self.committer,
             health=self.health,
             publish=[self._report_brokers, self.delivery.measure, self.web.publish],
-            changed=[self.web.publish_alerts, self.mqtt.alerts_changed],
+            changed=[self.mqtt.alerts_changed],
             clock=self.clock,
         )
 

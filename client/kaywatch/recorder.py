@@ -82,6 +82,8 @@ class ExecutionInFlight(NamedTuple):
     started: float  # Unix seconds
     run: int  # its number, 0 for none
     visits: int  # made by the run before this one
+    run_started: float  # Unix seconds, 0.0 without a run
+    failed_attempts: int  # calls of `exec` that failed so far
 
 
 class OpenSpan(Protocol):
@@ -89,6 +91,10 @@ class OpenSpan(Protocol):
 
     def in_flight(self) -> ExecutionInFlight:
         """Return which node is executed, and since when."""
+        ...
+
+    def failed_attempts(self) -> int:
+        """Return how many calls of `exec` failed so far."""
         ...
 
 

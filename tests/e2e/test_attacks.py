@@ -136,7 +136,7 @@ const run = async () => {
   await tried("delete", agent + "/api/v1/silences/x", {method: "DELETE"});
   navigator.sendBeacon(agent + "/api/v1/silences",
     new Blob([body], {type: "text/plain"}));
-  const stream = new EventSource(agent + "/api/v1/stream");
+  const stream = new EventSource(agent + "/api/v1/live");
   stream.onmessage = () => report("stream", "read");
   await report("done", "1");
 };

@@ -151,7 +151,7 @@ def test_planted_secrets_are_found_nowhere(guarded: Agent, tmp_path: Path) -> No
     }
     queries = {
         "/api/v1/query": "?metric=executions",
-        "/api/v1/stream": "?limit=1",
+        "/api/v1/live": "?limit=1",
         "/api/v1/events": None,
     }
     answers: dict[str, bytes] = {}

@@ -141,7 +141,7 @@ class Aggregator:
         for failure in details.failures:
             self._failures.add(replace(failure, service=service, client=client))
         for topology in details.topologies:
-            self._topologies.add(replace(topology, service=service))
+            self._topologies.add(replace(topology, service=service), now)
 
     def lose(self, service: str, drops: Mapping[str, int], now: float) -> None:
         """Count the events that a client reports as lost, by reason."""

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from operator import itemgetter
 from typing import Final
 
+from msgspec.structs import replace
+
 from kaywatch_agent.aggregate.view import BUCKET_SECONDS, HISTORY_BUCKETS
 from kaywatch_agent.model.records import FailureRecord, TopologyRecord
 from kaywatch_agent.runtime.metrics import Counter
@@ -53,12 +55,15 @@ class Topologies:
         self.known: dict[tuple[str, str], TopologyRecord] = {}
         self._uncommitted: dict[tuple[str, str], TopologyRecord] = {}
 
-    def add(self, topology: TopologyRecord) -> None:
+    def add(self, topology: TopologyRecord, now: float) -> None:
         """Record a topology, if it differs from the last one and there is room."""
         key = (topology.service, topology.graph)
         known = self.known.get(key)
-        room = known is not None or len(self.known) < MAX_TOPOLOGIES
-        if known != topology and room:
+        if known is None and len(self.known) >= MAX_TOPOLOGIES:
+            return
+        if known is None or not known.has_shape_of(topology):
+            since = now if known is None else known.since
+            topology = replace(topology, since=since, changed=now)
             self.known[key] = self._uncommitted[key] = topology
 
     def changes(self, full: bool) -> tuple[TopologyRecord, ...]:

@@ -124,6 +124,10 @@ class History(Mapping[int, Bucket]):
     def __contains__(self, number: object) -> bool:
         return number in self._buckets
 
+    def stored(self, number: int) -> object:
+        """Return an object that is another one once the bucket has changed."""
+        return self._buckets[number]
+
     def advanced(self, fresh: Mapping[int, Bucket], current: int, kept: int) -> History:
         """Return the history after a tick.
 

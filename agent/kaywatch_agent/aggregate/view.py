@@ -10,10 +10,30 @@ from kaywatch_agent.aggregate.bucket import EMPTY, Bucket
 from kaywatch_agent.aggregate.registry import Registry
 from kaywatch_agent.model.records import FailureRecord, TopologyRecord
 
-__all__ = ["BUCKET_SECONDS", "HISTORY_BUCKETS", "BucketArchive", "NoArchive", "View"]
+__all__ = [
+    "BUCKET_SECONDS",
+    "DAY",
+    "HISTORY_BUCKETS",
+    "HOUR",
+    "BucketArchive",
+    "NoArchive",
+    "View",
+    "bucket_seconds",
+]
 
 BUCKET_SECONDS: Final = 10
 HISTORY_BUCKETS: Final = 360  # one hour
+
+MINUTE: Final = 60
+HOUR: Final = 3600
+DAY: Final = 86_400
+
+
+def bucket_seconds(age: float) -> int:
+    """Return the length of the buckets that are kept of a time so long ago."""
+    if age <= HOUR:
+        return BUCKET_SECONDS
+    return MINUTE if age <= DAY else HOUR
 
 
 class BucketArchive(Protocol):

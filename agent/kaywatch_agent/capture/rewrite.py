@@ -28,7 +28,7 @@ _TIME_COLUMNS: Final = {"executions": "end", "points": "time", "runs": "end"}
 _ITEM_TIMES: Final[Mapping[str, tuple[str | int, ...]]] = {
     "failures": ("time",),
     "events": ("end", "time"),
-    "in_flight": (2,),
+    "in_flight": (2, 5),
 }
 
 # Errors of messages that are not as the protocol says; no client of ours sends them.

@@ -16,7 +16,6 @@ from kaywatch_agent.ingest.brokers import BrokerConfig
 from kaywatch_agent.ingest.intake import Intake
 from kaywatch_agent.ingest.peers import RemotePeer
 from kaywatch_agent.pipeline.session import BrokerSession
-from kaywatch_agent.protocol.names import clean_name
 
 __all__ = ["ClientTopics"]
 
@@ -154,7 +153,7 @@ class ClientTopics:
             return "too_large"
         client, leaf, shell, _ = match.groups()
         if shell:
-            self._receive_rows(clean_name(shell), payload)
+            self._receive_rows(shell[: wire.MAX_NAME], payload)
         elif leaf == "up":
             self._receive_message(client, payload)
         elif connection := self.connections.get((client, "up")):

@@ -73,6 +73,19 @@ class TopologyRecord(Struct, frozen=True, kw_only=True):
         tuple[tuple[Name, Name, Name], ...],
         Meta(max_length=MAX_LIST, description="each is [node, action, next node]"),
     ] = ()
+    since: Annotated[
+        float,
+        Meta(ge=0, le=MAX_TIME, description="when it was first reported; 0 if unknown"),
+    ] = 0.0
+    changed: Annotated[
+        float,
+        Meta(ge=0, le=MAX_TIME, description="when it last changed; 0 if unknown"),
+    ] = 0.0
+
+    def has_shape_of(self, other: TopologyRecord) -> bool:
+        """Return whether another one has the same nodes and edges."""
+        shape = self.start, self.nodes, self.edges
+        return shape == (other.start, other.nodes, other.edges)
 
 
 class InFlight(Struct, frozen=True):
@@ -85,6 +98,14 @@ class InFlight(Struct, frozen=True):
     visits: Annotated[
         int,
         Meta(ge=0, le=MAX_ATTEMPTS, description="earlier node visits in its run"),
+    ] = 0
+    run_start: Annotated[
+        float,
+        Meta(ge=0, le=MAX_TIME, description="of its run, Unix seconds; 0 if unknown"),
+    ] = 0.0
+    failed_attempts: Annotated[
+        int,
+        Meta(ge=0, le=MAX_ATTEMPTS, description="calls of exec that failed so far"),
     ] = 0
 
 

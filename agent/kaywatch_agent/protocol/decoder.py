@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from kaywatch.wire import DROP_REASONS, VERSION, ErrorCode
+from kaywatch.wire import DROP_REASONS, MAX_NAME, VERSION, ErrorCode
 from kaywatch_agent.model.bounds import MAX_COUNT, MAX_TIME
 from kaywatch_agent.protocol.columns import BAD_INPUT
 from kaywatch_agent.protocol.limits import CLIENT_BYTES, MAX_PID, MAX_SEQ, MAX_TAGS
@@ -21,7 +21,6 @@ from kaywatch_agent.protocol.messages import (
     Message,
     Rejected,
 )
-from kaywatch_agent.protocol.names import clean_name
 
 __all__ = ["decode"]
 
@@ -95,7 +94,7 @@ def _batch(encoded: Encoded) -> Batch:
         client=encoded.client.hex(),
         seq=encoded.seq,
         sent=_time(encoded.sent),
-        service=clean_name(encoded.service),
+        service=encoded.service[:MAX_NAME],
         recorded=min(max(0, encoded.recorded), MAX_COUNT),
         drops=_drops(encoded.drops) if encoded.drops else {},
         encoded=encoded,
@@ -123,12 +122,12 @@ def _hello(encoded: Encoded) -> Hello:
     tags = sorted(encoded.tags.items())[:MAX_TAGS]
     return Hello(
         client=encoded.client.hex(),
-        service=clean_name(encoded.service),
-        host=clean_name(encoded.host),
+        service=encoded.service[:MAX_NAME],
+        host=encoded.host[:MAX_NAME],
         pid=encoded.pid if 0 <= encoded.pid <= MAX_PID else 0,
         start=_time(encoded.start) or 0.0,
-        sdk=clean_name(encoded.sdk),
-        tags=tuple((clean_name(key), clean_name(value)) for key, value in tags),
+        sdk=encoded.sdk[:MAX_NAME],
+        tags=tuple((key[:MAX_NAME], value[:MAX_NAME]) for key, value in tags),
         greeting=_seq(encoded.greeting) or 0,
         first=_seq(encoded.first) or 0,
     )

@@ -18,18 +18,19 @@ from aiohttp import web
 from msgspec import Struct
 
 from kaywatch_agent.model.client import Client
-from kaywatch_agent.rules.snapshot import AlertsSnapshot
+from kaywatch_agent.model.series import ClientState
 from kaywatch_agent.runtime.metrics import MetricsRegistry
 from kaywatch_agent.web.api import clients, events
-from kaywatch_agent.web.api.alerts import view_alert
 from kaywatch_agent.web.api.parameters import parse
 from kaywatch_agent.web.api.schema import ClientDetails
 from kaywatch_agent.web.config import HttpConfig
+from kaywatch_agent.web.day_before import DayBefore
 from kaywatch_agent.web.endpoint import Endpoint
+from kaywatch_agent.web.feeds import LiveFeeds
 from kaywatch_agent.web.guard.access import SECURITY_HEADERS, AccessControl
 from kaywatch_agent.web.guard.bodies import read_body
 from kaywatch_agent.web.guard.connections import HttpConnection, HttpMetrics
-from kaywatch_agent.web.pages.dashboard import PAGE_POLICY
+from kaywatch_agent.web.pages.page import PAGE_POLICY
 from kaywatch_agent.web.problems import Problem, closest, not_durable
 from kaywatch_agent.web.responses import (
     EncodedResponse,
@@ -37,9 +38,9 @@ from kaywatch_agent.web.responses import (
     json_response,
     send,
 )
-from kaywatch_agent.web.routes import ENDPOINTS, SNAPSHOT_STREAM
-from kaywatch_agent.web.snapshot import AgentSnapshot
-from kaywatch_agent.web.stream import SnapshotBroadcast, Streams
+from kaywatch_agent.web.routes import ENDPOINTS, LIVE_STREAM
+from kaywatch_agent.web.snapshot import AgentSnapshot, ClientActivity
+from kaywatch_agent.web.stream import Streams
 from kaywatch_agent.web.view import AgentView
 from kaywatch_agent.web.workers import WorkerThreads
 
@@ -47,9 +48,6 @@ __all__ = ["WebApplication"]
 
 # Describing a client takes some 5 us, so that the loop is held for 1 ms at a time.
 CLIENTS_AT_ONCE: Final = 200
-
-# Encoding an alert takes some 30 us. In an alert storm, the rest is a gap in the ids.
-ALERTS_AT_ONCE: Final = 500
 
 log = structlog.get_logger("kaywatch.agent")
 
@@ -63,7 +61,7 @@ class WebApplication:
         metrics: of the HTTP server.
         access: decides which requests are allowed.
         streams: the open event streams.
-        snapshots: sends a snapshot per tick to subscribers.
+        feeds: send what has changed to readers at each tick.
         workers: build responses.
     """
 
@@ -77,8 +75,9 @@ class WebApplication:
         self.access = AccessControl(HttpConfig())
         self.streams = Streams(HttpConfig().streams)
         self.metrics.streams.set_function(lambda: len(self.streams))
-        self.snapshots = SnapshotBroadcast(self.build_snapshot)
         self.workers = WorkerThreads()
+        self._day_before = DayBefore()
+        self.feeds = LiveFeeds(self._snapshot, self.workers)
 
     def build(self) -> web.Application:
         """Return the aiohttp application."""
@@ -93,17 +92,6 @@ class WebApplication:
                 application.router.add_route(endpoint.method, path, handler)
         application.on_response_prepare.append(self._prepare)
         return application
-
-    def send_alerts(self, alerts: AlertsSnapshot) -> None:
-        """Send alerts that changed their state to subscribers."""
-        sent = alerts.alerts[:ALERTS_AT_ONCE]
-        left_out = len(alerts.alerts) - len(sent)
-        views = (view_alert(alerts, alert) for alert in sent)
-        self.snapshots.send("alert", views, left_out)
-
-    async def build_snapshot(self) -> bytes:
-        """Return the data of a `snapshot` event."""
-        return await self._first_event(SNAPSHOT_STREAM, SNAPSHOT_STREAM.parameters())
 
     # -- endpoints -------------------------------------------------------------------
 
@@ -132,8 +120,8 @@ class WebApplication:
     async def _stream(
         self, endpoint: Endpoint, request: web.Request, query: Any
     ) -> web.StreamResponse:
-        if endpoint is SNAPSHOT_STREAM:
-            opening = self.snapshots.subscribe()
+        if endpoint is LIVE_STREAM:
+            opening = self.feeds.subscribe(query.window)
         else:
             first = await self._first_event(endpoint, query)
             opening = events.subscribe(self._agent.event_stream, query, first)
@@ -185,7 +173,9 @@ class WebApplication:
             socket=agent.socket(),
             peak_memory=_peak_memory(known),
             client_states=Counter(client.state.value for client in known),
+            activities=tuple(map(_activity, filter(_is_active, known))),
             own_metrics=tuple(self._registry.collect()),
+            day_before=self._day_before,
             alerts=agent.alerting.snapshot,
             alert_states=agent.alerting.counts,
             **details,
@@ -237,8 +227,7 @@ class WebApplication:
 
     async def _prepare(self, _: web.Request, response: web.StreamResponse) -> None:
         response.headers["Server"] = f"kaywatch/{self._version}"
-        for name, value in SECURITY_HEADERS.items():
-            response.headers.setdefault(name, value)
+        response.headers.update(SECURITY_HEADERS)
         if response.status == web.HTTPExpectationFailed.status_code:
             # aiohttp sends this response before our middleware runs.
             self.metrics.refused.labels("expectation").add()
@@ -254,6 +243,22 @@ def _build(
         failed = endpoint.is_failure is not None and endpoint.is_failure(response)
         response = json_response(response, 503 if failed else 200)
     return response.compressed() if snapshot.gzip else response
+
+
+def _is_active(client: Client) -> bool:
+    is_connected = client.state is ClientState.CONNECTED
+    return is_connected and bool(client.in_flight or client.loops)
+
+
+def _activity(client: Client) -> ClientActivity:
+    return ClientActivity(
+        client.id,
+        client.service,
+        client.host,
+        client.pid,
+        client.in_flight,
+        client.loops,
+    )
 
 
 def _peak_memory(known: Iterable[Client]) -> dict[str, int]:

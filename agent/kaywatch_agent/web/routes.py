@@ -20,18 +20,24 @@ from kaywatch_agent.web.api import (
     query,
     rules,
     silences,
+    topology,
 )
-from kaywatch_agent.web.api.parameters import AnyQuery, NoQuery
+from kaywatch_agent.web.api.parameters import NoQuery
 from kaywatch_agent.web.endpoint import Endpoint, change, get
-from kaywatch_agent.web.pages import dashboard, silence_page
+from kaywatch_agent.web.pages import page, silence_page
 from kaywatch_agent.web.prometheus import exposition, families
-from kaywatch_agent.web.responses import JSON, EncodedResponse
+from kaywatch_agent.web.responses import JSON, EncodedResponse, html_response
 from kaywatch_agent.web.snapshot import AgentSnapshot
 
-__all__ = ["ENDPOINTS", "SNAPSHOT_STREAM"]
+__all__ = ["ENDPOINTS", "LIVE_STREAM"]
 
 
-def _metrics(snapshot: AgentSnapshot, _: AnyQuery) -> EncodedResponse:
+def _index(snapshot: AgentSnapshot, _: NoQuery) -> EncodedResponse:
+    paths = [(e.path, e.summary) for e in ENDPOINTS if e.method == "GET"]
+    return html_response(page.html(snapshot.version, paths))
+
+
+def _metrics(snapshot: AgentSnapshot, _: NoQuery) -> EncodedResponse:
     format = exposition.negotiate(snapshot.accept)
     writer = exposition.Exposition(format, gzip=snapshot.gzip)
     families.write(snapshot, writer)
@@ -49,30 +55,21 @@ def _document(version: str) -> bytes:
     return openapi.document(ENDPOINTS, version)
 
 
-SNAPSHOT_STREAM: Final = get(
-    "/api/v1/stream",
-    "Server-sent events: a `snapshot` each second, an `alert` when one changes.",
-    live.stream_snapshot,
+LIVE_STREAM: Final = get(
+    "/api/v1/live",
+    "Server-sent events: first everything, then at each tick what has changed.",
+    live.first_update,
     media_types=("text/event-stream",),
-    events={"snapshot": live.StreamSnapshot, "alert": alerts.AlertView},
+    events={"full": live.LiveUpdate, "changes": live.LiveUpdate},
 )
 
 ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     get(
         "/",
-        "The web page.",
-        dashboard.index,
+        "This page.",
+        _index,
         media_types=("text/html",),
         inline=True,
-        is_public=True,
-    ),
-    get(
-        "/assets/{name}",
-        "A script or a style sheet of the web page.",
-        dashboard.asset,
-        media_types=("text/javascript", "text/css", "text/plain"),
-        inline=True,
-        is_public=True,
     ),
     get(
         "/health",
@@ -103,6 +100,12 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
         "/api/v1/graphs/{graph}/stats",
         "One graph: its statistics, the ends of its runs, and its topology.",
         graphs.graph_stats,
+    ),
+    get(
+        "/api/v1/topology",
+        "One graph: its nodes and edges, and what happened on them.",
+        topology.topology,
+        may_miss=True,
     ),
     get(
         "/api/v1/llm",
@@ -213,7 +216,7 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
         "Send a receiver two test messages: an alert fires, and it is resolved.",
         notifications.send_test,
     ),
-    SNAPSHOT_STREAM,
+    LIVE_STREAM,
     get(
         "/api/v1/events",
         "Server-sent events: single executions and runs, as they arrive.",

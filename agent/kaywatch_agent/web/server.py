@@ -13,7 +13,6 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from kaywatch_agent.errors import ConfigError, StartError
-from kaywatch_agent.rules.snapshot import AlertsSnapshot
 from kaywatch_agent.runtime.metrics import MetricsRegistry
 from kaywatch_agent.runtime.sockets import SocketFile
 from kaywatch_agent.web.application import WebApplication
@@ -116,20 +115,16 @@ class WebServer:
             self._socket_file.remove()
         runner, self._runner = self._runner, None
         if runner is not None:
-            await self.application.snapshots.close()
+            await self.application.feeds.close()
             await self.application.streams.close()
             await runner.cleanup()
         await self.application.workers.stop()
 
     def publish(self) -> None:
-        """Send the present state to subscribers; called after each tick."""
-        self.application.snapshots.publish()
+        """Send what has changed to subscribers; called after each tick."""
+        self.application.feeds.publish()
         if self._tls is not None:
             self._tls.refresh(time.monotonic())
-
-    def publish_alerts(self, alerts: AlertsSnapshot) -> None:
-        """Send alerts that changed their state to subscribers."""
-        self.application.send_alerts(alerts)
 
     # -- inside ----------------------------------------------------------------------
 

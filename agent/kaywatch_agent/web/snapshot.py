@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from kaywatch_agent.aggregate.bucket import Bucket, Dimension, gather
 from kaywatch_agent.aggregate.completeness import Completeness
@@ -15,8 +19,9 @@ from kaywatch_agent.aggregate.group_stats import (
     GroupStats,
     SeriesGroups,
 )
-from kaywatch_agent.aggregate.view import BUCKET_SECONDS, View
+from kaywatch_agent.aggregate.view import BUCKET_SECONDS, HOUR, View, bucket_seconds
 from kaywatch_agent.model.alerts import MessageRecord, ReceiverRecord
+from kaywatch_agent.model.records import InFlight, NodeRevisits
 from kaywatch_agent.model.series import Kind, SeriesKey
 from kaywatch_agent.rules.snapshot import AlertsSnapshot
 from kaywatch_agent.rules.state import AlertState
@@ -24,15 +29,34 @@ from kaywatch_agent.runtime.health import HealthReport
 from kaywatch_agent.runtime.metrics import Instrument
 from kaywatch_agent.units import MIB
 from kaywatch_agent.web.api import schema
-from kaywatch_agent.web.api.parameters import window_seconds
+from kaywatch_agent.web.api.parameters import moment_seconds, window_seconds
+from kaywatch_agent.web.day_before import DayBefore
 from kaywatch_agent.web.view import AgentUsage
 
-__all__ = ["AgentSnapshot", "Matches", "OwnMetrics", "Window", "matching"]
+__all__ = [
+    "AgentSnapshot",
+    "ClientActivity",
+    "Matches",
+    "OwnMetrics",
+    "Window",
+    "matching",
+]
 
 T = TypeVar("T", bound=Hashable)
 
 Matches = Callable[[SeriesKey], bool]
 OwnMetrics = tuple[tuple[Instrument, dict[tuple[str, ...], float]], ...]
+
+
+class ClientActivity(NamedTuple):
+    """What one connected client executes."""
+
+    client: str
+    service: str
+    host: str
+    pid: int
+    in_flight: tuple[InFlight, ...]
+    loops: tuple[NodeRevisits, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +73,9 @@ class AgentSnapshot:
         socket: the path of the socket that clients push to.
         peak_memory: the largest peak RSS of each service's clients, in bytes.
         client_states: how many clients are in each state.
+        activities: what each connected client executes.
         own_metrics: the agent's own metrics.
+        day_before: returns what is usual.
         alerts: returns all about alerts; waits until an evaluation has ended.
         alert_states: how many alerts are in each state.
         clients: descriptions of the clients, for endpoints that need them.
@@ -68,7 +94,9 @@ class AgentSnapshot:
     socket: str
     peak_memory: Mapping[str, int]
     client_states: Mapping[str, int]
+    activities: tuple[ClientActivity, ...]
     own_metrics: OwnMetrics
+    day_before: DayBefore
     alerts: Callable[[], AlertsSnapshot]
     alert_states: Mapping[AlertState, int] = field(default_factory=dict)
     clients: tuple[schema.ClientDetails, ...] = ()
@@ -118,30 +146,40 @@ class AgentSnapshot:
 
 
 class Window:
-    """The buckets of a period that ends now, or the totals since first seen."""
+    """The buckets of a period, or the totals since first seen.
 
-    def __init__(self, snapshot: AgentSnapshot, duration: str | int | None) -> None:
+    Attributes:
+        seconds: the length of the window; None for the totals.
+        start, end: the period that the buckets cover, Unix seconds.
+    """
+
+    def __init__(
+        self,
+        snapshot: AgentSnapshot,
+        duration: str | int | None,
+        end: str | None = None,
+        buckets: list[Bucket] | None = None,
+    ) -> None:
         """Select buckets.
 
         Args:
             snapshot: where to take them from.
             duration: the length of the window, in seconds or as a parameter's text;
-                rounded up to whole buckets. None selects the totals.
+                rounded up to whole buckets. None selects the totals, or an hour if
+                there is an end.
+            end: when the window ends, as a parameter's text; None for now.
+            buckets: those of the window, if they are known.
         """
         seconds = window_seconds(duration) if isinstance(duration, str) else duration
+        if seconds is None and end is not None:
+            seconds = HOUR
         view = snapshot.view
         self.seconds = seconds
+        self.start, self.end = view.since, view.now
+        if seconds is not None:
+            self.start, self.end = _period(view, seconds, end)
         self._snapshot = snapshot
-        self._buckets: list[Bucket] = (
-            [view.totals]
-            if seconds is None
-            else gather(
-                bucket
-                for _, bucket in view.between(
-                    view.now - seconds, view.now + BUCKET_SECONDS
-                )
-            )
-        )
+        self._buckets = self._gather(view) if buckets is None else buckets
 
     def stats(
         self,
@@ -149,10 +187,18 @@ class Window:
         dimensions: Collection[Dimension] = ALL_DIMENSIONS,
     ) -> GroupStats:
         """Return the statistics of groups of series in this window."""
-        stats = GroupStats(groups.numbers, len(groups), dimensions)
-        for bucket in self._buckets:
-            stats.add(bucket)
-        return stats
+        return self._collect(groups.numbers, len(groups), dimensions)
+
+    def sums(self, numbers: NDArray[np.int64], size: int) -> NDArray[np.float64]:
+        """Return the sums of the values of groups; 0 for what is no positive number.
+
+        Args:
+            numbers: the number of the group by row; -1 for none.
+            size: the number of groups.
+        """
+        total = self._collect(numbers, size, ()).total
+        # Clients may send any number.
+        return np.where(np.isfinite(total) & (total > 0), total, 0.0)
 
     @cached_property
     def completeness(self) -> Completeness:
@@ -161,6 +207,30 @@ class Window:
         for bucket in self._buckets:
             completeness.add(bucket)
         return completeness
+
+    def _gather(self, view: View) -> list[Bucket]:
+        if self.seconds is None:
+            return [view.totals]
+        return gather(bucket for _, bucket in view.between(self.start, self.end))
+
+    def _collect(
+        self, numbers: NDArray[np.int64], size: int, dimensions: Collection[Dimension]
+    ) -> GroupStats:
+        stats = GroupStats(numbers, size, dimensions)
+        for bucket in self._buckets:
+            stats.add(bucket)
+        return stats
+
+
+def _period(view: View, seconds: int, end: str | None) -> tuple[float, float]:
+    """Return a period in whole buckets of the size that is kept of its time."""
+    last = view.now if end is None else min(moment_seconds(end, view.now), view.now)
+    size = bucket_seconds(view.now - last)
+    start = math.floor((last - seconds) / size) * size
+    if end is None:
+        # An event's clock may be ahead by less than a bucket.
+        return start, last + BUCKET_SECONDS
+    return start, math.ceil(last / size) * size
 
 
 def matching(

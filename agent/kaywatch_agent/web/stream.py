@@ -1,4 +1,4 @@
-"""Server-sent events: broadcast to all subscribers, with bounded queues.
+"""Server-sent events: sends what subscriptions have, and ends all streams at the stop.
 
 Source: WHATWG HTML, "Server-sent events".
 """
@@ -9,34 +9,19 @@ import asyncio
 import contextlib
 import sys
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple, Protocol, cast
 
-import msgspec
-import structlog
 from aiohttp import web
 
 from kaywatch_agent.web.problems import Problem
 from kaywatch_agent.web.responses import write
 
-__all__ = ["Chunk", "SnapshotBroadcast", "Streams", "Subscription", "encode_event"]
-
-# Snapshots queued for one subscriber. Beyond that the oldest are dropped: each one is
-# complete, and the gap in the ids shows that some are missing.
-MAX_SNAPSHOTS: Final = 4
-
-# Alert changes queued for one subscriber. After a gap in the ids it should read the
-# list of alerts.
-MAX_CHANGES: Final = 1_000
+__all__ = ["Chunk", "Streams", "Subscription", "encode_event"]
 
 RETRY_MILLISECONDS: Final = 2_000
 KEEPALIVE_SECONDS: Final = 15.0
 GRACE_SECONDS: Final = 1.0
-
-log = structlog.get_logger("kaywatch.agent")
-
-_encode = msgspec.json.Encoder().encode
 
 
 class Connection(Protocol):
@@ -192,108 +177,3 @@ async def _send_events(
         if chunk is None or not await write(request, response, chunk.data):
             return
         remaining -= chunk.events
-
-
-class SnapshotBroadcast:
-    """Builds each snapshot once, and sends it to all subscribers."""
-
-    def __init__(self, build: Callable[[], Awaitable[bytes]]) -> None:
-        """Start without subscribers.
-
-        Args:
-            build: returns the present snapshot as JSON without newlines.
-        """
-        self._build = build
-        self._subscriptions: set[_SnapshotSubscription] = set()
-        self._number = 0
-        self._requested = False
-        self._task: asyncio.Task[None] | None = None
-        self._closed = False
-
-    @property
-    def is_building(self) -> bool:
-        """Whether a snapshot is being built."""
-        return self._task is not None
-
-    @contextlib.contextmanager
-    def subscribe(self) -> Iterator[Subscription]:
-        """Receive snapshots within the block."""
-        subscription = _SnapshotSubscription()
-        self._subscriptions.add(subscription)
-        try:
-            yield subscription
-        finally:
-            self._subscriptions.discard(subscription)
-
-    def send(self, name: str, values: Iterable[object], left_out: int = 0) -> None:
-        """Send an event for each of several values at once.
-
-        Args:
-            name: of the events.
-            values: their data; not iterated without subscribers.
-            left_out: the number of further events that are not sent; as many ids are
-                skipped.
-        """
-        if self._subscriptions and not self._closed:
-            for value in values:
-                self._number += 1
-                event = encode_event(name, _encode(value), self._number)
-                for subscription in self._subscriptions:
-                    subscription.add_change(event)
-            self._number += left_out
-
-    def publish(self) -> None:
-        """Send a snapshot to all subscribers, if there are any.
-
-        While one is being built, at most one more is requested: a machine that is too
-        slow for a snapshot per second sends fewer.
-        """
-        self._requested = bool(self._subscriptions) and not self._closed
-        if self._requested and self._task is None:
-            self._task = asyncio.create_task(self._broadcast(), name="http-snapshot")
-
-    async def close(self) -> None:
-        """Build no more snapshots."""
-        self._closed = True
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-
-    async def _broadcast(self) -> None:
-        try:
-            while self._requested:
-                self._requested = False
-                data = await self._build()
-                self._number += 1
-                event = encode_event("snapshot", data, self._number)
-                for subscription in self._subscriptions:
-                    subscription.add_snapshot(event)
-        except Problem:
-            pass  # the server is too busy; the next tick tries again
-        except Exception:
-            log.exception("snapshot failed")
-        finally:
-            self._task = None
-
-
-class _SnapshotSubscription(Subscription):
-    """One subscriber's queue of snapshots and changes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._snapshots: deque[bytes] = deque(maxlen=MAX_SNAPSHOTS)
-        self._changes: deque[bytes] = deque(maxlen=MAX_CHANGES)
-
-    def add_snapshot(self, event: bytes) -> None:
-        self._snapshots.append(event)
-        self.wake()
-
-    def add_change(self, event: bytes) -> None:
-        self._changes.append(event)
-        self.wake()
-
-    def take(self, limit: int) -> Chunk | None:  # noqa: ARG002
-        if self._changes:
-            return Chunk(self._changes.popleft(), 0)
-        return Chunk(self._snapshots.popleft()) if self._snapshots else None

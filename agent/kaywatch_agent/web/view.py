@@ -23,11 +23,13 @@ class AgentUsage(NamedTuple):
         events: accepted since the store was created.
         memory_bytes: resident memory of the agent's process.
         store_bytes: size of the store; 0 without a store.
+        cpu_seconds: CPU time that the agent's process used so far.
     """
 
     events: int
     memory_bytes: int
     store_bytes: int
+    cpu_seconds: float
 
 
 @dataclass(frozen=True)

@@ -164,17 +164,26 @@ class Packer:
         if ended:
             sections["looped"] = [node[:3] for node in ended[:MAX_LOOPS]]
 
-    def _executions_in_flight(self) -> list[tuple[str, str, float, str, int]]:
+    def _executions_in_flight(
+        self,
+    ) -> list[tuple[str, str, float, str, int, float, int]]:
         recorder = self._recorder
-        # Each is described once: after the clock is set, its time would change.
         self._in_flight = {
-            span: self._in_flight.get(span) or span.in_flight()
+            span: _described(span, self._in_flight.get(span))
             for span in _snapshot(recorder.in_flight)
         }
         oldest = sorted(self._in_flight.values(), key=lambda span: span.started)
         return [
-            (s.graph, s.node, s.started, recorder.run_id(s.run), s.visits)
-            for s in oldest[:MAX_IN_FLIGHT]
+            (
+                one.graph,
+                one.node,
+                one.started,
+                recorder.run_id(one.run),
+                one.visits,
+                one.run_started,
+                one.failed_attempts,
+            )
+            for one in oldest[:MAX_IN_FLIGHT]
         ]
 
     def _loops(self) -> list[Loop]:
@@ -243,6 +252,16 @@ def _by_number(keys: dict[int, Any], absent: Any) -> list[Any]:
     """Return the keys in order of their numbers, which are 0 and up."""
     # A number is missing while its thread has taken it and not used it yet.
     return [keys.get(number, absent) for number in range(max(keys, default=-1) + 1)]
+
+
+def _described(span: OpenSpan, known: ExecutionInFlight | None) -> ExecutionInFlight:
+    """Return an execution in progress with the times that were sent before.
+
+    They are computed from the monotonic clock, and would change once the clock is set.
+    """
+    if known is None:
+        return span.in_flight()
+    return known._replace(failed_attempts=span.failed_attempts())
 
 
 def _snapshot(live: Collection[T]) -> list[T]:

@@ -109,13 +109,20 @@ class Span:
 
     def in_flight(self) -> ExecutionInFlight:
         """Return which node is executed, and since when."""
+        run, epoch = self.run, _time() - _clock()
         return ExecutionInFlight(
             self.series.graph,
             self.series.node,
-            _time() - _clock() + self.started,
-            0 if self.run is None else self.run.number,
-            0 if self.run is None else self.run.visits,
+            epoch + self.started,
+            0 if run is None else run.number,
+            0 if run is None else run.visits,
+            0.0 if run is None else epoch + run.started,
+            self.failed_attempts(),
         )
+
+    def failed_attempts(self) -> int:
+        """Return how many calls of `exec` failed so far."""
+        return self.attempts - 1 + (self.failed_at > 0.0)
 
     @property
     def phase(self) -> str:

@@ -71,7 +71,7 @@ def test_all_times_are_shifted_and_nothing_else_changes() -> None:
         points=points(2),
         runs=runs(2),
         failures=[FAILURE],
-        in_flight=[[*FLIGHT, 5]],  # and the visits of its run
+        in_flight=[[*FLIGHT, 5, START - 9, 2]],  # with all that describes its run
         loops=[["g", "n", 2, "r"]],
     )
     before, after = decoded(message), decoded(rewritten(message).message)
@@ -87,7 +87,9 @@ def test_all_times_are_shifted_and_nothing_else_changes() -> None:
         before.failures[0], time=before.failures[0].time + SHIFT
     )
     assert after.in_flight[0] == replace(
-        before.in_flight[0], start=before.in_flight[0].start + SHIFT
+        before.in_flight[0],
+        start=before.in_flight[0].start + SHIFT,
+        run_start=before.in_flight[0].run_start + SHIFT,
     )
     assert after.loops == before.loops
     assert (after.seq, after.service) == (7, before.service)

@@ -11,16 +11,7 @@ import kaywatch
 from kaywatch.recorder import Failure, Recorder, Topology
 from kaywatch.wire import EndReason, Outcome
 
-STRANGE = [
-    "a/b",
-    "50 %2F",
-    'quo"te\\n',
-    "joined\u200dname",
-    "Zürich →",
-    "{x}",
-    "null",
-    "?&#",
-]
+STRANGE = ["a/b", "50 %2F", 'quo"te\\n', "new\nline", "Zürich →", "{x}", "null", "?&#"]
 
 
 @pytest.fixture

@@ -171,7 +171,8 @@ class Source:
         return self.pipeline.clients
 
     def usage(self) -> AgentUsage:
-        return AgentUsage(int(self.pipeline.queue.metrics.events.value), 2**20, 0)
+        events = int(self.pipeline.queue.metrics.events.value)
+        return AgentUsage(events, 2**20, 0, time.process_time())
 
     async def wait_durable(self) -> str:
         return self.unkept

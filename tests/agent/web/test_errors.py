@@ -25,10 +25,10 @@ from kaywatch_agent.web.server import HttpConfig, WebServer
             "/api/v1/nodes?windw=5m",
             "unknown_parameter",
             "unknown parameter 'windw'",
-            "did you mean 'window'? known here: window, graph, service",
+            "did you mean 'window'? known here: window, end, graph, service",
         ),
         (
-            "/api/v1/rule_metrics?x=1",
+            "/health?x=1",
             "unknown_parameter",
             "unknown parameter 'x'",
             "known here: none",
@@ -37,7 +37,7 @@ from kaywatch_agent.web.server import HttpConfig, WebServer
             "/api/v1/nodes/pay/stats?node=load",
             "unknown_parameter",
             "unknown parameter 'node'",
-            "known here: window, graph, service",
+            "known here: window, end, graph, service",
         ),
         (
             "/api/v1/nodes?graph=a&graph=b",
@@ -117,7 +117,7 @@ def test_a_wrong_method_is_405_with_those_that_are_right(shop: Served) -> None:
 
 
 def test_head_has_the_headers_and_no_body(shop: Served) -> None:
-    for path in ("/health", "/api/v1/export", "/metrics", "/api/v1/stream"):
+    for path in ("/health", "/api/v1/export", "/metrics", "/api/v1/live"):
         answer = shop.ask(path, method="HEAD")
         assert answer.status == 200
         assert answer.body == b""
@@ -287,3 +287,13 @@ def test_headers_keep_answers_fresh_and_as_they_are(shop: Served) -> None:
     assert answer.headers["Cache-Control"] == "no-store"
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
     assert answer.headers["Server"] == "kaywatch/1.2.3"
+
+
+def test_the_page_names_the_version_and_links_to_the_rest(shop: Served) -> None:
+    answer = shop.ask("/")
+
+    assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+    page = answer.body.decode()
+    assert "kaywatch 1.2.3" in page
+    for path in ("/health", "/metrics", "/openapi.json", "/api/v1/export"):
+        assert f'href="{path}"' in page

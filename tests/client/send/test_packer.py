@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 import sys
 from array import array
-from typing import Any
+from typing import Any, cast
 
 import msgpack
 import pytest
@@ -373,12 +373,22 @@ def test_topologies_are_sent_on_change_and_on_request(
     assert "topologies" in take(packer).sections
 
 
+def take_in_flight(packer: Packer) -> list[tuple[Any, ...]]:
+    sections: Any = take(packer).sections
+    items: list[tuple[Any, ...]] = sections["in_flight"]
+    return items
+
+
 def test_nodes_in_flight_are_sent_on_change(recorder: Recorder, packer: Packer) -> None:
     recorder.in_flight.add(Endless("g", "n", 5.0, 7))
     recorder.in_flight.add(Endless("g", "m", 4.0))
     run = recorder.run_id(7)
-    wanted = [("g", "m", 4.0, "", 0), ("g", "n", 5.0, run, 0)]
+    wanted = [("g", "m", 4.0, "", 0, 0.0, 0), ("g", "n", 5.0, run, 0, 4.0, 0)]
     assert take(packer).sections["in_flight"] == wanted
+    assert packer.take() is None
+    for span in recorder.in_flight:
+        cast(Endless, span).failures = 2
+    assert [item[6] for item in take_in_flight(packer)] == [2, 2]
     assert packer.take() is None
     recorder.in_flight.clear()
     assert take(packer).sections["in_flight"] == []

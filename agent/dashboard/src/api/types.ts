@@ -149,6 +149,9 @@ export interface Topology {
   hash: string;
   runs: number;
   in_progress: number;
+  /** Which buckets the window covers. */
+  period_start: number;
+  period_end: number;
   nodes: TopologyNode[];
   edges: TopologyEdge[];
   /** When the topology last changed, if that is known. */
@@ -157,10 +160,13 @@ export interface Topology {
 export interface TopologyNode extends Figures {
   node: string;
   in_flight: number;
+  /** Not executed since first seen, although the graph has run. */
   never_reached: boolean;
   is_wired: boolean;
   /** Runs that ended here at an action without an edge. */
   dead_ends: number;
+  /** The most visits of one run within the last hour; null if none came back. */
+  max_visits: number | null;
   /** Its own usual p95 and error rate, from stored history; null without enough of it. */
   usual_p95: number | null;
   usual_error_rate: number | null;
@@ -180,7 +186,7 @@ export interface TopologyEdge {
   share: number | null;
   /** It leads back to an earlier node. */
   is_back_edge: boolean;
-  /** How often a run takes it, on average over the runs that do. */
+  /** How often a run takes it, on average over all runs. */
   per_run: number | null;
 }
 

@@ -1,1 +1,3 @@
-export { live } from "../state/live";
+import { signal } from "@preact/signals";
+import type { Live } from "../api/types";
+export const live = signal<Live | null>(null);

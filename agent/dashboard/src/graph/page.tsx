@@ -97,7 +97,6 @@ export function GraphPage({ graph, run, isRunMissing }: GraphPageProps) {
         options={options}
         run={run}
         isRunMissing={isRunMissing}
-        missing={marks.missing}
       />
       {options.replay !== null && (
         <ReplayBar

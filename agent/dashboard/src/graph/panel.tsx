@@ -142,8 +142,7 @@ function listFigures(node: GraphNode): Figure[] {
 }
 
 function exactShare({ outcomes, executions }: GraphNode): string {
-  const finished = executions - outcomes.cancelled;
-  return `${finished - outcomes.error} of ${finished}`;
+  return `${outcomes.ok} of ${executions}`;
 }
 
 function Difference({

@@ -11,7 +11,14 @@ from kaywatch_agent.model.bounds import Count, Moment, Name
 from kaywatch_agent.model.client import Client
 from kaywatch_agent.model.records import FailureRecord
 from kaywatch_agent.units import MIB
-from kaywatch_agent.web.api.parameters import Graph, Limit, Node, Service, WindowText
+from kaywatch_agent.web.api.parameters import (
+    EndText,
+    Graph,
+    Limit,
+    Node,
+    Service,
+    WindowText,
+)
 from kaywatch_agent.web.api.schema import (
     ClientDetails,
     EventAccount,
@@ -48,6 +55,7 @@ class CompletenessQuery(Struct, frozen=True):
     """A service and a window."""
 
     window: WindowText | None = None
+    end: EndText | None = None
     service: Service | None = None
 
 
@@ -110,7 +118,7 @@ def completeness(
     snapshot: AgentSnapshot, query: CompletenessQuery
 ) -> CompletenessResponse:
     """Return what became of all events, in total and by service."""
-    window = Window(snapshot, query.window)
+    window = Window(snapshot, query.window, query.end)
     counts = window.completeness
     names = [n for n in sorted(counts.services) if query.service in (None, n)]
     return CompletenessResponse(

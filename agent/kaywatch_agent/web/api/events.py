@@ -136,7 +136,7 @@ def subscribe(
             503,
             "too_many_listeners",
             f"{MAX_SUBSCRIBERS} event streams are open, which is the maximum",
-            "close one, or read /api/v1/stream or /api/v1/failures",
+            "close one, or read /api/v1/live or /api/v1/failures",
             {"Retry-After": "10"},
         )
     subscription = _EventSubscription(query, first)

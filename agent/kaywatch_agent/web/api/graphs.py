@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
@@ -16,7 +16,7 @@ from kaywatch_agent.model.bounds import Count, Moment, Name, Rate, Seconds
 from kaywatch_agent.model.records import TopologyRecord
 from kaywatch_agent.model.series import OTHER, EndPoint, Kind, SeriesKey
 from kaywatch_agent.web.api.nodes import NodeSummary, outcomes_of, summarize_nodes
-from kaywatch_agent.web.api.parameters import ScopeQuery, Service, WindowText
+from kaywatch_agent.web.api.parameters import EndText, ScopeQuery, Service, WindowText
 from kaywatch_agent.web.api.schema import (
     EventAccount,
     Outcomes,
@@ -26,7 +26,7 @@ from kaywatch_agent.web.api.schema import (
 from kaywatch_agent.web.problems import not_found
 from kaywatch_agent.web.snapshot import AgentSnapshot, Window, matching
 
-__all__ = ["export", "graph_stats", "list_graphs"]
+__all__ = ["export", "graph_stats", "list_graphs", "union_of"]
 
 
 class GraphStatsQuery(Struct, frozen=True, kw_only=True):
@@ -36,6 +36,7 @@ class GraphStatsQuery(Struct, frozen=True, kw_only=True):
         Name, Meta(min_length=1, description="The graph, percent-encoded.")
     ]
     window: WindowText | None = None
+    end: EndText | None = None
     service: Service | None = None
 
 
@@ -122,7 +123,7 @@ class Export(ResponseBody):
 
 def list_graphs(snapshot: AgentSnapshot, query: ScopeQuery) -> GraphList:
     """Return the statistics of all matching graphs, by name."""
-    window = Window(snapshot, query.window)
+    window = Window(snapshot, query.window, query.end)
     graphs = _summarize(snapshot, window, query.service, query.graph)
     services = {service for graph in graphs for service in graph.services}
     return GraphList(
@@ -139,7 +140,7 @@ def graph_stats(snapshot: AgentSnapshot, query: GraphStatsQuery) -> GraphStats:
     Raises:
         Problem: 404 for an unknown graph.
     """
-    window = Window(snapshot, query.window)
+    window = Window(snapshot, query.window, query.end)
     graphs = _summarize(snapshot, window, query.service, query.graph)
     if not graphs:
         scope = f" in service {query.service!r}" if query.service else ""
@@ -157,7 +158,7 @@ def graph_stats(snapshot: AgentSnapshot, query: GraphStatsQuery) -> GraphStats:
 
 def export(snapshot: AgentSnapshot, query: ScopeQuery) -> Export:
     """Return all nodes and graphs in the form of KayGraph's exporter."""
-    window = Window(snapshot, query.window)
+    window = Window(snapshot, query.window, query.end)
     graphs = _summarize(snapshot, window, query.service, query.graph)
     nodes = summarize_nodes(snapshot, window, query)
     return Export(
@@ -326,14 +327,19 @@ def _topology(snapshot: AgentSnapshot, query: GraphStatsQuery) -> TopologyRecord
         for (service, graph), record in sorted(snapshot.view.topologies.items())
         if graph == query.graph and query.service in (None, service)
     ]
-    if not records:
-        return None
+    return union_of(query.graph, records) if records else None
+
+
+def union_of(graph: str, records: Sequence[TopologyRecord]) -> TopologyRecord:
+    """Return the topology of a graph over all services that have it."""
     nodes = dict.fromkeys(node for record in records for node in record.nodes)
     edges = dict.fromkeys(edge for record in records for edge in record.edges)
     return TopologyRecord(
         service=records[0].service if len(records) == 1 else "",
-        graph=query.graph,
-        start=records[0].start,
+        graph=graph,
+        start=records[0].start if records else "",
         nodes=tuple(nodes),
         edges=tuple(edges),
+        since=min((record.since for record in records), default=0.0),
+        changed=max((record.changed for record in records), default=0.0),
     )

@@ -1,125 +1,293 @@
-"""The stream of snapshots: totals, health, and the nodes that ran lately."""
+"""What the live stream sends: everything once, then at each tick what has changed.
+
+Strategy: figures are columns over a table of keys that only grows, and an update has
+the rows of a column that changed. Counts are sent as differences, other numbers in few
+digits: 500 nodes that are all active take some 15 kB per second. `full` is the same
+type, as the difference from nothing, so that a reader needs one function for both.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Any, Final, Literal
 
-import numpy as np
 from msgspec import Meta, Struct
 
-from kaywatch.wire import Outcome
-from kaywatch_agent.aggregate.bucket import Dimension
-from kaywatch_agent.model.bounds import Count, Moment, Rate, Seconds
-from kaywatch_agent.model.series import Kind
-from kaywatch_agent.web.api.health import HealthResponse, health
-from kaywatch_agent.web.api.parameters import AnyQuery
+from kaywatch_agent.model.bounds import Count, Moment, Rate
+from kaywatch_agent.rules.alert import Alert
+from kaywatch_agent.rules.snapshot import AlertsSnapshot
+from kaywatch_agent.rules.state import AlertState
+from kaywatch_agent.runtime.health import Readiness
+from kaywatch_agent.units import MIB
+from kaywatch_agent.web.api.alerts import most_urgent_first
+from kaywatch_agent.web.api.live_tables import (
+    LivePlaces,
+    LiveTable,
+    RecentBuckets,
+    TableChange,
+)
+from kaywatch_agent.web.api.parameters import window_seconds
+from kaywatch_agent.web.api.runs import RunInProgress, list_in_progress
 from kaywatch_agent.web.api.schema import ResponseBody
 from kaywatch_agent.web.snapshot import AgentSnapshot, Window
 
-__all__ = ["StreamSnapshot", "stream_snapshot"]
+__all__ = ["LiveQuery", "LiveReport", "LiveUpdate", "first_update"]
 
-RECENT_SECONDS: Final = 60
+# The lists that an update contains at most; the other endpoints have the rest.
+MAX_ALERTS: Final = 100
+MAX_RUNS: Final = 20
 
-# Some 60 kB of JSON per second and subscriber; /api/v1/nodes has all nodes.
-MAX_NODES: Final = 500
+# Seconds between two measurements of the agent's CPU.
+CPU_SECONDS: Final = 5.0
 
 
-class StreamQuery(Struct, frozen=True):
-    """How many snapshots to send."""
+class LiveQuery(Struct, frozen=True):
+    """A window, and how many updates to send."""
 
+    window: Annotated[
+        Literal["1m", "5m", "15m", "1h"], Meta(description="The window of figures.")
+    ] = "5m"
     limit: (
-        Annotated[int, Meta(ge=1, le=1_000_000, description="End after N snapshots.")]
+        Annotated[int, Meta(ge=1, le=1_000_000, description="End after N events.")]
         | None
     ) = None
 
 
-class Totals(ResponseBody):
-    """Sums over everything since first seen."""
+class LiveStage(ResponseBody):
+    """The readiness of one stage, and its problem."""
 
-    executions: Count
-    runs: Count
-    errors: Count
-    retries: Count
-    nodes: Count
-    graphs: Count
-    clients: dict[str, int]
-    completeness: Rate | None
+    name: str
+    status: Readiness
+    detail: str
 
 
-class RecentNode(ResponseBody):
-    """A node's last minute."""
+class LiveHealth(ResponseBody):
+    """The readiness of the agent."""
 
-    node: str
-    executions: Count
-    success_rate: Rate | None
-    avg: Seconds | None
-    p95: Seconds | None
-    errors: Count
-    retries: Count
+    status: Readiness
+    stages: list[LiveStage]
 
 
-class StreamSnapshot(ResponseBody):
-    """The data of a `snapshot` event.
+class LiveCompleteness(ResponseBody):
+    """The share of the window's events that arrived, and the number that were lost."""
 
-    `nodes` are those with executions within the last minute, at most 500, those with
-    most executions first; `nodes_active` counts all of them.
+    ratio: Rate | None
+    dropped: Count
+
+
+class LiveAgent(ResponseBody):
+    """What the agent itself uses; CPU in percent of one core."""
+
+    cpu_percent: Annotated[float, Meta(ge=0)] | None
+    memory_bytes: Count
+    store_bytes: Count
+
+
+class AlertRow(ResponseBody):
+    """One alert that is not ok."""
+
+    id: str
+    rule: str
+    severity: str
+    state: AlertState
+    labels: dict[str, str]
+    summary: str
+    since: Moment
+    value: float | None
+    threshold: float | None
+
+
+class AlertsChange(ResponseBody):
+    """Alerts that are not ok, the most urgent first.
+
+    `active` is their number, `order` the ids of the first 100, and `changed` those of
+    them that are new or have changed.
     """
 
+    active: Count
+    order: list[str]
+    changed: list[AlertRow]
+
+
+class RunsChange(ResponseBody):
+    """Runs in progress: those in trouble first, then the longest.
+
+    `active` is their number, `order` the keys (`client/run`) of the first 20, and
+    `changed` those of them that are new or have changed.
+    """
+
+    active: Count
+    order: list[str]
+    changed: list[RunInProgress]
+
+
+class LiveUpdate(ResponseBody):
+    """The data of the events `full` and `changes`; null for what has not changed."""
+
     time: Moment
-    health: HealthResponse
-    totals: Totals
-    nodes_active: Count
-    nodes: list[RecentNode]
+    version: str | None
+    window: str | None
+    health: LiveHealth | None
+    completeness: LiveCompleteness | None
+    agent: LiveAgent | None
+    processes: dict[str, int] | None
+    nodes: TableChange
+    graphs: TableChange
+    runs: RunsChange | None
+    alerts: AlertsChange | None
 
 
-def stream_snapshot(snapshot: AgentSnapshot, _: StreamQuery) -> StreamSnapshot:
-    """Return the present state."""
-    active, nodes = _recent_nodes(snapshot)
-    return StreamSnapshot(
-        time=snapshot.now,
-        health=health(snapshot, AnyQuery()),
-        totals=_totals(snapshot),
-        nodes_active=active,
-        nodes=nodes,
-    )
+_LISTS: Final[dict[str, type[RunsChange | AlertsChange]]] = {
+    "runs": RunsChange,
+    "alerts": AlertsChange,
+}
 
 
-def _recent_nodes(snapshot: AgentSnapshot) -> tuple[int, list[RecentNode]]:
-    """Return the number of active nodes, and those with most executions."""
-    groups = snapshot.groups([Kind.NODE], lambda key: key.node)
-    window = Window(snapshot, RECENT_SECONDS)
-    stats = window.stats(groups, {Dimension.OUTCOME, Dimension.HISTOGRAM})
-    order = np.argsort(-stats.executions, kind="stable")
-    active = int(np.count_nonzero(stats.executions))
-    average, (p95,) = stats.averages(), stats.quantiles(0.95)
-    success, retries = stats.success_rates(), stats.retries()
-    errors = stats.outcomes()[:, Outcome.ERROR]
-    return active, [
-        RecentNode(
-            node=groups.names[n],
-            executions=int(stats.executions[n]),
-            success_rate=success[n],
-            avg=average[n],
-            p95=p95[n],
-            errors=int(errors[n]),
-            retries=int(retries[n]),
+def first_update(snapshot: AgentSnapshot, query: LiveQuery) -> LiveUpdate:
+    """Return everything."""
+    report = LiveReport(query.window)
+    report.advance(snapshot)
+    return report.full()
+
+
+class LiveReport:
+    """The data of one window's stream as readers have it. One thread at a time."""
+
+    def __init__(self, window: str) -> None:
+        self._window = window
+        self._buckets = RecentBuckets(window_seconds(window))
+        self._places = LivePlaces()
+        self._cpu = _CpuMeter()
+        self._time = 0.0
+        self._nodes = LiveTable()
+        self._graphs = LiveTable()
+        self._sections: dict[str, Any] = {}
+
+    def advance(self, snapshot: AgentSnapshot) -> LiveUpdate:
+        """Take over a snapshot; return what it changes."""
+        self._time = snapshot.now
+        window = Window(
+            snapshot,
+            window_seconds(self._window),
+            buckets=self._buckets.of(snapshot.view),
         )
-        for n in order[: min(active, MAX_NODES)].tolist()
-    ]
+        runs = list_in_progress(snapshot)
+        places = self._places
+        places.refresh(snapshot)
+        nodes = self._nodes.advance(
+            places.node_names, places.node_columns(snapshot, window)
+        )
+        graphs = self._graphs.advance(
+            places.graph_names, places.graph_columns(snapshot, window, runs)
+        )
+        sections = self._present(snapshot, window, runs)
+        before, self._sections = self._sections, sections
+        return self._update(before, nodes, graphs)
+
+    def restarted(self) -> LiveReport:
+        """Return a report that has sent nothing."""
+        return LiveReport(self._window)
+
+    def full(self) -> LiveUpdate:
+        """Return everything that readers should have."""
+        return self._update({}, self._nodes.full(), self._graphs.full())
+
+    def _present(
+        self, snapshot: AgentSnapshot, window: Window, runs: list[RunInProgress]
+    ) -> dict[str, Any]:
+        completeness = window.completeness
+        counts = completeness.of(completeness.services)
+        alerts = snapshot.alerts()
+        usage = snapshot.usage
+        active = [a for a in alerts.alerts if a.lifecycle.state is not AlertState.OK]
+        urgent = most_urgent_first(alerts, active)[:MAX_ALERTS]
+        rows = [_alert_row(alerts, alert) for alert in urgent]
+        return {
+            "version": snapshot.version,
+            "window": self._window,
+            "health": _health(snapshot),
+            "completeness": LiveCompleteness(
+                ratio=counts.ratio, dropped=sum(counts.dropped.values())
+            ),
+            "agent": LiveAgent(
+                cpu_percent=self._cpu.percent(snapshot.now, usage.cpu_seconds),
+                # In whole MiB, so that they seldom change.
+                memory_bytes=usage.memory_bytes // MIB * MIB,
+                store_bytes=usage.store_bytes // MIB * MIB,
+            ),
+            "processes": dict(snapshot.client_states),
+            "runs": (len(runs), {run.key: run for run in runs[:MAX_RUNS]}),
+            "alerts": (len(active), {row.id: row for row in rows}),
+        }
+
+    def _update(
+        self, before: dict[str, Any], nodes: TableChange, graphs: TableChange
+    ) -> LiveUpdate:
+        changed: dict[str, Any] = {}
+        for name, value in self._sections.items():
+            known = before.get(name)
+            if value == known:
+                changed[name] = None
+            elif name in _LISTS:
+                changed[name] = _list_change(_LISTS[name], known, value)
+            else:
+                changed[name] = value
+        return LiveUpdate(time=self._time, nodes=nodes, graphs=graphs, **changed)
 
 
-def _totals(snapshot: AgentSnapshot) -> Totals:
-    window = Window(snapshot, None)
-    kinds = (Kind.NODE, Kind.RUN)
-    groups = snapshot.groups(kinds, lambda key: key.kind, kinds)
-    stats = window.stats(groups, {Dimension.OUTCOME})
-    return Totals(
-        executions=int(stats.executions[0]),
-        runs=int(stats.executions[1]),
-        errors=int(stats.outcomes()[0, Outcome.ERROR]),
-        retries=int(stats.retries()[0]),
-        nodes=len({key.node for key in snapshot.series(Kind.NODE)}),
-        graphs=len({key.graph for key in snapshot.series(*kinds) if key.graph}),
-        clients=dict(snapshot.client_states),
-        completeness=window.completeness.of(window.completeness.services).ratio,
+# -- inside --------------------------------------------------------------------------
+
+
+class _CpuMeter:
+    """The agent's use of the CPU, measured every few seconds."""
+
+    def __init__(self) -> None:
+        self._since: tuple[float, float] | None = None
+        self._percent: float | None = None
+
+    def percent(self, now: float, cpu_seconds: float) -> float | None:
+        """Return the percentage of one core; None before it was measured."""
+        if self._since is None:
+            self._since = now, cpu_seconds
+        elapsed = now - self._since[0]
+        if elapsed >= CPU_SECONDS:
+            used = cpu_seconds - self._since[1]
+            self._percent = round(100.0 * max(0.0, used) / elapsed, 1)
+            self._since = now, cpu_seconds
+        return self._percent
+
+
+def _health(snapshot: AgentSnapshot) -> LiveHealth:
+    return LiveHealth(
+        status=snapshot.health.status,
+        stages=[
+            LiveStage(name=name, status=stage.status, detail=stage.problem)
+            for name, stage in snapshot.health.stages.items()
+        ],
     )
+
+
+def _alert_row(alerts: AlertsSnapshot, alert: Alert) -> AlertRow:
+    facts, life = alerts.describe(alert), alert.lifecycle
+    value = facts.value
+    return AlertRow(
+        id=facts.id,
+        rule=facts.rule,
+        severity=facts.severity,
+        state=life.state,
+        labels=facts.labels,
+        summary=facts.summary,
+        since=life.fired or life.started or 0.0,
+        value=None if value is None else float(f"{value:.4g}"),
+        threshold=facts.threshold,
+    )
+
+
+def _list_change(
+    kind: type[RunsChange | AlertsChange],
+    before: tuple[int, dict[str, Any]] | None,
+    now: tuple[int, dict[str, Any]],
+) -> RunsChange | AlertsChange:
+    known = before[1] if before else {}
+    active, rows = now
+    fresh = [row for key, row in rows.items() if row != known.get(key)]
+    return kind(active=active, order=list(rows), changed=fresh)

@@ -142,7 +142,7 @@ class LlmResponse(ResponseBody):
 
 def llm(snapshot: AgentSnapshot, query: LlmQuery) -> LlmResponse:
     """Return the cost, duration, errors and waste of calls of language models."""
-    window = Window(snapshot, query.window)
+    window = Window(snapshot, query.window, query.end)
 
     def group_by(name: Callable[[SeriesKey], T | None]) -> _CallTable[T]:
         return _CallTable(snapshot, window, query, name)

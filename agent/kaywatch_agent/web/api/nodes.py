@@ -133,7 +133,7 @@ class NodeList(ResponseBody):
 
 def list_nodes(snapshot: AgentSnapshot, query: ScopeQuery) -> NodeList:
     """Return the statistics of all matching nodes, by name."""
-    window = Window(snapshot, query.window)
+    window = Window(snapshot, query.window, query.end)
     nodes = summarize_nodes(snapshot, window, query)
     services = {service for node in nodes for service in node.services}
     return NodeList(
@@ -150,7 +150,7 @@ def node_stats(snapshot: AgentSnapshot, query: NodeStatsQuery) -> NodeStats:
     Raises:
         Problem: 404 for an unknown node.
     """
-    window = Window(snapshot, query.window)
+    window = Window(snapshot, query.window, query.end)
     nodes = summarize_nodes(snapshot, window, query, query.node)
     if not nodes:
         raise _unknown_node(snapshot, query)

@@ -22,8 +22,8 @@ from kaywatch_agent.units import DURATION_PATTERN, parse_duration
 from kaywatch_agent.web.problems import MAX_SHOWN, Problem, closest
 
 __all__ = [
-    "AnyQuery",
     "DURATION_TEXT",
+    "EndText",
     "WINDOW_PATTERN",
     "Graph",
     "Limit",
@@ -36,6 +36,7 @@ __all__ = [
     "WindowText",
     "inner",
     "meta",
+    "moment_seconds",
     "parse",
     "window_seconds",
 ]
@@ -77,6 +78,17 @@ MomentText = Annotated[
         extra={"allowed": "Unix seconds, now, or relative to now such as -15m"},
     ),
 ]
+EndText = Annotated[
+    str,
+    Meta(
+        pattern=MOMENT_PATTERN,
+        description="When the window ends: Unix seconds, or relative to now; by default"
+        " now. Without a window, it is an hour. Of times more than an hour ago, whole"
+        " minutes are selected, and of times more than a day ago, whole hours.",
+        examples=["now", "-1h"],
+        extra={"allowed": "Unix seconds, now, or relative to now such as -15m"},
+    ),
+]
 OfSeverity = Annotated[
     Severity, Meta(description="Only this severity.", examples=["critical"])
 ]
@@ -87,14 +99,11 @@ class NoQuery(Struct, frozen=True):
     """No parameters."""
 
 
-class AnyQuery(Struct, frozen=True):
-    """Any parameters, which are ignored: probes and proxies add some of their own."""
-
-
 class ScopeQuery(Struct, frozen=True):
     """A service, a graph and a window; each may be left out."""
 
     window: WindowText | None = None
+    end: EndText | None = None
     graph: Graph | None = None
     service: Service | None = None
 
@@ -102,6 +111,13 @@ class ScopeQuery(Struct, frozen=True):
 def window_seconds(text: str) -> int:
     """Return the seconds of a validated window, rounded up."""
     return math.ceil(parse_duration(text))
+
+
+def moment_seconds(text: str, now: float) -> float:
+    """Return a validated moment in Unix seconds."""
+    if text == "now":
+        return now
+    return now - parse_duration(text[1:]) if text[0] == "-" else float(text)
 
 
 def inner(kind: Any) -> Any:
@@ -126,8 +142,6 @@ def parse(kind: type[Q], path: Mapping[str, str], query: MultiMapping[str]) -> Q
     Raises:
         Problem: 400, with the parameter, its value and the allowed values.
     """
-    if kind is AnyQuery:
-        return kind()
     fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
     lists = {name for name, field in fields.items() if _item(field.type) is not None}
     _check_names(query, [name for name in fields if name not in path], lists)

@@ -21,6 +21,7 @@ from kaywatch_agent.web.api.parameters import (
     MomentText,
     Node,
     Service,
+    moment_seconds,
 )
 from kaywatch_agent.web.api.schema import EventAccount, ResponseBody
 from kaywatch_agent.web.problems import Problem, not_found
@@ -210,8 +211,10 @@ def query_metric(snapshot: AgentSnapshot, query: MetricQuery) -> QueryResponse:
 
 
 def _range(query: MetricQuery, now: float) -> _Range:
-    end = _moment(query.end, now, now)
-    start = _moment(query.start, now, end - DEFAULT_SECONDS)
+    end = moment_seconds(query.end or "now", now)
+    start = end - DEFAULT_SECONDS
+    if query.start is not None:
+        start = moment_seconds(query.start, now)
     if start >= end:
         raise Problem(
             400,
@@ -233,14 +236,6 @@ def _range(query: MetricQuery, now: float) -> _Range:
             f"use a step of {math.ceil((end - start) / MAX_POINTS / 10) * 10}s or more",
         )
     return _Range(start, end, step, first, points)
-
-
-def _moment(text: str | None, now: float, default: float) -> float:
-    if text is None:
-        return default
-    if text == "now":
-        return now
-    return now - parse_duration(text[1:]) if text[0] == "-" else float(text)
 
 
 def _step(text: str) -> int:

@@ -28,9 +28,13 @@ _PAGE = """<!DOCTYPE html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Silence {rule}</title>
-<link rel="stylesheet" href="assets/main.css">
+<style>
+body {{ font-family: system-ui, sans-serif; margin: 2rem auto; max-width: 46rem;
+  padding: 0 1rem; line-height: 1.5; color-scheme: light dark; }}
+pre {{ border: 1px solid; padding: .7rem; white-space: pre-wrap; }}
+</style>
 </head>
-<body class="document">
+<body>
 <h1>{rule}: {state}</h1>
 <p>{summary}</p>
 {silences}

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import jsonschema
 import pytest
 from tests.agent.web.serving import Answer, Served, serving, until
 from tests.agent.web.test_stream import reading
@@ -58,8 +57,6 @@ def evaluate(served: Served) -> None:
     async def work() -> None:
         update = await source.alerting.evaluate(source.view(), source.clients)
         source.told += update.requests
-        if update.changed is not None:
-            served.server.publish_alerts(update.changed)
 
     served.await_(work())
     assert not source.alerting.problem
@@ -256,32 +253,26 @@ def test_prometheus_gets_what_fires(alerted: Served) -> None:
     assert "\nALERTS" not in body
 
 
-def test_a_turn_is_an_event_of_the_stream(alerted: Served) -> None:
+def test_the_live_stream_has_alerts_until_they_end(alerted: Served) -> None:
     good = [{"graph": "g", "node": "bad", "seconds": 0.1}] * 5
     with reading(alerted) as reader:
+        alerts = json.loads(reader.block()["data"])["alerts"]
+        (alert,) = alerts["changed"]
+        assert (alert["rule"], alert["state"], alert["value"]) == ("fails", "firing", 1)
+        assert alert["labels"]["node"] == "bad"
+        assert (alerts["active"], alerts["order"]) == (1, [alert["id"]])
         alerted.send_rows(*good)
 
         def over() -> bool:
-            # What was found is good for half a second.
+            # A result is valid for half a second.
             evaluate(alerted)
             return bool(alerted.get("/api/v1/alerts", state="ok")["matching"])
 
         until(over, "the alert is over")
-        event = reader.block()
+        alerted.call(alerted.server.publish)
+        changes = json.loads(reader.block()["data"])["alerts"]
 
-    assert event["event"] == "alert"
-    alert = json.loads(event["data"])
-    assert (alert["rule"], alert["state"], alert["reason"]) == (
-        "fails",
-        "ok",
-        "cleared",
-    )
-    document = alerted.get("/openapi.json")
-    shape = {
-        "$ref": "#/components/schemas/AlertView",
-        "components": document["components"],
-    }
-    jsonschema.Draft202012Validator(shape).validate(alert)
+    assert changes == {"active": 0, "order": [], "changed": []}
 
 
 # -- silences ------------------------------------------------------------------------
@@ -440,20 +431,6 @@ def test_reading_waits_for_an_evaluation_and_the_loop_does_not(alerted: Served) 
         assert made.status == 200
         assert time.monotonic() - began < 5
     assert alerted.get("/api/v1/alerts")["matching"] == 1
-
-
-def test_what_a_storm_leaves_out_is_a_gap_in_the_ids(
-    alerted: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("kaywatch_agent.web.application.ALERTS_AT_ONCE", 2)
-    picture = alerted.source.alerting.snapshot()
-    storm = picture._replace(alerts=picture.alerts[:1] * 5)
-    with reading(alerted) as reader:
-        alerted.call(lambda: alerted.server.publish_alerts(storm))
-        alerted.call(alerted.server.publish)
-        found = [(e["event"], e["id"]) for e in (reader.block() for _ in range(3))]
-
-    assert found == [("alert", "1"), ("alert", "2"), ("snapshot", "6")]
 
 
 # -- the page that messages link to ----------------------------------------------------

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
-from tests.agent.web.serving import Served
+from tests.agent.web.serving import Served, serving
 
 from kaywatch.recorder import Topology
 from kaywatch.wire import EndReason, Outcome
@@ -67,6 +69,8 @@ def test_a_graph_has_the_pages_keys_and_more(shop: Served) -> None:
         "start": "load",
         "nodes": ["load", "pay", "notify"],
         "edges": [["load", "default", "pay"], ["pay", "default", "notify"]],
+        "since": graph["topology"]["changed"],
+        "changed": pytest.approx(time.time(), abs=600),
     }
 
 
@@ -121,12 +125,19 @@ def test_an_unknown_graph_is_404_with_the_nearest_names(shop: Served) -> None:
     assert answer.error["message"].endswith("in service 'shop'")
 
 
-def test_a_graph_that_is_only_wired_is_known(served: Served) -> None:
+def test_a_graph_that_is_only_wired_is_known() -> None:
+    now = [1_800_000_000.0]
+    with serving(lambda: now[0]) as served:
+        report_two_wirings(served, now)
+
+
+def report_two_wirings(served: Served, now: list[float]) -> None:
     wiring = {"graph": "g", "start": "a", "nodes": ["a"], "edges": []}
     other = {"graph": "g", "start": "b", "nodes": ["b"], "edges": [["b", "x", "a"]]}
     for service, topology in (("one", wiring), ("two", other)):
         batch = {"type": "batch", "v": 1, "service": service, "topologies": [topology]}
         served.receive([batch], service)
+        now[0] += 60
 
     assert served.graph("g")["status"] == "no_executions"
     # Of several services, the wirings are put together.
@@ -136,6 +147,8 @@ def test_a_graph_that_is_only_wired_is_known(served: Served) -> None:
         "start": "a",
         "nodes": ["a", "b"],
         "edges": [["b", "x", "a"]],
+        "since": 1_800_000_000.0,
+        "changed": 1_800_000_060.0,
     }
     assert served.graph("g", service="two")["topology"]["nodes"] == ["b"]
 

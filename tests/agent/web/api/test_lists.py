@@ -173,6 +173,8 @@ def test_a_client_is_described_in_full() -> None:
                     "start": NOW - 30,
                     "run": "r1",
                     "visits": 0,
+                    "run_start": 0.0,
+                    "failed_attempts": 0,
                 }
             ],
             "memory_mb": 200.0,

@@ -120,14 +120,15 @@ def test_answers_are_what_the_document_says(
     hold_to(answer.json, response["content"]["application/json"]["schema"], document)
 
 
-def test_snapshots_are_what_the_document_says(
+def test_updates_are_what_the_document_says(
     shop: Served, document: dict[str, Any]
 ) -> None:
-    data = shop.await_(shop.server.application.build_snapshot())
+    body = shop.ask("/api/v1/live?limit=1").body.decode()
 
-    assert b"\n" not in data
-    reference = {"$ref": "#/components/schemas/StreamSnapshot"}
-    hold_to(json.loads(data), reference, document)
+    data = re.findall("^data: (.*)$", body, re.MULTILINE)
+    assert len(data) == 1
+    reference = {"$ref": "#/components/schemas/LiveUpdate"}
+    hold_to(json.loads(data[0]), reference, document)
 
 
 def hold_to(value: object, shape: dict[str, Any], document: dict[str, Any]) -> None:
@@ -237,7 +238,7 @@ EXAMPLES = os.environ.get("KAYWATCH_TEST_EXAMPLES", "15")
     [
         # All checks there are, on every path that ends by itself.
         [
-            *("--exclude-path-regex", "/api/v1/(stream|events|query)"),
+            *("--exclude-path-regex", "/api/v1/(live|events|query)"),
             *("--exclude-method", "POST"),
         ],
         # A start after the end, or too many points, is no matter of a schema; and its
@@ -291,7 +292,7 @@ def test_schemathesis_finds_no_fault_where_tokens_are_asked_for(
                 *(str(program), "run", str(tmp_path / "openapi.json")),
                 *("--url", served.url, "--checks", "all", "--seed", "1"),
                 *("--exclude-checks", "positive_data_acceptance,ignored_auth"),
-                *("--exclude-path-regex", "/api/v1/(stream|events|query)"),
+                *("--exclude-path-regex", "/api/v1/(live|events|query)"),
                 *("--max-examples", EXAMPLES, "--no-color", *header),
                 # Without a valid token, no request gets as far as its parameters.
                 *("--phases", "coverage,fuzzing" if token == TOKEN else "coverage"),
