@@ -1,12 +1,13 @@
-# make demo [SECONDS=20]   an agent and a PocketFlow application, and what they say
-# make test                everything that is tested, against real servers
-# make check               ruff, mypy, import-linter
-# make bench [QUICK=1]      figures beside those of peers, and bench.json
-# make images              the pictures in the documents; needs chromium
-# make long-run MINUTES=10 every node kind under `kaywatch run`: their counts and ours
-# make fuzz [SECONDS=60]    coverage as a guide, each for so long; 100,000 requests; the API
-# make chaos               100 kill -9 under load, and then count
-# make chaos-mqtt          the same by way of a broker that is stopped, killed, cut off
+# make demo [SECONDS=20]   run an agent and a PocketFlow application, and show their output
+# make test                run all tests, against real servers
+# make check               run ruff, mypy and import-linter, and check the web page
+# make bench [QUICK=1]     measure kaywatch and its peers; write bench.json
+# make page                build the web page of this tree
+# make images              draw the pictures of the documentation; needs chromium
+# make long-run MINUTES=10 run every node kind under `kaywatch run`, and compare the counts
+# make fuzz [SECONDS=60]   fuzz each target with coverage guidance, then requests and the API
+# make chaos               kill the agent 100 times under load, and compare the totals
+# make chaos-mqtt          the same through a broker that is stopped, killed or cut off
 
 SHELL := /bin/bash
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -15,26 +16,31 @@ BIN := .venv/bin
 SECONDS ?=
 QUICK ?=
 TESTS ?= tests
+# npm in the folder of the page, of this machine or of a Python package.
+NPM = $(BIN)/python build_page.py npm
 MINUTES ?= 10
 
-.PHONY: demo test check format bench images long-run fuzz chaos chaos-mqtt servers clean
+.PHONY: demo test check format page bench images long-run fuzz chaos chaos-mqtt servers clean
 
 demo: .venv/.demo
 	@$(BIN)/kaywatch demo $(if $(SECONDS),--seconds $(SECONDS))
 
 test: .venv/.dev servers
-	@# Twice as many workers as cores: half of the time, tests wait.
-	$(BIN)/pytest -n $$((2 * $$(nproc))) --dist loadgroup $(TESTS)
+	@$(NPM) test
+	@# Two workers per core, because tests wait about half of the time.
+	$(BIN)/pytest -n $$((2 * $$(nproc))) $(TESTS)
 
 check: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@$(NPM) run check
 
 format: .venv/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	@$(NPM) run format
 
 bench: .venv/.dev
 	@tests/bench/install_peers.sh
@@ -45,6 +51,9 @@ images: .venv/.dev
 
 long-run: .venv/.dev
 	$(BIN)/python -m tests.e2e.long_run --minutes $(MINUTES)
+
+page: .venv/.dev
+	$(BIN)/python build_page.py
 
 fuzz: .venv/.dev
 	@$(BIN)/pip install --quiet --group fuzz

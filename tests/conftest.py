@@ -12,12 +12,22 @@ import sysconfig
 import venv
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.agents import Agent, new_agent
 from tests.brokers import KINDS, Broker, running_broker
+from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).parent.parent
+
+# A worker of its own runs each of these: what their fixtures make takes seconds. (With
+# pytest 9, xdist_group and `--dist loadgroup` of pytest-xdist 3.8 have no effect.)
+TOGETHER = (
+    "tests/agent/simulation/test_backtest.py",
+    "tests/e2e/test_readme.py",
+    "tests/systemd/",
+)
 
 # Some images set it; without bytecode, each process compiles what it imports.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -37,6 +47,18 @@ def build(target: str, tree: Path, folder: Path) -> Path:
     )
     (built,) = folder.glob("*.whl" if target == "wheel" else "*.tar.gz")
     return built
+
+
+class Scheduling(LoadScopeScheduling):
+    """Hands out tests one by one, except those that share what takes long to make."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return next((path for path in TOGETHER if nodeid.startswith(path)), nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
+    return Scheduling(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

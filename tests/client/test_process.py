@@ -223,6 +223,7 @@ def test_llm_call_records_sums_by_model() -> None:
         lambda: kaywatch.observe("x", "no number"),  # type: ignore[arg-type]
         lambda: kaywatch.observe("x", float("nan")),
         lambda: kaywatch.count("x", None),  # type: ignore[arg-type]
+        lambda: kaywatch.count("x", [-1]),  # type: ignore[arg-type]
         lambda: kaywatch.count(3),  # type: ignore[arg-type]
         lambda: kaywatch.gauge("x", 10**400),
         lambda: kaywatch.observe("x" * 1000, 1),
@@ -257,3 +258,16 @@ def test_nothing_is_recorded_when_disabled() -> None:
 
     assert captured.executions() == []
     assert captured.points() == []
+
+
+def test_a_negative_count_is_warned_of_once_and_not_recorded(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with capture() as captured:
+        for value in (10, -3, -1):
+            kaywatch.count("orders", value)
+
+    assert [point.value for point in captured.points()] == [10]
+    (record,) = caplog.records
+    assert "kaywatch.count('orders', -3)" in record.getMessage()
+    assert "kaywatch.gauge" in record.getMessage()

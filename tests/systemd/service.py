@@ -35,7 +35,7 @@ while not (ended.is_set() and recorded):
         with kaywatch.execution("g", "work"):
             pass
         recorded += 1
-    time.sleep(0.002)
+    time.sleep(0.01)
 assert kaywatch.flush(60)
 print(recorded)
 """
@@ -239,10 +239,13 @@ def _install(wheel: Path, root: Path) -> None:
         subprocess.run(
             [
                 *(sys.executable, "-m", "pip", "--python", str(python), "install"),
-                *("--quiet", f"{wheel}[agent]"),
+                *("--quiet", "--no-compile", f"{wheel}[agent]"),
             ],
             check=True,
         )
+        # The service may not write bytecode; of the dependencies, it needs a part.
+        code = "import kaywatch_agent.app, kaywatch_agent.cli.main"
+        subprocess.run([python, "-c", code], check=True)
         command = venv / "bin" / "kaywatch"
         command.write_text(command.read_text().replace(str(venv), FOLDER))
         shutil.copytree(venv, root / FOLDER.lstrip("/"), symlinks=True)

@@ -8,7 +8,7 @@ import pytest
 from tests.agents import until
 from tests.systemd.service import CLIENT, KAYWATCH, UNIT, Service
 
-pytestmark = [pytest.mark.xdist_group("systemd"), pytest.mark.timeout(180)]
+pytestmark = pytest.mark.timeout(180)
 
 
 def results_of(service: Service, *sections: str, code: int = 0) -> dict[str, str]:

@@ -6,7 +6,7 @@ import pytest
 from tests.agents import until
 from tests.systemd.service import PYTHON, UNIT, Service
 
-pytestmark = [pytest.mark.xdist_group("systemd"), pytest.mark.timeout(180)]
+pytestmark = pytest.mark.timeout(180)
 
 # Logs as the agent does, in the place of the agent.
 LOGGING = r"""

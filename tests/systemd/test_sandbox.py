@@ -7,7 +7,7 @@ import json
 import pytest
 from tests.systemd.service import PYTHON, UNIT, Service
 
-pytestmark = [pytest.mark.xdist_group("systemd"), pytest.mark.timeout(180)]
+pytestmark = pytest.mark.timeout(180)
 
 # Runs instead of the agent, and prints the result of each attempt.
 PROBE = r"""

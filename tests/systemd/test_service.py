@@ -9,7 +9,7 @@ import pytest
 from tests.agents import until
 from tests.systemd.service import CLIENT, CONNECTOR, KAYWATCH, PYTHON, UNIT, Service
 
-pytestmark = [pytest.mark.xdist_group("systemd"), pytest.mark.timeout(180)]
+pytestmark = pytest.mark.timeout(180)
 
 # Blocks the loop for good at SIGUSR2, as a bug would.
 BLOCKABLE = (

@@ -8,7 +8,7 @@ import pytest
 from tests.agents import until
 from tests.systemd.service import KAYWATCH, PYTHON, UNIT, Service
 
-pytestmark = [pytest.mark.xdist_group("systemd"), pytest.mark.timeout(180)]
+pytestmark = pytest.mark.timeout(180)
 
 RECORD = (
     "import kaywatch\n"

@@ -16,6 +16,7 @@ from kaywatch_agent.ingest.brokers import BrokerConfig
 from kaywatch_agent.ingest.intake import Intake
 from kaywatch_agent.ingest.peers import RemotePeer
 from kaywatch_agent.pipeline.session import BrokerSession
+from kaywatch_agent.protocol.names import clean_name
 
 __all__ = ["ClientTopics"]
 
@@ -153,7 +154,7 @@ class ClientTopics:
             return "too_large"
         client, leaf, shell, _ = match.groups()
         if shell:
-            self._receive_rows(shell[: wire.MAX_NAME], payload)
+            self._receive_rows(clean_name(shell), payload)
         elif leaf == "up":
             self._receive_message(client, payload)
         elif connection := self.connections.get((client, "up")):

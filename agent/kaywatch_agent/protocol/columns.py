@@ -23,6 +23,7 @@ from kaywatch.wire import (
     RUN_COLUMNS,
     ErrorCode,
     Outcome,
+    PointKind,
 )
 from kaywatch_agent.protocol.table import Table
 
@@ -278,6 +279,22 @@ def _durations(where: str, column: Array) -> Problem | None:
     return ErrorCode.BAD_VALUE, text, (column >= 0) & (column < np.inf)
 
 
+def _counts(where: str, columns: Mapping[str, Array], table: Table) -> Problem | None:
+    """Reject negative counts: to Prometheus, a lower sum means that we restarted."""
+    negative = columns["value"] < 0
+    if not negative.any():
+        return None
+    is_count = np.array(
+        [kind is PointKind.COUNT for kind, *_ in table.points] or [False]
+    )
+    # `_indexes` reports an index outside of the table.
+    series = np.minimum(columns["series"], len(is_count) - 1)
+    sound = ~(negative & is_count[series])
+    if sound.all():
+        return None
+    return ErrorCode.BAD_VALUE, f"{where}: a count is negative; send a gauge", sound
+
+
 def _outcomes(where: str, column: Array) -> Problem | None:
     if _max(column) <= _LAST_OUTCOME:
         return None
@@ -309,6 +326,7 @@ def _point_problems(columns: Mapping[str, Array], table: Table) -> list[Problem 
         _indexes("points.series", columns["series"], len(table.points)),
         _finite("points.time", columns["time"]),
         _finite("points.value", columns["value"]),
+        _counts("points.value", columns, table),
     ]
 
 

@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from kaywatch.wire import DROP_REASONS, MAX_NAME, VERSION, ErrorCode
+from kaywatch.wire import DROP_REASONS, VERSION, ErrorCode
 from kaywatch_agent.model.bounds import MAX_COUNT, MAX_TIME
 from kaywatch_agent.protocol.columns import BAD_INPUT
 from kaywatch_agent.protocol.limits import CLIENT_BYTES, MAX_PID, MAX_SEQ, MAX_TAGS
@@ -21,6 +21,7 @@ from kaywatch_agent.protocol.messages import (
     Message,
     Rejected,
 )
+from kaywatch_agent.protocol.names import clean_name
 
 __all__ = ["decode"]
 
@@ -94,7 +95,7 @@ def _batch(encoded: Encoded) -> Batch:
         client=encoded.client.hex(),
         seq=encoded.seq,
         sent=_time(encoded.sent),
-        service=encoded.service[:MAX_NAME],
+        service=clean_name(encoded.service),
         recorded=min(max(0, encoded.recorded), MAX_COUNT),
         drops=_drops(encoded.drops) if encoded.drops else {},
         encoded=encoded,
@@ -122,12 +123,12 @@ def _hello(encoded: Encoded) -> Hello:
     tags = sorted(encoded.tags.items())[:MAX_TAGS]
     return Hello(
         client=encoded.client.hex(),
-        service=encoded.service[:MAX_NAME],
-        host=encoded.host[:MAX_NAME],
+        service=clean_name(encoded.service),
+        host=clean_name(encoded.host),
         pid=encoded.pid if 0 <= encoded.pid <= MAX_PID else 0,
         start=_time(encoded.start) or 0.0,
-        sdk=encoded.sdk[:MAX_NAME],
-        tags=tuple((key[:MAX_NAME], value[:MAX_NAME]) for key, value in tags),
+        sdk=clean_name(encoded.sdk),
+        tags=tuple((clean_name(key), clean_name(value)) for key, value in tags),
         greeting=_seq(encoded.greeting) or 0,
         first=_seq(encoded.first) or 0,
     )

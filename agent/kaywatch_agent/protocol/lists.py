@@ -16,9 +16,10 @@ from typing import Any, Final, Generic, TypeVar
 import msgspec
 from msgspec import inspect
 
-from kaywatch.wire import ErrorCode, Outcome
+from kaywatch.wire import MAX_NAME, ErrorCode, Outcome
 from kaywatch_agent.model.bounds import MAX_LIST, OUTCOMES
 from kaywatch_agent.protocol.columns import BAD_INPUT, Checked
+from kaywatch_agent.protocol.names import clean_name, clean_text
 
 __all__ = ["ItemDecoder", "items"]
 
@@ -134,7 +135,9 @@ def _plan(info: inspect.Type) -> tuple[Any, Fit]:
         case inspect.Metadata():
             return _plan(info.type)
         case inspect.StrType():
-            return str, lambda text: text[: info.max_length]
+            if info.max_length == MAX_NAME:
+                return str, clean_name
+            return str, lambda text: clean_text(text, info.max_length)
         case inspect.IntType():
             return int, _clamp(info)
         case inspect.FloatType():

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from kaywatch.wire import (
     EXECUTION_COLUMNS,
-    MAX_NAME,
     PHASE_COLUMNS,
     PHASES,
     POINT_COLUMNS,
@@ -24,6 +23,7 @@ from kaywatch_agent.model.series import ErrorKey
 from kaywatch_agent.protocol.columns import BAD_INPUT, Checked, Rows
 from kaywatch_agent.protocol.limits import MAX_ROWS
 from kaywatch_agent.protocol.lists import items
+from kaywatch_agent.protocol.names import clean_name
 from kaywatch_agent.protocol.table import Table, cut_labels
 
 __all__ = ["read_rows"]
@@ -137,8 +137,8 @@ class _Builder:
             )
         if row.phase not in PHASES:
             raise ValueError(f"phase={row.phase[:40]!r}: expected prep, exec or post")
-        key = (row.graph[:MAX_NAME], row.node[:MAX_NAME])
-        error = ErrorKey(row.error[:MAX_NAME], row.phase if row.error else "")
+        key = (clean_name(row.graph), clean_name(row.node))
+        error = ErrorKey(clean_name(row.error), row.phase if row.error else "")
         phases = _phases(row)
         self._executions.add(
             (
@@ -156,13 +156,15 @@ class _Builder:
     def _add_point(self, row: _Row, time: float) -> None:
         if row.value is None or not -np.inf < row.value < np.inf:
             raise ValueError(f"value={row.value}: expected a finite number")
-        names = (row.metric[:MAX_NAME], row.graph[:MAX_NAME], row.node[:MAX_NAME])
+        if row.value < 0 and row.kind is PointKind.COUNT:
+            raise ValueError(f"value={row.value}: a count is negative; send a gauge")
+        names = (clean_name(row.metric), clean_name(row.graph), clean_name(row.node))
         key = (row.kind, *names, cut_labels(row.labels))
         number = self._points.setdefault(key, len(self._points))
         self._values.add((number, time, row.value))
 
     def _text(self, text: str) -> int:
-        return self._strings.setdefault(text[:MAX_NAME], len(self._strings))
+        return self._strings.setdefault(clean_name(text), len(self._strings))
 
 
 class _Section:

@@ -12,9 +12,10 @@ from typing import Final
 
 import msgspec
 
-from kaywatch.wire import MAX_NAME, MAX_TABLE_ENTRIES, PHASES, PointKind
+from kaywatch.wire import MAX_TABLE_ENTRIES, PHASES, PointKind
 from kaywatch_agent.model.series import ErrorKey, Labels
 from kaywatch_agent.protocol.limits import MAX_LABELS
+from kaywatch_agent.protocol.names import clean_name
 
 __all__ = ["TableError", "Table", "TableCache", "cut_labels"]
 
@@ -97,7 +98,7 @@ class TableCache:
 
 
 def _resolve(table: _Encoded) -> Table:
-    strings = [text[:MAX_NAME] for text in table.strings] or [""]
+    strings = [clean_name(text) for text in table.strings] or [""]
 
     def text(index: int, where: str) -> str:
         if not 0 <= index < len(strings):
@@ -128,7 +129,7 @@ def _resolve(table: _Encoded) -> Table:
 
 def cut_labels(labels: dict[str, str]) -> Labels:
     """Return sorted labels, truncated to their limits instead of rejected."""
-    short = {key[:MAX_NAME]: value[:MAX_NAME] for key, value in labels.items()}
+    short = {clean_name(key): clean_name(value) for key, value in labels.items()}
     return tuple(sorted(short.items())[:MAX_LABELS])
 
 

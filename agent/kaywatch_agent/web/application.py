@@ -30,7 +30,7 @@ from kaywatch_agent.web.feeds import LiveFeeds
 from kaywatch_agent.web.guard.access import SECURITY_HEADERS, AccessControl
 from kaywatch_agent.web.guard.bodies import read_body
 from kaywatch_agent.web.guard.connections import HttpConnection, HttpMetrics
-from kaywatch_agent.web.pages.page import PAGE_POLICY
+from kaywatch_agent.web.pages.dashboard import PAGE_POLICY
 from kaywatch_agent.web.problems import Problem, closest, not_durable
 from kaywatch_agent.web.responses import (
     EncodedResponse,
@@ -227,7 +227,8 @@ class WebApplication:
 
     async def _prepare(self, _: web.Request, response: web.StreamResponse) -> None:
         response.headers["Server"] = f"kaywatch/{self._version}"
-        response.headers.update(SECURITY_HEADERS)
+        for name, value in SECURITY_HEADERS.items():
+            response.headers.setdefault(name, value)
         if response.status == web.HTTPExpectationFailed.status_code:
             # aiohttp sends this response before our middleware runs.
             self.metrics.refused.labels("expectation").add()

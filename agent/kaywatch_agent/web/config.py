@@ -33,7 +33,8 @@ class HttpConfig:
         admin_tokens_file: tokens that allow reading and changes.
         read_tokens_credential: read_tokens_file as a systemd credential.
         admin_tokens_credential: admin_tokens_file as a systemd credential.
-        public: paths that need no token.
+        public: paths that need no token, besides those of the web page, which contain
+            no data.
         tls_certificate_file: the certificate and its chain, in PEM.
         tls_key_file: the certificate's key.
         tls_key_credential: tls_key_file as a systemd credential.

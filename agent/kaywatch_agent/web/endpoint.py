@@ -40,6 +40,7 @@ class Endpoint:
         errors: the error statuses besides those that every endpoint has.
         is_failure: whether a response is sent with status 503 instead of 200.
         inline: respond on the event loop, however busy the threads are.
+        is_public: whether it needs no token; for what contains no data.
         needs_clients: whether the response contains descriptions of clients.
         needs_messages: whether the response contains notifications or receivers.
         events: types of server-sent events by name; `respond` builds the first event.
@@ -57,6 +58,7 @@ class Endpoint:
     errors: frozenset[int] = frozenset({503})
     is_failure: Callable[[Any], bool] | None = None
     inline: bool = False
+    is_public: bool = False
     needs_clients: bool = False
     needs_messages: bool = False
     events: Mapping[str, type[Struct]] = field(default_factory=dict)

@@ -40,12 +40,13 @@ _encoder = msgspec.json.Encoder()
 
 
 class EncodedResponse(NamedTuple):
-    """A response that is ready to be sent."""
+    """A response that is ready to be sent; one with an ETag may be cached."""
 
     content_type: str
     chunks: list[bytes]
     status: int = 200
     encoding: str = ""
+    etag: str = ""
 
     @property
     def size(self) -> int:
@@ -84,6 +85,8 @@ def error_response(problem: Problem) -> web.Response:
 
 async def send(request: web.Request, response: EncodedResponse) -> web.StreamResponse:
     """Send a response; a large one in slices, between which other tasks run."""
+    if response.etag and response.etag in _known_etags(request):
+        return web.Response(status=304, headers=_headers(response))
     if response.size <= SLICE or request.method == "HEAD":
         return _whole(response, {})
     stream = web.StreamResponse(status=response.status, headers=_headers(response))
@@ -137,4 +140,13 @@ def _headers(response: EncodedResponse) -> dict[str, str]:
     }
     if response.encoding:
         headers["Content-Encoding"] = response.encoding
+    if response.etag:
+        headers["ETag"] = response.etag
+        headers["Cache-Control"] = "no-cache"  # ask each time whether it has changed
     return headers
+
+
+def _known_etags(request: web.Request) -> set[str]:
+    """Return what the client has; a proxy that compresses marks an ETag as weak."""
+    texts = request.headers.get("If-None-Match", "").split(",")
+    return {text.strip().removeprefix("W/") for text in texts}

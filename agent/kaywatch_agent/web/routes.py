@@ -22,22 +22,17 @@ from kaywatch_agent.web.api import (
     silences,
     topology,
 )
-from kaywatch_agent.web.api.parameters import NoQuery
+from kaywatch_agent.web.api.parameters import AnyQuery, NoQuery
 from kaywatch_agent.web.endpoint import Endpoint, change, get
-from kaywatch_agent.web.pages import page, silence_page
+from kaywatch_agent.web.pages import dashboard, silence_page
 from kaywatch_agent.web.prometheus import exposition, families
-from kaywatch_agent.web.responses import JSON, EncodedResponse, html_response
+from kaywatch_agent.web.responses import JSON, EncodedResponse
 from kaywatch_agent.web.snapshot import AgentSnapshot
 
 __all__ = ["ENDPOINTS", "LIVE_STREAM"]
 
 
-def _index(snapshot: AgentSnapshot, _: NoQuery) -> EncodedResponse:
-    paths = [(e.path, e.summary) for e in ENDPOINTS if e.method == "GET"]
-    return html_response(page.html(snapshot.version, paths))
-
-
-def _metrics(snapshot: AgentSnapshot, _: NoQuery) -> EncodedResponse:
+def _metrics(snapshot: AgentSnapshot, _: AnyQuery) -> EncodedResponse:
     format = exposition.negotiate(snapshot.accept)
     writer = exposition.Exposition(format, gzip=snapshot.gzip)
     families.write(snapshot, writer)
@@ -66,10 +61,19 @@ LIVE_STREAM: Final = get(
 ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     get(
         "/",
-        "This page.",
-        _index,
+        "The web page.",
+        dashboard.index,
         media_types=("text/html",),
         inline=True,
+        is_public=True,
+    ),
+    get(
+        "/assets/{name}",
+        "A script or a style sheet of the web page.",
+        dashboard.asset,
+        media_types=("text/javascript", "text/css", "text/plain"),
+        inline=True,
+        is_public=True,
     ),
     get(
         "/health",

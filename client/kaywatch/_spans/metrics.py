@@ -7,12 +7,17 @@ belongs to the service alone.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from kaywatch._process import process
 from kaywatch._spans.spans import current_span
 from kaywatch.recorder import Series
 
 __all__ = ["count", "gauge", "observe"]
+
+MAX_WARNINGS: Final = 100  # names that are warned of, in case names are generated
+
+_warned: set[str] = set()
 
 
 def observe(name: str, value: float, **labels: str) -> None:
@@ -29,8 +34,15 @@ def observe(name: str, value: float, **labels: str) -> None:
 
 
 def count(name: str, value: float = 1, **labels: str) -> None:
-    """Add `value`, by default 1, to a running sum. Never raises or blocks."""
-    _add("count", name, value, labels)
+    """Add `value`, by default 1, to a running sum. Never raises or blocks.
+
+    A negative value is not recorded, and a warning is logged once for each name: a sum
+    that can decrease is a `gauge`.
+    """
+    if _is_negative(value):
+        _warn_of_negative(name, value)
+    else:
+        _add("count", name, value, labels)
 
 
 def gauge(name: str, value: float, **labels: str) -> None:
@@ -51,6 +63,26 @@ def _add(kind: str, name: str, value: float, labels: dict[str, str]) -> None:
             (kind, name), _look_up(kind, name, span.series, labels)
         )
     add(value)
+
+
+def _is_negative(value: object) -> bool:
+    try:
+        return bool(value < 0)  # type: ignore[operator]
+    except Exception:  # noqa: BLE001 - of a type that we do not know
+        return False  # the sender counts what is no number as unpackable
+
+
+def _warn_of_negative(name: str, value: float) -> None:
+    if name not in _warned and len(_warned) < MAX_WARNINGS:
+        _warned.add(name)
+        import logging  # here, so that `import kaywatch` costs less
+
+        logging.getLogger("kaywatch").warning(
+            "kaywatch.count(%r, %r) is not recorded: a count cannot be negative;"
+            " use kaywatch.gauge, or kaywatch.observe for a distribution",
+            name,
+            value,
+        )
 
 
 def _look_up(

@@ -6,7 +6,6 @@ from random import Random
 from typing import Any
 
 import hypothesis.strategies as st
-import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from tests.agent.notify.alerts import NOON, alert, outbox, put, resolved
@@ -280,6 +279,5 @@ def step(delivery: Delivery, random: Random) -> None:
     chosen()
 
 
-@pytest.mark.xdist_group("sequences")
 class TestDelivery(Delivery.TestCase):  # type: ignore[name-defined, misc]
     pass

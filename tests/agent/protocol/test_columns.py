@@ -62,8 +62,15 @@ def test_executions_come_out_with_their_names() -> None:
     ]
 
 
+def test_a_negative_count_is_rejected_and_the_others_are_kept() -> None:
+    kept, codes = send("points", points(3, value=[2.5, -1.0, 3.0]))
+
+    assert [point["value"] for point in kept] == [2.5, 3.0]
+    assert codes == {ErrorCode.BAD_VALUE: 1}
+
+
 def test_points_come_out_with_their_names_and_labels() -> None:
-    kept, _ = send("points", points(1, value=[-2.5]))
+    kept, _ = send("points", points(1, value=[2.5]))
     assert kept == [
         {
             "metric": "tokens",
@@ -72,7 +79,7 @@ def test_points_come_out_with_their_names_and_labels() -> None:
             "node": "pay",
             "labels": {"model": "m1"},
             "time": START,
-            "value": -2.5,
+            "value": 2.5,
         }
     ]
 

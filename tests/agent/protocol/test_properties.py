@@ -38,6 +38,7 @@ from kaywatch.recorder import Failure, Recorder, Topology
 from kaywatch_agent.model.records import InFlight
 from kaywatch_agent.protocol.framing import FrameReader, OutOfStep, Oversized
 from kaywatch_agent.protocol.messages import Bye, Flush, Hello, Rejected
+from kaywatch_agent.protocol.names import clean_name, clean_text
 
 # All of Unicode, lone surrogates (as os.fsdecode makes them) and NUL included.
 names = st.text(st.characters(exclude_categories=()), max_size=12)
@@ -51,8 +52,8 @@ outcomes = st.sampled_from(list(map(int, wire.Outcome)))
 
 
 def shown(name: str) -> str:
-    """Return a name as it has to arrive: cut, and in UTF-8."""
-    return name[: wire.MAX_NAME].encode("utf-8", "replace").decode()
+    """Return a name as it has to arrive: cut, in UTF-8, and printable."""
+    return clean_name(name[: wire.MAX_NAME].encode("utf-8", "replace").decode())
 
 
 def packed(recorder: Recorder) -> Batch:
@@ -130,7 +131,8 @@ def test_points_arrive_as_they_were_recorded(given_: list[Any]) -> None:
     recorder = Recorder()
     recorder.open()
     wanted = []
-    for kind, metric, (graph, node), labels, value in given_:
+    for kind, metric, (graph, node), labels, number in given_:
+        value = abs(number) if kind == "count" else number
         recorder.point(kind, metric, graph, node, labels)(value)
         wanted.append(
             {
@@ -202,7 +204,8 @@ def test_details_arrive_as_they_were_recorded(
     found = packed(recorder)
     said = (shown(graph), shown(node), shown(text))
     (failure,) = found.failures
-    assert astuple(failure)[:6] == (1.5, "", *said, shown(text))
+    message = clean_text(text.encode("utf-8", "replace").decode())
+    assert astuple(failure)[:6] == (1.5, "", *said, message)
     name = wire.Outcome(outcome).name.lower()
     assert astuple(failure)[6:] == ("exec", attempts, name, "r-1", "", "", 0.0)
     (topology,) = found.topologies

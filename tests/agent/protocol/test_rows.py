@@ -135,9 +135,17 @@ def test_a_value_can_say_all_that_columns_can(kind: str) -> None:
         "node": "pay",
         "labels": {"model": "m1"},
         "time": START,
-        "value": -1.5,
+        "value": 1.5 if kind == "count" else -1.5,
     }
     assert events(taken(rows(row))) == [row]
+
+
+def test_a_negative_count_is_rejected() -> None:
+    row = {"metric": "orders", "kind": "count", "value": -3.0}
+    sent = taken(rows(row, row | {"value": 3.0}))
+
+    assert [event["value"] for event in events(sent)] == [3.0]
+    assert counted(sent) == {ErrorCode.BAD_ROW: 1}
 
 
 def test_a_row_that_names_an_error_failed_unless_it_says_otherwise() -> None:

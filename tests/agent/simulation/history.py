@@ -20,10 +20,6 @@ PAY = next(n for n, key in enumerate(KEYS) if key.kind is Kind.NODE)
 OUTAGES = ((1 * 3600, 3 * 3600), (20 * 3600, 20 * 3600 + 900), (27.5 * 3600, 1e9))
 
 
-# As few as can be: a day of them is a matter of seconds.
-COMMIT_SECONDS = 600
-
-
 def is_out(seconds: float) -> bool:
     """Return whether a third of the executions fail at this time."""
     return any(start <= seconds < end for start, end in OUTAGES)
@@ -41,12 +37,13 @@ def record(path: Path) -> None:
     names = {**NAMES, "ends": [EndPoint("", "", "")]}
     sizes = {facet: len(values) for facet, values in names.items()}
     try:
-        for commit in range(0, HOURS * 3600, COMMIT_SECONDS):
+        for at in range(0, HOURS * 3600, 60):
+            # In the last 10 s: each bucket takes time.
             events = [
-                Event(PAY, BEGIN + at, 0.2, int(is_out(at) and at % 6 == 0))
-                for at in range(commit, commit + COMMIT_SECONDS, 2)
+                Event(PAY, BEGIN + at + 50 + n / 3, 0.2, int(is_out(at) and n % 3 == 0))
+                for n in range(30)
             ]
-            change = ticks.change(BEGIN + commit + COMMIT_SECONDS, events)
+            change = ticks.change(BEGIN + at + 60, events)
             aggregate = change.aggregate._replace(names=names, sizes=sizes)
             store.commit(change._replace(aggregate=aggregate))
     finally:

@@ -22,9 +22,6 @@ from kaywatch_agent.simulation.backtest import (
 from kaywatch_agent.store.past import read_history
 from kaywatch_agent.store.store import Store
 
-# One worker records the past and judges it, for all tests.
-pytestmark = pytest.mark.xdist_group("backtest")
-
 HOUR = 3600.0
 END = BEGIN + HOURS * HOUR
 OFF = dict.fromkeys(BUILT_IN, False)

@@ -11,7 +11,16 @@ import kaywatch
 from kaywatch.recorder import Failure, Recorder, Topology
 from kaywatch.wire import EndReason, Outcome
 
-STRANGE = ["a/b", "50 %2F", 'quo"te\\n', "new\nline", "Zürich →", "{x}", "null", "?&#"]
+STRANGE = [
+    "a/b",
+    "50 %2F",
+    'quo"te\\n',
+    "joined\u200dname",
+    "Zürich →",
+    "{x}",
+    "null",
+    "?&#",
+]
 
 
 @pytest.fixture

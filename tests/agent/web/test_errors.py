@@ -28,7 +28,7 @@ from kaywatch_agent.web.server import HttpConfig, WebServer
             "did you mean 'window'? known here: window, end, graph, service",
         ),
         (
-            "/health?x=1",
+            "/api/v1/rule_metrics?x=1",
             "unknown_parameter",
             "unknown parameter 'x'",
             "known here: none",
@@ -287,13 +287,3 @@ def test_headers_keep_answers_fresh_and_as_they_are(shop: Served) -> None:
     assert answer.headers["Cache-Control"] == "no-store"
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
     assert answer.headers["Server"] == "kaywatch/1.2.3"
-
-
-def test_the_page_names_the_version_and_links_to_the_rest(shop: Served) -> None:
-    answer = shop.ask("/")
-
-    assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
-    page = answer.body.decode()
-    assert "kaywatch 1.2.3" in page
-    for path in ("/health", "/metrics", "/openapi.json", "/api/v1/export"):
-        assert f'href="{path}"' in page

@@ -1,3 +1,5 @@
+import { requireToken, token } from "../state/token";
+
 /** An error that the agent answered, with its hint. */
 export class ApiError extends Error {
   constructor(
@@ -51,13 +53,14 @@ export function send<T>(method: "POST" | "DELETE", path: string, body: unknown) 
 
 /** Returns the header with the token, if there is one. */
 export function authorization(): Record<string, string> {
-  const token = sessionStorage.getItem("kaywatch-token");
-  return token ? { Authorization: `Bearer ${token}` } : {};
+  return token.value ? { Authorization: `Bearer ${token.value}` } : {};
 }
 
-async function readError(response: Response): Promise<ApiError> {
+/** Returns the error of a response; asks for a token if that is what it needs. */
+export async function readError(response: Response): Promise<ApiError> {
   const fallback = { code: "unknown", message: response.statusText, hint: "" };
   const body = await response.json().catch(() => null);
   const error = { ...fallback, ...body?.error };
+  if (response.status === 401) requireToken(error.message);
   return new ApiError(response.status, error.code, error.message, error.hint);
 }

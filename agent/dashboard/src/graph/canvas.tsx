@@ -1,10 +1,8 @@
 // The drawing: pans and zooms by mouse, touch and keys, and moves the focus along edges.
 import { useComputed, useSignal } from "@preact/signals";
-import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
-import { NodeCard } from "./card";
-import { EdgeLine } from "./line";
-import type { Marks } from "./marks";
-import { describeNode } from "./words";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
+import { CanvasContent } from "./content";
+import { withoutHidden, type Marks } from "./marks";
 import {
   fit,
   nodeTowards,
@@ -15,7 +13,7 @@ import {
   type Viewport,
 } from "./scene";
 
-interface CanvasProps {
+export interface CanvasProps {
   scene: Scene;
   marks: Marks;
   title: string;
@@ -37,7 +35,6 @@ const KEY_ZOOM = 1.25;
 const PAN = 60;
 // Smaller, only the names can be read.
 const LEGIBLE = 0.55;
-const MAX_ANIMATED = 100;
 
 export function GraphCanvas(props: CanvasProps) {
   const { scene } = props;
@@ -83,7 +80,7 @@ export function GraphCanvas(props: CanvasProps) {
       event.stopPropagation();
     }
   };
-  const entry = focusEntry(scene, props.selected, focused);
+  const entry = focusEntry(withoutHidden(scene, props.marks), props.selected, focused);
   return (
     <div class="canvas">
       <svg
@@ -94,7 +91,11 @@ export function GraphCanvas(props: CanvasProps) {
         onDblClick={refit}
       >
         <g transform={transform} data-detail={detail}>
-          <Content {...props} entry={entry} onFocus={(item) => setFocused(item.key)} />
+          <CanvasContent
+            {...props}
+            entry={entry}
+            onFocus={(item) => setFocused(item.key)}
+          />
         </g>
       </svg>
       <ZoomButtons
@@ -113,63 +114,6 @@ function focusEntry(scene: Scene, selected: string | null, focused: string | nul
   const keys = new Set(scene.nodes.map(({ key }) => key));
   for (const key of [focused, selected]) if (key !== null && keys.has(key)) return key;
   return (scene.nodes.find(({ node }) => node.is_start) ?? scene.nodes[0])?.key ?? null;
-}
-
-interface ContentProps extends CanvasProps {
-  entry: string | null;
-  onFocus: (item: SceneNode) => void;
-}
-
-function Content(props: ContentProps) {
-  const { scene, marks } = props;
-  const nodes = scene.nodes.filter(({ key }) => !marks.hidden.has(key));
-  const edges = scene.edges.filter(
-    ({ key, source, target }) =>
-      ![key, source.key, target.key].some((each) => marks.hidden.has(each)),
-  );
-  const most = Math.max(0, ...edges.map(({ edge }) => edge.count));
-  const outgoing = useMemo(() => {
-    const result = new Map<string, SceneNode["model"]["edges"]>();
-    for (const { source, edge } of scene.edges) {
-      result.set(source.key, [...(result.get(source.key) ?? []), edge]);
-    }
-    return result;
-  }, [scene]);
-  const isAnimated = edges.length <= MAX_ANIMATED;
-  // Frames first, so that what they contain is drawn over them.
-  const sorted = [...nodes].sort(
-    (a, b) => Number(b.is_expanded) - Number(a.is_expanded),
-  );
-  const card = (item: SceneNode) => (
-    <NodeCard
-      key={item.key}
-      item={item}
-      marks={marks}
-      isSelected={props.selected === item.key}
-      isFocusable={props.entry === item.key}
-      label={describeNode(item, outgoing.get(item.key) ?? [])}
-      onOpen={props.onOpen}
-      onToggle={props.onToggle}
-      onFocus={props.onFocus}
-    />
-  );
-  return (
-    <>
-      {sorted.filter((item) => item.is_expanded).map(card)}
-      <g aria-hidden="true">
-        {edges.map((item) => (
-          <EdgeLine
-            key={item.key}
-            item={item}
-            marks={marks}
-            most={most}
-            hasMoved={isAnimated && props.moved.has(item.key)}
-          />
-        ))}
-      </g>
-      {sorted.filter((item) => !item.is_expanded).map(card)}
-    </>
-  );
 }
 
 function findNode(svg: SVGSVGElement | null, key: string): SVGGElement | null {
@@ -252,16 +196,6 @@ function handleCommand(
   if (!Object.hasOwn(commands, key)) return false;
   commands[key]!();
   return true;
-}
-
-function withoutHidden(scene: Scene, { hidden }: Marks): Scene {
-  return {
-    ...scene,
-    nodes: scene.nodes.filter(({ key }) => !hidden.has(key)),
-    edges: scene.edges.filter(
-      ({ source, target }) => !hidden.has(source.key) && !hidden.has(target.key),
-    ),
-  };
 }
 
 // Less is a click with an unsteady hand.

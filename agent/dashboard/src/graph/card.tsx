@@ -1,7 +1,8 @@
 // Nodes of the graph, as SVG. Names are text nodes, never markup.
 import type { JSX } from "preact";
 import { isDimmed, StatusShape, type Marks } from "./marks";
-import { CARD_HEIGHT, CHARACTER, truncate, type GraphNode } from "./model";
+import type { GraphNode } from "./model";
+import { CARD_HEIGHT, CHARACTER, truncate } from "./wiring";
 import type { SceneNode } from "./scene";
 import { changeText, figuresText, listBadges } from "./words";
 
@@ -45,10 +46,10 @@ export function NodeCard(props: CardProps) {
       onFocus={() => props.onFocus(item)}
     >
       <title>{props.label}</title>
-      <g transform={`translate(0 ${-item.height / 2})`}>
+      <g aria-hidden="true" transform={`translate(0 ${-item.height / 2})`}>
         <CardBody item={item} />
       </g>
-      <g transform={`translate(0 ${-textHeight / 2})`}>
+      <g aria-hidden="true" transform={`translate(0 ${-textHeight / 2})`}>
         <CardText {...props} />
       </g>
     </g>

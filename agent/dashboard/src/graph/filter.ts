@@ -1,6 +1,6 @@
 // Which parts of a scene the find and hide texts select.
-import { FindError, parseFind, type Predicate } from "./find";
-import { edgeSubject, nodeSubject } from "./model";
+import { FindError, parseFind, type Predicate, type Subject } from "./find";
+import type { GraphEdge, GraphNode } from "./model";
 import { nodesInLoops, type Scene } from "./scene";
 
 export interface Selection {
@@ -46,4 +46,58 @@ export function withContents(scene: Scene, keys: ReadonlySet<string>): Set<strin
     }
   }
   return result;
+}
+
+/** Returns what the find language knows of a node. */
+function nodeSubject(node: GraphNode, isInLoop: boolean): Subject {
+  const { success_rate, outcomes } = node;
+  const hasRun = node.executions > 0;
+  return {
+    kind: "node",
+    names: [node.node],
+    figures: {
+      error: success_rate === null ? null : 1 - success_rate,
+      success: success_rate,
+      avg: node.avg,
+      p50: node.p50,
+      p95: node.p95,
+      p99: node.p99,
+      time: hasRun ? node.time_share : null,
+      executions: node.executions,
+      retries: node.retries,
+      fallbacks: outcomes.fallback,
+      "in-flight": node.in_flight,
+      "dead-ends": node.dead_ends,
+      cost: node.cost_usd,
+      wasted: node.wasted_cost_usd,
+      tokens: node.tokens,
+    },
+    states: {
+      never: node.never_reached,
+      bad: node.health.status === "bad",
+      warning: node.health.status === "warning",
+      retried: node.retries > 0,
+      fallback: outcomes.fallback > 0,
+      running: node.in_flight > 0,
+      "dead-end": node.dead_ends > 0,
+      llm: node.tokens !== null || node.cost_usd !== null,
+      nested: node.subgraph !== null,
+      loop: isInLoop,
+      start: node.is_start,
+    },
+  };
+}
+
+/** Returns what the find language knows of an edge. */
+function edgeSubject(edge: GraphEdge): Subject {
+  return {
+    kind: "edge",
+    names: edge.actions.map(({ action }) => action),
+    figures: {
+      traffic: edge.count,
+      share: edge.share,
+      repeats: edge.is_back_edge ? edge.per_run : null,
+    },
+    states: { loop: edge.is_back_edge },
+  };
 }

@@ -19,8 +19,8 @@ export interface Subject {
 type Kind = "share" | "duration" | "count" | "money";
 
 export const METRICS = {
-  error: ["share", "executions that did not succeed"],
-  success: ["share", "executions that succeeded"],
+  error: ["share", "executions that ended with an error"],
+  success: ["share", "executions that did not"],
   avg: ["duration", "mean duration"],
   p50: ["duration", "median duration"],
   p95: ["duration", "95th percentile of the duration"],

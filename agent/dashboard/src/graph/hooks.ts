@@ -119,6 +119,7 @@ export function useMarks(
       hidden: scene && hidden ? withContents(scene, hidden) : new Set<string>(),
       steps: path?.steps ?? null,
       taken: path?.taken ?? new Set<string>(),
+      missing: path?.missing ?? [],
       differences,
     };
   }, [scene, matches, hidden, earlier, run]);

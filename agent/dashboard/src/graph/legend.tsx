@@ -55,11 +55,11 @@ export function Legend() {
         <h3>Edges</h3>
         <p>
           As wide as their traffic, with the action and its share among all actions of
-          the node. A coloured dashed edge leads back, with its repeats per run; a thin
-          dotted one was not taken.
+          the node; the only edge of a node has its count instead. A coloured dashed
+          edge leads back, with its repeats per run; a thin dotted one was not taken.
         </p>
       </section>
-      <section>
+      <section class="language">
         <h3>Find and hide</h3>
         <p>
           Compare a figure, name a state, or type a part of a name; combine them by{" "}

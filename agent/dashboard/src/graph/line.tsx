@@ -1,7 +1,7 @@
 // Edges of the graph, as SVG.
 import type { EdgeDifference } from "./compare";
 import { isDimmed, type Marks } from "./marks";
-import { LABEL_CHARACTER, LABEL_LINE, textWidth } from "./model";
+import { LABEL_CHARACTER, LABEL_LINE, textWidth } from "./wiring";
 import type { SceneEdge } from "./scene";
 import { describeEdge, labelLines } from "./words";
 
@@ -31,6 +31,7 @@ export function EdgeLine({ item, marks, most, hasMoved }: LineProps) {
   return (
     <g class={classes.filter(Boolean).join(" ")}>
       <path class="line" d={item.line} stroke-width={width} />
+      <path class="target" d={item.line} />
       {hasMoved && <path class="flow" d={item.line} />}
       <path class="head" d={item.head} />
       <EdgeLabel item={item} difference={difference ?? null} />

@@ -1,3 +1,1 @@
-import { signal } from "@preact/signals";
-import type { Live } from "../api/types";
-export const live = signal<Live | null>(null);
+export { live } from "../state/live";

@@ -1,6 +1,7 @@
 // How parts of the graph stand out: shapes of a status, and what dims or marks a part.
 import type { Differences } from "./compare";
 import type { HealthStatus } from "./health";
+import type { Scene } from "./scene";
 
 /** How the parts of the graph stand out. */
 export interface Marks {
@@ -11,6 +12,8 @@ export interface Marks {
   steps: ReadonlyMap<string, number[]> | null;
   /** Edges that the run took. */
   taken: ReadonlySet<string>;
+  /** Nodes of the run that are not in the drawing. */
+  missing: readonly string[];
   differences: ReadonlyMap<string, Differences>;
 }
 
@@ -30,4 +33,16 @@ const SHAPES: Record<HealthStatus, string> = {
 /** The shape of a status: colours alone do not reach everybody. */
 export function StatusShape({ status }: { status: HealthStatus }) {
   return <path class={`shape ${status}`} d={SHAPES[status]} />;
+}
+
+/** Returns a scene without its hidden nodes and edges. */
+export function withoutHidden(scene: Scene, { hidden }: Marks): Scene {
+  return {
+    ...scene,
+    nodes: scene.nodes.filter(({ key }) => !hidden.has(key)),
+    edges: scene.edges.filter(
+      ({ key, source, target }) =>
+        ![key, source.key, target.key].some((each) => hidden.has(each)),
+    ),
+  };
 }

@@ -2,7 +2,8 @@ import { describe, expect, it } from "vitest";
 import { comparisonEnd, differencesFrom } from "./compare";
 import { layoutWithDagre } from "./dagre";
 import { assess } from "./health";
-import { buildModel, truncate, wiringOf, withLiveFigures } from "./model";
+import { buildModel, withLiveFigures } from "./model";
+import { truncate, wiringOf } from "./wiring";
 import { alertRow, edge, liveRow, node, topology } from "./samples.test-data";
 import { formatDuration } from "./units";
 import {
@@ -246,7 +247,7 @@ describe("assess", () => {
       `p95 ${formatDuration(2)}, usually at most ${formatDuration(0.5)}`,
     ],
     ["good", { usual_p95: 1.9 }, "within"],
-    ["warning", { usual_error_rate: 0.001 }, "errors 1.0"],
+    ["warning", { usual_error_rate: 0.001 }, "errors 1 %"],
     ["good", { usual_error_rate: 0.009 }, "within"],
     ["warning", { dead_ends: 1 }, "1 run ended"],
     ["unknown", {}, "no rule applies"],

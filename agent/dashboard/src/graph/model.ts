@@ -1,8 +1,6 @@
 // The graph to draw: what the agent says of a topology, arranged by node and edge.
 import type { Live, NodeRow, Topology, TopologyEdge, TopologyNode } from "../api/types";
-import type { Subject } from "./find";
 import { assess, type FiringAlert, type Health } from "./health";
-import type { Direction, Wiring } from "./layout";
 
 /** One action that a node returned, with or without an edge for it. */
 export interface ActionFigures {
@@ -34,6 +32,8 @@ export interface GraphEdge {
   is_back_edge: boolean;
   per_run: number | null;
   is_removed: boolean;
+  /** The only edge of its source, by the default action. */
+  is_plain: boolean;
 }
 
 export interface GraphModel {
@@ -60,6 +60,7 @@ export function buildModel(
   const { wired, ends } = groupEdges(topology.edges, names, false);
   const gone = groupEdges(removed.edges, names, true).wired;
   const edges = [...wired, ...gone.filter((edge) => !wired.some(sameEnds(edge)))];
+  markPlain(edges);
   const seconds = topology.nodes.reduce((sum, node) => sum + node.seconds, 0);
   const isRemoved = new Set(removed.nodes.map((row) => row.node));
   const nodes = sortNodes(rows, edges, topology.start).map((row) => ({
@@ -167,6 +168,7 @@ function emptyEdge(source: string, target: string, isRemoved: boolean): GraphEdg
     is_back_edge: source === target,
     per_run: null,
     is_removed: isRemoved,
+    is_plain: false,
   };
 }
 
@@ -207,6 +209,18 @@ function sortNodes(
   return [...rows].sort((a, b) => of(a) - of(b) || compareText(a.node, b.node));
 }
 
+const DEFAULT_ACTION = "default";
+
+function markPlain(edges: readonly GraphEdge[]): void {
+  const counts = new Map<string, number>();
+  for (const { source } of edges) counts.set(source, (counts.get(source) ?? 0) + 1);
+  for (const edge of edges) {
+    edge.is_plain =
+      counts.get(edge.source) === 1 &&
+      edge.actions.every(({ action }) => action === DEFAULT_ACTION);
+  }
+}
+
 function sortEdges(edges: GraphEdge[], nodes: readonly GraphNode[]): GraphEdge[] {
   const index = new Map(nodes.map(({ node }, position) => [node, position]));
   const of = (name: string) => index.get(name)!;
@@ -236,124 +250,5 @@ export function withLiveFigures(
       if (!isSamePeriod) return { ...node, in_flight: row.in_flight };
       return { ...node, ...row, never_reached: node.never_reached && !row.executions };
     }),
-  };
-}
-
-// Sizes in the drawing. A node's slot is as high as the largest card, so that a card that
-// grows with the time spent in it moves nothing.
-export const CARD_HEIGHT = { min: 54, max: 78 };
-export const CHARACTER = 8;
-const CARD_WIDTH = { min: 188, max: 248 };
-export const LABEL_CHARACTER = 6.4;
-export const LABEL_LINE = 15;
-export const MAX_LABEL_LINES = 3;
-export const MAX_LABEL = 18;
-
-/** Returns the wiring of a graph; `sizes` are those of expanded nodes. */
-export function wiringOf(
-  model: GraphModel,
-  direction: Direction,
-  sizes: ReadonlyMap<string, readonly [number, number]> = new Map(),
-): Wiring {
-  const index = new Map(model.nodes.map(({ node }, position) => [node, position]));
-  return {
-    direction,
-    nodes: model.nodes.map(({ node }) => {
-      const [width, height] = sizes.get(node) ?? [cardWidth(node), CARD_HEIGHT.max];
-      return [Math.round(width), Math.round(height)];
-    }),
-    edges: model.edges.map((edge) => [
-      index.get(edge.source)!,
-      index.get(edge.target)!,
-      ...labelSize(edge),
-    ]),
-  };
-}
-
-function cardWidth(name: string): number {
-  const width = 46 + CHARACTER * textWidth(name);
-  return Math.min(CARD_WIDTH.max, Math.max(CARD_WIDTH.min, width));
-}
-
-// Room for the largest figures, so that figures change no size.
-function labelSize({ actions }: GraphEdge): [width: number, height: number] {
-  const longest = Math.max(...actions.map(({ action }) => textWidth(action)));
-  const characters = Math.min(MAX_LABEL, longest) + " 100 %".length;
-  // One more: what the comparison or a back edge adds.
-  const lines = Math.min(MAX_LABEL_LINES, actions.length) + 1;
-  return [Math.round(characters * LABEL_CHARACTER), lines * LABEL_LINE + 4];
-}
-
-/** Returns the width of a text in Latin characters; others are about twice as wide. */
-export function textWidth(text: string): number {
-  let width = 0;
-  for (const char of text) width += char.codePointAt(0)! >= 0x1100 ? 2 : 1;
-  return width;
-}
-
-/** Returns a text that is at most `limit` Latin characters wide. */
-export function truncate(text: string, limit: number): string {
-  if (textWidth(text) <= limit) return text;
-  let result = "";
-  let width = 1;
-  for (const char of text) {
-    width += textWidth(char);
-    if (width > limit) break;
-    result += char;
-  }
-  return `${result}…`;
-}
-
-/** Returns what the find language knows of a node. */
-export function nodeSubject(node: GraphNode, isInLoop: boolean): Subject {
-  const { success_rate, outcomes } = node;
-  const hasRun = node.executions > 0;
-  return {
-    kind: "node",
-    names: [node.node],
-    figures: {
-      error: success_rate === null ? null : 1 - success_rate,
-      success: success_rate,
-      avg: node.avg,
-      p50: node.p50,
-      p95: node.p95,
-      p99: node.p99,
-      time: hasRun ? node.time_share : null,
-      executions: node.executions,
-      retries: node.retries,
-      fallbacks: outcomes.fallback,
-      "in-flight": node.in_flight,
-      "dead-ends": node.dead_ends,
-      cost: node.cost_usd,
-      wasted: node.wasted_cost_usd,
-      tokens: node.tokens,
-    },
-    states: {
-      never: node.never_reached,
-      bad: node.health.status === "bad",
-      warning: node.health.status === "warning",
-      retried: node.retries > 0,
-      fallback: outcomes.fallback > 0,
-      running: node.in_flight > 0,
-      "dead-end": node.dead_ends > 0,
-      llm: node.tokens !== null || node.cost_usd !== null,
-      nested: node.subgraph !== null,
-      loop: isInLoop,
-      start: node.is_start,
-    },
-  };
-}
-
-/** Returns what the find language knows of an edge. */
-export function edgeSubject(edge: GraphEdge): Subject {
-  return {
-    kind: "edge",
-    names: edge.actions.map(({ action }) => action),
-    figures: {
-      traffic: edge.count,
-      share: edge.share,
-      repeats: edge.is_back_edge ? edge.per_run : null,
-    },
-    states: { loop: edge.is_back_edge },
   };
 }

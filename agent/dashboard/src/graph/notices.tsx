@@ -16,6 +16,8 @@ interface NoticesProps {
   options: GraphOptions;
   run: EndedRun | null;
   isRunMissing: boolean;
+  /** Nodes of the run that are not in the drawing. */
+  missing: readonly string[];
 }
 
 export function Notices(props: NoticesProps) {
@@ -33,7 +35,8 @@ export function Notices(props: NoticesProps) {
 }
 
 function listNotices(props: NoticesProps): string[] {
-  const { error, scene, isDrawn, tree, earlier, options, run, isRunMissing } = props;
+  const { error, scene, isDrawn, tree, earlier, options, run, isRunMissing, missing } =
+    props;
   const notices: string[] = [];
   if (error) notices.push(`The graph could not be loaded: ${error.message}`);
   if (scene && !isDrawn) {
@@ -53,6 +56,7 @@ function listNotices(props: NoticesProps): string[] {
     );
   }
   if (run) notices.push(describeRun(run));
+  if (missing.length) notices.push(`Not in the drawing: ${missing.join(", ")}.`);
   if (isRunMissing) notices.push("The details of this run are no longer kept.");
   return notices;
 }

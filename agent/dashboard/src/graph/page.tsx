@@ -97,6 +97,7 @@ export function GraphPage({ graph, run, isRunMissing }: GraphPageProps) {
         options={options}
         run={run}
         isRunMissing={isRunMissing}
+        missing={marks.missing}
       />
       {options.replay !== null && (
         <ReplayBar

@@ -142,7 +142,8 @@ function listFigures(node: GraphNode): Figure[] {
 }
 
 function exactShare({ outcomes, executions }: GraphNode): string {
-  return `${outcomes.ok} of ${executions}`;
+  const finished = executions - outcomes.cancelled;
+  return `${finished - outcomes.error} of ${finished}`;
 }
 
 function Difference({

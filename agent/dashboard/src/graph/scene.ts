@@ -4,13 +4,8 @@
 // its own. So each graph keeps its own arrangement wherever it is shown.
 import type { LayoutResult } from "./compute";
 import type { Direction, Point, Wiring } from "./layout";
-import {
-  CARD_HEIGHT,
-  wiringOf,
-  type GraphEdge,
-  type GraphModel,
-  type GraphNode,
-} from "./model";
+import type { GraphEdge, GraphModel, GraphNode } from "./model";
+import { CARD_HEIGHT, wiringOf } from "./wiring";
 
 /** A graph, and those inside its expanded nodes. */
 export interface GraphTree {

@@ -1,12 +1,7 @@
 // The texts on nodes and edges.
 import type { EdgeDifference, NodeDifference } from "./compare";
-import {
-  MAX_LABEL,
-  MAX_LABEL_LINES,
-  truncate,
-  type GraphEdge,
-  type GraphNode,
-} from "./model";
+import type { GraphEdge, GraphNode } from "./model";
+import { MAX_LABEL, MAX_LABEL_LINES, truncate } from "./wiring";
 import type { SceneNode } from "./scene";
 import { formatCount, formatDuration, formatMoney, formatShare } from "./units";
 
@@ -67,11 +62,25 @@ export function listBadges(node: GraphNode): Badge[] {
   return badges.filter(([is]) => is).map(([, name, text]) => ({ name, text }));
 }
 
-/** Returns the lines of a label: "retry 12 %", "×3.2 per run". */
+/**
+ * Returns the lines of a label: "retry 12 %", "×3.2 per run". The only edge of a node has
+ * its count instead of an action and a share that say nothing.
+ */
 export function labelLines(
   edge: GraphEdge,
   difference: EdgeDifference | null,
 ): string[] {
+  const lines = edge.is_plain ? [formatCount(edge.count)] : actionLines(edge);
+  if (difference?.is_removed) lines.push("removed");
+  else if (difference?.is_new) lines.push("new");
+  else if (difference?.share && !edge.is_plain) lines.push(points(difference.share));
+  else if (edge.is_back_edge && edge.per_run !== null) {
+    lines.push(`×${edge.per_run.toFixed(1)} per run`);
+  }
+  return lines;
+}
+
+function actionLines(edge: GraphEdge): string[] {
   const shown =
     edge.actions.length > MAX_LABEL_LINES
       ? edge.actions.slice(0, MAX_LABEL_LINES - 1)
@@ -83,12 +92,6 @@ export function labelLines(
   );
   const more = edge.actions.length - shown.length;
   if (more > 0) lines.push(`and ${more} more`);
-  if (difference?.is_removed) lines.push("removed");
-  else if (difference?.is_new) lines.push("new");
-  else if (difference?.share != null) lines.push(points(difference.share));
-  else if (edge.is_back_edge && edge.per_run !== null) {
-    lines.push(`×${edge.per_run.toFixed(1)} per run`);
-  }
   return lines;
 }
 

@@ -10,7 +10,7 @@ from kaywatch_agent.model.bounds import Count, Moment, Seconds
 from kaywatch_agent.rules.state import AlertState
 from kaywatch_agent.runtime.health import Readiness, StageHealth
 from kaywatch_agent.units import MIB
-from kaywatch_agent.web.api.parameters import NoQuery
+from kaywatch_agent.web.api.parameters import AnyQuery
 from kaywatch_agent.web.api.schema import ResponseBody
 from kaywatch_agent.web.snapshot import AgentSnapshot
 
@@ -34,7 +34,7 @@ class HealthResponse(ResponseBody):
     stages: dict[str, StageHealth]
 
 
-def health(snapshot: AgentSnapshot, _: NoQuery) -> HealthResponse:
+def health(snapshot: AgentSnapshot, _: AnyQuery) -> HealthResponse:
     """Return the readiness of the stages, and what the agent uses."""
     alerts, usage = snapshot.alert_states, snapshot.usage
     return HealthResponse(

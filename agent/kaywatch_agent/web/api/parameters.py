@@ -22,6 +22,7 @@ from kaywatch_agent.units import DURATION_PATTERN, parse_duration
 from kaywatch_agent.web.problems import MAX_SHOWN, Problem, closest
 
 __all__ = [
+    "AnyQuery",
     "DURATION_TEXT",
     "EndText",
     "WINDOW_PATTERN",
@@ -99,6 +100,10 @@ class NoQuery(Struct, frozen=True):
     """No parameters."""
 
 
+class AnyQuery(Struct, frozen=True):
+    """Any parameters, which are ignored: probes and proxies add some of their own."""
+
+
 class ScopeQuery(Struct, frozen=True):
     """A service, a graph and a window; each may be left out."""
 
@@ -142,6 +147,8 @@ def parse(kind: type[Q], path: Mapping[str, str], query: MultiMapping[str]) -> Q
     Raises:
         Problem: 400, with the parameter, its value and the allowed values.
     """
+    if kind is AnyQuery:
+        return kind()
     fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
     lists = {name for name, field in fields.items() if _item(field.type) is not None}
     _check_names(query, [name for name in fields if name not in path], lists)

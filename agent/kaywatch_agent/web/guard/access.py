@@ -22,6 +22,7 @@ from aiohttp import hdrs, web
 from kaywatch_agent.web.config import HttpConfig
 from kaywatch_agent.web.guard.tokens import Role, Tokens, given_token
 from kaywatch_agent.web.problems import MAX_SHOWN, Problem
+from kaywatch_agent.web.routes import ENDPOINTS
 
 __all__ = ["SECURITY_HEADERS", "AccessControl"]
 
@@ -55,7 +56,8 @@ class AccessControl:
         # No DNS name resolves to a UNIX socket.
         unix_only = bool(config.unix_path) and not self._hosts
         self._any_host = unix_only or "*" in self._hosts
-        self._public = frozenset(config.public)
+        built_in = (endpoint.path for endpoint in ENDPOINTS if endpoint.is_public)
+        self._public = frozenset((*config.public, *built_in))
         files = {Role.READ: config.read_tokens, Role.ADMIN: config.admin_tokens}
         self._tokens = Tokens(files)
         self._has_admins = bool(config.admin_tokens)

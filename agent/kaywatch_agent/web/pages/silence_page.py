@@ -28,13 +28,9 @@ _PAGE = """<!DOCTYPE html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Silence {rule}</title>
-<style>
-body {{ font-family: system-ui, sans-serif; margin: 2rem auto; max-width: 46rem;
-  padding: 0 1rem; line-height: 1.5; color-scheme: light dark; }}
-pre {{ border: 1px solid; padding: .7rem; white-space: pre-wrap; }}
-</style>
+<link rel="stylesheet" href="assets/main.css">
 </head>
-<body>
+<body class="document">
 <h1>{rule}: {state}</h1>
 <p>{summary}</p>
 {silences}

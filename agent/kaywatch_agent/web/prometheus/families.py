@@ -166,13 +166,19 @@ class _Families(NamedTuple):
         self.exposition.family(name, "histogram", help, lines)
 
     def summary(self, name: str, help: str) -> None:
-        """Write the count and the sum of the values."""
+        """Write the count and the sum of the values.
+
+        A sum of values that may be negative can decrease, which neither a counter nor
+        the sum of a summary may (OpenMetrics 1.0, "Summary"): it is left out.
+        """
         lines = (
-            f"{name}_count{{{labels}}} {count}\n{name}_sum{{{labels}}} {total}"
-            for labels, count, total in zip(
+            f"{name}_count{{{labels}}} {count}"
+            + (f"\n{name}_sum{{{labels}}} {total}" if (least or 0) >= 0 else "")
+            for labels, count, total, least in zip(
                 self.labels,
                 self.stats.executions.tolist(),
                 _formatted(self.stats.total.tolist()),
+                self.stats.leasts(),
                 strict=True,
             )
             if total is not None

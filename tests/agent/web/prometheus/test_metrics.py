@@ -99,6 +99,19 @@ def test_phases_and_items_of_those_that_tell_them(served: Served, accept: str) -
     assert (items.labels, items.value) == (PAY, 7)
 
 
+def test_the_sum_of_values_that_may_be_negative_is_left_out(served: Served) -> None:
+    for value_ in (-0.5, 9.0):
+        served.send_rows({"metric": "score_change", "value": value_})
+    served.send_rows({"metric": "size", "value": 5.5})
+
+    found = parsed(served, "application/openmetrics-text")
+
+    counts = {s.labels["metric"]: s.value for s in found["kaygraph_observation_count"]}
+    sums = {s.labels["metric"]: s.value for s in found["kaygraph_observation_sum"]}
+    assert counts == {"score_change": 2, "size": 1}
+    assert sums == {"size": 5.5}
+
+
 def test_histograms_are_exact_at_powers_of_two(
     samples: dict[str, list[Sample]],
 ) -> None:

@@ -1,0 +1,104 @@
+// Everything in the drawing; what has not changed is not rendered again.
+import type { VNode } from "preact";
+import { useMemo, useRef } from "preact/hooks";
+import type { CanvasProps } from "./canvas";
+import { NodeCard } from "./card";
+import { EdgeLine } from "./line";
+import { isDimmed, withoutHidden } from "./marks";
+import type { Scene, SceneEdge, SceneNode } from "./scene";
+import { describeNode } from "./words";
+
+// More would make the page slow, and show nothing.
+const MAX_ANIMATED = 100;
+
+interface ContentProps extends CanvasProps {
+  /** The key of the node that Tab leads to. */
+  entry: string | null;
+  onFocus: (item: SceneNode) => void;
+}
+
+export function CanvasContent(props: ContentProps) {
+  const scene = withoutHidden(props.scene, props.marks);
+  const cards = useCards(props);
+  const lines = useLines(props, scene);
+  return (
+    <>
+      {/* Frames first, so that what they contain is drawn over them. */}
+      {scene.nodes.filter((item) => item.is_expanded).map(cards)}
+      <g aria-hidden="true">{scene.edges.map(lines)}</g>
+      {scene.nodes.filter((item) => !item.is_expanded).map(cards)}
+    </>
+  );
+}
+
+function useCards(props: ContentProps): (item: SceneNode) => VNode {
+  const { scene, marks } = props;
+  const remember = useRemembered();
+  const latest = useRef(props);
+  latest.current = props;
+  // The same functions always, as cards that have not changed keep theirs.
+  const handlers = useMemo(
+    () => ({
+      onOpen: (item: SceneNode) => latest.current.onOpen(item),
+      onToggle: (item: SceneNode) => latest.current.onToggle(item),
+      onFocus: (item: SceneNode) => latest.current.onFocus(item),
+    }),
+    [],
+  );
+  const outgoing = useMemo(() => groupBySource(scene.edges), [scene]);
+  return (item) => {
+    const { key, model, node, ...rest } = item;
+    const label = describeNode(item, outgoing.get(key) ?? []);
+    const isSelected = props.selected === key;
+    const isFocusable = props.entry === key;
+    const signature = JSON.stringify([
+      ...[rest, node, label, isSelected, isFocusable, isDimmed(marks, key)],
+      ...[marks.steps?.get(key), marks.differences.get(model.graph)?.node(node)],
+    ]);
+    const states = { item, marks, label, isSelected, isFocusable };
+    return remember(key, signature, () => (
+      <NodeCard key={key} {...states} {...handlers} />
+    ));
+  };
+}
+
+function groupBySource(edges: Scene["edges"]): Map<string, SceneEdge["edge"][]> {
+  const result = new Map<string, SceneEdge["edge"][]>();
+  for (const { source, edge } of edges) {
+    const group = result.get(source.key);
+    if (group) group.push(edge);
+    else result.set(source.key, [edge]);
+  }
+  return result;
+}
+
+function useLines(props: ContentProps, scene: Scene): (item: SceneEdge) => VNode {
+  const { marks, moved } = props;
+  const remember = useRemembered();
+  const most = Math.max(0, ...scene.edges.map(({ edge }) => edge.count));
+  const isAnimated = scene.edges.length <= MAX_ANIMATED;
+  return (item) => {
+    const { key, edge, model } = item;
+    const hasMoved = isAnimated && moved.has(key);
+    const signature = JSON.stringify([
+      ...[item.line, item.label, edge, edge.count && most, hasMoved],
+      ...[isDimmed(marks, key), marks.taken.has(key)],
+      marks.differences.get(model.graph)?.edge(edge),
+    ]);
+    return remember(key, signature, () => (
+      <EdgeLine key={key} item={item} marks={marks} most={most} hasMoved={hasMoved} />
+    ));
+  };
+}
+
+/** Returns the element of last time for as long as its signature is the same. */
+function useRemembered() {
+  const known = useRef(new Map<string, { signature: string; element: VNode }>());
+  return (key: string, signature: string, render: () => VNode): VNode => {
+    const entry = known.current.get(key);
+    if (entry?.signature === signature) return entry.element;
+    const element = render();
+    known.current.set(key, { signature, element });
+    return element;
+  };
+}

@@ -1,0 +1,139 @@
+import { describe, expect, it } from "vitest";
+import { buildModel } from "./model";
+import { readOptions } from "./options";
+import { tracePath } from "./path";
+import { edge, node, topology } from "./samples.test-data";
+import { buildScene } from "./scene";
+import { layoutInLayers } from "./layers";
+import { labelLines, listBadges, points, signed } from "./words";
+
+describe("labels of edges", () => {
+  const lines = (...edges: Parameters<typeof topology>[1]) =>
+    buildModel(topology([node("A"), node("B"), node("C")], edges)).edges.map((each) =>
+      labelLines(each, null),
+    );
+
+  it("has actions with their shares", () => {
+    expect(
+      lines(
+        edge("A", "B", "yes", 999, { share: 0.999 }),
+        edge("A", "C", "no", 1, { share: 0.001 }),
+      ),
+    ).toEqual([["yes >99 %"], ["no <1 %"]]);
+  });
+
+  it("has the count of an only edge", () => {
+    expect(lines(edge("A", "B", "default", 12, { share: 1 }))).toEqual([["12"]]);
+  });
+
+  it("has the repeats of a back edge", () => {
+    const back = { share: 0.5, is_back_edge: true, per_run: 2.34 };
+    expect(lines(edge("B", "A", "again", 5, back))).toEqual([
+      ["again 50 %", "×2.3 per run"],
+    ]);
+  });
+
+  it("does not grow with the number of actions", () => {
+    const many = ["a", "b", "c", "d", "e"].map((action) => edge("A", "B", action, 1));
+    expect(lines(...many)).toEqual([["a", "b", "and 3 more"]]);
+  });
+});
+
+describe("badges", () => {
+  const names = (
+    change: Parameters<typeof node>[1],
+    edges = [] as ReturnType<typeof edge>[],
+  ) =>
+    listBadges(buildModel(topology([node("A", change)], edges)).nodes[0]!).map(
+      (badge) => badge.name,
+    );
+
+  it("are those of what stands out, the most urgent first", () => {
+    expect(names({})).toEqual([]);
+    expect(names({ retries: 3, dead_ends: 1, cost_usd: 0.2, in_flight: 2 })).toEqual([
+      "dead-end",
+      "running",
+      "retries",
+      "cost",
+    ]);
+    const outcomes = { ok: 1, error: 0, suppressed: 2, fallback: 0, cancelled: 0 };
+    expect(names({ outcomes })).toEqual(["fallback"]);
+  });
+
+  it("show where runs end, and what repeats", () => {
+    const edges = [edge("A", "A", "again", 4, { per_run: 2 }), edge("A", null, "x", 1)];
+    expect(names({}, edges)).toEqual(["repeats", "ends"]);
+  });
+});
+
+it("signs differences", () => {
+  expect(points(0.0123)).toBe("+1.2 pp");
+  expect(points(-0.5)).toBe("−50 pp");
+  expect(points(0.0001)).toBe("±0 pp");
+  expect(signed(-2, String)).toBe("−2");
+  expect(signed(0, String)).toBe("±0");
+});
+
+describe("a run as a path", () => {
+  const model = buildModel(
+    topology(
+      [node("Load"), node("Draft"), node("Review")],
+      [
+        edge("Load", "Draft", "default", 1),
+        edge("Draft", "Review", "default", 1),
+        edge("Review", "Draft", "revise", 1, { is_back_edge: true }),
+      ],
+    ),
+  );
+  const scene = buildScene({ model, children: new Map() }, "right", (wiring) => ({
+    layout: layoutInLayers(wiring),
+    reason: null,
+  }))!;
+
+  it("numbers the visits, and marks the edges that were taken", () => {
+    const { steps, taken, missing } = tracePath(scene, [
+      "Load",
+      "Draft",
+      "Review",
+      "Draft",
+    ]);
+    expect(steps.get('["Draft"]')).toEqual([2, 4]);
+    expect(taken.size).toBe(3);
+    expect(missing).toEqual([]);
+  });
+
+  it("names what is not in the drawing, and takes no edge across it", () => {
+    const { taken, missing } = tracePath(scene, ["Load", "Gone", "Draft"]);
+    expect(missing).toEqual(["Gone"]);
+    expect(taken.size).toBe(0);
+  });
+});
+
+describe("options in the address", () => {
+  it("ignores what is invalid", () => {
+    const wrong = { compare: "__proto__", replay: "-1", open: '{"a"', table: "yes" };
+    expect(readOptions(wrong)).toEqual({
+      find: "",
+      hide: "",
+      compare: null,
+      replay: null,
+      open: new Set(),
+      legend: false,
+      table: false,
+    });
+    expect(readOptions({ replay: "1e999", open: "[1,null]" })).toMatchObject({
+      replay: null,
+      open: new Set(),
+    });
+  });
+
+  it("reads what is valid", () => {
+    const options = { find: "never", compare: "week", replay: "1000", open: '[["A"]]' };
+    expect(readOptions(options)).toMatchObject({
+      find: "never",
+      compare: "week",
+      replay: 1000,
+      open: new Set(['["A"]']),
+    });
+  });
+});
