@@ -27,8 +27,8 @@ demo: .venv/.demo
 
 test: .venv/.dev servers
 	@$(NPM) test
-	@# Two workers per core, because tests wait about half of the time.
-	$(BIN)/pytest -n $$((2 * $$(nproc))) $(TESTS)
+	@# More workers than cores, because tests wait about half of the time.
+	$(BIN)/pytest -n $$(($$(nproc) + 2)) $(TESTS)
 
 check: .venv/.dev
 	$(BIN)/ruff check .
