@@ -35,6 +35,7 @@ from kaywatch_agent.pipeline.flow_control import FlowControl
 from kaywatch_agent.pipeline.queue import BatchQueue, QueuedBatch
 from kaywatch_agent.pipeline.session import Peer, Reply, Session
 from kaywatch_agent.pipeline.sessions import SessionTable
+from kaywatch_agent.protocol.limits import MAX_GAP
 from kaywatch_agent.protocol.messages import (
     Batch,
     Bye,
@@ -201,6 +202,10 @@ class Pipeline:
         if batch.seq is not None:
             if batch.seq <= client.received_seq:
                 return replies + self._take_duplicate(client, session)
+            expected = max(client.received_seq, client.first)
+            if client.received_seq and batch.seq > expected + MAX_GAP:
+                rejected = _skips_too_many(batch.seq, client.received_seq)
+                return replies + self._reject_message(rejected, session)
             self._record_seq(client, batch.seq)
         self._account(batch, client, now)
         queued = QueuedBatch(batch, client, client.service, session)
@@ -341,3 +346,11 @@ class Pipeline:
             states[client.state] += 1
         for state, count in states.items():
             metrics.clients.labels(str(state)).set(count)
+
+
+def _skips_too_many(seq: int, received: int) -> Rejected:
+    text = (
+        f"seq: {seq} after {received} skips more than {MAX_GAP} numbers; name the first"
+        " number that will be sent in `first` of a hello"
+    )
+    return Rejected(ErrorCode.BAD_MESSAGE, text, seq)

@@ -25,6 +25,8 @@ from kaywatch.wire import (
     Outcome,
     PointKind,
 )
+from kaywatch_agent.model.bounds import MAX_TIME
+from kaywatch_agent.protocol.limits import MAX_VALUE
 from kaywatch_agent.protocol.table import Table
 
 __all__ = ["BAD_INPUT", "EXECUTIONS", "POINTS", "RUNS", "Checked", "Rows", "Section"]
@@ -273,10 +275,17 @@ def _finite(where: str, column: Array) -> Problem | None:
 
 def _durations(where: str, column: Array) -> Problem | None:
     # If any value is NaN, so are both extremes, and comparisons with NaN are false.
-    if _min(column) >= 0 and _max(column) < np.inf:
+    if _min(column) >= 0 and _max(column) <= MAX_TIME:
         return None
-    text = f"{where}: NaN, infinite or negative"
-    return ErrorCode.BAD_VALUE, text, (column >= 0) & (column < np.inf)
+    text = f"{where}: NaN, negative, or over {MAX_TIME:.0f} seconds"
+    return ErrorCode.BAD_VALUE, text, (column >= 0) & (column <= MAX_TIME)
+
+
+def _values(where: str, column: Array) -> Problem | None:
+    if _min(column) >= -MAX_VALUE and _max(column) <= MAX_VALUE:
+        return None
+    text = f"{where}: NaN, or beyond {MAX_VALUE:.0e} in size"
+    return ErrorCode.BAD_VALUE, text, np.abs(column) <= MAX_VALUE
 
 
 def _counts(where: str, columns: Mapping[str, Array], table: Table) -> Problem | None:
@@ -325,7 +334,7 @@ def _point_problems(columns: Mapping[str, Array], table: Table) -> list[Problem 
     return [
         _indexes("points.series", columns["series"], len(table.points)),
         _finite("points.time", columns["time"]),
-        _finite("points.value", columns["value"]),
+        _values("points.value", columns["value"]),
         _counts("points.value", columns, table),
     ]
 

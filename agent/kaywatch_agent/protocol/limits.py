@@ -6,12 +6,14 @@ from typing import Final
 
 __all__ = [
     "CLIENT_BYTES",
+    "MAX_GAP",
     "MAX_LABELS",
     "MAX_PID",
     "MAX_ROWS",
     "MAX_SEQ",
     "MAX_SKIP",
     "MAX_TAGS",
+    "MAX_VALUE",
 ]
 
 CLIENT_BYTES: Final = 16
@@ -25,6 +27,13 @@ MAX_ROWS: Final = 20_000
 # beyond this limit is probably not a length: "GET " read as one is 1.2 GB.
 MAX_SKIP: Final = 64 * 1024 * 1024
 
-# Later stages store sequence numbers as 64-bit integers.
-MAX_SEQ: Final = 2**63 - 1
+# At a thousand batches a second, it takes 8,900 years to get there.
+MAX_SEQ: Final = 2**48
+
+# Numbers that a client may skip between two batches, unless its hello names the first
+# that follows. A number that is wrong by more would make all later ones duplicates.
+MAX_GAP: Final = 1_000_000
+
+# Sums of these, and of their squares, stay finite however many there are.
+MAX_VALUE: Final = 1e140
 MAX_PID: Final = 2**31 - 1

@@ -21,7 +21,7 @@ from kaywatch.wire import (
 from kaywatch_agent.model.bounds import MAX_ATTEMPTS, MAX_TIME
 from kaywatch_agent.model.series import ErrorKey
 from kaywatch_agent.protocol.columns import BAD_INPUT, Checked, Rows
-from kaywatch_agent.protocol.limits import MAX_ROWS
+from kaywatch_agent.protocol.limits import MAX_ROWS, MAX_VALUE
 from kaywatch_agent.protocol.lists import items
 from kaywatch_agent.protocol.names import clean_name
 from kaywatch_agent.protocol.table import Table, cut_labels
@@ -128,8 +128,9 @@ class _Builder:
     def _add_execution(self, row: _Row, end: float) -> None:
         if not row.node:
             raise ValueError("node: missing (or give metric and value)")
-        if row.seconds is None or not 0 <= row.seconds < np.inf:
-            raise ValueError(f"seconds={row.seconds}: expected a number from 0")
+        if row.seconds is None or not 0 <= row.seconds <= MAX_TIME:
+            text = f"seconds={row.seconds}: expected a number from 0 to {MAX_TIME:.0f}"
+            raise ValueError(text)
         outcome = _OUTCOMES.get(row.outcome or ("error" if row.error else "ok"))
         if outcome is None:
             raise ValueError(
@@ -154,8 +155,9 @@ class _Builder:
         )
 
     def _add_point(self, row: _Row, time: float) -> None:
-        if row.value is None or not -np.inf < row.value < np.inf:
-            raise ValueError(f"value={row.value}: expected a finite number")
+        if row.value is None or not abs(row.value) <= MAX_VALUE:
+            text = f"value={row.value}: expected a number of at most {MAX_VALUE:.0e}"
+            raise ValueError(text)
         if row.value < 0 and row.kind is PointKind.COUNT:
             raise ValueError(f"value={row.value}: a count is negative; send a gauge")
         names = (clean_name(row.metric), clean_name(row.graph), clean_name(row.node))

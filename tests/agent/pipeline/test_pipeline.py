@@ -189,6 +189,36 @@ def test_a_client_older_than_the_agent_has_no_holes(talk: Talk) -> None:
     assert talk.client.missing_batches == 0
 
 
+def test_a_number_that_skips_too_many_is_rejected(agent: Agent) -> None:
+    talk = Talk(agent)
+    talk.greet()
+    talk.say(talk.batch(1))
+
+    (reply,) = talk.say(talk.batch(2**47))
+    assert (reply["type"], reply["code"], reply["seq"]) == (
+        "error",
+        "bad_message",
+        2**47,
+    )
+    assert "`first` of a hello" in reply["text"]
+
+    talk.say(talk.batch(2))
+    talk.tick()
+    assert talk.client.committed_seq == 2
+    assert talk.client.missing_batches == 0
+    assert talk.client.duplicates == 0
+
+
+def test_a_hello_may_announce_a_large_gap(agent: Agent) -> None:
+    talk = Talk(agent)
+    talk.greet()
+    talk.say(talk.batch(1))
+    talk.say(hello(client=talk.id, first=5_000_000), talk.batch(5_000_000))
+    talk.tick()
+
+    assert talk.client.committed_seq == 5_000_000
+
+
 def test_the_drops_of_a_duplicate_are_not_counted_again(talk: Talk) -> None:
     talk.say(talk.batch(1, drops={"buffer_full": 2}))
     talk.say(talk.batch(1, drops={"buffer_full": 2}))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import struct
+from array import array
 from typing import Any
 
 import pytest
@@ -19,6 +20,8 @@ from tests.agent.protocol.samples import (
 
 from kaywatch import wire
 from kaywatch.wire import ErrorCode
+from kaywatch_agent.model.bounds import MAX_TIME
+from kaywatch_agent.protocol.limits import MAX_VALUE
 
 SECTIONS: dict[str, Any] = {"executions": executions, "points": points, "runs": runs}
 CODES = {
@@ -226,10 +229,26 @@ def test_a_value_that_is_none_leaves_out_its_row(
     assert (len(kept), rejected) == (2, {ErrorCode.BAD_VALUE: 1})
 
 
-@pytest.mark.parametrize("value", [0.0, -0.0, 5e-324, 1.7e308])
-def test_extreme_but_finite_durations_are_sound(value: float) -> None:
+@pytest.mark.parametrize("value", [0.0, -0.0, 5e-324, MAX_TIME])
+def test_extreme_durations_are_sound(value: float) -> None:
     kept, rejected = send("executions", executions(1, seconds=[value]))
     assert (len(kept), rejected) == (1, {})
+
+
+@pytest.mark.parametrize("value", [1.7e308, MAX_TIME + 1])
+def test_absurd_durations_are_rejected(value: float) -> None:
+    for section in ("executions", "runs"):
+        columns = SECTIONS[section](3)
+        columns["seconds"] = array("d", [0.5, value, 0.5]).tobytes()
+        kept, rejected = send(section, columns)
+        assert (len(kept), rejected) == (2, {ErrorCode.BAD_VALUE: 1})
+
+
+@pytest.mark.parametrize("value", [1.7e308, -1.7e308, MAX_VALUE * 1.01])
+def test_values_whose_sums_could_overflow_are_rejected(value: float) -> None:
+    kept, rejected = send("points", points(3, value=[1.0, value, 2.0]))
+    assert [point["value"] for point in kept] == [1.0, 2.0]
+    assert rejected == {ErrorCode.BAD_VALUE: 1}
 
 
 @pytest.mark.parametrize("section", ["executions", "runs"])

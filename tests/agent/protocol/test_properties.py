@@ -35,16 +35,18 @@ from tests.flights import Endless
 from kaywatch import wire
 from kaywatch._send.packer import Packer
 from kaywatch.recorder import Failure, Recorder, Topology
+from kaywatch_agent.model.bounds import MAX_TIME
 from kaywatch_agent.model.records import InFlight
 from kaywatch_agent.protocol.framing import FrameReader, OutOfStep, Oversized
+from kaywatch_agent.protocol.limits import MAX_SEQ, MAX_VALUE
 from kaywatch_agent.protocol.messages import Bye, Flush, Hello, Rejected
 from kaywatch_agent.protocol.names import clean_name, clean_text
 
 # All of Unicode, lone surrogates (as os.fsdecode makes them) and NUL included.
 names = st.text(st.characters(exclude_categories=()), max_size=12)
 long_names = names | st.text("aä\U0001f600", min_size=190, max_size=260)
-seconds = st.floats(0, allow_nan=False, allow_infinity=False)
-finite = st.floats(allow_nan=False, allow_infinity=False)
+seconds = st.floats(0, MAX_TIME)
+finite = st.floats(-MAX_VALUE, MAX_VALUE)
 errors = st.none() | st.tuples(
     long_names, st.sampled_from(["", "prep", "exec", "post"])
 )
@@ -216,7 +218,7 @@ def test_details_arrive_as_they_were_recorded(
 
 @calm
 @given(
-    st.integers(1, 2**63 - 1),
+    st.integers(1, MAX_SEQ),
     names,
     st.dictionaries(st.sampled_from(sorted(wire.DROP_REASONS)), st.integers(1, 1_000)),
 )

@@ -408,6 +408,8 @@ def test_the_limits_are_those_of_the_page() -> None:
         bounds.MAX_ATTEMPTS,
         int(bucket.MAX_TICKS / bucket.TICKS),
         limits.MAX_SEQ,
+        limits.MAX_GAP,
+        *(1, 140),  # MAX_VALUE, as 1e140
         bounds.MAX_COUNT,
         limits.MAX_PID,
         int(bounds.MAX_TIME),
