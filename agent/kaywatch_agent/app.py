@@ -151,8 +151,8 @@ class App:
         brokers = list(components.mqtt.problems())
         log.info(
             "serving",
-            socket=self.socket_path,
             http=self.http_url,
+            socket=self.socket_path,
             version=__version__,
             **({"brokers": brokers} if brokers else {}),
             **({"held_by_systemd": ",".join(sorted(held))} if held else {}),

@@ -82,7 +82,7 @@ def describe(
         evidence=context.evidence,
         host=host,
         runbook_url=rule.runbook_url if rule else "",
-        dashboard_url=_link(settings, "/", graph=alert.labels.get("graph", "")),
+        dashboard_url=_dashboard(alert, settings),
         silence_url=_link(settings, "/silence", alert=alert.id),
         flapping=alert.is_flapping(clock),
         note=_note(alert, rule),
@@ -256,6 +256,13 @@ def _fill(template: str, values: Mapping[str, Any]) -> str:
             # A value of None has no number format.
             parts.append(str(value))
     return "".join(parts)
+
+
+def _dashboard(alert: Alert, settings: AlertSettings) -> str:
+    """Return the link to the page: the graph or the node, with the alert."""
+    places = {name: alert.labels.get(name, "") for name in ("service", "graph", "node")}
+    view = "graph" if places["graph"] else "alerts"
+    return _link(settings, "/", view=view, **places, alert=alert.id)
 
 
 def _link(settings: AlertSettings, path: str, **query: str) -> str:

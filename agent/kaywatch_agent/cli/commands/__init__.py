@@ -14,6 +14,7 @@ from kaywatch_agent.cli.commands.demo import demo
 from kaywatch_agent.cli.commands.doctor import doctor
 from kaywatch_agent.cli.commands.live import tail, top
 from kaywatch_agent.cli.commands.notify import notify, outbox
+from kaywatch_agent.cli.commands.open import open_page
 from kaywatch_agent.cli.commands.serve import check, run, serve
 from kaywatch_agent.cli.commands.silence import silence
 from kaywatch_agent.cli.commands.status import stats, status
@@ -43,7 +44,7 @@ _service = LazyGroup("service", help="Run the agent as a systemd service.")
 # In the order in which a new user needs them.
 CHAPTERS: Final[Mapping[str, tuple[click.Command, ...]]] = {
     "Run": (serve, run, check, _service, doctor, demo),
-    "Inspect": (status, top, tail, stats),
+    "Inspect": (open_page, status, top, tail, stats),
     "Alerts": (alerts, why, _rules, silence, notify, outbox),
     "Traffic": (capture, replay),
 }

@@ -189,8 +189,8 @@ def _show_commands(url: str, processes: int) -> None:
     own = Path(sys.executable).with_name("kaywatch")
     on_path = shutil.which("kaywatch") == str(own) or not own.exists()
     command = "kaywatch" if on_path else os.path.relpath(own)
-    click.echo(f"The agent serves {url}; {processes} processes push to it.")
-    click.echo("Try in another terminal:")
+    click.echo(f"{url}/ shows what {processes} processes of a support desk do.")
+    click.echo("Open it in a browser, or try in another terminal:")
     for arguments in (
         *("top", "tail --failures", "status", "stats Draft", "why Draft-is-slow"),
         *("silence add node=Draft", "notify test ops"),
