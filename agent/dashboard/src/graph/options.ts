@@ -11,6 +11,8 @@ export interface GraphOptions {
   replay: number | null;
   /** Keys of the paths of expanded nodes. */
   open: ReadonlySet<string>;
+  /** The names on the way from `Route.node` to the selected node inside it. */
+  inner: readonly string[];
   legend: boolean;
   table: boolean;
 }
@@ -25,20 +27,40 @@ export function readOptions(options: Readonly<Record<string, string>>): GraphOpt
     compare: Object.hasOwn(COMPARISONS, compare) ? (compare as Comparison) : null,
     replay: Number.isFinite(replay) && replay > 0 ? replay : null,
     open: readOpen(options.open),
+    inner: readNames(options.inner),
     legend: options.legend === "1",
     table: options.table === "1",
   };
 }
 
-/** The option holds paths as JSON: names can contain every character. */
+// As JSON: names can contain every character.
 function readOpen(text: string | undefined): Set<string> {
+  return new Set(
+    readList(text)
+      .filter(Array.isArray)
+      .map((path) => JSON.stringify(path)),
+  );
+}
+
+function readNames(text: string | undefined): string[] {
+  return readList(text).map(String);
+}
+
+function readList(text: string | undefined): unknown[] {
   try {
-    const paths: unknown = JSON.parse(text ?? "[]");
-    if (!Array.isArray(paths)) return new Set();
-    return new Set(paths.filter(Array.isArray).map((path) => JSON.stringify(path)));
+    const list: unknown = JSON.parse(text ?? "[]");
+    return Array.isArray(list) ? list : [];
   } catch {
-    return new Set();
+    return [];
   }
+}
+
+/** Selects a node by the names on the way to it; null selects none. */
+export function selectPath(path: readonly string[] | null): void {
+  const { inner: _, ...options } = route.value.options;
+  const [node, ...inner] = path ?? [];
+  if (inner.length) options.inner = JSON.stringify(inner);
+  navigate({ node: node ?? null, options }, true);
 }
 
 /** Changes options in the address; null removes one. */

@@ -1,7 +1,7 @@
 // One graph: its drawing with search, comparison, replay, and the panel of a node.
 import { useMemo, useState } from "preact/hooks";
 import type { EndedRun } from "../api/types";
-import { navigate, route } from "../state/route";
+import { route } from "../state/route";
 import { GraphCanvas } from "./canvas";
 import { COMPARISONS } from "./compare";
 import { selectParts } from "./filter";
@@ -18,7 +18,7 @@ import { live } from "./live";
 import { buildTree } from "./load";
 import { NodeTable } from "./node-table";
 import { Notices } from "./notices";
-import { readOptions, setOptions, toggleOpen } from "./options";
+import { readOptions, selectPath, setOptions, toggleOpen } from "./options";
 import { NodePanel } from "./panel";
 import { ReplayBar } from "./replay";
 import { pathKey, type Scene, type SceneNode } from "./scene";
@@ -64,10 +64,10 @@ export function GraphPage({ graph, run, isRunMissing }: GraphPageProps) {
   const marks = useMarks(scene, find?.keys ?? null, hide?.keys ?? null, earlier, run);
   const select = (path: readonly string[] | null) => {
     setHasFocus(path !== null);
-    navigate({ node: path ? formatPath(path) : null }, true);
+    selectPath(path);
   };
   const selectedKey =
-    current.node === null ? null : pathKey(parsePath(current.node, scene));
+    current.node === null ? null : pathKey([current.node, ...options.inner]);
   const selected = scene?.nodes.find(({ key }) => key === selectedKey) ?? null;
   const close = () => {
     const key = selected?.key;
@@ -149,27 +149,6 @@ export function GraphPage({ graph, run, isRunMissing }: GraphPageProps) {
       )}
     </section>
   );
-}
-
-// A node of the graph itself is named as everywhere else in the page; one of a nested graph
-// by its path.
-const PATH = "path:";
-
-function formatPath(path: readonly string[]): string {
-  return path.length === 1 && !path[0]!.startsWith(PATH)
-    ? path[0]!
-    : PATH + JSON.stringify(path);
-}
-
-function parsePath(text: string, scene: Scene | null): string[] {
-  if (scene?.nodes.some(({ key }) => key === pathKey([text]))) return [text];
-  if (!text.startsWith(PATH)) return [text];
-  try {
-    const path: unknown = JSON.parse(text.slice(PATH.length));
-    return Array.isArray(path) ? path.map(String) : [text];
-  } catch {
-    return [text];
-  }
 }
 
 function describeGraph(scene: Scene, graph: string): string {

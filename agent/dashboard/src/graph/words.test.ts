@@ -111,13 +111,20 @@ describe("a run as a path", () => {
 
 describe("options in the address", () => {
   it("ignores what is invalid", () => {
-    const wrong = { compare: "__proto__", replay: "-1", open: '{"a"', table: "yes" };
+    const wrong = {
+      compare: "__proto__",
+      replay: "-1",
+      open: '{"a"',
+      inner: "1",
+      table: "yes",
+    };
     expect(readOptions(wrong)).toEqual({
       find: "",
       hide: "",
       compare: null,
       replay: null,
       open: new Set(),
+      inner: [],
       legend: false,
       table: false,
     });
