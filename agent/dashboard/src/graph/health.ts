@@ -3,7 +3,7 @@
 // Strategy: a figure is compared with a rule's threshold, or with the node's own usual
 // value, and never with a constant: 5 s are slow for a cache and fast for a model.
 import type { TopologyNode } from "../api/types";
-import { formatCount, formatDuration, formatShare } from "./units";
+import { formatCount, formatDuration, formatShare } from "../ui/format";
 
 export type HealthStatus = "good" | "warning" | "bad" | "idle" | "unknown";
 

@@ -2,13 +2,14 @@
 import { signal } from "@preact/signals";
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import type { EndedRun } from "../api/types";
+import { usePolled } from "../state/polled";
 import type { Route } from "../state/route";
 import { comparisonEnd, differencesFrom, type Differences } from "./compare";
 import { LayoutCache, WorkerEngine } from "./compute";
 import { withContents } from "./filter";
 import type { Direction } from "./layout";
-import { live } from "./live";
-import { loadTree, usePolled, type TopologyTree } from "./load";
+import { agentTime } from "../state/live";
+import { loadTree, type TopologyTree } from "./load";
 import type { Marks } from "./marks";
 import { buildModel } from "./model";
 import type { GraphOptions } from "./options";
@@ -16,7 +17,7 @@ import { tracePath } from "./path";
 import { buildScene, type GraphTree, type Scene } from "./scene";
 
 // Figures come with the event stream; edges and other periods are read again this often.
-const REFRESH_MS = 5000;
+const REFRESH_SECONDS = 5;
 // Narrower, the graph is drawn from above.
 const NARROW = 640;
 const REPLAY_WINDOWS = ["1m", "2m", "5m"];
@@ -38,9 +39,6 @@ function storage(): Storage | null {
   }
 }
 
-/** Returns the agent's time if it is known: that of the browser may be wrong. */
-export const nowSeconds = () => live.value?.time ?? Date.now() / 1000;
-
 /** Loads the graph in the period, and in the earlier one to compare with. */
 export function useTopology(graph: string, current: Route, options: GraphOptions) {
   const { service } = current;
@@ -55,15 +53,15 @@ export function useTopology(graph: string, current: Route, options: GraphOptions
   const loaded = usePolled(
     key,
     (stop) => loadTree(service, graph, period, options.open, stop),
-    period.end === null ? REFRESH_MS : null,
-  ).value;
+    period.end === null ? REFRESH_SECONDS : null,
+  );
   // The first key names the graph: another graph's drawing must not stay.
   const tree =
     loaded.value?.topology.graph === graph ? (loaded.value as TopologyTree) : null;
   const changed = tree?.topology.changed ?? null;
   const end =
     options.compare && tree
-      ? comparisonEnd(options.compare, minuteOf(period.end ?? nowSeconds()), changed)
+      ? comparisonEnd(options.compare, minuteOf(period.end ?? agentTime.value), changed)
       : null;
   const earlierKey = end === null ? null : JSON.stringify([key, end]);
   const earlier = usePolled(
@@ -71,7 +69,7 @@ export function useTopology(graph: string, current: Route, options: GraphOptions
     (stop) =>
       loadTree(service, graph, { window: period.window, end }, options.open, stop),
     null,
-  ).value;
+  );
   return {
     tree,
     earlier: earlier.key !== null && options.compare ? earlier.value : null,

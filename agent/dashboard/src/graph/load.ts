@@ -1,6 +1,4 @@
 // Loads the topology of a graph, of the graphs inside its nodes, and of earlier periods.
-import { signal, type ReadonlySignal } from "@preact/signals";
-import { useEffect, useMemo } from "preact/hooks";
 import { ApiError, request } from "../api/client";
 import type { Live, Period, Topology } from "../api/types";
 import { withLiveFigures, buildModel } from "./model";
@@ -73,52 +71,4 @@ export function buildTree(
   }
   const model = buildModel(topology, live?.alerts ?? [], earlier?.topology ?? null);
   return { model, children };
-}
-
-/** What a request has answered so far. `key` is that of the value. */
-export interface Loaded<T> {
-  key: string | null;
-  value: T | null;
-  error: Error | null;
-}
-
-/**
- * Loads a value when the key changes, and again and again if `every` is given. The last
- * value stays until the next one arrives, so that nothing flickers.
- */
-export function usePolled<T>(
-  key: string | null,
-  load: (stop: AbortSignal) => Promise<T>,
-  every: number | null,
-): ReadonlySignal<Loaded<T>> {
-  const loaded = useMemo(
-    () => signal<Loaded<T>>({ key: null, value: null, error: null }),
-    [],
-  );
-  useEffect(() => {
-    if (key === null) {
-      loaded.value = { key: null, value: null, error: null };
-      return;
-    }
-    const stop = new AbortController();
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    const next = async () => {
-      if (!document.hidden || loaded.value.key !== key) {
-        try {
-          const value = await load(stop.signal);
-          if (!stop.signal.aborted) loaded.value = { key, value, error: null };
-        } catch (error) {
-          if (stop.signal.aborted) return;
-          loaded.value = { ...loaded.value, error: error as Error };
-        }
-      }
-      if (every !== null && !stop.signal.aborted) timer = setTimeout(next, every);
-    };
-    void next();
-    return () => {
-      stop.abort();
-      clearTimeout(timer);
-    };
-  }, [key, every]);
-  return loaded;
 }

@@ -1,4 +1,5 @@
 // How parts of the graph stand out: shapes of a status, and what dims or marks a part.
+import { SHAPES } from "../ui/badge";
 import type { Differences } from "./compare";
 import type { HealthStatus } from "./health";
 import type { Scene } from "./scene";
@@ -22,17 +23,24 @@ export const isDimmed = (marks: Marks, key: string) =>
   (marks.matches !== null && !marks.matches.has(key)) ||
   (marks.steps !== null && !marks.steps.has(key) && !marks.taken.has(key));
 
-const SHAPES: Record<HealthStatus, string> = {
-  good: "M0 -5A5 5 0 1 1 0 5A5 5 0 1 1 0 -5Z",
-  warning: "M0 -6L6 5L-6 5Z",
-  bad: "M-4.5 -4.5L4.5 -4.5L4.5 4.5L-4.5 4.5Z",
-  idle: "M0 -4A4 4 0 1 1 0 4A4 4 0 1 1 0 -4Z",
-  unknown: "M0 -6L6 0L0 6L-6 0Z",
+// The other pages have no word for "nothing to compare with".
+const STATUS_SHAPES: Record<HealthStatus, string> = {
+  good: SHAPES.good,
+  warning: SHAPES.warning,
+  bad: SHAPES.bad,
+  idle: SHAPES.quiet,
+  unknown: "M8 3a5 5 0 1 0 0 10A5 5 0 0 0 8 3z",
 };
 
-/** The shape of a status: colours alone do not reach everybody. */
+/** The shape of a status, around the origin: colours alone do not reach everybody. */
 export function StatusShape({ status }: { status: HealthStatus }) {
-  return <path class={`shape ${status}`} d={SHAPES[status]} />;
+  return (
+    <path
+      class={`shape ${status}`}
+      transform="translate(-6 -6) scale(0.75)"
+      d={STATUS_SHAPES[status]}
+    />
+  );
 }
 
 /** Returns a scene without its hidden nodes and edges. */

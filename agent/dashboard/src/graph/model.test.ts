@@ -5,7 +5,7 @@ import { assess } from "./health";
 import { buildModel, withLiveFigures } from "./model";
 import { truncate, wiringOf } from "./wiring";
 import { alertRow, edge, liveRow, node, topology } from "./samples.test-data";
-import { formatDuration } from "./units";
+import { formatDuration } from "../ui/format";
 import {
   buildScene,
   fit,

@@ -2,7 +2,7 @@
 import type { EndedRun } from "../api/types";
 import { describeReason } from "../runs/order";
 import { COMPARISONS, hasFigures } from "./compare";
-import { Link } from "./link";
+import { Link } from "../ui/link";
 import type { TopologyTree } from "./load";
 import type { GraphOptions } from "./options";
 import type { Scene } from "./scene";
@@ -23,9 +23,11 @@ interface NoticesProps {
 export function Notices(props: NoticesProps) {
   const notices = listNotices(props);
   return (
-    <div class="notices" aria-live="polite">
+    <div class="graph-notices" aria-live="polite">
       {notices.map((notice) => (
-        <p key={notice}>{notice}</p>
+        <p key={notice} class="notice warning">
+          {notice}
+        </p>
       ))}
       {(props.run || props.isRunMissing) && (
         <Link to={{ run: null }}>Show the graph without the run</Link>

@@ -2,19 +2,13 @@
 import { useMemo, useState } from "preact/hooks";
 import type { EndedRun } from "../api/types";
 import { route } from "../state/route";
+import { Skeleton } from "../ui/panel";
 import { GraphCanvas } from "./canvas";
 import { COMPARISONS } from "./compare";
 import { selectParts } from "./filter";
-import {
-  nowSeconds,
-  useDirection,
-  useMarks,
-  useMoved,
-  useScene,
-  useTopology,
-} from "./hooks";
+import { useDirection, useMarks, useMoved, useScene, useTopology } from "./hooks";
 import { Legend } from "./legend";
-import { live } from "./live";
+import { agentTime, live } from "../state/live";
 import { buildTree } from "./load";
 import { NodeTable } from "./node-table";
 import { Notices } from "./notices";
@@ -86,7 +80,9 @@ export function GraphPage({ graph, run, isRunMissing }: GraphPageProps) {
         find={find}
         hide={hide}
         svg={() => stage.current?.querySelector<SVGSVGElement>(".canvas svg") ?? null}
-        onReplay={() => setOptions({ replay: String(Math.floor(nowSeconds())) }, false)}
+        onReplay={() =>
+          setOptions({ replay: String(Math.floor(agentTime.value)) }, false)
+        }
       />
       <Notices
         error={error}
@@ -101,8 +97,8 @@ export function GraphPage({ graph, run, isRunMissing }: GraphPageProps) {
       />
       {options.replay !== null && (
         <ReplayBar
-          time={Math.min(options.replay, nowSeconds())}
-          now={nowSeconds()}
+          time={Math.min(options.replay, agentTime.value)}
+          now={agentTime.value}
           window={period.window}
           isLoading={isLoading}
           onChange={(time) => setOptions({ replay: String(Math.floor(time)) })}
@@ -122,7 +118,7 @@ export function GraphPage({ graph, run, isRunMissing }: GraphPageProps) {
             onClose={close}
           />
         ) : (
-          !scene && !error && <p class="skeleton">Loading the graph …</p>
+          !scene && !error && <Skeleton lines={8} />
         )}
         {selected && (
           <NodePanel

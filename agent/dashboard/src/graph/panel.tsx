@@ -1,7 +1,7 @@
 // The figures of the node that is selected in the graph.
 import { useEffect, useRef } from "preact/hooks";
-import { formatCount, formatDuration, formatMoney, formatShare } from "./units";
-import { Link } from "./link";
+import { formatCount, formatDuration, formatMoney, formatShare } from "../ui/format";
+import { Link } from "../ui/link";
 import type { Differences } from "./compare";
 import { StatusShape } from "./marks";
 import { points, signed } from "./words";
@@ -67,7 +67,7 @@ export function NodePanel(props: PanelProps) {
           </button>
         )}
       </nav>
-      <dl class="figures">
+      <dl class="node-figures">
         {listFigures(node).map(([name, value, exact]) => (
           <div key={name}>
             <dt>{name}</dt>
@@ -170,7 +170,7 @@ function Difference({
       <h3>Compared with {comparison}</h3>
       {difference.is_new && <p>It was not in the graph then.</p>}
       {difference.is_removed && <p>It is no longer in the graph.</p>}
-      <dl class="figures">
+      <dl class="node-figures">
         {rows.map(
           ([name, value]) =>
             value !== null && (

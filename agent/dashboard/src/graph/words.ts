@@ -3,7 +3,7 @@ import type { EdgeDifference, NodeDifference } from "./compare";
 import type { GraphEdge, GraphNode } from "./model";
 import { MAX_LABEL, MAX_LABEL_LINES, truncate } from "./wiring";
 import type { SceneNode } from "./scene";
-import { formatCount, formatDuration, formatMoney, formatShare } from "./units";
+import { formatCount, formatDuration, formatMoney, formatShare } from "../ui/format";
 
 /** Returns "p95 1.98 s · n 12.3k · 98.2 %". */
 export function figuresText(node: GraphNode): string {

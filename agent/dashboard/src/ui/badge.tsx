@@ -2,8 +2,8 @@ import type { ComponentChildren } from "preact";
 
 export type Level = "good" | "warning" | "bad" | "quiet" | "info";
 
-// Colour is never the only difference.
-const SHAPES: Record<Level, string> = {
+// Colour is never the only difference. In a square of 16 units.
+export const SHAPES: Record<Level, string> = {
   good: "M8 2a6 6 0 1 0 0 12A6 6 0 0 0 8 2z",
   warning: "M8 2 15 14H1z",
   bad: "M8 1 15 8 8 15 1 8z",

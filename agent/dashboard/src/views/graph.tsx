@@ -1,46 +1,51 @@
-import { request } from "../api/client";
 import type { Runs } from "../api/types";
-import { live } from "../graph/live";
-import { Link } from "../graph/link";
-import { usePolled } from "../graph/load";
-import { GraphPage } from "../graph/page";
-import { route } from "../state/route";
 import "../graph/graph.css";
+import { GraphPage } from "../graph/page";
+import { GraphTable } from "../overview/graphs";
+import { live } from "../state/live";
+import { useRequest } from "../state/polled";
+import { route } from "../state/route";
+import { Empty, Panel, Skeleton } from "../ui/panel";
 
 /** One graph, or the list of graphs if none is chosen. */
 export function GraphView() {
   const { graph, run } = route.value;
-  const loaded = usePolled(
-    run,
-    (stop) => request<Runs>("api/v1/runs", { run }, { signal: stop }),
-    null,
-  ).value;
   if (graph === null) return <GraphList />;
-  const runs = loaded.key === run ? loaded.value : null;
+  return run === null ? (
+    <GraphPage key={graph} graph={graph} run={null} isRunMissing={false} />
+  ) : (
+    <GraphOfRun key={graph} graph={graph} run={run} />
+  );
+}
+
+function GraphOfRun({ graph, run }: { graph: string; run: string }) {
+  const { value } = useRequest<Runs>("api/v1/runs", { run, graph }, null);
+  const found = value?.ended.find((each) => each.run === run) ?? null;
   return (
     <GraphPage
-      key={graph}
       graph={graph}
-      run={runs?.ended.find((each) => each.run === run && each.graph === graph) ?? null}
-      isRunMissing={run !== null && runs !== null && runs.ended.length === 0}
+      run={found}
+      isRunMissing={value !== null && found === null}
     />
   );
 }
 
 function GraphList() {
-  const rows = live.value?.graphs ?? [];
+  const rows = live.value?.graphs;
   return (
     <section>
       <h1>Graphs</h1>
-      <ul>
-        {rows.map(({ service, graph }) => (
-          <li key={JSON.stringify([service, graph])}>
-            <Link to={{ service, graph }}>
-              {service} / {graph}
-            </Link>
-          </li>
-        ))}
-      </ul>
+      {!rows ? (
+        <Skeleton lines={6} />
+      ) : rows.length ? (
+        <Panel title="Choose a graph">
+          <GraphTable rows={rows} firing={new Set()} />
+        </Panel>
+      ) : (
+        <Empty title="No graph has run yet.">
+          <p>Graphs appear here with their first run.</p>
+        </Empty>
+      )}
     </section>
   );
 }

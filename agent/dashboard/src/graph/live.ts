@@ -1,1 +1,0 @@
-export { live } from "../state/live";

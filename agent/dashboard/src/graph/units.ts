@@ -1,1 +1,0 @@
-export { formatCount, formatDuration, formatMoney, formatShare } from "../ui/format";
