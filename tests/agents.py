@@ -133,9 +133,9 @@ class Agent:
         """Run a Python program that pushes here; return what it printed."""
         return self._run("-c", code, *arguments, **environment)
 
-    def run_script(self, script: Path) -> str:
+    def run_script(self, script: Path, *arguments: str) -> str:
         """Run a Python file that pushes here; return what it printed."""
-        return self._run(str(script))
+        return self._run(str(script), *arguments)
 
     def _run(self, *arguments: str, **environment: str) -> str:
         done = subprocess.run(
