@@ -466,9 +466,8 @@ print(signals)
     counted = agent.executions()
     assert counted.pop("signal") == int(printed)
     assert sum(counted.values()) == 20000
-    (finalized,) = agent.get("/api/v1/query", metric="finalized", step=3600)["points"][
-        -1:
-    ]
+    (series,) = agent.get("/api/v1/query", metric="finalized", step=3600)["series"]
+    (finalized,) = series["points"][-1:]
     assert finalized is not None
 
 

@@ -55,7 +55,7 @@ def test_the_time_of_nodes_and_their_items_are_seen_everywhere(agent: Agent) -> 
     assert block["avg_exec_time"] is None
 
     answer = agent.get("/api/v1/query", metric="items", node="Summarize")
-    assert sum(value or 0 for _, value, _ in answer["points"]) == 4
+    assert sum(value or 0 for _, value, _ in answer["series"][0]["points"]) == 4
     assert _phase_seconds(agent, "Fetch", "wait") >= 0.0999
     assert _phase_seconds(agent, "block", "wait") is None
     shown = _run(agent, "stats", "Fetch")

@@ -39,15 +39,12 @@ def shown(agent: Agent) -> dict[str, Any]:
     recent = agent.get("/api/v1/nodes", window="1h")["nodes"]
     for figures in recent:
         figures.pop("peak_memory_mb")
+    (series,) = agent.get("/api/v1/query", metric="executions")["series"]
     return {
         **export,
         "recent": recent,
         "failures": agent.get("/api/v1/failures")["failures"],
-        "points": [
-            point
-            for point in agent.get("/api/v1/query", metric="executions")["points"]
-            if point[2]
-        ],
+        "points": [point for point in series["points"] if point[2]],
     }
 
 

@@ -24,6 +24,8 @@ __all__ = [
     "Codes",
     "Values",
     "codes",
+    "row_bounds",
+    "rows",
     "values",
 ]
 
@@ -87,3 +89,22 @@ def values(code: Codes) -> Values:
     """Return the geometric middle of each code's bucket."""
     middle = np.exp2((np.abs(code) - OFFSET + 0.5) / PER_OCTAVE)
     return np.where(code == 0, 0.0, np.sign(code) * middle)
+
+
+def rows(code: Codes, per_octave: int) -> Codes:
+    """Return the number of the coarser bucket of each code, of values not below 0.
+
+    Args:
+        code: codes; that of 0 is in the lowest coarse bucket there is.
+        per_octave: coarse buckets for each doubling; a divisor of 32.
+    """
+    numbers: Codes = (code - OFFSET) // (PER_OCTAVE // per_octave)
+    if len(code) and (some := code > 0).any():
+        numbers = np.maximum(numbers, numbers[some].min())
+    return numbers
+
+
+def row_bounds(row: Codes, per_octave: int) -> Values:
+    """Return the inclusive upper bounds of coarser buckets."""
+    bounds: Values = np.exp2((row + 1) / per_octave)
+    return bounds

@@ -12,6 +12,7 @@ from kaywatch_agent.web.api import (
     events,
     graphs,
     health,
+    heatmap,
     live,
     llm,
     nodes,
@@ -120,6 +121,12 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
         "/api/v1/query",
         "One metric over time.",
         query.query_metric,
+        may_miss=True,
+    ),
+    get(
+        "/api/v1/heatmap",
+        "How long executions took over time, as a table of counts.",
+        heatmap.heatmap,
         may_miss=True,
     ),
     get(

@@ -40,6 +40,7 @@ __all__ = [
     "OwnMetrics",
     "Window",
     "matching",
+    "period",
 ]
 
 T = TypeVar("T", bound=Hashable)
@@ -177,7 +178,7 @@ class Window:
         self.seconds = seconds
         self.start, self.end = view.since, view.now
         if seconds is not None:
-            self.start, self.end = _period(view, seconds, end)
+            self.start, self.end = period(view, seconds, end)
         self._snapshot = snapshot
         self._buckets = self._gather(view) if buckets is None else buckets
 
@@ -222,11 +223,21 @@ class Window:
         return stats
 
 
-def _period(view: View, seconds: int, end: str | None) -> tuple[float, float]:
-    """Return a period in whole buckets of the size that is kept of its time."""
+def period(
+    view: View, duration: str | int | None, end: str | None
+) -> tuple[float, float]:
+    """Return a period in whole buckets of the size that is kept of its time.
+
+    Args:
+        view: says what is now.
+        duration: in seconds or as a parameter's text; None for an hour.
+        end: as a parameter's text; None for now.
+    """
+    if isinstance(duration, str):
+        duration = window_seconds(duration)
     last = view.now if end is None else min(moment_seconds(end, view.now), view.now)
     size = bucket_seconds(view.now - last)
-    start = math.floor((last - seconds) / size) * size
+    start = math.floor((last - (duration or HOUR)) / size) * size
     if end is None:
         # An event's clock may be ahead by less than a bucket.
         return start, last + BUCKET_SECONDS

@@ -198,6 +198,8 @@ export interface QueryResult {
   end: number;
   /** One without `by`. Each point is [start of its step, value, number of events]. */
   series: { name: string; points: [number, number | null, number][] }[];
+  /** The number of values of `by` without a series: at most 50 are returned. */
+  left_out: number;
 }
 
 /** GET /api/v1/heatmap?graph=&node=&service=&start=&end=&step= */
@@ -205,6 +207,9 @@ export interface Heatmap {
   step: number;
   start: number;
   end: number;
+  /** When the first column begins, and the number of columns. */
+  first: number;
+  columns: number;
   /** Upper bounds of the rows in seconds, ascending. */
   bounds: number[];
   /** Only cells with executions: [column, row, executions]. */

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
@@ -25,7 +26,7 @@ from kaywatch_agent.web.api.schema import (
     ResponseBody,
     WindowSeconds,
 )
-from kaywatch_agent.web.snapshot import AgentSnapshot, Window
+from kaywatch_agent.web.snapshot import AgentSnapshot, Window, period
 
 __all__ = ["completeness", "describe", "list_clients", "list_failures"]
 
@@ -80,6 +81,8 @@ class FailuresQuery(Struct, frozen=True):
         ]
         | None
     ) = None
+    window: WindowText | None = None
+    end: EndText | None = None
     limit: Limit = 100
 
 
@@ -131,10 +134,14 @@ def completeness(
 
 def list_failures(snapshot: AgentSnapshot, query: FailuresQuery) -> FailureList:
     """Return the latest matching failures, the newest first."""
+    start, end = 0.0, math.inf
+    if query.window is not None or query.end is not None:
+        start, end = period(snapshot.view, query.window, query.end)
     failures = [
         failure
         for failure in snapshot.view.failures
-        if query.service in (None, failure.service)
+        if start <= failure.time < end
+        and query.service in (None, failure.service)
         and query.graph in (None, failure.graph)
         and query.node in (None, failure.node)
         and query.type in (None, failure.type)

@@ -1,38 +1,47 @@
-"""One metric over time: a point for each step of a range."""
+"""One metric over time: a point for each step of a range, in one or several series."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from typing import Annotated, Final, NamedTuple
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
+from typing import Annotated, Final, Literal, Protocol
 
+import numpy as np
 from msgspec import Meta, Struct
 
+from kaywatch.wire import Outcome
 from kaywatch_agent.aggregate.bucket import Dimension
 from kaywatch_agent.aggregate.completeness import Completeness
-from kaywatch_agent.aggregate.group_stats import GroupStats, Numbers
-from kaywatch_agent.aggregate.view import BUCKET_SECONDS
+from kaywatch_agent.aggregate.group_stats import GroupStats, Numbers, SeriesGroups
 from kaywatch_agent.model.bounds import Count, Moment, Name
-from kaywatch_agent.model.series import Kind
-from kaywatch_agent.units import parse_duration
+from kaywatch_agent.model.series import Kind, SeriesKey
+from kaywatch_agent.web.api.measures import CUSTOM, FACTS, MEASURES, Measure
 from kaywatch_agent.web.api.parameters import (
-    WINDOW_PATTERN,
     Graph,
     MomentText,
     Node,
     Service,
-    moment_seconds,
 )
+from kaywatch_agent.web.api.ranges import StepText, TimeRange, time_range, was_watched
 from kaywatch_agent.web.api.schema import EventAccount, ResponseBody
 from kaywatch_agent.web.problems import Problem, not_found
 from kaywatch_agent.web.snapshot import AgentSnapshot, matching
 
-__all__ = ["MAX_POINTS", "query_metric"]
+__all__ = ["check_names", "query_metric"]
 
-# As in range queries of Prometheus: 60 s over a week or 1 h over a year.
-MAX_POINTS: Final = 11_000
-DEFAULT_POINTS: Final = 360
-DEFAULT_SECONDS: Final = 3600.0
+# Lines of one chart.
+MAX_SERIES: Final = 50
+
+
+class ScopedQuery(Protocol):
+    """Names that a query selects series by; None for any."""
+
+    @property
+    def service(self) -> str | None: ...
+    @property
+    def graph(self) -> str | None: ...
+    @property
+    def node(self) -> str | None: ...
 
 
 class MetricQuery(Struct, frozen=True):
@@ -42,38 +51,47 @@ class MetricQuery(Struct, frozen=True):
         Name,
         Meta(
             description="executions, throughput, success_rate, error_rate, avg, min,"
-            " max, p50, p90, p95, p99, retries, retry_rate, runs, or the name of a"
-            " custom metric.",
+            " max, p50, p90, p95, p99, retries, retry_rate, runs, of calls of models"
+            " cost, wasted_cost, tokens, calls, call_errors, rate_limited, call_avg,"
+            " call_p95, first_token_p50, first_token_p95, or the name of a custom"
+            " metric.",
             examples=["p95"],
         ),
     ]
     graph: Graph | None = None
     node: Node | None = None
     service: Service | None = None
-    start: MomentText | None = None
-    end: MomentText | None = None
-    step: (
+    model: (
+        Annotated[Name, Meta(description="Only this model.", examples=["gpt-5"])] | None
+    ) = None
+    by: (
         Annotated[
-            str,
-            Meta(
-                pattern=WINDOW_PATTERN,
-                description="The distance of two points, a multiple of 10s; by default"
-                f" such that there are at most {DEFAULT_POINTS}.",
-                examples=["10s", "60", "5m"],
-                extra={
-                    "allowed": "a multiple of 10 seconds, such as 10, 30s, 5m or 1h"
-                },
-            ),
+            Literal["service", "graph", "node", "model", "outcome", "action", "error"],
+            Meta(description="One series for each value, at most 50."),
         ]
         | None
     ) = None
+    start: MomentText | None = None
+    end: MomentText | None = None
+    step: StepText | None = None
+
+
+class Series(ResponseBody):
+    """One line: its name is a value of `by`; empty for all events.
+
+    Each point is [start of its step, value or null, number of events]. Events may still
+    be added to the last step.
+    """
+
+    name: str
+    points: list[tuple[float, float | None, int]]
 
 
 class QueryResponse(ResponseBody):
     """One metric over time.
 
-    Each point is [start of its step, value or null, number of events]. Events may still
-    be added to the last step.
+    `series` has one item, or one for each value of `by`, those with the most events
+    since first seen first; `left_out` is the number of further values.
     """
 
     metric: str
@@ -82,99 +100,8 @@ class QueryResponse(ResponseBody):
     start: Moment
     end: Moment
     account: EventAccount
-    points: list[tuple[float, float | None, int]]
-
-
-class _Measure(NamedTuple):
-    """How a metric is computed from statistics, one value per point.
-
-    Attributes:
-        unit: of the values.
-        value: computes the values.
-        kind: the kind of series.
-        dimensions: the dimensions that `value` needs.
-        counts: whether the value of a point without events is 0 instead of null.
-    """
-
-    unit: str
-    value: Callable[[GroupStats], Numbers]
-    kind: Kind = Kind.NODE
-    dimensions: frozenset[Dimension] = frozenset()
-    counts: bool = False
-
-
-def _executions(stats: GroupStats) -> Numbers:
-    return [float(count) for count in stats.executions.tolist()]
-
-
-def _retries(stats: GroupStats) -> Numbers:
-    return [float(count) for count in stats.retries().tolist()]
-
-
-def _items(stats: GroupStats) -> Numbers:
-    return [float(count) for count in stats.phases().items.tolist()]
-
-
-_PHASES: Final = frozenset({Dimension.PHASES})
-_OUTCOME: Final = frozenset({Dimension.OUTCOME})
-
-
-def _phase(name: str) -> _Measure:
-    return _Measure(
-        "seconds",
-        lambda stats: stats.phases().average(name),
-        dimensions=_PHASES,
-    )
-
-
-def _quantile(wanted: float) -> _Measure:
-    return _Measure(
-        "seconds",
-        lambda stats: stats.quantiles(wanted)[0],
-        dimensions=frozenset({Dimension.HISTOGRAM}),
-    )
-
-
-MEASURES: Final = {
-    "executions": _Measure("executions", _executions, counts=True),
-    "throughput": _Measure("executions per second", _executions, counts=True),
-    "success_rate": _Measure("ratio", GroupStats.success_rates, dimensions=_OUTCOME),
-    "error_rate": _Measure("ratio", GroupStats.error_rates, dimensions=_OUTCOME),
-    "avg": _Measure("seconds", GroupStats.averages),
-    "min": _Measure("seconds", GroupStats.leasts),
-    "max": _Measure("seconds", GroupStats.mosts),
-    "p50": _quantile(0.5),
-    "p90": _quantile(0.9),
-    "p95": _quantile(0.95),
-    "p99": _quantile(0.99),
-    "prep": _phase("prep"),
-    "exec": _phase("exec"),
-    "wait": _phase("wait"),
-    "post": _phase("post"),
-    "items": _Measure(
-        "items", _items, dimensions=frozenset({Dimension.PHASES}), counts=True
-    ),
-    "retries": _Measure("retries", _retries, counts=True),
-    "retry_rate": _Measure("ratio", GroupStats.retry_rates),
-    "runs": _Measure("runs", _executions, Kind.RUN, counts=True),
-}
-
-# The value of a custom metric: the average, the sum, or the last value.
-CUSTOM: Final = {
-    Kind.OBSERVE: _Measure("", GroupStats.averages, Kind.OBSERVE),
-    Kind.COUNT: _Measure("", GroupStats.sums, Kind.COUNT, counts=True),
-    Kind.GAUGE: _Measure("", GroupStats.lasts, Kind.GAUGE),
-}
-
-
-class _Range(NamedTuple):
-    """A period in whole steps: point n begins at first + n * step."""
-
-    start: float
-    end: float
-    step: int
-    first: int
-    points: int
+    series: list[Series]
+    left_out: Count
 
 
 def query_metric(snapshot: AgentSnapshot, query: MetricQuery) -> QueryResponse:
@@ -183,19 +110,21 @@ def query_metric(snapshot: AgentSnapshot, query: MetricQuery) -> QueryResponse:
     Raises:
         Problem: 400 for an invalid range; 404 for an unknown metric or name.
     """
-    range = _range(query, snapshot.now)
+    range = time_range(query.start, query.end, query.step, snapshot.now)
     measure = _measure(snapshot, query)
-    stats, completeness = _stats(snapshot, query, measure, range)
-    values = measure.value(stats)
-    if query.metric == "throughput":
-        values = [None if value is None else value / range.step for value in values]
-    counts = stats.executions.tolist()
-    points: list[tuple[float, float | None, int]] = []
-    for n, (value, count) in enumerate(zip(values, counts, strict=True)):
-        time = float(range.first + n * range.step)
-        is_zero = measure.counts and _was_watched(snapshot, time, range.step)
-        points.append((time, value if count or is_zero else None, count))
-    services = _services(snapshot, query, measure)
+    groups = _groups(snapshot, query, measure)
+    if not len(groups):
+        check_names(snapshot, query)
+    names, left_out = _most_frequent(snapshot, groups)
+    if query.by in FACTS:
+        stats, completeness = _collect(snapshot, range, groups, [0], {FACTS[query.by]})
+        table = _count_facts(snapshot, query.by, stats)
+    else:
+        stats, completeness = _collect(
+            snapshot, range, groups, names, measure.dimensions
+        )
+        table = _table(query, measure, stats, range, [groups.names[n] for n in names])
+    services = {key.service for key in _selected(snapshot, query, measure)}
     return QueryResponse(
         metric=query.metric,
         unit=measure.unit,
@@ -203,54 +132,18 @@ def query_metric(snapshot: AgentSnapshot, query: MetricQuery) -> QueryResponse:
         start=range.start,
         end=range.end,
         account=EventAccount.of(completeness.of(services)),
-        points=points,
+        series=[
+            _series(snapshot, range, measure, name, *columns)
+            for name, columns in table.items()
+        ],
+        left_out=left_out,
     )
 
 
 # -- inside --------------------------------------------------------------------------
 
 
-def _range(query: MetricQuery, now: float) -> _Range:
-    end = moment_seconds(query.end or "now", now)
-    start = end - DEFAULT_SECONDS
-    if query.start is not None:
-        start = moment_seconds(query.start, now)
-    if start >= end:
-        raise Problem(
-            400,
-            "bad_range",
-            f"start={start:.3f} is not before end={end:.3f}",
-            "give start as Unix seconds or relative to now, such as -15m",
-        )
-    fitting = (
-        math.ceil((end - start) / DEFAULT_POINTS / BUCKET_SECONDS) * BUCKET_SECONDS
-    )
-    step = _step(query.step) if query.step else max(BUCKET_SECONDS, fitting)
-    first = math.floor(start / step) * step
-    points = math.ceil((end - first) / step)
-    if points > MAX_POINTS:
-        raise Problem(
-            400,
-            "too_many_points",
-            f"step={step}s results in {points} points; the maximum is {MAX_POINTS}",
-            f"use a step of {math.ceil((end - start) / MAX_POINTS / 10) * 10}s or more",
-        )
-    return _Range(start, end, step, first, points)
-
-
-def _step(text: str) -> int:
-    step = parse_duration(text)
-    if step % BUCKET_SECONDS:
-        raise Problem(
-            400,
-            "bad_parameter",
-            f"invalid step={text!r}",
-            f"expected a multiple of {BUCKET_SECONDS}s, such as 10s, 5m or 1h",
-        )
-    return int(step)
-
-
-def _measure(snapshot: AgentSnapshot, query: MetricQuery) -> _Measure:
+def _measure(snapshot: AgentSnapshot, query: MetricQuery) -> Measure:
     measure = MEASURES.get(query.metric)
     if measure is None:
         kinds = {key.metric: key.kind for key in snapshot.series(*CUSTOM)}
@@ -258,46 +151,146 @@ def _measure(snapshot: AgentSnapshot, query: MetricQuery) -> _Measure:
             names = [*MEASURES, *kinds]
             raise not_found("metric", query.metric, names, "/openapi.json")
         measure = CUSTOM[kinds[query.metric]]
+        measure = measure._replace(metrics=frozenset({query.metric}))
     if measure.kind is Kind.RUN and query.node is not None:
-        raise Problem(
-            400,
-            "bad_parameter",
-            f"node={query.node!r} cannot be combined with metric={query.metric!r}",
-            "graphs have runs; query the executions of the node",
-        )
+        raise _not_with("node", query, "graphs have runs; query the node's executions")
+    if query.by in FACTS and query.metric != "executions":
+        hint = f"the executions have each {query.by}; query metric=executions"
+        raise _not_with("by", query, hint)
+    if measure.kind in (Kind.NODE, Kind.RUN):
+        for name in ("by", "model"):
+            if getattr(query, name) is not None and "model" in (name, query.by):
+                hint = "calls have models; query calls, cost, tokens or call_p95"
+                raise _not_with(name, query, hint)
     return measure
 
 
-def _services(
-    snapshot: AgentSnapshot, query: MetricQuery, measure: _Measure
-) -> set[str]:
-    matches = matching(service=query.service, graph=query.graph, node=query.node)
-    return {key.service for key in snapshot.series(measure.kind) if matches(key)}
+def _not_with(parameter: str, query: MetricQuery, hint: str) -> Problem:
+    value = getattr(query, parameter)
+    message = f"{parameter}={value!r} cannot be combined with metric={query.metric!r}"
+    return Problem(400, "bad_parameter", message, hint)
 
 
-def _stats(
-    snapshot: AgentSnapshot, query: MetricQuery, measure: _Measure, range: _Range
-) -> tuple[GroupStats, Completeness]:
+def _selected(
+    snapshot: AgentSnapshot, query: MetricQuery, measure: Measure
+) -> Iterator[SeriesKey]:
+    """Yield the series that the query selects, whatever their metric."""
     matches = matching(service=query.service, graph=query.graph, node=query.node)
-    metric = "" if query.metric in MEASURES else query.metric
-    groups = snapshot.groups(
-        [measure.kind],
-        lambda key: 0 if key.metric == metric and matches(key) else None,
-    )
+    return (key for key in snapshot.series(measure.kind) if matches(key))
+
+
+def _groups(
+    snapshot: AgentSnapshot, query: MetricQuery, measure: Measure
+) -> SeriesGroups[str]:
+    """Return the selected series by name: by the value of `by`, if it has one."""
+    matches = matching(service=query.service, graph=query.graph, node=query.node)
+
+    def name(key: SeriesKey) -> str | None:
+        if key.metric not in measure.metrics or not matches(key):
+            return None
+        model = dict(key.labels).get("model")
+        if query.model not in (None, model):
+            return None
+        if query.by == "model":
+            return model
+        if query.by is None or query.by in FACTS:
+            return ""
+        return str(getattr(key, query.by))
+
+    return snapshot.groups([measure.kind], name)
+
+
+def _most_frequent(
+    snapshot: AgentSnapshot, groups: SeriesGroups[str]
+) -> tuple[list[int], int]:
+    """Return the groups with the most events since first seen, and how many more."""
     if not len(groups):
-        _check_names(snapshot, query)
-    # Every series is in group 0; the offset of a bucket is the number of its point.
-    stats = GroupStats(groups.numbers, range.points, measure.dimensions)
+        return [], 0
+    ever = GroupStats(groups.numbers, len(groups), ())
+    ever.add(snapshot.view.totals)
+    order = np.argsort(-ever.executions, kind="stable").tolist()
+    return order[:MAX_SERIES], max(0, len(order) - MAX_SERIES)
+
+
+def _collect(
+    snapshot: AgentSnapshot,
+    range: TimeRange,
+    groups: SeriesGroups[str],
+    chosen: Sequence[int],
+    dimensions: Collection[Dimension],
+) -> tuple[GroupStats, Completeness]:
+    """Return the statistics of each point of each chosen group, one after another."""
+    starts = np.full(len(groups) + 1, -1)
+    for n, group in enumerate(chosen):
+        starts[group] = n * range.points
+    numbers = starts[groups.numbers]
+    stats = GroupStats(numbers, max(1, len(chosen)) * range.points, dimensions)
     completeness = snapshot.unaccounted()
     for begin, bucket in snapshot.view.between(range.first, range.end, range.step):
         point = (begin - range.first) // range.step
         if 0 <= point < range.points:
+            # The offset of a bucket is the number of its point.
             stats.add(bucket, offset=point)
             completeness.add(bucket)
     return stats, completeness
 
 
-def _check_names(snapshot: AgentSnapshot, query: MetricQuery) -> None:
+Columns = tuple[Numbers, list[int]]  # the value, and the number of events, by point
+
+
+def _table(
+    query: MetricQuery,
+    measure: Measure,
+    stats: GroupStats,
+    range: TimeRange,
+    names: Sequence[str],
+) -> dict[str, Columns]:
+    values, counts = measure.value(stats), stats.executions.tolist()
+    if query.metric == "throughput":
+        values = [None if value is None else value / range.step for value in values]
+    size = range.points
+    return {
+        name: (values[n * size : (n + 1) * size], counts[n * size : (n + 1) * size])
+        for n, name in enumerate(names or ([""] if query.by is None else []))
+    }
+
+
+def _count_facts(
+    snapshot: AgentSnapshot, by: str | None, stats: GroupStats
+) -> dict[str, Columns]:
+    """Return the number of executions with each outcome, action or type of error."""
+    registry = snapshot.view.registry
+    counts: dict[str, list[int]] = defaultdict(lambda: [0] * len(stats))
+    if by == "outcome":
+        for outcome, column in zip(Outcome, stats.outcomes().T.tolist(), strict=True):
+            counts[outcome.name.lower()] = column
+    elif by == "action":
+        for point, number, count in stats.counted(Dimension.ACTION):
+            counts[registry.actions.values[number]][point] += count
+    else:
+        for point, number, count in stats.counted(Dimension.ERROR):
+            counts[registry.errors.values[number].type][point] += count
+    order = sorted(counts, key=lambda name: -sum(counts[name]))[:MAX_SERIES]
+    return {name: ([*map(float, counts[name])], counts[name]) for name in order}
+
+
+def _series(
+    snapshot: AgentSnapshot,
+    range: TimeRange,
+    measure: Measure,
+    name: str,
+    values: Numbers,
+    counts: list[int],
+) -> Series:
+    points: list[tuple[float, float | None, int]] = []
+    for n, (value, count) in enumerate(zip(values, counts, strict=True)):
+        time = float(range.first + n * range.step)
+        is_zero = measure.counts and was_watched(snapshot, time, range.step)
+        points.append((time, value if count or is_zero else None, count))
+    return Series(name=name, points=points)
+
+
+def check_names(snapshot: AgentSnapshot, query: ScopedQuery) -> None:
     """Raise 404 for an unknown name; a known series without values is no error."""
     for kind, name in (
         ("service", query.service),
@@ -308,11 +301,3 @@ def _check_names(snapshot: AgentSnapshot, query: MetricQuery) -> None:
         if name is not None and name not in known:
             path = "/api/v1/clients" if kind == "service" else f"/api/v1/{kind}s"
             raise not_found(kind, name, known, path)
-
-
-def _was_watched(snapshot: AgentSnapshot, time: float, step: int) -> bool:
-    """Return whether the agent has data of a point's time, if there were events."""
-    view = snapshot.view
-    kept_since = max(view.since, snapshot.now - view.archive.kept_seconds)
-    oldest = math.floor(kept_since / BUCKET_SECONDS)
-    return time + step > oldest * BUCKET_SECONDS and time <= snapshot.now

@@ -238,20 +238,20 @@ EXAMPLES = os.environ.get("KAYWATCH_TEST_EXAMPLES", "15")
     [
         # All checks there are, on every path that ends by itself.
         [
-            *("--exclude-path-regex", "/api/v1/(live|events|query)"),
+            *("--exclude-path-regex", "/api/v1/(live|events|query|heatmap)"),
             *("--exclude-method", "POST"),
         ],
         # A start after the end, or too many points, is no matter of a schema; and its
         # prefixItems are taken for an error by schemathesis 4.32, so that the answers
         # are held to the schema by the test above.
         [
-            *("--include-path", "/api/v1/query", "--exclude-checks"),
+            *("--include-path-regex", "/api/v1/(query|heatmap)", "--exclude-checks"),
             "positive_data_acceptance,response_schema_conformance",
         ],
         # Nor is an end before the beginning.
         ["--include-method", "POST", "--exclude-checks", "positive_data_acceptance"],
     ],
-    ids=["all", "query", "post"],
+    ids=["all", "ranges", "post"],
 )
 def test_schemathesis_finds_no_fault(
     shop: Served, options: list[str], tmp_path: Path
@@ -292,7 +292,7 @@ def test_schemathesis_finds_no_fault_where_tokens_are_asked_for(
                 *(str(program), "run", str(tmp_path / "openapi.json")),
                 *("--url", served.url, "--checks", "all", "--seed", "1"),
                 *("--exclude-checks", "positive_data_acceptance,ignored_auth"),
-                *("--exclude-path-regex", "/api/v1/(live|events|query)"),
+                *("--exclude-path-regex", "/api/v1/(live|events|query|heatmap)"),
                 *("--max-examples", EXAMPLES, "--no-color", *header),
                 # Without a valid token, no request gets as far as its parameters.
                 *("--phases", "coverage,fuzzing" if token == TOKEN else "coverage"),

@@ -43,13 +43,20 @@ def point(end: float, value: float, **more: Any) -> dict[str, Any]:
     return {"metric": "size", "node": "n", "end": end, "value": value, **more}
 
 
+def points_of(answer: Any) -> list[list[Any]]:
+    """Return the points of an answer's only series."""
+    (series,) = answer["series"]
+    points: list[list[Any]] = series["points"]
+    return points
+
+
 def values(served: Served, metric: str, **asked: Any) -> list[Any]:
     """The values of the three steps up to now, and of how many events."""
     asked = {"start": STEP - 20, "end": NOW, "step": "10", **asked}
     answer = served.get("/api/v1/query", metric=metric, **asked)
-    times = [time for time, _, _ in answer["points"]]
+    times = [time for time, _, _ in points_of(answer)]
     assert times == [STEP - 20, STEP - 10, STEP]
-    return [(value, n) for _, value, n in answer["points"]]
+    return [(value, n) for _, value, n in points_of(answer)]
 
 
 @pytest.mark.parametrize(
@@ -92,7 +99,7 @@ def test_each_metric_over_time(
 def test_runs_are_counted_when_they_were(history: Served) -> None:
     answer = history.get("/api/v1/query", metric="runs", graph="g")
 
-    assert sum(n for _, _, n in answer["points"]) == 1
+    assert sum(n for _, _, n in points_of(answer)) == 1
     assert answer["unit"] == "runs"
 
 
@@ -100,12 +107,12 @@ def test_an_hour_up_to_now_is_the_default(history: Served) -> None:
     answer = history.get("/api/v1/query", metric="executions")
 
     assert set(answer) == {
-        *("metric", "unit", "step", "start", "end", "points", "account")
+        *("metric", "unit", "step", "start", "end", "series", "left_out", "account")
     }
     assert (answer["start"], answer["end"], answer["step"]) == (NOW - 3600, NOW, 10)
-    assert len(answer["points"]) == 361
-    assert sum(n for _, _, n in answer["points"]) == 5
-    assert all(value is not None for _, value, _ in answer["points"])
+    assert len(points_of(answer)) == 361
+    assert sum(n for _, _, n in points_of(answer)) == 5
+    assert all(value is not None for _, value, _ in points_of(answer))
 
 
 @pytest.mark.parametrize(
@@ -117,22 +124,22 @@ def test_the_default_step_makes_some_360_points(
     answer = history.get("/api/v1/query", metric="avg", start=NOW - seconds)
 
     assert answer["step"] == step
-    assert len(answer["points"]) <= 361
+    assert len(points_of(answer)) <= 361
 
 
 def test_a_longer_step_merges_shorter_ones_exactly(history: Served) -> None:
     answer = history.get("/api/v1/query", metric="executions", start="-20m", step="5m")
-    assert [t % 300 for t, _, _ in answer["points"]] == [0] * len(answer["points"])
-    assert sum(n for _, _, n in answer["points"]) == 5
+    assert {t % 300 for t, _, _ in points_of(answer)} == {0}
+    assert sum(n for _, _, n in points_of(answer)) == 5
     hour = history.get("/api/v1/query", metric="p50", step="2h", start=NOW - 3600)
-    assert [n for _, _, n in hour["points"]][-1] == 5
-    assert hour["points"][-1][1] == pytest.approx(4.0, rel=0.011)
+    assert [n for _, _, n in points_of(hour)][-1] == 5
+    assert points_of(hour)[-1][1] == pytest.approx(4.0, rel=0.011)
 
 
 def test_what_the_agent_does_not_remember_is_null_and_not_zero(history: Served) -> None:
     answer = history.get("/api/v1/query", metric="executions", start="-2h", step="10m")
 
-    known = [value is not None for _, value, _ in answer["points"]]
+    known = [value is not None for _, value, _ in points_of(answer)]
     assert known == sorted(known)
     assert known.count(False) == 6
 
@@ -140,7 +147,7 @@ def test_what_the_agent_does_not_remember_is_null_and_not_zero(history: Served) 
 def test_filters_narrow_it(history: Served) -> None:
     def total(**filters: str) -> int:
         answer = history.get("/api/v1/query", metric="executions", **filters)
-        return sum(n for _, _, n in answer["points"])
+        return sum(n for _, _, n in points_of(answer))
 
     assert total(node="other") == 1
     assert total(node="n", graph="g", service="shop") == 4
@@ -196,7 +203,7 @@ def test_the_hint_for_too_many_points_works(history: Served) -> None:
         word for word in hint.split() if word.endswith("s") and word[0].isdigit()
     )
     answer = history.get("/api/v1/query", metric="avg", start=NOW - 864_000, step=step)
-    assert len(answer["points"]) <= 11_000
+    assert len(points_of(answer)) <= 11_000
 
 
 def test_the_nearest_metric_is_named(history: Served) -> None:
@@ -204,3 +211,146 @@ def test_the_nearest_metric_is_named(history: Served) -> None:
     assert "did you mean 'success_rate'" in hint
     hint = history.ask("/api/v1/query", metric="order").error["hint"]
     assert "'orders'" in hint
+
+
+# -- several series --------------------------------------------------------------------
+
+
+def named(served: Served, metric: str, **asked: Any) -> dict[str, list[Any]]:
+    """Return the values of the three steps up to now, by series."""
+    asked = {"start": STEP - 20, "end": NOW, "step": "10", **asked}
+    answer = served.get("/api/v1/query", metric=metric, **asked)
+    return {one["name"]: [v for _, v, _ in one["points"]] for one in answer["series"]}
+
+
+@pytest.fixture(scope="module")
+def several() -> Iterator[Served]:
+    clock = [NOW - 7200]
+    with serving(lambda: clock[0]) as served:
+        clock[0] = NOW
+        served.send_rows(
+            execution(STEP - 9, 2.0),
+            execution(STEP - 8, 4.0, action="retry"),
+            execution(STEP + 1, 1.0, node="m", outcome="error", error="KeyError"),
+            execution(STEP + 1, 1.0, node="m", outcome="cancelled"),
+            *(
+                point(
+                    STEP - 5, value, metric=metric, kind=kind, labels={"model": model}
+                )
+                for model, cost, tokens in (("big", 2.0, 100.0), ("small", 0.5, 10.0))
+                for metric, kind, value in (
+                    ("llm_calls", "count", 1.0),
+                    ("llm_cost_usd", "count", cost),
+                    ("llm_input_tokens", "count", tokens),
+                    ("llm_output_tokens", "count", tokens / 2),
+                    ("llm_seconds", "observe", cost),
+                )
+            ),
+        )
+        served.send_rows(execution(STEP + 2, 8.0), service="back")
+        yield served
+
+
+@pytest.mark.parametrize(
+    ("metric", "by", "expected"),
+    [
+        ("executions", "node", {"n": [0, 2, 1], "m": [0, 0, 2]}),
+        ("avg", "node", {"n": [None, 3.0, 8.0], "m": [None, None, 1.0]}),
+        ("executions", "service", {"shop": [0, 2, 2], "back": [0, 0, 1]}),
+        ("p95", "graph", {"g": [None, 4.0, 8.0]}),
+        (
+            "executions",
+            "outcome",
+            {
+                "ok": [0, 2, 1],
+                "error": [0, 0, 1],
+                "cancelled": [0, 0, 1],
+                "suppressed": [0, 0, 0],
+                "fallback": [0, 0, 0],
+            },
+        ),
+        ("executions", "action", {"default": [0, 1, 1], "retry": [0, 1, 0]}),
+        ("executions", "error", {"KeyError": [0, 0, 1]}),
+        ("cost", "model", {"big": [0, 2.0, 0], "small": [0, 0.5, 0]}),
+        ("tokens", "model", {"big": [0, 150.0, 0], "small": [0, 15.0, 0]}),
+        ("call_p95", "model", {"big": [None, 2, None], "small": [None, 0.5, None]}),
+        ("llm_cost_usd", "model", {"big": [0, 2.0, 0], "small": [0, 0.5, 0]}),
+    ],
+)
+def test_one_series_for_each_value(
+    several: Served, metric: str, by: str, expected: dict[str, list[Any]]
+) -> None:
+    series = named(several, metric, by=by)
+
+    assert series.keys() == expected.keys()
+    for name, numbers in expected.items():
+        for value, number in zip(series[name], numbers, strict=True):
+            assert value == (number if not number else pytest.approx(number, rel=0.011))
+
+
+def test_one_model_is_selected(several: Served) -> None:
+    assert named(several, "cost", model="small") == {"": [0, 0.5, 0]}
+    assert named(several, "cost", model="none") == {"": [0, 0, 0]}
+
+
+def test_the_most_frequent_values_are_returned(served: Served) -> None:
+    rows = [{"node": f"n{n}", "seconds": 1.0} for n in range(60)]
+    served.send_rows(*rows, *rows[30:])
+
+    answer = served.get("/api/v1/query", metric="executions", by="node")
+
+    names = [series["name"] for series in answer["series"]]
+    assert (len(names), answer["left_out"]) == (50, 10)
+    assert set(names) >= {f"n{n}" for n in range(30, 60)}
+
+
+@pytest.mark.parametrize(
+    ("query", "hint"),
+    [
+        ("metric=p95&by=outcome", "query metric=executions"),
+        ("metric=p95&by=model", "query calls, cost, tokens"),
+        ("metric=runs&model=big", "query calls, cost, tokens"),
+    ],
+)
+def test_combinations_without_data_are_refused(
+    several: Served, query: str, hint: str
+) -> None:
+    answer = several.ask(f"/api/v1/query?{query}")
+    assert answer.status == 400
+    assert "cannot be combined with metric=" in answer.error["message"]
+    assert hint in answer.error["hint"]
+
+
+# -- heatmap ---------------------------------------------------------------------------
+
+
+def test_a_heatmap_counts_each_execution_once(history: Served) -> None:
+    asked = {"graph": "g", "start": STEP - 20, "end": NOW, "step": "10"}
+    answer = history.get("/api/v1/heatmap", **asked)
+
+    assert (answer["first"], answer["columns"], answer["step"]) == (STEP - 20, 3, 10)
+    bounds = answer["bounds"]
+    assert bounds == sorted(bounds)
+    cells = {}
+    for column, row, count in answer["cells"]:
+        cells[column, round(bounds[row], 6)] = count
+    # The bounds are powers of two and three rows between.
+    above = {2.0: 2.0, 4.0: 4.0, 6.0: 2**2.75, 1.0: 1.0}
+    assert cells == {
+        (1, above[2.0]): 1,
+        (1, above[4.0]): 1,
+        (1, round(above[6.0], 6)): 1,
+        (2, above[1.0]): 1,
+    }
+    hour = history.get("/api/v1/heatmap", graph="g")
+    assert sum(count for _, _, count in hour["cells"]) == 5
+    assert hour["columns"] <= 121
+
+
+def test_a_heatmap_has_executions_that_took_no_time(served: Served) -> None:
+    served.send_rows({"node": "n", "seconds": 0.0}, {"node": "n", "seconds": 1.0})
+    answer = served.get("/api/v1/heatmap", node="n", step="1h", start="-1h")
+    assert sum(count for _, _, count in answer["cells"]) == 2
+    assert len(answer["bounds"]) == 1
+    assert served.get("/api/v1/heatmap", start="-1m", end="-30s")["cells"] == []
+    assert served.ask("/api/v1/heatmap?node=none").status == 404

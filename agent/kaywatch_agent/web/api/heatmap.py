@@ -1,0 +1,92 @@
+"""Durations over time: how many executions took how long, for each step of a range."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from msgspec import Struct
+
+from kaywatch_agent.aggregate import histogram
+from kaywatch_agent.aggregate.bucket import Dimension
+from kaywatch_agent.aggregate.group_stats import GroupStats
+from kaywatch_agent.model.bounds import Count, Moment, Seconds
+from kaywatch_agent.model.series import Kind
+from kaywatch_agent.web.api.parameters import Graph, MomentText, Node, Service
+from kaywatch_agent.web.api.query import check_names
+from kaywatch_agent.web.api.ranges import StepText, time_range
+from kaywatch_agent.web.api.schema import ResponseBody
+from kaywatch_agent.web.snapshot import AgentSnapshot, matching
+
+__all__ = ["heatmap"]
+
+# Rows for each doubling of a duration: 19 % from one to the next.
+ROWS_PER_OCTAVE: Final = 4
+
+DEFAULT_COLUMNS: Final = 120
+
+
+class HeatmapQuery(Struct, frozen=True):
+    """Filters of executions, and a range."""
+
+    graph: Graph | None = None
+    node: Node | None = None
+    service: Service | None = None
+    start: MomentText | None = None
+    end: MomentText | None = None
+    step: StepText | None = None
+
+
+class HeatmapResponse(ResponseBody):
+    """Executions by duration and time.
+
+    Column n begins at `first` + n * `step`. `bounds` are the upper bounds of the rows
+    in seconds, ascending. `cells` are those with executions, each as [column, row,
+    executions].
+    """
+
+    step: Count
+    start: Moment
+    end: Moment
+    first: Moment
+    columns: Count
+    bounds: list[Seconds]
+    cells: list[tuple[int, int, int]]
+
+
+def heatmap(snapshot: AgentSnapshot, query: HeatmapQuery) -> HeatmapResponse:
+    """Return how long executions took over time.
+
+    Raises:
+        Problem: 400 for an invalid range; 404 for an unknown name.
+    """
+    range = time_range(
+        query.start, query.end, query.step, snapshot.now, DEFAULT_COLUMNS
+    )
+    matches = matching(service=query.service, graph=query.graph, node=query.node)
+    groups = snapshot.groups([Kind.NODE], lambda key: 0 if matches(key) else None)
+    if not len(groups):
+        check_names(snapshot, query)
+    stats = GroupStats(groups.numbers, range.points, {Dimension.HISTOGRAM})
+    for begin, bucket in snapshot.view.between(range.first, range.end, range.step):
+        number = (begin - range.first) // range.step
+        if 0 <= number < range.points:
+            stats.add(bucket, offset=number)
+    column, code, count = stats.facts(Dimension.HISTOGRAM)
+    row = histogram.rows(code, ROWS_PER_OCTAVE)
+    lowest = int(row.min()) if len(row) else 0
+    rows = int(row.max()) - lowest + 1 if len(row) else 0
+    cells = np.zeros((range.points, rows), np.int64)
+    np.add.at(cells, (column, row - lowest), count)
+    at = np.nonzero(cells)
+    columns, numbers = (axis.tolist() for axis in at)
+    bounds = histogram.row_bounds(lowest + np.arange(rows), ROWS_PER_OCTAVE)
+    return HeatmapResponse(
+        step=range.step,
+        start=range.start,
+        end=range.end,
+        first=float(max(0, range.first)),
+        columns=range.points,
+        bounds=bounds.tolist(),
+        cells=list(zip(columns, numbers, cells[at].tolist(), strict=True)),
+    )
