@@ -66,6 +66,7 @@ function nodeSubject(node: GraphNode, isInLoop: boolean): Subject {
       executions: node.executions,
       retries: node.retries,
       fallbacks: outcomes.fallback,
+      visits: node.max_visits,
       "in-flight": node.in_flight,
       "dead-ends": node.dead_ends,
       cost: node.cost_usd,

@@ -29,6 +29,7 @@ export const METRICS = {
   executions: ["count", "executions"],
   retries: ["count", "calls of exec after the first"],
   fallbacks: ["count", "executions answered by exec_fallback"],
+  visits: ["count", "the most visits of one run within the last hour"],
   "in-flight": ["count", "executions in progress"],
   "dead-ends": ["count", "runs that ended at an action without an edge"],
   cost: ["money", "of its model calls"],
@@ -36,7 +37,7 @@ export const METRICS = {
   tokens: ["count", "of its model calls"],
   traffic: ["count", "how often an edge was taken"],
   share: ["share", "of an edge among those of its node"],
-  repeats: ["count", "times that a run takes an edge back"],
+  repeats: ["count", "times that a run takes an edge back, on average"],
 } as const satisfies Record<string, readonly [Kind, string]>;
 export type MetricName = keyof typeof METRICS;
 

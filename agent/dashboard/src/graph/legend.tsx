@@ -16,7 +16,7 @@ const BADGES: [symbol: string, meaning: string][] = [
   ["● 2", "executions in flight"],
   ["↻ 12", "retries: calls of exec after the first"],
   ["↪ 4", "errors that exec_fallback or on_error has hidden"],
-  ["↺ ×2.1", "leads to itself, times per run"],
+  ["↺ ×5", "the most visits of one run within the last hour"],
   ["$0.42", "cost of its model calls"],
   ["⊣ 80", "runs that ended here"],
 ];
@@ -56,7 +56,8 @@ export function Legend() {
         <p>
           As wide as their traffic, with the action and its share among all actions of
           the node; the only edge of a node has its count instead. A coloured dashed
-          edge leads back, with its repeats per run; a thin dotted one was not taken.
+          edge leads back, with its repeats per run on average; a thin dotted one was
+          not taken.
         </p>
       </section>
       <section class="language">

@@ -107,6 +107,12 @@ function listFigures(node: GraphNode): Figure[] {
     [outcomes.suppressed > 0, "Suppressed", formatCount(outcomes.suppressed), ""],
     [outcomes.cancelled > 0, "Cancelled", formatCount(outcomes.cancelled), ""],
     [node.retries > 0, "Retries", formatCount(node.retries), String(node.retries)],
+    [
+      (node.max_visits ?? 0) > 1,
+      "Most visits in one run",
+      formatCount(node.max_visits),
+      "within the last hour",
+    ],
     [node.in_flight > 0, "In flight", formatCount(node.in_flight), ""],
     [node.avg !== null, "Average", formatDuration(node.avg), seconds(node.avg)],
     [node.p50 !== null, "p50", `${formatDuration(node.p50)} (${n})`, seconds(node.p50)],
@@ -236,14 +242,14 @@ function EdgeList({ title, edges, end, onSelect }: EdgeListProps) {
         {edges.flatMap((edge) =>
           edge.actions.map(({ action, count, share }) => (
             <li key={JSON.stringify([edge[end], action])}>
-              <button type="button" onClick={() => onSelect(edge[end])}>
+              <button type="button" class="link" onClick={() => onSelect(edge[end])}>
                 {edge[end]}
               </button>{" "}
               <code>{action}</code> {formatCount(count)}
               {share !== null && ` · ${formatShare(share)}`}
               {edge.is_back_edge &&
                 edge.per_run !== null &&
-                ` · ×${edge.per_run.toFixed(1)} per run`}
+                ` · ×${formatCount(edge.per_run)} per run`}
             </li>
           )),
         )}

@@ -6,7 +6,7 @@ import type { GraphEdge, GraphModel } from "./model";
 // grows with the time spent in it moves nothing.
 export const CARD_HEIGHT = { min: 54, max: 78 };
 export const CHARACTER = 8;
-const CARD_WIDTH = { min: 188, max: 248 };
+const CARD_WIDTH = { min: 204, max: 256 };
 export const LABEL_CHARACTER = 6.4;
 export const LABEL_LINE = 15;
 export const MAX_LABEL_LINES = 3;

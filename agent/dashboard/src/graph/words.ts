@@ -48,14 +48,15 @@ export interface Badge {
 /** Returns what stands out of a node, the most urgent first. */
 export function listBadges(node: GraphNode): Badge[] {
   const { fallback, suppressed } = node.outcomes;
-  const repeats = node.repeats?.per_run;
+  const repeats = node.max_visits === null ? "↺" : `↺ ×${node.max_visits}`;
+  const isRepeated = node.repeats !== null || (node.max_visits ?? 0) > 1;
   const ends = node.ends.reduce((sum, end) => sum + end.count, 0);
   const badges: [boolean, string, string][] = [
     [node.dead_ends > 0, "dead-end", `⊣ ${formatCount(node.dead_ends)} dead`],
     [node.in_flight > 0, "running", `● ${formatCount(node.in_flight)}`],
     [node.retries > 0, "retries", `↻ ${formatCount(node.retries)}`],
     [fallback + suppressed > 0, "fallback", `↪ ${formatCount(fallback + suppressed)}`],
-    [node.repeats !== null, "repeats", repeats ? `↺ ×${repeats.toFixed(1)}` : "↺"],
+    [isRepeated, "repeats", repeats],
     [(node.cost_usd ?? 0) > 0, "cost", formatMoney(node.cost_usd)],
     [ends > 0 && node.dead_ends === 0, "ends", `⊣ ${formatCount(ends)}`],
   ];
@@ -75,7 +76,7 @@ export function labelLines(
   else if (difference?.is_new) lines.push("new");
   else if (difference?.share && !edge.is_plain) lines.push(points(difference.share));
   else if (edge.is_back_edge && edge.per_run !== null) {
-    lines.push(`×${edge.per_run.toFixed(1)} per run`);
+    lines.push(`×${formatCount(edge.per_run)} per run`);
   }
   return lines;
 }
@@ -110,7 +111,7 @@ export function describeEdge(edge: GraphEdge): string {
   });
   const repeats =
     edge.is_back_edge && edge.per_run !== null
-      ? `; it leads back, ${edge.per_run.toFixed(1)} times per run that takes it`
+      ? `; it leads back, ${formatCount(edge.per_run)} times per run on average`
       : "";
   return `${edge.source} → ${edge.target}: ${actions.join(", ")}${repeats}`;
 }
