@@ -20,7 +20,7 @@ export interface Marks {
 
 /** Whether a part is in the background. */
 export const isDimmed = (marks: Marks, key: string) =>
-  (marks.matches !== null && !marks.matches.has(key)) ||
+  (!!marks.matches?.size && !marks.matches.has(key)) ||
   (marks.steps !== null && !marks.steps.has(key) && !marks.taken.has(key));
 
 // The other pages have no word for "nothing to compare with".

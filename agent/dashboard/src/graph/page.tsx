@@ -72,6 +72,7 @@ export function GraphPage({ graph, run, isRunMissing }: GraphPageProps) {
   const isDrawn = scene !== null && scene.nodes.length <= MAX_DRAWN;
   return (
     <section class="graph-page" aria-label={`Graph ${graph}`}>
+      <h1 class="hidden">Graph {graph}</h1>
       <GraphToolbar
         graph={graph}
         options={options}

@@ -4,7 +4,7 @@ import { formatCount, formatDuration, formatMoney, formatShare } from "../ui/for
 import { Link } from "../ui/link";
 import type { Differences } from "./compare";
 import { StatusShape } from "./marks";
-import { points, signed } from "./words";
+import { perRunText, points, signed } from "./words";
 import type { GraphEdge, GraphNode } from "./model";
 import type { SceneNode } from "./scene";
 
@@ -249,7 +249,7 @@ function EdgeList({ title, edges, end, onSelect }: EdgeListProps) {
               {share !== null && ` · ${formatShare(share)}`}
               {edge.is_back_edge &&
                 edge.per_run !== null &&
-                ` · ×${formatCount(edge.per_run)} per run`}
+                ` · ${perRunText(edge.per_run)}`}
             </li>
           )),
         )}

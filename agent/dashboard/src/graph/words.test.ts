@@ -29,7 +29,7 @@ describe("labels of edges", () => {
   it("has the repeats of a back edge", () => {
     const back = { share: 0.5, is_back_edge: true, per_run: 2.34 };
     expect(lines(edge("B", "A", "again", 5, back))).toEqual([
-      ["again 50 %", "×2.34 per run"],
+      ["again 50 %", "×2.3 per run"],
     ]);
   });
 

@@ -76,7 +76,7 @@ export function labelLines(
   else if (difference?.is_new) lines.push("new");
   else if (difference?.share && !edge.is_plain) lines.push(points(difference.share));
   else if (edge.is_back_edge && edge.per_run !== null) {
-    lines.push(`×${formatCount(edge.per_run)} per run`);
+    lines.push(perRunText(edge.per_run));
   }
   return lines;
 }
@@ -96,6 +96,11 @@ function actionLines(edge: GraphEdge): string[] {
   return lines;
 }
 
+/** Returns "×0.24 per run". */
+export function perRunText(times: number): string {
+  return `×${Number(times.toPrecision(2))} per run`;
+}
+
 /** Returns a share without decimals; what is not nothing is not shown as 0. */
 function shortShare(share: number): string {
   const percent = Math.round(share * 100);
@@ -111,7 +116,7 @@ export function describeEdge(edge: GraphEdge): string {
   });
   const repeats =
     edge.is_back_edge && edge.per_run !== null
-      ? `; it leads back, ${formatCount(edge.per_run)} times per run on average`
+      ? `; it leads back, ${perRunText(edge.per_run)} on average`
       : "";
   return `${edge.source} → ${edge.target}: ${actions.join(", ")}${repeats}`;
 }
