@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import zipfile
 from email import message_from_string
 from pathlib import Path
@@ -16,8 +19,13 @@ from tests.agents import free_port, new_agent, until
 from tests.conftest import ROOT, build
 from tests.interpreters import VERSIONS, interpreter
 
-# What a package may hold: code, the mark of types, the protocol, systemd's units.
-SUFFIXES = {".py", ".typed", ".md", ".service", ".socket", ".conf"}
+# What a package may contain: code, the mark of types, the protocol, systemd's units,
+# and the web page.
+SUFFIXES = {
+    *(".py", ".typed", ".md", ".service", ".socket", ".conf"),
+    *(".html", ".css", ".js", ".txt"),
+}
+PAGE = "kaywatch_agent/web/page"
 
 # Debian 12's Python 3.11.2 does not know the argument yet.
 SAFELY: Any = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
@@ -97,7 +105,84 @@ def test_the_wheel_holds_both_packages_and_nothing_else(wheel: Path) -> None:
         "kaywatch_agent/py.typed",
         "kaywatch_agent/cli/service/units/kaywatch.service",
         "kaywatch_agent/cli/service/units/user/kaywatch.service",
+        *(f"{PAGE}/{name}" for name in ("index.html", "assets/main.js")),
+        *(
+            f"{PAGE}/assets/{name}"
+            for name in ("layout.js", "main.css", "licenses.txt")
+        ),
     } <= names
+
+
+def test_the_page_has_the_licences_of_what_it_contains(wheel: Path) -> None:
+    text = contents(wheel)[f"{PAGE}/assets/licenses.txt"].decode()
+    packages = json.loads((ROOT / "agent/dashboard/package.json").read_text())
+
+    for name in ("preact", "@preact/signals", "@dagrejs/dagre"):
+        assert f"{name} {packages['dependencies'][name]}\n" in text
+    assert "Permission is hereby granted, free of charge" in text
+
+
+def test_no_code_of_others_is_committed_and_the_lock_file_names_no_host() -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git repository")
+    tree = ["git", "ls-files", "agent"]
+    names = subprocess.check_output(tree, cwd=ROOT, text=True).splitlines()
+
+    assert not [name for name in names if "node_modules/" in name or "/page/" in name]
+    lock = (ROOT / "agent/dashboard/package-lock.json").read_text()
+    assert "resolved" not in lock
+
+
+# A tree without the built page, on a machine without Node: a copy of the sources.
+WITHOUT_NODE = {"PATH": "/nowhere"}
+
+
+@pytest.fixture
+def bare_tree(sdist: Path, tmp_path: Path) -> Path:
+    """A source tree whose page is not built."""
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path, **SAFELY)
+    (tree,) = tmp_path.glob("kaywatch-*")
+    shutil.rmtree(tree / "agent" / PAGE)
+    return tree
+
+
+def hatchling(tree: Path, target: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", target],
+        cwd=tree,
+        env=WITHOUT_NODE,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_without_node_a_package_fails_and_says_why(bare_tree: Path) -> None:
+    for target in ("wheel", "sdist"):
+        done = hatchling(bare_tree, target)
+        assert done.returncode == 1
+        assert "needs Node 20 or newer" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_without_node_an_editable_install_works_and_warns(bare_tree: Path) -> None:
+    done = hatchling(bare_tree, "wheel:editable")
+
+    assert done.returncode == 0, done.stderr
+    assert "installed without the web page" in done.stdout + done.stderr
+    assert len(list((bare_tree / "dist").glob("*.whl"))) == 1
+
+
+def test_the_page_is_built_again_only_if_its_sources_change(sdist: Path) -> None:
+    # Without Node, a build of unchanged sources takes the page of the sdist.
+    with tempfile.TemporaryDirectory() as folder:
+        with tarfile.open(sdist) as archive:
+            archive.extractall(folder, **SAFELY)
+        (tree,) = Path(folder).iterdir()
+        assert hatchling(tree, "wheel").returncode == 0
+        with (tree / "agent/dashboard/src/main.tsx").open("a") as source:
+            source.write("// changed\n")
+        assert hatchling(tree, "wheel").returncode == 1
 
 
 def test_the_sdist_holds_what_is_needed_to_test_it_and_no_leftovers(
@@ -109,7 +194,7 @@ def test_the_sdist_holds_what_is_needed_to_test_it_and_no_leftovers(
     assert {name.split("/")[0] for name in names} == {
         *("agent", "client", "deploy", "docs", "tests", ".ci", ".gitignore"),
         *("CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "PKG-INFO"),
-        *("README.md", "pyproject.toml"),
+        *("README.md", "build_page.py", "pyproject.toml"),
     }
     assert not [name for name in names if re.search(r"__pycache__|\.(pyc|db)$", name)]
 

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Request, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    Page,
+    Request,
+    expect,
+    sync_playwright,
+)
+from tests.agents import Agent, new_agent, until
+from tests.conftest import ROOT, make_once
 from tests.servers import require
 
 OPTIONS = (
@@ -14,14 +27,39 @@ OPTIONS = (
     *("--disable-background-networking", "--disable-component-update"),
     "--disable-sync",
 )
+AXE = ROOT / "agent/dashboard/node_modules/axe-core/axe.min.js"
 
 # Tests wait for conditions; a busy machine takes its time.
 PATIENCE_MS = 15_000
 
+RULE = """
+[[rule]]
+name = "Draft-is-slow"
+metric = "latency_p95"
+op = ">"
+value = 0.005
+match = ['node="Draft"']
+window = "1m"
+for = "1s"
+"""
+
+
+@pytest.fixture(scope="session")
+def built_page(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The page that the agent of this tree serves is that of the sources."""
+
+    def build(folder: Path) -> None:
+        folder.mkdir()
+        command = [sys.executable, str(ROOT / "build_page.py")]
+        subprocess.run(command, check=True, capture_output=True)
+
+    make_once(tmp_path_factory, "page", build)
+
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def browser(built_page: None) -> Iterator[Browser]:
     """Debian's chromium."""
+    expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=require("chromium"), args=[*OPTIONS]
@@ -40,10 +78,19 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
 
 
 @pytest.fixture
-def open_page(context: BrowserContext) -> Iterator[Callable[[str], Page]]:
-    """Opens addresses; fails if a page logs an error or asks another host.
+def expected_complaints() -> list[str]:
+    """Patterns of what the test provokes; it adds them."""
+    return []
 
-    A violation of the content security policy is an error in the log, too.
+
+@pytest.fixture
+def open_page(
+    context: BrowserContext, expected_complaints: list[str]
+) -> Iterator[Callable[[str], Page]]:
+    """Opens addresses, each in a tab of the same browser.
+
+    Fails if a page logs an error or asks another host. A violation of the content
+    security policy is an error in the log, too.
     """
     complaints: list[str] = []
 
@@ -60,10 +107,64 @@ def open_page(context: BrowserContext) -> Iterator[Callable[[str], Page]]:
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on(
             "console",
-            lambda message: message.type == "error" and complaints.append(message.text),
+            lambda message: (
+                message.type == "error"
+                and complaints.append(f"{message.text} {message.location['url']}")
+            ),
         )
         page.goto(url)
         return page
 
     yield open_page
-    assert not complaints, complaints
+    unexpected = [
+        each
+        for each in complaints
+        if not any(re.search(pattern, each) for pattern in expected_complaints)
+    ]
+    assert not unexpected, unexpected
+
+
+@pytest.fixture(scope="module")
+def demo_desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
+    """An agent that the application of `kaywatch demo` pushes to; an alert fires."""
+    folder = tmp_path_factory.mktemp("demo")
+    config = folder / "kaywatch.toml"
+    config.write_text(RULE)
+    with new_agent() as agent:
+        agent.start("--config", str(config))
+        workload = start_demo_desk(agent, folder)
+        try:
+            until(lambda: agent.executions().get("Refund", 0) > 5, "the desk works")
+            until(lambda: firing(agent), "an alert fires")
+            yield agent
+        finally:
+            workload.terminate()
+            workload.wait(20)
+
+
+def firing(agent: Agent) -> bool:
+    alerts = agent.get("/api/v1/alerts")["alerts"]
+    return any(alert["state"] == "firing" for alert in alerts)
+
+
+def start_demo_desk(agent: Agent, folder: Path) -> subprocess.Popen[bytes]:
+    """Start the application of `kaywatch demo`, as service `support-desk`."""
+    command = "kaywatch_agent.cli.demo.workload"
+    return subprocess.Popen(
+        [agent.python, "-m", command, f"--counts={folder / 'counts.json'}"],
+        env={**agent.environment, "KAYWATCH_SERVICE": "support-desk"},
+    )
+
+
+def check_accessibility(page: Page) -> None:
+    """Fail for what axe-core calls serious or critical."""
+    # Evaluated, because the policy forbids a script element.
+    page.evaluate(AXE.read_text())
+    result = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    serious = [
+        (rule["id"], node["target"], node["failureSummary"])
+        for rule in result["violations"]
+        if rule["impact"] in ("serious", "critical")
+        for node in rule["nodes"]
+    ]
+    assert not serious, serious

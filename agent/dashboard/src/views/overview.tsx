@@ -99,8 +99,12 @@ function Summary({ rows }: { rows: readonly GraphRow[] }) {
       <Figure label="Agent" note={`version ${known.version}`}>
         <Badge level={healthLevel(health.status)}>{health.status}</Badge>
       </Figure>
-      <Figure label={`Runs, ${window}`} exact={exact(sums.runs, "runs")}>
-        {formatRate(sums.runs / windowSeconds(window))}
+      <Figure
+        label={`Runs, ${window}`}
+        exact={exact(sums.runs, "runs")}
+        note={formatRate(sums.runs / windowSeconds(window))}
+      >
+        {formatCount(sums.runs)}
       </Figure>
       <Figure label="Success" n={sums.runs} exact={`${sums.failed} runs failed`}>
         {formatShare(sums.success_rate)}
@@ -153,8 +157,10 @@ function Alerts({ alerts, active }: { alerts: readonly AlertRow[]; active: numbe
           <Badge level={alertLevel(alert)}>
             {alert.state === "firing" ? alert.severity : alert.state}
           </Badge>
-          <Link to={{ view: "alerts", alert: alert.id }}>{alert.summary}</Link>
-          <span class="quiet">{alert.rule}</span>
+          <span>
+            <Link to={{ view: "alerts", alert: alert.id }}>{alert.summary}</Link>{" "}
+            <span class="quiet">{alert.rule}</span>
+          </span>
           <time title={formatTime(alert.since)}>
             {formatAge(alert.since, agentTime.value)}
           </time>

@@ -104,7 +104,10 @@ function Summary({ processes }: { processes: readonly Process[] }) {
   );
   return (
     <dl class="figures">
-      <Figure label="Connected" note={`on ${formatCount(hosts)} hosts`}>
+      <Figure
+        label="Connected"
+        note={hosts === 1 ? "on one host" : `on ${formatCount(hosts)} hosts`}
+      >
         {formatCount(count("connected"))}
       </Figure>
       <Figure label="Disconnected">{formatCount(count("disconnected"))}</Figure>
