@@ -72,6 +72,9 @@ class Failure(NamedTuple):
     outcome: int
     run: str
     traceback: str = ""
+    run_start: float = 0.0  # Unix seconds, 0.0 without a run
+    visits: int = 0  # made by the run, with this one
+    path: tuple[str, ...] = ()  # the nodes that the run visited, with this one
 
 
 class ExecutionInFlight(NamedTuple):

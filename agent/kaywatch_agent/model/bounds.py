@@ -17,6 +17,7 @@ __all__ = [
     "MAX_COUNT",
     "MAX_LIST",
     "MAX_MESSAGE",
+    "MAX_PATH",
     "MAX_TIME",
     "MAX_TRACEBACK",
     "OUTCOMES",
@@ -31,6 +32,9 @@ __all__ = [
 
 MAX_MESSAGE: Final = 500  # characters of a failure's message
 MAX_TRACEBACK: Final = 4_000  # and of its traceback
+
+# Nodes in the path of a failed run. A failure with a path takes some 3 kB.
+MAX_PATH: Final = 50
 
 # The length of each list: failures, topologies, nodes in flight, and a topology's nodes
 # and edges. Our client sends at most 1,000.

@@ -18,6 +18,7 @@ from kaywatch_agent.model.bounds import (
     MAX_COUNT,
     MAX_LIST,
     MAX_MESSAGE,
+    MAX_PATH,
     MAX_TIME,
     MAX_TRACEBACK,
     Attempts,
@@ -60,6 +61,23 @@ class FailureRecord(Struct, frozen=True, kw_only=True):
     seconds: Annotated[
         float, Meta(ge=0, le=MAX_TIME, description="duration; 0 if unknown")
     ] = 0.0
+    run_start: Annotated[
+        float,
+        Meta(ge=0, le=MAX_TIME, description="of its run, Unix seconds; 0 if unknown"),
+    ] = 0.0
+    visits: Annotated[
+        int,
+        Meta(
+            ge=0, le=MAX_ATTEMPTS, description="node visits in its run, with this one"
+        ),
+    ] = 0
+    path: Annotated[
+        tuple[Name, ...],
+        Meta(
+            max_length=MAX_PATH,
+            description="the nodes of these visits, in the order of the first ones",
+        ),
+    ] = ()
 
 
 class TopologyRecord(Struct, frozen=True, kw_only=True):

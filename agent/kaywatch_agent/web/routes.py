@@ -8,6 +8,7 @@ from typing import Final
 from kaywatch_agent.model.records import ExecutionRecord, RunRecord
 from kaywatch_agent.web.api import (
     alerts,
+    changes,
     clients,
     events,
     graphs,
@@ -20,6 +21,7 @@ from kaywatch_agent.web.api import (
     openapi,
     query,
     rules,
+    run_list,
     silences,
     topology,
 )
@@ -111,6 +113,17 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
         "One graph: its nodes and edges, and what happened on them.",
         topology.topology,
         may_miss=True,
+    ),
+    get(
+        "/api/v1/runs",
+        "Runs in progress, those in trouble first; failed ones, and how runs ended.",
+        run_list.list_runs,
+    ),
+    get(
+        "/api/v1/changes",
+        "What is different from before: alerts, processes, versions, nodes, errors.",
+        changes.list_changes,
+        needs_clients=True,
     ),
     get(
         "/api/v1/llm",

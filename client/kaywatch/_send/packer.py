@@ -274,10 +274,11 @@ def _snapshot(live: Collection[T]) -> list[T]:
 
 
 def _failure(failure: Failure) -> dict[str, Any]:
-    """Return a failure for the wire; most have no traceback."""
+    """Return a failure for the wire, without what it lacks of traceback and run."""
     fields: dict[str, Any] = failure._asdict()
-    if not failure.traceback:
-        del fields["traceback"]
+    for name in ("traceback", "run_start", "visits", "path"):
+        if not fields[name]:
+            del fields[name]
     return fields
 
 

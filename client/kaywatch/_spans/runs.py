@@ -17,6 +17,10 @@ _OK: Final = Outcome.OK.value
 _UNKNOWN: Final = EndReason.UNKNOWN.value
 
 
+# Nodes of a path that a failure carries.
+MAX_PATH: Final = 50
+
+
 class CostOfRun(Protocol):
     """Adds up the costs of a run."""
 
@@ -66,6 +70,10 @@ class Run:
         """Note why the loop ends after the visits so far."""
         self.reason = reason
         self.reason_visits = self.visits
+
+    def path(self) -> tuple[str, ...]:
+        """Return the visited nodes in the order of their first visits, the last 50."""
+        return tuple(self.counts)[-MAX_PATH:]
 
     def revisits(self) -> RunVisits | None:
         """Return the visits of each node, None while no node was visited twice."""

@@ -291,10 +291,11 @@ class Span:
             _record_phased(event)
         if key is None or details.outcome == Outcome.CANCELLED:
             return
-        recorder, settings = process.recorder, process.settings
+        recorder, settings, run = process.recorder, process.settings, self.run
+        now = _time()
         recorder.failed(
             Failure(
-                time=_time(),
+                time=now,
                 graph=self.series.graph,
                 node=self.series.node,
                 type=key[0],
@@ -302,8 +303,11 @@ class Span:
                 phase=key[1],
                 attempts=details.attempts,
                 outcome=int(details.outcome),
-                run=recorder.run_id(self.run.number) if self.run else "",
+                run=recorder.run_id(run.number) if run else "",
                 traceback=details.traceback,
+                run_start=now - _clock() + run.started if run else 0.0,
+                visits=run.visits if run else 0,
+                path=run.path() if run else (),
             )
         )
 

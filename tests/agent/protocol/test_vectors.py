@@ -374,7 +374,8 @@ def test_every_column_is_in_the_page_with_its_type(columns: dict[str, str]) -> N
     assert wanted in [found[at : at + len(wanted)] for at in range(len(found))]
 
 
-SET_BY_THE_AGENT = {"service", "client"}  # in what it keeps of a failure
+# In what it keeps of failures and topologies.
+SET_BY_THE_AGENT = {"service", "client", "since", "changed"}
 
 
 def test_every_key_of_a_message_is_in_the_page() -> None:

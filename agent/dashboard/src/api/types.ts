@@ -103,12 +103,21 @@ export interface StageHealth {
 export interface Runs {
   time: number;
   in_progress: RunInProgress[];
-  /** The latest first, with all failed ones as far as they are kept. */
+  /** Failed ones, the latest first, as far as they are kept. */
   ended: EndedRun[];
   /** How all runs of the period ended, the most frequent first. */
   ends: RunEnd[];
-  /** The number of runs by their number of visits, ascending: [least, most, runs]. */
-  visits: [least: number, most: number, runs: number][];
+  /** How many nodes the runs of each graph visited. */
+  visits: RunVisits[];
+}
+
+/** How many nodes runs visited; `most` is that of one run within the last hour. */
+export interface RunVisits {
+  service: string;
+  graph: string;
+  runs: number;
+  average: number;
+  most: number | null;
 }
 
 /** The number of runs that ended at a node, with an action, for a reason. */

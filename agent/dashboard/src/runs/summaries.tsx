@@ -1,5 +1,5 @@
 import type { RunEnd, Runs } from "../api/types";
-import { formatCount, formatShare } from "../ui/format";
+import { formatCount } from "../ui/format";
 import { Link } from "../ui/link";
 import { Empty } from "../ui/panel";
 import { graphRoute } from "./name";
@@ -7,27 +7,25 @@ import { describeReason, isBadEnd } from "./order";
 
 const MAX_ENDS = 12;
 
-/** How many runs had how many visits. */
-export function VisitHistogram({ rows }: { rows: Runs["visits"] }) {
+/** How many nodes the runs of each graph visited. */
+export function RunLengths({ rows }: { rows: Runs["visits"] }) {
   if (!rows.length) return <Empty title="No run ended in this period." />;
-  const most = Math.max(1, ...rows.map(([, , runs]) => runs));
-  const total = rows.reduce((sum, [, , runs]) => sum + runs, 0);
+  const longest = Math.max(1, ...rows.map(({ average, most }) => most ?? average));
   return (
     <table class="bars">
       <thead class="hidden">
         <tr>
-          <th scope="col">Visits</th>
-          <th scope="col">Runs</th>
+          <th scope="col">Graph</th>
+          <th scope="col">Visits of a run</th>
         </tr>
       </thead>
       <tbody>
-        {rows.map(([least, greatest, runs]) => (
-          <tr key={least}>
-            <th scope="row">
-              {least === greatest ? least : `${least} to ${greatest}`}
-            </th>
-            <td title={`${runs} runs, ${formatShare(runs / Math.max(1, total))}`}>
-              <Bar share={runs / most} /> {formatCount(runs)}
+        {rows.map(({ service, graph, runs, average, most }) => (
+          <tr key={JSON.stringify([service, graph])}>
+            <th scope="row">{graph}</th>
+            <td title={`${runs} runs of ${service}`}>
+              <Bar share={average / longest} /> {average.toFixed(1)} on average
+              {most !== null && `, at most ${formatCount(most)}`}
             </td>
           </tr>
         ))}

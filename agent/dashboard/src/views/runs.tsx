@@ -4,7 +4,7 @@ import { EndedTable } from "../runs/ended";
 import { isFailure, sortInProgress } from "../runs/order";
 import { InProgressTable } from "../runs/in-progress";
 import "../runs/runs.css";
-import { EndReasons, VisitHistogram } from "../runs/summaries";
+import { EndReasons, RunLengths } from "../runs/summaries";
 import { live } from "../state/live";
 import { useRequest } from "../state/polled";
 import { route } from "../state/route";
@@ -64,7 +64,7 @@ export function RunsView() {
       {runs && (
         <div class="columns">
           <Panel title="Visits per run">
-            <VisitHistogram rows={runs.visits} />
+            <RunLengths rows={runs.visits} />
           </Panel>
           <Panel title="Why runs ended">
             <EndReasons rows={runs.ends.filter(isOwn)} />

@@ -1,4 +1,4 @@
-"""Runs: those in progress, in trouble first, and those that failed lately."""
+"""Runs in progress, and what is wrong with them."""
 
 from __future__ import annotations
 

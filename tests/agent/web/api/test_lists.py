@@ -53,6 +53,9 @@ def test_failures_come_newest_first_with_all_that_is_known(shop: Served) -> None
         "attempts": 2,
         "outcome": "error",
         "run": "run-1",
+        "run_start": 0.0,
+        "visits": 0,
+        "path": [],
         "traceback": "",
         "seconds": 0.0,
     }

@@ -1,0 +1,208 @@
+"""Runs: those in progress, in trouble first; failed ones; and how runs ended."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from kaywatch.wire import EndReason
+from kaywatch_agent.aggregate.bucket import Dimension
+from kaywatch_agent.model.bounds import Count, Moment, Name, OutcomeName, Seconds
+from kaywatch_agent.model.records import FailureRecord
+from kaywatch_agent.model.series import Kind, SeriesKey
+from kaywatch_agent.web.api.parameters import (
+    EndText,
+    Graph,
+    Limit,
+    Service,
+    WindowText,
+)
+from kaywatch_agent.web.api.runs import RunInProgress, list_in_progress
+from kaywatch_agent.web.api.schema import ResponseBody
+from kaywatch_agent.web.snapshot import AgentSnapshot, Window, matching
+
+__all__ = ["list_runs"]
+
+
+class RunsQuery(Struct, frozen=True):
+    """Filters of runs, and a period."""
+
+    service: Service | None = None
+    graph: Graph | None = None
+    run: Annotated[Name, Meta(description="Only this run.")] | None = None
+    window: WindowText | None = None
+    end: EndText | None = None
+    limit: Limit = 100
+
+
+class EndedRun(ResponseBody):
+    """One failed run, as its failure describes it; `path` ends with the failed node."""
+
+    service: str
+    graph: str
+    run: str
+    time: Moment
+    seconds: Seconds
+    outcome: OutcomeName
+    reason: EndReason
+    node: str
+    action: str
+    visits: Count
+    path: list[str]
+
+
+class RunEnd(ResponseBody):
+    """The number of runs that ended at a node, with an action, for a reason."""
+
+    service: str
+    graph: str
+    reason: str
+    node: str
+    action: str
+    count: Count
+
+
+class RunVisits(ResponseBody):
+    """How many nodes the runs of a graph visited.
+
+    `most` is that of one run which ended within the last hour; null if it is unknown.
+    """
+
+    service: str
+    graph: str
+    runs: Count
+    average: Annotated[float, Meta(ge=0)]
+    most: Count | None
+
+
+class RunList(ResponseBody):
+    """Runs in progress, failed ones of a period, and how all of the period ended."""
+
+    time: Moment
+    in_progress: list[RunInProgress]
+    ended: list[EndedRun]
+    ends: list[RunEnd]
+    visits: list[RunVisits]
+
+
+def list_runs(snapshot: AgentSnapshot, query: RunsQuery) -> RunList:
+    """Return runs in progress, failed ones, and how runs ended."""
+    window = Window(snapshot, query.window, query.end)
+    return RunList(
+        time=snapshot.now,
+        in_progress=[
+            run
+            for run in list_in_progress(snapshot)
+            if _matches(query, run.service, run.graph, run.run)
+        ],
+        ended=_failed(snapshot, window, query),
+        ends=_ends(snapshot, window, query),
+        visits=_visits(snapshot, window, query),
+    )
+
+
+# -- inside --------------------------------------------------------------------------
+
+
+def _matches(query: RunsQuery, service: str, graph: str, run: str) -> bool:
+    return (
+        query.service in (None, service)
+        and query.graph in (None, graph)
+        and query.run in (None, run)
+    )
+
+
+def _failed(
+    snapshot: AgentSnapshot, window: Window, query: RunsQuery
+) -> list[EndedRun]:
+    """Return failed runs, the latest first."""
+    failures = [
+        failure
+        for failure in snapshot.view.failures
+        if failure.run
+        and failure.outcome == "error"
+        and (window.seconds is None or window.start <= failure.time < window.end)
+        and _matches(query, failure.service, failure.graph, failure.run)
+    ]
+    # Of several failed nodes of one run, the last one ended it.
+    runs = {
+        (failure.client, failure.graph, failure.run): failure for failure in failures
+    }
+    latest = sorted(runs.values(), key=lambda failure: -failure.time)
+    return [_ended(failure) for failure in latest[: query.limit]]
+
+
+def _ended(failure: FailureRecord) -> EndedRun:
+    start = failure.run_start or failure.time - failure.seconds
+    return EndedRun(
+        service=failure.service,
+        graph=failure.graph,
+        run=failure.run,
+        time=failure.time,
+        seconds=max(0.0, failure.time - start),
+        outcome=failure.outcome,
+        reason=EndReason.ERROR,
+        node=failure.node,
+        action="",
+        visits=max(1, failure.visits),
+        path=_path(failure),
+    )
+
+
+def _path(failure: FailureRecord) -> list[str]:
+    """Return the visited nodes; a node that failed when it came back is last again."""
+    path = list(failure.path)
+    return path if path[-1:] == [failure.node] else [*path, failure.node]
+
+
+def _ends(snapshot: AgentSnapshot, window: Window, query: RunsQuery) -> list[RunEnd]:
+    """Return how runs ended, the most frequent first."""
+    matches = matching(service=query.service, graph=query.graph)
+
+    def place(key: SeriesKey) -> tuple[str, str] | None:
+        return (key.service, key.graph) if matches(key) else None
+
+    groups = snapshot.groups([Kind.RUN], place)
+    stats = window.stats(groups, {Dimension.ACTION})
+    values = snapshot.view.registry.ends.values
+    ends = [
+        RunEnd(
+            service=groups.names[group][0],
+            graph=groups.names[group][1],
+            **values[number]._asdict(),
+            count=count,
+        )
+        for group, number, count in stats.counted(Dimension.ACTION)
+    ]
+    return sorted(ends, key=lambda end: (-end.count, end.service, end.graph, end.node))
+
+
+def _visits(
+    snapshot: AgentSnapshot, window: Window, query: RunsQuery
+) -> list[RunVisits]:
+    matches = matching(service=query.service, graph=query.graph)
+
+    def place(key: SeriesKey) -> tuple[str, str] | None:
+        return (key.service, key.graph) if matches(key) else None
+
+    groups = snapshot.groups([Kind.RUN], place)
+    stats = window.stats(groups, ())
+    most: dict[tuple[str, str], int] = {}
+    for rows in snapshot.view.longest.values():
+        for row, visits in rows.items():
+            key = snapshot.keys[row]
+            if key.kind is Kind.RUN:
+                name = (key.service, key.graph)
+                most[name] = max(most.get(name, 0), visits)
+    return [
+        RunVisits(
+            service=name[0],
+            graph=name[1],
+            runs=int(stats.executions[n]),
+            average=float(stats.attempts[n] / stats.executions[n]),
+            most=most.get(name),
+        )
+        for name, n in sorted(groups.items())
+        if stats.executions[n]
+    ]

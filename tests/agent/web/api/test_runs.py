@@ -1,0 +1,162 @@
+"""Runs: those in progress, failed ones with their path, and how runs ended."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from pocketflow import Flow, Node
+from tests.agent.web.serving import Served, serving
+
+import kaywatch
+from kaywatch._process import process
+
+
+class Load(Node):
+    def exec(self, _: Any) -> None:
+        return None
+
+
+class Pay(Node):
+    entered = threading.Event()
+    release = threading.Event()
+    failure: Exception | None = None
+
+    def exec(self, _: Any) -> None:
+        if self.failure is not None:
+            raise self.failure
+        self.entered.set()
+        self.release.wait(20)
+
+    def post(self, *_: Any) -> str:
+        return "unknown"
+
+
+def checkout() -> Flow:
+    load, pay = Load(), Pay()
+    load >> pay
+    flow = Flow(start=load)
+    kaywatch.name(flow, "checkout")
+    return flow
+
+
+@pytest.fixture
+def instrumented() -> Iterator[None]:
+    kaywatch.instrument()
+    yield
+    kaywatch.uninstrument()
+
+
+@pytest.mark.usefixtures("instrumented")
+def test_a_failed_run_has_its_path(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = time.time()
+    monkeypatch.setattr(Pay, "failure", ValueError("no money"))
+    with served.recording("shop"), pytest.raises(ValueError, match="no money"):
+        checkout().run({})
+    monkeypatch.setattr(Pay, "failure", None)
+    Pay.release.set()
+    with served.recording("shop"):
+        for _ in range(2):
+            checkout().run({})
+    runs = served.get("/api/v1/runs", window="5m")
+
+    (ended,) = runs["ended"]
+    assert ended["path"] == ["Load", "Pay"]
+    assert (ended["node"], ended["visits"], ended["reason"]) == ("Pay", 2, "error")
+    assert ended["graph"] == "checkout"
+    assert 0 < ended["seconds"] < time.time() - began
+    assert began < ended["time"] - ended["seconds"] + 0.01
+    ends = {(end["reason"], end["action"]): end["count"] for end in runs["ends"]}
+    assert ends == {("error", ""): 1, ("no_successors", "unknown"): 2}
+    assert runs["visits"] == [
+        {"service": "shop", "graph": "checkout", "runs": 3, "average": 2.0, "most": 2}
+    ]
+    assert served.get("/api/v1/runs", run=ended["run"])["ended"] == [ended]
+    assert served.get("/api/v1/runs", run="none")["ended"] == []
+    assert served.get("/api/v1/runs", graph="none")["ends"] == []
+    assert served.get("/api/v1/runs", window="5m", end="-30m")["ended"] == []
+
+
+@pytest.mark.usefixtures("instrumented")
+def test_a_run_in_progress_is_where_it_is(served: Served) -> None:
+    Pay.entered.clear()
+    Pay.release.clear()
+    began = time.time()
+    with served.recording("shop"):
+        thread = threading.Thread(target=checkout().run, args=({},))
+        thread.start()
+        try:
+            assert Pay.entered.wait(20)
+            kaywatch.flush()
+        finally:
+            flights = [span.in_flight() for span in process.recorder.in_flight]
+            Pay.release.set()
+            thread.join()
+    (flight,) = flights
+    assert (flight.node, flight.visits, flight.failed_attempts) == ("Pay", 1, 0)
+    assert began - 0.01 <= flight.run_started <= flight.started
+
+
+def test_changes_are_the_latest_first() -> None:
+    now = [1_800_000_000.0]
+    with serving(lambda: now[0]) as served:
+        old = {"graph": "old", "node": "a", "seconds": 0.1}
+        hello = {"type": "hello", "v": 1, "service": "shop", "pid": 7, "host": "h"}
+        first = {
+            **hello,
+            "client": b"1" * 16,
+            "start": now[0],
+            "tags": {"version": "1"},
+        }
+        second = {
+            **hello,
+            "client": b"2" * 16,
+            "start": now[0],
+            "tags": {"version": "2"},
+        }
+        batch = {"type": "batch", "v": 1, "service": "shop"}
+        served.receive([first], "one")
+        served.send_rows({**old, "end": now[0]})
+        now[0] += 3000
+        topology = {"graph": "old", "nodes": ["a"], "edges": []}
+        served.receive([{**batch, "topologies": [topology]}], "wiring")
+        now[0] += 60
+        wider = {**topology, "nodes": ["a", "b"]}
+        served.receive([{**batch, "topologies": [wider]}], "wiring")
+        now[0] += 40
+        failing = {"outcome": "error", "error": "KeyError", "end": now[0]}
+        served.send_rows(
+            {**old, "end": now[0]},
+            {**old, "node": "b", "end": now[0]},
+            {**old, **failing},
+            {**old, "graph": "new", "end": now[0]},
+        )
+        now[0] += 50
+        served.receive([second], "two")
+        now[0] += 50
+        served.receive([{"type": "bye", "v": 1, "client": b"2" * 16}], "two")
+        answer = served.get("/api/v1/changes", since="30m", service="shop")
+        assert answer["time"] == now[0]
+        kinds = [
+            (c["kind"], c["text"])
+            for c in answer["changes"]
+            if c["graph"] or c["kind"] != "process_started"
+        ]
+        assert kinds == [
+            ("process_ended", "process 4711 on h ended"),
+            ("version", "version 2, before 1"),
+            ("new_node", "b: first execution"),
+            ("new_graph", "new: first run"),
+            ("new_error", "a: first KeyError in it"),
+            ("topology", "old: nodes or edges changed"),
+        ]
+        assert [c["time"] for c in answer["changes"]] == sorted(
+            (c["time"] for c in answer["changes"]), reverse=True
+        )
+        assert served.get("/api/v1/changes", service="none")["changes"] == []
+        assert served.ask("/api/v1/changes?since=x").status == 400
