@@ -15,6 +15,7 @@ from kaywatch_agent.cli.commands.doctor import doctor
 from kaywatch_agent.cli.commands.live import tail, top
 from kaywatch_agent.cli.commands.notify import notify, outbox
 from kaywatch_agent.cli.commands.open import open_page
+from kaywatch_agent.cli.commands.report import report
 from kaywatch_agent.cli.commands.serve import check, run, serve
 from kaywatch_agent.cli.commands.silence import silence
 from kaywatch_agent.cli.commands.status import stats, status
@@ -44,7 +45,7 @@ _service = LazyGroup("service", help="Run the agent as a systemd service.")
 # In the order in which a new user needs them.
 CHAPTERS: Final[Mapping[str, tuple[click.Command, ...]]] = {
     "Run": (serve, run, check, _service, doctor, demo),
-    "Inspect": (open_page, status, top, tail, stats),
+    "Inspect": (open_page, status, top, tail, stats, report),
     "Alerts": (alerts, why, _rules, silence, notify, outbox),
     "Traffic": (capture, replay),
 }

@@ -1,0 +1,1 @@
+"""`kaywatch report`: one file that tells what happened."""
