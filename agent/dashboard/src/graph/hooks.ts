@@ -104,7 +104,7 @@ export function useMarks(
   run: EndedRun | null,
 ): Marks {
   return useMemo(() => {
-    const path = scene && run ? tracePath(scene, run.path) : null;
+    const path = scene && run ? tracePath(scene, run) : null;
     const differences = new Map<string, Differences>();
     const collect = (tree: TopologyTree) => {
       const model = buildModel(tree.topology);

@@ -65,6 +65,12 @@ function listNotices(props: NoticesProps): string[] {
 
 function describeRun(run: EndedRun): string {
   const name = run.run || "without id";
-  const path = run.path.length ? "" : " Its path is not known.";
+  const path = describeKnowledge(run);
   return `Run ${name} ended at ${run.node}: ${describeReason(run.reason, run.action)}.${path}`;
+}
+
+function describeKnowledge({ path, visits }: EndedRun): string {
+  if (!path.length) return " Its path is not known.";
+  if (path.length === visits) return "";
+  return ` It visited ${visits} nodes; the numbers are the order of first visits.`;
 }

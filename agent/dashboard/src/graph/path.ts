@@ -10,8 +10,15 @@ export interface RunPath {
   missing: string[];
 }
 
-/** Returns where the nodes of a run, in order, are in a scene. */
-export function tracePath(scene: Scene, path: readonly string[]): RunPath {
+/**
+ * Returns where the nodes of a run are in a scene. Without every visit in `path`, the edges
+ * that it took are not known.
+ */
+export function tracePath(
+  scene: Scene,
+  { path, visits }: { path: readonly string[]; visits: number },
+): RunPath {
+  const isComplete = visits === path.length;
   const keys = new Map(
     scene.nodes
       .filter((item) => item.path.length === 1)
@@ -33,7 +40,7 @@ export function tracePath(scene: Scene, path: readonly string[]): RunPath {
       return;
     }
     steps.set(key, [...(steps.get(key) ?? []), index + 1]);
-    const before = index ? keys.get(path[index - 1]!) : undefined;
+    const before = index && isComplete ? keys.get(path[index - 1]!) : undefined;
     const edge = before && edges.get(JSON.stringify([before, key]));
     if (edge) taken.add(edge);
   });

@@ -91,19 +91,27 @@ describe("a run as a path", () => {
   }))!;
 
   it("numbers the visits, and marks the edges that were taken", () => {
-    const { steps, taken, missing } = tracePath(scene, [
-      "Load",
-      "Draft",
-      "Review",
-      "Draft",
-    ]);
+    const { steps, taken, missing } = tracePath(scene, {
+      path: ["Load", "Draft", "Review", "Draft"],
+      visits: 4,
+    });
     expect(steps.get('["Draft"]')).toEqual([2, 4]);
     expect(taken.size).toBe(3);
     expect(missing).toEqual([]);
   });
 
+  it("marks no edge if the path has only the first visits", () => {
+    const path = ["Load", "Draft", "Review"];
+    const { steps, taken } = tracePath(scene, { path, visits: 9 });
+    expect(steps.size).toBe(3);
+    expect(taken.size).toBe(0);
+  });
+
   it("names what is not in the drawing, and takes no edge across it", () => {
-    const { taken, missing } = tracePath(scene, ["Load", "Gone", "Draft"]);
+    const { taken, missing } = tracePath(scene, {
+      path: ["Load", "Gone", "Draft"],
+      visits: 3,
+    });
     expect(missing).toEqual(["Gone"]);
     expect(taken.size).toBe(0);
   });
