@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import type { RunInProgress, Trouble } from "../api/types";
-import { describePath, describeReason, isFailure, sortInProgress } from "./order";
+import { describePath, describeReason, isBadEnd, sortInProgress } from "./order";
 
 function run(name: string, start: number, ...trouble: Trouble[]): RunInProgress {
   const place = {
@@ -59,9 +59,10 @@ describe("ends", () => {
     expect(describeReason("from a later version", "")).toBe("from a later version");
   });
 
-  it("takes dead ends for failures, also if their outcome is ok", () => {
-    expect(isFailure({ outcome: "ok", reason: "unmatched_action" })).toBe(true);
-    expect(isFailure({ outcome: "error", reason: "error" })).toBe(true);
-    expect(isFailure({ outcome: "ok", reason: "no_successors" })).toBe(false);
+  it("marks dead ends and exceptions", () => {
+    const reasons = ["error", "unmatched_action", "no_successors", "cancelled"];
+    expect(reasons.filter((reason) => isBadEnd({ reason }))).toEqual(
+      reasons.slice(0, 2),
+    );
   });
 });

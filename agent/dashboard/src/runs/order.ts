@@ -1,5 +1,5 @@
 // The order and the words of runs.
-import type { EndedRun, RunEnd, RunInProgress, Trouble } from "../api/types";
+import type { RunEnd, RunInProgress, Trouble } from "../api/types";
 
 /** What each trouble means, the most urgent first. */
 export const TROUBLES: Record<Trouble, string> = {
@@ -35,11 +35,6 @@ export function describeReason(reason: string, action: string): string {
     default:
       return reason;
   }
-}
-
-/** Whether a run ended in a way that it should not. */
-export function isFailure(run: Pick<EndedRun, "outcome" | "reason">): boolean {
-  return run.outcome === "error" || run.reason === "unmatched_action";
 }
 
 /** Whether runs should not end like this. */

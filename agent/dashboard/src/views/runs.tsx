@@ -1,7 +1,6 @@
 import type { RunInProgress, Runs } from "../api/types";
-import { setOptions } from "../graph/options";
-import { EndedTable } from "../runs/ended";
-import { isFailure, sortInProgress } from "../runs/order";
+import { FailedTable } from "../runs/failed";
+import { sortInProgress } from "../runs/order";
 import { InProgressTable } from "../runs/in-progress";
 import "../runs/runs.css";
 import { EndReasons, RunLengths } from "../runs/summaries";
@@ -14,9 +13,9 @@ import { ErrorNotice, Panel, Skeleton } from "../ui/panel";
 
 const REFRESH_SECONDS = 5;
 
-/** Runs: those in trouble first, then the longest in progress; and those that ended. */
+/** Runs: those in trouble first, then the longest in progress; and failed ones. */
 export function RunsView() {
-  const { service, graph, node, window, end, options } = route.value;
+  const { service, graph, node, window, end } = route.value;
   const { value: runs, error } = useRequest<Runs>(
     "api/v1/runs",
     { service, graph, window, end },
@@ -27,22 +26,7 @@ export function RunsView() {
     (graph === null || run.graph === graph) &&
     (node === null || run.node === node);
   const inProgress = listInProgress(runs)?.filter(isOwn) ?? null;
-  const onlyFailed = options.ended === "failed";
-  const ended = runs?.ended.filter(
-    (run) => isOwn(run) && (!onlyFailed || isFailure(run)),
-  );
-  const failedSwitch = (
-    <label>
-      <input
-        type="checkbox"
-        checked={onlyFailed}
-        onChange={(event) =>
-          setOptions({ ended: event.currentTarget.checked ? "failed" : null })
-        }
-      />{" "}
-      Failed only
-    </label>
-  );
+  const failed = runs?.ended.filter(isOwn);
   return (
     <section class="runs-view">
       <h1>{graph === null ? "Runs" : `Runs of ${graph}`}</h1>
@@ -71,8 +55,8 @@ export function RunsView() {
           </Panel>
         </div>
       )}
-      <Panel title="Ended" actions={failedSwitch}>
-        {ended ? <EndedTable runs={ended} /> : !error && <Skeleton lines={5} />}
+      <Panel title="Failed runs">
+        {failed ? <FailedTable runs={failed} /> : !error && <Skeleton lines={5} />}
       </Panel>
     </section>
   );

@@ -1,28 +1,17 @@
 import type { EndedRun } from "../api/types";
 import { route } from "../state/route";
-import { Badge } from "../ui/badge";
 import { exact, formatCount, formatDuration, formatTime } from "../ui/format";
 import { Link } from "../ui/link";
 import { Empty } from "../ui/panel";
 import { Table, type Column } from "../ui/table";
 import { graphRoute, RunName } from "./name";
-import { describePath, describeReason, isFailure } from "./order";
+import { describePath, describeReason } from "./order";
 
 const COLUMNS: Column<EndedRun>[] = [
   { key: "run", label: "Run", cell: (run) => <RunName run={run} /> },
   {
-    key: "outcome",
-    label: "Outcome",
-    value: outcomeOf,
-    cell: (run) => (
-      <Badge level={isFailure(run) ? "bad" : run.outcome === "ok" ? "good" : "warning"}>
-        {outcomeOf(run)}
-      </Badge>
-    ),
-  },
-  {
     key: "time",
-    label: "Ended",
+    label: "Failed",
     isNumeric: true,
     value: (run) => run.time,
     cell: (run) => (
@@ -59,15 +48,12 @@ const COLUMNS: Column<EndedRun>[] = [
   { key: "path", label: "Path", isMinor: true, cell: (run) => <Path run={run} /> },
 ];
 
-function outcomeOf(run: EndedRun): string {
-  return run.reason === "unmatched_action" ? "dead end" : run.outcome;
-}
-
 function Path({ run }: { run: EndedRun }) {
   if (!run.path.length) return <span class="quiet">not known</span>;
   return (
     <>
-      {describePath(run.path)}{" "}
+      {describePath(run.path)}
+      {run.visits > run.path.length && ` (${run.visits} visits)`}{" "}
       {run.run !== "" && (
         <Link to={{ ...graphRoute(run), node: null, run: run.run }}>on the graph</Link>
       )}
@@ -75,20 +61,20 @@ function Path({ run }: { run: EndedRun }) {
   );
 }
 
-/** The latest runs that ended. */
-export function EndedTable({ runs }: { runs: readonly EndedRun[] }) {
+/** The latest failed runs. */
+export function FailedTable({ runs }: { runs: readonly EndedRun[] }) {
   const selected = route.value.run;
   return (
     <Table
-      id="runs-ended"
-      caption="Runs that ended"
+      id="runs-failed"
+      caption="Failed runs"
       columns={COLUMNS}
       rows={runs}
       rowKey={(run) => JSON.stringify([run.graph, run.run, run.time, run.node])}
       rowClass={(run) => (run.run !== "" && run.run === selected ? "selected" : "")}
       empty={
-        <Empty title="No run is known that ended in this period.">
-          <p>Try a longer time range, or another graph.</p>
+        <Empty title="No run failed in this period.">
+          <p>Runs that ended at an action without an edge are counted above.</p>
         </Empty>
       }
     />

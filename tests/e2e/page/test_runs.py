@@ -1,0 +1,76 @@
+"""The runs of a real application, in a real browser."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+from tests.agents import Agent, new_agent, until
+
+LOOP = Path(__file__).with_name("loop.py").read_text()
+
+
+@pytest.fixture(scope="module")
+def interview() -> Iterator[Agent]:
+    """An agent, and an application with one run that goes round and round."""
+    with new_agent() as agent:
+        agent.variables["KAYWATCH_SERVICE"] = "office"
+        agent.start()
+        agent.spawn(LOOP)
+        until(lambda: agent.executions().get("Ask", 0) >= 49, "it waits")
+        yield agent
+
+
+def test_a_run_in_trouble_comes_first(
+    interview: Agent, open_page: Callable[[str], Page]
+) -> None:
+    page = open_page(f"{interview.url}/?view=runs")
+    row = page.locator("#runs-in-progress tbody tr").first
+    expect(row).to_contain_text("Interview")
+    expect(row).to_contain_text("looping")
+    (client,) = interview.clients()
+    expect(row).to_contain_text(f"pid {client['pid']}")
+
+    row.get_by_role("link", name="Ask").click()
+    expect(page).to_have_url(re.compile("view=graph.*graph=Interview.*node=Ask"))
+    panel = page.get_by_role("complementary", name="Node Ask")
+    expect(panel).to_contain_text("In flight1")
+    expect(page.locator(".loop-line")).to_be_visible()
+
+
+def test_a_failed_run_is_a_path_on_the_graph(
+    interview: Agent, open_page: Callable[[str], Page]
+) -> None:
+    page = open_page(f"{interview.url}/?view=runs&graph=Interview")
+    row = page.locator("#runs-failed tbody tr")
+    expect(row).to_have_count(1)
+    expect(row).to_contain_text("an exception at Ask")
+    expect(row).to_contain_text(re.compile("Plan . Ask"))
+
+    row.get_by_role("link", name="on the graph").click()
+    expect(page.get_by_text(re.compile("^Run .* ended at Ask: an exc"))).to_be_visible()
+    expect(page.locator(".edge.taken")).to_have_count(1)
+    expect(page.locator(".card.dimmed")).to_contain_text("Answer")
+    page.get_by_role("link", name="without the run").click()
+    expect(page.locator(".card.dimmed")).to_have_count(0)
+
+
+def test_why_runs_ended_equals_the_graph_s_statistics(
+    interview: Agent, open_page: Callable[[str], Page]
+) -> None:
+    page = open_page(f"{interview.url}/?view=runs&window=1h")
+    ends = page.get_by_role("region", name="Why runs ended")
+    expect(
+        ends.get_by_role("row", name=re.compile("end of the graph"))
+    ).to_contain_text("5")
+    expect(ends.get_by_role("row", name=re.compile("exception"))).to_contain_text("1")
+
+
+def test_a_run_that_is_no_longer_kept(
+    interview: Agent, open_page: Callable[[str], Page]
+) -> None:
+    page = open_page(f"{interview.url}/?view=graph&graph=Interview&run=gone")
+    expect(page.get_by_text("no longer kept")).to_be_visible()
