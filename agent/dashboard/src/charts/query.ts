@@ -4,7 +4,7 @@ import { agentTime } from "../state/live";
 import { useRequest, type Polled } from "../state/polled";
 import { route } from "../state/route";
 import { windowSeconds } from "../ui/format";
-import type { Series } from "./data";
+import type { Points, Series } from "./data";
 
 export type Scope = Record<string, string | null | undefined>;
 
@@ -51,8 +51,17 @@ export function useHeatmap(scope: Scope): Polled<Heatmap> {
 
 /** Returns the series of a result; the only one of a query without `by` gets a name. */
 export function namedSeries(result: QueryResult | null, name: string): Series[] {
-  const series = result?.series ?? [];
-  return series.map((each) => ({ ...each, name: each.name || name }));
+  if (result === null) return [];
+  return result.series.map((each) => ({
+    name: each.name || name,
+    points: completeSteps(each.points, result),
+  }));
+}
+
+// The last step has only begun: its lower count would look like a decline.
+function completeSteps(points: Points, { step, end }: QueryResult): Points {
+  const complete = points.filter(([time]) => time + step <= end);
+  return complete.some(([, value]) => value !== null) ? complete : points;
 }
 
 /** Returns series with the events of at least one point. */
