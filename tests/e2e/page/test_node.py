@@ -1,0 +1,134 @@
+"""A node and its calls of models in a real browser: the figures are the agent's."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from playwright.sync_api import Page, expect
+from tests.agents import Agent, new_agent, until
+
+HOSTILE = "<img src=x onerror=alert(1)>"
+APPLICATION = f"""
+import kaywatch
+for number in range(40):
+    with kaywatch.execution("shop", "pay") as span:
+        kaywatch.record_llm(
+            model="large", input_tokens=1_000, output_tokens=100,
+            cost_usd=0.25, seconds=0.5,
+        )
+        kaywatch.observe("basket", number)
+    try:
+        with kaywatch.execution("shop", {HOSTILE!r}):
+            raise ConnectionError("no answer from <b>the bank</b>")
+    except ConnectionError:
+        pass
+assert kaywatch.flush(10)
+"""
+
+
+@pytest.fixture(scope="module")
+def shop() -> Iterator[Agent]:
+    """An agent that has seen 40 payments, and as many failures of a hostile name."""
+    with new_agent() as agent:
+        agent.variables["KAYWATCH_SERVICE"] = "shop"
+        agent.start()
+        agent.run(APPLICATION)
+        until(lambda: agent.executions().get("pay") == 40, "all payments are counted")
+        yield agent
+
+
+def open_node(agent: Agent, open_page: Callable[[str], Page], node: str) -> Page:
+    page = open_page(
+        f"{agent.url}/?view=node&service=shop&graph=shop&node={quote(node)}&window=1h"
+    )
+    expect(page.get_by_role("heading", level=1)).to_have_text(node)
+    return page
+
+
+def figure(page: Page, label: str) -> str:
+    """Return the exact text of a figure at the top."""
+    place = page.locator(".figure", has=page.locator("dt", has_text=label)).first
+    return place.locator("dd").inner_text()
+
+
+def test_the_figures_are_those_of_kaywatch_stats(
+    shop: Agent, open_page: Callable[[str], Page]
+) -> None:
+    page = open_node(shop, open_page, "pay")
+    printed = subprocess.run(
+        [
+            *(shop.python, "-m", "kaywatch_agent", "stats", "pay", "--json"),
+            *("--window", "1h", "--url", shop.url),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    stats = json.loads(printed.stdout)
+
+    expect(page.locator(".figures")).to_contain_text("n=40")
+    assert stats["total_executions"] == 40
+    page.get_by_text("p95", exact=True).first.wait_for()
+    tooltip = page.locator(".figure", has=page.locator("dt", has_text="p95")).first
+    shown = tooltip.locator("[role=tooltip]").inner_text()
+    assert float(shown.split()[0].replace(",", "")) == pytest.approx(
+        stats["p95_execution_time"], rel=1e-12
+    )
+    assert "$10.00" in figure(page, "Cost")
+
+
+def test_a_name_and_a_message_of_markup_are_text(
+    shop: Agent, open_page: Callable[[str], Page]
+) -> None:
+    page = open_node(shop, open_page, HOSTILE)
+
+    expect(page.get_by_role("heading", level=1)).to_have_text(HOSTILE)
+    failures = page.locator(".failures li")
+    expect(failures).to_have_count(20)
+    expect(failures.first).to_contain_text("no answer from <b>the bank</b>")
+    assert page.locator("main img, .failures b b").count() == 0
+    expect(page.get_by_text("The latest 20 of 40.")).to_be_visible()
+
+
+def test_a_chart_is_saved_and_read_by_keyboard(
+    shop: Agent, open_page: Callable[[str], Page], tmp_path: Path
+) -> None:
+    page = open_node(shop, open_page, "pay")
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Save Executions by outcome as CSV").click()
+    saved.value.save_as(tmp_path / "chart.csv")
+    with open(tmp_path / "chart.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    column = next(name for name in rows[0] if re.match(r"ok\b", name))
+    assert sum(float(row[column] or 0) for row in rows) == 40
+
+    with page.expect_download() as image:
+        page.get_by_role("button", name="Save Duration as PNG").click()
+    image.value.save_as(tmp_path / "chart.png")
+    assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
+
+    page.get_by_role("button", name="Table of Duration").click()
+    expect(page.get_by_role("table", name="Duration")).to_be_visible()
+
+
+def test_the_models_view_has_what_the_calls_cost(
+    shop: Agent, open_page: Callable[[str], Page]
+) -> None:
+    page = open_page(f"{shop.url}/?view=models&window=1h")
+
+    row = page.locator("#models tbody tr")
+    expect(row).to_have_count(1)
+    expect(row).to_contain_text("large")
+    expect(row).to_contain_text("$10.00")
+    page.get_by_role("button", name="node", exact=True).click()
+    expect(page.get_by_text("Cost by node")).to_be_visible()
+    assert "by=node" in page.url
+    row.get_by_role("link", name="large").click()
+    expect(page.get_by_text("Charts of the model large")).to_be_visible()
