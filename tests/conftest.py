@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from tests.agents import Agent, new_agent
 from tests.brokers import KINDS, Broker, running_broker
 from xdist.scheduler import LoadScopeScheduling
@@ -32,6 +33,12 @@ TOGETHER = (
 # Some images set it; without bytecode, each process compiles what it imports.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+# Beside other workers, any example may take long.
+settings.register_profile(
+    "kaywatch", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("kaywatch")
 
 # A shell lets its background jobs ignore Ctrl-C, and so would all that we start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

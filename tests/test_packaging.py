@@ -229,6 +229,7 @@ def test_the_metadata_say_what_an_index_shows(wheel: Path) -> None:
 # -- on each Python --------------------------------------------------------------------
 
 
+@pytest.mark.timeout(300)  # it downloads
 def test_the_client_and_then_the_agent_install_and_work(
     wheel: Path, environment: Path
 ) -> None:

@@ -92,6 +92,7 @@ def test_a_module_exports_what_it_names(name: str) -> None:
         assert hasattr(module, exported), f"{name}.{exported}"
 
 
+@pytest.mark.timeout(300)  # a fork for each of some 300 modules
 def test_every_module_imports_alone_without_a_warning() -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", IMPORT_EACH, *modules()],

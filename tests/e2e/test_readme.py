@@ -196,7 +196,7 @@ def run_example(example: str, python: str, url: str, folder: Path) -> None:
             stdout=stdout.fileno(),
             stderr=stderr.fileno(),
         )
-        if words[0] in ("tail", "capture"):
+        if words[0] in ("tail", "capture") and "--limit" not in words:
             until(
                 lambda: process.poll() is not None or size(result) >= least,
                 f"{example} has output",

@@ -233,6 +233,7 @@ def test_every_metric_is_documented_with_its_type_and_labels(
 EXAMPLES = os.environ.get("KAYWATCH_TEST_EXAMPLES", "15")
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     "options",
     [
@@ -274,6 +275,7 @@ def test_schemathesis_finds_no_fault(
 TOKEN = "a-token-for-schemathesis"
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("token", [TOKEN, "", "a-token-that-is-wrong"])
 def test_schemathesis_finds_no_fault_where_tokens_are_asked_for(
     token: str, tmp_path: Path
