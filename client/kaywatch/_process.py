@@ -128,6 +128,8 @@ class Process:
         self.settings = settings
         self.recorder = Recorder(on_pressure=self.on_pressure)
         self.sender: Sender | None = None
+        # Record what is still in progress, before the last batch is sent.
+        self.before_exit: list[Callable[[], None]] = []
         self._starting = threading.Lock()
         self._forking = False
         self._hooked = False
@@ -340,6 +342,8 @@ class Process:
         self.recorder.forget()
 
     def _at_exit(self) -> None:
+        for record_rest in self.before_exit:
+            record_rest()
         self.stop(self.settings.exit_timeout)
 
 

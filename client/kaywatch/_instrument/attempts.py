@@ -10,6 +10,7 @@ counter, `cur_retry`, is shared by all items and so can't be used.
 from __future__ import annotations
 
 import time
+from threading import get_ident
 from typing import Any, Final
 
 from kaywatch._instrument.naming import is_batch
@@ -136,7 +137,8 @@ def _enter_override(node: Any, _: object) -> Span | None:
         return None
     span.enter_exec()
     # Made now, while there is only one thread.
-    span.ensure_details().is_batch = is_batch(node)
+    details = span.ensure_details()
+    details.is_batch, details.thread = is_batch(node), get_ident()
     _batches[id(node)] = span
     return span
 
@@ -163,12 +165,24 @@ def _start_attempt(node: Any, _: object) -> Span | None:
     if span is None or span.owner is not node:
         # Some batches call `exec` in a pool without the loop.
         return _open_item(node, None) if _batches else None
+    if _batches and _is_in_pool(node, span):
+        return _open_item(node, span)
     if span.failed_at:
         if span.failed_at == TRYING:
             return None
         span.count_retry()
     span.failed_at = TRYING
     return span
+
+
+def _is_in_pool(node: Any, span: Span) -> bool:
+    """Return whether a batch calls `exec` in a pool that carries its span."""
+    details = span.details
+    return (
+        details is not None
+        and details.thread not in (0, get_ident())
+        and _batches.get(id(node)) is span
+    )
 
 
 def _end_attempt(span: Span, _: object, error: BaseException | None) -> None:

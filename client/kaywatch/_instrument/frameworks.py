@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from kaywatch._instrument import attempts as _attempts
 from kaywatch._instrument import runs as _runs
+from kaywatch._instrument import threads as _threads
 from kaywatch._instrument import visits as _visits
 from kaywatch._instrument.imports import forget, when_imported
 from kaywatch._instrument.naming import NAME, node_classes
@@ -75,6 +76,7 @@ def instrument(
     data_sizes: bool | None = None,
     memory: bool | None = None,
     llm: bool = True,
+    threads: bool | None = None,
 ) -> list[str]:
     """Record every node, run and transition of KayGraph and PocketFlow from now on.
 
@@ -98,6 +100,9 @@ def instrument(
         memory: also record the process's memory after each node, for the node's
             `peak_memory_mb`. Costs some 10 us a node. Off by default.
         llm: False leaves `openai` and `anthropic` alone.
+        threads: False attributes nothing that a thread records to the node that
+            started it or submitted a task to its pool. Default: `KAYWATCH_THREADS`,
+            else True.
 
     Returns:
         The names of the instrumented modules, empty if none was found.
@@ -111,6 +116,7 @@ def instrument(
     _set_measurements(data_sizes, memory)
     if llm:
         _await_sdks()
+    _set_threads(_threads.is_on_by_default() if threads is None else threads)
     requested = list(FRAMEWORKS if modules is None else modules)
     candidates = [module for module in map(_imported, requested) if module is not None]
     patched = [module.__name__ for module in candidates if _patch(module)]
@@ -129,6 +135,7 @@ def instrument_when_imported() -> None:
         for framework in FRAMEWORKS:
             when_imported(framework, _patch)
         _await_sdks()
+        _set_threads(_threads.is_on_by_default())
 
 
 def uninstrument() -> None:
@@ -144,6 +151,7 @@ def uninstrument() -> None:
     for finder in finders:
         sys.meta_path.remove(finder)
     _patches.restore()
+    _threads.restore()
     forget(_patch_sdk)
     if "kaywatch._llm.sdks" in sys.modules:
         sys.modules["kaywatch._llm.sdks"].restore()
@@ -189,6 +197,13 @@ def _set_measurements(data_sizes: bool | None, memory: bool | None) -> None:
     if _measurements != before:
         for module in _patches.restore():
             _patches.add(module)
+
+
+def _set_threads(is_on: bool) -> None:
+    if is_on:
+        _threads.carry_into_threads()
+    else:
+        _threads.restore()
 
 
 def _patch(module: ModuleType) -> bool:

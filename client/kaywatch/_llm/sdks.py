@@ -20,7 +20,7 @@ from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from kaywatch._llm.calls import TOO_MANY_REQUESTS
-from kaywatch._llm.streams import ObservedEvents, SdkCall
+from kaywatch._llm.streams import ObservedEvents, SdkCall, unread_calls
 from kaywatch._llm.usage import AnthropicTally, OpenAITally, Tally
 from kaywatch._process import process
 from kaywatch._wrappers import Function, Hooks, is_wrapper, seal, warn_once
@@ -146,7 +146,9 @@ def _end_request(
         return
     if call.seconds is None:
         call.touch()
-    if not _is_unread(answer):
+    if _is_unread(answer):
+        unread_calls.add(call)
+    else:
         _read_answer(call, answer)
         call.finish()
 

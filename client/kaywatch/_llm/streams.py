@@ -1,19 +1,21 @@
 """One call of an SDK, and the iterator that reads the events of its stream.
 
 A stream keeps its type: only the iterator within it is replaced. A call is recorded
-when its stream ends, fails, is closed, or is dropped.
+when its stream ends, fails, is closed or dropped, or when the process exits.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, Final
+from weakref import WeakSet
 
 from kaywatch._llm.calls import Call
 from kaywatch._llm.usage import Tally
+from kaywatch._process import process
 from kaywatch._wrappers import warn_once
 
-__all__ = ["ObservedEvents", "SdkCall"]
+__all__ = ["ObservedEvents", "SdkCall", "unread_calls"]
 
 
 class SdkCall(Call):
@@ -24,7 +26,7 @@ class SdkCall(Call):
         is_observed: whether the events of its stream are read.
     """
 
-    __slots__ = ("is_observed", "tally")
+    __slots__ = ("__weakref__", "is_observed", "tally")
 
     def __init__(self, model: str, tally: Tally) -> None:
         self.tally = tally
@@ -54,6 +56,18 @@ class SdkCall(Call):
     def __del__(self) -> None:
         if not sys.is_finalizing():
             self.finish()
+
+
+# Calls whose answer is not read yet; the application may hold some to the end.
+unread_calls: Final[WeakSet[SdkCall]] = WeakSet()
+
+
+def _finish_unread() -> None:
+    for call in list(unread_calls):
+        call.finish()
+
+
+process.before_exit.append(_finish_unread)
 
 
 class ObservedEvents:
@@ -95,6 +109,8 @@ class ObservedEvents:
     def _stop(self, error: BaseException) -> None:
         self._call.touch()
         is_end = isinstance(error, (StopIteration, StopAsyncIteration))
+        if is_end and self._call.tally.usage is not None:
+            self._call.tally.is_complete = True
         self._call.finish(None if is_end else error)
 
     def __getattr__(self, name: str) -> Any:

@@ -95,7 +95,10 @@ class OpenAITally(Tally):
         kind = _get(event, "type")
         if isinstance(kind, str):
             return kind.endswith(".delta")
-        return bool(_get(event, "choices"))
+        # Some servers send the usage so far with every chunk; the last has no choices.
+        has_choices = bool(_get(event, "choices"))
+        self.is_complete = self.is_complete and not has_choices
+        return has_choices
 
 
 class AnthropicTally(Tally):

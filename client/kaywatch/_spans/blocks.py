@@ -9,6 +9,14 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from kaywatch._process import process
 from kaywatch._spans.runs import current_run
 from kaywatch._spans.spans import EXEC, Span, current_span
+from kaywatch._spans.streams import (
+    NoBlock,
+    OpenBlock,
+    follow,
+    follow_items,
+    record_async_items,
+    record_items,
+)
 from kaywatch.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -18,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["execution"]
 
 F = TypeVar("F", bound=Callable[..., Any])
+I = TypeVar("I")  # noqa: E741 - of items
 
 
 class Block(Span):
@@ -37,8 +46,7 @@ class Block(Span):
 class execution:  # noqa: N801 - used like a function, as contextlib's are
     """Record a block, or a function, as one execution of a node.
 
-    For code outside of the frameworks, as a context manager or as a decorator of plain
-    functions and coroutine functions::
+    For code outside of the frameworks, as a context manager or as a decorator::
 
         with kaywatch.execution("checkout", "pay") as pay:
             pay.action = charge(card)
@@ -47,7 +55,10 @@ class execution:  # noqa: N801 - used like a function, as contextlib's are
         async def notify(order): ...
 
     An exception sets the outcome `error`, a cancellation `cancelled`; either passes
-    through unchanged.
+    through unchanged. A generator, a coroutine, a future or another awaitable that a
+    function returns is part of the execution until it ends. One that is closed or
+    dropped before its end is `cancelled`. One object may be entered again, also by
+    several threads or tasks at once.
 
     Args:
         graph: the graph's name; empty for none.
@@ -68,33 +79,58 @@ class execution:  # noqa: N801 - used like a function, as contextlib's are
             raise ConfigurationError("execution(node=...): the name is empty")
         self.graph = graph
         self.node = node
-        self._span: Span | None = None
+        # One object may be entered again, also by several threads at once.
+        self._spans: list[Span] = []
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, str]]:
+        return type(self), (self.graph, self.node)
 
     @property
     def action(self) -> str:
         """The action that the execution returns, as a node's `post` would."""
-        return self._span.action if self._span is not None else "default"
+        span = self._innermost()
+        return span.action if span is not None else "default"
 
     @action.setter
     def action(self, value: Any) -> None:
-        if self._span is not None:
-            self._span.action = value if isinstance(value, str) else "default"
+        span = self._innermost()
+        if span is not None:
+            span.action = value if isinstance(value, str) else "default"
 
     @property
     def attempts(self) -> int:
         """How often the work was tried; 1 without retries."""
-        return self._span.attempts if self._span is not None else 1
+        span = self._innermost()
+        return span.attempts if span is not None else 1
 
     @attempts.setter
     def attempts(self, value: int) -> None:
-        if self._span is not None:
-            self._span.ensure_details().attempts = value
+        span = self._innermost()
+        if span is not None:
+            span.ensure_details().attempts = value
+
+    def stream(self, items: I) -> I:
+        """Return the items of a stream, recorded as one execution until they end.
+
+        A node ends when its functions have returned. If it returns a stream that is
+        read later, the time and the errors of the stream are known only to this::
+
+            def exec(self, question):
+                return kaywatch.execution("chat", "answer").stream(ask(question))
+
+        Args:
+            items: an iterable or asynchronous iterable.
+
+        Returns:
+            A generator or asynchronous generator of them.
+        """
+        span = self._open()
+        return items if span is None else cast("I", follow_items(span, items))
 
     def __enter__(self) -> Self:
-        if process.settings.enabled:
-            series = process.recorder.series(self.graph, self.node)
-            self._span = Block(series, current_run.get(), current_span.get())
-            self._span.notify_started()
+        span = self._open()
+        if span is not None:
+            self._spans.append(span)
         return self
 
     def __exit__(
@@ -103,26 +139,63 @@ class execution:  # noqa: N801 - used like a function, as contextlib's are
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        span, self._span = self._span, None
+        span = self._innermost()
         if span is not None:
+            self._spans.remove(span)
             span.close(error=error)
             span.pass_on_cost()
+
+    def _open(self) -> Block | None:
+        if not process.settings.enabled:
+            return None
+        series = process.recorder.series(self.graph, self.node)
+        span = Block(series, current_run.get(), current_span.get())
+        span.notify_started()
+        return span
+
+    def _open_block(self) -> OpenBlock:
+        span = self._open()
+        return NoBlock() if span is None else OpenBlock(span)
+
+    def _innermost(self) -> Span | None:
+        """Return the span that this thread or task entered last."""
+        span: object = current_span.get() if self._spans else None
+        while isinstance(span, Span):
+            if span in self._spans:
+                return span
+            span = span.token.old_value
+        # It may be left in another context than it was entered in.
+        return self._spans[-1] if self._spans else None
+
+    def _call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call a function, and record it until its result has ended."""
+        span = self._open()
+        if span is None:
+            return function(*args, **kwargs)
+        try:
+            result = function(*args, **kwargs)
+        except BaseException as error:
+            span.close(error=error)
+            span.pass_on_cost()
+            raise
+        return follow(span, result)
 
     def __call__(self, function: F) -> F:
         import inspect  # here, because it costs more than all of kaywatch's imports
 
-        if inspect.iscoroutinefunction(function):
+        if inspect.isgeneratorfunction(function):
+            recorded: Any = record_items(self._open_block, function)
+        elif inspect.isasyncgenfunction(function):
+            recorded = record_async_items(self._open_block, function)
+        elif inspect.iscoroutinefunction(function):
 
-            @functools.wraps(function)
-            async def recorded_async(*args: Any, **kwargs: Any) -> Any:
+            async def recorded(*args: Any, **kwargs: Any) -> Any:
                 with execution(self.graph, self.node):
                     return await function(*args, **kwargs)
 
-            return cast("F", recorded_async)
+        else:
 
-        @functools.wraps(function)
-        def recorded(*args: Any, **kwargs: Any) -> Any:
-            with execution(self.graph, self.node):
-                return function(*args, **kwargs)
+            def recorded(*args: Any, **kwargs: Any) -> Any:
+                return self._call(function, *args, **kwargs)
 
-        return cast("F", recorded)
+        return cast("F", functools.wraps(function)(recorded))

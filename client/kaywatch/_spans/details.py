@@ -57,6 +57,7 @@ class SpanDetails:
         outcome, answer: set when a failure was answered inside the node. An exception
             that leaves the span overrides them.
         traceback: of the answered failure, if tracebacks are to be recorded.
+        thread: the one that entered the `_exec` of a batch.
         cost: of the LLM calls of the attempt in progress, if it made any.
     """
 
@@ -68,6 +69,7 @@ class SpanDetails:
         "item_timings",
         "last_failure",
         "outcome",
+        "thread",
         "traceback",
         "wait_seconds",
     )
@@ -81,6 +83,7 @@ class SpanDetails:
         self.outcome: int = OK
         self.answer: tuple[ErrorKey, str] | None = None
         self.traceback = ""
+        self.thread = 0
         self.cost: CostOfAttempt | None = None
 
     @property

@@ -750,9 +750,10 @@ def test_nodes_in_progress_are_known() -> None:
     with capture():
         Flow(start=Looks()).run({})
 
-    ((graph, node, started, run, visits),) = seen
+    ((graph, node, started, run, visits, run_start, failed_attempts),) = seen
     assert (graph, node) == ("Flow[Looks]", "Looks")
-    assert started > 1e9
+    assert started >= run_start > 1e9
+    assert failed_attempts == 0
     assert run > 0
     assert visits == 0
 
