@@ -9,14 +9,15 @@ caller may refer to a wrapper.
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import logging
 import sys
+from importlib.util import find_spec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from kaywatch._instrument import attempts as _attempts
+from kaywatch._instrument import pickling as _pickling
 from kaywatch._instrument import runs as _runs
 from kaywatch._instrument import threads as _threads
 from kaywatch._instrument import visits as _visits
@@ -85,7 +86,8 @@ def instrument(
     text is read.
 
     Call it once, early; calling it again is harmless. It covers nodes and graphs that
-    exist already and classes that are defined later. With
+    exist already and classes that are defined later. It imports nothing: a framework
+    that the application imports or reloads later is instrumented then. With
     `KAYGRAPH_COLLECT_METRICS=false` it does nothing.
 
     Args:
@@ -105,7 +107,8 @@ def instrument(
             else True.
 
     Returns:
-        The names of the instrumented modules, empty if none was found.
+        The names of the modules that are instrumented now; those that are not imported
+        yet follow later.
 
     Raises:
         ConfigurationError: if a setting is invalid, before anything has changed.
@@ -117,10 +120,14 @@ def instrument(
     if llm:
         _await_sdks()
     _set_threads(_threads.is_on_by_default() if threads is None else threads)
+    _pickling.pickle_originals()
     requested = list(FRAMEWORKS if modules is None else modules)
-    candidates = [module for module in map(_imported, requested) if module is not None]
-    patched = [module.__name__ for module in candidates if _patch(module)]
-    if requested and not patched:
+    patched = [m.__name__ for m in requested if isinstance(m, ModuleType) and _patch(m)]
+    for name in requested:
+        if not isinstance(name, ModuleType):
+            when_imported(name, _patch)
+            patched += _patches.names_of(name)
+    if requested and not patched and not any(map(_can_be_imported, requested)):
         names = ", ".join(str(getattr(m, "__name__", m)) for m in requested)
         log.warning("nothing to instrument: no framework found in %s", names)
     return patched
@@ -136,6 +143,7 @@ def instrument_when_imported() -> None:
             when_imported(framework, _patch)
         _await_sdks()
         _set_threads(_threads.is_on_by_default())
+        _pickling.pickle_originals()
 
 
 def uninstrument() -> None:
@@ -152,6 +160,7 @@ def uninstrument() -> None:
         sys.meta_path.remove(finder)
     _patches.restore()
     _threads.restore()
+    _pickling.restore()
     forget(_patch_sdk)
     if "kaywatch._llm.sdks" in sys.modules:
         sys.modules["kaywatch._llm.sdks"].restore()
@@ -230,16 +239,14 @@ def _patch_sdk(module: ModuleType) -> None:
     sdks.patch(module)
 
 
-def _imported(module: ModuleType | str) -> ModuleType | None:
-    if isinstance(module, ModuleType):
-        return module
+def _can_be_imported(module: ModuleType | str) -> bool:
+    """Return whether a module that isn't imported yet may become one to instrument."""
+    if isinstance(module, ModuleType) or module in sys.modules:
+        return False
     try:
-        return importlib.import_module(module)
-    except ImportError:
-        return None
-    except Exception:
-        log.warning("%s can't be imported", module, exc_info=True)
-        return None
+        return find_spec(module.partition(".")[0]) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def _wrap(

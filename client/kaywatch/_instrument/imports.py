@@ -1,4 +1,4 @@
-"""Calls back once a module has been imported, whenever that is.
+"""Calls back whenever a module has been imported.
 
 Strategy: a finder in front of the others lets them find an awaited module, and makes
 its loader call back after `exec_module`. Nothing of ours stays on the module, its spec
@@ -23,20 +23,34 @@ _callbacks: Final[dict[str, list[Callback]]] = {}  # by the module's name
 
 
 def when_imported(name: str, callback: Callback) -> None:
-    """Call `callback(module)` after the import of a module, or now if that is done.
+    """Call `callback(module)` after each import of a module, and now if that is done.
 
-    An error of the callback is logged and not raised.
+    A module is imported again by `importlib.reload`, and after it was removed from
+    `sys.modules`. An error of the callback is logged and not raised.
+
+    Args:
+        name: the module's; `*.part` for all modules whose name ends with that part.
+        callback: called for the same module more than once if this is called again.
     """
-    module = sys.modules.get(name)
-    spec = getattr(module, "__spec__", None)
-    if module is not None and not getattr(spec, "_initializing", False):
-        _call(callback, module)
-        return
     callbacks = _callbacks.setdefault(name, [])
     if callback not in callbacks:
         callbacks.append(callback)
     if _finder not in sys.meta_path:
         sys.meta_path.insert(0, _finder)
+    modules: list[tuple[str, ModuleType | None]] = list(sys.modules.items())
+    for key, module in modules:
+        spec = getattr(module, "__spec__", None)
+        is_importing = getattr(spec, "_initializing", False)
+        if name in (key, _wildcard(key)) and module is not None and not is_importing:
+            _call(callback, module)
+
+
+def _wildcard(name: str) -> str:
+    return "*." + name.rpartition(".")[2]
+
+
+def _callbacks_of(name: str) -> list[Callback]:
+    return [*_callbacks.get(name, ()), *_callbacks.get(_wildcard(name), ())]
 
 
 def forget(callback: Callback) -> None:
@@ -59,7 +73,7 @@ class _Finder:
         path: Sequence[str] | None,
         target: ModuleType | None = None,
     ) -> ModuleSpec | None:
-        if name not in _callbacks:
+        if not _callbacks_of(name):
             return None
         for finder in list(sys.meta_path):
             find = getattr(finder, "find_spec", None)
@@ -85,7 +99,7 @@ def _hook(spec: ModuleSpec) -> None:
         execute(module)
         if module.__name__ == spec.name:  # a loader may be shared, as zipimport's is
             vars(loader).pop("exec_module", None)
-            for callback in _callbacks.pop(spec.name, []):
+            for callback in _callbacks_of(spec.name):
                 _call(callback, module)
 
     try:

@@ -9,12 +9,13 @@ run. No class is kept alive: applications define classes within functions.
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Callable, Collection, Iterator
 from types import FunctionType, ModuleType
 from typing import Any, Final
 
-from kaywatch._wrappers import Function, is_wrapper, warn_once
+from kaywatch._wrappers import Function, is_wrapper, seal, warn_once
 
 __all__ = ["Patches", "Wrap", "is_graph"]
 
@@ -72,6 +73,11 @@ class Patches:
             self._modules.append(module)
             self._frameworks.add(module.__name__)
         return bool(roots)
+
+    def names_of(self, name: str) -> list[str]:
+        """Return the own name of the module imported as `name`, if it is patched."""
+        module = sys.modules.get(name)
+        return [m.__name__ for m in self._modules if m is module]
 
     def adopt(self, cls: type) -> bool:
         """Patch a class of a patched framework; return whether it is one."""
@@ -151,6 +157,11 @@ class Patches:
             except Exception:  # noqa: BLE001 - the application continues without us
                 warn_once(f"class {cls.__name__}")
 
+        def unhooked(cls: Any, /, **kwargs: Any) -> None:
+            super(root, cls).__init_subclass__(**kwargs)
+
+        # A pickler by value takes the original.
+        seal(init_subclass, call or unhooked)
         ours: classmethod[Any, Any, None] = classmethod(init_subclass)
         type.__setattr__(root, _HOOK, ours)
         self._hooks[root] = (original, ours)

@@ -31,9 +31,10 @@ def test_the_callback_of_an_imported_module_is_called_at_once() -> None:
     when_imported("json", imported.append)
 
     assert imported == [importlib.import_module("json")]
+    forget(imported.append)
 
 
-def test_the_callback_is_called_once_after_the_import(home: Path) -> None:
+def test_the_callback_is_called_once_after_each_import(home: Path) -> None:
     (home / "late_one.py").write_text("value = 1\n")
     imported: list[int] = []
 
@@ -47,9 +48,29 @@ def test_the_callback_is_called_once_after_the_import(home: Path) -> None:
     module = importlib.import_module("late_one")
     importlib.reload(module)
 
-    assert imported == [1]
+    assert imported == [1, 1]
+    del sys.modules["late_one"]
+    importlib.import_module("late_one")
+    assert imported == [1, 1, 1]
     assert module.__spec__ is not None
     assert "exec_module" not in vars(module.__spec__.loader)
+    forget(note)
+
+
+def test_modules_are_found_by_the_last_part_of_their_name(home: Path) -> None:
+    (home / "vendor").mkdir()
+    (home / "vendor/__init__.py").write_text("")
+    (home / "vendor/late_part.py").write_text("")
+    imported: list[str] = []
+
+    def note(module: ModuleType) -> None:
+        imported.append(module.__name__)
+
+    when_imported("*.late_part", note)
+    importlib.import_module("vendor.late_part")
+    when_imported("*.late_part", note)
+
+    assert imported == ["vendor.late_part", "vendor.late_part"]
     forget(note)
 
 
