@@ -46,8 +46,9 @@ bench: .venv/.dev
 	@tests/bench/install_peers.sh
 	$(BIN)/python -m tests.bench --json bench.json $(if $(QUICK),--quick)
 
-images: .venv/.dev
+images: .venv/.dev page
 	$(BIN)/python -m tests.docs.slack_images
+	$(BIN)/python -m tests.docs.page_images
 
 long-run: .venv/.dev
 	$(BIN)/python -m tests.e2e.long_run --minutes $(MINUTES)
