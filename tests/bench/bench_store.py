@@ -30,13 +30,13 @@ Ticks = tuple[list[float], list[float]]  # in the loop, of the commit
 
 
 def ticking(
-    store: Store, series: int, start: float, count: int
+    store: Store, series: int, start: float, count: int, **shape: int
 ) -> Iterator[tuple[float, float]]:
     """Tick so often, all series dirty; yield the seconds in the loop and of the commit.
 
     The loop hands a change over, and a thread commits it.
     """
-    aggregator = Aggregator(many.registry(series), start)
+    aggregator = Aggregator(many.registry(series, **shape), start)
     events = many.columns(series, PER_TICK, start)
     for now in (start + n for n in range(count)):
         timely = events._replace(time=events.time - start + now)
@@ -62,12 +62,15 @@ def ticks(series: int, count: int) -> Ticks:
     return loop, commit
 
 
-def fill(path: Path, series: int, seconds: int) -> None:
-    """Write a day of buckets that ended now, and the last ticks."""
+def fill(path: Path, series: int, seconds: int, **shape: int) -> None:
+    """Write a day of buckets that ended now, and the last ticks.
+
+    `shape` is that of `series.registry`.
+    """
     now = int(time.time())
     store = Store(path, synchronous="OFF")
     store.restore()
-    for _ in ticking(store, series, now - 15, 15):
+    for _ in ticking(store, series, now - 15, 15, **shape):
         pass
     store.close()
     db = connect(path, "OFF")

@@ -11,11 +11,13 @@ from kaywatch_agent.model.series import Columns, ErrorKey, Kind, PhaseColumns, S
 __all__ = ["bucket", "columns", "phases", "registry"]
 
 
-def registry(series: int) -> Registry:
-    """Return the names of nodes of 5 services and 200 graphs, and what they did."""
+def registry(series: int, services: int = 5, graphs: int = 200) -> Registry:
+    """Return the names of nodes of services and graphs, and what they did."""
     found = Registry(Limits())
     for n in range(series):
-        key = SeriesKey(Kind.NODE, f"service-{n % 5}", f"graph-{n % 200}", f"node-{n}")
+        key = SeriesKey(
+            Kind.NODE, f"service-{n % services}", f"graph-{n % graphs}", f"node-{n}"
+        )
         found.row(key, f"process-{n % 5}")
     assert not found.overflow_count
     found.actions.number("default")
