@@ -134,7 +134,7 @@ def test_the_keyboard_reaches_everything(demo_desk: Agent, open_page: Open) -> N
     expect(page).to_have_url(re.compile("node=Draft"))
 
     page.keyboard.press("1")
-    expect(page.get_by_role("heading", name="Overview")).to_be_visible()
+    expect(page.get_by_role("heading", name="support-desk")).to_be_visible()
     page.keyboard.press("]")
     expect(page).to_have_url(re.compile("window=15m"))
 

@@ -1,14 +1,16 @@
 import { expect, test } from "vitest";
 import { formatRoute, parseRoute } from "./route";
 
-test.each(["", "?graph=checkout", "?view=runs&graph=a+b&window=1h&end=17&find=p95"])(
-  "%s: a route survives its address",
-  (search) => {
-    const route = parseRoute(search);
-    const { search: formatted } = new URL(formatRoute(route), "http://agent/");
-    expect(parseRoute(formatted)).toEqual(route);
-  },
-);
+test.each([
+  "",
+  "?graph=checkout",
+  "?view=overview&service=shop&graph=a",
+  "?view=runs&graph=a+b&window=1h&end=17&find=p95",
+])("%s: a route survives its address", (search) => {
+  const route = parseRoute(search);
+  const { search: formatted } = new URL(formatRoute(route), "http://agent/");
+  expect(parseRoute(formatted)).toEqual(route);
+});
 
 test.each([
   ["?graph=checkout", "graph"],

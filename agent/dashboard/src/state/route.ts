@@ -62,7 +62,9 @@ function viewOf(params: URLSearchParams): ViewName {
 /** Returns the address of a route: "?..." with only what differs from the defaults. */
 export function formatRoute(route: Route): string {
   const params = new URLSearchParams();
-  if (route.view !== "overview") params.set("view", route.view);
+  // A node or a graph alone would open its own view.
+  const isNamed = NAMES.some((name) => route[name] !== null);
+  if (isNamed || route.view !== "overview") params.set("view", route.view);
   for (const name of NAMES) if (route[name] !== null) params.set(name, route[name]);
   if (route.window !== DEFAULT_WINDOW) params.set("window", route.window);
   if (route.end !== null) params.set("end", String(route.end));
