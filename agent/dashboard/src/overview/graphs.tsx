@@ -162,8 +162,11 @@ function useTrends(services: readonly string[], window: string, end: number | nu
           const { series } = await request<QueryResult>("api/v1/query", query, {
             signal: stop.signal,
           });
+          // The last step of a live range is not over yet.
+          const last = end === null ? -1 : undefined;
           return series.map(
-            ({ name, points }) => [graphKey({ service, graph: name }), points] as const,
+            ({ name, points }) =>
+              [graphKey({ service, graph: name }), points.slice(0, last)] as const,
           );
         }),
       ).catch(() => null); // The table is complete without the lines.
