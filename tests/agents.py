@@ -121,8 +121,8 @@ class Agent:
         return self.get(f"/api/v1/nodes/{name}/stats", **parameters)
 
     def clients(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.get("/api/v1/clients")["clients"]
-        return found
+        response: list[dict[str, Any]] = self.get("/api/v1/clients")["clients"]
+        return response
 
     def executions(self) -> dict[str, int]:
         """Return how many executions of each node were counted."""

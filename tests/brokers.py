@@ -86,7 +86,7 @@ class Access:
 
     def options(self) -> list[str]:
         """Return it as options of mosquitto_pub and mosquitto_sub."""
-        given = {
+        value = {
             "-h": self.host,
             "-p": str(self.port),
             "-u": self.user if self.password else "",
@@ -95,7 +95,7 @@ class Access:
             "--cert": self.certificate,
             "--key": self.key,
         }
-        return [word for pair in given.items() if pair[1] for word in pair]
+        return [word for pair in value.items() if pair[1] for word in pair]
 
 
 class Authority:
@@ -235,7 +235,7 @@ class Subscription:
                 stderr=subprocess.STDOUT,
             )
         try:
-            until(lambda: self._said("Subscribed (mid"), "a subscription")
+            until(lambda: self._logged("Subscribed (mid"), "a subscription")
         except AssertionError:
             self.close()
             raise AssertionError(self._out.read_text()) from None
@@ -244,10 +244,10 @@ class Subscription:
     def messages(self) -> list[Published]:
         """All messages so far."""
         *whole, _ = self._out.read_text().split("\n")
-        found = [line.split(" ", 3) for line in whole if line.startswith("message ")]
+        result = [line.split(" ", 3) for line in whole if line.startswith("message ")]
         return [
             Published(retained == "1", topic, bytes.fromhex(payload))
-            for _, retained, topic, payload in found
+            for _, retained, topic, payload in result
         ]
 
     def wait(self, count: int = 1) -> list[Published]:
@@ -259,7 +259,7 @@ class Subscription:
         self._process.terminate()
         self._process.wait(DEADLINE)
 
-    def _said(self, text: str) -> bool:
+    def _logged(self, text: str) -> bool:
         assert self._process.poll() is None, self._out.read_text()
         return text in self._out.read_text()
 

@@ -51,8 +51,8 @@ class Trap:
 
     def reported(self) -> dict[str, str]:
         """Return what the page reported, as in `/report?name=what`."""
-        found = (re.fullmatch(r"/report\?(\w+)=(.*)", path) for path in self.paths)
-        return {match[1]: match[2] for match in found if match}
+        result = (re.fullmatch(r"/report\?(\w+)=(.*)", path) for path in self.paths)
+        return {match[1]: match[2] for match in result if match}
 
 
 @contextmanager

@@ -21,15 +21,15 @@ class Certificate(NamedTuple):
 def certificate(folder: Path, name: str = "kaywatch") -> Certificate:
     """Make one that signs itself, valid for a day."""
     openssl = require("openssl")
-    found = Certificate(folder / f"{name}.pem", folder / f"{name}.key")
+    result = Certificate(folder / f"{name}.pem", folder / f"{name}.key")
     subprocess.run(
         [
             *(openssl, "req", "-x509", "-nodes", "-days", "1"),
             *("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"),
             *("-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1"),
-            *("-keyout", str(found.key), "-out", str(found.certificate)),
+            *("-keyout", str(result.key), "-out", str(result.certificate)),
         ],
         check=True,
         capture_output=True,
     )
-    return found
+    return result

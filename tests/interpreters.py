@@ -24,16 +24,16 @@ def find(version: str) -> str | None:
 
 def interpreter(version: str) -> str:
     """Return the path of a Python of a version; skip the test if there is none."""
-    found = find(version)
-    if found is None:
+    result = find(version)
+    if result is None:
         pytest.skip(f"no python{version}: neither in PATH nor among pyenv's")
-    return found
+    return result
 
 
 def _candidates(version: str) -> Iterator[str]:
-    found = shutil.which(f"python{version}")
-    if found:
-        yield found
+    result = shutil.which(f"python{version}")
+    if result:
+        yield result
     root = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
     for path in sorted(root.glob(f"versions/{version}.*/bin/python")):
         yield str(path)

@@ -145,8 +145,8 @@ def answer(path: str, model: str) -> dict[str, Any]:
     if path == "/v1/chat/completions":
         message = {"role": "assistant", "content": '{"n": 1}'}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
-        found = {"id": "c", "object": "chat.completion", "created": 1}
-        return {**found, "model": model, "choices": [choice], "usage": CHAT_USAGE}
+        result = {"id": "c", "object": "chat.completion", "created": 1}
+        return {**result, "model": model, "choices": [choice], "usage": CHAT_USAGE}
     if path == "/v1/responses":
         return _response(model, RESPONSE_USAGE, [_output("hello")])
     if path == "/v1/embeddings":

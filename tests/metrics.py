@@ -19,7 +19,7 @@ def declared() -> dict[str, Instrument]:
 
 def samples(registry: MetricsRegistry, name: str) -> dict[tuple[str, ...], float]:
     """Return the values of a metric by labels."""
-    return next(found for one, found in registry.collect() if one.name == name)
+    return next(result for one, result in registry.collect() if one.name == name)
 
 
 def counted(registry: MetricsRegistry, name: str, *labels: str) -> float:

@@ -44,7 +44,7 @@ def at(access: Access, way: Way | None) -> Access:
 
 def settings(access: Access, prefix: str = "kaywatch", **more: object) -> str:
     """Return a table of the agent's configuration."""
-    found = {
+    result = {
         "url": access.url(prefix),
         "password": access.password,
         "ca": access.ca,
@@ -53,7 +53,7 @@ def settings(access: Access, prefix: str = "kaywatch", **more: object) -> str:
         "grace_seconds": GRACE,
         **more,
     }
-    lines = [f"{key} = {json.dumps(value)}" for key, value in found.items() if value]
+    lines = [f"{key} = {json.dumps(value)}" for key, value in result.items() if value]
     return "\n".join(["[[ingest.mqtt]]", *lines]) + "\n"
 
 

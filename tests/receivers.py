@@ -123,12 +123,12 @@ class Receivers:
             self._posted += 1
             asked = json.loads(body)
             stamp = asked.get("ts") or f"1700000000.{self._posted:06}"
-            found = {"ok": True, "channel": "C0123", "ts": stamp}
-            return Reply(200, json.dumps(found))
+            result = {"ok": True, "channel": "C0123", "ts": stamp}
+            return Reply(200, json.dumps(result))
         if path == "/v2/enqueue":
             key = json.loads(body).get("dedup_key")
-            found = {"status": "success", "message": "Event processed"}
-            return Reply(202, json.dumps({**found, "dedup_key": key}))
+            result = {"status": "success", "message": "Event processed"}
+            return Reply(202, json.dumps({**result, "dedup_key": key}))
         return Reply(200, "")
 
 

@@ -36,11 +36,11 @@ def find(program: str) -> str | None:
 
 def require(program: str) -> str:
     """Return the path of a program; without it skip, or fail where CI=true."""
-    found = find(program)
-    if found is None:
+    result = find(program)
+    if result is None:
         package = PACKAGES.get(program, program)
         absent(f"{program} is not installed (Debian's package {package})")
-    return found
+    return result
 
 
 def absent(reason: str) -> NoReturn:

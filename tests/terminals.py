@@ -74,8 +74,8 @@ class Terminal:
 
     def line(self, start: str) -> str:
         """Return the line that begins so, but for a mark; empty if there is none."""
-        found = (line for line in self.lines if line.lstrip("! ").startswith(start))
-        return next(found, "")
+        result = (line for line in self.lines if line.lstrip("! ").startswith(start))
+        return next(result, "")
 
     def styles(self, text: str) -> Any:
         """Return how the first character of a text that is shown looks."""

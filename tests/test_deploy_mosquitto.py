@@ -163,11 +163,11 @@ def test_everybody_writes_only_as_himself(deployed: Deployed, version: int) -> N
             deployed.publish(
                 each.topic, "x", "-i", each.client, user=each.user, version=version
             )
-        wanted = [each.topic for each in TRIES if each.arrives]
-        everything.wait(len(wanted))
+        expected = [each.topic for each in TRIES if each.arrives]
+        everything.wait(len(expected))
 
     # The last one arrives, so what doesn't come before it doesn't come.
-    assert [message.topic for message in everything.messages] == wanted
+    assert [message.topic for message in everything.messages] == expected
 
 
 @pytest.mark.parametrize("subscription", ["kaywatch/v1/+/down", "kaywatch/#", "#"])

@@ -212,17 +212,17 @@ def test_the_sdist_builds_the_same_wheel(
 
 
 def test_the_metadata_say_what_an_index_shows(wheel: Path) -> None:
-    found = metadata(wheel)
+    result = metadata(wheel)
 
-    assert found["License-Expression"] == "Apache-2.0"
-    assert found["Requires-Python"] == ">=3.11"
-    assert found["Description-Content-Type"] == "text/markdown"
-    assert found.get_payload() == (ROOT / "README.md").read_text()
+    assert result["License-Expression"] == "Apache-2.0"
+    assert result["Requires-Python"] == ">=3.11"
+    assert result["Description-Content-Type"] == "text/markdown"
+    assert result.get_payload() == (ROOT / "README.md").read_text()
     versions = {
-        c.rpartition(" ")[2] for c in found.get_all("Classifier") if ":: 3." in c
+        c.rpartition(" ")[2] for c in result.get_all("Classifier") if ":: 3." in c
     }
     assert versions == set(VERSIONS)
-    (own,) = (need for need in found.get_all("Requires-Dist") if "extra" not in need)
+    (own,) = (need for need in result.get_all("Requires-Dist") if "extra" not in need)
     assert own.startswith("msgpack")
 
 

@@ -122,12 +122,12 @@ def test_the_example_configuration_names_every_key_with_its_default() -> None:
     path = ROOT / "deploy" / "kaywatch.toml"
 
     assert load(path) == Config()
-    given = tomllib.loads(path.read_text())
+    value = tomllib.loads(path.read_text())
     sections = {section.name: section for section in dataclasses.fields(Sections)}
-    assert set(given) == {*sections, "alerting", "defaults"}
+    assert set(value) == {*sections, "alerting", "defaults"}
     for name in sections:
         keys = {field.name for field in dataclasses.fields(getattr(Config(), name))}
-        assert set(given[name]) == keys - {"mqtt"}
+        assert set(value[name]) == keys - {"mqtt"}
 
 
 def test_the_example_of_a_broker_names_every_key_with_its_default() -> None:
@@ -138,11 +138,11 @@ def test_the_example_of_a_broker_names_every_key_with_its_default() -> None:
         for line in text[start : text.index("[http]")].splitlines()
         if " = " in line or "[[" in line
     ]
-    (given,) = tomllib.loads("\n".join(shown))["ingest"]["mqtt"]
-    url = given["url"]
+    (value,) = tomllib.loads("\n".join(shown))["ingest"]["mqtt"]
+    url = value["url"]
 
-    assert BrokerConfig(**given) == BrokerConfig(url)
-    assert list(given) == [field.name for field in dataclasses.fields(BrokerConfig)]
+    assert BrokerConfig(**value) == BrokerConfig(url)
+    assert list(value) == [field.name for field in dataclasses.fields(BrokerConfig)]
 
 
 @pytest.mark.parametrize(
@@ -217,10 +217,10 @@ interval = "often"
 """
     with pytest.raises(kaywatch_agent.errors.ConfigError) as caught:
         kaywatch_agent.config.parse(text)
-    found = [
+    result = [
         str(error).partition(":")[0] for error in (caught.value, *caught.value.others)
     ]
-    assert found == [
+    assert result == [
         "http.conections",
         "store.max_size",
         "ingest.mqtt[0].session_seconds",

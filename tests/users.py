@@ -82,9 +82,9 @@ def pushed_as(
 
 def replies(data: bytes) -> list[dict[str, Any]]:
     """Return the messages of a stream."""
-    found, at = [], 0
+    result, at = [], 0
     while at < len(data):
         (size,) = struct.unpack_from(">I", data, at)
-        found.append(wire.decode(data[at + 4 : at + 4 + size]))
+        result.append(wire.decode(data[at + 4 : at + 4 + size]))
         at += 4 + size
-    return found
+    return result

@@ -146,13 +146,13 @@ def measure_events(effort: Effort) -> list[Row]:
         size: partial(loaded_agent, 1, size, effort.of(events, 2 * size))
         for size, events in BATCHES.items()
     }
-    found = in_turns(effort.rounds, {**ours, **loops})
-    looped = tuple(figure(name, found[name]) for name in loops)
+    measurements = in_turns(effort.rounds, {**ours, **loops})
+    looped = tuple(figure(name, measurements[name]) for name in loops)
     return [
         Row(
             f"agent CPU an event, batches of {size:,}",
             "ns",
-            cpu_figure(OURS, found[size]),
+            cpu_figure(OURS, measurements[size]),
             Promise(100) if size == 5_000 else None,
             looped if size == 5_000 else (),
         )
@@ -196,11 +196,11 @@ def measure_processes(effort: Effort, daemons: dict[str, Daemon]) -> Row:
 def measure_fastest(effort: Effort) -> Row:
     """Return the row of as many events as can be."""
     flat_out = partial(sustained, effort.of(SUSTAINED_SECONDS * 1000) / 1000)
-    found = in_turns(effort.rounds, {"as fast as can be": flat_out})
+    measurements = in_turns(effort.rounds, {"as fast as can be": flat_out})
     return Row(
         "taken in and committed, agent on one core",
         "events/s",
-        *(figure(OURS, samples) for samples in found.values()),
+        *(figure(OURS, samples) for samples in measurements.values()),
         Promise(5_000_000, at_least=True),
     )
 
@@ -208,7 +208,7 @@ def measure_fastest(effort: Effort) -> Row:
 def measure_idle(effort: Effort, daemons: dict[str, Daemon]) -> list[Row]:
     """Return the rows of a daemon that has nothing to do."""
     seconds = effort.of(IDLE_SECONDS, effort.whole(5, 1))
-    found = in_turns(
+    measurements = in_turns(
         effort.rounds,
         {
             OURS: partial(idle, seconds),
@@ -222,7 +222,7 @@ def measure_idle(effort: Effort, daemons: dict[str, Daemon]) -> list[Row]:
     def figures(key: str) -> tuple[Figure, ...]:
         return tuple(
             figure(name, [each[key] for each in samples])
-            for name, samples in found.items()
+            for name, samples in measurements.items()
             if key in samples[0]
         )
 
@@ -236,11 +236,11 @@ def measure_idle(effort: Effort, daemons: dict[str, Daemon]) -> list[Row]:
 
 def beside(
     shown: Callable[[str, list[Load]], Figure],
-    found: dict[str, list[Load]],
+    loads: dict[str, list[Load]],
     promise: Promise | None = None,
 ) -> tuple[Figure, Promise | None, tuple[Figure, ...]]:
     """Return ours, its promise, and the peers."""
-    ours, *others = (shown(name, samples) for name, samples in found.items())
+    ours, *others = (shown(name, samples) for name, samples in loads.items())
     return ours, promise, tuple(others)
 
 

@@ -187,7 +187,7 @@ def ready(port: int) -> bool:
 
 def episodes(agent: Agent, count: int) -> dict[str, list[float]]:
     """Return the milliseconds from breach to webhook, of each."""
-    found: dict[str, list[float]] = {}
+    result: dict[str, list[float]] = {}
     chance = random.Random(1)
     with (
         tempfile.TemporaryDirectory(prefix="kw-") as name,
@@ -200,7 +200,7 @@ def episodes(agent: Agent, count: int) -> dict[str, list[float]]:
         agent.start("--config", str(config))
         driver = agent.spawn(DRIVER)
         paths = {"/ours": OURS} | ({"/theirs": PEER} if there else {})
-        found = {who: [] for who in paths.values()}
+        result = {who: [] for who in paths.values()}
         turn(driver, world, 0.0)
         for episode in range(count):
             progress(f"episode {episode + 1} of {count}")
@@ -214,11 +214,11 @@ def episodes(agent: Agent, count: int) -> dict[str, list[float]]:
                 if level:
                     for path, who in paths.items():
                         took = world.heard[path, status] - started
-                        found[who].append(took * 1e3)
+                        result[who].append(took * 1e3)
         assert driver.stdin is not None
         driver.stdin.close()
         driver.wait(20)
-    return found
+    return result
 
 
 def turn(driver: subprocess.Popen[str], world: World, level: float) -> None:
@@ -243,31 +243,33 @@ def burning(alerts: int, seconds: int) -> dict[str, float]:
         agent.start("--config", str(config))
         with busy(agent, alerts) as push:
             until(lambda: firing(agent) == alerts, "all fire", 60)
-            before = {what: told(agent, what) for what in EVALUATIONS}
+            before = {what: agent_metric(agent, what) for what in EVALUATIONS}
             with probing(agent, seconds) as answers:
                 push(seconds)
-            count, took = (told(agent, what) - before[what] for what in EVALUATIONS)
+            count, took = (
+                agent_metric(agent, what) - before[what] for what in EVALUATIONS
+            )
             assert firing(agent) == alerts
     return {"evaluation": took / max(count, 1) * 1e3, "longest": answers["longest"]}
 
 
 def firing(agent: Agent) -> float:
-    return told(agent, 'alerts{state="firing"}')
+    return agent_metric(agent, 'alerts{state="firing"}')
 
 
-def told(agent: Agent, name: str) -> float:
+def agent_metric(agent: Agent, name: str) -> float:
     """Return one of the agent's own metrics."""
     with urlopen(f"{agent.url}/metrics", timeout=30) as answer:
         lines = answer.read().decode().splitlines()
-    (found,) = [line for line in lines if line.startswith(f"kaywatch_{name} ")]
-    return float(found.rpartition(" ")[2])
+    (result,) = [line for line in lines if line.startswith(f"kaywatch_{name} ")]
+    return float(result.rpartition(" ")[2])
 
 
 def crowds(effort: Effort) -> list[Row]:
     """Return the rows of many alerts at once."""
     alerts = effort.whole(ALERTS, 50)
     what = f"{alerts:,} alerts that fire"
-    found = in_turns(
+    measurements = in_turns(
         effort.rounds,
         {what: partial(burning, alerts, effort.of(HELD_SECONDS, effort.whole(5, 1)))},
     )[what]
@@ -275,12 +277,12 @@ def crowds(effort: Effort) -> list[Row]:
         Row(
             f"{what}: an evaluation, beside the loop",
             "ms",
-            figure(OURS, [each["evaluation"] for each in found]),
+            figure(OURS, [each["evaluation"] for each in measurements]),
         ),
         Row(
             f"{what}: the loop's longest stall",
             "ms",
-            figure(OURS, [each["longest"] for each in found]),
+            figure(OURS, [each["longest"] for each in measurements]),
             Promise(50),
         ),
     ]
@@ -295,16 +297,16 @@ def percentile(who: str, took: list[float], percent: int) -> Figure:
 def measure(effort: Effort, count: int = EPISODES) -> list[Row]:
     """Return the rows of the median and the slowest."""
     with running_agent(sys.executable) as agent:
-        found = episodes(agent, effort.of(count, 3))
-    others = [who for who in found if who != OURS]
+        outcome = episodes(agent, effort.of(count, 3))
+    others = [who for who in outcome if who != OURS]
     missing = () if others else (absent(PEER, "not installed"),)
     return [
         Row(
             f"from a breach to its webhook, p{percent}",
             "ms",
-            percentile(OURS, found[OURS], percent),
+            percentile(OURS, outcome[OURS], percent),
             Promise(3_000) if percent == 99 else None,
-            (*(percentile(who, found[who], percent) for who in others), *missing),
+            (*(percentile(who, outcome[who], percent) for who in others), *missing),
         )
         for percent in (50, 99)
     ] + crowds(effort)

@@ -175,12 +175,13 @@ def import_measures(chosen: dict[str, Library]) -> dict[str, Callable[[], Measur
 def row(
     what: str,
     unit: str,
-    found: dict[str, list[Measured]],
+    measurements: dict[str, list[Measured]],
     key: str,
     limit: float | None = None,
 ) -> Row:
-    """Return what was found under `key`, ours first."""
+    """Return what was measurements under `key`, ours first."""
     ours, *others = (
-        figure(name, [each[key] for each in samples]) for name, samples in found.items()
+        figure(name, [each[key] for each in samples])
+        for name, samples in measurements.items()
     )
     return Row(what, unit, ours, Promise(limit) if limit else None, tuple(others))

@@ -97,7 +97,7 @@ def measure(effort: Effort) -> list[Row]:
     kinds = {"Node": partial(visit, Step, {}, runs)}
     kinds["AsyncNode"] = partial(visit_async, runs)
     with capture():
-        found = in_turns(
+        measurements = in_turns(
             effort.rounds * REPEAT,
             {
                 (kind, way): partial(wrap, visits)
@@ -105,12 +105,12 @@ def measure(effort: Effort) -> list[Row]:
                 for way, wrap in (("bare", lambda call: call()), (OURS, instrumented))
             },
         )
-    return [row for kind in kinds for row in rows(kind, found)]
+    return [row for kind in kinds for row in rows(kind, measurements)]
 
 
-def rows(kind: str, found: dict[tuple[str, str], list[float]]) -> list[Row]:
+def rows(kind: str, times: dict[tuple[str, str], list[float]]) -> list[Row]:
     """Return a visit beside a bare one, and the difference."""
-    ours, bare = found[kind, OURS], found[kind, "bare"]
+    ours, bare = times[kind, OURS], times[kind, "bare"]
     visit, more = figure(OURS, ours), figure(OURS, added(ours, bare))
     return [
         Row(

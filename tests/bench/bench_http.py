@@ -189,16 +189,16 @@ def histograms(series: int) -> Iterator[int]:
         process.communicate("", timeout=20)
 
 
-def read(port: int, asked: tuple[str, str, str], reads: int) -> Measured:
+def read(port: int, request: tuple[str, str, str], reads: int) -> Measured:
     """Ask for one thing some times; return how long that takes, and its size."""
-    return python("-c", READER, str(port), *asked, str(reads))
+    return python("-c", READER, str(port), *request, str(reads))
 
 
 def measure(effort: Effort) -> list[Row]:
     """Return the rows of scrapes, of other readings, and of the loop."""
     series, reads = effort.whole(SERIES, 50), effort.whole(READS, 1)
     with serving(series) as ours, histograms(series) as peer:
-        found = in_turns(
+        measurements = in_turns(
             effort.rounds,
             {
                 **{
@@ -212,7 +212,7 @@ def measure(effort: Effort) -> list[Row]:
                 },
             },
         )
-    figures = {key: timed(key[1], samples) for key, samples in found.items()}
+    figures = {key: timed(key[1], samples) for key, samples in measurements.items()}
     return [
         *(
             Row(
@@ -225,7 +225,7 @@ def measure(effort: Effort) -> list[Row]:
             for what in SCRAPES
         ),
         *(Row(f"GET {what}", "ms", figures[what, OURS]) for what in READINGS),
-        *held(effort),
+        *stall_rows(effort),
     ]
 
 
@@ -237,14 +237,14 @@ def timed(who: str, samples: list[Measured]) -> Figure:
 @contextlib.contextmanager
 def probing(agent: Agent, seconds: int) -> Iterator[Measured]:
     """Ask for `/health` over and over; yield the times, which are there at the end."""
-    found: Measured = {}
+    result: Measured = {}
     with subprocess.Popen(
         [sys.executable, "-c", PROBE, agent.url, str(seconds)],
         stdout=subprocess.PIPE,
         text=True,
     ) as probe:
-        yield found
-        found.update(json.loads(probe.communicate(timeout=seconds + 60)[0]))
+        yield result
+        result.update(json.loads(probe.communicate(timeout=seconds + 60)[0]))
 
 
 def answers(series: int, seconds: int) -> Measured:
@@ -254,20 +254,20 @@ def answers(series: int, seconds: int) -> Measured:
         with (
             busy(agent, series) as push,
             scraping(address),
-            probing(agent, seconds) as found,
+            probing(agent, seconds) as result,
         ):
             push(seconds)
-    return found
+    return result
 
 
-def held(effort: Effort) -> list[Row]:
+def stall_rows(effort: Effort) -> list[Row]:
     """Return the row of the loop's longest stall."""
     series = effort.whole(SERIES, 50)
     seconds = effort.of(HELD_SECONDS, effort.whole(5, 1))
     what = f"the loop's longest stall, {series:,} series a second"
     measures = {what: partial(answers, series, seconds)}
-    found = in_turns(effort.rounds, measures)[what]
-    usual = max(each["p99"] for each in found)
-    longest = [each["longest"] for each in found]
+    measurements = in_turns(effort.rounds, measures)[what]
+    usual = max(each["p99"] for each in measurements)
+    longest = [each["longest"] for each in measurements]
     note = f"99 of 100 answers within {usual:.1f} ms"
     return [Row(what, "ms", figure(OURS, longest, note), Promise(50))]

@@ -81,7 +81,7 @@ def measure(effort: Effort) -> list[Row]:
             "an anthropic message": message,
         }
         with gpt, claude:
-            found = in_turns(
+            measurements = in_turns(
                 rounds,
                 {
                     (kind, way): partial(taken, call, calls)
@@ -96,7 +96,7 @@ def measure(effort: Effort) -> list[Row]:
             Row(
                 f"added to {kind}",
                 "us",
-                more(found[kind, "hooked"], found[kind, "bare"], "us"),
+                more(measurements[kind, "hooked"], measurements[kind, "bare"], "us"),
             )
             for kind in kinds
         ),

@@ -125,13 +125,13 @@ def measure(effort: Effort) -> list[Row]:
             "f-strings, INFO": (partial(by_hand, logging.INFO), chatty),
             "f-strings, 1,000 records": (partial(by_hand, logging.WARNING), loaded),
         }
-        found = in_turns(
+        measurements = in_turns(
             effort.rounds * REPEAT,
-            {case: partial(visits, *given) for case, given in cases.items()},
+            {case: partial(visits, *value) for case, value in cases.items()},
         )
 
     def adds(case: str, who: str = OURS, note: str = "") -> Figure:
-        return figure(who, added(found[case], found["bare"]), note)
+        return figure(who, added(measurements[case], measurements["bare"]), note)
 
     strings = "f-strings, as KayGraph logs"
     return [

@@ -61,7 +61,7 @@ def histograms(series: int) -> float:
 def measure(effort: Effort) -> list[Row]:
     """Return the row of many series."""
     series, steps = effort.whole(SERIES, 50), effort.whole(HISTORY_BUCKETS, 3)
-    found = in_turns(
+    measurements = in_turns(
         effort.rounds,
         {
             OURS: partial(alone, effort.seconds, hour, series, steps),
@@ -72,8 +72,8 @@ def measure(effort: Effort) -> list[Row]:
         Row(
             f"memory, {series:,} series in all of {steps} steps",
             "MB",
-            figure(OURS, found[OURS]),
+            figure(OURS, measurements[OURS]),
             Promise(400),
-            (figure(PEER, found[PEER], "totals alone, without a history"),),
+            (figure(PEER, measurements[PEER], "totals alone, without a history"),),
         )
     ]

@@ -130,15 +130,17 @@ def measure(effort: Effort) -> list[Row]:
         return [Row("agent CPU an event by way of MQTT", "ns", gone)]
     rows = []
     for size, events in BATCHES.items():
-        found = in_turns(
+        measurements = in_turns(
             effort.rounds,
             {
                 by_broker: partial(loaded, by_broker, size, effort.of(events, 2 * size))
                 for by_broker in (True, False)
             },
         )
-        loads = {way: [load.cpu_ns for load, _ in found[way]] for way in found}
-        lost = max(load.lost for load, _ in found[True])
+        loads = {
+            way: [load.cpu_ns for load, _ in measurements[way]] for way in measurements
+        }
+        lost = max(load.lost for load, _ in measurements[True])
         rows.append(
             Row(
                 f"agent CPU an event by MQTT, batches of {size:,}",
@@ -147,7 +149,7 @@ def measure(effort: Effort) -> list[Row]:
                 peers=(figure(SOCKET, loads[False]),),
             )
         )
-        rates = {way: [rate for _, rate in found[way]] for way in found}
+        rates = {way: [rate for _, rate in measurements[way]] for way in measurements}
         rows.append(
             Row(
                 f"by MQTT, {CLIENTS} clients, batches of {size:,}",

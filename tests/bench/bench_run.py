@@ -41,7 +41,7 @@ def measure(effort: Effort) -> list[Row]:
         "framework below": (FRAMEWORK, BELOW),
         "run": (RUN, PLAIN),
     }
-    found = in_turns(
+    measurements = in_turns(
         effort.rounds * effort.of(STARTS),
         {name: partial(start, *case) for name, case in cases.items()},
     )
@@ -51,6 +51,6 @@ def measure(effort: Effort) -> list[Row]:
         "`kaywatch run` itself, and the start below it": ("run", "bare"),
     }
     return [
-        Row(what, "ms", more(found[name], found[than], "ms"))
+        Row(what, "ms", more(measurements[name], measurements[than], "ms"))
         for what, (name, than) in rows.items()
     ]

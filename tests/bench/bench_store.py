@@ -105,7 +105,7 @@ def restart(agent: Agent) -> float:
 def measure(effort: Effort) -> list[Row]:
     """Return the rows of commits, and of restarts."""
     dirty = [effort.whole(series, series // 100) for series in SERIES]
-    found = in_turns(
+    measurements = in_turns(
         effort.rounds,
         {series: partial(ticks, series, effort.of(TICKS, 15)) for series in dirty},
     )
@@ -114,7 +114,7 @@ def measure(effort: Effort) -> list[Row]:
         for at, part in enumerate(
             ("a tick in the loop", "a tick's commit, synced to disk")
         )
-        for series, rounds in found.items()
+        for series, rounds in measurements.items()
     ]
     return rows + [restarts(effort, series) for series in dirty]
 
@@ -136,7 +136,9 @@ def restarts(effort: Effort, series: int) -> Row:
             fill(Path(agent.store), series, seconds)
             size = Path(agent.store).stat().st_size / 1e6
             what = f"restart with {seconds / 3600:.3g} h of {series:,} series"
-            found = in_turns(effort.rounds, {what: partial(restart, agent)})[what]
+            measurements = in_turns(effort.rounds, {what: partial(restart, agent)})[
+                what
+            ]
         finally:
             agent.close()
-    return Row(what, "ms", figure(OURS, found, f"a file of {size:,.0f} MB"))
+    return Row(what, "ms", figure(OURS, measurements, f"a file of {size:,.0f} MB"))

@@ -91,15 +91,15 @@ class Daemon:
             until(arrived, f"{self.process.args} takes events in")
         self.await_flush()
 
-    def await_flush(self, wanted: int | None = None) -> int:
-        """Wait until `wanted` events are in, or no more come; return how many are."""
+    def await_flush(self, expected: int | None = None) -> int:
+        """Wait until `expected` events are in, or no more come; return how many are."""
         now, changed = self.received(), time.monotonic()
         while time.monotonic() < changed + 2 * FLUSH_SECONDS:
             time.sleep(0.1)
             before, now = now, self.received()
             if before != now:
                 changed = time.monotonic()
-            if now == wanted:
+            if now == expected:
                 break
         return now
 
@@ -153,8 +153,8 @@ class NodeStatsd(Daemon):
         return ["node", str(program), str(self.folder / "config.js")], {}
 
     def received(self) -> int:
-        kept = self.folder / "received"
-        return sum(map(int, kept.read_text().split())) if kept.exists() else 0
+        path = self.folder / "received"
+        return sum(map(int, path.read_text().split())) if path.exists() else 0
 
 
 class Collectd(Daemon):
@@ -200,8 +200,8 @@ class Collectd(Daemon):
             text=True,
             timeout=20,
         )
-        found = re.search(r"collectd (\d[\d.]*\d)", done.stdout)
-        return found[1] if found else "unknown"
+        match = re.search(r"collectd (\d[\d.]*\d)", done.stdout)
+        return match[1] if match else "unknown"
 
     @classmethod
     def libraries(cls) -> dict[str, str]:

@@ -156,8 +156,8 @@ VALUES: tuple[Any, ...] = (
 
 def replaced(sound: list[bytes], chance: random.Random) -> bytes:
     """Return sound msgpack in which something, somewhere, is something else."""
-    found = wire.decode(chance.choice(sound))
-    packed: bytes = msgpack.packb(altered(found, chance), use_bin_type=True)
+    message = wire.decode(chance.choice(sound))
+    packed: bytes = msgpack.packb(altered(message, chance), use_bin_type=True)
     return packed
 
 

@@ -178,10 +178,13 @@ class _Connection:
 
     def settle(self, seq: int | None = None) -> None:
         # What was acknowledged once is not again, however often one asks.
-        wanted, end = self._seq if seq is None else seq, time.monotonic() + ACK_TIMEOUT
-        while self._acked < wanted:
+        expected, end = (
+            self._seq if seq is None else seq,
+            time.monotonic() + ACK_TIMEOUT,
+        )
+        while self._acked < expected:
             message = self._channel.receive()
-            late = f"no ack of {wanted} within {ACK_TIMEOUT} s, only of {self._acked}"
+            late = f"no ack of {expected} within {ACK_TIMEOUT} s, only of {self._acked}"
             assert time.monotonic() < end, late
             assert message["type"] != "error", message
             if message["type"] == "ack":

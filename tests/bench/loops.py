@@ -48,8 +48,8 @@ def histogram_loop(events: int) -> float:
     histogram = Histogram("seconds", "s", ["graph", "node"], registry=registry)
     names = [f"node{number}" for number in range(NODES)]
     children = {name: histogram.labels("checkout", name) for name in names}
-    given = rows_of(events)
+    value = rows_of(events)
     started = time.process_time()
-    for row in given:
+    for row in value:
         children[row["node"]].observe(row["seconds"])
     return (time.process_time() - started) / events * 1e9

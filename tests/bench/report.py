@@ -61,7 +61,7 @@ class Promise:
     limit: float
     at_least: bool = False
 
-    def kept(self, value: float) -> bool:
+    def is_met(self, value: float) -> bool:
         """Return whether `value` keeps it."""
         return value >= self.limit if self.at_least else value <= self.limit
 
@@ -135,12 +135,12 @@ def cpu_model() -> str:
 def as_json(row: Row) -> dict[str, Any]:
     """Return a row as plain values, with what follows from them."""
     promise, value = row.promise, row.ours.median
-    kept = None if promise is None or value is None else promise.kept(value)
+    met = None if promise is None or value is None else promise.is_met(value)
     return {
         "what": row.what,
         "unit": row.unit,
         "ours": vars(row.ours),
-        "promise": promise and {**vars(promise), "kept": kept},
+        "promise": promise and {**vars(promise), "kept": met},
         "peers": [{**vars(peer), "ratio": row.ratio(peer)} for peer in row.peers],
     }
 
@@ -166,13 +166,13 @@ def show(rows: Sequence[Row], machine: dict[str, Any]) -> None:
     console.print(", ".join(f"{name} {version}" for name, version in versions))
 
 
-def _with_spread(found: Figure, unit: str) -> str:
-    if found.median is None or found.low is None or found.high is None:
-        return found.note
-    text = f"{_number(found.median)} {unit}"
-    if found.rounds > 1:
-        text += f" ({_number(found.low)} to {_number(found.high)})"
-    return f"{text}, {found.note}" if found.note else text
+def _with_spread(value: Figure, unit: str) -> str:
+    if value.median is None or value.low is None or value.high is None:
+        return value.note
+    text = f"{_number(value.median)} {unit}"
+    if value.rounds > 1:
+        text += f" ({_number(value.low)} to {_number(value.high)})"
+    return f"{text}, {value.note}" if value.note else text
 
 
 def _against_promise(row: Row) -> tuple[str, str]:
@@ -181,7 +181,7 @@ def _against_promise(row: Row) -> tuple[str, str]:
         return "", ""
     sign = ">=" if promise.at_least else "<="
     limit = f"{promise.limit:,.10g}"
-    return f"{sign} {limit} {row.unit}", "yes" if promise.kept(value) else "NO"
+    return f"{sign} {limit} {row.unit}", "yes" if promise.is_met(value) else "NO"
 
 
 def _peer(row: Row, peer: Figure) -> str:

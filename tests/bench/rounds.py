@@ -72,16 +72,16 @@ def in_turns(rounds: int, measures: Mapping[K, Callable[[], T]]) -> dict[K, list
     So a neighbour that is noisy for a while meets all of them.
     """
     names = list(measures)
-    found: dict[K, list[T]] = {name: [] for name in names}
-    said = 0.0
+    result: dict[K, list[T]] = {name: [] for name in names}
+    output = 0.0
     for number in range(rounds):
         first = number % len(names)
         for name in names[first:] + names[:first]:
-            if time.monotonic() > said + PROGRESS_SECONDS:
-                said = time.monotonic()
+            if time.monotonic() > output + PROGRESS_SECONDS:
+                output = time.monotonic()
                 progress(f"  round {number + 1} of {rounds}: {name}")
-            found[name].append(measures[name]())
-    return found
+            result[name].append(measures[name]())
+    return result
 
 
 def alone(seconds: float, measure: Callable[..., T], *arguments: Any) -> T:
@@ -132,8 +132,8 @@ def python(*arguments: str) -> Measured:
         check=True,
         timeout=PYTHON_SECONDS,
     )
-    found: Measured = json.loads(done.stdout)
-    return found
+    document: Measured = json.loads(done.stdout)
+    return document
 
 
 def progress(text: str) -> None:

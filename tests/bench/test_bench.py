@@ -128,9 +128,9 @@ def test_a_ratio_says_how_many_times_as_much_the_peer_takes() -> None:
 
 
 def test_a_promise_is_kept_or_not() -> None:
-    assert Promise(100).kept(100)
-    assert not Promise(100).kept(101)
-    assert Promise(100, at_least=True).kept(101)
+    assert Promise(100).is_met(100)
+    assert not Promise(100).is_met(101)
+    assert Promise(100, at_least=True).is_met(101)
 
 
 def test_an_absent_peer_is_shown_with_the_reason(
@@ -159,6 +159,11 @@ def test_an_absent_peer_is_shown_with_the_reason(
 
 def test_measures_take_turns_at_being_the_first() -> None:
     taken: list[str] = []
-    found = in_turns(2, {name: lambda name=name: taken.append(name) for name in "ab"})
+    measurements = in_turns(
+        2, {name: lambda name=name: taken.append(name) for name in "ab"}
+    )
     assert taken == ["a", "b", "b", "a"]
-    assert {name: len(samples) for name, samples in found.items()} == {"a": 2, "b": 2}
+    assert {name: len(samples) for name, samples in measurements.items()} == {
+        "a": 2,
+        "b": 2,
+    }

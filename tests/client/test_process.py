@@ -145,8 +145,8 @@ def test_an_execution_measures_blocks_functions_and_coroutines() -> None:
         assert asyncio.run(both()) == [3, 6]
 
     assert double.__doc__ == "Double it."
-    (found,) = captured.executions("block")
-    assert (found.action, found.attempts) == ("next", 3)
+    (result,) = captured.executions("block")
+    assert (result.action, result.attempts) == ("next", 3)
     assert len(captured.executions("function")) == 1
     assert len(captured.executions("coroutine")) == 2
 
@@ -187,16 +187,16 @@ def test_metrics_belong_to_the_innermost_node_of_their_own_task() -> None:
                 kaywatch.gauge("level", 2, zone="x")
             kaywatch.count("left", 3)
 
-    found = {(p.name, p.node): p for p in captured.points()}
-    assert set(found) == {
+    result = {(p.name, p.node): p for p in captured.points()}
+    assert set(result) == {
         ("outside", ""),
         ("size", "a"),
         ("size", "b"),
         ("level", "inner"),
         ("left", "outer"),
     }
-    assert found["level", "inner"].labels == {"zone": "x"}
-    assert found["left", "outer"].value == 3
+    assert result["level", "inner"].labels == {"zone": "x"}
+    assert result["left", "outer"].value == 3
 
 
 def test_llm_call_records_sums_by_model() -> None:

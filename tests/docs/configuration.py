@@ -149,17 +149,17 @@ def keys_of(kind: Any, but: Iterable[str] = ()) -> Iterator[Key]:
     Raises:
         KeyError: it describes none by that name.
     """
-    said = attributes(kind)
+    texts = attributes(kind)
     hints = typing.get_type_hints(kind, include_extras=True)
     for field in dataclasses.fields(kind):
         if field.name in but:
             continue
         if field.name in secret_names(kind):
-            yield from _secret_keys(field.name, said[field.name])
+            yield from _secret_keys(field.name, texts[field.name])
             continue
-        what = said.get(field.name, "")
-        if not what or what == said.get(_stem(field.name)):
-            what = _elsewhere(field.name, said)
+        what = texts.get(field.name, "")
+        if not what or what == texts.get(_stem(field.name)):
+            what = _elsewhere(field.name, texts)
         if dataclasses.MISSING is field.default is field.default_factory:
             what = f"required; {what}"
         name = field.name.rstrip("_")
@@ -174,7 +174,7 @@ def _secret_keys(name: str, what: str) -> Iterator[Key]:
 
 def attributes(kind: Any) -> dict[str, str]:
     """Return what the docstrings of a class, and of those that it is of, say."""
-    found: dict[str, str] = {}
+    result: dict[str, str] = {}
     for part in reversed(kind.__mro__):
         text = inspect.cleandoc(part.__dict__.get("__doc__") or "")
         listed = text.partition("\nAttributes:\n")[2].partition("\n\n")[0]
@@ -182,8 +182,8 @@ def attributes(kind: Any) -> dict[str, str]:
             r"^    ([\w, ]+):\s+(.*(?:\n     .*)*)", listed, re.MULTILINE
         ):
             words = " ".join(what.split()).removesuffix(".")
-            found |= dict.fromkeys(names.split(", "), words)
-    return found
+            result |= dict.fromkeys(names.split(", "), words)
+    return result
 
 
 def _stem(name: str) -> str:
@@ -192,9 +192,9 @@ def _stem(name: str) -> str:
     return next(stems, "")
 
 
-def _elsewhere(name: str, said: dict[str, str]) -> str:
+def _elsewhere(name: str, texts: dict[str, str]) -> str:
     stem = _stem(name)
-    if stem in said:
+    if stem in texts:
         return f"`{stem}`, from {ELSEWHERE[name.removeprefix(stem)]}"
     raise KeyError(f"{name}: what is it for? Its class's docstring should say")
 

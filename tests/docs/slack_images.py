@@ -62,11 +62,11 @@ def storm() -> list[AlertDetails]:
     """Alerts of one group: a provider that is down takes many nodes with it."""
     shares = (("pay", 0.612, 203), ("refund", 0.8806, 67), ("payout", 0.9102, 412))
     names = (*shares, *((f"notify-{n}", 0.93, 260 + n) for n in range(1, 10)))
-    found = []
+    results = []
     for number, (node, value, executions) in enumerate(names):
         errors = round(executions * (1 - value))
         failed = f"{errors} of {executions} failed in 5m"
-        found.append(
+        results.append(
             msgspec.structs.replace(
                 fact(),
                 labels={"graph": "checkout", "node": node},
@@ -77,7 +77,7 @@ def storm() -> list[AlertDetails]:
                 silence_url=f"https://kaywatch.example/silence?alert={number:016x}",
             )
         )
-    return found
+    return results
 
 
 def pages() -> dict[str, str]:
@@ -92,8 +92,8 @@ def pages() -> dict[str, str]:
 
 def source(png: bytes) -> str:
     """Return which page an image says it was made of."""
-    found = re.search(rb"tEXt" + KEY + rb"\0([0-9a-f]{64})", png)
-    return found[1].decode() if found else ""
+    match = re.search(rb"tEXt" + KEY + rb"\0([0-9a-f]{64})", png)
+    return match[1].decode() if match else ""
 
 
 def digest(text: str) -> str:
@@ -144,10 +144,10 @@ def _drawn(browser: str, text: str) -> bytes:
         probe = "<script>document.title = document.body.scrollHeight</script>"
         where.write_text(text + probe)
         flags = [browser, *FLAGS, f"--user-data-dir={folder}/profile"]
-        said = _run(
+        output = _run(
             [*flags, f"--window-size={WIDTH},200", "--dump-dom", where.as_uri()]
         )
-        height = int(re.search(r"<title>(\d+)</title>", said)[1])  # type: ignore[index]
+        height = int(re.search(r"<title>(\d+)</title>", output)[1])  # type: ignore[index]
         where.write_text(text)
         picture = Path(folder) / "page.png"
         size = f"--window-size={WIDTH},{height}"

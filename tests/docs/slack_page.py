@@ -61,12 +61,12 @@ def page(payload: dict[str, Any], at: str) -> str:
 def mrkdwn(text: str) -> str:
     """Return a text in Slack's own markup as HTML."""
     # What is sent has its three characters escaped, as HTML has them.
-    found = text.replace('"', "&quot;")
-    found = re.sub(r"<(https?://[^|>]+)\|([^>]+)>", r'<a href="\1">\2</a>', found)
-    found = re.sub(r":(\w+):", lambda m: EMOJI[m[1]], found)
-    found = re.sub(r"(?<![\w*])\*([^*\n]+)\*(?![\w*])", r"<b>\1</b>", found)
-    found = re.sub(r"(?<!\w)_([^_\n]+)_(?!\w)", r"<i>\1</i>", found)
-    return found.replace("\n", "<br>\n")
+    result = text.replace('"', "&quot;")
+    result = re.sub(r"<(https?://[^|>]+)\|([^>]+)>", r'<a href="\1">\2</a>', result)
+    result = re.sub(r":(\w+):", lambda m: EMOJI[m[1]], result)
+    result = re.sub(r"(?<![\w*])\*([^*\n]+)\*(?![\w*])", r"<b>\1</b>", result)
+    result = re.sub(r"(?<!\w)_([^_\n]+)_(?!\w)", r"<i>\1</i>", result)
+    return result.replace("\n", "<br>\n")
 
 
 # -- inside --------------------------------------------------------------------------

@@ -35,7 +35,7 @@ def test_every_image_is_shown_and_described() -> None:
 
 def test_a_page_says_all_that_the_message_says() -> None:
     text = html.unescape(re.sub(r"<[^>]+>", "", pages()["slack-firing"]))
-    for said in (
+    for output in (
         "🔴 [FIRING] node-success-rate: checkout / pay",
         "success rate 84.2 %, below 95.0 % (32 of 203 failed in 5m)",
         "since 11:59 UTC",
@@ -44,7 +44,7 @@ def test_a_page_says_all_that_the_message_says() -> None:
         "pay -> retry",
         f"critical · episode 1 · {fact().id} · worker-3",
     ):
-        assert said in text
+        assert output in text
     assert "+2 more" in pages()["slack-storm"]
     assert "#388e3c" in pages()["slack-resolved"]
 

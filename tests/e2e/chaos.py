@@ -157,15 +157,15 @@ def run(
         stop.touch()
     for client in clients:
         client.wait(120)
-    told = [json.loads(path.read_text()) for path in folder.glob("*.json")]
+    reports = [json.loads(path.read_text()) for path in folder.glob("*.json")]
     until(lambda: _all_ended(agent), "everybody said goodbye")
     return Outcome(
-        events=sum(sum(one["counts"].values()) for one in told),
-        processes=len(told),
+        events=sum(sum(one["counts"].values()) for one in reports),
+        processes=len(reports),
         kills=kills,
         within_commits=within,
         duplicates=_counter(agent, "kaywatch_duplicate_batches_total"),
-        differences=_differences(agent, told),
+        differences=_differences(agent, reports),
         slowest_start=slowest,
         longest_commit_gap=gaps.longest,
     )
@@ -213,10 +213,10 @@ class Gaps:
 
     def _state(self) -> tuple[int, int]:
         try:
-            found = self._wal.stat()
+            status = self._wal.stat()
         except FileNotFoundError:
             return 0, 0
-        return found.st_mtime_ns, found.st_size
+        return status.st_mtime_ns, status.st_size
 
 
 def _all_ended(agent: Agent) -> bool:
@@ -239,11 +239,11 @@ def _counter(agent: Agent, name: str) -> int:
     return 0
 
 
-def _differences(agent: Agent, told: list[dict[str, Any]]) -> list[str]:
+def _differences(agent: Agent, reports: list[dict[str, Any]]) -> list[str]:
     """Return what is not equal, a line each."""
     expected: dict[str, Counter[str]] = {}
     words = ("ok", "error", "suppressed", "fallback", "cancelled")
-    for one in told:
+    for one in reports:
         for key, count in one["counts"].items():
             node, outcome, attempts, action = key.split()
             figures = expected.setdefault(node, Counter())
@@ -251,19 +251,19 @@ def _differences(agent: Agent, told: list[dict[str, Any]]) -> list[str]:
             figures["retries"] += (int(attempts) - 1) * count
             figures[words[int(outcome)]] += count
             figures[f"-> {action}"] += count
-    lines = [f"{one['stats']} was not settled" for one in told if not one["settled"]]
+    lines = [f"{one['stats']} was not settled" for one in reports if not one["settled"]]
     lines += [
         f"pid {c['pid']} lost {c['dropped']}" for c in agent.clients() if c["dropped"]
     ]
     nodes = agent.get("/api/v1/export")["nodes"]
     for node, figures in expected.items():
-        found = nodes[node]
+        result = nodes[node]
         counted = Counter(
             {
-                "executions": found["total_executions"],
-                "retries": found["total_retries"],
-                **found["outcomes"],
-                **{f"-> {name}": count for name, count in found["actions"].items()},
+                "executions": result["total_executions"],
+                "retries": result["total_retries"],
+                **result["outcomes"],
+                **{f"-> {name}": count for name, count in result["actions"].items()},
             }
         )
         lines += [
@@ -356,7 +356,7 @@ def main() -> None:
             for one in troubles:
                 one(agent)
 
-        found = run(
+        result = run(
             agent,
             folder,
             kills=options.kills,
@@ -367,18 +367,18 @@ def main() -> None:
         )
         agent.stop()
         integrity = check_store(agent.store)
-    for line in found.differences:
+    for line in result.differences:
         print(line)
     print(
-        f"{found.events:,} events of {found.processes} processes,"
-        f" {found.kills} kills ({found.within_commits} within a commit),"
-        f" {found.duplicates:,} batches sent again and dropped;"
-        f" slowest start {found.slowest_start:.2f} s,"
-        f" longest time without a commit {found.longest_commit_gap:.2f} s;"
+        f"{result.events:,} events of {result.processes} processes,"
+        f" {result.kills} kills ({result.within_commits} within a commit),"
+        f" {result.duplicates:,} batches sent again and dropped;"
+        f" slowest start {result.slowest_start:.2f} s,"
+        f" longest time without a commit {result.longest_commit_gap:.2f} s;"
         f" integrity check: {integrity}"
     )
-    print("all equal" if not found.differences else "DIFFERENT")
-    sys.exit(bool(found.differences) or integrity != "ok")
+    print("all equal" if not result.differences else "DIFFERENT")
+    sys.exit(bool(result.differences) or integrity != "ok")
 
 
 if __name__ == "__main__":

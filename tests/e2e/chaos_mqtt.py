@@ -138,7 +138,7 @@ def run(
     ):
         agent.variables = variables(at(served.access(), far))
         strike = Strikes(agent, served, near, far, only)
-        found = chaos.run(
+        outcome = chaos.run(
             agent,
             folder,
             kills=strikes,
@@ -148,7 +148,7 @@ def run(
             strike=strike,
             tell=tell,
         )
-        return found, strike.done
+        return outcome, strike.done
 
 
 def main() -> None:
@@ -162,7 +162,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="kw-") as folder:
-        found, done = run(
+        result, done = run(
             Path(folder),
             broker=options.broker,
             strikes=options.strikes,
@@ -172,15 +172,15 @@ def main() -> None:
             only_old=options.only_old,
             tell=lambda line: print(line, file=sys.stderr, flush=True),
         )
-    for line in found.differences:
+    for line in result.differences:
         print(line)
     print(
-        f"{found.events:,} events of {found.processes} processes by way of"
-        f" {options.broker}; {found.duplicates:,} batches came again and were dropped;"
+        f"{result.events:,} events of {result.processes} processes by way of"
+        f" {options.broker}; {result.duplicates:,} batches came again and were dropped;"
         f" {', '.join(f'{kind} {count} times' for kind, count in done.items())}"
     )
-    print("all equal" if not found.differences else "DIFFERENT")
-    sys.exit(bool(found.differences))
+    print("all equal" if not result.differences else "DIFFERENT")
+    sys.exit(bool(result.differences))
 
 
 if __name__ == "__main__":

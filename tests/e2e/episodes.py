@@ -117,14 +117,14 @@ def tell(driver: subprocess.Popen[str], line: str) -> None:
     assert driver.stdout.readline() == "set\n"
 
 
-def settle(agent: Agent, wanted: int) -> None:
+def settle(agent: Agent, count: int) -> None:
     """Wait until so many alerts fire, and that is durable."""
     until(
         lambda: (
             measured(agent, "kaywatch_rule_evaluations_total")
-            and measured(agent, 'kaywatch_alerts{state="firing"}') == wanted
+            and measured(agent, 'kaywatch_alerts{state="firing"}') == count
         ),
-        f"{wanted} fire",
+        f"{count} fire",
     )
     commits = measured(agent, "kaywatch_commits_total")
     until(
@@ -148,12 +148,12 @@ def waiting(agent: Agent) -> float:
 
 def judged(receivers: Receivers, units: int, flips: int, kills: int) -> Result:
     """Compare what arrived with what happened."""
-    found = Result(units * flips, kills=kills)
+    result = Result(units * flips, kills=kills)
     story: dict[str, list[tuple[int, str]]] = defaultdict(list)
     done: Counter[str] = Counter()  # messages that were taken with success
     for request in receivers.to("/hook"):
         body, status = request.json, request.reply.status
-        found.requests[status] += 1
+        result.requests[status] += 1
         if not 200 <= status < 300:
             continue
         done[body["id"]] += 1
@@ -162,10 +162,10 @@ def judged(receivers: Receivers, units: int, flips: int, kills: int) -> Result:
         # Within a message, what fires comes first; it was told at once.
         for alert in sorted(body["alerts"], key=lambda alert: alert["episode"]):
             story[alert["labels"]["unit"]].append((alert["episode"], alert["status"]))
-    found.messages, found.twice = len(done), done.total() - len(done)
+    result.messages, result.twice = len(done), done.total() - len(done)
     for unit in (f"u{n}" for n in range(units)):
-        found.problems += wrong(unit, story[unit], flips)
-    return found
+        result.problems += wrong(unit, story[unit], flips)
+    return result
 
 
 def wrong(unit: str, story: list[tuple[int, str]], flips: int) -> list[str]:
@@ -175,13 +175,13 @@ def wrong(unit: str, story: list[tuple[int, str]], flips: int) -> list[str]:
     """
     problems = []
     last = (0, "resolved")
-    for told in story:
-        episode, what = told
+    for state in story:
+        episode, what = state
         next_one = episode == last[0] + 1 and last[1] == "resolved"
         ends = what == "resolved" and last == (episode, "firing")
-        if told != last and not next_one and not ends:
+        if state != last and not next_one and not ends:
             problems.append(f"{unit}: {what} of episode {episode} after {last}")
-        last = told
+        last = state
     if last != (flips, "resolved"):
         problems.append(f"{unit}: the last that was told is {last}, of {flips}")
     return problems
@@ -196,7 +196,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="kw-") as folder:
         agent = Agent(Path(folder))
         try:
-            found = run(
+            result = run(
                 agent,
                 Path(folder),
                 units=asked.units,
@@ -205,17 +205,17 @@ def main() -> int:
             )
         finally:
             agent.close()
-    for problem in found.problems[:20]:
+    for problem in result.problems[:20]:
         print(problem)
     answers = ", ".join(
-        f"{status or 'reset'}: {n}" for status, n in sorted(found.requests.items())
+        f"{status or 'reset'}: {n}" for status, n in sorted(result.requests.items())
     )
     print(
-        f"{found.episodes:,} episodes, {found.kills} kills; answers: {answers};"
-        f" {found.messages:,} messages, {found.twice} of them twice;"
-        f" {len(found.problems)} problems"
+        f"{result.episodes:,} episodes, {result.kills} kills; answers: {answers};"
+        f" {result.messages:,} messages, {result.twice} of them twice;"
+        f" {len(result.problems)} problems"
     )
-    return bool(found.problems)
+    return bool(result.problems)
 
 
 if __name__ == "__main__":

@@ -83,33 +83,33 @@ def recorded(
         )
         for seed in range(processes)
     ]
-    found: Counter[Key] = Counter()
+    counts: Counter[Key] = Counter()
     for process in running:
         printed, _ = process.communicate()
         assert process.returncode == 0
         for graph, node, what, count in json.loads(printed)["counts"]:
-            found[graph, node, what] += count
-    return found
+            counts[graph, node, what] += count
+    return counts
 
 
 def counted(agent: Agent) -> Counter[Key]:
     """Return the agent's figures in the application's words."""
-    found: Counter[Key] = Counter()
+    counts: Counter[Key] = Counter()
     for node in agent.get("/api/v1/nodes")["nodes"]:
         for graph in node["graphs"]:
             stats = agent.node(node["node"], graph=graph)
-            found.update(
+            counts.update(
                 {(graph, node["node"], w): n for w, n in _of_node(stats).items()}
             )
     for listed in agent.get("/api/v1/graphs")["graphs"]:
         name = listed["graph"]
         stats = agent.get(f"/api/v1/graphs/{name}/stats")
-        found[name, "", "runs"] = stats["total_executions"]
-        found[name, "", "visits"] = stats["visits"]
+        counts[name, "", "runs"] = stats["total_executions"]
+        counts[name, "", "visits"] = stats["visits"]
         for end in stats["ends"]:
             what = f"ends {end['reason']} {end['action']}".rstrip()
-            found[name, end["node"], what] += end["count"]
-    return Counter({key: count for key, count in found.items() if count})
+            counts[name, end["node"], what] += end["count"]
+    return Counter({key: count for key, count in counts.items() if count})
 
 
 def _of_node(stats: dict[str, Any]) -> dict[str, int]:

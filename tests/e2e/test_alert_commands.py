@@ -222,15 +222,15 @@ def test_silences_and_timelines_survive_a_kill(failing: Shell) -> None:
     agent.stop(9)  # as soon as it was answered
     agent.start()  # without its rules: they are gone
     until(lambda: _of(agent, "checkout-fails")[0]["state"] == "ok", "it is over")
-    (found,) = _of(agent, "checkout-fails")
-    assert (found["id"], found["reason"]) == (alert["id"], "rule_removed")
+    (result,) = _of(agent, "checkout-fails")
+    assert (result["id"], result["reason"]) == (alert["id"], "rule_removed")
     assert made[:8] in failing("silence", "list")
     assert "its rule was removed" in failing("why", alert["id"])
 
 
 def _of(agent: Agent, rule: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = agent.get("/api/v1/alerts", rule=rule)["alerts"]
-    return found
+    response: list[dict[str, Any]] = agent.get("/api/v1/alerts", rule=rule)["alerts"]
+    return response
 
 
 def test_an_unsaved_silence_is_in_effect_and_reported(
@@ -333,10 +333,10 @@ def test_rules_are_backtested_on_stored_history(tmp_path: Path) -> None:
     assert "memory_usage_max cannot be evaluated: memory_rss is not stored" in text
     assert "still firing" in text
     one = ["--store", str(store), "--rule", "success_rate_min"]
-    found = json.loads(shell("rules", "backtest", *one, "--json"))
-    assert len(found["episodes"]) == 3
-    assert not found["unseen"]
-    (receiver,) = found["receivers"]
+    document = json.loads(shell("rules", "backtest", *one, "--json"))
+    assert len(document["episodes"]) == 3
+    assert not document["unseen"]
+    (receiver,) = document["receivers"]
     assert receiver["messages"] == {"firing": 3, "repeat": 0, "resolved": 2}
 
     config = tmp_path / "kaywatch.toml"
@@ -367,18 +367,18 @@ def test_a_runaway_alert_names_its_node_during_the_run(
             alerts = agent.get("/api/v1/alerts", rule="loops", state="firing")["alerts"]
             return {(a["labels"]["graph"], a["labels"]["node"]): a for a in alerts}
 
-        found = until(lambda: len(firing()) == 3 and firing(), "three nodes fire")
+        result = until(lambda: len(firing()) == 3 and firing(), "three nodes fire")
         assert child.poll() is None
         # Of the run that ended, Decide came 21 times and Search 20.
-        assert found["Short", "Decide"]["value"] == 21
-        assert found.keys() == {
+        assert result["Short", "Decide"]["value"] == 21
+        assert result.keys() == {
             ("Short", "Decide"),
             ("Endless", "Decide"),
             ("Endless", "Search"),
         }
-        assert f"pid {child.pid} on " in found["Endless", "Search"]["note"]
+        assert f"pid {child.pid} on " in result["Endless", "Search"]["note"]
         assert "Note" not in Shell(agent)("why", "loops", "graph=Short")
-        value = found["Endless", "Search"]["value"]
+        value = result["Endless", "Search"]["value"]
         until(lambda: firing()["Endless", "Search"]["value"] > value, "it goes on")
         child.communicate("stop\n", timeout=30)
         assert child.returncode == 0

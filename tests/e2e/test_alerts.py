@@ -67,8 +67,8 @@ run(int(sys.argv[1]), int(sys.argv[2]))
 
 @pytest.fixture
 def receivers() -> Iterator[Receivers]:
-    with running_receivers() as found:
-        yield found
+    with running_receivers() as result:
+        yield result
 
 
 @pytest.fixture
@@ -124,10 +124,10 @@ def test_why_says_what_became_of_each_message(
     path = f"/api/v1/alerts/{alert['id']}"
 
     def fates() -> dict[str, dict[str, Any]]:
-        found = agent.get(path)["receivers"]
+        response = agent.get(path)["receivers"]
         return {
             one["receiver"]: one["messages"][0]["message"]
-            for one in found
+            for one in response
             if one["messages"]
         }
 
@@ -144,16 +144,16 @@ def test_why_says_what_became_of_each_message(
     text = agent.command("why", "pay-fails")
     assert "ok -> firing" in text
     assert "50.0 %, limit 10.0 %; 10/20 failed" in text
-    said = " ".join(text.split())
-    assert "firing: delivered at " in said
-    assert "(HTTP 202)" in said
-    assert "given up at " in said
+    output = " ".join(text.split())
+    assert "firing: delivered at " in output
+    assert "(HTTP 202)" in output
+    assert "given up at " in output
     assert (
         f"refused after 1 failed attempt: HTTP 403: invalid_token; {slack['id']}"
-        in said
+        in output
     )
-    assert "firing: pending, next attempt at " in said
-    assert "HTTP 503: come later" in said
+    assert "firing: pending, next attempt at " in output
+    assert "HTTP 503: come later" in output
 
     # What is known of it survives a kill.
     agent.stop(signal.SIGKILL)
@@ -223,8 +223,8 @@ def test_a_rule_that_is_taken_away_ends_its_alerts(
 def test_a_receiver_is_tested_and_messages_are_looked_after(
     agent: Agent, receivers: Receivers
 ) -> None:
-    said = agent.command("notify", "test", "slack")
-    assert "slack accepted the test" in said
+    output = agent.command("notify", "test", "slack")
+    assert "slack accepted the test" in output
     first, second = receivers.taken("/services/T/B/x")
     assert "TEST" in first.body.decode()
     assert "TEST" in second.body.decode()
@@ -265,7 +265,7 @@ def test_without_receivers_the_page_s_thresholds_are_watched_all_the_same(
 def test_receivers_on_a_bad_day_and_an_agent_that_is_killed(
     stopped_agent: Agent, tmp_path: Path
 ) -> None:
-    found = episodes.run(stopped_agent, tmp_path, units=5, flips=2, kills=2)
+    outcome = episodes.run(stopped_agent, tmp_path, units=5, flips=2, kills=2)
 
-    assert found.problems == []
-    assert found.messages >= 10
+    assert outcome.problems == []
+    assert outcome.messages >= 10

@@ -41,13 +41,13 @@ MARKUP = (
 @pytest.fixture(scope="module")
 def agent() -> Iterator[Agent]:
     """One agent for all of it: whatever is tried, it goes on."""
-    with running_agent() as found:
-        pid = found.process.pid if found.process else 0
-        yield found
-        assert found.process is not None
-        assert found.process.poll() is None
-        assert found.process.pid == pid
-        assert found.get("/health")["status"] == "healthy"
+    with running_agent() as result:
+        pid = result.process.pid if result.process else 0
+        yield result
+        assert result.process is not None
+        assert result.process.poll() is None
+        assert result.process.pid == pid
+        assert result.get("/health")["status"] == "healthy"
 
 
 def port(agent: Agent) -> int:
@@ -64,25 +64,25 @@ def counted(agent: Agent, name: str, label: str) -> float:
     with contextlib.closing(agent.connection()) as connection:
         connection.request("GET", "/metrics")
         text = connection.getresponse().read().decode()
-    found = re.search(rf'^{name}{{[a-z]+="{label}"}} (.+)$', text, re.MULTILINE)
-    return float(found[1]) if found else 0.0
+    match = re.search(rf'^{name}{{[a-z]+="{label}"}} (.+)$', text, re.MULTILINE)
+    return float(match[1]) if match else 0.0
 
 
 def exchanged(agent: Agent, data: bytes) -> bytes:
     """Send bytes, and return all until the agent hangs up or has nothing to say."""
-    found = b""
+    result = b""
     with socket.create_connection(("127.0.0.1", port(agent)), 5) as connection:
         connection.settimeout(0.5)
         with contextlib.suppress(OSError):
             connection.sendall(data)
             while piece := connection.recv(65_536):
-                found += piece
-    return found
+                result += piece
+    return result
 
 
 def push(agent: Agent, *messages: bytes) -> list[dict[str, Any]]:
     """Push messages, and return the replies until the agent has nothing to say."""
-    found = b""
+    result = b""
     with socket.socket(socket.AF_UNIX) as link:
         link.settimeout(5)
         link.connect(agent.socket)
@@ -90,11 +90,11 @@ def push(agent: Agent, *messages: bytes) -> list[dict[str, Any]]:
         link.settimeout(1)
         with contextlib.suppress(TimeoutError):
             while piece := link.recv(65_536):
-                found += piece
+                result += piece
     replies, at = [], 0
-    while at < len(found):
-        (size,) = struct.unpack_from(">I", found, at)
-        replies.append(wire.decode(found[at + 4 : at + 4 + size]))
+    while at < len(result):
+        (size,) = struct.unpack_from(">I", result, at)
+        replies.append(wire.decode(result[at + 4 : at + 4 + size]))
         at += 4 + size
     return replies
 
@@ -478,11 +478,11 @@ def running_agent_logging(config: Path, tmp_path: Path) -> Iterator[tuple[Agent,
             stderr=written,
         )
         try:
-            found = until(
+            result = until(
                 lambda: re.search(r"http://127\.0\.0\.1:\d+", log.read_text()),
                 "it serves",
             )
-            agent.url = found[0]
+            agent.url = result[0]
             yield agent, log
         finally:
             agent.close()

@@ -102,10 +102,10 @@ def comparable_figures(agent: Agent) -> dict[str, Any]:
     """Return the export, without figures that differ between two runs."""
     export = agent.get("/api/v1/export")
     for kind in ("nodes", "graphs"):
-        for found in export[kind].values():
-            for key in list(found):
+        for result in export[kind].values():
+            for key in list(result):
                 if "time" in key or "memory" in key or key == "last_execution":
-                    del found[key]
+                    del result[key]
     del export["timestamp"]
     failures = agent.get("/api/v1/failures")["failures"]
     seen = sorted((f["node"], f["type"], f["message"], f["phase"]) for f in failures)
@@ -178,8 +178,10 @@ def test_a_replay_gives_the_figures_that_were_captured(
 
     # Another one counts again.
     before = other.executions()
-    found = json.loads(run_command(other, "replay", path, "--speed", "max", "--json"))
-    assert found["acknowledged"] == found["events"] == events
+    document = json.loads(
+        run_command(other, "replay", path, "--speed", "max", "--json")
+    )
+    assert document["acknowledged"] == document["events"] == events
     assert other.executions() == {node: 2 * n for node, n in before.items()}
     # And all of it is of now.
     recent = other.get("/api/v1/nodes", window="5m")["nodes"]
@@ -191,10 +193,12 @@ def test_a_replay_gives_the_figures_that_were_captured(
 def test_a_capture_of_hundreds_of_connections_is_replayed_over_as_many(
     agent: Agent, captured: Path
 ) -> None:
-    found = json.loads(run_command(agent, "replay", captured, "--speed", "0", "--json"))
-    assert found["connections"] == found["clients"] == 200
-    assert found["events"] == found["acknowledged"] == 3_000
-    assert found["messages"] == 900
+    document = json.loads(
+        run_command(agent, "replay", captured, "--speed", "0", "--json")
+    )
+    assert document["connections"] == document["clients"] == 200
+    assert document["events"] == document["acknowledged"] == 3_000
+    assert document["messages"] == 900
     assert sum(agent.executions().values()) == 3_000
     clients = agent.clients()
     until(
@@ -247,9 +251,9 @@ def test_info_needs_no_agent(agent: Agent, captured: Path) -> None:
     assert "200 connections; messages: hello 200, batch 600, bye 100" in output
     (line,) = (line for line in output.splitlines() if line.startswith("s1 "))
     assert line.split() == ["s1", "50", "150", "750", "0", "0", "0"]
-    found = json.loads(run_command(agent, "replay", "--info", "--json", captured))
-    assert found["ended"] - found["started"] == pytest.approx(2.995)
-    assert sum(one["executions"] for one in found["services"]) == 3_000
+    document = json.loads(run_command(agent, "replay", "--info", "--json", captured))
+    assert document["ended"] - document["started"] == pytest.approx(2.995)
+    assert sum(one["executions"] for one in document["services"]) == 3_000
 
 
 def test_a_killed_capture_replays_what_was_flushed(

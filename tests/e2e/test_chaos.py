@@ -13,11 +13,11 @@ from tests.e2e import chaos
 def test_nothing_is_lost_or_counted_twice_by_an_agent_that_is_killed(
     agent: Agent, tmp_path: Path
 ) -> None:
-    found = chaos.run(agent, tmp_path, kills=6, processes=3, pause=chaos.SHORT_PAUSE)
+    outcome = chaos.run(agent, tmp_path, kills=6, processes=3, pause=chaos.SHORT_PAUSE)
 
-    assert found.differences == []
-    assert found.events > 10_000
-    assert found.processes > 3
+    assert outcome.differences == []
+    assert outcome.events > 10_000
+    assert outcome.processes > 3
     agent.stop()
     assert chaos.check_store(agent.store) == "ok"
 
@@ -26,7 +26,7 @@ def test_nothing_is_lost_or_counted_twice_by_an_agent_that_is_killed(
 def test_nothing_is_lost_by_an_agent_that_stands_still(
     agent: Agent, tmp_path: Path, seconds: float
 ) -> None:
-    found = chaos.run(
+    outcome = chaos.run(
         agent,
         tmp_path,
         kills=1,
@@ -35,7 +35,7 @@ def test_nothing_is_lost_by_an_agent_that_stands_still(
         trouble=chaos.freeze(seconds),
     )
 
-    assert found.differences == []
+    assert outcome.differences == []
 
 
 def test_nothing_is_lost_while_the_disk_is_full(agent: Agent, tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_nothing_is_lost_while_the_disk_is_full(agent: Agent, tmp_path: Path) ->
         agent.store = str(disk / "kaywatch.db")
         agent.start()
         stack.callback(agent.close)
-        found = chaos.run(
+        outcome = chaos.run(
             agent,
             tmp_path,
             kills=1,
@@ -57,6 +57,6 @@ def test_nothing_is_lost_while_the_disk_is_full(agent: Agent, tmp_path: Path) ->
             trouble=chaos.fill(disk, 3),
         )
 
-        assert found.differences == []
+        assert outcome.differences == []
         assert any("nothing is acknowledged" in line["event"] for line in agent.log)
         assert any("works again" in line["event"] for line in agent.log)

@@ -16,7 +16,7 @@ from tests.e2e import chaos, chaos_mqtt
 def test_nothing_is_lost_or_counted_twice_whatever_breaks(
     broker: str, only_old: bool, tmp_path: Path
 ) -> None:
-    found, done = chaos_mqtt.run(
+    result, done = chaos_mqtt.run(
         tmp_path,
         broker=broker,
         strikes=len(chaos_mqtt.KINDS),
@@ -25,6 +25,6 @@ def test_nothing_is_lost_or_counted_twice_whatever_breaks(
         pause=chaos.SHORT_PAUSE,
     )
 
-    assert found.differences == []
-    assert found.events > 10_000
+    assert result.differences == []
+    assert result.events > 10_000
     assert done == dict.fromkeys(chaos_mqtt.KINDS, 1)

@@ -43,8 +43,8 @@ def status(agent: Agent) -> list[str]:
 
 
 def accounts(agent: Agent) -> dict[str, Any]:
-    found: dict[str, Any] = agent.get("/api/v1/completeness")["services"]
-    return found
+    response: dict[str, Any] = agent.get("/api/v1/completeness")["services"]
+    return response
 
 
 def test_what_a_full_buffer_lost_is_shown_beside_the_figures_for_good(
@@ -76,11 +76,11 @@ def test_what_a_full_buffer_lost_is_shown_beside_the_figures_for_good(
     assert busy["account"] == account
     assert busy["completeness"] == account["ratio"]
 
-    said = status(agent)
-    (line,) = (line for line in said if line.startswith("Completeness"))
+    output = status(agent)
+    (line,) = (line for line in output if line.startswith("Completeness"))
     assert "of 300,001 events arrived" in line
-    assert f"  lossy: lost {lost:,} (buffer_full {lost:,})" in said
-    assert any(f"lossy pid {client['pid']}: lost {lost:,}" in line for line in said)
+    assert f"  lossy: lost {lost:,} (buffer_full {lost:,})" in output
+    assert any(f"lossy pid {client['pid']}: lost {lost:,}" in line for line in output)
 
     child.stdin.close()
     child.wait(20)
@@ -125,9 +125,9 @@ def test_late_and_folded_events_are_named_and_survive_a_restart(
             "ratio": 1.0,
         }
         line = "  odd: 1 too late for a window, 7 counted in __other__"
-        said = status(agent)
-        assert line in said
-        assert "Completeness, last 24 hours: all of 10 events arrived" in said
+        output = status(agent)
+        assert line in output
+        assert "Completeness, last 24 hours: all of 10 events arrived" in output
         (client,) = agent.clients()
         assert (client["late"], client["overflow"], client["missing"]) == (1, 7, 0)
 

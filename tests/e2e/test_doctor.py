@@ -68,9 +68,9 @@ class Report:
         self.code = code
         self.json = json.loads(text)
 
-    def found(self, *words: str) -> dict[str, str]:
+    def result(self, *words: str) -> dict[str, str]:
         """Return the only result with all these words in its section, text or fix."""
-        (found,) = (
+        (actual,) = (
             result
             for result in self.json["results"]
             if all(
@@ -78,10 +78,10 @@ class Report:
                 for word in words
             )
         )
-        return dict(found)
+        return dict(actual)
 
     def status(self, *words: str) -> str:
-        return self.found(*words)["status"]
+        return self.result(*words)["status"]
 
     @property
     def problems(self) -> list[str]:
@@ -212,9 +212,9 @@ def answering(answers: dict[str, Any]) -> Iterator[str]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            found = answers.get(self.path)
-            body = json.dumps(found or {"error": {"code": "no_token"}}).encode()
-            self.send_response(200 if found else 401)
+            result = answers.get(self.path)
+            body = json.dumps(result or {"error": {"code": "no_token"}}).encode()
+            self.send_response(200 if result else 401)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
@@ -273,7 +273,7 @@ def test_a_user_without_access_gets_the_fix(short: Path) -> None:
     finally:
         agent.close()
 
-    refused = report.found("cannot connect to")
+    refused = report.result("cannot connect to")
     assert refused["status"] == "problem"
     assert "usermod -aG root nobody" in refused["fix"]
     assert allowed.status("nobody can connect") == "ok"
@@ -290,7 +290,7 @@ def test_a_user_who_is_not_in_allow_uids_is_a_problem(short: Path) -> None:
 
     assert report.status("every user of this host can connect") == "ok"
     assert report.status("only daemon and root can push") == "ok"
-    refused = report.found("nobody can connect, but is not in")
+    refused = report.result("nobody can connect, but is not in")
     assert (refused["status"], report.code) == ("problem", 1)
 
 
@@ -305,11 +305,11 @@ def test_an_agent_that_requires_a_token(short: Path) -> None:
     with running_agent(sys.executable, "--config", str(path)) as agent:
         options = ("agent", "configuration", "--config", str(path))
         without = doctor_for(agent, *options)
-        given = doctor_for(agent, *options, KAYWATCH_TOKEN_FILE=str(tokens))
+        value = doctor_for(agent, *options, KAYWATCH_TOKEN_FILE=str(tokens))
 
     assert without.status("HTTP requires a token") == "ok"
     assert without.status("/health only", "KAYWATCH_TOKEN_FILE") == "problem"
-    assert given.problems == []
+    assert value.problems == []
     tokens.unlink()
     missing = doctor("configuration", "--config", str(path))
     assert missing.status("http.read_tokens_file", "docs/security.md") == "problem"
@@ -402,8 +402,8 @@ def test_a_client_with_a_wrong_clock_is_named(agent: Agent) -> None:
         until(lambda: agent.clients() and agent.clients()[0]["events"], "it is taken")
         report = doctor_for(agent, "clock", "agent")
 
-    found = report.found("adrift", f"pid {os.getpid()}", "2h behind")
-    assert found["status"] == "problem"
+    result = report.result("adrift", f"pid {os.getpid()}", "2h behind")
+    assert result["status"] == "problem"
     assert report.status("clients of other versions: kaywatch-python/0.0.1")
 
 

@@ -515,8 +515,8 @@ def test_a_socket_left_behind_by_a_killed_agent_is_taken_over(agent: Agent) -> N
 
 def test_an_agent_that_clients_can_not_reach_says_so(agent: Agent) -> None:
     def ingest() -> dict[str, Any]:
-        found: dict[str, Any] = agent.get("/health")["stages"]["ingest"]
-        return found
+        response: dict[str, Any] = agent.get("/health")["stages"]["ingest"]
+        return response
 
     until(lambda: ingest()["ready"], "the first probe")
     assert ingest()["status"] == "healthy"

@@ -46,8 +46,8 @@ assert kaywatch.flush(10)
 
 @pytest.fixture
 def server() -> Iterator[LlmServer]:
-    with serving() as found:
-        yield found
+    with serving() as result:
+        yield result
 
 
 def test_from_the_sdk_to_the_answer(agent: Agent, server: LlmServer) -> None:

@@ -56,11 +56,11 @@ def metric(agent: Agent, name: str, **labels: str) -> float:
 
     with urlopen(f"{agent.url}/metrics", timeout=10) as response:
         text = response.read().decode()
-    wanted = [f'{key}="{value}"' for key, value in labels.items()]
+    expected = [f'{key}="{value}"' for key, value in labels.items()]
     return sum(
         float(line.rsplit(" ", 1)[1])
         for line in text.splitlines()
-        if re.match(rf"{name}[ {{]", line) and all(one in line for one in wanted)
+        if re.match(rf"{name}[ {{]", line) and all(one in line for one in expected)
     )
 
 
@@ -161,8 +161,8 @@ def test_a_capture_has_what_came_by_a_broker(mosquitto: Broker) -> None:
         until(lambda: metric(agent, "kaywatch_captures") == 1, "it captures")
         agent.run(RECORD, "100")
         mosquitto.publish("kaywatch/v1/cron/rows", '{"node": "shell", "seconds": 1}')
-        said, _ = capture.communicate(timeout=30)
-        assert capture.returncode == 0, said
+        output, _ = capture.communicate(timeout=30)
+        assert capture.returncode == 0, output
         agent.command("replay", str(file), "--socket", agent.socket)
 
         until(lambda: agent.executions() == {"n": 200, "shell": 2}, "it is replayed")
@@ -204,8 +204,8 @@ def test_the_process_tells_itself_what_it_uses(mosquitto: Broker) -> None:
         child = agent.spawn(STAY)
         name = child.stdout.readline().strip()
 
-        found = until(lambda: client_of(agent, name)["memory_mb"], "it is told")
-        assert 5 < found < 500
+        result = until(lambda: client_of(agent, name)["memory_mb"], "it is told")
+        assert 5 < result < 500
         assert client_of(agent, name)["pid"] == child.pid
 
 
@@ -395,10 +395,10 @@ print(kaywatch.client_stats())
         url = agent.variables["KAYWATCH_ENDPOINT"].replace(
             f"{CLIENT}@", f"{CLIENT}:guessed-secret@"
         )
-        said = agent.run(code, KAYWATCH_ENDPOINT=url, KAYWATCH_MQTT_PASSWORD="")
+        output = agent.run(code, KAYWATCH_ENDPOINT=url, KAYWATCH_MQTT_PASSWORD="")
 
-    assert "guessed-secret" not in said
-    assert said.count("kaywatch cannot send: the broker rejected the connection") == 1
+    assert "guessed-secret" not in output
+    assert output.count("kaywatch cannot send: the broker rejected the connection") == 1
 
 
 def test_a_broker_that_is_not_there_holds_up_no_exit(mosquitto: Broker) -> None:

@@ -73,15 +73,15 @@ def publishing_agent(
 
 def states(messages: list[Published], node: str = "") -> list[str]:
     """Return the states that were told, and "" where one was cleared."""
-    found = [json.loads(m.payload) if m.payload else {} for m in messages]
+    result = [json.loads(m.payload) if m.payload else {} for m in messages]
     return [
         alert.get("state", "")
-        for alert in found
+        for alert in result
         if node in ("", alert.get("labels", {}).get("node"))
     ]
 
 
-def holds(broker: Broker, *topics: str) -> dict[str, Any]:
+def retained_messages(broker: Broker, *topics: str) -> dict[str, Any]:
     """Return what a broker holds for those who come."""
     marker = f"kaywatch/v1/{AGENT}/down"
     with broker.subscribed(*topics, marker) as read:
@@ -98,7 +98,7 @@ def test_an_alert_is_retained_while_it_fires(broker: Broker, version: int) -> No
     ):
         agent.run(RUN, "20", "10", "pay")
         live.wait(2)
-        ((topic, alert),) = holds(broker, STATES).items()
+        ((topic, alert),) = retained_messages(broker, STATES).items()
         agent.run(RUN, "500", "0", "pay")
         live.wait(5)
 
@@ -110,12 +110,12 @@ def test_an_alert_is_retained_while_it_fires(broker: Broker, version: int) -> No
         assert alert["labels"].items() >= labels.items()
         assert alert["runbook_url"] == "https://wiki.example/pay"
         assert (alert["value"], alert["executions"]) == (0.5, 20)
-        told = [m for m in live.messages if m.topic == topic]
-        assert states(told) == ["firing", "ok", ""]
+        transitions = [m for m in live.messages if m.topic == topic]
+        assert states(transitions) == ["firing", "ok", ""]
         changes = [m for m in live.messages if m.topic == CHANGES]
         assert states(changes) == ["firing", "ok"]
         assert not any(m.retained for m in live.messages)
-        assert holds(broker, STATES) == {}
+        assert retained_messages(broker, STATES) == {}
 
 
 @each_broker
@@ -131,9 +131,9 @@ def test_the_agent_says_whether_it_is_there(broker: Broker, version: int) -> Non
             agent.stop()
             read.wait(6)
 
-        said = [m.payload.decode() for m in read.messages if m.topic == STATUS]
+        output = [m.payload.decode() for m in read.messages if m.topic == STATUS]
         # Its will may come after its own words.
-        assert [word for word, _ in groupby(said)] == [
+        assert [word for word, _ in groupby(output)] == [
             "online",
             "offline",
             "online",
@@ -151,20 +151,21 @@ def test_the_agent_says_whether_it_is_there(broker: Broker, version: int) -> Non
 def test_a_broker_that_lost_all_is_told_again(kind: str) -> None:
     with running_broker(kind) as broker, publishing_agent(broker) as agent:
         agent.run(RUN, "20", "10", "pay")
-        before = until(lambda: holds(broker, STATES), "the alert")
+        before = until(lambda: retained_messages(broker, STATES), "the alert")
         broker.stop(signal.SIGKILL)
         (broker.folder / "mosquitto.db").unlink(missing_ok=True)
         broker.start()
 
         assert (
-            until(lambda: holds(broker, STATES), "it is back").keys() == before.keys()
+            until(lambda: retained_messages(broker, STATES), "it is back").keys()
+            == before.keys()
         )
 
 
 def test_what_ends_while_the_broker_is_away_is_cleared(mosquitto: Broker) -> None:
     with publishing_agent(mosquitto) as agent:
         agent.run(RUN, "20", "10", "pay")
-        until(lambda: holds(mosquitto, STATES), "the alert")
+        until(lambda: retained_messages(mosquitto, STATES), "the alert")
         mosquitto.stop()
         # By the socket, as by the broker nothing comes.
         agent.run(RUN, "500", "0", "pay", KAYWATCH_ENDPOINT=agent.endpoint)
@@ -173,34 +174,36 @@ def test_what_ends_while_the_broker_is_away_is_cleared(mosquitto: Broker) -> Non
         )
         mosquitto.start()
 
-        until(lambda: not holds(mosquitto, STATES), "it is cleared")
+        until(lambda: not retained_messages(mosquitto, STATES), "it is cleared")
 
 
 def test_what_an_agent_leaves_behind_is_cleared_by_the_next(mosquitto: Broker) -> None:
     with publishing_agent(mosquitto) as agent:
         agent.run(RUN, "20", "10", "pay")
         agent.run(RUN, "20", "10", "ship")
-        until(lambda: len(holds(mosquitto, STATES)) == 2, "both alerts")
+        until(lambda: len(retained_messages(mosquitto, STATES)) == 2, "both alerts")
         agent.stop(signal.SIGKILL)
         for path in agent.folder.glob("kaywatch.db*"):
             path.unlink()
         agent.start()
 
-        until(lambda: holds(mosquitto, STATES) == {}, "all are cleared")
+        until(lambda: retained_messages(mosquitto, STATES) == {}, "all are cleared")
 
 
 @pytest.mark.parametrize("kind", ["mosquitto", "rumqttd"])
 def test_an_alert_whose_rule_is_removed_meanwhile_is_cleared(kind: str) -> None:
     with running_broker(kind) as broker, publishing_agent(broker) as agent:
         agent.run(RUN, "20", "10", "pay")
-        until(lambda: holds(broker, STATES), "the alert")
+        until(lambda: retained_messages(broker, STATES), "the alert")
         config = agent.folder / "kaywatch.toml"
         config.write_text(config.read_text().replace("pay-fails", "another"))
         agent.stop()
         agent.start()
 
         until(
-            lambda: [s for s in holds(broker, STATES) if "pay-fails" in s] == [],
+            lambda: (
+                [s for s in retained_messages(broker, STATES) if "pay-fails" in s] == []
+            ),
             "it is cleared",
         )
 
@@ -208,7 +211,7 @@ def test_an_alert_whose_rule_is_removed_meanwhile_is_cleared(kind: str) -> None:
 def test_what_fires_over_a_restart_goes_on_being_held(mosquitto: Broker) -> None:
     with publishing_agent(mosquitto) as agent:
         agent.run(RUN, "20", "10", "pay")
-        until(lambda: holds(mosquitto, STATES), "the alert")
+        until(lambda: retained_messages(mosquitto, STATES), "the alert")
         with mosquitto.subscribed(STATES, STATUS) as read:
             agent.stop(signal.SIGKILL)
             agent.start()
@@ -220,10 +223,10 @@ def test_what_fires_over_a_restart_goes_on_being_held(mosquitto: Broker) -> None
                 "it is back",
             )
             until(lambda: listening(agent), "the agent hears the broker")
-            assert holds(mosquitto, STATES)
+            assert retained_messages(mosquitto, STATES)
 
-            told = states([m for m in read.messages if m.topic != STATUS])
-            assert set(told) == {"firing"}
+            transitions = states([m for m in read.messages if m.topic != STATUS])
+            assert set(transitions) == {"firing"}
 
 
 def test_many_alerts_at_once_all_arrive(mosquitto: Broker) -> None:
@@ -319,8 +322,8 @@ def test_an_agent_that_trusts_another_ca_says_so(tmp_path: Path) -> None:
 def degraded(agent: Agent) -> str:
     """Return what the agent says is wrong with a broker."""
     stages = agent.get("/health")["stages"]
-    found = [s["problem"] for name, s in stages.items() if name.startswith("mqtt ")]
-    return str(found[0] or "")
+    result = [s["problem"] for name, s in stages.items() if name.startswith("mqtt ")]
+    return str(result[0] or "")
 
 
 def holds_status(broker: Broker) -> str:

@@ -92,9 +92,9 @@ def test_a_shell_pushes_and_sees_it(agent: Agent, broker: Broker) -> None:
     shell(EXAMPLES["shell"], agent, broker)
     until(lambda: agent.executions() == {"backup": 1}, "it is counted")
 
-    said = shell(EXAMPLES["stats"], agent, broker)
-    assert re.search(r"executions\s+1\b", said), said
-    assert "backup in nightly" in said
+    output = shell(EXAMPLES["stats"], agent, broker)
+    assert re.search(r"executions\s+1\b", output), output
+    assert "backup in nightly" in output
 
 
 def test_an_application_pushes_and_an_alert_is_seen(
@@ -115,12 +115,12 @@ def test_an_application_pushes_and_an_alert_is_seen(
     )
     with broker.subscribed(*topics) as read:
         until(lambda: len(read.messages) == 2, "status and alert")
-        found = {m.topic.removesuffix("/state"): m.payload for m in read.messages}
+        result = {m.topic.removesuffix("/state"): m.payload for m in read.messages}
 
     shown = [line.split(" ", 1) for line in EXAMPLES["alert"].splitlines()]
     (status, word), (state, alert) = shown
-    assert found.pop(status).decode() == word
-    ((topic, payload),) = found.items()
+    assert result.pop(status).decode() == word
+    ((topic, payload),) = result.items()
     assert topic.rpartition("/")[0] == state.removesuffix("/state").rpartition("/")[0]
     keys = re.findall(r'"(\w+)":', payload.decode())
     at = [keys.index(key) for key in re.findall(r'"(\w+)":', alert)]

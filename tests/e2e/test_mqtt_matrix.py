@@ -81,7 +81,7 @@ def test_a_password_is_in_no_log_and_no_answer() -> None:
     with running_broker("mosquitto-tls") as broker, agent_at(broker) as agent:
         agent.run("import kaywatch\nwith kaywatch.execution('g', 'n'): pass")
         until(lambda: agent.executions() == {"n": 1}, "it is counted")
-        said = [agent.log, agent.get("/health"), agent.get("/api/v1/clients")]
+        output = [agent.log, agent.get("/health"), agent.get("/api/v1/clients")]
 
-        assert "127.0.0.1" in str(said)
-        assert not [one for one in PASSWORDS.values() if one in str(said)]
+        assert "127.0.0.1" in str(output)
+        assert not [one for one in PASSWORDS.values() if one in str(output)]

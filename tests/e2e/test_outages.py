@@ -27,8 +27,8 @@ def record(node, times, action="next"):
 
 @pytest.fixture
 def agent(installed: str) -> Iterator[Agent]:
-    with running_agent(installed) as found:
-        yield found
+    with running_agent(installed) as result:
+        yield result
 
 
 def test_what_an_outage_brings_over_the_bound_is_dropped_oldest_first_and_counted(
@@ -125,8 +125,8 @@ sys.stdin.readline()
     agent.start()
     child.stdin.write("\n")
     child.stdin.flush()
-    wanted = {"before": 1000, "after": 10}
-    until(lambda: agent.executions() == wanted, "the client looks again")
+    expected = {"before": 1000, "after": 10}
+    until(lambda: agent.executions() == expected, "the client looks again")
     child.stdin.close()
 
     assert child.wait(20) == 0
@@ -136,15 +136,15 @@ def test_a_socket_path_that_no_system_takes_is_told_and_breaks_nothing(
     agent: Agent, tmp_path: Path
 ) -> None:
     path = tmp_path / ("x" * 120) / "ingest.sock"
-    said = agent.run(
+    output = agent.run(
         "import logging, sys; logging.basicConfig(stream=sys.stdout)\n"
         + RECORD
         + "record('pay', 10); kaywatch.flush(0.1); print('done')",
         KAYWATCH_ENDPOINT=f"unix://{path}",
     )
 
-    assert "at most 107" in said
-    assert said.endswith("done\n")
+    assert "at most 107" in output
+    assert output.endswith("done\n")
 
 
 def test_a_file_where_the_socket_was_meant_to_be_is_left_alone(

@@ -40,8 +40,8 @@ while True:
 
 
 def hello(**keys: Any) -> bytes:
-    said = {"service": "liar", "host": "not-this-host", "pid": 1, "start": 1.0}
-    return wire.hello(**{"client": CLIENT, "sdk": "x", "tags": {}, **said, **keys})
+    output = {"service": "liar", "host": "not-this-host", "pid": 1, "start": 1.0}
+    return wire.hello(**{"client": CLIENT, "sdk": "x", "tags": {}, **output, **keys})
 
 
 def row(seq: int, client: bytes = CLIENT) -> bytes:
@@ -70,10 +70,10 @@ def metrics(agent: Agent, name: str) -> dict[str, float]:
     with contextlib.closing(agent.connection()) as connection:
         connection.request("GET", "/metrics")
         text = connection.getresponse().read().decode()
-    found = (line.rpartition(" ") for line in text.splitlines() if line[0] != "#")
+    lines = (line.rpartition(" ") for line in text.splitlines() if line[0] != "#")
     return {
         head[len(name) :].strip("{}"): float(value)
-        for head, _, value in found
+        for head, _, value in lines
         if head.partition("{")[0] == name
     }
 
@@ -152,8 +152,8 @@ def test_nobody_speaks_for_another_user_s_client(
         for message in (row(1_000), wire.bye(CLIENT, 1_000), hello()):
             (refusal,), other = pushed_as(65_533, agent.socket, message)
             assert refusal["code"] == "forbidden", refusal
-            said = f"this client belongs to user {NOBODY}; you are another user"
-            assert refusal["text"] == said
+            output = f"this client belongs to user {NOBODY}; you are another user"
+            assert refusal["text"] == output
             assert ended(other) == 0
         (client,) = agent.clients()
         assert (client["uid"], client["events"], client["state"]) == (
@@ -197,7 +197,7 @@ def pushed_here(path: str, message: bytes) -> tuple[dict[str, Any], Any]:
     link.settimeout(20)
     link.connect(path)
     link.sendall(wire.frame(message))
-    found = b""
-    while len(found) < 4 or len(found) < 4 + int.from_bytes(found[:4], "big"):
-        found += link.recv(65_536)
-    return wire.decode(found[4:]), link
+    result = b""
+    while len(result) < 4 or len(result) < 4 + int.from_bytes(result[:4], "big"):
+        result += link.recv(65_536)
+    return wire.decode(result[4:]), link

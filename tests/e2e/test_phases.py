@@ -67,8 +67,8 @@ def test_the_time_of_nodes_and_their_items_are_seen_everywhere(agent: Agent) -> 
 def _phase_seconds(agent: Agent, node: str, phase: str) -> float | None:
     pattern = rf'phase_seconds_total{{.*node="{node}",phase="{phase}"}} (.+)'
     with urllib.request.urlopen(f"{agent.url}/metrics", timeout=10) as response:
-        found = re.search(pattern, response.read().decode())
-    return float(found[1]) if found else None
+        match = re.search(pattern, response.read().decode())
+    return float(match[1]) if match else None
 
 
 def _run(agent: Agent, *arguments: str) -> str:

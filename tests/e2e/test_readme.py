@@ -113,7 +113,7 @@ def test_a_command_shows_what_it_says(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "told"),
+    ("arguments", "code", "message"),
     [
         (["stats", "Draf"], 1, "did you mean 'Draft'"),
         (["stats", "Draft", "--window", "5x"], 2, 'invalid duration "5x"'),
@@ -136,12 +136,12 @@ def test_a_command_shows_what_it_says(
     ],
 )
 def test_a_users_mistake_gets_one_clear_line(
-    busy: Agent, arguments: list[str], code: int, told: str
+    busy: Agent, arguments: list[str], code: int, message: str
 ) -> None:
     done = forks.run(busy.python, *arguments, env=busy.environment)
 
     assert done.returncode == code, done.stderr
-    assert told in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -56,7 +56,7 @@ def counters(agent: Agent) -> dict[str, float]:
         text=True,
         check=True,
     ).stdout
-    found = {}
+    result = {}
     for line in text.splitlines():
         if line.startswith("#"):
             continue
@@ -65,8 +65,8 @@ def counters(agent: Agent) -> dict[str, float]:
         anew = family in METRICS and not METRICS[family].durable
         counts = family.endswith(("_total", "_bucket", "_count"))
         if counts and not anew and not line.startswith("#"):
-            found[name] = float(value)
-    return found
+            result[name] = float(value)
+    return result
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
@@ -227,8 +227,8 @@ def enlarge(agent: Agent) -> None:
 
 
 def logged(agent: Agent, event: str) -> dict[str, Any]:
-    found: dict[str, Any] = until(lambda: agent._logged(event), f"{event!r} is logged")
-    return found
+    result: dict[str, Any] = until(lambda: agent._logged(event), f"{event!r} is logged")
+    return result
 
 
 def test_a_large_file_is_checked_beside_the_work(agent: Agent) -> None:
@@ -308,12 +308,12 @@ def test_sighup_takes_a_configuration_whole_or_not_at_all(
             event,
         )
 
-    kept = "configuration not reloaded"
-    wrong = reload("[limits]\nseries = 1\nserie = 2\n", kept)
+    message = "configuration not reloaded"
+    wrong = reload("[limits]\nseries = 1\nserie = 2\n", message)
     assert "did you mean series?" in wrong["problem"]
-    wrong = reload("[limits]\nseries = 1\n[http]\nlisten = 5\n", kept)
+    wrong = reload("[limits]\nseries = 1\n[http]\nlisten = 5\n", message)
     assert "http.listen" in wrong["problem"]
-    wrong = reload("[limits]\nseries = 1\n[store]\nsynchronous = 'normal'\n", kept)
+    wrong = reload("[limits]\nseries = 1\n[store]\nsynchronous = 'normal'\n", message)
     assert "store.synchronous: can't be changed" in wrong["problem"]
     child = agent.spawn(
         RECORD + "record('a', 1); kaywatch.flush(); print(1); sys.stdin.readline()\n"

@@ -438,8 +438,8 @@ def test_a_process_without_a_framework_looks_as_ever(
 
 
 def kaywatch_folder(python: str) -> Path:
-    (found,) = Path(python).parent.parent.glob("lib/python*/site-packages/kaywatch")
-    return found
+    (result,) = Path(python).parent.parent.glob("lib/python*/site-packages/kaywatch")
+    return result
 
 
 def test_the_environment_is_the_same_but_for_pythonpath(
@@ -453,9 +453,9 @@ def test_the_environment_is_the_same_but_for_pythonpath(
     ]
     plain, watched = (dict(e.split("=", 1) for e in s.splitlines()) for s in shown)
 
-    folder, kept = watched.pop("PYTHONPATH").split(os.pathsep, 1)
+    folder, rest = watched.pop("PYTHONPATH").split(os.pathsep, 1)
     assert os.path.basename(folder) == "_run"
-    assert kept == plain.pop("PYTHONPATH")
+    assert rest == plain.pop("PYTHONPATH")
     assert watched == plain
 
 
@@ -560,7 +560,7 @@ def test_a_sitecustomize_that_fails_does_so_as_ever(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "told"),
+    ("arguments", "code", "message"),
     [
         (["--", "no-such-command"], 127, "no-such-command: command not found"),
         (["--", "/no/such/command"], 127, "/no/such/command: command not found"),
@@ -576,14 +576,14 @@ def test_a_sitecustomize_that_fails_does_so_as_ever(
 )
 @pytest.mark.parametrize("entry", ["kaywatch", "kaywatch_agent"])
 def test_a_mistake_gets_a_clear_line_and_the_shell_s_exit_code(
-    installed: str, arguments: list[str], code: int, told: str, entry: str
+    installed: str, arguments: list[str], code: int, message: str, entry: str
 ) -> None:
     done = subprocess.run(
         [installed, "-m", entry, "run", *arguments], capture_output=True, text=True
     )
 
     assert done.returncode == code
-    assert told in done.stderr.splitlines()[-1]
+    assert message in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
 
 
@@ -601,12 +601,12 @@ def test_a_script_without_its_interpreter_can_not_be_executed(
 
 
 def test_help_tells_of_it(installed: str) -> None:
-    for arguments, told in (
+    for arguments, message in (
         (["-m", "kaywatch_agent", "--help"], "kaywatch run -- python app.py"),
         (["-m", "kaywatch_agent", "run", "--help"], "--tag KEY=VALUE"),
         (["-m", "kaywatch", "run", "--help"], "python -m kaywatch run [options]"),
     ):
-        assert told in fine(
+        assert message in fine(
             subprocess.run([installed, *arguments], capture_output=True, text=True)
         )
     done = subprocess.run([installed, "-m", "kaywatch"], capture_output=True, text=True)

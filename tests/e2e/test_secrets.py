@@ -99,7 +99,7 @@ signature = "github"
             agent.close()
 
 
-def asked(agent: Agent, path: str, token: str = READ, method: str = "GET") -> bytes:
+def fetch(agent: Agent, path: str, token: str = READ, method: str = "GET") -> bytes:
     """Return an answer, its head and its body."""
     done = subprocess.run(
         [
@@ -161,7 +161,7 @@ def test_planted_secrets_are_found_nowhere(guarded: Agent, tmp_path: Path) -> No
             continue
         path = route.path.format_map(names) + query
         for token in (ADMIN, READ, "planted-read-token-that-is-wrong"):
-            answer = asked(agent, path, token, route.method)
+            answer = fetch(agent, path, token, route.method)
             assert answer.startswith(b"HTTP/1.1 "), (path, answer)
             answers[f"{route.method} {path} {token}"] = answer
     assert {
@@ -188,8 +188,8 @@ def test_planted_secrets_are_found_nowhere(guarded: Agent, tmp_path: Path) -> No
     (tmp_path / "read").write_text(f"{READ} with words\n")
     until(
         lambda: (
-            asked(agent, "/health")
-            and asked(agent, "/api/v1/nodes")
+            fetch(agent, "/health")
+            and fetch(agent, "/api/v1/nodes")
             and [m for m in agent.log if m["event"] == "tokens not reloaded"]
         ),
         "the odd token is told",

@@ -191,8 +191,8 @@ class Fuzzer:
 
 
 def _fields(route: Any) -> tuple[str, ...]:
-    found: tuple[str, ...] = route.parameters.__struct_fields__
-    return found
+    result: tuple[str, ...] = route.parameters.__struct_fields__
+    return result
 
 
 def _altered(value: Any, chance: random.Random) -> Any:
@@ -200,10 +200,10 @@ def _altered(value: Any, chance: random.Random) -> Any:
     if chance.random() < 0.15:
         return chance.choice((None, True, -1, 1e308, "", "x" * 3000, [], {}, [[]], "("))
     if isinstance(value, dict):
-        kept = {
+        query = {
             k: _altered(v, chance) for k, v in value.items() if chance.random() > 0.05
         }
-        return {**kept, "x": 1} if chance.random() < 0.05 else kept
+        return {**query, "x": 1} if chance.random() < 0.05 else query
     if isinstance(value, list):
         return [
             _altered(v, chance) for v in value for _ in range(chance.choice((1, 1, 3)))
@@ -211,7 +211,7 @@ def _altered(value: Any, chance: random.Random) -> Any:
     return value
 
 
-class Told(NamedTuple):
+class ClientTotals(NamedTuple):
     """What a client saw."""
 
     statuses: dict[int, int]
@@ -219,7 +219,7 @@ class Told(NamedTuple):
     silent: int  # requests without any answer
 
 
-def sent(address: tuple[str, int], requests: int, seed: int) -> Told:
+def sent(address: tuple[str, int], requests: int, seed: int) -> ClientTotals:
     """Send requests, each on a connection of its own; return what came back."""
     fuzzer = Fuzzer(seed)
     statuses: collections.Counter[int] = collections.Counter()
@@ -227,28 +227,28 @@ def sent(address: tuple[str, int], requests: int, seed: int) -> Told:
     silent = 0
     for _ in range(requests):
         answer = exchanged(address, fuzzer.request())
-        found = re.findall(rb"^HTTP/[0-9]\.[0-9] (\d{3}) ", answer, re.MULTILINE)
-        found = [status for status in found if status != b"100"]
-        statuses.update(map(int, found))
+        matches = re.findall(rb"^HTTP/[0-9]\.[0-9] (\d{3}) ", answer, re.MULTILINE)
+        matches = [status for status in matches if status != b"100"]
+        statuses.update(map(int, matches))
         codes.update(code.decode() for code in CODE.findall(answer))
-        silent += not found
-    return Told(dict(statuses), dict(codes), silent)
+        silent += not matches
+    return ClientTotals(dict(statuses), dict(codes), silent)
 
 
 def exchanged(address: tuple[str, int], request: bytes) -> bytes:
     """Say it; return all that comes back until the agent hangs up, or is done."""
-    found = b""
+    result = b""
     with socket.create_connection(address, 30) as connection:
         try:
             connection.sendall(request)
             while piece := connection.recv(262_144):
-                found += piece
+                result += piece
                 connection.settimeout(KEPT_SECONDS)
         except TimeoutError:
             pass  # it would take another request
         except ConnectionError:
             pass  # hung up on before it had said all
-    return found
+    return result
 
 
 class Watch:
@@ -281,7 +281,7 @@ class Outcome(NamedTuple):
 
     requests: int
     seconds: float
-    told: Told
+    client: ClientTotals
     refused: dict[str, int]
     answered: dict[str, int]  # by status
     latest: float
@@ -298,7 +298,7 @@ def fuzz(requests: int, seed: int) -> Outcome:
         watch = Watch()
         looking = asyncio.run_coroutine_threadsafe(watch.look(), served.loop)
         memory: list[float] = []
-        parts: list[Told] = []
+        parts: list[ClientTotals] = []
         started = time.monotonic()
         # A fresh interpreter for each: no thread of ours, and no lock, is copied.
         with multiprocessing.get_context("spawn").Pool(PROCESSES) as pool:
@@ -327,13 +327,13 @@ def fuzz(requests: int, seed: int) -> Outcome:
     for part in parts:
         total.update(part.statuses)
         codes.update(part.codes)
-    told = Told(dict(total), dict(codes), sum(part.silent for part in parts))
-    found = {reason: count for (reason,), count in refused.items()}
+    totals = ClientTotals(dict(total), dict(codes), sum(part.silent for part in parts))
+    actual = {reason: count for (reason,), count in refused.items()}
     return Outcome(
         each * PROCESSES * 10,
         seconds,
-        told,
-        found,
+        totals,
+        actual,
         dict(answered),
         watch.latest,
         watch.busiest,
@@ -343,29 +343,29 @@ def fuzz(requests: int, seed: int) -> Outcome:
 
 def check(outcome: Outcome) -> None:
     """Hold what became of the requests to what is promised."""
-    told = outcome.told
+    totals = outcome.client
     assert "500" not in outcome.answered, outcome.answered
     # Each refusal that a client heard of is counted, by the very code it was told.
-    for code, count in told.codes.items():
+    for code, count in totals.codes.items():
         assert outcome.refused.get(code, 0) >= count, (code, count, outcome.refused)
     # And nothing is counted that nobody was told, but for connections that were ended
     # without a word, and answers that crossed with a connection's end.
     ended = sum(outcome.refused.get(reason, 0) for reason in ("slow", "idle"))
     refusals = sum(outcome.refused.values()) - ended
-    heard = sum(count for status, count in told.statuses.items() if status >= 400)
-    assert heard <= refusals <= heard + told.silent, (heard, refusals, told.silent)
-    assert sum(told.statuses.values()) + told.silent >= outcome.requests
+    heard = sum(count for status, count in totals.statuses.items() if status >= 400)
+    assert heard <= refusals <= heard + totals.silent, (heard, refusals, totals.silent)
+    assert sum(totals.statuses.values()) + totals.silent >= outcome.requests
 
 
 def main() -> None:
     requests = int(sys.argv[1]) if len(sys.argv) > 1 else REQUESTS
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else 1
     outcome = fuzz(requests, seed)
-    told = outcome.told
+    totals = outcome.client
     rate = outcome.requests / outcome.seconds
     print(f"{outcome.requests:,} requests in {outcome.seconds:.0f} s, {rate:,.0f}/s")
-    print(f"  seed {seed}, {told.silent:,} without an answer (no whole request)")
-    print(f"answers: {dict(sorted(told.statuses.items()))}")
+    print(f"  seed {seed}, {totals.silent:,} without an answer (no whole request)")
+    print(f"answers: {dict(sorted(totals.statuses.items()))}")
     print(f"refused: {dict(sorted(outcome.refused.items()))}")
     late, busy = outcome.latest * 1e3, outcome.busiest * 1e3
     print(f"the loop was late by {late:.1f} ms at most, and at work for {busy:.1f} ms")

@@ -34,12 +34,12 @@ def test_noise_is_refused(target: str) -> None:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_what_is_mutated_from_sound_inputs_is_taken_or_refused(target: str) -> None:
-    found = seeds(target)
+    result = seeds(target)
 
     @calm
     @given(st.integers(0, 2**32))
     def decided(seed: int) -> None:
-        TARGETS[target](mutated(found, random.Random(seed)))
+        TARGETS[target](mutated(result, random.Random(seed)))
 
     decided()
 

@@ -174,16 +174,16 @@ class Box:
 
 def _hierarchies() -> list[Path]:
     """Return our control groups in the hierarchies that systemd uses."""
-    found = []
+    results = []
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers == "name=systemd":
-            found.append(Path("/sys/fs/cgroup/systemd") / path.lstrip("/"))
+            results.append(Path("/sys/fs/cgroup/systemd") / path.lstrip("/"))
         elif not controllers:
             mixed = Path("/sys/fs/cgroup/unified")
             base = mixed if mixed.exists() else Path("/sys/fs/cgroup")
-            found.append(base / path.lstrip("/"))
-    return found
+            results.append(base / path.lstrip("/"))
+    return results
 
 
 def _group(parent: Path, name: str) -> Path:
@@ -199,12 +199,12 @@ def _group(parent: Path, name: str) -> Path:
 
 def _orphans(parent: Path, prefix: str) -> list[Path]:
     """Return what tests left that were killed; their boxes ended with them."""
-    found = []
+    results = []
     for path in parent.glob(f"{prefix}*-*"):
         owner = path.name.removeprefix(prefix).partition("-")[0]
         if owner.isdigit() and not Path("/proc", owner).exists():
-            found.append(path)
-    return found
+            results.append(path)
+    return results
 
 
 def _remove_groups(group: Path) -> None:

@@ -115,8 +115,8 @@ class Service:
 
     def journal(self, **fields: str) -> list[dict[str, Any]]:
         """Return the entries of the unit whose fields have these values."""
-        wanted = [f"{name}={value}" for name, value in fields.items()]
-        text = self.log("--output=json", "--all", *wanted)
+        expected = [f"{name}={value}" for name, value in fields.items()]
+        text = self.log("--output=json", "--all", *expected)
         return [_entry(line) for line in text.splitlines() if line[:1] == "{"]
 
     def log(self, *options: str) -> str:
@@ -253,8 +253,8 @@ def _install(wheel: Path, root: Path) -> None:
 
 def _python() -> str:
     """Return a Python that no home folder holds."""
-    for found in (getattr(sys, "_base_executable", ""), "/usr/bin/python3"):
-        path = os.path.realpath(found)
+    for result in (getattr(sys, "_base_executable", ""), "/usr/bin/python3"):
+        path = os.path.realpath(result)
         if path.startswith(("/home/", "/root/")) or not os.path.exists(path):
             continue
         code = "import sys; sys.exit(sys.version_info < (3, 11))"

@@ -96,16 +96,16 @@ def test_the_sandbox_holds(service: Service) -> None:
     box.run("systemctl", "start", "kaywatch.socket", UNIT)
 
     lines = [e["MESSAGE"] for e in service.journal() if e["MESSAGE"][:5] == "PROBE"]
-    found = json.loads(lines[-1].removeprefix("PROBE "))
+    document = json.loads(lines[-1].removeprefix("PROBE "))
 
-    assert {name for name, result in found.items() if result == "done"} == ALLOWED
-    assert found["write /usr"] == "Read-only file system"
+    assert {name for name, result in document.items() if result == "done"} == ALLOWED
+    assert document["write /usr"] == "Read-only file system"
     for family in ("packet", "netlink"):
-        output = found[f"open a {family} socket"]
+        output = document[f"open a {family} socket"]
         assert output == "Address family not supported by protocol"
-    assert found["become root"] == "Operation not permitted"
-    assert found["run a setuid program"] == "su"
-    assert found["make a namespace"] == "Operation not permitted"
+    assert document["become root"] == "Operation not permitted"
+    assert document["run a setuid program"] == "su"
+    assert document["make a namespace"] == "Operation not permitted"
 
 
 def test_addresses_can_be_limited_as_the_documentation_has_it(

@@ -51,8 +51,8 @@ def test_it_is_enabled_started_and_stopped_and_reports_its_status(
     service.end(child)
 
     box.run("systemctl", "stop", "kaywatch.socket", UNIT)
-    found = service.show("Result", "ActiveState", "ExecMainStatus", "StatusText")
-    assert found["Result"] == "success" and found["ExecMainStatus"] == "0"
+    properties = service.show("Result", "ActiveState", "ExecMainStatus", "StatusText")
+    assert properties["Result"] == "success" and properties["ExecMainStatus"] == "0"
     assert service.journal(KAYWATCH_EVENT="stopped")
     box.run("systemctl", "disable", "kaywatch.socket", UNIT)
 
@@ -140,8 +140,8 @@ def test_an_invalid_configuration_prevents_the_start(
     service.box.run("systemctl", "start", "kaywatch.socket")
     service.box.run("systemctl", "start", UNIT, code=1)
 
-    found = service.log("-p", "err", "-o", "cat")
-    assert "kaywatch.toml: http.listen: expected a string, got 3" in found
+    result = service.log("-p", "err", "-o", "cat")
+    assert "kaywatch.toml: http.listen: expected a string, got 3" in result
 
     # Clients wait meanwhile; correcting the file is enough.
     child = service.spawn(CLIENT)
@@ -229,8 +229,8 @@ def test_the_stop_waits_for_a_slow_last_commit(service: Service) -> None:
 
     service.box.run("systemctl", "stop", "kaywatch.socket", UNIT)
 
-    found = service.show("Result", "ExecMainStatus")
-    assert found == {"Result": "success", "ExecMainStatus": "0"}
+    properties = service.show("Result", "ExecMainStatus")
+    assert properties == {"Result": "success", "ExecMainStatus": "0"}
     service.box.run("rm", "/etc/kaywatch/slow")
     service.start()
     assert int(service.end(child)) == service.executions()
@@ -350,8 +350,8 @@ def test_status_shows_problems(service: Service) -> None:
     assert "/etc/systemd/system/kaywatch.service: up to date" in output
     assert "kaywatch.service: active (running)" in output
     assert re.search(r"exposure: 1\.[0-5] OK", output)
-    found = json.loads(service.box.run(KAYWATCH, "service", "status", "--json"))
-    assert found["sockets"] == {"kaywatch.socket": "active"}
+    document = json.loads(service.box.run(KAYWATCH, "service", "status", "--json"))
+    assert document["sockets"] == {"kaywatch.socket": "active"}
 
     service.box.run("sh", "-c", "echo '# x' >>/etc/systemd/system/kaywatch.service")
     service.drop_in("[Service]\nMemoryMax=2G\n")

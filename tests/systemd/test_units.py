@@ -38,8 +38,8 @@ def analyze(tmp_path: Path) -> tuple[str, Path]:
 
 def test_deploy_has_the_units_that_install_writes() -> None:
     for installation, folder in ((SYSTEM, DEPLOYED), (USER, DEPLOYED / "user")):
-        found = {p.name: p.read_text() for p in folder.glob("kaywatch*")}
-        assert found == render(installation)
+        result = {p.name: p.read_text() for p in folder.glob("kaywatch*")}
+        assert result == render(installation)
     assert (DEPLOYED / "sysusers.conf").read_text() == GROUP
 
 

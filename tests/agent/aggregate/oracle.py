@@ -150,20 +150,20 @@ class Summary:
             return [None] * len(wanted)
         codes, counts = self.histogram
         least, most = float(self._bucket.least[0]), float(self._bucket.most[0])
-        found = _quantiles(codes, counts, np.array(wanted), least, most)
-        return [_finite(value) for value in found.tolist()]
+        result = _quantiles(codes, counts, np.array(wanted), least, most)
+        return [_finite(value) for value in result.tolist()]
 
     def _facts(self, dimension: Dimension) -> list[tuple[int, int]]:
         numbers, counts = facts_of(self._bucket, 0, dimension)
         return list(zip(numbers.tolist(), counts.tolist(), strict=True))
 
 
-def rows_of(bucket: Bucket, wanted: Ints) -> Bucket:
-    """Return the part of a bucket that concerns the `wanted` rows, given sorted."""
+def rows_of(bucket: Bucket, selected: Ints) -> Bucket:
+    """Return the part of a bucket that concerns the `selected` rows, given sorted."""
     if not len(bucket.rows):
         return EMPTY
-    at = np.minimum(np.searchsorted(bucket.rows, wanted), len(bucket.rows) - 1)
-    at = at[bucket.rows[at] == wanted]
+    at = np.minimum(np.searchsorted(bucket.rows, selected), len(bucket.rows) - 1)
+    at = at[bucket.rows[at] == selected]
     if not len(at):
         return EMPTY
     rows = bucket.rows[at]
@@ -198,7 +198,7 @@ def facts_of(bucket: Bucket, row: int, dimension: Dimension) -> tuple[Ints, Ints
 
 
 def _quantiles(
-    code: Ints, count: Ints, wanted: Floats, least: float, most: float
+    code: Ints, count: Ints, ranks: Floats, least: float, most: float
 ) -> Floats:
     """Return quantiles of a histogram, each within 1.1 % of the exact one.
 
@@ -208,18 +208,18 @@ def _quantiles(
     Args:
         code: sorted codes.
         count: how many samples each has, all positive.
-        wanted: quantiles in [0, 1].
+        ranks: quantiles in [0, 1].
         least: the exact minimum; no estimate is below it.
         most: the exact maximum; no estimate is above it.
 
     Returns:
-        An array of the shape of `wanted`; NaN everywhere for an empty histogram.
+        An array of the shape of `ranks`; NaN everywhere for an empty histogram.
     """
     if not len(code):
-        return np.full(len(wanted), np.nan)
+        return np.full(len(ranks), np.nan)
     cumulative = np.cumsum(count)
     total = cumulative[-1]
-    rank = np.clip(np.ceil(wanted * total), 1, total)
+    rank = np.clip(np.ceil(ranks * total), 1, total)
     position = np.searchsorted(cumulative, rank, side="left")
     return np.clip(histogram.values(code[position]), least, most)
 

@@ -41,11 +41,11 @@ def columns(events: Sequence[Event]) -> Columns:
 
 def phases(events: Sequence[Event]) -> PhaseColumns | None:
     """Return the phases of those events that tell them."""
-    told = [(e.row, e.time, e.value, *e.phases) for e in events if e.phases]
-    if not told:
+    rows = [(e.row, e.time, e.value, *e.phases) for e in events if e.phases]
+    if not rows:
         return None
     types = (np.int64, float, float, np.float32, np.float32, np.float32, np.uint32)
-    parts = zip(zip(*told, strict=True), types, strict=True)
+    parts = zip(zip(*rows, strict=True), types, strict=True)
     return PhaseColumns(*(np.array(part, kind) for part, kind in parts))
 
 
@@ -72,9 +72,9 @@ def of_values(values: Any, row: int = 0) -> Columns:
 
 def naive(events: Sequence[Event]) -> dict[int, dict[str, Any]]:
     """Aggregate events one by one."""
-    found: dict[int, dict[str, Any]] = {}
+    result: dict[int, dict[str, Any]] = {}
     for event in events:
-        of_row = found.setdefault(
+        of_row = result.setdefault(
             event.row,
             {
                 "executions": 0,
@@ -112,9 +112,9 @@ def naive(events: Sequence[Event]) -> dict[int, dict[str, Any]]:
                 of_row[dimension][number] += 1
         if event.phases is not None:
             of_row[Dimension.PHASES].update(_ticks(event.value, *event.phases))
-    for of_row in found.values():
+    for of_row in result.values():
         of_row[Dimension.PHASES] = +of_row[Dimension.PHASES]  # without zeros
-    return found
+    return result
 
 
 def _ticks(
@@ -134,7 +134,7 @@ def _ticks(
 
 def shown(bucket: Bucket) -> dict[int, dict[str, Any]]:
     """Return a bucket in the form of `naive`."""
-    found: dict[int, dict[str, Any]] = {}
+    result: dict[int, dict[str, Any]] = {}
     for at, row in enumerate(bucket.rows.tolist()):
         of_row: dict[Any, Any] = {
             name: getattr(bucket, name)[at].item()
@@ -149,5 +149,5 @@ def shown(bucket: Bucket) -> dict[int, dict[str, Any]]:
             of_row[dimension] = Counter(
                 dict(zip(numbers.tolist(), counts.tolist(), strict=True))
             )
-        found[row] = of_row
-    return found
+        result[row] = of_row
+    return result

@@ -50,14 +50,16 @@ class Aggregation:
         self._reader = BatchReader()
 
     def accept(self, packed: bytes, now: float = NOW, service: str = "shop") -> int:
-        found, checked = decode(packed), Checked()
-        assert isinstance(found, Batch)
-        details = self._reader.details(found, checked)
+        result, checked = decode(packed), Checked()
+        assert isinstance(result, Batch)
+        details = self._reader.details(result, checked)
         taken = 0
-        for joined in self._reader.events([found], [service], [checked]):
-            taken += sum(self.aggregator.accept(joined, [found.client], now).events)
+        for joined in self._reader.events([result], [service], [checked]):
+            taken += sum(self.aggregator.accept(joined, [result.client], now).events)
         assert not checked.rejected, checked.problem
-        self.aggregator.take_details(details, service, found.client, found.client, now)
+        self.aggregator.take_details(
+            details, service, result.client, result.client, now
+        )
         return taken
 
     def at(self, *ends: float, now: float = NOW) -> int:
@@ -297,8 +299,8 @@ def test_phases_belong_to_the_bucket_of_their_execution(
     aggregation: Aggregation, end: float, number: int
 ) -> None:
     size = 3
-    told = executions(size, end=[end] * size, series=[0] * size)
-    aggregation.accept(batch(executions={**told, **phases(2)}))
+    columns = executions(size, end=[end] * size, series=[0] * size)
+    aggregation.accept(batch(executions={**columns, **phases(2)}))
     view = aggregation.advance()
     assert list(view.buckets) == [number]
     for bucket in (view.buckets[number], view.totals):
@@ -312,8 +314,8 @@ def test_phases_belong_to_the_bucket_of_their_execution(
 def test_phases_of_what_is_over_an_hour_late_are_in_the_totals_only(
     aggregation: Aggregation,
 ) -> None:
-    told = executions(2, end=[NOW, NOW - 4_000], series=[0, 0])
-    aggregation.accept(batch(executions={**told, **phases(2)}))
+    columns = executions(2, end=[NOW, NOW - 4_000], series=[0, 0])
+    aggregation.accept(batch(executions={**columns, **phases(2)}))
     view = aggregation.advance()
     assert view.buckets.keys() == {CURRENT}
     for bucket, known in ((view.totals, 2), (view.buckets[CURRENT], 1)):
@@ -446,14 +448,14 @@ def aggregate(batches: list[list[Any]], ticks: list[bool]) -> dict[str, Any]:
     keys, actions = aggregation.registry.keys, aggregation.registry.actions.values
 
     def named(bucket: Bucket) -> dict[SeriesKey, Any]:
-        found = {}
+        result = {}
         for row, stats in shown(bucket).items():
             of_actions = stats.pop(Dimension.ACTION)  # type: ignore[call-overload]
             stats["actions"] = {actions[n]: times for n, times in of_actions.items()}
             # Of events at the very same time, the last to arrive counts.
             stats.pop("last")
-            found[keys[row]] = stats
-        return found
+            result[keys[row]] = stats
+        return result
 
     return {
         "totals": named(view.totals),
@@ -465,15 +467,15 @@ def aggregate(batches: list[list[Any]], ticks: list[bool]) -> dict[str, Any]:
 @calm
 @given(events, st.integers(0, 2**32), st.integers(1, 6))
 def test_any_order_batches_and_ticks_give_the_same_totals_and_buckets(
-    found: list[Any], seed: int, parts: int
+    generated: list[Any], seed: int, parts: int
 ) -> None:
     chance = random.Random(seed)
-    shuffled = chance.sample(found, len(found))
+    shuffled = chance.sample(generated, len(generated))
     batches: list[list[Any]] = [[] for _ in range(parts)]
     for event in shuffled:
         chance.choice(batches).append(event)
     ticks = [chance.random() < 0.5 for _ in range(parts)]
-    assert aggregate(batches, ticks) == aggregate([found], [True])
+    assert aggregate(batches, ticks) == aggregate([generated], [True])
 
 
 # -- failures and topologies -----------------------------------------------------------
@@ -500,7 +502,7 @@ def test_the_newest_topology_of_a_graph_counts_by_service(
     aggregation.accept(batch(topologies=[TOPOLOGY, {**TOPOLOGY, "start": "ship"}]))
     aggregation.accept(batch(topologies=[TOPOLOGY]), service="cron")
     topologies = aggregation.advance().topologies
-    assert {key: found.start for key, found in topologies.items()} == {
+    assert {key: result.start for key, result in topologies.items()} == {
         ("shop", "checkout"): "ship",
         ("cron", "checkout"): "pay",
     }
@@ -534,9 +536,9 @@ def test_of_too_many_loops_those_of_the_most_visits_are_remembered(
         nodes = [["g", f"n{n}", n + 2] for n in range(start, start + 1_500)]
         aggregation.accept(batch(looped=nodes))
 
-    found = looped(aggregation.advance())
-    assert len(found) == MAX_VISITED
-    assert min(found.values()) == 3_000 - MAX_VISITED + 2
+    result = looped(aggregation.advance())
+    assert len(result) == MAX_VISITED
+    assert min(result.values()) == 3_000 - MAX_VISITED + 2
     assert aggregation.aggregator.metrics.visits_left_out.value == 3_000 - MAX_VISITED
 
 
@@ -565,7 +567,7 @@ def test_totals_stay_true_beyond_the_caps() -> None:
     chance = random.Random(1)
     for number in range(40):
         client = bytes([number % 3]) * 16
-        found = [
+        result = [
             {
                 "graph": chance.choice("gh"),
                 "node": f"n{chance.randrange(50)}",
@@ -578,7 +580,7 @@ def test_totals_stay_true_beyond_the_caps() -> None:
             for _ in range(30)
         ]
         for aggregation in (capped, free):
-            aggregation.accept(rows(*found, client=client, seq=number + 1))
+            aggregation.accept(rows(*result, client=client, seq=number + 1))
     views = [aggregation.advance() for aggregation in (capped, free)]
     for graph in (None, "g", "h"):
         stats = []

@@ -54,10 +54,10 @@ def lists_of(values: st.SearchStrategy[float]) -> st.SearchStrategy[list[Event]]
 def parts_of(events: list[Event], seed: int, parts: int) -> list[list[Event]]:
     """Deal events out at random."""
     chance = random.Random(seed)
-    found: list[list[Event]] = [[] for _ in range(parts)]
+    result: list[list[Event]] = [[] for _ in range(parts)]
     for event in events:
-        chance.choice(found).append(event)
-    return found
+        chance.choice(result).append(event)
+    return result
 
 
 @calm
@@ -180,14 +180,15 @@ def test_rows_of_gives_the_rows_that_are_asked_for_with_their_facts() -> None:
 
 
 @pytest.mark.parametrize(
-    "wanted", [[], [0], [3], [100_000], [0, 1], [3, 4], [6, 7, 8], [10, 69_999, 70_001]]
+    "selected",
+    [[], [0], [3], [100_000], [0, 1], [3, 4], [6, 7, 8], [10, 69_999, 70_001]],
 )
-def test_rows_of_rows_that_are_not_there_is_empty(wanted: list[int]) -> None:
-    assert not len(rows_of(four_rows(), np.array(wanted, np.int64)).rows)
+def test_rows_of_rows_that_are_not_there_is_empty(selected: list[int]) -> None:
+    assert not len(rows_of(four_rows(), np.array(selected, np.int64)).rows)
 
 
 @pytest.mark.parametrize(
-    ("wanted", "there"),
+    ("selected", "there"),
     [
         ([0, 1, 2], [2]),
         ([3, 5], [5]),
@@ -197,11 +198,11 @@ def test_rows_of_rows_that_are_not_there_is_empty(wanted: list[int]) -> None:
     ],
 )
 def test_rows_of_rows_of_which_some_are_not_there_gives_each_other_once(
-    wanted: list[int], there: list[int]
+    selected: list[int], there: list[int]
 ) -> None:
     bucket = four_rows()
     everything = shown(bucket)
-    part = rows_of(bucket, np.array(wanted, np.int64))
+    part = rows_of(bucket, np.array(selected, np.int64))
     assert part.rows.tolist() == there
     assert shown(part) == {row: everything[row] for row in there}
 
@@ -271,8 +272,8 @@ def test_phases_of_a_split_second_add_up_to_the_whole() -> None:
     chance = np.random.default_rng(1)
     parts = chance.random((1_000, 4)).astype(np.float32).tolist()
     events = [Event(value=sum(p), phases=(p[0], p[1], p[2], 0)) for p in parts]
-    found = sums(bucket_of(events))
-    whole = sum(found[name] for name in ("PREP", "EXEC", "WAIT", "POST"))
+    result = sums(bucket_of(events))
+    whole = sum(result[name] for name in ("PREP", "EXEC", "WAIT", "POST"))
     # Each is rounded to a tick of 100 ns.
     assert whole == pytest.approx(sum(e.value for e in events) * TICKS, abs=2 * 1_000)
 
@@ -280,9 +281,9 @@ def test_phases_of_a_split_second_add_up_to_the_whole() -> None:
 def test_times_beyond_all_measure_are_cut_without_a_warning() -> None:
     huge = 3e38
     events = [Event(value=1.7e308, phases=(huge, huge, 0.0, 1))]
-    found = sums(merge([bucket_of(events)] * 100))
-    assert found["PREP"] == found["EXEC"] == 100 * 2**48
-    assert found["EXECUTIONS"] == 100
+    result = sums(merge([bucket_of(events)] * 100))
+    assert result["PREP"] == result["EXEC"] == 100 * 2**48
+    assert result["EXECUTIONS"] == 100
 
 
 def test_sums_beyond_the_floats_become_infinite_without_a_warning() -> None:

@@ -64,13 +64,13 @@ def test_cpu_is_measured_between_two_samples() -> None:
     assert client.peak_rss_bytes == 3_000
 
 
-def left(clients: Clients, name: str, at: float) -> None:
+def disconnect(clients: Clients, name: str, at: float) -> None:
     clients.set_state(clients.meet(name, at), ClientState.DIED, at)
 
 
 def test_a_client_is_forgotten_an_hour_after_it_left() -> None:
     clients = Clients()
-    left(clients, "gone", NOW)
+    disconnect(clients, "gone", NOW)
     clients.meet("here", NOW)
     assert clients.expire(NOW + KEEP_SECONDS) == []
     assert [c.id for c in clients.expire(NOW + KEEP_SECONDS + 1)] == ["gone"]
@@ -83,7 +83,7 @@ def test_of_too_many_clients_those_are_forgotten_that_left_first(
     monkeypatch.setattr(module, "KEEP_CLIENTS", 5)
     clients = Clients()
     for number in range(8):
-        left(clients, f"c{number}", NOW + number)
+        disconnect(clients, f"c{number}", NOW + number)
     clients.meet("here", NOW)
     assert [c.id for c in clients.expire(NOW + 10)] == ["c0", "c1", "c2", "c3"]
     assert len(clients) == 5
@@ -95,9 +95,9 @@ def test_too_many_clients_are_brought_down_to_the_cap_also_when_some_left_long_a
     monkeypatch.setattr(module, "KEEP_CLIENTS", 3)
     clients = Clients()
     for number in range(4):
-        left(clients, f"old{number}", NOW)
+        disconnect(clients, f"old{number}", NOW)
     for number in range(5):
-        left(clients, f"new{number}", NOW + KEEP_SECONDS)
+        disconnect(clients, f"new{number}", NOW + KEEP_SECONDS)
     gone = [client.id for client in clients.expire(NOW + KEEP_SECONDS + 1)]
     assert sorted(gone) == ["new0", "new1", "old0", "old1", "old2", "old3"]
     assert [client.id for client in clients] == ["new2", "new3", "new4"]
@@ -115,7 +115,7 @@ def test_those_who_are_here_are_never_forgotten(
 
 
 def test_who_said_goodbye_has_nothing_in_flight() -> None:
-    for state, kept in ((ClientState.DIED, 1), (ClientState.ENDED, 0)):
+    for state, count in ((ClientState.DIED, 1), (ClientState.ENDED, 0)):
         client = Client("c", in_flight=(InFlight("g", "n", NOW, "r"),))
         Clients().set_state(client, state, NOW)
-        assert len(client.in_flight) == kept
+        assert len(client.in_flight) == count

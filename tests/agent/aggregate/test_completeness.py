@@ -18,26 +18,26 @@ def bucket_of(row: int, *values: float) -> Bucket:
 @pytest.fixture
 def names() -> Registry:
     """One service's node, losses and lateness; another's node."""
-    found = Registry(Limits(series_per_client=4))
+    registry = Registry(Limits(series_per_client=4))
     for key in (
         SeriesKey(Kind.NODE, "shop", "g", "n"),
         SeriesKey(Kind.LOSS, "shop", "", "", "buffer_full"),
         SeriesKey(Kind.LATE, "shop", "", ""),
         SeriesKey(Kind.NODE, "mail", "g", "n"),
     ):
-        found.row(key, "client")
-    return found
+        registry.row(key, "client")
+    return registry
 
 
 def counted(names: Registry, *buckets: Bucket) -> Completeness:
-    found = Completeness(list(names.keys), names.overflow_rows)
+    completeness = Completeness(list(names.keys), names.overflow_rows)
     for bucket in buckets:
-        found.add(bucket)
-    return found
+        completeness.add(bucket)
+    return completeness
 
 
 def test_what_became_of_events_is_told_by_service(names: Registry) -> None:
-    found = counted(
+    result = counted(
         names,
         bucket_of(0, 1, 1, 1),
         bucket_of(1, 1.0),
@@ -45,12 +45,12 @@ def test_what_became_of_events_is_told_by_service(names: Registry) -> None:
         bucket_of(3, 1),
     )
 
-    shop = found.of(["shop"])
+    shop = result.of(["shop"])
     assert (shop.received, shop.late, shop.overflow) == (3, 2, 0)
     assert shop.dropped == {"buffer_full": 1}
     assert shop.ratio == 3 / 4  # late events are not of the window
-    assert found.of(["mail"]).ratio == 1
-    assert found.of(found.services).ratio == 4 / 5
+    assert result.of(["mail"]).ratio == 1
+    assert result.of(result.services).ratio == 4 / 5
 
 
 def test_without_events_there_is_no_share(names: Registry) -> None:
@@ -63,7 +63,7 @@ def test_a_series_that_appeared_since_is_left_out(names: Registry) -> None:
 
 def test_gathered_buckets_have_the_same_events() -> None:
     buckets = [reduce(columns([Event(), Event()])) for _ in range(2 * MAX_GATHERED + 9)]
-    found = gather(buckets)
+    result = gather(buckets)
 
-    assert len(found) <= MAX_GATHERED
-    assert merge(found).executions.tolist() == merge(buckets).executions.tolist()
+    assert len(result) <= MAX_GATHERED
+    assert merge(result).executions.tolist() == merge(buckets).executions.tolist()

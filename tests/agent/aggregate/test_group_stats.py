@@ -38,14 +38,14 @@ def random_columns(seed: int, size: int) -> Columns:
 
 @pytest.fixture(scope="module")
 def registry() -> Registry:
-    found = Registry(Limits())
+    result = Registry(Limits())
     for row in range(ROWS):
-        found.row(SeriesKey(Kind.NODE, f"s{row % 3}", f"g{row % 7}", f"n{row}"), "")
+        result.row(SeriesKey(Kind.NODE, f"s{row % 3}", f"g{row % 7}", f"n{row}"), "")
     for word in ("default", "later"):
-        found.actions.number(word)
+        result.actions.number(word)
     for word in ("A", "B", "C"):
-        found.errors.number(ErrorKey(word, "exec"))
-    return found
+        result.errors.number(ErrorKey(word, "exec"))
+    return result
 
 
 def groups_by_graph(registry: Registry, few: bool = False) -> SeriesGroups[str]:
@@ -149,8 +149,8 @@ def test_an_offset_moves_a_bucket_to_another_group(registry: Registry) -> None:
     assert stats.executions.tolist() == [0, 100, 101, 102, 0]
     assert stats.quantiles(0.5)[0][0] is None
     for n, bucket in enumerate(buckets):
-        (wanted,) = Summary(bucket, registry).quantiles(0.5)
-        assert stats.quantiles(0.5)[0][n + 1] == wanted
+        (expected,) = Summary(bucket, registry).quantiles(0.5)
+        assert stats.quantiles(0.5)[0][n + 1] == expected
 
 
 def test_nothing_gives_nulls_and_zeros() -> None:

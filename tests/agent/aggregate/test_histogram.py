@@ -59,21 +59,21 @@ def stats_of(values: Floats) -> GroupStats:
     return stats
 
 
-def quantiles(values: Floats, wanted: Floats = QUANTILES) -> Floats:
-    found = stats_of(values).quantiles(*wanted.tolist())
-    return np.array([value for (value,) in found], float)
+def quantiles(values: Floats, ranks: Floats = QUANTILES) -> Floats:
+    result = stats_of(values).quantiles(*ranks.tolist())
+    return np.array([value for (value,) in result], float)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 10, 1_000, 100_000])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_quantile_is_within_the_bound_of_the_exact_one(name: str, size: int) -> None:
     values = datasets(size)[name]
-    found = quantiles(values)
+    value = quantiles(values)
     exact = np.quantile(values, QUANTILES, method="inverted_cdf")
-    assert np.all(np.abs(found - exact) <= BOUND * 1.0001 * np.abs(exact))
-    assert np.all(np.diff(found) >= 0)
-    assert values.min() <= found[0]
-    assert found[-1] <= values.max()
+    assert np.all(np.abs(value - exact) <= BOUND * 1.0001 * np.abs(exact))
+    assert np.all(np.diff(value) >= 0)
+    assert values.min() <= value[0]
+    assert value[-1] <= values.max()
 
 
 def test_quantiles_of_a_constant_are_exact() -> None:
@@ -160,8 +160,8 @@ def test_counts_below_powers_of_two_are_exact(exponent: int) -> None:
     bound = 2.0**exponent
     values = np.array([np.nextafter(bound, 0), bound, np.nextafter(bound, math.inf)])
     for value, inside in zip(values, (1, 1, 0), strict=True):
-        found = below(np.array([value]), np.array([exponent]))
-        assert found.tolist() == [inside], value
+        result = below(np.array([value]), np.array([exponent]))
+        assert result.tolist() == [inside], value
 
 
 def below(values: Floats, exponents: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -191,6 +191,6 @@ def test_merged_histograms_are_the_histogram_of_all_at_once(name: str) -> None:
     at_once = reduce(of_values(values))
     for bucket in (merged, at_once):
         code, count = facts_of(bucket, 0, Dimension.HISTOGRAM)
-        wanted, counts = np.unique(histogram.codes(values), return_counts=True)
-        assert code.tolist() == wanted.tolist()
+        expected, counts = np.unique(histogram.codes(values), return_counts=True)
+        assert code.tolist() == expected.tolist()
         assert count.tolist() == counts.tolist()

@@ -73,9 +73,9 @@ def test_packing_saves_most_of_the_facts() -> None:
 
 
 def test_times_cost_series_without_phases_nothing() -> None:
-    found = events(50_000, rows=1_000)
-    few = PhaseColumns(*(column[:20] for column in phases(found)))
-    without, with_few = compress(reduce(found)), compress(reduce(found, few))
+    result = events(50_000, rows=1_000)
+    few = PhaseColumns(*(column[:20] for column in phases(result)))
+    without, with_few = compress(reduce(result)), compress(reduce(result, few))
     assert size_of(with_few) < size_of(without) + 40 * 20
 
 

@@ -40,19 +40,19 @@ class Mapping:
         self._reader = BatchReader()
 
     def columns(self, packed: bytes, service: str = "shop") -> list[Columns]:
-        found, checked = decode(packed), Checked()
-        assert isinstance(found, Batch)
-        joined = list(self._reader.events([found], [service], [checked]))
+        result, checked = decode(packed), Checked()
+        assert isinstance(result, Batch)
+        joined = list(self._reader.events([result], [service], [checked]))
         assert not checked.rejected, checked.problem
         return [
             columns
             for batches in joined
-            for columns, _ in self.mapper.columns(batches, [found.client])
+            for columns, _ in self.mapper.columns(batches, [result.client])
         ]
 
     def one(self, packed: bytes, service: str = "shop") -> Columns:
-        (found,) = self.columns(packed, service)
-        return found
+        (result,) = self.columns(packed, service)
+        return result
 
     def keys(self, columns: Columns) -> list[SeriesKey]:
         return [self.registry.keys[row] for row in columns.row.tolist()]
@@ -71,44 +71,44 @@ def test_executions_become_series_actions_and_errors(mapping: Mapping) -> None:
     encoded = executions(
         3, outcome=[0, 1, 3], attempts=[1, 3, 0], action=[4, 0, 4], error=[0, 1, 1]
     )
-    found = mapping.one(batch(executions=encoded))
+    result = mapping.one(batch(executions=encoded))
     pay, ship = node("checkout", "pay"), node("checkout", "ship")
-    assert mapping.keys(found) == [pay, ship, pay]
-    assert found.outcome.tolist() == [0, 1, 3]
-    assert found.attempts.tolist() == [1, 3, 1]
+    assert mapping.keys(result) == [pay, ship, pay]
+    assert result.outcome.tolist() == [0, 1, 3]
+    assert result.attempts.tolist() == [1, 3, 1]
     actions, errors = mapping.registry.actions.values, mapping.registry.errors.values
-    assert [actions[n] for n in found.action.tolist()] == ["default", "", "default"]
+    assert [actions[n] for n in result.action.tolist()] == ["default", "", "default"]
     timeout = ErrorKey("Timeout", "exec")
-    assert [errors[n] for n in found.error.tolist()] == [
+    assert [errors[n] for n in result.error.tolist()] == [
         ErrorKey("", ""),
         timeout,
         timeout,
     ]
-    assert found.error.tolist()[0] == found.action.tolist()[1] == 0
+    assert result.error.tolist()[0] == result.action.tolist()[1] == 0
 
 
 def test_points_become_series_with_their_labels(mapping: Mapping) -> None:
-    found = mapping.one(batch(executions=None, points=points(2, value=[3.0, -1.0])))
+    result = mapping.one(batch(executions=None, points=points(2, value=[3.0, -1.0])))
     key = SeriesKey(Kind.COUNT, "shop", "checkout", "pay", "tokens", (("model", "m1"),))
-    assert mapping.keys(found) == [key, key]
-    assert found.value.tolist() == [3.0, -1.0]
-    assert found.attempts.tolist() == found.action.tolist() == [0, 0]
+    assert mapping.keys(result) == [key, key]
+    assert result.value.tolist() == [3.0, -1.0]
+    assert result.attempts.tolist() == result.action.tolist() == [0, 0]
 
 
 def test_runs_become_series_with_their_ends(mapping: Mapping) -> None:
     encoded = runs(3, node=[2, 3, 2], reason=[4, 5, 4], visits=[2, 7, 3])
-    found = mapping.one(batch(executions=None, runs=encoded))
-    assert mapping.keys(found) == [SeriesKey(Kind.RUN, "shop", "checkout", "")] * 3
-    ends = [mapping.registry.ends.values[n] for n in found.action.tolist()]
+    result = mapping.one(batch(executions=None, runs=encoded))
+    assert mapping.keys(result) == [SeriesKey(Kind.RUN, "shop", "checkout", "")] * 3
+    ends = [mapping.registry.ends.values[n] for n in result.action.tolist()]
     pay = EndPoint("default", "pay", "default")
     assert ends == [pay, EndPoint("Timeout", "ship", "default"), pay]
-    assert found.attempts.tolist() == [2, 7, 3]
-    assert found.error.tolist() == [0, 0, 0]
+    assert result.attempts.tolist() == [2, 7, 3]
+    assert result.error.tolist() == [0, 0, 0]
 
 
 def test_all_sections_of_a_batch_are_mapped(mapping: Mapping) -> None:
-    found = mapping.columns(batch(points=points(2), runs=runs(1)))
-    assert [len(columns.row) for columns in found] == [3, 2, 1]
+    result = mapping.columns(batch(points=points(2), runs=runs(1)))
+    assert [len(columns.row) for columns in result] == [3, 2, 1]
     assert mapping.columns(batch(executions=executions(0))) == []
 
 
@@ -130,11 +130,11 @@ def test_the_same_names_are_the_same_series_in_whatever_table(mapping: Mapping) 
 
 def test_services_that_share_a_table_do_not_share_series(mapping: Mapping) -> None:
     for _ in range(2):
-        found = {
+        result = {
             service: mapping.keys(mapping.one(batch(), service))[0].service
             for service in ("shop", "cron", "shop")
         }
-        assert found == {"shop": "shop", "cron": "cron"}
+        assert result == {"shop": "shop", "cron": "cron"}
     assert len(mapping.registry.keys) == 4
 
 
@@ -162,11 +162,11 @@ def test_a_table_that_is_forgotten_takes_its_maps_along(mapping: Mapping) -> Non
 def test_beyond_the_caps_rows_are_counted_under_other_and_none_is_lost() -> None:
     mapping = Mapping(Limits(series=2, series_per_client=100, names=3))
     many = [{**ROW, "node": f"n{n}", "action": f"a{n}"} for n in range(50)]
-    found = mapping.one(rows(*many))
-    assert len(found.row) == 50
-    keys = [key.node for key in mapping.keys(found)]
+    result = mapping.one(rows(*many))
+    assert len(result.row) == 50
+    keys = [key.node for key in mapping.keys(result)]
     assert keys == ["n0", "n1", *[OTHER] * 48]
-    actions = [mapping.registry.actions.values[n] for n in found.action.tolist()]
+    actions = [mapping.registry.actions.values[n] for n in result.action.tolist()]
     assert actions == ["a0", "a1", *[OTHER] * 48]
 
 

@@ -28,59 +28,68 @@ def outcomes(*found: int) -> Summary:
 
 
 def test_nothing_has_no_stats() -> None:
-    found = Summary(EMPTY, registry())
-    assert (found.executions, found.attempts, found.total) == (0, 0, 0.0)
-    assert (found.average, found.deviation, found.success_rate) == (None, None, None)
-    assert (found.least, found.most, found.last, found.last_time) == (
+    summary = Summary(EMPTY, registry())
+    assert (summary.executions, summary.attempts, summary.total) == (0, 0, 0.0)
+    assert (summary.average, summary.deviation, summary.success_rate) == (
+        None,
+        None,
+        None,
+    )
+    assert (summary.least, summary.most, summary.last, summary.last_time) == (
         None,
         None,
         None,
         0.0,
     )
-    assert found.quantiles(0.5, 0.9) == [None, None]
-    assert set(found.outcomes.values()) == {0}
-    assert (found.actions, found.errors, found.ends, found.retries) == ({}, {}, {}, 0)
+    assert summary.quantiles(0.5, 0.9) == [None, None]
+    assert set(summary.outcomes.values()) == {0}
+    assert (summary.actions, summary.errors, summary.ends, summary.retries) == (
+        {},
+        {},
+        {},
+        0,
+    )
 
 
 def test_plain_stats() -> None:
-    found = Summary(reduce(of_values([1.0, 2.0, 6.0])), registry())
-    assert (found.executions, found.total, found.average) == (3, 9.0, 3.0)
-    assert (found.least, found.most, found.last, found.last_time) == (
+    summary = Summary(reduce(of_values([1.0, 2.0, 6.0])), registry())
+    assert (summary.executions, summary.total, summary.average) == (3, 9.0, 3.0)
+    assert (summary.least, summary.most, summary.last, summary.last_time) == (
         1.0,
         6.0,
         6.0,
         2.0,
     )
-    assert found.deviation == pytest.approx(np.std([1.0, 2.0, 6.0]))
-    assert found.quantiles(0.0, 0.5, 1.0) == pytest.approx([1.0, 2.0, 6.0], rel=0.011)
+    assert summary.deviation == pytest.approx(np.std([1.0, 2.0, 6.0]))
+    assert summary.quantiles(0.0, 0.5, 1.0) == pytest.approx([1.0, 2.0, 6.0], rel=0.011)
 
 
 @pytest.mark.parametrize("value", [0.3, 0.1, 0.0, -7.7, 1e9 + 0.1, 1e-9])
 @pytest.mark.parametrize("size", [1, 3, 1_000])
 def test_a_constant_deviates_by_nothing(value: float, size: int) -> None:
-    found = Summary(reduce(of_values([value] * size)), registry())
-    assert found.deviation == 0.0
-    assert found.average == pytest.approx(value)
-    assert found.quantiles(0.5) == [value]
+    summary = Summary(reduce(of_values([value] * size)), registry())
+    assert summary.deviation == 0.0
+    assert summary.average == pytest.approx(value)
+    assert summary.quantiles(0.5) == [value]
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
 def test_the_deviation_is_numpys(scale: float) -> None:
     values = scale * np.random.default_rng(1).lognormal(0, 1, 10_000)
-    found = Summary(reduce(of_values(values)), registry())
-    assert found.deviation == pytest.approx(np.std(values), rel=1e-9)
+    summary = Summary(reduce(of_values(values)), registry())
+    assert summary.deviation == pytest.approx(np.std(values), rel=1e-9)
 
 
 def test_stats_beyond_the_floats_are_none() -> None:
-    found = Summary(reduce(of_values([1.7e308, 1e308])), registry())
-    assert (found.average, found.deviation) == (None, None)
-    assert (found.least, found.most) == (1e308, 1.7e308)
+    summary = Summary(reduce(of_values([1.7e308, 1e308])), registry())
+    assert (summary.average, summary.deviation) == (None, None)
+    assert (summary.least, summary.most) == (1e308, 1.7e308)
 
 
 def test_a_suppressed_error_and_a_fallback_are_successes() -> None:
-    found = outcomes(OK, SUPPRESSED, FALLBACK, ERROR)
-    assert (found.success_rate, found.error_rate) == (0.75, 0.25)
-    assert found.outcomes == {
+    result = outcomes(OK, SUPPRESSED, FALLBACK, ERROR)
+    assert (result.success_rate, result.error_rate) == (0.75, 0.25)
+    assert result.outcomes == {
         "ok": 1,
         "error": 1,
         "suppressed": 1,
@@ -110,10 +119,10 @@ def test_errors_are_told_by_type_and_phase_and_summed_by_type() -> None:
         ErrorKey("OSError", "exec"),
     ]
     numbers = [names.errors.number(key) for key in keys]
-    found = of([Event(error=numbers[n]) for n in (0, 0, 1, 2, 3)] + [Event()], names)
-    assert found.errors == dict(zip(keys, (2, 1, 1, 1), strict=True))
+    result = of([Event(error=numbers[n]) for n in (0, 0, 1, 2, 3)] + [Event()], names)
+    assert result.errors == dict(zip(keys, (2, 1, 1, 1), strict=True))
     breakdown = {"ValueError": 3, "KeyError": 1, "OSError": 1}
-    assert list(found.error_breakdown.items()) == list(breakdown.items())
+    assert list(result.error_breakdown.items()) == list(breakdown.items())
 
 
 def test_actions_of_nodes_and_ends_of_runs_are_named() -> None:
@@ -132,10 +141,10 @@ def test_several_series_are_summed_up_as_one() -> None:
         for row in (1, 2, 3, 3)
     ]
     bucket = reduce(columns(events))
-    found = summarize(bucket, [3, 1], names)
-    assert (found.executions, found.total, found.most) == (3, 7.0, 3.0)
-    assert (found.last, found.last_time) == (1.0, 8.0)
-    assert found.error_rate == 1.0
+    result = summarize(bucket, [3, 1], names)
+    assert (result.executions, result.total, result.most) == (3, 7.0, 3.0)
+    assert (result.last, result.last_time) == (1.0, 8.0)
+    assert result.error_rate == 1.0
     assert summarize(bucket, [2], names).success_rate == 1.0
 
 

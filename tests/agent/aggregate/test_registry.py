@@ -62,11 +62,11 @@ def test_metrics_are_counted_under_other_by_kind_without_names_or_labels() -> No
     registry = small(series=10, per_client=1)
     registry.row(node("a", "g"), "c")
     for kind in (Kind.OBSERVE, Kind.COUNT, Kind.GAUGE):
-        found = [
+        result = [
             key_of(registry, SeriesKey(kind, "s", "g", name, name, ((name, name),)))
             for name in ("x", "y")
         ]
-        assert found == [SeriesKey(kind, "s", "g", OTHER, OTHER)] * 2
+        assert result == [SeriesKey(kind, "s", "g", OTHER, OTHER)] * 2
 
 
 def test_services_made_up_without_end_end_up_in_one_row_per_kind() -> None:
@@ -115,11 +115,11 @@ keys = st.builds(
     st.lists(st.tuples(keys, st.sampled_from("pqr")), max_size=200), st.integers(1, 9)
 )
 def test_every_event_has_a_row_of_its_kind_and_rows_are_bounded(
-    found: list[tuple[SeriesKey, str]], series: int
+    events: list[tuple[SeriesKey, str]], series: int
 ) -> None:
     registry = small(series=series, per_client=4)
     by_kind: Counter[Kind] = Counter()
-    for key, client in found:
+    for key, client in events:
         row = registry.row(key, client)
         assert registry.row(key, client) == row
         assert registry.keys[row].kind is key.kind

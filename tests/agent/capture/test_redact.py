@@ -24,9 +24,9 @@ SECRET = "order of jane@example.com"
 
 
 def redacted(message: bytes) -> bytes:
-    found = MessageRedactor().redact(message)
-    assert found is not None
-    return found
+    redactor = MessageRedactor().redact(message)
+    assert redactor is not None
+    return redactor
 
 
 def test_error_messages_are_replaced_and_names_stay() -> None:
@@ -40,8 +40,8 @@ def test_error_messages_are_replaced_and_names_stay() -> None:
     }
     message = redacted(batch(seq=1, failures=[failure], in_flight=[FLIGHT]))
     assert SECRET.encode() not in message
-    (found,) = wire.decode(message)["failures"]
-    assert found == {
+    (result,) = wire.decode(message)["failures"]
+    assert result == {
         "time": 5.0,
         "graph": "checkout",
         "node": "ship",
@@ -72,12 +72,12 @@ def test_labels_and_tags_stay_only_if_they_look_like_names() -> None:
         "user": "redacted-1",
         "again": "redacted-1",
     }
-    said = wire.decode(redacted(hello(host="web1", tags={"a": SECRET, "zone": "b"})))
-    assert said["tags"] == {"a": "redacted-1", "zone": "b"}
-    assert said["host"] == "redacted"
+    output = wire.decode(redacted(hello(host="web1", tags={"a": SECRET, "zone": "b"})))
+    assert output["tags"] == {"a": "redacted-1", "zone": "b"}
+    assert output["host"] == "redacted"
     row = {"metric": "size", "value": 1, "labels": {"who": SECRET}, "note": SECRET}
-    (kept,) = wire.decode(redacted(rows(row)))["events"]
-    assert kept == {"metric": "size", "value": 1, "labels": {"who": "redacted-1"}}
+    (rest,) = wire.decode(redacted(rows(row)))["events"]
+    assert rest == {"metric": "size", "value": 1, "labels": {"who": "redacted-1"}}
 
 
 def test_unknown_keys_are_removed() -> None:

@@ -98,8 +98,8 @@ def test_all_times_are_shifted_and_nothing_else_changes() -> None:
 
 def test_times_of_rows_are_shifted_and_missing_times_stay_missing() -> None:
     times = [{**ROW, "end": START}, {**ROW, "time": 5}, ROW, {**ROW, "end": 0}]
-    found = wire.decode(rewritten(rows(*times)).message)["events"]
-    assert [row.get("end", row.get("time")) for row in found] == [
+    result = wire.decode(rewritten(rows(*times)).message)["events"]
+    assert [row.get("end", row.get("time")) for row in result] == [
         *(START + SHIFT, 5 + SHIFT),
         *(None, 0),
     ]
@@ -163,10 +163,10 @@ def test_events_are_counted_without_decoding_them() -> None:
 
 
 def test_a_message_is_sent_at_its_captured_offset_divided_by_the_speed() -> None:
-    came = [100.0, 100.0, 101.5, 160.0]
-    assert [send_offset(at, 100.0, 1.0) for at in came] == [0.0, 0.0, 1.5, 60.0]
-    assert [send_offset(at, 100.0, 10.0) for at in came] == [0.0, 0.0, 0.15, 6.0]
-    assert [send_offset(at, 100.0, math.inf) for at in came] == [0.0] * 4
+    arrivals = [100.0, 100.0, 101.5, 160.0]
+    assert [send_offset(at, 100.0, 1.0) for at in arrivals] == [0.0, 0.0, 1.5, 60.0]
+    assert [send_offset(at, 100.0, 10.0) for at in arrivals] == [0.0, 0.0, 0.15, 6.0]
+    assert [send_offset(at, 100.0, math.inf) for at in arrivals] == [0.0] * 4
     # A clock that was set back while it was captured.
     assert send_offset(99.0, 100.0, 1.0) == 0.0
 
@@ -176,12 +176,15 @@ def test_a_message_is_sent_at_its_captured_offset_divided_by_the_speed() -> None
     st.floats(1e-3, 1e3),
 )
 def test_intervals_between_messages_are_the_captured_ones(
-    came: list[float], speed: float
+    arrivals: list[float], speed: float
 ) -> None:
-    sent = [send_offset(at, came[0], speed) for at in came]
+    sent = [send_offset(at, arrivals[0], speed) for at in arrivals]
     assert sent == sorted(sent)
     np.testing.assert_allclose(
-        np.diff(sent) * speed, np.diff(came), rtol=1e-6, atol=1e-6 * (1 + came[-1])
+        np.diff(sent) * speed,
+        np.diff(arrivals),
+        rtol=1e-6,
+        atol=1e-6 * (1 + arrivals[-1]),
     )
 
 

@@ -57,9 +57,9 @@ async def rewriting(port: int) -> AsyncIterator[int]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def client(port: int, seen: list[tuple[str, bytes]]) -> MqttClient:
+def client(port: int, received: list[tuple[str, bytes]]) -> MqttClient:
     def handle(topic: str, payload: bytes, retained: bool) -> None:
-        seen.append((topic, payload))
+        received.append((topic, payload))
 
     broker = parse(f"mqtt://{HOST}:{port}/test")
     return MqttClient(

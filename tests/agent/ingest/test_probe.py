@@ -54,17 +54,17 @@ async def look(path: str) -> str:
 
 
 async def test_what_is_acknowledged_is_well(path: str) -> None:
-    said: list[bytes] = []
+    output: list[bytes] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        said.append(await reader.readexactly(len(FLUSH)))
+        output.append(await reader.readexactly(len(FLUSH)))
         # Whatever else an agent says is no answer.
         writer.write(wire.frame(wire.slow(2.0)) + wire.frame(wire.ack(0, b"")))
         await reader.read()
 
     async with listening(path, serve):
         assert await look(path) == ""
-    assert said == [FLUSH]
+    assert output == [FLUSH]
 
 
 @pytest.mark.parametrize(
@@ -87,9 +87,9 @@ async def test_who_hangs_up_or_talks_nonsense_is_not(
         writer.write(reply)
 
     async with listening(path, serve):
-        found = await look(path)
-    assert found.startswith(f"{path}: ")
-    assert words in found
+        result = await look(path)
+    assert result.startswith(f"{path}: ")
+    assert words in result
 
 
 async def test_who_takes_bytes_and_says_nothing_is_not(
@@ -138,18 +138,18 @@ async def test_it_tells_each_time_and_looks_sooner_while_something_is_wrong(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(probe, "RETRY", 0.01)
-    told: list[str] = []
-    task = asyncio.create_task(Probe(path, told.append).run())
+    reports: list[str] = []
+    task = asyncio.create_task(Probe(path, reports.append).run())
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(wire.frame(wire.ack(0, b"")))
         await reader.read()
 
     async with asyncio.timeout(10):
-        while len(told) < 3:
+        while len(reports) < 3:
             await asyncio.sleep(0.01)
         async with listening(path, serve):
-            while told[-1]:
+            while reports[-1]:
                 await asyncio.sleep(0.01)
     task.cancel()
-    assert all("was deleted" in problem for problem in told[:-1])
+    assert all("was deleted" in problem for problem in reports[:-1])

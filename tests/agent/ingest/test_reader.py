@@ -17,7 +17,7 @@ class Sender:
     def __init__(self, process: int, size: int, order: list[int]) -> None:
         self.process = process
         self.pause = 0.0
-        self.left = size
+        self.unread = size
         self.sizes: list[int] = []
         self._order = order
         self._near, self._far = socket.socketpair()
@@ -41,7 +41,7 @@ class Sender:
             size = len(self._near.recv(most))
         except BlockingIOError:
             return 0, 0.0
-        self.left -= size
+        self.unread -= size
         self.sizes.append(size)
         self._order.append(self.process)
         return size, self.pause
@@ -69,16 +69,16 @@ class Round:
 
     async def over(self) -> None:
         async with asyncio.timeout(10):
-            while any(sender.left for sender in self.senders):
+            while any(sender.unread for sender in self.senders):
                 await asyncio.sleep(0)
 
 
 @pytest.fixture
 async def round_() -> Iterator[Round]:  # type: ignore[misc]
-    found = Round()
-    yield found
-    found.reader.close()
-    for sender in found.senders:
+    result = Round()
+    yield result
+    result.reader.close()
+    for sender in result.senders:
         sender.close()
 
 
@@ -165,7 +165,7 @@ async def test_a_process_that_is_held_back_is_read_later_and_others_meanwhile(
         while 2 not in round_.order:
             await asyncio.sleep(0)
     assert round_.order[:2] == [1, 2]
-    assert sibling.left or fast.left
+    assert sibling.unread or fast.unread
     fast.pause = 0.0
     await round_.over()
 
@@ -178,7 +178,7 @@ async def test_at_the_end_nothing_is_left_and_nobody_held_back(round_: Round) ->
             await asyncio.sleep(0)
     fast.pause = 0.0
     await round_.reader.read_all()
-    assert fast.left == 0
+    assert fast.unread == 0
 
 
 async def test_a_few_messages_are_read_at_once_and_many_share_a_round(
@@ -188,10 +188,10 @@ async def test_a_few_messages_are_read_at_once_and_many_share_a_round(
     async with asyncio.timeout(10):
         for process in range(MANY):
             lone = round_.add(1 + process, 1)
-            while lone.left:
+            while lone.unread:
                 await asyncio.sleep(0)
     late = [round_.add(100 + process, 1) for process in range(2)]
     await asyncio.sleep(0.05)
-    assert all(sender.left for sender in late)  # until the next round is due
+    assert all(sender.unread for sender in late)  # until the next round is due
     await round_.reader.read_all()
-    assert not any(sender.left for sender in late)
+    assert not any(sender.unread for sender in late)

@@ -27,8 +27,8 @@ CLIENT = bytes(range(16))
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """A folder with a short path: a socket's has 107 bytes."""
-    with tempfile.TemporaryDirectory(prefix="kw-") as found:
-        yield Path(found)
+    with tempfile.TemporaryDirectory(prefix="kw-") as result:
+        yield Path(result)
 
 
 @contextlib.asynccontextmanager
@@ -52,14 +52,14 @@ async def commit(agent: Agent) -> None:
         await asyncio.sleep(0.005)
 
 
-async def said(path: str, *messages: bytes) -> list[dict[str, object]]:
+async def exchange(path: str, *messages: bytes) -> list[dict[str, object]]:
     """Send messages, and return all replies until we are hung up on."""
     reader, writer = await asyncio.open_unix_connection(path)
     writer.write(b"".join(map(wire.frame, messages)))
     async with asyncio.timeout(10):
-        found = await reader.read()
+        data = await reader.read()
     writer.close()
-    return replies(found)
+    return replies(data)
 
 
 async def until(condition: object) -> None:
@@ -88,9 +88,9 @@ async def test_the_socket_has_its_mode_whatever_the_umask(
     before = os.umask(0o027)
     try:
         async with listening(IngestConfig(str(folder / "s"), mode=mode)):
-            found = os.lstat(folder / "s").st_mode
-            assert stat.S_IMODE(found) == int(mode, 8)
-            assert stat.S_ISSOCK(found)
+            status = os.lstat(folder / "s").st_mode
+            assert stat.S_IMODE(status) == int(mode, 8)
+            assert stat.S_ISSOCK(status)
             assert os.umask(0o027) == 0o027
     finally:
         os.umask(before)
@@ -149,21 +149,21 @@ async def test_a_process_with_too_many_connections_is_told_and_hung_up_on(
     folder: Path,
 ) -> None:
     path = str(folder / "s")
-    async with listening(IngestConfig(path, connections_per_process=2)) as found:
-        agent, listener = found
-        kept = [await asyncio.open_unix_connection(path) for _ in range(2)]
+    async with listening(IngestConfig(path, connections_per_process=2)) as result:
+        agent, listener = result
+        connections = [await asyncio.open_unix_connection(path) for _ in range(2)]
         await until(lambda: agent.counted("connections_total") == 2)
-        (refusal,) = await said(path)
+        (refusal,) = await exchange(path)
         assert refusal["code"] == "over_quota"
         assert "connections_per_process" in str(refusal["text"])
         assert agent.counted("ingest_refused_total", "process_connections") == 1
         assert agent.counted("connections_total") == 2
         # One leaves, and there is room again.
-        kept.pop()[1].close()
+        connections.pop()[1].close()
         await until(lambda: len(listener.connections) == 1)
         reader, writer = await asyncio.open_unix_connection(path)
         await until(lambda: agent.counted("connections_total") == 3)
-        for _, opened in (*kept, (reader, writer)):
+        for _, opened in (*connections, (reader, writer)):
             opened.close()
 
 
@@ -199,9 +199,9 @@ async def test_who_sends_too_fast_is_read_more_slowly_and_loses_nothing(
         count = 50_000 // len(message)
         writer.write(message * count)
         await until(lambda: agent.counted("events_total") == count)
-        (told,) = replies(await reader.read(65_536))
-        assert (told["type"], told["code"]) == ("error", "over_quota")
-        assert "rate_per_process" in told["text"]
+        (report,) = replies(await reader.read(65_536))
+        assert (report["type"], report["code"]) == ("error", "over_quota")
+        assert "rate_per_process" in report["text"]
         assert listener.metrics.throttled.value > 0
         writer.close()
 
@@ -248,7 +248,7 @@ async def test_a_fault_of_ours_ends_one_connection_and_no_other(
         monkeypatch.setattr(agent.pipeline, "take", broken)
         _, good = await asyncio.open_unix_connection(path)
         bad = {"type": "batch", "service": "bad", "events": []}
-        assert await said(path, wire.pack(bad)) == []
+        assert await exchange(path, wire.pack(bad)) == []
         good.write(wire.frame(row()))
         await until(lambda: agent.counted("events_total") == 1)
         assert len(listener.connections) == 1

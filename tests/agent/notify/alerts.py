@@ -25,7 +25,7 @@ def alert(node: str = "pay", graph: str = "checkout", **fields: Any) -> AlertDet
     """An alert as rules make it."""
     labels = {"graph": graph, "node": node}
     rule = fields.pop("rule", "node-success-rate")
-    given: dict[str, Any] = {
+    value: dict[str, Any] = {
         "severity": "critical",
         "labels": labels,
         "dedup_key": dedup_key("test", rule, labels),
@@ -50,7 +50,7 @@ def alert(node: str = "pay", graph: str = "checkout", **fields: Any) -> AlertDet
         "dashboard_url": "https://kaywatch.example/#/graphs/checkout",
         "silence_url": "https://kaywatch.example/#/silence/abc",
     }
-    return AlertDetails(rule=rule, **{**given, **fields})
+    return AlertDetails(rule=rule, **{**value, **fields})
 
 
 def resolved(

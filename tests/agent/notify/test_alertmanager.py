@@ -72,8 +72,8 @@ def get(url: str) -> bytes | None:
 
 
 def alerts_of(url: str) -> dict[str, Any]:
-    found = json.loads(get(url + "/api/v2/alerts") or b"[]")
-    return {one["labels"].get("node", ""): one for one in found}
+    document = json.loads(get(url + "/api/v2/alerts") or b"[]")
+    return {one["labels"].get("node", ""): one for one in document}
 
 
 def now() -> float:
@@ -111,9 +111,9 @@ async def test_every_peer_is_sent_firing_and_resolved_alerts(
     await sender.send()
 
     for url in peers:
-        found = alerts_of(url)
-        assert set(found) == {"pay", "ship"}
-        pay = found["pay"]
+        result = alerts_of(url)
+        assert set(result) == {"pay", "ship"}
+        pay = result["pay"]
         assert pay["fingerprint"] == alerts[0].fingerprint
         assert pay["labels"]["alertname"] == "node-success-rate"
         assert pay["generatorURL"] == alerts[0].dashboard_url

@@ -139,8 +139,8 @@ def test_a_secret_is_read_from_a_file_a_variable_or_a_credential(
         "routing_key_credential": ("key", "from-file"),
     }
     # systemd prefixes the credentials that the unit loads from a folder.
-    found = parse({"pd": {"type": "pagerduty", "routing_key_credential": "ours"}})
-    assert found["pd"].secrets()["routing_key"].read() == "from-our-folder"
+    parsed = parse({"pd": {"type": "pagerduty", "routing_key_credential": "ours"}})
+    assert parsed["pd"].secrets()["routing_key"].read() == "from-our-folder"
     for key, (where, value) in ways.items():
         configs = parse({"pd": {"type": "pagerduty", key: where}})
         assert configs["pd"].secrets()["routing_key"].read() == value
@@ -172,16 +172,16 @@ def test_policies_reflect_the_configuration() -> None:
         "am": {"type": "alertmanager", "urls": ["http://127.0.0.1:9093"]},
     }
     before = copy.deepcopy(tables)
-    found = policies(parse(tables), Grouping(group_wait=3.0))
+    result = policies(parse(tables), Grouping(group_wait=3.0))
 
     assert tables == before
-    assert set(found) == {"ops", "bot", "pd"}
-    assert (found["ops"].follow_up, found["bot"].follow_up) == ("post", "update")
-    assert (found["ops"].grouped, found["ops"].group_wait) == (True, 3.0)
-    assert (found["pd"].grouped, found["pd"].fallback) == (False, "ops")
-    assert found["pd"].rate == SendRate(100, 60.0)
-    assert found["pd"].accepts("error")
-    assert not found["pd"].accepts("warning")
+    assert set(result) == {"ops", "bot", "pd"}
+    assert (result["ops"].follow_up, result["bot"].follow_up) == ("post", "update")
+    assert (result["ops"].grouped, result["ops"].group_wait) == (True, 3.0)
+    assert (result["pd"].grouped, result["pd"].fallback) == (False, "ops")
+    assert result["pd"].rate == SendRate(100, 60.0)
+    assert result["pd"].accepts("error")
+    assert not result["pd"].accepts("warning")
 
 
 def test_a_heartbeat_without_url_is_valid_and_an_invalid_interval_is_not() -> None:

@@ -57,11 +57,11 @@ def examples() -> dict[str, str]:
         "alertmanager_body": webhook.alertmanager_body(firing, ""),
         "alertmanager": [alertmanager.render(fact(), NOON + 5, 60.0)],
     }
-    found = {
+    result = {
         name: json.dumps(body, indent=2, ensure_ascii=False) + "\n"
         for name, body in bodies.items()
     }
-    return found | {
+    return result | {
         "plain": formatting.plain_text(firing, NOON + 5) + "\n",
         "late": formatting.plain_text(late, NOON + 720) + "\n",
     }
@@ -88,11 +88,11 @@ def test_the_documented_configurations_are_valid() -> None:
     blocks = re.findall(r"```toml\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert len(blocks) >= 6
     for block in blocks:
-        found = tomllib.loads(block)
-        for config in parse(found.get("receiver", {})).values():
+        document = tomllib.loads(block)
+        for config in parse(document.get("receiver", {})).values():
             config.policy(Grouping())
-        if "heartbeat" in found:
-            parse_heartbeat(found["heartbeat"])
+        if "heartbeat" in document:
+            parse_heartbeat(document["heartbeat"])
 
 
 if __name__ == "__main__":

@@ -101,21 +101,21 @@ async def test_errors_contain_no_url_and_tell_whether_the_request_arrived(
         port = closed.getsockname()[1]
     receivers.answer("/T0/B0/token", HANG, RESET)
     url = receivers.url + "/T0/B0/token"
-    found = [
+    result = [
         await refusal(http, f"http://127.0.0.1:{port}/T0/B0/token"),
         await refusal(http, url),
         await refusal(http, url),
         await refusal(http, receivers.url.replace("http:", "https:") + "/T0/B0/token"),
     ]
 
-    assert [str(error) for error in found][:3] == [
+    assert [str(error) for error in result][:3] == [
         "connection refused",
         "no response in time",
         "the connection was closed without a response",
     ]
-    assert "TLS" in str(found[3])
-    assert [error.undelivered for error in found] == [True, False, False, True]
-    assert not [error for error in found if "token" in str(error)]
+    assert "TLS" in str(result[3])
+    assert [error.undelivered for error in result] == [True, False, False, True]
+    assert not [error for error in result if "token" in str(error)]
 
 
 async def test_a_response_is_truncated_and_cleared_of_secrets(

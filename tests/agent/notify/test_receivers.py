@@ -30,7 +30,7 @@ KEY = "R" * 32
 
 
 def message(*alerts: AlertDetails, kind: str = "firing", **fields: Any) -> Notification:
-    given: dict[str, Any] = {
+    value: dict[str, Any] = {
         "id": "msg_01M8999830ABCDEFGHJKMNPQRS",
         "receiver": "ops",
         "group": {"alertname": "node-success-rate", "graph": "checkout"},
@@ -38,7 +38,7 @@ def message(*alerts: AlertDetails, kind: str = "firing", **fields: Any) -> Notif
         "due": NOON,
     }
     return Notification(
-        alerts=alerts or (alert(),), kind=NotificationKind(kind), **{**given, **fields}
+        alerts=alerts or (alert(),), kind=NotificationKind(kind), **{**value, **fields}
     )
 
 
@@ -197,10 +197,10 @@ def test_a_slack_message_with_long_unusual_texts_is_within_limits(count: int) ->
 
 @pytest.mark.parametrize("limit", range(1, 12))
 def test_text_is_cut_between_characters_but_not_within_an_escape(limit: int) -> None:
-    found = slack.escape("a<💥&b>", limit)
+    result = slack.escape("a<💥&b>", limit)
 
-    assert len(found) <= limit + 1
-    assert found.replace("&lt;", "").replace("&amp;", "").count("&") == 0
+    assert len(result) <= limit + 1
+    assert result.replace("&lt;", "").replace("&amp;", "").count("&") == 0
     assert slack.escape("a<b", 100) == "a&lt;b"
 
 
@@ -468,9 +468,9 @@ def test_the_native_body_contains_no_error_message() -> None:
         attempts=3,
     )
     body = webhook.native_body(message(alert(evidence=(seen,))), NOON)
-    (told,) = body["alerts"][0]["evidence"]
-    assert (told["time"], told["run"]) == ("2026-11-25T12:00:58.000Z", "7f3a")
-    assert (told["type"], told["phase"], told["attempts"]) == (
+    (report,) = body["alerts"][0]["evidence"]
+    assert (report["time"], report["run"]) == ("2026-11-25T12:00:58.000Z", "7f3a")
+    assert (report["type"], report["phase"], report["attempts"]) == (
         "TimeoutError",
         "exec",
         3,

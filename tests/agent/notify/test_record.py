@@ -33,27 +33,27 @@ def test_the_next_attempt_of_a_new_message_is_after_group_wait() -> None:
     box = outbox({"chat": CHAT})
     for node in ("pay", "ship"):
         put(box, "chat", FIRING, alert(node), NOON)
-    (found,) = recorded(box, NOON + 1)
-    assert (found.status, found.due, found.next_attempt) == (
+    (result,) = recorded(box, NOON + 1)
+    assert (result.status, result.due, result.next_attempt) == (
         "pending",
         NOON + 10,
         NOON + 10,
     )
-    assert found.group == {"alertname": "node-success-rate", "graph": "checkout"}
-    assert [(s.kind, s.resolved, s.episode) for s in found.alerts] == [
+    assert result.group == {"alertname": "node-success-rate", "graph": "checkout"}
+    assert [(s.kind, s.resolved, s.episode) for s in result.alerts] == [
         ("firing", False, 1),
         ("firing", False, 1),
     ]
-    assert found.expires > NOON + 80_000
+    assert result.expires > NOON + 80_000
 
 
 def test_a_failed_message_shows_its_error_and_next_attempt() -> None:
     box = outbox({"pager": PAGER})
     put(box, "pager", FIRING, alert(), NOON)
     fail(box, "pager", NOON, no_response("no connection"))
-    (found,) = recorded(box, NOON)
-    assert (found.attempts, found.code, found.error) == (1, 0, "no connection")
-    assert found.next_attempt == found.not_before == NOON + 2
+    (result,) = recorded(box, NOON)
+    assert (result.attempts, result.code, result.error) == (1, 0, "no connection")
+    assert result.next_attempt == result.not_before == NOON + 2
 
 
 def test_the_next_attempt_allows_for_a_paused_receiver() -> None:
@@ -72,8 +72,8 @@ def test_the_next_attempt_with_an_open_circuit_is_the_probe() -> None:
     for _ in range(10):
         fail(box, "pager", now, no_response("no connection"))
         now = box.next_due("pager", now) or now
-    (found,) = recorded(box, now - 60)
-    assert found.next_attempt == box.next_due("pager", now - 60) == now
+    (result,) = recorded(box, now - 60)
+    assert result.next_attempt == box.next_due("pager", now - 60) == now
 
 
 def test_a_message_shows_which_one_is_sent_before_it() -> None:
@@ -102,9 +102,9 @@ def test_a_merged_message_keeps_its_original_kind() -> None:
     box = outbox({"chat": CHAT})
     put(box, "chat", FIRING, alert(), NOON)
     put(box, "chat", RESOLVED, resolved(alert()), NOON + 5)
-    (found,) = recorded(box, NOON + 5)
-    (subject,) = found.alerts
-    assert (subject.kind, subject.resolved, found.kind) == ("firing", True, "resolved")
+    (result,) = recorded(box, NOON + 5)
+    (subject,) = result.alerts
+    assert (subject.kind, subject.resolved, result.kind) == ("firing", True, "resolved")
 
 
 def test_a_replacing_message_keeps_its_original_kind() -> None:
@@ -150,6 +150,6 @@ def test_records_of_a_disabled_receiver_show_the_failover() -> None:
 def test_records_are_a_snapshot() -> None:
     box = outbox({"pager": PAGER})
     put(box, "pager", FIRING, alert(), NOON)
-    found = message_records(box, NOON)
+    result = message_records(box, NOON)
     deliver(box, "pager", NOON)
-    assert next(found).status == "pending"
+    assert next(result).status == "pending"

@@ -52,9 +52,9 @@ class Talk:
 
     @property
     def client(self) -> Client:
-        found = self.agent.pipeline.clients.get(self.id.hex())
-        assert found is not None
-        return found
+        client = self.agent.pipeline.clients.get(self.id.hex())
+        assert client is not None
+        return client
 
 
 @pytest.fixture
@@ -208,8 +208,8 @@ class BadBroker:
         self.up.append(message)
 
     def receive(self, timeout: float) -> list[bytes]:
-        found, self.talk.topic.messages = self.talk.topic.messages, []
-        return found
+        result, self.talk.topic.messages = self.talk.topic.messages, []
+        return result
 
     def close(self) -> None:
         self.up.clear()

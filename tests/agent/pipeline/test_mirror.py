@@ -28,7 +28,9 @@ class Line:
         return self.link.replies()
 
     def copies(self) -> list[bytes]:
-        return [said["message"] for said in self.link.replies() if "message" in said]
+        return [
+            output["message"] for output in self.link.replies() if "message" in output
+        ]
 
 
 def batches(first: int, last: int) -> list[bytes]:
@@ -49,10 +51,10 @@ def test_an_observer_gets_every_sound_message_as_it_came(agent: Agent) -> None:
     sound = [*batches(2, 4), wire.flush(CLIENT), wire.bye(CLIENT, 4)]
     client.say(*sound, b"no msgpack", wire.pack({"type": "hello"}))
 
-    found = watcher.link.replies()
-    assert [said["message"] for said in found] == sound
-    assert {said["connection"] for said in found} == {1}
-    assert {said["at"] for said in found} == {NOW}
+    result = watcher.link.replies()
+    assert [output["message"] for output in result] == sound
+    assert {output["connection"] for output in result} == {1}
+    assert {output["at"] for output in result} == {NOW}
     assert agent.counted("captured_messages_total") == 5
 
 
@@ -90,10 +92,10 @@ def test_who_does_not_read_misses_copies_and_is_told_how_many(
 ) -> None:
     client, watcher = Line(agent), Line(agent)
     watcher.say(wire.capture())
-    said = batches(1, 10)
-    monkeypatch.setattr(observers, "MAX_WAITING", 4 * len(said[0]) + 200)
+    output = batches(1, 10)
+    monkeypatch.setattr(observers, "MAX_WAITING", 4 * len(output[0]) + 200)
     watcher.link.congested = True
-    client.say(*said)
+    client.say(*output)
     agent.tick()
 
     # Nobody who sends is kept waiting for it.
@@ -101,8 +103,8 @@ def test_who_does_not_read_misses_copies_and_is_told_how_many(
     assert watcher.link.replies() == []
     watcher.link.congested = False
     watcher.conversation.resume()
-    found = watcher.link.replies()
-    assert [one["message"] for one in found if "message" in one] == said[:3]
+    result = watcher.link.replies()
+    assert [one["message"] for one in result if "message" in one] == output[:3]
     assert agent.counted("capture_missed_total") == 7
     agent.tick()
     assert watcher.link.replies() == [{"type": "captured", "at": NOW, "missed": 7}]

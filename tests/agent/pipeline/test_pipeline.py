@@ -69,9 +69,9 @@ class Talk:
 
     @property
     def client(self) -> Client:
-        found = self.agent.pipeline.clients.get(self.id.hex())
-        assert found is not None
-        return found
+        client = self.agent.pipeline.clients.get(self.id.hex())
+        assert client is not None
+        return client
 
 
 def ack(seq: int, client: bytes = CLIENT) -> dict[str, Any]:
@@ -402,8 +402,8 @@ def test_a_crowd_is_asked_to_send_less_often_and_told_when_it_is_over(
 
 
 def error(code: ErrorCode, seq: int | None = None) -> dict[str, Any]:
-    found = {"type": "error", "code": str(code)}
-    return found if seq is None else {**found, "seq": seq}
+    result = {"type": "error", "code": str(code)}
+    return result if seq is None else {**result, "seq": seq}
 
 
 def without_text(replies: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -61,13 +61,13 @@ class FakeLink:
 
     def replies(self) -> list[dict[str, Any]]:
         """Return what was sent since the last call."""
-        found, at = [], 0
+        result, at = [], 0
         while at < len(self._sent):
             (size,) = struct.unpack_from(">I", self._sent, at)
-            found.append(wire.decode(bytes(self._sent[at + 4 : at + 4 + size])))
+            result.append(wire.decode(bytes(self._sent[at + 4 : at + 4 + size])))
             at += 4 + size
         self._sent.clear()
-        return found
+        return result
 
 
 class FakeTopic(FakeLink):
@@ -91,8 +91,8 @@ class FakeTopic(FakeLink):
         self.messages.append(data)
 
     def replies(self) -> list[dict[str, Any]]:
-        found, self.messages = self.messages, []
-        return [wire.decode(message) for message in found]
+        result, self.messages = self.messages, []
+        return [wire.decode(message) for message in result]
 
 
 class Conversation:
@@ -136,7 +136,7 @@ class Counted(MetricsRegistry):
         return sum(self._samples(name).values())
 
     def _samples(self, name: str) -> dict[tuple[str, ...], float]:
-        return next(found for metric, found in self.collect() if metric.name == name)
+        return next(result for metric, result in self.collect() if metric.name == name)
 
 
 class Agent:

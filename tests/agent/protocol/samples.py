@@ -152,8 +152,8 @@ def rows(*events: Any, **changed: Any) -> bytes:
 
 
 def message(sound: dict[str, Any], changed: dict[str, Any]) -> bytes:
-    found = {**sound, **changed}
-    return wire.pack({key: value for key, value in found.items() if value is not None})
+    result = {**sound, **changed}
+    return wire.pack({key: value for key, value in result.items() if value is not None})
 
 
 # -- what an agent makes of it ---------------------------------------------------------
@@ -178,47 +178,47 @@ def decode(packed: bytes) -> Message:
 def read(chunks: Iterable[bytes]) -> list[Message]:
     """Return the messages in a stream that arrives in `chunks`."""
     reader, decoder = FrameReader(), Decoder()
-    found = []
+    results = []
     for chunk in chunks:
         for frame in reader.receive(chunk):
             assert isinstance(frame, bytes)
-            found.append(decoder.decode(frame))
-    return found
+            results.append(decoder.decode(frame))
+    return results
 
 
 def taken(packed: bytes) -> Batch:
     """Decode a batch of which at least something can be used."""
-    found = decode(packed)
-    assert isinstance(found, Batch), found
-    return found
+    result = decode(packed)
+    assert isinstance(result, Batch), result
+    return result
 
 
 def refused(packed: bytes) -> Rejected:
     """Decode a message of which nothing can be used."""
-    found = decode(packed)
-    assert isinstance(found, Rejected), found
-    return found
+    result = decode(packed)
+    assert isinstance(result, Rejected), result
+    return result
 
 
-def counted(found: Batch) -> dict[ErrorCode, int]:
+def counted(batch: Batch) -> dict[ErrorCode, int]:
     """Return what of a batch was rejected; that comes with a problem to tell."""
-    assert bool(found.problem) == bool(found.rejected)
-    return dict(found.rejected)
+    assert bool(batch.problem) == bool(batch.rejected)
+    return dict(batch.rejected)
 
 
-def events(found: Batch) -> list[dict[str, Any]]:
+def events(batch: Batch) -> list[dict[str, Any]]:
     """Return a batch's events with names instead of indexes, as a person reads them.
 
     Executions have the keys of phases where these are known.
     """
-    return [*_executions(found), *_points(found), *_runs(found)]
+    return [*_executions(batch), *_points(batch), *_runs(batch)]
 
 
-def _executions(found: Batch) -> Iterator[dict[str, Any]]:
-    table = found.table
-    if found.executions is None:
+def _executions(batch: Batch) -> Iterator[dict[str, Any]]:
+    table = batch.table
+    if batch.executions is None:
         return
-    *columns, known = found.executions
+    *columns, known = batch.executions
     split = zip(*(c.tolist() for c in known[:-1]), strict=True) if known else iter(())
     for row in zip(*(c.tolist() for c in columns), strict=True):
         series, end, seconds, outcome, attempts, action, error = row
@@ -237,11 +237,11 @@ def _executions(found: Batch) -> Iterator[dict[str, Any]]:
         }
 
 
-def _points(found: Batch) -> Iterator[dict[str, Any]]:
-    if found.points is None:
+def _points(batch: Batch) -> Iterator[dict[str, Any]]:
+    if batch.points is None:
         return
-    for series, time, value in zip(*(c.tolist() for c in found.points), strict=True):
-        kind, metric, graph, node, labels = found.table.points[series]
+    for series, time, value in zip(*(c.tolist() for c in batch.points), strict=True):
+        kind, metric, graph, node, labels = batch.table.points[series]
         yield {
             "metric": metric,
             "kind": str(kind),
@@ -253,11 +253,11 @@ def _points(found: Batch) -> Iterator[dict[str, Any]]:
         }
 
 
-def _runs(found: Batch) -> Iterator[dict[str, Any]]:
-    text = found.table.strings
-    if found.runs is None:
+def _runs(batch: Batch) -> Iterator[dict[str, Any]]:
+    text = batch.table.strings
+    if batch.runs is None:
         return
-    for row in zip(*(c.tolist() for c in found.runs), strict=True):
+    for row in zip(*(c.tolist() for c in batch.runs), strict=True):
         graph, end, seconds, outcome, reason, node, action, visits = row
         yield {
             "graph": text[graph],

@@ -34,18 +34,18 @@ COLUMNS = [(section, name) for section in CODES for name in CODES[section]]
 
 def send(section: str, encoded: object) -> tuple[list[dict[str, Any]], Any]:
     """Return the events kept of a batch with one section, and what was rejected."""
-    found = taken(batch(**{"executions": None, section: encoded}))
-    return events(found), counted(found)
+    result = taken(batch(**{"executions": None, section: encoded}))
+    return events(result), counted(result)
 
 
 def test_executions_come_out_with_their_names() -> None:
     encoded = executions(
         2, outcome=[0, 1], attempts=[1, 3], action=[4, 0], error=[0, 1]
     )
-    kept, _ = send("executions", encoded)
+    rows, _ = send("executions", encoded)
     first = {"graph": "checkout", "node": "pay", "end": START, "seconds": 0.25}
     second = {"graph": "checkout", "node": "ship", "end": START + 1, "seconds": 0.5}
-    assert kept == [
+    assert rows == [
         {
             **first,
             "outcome": "ok",
@@ -66,15 +66,15 @@ def test_executions_come_out_with_their_names() -> None:
 
 
 def test_a_negative_count_is_rejected_and_the_others_are_kept() -> None:
-    kept, codes = send("points", points(3, value=[2.5, -1.0, 3.0]))
+    rows, codes = send("points", points(3, value=[2.5, -1.0, 3.0]))
 
-    assert [point["value"] for point in kept] == [2.5, 3.0]
+    assert [point["value"] for point in rows] == [2.5, 3.0]
     assert codes == {ErrorCode.BAD_VALUE: 1}
 
 
 def test_points_come_out_with_their_names_and_labels() -> None:
-    kept, _ = send("points", points(1, value=[2.5]))
-    assert kept == [
+    rows, _ = send("points", points(1, value=[2.5]))
+    assert rows == [
         {
             "metric": "tokens",
             "kind": "count",
@@ -88,8 +88,8 @@ def test_points_come_out_with_their_names_and_labels() -> None:
 
 
 def test_runs_come_out_with_their_names() -> None:
-    kept, _ = send("runs", runs(1, outcome=[4], visits=[4_000_000_000]))
-    assert kept == [
+    rows, _ = send("runs", runs(1, outcome=[4], visits=[4_000_000_000]))
+    assert rows == [
         {
             "graph": "checkout",
             "end": START,
@@ -141,14 +141,14 @@ def test_columns_of_unequal_length_refuse_the_section(
     size = struct.calcsize(CODES[section][name])
     encoded = SECTIONS[section](7)
     encoded[name] = (encoded[name] + bytes(size))[: (7 + change) * size]
-    kept, rejected = send(section, encoded)
-    assert (kept, rejected) == ([], {ErrorCode.BAD_COLUMNS: max(7, 7 + change)})
+    rows, rejected = send(section, encoded)
+    assert (rows, rejected) == ([], {ErrorCode.BAD_COLUMNS: max(7, 7 + change)})
 
 
 def test_a_truncated_column_is_named() -> None:
     encoded = {**executions(2), "end": b"1234567"}
-    found = taken(batch(executions=encoded))
-    assert found.problem == "executions: end: 7 bytes, no multiple of 8: truncated?"
+    result = taken(batch(executions=encoded))
+    assert result.problem == "executions: end: 7 bytes, no multiple of 8: truncated?"
 
 
 NO_MAP = [5, "text", [], b"\x00\x00", True, {1: b""}]
@@ -163,8 +163,8 @@ def test_a_section_that_is_no_map_is_refused(section: str, value: object) -> Non
 @pytest.mark.parametrize("section", SECTIONS)
 def test_unknown_columns_are_ignored_whatever_they_hold(section: str) -> None:
     encoded = {**SECTIONS[section](3), "new": b"\x01\x02\x03", "newer": [1, None]}
-    kept, rejected = send(section, encoded)
-    assert (len(kept), rejected) == (3, {})
+    rows, rejected = send(section, encoded)
+    assert (len(rows), rejected) == (3, {})
 
 
 INDEXES = [
@@ -186,23 +186,23 @@ def test_an_index_outside_its_list_leaves_out_its_row(
 ) -> None:
     index = 65_535 if beyond is None else size + beyond
     sound = SECTIONS[section](3)
-    kept, rejected = send(section, {**sound, name: column("H", [0, index, 0])})
-    assert (len(kept), rejected) == (2, {ErrorCode.BAD_INDEX: 1})
+    rows, rejected = send(section, {**sound, name: column("H", [0, index, 0])})
+    assert (len(rows), rejected) == (2, {ErrorCode.BAD_INDEX: 1})
     last, _ = send(section, {**sound, name: column("H", [size - 1] * 3)})
     assert len(last) == 3
 
 
 def test_without_a_table_there_is_nothing_to_index() -> None:
-    found = taken(batch(table=None))
-    assert (events(found), counted(found)) == ([], {ErrorCode.BAD_INDEX: 3})
+    result = taken(batch(table=None))
+    assert (events(result), counted(result)) == ([], {ErrorCode.BAD_INDEX: 3})
 
 
 def test_an_index_may_be_the_highest_there_is() -> None:
     strings = [f"s{number}" for number in range(wire.MAX_TABLE_ENTRIES)]
     table = wire.pack({"strings": strings, "series": [[1, 65_535]]})
     encoded = executions(1, series=[0], action=[65_535], error=[0])
-    found = taken(batch(table=table, executions=encoded))
-    (event,) = events(found)
+    result = taken(batch(table=table, executions=encoded))
+    (event,) = events(result)
     assert (event["node"], event["action"]) == ("s65535", "s65535")
 
 
@@ -225,14 +225,14 @@ def test_a_value_that_is_none_leaves_out_its_row(
     section: str, name: str, value: float
 ) -> None:
     encoded = {**SECTIONS[section](3), name: struct.pack("<ddd", 1.0, value, 2.0)}
-    kept, rejected = send(section, encoded)
-    assert (len(kept), rejected) == (2, {ErrorCode.BAD_VALUE: 1})
+    rows, rejected = send(section, encoded)
+    assert (len(rows), rejected) == (2, {ErrorCode.BAD_VALUE: 1})
 
 
 @pytest.mark.parametrize("value", [0.0, -0.0, 5e-324, MAX_TIME])
 def test_extreme_durations_are_sound(value: float) -> None:
-    kept, rejected = send("executions", executions(1, seconds=[value]))
-    assert (len(kept), rejected) == (1, {})
+    rows, rejected = send("executions", executions(1, seconds=[value]))
+    assert (len(rows), rejected) == (1, {})
 
 
 @pytest.mark.parametrize("value", [1.7e308, MAX_TIME + 1])
@@ -240,14 +240,14 @@ def test_absurd_durations_are_rejected(value: float) -> None:
     for section in ("executions", "runs"):
         columns = SECTIONS[section](3)
         columns["seconds"] = array("d", [0.5, value, 0.5]).tobytes()
-        kept, rejected = send(section, columns)
-        assert (len(kept), rejected) == (2, {ErrorCode.BAD_VALUE: 1})
+        rows, rejected = send(section, columns)
+        assert (len(rows), rejected) == (2, {ErrorCode.BAD_VALUE: 1})
 
 
 @pytest.mark.parametrize("value", [1.7e308, -1.7e308, MAX_VALUE * 1.01])
 def test_values_whose_sums_could_overflow_are_rejected(value: float) -> None:
-    kept, rejected = send("points", points(3, value=[1.0, value, 2.0]))
-    assert [point["value"] for point in kept] == [1.0, 2.0]
+    rows, rejected = send("points", points(3, value=[1.0, value, 2.0]))
+    assert [point["value"] for point in rows] == [1.0, 2.0]
     assert rejected == {ErrorCode.BAD_VALUE: 1}
 
 
@@ -255,8 +255,8 @@ def test_values_whose_sums_could_overflow_are_rejected(value: float) -> None:
 @pytest.mark.parametrize("outcome", [5, 6, 255])
 def test_an_unknown_outcome_leaves_out_its_row(section: str, outcome: int) -> None:
     encoded = {**SECTIONS[section](3), "outcome": bytes([0, outcome, 4])}
-    kept, rejected = send(section, encoded)
-    assert (len(kept), rejected) == (2, {ErrorCode.BAD_VALUE: 1})
+    rows, rejected = send(section, encoded)
+    assert (len(rows), rejected) == (2, {ErrorCode.BAD_VALUE: 1})
 
 
 def test_a_row_with_several_faults_is_counted_once() -> None:
@@ -267,8 +267,8 @@ def test_a_row_with_several_faults_is_counted_once() -> None:
         seconds=[-1.0, 1.0, NAN],
         outcome=[9, 9, 0],
     )
-    kept, rejected = send("executions", encoded)
-    assert kept == []
+    rows, rejected = send("executions", encoded)
+    assert rows == []
     assert rejected == {ErrorCode.BAD_INDEX: 1, ErrorCode.BAD_VALUE: 2}
 
 
@@ -277,10 +277,10 @@ def test_in_a_large_batch_exactly_the_unsound_rows_are_left_out() -> None:
     seconds = [float(n) for n in range(size)]
     for n in range(0, size, 7):
         seconds[n] = -1.0
-    found = taken(batch(executions=executions(size, seconds=seconds)))
-    kept = [event["seconds"] for event in events(found)]
-    assert kept == [float(n) for n in range(size) if n % 7]
-    assert counted(found) == {ErrorCode.BAD_VALUE: size - len(kept)}
+    result = taken(batch(executions=executions(size, seconds=seconds)))
+    rows = [event["seconds"] for event in events(result)]
+    assert rows == [float(n) for n in range(size) if n % 7]
+    assert counted(result) == {ErrorCode.BAD_VALUE: size - len(rows)}
 
 
 # -- phases ----------------------------------------------------------------------------
@@ -288,23 +288,28 @@ def test_in_a_large_batch_exactly_the_unsound_rows_are_left_out() -> None:
 
 def kept_phases(encoded: dict[str, bytes]) -> tuple[list[Any], Any]:
     """Return (node, items or None) of each execution kept, and what was rejected."""
-    kept, rejected = send("executions", encoded)
-    return [(event["node"], event.get("items")) for event in kept], rejected
+    rows, rejected = send("executions", encoded)
+    return [(event["node"], event.get("items")) for event in rows], rejected
 
 
 def test_phases_may_be_of_all_executions_of_the_first_ones_or_of_none() -> None:
     for size in range(4):
-        kept, rejected = kept_phases({**executions(3), **phases(size)})
+        rows, rejected = kept_phases({**executions(3), **phases(size)})
         nodes = ["pay", "ship", "pay"]
-        assert kept == [(n, at if at < size else None) for at, n in enumerate(nodes)]
+        assert rows == [(n, at if at < size else None) for at, n in enumerate(nodes)]
         assert rejected == {}
 
 
 def test_phases_come_out_as_they_were_sent() -> None:
     encoded = {**executions(1), **phases(1, prep=[0.0], items=[4_000_000_000])}
     (event,), _ = send("executions", encoded)
-    told = {name: event[name] for name in wire.PHASE_COLUMNS}
-    assert told == {"prep": 0.0, "exec": 0.125, "wait": 0.03125, "items": 4_000_000_000}
+    times = {name: event[name] for name in wire.PHASE_COLUMNS}
+    assert times == {
+        "prep": 0.0,
+        "exec": 0.125,
+        "wait": 0.03125,
+        "items": 4_000_000_000,
+    }
 
 
 @pytest.mark.parametrize("name", wire.PHASE_COLUMNS)
@@ -330,15 +335,15 @@ def test_more_phases_than_executions_refuse_the_section() -> None:
 @pytest.mark.parametrize("value", [*INFINITE, -1e-9, -1.0])
 def test_a_phase_that_is_none_leaves_out_its_row(name: str, value: float) -> None:
     encoded = {**executions(4), **phases(3), name: struct.pack("<fff", 0, value, 0)}
-    kept, rejected = kept_phases(encoded)
-    assert kept == [("pay", 0), ("pay", 2), ("ship", None)]
+    rows, rejected = kept_phases(encoded)
+    assert rows == [("pay", 0), ("pay", 2), ("ship", None)]
     assert rejected == {ErrorCode.BAD_VALUE: 1}
 
 
 def test_phases_stay_with_their_executions_where_others_are_left_out() -> None:
     encoded = {**executions(5, seconds=[-1.0, 1.0, 1.0, -1.0, 1.0]), **phases(3)}
-    kept, rejected = kept_phases(encoded)
-    assert kept == [("ship", 1), ("pay", 2), ("pay", None)]
+    rows, rejected = kept_phases(encoded)
+    assert rows == [("ship", 1), ("pay", 2), ("pay", None)]
     assert rejected == {ErrorCode.BAD_VALUE: 2}
 
 

@@ -33,10 +33,10 @@ DEEP = b"\x91" * 100_000 + b"\xc0"
 
 def raw(**values: bytes) -> bytes:
     """Return a map from text to values that are encoded already."""
-    found = bytes([0x80 + len(values)])
+    result = bytes([0x80 + len(values)])
     for key, value in values.items():
-        found += msgpack.packb(key) + value
-    return found
+        result += msgpack.packb(key) + value
+    return result
 
 
 # -- sound messages --------------------------------------------------------------------
@@ -55,13 +55,13 @@ def test_a_hello_says_who_connects() -> None:
 
 
 def test_a_hello_needs_only_its_client() -> None:
-    found = decode(wire.pack({"type": "hello", "client": CLIENT}))
-    assert found == Hello(CLIENT.hex(), "", "", 0, 0.0, "", ())
+    message = decode(wire.pack({"type": "hello", "client": CLIENT}))
+    assert message == Hello(CLIENT.hex(), "", "", 0, 0.0, "", ())
 
 
 def test_a_bye_names_the_last_batch_and_the_last_drops() -> None:
-    found = decode(wire.bye(CLIENT, 7, {"buffer_full": 3}))
-    assert found == Bye(CLIENT.hex(), 7, {"buffer_full": 3})
+    message = decode(wire.bye(CLIENT, 7, {"buffer_full": 3}))
+    assert message == Bye(CLIENT.hex(), 7, {"buffer_full": 3})
 
 
 def test_a_flush_may_be_anonymous() -> None:
@@ -70,25 +70,30 @@ def test_a_flush_may_be_anonymous() -> None:
 
 
 def test_a_batch_says_what_it_is_and_what_was_lost() -> None:
-    found = taken(batch(seq=9, recorded=12, drops={"buffer_full": 2, "rejected": 1}))
-    assert (found.client, found.seq, found.sent) == (CLIENT.hex(), 9, START + 10)
-    assert (found.service, found.recorded) == ("shop", 12)
-    assert found.drops == {"buffer_full": 2, "rejected": 1}
-    assert len(events(found)) == 3
-    assert not counted(found)
+    result = taken(batch(seq=9, recorded=12, drops={"buffer_full": 2, "rejected": 1}))
+    assert (result.client, result.seq, result.sent) == (CLIENT.hex(), 9, START + 10)
+    assert (result.service, result.recorded) == ("shop", 12)
+    assert result.drops == {"buffer_full": 2, "rejected": 1}
+    assert len(events(result)) == 3
+    assert not counted(result)
 
 
 def test_a_batch_needs_nothing_but_its_type() -> None:
-    found = taken(wire.pack({"type": "batch"}))
-    assert (found.client, found.seq, found.sent, found.recorded) == ("", None, None, 0)
-    assert not events(found)
-    assert found.in_flight is None
+    result = taken(wire.pack({"type": "batch"}))
+    assert (result.client, result.seq, result.sent, result.recorded) == (
+        "",
+        None,
+        None,
+        0,
+    )
+    assert not events(result)
+    assert result.in_flight is None
 
 
 def test_all_sections_of_a_batch_are_read() -> None:
-    found = taken(batch(points=points(2), runs=runs(1)))
-    assert len(events(found)) == 6
-    assert not counted(found)
+    result = taken(batch(points=points(2), runs=runs(1)))
+    assert len(events(result)) == 6
+    assert not counted(result)
 
 
 # -- no message at all -----------------------------------------------------------------
@@ -112,17 +117,21 @@ def test_all_sections_of_a_batch_are_read() -> None:
     ids=lambda packed: packed[:16].hex() or "empty",
 )
 def test_what_is_no_msgpack_is_bad_msgpack(packed: bytes) -> None:
-    found = refused(packed)
-    assert (found.code, found.seq, found.fatal) == (ErrorCode.BAD_MSGPACK, None, False)
+    rejection = refused(packed)
+    assert (rejection.code, rejection.seq, rejection.fatal) == (
+        ErrorCode.BAD_MSGPACK,
+        None,
+        False,
+    )
 
 
 @pytest.mark.parametrize(
     "value", [None, 1, "batch", b"batch", [], ["batch"], 1.5, True]
 )
 def test_what_is_no_map_is_a_bad_message(value: object) -> None:
-    found = refused(wire.pack(value))
-    assert found.code is ErrorCode.BAD_MESSAGE
-    assert found.text.startswith("expected a map")
+    rejection = refused(wire.pack(value))
+    assert rejection.code is ErrorCode.BAD_MESSAGE
+    assert rejection.text.startswith("expected a map")
 
 
 def test_what_is_nested_without_end_is_no_map_either() -> None:
@@ -136,17 +145,17 @@ def test_keys_that_are_no_strings_are_a_bad_message(key: object) -> None:
 
 
 def test_a_message_without_a_type_is_a_bad_message() -> None:
-    found = refused(wire.pack({"v": 1, "client": CLIENT}))
-    assert found.code is ErrorCode.BAD_MESSAGE
-    assert "type" in found.text
+    rejection = refused(wire.pack({"v": 1, "client": CLIENT}))
+    assert rejection.code is ErrorCode.BAD_MESSAGE
+    assert "type" in rejection.text
 
 
 @pytest.mark.parametrize("name", ["", "Batch", "ack", "x" * 100_000, "\x00", "héllo"])
 def test_an_unknown_type_is_told_and_what_would_be_known(name: str) -> None:
-    found = refused(wire.pack({"type": name, "seq": 5}))
-    assert (found.code, found.seq) == (ErrorCode.UNKNOWN_TYPE, None)
-    assert "hello, batch, flush, bye" in found.text
-    assert len(found.text) < 200
+    rejection = refused(wire.pack({"type": name, "seq": 5}))
+    assert (rejection.code, rejection.seq) == (ErrorCode.UNKNOWN_TYPE, None)
+    assert "hello, batch, flush, bye" in rejection.text
+    assert len(rejection.text) < 200
 
 
 def test_a_duplicate_key_counts_by_its_last_value() -> None:
@@ -171,9 +180,9 @@ def test_another_version_is_told_and_refuses_nothing_for_good(
     version: int, kind: str
 ) -> None:
     packed = wire.pack({"type": kind, "v": version, "client": CLIENT, "seq": 4})
-    found = refused(packed)
-    assert (found.code, found.seq) == (ErrorCode.UNSUPPORTED_VERSION, None)
-    assert str(version) in found.text
+    rejection = refused(packed)
+    assert (rejection.code, rejection.seq) == (ErrorCode.UNSUPPORTED_VERSION, None)
+    assert str(version) in rejection.text
 
 
 @pytest.mark.parametrize(
@@ -182,14 +191,14 @@ def test_another_version_is_told_and_refuses_nothing_for_good(
 def test_another_version_is_told_also_where_it_changed_a_key(
     changed: dict[str, Any],
 ) -> None:
-    found = refused(batch(v=2, **changed))
-    assert (found.code, found.seq) == (ErrorCode.UNSUPPORTED_VERSION, None)
+    rejection = refused(batch(v=2, **changed))
+    assert (rejection.code, rejection.seq) == (ErrorCode.UNSUPPORTED_VERSION, None)
 
 
 @pytest.mark.parametrize("version", ["1", 1.0, True, [1]])
 def test_a_version_that_is_no_number_is_a_bad_message(version: object) -> None:
-    found = refused(batch(v=version, seq=3))
-    assert (found.code, found.seq) == (ErrorCode.BAD_MESSAGE, 3)
+    rejection = refused(batch(v=version, seq=3))
+    assert (rejection.code, rejection.seq) == (ErrorCode.BAD_MESSAGE, 3)
 
 
 # -- fields of a wrong type ------------------------------------------------------------
@@ -214,31 +223,35 @@ CASES = [(key, value) for key, values in WRONG.items() for value in values]
 def test_a_field_of_a_wrong_type_refuses_the_batch_for_good_and_is_named(
     key: str, value: object
 ) -> None:
-    found = refused(batch(seq=5, **{key: value}))
-    assert (found.code, found.seq, found.fatal) == (ErrorCode.BAD_MESSAGE, 5, False)
-    assert key in found.text
+    rejection = refused(batch(seq=5, **{key: value}))
+    assert (rejection.code, rejection.seq, rejection.fatal) == (
+        ErrorCode.BAD_MESSAGE,
+        5,
+        False,
+    )
+    assert key in rejection.text
 
 
 @pytest.mark.parametrize("key", sorted(WRONG))
 def test_nil_is_a_wrong_type(key: str) -> None:
     packed = batch()[1:] + msgpack.packb(key) + b"\xc0"
-    found = decode(bytes([batch()[0] + 1]) + packed)
+    message = decode(bytes([batch()[0] + 1]) + packed)
     # `sent` is the one that may be unknown.
-    assert isinstance(found, Rejected) == (key != "sent")
+    assert isinstance(message, Rejected) == (key != "sent")
 
 
 @pytest.mark.parametrize("seq", ["1", 1.0, True, b"1", [1], {}, 2**63, 2**64 - 1])
 def test_a_seq_that_is_no_seq_refuses_the_batch_without_naming_one(seq: object) -> None:
-    found = refused(batch(seq=seq))
-    assert (found.code, found.seq) == (ErrorCode.BAD_MESSAGE, None)
-    assert "seq" in found.text
+    rejection = refused(batch(seq=seq))
+    assert (rejection.code, rejection.seq) == (ErrorCode.BAD_MESSAGE, None)
+    assert "seq" in rejection.text
 
 
 @pytest.mark.parametrize("seq", [0, -1, -(2**63)])
 def test_a_seq_below_one_refuses_the_batch(seq: int) -> None:
-    found = refused(batch(seq=seq))
-    assert (found.code, found.seq) == (ErrorCode.BAD_MESSAGE, None)
-    assert f"{seq}, expected 1" in found.text
+    rejection = refused(batch(seq=seq))
+    assert (rejection.code, rejection.seq) == (ErrorCode.BAD_MESSAGE, None)
+    assert f"{seq}, expected 1" in rejection.text
 
 
 def test_the_highest_seq_is_one() -> None:
@@ -246,34 +259,37 @@ def test_the_highest_seq_is_one() -> None:
 
 
 def test_invalid_utf8_in_a_known_key_is_a_bad_message() -> None:
-    found = refused(raw(type=b"\xa5batch", service=b"\xa2\xff\xfe"))
-    assert found.code is ErrorCode.BAD_MESSAGE
+    rejection = refused(raw(type=b"\xa5batch", service=b"\xa2\xff\xfe"))
+    assert rejection.code is ErrorCode.BAD_MESSAGE
     # A surrogate in UTF-8, which Python's own encoder does not make.
-    found = refused(raw(type=b"\xa5batch", service=b"\xa3\xed\xa0\x80"))
-    assert found.code is ErrorCode.BAD_MESSAGE
+    rejection = refused(raw(type=b"\xa5batch", service=b"\xa3\xed\xa0\x80"))
+    assert rejection.code is ErrorCode.BAD_MESSAGE
 
 
 @pytest.mark.parametrize("client", [b"", b"short", b"x" * 15, b"x" * 17, b"x" * 1_000])
 @pytest.mark.parametrize("make", [hello, batch])
 def test_a_client_is_sixteen_bytes(client: bytes, make: Any) -> None:
-    found = refused(make(client=client))
-    assert found.code is ErrorCode.BAD_MESSAGE
-    assert found.seq == (1 if make is batch else None)
-    assert "client" in found.text
+    rejection = refused(make(client=client))
+    assert rejection.code is ErrorCode.BAD_MESSAGE
+    assert rejection.seq == (1 if make is batch else None)
+    assert "client" in rejection.text
 
 
 @pytest.mark.parametrize(
     "packed", [hello(client=None), batch(client=None), wire.bye(b"", 1)]
 )
 def test_a_client_that_is_missing_is_told(packed: bytes) -> None:
-    found = refused(packed)
-    assert (found.code, found.text) == (ErrorCode.BAD_MESSAGE, "client: missing")
+    rejection = refused(packed)
+    assert (rejection.code, rejection.text) == (
+        ErrorCode.BAD_MESSAGE,
+        "client: missing",
+    )
 
 
 def test_a_batch_of_rows_and_columns_is_refused_for_good() -> None:
-    found = refused(batch(events=[ROW], seq=3))
-    assert (found.code, found.seq) == (ErrorCode.BAD_MESSAGE, 3)
-    assert "rows or columns" in found.text
+    rejection = refused(batch(events=[ROW], seq=3))
+    assert (rejection.code, rejection.seq) == (ErrorCode.BAD_MESSAGE, 3)
+    assert "rows or columns" in rejection.text
 
 
 # -- numbers out of bounds -------------------------------------------------------------
@@ -281,16 +297,16 @@ def test_a_batch_of_rows_and_columns_is_refused_for_good() -> None:
 
 @pytest.mark.parametrize("pid", [-1, 2**31, 2**64 - 1])
 def test_a_pid_out_of_bounds_is_none(pid: int) -> None:
-    found = decode(hello(pid=pid))
-    assert isinstance(found, Hello)
-    assert found.pid == 0
+    message = decode(hello(pid=pid))
+    assert isinstance(message, Hello)
+    assert message.pid == 0
 
 
 @pytest.mark.parametrize("time", [float("nan"), float("inf"), -1.0, 1e300])
 def test_a_time_that_is_none_is_ignored(time: float) -> None:
-    found = decode(hello(start=time))
-    assert isinstance(found, Hello)
-    assert found.start == 0.0
+    message = decode(hello(start=time))
+    assert isinstance(message, Hello)
+    assert message.start == 0.0
     assert taken(batch(sent=time)).sent is None
 
 
@@ -298,9 +314,9 @@ def test_a_whole_number_is_a_time_too() -> None:
     assert taken(batch(sent=1_700_000_000)).sent == START
 
 
-@pytest.mark.parametrize(("given", "kept"), [(-5, 0), (2**64 - 1, MAX_COUNT)])
-def test_recorded_is_kept_in_bounds(given: int, kept: int) -> None:
-    assert taken(batch(recorded=given)).recorded == kept
+@pytest.mark.parametrize(("value", "bounded"), [(-5, 0), (2**64 - 1, MAX_COUNT)])
+def test_recorded_is_kept_in_bounds(value: int, bounded: int) -> None:
+    assert taken(batch(recorded=value)).recorded == bounded
 
 
 def test_drops_are_kept_in_bounds_and_unknown_reasons_are_one() -> None:
@@ -316,25 +332,25 @@ def test_drops_are_kept_in_bounds_and_unknown_reasons_are_one() -> None:
 
 def test_names_are_cut_not_refused() -> None:
     long = "ä" * (wire.MAX_NAME + 1)
-    found = decode(hello(service=long, host=long, sdk=long, tags={long: long}))
-    assert isinstance(found, Hello)
+    message = decode(hello(service=long, host=long, sdk=long, tags={long: long}))
+    assert isinstance(message, Hello)
     cut = "ä" * wire.MAX_NAME
-    assert (found.service, found.host, found.sdk) == (cut, cut, cut)
-    assert found.tags == ((cut, cut),)
+    assert (message.service, message.host, message.sdk) == (cut, cut, cut)
+    assert message.tags == ((cut, cut),)
     assert taken(batch(service=long)).service == cut
 
 
 def test_of_many_tags_the_first_sixteen_are_kept() -> None:
-    found = decode(hello(tags={f"t{number:03}": "x" for number in range(100)}))
-    assert isinstance(found, Hello)
-    assert [key for key, _ in found.tags] == [f"t{number:03}" for number in range(16)]
+    message = decode(hello(tags={f"t{number:03}": "x" for number in range(100)}))
+    assert isinstance(message, Hello)
+    assert [key for key, _ in message.tags] == [f"t{number:03}" for number in range(16)]
 
 
 # -- one bad part leaves the others ----------------------------------------------------
 
 
 def test_each_part_of_a_batch_fails_by_itself() -> None:
-    found = taken(
+    result = taken(
         batch(
             executions=executions(3, seconds=[1.0, -1.0, 1.0]),
             points={"series": b"\x00"},
@@ -343,15 +359,15 @@ def test_each_part_of_a_batch_fails_by_itself() -> None:
             in_flight=[["g", "n", START, "r"], 5],
         )
     )
-    assert len(events(found)) == 4
-    assert found.in_flight is not None
-    assert len(found.in_flight) == 1
-    assert counted(found) == {
+    assert len(events(result)) == 4
+    assert result.in_flight is not None
+    assert len(result.in_flight) == 1
+    assert counted(result) == {
         ErrorCode.BAD_VALUE: 1,
         ErrorCode.BAD_COLUMNS: 1,
         ErrorCode.BAD_SECTION: 2,
     }
-    assert found.problem == (
+    assert result.problem == (
         "executions.seconds: NaN, negative, or over 253402300799 seconds"
     )
 
@@ -361,5 +377,5 @@ def test_a_decoder_is_as_good_after_bad_messages_as_before() -> None:
     for packed in (b"", b"\xc1", DEEP, batch(seq=0), rows(5), batch(table=b"\xc1")):
         decoder.decode(packed)
     assert len(events(taken(batch()))) == 3
-    found = decoder.decode(batch())
-    assert not isinstance(found, Rejected)
+    message = decoder.decode(batch())
+    assert not isinstance(message, Rejected)

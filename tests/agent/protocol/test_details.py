@@ -40,8 +40,8 @@ def send(section: str, *items: object) -> Batch:
     return taken(batch(**{section: list(items)}))
 
 
-def kept(found: Batch, section: str) -> tuple[Any, ...]:
-    return getattr(found, section)  # type: ignore[no-any-return]
+def entries(batch: Batch, section: str) -> tuple[Any, ...]:
+    return getattr(batch, section)  # type: ignore[no-any-return]
 
 
 def test_a_failure_is_read() -> None:
@@ -60,8 +60,8 @@ def test_a_failure_is_read() -> None:
 
 
 def test_a_failure_needs_a_time_a_node_and_a_type() -> None:
-    found = send("failures", {"time": START, "node": "pay", "type": "Timeout"})
-    assert found.failures == (FailureRecord(time=START, node="pay", type="Timeout"),)
+    response = send("failures", {"time": START, "node": "pay", "type": "Timeout"})
+    assert response.failures == (FailureRecord(time=START, node="pay", type="Timeout"),)
 
 
 def test_a_topology_is_read() -> None:
@@ -76,19 +76,19 @@ def test_a_topology_is_read() -> None:
 
 
 def test_nodes_in_flight_are_read() -> None:
-    found = send("in_flight", FLIGHT)
-    assert found.in_flight == (InFlight("checkout", "pay", START, "a1-8"),)
+    response = send("in_flight", FLIGHT)
+    assert response.in_flight == (InFlight("checkout", "pay", START, "a1-8"),)
 
 
 def test_loops_are_read_and_bounded() -> None:
     assert send("loops", LOOP).loops == (NodeRevisits("checkout", "pay", 3, "a1-8"),)
     assert send("loops").loops == ()
-    found = send("looped", ["g" * 300, "n", 2**60], ["g", "n", -1], ["g", "n"])
-    assert found.looped == (
+    response = send("looped", ["g" * 300, "n", 2**60], ["g", "n", -1], ["g", "n"])
+    assert response.looped == (
         NodeRevisits("g" * 200, "n", MAX_COUNT),
         NodeRevisits("g", "n", 0),
     )
-    assert counted(found) == {ErrorCode.BAD_SECTION: 1}
+    assert counted(response) == {ErrorCode.BAD_SECTION: 1}
 
 
 def test_none_in_flight_is_not_the_same_as_not_saying() -> None:
@@ -157,34 +157,34 @@ def test_an_item_that_cannot_be_used_is_left_out_and_counted(
     section: str, item: object
 ) -> None:
     sound = SECTIONS[section]
-    found = send(section, sound, item, sound)
-    assert kept(found, section) == kept(send(section, sound, sound), section)
-    assert counted(found) == {ErrorCode.BAD_SECTION: 1}
-    assert found.problem.startswith(f"{section}[1]: ")
-    assert len(events(found)) == 3
+    response = send(section, sound, item, sound)
+    assert entries(response, section) == entries(send(section, sound, sound), section)
+    assert counted(response) == {ErrorCode.BAD_SECTION: 1}
+    assert response.problem.startswith(f"{section}[1]: ")
+    assert len(events(response)) == 3
 
 
 @pytest.mark.parametrize("section", SECTIONS)
 @pytest.mark.parametrize("value", [5, "x", {}, b"\x90", True, math.nan])
 def test_a_section_that_is_no_list_is_refused(section: str, value: object) -> None:
-    found = taken(batch(**{section: value}))
-    assert not kept(found, section)
-    assert counted(found) == {ErrorCode.BAD_SECTION: 1}
-    assert found.problem == f"{section}: expected an array"
-    assert len(events(found)) == 3
+    result = taken(batch(**{section: value}))
+    assert not entries(result, section)
+    assert counted(result) == {ErrorCode.BAD_SECTION: 1}
+    assert result.problem == f"{section}: expected an array"
+    assert len(events(result)) == 3
 
 
 @pytest.mark.parametrize("section", SECTIONS)
 def test_a_section_with_too_many_items_is_refused_and_counted(section: str) -> None:
     def decoded(size: int) -> Batch:
-        found = Decoder().decode(batch(**{section: [SECTIONS[section]] * size}))
-        assert isinstance(found, Batch)
-        return found
+        message = Decoder().decode(batch(**{section: [SECTIONS[section]] * size}))
+        assert isinstance(message, Batch)
+        return message
 
-    assert len(kept(decoded(MAX_LIST), section)) == MAX_LIST
-    found = decoded(MAX_LIST + 1)
-    assert not kept(found, section)
-    assert counted(found) == {ErrorCode.BAD_SECTION: MAX_LIST + 1}
+    assert len(entries(decoded(MAX_LIST), section)) == MAX_LIST
+    message = decoded(MAX_LIST + 1)
+    assert not entries(message, section)
+    assert counted(message) == {ErrorCode.BAD_SECTION: MAX_LIST + 1}
 
 
 def test_nodes_in_flight_that_cannot_be_read_leave_what_was_known() -> None:
@@ -195,9 +195,9 @@ def test_texts_are_cut_not_refused() -> None:
     long = "ä" * 1_000
     cut = "ä" * wire.MAX_NAME
     failure = dict.fromkeys(("graph", "node", "type", "message", "run"), long)
-    (found,) = send("failures", {**FAILURE, **failure}).failures
-    assert (found.graph, found.node, found.type, found.run) == (cut, cut, cut, cut)
-    assert found.message == "ä" * MAX_MESSAGE
+    (result,) = send("failures", {**FAILURE, **failure}).failures
+    assert (result.graph, result.node, result.type, result.run) == (cut, cut, cut, cut)
+    assert result.message == "ä" * MAX_MESSAGE
     topology = {"graph": long, "start": long, "nodes": [long], "edges": [[long] * 3]}
     assert send("topologies", topology).topologies == (
         TopologyRecord(graph=cut, start=cut, nodes=(cut,), edges=((cut, cut, cut),)),
@@ -207,13 +207,13 @@ def test_texts_are_cut_not_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "kept"), [(-5, 1), (0, 1), (2**64 - 1, MAX_ATTEMPTS)]
+    ("value", "bounded"), [(-5, 1), (0, 1), (2**64 - 1, MAX_ATTEMPTS)]
 )
-def test_attempts_are_kept_in_bounds(given: int, kept: int) -> None:
-    (found,) = send("failures", {**FAILURE, "attempts": given}).failures
-    assert found.attempts == kept
+def test_attempts_are_kept_in_bounds(value: int, bounded: int) -> None:
+    (result,) = send("failures", {**FAILURE, "attempts": value}).failures
+    assert result.attempts == bounded
 
 
 def test_an_unknown_phase_is_none_and_unknown_keys_are_ignored() -> None:
-    (found,) = send("failures", {**FAILURE, "phase": "warp", "new": [1]}).failures
-    assert found.phase == ""
+    (result,) = send("failures", {**FAILURE, "phase": "warp", "new": [1]}).failures
+    assert result.phase == ""

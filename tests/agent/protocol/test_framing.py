@@ -19,10 +19,10 @@ def length(size: int) -> bytes:
 def frames_of(stream: bytes, step: int, limit: int = 10) -> list[object]:
     """Read a stream that arrives `step` bytes at a time."""
     reader = FrameReader(limit)
-    found: list[object] = []
+    results: list[object] = []
     for at in range(0, len(stream), step):
-        found += reader.receive(stream[at : at + step])
-    return found
+        results += reader.receive(stream[at : at + step])
+    return results
 
 
 STEPS = pytest.mark.parametrize("step", [1, 2, 3, 5, 7, 1_000_000])
@@ -106,13 +106,13 @@ def test_any_chunking_gives_the_same_frames(
     limit = 20
     stream = b"".join(map(wire.frame, messages))
     reader = FrameReader(limit)
-    found: list[object] = []
+    results: list[object] = []
     at = turn = 0
     while at < len(stream):
         size = sizes[turn % len(sizes)]
-        found += reader.receive(stream[at : at + size])
+        results += reader.receive(stream[at : at + size])
         at, turn = at + size, turn + 1
-    assert found == [m if len(m) <= limit else Oversized(len(m)) for m in messages]
+    assert results == [m if len(m) <= limit else Oversized(len(m)) for m in messages]
 
 
 @calm

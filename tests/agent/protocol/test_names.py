@@ -28,8 +28,8 @@ def test_names_are_short_and_in_one_line(name: str) -> None:
     assert all(map(is_safe, cleaned))
     assert len(cleaned.splitlines()) <= 1
     assert clean_name(cleaned) == cleaned
-    kept = [(a, b) for a, b in zip(name, cleaned, strict=False) if b != "\ufffd"]
-    assert all(a == b for a, b in kept)
+    pairs = [(a, b) for a, b in zip(name, cleaned, strict=False) if b != "\ufffd"]
+    assert all(a == b for a, b in pairs)
 
 
 @pytest.mark.parametrize(

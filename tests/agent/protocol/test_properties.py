@@ -71,10 +71,10 @@ def packed(recorder: Recorder) -> Batch:
         recorded=taken.events,
         sections=taken.sections,
     )
-    (found,) = read([wire.frame(message)])
-    assert isinstance(found, Batch)
-    assert not found.rejected, found.problem
-    return found
+    (result,) = read([wire.frame(message)])
+    assert isinstance(result, Batch)
+    assert not result.rejected, result.problem
+    return result
 
 
 @calm
@@ -95,11 +95,11 @@ def packed(recorder: Recorder) -> Batch:
 def test_executions_arrive_as_they_were_recorded(given_: list[Any]) -> None:
     recorder = Recorder()
     recorder.open()
-    wanted = []
+    expected = []
     for (graph, node), took, outcome, attempts, action, error in given_:
         series = recorder.series(graph, node)
         series.record(took, outcome, attempts, action, error)
-        wanted.append(
+        expected.append(
             {
                 "graph": shown(graph),
                 "node": shown(node) or "__unnamed__",
@@ -112,7 +112,7 @@ def test_executions_arrive_as_they_were_recorded(given_: list[Any]) -> None:
                 "phase": error[1] if error else "",
             }
         )
-    assert events(packed(recorder)) == wanted
+    assert events(packed(recorder)) == expected
 
 
 @calm
@@ -132,11 +132,11 @@ def test_executions_arrive_as_they_were_recorded(given_: list[Any]) -> None:
 def test_points_arrive_as_they_were_recorded(given_: list[Any]) -> None:
     recorder = Recorder()
     recorder.open()
-    wanted = []
+    expected = []
     for kind, metric, (graph, node), labels, number in given_:
         value = abs(number) if kind == "count" else number
         recorder.point(kind, metric, graph, node, labels)(value)
-        wanted.append(
+        expected.append(
             {
                 "metric": shown(metric) or "__unnamed__",
                 "kind": kind,
@@ -147,8 +147,8 @@ def test_points_arrive_as_they_were_recorded(given_: list[Any]) -> None:
                 "value": value,
             }
         )
-    found = events(packed(recorder))
-    for one, other in zip(found, wanted, strict=True):
+    result = events(packed(recorder))
+    for one, other in zip(result, expected, strict=True):
         # Two keys that no UTF-8 can hold may have become one question mark.
         if len(one["labels"]) == len(other["labels"]):
             assert one == other
@@ -173,10 +173,10 @@ def test_points_arrive_as_they_were_recorded(given_: list[Any]) -> None:
 def test_runs_arrive_as_they_were_recorded(given_: list[Any]) -> None:
     recorder = Recorder()
     recorder.open()
-    wanted = []
+    expected = []
     for graph, took, outcome, reason, node, action, visits in given_:
         recorder.run_ended(graph, took, outcome, reason, node, action, visits)
-        wanted.append(
+        expected.append(
             {
                 "graph": shown(graph),
                 "end": recorder.pending.runs.flat[-7],
@@ -188,7 +188,7 @@ def test_runs_arrive_as_they_were_recorded(given_: list[Any]) -> None:
                 "visits": visits,
             }
         )
-    assert events(packed(recorder)) == wanted
+    assert events(packed(recorder)) == expected
 
 
 @calm
@@ -208,18 +208,18 @@ def test_details_arrive_as_they_were_recorded(
     )
     recorder.wired(Topology(graph, node, (node,), ((node, text, node),)))
     recorder.in_flight.add(Endless(graph, node, 2.5))
-    found = packed(recorder)
-    said = (shown(graph), shown(node), shown(text))
-    (failure,) = found.failures
+    result = packed(recorder)
+    output = (shown(graph), shown(node), shown(text))
+    (failure,) = result.failures
     message = clean_text(text.encode("utf-8", "replace").decode())
-    assert astuple(failure)[:6] == (1.5, "", *said, message)
+    assert astuple(failure)[:6] == (1.5, "", *output, message)
     name = wire.Outcome(outcome).name.lower()
     assert astuple(failure)[6:13] == ("exec", attempts, name, "r-1", "", "", 0.0)
-    assert astuple(failure)[13:] == (1.25, 3, (said[1],))
-    (topology,) = found.topologies
-    wiring = (said[1],), ((said[1], said[2], said[1]),)
-    assert astuple(topology)[:5] == ("", said[0], said[1], *wiring)
-    assert found.in_flight == (InFlight(said[0], said[1], 2.5, ""),)
+    assert astuple(failure)[13:] == (1.25, 3, (output[1],))
+    (topology,) = result.topologies
+    wiring = (output[1],), ((output[1], output[2], output[1]),)
+    assert astuple(topology)[:5] == ("", output[0], output[1], *wiring)
+    assert result.in_flight == (InFlight(output[0], output[1], 2.5, ""),)
 
 
 @calm
@@ -259,11 +259,11 @@ def test_messages_arrive_as_they_were_sent(
         )
     )
     text = shown(name)
-    greeting, found, flush, bye = read([stream])
+    greeting, result, flush, bye = read([stream])
     tags = ((text, text),)
     assert greeting == Hello(CLIENT.hex(), text, text, 1, 2.5, text, tags)
-    assert isinstance(found, Batch)
-    assert (found.seq, found.service, found.drops) == (seq, text, drops)
+    assert isinstance(result, Batch)
+    assert (result.seq, result.service, result.drops) == (seq, text, drops)
     assert flush == Flush(CLIENT.hex())
     assert bye == Bye(CLIENT.hex(), seq, drops)
 
@@ -343,10 +343,10 @@ def test_whatever_is_in_a_frame_the_decoder_says_what_and_the_next_one_is_read(
 ) -> None:
     decoder = Decoder()
     for message in packed_:
-        found = decoder.decode(message)
-        assert isinstance(found, Batch | Hello | Flush | Bye | Rejected)
-        if isinstance(found, Rejected):
-            assert found.text
+        result = decoder.decode(message)
+        assert isinstance(result, Batch | Hello | Flush | Bye | Rejected)
+        if isinstance(result, Rejected):
+            assert result.text
     assert plain(decoder.decode(SOUND[1])) == plain(Decoder().decode(SOUND[1]))
 
 
@@ -365,9 +365,9 @@ def test_a_conversation_goes_on_after_whatever_frames(packed_: list[bytes]) -> N
     replies = [r for r in link.replies() if r.get("client") == client]
     assert [reply["seq"] for reply in replies] == [0, 1]
     assert not link.closed
-    found = agent.pipeline.clients.get(client.hex())
-    assert found is not None
-    assert found.events == 3
+    result = agent.pipeline.clients.get(client.hex())
+    assert result is not None
+    assert result.events == 3
 
 
 @calm
@@ -392,14 +392,14 @@ def test_bytes_that_are_no_frames_are_skipped_by_their_length(
     """What a length announces is skipped, and what follows it is read."""
     size = len(noise)
     stream = size.to_bytes(4, "big") + noise + wire.frame(SOUND[4])
-    found: list[object] = []
+    results: list[object] = []
     reader = FrameReader(limit=50)
     chance = random.Random(seed)
     while stream:
         cut = chance.randint(1, len(stream))
-        found += reader.receive(stream[:cut])
+        results += reader.receive(stream[:cut])
         stream = stream[cut:]
-    first, second = found
+    first, second = results
     assert first == (Oversized(size) if size > 50 else noise)
     assert second == SOUND[4]
     assert not isinstance(first, OutOfStep)
@@ -407,7 +407,7 @@ def test_bytes_that_are_no_frames_are_skipped_by_their_length(
 
 def test_the_sound_messages_of_these_tests_are_sound() -> None:
     for message in SOUND:
-        found = Decoder().decode(message)
-        assert not isinstance(found, Rejected)
-        assert not (isinstance(found, Batch) and found.rejected)
+        decoded = Decoder().decode(message)
+        assert not isinstance(decoded, Rejected)
+        assert not (isinstance(decoded, Batch) and decoded.rejected)
     assert TABLE["strings"][0] == ""

@@ -31,8 +31,8 @@ def failure(message: str, traceback: str = "") -> FailureRecord:
 
 
 def cleaned(message: str, **config: object) -> str:
-    (found,) = Privacy(FailureConfig(**config)).redact([failure(message)])  # type: ignore[arg-type]
-    return found.message
+    (result,) = Privacy(FailureConfig(**config)).redact([failure(message)])  # type: ignore[arg-type]
+    return result.message
 
 
 @pytest.mark.parametrize(
@@ -56,11 +56,11 @@ def cleaned(message: str, **config: object) -> str:
     ],
 )
 def test_what_stands_behind_a_key_is_left_out(message: str) -> None:
-    found = cleaned(message)
-    assert SECRET not in found
-    assert REDACTED in found
+    clean = cleaned(message)
+    assert SECRET not in clean
+    assert REDACTED in clean
     # And the rest is there, to tell what went wrong.
-    assert found.partition(REDACTED)[0] == message.partition(SECRET)[0].removesuffix(
+    assert clean.partition(REDACTED)[0] == message.partition(SECRET)[0].removesuffix(
         "Bearer "
     ).removesuffix("basic ")
 
@@ -135,9 +135,9 @@ def test_so_much_is_kept_as_is_asked_for(
 ) -> None:
     privacy = Privacy(FailureConfig(detail=detail))  # type: ignore[arg-type]
     sent = failure(f"token={SECRET}", f"a.py:1 in f\ntoken={SECRET}")
-    (found,) = privacy.redact([sent])
-    assert (found.message, found.traceback) == (message, traceback)
-    assert replace(found, message="", traceback="") == failure("")
+    (result,) = privacy.redact([sent])
+    assert (result.message, result.traceback) == (message, traceback)
+    assert replace(result, message="", traceback="") == failure("")
 
 
 # -- what it may cost ----------------------------------------------------------------
@@ -197,14 +197,14 @@ def test_what_takes_for_ever_elsewhere_takes_no_time_here(pattern: str) -> None:
 def test_of_a_batch_with_too_many_secrets_the_rest_is_withheld() -> None:
     privacy = Privacy(FailureConfig())
     many = [failure(f"{n} token={SECRET} " + "pwd=a " * 70) for n in range(MAX_LIST)]
-    found = privacy.redact(many)
-    assert len(found) == MAX_LIST
-    assert not [f for f in found if SECRET in f.message]
-    withheld = [f for f in found if f.message == WITHHELD]
+    result = privacy.redact(many)
+    assert len(result) == MAX_LIST
+    assert not [f for f in result if SECRET in f.message]
+    withheld = [f for f in result if f.message == WITHHELD]
     assert privacy.withheld == len(withheld) == MAX_LIST - -(-MAX_SECRETS // 71)
     # What was seen before costs next to nothing, and the next batch begins anew.
     again = privacy.redact([*many[:3], *[failure(f"token={SECRET}")] * MAX_LIST])
-    assert [f.message for f in again[:3]] == [f.message for f in found[:3]]
+    assert [f.message for f in again[:3]] == [f.message for f in result[:3]]
     assert {f.message for f in again[3:]} == {f"token={REDACTED}"}
 
 
@@ -222,6 +222,6 @@ def test_half_a_character_hides_no_secret(text: str) -> None:
 
 @given(st.text(max_size=MAX_MESSAGE))
 def test_any_text_is_bounded_and_stays_text(text: str) -> None:
-    found = cleaned(text)
-    assert len(found) <= MAX_MESSAGE
-    found.encode("utf-8", "surrogatepass")
+    clean = cleaned(text)
+    assert len(clean) <= MAX_MESSAGE
+    clean.encode("utf-8", "surrogatepass")

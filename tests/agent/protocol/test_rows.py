@@ -32,24 +32,24 @@ from kaywatch_agent.protocol.limits import MAX_LABELS, MAX_ROWS
 
 def one(**changed: Any) -> dict[str, Any]:
     """Return the event that a sound row becomes, with what is `changed`."""
-    found = taken(rows({**ROW, **changed}))
-    assert not counted(found)
-    (event,) = events(found)
+    result = taken(rows({**ROW, **changed}))
+    assert not counted(result)
+    (event,) = events(result)
     return event
 
 
 def problem(row: object) -> str:
     """Return what is told of a row that can't be used; the ones around it are kept."""
-    found = taken(rows(ROW, row, ROW))
-    assert len(events(found)) == 2
-    assert counted(found) == {ErrorCode.BAD_ROW: 1}
-    assert found.problem.startswith("events[1]: ")
-    return found.problem
+    result = taken(rows(ROW, row, ROW))
+    assert len(events(result)) == 2
+    assert counted(result) == {ErrorCode.BAD_ROW: 1}
+    assert result.problem.startswith("events[1]: ")
+    return result.problem
 
 
 def test_an_execution_needs_a_node_and_seconds() -> None:
-    found = taken(rows({"node": "pay", "seconds": 0.5}))
-    assert events(found) == [
+    result = taken(rows({"node": "pay", "seconds": 0.5}))
+    assert events(result) == [
         {
             "graph": "",
             "node": "pay",
@@ -62,7 +62,7 @@ def test_an_execution_needs_a_node_and_seconds() -> None:
             "phase": "",
         }
     ]
-    assert (found.client, found.seq, found.service) == ("", None, "cron")
+    assert (result.client, result.seq, result.service) == ("", None, "cron")
 
 
 def test_an_execution_can_say_all_that_columns_can() -> None:
@@ -82,22 +82,22 @@ def test_an_execution_can_say_all_that_columns_can() -> None:
 
 def test_an_execution_can_say_where_its_time_went() -> None:
     phases = {"prep": 0.25, "exec": 0.5, "wait": 0.0, "items": 3}
-    found = one(**phases)
-    assert {name: found[name] for name in phases} == phases
+    result = one(**phases)
+    assert {name: result[name] for name in phases} == phases
 
 
 @pytest.mark.parametrize("name", wire.PHASE_COLUMNS)
 def test_phases_that_a_row_leaves_out_are_none_if_it_tells_others(name: str) -> None:
-    found = one(**{name: 2})
+    result = one(**{name: 2})
     nothing = dict.fromkeys(wire.PHASE_COLUMNS, 0)
-    told = {key: found[key] for key in wire.PHASE_COLUMNS}
-    assert told == {**nothing, name: 2}
+    values = {key: result[key] for key in wire.PHASE_COLUMNS}
+    assert values == {**nothing, name: 2}
 
 
 def test_rows_that_tell_phases_stand_before_the_others() -> None:
-    found = taken(rows(ROW, {**ROW, "node": "b", "exec": 0.5}, {**ROW, "items": 7}))
-    told = [(event["node"], event.get("items")) for event in events(found)]
-    assert told == [("b", 0), ("pay", 7), ("pay", None)]
+    result = taken(rows(ROW, {**ROW, "node": "b", "exec": 0.5}, {**ROW, "items": 7}))
+    values = [(event["node"], event.get("items")) for event in events(result)]
+    assert values == [("b", 0), ("pay", 7), ("pay", None)]
 
 
 @pytest.mark.parametrize("name", ["prep", "exec", "wait"])
@@ -112,8 +112,8 @@ def test_items_that_are_none_make_a_bad_row(value: object) -> None:
 
 
 def test_a_value_needs_a_metric_and_a_value() -> None:
-    found = taken(rows({"metric": "size", "value": 3}))
-    assert events(found) == [
+    result = taken(rows({"metric": "size", "value": 3}))
+    assert events(result) == [
         {
             "metric": "size",
             "kind": "observe",
@@ -170,15 +170,15 @@ def test_only_what_went_on_has_an_action(outcome: str, action: str) -> None:
 @pytest.mark.parametrize("key", ["end", "time"])
 def test_either_name_of_the_time_will_do(key: str) -> None:
     assert one(**{key: START})["end"] == START
-    found = taken(rows({"metric": "size", "value": 3, key: START}))
-    assert events(found)[0]["time"] == START
+    result = taken(rows({"metric": "size", "value": 3, key: START}))
+    assert events(result)[0]["time"] == START
 
 
 @pytest.mark.parametrize(
-    ("given", "kept"), [(0, 1), (-5, 1), (2**64 - 1, MAX_ATTEMPTS)]
+    ("value", "bounded"), [(0, 1), (-5, 1), (2**64 - 1, MAX_ATTEMPTS)]
 )
-def test_attempts_are_kept_in_bounds(given: int, kept: int) -> None:
-    assert one(attempts=given)["attempts"] == kept
+def test_attempts_are_kept_in_bounds(value: int, bounded: int) -> None:
+    assert one(attempts=value)["attempts"] == bounded
 
 
 def test_names_are_cut_not_refused() -> None:
@@ -187,9 +187,9 @@ def test_names_are_cut_not_refused() -> None:
     event = one(graph=long, node=long, action=long, error=long, outcome="suppressed")
     assert {event[key] for key in ("graph", "node", "action", "error")} == {cut}
     labels = {f"{number:02}": long for number in range(MAX_LABELS + 4)}
-    found = taken(rows({"metric": long, "value": 1, "labels": labels}))
-    assert found.table.points[0][1] == cut
-    assert events(found)[0]["labels"] == {f"{n:02}": cut for n in range(MAX_LABELS)}
+    result = taken(rows({"metric": long, "value": 1, "labels": labels}))
+    assert result.table.points[0][1] == cut
+    assert events(result)[0]["labels"] == {f"{n:02}": cut for n in range(MAX_LABELS)}
 
 
 def test_unknown_keys_are_ignored() -> None:
@@ -197,8 +197,8 @@ def test_unknown_keys_are_ignored() -> None:
 
 
 def test_a_row_of_a_metric_is_no_execution() -> None:
-    found = taken(rows({**ROW, "metric": "size", "value": 1}))
-    (event,) = events(found)
+    result = taken(rows({**ROW, "metric": "size", "value": 1}))
+    (event,) = events(result)
     assert event["metric"] == "size"
 
 
@@ -206,7 +206,7 @@ NAN, INF = math.nan, math.inf
 
 
 @pytest.mark.parametrize(
-    ("row", "told"),
+    ("row", "message"),
     [
         (5, "object"),
         ("text", "object"),
@@ -241,32 +241,34 @@ NAN, INF = math.nan, math.inf
         ({"metric": 5, "value": 3}, "metric"),
     ],
 )
-def test_a_row_that_cannot_be_used_is_left_out_and_told(row: object, told: str) -> None:
-    assert told in problem(row)
+def test_a_row_that_cannot_be_used_is_left_out_and_told(
+    row: object, message: str
+) -> None:
+    assert message in problem(row)
 
 
 def test_the_first_problem_is_told_and_all_are_counted() -> None:
-    found = taken(rows(ROW, {}, 5, ROW, {"node": "x"}))
-    assert len(events(found)) == 2
-    assert counted(found) == {ErrorCode.BAD_ROW: 3}
-    assert found.problem.startswith("events[1]: node: missing")
+    result = taken(rows(ROW, {}, 5, ROW, {"node": "x"}))
+    assert len(events(result)) == 2
+    assert counted(result) == {ErrorCode.BAD_ROW: 3}
+    assert result.problem.startswith("events[1]: node: missing")
 
 
 @pytest.mark.parametrize("value", [5, "text", {}, b"\x90", True, 1.5])
 def test_events_that_are_no_list_are_one_bad_row(value: object) -> None:
-    found = taken(wire.pack({"type": "batch", "events": value}))
-    assert (events(found), counted(found)) == ([], {ErrorCode.BAD_ROW: 1})
-    assert found.problem == "events: expected an array"
+    result = taken(wire.pack({"type": "batch", "events": value}))
+    assert (events(result), counted(result)) == ([], {ErrorCode.BAD_ROW: 1})
+    assert result.problem == "events: expected an array"
 
 
 def test_no_rows_are_sound() -> None:
-    found = taken(rows())
-    assert (events(found), counted(found)) == ([], {})
+    result = taken(rows())
+    assert (events(result), counted(result)) == ([], {})
 
 
 def test_rows_may_be_numbered_like_any_batch() -> None:
-    found = taken(rows(ROW, client=CLIENT, seq=4))
-    assert (found.client, found.seq) == (CLIENT.hex(), 4)
+    result = taken(rows(ROW, client=CLIENT, seq=4))
+    assert (result.client, result.seq) == (CLIENT.hex(), 4)
 
 
 def array_of(items: bytes, size: int) -> bytes:
@@ -275,25 +277,25 @@ def array_of(items: bytes, size: int) -> bytes:
 
 
 def test_as_many_rows_as_there_may_be_are_taken() -> None:
-    found = Decoder().decode(array_of(msgpack.packb(ROW), MAX_ROWS))
-    assert isinstance(found, Batch)
-    assert found.executions is not None
-    assert len(found.executions.end) == MAX_ROWS
-    assert not found.rejected
+    result = Decoder().decode(array_of(msgpack.packb(ROW), MAX_ROWS))
+    assert isinstance(result, Batch)
+    assert result.executions is not None
+    assert len(result.executions.end) == MAX_ROWS
+    assert not result.rejected
 
 
 @pytest.mark.parametrize("size", [MAX_ROWS + 1, wire.MAX_FRAME - 100])
 def test_more_rows_are_refused_together_and_counted(size: int) -> None:
-    found = Decoder().decode(array_of(b"\xc0", size))
-    assert isinstance(found, Batch)
-    assert counted(found) == {ErrorCode.BAD_ROW: size}
-    assert found.problem == f"events: {size} items, and at most {MAX_ROWS}"
+    result = Decoder().decode(array_of(b"\xc0", size))
+    assert isinstance(result, Batch)
+    assert counted(result) == {ErrorCode.BAD_ROW: size}
+    assert result.problem == f"events: {size} items, and at most {MAX_ROWS}"
 
 
 def test_rows_share_what_is_the_same() -> None:
-    found = taken(rows(ROW, ROW, {**ROW, "node": "ship"}))
-    assert found.table.series == [("checkout", "pay"), ("checkout", "ship")]
-    assert len(events(found)) == 3
+    result = taken(rows(ROW, ROW, {**ROW, "node": "ship"}))
+    assert result.table.series == [("checkout", "pay"), ("checkout", "ship")]
+    assert len(events(result)) == 3
 
 
 def test_a_batch_of_rows_says_the_same_as_one_of_columns() -> None:
@@ -318,11 +320,11 @@ def test_batches_of_rows_that_are_read_together_stay_apart() -> None:
 
     assert joined.members == [0, 1, 2, 3]
     assert (joined.executions, joined.points) == ([2, 1, 0, 1], [0, 1, 0, 2])
-    found = joined.events.executions
-    names = [joined.events.table.series[at][1] for at in found.series]
+    result = joined.events.executions
+    names = [joined.events.table.series[at][1] for at in result.series]
     assert names == ["b", ROW["node"], ROW["node"], "c"]
-    assert [names[at] for at in np.arange(4)[found.phases.of]] == ["b", "c"]
-    assert found.phases.exec.tolist() == [0.5, 0.0]
+    assert [names[at] for at in np.arange(4)[result.phases.of]] == ["b", "c"]
+    assert result.phases.exec.tolist() == [0.5, 0.0]
     assert [one.rejected.total() for one in checked] == [0, 2, 0, 0]
 
 

@@ -22,8 +22,8 @@ from kaywatch_agent.protocol.table import TableCache, TableError
 
 
 def with_table(**changed: Any) -> bytes:
-    found = {**TABLE, **changed}
-    return wire.pack({key: value for key, value in found.items() if value is not None})
+    result = {**TABLE, **changed}
+    return wire.pack({key: value for key, value in result.items() if value is not None})
 
 
 BAD = {
@@ -75,20 +75,20 @@ def taken_whole(table: bytes) -> Any:
 
 
 def test_a_bad_table_that_nothing_indexes_is_told_once() -> None:
-    found = taken(batch(table=b"\xc1", executions=None))
-    assert counted(found) == {ErrorCode.BAD_TABLE: 1}
+    result = taken(batch(table=b"\xc1", executions=None))
+    assert counted(result) == {ErrorCode.BAD_TABLE: 1}
 
 
 def test_a_bad_table_beside_bad_columns_is_counted_as_far_as_can_be_told() -> None:
     encoded = {"outcome": bytes(7), "end": bytes(8), "new": bytes(99)}
-    found = taken(batch(table=b"\xc1", executions=encoded, points=5))
-    assert counted(found) == {ErrorCode.BAD_TABLE: 7 + 1}
+    result = taken(batch(table=b"\xc1", executions=encoded, points=5))
+    assert counted(result) == {ErrorCode.BAD_TABLE: 7 + 1}
 
 
 def test_lists_that_are_not_used_may_be_left_out() -> None:
     table = with_table(points=None, errors=None)
-    found = taken(batch(table=table))
-    assert len(events(found)) == 3
+    result = taken(batch(table=table))
+    assert len(events(result)) == 3
 
 
 def test_the_highest_number_of_entries_is_taken() -> None:
@@ -99,8 +99,8 @@ def test_the_highest_number_of_entries_is_taken() -> None:
 
 def test_unknown_lists_and_phases_are_ignored() -> None:
     table = with_table(errors=[[0, ""], [5, "warp"]], new=[[1, 2, 3]])
-    found = taken(batch(table=table, executions=executions(1, error=[1])))
-    (event,) = events(found)
+    result = taken(batch(table=table, executions=executions(1, error=[1])))
+    (event,) = events(result)
     assert (event["error"], event["phase"]) == ("Timeout", "")
 
 

@@ -19,14 +19,14 @@ ROW = {"graph": "checkout", "node": "pay", "seconds": 0.12}
 
 
 def taken(text: bytes) -> Message:
-    found = message_of_json(text)
-    return found if isinstance(found, Rejected) else Decoder().decode(found)
+    result = message_of_json(text)
+    return result if isinstance(result, Rejected) else Decoder().decode(result)
 
 
 def batch(value: Any) -> Batch:
-    found = taken(json.dumps(value).encode())
-    assert isinstance(found, Batch), found
-    return found
+    result = taken(json.dumps(value).encode())
+    assert isinstance(result, Batch), result
+    return result
 
 
 @pytest.mark.parametrize(
@@ -41,8 +41,8 @@ def test_a_row_is_itself_or_in_a_list(value: Any) -> None:
 
 def test_a_service_is_that_of_all_rows() -> None:
     assert batch({"service": "cron", **ROW}).service == "cron"
-    found = batch({"service": "cron", "events": [ROW, ROW]})
-    assert (found.service, len(events(found))) == ("cron", 2)
+    result = batch({"service": "cron", "events": [ROW, ROW]})
+    assert (result.service, len(events(result))) == ("cron", 2)
 
 
 @pytest.mark.parametrize("value", [{}, {"node": "pay"}, [1], {"events": 3}, [ROW, {}]])
@@ -64,9 +64,9 @@ def test_what_is_no_row_is_counted(value: Any) -> None:
     ],
 )
 def test_what_is_no_json_of_rows_is_refused(text: bytes) -> None:
-    found = taken(text)
-    assert isinstance(found, Rejected)
-    assert found.code is ErrorCode.BAD_JSON
+    result = taken(text)
+    assert isinstance(result, Rejected)
+    assert result.code is ErrorCode.BAD_JSON
 
 
 @given(st.binary())

@@ -36,8 +36,8 @@ CLIENT = bytes(range(16))
 
 def fenced(language: str) -> dict[str, str]:
     """Return the page's fenced blocks of a language by their name."""
-    found = re.findall(rf"^```{language} ?(.*)\n((?s:.*?))^```$", PAGE, re.MULTILINE)
-    return dict(found)
+    matches = re.findall(rf"^```{language} ?(.*)\n((?s:.*?))^```$", PAGE, re.MULTILINE)
+    return dict(matches)
 
 
 def binary(value: Any) -> Any:
@@ -88,11 +88,11 @@ def test_our_encoder_makes_these_bytes() -> None:
         return without(MEANINGS[name], "type", "v")
 
     def batch(name: str) -> bytes:
-        found = fields(name)
+        result = fields(name)
         known = ("client", "seq", "sent", "service", "recorded", "drops")
-        sections = without(found, *known)
+        sections = without(result, *known)
         return wire.batch(
-            **{key: found[key] for key in known if key in found}, sections=sections
+            **{key: result[key] for key in known if key in result}, sections=sections
         )
 
     made = {
@@ -138,25 +138,29 @@ def test_the_agent_reads_the_hello() -> None:
 
 
 def test_the_agent_reads_where_a_client_begins() -> None:
-    found = decoded("hello-again")
-    assert (found.greeting, found.first) == (2, 3)
+    message = decoded("hello-again")
+    assert (message.greeting, message.first) == (2, 3)
 
 
 def test_the_agent_reads_what_a_process_uses() -> None:
-    found = decoded("batch-process")
-    assert found.process == ProcessSample(rss_bytes=31_457_280, cpu_seconds=1.5)
-    assert not counted(found)
+    message = decoded("batch-process")
+    assert message.process == ProcessSample(rss_bytes=31_457_280, cpu_seconds=1.5)
+    assert not counted(message)
 
 
 def test_the_agent_reads_the_columns() -> None:
-    found = decoded("batch-columns")
-    assert (found.client, found.seq, found.sent) == (CLIENT.hex(), 1, 1700000010.25)
-    assert (found.service, found.recorded) == ("shop", 5)
-    assert found.drops == {"buffer_full": 1}
-    assert not counted(found)
+    message = decoded("batch-columns")
+    assert (message.client, message.seq, message.sent) == (
+        CLIENT.hex(),
+        1,
+        1700000010.25,
+    )
+    assert (message.service, message.recorded) == ("shop", 5)
+    assert message.drops == {"buffer_full": 1}
+    assert not counted(message)
     ok = {"outcome": "ok", "attempts": 1, "action": "default", "error": "", "phase": ""}
     failed = {"outcome": "error", "attempts": 3, "action": ""}
-    assert events(found) == [
+    assert events(message) == [
         {
             "graph": "checkout",
             "node": "pay",
@@ -196,19 +200,19 @@ def test_the_agent_reads_the_columns() -> None:
 
 
 def test_the_agent_reads_the_phases() -> None:
-    found = decoded("batch-phases")
-    assert not counted(found)
-    pay, ship = events(found)
+    message = decoded("batch-phases")
+    assert not counted(message)
+    pay, ship = events(message)
     assert (pay["node"], pay["seconds"], pay["outcome"]) == ("pay", 2.5, "fallback")
-    told = {name: pay[name] for name in wire.PHASE_COLUMNS}
-    assert told == {"prep": 0.25, "exec": 0.5, "wait": 1.5, "items": 12}
+    values = {name: pay[name] for name in wire.PHASE_COLUMNS}
+    assert values == {"prep": 0.25, "exec": 0.5, "wait": 1.5, "items": 12}
     assert (ship["node"], ship["seconds"]) == ("ship", 0.125)
     assert not ship.keys() & wire.PHASE_COLUMNS.keys()
 
 
 def test_the_agent_reads_the_details() -> None:
-    found = decoded("batch-details")
-    assert found.failures == (
+    result = decoded("batch-details")
+    assert result.failures == (
         FailureRecord(
             time=1700000009.5,
             graph="checkout",
@@ -222,34 +226,34 @@ def test_the_agent_reads_the_details() -> None:
         ),
     )
     edges = (("pay", "default", "ship"),)
-    assert found.topologies == (
+    assert result.topologies == (
         TopologyRecord(
             graph="checkout", start="pay", nodes=("pay", "ship"), edges=edges
         ),
     )
-    assert found.in_flight == (InFlight("checkout", "pay", 1700000011.0, "a1-8"),)
-    assert not counted(found)
+    assert result.in_flight == (InFlight("checkout", "pay", 1700000011.0, "a1-8"),)
+    assert not counted(result)
 
 
 def test_the_agent_reads_the_loops() -> None:
-    found = decoded("batch-loops")
-    assert found.loops == (
+    message = decoded("batch-loops")
+    assert message.loops == (
         NodeRevisits("agent", "", 11, "a1-9"),
         NodeRevisits("agent", "decide", 6, "a1-9"),
         NodeRevisits("agent", "search", 5, "a1-9"),
     )
-    assert found.looped == (NodeRevisits("agent", "decide", 3),)
+    assert message.looped == (NodeRevisits("agent", "decide", 3),)
     assert decoded("batch-details").loops is None
-    assert not counted(found)
+    assert not counted(message)
 
 
 def test_the_agent_reads_the_rows() -> None:
-    found = decoded("batch-rows")
-    first, second = events(found)
+    message = decoded("batch-rows")
+    first, second = events(message)
     assert (first["node"], first["seconds"], first["outcome"]) == ("pay", 0.125, "ok")
     assert (second["metric"], second["value"]) == ("basket_size", 3.0)
     assert second["labels"] == {"shop": "de"}
-    assert not counted(found)
+    assert not counted(message)
 
 
 def test_the_agent_reads_flush_and_bye() -> None:
@@ -286,11 +290,11 @@ def test_the_python_example_pushes_what_it_says(
         stream = b""
         while chunk := connection.recv(65_536):
             stream += chunk
-    (found,) = read([stream])
-    assert isinstance(found, Batch)
-    assert found.service == "cron"
-    assert not counted(found)
-    pay, ship, size = events(found)
+    (result,) = read([stream])
+    assert isinstance(result, Batch)
+    assert result.service == "cron"
+    assert not counted(result)
+    pay, ship, size = events(result)
     assert (pay["graph"], pay["node"], pay["seconds"]) == ("checkout", "pay", 0.12)
     assert (pay["outcome"], pay["action"]) == ("ok", "default")
     assert (ship["outcome"], ship["error"], ship["action"]) == ("error", "Timeout", "")
@@ -315,9 +319,9 @@ def test_the_shell_example_pushes_what_it_says(call: str, seconds: float) -> Non
     (event,) = events(first)
     assert (event["node"], event["seconds"]) == ("backup", seconds)
     assert event["outcome"] == "ok"
-    for found in others:
-        assert isinstance(found, Batch)
-        (event,) = events(found)
+    for result in others:
+        assert isinstance(result, Batch)
+        (event,) = events(result)
         assert (event["seconds"], event["outcome"]) == (70_000.0, "error")
     assert len(others) == call.count(";")
 
@@ -349,9 +353,9 @@ def test_every_drop_reason_is_in_the_page() -> None:
 
 def test_every_outcome_is_in_the_page_with_its_number() -> None:
     rows = rows_under("Events in columns")
-    found = {row[0]: row[1] for row in rows}
+    result = {row[0]: row[1] for row in rows}
     for outcome in wire.Outcome:
-        assert found[str(int(outcome))] == f"`{outcome.name.lower()}`"
+        assert result[str(int(outcome))] == f"`{outcome.name.lower()}`"
 
 
 def test_every_reason_for_an_end_is_in_the_page() -> None:
@@ -369,9 +373,9 @@ def test_every_reason_for_an_end_is_in_the_page() -> None:
 )
 def test_every_column_is_in_the_page_with_its_type(columns: dict[str, str]) -> None:
     types = {"B": "u8", "H": "u16", "I": "u32", "f": "f32", "d": "f64"}
-    found = [(row[0], row[1]) for row in rows_under("Events in columns")]
-    wanted = [(f"`{name}`", types[code]) for name, code in columns.items()]
-    assert wanted in [found[at : at + len(wanted)] for at in range(len(found))]
+    result = [(row[0], row[1]) for row in rows_under("Events in columns")]
+    expected = [(f"`{name}`", types[code]) for name, code in columns.items()]
+    assert expected in [result[at : at + len(expected)] for at in range(len(result))]
 
 
 # In what it keeps of failures and topologies.
@@ -394,8 +398,8 @@ def test_every_key_of_a_message_is_in_the_page() -> None:
 
 def test_the_limits_are_those_of_the_page() -> None:
     text = " ".join(row[1] for row in rows_under("Limits")).replace(",", "")
-    found = {int(number) for number in re.findall(r"\d+", text)}
-    assert found == {
+    matches = {int(number) for number in re.findall(r"\d+", text)}
+    assert matches == {
         0,
         wire.MAX_FRAME,
         wire.MAX_NAME,
@@ -422,9 +426,9 @@ def test_a_vector_is_the_same_message_in_any_chunks() -> None:
         if MEANINGS[name]["type"] in ("ack", "error", "resend", "slow", "captured"):
             continue
         packed = FRAMES[name][4:]
-        found = Decoder().decode(packed)
-        if isinstance(found, Batch):
-            assert plain(taken(packed)) == plain(found)
+        decoder = Decoder().decode(packed)
+        if isinstance(decoder, Batch):
+            assert plain(taken(packed)) == plain(decoder)
 
 
 def test_links_within_the_page_lead_somewhere() -> None:

@@ -49,17 +49,17 @@ class Decoder:
         self._reader = BatchReader()
 
     def decode(self, frame: bytes) -> Any:
-        found = decoder.decode(frame)
-        if not isinstance(found, messages.Batch):
-            return found
+        message = decoder.decode(frame)
+        if not isinstance(message, messages.Batch):
+            return message
         checked = Checked()
-        joined = list(self._reader.events([found], [found.service], [checked]))
+        joined = list(self._reader.events([message], [message.service], [checked]))
         events = (
             joined[0].events if joined else messages.Events(Table([""], [], [], []))
         )
-        details = self._reader.details(found, checked)
+        details = self._reader.details(message, checked)
         return Batch(
-            *found[:6],
+            *message[:6],
             table=events.table,
             executions=events.executions,
             points=events.points,

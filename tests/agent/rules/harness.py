@@ -135,15 +135,15 @@ class AlertHarness:
 
     def wait(self, seconds: float, step: float = 5.0) -> list[tuple[str, str]]:
         """Advance the clock, with an evaluation every `step` seconds."""
-        found = []
+        results = []
         left = seconds
         while left > 0:
             passed = min(step, left)
             left -= passed
             self.now += passed
             self.mono += passed
-            found += self.evaluate()
-        return found
+            results += self.evaluate()
+        return results
 
     def restart(self, down: float = 0.0, *, clean: bool = True) -> None:
         """Kill or stop the agent, and start it again after `down` seconds."""

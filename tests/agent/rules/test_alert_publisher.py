@@ -38,14 +38,14 @@ class Broker:
 
     def take(self, most: int = 100) -> list[tuple[str, str]]:
         """Take what is to be told; return topics and states."""
-        found = list(islice(self.publisher.messages(), most))
-        self.read += found
-        for topic, payload, retain in found:
+        results = list(islice(self.publisher.messages(), most))
+        self.read += results
+        for topic, payload, retain in results:
             if retain and payload:
                 self.holds[topic] = payload
             elif retain:
                 self.holds.pop(topic, None)
-        return [(topic, payload.decode()) for topic, payload, _ in found]
+        return [(topic, payload.decode()) for topic, payload, _ in results]
 
 
 class Alerts:

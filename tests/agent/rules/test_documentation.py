@@ -40,7 +40,7 @@ LEAST: dict[str, dict[str, Any]] = {
 }
 
 
-def known(complaint: Any, *arguments: Any) -> set[str]:
+def known_keys(complaint: Any, *arguments: Any) -> set[str]:
     """The keys that the loader would have taken instead of `strange`."""
     with pytest.raises(ConfigError, match="strange") as caught:
         complaint(*arguments)
@@ -55,7 +55,7 @@ def documented(names: set[str]) -> set[str]:
 def test_every_key_of_a_rule_is_documented(kind: str) -> None:
     rule = {"name": "r", "kind": kind, "strange": 1, **LEAST[kind]}
 
-    assert documented(known(load.load, {"rule": [rule]})) == set()
+    assert documented(known_keys(load.load, {"rule": [rule]})) == set()
 
 
 def test_every_key_of_the_other_tables_is_documented() -> None:
@@ -70,7 +70,7 @@ def test_every_key_of_the_other_tables_is_documented() -> None:
         {"rule": [when]},
         {"inhibit": [inhibit]},
     ):
-        names = known(load.load, table) - {"source", "target", "equal"}
+        names = known_keys(load.load, table) - {"source", "target", "equal"}
         assert documented(names) == set(), table
     assert documented(set(BUILT_IN)) == set()
     assert all(f"\n{name} = [" in WRITTEN for name in ("source", "target", "equal"))
@@ -90,15 +90,15 @@ def test_every_key_of_a_test_is_documented() -> None:
         "outage": {"receiver": "ops"},
     }
     load_cases = partial(files.load, settings=settings, receivers=receivers)
-    names = known(load_cases, {"test": [{"name": "t", "strange": 1}]})
+    names = known_keys(load_cases, {"test": [{"name": "t", "strange": 1}]})
     assert names >= set(min_severity)
     for key, part in min_severity.items():
         test = {"name": "t", key: [{**part, "strange": 1}]}
-        names |= known(load_cases, {"test": [test]})
+        names |= known_keys(load_cases, {"test": [test]})
     flight = {"name": "t", "process": [{"in_flight": [{"strange": 1}]}]}
-    names |= known(load_cases, {"test": [flight]})
+    names |= known_keys(load_cases, {"test": [flight]})
     loop = {"name": "t", "process": [{"loops": [{"strange": 1}]}]}
-    names |= known(load_cases, {"test": [loop]})
+    names |= known_keys(load_cases, {"test": [loop]})
 
     assert documented(names) == set()
 

@@ -115,12 +115,12 @@ def test_what_ends_within_the_cooldown_is_never_told() -> None:
     harness.wait(5)
     harness.ran(900)
     harness.wait(70)
-    told = len(harness.sent)
+    notifications = len(harness.sent)
     harness.ran(100, 50)
     harness.wait(5)
     harness.ran(900)
     harness.wait(400)
-    assert len(harness.sent) == told
+    assert len(harness.sent) == notifications
 
 
 @pytest.mark.parametrize("clean", [True, False])
@@ -235,8 +235,8 @@ def test_a_rule_edited_while_it_fires(
     harness.ran(100, 50)
     assert harness.wait(5) == FIRING
     harness.reload({**rule(window="10m"), **change})
-    told = harness.wait(10)
-    assert sorted(told) == sorted(expected)
+    notifications = harness.wait(10)
+    assert sorted(notifications) == sorted(expected)
     ended = [alert.reason for _, _, kind, alert in harness.sent if kind == "resolved"]
     assert ended == [reason] * len(ended)
 
@@ -284,7 +284,7 @@ def test_an_alert_that_flaps_is_told_less_often() -> None:
 
 def silence(harness: AlertHarness, text: str, start: float, end: float) -> None:
     at = [dt.datetime.fromtimestamp(harness.now + s, dt.UTC) for s in (start, end)]
-    found = Silence(
+    result = Silence(
         id="s1",
         matchers=(parse(text),),
         starts_at=at[0],
@@ -292,7 +292,7 @@ def silence(harness: AlertHarness, text: str, start: float, end: float) -> None:
         created_by="ann",
         comment="works",
     )
-    harness.engine.silences.put(found)
+    harness.engine.silences.put(result)
 
 
 def test_a_silence_that_ends_while_it_fires() -> None:
@@ -359,11 +359,11 @@ def test_an_alert_keeps_others_quiet_while_it_fires() -> None:
     )
     harness.ran(100, 80)
     harness.ran(100, 30, node="ship")
-    told = {
+    notifications = {
         (r, a.rule, a.labels["node"])
         for _, r, _, a in (harness.wait(5), harness)[1].sent
     }
-    assert told == {
+    assert notifications == {
         (receiver, name, node)
         for receiver in ("chat", "pager")
         for name, node in (("worse", "pay"), ("bad", "ship"))
@@ -413,8 +413,8 @@ def test_alerts_that_are_too_many_are_an_alert_themselves() -> None:
         ({"rule": "success"}, 2.0),
         ({"rule": "other"}, 1.0),
     ]
-    told = [alert for *_, alert in harness.sent if alert.rule == REFUSED]
-    assert told[0].summary == "success: alerts refused 2, above 0"
+    notifications = [alert for *_, alert in harness.sent if alert.rule == REFUSED]
+    assert notifications[0].summary == "success: alerts refused 2, above 0"
     stored = {i.key for i in harness.engine.alerts}
 
     # One rule is taken away, the other one's alerts end by themselves.
@@ -661,11 +661,11 @@ def test_a_loop_between_two_nodes_is_told_by_its_node_while_it_spins() -> None:
     spinning = (*spinning, NodeRevisits("shop", "decide", 21, "r1"))
     harness.process(7, loops=spinning)
     assert harness.wait(5) == FIRING
-    told = harness.sent[0][3]
-    assert told.labels == {"graph": "shop", "node": "decide"}
-    assert told.summary == "shop / decide: node visits max 21, above 20"
-    assert told.note == "pid 7 on box, run r1"
-    assert told.history == ()
+    notifications = harness.sent[0][3]
+    assert notifications.labels == {"graph": "shop", "node": "decide"}
+    assert notifications.summary == "shop / decide: node visits max 21, above 20"
+    assert notifications.note == "pid 7 on box, run r1"
+    assert notifications.history == ()
     harness.process(7, ClientState.DIED, loops=spinning)
     assert harness.wait(5) == RESOLVED
     harness.looped("search", 30)

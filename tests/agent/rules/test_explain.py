@@ -9,9 +9,9 @@ from kaywatch_agent.rules.explain import GroupResult, nearest, rule_sentence
 
 def groups(harness: AlertHarness, name: str = "success") -> list[GroupResult]:
     harness.evaluate()
-    found = harness.engine.last_result(name)
-    assert found is not None
-    return nearest(harness.engine.settings.rules[name], found, 10)
+    result = harness.engine.last_result(name)
+    assert result is not None
+    return nearest(harness.engine.settings.rules[name], result, 10)
 
 
 def test_what_would_fire_first_comes_first() -> None:
@@ -22,11 +22,11 @@ def test_what_would_fire_first_comes_first() -> None:
     harness.ran(25, 1, node="near")
     harness.ran(9, 9, node="rare")
 
-    found = groups(harness)
-    assert [group.labels["node"] for group in found] == [
+    result = groups(harness)
+    assert [group.labels["node"] for group in result] == [
         "broken", "between", "rare", "near", "fine"
     ]  # fmt: skip
-    texts = {group.labels["node"]: group.text for group in found}
+    texts = {group.labels["node"]: group.text for group in result}
     assert texts["broken"] == "the condition is met"
     assert texts["between"].endswith("clear is success_rate >= 0.95")
     assert texts["near"] == "not met"
@@ -82,6 +82,6 @@ def test_a_resolved_alert_is_not_said_to_be_above() -> None:
     harness.now += 120
     harness.ran(20)
     harness.evaluate()
-    told = harness.sent[-1]
-    assert told[2] == "resolved"
-    assert "success rate 100.0 %, limit 90.0 %" in told[3].summary
+    message = harness.sent[-1]
+    assert message[2] == "resolved"
+    assert "success rate 100.0 %, limit 90.0 %" in message[3].summary

@@ -32,12 +32,12 @@ value = 0.9
 
 def test_without_configuration_the_page_s_thresholds_are_on() -> None:
     rules = load({}).rules
-    found = {
+    result = {
         name: (rule.condition.metric, rule.condition.threshold)
         for name, rule in rules.items()
         if isinstance(rule.condition, Threshold)
     }
-    assert found == {
+    assert result == {
         "success_rate_min": ("success_rate", 0.95),
         "avg_execution_time_max": ("latency_avg", 5.0),
         "error_rate_max": ("error_rate", 0.05),

@@ -42,11 +42,11 @@ def live(
 def states(findings: str, timing: Timing) -> str:
     """Return the first letters of the states after findings of 10 s each."""
     words = {"b": BREACH, "-": BAND, "c": CLEAR, "u": UNKNOWN}
-    life, found = Lifecycle(), ""
+    life, result = Lifecycle(), ""
     for letter in findings:
         life, _ = advance(life, words[letter], 10.0, timing, 0.0)
-        found += life.state[0]
-    return found
+        result += life.state[0]
+    return result
 
 
 @pytest.mark.parametrize(

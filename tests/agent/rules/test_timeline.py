@@ -178,9 +178,9 @@ def test_an_inhibition_names_the_alert_that_keeps_it_quiet() -> None:
     )
     harness.ran(100, 80)
     harness.wait(5)
-    found = {i.rule: i for i in harness.engine.alerts}
-    held = found["bad"].suppressions["chat"]
-    assert (held.reason, held.by) == (SuppressionReason.INHIBITED, found["worse"].id)
+    result = {i.rule: i for i in harness.engine.alerts}
+    held = result["bad"].suppressions["chat"]
+    assert (held.reason, held.by) == (SuppressionReason.INHIBITED, result["worse"].id)
     assert held.text == "while worse fires"
 
 
@@ -197,12 +197,12 @@ def test_a_cooldown_has_its_end_and_says_that_it_flaps() -> None:
         harness.wait(15)
         harness.ran(100)
         harness.wait(20)
-    told = harness.only.notified["chat"].fired_at
-    assert min(end for end in ends if end) == pytest.approx(told + 300)
+    notified_at = harness.only.notified["chat"].fired_at
+    assert min(end for end in ends if end) == pytest.approx(notified_at + 300)
     harness.ran(100, 50)
     harness.wait(5)
     held = harness.only.suppressions["chat"]
-    assert held.until == pytest.approx(told + 600)
+    assert held.until == pytest.approx(notified_at + 600)
     assert "is flapping, so the cooldown is 10m" in held.text
 
 
@@ -229,8 +229,12 @@ def test_a_story_as_it_was_kept_before_is_read() -> None:
         "held_back": {"chat": "silenced: by ann: works"},
         "log": [{"time": 1.0, "text": "ok -> firing", "value": 0.5}],
     }
-    found = msgspec.json.decode(msgspec.json.encode(old), type=Alert)
-    assert (found.timeline[0].text, found.timeline[0].after, found.suppressions) == (
+    document = msgspec.json.decode(msgspec.json.encode(old), type=Alert)
+    assert (
+        document.timeline[0].text,
+        document.timeline[0].after,
+        document.suppressions,
+    ) == (
         "ok -> firing",
         "",
         {},

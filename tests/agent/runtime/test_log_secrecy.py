@@ -51,8 +51,8 @@ def test_what_others_say_is_no_line_of_ours_on_a_console() -> None:
 
 
 def test_each_line_of_json_is_one_event() -> None:
-    found = [json.loads(line) for line in logged("json").splitlines()]
-    assert [line["event"].split()[0] for line in found] == ["one", "two", "three"]
+    lines = [json.loads(line) for line in logged("json").splitlines()]
+    assert [line["event"].split()[0] for line in lines] == ["one", "two", "three"]
     # JSON has its own escapes, so the value is what it was.
-    assert found[0]["path"].startswith("x\n2026")
+    assert lines[0]["path"].startswith("x\n2026")
     assert logged("json").isascii()

@@ -24,7 +24,7 @@ class ShopMetrics(Metrics):
 def collected(*components: Metrics) -> dict[str, dict[tuple[str, ...], float]]:
     registry = MetricsRegistry()
     registry.include(*components)
-    return {instrument.name: found for instrument, found in registry.collect()}
+    return {instrument.name: result for instrument, result in registry.collect()}
 
 
 def test_what_is_counted_is_collected() -> None:
@@ -69,10 +69,10 @@ def test_components_of_one_class_are_added_up() -> None:
     one.lost.labels("fire").add(1)
     other.lost.labels("flood").add(2)
 
-    found = collected(one, other)
+    result = collected(one, other)
 
-    assert found["test_visits_total"] == {(): 3.0}
-    assert found["test_lost_total"] == {("fire",): 1.0, ("flood",): 2.0}
+    assert result["test_visits_total"] == {(): 3.0}
+    assert result["test_lost_total"] == {("fire",): 1.0, ("flood",): 2.0}
 
 
 def test_a_function_is_asked_at_each_collection() -> None:

@@ -80,8 +80,8 @@ def test_the_manager_hears_of_the_whole_life(
     assert manager.hears() == {"READY": "1", "STATUS": problem}
     health.report("store", 3.0, "the disk is full")
     supervision.tick(3.0, COUNTS._replace(events=5000), health.status(3.0))
-    said = f"{line}; {problem}; store: the disk is full"
-    assert manager.hears() == {"WATCHDOG": "1", "STATUS": said}
+    output = f"{line}; {problem}; store: the disk is full"
+    assert manager.hears() == {"WATCHDOG": "1", "STATUS": output}
     supervision.reloaded()
     assert manager.hears()["READY"] == "1"
     supervision.stopping()
@@ -173,17 +173,17 @@ def activated(*options: str) -> list[str]:
             until(lambda: client.connect_ex(path) == 0, "it listens")
             if kind == socket.SOCK_DGRAM:
                 client.send(b"x")
-            said, _ = process.communicate(timeout=20)
-        return said.replace(path, "SOCKET").splitlines()
+            output, _ = process.communicate(timeout=20)
+        return output.replace(path, "SOCKET").splitlines()
 
 
 def test_the_sockets_that_systemd_holds_are_taken_by_their_names() -> None:
-    said = activated(
+    output = activated(
         "--listen=SOCKET", f"--listen=127.0.0.1:{free_port()}", "--fdname=ingest:http"
     )
 
-    assert said[0].startswith("{'ingest': ['SOCKET'], 'http': [('127.0.0.1', ")
-    assert said[1:] == ["[False, False]", "[]"]
+    assert output[0].startswith("{'ingest': ['SOCKET'], 'http': [('127.0.0.1', ")
+    assert output[1:] == ["[False, False]", "[]"]
 
 
 @pytest.mark.parametrize(
@@ -207,10 +207,10 @@ def test_the_sockets_that_systemd_holds_are_taken_by_their_names() -> None:
 def test_a_socket_that_can_not_be_served_on_says_what_to_change(
     options: list[str], complaint: str
 ) -> None:
-    said = activated("--listen=SOCKET", *options)
+    output = activated("--listen=SOCKET", *options)
 
-    assert complaint in said[0]
-    assert said[1] == "[]"
+    assert complaint in output[0]
+    assert output[1] == "[]"
 
 
 async def test_a_socket_that_is_held_stays_when_the_agent_goes() -> None:
@@ -268,8 +268,8 @@ def test_control_characters_are_shown_and_not_obeyed(text: str, shown: str) -> N
 
 def test_stderr_is_the_journal_when_systemd_says_so(tmp_path: Path) -> None:
     with (tmp_path / "x").open("wb") as file:
-        found = os.fstat(file.fileno())
-        right = {"JOURNAL_STREAM": f"{found.st_dev}:{found.st_ino}"}
+        status = os.fstat(file.fileno())
+        right = {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
         assert is_journal(file.fileno(), right)
         assert not is_journal(file.fileno(), {"JOURNAL_STREAM": "1:2"})
         assert not is_journal(file.fileno(), {})

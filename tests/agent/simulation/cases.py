@@ -57,6 +57,6 @@ def run_case(
             "receiver": {"ops": SLACK} if receivers is None else receivers,
         }
     )
-    told = config.notify.receivers
-    (case,) = files.load({"test": [{"name": "t", **test}]}, config.alerts, told)
-    return run_test(case, config.alerts, told)
+    parsed = config.notify.receivers
+    (case,) = files.load({"test": [{"name": "t", **test}]}, config.alerts, parsed)
+    return run_test(case, config.alerts, parsed)

@@ -29,9 +29,9 @@ OFF = dict.fromkeys(BUILT_IN, False)
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    found = tmp_path_factory.mktemp("past") / "kaywatch.db"
-    record(found)
-    return found
+    folder = tmp_path_factory.mktemp("past") / "kaywatch.db"
+    record(folder)
+    return folder
 
 
 def tried(
@@ -62,12 +62,12 @@ def report(path: Path) -> BacktestReport:
 def test_each_outage_is_an_episode_as_exact_as_the_past_is(
     report: BacktestReport,
 ) -> None:
-    found = [
+    result = [
         one for one in find_episodes(report.simulation) if one.rule == "error_rate_max"
     ]
 
-    assert len(found) == 3
-    first, second, third = [(one.start - BEGIN, one.end) for one in found]
+    assert len(result) == 3
+    first, second, third = [(one.start - BEGIN, one.end) for one in result]
     # By the hour: noticed within ten minutes, as the bucket is all that is known.
     assert 1 * HOUR <= first[0] <= 1 * HOUR + 660
     assert 3 * HOUR <= first[1] - BEGIN <= 3 * HOUR + 720
@@ -91,14 +91,14 @@ def test_messages_are_counted_and_rendered_as_they_would_have_been_sent(
     }
     assert dict(simulation.delivery.alerts) == {STAND_IN: 5}
 
-    told = tried(path, receivers={"ops": SLACK, "pager": PAGER})
-    found = report_json(told)
-    assert [one["receiver"] for one in found["receivers"]] == ["ops", "pager"]
-    bodies = [m["body"] for m in found["messages"] if m["receiver"] == "pager"]
+    message = tried(path, receivers={"ops": SLACK, "pager": PAGER})
+    result = report_json(message)
+    assert [one["receiver"] for one in result["receivers"]] == ["ops", "pager"]
+    bodies = [m["body"] for m in result["messages"] if m["receiver"] == "pager"]
     actions = [body["event_action"] for body in bodies]
     assert actions == ["trigger", "resolve"] * 2 + ["trigger"]
     assert len({body["dedup_key"] for body in bodies}) == 1
-    chat = next(m for m in found["messages"] if m["receiver"] == "ops")
+    chat = next(m for m in result["messages"] if m["receiver"] == "ops")
     assert f" *{chat['title']}*\n" in chat["body"]["text"]
 
 

@@ -78,7 +78,7 @@ def test_each_kind_of_thing_can_happen() -> None:
 
 
 def test_what_is_missing_too_much_and_otherwise_is_said() -> None:
-    found = differences(
+    result = differences(
         rule(summary="{node} fails"),
         executions=failing("pay"),
         alerts=[
@@ -102,7 +102,7 @@ def test_what_is_missing_too_much_and_otherwise_is_said() -> None:
         ],
     )
 
-    assert "\n".join(found).splitlines() == [
+    assert "\n".join(result).splitlines() == [
         "at 30s, alerts of fails:",
         "  - pending    graph=shop node=x",
         "  + firing     graph=shop node=pay, value 100.0 %",
@@ -132,15 +132,15 @@ def test_messages_are_told_apart_by_what_is_in_them() -> None:
         "receivers": {"pager": PAGER},
     }
     assert not differences(rule(), **happens, message=expected)
-    found = differences(rule(), **happens, message=expected[:1])
-    assert [line.partition("\n")[0] for line in found] == [
+    result = differences(rule(), **happens, message=expected[:1])
+    assert [line.partition("\n")[0] for line in result] == [
         "messages:",
         "  +       0s pager firing, 1 alert",
     ]
 
 
 @pytest.mark.parametrize(
-    ("expected", "found", "lines"),
+    ("expected", "actual", "lines"),
     [
         ({}, {"a": 1}, []),
         ({"a": 0.3}, {"a": 0.1 + 0.2}, []),
@@ -157,8 +157,8 @@ def test_messages_are_told_apart_by_what_is_in_them() -> None:
         ({"a": "x" * 500}, {"a": "y"}, [f'body.a: "y", expected "{"x" * 198}…']),
     ],
 )
-def test_part_of_a_body_is_compared(expected: Any, found: Any, lines: Any) -> None:
-    assert compare_bodies(expected, found, "body") == lines
+def test_part_of_a_body_is_compared(expected: Any, actual: Any, lines: Any) -> None:
+    assert compare_bodies(expected, actual, "body") == lines
 
 
 def test_messages_that_nobody_expects_are_differences_where_none_must_be() -> None:

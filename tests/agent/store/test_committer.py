@@ -27,8 +27,8 @@ class Part:
         self.all.append(number)
 
     def changes(self, full: bool) -> tuple[int, ...]:
-        found, self.pending = (self.all if full else self.pending), []
-        return tuple(found)
+        result, self.pending = (self.all if full else self.pending), []
+        return tuple(result)
 
     def committed(self, change: tuple[int, ...]) -> None:
         self.durable += change

@@ -102,11 +102,11 @@ def events(count: int, now: float, seed: int = 0) -> list[Event]:
 
 def test_a_new_file_knows_nothing(path: Path) -> None:
     store = Store(path)
-    found = store.restore()
+    state = store.restore()
 
-    assert found.now is None
-    assert (found.keys, found.names, found.buckets, found.clients) == ([], {}, {}, {})
-    assert not len(found.totals.rows)
+    assert state.now is None
+    assert (state.keys, state.names, state.buckets, state.clients) == ([], {}, {}, {})
+    assert not len(state.totals.rows)
     store.close()
 
 
@@ -126,19 +126,19 @@ def test_what_was_committed_is_there_again(store: Store) -> None:
         )
     )
     store.commit(ticks.change(START + 3, [], forgotten=["bb"]))
-    found = again(store)
+    result = again(store)
 
-    assert (found.now, found.since) == (START + 3, START)
-    assert found.keys == KEYS
-    assert found.names == {facet: list(map(_plain, v)) for facet, v in NAMES.items()}
-    assert found.clients == {"aa": b'{"seq": 3}'}
-    assert found.failures == [FAILURE]
-    assert found.topologies == [TOPOLOGY]
-    assert found.counters == b"{}"
-    same(found.totals, ticks.expected())
-    for n, bucket in found.buckets.items():
+    assert (result.now, result.since) == (START + 3, START)
+    assert result.keys == KEYS
+    assert result.names == {facet: list(map(_plain, v)) for facet, v in NAMES.items()}
+    assert result.clients == {"aa": b'{"seq": 3}'}
+    assert result.failures == [FAILURE]
+    assert result.topologies == [TOPOLOGY]
+    assert result.counters == b"{}"
+    same(result.totals, ticks.expected())
+    for n, bucket in result.buckets.items():
         same(bucket, ticks.expected(n * 10, n * 10 + 10))
-    assert set(found.buckets) | set(found.stored) == {
+    assert set(result.buckets) | set(result.stored) == {
         int(e.time // 10) for e in ticks.events if e.time > START - 100
     }
 
@@ -163,19 +163,19 @@ def test_hours_of_ticks_restart_by_restart(path: Path) -> None:
             store.close()
             store = Store(path)
             same(store.restore().totals, ticks.expected())
-    found = again(store)
+    result = again(store)
     archive = Archive(path, 0.0)
 
-    same(found.totals, ticks.expected())
+    same(result.totals, ticks.expected())
     late = [e for e in ticks.events if e.row == 2 and e.time == START]
     assert len(late) >= 1200
     counts = []
     for resolution in (10, 3600):
-        parts = dict.fromkeys(found.buckets, EMPTY)
+        parts = dict.fromkeys(result.buckets, EMPTY)
         read = list(archive.read(0, now + 10, resolution))
         whole = merge(
             [bucket for start, bucket in read if start // 10 not in parts]
-            + list(found.buckets.values())
+            + list(result.buckets.values())
         )
         expected = ticks.expected(START - 3100, now + 10).executions.sum() - 1200
         assert whole.executions.sum() == expected
@@ -227,9 +227,9 @@ def test_a_change_that_failed_can_be_committed_later(store: Store) -> None:
     store._open.execute("PRAGMA max_page_count = 100000000")
     store.commit(change)
 
-    found = again(store)
-    same(found.totals, ticks.expected())
-    assert found.keys == KEYS
+    result = again(store)
+    same(result.totals, ticks.expected())
+    assert result.keys == KEYS
 
 
 def test_a_file_that_somebody_locks_is_an_error_that_passes(store: Store) -> None:
@@ -337,16 +337,16 @@ def test_lists_in_an_older_format_are_dropped_and_totals_kept(
         old._open.execute("INSERT INTO clients VALUES ('ab', ?)", (data,))
         old.close()
     store = Store(tmp_path / "old.db")
-    found = store.restore()
+    state = store.restore()
     store.close()
 
     assert store.aside is None
-    same(found.totals, ticks.expected())
-    assert not found.failures
+    same(state.totals, ticks.expected())
+    assert not state.failures
     # Else a batch that is sent again after the update would be counted twice.
-    kept = Client.from_json(found.clients["ab"])
-    assert (kept.id, kept.service, kept.events) == ("ab", "shop", 9)
-    assert kept.received_seq == kept.committed_seq == 7
+    stored = Client.from_json(state.clients["ab"])
+    assert (stored.id, stored.service, stored.events) == ("ab", "shop", 9)
+    assert stored.received_seq == stored.committed_seq == 7
 
 
 def test_renamed_counts_are_kept_and_fingerprints_of_rules_dropped(
@@ -384,16 +384,20 @@ def test_renamed_counts_are_kept_and_fingerprints_of_rules_dropped(
             )
         old.close()
     store = Store(tmp_path / "old.db")
-    found = store.restore()
+    state = store.restore()
     store.close()
 
     assert store.aside is None
-    kept = [Client.from_json(found.clients[name]) for name in ("ab", "cd")]
-    assert [one.overflow for one in kept] == [30, 30]
-    assert (kept[0].events, kept[0].tags, kept[0].skew) == (81, {"folded": "ü"}, 0.1)
-    assert found.documents["alert", "a"] == b'{"meaning":"","value":0.1}'
-    assert found.documents["alert", "b"] == b"damaged"
-    assert json.loads(found.counters) == {
+    stored = [Client.from_json(state.clients[name]) for name in ("ab", "cd")]
+    assert [one.overflow for one in stored] == [30, 30]
+    assert (stored[0].events, stored[0].tags, stored[0].skew) == (
+        81,
+        {"folded": "ü"},
+        0.1,
+    )
+    assert state.documents["alert", "a"] == b'{"meaning":"","value":0.1}'
+    assert state.documents["alert", "b"] == b"damaged"
+    assert json.loads(state.counters) == {
         "kaywatch_overflow_series_total": [[[], 30.0]],
         "kaywatch_out_of_range_events_total": [[["late"], 2.0]],
         "kaywatch_events_total": [[[], 81.0]],
@@ -435,9 +439,9 @@ def test_a_damaged_file_is_set_aside(store: Store, damage: str) -> None:
         data[:] = b"not a database at all\n" * 100
     store.path.write_bytes(data)
     other = Store(store.path)
-    found = other.restore()
+    state = other.restore()
 
-    assert found.now is None
+    assert state.now is None
     assert other.aside is not None
     assert other.aside.read_bytes() == data
     assert "damaged" in other.aside.name
@@ -451,9 +455,9 @@ def test_starting_over_tells_everything_again(store: Store) -> None:
     store.start_over()
 
     store.commit(ticks.change(START + 1, events(5, START + 1)))
-    found = again(store)
-    assert found.keys == KEYS
-    assert not found.clients
+    result = again(store)
+    assert result.keys == KEYS
+    assert not result.clients
 
 
 # -- tiers ---------------------------------------------------------------------------

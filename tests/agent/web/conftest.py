@@ -26,16 +26,16 @@ STRANGE = [
 @pytest.fixture
 def served() -> Iterator[Served]:
     """An agent that has seen nothing."""
-    with serving() as found:
-        yield found
+    with serving() as result:
+        yield result
 
 
 @pytest.fixture(scope="module")
 def shop() -> Iterator[Served]:
     """An agent that has seen two services; for tests that only read."""
-    with serving() as found:
-        fill(found)
-        yield found
+    with serving() as result:
+        fill(result)
+        yield result
 
 
 def fill(served: Served) -> None:

@@ -47,11 +47,11 @@ class FakePeer:
         self.uid = 1000
         self.started = 0.0
         self.trusted = False
-        self.gone = False
+        self.closed = False
         self._bytes = megabytes * MEGABYTE
 
     def exited(self) -> bool:
-        return self.gone
+        return self.closed
 
     def sample(self) -> ProcessSample | None:
         return (
@@ -91,9 +91,9 @@ class Answer(NamedTuple):
 
     @property
     def error(self) -> dict[str, str]:
-        found: dict[str, str] = self.json["error"]
-        assert set(found) == {"code", "message", "hint"}
-        return found
+        result: dict[str, str] = self.json["error"]
+        assert set(result) == {"code", "message", "hint"}
+        return result
 
 
 class NoPost:
@@ -157,7 +157,7 @@ class Source:
         self.pipeline = self.agent.pipeline
         self.event_stream = self.pipeline.queue.event_stream
         self.ingest = IngestMetrics()
-        self.told: list[NotificationRequest] = []
+        self.requests: list[NotificationRequest] = []
         self.delivery = NoPost()
         self.unkept = ""  # why nothing is durable
         self.alerting = Alerting(
@@ -275,8 +275,8 @@ class Served:
             process.recorder.topologies.clear()
             yield process.recorder
         messages = [{**m, "service": service} for m in captured.messages]
-        kept = [m for m in messages if bye or m["type"] != "bye"]
-        self.receive(kept, f"{service} {len(self.links)}", **peer)
+        replies = [m for m in messages if bye or m["type"] != "bye"]
+        self.receive(replies, f"{service} {len(self.links)}", **peer)
 
     # -- asking ------------------------------------------------------------------------
 

@@ -173,8 +173,8 @@ def test_requests_are_counted_by_template_and_status(served: Served) -> None:
 
     def count(path: str, status: str) -> float:
         name = "kaywatch_http_requests_total"
-        found: float = served.source.telemetry.get(name, path, status)
-        return found
+        value: float = served.source.telemetry.get(name, path, status)
+        return value
 
     assert count("/health", "200") == 1
     assert count("/api/v1/nodes/{node}/stats", "404") == 2

@@ -16,9 +16,9 @@ def test_a_look_that_failed_is_no_sign_of_life() -> None:
     health.report("ingest", START)
     health.fail("ingest", "the socket is gone")
     assert health.status(START + 30).status is Readiness.DEGRADED
-    found = health.status(START + 31)
-    assert found.status is Readiness.UNHEALTHY
-    assert found.stages["ingest"].problem == "the socket is gone"
+    result = health.status(START + 31)
+    assert result.status is Readiness.UNHEALTHY
+    assert result.stages["ingest"].problem == "the socket is gone"
     health.report("ingest", START + 32)
     assert health.status(START + 33).status is Readiness.HEALTHY
 

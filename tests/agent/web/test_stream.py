@@ -59,8 +59,8 @@ def reading(served: Served, query: str = "") -> Iterator[Reader]:
 
 
 def open_streams(served: Served) -> float:
-    found: float = served.source.telemetry.get("kaywatch_stream_clients")
-    return found
+    value: float = served.source.telemetry.get("kaywatch_stream_clients")
+    return value
 
 
 def publish(served: Served) -> None:

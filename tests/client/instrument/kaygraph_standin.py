@@ -248,9 +248,9 @@ class Graph(BaseNode):
 
     def _orch(self, shared: Any, params: dict[str, Any] | None = None) -> Any:
         current = copy.copy(self.start_node)
-        given, action = params or {**self.params}, None
+        value, action = params or {**self.params}, None
         while current:
-            current.set_params(given)
+            current.set_params(value)
             action = current._run(shared)
             current = copy.copy(self.get_next_node(current, action))
         return action
@@ -281,9 +281,9 @@ class AsyncGraph(Graph, AsyncNode):
         self, shared: Any, params: dict[str, Any] | None = None
     ) -> Any:
         current = copy.copy(self.start_node)
-        given, action = params or {**self.params}, None
+        value, action = params or {**self.params}, None
         while current:
-            current.set_params(given)
+            current.set_params(value)
             if isinstance(current, AsyncNode):
                 action = await current._run_async(shared)
             else:

@@ -377,7 +377,7 @@ def test_the_context_of_a_pool_s_thread_is_restored() -> None:
 
 def test_a_validated_node_is_one_execution() -> None:
     class Checked(ValidatedNode):
-        left = 2
+        failures = 2
 
         def validate_output(self, exec_res: Any) -> Any:
             if exec_res is None:
@@ -385,8 +385,8 @@ def test_a_validated_node_is_one_execution() -> None:
             return exec_res
 
         def exec(self, prep_res: Any) -> Any:
-            Checked.left -= 1
-            if Checked.left:
+            Checked.failures -= 1
+            if Checked.failures:
                 raise ValueError
             return prep_res
 

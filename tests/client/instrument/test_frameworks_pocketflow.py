@@ -55,11 +55,11 @@ def record(call: Callable[[], Any], error: type[BaseException] | None = None) ->
 
 def most_visits(captured: CapturedEvents) -> dict[tuple[str, str], int]:
     """Return the most visits in one run, of each node that was visited again."""
-    found: dict[tuple[str, str], int] = {}
+    result: dict[tuple[str, str], int] = {}
     for message in captured.messages:
         for graph, node, visits in message.get("looped", []):
-            found[graph, node] = max(found.get((graph, node), 0), visits)
-    return found
+            result[graph, node] = max(result.get((graph, node), 0), visits)
+    return result
 
 
 class Load(Node):

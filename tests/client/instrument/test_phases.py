@@ -162,7 +162,7 @@ def test_waiting_between_attempts_is_not_part_of_exec(clock: Clock, kind: Any) -
 
 @both
 @pytest.mark.parametrize(
-    ("at", "wanted"),
+    ("at", "expected"),
     [
         ("prep", (1.0, 0.0, 0.0, 0.0)),
         ("exec", (1.0, 4.0, 0.25, 0.0)),
@@ -170,13 +170,13 @@ def test_waiting_between_attempts_is_not_part_of_exec(clock: Clock, kind: Any) -
     ],
 )
 def test_the_rest_of_the_time_belongs_to_the_phase_of_the_error(
-    clock: Clock, kind: Any, at: str, wanted: Any
+    clock: Clock, kind: Any, at: str, expected: Any
 ) -> None:
     node = kind(Work(clock, at=at), max_retries=2, wait=0.25)
     executed = only(run(node), ValueError)
 
-    assert split(executed) == wanted
-    assert (executed.phase, executed.seconds) == (at, sum(wanted))
+    assert split(executed) == expected
+    assert (executed.phase, executed.seconds) == (at, sum(expected))
 
 
 def test_a_fallback_is_part_of_exec_and_its_error_is_recorded(clock: Clock) -> None:

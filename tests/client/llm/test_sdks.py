@@ -51,13 +51,13 @@ def hooked() -> Iterator[None]:
 
 
 def gpt(server: LlmServer, **options: Any) -> openai.OpenAI:
-    given = {"max_retries": 0, **options}
-    return openai.OpenAI(api_key="k", base_url=f"{server.url}/v1", **given)
+    value = {"max_retries": 0, **options}
+    return openai.OpenAI(api_key="k", base_url=f"{server.url}/v1", **value)
 
 
 def claude(server: LlmServer, **options: Any) -> anthropic.Anthropic:
-    given = {"max_retries": 0, **options}
-    return anthropic.Anthropic(api_key="k", base_url=server.url, **given)
+    value = {"max_retries": 0, **options}
+    return anthropic.Anthropic(api_key="k", base_url=server.url, **value)
 
 
 def async_gpt(server: LlmServer) -> openai.AsyncOpenAI:

@@ -94,8 +94,8 @@ def names(events: list[Event]) -> list[tuple[str, str]]:
 
 
 def only(events: list[Event], name: str) -> Event:
-    (found,) = [event for event in events if event["event"] == name]
-    return found
+    (result,) = [event for event in events if event["event"] == name]
+    return result
 
 
 def fails(call: Callable[[], Any], error: type[BaseException] = ValueError) -> None:
@@ -756,7 +756,7 @@ def test_record_factory_of_the_application_keeps_its_fields(
 def application() -> list[Any]:
     """Run several graphs, and return their results and errors."""
     logger = logging.getLogger("shop")
-    found: list[Any] = []
+    results: list[Any] = []
 
     class Speaks(Node):
         def exec(self, prep_res: Any) -> Any:
@@ -771,15 +771,15 @@ def application() -> list[Any]:
     shared: dict[str, Any] = {}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        found.append(Flow(speaks).run(shared))
-    found += [str(w.message) for w in caught]
-    found.append(shared)
+        results.append(Flow(speaks).run(shared))
+    results += [str(w.message) for w in caught]
+    results.append(shared)
     try:
         Flow(Fails(max_retries=2)).run({})
     except ValueError as error:
-        found.append((type(error), error.args, error.__cause__, error.__context__))
-    found.append(Flow(Replaced()).run({}))
-    return found
+        results.append((type(error), error.args, error.__cause__, error.__context__))
+    results.append(Flow(Replaced()).run({}))
+    return results
 
 
 @pytest.mark.parametrize("setup", [setup_production_logging, setup_structured_logging])

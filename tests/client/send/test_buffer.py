@@ -24,10 +24,10 @@ def filled(*seqs: int, limit: int = 1_000) -> Buffer:
 
 def unsent(buffer: Buffer) -> list[int]:
     """Take all that has not been sent on this connection."""
-    found = []
+    results = []
     while (batch := buffer.next_unsent()) is not None:
-        found.append(batch.seq)
-    return found
+        results.append(batch.seq)
+    return results
 
 
 def test_batches_are_sent_once_in_order() -> None:
@@ -157,12 +157,12 @@ steps = st.lists(
 @settings(deadline=None)
 @given(steps, st.integers(20, 80))
 def test_every_event_is_delivered_or_reported_as_dropped(
-    found: list[str], limit: int
+    actions: list[str], limit: int
 ) -> None:
     buffer, agent = Buffer(limit), Delivery()
     recorded = seq = 0
     # A greeting at the end settles what became of all that was sent.
-    for step in [*found, "reconnect", "send", "record", "send", "ack", "reconnect"]:
+    for step in [*actions, "reconnect", "send", "record", "send", "ack", "reconnect"]:
         if step == "record":
             seq += 1
             recorded += seq

@@ -152,8 +152,8 @@ def test_uniform_columns_decode_like_others(
         action = "a" if same or number else "b"
         recorder.series("g", "n").record(1.0, 0, 1, action, ("E", "prep"))
     content = take(packer)
-    wanted = ["a"] * 100 if same else ["b"] + ["a"] * 99
-    assert texts(content, "executions", "action") == wanted
+    expected = ["a"] * 100 if same else ["b"] + ["a"] * 99
+    assert texts(content, "executions", "action") == expected
     assert set(column(content, "executions", "error")) == {1}
 
 
@@ -180,8 +180,8 @@ def test_attempts_are_limited_to_the_column(recorder: Recorder, packer: Packer) 
     for attempts in (0, 1, 65_535, 65_536, 2**40):
         recorder.series("g", "n").record(0.5, 0, attempts)
     content = take(packer)
-    wanted = [0, 1, 65_535, 65_535, 65_535]
-    assert column(content, "executions", "attempts") == wanted
+    expected = [0, 1, 65_535, 65_535, 65_535]
+    assert column(content, "executions", "attempts") == expected
     assert content.unpackable == 0
 
 
@@ -310,14 +310,14 @@ def test_executions_with_phases_come_first(recorder: Recorder, packer: Packer) -
     assert content.events == 3
     assert nodes(content) == ["first", "second", "plain"]
     assert column(content, "executions", "attempts") == [1, 1, 2]
-    wanted = {
+    expected = {
         "prep": [0.25, 0.0],
         "exec": [0.5, 1.0],
         "wait": [0.125, 0.0],
         "items": [7, 0],
     }
     phases = {name: column(content, "executions", name) for name in wire.PHASE_COLUMNS}
-    assert phases == wanted
+    assert phases == expected
 
 
 def test_executions_with_and_without_phases_share_the_limit(
@@ -385,8 +385,8 @@ def test_nodes_in_flight_are_sent_on_change(recorder: Recorder, packer: Packer) 
     recorder.in_flight.add(Endless("g", "n", 5.0, 7))
     recorder.in_flight.add(Endless("g", "m", 4.0))
     run = recorder.run_id(7)
-    wanted = [("g", "m", 4.0, "", 0, 0.0, 0), ("g", "n", 5.0, run, 0, 4.0, 0)]
-    assert take(packer).sections["in_flight"] == wanted
+    expected = [("g", "m", 4.0, "", 0, 0.0, 0), ("g", "n", 5.0, run, 0, 4.0, 0)]
+    assert take(packer).sections["in_flight"] == expected
     assert packer.take() is None
     for span in recorder.in_flight:
         cast(Endless, span).failures = 2

@@ -131,8 +131,8 @@ class Sub(Hooked, SubGraphNode):
         self.attempt()
         return SubGraphNode.exec(self, shared)
 
-    def post(self, shared: Shared, prepared: Any, left: Any) -> Any:
-        SubGraphNode.post(self, shared, prepared, left)
+    def post(self, shared: Shared, prepared: Any, result: Any) -> Any:
+        SubGraphNode.post(self, shared, prepared, result)
         return self.finish(None)
 
 

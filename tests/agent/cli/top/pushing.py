@@ -54,5 +54,5 @@ def push_shop(agent: Agent) -> None:
     push(agent, *(row("draft", 1.5, attempts=2) for _ in range(29)))
     push(agent, {"graph": "nightly", "node": "sweep", "seconds": 4.0}, service="jobs")
     agent.run(REAL, KAYWATCH_SERVICE="shop")
-    wanted = {"load": 40, "pay": 20, "draft": 30, "sweep": 1}
-    until(lambda: agent.executions() == wanted, "all has arrived")
+    expected = {"load": 40, "pay": 20, "draft": 30, "sweep": 1}
+    until(lambda: agent.executions() == expected, "all has arrived")

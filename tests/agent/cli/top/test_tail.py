@@ -76,8 +76,8 @@ def listeners(agent: Agent) -> int:
     body = subprocess.run(
         ["curl", "-s", f"{agent.url}/metrics"], capture_output=True, text=True
     ).stdout
-    (found,) = re.findall(r"^kaywatch_event_subscribers (\d+)", body, re.MULTILINE)
-    return int(found)
+    (result,) = re.findall(r"^kaywatch_event_subscribers (\d+)", body, re.MULTILINE)
+    return int(result)
 
 
 def clock(text: str) -> float:
@@ -103,9 +103,9 @@ def test_a_line_for_each_execution_of_real_processes(lone: Agent) -> None:
         push_shop(lone)
         lines = tail.until(91)
 
-    found = [LINE.fullmatch(line) for line in lines]
-    assert all(found), lines
-    nodes = [match[3] for match in found if match]
+    result = [LINE.fullmatch(line) for line in lines]
+    assert all(result), lines
+    nodes = [match[3] for match in result if match]
     assert {n: nodes.count(n) for n in nodes} == {
         "load": 40,
         "pay": 20,
@@ -148,13 +148,13 @@ def test_filters(lone: Agent, options: list[str], nodes: list[str]) -> None:
         expected = [*nodes]
         if not {"--service", "--node", "--graph"} & set(options):
             # Of another service and graph, and all that the others ask for.
-            wanted = "suppressed" if "--outcome" not in options else ""
-            expected = ["x", *nodes][: len(nodes)] if wanted else nodes
+            required = "suppressed" if "--outcome" not in options else ""
+            expected = ["x", *nodes][: len(nodes)] if required else nodes
         push(lone, *rows)
         assert tail.ends() == 0
 
-    found = [match[3] for match in map(LINE.fullmatch, tail.lines) if match]
-    assert found == expected
+    result = [match[3] for match in map(LINE.fullmatch, tail.lines) if match]
+    assert result == expected
 
 
 def test_json_is_one_object_per_line(lone: Agent) -> None:
@@ -162,9 +162,9 @@ def test_json_is_one_object_per_line(lone: Agent) -> None:
         push(lone, *(row("pay", n) for n in range(10)))
         assert tail.ends() == 0
 
-    found = [json.loads(line) for line in tail.lines]
-    assert [f["event"] for f in found if f["event"] != "missed"] == ["execution"] * 2
-    assert {"time", "node", "seconds", "outcome", "pid"} <= set(found[0])
+    result = [json.loads(line) for line in tail.lines]
+    assert [f["event"] for f in result if f["event"] != "missed"] == ["execution"] * 2
+    assert {"time", "node", "seconds", "outcome", "pid"} <= set(result[0])
     assert tail.notices == []
 
 

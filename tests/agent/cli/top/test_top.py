@@ -83,8 +83,8 @@ def test_a_wide_terminal_shows_more_columns(shop: Agent) -> None:
     with top(shop, columns=120, lines=40) as terminal:
         terminal.shows("last failure")
         names = header(terminal).split()
-        wanted = "node graph rate/s ok errors retries p50 p95 in flight cost last"
-        assert names == [*wanted.split(), "failure"]
+        expected = "node graph rate/s ok errors retries p50 p95 in flight cost last"
+        assert names == [*expected.split(), "failure"]
         assert re.search(r"^! pay +checkout .* 80.0 % +20.0 % ", terminal.line("pay"))
         assert re.search(r" 100.0 % +0.0 % +29 ", terminal.line("draft"))
 
@@ -362,10 +362,10 @@ def test_once_also_works_on_a_terminal(shop: Agent) -> None:
 
 
 def test_json_has_all_answers_of_the_agent(shop: Agent) -> None:
-    found = json.loads(once(shop, "--json", "--service", "jobs").stdout)
+    document = json.loads(once(shop, "--json", "--service", "jobs").stdout)
 
-    assert set(found) == {"health", "clients", "nodes", "llm", "failures"}
-    assert [node["node"] for node in found["nodes"]] == ["sweep"]
+    assert set(document) == {"health", "clients", "nodes", "llm", "failures"}
+    assert [node["node"] for node in document["nodes"]] == ["sweep"]
 
 
 @pytest.mark.parametrize(

@@ -39,15 +39,15 @@ RULES = [
 @pytest.fixture
 def alerted() -> Iterator[Served]:
     """An agent with two rules, one of which fires for one node."""
-    with serving() as found:
+    with serving() as result:
         settings = load({"rule": RULES}, receivers=["ops"])
-        found.call(lambda: found.source.alerting.use(settings, {}))
+        result.call(lambda: result.source.alerting.use(settings, {}))
         good = {"graph": "g", "node": "good", "seconds": 0.1}
         bad = {**good, "node": "bad", "outcome": "error", "error": "KeyError"}
-        found.send_rows(bad, bad, good)
-        evaluate(found)
-        yield found
-        found.call(found.source.alerting.stop)
+        result.send_rows(bad, bad, good)
+        evaluate(result)
+        yield result
+        result.call(result.source.alerting.stop)
 
 
 def evaluate(served: Served) -> None:
@@ -56,7 +56,7 @@ def evaluate(served: Served) -> None:
 
     async def work() -> None:
         update = await source.alerting.evaluate(source.view(), source.clients)
-        source.told += update.requests
+        source.requests += update.requests
 
     served.await_(work())
     assert not source.alerting.problem
@@ -65,11 +65,11 @@ def evaluate(served: Served) -> None:
 def turned(served: Served, state: str) -> Any:
     """Evaluate until an alert is in a state: what was found is good for a moment."""
 
-    def found() -> Any:
+    def firing() -> Any:
         evaluate(served)
         return served.get("/api/v1/alerts", state=state)["alerts"]
 
-    return until(found, f"an alert is {state}")[0]
+    return until(firing, f"an alert is {state}")[0]
 
 
 def send(
@@ -81,11 +81,11 @@ def send(
 ) -> Answer:
     """Send JSON, or bytes as they are."""
     connection = http.client.HTTPConnection(served.host, served.port, timeout=30)
-    given = {"Content-Type": "application/json"} if body is not None else {}
-    given |= {name.replace("_", "-"): value for name, value in headers.items()}
+    options = {"Content-Type": "application/json"} if body is not None else {}
+    options |= {name.replace("_", "-"): value for name, value in headers.items()}
     data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
     try:
-        connection.request(method, path, data, given)
+        connection.request(method, path, data, options)
         response = connection.getresponse()
         return Answer(response.status, response.headers, response.read())
     finally:
@@ -104,11 +104,11 @@ def silence(**keys: Any) -> dict[str, Any]:
 
 
 def test_an_alert_is_listed_with_all_that_is_known(alerted: Served) -> None:
-    found = alerted.get("/api/v1/alerts")
-    (alert,) = found["alerts"]
+    response = alerted.get("/api/v1/alerts")
+    (alert,) = response["alerts"]
 
-    assert found["matching"] == 1
-    assert found["states"]["firing"] == 1
+    assert response["matching"] == 1
+    assert response["states"]["firing"] == 1
     assert alert["rule"] == "fails"
     assert (alert["state"], alert["severity"]) == ("firing", "critical")
     assert alert["labels"] == {"graph": "g", "node": "bad"}
@@ -118,7 +118,7 @@ def test_an_alert_is_listed_with_all_that_is_known(alerted: Served) -> None:
     assert alert["receivers"] == ["ops"]
     assert alert["notified"]["ops"]["last"] == "firing"
     assert alert["notified"]["ops"]["at"] == pytest.approx(time.time(), abs=30)
-    assert [notice.receiver for notice in alerted.source.told] == ["ops"]
+    assert [notice.receiver for notice in alerted.source.requests] == ["ops"]
 
 
 @pytest.mark.parametrize(
@@ -142,19 +142,19 @@ def test_alerts_are_filtered(
 
 def test_one_alert_has_its_story_and_what_was_seen(alerted: Served) -> None:
     (alert,) = alerted.get("/api/v1/alerts")["alerts"]
-    found = alerted.get(f"/api/v1/alerts/{alert['id']}")
+    response = alerted.get(f"/api/v1/alerts/{alert['id']}")
 
-    assert found["alert"]["id"] == alert["id"]
-    assert [line["text"] for line in found["timeline"]] == [
+    assert response["alert"]["id"] == alert["id"]
+    assert [line["text"] for line in response["timeline"]] == [
         "ok -> firing",
         "ops notified: firing",
     ]
-    assert found["context"]["error_classes"] == [["KeyError", 2]]
-    (first, _) = found["timeline"]
+    assert response["context"]["error_classes"] == [["KeyError", 2]]
+    (first, _) = response["timeline"]
     assert (first["before"], first["after"], first["episode"]) == ("ok", "firing", 1)
     assert (first["value"], first["threshold"]) == (1.0, 0.5)
     assert (first["executions"], first["errors"]) == (2, 2)
-    assert (found["worst"]["value"], found["left_out"]) == (1.0, 0)
+    assert (response["worst"]["value"], response["left_out"]) == (1.0, 0)
     missing = alerted.ask("/api/v1/alerts/0000000000000000")
     assert missing.status == 404
     assert missing.json["error"]["code"] == "unknown_alert"
@@ -201,11 +201,11 @@ def test_why_a_receiver_is_not_told_is_said_with_its_end(alerted: Served) -> Non
 def test_rules_say_what_they_look_for_and_how_many_alerts_they_have(
     alerted: Served,
 ) -> None:
-    found = alerted.get("/api/v1/rules")
-    rules = {rule["rule"]: rule for rule in found["rules"]}
+    response = alerted.get("/api/v1/rules")
+    rules = {rule["rule"]: rule for rule in response["rules"]}
 
-    assert found["evaluated"] == pytest.approx(time.time(), abs=30)
-    assert not found["problem"]
+    assert response["evaluated"] == pytest.approx(time.time(), abs=30)
+    assert not response["problem"]
     assert rules["fails"]["states"]["firing"] == 1
     assert rules["fails"]["groups"] == 2
     assert rules["fails"]["for"] == 0
@@ -217,9 +217,9 @@ def test_rules_say_what_they_look_for_and_how_many_alerts_they_have(
 
 
 def test_a_quiet_rule_says_why(alerted: Served) -> None:
-    found = alerted.get("/api/v1/rules/slow")
+    response = alerted.get("/api/v1/rules/slow")
 
-    (near,) = found["nearest"]
+    (near,) = response["nearest"]
     assert near["labels"] == {"graph": "g"}
     assert near["status"] == "unknown"
     assert near["text"] == "too few executions: 3 in 5m, 20 are needed"
@@ -293,9 +293,9 @@ def test_what_holds_and_is_not_durable_is_said_to_be(
 ) -> None:
     name = send(alerted, "POST", "/api/v1/silences", silence()).json["silenceID"]
     alerted.source.unkept = "disk is full"
-    given = silence(id=name) if body is True else body
-    given = None if given is False else given
-    answer = send(alerted, method, path.format(name), given)
+    value = silence(id=name) if body is True else body
+    value = None if value is False else value
+    answer = send(alerted, method, path.format(name), value)
 
     assert answer.status == 503
     error = answer.error
@@ -306,8 +306,8 @@ def test_what_holds_and_is_not_durable_is_said_to_be(
     assert error["message"].startswith(name) is ("silences" in path)
     assert "do not send it again" in error["hint"]
     state = "expired" if method == "DELETE" else "active"
-    found = alerted.get("/api/v1/silences", state=state)["silences"]
-    assert [row["id"] for row in found] == [name]
+    response = alerted.get("/api/v1/silences", state=state)["silences"]
+    assert [row["id"] for row in response] == [name]
 
 
 def test_a_silence_is_made_changed_and_ended(alerted: Served) -> None:
@@ -444,11 +444,11 @@ def test_a_message_s_link_leads_to_what_silences_the_alert(alerted: Served) -> N
     text = html.unescape(answer.body.decode())
     command = re.search(r"<pre>(.*?)</pre>", text, re.DOTALL)
     assert command is not None
-    given = shlex.split(command[1])
-    assert given[:3] == ["kaywatch", "silence", "add"]
-    found = [parse(word) for word in given[3:6]]
-    assert matches(found, {"alertname": "fails", "graph": "g", "node": "bad"})
-    assert not matches(found, {"alertname": "fails", "graph": "g", "node": "good"})
+    value = shlex.split(command[1])
+    assert value[:3] == ["kaywatch", "silence", "add"]
+    result = [parse(word) for word in value[3:6]]
+    assert matches(result, {"alertname": "fails", "graph": "g", "node": "bad"})
+    assert not matches(result, {"alertname": "fails", "graph": "g", "node": "good"})
     assert "silenced until" not in text
     send(alerted, "POST", "/api/v1/silences", silence(comment="<b>"))
     page = alerted.ask("/silence", alert=alert["id"]).body.decode()
@@ -471,5 +471,5 @@ def test_labels_of_any_kind_are_quoted_for_the_shell(alerted: Served) -> None:
     assert "<c>" not in page
     command = re.search(r"<pre>(.*?)</pre>", page, re.DOTALL)
     assert command is not None
-    given = shlex.split(html.unescape(command[1]))
-    assert [parse(word) for word in given[3:6]][2].value == odd
+    options = shlex.split(html.unescape(command[1]))
+    assert [parse(word) for word in options[3:6]][2].value == odd

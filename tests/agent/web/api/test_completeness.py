@@ -33,8 +33,8 @@ def clock() -> list[float]:
 
 @pytest.fixture
 def served(clock: list[float]) -> Any:
-    with serving(lambda: clock[0]) as found:
-        yield found
+    with serving(lambda: clock[0]) as result:
+        yield result
 
 
 def test_an_account_says_what_became_of_every_event(served: Served) -> None:
@@ -64,12 +64,12 @@ def test_an_account_says_what_became_of_every_event(served: Served) -> None:
 
     # A window has no late ones, but says how many it lacks.
     window = {**shop, "received": 4, "ratio": 0.4}
-    for said in (
+    for output in (
         served.node("n", service="shop", window="5m"),
         served.get("/api/v1/nodes", service="shop", window="5m"),
         served.get("/api/v1/query", metric="executions", node="n", service="shop"),
     ):
-        assert said["account"] == window
+        assert output["account"] == window
 
     (client,) = served.get("/api/v1/clients", service="shop")["clients"]
     assert client["dropped"] == {"buffer_full": 4, "pending_full": 1}
@@ -99,9 +99,9 @@ def test_what_a_client_never_sent_is_missing(served: Served) -> None:
         recorded=9,
         drops={"buffer_full": 3},
     )
-    (found,) = served.get("/api/v1/clients")["clients"]
+    (result,) = served.get("/api/v1/clients")["clients"]
     # Of 9, 1 arrived, 1 was refused, and 3 are known to be lost.
-    assert found["missing"] == 4
+    assert result["missing"] == 4
 
 
 def test_the_metrics_have_the_accounts(served: Served) -> None:

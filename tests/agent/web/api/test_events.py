@@ -56,15 +56,15 @@ class Reader:
 
     def of(self, kind: str, count: int) -> list[Any]:
         """Return the data of the next events, which are of that kind."""
-        found = [self.event() for _ in range(count)]
-        assert {name for name, _ in found} <= {kind}
-        return [data for _, data in found]
+        result = [self.event() for _ in range(count)]
+        assert {name for name, _ in result} <= {kind}
+        return [data for _, data in result]
 
     def second(self, count: int) -> tuple[list[Any], Any]:
         """Return the next executions, and what was missed, which comes among them."""
-        found = [self.event() for _ in range(count + 1)]
-        (left_out,) = [data for name, data in found if name == "missed"]
-        return [data for name, data in found if name == "execution"], left_out
+        result = [self.event() for _ in range(count + 1)]
+        (left_out,) = [data for name, data in result if name == "missed"]
+        return [data for name, data in result if name == "execution"], left_out
 
     def _block(self) -> dict[str, str]:
         fields = {}
@@ -91,8 +91,8 @@ def listening(served: Served, buffer: int = 0, **query: object) -> Iterator[Read
 
 
 def listeners(served: Served) -> float:
-    found: float = served.source.telemetry.get("kaywatch_event_subscribers")
-    return found
+    value: float = served.source.telemetry.get("kaywatch_event_subscribers")
+    return value
 
 
 def missed(served: Served) -> dict[str, float]:
@@ -194,10 +194,10 @@ def test_a_filter_lets_through_what_it_says(
         service = query.get("service", "shop")
         name = service[0] if isinstance(service, list) else str(service)
         served.send_rows({**last, "seconds": 99.0}, service=name)
-        found = reader.of("execution", len(nodes) + 1)
+        result = reader.of("execution", len(nodes) + 1)
 
-    assert [event["node"] for event in found[:-1]] == nodes
-    assert found[-1]["seconds"] == 99.0
+    assert [event["node"] for event in result[:-1]] == nodes
+    assert result[-1]["seconds"] == 99.0
 
 
 def test_a_time_that_cannot_be_is_that_of_the_arrival(served: Served) -> None:
@@ -228,15 +228,15 @@ def test_events_are_what_the_document_says(served: Served) -> None:
     document = served.get("/openapi.json")
     (operation,) = document["paths"]["/api/v1/events"].values()
     with listening(served, runs="true", rate=5) as reader:
-        found = {"listening": reader.opening}
+        result = {"listening": reader.opening}
         fill(served)
         served.send_rows(*({"node": "n", "seconds": 1.0} for _ in range(6)))
-        while "missed" not in found:
+        while "missed" not in result:
             name, data = reader.event()
-            found[name] = data
+            result[name] = data
 
-    assert set(found) == set(SHAPES)
-    for name, data in found.items():
+    assert set(result) == set(SHAPES)
+    for name, data in result.items():
         reference = {"$ref": f"#/components/schemas/{SHAPES[name]}"}
         hold_to(data, reference, document)
         described = operation["responses"]["200"]["description"]
@@ -258,7 +258,7 @@ def test_over_the_rate_it_chooses_failures_first_and_says_how_many(
         row["outcome"] = "error"
     with listening(served, rate=10) as reader:
         served.send_rows(*rows)
-        found, left_out = reader.second(10)
+        result, left_out = reader.second(10)
         assert left_out == {"limited": 490, "slow": 0}
 
         # Thinned from the start of the next second: room is left for others.
@@ -266,8 +266,8 @@ def test_over_the_rate_it_chooses_failures_first_and_says_how_many(
         _, left_out = reader.second(1)
         assert left_out == {"limited": 4, "slow": 0}
 
-    assert [e["seconds"] for e in found if e["outcome"] == "error"] == [100.0, 300.0]
-    fine = [e["seconds"] for e in found if e["outcome"] == "ok"]
+    assert [e["seconds"] for e in result if e["outcome"] == "error"] == [100.0, 300.0]
+    fine = [e["seconds"] for e in result if e["outcome"] == "ok"]
     # Spread over the batch, in order.
     assert fine == sorted(fine)
     assert fine[0] < 100 and fine[-1] > 350

@@ -65,8 +65,8 @@ def test_a_field_of_the_model_goes_from_the_wire_to_http(served: Served) -> None
     """`seconds` is declared in the model and named nowhere else in the agent."""
     sent = [failure(NOW, seconds=taken) for taken in (0.25, -1.0, "long")]
     served.receive([batch(failures=[*sent, failure(NOW)])])
-    found = served.get("/api/v1/failures")["failures"]
-    assert [f["seconds"] for f in found] == [0.0, 0.25]
+    response = served.get("/api/v1/failures")["failures"]
+    assert [f["seconds"] for f in response] == [0.0, 0.25]
     schemas = served.get("/openapi.json")["components"]["schemas"]
     described = schemas["FailureRecord"]["properties"]["seconds"]
     assert described["description"] == "duration; 0 if unknown"
@@ -77,7 +77,7 @@ def test_a_field_of_the_model_goes_from_the_wire_to_http(served: Served) -> None
 
 
 @pytest.mark.parametrize(
-    ("filters", "found"),
+    ("filters", "count"),
     [
         ({"type": "KeyError"}, 1),
         ({"node": "pay"}, 2),
@@ -87,11 +87,11 @@ def test_a_field_of_the_model_goes_from_the_wire_to_http(served: Served) -> None
     ],
 )
 def test_filters_narrow_failures(
-    shop: Served, filters: dict[str, str], found: int
+    shop: Served, filters: dict[str, str], count: int
 ) -> None:
     answer = shop.get("/api/v1/failures", **filters)
 
-    assert answer["matching"] == len(answer["failures"]) == found
+    assert answer["matching"] == len(answer["failures"]) == count
 
 
 def test_the_limit_cuts_the_oldest_and_says_how_many_there_were(
@@ -110,16 +110,16 @@ def test_of_failures_at_one_time_the_last_to_come_is_the_newest(served: Served) 
     failures = [failure(NOW, message=str(n)) for n in range(3)]
     served.receive([batch(failures=failures)])
 
-    found = served.get("/api/v1/failures")["failures"]
-    assert [f["message"] for f in found] == ["2", "1", "0"]
+    response = served.get("/api/v1/failures")["failures"]
+    assert [f["message"] for f in response] == ["2", "1", "0"]
 
 
 def test_times_that_are_none_do_no_harm(served: Served) -> None:
     odd = [float("nan"), float("inf"), 1e300, -1e300, 0.0, NOW, MAX_TIME]
     served.receive([batch(failures=[failure(time) for time in odd])])
 
-    found = served.get("/api/v1/failures")["failures"]
-    assert [f["time"] for f in found] == [MAX_TIME, NOW, 0.0]
+    response = served.get("/api/v1/failures")["failures"]
+    assert [f["time"] for f in response] == [MAX_TIME, NOW, 0.0]
 
 
 # -- clients -------------------------------------------------------------------------
@@ -209,15 +209,15 @@ def test_each_state_and_the_filters(served: Served) -> None:
     served.receive([{"type": "bye", "v": 1, "client": b"b" * 16, "seq": 1}], "b")
     for name in "cd":
         link, conversation = served.links[name]
-        link.peer.gone = name == "d"
+        link.peer.closed = name == "d"
         served.call(conversation.close)
     served.call(served.source.agent.tick)
 
     def listed(**filters: str) -> list[tuple[str, str]]:
         answer = served.get("/api/v1/clients", **filters)
         assert answer["socket"] == "/run/kaywatch/ingest.sock"
-        found = answer["clients"]
-        return [(client["client"][:2], client["state"]) for client in found]
+        result = answer["clients"]
+        return [(client["client"][:2], client["state"]) for client in result]
 
     assert sorted(listed()) == [
         ("61", "connected"),

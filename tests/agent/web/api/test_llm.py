@@ -38,15 +38,15 @@ class Refused(Exception):
 @pytest.fixture(scope="module")
 def fed() -> Iterator[Served]:
     kaywatch.instrument(modules=["pocketflow"], llm=False)
-    with serving() as found:
-        with found.recording("shop"):
+    with serving() as result:
+        with result.recording("shop"):
             for _ in range(2):
                 kaywatch.name(Flow(start=Ask(max_retries=2)), "talk").run({})
             kaywatch.observe("llm_seconds_of_mine", 1)
-        with found.recording("back"):
+        with result.recording("back"):
             kaywatch.record_llm(model="large", seconds=4.0, error=Refused())
             kaywatch.record_llm(model="large", error="Overloaded")
-        yield found
+        yield result
     kaywatch.uninstrument()
 
 
@@ -96,7 +96,7 @@ def test_by_model_node_and_graph(fed: Served) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "calls"),
+    ("filters", "calls"),
     [
         ({"service": "back"}, 2),
         ({"graph": "talk"}, 6),
@@ -105,12 +105,12 @@ def test_by_model_node_and_graph(fed: Served) -> None:
         ({"node": "nobody"}, 0),
     ],
 )
-def test_what_is_asked_for(fed: Served, asked: dict[str, str], calls: int) -> None:
-    answer = fed.get("/api/v1/llm", **asked)
+def test_what_is_asked_for(fed: Served, filters: dict[str, str], calls: int) -> None:
+    answer = fed.get("/api/v1/llm", **filters)
 
     assert answer["totals"]["calls"] == calls
     assert sum(model["calls"] for model in answer["models"]) == calls
-    assert answer["window"] == (300 if "window" in asked else None)
+    assert answer["window"] == (300 if "window" in filters else None)
 
 
 def test_figures_that_a_client_made_up_are_no_fault_of_ours(served: Served) -> None:

@@ -93,11 +93,11 @@ def test_where_the_time_of_a_node_went(served: Served) -> None:
         {**pay, "node": "single", "seconds": 1.0, "exec": 1.0},
     )
 
-    found = served.node("pay")
+    result = served.node("pay")
     # Of the two that tell it.
-    assert [found[key] for key in PHASES] == [0.5, 1.5, 0.25, 0.75]
-    assert (found["total_executions"], found["total_items"]) == (3, 12)
-    assert found["avg_execution_time"] == 5.0
+    assert [result[key] for key in PHASES] == [0.5, 1.5, 0.25, 0.75]
+    assert (result["total_executions"], result["total_items"]) == (3, 12)
+    assert result["avg_execution_time"] == 5.0
     single = served.node("single")
     assert [single[key] for key in PHASES] == [0.0, 1.0, 0.0, 0.0]
     assert single["total_items"] == 0
@@ -230,8 +230,8 @@ def test_a_window_has_only_its_own_time() -> None:
         )
 
         def maximum(**window: str) -> float | None:
-            found: float | None = served.node("n", **window)["max_execution_time"]
-            return found
+            result: float | None = served.node("n", **window)["max_execution_time"]
+            return result
 
         assert maximum() == 8.0  # too late for a bucket, and in the totals
         assert maximum(window="1h") == 4.0

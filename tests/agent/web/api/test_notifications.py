@@ -10,9 +10,9 @@ JSON = {"Content-Type": "application/json"}
 
 
 def test_messages_and_receivers_are_listed_and_filtered(served: Served) -> None:
-    found = served.get(PATH)
-    assert [row["id"] for row in found["notifications"]] == ["msg_1", "msg_2"]
-    (subject,) = found["notifications"][0]["alerts"]
+    response = served.get(PATH)
+    assert [row["id"] for row in response["notifications"]] == ["msg_1", "msg_2"]
+    (subject,) = response["notifications"][0]["alerts"]
     assert subject["summary"] == "slow: checkout / pay: it is slow"
     few = served.get(PATH, limit=1)
     assert (few["matching"], len(few["notifications"])) == (2, 1)

@@ -27,8 +27,8 @@ DOCUMENTATION = Path(__file__).parents[4] / "docs" / "http.md"
 
 @pytest.fixture(scope="module")
 def document(shop: Served) -> dict[str, Any]:
-    found: dict[str, Any] = shop.get("/openapi.json")
-    return found
+    answer: dict[str, Any] = shop.get("/openapi.json")
+    return answer
 
 
 @pytest.fixture(scope="module")
@@ -220,11 +220,11 @@ def test_every_metric_is_documented_with_its_type_and_labels(
         r"^(\w+?)(?:_bucket|_sum|_count)?\{(.*)\} ", body, re.MULTILINE
     )
     for name, labels in samples:
-        found = set(re.findall(r'(?:^|,)(\w+)="', labels)) - {"le"}
-        _, wanted = documented[name]
-        assert wanted <= found, name
-        if "metric" not in wanted:
-            assert wanted == found, name
+        matches = set(re.findall(r'(?:^|,)(\w+)="', labels)) - {"le"}
+        _, expected = documented[name]
+        assert expected <= matches, name
+        if "metric" not in expected:
+            assert expected == matches, name
 
 
 # -- schemathesis --------------------------------------------------------------------

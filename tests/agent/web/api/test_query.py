@@ -60,7 +60,7 @@ def values(served: Served, metric: str, **asked: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize(
-    ("metric", "wanted"),
+    ("metric", "points"),
     [
         ("executions", [(0, 0), (3, 3), (1, 1)]),
         ("throughput", [(0, 0), (0.3, 3), (0.1, 1)]),
@@ -86,12 +86,12 @@ def values(served: Served, metric: str, **asked: Any) -> list[Any]:
     ],
 )
 def test_each_metric_over_time(
-    history: Served, metric: str, wanted: list[tuple[float | None, int]]
+    history: Served, metric: str, points: list[tuple[float | None, int]]
 ) -> None:
-    found = values(history, metric)
+    result = values(history, metric)
 
-    assert [n for _, n in found] == [n for _, n in wanted]
-    for (value, _), (expected, _) in zip(found, wanted, strict=True):
+    assert [n for _, n in result] == [n for _, n in points]
+    for (value, _), (expected, _) in zip(result, points, strict=True):
         near = None if expected is None else pytest.approx(expected, rel=0.011)
         assert value == near
 
@@ -157,7 +157,7 @@ def test_filters_narrow_it(history: Served) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "status", "code", "says"),
+    ("parameters", "status", "code", "message"),
     [
         ({}, 400, "missing_parameter", "metric: the parameter is missing"),
         ({"metric": "p42"}, 404, "unknown_metric", "unknown metric 'p42'"),
@@ -184,13 +184,13 @@ def test_filters_narrow_it(history: Served) -> None:
     ],
 )
 def test_what_cannot_be_asked_is_refused_in_words(
-    history: Served, asked: dict[str, str], status: int, code: str, says: str
+    history: Served, parameters: dict[str, str], status: int, code: str, message: str
 ) -> None:
-    answer = history.ask("/api/v1/query", **asked)
+    answer = history.ask("/api/v1/query", **parameters)
 
     assert answer.status == status
     assert answer.error["code"] == code
-    assert says in answer.error["message"]
+    assert message in answer.error["message"]
     assert answer.error["hint"]
 
 

@@ -45,8 +45,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def guarded(files: dict[str, str]) -> Iterator[Served]:
-    with serving(config=HttpConfig(LISTEN, **files)) as found:  # type: ignore[arg-type]
-        yield found
+    with serving(config=HttpConfig(LISTEN, **files)) as result:  # type: ignore[arg-type]
+        yield result
 
 
 def bearer(token: str) -> dict[str, str]:
@@ -374,9 +374,9 @@ def test_tls_is_of_1_2_or_later_and_its_certificate_is_renewed(tmp_path: Path) -
         context = ssl.create_default_context(cafile=str(first.certificate))
         with contextlib.closing(
             http.client.HTTPSConnection(served.host, served.port, context=context)
-        ) as kept:
-            kept.request("GET", "/health")
-            assert kept.getresponse().read()
+        ) as connections:
+            connections.request("GET", "/health")
+            assert connections.getresponse().read()
 
             second = certificate(tmp_path, "second")
             os.replace(second.certificate, first.certificate)
@@ -387,8 +387,8 @@ def test_tls_is_of_1_2_or_later_and_its_certificate_is_renewed(tmp_path: Path) -
             served.call(lambda: served.server.use(config))
             assert peer(served)[1] == "second"
             # Who is connected already notices nothing.
-            kept.request("GET", "/health")
-            assert kept.getresponse().status == 200
+            connections.request("GET", "/health")
+            assert connections.getresponse().status == 200
 
 
 def test_a_certificate_that_is_none_is_told_at_the_start(tmp_path: Path) -> None:
@@ -537,17 +537,17 @@ def connected(served: Served) -> Iterator[socket.socket]:
 
 
 def refused(served: Served, reason: str) -> float:
-    found: float = served.source.telemetry.get("kaywatch_http_refused_total", reason)
-    return found
+    value: float = served.source.telemetry.get("kaywatch_http_refused_total", reason)
+    return value
 
 
 def rest(connection: socket.socket) -> bytes:
     """Return all until the other side hangs up."""
-    found = b""
+    result = b""
     with contextlib.suppress(ConnectionError):
         while data := connection.recv(65_536):
-            found += data
-    return found
+            result += data
+    return result
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nHost: localhost\r\n"])
@@ -613,10 +613,10 @@ def test_of_too_many_connections_the_idlest_goes() -> None:
         serving(config=HttpConfig(LISTEN, connections=3)) as served,
         contextlib.ExitStack() as stack,
     ):
-        kept = [stack.enter_context(connected(served)) for _ in range(3)]
+        connections = [stack.enter_context(connected(served)) for _ in range(3)]
         until(lambda: open_connections(served) == 3, "three are there")
         assert served.ask("/health").status == 200
-        assert rest(kept[0]) == b""
+        assert rest(connections[0]) == b""
         assert refused(served, "idle") == 1
 
 
@@ -646,8 +646,8 @@ def test_streams_are_bounded() -> None:
 
 
 def open_connections(served: Served) -> float:
-    found: float = served.source.telemetry.get("kaywatch_http_connections")
-    return found
+    value: float = served.source.telemetry.get("kaywatch_http_connections")
+    return value
 
 
 @pytest.mark.parametrize(

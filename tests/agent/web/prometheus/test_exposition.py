@@ -17,7 +17,7 @@ from kaywatch_agent.web.prometheus.exposition import (
 
 
 @pytest.mark.parametrize(
-    ("accept", "wanted"),
+    ("accept", "expected"),
     [
         ("", TEXT),
         ("*/*", TEXT),
@@ -44,12 +44,12 @@ from kaywatch_agent.web.prometheus.exposition import (
         ),
     ],
 )
-def test_the_format_is_negotiated(accept: str, wanted: object) -> None:
-    assert negotiate(accept) is wanted
+def test_the_format_is_negotiated(accept: str, expected: object) -> None:
+    assert negotiate(accept) is expected
 
 
 @pytest.mark.parametrize(
-    ("given", "written"),
+    ("value", "written"),
     [
         (0.0, "0"),
         (1.0, "1"),
@@ -62,10 +62,10 @@ def test_the_format_is_negotiated(accept: str, wanted: object) -> None:
     ],
 )
 def test_integral_numbers_have_neither_fraction_nor_exponent(
-    given: float, written: str
+    value: float, written: str
 ) -> None:
-    assert format_number(given) == written
-    assert float(format_number(given)) == given
+    assert format_number(value) == written
+    assert float(format_number(value)) == value
 
 
 def test_label_values_are_escaped() -> None:
@@ -74,7 +74,7 @@ def test_label_values_are_escaped() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "written"),
+    ("value", "written"),
     [
         (["zone"], ["zone"]),
         (["data-size", "größe"], ["data_size", "gr__e"]),
@@ -88,10 +88,10 @@ def test_label_values_are_escaped() -> None:
         (["a-b", "a_b_2", "a_b"], ["a_b", "a_b_2", "a_b_3"]),
     ],
 )
-def test_label_names_are_made_to_fit(given: list[str], written: list[str]) -> None:
-    found = label_names([(name, "v") for name in given])
+def test_label_names_are_made_to_fit(value: list[str], written: list[str]) -> None:
+    names = label_names([(name, "v") for name in value])
 
-    assert [name for name, _ in found] == written
+    assert [name for name, _ in names] == written
 
 
 def test_what_is_no_number_is_left_out() -> None:

@@ -39,19 +39,19 @@ def parsed(served: Served, accept: str = "text/plain") -> dict[str, list[Sample]
         families = openmetrics.text_string_to_metric_families(text(served, accept))
     else:
         families = text_string_to_metric_families(text(served, accept))
-    found: dict[str, list[Sample]] = {}
+    result: dict[str, list[Sample]] = {}
     for family in families:
         for sample in family.samples:
-            found.setdefault(sample.name, []).append(sample)
-    return found
+            result.setdefault(sample.name, []).append(sample)
+    return result
 
 
 def value(samples: dict[str, list[Sample]], name: str, **labels: str) -> float:
     """The value of the one sample with all these labels."""
-    (found,) = [
+    (result,) = [
         s.value for s in samples[name] if labels.items() <= s.labels.items()
     ]  # fmt: skip
-    return found
+    return result
 
 
 @pytest.fixture(scope="module", params=["text/plain", "application/openmetrics-text"])
@@ -86,16 +86,16 @@ def test_phases_and_items_of_those_that_tell_them(served: Served, accept: str) -
         {**pay, "node": "none"},
     )
 
-    found = parsed(served, accept)
+    result = parsed(served, accept)
     name = "kaygraph_node_phase_seconds_total"
-    told = {
+    seconds = {
         s.labels["phase"]: s.value
-        for s in found[name]
+        for s in result[name]
         if PAY.items() <= s.labels.items()
     }
-    assert told == {"prep": 1.0, "exec": 2.25, "wait": 0.5, "post": 4.25}
-    assert {sample.labels["node"] for sample in found[name]} == {"pay", "single"}
-    (items,) = found["kaygraph_node_items_total"]
+    assert seconds == {"prep": 1.0, "exec": 2.25, "wait": 0.5, "post": 4.25}
+    assert {sample.labels["node"] for sample in result[name]} == {"pay", "single"}
+    (items,) = result["kaygraph_node_items_total"]
     assert (items.labels, items.value) == (PAY, 7)
 
 
@@ -104,10 +104,10 @@ def test_the_sum_of_values_that_may_be_negative_is_left_out(served: Served) -> N
         served.send_rows({"metric": "score_change", "value": value_})
     served.send_rows({"metric": "size", "value": 5.5})
 
-    found = parsed(served, "application/openmetrics-text")
+    result = parsed(served, "application/openmetrics-text")
 
-    counts = {s.labels["metric"]: s.value for s in found["kaygraph_observation_count"]}
-    sums = {s.labels["metric"]: s.value for s in found["kaygraph_observation_sum"]}
+    counts = {s.labels["metric"]: s.value for s in result["kaygraph_observation_count"]}
+    sums = {s.labels["metric"]: s.value for s in result["kaygraph_observation_sum"]}
     assert counts == {"score_change": 2, "size": 1}
     assert sums == {"size": 5.5}
 
@@ -124,8 +124,8 @@ def test_histograms_are_exact_at_powers_of_two(
     bounds = [repr(2.0**e) for e in range(-10, 10)]
     assert list(buckets) == [*bounds, "+Inf"]
     # 0.125, 0.25, 1.0 and 2.0 seconds: each on a bound, which includes it.
-    wanted = [sum(s <= float(le) for s in (0.125, 0.25, 1.0, 2.0)) for le in buckets]
-    assert list(buckets.values()) == wanted
+    expected = [sum(s <= float(le) for s in (0.125, 0.25, 1.0, 2.0)) for le in buckets]
+    assert list(buckets.values()) == expected
     assert value(samples, f"{name}_count", **PAY) == 4
     assert value(samples, f"{name}_sum", **PAY) == 3.375
 
@@ -183,10 +183,12 @@ def test_the_agents_own_are_all_there(
 def test_the_two_formats_differ_where_they_must_and_nowhere_else(shop: Served) -> None:
     plain, rich = text(shop), text(shop, "application/openmetrics-text")
 
-    def lines(found: str) -> list[str]:
-        kept = [line for line in found.splitlines() if not line.startswith("#")]
+    def lines(exposition: str) -> list[str]:
+        samples = [line for line in exposition.splitlines() if not line.startswith("#")]
         # What changes from one answer to the next.
-        return [line for line in kept if not re.match("kaywatch_(http|process)_", line)]
+        return [
+            line for line in samples if not re.match("kaywatch_(http|process)_", line)
+        ]
 
     assert lines(plain) == lines(rich)
     assert rich.endswith("\n# EOF\n")
@@ -207,10 +209,10 @@ def test_counters_never_go_back() -> None:
         served.send_rows({"graph": "checkout", "node": "pay", "seconds": 1.0})
         after = parsed(served)
 
-    def counters(found: dict[str, list[Sample]]) -> dict[Any, float]:
+    def counters(families: dict[str, list[Sample]]) -> dict[Any, float]:
         return {
             (s.name, *sorted(s.labels.items())): s.value
-            for name, values in found.items()
+            for name, values in families.items()
             for s in values
             if re.search("_(total|bucket|count)$", name)
         }
@@ -233,8 +235,8 @@ def test_series_whose_labels_become_the_same_are_added_up(served: Served) -> Non
         )
     )
 
-    found = parsed(served)
-    assert value(found, "kaygraph_count_total", metric="m", a_b="x") == 7
+    result = parsed(served)
+    assert value(result, "kaygraph_count_total", metric="m", a_b="x") == 7
 
 
 def test_a_compressed_scrape_is_the_same(shop: Served) -> None:
@@ -327,16 +329,16 @@ def test_prometheus_scrapes_and_answers(shop: Served, tmp_path: Path) -> None:
 
         def query(expression: str) -> list[tuple[dict[str, str], float]]:
             data = ask(url, "query", query=expression)
-            found = data["result"] if data else []
-            return [(item["metric"], float(item["value"][1])) for item in found]
+            result = data["result"] if data else []
+            return [(item["metric"], float(item["value"][1])) for item in result]
 
         until(lambda: query("kaygraph_node_executions_total"), "a scrape", 40)
         (target,) = ask(url, "targets")["activeTargets"]
         assert (target["health"], target["lastError"]) == ("up", "")
 
         def one(expression: str) -> float:
-            ((_, found),) = query(expression)
-            return found
+            ((_, result),) = query(expression)
+            return result
 
         assert one('kaygraph_node_executions_total{node="pay",service="shop"}') == 4
         assert one('sum(kaygraph_errors_total{type="KeyError"})') == 1
