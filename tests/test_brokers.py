@@ -24,7 +24,9 @@ def test_a_message_comes_through_with_every_byte(broker: Broker, version: int) -
     assert not message.retained
 
 
-def test_what_is_retained_is_there_for_the_next(broker: Broker, version: int) -> None:
+def test_retained_messages_reach_later_subscribers(
+    broker: Broker, version: int
+) -> None:
     topic = "kaywatch/v1/agent/status"
     broker.publish(topic, "online", "-r", user=AGENT, version=version)
 
@@ -62,7 +64,7 @@ def test_a_wrong_password_is_refused(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["mosquitto-mtls"])
-def test_nobody_comes_in_without_a_certificate(kind: str) -> None:
+def test_a_connection_without_a_certificate_is_refused(kind: str) -> None:
     with running_broker(kind) as broker:
         access = broker.access()
         done = subprocess.run(

@@ -171,7 +171,7 @@ def test_everybody_writes_only_as_himself(deployed: Deployed, version: int) -> N
 
 
 @pytest.mark.parametrize("subscription", ["kaywatch/v1/+/down", "kaywatch/#", "#"])
-def test_everybody_reads_only_what_is_for_him(
+def test_each_user_reads_only_allowed_topics(
     deployed: Deployed, version: int, subscription: str
 ) -> None:
     sent = {
@@ -193,7 +193,7 @@ def test_everybody_reads_only_what_is_for_him(
     assert [m.topic for m in read.messages] == [f"kaywatch/v1/{MINE}/down"]
 
 
-def test_an_automation_is_told_of_alerts_by_the_agent_alone(deployed: Deployed) -> None:
+def test_only_the_agent_publishes_alerts(deployed: Deployed) -> None:
     deployed.publish(STATE, "firing", "-r", user=AGENT)
 
     with deployed.subscribed("kaywatch/v1/#", user="automation") as read:
@@ -207,7 +207,7 @@ def test_an_automation_is_told_of_alerts_by_the_agent_alone(deployed: Deployed) 
     assert (live.topic, live.payload) == (STATE, b"ok")
 
 
-def test_nobody_comes_in_without_a_password(deployed: Deployed) -> None:
+def test_a_connection_without_a_password_is_refused(deployed: Deployed) -> None:
     host = ["-h", "127.0.0.1", "-p", str(deployed.plain)]
     done = subprocess.run(
         [require("mosquitto_pub"), *host, "-t", f"kaywatch/v1/{MINE}/up", "-m", "x"],

@@ -185,7 +185,7 @@ def test_the_page_is_built_again_only_if_its_sources_change(sdist: Path) -> None
         assert hatchling(tree, "wheel").returncode == 1
 
 
-def test_the_sdist_holds_what_is_needed_to_test_it_and_no_leftovers(
+def test_the_sdist_has_its_tests_and_no_leftovers(
     sdist: Path,
 ) -> None:
     with tarfile.open(sdist) as archive:
@@ -211,7 +211,7 @@ def test_the_sdist_builds_the_same_wheel(
     assert again.read_bytes() == wheel.read_bytes()
 
 
-def test_the_metadata_say_what_an_index_shows(wheel: Path) -> None:
+def test_the_metadata_are_complete_for_an_index(wheel: Path) -> None:
     result = metadata(wheel)
 
     assert result["License-Expression"] == "Apache-2.0"

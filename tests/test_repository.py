@@ -86,7 +86,7 @@ def test_every_public_name_is_there_and_no_other() -> None:
 
 
 @pytest.mark.parametrize("name", modules())
-def test_a_module_exports_what_it_names(name: str) -> None:
+def test_a_module_exports_the_names_in_its_all(name: str) -> None:
     module = importlib.import_module(name)
     for exported in getattr(module, "__all__", []):
         assert hasattr(module, exported), f"{name}.{exported}"
@@ -238,7 +238,7 @@ interval = "often"
     ]
 
 
-def test_what_any_python_may_import_is_written_for_old_ones_too() -> None:
+def test_modules_loaded_by_any_python_have_old_syntax() -> None:
     path = Path(kaywatch.launch.FOLDER) / "sitecustomize.py"
     tree = ast.parse(path.read_text(), feature_version=(3, 7))
 

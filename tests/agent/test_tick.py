@@ -56,7 +56,7 @@ async def test_commits_go_on_after_a_part_failed(
     writer.close()
 
 
-async def test_what_is_published_fails_alone(
+async def test_a_failing_publisher_does_not_stop_the_tick(
     config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     components = Components(config)

@@ -64,7 +64,7 @@ def test_a_duration_has_units_in_their_order_or_is_seconds(
         "1w",
     ],
 )
-def test_what_is_no_duration_says_what_is_one(text: str) -> None:
+def test_an_invalid_duration_is_an_error_with_the_format(text: str) -> None:
     with pytest.raises(ValueError, match="invalid duration") as caught:
         parse_duration(text)
     assert str(caught.value) == (
@@ -145,7 +145,7 @@ def test_a_size_has_units_of_1000_or_1024(text: str, count: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "MB", "5iB", "-1MB", "1 XB", "1e3", "nan"])
-def test_what_is_no_size_says_what_is_one(text: str) -> None:
+def test_an_invalid_size_is_an_error_with_the_format(text: str) -> None:
     with pytest.raises(ValueError, match=f'invalid size "{text}": expected a number'):
         parse_size(text)
 
@@ -193,7 +193,9 @@ def test_a_percentage_is_close_and_never_rounded_to_none_or_all(share: float) ->
         (float("inf"), "seconds", "∞"),
     ],
 )
-def test_a_value_is_told_in_its_unit(value: float | None, unit: str, text: str) -> None:
+def test_a_value_is_shown_in_its_unit(
+    value: float | None, unit: str, text: str
+) -> None:
     assert quantity(value, unit) == text
 
 

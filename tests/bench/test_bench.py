@@ -98,7 +98,7 @@ def test_a_module_that_fails_leaves_the_rows_of_others(
     ]
 
 
-def test_when_none_fails_the_exit_code_says_so(
+def test_the_exit_code_reports_a_failed_module(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(program, "measured", broken)
@@ -122,7 +122,7 @@ def test_a_figure_is_the_rounds_median_with_its_extremes() -> None:
     assert figure("kaywatch", [3, 1, 7]) == Figure("kaywatch", 3, 1, 7, 3)
 
 
-def test_a_ratio_says_how_many_times_as_much_the_peer_takes() -> None:
+def test_a_ratio_is_the_peer_s_cost_over_ours() -> None:
     peer = figure("statsd", [300.0])
     assert row(figure("kaywatch", [100.0]), peer).ratio(peer) == 3
 

@@ -33,7 +33,7 @@ def _as_before() -> Iterator[None]:
         ("claude-3-7-sonnet-latest", "claude-3-7-sonnet"),
     ],
 )
-def test_a_dated_version_costs_what_its_model_costs(model: str, name: str) -> None:
+def test_a_dated_version_has_the_price_of_its_model(model: str, name: str) -> None:
     assert prices.find(model) == prices.DEFAULT[name]
 
 

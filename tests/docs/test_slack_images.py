@@ -16,7 +16,7 @@ LARGEST = 300_000
 
 
 @pytest.mark.parametrize("name", sorted(pages()))
-def test_an_image_is_of_what_is_sent_now(name: str) -> None:
+def test_an_image_shows_the_current_message(name: str) -> None:
     """If not: `make images`, and look at them."""
     png = (FOLDER / f"{name}.png").read_bytes()
     assert source(png) == digest(pages()[name])
@@ -33,7 +33,7 @@ def test_every_image_is_shown_and_described() -> None:
     assert sorted(p.stem for p in FOLDER.glob("slack-*.png")) == sorted(pages())
 
 
-def test_a_page_says_all_that_the_message_says() -> None:
+def test_a_page_has_all_of_the_message_s_text() -> None:
     text = html.unescape(re.sub(r"<[^>]+>", "", pages()["slack-firing"]))
     for output in (
         "🔴 [FIRING] node-success-rate: checkout / pay",

@@ -85,7 +85,7 @@ def agent(stopped_agent: Agent, config: str) -> Agent:
     return stopped_agent.start()
 
 
-def test_a_failing_node_is_told_to_everybody_and_so_is_its_end(
+def test_all_receivers_are_notified_of_a_failing_node_and_its_recovery(
     agent: Agent, receivers: Receivers
 ) -> None:
     agent.run(FAIL, "20", "10")
@@ -111,7 +111,7 @@ def test_a_failing_node_is_told_to_everybody_and_so_is_its_end(
     assert hook[1].json["alerts"][0]["reason"] == "cleared"
 
 
-def test_why_says_what_became_of_each_message(
+def test_why_shows_the_status_of_each_message(
     agent: Agent, receivers: Receivers
 ) -> None:
     receivers.answer("/services/T/B/x", Reply(403, "invalid_token"))
@@ -163,7 +163,7 @@ def test_why_says_what_became_of_each_message(
     assert agent.get(path)["timeline"][0]["value"] == 0.5
 
 
-def test_a_restart_says_nothing_twice(agent: Agent, receivers: Receivers) -> None:
+def test_a_restart_repeats_no_notification(agent: Agent, receivers: Receivers) -> None:
     agent.run(FAIL, "20", "10")
     until(lambda: receivers.taken("/hook"), "it is told")
     until(lambda: episodes.waiting(agent) == 0, "that is known")
@@ -183,7 +183,7 @@ def test_a_restart_says_nothing_twice(agent: Agent, receivers: Receivers) -> Non
     assert episodes.measured(agent, 'kaywatch_alerts{state="firing"}') == 1
 
 
-def test_after_a_downtime_one_message_says_what_is_as_before(
+def test_after_a_downtime_one_message_lists_continuing_alerts(
     agent: Agent, receivers: Receivers
 ) -> None:
     agent.run(FAIL, "20", "10", "shop")

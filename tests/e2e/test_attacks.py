@@ -274,9 +274,7 @@ SMUGGLED = {
 
 
 @pytest.mark.parametrize("kind", SMUGGLED)
-def test_what_proxies_understand_in_two_ways_is_refused(
-    agent: Agent, kind: str
-) -> None:
+def test_ambiguous_http_framing_is_rejected(agent: Agent, kind: str) -> None:
     answer = exchanged(agent, SMUGGLED[kind] + SECOND)
     assert len(re.findall(rb"HTTP/1\.[01] \d+ ", answer)) == 1, answer
     assert answer.split(b" ")[1] == b"400"

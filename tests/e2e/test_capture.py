@@ -256,7 +256,7 @@ def test_info_needs_no_agent(agent: Agent, captured: Path) -> None:
     assert sum(one["executions"] for one in document["services"]) == 3_000
 
 
-def test_a_killed_capture_replays_what_was_flushed(
+def test_a_killed_capture_replays_its_flushed_records(
     agent: Agent, other: Agent, tmp_path: Path
 ) -> None:
     path = tmp_path / "killed.kwcap.gz"
@@ -305,7 +305,7 @@ def test_a_redacted_capture_keeps_the_figures_and_no_texts(
     assert ", redacted" in run_command(other, "replay", path, "--info")
 
 
-def test_a_stalled_capture_delays_no_client_and_learns_what_it_missed(
+def test_a_stalled_capture_delays_no_client_and_reports_missed_messages(
     agent: Agent,
 ) -> None:
     with (

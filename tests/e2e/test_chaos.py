@@ -23,7 +23,7 @@ def test_nothing_is_lost_or_counted_twice_by_an_agent_that_is_killed(
 
 
 @pytest.mark.parametrize("seconds", [3.0])
-def test_nothing_is_lost_by_an_agent_that_stands_still(
+def test_nothing_is_lost_by_a_suspended_agent(
     agent: Agent, tmp_path: Path, seconds: float
 ) -> None:
     outcome = chaos.run(

@@ -47,7 +47,7 @@ def accounts(agent: Agent) -> dict[str, Any]:
     return response
 
 
-def test_what_a_full_buffer_lost_is_shown_beside_the_figures_for_good(
+def test_losses_of_a_full_buffer_stay_visible_beside_the_statistics(
     agent: Agent,
 ) -> None:
     agent.stop()  # so that what is recorded has to wait

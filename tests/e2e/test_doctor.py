@@ -281,7 +281,7 @@ def test_a_user_without_access_gets_the_fix(short: Path) -> None:
 
 
 @as_root
-def test_a_user_who_is_not_in_allow_uids_is_a_problem(short: Path) -> None:
+def test_a_user_outside_allow_uids_is_a_problem(short: Path) -> None:
     path = config(short, '[ingest]\nmode = "0666"\nallow_uids = ["daemon"]\n')
     path.chmod(0o644)
     with running_agent(sys.executable, "--config", str(path)) as agent:

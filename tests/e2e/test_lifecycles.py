@@ -175,7 +175,7 @@ for t in threads: t.join()
     }
 
 
-def test_a_parent_that_forks_and_waits_sends_what_it_had(agent: Agent) -> None:
+def test_a_parent_that_forks_and_waits_sends_its_buffer(agent: Agent) -> None:
     # As a prefork server's master: no event of its own comes after the fork.
     assert agent.process is not None
     agent.process.send_signal(signal.SIGSTOP)
@@ -328,7 +328,7 @@ with kaywatch.execution("g", "endless"):
     assert agent.executions() == {"done": 5}
 
 
-def test_an_agent_that_comes_later_gets_what_was_recorded_before(
+def test_an_agent_started_later_gets_earlier_events(
     installed: str, tmp_path: Path
 ) -> None:
     with running_agent(installed) as agent:
@@ -349,7 +349,7 @@ def test_an_agent_that_comes_later_gets_what_was_recorded_before(
         assert agent.executions() == {"early": 1000, "late": 10}
 
 
-def test_an_agent_that_restarts_gets_what_it_had_not_acknowledged(
+def test_an_agent_that_restarts_gets_unacknowledged_batches(
     agent: Agent,
 ) -> None:
     child = agent.spawn(
@@ -513,7 +513,7 @@ def test_a_socket_left_behind_by_a_killed_agent_is_taken_over(agent: Agent) -> N
     assert agent.executions() == {"n": 1}
 
 
-def test_an_agent_that_clients_can_not_reach_says_so(agent: Agent) -> None:
+def test_an_agent_unreachable_by_clients_is_unhealthy(agent: Agent) -> None:
     def ingest() -> dict[str, Any]:
         response: dict[str, Any] = agent.get("/health")["stages"]["ingest"]
         return response

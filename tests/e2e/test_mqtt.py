@@ -64,7 +64,7 @@ def metric(agent: Agent, name: str, **labels: str) -> float:
     )
 
 
-def test_what_is_recorded_is_counted(mosquitto: Broker) -> None:
+def test_recorded_events_are_counted(mosquitto: Broker) -> None:
     with agent_at(mosquitto) as agent:
         assert agent.run(RECORD, "12000") == "True\n"
 
@@ -146,7 +146,7 @@ def test_rows_wait_at_the_broker_for_an_agent_that_is_away(
         until(lambda: agent.executions() == {"backup": 5}, "they are counted")
 
 
-def test_a_capture_has_what_came_by_a_broker(mosquitto: Broker) -> None:
+def test_a_capture_includes_messages_of_a_broker(mosquitto: Broker) -> None:
     with agent_at(mosquitto) as agent:
         file = agent.folder / "work.kwcap"
         capture = subprocess.Popen(
@@ -168,7 +168,7 @@ def test_a_capture_has_what_came_by_a_broker(mosquitto: Broker) -> None:
         until(lambda: agent.executions() == {"n": 200, "shell": 2}, "it is replayed")
 
 
-def test_without_paho_it_says_what_to_install(mosquitto: Broker) -> None:
+def test_without_paho_the_error_names_the_extra(mosquitto: Broker) -> None:
     code = """
 import sys
 sys.modules["paho"] = None
@@ -182,7 +182,7 @@ except kaywatch.ConfigurationError as error:
         assert "pip install 'kaywatch[mqtt]'" in agent.run(code)
 
 
-def test_a_shell_is_told_in_json_what_was_wrong(mosquitto: Broker) -> None:
+def test_a_shell_gets_errors_as_json(mosquitto: Broker) -> None:
     with (
         agent_at(mosquitto) as agent,
         mosquitto.subscribed("kaywatch/v1/nightly/down") as answers,
@@ -199,7 +199,7 @@ def test_a_shell_is_told_in_json_what_was_wrong(mosquitto: Broker) -> None:
         assert metric(agent, "kaywatch_rejected_total", reason="bad_json") == 1
 
 
-def test_the_process_tells_itself_what_it_uses(mosquitto: Broker) -> None:
+def test_a_process_reports_its_own_memory_and_cpu(mosquitto: Broker) -> None:
     with agent_at(mosquitto) as agent:
         child = agent.spawn(STAY)
         name = child.stdout.readline().strip()
@@ -228,7 +228,7 @@ def test_a_broker_that_restarts_is_no_death(
         assert agent.executions() == {"first": 1, "n": 7}
 
 
-def test_who_dies_while_the_broker_is_down_is_found_out(mosquitto: Broker) -> None:
+def test_a_client_that_dies_during_a_broker_outage_is_dead(mosquitto: Broker) -> None:
     with agent_at(mosquitto) as agent:
         child = agent.spawn(STAY)
         name = child.stdout.readline().strip()
@@ -240,7 +240,7 @@ def test_who_dies_while_the_broker_is_down_is_found_out(mosquitto: Broker) -> No
         until(lambda: client_of(agent, name)["state"] == "died", "it has died")
 
 
-def test_who_dies_while_the_agent_is_down_is_found_out(mosquitto: Broker) -> None:
+def test_a_client_that_dies_during_an_agent_outage_is_dead(mosquitto: Broker) -> None:
     with agent_at(mosquitto) as agent:
         dead, alive = agent.spawn(STAY), agent.spawn(STAY)
         gone = dead.stdout.readline().strip()
@@ -253,7 +253,7 @@ def test_who_dies_while_the_agent_is_down_is_found_out(mosquitto: Broker) -> Non
         assert client_of(agent, here)["state"] == "connected"
 
 
-def test_while_the_agent_is_away_its_clients_keep_what_they_have(
+def test_clients_buffer_while_the_agent_is_offline(
     mosquitto: Broker,
 ) -> None:
     with agent_at(mosquitto) as agent:
@@ -295,7 +295,7 @@ def test_a_client_writes_only_as_itself(mosquitto: Broker) -> None:
         assert metric(agent, "kaywatch_rejected_total", reason="forbidden") == 1
 
 
-def test_what_is_retained_is_not_counted_again_and_again(mosquitto: Broker) -> None:
+def test_retained_messages_are_counted_once(mosquitto: Broker) -> None:
     name = "c" * 32
     row = wire.pack({"type": "batch", "events": [{"node": "n", "seconds": 1.0}]})
     mosquitto.publish(f"kaywatch/v1/{name}/up", row, "-r")
@@ -381,7 +381,7 @@ print(kaywatch.flush(20), kaywatch.client_stats()["error"])
         assert agent.executions() == {"parent": 2, "child": 1}
 
 
-def test_a_wrong_password_is_said_once_and_without_it() -> None:
+def test_a_wrong_password_is_logged_once_without_its_text() -> None:
     code = """
 import sys, time, logging, kaywatch
 logging.basicConfig(stream=sys.stdout, format="%(message)s")

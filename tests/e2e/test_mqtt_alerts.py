@@ -119,7 +119,7 @@ def test_an_alert_is_retained_while_it_fires(broker: Broker, version: int) -> No
 
 
 @each_broker
-def test_the_agent_says_whether_it_is_there(broker: Broker, version: int) -> None:
+def test_the_agent_publishes_its_presence(broker: Broker, version: int) -> None:
     topics = (STATUS, ABOUT)
     with broker.subscribed(*topics, user=READER, version=version) as read:
         with agent_at(broker, version=version) as agent:
@@ -148,7 +148,7 @@ def test_the_agent_says_whether_it_is_there(broker: Broker, version: int) -> Non
 
 
 @pytest.mark.parametrize("kind", ["mosquitto", "rumqttd"])
-def test_a_broker_that_lost_all_is_told_again(kind: str) -> None:
+def test_alerts_are_republished_to_a_broker_that_lost_its_state(kind: str) -> None:
     with running_broker(kind) as broker, publishing_agent(broker) as agent:
         agent.run(RUN, "20", "10", "pay")
         before = until(lambda: retained_messages(broker, STATES), "the alert")
@@ -162,7 +162,7 @@ def test_a_broker_that_lost_all_is_told_again(kind: str) -> None:
         )
 
 
-def test_what_ends_while_the_broker_is_away_is_cleared(mosquitto: Broker) -> None:
+def test_an_alert_resolved_during_a_broker_outage_is_cleared(mosquitto: Broker) -> None:
     with publishing_agent(mosquitto) as agent:
         agent.run(RUN, "20", "10", "pay")
         until(lambda: retained_messages(mosquitto, STATES), "the alert")
@@ -177,7 +177,7 @@ def test_what_ends_while_the_broker_is_away_is_cleared(mosquitto: Broker) -> Non
         until(lambda: not retained_messages(mosquitto, STATES), "it is cleared")
 
 
-def test_what_an_agent_leaves_behind_is_cleared_by_the_next(mosquitto: Broker) -> None:
+def test_retained_alerts_of_an_earlier_agent_are_cleared(mosquitto: Broker) -> None:
     with publishing_agent(mosquitto) as agent:
         agent.run(RUN, "20", "10", "pay")
         agent.run(RUN, "20", "10", "ship")
@@ -208,7 +208,7 @@ def test_an_alert_whose_rule_is_removed_meanwhile_is_cleared(kind: str) -> None:
         )
 
 
-def test_what_fires_over_a_restart_goes_on_being_held(mosquitto: Broker) -> None:
+def test_an_alert_firing_over_a_restart_stays_retained(mosquitto: Broker) -> None:
     with publishing_agent(mosquitto) as agent:
         agent.run(RUN, "20", "10", "pay")
         until(lambda: retained_messages(mosquitto, STATES), "the alert")
@@ -249,7 +249,7 @@ assert kaywatch.flush(20)
         assert set(states(read.messages)) == {"firing"}
 
 
-def test_an_agent_that_may_not_publish_says_so() -> None:
+def test_a_missing_publish_permission_is_reported() -> None:
     with running_broker("mosquitto-password") as broker:
         acl = broker.folder / "acl"
         acl.write_text(acl.read_text().replace("topic readwrite kaywatch/v1/al", "#"))
@@ -288,7 +288,7 @@ def test_two_agents_at_the_same_topics_say_so(mosquitto: Broker) -> None:
 
 
 @pytest.mark.parametrize("kind", ["mosquitto-password", "mosquitto-tls"])
-def test_an_agent_with_a_wrong_password_says_so(kind: str) -> None:
+def test_a_wrong_agent_password_is_reported(kind: str) -> None:
     with running_broker(kind) as broker, new_agent_at(broker) as agent:
         config = agent.folder / "kaywatch.toml"
         config.write_text(config.read_text().replace("agent secret", "guess"))
@@ -303,7 +303,7 @@ def test_an_agent_with_a_wrong_password_says_so(kind: str) -> None:
         assert len(lines) == 1
 
 
-def test_an_agent_that_trusts_another_ca_says_so(tmp_path: Path) -> None:
+def test_an_untrusted_certificate_is_reported(tmp_path: Path) -> None:
     from tests.brokers import Authority
 
     with running_broker("mosquitto-tls") as broker, new_agent_at(broker) as agent:

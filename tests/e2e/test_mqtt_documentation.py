@@ -160,7 +160,7 @@ def test_the_configuration_of_a_protected_broker_is_one() -> None:
         "another agent, ",
     ],
 )
-def test_what_the_page_says_to_look_for_is_said(words: str) -> None:
+def test_the_documented_log_messages_are_logged(words: str) -> None:
     assert f"`{words}" in section("Troubleshooting").replace(
         "`the broker does", "`does"
     )
@@ -171,7 +171,7 @@ def test_what_the_page_says_to_look_for_is_said(words: str) -> None:
     )
 
 
-def test_strangers_are_told_apart_by_their_prefix() -> None:
+def test_clients_are_separated_by_topic_prefix() -> None:
     passwords = {AGENT: "a", "shop": "s", "other": "o"}
     mine = "a" * 32
     with tempfile.TemporaryDirectory(prefix="kwb-") as folder:

@@ -31,7 +31,7 @@ def agent(installed: str) -> Iterator[Agent]:
         yield result
 
 
-def test_what_an_outage_brings_over_the_bound_is_dropped_oldest_first_and_counted(
+def test_an_outage_beyond_the_buffer_drops_the_oldest_and_counts_them(
     agent: Agent,
 ) -> None:
     # An hour at 1,000 events a second against 32 MB, in a thirtieth of both.
@@ -132,7 +132,7 @@ sys.stdin.readline()
     assert child.wait(20) == 0
 
 
-def test_a_socket_path_that_no_system_takes_is_told_and_breaks_nothing(
+def test_an_overlong_socket_path_is_reported_and_harmless(
     agent: Agent, tmp_path: Path
 ) -> None:
     path = tmp_path / ("x" * 120) / "ingest.sock"

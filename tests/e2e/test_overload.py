@@ -87,7 +87,7 @@ def test_a_thousand_connections_are_all_served(agent: Agent) -> None:
 
 
 @pytest.mark.parametrize("size", [1, wire.MAX_FRAME])
-def test_a_client_that_reads_nothing_harms_nobody(agent: Agent, size: int) -> None:
+def test_a_client_that_reads_nothing_delays_no_other(agent: Agent, size: int) -> None:
     with connected(agent) as link:
         link.settimeout(SECONDS)
         client, end = os.urandom(16), time.monotonic() + SECONDS

@@ -151,7 +151,7 @@ def get(url: str) -> tuple[int, Any] | None:
         return None
 
 
-def test_the_health_route_tells_of_its_nodes(answering: str, agent: Agent) -> None:
+def test_the_health_route_lists_its_nodes(answering: str, agent: Agent) -> None:
     status, body = get(answering + "/health") or (0, {})
     assert (status, body["status"]) == (200, "healthy")
     assert body["metrics"].keys() >= GET_STATS

@@ -142,7 +142,7 @@ def test_a_liar_is_shown_under_its_true_pid_and_user(
 
 
 @as_root
-def test_nobody_speaks_for_another_user_s_client(
+def test_a_process_cannot_send_for_another_user_s_client(
     installed: str, tmp_path: Path
 ) -> None:
     with agent_with(installed, tmp_path, 'mode = "0666"') as agent:

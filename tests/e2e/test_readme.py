@@ -100,7 +100,7 @@ def test_every_command_is_in_the_readme_with_its_options() -> None:
         (["--version"], "kaywatch, version"),
     ],
 )
-def test_a_command_shows_what_it_says(
+def test_a_command_prints_its_documented_output(
     busy: Agent, arguments: list[str], shown: str
 ) -> None:
     env = {**busy.environment, "COLUMNS": "80"}

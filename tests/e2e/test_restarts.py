@@ -128,7 +128,7 @@ sys.stdin.readline()
     assert client["dropped"] == {}
 
 
-def test_who_died_while_no_agent_ran_is_known_as_dead(agent: Agent) -> None:
+def test_a_client_that_died_without_an_agent_is_dead(agent: Agent) -> None:
     child = agent.spawn(
         RECORD + "record('n', 1); kaywatch.flush(); print('now'); time.sleep(60)"
     )
@@ -142,7 +142,7 @@ def test_who_died_while_no_agent_ran_is_known_as_dead(agent: Agent) -> None:
     assert [client["state"] for client in agent.clients()] == ["died"]
 
 
-def test_who_dies_before_it_comes_back_is_seen_dying(agent: Agent) -> None:
+def test_a_client_that_dies_before_reconnecting_is_dead(agent: Agent) -> None:
     child = agent.spawn(
         RECORD + "record('n', 1); kaywatch.flush(); print('now'); time.sleep(60)"
     )
@@ -172,7 +172,7 @@ def test_a_second_agent_does_not_get_the_file(agent: Agent, tmp_path: Path) -> N
     assert "Traceback" not in done.stderr
 
 
-def test_a_file_that_somebody_locks_is_waited_for(agent: Agent) -> None:
+def test_the_agent_waits_for_a_locked_file(agent: Agent) -> None:
     other = sqlite3.connect(agent.store, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     child = agent.spawn(
@@ -201,7 +201,7 @@ def test_a_file_that_somebody_locks_is_waited_for(agent: Agent) -> None:
     assert agent.executions() == {"n": 10}
 
 
-def test_a_damaged_file_is_set_aside_and_said(agent: Agent) -> None:
+def test_a_damaged_file_is_moved_aside_and_reported(agent: Agent) -> None:
     agent.run(RECORD + "record('n', 10)")
     agent.stop()
     Path(agent.store).write_bytes(b"no database " * 1000)
@@ -244,7 +244,7 @@ def test_a_large_file_is_checked_beside_the_work(agent: Agent) -> None:
     assert agent.executions() == {"n": 10}
 
 
-def test_damage_in_the_middle_of_a_large_file_is_found_and_said(agent: Agent) -> None:
+def test_damage_in_the_middle_of_a_large_file_is_reported(agent: Agent) -> None:
     agent.run(RECORD + "record('n', 10)")
     agent.stop()
     enlarge(agent)
@@ -290,7 +290,7 @@ def test_memory_keeps_nothing(stopped_agent: Agent) -> None:
     assert json.dumps(agent.get("/health"))
 
 
-def test_sighup_takes_a_configuration_whole_or_not_at_all(
+def test_sighup_applies_all_of_a_configuration_or_nothing(
     stopped_agent: Agent, tmp_path: Path
 ) -> None:
     config = tmp_path / "kaywatch.toml"

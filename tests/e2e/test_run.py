@@ -110,7 +110,7 @@ def test_a_script_is_watched(agent: Agent, run: Run, app: str) -> None:
     assert graph["transition_counts"] == {"Load->loaded": 5, "Show->default": 5}
 
 
-def test_options_say_who_the_process_is(agent: Agent, run: Run, app: str) -> None:
+def test_options_identify_the_process(agent: Agent, run: Run, app: str) -> None:
     fine(
         run(
             *("python", app),
@@ -124,7 +124,7 @@ def test_options_say_who_the_process_is(agent: Agent, run: Run, app: str) -> Non
     assert client["tags"] == {"zone": "b", "team": "blue", "tier": "web"}
 
 
-def test_the_endpoint_can_be_given(agent: Agent, run: Run, app: str) -> None:
+def test_the_endpoint_is_an_option(agent: Agent, run: Run, app: str) -> None:
     elsewhere = {"KAYWATCH_ENDPOINT": "unix:///nonexistent/ingest.sock"}
     fine(run("python", app, options=("--endpoint", agent.endpoint), **elsewhere))
 
@@ -145,7 +145,7 @@ def test_a_module_and_a_package_are_watched(
 
 
 @pytest.mark.parametrize("shebang", ["#!/bin/sh\n", ""])
-def test_what_python_a_shell_script_starts_is_watched(
+def test_python_started_by_a_shell_script_is_instrumented(
     agent: Agent, run: Run, app: str, tmp_path: Path, shebang: str
 ) -> None:
     script = tmp_path / "script.sh"
@@ -372,7 +372,7 @@ def bare(tmp_path: Path) -> str:
     return str(tmp_path / "bare" / "bin" / "python")
 
 
-def test_an_environment_without_kaywatch_is_told(
+def test_an_environment_without_kaywatch_is_reported(
     agent: Agent, run: Run, bare: str, tmp_path: Path
 ) -> None:
     (tmp_path / "pocketflow.py").write_text("print('imported')")
@@ -600,7 +600,7 @@ def test_a_script_without_its_interpreter_can_not_be_executed(
     assert "can't be executed" in done.stderr
 
 
-def test_help_tells_of_it(installed: str) -> None:
+def test_help_lists_the_run_command(installed: str) -> None:
     for arguments, message in (
         (["-m", "kaywatch_agent", "--help"], "kaywatch run -- python app.py"),
         (["-m", "kaywatch_agent", "run", "--help"], "--tag KEY=VALUE"),

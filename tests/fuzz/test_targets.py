@@ -33,7 +33,7 @@ def test_noise_is_refused(target: str) -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_what_is_mutated_from_sound_inputs_is_taken_or_refused(target: str) -> None:
+def test_mutated_inputs_are_accepted_or_rejected(target: str) -> None:
     result = seeds(target)
 
     @calm
@@ -64,5 +64,5 @@ def test_what_is_mutated_from_sound_inputs_is_taken_or_refused(target: str) -> N
     ],
     ids=range(13),
 )
-def test_what_has_no_end_is_refused(target: str, data: bytes) -> None:
+def test_endless_input_is_rejected(target: str, data: bytes) -> None:
     TARGETS[target](data)

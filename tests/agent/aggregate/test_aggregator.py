@@ -99,7 +99,7 @@ def counts(view: View) -> dict[int, int]:
 # -- ticks -----------------------------------------------------------------------------
 
 
-def test_what_was_accepted_is_seen_after_the_tick(aggregation: Aggregation) -> None:
+def test_accepted_events_are_visible_after_the_tick(aggregation: Aggregation) -> None:
     assert aggregation.accept(batch(points=points(2), runs=runs(1))) == 6
     assert count(aggregation.aggregator.view(NOW).totals) == 0
     assert count(aggregation.advance().totals) == 6
@@ -114,7 +114,7 @@ def by_bucket(change: AggregateChanges) -> dict[int, int]:
     return {n - CURRENT: count(bucket) for n, bucket in change.buckets.items()}
 
 
-def test_a_change_says_what_is_new_and_no_more(aggregation: Aggregation) -> None:
+def test_a_write_batch_holds_only_new_data(aggregation: Aggregation) -> None:
     aggregation.at(NOW, NOW - 10, NOW - 5_000)
     first = aggregation.commit()
     # Three events, and that one of them was late.
@@ -128,7 +128,7 @@ def test_a_change_says_what_is_new_and_no_more(aggregation: Aggregation) -> None
     assert counts(aggregation.aggregator.view(NOW)) == {-1: 1, 0: 3}
 
 
-def test_what_was_in_no_change_is_in_the_next_one(aggregation: Aggregation) -> None:
+def test_data_in_no_write_batch_is_in_the_next_one(aggregation: Aggregation) -> None:
     aggregation.at(NOW)
     aggregation.aggregator.advance(NOW)
     aggregation.at(NOW, NOW - 10)
@@ -136,7 +136,7 @@ def test_what_was_in_no_change_is_in_the_next_one(aggregation: Aggregation) -> N
     assert counts(aggregation.aggregator.view(NOW)) == {-1: 1, 0: 2}
 
 
-def test_a_change_that_is_given_back_is_in_the_next_one(
+def test_a_returned_write_batch_is_in_the_next_one(
     aggregation: Aggregation,
 ) -> None:
     aggregation.accept(batch(failures=[FAILURE], topologies=[TOPOLOGY]))
@@ -179,7 +179,7 @@ def test_a_store_that_can_not_be_written_to_for_days_gets_hours(
     assert len(change.buckets) <= MAX_UNCOMMITTED + 1
 
 
-def test_a_whole_change_is_all_that_is_known(aggregation: Aggregation) -> None:
+def test_a_full_write_batch_holds_everything(aggregation: Aggregation) -> None:
     aggregation.accept(batch(failures=[FAILURE], topologies=[TOPOLOGY]))
     aggregation.at(NOW, NOW - 100, NOW - 5_000)
     aggregation.commit()
@@ -311,7 +311,7 @@ def test_phases_belong_to_the_bucket_of_their_execution(
         assert stats[Dimension.PHASES][PhaseSum.ITEMS] == 1
 
 
-def test_phases_of_what_is_over_an_hour_late_are_in_the_totals_only(
+def test_phases_over_an_hour_late_are_in_the_totals_only(
     aggregation: Aggregation,
 ) -> None:
     columns = executions(2, end=[NOW, NOW - 4_000], series=[0, 0])
@@ -481,14 +481,14 @@ def test_any_order_batches_and_ticks_give_the_same_totals_and_buckets(
 # -- failures and topologies -----------------------------------------------------------
 
 
-def test_failures_are_kept_with_who_sent_them(aggregation: Aggregation) -> None:
+def test_failures_are_kept_with_their_client(aggregation: Aggregation) -> None:
     aggregation.accept(batch(failures=[FAILURE]))
     (failure,) = aggregation.advance().failures
     assert (failure.service, failure.client) == ("shop", CLIENT.hex())
     assert (failure.node, failure.type, failure.outcome) == ("pay", "Timeout", "error")
 
 
-def test_of_many_failures_the_newest_are_kept(aggregation: Aggregation) -> None:
+def test_only_the_newest_failures_are_kept(aggregation: Aggregation) -> None:
     for number in range(MAX_FAILURES + 10):
         aggregation.accept(batch(failures=[{**FAILURE, "run": f"r{number}"}]))
     failures = aggregation.advance().failures
@@ -529,7 +529,7 @@ def test_the_most_visits_of_a_node_in_one_run_are_remembered_by_bucket(
     assert looped(before) == {"a": 3, "b": 2}
 
 
-def test_of_too_many_loops_those_of_the_most_visits_are_remembered(
+def test_the_loops_with_the_most_visits_are_kept(
     aggregation: Aggregation,
 ) -> None:
     for start in (0, 1_500):
@@ -542,7 +542,7 @@ def test_of_too_many_loops_those_of_the_most_visits_are_remembered(
     assert aggregation.aggregator.metrics.visits_left_out.value == 3_000 - MAX_VISITED
 
 
-def test_what_stands_for_many_nodes_has_no_loop() -> None:
+def test_the_overflow_node_has_no_loop() -> None:
     aggregation = Aggregation(Limits(series=4))
     aggregation.accept(
         batch(looped=[["g", name, 5] for name in ("a", "b", "c", OTHER)])

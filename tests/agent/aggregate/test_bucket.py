@@ -62,7 +62,7 @@ def parts_of(events: list[Event], seed: int, parts: int) -> list[list[Event]]:
 
 @calm
 @given(lists_of(exact))
-def test_a_bucket_says_what_adding_up_one_by_one_says(events: list[Event]) -> None:
+def test_a_bucket_equals_adding_up_one_by_one(events: list[Event]) -> None:
     assert shown(bucket_of(events)) == naive(events)
 
 
@@ -140,7 +140,7 @@ def test_of_values_at_the_same_time_the_one_that_came_last_is_the_last() -> None
     assert merge([second, first]).last.tolist() == [2.0]
 
 
-def test_nothing_is_empty() -> None:
+def test_no_events_give_an_empty_bucket() -> None:
     assert reduce(columns([])) is EMPTY
     assert merge([]) is EMPTY
     assert merge([EMPTY, EMPTY]) is EMPTY
@@ -243,7 +243,7 @@ def sums(bucket: Bucket) -> dict[str, int]:
     return {PhaseSum(number).name: count for number, count in named}
 
 
-def test_post_is_what_the_other_phases_leave() -> None:
+def test_post_is_the_rest_of_the_other_phases() -> None:
     bucket = bucket_of(
         [Event(value=1.0, phases=(0.125, 0.5, 0.25, 7)), Event(value=9.0)]
     )

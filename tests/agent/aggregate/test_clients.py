@@ -27,7 +27,7 @@ def test_a_client_is_known_from_its_first_message_on() -> None:
     assert len(clients) == 1
 
 
-def test_a_greeting_says_who_it_is() -> None:
+def test_a_hello_identifies_its_client() -> None:
     clients = Clients()
     greeted = clients.greet(hello(), 0, NOW)
     assert (greeted.service, greeted.host, greeted.pid) == ("shop", "web1", 12)
@@ -45,7 +45,7 @@ def test_a_client_that_speaks_again_is_connected(state: ClientState) -> None:
     assert clients.meet("c", NOW + 3).since == NOW + 2
 
 
-def test_completeness_is_what_arrived_of_what_was_recorded() -> None:
+def test_completeness_is_received_over_recorded() -> None:
     assert Client("c").completeness is None
     assert Client("c", events=3, recorded=12).completeness == 0.25
     assert Client("c", events=13, recorded=12).completeness == 1.0
@@ -77,7 +77,7 @@ def test_a_client_is_forgotten_an_hour_after_it_left() -> None:
     assert [client.id for client in clients] == ["here"]
 
 
-def test_of_too_many_clients_those_are_forgotten_that_left_first(
+def test_over_the_limit_the_first_clients_to_leave_are_forgotten(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "KEEP_CLIENTS", 5)
@@ -103,7 +103,7 @@ def test_too_many_clients_are_brought_down_to_the_cap_also_when_some_left_long_a
     assert [client.id for client in clients] == ["new2", "new3", "new4"]
 
 
-def test_those_who_are_here_are_never_forgotten(
+def test_connected_clients_are_never_forgotten(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "KEEP_CLIENTS", 1)
@@ -114,7 +114,7 @@ def test_those_who_are_here_are_never_forgotten(
     assert len(clients) == 3
 
 
-def test_who_said_goodbye_has_nothing_in_flight() -> None:
+def test_a_client_that_ended_has_nothing_in_flight() -> None:
     for state, count in ((ClientState.DIED, 1), (ClientState.ENDED, 0)):
         client = Client("c", in_flight=(InFlight("g", "n", NOW, "r"),))
         Clients().set_state(client, state, NOW)

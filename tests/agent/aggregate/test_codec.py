@@ -28,7 +28,7 @@ events = st.lists(
 
 
 @given(events)
-def test_a_bucket_is_what_it_was(some: list[Event]) -> None:
+def test_a_bucket_survives_encoding(some: list[Event]) -> None:
     bucket = reduce(columns(some)) if some else EMPTY
     again = decode(encode(bucket))
 

@@ -36,7 +36,7 @@ def counted(names: Registry, *buckets: Bucket) -> Completeness:
     return completeness
 
 
-def test_what_became_of_events_is_told_by_service(names: Registry) -> None:
+def test_completeness_is_counted_by_service(names: Registry) -> None:
     result = counted(
         names,
         bucket_of(0, 1, 1, 1),

@@ -63,7 +63,7 @@ def size_of(bucket: Bucket | CompressedBucket) -> int:
         "phases",
     ],
 )
-def test_a_packed_bucket_is_what_it_was(bucket: Bucket) -> None:
+def test_a_compressed_bucket_survives_encoding(bucket: Bucket) -> None:
     assert same(decompress(compress(bucket)), bucket)
 
 
@@ -90,7 +90,7 @@ def test_the_two_newest_buckets_stay_open_and_old_ones_go() -> None:
     assert 94 not in history
 
 
-def test_a_history_that_somebody_holds_does_not_change() -> None:
+def test_a_history_snapshot_does_not_change() -> None:
     bucket = reduce(events(10))
     before = History({}).advanced({100: bucket}, 100, 5)
     after = before.advanced({101: bucket}, 103, 5)

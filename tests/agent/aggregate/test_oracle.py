@@ -110,7 +110,7 @@ def test_retries_are_attempts_beyond_the_first() -> None:
     assert of([Event(attempts=0), Event(attempts=0)]).retries == 0
 
 
-def test_errors_are_told_by_type_and_phase_and_summed_by_type() -> None:
+def test_errors_are_counted_by_type_and_phase_and_summed_by_type() -> None:
     names = registry()
     keys = [
         ErrorKey("ValueError", "exec"),
@@ -155,7 +155,7 @@ def test_series_without_events_in_a_bucket_add_nothing() -> None:
     assert summarize(bucket, [3, 4, 5, 6], registry()).executions == 1
 
 
-def test_series_are_selected_by_all_that_is_given() -> None:
+def test_series_are_selected_by_all_filters() -> None:
     names = registry()
     keys = [
         SeriesKey(Kind.NODE, "s", "g", "a"),
@@ -180,7 +180,7 @@ def view(names: Registry) -> View:
     return Aggregator(names, 0.0).view(0.0)
 
 
-def test_completeness_is_what_arrived_over_what_arrived_and_what_was_lost() -> None:
+def test_completeness_is_received_over_received_and_lost() -> None:
     names = registry()
     mine = names.row(SeriesKey(Kind.NODE, "s", "g", "a"), "c")
     others = names.row(SeriesKey(Kind.OBSERVE, "t", "g", "a", "m"), "c")

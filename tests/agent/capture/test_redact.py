@@ -24,9 +24,9 @@ SECRET = "order of jane@example.com"
 
 
 def redacted(message: bytes) -> bytes:
-    redactor = MessageRedactor().redact(message)
-    assert redactor is not None
-    return redactor
+    result = MessageRedactor().redact(message)
+    assert result is not None
+    return result
 
 
 def test_error_messages_are_replaced_and_names_stay() -> None:

@@ -123,7 +123,7 @@ async def test_an_undecodable_topic_is_handled_and_the_next_message_too(
     assert seen == [("", b"bad"), (GOOD, b"good")]
 
 
-async def test_what_waited_in_the_session_comes_before_the_subscription(
+async def test_messages_queued_in_the_session_arrive_before_the_subscription(
     mosquitto: Broker,
 ) -> None:
     seen: list[tuple[str, bytes]] = []

@@ -53,7 +53,7 @@ async def look(path: str) -> str:
     return await Probe(path, lambda _: None).check()
 
 
-async def test_what_is_acknowledged_is_well(path: str) -> None:
+async def test_an_acknowledged_probe_is_healthy(path: str) -> None:
     output: list[bytes] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -79,7 +79,7 @@ async def test_what_is_acknowledged_is_well(path: str) -> None:
         ),
     ],
 )
-async def test_who_hangs_up_or_talks_nonsense_is_not(
+async def test_a_listener_that_disconnects_or_sends_garbage_is_unhealthy(
     path: str, reply: bytes, words: str
 ) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -92,7 +92,7 @@ async def test_who_hangs_up_or_talks_nonsense_is_not(
     assert words in result
 
 
-async def test_who_takes_bytes_and_says_nothing_is_not(
+async def test_a_listener_that_never_answers_is_unhealthy(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(probe, "DEADLINE", 0.1)
@@ -104,7 +104,7 @@ async def test_who_takes_bytes_and_says_nothing_is_not(
         assert await look(path) == f"{path}: nothing was acknowledged within 0.1 s"
 
 
-async def test_a_path_that_is_gone_or_no_socket_is_told(path: str) -> None:
+async def test_a_missing_path_or_a_path_without_a_socket_is_reported(path: str) -> None:
     assert await look(path) == (
         f"{path} was deleted: restart the agent to create it again"
     )
@@ -126,7 +126,7 @@ def other(path: str) -> Iterator[int]:
         process.communicate()
 
 
-async def test_another_process_that_listens_there_is_told(
+async def test_another_process_listening_on_the_path_is_reported(
     path: str, other: int
 ) -> None:
     assert await look(path) == (
@@ -134,7 +134,7 @@ async def test_another_process_that_listens_there_is_told(
     )
 
 
-async def test_it_tells_each_time_and_looks_sooner_while_something_is_wrong(
+async def test_failures_are_reported_each_time_and_probed_more_often(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(probe, "RETRY", 0.01)

@@ -33,7 +33,7 @@ class Someone:
         (Access(uids=frozenset({1000})), Someone(0, 0, trusted=True), True),
     ],
 )
-def test_who_is_named_may_push_and_root_always(
+def test_allowed_users_and_root_may_push(
     access: Access, peer: Someone, admitted: bool
 ) -> None:
     assert access.admits(peer) is admitted
@@ -62,7 +62,7 @@ def test_users_and_groups_have_names_or_numbers() -> None:
         ),
     ],
 )
-def test_what_cannot_be_is_told_with_its_key(
+def test_an_invalid_setting_is_reported_with_its_key(
     keys: dict[str, object], complaint: str
 ) -> None:
     with pytest.raises(ConfigError, match=complaint):

@@ -134,7 +134,7 @@ async def test_new_connections_do_not_add_rounds_to_a_cycle_of_the_loop(
     assert set(round_.order) == set(range(1, 22))
 
 
-async def test_an_idle_process_goes_first_and_has_saved_up_nothing(
+async def test_an_idle_process_is_read_first_and_accumulates_no_credit(
     round_: Round, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kaywatch_agent.ingest.reader.TURN_SECONDS", 0.0)
@@ -170,7 +170,7 @@ async def test_a_process_that_is_held_back_is_read_later_and_others_meanwhile(
     await round_.over()
 
 
-async def test_at_the_end_nothing_is_left_and_nobody_held_back(round_: Round) -> None:
+async def test_after_all_data_is_read_no_process_is_throttled(round_: Round) -> None:
     fast = round_.add(1, 8 * SLICE)
     fast.pause = 60.0
     async with asyncio.timeout(10):

@@ -124,7 +124,7 @@ async def test_a_symbolic_link_at_the_path_is_neither_followed_nor_removed(
     assert elsewhere.exists() is (target != "nothing")
 
 
-async def test_what_took_the_socket_s_place_is_not_removed(folder: Path) -> None:
+async def test_a_file_that_replaced_the_socket_is_not_removed(folder: Path) -> None:
     path = folder / "s"
     async with listening(IngestConfig(str(path))) as (_, listener):
         path.unlink()
@@ -133,7 +133,7 @@ async def test_what_took_the_socket_s_place_is_not_removed(folder: Path) -> None
     assert path.read_text() == "somebody else's"
 
 
-async def test_a_socket_that_nobody_listens_on_is_replaced(folder: Path) -> None:
+async def test_a_socket_without_a_listener_is_replaced(folder: Path) -> None:
     path = folder / "s"
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(str(path))
@@ -145,7 +145,7 @@ async def test_a_socket_that_nobody_listens_on_is_replaced(folder: Path) -> None
 # -- quotas --------------------------------------------------------------------------
 
 
-async def test_a_process_with_too_many_connections_is_told_and_hung_up_on(
+async def test_a_process_over_the_connection_limit_gets_an_error_and_is_closed(
     folder: Path,
 ) -> None:
     path = str(folder / "s")
@@ -167,7 +167,7 @@ async def test_a_process_with_too_many_connections_is_told_and_hung_up_on(
             opened.close()
 
 
-async def test_unfinished_frames_are_bounded_and_the_bound_is_told(
+async def test_the_limit_of_unfinished_frames_is_reported_to_the_client(
     folder: Path,
 ) -> None:
     path = str(folder / "s")
@@ -188,7 +188,7 @@ async def test_unfinished_frames_are_bounded_and_the_bound_is_told(
         assert not listener._usage._processes
 
 
-async def test_who_sends_too_fast_is_read_more_slowly_and_loses_nothing(
+async def test_a_fast_sender_is_throttled_without_loss(
     folder: Path,
 ) -> None:
     path = str(folder / "s")
@@ -206,7 +206,7 @@ async def test_who_sends_too_fast_is_read_more_slowly_and_loses_nothing(
         writer.close()
 
 
-async def test_what_came_before_the_end_of_a_connection_is_counted(
+async def test_data_received_before_a_disconnect_is_counted(
     folder: Path,
 ) -> None:
     path = str(folder / "s")

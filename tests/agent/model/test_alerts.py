@@ -5,7 +5,7 @@ def test_a_fingerprint_is_that_of_an_alertmanager() -> None:
     assert fingerprint({"node": "n1", "alertname": "X"}) == "9a93410fb0d90c73"
 
 
-def test_a_dedup_key_tells_labels_apart_that_join_to_the_same_text() -> None:
+def test_dedup_keys_differ_for_labels_that_join_to_the_same_text() -> None:
     keys = {
         dedup_key("", "r", {"a": "b", "c": "d"}),
         dedup_key("", "r", {"a": "bc", "": "d"}),

@@ -67,7 +67,7 @@ def examples() -> dict[str, str]:
     }
 
 
-def test_the_documented_examples_match_what_is_sent() -> None:
+def test_the_documented_examples_match_sent_messages() -> None:
     shown = dict(EXAMPLE.findall(PAGE.read_text()))
     assert shown == examples()
 

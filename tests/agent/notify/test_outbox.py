@@ -203,7 +203,7 @@ def test_a_resolve_keeps_the_triggers_id_after_a_429() -> None:
     assert deliver(box, "ops", NOON + 50).id == first.id
 
 
-def test_an_alert_that_ends_before_its_page_is_sent_pages_nobody() -> None:
+def test_an_alert_that_ends_before_its_page_is_sent_is_not_paged() -> None:
     box = outbox({"pd": PAGER})
     put(box, "pd", FIRING, alert(), NOON)
 

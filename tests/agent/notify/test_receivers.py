@@ -490,7 +490,7 @@ def test_a_resolve_shows_the_current_and_the_worst_value() -> None:
     assert "Worst:" not in firing
 
 
-def test_slacks_text_is_what_a_phone_shows() -> None:
+def test_slacks_fallback_text_summarizes_the_message() -> None:
     default = (
         "checkout / pay: success rate 84.2 %, below 95.0 % (32 of 203 failed in 5m)"
     )

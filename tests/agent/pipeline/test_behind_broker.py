@@ -89,7 +89,7 @@ def test_a_batch_beyond_the_next_is_asked_for_and_not_taken(talk: Talk) -> None:
     assert talk.agent.counted("duplicate_batches_total") == 1
 
 
-def test_who_misses_much_asks_once_a_second(talk: Talk) -> None:
+def test_an_agent_with_many_gaps_asks_once_a_second(talk: Talk) -> None:
     talk.say(hello(greeting=1, first=1))
     assert talk.say(*(talk.batch(seq) for seq in range(2, 50))) == [resend(0)]
     talk.tick()
@@ -105,7 +105,7 @@ def test_an_unknown_client_is_asked_where_it_begins(talk: Talk) -> None:
     assert talk.tick() == [ack(7)]
 
 
-def test_what_a_client_had_to_drop_is_no_hole_to_wait_for(talk: Talk) -> None:
+def test_batches_dropped_by_a_client_are_not_waited_for(talk: Talk) -> None:
     talk.say(hello(greeting=1, first=1), talk.batch(1))
     talk.tick()
     # The answer is what is committed: whether 2 to 4 were, the client has to know.
@@ -126,7 +126,7 @@ def test_old_news_are_no_signs_of_life(talk: Talk) -> None:
     assert talk.client.state is ClientState.ENDED
 
 
-def test_a_goodbye_that_comes_twice_tells_its_drops_once(talk: Talk) -> None:
+def test_a_repeated_bye_counts_its_drops_once(talk: Talk) -> None:
     talk.say(hello(greeting=1, first=1))
     goodbye = wire.bye(CLIENT, 0, {"buffer_full": 5})
     talk.say(goodbye)
@@ -145,7 +145,7 @@ def test_a_topic_is_one_clients_alone(talk: Talk) -> None:
     assert not len(talk.agent.pipeline.clients)
 
 
-def test_nobody_captures_from_afar(talk: Talk) -> None:
+def test_capture_over_a_broker_is_rejected(talk: Talk) -> None:
     (reply,) = talk.say(wire.capture())
     assert reply["code"] == "forbidden"
 
@@ -171,7 +171,7 @@ def test_a_process_is_not_looked_for_on_this_host(talk: Talk) -> None:
     assert not looked
 
 
-def test_what_a_process_uses_is_what_it_says(talk: Talk) -> None:
+def test_a_client_reports_its_own_memory_and_cpu(talk: Talk) -> None:
     for seq, cpu in ((1, 2.0), (2, 7.0)):
         usage = {"rss": 50_000_000, "cpu": cpu}
         talk.say(talk.batch(seq, sent=NOW + 10 * seq, process=usage))
@@ -182,7 +182,7 @@ def test_what_a_process_uses_is_what_it_says(talk: Talk) -> None:
 
 
 @pytest.mark.parametrize("process", [{"cpu": -1.0}, {"cpu": "x"}, 3, {"rss": 5}])
-def test_what_can_not_be_used_of_it_costs_no_event(talk: Talk, process: Any) -> None:
+def test_an_invalid_process_report_loses_no_event(talk: Talk, process: Any) -> None:
     talk.say(talk.batch(1, process=process))
     reply, acked = talk.tick()
     assert reply["code"] == "bad_section"
@@ -242,7 +242,7 @@ DEEDS = ("record", "step", "tick", "deliver", "next", "repeat", "lose", "lose_re
     st.lists(st.tuples(st.sampled_from(DEEDS), st.integers(0, 30)), max_size=120),
     st.booleans(),
 )
-def test_what_is_recorded_is_counted_once_whatever_the_broker_does(
+def test_events_are_counted_once_whatever_the_broker_does(
     deeds: list[tuple[str, int]], small: bool
 ) -> None:
     talk = Talk(client=b"i" * 16)

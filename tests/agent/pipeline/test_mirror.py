@@ -58,7 +58,9 @@ def test_an_observer_gets_every_sound_message_as_it_came(agent: Agent) -> None:
     assert agent.counted("captured_messages_total") == 5
 
 
-def test_an_observer_is_told_of_ends_and_that_it_goes_on(agent: Agent) -> None:
+def test_an_observer_is_notified_of_disconnects_and_that_capture_continues(
+    agent: Agent,
+) -> None:
     client, watcher = Line(agent), Line(agent)
     client.say(hello())
     watcher.say(wire.capture())
@@ -76,7 +78,7 @@ def test_the_agent_s_own_probe_is_not_shown(agent: Agent) -> None:
     assert watcher.link.replies() == []
 
 
-def test_nothing_is_copied_once_the_observer_has_gone(agent: Agent) -> None:
+def test_nothing_is_copied_after_the_observer_disconnects(agent: Agent) -> None:
     client, watcher = Line(agent), Line(agent)
     watcher.say(wire.capture())
     assert agent.counted("captures") == 1
@@ -87,7 +89,7 @@ def test_nothing_is_copied_once_the_observer_has_gone(agent: Agent) -> None:
     assert agent.counted("captures") == 0
 
 
-def test_who_does_not_read_misses_copies_and_is_told_how_many(
+def test_a_slow_observer_misses_copies_and_gets_their_number(
     agent: Agent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client, watcher = Line(agent), Line(agent)
@@ -113,7 +115,7 @@ def test_who_does_not_read_misses_copies_and_is_told_how_many(
     assert copy["missed"] == 7
 
 
-def test_what_waits_is_sent_in_order_as_the_observer_reads(agent: Agent) -> None:
+def test_queued_copies_are_sent_in_order_as_the_observer_reads(agent: Agent) -> None:
     client, watcher = Line(agent), Line(agent)
     watcher.say(wire.capture())
     watcher.link.congested = True

@@ -91,14 +91,14 @@ def talk(agent: Agent) -> Talk:
 # -- sequence numbers and acks ---------------------------------------------------------
 
 
-def test_a_hello_is_answered_at_once_with_what_is_committed(talk: Talk) -> None:
+def test_a_hello_is_answered_at_once_with_the_committed_sequence(talk: Talk) -> None:
     assert talk.greet() == [ack(0)]
     talk.say(talk.batch(1), talk.batch(2))
     talk.tick()
     assert talk.greet() == [ack(2)]
 
 
-def test_a_hello_commits_what_its_client_might_call_lost(talk: Talk) -> None:
+def test_a_hello_commits_batches_its_client_might_report_as_lost(talk: Talk) -> None:
     talk.greet()
     talk.say(talk.batch(1), talk.batch(2))
     assert talk.greet() == [ack(2)]
@@ -130,7 +130,7 @@ def test_a_batch_sent_twice_is_counted_once(agent: Agent, talk: Talk) -> None:
     assert talk.client.duplicates == agent.counted("duplicate_batches_total") == 2
 
 
-def test_after_a_reconnect_what_is_known_is_acknowledged_and_not_counted_again(
+def test_after_a_reconnect_known_batches_are_acknowledged_and_not_counted_again(
     agent: Agent, talk: Talk
 ) -> None:
     talk.greet()
@@ -235,7 +235,7 @@ def test_an_unknown_reason_for_a_drop_is_other(agent: Agent, talk: Talk) -> None
     assert reason == "other"
 
 
-def test_two_clients_on_one_connection_are_told_apart(talk: Talk) -> None:
+def test_two_clients_on_one_connection_are_separate(talk: Talk) -> None:
     talk.greet()
     talk.say(hello(client=OTHER_CLIENT))
     talk.say(talk.batch(1), batch(client=OTHER_CLIENT, seq=7))
@@ -296,7 +296,7 @@ def test_nothing_is_lost_by_a_commit_that_fails(agent: Agent, talk: Talk) -> Non
     assert int(view.totals.executions.sum()) == 7
 
 
-def test_what_comes_during_a_commit_is_in_the_next_one(
+def test_a_batch_received_during_a_commit_is_in_the_next_commit(
     agent: Agent, talk: Talk
 ) -> None:
     talk.greet()
@@ -382,7 +382,7 @@ def test_a_client_whose_batches_are_full_may_send_many(
     assert talk.tick() == [ack(100)]
 
 
-def test_a_crowd_is_asked_to_send_less_often_and_told_when_it_is_over(
+def test_many_clients_get_a_longer_flush_interval_until_the_load_falls(
     agent: Agent,
 ) -> None:
     talks = [Talk(agent, n.to_bytes(16, "big")) for n in range(3_000)]
@@ -477,7 +477,7 @@ def test_each_bad_message_is_answered_and_the_good_ones_are_counted(
     }
 
 
-def test_an_oversized_frame_is_told_and_the_next_one_is_counted(talk: Talk) -> None:
+def test_an_oversized_frame_is_reported_and_the_next_one_is_counted(talk: Talk) -> None:
     talk.greet()
     replies = talk.say(bytes(wire.MAX_FRAME + 1), talk.batch(1))
     assert without_text(replies) == [error(ErrorCode.FRAME_TOO_LARGE)]
@@ -485,7 +485,9 @@ def test_an_oversized_frame_is_told_and_the_next_one_is_counted(talk: Talk) -> N
     assert not talk.link.closed
 
 
-def test_what_is_no_frame_is_told_and_hung_up_on(agent: Agent, talk: Talk) -> None:
+def test_an_invalid_frame_is_reported_and_the_connection_closed(
+    agent: Agent, talk: Talk
+) -> None:
     talk.conversation.receive(b"GET /metrics HTTP/1.1\r\n")
     assert without_text(talk.link.replies()) == [error(ErrorCode.FRAME_TOO_LARGE)]
     assert talk.link.closed
@@ -625,7 +627,7 @@ def test_a_batch_is_of_the_service_that_its_client_had_then(
     assert counts == {"shop": 2, "cron": 3}
 
 
-def test_what_was_in_flight_before_a_bye_is_not_in_flight_after_it(
+def test_a_bye_clears_the_nodes_in_flight(
     talk: Talk,
 ) -> None:
     talk.greet()
@@ -657,7 +659,7 @@ def test_the_end_of_a_stream_after_a_bye_is_no_death(agent: Agent, talk: Talk) -
     assert talk.link.peer.closed == 1
 
 
-def test_a_bye_of_somebody_unknown_is_nothing(talk: Talk) -> None:
+def test_a_bye_from_an_unknown_client_is_ignored(talk: Talk) -> None:
     assert talk.say(wire.bye(OTHER_CLIENT, 3, {"buffer_full": 1})) == []
     assert len(talk.agent.pipeline.clients) == 0
 
@@ -695,7 +697,7 @@ def test_a_lost_connection_of_a_living_process_is_a_disconnect(
     assert talk.link.peer.closed == 0
 
 
-def test_a_flush_of_nobody_is_answered_after_a_commit(agent: Agent) -> None:
+def test_a_flush_without_a_client_is_answered_after_a_commit(agent: Agent) -> None:
     talk = Talk(agent)
     agent.slow = True
     assert talk.say(wire.flush()) == []
@@ -716,7 +718,7 @@ def test_a_flush_of_nobody_is_answered_after_a_commit(agent: Agent) -> None:
     assert not list(agent.pipeline.clients)
 
 
-def test_a_flush_of_nobody_is_not_answered_by_a_commit_that_failed(
+def test_a_flush_without_a_client_is_not_answered_by_a_failed_commit(
     agent: Agent,
 ) -> None:
     talk = Talk(agent)
@@ -727,7 +729,9 @@ def test_a_flush_of_nobody_is_not_answered_by_a_commit_that_failed(
     assert talk.tick() == [ack(0, b"")]
 
 
-def test_who_hung_up_after_a_flush_of_nobody_is_forgotten(agent: Agent) -> None:
+def test_a_disconnect_after_a_flush_without_a_client_drops_the_waiter(
+    agent: Agent,
+) -> None:
     talk = Talk(agent)
     talk.say(wire.flush())
     talk.close()
@@ -792,7 +796,7 @@ def test_a_client_that_flaps_between_two_ticks_leaks_no_descriptor(
     assert [talk.link.peer.closed for talk in talks] == [1, 1, 0]
 
 
-def test_a_connection_that_never_said_anything_lets_its_peer_go(talk: Talk) -> None:
+def test_a_connection_that_sent_nothing_releases_its_peer(talk: Talk) -> None:
     talk.close()
     assert talk.link.peer.closed == 1
 
@@ -856,7 +860,7 @@ def test_the_clocks_difference_is_measured(talk: Talk) -> None:
     assert talk.client.skew == 2.5
 
 
-def test_what_a_client_recorded_is_what_completeness_is_measured_by(
+def test_completeness_is_relative_to_the_events_a_client_recorded(
     talk: Talk,
 ) -> None:
     talk.say(talk.batch(1, recorded=3), talk.batch(3, recorded=12))

@@ -42,7 +42,7 @@ def raw(**values: bytes) -> bytes:
 # -- sound messages --------------------------------------------------------------------
 
 
-def test_a_hello_says_who_connects() -> None:
+def test_a_hello_is_decoded() -> None:
     assert decode(hello()) == Hello(
         client=CLIENT.hex(),
         service="shop",
@@ -69,7 +69,7 @@ def test_a_flush_may_be_anonymous() -> None:
     assert decode(wire.pack({"type": "flush"})) == Flush("")
 
 
-def test_a_batch_says_what_it_is_and_what_was_lost() -> None:
+def test_a_batch_has_its_sequence_and_drops() -> None:
     result = taken(batch(seq=9, recorded=12, drops={"buffer_full": 2, "rejected": 1}))
     assert (result.client, result.seq, result.sent) == (CLIENT.hex(), 9, START + 10)
     assert (result.service, result.recorded) == ("shop", 12)
@@ -116,7 +116,7 @@ def test_all_sections_of_a_batch_are_read() -> None:
     ],
     ids=lambda packed: packed[:16].hex() or "empty",
 )
-def test_what_is_no_msgpack_is_bad_msgpack(packed: bytes) -> None:
+def test_invalid_msgpack_is_bad_msgpack(packed: bytes) -> None:
     rejection = refused(packed)
     assert (rejection.code, rejection.seq, rejection.fatal) == (
         ErrorCode.BAD_MSGPACK,
@@ -128,13 +128,13 @@ def test_what_is_no_msgpack_is_bad_msgpack(packed: bytes) -> None:
 @pytest.mark.parametrize(
     "value", [None, 1, "batch", b"batch", [], ["batch"], 1.5, True]
 )
-def test_what_is_no_map_is_a_bad_message(value: object) -> None:
+def test_a_message_other_than_a_map_is_a_bad_message(value: object) -> None:
     rejection = refused(wire.pack(value))
     assert rejection.code is ErrorCode.BAD_MESSAGE
     assert rejection.text.startswith("expected a map")
 
 
-def test_what_is_nested_without_end_is_no_map_either() -> None:
+def test_deep_nesting_is_rejected() -> None:
     assert refused(DEEP).code is ErrorCode.BAD_MESSAGE
 
 
@@ -151,7 +151,7 @@ def test_a_message_without_a_type_is_a_bad_message() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "Batch", "ack", "x" * 100_000, "\x00", "héllo"])
-def test_an_unknown_type_is_told_and_what_would_be_known(name: str) -> None:
+def test_an_unknown_type_is_reported_with_the_known_ones(name: str) -> None:
     rejection = refused(wire.pack({"type": name, "seq": 5}))
     assert (rejection.code, rejection.seq) == (ErrorCode.UNKNOWN_TYPE, None)
     assert "hello, batch, flush, bye" in rejection.text
@@ -176,7 +176,7 @@ def test_unknown_keys_are_ignored_whatever_they_hold() -> None:
 
 @pytest.mark.parametrize("version", [0, 2, -1, 2**64 - 1])
 @pytest.mark.parametrize("kind", ["hello", "batch", "flush", "bye", "new"])
-def test_another_version_is_told_and_refuses_nothing_for_good(
+def test_another_version_is_reported_and_does_not_end_the_session(
     version: int, kind: str
 ) -> None:
     packed = wire.pack({"type": kind, "v": version, "client": CLIENT, "seq": 4})
@@ -188,7 +188,7 @@ def test_another_version_is_told_and_refuses_nothing_for_good(
 @pytest.mark.parametrize(
     "changed", [{"client": "text"}, {"seq": "x"}, {"type": 5}, {"drops": []}]
 )
-def test_another_version_is_told_also_where_it_changed_a_key(
+def test_another_version_is_reported_even_with_changed_keys(
     changed: dict[str, Any],
 ) -> None:
     rejection = refused(batch(v=2, **changed))
@@ -278,7 +278,7 @@ def test_a_client_is_sixteen_bytes(client: bytes, make: Any) -> None:
 @pytest.mark.parametrize(
     "packed", [hello(client=None), batch(client=None), wire.bye(b"", 1)]
 )
-def test_a_client_that_is_missing_is_told(packed: bytes) -> None:
+def test_a_missing_client_id_is_reported(packed: bytes) -> None:
     rejection = refused(packed)
     assert (rejection.code, rejection.text) == (
         ErrorCode.BAD_MESSAGE,
@@ -340,7 +340,7 @@ def test_names_are_cut_not_refused() -> None:
     assert taken(batch(service=long)).service == cut
 
 
-def test_of_many_tags_the_first_sixteen_are_kept() -> None:
+def test_only_the_first_sixteen_tags_are_kept() -> None:
     message = decode(hello(tags={f"t{number:03}": "x" for number in range(100)}))
     assert isinstance(message, Hello)
     assert [key for key, _ in message.tags] == [f"t{number:03}" for number in range(16)]

@@ -48,7 +48,7 @@ def test_a_frame_over_the_limit_is_skipped_and_the_stream_stays_in_step(
 
 
 @STEPS
-def test_several_oversized_frames_in_a_row_are_each_told(step: int) -> None:
+def test_several_oversized_frames_in_a_row_are_each_reported(step: int) -> None:
     stream = wire.frame(b"x" * 30) * 2 + wire.frame(b"y" * 11) + wire.frame(b"fine")
     assert frames_of(stream, step) == [
         Oversized(30),
@@ -83,11 +83,11 @@ def test_the_longest_skip_is_skipped_and_one_byte_more_is_out_of_step() -> None:
     assert reader.receive(length(MAX_SKIP + 1)) == [OutOfStep(MAX_SKIP + 1)]
 
 
-def test_an_oversized_frame_is_told_at_its_head_not_at_its_end() -> None:
+def test_an_oversized_frame_is_reported_at_its_head() -> None:
     assert FrameReader(10).receive(length(11)) == [Oversized(11)]
 
 
-def test_what_is_skipped_is_not_kept() -> None:
+def test_skipped_bytes_are_not_kept() -> None:
     reader = FrameReader(10)
     reader.receive(length(1_000_000))
     for _ in range(9):

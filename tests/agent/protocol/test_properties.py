@@ -338,7 +338,7 @@ hostile = (
 @calm
 @given(st.lists(hostile, max_size=6))
 @example([batch(sent=math.nan), batch(executions=executions(1, seconds=[math.nan]))])
-def test_whatever_is_in_a_frame_the_decoder_says_what_and_the_next_one_is_read(
+def test_any_frame_gets_a_decoded_result_and_the_next_one_is_read(
     packed_: list[bytes],
 ) -> None:
     decoder = Decoder()

@@ -55,7 +55,7 @@ def cleaned(message: str, **config: object) -> str:
         f"passphrase:{SECRET}",
     ],
 )
-def test_what_stands_behind_a_key_is_left_out(message: str) -> None:
+def test_the_value_after_a_secret_key_is_left_out(message: str) -> None:
     clean = cleaned(message)
     assert SECRET not in clean
     assert REDACTED in clean
@@ -82,7 +82,7 @@ def test_what_stands_behind_a_key_is_left_out(message: str) -> None:
         "ann.lee+shop@mail.example.org",
     ],
 )
-def test_a_secret_that_shows_what_it_is_is_left_out(secret: str) -> None:
+def test_a_recognizable_secret_is_left_out(secret: str) -> None:
     for text in (secret, f"got {secret}, which is refused", f"({secret})"):
         assert secret not in cleaned(text)
     assert cleaned(f"for {secret} there is none").startswith(f"for {REDACTED}")
@@ -109,7 +109,7 @@ def test_a_private_key_is_left_out() -> None:
         "",
     ],
 )
-def test_what_is_no_secret_stays(message: str) -> None:
+def test_harmless_text_stays(message: str) -> None:
     assert cleaned(message) == message
 
 
@@ -130,7 +130,7 @@ def test_one_s_own_patterns_are_left_out_too() -> None:
         ("traceback", f"token={REDACTED}", f"a.py:1 in f\ntoken={REDACTED}"),
     ],
 )
-def test_so_much_is_kept_as_is_asked_for(
+def test_the_configured_detail_is_kept(
     detail: str, message: str, traceback: str
 ) -> None:
     privacy = Privacy(FailureConfig(detail=detail))  # type: ignore[arg-type]
@@ -165,7 +165,7 @@ def test_a_pattern_that_is_not_supported_is_refused(
 
 
 @pytest.mark.parametrize("pattern", SECRETS)
-def test_the_built_in_patterns_name_what_is_left_out(pattern: str) -> None:
+def test_the_built_in_patterns_name_the_secret_left_out(pattern: str) -> None:
     assert pattern.count("(?P<value>") == 1
 
 
@@ -187,14 +187,14 @@ def test_any_pattern_ends_soon_on_unfortunate_texts(
 
 
 @pytest.mark.parametrize("pattern", ["(a+)+b", "(a|a)*b", r"(\w{1,5})*x", "a.*b.*c"])
-def test_what_takes_for_ever_elsewhere_takes_no_time_here(pattern: str) -> None:
+def test_patterns_with_exponential_backtracking_are_fast(pattern: str) -> None:
     privacy = Privacy(FailureConfig(redact=(pattern,)))
     texts = [failure(f"{n}" + "a" * 490) for n in range(MAX_LIST)]
 
     assert privacy.redact(texts)[0].message == texts[0].message
 
 
-def test_of_a_batch_with_too_many_secrets_the_rest_is_withheld() -> None:
+def test_the_rest_of_a_batch_with_too_many_secrets_is_withheld() -> None:
     privacy = Privacy(FailureConfig())
     many = [failure(f"{n} token={SECRET} " + "pwd=a " * 70) for n in range(MAX_LIST)]
     result = privacy.redact(many)

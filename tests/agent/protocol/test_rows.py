@@ -87,7 +87,7 @@ def test_an_execution_can_say_where_its_time_went() -> None:
 
 
 @pytest.mark.parametrize("name", wire.PHASE_COLUMNS)
-def test_phases_that_a_row_leaves_out_are_none_if_it_tells_others(name: str) -> None:
+def test_phases_missing_in_a_row_are_zero_if_it_has_others(name: str) -> None:
     result = one(**{name: 2})
     nothing = dict.fromkeys(wire.PHASE_COLUMNS, 0)
     values = {key: result[key] for key in wire.PHASE_COLUMNS}
@@ -148,7 +148,7 @@ def test_a_negative_count_is_rejected() -> None:
     assert counted(sent) == {ErrorCode.BAD_ROW: 1}
 
 
-def test_a_row_that_names_an_error_failed_unless_it_says_otherwise() -> None:
+def test_a_row_with_an_error_failed_unless_it_has_an_outcome() -> None:
     assert one(error="Timeout")["outcome"] == "error"
     assert one(error="Timeout", outcome="suppressed")["outcome"] == "suppressed"
 
@@ -163,12 +163,12 @@ def test_a_row_that_names_an_error_failed_unless_it_says_otherwise() -> None:
         ("cancelled", ""),
     ],
 )
-def test_only_what_went_on_has_an_action(outcome: str, action: str) -> None:
+def test_only_successful_rows_have_an_action(outcome: str, action: str) -> None:
     assert one(outcome=outcome, action="a")["action"] == action
 
 
 @pytest.mark.parametrize("key", ["end", "time"])
-def test_either_name_of_the_time_will_do(key: str) -> None:
+def test_both_names_of_the_time_are_accepted(key: str) -> None:
     assert one(**{key: START})["end"] == START
     result = taken(rows({"metric": "size", "value": 3, key: START}))
     assert events(result)[0]["time"] == START
@@ -241,13 +241,11 @@ NAN, INF = math.nan, math.inf
         ({"metric": 5, "value": 3}, "metric"),
     ],
 )
-def test_a_row_that_cannot_be_used_is_left_out_and_told(
-    row: object, message: str
-) -> None:
+def test_an_invalid_row_is_left_out_and_reported(row: object, message: str) -> None:
     assert message in problem(row)
 
 
-def test_the_first_problem_is_told_and_all_are_counted() -> None:
+def test_the_first_problem_is_reported_and_all_are_counted() -> None:
     result = taken(rows(ROW, {}, 5, ROW, {"node": "x"}))
     assert len(events(result)) == 2
     assert counted(result) == {ErrorCode.BAD_ROW: 3}
@@ -292,13 +290,13 @@ def test_more_rows_are_refused_together_and_counted(size: int) -> None:
     assert result.problem == f"events: {size} items, and at most {MAX_ROWS}"
 
 
-def test_rows_share_what_is_the_same() -> None:
+def test_rows_share_equal_values() -> None:
     result = taken(rows(ROW, ROW, {**ROW, "node": "ship"}))
     assert result.table.series == [("checkout", "pay"), ("checkout", "ship")]
     assert len(events(result)) == 3
 
 
-def test_a_batch_of_rows_says_the_same_as_one_of_columns() -> None:
+def test_a_batch_of_rows_equals_one_of_columns() -> None:
     columns = taken(batch(executions={**executions(4), **phases(3)}))
     as_rows = taken(rows(*events(columns)))
     assert events(as_rows) == events(columns)

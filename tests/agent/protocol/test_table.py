@@ -74,12 +74,12 @@ def taken_whole(table: bytes) -> Any:
     return taken(batch(table=table, in_flight=[FLIGHT], **parts))
 
 
-def test_a_bad_table_that_nothing_indexes_is_told_once() -> None:
+def test_a_bad_table_that_nothing_indexes_is_reported_once() -> None:
     result = taken(batch(table=b"\xc1", executions=None))
     assert counted(result) == {ErrorCode.BAD_TABLE: 1}
 
 
-def test_a_bad_table_beside_bad_columns_is_counted_as_far_as_can_be_told() -> None:
+def test_a_bad_table_beside_bad_columns_is_counted_as_far_as_known() -> None:
     encoded = {"outcome": bytes(7), "end": bytes(8), "new": bytes(99)}
     result = taken(batch(table=b"\xc1", executions=encoded, points=5))
     assert counted(result) == {ErrorCode.BAD_TABLE: 7 + 1}
@@ -153,7 +153,7 @@ def test_a_bad_table_is_not_remembered() -> None:
     assert not cache._tables
 
 
-def test_the_cache_is_bounded_and_forgets_what_was_not_used_longest() -> None:
+def test_the_cache_is_bounded_and_evicts_the_least_recently_used() -> None:
     def named(number: int) -> bytes:
         return wire.pack({"strings": [f"{number:06}" + "x" * 90]})
 

@@ -46,7 +46,7 @@ def test_a_service_is_that_of_all_rows() -> None:
 
 
 @pytest.mark.parametrize("value", [{}, {"node": "pay"}, [1], {"events": 3}, [ROW, {}]])
-def test_what_is_no_row_is_counted(value: Any) -> None:
+def test_an_invalid_row_is_counted(value: Any) -> None:
     assert counted(batch(value))[ErrorCode.BAD_ROW] == 1
 
 
@@ -63,7 +63,7 @@ def test_what_is_no_row_is_counted(value: Any) -> None:
         b" " * (MAX_TEXT + 1),
     ],
 )
-def test_what_is_no_json_of_rows_is_refused(text: bytes) -> None:
+def test_invalid_json_is_rejected(text: bytes) -> None:
     result = taken(text)
     assert isinstance(result, Rejected)
     assert result.code is ErrorCode.BAD_JSON

@@ -65,7 +65,7 @@ def test_each_vector_has_a_meaning_and_bytes() -> None:
 
 
 @pytest.mark.parametrize("name", MESSAGES)
-def test_the_bytes_are_what_msgpack_makes_of_the_meaning(name: str) -> None:
+def test_the_bytes_equal_msgpack_of_the_values(name: str) -> None:
     assert wire.frame(wire.pack(MEANINGS[name])).hex() == FRAMES[name].hex()
 
 
@@ -142,7 +142,7 @@ def test_the_agent_reads_where_a_client_begins() -> None:
     assert (message.greeting, message.first) == (2, 3)
 
 
-def test_the_agent_reads_what_a_process_uses() -> None:
+def test_the_agent_reads_memory_and_cpu_of_a_process() -> None:
     message = decoded("batch-process")
     assert message.process == ProcessSample(rss_bytes=31_457_280, cpu_seconds=1.5)
     assert not counted(message)
@@ -278,7 +278,7 @@ def listening() -> Iterator[tuple[str, socket.socket]]:
             yield path, server
 
 
-def test_the_python_example_pushes_what_it_says(
+def test_the_python_example_pushes_its_documented_rows(
     listening: tuple[str, socket.socket],
 ) -> None:
     path, server = listening
@@ -309,7 +309,9 @@ def test_the_python_example_pushes_what_it_says(
     ("call", "seconds"),
     [("push backup 312 ok", 312.0), ("push backup 0 ok; push backup 70000 error", 0.0)],
 )
-def test_the_shell_example_pushes_what_it_says(call: str, seconds: float) -> None:
+def test_the_shell_example_pushes_its_documented_rows(
+    call: str, seconds: float
+) -> None:
     script = fenced("sh")[""].replace("push backup 312 ok", call)
     assert call in script
     done = subprocess.run(["sh", "-c", script], capture_output=True, check=True)
@@ -396,7 +398,7 @@ def test_every_key_of_a_message_is_in_the_page() -> None:
         assert set(struct.__struct_encode_fields__) - SET_BY_THE_AGENT <= documented
 
 
-def test_the_limits_are_those_of_the_page() -> None:
+def test_the_limits_match_the_protocol_page() -> None:
     text = " ".join(row[1] for row in rows_under("Limits")).replace(",", "")
     matches = {int(number) for number in re.findall(r"\d+", text)}
     assert matches == {

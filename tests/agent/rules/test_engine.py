@@ -109,7 +109,7 @@ def test_cooldown_defers_and_never_drops() -> None:
     assert harness.wait(60) == [("chat", "firing")]
 
 
-def test_what_ends_within_the_cooldown_is_never_told() -> None:
+def test_an_alert_that_ends_within_the_cooldown_is_never_notified() -> None:
     harness = AlertHarness(rule(cooldown="5m", notify=["chat"]))
     harness.ran(100, 50)
     harness.wait(5)
@@ -143,7 +143,7 @@ def test_restart_in_mid_cooldown(clean: bool) -> None:
     assert 600 <= harness.sent[-1][0] - told_at <= 610
 
 
-def test_restart_while_pending_keeps_what_was_observed() -> None:
+def test_restart_while_pending_keeps_the_pending_time() -> None:
     harness = AlertHarness(rule(**{"for": "60s", "window": "5m"}))
     harness.ran(100, 50)
     harness.wait(40)
@@ -152,7 +152,7 @@ def test_restart_while_pending_keeps_what_was_observed() -> None:
     assert harness.wait(10) == FIRING
 
 
-def test_restart_while_firing_tells_nothing_twice() -> None:
+def test_restart_while_firing_notifies_once() -> None:
     harness = AlertHarness(rule(window="10m"))
     harness.ran(100, 50)
     assert harness.wait(5) == FIRING
@@ -162,7 +162,7 @@ def test_restart_while_firing_tells_nothing_twice() -> None:
     assert harness.wait(5) == RESOLVED
 
 
-def test_what_cleared_while_the_agent_was_down_is_told_once() -> None:
+def test_an_alert_that_cleared_during_a_downtime_is_resolved_once() -> None:
     harness = AlertHarness(rule())
     harness.ran(100, 50)
     harness.wait(5)
@@ -258,7 +258,7 @@ def test_a_receiver_that_is_named_meanwhile_gets_it_once() -> None:
     assert harness.wait(30) == [("pager", "firing")]
 
 
-def test_what_goes_on_is_said_again_after_the_repeat_interval() -> None:
+def test_a_firing_alert_is_notified_again_after_the_repeat_interval() -> None:
     harness = AlertHarness(rule(window="1h", repeat_interval="10m", notify=["chat"]))
     harness.ran(1000, 500)
     harness.wait(5)
@@ -267,7 +267,7 @@ def test_what_goes_on_is_said_again_after_the_repeat_interval() -> None:
     assert harness.wait(300, 10) == []
 
 
-def test_an_alert_that_flaps_is_told_less_often() -> None:
+def test_a_flapping_alert_is_notified_less_often() -> None:
     harness = AlertHarness(rule(cooldown="1m", window="10s", notify=["chat"]))
     for _ in range(40):
         harness.ran(100, 50)
@@ -336,7 +336,7 @@ def test_a_silence_after_the_trigger_does_not_hide_the_end() -> None:
     assert harness.wait(5) == RESOLVED
 
 
-def test_a_silence_covers_only_what_it_matches() -> None:
+def test_a_silence_covers_only_matching_alerts() -> None:
     harness = AlertHarness(rule())
     silence(harness, 'node="pay"', 0, 3600)
     harness.ran(100, 50)
@@ -377,14 +377,14 @@ def test_the_page_s_two_thresholds_for_errors_are_one_message() -> None:
     assert {alert.rule for *_, alert in harness.sent} == {"success_rate_min"}
 
 
-def test_severity_filters_what_begins() -> None:
+def test_severity_filters_new_alerts() -> None:
     harness = AlertHarness(rule(severity="warning"), min_severity={"pager": "error"})
     harness.ran(100, 50)
     assert harness.wait(5) == [("chat", "firing")]
     assert "below min_severity error" in str(harness.only.suppressions["pager"])
 
 
-def test_a_storm_keeps_the_old_and_says_how_many_are_too_many() -> None:
+def test_a_storm_keeps_old_alerts_and_reports_the_excess() -> None:
     harness = AlertHarness(
         rule(), alerting={"max_alerts_per_rule": 3, "thresholds": {}}
     )
@@ -472,7 +472,7 @@ def test_a_restart_at_any_point_changes_no_message(
 
 @settings(max_examples=150, deadline=None)
 @given(moves, st.integers(0, 39), st.booleans())
-def test_who_was_told_that_it_fires_is_told_that_it_is_over_and_nobody_else(
+def test_resolved_is_sent_to_exactly_the_receivers_notified_of_firing(
     moves: list[str], restart_at: int, clean: bool
 ) -> None:
     harness = AlertHarness(rule(window="20s", cooldown="60s", notify=["chat"]))
@@ -637,7 +637,7 @@ def test_a_run_that_loops() -> None:
     assert harness.wait(90) == RESOLVED
 
 
-def test_a_loop_between_two_nodes_is_told_by_its_node_while_it_spins() -> None:
+def test_a_loop_between_two_nodes_is_reported_by_node_while_it_runs() -> None:
     harness = AlertHarness(
         {
             "name": "loops",
@@ -674,7 +674,7 @@ def test_a_loop_between_two_nodes_is_told_by_its_node_while_it_spins() -> None:
     assert harness.wait(90) == RESOLVED
 
 
-def test_a_run_that_spins_too_fast_to_be_met_in_a_node_is_told() -> None:
+def test_a_run_that_loops_too_fast_to_sample_is_reported() -> None:
     harness = AlertHarness(
         {"name": "loops", "kind": "runaway", "max_visits": 50, "for": "30s"}
     )
@@ -734,7 +734,7 @@ def test_custom_metrics_and_conditions() -> None:
     assert harness.wait(5) == RESOLVED
 
 
-def test_an_alert_carries_what_there_was_to_see() -> None:
+def test_an_alert_carries_its_firing_context() -> None:
     harness = AlertHarness(rule(window="5m", per=["service", "graph", "node"]))
     for ago in (900.0, 600.0, 310.0):
         harness.ran(100, int(ago // 100), ago=ago, action="done")

@@ -14,7 +14,7 @@ def groups(harness: AlertHarness, name: str = "success") -> list[GroupResult]:
     return nearest(harness.engine.settings.rules[name], result, 10)
 
 
-def test_what_would_fire_first_comes_first() -> None:
+def test_groups_closest_to_firing_come_first() -> None:
     harness = AlertHarness(rule(value=0.9, clear=0.95))
     harness.ran(20, 0, node="fine")
     harness.ran(20, 4, node="broken")
@@ -74,7 +74,7 @@ def test_nothing_is_absent_within_the_grace_after_the_start() -> None:
     assert harness.only.lifecycle.is_firing
 
 
-def test_a_resolved_alert_is_not_said_to_be_above() -> None:
+def test_a_resolved_alert_is_not_described_as_above() -> None:
     harness = AlertHarness(rule())
     harness.ran(10, 5)
     harness.evaluate()

@@ -63,7 +63,9 @@ def test_truth_has_three_values(text: str, expected: int) -> None:
         ("success_rate < 0.9\x00", "invalid syntax"),
     ],
 )
-def test_what_can_t_be_used_is_said(text: str, words: str) -> None:
+def test_an_invalid_expression_is_an_error_with_the_reason(
+    text: str, words: str
+) -> None:
     with pytest.raises(ValueError, match=words):
         read(text)
 

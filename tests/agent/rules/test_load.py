@@ -181,7 +181,7 @@ def test_a_burn_rate_has_a_rule_for_each_tier() -> None:
         ("[defaults]\nmetric='x'", "defaults.metric: unknown key"),
     ],
 )
-def test_a_mistake_is_told_with_its_key_and_the_fix(text: str, words: str) -> None:
+def test_a_mistake_is_reported_with_its_key_and_the_fix(text: str, words: str) -> None:
     assert words in complaint(text)
 
 
@@ -192,7 +192,7 @@ def test_a_percentile_of_few_executions_is_warned_of() -> None:
     assert not read(text + "min_executions = 100").warnings
 
 
-def test_only_what_it_looks_at_makes_a_rule_another_one() -> None:
+def test_only_a_rule_s_input_changes_its_fingerprint() -> None:
     def fingerprint(extra: str) -> str:
         return read(RULE + extra).rules["r"].fingerprint
 
@@ -207,7 +207,7 @@ def test_only_what_it_looks_at_makes_a_rule_another_one() -> None:
     assert len({fingerprint(extra) for extra in ["", *other]}) == 5
 
 
-def test_all_rules_that_are_wrong_are_told_at_once() -> None:
+def test_all_invalid_rules_are_reported_together() -> None:
     with pytest.raises(ConfigError) as caught:
         load({"rule": [{"name": "a"}, {"name": "b", "metric": "nope"}, {"nam": "c"}]})
 

@@ -46,7 +46,7 @@ def test_every_turn_has_what_was_found() -> None:
     ]
 
 
-def test_what_never_fired_belongs_to_no_episode_before() -> None:
+def test_an_alert_that_never_fired_continues_no_earlier_episode() -> None:
     harness = AlertHarness(rule(**{"for": "10s"}))
     harness.ran(100, 50)
     harness.wait(15)
@@ -65,7 +65,7 @@ def test_what_never_fired_belongs_to_no_episode_before() -> None:
     ]
 
 
-def test_the_worst_of_an_episode_is_kept_and_told() -> None:
+def test_the_worst_value_of_an_episode_is_kept_and_notified() -> None:
     harness = AlertHarness(rule(notify=["chat"], window="1m"))
     harness.ran(100, 50)
     harness.wait(5)
@@ -99,7 +99,7 @@ def test_the_worst_survives_a_restart() -> None:
     assert harness.only.worst == before is not None
 
 
-def test_a_long_story_keeps_how_it_began_and_says_what_it_left_out() -> None:
+def test_a_long_timeline_keeps_its_start_and_counts_the_omitted_entries() -> None:
     timing = {"for": "5s", "keep_firing_for": "1h", "repeat_interval": "0"}
     harness = AlertHarness(rule(**timing, window="10m", notify=["chat"]))
     harness.ran(100, 50)
@@ -184,7 +184,7 @@ def test_an_inhibition_names_the_alert_that_keeps_it_quiet() -> None:
     assert held.text == "while worse fires"
 
 
-def test_a_cooldown_has_its_end_and_says_that_it_flaps() -> None:
+def test_a_cooldown_has_its_end_and_reports_flapping() -> None:
     harness = AlertHarness(
         rule(notify=["chat"], cooldown="5m", window="10s", min_executions=5)
     )
@@ -206,7 +206,7 @@ def test_a_cooldown_has_its_end_and_says_that_it_flaps() -> None:
     assert "is flapping, so the cooldown is 10m" in held.text
 
 
-def test_a_repeat_that_is_silenced_is_said_to_be() -> None:
+def test_a_silenced_repeat_is_shown_as_silenced() -> None:
     harness = AlertHarness(rule(notify=["chat"], repeat_interval="5m", window="30m"))
     harness.ran(100, 50)
     harness.wait(5)
@@ -222,7 +222,7 @@ def test_a_repeat_that_is_silenced_is_said_to_be() -> None:
     assert harness.only.notified["chat"].last == "firing"
 
 
-def test_a_story_as_it_was_kept_before_is_read() -> None:
+def test_a_timeline_in_the_older_format_is_read() -> None:
     old = {
         "rule": "r",
         "labels": {"node": "pay"},

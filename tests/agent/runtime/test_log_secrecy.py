@@ -40,7 +40,7 @@ def test_a_traceback_shows_no_locals(form: str) -> None:
     assert "planted-" not in text
 
 
-def test_what_others_say_is_no_line_of_ours_on_a_console() -> None:
+def test_text_of_clients_cannot_forge_a_console_line() -> None:
     lines = logged("console").splitlines()
     ours = [line for line in lines if line and not line.startswith("    ")]
     assert [line.split()[3] for line in ours] == ["one", "two", "three"]

@@ -27,7 +27,7 @@ def collected(*components: Metrics) -> dict[str, dict[tuple[str, ...], float]]:
     return {instrument.name: result for instrument, result in registry.collect()}
 
 
-def test_what_is_counted_is_collected() -> None:
+def test_counted_metrics_are_collected() -> None:
     shop = ShopMetrics()
     shop.orders.add()
     shop.orders.add(2)
@@ -135,7 +135,7 @@ def test_labels_are_neither_forgotten_nor_miscounted() -> None:
         shop.orders.labels()
 
 
-def test_a_subclass_has_what_its_parent_declares() -> None:
+def test_a_subclass_inherits_declared_metrics() -> None:
     class LargeShopMetrics(ShopMetrics):
         floors = Gauge("test_floors", "Floors.")
 

@@ -58,7 +58,7 @@ def notifier(manager: Manager) -> Iterator[Notifier]:
     notifier.close()
 
 
-def test_the_manager_hears_of_the_whole_life(
+def test_systemd_is_notified_of_start_reload_and_stop(
     manager: Manager, notifier: Notifier
 ) -> None:
     supervision = Supervision(notifier)
@@ -89,7 +89,7 @@ def test_the_manager_hears_of_the_whole_life(
 
 
 @pytest.mark.parametrize(("stage", "fed"), [("rules", False), ("ingest", True)])
-def test_the_watchdog_is_fed_unless_what_hangs_is_mended_by_a_restart(
+def test_the_watchdog_is_fed_unless_a_restart_would_help(
     manager: Manager, notifier: Notifier, stage: str, fed: bool
 ) -> None:
     health = Health(started=0.0)
@@ -121,7 +121,7 @@ async def test_more_time_is_asked_for_while_a_commit_takes_long(
     await asyncio.wait_for(waiting, 5)
 
 
-async def test_without_a_manager_nothing_is_told_and_waiting_is_short() -> None:
+async def test_without_systemd_nothing_is_notified_and_waits_are_short() -> None:
     notifier = Notifier.take({})
     assert not notifier
     notifier.send(READY="1")
@@ -131,7 +131,7 @@ async def test_without_a_manager_nothing_is_told_and_waiting_is_short() -> None:
     never.cancel()
 
 
-def test_a_manager_that_is_gone_or_reads_nothing_is_no_trouble(
+def test_an_absent_or_blocked_systemd_is_harmless(
     manager: Manager, notifier: Notifier
 ) -> None:
     for _ in range(10_000):  # more than its queue holds
@@ -204,7 +204,7 @@ def test_the_sockets_that_systemd_holds_are_taken_by_their_names() -> None:
         ),
     ],
 )
-def test_a_socket_that_can_not_be_served_on_says_what_to_change(
+def test_an_unusable_inherited_socket_is_an_error_with_a_fix(
     options: list[str], complaint: str
 ) -> None:
     output = activated("--listen=SOCKET", *options)
@@ -266,7 +266,7 @@ def test_control_characters_are_shown_and_not_obeyed(text: str, shown: str) -> N
     assert printable(text) == shown
 
 
-def test_stderr_is_the_journal_when_systemd_says_so(tmp_path: Path) -> None:
+def test_stderr_is_the_journal_when_systemd_sets_journal_stream(tmp_path: Path) -> None:
     with (tmp_path / "x").open("wb") as file:
         status = os.fstat(file.fileno())
         right = {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}

@@ -121,7 +121,7 @@ def test_alerts_of_a_group_are_one_message(path: Path) -> None:
     assert report_json(report)["receivers"][0]["alerts"] == 2
 
 
-def test_what_gathers_at_the_end_is_sent_after_it(path: Path) -> None:
+def test_messages_grouped_at_the_end_are_sent_after_it(path: Path) -> None:
     report = tried(
         path,
         receivers={"ops": SLACK},
@@ -133,7 +133,7 @@ def test_what_gathers_at_the_end_is_sent_after_it(path: Path) -> None:
     assert message.time > report.end
 
 
-def test_a_cooldown_defers_what_it_would_have_deferred(path: Path) -> None:
+def test_a_cooldown_defers_notifications_as_in_operation(path: Path) -> None:
     rule = {
         "name": "own",
         "metric": "error_rate",
@@ -153,7 +153,7 @@ def test_a_cooldown_defers_what_it_would_have_deferred(path: Path) -> None:
     assert report.simulation.suppressed["cooldown"] == 2
 
 
-def test_only_the_time_asked_for_is_judged_and_what_is_before_is_known(
+def test_only_the_requested_period_is_evaluated_with_earlier_data_as_input(
     path: Path,
 ) -> None:
     report = tried(path, hours=0.5)
@@ -163,7 +163,7 @@ def test_only_the_time_asked_for_is_judged_and_what_is_before_is_known(
     assert one.start < report.start + 200
 
 
-def test_what_is_not_stored_is_said_and_not_judged(path: Path) -> None:
+def test_metrics_that_are_not_stored_are_reported_and_skipped(path: Path) -> None:
     report = tried(
         path,
         {"name": "stuck", "kind": "stuck"},
@@ -191,7 +191,7 @@ def test_the_writer_may_go_on_meanwhile(path: Path) -> None:
     writer.close()
 
 
-def test_a_file_that_is_none_is_told(tmp_path: Path) -> None:
+def test_an_invalid_store_file_is_an_error(tmp_path: Path) -> None:
     other = tmp_path / "other.db"
     with pytest.raises(StoreError, match="no such store"), read_history(other):
         pass

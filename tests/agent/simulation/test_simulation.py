@@ -86,7 +86,7 @@ def test_a_trigger_and_its_resolve_have_the_same_key() -> None:
     assert "routing_key" not in trigger
 
 
-def test_what_fires_within_a_cooldown_is_told_at_its_end() -> None:
+def test_an_alert_firing_within_a_cooldown_is_notified_at_its_end() -> None:
     again = {
         "executions": [
             *failing("pay", **{"from": "1m", "to": "2m"}),
@@ -107,7 +107,7 @@ def test_what_fires_within_a_cooldown_is_told_at_its_end() -> None:
     assert sent(short)[2] == (260, "ops", "firing", 1)
 
 
-def test_what_goes_on_is_told_again() -> None:
+def test_a_firing_alert_is_notified_again() -> None:
     result = run_case(
         rule(repeat_interval="5m"), executions=failing("pay"), length="12m"
     )
@@ -136,7 +136,7 @@ def test_a_later_alert_waits_for_the_interval_of_its_group() -> None:
     assert sent(result) == [(25, "ops", "firing", 1), (205, "ops", "firing", 2)]
 
 
-def test_what_began_and_ended_during_an_outage_is_one_late_message() -> None:
+def test_an_alert_within_an_outage_is_one_late_message() -> None:
     result = run_case(
         rule(),
         executions=[
@@ -159,7 +159,7 @@ def test_what_began_and_ended_during_an_outage_is_one_late_message() -> None:
     assert body["text"].startswith(text)
 
 
-def test_a_fallback_is_told_while_a_receiver_is_down() -> None:
+def test_a_fallback_is_notified_while_a_receiver_is_down() -> None:
     result = run_case(
         rule(),
         executions=failing("pay"),
@@ -192,7 +192,7 @@ def test_a_bot_changes_its_message_when_all_is_over() -> None:
     assert changed["text"].startswith(f"{OVER} *[RESOLVED]")
 
 
-def test_an_alertmanager_is_told_what_is_whenever_something_is_new() -> None:
+def test_alertmanager_gets_all_firing_alerts_on_each_change() -> None:
     result = run_case(
         rule(labels={"team": "shop"}),
         executions=[
@@ -215,9 +215,7 @@ def test_an_alertmanager_is_told_what_is_whenever_something_is_new() -> None:
     assert last["ship"]["endsAt"] == "2026-12-01T00:06:00.000Z"  # four intervals on
 
 
-def test_a_receiver_is_only_told_of_what_is_severe_enough_and_as_fast_as_it_may() -> (
-    None
-):
+def test_a_receiver_s_severity_and_rate_limit_apply() -> None:
     result = run_case(
         rule(name="loud", severity="critical", per=["node"]),
         rule(name="faint", severity="info"),

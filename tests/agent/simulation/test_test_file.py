@@ -77,7 +77,7 @@ def test_each_kind_of_thing_can_happen() -> None:
     )
 
 
-def test_what_is_missing_too_much_and_otherwise_is_said() -> None:
+def test_missing_unexpected_and_different_messages_are_reported() -> None:
     result = differences(
         rule(summary="{node} fails"),
         executions=failing("pay"),
@@ -121,7 +121,7 @@ def test_what_is_missing_too_much_and_otherwise_is_said() -> None:
     ]
 
 
-def test_messages_are_told_apart_by_what_is_in_them() -> None:
+def test_messages_are_matched_by_content() -> None:
     """Two events for the same pager at the same time, named in the other order."""
     expected = [
         {"at": "0", "to": "pager", "body": {"payload": {"component": node}}}
@@ -161,7 +161,7 @@ def test_part_of_a_body_is_compared(expected: Any, actual: Any, lines: Any) -> N
     assert compare_bodies(expected, actual, "body") == lines
 
 
-def test_messages_that_nobody_expects_are_differences_where_none_must_be() -> None:
+def test_unexpected_messages_are_differences_where_none_is_expected() -> None:
     happens: dict[str, Any] = {"executions": failing("n"), "length": "1m"}
 
     assert not differences(rule(), **happens)
@@ -212,14 +212,14 @@ def test_messages_that_nobody_expects_are_differences_where_none_must_be() -> No
         ({"strange": 1}, "test[0].strange: unknown key"),
     ],
 )
-def test_a_mistake_is_told_with_its_key(test: dict[str, Any], words: str) -> None:
+def test_a_mistake_is_reported_with_its_key(test: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError) as caught:
         differences(rule(), **test)
 
     assert words in str(caught.value)
 
 
-def test_an_alertmanager_has_no_outage_and_nobody_is_no_receiver() -> None:
+def test_an_outage_of_alertmanager_or_of_an_unknown_receiver_is_rejected() -> None:
     am = {"type": "alertmanager", "urls": ["http://127.0.0.1:9093"]}
     with pytest.raises(ConfigError, match="has no outage"):
         differences(rule(), receivers={"am": am}, outage=[{"receiver": "am"}])

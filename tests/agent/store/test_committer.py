@@ -113,7 +113,7 @@ async def test_a_change_is_durable_with_the_commit_that_holds_it() -> None:
 
 
 @pytest.mark.parametrize("error", [StoreError("full"), RuntimeError("a fault")])
-async def test_what_a_failed_commit_held_is_in_the_next(error: Exception) -> None:
+async def test_data_of_a_failed_commit_is_in_the_next(error: Exception) -> None:
     commits = Commits()
     commits.part.change(1)
     waiting = await commits.wait()

@@ -110,7 +110,7 @@ def test_a_new_file_knows_nothing(path: Path) -> None:
     store.close()
 
 
-def test_what_was_committed_is_there_again(store: Store) -> None:
+def test_committed_data_is_restored(store: Store) -> None:
     ticks = Ticks()
     late = [Event(1, START - 9999.0, 7.0)]
     store.commit(ticks.change(START + 1, events(50, START + 1)))
@@ -204,7 +204,7 @@ def test_an_hour_is_all_of_its_events(path: Path) -> None:
     archive.close()
 
 
-def test_what_failed_to_commit_is_not_there(
+def test_data_of_a_failed_commit_is_not_restored(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ticks = Ticks()
@@ -232,7 +232,7 @@ def test_a_change_that_failed_can_be_committed_later(store: Store) -> None:
     assert result.keys == KEYS
 
 
-def test_a_file_that_somebody_locks_is_an_error_that_passes(store: Store) -> None:
+def test_a_locked_file_is_a_temporary_error(store: Store) -> None:
     ticks = Ticks()
     other = sqlite3.connect(store.path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -449,7 +449,7 @@ def test_a_damaged_file_is_set_aside(store: Store, damage: str) -> None:
     assert again(other).keys == KEYS
 
 
-def test_starting_over_tells_everything_again(store: Store) -> None:
+def test_a_new_file_gets_a_full_snapshot(store: Store) -> None:
     ticks = Ticks()
     store.commit(ticks.change(START, events(5, START), clients={"aa": b"{}"}))
     store.start_over()

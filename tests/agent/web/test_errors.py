@@ -79,7 +79,9 @@ def test_a_parameter_that_cannot_be_used_is_named(
     "window",
     ["0s", "0", "m", "-5m", "5x", "1m1h", "5m%0A", "%D9%A5m", "1w", "9999999d"],
 )
-def test_a_window_that_is_none_says_what_is_one(shop: Served, window: str) -> None:
+def test_an_invalid_window_is_an_error_with_the_format(
+    shop: Served, window: str
+) -> None:
     answer = shop.ask(f"/api/v1/nodes/pay/stats?window={window}")
 
     assert answer.status == 400
@@ -107,7 +109,7 @@ def test_an_unknown_path_names_the_nearest(shop: Served) -> None:
         assert shop.ask(path).error["code"] == "unknown_path"
 
 
-def test_a_wrong_method_is_405_with_those_that_are_right(shop: Served) -> None:
+def test_a_wrong_method_is_405_with_the_allowed_ones(shop: Served) -> None:
     for method in ("POST", "PUT", "DELETE", "OPTIONS", "TRACE"):
         answer = shop.ask("/api/v1/nodes", method=method)
         assert answer.status == 405
@@ -142,7 +144,7 @@ def test_a_fault_of_ours_is_500_without_a_trace_and_logged_once(served: Served) 
     assert entry["exc_info"]
 
 
-def test_what_is_not_http_is_refused_and_leaves_no_trace_in_the_log(
+def test_invalid_http_is_rejected_and_not_logged(
     served: Served, caplog: pytest.LogCaptureFixture
 ) -> None:
     with socket.create_connection((served.host, served.port)) as connection:
@@ -185,7 +187,7 @@ def test_requests_are_counted_by_template_and_status(served: Served) -> None:
 # -- starting and stopping -----------------------------------------------------------
 
 
-async def test_a_port_that_is_taken_is_told_in_one_sentence() -> None:
+async def test_a_port_in_use_is_an_error_of_one_sentence() -> None:
     with serving() as served:
         source = Source(lambda: 0.0)
         server = WebServer(source, source.telemetry, "1")
@@ -200,7 +202,7 @@ async def test_a_port_that_is_taken_is_told_in_one_sentence() -> None:
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])
-async def test_an_address_that_is_not_ours_is_told(host: str) -> None:
+async def test_an_address_of_another_host_is_an_error(host: str) -> None:
     source = Source(lambda: 0.0)
     config = HttpConfig(f"{host}:0", insecure_public_listener=True)
     with pytest.raises(StartError, match=r"^http\.listen: cannot listen on"):
@@ -242,7 +244,7 @@ def test_an_address_has_a_host_and_a_port(
 @pytest.mark.parametrize(
     "listen", ["", "9477", ":9477", "host", "h:x", "h:65536", "h:²"]
 )
-def test_what_is_no_address_is_refused(listen: str) -> None:
+def test_an_invalid_address_is_rejected(listen: str) -> None:
     with pytest.raises(ValueError, match="listen"):
         HttpConfig(listen)
 
@@ -250,7 +252,7 @@ def test_what_is_no_address_is_refused(listen: str) -> None:
 # -- how answers are sent ------------------------------------------------------------
 
 
-def test_large_answers_are_compressed_for_those_who_take_it(served: Served) -> None:
+def test_large_responses_are_compressed_if_accepted(served: Served) -> None:
     rows = [{"node": f"node-{n}", "seconds": 1.0} for n in range(500)]
     served.send_rows(*rows)
     plain = served.ask("/api/v1/nodes?window=5m")

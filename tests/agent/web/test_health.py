@@ -23,7 +23,7 @@ def test_a_look_that_failed_is_no_sign_of_life() -> None:
     assert health.status(START + 33).status is Readiness.HEALTHY
 
 
-def test_without_stages_all_is_well() -> None:
+def test_without_stages_health_is_ok() -> None:
     assert Health(START).status(START) == (Readiness.HEALTHY, {})
 
 

@@ -66,7 +66,7 @@ def test_no_other_file_is_served(shop: Served, folder: Path, name: str) -> None:
     assert shop.ask(f"/assets/{name}").status == 404
 
 
-def test_without_its_files_the_page_says_how_to_build_it(
+def test_without_its_files_the_page_shows_how_to_build_it(
     shop: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dashboard, "FOLDER", tmp_path)

@@ -63,7 +63,7 @@ def recorded_failure(detail: str) -> tuple[str, str]:
         ("traceback", SECRET, "<string>:8 in <module>\n<string>:4 in inner"),
     ],
 )
-def test_the_environment_limits_what_is_recorded(
+def test_the_environment_limits_recorded_detail(
     detail: str, message: str, traceback: str
 ) -> None:
     assert recorded_failure(detail) == (message, traceback)
@@ -73,7 +73,7 @@ def test_an_unknown_value_records_only_the_type() -> None:
     assert recorded_failure("all") == ("", "")
 
 
-def test_the_application_can_limit_what_is_recorded() -> None:
+def test_the_application_can_limit_recorded_detail() -> None:
     with pytest.raises(ConfigurationError, match="failures='all': expected one of"):
         kaywatch.configure(failures="all")
     before = kaywatch._process.process.settings

@@ -196,14 +196,14 @@ class Items(BatchNode):
             raise Failed(item)
 
 
-def test_items_of_a_batch_waste_what_their_attempts_used() -> None:
+def test_failed_attempts_of_batch_items_are_wasted() -> None:
     with capture() as captured:
         Flow(start=Items(max_retries=2)).run({"items": [2, 3, 4, 5]})
 
     assert wasted(captured) == {"Items": 8}
 
 
-def test_a_batch_that_fails_wastes_what_its_good_items_used_once() -> None:
+def test_a_failed_batch_wastes_its_successful_items_once() -> None:
     with capture() as captured, pytest.raises(Failed):
         Flow(start=Items(max_retries=2)).run({"items": [2, 3, -1]})
 
@@ -355,7 +355,7 @@ def runs(
     return [(p.graph, p.value) for p in captured.points(name)]
 
 
-def test_a_run_costs_what_its_calls_cost() -> None:
+def test_a_run_s_cost_is_the_sum_of_its_calls() -> None:
     first, second = Spender(), Spender()
     first >> second
     flow = kaywatch.name(Flow(start=first), "checkout")

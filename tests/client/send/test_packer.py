@@ -254,7 +254,7 @@ def test_non_utf8_details_are_replaced(recorder: Recorder, packer: Packer) -> No
     assert table_of(content)["points"][0][4] == {"file": "caf?"}
 
 
-def test_large_table_starts_anew(recorder: Recorder, packer: Packer) -> None:
+def test_a_large_table_is_started_over(recorder: Recorder, packer: Packer) -> None:
     record = recorder.series("g", "n").record
     sizes = []
     for number in range(4 * MAX_STRINGS // 5_000):

@@ -101,7 +101,7 @@ def test_parts_hold_the_same_in_the_same_order(
 
 
 @pytest.mark.parametrize("limit", [200, 1_000, 5_000, 100_000])
-def test_parts_are_as_large_as_allowed_and_lose_only_what_cannot_fit(
+def test_parts_are_as_large_as_allowed_and_drop_only_oversized_items(
     limit: int,
 ) -> None:
     events = [(("g", f"node-{n}"), 0, "", None) for n in range(500)]

@@ -140,7 +140,7 @@ def test_alerts_are_filtered(
     assert alerted.get("/api/v1/alerts", **query)["matching"] == count
 
 
-def test_one_alert_has_its_story_and_what_was_seen(alerted: Served) -> None:
+def test_one_alert_has_its_timeline_and_context(alerted: Served) -> None:
     (alert,) = alerted.get("/api/v1/alerts")["alerts"]
     response = alerted.get(f"/api/v1/alerts/{alert['id']}")
 
@@ -160,7 +160,7 @@ def test_one_alert_has_its_story_and_what_was_seen(alerted: Served) -> None:
     assert missing.json["error"]["code"] == "unknown_alert"
 
 
-def test_an_alert_s_story_has_what_became_of_its_messages(alerted: Served) -> None:
+def test_an_alert_s_timeline_has_the_status_of_its_messages(alerted: Served) -> None:
     (alert,) = alerted.get("/api/v1/alerts")["alerts"]
     path = f"/api/v1/alerts/{alert['id']}"
     (ops,) = alerted.get(path)["receivers"]
@@ -184,7 +184,7 @@ def test_an_alert_s_story_has_what_became_of_its_messages(alerted: Served) -> No
     assert (older["code"], older["error"]) == (400, "HTTP 400: invalid_payload")
 
 
-def test_why_a_receiver_is_not_told_is_said_with_its_end(alerted: Served) -> None:
+def test_a_suppressed_receiver_has_the_reason_and_its_end(alerted: Served) -> None:
     good = {"graph": "g", "node": "bad", "seconds": 0.1}
     made = send(alerted, "POST", "/api/v1/silences", silence()).json["silenceID"]
     alerted.send_rows(*[good] * 5)
@@ -198,7 +198,7 @@ def test_why_a_receiver_is_not_told_is_said_with_its_end(alerted: Served) -> Non
     assert ops["notified"]["last"] == "resolved"
 
 
-def test_rules_say_what_they_look_for_and_how_many_alerts_they_have(
+def test_rules_have_a_description_and_the_number_of_their_alerts(
     alerted: Served,
 ) -> None:
     response = alerted.get("/api/v1/rules")
@@ -216,7 +216,7 @@ def test_rules_say_what_they_look_for_and_how_many_alerts_they_have(
     assert [rule["rule"] for rule in only["rules"]] == ["fails"]
 
 
-def test_a_quiet_rule_says_why(alerted: Served) -> None:
+def test_a_rule_without_alerts_has_the_reason(alerted: Served) -> None:
     response = alerted.get("/api/v1/rules/slow")
 
     (near,) = response["nearest"]
@@ -236,14 +236,14 @@ def test_a_quiet_rule_says_why(alerted: Served) -> None:
     assert "did you mean 'fails'?" in missing.json["error"]["hint"]
 
 
-def test_health_counts_what_fires_and_stays_healthy(alerted: Served) -> None:
+def test_health_counts_firing_alerts_and_stays_healthy(alerted: Served) -> None:
     health = alerted.get("/health")
 
     assert health["alerts_firing"] == 1
     assert health["status"] == "healthy"
 
 
-def test_prometheus_gets_what_fires(alerted: Served) -> None:
+def test_prometheus_exports_firing_alerts(alerted: Served) -> None:
     body = alerted.ask("/metrics").body.decode()
 
     assert (
@@ -288,7 +288,7 @@ def test_the_live_stream_has_alerts_until_they_end(alerted: Served) -> None:
         ("POST", "/api/v1/notifications/purge", {"id": ""}),
     ],
 )
-def test_what_holds_and_is_not_durable_is_said_to_be(
+def test_a_change_that_is_not_durable_is_reported_as_such(
     alerted: Served, method: str, path: str, body: Any
 ) -> None:
     name = send(alerted, "POST", "/api/v1/silences", silence()).json["silenceID"]
@@ -360,7 +360,7 @@ def test_a_silence_is_made_changed_and_ended(alerted: Served) -> None:
         (silence(comment="x" * 70_000), 413, "more than 65536 bytes"),
     ],
 )
-def test_what_is_wrong_with_a_silence_is_said(
+def test_an_invalid_silence_is_rejected_with_the_reason(
     alerted: Served, body: Any, status: int, words: str
 ) -> None:
     answer = send(alerted, "POST", "/api/v1/silences", body)
@@ -436,7 +436,7 @@ def test_reading_waits_for_an_evaluation_and_the_loop_does_not(alerted: Served) 
 # -- the page that messages link to ----------------------------------------------------
 
 
-def test_a_message_s_link_leads_to_what_silences_the_alert(alerted: Served) -> None:
+def test_a_message_s_link_shows_how_to_silence_the_alert(alerted: Served) -> None:
     (alert,) = alerted.get("/api/v1/alerts")["alerts"]
     answer = alerted.ask("/silence", alert=alert["id"])
     assert answer.status == 200

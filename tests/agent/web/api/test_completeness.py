@@ -37,7 +37,7 @@ def served(clock: list[float]) -> Any:
         yield result
 
 
-def test_an_account_says_what_became_of_every_event(served: Served) -> None:
+def test_an_account_covers_every_event(served: Served) -> None:
     registry = served.source.pipeline.aggregator.registry
     registry.limit(Limits(series_per_client=2))
     rows = [row(), row(age=2 * HOUR), row(age=3 * HOUR), row("second")]
@@ -76,7 +76,7 @@ def test_an_account_says_what_became_of_every_event(served: Served) -> None:
     assert (client["late"], client["overflow"]) == (2, 2)
 
 
-def test_a_window_counts_a_loss_when_it_was_told(
+def test_a_window_counts_a_loss_when_it_was_reported(
     served: Served, clock: list[float]
 ) -> None:
     push(served, "shop", [row()], drops={"buffer_full": 4})
@@ -90,7 +90,7 @@ def test_a_window_counts_a_loss_when_it_was_told(
     assert earlier["account"]["ratio"] == 0.2
 
 
-def test_what_a_client_never_sent_is_missing(served: Served) -> None:
+def test_events_a_client_never_sent_are_missing(served: Served) -> None:
     push(
         served,
         "shop",

@@ -178,7 +178,7 @@ def test_an_execution_has_all_that_is_known_of_it(served: Served) -> None:
         ({"node": "nobody"}, []),
     ],
 )
-def test_a_filter_lets_through_what_it_says(
+def test_a_filter_passes_matching_events(
     served: Served, query: dict[str, object], nodes: list[str]
 ) -> None:
     with listening(served, **query) as reader, listening(served) as all_of_it:
@@ -224,7 +224,7 @@ def test_runs_come_when_asked_for(served: Served) -> None:
     assert (run["seconds"], run["visits"], run["outcome"]) == (2.0, 2, "error")
 
 
-def test_events_are_what_the_document_says(served: Served) -> None:
+def test_events_match_the_openapi_document(served: Served) -> None:
     document = served.get("/openapi.json")
     (operation,) = document["paths"]["/api/v1/events"].values()
     with listening(served, runs="true", rate=5) as reader:
@@ -250,7 +250,7 @@ def test_it_ends_after_the_limit(served: Served) -> None:
         assert reader.event() == ("", None)
 
 
-def test_over_the_rate_it_chooses_failures_first_and_says_how_many(
+def test_over_the_rate_failures_come_first_and_the_rest_is_counted(
     served: Served,
 ) -> None:
     rows = [{"node": f"n{n % 2}", "seconds": float(n)} for n in range(500)]
@@ -274,7 +274,7 @@ def test_over_the_rate_it_chooses_failures_first_and_says_how_many(
     assert missed(served) == {"limited": 494, "slow": 0}
 
 
-def test_a_slow_reader_is_told_and_holds_up_nobody(served: Served) -> None:
+def test_a_slow_reader_gets_a_gap_and_delays_no_other(served: Served) -> None:
     rows = [
         {"node": "n" * 200, "graph": "g" * 200, "seconds": 1.0}
     ] * event_stream.QUEUE
@@ -350,7 +350,7 @@ def test_beyond_twenty_listeners_the_next_is_refused(served: Served) -> None:
         reader.of("execution", 5)
 
 
-def test_a_head_leaves_nobody_listening(served: Served) -> None:
+def test_a_head_request_leaves_no_subscription(served: Served) -> None:
     assert served.ask("/api/v1/events", method="HEAD").status == 200
     until(lambda: not served.source.event_stream.subscribers, "nobody listens")
 

@@ -74,7 +74,7 @@ def test_a_graph_has_the_pages_keys_and_more(shop: Served) -> None:
     }
 
 
-def test_a_graph_without_runs_says_so(shop: Served) -> None:
+def test_a_graph_without_runs_has_an_explanation(shop: Served) -> None:
     graph = shop.graph("odd/graph")
 
     assert graph["status"] == "no_executions"
@@ -191,7 +191,7 @@ def test_nodes_that_never_ran_and_the_actions_that_there_are(served: Served) -> 
     assert served.graph("g", service="two")["never_run"] is None
 
 
-def test_a_folded_node_may_be_any_of_those_that_never_ran(served: Served) -> None:
+def test_the_overflow_node_may_be_any_node_that_never_ran(served: Served) -> None:
     with served.recording("one") as recorder:
         recorder.wired(WIRING)
         recorder.series("g", "__other__").record(0.1)

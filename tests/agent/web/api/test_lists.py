@@ -94,7 +94,7 @@ def test_filters_narrow_failures(
     assert answer["matching"] == len(answer["failures"]) == count
 
 
-def test_the_limit_cuts_the_oldest_and_says_how_many_there_were(
+def test_the_limit_cuts_the_oldest_and_reports_the_total(
     served: Served,
 ) -> None:
     failures = [failure(NOW + n, message=str(n)) for n in range(150)]

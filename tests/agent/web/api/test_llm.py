@@ -105,7 +105,9 @@ def test_by_model_node_and_graph(fed: Served) -> None:
         ({"node": "nobody"}, 0),
     ],
 )
-def test_what_is_asked_for(fed: Served, filters: dict[str, str], calls: int) -> None:
+def test_filters_and_windows_narrow_calls(
+    fed: Served, filters: dict[str, str], calls: int
+) -> None:
     answer = fed.get("/api/v1/llm", **filters)
 
     assert answer["totals"]["calls"] == calls

@@ -103,7 +103,7 @@ def test_where_the_time_of_a_node_went(served: Served) -> None:
     assert single["total_items"] == 0
 
 
-def test_without_any_that_tells_phases_are_null(shop: Served) -> None:
+def test_phases_are_null_if_no_event_reports_them(shop: Served) -> None:
     pay = shop.node("pay")
 
     assert [pay[key] for key in (*PHASES, "total_items")] == [None] * 5

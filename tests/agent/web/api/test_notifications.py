@@ -29,7 +29,7 @@ def test_messages_and_receivers_are_listed_and_filtered(served: Served) -> None:
         ("/api/v1/receivers/am/test", 400, "Alertmanager"),
     ],
 )
-def test_what_can_t_be_done_is_said(
+def test_an_impossible_action_is_rejected_with_the_reason(
     served: Served, path: str, status: int, words: str
 ) -> None:
     method = "POST" if path.endswith("test") else "GET"

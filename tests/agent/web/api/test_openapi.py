@@ -108,7 +108,7 @@ def test_answers_have_all_of_their_keys_always(document: dict[str, Any]) -> None
         ("/api/v1/silences?state=active", "/api/v1/silences"),
     ],
 )
-def test_answers_are_what_the_document_says(
+def test_responses_match_the_openapi_document(
     shop: Served, document: dict[str, Any], path: str, template: str
 ) -> None:
     answer = shop.ask(path)

@@ -136,7 +136,7 @@ def test_a_longer_step_merges_shorter_ones_exactly(history: Served) -> None:
     assert points_of(hour)[-1][1] == pytest.approx(4.0, rel=0.011)
 
 
-def test_what_the_agent_does_not_remember_is_null_and_not_zero(history: Served) -> None:
+def test_expired_data_is_null_and_not_zero(history: Served) -> None:
     answer = history.get("/api/v1/query", metric="executions", start="-2h", step="10m")
 
     known = [value is not None for _, value, _ in points_of(answer)]
@@ -183,7 +183,7 @@ def test_filters_narrow_it(history: Served) -> None:
         ),
     ],
 )
-def test_what_cannot_be_asked_is_refused_in_words(
+def test_an_invalid_query_is_rejected_with_a_hint(
     history: Served, parameters: dict[str, str], status: int, code: str, message: str
 ) -> None:
     answer = history.ask("/api/v1/query", **parameters)

@@ -106,7 +106,7 @@ def test_every_path_but_the_public_needs_a_token(guarded: Served) -> None:
         assert guarded.ask(path, method=method).status == 401
 
 
-def test_what_is_public_can_be_chosen(files: dict[str, str]) -> None:
+def test_public_paths_are_configurable(files: dict[str, str]) -> None:
     config = HttpConfig(LISTEN, **files, public=("/metrics",))  # type: ignore[arg-type]
     with serving(config=config) as served:
         assert served.ask("/metrics").status == 200
@@ -143,7 +143,7 @@ def test_a_file_that_changes_is_read_again(tmp_path: Path) -> None:
     assert tokens.role_of("the-first-token-x") is None
 
 
-def test_a_file_that_is_wrong_changes_nothing_and_is_told(tmp_path: Path) -> None:
+def test_an_invalid_token_file_changes_nothing_and_is_reported(tmp_path: Path) -> None:
     file = tmp_path / "tokens"
     file.write_text("the-first-token-x\n")
     tokens = Tokens({Role.ADMIN: str(file)})
@@ -173,7 +173,7 @@ def test_a_file_that_is_wrong_changes_nothing_and_is_told(tmp_path: Path) -> Non
         ("t" * 20 + "\n" + ("u" * 20 + "\n") * 100, "more than 100 tokens"),
     ],
 )
-def test_what_is_no_token_is_told_without_saying_it(
+def test_an_invalid_token_is_reported_without_its_text(
     tmp_path: Path, text: str, complaint: str
 ) -> None:
     file = tmp_path / "tokens"
@@ -185,7 +185,7 @@ def test_what_is_no_token_is_told_without_saying_it(
     assert "secret" not in str(caught.value).replace(str(file), "")
 
 
-def test_a_file_that_everybody_can_read_is_told(tmp_path: Path) -> None:
+def test_a_world_readable_token_file_is_reported(tmp_path: Path) -> None:
     file = tmp_path / "tokens"
     file.write_text(READ)
     file.chmod(0o644)
@@ -259,7 +259,7 @@ def test_the_reader_sends_the_token_that_its_environment_names(
         ("localhost.example.org", False),
     ],
 )
-def test_what_only_this_host_can_reach(host: str, loopback: bool) -> None:
+def test_local_addresses(host: str, loopback: bool) -> None:
     assert is_loopback(host) is loopback
 
 
@@ -321,7 +321,9 @@ def test_a_name_that_leads_elsewhere_than_it_seems_is_found_at_the_start(
         ({"connections": 0}, "connections = 0: at least 1"),
     ],
 )
-def test_what_can_t_be_set_is_told(keys: dict[str, Any], complaint: str) -> None:
+def test_an_invalid_access_setting_is_reported(
+    keys: dict[str, Any], complaint: str
+) -> None:
     with pytest.raises(ValueError, match=complaint):
         HttpConfig(**keys)
 
@@ -391,7 +393,7 @@ def test_tls_is_of_1_2_or_later_and_its_certificate_is_renewed(tmp_path: Path) -
             assert connections.getresponse().status == 200
 
 
-def test_a_certificate_that_is_none_is_told_at_the_start(tmp_path: Path) -> None:
+def test_an_invalid_certificate_is_an_error_at_startup(tmp_path: Path) -> None:
     made = certificate(tmp_path)
     other = certificate(tmp_path, "other")
     for key, complaint in (
@@ -443,7 +445,7 @@ def test_a_certificate_that_is_none_is_told_at_the_start(tmp_path: Path) -> None
         ("127.0.0.1:99999999", 403),
     ],
 )
-def test_a_host_is_one_that_nobody_else_can_lead_to_us(host: str, status: int) -> None:
+def test_only_hosts_safe_from_dns_rebinding_are_allowed(host: str, status: int) -> None:
     with serving(config=HttpConfig(LISTEN, hosts=("Kaywatch.example.org",))) as served:
         answer = served.ask("/api/v1/nodes", {"Host": host})
         assert answer.status == status, answer.body
@@ -500,7 +502,7 @@ def test_other_sites_change_nothing_and_take_nothing_up(
     assert not [name for name in answer.headers if name.lower().startswith("access-")]
 
 
-def test_what_a_form_can_send_changes_nothing(shop: Served) -> None:
+def test_a_cross_site_form_changes_nothing(shop: Served) -> None:
     for kind in (
         "application/x-www-form-urlencoded",
         "multipart/form-data; boundary=x",
@@ -513,7 +515,7 @@ def test_what_a_form_can_send_changes_nothing(shop: Served) -> None:
             assert (answer.status, answer.error["code"]) == (415, "not_json"), kind
 
 
-def test_every_answer_tells_a_browser_to_do_nothing_with_it(shop: Served) -> None:
+def test_every_response_has_restrictive_security_headers(shop: Served) -> None:
     for path in ("/", "/health", "/metrics", "/api/v1/nodes", "/x", "/health?x=1"):
         headers = shop.ask(path).headers
         policy = headers["Content-Security-Policy"]
@@ -551,9 +553,7 @@ def rest(connection: socket.socket) -> bytes:
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nHost: localhost\r\n"])
-def test_who_does_not_say_what_he_wants_is_hung_up_on(
-    served: Served, sent: bytes
-) -> None:
+def test_a_connection_without_a_request_is_closed(served: Served, sent: bytes) -> None:
     served.server.limiter.head_seconds = 0.2
     with connected(served) as connection:
         connection.sendall(sent)
@@ -680,7 +680,7 @@ def test_a_head_that_can_t_be_is_refused_in_json_and_counted(
 @pytest.mark.parametrize(
     ("expected", "status"), [("100-continue", 200), ("x", 417), ("\udcff", 400)]
 )
-def test_what_is_expected_is_granted_or_refused(
+def test_expect_is_granted_or_refused(
     served: Served, caplog: pytest.LogCaptureFixture, expected: str, status: int
 ) -> None:
     with connected(served) as connection:
@@ -696,7 +696,7 @@ def test_what_is_expected_is_granted_or_refused(
     assert not caplog.records
 
 
-def test_who_leaves_in_the_middle_leaves_no_trace_in_the_log(
+def test_a_disconnect_in_mid_request_is_not_logged(
     served: Served, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(50):

@@ -94,7 +94,7 @@ def test_label_names_are_made_to_fit(value: list[str], written: list[str]) -> No
     assert [name for name, _ in names] == written
 
 
-def test_what_is_no_number_is_left_out() -> None:
+def test_an_invalid_number_is_left_out() -> None:
     values = {("a",): float("nan"), ("b",): float("inf"), ("c",): 2.5}
 
     assert list(samples("x", values, ("l",))) == ['x{l="c"} 2.5']

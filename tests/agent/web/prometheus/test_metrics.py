@@ -77,7 +77,9 @@ def test_nodes(samples: dict[str, list[Sample]]) -> None:
 
 
 @pytest.mark.parametrize("accept", ["text/plain", "application/openmetrics-text"])
-def test_phases_and_items_of_those_that_tell_them(served: Served, accept: str) -> None:
+def test_phases_and_items_are_exported_where_reported(
+    served: Served, accept: str
+) -> None:
     pay = {"graph": "checkout", "node": "pay", "seconds": 4.0}
     served.send_rows(
         {**pay, "exec": 2.0, "wait": 0.5, "items": 7},
