@@ -244,10 +244,10 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     get(
         "/api/v1/events",
         "Server-sent events: single executions and runs, as they arrive.",
-        events.listening,
+        events.first_event,
         media_types=("text/event-stream",),
         events={
-            "listening": events.Listening,
+            "subscribed": events.Subscribed,
             "execution": ExecutionRecord,
             "run": RunRecord,
             "missed": events.MissedEvents,

@@ -24,8 +24,8 @@ KEEPALIVE_SECONDS: Final = 15.0
 GRACE_SECONDS: Final = 1.0
 
 
-class Connection(Protocol):
-    """What a stream needs of its connection."""
+class RequestProtocol(Protocol):
+    """The part of a request's protocol that a stream uses."""
 
     on_lost: Callable[[], None] | None
 
@@ -140,7 +140,7 @@ class Streams:
 
         A subscriber that leaves makes room at once, not at the next keep-alive.
         """
-        connection = cast(Connection, request.protocol)
+        connection = cast(RequestProtocol, request.protocol)
         connection.on_lost = subscription.close
         self._open[subscription] = request.transport
         self._changed.set()

@@ -25,7 +25,7 @@ Parameters = Mapping[str, Sequence[str] | str | int | float | None]
 
 
 class StreamEvent(NamedTuple):
-    """One event: `execution`, `run`, `missed` or `listening`, with its data."""
+    """One event: `execution`, `run`, `missed` or `subscribed`, with its data."""
 
     name: str
     data: dict[str, Any]

@@ -84,7 +84,7 @@ def _notify(text: str) -> None:
 
 def _show_json(event: StreamEvent) -> int:
     """Print an event as a JSON object; return for how many lines it counts."""
-    if event.name == "listening":
+    if event.name == "subscribed":
         return 0
     print(json.dumps({"event": event.name, **event.data}), flush=True)
     return int(event.name != "missed")

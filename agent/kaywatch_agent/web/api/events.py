@@ -28,7 +28,7 @@ from kaywatch_agent.web.problems import Problem
 from kaywatch_agent.web.snapshot import AgentSnapshot
 from kaywatch_agent.web.stream import Chunk, Subscription, encode_event
 
-__all__ = ["Listening", "MissedEvents", "listening", "subscribe"]
+__all__ = ["MissedEvents", "Subscribed", "first_event", "subscribe"]
 
 # At 1,000 events per second each, they use some 20 % of a core.
 MAX_SUBSCRIBERS: Final = 20
@@ -91,7 +91,7 @@ class EventsQuery(Struct, frozen=True):
     ) = None
 
 
-class Listening(ResponseBody):
+class Subscribed(ResponseBody):
     """The first event of the stream; from here on no matching event is skipped.
 
     Events that are left out are counted in a `missed` event.
@@ -112,9 +112,9 @@ class MissedEvents(ResponseBody):
     slow: Count
 
 
-def listening(snapshot: AgentSnapshot, query: EventsQuery) -> Listening:
+def first_event(snapshot: AgentSnapshot, query: EventsQuery) -> Subscribed:
     """Return the first event of a stream."""
-    return Listening(time=snapshot.now, version=snapshot.version, rate=query.rate)
+    return Subscribed(time=snapshot.now, version=snapshot.version, rate=query.rate)
 
 
 @contextlib.contextmanager
@@ -134,17 +134,17 @@ def subscribe(
     if len(source.subscribers) >= MAX_SUBSCRIBERS:
         raise Problem(
             503,
-            "too_many_listeners",
+            "too_many_subscribers",
             f"{MAX_SUBSCRIBERS} event streams are open, which is the maximum",
             "close one, or read /api/v1/live or /api/v1/failures",
             {"Retry-After": "10"},
         )
     subscription = _EventSubscription(query, first)
-    source.subscribe(subscription.listener)
+    source.subscribe(subscription.subscriber)
     try:
         yield subscription
     finally:
-        source.unsubscribe(subscription.listener)
+        source.unsubscribe(subscription.subscriber)
 
 
 class _EventSubscription(Subscription):
@@ -152,8 +152,8 @@ class _EventSubscription(Subscription):
 
     def __init__(self, query: EventsQuery, first: bytes) -> None:
         super().__init__()
-        self.listener = Subscriber(_filter(query), query.rate, self.wake)
-        self._first: bytes | None = encode_event("listening", first)
+        self.subscriber = Subscriber(_filter(query), query.rate, self.wake)
+        self._first: bytes | None = encode_event("subscribed", first)
 
     def take(self, limit: int) -> Chunk | None:
         if self._first is not None:
@@ -162,7 +162,7 @@ class _EventSubscription(Subscription):
         parts: list[bytes] = []
         events = 0
         while events < min(limit, BATCH):
-            event = self.listener.read()
+            event = self.subscriber.read()
             if event is None:
                 break
             if isinstance(event, Counter):

@@ -72,7 +72,7 @@ class Tail:
                 into.append(line.rstrip("\n"))
 
 
-def listeners(agent: Agent) -> int:
+def subscriber_count(agent: Agent) -> int:
     body = subprocess.run(
         ["curl", "-s", f"{agent.url}/metrics"], capture_output=True, text=True
     ).stdout
@@ -88,10 +88,10 @@ def clock(text: str) -> float:
 @contextlib.contextmanager
 def tailing(agent: Agent, *options: str) -> Iterator[Tail]:
     """Have one listen within the block."""
-    before = listeners(agent)
+    before = subscriber_count(agent)
     tail = Tail(agent, *options)
     try:
-        until(lambda: listeners(agent) > before, "it listens")
+        until(lambda: subscriber_count(agent) > before, "it listens")
         yield tail
     finally:
         tail.process.kill()
@@ -201,7 +201,7 @@ def test_a_closed_pipe_ends_it_silently(lone: Agent) -> None:
         stderr=subprocess.PIPE,
         text=True,
     )
-    until(lambda: listeners(lone), "it listens")
+    until(lambda: subscriber_count(lone), "it listens")
     # Then nothing happens any more, and still it ends.
     push(lone, row("pay"), row("pay"))
     out, err = pipe.communicate(timeout=20)
@@ -209,7 +209,7 @@ def test_a_closed_pipe_ends_it_silently(lone: Agent) -> None:
     lines = out.splitlines()
     assert [bool(LINE.fullmatch(line)) for line in lines] == [True, True, False]
     assert (lines[-1], err) == ("0", "")
-    until(lambda: not listeners(lone), "the agent knows")
+    until(lambda: not subscriber_count(lone), "the agent knows")
 
 
 def test_ctrl_c_ends_it_without_an_error(lone: Agent) -> None:
@@ -270,7 +270,7 @@ def test_errors_are_one_clear_line(
 def on_screen(agent: Agent, *options: str, columns: int = 80) -> Iterator[Terminal]:
     command = [*COMMAND, "tail", *options]
     with on_terminal(command, agent.environment, columns) as terminal:
-        until(lambda: listeners(agent), "it listens")
+        until(lambda: subscriber_count(agent), "it listens")
         yield terminal
 
 

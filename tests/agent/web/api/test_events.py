@@ -22,7 +22,7 @@ from kaywatch_agent.aggregate import event_stream
 from kaywatch_agent.web.api import events as module
 
 SHAPES = {
-    "listening": "Listening",
+    "subscribed": "Subscribed",
     "execution": "ExecutionRecord",
     "run": "RunRecord",
     "missed": "MissedEvents",
@@ -47,7 +47,7 @@ class Reader:
             pass
         assert self._block() == {"retry": "2000"}
         name, self.opening = self.event()
-        assert name == "listening"
+        assert name == "subscribed"
 
     def event(self) -> tuple[str, Any]:
         """Return the next event's name and data; empty ones at the end."""
@@ -81,7 +81,7 @@ class Reader:
 
 
 @contextlib.contextmanager
-def listening(served: Served, buffer: int = 0, **query: object) -> Iterator[Reader]:
+def subscribed(served: Served, buffer: int = 0, **query: object) -> Iterator[Reader]:
     text = urlencode(query, doseq=True)
     reader = Reader(served, f"?{text}" if text else "", buffer)
     try:
@@ -90,7 +90,7 @@ def listening(served: Served, buffer: int = 0, **query: object) -> Iterator[Read
         reader.close()
 
 
-def listeners(served: Served) -> float:
+def subscriber_count(served: Served) -> float:
     value: float = served.source.telemetry.get("kaywatch_event_subscribers")
     return value
 
@@ -125,7 +125,7 @@ def fill(served: Served) -> None:
 
 
 def test_an_execution_has_all_that_is_known_of_it(served: Served) -> None:
-    with listening(served) as reader:
+    with subscribed(served) as reader:
         assert set(reader.opening) == {"time", "version", "rate"}
         assert reader.opening["rate"] == event_stream.MAX_RATE
         before = time.time()
@@ -156,7 +156,7 @@ def test_an_execution_has_all_that_is_known_of_it(served: Served) -> None:
     assert (later["type"], later["message"]) == ("TimeoutError", "")
     assert cancelled["outcome"] == "cancelled"
     assert (back["service"], back["graph"]) == ("back", "")
-    until(lambda: listeners(served) == 0, "it is forgotten")
+    until(lambda: subscriber_count(served) == 0, "it is forgotten")
     assert missed(served) == {"limited": 0, "slow": 0}
 
 
@@ -181,7 +181,7 @@ def test_an_execution_has_all_that_is_known_of_it(served: Served) -> None:
 def test_a_filter_passes_matching_events(
     served: Served, query: dict[str, object], nodes: list[str]
 ) -> None:
-    with listening(served, **query) as reader, listening(served) as all_of_it:
+    with subscribed(served, **query) as reader, subscribed(served) as all_of_it:
         fill(served)
         assert len(all_of_it.of("execution", 5)) == 5
         # Something that every filter asks for, to know where the others end.
@@ -205,7 +205,7 @@ def test_a_time_that_cannot_be_is_that_of_the_arrival(served: Served) -> None:
         {"node": "n", "seconds": 1.0, "end": end} for end in (0.0, time.time() + 900)
     ]
     rows.append({"node": "n", "seconds": 1.0, "end": 1_700_000_000.5})
-    with listening(served) as reader:
+    with subscribed(served) as reader:
         before = time.time()
         served.send_rows(*rows)
         times = sorted(event["time"] for event in reader.of("execution", 3))
@@ -215,7 +215,7 @@ def test_a_time_that_cannot_be_is_that_of_the_arrival(served: Served) -> None:
 
 
 def test_runs_come_when_asked_for(served: Served) -> None:
-    with listening(served, runs="true", node="pay", outcome="error") as reader:
+    with subscribed(served, runs="true", node="pay", outcome="error") as reader:
         fill(served)
         kinds = [reader.event() for _ in range(2)]
 
@@ -227,8 +227,8 @@ def test_runs_come_when_asked_for(served: Served) -> None:
 def test_events_match_the_openapi_document(served: Served) -> None:
     document = served.get("/openapi.json")
     (operation,) = document["paths"]["/api/v1/events"].values()
-    with listening(served, runs="true", rate=5) as reader:
-        result = {"listening": reader.opening}
+    with subscribed(served, runs="true", rate=5) as reader:
+        result = {"subscribed": reader.opening}
         fill(served)
         served.send_rows(*({"node": "n", "seconds": 1.0} for _ in range(6)))
         while "missed" not in result:
@@ -244,7 +244,7 @@ def test_events_match_the_openapi_document(served: Served) -> None:
 
 
 def test_it_ends_after_the_limit(served: Served) -> None:
-    with listening(served, limit=2) as reader:
+    with subscribed(served, limit=2) as reader:
         fill(served)
         assert len(reader.of("execution", 2)) == 2
         assert reader.event() == ("", None)
@@ -256,7 +256,7 @@ def test_over_the_rate_failures_come_first_and_the_rest_is_counted(
     rows = [{"node": f"n{n % 2}", "seconds": float(n)} for n in range(500)]
     for row in rows[100::200]:
         row["outcome"] = "error"
-    with listening(served, rate=10) as reader:
+    with subscribed(served, rate=10) as reader:
         served.send_rows(*rows)
         result, left_out = reader.second(10)
         assert left_out == {"limited": 490, "slow": 0}
@@ -279,7 +279,7 @@ def test_a_slow_reader_gets_a_gap_and_delays_no_other(served: Served) -> None:
         {"node": "n" * 200, "graph": "g" * 200, "seconds": 1.0}
     ] * event_stream.QUEUE
     times = 30
-    with listening(served, buffer=4096) as slow, listening(served) as quick:
+    with subscribed(served, buffer=4096) as slow, subscribed(served) as quick:
         for _ in range(times):
             served.send_rows(*rows)
             seen = 0
@@ -313,7 +313,7 @@ def test_without_listeners_the_feed_is_not_even_called(
     monkeypatch.setattr(event_stream.EventStream, "take", take)
     fill(served)
     assert not calls
-    with listening(served) as reader:
+    with subscribed(served) as reader:
         fill(served)
         reader.of("execution", 5)
     assert len(calls) == 2
@@ -328,7 +328,7 @@ def test_duplicates_are_not_shown_again(served: Served) -> None:
         "service": "shop",
         "events": [{"node": "once", "seconds": 1.0}],
     }
-    with listening(served) as reader:
+    with subscribed(served) as reader:
         served.receive([batch, batch])
         served.receive(
             [{**batch, "seq": 2, "events": [{"node": "next", "seconds": 1.0}]}]
@@ -339,13 +339,13 @@ def test_duplicates_are_not_shown_again(served: Served) -> None:
 def test_beyond_twenty_listeners_the_next_is_refused(served: Served) -> None:
     with contextlib.ExitStack() as stack:
         for _ in range(module.MAX_SUBSCRIBERS):
-            stack.enter_context(listening(served))
+            stack.enter_context(subscribed(served))
         answer = served.ask("/api/v1/events?limit=1")
 
         assert answer.status == 503
-        assert answer.error["code"] == "too_many_listeners"
-    until(lambda: listeners(served) == 0, "all are gone")
-    with listening(served) as reader:
+        assert answer.error["code"] == "too_many_subscribers"
+    until(lambda: subscriber_count(served) == 0, "all are gone")
+    with subscribed(served) as reader:
         fill(served)
         reader.of("execution", 5)
 
