@@ -9,7 +9,7 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command line, or say how to install what it needs."""
+    """Run the command line, or report how to install missing dependencies."""
     if sys.argv[1:2] == ["run"]:
         # Before the agent's imports: it needs none of them, nor that they are there.
         from kaywatch import launch

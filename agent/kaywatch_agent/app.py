@@ -226,7 +226,7 @@ class App:
                 return
             problem = f"the file was damaged, and is set aside: {damage}"
             if damage:
-                log.error("store damaged, begun anew", damage=damage)
+                log.error("store damaged, started a new file", damage=damage)
             else:
                 took = round(time.perf_counter() - started, 3)
                 log.info("store checked", took_seconds=took)

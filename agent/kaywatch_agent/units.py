@@ -29,7 +29,7 @@ __all__ = [
 MIB: Final = 2**20
 
 # Units in the order in which a duration has them: their seconds and maximum digits.
-# With these, a duration added to a date stays below the year 9999.
+# Within these limits, a duration added to a date stays below the year 9999.
 _UNITS: Final[Mapping[str, tuple[float, int]]] = {
     "d": (86_400.0, 6),
     "h": (3600.0, 7),

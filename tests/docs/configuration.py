@@ -1,6 +1,6 @@
-"""Writes docs/configuration.md from the types that the configuration is read into.
+"""Generates docs/configuration.md from the types of the configuration.
 
-`python -m tests.docs.configuration` writes it anew, and the tables of docs/alerts.md.
+`python -m tests.docs.configuration` rewrites it and the tables of docs/alerts.md.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ DOCS: Final = Path(__file__).parents[2] / "docs"
 START: Final = """\
 # Configuration
 
-Every key of the agent's configuration. This page is made from the types that the file \
-is read into, by `python -m tests.docs.configuration`; \
-[deploy/kaywatch.toml](../deploy/kaywatch.toml) is a file to begin with.
+Every key of the agent's configuration. This page is generated from the types of the \
+configuration by `python -m tests.docs.configuration`. \
+[deploy/kaywatch.toml](../deploy/kaywatch.toml) is an example.
 
-The agent reads `/etc/kaywatch/kaywatch.toml` if it exists, or what `--config` names; \
-options of `kaywatch serve` go before what the file says. Nothing has to be set. \
-`kaywatch check` says whether a file is right: a key that isn't known is an error. \
-On SIGHUP the agent reads the file again, all of it or nothing; what can be set of \
-sockets and of the store's file needs a restart, and the agent says so.
+The agent reads `/etc/kaywatch/kaywatch.toml` if it exists, or the file of `--config`; \
+options of `kaywatch serve` override the file. No key is required. \
+`kaywatch check` validates a file; unknown keys are errors. \
+On SIGHUP the agent reloads the file. An invalid file changes nothing. Changes to \
+sockets and to the store's file take effect after a restart, which the agent logs.
 
-A duration is `"90s"`, `"5m"`, `"1h30m"`, `"500ms"` or `"7d"`, and a plain \
-number is one of seconds. A size is `"64MB"`, `"1.5GB"` (of 1000) or `"512MiB"` (of \
-1024). A secret is best given by a key that ends with \
-`_file`: what the file holds is read at each use.
+A duration is `"90s"`, `"5m"`, `"1h30m"`, `"500ms"` or `"7d"`; a plain \
+number is in seconds. A size is `"64MB"`, `"1.5GB"` (powers of 1000) or `"512MiB"` \
+(powers of 1024). Prefer the keys that end with `_file` for secrets: the file is read \
+at each use, so a secret can be rotated without a reload.
 """
 
-# How a secret is given otherwise, by the ending of its key; see `notify/secret.py`.
+# The other sources of a secret, by the suffix of its key; see `notify/secret.py`.
 ELSEWHERE: Final = {
     "_file": "a file that holds it",
     "_env": "an environment variable that holds it",
@@ -147,7 +147,7 @@ def keys_of(kind: Any, but: Iterable[str] = ()) -> Iterator[Key]:
     """Return the keys of a dataclass, described as its docstring does.
 
     Raises:
-        KeyError: it describes none by that name.
+        KeyError: a key has no description.
     """
     texts = attributes(kind)
     hints = typing.get_type_hints(kind, include_extras=True)
@@ -173,7 +173,7 @@ def _secret_keys(name: str, what: str) -> Iterator[Key]:
 
 
 def attributes(kind: Any) -> dict[str, str]:
-    """Return what the docstrings of a class, and of those that it is of, say."""
+    """Return the attribute descriptions of a class and its base classes."""
     result: dict[str, str] = {}
     for part in reversed(kind.__mro__):
         text = inspect.cleandoc(part.__dict__.get("__doc__") or "")
@@ -187,7 +187,7 @@ def attributes(kind: Any) -> dict[str, str]:
 
 
 def _stem(name: str) -> str:
-    """Return the key of a secret that this one gives in another way; or nothing."""
+    """Return the key of the secret that this key refers to, or an empty string."""
     stems = (name.removesuffix(end) for end in ELSEWHERE if name.endswith(end))
     return next(stems, "")
 
@@ -196,11 +196,11 @@ def _elsewhere(name: str, texts: dict[str, str]) -> str:
     stem = _stem(name)
     if stem in texts:
         return f"`{stem}`, from {ELSEWHERE[name.removeprefix(stem)]}"
-    raise KeyError(f"{name}: what is it for? Its class's docstring should say")
+    raise KeyError(f"{name}: describe it in its class's docstring, under Attributes")
 
 
 def _first(kind: Any) -> str:
-    """Return what a docstring says before its Attributes, without the table's name."""
+    """Return a docstring up to its Attributes, without the table's name."""
     text = inspect.cleandoc(kind.__doc__ or "").partition("\nAttributes:")[0]
     text = re.sub(r" \(`\[+[\w.]+\]+`\)", "", text)
     return "\n\n".join(" ".join(part.split()) for part in text.strip().split("\n\n"))
@@ -236,7 +236,7 @@ def _default(field: dataclasses.Field[Any]) -> str:
         return ""
     if isinstance(value, tuple) and value and dataclasses.is_dataclass(value[0]):
         return ""
-    # What TOML has of these is written as in JSON.
+    # TOML writes these values as JSON does.
     return json.dumps(list(value) if isinstance(value, tuple) else value)
 
 
@@ -262,7 +262,7 @@ def _rules() -> Iterator[Page]:
 
 
 def rule_keys() -> tuple[Key, ...]:
-    """Return the keys of every rule: those that `[defaults]` lacks first."""
+    """Return the keys of every rule: the ones that `[defaults]` lacks first."""
     defaults = [field.name for field in dataclasses.fields(rules.RuleDefaults)]
     own = keys_of(rules.RuleConfig, defaults)
     return (*own, *keys_of(rules.RuleDefaults))
@@ -275,8 +275,9 @@ def _receivers() -> Iterator[Page]:
     yield Page(
         2,
         "`[receiver.NAME]`",
-        "Who is told, by a name of yours. [receivers.md](receivers.md) says what each"
-        " is sent. `rate` has another default where its table below has one.",
+        "A receiver of notifications; NAME is up to you. [receivers.md](receivers.md)"
+        " describes the messages. `rate` has another default where its table below has"
+        " one.",
         tuple(keys_of(ReceiverConfig, ["name"])),
     )
     usual = {field.name: field.default for field in dataclasses.fields(ReceiverConfig)}
@@ -286,7 +287,7 @@ def _receivers() -> Iterator[Page]:
             for field in dataclasses.fields(kind)
             if field.name in usual and field.default == usual[field.name]
         ]
-        text = f'{_first(kind)}\n\nWith `type = "{name}"`, besides those above:'
+        text = f'{_first(kind)}\n\nWith `type = "{name}"`, additionally:'
         yield Page(3, name, text, tuple(keys_of(kind, same)))
     yield from _section("[heartbeat]", HeartbeatConfig, "heartbeat", 2)
 

@@ -253,7 +253,7 @@ def test_damage_in_the_middle_of_a_large_file_is_reported(agent: Agent) -> None:
         file.write(b"\xff" * 4096)
     agent.start()
 
-    line = logged(agent, "store damaged, begun anew")
+    line = logged(agent, "store damaged, started a new file")
     health = agent.get("/health")
     assert health["status"] == "degraded"
     problem = health["stages"]["store check"]["problem"]

@@ -59,7 +59,7 @@ class PendingEvents:
 
     @property
     def full(self) -> bool:
-        """Whether so many events wait that they should be reduced now."""
+        """Whether enough events are pending to reduce them now."""
         return self._size >= MAX_PENDING
 
     def take(self, now: float) -> tuple[dict[int, Bucket], Bucket]:

@@ -286,8 +286,8 @@ class MessageRecord(StoredMessage, frozen=True, kw_only=True):
 class ReceiverRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One receiver: whether the last attempt succeeded, and what is pending.
 
-    `error` is empty after a success. `disabled` says why no messages are sent until the
-    configuration is reloaded; `paused_until` is when sending resumes.
+    `error` is empty after a success. `disabled` is the reason why no messages are sent
+    until the configuration is reloaded; `paused_until` is when sending resumes.
     """
 
     name: str

@@ -24,7 +24,7 @@ _Section = TypeVar("_Section")
 
 
 class Secret(NamedTuple):
-    """A secret, read anew at each use: a rotated file needs no reload.
+    """A secret, read again at each use: a rotated file needs no reload.
 
     Attributes:
         key: the path of the key that sets it, for error messages.

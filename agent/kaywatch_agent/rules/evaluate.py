@@ -43,7 +43,7 @@ __all__ = ["budgets_left", "evaluate", "prepare"]
 
 _SOURCES_WITH_OUTCOMES: Final = (MetricSource.NODES, MetricSource.RUNS)
 
-# An action is only reported as vanished if so many would have been expected.
+# An action is reported as vanished only if at least this many were expected.
 MIN_EXPECTED: Final = 10.0
 
 

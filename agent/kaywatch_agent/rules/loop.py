@@ -47,7 +47,7 @@ KINDS: Final = frozenset({"alert", "silence", CLOCK})
 # After a shorter downtime, receivers are not notified again, in seconds.
 MIN_DOWNTIME: Final = 60.0
 
-# The pause after an evaluation: this many times its duration, up to so many seconds.
+# The pause after an evaluation: this many times its duration, up to this many seconds.
 PAUSE_FACTOR: Final = 20.0
 MAX_PAUSE: Final = 15.0
 
@@ -283,7 +283,7 @@ class Alerting:
         return requests
 
     def _schedule_next(self, seconds: float) -> None:
-        """Record an evaluation that took so long, and when the next is due."""
+        """Record the duration of an evaluation, and when the next is due."""
         self.evaluated = self._clock()
         self.metrics.evaluations.add()
         self.metrics.seconds.add(seconds)

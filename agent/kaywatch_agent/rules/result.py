@@ -76,7 +76,7 @@ def make_result(
     errors: Ints | int = 0,
     labels: tuple[str, ...] | None = None,
 ) -> RuleResult:
-    """Return a result; UNKNOWN goes before BREACH, that before BAND, else CLEAR."""
+    """Return a result; UNKNOWN overrides BREACH, BREACH overrides BAND; else CLEAR."""
     size = len(groups)
     codes = np.select([unknown, breach, band], [UNKNOWN, BREACH, BAND], CLEAR)
     return RuleResult(

@@ -78,7 +78,7 @@ def inherited_sockets(
     Child processes inherit neither them nor the variables.
 
     Raises:
-        StartError: the agent cannot use one of them; says what to change.
+        StartError: the agent cannot use one of them; the message names the fix.
     """
     pid, count, fd_names = (
         environment.pop(name, "")

@@ -1,6 +1,6 @@
 """The tests of rules in a file, as `kaywatch rules test FILE` runs them.
 
-A test says what happens at which times, and which alerts and messages are expected. The
+A test lists stimuli by time, and the alerts and messages expected from them. The
 dataclasses are the tables of the file; docs/alerts.md documents their keys.
 """
 

@@ -161,7 +161,7 @@ class StoreWriter:
         state = self._store.restore()
         if self._store.aside is not None:
             log.error(
-                "store damaged, begun anew",
+                "store damaged, started a new file",
                 damage=self._store.damage,
                 aside=str(self._store.aside),
             )

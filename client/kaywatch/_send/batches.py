@@ -94,7 +94,7 @@ class Batches:
         self.buffer.append(EncodedBatch(self.seq, message, content.events, drops))
 
     def split_unsent(self, largest: int) -> None:
-        """Split the unsent batches that are too large, and number all of them anew.
+        """Split the unsent batches that are too large, and renumber all of them.
 
         Args:
             largest: the maximum size of a batch in bytes. An event that exceeds it

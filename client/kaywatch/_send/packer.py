@@ -3,8 +3,8 @@
 Strategy: the table holds all of the recorder's series, under the recorder's own
 numbers, and the strings and errors interned so far. So its bytes are the same from
 batch to batch, the agent's cache of decoded tables hits, and the series columns need
-no translation. Every batch carries the table that it needs, so the strings can start
-anew at any batch once they exceed their limit.
+no translation. Every batch carries the table that it needs, so the strings can be
+started over at any batch once they exceed their limit.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 Loop = tuple[str, str, int, str]  # (graph, node, visits, the run's id)
 
-# The table is sent with every batch, so it starts anew when its strings are many or
+# The table is sent with every batch, so it is started over when its strings are many or
 # long. With 5,000 series and metrics (25,000 names at most, 5,000 more for those
 # folded) and the 25,000 new names that a batch may bring, an index fits its 16 bits.
 MAX_STRINGS: Final = 8_192
