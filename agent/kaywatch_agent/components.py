@@ -15,6 +15,7 @@ from kaywatch._version import __version__
 from kaywatch_agent.aggregate.aggregator import Aggregator
 from kaywatch_agent.aggregate.registry import Registry
 from kaywatch_agent.aggregate.view import View
+from kaywatch_agent.backtesting import Backtester
 from kaywatch_agent.config import Config
 from kaywatch_agent.ingest.intake import Intake
 from kaywatch_agent.ingest.mqtt import MqttIngest
@@ -27,6 +28,7 @@ from kaywatch_agent.pipeline.pipeline import Pipeline
 from kaywatch_agent.protocol.redact import Privacy
 from kaywatch_agent.rules.alert import Alert
 from kaywatch_agent.rules.loop import Alerting
+from kaywatch_agent.rules.rule import AlertSettings
 from kaywatch_agent.rules.snapshot import AlertsSnapshot
 from kaywatch_agent.rules.state import AlertState
 from kaywatch_agent.runtime.health import Health, Readiness
@@ -63,6 +65,7 @@ class Components:
         mqtt: the brokers.
         alerting: the rules.
         delivery: notifications.
+        backtester: evaluates edited rules over the store.
         committer: makes all state durable.
         ticker: calls the components once a second.
         web: the HTTP server.
@@ -88,6 +91,8 @@ class Components:
             request_commit=self.request_commit,
             clock=clock,
         )
+        self.backtester = Backtester(config.store.file, self._alert_settings)
+        self.backtester.receivers = config.notify.receivers
         self.committer = Committer(self._durable_parts())
         self.intake = Intake(
             self.pipeline, request_commit=self.request_commit, clock=clock
@@ -110,6 +115,7 @@ class Components:
         self.pipeline.queue.privacy = Privacy(config.failures)
         self.alerting.use(config.alerts, config.notify.min_severity)
         self.delivery.use(config.notify)
+        self.backtester.receivers = config.notify.receivers
         if self.committer.writer is not None:
             self.committer.writer.keep(config.store.retention)
 
@@ -191,9 +197,13 @@ class Components:
             clients=self.pipeline.clients,
             usage=self._usage,
             clock=self.clock,
+            backtest=self.backtester.run,
             wait_durable=self.committer.wait_durable,
         )
         return WebServer(view, self.metrics, __version__)
+
+    def _alert_settings(self) -> AlertSettings:
+        return self.alerting.engine.settings
 
     def _view(self) -> View:
         return self.pipeline.aggregator.view(self.clock())

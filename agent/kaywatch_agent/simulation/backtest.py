@@ -22,10 +22,18 @@ from kaywatch_agent.notify.secret import Secret
 from kaywatch_agent.rules.firing_context import HISTORY_SECONDS
 from kaywatch_agent.rules.metrics import MetricSource
 from kaywatch_agent.rules.rule import AlertSettings, Rule, Stuck, Threshold
+from kaywatch_agent.rules.state import AlertState
 from kaywatch_agent.rules.windows import EvalInput
 from kaywatch_agent.simulation.simulation import Simulation
 
-__all__ = ["STAND_IN", "BacktestReport", "backtest", "not_backtestable"]
+__all__ = [
+    "STAND_IN",
+    "BacktestReport",
+    "Episode",
+    "backtest",
+    "find_episodes",
+    "not_backtestable",
+]
 
 # The receiver if no rule has one: a webhook, because it groups like a chat.
 STAND_IN: Final = "(any)"
@@ -44,6 +52,21 @@ EVALUATION_SECONDS: Final = 600.0
 
 # The last moment of a bucket is just before its end.
 JUST_BEFORE: Final = 0.001
+
+
+ACTIVE: Final = (AlertState.FIRING, AlertState.RECOVERING)
+
+
+class Episode(NamedTuple):
+    """A period from an alert's firing to its resolution."""
+
+    rule: str
+    alert: str
+    labels: dict[str, str]
+    start: float
+    end: float | None
+    value: float | None
+    reason: str
 
 
 class BacktestReport(NamedTuple):
@@ -104,6 +127,22 @@ def backtest(
     return BacktestReport(
         simulation, settings, start, history.last, count, skipped, resolutions
     )
+
+
+def find_episodes(simulation: Simulation) -> list[Episode]:
+    """Return the episodes of all alerts, in the order in which they started."""
+    episodes: list[Episode] = []
+    active: dict[str, int] = {}  # by alert, the position of its episode
+    for time, alert, before, after, reason, value in simulation.changes:
+        if after in ACTIVE and before not in ACTIVE:
+            active[alert.id] = len(episodes)
+            labels = dict(alert.labels)
+            episode = Episode(alert.rule, alert.id, labels, time, None, value, "")
+            episodes.append(episode)
+        elif after not in ACTIVE and alert.id in active:
+            at = active.pop(alert.id)
+            episodes[at] = episodes[at]._replace(end=time, reason=reason)
+    return episodes
 
 
 def not_backtestable(rule: Rule) -> str:

@@ -103,19 +103,17 @@ class WebApplication:
             argument = query
             if endpoint.change is not None:
                 body = await read_body(request, endpoint.body)
-                argument = await self._change(endpoint.change, query, body)
+                argument = endpoint.change(self._agent, query, body)
+                if endpoint.durable:
+                    await self._wait_durable(argument)
             return await send(request, await self._respond(endpoint, request, argument))
 
         return handle
 
-    async def _change(
-        self, change: Callable[[AgentView, Any, Any], Struct], query: Any, body: Any
-    ) -> Struct:
-        """Apply a change, and wait until it is durable."""
-        result = change(self._agent, query, body)
+    async def _wait_durable(self, result: Struct) -> None:
+        """Wait until a change is durable."""
         if reason := await self._agent.wait_durable():
             raise not_durable(reason, getattr(result, "id", ""))
-        return result
 
     async def _stream(
         self, endpoint: Endpoint, request: web.Request, query: Any
@@ -175,6 +173,7 @@ class WebApplication:
             client_states=Counter(client.state.value for client in known),
             activities=tuple(map(_activity, filter(_is_active, known))),
             own_metrics=tuple(self._registry.collect()),
+            backtest=agent.backtest,
             day_before=self._day_before,
             alerts=agent.alerting.snapshot,
             alert_states=agent.alerting.counts,

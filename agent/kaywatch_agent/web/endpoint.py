@@ -35,6 +35,7 @@ class Endpoint:
         respond: builds the response; a pure function, called in another thread.
         method: GET, or the method of a change.
         change: applies a change on the event loop; `respond` gets its result.
+        durable: whether the change is answered once it is in the store.
         body: the type of the request body; None for none.
         media_types: those of a response that is not a JSON struct.
         errors: the error statuses besides those that every endpoint has.
@@ -53,6 +54,7 @@ class Endpoint:
     respond: Callable[[AgentSnapshot, Any], Struct | EncodedResponse]
     method: Method = "GET"
     change: Callable[[AgentView, Any, Any], Struct] | None = None
+    durable: bool = True
     body: type[Struct] | None = None
     media_types: tuple[str, ...] = ("application/json",)
     errors: frozenset[int] = frozenset({503})
@@ -112,6 +114,8 @@ def change(
     summary: str,
     apply: Callable[[AgentView, Any, Any], Struct],
     respond: Callable[[AgentSnapshot, Any], Struct] | None = None,
+    *,
+    durable: bool = True,
 ) -> Endpoint:
     """Declare an endpoint that changes something.
 
@@ -122,6 +126,7 @@ def change(
         apply: `Endpoint.change`; its annotations are the parameters and the body.
         respond: builds the response from the result of `apply`; by default the
             response is that result.
+        durable: see `Endpoint`.
     """
     _, parameters, body, result = get_type_hints(apply).values()
     errors = {404, 503}
@@ -137,6 +142,7 @@ def change(
         response=get_type_hints(respond)["return"] if respond else result,
         respond=respond or _unchanged,
         change=apply,
+        durable=durable,
         body=None if body is type(None) else body,
         errors=frozenset(errors),
     )

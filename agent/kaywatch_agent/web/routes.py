@@ -20,6 +20,7 @@ from kaywatch_agent.web.api import (
     notifications,
     openapi,
     query,
+    rule_backtest,
     rules,
     run_list,
     silences,
@@ -178,6 +179,14 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
         "/api/v1/rules/{rule}",
         "One rule: its alerts, and the groups that are nearest to firing.",
         rules.rule_details,
+    ),
+    change(
+        "POST",
+        "/api/v1/rules/{rule}/backtest",
+        "What a rule, or it with another threshold, would have done.",
+        rule_backtest.check_backtest,
+        rule_backtest.run_backtest,
+        durable=False,
     ),
     get(
         "/api/v1/rule_metrics",

@@ -23,6 +23,7 @@ from kaywatch_agent.aggregate.view import BUCKET_SECONDS, HOUR, View, bucket_sec
 from kaywatch_agent.model.alerts import MessageRecord, ReceiverRecord
 from kaywatch_agent.model.records import InFlight, NodeRevisits
 from kaywatch_agent.model.series import Kind, SeriesKey
+from kaywatch_agent.rules.rule import Rule
 from kaywatch_agent.rules.snapshot import AlertsSnapshot
 from kaywatch_agent.rules.state import AlertState
 from kaywatch_agent.runtime.health import HealthReport
@@ -31,7 +32,7 @@ from kaywatch_agent.units import MIB
 from kaywatch_agent.web.api import schema
 from kaywatch_agent.web.api.parameters import moment_seconds, window_seconds
 from kaywatch_agent.web.day_before import DayBefore
-from kaywatch_agent.web.view import AgentUsage
+from kaywatch_agent.web.view import AgentUsage, BacktestSummary
 
 __all__ = [
     "AgentSnapshot",
@@ -76,6 +77,7 @@ class AgentSnapshot:
         client_states: how many clients are in each state.
         activities: what each connected client executes.
         own_metrics: the agent's own metrics.
+        backtest: evaluates a rule over the past; see `AgentView`.
         day_before: returns what is usual.
         alerts: returns all about alerts; waits until an evaluation has ended.
         alert_states: how many alerts are in each state.
@@ -97,6 +99,7 @@ class AgentSnapshot:
     client_states: Mapping[str, int]
     activities: tuple[ClientActivity, ...]
     own_metrics: OwnMetrics
+    backtest: Callable[[Rule, float], BacktestSummary]
     day_before: DayBefore
     alerts: Callable[[], AlertsSnapshot]
     alert_states: Mapping[AlertState, int] = field(default_factory=dict)

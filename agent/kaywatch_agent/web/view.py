@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,9 +11,16 @@ from kaywatch_agent.aggregate.view import View
 from kaywatch_agent.model.client import Client
 from kaywatch_agent.notify.delivery import Delivery
 from kaywatch_agent.rules.loop import Alerting
+from kaywatch_agent.rules.rule import Rule
 from kaywatch_agent.runtime.health import Health
 
-__all__ = ["AgentUsage", "AgentView"]
+__all__ = [
+    "AgentUsage",
+    "AgentView",
+    "BacktestError",
+    "BacktestSummary",
+    "PastEpisode",
+]
 
 
 class AgentUsage(NamedTuple):
@@ -32,6 +39,39 @@ class AgentUsage(NamedTuple):
     cpu_seconds: float
 
 
+class BacktestError(Exception):
+    """A backtest is not possible now; the text is the reason."""
+
+
+class PastEpisode(NamedTuple):
+    """A period in which an alert would have fired; `end` is None while it lasts."""
+
+    alert: str
+    labels: Mapping[str, str]
+    start: float
+    end: float | None
+    value: float | None
+
+
+class BacktestSummary(NamedTuple):
+    """What a rule would have done.
+
+    Attributes:
+        start, end: the period, Unix seconds.
+        evaluations: the number of evaluations.
+        episodes: in the order in which they started.
+        notifications: messages that a firing alert would have sent, with repeats.
+        skipped: why the rule cannot be evaluated over the past; empty if it can.
+    """
+
+    start: float
+    end: float
+    evaluations: int
+    episodes: Sequence[PastEpisode]
+    notifications: int
+    skipped: str
+
+
 @dataclass(frozen=True)
 class AgentView:
     """The agent as the web server sees it; used on the event loop only.
@@ -46,6 +86,8 @@ class AgentView:
         socket: returns the path of the socket that clients push to.
         usage: returns the agent's use of resources.
         clock: returns Unix seconds.
+        backtest: evaluates a rule over the past since a time; called in a thread. It
+            raises `BacktestError`.
         wait_durable: waits until all changes are durable; returns the reason if they
             are not, else an empty string.
     """
@@ -59,4 +101,5 @@ class AgentView:
     socket: Callable[[], str]
     usage: Callable[[], AgentUsage]
     clock: Callable[[], float]
+    backtest: Callable[[Rule, float], BacktestSummary]
     wait_durable: Callable[[], Awaitable[str]]

@@ -9,7 +9,7 @@ import pytest
 from tests.agent.simulation.cases import PAGER, SLACK
 from tests.agent.simulation.history import BEGIN, HOURS, record
 
-from kaywatch_agent.cli.commands.backtest_view import find_episodes, report_json
+from kaywatch_agent.cli.commands.backtest_view import report_json
 from kaywatch_agent.config import assemble
 from kaywatch_agent.errors import StoreError
 from kaywatch_agent.model.alerts import NotificationKind
@@ -18,6 +18,7 @@ from kaywatch_agent.simulation.backtest import (
     STAND_IN,
     BacktestReport,
     backtest,
+    find_episodes,
 )
 from kaywatch_agent.store.past import read_history
 from kaywatch_agent.store.store import Store

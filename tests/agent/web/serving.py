@@ -20,6 +20,7 @@ from kaywatch.recorder import Recorder
 from kaywatch.testing import capture
 from kaywatch_agent.aggregate.clients import Clients
 from kaywatch_agent.aggregate.view import View
+from kaywatch_agent.backtesting import Backtester
 from kaywatch_agent.ingest.unix import IngestMetrics
 from kaywatch_agent.model.alerts import (
     MessageRecord,
@@ -159,6 +160,7 @@ class Source:
         self.ingest = IngestMetrics()
         self.requests: list[NotificationRequest] = []
         self.delivery = NoPost()
+        self.backtest = Backtester(None, lambda: load({})).run
         self.unkept = ""  # why nothing is durable
         self.alerting = Alerting(
             load({}),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import click
 
@@ -12,53 +12,28 @@ from kaywatch_agent.cli.commands import output
 from kaywatch_agent.model.alerts import NotificationKind
 from kaywatch_agent.notify import formatting
 from kaywatch_agent.rules.describe import unit_of
-from kaywatch_agent.rules.state import AlertState
-from kaywatch_agent.simulation.backtest import STAND_IN, BacktestReport
+from kaywatch_agent.simulation.backtest import (
+    STAND_IN,
+    BacktestReport,
+    Episode,
+    find_episodes,
+)
 from kaywatch_agent.simulation.differences import headline
 from kaywatch_agent.simulation.simulation import SimulatedMessage, Simulation
 from kaywatch_agent.units import duration, quantity
 
-__all__ = ["find_episodes", "report_json", "show_report"]
+__all__ = ["report_json", "show_report"]
 
 MAX_EPISODES: Final = 30
 
 # Buckets of up to this length are as exact as the live agent's.
 EXACT_SECONDS: Final = 10
 
-ACTIVE: Final = (AlertState.FIRING, AlertState.RECOVERING)
 _KINDS: Final = {
     "firing": NotificationKind.FIRING,
     "repeats": NotificationKind.REPEAT,
     "resolved": NotificationKind.RESOLVED,
 }
-
-
-class Episode(NamedTuple):
-    """A period from an alert's firing to its resolution."""
-
-    rule: str
-    alert: str
-    labels: dict[str, str]
-    start: float
-    end: float | None
-    value: float | None
-    reason: str
-
-
-def find_episodes(simulation: Simulation) -> list[Episode]:
-    """Return the episodes of all alerts, in the order in which they started."""
-    episodes: list[Episode] = []
-    active: dict[str, int] = {}  # by alert, the position of its episode
-    for time, alert, before, after, reason, value in simulation.changes:
-        if after in ACTIVE and before not in ACTIVE:
-            active[alert.id] = len(episodes)
-            labels = dict(alert.labels)
-            episode = Episode(alert.rule, alert.id, labels, time, None, value, "")
-            episodes.append(episode)
-        elif after not in ACTIVE and alert.id in active:
-            at = active.pop(alert.id)
-            episodes[at] = episodes[at]._replace(end=time, reason=reason)
-    return episodes
 
 
 def show_report(report: BacktestReport, *, bodies: int) -> None:

@@ -1,0 +1,98 @@
+"""Backtests over HTTP: one rule over the store, one at a time, for a limited time."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+from kaywatch_agent.errors import StoreError
+from kaywatch_agent.notify.config import ReceiverConfig
+from kaywatch_agent.rules.rule import AlertSettings, Rule
+from kaywatch_agent.simulation.backtest import BacktestReport, backtest, find_episodes
+from kaywatch_agent.store.past import read_history
+from kaywatch_agent.web.view import BacktestError, BacktestSummary, PastEpisode
+
+__all__ = ["Backtester"]
+
+# One of the two threads that build responses is busy meanwhile, and delays the event
+# loop by up to 5 ms at a time.
+MAX_SECONDS: Final = 20.0
+
+
+class Backtester:
+    """Evaluates edited rules over the store, beside the writer."""
+
+    def __init__(
+        self, path: Path | None, settings: Callable[[], AlertSettings]
+    ) -> None:
+        """Prepare to read a store.
+
+        Args:
+            path: its file; None without a store.
+            settings: returns the settings in which a rule is evaluated.
+        """
+        self._path = path
+        self._settings = settings
+        self._lock = threading.Lock()
+        self.receivers: Mapping[str, ReceiverConfig] = {}
+
+    def run(self, rule: Rule, since: float) -> BacktestSummary:
+        """Return what a rule would have done since a time.
+
+        Raises:
+            BacktestError: nothing is stored, another backtest runs, or it takes too
+                long.
+        """
+        if self._path is None:
+            raise BacktestError("the agent stores nothing (store.path)")
+        if not self._lock.acquire(blocking=False):
+            raise BacktestError("another backtest is running")
+        settings = dataclasses.replace(self._settings(), rules={rule.name: rule})
+        try:
+            with read_history(self._path) as history:
+                if not history.last:
+                    raise BacktestError("nothing is stored yet")
+                report = backtest(
+                    settings,
+                    history,
+                    since,
+                    receivers=self.receivers,
+                    progress=_stop_after(time.monotonic() + MAX_SECONDS),
+                )
+        except StoreError as error:
+            raise BacktestError(str(error)) from None
+        finally:
+            self._lock.release()
+        return _summarize(report, rule)
+
+
+def _stop_after(deadline: float) -> Callable[[float], None]:
+    def check(share: float) -> None:
+        if time.monotonic() > deadline:
+            done = f"{max(0.0, share):.0%}"
+            raise BacktestError(f"{done} was done in {MAX_SECONDS:.0f} s: too much")
+
+    return check
+
+
+def _summarize(report: BacktestReport, rule: Rule) -> BacktestSummary:
+    episodes = [
+        PastEpisode(one.alert, one.labels, one.start, one.end, one.value)
+        for one in find_episodes(report.simulation)
+    ]
+    return BacktestSummary(
+        start=report.start,
+        end=report.end,
+        evaluations=report.evaluations,
+        episodes=episodes,
+        notifications=sum(
+            count
+            for (_, _, kind), count in report.simulation.delivery.by_rule.items()
+            if kind != "resolved"
+        ),
+        skipped=report.skipped.get(rule.name, ""),
+    )
