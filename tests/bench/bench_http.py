@@ -152,7 +152,7 @@ class Synthetic:
         return ""
 
     def usage(self) -> AgentUsage:
-        return AgentUsage(0, 0, 0)
+        return AgentUsage(0, 0, 0, 0.0)
 
     def clock(self) -> float:
         return self.now

@@ -151,11 +151,14 @@ def test_another_threshold_is_tried_before_it_is_copied(
     page = open_page(f"{alerting.url}/?view=alerts")
     page.get_by_role("link", name="pay-fails", exact=True).click()
     trial = page.get_by_role("region", name="Try another threshold")
-    expect(trial).to_contain_text("1 of 1 steps")
-    trial.get_by_role("spinbutton").fill("0.5")
-    expect(trial).to_contain_text("0 of 1 steps")
+    backtest = trial.get_by_role("button", name="Backtest")
+    backtest.click()
+    expect(trial).to_contain_text("It would have fired once")
+    trial.get_by_role("spinbutton").fill("0.9")
+    backtest.click()
+    expect(trial).to_contain_text("It would have fired 0 times")
     expect(trial.locator("pre")).to_have_text(
-        '[[rule]]\nname = "pay-fails"\nvalue = 0.5  # was 0.1\n'
+        '[[rule]]\nname = "pay-fails"\nvalue = 0.9  # was 0.1\n'
     )
     groups = page.get_by_role("region", name="Groups nearest to firing")
     expect(groups).to_contain_text(HOSTILE)

@@ -1,11 +1,5 @@
 import { expect, test } from "vitest";
-import {
-  countBreaches,
-  episodes,
-  parseCondition,
-  queryMetric,
-  thresholdToml,
-} from "./episodes";
+import { episodes, parseCondition, queryMetric, thresholdToml } from "./episodes";
 
 const entry = (time: number, before: string, after: string, episode = 1) => ({
   time,
@@ -46,17 +40,6 @@ test("a condition with one metric has a threshold; others have none", () => {
   expect(parseCondition("no execution for 5m")).toBeNull();
   expect(queryMetric("latency_p95")).toBe("p95");
   expect(queryMetric("memory")).toBeNull();
-});
-
-test("breaches are counted among the points that have a value", () => {
-  const points: [number, number | null, number][] = [
-    [0, 1, 5],
-    [10, null, 0],
-    [20, 3, 5],
-  ];
-  expect(countBreaches(points, ">", 1)).toEqual({ breached: 1, known: 2 });
-  expect(countBreaches(points, ">=", 1)).toEqual({ breached: 2, known: 2 });
-  expect(countBreaches(points, "<", 1)).toEqual({ breached: 0, known: 2 });
 });
 
 test("the lines to copy name the rule, or the built-in threshold", () => {

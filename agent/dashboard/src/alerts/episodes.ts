@@ -1,5 +1,5 @@
 // What a chart of an alert shows: its episodes, and the metric of its rule.
-import type { Episode, Points } from "../charts/data";
+import type { Episode } from "../charts/data";
 import type { TimelineEntry } from "./types";
 
 const ACTIVE = new Set(["firing", "recovering"]);
@@ -54,22 +54,6 @@ const QUERIES: Record<string, string> = {
 /** Returns the metric of queries that a rule's metric is drawn by; null without one. */
 export function queryMetric(metric: string): string | null {
   return SAME.has(metric) ? metric : (QUERIES[metric] ?? null);
-}
-
-/** Counts the points with a value, and those that a threshold would be breached at. */
-export function countBreaches(
-  points: Points,
-  operator: Condition["operator"],
-  threshold: number,
-): { breached: number; known: number } {
-  const values = points.flatMap(([, value]) => (value === null ? [] : [value]));
-  const breaches = {
-    "<": (value: number) => value < threshold,
-    "<=": (value: number) => value <= threshold,
-    ">": (value: number) => value > threshold,
-    ">=": (value: number) => value >= threshold,
-  };
-  return { breached: values.filter(breaches[operator]).length, known: values.length };
 }
 
 /** Returns the lines of the configuration that set a threshold. */

@@ -1,19 +1,12 @@
-import { useState } from "preact/hooks";
+import { useEffect, useState } from "preact/hooks";
+import { send } from "../api/client";
 import { formatValue } from "../charts/units";
-import { namedSeries, useQuery } from "../charts/query";
 import { useRequest } from "../state/polled";
-import { route } from "../state/route";
 import { Badge, type Level } from "../ui/badge";
 import { exact, formatNumber, formatTime } from "../ui/format";
 import { ErrorNotice, Panel, Skeleton } from "../ui/panel";
 import { Table, type Column } from "../ui/table";
-import {
-  countBreaches,
-  parseCondition,
-  queryMetric,
-  thresholdToml,
-  type Condition,
-} from "./episodes";
+import { parseCondition, thresholdToml, type Condition } from "./episodes";
 import { Labels } from "./labels";
 import { MetricChart } from "./metric-chart";
 import type { RuleDetails } from "./types";
@@ -132,7 +125,10 @@ function Trial({ rule, condition, groups }: TrialProps) {
           Copy
         </button>
       </div>
-      <Breaches condition={{ ...condition, threshold }} labels={labels} />
+      <Backtest
+        rule={rule.rule}
+        threshold={threshold === condition.threshold ? null : threshold}
+      />
       <MetricChart
         rule={rule.rule}
         condition={{ ...condition, threshold }}
@@ -140,34 +136,100 @@ function Trial({ rule, condition, groups }: TrialProps) {
         unit={rule.unit}
       />
       <pre class="toml">{toml}</pre>
-      <p class="quiet">
-        With this in a file, <code>kaywatch rules backtest --config FILE</code> shows
-        the alerts and the messages that it would have caused.
-      </p>
     </Panel>
   );
 }
 
-function Breaches(props: { condition: Condition; labels: Record<string, string> }) {
-  const metric = queryMetric(props.condition.metric);
-  return metric ? <BreachCount {...props} metric={metric} /> : null;
+interface BacktestResult {
+  start: number;
+  end: number;
+  evaluations: number;
+  total: number;
+  notifications: number;
+  skipped: string;
+  episodes: {
+    alert: string;
+    labels: Record<string, string>;
+    start: number;
+    end: number | null;
+    value: number | null;
+  }[];
 }
 
-function BreachCount(props: {
-  condition: Condition;
-  labels: Record<string, string>;
-  metric: string;
-}) {
-  const { condition, metric } = props;
-  const { service, graph, node } = props.labels;
-  const { value } = useQuery(metric, { service, graph, node });
-  const points = namedSeries(value, metric)[0]?.points ?? [];
-  const { operator, threshold } = condition;
-  const { breached, known } = countBreaches(points, operator, threshold);
+const PERIODS = ["1h", "24h", "7d"];
+
+/** What the rule would have done, evaluated by the agent over its store. */
+function Backtest({ rule, threshold }: { rule: string; threshold: number | null }) {
+  const [since, setSince] = useState("24h");
+  const [result, setResult] = useState<BacktestResult | null>(null);
+  const [error, setError] = useState<Error | null>(null);
+  const [isRunning, setRunning] = useState(false);
+  useEffect(() => setResult(null), [rule, threshold, since]);
+  const run = async () => {
+    setRunning(true);
+    setError(null);
+    try {
+      const path = `api/v1/rules/${encodeURIComponent(rule)}/backtest`;
+      setResult(await send<BacktestResult>("POST", path, { threshold, since }));
+    } catch (reason) {
+      setError(reason as Error);
+    }
+    setRunning(false);
+  };
   return (
-    <p role="status">
-      {formatNumber(breached)} of {formatNumber(known)} steps of {value?.step ?? "–"} s
-      within {route.value.window} are {operator} {threshold}.
-    </p>
+    <div>
+      <div class="form-row">
+        <label>
+          Backtest over the last
+          <select
+            value={since}
+            onChange={(event) => setSince(event.currentTarget.value)}
+          >
+            {PERIODS.map((period) => (
+              <option key={period}>{period}</option>
+            ))}
+          </select>
+        </label>
+        <button type="button" disabled={isRunning} onClick={() => void run()}>
+          {isRunning ? "Running …" : "Backtest"}
+        </button>
+      </div>
+      {error && <ErrorNotice error={error} />}
+      {result && <BacktestSummary result={result} />}
+    </div>
+  );
+}
+
+// The others are counted.
+const MAX_EPISODES = 10;
+
+function BacktestSummary({ result }: { result: BacktestResult }) {
+  const { total, notifications, evaluations, skipped, episodes, start } = result;
+  if (skipped)
+    return <p role="status">It cannot be evaluated over the past: {skipped}.</p>;
+  return (
+    <div role="status">
+      <p>
+        <b>
+          {total === 1
+            ? "It would have fired once"
+            : `It would have fired ${total} times`}
+        </b>{" "}
+        since {formatTime(start)}, with {formatNumber(notifications)} notifications (
+        {formatNumber(evaluations)} evaluations).
+      </p>
+      <ul>
+        {episodes.slice(0, MAX_EPISODES).map((episode) => (
+          <li key={`${episode.alert} ${episode.start}`}>
+            {formatTime(episode.start)} to{" "}
+            {episode.end === null ? "now" : formatTime(episode.end)}{" "}
+            <Labels labels={episode.labels} />
+          </li>
+        ))}
+      </ul>
+      {total > MAX_EPISODES && (
+        <p class="quiet">{formatNumber(total - MAX_EPISODES)} more are not listed.</p>
+      )}
+    </div>
   );
 }

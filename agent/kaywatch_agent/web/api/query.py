@@ -76,7 +76,7 @@ class MetricQuery(Struct, frozen=True):
     step: StepText | None = None
 
 
-class Series(ResponseBody):
+class QuerySeries(ResponseBody):
     """One line: its name is a value of `by`; empty for all events.
 
     Each point is [start of its step, value or null, number of events]. Events may still
@@ -100,7 +100,7 @@ class QueryResponse(ResponseBody):
     start: Moment
     end: Moment
     account: EventAccount
-    series: list[Series]
+    series: list[QuerySeries]
     left_out: Count
 
 
@@ -281,13 +281,13 @@ def _series(
     name: str,
     values: Numbers,
     counts: list[int],
-) -> Series:
+) -> QuerySeries:
     points: list[tuple[float, float | None, int]] = []
     for n, (value, count) in enumerate(zip(values, counts, strict=True)):
         time = float(range.first + n * range.step)
         is_zero = measure.counts and was_watched(snapshot, time, range.step)
         points.append((time, value if count or is_zero else None, count))
-    return Series(name=name, points=points)
+    return QuerySeries(name=name, points=points)
 
 
 def check_names(snapshot: AgentSnapshot, query: ScopedQuery) -> None:

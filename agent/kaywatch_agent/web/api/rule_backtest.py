@@ -9,7 +9,7 @@ from msgspec import Meta, Struct
 
 from kaywatch_agent.model.bounds import Count, Moment, Name
 from kaywatch_agent.rules.describe import condition_text
-from kaywatch_agent.rules.expression import Compare
+from kaywatch_agent.rules.expression import Compare, Not, Predicate
 from kaywatch_agent.rules.rule import Rule, Threshold
 from kaywatch_agent.units import DURATION_PATTERN, parse_duration
 from kaywatch_agent.web.api.schema import ResponseBody
@@ -149,16 +149,23 @@ def _edited(rule: Rule, threshold: float) -> Rule:
     if not isinstance(condition, Threshold):
         raise _no_threshold(rule)
     breach, clear = condition.breach, condition.clear
-    if not isinstance(breach, Compare) or not isinstance(clear, Compare):
+    if not isinstance(breach, Compare):
         raise _no_threshold(rule)
-    ratio = clear.value / breach.value if breach.value else 1.0
-    level = threshold * ratio
+    edited = breach._replace(value=threshold)
+    level = threshold
+    if clear == Not(breach):
+        cleared: Predicate = Not(edited)
+    elif isinstance(clear, Compare):
+        level *= clear.value / breach.value if breach.value else 1.0
+        cleared = clear._replace(value=level)
+    else:
+        raise _no_threshold(rule)
     return dataclasses.replace(
         rule,
-        condition=dataclasses.replace(
-            condition,
-            breach=breach._replace(value=threshold),
-            clear=clear._replace(value=level),
+        condition=Threshold(
+            breach=edited,
+            clear=cleared,
+            metric=condition.metric,
             threshold=threshold,
             clear_at=None if condition.clear_at is None else level,
         ),

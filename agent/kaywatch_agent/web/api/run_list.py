@@ -52,7 +52,7 @@ class EndedRun(ResponseBody):
     path: list[str]
 
 
-class RunEnd(ResponseBody):
+class RunEndCount(ResponseBody):
     """The number of runs that ended at a node, with an action, for a reason."""
 
     service: str
@@ -63,7 +63,7 @@ class RunEnd(ResponseBody):
     count: Count
 
 
-class RunVisits(ResponseBody):
+class GraphVisits(ResponseBody):
     """How many nodes the runs of a graph visited.
 
     `most` is that of one run which ended within the last hour; null if it is unknown.
@@ -82,8 +82,8 @@ class RunList(ResponseBody):
     time: Moment
     in_progress: list[RunInProgress]
     ended: list[EndedRun]
-    ends: list[RunEnd]
-    visits: list[RunVisits]
+    ends: list[RunEndCount]
+    visits: list[GraphVisits]
 
 
 def list_runs(snapshot: AgentSnapshot, query: RunsQuery) -> RunList:
@@ -156,7 +156,9 @@ def _path(failure: FailureRecord) -> list[str]:
     return path if path[-1:] == [failure.node] else [*path, failure.node]
 
 
-def _ends(snapshot: AgentSnapshot, window: Window, query: RunsQuery) -> list[RunEnd]:
+def _ends(
+    snapshot: AgentSnapshot, window: Window, query: RunsQuery
+) -> list[RunEndCount]:
     """Return how runs ended, the most frequent first."""
     matches = matching(service=query.service, graph=query.graph)
 
@@ -167,7 +169,7 @@ def _ends(snapshot: AgentSnapshot, window: Window, query: RunsQuery) -> list[Run
     stats = window.stats(groups, {Dimension.ACTION})
     values = snapshot.view.registry.ends.values
     ends = [
-        RunEnd(
+        RunEndCount(
             service=groups.names[group][0],
             graph=groups.names[group][1],
             **values[number]._asdict(),
@@ -180,7 +182,7 @@ def _ends(snapshot: AgentSnapshot, window: Window, query: RunsQuery) -> list[Run
 
 def _visits(
     snapshot: AgentSnapshot, window: Window, query: RunsQuery
-) -> list[RunVisits]:
+) -> list[GraphVisits]:
     matches = matching(service=query.service, graph=query.graph)
 
     def place(key: SeriesKey) -> tuple[str, str] | None:
@@ -196,7 +198,7 @@ def _visits(
                 name = (key.service, key.graph)
                 most[name] = max(most.get(name, 0), visits)
     return [
-        RunVisits(
+        GraphVisits(
             service=name[0],
             graph=name[1],
             runs=int(stats.executions[n]),

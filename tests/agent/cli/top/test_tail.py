@@ -121,7 +121,7 @@ def test_a_line_for_each_execution_of_real_processes(lone: Agent) -> None:
     failed = [line for line in lines if " error " in line]
     # A message is one line, and commands no terminal.
     assert len(failed) == 4
-    assert "CardDeclined: no money left on  [31mcard 0  checkout" in failed[0]
+    assert "CardDeclined: no money left on �[31mcard 0  checkout" in failed[0]
     assert not any("\x1b" in line for line in lines)
     assert tail.notices == []
 
