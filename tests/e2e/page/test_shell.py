@@ -67,7 +67,8 @@ def counted(agent: Agent) -> int:
 
 def test_an_alert_and_its_graph_are_marked(demo_desk: Agent, open_page: Open) -> None:
     page = open_page(f"{demo_desk.url}/")
-    alert = page.get_by_role("link", name=re.compile("Draft: latency p95"))
+    alerts = page.get_by_role("region", name="Alerts")
+    alert = alerts.get_by_role("link", name=re.compile("Draft: latency p95"))
     expect(alert).to_be_visible()
     expect(page.get_by_label(re.compile(r"\d+ firing"))).to_be_visible()
     alert.click()
@@ -143,13 +144,13 @@ def test_j_and_k_move_between_the_rows_of_a_table(
     demo_desk: Agent, open_page: Open
 ) -> None:
     page = open_page(f"{demo_desk.url}/")
-    links = page.locator("#graphs tbody a")
-    expect(links.first).to_be_visible()
-    page.get_by_role("link", name="DailyDigest").focus()
+    table = page.get_by_role("table", name="Services and graphs")
+    first = table.get_by_role("link", name="DailyDigest", exact=True)
+    first.focus()
     page.keyboard.press("j")
-    expect(page.get_by_role("link", name="SupportDesk", exact=True)).to_be_focused()
+    expect(table.get_by_role("link", name="SupportDesk", exact=True)).to_be_focused()
     page.keyboard.press("k")
-    expect(page.get_by_role("link", name="DailyDigest")).to_be_focused()
+    expect(first).to_be_focused()
 
 
 # -- deep links ------------------------------------------------------------------------

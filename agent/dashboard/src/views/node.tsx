@@ -23,27 +23,34 @@ import { Empty, ErrorNotice, Panel, Skeleton } from "../ui/panel";
 
 const REFRESH_SECONDS = 5;
 
-/** One node: figures, charts over time, errors, models and recent failures. */
+/** The node that the address names. */
 export function NodeView() {
-  const { service, graph, node, window, end } = route.value;
-  const period = { service, graph, window, end };
-  const every = end === null ? REFRESH_SECONDS : null;
-  const { value: stats, error } = useRequest<NodeStats>(
-    `/api/v1/nodes/${encodeURIComponent(node ?? "")}/stats`,
-    period,
-    every,
-  );
-  const calls = useRequest<ModelCalls>("/api/v1/llm", { ...period, node }, every);
-  if (node === null) {
-    return (
+  const { node } = route.value;
+  if (node !== null) return <SelectedNode node={node} />;
+  return (
+    <section class="node-view">
+      <h1>Node</h1>
       <Empty title="No node is selected.">
         <p>
           Choose one in the <Link to={{ view: "overview" }}>overview</Link>, or search
           with <kbd>/</kbd>.
         </p>
       </Empty>
-    );
-  }
+    </section>
+  );
+}
+
+/** One node: figures, charts over time, errors, models and recent failures. */
+function SelectedNode({ node }: { node: string }) {
+  const { service, graph, window, end } = route.value;
+  const period = { service, graph, window, end };
+  const every = end === null ? REFRESH_SECONDS : null;
+  const { value: stats, error } = useRequest<NodeStats>(
+    `/api/v1/nodes/${encodeURIComponent(node)}/stats`,
+    period,
+    every,
+  );
+  const calls = useRequest<ModelCalls>("/api/v1/llm", { ...period, node }, every);
   return (
     <section class="node-view">
       <h1>{node}</h1>
