@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 from tests.agents import Agent, new_agent, running_agent, until
 from tests.e2e.page.conftest import check_accessibility, start_demo_desk
 
@@ -73,6 +73,55 @@ def test_an_alert_and_its_graph_are_marked(demo_desk: Agent, open_page: Open) ->
     expect(page.get_by_label(re.compile(r"\d+ firing"))).to_be_visible()
     alert.click()
     expect(page).to_have_url(re.compile(r"view=alerts.*alert=|alert=.*view=alerts"))
+
+
+def test_an_update_of_the_graph_leaves_nothing_in_memory(
+    demo_desk: Agent, open_page: Open
+) -> None:
+    page = open_page(f"{demo_desk.url}/?graph=SupportDesk")
+    drawing = page.locator(".canvas")
+    for _ in range(3):
+        await_change(drawing)
+    alive, drawn = count_elements(page)
+    assert drawn > 100
+    # A tree of before an update would double the number.
+    assert alive < 1.5 * drawn
+
+
+def await_change(part: Locator) -> None:
+    before = part.inner_html()
+    until(lambda: part.inner_html() != before, "it is updated")
+
+
+# Elements as Preact keeps them: `__k` has their children, `__b` their depth.
+COUNT_ELEMENTS = """function () {
+  const count = (each) => each ? 1 + (each.__k ?? []).reduce(addCount, 0) : 0;
+  const addCount = (sum, each) => sum + count(each);
+  const isElement = (each) => Object.hasOwn(each, "__k") && Object.hasOwn(each, "__b");
+  return [this.filter(isElement).length, count(document.querySelector("#page").__k)];
+}"""
+
+
+def count_elements(page: Page) -> tuple[int, int]:
+    """Return how many elements are in memory, and how many of them are rendered."""
+    session = page.context.new_cdp_session(page)
+    prototype = session.send("Runtime.evaluate", {"expression": "Object.prototype"})
+    # It collects garbage before it lists what is left.
+    objects = session.send(
+        "Runtime.queryObjects",
+        {"prototypeObjectId": prototype["result"]["objectId"]},
+    )
+    counts = session.send(
+        "Runtime.callFunctionOn",
+        {
+            "objectId": objects["objects"]["objectId"],
+            "functionDeclaration": COUNT_ELEMENTS,
+            "returnByValue": True,
+        },
+    )
+    session.detach()
+    alive, drawn = counts["result"]["value"]
+    return alive, drawn
 
 
 def test_processes_are_listed_with_their_losses(

@@ -1,5 +1,5 @@
 // Everything in the drawing; what has not changed is not rendered again.
-import type { VNode } from "preact";
+import { Component, type VNode } from "preact";
 import { useMemo, useRef } from "preact/hooks";
 import type { CanvasProps } from "./canvas";
 import { NodeCard } from "./card";
@@ -33,7 +33,6 @@ export function CanvasContent(props: ContentProps) {
 
 function useCards(props: ContentProps): (item: SceneNode) => VNode {
   const { scene, marks } = props;
-  const remember = useRemembered();
   const latest = useRef(props);
   latest.current = props;
   // The same functions always, as cards that have not changed keep theirs.
@@ -56,9 +55,8 @@ function useCards(props: ContentProps): (item: SceneNode) => VNode {
       ...[marks.steps?.get(key), marks.differences.get(model.graph)?.node(node)],
     ]);
     const states = { item, marks, label, isSelected, isFocusable };
-    return remember(key, signature, () => (
-      <NodeCard key={key} {...states} {...handlers} />
-    ));
+    const render = () => <NodeCard {...states} {...handlers} />;
+    return <Memoized key={key} signature={signature} render={render} />;
   };
 }
 
@@ -74,7 +72,6 @@ function groupBySource(edges: Scene["edges"]): Map<string, SceneEdge["edge"][]> 
 
 function useLines(props: ContentProps, scene: Scene): (item: SceneEdge) => VNode {
   const { marks, moved } = props;
-  const remember = useRemembered();
   const most = Math.max(0, ...scene.edges.map(({ edge }) => edge.count));
   const isAnimated = scene.edges.length <= MAX_ANIMATED;
   return (item) => {
@@ -85,20 +82,27 @@ function useLines(props: ContentProps, scene: Scene): (item: SceneEdge) => VNode
       ...[isDimmed(marks, key), marks.taken.has(key)],
       marks.differences.get(model.graph)?.edge(edge),
     ]);
-    return remember(key, signature, () => (
-      <EdgeLine key={key} item={item} marks={marks} most={most} hasMoved={hasMoved} />
-    ));
+    const render = () => <EdgeLine {...{ item, marks, most, hasMoved }} />;
+    return <Memoized key={key} signature={signature} render={render} />;
   };
 }
 
-/** Returns the element of last time for as long as its signature is the same. */
-function useRemembered() {
-  const known = useRef(new Map<string, { signature: string; element: VNode }>());
-  return (key: string, signature: string, render: () => VNode): VNode => {
-    const entry = known.current.get(key);
-    if (entry?.signature === signature) return entry.element;
-    const element = render();
-    known.current.set(key, { signature, element });
-    return element;
-  };
+interface MemoizedProps {
+  /** Everything that the rendering depends on. */
+  signature: string;
+  render: () => VNode;
+}
+
+/**
+ * Renders again when its signature changes. A component, not a cache of elements: an
+ * element that is used again keeps the whole tree alive that it was first a part of.
+ */
+class Memoized extends Component<MemoizedProps> {
+  override shouldComponentUpdate(next: MemoizedProps): boolean {
+    return next.signature !== this.props.signature;
+  }
+
+  override render(): VNode {
+    return this.props.render();
+  }
 }
