@@ -23,7 +23,7 @@ _undo: Final[list[Callable[[], None]]] = []
 
 def pickle_originals() -> None:
     """Pickle the originals of wrapped functions by value, from now on."""
-    # By the last part of their names, since joblib, Ray and Spark have own copies.
+    # By the last part of their names, since Ray and Spark have own copies.
     for name in ("*.cloudpickle", "*.cloudpickle_fast"):
         when_imported(name, _patch_cloudpickle)
     when_imported("dill._dill", _patch_dill)

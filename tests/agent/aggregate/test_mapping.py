@@ -88,10 +88,10 @@ def test_executions_become_series_actions_and_errors(mapping: Mapping) -> None:
 
 
 def test_points_become_series_with_their_labels(mapping: Mapping) -> None:
-    result = mapping.one(batch(executions=None, points=points(2, value=[3.0, -1.0])))
+    result = mapping.one(batch(executions=None, points=points(2, value=[3.0, 1.0])))
     key = SeriesKey(Kind.COUNT, "shop", "checkout", "pay", "tokens", (("model", "m1"),))
     assert mapping.keys(result) == [key, key]
-    assert result.value.tolist() == [3.0, -1.0]
+    assert result.value.tolist() == [3.0, 1.0]
     assert result.attempts.tolist() == result.action.tolist() == [0, 0]
 
 
