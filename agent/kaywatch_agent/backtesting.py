@@ -44,11 +44,13 @@ class Backtester:
         """Return what a rule would have done since a time.
 
         Raises:
-            BacktestError: nothing is stored, another backtest runs, or it takes too
+            BacktestError: nothing is stored yet, another backtest runs, or it takes too
                 long.
         """
         if self._path is None:
-            raise BacktestError("the agent stores nothing (store.path)")
+            # Trying again would not help, so this is no BacktestError.
+            reason = "the agent stores nothing (store.path)"
+            return BacktestSummary(since, time.time(), 0, (), 0, reason)
         if not self._lock.acquire(blocking=False):
             raise BacktestError("another backtest is running")
         settings = dataclasses.replace(self._settings(), rules={rule.name: rule})

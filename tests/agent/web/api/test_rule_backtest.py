@@ -88,10 +88,11 @@ def test_a_metric_that_is_not_stored_is_skipped(stored: Served) -> None:
     assert "is not stored" in answer["skipped"]
 
 
-def test_without_a_store_it_is_503(served: Served) -> None:
+def test_without_a_store_each_rule_is_skipped(served: Served) -> None:
     status, answer = post(served, "error_rate_max", {})
-    assert status == 503
-    assert "stores nothing" in answer["error"]["message"]
+    assert status == 200
+    assert "stores nothing" in answer["skipped"]
+    assert (answer["evaluations"], answer["episodes"]) == (0, [])
 
 
 def test_one_runs_at_a_time_and_for_a_limited_time(
