@@ -103,14 +103,12 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
         responses[str(code)] = {"$ref": f"#/components/responses/Error{code}"}
     if endpoint.is_failure is not None:
         responses["503"] = _success(endpoint)
-    operation: dict[str, Any] = {
+    operation = {
         "operationId": endpoint.name,
         "summary": endpoint.summary,
         "parameters": _parameters(endpoint),
         "responses": responses,
     }
-    if endpoint.is_public:
-        operation["security"] = []
     if endpoint.body is not None:
         content = {"application/json": {"schema": _ref(endpoint.body)}}
         operation["requestBody"] = {"required": True, "content": content}
