@@ -28,6 +28,7 @@ from tests.bench.rounds import Effort, Measured, in_turns, next_line, python
 from kaywatch_agent.aggregate.event_stream import EventStream
 from kaywatch_agent.aggregate.history import History, compress
 from kaywatch_agent.aggregate.view import BUCKET_SECONDS, HISTORY_BUCKETS, View
+from kaywatch_agent.backtesting import Backtester
 from kaywatch_agent.model.client import Client
 from kaywatch_agent.notify.delivery import Delivery, NotifyConfig
 from kaywatch_agent.rules.load import load
@@ -127,6 +128,7 @@ class Synthetic:
             request_commit=lambda: None,
             clock=self.clock,
         )
+        self.backtest = Backtester(None, lambda: load({})).run
         # One packed step serves for all of the hour: it costs no memory here, and is
         # unpacked for each of them, as 360 different ones are.
         step = compress(many.bucket(series, 2, self.now))
