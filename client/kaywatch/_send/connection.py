@@ -31,6 +31,10 @@ __all__ = ["AgentConnection"]
 
 log = logging.getLogger("kaywatch")
 
+# Not the module's functions: they would change the random numbers of an application
+# that has seeded them.
+_random: Final = random.SystemRandom()
+
 RETRY_MIN: Final = 0.1
 RETRY_MAX: Final = 2.0  # checking for a missing socket file costs microseconds
 RETRY_LASTING: Final = 10.0  # somebody has to change a version, password or rule
@@ -59,7 +63,7 @@ class Backoff:
         if isinstance(error, Refused):
             self.delay = RETRY_LASTING
         # Jitter, so that not all clients connect to a restarted agent at once.
-        self._due_at = now + self.delay * random.uniform(0.5, 1.0)
+        self._due_at = now + self.delay * _random.uniform(0.5, 1.0)
         self.delay = max(self.delay, min(self.delay * 2, RETRY_MAX))
 
 

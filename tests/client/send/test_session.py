@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 from typing import Any
 
 import pytest
@@ -182,6 +183,18 @@ def test_absent_agent_is_retried_with_growing_delay(
     session.step(31.0)
     assert agent.last.batches() == [1]
     assert session.error == ""
+
+
+def test_the_random_numbers_of_the_application_stay_the_same(
+    session: AgentConnection, agent: ScriptedAgent
+) -> None:
+    agent.absent = True
+    random.seed(7)
+    expected = random.Random(7).random()
+    for second in range(5):
+        session.step(float(second))
+
+    assert random.random() == expected
 
 
 def test_urgent_step_connects_without_delay(

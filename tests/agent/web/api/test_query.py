@@ -152,7 +152,9 @@ def test_filters_narrow_it(history: Served) -> None:
     assert total(node="other") == 1
     assert total(node="n", graph="g", service="shop") == 4
     # They are known, though not together: no values rather than an error.
-    history.send_rows(execution(NOW, 1.0, node="elsewhere"), service="third")
+    # In a graph of its own: the history is shared.
+    row = execution(NOW, 1.0, node="elsewhere", graph="elsewhere")
+    history.send_rows(row, service="third")
     assert total(node="n", service="third") == 0
 
 
