@@ -59,12 +59,23 @@ print(tried, failed)
 """
 
 
-# Requests each path that it reads from stdin, and prints the response as a line.
+# Requests each path that it reads from stdin, and prints the response as a line. An
+# agent that starts may take events before it answers HTTP.
 QUERY = """
-import json, sys
+import json, sys, time
+from kaywatch.errors import AgentUnreachable
 from kaywatch.query import fetch
 for path in sys.stdin:
-    print(json.dumps(fetch(path.strip())), flush=True)
+    end = time.monotonic() + 20
+    while True:
+        try:
+            response = fetch(path.strip())
+            break
+        except AgentUnreachable:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.1)
+    print(json.dumps(response), flush=True)
 """
 
 
