@@ -148,6 +148,7 @@ def test_planted_secrets_are_found_nowhere(guarded: Agent, tmp_path: Path) -> No
         "id": alert["id"],
         "rule": alert["rule"],
         "receiver": "hook",
+        "name": "main.js",
     }
     queries = {
         "/api/v1/query": "?metric=executions",
