@@ -146,6 +146,7 @@ def test_an_invalid_configuration_prevents_the_start(
     # Clients wait meanwhile; correcting the file is enough.
     child = service.spawn(CLIENT)
     service.configure("")
+    until(lambda: service.show("ActiveState")["ActiveState"] == "active", "it starts")
     assert int(service.end(child)) == service.executions() > 0
 
 
