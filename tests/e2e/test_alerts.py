@@ -165,7 +165,7 @@ def test_why_shows_the_status_of_each_message(
 
 def test_a_restart_repeats_no_notification(agent: Agent, receivers: Receivers) -> None:
     agent.run(FAIL, "20", "10")
-    until(lambda: receivers.taken("/hook"), "it is told")
+    until(lambda: receivers.taken("/hook"), "the receiver is notified")
     until(lambda: episodes.waiting(agent) == 0, "that is known")
     commits = episodes.measured(agent, "kaywatch_commits_total")
     until(
@@ -197,7 +197,7 @@ def test_after_a_downtime_one_message_lists_continuing_alerts(
             " json_extract(data, '$.wall') - 1200) WHERE kind = 'clock'"
         )
     agent.start()
-    until(lambda: len(receivers.taken("/hook")) == 3, "it is told")
+    until(lambda: len(receivers.taken("/hook")) == 3, "all are notified")
 
     body = receivers.taken("/hook")[2].json
     assert (body["kind"], len(body["alerts"])) == ("summary", 2)
@@ -209,7 +209,7 @@ def test_a_rule_that_is_taken_away_ends_its_alerts(
     agent: Agent, receivers: Receivers, config: str
 ) -> None:
     agent.run(FAIL, "20", "10")
-    until(lambda: receivers.taken("/hook"), "it is told")
+    until(lambda: receivers.taken("/hook"), "the receiver is notified")
     text = Path(config).read_text().replace('name = "pay-fails"', 'name = "other"')
     Path(config).write_text(text.replace("value = 0.1", "value = 0.9"))
     assert agent.process is not None

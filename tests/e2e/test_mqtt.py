@@ -204,7 +204,7 @@ def test_a_process_reports_its_own_memory_and_cpu(mosquitto: Broker) -> None:
         child = agent.spawn(STAY)
         name = child.stdout.readline().strip()
 
-        result = until(lambda: client_of(agent, name)["memory_mb"], "it is told")
+        result = until(lambda: client_of(agent, name)["memory_mb"], "it is reported")
         assert 5 < result < 500
         assert client_of(agent, name)["pid"] == child.pid
 

@@ -30,7 +30,7 @@ DAY: Final = 86_400
 
 
 def bucket_seconds(age: float) -> int:
-    """Return the length of the buckets that are kept of a time so long ago."""
+    """Return the length in seconds of the buckets kept for data of this age."""
     if age <= HOUR:
         return BUCKET_SECONDS
     return MINUTE if age <= DAY else HOUR
