@@ -12,6 +12,10 @@ the bound, since the sender waits up to 5 ms for the interpreter and thousands o
 may arrive meanwhile; the sender lowers it again before it packs. While no sender runs
 (before the first event, after a fork) the watermark is 0, so that the same check leads
 to the slow path.
+
+A child that C code forked inherits the watermark, but neither the thread nor a hook. So
+the watermark starts at 0 after each flush and grows by a factor of eight, which takes a
+few checks per batch, and each check finds out whether the sender still runs.
 """
 
 from __future__ import annotations
@@ -34,6 +38,7 @@ __all__ = ["EventBuffer", "EventBuffers"]
 # the sender gets no time to pack.
 WAKE_EVENTS: Final = MAX_BATCH_EVENTS
 MAX_PENDING_EVENTS: Final = 200_000
+GROWTH: Final = 8
 
 
 class EventBuffer:
@@ -43,6 +48,7 @@ class EventBuffer:
         section: where they go in a batch.
         columns: the fields of an event, with their typecodes.
         wake: starts the sender, or wakes it.
+        is_sending: whether a sender runs in this process.
 
     Attributes:
         flat: the fields of all events. It stays the same list.
@@ -54,14 +60,24 @@ class EventBuffer:
     """
 
     def __init__(
-        self, section: str, columns: Mapping[str, str], wake: Callable[[], None]
+        self,
+        section: str,
+        columns: Mapping[str, str],
+        wake: Callable[[], object],
+        is_sending: Callable[[], bool],
     ) -> None:
         self.section = section
         self.columns = columns
         self.flat: list[Any] = []
         self.watermark = [0, 0]
         self.dropped = 0
-        self._wake = wake
+        self.wake = wake
+        self._is_sending = is_sending
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a sender ran when it was last looked for."""
+        return len(self.watermark) == 1
 
     @property
     def wake_at(self) -> int:
@@ -69,15 +85,28 @@ class EventBuffer:
         return WAKE_EVENTS * len(self.columns)
 
     def is_full(self) -> bool:
-        """Wake the sender; return whether the event has to be dropped."""
+        """Check the sender or wake it; return whether to drop the event."""
+        size = len(self.flat)
+        if self.is_open and size < self.wake_at and self._is_sending():
+            next_check = GROWTH * (size + len(self.columns))
+            self.watermark[-1] = min(next_check, self.wake_at)
+            return False
         limit = MAX_PENDING_EVENTS * len(self.columns)
         # Raised before the wake, so that the sender lowers it after.
         self.watermark[-1] = limit
-        self._wake()
+        self.wake()
         if len(self.flat) < limit:
             return False
         self.dropped += 1
         return True
+
+    def forget(self, before: float) -> None:
+        """Discard the events that ended before some Unix time."""
+        width = len(self.columns)
+        times = self.flat[1::width]  # of every kind, the second column
+        first = next((n for n, end in enumerate(times) if end >= before), len(times))
+        del self.flat[: first * width]
+        self.dropped = 0
 
     def record(self, event: tuple[Any, ...]) -> None:
         """Append one event, or drop it."""
@@ -97,11 +126,14 @@ class EventBuffers(NamedTuple):
     runs: EventBuffer
 
     @classmethod
-    def waking(cls, wake: Callable[[], None]) -> EventBuffers:
-        """Return empty lists; `wake` starts the sender, or wakes it."""
+    def waking(
+        cls, wake: Callable[[], object], is_sending: Callable[[], bool]
+    ) -> EventBuffers:
+        """Return empty lists; see `EventBuffer`."""
+        phased = {**EXECUTION_COLUMNS, **PHASE_COLUMNS}
         return cls(
-            EventBuffer("executions", {**EXECUTION_COLUMNS, **PHASE_COLUMNS}, wake),
-            EventBuffer("executions", EXECUTION_COLUMNS, wake),
-            EventBuffer("points", POINT_COLUMNS, wake),
-            EventBuffer("runs", RUN_COLUMNS, wake),
+            EventBuffer("executions", phased, wake, is_sending),
+            EventBuffer("executions", EXECUTION_COLUMNS, wake, is_sending),
+            EventBuffer("points", POINT_COLUMNS, wake, is_sending),
+            EventBuffer("runs", RUN_COLUMNS, wake, is_sending),
         )

@@ -7,118 +7,34 @@ library; the thread, the socket and msgpack come with the first event.
 from __future__ import annotations
 
 import atexit
-import contextlib
-import itertools
+import math
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
-from kaywatch.errors import ConfigurationError
+from kaywatch._exits import call_before_exit
+from kaywatch._forks import call_after_return, process_started
+from kaywatch._settings import Settings, settings_from_environment, warn
 from kaywatch.recorder import Recorder
 
 if TYPE_CHECKING:
     from types import FrameType
 
     from kaywatch._send.sender import Sender
-    from kaywatch._send.transport import Transport
     from kaywatch.prices import Price
 
 __all__ = [
     "Process",
-    "Settings",
     "client_stats",
     "configure",
     "flush",
-    "parse_tags",
     "process",
-    "settings_from_environment",
 ]
 
 FORK_TIMEOUT: Final = 0.5
-MAX_TRIES: Final = 10_000  # other libraries' fork hooks may take their time
-MIN_BUFFER_BYTES: Final = 1_000_000
-FAILURES: Final = ("type", "message", "traceback")
-_OFF: Final = {"0", "false", "no", "off"}
-
-
-class Settings(NamedTuple):
-    """The settings of a process; see `Process.configure`."""
-
-    enabled: bool = True
-    endpoint: str | None = None
-    service: str = ""
-    tags: Mapping[str, str] = MappingProxyType({})
-    buffer_bytes: int = 32 * 1024 * 1024
-    exit_timeout: float = 2.0
-    connect: Callable[[], Transport] | None = None
-    failures: str = "message"
-
-    def check(self) -> None:
-        """Validate the settings that the type checker can't.
-
-        Raises:
-            ConfigurationError: naming the setting and the values that are allowed.
-        """
-        if self.endpoint is not None:
-            from kaywatch._send.connecting import check_usable
-
-            check_usable(self.endpoint)
-        if self.failures not in FAILURES:
-            allowed = ", ".join(map(repr, FAILURES))
-            raise ConfigurationError(
-                f"failures={self.failures!r}: expected one of {allowed}"
-            )
-        if self.buffer_bytes < MIN_BUFFER_BYTES:
-            raise ConfigurationError(
-                f"buffer_bytes={self.buffer_bytes}: expected at least"
-                f" {MIN_BUFFER_BYTES:_}"
-            )
-
-
-def settings_from_environment() -> Settings:
-    """Return the settings that the environment gives, logging those it can't use."""
-    collect = os.environ.get("KAYGRAPH_COLLECT_METRICS", "true").strip().lower()
-    tags, invalid = parse_tags(os.environ.get("KAYWATCH_TAGS", ""))
-    if invalid:
-        _warn("KAYWATCH_TAGS: expected key=value,..., got %r; ignored", invalid)
-    failures = os.environ.get("KAYWATCH_FAILURES", Settings().failures)
-    if failures not in FAILURES:
-        allowed = " or ".join(FAILURES)
-        _warn("KAYWATCH_FAILURES=%s: expected %s; using type", failures, allowed)
-        failures = "type"  # the option that reveals least
-    return Settings(
-        enabled=collect not in _OFF,
-        endpoint=os.environ.get("KAYWATCH_ENDPOINT") or None,
-        service=os.environ.get("KAYWATCH_SERVICE", ""),
-        tags=MappingProxyType(tags),
-        failures=failures,
-    )
-
-
-def _warn(text: str, *values: object) -> None:
-    import logging  # here, since this is rarely needed and takes milliseconds
-
-    logging.getLogger("kaywatch").warning(text, *values)
-
-
-def parse_tags(text: str) -> tuple[dict[str, str], list[str]]:
-    """Parse tags such as `zone=b,tier=web`.
-
-    Returns:
-        The tags, the last one for each key, and the parts that are not key=value.
-    """
-    tags: dict[str, str] = {}
-    invalid: list[str] = []
-    for part in filter(None, map(str.strip, text.split(","))):
-        key, equals, value = (word.strip() for word in part.partition("="))
-        if key and equals:
-            tags[key] = value
-        else:
-            invalid.append(part)
-    return tags, invalid
 
 
 class Process:
@@ -126,14 +42,16 @@ class Process:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.recorder = Recorder(on_pressure=self.on_pressure)
+        self.recorder = Recorder(self.on_pressure, self.is_sending)
         self.sender: Sender | None = None
-        # Record what is still in progress, before the last batch is sent.
+        # Called before the last batch is sent, to record what is still in progress.
         self.before_exit: list[Callable[[], None]] = []
         self._starting = threading.Lock()
-        self._forking = False
+        self._forking: int | None = None  # the thread that forks and holds the lock
         self._hooked = False
         self._reached = False  # an agent answered before the fork
+        self._warned = False
+        self._late_until = math.inf  # when the last exit handlers get no more time
 
     def configure(
         self,
@@ -175,20 +93,17 @@ class Process:
                 source or values). Default: `KAYWATCH_FAILURES`, else `message`.
 
         Raises:
-            ConfigurationError: naming the argument, before anything has changed.
+            ConfigurationError: an argument is invalid; nothing has changed.
         """
-        arguments: dict[str, Any] = {
-            "endpoint": endpoint,
-            "service": service,
-            "tags": tags,
-            "enabled": enabled,
-            "buffer_bytes": buffer_bytes,
-            "exit_timeout": exit_timeout,
-            "failures": failures,
-        }
-        changes = {key: value for key, value in arguments.items() if value is not None}
-        settings = self.settings._replace(**changes)
-        settings.check()
+        settings = self.settings.updated(
+            endpoint=endpoint,
+            service=service,
+            tags=tags,
+            enabled=enabled,
+            buffer_bytes=buffer_bytes,
+            exit_timeout=exit_timeout,
+            failures=failures,
+        )
         if prices is not None:
             from kaywatch.prices import use
 
@@ -201,39 +116,65 @@ class Process:
         """Return the name that this process reports under."""
         return self.settings.service or _program()
 
-    def on_pressure(self) -> None:
-        """Start the sender, or wake it. Called from the hot path's slow side."""
+    def is_sending(self) -> bool:
+        """Return whether a sender is running in this process."""
         sender = self.sender
-        if sender is None or sender.paused:
-            self._start()
-        else:
+        return sender is not None and sender.is_running
+
+    def on_pressure(self) -> None:
+        """Start or wake the sender. Called from the slow branch of the hot path."""
+        self._renew()
+        sender = self.sender
+        if sender is not None and sender.is_running:
             sender.wake()
+            return
+        self._start()
+        if self._late_until < math.inf:
+            self._end_after_event()
 
     def flush(self, timeout: float = 2.0) -> bool:
-        """Wait until the agent has committed all that this process recorded.
+        """Wait until the agent has committed everything that this process recorded.
 
         Args:
             timeout: maximum time to wait in seconds.
 
         Returns:
-            Whether it has. False at once when there is no agent.
+            Whether all events were sent. False immediately if there is no agent.
         """
+        self._renew()
         sender = self.sender
         return sender.flush(timeout) if sender is not None else True
 
     def stop(self, timeout: float) -> bool:
         """Flush and end the thread; the next event starts another."""
+        self._renew()
         sender, self.sender = self.sender, None
         return sender.stop(timeout) if sender is not None else True
+
+    def end(self) -> None:
+        """Record what is in progress, flush, and announce the end. Idempotent."""
+        self._renew()
+        self._record_rest()
+        self.stop(self.settings.exit_timeout)
+
+    def end_last(self) -> None:
+        """End before exit handlers that were registered before kaywatch was imported.
+
+        What they record is sent at once, for at most `exit_timeout` seconds in total.
+        """
+        self.end()
+        self._late_until = time.monotonic() + self.settings.exit_timeout
 
     def stats(self) -> dict[str, Any]:
         """Return what this process recorded, delivered and lost.
 
         Keys: `client` (hex id), `connected`, and in events `recorded`, `acknowledged`,
         `buffered`, `dropped` (by reason); `buffer_bytes`, `folded` (series beyond the
-        limit), `loops_left_out` (revisited nodes beyond the limit) and `error` (the
-        current one, or empty).
+        limit), `name_patterns` (they replace names made per request),
+        `loops_left_out` (revisited nodes beyond the limit) and `error` (the current
+        one, or empty).
         """
+        self._renew()
         stats: dict[str, Any] = {
             "client": "",
             "connected": False,
@@ -243,6 +184,7 @@ class Process:
             "buffer_bytes": 0,
             "dropped": {},
             "folded": self.recorder.folded,
+            "name_patterns": sorted(map("/".join, self.recorder.names.patterns)),
             "loops_left_out": self.recorder.revisits.left_out,
             "error": "",
         }
@@ -257,11 +199,18 @@ class Process:
                 "buffered": batches.buffer.events,
                 "buffer_bytes": batches.buffer.bytes,
                 "dropped": dict(batches.buffer.dropped),
-                "error": connection.error,
+                "error": sender.failure or connection.error,
             }
         return stats
 
     # -- inside ----------------------------------------------------------------------
+
+    def _record_rest(self) -> None:
+        for record_rest in self.before_exit:
+            try:
+                record_rest()
+            except Exception as error:  # noqa: BLE001 - the flush must follow
+                warn("kaywatch could not record what is in progress: %r", error)
 
     def _start(self) -> None:
         # Not blocking: a second caller, such as a finalizer that interrupted this very
@@ -271,14 +220,33 @@ class Process:
         try:
             if self.sender is None and not sys.is_finalizing():
                 self.sender = self._make_sender()
-            if self.sender is not None and self.sender.paused:
+            if self.sender is not None and not self.sender.is_running:
                 self.sender.start()
-        except RuntimeError:
-            # No thread can start while the interpreter exits. Recorded events wait for
-            # `flush` or `stop`, which need none.
+        except (RuntimeError, OSError):
+            # No file descriptor is free, or no thread can start because the interpreter
+            # exits. Events wait for the next start, or for `flush` and `stop`.
             pass
         finally:
             self._starting.release()
+
+    def _end_after_event(self) -> None:
+        """Send the event that an exit handler is recording, as soon as it is recorded.
+
+        No code of ours runs after the last exit handler.
+        """
+        frame: FrameType | None = sys._getframe(1)  # noqa: SLF001
+        while frame and frame.f_globals.get("__name__", "").startswith("kaywatch."):
+            frame = frame.f_back
+        if frame is None or threading.current_thread() is not threading.main_thread():
+            return
+        if time.monotonic() < self._late_until:
+            call_after_return(frame, self.end)
+        elif not self._warned:
+            self._warned = True
+            warn(
+                "kaywatch may lose what exit handlers record from now on: import"
+                " kaywatch before they are registered"
+            )
 
     def _make_sender(self) -> Sender:
         import socket
@@ -296,7 +264,9 @@ class Process:
         batches = Batches(identity, self.recorder, settings.buffer_bytes)
         history = AgentHistory(reached=self._reached)
         self._install_hooks()
-        return Sender(AgentConnection(batches, connect, history), self.recorder)
+        connection = AgentConnection(batches, connect, history)
+        timeout = settings.exit_timeout
+        return Sender(connection, self.recorder, self._record_rest, timeout)
 
     def _install_hooks(self) -> None:
         if not self._hooked:
@@ -306,49 +276,53 @@ class Process:
                 after_in_parent=self._after_fork_in_parent,
                 after_in_child=self._after_fork_in_child,
             )
-            atexit.register(self._at_exit)
-        # A child of multiprocessing exits with os._exit, after its own finalizers.
-        util = sys.modules.get("multiprocessing.util")
-        spawned = sys.modules.get("multiprocessing.process")
-        if util and spawned and spawned.parent_process() is not None:
-            util.Finalize(None, self._at_exit, exitpriority=0)
+            call_before_exit(self.end)
 
     def _before_fork(self) -> None:
-        # One fork at a time, and no start meanwhile. A signal handler may fork in the
-        # middle of a start, so this must not wait forever.
-        self._forking = self._starting.acquire(timeout=FORK_TIMEOUT)
+        # Only one fork at a time, and no start of a sender during it. A signal handler
+        # may fork in the middle of a start, so this must not wait forever.
+        if self._starting.acquire(timeout=FORK_TIMEOUT):
+            self._forking = threading.get_ident()
         if self.sender is not None:
             self.sender.pause()
 
     def _after_fork_in_parent(self) -> None:
-        if self._forking:
-            self._forking = False
+        if self._forking == threading.get_ident():
+            self._forking = None
             self._starting.release()
         if self.sender is None or not self.sender.paused:
             return
-        if threading.current_thread() is threading.main_thread():
-            _call_after_return(sys._getframe(1), self.on_pressure)  # noqa: SLF001
-        else:
+        frame = sys._getframe().f_back  # noqa: SLF001
+        if frame and threading.current_thread() is threading.main_thread():
+            call_after_return(frame, self.on_pressure)
+        else:  # C code may fork without a frame, as uWSGI does
             self.on_pressure()
 
     def _after_fork_in_child(self) -> None:
         # Pending events, buffer and connection belong to the parent.
-        if self.sender is not None:
-            self._reached = self.sender.connection.history.reached
-            self.sender.connection.abandon()
-        self.sender = None
-        self._starting = threading.Lock()
-        self._forking = False
+        self._drop_sender()
         self.recorder.forget()
 
-    def _at_exit(self) -> None:
-        for record_rest in self.before_exit:
-            record_rest()
-        self.stop(self.settings.exit_timeout)
+    def _renew(self) -> None:
+        """Become a separate client in a child that C code forked, as uWSGI does.
+
+        Python's hooks did not run there, and no thread survives a fork.
+        """
+        if self.sender is not None and self.sender.pid != os.getpid():
+            self._drop_sender()
+            self.recorder.forget(before=process_started())
+
+    def _drop_sender(self) -> None:
+        sender, self.sender = self.sender, None
+        if sender is not None:
+            self._reached = sender.connection.history.reached
+            sender.abandon()
+        self._starting = threading.Lock()
+        self._forking = None
 
 
 def _program() -> str:
-    """Return the program's name: the script's, or the module's of `python -m`."""
+    """Return the program's name: that of the script, or of the `python -m` module."""
     main = sys.modules.get("__main__")
     name: str = getattr(getattr(main, "__spec__", None), "name", "")
     name = name.removesuffix("__main__").removesuffix(".")
@@ -359,36 +333,10 @@ def _program() -> str:
     return "python" if stem in {"", "-c", "-"} else stem
 
 
-_pending_calls: Final[dict[int, object]] = {}
-
-
-def _call_after_return(frame: FrameType, call: Callable[[], None]) -> None:
-    """Call as soon as the C function that `frame` of the main thread is in returns.
-
-    For `os.fork`: Python 3.12 and later count the threads after all hooks have run, and
-    warn if there is more than one. Without ctypes, the next event starts the thread.
-    """
-    tries = itertools.count()
-
-    def interrupt(_: object) -> int:
-        with contextlib.suppress(Exception):  # C code could not handle it
-            if sys._getframe(1) is frame or next(tries) > MAX_TRIES:  # noqa: SLF001
-                del _pending_calls[id(callback)]
-                call()
-            else:  # it interrupted a fork hook, ours or another library's
-                ctypes.pythonapi.Py_AddPendingCall(callback, None)
-        return 0
-
-    with contextlib.suppress(ImportError, OSError, MemoryError):
-        import ctypes
-
-        callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(interrupt)
-        _pending_calls[id(callback)] = callback  # kept alive until it is called
-        # https://docs.python.org/3/c-api/init.html#c.Py_AddPendingCall
-        ctypes.pythonapi.Py_AddPendingCall(callback, None)
-
-
 process: Final = Process(settings_from_environment())
+# Exit handlers run in reverse order. Those that the application registers from now on
+# may still record something after the call that `call_before_exit` registers.
+atexit.register(process.end_last)
 
 configure: Final = process.configure
 flush: Final = process.flush

@@ -1,8 +1,12 @@
 """Wraps functions of frameworks and SDKs, whatever parameters they have.
 
-A wrapper calls the original with the arguments it received, returns its result, and
-looks like it. `Hooks` define what happens around that call; plain functions and
-coroutine functions share them. Our own errors are logged once and not raised.
+A wrapper takes the same arguments, returns the same result, and looks like the
+original. `Hooks` define what happens before and after it; plain functions and coroutine
+functions share them. Our own errors are logged once and not raised.
+
+Strategy: wherever that is possible, a wrapper is the original with calls of the hooks
+in its own frame (`kaywatch._inline`), so that tracebacks, the `stacklevel` of warnings
+and the depth of the stack stay as they are. Others are a function around the original.
 """
 
 from __future__ import annotations
@@ -16,15 +20,15 @@ from collections.abc import Callable
 from types import CoroutineType, FunctionType
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
+from kaywatch._inline import can_inline, inline
+
 __all__ = [
     "Function",
     "Hooks",
     "first",
     "is_wrapper",
-    "mirror",
     "seal",
     "second",
-    "takes",
     "warn_once",
 ]
 
@@ -34,8 +38,6 @@ Function = Callable[..., Any]
 MAX_WARNINGS: Final = 100
 
 log = logging.getLogger("kaywatch")
-
-_VARIADIC: Final = inspect.CO_VARARGS | inspect.CO_VARKEYWORDS
 
 # Not by a mark on the wrapper, which `functools.wraps` would copy from our wrapper to
 # the application's own around it.
@@ -63,30 +65,6 @@ def is_wrapper(value: object) -> bool:
     return isinstance(value, FunctionType) and value in _wrappers
 
 
-def takes(function: FunctionType, count: int) -> bool:
-    """Return whether `function` has exactly `count` parameters, all positional."""
-    code = function.__code__
-    return (
-        code.co_argcount == count
-        and not code.co_posonlyargcount
-        and not code.co_kwonlyargcount
-        and not code.co_flags & _VARIADIC
-    )
-
-
-def mirror(wrapper: Any, original: FunctionType) -> Function:
-    """Seal a wrapper with as many parameters as `original`, and name them alike.
-
-    Passing `*args` and `**kwargs` through costs 150 ns, named parameters cost 20 ns.
-    A caller may pass arguments by the original's names, so the wrapper adopts them.
-    """
-    code, count = wrapper.__code__, original.__code__.co_argcount
-    names = original.__code__.co_varnames[:count]
-    wrapper.__code__ = code.replace(co_varnames=names + code.co_varnames[count:])
-    wrapper.__defaults__ = original.__defaults__
-    return seal(wrapper, original)
-
-
 def first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Return the first argument, None without one."""
     return args[0] if args else next(iter(kwargs.values()), None)
@@ -95,6 +73,10 @@ def first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 def second(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Return the second argument, None without one."""
     return args[1] if len(args) > 1 else next(reversed(kwargs.values()), None)
+
+
+# The index of the parameter that a hook picks.
+_PARAMETERS: Final[dict[object, int]] = {first: 1, second: 2}
 
 
 def _ignore(state: object, result: object, error: BaseException | None) -> None:
@@ -127,48 +109,10 @@ class Hooks(NamedTuple, Generic[S]):
         waits = inspect.iscoroutinefunction(function)
         if awaited and not waits:
             return seal(self._deferred(function), function)
-        if self.pick is first and takes(function, 2):
-            make = self._method_async if waits else self._method
-            return mirror(make(function), function)
+        parameter = _PARAMETERS.get(self.pick)
+        if parameter is not None and can_inline(function, parameter):
+            return seal(inline(function, parameter, self.enter, self.leave), function)
         return seal((self._any_async if waits else self._any)(function), function)
-
-    # Written out four times: each wrapper adds a frame to tracebacks and a call to
-    # the hot path, so they can't share one. Their variable `enter` identifies them to
-    # `kaywatch.logs`.
-
-    def _method(self, original: Function) -> Function:
-        enter, leave = self.enter, self.leave
-
-        def call(self: Any, argument: Any) -> Any:
-            state = enter(self, argument)
-            if state is None:
-                return original(self, argument)
-            try:
-                result = original(self, argument)
-            except BaseException as error:
-                leave(state, None, error)
-                raise
-            leave(state, result, None)
-            return result
-
-        return call
-
-    def _method_async(self, original: Function) -> Function:
-        enter, leave = self.enter, self.leave
-
-        async def call(self: Any, argument: Any) -> Any:
-            state = enter(self, argument)
-            if state is None:
-                return await original(self, argument)
-            try:
-                result = await original(self, argument)
-            except BaseException as error:
-                leave(state, None, error)
-                raise
-            leave(state, result, None)
-            return result
-
-        return call
 
     def _any(self, original: Function) -> Function:
         enter, leave, pick = self

@@ -19,8 +19,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Final, NoReturn
 
-from kaywatch._process import parse_tags, settings_from_environment
 from kaywatch._send.connecting import check_endpoint
+from kaywatch._settings import parse_tags, settings_from_environment
 from kaywatch.errors import ConfigurationError
 
 __all__ = ["FOLDER", "main"]
@@ -51,7 +51,7 @@ Examples:
   kaywatch run -- python app.py
   kaywatch run --service shop --tag zone=b -- gunicorn shop:app
 
-Exit codes: those of COMMAND; 2 for wrong usage, 126 if COMMAND cannot be
+Exit codes: that of COMMAND; 2 for a usage error, 126 if COMMAND cannot be
 executed, 127 if it is not found."""
 
 
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str], program: str = "kaywatch run") -> NoReturn:
         program: the name of this program in messages.
 
     Raises:
-        SystemExit: with 2 for wrong usage, 127 if the command is not found, 126 if it
+        SystemExit: with 2 for a usage error, 127 if the command is not found, 126 if it
             can't be executed.
     """
     parser = _parser(program)
@@ -73,12 +73,12 @@ def main(arguments: Sequence[str], program: str = "kaywatch run") -> NoReturn:
         del command[0]
     if not command:
         parser.error("expected a command, as in: -- python app.py")
-    environment = _inherited()
+    environment = _inherited_environment()
     environment.update(_settings(options, environment))
     if settings_from_environment().enabled:
         _prepend_folder(environment)
         _warn_if_not_installed(command[0], environment, program)
-    _become(command, environment, program)
+    _exec_command(command, environment, program)
 
 
 def _parser(program: str) -> argparse.ArgumentParser:
@@ -130,7 +130,7 @@ def _tag(text: str) -> tuple[str, str]:
     return next(iter(tags.items()))
 
 
-def _inherited() -> dict[str, str]:
+def _inherited_environment() -> dict[str, str]:
     """Return the environment without an LC_CTYPE that Python has set.
 
     In the C locale, Python sets one for itself and its children (PEP 538), and a shell
@@ -180,7 +180,7 @@ def _warn_if_not_installed(
     """Warn if the command runs a Python of an environment without kaywatch."""
     path = shutil.which(command, path=environment.get("PATH"))
     python = _interpreter(path) if path is not None else None
-    if python is None or _same_environment(python, sys.executable):
+    if python is None or _is_same_environment(python, sys.executable):
         return
     if not _has_kaywatch(python, environment):
         print(
@@ -210,7 +210,7 @@ def _interpreter(path: str) -> str | None:
     return shutil.which(words[0])
 
 
-def _same_environment(one: str, other: str) -> bool:
+def _is_same_environment(one: str, other: str) -> bool:
     """Return whether two interpreters are the same, as `python` and `python3` are."""
     folders = {os.path.dirname(os.path.abspath(path)) for path in (one, other)}
     return len(folders) == 1 and os.path.realpath(one) == os.path.realpath(other)
@@ -236,7 +236,7 @@ def _has_kaywatch(python: str, environment: Mapping[str, str]) -> bool:
 # -- becoming the command ------------------------------------------------------------
 
 
-def _become(
+def _exec_command(
     command: list[str], environment: Mapping[str, str], program: str
 ) -> NoReturn:
     # Python ignores these signals, and the command would inherit that: `kaywatch run --

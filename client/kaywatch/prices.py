@@ -175,7 +175,7 @@ def use(prices: object) -> None:
     if isinstance(prices, (str, os.PathLike)):
         _user_prices = load(os.fspath(prices))
     else:
-        _user_prices = _checked(prices)
+        _user_prices = _validate(prices)
     _list.cache_clear()
     _find.cache_clear()
 
@@ -199,13 +199,13 @@ def load(path: str) -> dict[str, Price]:
         raise ConfigurationError(f"{path}: {error.strerror or error}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path}: not valid TOML: {error}") from error
-    return _checked({model: _price(path, model, t) for model, t in tables.items()})
+    return _validate({model: _price(path, model, t) for model, t in tables.items()})
 
 
 # -- inside --------------------------------------------------------------------------
 
 
-def _checked(prices: object) -> dict[str, Price]:
+def _validate(prices: object) -> dict[str, Price]:
     if not isinstance(prices, Mapping):
         raise ConfigurationError(
             f"prices={prices!r}: expected a mapping of models' names, or a file's path"
@@ -257,11 +257,11 @@ def _matches(name: str, model: str) -> bool:
 
 @lru_cache(maxsize=1)
 def _list() -> Mapping[str, Price]:
-    return {**DEFAULT, **_in_file(os.environ.get(VARIABLE, "")), **_user_prices}
+    return {**DEFAULT, **_load_file(os.environ.get(VARIABLE, "")), **_user_prices}
 
 
 @lru_cache(maxsize=1)
-def _in_file(path: str) -> Mapping[str, Price]:
+def _load_file(path: str) -> Mapping[str, Price]:
     """Return the prices in the environment's file, none if it can't be used.
 
     Cached, so that the file is read once and a problem is logged once.
@@ -269,7 +269,7 @@ def _in_file(path: str) -> Mapping[str, Price]:
     try:
         return load(path) if path else {}
     except ConfigurationError as error:
-        # Not raised: the application has to run all the same.
+        # Not raised, because it must not stop the application.
         log.warning("%s is ignored: %s", VARIABLE, error)
         return {}
 

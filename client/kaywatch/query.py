@@ -62,10 +62,10 @@ def stats(
     flush(1.0)
     parameters = {"window": window}
     if node is not None:
-        path = f"/api/v1/nodes/{quote(node, safe='')}/stats"
+        path = f"/api/v1/nodes/{quote(node, safe='', errors='surrogateescape')}/stats"
         parameters["graph"] = graph
     elif graph is not None:
-        path = f"/api/v1/graphs/{quote(graph, safe='')}/stats"
+        path = f"/api/v1/graphs/{quote(graph, safe='', errors='surrogateescape')}/stats"
     else:
         path = "/api/v1/export"
     statistics: dict[str, Any] = fetch(path, parameters, url)
@@ -83,7 +83,12 @@ def fetch(
         QueryError: the answer is not the agent's.
     """
     query = {k: str(v) for k, v in (parameters or {}).items() if v is not None}
-    return _request("GET", f"{path}?{urlencode(query)}" if query else path, None, url)
+    return _request(
+        "GET",
+        f"{path}?{urlencode(query, errors='surrogateescape')}" if query else path,
+        None,
+        url,
+    )
 
 
 def send(method: str, path: str, value: object = None, url: str | None = None) -> Any:
@@ -116,6 +121,11 @@ def refusal(status: int, body: bytes) -> AgentRefused | None:
 
 def unreachable(base: str, error: Exception) -> AgentUnreachable:
     """Return the exception for an agent that does not answer."""
+    if getattr(error, "reason", "") == "WRONG_VERSION_NUMBER":
+        plain = base.replace("https://", "http://", 1)
+        return AgentUnreachable(
+            f"the server at {base} uses plain HTTP, without TLS; use {plain}"
+        )
     return AgentUnreachable(
         f"no agent answers at {base} ({error});"
         " start one with `kaywatch serve`, or set KAYWATCH_URL to its address"

@@ -6,12 +6,14 @@ number in the table on the wire. `kaywatch._pending` describes the hot path.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Hashable, Mapping
 from itertools import count
 from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
+from kaywatch._names import NameFolder
 from kaywatch._pending import EventBuffers
 
 __all__ = [
@@ -36,6 +38,7 @@ OTHER: Final = "__other__"
 
 # Failures whose details are kept between two batches; all failures are counted.
 MAX_FAILURES: Final = 100
+MAX_RETRIED: Final = 50  # the others are for failures that no retry answered
 
 # Entries for nodes that runs revisited, between two batches. A node gets another entry
 # only when a run revisited it more often than any run before.
@@ -74,7 +77,7 @@ class Failure(NamedTuple):
     traceback: str = ""
     run_start: float = 0.0  # Unix seconds, 0.0 without a run
     visits: int = 0  # made by the run, with this one
-    path: tuple[str, ...] = ()  # the nodes that the run visited, with this one
+    path: tuple[str, ...] = ()  # the nodes that the run visited, including this one
 
 
 class ExecutionInFlight(NamedTuple):
@@ -218,19 +221,24 @@ class Recorder:
         topologies: by graph; `topology_version` changes with each of them.
         in_flight, runs: executions and runs in progress.
         revisits: the nodes that ended runs visited more than once.
+        names: folds names that are made per request.
         series_table, points_table: the events refer to these by number.
         run_prefix: begins the ids of this process's runs.
     """
 
-    def __init__(self, on_pressure: Callable[[], None] | None = None) -> None:
-        self._wake = on_pressure or (lambda: None)
-        self.pending = EventBuffers.waking(self._wake)
+    def __init__(
+        self,
+        on_pressure: Callable[[], object] = lambda: None,
+        is_sending: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self.pending = EventBuffers.waking(on_pressure, is_sending)
         self.failures: list[Failure] = []
         self.topologies: dict[str, Topology] = {}
         self.topology_version = 0
         self.in_flight: set[OpenSpan] = set()
         self.runs: set[OpenRun] = set()
         self.revisits = Revisits()
+        self.names = NameFolder()
         self.series_table: Numbered[tuple[str, str], Series] = Numbered()
         self.points_table: Numbered[PointKey, Callable[[float], None]] = Numbered()
         self.run_prefix = os.urandom(4).hex()
@@ -246,6 +254,12 @@ class Recorder:
     def series(self, graph: str, node: str) -> Series:
         """Return the bound series of a node, made at first use."""
         key, table = (graph, node), self.series_table
+        series = table.made.get(key)
+        if series is not None:
+            return series
+        graph = self.names.graph(graph)
+        node = self.names.node(graph, node)
+        key = graph, node
         series = table.made.get(key)
         if series is not None:
             return series
@@ -268,6 +282,13 @@ class Recorder:
         """Return the hot call of one custom metric: `add(value)`."""
         pairs = tuple(sorted(labels.items())) if labels else ()
         key, table = (kind, name, graph, node, pairs), self.points_table
+        add = table.made.get(key)
+        if add is not None:
+            return add
+        graph = self.names.graph(graph)
+        node = self.names.node(graph, node)
+        name = self.names.metric(name)
+        key = kind, name, graph, node, pairs
         add = table.made.get(key)
         if add is not None:
             return add
@@ -304,41 +325,63 @@ class Recorder:
         """Keep the details of a failure, up to the limit."""
         if len(self.failures) < MAX_FAILURES:
             self.failures.append(failure)
-        if not self.pending.executions.watermark[0]:
-            self._wake()
+        if not self.pending.executions.is_open:
+            self.pending.executions.wake()
+
+    def retried(self, failure: Failure) -> None:
+        """Keep the details of an error that a retry answered, if there is much room."""
+        if len(self.failures) < MAX_RETRIED:
+            self.failed(failure)
 
     def wired(self, topology: Topology) -> None:
         """Keep a graph's topology, replacing one of the same name."""
+        topology = self._with_folded_names(topology)
         if self.topologies.get(topology.graph) == topology:
             return
         if len(self.topologies) < MAX_SERIES or topology.graph in self.topologies:
             self.topologies[topology.graph] = topology
             self.topology_version += 1
 
+    def _with_folded_names(self, topology: Topology) -> Topology:
+        graph = self.names.graph(topology.graph)
+
+        def fold(node: str) -> str:
+            return self.names.node(graph, node)
+
+        nodes = dict.fromkeys(map(fold, topology.nodes))
+        edges = dict.fromkeys(
+            (fold(node), self.names.action(action), fold(successor))
+            for node, action, successor in topology.edges
+        )
+        return Topology(graph, fold(topology.start), tuple(nodes), tuple(edges))
+
     # -- the sender's side ---------------------------------------------------------
 
     def open(self) -> None:
-        """Let events through without the slow path: a sender is running."""
+        """Let events through: a sender is running."""
         for events in self.pending:
-            events.watermark[:] = [events.wake_at]
+            events.watermark[:] = [0]
 
     def rearm(self) -> None:
-        """Ask for another wake: the sender is about to take all pending events."""
+        """Ask for another check: the sender is about to take all pending events."""
         for events in self.pending:
-            events.watermark[-1] = events.wake_at
+            events.watermark[-1] = 0
 
     def close(self) -> None:
         """Send the next event through the slow path: no sender is running."""
         for events in self.pending:
             events.watermark[:] = [0, 0]
 
-    def forget(self) -> None:
-        """Discard everything pending: after a fork it belongs to the parent."""
+    def forget(self, before: float = math.inf) -> None:
+        """Discard what is pending: after a fork it belongs to the parent.
+
+        Args:
+            before: Unix seconds; later events and failures are this process's own.
+        """
         for events in self.pending:
-            events.flat.clear()
-            events.dropped = 0
+            events.forget(before)
+        self.failures[:] = [one for one in self.failures if one.time >= before]
         self.revisits.take()
-        self.failures.clear()
         self.in_flight.clear()
         self.runs.clear()
         self.run_prefix = os.urandom(4).hex()

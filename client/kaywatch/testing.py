@@ -172,10 +172,10 @@ class CapturedEvents:
                     array(code, packed.get(name, b"")) for name, code in columns.items()
                 ]
                 for row in zip_longest(*values):
-                    yield _resolved(dict(zip(columns, row, strict=True)), table)
+                    yield _resolve_names(dict(zip(columns, row, strict=True)), table)
 
 
-def _resolved(row: dict[str, Any], table: dict[str, Any]) -> dict[str, Any]:
+def _resolve_names(row: dict[str, Any], table: dict[str, Any]) -> dict[str, Any]:
     """Return a row with the names that its indexes refer to."""
     strings = table["strings"]
     for name in row.keys() & {"action", "graph", "node", "reason"}:

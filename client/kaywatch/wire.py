@@ -49,7 +49,6 @@ __all__ = [
     "slow",
     "status_topic",
     "topic",
-    "unpack",
 ]
 
 VERSION: Final = 1
@@ -168,6 +167,7 @@ class DropReason(StrEnum):
     PENDING_FULL = "pending_full"  # recorded faster than the sender could pack
     REJECTED = "rejected"  # the agent will never accept the batch
     UNPACKABLE = "unpackable"  # a value that no column can hold
+    UNSENT = "unsent"  # the process ended before the agent had time to take them
 
 
 DROP_REASONS: Final = frozenset(DropReason)
@@ -190,6 +190,8 @@ class ErrorCode(StrEnum):
     BAD_JSON = "bad_json"  # rows from a shell over MQTT
     FORBIDDEN = "forbidden"  # to push, to capture, or to use another's client id
     OVER_QUOTA = "over_quota"  # too many connections or bytes of one process or user
+    REPEATED_BATCH = "repeated_batch"  # the connection knows that the agent has it
+    SUPERSEDED = "superseded"  # the client has a newer connection
 
 
 def pack(value: object) -> bytes:
@@ -212,24 +214,15 @@ def frame(message: bytes) -> bytes:
     return struct.pack(">I", len(message)) + message
 
 
-def unpack(data: bytes) -> Any:
-    """Decode msgpack from a source that the client trusts.
-
-    Raises:
-        ValueError: if it is not msgpack.
-    """
-    import msgpack
-
-    return msgpack.unpackb(data, raw=False)
-
-
 def decode(message: bytes) -> dict[str, Any]:
     """Decode a message from an agent that the client trusts.
 
     Raises:
         ValueError: if it is not a msgpack map.
     """
-    value = unpack(message)
+    import msgpack
+
+    value = msgpack.unpackb(message, raw=False)
     if not isinstance(value, dict):
         kind = type(value).__name__
         raise ValueError(f"expected a map, got {kind}")  # noqa: TRY004 - as documented

@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from typing import Any
 
 import pytest
+from tests.agents import DEADLINE
 
 import kaywatch
 from kaywatch._process import process
@@ -188,7 +189,7 @@ def test_one_block_counts_every_thread() -> None:
     def use(number: int) -> None:
         with block:
             block.action = str(number)
-            together.wait(10)
+            together.wait(DEADLINE)
             assert block.action == str(number)
 
     with capture() as captured:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
 import sys
 import threading
 import types
 from importlib.machinery import ModuleSpec
 
 import pytest
+from tests.agents import free_port, until
 
 import kaywatch
-from kaywatch._process import Process, Settings, process, settings_from_environment
+from kaywatch._process import Process, process
 from kaywatch._process import _program as program
+from kaywatch._settings import Settings, settings_from_environment
 from kaywatch.testing import MemoryTransport, capture
 
 
@@ -103,6 +107,70 @@ def test_nothing_runs_before_the_first_event_and_after_a_stop() -> None:
     assert one.stop(2.0)
     clients = {message["client"] for message in received}
     assert len(clients) == 2
+
+
+def test_a_thread_that_waits_while_another_stops_the_sender_ends_quietly() -> None:
+    sending, proceed = threading.Event(), threading.Event()
+
+    class SlowTransport(MemoryTransport):
+        def send(self, message: bytes) -> None:
+            if threading.current_thread().name == "stopper":
+                sending.set()
+                assert proceed.wait(10.0)
+            super().send(message)
+
+    received: list[dict[str, object]] = []
+    one = Process(Settings(connect=lambda: SlowTransport(received)))
+    one.recorder.series("g", "n").record(0.1)
+    assert one.flush(10.0)
+    sender = one.sender
+    assert sender is not None
+    sender.pause()
+    stopper = threading.Thread(target=sender.stop, args=(10.0,), name="stopper")
+    stopper.start()
+    assert sending.wait(10.0)
+    before = threading.active_count()
+    sender.start()
+    assert threading.active_count() == before + 1
+    proceed.set()
+    stopper.join()
+
+    # An exception in the thread would fail this test.
+    until(lambda: threading.active_count() == before - 1, "the thread has ended")
+    assert [message["type"] for message in received].count("bye") == 1
+
+
+SLOW_IMPORT = """
+import importlib.abc, os, sys, threading, time
+import kaywatch
+importing = threading.Event()
+class Slow(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "paho.mqtt.client":
+            importing.set()
+            time.sleep(1.5)
+sys.meta_path.insert(0, Slow())
+with kaywatch.execution("g", "n"):
+    pass
+assert importing.wait(20)
+pid = os.fork()
+if pid == 0:
+    from kaywatch._send.mqtt import MqttTransport
+    os._exit(0)
+assert os.waitpid(pid, 0)[1] == 0
+"""
+
+
+def test_a_fork_during_the_import_of_a_transport_leaves_it_usable() -> None:
+    endpoint = f"mqtt://127.0.0.1:{free_port()}"
+    run = subprocess.run(
+        [sys.executable, "-c", SLOW_IMPORT],
+        env={**os.environ, "KAYWATCH_ENDPOINT": endpoint},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert run.returncode == 0, run.stderr
 
 
 def test_a_flush_from_several_threads_answers_each() -> None:

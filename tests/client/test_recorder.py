@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import pytest
 from tests.flights import Endless, Spinning
@@ -15,8 +16,8 @@ from kaywatch.wire import EXECUTION_COLUMNS, PHASE_COLUMNS, POINT_COLUMNS
 PHASED_WIDTH = len(EXECUTION_COLUMNS) + len(PHASE_COLUMNS)
 
 
-def opened(on_pressure: object = None) -> Recorder:
-    recorder = Recorder(on_pressure)  # type: ignore[arg-type]
+def open_recorder(on_pressure: Callable[[], object] = lambda: None) -> Recorder:
+    recorder = Recorder(on_pressure)
     recorder.open()
     return recorder
 
@@ -36,7 +37,7 @@ def test_only_a_full_batch_wakes_a_running_sender(
 ) -> None:
     monkeypatch.setattr(_pending, "WAKE_EVENTS", 10)
     asked: list[str] = []
-    recorder = opened(lambda: asked.append("wake"))
+    recorder = open_recorder(lambda: asked.append("wake"))
     record = recorder.series("g", "n").record
 
     for _ in range(10):
@@ -56,7 +57,7 @@ def test_only_a_full_batch_wakes_a_running_sender(
 def test_late_wake_does_not_raise_a_closed_watermark() -> None:
     """One thread has passed the watermark and not woken the sender; another forks."""
     asked: list[str] = []
-    recorder = opened(lambda: asked.append("start"))
+    recorder = open_recorder(lambda: asked.append("start"))
     recorder.close()
 
     recorder.pending.executions.is_full()
@@ -73,7 +74,7 @@ def test_events_beyond_the_limit_are_dropped_and_counted(
 ) -> None:
     monkeypatch.setattr(_pending, "WAKE_EVENTS", 5)
     monkeypatch.setattr(_pending, "MAX_PENDING_EVENTS", 20)
-    recorder = opened()
+    recorder = open_recorder()
     record, add = recorder.series("g", "n").record, recorder.point("count", "c", "", "")
 
     number = recorder.series("g", "n").number
@@ -91,7 +92,7 @@ def test_events_beyond_the_limit_are_dropped_and_counted(
 
 
 def test_series_and_points_are_the_same_object_for_the_same_names() -> None:
-    recorder = opened()
+    recorder = open_recorder()
 
     assert recorder.series("g", "n") is recorder.series("g", "n")
     first = recorder.point("count", "c", "g", "n", {"b": "1", "a": "2"})
@@ -102,7 +103,7 @@ def test_series_beyond_the_cap_are_folded_into_other_of_their_graph(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "MAX_SERIES", 3)
-    recorder = opened()
+    recorder = open_recorder()
     for n in range(3):
         recorder.series("g", f"n{n}")
 
@@ -117,7 +118,7 @@ def test_series_beyond_the_cap_are_folded_into_other_of_their_graph(
 
 def test_points_beyond_the_cap_are_folded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_SERIES", 3)
-    recorder = opened()
+    recorder = open_recorder()
 
     for n in range(50):
         recorder.point("count", f"c{n}", "g", "n")(1)
@@ -127,7 +128,7 @@ def test_points_beyond_the_cap_are_folded(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_failures_are_bounded_between_two_batches() -> None:
-    recorder = opened()
+    recorder = open_recorder()
 
     for n in range(150):
         recorder.failed(Failure(0.0, "g", "n", "E", str(n), "exec", 1, 1, ""))
@@ -136,7 +137,7 @@ def test_failures_are_bounded_between_two_batches() -> None:
 
 
 def test_unchanged_topology_keeps_the_version() -> None:
-    recorder = opened()
+    recorder = open_recorder()
     topology = Topology("g", "a", ("a",), ())
 
     recorder.wired(topology)
@@ -149,7 +150,7 @@ def test_unchanged_topology_keeps_the_version() -> None:
 
 def test_fork_discards_the_parents_state() -> None:
     asked: list[str] = []
-    recorder = opened(lambda: asked.append("start"))
+    recorder = open_recorder(lambda: asked.append("start"))
     record = recorder.series("g", "n").record
     record(0.1)
     recorder.in_flight.add(Endless("g", "n", 0.0))
@@ -169,7 +170,7 @@ def test_fork_discards_the_parents_state() -> None:
 
 
 def test_only_a_run_with_more_visits_adds_an_entry() -> None:
-    recorder = opened()
+    recorder = open_recorder()
     for times in (3, 2, 5, 5, 4):
         recorder.revisits.add("g", {"n": times, "once": 1})
 
@@ -180,7 +181,7 @@ def test_only_a_run_with_more_visits_adds_an_entry() -> None:
 
 
 def test_ended_loops_are_bounded_and_the_rest_counted() -> None:
-    recorder = opened()
+    recorder = open_recorder()
     for number in range(MAX_REVISITS + 7):
         recorder.revisits.add("g", {"n": number + 2})
 
@@ -189,7 +190,7 @@ def test_ended_loops_are_bounded_and_the_rest_counted() -> None:
 
 
 def test_threads_record_whole_events() -> None:
-    recorder = opened()
+    recorder = open_recorder()
     recorder.pending.executions.watermark[0] = 10**9
 
     def work(node: str) -> None:

@@ -2,9 +2,7 @@
 
 Strategy: the functions of the frameworks' classes are wrapped (`patching`), those of
 nodes by the hooks of `visits` and `attempts`, those of graphs by the hooks of `runs`.
-The application sees the same results, exceptions, warnings and `shared`. Only
-tracebacks have one more line per wrapper, and a warning whose `stacklevel` refers to a
-caller may refer to a wrapper.
+The application sees the same results, exceptions, warnings and `shared`.
 """
 
 from __future__ import annotations
@@ -62,8 +60,9 @@ _GRAPHS: Final[Mapping[str, Hooks[Any]]] = {
     "_run_async": _runs.RUN,
     "_orch": _runs.LOOP,
     "_orch_async": _runs.LOOP,
+    "get_next_node": _runs.NEXT_NODE,
 }
-_NAMES: Final = (*_GRAPHS, "_exec", "get_next_node")
+_NAMES: Final = (*_GRAPHS, "_exec")
 
 log = logging.getLogger("kaywatch")
 
@@ -107,8 +106,8 @@ def instrument(
             else True.
 
     Returns:
-        The names of the modules that are instrumented now; those that are not imported
-        yet follow later.
+        The names of the modules that are instrumented now; modules that are not
+        imported yet follow later.
 
     Raises:
         ConfigurationError: if a setting is invalid, before anything has changed.
@@ -198,7 +197,7 @@ def name(node_or_graph: T, text: str) -> T:
 
 
 def _set_measurements(data_sizes: bool | None, memory: bool | None) -> None:
-    """Change what is measured at each node; None leaves a measurement as it is."""
+    """Change the measurements at each node; None keeps a setting."""
     global _measurements
     options = {"data_sizes": data_sizes, "memory": memory}
     changes = {key: value for key, value in options.items() if value is not None}
@@ -254,8 +253,6 @@ def _wrap(
 ) -> Function | None:
     if function_name in _NOT_AWAITED and inspect.iscoroutinefunction(function):
         return None
-    if function_name == "get_next_node":
-        return _runs.wrap_next_node(function)
     if function_name == "_exec":
         is_override = _attempts.overrides_loop(cls)
         hooks = _attempts.EXEC_OVERRIDE if is_override else _attempts.EXEC_LOOP

@@ -4,7 +4,7 @@ A node is named by `kaywatch.name`, else by its explicit `node_id`, else by its 
 graph likewise; the name of a framework's own class, such as `Flow`, is followed by the
 node that the graph starts with: `Flow[Load]`.
 
-Strategy: what is known about a class is computed once and kept in its `NodeClass`,
+Strategy: the metadata of a class is computed once and kept in its `NodeClass`,
 under the class's id. The entry is removed when the class is.
 """
 
@@ -108,7 +108,7 @@ class NodeClasses:
         self.is_own: Callable[[type], bool] | None = None
 
     def of(self, cls: type) -> NodeClass | None:
-        """Return what is known about a class, None if it is not a framework's."""
+        """Return the metadata of a class; None if it is not a framework's."""
         node_class = self.nodes.get(id(cls)) or self.graphs.get(id(cls))
         if node_class is not None or self.adopt is None or self.is_own is None:
             return node_class
@@ -119,14 +119,14 @@ class NodeClasses:
         return table.setdefault(id(cls), node_class)
 
     def node(self, cls: type) -> NodeClass | None:
-        """Return what is known about a class of nodes, None for one of graphs."""
+        """Return the metadata of a class of nodes; None for a class of graphs."""
         node_class = self.of(cls)
         return (
             node_class if node_class is not None and not node_class.is_graph else None
         )
 
     def graph(self, cls: type) -> NodeClass | None:
-        """Return what is known about a class of graphs, None for one of nodes."""
+        """Return the metadata of a class of graphs; None for a class of nodes."""
         node_class = self.of(cls)
         return node_class if node_class is not None and node_class.is_graph else None
 

@@ -67,7 +67,7 @@ def _patch_dill(module: ModuleType) -> None:
 
 
 def _original_of(function: Any) -> Any:
-    """Return what a wrapper of ours replaced, other functions unchanged."""
+    """Return the function that our wrapper replaced; other functions unchanged."""
     return (
         inspect.unwrap(function, stop=lambda f: not is_wrapper(f))
         if is_wrapper(function)

@@ -13,29 +13,20 @@ distinguishes the two.
 from __future__ import annotations
 
 from itertools import islice
-from types import FunctionType
 from typing import Any, Final
 
+from kaywatch._inline import pair
 from kaywatch._instrument.naming import NodeClass, is_batch, node_classes
 from kaywatch._instrument.topology import TopologyReporter
 from kaywatch._process import process
 from kaywatch._spans import spans as _spans
 from kaywatch._spans.details import ItemTiming
-from kaywatch._spans.runs import Run, current_run
-from kaywatch._spans.spans import Span, action_name, current_span
-from kaywatch._wrappers import (
-    Function,
-    Hooks,
-    first,
-    mirror,
-    seal,
-    second,
-    takes,
-    warn_once,
-)
+from kaywatch._spans.runs import Run, action_name, current_run
+from kaywatch._spans.spans import Span, current_span
+from kaywatch._wrappers import Hooks, second, warn_once
 from kaywatch.wire import EndReason
 
-__all__ = ["LOOP", "RUN", "topology_reporter", "wrap_next_node"]
+__all__ = ["LOOP", "NEXT_NODE", "RUN", "topology_reporter"]
 
 NO_SUCCESSORS: Final = EndReason.NO_SUCCESSORS.value
 UNMATCHED_ACTION: Final = EndReason.UNMATCHED_ACTION.value
@@ -191,28 +182,16 @@ LOOP: Final = Hooks(_enter_loop, _leave_loop, second)
 # -- get_next_node ---------------------------------------------------------------
 
 
-def wrap_next_node(original: FunctionType) -> Function:
-    """Wrap `get_next_node(node, action)`: if it returns None, the run ends.
+def _leave_next_node(
+    call: tuple[Any, Any], successor: object, error: BaseException | None
+) -> None:
+    # Not by its truth: a node's class may define `__len__`.
+    if successor is None and error is None:
+        _set_reason(*call)
 
-    Hooks would cost 100 ns per visit, and only the last call of a run matters.
-    """
 
-    def find(self: Any, node: Any, action: Any) -> Any:
-        successor = original(self, node, action)
-        # Not by its truth: a node's class may define `__len__`.
-        if successor is None:
-            _set_reason(self, node)
-        return successor
-
-    def find_any(self: Any, *args: Any, **kwargs: Any) -> Any:
-        successor = original(self, *args, **kwargs)
-        if successor is None:
-            _set_reason(self, first(args, kwargs))
-        return successor
-
-    if takes(original, 3):
-        return mirror(find, original)
-    return seal(find_any, original)
+# Of `get_next_node(node, action)`: if it returns None, the run ends.
+NEXT_NODE: Final = Hooks(pair, _leave_next_node)
 
 
 def _set_reason(graph: Any, node: Any) -> None:
@@ -234,7 +213,7 @@ def _set_reason(graph: Any, node: Any) -> None:
 
 
 def _graph_class(graph: Any) -> NodeClass | None:
-    """Return what is known about a graph, None if it isn't to be recorded."""
+    """Return the metadata of a graph; None if it is not recorded."""
     if not process.settings.enabled:
         run = _run()
         # A run in progress is recorded to its end, with the graphs that are its nodes.

@@ -119,14 +119,14 @@ def _wrap_submit(original: Function) -> Function:
     def submit(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         if not args or (_span() is None and _run() is None):
             return original(self, *args, **kwargs)
-        function = _carrying(args[0])
+        function = _carry_context(args[0])
         with _origin(None, None):  # for the worker that this call may start
             return original(self, function, *args[1:], **kwargs)
 
     return submit
 
 
-def _carrying(function: Function) -> Function:
+def _carry_context(function: Function) -> Function:
     """Return a function that runs in the span and the run of this moment."""
     span, run = _span(), _run()
 

@@ -21,7 +21,7 @@ from kaywatch._instrument.naming import (
     start_of,
 )
 from kaywatch._process import process
-from kaywatch._spans.spans import action_name
+from kaywatch._spans.runs import action_name
 from kaywatch.recorder import Topology
 
 __all__ = ["TopologyReporter", "walk"]
@@ -75,6 +75,7 @@ class TopologyReporter:
                 name = entry.names.get(name)
                 if name is None:
                     name = entry.names[node_class.name] = node_name(graph)
+        name = process.recorder.names.graph(name)
         if name not in entry.reported:
             self._report(name, start, entry)
         return name
@@ -142,6 +143,6 @@ def _successors(node: Any) -> list[tuple[str, Any]]:
 
 
 def _edge_name(action: object) -> str:
-    # Unlike a returned action, an empty one is an edge of its own.
+    # Unlike a returned action, an empty action is a separate edge.
     is_empty = isinstance(action, str) and not str.__len__(action)
     return "" if is_empty else action_name(action)

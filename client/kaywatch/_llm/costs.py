@@ -69,10 +69,10 @@ class AttemptCost:
             outer.inner.add(self)
 
     def add(self, entry: CostEntry) -> None:
-        """Add what a call cost; the attempt may be over already."""
+        """Add the cost of a call; the attempt may have ended already."""
         self._entries.append(entry)
         if len(self._entries) > MAX_ENTRIES:
-            self._entries.extend(_summed(_pop_all(self._entries)))
+            self._entries.extend(_sum_entries(_pop_all(self._entries)))
         if self._is_wasted or self._is_closed:
             self._pass_on()
 
@@ -84,7 +84,7 @@ class AttemptCost:
         self._pass_on()
 
     def close(self) -> None:
-        """Pass it on to the enclosing attempt: this one succeeded."""
+        """Pass the costs on to the enclosing attempt, since this attempt succeeded."""
         self._is_closed = True
         if self._outer is not None:
             self._outer.inner.discard(self)
@@ -117,7 +117,7 @@ class RunCost:
         self._open_calls.append(None)
 
     def add(self, cost: float | None, tokens: float) -> None:
-        """Add what a call cost that `begin` announced; None if unknown."""
+        """Add the cost of a call that `begin` announced; None if unknown."""
         amounts = self._amounts
         amounts.append((cost, tokens))
         if len(amounts) > MAX_ENTRIES:
@@ -187,7 +187,7 @@ def _pop_all(entries: list[Any]) -> list[Any]:
     return popped
 
 
-def _summed(entries: list[CostEntry]) -> list[CostEntry]:
+def _sum_entries(entries: list[CostEntry]) -> list[CostEntry]:
     """Return one entry for each meter."""
     sums: dict[Meter, list[float]] = {}
     for meter, *amounts in entries:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import sys
 from typing import Any, Final
-from weakref import WeakSet
 
 from kaywatch._llm.calls import Call
 from kaywatch._llm.usage import Tally
-from kaywatch._process import process
+from kaywatch._unfinished import Unfinished
 from kaywatch._wrappers import warn_once
 
 __all__ = ["ObservedEvents", "SdkCall", "unread_calls"]
@@ -22,7 +21,7 @@ class SdkCall(Call):
     """A call that an SDK makes.
 
     Attributes:
-        tally: what its answer has revealed so far.
+        tally: the usage that the answer has reported so far.
         is_observed: whether the events of its stream are read.
     """
 
@@ -43,7 +42,7 @@ class SdkCall(Call):
             warn_once("a stream's event")
 
     def finish(self, error: BaseException | None = None) -> None:
-        """Record the call with what is known of it, unless that is done already."""
+        """Record the call with its usage so far, unless it is recorded already."""
         try:
             if error is not None:
                 self.touch()
@@ -59,15 +58,7 @@ class SdkCall(Call):
 
 
 # Calls whose answer is not read yet; the application may hold some to the end.
-unread_calls: Final[WeakSet[SdkCall]] = WeakSet()
-
-
-def _finish_unread() -> None:
-    for call in list(unread_calls):
-        call.finish()
-
-
-process.before_exit.append(_finish_unread)
+unread_calls: Final = Unfinished(SdkCall.finish)
 
 
 class ObservedEvents:

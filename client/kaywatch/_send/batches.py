@@ -45,12 +45,18 @@ class Batches:
         self._packer = Packer(recorder)
         self._dropped = 0  # by the recorder, as counted here so far
 
-    @property
-    def drained(self) -> bool:
-        """Whether the agent has committed all recorded events."""
+    def is_drained(self, through: int | None = None) -> bool:
+        """Return whether the agent has committed all recorded events.
+
+        Args:
+            through: the last batch that matters; None for all events.
+        """
+        first = self.buffer.first_seq
+        if through is not None:
+            return not first or first > through
         recorder = self._recorder
         pending = any(events.flat for events in recorder.pending) or recorder.failures
-        return not pending and not len(self.buffer)
+        return not pending and not first
 
     def pack(self, largest: int) -> int:
         """Take the pending events out of the recorder; return their number.
@@ -110,7 +116,8 @@ class Batches:
         self._packer.resend_topologies()
 
     def goodbye(self) -> bytes:
-        """Return the last message of an orderly end."""
+        """Return the last message of an orderly end; it reports unsent events."""
+        self.buffer.drop_unsent()
         return wire.bye(self.identity.client, self.seq, self.buffer.take_drops())
 
     def _split(self, batch: EncodedBatch, largest: int) -> Iterator[EncodedBatch]:

@@ -45,7 +45,7 @@ VARIABLES: Final = {
 }
 
 
-# Less is not tried: some names and one traceback have to fit.
+# The limit is not reduced further: some names and one traceback must fit.
 SMALLEST_LIMIT: Final = 4_096
 
 log = logging.getLogger("kaywatch")
@@ -153,7 +153,7 @@ class MqttVersion:
     def switch(self) -> bool:
         """Use the other version from now on; return whether it is 3.1.1.
 
-        Called when the broker says that it does not support this one.
+        Called when the broker reports that it does not support this version.
         """
         self.is_5 = not self.is_5
         self._confirmed = False

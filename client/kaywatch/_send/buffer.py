@@ -31,7 +31,7 @@ class Buffer:
 
     Attributes:
         bytes, events: of all unacknowledged batches; any thread may read them.
-        sent_bytes: of those that were sent on this connection.
+        sent_bytes: of all batches that were sent on this connection.
         last_sent: the number of the last batch that was ever sent.
         acked_events: acknowledged since the start.
         dropped: events dropped since the start, by reason.
@@ -138,6 +138,11 @@ class Buffer:
                     self._drop(self._remove_first(batches), reason)
                     batches.rotate(position)
                     return
+
+    def drop_unsent(self) -> None:
+        """Drop the batches that were not sent on this connection: the process ends."""
+        while self._unsent:
+            self._drop(self._remove_first(self._unsent), DropReason.UNSENT)
 
     def count_drop(self, reason: str, events: int) -> None:
         """Count events that were dropped before they were batched."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
+import contextlib
+import importlib
+import os
+import sys
+from collections.abc import Callable, Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
 from kaywatch._send import broker as _broker
+from kaywatch._send.problems import unreachable
 from kaywatch._send.transport import (
     Refused,
     Transport,
@@ -17,17 +21,19 @@ from kaywatch._send.transport import (
 )
 from kaywatch.errors import ConfigurationError
 
-__all__ = ["check_endpoint", "check_usable", "connector"]
-
-log = logging.getLogger("kaywatch")
+__all__ = ["check_endpoint", "check_usable", "connector", "finish_imports"]
 
 EXAMPLES: Final = (
     "unix:///run/kaywatch/ingest.sock, or mqtt://host:1883/kaywatch with a broker"
 )
 
 
-def check_endpoint(endpoint: str) -> None:
+def check_endpoint(endpoint: str, environment: Mapping[str, str] = os.environ) -> None:
     """Validate an endpoint and the settings that belong to it.
+
+    Args:
+        endpoint: a URL.
+        environment: the variables with those settings.
 
     Raises:
         ConfigurationError: no client could send to it.
@@ -36,7 +42,7 @@ def check_endpoint(endpoint: str) -> None:
     if scheme == "unix":
         check_unix(endpoint)
     elif scheme in _broker.SCHEMES:
-        _broker.from_environment(endpoint)
+        _broker.from_environment(endpoint, environment)
     else:
         raise ConfigurationError(
             f"endpoint {_broker.without_secret(endpoint)!r}: unknown scheme"
@@ -44,13 +50,17 @@ def check_endpoint(endpoint: str) -> None:
         )
 
 
-def check_usable(endpoint: str) -> None:
+def check_usable(endpoint: str, environment: Mapping[str, str] = os.environ) -> None:
     """Validate an endpoint, and that this process has the library to send to it.
+
+    Args:
+        endpoint: as of `check_endpoint`.
+        environment: as of `check_endpoint`.
 
     Raises:
         ConfigurationError: this process could not send to it.
     """
-    check_endpoint(endpoint)
+    check_endpoint(endpoint, environment)
     if _scheme(endpoint) in _broker.SCHEMES and not _has_paho():
         raise ConfigurationError(
             "sending over MQTT needs paho-mqtt: pip install 'kaywatch[mqtt]'"
@@ -69,13 +79,23 @@ def connector(endpoint: str | None, client: bytes) -> Callable[[], Transport]:
     try:
         check_usable(endpoint)
     except ConfigurationError as error:
-        # It is from the environment, and the application has to run all the same.
+        # It is from the environment, and must not stop the application.
         problem = str(error)
-        log.warning("kaywatch cannot send: %s", problem)
         return lambda: _fail(problem)
     if _scheme(endpoint) == "unix":
         return lambda: _first_socket(endpoint)
     return _broker_connector(endpoint, client)
+
+
+def finish_imports() -> None:
+    """Wait until no other thread is in the middle of importing a transport.
+
+    A child that is forked then could never import that module.
+    """
+    name = "kaywatch._send.mqtt"
+    if name in sys.modules:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)  # waits for the thread that imports it
 
 
 def _broker_connector(endpoint: str, client: bytes) -> Callable[[], Transport]:
@@ -97,17 +117,17 @@ def _broker_connector(endpoint: str, client: bytes) -> Callable[[], Transport]:
 
 
 def _first_socket(endpoint: str | None) -> Transport:
-    last: OSError = FileNotFoundError("no agent's socket exists")
+    errors: dict[str, OSError] = {}
     for path in candidates(endpoint):
         try:
             return UnixTransport(path)
         except OSError as error:
-            last = error
-    raise last
+            errors[path] = error
+    raise unreachable(errors)
 
 
 def _fail(problem: str) -> Transport:
-    raise ConnectionError(problem)
+    raise Refused(problem)
 
 
 def _scheme(endpoint: str) -> str:

@@ -18,6 +18,7 @@ from kaywatch import wire
 from kaywatch._send.batches import Batches
 from kaywatch._send.identity import resource_usage
 from kaywatch._send.packer import BatchContent
+from kaywatch._send.problems import Problems, describe
 from kaywatch._send.session import (
     FLUSH_INTERVAL,
     AgentHistory,
@@ -37,7 +38,14 @@ _random: Final = random.SystemRandom()
 
 RETRY_MIN: Final = 0.1
 RETRY_MAX: Final = 2.0  # checking for a missing socket file costs microseconds
+# The agent is there, but has no time to answer: EAGAIN for a full queue of connections.
+BUSY: Final = (BlockingIOError, TimeoutError, ConnectionResetError, BrokenPipeError)
 RETRY_LASTING: Final = 10.0  # somebody has to change a version, password or rule
+
+NO_AGENT: Final = (
+    "no agent has answered through the broker; start one with [[ingest.mqtt]], and"
+    " compare the topic prefixes"
+)
 
 
 class Backoff:
@@ -68,7 +76,11 @@ class Backoff:
 
 
 class AgentConnection:
-    """The connection of one process to its agent; used by one thread."""
+    """The connection of one process to its agent; used by one thread.
+
+    Attributes:
+        is_agent_busy: whether the last attempt failed at an agent that is there.
+    """
 
     def __init__(
         self,
@@ -81,7 +93,8 @@ class AgentConnection:
         self._connect = connect
         self._link: tuple[Transport, ClientSession] | None = None
         self._backoff = Backoff()
-        self._error = ""  # of the last connection
+        self._problems = Problems()
+        self.is_agent_busy = False
         self._opened_at = 0.0
         self._logged: set[str] = set()
 
@@ -93,7 +106,8 @@ class AgentConnection:
     @property
     def error(self) -> str:
         """The current problem; empty for none."""
-        return (self._link[1].error if self._link is not None else "") or self._error
+        in_session = self._link[1].error if self._link is not None else ""
+        return in_session or self._problems.text
 
     @property
     def interval(self) -> float:
@@ -106,6 +120,15 @@ class AgentConnection:
             return self._backoff.at_once
         transport, session = self._link
         return session.is_busy(now, transport.backlog)
+
+    def expects_answer(self, now: float) -> bool:
+        """Return whether a flush is worth its time: the agent is there, or was."""
+        if self.history.reached:
+            return True
+        if self._link is None:
+            return self.is_agent_busy
+        transport, session = self._link
+        return session.expects_answer(now, transport.backlog)
 
     def step(self, now: float, urgent: bool = False, wait: float = 0.0) -> int:
         """Pack, connect when due, send, and handle the replies.
@@ -124,13 +147,16 @@ class AgentConnection:
                 self._link = self._open(now)
             if self._link is not None:
                 self._exchange(*self._link, now, urgent, wait)
+                self._report_absence(*self._link, now)
         except (OSError, ValueError, LookupError, TypeError) as error:
             # All but OSError are raised for a reply that is not a valid message.
-            self._disconnect(now, error)
+            self._disconnect(now, error, urgent)
+        self._problems.report_drops(now, self.batches.buffer.dropped)
         return packed
 
     def close(self) -> None:
         """Send a goodbye if connected, and close the connection."""
+        self._problems.report_undelivered(self.batches.buffer.events)
         if self._link is not None:
             transport = self._link[0]
             with contextlib.suppress(OSError, ValueError):
@@ -196,26 +222,33 @@ class AgentConnection:
             if error is not None:
                 self._handle_error(error)
         if session.connected:
-            self._error = ""
+            self._problems.resolve(now)
             # Not at once: a broker may accept us and close the connection soon after.
             if now - self._opened_at > RETRY_MAX:
                 self._backoff.delay = RETRY_MIN
 
+    def _report_absence(
+        self, transport: Transport, session: ClientSession, now: float
+    ) -> None:
+        # On a socket, a missing answer ends the connection.
+        if transport.lossy and not session.connected:
+            self._problems.report(now, NO_AGENT, at_once=False)
+
     def _handle_error(self, error: MessageError) -> None:
         text = f"the agent rejected a message: {error.text} ({error.code})"
-        self._log_once(error.code, text)
         if error.lasting:
-            self._backoff.delay = RETRY_LASTING
-            raise ConnectionError(error.text)
-
-    def _disconnect(self, now: float, error: Exception) -> None:
-        self.abandon()
-        self._error = f"{type(error).__name__}: {error}"
-        self._backoff.fail(now, error)
-        if isinstance(error, Refused):
-            self._log_once(self._error, f"kaywatch cannot send: {error}")
-
-    def _log_once(self, key: str, text: str) -> None:
-        if key not in self._logged:
-            self._logged.add(key)
+            raise Refused(text)
+        if error.code == wire.ErrorCode.OVER_QUOTA:
+            raise ConnectionError(text)  # rather than that it is closed, which follows
+        if error.code not in self._logged:
+            self._logged.add(error.code)
             log.warning("%s", text)
+
+    def _disconnect(self, now: float, error: Exception, urgent: bool) -> None:
+        self.abandon()
+        self._backoff.fail(now, error)
+        self.is_agent_busy = isinstance(error, (*BUSY, RetryAtOnce))
+        may_pass = isinstance(error, RetryAtOnce) or (
+            self.history.reached and not urgent and not isinstance(error, Refused)
+        )
+        self._problems.report(now, describe(error), at_once=not may_pass)

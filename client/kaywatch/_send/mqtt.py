@@ -15,7 +15,7 @@ import socket
 import time
 from collections import deque
 from enum import IntEnum
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
@@ -49,6 +49,22 @@ class MqttStage(IntEnum):
     OPENED = 0
     ACCEPTED = 1  # by the broker
     SUBSCRIBED = 2
+
+
+class TopicNames(NamedTuple):
+    """The topics of a client; see `wire.topic`."""
+
+    up: str
+    down: str
+    gone: str
+    status: str  # of the agent
+
+    @classmethod
+    def of(cls, prefix: str, client: str) -> TopicNames:
+        """Return the topics of the client with this id."""
+        leaves = ("up", "down", "gone")
+        up, down, gone = (wire.topic(prefix, client, leaf) for leaf in leaves)
+        return cls(up, down, gone, wire.status_topic(prefix))
 
 
 class PublishQueue:
@@ -89,15 +105,13 @@ class MqttTransport:
         self._broker = broker
         self._version = version
         self._process = os.getpid()
-        name = client.hex()
-        self._up = wire.topic(broker.prefix, name, "up")
-        self._down = wire.topic(broker.prefix, name, "down")
+        self._topics = TopicNames.of(broker.prefix, client.hex())
         self._queue = PublishQueue()
         self._received: list[bytes | AgentStatus] = []
         self._problem: OSError | None = None
         self._stage = MqttStage.OPENED
         self._answered_at = time.monotonic()
-        self._paho = self._connect(name)
+        self._paho = self._connect(client.hex())
 
     @property
     def backlog(self) -> int:
@@ -165,7 +179,7 @@ class MqttTransport:
         client.on_publish = self._on_publish
         client.on_message = self._on_message
         client.on_disconnect = self._on_disconnect
-        client.will_set(wire.topic(self._broker.prefix, name, "gone"), qos=1)
+        client.will_set(self._topics.gone, qos=1)
         if self._broker.user:
             client.username_pw_set(self._broker.user, self._broker.secret())
         context = self._broker.context()
@@ -207,7 +221,7 @@ class MqttTransport:
                 self._answered_at = time.monotonic()  # nothing was owed until now
             message = queue.waiting.popleft()
             queue.written += len(message)
-            published = self._paho.publish(self._up, message, qos=1)
+            published = self._paho.publish(self._topics.up, message, qos=1)
             queue.unconfirmed[published.mid] = len(message)
 
     def _on_connect(
@@ -215,7 +229,7 @@ class MqttTransport:
     ) -> None:
         self._answered_at = time.monotonic()
         if reason == UNSUPPORTED_VERSION:
-            self._problem = _unsupported(self._version.switch())
+            self._problem = _unsupported_version(self._version.switch())
         elif reason.is_failure:
             self._problem = Refused(f"the broker rejected the connection: {reason}")
         if reason.is_failure:
@@ -227,16 +241,15 @@ class MqttTransport:
         limit = getattr(properties, "MaximumPacketSize", None)
         if limit is not None:
             # The rest of a packet: its head, the topic, no properties.
-            self.largest = min(self.largest, limit - len(self._up) - 16)
-        status = wire.status_topic(self._broker.prefix)
-        client.subscribe([(self._down, 0), (status, 1)])
+            self.largest = min(self.largest, limit - len(self._topics.up) - 16)
+        client.subscribe([(self._topics.down, 0), (self._topics.status, 1)])
 
     def _on_subscribe(
         self, _: Any, __: Any, ___: Any, reasons: list[ReasonCode], ____: Any
     ) -> None:
         self._answered_at = time.monotonic()
         if reasons[0].is_failure:
-            text = f"the broker does not allow subscribing to {self._down}"
+            text = f"the broker does not allow subscribing to {self._topics.down}"
             self._problem = Refused(text)
             return
         self._stage = MqttStage.SUBSCRIBED
@@ -251,12 +264,14 @@ class MqttTransport:
         # MQTT 5 only: a 3.1.1 broker drops the message without a reason. Messages
         # dropped for another reason, such as a full queue, are sent again in time.
         if reason == NOT_AUTHORIZED:
-            text = f"the broker does not allow publishing to {self._up}: {reason}"
+            text = (
+                f"the broker does not allow publishing to {self._topics.up}: {reason}"
+            )
             self._problem = Refused(text)
 
     def _on_message(self, _: Any, __: Any, message: paho.MQTTMessage) -> None:
         self._answered_at = time.monotonic()
-        if message.topic == self._down:
+        if message.topic == self._topics.down:
             self._received.append(bytes(message.payload))
         elif message.payload == wire.OFFLINE:
             self._received.append(AgentStatus.AWAY)
@@ -275,13 +290,13 @@ class MqttTransport:
             return
         accepted = self._stage is not MqttStage.OPENED
         if not accepted and self._version.switch_if_unconfirmed():
-            self._problem = _unsupported(at_once=True)
+            self._problem = _unsupported_version(at_once=True)
         else:
             text = f"the broker closed the connection: {reason}"
             self._problem = ConnectionResetError(text)
 
 
-def _unsupported(at_once: bool) -> OSError:
+def _unsupported_version(at_once: bool) -> OSError:
     text = "the broker does not support this version of MQTT"
     return RetryAtOnce(text) if at_once else ConnectionError(text)
 

@@ -10,7 +10,7 @@ started over at any batch once they exceed their limit.
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
 from kaywatch import wire
@@ -56,6 +56,27 @@ class _Interner(dict[Any, int]):
         return number
 
 
+class _ActionInterner(dict[str, int]):
+    """A dict that numbers actions, and folds names that are made per request.
+
+    Args:
+        fold: returns the folded name.
+        strings: numbers the names.
+    """
+
+    def __init__(self, fold: Callable[[str], str], strings: _Interner) -> None:
+        super().__init__()
+        self._fold = fold
+        self._strings = strings
+
+    def __missing__(self, action: str) -> int:
+        name = self._fold(action)
+        number = self._strings[name]
+        if name == action:  # otherwise it would grow with each request
+            self[action] = number
+        return number
+
+
 class Packer:
     """Takes pending events out of a recorder, a batch at a time."""
 
@@ -88,7 +109,9 @@ class Packer:
             unpackable += rows - count
             if count:
                 before = sections.get(name)
-                sections[name] = columns if before is None else _joined(before, columns)
+                sections[name] = (
+                    columns if before is None else _join_columns(before, columns)
+                )
         self._add_details(sections)
         if not sections and not unpackable:
             return None
@@ -129,7 +152,7 @@ class Packer:
 
     def _column(self, name: str, typecode: str, values: list[Any]) -> bytes:
         if name not in _UNIFORM:
-            return _packed(typecode, values)
+            return _pack(typecode, values)
         count = len(values)
         if values.count(values[0]) == count:
             del values[1:]
@@ -138,7 +161,7 @@ class Packer:
             values = [table[value] for value in values]
         elif name == "attempts":
             values = [min(value, MAX_ATTEMPTS) for value in values]
-        return _packed(typecode, values) * (count // len(values))
+        return _pack(typecode, values) * (count // len(values))
 
     # -- lists -----------------------------------------------------------------------
 
@@ -204,8 +227,9 @@ class Packer:
     def _reset(self) -> None:
         self._strings = _Interner({"": 0})
         self._errors = _Interner({None: 0})
-        named = dict.fromkeys(("action", "graph", "node", "reason"), self._strings)
-        self._tables = {**named, "error": self._errors}
+        named = dict.fromkeys(("graph", "node", "reason"), self._strings)
+        actions = _ActionInterner(self._recorder.names.action, self._strings)
+        self._tables = {**named, "action": actions, "error": self._errors}
         self._table_size = (0, 0, 0, 0)
         self._table_bytes = b""
 
@@ -222,8 +246,8 @@ class Packer:
     def _entries(self) -> dict[str, object]:
         number = self._strings.__getitem__
         recorder = self._recorder
-        series = _by_number(recorder.series_table.keys, ("", ""))
-        points = _by_number(recorder.points_table.keys, ("count", "", "", "", ()))
+        series = _sort_by_number(recorder.series_table.keys, ("", ""))
+        points = _sort_by_number(recorder.points_table.keys, ("count", "", "", "", ()))
         entries = {
             "series": [[*map(number, names)] for names in series],
             "points": [
@@ -233,7 +257,7 @@ class Packer:
             "errors": [[number(e[0]), e[1]] if e else [0, ""] for e in self._errors],
         }
         # Last, since the entries above intern their names.
-        return {"strings": [_truncated(text) for text in self._strings], **entries}
+        return {"strings": [_truncate(text) for text in self._strings], **entries}
 
 
 def _most_visited(loops: Iterable[Loop]) -> list[Loop]:
@@ -241,14 +265,14 @@ def _most_visited(loops: Iterable[Loop]) -> list[Loop]:
     most: dict[tuple[str, str], Loop] = {}
     for loop in loops:
         graph, node, visits, _ = loop
-        known = most.get((graph, node))
+        previous = most.get((graph, node))
         # `__other__` is many nodes, each of which may have been visited once.
-        if visits > 1 and node != OTHER and (known is None or visits > known[2]):
+        if visits > 1 and node != OTHER and (previous is None or visits > previous[2]):
             most[graph, node] = loop
     return sorted(most.values(), key=lambda loop: loop[2], reverse=True)
 
 
-def _by_number(keys: dict[int, Any], absent: Any) -> list[Any]:
+def _sort_by_number(keys: dict[int, Any], absent: Any) -> list[Any]:
     """Return the keys in order of their numbers, which are 0 and up."""
     # A number is missing while its thread has taken it and not used it yet.
     return [keys.get(number, absent) for number in range(max(keys, default=-1) + 1)]
@@ -274,7 +298,7 @@ def _snapshot(live: Collection[T]) -> list[T]:
 
 
 def _failure(failure: Failure) -> dict[str, Any]:
-    """Return a failure for the wire, without what it lacks of traceback and run."""
+    """Return a failure for the wire, without an empty traceback or run."""
     fields: dict[str, Any] = failure._asdict()
     for name in ("traceback", "run_start", "visits", "path"):
         if not fields[name]:
@@ -290,16 +314,16 @@ def _cut(pending: list[Any], limit: int) -> list[Any]:
     return taken
 
 
-def _joined(one: dict[str, bytes], other: dict[str, bytes]) -> dict[str, bytes]:
+def _join_columns(one: dict[str, bytes], other: dict[str, bytes]) -> dict[str, bytes]:
     """Return the columns of both, the rows of `one` first."""
     return {name: column + other.get(name, b"") for name, column in one.items()}
 
 
-def _packed(typecode: str, values: Sequence[Any]) -> bytes:
+def _pack(typecode: str, values: Sequence[Any]) -> bytes:
     # 10 ns a value; array(typecode, values) takes 25.
     return struct.pack(f"<{len(values)}{typecode}", *values)
 
 
-def _truncated(name: str) -> str:
+def _truncate(name: str) -> str:
     # Lone surrogates, as from os.fsdecode, have no UTF-8 form.
     return name[: wire.MAX_NAME].encode("utf-8", "replace").decode("utf-8")

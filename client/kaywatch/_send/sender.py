@@ -1,7 +1,7 @@
 """The one background thread: drives the connection and serves calls of `flush`.
 
-It shares no lock with the application: the hot path wakes the thread through a
-SimpleQueue, whose `put` may be re-entered from finalizers and signal handlers.
+It shares no lock with the application: the hot path wakes the thread through a socket
+and a SimpleQueue, whose `put` may be re-entered from finalizers and signal handlers.
 """
 
 from __future__ import annotations
@@ -9,12 +9,17 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import signal
 import threading
 import time
+from collections.abc import Callable
+from signal import raise_signal  # imported before `kaywatch._exits` wraps it
 from typing import Final
 
 from kaywatch import wire
+from kaywatch._send.connecting import finish_imports
 from kaywatch._send.connection import AgentConnection
+from kaywatch._send.self_pipe import SelfPipe
 from kaywatch._send.session import FLUSH_INTERVAL
 from kaywatch.recorder import Recorder
 
@@ -28,13 +33,37 @@ PAUSE_TIMEOUT: Final = 0.5  # the most that a fork waits; a step takes up to 50 
 
 
 class Sender:
-    """The thread that drives the connection."""
+    """The thread that drives the connection.
 
-    def __init__(self, connection: AgentConnection, recorder: Recorder) -> None:
+    Attributes:
+        failure: an error of ours in the last step; empty for none.
+        pid: of the process that it belongs to.
+
+    Args:
+        connection: to the agent.
+        recorder: holds the events.
+        record_rest: records what is still in progress when a SIGTERM arrives.
+        exit_timeout: maximum time in seconds by which a flush delays a SIGTERM.
+
+    Raises:
+        OSError: there is no free file descriptor.
+    """
+
+    def __init__(
+        self,
+        connection: AgentConnection,
+        recorder: Recorder,
+        record_rest: Callable[[], None] = lambda: None,
+        exit_timeout: float = 2.0,
+    ) -> None:
         self.connection = connection
+        self.failure = self._logged = ""
+        self.pid = os.getpid()
         self._recorder = recorder
-        self._wake: queue.SimpleQueue[FlushRequest | None] = queue.SimpleQueue()
-        self._woken = False
+        self._record_rest = record_rest
+        self._exit_timeout = exit_timeout
+        self._requests: queue.SimpleQueue[FlushRequest] = queue.SimpleQueue()
+        self._pipe = SelfPipe()
         self._thread: threading.Thread | None = None
         self._driving = threading.Lock()  # held while stepping the connection
         self._paused = threading.Event()
@@ -44,6 +73,17 @@ class Sender:
     def paused(self) -> bool:
         """Whether no thread runs: before the first `start`, and since a fork."""
         return self._paused.is_set()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its thread runs: none survives a fork of C code."""
+        thread = self._thread
+        return (
+            thread is not None
+            and not self.paused
+            and self.pid == os.getpid()
+            and thread.is_alive()
+        )
 
     def start(self) -> None:
         """Start a thread, and let the recorder accept events without waking it.
@@ -55,7 +95,13 @@ class Sender:
         thread = threading.Thread(
             target=self._run, args=(paused,), name="kaywatch-sender", daemon=True
         )
-        thread.start()
+        # Before the first event is recorded: a SIGTERM may follow within microseconds.
+        self._pipe.watch_sigterm()
+        try:
+            thread.start()
+        except RuntimeError:
+            self._pipe.unwatch_sigterm()
+            raise
         self._thread, self._paused = thread, paused
         self._recorder.open()
 
@@ -70,8 +116,10 @@ class Sender:
             return
         self._recorder.close()
         self._paused.set()
-        self._wake.put(None)
+        self._pipe.notify()
         thread.join(PAUSE_TIMEOUT)
+        if thread.is_alive():
+            finish_imports()
         # Python 3.12's join returns shortly before the kernel's thread has ended.
         task = f"/proc/self/task/{thread.native_id}"
         for _ in range(100):
@@ -81,9 +129,13 @@ class Sender:
 
     def wake(self) -> None:
         """Make the thread look now. Re-entrant, never blocks."""
-        if not self._woken:
-            self._woken = True
-            self._wake.put(None)
+        self._pipe.notify()
+
+    def abandon(self) -> None:
+        """Close the files that the child of a fork inherited."""
+        self._pipe.unwatch_sigterm()
+        self._pipe.close()
+        self.connection.abandon()
 
     def flush(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds until the agent has committed all events."""
@@ -99,10 +151,11 @@ class Sender:
 
     def _request(self, timeout: float, stop: bool) -> bool:
         request = FlushRequest(time.monotonic() + timeout, stop)
-        self._wake.put(request)
+        self._requests.put(request)
+        self._pipe.notify()
         # The thread watches the deadline itself; the margin is for its last step.
         while time.monotonic() < request.deadline + 0.5:
-            if self.paused and self._driving.acquire(timeout=POLL):
+            if not self.is_running and self._driving.acquire(timeout=POLL):
                 try:
                     self._serve(request)
                 finally:
@@ -112,25 +165,54 @@ class Sender:
         return request.drained
 
     def _run(self, paused: threading.Event) -> None:
-        delay = FIRST_FLUSH
         with self._driving:
-            while not paused.is_set():
-                request = self._next_request(delay)
-                if request is None:
-                    delay = self._flush_once()
-                elif not self._serve(request, paused):
-                    self._wake.put(request)  # for the next driver
-                elif request.stop:
-                    return
-            self._step(urgent=False, wait=0.0)
+            if self._pipe.closed:  # by the driver that this thread waited for
+                return
+            try:
+                self._drive(paused)
+            finally:
+                self._pipe.unwatch_sigterm()
 
-    def _next_request(self, delay: float) -> FlushRequest | None:
+    def _drive(self, paused: threading.Event) -> None:
+        delay = FIRST_FLUSH
+        while not paused.is_set():
+            if self._pipe.wait(delay):
+                self._terminate()
+            request = self._next_request()
+            if request is None:
+                delay = self._flush_once()
+            elif not self._serve(request, paused):
+                self._requests.put(request)  # for the next driver
+            elif request.stop:
+                return
+            else:
+                delay = 0.0
+        self._step(urgent=False, wait=0.0)
+
+    def _next_request(self) -> FlushRequest | None:
         try:
-            request = self._wake.get(timeout=delay)
+            return self._requests.get_nowait()
         except queue.Empty:
             return None
-        self._woken = False
-        return request
+
+    def _terminate(self) -> None:
+        """Flush what was recorded so far, then let SIGTERM end the process.
+
+        Events that other threads record meanwhile would not exist without kaywatch.
+        """
+        deadline = time.monotonic() + self._exit_timeout
+        try:
+            self._record_rest()
+            self._step(urgent=True, wait=0.0)
+            through = self.connection.batches.seq
+            self._serve(FlushRequest(deadline, through=through))
+            self.connection.close()
+        except Exception:
+            log.exception("kaywatch could not send its last events")
+        finally:
+            self._pipe.unwatch_sigterm()
+            # If a handler was set meanwhile, it gets the signal.
+            raise_signal(signal.SIGTERM)
 
     def _flush_once(self) -> float:
         """Step the connection; return how long to sleep."""
@@ -148,38 +230,60 @@ class Sender:
         connection = self.connection
         if request.answered.is_set():
             return True  # by another driver
-        while not connection.batches.drained and time.monotonic() < request.deadline:
+        batches = connection.batches
+        while not (self._pipe.closed or batches.is_drained(request.through)):
+            if time.monotonic() >= request.deadline:
+                break
             if paused is not None and paused.is_set():
                 return False
+            if paused is not None and self._pipe.wait(0.0):
+                self._terminate()
             self._step(urgent=True, wait=POLL)
-            if connection.connected or connection.is_busy(time.monotonic()):
+            now = time.monotonic()
+            if connection.connected or connection.is_busy(now):
                 continue
-            # One attempt is enough for an agent that never answered; one that did may
-            # be restarting.
-            if not connection.history.reached:
+            # Where there is no agent, the exit does not wait for one. One that answered
+            # before may be restarting.
+            if not connection.expects_answer(now):
                 break
             time.sleep(POLL)
-        request.drained = connection.batches.drained
+        request.drained = batches.is_drained(request.through)
         if request.stop:
             connection.close()
+            self._pipe.unwatch_sigterm()
+            self._pipe.close()
         request.answered.set()
         return True
 
     def _step(self, urgent: bool, wait: float) -> int:
-        """Step the connection. The thread has to survive any exception."""
+        """Step the connection. The thread must survive any exception."""
         try:
-            return self.connection.step(time.monotonic(), urgent, wait)
-        except Exception:
-            log.exception("kaywatch failed to send; it will try again")
+            packed = self.connection.step(time.monotonic(), urgent, wait)
+        except Exception as error:
+            self.failure = f"{type(error).__name__}: {error}"
+            if self.failure != self._logged:
+                self._logged = self.failure
+                log.exception("kaywatch failed to send; it will try again")
             time.sleep(FLUSH_INTERVAL)
             return 0
+        self.failure = ""
+        return packed
 
 
 class FlushRequest:
-    """A request to the thread, with its answer in `drained` once `answered` is set."""
+    """A request to the thread, with its answer in `drained` once `answered` is set.
 
-    def __init__(self, deadline: float, stop: bool) -> None:
+    Args:
+        deadline: monotonic seconds.
+        stop: whether to say goodbye and end the thread afterwards.
+        through: the last batch to wait for; None for all events.
+    """
+
+    def __init__(
+        self, deadline: float, stop: bool = False, through: int | None = None
+    ) -> None:
         self.deadline = deadline
         self.stop = stop
+        self.through = through
         self.answered = threading.Event()
         self.drained = False

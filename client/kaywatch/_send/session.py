@@ -28,7 +28,7 @@ STALL_TIMEOUT: Final = 10.0  # no byte moved: the agent hangs, try another conne
 # agent is greeted again; the wait doubles after each greeting that brings no ack.
 PATIENCE_MIN: Final = 5.0
 PATIENCE_MAX: Final = 60.0
-COMMIT_TIMEOUT: Final = 3.0  # after which the agent has committed what it received
+COMMIT_TIMEOUT: Final = 3.0  # after which the agent has committed the received batches
 EAGER: Final = 1.0  # seconds after a greeting during which its answer is polled for
 
 # The limit of what a broker holds for one client while the agent is away or slow. With
@@ -62,7 +62,7 @@ class MessageError(NamedTuple):
 
     @property
     def lasting(self) -> bool:
-        """Whether somebody has to change a version or a configuration first."""
+        """Whether a user must first change a version or a configuration."""
         return self.code in _LASTING
 
 
@@ -130,7 +130,7 @@ class ClientSession:
             self._progress_at = now
         quiet = now - self._progress_at
         if not self._greeted and quiet > GREETING_TIMEOUT:
-            raise TimeoutError("the agent did not answer the greeting")
+            raise TimeoutError("the agent did not answer `hello`")
         if backlog and quiet > STALL_TIMEOUT:
             raise TimeoutError("the agent does not read what is sent to it")
 
@@ -157,6 +157,10 @@ class ClientSession:
     def is_busy(self, now: float, backlog: int) -> bool:  # noqa: ARG002
         """Return whether to poll the transport before the next flush."""
         return not self._greeted or backlog > 0
+
+    def expects_answer(self, now: float, backlog: int) -> bool:  # noqa: ARG002
+        """Return whether the agent is likely to answer the hello."""
+        return True  # it accepted the connection
 
     def wants_usage(self, now: float) -> bool:  # noqa: ARG002
         """Return whether to send resource usage, which an agent on the host samples."""
@@ -216,17 +220,19 @@ class BrokeredSession(ClientSession):
 
     def __init__(self, batches: Batches, history: AgentHistory, now: float) -> None:
         super().__init__(batches, history, now)
-        self._absent = False  # the broker says that the agent is offline
+        self._status: AgentStatus | None = None  # None: the broker has sent none
         self._regreet = False  # the agent misses batches, or is a new one
         self._patience = PATIENCE_MIN
         self._acked_at = now  # the last ack of a batch, or when none was due
         self._usage_sent_at = -USAGE_INTERVAL
         self._first_answer_at = math.inf  # to a hello of this connection
 
-    def advance(self, now: float, backlog: int) -> None:  # noqa: ARG002
+    def advance(self, now: float, backlog: int) -> None:
         """Greet the agent again when an ack is overdue or it asked for batches."""
-        if self._absent:
+        if self._is_away:
             return  # it announces its return; until then the buffer keeps everything
+        if backlog and self._greeting is Greeting.SENT:
+            self._greeted_at = now  # the broker is slow: the hello has not left yet
         since = self._acked_at if self._greeted else self._greeted_at
         waiting = not self._greeted or self._batches.buffer.sent > 0
         if waiting and now - max(since, self._greeted_at) > self._patience:
@@ -240,11 +246,20 @@ class BrokeredSession(ClientSession):
 
     def is_busy(self, now: float, backlog: int) -> bool:
         """Return whether to poll the transport before the next flush."""
-        if self._absent:
+        if self._is_away:
             return False
         if not self._greeted:
             return now - self._greeted_at < EAGER
         return backlog > 0 or (self._is_full() and self._batches.buffer.unsent > 0)
+
+    def expects_answer(self, now: float, backlog: int) -> bool:
+        """Return whether the agent is likely to answer the hello.
+
+        A busy broker or agent may need seconds. If the broker has not reported that
+        there is an agent, its answer gets the usual time.
+        """
+        is_there = self._status is not None and not self._is_away
+        return is_there or backlog > 0 or self.is_busy(now, backlog)
 
     def wants_usage(self, now: float) -> bool:
         """Return whether to send resource usage: the agent may be on another host."""
@@ -252,6 +267,11 @@ class BrokeredSession(ClientSession):
         if due:
             self._usage_sent_at = now
         return due
+
+    @property
+    def _is_away(self) -> bool:
+        """Whether the broker reports that the agent is offline."""
+        return self._status is AgentStatus.AWAY
 
     def _is_full(self) -> bool:
         """Return whether the broker holds the allowed number of batches or bytes."""
@@ -301,8 +321,8 @@ class BrokeredSession(ClientSession):
         self._regreet = self._regreet or self._greeted
 
     def _handle_status(self, status: AgentStatus) -> None:
-        self._absent = status is AgentStatus.AWAY
-        if self._absent:
+        self._status = status
+        if self._is_away:
             self.connected = False
             self._greeting = Greeting.SENT  # no answer will come
         elif status is AgentStatus.ARRIVED:

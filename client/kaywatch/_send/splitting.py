@@ -1,7 +1,7 @@
 """Splits an encoded batch into several that a broker's packet limit allows.
 
-A slow path: batches are packed for the limit that is known. It is needed for those that
-were packed before a broker announced its limit, or that a broker turned out to reject.
+This is a slow path, since batches are packed for the known limit. It is needed for
+batches that were packed before a broker announced its limit, or that it rejected.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def split(sections: Sections, fits: Callable[[Sections], bool]) -> Iterator[Part
         sections: those of the batch; not changed.
         fits: whether a batch with these sections is small enough.
     """
-    table = wire.unpack(sections["table"]) if "table" in sections else {}
+    table = wire.decode(sections["table"]) if "table" in sections else {}
     pending = [{**sections, "table": table}]
     while pending:
         part = pending.pop()
@@ -70,13 +70,13 @@ def _halves(sections: Sections) -> list[Sections]:
         rest = {name: part for name, part in sections.items() if name not in states}
         halves = [rest, states]
     elif total > 1:
-        halves = _divided(sections, counts, total // 2)
+        halves = _split_sections(sections, counts, total // 2)
     else:
-        halves = [_shortened(states)]
+        halves = [_halve_states(states)]
     return [{**half, "table": table} for half in halves if half]
 
 
-def _divided(
+def _split_sections(
     sections: Sections, counts: Mapping[str, int], middle: int
 ) -> list[Sections]:
     """Return the first `middle` rows and entries, and those after them."""
@@ -92,12 +92,12 @@ def _divided(
     return [first, second]
 
 
-def _shortened(states: Sections) -> Sections:
+def _halve_states(states: Sections) -> Sections:
     """Return half of the entries of each state: the oldest, or most visited, ones."""
-    kept = {
+    halves = {
         name: states[name][: len(states[name]) // 2] for name in states.keys() & _LONG
     }
-    return {name: entries for name, entries in kept.items() if entries}
+    return {name: entries for name, entries in halves.items() if entries}
 
 
 def _count(sections: Sections, name: str) -> int:
@@ -124,7 +124,7 @@ def _cut(section: Any, name: str, start: int, end: int) -> Any:
 
 
 def _with_own_table(sections: Sections) -> Sections:
-    """Return the sections with a table of only what they use."""
+    """Return the sections with a table of only the entries that they use."""
     table = _Table(sections["table"])
     own = {
         name: table.translate(name, value) if name in _COLUMNS else value

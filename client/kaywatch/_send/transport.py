@@ -109,6 +109,11 @@ def candidates(endpoint: str | None) -> Iterator[str]:
 
 def poll(connection: Any, writing: bool, timeout: float) -> int:
     """Wait for a socket; return its events. `select` fails beyond 1,024 files."""
+    # eventlet removes it, and its own `select` has no limit.
+    if not hasattr(select, "poll"):
+        outputs = [connection] if writing else []
+        readable, writable, _ = select.select([connection], outputs, [], timeout)
+        return (select.POLLIN if readable else 0) | (select.POLLOUT if writable else 0)
     poller = select.poll()
     poller.register(connection, select.POLLIN | (select.POLLOUT if writing else 0))
     ready = poller.poll(timeout * 1000)

@@ -57,8 +57,8 @@ class execution:  # noqa: N801 - used like a function, as contextlib's are
     An exception sets the outcome `error`, a cancellation `cancelled`; either passes
     through unchanged. A generator, a coroutine, a future or another awaitable that a
     function returns is part of the execution until it ends. One that is closed or
-    dropped before its end is `cancelled`. One object may be entered again, also by
-    several threads or tasks at once.
+    dropped before its end, or still in progress when the process ends, is `cancelled`.
+    One object may be entered again, also by several threads or tasks at once.
 
     Args:
         graph: the graph's name; empty for none.

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple, Protocol
 from kaywatch.recorder import ErrorKey
 from kaywatch.wire import Outcome
 
-__all__ = ["OK", "ItemTiming", "SpanDetails", "message_of", "traceback_of"]
+__all__ = ["OK", "CaughtError", "ItemTiming", "SpanDetails", "message_of"]
 
 MAX_MESSAGE: Final = 500  # characters of an exception's message
 MAX_FRAMES: Final = 30
@@ -33,6 +33,20 @@ class ItemTiming(NamedTuple):
     seconds: float
 
 
+class CaughtError(NamedTuple):
+    """What is recorded of an exception; it is read at once and not kept."""
+
+    type: str
+    message: str = ""
+    traceback: str = ""
+
+    @classmethod
+    def of(cls, error: BaseException, detail: str) -> CaughtError:
+        """Read an exception; `detail` is the setting `failures`."""
+        trace = traceback_of(error) if detail == "traceback" else ""
+        return cls(type(error).__name__, message_of(error), trace)
+
+
 class CostOfAttempt(Protocol):
     """Adds up the costs of one attempt."""
 
@@ -40,7 +54,10 @@ class CostOfAttempt(Protocol):
         """Count the costs as wasted: the attempt failed."""
 
     def close(self) -> None:
-        """Add the costs to those of the enclosing attempt: this one succeeded."""
+        """Add the costs to the enclosing attempt's, since this attempt succeeded."""
+
+
+_NO_ERROR: Final = CaughtError("")
 
 
 class SpanDetails:
@@ -52,8 +69,7 @@ class SpanDetails:
         item_timings: of a batch. A list, because several threads append to it.
         is_batch: whether the node is a batch. A node that is none may also override
             `_exec` and call the retry loop, once.
-        last_failure: the type and the message of what `exec` raised last; the message
-            only if there is a listener.
+        last_failure: what `exec` raised last.
         outcome, answer: set when a failure was answered inside the node. An exception
             that leaves the span overrides them.
         traceback: of the answered failure, if tracebacks are to be recorded.
@@ -79,7 +95,7 @@ class SpanDetails:
         self.wait_seconds = 0.0
         self.item_timings: list[ItemTiming] = []
         self.is_batch = False
-        self.last_failure = "", ""
+        self.last_failure = _NO_ERROR
         self.outcome: int = OK
         self.answer: tuple[ErrorKey, str] | None = None
         self.traceback = ""

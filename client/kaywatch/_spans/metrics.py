@@ -11,7 +11,7 @@ from typing import Final
 
 from kaywatch._process import process
 from kaywatch._spans.spans import current_span
-from kaywatch.recorder import Series
+from kaywatch.recorder import MAX_SERIES, Series
 
 __all__ = ["count", "gauge", "observe"]
 
@@ -59,9 +59,10 @@ def _add(kind: str, name: str, value: float, labels: dict[str, str]) -> None:
     else:
         # A node's metrics are cached on its series: one dict lookup.
         points = span.series.points
-        add = points.get((kind, name)) or points.setdefault(
-            (kind, name), _look_up(kind, name, span.series, labels)
-        )
+        cached = points.get((kind, name))
+        add = cached or _look_up(kind, name, span.series, labels)
+        if cached is None and len(points) < MAX_SERIES:
+            points[kind, name] = add
     add(value)
 
 
@@ -69,7 +70,7 @@ def _is_negative(value: object) -> bool:
     try:
         return bool(value < 0)  # type: ignore[operator]
     except Exception:  # noqa: BLE001 - of a type that we do not know
-        return False  # the sender counts what is no number as unpackable
+        return False  # the sender counts a value that is not a number as unpackable
 
 
 def _warn_of_negative(name: str, value: float) -> None:

@@ -10,15 +10,25 @@ from kaywatch._process import process
 from kaywatch.recorder import RunVisits
 from kaywatch.wire import EndReason, Outcome
 
-__all__ = ["Run", "current_run"]
+__all__ = ["MAX_ACTION", "Run", "action_name", "current_run"]
 
 # Plain values of the enums: looking a member up costs more than recording it.
 _OK: Final = Outcome.OK.value
 _UNKNOWN: Final = EndReason.UNKNOWN.value
 
+MAX_ACTION: Final = 100
 
 # Nodes of a path that a failure carries.
 MAX_PATH: Final = 50
+
+
+def action_name(action: object) -> str:
+    """Return the name of an action that isn't None, without looking into it."""
+    if not isinstance(action, str):
+        return f"<{type(action).__name__}>"[:MAX_ACTION]
+    # An empty one takes the default edge, as None does. Not `action[:100]`: a
+    # subclass may override it.
+    return str.__getitem__(action, slice(MAX_ACTION)) or "default"
 
 
 class CostOfRun(Protocol):

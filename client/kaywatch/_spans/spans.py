@@ -15,17 +15,15 @@ from contextvars import ContextVar, Token
 from typing import Any, Final, Protocol
 
 from kaywatch._process import process
-from kaywatch._spans.details import OK, SpanDetails, message_of, traceback_of
-from kaywatch._spans.runs import Run
+from kaywatch._spans.details import OK, CaughtError, SpanDetails
+from kaywatch._spans.runs import MAX_ACTION, Run, action_name
 from kaywatch.recorder import ErrorKey, ExecutionInFlight, Failure, Series
 from kaywatch.wire import Outcome, Phase
 
 __all__ = [
-    "MAX_ACTION",
     "TRYING",
     "Listener",
     "Span",
-    "action_name",
     "current_span",
     "listen",
 ]
@@ -35,7 +33,7 @@ PREP: Final = Phase.PREP.value
 EXEC: Final = Phase.EXEC.value
 POST: Final = Phase.POST.value
 
-MAX_ACTION: Final = 100
+RETRIED: Final = "retried_errors"  # counts the errors that a retry answered, by type
 
 # Times that are true and before any other.
 BEFORE: Final = -1.0  # of `Span.exec_ended`
@@ -45,15 +43,6 @@ TRYING: Final = -1.0  # of `Span.failed_at`
 # times are computed from the monotonic clock, which every execution reads anyway. If
 # the wall clock is set, the times follow within a second.
 EPOCH_SECONDS: Final = 1.0
-
-
-def action_name(action: object) -> str:
-    """Return the name of an action that isn't None, without looking into it."""
-    if not isinstance(action, str):
-        return f"<{type(action).__name__}>"[:MAX_ACTION]
-    # An empty one takes the default edge, as None does. Not `action[:100]`: a
-    # subclass may override it.
-    return str.__getitem__(action, slice(MAX_ACTION)) or "default"
 
 
 class Span:
@@ -70,7 +59,7 @@ class Span:
         failed_at: when the last call of `exec` failed, 0.0 if it didn't, and TRYING
             within one.
         action: what `post` returned.
-        details: what only some executions have, once this one does.
+        details: data that only some executions have; None until this one has it.
     """
 
     __slots__ = (
@@ -171,25 +160,30 @@ class Span:
         details = self.ensure_details()
         details.outcome = outcome
         if isinstance(error, BaseException):
-            key = type(error).__name__, self.phase
-            details.answer = key, message_of(error)
-            if process.settings.failures == "traceback":
-                details.traceback = traceback_of(error)
+            kind, message, trace = CaughtError.of(error, process.settings.failures)
+            details.answer = (kind, self.phase), message
+            details.traceback = trace
 
     def record_failed_attempt(self, error: BaseException) -> None:
         """Note that a call of `exec` failed: the next one is a retry."""
         self.failed_at = _clock()
-        message = message_of(error) if listener is not None else ""
-        self.ensure_details().last_failure = type(error).__name__, message
+        failure = CaughtError.of(error, process.settings.failures)
+        self.ensure_details().last_failure = failure
         self.waste_cost()
 
     def count_retry(self) -> None:
-        """Count a call of `exec` after one that failed."""
+        """Count a call of `exec` after one that failed, and record that failure."""
         details = self.ensure_details()
         details.wait_seconds += _clock() - self.failed_at
+        kind, message, trace = details.last_failure
+        recorder, series = process.recorder, self.series
+        # All are counted, and the details of some are kept.
+        recorder.point("count", RETRIED, series.graph, series.node, {"type": kind})(1)
+        failure = self._failure(details, (kind, EXEC), message)
+        recorder.retried(failure._replace(outcome=OK, traceback=trace))
         details.attempts += 1
         if listener is not None:
-            listener.node_retried(self, *details.last_failure)
+            listener.node_retried(self, kind, message)
 
     def notify_started(self, shared: object = None) -> None:
         """Notify the listener, if there is one, that the node starts."""
@@ -289,26 +283,25 @@ class Span:
         else:
             event = self.series.number, _time(), *execution, *phases, details.items
             _record_phased(event)
-        if key is None or details.outcome == Outcome.CANCELLED:
-            return
-        recorder, settings, run = process.recorder, process.settings, self.run
-        now = _time()
-        recorder.failed(
-            Failure(
-                time=now,
-                graph=self.series.graph,
-                node=self.series.node,
-                type=key[0],
-                message="" if settings.failures == "type" else message,
-                phase=key[1],
-                attempts=details.attempts,
-                outcome=int(details.outcome),
-                run=recorder.run_id(run.number) if run else "",
-                traceback=details.traceback,
-                run_start=now - _clock() + run.started if run else 0.0,
-                visits=run.visits if run else 0,
-                path=run.path() if run else (),
-            )
+        if key is not None and details.outcome != Outcome.CANCELLED:
+            process.recorder.failed(self._failure(details, key, message))
+
+    def _failure(self, details: SpanDetails, key: ErrorKey, message: str) -> Failure:
+        run, now = self.run, _time()
+        return Failure(
+            time=now,
+            graph=self.series.graph,
+            node=self.series.node,
+            type=key[0],
+            message="" if process.settings.failures == "type" else message,
+            phase=key[1],
+            attempts=details.attempts,
+            outcome=int(details.outcome),
+            run=process.recorder.run_id(run.number) if run else "",
+            traceback=details.traceback,
+            run_start=now - _clock() + run.started if run else 0.0,
+            visits=run.visits if run else 0,
+            path=run.path() if run else (),
         )
 
     def _record_error(self, error: BaseException) -> None:

@@ -1,8 +1,8 @@
 """Blocks that outlast the call that opened them: generators and awaitables.
 
 Strategy: the block stays open until the result is exhausted, awaited, closed, dropped
-or raises. It is the current span only while the code of the result runs, so that
-nothing of its consumer is attributed to it.
+or raises, or the process ends. It is the current span only while the code of the result
+runs, so that nothing of its consumer is attributed to it.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from __future__ import annotations
 import sys
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
-from typing import Any
+from typing import Any, Final
 
+from kaywatch._process import process
 from kaywatch._spans.spans import Span, current_span
+from kaywatch._unfinished import Unfinished
 
 __all__ = [
     "NoBlock",
@@ -34,6 +36,7 @@ class OpenBlock:
     def __init__(self, span: Span) -> None:
         self._span = span
         self._unclosed = [None]  # the thread that pops it closes the span
+        open_blocks.add(self)
         self._suspend()
 
     def __enter__(self) -> None:
@@ -47,11 +50,13 @@ class OpenBlock:
             self.close(GeneratorExit())
 
     def close(self, error: BaseException | None = None) -> None:
-        """Record the block, the first time this is called."""
+        """Record the block, the first time this is called in its process."""
         try:
             self._unclosed.pop()
         except IndexError:
             return
+        if self._span not in process.recorder.in_flight:
+            return  # it was opened before a fork, and the parent records it
         self._resume()
         self._span.close(error=error)
         self._span.pass_on_cost()
@@ -65,6 +70,11 @@ class OpenBlock:
         except ValueError:
             pass
 
+
+# The application may hold some to the end.
+open_blocks: Final[Unfinished[OpenBlock]] = Unfinished(
+    lambda block: block.close(GeneratorExit())
+)
 
 Open = Callable[[], OpenBlock]
 

@@ -24,7 +24,7 @@ from kaywatch.logs._places import (
     LogSource,
     Place,
     caller,
-    passed_a_node,
+    has_passed_node,
     raised_at,
     source_of,
 )
@@ -111,7 +111,7 @@ class EventLogger:
             _log(INFO, source, self._run_end, run, seconds, reason)
             return
         # A node's event has reported its failure; the graph reports only its own.
-        own = isinstance(error, Exception) and not passed_a_node(error)
+        own = isinstance(error, Exception) and not has_passed_node(error)
         level = ERROR if own else INFO
         _log(level, source, self._run_failure, run, seconds, reason, error, own)
 
@@ -191,7 +191,7 @@ class EventLogger:
         text = f"Node %(node_id)s: {verb} after %(duration).3fs in %(phase)s: %(cause)s"
         fields = ended_fields(span, seconds) | error_fields(error)
         # An inner node's event has the traceback.
-        logged = is_graph(type(node)) or passed_a_node(error, node)
+        logged = is_graph(type(node)) or has_passed_node(error, node)
         shown = error if failed and self.tracebacks and not logged else None
         return LogEvent(event, text, fields, raised_at(error, source.place), shown)
 

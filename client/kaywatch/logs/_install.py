@@ -36,7 +36,7 @@ class ConsoleHandler(logging.StreamHandler[Any]):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record unless another handler writes it."""
-        if not any(_shows(handler, record) for handler in _root.handlers):
+        if not any(_writes_to_terminal(handler, record) for handler in _root.handlers):
             super().emit(record)
 
 
@@ -79,12 +79,14 @@ def level_of(level: int | str | None) -> int:
         production = os.environ.get("ENVIRONMENT", "").strip().lower() == "production"
         chosen = logging.INFO if production else logging.DEBUG
         return min(chosen, _application_level())
-    known = logging.getLevelNamesMapping()
-    if isinstance(level, str) and level.upper() in known:
-        return known[level.upper()]
+    levels = logging.getLevelNamesMapping()
+    if isinstance(level, str) and level.upper() in levels:
+        return levels[level.upper()]
     if isinstance(level, int) and not isinstance(level, bool):
         return level
-    raise ConfigurationError(f"level={level!r}: expected a number or one of {[*known]}")
+    raise ConfigurationError(
+        f"level={level!r}: expected a number or one of {[*levels]}"
+    )
 
 
 def open_files(
@@ -140,7 +142,7 @@ def install(
     _levels = previous, level
     _root.setLevel(level)
     if level < previous:
-        for other in _other_handlers():
+        for other in _application_handlers():
             other.addFilter(PreviousLevelFilter(previous, level))
     roles = {**files, CONSOLE: ConsoleHandler() if console else None}
     for role, handler in roles.items():
@@ -197,7 +199,7 @@ def _drop(role: str) -> None:
         handler.close()
 
 
-def _other_handlers() -> list[logging.Handler]:
+def _application_handlers() -> list[logging.Handler]:
     """Return the application's handlers of all loggers."""
     loggers = [_root, *list(logging.Logger.manager.loggerDict.values())]
     ours = set(_handlers.values())
@@ -211,7 +213,7 @@ def _other_handlers() -> list[logging.Handler]:
 
 
 def _remove_filters() -> None:
-    for handler in _other_handlers():
+    for handler in _application_handlers():
         for old in [f for f in handler.filters if isinstance(f, PreviousLevelFilter)]:
             handler.removeFilter(old)
 
@@ -226,7 +228,7 @@ def _has_level(name: str) -> bool:
     return False
 
 
-def _shows(handler: logging.Handler, record: logging.LogRecord) -> bool:
+def _writes_to_terminal(handler: logging.Handler, record: logging.LogRecord) -> bool:
     """Return whether a handler of the application writes a record to the terminal."""
     if isinstance(handler, ConsoleHandler) or record.levelno < handler.level:
         return False

@@ -1,6 +1,6 @@
 """Finds the line of code that an event points at: a node's, an error's or a caller's.
 
-Strategy: what is known about a class is cached under its id, until the class is
+Strategy: the metadata of a class is cached under its id, until the class is
 deleted. Only code objects are inspected; no file is read.
 """
 
@@ -13,7 +13,6 @@ import weakref
 from types import FrameType, FunctionType, TracebackType
 from typing import Any, Final, NamedTuple
 
-from kaywatch import _wrappers
 from kaywatch._instrument import visits as _visits
 from kaywatch._instrument.naming import node_classes
 from kaywatch._wrappers import warn_once
@@ -24,7 +23,7 @@ __all__ = [
     "Place",
     "caller",
     "framework_files",
-    "passed_a_node",
+    "has_passed_node",
     "raised_at",
     "source_of",
     "traceback_of",
@@ -39,7 +38,6 @@ _OUR_FOLDER: Final = os.path.dirname(os.path.dirname(__file__)) + os.sep
 # These modules run coroutines and threads, whose caller is no longer on the stack.
 _RUNNERS: Final = ("asyncio", "concurrent", "threading", "contextvars")
 _MAX_WRAPPED: Final = 10
-_WRAPPERS: Final = _wrappers.__file__
 
 
 class Place(NamedTuple):
@@ -139,18 +137,17 @@ def traceback_of(error: BaseException) -> TracebackType | None:
     return traceback
 
 
-def passed_a_node(error: BaseException, node: object = None) -> bool:
+def has_passed_node(error: BaseException, node: object = None) -> bool:
     """Return whether an error left a node other than `node`, which reported it."""
     for step in _steps(error):
         frame = step.tb_frame
         code = frame.f_code
-        if code.co_filename != _WRAPPERS:
-            continue
-        # The wrapper's first parameter is named like that of the function it wraps.
-        visited = frame.f_locals.get(code.co_varnames[0])
-        is_visit = frame.f_locals.get("enter") is _visits.RUN.enter
-        if is_visit and visited is not node:
-            return True
+        # The hooks of a wrapper are constants of its code, or a variable.
+        hooks = *code.co_consts, frame.f_locals.get("enter")
+        if any(hook is _visits.RUN.enter for hook in hooks):
+            visited = frame.f_locals.get(code.co_varnames[0])
+            if visited is not node:
+                return True
     return False
 
 

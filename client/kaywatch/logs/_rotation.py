@@ -124,9 +124,9 @@ class SharedRotatingFileHandler(logging.Handler):
         self._open()
 
     def _shift(self) -> None:
-        kept = 0  # up to a gap, which a process killed during a rotation leaves
-        while kept < self.backups - 1 and os.path.exists(f"{self.path}.{kept + 1}"):
-            kept += 1
-        for number in range(kept, 0, -1):
+        count = 0  # up to a gap, which a process killed during a rotation leaves
+        while count < self.backups - 1 and os.path.exists(f"{self.path}.{count + 1}"):
+            count += 1
+        for number in range(count, 0, -1):
             os.replace(f"{self.path}.{number}", f"{self.path}.{number + 1}")
         os.replace(self.path, f"{self.path}.1")

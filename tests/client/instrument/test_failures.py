@@ -28,7 +28,7 @@ def test_by_default_the_message_is_recorded_and_no_traceback() -> None:
     assert "traceback" not in batch["failures"][0]
 
 
-def recorded_failure(detail: str) -> tuple[str, str]:
+def record_failure(detail: str) -> tuple[str, str]:
     """Return the message and the traceback that a separate process records."""
     code = (
         "import kaywatch\n"
@@ -66,11 +66,11 @@ def recorded_failure(detail: str) -> tuple[str, str]:
 def test_the_environment_limits_recorded_detail(
     detail: str, message: str, traceback: str
 ) -> None:
-    assert recorded_failure(detail) == (message, traceback)
+    assert record_failure(detail) == (message, traceback)
 
 
 def test_an_unknown_value_records_only_the_type() -> None:
-    assert recorded_failure("all") == ("", "")
+    assert record_failure("all") == ("", "")
 
 
 def test_the_application_can_limit_recorded_detail() -> None:

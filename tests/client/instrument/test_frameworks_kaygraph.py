@@ -16,6 +16,7 @@ from enum import StrEnum
 from typing import Any
 
 import pytest
+from tests.agents import DEADLINE
 from tests.client.instrument import kaygraph_standin as kaygraph
 from tests.client.instrument.kaygraph_standin import (
     AsyncBatchGraph,
@@ -197,7 +198,8 @@ def test_a_suppressed_error_takes_the_default_edge() -> None:
     assert second.node == "Step"
     (run,) = captured.runs()
     assert (run.outcome, run.visits) == (OK, 2)
-    (failure,) = captured.failures()
+    retried, failure = captured.failures()
+    assert (retried.outcome, retried.attempts) == (OK, 1)
     assert (failure.outcome, failure.message) == (SUPPRESSED, "broken")
     assert shared == {"error": "broken"}
 
@@ -300,7 +302,7 @@ class FlakyPool(ParallelBatchNode):
 
     def exec(self, item: int) -> int:
         kaywatch.observe("item", item)
-        self.barrier.wait(10)
+        self.barrier.wait(DEADLINE)
         raise ValueError(item)
 
     def exec_fallback(self, item: int, exc: Exception) -> int:

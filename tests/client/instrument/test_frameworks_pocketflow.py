@@ -21,6 +21,7 @@ from pocketflow import (
     Flow,
     Node,
 )
+from tests.agents import DEADLINE
 
 import kaywatch
 from kaywatch._process import process
@@ -109,7 +110,41 @@ def test_retries_are_attempts() -> None:
 
     (flaky,) = captured.executions()
     assert (flaky.attempts, flaky.outcome, flaky.error) == (3, OK, "")
-    assert captured.failures() == []
+
+
+def test_errors_that_a_retry_answers_are_counted_and_described() -> None:
+    captured = record(lambda: Flow(Flaky(2, max_retries=3)).run({}))
+
+    run = captured.failures()[0].run
+    assert run
+    assert [
+        (f.node, f.type, f.message, f.phase, f.attempts, f.outcome, f.run)
+        for f in captured.failures()
+    ] == [
+        ("Flaky", "ValueError", "not yet", "exec", 1, OK, run),
+        ("Flaky", "ValueError", "not yet", "exec", 2, OK, run),
+    ]
+    points = captured.points("retried_errors")
+    assert [(p.node, p.labels, p.value) for p in points] == [
+        ("Flaky", {"type": "ValueError"}, 1.0)
+    ] * 2
+
+
+def test_details_of_retried_errors_leave_room_for_failures() -> None:
+    class Fails(Flaky):
+        pass
+
+    def run() -> None:
+        for _ in range(200):
+            Flaky(1, max_retries=2).run({})
+        with pytest.raises(ValueError, match="not yet"):
+            Fails(9).run({})
+
+    captured = record(run)
+    retried = [f for f in captured.failures() if f.outcome == OK]
+    assert len(captured.points("retried_errors")) == 200
+    assert len(retried) < 200
+    assert [f.node for f in captured.failures() if f.outcome == ERROR] == ["Fails"]
 
 
 def test_a_node_that_fails_at_every_attempt_is_an_error() -> None:
@@ -118,7 +153,8 @@ def test_a_node_that_fails_at_every_attempt_is_an_error() -> None:
     (flaky,) = captured.executions()
     assert (flaky.attempts, flaky.outcome) == (3, ERROR)
     assert (flaky.error, flaky.phase, flaky.action) == ("ValueError", "exec", "")
-    (failure,) = captured.failures()
+    *retried, failure = captured.failures()
+    assert [f.attempts for f in retried] == [1, 2]
     assert (failure.node, failure.message, failure.run) == ("Flaky", "not yet", "")
 
 
@@ -132,7 +168,7 @@ def test_a_fallback_is_recorded_with_the_error_that_it_answered() -> None:
     (saved,) = captured.executions()
     assert (saved.attempts, saved.outcome, saved.action) == (2, FALLBACK, "default")
     assert (saved.error, saved.phase) == ("ValueError", "exec")
-    (failure,) = captured.failures()
+    _, failure = captured.failures()
     assert failure.outcome == FALLBACK
 
 
@@ -644,7 +680,7 @@ def test_concurrent_runs_of_a_flow_in_threads_are_separate() -> None:
 
     class Meets(Flaky):
         def exec(self, prep_res: Any) -> Any:
-            barrier.wait(10)
+            barrier.wait(DEADLINE)
             kaywatch.observe("seen", 1)
             return super().exec(prep_res)
 

@@ -15,6 +15,7 @@ import pickle
 import re
 import sys
 import threading
+import traceback
 import types
 import warnings
 import weakref
@@ -25,6 +26,7 @@ from typing import Any
 import pocketflow
 import pytest
 from pocketflow import AsyncFlow, AsyncNode, BatchFlow, BatchNode, Flow, Node
+from tests.agents import DEADLINE
 from tests.client.instrument import kaygraph_standin as kaygraph
 
 import kaywatch
@@ -251,6 +253,36 @@ def a_persistent_graph(shared: Any) -> Any:
     return kaygraph.PersistentGraph(first).run(shared)
 
 
+def warnings_about_the_callers(shared: Any) -> Any:
+    class Warns(Step):
+        def exec(self, prep_res: Any) -> Any:
+            for level in range(1, 9):
+                warnings.warn(f"level {level}", stacklevel=level)
+
+    return Flow(start=Flow(start=Warns())).run(shared)
+
+
+def an_async_warning_about_the_callers(shared: Any) -> Any:
+    class Warns(AsyncNode):
+        async def exec_async(self, prep_res: Any) -> Any:
+            await asyncio.sleep(0)
+            for level in range(1, 7):
+                warnings.warn(f"level {level}", stacklevel=level)
+
+    return asyncio.run(AsyncFlow(start=Warns()).run_async(shared))
+
+
+def local_variables(shared: Any) -> Any:
+    class Prompts(Step):
+        def exec(self, prep_res: Any) -> Any:
+            return "{prep_res}".format(**locals()), sorted(locals())
+
+        def post(self, shared: Any, prep_res: Any, exec_res: Any) -> Any:
+            shared["text"] = exec_res
+
+    return Flow(start=Prompts()).run(shared)
+
+
 def an_exception_with_a_hostile_text(shared: Any) -> Any:
     class Unspeakable(Exception):
         def __str__(self) -> str:
@@ -313,6 +345,9 @@ SCENARIOS: list[Callable[[Any], Any]] = [
     a_graph_with_wrong_params,
     a_deep_copy_of_a_lock,
     a_persistent_graph,
+    warnings_about_the_callers,
+    an_async_warning_about_the_callers,
+    local_variables,
     an_exception_with_a_hostile_text,
     a_class_that_watches_its_attributes,
     a_class_with_arguments,
@@ -320,12 +355,19 @@ SCENARIOS: list[Callable[[Any], Any]] = [
 ]
 
 
-def chained(error: BaseException | None) -> list[Any]:
-    """Describe an exception with its causes and contexts."""
+def describe_chain(error: BaseException | None) -> list[Any]:
+    """Describe an exception with its traceback, causes and contexts."""
     if error is None:
         return []
     described = [type(error).__name__, _plain(error.args), error.__suppress_context__]
-    return [*described, chained(error.__cause__), chained(error.__context__)]
+    steps = traceback.format_tb(error.__traceback__)
+    # The one frame of ours: of a class definition that fails.
+    described += [step for step in steps if _patching.__file__ not in step]
+    return [
+        *described,
+        describe_chain(error.__cause__),
+        describe_chain(error.__context__),
+    ]
 
 
 def _plain(value: Any) -> str:
@@ -345,8 +387,10 @@ def observe(scenario: Callable[[Any], Any], caplog: pytest.LogCaptureFixture) ->
             error = raised
     return {
         "result": _plain(result),
-        "error": chained(error),
-        "warnings": [(w.category, str(w.message), w.lineno) for w in warned],
+        "error": describe_chain(error),
+        "warnings": [
+            (w.category, str(w.message), w.filename, w.lineno) for w in warned
+        ],
         "logs": [(r.name, r.levelname, _plain(r.getMessage())) for r in caplog.records],
         "shared": _plain(shared),
     }
@@ -369,6 +413,54 @@ def test_an_application_sees_no_difference(
     assert current_run.get() is None
     assert process.recorder.in_flight == set()
     assert _attempts._batches == {}
+
+
+def nested(graph_class: type, node: Any, levels: int) -> Any:
+    for _ in range(levels):
+        node = graph_class(node)
+    return node
+
+
+class BatchOfOne(BatchFlow):
+    def prep(self, shared: Any) -> Any:
+        return [{}]
+
+
+class GraphOfOne(kaygraph.BatchGraph):
+    def prep(self, shared: Any) -> Any:
+        return [{}]
+
+
+def run(graph: Any) -> None:
+    graph.run({})
+
+
+def run_async(graph: Any) -> None:
+    asyncio.run(graph.run_async({}))
+
+
+@pytest.mark.parametrize(
+    ("graph", "node", "run"),
+    [
+        (Flow, Step, run),
+        (BatchOfOne, Step, run),
+        (AsyncFlow, Fetch, run_async),
+        (kaygraph.Graph, kaygraph.Node, run),
+        (GraphOfOne, kaygraph.Node, run),
+        (kaygraph.AsyncGraph, kaygraph.AsyncNode, run_async),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_graphs_can_be_nested_as_deeply(
+    graph: type, node: type, run: Callable[[Any], None]
+) -> None:
+    """Two frames a level, and a few in the innermost node for the hooks."""
+    depth = len(inspect.stack())
+    levels = (sys.getrecursionlimit() - depth) // 2 - 40
+    kaywatch.instrument(modules=MODULES)
+    with capture() as recorded:
+        run(nested(graph, node(), levels))
+    assert len(recorded.runs()) == levels
 
 
 # -- uninstrument ----------------------------------------------------------------------
@@ -949,7 +1041,7 @@ def test_a_flow_that_starts_with_itself_has_a_name() -> None:
 # -- threads that outlive or share an execution ----------------------------------------
 
 
-def in_context(function: Callable[..., Any], *args: Any) -> threading.Thread:
+def run_in_context(function: Callable[..., Any], *args: Any) -> threading.Thread:
     run = contextvars.copy_context().run
     thread = threading.Thread(target=run, args=(function, *args))
     thread.start()
@@ -961,10 +1053,10 @@ def test_a_batch_that_outlives_its_execution_leaves_nothing_behind() -> None:
 
     class Abandons(BatchNode):  # type: ignore[misc]
         def _run(self, shared: Any) -> None:
-            threads.append(in_context(self._exec, [1]))
+            threads.append(run_in_context(self._exec, [1]))
 
         def exec(self, item: int) -> None:
-            go.wait(5)
+            go.wait(DEADLINE)
 
     kaywatch.instrument(modules=[pocketflow])
     with capture():
@@ -984,13 +1076,13 @@ def test_threads_that_retry_at_once_do_not_end_their_execution(
         def _exec(self, prepared: Any) -> None:
             with contextlib.suppress(ValueError):
                 self.exec(True)
-            for thread in [in_context(self.exec, False) for _ in range(2)]:
+            for thread in [run_in_context(self.exec, False) for _ in range(2)]:
                 thread.join()
 
         def exec(self, fails: bool) -> None:
             if fails:
                 raise ValueError
-            both.wait(5)
+            both.wait(DEADLINE)
 
         def post(self, shared: Any, prepared: Any, result: Any) -> str:
             return "done"
@@ -1001,7 +1093,7 @@ def test_threads_that_retry_at_once_do_not_end_their_execution(
         def run_ended(self, *args: Any) -> None: ...
 
         def node_retried(self, *args: Any) -> None:
-            both.wait(5)
+            both.wait(DEADLINE)
 
     kaywatch.instrument(modules=[pocketflow])
     monkeypatch.setattr(_spans, "listener", Waits())

@@ -78,7 +78,9 @@ def record(call: Callable[[], Any], error: type[BaseException] | None = None) ->
     return captured.executions()
 
 
-def only(call: Callable[[], Any], error: type[BaseException] | None = None) -> Any:
+def record_single(
+    call: Callable[[], Any], error: type[BaseException] | None = None
+) -> Any:
     (executed,) = record(call, error)
     return executed
 
@@ -146,7 +148,7 @@ both = pytest.mark.parametrize("kind", [Plain, Awaited])
 
 @both
 def test_time_is_split_into_phases(clock: Clock, kind: Any) -> None:
-    executed = only(run(kind(Work(clock))))
+    executed = record_single(run(kind(Work(clock))))
 
     assert split(executed) == (1.0, 2.0, 0.0, 4.0)
     assert (executed.seconds, executed.items) == (7.0, 0)
@@ -154,7 +156,9 @@ def test_time_is_split_into_phases(clock: Clock, kind: Any) -> None:
 
 @both
 def test_waiting_between_attempts_is_not_part_of_exec(clock: Clock, kind: Any) -> None:
-    executed = only(run(kind(Work(clock, failures=2), max_retries=3, wait=0.25)))
+    executed = record_single(
+        run(kind(Work(clock, failures=2), max_retries=3, wait=0.25))
+    )
 
     assert split(executed) == (1.0, 6.0, 0.5, 4.0)
     assert (executed.attempts, executed.outcome) == (3, Outcome.OK)
@@ -173,7 +177,7 @@ def test_the_rest_of_the_time_belongs_to_the_phase_of_the_error(
     clock: Clock, kind: Any, at: str, expected: Any
 ) -> None:
     node = kind(Work(clock, at=at), max_retries=2, wait=0.25)
-    executed = only(run(node), ValueError)
+    executed = record_single(run(node), ValueError)
 
     assert split(executed) == expected
     assert (executed.phase, executed.seconds) == (at, sum(expected))
@@ -184,7 +188,9 @@ def test_a_fallback_is_part_of_exec_and_its_error_is_recorded(clock: Clock) -> N
         def exec_fallback(self, prep_res: Any, exc: Exception) -> None:
             clock.passes(8.0)
 
-    executed = only(run(Saved(Work(clock, failures=9), max_retries=2, wait=0.25)))
+    executed = record_single(
+        run(Saved(Work(clock, failures=9), max_retries=2, wait=0.25))
+    )
 
     assert split(executed) == (1.0, 12.0, 0.25, 4.0)
     assert (executed.outcome, executed.error, executed.phase) == (
@@ -204,7 +210,7 @@ def test_after_an_error_suppressed_in_prep_all_time_is_prep(clock: Clock) -> Non
             clock.passes(0.5)
             return True
 
-    executed = only(run(Calm()))
+    executed = record_single(run(Calm()))
 
     assert executed.outcome == Outcome.SUPPRESSED
     assert split(executed) == (1.5, 0.0, 0.0, 0.0)
@@ -220,7 +226,7 @@ def test_exec_that_is_entered_twice_ends_with_the_second(
                 self._exec(None)
             self.post(shared, None, None)
 
-    executed = only(run(Twice(Work(clock))))
+    executed = record_single(run(Twice(Work(clock))))
 
     assert split(executed) == (1.0, 5.0, 0.0, 4.0)
 
@@ -230,7 +236,7 @@ def test_without_an_exec_the_phases_are_unknown(clock: Clock) -> None:
         def _run(self, shared: Any) -> None:
             clock.passes(1.0)
 
-    executed = only(run(Own(Work(clock))))
+    executed = record_single(run(Own(Work(clock))))
 
     assert split(executed) == (None, None, None, None)
     assert executed.items is None
@@ -243,7 +249,7 @@ def test_the_phases_of_a_block_are_unknown(error: type[Exception] | None) -> Non
             if error is not None:
                 raise error
 
-    executed = only(block, error)
+    executed = record_single(block, error)
 
     assert split(executed) == (None, None, None, None)
     assert executed.phase == ("exec" if error else "")
@@ -258,7 +264,7 @@ def test_end_times_follow_the_wall_clock_within_a_second(
     def end_after(seconds: float) -> float:
         clock.passes(seconds)
         wall.passes(seconds)
-        end: float = only(run(Node())).end
+        end: float = record_single(run(Node())).end
         return end
 
     assert end_after(0.0) == 1_000.0
@@ -304,7 +310,7 @@ class AwaitedItems(AsyncBatchNode):
 def test_items_are_counted_and_their_waiting_is_added(
     clock: Clock, kind: Any, items: int
 ) -> None:
-    executed = only(run(kind(clock, items, max_retries=2, wait=0.5)))
+    executed = record_single(run(kind(clock, items, max_retries=2, wait=0.5)))
 
     assert executed.items == items
     failed = min(items, 1)
@@ -319,7 +325,7 @@ def test_items_before_the_one_that_fails_are_counted(clock: Clock) -> None:
             if prep_res == 1:
                 raise ValueError("no")
 
-    executed = only(run(Second(clock, 5)), ValueError)
+    executed = record_single(run(Second(clock, 5)), ValueError)
 
     assert (executed.items, executed.phase) == (2, "exec")
     assert split(executed) == (0.0, 2.0, 0.0, 0.0)
@@ -335,9 +341,9 @@ def test_a_node_that_overrides_exec_is_not_a_batch(clock: Clock) -> None:
             for _ in range(3):
                 super()._exec(prep_res)
 
-    checked = only(run(Checked()))
+    checked = record_single(run(Checked()))
     assert (checked.items, checked.exec, checked.attempts) == (0, 2.0, 1)
-    assert only(run(Loops(Work(clock)))).items == 3
+    assert record_single(run(Loops(Work(clock)))).items == 3
 
 
 def test_concurrent_items_wait_concurrently() -> None:
@@ -384,7 +390,7 @@ class AwaitedSlow(AsyncParallelBatchNode):
 
 def test_items_in_threads_are_counted_and_the_phases_add_up() -> None:
     # The counter of attempts is shared by all items: with many, none falls back.
-    executed = only(run(Slow(max_retries=99, wait=0.01, max_workers=4)))
+    executed = record_single(run(Slow(max_retries=99, wait=0.01, max_workers=4)))
 
     assert (executed.items, executed.attempts) == (8, 9)
     assert executed.wait > 0.0
@@ -392,7 +398,7 @@ def test_items_in_threads_are_counted_and_the_phases_add_up() -> None:
 
 
 def test_items_in_tasks_are_counted_and_the_phases_add_up() -> None:
-    executed = only(run(AwaitedSlow(max_retries=2, wait=0.01)))
+    executed = record_single(run(AwaitedSlow(max_retries=2, wait=0.01)))
 
     assert (executed.items, executed.attempts) == (8, 9)
     # They wait at the same time, so the node does not wait 8 times as long.

@@ -51,7 +51,7 @@ def sums(captured: CapturedEvents, *names: str) -> dict[str, float]:
     return dict(totals)
 
 
-def wasted(captured: CapturedEvents) -> dict[str, float]:
+def wasted_tokens(captured: CapturedEvents) -> dict[str, float]:
     """Return the wasted input tokens by node."""
     totals: Counter[str] = Counter()
     for point in captured.points("llm_wasted_input_tokens"):
@@ -164,7 +164,7 @@ def test_each_attempt_that_failed_is_wasted_and_the_fallback_is_not() -> None:
         Flow(start=Failing(max_retries=4)).run({})
 
     assert sums(captured)["llm_input_tokens"] == 43
-    assert wasted(captured) == {"Failing": 40}
+    assert wasted_tokens(captured) == {"Failing": 40}
     assert sums(captured)["llm_wasted_cost_usd"] == pytest.approx(0.4)
 
 
@@ -179,7 +179,7 @@ def test_the_calls_of_an_execution_whose_post_fails_are_wasted() -> None:
     with capture() as captured, pytest.raises(Failed):
         Flow(start=Ask()).run({})
 
-    assert wasted(captured) == {"Ask": 10}
+    assert wasted_tokens(captured) == {"Ask": 10}
 
 
 class Items(BatchNode):
@@ -200,7 +200,7 @@ def test_failed_attempts_of_batch_items_are_wasted() -> None:
     with capture() as captured:
         Flow(start=Items(max_retries=2)).run({"items": [2, 3, 4, 5]})
 
-    assert wasted(captured) == {"Items": 8}
+    assert wasted_tokens(captured) == {"Items": 8}
 
 
 def test_a_failed_batch_wastes_its_successful_items_once() -> None:
@@ -208,7 +208,7 @@ def test_a_failed_batch_wastes_its_successful_items_once() -> None:
         Flow(start=Items(max_retries=2)).run({"items": [2, 3, -1]})
 
     assert sums(captured)["llm_input_tokens"] == 2 + 3 + 3 + 1 + 1
-    assert wasted(captured) == {"Items": 10}
+    assert wasted_tokens(captured) == {"Items": 10}
 
 
 def test_items_in_tasks_waste_only_their_own_calls() -> None:
@@ -229,7 +229,7 @@ def test_items_in_tasks_waste_only_their_own_calls() -> None:
     with capture() as captured:
         asyncio.run(AsyncFlow(start=Ask()).run_async({}))
 
-    assert wasted(captured) == {"Ask": 101 + 103 + 105 + 107}
+    assert wasted_tokens(captured) == {"Ask": 101 + 103 + 105 + 107}
 
 
 def test_items_in_threads_waste_only_their_own_calls() -> None:
@@ -248,7 +248,7 @@ def test_items_in_threads_waste_only_their_own_calls() -> None:
     with capture() as captured:
         kaygraph.Graph(start=Ask()).run({})
 
-    assert wasted(captured) == {"Ask": 101 + 103 + 105 + 107}
+    assert wasted_tokens(captured) == {"Ask": 101 + 103 + 105 + 107}
 
 
 def test_a_block_that_fails_is_wasted_with_everything_in_it() -> None:
@@ -263,7 +263,7 @@ def test_a_block_that_fails_is_wasted_with_everything_in_it() -> None:
     with capture() as captured, pytest.raises(Failed):
         work()
 
-    assert wasted(captured) == {"outer": 1, "inner": 2, "Spender": 10}
+    assert wasted_tokens(captured) == {"outer": 1, "inner": 2, "Spender": 10}
 
 
 def test_a_block_that_succeeds_is_wasted_only_with_its_enclosing_attempt() -> None:
@@ -278,7 +278,7 @@ def test_a_block_that_succeeds_is_wasted_only_with_its_enclosing_attempt() -> No
         Flow(start=Ask(max_retries=2)).run({})
 
     assert sums(captured)["llm_input_tokens"] == 20
-    assert wasted(captured) == {"inner": 10}
+    assert wasted_tokens(captured) == {"inner": 10}
 
 
 class Spender(Node):
@@ -304,7 +304,7 @@ def test_threads_of_an_attempt_count_each_of_their_calls_once() -> None:
     with capture() as captured, pytest.raises(Failed):
         Flow(start=Ask()).run({})
 
-    assert wasted(captured) == {"Ask": 1_600}
+    assert wasted_tokens(captured) == {"Ask": 1_600}
     (tokens,) = captured.points("llm_run_tokens")
     assert tokens.value == 1_600
 
@@ -322,7 +322,7 @@ def test_usage_reported_after_the_attempt_failed_is_wasted() -> None:
             work()
         calls[0].end(Usage(input=5))
 
-    assert wasted(captured) == {"n": 5}
+    assert wasted_tokens(captured) == {"n": 5}
 
 
 def test_the_memory_of_many_calls_is_bounded() -> None:

@@ -8,10 +8,8 @@ import inspect
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import anthropic
-import openai
 import pydantic
 import pytest
 from pocketflow import AsyncFlow, AsyncNode, Flow, Node
@@ -19,6 +17,11 @@ from tests.llm_server import LlmServer, serving
 
 import kaywatch
 from kaywatch.testing import CapturedEvents, capture
+
+# The tests import them: they take two seconds, in each worker that collects this file.
+if TYPE_CHECKING:
+    import anthropic
+    import openai
 
 GPT = "gpt-4o"
 CLAUDE = "claude-opus-5"
@@ -51,20 +54,28 @@ def hooked() -> Iterator[None]:
 
 
 def gpt(server: LlmServer, **options: Any) -> openai.OpenAI:
+    import openai
+
     value = {"max_retries": 0, **options}
     return openai.OpenAI(api_key="k", base_url=f"{server.url}/v1", **value)
 
 
 def claude(server: LlmServer, **options: Any) -> anthropic.Anthropic:
+    import anthropic
+
     value = {"max_retries": 0, **options}
     return anthropic.Anthropic(api_key="k", base_url=server.url, **value)
 
 
 def async_gpt(server: LlmServer) -> openai.AsyncOpenAI:
+    import openai
+
     return openai.AsyncOpenAI(api_key="k", base_url=f"{server.url}/v1", max_retries=0)
 
 
 def async_claude(server: LlmServer) -> anthropic.AsyncAnthropic:
+    import anthropic
+
     return anthropic.AsyncAnthropic(api_key="k", base_url=server.url, max_retries=0)
 
 
@@ -158,7 +169,7 @@ def test_each_call_is_recorded_and_its_result_is_unchanged(
         finally:
             kaywatch.uninstrument()
 
-    assert described(after) == described(before)
+    assert describe_result(after) == describe_result(before)
     assert sums(captured) == usual(model)
 
 
@@ -229,7 +240,7 @@ async def test_each_asynchronous_call_is_recorded_and_its_result_is_unchanged(
         finally:
             kaywatch.uninstrument()
 
-    assert described(after) == described(before)
+    assert describe_result(after) == describe_result(before)
     assert sums(captured) == usual(model)
 
 
@@ -296,6 +307,8 @@ def test_a_stream_that_is_not_read_to_its_end_is_recorded(
 async def test_an_asynchronous_stream_that_is_closed_is_recorded(
     server: LlmServer, hooked: None
 ) -> None:
+    import openai
+
     with capture() as captured:
         async with async_gpt(server) as c:
             stream = await chat(c, stream=True)
@@ -389,6 +402,9 @@ def test_a_run_is_observed_when_the_stream_that_outlives_it_ends(
 def test_an_error_is_counted_by_type_and_status(
     server: LlmServer, hooked: None, client: Any, call: Any, status: int, type: str
 ) -> None:
+    import anthropic
+    import openai
+
     server.plan = [status]
     refused = (openai.APIStatusError, anthropic.APIStatusError)
     with client(server) as c, capture() as captured, pytest.raises(refused) as caught:
@@ -404,6 +420,9 @@ def test_an_error_is_counted_by_type_and_status(
 def test_each_attempt_that_was_rate_limited_is_counted(
     server: LlmServer, hooked: None, client: Any, call: Any
 ) -> None:
+    import anthropic
+    import openai
+
     server.plan = [429, 500, 429]
     with client(server, max_retries=3) as c, capture() as answered:
         call(c)
@@ -436,6 +455,8 @@ async def test_rate_limits_of_asynchronous_calls(
 
 
 def test_a_timeout_is_counted(server: LlmServer, hooked: None) -> None:
+    import openai
+
     server.plan = ["hang"]
     late = openai.APITimeoutError
     with gpt(server, timeout=0.2) as c, capture() as captured, pytest.raises(late):
@@ -597,10 +618,10 @@ def seconds(captured: CapturedEvents) -> list[float]:
     return [p.value for p in points + captured.points("llm_seconds")]
 
 
-def described(result: Any) -> Any:
-    """Return what an application observes of a result, for comparison."""
+def describe_result(result: Any) -> Any:
+    """Return the observable properties of a result, for comparison."""
     if isinstance(result, pydantic.BaseModel):
         return type(result), result.model_dump(warnings=False)
     if isinstance(result, (list, tuple)):
-        return type(result), [described(part) for part in result]
+        return type(result), [describe_result(part) for part in result]
     return result

@@ -93,7 +93,7 @@ def names(events: list[Event]) -> list[tuple[str, str]]:
     return [(event["event"], event.get("node_id", "")) for event in events]
 
 
-def only(events: list[Event], name: str) -> Event:
+def select_event(events: list[Event], name: str) -> Event:
     (result,) = [event for event in events if event["event"] == name]
     return result
 
@@ -155,6 +155,8 @@ ValueError: broken
 
 
 def normal(text: str) -> str:
+    # There is no agent, which is logged as well.
+    text = re.sub(r"(?m)^.* - kaywatch - WARNING - .*\n", "", text)
     text = re.sub(r"(?m)^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}", "{}", text)
     text = re.sub(r"\d+\.\d{3}s", "0.000s", text)
     return re.sub(r'File ".*/main.py"', 'File "main.py"', text)
@@ -207,11 +209,11 @@ def test_run_is_logged_from_start_to_end(log: Callable[[], list[Event]]) -> None
     assert {event["level"] for event in events} == {"info"}
     assert {event["service"] for event in events} == {process.service()}
     assert len({event["run_id"] for event in events}) == 1
-    success = only(events[:3], "node_execution_success")
+    success = select_event(events[:3], "node_execution_success")
     assert success["action"] == "default"
     assert success["attempt"] == 1
     assert 0 <= success["duration"] < 5
-    transition = only(events, "node_transition")
+    transition = select_event(events, "node_transition")
     assert transition["next_node_id"] == "Odd"
     end = events[-1]
     assert (end["outcome"], end["reason"], end["visits"]) == ("ok", "no_successors", 2)
@@ -228,14 +230,14 @@ def test_run_id_and_failure_match_the_metrics(
         fails(lambda: Checkout(load).run({}))
 
     (failure,) = captured.failures()
-    error = only(log(), "node_execution_error")
+    error = select_event(log(), "node_execution_error")
     assert error["run_id"] == failure.run
     assert error["level"] == "error"
     assert (error["error_type"], error["error"]) == (failure.type, failure.message)
     assert (error["node_id"], error["graph"]) == (failure.node, failure.graph)
     assert (error["phase"], error["attempt"]) == (failure.phase, failure.attempts)
     assert "raise ValueError" in error["exception"]
-    end = only(log(), "graph_execution_end")
+    end = select_event(log(), "graph_execution_end")
     assert (end["level"], end["outcome"], end["run_id"]) == (
         "info",
         "error",
@@ -279,11 +281,11 @@ def test_dead_end_lists_the_available_actions(log: Callable[[], list[Event]]) ->
     odd >> Load()
     Checkout(odd).run({})
 
-    dead_end = only(log(), "graph_dead_end")
+    dead_end = select_event(log(), "graph_dead_end")
     assert dead_end["level"] == "warning"
     assert (dead_end["node_id"], dead_end["action"]) == ("Odd", "odd")
     assert dead_end["available_actions"] == ["even", "default"]
-    assert only(log(), "graph_execution_end")["reason"] == "unmatched_action"
+    assert select_event(log(), "graph_execution_end")["reason"] == "unmatched_action"
 
 
 def test_end_without_successors_is_not_a_dead_end(
@@ -306,9 +308,9 @@ def test_suppressed_error_is_logged_before_the_success(
 
     kaygraph.Graph(Forgiving(node_id="forgiving")).run({})
 
-    suppressed = only(log(), "node_error_suppressed")
+    suppressed = select_event(log(), "node_error_suppressed")
     assert (suppressed["level"], suppressed["error"]) == ("warning", "broken")
-    success = only(log(), "node_execution_success")
+    success = select_event(log(), "node_execution_success")
     assert (success["node_id"], success["outcome"]) == ("forgiving", "suppressed")
 
 
@@ -451,10 +453,10 @@ async def test_cancelled_node_is_a_warning(log: Callable[[], list[Event]]) -> No
     with pytest.raises(asyncio.CancelledError):
         await task
 
-    cancelled = only(log(), "node_execution_cancelled")
+    cancelled = select_event(log(), "node_execution_cancelled")
     assert cancelled["level"] == "warning"
     assert "exception" not in cancelled
-    assert only(log(), "graph_execution_end")["outcome"] == "cancelled"
+    assert select_event(log(), "graph_execution_end")["outcome"] == "cancelled"
 
 
 def test_closed_coroutine_is_counted_and_not_logged(

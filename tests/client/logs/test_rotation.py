@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from tests.agents import kill
 
 from kaywatch.logs import SharedRotatingFileHandler, setup_production_logging
 
@@ -147,9 +148,7 @@ def test_processes_sharing_a_file_lose_no_line(tmp_path: Path) -> None:
             assert writer.returncode == 0
     finally:
         for writer in writers:
-            writer.kill()
-            with writer:
-                pass
+            kill(writer)
 
     check(tmp_path, names, count)
     # A file is over its size by a few lines at most, and rotated when full only.

@@ -1,4 +1,4 @@
-"""Setting logging up, beside whatever an application has set up itself."""
+"""The set-up of logging, together with the application's own logging."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ PROGRAM = """
 import logging, sys
 import pocketflow, kaywatch
 from kaywatch.logs import setup_production_logging, setup_structured_logging
+from kaywatch.testing import capture
+recorded = capture()
+recorded.__enter__()  # otherwise the lack of an agent is logged
 kaywatch.instrument()
 
 class Load(pocketflow.Node):
@@ -180,7 +183,7 @@ def test_removing_restores_the_previous_state(tmp_path: Path) -> None:
     remove_logging()
 
 
-# -- beside the application's own ----------------------------------------------------
+# -- together with the application's own logging -------------------------------------
 
 
 def test_earlier_basic_config_keeps_its_lines_without_repetition(

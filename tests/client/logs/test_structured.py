@@ -1,4 +1,4 @@
-"""structlog: the page's code beside ours, and an application's own configuration."""
+"""structlog: the page's code compared with ours, and an application's own set-up."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ def test_stopping_broker_is_not_mistaken_for_an_old_one() -> None:
     for _ in range(10):
         assert not version.switch_if_unconfirmed()
     assert version.is_5
-    assert version.switch()  # but one that says so is an old one now
+    assert version.switch()  # the explicit default remains
     assert not version.is_5
 
 

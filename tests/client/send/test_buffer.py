@@ -11,14 +11,14 @@ from kaywatch._send.buffer import Buffer, EncodedBatch
 from kaywatch.wire import DropReason
 
 
-def packed(seq: int, size: int = 10, events: int = 1, **drops: int) -> EncodedBatch:
+def pack_batch(seq: int, size: int = 10, events: int = 1, **drops: int) -> EncodedBatch:
     return EncodedBatch(seq, bytes(size), events, drops)
 
 
-def filled(*seqs: int, limit: int = 1_000) -> Buffer:
+def fill_buffer(*seqs: int, limit: int = 1_000) -> Buffer:
     buffer = Buffer(limit)
     for seq in seqs:
-        buffer.append(packed(seq))
+        buffer.append(pack_batch(seq))
     return buffer
 
 
@@ -31,15 +31,15 @@ def unsent(buffer: Buffer) -> list[int]:
 
 
 def test_batches_are_sent_once_in_order() -> None:
-    buffer = filled(1, 2, 3)
+    buffer = fill_buffer(1, 2, 3)
     assert unsent(buffer) == [1, 2, 3]
     assert unsent(buffer) == []
-    buffer.append(packed(4))
+    buffer.append(pack_batch(4))
     assert unsent(buffer) == [4]
 
 
 def test_sent_batches_are_kept_until_acknowledged() -> None:
-    buffer = filled(1, 2, 3)
+    buffer = fill_buffer(1, 2, 3)
     unsent(buffer)
     assert (len(buffer), buffer.bytes, buffer.events) == (3, 30, 3)
     buffer.ack(2)
@@ -51,7 +51,7 @@ def test_sent_batches_are_kept_until_acknowledged() -> None:
 
 
 def test_new_connection_resends_all_unacknowledged_batches() -> None:
-    buffer = filled(1, 2, 3)
+    buffer = fill_buffer(1, 2, 3)
     unsent(buffer)
     buffer.ack(1)
     buffer.restart(0)
@@ -59,15 +59,15 @@ def test_new_connection_resends_all_unacknowledged_batches() -> None:
 
 
 def test_batches_acknowledged_on_reconnect_are_not_resent() -> None:
-    buffer = filled(1, 2, 3)
+    buffer = fill_buffer(1, 2, 3)
     unsent(buffer)
     buffer.restart(2)
     assert unsent(buffer) == [3]
 
 
 def test_full_buffer_drops_and_counts_the_oldest() -> None:
-    buffer = filled(1, 2, 3, limit=30)
-    buffer.append(packed(4, 15, events=7))
+    buffer = fill_buffer(1, 2, 3, limit=30)
+    buffer.append(pack_batch(4, 15, events=7))
     assert (len(buffer), buffer.first_seq) == (2, 3)
     assert buffer.dropped == {"buffer_full": 2}
     assert buffer.take_drops() == {"buffer_full": 2}
@@ -76,17 +76,17 @@ def test_full_buffer_drops_and_counts_the_oldest() -> None:
 
 
 def test_a_batch_larger_than_the_buffer_is_still_sent() -> None:
-    buffer = filled(1, 2, limit=30)
-    buffer.append(packed(3, 100))
+    buffer = fill_buffer(1, 2, limit=30)
+    buffer.append(pack_batch(3, 100))
     assert unsent(buffer) == [3]
     assert buffer.dropped == {"buffer_full": 2}
 
 
 def test_batch_dropped_after_sending_is_lost_unless_the_agent_has_it() -> None:
-    buffer = filled(1, 2, 3, limit=30)
+    buffer = fill_buffer(1, 2, 3, limit=30)
     unsent(buffer)
     for seq in (4, 5, 6):
-        buffer.append(packed(seq))
+        buffer.append(pack_batch(seq))
     assert buffer.dropped == {}
     buffer.restart(2)
     assert buffer.dropped == {"buffer_full": 1}
@@ -95,26 +95,26 @@ def test_batch_dropped_after_sending_is_lost_unless_the_agent_has_it() -> None:
 
 
 def test_ack_of_a_later_batch_covers_an_earlier_dropped_one() -> None:
-    buffer = filled(1, 2, 3, limit=30)
+    buffer = fill_buffer(1, 2, 3, limit=30)
     unsent(buffer)
-    buffer.append(packed(4))
+    buffer.append(pack_batch(4))
     unsent(buffer)
     buffer.ack(4)
     assert (len(buffer), buffer.acked_events, buffer.dropped) == (0, 4, {})
 
 
 def test_drops_are_reported_again_if_their_batch_is_dropped() -> None:
-    buffer = filled(limit=30)
-    buffer.append(packed(1, events=5, rejected=3))
+    buffer = fill_buffer(limit=30)
+    buffer.append(pack_batch(1, events=5, rejected=3))
     for seq in (2, 3, 4):
-        buffer.append(packed(seq))
+        buffer.append(pack_batch(seq))
     assert buffer.take_drops() == {"buffer_full": 5, "rejected": 3}
     # What was lost is counted once, the report is only made again.
     assert buffer.dropped == {"buffer_full": 5}
 
 
 def test_rejected_batch_is_removed_and_counted() -> None:
-    buffer = filled(1, 2, 3)
+    buffer = fill_buffer(1, 2, 3)
     unsent(buffer)
     buffer.reject(2)
     buffer.reject(2)
@@ -134,7 +134,7 @@ def test_events_dropped_before_batching_are_counted_by_reason() -> None:
 
 
 class Delivery:
-    """An agent that commits what it gets, on connections that may break."""
+    """An agent that commits received batches, on connections that may break."""
 
     def __init__(self) -> None:
         self.committed = 0  # the highest seq

@@ -14,6 +14,7 @@ from kaywatch._send.broker import AgentStatus
 from kaywatch._send.connection import AgentConnection
 from kaywatch._send.identity import ClientIdentity
 from kaywatch._send.session import (
+    EAGER,
     GREETING_TIMEOUT,
     PATIENCE_MIN,
     STALL_TIMEOUT,
@@ -135,12 +136,12 @@ def test_a_batch_is_kept_until_it_is_acknowledged(
 ) -> None:
     record(recorder, 3)
     session.step(1.0)
-    assert not session.batches.drained
+    assert not session.batches.is_drained()
     assert session.batches.buffer.events == 3
 
     agent.last.ack(1)
     session.step(2.0)
-    assert session.batches.drained
+    assert session.batches.is_drained()
     assert session.batches.buffer.acked_events == 3
 
 
@@ -230,7 +231,7 @@ def test_agent_that_does_not_answer_hello_is_disconnected(
     session.step(GREETING_TIMEOUT + 1)
 
     assert agent.last.closed
-    assert "greeting" in session.error
+    assert "`hello`" in session.error
 
 
 def test_agent_that_does_not_read_is_disconnected(
@@ -318,6 +319,18 @@ def test_topologies_are_resent_on_a_new_connection(
     ]
     assert resent[0] == [True, False]
     assert resent[1].count(True) == 1
+
+
+def test_a_goodbye_reports_what_was_never_sent() -> None:
+    recorder = Recorder()
+    batches = Batches(IDENTITY, recorder)
+    recorder.series("g", "n").record(0.1)
+    batches.pack(wire.MAX_FRAME)
+
+    goodbye = wire.decode(batches.goodbye())
+
+    assert goodbye["drops"] == {"unsent": 1}
+    assert batches.buffer.events == 0
 
 
 def test_a_goodbye_carries_the_last_drops(
@@ -471,6 +484,33 @@ def test_nothing_is_sent_while_the_agent_is_offline(
     assert broker.last.hellos()[-1] == (2, 1)
     assert session.connected
     assert broker.last.batches() == list(range(1, WINDOW_BATCHES + 2))
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [(None, False), (AgentStatus.HERE, True), (AgentStatus.AWAY, False)],
+)
+def test_a_flush_waits_for_the_first_answer_of_an_agent_that_is_there(
+    session: AgentConnection,
+    broker: ScriptedAgent,
+    status: AgentStatus | None,
+    expected: bool,
+) -> None:
+    broker.greets = False
+    session.step(0.0)
+    broker.last.backlog = 1  # the broker has not accepted the connection yet
+    late = 100 * EAGER
+    assert session.expects_answer(late)
+    session.step(late)
+    broker.last.backlog = 0
+    session.step(late)
+    # Its hello has just left.
+    assert session.expects_answer(late + EAGER / 2)
+
+    if status is not None:
+        broker.last.replies.append(status)
+        session.step(late)
+    assert session.expects_answer(late + 2 * EAGER) == expected
 
 
 def test_resource_usage_is_sent_over_a_broker(

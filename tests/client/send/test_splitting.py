@@ -28,7 +28,7 @@ executions = st.tuples(
 
 def rows(sections: dict[str, Any]) -> dict[str, list[Any]]:
     """Return the content of a batch without indices, so that tables do not matter."""
-    table = wire.unpack(sections["table"]) if "table" in sections else {}
+    table = wire.decode(sections["table"]) if "table" in sections else {}
     content: dict[str, list[Any]] = {name: [] for name in COLUMNS}
     for section, types in COLUMNS.items():
         columns = sections.get(section, {})
@@ -40,7 +40,7 @@ def rows(sections: dict[str, Any]) -> dict[str, list[Any]]:
         for position in range(len(next(iter(values.values()), ()))):
             content[section].append(
                 {
-                    name: named(table, section, name, column[position])
+                    name: read_names(table, section, name, column[position])
                     for name, column in values.items()
                     if position < len(column)
                 }
@@ -50,7 +50,7 @@ def rows(sections: dict[str, Any]) -> dict[str, list[Any]]:
     return content
 
 
-def named(table: dict[str, Any], section: str, column: str, value: Any) -> Any:
+def read_names(table: dict[str, Any], section: str, column: str, value: Any) -> Any:
     strings = table["strings"]
     if column == "series" and section == "points":
         kind, *numbers, labels = table["points"][value]
@@ -65,7 +65,7 @@ def named(table: dict[str, Any], section: str, column: str, value: Any) -> Any:
     return value
 
 
-def recorded(events: list[Any], failures: int = 0) -> dict[str, Any]:
+def record_events(events: list[Any], failures: int = 0) -> dict[str, Any]:
     recorder = Recorder()
     recorder.open()
     for (graph, node), outcome, action, error in events:
@@ -84,7 +84,7 @@ def recorded(events: list[Any], failures: int = 0) -> dict[str, Any]:
 def test_parts_hold_the_same_in_the_same_order(
     events: list[Any], failures: int, most: int
 ) -> None:
-    sections = recorded(events, failures)
+    sections = record_events(events, failures)
 
     def fits(part: dict[str, Any]) -> bool:
         content = rows(part)
@@ -106,7 +106,9 @@ def test_parts_are_as_large_as_allowed_and_drop_only_oversized_items(
 ) -> None:
     events = [(("g", f"node-{n}"), 0, "", None) for n in range(500)]
     events[250] = (("g", "x" * 200), 0, "", None)
-    parts = list(split(recorded(events), lambda part: len(wire.pack(part)) <= limit))
+    parts = list(
+        split(record_events(events), lambda part: len(wire.pack(part)) <= limit)
+    )
 
     assert sum(part.events for part in parts) == (500 if limit > 500 else 499)
     assert all(len(wire.pack(part.sections)) <= limit for part in parts)
@@ -115,7 +117,9 @@ def test_parts_are_as_large_as_allowed_and_drop_only_oversized_items(
 
 def test_a_state_is_sent_once_and_shortened_if_it_is_alone() -> None:
     in_flight = [["g", f"n{number}", 1.0, "r", 0] for number in range(100)]
-    sections = recorded([(("g", "n"), 0, "", None)] * 10) | {"in_flight": in_flight}
+    sections = record_events([(("g", "n"), 0, "", None)] * 10) | {
+        "in_flight": in_flight
+    }
     parts = list(split(sections, lambda part: len(wire.pack(part)) <= 1_000))
 
     states = [p.sections["in_flight"] for p in parts if "in_flight" in p.sections]
