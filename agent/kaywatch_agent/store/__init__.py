@@ -1,1 +1,1 @@
-"""Makes what was aggregated durable: one SQLite file, one transaction for each tick."""
+"""Makes aggregates durable: one SQLite file, one transaction per tick."""

@@ -1,4 +1,4 @@
-"""The store's file: its schema and migrations, its lock, and how it is opened.
+"""The schema of the store's file, its migrations, and how the file is opened.
 
 The version is SQLite's `user_version`. `meta.readable_from` is the oldest version that
 can use the file. A migration that only adds leaves it unchanged, so that one can return
@@ -8,10 +8,7 @@ to the previous version. Migrations run in one transaction.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import sqlite3
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -20,11 +17,15 @@ from kaywatch_agent.errors import StoreError
 
 __all__ = [
     "APPLICATION_ID",
+    "PAGE_BYTES",
+    "FileDamaged",
     "VERSION",
-    "Lock",
+    "WAL_BYTES",
+    "check_header",
+    "check_integrity",
     "connect",
+    "diagnosed",
     "read_only",
-    "set_aside",
     "transaction",
 ]
 
@@ -34,8 +35,14 @@ VERSION: Final = 4
 # How long to wait for a lock, such as that of a sqlite3 shell; the next commit retries.
 BUSY_SECONDS: Final = 1.0
 
-# The write-ahead log is truncated to this size after a checkpoint.
+# After a checkpoint, the write-ahead log is truncated to a share of `store.max_size`,
+# but to no more than this.
 WAL_BYTES: Final = 64 * 1024 * 1024
+
+PAGE_BYTES: Final = 4096  # SQLite's default
+CHECKPOINT_PAGES: Final = 1000  # in the log, until it is written into the file
+
+_MAGIC: Final = b"SQLite format 3\0"
 
 # For each version, the oldest version that can read it, and the migration to it.
 MIGRATIONS: Final[Sequence[tuple[int, str]]] = (
@@ -128,61 +135,78 @@ MIGRATIONS: Final[Sequence[tuple[int, str]]] = (
 )
 
 
-class Lock:
-    """Allows one agent at a time; the kernel releases it with the process."""
-
-    def __init__(self, path: Path) -> None:
-        """Take the lock.
-
-        Raises:
-            StoreError: another agent holds it, or the folder cannot be used.
-        """
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
-            self._file = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, 0o640)
-        except OSError as error:
-            raise StoreError(
-                f"store.path: cannot use {path}: {error};"
-                " choose another path with --store, or store nothing: --store :memory:"
-            ) from None
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            holder = os.pread(self._file, 20, 0).decode() or "unknown"
-            os.close(self._file)
-            raise StoreError(
-                f"store.path: another agent (pid {holder}) uses {path};"
-                " stop it, or choose another path with --store"
-            ) from None
-        os.ftruncate(self._file, 0)
-        os.pwrite(self._file, str(os.getpid()).encode(), 0)
-
-    def release(self) -> None:
-        """Release the lock. Idempotent."""
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+class FileDamaged(Exception):
+    """The file's content differs from the committed content."""
 
 
-def connect(path: Path, synchronous: str) -> sqlite3.Connection:
+@contextlib.contextmanager
+def diagnosed(path: Path) -> Iterator[None]:
+    """Translate SQLite's errors: damage is what SQLite calls corrupt, nothing else.
+
+    Raises:
+        FileDamaged: the file is damaged.
+        StoreError: it cannot be used, or not now.
+    """
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without details
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            raise FileDamaged(str(error)) from None
+        raise StoreError(f"{path}: {error}") from None
+
+
+def is_store_page(page: bytes) -> bool:
+    """Return whether the first bytes of a file are those of a store."""
+    return page.startswith(_MAGIC) and page[68:72] == APPLICATION_ID.to_bytes(4)
+
+
+def check_header(path: Path, page: bytes) -> None:
+    """Check by its first page that a file is a store, or empty.
+
+    SQLite must not open another program's file: it would write a log into it that lies
+    beside it.
+
+    Raises:
+        FileDamaged: it was a store.
+        StoreError: it is a file of another kind.
+    """
+    kind = "not a database"
+    if is_store_page(page):
+        return
+    if page.startswith(_MAGIC):
+        kind = "a database of another program"
+    elif not page:
+        return
+    elif not page.strip(b"\0"):
+        raise FileDamaged("its first page is zero")
+    elif b"CREATE TABLE journal" in page:  # only the first bytes are overwritten
+        raise FileDamaged("file is not a database")
+    raise StoreError(
+        f"store.path: {path} is {kind} and was left unchanged;"
+        " choose another path with --store, or move the file away"
+    )
+
+
+def connect(path: Path, synchronous: str, wal_bytes: int) -> sqlite3.Connection:
     """Open the file for writing; create or migrate it if necessary.
 
     Raises:
-        StoreError: the file cannot be opened, is another program's, or was written by a
-            newer agent.
-        sqlite3.DatabaseError: the file is damaged.
+        StoreError: the file is another program's, or was written by a newer agent.
+        sqlite3.Error: the file is damaged, or cannot be opened.
     """
+    connection = sqlite3.connect(
+        path,
+        timeout=BUSY_SECONDS,
+        isolation_level=None,
+        check_same_thread=False,  # one thread at a time: restore, then the writer
+    )
     try:
-        connection = sqlite3.connect(
-            path,
-            timeout=BUSY_SECONDS,
-            isolation_level=None,
-            check_same_thread=False,  # one thread at a time: restore, then the writer
-        )
-    except sqlite3.OperationalError as error:
-        raise StoreError(f"store.path: cannot open {path}: {error}") from None
-    try:
-        _prepare(connection, path, synchronous)
+        _prepare(connection, path)
+        connection.execute(f"PRAGMA synchronous = {synchronous}")
+        connection.execute(f"PRAGMA journal_size_limit = {wal_bytes}")
+        pages = min(CHECKPOINT_PAGES, wal_bytes // 2 // PAGE_BYTES)
+        connection.execute(f"PRAGMA wal_autocheckpoint = {pages}")
     except BaseException:
         connection.close()
         raise
@@ -200,39 +224,31 @@ def read_only(path: Path) -> sqlite3.Connection:
     )
 
 
-def set_aside(path: Path) -> Path:
-    """Rename a damaged file, and its log; return the new name."""
-    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-    aside = path.with_name(f"{path.name}.damaged-{stamp}")
-    for number in range(2, 100):
-        if not aside.exists():
-            break
-        aside = path.with_name(f"{path.name}.damaged-{stamp}-{number}")
-    for ending in ("", "-wal", "-shm"):
-        with contextlib.suppress(FileNotFoundError):
-            os.rename(f"{path}{ending}", f"{aside}{ending}")
-    return aside
+def check_integrity(connection: sqlite3.Connection) -> None:
+    """Check a whole file for damage.
+
+    Raises:
+        FileDamaged: it is damaged.
+        sqlite3.Error: it is damaged, or cannot be read.
+    """
+    (result,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    if result != "ok":
+        raise FileDamaged(result)
 
 
 # -- inside --------------------------------------------------------------------------
 
 
-def _prepare(connection: sqlite3.Connection, path: Path, synchronous: str) -> None:
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if application != APPLICATION_ID and tables:
-        raise StoreError(
-            f"store.path: {path} is a database of another program;"
-            " choose another path with --store"
-        )
     if version > VERSION:
         _refuse_newer(connection, path, version)
     if not tables:
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        # Before the log exists, so that the header always says whose the file is.
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute(f"PRAGMA synchronous = {synchronous}")
-    connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
     connection.execute("PRAGMA cell_size_check = ON")
     if version < VERSION:
         _migrate(connection, version)
@@ -252,7 +268,6 @@ def _refuse_newer(connection: sqlite3.Connection, path: Path, version: int) -> N
 
 def _migrate(connection: sqlite3.Connection, version: int) -> None:
     with transaction(connection):
-        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         for number, (readable_from, script) in enumerate(MIGRATIONS, 1):
             if number > version:
                 for statement in script.split(";"):

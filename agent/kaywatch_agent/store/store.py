@@ -31,7 +31,9 @@ from kaywatch_agent.errors import StoreError
 from kaywatch_agent.model.records import FailureRecord, TopologyRecord
 from kaywatch_agent.model.series import Kind, SeriesKey
 from kaywatch_agent.store import tiers
-from kaywatch_agent.store.schema import Lock, connect, set_aside, transaction
+from kaywatch_agent.store.database import Database
+from kaywatch_agent.store.schema import FileDamaged, diagnosed, transaction
+from kaywatch_agent.units import size
 
 __all__ = ["CommitReport", "Store", "read_failures", "read_journal", "read_names"]
 
@@ -39,19 +41,20 @@ BUCKET_SECONDS: Final = tiers.FINEST
 LATE: Final = -1  # journal key of events that are too late for a bucket
 FAILURES_KEPT: Final = 1_000
 
-# Checking a file of this size takes about 50 ms. A larger one is checked after the
-# start, while the agent works.
-QUICK_BYTES: Final = 16 * 1024 * 1024
-
 _failure: Final = msgspec.json.Decoder(FailureRecord)
 _topology: Final = msgspec.json.Decoder(TopologyRecord)
+
+
+# The write-ahead log is longer than its limit for a moment after a large transaction.
+# If it stays long for this many commits, a reader prevents SQLite from resetting it.
+PINNED_COMMITS: Final = 10
 
 
 class CommitReport(NamedTuple):
     """What is known after a commit.
 
     Attributes:
-        bytes: how much of the file is in use.
+        bytes: how much of the file is in use, and the size of the write-ahead log.
         expired: hours of buckets deleted because the file was too large.
     """
 
@@ -60,7 +63,14 @@ class CommitReport(NamedTuple):
 
 
 class Store:
-    """One file, locked for as long as the agent runs."""
+    """One file, locked for as long as the agent runs.
+
+    Attributes:
+        path: the file.
+        database: its connection.
+        retention: how long buckets are kept.
+        problem: why the write-ahead log grows; empty if it does not.
+    """
 
     def __init__(
         self,
@@ -74,17 +84,17 @@ class Store:
         Raises:
             StoreError: the file cannot be used, or another agent uses it.
         """
-        self.path = path
-        self.aside: Path | None = None  # where a damaged file was moved
-        self.damage = ""  # what was wrong with it
-        self._synchronous = synchronous
+        # As SQLite does: the log is beside the file itself, not beside a link to it.
+        self.path = path = path.resolve()
         self.retention = retention or tiers.Retention()
-        self._lock = Lock(path)
-        self._connection: sqlite3.Connection | None = None
+        self.problem = ""
+        self.database = Database(path, synchronous, self.retention.log_bytes)
         self._rows = 0
         self._sizes: dict[str, int] = {}
         self._tick = 0
         self._moved = 0  # up to this bucket, the journal was moved to `buckets`
+        self._used = 0  # bytes, after the last commit
+        self._pinned = 0  # commits since the log was short
 
     # -- at the start ----------------------------------------------------------------
 
@@ -92,40 +102,34 @@ class Store:
         """Open the file and return its content; move a damaged one aside.
 
         Raises:
-            StoreError: the file cannot be opened, or a newer agent wrote it.
+            StoreError: the file cannot be read, or is not a store of this version.
         """
         try:
-            self._connection = connect(self.path, self._synchronous)
-            if self.path.stat().st_size <= QUICK_BYTES:
-                self.check()
+            self.database.open()
+            with diagnosed(self.path):
+                return self._read()
+        except FileDamaged as damage:
+            self.start_over(str(damage))
             return self._read()
-        except (sqlite3.DatabaseError, ValueError, KeyError) as error:
-            if isinstance(error, sqlite3.OperationalError):
-                raise StoreError(
-                    f"store.path: cannot read {self.path}: {error}"
-                ) from None
-            self.damage = f"{type(error).__name__}: {error}"
-            self.start_over()
-            return self._read()
+        except (ValueError, KeyError) as error:
+            raise StoreError(
+                f"store.path: cannot use {self.path}: {error}; it was left unchanged:"
+                " restore a backup, or move the file away to start with an empty store"
+            ) from None
 
-    def check(self) -> None:
-        """Check the whole file for damage.
+    def start_over(self, damage: str) -> None:
+        """Move the damaged file aside, and create an empty one.
 
         Raises:
-            sqlite3.DatabaseError: the file is damaged.
+            StoreError: that is not possible now.
         """
-        check_integrity(self._open)
-
-    def start_over(self) -> None:
-        """Move the damaged file aside, and create an empty one."""
-        self._disconnect()
-        self.aside = set_aside(self.path)
-        self._connection = connect(self.path, self._synchronous)
+        self._rows = self._tick = self._moved = 0
+        self._sizes = {}
+        self.database.start_over(damage)
 
     def close(self) -> None:
         """Close and unlock the file. Idempotent."""
-        self._disconnect()
-        self._lock.release()
+        self.database.close()
 
     # -- at each tick ----------------------------------------------------------------
 
@@ -134,31 +138,52 @@ class Store:
 
         Raises:
             StoreError: no change is durable; the commit may be retried.
-            sqlite3.DatabaseError: the file is damaged.
+            FileDamaged: the file is damaged; call `start_over`.
         """
+        self._check_log()
         try:
-            return self._commit(batch)
-        except sqlite3.OperationalError as error:
-            raise StoreError(f"{self.path}: {error}") from None
+            with diagnosed(self.path):
+                return self._commit(batch)
+        except StoreError:
+            # A commit that a full disk interrupts has written a part of the log.
+            self.database.files.remember()
+            raise
 
     # -- inside ----------------------------------------------------------------------
 
-    @property
-    def _open(self) -> sqlite3.Connection:
-        if self._connection is None:
-            raise StoreError(f"{self.path} is not open")
-        return self._connection
+    def _check_log(self) -> None:
+        """Report a reader that lets the log grow; beyond all limits, refuse to."""
+        files, retention = self.database.files, self.retention
+        length = files.log_bytes()
+        self._pinned = self._pinned + 1 if length > retention.log_bytes else 0
+        self.problem = ""
+        if self._used > retention.max_bytes:
+            self.problem = (
+                f"{self.path} has {size(self._used)} without old buckets to delete:"
+                " raise store.max_size, or lower limits.series"
+            )
+        if self._pinned < PINNED_COMMITS:
+            return
+        pids = ", ".join(files.readers()) or "unknown"
+        self.problem = (
+            f"the write-ahead log of {self.path} has {size(length)}: another program"
+            f" (pid {pids}) reads the store and does not end; stop it"
+        )
+        if self._used + length > retention.max_bytes and not self._truncate_log():
+            raise StoreError(self.problem)
 
-    def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
-        self._rows = self._tick = self._moved = 0
-        self._sizes = {}
+    def _truncate_log(self) -> bool:
+        """Write the log into the file; return whether no reader prevented that."""
+        with diagnosed(self.path):
+            (busy, *_) = self.database.connection.execute(
+                "PRAGMA wal_checkpoint(TRUNCATE)"
+            ).fetchone()
+        self.database.remember()
+        return not busy
 
     def _commit(self, batch: WriteBatch) -> CommitReport:
         change = batch.aggregate
-        db, tick = self._open, self._tick + 1
+        db, tick = self.database.connection, self._tick + 1
         current = int(change.now // BUCKET_SECONDS)
         expired = 0
         with transaction(db):
@@ -174,7 +199,9 @@ class Store:
         # Only after the commit: a transaction may be rolled back.
         self._tick, self._moved = tick, current
         self._rows, self._sizes = change.rows, dict(change.sizes)
-        return CommitReport(tiers.used_bytes(db), expired)
+        self.database.remember()
+        self._used = tiers.used_bytes(db)
+        return CommitReport(self._used + self.database.files.log_bytes(), expired)
 
     def _write_names(self, db: sqlite3.Connection, change: AggregateChanges) -> None:
         db.executemany(
@@ -198,11 +225,12 @@ class Store:
 
     def _write_lists(self, db: sqlite3.Connection, batch: WriteBatch) -> None:
         change = batch.aggregate
-        db.executemany(
-            "INSERT OR REPLACE INTO clients VALUES (?, ?)", batch.clients.stored.items()
-        )
+        # In this order: a client that was dropped may have returned since.
         db.executemany(
             "DELETE FROM clients WHERE id = ?", [(c,) for c in batch.clients.forgotten]
+        )
+        db.executemany(
+            "INSERT OR REPLACE INTO clients VALUES (?, ?)", batch.clients.stored.items()
         )
         failures = [(encode_json(failure),) for failure in change.failures]
         if failures:
@@ -216,14 +244,16 @@ class Store:
             "INSERT OR REPLACE INTO topologies VALUES (?, ?, ?)",
             [(t.service, t.graph, encode_json(t)) for t in change.topologies],
         )
-        kept = {at: data for at, data in batch.documents.items() if data is not None}
+        changed_documents = {
+            at: data for at, data in batch.documents.items() if data is not None
+        }
         db.executemany(
             "INSERT OR REPLACE INTO documents VALUES (?, ?, ?)",
-            [(*at, data) for at, data in kept.items()],
+            [(*at, data) for at, data in changed_documents.items()],
         )
         db.executemany(
             "DELETE FROM documents WHERE kind = ? AND id = ?",
-            batch.documents.keys() - kept.keys(),
+            batch.documents.keys() - changed_documents.keys(),
         )
 
     def _move_journal(
@@ -243,7 +273,7 @@ class Store:
         return tiers.expire(db, change.now, self.retention)
 
     def _read(self) -> StoredState:
-        db = self._open
+        db = self.database.connection
         keys, names = read_names(db)
         totals_tick, totals = _totals(db)
         newer = read_journal(db, "tick > ?", totals_tick).values()
@@ -263,7 +293,7 @@ class Store:
             names=names,
             totals=merge([totals, *(part for parts in newer for part in parts)]),
             buckets=buckets,
-            stored=[n for n in tiers.stored(db) if n not in buckets],
+            stored=[n for n in tiers.list_buckets(db) if n not in buckets],
             failures=read_failures(db),
             topologies=_topologies(db),
             clients={
@@ -281,13 +311,6 @@ def _entries(change: AggregateChanges) -> Iterator[tuple[int, Bucket]]:
         yield LATE, change.late
 
 
-def check_integrity(connection: sqlite3.Connection) -> None:
-    """Check a whole file for damage; see `Store.check`."""
-    (result,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-    if result != "ok":
-        raise sqlite3.DatabaseError(result)
-
-
 def read_names(db: sqlite3.Connection) -> tuple[list[SeriesKey], dict[str, list[Any]]]:
     """Return the series by row, and the other names by kind and number."""
     keys = [_key(row) for row in db.execute("SELECT * FROM series ORDER BY row")]
@@ -295,7 +318,7 @@ def read_names(db: sqlite3.Connection) -> tuple[list[SeriesKey], dict[str, list[
     for kind, value in db.execute(
         "SELECT facet, value FROM names ORDER BY facet, number"
     ):
-        names[kind].append(_frozen(json.loads(value)))
+        names[kind].append(_freeze(json.loads(value)))
     return keys, dict(names)
 
 
@@ -343,7 +366,7 @@ def _key(row: tuple[Any, ...]) -> SeriesKey:
     return SeriesKey(Kind(kind), service, graph, node, metric, pairs)
 
 
-def _frozen(value: Any) -> Any:
+def _freeze(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 

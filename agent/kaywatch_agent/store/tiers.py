@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 
 from kaywatch_agent.aggregate.bucket import EMPTY, Bucket, merge
 from kaywatch_agent.aggregate.codec import decode, encode
+from kaywatch_agent.store.schema import WAL_BYTES
 
 __all__ = [
     "FINEST",
@@ -27,7 +28,7 @@ __all__ = [
     "expire",
     "load",
     "roll_up",
-    "stored",
+    "list_buckets",
     "used_bytes",
 ]
 
@@ -50,12 +51,17 @@ class Retention(NamedTuple):
     Attributes:
         minutes: of one-minute buckets, in seconds.
         hours: of one-hour buckets, in seconds.
-        max_bytes: of the file; beyond it, the oldest buckets are deleted.
+        max_bytes: of the file and its log; beyond it, the oldest buckets are deleted.
     """
 
     minutes: float = 24 * HOUR
     hours: float = 30 * 24 * HOUR
     max_bytes: int = 2 * 1024**3
+
+    @property
+    def log_bytes(self) -> int:
+        """How long the write-ahead log stays."""
+        return min(WAL_BYTES, self.max_bytes // 8)
 
 
 def bucket(db: sqlite3.Connection, tier: int, start: int) -> Bucket:
@@ -86,7 +92,7 @@ def add(db: sqlite3.Connection, tier: int, start: int, more: Bucket) -> None:
     db.execute("INSERT OR REPLACE INTO buckets VALUES (?, ?, ?)", (tier, start, data))
 
 
-def stored(db: sqlite3.Connection) -> Iterator[int]:
+def list_buckets(db: sqlite3.Connection) -> Iterator[int]:
     """Yield the numbers of the ten-second buckets."""
     for (start,) in db.execute(
         "SELECT start FROM buckets WHERE tier = ? ORDER BY start", (FINEST,)
@@ -122,14 +128,14 @@ def expire(db: sqlite3.Connection, now: float, retention: Retention) -> int:
     Returns:
         The number of hours deleted because of the file's size.
     """
-    for tier, kept in ((MINUTE, retention.minutes), (HOUR, retention.hours)):
+    for tier, seconds in ((MINUTE, retention.minutes), (HOUR, retention.hours)):
         for _ in range(HOURS_AT_ONCE):
             oldest = _oldest(db, tier)
-            if oldest is None or oldest + HOUR + kept > now:
+            if oldest is None or oldest + HOUR + seconds > now:
                 break
             _delete(db, tier, oldest)
-    deleted = 0
-    while deleted < HOURS_AT_ONCE and used_bytes(db) > retention.max_bytes:
+    deleted, limit = 0, retention.max_bytes - retention.log_bytes
+    while deleted < HOURS_AT_ONCE and used_bytes(db) > limit:
         if not _delete_oldest(db, now):
             break
         deleted += 1

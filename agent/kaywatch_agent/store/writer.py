@@ -2,7 +2,7 @@
 
 A full or slow disk, or a locked file, is reported on `/health`, and the next commit
 tries again; until then, the agent works in memory and acknowledges nothing. A damaged
-file is moved aside, and a new one is written from memory.
+file is moved aside, and a new one is written from memory; see `store.database`.
 """
 
 from __future__ import annotations
@@ -24,8 +24,14 @@ from kaywatch_agent.errors import StoreError
 from kaywatch_agent.runtime.metrics import Counter, Gauge, Metrics
 from kaywatch_agent.settings.reader import Size
 from kaywatch_agent.store.archive import Archive
-from kaywatch_agent.store.schema import read_only
-from kaywatch_agent.store.store import QUICK_BYTES, CommitReport, Store, check_integrity
+from kaywatch_agent.store.database import QUICK_BYTES
+from kaywatch_agent.store.schema import (
+    FileDamaged,
+    check_integrity,
+    diagnosed,
+    read_only,
+)
+from kaywatch_agent.store.store import CommitReport, Store
 from kaywatch_agent.store.tiers import Retention
 from kaywatch_agent.units import parse_size
 
@@ -51,8 +57,8 @@ class StoreConfig:
             keeps nothing.
         synchronous: `full` survives a power failure; with `normal`, a power failure may
             cost the last few ticks. See SQLite's `PRAGMA synchronous`.
-        max_size: the largest size of the file; beyond it, the oldest buckets are
-            deleted.
+        max_size: the largest size of the file and its write-ahead log; beyond it, the
+            oldest buckets are deleted.
         minute_buckets_hours: for how many hours one-minute buckets are kept.
         hour_buckets_days: for how many days one-hour buckets are kept.
     """
@@ -112,7 +118,9 @@ class StoreMetrics(Metrics):
     seconds = Counter(
         "kaywatch_commit_duration_seconds_total", "Time spent in commits."
     )
-    bytes = Gauge("kaywatch_store_bytes", "Bytes in use in the store's file.")
+    bytes = Gauge(
+        "kaywatch_store_bytes", "Bytes in use in the store's file and its log."
+    )
     expired = Counter(
         "kaywatch_store_expired_total",
         "Hours of buckets deleted because the store was too large.",
@@ -140,10 +148,10 @@ class StoreWriter:
         Raises:
             StoreError: the file cannot be used, or another agent uses it.
         """
-        self.archive = Archive(path, config.retention.hours)
         self._store = Store(
             path, synchronous=config.synchronous, retention=config.retention
         )
+        self.archive = Archive(self._store.path, config.retention.hours)
         self.metrics = StoreMetrics()
         self._thread = ThreadPoolExecutor(1, "store")
         self._problem = ""
@@ -158,14 +166,7 @@ class StoreWriter:
         Raises:
             StoreError: the file cannot be opened, or a newer agent wrote it.
         """
-        state = self._store.restore()
-        if self._store.aside is not None:
-            log.error(
-                "store damaged, started a new file",
-                damage=self._store.damage,
-                aside=str(self._store.aside),
-            )
-        return state
+        return self._store.restore()
 
     @property
     def path(self) -> Path:
@@ -178,7 +179,13 @@ class StoreWriter:
         waited = time.monotonic() - self._since if self._since else 0.0
         if waited > SLOW_SECONDS:
             return f"a commit has been in progress for {waited:.0f} s: the disk is slow"
-        return self._problem
+        incident = self._store.database.incident
+        problems = (
+            "" if self._problem == incident else self._problem,
+            self._store.problem,
+            incident and f"{incident} (shown until the agent restarts)",
+        )
+        return "; ".join(filter(None, problems))
 
     async def commit(self, batch: WriteBatch) -> None:
         """Make changes durable.
@@ -203,21 +210,13 @@ class StoreWriter:
         self._store.retention = retention
         self.archive.kept_seconds = retention.hours
 
-    async def check(self) -> str | None:
+    async def check(self) -> None:
         """Check a file for damage that was too large to be checked at the start.
 
         The next commit moves a damaged file aside.
-
-        Returns:
-            What is damaged, empty for nothing; None if no check was needed, or if
-            `close` was called meanwhile.
-
-        Raises:
-            StoreError: the file cannot be read.
         """
-        if self._store.aside is not None or self._closed:
-            return None
-        return await asyncio.to_thread(self._check)
+        if not self._store.database.incident and not self._closed:
+            await asyncio.to_thread(self._check)
 
     def close(self) -> None:
         """Close the file, after the commit in progress."""
@@ -232,37 +231,39 @@ class StoreWriter:
     # -- inside ----------------------------------------------------------------------
 
     def _commit(self, batch: WriteBatch) -> CommitReport:
-        damage = self._damaged
+        store, damage = self._store, self._damaged
         if not damage:
             try:
-                return self._store.commit(batch)
-            except (sqlite3.DatabaseError, ValueError) as error:
+                if store.database.follow():
+                    self.archive.close()
+                return store.commit(batch)
+            except FileDamaged as error:
                 damage = str(error)
-        self._damaged = ""
         self.archive.close()
-        self._store.start_over()
-        raise StoreDamaged(
-            f"{self._store.path} is damaged ({damage}); it was moved to"
-            f" {self._store.aside}, and a new file created"
-        )
+        store.start_over(damage)
+        self._damaged = ""
+        raise StoreDamaged(store.database.incident)
 
-    def _check(self) -> str | None:
+    def _check(self) -> None:
         path = self._store.path
+        if path.stat().st_size <= QUICK_BYTES:
+            return
+        started = time.perf_counter()
         try:
-            if path.stat().st_size <= QUICK_BYTES:
-                return None
-            self._checking = connection = read_only(path)
-            with contextlib.closing(connection):
-                check_integrity(connection)
-        except (OSError, sqlite3.OperationalError) as error:
-            if self._closed:
-                return None
-            raise StoreError(f"cannot check {path}: {error}") from None
-        except sqlite3.DatabaseError as error:
+            with diagnosed(path):
+                self._checking = connection = read_only(path)
+                with contextlib.closing(connection):
+                    check_integrity(connection)
+        except FileDamaged as error:
             self._damaged = str(error)
+        except StoreError as error:
+            if not self._closed:
+                self._store.database.report(f"the store could not be checked: {error}")
+        else:
+            took = round(time.perf_counter() - started, 3)
+            log.info("store checked", took_seconds=took)
         finally:
             self._checking = None
-        return self._damaged
 
     def _fail(self, problem: str) -> None:
         self.metrics.failures.add()
@@ -275,7 +276,7 @@ class StoreWriter:
             log.info("the store works again")
         self._problem = ""
         if report.expired:
-            log.warning("the store is full: the oldest hours go", hours=report.expired)
+            log.warning("store full, deleted the oldest hours", hours=report.expired)
         self.metrics.commits.add()
         self.metrics.seconds.add(seconds)
         self.metrics.expired.add(report.expired)
@@ -283,4 +284,4 @@ class StoreWriter:
 
 
 class StoreDamaged(StoreError):
-    """The file is damaged and was moved aside; the next commit must be complete."""
+    """The file was damaged and moved aside; the next commit must be complete."""

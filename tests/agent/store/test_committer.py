@@ -1,4 +1,4 @@
-"""Which commit holds what, and who is told when it is durable."""
+"""The content of commits, and the notification of their parts."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Aggregates:
 
 
 class SlowWriter:
-    """A store whose commits end when the test says so."""
+    """A store whose commits end when the test releases them."""
 
     def __init__(self) -> None:
         self.problem = "the disk is full"
@@ -80,13 +80,13 @@ class Commits:
         self.committer.writer = self.writer  # type: ignore[assignment]
 
     async def begin(self) -> asyncio.Task[bool]:
-        return await started(self.committer.commit())
+        return await start_task(self.committer.commit())
 
     async def wait(self) -> asyncio.Task[str]:
-        return await started(self.committer.wait_durable())
+        return await start_task(self.committer.wait_durable())
 
 
-async def started(work: Any) -> asyncio.Task[Any]:
+async def start_task(work: Any) -> asyncio.Task[Any]:
     task = asyncio.create_task(work)
     await asyncio.sleep(0)
     return task
@@ -171,7 +171,7 @@ async def test_without_a_store_a_change_is_durable_at_once() -> None:
 
 
 class BrokenPart(Part):
-    """Fails to say what changed, once."""
+    """Fails once to return its changes."""
 
     broken = True
 

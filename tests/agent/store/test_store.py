@@ -1,4 +1,4 @@
-"""One file: what was committed is there again, and nothing else."""
+"""The store: committed data is restored, and nothing else."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
-from tests.agent.aggregate.samples import Event, shown
+from tests.agent.aggregate.samples import Event, to_naive
 from tests.agent.store.ticks import KEYS, NAMES, START, Ticks
 
 from kaywatch.wire import Phase
@@ -61,7 +61,7 @@ def store(path: Path) -> Iterator[Store]:
     made.close()
 
 
-def again(store: Store) -> StoredState:
+def reopen(store: Store) -> StoredState:
     """What an agent would find that starts now."""
     store.close()
     other = Store(store.path)
@@ -71,11 +71,11 @@ def again(store: Store) -> StoredState:
         other.close()
 
 
-def same(one: Bucket, other: Bucket) -> None:
-    """The same, but for the order in which floats were added."""
-    assert shown(one).keys() == shown(other).keys()
-    for row, stats in shown(one).items():
-        expected = shown(other)[row]
+def is_same(one: Bucket, other: Bucket) -> None:
+    """Return whether both are equal, apart from the order of float additions."""
+    assert to_naive(one).keys() == to_naive(other).keys()
+    for row, stats in to_naive(one).items():
+        expected = to_naive(other)[row]
         for name in ("total", "squares"):
             assert stats.pop(name) == pytest.approx(expected.pop(name))
         if stats.pop("last") != expected.pop("last"):
@@ -126,7 +126,7 @@ def test_committed_data_is_restored(store: Store) -> None:
         )
     )
     store.commit(ticks.change(START + 3, [], forgotten=["bb"]))
-    result = again(store)
+    result = reopen(store)
 
     assert (result.now, result.since) == (START + 3, START)
     assert result.keys == KEYS
@@ -135,9 +135,9 @@ def test_committed_data_is_restored(store: Store) -> None:
     assert result.failures == [FAILURE]
     assert result.topologies == [TOPOLOGY]
     assert result.counters == b"{}"
-    same(result.totals, ticks.expected())
+    is_same(result.totals, ticks.expected())
     for n, bucket in result.buckets.items():
-        same(bucket, ticks.expected(n * 10, n * 10 + 10))
+        is_same(bucket, ticks.expected(n * 10, n * 10 + 10))
     assert set(result.buckets) | set(result.stored) == {
         int(e.time // 10) for e in ticks.events if e.time > START - 100
     }
@@ -162,11 +162,11 @@ def test_hours_of_ticks_restart_by_restart(path: Path) -> None:
         if n % 200 == 199:
             store.close()
             store = Store(path)
-            same(store.restore().totals, ticks.expected())
-    result = again(store)
+            is_same(store.restore().totals, ticks.expected())
+    result = reopen(store)
     archive = Archive(path, 0.0)
 
-    same(result.totals, ticks.expected())
+    is_same(result.totals, ticks.expected())
     late = [e for e in ticks.events if e.row == 2 and e.time == START]
     assert len(late) >= 1200
     counts = []
@@ -195,12 +195,12 @@ def test_an_hour_is_all_of_its_events(path: Path) -> None:
     archive = Archive(path, 0.0)
 
     (first,) = [s for at, s in archive.read(START, START + 3600, 3600) if at == START]
-    same(first, ticks.expected(START, START + 3600))
+    is_same(first, ticks.expected(START, START + 3600))
     minutes = list(archive.read(START, START + 3600, 60))
     assert [at for at, _ in minutes] == list(range(START, START + 3600, 60))
-    same(merge([bucket for _, bucket in minutes]), first)
+    is_same(merge([bucket for _, bucket in minutes]), first)
     (minute,) = archive.read(START + 120, START + 180, 60)
-    same(minute[1], ticks.expected(START + 120, START + 180))
+    is_same(minute[1], ticks.expected(START + 120, START + 180))
     archive.close()
 
 
@@ -210,25 +210,25 @@ def test_data_of_a_failed_commit_is_not_restored(
     ticks = Ticks()
     store.commit(ticks.change(START, events(5, START)))
     before = ticks.expected()
-    (size,) = store._open.execute("PRAGMA page_count").fetchone()
-    store._open.execute(f"PRAGMA max_page_count = {size}")
+    (size,) = store.database.connection.execute("PRAGMA page_count").fetchone()
+    store.database.connection.execute(f"PRAGMA max_page_count = {size}")
     with pytest.raises(StoreError, match="full"):
         store.commit(ticks.change(START + 1, events(20_000, START + 1)))
-    store._open.execute("PRAGMA max_page_count = 100000000")
-    same(again(store).totals, before)
+    store.database.connection.execute("PRAGMA max_page_count = 100000000")
+    is_same(reopen(store).totals, before)
 
 
 def test_a_change_that_failed_can_be_committed_later(store: Store) -> None:
     ticks = Ticks()
     change = ticks.change(START, events(20_000, START))
-    store._open.execute("PRAGMA max_page_count = 1")
+    store.database.connection.execute("PRAGMA max_page_count = 1")
     with pytest.raises(StoreError):
         store.commit(change)
-    store._open.execute("PRAGMA max_page_count = 100000000")
+    store.database.connection.execute("PRAGMA max_page_count = 100000000")
     store.commit(change)
 
-    result = again(store)
-    same(result.totals, ticks.expected())
+    result = reopen(store)
+    is_same(result.totals, ticks.expected())
     assert result.keys == KEYS
 
 
@@ -243,7 +243,7 @@ def test_a_locked_file_is_a_temporary_error(store: Store) -> None:
     other.close()
     store.commit(change)
 
-    same(again(store).totals, ticks.expected())
+    is_same(reopen(store).totals, ticks.expected())
 
 
 # -- the file ------------------------------------------------------------------------
@@ -280,7 +280,7 @@ def test_another_program_s_database_is_left_alone(path: Path) -> None:
 def test_a_newer_agent_s_file(store: Store, readable_from: int, fine: bool) -> None:
     ticks = Ticks()
     store.commit(ticks.change(START, events(5, START)))
-    db = store._open
+    db = store.database.connection
     db.execute(
         "UPDATE meta SET value = ? WHERE key = 'readable_from'", (readable_from,)
     )
@@ -291,7 +291,7 @@ def test_a_newer_agent_s_file(store: Store, readable_from: int, fine: bool) -> N
     other = Store(store.path)
 
     if fine:
-        same(other.restore().totals, ticks.expected())
+        is_same(other.restore().totals, ticks.expected())
     else:
         with pytest.raises(StoreError, match="newer kaywatch"):
             other.restore()
@@ -306,17 +306,17 @@ def test_an_older_agent_s_file_is_brought_up_to_date(
     with monkeypatch.context() as older:
         older.setattr(schema, "VERSION", 1)
         older.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:1])
-        db = schema.connect(tmp_path / "old.db", "FULL")
+        db = schema.connect(tmp_path / "old.db", "FULL", schema.WAL_BYTES)
         db.close()
     store = Store(tmp_path / "old.db")
     store.restore()
     store.commit(ticks.change(START, events(5, START)))
-    (version,) = store._open.execute("PRAGMA user_version").fetchone()
+    (version,) = store.database.connection.execute("PRAGMA user_version").fetchone()
     store.close()
     other = Store(tmp_path / "old.db")
 
     assert version == schema.VERSION
-    same(other.restore().totals, ticks.expected())
+    is_same(other.restore().totals, ticks.expected())
     other.close()
 
 
@@ -330,18 +330,19 @@ def test_lists_in_an_older_format_are_dropped_and_totals_kept(
         old = Store(tmp_path / "old.db")
         old.restore()
         old.commit(ticks.change(START, events(5, START)))
-        old._open.execute("INSERT INTO failures (data) VALUES ('[1.0, \"shop\"]')")
+        db = old.database.connection
+        db.execute("INSERT INTO failures (data) VALUES ('[1.0, \"shop\"]')")
         client = {"id": "ab", "service": "shop", "received_seq": 7, "events": 9}
         lists = {"tags": [["a", "b"]], "in_flight": [["g", "n", 1.0, "r", 0]]}
         data = json.dumps({**client, **lists}).encode()
-        old._open.execute("INSERT INTO clients VALUES ('ab', ?)", (data,))
+        db.execute("INSERT INTO clients VALUES ('ab', ?)", (data,))
         old.close()
     store = Store(tmp_path / "old.db")
     state = store.restore()
     store.close()
 
-    assert store.aside is None
-    same(state.totals, ticks.expected())
+    assert not store.database.incident
+    is_same(state.totals, ticks.expected())
     assert not state.failures
     # Else a batch that is sent again after the update would be counted twice.
     stored = Client.from_json(state.clients["ab"])
@@ -374,20 +375,19 @@ def test_renamed_counts_are_kept_and_fingerprints_of_rules_dropped(
             .change(START, events(5, START))
             ._replace(counters=json.dumps(counters).encode())
         )
+        db = old.database.connection
         for name in ("ab", "cd"):
             data = json.dumps({**client, "client": name}).encode()
-            old._open.execute("INSERT INTO clients VALUES (?, ?)", (name, data))
-        old._open.execute("INSERT INTO clients VALUES ('ef', 'damaged')")
+            db.execute("INSERT INTO clients VALUES (?, ?)", (name, data))
+        db.execute("INSERT INTO clients VALUES ('ef', 'damaged')")
         for name, data in (("a", b'{"meaning":"c2c4","value":0.1}'), ("b", b"damaged")):
-            old._open.execute(
-                "INSERT INTO documents VALUES ('alert', ?, ?)", (name, data)
-            )
+            db.execute("INSERT INTO documents VALUES ('alert', ?, ?)", (name, data))
         old.close()
     store = Store(tmp_path / "old.db")
     state = store.restore()
     store.close()
 
-    assert store.aside is None
+    assert not store.database.incident
     stored = [Client.from_json(state.clients[name]) for name in ("ab", "cd")]
     assert [one.overflow for one in stored] == [30, 30]
     assert (stored[0].events, stored[0].tags, stored[0].skew) == (
@@ -422,40 +422,95 @@ def test_documents_are_kept_replaced_and_deleted(store: Store) -> None:
     other.close()
 
 
-@pytest.mark.parametrize("damage", ["header", "page", "text", "bucket"])
+@pytest.mark.parametrize("damage", ["header", "page"])
 def test_a_damaged_file_is_set_aside(store: Store, damage: str) -> None:
     ticks = Ticks()
     for n in range(40):
         store.commit(ticks.change(START + 10 * n, events(50, START + 10 * n, n)))
-    if damage == "bucket":
-        store._open.execute("UPDATE totals SET data = x'00'")
     store.close()
     data = bytearray(store.path.read_bytes())
     if damage == "header":
         data[:100] = b"x" * 100
-    elif damage == "page":
+    else:
         data[4096:] = b"\xff" * (len(data) - 4096)
-    elif damage == "text":
-        data[:] = b"not a database at all\n" * 100
     store.path.write_bytes(data)
     other = Store(store.path)
     state = other.restore()
+    (aside,) = store.path.parent.glob("*.damaged-*[0-9]")
 
     assert state.now is None
-    assert other.aside is not None
-    assert other.aside.read_bytes() == data
-    assert "damaged" in other.aside.name
+    assert str(aside) in other.database.incident
+    assert aside.read_bytes() == data
     other.commit(ticks.change(START + 400, events(5, START + 400)))
-    assert again(other).keys == KEYS
+    assert "damaged" in other.database.incident  # until the agent restarts
+    assert reopen(other).keys == KEYS
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["UPDATE totals SET data = x'00'", "UPDATE failures SET data = '[]'"],
+)
+def test_content_that_is_not_understood_is_left_alone(
+    store: Store, statement: str
+) -> None:
+    ticks = Ticks()
+    for now in (START, START + 20):
+        store.commit(ticks.change(now, events(5, now), failures=[FAILURE]))
+    store.database.connection.execute(statement)
+    store.close()
+    before = store.path.read_bytes()
+    other = Store(store.path)
+    with pytest.raises(StoreError, match="was left unchanged"):
+        other.restore()
+    other.close()
+    assert store.path.read_bytes() == before
+    assert list(store.path.parent.iterdir()) == [store.path]
+
+
+def test_a_number_that_exists_already_is_no_damage(store: Store) -> None:
+    ticks = Ticks()
+    change = ticks.change(START, events(5, START))
+    store.commit(change)
+    store._tick -= 1
+    with pytest.raises(StoreError, match="UNIQUE constraint failed"):
+        store.commit(ticks.change(START + 1, events(5, START + 1)))
+    assert list(store.path.parent.glob("*.damaged-*")) == []
+
+
+@pytest.mark.parametrize("content", [b"some notes\n" * 100, b"x", b"SQLite format 3"])
+def test_a_file_that_is_no_database_is_left_alone(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    store = Store(path)
+    with pytest.raises(StoreError, match=r"--store, or move"):
+        store.restore()
+    store.close()
+    assert path.read_bytes() == content
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_damaged_database_of_another_program_is_left_alone(path: Path) -> None:
+    other = sqlite3.connect(path)
+    other.execute("CREATE TABLE mine (x)")
+    other.executemany("INSERT INTO mine VALUES (randomblob(?))", [(3000,)] * 9)
+    other.commit()
+    other.close()
+    content = bytearray(path.read_bytes())
+    content[100:200] = b"\xff" * 100
+    path.write_bytes(content)
+    store = Store(path)
+    with pytest.raises(StoreError, match="left unchanged"):
+        store.restore()
+    store.close()
+    assert path.read_bytes() == content
 
 
 def test_a_new_file_gets_a_full_snapshot(store: Store) -> None:
     ticks = Ticks()
     store.commit(ticks.change(START, events(5, START), clients={"aa": b"{}"}))
-    store.start_over()
+    store.start_over("a test")
 
     store.commit(ticks.change(START + 1, events(5, START + 1)))
-    result = again(store)
+    result = reopen(store)
     assert result.keys == KEYS
     assert not result.clients
 
@@ -467,17 +522,19 @@ def test_buckets_go_when_they_are_too_old(path: Path) -> None:
     store = Store(path, retention=Retention(minutes=7200, hours=10 * 3600))
     store.restore()
     ticks = Ticks()
-    for n in range(0, 20 * 3600, 30):
+    for n in range(0, 20 * 3600, 120):
         store.commit(ticks.change(START + n, events(1, START + n, n)))
     now = START + 20 * 3600
     starts: dict[int, list[int]] = {10: [], 60: [], 3600: []}
-    for tier, start in store._open.execute("SELECT tier, start FROM buckets"):
+    for tier, start in store.database.connection.execute(
+        "SELECT tier, start FROM buckets"
+    ):
         starts[tier].append(start)
 
     assert now - 3800 < min(starts[10]) < now - 3500
     assert now - 3 * 3600 <= min(starts[60]) < now - 7000
     assert now - 12 * 3600 <= min(starts[3600]) <= now - 10 * 3600
-    same(again(store).totals, ticks.expected())
+    is_same(reopen(store).totals, ticks.expected())
 
 
 def test_the_oldest_goes_when_the_file_is_too_large(path: Path) -> None:
@@ -493,7 +550,7 @@ def test_the_oldest_goes_when_the_file_is_too_large(path: Path) -> None:
     assert expired > 0
     assert used < 500_000
     assert path.stat().st_size < 600_000
-    same(again(store).totals, ticks.expected())
+    is_same(reopen(store).totals, ticks.expected())
 
 
 def test_a_clock_that_jumps_ahead_for_a_moment_sweeps_little_away(
@@ -503,18 +560,18 @@ def test_a_clock_that_jumps_ahead_for_a_moment_sweeps_little_away(
     for n in range(0, 30 * 3600, 600):
         store.commit(ticks.change(START + n, events(1, START + n, n)))
     hours = "SELECT count(*) FROM buckets WHERE tier = 3600"
-    (before,) = store._open.execute(hours).fetchone()
+    (before,) = store.database.connection.execute(hours).fetchone()
     year = START + 365 * 86_400
     store.commit(ticks.change(year, []))
-    (after,) = store._open.execute(hours).fetchone()
+    (after,) = store.database.connection.execute(hours).fetchone()
 
     assert before > 20
     assert after >= before - 2
     store.commit(ticks.change(START + 30 * 3600, events(1, START + 30 * 3600)))
-    same(again(store).totals, ticks.expected())
+    is_same(reopen(store).totals, ticks.expected())
 
 
-# -- reading beside the writer -------------------------------------------------------
+# -- reading while writing -----------------------------------------------------------
 
 
 def test_readers_in_threads_see_whole_ticks(path: Path) -> None:
