@@ -10,15 +10,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
+from msgspec.json import encode as encode_json
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from kaywatch_agent.aggregate.bucket import EMPTY, Bucket, merge
 from kaywatch_agent.aggregate.change import AggregateChanges, StoredState
+from kaywatch_agent.aggregate.detail_quota import (
+    OBJECT_BYTES,
+    Detail,
+    DetailQuota,
+)
 from kaywatch_agent.aggregate.details import FailureLog, LongestRuns, Topologies
 from kaywatch_agent.aggregate.history import CompressedBucket, History
 from kaywatch_agent.aggregate.mapping import Mapper, phases
-from kaywatch_agent.aggregate.pending import PendingEvents, late_events, repeated_event
+from kaywatch_agent.aggregate.pending import (
+    PendingEvents,
+    find_late_events,
+    repeat_event,
+)
 from kaywatch_agent.aggregate.registry import Registry, is_overflow
 from kaywatch_agent.aggregate.view import (
     BUCKET_SECONDS,
@@ -26,7 +36,7 @@ from kaywatch_agent.aggregate.view import (
     BucketArchive,
     View,
 )
-from kaywatch_agent.model.records import NodeRevisits
+from kaywatch_agent.model.records import NodeRevisits, TopologyRecord
 from kaywatch_agent.model.series import Columns, Kind, SeriesKey
 from kaywatch_agent.protocol.batches import JoinedBatches
 from kaywatch_agent.protocol.messages import Details
@@ -67,12 +77,24 @@ class AggregateMetrics(Metrics):
         "Lookups of series beyond the limits, counted under __other__.",
         durable=True,
     )
+    overflow_names = Counter(
+        "kaywatch_overflow_names_total",
+        "Lookups of actions, errors and ends of runs beyond a limit, counted under"
+        " __other__.",
+        labels=("kind", "limit"),
+    )
     visits_left_out = Counter(
         "kaywatch_visits_left_out_total",
         "Graphs and nodes whose longest run was forgotten: a bucket keeps 2,000.",
         durable=True,
     )
     series = Gauge("kaywatch_series", "Series known.")
+    details_dropped = Counter(
+        "kaywatch_details_dropped_total",
+        "Details over the quota of their process or user, by kind.",
+        labels=("kind",),
+    )
+    detail_bytes = Gauge("kaywatch_detail_bytes", "Memory of details, estimated.")
 
 
 class Aggregator:
@@ -82,13 +104,15 @@ class Aggregator:
         self.registry = registry
         self.metrics = AggregateMetrics()
         self.metrics.series.set_function(lambda: len(registry.keys))
+        self.details = DetailQuota(self.metrics.details_dropped, registry.quota.user_of)
+        self.metrics.detail_bytes.set_function(lambda: self.details.bytes)
         self._mapper = Mapper(registry)
         self._pending = PendingEvents(self.metrics.out_of_range)
         self._failures = FailureLog()
         self._topologies = Topologies()
         self._longest = LongestRuns(self.metrics.visits_left_out)
         # Replaced, never mutated: readers hold views in other threads.
-        self._view = View(now, now, EMPTY, {}, registry, (), {})
+        self._view = View(now, now, EMPTY, History({}), registry, (), {})
         self._history = History({})
         self._uncommitted: dict[int, Bucket] = {}
         self._uncommitted_late = EMPTY
@@ -111,11 +135,11 @@ class Aggregator:
             split = phases(joined, columns) if columns is sections[0][0] else None
             self._pending.add(columns, split)
             taken += sizes
-            if (old := late_events(columns.time, now)) is not None:
-                late += _by_batch(old, sizes)
+            if (old := find_late_events(columns.time, now)) is not None:
+                late += _count_by_batch(old, sizes)
             if self.registry.overflow_rows:
                 other = np.isin(columns.row, self.registry.overflow_rows)
-                overflow += _by_batch(other, sizes)
+                overflow += _count_by_batch(other, sizes)
         if joined.events.runs is not None:
             runs, _ = sections[-1]
             self._longest.record(_visits(runs), now)
@@ -127,7 +151,7 @@ class Aggregator:
     def take_details(
         self, details: Details, service: str, client: str, owner: str, now: float
     ) -> None:
-        """Accept what a batch contains beside its events.
+        """Accept the details of a batch, in addition to its events.
 
         Args:
             details: failures, topologies, and loops of runs that ended.
@@ -141,29 +165,33 @@ class Aggregator:
         for failure in details.failures:
             self._failures.add(replace(failure, service=service, client=client))
         for topology in details.topologies:
-            self._topologies.add(replace(topology, service=service), now)
+            self._take_topology(replace(topology, service=service), owner, now)
 
-    def lose(self, service: str, drops: Mapping[str, int], now: float) -> None:
+    def count_lost(self, service: str, drops: Mapping[str, int], now: float) -> None:
         """Count the events that a client reports as lost, by reason."""
         for reason, events in drops.items():
             key = SeriesKey(Kind.LOSS, service, "", "", reason)
             row = self.registry.row(key, "")
-            self._pending.add(repeated_event(row, now, float(events)))
+            self._pending.add(repeat_event(row, now, float(events)))
+
+    def count_unknown(self, service: str, seconds: float, now: float) -> None:
+        """Count a process that died, and how long before it nothing is known of."""
+        row = self.registry.row(SeriesKey(Kind.UNKNOWN, service, "", ""), "")
+        self._pending.add(repeat_event(row, now, seconds))
 
     def advance(self, now: float) -> None:
         """Move pending events into buckets and totals, where readers see them."""
         buckets, late = self._pending.take(now)
-        self.metrics.overflow.add(self.registry.overflow_count)
-        self.registry.overflow_count = 0
-        self._history = self._history.advanced(
-            _merged(self._history, buckets), int(now // BUCKET_SECONDS), HISTORY_BUCKETS
+        self._count_overflow()
+        self._history = self._history.advance(
+            _merge(self._history, buckets), int(now // BUCKET_SECONDS), HISTORY_BUCKETS
         )
         totals = merge([self._view.totals, *buckets.values(), late])
         self._view = self._view._replace(now=now, totals=totals)
         self._defer(buckets, late)
 
     def changes(self, full: bool) -> AggregateChanges:
-        """Return what was aggregated since the last call, or everything."""
+        """Return the aggregates that changed since the last call, or all of them."""
         names = self.registry.names
         changes = AggregateChanges(
             now=self._view.now,
@@ -185,7 +213,7 @@ class Aggregator:
         """Do nothing: readers see aggregates whether or not they are durable."""
 
     def refused(self, change: AggregateChanges) -> None:
-        """Add to the next commit what this one did not make durable."""
+        """Add the changes of a failed commit to the next one."""
         self._defer(change.buckets, change.late)
         self._failures.refused(change.failures)
         self._topologies.refused(change.topologies)
@@ -195,7 +223,7 @@ class Aggregator:
         self._view = self._view._replace(archive=archive)
 
     def restore(self, state: StoredState) -> None:
-        """Continue from what was committed before a restart."""
+        """Continue from the committed state of the previous run."""
         self.registry.restore(state.keys, state.names)
         stored: dict[int, Bucket | CompressedBucket | None] = dict.fromkeys(
             state.stored
@@ -204,6 +232,8 @@ class Aggregator:
         self._view = self._view._replace(since=state.since, totals=state.totals)
         self._failures.latest.extend(state.failures)
         self._topologies.restore(state.topologies)
+        for topology in state.topologies:
+            self._reserve(topology, "")
 
     def view(self, now: float) -> View:
         """Return a snapshot of everything aggregated so far."""
@@ -217,10 +247,40 @@ class Aggregator:
 
     # -- inside ------------------------------------------------------------------------
 
+    def _take_topology(self, topology: TopologyRecord, owner: str, now: float) -> None:
+        """Keep a topology that is new, if the quota of its process allows it."""
+        key = (topology.service, topology.graph)
+        previous = self._topologies.known.get(key)
+        if previous is not None and previous.has_shape_of(topology):
+            return
+        if not self._reserve(topology, owner):
+            if previous is not None:
+                self._reserve(previous, owner)
+        elif not self._topologies.add(topology, now):
+            self.details.release(Detail.TOPOLOGIES, key)
+            self.metrics.details_dropped.labels(Detail.TOPOLOGIES).add()
+
+    def _reserve(self, topology: TopologyRecord, owner: str) -> bool:
+        """Count the bytes of a topology; return whether there is room for it."""
+        parts = len(topology.nodes) + len(topology.edges)
+        size = len(encode_json(topology)) + OBJECT_BYTES * parts
+        key = (topology.service, topology.graph)
+        is_kept = self.details.keep(Detail.TOPOLOGIES, key, (topology,), size, owner)
+        return bool(is_kept)
+
+    def _count_overflow(self) -> None:
+        registry = self.registry
+        self.metrics.overflow.add(registry.overflow_count)
+        registry.overflow_count = 0
+        for kind, names in registry.interners.items():
+            for excess, lookups in names.overflow.items():
+                self.metrics.overflow_names.labels(kind, excess).add(lookups)
+            names.overflow.clear()
+
     def _count_late(self, service: str, events: int, now: float) -> None:
         if events:
             row = self.registry.row(SeriesKey(Kind.LATE, service, "", ""), "")
-            self._pending.add(repeated_event(row, now, 1.0, events))
+            self._pending.add(repeat_event(row, now, 1.0, events))
 
     def _revisits(
         self, loops: Iterable[NodeRevisits], service: str, owner: str
@@ -237,10 +297,10 @@ class Aggregator:
 
     def _defer(self, buckets: Mapping[int, Bucket], late: Bucket) -> None:
         """Add new buckets to the next changes."""
-        self._uncommitted = {**self._uncommitted, **_merged(self._uncommitted, buckets)}
+        self._uncommitted = {**self._uncommitted, **_merge(self._uncommitted, buckets)}
         self._uncommitted_late = merge([self._uncommitted_late, late])
         if len(self._uncommitted) > MAX_UNCOMMITTED:
-            self._uncommitted = _by_hour(self._uncommitted)
+            self._uncommitted = _merge_by_hour(self._uncommitted)
 
 
 def _visits(runs: Columns) -> dict[int, int]:
@@ -251,20 +311,22 @@ def _visits(runs: Columns) -> dict[int, int]:
     return dict(zip(rows.tolist(), most[rows].tolist(), strict=True))
 
 
-def _by_batch(chosen: NDArray[np.bool_], sizes: Sequence[int]) -> NDArray[np.int64]:
+def _count_by_batch(
+    chosen: NDArray[np.bool_], sizes: Sequence[int]
+) -> NDArray[np.int64]:
     """Return how many of the chosen rows belong to each batch."""
     batch = np.repeat(np.arange(len(sizes)), sizes)
     return np.bincount(batch[chosen], minlength=len(sizes))
 
 
-def _merged(
+def _merge(
     buckets: Mapping[int, Bucket], more: Mapping[int, Bucket]
 ) -> dict[int, Bucket]:
     """Return the buckets of `more`, each merged with the one in `buckets`."""
     return {n: merge([buckets.get(n, EMPTY), bucket]) for n, bucket in more.items()}
 
 
-def _by_hour(buckets: Mapping[int, Bucket]) -> dict[int, Bucket]:
+def _merge_by_hour(buckets: Mapping[int, Bucket]) -> dict[int, Bucket]:
     """Return the buckets, those before the last hour merged by the hour."""
     newest = max(buckets)
     parts: dict[int, list[Bucket]] = defaultdict(list)

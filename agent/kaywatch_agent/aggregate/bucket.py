@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kaywatch_agent.aggregate import histogram
-from kaywatch_agent.model.series import Columns, PhaseColumns
+from kaywatch_agent.model.series import Columns, Numbers, PhaseColumns
 
 __all__ = [
     "EMPTY",
@@ -30,9 +30,12 @@ __all__ = [
     "Dimension",
     "PhaseSum",
     "Bucket",
+    "find_rows",
     "gather",
     "merge",
     "reduce",
+    "select",
+    "spans",
 ]
 
 Ints = NDArray[np.int64]
@@ -59,6 +62,9 @@ MAX_TICKS: Final = 2.0**48
 # An hour has 361 buckets. Merging fewer at a time is slower, merging more needs more
 # memory.
 MAX_GATHERED: Final = 400
+
+# The facts merged at a time, 16 bytes each: an hour of 10,000 series has 25 million.
+MAX_MERGED_FACTS: Final = 2_000_000
 
 
 class Dimension(IntEnum):
@@ -117,14 +123,15 @@ def reduce(columns: Columns, phases: PhaseColumns | None = None) -> Bucket:
         squares = columns.value * columns.value
         squares = np.bincount(local, squares, size).astype(np.float64)
     last_time = _extremes(np.maximum, local, columns.time, np.full(size, -np.inf))
-    newest = columns.time == last_time[local]
+    newest = np.flatnonzero(columns.time == last_time[local])
     last = np.empty(size)
     last[local[newest]] = columns.value[newest]
     keys, counts = _facts(rows, local, columns, phases)
+    executions = np.bincount(local, minlength=size)
     return Bucket(
         rows,
-        np.bincount(local, minlength=size),
-        np.bincount(local, columns.attempts, size).astype(np.int64),
+        executions,
+        executions + _further_attempts(local, columns.attempts, size),
         np.bincount(local, columns.value, size).astype(np.float64),
         squares,
         _extremes(np.minimum, local, columns.value, np.full(size, np.inf)),
@@ -138,10 +145,27 @@ def reduce(columns: Columns, phases: PhaseColumns | None = None) -> Bucket:
 
 def merge(buckets: Iterable[Bucket]) -> Bucket:
     """Return one bucket with the events of all `buckets`."""
-    parts = [bucket for bucket in buckets if len(bucket.rows)]
+    parts: list[Bucket] = []
+    facts = 0
+    for bucket in buckets:
+        if len(bucket.rows):
+            parts.append(bucket)
+            facts += len(bucket.fact_keys)
+        if facts > MAX_MERGED_FACTS:
+            parts, facts = [_merge(parts)], 0
     if not parts:
         return EMPTY
     return parts[0] if len(parts) == 1 else _merge(parts)
+
+
+def first_rows(bucket: Bucket, size: int) -> Bucket:
+    """Return a bucket without the rows from `size` on, which are newer."""
+    if not len(bucket.rows) or bucket.rows[-1] < size:
+        return bucket
+    rows: NDArray[np.bool_] = bucket.rows < size
+    facts = bucket.fact_keys >> ROW_SHIFT < size
+    columns = [column[rows] for column in bucket[:9]]
+    return Bucket._make([*columns, bucket.fact_keys[facts], bucket.fact_counts[facts]])
 
 
 def gather(buckets: Iterable[Bucket]) -> list[Bucket]:
@@ -154,7 +178,44 @@ def gather(buckets: Iterable[Bucket]) -> list[Bucket]:
     return gathered
 
 
+def select(bucket: Bucket, rows: Ints) -> Bucket:
+    """Return the part of a bucket that some rows have; `rows` is sorted."""
+    at, facts = find_rows(bucket, rows)
+    columns = [column[at] for column in bucket[:9]]
+    return Bucket._make([*columns, bucket.fact_keys[facts], bucket.fact_counts[facts]])
+
+
+def find_rows(bucket: Bucket, rows: Ints) -> tuple[Ints, Ints]:
+    """Return the positions of those of some rows that a bucket has, and of their facts.
+
+    Searches: faster than a pass over the bucket if it has many times as many rows.
+    """
+    at = np.searchsorted(bucket.rows, rows)
+    inside = at < len(bucket.rows)
+    at, rows = at[inside], rows[inside]
+    at = at[bucket.rows[at] == rows]
+    rows = bucket.rows[at]
+    low = np.searchsorted(bucket.fact_keys, rows << ROW_SHIFT)
+    high = np.searchsorted(bucket.fact_keys, (rows + 1) << ROW_SHIFT)
+    return at, spans(low, high - low)
+
+
+def spans(starts: Ints, sizes: Ints) -> Ints:
+    """Return the positions of consecutive items: `sizes[n]` from `starts[n]` on."""
+    ends = np.cumsum(sizes)
+    positions: Ints = np.repeat(starts - ends + sizes, sizes)
+    positions += np.arange(len(positions))
+    return positions
+
+
 # -- inside ------------------------------------------------------------------------
+
+
+def _further_attempts(local: Ints, attempts: Numbers, size: int) -> Ints:
+    """Return the attempts at each position without the first one of each execution."""
+    others = np.flatnonzero(attempts != 1)  # few, in executions
+    further = attempts[others].astype(np.float64) - 1.0
+    return np.bincount(local[others], further, size).astype(np.int64)
 
 
 def _extremes(ufunc: np.ufunc, local: Ints, values: Floats, extremes: Floats) -> Floats:
@@ -201,18 +262,19 @@ def _latest(times: Floats, values: Floats, starts: Ints) -> tuple[Floats, Floats
     return newest, last
 
 
-def _compact(row: Ints) -> tuple[Ints, Ints]:
+def _compact(row: Numbers) -> tuple[Ints, Ints]:
     """Return the distinct rows, sorted, and each event's position among them."""
     top = int(row.max()) + 1
     if top > DENSE_FACTOR * len(row) + DENSE_FLOOR:
-        rows, local = np.unique(row, return_inverse=True)
+        rows, local = np.unique(row.astype(np.int64), return_inverse=True)
         return rows, local
     present = np.zeros(top, np.bool_)
     present[row] = True
     rows = np.flatnonzero(present)
     position = np.empty(top, np.int64)
     position[rows] = np.arange(len(rows))
-    return rows, position[row]
+    # With narrow indexes, `take` is up to four times as fast as `position[row]`.
+    return rows, position.take(row)
 
 
 def _facts(
@@ -227,8 +289,10 @@ def _facts(
         (Dimension.ACTION, columns.action),
         (Dimension.ERROR, columns.error),
     ):
-        some = np.flatnonzero(number)
-        if len(some):
+        some = np.flatnonzero(number != 0)  # five times as fast as without `!= 0`
+        if len(some) == len(number):
+            dimensions.append((dimension, local, number.astype(np.int64)))
+        elif len(some):
             dimensions.append((dimension, local[some], number[some].astype(np.int64)))
     keys, counts = [], []
     for dimension, position, number in dimensions:
@@ -282,7 +346,7 @@ def _count_pairs(position: Ints, number: Ints, size: int) -> tuple[Ints, Ints, I
     """Count the distinct (position, number) pairs."""
     low = int(number.min())
     width = int(number.max()) - low + 1
-    flat = position * width + (number - low)
+    flat = position * width + (number - low) if width > 1 else position
     if size * width <= DENSE_FACTOR * len(flat) + DENSE_FLOOR:
         table = np.bincount(flat, minlength=size * width)
         pairs = np.flatnonzero(table)

@@ -1,4 +1,4 @@
-"""What a commit writes to the store, and what a start reads from it."""
+"""The data that a commit writes to the store, and that a start reads from it."""
 
 from __future__ import annotations
 

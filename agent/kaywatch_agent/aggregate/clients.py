@@ -21,7 +21,7 @@ KEEP_SECONDS = 3600.0
 # tells which of them were counted. A buffer unsent for a week is given up.
 KEEP_DISCONNECTED_SECONDS = 7 * 86_400.0
 
-# Clients in total; beyond it, those that have left are dropped early.
+# Clients in total; beyond it, clients that have left are dropped early.
 KEEP_CLIENTS = 10_000
 
 _KEPT: Final = {
@@ -73,11 +73,12 @@ class Clients:
         """Let the batches of this commit be acknowledged."""
         for client_id, seq in change.received.items():
             client = self._clients.get(client_id)
-            if client is not None:
+            # A client that was dropped and has returned meanwhile starts over.
+            if client is not None and seq <= client.received_seq:
                 client.committed_seq = seq
 
     def refused(self, change: ClientChanges) -> None:
-        """Add to the next commit what this one did not make durable."""
+        """Add the changes of a failed commit to the next one."""
         self.changed.update(change.stored)
         self.forgotten |= change.forgotten - self._clients.keys()
 
@@ -106,7 +107,7 @@ class Clients:
         return client
 
     def greet(self, hello: Hello, pid: int, now: float, started: float = 0.0) -> Client:
-        """Record what a client says about itself.
+        """Record the identity of a client.
 
         Args:
             hello: its message.
@@ -127,12 +128,19 @@ class Clients:
 
     def set_state(self, client: Client, state: ClientState, now: float) -> None:
         """Change a client's state."""
+        if client.state is ClientState.DIED:
+            client.unknown_seconds = 0.0  # it is alive
         client.state = state
         client.since = now
         self.changed.add(client.id)
         if state is ClientState.ENDED:
             client.in_flight = ()
             client.loops = ()
+
+    def mark_died(self, client: Client, now: float, unknown_seconds: float) -> None:
+        """Record a client's death, and for how long before nothing is known of it."""
+        self.set_state(client, ClientState.DIED, now)
+        client.unknown_seconds = unknown_seconds
 
     def expire(self, now: float) -> list[Client]:
         """Drop clients that left long ago or are too many; return the dropped ones."""
@@ -145,7 +153,7 @@ class Clients:
         if count <= 0:
             return []
         left = [one for one in clients if one.state is not ClientState.CONNECTED]
-        # After the expired ones, first those that will not return, oldest first.
+        # After the expired clients, drop clients that will not return, oldest first.
         left.sort(
             key=lambda client: (
                 not expired(client),

@@ -41,7 +41,7 @@ def decode(data: bytes) -> Bucket:
     """Return the bucket that was encoded.
 
     Raises:
-        ValueError: the bytes are no encoded bucket.
+        ValueError: the bytes are not an encoded bucket.
     """
     try:
         (size,) = _LENGTH.unpack_from(data)

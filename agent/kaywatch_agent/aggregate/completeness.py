@@ -16,8 +16,8 @@ from kaywatch_agent.model.series import Kind, SeriesKey
 __all__ = ["Completeness", "EventCounts"]
 
 # What the events of a series count as: indexes of the sums.
-_RECEIVED, _OVERFLOW, _LATE, _LOST = range(4)
-_KINDS: Final = 4
+_RECEIVED, _OVERFLOW, _LATE, _LOST, _DEATHS = range(5)
+_KINDS: Final = 5
 
 
 @dataclass(frozen=True)
@@ -29,18 +29,26 @@ class EventCounts:
         dropped: lost events by reason, the most frequent first.
         late: events that only the totals contain.
         overflow: received events that are counted under `__other__`.
+        deaths: processes that died.
+        unknown_seconds: before these deaths, in total; events of that time may be
+            missing.
     """
 
     received: int
     dropped: Mapping[str, int]
     late: int
     overflow: int
+    deaths: int
+    unknown_seconds: float
 
     @property
     def ratio(self) -> float | None:
-        """The share of the recorded events that arrived, 0 to 1; None without any."""
+        """The share of the recorded events that arrived, 0 to 1; None without any.
+
+        Each death counts as one lost event, since its last moments are unknown.
+        """
         recorded = self.received + sum(self.dropped.values())
-        return self.received / recorded if recorded else None
+        return self.received / (recorded + self.deaths) if recorded else None
 
 
 class Completeness:
@@ -64,20 +72,24 @@ class Completeness:
         kinds = np.full(len(keys), _RECEIVED)
         kinds[[row for row in overflow_rows if row < len(keys)]] = _OVERFLOW
         kinds[_rows(keys, Kind.LATE)] = _LATE
-        self._loss_rows = np.array(_rows(keys, Kind.LOSS), np.int64)
-        kinds[self._loss_rows] = _LOST
+        deaths = _rows(keys, Kind.UNKNOWN)
+        kinds[deaths] = _DEATHS
+        losses = _rows(keys, Kind.LOSS)
+        kinds[losses] = _LOST
+        # Those whose total is the number of lost events, or of unknown seconds.
+        self._loss_rows = np.array(sorted(losses + deaths), np.int64)
         self._cells = services.numbers * _KINDS + kinds
         self._events = np.zeros(len(services) * _KINDS)
-        self._reasons = [keys[row].metric for row in self._loss_rows.tolist()]
+        self._losses = [keys[row] for row in self._loss_rows.tolist()]
         self._lost = np.zeros(len(self._loss_rows))
         self._losers = services.numbers[self._loss_rows]
 
     def add(self, bucket: Bucket) -> None:
         """Add a bucket."""
         # Series that appeared after `keys` was read are not counted.
-        known = int(np.searchsorted(bucket.rows, len(self._cells)))
-        cells = self._cells[bucket.rows[:known]]
-        events = bucket.executions[:known]
+        known_rows = int(np.searchsorted(bucket.rows, len(self._cells)))
+        cells = self._cells[bucket.rows[:known_rows]]
+        events = bucket.executions[:known_rows]
         self._events += np.bincount(cells, events, len(self._events))
         at = np.searchsorted(bucket.rows, self._loss_rows)
         inside = np.flatnonzero(at < len(bucket.rows))
@@ -87,15 +99,22 @@ class Completeness:
     def of(self, services: Iterable[str]) -> EventCounts:
         """Return what became of the events of some services."""
         at = [self._number[name] for name in services if name in self._number]
-        arrived, overflow, late, _ = self._events.reshape(-1, _KINDS)[at].sum(axis=0)
+        events = self._events.reshape(-1, _KINDS)[at].sum(axis=0)
         dropped: Counter[str] = Counter()
+        unknown = 0.0
         for n in np.flatnonzero(np.isin(self._losers, at)).tolist():
-            dropped[self._reasons[n]] += round(self._lost[n])
+            key, lost = self._losses[n], float(self._lost[n])
+            if key.kind is Kind.LOSS:
+                dropped[key.metric] += round(lost)
+            else:
+                unknown += lost
         return EventCounts(
-            received=round(arrived + overflow),
+            received=round(events[_RECEIVED] + events[_OVERFLOW]),
             dropped={reason: lost for reason, lost in dropped.most_common() if lost},
-            late=round(late),
-            overflow=round(overflow),
+            late=round(events[_LATE]),
+            overflow=round(events[_OVERFLOW]),
+            deaths=round(events[_DEATHS]),
+            unknown_seconds=unknown,
         )
 
 

@@ -36,7 +36,7 @@ class FailureLog:
         self._uncommitted.append(failure)
 
     def changes(self, full: bool) -> tuple[FailureRecord, ...]:
-        """Return what is not committed yet, or everything."""
+        """Return the uncommitted entries, or all of them."""
         changes = tuple(self.latest if full else self._uncommitted)
         self._uncommitted.clear()
         return changes
@@ -55,19 +55,19 @@ class Topologies:
         self.known: dict[tuple[str, str], TopologyRecord] = {}
         self._uncommitted: dict[tuple[str, str], TopologyRecord] = {}
 
-    def add(self, topology: TopologyRecord, now: float) -> None:
-        """Record a topology, if it differs from the last one and there is room."""
+    def add(self, topology: TopologyRecord, now: float) -> bool:
+        """Record a new topology; return whether there was room for it."""
         key = (topology.service, topology.graph)
-        known = self.known.get(key)
-        if known is None and len(self.known) >= MAX_TOPOLOGIES:
-            return
-        if known is None or not known.has_shape_of(topology):
-            since = now if known is None else known.since
-            topology = replace(topology, since=since, changed=now)
-            self.known[key] = self._uncommitted[key] = topology
+        previous = self.known.get(key)
+        if previous is None and len(self.known) >= MAX_TOPOLOGIES:
+            return False
+        since = now if previous is None else previous.since
+        topology = replace(topology, since=since, changed=now)
+        self.known[key] = self._uncommitted[key] = topology
+        return True
 
     def changes(self, full: bool) -> tuple[TopologyRecord, ...]:
-        """Return what is not committed yet, or everything."""
+        """Return the uncommitted entries, or all of them."""
         changes = tuple((self.known if full else self._uncommitted).values())
         self._uncommitted = {}
         return changes

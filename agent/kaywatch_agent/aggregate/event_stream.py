@@ -3,7 +3,7 @@
 Strategy: without subscribers, a batch costs one look at an empty list. A subscriber's
 filter is an array over the batch's table and a comparison of columns. Objects are made
 only for the events that match, and for no more of them than the subscriber's rate.
-Events over the rate are counted, as are those that a slow subscriber leaves unread.
+Events over the rate, and events that a slow subscriber does not read, are counted.
 """
 
 from __future__ import annotations
@@ -169,13 +169,13 @@ class Subscriber:
         failures: Sequence[FailureRecord],
         source: BatchSource,
     ) -> list[ExecutionRecord]:
-        wanted = self._wanted.get(table)
-        if wanted is None:
+        selected = self._wanted.get(table)
+        if selected is None:
             matches = [self.filter.matches(*key) for key in table.series]
-            wanted = self._wanted[table] = np.array(matches, np.bool_)
-        if not wanted.any():
+            selected = self._wanted[table] = np.array(matches, np.bool_)
+        if not selected.any():
             return []
-        matching = wanted[part.series] & self._matching(part.outcome, part.seconds)
+        matching = selected[part.series] & self._matching(part.outcome, part.seconds)
         rows = self._limit(np.flatnonzero(matching), part.outcome)
         return _execution_records(rows, part, table, failures, source)
 

@@ -25,10 +25,18 @@ from kaywatch_agent.aggregate.bucket import (
     Bucket,
     Dimension,
     PhaseSum,
+    find_rows,
 )
 from kaywatch_agent.model.series import SeriesKey
 
-__all__ = ["ALL_DIMENSIONS", "GroupStats", "SeriesGroups", "Numbers", "PhaseStats"]
+__all__ = [
+    "ALL_DIMENSIONS",
+    "GroupStats",
+    "Numbers",
+    "PhaseStats",
+    "SeriesGroups",
+    "few_rows",
+]
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -127,21 +135,23 @@ class FactCounts:
             dimensions: which facts to add up.
         """
         self._numbers = numbers
-        self._dimensions = dimensions
+        self._is_wanted = np.zeros(DIMENSION_MASK + 1, np.bool_)
+        self._is_wanted[[int(one) for one in dimensions]] = True
         self._keys: list[Ints] = []
         self._counts: list[Ints] = []
         self._pending = 0
+        self._groups = int(numbers.max(initial=-1)) + 1
 
     def add(self, keys: Ints, counts: Ints, offset: int) -> None:
         """Add facts; `offset` is added to the groups' numbers."""
-        if self._dimensions != ALL_DIMENSIONS:
-            dimension = (keys >> DIMENSION_SHIFT) & DIMENSION_MASK
-            wanted = np.isin(dimension, [int(one) for one in self._dimensions])
-            keys, counts = keys[wanted], counts[wanted]
+        wanted = self._is_wanted[(keys >> DIMENSION_SHIFT) & DIMENSION_MASK]
+        keys, counts = keys[wanted], counts[wanted]
         if not len(keys):
             return
-        group = self._numbers[keys >> ROW_SHIFT] + offset
-        self._keys.append((group << ROW_SHIFT) | (keys & FACT_MASK))
+        keys = (self._numbers[keys >> ROW_SHIFT] << ROW_SHIFT) | (keys & FACT_MASK)
+        if self._groups * FEW_FACTOR < len(keys):
+            keys, counts = self._count(keys, counts)
+        self._keys.append(keys + (offset << ROW_SHIFT))
         self._counts.append(counts)
         self._pending += len(keys)
         if self._pending > MAX_PENDING:
@@ -161,6 +171,19 @@ class FactCounts:
         if dimension is Dimension.HISTOGRAM:
             number -= histogram.CODE_LIMIT
         return keys[at] >> ROW_SHIFT, number, counts[at]
+
+    def _count(self, keys: Ints, counts: Ints) -> tuple[Ints, Ints]:
+        """Add up the facts of few groups in a table, which is faster than sorting."""
+        facts = keys & FACT_MASK
+        low = int(facts.min())
+        width = int(facts.max()) - low + 1
+        if self._groups * width > len(keys):
+            return keys, counts  # of several dimensions
+        cells = (keys >> ROW_SHIFT) * width + (facts - low)
+        table = np.bincount(cells, counts)  # floats, and exact up to 2^53
+        at = np.flatnonzero(table)
+        group, fact = np.divmod(at, width)
+        return (group << ROW_SHIFT) | (fact + low), table[at].astype(np.int64)
 
     def _compact(self) -> None:
         """Merge pending facts."""
@@ -215,7 +238,7 @@ class GroupStats:
     def add(self, bucket: Bucket, offset: int = 0) -> None:
         """Add a bucket; `offset` is added to the groups' numbers."""
         few = len(self._rows) * FEW_FACTOR < len(bucket.rows)
-        at, facts = self._search(bucket) if few else self._scan(bucket)
+        at, facts = find_rows(bucket, self._rows) if few else self._scan(bucket)
         if not len(at):
             return
         group = self._numbers[bucket.rows[at]] + offset
@@ -345,25 +368,19 @@ class GroupStats:
 
     # -- inside ------------------------------------------------------------------------
 
-    def _search(self, bucket: Bucket) -> tuple[Ints, Ints]:
-        """Return the positions of the grouped rows and their facts, by search."""
-        at = np.searchsorted(bucket.rows, self._rows)
-        inside = at < len(bucket.rows)
-        at, rows = at[inside], self._rows[inside]
-        at = at[bucket.rows[at] == rows]
-        rows = bucket.rows[at]
-        low = np.searchsorted(bucket.fact_keys, rows << ROW_SHIFT)
-        high = np.searchsorted(bucket.fact_keys, (rows + 1) << ROW_SHIFT)
-        spans = [np.arange(a, b) for a, b in zip(low, high, strict=True)]
-        return at, np.concatenate(spans) if spans else at
-
     def _scan(self, bucket: Bucket) -> tuple[Ints, Ints]:
-        """Return the same as `_search`, by a pass over the whole bucket."""
+        """Return the same as `find_rows`, by a pass over the whole bucket."""
         at = np.flatnonzero(self._numbers[bucket.rows] >= 0)
         if self._facts is None:
             return at, at[:0]
         facts = np.flatnonzero(self._numbers[bucket.fact_keys >> ROW_SHIFT] >= 0)
         return at, facts
+
+
+def few_rows(numbers: Ints) -> Ints | None:
+    """Return the rows that have a group, if they are so few that a search is faster."""
+    rows = np.flatnonzero(numbers >= 0)
+    return rows if len(rows) * FEW_FACTOR < len(numbers) else None
 
 
 def _sums(group: Ints, values: Ints, size: int) -> Ints:
@@ -378,5 +395,5 @@ def _ratios(above: NDArray[np.generic], below: Ints) -> Numbers:
 
 
 def _numbers(values: Floats) -> Numbers:
-    """Return the values, None for those that JSON cannot represent."""
+    """Return the values, with None where JSON cannot represent the value."""
     return [value if math.isfinite(value) else None for value in values.tolist()]

@@ -12,15 +12,27 @@ stored separately. Rows equal to those of the previous bucket are shared.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from operator import is_
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kaywatch_agent.aggregate.bucket import EMPTY, ROW_SHIFT, Bucket
+from kaywatch_agent.aggregate.bucket import (
+    EMPTY,
+    ROW_SHIFT,
+    Bucket,
+    merge,
+    select,
+    spans,
+)
 
 __all__ = ["History", "CompressedBucket", "compress", "decompress"]
+
+# A multiple of ten seconds: six blocks make up most of an hour.
+BLOCK_BUCKETS: Final = 60
 
 _LOW: Final = (1 << ROW_SHIFT) - 1
 _MOST: Final = int(np.iinfo(np.uint8).max)
@@ -68,28 +80,47 @@ def compress(bucket: Bucket, like: CompressedBucket | None = None) -> Compressed
         fact_counts=np.where(fits, bucket.fact_counts, 0).astype(np.uint8),
         large=_narrow(bucket.fact_counts[~fits]),
     )
-    result = CompressedBucket(*_in_one_block(compressed))
+    result = CompressedBucket(*_copy_to_block(compressed))
     return result if own or like is None else result._replace(rows=like.rows)
 
 
-def decompress(packed: CompressedBucket) -> Bucket:
-    """Return the bucket that was compressed."""
-    rows = packed.rows.astype(np.int64)
-    row_of_fact = np.repeat(rows, packed.facts_per_row)
-    counts = packed.fact_counts.astype(np.int64)
-    counts[counts == 0] = packed.large
-    return Bucket._make(
-        [
-            rows,
-            packed.executions.astype(np.int64),
-            packed.attempts.astype(np.int64),
-            *packed.floats[:4],
-            _times(packed),
-            packed.floats[4],
-            (row_of_fact << ROW_SHIFT) | packed.kinds[packed.facts],
-            counts,
-        ]
-    )
+def decompress(
+    packed: CompressedBucket, rows: NDArray[np.int64] | None = None, facts: bool = True
+) -> Bucket:
+    """Return the bucket that was compressed, or a part of it.
+
+    Args:
+        packed: the compressed bucket.
+        rows: the only rows wanted, sorted; None for all.
+        facts: whether facts are wanted; most of the time is theirs.
+    """
+    at = slice(None) if rows is None else _find(packed, rows)
+    present = packed.rows[at].astype(np.int64)
+    columns = [
+        present,
+        packed.executions[at].astype(np.int64),
+        packed.attempts[at].astype(np.int64),
+        *packed.floats[:4, at],
+        _times(packed, at),
+        packed.floats[4, at],
+    ]
+    if not facts:
+        return Bucket._make([*columns, EMPTY.fact_keys, EMPTY.fact_counts])
+    positions = slice(None) if isinstance(at, slice) else _find_facts(packed, at)
+    row_of_fact = np.repeat(present, packed.facts_per_row[at])
+    keys = (row_of_fact << ROW_SHIFT) | packed.kinds[packed.facts[positions]]
+    return Bucket._make([*columns, keys, _counts(packed, positions)])
+
+
+class _Block(NamedTuple):
+    """Consecutive buckets, merged."""
+
+    parts: list[CompressedBucket]
+    merged: CompressedBucket
+
+    def is_of(self, parts: Sequence[object]) -> bool:
+        """Return whether these are its parts: a late event replaces one."""
+        return len(parts) == len(self.parts) and all(map(is_, parts, self.parts))
 
 
 class History(Mapping[int, Bucket]):
@@ -103,17 +134,27 @@ class History(Mapping[int, Bucket]):
         """Prepare a history.
 
         Args:
-            buckets: by number; None for those that only the store has.
+            buckets: by number; None for a bucket that only the store has.
             read: returns a bucket from the store.
         """
         self._buckets = buckets
         self._read = read
+        # Filled by readers, in any thread; a block takes the memory of five buckets.
+        self._blocks: dict[int, _Block] = {}
 
     def __getitem__(self, number: int) -> Bucket:
+        return self.part(number)
+
+    def part(
+        self, number: int, rows: NDArray[np.int64] | None = None, facts: bool = True
+    ) -> Bucket:
+        """Return a part of a bucket; the arguments are those of `decompress`."""
         bucket = self._buckets[number]
+        if isinstance(bucket, CompressedBucket):
+            return decompress(bucket, rows, facts)
         if bucket is None:
-            return self._read(number)
-        return decompress(bucket) if isinstance(bucket, CompressedBucket) else bucket
+            bucket = self._read(number)
+        return bucket if rows is None else select(bucket, rows)
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._buckets)
@@ -124,11 +165,22 @@ class History(Mapping[int, Bucket]):
     def __contains__(self, number: object) -> bool:
         return number in self._buckets
 
+    def merged(self, numbers: Iterable[int]) -> Iterator[Bucket]:
+        """Yield few buckets with the events of many; `numbers` is sorted."""
+        for block, members in groupby(numbers, lambda number: number // BLOCK_BUCKETS):
+            group = list(members)
+            parts = [self._buckets[number] for number in group]
+            closed = [part for part in parts if isinstance(part, CompressedBucket)]
+            if len(closed) == BLOCK_BUCKETS:
+                yield self._block(block, closed)
+            else:
+                yield from map(self.part, group)
+
     def stored(self, number: int) -> object:
         """Return an object that is another one once the bucket has changed."""
         return self._buckets[number]
 
-    def advanced(self, fresh: Mapping[int, Bucket], current: int, kept: int) -> History:
+    def advance(self, fresh: Mapping[int, Bucket], current: int, kept: int) -> History:
         """Return the history after a tick.
 
         Args:
@@ -146,7 +198,18 @@ class History(Mapping[int, Bucket]):
             # The previous bucket is still open: events arrive about a second late.
             if number < current - 1 and isinstance(bucket, Bucket):
                 buckets[number] = like = compress(bucket, like)
-        return History(buckets, self._read)
+        history = History(buckets, self._read)
+        oldest = (current - kept) // BLOCK_BUCKETS
+        history._blocks = {n: b for n, b in self._blocks.copy().items() if n >= oldest}
+        return history
+
+    def _block(self, number: int, parts: list[CompressedBucket]) -> Bucket:
+        block = self._blocks.get(number)
+        if block is not None and block.is_of(parts):
+            return decompress(block.merged)
+        merged = merge(map(decompress, parts))
+        self._blocks[number] = _Block(parts, compress(merged))
+        return merged
 
 
 def _since(times: NDArray[np.float64]) -> tuple[NDArray[Any], float]:
@@ -162,14 +225,45 @@ def _since(times: NDArray[np.float64]) -> tuple[NDArray[Any], float]:
     return (whole, first) if exact else (times, 0.0)
 
 
-def _times(packed: CompressedBucket) -> NDArray[np.float64]:
-    if packed.last_time.dtype == np.float64:
-        return packed.last_time
-    times: NDArray[np.float64] = packed.last_time * UNIT + packed.since
+_Positions = NDArray[np.int64] | slice
+
+
+def _find(packed: CompressedBucket, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the positions of those of some rows that the bucket has."""
+    at = np.searchsorted(packed.rows, rows.astype(np.int32))
+    inside = at < len(packed.rows)
+    at = at[inside]
+    present: NDArray[np.int64] = at[packed.rows[at] == rows[inside]]
+    return present
+
+
+def _find_facts(packed: CompressedBucket, at: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the positions of the facts of the rows at some positions."""
+    sizes = packed.facts_per_row[at].astype(np.int64)
+    ends = np.cumsum(packed.facts_per_row, dtype=np.int64)[at]
+    return spans(ends - sizes, sizes)
+
+
+def _counts(packed: CompressedBucket, facts: _Positions) -> NDArray[np.int64]:
+    counts = packed.fact_counts[facts].astype(np.int64)
+    large = counts == 0
+    if isinstance(facts, slice):
+        counts[large] = packed.large
+    elif large.any():
+        separate = np.flatnonzero(packed.fact_counts == 0)
+        counts[large] = packed.large[np.searchsorted(separate, facts[large])]
+    return counts
+
+
+def _times(packed: CompressedBucket, at: _Positions) -> NDArray[np.float64]:
+    last_time = packed.last_time[at]
+    if last_time.dtype == np.float64:
+        return last_time
+    times: NDArray[np.float64] = last_time * UNIT + packed.since
     return times
 
 
-def _in_one_block(columns: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+def _copy_to_block(columns: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
     """Return copies of the columns in one separate block of memory.
 
     On the heap, between a tick's temporaries, they would keep free memory from being

@@ -30,7 +30,7 @@ MAX_SERVICES = 64
 
 _KINDS = {"observe": Kind.OBSERVE, "count": Kind.COUNT, "gauge": Kind.GAUGE}
 
-Ints = NDArray[np.int64]
+Ints = NDArray[np.int32]  # registry numbers
 Owner = Callable[[int], str]  # returns the owner of the batch that a row belongs to
 
 
@@ -94,11 +94,11 @@ class Mapper:
             key = SeriesKey(Kind.NODE, service, graph, node)
             return registry.row(key, owner(at))
 
-        def action(index: int, _: int) -> int:
-            return registry.actions.number(table.strings[index])
+        def action(index: int, at: int) -> int:
+            return registry.actions.number(table.strings[index], owner(at))
 
-        def error(index: int, _: int) -> int:
-            return registry.errors.number(table.errors[index])
+        def error(index: int, at: int) -> int:
+            return registry.errors.number(table.errors[index], owner(at))
 
         return Columns(
             _translate(part.series, maps.series, row),
@@ -106,7 +106,7 @@ class Mapper:
             part.seconds,
             part.outcome,
             # 0 if the execution failed before its first attempt.
-            np.maximum(part.attempts, 1).astype(np.int64),
+            np.maximum(part.attempts, 1),
             _translate(part.action, maps.actions, action),
             _translate(part.error, maps.errors, error),
         )
@@ -122,12 +122,12 @@ class Mapper:
             return registry.row(key, owner(at))
 
         size = len(part.series)
-        none = np.zeros(size, np.int64)
+        none = np.zeros(size, np.uint8)
         return Columns(
             _translate(part.series, maps.points, row),
             part.time,
             part.value,
-            np.zeros(size, np.uint8),
+            none,
             none,
             none,
             none,
@@ -148,12 +148,12 @@ class Mapper:
             part.end,
             part.seconds,
             part.outcome,
-            part.visits.astype(np.int64),
-            self._ends(part, strings),
-            np.zeros(len(part.end), np.int64),
+            part.visits,
+            self._ends(part, strings, owner),
+            np.zeros(len(part.end), np.uint8),
         )
 
-    def _ends(self, part: Runs, strings: Sequence[str]) -> Ints:
+    def _ends(self, part: Runs, strings: Sequence[str], owner: Owner) -> Ints:
         """Return the number of each run's EndPoint."""
         # (reason, node, action) as one number: 16 bits each.
         packed = (
@@ -161,18 +161,21 @@ class Mapper:
             | (part.node.astype(np.int64) << 16)
             | part.action
         )
-        distinct, where = np.unique(packed, return_inverse=True)
+        distinct, first, where = np.unique(
+            packed, return_index=True, return_inverse=True
+        )
         numbers = [
             self._registry.ends.number(
                 EndPoint(
                     strings[end >> 32],
                     strings[(end >> 16) & 0xFFFF],
                     strings[end & 0xFFFF],
-                )
+                ),
+                owner(at),
             )
-            for end in distinct.tolist()
+            for end, at in zip(distinct.tolist(), first.tolist(), strict=True)
         ]
-        return np.array(numbers, np.int64)[where]
+        return np.array(numbers, np.int32)[where]
 
 
 def phases(joined: JoinedBatches, executions: Columns) -> PhaseColumns | None:
@@ -202,7 +205,7 @@ def _owner(owners: Sequence[str], sizes: Sequence[int], at: int) -> str:
 
 
 def _unknown(size: int) -> Ints:
-    return np.full(size, UNKNOWN, np.int64)
+    return np.full(size, UNKNOWN, np.int32)
 
 
 def _translate(
@@ -215,11 +218,12 @@ def _translate(
         known: the numbers by index; unknown ones are filled in.
         look_up: returns the number of an index; takes the index and its first row.
     """
-    numbers = known[indexes]
+    # `take` is four times as fast as `known[indexes]` for 16-bit indexes.
+    numbers = known.take(indexes)
     if numbers.min() == UNKNOWN:
         unknown = np.flatnonzero(numbers == UNKNOWN)
         distinct, first = np.unique(indexes[unknown], return_index=True)
         for index, at in zip(distinct.tolist(), unknown[first].tolist(), strict=True):
             known[index] = look_up(index, at)
-        numbers = known[indexes]
+        numbers = known.take(indexes)
     return numbers

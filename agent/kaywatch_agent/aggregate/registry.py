@@ -7,19 +7,24 @@ kind. Nothing is dropped but detail.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, Final, Generic, TypeVar
 
 from kaywatch_agent.model.series import OTHER, EndPoint, ErrorKey, Kind, SeriesKey
 
-__all__ = ["Interner", "Limits", "Registry", "is_overflow"]
+__all__ = ["Excess", "Interner", "Limits", "Registry", "is_overflow"]
 
 T = TypeVar("T", bound=Hashable)
 
+# The names and labels of a series take 0.2 kB; the protocol allows 25 kB. The quota of
+# bytes is this many for each series that the quota of series allows.
+SERIES_BYTES: Final = 1_000
+
 # Series that count what became of events; a service has a few of them, by reason.
-LOSS_KINDS: Final = (Kind.LOSS, Kind.LATE)
+LOSS_KINDS: Final = (Kind.LOSS, Kind.LATE, Kind.UNKNOWN)
 
 
 @dataclass(frozen=True)
@@ -33,31 +38,68 @@ class Limits:
         series_per_user: distinct series that all processes of one user may introduce,
             so that no user can use up what others need.
         names: distinct actions, errors and ends of runs, each.
+        names_per_client: of these, how many one client process may introduce.
+        names_per_user: of these, how many all processes of one user may introduce.
     """
 
     series: int = 50_000
     series_per_client: int = 5_000
     series_per_user: int = 40_000
     names: int = 4_096
+    names_per_client: int = 1_024
+    names_per_user: int = 3_072
+
+
+class Excess(StrEnum):
+    """Which limit a new name exceeds; also a label of the counter."""
+
+    PROCESS = "process"
+    USER = "user"
+    TOTAL = "total"
 
 
 class Interner(Generic[T]):
     """Numbers values in the order of their appearance, up to a limit."""
 
-    def __init__(self, first: T, other: T, limit: int) -> None:
-        """Give `first` the number 0; `other` stands for all values over `limit`."""
+    def __init__(
+        self,
+        first: T,
+        other: T,
+        limit: int,
+        exceeds: Callable[[str], Excess | None] = lambda _: None,
+    ) -> None:
+        """Give `first` the number 0; `other` stands for all values over a limit.
+
+        Args:
+            first: the first value.
+            other: stands for others.
+            limit: on the number of values.
+            exceeds: counts a new value of a client, or returns the limit that the
+                client has reached.
+        """
         self.values: list[T] = [first]
         self.limit = limit
+        self.overflow: Counter[Excess] = Counter()  # until somebody resets it
         self._numbers: dict[T, int] = {first: 0}
         self._other = other
+        self._exceeds = exceeds
 
-    def number(self, value: T) -> int:
-        """Return the number of `value`, or of `other` beyond the limit."""
+    def number(self, value: T, client: str = "") -> int:
+        """Return the number of `value`, or of `other` beyond the limits.
+
+        Args:
+            value: the value.
+            client: the process whose quota a new value counts for; empty for none.
+        """
         number = self._numbers.get(value)
         if number is not None:
             return number
-        if len(self.values) >= self.limit and value != self._other:
-            return self.number(self._other)
+        if value != self._other:
+            is_full = len(self.values) >= self.limit
+            excess = Excess.TOTAL if is_full else self._exceeds(client)
+            if excess is not None:
+                self.overflow[excess] += 1
+                return self.number(self._other)
         self._numbers[value] = len(self.values)
         self.values.append(value)
         return len(self.values) - 1
@@ -78,28 +120,72 @@ class SeriesQuota:
 
     def __init__(self) -> None:
         self.by_client: Counter[str] = Counter()
+        self._bytes: Counter[str] = Counter()  # of names and labels, by client
         self._by_user: Counter[int] = Counter()
+        self._bytes_of_user: Counter[int] = Counter()
         self._user_of: dict[str, int] = {}  # by client
 
     def set_user(self, client: str, user: int) -> None:
         """Count the series that a client introduces for its user as well."""
         self._user_of[client] = user
 
-    def use(self, client: str, limits: Limits) -> bool:
+    def user_of(self, client: str) -> int:
+        """Return the user of a client; -1 if it is unknown."""
+        return self._user_of.get(client, -1)
+
+    def use(self, client: str, key: SeriesKey, limits: Limits) -> bool:
         """Count one more series of a client; return whether its limits allow it."""
-        user = self._user_of.get(client, -1)
-        if self.by_client[client] >= limits.series_per_client or (
-            user >= 0 and self._by_user[user] >= limits.series_per_user
+        user = self.user_of(client)
+        by_client, by_user = limits.series_per_client, limits.series_per_user
+        if self.by_client[client] >= by_client or (
+            user >= 0 and self._by_user[user] >= by_user
+        ):
+            return False
+        size = _size(key)
+        if self._bytes[client] + size > by_client * SERIES_BYTES or (
+            user >= 0 and self._bytes_of_user[user] + size > by_user * SERIES_BYTES
         ):
             return False
         self.by_client[client] += 1
+        self._bytes[client] += size
         self._by_user[user] += 1
+        self._bytes_of_user[user] += size
         return True
 
     def forget(self, client: str) -> None:
         """Drop the count of a client that has left; its user's count stays."""
         self.by_client.pop(client, None)
+        self._bytes.pop(client, None)
         self._user_of.pop(client, None)
+
+
+class NameQuota:
+    """Counts the names of one kind that each client and each user introduced."""
+
+    def __init__(self, user_of: Callable[[str], int]) -> None:
+        self._user_of = user_of
+        self._by_client: Counter[str] = Counter()
+        self._by_user: Counter[int] = Counter()
+
+    def use(self, client: str, limits: Limits) -> Excess | None:
+        """Count one more name of a client, unless that exceeds a limit.
+
+        All clients of brokers count as one user, as for details.
+        """
+        if not client:
+            return None
+        user = self._user_of(client)
+        if self._by_client[client] >= limits.names_per_client:
+            return Excess.PROCESS
+        if self._by_user[user] >= limits.names_per_user:
+            return Excess.USER
+        self._by_client[client] += 1
+        self._by_user[user] += 1
+        return None
+
+    def forget(self, client: str) -> None:
+        """Drop the count of a client that has left; its user's count stays."""
+        self._by_client.pop(client, None)
 
 
 class Registry:
@@ -112,6 +198,7 @@ class Registry:
         overflow_rows: the rows that stand for other series.
         overflow_count: lookups of series beyond the limits, until somebody resets it.
         actions, errors, ends: the other names.
+        interners: these by kind.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -120,14 +207,19 @@ class Registry:
         self.keys: list[SeriesKey] = []
         self.overflow_rows: list[int] = []
         self.overflow_count = 0
-        self.actions = Interner("", OTHER, limits.names)
-        self.errors = Interner(ErrorKey("", ""), ErrorKey(OTHER, ""), limits.names)
+        self._name_quotas: list[NameQuota] = []
+        self.actions = self._interner("", OTHER)
+        self.errors = self._interner(ErrorKey("", ""), ErrorKey(OTHER, ""))
         other_end = EndPoint(OTHER, OTHER, OTHER)
-        self.ends = Interner(EndPoint("", "", ""), other_end, limits.names)
+        self.ends = self._interner(EndPoint("", "", ""), other_end)
+        self.interners: Mapping[str, Interner[Any]] = {
+            "actions": self.actions,
+            "errors": self.errors,
+            "ends": self.ends,
+        }
         self._rows: dict[SeriesKey, int] = {}
         # Of the series within the limits.
-        self._graphs: set[tuple[str, str]] = set()
-        self._services: set[str] = set()
+        self._graphs: defaultdict[str, set[str]] = defaultdict(set)  # by service
 
     def row(self, key: SeriesKey, client: str) -> int:
         """Return the row of a series; beyond the limits, of the one that stands for it.
@@ -139,30 +231,33 @@ class Registry:
         row = self._rows.get(key)
         if row is not None:
             return row
-        known = key.service in self._services
-        if key.kind in LOSS_KINDS and known and self._has_spare_rows:
+        is_known = key.service in self._graphs
+        if key.kind in LOSS_KINDS and is_known and self._has_spare_rows:
             return self._add(key)
-        if len(self.keys) < self.limits.series and self.quota.use(client, self.limits):
-            self._graphs.add((key.service, key.graph))
-            self._services.add(key.service)
+        if len(self.keys) < self.limits.series and self.quota.use(
+            client, key, self.limits
+        ):
+            self._graphs[key.service].add(key.graph)
             return self._add(key)
         self.overflow_count += 1
         return self._overflow_row(key)
 
+    def forget(self, client: str) -> None:
+        """Drop the counts of a client that has left."""
+        self.quota.forget(client)
+        for quota in self._name_quotas:
+            quota.forget(client)
+
     def limit(self, limits: Limits) -> None:
-        """Use other limits; what has a number keeps it."""
+        """Use other limits; numbered names keep their numbers."""
         self.limits = limits
-        for interner in (self.actions, self.errors, self.ends):
+        for interner in self.interners.values():
             interner.limit = limits.names
 
     @property
     def names(self) -> dict[str, list[Any]]:
         """The numbered values other than series."""
-        return {
-            "actions": self.actions.values,
-            "errors": self.errors.values,
-            "ends": self.ends.values,
-        }
+        return {kind: interner.values for kind, interner in self.interners.items()}
 
     def restore(
         self, keys: Iterable[SeriesKey], names: Mapping[str, Iterable[Any]]
@@ -173,11 +268,18 @@ class Registry:
         self.overflow_rows[:] = [
             row for row, key in enumerate(self.keys) if is_overflow(key)
         ]
-        self._graphs = {(key.service, key.graph) for key in self.keys}
-        self._services = {key.service for key in self.keys}
+        self._graphs.clear()
+        for key in self.keys:
+            self._graphs[key.service].add(key.graph)
         self.actions.restore(names["actions"])
         self.errors.restore(ErrorKey(*value) for value in names["errors"])
         self.ends.restore(EndPoint(*value) for value in names["ends"])
+
+    def _interner(self, first: T, other: T) -> Interner[T]:
+        quota = NameQuota(self.quota.user_of)
+        self._name_quotas.append(quota)
+        limit = self.limits.names
+        return Interner(first, other, limit, lambda name: quota.use(name, self.limits))
 
     def _overflow_row(self, key: SeriesKey) -> int:
         # The last one is a row for each kind, so the search always ends.
@@ -191,7 +293,7 @@ class Registry:
             if row is not None:
                 return row
             # Invented names without end must not get a row each.
-            bounded = graph in (OTHER, "") or (service, graph) in self._graphs
+            bounded = graph in (OTHER, "") or graph in self._graphs.get(service, ())
             if service == OTHER or (self._has_spare_rows and bounded):
                 return self._add(other)
         raise AssertionError("the last one always has a row")
@@ -207,6 +309,12 @@ class Registry:
             self.overflow_rows.append(row)
         self.keys.append(key)
         return row
+
+
+def _size(key: SeriesKey) -> int:
+    """Return the bytes that the texts of a series take."""
+    texts = [*key[1:5], *(text for label in key.labels for text in label)]
+    return sum(len(text.encode()) for text in texts)
 
 
 def is_overflow(key: SeriesKey) -> bool:

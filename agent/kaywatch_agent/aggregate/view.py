@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Final, NamedTuple, Protocol
 
-from kaywatch_agent.aggregate.bucket import EMPTY, Bucket
+import numpy as np
+from numpy.typing import NDArray
+
+from kaywatch_agent.aggregate.bucket import EMPTY, Bucket, merge
+from kaywatch_agent.aggregate.history import History
 from kaywatch_agent.aggregate.registry import Registry
 from kaywatch_agent.model.records import FailureRecord, TopologyRecord
 
@@ -15,6 +20,7 @@ __all__ = [
     "DAY",
     "HISTORY_BUCKETS",
     "HOUR",
+    "MINUTE",
     "BucketArchive",
     "NoArchive",
     "View",
@@ -86,7 +92,7 @@ class View(NamedTuple):
     now: float
     since: float
     totals: Bucket
-    buckets: Mapping[int, Bucket]
+    buckets: History
     registry: Registry
     failures: tuple[FailureRecord, ...]
     topologies: Mapping[tuple[str, str], TopologyRecord]
@@ -105,18 +111,49 @@ class View(NamedTuple):
                 more than an hour ago. Longer ones are yielded where no shorter ones
                 are kept.
         """
+        yield from self.archived(start, end, resolution)
+        yield from self.recent(start, end)
+
+    def archived(
+        self, start: float, end: float, resolution: float = math.inf
+    ) -> Iterator[tuple[int, Bucket]]:
+        """Yield those of `between` that are no longer in memory."""
         oldest = math.floor(self.now / BUCKET_SECONDS) - HISTORY_BUCKETS
         before = min(end, oldest * BUCKET_SECONDS)
-        first, last = (
-            math.floor(start / BUCKET_SECONDS),
-            math.ceil(end / BUCKET_SECONDS),
-        )
+        first = math.floor(start / BUCKET_SECONDS)
         if start < before:
             for begin, bucket in self.archive.read(
                 first * BUCKET_SECONDS, before, resolution
             ):
                 if begin // BUCKET_SECONDS not in self.buckets:
                     yield begin, bucket
-        for number in sorted(self.buckets):
-            if first <= number < last:
-                yield number * BUCKET_SECONDS, self.buckets[number]
+
+    def recent(
+        self,
+        start: float,
+        end: float,
+        rows: NDArray[np.int64] | None = None,
+        facts: bool = True,
+    ) -> Iterator[tuple[int, Bucket]]:
+        """Yield those of `between` that are in memory, or a part of each.
+
+        Args:
+            start: Unix seconds.
+            end: Unix seconds.
+            rows: the only series wanted, sorted; None for all.
+            facts: whether facts are wanted; most of the time is theirs.
+        """
+        for number in self._recent_numbers(start, end):
+            part = self.buckets.part(number, rows, facts)
+            yield number * BUCKET_SECONDS, part
+
+    def merged(self, start: float, end: float) -> Bucket:
+        """Return the merge of `between`; most of it is remembered by `buckets`."""
+        archived = (bucket for _, bucket in self.archived(start, end))
+        recent = self.buckets.merged(self._recent_numbers(start, end))
+        return merge(chain(archived, recent))
+
+    def _recent_numbers(self, start: float, end: float) -> list[int]:
+        first = math.floor(start / BUCKET_SECONDS)
+        last = math.ceil(end / BUCKET_SECONDS)
+        return sorted(number for number in self.buckets if first <= number < last)

@@ -32,6 +32,7 @@ __all__ = [
 # As in PNG: a transfer that converts line ends or strips bit 7 damages these bytes.
 MAGIC: Final = b"\x89kwcap\r\n"
 FORMAT: Final = 1
+# A record holds one message, its time and its connection.
 MAX_RECORD: Final = MAX_FRAME + 64
 
 # Columns of floats compress badly: higher levels take three times as long and save 5 %.
@@ -39,6 +40,7 @@ GZIP_LEVEL: Final = 1
 GZIP_WINDOW: Final = 31  # zlib's wbits for deflate with gzip's header and trailer
 _GZIP: Final = b"\x1f\x8b"
 
+# Records are small and frequent: without a buffer, each would be a system call.
 BUFFER_BYTES: Final = 256 * 1024
 _LENGTH: Final = struct.Struct(">I")
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -91,10 +93,12 @@ class CaptureWriter:
             self._file = os.fdopen(os.open(path, flags, 0o600), "wb", BUFFER_BYTES)
         self._stream: IO[bytes] | gzip.GzipFile = self._file
         if path.name.endswith(".gz"):
+            # Without a name: gzip would store it in a file that may be sent to others.
             self._stream = gzip.GzipFile("", "wb", GZIP_LEVEL, self._file)
         try:
             with self._errors():
                 self._stream.write(MAGIC + frame(_encode(header)))
+            # An error shows before anything was captured.
             self.flush()
         except CaptureError:
             self.close()
@@ -137,7 +141,7 @@ class CaptureWriter:
             self._file.flush()
 
     def close(self) -> None:
-        """Write what is buffered if possible, and close the file. Idempotent."""
+        """Write buffered data if possible, and close the file. Idempotent."""
         for stream in (self._stream, self._file):
             with contextlib.suppress(OSError):
                 stream.close()
@@ -174,6 +178,7 @@ class CaptureReader:
         self.path = path
         self.problem = ""
         self.missed = 0
+        # An array and a map: the types tell records and the trailer apart.
         self._decoder = msgspec.msgpack.Decoder(CaptureRecord | _Trailer)
         try:
             self._file = path.open("rb")
@@ -182,6 +187,7 @@ class CaptureReader:
             raise CaptureError(f"{path}: {error.strerror}") from None
         self._stream: IO[bytes] | _Decompressor = self._file
         try:
+            # The content decides rather than the name: the file may have been renamed.
             if self._file.peek(2).startswith(_GZIP):
                 self._stream = _Decompressor(self._file)
             self.header = self._read_header()
@@ -231,6 +237,7 @@ class CaptureReader:
     def _read_record(self) -> CaptureRecord | _Trailer:
         record: CaptureRecord | _Trailer = self._decoder.decode(self._read_frame())
         if isinstance(record, CaptureRecord):
+            # A replay waits for this time: a damaged one would let it wait for years.
             if not 0 <= record.at <= MAX_TIME:
                 raise ValueError(f"a record's time is {record.at}: not Unix seconds")
             if record.message is not None and len(record.message) > MAX_FRAME:
@@ -239,6 +246,7 @@ class CaptureReader:
 
     def _read_frame(self) -> bytes:
         (size,) = _LENGTH.unpack(self._read_exactly(_LENGTH.size))
+        # Before reading: a damaged length could ask for 4 GB.
         if size > MAX_RECORD:
             raise ValueError(f"a record has {size} bytes; at most {MAX_RECORD}")
         return self._read_exactly(size)

@@ -28,11 +28,13 @@ __all__ = ["CaptureProgress", "record"]
 
 # The agent sends something every second, even when no client sends anything.
 SILENCE_SECONDS: Final = 10.0
+# After a `kill -9`, at most a second of messages is missing from the file.
 FLUSH_SECONDS: Final = 1.0
+# Ctrl-C and the limits take effect within this time.
 POLL_SECONDS: Final = 0.2
 READ_BYTES: Final = 1024 * 1024
 
-# How much larger than the largest message the agent's copy of it can be.
+# The agent's copy of a message can be larger than the message by this many bytes.
 ENVELOPE: Final = 1_024
 
 
@@ -41,8 +43,8 @@ class CaptureProgress(NamedTuple):
 
     Attributes:
         messages: recorded messages.
-        events: in these messages.
-        size: bytes of the file.
+        events: the number of events in these messages.
+        size: the size of the file in bytes.
         missed: messages that the agent left out because the capture was too slow.
         unredacted: messages left out because they could not be redacted.
         seconds: since the start.
@@ -68,7 +70,7 @@ def record(
     force: bool,
     show: Callable[[CaptureProgress], None],
 ) -> CaptureProgress:
-    """Record until a signal, a time or a file size, or until the agent goes away.
+    """Record until a signal, the time or size limit, or until the agent disconnects.
 
     Args:
         path: the file to write.
@@ -80,11 +82,13 @@ def record(
         show: called several times a second.
 
     Raises:
-        CaptureError: no agent listens, it refuses, or the file cannot be written.
+        CaptureError: no agent listens, it rejects the capture, or the file cannot be
+            written.
     """
     deadline = time.monotonic() + seconds if seconds is not None else float("inf")
     with contextlib.ExitStack() as stack:
         interrupted = stack.enter_context(_catch_signals())
+        # Connect first, so that no file is created if the agent is unreachable.
         agent = _MirrorConnection(endpoint)
         stack.callback(agent.close)
         recording = _Recording(agent, path, redact=redact, force=force)
@@ -119,11 +123,13 @@ class _Recording:
         self._add_all(copies)
 
     def step(self) -> None:
-        """Write what arrives within a moment."""
+        """Write the messages that arrive within POLL_SECONDS."""
         problem = ""
         try:
             copies = self._agent.read(POLL_SECONDS)
         except CaptureError as error:
+            # What has been recorded is still a valid capture, so it is finished as
+            # usual.
             copies, problem = [], str(error)
         self._add_all(copies)
         now = time.monotonic()
@@ -135,7 +141,7 @@ class _Recording:
         )
 
     def finish(self) -> CaptureProgress:
-        """Mark the capture as complete; return what was recorded."""
+        """Mark the capture as complete; return a summary of the recorded messages."""
         self._writer.finish(self._last_time, self.progress.missed)
         return self.progress._replace(size=self._writer.size)
 
@@ -169,7 +175,7 @@ class _Recording:
 
 
 class _MirrorConnection:
-    """A connection by which an agent sends copies of the messages it receives."""
+    """A connection over which an agent sends copies of the messages it receives."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -178,30 +184,34 @@ class _MirrorConnection:
         self._last_read = time.monotonic()
 
     def start(self) -> list[dict[str, Any]]:
-        """Ask for copies; return the first messages, at least one.
+        """Request copies; return the first messages, at least one.
 
         Raises:
-            CaptureError: the agent refuses, or hangs up.
+            CaptureError: the agent rejects the capture, or closes the connection.
         """
         try:
             self._socket.sendall(wire.frame(wire.capture()))
         except OSError:
-            raise CaptureError(f"the agent at {self._path} hung up") from None
+            raise CaptureError(
+                f"the agent at {self._path} closed the connection"
+            ) from None
         while not (copies := self.read(POLL_SECONDS)):
             pass
         return copies
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._socket.close()
 
     def read(self, seconds: float) -> list[dict[str, Any]]:
         """Return the messages of the agent that arrive within `seconds`.
 
         Raises:
-            CaptureError: the agent refuses, hangs up or falls silent.
+            CaptureError: the agent rejects the capture, disconnects or is silent.
         """
-        readable, _, _ = select.select([self._socket], [], [], seconds)
+        poller = select.poll()
+        poller.register(self._socket, select.POLLIN)
+        readable = poller.poll(seconds * 1000)
         if not readable:
             if time.monotonic() - self._last_read > SILENCE_SECONDS:
                 raise CaptureError(
@@ -214,7 +224,7 @@ class _MirrorConnection:
         except OSError:
             data = b""
         if not data:
-            raise CaptureError(f"the agent at {self._path} hung up")
+            raise CaptureError(f"the agent at {self._path} closed the connection")
         self._last_read = time.monotonic()
         messages = [self._decode(frame) for frame in self._frames.receive(data)]
         return [message for message in messages if message.get("type") == "captured"]
@@ -228,7 +238,9 @@ class _MirrorConnection:
             raise CaptureError(f"{self._path} is not the socket of an agent")
         if message.get("type") == "error":
             text = message.get("text", "")
-            raise CaptureError(f"the agent at {self._path} refuses: {text}")
+            raise CaptureError(
+                f"the agent at {self._path} rejected the capture: {text}"
+            )
         return message
 
 
@@ -251,7 +263,7 @@ def _connect(path: str) -> socket.socket:
 
 @contextlib.contextmanager
 def _catch_signals() -> Iterator[Callable[[], bool]]:
-    """Have SIGINT and SIGTERM end the capture in order; yield whether one arrived."""
+    """Catch SIGINT and SIGTERM; yield a function that returns whether one arrived."""
     received: list[int] = []
 
     def note(number: int, _: FrameType | None) -> None:

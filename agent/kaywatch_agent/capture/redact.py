@@ -42,6 +42,7 @@ _ITEM_KEYS: Final[Mapping[str, tuple[str, ...]]] = {
 
 # The values of labels and tags are usually names (`model=m1`), but may be any text.
 _NAME: Final = re.compile(r"[A-Za-z0-9_.:/+-]{1,40}")
+# Bounds the memory of a capture that runs for days; later texts are all alike.
 MAX_MASKED: Final = 100_000
 
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -54,38 +55,41 @@ class MessageRedactor:
     def __init__(self) -> None:
         self._masks: dict[str, str] = {}
         self._changes: dict[str, Callable[[Any], Any]] = {
+            # A replay does not need the host, whose name may identify a user.
             "host": lambda _: "redacted",
             "tags": self._mask_values,
+            # A client repeats its table in each batch, as every batch is self-
+            # contained.
             "table": lru_cache(maxsize=256)(self._redact_table),
         }
 
     def redact(self, message: bytes) -> bytes | None:
         """Return the message without user data, or None if it is malformed."""
         try:
-            kept = {}
+            sections = {}
             for key, value in _decode(message).items():
                 if key in _MESSAGE_KEYS:
-                    kept[key] = value
+                    sections[key] = value
                 elif key in _COLUMNS:
-                    kept[key] = _select(value, _COLUMNS[key])
+                    sections[key] = _select(value, _COLUMNS[key])
                 elif key in _ITEM_KEYS:
                     keys = _ITEM_KEYS[key]
-                    kept[key] = [self._redact_item(item, keys) for item in value]
+                    sections[key] = [self._redact_item(item, keys) for item in value]
                 elif key in self._changes:
-                    kept[key] = self._changes[key](value)
-            return _encode(kept)
+                    sections[key] = self._changes[key](value)
+            return _encode(sections)
         except (ValueError, TypeError, AttributeError, RecursionError):
             return None
 
     def _redact_item(
         self, item: dict[str, Any], keys: tuple[str, ...]
     ) -> dict[str, Any]:
-        kept = _select(item, keys)
+        selected = _select(item, keys)
         if "labels" in item:
-            kept["labels"] = self._mask_values(item["labels"])
-        if "message" in item:
-            kept["message"] = f"redacted ({len(item['message'])} characters)"
-        return kept
+            selected["labels"] = self._mask_values(item["labels"])
+        if item.get("message"):
+            selected["message"] = f"redacted ({len(item['message'])} characters)"
+        return selected
 
     def _redact_table(self, encoded: bytes) -> bytes:
         table = _select(_decode(encoded), _TABLE_KEYS)

@@ -50,7 +50,7 @@ class ReplayProgress:
         unusable: messages of the capture that no agent would accept.
         errors: the agent's errors by code.
         texts: the text of the first error of each code.
-        refused: batches that the agent refused.
+        refused: batches that the agent rejected.
         slow: how often the agent asked for less data.
         behind: the largest delay of a message, in seconds.
         seconds: since the start.
@@ -98,7 +98,7 @@ def replay(
 
 
 class _AgentLost(Exception):
-    """The agent hung up, fell silent or is not an agent."""
+    """The agent closed the connection, is silent, or is not an agent."""
 
 
 class _SentBatch(NamedTuple):
@@ -117,6 +117,7 @@ class _ReplayedClient:
     said_bye: bool = False
 
 
+# Compared by identity: two connections are never equal.
 @dataclass(eq=False)
 class _Connection:
     number: int
@@ -171,15 +172,18 @@ class _CaptureReplay:
             async with asyncio.TaskGroup() as readers:
                 first = None
                 for record in reader:
+                    # The first record's time rather than the header's: a capture may
+                    # start long before the first message.
                     first = record.at if first is None else first
                     await self._pace(send_offset(record.at, first, self._speed))
                     await self._replay(record, readers)
                 await self._wait_until(lambda: not self._unacknowledged)
                 await self._say_bye()
         except* (_AgentLost, OSError) as group:
-            problem = next(_reasons(group), "hung up")
+            problem = next(_reasons(group), "closed the connection")
         finally:
             for connection in self._connections.values():
+                # Closing would wait for data that an agent that has gone never reads.
                 connection.writer.transport.abort()
         self._show_progress()
         if problem:
@@ -204,6 +208,8 @@ class _CaptureReplay:
             connection = await self._connect(record.connection)
             readers.create_task(self._read(connection))
         if out.client:
+            # The batch is registered before it is sent: its ack may arrive before
+            # `send` returns.
             await self._register(out, connection)
         await connection.send(out.message)
         self._progress.messages += 1
@@ -217,6 +223,7 @@ class _CaptureReplay:
         if self._speed != float("inf"):
             self._progress.behind = max(self._progress.behind, -early)
         self._show_progress()
+        # Sending goes on at half of it, so that sending and committing overlap.
         if self._unacknowledged > MAX_UNACKNOWLEDGED:
             limit = MAX_UNACKNOWLEDGED // 2
             await self._wait_until(lambda: self._unacknowledged < limit)
@@ -238,11 +245,15 @@ class _CaptureReplay:
             self._progress.clients += 1
         if client.connection is not connection:
             if client.connection is not None:
+                # Another connection is another stream: a later batch could overtake an
+                # earlier one, which the agent would then take for a duplicate.
                 await self._wait_until(lambda: not client.unacknowledged)
                 client.connection.clients.pop(out.client, None)
             client.connection = connection
             connection.clients[out.client] = client
         client.said_bye = out.type == "bye"
+        # A captured client that sent a batch again gets only one acknowledgement for
+        # it.
         if out.seq > client.last_seq:
             client.last_seq = out.seq
             batch = _SentBatch(out.seq, len(out.message), out.events)
@@ -299,7 +310,7 @@ class _CaptureReplay:
                     raise _AgentLost("is not an agent")
                 self._receive(wire.decode(frame), connection)
         if not connection.closed:
-            raise _AgentLost("hung up")
+            raise _AgentLost("closed the connection")
 
     def _receive(self, message: dict[str, Any], connection: _Connection) -> None:
         match message.get("type"):
@@ -307,6 +318,8 @@ class _CaptureReplay:
                 client = connection.clients.get(message["client"])
                 if client is not None:
                     self._acknowledge(client, message["seq"])
+            # A replay keeps its pace: how the agent copes with the captured load is the
+            # question.
             case "slow":
                 self._progress.slow += 1
                 return
@@ -327,6 +340,8 @@ class _CaptureReplay:
         self._progress.texts.setdefault(code, str(message.get("text", "")))
         for client in connection.clients.values():
             for batch in client.unacknowledged:
+                # A refused batch is never acknowledged, so waiting for it would end in
+                # a timeout.
                 if batch.seq == message.get("seq"):
                     client.unacknowledged.remove(batch)
                     self._unacknowledged -= batch.size

@@ -72,7 +72,7 @@ class MessageRewriter:
     def rewrite(
         self, encoded: bytes, connection: int, shift: float
     ) -> RewrittenMessage | None:
-        """Return what to send for a message; None if no agent would accept it.
+        """Return the message to send; None if no agent would accept it.
 
         Args:
             encoded: the message as captured.
@@ -107,11 +107,14 @@ class MessageRewriter:
         """Return the keys of a batch that are different in the replay."""
         if envelope.seq:
             return {"recorded": self._recorded_since_start(envelope, events)}
+        # One client per connection, because numbers count within a connection.
         client = self._rename(envelope.client + b"%d unnumbered" % connection)
         seq = self._last_seq[client] = self._last_seq.get(client, 0) + 1
         return {"client": client, "seq": seq}
 
     def _rename(self, client: bytes) -> bytes:
+        # A hash instead of a table: it needs no memory, and both ends of a cut-off
+        # capture agree.
         return blake2b(client, digest_size=16, key=self._salt).digest()
 
     def _recorded_since_start(self, envelope: _Envelope, events: int) -> int:
@@ -122,9 +125,12 @@ class MessageRewriter:
         before = self._recorded_before.get(envelope.client)
         if before is None:
             before = 0
+            # The first batch in the capture is not the client's first: earlier ones
+            # were recorded before it started.
             if envelope.seq != 1:
                 before = envelope.recorded - events - sum(envelope.drops.values())
             self._recorded_before[envelope.client] = before = max(0, before)
+        # A message may claim less than it contains; a negative count would be refused.
         return max(0, envelope.recorded - before)
 
 
@@ -164,7 +170,7 @@ def _shift_times(message: dict[str, Any], shift: float) -> None:
     """Add seconds to all times of a message, in place; malformed sections stay."""
     for key in ("start", "sent"):
         if key in message:
-            message[key] = _shifted(message[key], shift)
+            message[key] = _shift_time(message[key], shift)
     for section, column in _TIME_COLUMNS.items():
         with contextlib.suppress(*_MALFORMED):
             times = np.frombuffer(message[section][column], "<f8")
@@ -175,9 +181,9 @@ def _shift_times(message: dict[str, Any], shift: float) -> None:
             for item in message.get(section, ()):
                 for time in keys:
                     with contextlib.suppress(*_MALFORMED, IndexError):
-                        item[time] = _shifted(item[time], shift)
+                        item[time] = _shift_time(item[time], shift)
 
 
-def _shifted(time: Any, shift: float) -> Any:
+def _shift_time(time: Any, shift: float) -> Any:
     """Return a time plus `shift`; times of 0 or less mean that there is none."""
     return time + shift if isinstance(time, int | float) and time > 0 else time

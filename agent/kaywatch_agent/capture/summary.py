@@ -1,4 +1,4 @@
-"""Summarizes what a capture holds, without an agent."""
+"""Summarizes the content of a capture, without an agent."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgspec
 
 from kaywatch_agent.capture.file import CaptureReader
 from kaywatch_agent.protocol.batches import BatchReader
-from kaywatch_agent.protocol.columns import Checked
+from kaywatch_agent.protocol.columns import BatchErrors
 from kaywatch_agent.protocol.decoder import decode
 from kaywatch_agent.protocol.messages import Batch, Bye, Hello
 
@@ -57,7 +57,7 @@ class CaptureSummary(msgspec.Struct):
 
 
 def summarize(reader: CaptureReader) -> CaptureSummary:
-    """Read a capture to its end, and return what it holds."""
+    """Read a capture to its end, and return a summary of its content."""
     summary = CaptureSummary(reader.header.agent, reader.header.redacted)
     counter = _ServiceCounter()
     connections = set()
@@ -81,6 +81,8 @@ class _ServiceCounter:
     def __init__(self) -> None:
         self._summaries: dict[str, ServiceSummary] = {}
         self._service_of: dict[str, str] = {}  # by client
+        # The agent's own decoder, so that what it would reject is not counted here
+        # either.
         self._reader = BatchReader()
 
     def add(self, encoded: bytes, connection: int) -> str:
@@ -109,7 +111,7 @@ class _ServiceCounter:
         return self._summaries.setdefault(name, ServiceSummary(name))
 
     def _add_batch(self, batch: Batch, summary: ServiceSummary) -> None:
-        checked = Checked()
+        checked = BatchErrors()
         summary.batches += 1
         summary.failures += len(self._reader.details(batch, checked).failures)
         summary.dropped.update(batch.drops)

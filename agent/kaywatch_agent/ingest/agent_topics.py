@@ -81,7 +81,7 @@ class AgentTopics:
         self._wake.set()
 
     def disconnected(self) -> None:
-        """Discard what was read: the broker sends it again on the next connection."""
+        """Discard read messages: the broker sends them again on the next connection."""
         self._conflicts.reset()
         if self._alerts is not None:
             self._alerts.disconnected()

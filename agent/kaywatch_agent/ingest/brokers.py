@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass, field, fields
 
 from kaywatch._send.broker import Broker, parse
+from kaywatch_agent.errors import InvalidValue
 
 __all__ = ["BrokerConfig"]
 
@@ -55,12 +56,17 @@ class BrokerConfig:
     publish_alerts: bool = False
 
     def __post_init__(self) -> None:
-        _ = self.broker
+        try:
+            _ = self.broker
+        except ValueError as error:
+            raise InvalidValue("url", str(error).removeprefix("endpoint ")) from None
         for name in ("session_seconds", "grace_seconds"):
             if not 0 <= getattr(self, name) < 2**32 - 1:
-                raise ValueError(f"{name} = {getattr(self, name)}: expected seconds")
+                raise InvalidValue(name, f"{getattr(self, name)}: expected seconds")
         if sum(map(bool, (self.password, self.password_file, self.password_env))) > 1:
-            raise ValueError("password, password_file, password_env: give one of them")
+            raise InvalidValue(
+                "password", "give one of password, password_file, password_env"
+            )
 
     @property
     def broker(self) -> Broker:

@@ -164,14 +164,14 @@ class ClientTopics:
     # -- inside ------------------------------------------------------------------------
 
     def _receive_message(self, name: str, payload: bytes) -> None:
-        known = self.connections.get((name, "up"))
-        connection = known or BrokerConnection(self, name, "up")
+        established = self.connections.get((name, "up"))
+        connection = established or BrokerConnection(self, name, "up")
         is_usable = self._take(connection, payload)
         if connection.is_known:
             return
         if not is_usable:
             connection.close()  # invalid messages must not leave sessions behind
-        elif known is None:
+        elif established is None:
             self._unknown.append(connection)
         if len(self._unknown) > MAX_UNKNOWN:
             oldest = self._unknown.popleft()

@@ -1,8 +1,8 @@
 """The order in which processes are read: start-time fair queueing.
 
-Each byte advances the virtual time of its process, and the process with the earliest
-virtual time is next, however many connections it has. A process that sends little is
-therefore ahead of all those that flood.
+Each byte advances the virtual time of its process. The process with the earliest
+virtual time is read next, no matter how many connections it has. A process that sends
+little is therefore ahead of all processes that flood the agent.
 
 Source of the algorithm: Goyal, Vin, Cheng, "Start-time Fair Queueing", 1996.
 """
@@ -29,7 +29,7 @@ T = TypeVar("T", bound=Owned)
 
 
 class FairQueue(Generic[T]):
-    """The connections that have bytes to read; false when there are none."""
+    """The connections that have bytes to read; falsy if there are none."""
 
     def __init__(self) -> None:
         self._turns: list[tuple[int, int]] = []  # a heap of (virtual time, pid)
@@ -56,15 +56,15 @@ class FairQueue(Generic[T]):
             waiting.append(connection)
 
     def discard(self, connections: Iterable[T]) -> None:
-        """Remove connections, as far as they are queued; their turns are skipped."""
+        """Remove those connections that are queued; their turns are skipped."""
         self._queued.difference_update(connections)
 
     def forget(self, pid: int) -> None:
-        """Forget what a process has read; its last connection is closed."""
+        """Forget a process after its last connection is closed."""
         self._read_until.pop(pid, None)
 
     def begin_turn(self) -> tuple[int, deque[T]]:
-        """Remove and return the next process, and its connections in their order."""
+        """Remove and return the next process and its connections, in queue order."""
         self._virtual_time, pid = heapq.heappop(self._turns)
         return pid, self._waiting.pop(pid)
 
@@ -75,7 +75,7 @@ class FairQueue(Generic[T]):
             self._wait_turn(pid, connections)
 
     def _wait_turn(self, pid: int, connections: deque[T]) -> None:
-        """Queue a process. The time for which it was idle is no credit."""
+        """Queue a process. It earns no credit for the time that it was idle."""
         self._waiting[pid] = connections
         start = max(self._virtual_time, self._read_until.get(pid, 0))
         heapq.heappush(self._turns, (start, pid))

@@ -101,8 +101,11 @@ class Intake:
                 and not (is_probe or isinstance(message, Rejected))
             ):
                 self.mirror.copy(frame, session.number, self._clock())
-            self.write(self.pipeline.take(message, session))
+            replies = self.pipeline.take(message, session)
+            self.write(replies)
             is_usable = is_usable or not isinstance(message, Rejected)
+            if replies and replies[-1].close:
+                break  # nothing more is accepted here
         self.write(self.pipeline.take_rows())
         if self.pipeline.commit_due:
             self._request_commit()

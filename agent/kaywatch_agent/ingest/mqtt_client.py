@@ -10,7 +10,6 @@ from types import TracebackType
 from typing import Any, Final, Self, TypeAlias
 
 from aiomqtt import Client, MqttCodeError, MqttError, ProtocolVersion, Will
-from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
@@ -33,6 +32,11 @@ UNSUPPORTED_VERSION: Final = ReasonCode(
     PacketTypes.CONNACK, "Unsupported protocol version"
 )
 NODELAY: Final = (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+_SESSION_311: Final[dict[str, Any]] = {
+    "protocol": ProtocolVersion.V311,
+    "clean_session": False,
+}
 
 Handler: TypeAlias = Callable[[str, bytes, bool], None]  # topic, payload, retained
 
@@ -81,11 +85,8 @@ class MqttClient(Client):
             broker.host,
             broker.port,
             identifier=client_id,
-            protocol=ProtocolVersion.V5 if is_5 else ProtocolVersion.V311,
             will=will,
-            clean_session=None if is_5 else False,
-            clean_start=False if is_5 else MQTT_CLEAN_START_FIRST_ONLY,
-            properties=_properties(session_seconds) if is_5 else None,
+            **(_session_5(session_seconds) if is_5 else _SESSION_311),
             keepalive=KEEPALIVE,
             timeout=ANSWER_TIMEOUT,
             socket_options=(NODELAY,),
@@ -245,13 +246,18 @@ class MqttClient(Client):
             connection.close()
 
 
-def _properties(session_seconds: int) -> Properties:
+def _session_5(session_seconds: int) -> dict[str, Any]:
+    """Return the arguments for a session of MQTT 5 that outlives the connection."""
     properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
     fields: Any = properties
     fields.SessionExpiryInterval = session_seconds
     fields.ReceiveMaximum = RECEIVE_MAXIMUM
     fields.MaximumPacketSize = MAX_PACKET
-    return properties
+    return {
+        "protocol": ProtocolVersion.V5,
+        "clean_start": False,
+        "properties": properties,
+    }
 
 
 def _closed_by_broker(reason: object) -> ConnectionResetError:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import os
 import select
 import socket
 import struct
 import time
+import weakref
 from collections.abc import Callable
-from typing import Final
+from typing import ClassVar, Final
+from weakref import WeakValueDictionary
 
 import psutil
 
@@ -29,6 +32,9 @@ _CREDENTIALS: Final = struct.Struct("iII")  # struct ucred: pid, uid, gid
 SO_PEERGROUPS: Final = 59
 MAX_ANSWER: Final = 1_024  # bytes; the limit of socket.getsockopt
 
+# psutil raises OSError if the agent has no file descriptor left.
+_UNREADABLE: Final = (psutil.Error, OSError)
+
 
 def credentials(connection: socket.socket) -> tuple[int, int, int]:
     """Return the peer's pid, uid and gid (SO_PEERCRED, see unix(7))."""
@@ -39,12 +45,77 @@ def credentials(connection: socket.socket) -> tuple[int, int, int]:
     return pid, uid, gid
 
 
-class LocalPeer:
-    """A local process, identified by the kernel.
+class WatchedProcess:
+    """A local process; all its connections and clients share one pidfd.
 
-    Holds a pidfd, so that an exit is detected while the process is a zombie, and after
-    its pid has been reused.
+    The pidfd detects an exit while the process is a zombie, and after its pid has been
+    reused. It is closed with the last reference. Without one, for example because the
+    agent has no file descriptor left, the process is looked up by its pid.
     """
+
+    _known: ClassVar[WeakValueDictionary[int, WatchedProcess]] = WeakValueDictionary()
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._pidfd: int | None = None
+        self._process: psutil.Process | None = None
+        # Fails on old kernels, without descriptors, and if the process has exited.
+        with contextlib.suppress(OSError, AttributeError):
+            self._pidfd = os.pidfd_open(pid)
+            weakref.finalize(self, os.close, self._pidfd).atexit = False
+
+    @classmethod
+    def of(cls, pid: int) -> WatchedProcess:
+        """Return the running process with a pid."""
+        process = cls._known.get(pid)
+        if process is None or process.has_exited():
+            process = cls._known[pid] = cls(pid)
+        return process
+
+    @property
+    def started(self) -> float:
+        """Its start in Unix seconds; 0 if unknown."""
+        try:
+            return self._lookup().create_time()
+        except _UNREADABLE:
+            return 0.0
+
+    def has_exited(self) -> bool:
+        """Return whether it has exited; False if that is unknown."""
+        if self._pidfd is not None:
+            # select(2) does not support descriptors above 1023.
+            poll = select.poll()
+            poll.register(self._pidfd, select.POLLIN)
+            return bool(poll.poll(0))
+        try:
+            process = self._lookup()
+            return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return True
+        except _UNREADABLE:
+            return False
+
+    def sample(self) -> ProcessSample | None:
+        """Return the memory and CPU usage; None if it cannot be read."""
+        try:
+            process = self._lookup()
+            with process.oneshot():
+                cpu = process.cpu_times()
+                return ProcessSample(
+                    rss_bytes=process.memory_info().rss,
+                    cpu_seconds=cpu.user + cpu.system,
+                )
+        except _UNREADABLE:
+            return None
+
+    def _lookup(self) -> psutil.Process:
+        if self._process is None:
+            self._process = psutil.Process(self._pid)
+        return self._process
+
+
+class LocalPeer:
+    """A local process behind a connection, identified by the kernel."""
 
     def __init__(
         self, pid: int, uid: int, gid: int, gids: tuple[int, ...] = ()
@@ -52,14 +123,8 @@ class LocalPeer:
         self.pid = pid
         self.uid = uid
         self.gids = frozenset((gid, *gids))
-        self._pidfd: int | None = None
-        self._process: psutil.Process | None = None
-        if pid > 0:
-            # Fails on old kernels, and if the process has exited.
-            with contextlib.suppress(OSError, AttributeError):
-                self._pidfd = os.pidfd_open(pid)
-            with contextlib.suppress(psutil.Error):
-                self._process = psutil.Process(pid)
+        self._process = WatchedProcess.of(pid) if pid > 0 else None
+        self.started = self._process.started if self._process is not None else 0.0
 
     @classmethod
     def of(cls, connection: socket.socket) -> LocalPeer:
@@ -74,65 +139,29 @@ class LocalPeer:
             pid: the process id.
             since: Unix seconds; a process that started later has reused the pid.
         """
-        try:
-            if pid <= 0 or psutil.Process(pid).create_time() > since + CLOCK_SLACK:
-                return None
-        except psutil.Error:
+        if not _is_used(pid):
             return None
         peer = cls(pid, -1, -1)
-        if peer.exited():
-            peer.close()
+        if peer.started > since + CLOCK_SLACK or peer.has_exited():
             return None
         return peer
-
-    @property
-    def started(self) -> float:
-        """The start of the process in Unix seconds; 0 if unknown."""
-        try:
-            return self._process.create_time() if self._process is not None else 0.0
-        except psutil.Error:
-            return 0.0
 
     @property
     def trusted(self) -> bool:
         """Whether it runs as root or as the agent's own user."""
         return self.uid in (0, os.geteuid())
 
-    def exited(self) -> bool:
+    def has_exited(self) -> bool:
         """Return whether the process has exited."""
-        if self._pidfd is not None:
-            # select(2) does not support descriptors above 1023.
-            poll = select.poll()
-            poll.register(self._pidfd, select.POLLIN)
-            return bool(poll.poll(0))
-        process = self._process
-        if process is None:
-            return True
-        try:
-            return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
-        except psutil.Error:
-            return True
+        return self._process is None or self._process.has_exited()
 
     def sample(self) -> ProcessSample | None:
         """Return the memory and CPU usage; None if it cannot be read."""
-        process = self._process
-        if process is None:
-            return None
-        try:
-            with process.oneshot():
-                cpu = process.cpu_times()
-                return ProcessSample(
-                    rss_bytes=process.memory_info().rss,
-                    cpu_seconds=cpu.user + cpu.system,
-                )
-        except psutil.Error:
-            return None
+        return self._process.sample() if self._process is not None else None
 
     def close(self) -> None:
-        """Release the pidfd. Idempotent."""
-        if self._pidfd is not None:
-            os.close(self._pidfd)
-            self._pidfd = None
+        """Stop watching the process. Idempotent."""
+        self._process = None
 
 
 class RemotePeer:
@@ -165,7 +194,7 @@ class RemotePeer:
         """Restart the grace period: the process has disconnected."""
         self._lost_at = time.monotonic()
 
-    def exited(self) -> bool:
+    def has_exited(self) -> bool:
         """Return whether the grace period has passed."""
         since = self._listening_since()
         if since is None:
@@ -178,6 +207,17 @@ class RemotePeer:
 
     def close(self) -> None:
         """Do nothing: there is no resource to release."""
+
+
+def _is_used(pid: int) -> bool:
+    """Return whether a process has the pid. Opens no file."""
+    if pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except OSError as error:
+        return error.errno == errno.EPERM  # it is another user's
+    return True
 
 
 def _groups(connection: socket.socket) -> tuple[int, ...]:

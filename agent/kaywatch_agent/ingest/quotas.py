@@ -69,12 +69,17 @@ class QuotaUsage:
         self._processes: dict[int, Account] = {}
         self._users: dict[int, Account] = {}
 
+    @property
+    def is_full(self) -> bool:
+        """Whether there is no room for another connection."""
+        return self.connections >= self.quotas.connections
+
     def enter(self, pid: int, uid: int) -> Refusal | None:
         """Count a new connection; return the reason if it exceeds a limit."""
         quotas = self.quotas
         process = self._processes.get(pid)
         user = self._users.get(uid)
-        if self.connections >= quotas.connections:
+        if self.is_full:
             return Refusal.DESCRIPTORS
         if process and process.connections >= quotas.process_connections:
             return Refusal.PROCESS_CONNECTIONS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 import time
 from typing import Final
@@ -18,6 +19,7 @@ from kaywatch_agent.ingest.intake import Intake
 from kaywatch_agent.ingest.peers import LocalPeer
 from kaywatch_agent.ingest.quotas import Quotas, QuotaUsage
 from kaywatch_agent.ingest.reader import ALONE, FairReader
+from kaywatch_agent.ingest.shortage import DescriptorShortage
 from kaywatch_agent.pipeline.session import StreamSession
 from kaywatch_agent.runtime.metrics import Counter, Gauge, Metrics
 from kaywatch_agent.runtime.sockets import SocketFile
@@ -100,7 +102,7 @@ class UnixConnection:
         if self._closing:
             self.flush()  # detects the loss of the connection
             return 0, 0.0
-        # The rest of a frame is read at once, however long: it is one message.
+        # The rest of a frame is read in one go, even if it is long: it is one message.
         buffer = self._listener.buffer(max(most, session.missing))
         try:
             size = self._socket.recv_into(buffer)
@@ -109,14 +111,14 @@ class UnixConnection:
         except OSError:
             size = 0
         if size == 0:
-            self._lose()
+            self._release()
             return 0, 0.0
         try:
             self._listener.receive(session, buffer[:size])
         except Exception:
             # An internal error must not affect the other connections.
             log.exception("cannot process a message", pid=self.peer.pid)
-            self._lose()
+            self._release()
             return 0, 0.0
         pause = self._listener.spend(self, size)
         self._count_buffered(session)
@@ -135,12 +137,12 @@ class UnixConnection:
         except (BlockingIOError, InterruptedError):
             pass
         except OSError:
-            # The peer no longer reads, but what it has sent is still processed.
+            # The peer no longer reads, but its data is still processed.
             self._unwritable = True
             self._output.clear()
         waiting = len(self._output)
         if self._closing and not waiting:
-            self._lose()
+            self._release()
             return
         if bool(waiting) != self._registered:
             self._registered = bool(waiting)
@@ -161,7 +163,7 @@ class UnixConnection:
         if self._output:
             self._listener.reader.update(self)
         else:
-            self._lose()
+            self._release()
 
     def refuse(self, refusal: Refusal) -> None:
         """Send the reason for the refusal, and close the connection."""
@@ -205,7 +207,7 @@ class UnixConnection:
         if refusal is not None:
             self.refuse(refusal)
 
-    def _lose(self) -> None:
+    def _release(self) -> None:
         """Release everything. Idempotent."""
         session, self.session = self.session, None
         if session is not None:
@@ -244,8 +246,19 @@ class UnixListener:
         self._access = Access()
         self._usage = QuotaUsage(Quotas())
         self._buffer = bytearray(ALONE)
+        self._shortage = DescriptorShortage()
+        self._is_starved = False  # the kernel had no descriptor for the last connection
         self._listening: socket.socket | None = None
         self._file: SocketFile | None = None
+
+    @property
+    def problem(self) -> str:
+        """Why connections are refused, empty if they are not."""
+        now = time.monotonic()
+        if self._shortage.problem and (self._usage.is_full or self._is_starved):
+            self._shortage.note(now)
+        self._shortage.update(now)
+        return self._shortage.problem
 
     # -- called by connections ---------------------------------------------------------
 
@@ -286,6 +299,8 @@ class UnixListener:
 
     def count(self, refusal: Refusal) -> None:
         """Count a connection that was refused or closed."""
+        if refusal is Refusal.DESCRIPTORS:
+            self._shortage.note(time.monotonic())
         self.metrics.refused.labels(str(refusal)).add()
 
     # -- life cycle --------------------------------------------------------------------
@@ -350,16 +365,21 @@ class UnixListener:
             try:
                 connection, _ = self._listening.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                self._is_starved = False
                 return
             except OSError as error:
                 self._pause_accepting(error)
                 return
+            self._is_starved = False
             self._add(connection)
 
     def _pause_accepting(self, error: OSError) -> None:
         """Wait for free file descriptors. New connections wait in the backlog."""
-        log.warning("cannot accept connections", error=str(error))
-        self.count(Refusal.DESCRIPTORS)
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            self._is_starved = True
+            self.count(Refusal.DESCRIPTORS)
+        else:
+            log.warning("cannot accept connections", error=str(error))
         listening, loop = self._listening, asyncio.get_running_loop()
         if listening is not None:
             loop.remove_reader(listening.fileno())

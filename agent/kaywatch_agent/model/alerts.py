@@ -16,6 +16,7 @@ import msgspec
 from kaywatch_agent.model.bounds import Count, Moment, Rate, Seconds
 
 __all__ = [
+    "NO_DATA",
     "SEVERITIES",
     "AlertDetails",
     "AlertSummary",
@@ -42,6 +43,9 @@ SEVERITIES: Final[tuple[Severity, ...]] = ("info", "warning", "error", "critical
 _FNV_OFFSET: Final = 0xCBF29CE484222325
 _FNV_PRIME: Final = 0x100000001B3
 _SEPARATOR: Final = b"\xff"
+
+# The reason of an alert that ended because its data stopped.
+NO_DATA: Final = "no_data"
 
 
 class NotificationKind(StrEnum):
@@ -70,6 +74,7 @@ class MessageEndReason(StrEnum):
     EXPIRED = "expired"  # older than the receiver's max_age
     GONE = "gone"  # the receiver accepts no messages any more
     REMOVED = "removed"  # the receiver is not in the configuration any more
+    ATTEMPTS = "attempts"  # the receiver's max_attempts have failed
     OVERFLOW = "overflow"  # too many messages were pending
     RESOLVED = "resolved"  # the alert ended before its first notification was sent
     REPLACED = "replaced"  # a later message includes its content
@@ -95,8 +100,9 @@ class AlertSummary(msgspec.Struct, frozen=True, kw_only=True):
         id: its id over HTTP and on the command line.
         rule: the name of its rule.
         severity: of the rule, or of the tier that fires.
-        labels: those that distinguish it from the rule's other alerts, and those that
-            the rule and the configuration add; without `alertname` and `severity`.
+        labels: the labels that distinguish it from the rule's other alerts, with the
+            labels of the rule and of the configuration, but without `alertname` and
+            `severity`.
         dedup_key: the same over restarts, episodes and replicas; see `dedup_key`.
         episode: how often the alert has fired, from 1.
         reason: why it ended: cleared, no_data, rule_removed, rule_changed, forgotten.
@@ -116,6 +122,7 @@ class AlertSummary(msgspec.Struct, frozen=True, kw_only=True):
         runbook_url, dashboard_url, silence_url: links, empty for none.
         flapping: whether it fires and ends again and again.
         note: further text, such as that it began while the agent was down.
+        next_step: what to look at, while it fires; empty for the links alone.
     """
 
     id: str = ""
@@ -143,6 +150,12 @@ class AlertSummary(msgspec.Struct, frozen=True, kw_only=True):
     silence_url: str = ""
     flapping: bool = False
     note: str = ""
+    next_step: str = ""
+
+    @property
+    def ended_without_data(self) -> bool:
+        """Whether it ended because its data stopped, and not because it recovered."""
+        return self.ended is not None and self.reason == NO_DATA
 
     @property
     def all_labels(self) -> dict[str, str]:
@@ -167,6 +180,8 @@ class AlertDetails(AlertSummary, frozen=True, kw_only=True):
         history: the values of the last windows, oldest first, at most 30.
         evidence: the last failed executions when it fired.
         host: where the agent runs.
+        in_words: whether the summary states the value in words, so that the figure says
+            no more, such as the number of deaths.
     """
 
     resolved: bool = False
@@ -177,6 +192,7 @@ class AlertDetails(AlertSummary, frozen=True, kw_only=True):
     history: tuple[float | None, ...] = ()
     evidence: tuple[Evidence, ...] = ()
     host: str = ""
+    in_words: bool = False
 
 
 class NotificationRequest(NamedTuple):
@@ -212,6 +228,9 @@ class Notification(msgspec.Struct, frozen=True, kw_only=True):
         text: a text to show above the alerts.
         ref: the receiver's id of the message that this one updates or replies to.
         update: whether it updates that message, rather than replying to it.
+        account: the credential that its trigger was accepted with, if it is a resolve;
+            empty for the current one.
+        also: the other receivers that were notified of the alerts.
     """
 
     id: str
@@ -225,6 +244,8 @@ class Notification(msgspec.Struct, frozen=True, kw_only=True):
     text: str = ""
     ref: str = ""
     update: bool = False
+    account: str = ""
+    also: tuple[str, ...] = ()
 
 
 class StoredMessage(msgspec.Struct, frozen=True, kw_only=True):
@@ -284,15 +305,16 @@ class MessageRecord(StoredMessage, frozen=True, kw_only=True):
 
 
 class ReceiverRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One receiver: whether the last attempt succeeded, and what is pending.
+    """One receiver: whether the last attempt succeeded, and its pending messages.
 
-    `error` is empty after a success. `disabled` is the reason why no messages are sent
-    until the configuration is reloaded; `paused_until` is when sending resumes.
+    `up` is null before the first attempt since the start. `error` is empty after a
+    success. `disabled` is the reason why no messages are sent until the configuration
+    is reloaded; `paused_until` is when sending resumes.
     """
 
     name: str
     type: str
-    up: bool
+    up: bool | None
     waiting: Count = 0
     dead: Count = 0
     error: str = ""

@@ -15,6 +15,11 @@ from kaywatch_agent.model.series import ClientState
 
 __all__ = ["EVENT_CODES", "Client"]
 
+# A process whose connection ended this recently has ended with it: the agent looks for
+# dead processes once a second.
+CHECK_SECONDS: Final = 2.0
+SHORTEST_UNKNOWN: Final = 0.001  # even an event sent at the last moment was not the end
+
 # The errors that count events; others count messages or list items.
 EVENT_CODES: Final = (
     ErrorCode.BAD_TABLE,
@@ -42,6 +47,13 @@ _ByCode = Annotated[dict[str, int], Meta(description="unusable events by error c
 _Late = Annotated[int, Meta(ge=0, description="of `events`, too old for a window")]
 _Overflow = Annotated[
     int, Meta(ge=0, description="of `events`, counted under `__other__`")
+]
+_Unknown = Annotated[
+    float,
+    Meta(
+        ge=0,
+        description="seconds before it died from which events may be missing",
+    ),
 ]
 _Skew = Annotated[
     float,
@@ -82,6 +94,7 @@ class Client(Struct):
     missing_batches: Annotated[int, Meta(ge=0, description="that never arrived")] = 0
     late: _Late = 0
     overflow: _Overflow = 0
+    unknown_seconds: _Unknown = 0.0
     skew: _Skew | None = None
     in_flight: tuple[InFlight, ...] = ()
     loops: Annotated[
@@ -99,10 +112,13 @@ class Client(Struct):
 
     @property
     def completeness(self) -> float | None:
-        """The share of recorded events that has arrived, 0 to 1; None without any."""
+        """The share of recorded events that has arrived, 0 to 1; None without any.
+
+        A death counts as one lost event, since its last moments are unknown.
+        """
         if not self.recorded:
             return None
-        return min(1.0, self.events / self.recorded)
+        return min(1.0, self.events / (self.recorded + (self.unknown_seconds > 0)))
 
     @property
     def missing(self) -> int:
@@ -111,8 +127,24 @@ class Client(Struct):
         They are in transit, or were lost with the process.
         """
         refused = sum(self.rejected[code] for code in EVENT_CODES)
-        known = self.events + sum(self.dropped.values()) + refused
-        return max(0, self.recorded - known)
+        accounted = self.events + sum(self.dropped.values()) + refused
+        return max(0, self.recorded - accounted)
+
+    def unknown_before_death(self, now: float, flush_interval: float) -> float:
+        """Return for how many seconds events may have been recorded and not sent.
+
+        A connected process sends what it has at least once per flush interval. While it
+        was not connected, or behind a broker, only its last message is certain.
+
+        Args:
+            now: when its death was noticed, in Unix seconds. It is disconnected since
+                the end of its connection.
+            flush_interval: the longest time between two batches, in seconds.
+        """
+        unknown = now - self.last_seen
+        if not self.via and now - self.since <= CHECK_SECONDS:
+            unknown = min(self.since - self.last_seen, flush_interval)
+        return max(unknown, SHORTEST_UNKNOWN)
 
     def to_json(self) -> bytes:
         """Return the client as JSON, for the store."""
@@ -123,14 +155,14 @@ class Client(Struct):
         """Return a client from the store, without the samples of an earlier agent.
 
         Raises:
-            ValueError: the JSON is no client.
+            ValueError: the JSON is not a client.
         """
         client = _decoder.decode(data)
         client.committed_seq = client.received_seq
         client.owner, client.sample, client.cpu_percent = "", None, None
         return client
 
-    def sampled(self, sample: ProcessSample, now: float) -> None:
+    def add_sample(self, sample: ProcessSample, now: float) -> None:
         """Record a sample of the process's memory and CPU."""
         before = self.sample
         if before is not None and now > self.sampled_at:

@@ -40,6 +40,10 @@ __all__ = [
 ]
 
 RunId = Annotated[Name, Meta(description="id of the run; empty if unknown")]
+RunStart = Annotated[
+    float,
+    Meta(ge=0, le=MAX_TIME, description="of its run, Unix seconds; 0 if unknown"),
+]
 ErrorType = Annotated[Name, Meta(description="type of the exception")]
 
 
@@ -61,10 +65,7 @@ class FailureRecord(Struct, frozen=True, kw_only=True):
     seconds: Annotated[
         float, Meta(ge=0, le=MAX_TIME, description="duration; 0 if unknown")
     ] = 0.0
-    run_start: Annotated[
-        float,
-        Meta(ge=0, le=MAX_TIME, description="of its run, Unix seconds; 0 if unknown"),
-    ] = 0.0
+    run_start: RunStart = 0.0
     visits: Annotated[
         int,
         Meta(
@@ -117,10 +118,7 @@ class InFlight(Struct, frozen=True):
         int,
         Meta(ge=0, le=MAX_ATTEMPTS, description="earlier node visits in its run"),
     ] = 0
-    run_start: Annotated[
-        float,
-        Meta(ge=0, le=MAX_TIME, description="of its run, Unix seconds; 0 if unknown"),
-    ] = 0.0
+    run_start: RunStart = 0.0
     failed_attempts: Annotated[
         int,
         Meta(ge=0, le=MAX_ATTEMPTS, description="calls of exec that failed so far"),

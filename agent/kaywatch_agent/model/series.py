@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import IntEnum, StrEnum
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ __all__ = [
     "ErrorKey",
     "Kind",
     "Labels",
+    "Numbers",
     "PhaseColumns",
     "ClientState",
     "SeriesKey",
@@ -23,6 +24,7 @@ __all__ = [
 OTHER: Final = "__other__"
 
 Labels = tuple[tuple[str, str], ...]
+Numbers = NDArray[np.integer[Any]]
 
 
 class Kind(IntEnum):
@@ -35,6 +37,7 @@ class Kind(IntEnum):
     GAUGE = 4  # a custom last value
     LOSS = 5  # events that a client reports as lost; the metric is the reason
     LATE = 6  # events too late for a bucket, counted at the time of arrival
+    UNKNOWN = 7  # processes that died; the value is the seconds that nobody knows of
 
 
 class SeriesKey(NamedTuple):
@@ -67,16 +70,17 @@ class Columns(NamedTuple):
     """Events of any kind, as parallel columns of one length.
 
     `row` is the number of the series in the registry, `action` that of an action (of an
-    EndPoint, for runs), and `error` that of an ErrorKey; 0 is none.
+    EndPoint, for runs), and `error` that of an ErrorKey; 0 is none. Integers are as
+    narrow as their source allows: thousands of events wait in the CPU cache.
     """
 
-    row: NDArray[np.int64]
+    row: Numbers
     time: NDArray[np.float64]  # Unix seconds
     value: NDArray[np.float64]
     outcome: NDArray[np.uint8]
-    attempts: NDArray[np.int64]
-    action: NDArray[np.int64]
-    error: NDArray[np.int64]
+    attempts: Numbers
+    action: Numbers
+    error: Numbers
 
 
 class PhaseColumns(NamedTuple):
@@ -85,7 +89,7 @@ class PhaseColumns(NamedTuple):
     These executions are also in a Columns, which counts them.
     """
 
-    row: NDArray[np.int64]
+    row: Numbers
     time: NDArray[np.float64]  # Unix seconds
     value: NDArray[np.float64]  # seconds in all
     prep: NDArray[np.float32]

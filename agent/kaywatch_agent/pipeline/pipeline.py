@@ -12,8 +12,8 @@ number. After a crash before the commit, nothing of the batch was counted, and t
 client sends it again. After a crash following the commit, the sequence number is known,
 and the resent batch is dropped.
 
-A broker may lose messages, deliver them twice or out of order. A batch from a broker is
-accepted only if it is the next one of its client; otherwise the missing batches are
+A broker may lose messages, or deliver them twice or out of order. A batch from a broker
+is accepted only if it is the next one of its client; otherwise the missing batches are
 requested from the client.
 
 The pipeline returns values: it has no reference to connections, the store or a caller.
@@ -22,13 +22,14 @@ The pipeline returns values: it has no reference to connections, the store or a 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from kaywatch import wire
 from kaywatch.wire import ErrorCode
 from kaywatch_agent.aggregate.aggregator import Aggregator
 from kaywatch_agent.aggregate.clients import Clients
+from kaywatch_agent.aggregate.detail_quota import Detail
 from kaywatch_agent.model.client import Client
 from kaywatch_agent.model.series import ClientState
 from kaywatch_agent.pipeline.flow_control import FlowControl
@@ -50,6 +51,9 @@ from kaywatch_agent.runtime.metrics import Counter, Gauge, Metrics
 __all__ = ["Pipeline"]
 
 SAMPLE_SECONDS: Final = 10.0
+
+# The estimated size of the texts of a restored detail.
+RESTORED_BYTES: Final = 200
 
 
 class PipelineMetrics(Metrics):
@@ -120,7 +124,7 @@ class Pipeline:
 
     @property
     def commit_due(self) -> bool:
-        """Whether a peer is waiting for a commit, so that it cannot wait for a tick."""
+        """Whether a peer waits for a commit, which must then not wait for a tick."""
         return self.sessions.commit_due
 
     def restore(
@@ -133,10 +137,11 @@ class Pipeline:
 
         Args:
             clients: the clients in the store.
-            find: returns the running process with a pid that was started by a time.
+            find: returns the running process with a given pid, if it was started no
+                later than a given time.
             host: the name of this host, whose processes can be watched.
         """
-        self.clients.restore(clients, self._clock())
+        self.clients.restore(map(self._reserve_details, clients), self._clock())
         for client in self.clients:
             # A client with a user id is local, even if the host was renamed since: the
             # id is from the kernel. Behind a broker, host and pid are unverified.
@@ -145,11 +150,25 @@ class Pipeline:
             )
             if client.state is not ClientState.DISCONNECTED or not is_local:
                 continue
-            peer = find(client.pid, client.start)
+            # Without a hello, its start is unknown, but when it was first seen, it was
+            # running.
+            peer = find(client.pid, client.start or client.first_seen)
             if peer is None:
-                self.clients.set_state(client, ClientState.DIED, self._clock())
+                # It may have recorded events until the agent started again.
+                now = self._clock()
+                self._mark_died(client, now, now - client.last_seen)
             else:
                 self.sessions.watch.add(client.id, peer)
+
+    def _reserve_details(self, client: Client) -> Client:
+        """Count the details of a client from the store; they have no owner yet."""
+        keep = self.aggregator.details.keep
+        flights, loops = client.in_flight, client.loops
+        size = RESTORED_BYTES * len(flights)
+        client.in_flight = tuple(keep(Detail.IN_FLIGHT, client.id, flights, size, ""))
+        size = RESTORED_BYTES * len(loops)
+        client.loops = tuple(keep(Detail.LOOPS, client.id, loops, size, ""))
+        return client
 
     # -- arrival -----------------------------------------------------------------------
 
@@ -180,7 +199,7 @@ class Pipeline:
 
     def _authorize(self, message: Message, session: Session) -> Message:
         """Return the message, or a rejection if the sender may not send it."""
-        rejected = session.refuse(message)
+        rejected = session.refuse(message) or self.sessions.refuse(message, session)
         if rejected is not None:
             return rejected
         if session.peer.trusted or not isinstance(message, Hello | Batch | Flush | Bye):
@@ -194,19 +213,20 @@ class Pipeline:
         return Rejected(ErrorCode.FORBIDDEN, text)
 
     def _take_batch(self, batch: Batch, session: Session, now: float) -> list[Reply]:
-        if not session.ordered and self._out_of_order(batch):
+        if not session.ordered and self._is_out_of_order(batch):
             return self._refuse_out_of_order(batch, session, now)
         client = self.clients.meet(batch.client or session.anonymous, now)
         replies = self._connect(client, session)
         client.service = batch.service or client.service
         if batch.seq is not None:
             if batch.seq <= client.received_seq:
-                return replies + self._take_duplicate(client, session)
+                return replies + self._take_duplicate(client, session, batch.seq)
             expected = max(client.received_seq, client.first)
             if client.received_seq and batch.seq > expected + MAX_GAP:
                 rejected = _skips_too_many(batch.seq, client.received_seq)
                 return replies + self._reject_message(rejected, session)
             self._record_seq(client, batch.seq)
+            session.sent[client.id] = batch.seq
         self._account(batch, client, now)
         queued = QueuedBatch(batch, client, client.service, session)
         return replies + self.queue.put(queued, now)
@@ -221,7 +241,7 @@ class Pipeline:
         if batch.drops:
             self._count_drops(client, batch.drops, now)
 
-    def _out_of_order(self, batch: Batch) -> bool:
+    def _is_out_of_order(self, batch: Batch) -> bool:
         """Whether a batch from a broker is not the next one of its client."""
         client = self.clients.get(batch.client)
         if batch.seq is None:
@@ -236,16 +256,22 @@ class Pipeline:
         after = client.received_seq if client else 0
         if client is not None and batch.seq is not None and batch.seq <= after:
             # The client may have exited, so a duplicate does not reconnect it.
-            return self._take_duplicate(client, session)
+            return self._take_duplicate(client, session, batch.seq)
         self.metrics.untimely.add()
         replies = session.resend(after, batch.client, now)
         self.metrics.resends.add(len(replies))
         return replies
 
-    def _take_duplicate(self, client: Client, session: Session) -> list[Reply]:
+    def _take_duplicate(
+        self, client: Client, session: Session, seq: int
+    ) -> list[Reply]:
         client.duplicates += 1
         self.metrics.duplicates.add()
-        return session.ack(client.id, client.committed_seq)
+        if self.sessions.is_hello_pending(client):
+            return []  # its answer will be the first ack
+        rejected = self.sessions.reject_repetition(client, session, seq)
+        replies = session.ack(client.id, client.committed_seq)
+        return replies + (self._reject_message(rejected, session) if rejected else [])
 
     def _record_seq(self, client: Client, seq: int) -> None:
         """Record a client's sequence number, and the numbers skipped before it."""
@@ -264,6 +290,11 @@ class Pipeline:
             peer = session.peer
             client = self.clients.greet(hello, peer.pid, now, peer.started)
             replies = self._connect(client, session)
+            size = sum(len(f"{key}{value}".encode()) for key, value in hello.tags)
+            keep = self.aggregator.details.keep
+            client.tags = dict(
+                keep(Detail.TAGS, client.id, hello.tags, size, client.owner)
+            )
         return replies + self.sessions.greet(client, session)
 
     def _take_bye(self, bye: Bye, session: Session, now: float) -> list[Reply]:
@@ -271,9 +302,16 @@ class Pipeline:
         # A broker may repeat a bye; its drops must not be counted twice.
         if client is not None and client.state is not ClientState.ENDED:
             self._count_drops(client, bye.drops, now)
+            known = client.events + sum(client.dropped.values())
+            client.recorded = max(client.recorded, known)
             self.clients.set_state(client, ClientState.ENDED, now)
+            self._release(client, Detail.IN_FLIGHT, Detail.LOOPS)
         self.sessions.commit_due = True
         return [] if session.ordered else [Reply(session, b"", close=True)]
+
+    def _mark_died(self, client: Client, now: float, unknown_seconds: float) -> None:
+        self.clients.mark_died(client, now, unknown_seconds)
+        self.aggregator.count_unknown(client.service, unknown_seconds, now)
 
     def _count_drops(
         self, client: Client, drops: Mapping[str, int], now: float
@@ -281,7 +319,7 @@ class Pipeline:
         for reason, events in drops.items():
             client.dropped[reason] += events
             self.metrics.dropped.labels(reason).add(events)
-        self.aggregator.lose(client.service, drops, now)
+        self.aggregator.count_lost(client.service, drops, now)
 
     def _connect(self, client: Client, session: Session) -> list[Reply]:
         """Assign a client to its session, and complete its identity from the peer."""
@@ -290,10 +328,17 @@ class Pipeline:
         client.owner = session.owner or client.id
         if client.uid is None and uid >= 0:
             client.uid = uid
+        if not self.sessions.connect(client, session):
+            return []
+        if uid >= 0:
             self.aggregator.registry.quota.set_user(client.owner, uid)
-        if self.sessions.connect(client, session) and self._flow.seconds > 1.0:
-            return session.reply(wire.slow(self._flow.seconds))
-        return []
+        slow = self._flow.seconds > 1.0
+        return session.reply(wire.slow(self._flow.seconds)) if slow else []
+
+    def _release(self, client: Client, *kinds: Detail) -> None:
+        """Let other clients use the bytes of a client's details."""
+        for kind in kinds:
+            self.aggregator.details.release(kind, client.id)
 
     # -- tick --------------------------------------------------------------------------
 
@@ -314,18 +359,28 @@ class Pipeline:
         """Run the tasks that are due once a second; return replies."""
         started = time.perf_counter()
         replies = self.advance(now)
-        self.sessions.watch.check(self.clients, now)
+        for client in self.sessions.watch.check(self.clients):
+            seconds = client.unknown_before_death(now, self._flow.seconds)
+            self._mark_died(client, now, seconds)
         self._sample(now)
         self.queue.event_stream.tick()
         for name in self._flow.decide(now, self.sessions.connected()):
             self.metrics.slow.add()
             replies += self.sessions.slow(name, self._flow.seconds)
-        for expired in self.clients.expire(now):
-            self.aggregator.registry.quota.forget(expired.owner)
-            self._flow.forget(expired.id)
-            self.sessions.watch.drop(expired.id)
+        self._forget(self.clients.expire(now))
         self._measure(time.perf_counter() - started)
         return replies
+
+    def _forget(self, expired: Sequence[Client]) -> None:
+        """Release the resources of clients that have expired."""
+        # A process may have other clients.
+        owners = {client.owner for client in self.clients} if expired else set()
+        for client in expired:
+            if client.owner not in owners:
+                self.aggregator.registry.forget(client.owner)
+            self._release(client, Detail.IN_FLIGHT, Detail.LOOPS, Detail.TAGS)
+            self._flow.forget(client.id)
+            self.sessions.watch.drop(client.id)
 
     def _sample(self, now: float) -> None:
         """Read the memory and CPU usage of connected local processes."""
@@ -334,7 +389,7 @@ class Pipeline:
             if client is not None and now - client.sampled_at >= SAMPLE_SECONDS:
                 sample = session.peer.sample()
                 if sample is not None:
-                    client.sampled(sample, now)
+                    client.add_sample(sample, now)
 
     def _measure(self, seconds: float) -> None:
         metrics = self.metrics

@@ -14,13 +14,14 @@ import structlog
 
 from kaywatch.wire import ErrorCode
 from kaywatch_agent.aggregate.aggregator import Aggregator
+from kaywatch_agent.aggregate.detail_quota import Detail
 from kaywatch_agent.aggregate.event_stream import BatchSource, EventStream
 from kaywatch_agent.model.client import EVENT_CODES, Client
 from kaywatch_agent.model.series import ClientState
 from kaywatch_agent.pipeline.flow_control import FlowControl
 from kaywatch_agent.pipeline.session import Reply, Session
 from kaywatch_agent.protocol.batches import NO_DETAILS, BatchReader, JoinedBatches
-from kaywatch_agent.protocol.columns import Checked
+from kaywatch_agent.protocol.columns import BatchErrors
 from kaywatch_agent.protocol.messages import Batch, Details, Events
 from kaywatch_agent.protocol.redact import Privacy
 from kaywatch_agent.runtime.metrics import Counter, Metrics
@@ -133,7 +134,7 @@ class BatchQueue:
         An internal error affects its own batch only: nothing of the others is lost or
         counted twice.
         """
-        checked = [Checked() for _ in queued]
+        checked = [BatchErrors() for _ in queued]
         details = [
             self._guard(partial(self._take_details, one, result, now), result)
             or NO_DETAILS
@@ -160,7 +161,7 @@ class BatchQueue:
         return replies
 
     def _join(
-        self, queued: Sequence[QueuedBatch], checked: Sequence[Checked]
+        self, queued: Sequence[QueuedBatch], checked: Sequence[BatchErrors]
     ) -> Iterator[JoinedBatches]:
         batches = [one.batch for one in queued]
         return self._reader.events(batches, [one.service for one in queued], checked)
@@ -179,14 +180,16 @@ class BatchQueue:
             self._flow.count(client.id, events)
         self.metrics.events.add(sum(accepted.events))
 
-    def _accept_alone(self, queued: QueuedBatch, checked: Checked, now: float) -> None:
+    def _accept_alone(
+        self, queued: QueuedBatch, checked: BatchErrors, now: float
+    ) -> None:
         def accept() -> None:
-            for joined in self._join([queued], [Checked()]):
+            for joined in self._join([queued], [BatchErrors()]):
                 self._accept(joined, [queued], now)
 
         self._guard(accept, checked)
 
-    def _guard(self, work: Callable[[], T], checked: Checked) -> T | None:
+    def _guard(self, work: Callable[[], T], checked: BatchErrors) -> T | None:
         """Call `work`; after an exception, count its batch as rejected."""
         try:
             return work()
@@ -196,7 +199,7 @@ class BatchQueue:
             return None
 
     def _take_details(
-        self, queued: QueuedBatch, checked: Checked, now: float
+        self, queued: QueuedBatch, checked: BatchErrors, now: float
     ) -> Details:
         """Process the sections of a batch other than its events."""
         batch, client, service, session = queued
@@ -212,14 +215,23 @@ class BatchQueue:
         self._aggregator.take_details(details, service, client.id, client.owner, now)
         # Its bye may have arrived while the batch was queued.
         if client.state is not ClientState.ENDED:
-            if details.in_flight is not None:
-                client.in_flight = details.in_flight
-            if details.loops is not None:
-                client.loops = details.loops
+            self._keep_live(details, batch, client)
         if details.process is not None and not session.ordered:
             sent = batch.sent
-            client.sampled(details.process, now if sent is None else sent)
+            client.add_sample(details.process, now if sent is None else sent)
         return details
+
+    def _keep_live(self, details: Details, batch: Batch, client: Client) -> None:
+        """Replace what a client has in progress, as far as its quota allows."""
+        keep, owner = self._aggregator.details.keep, client.owner
+        if details.in_flight is not None:
+            size = len(batch.encoded.in_flight)
+            flights = keep(Detail.IN_FLIGHT, client.id, details.in_flight, size, owner)
+            client.in_flight = tuple(flights)
+        if details.loops is not None:
+            size = len(batch.encoded.loops)
+            loops = keep(Detail.LOOPS, client.id, details.loops, size, owner)
+            client.loops = tuple(loops)
 
     def _publish(
         self, queued: QueuedBatch, events: Events, details: Details, now: float
@@ -228,7 +240,9 @@ class BatchQueue:
         sender = BatchSource(now, queued.service, client.pid, client.id)
         self.event_stream.take(events, details.failures, sender)
 
-    def _reject(self, queued: QueuedBatch, checked: Checked, now: float) -> list[Reply]:
+    def _reject(
+        self, queued: QueuedBatch, checked: BatchErrors, now: float
+    ) -> list[Reply]:
         """Count the rejected events of a batch, and report the first error."""
         client = queued.client
         for reason, events in checked.rejected.items():
@@ -236,7 +250,7 @@ class BatchQueue:
             self.metrics.rejected.labels(str(reason)).add(events)
         rejected = sum(checked.rejected[code] for code in EVENT_CODES)
         if rejected:
-            self._aggregator.lose(queued.service, {"refused": rejected}, now)
+            self._aggregator.count_lost(queued.service, {"refused": rejected}, now)
         code = next(iter(checked.rejected))
         return queued.session.error(code, checked.problem)
 

@@ -53,7 +53,7 @@ class Peer(Protocol):
     def trusted(self) -> bool:
         """Whether it may capture, and send messages for clients of other users."""
 
-    def exited(self) -> bool:
+    def has_exited(self) -> bool:
         """Whether the process has exited."""
 
     def sample(self) -> ProcessSample | None:
@@ -97,6 +97,8 @@ class Session:
         owner: the process that new series are counted for. The kernel names it where
             possible, since a client can use as many ids as it likes.
         acked: the last acknowledged sequence number by client.
+        sent: the last sequence number that was accepted here, by client.
+        greeted: the ids of the clients that have sent a hello.
     """
 
     # Whether batches arrive complete and in order.
@@ -113,6 +115,8 @@ class Session:
         self.clients: set[str] = set()
         self.owner = _owner(peer)
         self.acked: dict[str, int] = {}
+        self.sent: dict[str, int] = {}
+        self.greeted: set[str] = set()
         self._resend_at = -math.inf  # when missing batches were last requested
 
     def encode(self, payload: bytes) -> bytes:

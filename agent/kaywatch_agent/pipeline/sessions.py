@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, ItemsView, KeysView
+from typing import Final
 
 from kaywatch import wire
+from kaywatch.wire import ErrorCode
 from kaywatch_agent.aggregate.clients import Clients
 from kaywatch_agent.model.client import Client
 from kaywatch_agent.model.series import ClientState
@@ -16,8 +19,13 @@ from kaywatch_agent.pipeline.session import (
     StreamSession,
 )
 from kaywatch_agent.pipeline.watch import ProcessWatch
+from kaywatch_agent.protocol.messages import Batch, Bye, Hello, Message, Rejected
 
 __all__ = ["SessionTable"]
+
+# Clients that are connected at a time; each takes 2 kB. Only a relay has many.
+MAX_PROCESS_CLIENTS: Final = 2_000
+MAX_USER_CLIENTS: Final = 20_000
 
 
 class SessionTable:
@@ -38,6 +46,8 @@ class SessionTable:
         self._clock = clock
         self._opened = 0
         self._sessions: dict[str, Session] = {}  # by client
+        self._by_owner: Counter[str] = Counter()  # connected clients
+        self._by_user: Counter[int] = Counter()
         self._unacked: dict[str, None] = {}  # clients with batches to acknowledge
         self._unanswered: set[str] = set()  # clients whose hello waits for a commit
         self._flushes: set[Session] = set()  # to be answered after the next commit
@@ -77,9 +87,87 @@ class SessionTable:
         """Assign a client to a session; return whether the assignment is new."""
         client.via = session.via
         session.clients.add(client.id)
-        known = self._sessions.get(client.id)
+        previous = self._sessions.get(client.id)
+        if previous is session:
+            return False
+        if previous is not None:
+            self._count(previous, -1)
         self._sessions[client.id] = session
-        return known is not session
+        self._count(session, 1)
+        return True
+
+    def refuse(self, message: Message, session: Session) -> Rejected | None:
+        """Return a rejection if the peer may not send the message now, else None."""
+        return self._refuse_older(message, session) or self._refuse_surplus(
+            message, session
+        )
+
+    def _refuse_older(self, message: Message, session: Session) -> Rejected | None:
+        """Reject what arrives on a connection if its client has a newer one.
+
+        A client reconnects when it doubts a connection. What is left of the old one
+        must not be mixed with what it sends again; nor must the batches of a program
+        that uses two connections at a time, whose numbers mean nothing then.
+        """
+        if not isinstance(message, Hello | Batch | Bye) or not message.client:
+            return None
+        newer = self._sessions.get(message.client)
+        if newer is None or newer.number <= session.number:
+            return None
+        if not (session.ordered and newer.ordered):
+            return None
+        text = f"client {message.client} has a newer connection; this one is closed"
+        return Rejected(ErrorCode.SUPERSEDED, text, fatal=True)
+
+    def is_hello_pending(self, client: Client) -> bool:
+        """Return whether the answer to a client's hello waits for a commit."""
+        return client.id in self._unanswered
+
+    def reject_repetition(
+        self, client: Client, session: Session, seq: int
+    ) -> Rejected | None:
+        """Return a rejection of a batch that did not have to be sent again, else None.
+
+        After a lost connection, a client sends all batches again that were not
+        acknowledged. It does not send one that was acknowledged on this connection, or
+        has been sent on it. Without a hello it cannot know which ones to send.
+        """
+        if not session.ordered:
+            return None
+        known = max(session.acked.get(client.id, 0), session.sent.get(client.id, 0))
+        if client.id in session.greeted and seq > known:
+            return None
+        text = (
+            f"seq: {seq}, after {client.received_seq} of the same client: this batch"
+            " was not counted; number all batches of a client in one sequence, and send"
+            " `hello` first on each connection"
+        )
+        # Without the number: if it is the same batch, it was counted.
+        return Rejected(ErrorCode.REPEATED_BATCH, text)
+
+    def _refuse_surplus(self, message: Message, session: Session) -> Rejected | None:
+        """Reject another client of a process or user that has too many."""
+        if not isinstance(message, Hello | Batch):
+            return None
+        client = message.client or session.anonymous
+        if client in self._sessions:
+            return None
+        peer, text = session.peer, ""
+        if session.owner and self._by_owner[session.owner] >= MAX_PROCESS_CLIENTS:
+            text = f"process {peer.pid}: at most {MAX_PROCESS_CLIENTS:,}"
+        elif self._by_user[peer.uid] >= MAX_USER_CLIENTS:
+            # Behind brokers, processes and users are unknown.
+            user = f"user {peer.uid}" if peer.uid >= 0 else "all brokers"
+            text = f"{user}: at most {MAX_USER_CLIENTS:,}"
+        if not text:
+            return None
+        return Rejected(ErrorCode.OVER_QUOTA, f"too many clients of {text}")
+
+    def _count(self, session: Session, sign: int) -> None:
+        self._by_owner[session.owner] += sign
+        self._by_user[session.peer.uid] += sign
+        if not self._by_owner[session.owner]:
+            del self._by_owner[session.owner]
 
     def close(self, session: Session) -> None:
         """Handle the loss of a connection: watch the processes of its clients."""
@@ -90,6 +178,7 @@ class SessionTable:
             if self._sessions.get(name) is not session:
                 continue  # it has reconnected already
             del self._sessions[name]
+            self._count(session, -1)
             self._unacked.pop(name, None)
             self._unanswered.discard(name)
             client = self._clients.get(name)
@@ -117,6 +206,7 @@ class SessionTable:
         An answer with a lower number would make the client report batches as lost
         that it has dropped but the agent has received.
         """
+        session.greeted.add(client.id)
         if client.received_seq > client.committed_seq:
             self._unanswered.add(client.id)
             self.commit_due = True

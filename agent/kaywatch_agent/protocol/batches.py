@@ -28,7 +28,7 @@ from kaywatch_agent.protocol.columns import (
     EXECUTIONS,
     POINTS,
     RUNS,
-    Checked,
+    BatchErrors,
     Rows,
 )
 from kaywatch_agent.protocol.lists import ItemDecoder
@@ -48,7 +48,7 @@ __all__ = ["NO_DETAILS", "BatchReader", "JoinedBatches"]
 
 _COLUMNS: Final = (EXECUTIONS, POINTS, RUNS)
 NO_DETAILS: Final = Details()
-MAX_JOINED_ROWS: Final = 65_535  # bytes
+MAX_JOINED_BYTES: Final = 65_535  # bytes
 
 
 class JoinedBatches(NamedTuple):
@@ -95,14 +95,14 @@ class BatchReader:
         self,
         batches: Sequence[Batch],
         services: Sequence[str],
-        checked: Sequence[Checked],
+        errors: Sequence[BatchErrors],
     ) -> Iterator[JoinedBatches]:
         """Yield the valid events of all batches.
 
         Args:
             batches: the decoded headers with encoded sections.
             services: the service of each batch.
-            checked: counts the errors of each batch.
+            errors: counts the errors of each batch.
         """
         groups: dict[tuple[int, str], tuple[Table, list[int]]] = {}
         of_rows: dict[str, list[int]] = {}  # positions by service
@@ -110,17 +110,17 @@ class BatchReader:
             if batch.encoded.events:
                 of_rows.setdefault(services[at], []).append(at)
                 continue
-            table = self._table(batch, checked[at])
+            table = self._table(batch, errors[at])
             if table is not None:
                 group = groups.setdefault((id(table), services[at]), (table, []))
                 group[1].append(at)
         for service, positions in of_rows.items():
             for members in _row_groups(positions, batches):
-                yield _joined_rows(service, members, batches, checked)
+                yield _join_rows(service, members, batches, errors)
         for (_, service), (table, members) in groups.items():
-            yield _joined_columns(service, table, members, batches, checked)
+            yield _join_columns(service, table, members, batches, errors)
 
-    def details(self, batch: Batch, checked: Checked) -> Details:
+    def details(self, batch: Batch, errors: BatchErrors) -> Details:
         """Return the valid items of a batch's other sections; count the rejected."""
         encoded = batch.encoded
         if not (
@@ -133,27 +133,27 @@ class BatchReader:
         ):
             return NO_DETAILS
         return Details(
-            failures=_failures.decode(encoded.failures, "failures", checked) or (),
-            topologies=_topologies.decode(encoded.topologies, "topologies", checked)
+            failures=_failures.decode(encoded.failures, "failures", errors) or (),
+            topologies=_topologies.decode(encoded.topologies, "topologies", errors)
             or (),
-            in_flight=_in_flight.decode(encoded.in_flight, "in_flight", checked),
-            loops=_revisits.decode(encoded.loops, "loops", checked),
-            looped=_revisits.decode(encoded.looped, "looped", checked) or (),
-            process=_process(encoded.process, checked),
+            in_flight=_in_flight.decode(encoded.in_flight, "in_flight", errors),
+            loops=_revisits.decode(encoded.loops, "loops", errors),
+            looped=_revisits.decode(encoded.looped, "looped", errors) or (),
+            process=_process(encoded.process, errors),
         )
 
-    def _table(self, batch: Batch, checked: Checked) -> Table | None:
+    def _table(self, batch: Batch, errors: BatchErrors) -> Table | None:
         """Return the table of a batch's columns; None if it is invalid."""
         encoded = batch.encoded
         try:
             return self._tables.get(encoded.table)
         except TableError as error:
             lost = sum(
-                section.claimed(columns)
+                section.count_claimed(columns)
                 for section in _COLUMNS
                 if (columns := getattr(encoded, section.name))
             )
-            checked.count(ErrorCode.BAD_TABLE, str(error), max(1, lost))
+            errors.count(ErrorCode.BAD_TABLE, str(error), max(1, lost))
             return None
 
 
@@ -166,30 +166,30 @@ _revisits: Final = ItemDecoder(NodeRevisits, array_like=True)
 _samples: Final = msgspec.msgpack.Decoder(ProcessSample)
 
 
-def _process(encoded: msgspec.Raw, checked: Checked) -> ProcessSample | None:
+def _process(encoded: msgspec.Raw, errors: BatchErrors) -> ProcessSample | None:
     """Return the resource usage of the process; None if missing or invalid."""
     if not encoded:
         return None
     try:
         return _samples.decode(encoded)
     except BAD_INPUT as error:
-        checked.count(ErrorCode.BAD_SECTION, f"process: {error}")
+        errors.count(ErrorCode.BAD_SECTION, f"process: {error}")
         return None
 
 
-def _joined_columns(
+def _join_columns(
     service: str,
     table: Table,
     members: list[int],
     batches: Sequence[Batch],
-    checked: Sequence[Checked],
+    errors: Sequence[BatchErrors],
 ) -> JoinedBatches:
     encoded = [batches[member].encoded for member in members]
-    problems = [checked[member] for member in members]
+    problems = [errors[member] for member in members]
     executions = EXECUTIONS.read([one.executions for one in encoded], table, problems)
     points = POINTS.read([one.points for one in encoded], table, problems)
     runs = RUNS.read([one.runs for one in encoded], table, problems)
-    return _joined(service, table, members, executions, points, runs)
+    return _join_sections(service, table, members, executions, points, runs)
 
 
 def _row_groups(
@@ -203,7 +203,7 @@ def _row_groups(
     size = 0
     for at in positions:
         more = len(memoryview(batches[at].encoded.events))
-        if group and size + more > MAX_JOINED_ROWS:
+        if group and size + more > MAX_JOINED_BYTES:
             yield group
             group, size = [], 0
         group.append(at)
@@ -211,19 +211,19 @@ def _row_groups(
     yield group
 
 
-def _joined_rows(
+def _join_rows(
     service: str,
     members: list[int],
     batches: Sequence[Batch],
-    checked: Sequence[Checked],
+    errors: Sequence[BatchErrors],
 ) -> JoinedBatches:
     encoded = [batches[member].encoded.events for member in members]
-    problems = [checked[member] for member in members]
+    problems = [errors[member] for member in members]
     table, executions, points = read_rows(encoded, problems)
-    return _joined(service, table, members, executions, points, None)
+    return _join_sections(service, table, members, executions, points, None)
 
 
-def _joined(
+def _join_sections(
     service: str,
     table: Table,
     members: list[int],
@@ -250,11 +250,11 @@ def _joined(
 def _executions(rows: Rows) -> Executions:
     phases = None
     if rows.optional:
-        phases = Phases._make([*rows.optional, _described(rows)])
+        phases = Phases._make([*rows.optional, _rows_with_phases(rows)])
     return Executions._make([*rows.columns, phases])
 
 
-def _described(rows: Rows) -> slice | NDArray[np.intp]:
+def _rows_with_phases(rows: Rows) -> slice | NDArray[np.intp]:
     """Return the rows that have optional columns: the first ones of each batch."""
     if rows.optional_sizes == rows.sizes:
         return slice(None)

@@ -135,12 +135,12 @@ def _hello(encoded: Encoded) -> Hello:
 
 
 def _drops(drops: dict[str, int]) -> Counter[str]:
-    known: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for reason, events in drops.items():
         if events > 0:
             name = reason if reason in DROP_REASONS else OTHER_REASON
-            known[name] = min(known[name] + events, MAX_COUNT)
-    return known
+            counts[name] = min(counts[name] + events, MAX_COUNT)
+    return counts
 
 
 def _seq(seq: int | None) -> int | None:

@@ -55,13 +55,18 @@ class FrameReader:
         """
         if self._out_of_step:
             return []
-        skipped = min(self._skip, len(data))
+        view = memoryview(data)
+        skipped = min(self._skip, len(view))
         self._skip -= skipped
-        self._buffer += data[skipped:] if skipped else data
         frames: list[bytes | Oversized | OutOfStep] = []
-        with memoryview(self._buffer) as view:
-            used = self._cut(view, frames)
-        del self._buffer[:used]
+        if self._buffer:
+            self._buffer += view[skipped:]
+            with memoryview(self._buffer) as buffered:
+                used = self._cut(buffered, frames)
+            del self._buffer[:used]
+        else:  # complete frames need not be buffered
+            used = skipped + self._cut(view[skipped:], frames)
+            self._buffer += view[used:]
         return frames
 
     def _cut(

@@ -18,7 +18,7 @@ from msgspec import inspect
 
 from kaywatch.wire import MAX_NAME, ErrorCode, Outcome
 from kaywatch_agent.model.bounds import MAX_LIST, OUTCOMES
-from kaywatch_agent.protocol.columns import BAD_INPUT, Checked
+from kaywatch_agent.protocol.columns import BAD_INPUT, BatchErrors
 from kaywatch_agent.protocol.names import clean_name, clean_text
 
 __all__ = ["ItemDecoder", "items"]
@@ -63,7 +63,7 @@ class ItemDecoder(Generic[T]):
         )
 
     def decode(
-        self, encoded: msgspec.Raw, where: str, checked: Checked
+        self, encoded: msgspec.Raw, where: str, errors: BatchErrors
     ) -> tuple[T, ...] | None:
         """Return the valid items, and count the others.
 
@@ -71,11 +71,11 @@ class ItemDecoder(Generic[T]):
             encoded: the section. The result is None if it is empty, not a list, or too
                 long.
             where: the name of the section in error messages.
-            checked: counts rejected items.
+            errors: counts rejected items.
         """
         if not encoded:
             return None
-        encoded_items = items(encoded, where, MAX_LIST, ErrorCode.BAD_SECTION, checked)
+        encoded_items = items(encoded, where, MAX_LIST, ErrorCode.BAD_SECTION, errors)
         if encoded_items is None:
             return None
         valid = []
@@ -83,7 +83,7 @@ class ItemDecoder(Generic[T]):
             try:
                 valid.append(self._item(item))
             except BAD_INPUT as error:
-                checked.count(ErrorCode.BAD_SECTION, f"{where}[{number}]: {error}")
+                errors.count(ErrorCode.BAD_SECTION, f"{where}[{number}]: {error}")
         return tuple(valid)
 
     def _item(self, encoded: msgspec.Raw) -> T:
@@ -98,7 +98,7 @@ class ItemDecoder(Generic[T]):
 
 
 def items(
-    encoded: msgspec.Raw, where: str, limit: int, code: ErrorCode, checked: Checked
+    encoded: msgspec.Raw, where: str, limit: int, code: ErrorCode, errors: BatchErrors
 ) -> list[msgspec.Raw] | None:
     """Return the encoded items of a list; None if the list is invalid.
 
@@ -107,14 +107,14 @@ def items(
         where: the name of the section in error messages.
         limit: the maximum number of items.
         code: the error code of an invalid list.
-        checked: counts the items of an invalid list.
+        errors: counts the items of an invalid list.
     """
     length = _length(memoryview(encoded))
     if length is None:
-        checked.count(code, f"{where}: expected an array")
+        errors.count(code, f"{where}: expected an array")
         return None
     if length > limit:
-        checked.count(code, f"{where}: {length} items, and at most {limit}", length)
+        errors.count(code, f"{where}: {length} items; at most {limit}", length)
         return None
     return _decoder.decode(encoded)
 
@@ -163,7 +163,7 @@ def _plan_list(info: inspect.VarTupleType) -> tuple[Any, Fit]:
 
     def fit(values: list[Any]) -> tuple[Any, ...]:
         if info.max_length is not None and len(values) > info.max_length:
-            raise ValueError(f"{len(values)} items, and at most {info.max_length}")
+            raise ValueError(f"{len(values)} items; at most {info.max_length}")
         return tuple(map(fit_item, values))
 
     return list[wire], fit  # type: ignore[valid-type]

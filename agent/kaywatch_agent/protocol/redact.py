@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from kaywatch_agent.model.bounds import MAX_MESSAGE
 from kaywatch_agent.model.records import FailureRecord
-from kaywatch_agent.regex import ExpressionSet, encoded
+from kaywatch_agent.regex import ExpressionSet, encode_text
 
 __all__ = ["SECRETS", "FailureConfig", "Privacy"]
 
@@ -129,7 +129,7 @@ class Privacy:
         return replace(failure, message=message, traceback=traceback)
 
     def _clean(self, text: str) -> str:
-        data = encoded(text)
+        data = encode_text(text)
         for expression in self._patterns.matching(data):
             data, times = expression.replace(data, REDACTED.encode(), MAX_SECRETS)
             self._replaced += times

@@ -20,7 +20,7 @@ from kaywatch.wire import (
 )
 from kaywatch_agent.model.bounds import MAX_ATTEMPTS, MAX_TIME
 from kaywatch_agent.model.series import ErrorKey
-from kaywatch_agent.protocol.columns import BAD_INPUT, Checked, Rows
+from kaywatch_agent.protocol.columns import BAD_INPUT, BatchErrors, Rows
 from kaywatch_agent.protocol.limits import MAX_ROWS, MAX_VALUE
 from kaywatch_agent.protocol.lists import items
 from kaywatch_agent.protocol.names import clean_name
@@ -64,17 +64,17 @@ _WITHOUT_ACTION: Final = (Outcome.ERROR, Outcome.CANCELLED)  # `post` returned n
 
 
 def read_rows(
-    batches: Sequence[msgspec.Raw], checked: Sequence[Checked]
+    batches: Sequence[msgspec.Raw], errors: Sequence[BatchErrors]
 ) -> tuple[Table, Rows | None, Rows | None]:
     """Return a table, the valid executions and the valid points of batches of rows.
 
     Args:
         batches: the `events` of each batch. Their common table is indexed with 16 bits,
             so several batches must have fewer than 65,536 rows in total.
-        checked: counts the errors of each batch.
+        errors: counts the errors of each batch.
     """
     builder = _Builder()
-    for encoded, problems in zip(batches, checked, strict=True):
+    for encoded, problems in zip(batches, errors, strict=True):
         rows = items(encoded, "events", MAX_ROWS, ErrorCode.BAD_ROW, problems)
         for number, item in enumerate(rows or ()):
             try:
@@ -194,7 +194,7 @@ class _Section:
             self._optional.append(optional)
 
     def end_batch(self) -> None:
-        """Append the rows without optional values after those that have them."""
+        """Append the rows without optional values after the rows with them."""
         self._rows += self._others
         self._others.clear()
         self._ends.append(len(self._rows))

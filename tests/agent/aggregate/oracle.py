@@ -253,10 +253,10 @@ def select(
 def completeness(
     view: View, bucket: Bucket, service: str | None = None
 ) -> float | None:
-    """Return the share of what clients recorded that is in `bucket`, 0 to 1.
+    """Return the share of the recorded events that is in `bucket`, 0 to 1.
 
     What arrived over what the clients say they recorded, by service: a loss can't be
-    told apart by node, since what was lost can't be looked into.
+    distinguished by node, since lost events cannot be inspected.
     """
     received = lost = 0.0
     keys = view.registry.keys

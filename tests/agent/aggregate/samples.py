@@ -1,4 +1,4 @@
-"""Columns and buckets to aggregate, and a slow and obvious aggregation beside ours."""
+"""Columns and buckets to aggregate, and a slow but obvious reference aggregation."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def columns(events: Sequence[Event]) -> Columns:
 
 
 def phases(events: Sequence[Event]) -> PhaseColumns | None:
-    """Return the phases of those events that tell them."""
+    """Return the phases of the events with phases."""
     rows = [(e.row, e.time, e.value, *e.phases) for e in events if e.phases]
     if not rows:
         return None
@@ -54,7 +54,7 @@ def bucket_of(events: Sequence[Event]) -> Bucket:
     return reduce(columns(events), phases(events))
 
 
-def of_values(values: Any, row: int = 0) -> Columns:
+def make_columns(values: Any, row: int = 0) -> Columns:
     """Return columns of one series with these values, a second apart."""
     values = np.asarray(values, float)
     size = len(values)
@@ -132,7 +132,7 @@ def _ticks(
     }
 
 
-def shown(bucket: Bucket) -> dict[int, dict[str, Any]]:
+def to_naive(bucket: Bucket) -> dict[int, dict[str, Any]]:
     """Return a bucket in the form of `naive`."""
     result: dict[int, dict[str, Any]] = {}
     for at, row in enumerate(bucket.rows.tolist()):

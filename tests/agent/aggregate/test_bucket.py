@@ -12,9 +12,9 @@ from tests.agent.aggregate.samples import (
     Event,
     bucket_of,
     columns,
+    make_columns,
     naive,
-    of_values,
-    shown,
+    to_naive,
 )
 from tests.agent.protocol.samples import calm
 
@@ -63,7 +63,7 @@ def parts_of(events: list[Event], seed: int, parts: int) -> list[list[Event]]:
 @calm
 @given(lists_of(exact))
 def test_a_bucket_equals_adding_up_one_by_one(events: list[Event]) -> None:
-    assert shown(bucket_of(events)) == naive(events)
+    assert to_naive(bucket_of(events)) == naive(events)
 
 
 @calm
@@ -72,18 +72,18 @@ def test_any_partition_gives_the_same_bucket(
     events: list[Event], seed: int, parts: int
 ) -> None:
     buckets = [bucket_of(part) for part in parts_of(events, seed, parts)]
-    at_once = shown(bucket_of(events))
-    assert shown(merge(buckets)) == at_once
-    assert shown(merge(reversed(buckets))) == at_once
+    at_once = to_naive(bucket_of(events))
+    assert to_naive(merge(buckets)) == at_once
+    assert to_naive(merge(reversed(buckets))) == at_once
 
 
 @calm
 @given(lists_of(exact), st.integers(0, 2**32))
 def test_merging_is_associative_and_commutative(events: list[Event], seed: int) -> None:
     a, b, c = (bucket_of(part) for part in parts_of(events, seed, 3))
-    assert shown(merge([merge([a, b]), c])) == shown(merge([a, merge([b, c])]))
-    assert shown(merge([a, b])) == shown(merge([b, a]))
-    assert shown(merge([a, EMPTY])) == shown(a)
+    assert to_naive(merge([merge([a, b]), c])) == to_naive(merge([a, merge([b, c])]))
+    assert to_naive(merge([a, b])) == to_naive(merge([b, a]))
+    assert to_naive(merge([a, EMPTY])) == to_naive(a)
 
 
 @calm
@@ -148,7 +148,7 @@ def test_no_events_give_an_empty_bucket() -> None:
 
 
 def test_a_bucket_is_not_changed_by_merging_it() -> None:
-    a, b = reduce(of_values([1.0, 2.0])), reduce(of_values([3.0]))
+    a, b = reduce(make_columns([1.0, 2.0])), reduce(make_columns([3.0]))
     before = [column.tolist() for column in a]
     merge([a, b])
     collapse(a)
@@ -158,7 +158,7 @@ def test_a_bucket_is_not_changed_by_merging_it() -> None:
 def test_sparse_rows_and_wide_numbers_are_counted_like_dense_ones() -> None:
     rows = [0, 3, 10_000_000, 99_999]
     events = [Event(row=rows[n % 4], action=n % 4_096) for n in range(9_000)]
-    assert shown(bucket_of(events)) == naive(events)
+    assert to_naive(bucket_of(events)) == naive(events)
 
 
 # -- parts of a bucket -----------------------------------------------------------------
@@ -174,9 +174,9 @@ def four_rows() -> Bucket:
 def test_rows_of_gives_the_rows_that_are_asked_for_with_their_facts() -> None:
     bucket = four_rows()
     part = rows_of(bucket, np.array([5, 70_000]))
-    everything = shown(bucket)
-    assert shown(part) == {row: everything[row] for row in (5, 70_000)}
-    assert shown(rows_of(bucket, np.array([2, 5, 9, 70_000]))) == everything
+    everything = to_naive(bucket)
+    assert to_naive(part) == {row: everything[row] for row in (5, 70_000)}
+    assert to_naive(rows_of(bucket, np.array([2, 5, 9, 70_000]))) == everything
 
 
 @pytest.mark.parametrize(
@@ -201,10 +201,10 @@ def test_rows_of_rows_of_which_some_are_not_there_gives_each_other_once(
     selected: list[int], there: list[int]
 ) -> None:
     bucket = four_rows()
-    everything = shown(bucket)
+    everything = to_naive(bucket)
     part = rows_of(bucket, np.array(selected, np.int64))
     assert part.rows.tolist() == there
-    assert shown(part) == {row: everything[row] for row in there}
+    assert to_naive(part) == {row: everything[row] for row in there}
 
 
 def test_rows_of_an_empty_bucket_is_empty() -> None:
@@ -218,7 +218,7 @@ def test_collapsing_is_aggregating_as_one_series(events: list[Event]) -> None:
     if not events:
         return
     as_one = [event._replace(row=0) for event in events]
-    assert shown(collapse(bucket)) == naive(as_one)
+    assert to_naive(collapse(bucket)) == naive(as_one)
 
 
 def test_facts_of_a_series_are_not_mixed_with_its_neighbours() -> None:
@@ -287,10 +287,10 @@ def test_times_beyond_all_measure_are_cut_without_a_warning() -> None:
 
 
 def test_sums_beyond_the_floats_become_infinite_without_a_warning() -> None:
-    bucket = reduce(of_values([1.7e308, 1.7e308]))
+    bucket = reduce(make_columns([1.7e308, 1.7e308]))
     assert bucket.total.tolist() == [math.inf]
     assert bucket.squares.tolist() == [math.inf]
-    one = reduce(of_values([1.7e308]))
+    one = reduce(make_columns([1.7e308]))
     assert merge([one, one]).total.tolist() == [math.inf]
-    other = reduce(of_values([-1.7e308, -1.7e308]))
+    other = reduce(make_columns([-1.7e308, -1.7e308]))
     assert math.isnan(merge([bucket, other]).total[0])

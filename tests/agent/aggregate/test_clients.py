@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.agent.protocol.samples import calm
 
 from kaywatch_agent.aggregate import clients as module
-from kaywatch_agent.aggregate.clients import KEEP_SECONDS, Clients
+from kaywatch_agent.aggregate.clients import KEEP_SECONDS, ClientChanges, Clients
 from kaywatch_agent.model.client import Client
 from kaywatch_agent.model.records import InFlight, ProcessSample
 from kaywatch_agent.model.series import ClientState
@@ -53,13 +56,13 @@ def test_completeness_is_received_over_recorded() -> None:
 
 def test_cpu_is_measured_between_two_samples() -> None:
     client = Client("c")
-    client.sampled(ProcessSample(rss_bytes=1_000, cpu_seconds=5.0), NOW)
+    client.add_sample(ProcessSample(rss_bytes=1_000, cpu_seconds=5.0), NOW)
     assert client.cpu_percent is None
-    client.sampled(ProcessSample(rss_bytes=3_000, cpu_seconds=6.5), NOW + 10)
+    client.add_sample(ProcessSample(rss_bytes=3_000, cpu_seconds=6.5), NOW + 10)
     assert client.cpu_percent == pytest.approx(15.0)
-    client.sampled(ProcessSample(rss_bytes=2_000, cpu_seconds=0.0), NOW + 20)
+    client.add_sample(ProcessSample(rss_bytes=2_000, cpu_seconds=0.0), NOW + 20)
     assert client.cpu_percent == 0.0
-    client.sampled(ProcessSample(rss_bytes=2_000, cpu_seconds=9.0), NOW + 20)
+    client.add_sample(ProcessSample(rss_bytes=2_000, cpu_seconds=9.0), NOW + 20)
     assert client.cpu_percent == 0.0
     assert client.peak_rss_bytes == 3_000
 
@@ -119,3 +122,88 @@ def test_a_client_that_ended_has_nothing_in_flight() -> None:
         client = Client("c", in_flight=(InFlight("g", "n", NOW, "r"),))
         Clients().set_state(client, state, NOW)
         assert len(client.in_flight) == count
+
+
+# -- commits ---------------------------------------------------------------------------
+
+
+class StoredClients:
+    """Clients, and a store whose commits take a while and may fail."""
+
+    def __init__(self) -> None:
+        self.clients = Clients()
+        self.rows: dict[str, bytes] = {}
+        self.change: ClientChanges | None = None
+
+    def begin(self, *, full: bool = False) -> None:
+        if self.change is None:
+            self.change = self.clients.changes(full)
+
+    def end(self, *, durable: bool) -> None:
+        change, self.change = self.change, None
+        if change is None:
+            return
+        if durable:
+            for name in change.forgotten:  # as `Store` does
+                self.rows.pop(name, None)
+            self.rows.update(change.stored)
+            self.clients.committed(change)
+        else:
+            self.clients.refused(change)
+
+    def receive(self, name: str) -> None:
+        client = self.clients.meet(name, NOW)
+        client.received_seq += 1
+
+    def forget(self, name: str) -> None:
+        if self.clients.get(name) is not None:
+            disconnect(self.clients, name, NOW - 2 * KEEP_SECONDS)
+            self.clients.expire(NOW)
+
+
+def test_a_client_that_returns_before_the_commit_is_kept() -> None:
+    stored = StoredClients()
+    stored.receive("c")
+    stored.begin()
+    stored.end(durable=True)
+    stored.forget("c")
+    stored.begin()
+    stored.receive("c")
+    stored.end(durable=False)
+    stored.begin()
+    stored.end(durable=True)
+    assert list(stored.rows) == ["c"]
+
+
+names = st.sampled_from("abc")
+actions = st.one_of(
+    st.tuples(st.sampled_from(["receive", "forget"]), names),
+    st.tuples(st.just("begin"), st.booleans()),
+    st.tuples(st.just("end"), st.booleans()),
+)
+
+
+@calm
+@given(st.lists(actions, max_size=40))
+def test_the_store_has_what_is_known_however_commits_end(
+    steps: list[tuple[str, str | bool]],
+) -> None:
+    stored = StoredClients()
+    for action, argument in steps:
+        match action, argument:
+            case "begin", bool(full):
+                stored.begin(full=full)
+            case "end", bool(durable):
+                stored.end(durable=durable)
+            case _, str(name):
+                getattr(stored, action)(name)
+        for client in stored.clients:
+            assert client.committed_seq <= client.received_seq
+    stored.end(durable=True)
+    stored.begin()
+    stored.end(durable=True)
+
+    assert stored.rows.keys() == {client.id for client in stored.clients}
+    for client in stored.clients:
+        row = Client.from_json(stored.rows[client.id])
+        assert row.received_seq == client.received_seq == client.committed_seq

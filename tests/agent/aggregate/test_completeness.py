@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.agent.aggregate.samples import Event, columns, of_values
+from tests.agent.aggregate.samples import Event, columns, make_columns
 
 from kaywatch_agent.aggregate.bucket import MAX_GATHERED, Bucket, gather, merge, reduce
 from kaywatch_agent.aggregate.completeness import Completeness
@@ -12,7 +12,7 @@ from kaywatch_agent.model.series import Kind, SeriesKey
 
 def bucket_of(row: int, *values: float) -> Bucket:
     """Return a bucket in which one series has some values."""
-    return reduce(of_values(list(values)))._replace(rows=np.array([row]))
+    return reduce(make_columns(list(values)))._replace(rows=np.array([row]))
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def names() -> Registry:
     return registry
 
 
-def counted(names: Registry, *buckets: Bucket) -> Completeness:
+def count_events(names: Registry, *buckets: Bucket) -> Completeness:
     completeness = Completeness(list(names.keys), names.overflow_rows)
     for bucket in buckets:
         completeness.add(bucket)
@@ -37,7 +37,7 @@ def counted(names: Registry, *buckets: Bucket) -> Completeness:
 
 
 def test_completeness_is_counted_by_service(names: Registry) -> None:
-    result = counted(
+    result = count_events(
         names,
         bucket_of(0, 1, 1, 1),
         bucket_of(1, 1.0),
@@ -54,11 +54,11 @@ def test_completeness_is_counted_by_service(names: Registry) -> None:
 
 
 def test_without_events_there_is_no_share(names: Registry) -> None:
-    assert counted(names).of(["shop", "nobody"]).ratio is None
+    assert count_events(names).of(["shop", "nobody"]).ratio is None
 
 
 def test_a_series_that_appeared_since_is_left_out(names: Registry) -> None:
-    assert counted(names, bucket_of(9, 1)).of(["shop", "mail"]).received == 0
+    assert count_events(names, bucket_of(9, 1)).of(["shop", "mail"]).received == 0
 
 
 def test_gathered_buckets_have_the_same_events() -> None:

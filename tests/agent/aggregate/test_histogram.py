@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from tests.agent.aggregate.oracle import facts_of
-from tests.agent.aggregate.samples import of_values
+from tests.agent.aggregate.samples import make_columns
 from tests.agent.protocol.samples import calm
 
 from kaywatch_agent.aggregate import histogram
@@ -55,7 +55,7 @@ NAMES = sorted(datasets(1))
 def stats_of(values: Floats) -> GroupStats:
     """Return the statistics of one series with these values."""
     stats = GroupStats(np.zeros(1, np.int64), 1)
-    stats.add(reduce(of_values(values)))
+    stats.add(reduce(make_columns(values)))
     return stats
 
 
@@ -122,7 +122,7 @@ def test_codes_are_mirrored_and_bounded(value: float) -> None:
 def test_a_bucket_holds_the_values_above_its_bound_up_to_the_next(value: float) -> None:
     code = np.array([code_of(value)])
     low, high = lower_bounds(np.concatenate((code, code + 1)))
-    # The bounds that are no powers of two are not exact in floats either.
+    # Bounds that are not powers of two are not exact as floats, either.
     assert low * (1 - 1e-12) < value <= high * (1 + 1e-12)
 
 
@@ -160,11 +160,11 @@ def test_counts_below_powers_of_two_are_exact(exponent: int) -> None:
     bound = 2.0**exponent
     values = np.array([np.nextafter(bound, 0), bound, np.nextafter(bound, math.inf)])
     for value, inside in zip(values, (1, 1, 0), strict=True):
-        result = below(np.array([value]), np.array([exponent]))
+        result = count_at_most(np.array([value]), np.array([exponent]))
         assert result.tolist() == [inside], value
 
 
-def below(values: Floats, exponents: NDArray[np.int64]) -> NDArray[np.int64]:
+def count_at_most(values: Floats, exponents: NDArray[np.int64]) -> NDArray[np.int64]:
     return stats_of(values).counts_at_most(2.0**exponents)[0]
 
 
@@ -173,11 +173,11 @@ def test_counts_below_are_those_of_a_sorted_list(name: str) -> None:
     values = datasets(10_000)[name]
     exponents = np.arange(-30, 31)
     exact = [int(np.count_nonzero(values <= 2.0**e)) for e in exponents.tolist()]
-    assert below(values, exponents).tolist() == exact
+    assert count_at_most(values, exponents).tolist() == exact
 
 
 def test_counts_below_of_nothing_are_zero() -> None:
-    assert below(np.zeros(0), np.array([-1, 0, 1])).tolist() == [0] * 3
+    assert count_at_most(np.zeros(0), np.array([-1, 0, 1])).tolist() == [0] * 3
 
 
 # -- merging ---------------------------------------------------------------------------
@@ -187,8 +187,8 @@ def test_counts_below_of_nothing_are_zero() -> None:
 def test_merged_histograms_are_the_histogram_of_all_at_once(name: str) -> None:
     values = datasets(9_999)[name]
     parts = np.array_split(values, [10, 11, 3_000, 8_000])
-    merged = merge([reduce(of_values(part)) for part in parts])
-    at_once = reduce(of_values(values))
+    merged = merge([reduce(make_columns(part)) for part in parts])
+    at_once = reduce(make_columns(values))
     for bucket in (merged, at_once):
         code, count = facts_of(bucket, 0, Dimension.HISTOGRAM)
         expected, counts = np.unique(histogram.codes(values), return_counts=True)

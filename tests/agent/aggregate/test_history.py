@@ -1,4 +1,4 @@
-"""Closed buckets take less memory, and are what they were."""
+"""Closed buckets take less memory, and keep their content."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def phases(columns: Columns) -> PhaseColumns:
     return PhaseColumns(row, time, value, part, part, 0 * part, items)
 
 
-def same(one: Bucket, other: Bucket) -> bool:
+def is_same(one: Bucket, other: Bucket) -> bool:
     return all(
         a.dtype == b.dtype and np.array_equal(a, b)
         for a, b in zip(one, other, strict=True)
@@ -64,7 +64,28 @@ def size_of(bucket: Bucket | CompressedBucket) -> int:
     ],
 )
 def test_a_compressed_bucket_survives_encoding(bucket: Bucket) -> None:
-    assert same(decompress(compress(bucket)), bucket)
+    assert is_same(decompress(compress(bucket)), bucket)
+
+
+@pytest.mark.parametrize("phased", [False, True])
+@pytest.mark.parametrize("rows", [[], [7], [3, 4, 39], [0, 5, 40, 41, 90], [200]])
+def test_a_part_of_a_bucket_is_that_of_its_rows(rows: list[int], phased: bool) -> None:
+    source = events(3_000, attempts=300)
+    bucket = reduce(source, phases(source) if phased else None)
+    wanted = np.array(rows, np.int64)
+    # Independently: of the events of these rows alone.
+    chosen = np.isin(source.row, wanted)
+    alone = Columns(*(column[chosen] for column in source))
+    kept = phases(source)
+    kept = PhaseColumns(*(column[np.isin(kept.row, wanted)] for column in kept))
+    expected = reduce(alone, kept if phased else None)
+
+    history = History({1: bucket, 2: compress(bucket), 3: None}, lambda _: bucket)
+    for number in history:
+        part = history.part(number, wanted)
+        assert is_same(part, expected)
+        without = history.part(number, wanted, facts=False)
+        assert all(map(np.array_equal, without[:9], expected[:9]))
 
 
 def test_packing_saves_most_of_the_facts() -> None:
@@ -81,19 +102,47 @@ def test_times_cost_series_without_phases_nothing() -> None:
 
 def test_the_two_newest_buckets_stay_open_and_old_ones_go() -> None:
     bucket = reduce(events(10))
-    history = History({}).advanced(dict.fromkeys(range(90, 101), bucket), 100, 5)
+    history = History({}).advance(dict.fromkeys(range(90, 101), bucket), 100, 5)
 
     assert sorted(history) == [95, 96, 97, 98, 99, 100]
     kinds = [type(history._buckets[n]) for n in sorted(history)]
     assert kinds == [CompressedBucket] * 4 + [Bucket] * 2
-    assert all(same(history[n], bucket) for n in history)
+    assert all(is_same(history[n], bucket) for n in history)
     assert 94 not in history
+
+
+def test_merged_blocks_have_the_events_of_their_buckets() -> None:
+    # Two whole blocks, and one with open buckets.
+    buckets = {n: reduce(events(20 + n % 7)) for n in range(1_020, 1_200)}
+    history = History({}).advance(buckets, 1_199, 360)
+    numbers = sorted(buckets)
+
+    for chosen in (numbers, numbers[40:120], numbers[:1], []):
+        for _ in range(2):  # computed, and remembered
+            few = list(history.merged(chosen))
+            expected = merge(history[n] for n in chosen)
+            assert is_close(merge(few), expected)
+    assert len(list(history.merged(numbers))) == 2 + 60
+
+    # A late event: only its block is merged again.
+    late = merge([buckets[1_100], reduce(events(9))])
+    after = history.advance({1_100: late}, 1_201, 360)
+    expected = merge({**buckets, 1_100: late}.values())
+    assert is_close(merge(after.merged(numbers)), expected)
+    assert is_close(merge(history.merged(numbers)), merge(buckets.values()))
+
+
+def is_close(one: Bucket, other: Bucket) -> bool:
+    """Return whether two buckets differ at most in the last bits of sums of floats."""
+    return len(one.rows) == len(other.rows) and all(
+        map(np.allclose, one, other)  # type: ignore[arg-type]
+    )
 
 
 def test_a_history_snapshot_does_not_change() -> None:
     bucket = reduce(events(10))
-    before = History({}).advanced({100: bucket}, 100, 5)
-    after = before.advanced({101: bucket}, 103, 5)
+    before = History({}).advance({100: bucket}, 100, 5)
+    after = before.advance({101: bucket}, 103, 5)
 
     assert list(before) == [100]
     assert type(before._buckets[100]) is Bucket
@@ -115,18 +164,18 @@ def test_times_lose_nothing(times: list[float]) -> None:
     size = len(times)
     columns = events(size)._replace(row=np.arange(size), time=np.array(times))
     bucket = reduce(columns)
-    assert same(decompress(compress(bucket)), bucket)
+    assert is_same(decompress(compress(bucket)), bucket)
 
 
 def test_steps_of_the_same_series_hold_their_rows_once() -> None:
     first, second, other = (
         reduce(events(size, rows)) for size, rows in ((900, 40), (901, 40), (900, 30))
     )
-    history = History({}).advanced({1: first, 2: second, 3: other}, 10, 9)
+    history = History({}).advance({1: first, 2: second, 3: other}, 10, 9)
     packed = [history._buckets[n] for n in (1, 2, 3)]
     assert all(isinstance(bucket, CompressedBucket) for bucket in packed)
     rows = [bucket.rows for bucket in packed if isinstance(bucket, CompressedBucket)]
 
     assert rows[1] is rows[0]
     assert rows[2] is not rows[0]
-    assert all(same(history[n], s) for n, s in ((1, first), (2, second), (3, other)))
+    assert all(is_same(history[n], s) for n, s in ((1, first), (2, second), (3, other)))

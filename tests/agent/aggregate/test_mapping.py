@@ -26,7 +26,7 @@ from kaywatch_agent.model.series import (
     SeriesKey,
 )
 from kaywatch_agent.protocol.batches import BatchReader
-from kaywatch_agent.protocol.columns import Checked
+from kaywatch_agent.protocol.columns import BatchErrors
 from kaywatch_agent.protocol.decoder import decode
 from kaywatch_agent.protocol.messages import Batch
 
@@ -40,7 +40,7 @@ class Mapping:
         self._reader = BatchReader()
 
     def columns(self, packed: bytes, service: str = "shop") -> list[Columns]:
-        result, checked = decode(packed), Checked()
+        result, checked = decode(packed), BatchErrors()
         assert isinstance(result, Batch)
         joined = list(self._reader.events([result], [service], [checked]))
         assert not checked.rejected, checked.problem

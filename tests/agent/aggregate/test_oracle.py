@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from tests.agent.aggregate.oracle import Summary, completeness, select, summarize
-from tests.agent.aggregate.samples import Event, columns, of_values
+from tests.agent.aggregate.samples import Event, columns, make_columns
 
 from kaywatch.wire import Outcome
 from kaywatch_agent.aggregate.aggregator import Aggregator
@@ -52,7 +52,7 @@ def test_nothing_has_no_stats() -> None:
 
 
 def test_plain_stats() -> None:
-    summary = Summary(reduce(of_values([1.0, 2.0, 6.0])), registry())
+    summary = Summary(reduce(make_columns([1.0, 2.0, 6.0])), registry())
     assert (summary.executions, summary.total, summary.average) == (3, 9.0, 3.0)
     assert (summary.least, summary.most, summary.last, summary.last_time) == (
         1.0,
@@ -67,7 +67,7 @@ def test_plain_stats() -> None:
 @pytest.mark.parametrize("value", [0.3, 0.1, 0.0, -7.7, 1e9 + 0.1, 1e-9])
 @pytest.mark.parametrize("size", [1, 3, 1_000])
 def test_a_constant_deviates_by_nothing(value: float, size: int) -> None:
-    summary = Summary(reduce(of_values([value] * size)), registry())
+    summary = Summary(reduce(make_columns([value] * size)), registry())
     assert summary.deviation == 0.0
     assert summary.average == pytest.approx(value)
     assert summary.quantiles(0.5) == [value]
@@ -76,12 +76,12 @@ def test_a_constant_deviates_by_nothing(value: float, size: int) -> None:
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
 def test_the_deviation_is_numpys(scale: float) -> None:
     values = scale * np.random.default_rng(1).lognormal(0, 1, 10_000)
-    summary = Summary(reduce(of_values(values)), registry())
+    summary = Summary(reduce(make_columns(values)), registry())
     assert summary.deviation == pytest.approx(np.std(values), rel=1e-9)
 
 
 def test_stats_beyond_the_floats_are_none() -> None:
-    summary = Summary(reduce(of_values([1.7e308, 1e308])), registry())
+    summary = Summary(reduce(make_columns([1.7e308, 1e308])), registry())
     assert (summary.average, summary.deviation) == (None, None)
     assert (summary.least, summary.most) == (1e308, 1.7e308)
 

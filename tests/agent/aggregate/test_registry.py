@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.agent.protocol.samples import calm
 
-from kaywatch_agent.aggregate.registry import Interner, Limits, Registry
+from kaywatch_agent.aggregate.registry import Excess, Interner, Limits, Registry
 from kaywatch_agent.model.series import OTHER, ErrorKey, Kind, SeriesKey
 
 
@@ -84,7 +84,7 @@ def test_one_client_can_use_up_only_its_own_share() -> None:
     for name in "abcdef":
         registry.row(node(name), "greedy")
     assert key_of(registry, node("mine"), "modest") == node("mine")
-    # What others introduced is no matter of its share.
+    # Series of other clients do not count for its share.
     assert key_of(registry, node("mine"), "greedy") == node("mine")
     assert registry.overflow_count == 4
     assert registry.quota.by_client == {"greedy": 2, "modest": 1}
@@ -158,3 +158,37 @@ def test_errors_beyond_the_cap_have_no_phase() -> None:
 def test_a_name_that_is_the_word_for_others_is_among_them() -> None:
     names = Interner("", OTHER, limit=100)
     assert names.number(OTHER) == names.number(OTHER) == 1
+
+
+def test_one_client_and_one_user_leave_names_to_others() -> None:
+    registry = Registry(Limits(names=20, names_per_client=3, names_per_user=5))
+    for client in ("a1", "a2"):
+        registry.quota.set_user(client, 1)
+    registry.quota.set_user("b1", 2)
+    numbers = {
+        client: [registry.actions.number(f"{client}-{n}", client) for n in range(4)]
+        for client in ("a1", "a2", "b1")
+    }
+    # `__other__` takes a number of its own.
+    assert numbers == {"a1": [1, 2, 3, 4], "a2": [5, 6, 4, 4], "b1": [7, 8, 9, 4]}
+    assert registry.actions.overflow == {Excess.PROCESS: 2, Excess.USER: 2}
+
+    # Known names and other kinds are not affected.
+    assert registry.actions.number("a1-0", "a2") == 1
+    assert registry.errors.number(ErrorKey("E", ""), "a1") == 1
+    registry.limit(Limits(names=10))
+    assert registry.actions.number("more", "b1") == 4
+    assert registry.actions.overflow[Excess.TOTAL] == 1
+
+
+def test_the_names_of_a_client_that_has_left_count_for_its_user_only() -> None:
+    registry = Registry(Limits(names=10, names_per_client=2, names_per_user=3))
+    registry.quota.set_user("a", 1)
+    for n in range(3):
+        registry.actions.number(f"first-{n}", "a")
+    registry.forget("a")
+    registry.quota.set_user("a", 1)
+    for n in range(3):
+        registry.actions.number(f"second-{n}", "a")
+    assert registry.actions.values == ["", "first-0", "first-1", OTHER, "second-0"]
+    assert registry.actions.overflow == {Excess.PROCESS: 1, Excess.USER: 2}

@@ -97,7 +97,7 @@ def test_a_compressed_capture_cut_off_anywhere_yields_its_whole_records(
     tmp_path: Path,
 ) -> None:
     whole = write(tmp_path / "whole.gz").read_bytes()
-    for size in range(40, len(whole) - 8, 7):  # but for its checksum
+    for size in range(40, len(whole) - 8, 7):  # except for its checksum
         path = tmp_path / "cut.gz"
         path.write_bytes(whole[:size])
         try:

@@ -23,7 +23,7 @@ from kaywatch_agent.capture.redact import MessageRedactor
 SECRET = "order of jane@example.com"
 
 
-def redacted(message: bytes) -> bytes:
+def redact_message(message: bytes) -> bytes:
     result = MessageRedactor().redact(message)
     assert result is not None
     return result
@@ -38,7 +38,7 @@ def test_error_messages_are_replaced_and_names_stay() -> None:
         "message": SECRET,
         "traceback": SECRET,
     }
-    message = redacted(batch(seq=1, failures=[failure], in_flight=[FLIGHT]))
+    message = redact_message(batch(seq=1, failures=[failure], in_flight=[FLIGHT]))
     assert SECRET.encode() not in message
     (result,) = wire.decode(message)["failures"]
     assert result == {
@@ -52,7 +52,7 @@ def test_error_messages_are_replaced_and_names_stay() -> None:
 
 def test_numbers_and_tables_stay_the_same() -> None:
     whole = batch(seq=1, executions=executions(5), points=points(2))
-    before, after = Decoder().decode(whole), Decoder().decode(redacted(whole))
+    before, after = Decoder().decode(whole), Decoder().decode(redact_message(whole))
     assert isinstance(before, Batch) and isinstance(after, Batch)
     assert before.executions is not None and after.executions is not None
     assert (before.executions.seconds == after.executions.seconds).all()
@@ -63,7 +63,7 @@ def test_numbers_and_tables_stay_the_same() -> None:
 
 def test_labels_and_tags_stay_only_if_they_look_like_names() -> None:
     point = ["count", 6, 1, 2, {"model": "gpt-5.1", "user": SECRET, "again": SECRET}]
-    message = redacted(
+    message = redact_message(
         batch(seq=1, table=wire.pack({**TABLE, "points": [point]}), points=points(1))
     )
     table = wire.decode(wire.decode(message)["table"])
@@ -72,11 +72,13 @@ def test_labels_and_tags_stay_only_if_they_look_like_names() -> None:
         "user": "redacted-1",
         "again": "redacted-1",
     }
-    output = wire.decode(redacted(hello(host="web1", tags={"a": SECRET, "zone": "b"})))
+    output = wire.decode(
+        redact_message(hello(host="web1", tags={"a": SECRET, "zone": "b"}))
+    )
     assert output["tags"] == {"a": "redacted-1", "zone": "b"}
     assert output["host"] == "redacted"
     row = {"metric": "size", "value": 1, "labels": {"who": SECRET}, "note": SECRET}
-    (rest,) = wire.decode(redacted(rows(row)))["events"]
+    (rest,) = wire.decode(redact_message(rows(row)))["events"]
     assert rest == {"metric": "size", "value": 1, "labels": {"who": "redacted-1"}}
 
 
@@ -84,7 +86,7 @@ def test_unknown_keys_are_removed() -> None:
     message = batch(
         seq=1, prompt=SECRET, executions={**executions(1), "inputs": SECRET.encode()}
     )
-    assert SECRET.encode() not in redacted(message)
+    assert SECRET.encode() not in redact_message(message)
 
 
 def test_malformed_messages_are_left_out() -> None:

@@ -46,7 +46,7 @@ def rewritten(
     return out
 
 
-def decoded(message: bytes) -> Any:
+def decode_message(message: bytes) -> Any:
     return Decoder().decode(message)
 
 
@@ -74,7 +74,7 @@ def test_all_times_are_shifted_and_nothing_else_changes() -> None:
         in_flight=[[*FLIGHT, 5, START - 9, 2]],  # with all that describes its run
         loops=[["g", "n", 2, "r"]],
     )
-    before, after = decoded(message), decoded(rewritten(message).message)
+    before, after = decode_message(message), decode_message(rewritten(message).message)
 
     assert after.sent == before.sent + SHIFT
     for section, name in (("executions", "end"), ("points", "time"), ("runs", "end")):
@@ -104,22 +104,22 @@ def test_times_of_rows_are_shifted_and_missing_times_stay_missing() -> None:
         *(None, 0),
     ]
     message = batch(seq=1, executions=executions(2, end=[0.0, START]))
-    assert decoded(rewritten(message).message).executions.end.tolist() == [
+    assert decode_message(rewritten(message).message).executions.end.tolist() == [
         *(0.0, START + SHIFT)
     ]
 
 
 def test_a_shift_of_zero_keeps_times() -> None:
     message = batch(seq=1, executions=executions(3))
-    after = decoded(rewritten(message, shift=0.0).message)
-    assert plain(after) == plain(decoded(message)._replace(client=after.client))
+    after = decode_message(rewritten(message, shift=0.0).message)
+    assert plain(after) == plain(decode_message(message)._replace(client=after.client))
 
 
 def test_batches_without_a_number_get_a_client_and_a_number() -> None:
     rewriter = MessageRewriter(b"salt")
     outs = [rewriter.rewrite(rows(ROW), n, 0.0) for n in (1, 1, 2)]
     assert [out.seq for out in outs if out] == [1, 2, 1]
-    first, second, other = (decoded(out.message) for out in outs if out)
+    first, second, other = (decode_message(out.message) for out in outs if out)
     assert first.client == second.client != other.client
     assert isinstance(first, Batch) and first.seq == 1
 
@@ -135,7 +135,7 @@ def test_events_recorded_before_the_capture_do_not_count_as_lost() -> None:
 
     assert recorded(8, 1_005, drops={"buffer_full": 2}) == 5
     assert recorded(9, 1_008) == 8
-    # One that the capture has from its start says it all itself.
+    # A client captured from its start reports everything itself.
     whole = batch(client=bytes(16), seq=1, recorded=9, executions=executions(3))
     out = rewriter.rewrite(whole, 1, 0.0)
     assert out is not None

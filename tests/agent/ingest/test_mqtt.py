@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 from tests.agent.protocol.fakes import Agent
+from tests.agents import DEADLINE
 
 from kaywatch_agent.ingest import mqtt
 from kaywatch_agent.ingest.brokers import BrokerConfig
@@ -38,7 +39,7 @@ async def test_after_any_failure_the_broker_is_tried_again(
     config = BrokerConfig("mqtt://127.0.0.1:1/kaywatch")
     listener = BrokerListener(config, Agent().intake, MqttMetrics(), "host")
     listener.start()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE):
         await again.wait()
     await listener.stop()
     assert str(failure) in attempts[1]

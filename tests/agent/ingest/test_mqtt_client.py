@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Iterator
 
 import aiomqtt
 import pytest
-from tests.brokers import HOST, Broker, running_broker
+from tests.agents import DEADLINE
+from tests.brokers import HOST, Broker, run_broker
 
 from kaywatch._send.broker import MqttVersion, parse
 from kaywatch_agent.ingest.mqtt_client import MqttClient
@@ -19,7 +20,7 @@ STATUS = "test/status"
 
 @pytest.fixture
 def mosquitto() -> Iterator[Broker]:
-    with running_broker() as broker:
+    with run_broker() as broker:
         yield broker
 
 
@@ -112,7 +113,7 @@ async def test_an_undecodable_topic_is_handled_and_the_next_message_too(
     async with (
         rewriting(mosquitto.access().port) as port,
         client(port, seen) as guarded,
-        asyncio.timeout(20),
+        asyncio.timeout(DEADLINE),
     ):
         await guarded.subscribe_all([GOOD, REPLACED.decode()])
         await publish(mosquitto, REPLACED.decode(), "bad")
@@ -133,7 +134,7 @@ async def test_messages_queued_in_the_session_arrive_before_the_subscription(
     for number in range(30):
         await publish(mosquitto, GOOD, str(number))
 
-    async with client(port, seen), asyncio.timeout(20):
+    async with client(port, seen), asyncio.timeout(DEADLINE):
         while len(seen) < 30:
             await asyncio.sleep(0.01)
     assert [int(payload) for _, payload in seen] == list(range(30))
@@ -149,7 +150,7 @@ async def test_a_broker_that_hangs_up_instead_of_answering_is_noticed_at_once() 
         with pytest.raises(
             ConnectionResetError, match="the broker closed the connection"
         ):
-            async with asyncio.timeout(5), client(port, []):
+            async with asyncio.timeout(DEADLINE), client(port, []):
                 pass
 
 
@@ -173,5 +174,5 @@ async def test_the_status_is_published_before_disconnecting(mosquitto: Broker) -
     async with client(mosquitto.access().port, []) as guarded:
         assert await guarded.publish_confirmed(STATUS, b"online", True) == ""
 
-    with mosquitto.subscribed(STATUS) as read:
+    with mosquitto.subscribe(STATUS) as read:
         assert (await asyncio.to_thread(read.wait))[0].payload == b"offline"

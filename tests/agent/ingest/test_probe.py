@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 
 import pytest
+from tests.agents import DEADLINE, kill_at_end
 
 from kaywatch import wire
 from kaywatch_agent.ingest import probe
@@ -36,7 +37,7 @@ def path() -> Iterator[str]:
 
 
 @asynccontextmanager
-async def listening(path: str, serve: Serve) -> AsyncIterator[None]:
+async def serve_socket(path: str, serve: Serve) -> AsyncIterator[None]:
     async def handle(
         reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
@@ -58,11 +59,11 @@ async def test_an_acknowledged_probe_is_healthy(path: str) -> None:
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         output.append(await reader.readexactly(len(FLUSH)))
-        # Whatever else an agent says is no answer.
+        # Any other message is not an answer.
         writer.write(wire.frame(wire.slow(2.0)) + wire.frame(wire.ack(0, b"")))
         await reader.read()
 
-    async with listening(path, serve):
+    async with serve_socket(path, serve):
         assert await look(path) == ""
     assert output == [FLUSH]
 
@@ -86,7 +87,7 @@ async def test_a_listener_that_disconnects_or_sends_garbage_is_unhealthy(
         await reader.readexactly(len(FLUSH))
         writer.write(reply)
 
-    async with listening(path, serve):
+    async with serve_socket(path, serve):
         result = await look(path)
     assert result.startswith(f"{path}: ")
     assert words in result
@@ -100,7 +101,7 @@ async def test_a_listener_that_never_answers_is_unhealthy(
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
 
-    async with listening(path, serve):
+    async with serve_socket(path, serve):
         assert await look(path) == f"{path}: nothing was acknowledged within 0.1 s"
 
 
@@ -115,15 +116,15 @@ async def test_a_missing_path_or_a_path_without_a_socket_is_reported(path: str) 
 @pytest.fixture
 def other(path: str) -> Iterator[int]:
     """The pid of another process that listens there."""
-    with subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-c", OTHER, path],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-    ) as process:
+    )
+    with kill_at_end(process):
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         yield process.pid
-        process.communicate()
 
 
 async def test_another_process_listening_on_the_path_is_reported(
@@ -145,10 +146,10 @@ async def test_failures_are_reported_each_time_and_probed_more_often(
         writer.write(wire.frame(wire.ack(0, b"")))
         await reader.read()
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE):
         while len(reports) < 3:
             await asyncio.sleep(0.01)
-        async with listening(path, serve):
+        async with serve_socket(path, serve):
             while reports[-1]:
                 await asyncio.sleep(0.01)
     task.cancel()

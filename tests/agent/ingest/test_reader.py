@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 
 import pytest
+from tests.agents import DEADLINE
 
 from kaywatch_agent.ingest.reader import ALONE, MANY, SLICE, FairReader
 
@@ -68,7 +69,7 @@ class Round:
         return sender
 
     async def over(self) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(DEADLINE):
             while any(sender.unread for sender in self.senders):
                 await asyncio.sleep(0)
 
@@ -109,7 +110,7 @@ async def test_a_late_connection_waits_for_one_slice_of_each_process(
     monkeypatch.setattr("kaywatch_agent.ingest.reader.TURN_SECONDS", 0.0)
     round_.add(1, 12 * SLICE)
     round_.add(2, 12 * SLICE)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE):
         while len(round_.order) < 4:
             await asyncio.sleep(0)
     before = len(round_.order)
@@ -140,7 +141,7 @@ async def test_an_idle_process_is_read_first_and_accumulates_no_credit(
     monkeypatch.setattr("kaywatch_agent.ingest.reader.TURN_SECONDS", 0.0)
     round_.add(1, 20 * SLICE)
     round_.add(2, 20 * SLICE)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE):
         while len(round_.order) < 8:
             await asyncio.sleep(0)
     before = len(round_.order)
@@ -157,11 +158,11 @@ async def test_a_process_that_is_held_back_is_read_later_and_others_meanwhile(
     fast = round_.add(1, 2 * SLICE)
     fast.pause = 0.05
     sibling = round_.add(1, 1)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE):
         while not round_.order:
             await asyncio.sleep(0)
     round_.add(2, 1)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE):
         while 2 not in round_.order:
             await asyncio.sleep(0)
     assert round_.order[:2] == [1, 2]
@@ -173,7 +174,7 @@ async def test_a_process_that_is_held_back_is_read_later_and_others_meanwhile(
 async def test_after_all_data_is_read_no_process_is_throttled(round_: Round) -> None:
     fast = round_.add(1, 8 * SLICE)
     fast.pause = 60.0
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE):
         while not round_.order:
             await asyncio.sleep(0)
     fast.pause = 0.0
@@ -185,7 +186,7 @@ async def test_a_few_messages_are_read_at_once_and_many_share_a_round(
     round_: Round, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kaywatch_agent.ingest.reader.GATHER_SECONDS", 60.0)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE):
         for process in range(MANY):
             lone = round_.add(1 + process, 1)
             while lone.unread:

@@ -1,10 +1,11 @@
-"""The socket itself: its path, who is let in, and who waits for whom."""
+"""The UNIX socket: its path, access control, and fairness."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import os
+import resource
 import socket
 import stat
 import tempfile
@@ -13,12 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 from tests.agent.protocol.fakes import Agent
+from tests.agents import DEADLINE
 from tests.users import replies
 
 from kaywatch import wire
 from kaywatch_agent.errors import StartError
+from kaywatch_agent.ingest import shortage, unix
 from kaywatch_agent.ingest.config import IngestConfig
+from kaywatch_agent.ingest.quotas import Quotas
 from kaywatch_agent.ingest.unix import UnixListener
 
 CLIENT = bytes(range(16))
@@ -53,17 +58,17 @@ async def commit(agent: Agent) -> None:
 
 
 async def exchange(path: str, *messages: bytes) -> list[dict[str, object]]:
-    """Send messages, and return all replies until we are hung up on."""
+    """Send messages; return all replies until the agent disconnects."""
     reader, writer = await asyncio.open_unix_connection(path)
     writer.write(b"".join(map(wire.frame, messages)))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE):
         data = await reader.read()
     writer.close()
     return replies(data)
 
 
 async def until(condition: object) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE):
         while not condition():  # type: ignore[operator]
             await asyncio.sleep(0.005)
 
@@ -253,3 +258,55 @@ async def test_a_fault_of_ours_ends_one_connection_and_no_other(
         await until(lambda: agent.counted("events_total") == 1)
         assert len(listener.connections) == 1
         good.close()
+
+
+# -- file descriptors ----------------------------------------------------------------
+
+
+async def test_a_lack_of_descriptors_is_a_problem_until_it_is_over(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unix, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(shortage, "OVER_AFTER", 0.05)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with capture_logs() as logs:
+        async with listening(IngestConfig(str(folder / "s"))) as (_, listener):
+            with socket.socket(socket.AF_UNIX) as client:
+                client.setblocking(False)
+                try:
+                    # No number is left for the connection that is accepted.
+                    resource.setrlimit(
+                        resource.RLIMIT_NOFILE, (client.fileno() + 1, hard)
+                    )
+                    client.connect(str(folder / "s"))
+                    await until(lambda: listener.problem)
+                    problem = listener.problem
+                    await asyncio.sleep(0.1)
+                    assert listener.problem == problem
+                finally:
+                    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+                assert "raise LimitNOFILE" in problem
+                await until(lambda: listener.connections)
+                await until(lambda: not listener.problem)
+    assert [line["event"] for line in logs] == [
+        "cannot accept connections",
+        "accepting connections again",
+    ]
+
+
+async def test_refused_connections_are_a_problem_while_there_is_no_room(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shortage, "OVER_AFTER", 0.05)
+    path = str(folder / "s")
+    async with listening(IngestConfig(path)) as (_, listener):
+        listener._usage.quotas = Quotas(connections=1)
+        _, writer = await asyncio.open_unix_connection(path)
+        await until(lambda: listener.connections)
+        assert not listener.problem
+        (refused,) = await exchange(path)
+        assert refused["code"] == "over_quota"
+        await asyncio.sleep(0.1)
+        assert listener.problem
+        writer.close()
+        await until(lambda: not listener.problem)

@@ -1,4 +1,4 @@
-"""Conversations by way of a broker, which loses, repeats and reorders messages."""
+"""Sessions over a broker that loses, repeats and reorders messages."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Talk:
         )
         self.topic.conversation = self.conversation
 
-    def say(self, *messages: bytes) -> list[dict[str, Any]]:
+    def exchange(self, *messages: bytes) -> list[dict[str, Any]]:
         for message in messages:
             self.conversation.take(message)
         return self.topic.replies()
@@ -71,110 +71,109 @@ def resend(after: int) -> dict[str, Any]:
 
 
 def test_an_answer_names_its_greeting_and_other_acks_name_none(talk: Talk) -> None:
-    assert talk.say(hello(greeting=1, first=1)) == [ack(0, greeting=1)]
-    talk.say(talk.batch(1))
+    assert talk.exchange(hello(greeting=1, first=1)) == [ack(0, greeting=1)]
+    talk.exchange(talk.batch(1))
     assert talk.tick() == [ack(1)]
-    assert talk.say(hello(greeting=2, first=2)) == [ack(1, greeting=2)]
+    assert talk.exchange(hello(greeting=2, first=2)) == [ack(1, greeting=2)]
 
 
 def test_a_batch_beyond_the_next_is_asked_for_and_not_taken(talk: Talk) -> None:
-    talk.say(hello(greeting=1, first=1), talk.batch(1))
-    assert talk.say(talk.batch(3)) == [resend(1)]
-    assert talk.say(talk.batch(2), talk.batch(3), talk.batch(3)) == []
+    talk.exchange(hello(greeting=1, first=1), talk.batch(1))
+    assert talk.exchange(talk.batch(3)) == [resend(1)]
+    assert talk.exchange(talk.batch(2), talk.batch(3), talk.batch(3)) == []
     assert talk.tick() == [ack(3)]
 
-    assert talk.agent.stored() == 9
+    assert talk.agent.count_stored() == 9
     assert talk.client.missing_batches == 0
     assert talk.agent.counted("untimely_batches_total") == 1
     assert talk.agent.counted("duplicate_batches_total") == 1
 
 
 def test_an_agent_with_many_gaps_asks_once_a_second(talk: Talk) -> None:
-    talk.say(hello(greeting=1, first=1))
-    assert talk.say(*(talk.batch(seq) for seq in range(2, 50))) == [resend(0)]
+    talk.exchange(hello(greeting=1, first=1))
+    assert talk.exchange(*(talk.batch(seq) for seq in range(2, 50))) == [resend(0)]
     talk.tick()
-    assert talk.say(talk.batch(50)) == [resend(0)]
+    assert talk.exchange(talk.batch(50)) == [resend(0)]
     assert talk.agent.counted("resends_requested_total") == 2
 
 
 def test_an_unknown_client_is_asked_where_it_begins(talk: Talk) -> None:
-    assert talk.say(talk.batch(7)) == [resend(0)]
+    assert talk.exchange(talk.batch(7)) == [resend(0)]
     assert talk.agent.pipeline.clients.get(CLIENT.hex()) is None
-    assert talk.say(hello(greeting=3, first=7)) == [ack(0, greeting=3)]
-    talk.say(talk.batch(7))
+    assert talk.exchange(hello(greeting=3, first=7)) == [ack(0, greeting=3)]
+    talk.exchange(talk.batch(7))
     assert talk.tick() == [ack(7)]
 
 
 def test_batches_dropped_by_a_client_are_not_waited_for(talk: Talk) -> None:
-    talk.say(hello(greeting=1, first=1), talk.batch(1))
+    talk.exchange(hello(greeting=1, first=1), talk.batch(1))
     talk.tick()
-    # The answer is what is committed: whether 2 to 4 were, the client has to know.
-    assert talk.say(hello(greeting=2, first=5)) == [ack(1, greeting=2)]
-    talk.say(talk.batch(5, drops={"buffer_full": 9}))
+    # The ack has the committed number, so the client knows whether 2 to 4 are.
+    assert talk.exchange(hello(greeting=2, first=5)) == [ack(1, greeting=2)]
+    talk.exchange(talk.batch(5, drops={"buffer_full": 9}))
     assert talk.tick() == [ack(5)]
     assert talk.client.missing_batches == 3
 
 
 def test_old_news_are_no_signs_of_life(talk: Talk) -> None:
-    talk.say(hello(greeting=1, first=1), talk.batch(1), wire.bye(CLIENT, 1))
+    talk.exchange(hello(greeting=1, first=1), talk.batch(1), wire.bye(CLIENT, 1))
     assert talk.client.state is ClientState.ENDED
     assert talk.topic.closed
     talk.tick()
     talk.open()
 
-    talk.say(talk.batch(1), hello(greeting=1, first=1), wire.bye(CLIENT, 1))
+    talk.exchange(talk.batch(1), hello(greeting=1, first=1), wire.bye(CLIENT, 1))
     assert talk.client.state is ClientState.ENDED
 
 
 def test_a_repeated_bye_counts_its_drops_once(talk: Talk) -> None:
-    talk.say(hello(greeting=1, first=1))
+    talk.exchange(hello(greeting=1, first=1))
     goodbye = wire.bye(CLIENT, 0, {"buffer_full": 5})
-    talk.say(goodbye)
+    talk.exchange(goodbye)
     talk.open()
-    talk.say(goodbye)
+    talk.exchange(goodbye)
     assert talk.client.dropped == {"buffer_full": 5}
 
 
 def test_a_topic_is_one_clients_alone(talk: Talk) -> None:
     other = batch(client=OTHER, executions=executions(3))
     for message in (other, hello(client=OTHER), wire.bye(OTHER, 1), wire.flush(OTHER)):
-        (reply,) = talk.say(message)
+        (reply,) = talk.exchange(message)
         assert (reply["type"], reply["code"]) == ("error", "forbidden")
     talk.tick()
-    assert talk.agent.stored() == 0
+    assert talk.agent.count_stored() == 0
     assert not len(talk.agent.pipeline.clients)
 
 
 def test_capture_over_a_broker_is_rejected(talk: Talk) -> None:
-    (reply,) = talk.say(wire.capture())
+    (reply,) = talk.exchange(wire.capture())
     assert reply["code"] == "forbidden"
 
 
 def test_rows_need_no_number_and_no_client(talk: Talk) -> None:
-    assert talk.say(rows(ROW)) == []
+    assert talk.exchange(rows(ROW)) == []
     talk.tick()
-    assert talk.agent.stored() == 1
+    assert talk.agent.count_stored() == 1
 
 
-def test_a_process_is_not_looked_for_on_this_host(talk: Talk) -> None:
-    """Host and pid of a hello by way of a broker are hearsay."""
-    talk.say(hello(greeting=1, first=1, host="here", pid=1))
+def test_a_process_behind_a_broker_is_not_searched_on_this_host(talk: Talk) -> None:
+    """Host and pid of a hello over a broker are not verified."""
+    talk.exchange(hello(greeting=1, first=1, host="here", pid=1))
     assert talk.client.via == "broker"
     stored = Client.from_json(talk.client.to_json())
 
-    looked: list[int] = []
+    pids: list[int] = []
     after = Agent()
-    after.pipeline._find = lambda pid, _: looked.append(pid)
-    after.pipeline.clients.restore([stored], NOW)
-    for client in after.pipeline.clients:
-        assert (client.via, client.state) == ("broker", ClientState.DISCONNECTED)
-    assert not looked
+    after.pipeline.restore([stored], lambda pid, _: pids.append(pid), host="here")
+    (client,) = after.pipeline.clients
+    assert (client.via, client.state) == ("broker", ClientState.DISCONNECTED)
+    assert not pids
 
 
 def test_a_client_reports_its_own_memory_and_cpu(talk: Talk) -> None:
     for seq, cpu in ((1, 2.0), (2, 7.0)):
         usage = {"rss": 50_000_000, "cpu": cpu}
-        talk.say(talk.batch(seq, sent=NOW + 10 * seq, process=usage))
+        talk.exchange(talk.batch(seq, sent=NOW + 10 * seq, process=usage))
     talk.tick()
     assert talk.client.sample is not None
     assert talk.client.sample.rss_bytes == 50_000_000
@@ -183,18 +182,18 @@ def test_a_client_reports_its_own_memory_and_cpu(talk: Talk) -> None:
 
 @pytest.mark.parametrize("process", [{"cpu": -1.0}, {"cpu": "x"}, 3, {"rss": 5}])
 def test_an_invalid_process_report_loses_no_event(talk: Talk, process: Any) -> None:
-    talk.say(talk.batch(1, process=process))
+    talk.exchange(talk.batch(1, process=process))
     reply, acked = talk.tick()
     assert reply["code"] == "bad_section"
     assert acked == ack(1)
-    assert talk.agent.stored() == 3
+    assert talk.agent.count_stored() == 3
 
 
 # -- client and agent, with a bad broker between them ----------------------------------
 
 
 class BadBroker:
-    """Holds what is under way; the test says what becomes of it."""
+    """Holds messages in transit; the test delivers or loses them."""
 
     lossy = True
     largest = wire.MAX_FRAME
@@ -271,19 +270,19 @@ def test_events_are_counted_once_whatever_the_broker_does(
     own = {"record": record, "step": step, "tick": tick}
     for deed, at in deeds:
         own.get(deed, getattr(broker, deed, None))(at)
-    # Now it does what it should; the client's doubts may last for a minute.
+    # Now the broker works; the client may wait for up to a minute before it asks.
     for _ in range(100):
         step(30)
         while broker.up:
             broker.next()
         tick()
         connection.step(now)
-        if batches.drained:
+        if batches.is_drained():
             break
 
-    assert batches.drained
+    assert batches.is_drained()
     dropped = sum(batches.buffer.dropped.values())
-    assert talk.agent.stored() == batches.recorded - dropped
-    assert batches.buffer.acked_events == talk.agent.stored()
+    assert talk.agent.count_stored() == batches.recorded - dropped
+    assert batches.buffer.acked_events == talk.agent.count_stored()
     if not small:
         assert dropped == 0

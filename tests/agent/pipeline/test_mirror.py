@@ -1,4 +1,4 @@
-"""Whoever captures gets copies of what comes in, and delays nobody."""
+"""Captures get copies of received messages, and delay no client."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Line:
         self.link = FakeLink(peer)
         self.conversation: Conversation = agent.open(self.link)
 
-    def say(self, *messages: bytes) -> list[dict[str, Any]]:
+    def exchange(self, *messages: bytes) -> list[dict[str, Any]]:
         self.conversation.receive(b"".join(map(wire.frame, messages)))
         return self.link.replies()
 
@@ -44,12 +44,12 @@ def agent() -> Agent:
 
 def test_an_observer_gets_every_sound_message_as_it_came(agent: Agent) -> None:
     client, watcher = Line(agent), Line(agent)
-    client.say(hello(), *batches(1, 1))
+    client.exchange(hello(), *batches(1, 1))
     began = {"type": "captured", "at": NOW, "agent": __version__}
-    assert watcher.say(wire.capture()) == [began]
+    assert watcher.exchange(wire.capture()) == [began]
 
     sound = [*batches(2, 4), wire.flush(CLIENT), wire.bye(CLIENT, 4)]
-    client.say(*sound, b"no msgpack", wire.pack({"type": "hello"}))
+    client.exchange(*sound, b"no msgpack", wire.pack({"type": "hello"}))
 
     result = watcher.link.replies()
     assert [output["message"] for output in result] == sound
@@ -62,8 +62,8 @@ def test_an_observer_is_notified_of_disconnects_and_that_capture_continues(
     agent: Agent,
 ) -> None:
     client, watcher = Line(agent), Line(agent)
-    client.say(hello())
-    watcher.say(wire.capture())
+    client.exchange(hello())
+    watcher.exchange(wire.capture())
     client.conversation.close()
     assert watcher.link.replies() == [{"type": "captured", "at": NOW, "connection": 1}]
     agent.tick()
@@ -72,18 +72,18 @@ def test_an_observer_is_notified_of_disconnects_and_that_capture_continues(
 
 def test_the_agent_s_own_probe_is_not_shown(agent: Agent) -> None:
     probe, watcher = Line(agent), Line(agent)
-    watcher.say(wire.capture())
-    probe.say(wire.flush())
+    watcher.exchange(wire.capture())
+    probe.exchange(wire.flush())
     probe.conversation.close()
     assert watcher.link.replies() == []
 
 
 def test_nothing_is_copied_after_the_observer_disconnects(agent: Agent) -> None:
     client, watcher = Line(agent), Line(agent)
-    watcher.say(wire.capture())
+    watcher.exchange(wire.capture())
     assert agent.counted("captures") == 1
     watcher.conversation.close()
-    client.say(*batches(1, 2))
+    client.exchange(*batches(1, 2))
     assert watcher.link.replies() == []
     assert not agent.intake.mirror
     assert agent.counted("captures") == 0
@@ -93,11 +93,11 @@ def test_a_slow_observer_misses_copies_and_gets_their_number(
     agent: Agent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client, watcher = Line(agent), Line(agent)
-    watcher.say(wire.capture())
+    watcher.exchange(wire.capture())
     output = batches(1, 10)
     monkeypatch.setattr(observers, "MAX_WAITING", 4 * len(output[0]) + 200)
     watcher.link.congested = True
-    client.say(*output)
+    client.exchange(*output)
     agent.tick()
 
     # Nobody who sends is kept waiting for it.
@@ -110,19 +110,19 @@ def test_a_slow_observer_misses_copies_and_gets_their_number(
     assert agent.counted("capture_missed_total") == 7
     agent.tick()
     assert watcher.link.replies() == [{"type": "captured", "at": NOW, "missed": 7}]
-    client.say(*batches(11, 11))
+    client.exchange(*batches(11, 11))
     (copy,) = watcher.link.replies()
     assert copy["missed"] == 7
 
 
 def test_queued_copies_are_sent_in_order_as_the_observer_reads(agent: Agent) -> None:
     client, watcher = Line(agent), Line(agent)
-    watcher.say(wire.capture())
+    watcher.exchange(wire.capture())
     watcher.link.congested = True
-    client.say(*batches(1, 3))
+    client.exchange(*batches(1, 3))
     watcher.link.congested = False
-    # Not before what waits already.
-    client.say(*batches(4, 4))
+    # Not before the copies that wait already.
+    client.exchange(*batches(4, 4))
     assert watcher.copies() == []
     watcher.conversation.resume()
     assert watcher.copies() == batches(1, 4)
@@ -132,9 +132,9 @@ def test_another_user_may_not_capture(agent: Agent) -> None:
     stranger = FakePeer()
     stranger.trusted = False
     client, watcher = Line(agent), Line(agent, stranger)
-    (reply,) = watcher.say(wire.capture())
+    (reply,) = watcher.exchange(wire.capture())
     assert (reply["type"], reply["code"]) == ("error", "forbidden")
-    client.say(*batches(1, 1))
+    client.exchange(*batches(1, 1))
     assert watcher.link.replies() == []
 
 
@@ -148,10 +148,10 @@ def test_root_and_the_agents_own_user_are_trusted(uid: int, trusted: bool) -> No
 
 def test_four_captures_at_a_time(agent: Agent) -> None:
     lines = [Line(agent) for _ in range(MAX_CAPTURES + 1)]
-    replies = [line.say(wire.capture())[0] for line in lines]
+    replies = [line.exchange(wire.capture())[0] for line in lines]
     assert [reply["type"] for reply in replies] == ["captured"] * 4 + ["error"]
     assert replies[-1]["code"] == "forbidden"
     lines[0].conversation.close()
-    assert lines[-1].say(wire.capture())[0]["type"] == "captured"
-    # Asking twice is no second capture.
-    assert lines[-1].say(wire.capture()) == []
+    assert lines[-1].exchange(wire.capture())[0]["type"] == "captured"
+    # A repeated request does not start a second capture.
+    assert lines[-1].exchange(wire.capture()) == []

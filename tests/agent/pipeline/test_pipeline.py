@@ -1,4 +1,4 @@
-"""Bytes in, replies out: what is counted, what is acknowledged, and who has died."""
+"""Bytes in, replies out: counting, acknowledgement, and dead processes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.agent.protocol.fakes import NOW, Agent, Conversation, FakeLink, FakePeer
+from tests.agent.protocol.fakes import (
+    NOW,
+    Agent,
+    Conversation,
+    FakeLink,
+    FakePeer,
+    FakeTopic,
+)
 from tests.agent.protocol.samples import (
     CLIENT,
     FAILURE,
@@ -27,6 +34,7 @@ from tests.agent.protocol.samples import (
 from kaywatch import wire
 from kaywatch.wire import ErrorCode
 from kaywatch_agent.aggregate.change import WriteBatch
+from kaywatch_agent.aggregate.completeness import Completeness
 from kaywatch_agent.ingest.intake import MAX_BACKLOG
 from kaywatch_agent.model.client import Client
 from kaywatch_agent.model.series import ClientState, Kind
@@ -45,13 +53,13 @@ class Talk:
         self.link = FakeLink(peer)
         self.conversation: Conversation = agent.open(self.link)
 
-    def say(self, *messages: bytes) -> list[dict[str, Any]]:
+    def exchange(self, *messages: bytes) -> list[dict[str, Any]]:
         """Send messages; return the replies."""
         self.conversation.receive(b"".join(map(wire.frame, messages)))
         return self.link.replies()
 
     def greet(self) -> list[dict[str, Any]]:
-        replies = self.say(hello(client=self.id))
+        replies = self.exchange(hello(client=self.id))
         if self.agent.pipeline.commit_due:
             self.agent.commit()
         return replies + self.link.replies()
@@ -93,40 +101,41 @@ def talk(agent: Agent) -> Talk:
 
 def test_a_hello_is_answered_at_once_with_the_committed_sequence(talk: Talk) -> None:
     assert talk.greet() == [ack(0)]
-    talk.say(talk.batch(1), talk.batch(2))
+    talk.exchange(talk.batch(1), talk.batch(2))
     talk.tick()
     assert talk.greet() == [ack(2)]
 
 
 def test_a_hello_commits_batches_its_client_might_report_as_lost(talk: Talk) -> None:
     talk.greet()
-    talk.say(talk.batch(1), talk.batch(2))
+    talk.exchange(talk.batch(1), talk.batch(2))
     assert talk.greet() == [ack(2)]
-    assert talk.agent.stored() == 6
+    assert talk.agent.count_stored() == 6
     assert talk.tick() == []
 
 
 def test_a_batch_is_acknowledged_by_the_commit_not_before(talk: Talk) -> None:
     talk.greet()
-    assert talk.say(talk.batch(1)) == []
-    assert talk.agent.stored() == 0
+    assert talk.exchange(talk.batch(1)) == []
+    assert talk.agent.count_stored() == 0
     assert talk.tick() == [ack(1)]
-    assert talk.agent.stored() == 3
+    assert talk.agent.count_stored() == 3
 
 
 def test_one_ack_stands_for_many_batches_and_is_not_repeated(talk: Talk) -> None:
     talk.greet()
-    talk.say(*(talk.batch(seq) for seq in (1, 2, 3)))
+    talk.exchange(*(talk.batch(seq) for seq in (1, 2, 3)))
     assert talk.tick() == [ack(3)]
     assert talk.tick() == []
 
 
 def test_a_batch_sent_twice_is_counted_once(agent: Agent, talk: Talk) -> None:
     talk.greet()
-    talk.say(talk.batch(1), talk.batch(1))
+    replies = talk.exchange(talk.batch(1), talk.batch(1))
     talk.tick()
-    assert talk.say(talk.batch(1)) == []
-    assert agent.stored() == talk.client.events == 3
+    replies += talk.exchange(talk.batch(1))
+    assert [reply.get("code") for reply in replies] == ["repeated_batch"] * 2
+    assert agent.count_stored() == talk.client.events == 3
     assert talk.client.duplicates == agent.counted("duplicate_batches_total") == 2
 
 
@@ -134,16 +143,17 @@ def test_after_a_reconnect_known_batches_are_acknowledged_and_not_counted_again(
     agent: Agent, talk: Talk
 ) -> None:
     talk.greet()
-    talk.say(talk.batch(1), talk.batch(2))
+    talk.exchange(talk.batch(1), talk.batch(2))
     talk.tick()
-    talk.say(talk.batch(3))
+    talk.exchange(talk.batch(3))
     talk.close()
     again = Talk(agent)
     assert again.greet() == [ack(3)]
-    # A client that sends it all the same is told once more, and not recounted.
-    assert again.say(again.batch(3), again.batch(4)) == []
+    # A client that sends it nevertheless gets an error, and is not recounted.
+    (error,) = again.exchange(again.batch(3), again.batch(4))
+    assert error["code"] == "repeated_batch"
     assert again.tick() == [ack(4)]
-    assert agent.stored() == again.client.events == 12
+    assert agent.count_stored() == again.client.events == 12
     assert again.client.duplicates == 1
 
 
@@ -151,11 +161,71 @@ def test_a_resent_batch_is_acknowledged_again_on_a_new_connection(
     agent: Agent, talk: Talk
 ) -> None:
     talk.greet()
-    talk.say(talk.batch(1))
+    talk.exchange(talk.batch(1))
     talk.tick()
     again = Talk(agent)
     # Without a hello, as a client in a hurry might.
-    assert again.say(again.batch(1)) == [ack(1)]
+    # So it cannot know which batches to send again, or uses numbers twice.
+    replies = again.exchange(again.batch(1), again.batch(1))
+    assert ack(1) in replies
+    errors = [reply.get("code") for reply in replies if reply != ack(1)]
+    assert errors == ["repeated_batch"] * 2
+
+
+def test_a_second_connection_cannot_lose_events_silently(
+    agent: Agent, talk: Talk
+) -> None:
+    """Two connections of one client that number their batches independently."""
+    second = Talk(agent)
+    for each in (talk, second):
+        each.greet()
+    # What arrives on the older one is not accepted, so it is not acknowledged either.
+    (error,) = talk.exchange(talk.batch(2), talk.batch(3))[:1]
+    assert error["code"] == "superseded"
+    assert "seq" not in error  # the client keeps the batch
+    assert talk.link.closed
+    assert second.exchange(second.batch(1)) == []
+    assert second.tick() == [ack(1)]
+    assert agent.count_stored() == 3
+    # The other part of the client reconnects, and learns that it has no batch 1.
+    third = Talk(agent)
+    assert third.greet() == [ack(1)]
+    (error,) = third.exchange(third.batch(1))
+    assert error["code"] == "repeated_batch"
+    assert "was not counted" in error["text"]
+    assert third.exchange(third.batch(2)) == []
+    assert third.tick() == [ack(2)]
+    assert agent.count_stored() == 6
+
+
+def test_what_is_left_of_an_old_connection_is_not_counted_twice(
+    agent: Agent, talk: Talk
+) -> None:
+    talk.greet()
+    again = Talk(agent)
+    assert again.greet() == [ack(0)]
+    # The agent reads this only now; the client sends it again, as nobody has it.
+    talk.exchange(talk.batch(1), talk.batch(2), wire.bye(talk.id, 2))
+    talk.close()
+    assert again.exchange(again.batch(1), again.batch(2)) == []
+    assert again.tick() == [ack(2)]
+    assert agent.count_stored() == again.client.events == 6
+    assert again.client.state is ClientState.CONNECTED
+    assert again.client.missing_batches == 0
+
+
+def test_a_batch_sent_again_before_the_answer_to_hello_is_no_mistake(
+    agent: Agent, talk: Talk
+) -> None:
+    talk.greet()
+    talk.exchange(talk.batch(1))
+    talk.close()
+    again = Talk(agent)
+    # The answer waits for the commit of batch 1.
+    assert again.exchange(hello(client=again.id), again.batch(1), again.batch(2)) == []
+    again.tick()
+    assert agent.counted("rejected_total", "repeated_batch") == 0
+    assert agent.count_stored() == 6
 
 
 def test_the_old_connection_may_end_after_the_new_one_has_begun(
@@ -165,26 +235,27 @@ def test_the_old_connection_may_end_after_the_new_one_has_begun(
     again = Talk(agent)
     again.greet()
     talk.close()
-    again.say(again.batch(1))
+    again.exchange(again.batch(1))
     assert again.tick() == [ack(1)]
     assert again.client.state is ClientState.CONNECTED
 
 
 def test_holes_are_legal_and_counted(agent: Agent, talk: Talk) -> None:
     talk.greet()
-    talk.say(talk.batch(1), talk.batch(5, drops={"buffer_full": 9}), talk.batch(6))
+    talk.exchange(talk.batch(1), talk.batch(5, drops={"buffer_full": 9}), talk.batch(6))
     assert talk.tick() == [ack(6)]
     assert talk.client.missing_batches == agent.counted("missing_batches_total") == 3
     assert talk.client.dropped == {"buffer_full": 9}
     assert agent.counted("client_dropped_total", "buffer_full") == 9
     # Too late to fill one: that number is taken for a duplicate.
-    talk.say(talk.batch(3))
+    (error,) = talk.exchange(talk.batch(3))
+    assert error["code"] == "repeated_batch"
     assert talk.client.duplicates == 1
 
 
 def test_a_client_older_than_the_agent_has_no_holes(talk: Talk) -> None:
     talk.greet()
-    talk.say(talk.batch(57))
+    talk.exchange(talk.batch(57))
     assert talk.tick() == [ack(57)]
     assert talk.client.missing_batches == 0
 
@@ -192,9 +263,9 @@ def test_a_client_older_than_the_agent_has_no_holes(talk: Talk) -> None:
 def test_a_number_that_skips_too_many_is_rejected(agent: Agent) -> None:
     talk = Talk(agent)
     talk.greet()
-    talk.say(talk.batch(1))
+    talk.exchange(talk.batch(1))
 
-    (reply,) = talk.say(talk.batch(2**47))
+    (reply,) = talk.exchange(talk.batch(2**47))
     assert (reply["type"], reply["code"], reply["seq"]) == (
         "error",
         "bad_message",
@@ -202,7 +273,7 @@ def test_a_number_that_skips_too_many_is_rejected(agent: Agent) -> None:
     )
     assert "`first` of a hello" in reply["text"]
 
-    talk.say(talk.batch(2))
+    talk.exchange(talk.batch(2))
     talk.tick()
     assert talk.client.committed_seq == 2
     assert talk.client.missing_batches == 0
@@ -212,21 +283,21 @@ def test_a_number_that_skips_too_many_is_rejected(agent: Agent) -> None:
 def test_a_hello_may_announce_a_large_gap(agent: Agent) -> None:
     talk = Talk(agent)
     talk.greet()
-    talk.say(talk.batch(1))
-    talk.say(hello(client=talk.id, first=5_000_000), talk.batch(5_000_000))
+    talk.exchange(talk.batch(1))
+    talk.exchange(hello(client=talk.id, first=5_000_000), talk.batch(5_000_000))
     talk.tick()
 
     assert talk.client.committed_seq == 5_000_000
 
 
 def test_the_drops_of_a_duplicate_are_not_counted_again(talk: Talk) -> None:
-    talk.say(talk.batch(1, drops={"buffer_full": 2}))
-    talk.say(talk.batch(1, drops={"buffer_full": 2}))
+    talk.exchange(talk.batch(1, drops={"buffer_full": 2}))
+    talk.exchange(talk.batch(1, drops={"buffer_full": 2}))
     assert talk.client.dropped == {"buffer_full": 2}
 
 
 def test_an_unknown_reason_for_a_drop_is_other(agent: Agent, talk: Talk) -> None:
-    talk.say(talk.batch(1, drops={"new": 2, "newer": 3}))
+    talk.exchange(talk.batch(1, drops={"new": 2, "newer": 3}))
     talk.tick()
     assert talk.client.dropped == {"other": 5}
     (reason,) = (
@@ -237,8 +308,8 @@ def test_an_unknown_reason_for_a_drop_is_other(agent: Agent, talk: Talk) -> None
 
 def test_two_clients_on_one_connection_are_separate(talk: Talk) -> None:
     talk.greet()
-    talk.say(hello(client=OTHER_CLIENT))
-    talk.say(talk.batch(1), batch(client=OTHER_CLIENT, seq=7))
+    talk.exchange(hello(client=OTHER_CLIENT))
+    talk.exchange(talk.batch(1), batch(client=OTHER_CLIENT, seq=7))
     assert talk.tick() == [ack(1), ack(7, OTHER_CLIENT)]
 
 
@@ -246,9 +317,9 @@ def test_rows_without_a_number_are_counted_and_need_no_reading(
     agent: Agent, talk: Talk
 ) -> None:
     talk.link.backlog = 10 * MAX_BACKLOG
-    talk.say(rows(ROW, ROW, service="cron"))
+    talk.exchange(rows(ROW, ROW, service="cron"))
     talk.tick()
-    assert agent.stored() == agent.counted("events_total") == 2
+    assert agent.count_stored() == agent.counted("events_total") == 2
     (client,) = agent.pipeline.clients
     assert (client.service, client.events, client.pid) == ("cron", 2, 4711)
 
@@ -256,13 +327,13 @@ def test_rows_without_a_number_are_counted_and_need_no_reading(
 # -- commits that fail -----------------------------------------------------------------
 
 
-def in_steps(changes: Iterable[WriteBatch]) -> int:
+def count_executions(changes: Iterable[WriteBatch]) -> int:
     return sum(
         int(s.executions.sum()) for c in changes for s in c.aggregate.buckets.values()
     )
 
 
-def failing_commit(talk: Talk) -> None:
+def fail_commits(talk: Talk) -> None:
     talk.agent.broken = True
     talk.agent.commit()
     talk.agent.broken = False
@@ -270,14 +341,14 @@ def failing_commit(talk: Talk) -> None:
 
 def test_nothing_is_acknowledged_by_a_commit_that_fails(talk: Talk) -> None:
     talk.greet()
-    talk.say(talk.batch(1))
-    failing_commit(talk)
+    talk.exchange(talk.batch(1))
+    fail_commits(talk)
     assert talk.link.replies() == []
 
 
 def test_a_greeting_is_answered_also_while_commits_fail(talk: Talk) -> None:
     talk.greet()
-    talk.say(talk.batch(1))
+    talk.exchange(talk.batch(1))
     talk.agent.broken = True
     assert talk.greet() == [ack(0)]
     talk.agent.broken = False
@@ -286,12 +357,12 @@ def test_a_greeting_is_answered_also_while_commits_fail(talk: Talk) -> None:
 
 def test_nothing_is_lost_by_a_commit_that_fails(agent: Agent, talk: Talk) -> None:
     talk.greet()
-    talk.say(talk.batch(1, 3))
-    failing_commit(talk)
-    failing_commit(talk)
-    talk.say(talk.batch(2, 4), talk.batch(1, 3))
+    talk.exchange(talk.batch(1, 3))
+    fail_commits(talk)
+    fail_commits(talk)
+    talk.exchange(talk.batch(2, 4), talk.batch(1, 3))
     assert talk.tick() == [ack(2)]
-    assert agent.stored() == in_steps(agent.committed) == 7
+    assert agent.count_stored() == count_executions(agent.committed) == 7
     view = agent.pipeline.aggregator.view(agent.now)
     assert int(view.totals.executions.sum()) == 7
 
@@ -301,19 +372,19 @@ def test_a_batch_received_during_a_commit_is_in_the_next_commit(
 ) -> None:
     talk.greet()
     agent.slow = True
-    talk.say(talk.batch(1, 3))
+    talk.exchange(talk.batch(1, 3))
     assert talk.tick() == []
     first = agent.under_way
     assert first is not None
-    talk.say(talk.batch(2, 4))
+    talk.exchange(talk.batch(2, 4))
     assert talk.tick() == []
     assert agent.under_way is first  # one at a time
     agent.end()
     assert talk.link.replies() == [ack(1)]
-    assert agent.stored() == 3
+    assert agent.count_stored() == 3
     agent.slow = False
     assert talk.tick() == [ack(2)]
-    assert agent.stored() == 7
+    assert agent.count_stored() == 7
 
 
 def test_a_greeting_during_a_commit_waits_for_all_that_was_taken(
@@ -321,9 +392,9 @@ def test_a_greeting_during_a_commit_waits_for_all_that_was_taken(
 ) -> None:
     talk.greet()
     agent.slow = True
-    talk.say(talk.batch(1))
+    talk.exchange(talk.batch(1))
     talk.tick()
-    talk.say(talk.batch(2))
+    talk.exchange(talk.batch(2))
     assert talk.greet() == []
     first = agent.under_way
     assert first is not None
@@ -335,12 +406,12 @@ def test_a_greeting_during_a_commit_waits_for_all_that_was_taken(
     assert talk.link.replies() == [ack(2)]
 
 
-def test_a_store_that_begins_anew_gets_everything(agent: Agent, talk: Talk) -> None:
+def test_a_store_that_is_new_gets_everything(agent: Agent, talk: Talk) -> None:
     talk.greet()
-    talk.say(talk.batch(1, 3, failures=[FAILURE]))
+    talk.exchange(talk.batch(1, 3, failures=[FAILURE]))
     talk.tick()
     agent.slow = True
-    talk.say(talk.batch(2, 4))
+    talk.exchange(talk.batch(2, 4))
     talk.tick()
     assert agent.under_way is not None
     agent.end(broken=True)
@@ -349,7 +420,9 @@ def test_a_store_that_begins_anew_gets_everything(agent: Agent, talk: Talk) -> N
     agent.committed.clear()
     assert talk.tick() == [ack(2)]
     (change,) = agent.committed
-    assert in_steps([change]) == int(change.aggregate.totals.executions.sum()) == 7
+    assert (
+        count_executions([change]) == int(change.aggregate.totals.executions.sum()) == 7
+    )
     assert len(change.aggregate.failures) == 1
     assert list(change.clients.stored) == [CLIENT.hex()]
     stored = Client.from_json(change.clients.stored[CLIENT.hex()])
@@ -364,13 +437,13 @@ def test_a_client_that_sends_each_event_alone_is_asked_to_send_less_often(
 ) -> None:
     talk.greet()
     agent.now += 1
-    talk.say(*(talk.batch(seq, 1) for seq in range(1, 101)))
+    talk.exchange(*(talk.batch(seq, 1) for seq in range(1, 101)))
     assert talk.tick() == [{"type": "slow", "seconds": 1.0}, ack(100)]
     agent.now += 1
-    talk.say(*(talk.batch(seq, 1) for seq in range(101, 201)))
+    talk.exchange(*(talk.batch(seq, 1) for seq in range(101, 201)))
     assert talk.tick() == [ack(200)]  # reminded every ten seconds at most
     assert agent.counted("slow_messages_total") == 1
-    assert agent.stored() == 200
+    assert agent.count_stored() == 200
 
 
 def test_a_client_whose_batches_are_full_may_send_many(
@@ -378,14 +451,16 @@ def test_a_client_whose_batches_are_full_may_send_many(
 ) -> None:
     talk.greet()
     agent.now += 1
-    talk.say(*(talk.batch(seq, 600) for seq in range(1, 101)))
+    talk.exchange(*(talk.batch(seq, 600) for seq in range(1, 101)))
     assert talk.tick() == [ack(100)]
 
 
 def test_many_clients_get_a_longer_flush_interval_until_the_load_falls(
     agent: Agent,
 ) -> None:
-    talks = [Talk(agent, n.to_bytes(16, "big")) for n in range(3_000)]
+    talks = [
+        Talk(agent, n.to_bytes(16, "big"), FakePeer(pid=n + 1)) for n in range(3_000)
+    ]
     for talk in talks:
         talk.greet()
     agent.now += 1
@@ -396,6 +471,46 @@ def test_many_clients_get_a_longer_flush_interval_until_the_load_falls(
         talk.close()
     agent.now += 1
     assert talks[0].tick() == [{"type": "slow", "seconds": 1.0}]
+
+
+def test_a_process_has_so_many_clients_whatever_its_connections(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kaywatch_agent.pipeline.sessions.MAX_PROCESS_CLIENTS", 3)
+    monkeypatch.setattr("kaywatch_agent.pipeline.sessions.MAX_USER_CLIENTS", 5)
+
+    def welcome(n: int, pid: int) -> Talk | None:
+        talk = Talk(agent, n.to_bytes(16, "big"), FakePeer(pid, uid=1000))
+        (reply,) = talk.greet()
+        if reply["type"] == "ack":
+            return talk
+        assert reply["code"] == "over_quota"
+        assert agent.pipeline.clients.get(talk.id.hex()) is None
+        return None
+
+    welcomed = [welcome(n, pid=7) for n in range(4)]
+    assert [bool(one) for one in welcomed] == [True, True, True, False]
+    assert [bool(welcome(10 + n, pid=8)) for n in range(3)] == [True, True, False]
+    assert welcomed[0] is not None
+    welcomed[0].close()
+    assert welcome(3, pid=7)
+
+
+def test_the_clients_of_all_brokers_are_limited_as_those_of_a_user(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kaywatch_agent.pipeline.sessions.MAX_USER_CLIENTS", 3)
+    replies = []
+    for n in range(4):
+        topic, name = FakeTopic(), n.to_bytes(16, "big")
+        broker = f"broker {n % 2}"
+        talk = agent.converse(topic, name.hex(), broker, named=True)
+        topic.conversation = talk
+        talk.take(hello(client=name, greeting=1, first=1))
+        replies += topic.replies()
+    assert [reply["type"] for reply in replies] == ["ack"] * 3 + ["error"]
+    assert replies[-1]["code"] == "over_quota"
+    assert "all brokers" in replies[-1]["text"]
 
 
 # -- bad messages between good ones ----------------------------------------------------
@@ -417,7 +532,7 @@ def test_each_bad_message_is_answered_and_the_good_ones_are_counted(
     agent: Agent, talk: Talk
 ) -> None:
     talk.greet()
-    replies = talk.say(
+    replies = talk.exchange(
         talk.batch(1),
         b"\xc1",
         talk.batch(2, table=b"\xc1"),
@@ -457,7 +572,7 @@ def test_each_bad_message_is_answered_and_the_good_ones_are_counted(
     ]
     assert not talk.link.closed
     # Batches 1, 4, 9 and 11 in full, and the sound parts of 6, 7 and 8.
-    assert agent.stored() == agent.counted("events_total") == 4 * 3 + 1 + 1 + 2
+    assert agent.count_stored() == agent.counted("events_total") == 4 * 3 + 1 + 1 + 2
     rejected = {
         code: agent.counted("rejected_total", str(code))
         for code in ErrorCode
@@ -479,7 +594,7 @@ def test_each_bad_message_is_answered_and_the_good_ones_are_counted(
 
 def test_an_oversized_frame_is_reported_and_the_next_one_is_counted(talk: Talk) -> None:
     talk.greet()
-    replies = talk.say(bytes(wire.MAX_FRAME + 1), talk.batch(1))
+    replies = talk.exchange(bytes(wire.MAX_FRAME + 1), talk.batch(1))
     assert without_text(replies) == [error(ErrorCode.FRAME_TOO_LARGE)]
     assert talk.tick() == [ack(1)]
     assert not talk.link.closed
@@ -499,7 +614,7 @@ def test_an_invalid_frame_is_reported_and_the_connection_closed(
 
 
 def test_an_error_describes_the_first_problem_of_a_batch_once(talk: Talk) -> None:
-    talk.say(
+    talk.exchange(
         talk.batch(1, executions=executions(3, series=[9] * 3, seconds=[-1.0] * 3))
     )
     reply, _ = talk.tick()
@@ -509,7 +624,7 @@ def test_an_error_describes_the_first_problem_of_a_batch_once(talk: Talk) -> Non
 
 
 def test_an_error_is_short_however_long_the_message(talk: Talk) -> None:
-    (reply,) = talk.say(wire.pack({"type": "x" * 1_000_000}))
+    (reply,) = talk.exchange(wire.pack({"type": "x" * 1_000_000}))
     assert len(reply["text"]) <= 500
 
 
@@ -518,11 +633,11 @@ def test_a_client_that_does_not_read_is_sent_nothing_more(
 ) -> None:
     talk.greet()
     talk.link.backlog = MAX_BACKLOG + 1
-    assert talk.say(b"\xc1", talk.batch(1)) == []
+    assert talk.exchange(b"\xc1", talk.batch(1)) == []
     assert talk.tick() == []
     assert agent.counted("replies_withheld_total") == 2
     assert agent.counted("rejected_total", "bad_msgpack") == 1
-    # It reads again, and learns what it missed.
+    # It reads again, and gets the number of missed messages.
     talk.link.backlog = 0
     assert talk.tick() == [ack(1)]
 
@@ -553,23 +668,23 @@ def test_events_received_are_accepted_or_rejected_or_duplicates(
             duplicates += 4 if last[number] else 0
             if last[number]:
                 received += 4
-                talk.say(talk.batch(last[number], 4))
+                talk.exchange(talk.batch(last[number], 4))
             continue
         if kind == "rows":
             received += 4
-            talk.say(rows(ROW, 5, ROW, ROW))
+            talk.exchange(rows(ROW, 5, ROW, ROW))
             continue
         if kind not in ("sound", "hole", *bad):
-            talk.say(b"\xc1")
+            talk.exchange(b"\xc1")
             continue
         last[number] += 2 if kind == "hole" else 1
         received += 4
-        talk.say(talk.batch(last[number], **{"size": 4, **bad.get(kind, {})}))
+        talk.exchange(talk.batch(last[number], **{"size": 4, **bad.get(kind, {})}))
     agent.tick()
     accepted = agent.counted("events_total")
     rejected = sum(agent.counted("rejected_total", code) for code in bad)
     assert received == accepted + rejected + duplicates
-    assert agent.stored() == accepted
+    assert agent.count_stored() == accepted
     assert sum(client.events for client in agent.pipeline.clients) == accepted
 
 
@@ -586,7 +701,7 @@ def test_a_fault_of_ours_costs_one_batch_and_counts_no_other_twice(
     monkeypatch.setattr(agent.pipeline.aggregator, "accept", broken)
     talk.greet()
     other = {"strings": ["g", "n"], "series": [[0, 1]]}
-    talk.say(
+    talk.exchange(
         talk.batch(1, 2),
         talk.batch(2, 5),
         talk.batch(3, 3),
@@ -597,7 +712,7 @@ def test_a_fault_of_ours_costs_one_batch_and_counts_no_other_twice(
         ),
     )
     assert without_text(talk.tick()) == [error(ErrorCode.BAD_MESSAGE), ack(4)]
-    assert agent.stored() == talk.client.events == 2 + 3 + 1
+    assert agent.count_stored() == talk.client.events == 2 + 3 + 1
     assert agent.counted("rejected_total", "bad_message") == 1
 
 
@@ -606,7 +721,7 @@ def test_a_fault_of_ours_costs_one_batch_and_counts_no_other_twice(
 
 def test_a_flush_asks_for_a_commit_and_acknowledges_nothing_itself(talk: Talk) -> None:
     talk.greet()
-    assert talk.say(talk.batch(1), wire.flush(CLIENT)) == []
+    assert talk.exchange(talk.batch(1), wire.flush(CLIENT)) == []
     assert talk.agent.hurried == 1
     talk.agent.commit()
     assert talk.link.replies() == [ack(1)]
@@ -616,7 +731,7 @@ def test_a_batch_is_of_the_service_that_its_client_had_then(
     agent: Agent, talk: Talk
 ) -> None:
     talk.greet()
-    talk.say(talk.batch(1, 2, service="shop"), talk.batch(2, 3, service="cron"))
+    talk.exchange(talk.batch(1, 2, service="shop"), talk.batch(2, 3, service="cron"))
     talk.tick()
     view = agent.pipeline.aggregator.view(agent.now)
     counts = Counter[str]()
@@ -631,7 +746,7 @@ def test_a_bye_clears_the_nodes_in_flight(
     talk: Talk,
 ) -> None:
     talk.greet()
-    talk.say(talk.batch(1, in_flight=[FLIGHT]), wire.bye(CLIENT, 1, {}))
+    talk.exchange(talk.batch(1, in_flight=[FLIGHT]), wire.bye(CLIENT, 1, {}))
     talk.tick()
     assert talk.client.state is ClientState.ENDED
     assert talk.client.in_flight == ()
@@ -641,7 +756,9 @@ def test_a_bye_ends_a_client_counts_its_last_drops_and_hurries(
     agent: Agent, talk: Talk
 ) -> None:
     talk.greet()
-    talk.say(talk.batch(1, in_flight=[FLIGHT]), wire.bye(CLIENT, 1, {"unpackable": 2}))
+    talk.exchange(
+        talk.batch(1, in_flight=[FLIGHT]), wire.bye(CLIENT, 1, {"unpackable": 2})
+    )
     assert talk.client.state is ClientState.ENDED
     assert talk.client.in_flight == ()
     assert talk.client.dropped == {"unpackable": 2}
@@ -651,7 +768,7 @@ def test_a_bye_ends_a_client_counts_its_last_drops_and_hurries(
 
 def test_the_end_of_a_stream_after_a_bye_is_no_death(agent: Agent, talk: Talk) -> None:
     talk.greet()
-    talk.say(wire.bye(CLIENT, 0))
+    talk.exchange(wire.bye(CLIENT, 0))
     talk.link.peer.dead = True
     talk.close()
     agent.tick()
@@ -660,13 +777,13 @@ def test_the_end_of_a_stream_after_a_bye_is_no_death(agent: Agent, talk: Talk) -
 
 
 def test_a_bye_from_an_unknown_client_is_ignored(talk: Talk) -> None:
-    assert talk.say(wire.bye(OTHER_CLIENT, 3, {"buffer_full": 1})) == []
+    assert talk.exchange(wire.bye(OTHER_CLIENT, 3, {"buffer_full": 1})) == []
     assert len(talk.agent.pipeline.clients) == 0
 
 
 def test_a_client_that_goes_on_after_its_bye_is_back(talk: Talk) -> None:
     talk.greet()
-    talk.say(wire.bye(CLIENT, 0), talk.batch(1))
+    talk.exchange(wire.bye(CLIENT, 0), talk.batch(1))
     assert talk.client.state is ClientState.CONNECTED
 
 
@@ -676,10 +793,10 @@ def test_a_client_that_goes_on_after_its_bye_is_back(talk: Talk) -> None:
 def test_the_kernels_word_for_the_pid_counts_more_than_the_clients(
     agent: Agent, talk: Talk
 ) -> None:
-    talk.say(hello(pid=1))
+    talk.exchange(hello(pid=1))
     assert talk.client.pid == 4711
     unknown = Talk(agent, OTHER_CLIENT, FakePeer(pid=0))
-    unknown.say(hello(client=OTHER_CLIENT, pid=12))
+    unknown.exchange(hello(client=OTHER_CLIENT, pid=12))
     assert unknown.client.pid == 12
 
 
@@ -687,7 +804,7 @@ def test_a_lost_connection_of_a_living_process_is_a_disconnect(
     agent: Agent, talk: Talk
 ) -> None:
     talk.greet()
-    talk.say(talk.batch(1, in_flight=[FLIGHT]))
+    talk.exchange(talk.batch(1, in_flight=[FLIGHT]))
     talk.close()
     for _ in range(5):
         agent.now += 1
@@ -700,12 +817,12 @@ def test_a_lost_connection_of_a_living_process_is_a_disconnect(
 def test_a_flush_without_a_client_is_answered_after_a_commit(agent: Agent) -> None:
     talk = Talk(agent)
     agent.slow = True
-    assert talk.say(wire.flush()) == []
+    assert talk.exchange(wire.flush()) == []
     assert agent.hurried == 1
     agent.commit()
     # One that comes during a commit is for the next one.
     late = Talk(agent)
-    assert late.say(wire.flush()) == []
+    assert late.exchange(wire.flush()) == []
     assert talk.link.replies() == []
     assert agent.under_way is not None
     agent.end()
@@ -723,7 +840,7 @@ def test_a_flush_without_a_client_is_not_answered_by_a_failed_commit(
 ) -> None:
     talk = Talk(agent)
     agent.broken = True
-    talk.say(wire.flush())
+    talk.exchange(wire.flush())
     assert talk.tick() == []
     agent.broken = False
     assert talk.tick() == [ack(0, b"")]
@@ -733,7 +850,7 @@ def test_a_disconnect_after_a_flush_without_a_client_drops_the_waiter(
     agent: Agent,
 ) -> None:
     talk = Talk(agent)
-    talk.say(wire.flush())
+    talk.exchange(wire.flush())
     talk.close()
     talk.link.close()
     talk.tick()
@@ -745,7 +862,7 @@ def test_a_process_that_goes_without_a_bye_died_with_nodes_in_flight(
     agent: Agent, talk: Talk
 ) -> None:
     talk.greet()
-    talk.say(talk.batch(1, in_flight=[FLIGHT, FLIGHT]))
+    talk.exchange(talk.batch(1, in_flight=[FLIGHT, FLIGHT]))
     talk.close()
     agent.tick()
     assert talk.client.state is ClientState.DISCONNECTED
@@ -754,8 +871,49 @@ def test_a_process_that_goes_without_a_bye_died_with_nodes_in_flight(
     agent.tick()
     assert talk.client.state is ClientState.DIED
     assert talk.client.since == NOW + 1
+    assert 0 < talk.client.unknown_seconds <= 0.001  # since its last batch
     assert len(talk.client.in_flight) == 2
     assert talk.link.peer.closed == 1
+
+
+@pytest.mark.parametrize(
+    ("idle", "noticed_after", "via", "unknown"),
+    [
+        (0.4, 1.0, "", 0.4),
+        (3600.0, 1.0, "", 1.0),  # it would have sent what it recorded
+        (0.4, 60.0, "", 60.4),  # it ran without a connection
+        (4.0, 1.0, "mqtt://broker", 5.0),
+    ],
+)
+def test_what_a_dead_process_may_have_recorded_is_bounded(
+    agent: Agent,
+    talk: Talk,
+    idle: float,
+    noticed_after: float,
+    via: str,
+    unknown: float,
+) -> None:
+    talk.greet()
+    talk.exchange(talk.batch(1))
+    talk.client.via = via
+    agent.now += idle
+    talk.close()
+    agent.now += noticed_after
+    talk.link.peer.dead = True
+    agent.tick()
+    agent.tick()
+
+    client = talk.client
+    assert client.unknown_seconds == pytest.approx(unknown)
+    assert client.completeness is not None
+    assert client.completeness < 1
+    view = agent.pipeline.aggregator.view(agent.now)
+    completeness = Completeness(agent.pipeline.aggregator.registry.keys, ())
+    completeness.add(view.totals)
+    counts = completeness.of([client.service])
+    assert (counts.deaths, counts.unknown_seconds) == (1, pytest.approx(unknown))
+    assert counts.ratio is not None
+    assert counts.ratio < 1
 
 
 def test_a_client_that_comes_back_is_connected_and_its_old_peer_is_let_go(
@@ -776,7 +934,7 @@ def test_several_clients_behind_one_connection_die_together(
     agent: Agent, talk: Talk
 ) -> None:
     talk.greet()
-    talk.say(hello(client=OTHER_CLIENT))
+    talk.exchange(hello(client=OTHER_CLIENT))
     talk.close()
     talk.link.peer.dead = True
     agent.tick()
@@ -804,7 +962,7 @@ def test_a_connection_that_sent_nothing_releases_its_peer(talk: Talk) -> None:
 def test_a_shell_that_pushes_a_row_and_exits_has_not_died(
     agent: Agent, talk: Talk
 ) -> None:
-    talk.say(rows(ROW))
+    talk.exchange(rows(ROW))
     talk.close()
     talk.link.peer.dead = True
     agent.tick()
@@ -829,22 +987,22 @@ def test_a_client_that_may_come_back_is_kept_for_a_week(
     agent: Agent, talk: Talk
 ) -> None:
     talk.greet()
-    talk.say(talk.batch(1))
+    talk.exchange(talk.batch(1))
     talk.tick()
     talk.close()
     agent.now += 6 * 86_400
     agent.tick()
     again = Talk(agent)
     assert again.greet() == [ack(1)]
-    again.say(again.batch(1))
-    assert agent.stored() == 3
+    again.exchange(again.batch(1))
+    assert agent.count_stored() == 3
 
 
 def test_a_client_that_left_over_an_hour_ago_is_forgotten(
     agent: Agent, talk: Talk
 ) -> None:
     talk.greet()
-    talk.say(talk.batch(1, points=points()))
+    talk.exchange(talk.batch(1, points=points()))
     talk.link.peer.dead = True
     talk.close()
     agent.tick()
@@ -856,14 +1014,14 @@ def test_a_client_that_left_over_an_hour_ago_is_forgotten(
 
 
 def test_the_clocks_difference_is_measured(talk: Talk) -> None:
-    talk.say(talk.batch(1, sent=NOW - 2.5))
+    talk.exchange(talk.batch(1, sent=NOW - 2.5))
     assert talk.client.skew == 2.5
 
 
 def test_completeness_is_relative_to_the_events_a_client_recorded(
     talk: Talk,
 ) -> None:
-    talk.say(talk.batch(1, recorded=3), talk.batch(3, recorded=12))
+    talk.exchange(talk.batch(1, recorded=3), talk.batch(3, recorded=12))
     talk.tick()
     assert talk.client.recorded == 12
     assert talk.client.completeness == 0.5

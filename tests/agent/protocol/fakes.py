@@ -21,7 +21,7 @@ NOW = 1_700_000_020.0
 
 
 class FakePeer:
-    """A process that lives until it is told otherwise."""
+    """A process that runs until the test ends it."""
 
     def __init__(self, pid: int = 4711, uid: int = -1) -> None:
         self.pid = pid
@@ -31,7 +31,7 @@ class FakePeer:
         self.dead = False
         self.closed = 0
 
-    def exited(self) -> bool:
+    def has_exited(self) -> bool:
         assert not self.closed
         return self.dead
 
@@ -43,7 +43,7 @@ class FakePeer:
 
 
 class FakeLink:
-    """A connection that keeps what is sent over it."""
+    """A connection that keeps the sent data."""
 
     def __init__(self, peer: FakePeer | None = None) -> None:
         self.peer = peer or FakePeer()
@@ -60,7 +60,7 @@ class FakeLink:
         self.closed = True
 
     def replies(self) -> list[dict[str, Any]]:
-        """Return what was sent since the last call."""
+        """Return the data sent since the last call."""
         result, at = [], 0
         while at < len(self._sent):
             (size,) = struct.unpack_from(">I", self._sent, at)
@@ -71,7 +71,7 @@ class FakeLink:
 
 
 class FakeTopic(FakeLink):
-    """The way back to one client behind a broker, which keeps what is published."""
+    """The topic of one client behind a broker, which keeps the published messages."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -181,12 +181,12 @@ class Agent:
     def converse(
         self, link: FakeLink, name: str, via: str, *, named: bool
     ) -> Conversation:
-        """Return the session with one client by way of a broker."""
+        """Return the session of one client over a broker."""
         session = self.pipeline.sessions.open_broker(link.peer, name, via, named=named)
         return Conversation(self, session, link)
 
     def tick(self) -> None:
-        """Do what is done once a second."""
+        """Do the work of one second."""
         self.intake.write(self.pipeline.tick(self.clock()))
         self.intake.tick()
         self.commit()
@@ -218,7 +218,7 @@ class Agent:
     def _hurry(self) -> None:
         self.hurried += 1
 
-    def stored(self) -> int:
+    def count_stored(self) -> int:
         """Return how many events the store holds, reports of losses aside."""
         keys = self.pipeline.aggregator.registry.keys
         return sum(

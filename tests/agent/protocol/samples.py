@@ -16,7 +16,7 @@ from kaywatch_agent.protocol.framing import FrameReader
 from kaywatch_agent.protocol.messages import Rejected
 from kaywatch_agent.protocol.table import Table
 
-# For properties: a busy machine is no failure.
+# For properties: a busy machine must not fail a test.
 calm = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 CLIENT = bytes(range(16))
@@ -35,12 +35,12 @@ def column(code: str, values: Iterable[Any]) -> bytes:
     return array(code, values).tobytes()
 
 
-def packed(codes: Any, values: dict[str, list[Any]]) -> dict[str, bytes]:
+def pack_columns(codes: Any, values: dict[str, list[Any]]) -> dict[str, bytes]:
     return {name: column(code, values[name]) for name, code in codes.items()}
 
 
 def executions(size: int = 3, **changed: list[Any]) -> dict[str, bytes]:
-    """Return sound executions in columns, but for what is `changed`."""
+    """Return valid executions in columns, except for `changed`."""
     values: dict[str, list[Any]] = {
         "series": [number % 2 for number in range(size)],
         "end": [START + number for number in range(size)],
@@ -50,7 +50,7 @@ def executions(size: int = 3, **changed: list[Any]) -> dict[str, bytes]:
         "action": [4] * size,
         "error": [0] * size,
     }
-    return packed(wire.EXECUTION_COLUMNS, {**values, **changed})
+    return pack_columns(wire.EXECUTION_COLUMNS, {**values, **changed})
 
 
 def phases(size: int = 2, **changed: list[Any]) -> dict[str, bytes]:
@@ -61,7 +61,7 @@ def phases(size: int = 2, **changed: list[Any]) -> dict[str, bytes]:
         "wait": [0.03125] * size,
         "items": list(range(size)),
     }
-    return packed(wire.PHASE_COLUMNS, {**values, **changed})
+    return pack_columns(wire.PHASE_COLUMNS, {**values, **changed})
 
 
 def points(size: int = 2, **changed: list[Any]) -> dict[str, bytes]:
@@ -70,7 +70,7 @@ def points(size: int = 2, **changed: list[Any]) -> dict[str, bytes]:
         "time": [START] * size,
         "value": [1.5 * number for number in range(size)],
     }
-    return packed(wire.POINT_COLUMNS, {**values, **changed})
+    return pack_columns(wire.POINT_COLUMNS, {**values, **changed})
 
 
 def runs(size: int = 2, **changed: list[Any]) -> dict[str, bytes]:
@@ -84,7 +84,7 @@ def runs(size: int = 2, **changed: list[Any]) -> dict[str, bytes]:
         "action": [4] * size,
         "visits": [2] * size,
     }
-    return packed(wire.RUN_COLUMNS, {**values, **changed})
+    return pack_columns(wire.RUN_COLUMNS, {**values, **changed})
 
 
 FAILURE: dict[str, Any] = {
@@ -109,7 +109,7 @@ ROW: dict[str, Any] = {"graph": "checkout", "node": "pay", "seconds": 0.5}
 
 
 def hello(**changed: Any) -> bytes:
-    """Return a sound hello, but for what is `changed`; None leaves a key out."""
+    """Return a valid hello, except for `changed`; None leaves a key out."""
     return message(
         {
             "type": "hello",
@@ -127,7 +127,7 @@ def hello(**changed: Any) -> bytes:
 
 
 def batch(**changed: Any) -> bytes:
-    """Return a sound batch of three executions, but for what is `changed`."""
+    """Return a valid batch of three executions, except for `changed`."""
     return message(
         {
             "type": "batch",
@@ -156,7 +156,7 @@ def message(sound: dict[str, Any], changed: dict[str, Any]) -> bytes:
     return wire.pack({key: value for key, value in result.items() if value is not None})
 
 
-# -- what an agent makes of it ---------------------------------------------------------
+# -- decoding --------------------------------------------------------------------------
 
 TRAILING = wire.flush(CLIENT)
 
@@ -164,7 +164,7 @@ TRAILING = wire.flush(CLIENT)
 def decode(packed: bytes) -> Message:
     """Decode one message whole, byte by byte, and with another one behind it.
 
-    The three have to say the same, and what is behind has to be there.
+    The three must agree, and the message behind it must arrive.
     """
     stream = wire.frame(packed)
     (whole,) = read([stream])
@@ -186,22 +186,22 @@ def read(chunks: Iterable[bytes]) -> list[Message]:
     return results
 
 
-def taken(packed: bytes) -> Batch:
+def decode_batch(packed: bytes) -> Batch:
     """Decode a batch of which at least something can be used."""
     result = decode(packed)
     assert isinstance(result, Batch), result
     return result
 
 
-def refused(packed: bytes) -> Rejected:
+def decode_rejection(packed: bytes) -> Rejected:
     """Decode a message of which nothing can be used."""
     result = decode(packed)
     assert isinstance(result, Rejected), result
     return result
 
 
-def counted(batch: Batch) -> dict[ErrorCode, int]:
-    """Return what of a batch was rejected; that comes with a problem to tell."""
+def count_rejected(batch: Batch) -> dict[ErrorCode, int]:
+    """Return the rejected events of a batch; check that an error is reported."""
     assert bool(batch.problem) == bool(batch.rejected)
     return dict(batch.rejected)
 

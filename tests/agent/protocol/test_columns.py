@@ -9,13 +9,13 @@ from tests.agent.protocol.samples import (
     START,
     batch,
     column,
-    counted,
+    count_rejected,
+    decode_batch,
     events,
     executions,
     phases,
     points,
     runs,
-    taken,
 )
 
 from kaywatch import wire
@@ -33,9 +33,9 @@ COLUMNS = [(section, name) for section in CODES for name in CODES[section]]
 
 
 def send(section: str, encoded: object) -> tuple[list[dict[str, Any]], Any]:
-    """Return the events kept of a batch with one section, and what was rejected."""
-    result = taken(batch(**{"executions": None, section: encoded}))
-    return events(result), counted(result)
+    """Return the valid events of a batch with one section, and the rejected ones."""
+    result = decode_batch(batch(**{"executions": None, section: encoded}))
+    return events(result), count_rejected(result)
 
 
 def test_executions_come_out_with_their_names() -> None:
@@ -147,8 +147,16 @@ def test_columns_of_unequal_length_refuse_the_section(
 
 def test_a_truncated_column_is_named() -> None:
     encoded = {**executions(2), "end": b"1234567"}
-    result = taken(batch(executions=encoded))
-    assert result.problem == "executions: end: 7 bytes, no multiple of 8: truncated?"
+    result = decode_batch(batch(executions=encoded))
+    assert result.problem == "executions: end: 7 bytes, not a multiple of 8: truncated?"
+
+
+def test_an_error_of_unequal_lengths_names_the_columns_that_were_sent() -> None:
+    encoded = {**executions(2), "seconds": bytes(8)}
+    problem = decode_batch(batch(executions=encoded)).problem
+    assert "columns of unequal length" in problem
+    assert {name for name in wire.EXECUTION_COLUMNS if name in problem} == set(encoded)
+    assert not any(f"{name!r}" in problem for name in wire.PHASE_COLUMNS)
 
 
 NO_MAP = [5, "text", [], b"\x00\x00", True, {1: b""}]
@@ -193,15 +201,15 @@ def test_an_index_outside_its_list_leaves_out_its_row(
 
 
 def test_without_a_table_there_is_nothing_to_index() -> None:
-    result = taken(batch(table=None))
-    assert (events(result), counted(result)) == ([], {ErrorCode.BAD_INDEX: 3})
+    result = decode_batch(batch(table=None))
+    assert (events(result), count_rejected(result)) == ([], {ErrorCode.BAD_INDEX: 3})
 
 
 def test_an_index_may_be_the_highest_there_is() -> None:
     strings = [f"s{number}" for number in range(wire.MAX_TABLE_ENTRIES)]
     table = wire.pack({"strings": strings, "series": [[1, 65_535]]})
     encoded = executions(1, series=[0], action=[65_535], error=[0])
-    result = taken(batch(table=table, executions=encoded))
+    result = decode_batch(batch(table=table, executions=encoded))
     (event,) = events(result)
     assert (event["node"], event["action"]) == ("s65535", "s65535")
 
@@ -277,24 +285,24 @@ def test_in_a_large_batch_exactly_the_unsound_rows_are_left_out() -> None:
     seconds = [float(n) for n in range(size)]
     for n in range(0, size, 7):
         seconds[n] = -1.0
-    result = taken(batch(executions=executions(size, seconds=seconds)))
+    result = decode_batch(batch(executions=executions(size, seconds=seconds)))
     rows = [event["seconds"] for event in events(result)]
     assert rows == [float(n) for n in range(size) if n % 7]
-    assert counted(result) == {ErrorCode.BAD_VALUE: size - len(rows)}
+    assert count_rejected(result) == {ErrorCode.BAD_VALUE: size - len(rows)}
 
 
 # -- phases ----------------------------------------------------------------------------
 
 
-def kept_phases(encoded: dict[str, bytes]) -> tuple[list[Any], Any]:
-    """Return (node, items or None) of each execution kept, and what was rejected."""
+def decode_phases(encoded: dict[str, bytes]) -> tuple[list[Any], Any]:
+    """Return (node, items or None) of each valid execution, and the rejections."""
     rows, rejected = send("executions", encoded)
     return [(event["node"], event.get("items")) for event in rows], rejected
 
 
 def test_phases_may_be_of_all_executions_of_the_first_ones_or_of_none() -> None:
     for size in range(4):
-        rows, rejected = kept_phases({**executions(3), **phases(size)})
+        rows, rejected = decode_phases({**executions(3), **phases(size)})
         nodes = ["pay", "ship", "pay"]
         assert rows == [(n, at if at < size else None) for at, n in enumerate(nodes)]
         assert rejected == {}
@@ -335,18 +343,18 @@ def test_more_phases_than_executions_refuse_the_section() -> None:
 @pytest.mark.parametrize("value", [*INFINITE, -1e-9, -1.0])
 def test_a_phase_that_is_none_leaves_out_its_row(name: str, value: float) -> None:
     encoded = {**executions(4), **phases(3), name: struct.pack("<fff", 0, value, 0)}
-    rows, rejected = kept_phases(encoded)
+    rows, rejected = decode_phases(encoded)
     assert rows == [("pay", 0), ("pay", 2), ("ship", None)]
     assert rejected == {ErrorCode.BAD_VALUE: 1}
 
 
 def test_phases_stay_with_their_executions_where_others_are_left_out() -> None:
     encoded = {**executions(5, seconds=[-1.0, 1.0, 1.0, -1.0, 1.0]), **phases(3)}
-    rows, rejected = kept_phases(encoded)
+    rows, rejected = decode_phases(encoded)
     assert rows == [("ship", 1), ("pay", 2), ("pay", None)]
     assert rejected == {ErrorCode.BAD_VALUE: 2}
 
 
 def test_a_row_with_a_bad_phase_and_another_fault_is_counted_once() -> None:
     encoded = {**executions(2, series=[9, 0]), **phases(1, wait=[-1.0])}
-    assert kept_phases(encoded) == ([("pay", None)], {ErrorCode.BAD_INDEX: 1})
+    assert decode_phases(encoded) == ([("pay", None)], {ErrorCode.BAD_INDEX: 1})

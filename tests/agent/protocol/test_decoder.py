@@ -9,16 +9,16 @@ from tests.agent.protocol.samples import (
     ROW,
     START,
     batch,
-    counted,
+    count_rejected,
     decode,
+    decode_batch,
+    decode_rejection,
     events,
     executions,
     hello,
     points,
-    refused,
     rows,
     runs,
-    taken,
 )
 from tests.agent.protocol.whole import Decoder
 
@@ -70,16 +70,18 @@ def test_a_flush_may_be_anonymous() -> None:
 
 
 def test_a_batch_has_its_sequence_and_drops() -> None:
-    result = taken(batch(seq=9, recorded=12, drops={"buffer_full": 2, "rejected": 1}))
+    result = decode_batch(
+        batch(seq=9, recorded=12, drops={"buffer_full": 2, "rejected": 1})
+    )
     assert (result.client, result.seq, result.sent) == (CLIENT.hex(), 9, START + 10)
     assert (result.service, result.recorded) == ("shop", 12)
     assert result.drops == {"buffer_full": 2, "rejected": 1}
     assert len(events(result)) == 3
-    assert not counted(result)
+    assert not count_rejected(result)
 
 
 def test_a_batch_needs_nothing_but_its_type() -> None:
-    result = taken(wire.pack({"type": "batch"}))
+    result = decode_batch(wire.pack({"type": "batch"}))
     assert (result.client, result.seq, result.sent, result.recorded) == (
         "",
         None,
@@ -91,9 +93,9 @@ def test_a_batch_needs_nothing_but_its_type() -> None:
 
 
 def test_all_sections_of_a_batch_are_read() -> None:
-    result = taken(batch(points=points(2), runs=runs(1)))
+    result = decode_batch(batch(points=points(2), runs=runs(1)))
     assert len(events(result)) == 6
-    assert not counted(result)
+    assert not count_rejected(result)
 
 
 # -- no message at all -----------------------------------------------------------------
@@ -117,7 +119,7 @@ def test_all_sections_of_a_batch_are_read() -> None:
     ids=lambda packed: packed[:16].hex() or "empty",
 )
 def test_invalid_msgpack_is_bad_msgpack(packed: bytes) -> None:
-    rejection = refused(packed)
+    rejection = decode_rejection(packed)
     assert (rejection.code, rejection.seq, rejection.fatal) == (
         ErrorCode.BAD_MSGPACK,
         None,
@@ -129,30 +131,30 @@ def test_invalid_msgpack_is_bad_msgpack(packed: bytes) -> None:
     "value", [None, 1, "batch", b"batch", [], ["batch"], 1.5, True]
 )
 def test_a_message_other_than_a_map_is_a_bad_message(value: object) -> None:
-    rejection = refused(wire.pack(value))
+    rejection = decode_rejection(wire.pack(value))
     assert rejection.code is ErrorCode.BAD_MESSAGE
     assert rejection.text.startswith("expected a map")
 
 
 def test_deep_nesting_is_rejected() -> None:
-    assert refused(DEEP).code is ErrorCode.BAD_MESSAGE
+    assert decode_rejection(DEEP).code is ErrorCode.BAD_MESSAGE
 
 
 @pytest.mark.parametrize("key", [1, b"type", None, 1.5, True])
 def test_keys_that_are_no_strings_are_a_bad_message(key: object) -> None:
     packed = msgpack.packb({"type": "flush", key: "flush"})
-    assert refused(packed).code is ErrorCode.BAD_MESSAGE
+    assert decode_rejection(packed).code is ErrorCode.BAD_MESSAGE
 
 
 def test_a_message_without_a_type_is_a_bad_message() -> None:
-    rejection = refused(wire.pack({"v": 1, "client": CLIENT}))
+    rejection = decode_rejection(wire.pack({"v": 1, "client": CLIENT}))
     assert rejection.code is ErrorCode.BAD_MESSAGE
     assert "type" in rejection.text
 
 
 @pytest.mark.parametrize("name", ["", "Batch", "ack", "x" * 100_000, "\x00", "héllo"])
 def test_an_unknown_type_is_reported_with_the_known_ones(name: str) -> None:
-    rejection = refused(wire.pack({"type": name, "seq": 5}))
+    rejection = decode_rejection(wire.pack({"type": name, "seq": 5}))
     assert (rejection.code, rejection.seq) == (ErrorCode.UNKNOWN_TYPE, None)
     assert "hello, batch, flush, bye" in rejection.text
     assert len(rejection.text) < 200
@@ -180,7 +182,7 @@ def test_another_version_is_reported_and_does_not_end_the_session(
     version: int, kind: str
 ) -> None:
     packed = wire.pack({"type": kind, "v": version, "client": CLIENT, "seq": 4})
-    rejection = refused(packed)
+    rejection = decode_rejection(packed)
     assert (rejection.code, rejection.seq) == (ErrorCode.UNSUPPORTED_VERSION, None)
     assert str(version) in rejection.text
 
@@ -191,13 +193,13 @@ def test_another_version_is_reported_and_does_not_end_the_session(
 def test_another_version_is_reported_even_with_changed_keys(
     changed: dict[str, Any],
 ) -> None:
-    rejection = refused(batch(v=2, **changed))
+    rejection = decode_rejection(batch(v=2, **changed))
     assert (rejection.code, rejection.seq) == (ErrorCode.UNSUPPORTED_VERSION, None)
 
 
 @pytest.mark.parametrize("version", ["1", 1.0, True, [1]])
 def test_a_version_that_is_no_number_is_a_bad_message(version: object) -> None:
-    rejection = refused(batch(v=version, seq=3))
+    rejection = decode_rejection(batch(v=version, seq=3))
     assert (rejection.code, rejection.seq) == (ErrorCode.BAD_MESSAGE, 3)
 
 
@@ -223,7 +225,7 @@ CASES = [(key, value) for key, values in WRONG.items() for value in values]
 def test_a_field_of_a_wrong_type_refuses_the_batch_for_good_and_is_named(
     key: str, value: object
 ) -> None:
-    rejection = refused(batch(seq=5, **{key: value}))
+    rejection = decode_rejection(batch(seq=5, **{key: value}))
     assert (rejection.code, rejection.seq, rejection.fatal) == (
         ErrorCode.BAD_MESSAGE,
         5,
@@ -242,34 +244,34 @@ def test_nil_is_a_wrong_type(key: str) -> None:
 
 @pytest.mark.parametrize("seq", ["1", 1.0, True, b"1", [1], {}, 2**63, 2**64 - 1])
 def test_a_seq_that_is_no_seq_refuses_the_batch_without_naming_one(seq: object) -> None:
-    rejection = refused(batch(seq=seq))
+    rejection = decode_rejection(batch(seq=seq))
     assert (rejection.code, rejection.seq) == (ErrorCode.BAD_MESSAGE, None)
     assert "seq" in rejection.text
 
 
 @pytest.mark.parametrize("seq", [0, -1, -(2**63)])
 def test_a_seq_below_one_refuses_the_batch(seq: int) -> None:
-    rejection = refused(batch(seq=seq))
+    rejection = decode_rejection(batch(seq=seq))
     assert (rejection.code, rejection.seq) == (ErrorCode.BAD_MESSAGE, None)
     assert f"{seq}, expected 1" in rejection.text
 
 
 def test_the_highest_seq_is_one() -> None:
-    assert taken(batch(seq=MAX_SEQ)).seq == MAX_SEQ
+    assert decode_batch(batch(seq=MAX_SEQ)).seq == MAX_SEQ
 
 
 def test_invalid_utf8_in_a_known_key_is_a_bad_message() -> None:
-    rejection = refused(raw(type=b"\xa5batch", service=b"\xa2\xff\xfe"))
+    rejection = decode_rejection(raw(type=b"\xa5batch", service=b"\xa2\xff\xfe"))
     assert rejection.code is ErrorCode.BAD_MESSAGE
     # A surrogate in UTF-8, which Python's own encoder does not make.
-    rejection = refused(raw(type=b"\xa5batch", service=b"\xa3\xed\xa0\x80"))
+    rejection = decode_rejection(raw(type=b"\xa5batch", service=b"\xa3\xed\xa0\x80"))
     assert rejection.code is ErrorCode.BAD_MESSAGE
 
 
 @pytest.mark.parametrize("client", [b"", b"short", b"x" * 15, b"x" * 17, b"x" * 1_000])
 @pytest.mark.parametrize("make", [hello, batch])
 def test_a_client_is_sixteen_bytes(client: bytes, make: Any) -> None:
-    rejection = refused(make(client=client))
+    rejection = decode_rejection(make(client=client))
     assert rejection.code is ErrorCode.BAD_MESSAGE
     assert rejection.seq == (1 if make is batch else None)
     assert "client" in rejection.text
@@ -279,7 +281,7 @@ def test_a_client_is_sixteen_bytes(client: bytes, make: Any) -> None:
     "packed", [hello(client=None), batch(client=None), wire.bye(b"", 1)]
 )
 def test_a_missing_client_id_is_reported(packed: bytes) -> None:
-    rejection = refused(packed)
+    rejection = decode_rejection(packed)
     assert (rejection.code, rejection.text) == (
         ErrorCode.BAD_MESSAGE,
         "client: missing",
@@ -287,7 +289,7 @@ def test_a_missing_client_id_is_reported(packed: bytes) -> None:
 
 
 def test_a_batch_of_rows_and_columns_is_refused_for_good() -> None:
-    rejection = refused(batch(events=[ROW], seq=3))
+    rejection = decode_rejection(batch(events=[ROW], seq=3))
     assert (rejection.code, rejection.seq) == (ErrorCode.BAD_MESSAGE, 3)
     assert "rows or columns" in rejection.text
 
@@ -307,16 +309,16 @@ def test_a_time_that_is_none_is_ignored(time: float) -> None:
     message = decode(hello(start=time))
     assert isinstance(message, Hello)
     assert message.start == 0.0
-    assert taken(batch(sent=time)).sent is None
+    assert decode_batch(batch(sent=time)).sent is None
 
 
 def test_a_whole_number_is_a_time_too() -> None:
-    assert taken(batch(sent=1_700_000_000)).sent == START
+    assert decode_batch(batch(sent=1_700_000_000)).sent == START
 
 
 @pytest.mark.parametrize(("value", "bounded"), [(-5, 0), (2**64 - 1, MAX_COUNT)])
 def test_recorded_is_kept_in_bounds(value: int, bounded: int) -> None:
-    assert taken(batch(recorded=value)).recorded == bounded
+    assert decode_batch(batch(recorded=value)).recorded == bounded
 
 
 def test_drops_are_kept_in_bounds_and_unknown_reasons_are_one() -> None:
@@ -327,7 +329,10 @@ def test_drops_are_kept_in_bounds_and_unknown_reasons_are_one() -> None:
         "new": 4,
         "newer": 5,
     }
-    assert taken(batch(drops=drops)).drops == {"buffer_full": MAX_COUNT, "other": 9}
+    assert decode_batch(batch(drops=drops)).drops == {
+        "buffer_full": MAX_COUNT,
+        "other": 9,
+    }
 
 
 def test_names_are_cut_not_refused() -> None:
@@ -337,7 +342,7 @@ def test_names_are_cut_not_refused() -> None:
     cut = "ä" * wire.MAX_NAME
     assert (message.service, message.host, message.sdk) == (cut, cut, cut)
     assert message.tags == ((cut, cut),)
-    assert taken(batch(service=long)).service == cut
+    assert decode_batch(batch(service=long)).service == cut
 
 
 def test_only_the_first_sixteen_tags_are_kept() -> None:
@@ -350,7 +355,7 @@ def test_only_the_first_sixteen_tags_are_kept() -> None:
 
 
 def test_each_part_of_a_batch_fails_by_itself() -> None:
-    result = taken(
+    result = decode_batch(
         batch(
             executions=executions(3, seconds=[1.0, -1.0, 1.0]),
             points={"series": b"\x00"},
@@ -362,7 +367,7 @@ def test_each_part_of_a_batch_fails_by_itself() -> None:
     assert len(events(result)) == 4
     assert result.in_flight is not None
     assert len(result.in_flight) == 1
-    assert counted(result) == {
+    assert count_rejected(result) == {
         ErrorCode.BAD_VALUE: 1,
         ErrorCode.BAD_COLUMNS: 1,
         ErrorCode.BAD_SECTION: 2,
@@ -376,6 +381,6 @@ def test_a_decoder_is_as_good_after_bad_messages_as_before() -> None:
     decoder = Decoder()
     for packed in (b"", b"\xc1", DEEP, batch(seq=0), rows(5), batch(table=b"\xc1")):
         decoder.decode(packed)
-    assert len(events(taken(batch()))) == 3
+    assert len(events(decode_batch(batch()))) == 3
     message = decoder.decode(batch())
     assert not isinstance(message, Rejected)

@@ -10,9 +10,9 @@ from tests.agent.protocol.samples import (
     START,
     TOPOLOGY,
     batch,
-    counted,
+    count_rejected,
+    decode_batch,
     events,
-    taken,
 )
 from tests.agent.protocol.whole import Batch, Decoder
 
@@ -37,7 +37,7 @@ SECTIONS = {
 
 
 def send(section: str, *items: object) -> Batch:
-    return taken(batch(**{section: list(items)}))
+    return decode_batch(batch(**{section: list(items)}))
 
 
 def entries(batch: Batch, section: str) -> tuple[Any, ...]:
@@ -88,12 +88,12 @@ def test_loops_are_read_and_bounded() -> None:
         NodeRevisits("g" * 200, "n", MAX_COUNT),
         NodeRevisits("g", "n", 0),
     )
-    assert counted(response) == {ErrorCode.BAD_SECTION: 1}
+    assert count_rejected(response) == {ErrorCode.BAD_SECTION: 1}
 
 
 def test_none_in_flight_is_not_the_same_as_not_saying() -> None:
     assert send("in_flight").in_flight == ()
-    assert taken(batch()).in_flight is None
+    assert decode_batch(batch()).in_flight is None
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_an_item_that_cannot_be_used_is_left_out_and_counted(
     sound = SECTIONS[section]
     response = send(section, sound, item, sound)
     assert entries(response, section) == entries(send(section, sound, sound), section)
-    assert counted(response) == {ErrorCode.BAD_SECTION: 1}
+    assert count_rejected(response) == {ErrorCode.BAD_SECTION: 1}
     assert response.problem.startswith(f"{section}[1]: ")
     assert len(events(response)) == 3
 
@@ -167,9 +167,9 @@ def test_an_item_that_cannot_be_used_is_left_out_and_counted(
 @pytest.mark.parametrize("section", SECTIONS)
 @pytest.mark.parametrize("value", [5, "x", {}, b"\x90", True, math.nan])
 def test_a_section_that_is_no_list_is_refused(section: str, value: object) -> None:
-    result = taken(batch(**{section: value}))
+    result = decode_batch(batch(**{section: value}))
     assert not entries(result, section)
-    assert counted(result) == {ErrorCode.BAD_SECTION: 1}
+    assert count_rejected(result) == {ErrorCode.BAD_SECTION: 1}
     assert result.problem == f"{section}: expected an array"
     assert len(events(result)) == 3
 
@@ -184,11 +184,11 @@ def test_a_section_with_too_many_items_is_refused_and_counted(section: str) -> N
     assert len(entries(decoded(MAX_LIST), section)) == MAX_LIST
     message = decoded(MAX_LIST + 1)
     assert not entries(message, section)
-    assert counted(message) == {ErrorCode.BAD_SECTION: MAX_LIST + 1}
+    assert count_rejected(message) == {ErrorCode.BAD_SECTION: MAX_LIST + 1}
 
 
 def test_nodes_in_flight_that_cannot_be_read_leave_what_was_known() -> None:
-    assert taken(batch(in_flight=5)).in_flight is None
+    assert decode_batch(batch(in_flight=5)).in_flight is None
 
 
 def test_texts_are_cut_not_refused() -> None:

@@ -1,4 +1,4 @@
-"""What is kept of failures, and what is left out of their messages."""
+"""How much of a failure is kept, and the redaction of its message."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def failure(message: str, traceback: str = "") -> FailureRecord:
     )
 
 
-def cleaned(message: str, **config: object) -> str:
+def redact(message: str, **config: object) -> str:
     (result,) = Privacy(FailureConfig(**config)).redact([failure(message)])  # type: ignore[arg-type]
     return result.message
 
@@ -56,10 +56,10 @@ def cleaned(message: str, **config: object) -> str:
     ],
 )
 def test_the_value_after_a_secret_key_is_left_out(message: str) -> None:
-    clean = cleaned(message)
+    clean = redact(message)
     assert SECRET not in clean
     assert REDACTED in clean
-    # And the rest is there, to tell what went wrong.
+    # The rest of the message remains.
     assert clean.partition(REDACTED)[0] == message.partition(SECRET)[0].removesuffix(
         "Bearer "
     ).removesuffix("basic ")
@@ -84,13 +84,13 @@ def test_the_value_after_a_secret_key_is_left_out(message: str) -> None:
 )
 def test_a_recognizable_secret_is_left_out(secret: str) -> None:
     for text in (secret, f"got {secret}, which is refused", f"({secret})"):
-        assert secret not in cleaned(text)
-    assert cleaned(f"for {secret} there is none").startswith(f"for {REDACTED}")
+        assert secret not in redact(text)
+    assert redact(f"for {secret} there is none").startswith(f"for {REDACTED}")
 
 
 def test_a_private_key_is_left_out() -> None:
     key = f"-----BEGIN RSA PRIVATE KEY-----\n{SECRET.replace('-', '+')}\n-----END"
-    assert "s3cr3t" not in cleaned(f"bad key {key}")
+    assert "s3cr3t" not in redact(f"bad key {key}")
 
 
 @pytest.mark.parametrize(
@@ -110,16 +110,16 @@ def test_a_private_key_is_left_out() -> None:
     ],
 )
 def test_harmless_text_stays(message: str) -> None:
-    assert cleaned(message) == message
+    assert redact(message) == message
 
 
 def test_one_s_own_patterns_are_left_out_too() -> None:
     mine = (r"order (?P<value>[0-9]{6,12})", r"\bIBAN [A-Z0-9]{10,34}")
     text = "order 123456 of IBAN DE02120300000000202051 failed, order 12 not"
-    assert cleaned(text, redact=mine) == (
+    assert redact(text, redact=mine) == (
         f"order {REDACTED} of {REDACTED} failed, order 12 not"
     )
-    assert cleaned("token=abc", redact_secrets=False) == "token=abc"
+    assert redact("token=abc", redact_secrets=False) == "token=abc"
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_the_configured_detail_is_kept(
     assert replace(result, message="", traceback="") == failure("")
 
 
-# -- what it may cost ----------------------------------------------------------------
+# -- cost ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_the_rest_of_a_batch_with_too_many_secrets_is_withheld() -> None:
     assert not [f for f in result if SECRET in f.message]
     withheld = [f for f in result if f.message == WITHHELD]
     assert privacy.withheld == len(withheld) == MAX_LIST - -(-MAX_SECRETS // 71)
-    # What was seen before costs next to nothing, and the next batch begins anew.
+    # A known text costs almost nothing; the next batch has its own limit.
     again = privacy.redact([*many[:3], *[failure(f"token={SECRET}")] * MAX_LIST])
     assert [f.message for f in again[:3]] == [f.message for f in result[:3]]
     assert {f.message for f in again[3:]} == {f"token={REDACTED}"}
@@ -217,11 +217,11 @@ def test_failures_without_secrets_are_never_withheld() -> None:
 
 @pytest.mark.parametrize("text", ["token=\ud800secret", "token=ab\udfffsecret"])
 def test_half_a_character_hides_no_secret(text: str) -> None:
-    assert "secret" not in cleaned(text)
+    assert "secret" not in redact(text)
 
 
 @given(st.text(max_size=MAX_MESSAGE))
 def test_any_text_is_bounded_and_stays_text(text: str) -> None:
-    clean = cleaned(text)
+    clean = redact(text)
     assert len(clean) <= MAX_MESSAGE
     clean.encode("utf-8", "surrogatepass")

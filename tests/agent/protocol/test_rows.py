@@ -11,13 +11,13 @@ from tests.agent.protocol.samples import (
     ROW,
     START,
     batch,
-    counted,
+    count_rejected,
     decode,
+    decode_batch,
     events,
     executions,
     phases,
     rows,
-    taken,
 )
 from tests.agent.protocol.whole import Batch, Decoder
 
@@ -26,29 +26,29 @@ from kaywatch.wire import ErrorCode
 from kaywatch_agent.model.bounds import MAX_ATTEMPTS
 from kaywatch_agent.protocol import decoder
 from kaywatch_agent.protocol.batches import BatchReader
-from kaywatch_agent.protocol.columns import Checked
+from kaywatch_agent.protocol.columns import BatchErrors
 from kaywatch_agent.protocol.limits import MAX_LABELS, MAX_ROWS
 
 
-def one(**changed: Any) -> dict[str, Any]:
-    """Return the event that a sound row becomes, with what is `changed`."""
-    result = taken(rows({**ROW, **changed}))
-    assert not counted(result)
+def decode_row(**changed: Any) -> dict[str, Any]:
+    """Return the event of a valid row, except for `changed`."""
+    result = decode_batch(rows({**ROW, **changed}))
+    assert not count_rejected(result)
     (event,) = events(result)
     return event
 
 
 def problem(row: object) -> str:
-    """Return what is told of a row that can't be used; the ones around it are kept."""
-    result = taken(rows(ROW, row, ROW))
+    """Return the error of an invalid row; check that the rows around it are kept."""
+    result = decode_batch(rows(ROW, row, ROW))
     assert len(events(result)) == 2
-    assert counted(result) == {ErrorCode.BAD_ROW: 1}
+    assert count_rejected(result) == {ErrorCode.BAD_ROW: 1}
     assert result.problem.startswith("events[1]: ")
     return result.problem
 
 
 def test_an_execution_needs_a_node_and_seconds() -> None:
-    result = taken(rows({"node": "pay", "seconds": 0.5}))
+    result = decode_batch(rows({"node": "pay", "seconds": 0.5}))
     assert events(result) == [
         {
             "graph": "",
@@ -77,25 +77,27 @@ def test_an_execution_can_say_all_that_columns_can() -> None:
         "error": "Timeout",
         "phase": "exec",
     }
-    assert one(**row) == {**row, "seconds": 2.0}
+    assert decode_row(**row) == {**row, "seconds": 2.0}
 
 
 def test_an_execution_can_say_where_its_time_went() -> None:
     phases = {"prep": 0.25, "exec": 0.5, "wait": 0.0, "items": 3}
-    result = one(**phases)
+    result = decode_row(**phases)
     assert {name: result[name] for name in phases} == phases
 
 
 @pytest.mark.parametrize("name", wire.PHASE_COLUMNS)
 def test_phases_missing_in_a_row_are_zero_if_it_has_others(name: str) -> None:
-    result = one(**{name: 2})
+    result = decode_row(**{name: 2})
     nothing = dict.fromkeys(wire.PHASE_COLUMNS, 0)
     values = {key: result[key] for key in wire.PHASE_COLUMNS}
     assert values == {**nothing, name: 2}
 
 
 def test_rows_that_tell_phases_stand_before_the_others() -> None:
-    result = taken(rows(ROW, {**ROW, "node": "b", "exec": 0.5}, {**ROW, "items": 7}))
+    result = decode_batch(
+        rows(ROW, {**ROW, "node": "b", "exec": 0.5}, {**ROW, "items": 7})
+    )
     values = [(event["node"], event.get("items")) for event in events(result)]
     assert values == [("b", 0), ("pay", 7), ("pay", None)]
 
@@ -112,7 +114,7 @@ def test_items_that_are_none_make_a_bad_row(value: object) -> None:
 
 
 def test_a_value_needs_a_metric_and_a_value() -> None:
-    result = taken(rows({"metric": "size", "value": 3}))
+    result = decode_batch(rows({"metric": "size", "value": 3}))
     assert events(result) == [
         {
             "metric": "size",
@@ -137,20 +139,20 @@ def test_a_value_can_say_all_that_columns_can(kind: str) -> None:
         "time": START,
         "value": 1.5 if kind == "count" else -1.5,
     }
-    assert events(taken(rows(row))) == [row]
+    assert events(decode_batch(rows(row))) == [row]
 
 
 def test_a_negative_count_is_rejected() -> None:
     row = {"metric": "orders", "kind": "count", "value": -3.0}
-    sent = taken(rows(row, row | {"value": 3.0}))
+    sent = decode_batch(rows(row, row | {"value": 3.0}))
 
     assert [event["value"] for event in events(sent)] == [3.0]
-    assert counted(sent) == {ErrorCode.BAD_ROW: 1}
+    assert count_rejected(sent) == {ErrorCode.BAD_ROW: 1}
 
 
 def test_a_row_with_an_error_failed_unless_it_has_an_outcome() -> None:
-    assert one(error="Timeout")["outcome"] == "error"
-    assert one(error="Timeout", outcome="suppressed")["outcome"] == "suppressed"
+    assert decode_row(error="Timeout")["outcome"] == "error"
+    assert decode_row(error="Timeout", outcome="suppressed")["outcome"] == "suppressed"
 
 
 @pytest.mark.parametrize(
@@ -164,13 +166,13 @@ def test_a_row_with_an_error_failed_unless_it_has_an_outcome() -> None:
     ],
 )
 def test_only_successful_rows_have_an_action(outcome: str, action: str) -> None:
-    assert one(outcome=outcome, action="a")["action"] == action
+    assert decode_row(outcome=outcome, action="a")["action"] == action
 
 
 @pytest.mark.parametrize("key", ["end", "time"])
 def test_both_names_of_the_time_are_accepted(key: str) -> None:
-    assert one(**{key: START})["end"] == START
-    result = taken(rows({"metric": "size", "value": 3, key: START}))
+    assert decode_row(**{key: START})["end"] == START
+    result = decode_batch(rows({"metric": "size", "value": 3, key: START}))
     assert events(result)[0]["time"] == START
 
 
@@ -178,26 +180,28 @@ def test_both_names_of_the_time_are_accepted(key: str) -> None:
     ("value", "bounded"), [(0, 1), (-5, 1), (2**64 - 1, MAX_ATTEMPTS)]
 )
 def test_attempts_are_kept_in_bounds(value: int, bounded: int) -> None:
-    assert one(attempts=value)["attempts"] == bounded
+    assert decode_row(attempts=value)["attempts"] == bounded
 
 
 def test_names_are_cut_not_refused() -> None:
     long = "ä" * 300
     cut = "ä" * wire.MAX_NAME
-    event = one(graph=long, node=long, action=long, error=long, outcome="suppressed")
+    event = decode_row(
+        graph=long, node=long, action=long, error=long, outcome="suppressed"
+    )
     assert {event[key] for key in ("graph", "node", "action", "error")} == {cut}
     labels = {f"{number:02}": long for number in range(MAX_LABELS + 4)}
-    result = taken(rows({"metric": long, "value": 1, "labels": labels}))
+    result = decode_batch(rows({"metric": long, "value": 1, "labels": labels}))
     assert result.table.points[0][1] == cut
     assert events(result)[0]["labels"] == {f"{n:02}": cut for n in range(MAX_LABELS)}
 
 
 def test_unknown_keys_are_ignored() -> None:
-    assert one(new=[1, {"x": None}])["node"] == "pay"
+    assert decode_row(new=[1, {"x": None}])["node"] == "pay"
 
 
 def test_a_row_of_a_metric_is_no_execution() -> None:
-    result = taken(rows({**ROW, "metric": "size", "value": 1}))
+    result = decode_batch(rows({**ROW, "metric": "size", "value": 1}))
     (event,) = events(result)
     assert event["metric"] == "size"
 
@@ -246,26 +250,26 @@ def test_an_invalid_row_is_left_out_and_reported(row: object, message: str) -> N
 
 
 def test_the_first_problem_is_reported_and_all_are_counted() -> None:
-    result = taken(rows(ROW, {}, 5, ROW, {"node": "x"}))
+    result = decode_batch(rows(ROW, {}, 5, ROW, {"node": "x"}))
     assert len(events(result)) == 2
-    assert counted(result) == {ErrorCode.BAD_ROW: 3}
+    assert count_rejected(result) == {ErrorCode.BAD_ROW: 3}
     assert result.problem.startswith("events[1]: node: missing")
 
 
 @pytest.mark.parametrize("value", [5, "text", {}, b"\x90", True, 1.5])
 def test_events_that_are_no_list_are_one_bad_row(value: object) -> None:
-    result = taken(wire.pack({"type": "batch", "events": value}))
-    assert (events(result), counted(result)) == ([], {ErrorCode.BAD_ROW: 1})
+    result = decode_batch(wire.pack({"type": "batch", "events": value}))
+    assert (events(result), count_rejected(result)) == ([], {ErrorCode.BAD_ROW: 1})
     assert result.problem == "events: expected an array"
 
 
 def test_no_rows_are_sound() -> None:
-    result = taken(rows())
-    assert (events(result), counted(result)) == ([], {})
+    result = decode_batch(rows())
+    assert (events(result), count_rejected(result)) == ([], {})
 
 
 def test_rows_may_be_numbered_like_any_batch() -> None:
-    result = taken(rows(ROW, client=CLIENT, seq=4))
+    result = decode_batch(rows(ROW, client=CLIENT, seq=4))
     assert (result.client, result.seq) == (CLIENT.hex(), 4)
 
 
@@ -286,19 +290,19 @@ def test_as_many_rows_as_there_may_be_are_taken() -> None:
 def test_more_rows_are_refused_together_and_counted(size: int) -> None:
     result = Decoder().decode(array_of(b"\xc0", size))
     assert isinstance(result, Batch)
-    assert counted(result) == {ErrorCode.BAD_ROW: size}
-    assert result.problem == f"events: {size} items, and at most {MAX_ROWS}"
+    assert count_rejected(result) == {ErrorCode.BAD_ROW: size}
+    assert result.problem == f"events: {size} items; at most {MAX_ROWS}"
 
 
 def test_rows_share_equal_values() -> None:
-    result = taken(rows(ROW, ROW, {**ROW, "node": "ship"}))
+    result = decode_batch(rows(ROW, ROW, {**ROW, "node": "ship"}))
     assert result.table.series == [("checkout", "pay"), ("checkout", "ship")]
     assert len(events(result)) == 3
 
 
 def test_a_batch_of_rows_equals_one_of_columns() -> None:
-    columns = taken(batch(executions={**executions(4), **phases(3)}))
-    as_rows = taken(rows(*events(columns)))
+    columns = decode_batch(batch(executions={**executions(4), **phases(3)}))
+    as_rows = decode_batch(rows(*events(columns)))
     assert events(as_rows) == events(columns)
     assert isinstance(decode(rows(*events(columns))), Batch)
 
@@ -313,7 +317,7 @@ def test_batches_of_rows_that_are_read_together_stay_apart() -> None:
         [{**ROW, "node": "c", "items": 7}, metric, metric],
     ]
     batches = [decoder.decode(rows(*part)) for part in sent]
-    checked = [Checked() for _ in batches]
+    checked = [BatchErrors() for _ in batches]
     (joined,) = BatchReader().events(batches, ["shop"] * 4, checked)
 
     assert joined.members == [0, 1, 2, 3]
@@ -332,7 +336,7 @@ def test_more_rows_than_a_table_can_index_are_joined_in_groups() -> None:
         for part in range(9)
     ]
     assert sum(len(memoryview(one.encoded.events)) for one in batches) > 65_535
-    checked = [Checked() for _ in batches]
+    checked = [BatchErrors() for _ in batches]
     groups = list(BatchReader().events(batches, ["shop"] * 9, checked))
     assert len(groups) > 1
     assert [at for group in groups for at in group.members] == list(range(9))

@@ -7,12 +7,12 @@ from tests.agent.protocol.samples import (
     FLIGHT,
     TABLE,
     batch,
-    counted,
+    count_rejected,
+    decode_batch,
     events,
     executions,
     points,
     runs,
-    taken,
 )
 
 from kaywatch import wire
@@ -60,34 +60,34 @@ BAD = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_table_refuses_all_that_indexes_it(name: str) -> None:
-    decoded = taken_whole(BAD[name])
+    decoded = decode_table(BAD[name])
     assert events(decoded) == []
-    assert counted(decoded) == {ErrorCode.BAD_TABLE: 3 + 2 + 1}
+    assert count_rejected(decoded) == {ErrorCode.BAD_TABLE: 3 + 2 + 1}
     assert decoded.problem.startswith("table")
     # What doesn't index it stays.
     assert decoded.in_flight is not None
     assert len(decoded.in_flight) == 1
 
 
-def taken_whole(table: bytes) -> Any:
+def decode_table(table: bytes) -> Any:
     parts = {"executions": executions(3), "points": points(2), "runs": runs(1)}
-    return taken(batch(table=table, in_flight=[FLIGHT], **parts))
+    return decode_batch(batch(table=table, in_flight=[FLIGHT], **parts))
 
 
 def test_a_bad_table_that_nothing_indexes_is_reported_once() -> None:
-    result = taken(batch(table=b"\xc1", executions=None))
-    assert counted(result) == {ErrorCode.BAD_TABLE: 1}
+    result = decode_batch(batch(table=b"\xc1", executions=None))
+    assert count_rejected(result) == {ErrorCode.BAD_TABLE: 1}
 
 
 def test_a_bad_table_beside_bad_columns_is_counted_as_far_as_known() -> None:
     encoded = {"outcome": bytes(7), "end": bytes(8), "new": bytes(99)}
-    result = taken(batch(table=b"\xc1", executions=encoded, points=5))
-    assert counted(result) == {ErrorCode.BAD_TABLE: 7 + 1}
+    result = decode_batch(batch(table=b"\xc1", executions=encoded, points=5))
+    assert count_rejected(result) == {ErrorCode.BAD_TABLE: 7 + 1}
 
 
 def test_lists_that_are_not_used_may_be_left_out() -> None:
     table = with_table(points=None, errors=None)
-    result = taken(batch(table=table))
+    result = decode_batch(batch(table=table))
     assert len(events(result)) == 3
 
 
@@ -99,7 +99,7 @@ def test_the_highest_number_of_entries_is_taken() -> None:
 
 def test_unknown_lists_and_phases_are_ignored() -> None:
     table = with_table(errors=[[0, ""], [5, "warp"]], new=[[1, 2, 3]])
-    result = taken(batch(table=table, executions=executions(1, error=[1])))
+    result = decode_batch(batch(table=table, executions=executions(1, error=[1])))
     (event,) = events(result)
     assert (event["error"], event["phase"]) == ("Timeout", "")
 

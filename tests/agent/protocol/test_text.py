@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.agent.protocol.samples import counted, events
+from tests.agent.protocol.samples import count_rejected, events
 from tests.agent.protocol.whole import Batch, Decoder, Message
 
 from kaywatch.wire import ErrorCode
@@ -18,13 +18,13 @@ from kaywatch_agent.protocol.text import MAX_TEXT, message_of_json
 ROW = {"graph": "checkout", "node": "pay", "seconds": 0.12}
 
 
-def taken(text: bytes) -> Message:
+def decode_text(text: bytes) -> Message:
     result = message_of_json(text)
     return result if isinstance(result, Rejected) else Decoder().decode(result)
 
 
 def batch(value: Any) -> Batch:
-    result = taken(json.dumps(value).encode())
+    result = decode_text(json.dumps(value).encode())
     assert isinstance(result, Batch), result
     return result
 
@@ -47,7 +47,7 @@ def test_a_service_is_that_of_all_rows() -> None:
 
 @pytest.mark.parametrize("value", [{}, {"node": "pay"}, [1], {"events": 3}, [ROW, {}]])
 def test_an_invalid_row_is_counted(value: Any) -> None:
-    assert counted(batch(value))[ErrorCode.BAD_ROW] == 1
+    assert count_rejected(batch(value))[ErrorCode.BAD_ROW] == 1
 
 
 @pytest.mark.parametrize(
@@ -64,14 +64,14 @@ def test_an_invalid_row_is_counted(value: Any) -> None:
     ],
 )
 def test_invalid_json_is_rejected(text: bytes) -> None:
-    result = taken(text)
+    result = decode_text(text)
     assert isinstance(result, Rejected)
     assert result.code is ErrorCode.BAD_JSON
 
 
 @given(st.binary())
 def test_no_bytes_raise(text: bytes) -> None:
-    taken(text)
+    decode_text(text)
 
 
 @given(
@@ -81,4 +81,4 @@ def test_no_bytes_raise(text: bytes) -> None:
     )
 )
 def test_no_json_raises(value: Any) -> None:
-    taken(json.dumps(value).encode())
+    decode_text(json.dumps(value).encode())

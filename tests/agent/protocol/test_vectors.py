@@ -1,4 +1,4 @@
-"""PROTOCOL.md says what the code does: examples run, vectors and tables agree."""
+"""PROTOCOL.md matches the code: examples, test vectors and tables."""
 
 from __future__ import annotations
 
@@ -13,12 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.agent.protocol.samples import counted, events, plain, read, taken
+from tests.agent.protocol.fakes import Agent, FakeLink
+from tests.agent.protocol.samples import (
+    count_rejected,
+    decode_batch,
+    events,
+    plain,
+    read,
+)
 from tests.agent.protocol.whole import Batch, Decoder
+from tests.agents import DEADLINE
 
 from kaywatch import wire
 from kaywatch.wire import Phase
-from kaywatch_agent.aggregate import bucket
+from kaywatch_agent.aggregate import bucket, detail_quota
+from kaywatch_agent.aggregate.registry import Limits
 from kaywatch_agent.model import bounds
 from kaywatch_agent.model.records import (
     FailureRecord,
@@ -27,6 +36,7 @@ from kaywatch_agent.model.records import (
     ProcessSample,
     TopologyRecord,
 )
+from kaywatch_agent.pipeline import session, sessions
 from kaywatch_agent.protocol import limits, messages, rows, table
 from kaywatch_agent.protocol.messages import Bye, Capture, Flush, Hello
 
@@ -34,7 +44,7 @@ PAGE = (Path(wire.__file__).parent / "PROTOCOL.md").read_text(encoding="utf-8")
 CLIENT = bytes(range(16))
 
 
-def fenced(language: str) -> dict[str, str]:
+def read_blocks(language: str) -> dict[str, str]:
     """Return the page's fenced blocks of a language by their name."""
     matches = re.findall(rf"^```{language} ?(.*)\n((?s:.*?))^```$", PAGE, re.MULTILINE)
     return dict(matches)
@@ -51,8 +61,10 @@ def binary(value: Any) -> Any:
     return value
 
 
-MEANINGS = {name: binary(json.loads(text)) for name, text in fenced("json").items()}
-FRAMES = {name: bytes.fromhex(text) for name, text in fenced("hex").items()}
+MEANINGS = {
+    name: binary(json.loads(text)) for name, text in read_blocks("json").items()
+}
+FRAMES = {name: bytes.fromhex(text) for name, text in read_blocks("hex").items()}
 MESSAGES = sorted(MEANINGS.keys() - {"table"})
 
 
@@ -72,6 +84,13 @@ def test_the_bytes_equal_msgpack_of_the_values(name: str) -> None:
 @pytest.mark.parametrize("name", MESSAGES)
 def test_the_bytes_decode_to_the_meaning(name: str) -> None:
     assert wire.decode(FRAMES[name][4:]) == MEANINGS[name]
+
+
+def test_the_agent_answers_with_this_error() -> None:
+    both = {**MEANINGS["batch-columns"], "seq": 3, "events": [{"node": "pay"}]}
+    link = FakeLink()
+    Agent().open(link).receive(wire.frame(wire.pack(both)))
+    assert link.replies() == [MEANINGS["error"]]
 
 
 def test_the_table_is_the_one_in_the_batch() -> None:
@@ -104,10 +123,10 @@ def test_our_encoder_makes_these_bytes() -> None:
         "batch-loops": batch("batch-loops"),
         "batch-process": batch("batch-process"),
         "flush": wire.flush(**fields("flush")),
-        "flush-of-nobody": wire.flush(),
+        "flush-without-client": wire.flush(),
         "bye": wire.bye(**fields("bye")),
         "ack": wire.ack(**fields("ack")),
-        "ack-of-nobody": wire.ack(**fields("ack-of-nobody")),
+        "ack-without-client": wire.ack(**fields("ack-without-client")),
         "ack-greeting": wire.ack(**fields("ack-greeting")),
         "resend": wire.resend(**fields("resend")),
         "error": wire.error(**fields("error")),
@@ -120,13 +139,13 @@ def test_our_encoder_makes_these_bytes() -> None:
     assert made.keys() == set(MESSAGES) - {"batch-rows"}
 
 
-def decoded(name: str) -> Any:
+def decode_vector(name: str) -> Any:
     (message,) = read([FRAMES[name]])
     return message
 
 
 def test_the_agent_reads_the_hello() -> None:
-    assert decoded("hello") == Hello(
+    assert decode_vector("hello") == Hello(
         client=CLIENT.hex(),
         service="shop",
         host="web1",
@@ -138,18 +157,18 @@ def test_the_agent_reads_the_hello() -> None:
 
 
 def test_the_agent_reads_where_a_client_begins() -> None:
-    message = decoded("hello-again")
+    message = decode_vector("hello-again")
     assert (message.greeting, message.first) == (2, 3)
 
 
 def test_the_agent_reads_memory_and_cpu_of_a_process() -> None:
-    message = decoded("batch-process")
+    message = decode_vector("batch-process")
     assert message.process == ProcessSample(rss_bytes=31_457_280, cpu_seconds=1.5)
-    assert not counted(message)
+    assert not count_rejected(message)
 
 
 def test_the_agent_reads_the_columns() -> None:
-    message = decoded("batch-columns")
+    message = decode_vector("batch-columns")
     assert (message.client, message.seq, message.sent) == (
         CLIENT.hex(),
         1,
@@ -157,7 +176,7 @@ def test_the_agent_reads_the_columns() -> None:
     )
     assert (message.service, message.recorded) == ("shop", 5)
     assert message.drops == {"buffer_full": 1}
-    assert not counted(message)
+    assert not count_rejected(message)
     ok = {"outcome": "ok", "attempts": 1, "action": "default", "error": "", "phase": ""}
     failed = {"outcome": "error", "attempts": 3, "action": ""}
     assert events(message) == [
@@ -200,8 +219,8 @@ def test_the_agent_reads_the_columns() -> None:
 
 
 def test_the_agent_reads_the_phases() -> None:
-    message = decoded("batch-phases")
-    assert not counted(message)
+    message = decode_vector("batch-phases")
+    assert not count_rejected(message)
     pay, ship = events(message)
     assert (pay["node"], pay["seconds"], pay["outcome"]) == ("pay", 2.5, "fallback")
     values = {name: pay[name] for name in wire.PHASE_COLUMNS}
@@ -211,7 +230,7 @@ def test_the_agent_reads_the_phases() -> None:
 
 
 def test_the_agent_reads_the_details() -> None:
-    result = decoded("batch-details")
+    result = decode_vector("batch-details")
     assert result.failures == (
         FailureRecord(
             time=1700000009.5,
@@ -232,35 +251,35 @@ def test_the_agent_reads_the_details() -> None:
         ),
     )
     assert result.in_flight == (InFlight("checkout", "pay", 1700000011.0, "a1-8"),)
-    assert not counted(result)
+    assert not count_rejected(result)
 
 
 def test_the_agent_reads_the_loops() -> None:
-    message = decoded("batch-loops")
+    message = decode_vector("batch-loops")
     assert message.loops == (
         NodeRevisits("agent", "", 11, "a1-9"),
         NodeRevisits("agent", "decide", 6, "a1-9"),
         NodeRevisits("agent", "search", 5, "a1-9"),
     )
     assert message.looped == (NodeRevisits("agent", "decide", 3),)
-    assert decoded("batch-details").loops is None
-    assert not counted(message)
+    assert decode_vector("batch-details").loops is None
+    assert not count_rejected(message)
 
 
 def test_the_agent_reads_the_rows() -> None:
-    message = decoded("batch-rows")
+    message = decode_vector("batch-rows")
     first, second = events(message)
     assert (first["node"], first["seconds"], first["outcome"]) == ("pay", 0.125, "ok")
     assert (second["metric"], second["value"]) == ("basket_size", 3.0)
     assert second["labels"] == {"shop": "de"}
-    assert not counted(message)
+    assert not count_rejected(message)
 
 
 def test_the_agent_reads_flush_and_bye() -> None:
-    assert decoded("flush") == Flush(CLIENT.hex())
-    assert decoded("flush-of-nobody") == Flush("")
-    assert decoded("bye") == Bye(CLIENT.hex(), 2, {"unpackable": 1})
-    assert decoded("capture") == Capture()
+    assert decode_vector("flush") == Flush(CLIENT.hex())
+    assert decode_vector("flush-without-client") == Flush("")
+    assert decode_vector("bye") == Bye(CLIENT.hex(), 2, {"unpackable": 1})
+    assert decode_vector("capture") == Capture()
 
 
 # -- the examples ----------------------------------------------------------------------
@@ -274,7 +293,7 @@ def listening() -> Iterator[tuple[str, socket.socket]]:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
             server.bind(path)
             server.listen(1)
-            server.settimeout(10)
+            server.settimeout(DEADLINE)
             yield path, server
 
 
@@ -283,7 +302,7 @@ def test_the_python_example_pushes_its_documented_rows(
 ) -> None:
     path, server = listening
     names: dict[str, Any] = {}
-    exec(fenced("python")[""], names)
+    exec(read_blocks("python")[""], names)
     names["example"](path)
     connection, _ = server.accept()
     with connection:
@@ -293,7 +312,7 @@ def test_the_python_example_pushes_its_documented_rows(
     (result,) = read([stream])
     assert isinstance(result, Batch)
     assert result.service == "cron"
-    assert not counted(result)
+    assert not count_rejected(result)
     pay, ship, size = events(result)
     assert (pay["graph"], pay["node"], pay["seconds"]) == ("checkout", "pay", 0.12)
     assert (pay["outcome"], pay["action"]) == ("ok", "default")
@@ -312,7 +331,7 @@ def test_the_python_example_pushes_its_documented_rows(
 def test_the_shell_example_pushes_its_documented_rows(
     call: str, seconds: float
 ) -> None:
-    script = fenced("sh")[""].replace("push backup 312 ok", call)
+    script = read_blocks("sh")[""].replace("push backup 312 ok", call)
     assert call in script
     done = subprocess.run(["sh", "-c", script], capture_output=True, check=True)
     assert not done.stderr
@@ -404,6 +423,11 @@ def test_the_limits_match_the_protocol_page() -> None:
     assert matches == {
         0,
         wire.MAX_FRAME,
+        detail_quota.PROCESS_BYTES,
+        *(Limits.series, Limits.series_per_client, Limits.series_per_user),
+        *(Limits.names, Limits.names_per_client, Limits.names_per_user),
+        sessions.MAX_PROCESS_CLIENTS,
+        session.MAX_CLIENTS,
         wire.MAX_NAME,
         wire.MAX_TABLE_ENTRIES,
         limits.MAX_SKIP,
@@ -430,7 +454,7 @@ def test_a_vector_is_the_same_message_in_any_chunks() -> None:
         packed = FRAMES[name][4:]
         decoder = Decoder().decode(packed)
         if isinstance(decoder, Batch):
-            assert plain(taken(packed)) == plain(decoder)
+            assert plain(decode_batch(packed)) == plain(decoder)
 
 
 def test_links_within_the_page_lead_somewhere() -> None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from kaywatch.wire import ErrorCode
 from kaywatch_agent.protocol import decoder, messages
 from kaywatch_agent.protocol.batches import BatchReader
-from kaywatch_agent.protocol.columns import Checked
+from kaywatch_agent.protocol.columns import BatchErrors
 from kaywatch_agent.protocol.messages import Executions, Points, Runs
 from kaywatch_agent.protocol.table import Table
 
@@ -17,7 +17,7 @@ __all__ = ["Batch", "Decoder", "Message"]
 
 
 class Batch(NamedTuple):
-    """A batch: its sound part, and what was wrong with the rest."""
+    """A batch: its valid part, and the errors of the rest."""
 
     client: str
     seq: int | None
@@ -52,7 +52,7 @@ class Decoder:
         message = decoder.decode(frame)
         if not isinstance(message, messages.Batch):
             return message
-        checked = Checked()
+        checked = BatchErrors()
         joined = list(self._reader.events([message], [message.service], [checked]))
         events = (
             joined[0].events if joined else messages.Events(Table([""], [], [], []))
