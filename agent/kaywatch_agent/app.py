@@ -16,9 +16,13 @@ import structlog
 from kaywatch._version import __version__
 from kaywatch_agent.components import Components
 from kaywatch_agent.config import Config
-from kaywatch_agent.errors import ConfigError, StoreError
+from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.ingest.probe import Probe
-from kaywatch_agent.runtime.process import raise_descriptors, tune_allocator
+from kaywatch_agent.runtime.process import (
+    raise_descriptors,
+    tune_allocator,
+    tune_threads,
+)
 from kaywatch_agent.runtime.supervision import Supervision
 from kaywatch_agent.runtime.systemd import Notifier
 from kaywatch_agent.store.writer import StoreWriter
@@ -88,6 +92,7 @@ class App:
             StartError: a socket, a port or the store cannot be opened.
         """
         tune_allocator()
+        tune_threads()
         raise_descriptors()
         ticks: asyncio.Task[None] | None = None
         commits: asyncio.Task[None] | None = None
@@ -131,16 +136,16 @@ class App:
         log.info("configuration reloaded")
 
     async def _start(self) -> None:
-        components, config, held = self.components, self.config, self._sockets
+        components, config, sockets = self.components, self.config, self._sockets
         self._open_store()
         self._stops.append(("http", components.web.stop))
-        self.http_url = await components.web.start(config.http, held.get("http", ()))
+        self.http_url = await components.web.start(config.http, sockets.get("http", ()))
         await components.delivery.start()
         self._stops.append(("notify", components.delivery.stop))
         self._stops.append(("rules", components.ticker.stop_rules))
         self._stops.append(("ingest", components.listener.stop))
-        if "ingest" in held:
-            components.listener.adopt(held["ingest"][0], config.ingest)
+        if "ingest" in sockets:
+            components.listener.adopt(sockets["ingest"][0], config.ingest)
         else:
             components.listener.start(config.ingest)
         probe = Probe(self.socket_path, self._report_probe)
@@ -155,7 +160,7 @@ class App:
             socket=self.socket_path,
             version=__version__,
             **({"brokers": brokers} if brokers else {}),
-            **({"held_by_systemd": ",".join(sorted(held))} if held else {}),
+            **({"held_by_systemd": ",".join(sorted(sockets))} if sockets else {}),
         )
 
     def _open_store(self) -> None:
@@ -173,7 +178,7 @@ class App:
 
         self._stops.append(("store", close))
         self.components.restore(writer)
-        checking = asyncio.create_task(self._check_store(writer), name="store check")
+        checking = asyncio.create_task(writer.check(), name="store check")
 
     async def _stop(self, *loops: asyncio.Task[None] | None) -> None:
         """Stop in reverse order: no new connections, a last commit, acks, goodbye."""
@@ -212,27 +217,6 @@ class App:
         now = components.clock()
         status = components.health.status(now)
         self.supervision.tick(now, components.status_counts(), status)
-
-    async def _check_store(self, writer: StoreWriter) -> None:
-        """Check a large store for damage, and report the result."""
-        started = time.perf_counter()
-        try:
-            damage = await writer.check()
-        except StoreError as error:
-            problem = str(error)
-            log.warning("the store could not be checked", problem=problem)
-        else:
-            if damage is None:
-                return
-            problem = f"the file was damaged, and is set aside: {damage}"
-            if damage:
-                log.error("store damaged, started a new file", damage=damage)
-            else:
-                took = round(time.perf_counter() - started, 3)
-                log.info("store checked", took_seconds=took)
-                problem = ""
-        # It stays there until the next start: somebody should look.
-        self.components.health.report("store check", self.components.clock(), problem)
 
     def _report_probe(self, problem: str) -> None:
         """Report the result of the ingest probe."""

@@ -18,8 +18,7 @@ from kaywatch_agent.web.view import BacktestError, BacktestSummary, PastEpisode
 
 __all__ = ["Backtester"]
 
-# One of the two threads that build responses is busy meanwhile, and delays the event
-# loop by up to 5 ms at a time.
+# One of the two threads that build responses is busy meanwhile.
 MAX_SECONDS: Final = 20.0
 
 
@@ -27,18 +26,22 @@ class Backtester:
     """Evaluates edited rules over the store, beside the writer."""
 
     def __init__(
-        self, path: Path | None, settings: Callable[[], AlertSettings]
+        self,
+        path: Path | None,
+        settings: Callable[[], AlertSettings],
+        receivers: Callable[[], Mapping[str, ReceiverConfig]] = dict,
     ) -> None:
         """Prepare to read a store.
 
         Args:
             path: its file; None without a store.
             settings: returns the settings in which a rule is evaluated.
+            receivers: returns the receivers that the rule would notify.
         """
         self._path = path
         self._settings = settings
+        self._receivers = receivers
         self._lock = threading.Lock()
-        self.receivers: Mapping[str, ReceiverConfig] = {}
 
     def run(self, rule: Rule, since: float) -> BacktestSummary:
         """Return what a rule would have done since a time.
@@ -48,7 +51,7 @@ class Backtester:
                 long.
         """
         if self._path is None:
-            # Trying again would not help, so this is no BacktestError.
+            # Trying again would not help, so this is not a BacktestError.
             reason = "the agent stores nothing (store.path)"
             return BacktestSummary(since, time.time(), 0, (), 0, reason)
         if not self._lock.acquire(blocking=False):
@@ -62,7 +65,7 @@ class Backtester:
                     settings,
                     history,
                     since,
-                    receivers=self.receivers,
+                    receivers=self._receivers(),
                     progress=_stop_after(time.monotonic() + MAX_SECONDS),
                 )
         except StoreError as error:

@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -17,6 +18,7 @@ from kaywatch_agent.aggregate.registry import Registry
 from kaywatch_agent.aggregate.view import View
 from kaywatch_agent.backtesting import Backtester
 from kaywatch_agent.config import Config
+from kaywatch_agent.errors import StoreError
 from kaywatch_agent.ingest.intake import Intake
 from kaywatch_agent.ingest.mqtt import MqttIngest
 from kaywatch_agent.ingest.peers import LocalPeer
@@ -28,7 +30,6 @@ from kaywatch_agent.pipeline.pipeline import Pipeline
 from kaywatch_agent.protocol.redact import Privacy
 from kaywatch_agent.rules.alert import Alert
 from kaywatch_agent.rules.loop import Alerting
-from kaywatch_agent.rules.rule import AlertSettings
 from kaywatch_agent.rules.snapshot import AlertsSnapshot
 from kaywatch_agent.rules.state import AlertState
 from kaywatch_agent.runtime.health import Health, Readiness
@@ -65,7 +66,6 @@ class Components:
         mqtt: the brokers.
         alerting: the rules.
         delivery: notifications.
-        backtester: evaluates edited rules over the store.
         committer: makes all state durable.
         ticker: calls the components once a second.
         web: the HTTP server.
@@ -91,15 +91,13 @@ class Components:
             request_commit=self.request_commit,
             clock=clock,
         )
-        self.backtester = Backtester(config.store.file, self._alert_settings)
-        self.backtester.receivers = config.notify.receivers
         self.committer = Committer(self._durable_parts())
         self.intake = Intake(
             self.pipeline, request_commit=self.request_commit, clock=clock
         )
         self.listener = UnixListener(self.intake)
         self.mqtt = MqttIngest(config.ingest.mqtt, self.intake, _alert_json)
-        self.web = self._web_server()
+        self.web = self._web_server(config.store.file)
         self.ticker = self._ticker()
         self._include_metrics()
 
@@ -115,7 +113,6 @@ class Components:
         self.pipeline.queue.privacy = Privacy(config.failures)
         self.alerting.use(config.alerts, config.notify.min_severity)
         self.delivery.use(config.notify)
-        self.backtester.receivers = config.notify.receivers
         if self.committer.writer is not None:
             self.committer.writer.keep(config.store.retention)
 
@@ -129,9 +126,12 @@ class Components:
         if state.now is None:
             return
         self.pipeline.aggregator.restore(state)
-        self.metrics.restore(state.counters)
         clients = map(Client.from_json, state.clients.values())
-        self.pipeline.restore(clients, LocalPeer.find, socket.gethostname())
+        try:
+            self.metrics.restore(state.counters)
+            self.pipeline.restore(clients, LocalPeer.find, socket.gethostname())
+        except ValueError as error:
+            raise _unusable(writer.path, error) from None
         self.alerting.restore(state.documents)
         self.delivery.restore(state.documents)
         down = max(0.0, self.clock() - state.now)
@@ -186,7 +186,12 @@ class Components:
             self.delivery.heartbeats,
         )
 
-    def _web_server(self) -> WebServer:
+    def _web_server(self, store: Path | None) -> WebServer:
+        backtester = Backtester(
+            store,
+            settings=lambda: self.alerting.engine.settings,
+            receivers=lambda: self.delivery.config.receivers,
+        )
         view = AgentView(
             socket=lambda: os.path.abspath(self.listener.path),
             health=self.health,
@@ -197,13 +202,10 @@ class Components:
             clients=self.pipeline.clients,
             usage=self._usage,
             clock=self.clock,
-            backtest=self.backtester.run,
+            backtest=backtester.run,
             wait_durable=self.committer.wait_durable,
         )
         return WebServer(view, self.metrics, __version__)
-
-    def _alert_settings(self) -> AlertSettings:
-        return self.alerting.engine.settings
 
     def _view(self) -> View:
         return self.pipeline.aggregator.view(self.clock())
@@ -225,15 +227,18 @@ class Components:
             delivery=self.delivery,
             committer=self.committer,
             health=self.health,
-            publish=[self._report_brokers, self.delivery.measure, self.web.publish],
+            publish=[self._report_ingest, self.delivery.measure, self.web.publish],
             changed=[self.mqtt.alerts_changed],
             clock=self.clock,
         )
 
-    def _report_brokers(self) -> None:
+    def _report_ingest(self) -> None:
         now = self.clock()
+        self.health.report("connections", now, self.listener.problem)
         for broker, problem in self.mqtt.problems().items():
             self.health.report(f"mqtt {broker}", now, problem)
+        if self.delivery.config.receivers:
+            self.health.report("notify", now, self.delivery.problem())
 
     def _healthy(self) -> bool:
         """Return whether the agent receives events and evaluates rules."""
@@ -249,6 +254,13 @@ def _health(clock: Callable[[], float]) -> Health:
     health.expect("ingest", within=INGEST_DEADLINE)
     health.expect("rules", within=RULES_DEADLINE)
     return health
+
+
+def _unusable(path: Path, error: ValueError) -> StoreError:
+    return StoreError(
+        f"store.path: cannot use {path}: {error}; it was left unchanged:"
+        " restore a backup, or move the file away to start with an empty store"
+    )
 
 
 def _alert_json(snapshot: AlertsSnapshot, alert: Alert) -> bytes:

@@ -16,10 +16,10 @@ from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.ingest.config import IngestConfig
 from kaywatch_agent.notify.config import (
     HeartbeatConfig,
+    NotifyConfig,
     parse_heartbeat,
 )
 from kaywatch_agent.notify.config import parse as parse_receivers
-from kaywatch_agent.notify.delivery import NotifyConfig
 from kaywatch_agent.protocol.redact import FailureConfig
 from kaywatch_agent.rules import load as rules
 from kaywatch_agent.rules.rule import AlertSettings
@@ -84,6 +84,18 @@ def load(path: Path | None) -> Config:
         return parse(text)
     except ConfigError as error:
         raise ConfigError("", f"{path}: {error}", error.others) from None
+
+
+def find_unused(notify: NotifyConfig, alerts: AlertSettings) -> list[str]:
+    """Return a warning about each receiver that nothing notifies."""
+    used = {name for rule in alerts.rules.values() for name in rule.notify}
+    used |= {config.fallback for config in notify.receivers.values()}
+    return [
+        f"receiver.{name}: no rule notifies it; add it to alerting.default_notify or to"
+        " the notify of a rule"
+        for name in notify.receivers
+        if name not in used
+    ]
 
 
 def parse(text: str) -> Config:

@@ -11,7 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["AgentError", "CaptureError", "ConfigError", "StartError", "StoreError"]
+__all__ = [
+    "AgentError",
+    "CaptureError",
+    "ConfigError",
+    "InvalidValue",
+    "StartError",
+    "StoreError",
+]
 
 
 class AgentError(Exception):
@@ -36,6 +43,18 @@ class ConfigError(AgentError):
         super().__init__(f"{key}: {message}" if key else message)
         self.key = key
         self.others = tuple(others)
+
+
+class InvalidValue(ValueError):
+    """A value of a table is invalid; who reads the table makes it a ConfigError.
+
+    Attributes:
+        key: the key within the table.
+    """
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(message)
+        self.key = key
 
 
 class StartError(AgentError):

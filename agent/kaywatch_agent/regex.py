@@ -40,12 +40,12 @@ class Expression:
         try:
             self._compiled = re2.compile(pattern, _options(MAX_MEMORY))
         except (re2.error, UnicodeError) as error:
-            raise ValueError(_explained(error)) from None
+            raise ValueError(_explain(error)) from None
         self._value = self._compiled.groupindex.get("value", 0)
 
     def fullmatch(self, text: str) -> bool:
         """Return whether the expression matches a whole text."""
-        return self._compiled.fullmatch(encoded(text)) is not None
+        return self._compiled.fullmatch(encode_text(text)) is not None
 
     def replace(self, text: bytes, replacement: bytes, limit: int) -> tuple[bytes, int]:
         """Replace matches, or only their group named `value` if there is one.
@@ -98,7 +98,7 @@ class ExpressionSet:
         return [self._expressions[number] for number in numbers[:-1]]
 
 
-def encoded(text: str) -> bytes:
+def encode_text(text: str) -> bytes:
     """Return a text as UTF-8; lone surrogates become question marks."""
     return text.encode("utf-8", "replace")
 
@@ -110,7 +110,7 @@ def _options(memory: int) -> Any:
     return options
 
 
-def _explained(error: Exception) -> str:
+def _explain(error: Exception) -> str:
     reason = error.args[0] if error.args else ""
     text = (
         reason.decode("utf-8", "replace") if isinstance(reason, bytes) else str(error)

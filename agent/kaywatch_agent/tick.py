@@ -52,7 +52,7 @@ class Ticker:
             committer: makes all state durable.
             health: receives the state of each stage.
             publish: called at the end of each tick.
-            changed: called with the alerts that changed.
+            changed: called with the alerts that changed, once that is durable.
             clock: returns Unix seconds.
         """
         self._pipeline = pipeline
@@ -62,7 +62,7 @@ class Ticker:
         self._committer = committer
         self._health = health
         self.publish = publish
-        self.changed = changed
+        self._changed = _ChangedAlerts(changed)
         self._clock = clock
         self._problems: dict[Callable[[], None], str] = {}  # of tasks that failed
         self._ending = False
@@ -107,7 +107,12 @@ class Ticker:
     async def commit(self) -> None:
         """Commit all batches and changes, then acknowledge them."""
         self._guard(self._aggregate)
+        changed = self._changed.take()
         durable = await self._committer.commit()
+        if durable:
+            self._changed.publish(changed)
+        else:
+            self._changed.put_back(changed)
         self._intake.write(self._pipeline.sessions.acknowledge(durable=durable))
         if self._pipeline.commit_due:
             self._committer.request()
@@ -134,11 +139,8 @@ class Ticker:
         # No await before this: alerts and their notifications belong in one commit.
         self._delivery.enqueue(update.requests)
         if update.changed is not None:
-            for changed in self.changed:
-                try:
-                    changed(update.changed)
-                except Exception:
-                    log.exception("cannot publish changed alerts")
+            self._changed.add(update.changed)
+            self._committer.request()
 
     def _guard(self, work: Callable[[], None]) -> str:
         """Call `work`; return its error as text. The next tick tries again."""
@@ -152,3 +154,33 @@ class Ticker:
             return problem
         self._problems.pop(work, None)
         return ""
+
+
+class _ChangedAlerts:
+    """Alerts whose change is not durable yet: after a crash, it never happened."""
+
+    def __init__(self, listeners: list[Callable[[AlertsSnapshot], None]]) -> None:
+        self._listeners = listeners
+        self._pending: list[AlertsSnapshot] = []
+
+    def add(self, changed: AlertsSnapshot) -> None:
+        """Keep the result of an evaluation for the next commit."""
+        self._pending.append(changed)
+
+    def take(self) -> list[AlertsSnapshot]:
+        """Return what the commit that begins now contains."""
+        taken, self._pending = self._pending, []
+        return taken
+
+    def put_back(self, changed: list[AlertsSnapshot]) -> None:
+        """Keep what a failed commit contained for the next one."""
+        self._pending[:0] = changed
+
+    def publish(self, changed: list[AlertsSnapshot]) -> None:
+        """Pass on what a commit contained."""
+        for each in changed:
+            for listener in self._listeners:
+                try:
+                    listener(each)
+                except Exception:
+                    log.exception("cannot publish changed alerts")

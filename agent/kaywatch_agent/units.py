@@ -15,6 +15,7 @@ __all__ = [
     "DURATION_PATTERN",
     "MIB",
     "clock_time",
+    "local_time",
     "duration",
     "money",
     "parse_duration",
@@ -60,7 +61,7 @@ def parse_duration(text: str) -> float:
     """Return the seconds of `90s`, `1h30m`, `500ms`, `2d`, or a plain number.
 
     Raises:
-        ValueError: the text is no duration.
+        ValueError: the text is not a duration.
     """
     match = _DURATION.fullmatch(text.strip())
     if match is None:
@@ -81,7 +82,7 @@ def parse_size(text: str) -> int:
     """Return the bytes of `64MB` (powers of 1000), `64MiB` (1024), or a plain number.
 
     Raises:
-        ValueError: the text is no size.
+        ValueError: the text is not a size.
     """
     match = _SIZE.fullmatch(text.strip())
     if match is None or (match[3] and not match[2]):
@@ -181,6 +182,17 @@ def clock_time(time: float, now: float) -> str:
     return f"{at:%H:%M} UTC" if same else f"{at:%Y-%m-%d %H:%M} UTC"
 
 
+def local_time(time: float) -> str:
+    """Return a time in this host's zone: `13:01 CET`; empty if that is UTC."""
+    at = datetime.fromtimestamp(time, UTC).astimezone()
+    if not at.utcoffset():
+        return ""
+    zone = at.tzname() or ""
+    # A zone without an abbreviation is an offset: +0530.
+    same_day = at.date() == datetime.fromtimestamp(time, UTC).date()
+    return f"{at:%H:%M} {zone}" if same_day else f"{at:%a %H:%M} {zone}"
+
+
 def rfc3339(time: float) -> str:
     """Return a time as in RFC 3339: 2026-11-23T21:55:20.419Z."""
     at = datetime.fromtimestamp(time, UTC)
@@ -189,10 +201,10 @@ def rfc3339(time: float) -> str:
 
 def sparkline(values: Sequence[float | None]) -> str:
     """Return values as a line of bars, with a dot for None."""
-    known = [v for v in values if v is not None and math.isfinite(v)]
-    if not known:
+    finite = [v for v in values if v is not None and math.isfinite(v)]
+    if not finite:
         return ""
-    low, high = min(known), max(known)
+    low, high = min(finite), max(finite)
     return "".join(_bar(value, low, high) for value in values)
 
 

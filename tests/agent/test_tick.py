@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.agents import DEADLINE
 
 from kaywatch_agent.components import Components
 from kaywatch_agent.config import Config, parse
@@ -19,7 +20,7 @@ def config(tmp_path: Path) -> Config:
 
 
 async def until(condition: Any) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE):
         while not condition():
             await asyncio.sleep(0.01)
 

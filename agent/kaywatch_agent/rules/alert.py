@@ -25,14 +25,15 @@ __all__ = [
     "alert_id",
 ]
 
-# Entries per timeline. Older entries are dropped, except those that began the current
-# episode: `kaywatch why` shows them however long it lasts.
+# Entries per timeline. Older entries are dropped, except the start of the current
+# episode: `kaywatch why` shows it, however long the episode lasts.
 MAX_ENTRIES: Final = 60
 _BEGINNINGS: Final = frozenset({AlertState.PENDING, AlertState.FIRING})
 
 # An alert that fires or resolves this often within an hour is flapping.
 FLAPS: Final = 4
 FLAP_SECONDS: Final = 3600.0
+# Enough to double a cooldown sixteen times; it is limited to an hour in any case.
 MAX_FLAP_TIMES: Final = 64
 
 
@@ -133,6 +134,7 @@ _STORED: Final = {
 }
 
 
+# `dict` makes room for the cached id.
 class Alert(msgspec.Struct, dict=True, rename=_STORED):
     """One alert.
 
@@ -147,7 +149,7 @@ class Alert(msgspec.Struct, dict=True, rename=_STORED):
         flap_times: when it fired or resolved, in seconds of the alert clock.
         timeline: changes of state and notifications, the oldest first.
         dropped_entries: how many entries of the timeline were dropped.
-        context: what was known when the episode began.
+        context: the evidence when the episode began.
         worst: of the episode; None if no value was known.
     """
 
@@ -209,6 +211,8 @@ class Alert(msgspec.Struct, dict=True, rename=_STORED):
         if value is None:
             return False
         if worst is not None:
+            # An equal value is not worse: the alert would be stored again for each of
+            # them.
             better = value >= worst.value if low_is_bad else value <= worst.value
             if better:
                 return False
@@ -230,6 +234,7 @@ class Alert(msgspec.Struct, dict=True, rename=_STORED):
 
     def snapshot(self) -> Alert:
         """Return a copy that later evaluations do not change."""
+        # The other attributes are immutable: they are replaced, never changed.
         copy = msgspec.structs.replace(
             self,
             notified=dict(self.notified),
@@ -246,6 +251,7 @@ class Alert(msgspec.Struct, dict=True, rename=_STORED):
         while len(self.timeline) > MAX_ENTRIES:
             entries = enumerate(self.timeline)
             spare = (n for n, old in entries if not self._begins_episode(old))
+            # If all of them began the episode, the oldest goes: the limit always holds.
             del self.timeline[next(spare, 0)]
             self.dropped_entries += 1
 

@@ -36,7 +36,7 @@ class TopicMessage(NamedTuple):
 
 
 class AlertPublisher:
-    """What one broker should retain about alerts, and what to publish next.
+    """The alerts that one broker should retain, and the next messages to publish.
 
     Attributes:
         filter: the subscription whose topics go to `discovered`.
@@ -65,7 +65,7 @@ class AlertPublisher:
         self._connected = False
 
     def changed(self, snapshot: AlertsSnapshot) -> None:
-        """Queue alerts whose state changed; at the start, those that fire."""
+        """Queue alerts whose state changed; at the start, firing alerts."""
         # An alert is kept while it fires: without the other alerts and the results.
         background = snapshot._replace(alerts=(), results={})
         for alert in snapshot.alerts:
@@ -77,6 +77,8 @@ class AlertPublisher:
             elif self._firing.pop(topic, None):
                 self._resolved[topic] = change
                 self._due[topic] = None
+            # Without a connection, only the latest states matter: they are published
+            # once it is back, and the changes in between are in the timelines.
             if self._connected:
                 self._changes.append(change)
         while len(self._changes) > MAX_CHANGES:
@@ -99,11 +101,12 @@ class AlertPublisher:
 
     def discovered(self, topic: str) -> None:
         """Clear a topic that the broker retains, unless its alert fires."""
+        # A firing alert is published again anyway after each connection.
         if topic not in self._firing:
             self._due[topic] = None
 
     def messages(self) -> Iterator[TopicMessage]:
-        """Yield what to publish, in order, until nothing is due."""
+        """Yield the messages to publish, in order, until nothing is due."""
         while True:
             if self._due:
                 yield self._next_state(next(iter(self._due)))

@@ -58,6 +58,7 @@ class AlertStore:
                 self.alerts[alert.key] = alert
             elif kind == CLOCK:
                 clock = msgspec.json.decode(data, type=Clock)
+                # The wall clock may have been set back since then.
                 downtime = max(0.0, now - clock.wall)
                 self.clock = clock.seconds + downtime
         return downtime
@@ -97,6 +98,8 @@ class AlertStore:
             else:
                 documents["alert", alert_id] = msgspec.json.encode(state)
                 self._written[alert_id] = self.clock
+        # The times in an alert refer to the clock, so both have to be in one commit:
+        # after a restart, a cooldown would otherwise end too late.
         if documents or full or self._is_due(CLOCK):
             documents[CLOCK, CLOCK] = msgspec.json.encode(Clock(self.clock, now))
             self._written[CLOCK] = self.clock

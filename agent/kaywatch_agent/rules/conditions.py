@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, TypeVar
 
 from kaywatch_agent.errors import ConfigError
@@ -17,6 +17,7 @@ from kaywatch_agent.rules.config import (
     TransitionConfig,
 )
 from kaywatch_agent.rules.expression import Compare, Not, Predicate, leading, parse
+from kaywatch_agent.rules.matchers import Matcher
 from kaywatch_agent.rules.metrics import METRICS, MetricSource
 from kaywatch_agent.rules.rule import (
     Absence,
@@ -31,7 +32,10 @@ from kaywatch_agent.units import parse_duration
 __all__ = [
     "absence",
     "burn_rate",
+    "check_labels",
     "check_minimum",
+    "check_objective",
+    "check_reachable",
     "compare",
     "labels_of",
     "parse_key",
@@ -42,6 +46,13 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+# Of a stuck node: a year is a million times half a minute.
+MAX_FACTOR: Final = 1_000_000
+
+# Comparisons of a number between 0 and 1 that its value does not decide.
+_NEVER: Final = {(">", 1.0), ("<", 0.0)}
+_ALWAYS: Final = {(">=", 0.0), ("<=", 1.0)}
 
 # The metrics that the keys of a runaway rule limit.
 _VISITS: Final = {"max_visits": "run_visits_max", "max_node_visits": "node_visits_max"}
@@ -71,12 +82,30 @@ def threshold(config: ThresholdConfig, path: str) -> Threshold:
             f"{path}.clear",
             f"{clear:g} must be {side} value = {value:g}, on the good side of it",
         )
+    check_reachable(f"{path}.value", Compare(config.metric, op, value))
+    if clear is not None and metrics.find(config.metric).unit == "ratio":
+        check_reachable(f"{path}.clear", Compare(config.metric, op, clear))
     return compare(config.metric, op, value, clear)
+
+
+def check_reachable(key: str, comparison: Compare) -> None:
+    """Raise ConfigError for a comparison of a ratio that is always or never true."""
+    name, op, value = comparison
+    if metrics.find(name).unit != "ratio":
+        return
+    if not 0.0 <= value <= 1.0:
+        percent = f"; write {value / 100:g} for {value:g} %" if 1 < value <= 100 else ""
+        raise ConfigError(key, f"{value:g}: {name} is between 0 and 1{percent}")
+    if (op, value) in _NEVER or (op, value) in _ALWAYS:
+        often = "never" if (op, value) in _NEVER else "always"
+        raise ConfigError(key, f"{comparison} is {often} true")
 
 
 def compare(metric: str, op: str, value: float, clear: float | None) -> Threshold:
     """Return the condition that a metric is beyond a value."""
     breach = Compare(metric, op, value)
+    # At the value itself, `>=` and `<=` are both true: a condition without a `clear` of
+    # its own is clear exactly when it is not met.
     cleared: Predicate = Not(breach)
     if clear is not None and clear != value:
         cleared = Compare(metric, ">=" if op.startswith("<") else "<=", clear)
@@ -90,12 +119,14 @@ def _expression(config: ThresholdConfig, path: str) -> Threshold:
             raise ConfigError(f"{path}.{key}", "either this or when, not both")
 
     def predicate(text: str) -> Predicate:
-        return parse(text, metrics.known, METRICS)
+        return parse(text, metrics.is_known, METRICS)
 
     breach = parse_key(f"{path}.when", predicate, config.when)
     clear: Predicate = Not(breach)
     if config.clear_when:
         clear = parse_key(f"{path}.clear_when", predicate, config.clear_when)
+    for part in breach.comparisons():
+        check_reachable(f"{path}.when", part)
     first = leading(breach)
     return Threshold(breach, clear, first.metric, first.value, None)
 
@@ -106,6 +137,7 @@ def absence(config: AbsenceConfig, path: str, grace: float) -> Absence:
     forget_after = parse_duration(config.forget_after)
     if max_age <= 0:
         raise ConfigError(f"{path}.max_age", 'must be longer than 0, such as "15m"')
+    # A label set would be forgotten before it could be absent.
     if forget_after <= max_age:
         raise ConfigError(f"{path}.forget_after", "must be longer than max_age")
     for number, labels in enumerate(config.expect):
@@ -118,11 +150,6 @@ def absence(config: AbsenceConfig, path: str, grace: float) -> Absence:
 def burn_rate(config: BurnRateConfig, tier: TierConfig, path: str) -> BurnRate:
     """Return the condition of one tier."""
     objective, factor = config.objective, tier.factor
-    if not 0.0 < objective < 1.0:
-        raise ConfigError(
-            f"{path.rpartition('.')[0]}.objective",
-            f"{objective:g}: between 0 and 1, such as 0.99",
-        )
     long, short = parse_duration(tier.long), parse_duration(tier.short)
     slo_window = parse_duration(config.slo_window)
     # If every execution fails, the budget burns this many times faster than allowed.
@@ -133,6 +160,8 @@ def burn_rate(config: BurnRateConfig, tier: TierConfig, path: str) -> BurnRate:
             f"{factor:g} can never be reached: if everything fails, an objective of"
             f" {objective:g} burns {highest:.3g} times too fast; choose less than that",
         )
+    # The short window shows that the errors go on, so it has to end sooner than the
+    # long one; the budget is that of the whole period.
     if not 0 < short < long <= slo_window:
         raise ConfigError(f"{path}.long", "expected short < long <= slo_window")
     latency = config.latency_le
@@ -158,8 +187,13 @@ def transition(config: TransitionConfig, path: str) -> Transition:
 
 def stuck(config: StuckConfig, path: str) -> Stuck:
     """Return the condition of a stuck rule."""
-    if config.factor <= 1:
-        raise ConfigError(f"{path}.factor", f"{config.factor:g}: must be more than 1")
+    # One execution in a hundred takes longer than the 99th percentile by definition.
+    # Not a number fails both comparisons.
+    if not 1 < config.factor <= MAX_FACTOR:
+        raise ConfigError(
+            f"{path}.factor",
+            f"{config.factor:g}: must be more than 1, and at most {MAX_FACTOR:,}",
+        )
     max_age = None if config.max_age is None else parse_duration(config.max_age)
     return Stuck(config.factor, max_age, parse_duration(config.at_least))
 
@@ -167,18 +201,18 @@ def stuck(config: StuckConfig, path: str) -> Stuck:
 def runaway(config: RunawayConfig, path: str) -> Threshold:
     """Return the condition of a runaway rule."""
     limits = {key: getattr(config, key) for key in _VISITS}
-    given = {key: value for key, value in limits.items() if value is not None}
-    if not given:
+    configured = {key: value for key, value in limits.items() if value is not None}
+    if not configured:
         raise ConfigError(
             f"{path}.max_visits",
             "missing: how many nodes a run may visit, such as 100; or"
             " max_node_visits: how often it may visit one of them",
         )
-    if len(given) > 1:
+    if len(configured) > 1:
         raise ConfigError(
             f"{path}.max_node_visits", "either this or max_visits: write two rules"
         )
-    ((key, limit),) = given.items()
+    ((key, limit),) = configured.items()
     check_minimum(path, key, limit, 1)
     return compare(_VISITS[key], ">", float(limit), None)
 
@@ -189,15 +223,34 @@ def check_minimum(path: str, key: str, value: int, minimum: int) -> None:
         raise ConfigError(f"{path}.{key}", f"{value}: at least {minimum}")
 
 
+def check_objective(path: str, objective: float) -> None:
+    """Raise ConfigError if a value is no objective."""
+    if not 0.0 < objective < 1.0:
+        raise ConfigError(path, f"{objective:g}: between 0 and 1, such as 0.99")
+
+
 def labels_of(condition: Condition) -> tuple[list[str], bool]:
     """Return the labels of a rule's alerts, and whether there may be others."""
     if not isinstance(condition, Threshold):
         return list(MetricSource.NODES.labels), False
     sources = {metric.source for metric in condition.metrics.values()}
+    # The metrics of an expression are joined by their groups, so a label that one of
+    # them lacks cannot tell groups apart.
     shared = set.intersection(*(set(source.labels) for source in sources))
     first = next(iter(sources)).labels
     ordered = [label for label in first if label in shared]
     return ordered, sources == {MetricSource.CUSTOM}
+
+
+def check_labels(path: str, matchers: Iterable[Matcher], condition: Condition) -> None:
+    """Raise ConfigError for a matcher of a label that the rule's series lack."""
+    allowed, may_have_others = labels_of(condition)
+    for number, matcher in enumerate(matchers):
+        if matcher.name not in allowed and not may_have_others:
+            raise ConfigError(
+                f"{path}[{number}]",
+                f'unknown label "{matcher.name}"; this rule has {", ".join(allowed)}',
+            )
 
 
 def parse_key(path: str, parse_text: Callable[[str], T], text: str) -> T:

@@ -43,11 +43,31 @@ class ThresholdsConfig:
     """The built-in rules (`[alerting.thresholds]`); `false` disables a rule.
 
     Attributes:
-        success_rate_min: minimum share of executions that succeed, per graph and node.
-        avg_execution_time_max: maximum average seconds of executions, per graph and
-            node.
-        error_rate_max: maximum share of executions that fail, per graph and node.
-        memory_usage_max: maximum memory of a process, in MiB.
+        success_rate_min: minimum share of executions that succeed.
+        avg_execution_time_max: maximum average seconds of executions.
+        error_rate_max: maximum share of executions that fail.
+        memory_usage_max: maximum memory of a service's largest process, in MiB.
+        low_traffic: share of failed executions within half an hour that is reported
+            from five executions on.
+        process_died: how many processes of a service may die.
+        dead_end: how many runs within half an hour may end at an action without an
+            edge.
+        never_reached: after how many runs a node is reported that none has reached.
+        unusual_loop: how many times more often than in any earlier run of a week a run
+            may visit a node, from ten visits on.
+        runaway: how many times more often, for an alert of severity error.
+        silent: how many runs of a graph may be missing, compared with the same hours
+            of yesterday and of a week ago.
+        slow: how many times its usual average a node's average may be, from 100 ms on.
+        stuck: how many times longer than its p99 an execution may take.
+        masked_failures: maximum share of attempts that fail and are hidden by a retry,
+            a fallback or `on_error`.
+        wasted_spend: maximum share of the cost of models that is spent on failed
+            attempts.
+        cost_per_run: how many times as much as in the same hours of a week ago the
+            models of a run may cost, on average.
+        drift: by how many standard deviations the share of an action may differ from
+            that of the hours before, from ten points on.
         alerts_refused_max: how many alerts of a rule may be refused, per rule.
     """
 
@@ -55,6 +75,19 @@ class ThresholdsConfig:
     avg_execution_time_max: Limit = 5.0
     error_rate_max: Limit = 0.05
     memory_usage_max: Limit = 1024.0
+    low_traffic: Limit = 0.5
+    process_died: Limit = 0.0
+    dead_end: Limit = 0.0
+    never_reached: Limit = 100.0
+    unusual_loop: Limit = 1.0
+    runaway: Limit = 3.0
+    silent: Limit = 30.0
+    slow: Limit = 3.0
+    stuck: Limit = 10.0
+    masked_failures: Limit = 0.2
+    wasted_spend: Limit = 0.1
+    cost_per_run: Limit = 2.0
+    drift: Limit = 5.0
     alerts_refused_max: Limit = 0.0
 
 
@@ -86,6 +119,8 @@ class AlertingConfig:
     labels: dict[str, str] = field(default_factory=dict)
     namespace: str = ""
     external_url: str = ""
+    # A label with ids in it would otherwise create alerts, and notifications, without
+    # end.
     max_alerts_per_rule: int = 500
     default_notify: tuple[str, ...] | None = None
     group_by: tuple[str, ...] = ("alertname", "graph")
@@ -103,8 +138,8 @@ class RuleDefaults:
             `node!="x"`, `node=~"a.*"`, `node!~"b.*"`. All must match; a regular
             expression must match the whole value.
         per: one alert for each combination of these labels; `[]` for a single alert.
-            By default `["graph", "node"]`, for runs `["graph"]`, for processes
-            `["service"]`, for refused alerts `["rule"]`.
+            By default `["service", "graph", "node"]`, for runs `["service", "graph"]`,
+            for processes `["service"]`, for refused alerts `["rule"]`.
         window: the period that is evaluated, at least `10s` and at most what is stored.
         min_executions: with fewer executions in the window, the result is unknown.
             Counts such as `executions` are known without any. The default is 0 for
@@ -130,11 +165,15 @@ class RuleDefaults:
     match: tuple[MatcherText, ...] = ()
     per: tuple[str, ...] | None = None
     window: Duration = "5m"
+    # The least for a 95th percentile: one execution in twenty takes longer.
     min_executions: int = 20
     for_: Duration = "1m"
     keep_firing_for: Duration = "2m"
     cooldown: Duration = "5m"
+    # The default of Alertmanager.
     repeat_interval: Duration = "4h"
+    # An outage often stops the data as well: missing data is no reason to fire, and no
+    # reason to resolve at once.
     on_no_data: OnNoData = "keep"
     no_data_after: Duration | None = None
     severity: Severity = "warning"
@@ -225,7 +264,7 @@ class BurnRateConfig(RuleConfig):
 
     Attributes:
         objective: the share of executions that must be good, such as `0.99`.
-        latency_le: executions that took at most this long are good; by default those
+        latency_le: executions that took at most this long are good; by default, all
             that succeeded.
         slo_window: the period of the objective.
         min_events: with fewer executions in the long window, the result is unknown.
@@ -236,7 +275,10 @@ class BurnRateConfig(RuleConfig):
     objective: float
     latency_le: Duration | None = None
     slo_window: Duration = "30d"
+    # With little traffic, a single error exceeds every burn rate.
     min_events: int = 50
+    # The Site Reliability Workbook, chapter 5, table 5-8: 2, 5 and 10 % of the budget
+    # of 30 days are used up when a tier fires.
     tiers: tuple[TierConfig, ...] = (
         TierConfig(factor=14.4, long="1h", short="5m"),
         TierConfig(factor=6.0, long="6h", short="30m"),

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import urlencode
 
-from kaywatch_agent.model.alerts import AlertDetails, dedup_key
+from kaywatch_agent.model.alerts import NO_DATA, AlertDetails, dedup_key
 from kaywatch_agent.rules import metrics
 from kaywatch_agent.rules.alert import Alert
 from kaywatch_agent.rules.expression import Compare, Predicate
@@ -19,6 +19,11 @@ from kaywatch_agent.rules.rule import (
     Stuck,
     Threshold,
     Transition,
+)
+from kaywatch_agent.rules.sentences import (
+    next_step,
+    states_value,
+    threshold_sentence,
 )
 from kaywatch_agent.rules.state import AlertState
 from kaywatch_agent.units import duration, quantity
@@ -52,6 +57,7 @@ def describe(
     rule = settings.rules.get(alert.rule)
     life, context, worst = alert.lifecycle, alert.context, alert.worst
     labels = settings.own_labels(alert)
+    summary, note = _summary(alert, rule, labels), _note(alert, rule)
     return AlertDetails(
         id=alert.id,
         rule=alert.rule,
@@ -75,18 +81,28 @@ def describe(
         started=life.started,
         fired=life.fired,
         ended=life.ended,
-        summary=_summary(alert, rule, labels),
+        summary=summary,
         error_classes=context.error_classes,
         transition=context.transition,
         history=context.history,
         evidence=context.evidence,
         host=host,
+        in_words=_is_in_words(rule),
         runbook_url=rule.runbook_url if rule else "",
         dashboard_url=_dashboard(alert, settings),
         silence_url=_link(settings, "/silence", alert=alert.id),
         flapping=alert.is_flapping(clock),
-        note=_note(alert, rule),
+        # A sentence that contains the note needs no second one.
+        note="" if note in summary else note,
+        next_step=_next_step(alert, rule),
     )
+
+
+def _is_in_words(rule: Rule | None) -> bool:
+    match rule.condition if rule else None:
+        case Threshold() as condition:
+            return not states_value(condition)
+    return False
 
 
 def condition_text(rule: Rule | None) -> str:
@@ -150,8 +166,10 @@ def check_template(template: str) -> str:
     for _, name, spec, conversion in fields:
         if name is None:
             continue
+        # `_fill` looks up plain names, and converts nothing.
         if not name.isidentifier() or conversion:
             raise ValueError(f"{{{name}}}: expected a plain name such as {{node}}")
+        # These are numbers. The format of a label depends on its value.
         if spec and name in ("value", "threshold", "clear"):
             try:
                 format(1.5, spec)
@@ -164,14 +182,27 @@ def check_template(template: str) -> str:
 
 
 def _note(alert: Alert, rule: Rule | None) -> str:
-    left = alert.context.budget_left
-    if left is None or rule is None or not isinstance(rule.condition, BurnRate):
+    share_left = alert.context.budget_left
+    if share_left is None or rule is None or not isinstance(rule.condition, BurnRate):
         return alert.note
     budget = f"of the error budget of {duration(rule.condition.slo_window)}"
-    text = f"{quantity(left, 'ratio')} {budget} was left when it fired"
-    if left <= 0:
+    text = f"{quantity(share_left, 'ratio')} {budget} was left when it fired"
+    if share_left <= 0:
         text = f"all {budget} was used up when it fired"
     return f"{alert.note}; {text}" if alert.note else text
+
+
+def _next_step(alert: Alert, rule: Rule | None) -> str:
+    if not alert.lifecycle.is_firing:
+        return ""
+    match rule.condition if rule else None:
+        case Threshold() as threshold:
+            return next_step(threshold)
+        case Stuck():
+            return "look at what the execution waits for; a timeout would end it"
+        case Absence():
+            return "check that its process runs, and what starts its runs"
+    return ""
 
 
 def _clear_at(rule: Rule | None) -> float | None:
@@ -185,47 +216,36 @@ def _summary(alert: Alert, rule: Rule | None, labels: Mapping[str, str]) -> str:
         return f"{where}: the rule was removed"
     # A template describes the problem. A resolved threshold has none to describe.
     resolved = alert.lifecycle.state is AlertState.OK
+    if resolved and alert.lifecycle.reason == NO_DATA:
+        silent = duration(rule.timing.no_data_after)
+        return f"{where}: no data, or too little, for {silent}; not confirmed healthy"
     if rule.summary and not (resolved and isinstance(rule.condition, Threshold)):
         return _fill(rule.summary, _fields(alert, rule, labels))
+    return f"{where}: {_sentence(alert, rule)}"
+
+
+def _sentence(alert: Alert, rule: Rule) -> str:
+    """Return the state of an alert in one sentence, without its location."""
     unit = unit_of(rule)
     match rule.condition:
         case Threshold() as threshold:
-            return f"{where}: {_comparison(alert, rule, threshold)}"
+            return threshold_sentence(alert, rule, threshold)
         case Absence() if alert.value is None:
-            return f"{where}: no execution was ever seen"
+            return "no execution was ever seen"
         case Absence():
-            return f"{where}: no execution for {quantity(alert.value, unit)}"
+            return f"no execution for {quantity(alert.value, unit)}"
         case BurnRate():
-            return f"{where}: {alert.note or condition_text(rule)}"
+            return alert.note or condition_text(rule)
+        case Stuck() if alert.lifecycle.state is AlertState.OK:
+            return "the execution is no longer in flight"
         case Stuck():
-            return f"{where}: in flight for {quantity(alert.value, unit)}"
+            text = f"one execution has taken {quantity(alert.value, unit)} so far"
+            limit = f"limit {quantity(alert.threshold, unit)}"
+            return f"{text}, {limit}" + (alert.note and f": {alert.note}")
         case Transition(change="share", action=action):
             share = quantity(alert.value, unit)
-            return f"{where}: {action} after {share} of executions"
-    return f"{where}: {condition_text(rule)}"
-
-
-def _comparison(alert: Alert, rule: Rule, condition: Threshold) -> str:
-    """Return such as `error rate 7.0 %, above 5.0 % (7 of 100 failed in 5m)`."""
-    unit, value, threshold = unit_of(rule), alert.value, alert.threshold
-    name = condition.metric.removeprefix("custom.").replace("_", " ")
-    text = f"{name} {quantity(value, unit)}"
-    if threshold is not None:
-        op = getattr(condition.breach, "op", ">")
-        text += f", {_side(op, value, threshold)} {quantity(threshold, unit)}"
-    if alert.executions:
-        failed = f"{alert.errors} of {alert.executions} failed"
-        text += f" ({failed} in {duration(rule.window)})"
-    return text
-
-
-def _side(op: str, value: float | None, threshold: float) -> str:
-    """Return `above` or `below` if the value is on the bad side, else `limit`."""
-    if value is None or (value == threshold and not op.endswith("=")):
-        return "limit"
-    if op.startswith("<"):
-        return "below" if value <= threshold else "limit"
-    return "above" if value >= threshold else "limit"
+            return f"{action} after {share} of executions"
+    return condition_text(rule)
 
 
 def _fields(alert: Alert, rule: Rule, labels: Mapping[str, str]) -> dict[str, Any]:
@@ -268,5 +288,7 @@ def _dashboard(alert: Alert, settings: AlertSettings) -> str:
 def _link(settings: AlertSettings, path: str, **query: str) -> str:
     if not settings.external_url:
         return ""
-    given = {name: value for name, value in query.items() if value}
-    return f"{settings.external_url}{path}" + (f"?{urlencode(given)}" if given else "")
+    parameters = {name: value for name, value in query.items() if value}
+    return f"{settings.external_url}{path}" + (
+        f"?{urlencode(parameters)}" if parameters else ""
+    )

@@ -27,9 +27,10 @@ from kaywatch_agent.rules.notifications import (
 from kaywatch_agent.rules.result import RuleResult
 from kaywatch_agent.rules.rule import Absence, AlertSettings, Rule, Stuck, Threshold
 from kaywatch_agent.rules.silence import SilenceStore
+from kaywatch_agent.rules.visits import UsualVisits
 from kaywatch_agent.rules.windows import EvalInput, WindowCache
 
-__all__ = ["Engine", "EvaluationResult"]
+__all__ = ["USUAL", "Engine", "EvaluationResult"]
 
 # A result is reused for 1/300 of the rule's window, at most a minute: a window of an
 # hour changes little within seconds.
@@ -47,13 +48,17 @@ MAX_STEP: Final = 15.0
 RESOLVED_SECONDS: Final = 900.0
 
 
+# The document of what is usual.
+USUAL: Final[Document] = ("usual", "visits")
+
+
 class EvaluationResult(NamedTuple):
     """The result of one evaluation.
 
     Attributes:
         changes: the changes of state.
         requests: the notifications to be sent.
-        documents: what has to be stored.
+        documents: the documents to store.
         suppressed: newly suppressed notifications, by reason.
         refused: alerts over the limit of their rule, by rule.
     """
@@ -99,6 +104,7 @@ class Engine:
         self.max_step = MAX_STEP
         self.refused: Mapping[str, int] = {}
         self.host = host
+        self._usual = UsualVisits()
         self._windows = WindowCache()
         self._prepared: AlertSettings | None = None
         self._results: dict[str, tuple[float, RuleResult]] = {}
@@ -112,7 +118,7 @@ class Engine:
         """Restore the state after a restart; return the downtime in seconds.
 
         Args:
-            documents: of the kinds `alert`, `silence` and `clock`.
+            documents: of the kinds `alert`, `silence`, `clock` and `usual`.
             now: Unix seconds.
             mono: seconds of the clock that `evaluate` gets.
         """
@@ -124,6 +130,8 @@ class Engine:
                 if kind == "silence"
             }
         )
+        if USUAL in documents:
+            self._usual.restore(documents[USUAL])
         return self.store.restore(documents, now)
 
     def documents(self, now: float) -> dict[Document, bytes | None]:
@@ -131,6 +139,7 @@ class Engine:
         silences = self.silences.documents(full=True)
         return {
             **self.store.documents(now, full=True),
+            **self._learned(full=True),
             **{("silence", name): data for name, data in silences.items()},
         }
 
@@ -150,7 +159,9 @@ class Engine:
         # While the machine was suspended, no condition was observed.
         elapsed = min(passed, 2.0 * max(settings.interval, self.max_step))
         self._prepare(settings)
-        self._windows.reset(data._replace(refused=self.refused))
+        self._usual.learn(data.view)
+        known = data._replace(refused=self.refused, usual_visits=self._usual.most)
+        self._windows.reset(known)
         evaluation = Evaluation(store, settings, self._windows, elapsed)
         for rule in settings.rules.values():
             evaluation.apply(rule, self._evaluate_rule(rule, mono))
@@ -165,13 +176,13 @@ class Engine:
         return EvaluationResult(
             evaluation.changes,
             requests,
-            store.documents(now),
+            {**store.documents(now), **self._learned()},
             suppressed,
             evaluation.refused,
         )
 
     def alerts_for(self, receiver: str, now: float) -> list[AlertDetails]:
-        """Return a receiver's alerts: those that fire or resolved recently."""
+        """Return a receiver's firing and recently resolved alerts."""
         return [
             self.describe(alert)
             for alert in self.alerts
@@ -193,7 +204,7 @@ class Engine:
 
     @property
     def alerts(self) -> list[Alert]:
-        """All alerts, including those that are ok."""
+        """All alerts, in any state."""
         return list(self.store.alerts.values())
 
     # -- inside ------------------------------------------------------------------------
@@ -231,11 +242,18 @@ class Engine:
             d.receiver: d.suppression for d in decisions if d.suppression
         }
         for receiver, why in alert.suppressions.items():
-            known = before.get(receiver)
-            if known is None or (known.reason, known.by) != (why.reason, why.by):
+            previous = before.get(receiver)
+            if previous is None or (previous.reason, previous.by) != (
+                why.reason,
+                why.by,
+            ):
                 alert.add_note(now, f"{receiver} not notified: {why}")
                 self.store.mark_changed(alert)
                 yield why.reason
+
+    def _learned(self, *, full: bool = False) -> Documents:
+        document = self._usual.document(full=full)
+        return {} if document is None else {USUAL: document}
 
     def _prepare(self, settings: AlertSettings) -> None:
         if self._prepared is not settings:
@@ -264,4 +282,7 @@ def _refresh_interval(rule: Rule) -> float:
         case Threshold(metric="memory_rss" | "cpu_percent") as condition:
             if len(condition.metrics) == 1:
                 return SAMPLE_SECONDS / 2
+        # It adds up the actions of all nodes, which no other rule needs.
+        case Threshold(metric="action_drift"):
+            return MAX_REFRESH
     return min(MAX_REFRESH, rule.window / REFRESH_SHARE)

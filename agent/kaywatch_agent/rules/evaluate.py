@@ -6,7 +6,9 @@ All groups are evaluated at once with array operations. Unknown values are NaN.
 from __future__ import annotations
 
 import math
-from typing import Final
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -15,7 +17,7 @@ from kaywatch_agent.aggregate.bucket import Dimension
 from kaywatch_agent.aggregate.group_stats import GroupStats
 from kaywatch_agent.model.series import ClientState
 from kaywatch_agent.rules import expression
-from kaywatch_agent.rules.live_values import live_values, run_notes
+from kaywatch_agent.rules.live_values import live_values
 from kaywatch_agent.rules.metrics import Metric, MetricSource
 from kaywatch_agent.rules.result import (
     Floats,
@@ -31,6 +33,7 @@ from kaywatch_agent.rules.rule import (
     Threshold,
     Transition,
 )
+from kaywatch_agent.rules.transitions import evaluate_change, evaluate_share
 from kaywatch_agent.rules.windows import (
     Group,
     SeriesSelector,
@@ -38,13 +41,17 @@ from kaywatch_agent.rules.windows import (
     select,
     select_nodes,
 )
+from kaywatch_agent.units import duration, quantity
 
 __all__ = ["budgets_left", "evaluate", "prepare"]
 
-_SOURCES_WITH_OUTCOMES: Final = (MetricSource.NODES, MetricSource.RUNS)
+# An average below this many seconds is not slow, whatever is usual.
+MIN_SLOW: Final = 0.1
 
-# An action is reported as vanished only if at least this many were expected.
-MIN_EXPECTED: Final = 10.0
+# With fewer executions before the window, the usual average is unknown.
+MIN_EARLIER: Final = 1000
+
+_SOURCES_WITH_OUTCOMES: Final = (MetricSource.NODES, MetricSource.RUNS)
 
 
 def prepare(rule: Rule, windows: WindowCache) -> None:
@@ -79,9 +86,9 @@ def evaluate(rule: Rule, windows: WindowCache) -> RuleResult:
         case BurnRate() as condition:
             return _burn_rate(rule, windows, condition)
         case Transition(change="share") as condition:
-            return _share(rule, windows, condition)
+            return evaluate_share(rule, windows, condition)
         case Transition() as condition:
-            return _transition(rule, windows, condition)
+            return evaluate_change(rule, windows, condition)
         case Stuck() as condition:
             return _stuck(rule, windows, condition)
 
@@ -99,23 +106,61 @@ def budgets_left(rule: Rule, windows: WindowCache) -> dict[Group, float]:
     groups, stats = windows.stats(_nodes(rule), condition.slo_window, dimension)
     bad, total = _count_bad(stats, condition)
     some = np.flatnonzero(total).tolist()
-    left = 1.0 - bad[some] / (total[some] * (1.0 - condition.objective))
-    return dict(zip([groups[n] for n in some], left.tolist(), strict=True))
+    remaining = 1.0 - bad[some] / (total[some] * (1.0 - condition.objective))
+    return dict(zip([groups[n] for n in some], remaining.tolist(), strict=True))
 
 
 # -- inside --------------------------------------------------------------------------
 
 
+class _MetricValues(NamedTuple):
+    """The values of a metric, and what they were computed from, by group.
+
+    Attributes:
+        groups: the groups.
+        values: NaN where the value is unknown.
+        executions: the executions that the value is about.
+        errors: how many of them failed.
+        notes: what is behind a value, where something is known.
+        usual: what a value is relative to, where it is.
+        slowest: returns the longest durations in seconds, for metrics of durations.
+    """
+
+    groups: list[Group]
+    values: Floats
+    executions: Ints | int = 0
+    errors: Ints | int = 0
+    notes: Mapping[Group, str] = {}
+    usual: Mapping[Group, float] = {}
+    slowest: Callable[[], list[float | None]] | None = None
+
+    def note(self, group: Group) -> str:
+        """Return what is behind a group's value; empty if nothing is known."""
+        if self.slowest is None:
+            return self.notes.get(group, "")
+        return quantity(self.slowest()[self.groups.index(group)], "seconds")
+
+
 def _threshold(rule: Rule, windows: WindowCache, condition: Threshold) -> RuleResult:
-    groups, values, executions, errors = _columns(rule, windows, condition)
+    columns = {
+        name: _values(rule, windows, name, metric)
+        for name, metric in condition.metrics.items()
+    }
+    groups = _joined_groups(columns)
+    values, executions, errors = _aligned(groups, columns)
+    if windows.input.covered < rule.window:
+        _mask_low_counts(condition, values)
     breach, clear = condition.breach.truth(values), condition.clear.truth(values)
     minimum = rule.min_executions if condition.needs_executions else 0
+    # `clear_when` may be about other metrics, and known where `when` is not.
     undecided = (breach == expression.UNKNOWN) & (clear != expression.TRUE)
     result = make_result(
         rule,
         groups,
         breach=breach == expression.TRUE,
         band=clear != expression.TRUE,
+        # Unknown rather than clear: if an outage keeps the traffic away, it has not
+        # ended.
         unknown=undecided | (executions < minimum),
         value=values[condition.metric],
         threshold=condition.threshold,
@@ -123,61 +168,124 @@ def _threshold(rule: Rule, windows: WindowCache, condition: Threshold) -> RuleRe
         errors=errors,
     )
     result.metrics = values
-    if condition.metric in ("run_visits_max", "node_visits_max"):
-        notes = run_notes(rule, windows, condition.metric, condition.threshold)
-        breaching = result.breaching
-        result.notes = {n: notes[groups[n]] for n in breaching if groups[n] in notes}
+    result.usual = columns[condition.metric].usual
+    notes = {n: columns[condition.metric].note(groups[n]) for n in result.breaching}
+    result.notes = {n: note for n, note in notes.items() if note}
     return result
 
 
-def _columns(
-    rule: Rule, windows: WindowCache, condition: Threshold
-) -> tuple[list[Group], dict[str, Floats], Ints, Ints]:
-    """Return the groups of all metrics, with values, executions and errors."""
-    by_name = condition.metrics
-    columns = {name: _values(rule, windows, name, m) for name, m in by_name.items()}
-    groups = list(dict.fromkeys(g for names, *_ in columns.values() for g in names))
-    number = {group: n for n, group in enumerate(groups)}
+def _mask_low_counts(condition: Threshold, values: Mapping[str, Floats]) -> None:
+    """Make low counts unknown: a whole window was not observed yet."""
+    for name, metric in condition.metrics.items():
+        if metric.counts:
+            values[name][values[name] < condition.threshold] = np.nan
+
+
+def _joined_groups(columns: Mapping[str, _MetricValues]) -> list[Group]:
+    """Return the groups of all columns; each once."""
+    first, *others = [column.groups for column in columns.values()]
+    # Usually all metrics are of the same groups, and there may be thousands of them.
+    if all(groups == first for groups in others):
+        return first
+    return list(dict.fromkeys(group for column in (first, *others) for group in column))
+
+
+def _aligned(
+    groups: list[Group], columns: Mapping[str, _MetricValues]
+) -> tuple[dict[str, Floats], Ints, Ints]:
+    """Return the values by metric, executions and errors, all in the order of groups.
+
+    Metrics of one rule may know different groups, as those of nodes and of processes.
+    """
+    number: dict[Group, int] = {}
     size = len(groups)
     values: dict[str, Floats] = {}
     executions, errors = np.zeros(size, np.int64), np.zeros(size, np.int64)
-    for name, (names, column, counts, failed) in columns.items():
-        at = np.array([number[group] for group in names], np.int64)
+    for name, column in columns.items():
+        at: slice | Ints = slice(None)
+        if column.groups != groups:
+            number = number or {group: n for n, group in enumerate(groups)}
+            at = np.array([number[group] for group in column.groups], np.int64)
         values[name] = np.full(size, np.nan)
-        values[name][at] = column
-        executions[at] = np.maximum(executions[at], counts)
-        errors[at] = np.maximum(errors[at], failed)
-        if by_name[name].counts and windows.input.covered < rule.window:
-            # Before a whole window was observed, a low count is unknown.
-            values[name][values[name] < condition.threshold] = np.nan
-    return groups, values, executions, errors
+        values[name][at] = column.values
+        # Metrics of nodes and of runs count different things, so their counts do not
+        # add up.
+        executions[at] = np.maximum(executions[at], column.executions)
+        errors[at] = np.maximum(errors[at], column.errors)
+    return values, executions, errors
 
 
 def _values(
     rule: Rule, windows: WindowCache, name: str, metric: Metric
-) -> tuple[list[Group], Floats, Ints | int, Ints | int]:
-    """Return a metric's groups and values, and the executions and errors in them."""
+) -> _MetricValues:
+    """Return a metric's values."""
+    if name == "latency_over_usual":
+        return _latency_over_usual(rule, windows)
     if metric.compute is None:
         by_group = live_values(rule, windows, name)
-        return list(by_group), np.array(list(by_group.values()), np.float64), 0, 0
+        values = np.array([one.value for one in by_group.values()], np.float64)
+        executions = np.array([one.executions for one in by_group.values()], np.int64)
+        notes = {group: one.note for group, one in by_group.items() if one.note}
+        usual = {
+            group: one.usual
+            for group, one in by_group.items()
+            if not math.isnan(one.usual)
+        }
+        return _MetricValues(
+            list(by_group), values, executions, notes=notes, usual=usual
+        )
     selector = select(metric, rule.per, rule.match)
     groups, stats = windows.stats(selector, rule.window)
     values = metric.compute(stats, windows.context(rule.window))
-    if metric.source in _SOURCES_WITH_OUTCOMES:
-        errors = stats.outcomes()[:, Outcome.ERROR]
-        return groups, values, stats.executions, errors
-    return groups, values, stats.executions, 0
+    if metric.source not in _SOURCES_WITH_OUTCOMES:
+        return _MetricValues(groups, values, stats.executions)
+    counts = stats.outcomes()
+    # `min_executions` counts the executions behind the value: cancelled executions do
+    # not make a success rate more reliable.
+    cancelled = counts[:, Outcome.CANCELLED] if metric.of_finished else 0
+    executions = stats.executions - cancelled
+    slowest = cache(stats.mosts) if metric.unit == "seconds" else None
+    errors = counts[:, Outcome.ERROR]
+    return _MetricValues(groups, values, executions, errors, slowest=slowest)
+
+
+def _latency_over_usual(rule: Rule, windows: WindowCache) -> _MetricValues:
+    """Return the average of the window relative to that of all executions before."""
+    groups, recent = windows.stats(_nodes(rule), rule.window, Dimension.OUTCOME)
+    _, ever = windows.stats(_nodes(rule), math.inf)
+    earlier = ever.executions - recent.executions
+    with np.errstate(divide="ignore", invalid="ignore"):
+        average = recent.total / recent.executions
+        usual = (ever.total - recent.total) / earlier
+        # A fast node is delayed by anything on its machine.
+        ratio = np.where(average < MIN_SLOW, 0.0, average / usual)
+    values = np.where(earlier < MIN_EARLIER, np.nan, ratio)
+    notes = {
+        groups[n]: f"{duration(average[n])} on average, usually {duration(usual[n])}"
+        for n in np.flatnonzero(values > 1.0).tolist()
+    }
+    usual_by_group = {
+        groups[n]: float(usual[n]) for n in np.flatnonzero(values > 1.0).tolist()
+    }
+    errors = recent.outcomes()[:, Outcome.ERROR]
+    return _MetricValues(
+        groups, values, recent.executions, errors, notes, usual_by_group
+    )
 
 
 def _absence(rule: Rule, windows: WindowCache, condition: Absence) -> RuleResult:
-    seen, stats = windows.stats(_nodes(rule), math.inf)
+    known_groups, stats = windows.stats(_nodes(rule), math.inf)
     expected = [
         tuple(labels.get(label, "") for label in rule.per)
         for labels in condition.expect
     ]
-    groups = [*seen, *(group for group in expected if group not in seen)]
+    groups = [
+        *known_groups,
+        *(group for group in expected if group not in known_groups),
+    ]
+    # An expected group that was never seen is infinitely old.
     age = np.full(len(groups), np.inf)
-    age[: len(seen)] = windows.input.now - stats.last_time
+    age[: len(known_groups)] = windows.input.now - stats.last_time
     # Soon after the start, nobody may have had the time to report.
     is_early = windows.input.covered < max(condition.max_age, condition.grace)
     too_old = age > condition.max_age
@@ -190,6 +298,7 @@ def _absence(rule: Rule, windows: WindowCache, condition: Absence) -> RuleResult
         threshold=condition.max_age,
     )
     old = np.flatnonzero(age > condition.forget_after).tolist()
+    # An expected group is never forgotten: the rule is about its absence.
     result.forgotten = {groups[n] for n in old} - set(expected)
     return result
 
@@ -203,6 +312,8 @@ def _burn_rate(rule: Rule, windows: WindowCache, condition: BurnRate) -> RuleRes
     with np.errstate(divide="ignore", invalid="ignore"):
         rate = bad / total / allowed
         rate_short = bad_short / total_short / allowed
+    # The long window shows that enough of the budget is gone, the short one that the
+    # errors go on: the alert ends soon after them.
     over = (rate > condition.factor) & (rate_short > condition.factor)
     result = make_result(
         rule,
@@ -233,85 +344,29 @@ def _count_bad(stats: GroupStats, condition: BurnRate) -> tuple[Ints, Ints]:
     """Return the number of bad executions, and of all that count, by group."""
     if condition.latency_le is None:
         outcomes = stats.outcomes()
+        # A cancelled execution says nothing about the service.
         finished = stats.executions - outcomes[:, Outcome.CANCELLED]
         return outcomes[:, Outcome.ERROR], finished
     fast = stats.counts_at_most(np.array([condition.latency_le]))[:, 0]
     return stats.executions - fast, stats.executions
 
 
-def _transition(rule: Rule, windows: WindowCache, condition: Transition) -> RuleResult:
-    """Evaluate whether an action is new or has vanished; a group has one action."""
-    nodes, recent = windows.stats(_nodes(rule), rule.window)
-    _, ever = windows.stats(_nodes(rule), math.inf)
-    actions = windows.input.view.registry.actions.values
-    total = {
-        (n, a): count
-        for n, a, count in ever.counted(Dimension.ACTION)
-        if condition.action in ("", actions[a])
-    }
-    counts = {(n, a): count for n, a, count in recent.counted(Dimension.ACTION)}
-    now = np.array([counts.get(key, 0) for key in total], np.int64)
-    before = np.array(list(total.values()), np.int64) - now
-    node = np.array([n for n, _ in total], np.int64)
-    executions = recent.executions[node]
-    earlier = ever.executions[node] - executions
-    with np.errstate(divide="ignore", invalid="ignore"):
-        share = np.where(executions > 0, now / executions, 0.0)
-        expected = np.where(earlier > 0, before / earlier * executions, 0.0)
-    breach = (now == 0) & (expected >= MIN_EXPECTED)
-    unknown = (executions < rule.min_executions) | (earlier <= 0)
-    if condition.change == "new":
-        breach = (now > 0) & (before == 0)
-        unknown = earlier < rule.min_executions
-    return make_result(
-        rule,
-        [(*nodes[n], actions[action]) for n, action in total],
-        breach=breach,
-        unknown=unknown,
-        value=share,
-        threshold=math.nan,
-        executions=executions,
-        labels=(*rule.per, "action"),
-    )
-
-
-def _share(rule: Rule, windows: WindowCache, condition: Transition) -> RuleResult:
-    groups, stats = windows.stats(_nodes(rule), rule.window)
-    actions = windows.input.view.registry.actions.values
-    taken = np.zeros(len(groups))
-    for group, action, count in stats.counted(Dimension.ACTION):
-        if actions[action] == condition.action:
-            taken[group] += count
-    with np.errstate(divide="ignore", invalid="ignore"):
-        share = taken / stats.executions
-    above = math.nan if condition.above is None else condition.above
-    below = math.nan if condition.below is None else condition.below
-    too_high, too_low = share > above, share < below  # false for NaN
-    return make_result(
-        rule,
-        [(*group, condition.action) for group in groups],
-        breach=too_high | too_low,
-        unknown=stats.executions < rule.min_executions,
-        value=share,
-        threshold=np.where(too_high | math.isnan(below), above, below),
-        executions=stats.executions,
-        labels=(*rule.per, "action"),
-    )
-
-
 def _stuck(rule: Rule, windows: WindowCache, condition: Stuck) -> RuleResult:
     oldest = _oldest_in_flight(rule, windows)
-    known, stats = windows.stats(_nodes(rule), math.inf)
-    groups = list(dict.fromkeys([*known, *oldest]))
+    known_groups, stats = windows.stats(_nodes(rule), math.inf)
+    groups = list(dict.fromkeys([*known_groups, *oldest]))
     limit = np.full(len(groups), np.nan)
     p99 = np.array(stats.quantiles(0.99)[0], np.float64)
-    limit[: len(known)] = np.where(
+    limit[: len(known_groups)] = np.where(
         stats.executions >= rule.min_executions,
+        # Ten times the percentile of a fast node is less than a busy machine delays it.
         np.maximum(p99 * condition.factor, condition.at_least),
         np.nan,
     )
     if condition.max_age is not None:
+        # `fmin` ignores NaN: the fixed limit needs no percentile.
         limit = np.fmin(limit, condition.max_age)
+    # With nothing in flight, the age is 0, so that the condition is clear.
     age = np.array([oldest.get(group, (0.0, ""))[0] for group in groups])
     result = make_result(
         rule,
@@ -332,6 +387,7 @@ def _oldest_in_flight(
     selector = _nodes(rule)
     oldest: dict[Group, tuple[float, str]] = {}
     for client in windows.input.clients:
+        # The nodes in flight ended with a process that died.
         if client.state is not ClientState.CONNECTED:
             continue
         for flight in client.in_flight:

@@ -75,19 +75,21 @@ class Evaluation:
     def apply(self, rule: Rule, result: RuleResult) -> None:
         """Apply the result of a rule to its alerts."""
         number = {group: n for n, group in enumerate(result.groups)}
-        known: set[tuple[str, ...]] = set()
+        evaluated: set[tuple[str, ...]] = set()
         fired: list[Alert] = []
         for alert in self._by_rule.get(rule.name, ()):
             group = tuple(alert.labels.values())
+            # After a change of `per` or `match`, the alert's group may no longer exist;
+            # a group that merely has no data is unknown instead.
             if tuple(alert.labels) != result.labels or (
                 _rule_changed(alert, rule) and group not in number
             ):
                 self._end(alert, "rule_changed")
                 continue
-            known.add(group)
+            evaluated.add(group)
             if self._advance(alert, rule, result, number.get(group)):
                 fired.append(alert)
-        for n, alert in self._create_alerts(rule, result, known):
+        for n, alert in self._create_alerts(rule, result, evaluated):
             if self._advance(alert, rule, result, n):
                 fired.append(alert)
         if fired:
@@ -109,7 +111,11 @@ class Evaluation:
     ) -> list[tuple[int, Alert]]:
         """Return new alerts for the breaching groups, with the groups' numbers."""
         groups = result.groups
-        new = [n for n in result.breaching if groups[n] not in known | result.forgotten]
+        without = known | result.forgotten
+        # Only a breach creates an alert: thousands of healthy series have none.
+        new = [n for n in result.breaching if groups[n] not in without]
+        # New alerts are refused. Prometheus ends all alerts of a rule that exceeds its
+        # limit, in the middle of an outage.
         room = max(0, self._settings.max_alerts - len(known))
         if len(new) > room:
             self.refused[rule.name] += len(new) - room
@@ -131,18 +137,20 @@ class Evaluation:
             if result.groups[n] in result.forgotten:
                 self._end(alert, "forgotten")
                 return False
+        # `keep_firing_for` waits for a value to recover; here the value did not change.
         clear = status is ConditionStatus.CLEAR
         if clear and alert.lifecycle.is_firing and _rule_changed(alert, rule):
             self._end(alert, "rule_changed")
             return False
+        # Without data, the new definition has no result yet.
         if status is not ConditionStatus.UNKNOWN:
             alert.rule_fingerprint = rule.fingerprint
         step = advance(alert.lifecycle, status, self._elapsed, rule.timing, self._now)
         fired = self._follow(alert, step) is AlertEvent.FIRED
         if fired:
             alert.worst = None
-        known = status is not ConditionStatus.UNKNOWN and alert.lifecycle.is_firing
-        if known and alert.update_worst(self._now, low_is_bad=rule.low_is_bad):
+        is_known = status is not ConditionStatus.UNKNOWN and alert.lifecycle.is_firing
+        if is_known and alert.update_worst(self._now, low_is_bad=rule.low_is_bad):
             self._store.mark_changed(alert, timer_only=True)
         return fired
 
@@ -152,6 +160,7 @@ class Evaluation:
         alert.threshold = threshold if math.isfinite(threshold) else None
         alert.executions = int(result.executions[n])
         alert.errors = int(result.errors[n])
+        # Only breaching groups have notes: a resolved alert keeps that of its episode.
         alert.note = result.notes.get(n, alert.note)
 
     def _end(self, alert: Alert, reason: str) -> None:
@@ -170,6 +179,7 @@ class Evaluation:
                 self._now, alert, before.state, after.state, after.reason, alert.value
             )
             self.changes.append(change)
+        # A life cycle is immutable, so the same object means that no timer advanced.
         elif after is not before:
             self._store.mark_changed(alert, timer_only=True)
         return event

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -31,8 +32,9 @@ class GroupResult(msgspec.Struct, frozen=True):
         value: of the metric that is shown; None if unknown.
         threshold: what it is compared with.
         executions, errors: in the window.
+        needed: how many executions the result needs; 0 if it needs none.
         metrics: all values that were used.
-        text: why it is no breach, or that it is one.
+        text: why it is not a breach, or that it is one.
     """
 
     alert: str
@@ -42,6 +44,7 @@ class GroupResult(msgspec.Struct, frozen=True):
     threshold: float | None
     executions: Count
     errors: Count
+    needed: Count
     metrics: dict[str, float | None]
     text: str
 
@@ -57,6 +60,7 @@ def nearest(rule: Rule, result: RuleResult, limit: int) -> list[GroupResult]:
             return _ORDER.get(statuses[n], 3), 0.0
         if rule.low_is_bad:
             missing = -missing
+        # Distances are relative to the threshold, which may differ between groups.
         return _ORDER.get(statuses[n], 2), missing / max(abs(thresholds[n]), 1e-9)
 
     order = sorted(range(len(result.groups)), key=distance)[:limit]
@@ -70,6 +74,7 @@ def nearest(rule: Rule, result: RuleResult, limit: int) -> list[GroupResult]:
             _finite(thresholds[n]),
             int(result.executions[n]),
             int(result.errors[n]),
+            _needed(rule),
             {name: _finite(float(all_[n])) for name, all_ in result.metrics.items()},
             _status_text(rule, statuses[n], int(result.executions[n])),
         )
@@ -84,9 +89,7 @@ def rule_sentence(rule: Rule) -> str:
         text += f" over {duration(rule.window)}"
     if rule.match:
         text += f", where {' and '.join(map(str, rule.match))}"
-    text += (
-        f", per {' and '.join(rule.per)}" if rule.per else ", for all series together"
-    )
+    text += f", per {_listed(rule.per)}" if rule.per else ", for all series together"
     if _needs_executions(rule):
         text += f", with at least {rule.min_executions} executions"
     for_, keep_firing_for = rule.timing.for_, rule.timing.keep_firing_for
@@ -102,6 +105,12 @@ def rule_sentence(rule: Rule) -> str:
 # -- inside --------------------------------------------------------------------------
 
 
+def _listed(names: Sequence[str]) -> str:
+    """Return such as `service, graph and node`."""
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
+
+
 def _status_text(rule: Rule, status: ConditionStatus, executions: int) -> str:
     condition = rule.condition
     match status:
@@ -114,17 +123,23 @@ def _status_text(rule: Rule, status: ConditionStatus, executions: int) -> str:
             return "not met"
     match condition:
         case Absence():
-            return "unknown: the agent has not been observing for long enough"
+            return "no data: the agent has not been observing for long enough"
         case Stuck():
-            return f"unknown: its p99 needs at least {rule.min_executions} executions"
-        case BurnRate(min_events=minimum, long=window):
-            pass
-        case _:
-            minimum, window = rule.min_executions, rule.window
-    if executions < minimum:
-        seconds = duration(window)
-        return f"too few executions: {executions} in {seconds}, {minimum} are needed"
-    return f"no data in {duration(rule.window)}"
+            return f"no data: its p99 needs at least {rule.min_executions} executions"
+    window = condition.long if isinstance(condition, BurnRate) else rule.window
+    if executions < _needed(rule):
+        counted = f"{executions} executions in {duration(window)}"
+        return f"no data: {counted}, {_needed(rule)} are needed"
+    if executions:
+        return "no data: it has not been observed for long enough"
+    return f"no data in {duration(window)}"
+
+
+def _needed(rule: Rule) -> int:
+    """Return how many executions in the window the result needs; 0 for none."""
+    if isinstance(rule.condition, BurnRate):
+        return rule.condition.min_events
+    return rule.min_executions if _needs_executions(rule) else 0
 
 
 def _needs_executions(rule: Rule) -> bool:

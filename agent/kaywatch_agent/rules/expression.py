@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import warnings
 from collections.abc import Callable, Collection, Mapping
 from typing import Final, NamedTuple
 
@@ -34,6 +35,8 @@ TRUE: Final = 1
 UNKNOWN: Final = 0
 FALSE: Final = -1
 
+# People write expressions of a line. Parsing and evaluation recurse, and may not
+# exhaust the stack.
 MAX_CHARACTERS: Final = 500
 MAX_DEPTH: Final = 20
 
@@ -78,6 +81,10 @@ class Compare(NamedTuple):
         """Return its metrics."""
         return {self.metric}
 
+    def comparisons(self) -> tuple[Compare, ...]:
+        """Return itself."""
+        return (self,)
+
     def __str__(self) -> str:
         return f"{self.metric} {self.op} {self.value:g}"
 
@@ -95,6 +102,10 @@ class AllOf(NamedTuple):
     def metrics(self) -> set[str]:
         """Return their metrics."""
         return set().union(*(part.metrics() for part in self.parts))
+
+    def comparisons(self) -> tuple[Compare, ...]:
+        """Return their comparisons, from left to right."""
+        return tuple(one for part in self.parts for one in part.comparisons())
 
     def __str__(self) -> str:
         return " and ".join(_wrapped(part, AnyOf) for part in self.parts)
@@ -114,6 +125,10 @@ class AnyOf(NamedTuple):
         """Return their metrics."""
         return set().union(*(part.metrics() for part in self.parts))
 
+    def comparisons(self) -> tuple[Compare, ...]:
+        """Return their comparisons, from left to right."""
+        return tuple(one for part in self.parts for one in part.comparisons())
+
     def __str__(self) -> str:
         return " or ".join(map(str, self.parts))
 
@@ -130,6 +145,10 @@ class Not(NamedTuple):
     def metrics(self) -> set[str]:
         """Return its metrics."""
         return self.part.metrics()
+
+    def comparisons(self) -> tuple[Compare, ...]:
+        """Return its comparisons."""
+        return self.part.comparisons()
 
     def __str__(self) -> str:
         return f"not {_wrapped(self.part, AnyOf, AllOf)}"
@@ -152,7 +171,11 @@ def parse(text: str, known: Callable[[str], bool], names: Collection[str]) -> Pr
     if len(text) > MAX_CHARACTERS:
         raise ValueError(f"{len(text)} characters; at most {MAX_CHARACTERS}")
     try:
-        tree = ast.parse(text.strip(), mode="eval")
+        with warnings.catch_warnings():
+            # Python warns of `1and`, on stderr and without the name of the rule.
+            warnings.simplefilter("error", SyntaxWarning)
+            tree = ast.parse(text.strip(), mode="eval")
+    # A null byte is a ValueError, deep nesting one of the last two.
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         raise ValueError(f"{text!r}: invalid syntax; {_EXAMPLE}") from None
     return _predicate(tree.body, known, names, 0)
@@ -225,6 +248,7 @@ def _metric(node: ast.expr) -> str | None:
 
 def _number(node: ast.expr) -> float:
     match node:
+        # In Python, True is an int.
         case ast.Constant(value=int() | float() as value) if not isinstance(
             value, bool
         ):

@@ -22,8 +22,9 @@ from kaywatch_agent.model.records import FailureRecord
 from kaywatch_agent.rules import metrics
 from kaywatch_agent.rules.alert import Alert, FiringContext
 from kaywatch_agent.rules.evaluate import budgets_left
+from kaywatch_agent.rules.formulas import MetricContext
 from kaywatch_agent.rules.matchers import matches
-from kaywatch_agent.rules.metrics import Metric, MetricContext
+from kaywatch_agent.rules.metrics import Metric
 from kaywatch_agent.rules.rule import Rule, Threshold
 from kaywatch_agent.rules.windows import Group, WindowCache, select, select_nodes
 
@@ -45,6 +46,7 @@ def firing_contexts(
     rule: Rule, alerts: Sequence[Alert], windows: WindowCache
 ) -> list[FiringContext]:
     """Return the contexts of alerts of one rule that fire now."""
+    # Alerts about a process or about a rule have no executions of their own.
     if not set(rule.per) & {"service", "graph", "node"}:
         return [FiringContext() for _ in alerts]
     groups = [tuple(a.labels.get(label, "") for label in rule.per) for a in alerts]
@@ -91,37 +93,37 @@ def _transitions(
     rule: Rule, wanted: set[Group], windows: WindowCache
 ) -> dict[Group, str]:
     """Return, by group, the transition that exceeds its usual share the most."""
-    node_at = rule.per.index("node") if "node" in rule.per else len(rule.per)
-    per = rule.per if node_at < len(rule.per) else (*rule.per, "node")
+    per = tuple(dict.fromkeys((*rule.per, "node")))
     selector = select_nodes(per, rule.match)
     actions = windows.input.view.registry.actions.values
     nodes, ever = windows.stats(selector, math.inf, Dimension.ACTION)
     _, recent = windows.stats(selector, rule.window, Dimension.ACTION)
-    group_of = {
-        number: group
-        for number, node in enumerate(nodes)
-        if (group := node[: len(rule.per)]) in wanted
+    groups = [node[: len(rule.per)] for node in nodes]
+    usual = {
+        (number, action): count
+        for number, action, count in ever.counted(Dimension.ACTION)
+        if groups[number] in wanted
     }
-    usual = {(n, a): c for n, a, c in ever.counted(Dimension.ACTION) if n in group_of}
     largest: dict[Group, tuple[float, str]] = {}
     for number, action, count in recent.counted(Dimension.ACTION):
-        total = int(recent.executions[number])
-        total_ever = int(ever.executions[number])
-        if number not in group_of or not total or not total_ever:
+        total, total_ever = int(recent.executions[number]), int(ever.executions[number])
+        if groups[number] not in wanted or not total or not total_ever:
             continue
         usual_share = usual.get((number, action), 0) / total_ever
+        # The surplus is in executions: the ratio of a rare action that doubles explains
+        # little.
         surplus = count - total * usual_share
         if surplus <= SHARE_MOVED * total:
             continue
-        transition = f"{nodes[number][node_at]} -> {actions[action]}"
-        text = f"{transition}: {count / total:.0%}, usually {usual_share:.0%}"
-        own = group_of[number]
+        node, own = nodes[number][per.index("node")], groups[number]
+        share = f"{count / total:.0%}, usually {usual_share:.0%}"
+        text = f"{node} -> {actions[action]}: {share}"
         largest[own] = max(largest.get(own, (0.0, "")), (surplus, text))
     return {own: text for own, (_, text) in largest.items()}
 
 
 def _history(
-    rule: Rule, wanted: Iterable[Group], windows: WindowCache
+    rule: Rule, selected: Iterable[Group], windows: WindowCache
 ) -> Mapping[Group, tuple[float | None, ...]]:
     """Return the metric's values in the previous windows, the oldest first, by group.
 
@@ -130,8 +132,11 @@ def _history(
     metric = _history_metric(rule)
     if metric is None or metric.compute is None:
         return {}
-    groups, wanted = windows.groups(select(metric, rule.per, rule.match)), set(wanted)
-    number_of = {name: n for n, name in enumerate(groups.names) if name in wanted}
+    groups, selected = (
+        windows.groups(select(metric, rule.per, rule.match)),
+        set(selected),
+    )
+    number_of = {name: n for n, name in enumerate(groups.names) if name in selected}
     size = len(number_of)
     numbers = np.full(len(groups) + 1, -1)
     numbers[list(number_of.values())] = np.arange(size)
@@ -157,9 +162,12 @@ def _history_metric(rule: Rule) -> Metric | None:
 
 
 def _without_leading_gaps(values: list[float]) -> tuple[float | None, ...]:
-    known = [value if math.isfinite(value) else None for value in values]
-    first = next((n for n, value in enumerate(known) if value is not None), len(known))
-    return tuple(known[first:])
+    finite = [value if math.isfinite(value) else None for value in values]
+    first = next(
+        (n for n, value in enumerate(finite) if value is not None), len(finite)
+    )
+    # The agent may be younger than the history; later gaps are part of it.
+    return tuple(finite[first:])
 
 
 def _evidence(
@@ -172,7 +180,8 @@ def _evidence(
             "service": failure.service, "graph": failure.graph, "node": failure.node
         }  # fmt: skip
         concerned = all(own.get(name, value) == value for name, value in labels.items())
-        if concerned and matches(rule.match, own):
+        is_retried = failure.outcome == "ok"
+        if concerned and not is_retried and matches(rule.match, own):
             evidence.append(
                 Evidence(
                     time=failure.time,

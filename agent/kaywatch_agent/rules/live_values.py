@@ -1,135 +1,146 @@
-"""Metrics that no bucket contains: of processes, of single runs, and of rules."""
+"""Metrics of processes, single runs and rules, which no bucket contains."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
-from kaywatch_agent.aggregate.view import BUCKET_SECONDS
 from kaywatch_agent.model.client import Client
-from kaywatch_agent.model.records import NodeRevisits
-from kaywatch_agent.model.series import ClientState, Kind, SeriesKey
-from kaywatch_agent.rules import metrics
+from kaywatch_agent.model.series import ClientState
+from kaywatch_agent.rules.drift import action_drift
+from kaywatch_agent.rules.graph_values import GRAPH_VALUES
 from kaywatch_agent.rules.matchers import matches
+from kaywatch_agent.rules.rhythm import missing_runs
 from kaywatch_agent.rules.rule import Rule
+from kaywatch_agent.rules.visits import most_visits, visits_over_usual
 from kaywatch_agent.rules.windows import (
     Group,
-    SeriesSelector,
+    LiveValue,
     WindowCache,
     client_labels,
-    select,
 )
 
-__all__ = ["live_values", "run_notes"]
+__all__ = ["live_values"]
 
 _GONE: Final = (ClientState.ENDED, ClientState.DIED)
 
+# A note names at most this many of the nodes that a process was running when it died.
+MAX_IN_FLIGHT: Final = 3
 
-def live_values(rule: Rule, windows: WindowCache, metric: str) -> dict[Group, float]:
+
+def live_values(
+    rule: Rule, windows: WindowCache, metric: str
+) -> Mapping[Group, LiveValue]:
     """Return the values of a metric without `compute`, by group; NaN for unknown."""
-    if metric == "alerts_refused":
-        return _alerts_refused(rule, windows)
-    if metric in _OF_CLIENT:
-        return _client_values(rule, windows, metric)
-    return _visits(rule, windows, metric)
-
-
-def run_notes(
-    rule: Rule, windows: WindowCache, metric: str, limit: float
-) -> dict[Group, str]:
-    """Return which run in progress exceeds a limit of visits, by group."""
-    selector = select(metrics.find(metric), rule.per, rule.match)
-    runs = _runs_in_progress(selector, windows.input.clients)
-    return {group: text for group, (visits, text) in runs.items() if visits > limit}
+    if metric in GRAPH_VALUES:
+        return GRAPH_VALUES[metric](rule, windows)
+    match metric:
+        case "alerts_refused":
+            return _alerts_refused(rule, windows)
+        case "processes_died":
+            return _deaths(rule, windows)
+        case "memory_rss":
+            return _largest(rule, windows, _memory)
+        case "cpu_percent":
+            return _largest(rule, windows, _cpu)
+        case "missing_runs":
+            return missing_runs(rule, windows)
+        case "visits_over_usual":
+            return visits_over_usual(rule, windows)
+        case "action_drift":
+            return action_drift(rule, windows)
+    return most_visits(rule, windows, metric)
 
 
 # -- inside --------------------------------------------------------------------------
 
 
-def _alerts_refused(rule: Rule, windows: WindowCache) -> dict[Group, float]:
-    values: dict[Group, float] = {}
+def _alerts_refused(rule: Rule, windows: WindowCache) -> Mapping[Group, LiveValue]:
+    counts: Counter[Group] = Counter()
     for name, count in windows.input.refused.items():
         if matches(rule.match, {"rule": name}):
-            group = (name,) if rule.per else ()
-            values[group] = values.get(group, 0.0) + count
-    return values
+            counts[(name,) if rule.per else ()] += count
+    return {group: LiveValue(float(count)) for group, count in counts.items()}
 
 
-def _client_values(rule: Rule, windows: WindowCache, metric: str) -> dict[Group, float]:
-    value_of = _OF_CLIENT[metric]
-    since = windows.input.now - rule.window
-    values: dict[Group, float] = {}
+def _grouped_clients(
+    rule: Rule, windows: WindowCache
+) -> Iterator[tuple[Group, Client]]:
+    """Yield the matching clients, with their groups."""
     for client in windows.input.clients:
         labels = client_labels(client)
-        if not matches(rule.match, labels):
-            continue
-        group = tuple([labels.get(label, "") for label in rule.per])
-        value, known = value_of(client, since), values.get(group, math.nan)
-        if math.isnan(known):
-            values[group] = value
-        elif not math.isnan(value):
-            # Deaths add up; memory and CPU are those of the largest process.
-            counts = metrics.METRICS[metric].counts
-            values[group] = known + value if counts else max(known, value)
+        if matches(rule.match, labels):
+            yield tuple([labels.get(label, "") for label in rule.per]), client
+
+
+def _largest(
+    rule: Rule, windows: WindowCache, value_of: Callable[[Client], float]
+) -> dict[Group, LiveValue]:
+    """Return the largest value of a process, with a note that names the process."""
+    values: dict[Group, LiveValue] = {}
+    for group, client in _grouped_clients(rule, windows):
+        value, known = value_of(client), values.get(group)
+        if known is None or math.isnan(known.value) or value > known.value:
+            values[group] = LiveValue(value, f"pid {client.pid} on {client.host}")
     return values
 
 
-def _memory(client: Client, _: float) -> float:
+# An ended process uses no memory: its alert resolves instead of waiting for data.
+def _memory(client: Client) -> float:
     if client.state in _GONE:
         return 0.0
     return math.nan if client.sample is None else float(client.sample.rss_bytes)
 
 
-def _cpu(client: Client, _: float) -> float:
+def _cpu(client: Client) -> float:
     if client.state in _GONE:
         return 0.0
     return math.nan if client.cpu_percent is None else client.cpu_percent
 
 
-def _died(client: Client, since: float) -> float:
-    return float(client.state is ClientState.DIED and client.since >= since)
+def _deaths(rule: Rule, windows: WindowCache) -> dict[Group, LiveValue]:
+    """Return how many processes died in the window, or earlier without a successor."""
+    now = windows.input.now
+    newest: dict[str, float] = {}
+    for client in windows.input.clients:
+        if client.state is ClientState.CONNECTED:
+            first = max(client.first_seen, newest.get(client.service, 0.0))
+            newest[client.service] = first
+    dead: dict[Group, list[Client]] = {}
+    for group, client in _grouped_clients(rule, windows):
+        known = dead.setdefault(group, [])
+        is_replaced = newest.get(client.service, 0.0) >= client.since
+        is_recent = client.since >= now - rule.window
+        if client.state is ClientState.DIED and (is_recent or not is_replaced):
+            known.append(client)
+    return {
+        group: LiveValue(float(len(clients)), _deaths_note(clients, newest))
+        for group, clients in dead.items()
+    }
 
 
-_OF_CLIENT: Final[Mapping[str, Callable[[Client, float], float]]] = {
-    "memory_rss": _memory,
-    "cpu_percent": _cpu,
-    "processes_died": _died,
-}
+def _deaths_note(dead: list[Client], newest: Mapping[str, float]) -> str:
+    """Return which process died last, what it was running, and whether others run."""
+    if not dead:
+        return ""
+    last = max(dead, key=lambda client: client.since)
+    text = _death_note(last)
+    if len(dead) > 1:
+        text = f"{len(dead):,} processes have died; the last: {text}"
+    if last.service not in newest:
+        text += "; no process of the service is connected"
+    return text
 
 
-def _visits(rule: Rule, windows: WindowCache, metric: str) -> dict[Group, float]:
-    """Return the most visits by one run, ended in the window or in progress."""
-    data = windows.input
-    selector = select(metrics.find(metric), rule.per, rule.match)
-    groups = windows.groups(selector)
-    values = dict.fromkeys(groups.names, 0.0)
-    first = int((data.now - rule.window) // BUCKET_SECONDS)
-    for bucket, visits_by_row in data.view.longest.items():
-        for row, visits in visits_by_row.items():
-            number = groups.numbers[row] if row < len(groups.numbers) else -1
-            if bucket >= first and number >= 0:
-                name = groups.names[number]
-                values[name] = max(values[name], visits)
-    for group, (visits, _) in _runs_in_progress(selector, data.clients).items():
-        values[group] = max(values.get(group, 0.0), visits)
-    return values
-
-
-def _runs_in_progress(
-    selector: SeriesSelector, clients: Iterable[Client]
-) -> dict[Group, tuple[int, str]]:
-    """Return the most visits by a run in progress, and which run it is, by group."""
-    most: dict[Group, tuple[int, str]] = {}
-    for client in clients:
-        if client.state is not ClientState.CONNECTED:
-            continue
-        runs = [NodeRevisits(f.graph, "", f.visits, f.run) for f in client.in_flight]
-        for seen in (*runs, *client.loops):
-            kind = Kind.NODE if seen.node else Kind.RUN
-            key = SeriesKey(kind, client.service, seen.graph, seen.node)
-            group = selector.group(key)
-            if group is not None and seen.visits > most.get(group, (0, ""))[0]:
-                text = f"pid {client.pid} on {client.host}, run {seen.run}"
-                most[group] = seen.visits, text
-    return most
+def _death_note(client: Client) -> str:
+    text = f"pid {client.pid} on {client.host} died"
+    running = [f"{flight.graph} / {flight.node}" for flight in client.in_flight]
+    if not running:
+        return text
+    more = len(running) - MAX_IN_FLIGHT
+    named = ", ".join(running[:MAX_IN_FLIGHT]) + (
+        f" and {more} more" if more > 0 else ""
+    )
+    return f"{text} while running {named}"

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Final, NamedTuple, TypeVar
+
+from msgspec.structs import replace
 
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.model.alerts import Severity
 from kaywatch_agent.rules import conditions
-from kaywatch_agent.rules.built_in import INHIBITION, built_in_rules
+from kaywatch_agent.rules.built_in import INHIBITIONS, built_in_rules
 from kaywatch_agent.rules.conditions import (
+    check_labels,
     check_minimum,
+    check_objective,
     labels_of,
     parse_key,
 )
@@ -27,7 +31,7 @@ from kaywatch_agent.rules.config import (
     SilenceConfig,
     StuckConfig,
     ThresholdConfig,
-    TierConfig,
+    ThresholdsConfig,
     TransitionConfig,
 )
 from kaywatch_agent.rules.describe import check_template
@@ -40,15 +44,20 @@ from kaywatch_agent.rules.rule import (
     Rule,
     Threshold,
 )
-from kaywatch_agent.rules.silence import Silence, validated
+from kaywatch_agent.rules.silence import Silence, validate_silence
 from kaywatch_agent.rules.state import Timing
-from kaywatch_agent.settings.reader import ErrorCollector, section
+from kaywatch_agent.settings.reader import ErrorCollector, check_url, section
 from kaywatch_agent.units import duration, parse_duration
 
 __all__ = ["TABLES", "load"]
 
 # The tables of the file that `load` reads.
 TABLES: Final[tuple[str, ...]] = ("alerting", "defaults", "rule", "inhibit", "silence")
+
+# The labels that name where something happens, in this order.
+PLACE: Final = ("service", "graph", "node")
+
+T = TypeVar("T")
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 _LABEL: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -71,25 +80,23 @@ def load(
         ConfigError: all errors, each with its key, the value and what is allowed.
     """
     problems = ErrorCollector()
-    alerting = AlertingConfig()
+    alerting, defaults = AlertingConfig(), dict[str, Any]()
     with problems.collect():
         alerting = section(AlertingConfig, values.get("alerting", {}), "alerting")
-    defaults: Mapping[str, Any] = {}
     with problems.collect():
         section(RuleDefaults, values.get("defaults", {}), "defaults")
         defaults = values.get("defaults", {})
+    # Later tables are read even if earlier ones are wrong: all errors are reported at
+    # once.
     loader = _RuleLoader(alerting, defaults, receivers, retention)
-    for path, table in _tables(values, "rule", problems):
-        with problems.collect():
-            loader.add(table, path)
-    inhibitions = [INHIBITION]
-    for path, table in _tables(values, "inhibit", problems):
-        with problems.collect():
-            inhibitions.append(_inhibition(section(InhibitConfig, table, path), path))
-    silences = []
-    for number, (path, table) in enumerate(_tables(values, "silence", problems), 1):
-        with problems.collect():
-            silences.append(_silence(section(SilenceConfig, table, path), path, number))
+    _read_tables(values, "rule", problems, loader.add)
+    with problems.collect():
+        loader.add_built_in(alerting.thresholds)
+    inhibitions = [
+        *INHIBITIONS,
+        *_read_tables(values, "inhibit", problems, _inhibition),
+    ]
+    silences = _read_tables(values, "silence", problems, _silence)
     with problems.collect():
         _check_alerting(alerting, receivers)
     problems.raise_all()
@@ -105,16 +112,13 @@ def _settings(
     inhibitions: Sequence[Inhibition],
     silences: Sequence[Silence],
 ) -> AlertSettings:
-    # A rule with the name of a built-in rule replaces it.
-    built_in = {
-        rule.name: rule
-        for rule in built_in_rules(alerting.thresholds, loader.notify)
-        if rule.name not in loader.rules
-    }
     return AlertSettings(
-        rules=loader.rules | built_in,
+        rules=loader.rules,
         inhibitions=tuple(inhibitions),
-        silences=tuple(silences),
+        silences=tuple(
+            replace(silence, id=f"configured-{number}")
+            for number, silence in enumerate(silences, 1)
+        ),
         interval=parse_duration(alerting.evaluation_interval),
         labels=alerting.labels,
         namespace=alerting.namespace,
@@ -135,7 +139,8 @@ class _Variant(NamedTuple):
     condition: Condition
     window: float
     suffix: str = ""  # of the name
-    tier: TierConfig | None = None
+    severity: Severity | None = None  # None for that of the table
+    notify: tuple[str, ...] | None = None  # likewise
 
 
 class _RuleLoader:
@@ -178,6 +183,11 @@ class _RuleLoader:
                 raise ConfigError(f"{path}.name", f'"{rule.name}" is defined twice')
             self.rules[rule.name] = rule
 
+    def add_built_in(self, thresholds: ThresholdsConfig) -> None:
+        """Add the built-in rules that no rule of the same name replaces."""
+        for rule in built_in_rules(thresholds, self.notify):
+            self.rules.setdefault(rule.name, rule)
+
     @staticmethod
     def _refuse_kind(kind: object, table: Mapping[str, Any], path: str) -> None:
         problems = ErrorCollector()
@@ -187,18 +197,11 @@ class _RuleLoader:
         problems.raise_all()
 
     def _rule(self, config: RuleConfig, variant: _Variant, path: str) -> Rule:
-        window, tier = variant.window, variant.tier
-        severity: Severity = config.severity if tier is None else tier.severity
-        notify = config.notify if tier is None or tier.notify is None else tier.notify
-        if window > self._retention:
-            stored = duration(self._retention)
-            raise ConfigError(
-                f"{path}.window", f"{duration(window)}: only {stored} are stored"
-            )
-        check_minimum(path, "min_executions", config.min_executions, 0)
-        _check_labels(f"{path}.labels", config.labels)
-        _check_receivers(f"{path}.notify", notify or (), self._receivers)
-        parse_key(f"{path}.summary", check_template, config.summary)
+        window = variant.window
+        notify = config.notify if variant.notify is None else variant.notify
+        match = tuple(map(parse_matcher, config.match))
+        self._check(config, variant, path)
+        check_labels(f"{path}.match", match, variant.condition)
         return Rule(
             name=config.name + variant.suffix,
             kind=config.kind,
@@ -206,16 +209,32 @@ class _RuleLoader:
             timing=_timing(config, window),
             window=window,
             min_executions=config.min_executions,
-            match=tuple(map(parse_matcher, config.match)),
+            match=match,
             per=_per(config, variant.condition, path),
             cooldown=parse_duration(config.cooldown),
             repeat_interval=parse_duration(config.repeat_interval),
-            severity=severity,
+            severity=variant.severity or config.severity,
             labels=config.labels,
             notify=self.notify if notify is None else notify,
             summary=config.summary,
             runbook_url=config.runbook_url,
         )
+
+    def _check(self, config: RuleConfig, variant: _Variant, path: str) -> None:
+        notify = (config.notify if variant.notify is None else variant.notify) or ()
+        # A longer window would silently be evaluated over less than it says.
+        if variant.window > self._retention:
+            stored = duration(self._retention)
+            raise ConfigError(
+                f"{path}.window",
+                f"{duration(variant.window)}: only {stored} are stored",
+            )
+        check_minimum(path, "min_executions", config.min_executions, 0)
+        _check_labels(f"{path}.labels", config.labels)
+        _check_receivers(f"{path}.notify", notify, self._receivers)
+        parse_key(f"{path}.summary", check_template, config.summary)
+        if config.runbook_url:
+            check_url(f"{path}.runbook_url", config.runbook_url)
 
     def _variants(self, config: RuleConfig, path: str) -> list[_Variant]:
         match config:
@@ -227,6 +246,7 @@ class _RuleLoader:
             case StuckConfig():
                 return [_Variant(conditions.stuck(config, path), 3600.0)]
         window = parse_duration(config.window)
+        # The shortest bucket is 10 s long.
         if window < 10:
             raise ConfigError(f"{path}.window", f'{window:g} s: at least "10s"')
         condition: Condition = conditions.compare("processes_died", ">", 0.0, 0.0)
@@ -258,6 +278,7 @@ class _RuleLoader:
 
 
 def _timing(config: RuleConfig, window: float) -> Timing:
+    # A window keeps its last event for its own length; Datadog also waits for two.
     no_data_after = max(2 * window, 600.0)
     if config.no_data_after is not None:
         no_data_after = parse_duration(config.no_data_after)
@@ -271,31 +292,32 @@ def _timing(config: RuleConfig, window: float) -> Timing:
 
 def _tiers(config: BurnRateConfig, path: str) -> list[_Variant]:
     check_minimum(path, "min_events", config.min_events, 1)
+    check_objective(f"{path}.objective", config.objective)
     problems, variants = ErrorCollector(), []
     for number, tier in enumerate(config.tiers):
         with problems.collect():
             condition = conditions.burn_rate(config, tier, f"{path}.tiers[{number}]")
             suffix = "-" + duration(condition.long).replace(" ", "")
-            variants.append(_Variant(condition, condition.long, suffix, tier))
+            rest = suffix, tier.severity, tier.notify
+            variants.append(_Variant(condition, condition.long, *rest))
     problems.raise_all()
     return variants
 
 
-def _inhibition(config: InhibitConfig, path: str) -> Inhibition:
+def _inhibition(table: Any, path: str) -> Inhibition:
+    config = section(InhibitConfig, table, path)
     for key in ("source", "target"):
         if not getattr(config, key):
             example = "matchers such as 'severity=\"critical\"'"
             raise ConfigError(f"{path}.{key}", f"empty: write {example}")
-    source, target = (
-        map(parse_matcher, config.source),
-        map(parse_matcher, config.target),
-    )
-    return Inhibition(tuple(source), tuple(target), config.equal)
+    source = tuple(map(parse_matcher, config.source))
+    target = tuple(map(parse_matcher, config.target))
+    return Inhibition(source, target, config.equal)
 
 
-def _silence(config: SilenceConfig, path: str, number: int) -> Silence:
+def _silence(table: Any, path: str) -> Silence:
+    config = section(SilenceConfig, table, path)
     silence = Silence(
-        id=f"configured-{number}",
         matchers=tuple(map(parse_matcher, config.match)),
         starts_at=config.starts,
         ends_at=config.ends,
@@ -303,27 +325,36 @@ def _silence(config: SilenceConfig, path: str, number: int) -> Silence:
         comment=config.comment,
     )
     try:
-        return validated(silence)
+        return validate_silence(silence)
     except ValueError as error:
         text = str(error).replace("_at", "").replace("matchers: ", "match: ", 1)
         raise ConfigError(path, text) from None
 
 
-def _tables(
-    values: Mapping[str, Any], name: str, problems: ErrorCollector
-) -> Iterator[tuple[str, Any]]:
-    """Yield the path and the content of each table in a list of tables."""
-    tables = values.get(name, [])
-    if isinstance(tables, list):
-        yield from ((f"{name}[{n}]", table) for n, table in enumerate(tables))
-    else:
+def _read_tables(
+    values: Mapping[str, Any],
+    name: str,
+    problems: ErrorCollector,
+    read: Callable[[Any, str], T],
+) -> list[T]:
+    """Return what `read` makes of each table in a list of tables, and of its path."""
+    tables, results = values.get(name, []), []
+    if not isinstance(tables, list):
         problems.add(name, f"write [[{name}]], with two brackets")
+        return []
+    for number, table in enumerate(tables):
+        with problems.collect():
+            results.append(read(table, f"{name}[{number}]"))
+    return results
 
 
 # -- validation ----------------------------------------------------------------------
 
 
 def _check_alerting(config: AlertingConfig, receivers: Collection[str]) -> None:
+    if config.external_url:
+        check_url("alerting.external_url", config.external_url)
+    # The tick, of which an evaluation is a part, comes once a second.
     if not 1.0 <= parse_duration(config.evaluation_interval) <= 300.0:
         raise ConfigError("alerting.evaluation_interval", 'from "1s" to "5m"')
     check_minimum("alerting", "max_alerts_per_rule", config.max_alerts_per_rule, 1)
@@ -333,8 +364,11 @@ def _check_alerting(config: AlertingConfig, receivers: Collection[str]) -> None:
 
 def _check_labels(path: str, labels: Mapping[str, str]) -> None:
     for name, value in labels.items():
+        # Alertmanager's rules for names. The two others are added to each alert.
         if not _LABEL.fullmatch(name) or name in ("alertname", "severity"):
             raise ConfigError(f"{path}.{name}", "invalid or reserved label name")
+        # Alertmanager removes empty labels: the alert would have another identity
+        # there.
         if not value:
             raise ConfigError(f"{path}.{name}", "the value is empty")
 
@@ -344,17 +378,17 @@ def _check_receivers(
 ) -> None:
     for name in names:
         if name not in receivers:
-            known = ", ".join(sorted(receivers)) or "none yet"
+            listed = ", ".join(sorted(receivers)) or "none yet"
             raise ConfigError(
                 path,
-                f'unknown receiver "{name}"; add [receiver.{name}] (known: {known})',
+                f'unknown receiver "{name}"; add [receiver.{name}] (known: {listed})',
             )
 
 
 def _per(config: RuleConfig, condition: Condition, path: str) -> tuple[str, ...]:
     allowed, custom = labels_of(condition)
     if config.per is None:
-        default = [label for label in ("graph", "node") if label in allowed]
+        default = [label for label in allowed if label in PLACE]
         return tuple(default or allowed[:1])
     for label in config.per:
         if label not in allowed and not custom:

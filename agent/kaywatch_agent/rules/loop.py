@@ -22,6 +22,7 @@ import structlog
 
 from kaywatch_agent.aggregate.view import View
 from kaywatch_agent.model.alerts import (
+    NO_DATA,
     AlertDetails,
     NotificationKind,
     NotificationRequest,
@@ -30,7 +31,8 @@ from kaywatch_agent.model.alerts import (
 from kaywatch_agent.model.client import Client
 from kaywatch_agent.rules.alert import Alert
 from kaywatch_agent.rules.alert_store import CLOCK, Document, Documents
-from kaywatch_agent.rules.engine import Engine, EvaluationResult
+from kaywatch_agent.rules.engine import USUAL, Engine, EvaluationResult
+from kaywatch_agent.rules.evaluation import StateChange
 from kaywatch_agent.rules.rule import AlertSettings
 from kaywatch_agent.rules.silence import Silence
 from kaywatch_agent.rules.snapshot import AlertsSnapshot
@@ -42,7 +44,7 @@ from kaywatch_agent.units import duration
 __all__ = ["AlertUpdate", "Alerting"]
 
 # The kinds of documents of this component; all others belong to the outbox.
-KINDS: Final = frozenset({"alert", "silence", CLOCK})
+KINDS: Final = frozenset({"alert", "silence", CLOCK, USUAL[0]})
 
 # After a shorter downtime, receivers are not notified again, in seconds.
 MIN_DOWNTIME: Final = 60.0
@@ -125,6 +127,7 @@ class Alerting:
         self.metrics = AlertMetrics()
         self._clock = clock
         self._changed: dict[Document, bytes | None] = {}
+        # A single thread: only one evaluation at a time may change the alerts.
         self._thread = ThreadPoolExecutor(1, "rules")
         self._due = 0.0  # by the loop's clock
         self._started = clock()
@@ -191,8 +194,10 @@ class Alerting:
             )
             self._changed.update(result.documents)
             self.problem = ""
+        # An error in one evaluation must stop neither the agent nor later evaluations.
         except Exception as error:
             problem = f"{type(error).__name__}: {error}"
+            # An error is logged once, not every second for as long as it lasts.
             if problem != self.problem:
                 log.exception("an evaluation of the rules failed and will be retried")
             self.problem = problem
@@ -201,6 +206,7 @@ class Alerting:
         else:
             self.engine.silences.forget_expired(now)
             self._count(result)
+            _log_changes(result.changes)
             return AlertUpdate(result.requests + self._summaries(result), changed)
         finally:
             self._schedule_next(time.perf_counter() - started)
@@ -233,7 +239,7 @@ class Alerting:
             return self._snapshot(self.engine.alerts)
 
     def alerts_for(self, receiver: str) -> list[AlertDetails]:
-        """Return a receiver's alerts: those that fire or resolved recently."""
+        """Return a receiver's firing and recently resolved alerts."""
         return self.engine.alerts_for(receiver, self._clock())
 
     # -- inside ------------------------------------------------------------------------
@@ -306,3 +312,20 @@ class Alerting:
         if refused and not self.metrics.refused.value:
             log.warning("too many alerts; new ones are refused", **result.refused)
         self.metrics.refused.set(refused)
+
+
+def _log_changes(changes: Iterable[StateChange]) -> None:
+    """Write a line for each alert that fires, and for each that ends."""
+    for change in changes:
+        alert, on = change.alert, (AlertState.FIRING, AlertState.RECOVERING)
+        text = " / ".join(alert.labels.values())
+        if change.after is AlertState.FIRING and change.before not in on:
+            log.warning("alert fires", alert=alert.id, rule=alert.rule, text=text)
+        elif change.before in on and change.after not in on:
+            log.info(
+                "alert resolved" if change.reason != NO_DATA else "alert has no data",
+                alert=alert.id,
+                rule=alert.rule,
+                text=text,
+                reason=change.reason,
+            )

@@ -26,6 +26,7 @@ _FORM: Final = re.compile(
 class Matcher(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """One condition on one label. Its JSON is that of Alertmanager's silences."""
 
+    # These bound what a silence over HTTP can occupy, in memory and in the store.
     name: Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*$", max_length=200)]
     value: Annotated[str, Meta(max_length=1000)]
     is_regex: bool = False
@@ -35,6 +36,7 @@ class Matcher(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="c
         """Return whether it matches labels."""
         value = labels.get(self.name, "")
         if self.is_regex:
+            # Expressions are anchored at both ends, as in Prometheus and Alertmanager.
             equal = _compiled(self.value).fullmatch(value)
         else:
             equal = value == self.value
@@ -61,10 +63,10 @@ def parse(text: str) -> Matcher:
         )
     name, op, quoted, plain = match.groups()
     value = plain if quoted is None else re.sub(r'\\(["\\])', r"\1", quoted)
-    return checked(Matcher(name, value, op.endswith("~"), op[0] == "="))
+    return validate_matcher(Matcher(name, value, op.endswith("~"), op[0] == "="))
 
 
-def checked(matcher: Matcher) -> Matcher:
+def validate_matcher(matcher: Matcher) -> Matcher:
     """Return the matcher if it is valid.
 
     Raises:
@@ -83,6 +85,7 @@ def matches(matchers: Iterable[Matcher], labels: Mapping[str, str]) -> bool:
     return all(matcher.holds(labels) for matcher in matchers)
 
 
+# Silences and inhibitions apply their matchers to every alert in every evaluation.
 @lru_cache(1024)
 def _compiled(pattern: str) -> Expression:
     return Expression(pattern)

@@ -8,30 +8,25 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from enum import Enum
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-from kaywatch.wire import Outcome, Phase
+from kaywatch.wire import Outcome
 from kaywatch_agent.aggregate.bucket import Dimension
-from kaywatch_agent.aggregate.group_stats import GroupStats
-from kaywatch_agent.aggregate.registry import Registry
 from kaywatch_agent.model.series import Kind
+from kaywatch_agent.rules import formulas
+from kaywatch_agent.rules.formulas import Compute
 
 __all__ = [
     "METRICS",
     "WAYS",
+    "NODE_LABELS",
     "Metric",
-    "MetricContext",
     "MetricSource",
     "find",
-    "known",
+    "is_known",
 ]
-
-Floats = NDArray[np.float64]
 
 
 class MetricSource(Enum):
@@ -50,34 +45,20 @@ class MetricSource(Enum):
         return _LABELS[self]
 
 
-class MetricContext(NamedTuple):
-    """What a metric is computed from, in addition to statistics.
-
-    Attributes:
-        registry: the names of numbered values.
-        seconds: the length of the window, as far as the agent has observed it.
-    """
-
-    registry: Registry
-    seconds: float
-
-
-Compute = Callable[[GroupStats, MetricContext], Floats]
-
-
 class Metric(NamedTuple):
     """How a metric is computed.
 
     Attributes:
-        source: what it is about.
+        source: the data that it is computed from.
         compute: returns its values by group; None for a metric that buckets don't
             contain, see `live_values`.
-        help: what it is.
+        help: a description.
         unit: ratio, seconds, bytes, percent, usd, tokens, per_second or empty.
         dimensions: the dimensions that `compute` needs.
         kinds: the kinds of its series.
         names: the custom metrics that it sums up; empty for others.
         counts: whether it is 0 rather than unknown when nothing happened.
+        of_finished: whether it leaves out cancelled executions.
     """
 
     source: MetricSource
@@ -88,9 +69,10 @@ class Metric(NamedTuple):
     kinds: frozenset[Kind] = frozenset()
     names: frozenset[str] = frozenset()
     counts: bool = False
+    of_finished: bool = False
 
 
-def known(name: str) -> bool:
+def is_known(name: str) -> bool:
     """Return whether a metric exists."""
     return name in METRICS or _CUSTOM.fullmatch(name) is not None
 
@@ -115,8 +97,10 @@ def find(name: str) -> Metric:
 
 # -- inside --------------------------------------------------------------------------
 
+NODE_LABELS: Final = ("service", "graph", "node")
+
 _LABELS: Final[Mapping[MetricSource, tuple[str, ...]]] = {
-    MetricSource.NODES: ("service", "graph", "node"),
+    MetricSource.NODES: NODE_LABELS,
     MetricSource.RUNS: ("service", "graph"),
     MetricSource.LLM: ("service", "graph", "node", "model"),
     MetricSource.CUSTOM: ("service", "graph", "node"),
@@ -130,93 +114,12 @@ _KINDS: Final = {
 }
 
 _OUTCOMES: Final = frozenset({Dimension.OUTCOME})
-_ERRORS: Final = frozenset({Dimension.ERROR})
+_ERRORS: Final = frozenset({Dimension.ERROR, Dimension.OUTCOME})
 _HISTOGRAM: Final = frozenset({Dimension.HISTOGRAM})
 
 _CUSTOM: Final = re.compile(
     r"custom\.(?P<name>.+)\.(?P<how>avg|min|max|sum|last|count|per_second|p50|p90|p95|p99)"
 )
-
-
-def _ratio(above: NDArray[Any], below: NDArray[Any]) -> Floats:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio: Floats = np.where(below > 0, np.true_divide(above, below), np.nan)
-    return ratio
-
-
-def _array(values: list[float | None]) -> Floats:
-    return np.array(values, np.float64)  # None becomes NaN
-
-
-def _outcome_rate(outcome: Outcome) -> Compute:
-    def rate(stats: GroupStats, _: MetricContext) -> Floats:
-        counts = stats.outcomes()
-        finished = stats.executions - counts[:, Outcome.CANCELLED]
-        return _ratio(counts[:, outcome], finished)
-
-    return rate
-
-
-def _success_rate(stats: GroupStats, context: MetricContext) -> Floats:
-    return 1.0 - _outcome_rate(Outcome.ERROR)(stats, context)
-
-
-def _exhausted_rate(stats: GroupStats, context: MetricContext) -> Floats:
-    # An error of `exec` is only recorded once all attempts have failed.
-    exhausted = np.zeros(len(stats))
-    errors = context.registry.errors.values
-    for group, number, count in stats.counted(Dimension.ERROR):
-        if errors[number].phase == Phase.EXEC:
-            exhausted[group] += count
-    return _ratio(exhausted, stats.executions)
-
-
-def _quantile(q: float) -> Compute:
-    return lambda stats, _: _array(stats.quantiles(q)[0])
-
-
-def _average(stats: GroupStats, _: MetricContext) -> Floats:
-    return _ratio(stats.total, stats.executions)
-
-
-def _maximum(stats: GroupStats, _: MetricContext) -> Floats:
-    return _array(stats.mosts())
-
-
-def _minimum(stats: GroupStats, _: MetricContext) -> Floats:
-    return _array(stats.leasts())
-
-
-def _last(stats: GroupStats, _: MetricContext) -> Floats:
-    return _array(stats.lasts())
-
-
-def _count(stats: GroupStats, _: MetricContext) -> Floats:
-    return stats.executions.astype(np.float64)
-
-
-def _sum(stats: GroupStats, _: MetricContext) -> Floats:
-    return stats.total
-
-
-def _per_second(stats: GroupStats, context: MetricContext) -> Floats:
-    return stats.executions / context.seconds
-
-
-def _sum_per(seconds: float) -> Compute:
-    return lambda stats, context: stats.total * seconds / context.seconds
-
-
-def _retry_rate(stats: GroupStats, _: MetricContext) -> Floats:
-    return _ratio(stats.retries(), stats.attempts)
-
-
-def _retries(stats: GroupStats, _: MetricContext) -> Floats:
-    return stats.retries().astype(np.float64)
-
-
-def _visits(stats: GroupStats, _: MetricContext) -> Floats:
-    return _ratio(stats.attempts, stats.executions)
 
 
 def _executions(
@@ -229,8 +132,16 @@ def _executions(
     counts: bool = False,
 ) -> Metric:
     """Return a metric of executions, or of runs."""
-    kinds = _KINDS[source]
-    return Metric(source, compute, help_, unit, dimensions, kinds, counts=counts)
+    return Metric(
+        source,
+        compute,
+        help_,
+        unit,
+        dimensions,
+        _KINDS[source],
+        counts=counts,
+        of_finished=unit == "ratio" and bool(dimensions & {*_OUTCOMES, *_ERRORS}),
+    )
 
 
 def _runs(
@@ -253,15 +164,15 @@ def _latencies(source: MetricSource, prefix: str, what: str) -> dict[str, Metric
 
     percentiles = {
         f"{prefix}p{percent}": latency(
-            _quantile(percent / 100),
+            formulas.quantile(percent / 100),
             f"seconds that {percent} % of {what} stay below",
             _HISTOGRAM,
         )
         for percent in (50, 90, 95, 99)
     }
     return {
-        f"{prefix}avg": latency(_average, f"mean seconds of {what}"),
-        f"{prefix}max": latency(_maximum, f"longest {what}, in seconds"),
+        f"{prefix}avg": latency(formulas.average, f"mean seconds of {what}"),
+        f"{prefix}max": latency(formulas.maximum, f"longest {what}, in seconds"),
         **percentiles,
     }
 
@@ -269,7 +180,7 @@ def _latencies(source: MetricSource, prefix: str, what: str) -> dict[str, Metric
 def _llm(names: set[str], unit: str, help_: str, seconds: float = 60.0) -> Metric:
     return Metric(
         MetricSource.LLM,
-        _sum_per(seconds),
+        formulas.total_per(seconds),
         help_,
         unit,
         kinds=frozenset({Kind.COUNT}),
@@ -283,48 +194,94 @@ _COST: Final = {"llm_cost_usd"}
 
 METRICS: Final[Mapping[str, Metric]] = {
     "success_rate": _executions(
-        _success_rate, "share of executions that did not fail", "ratio", _OUTCOMES
+        formulas.success_rate,
+        "share of executions that did not fail",
+        "ratio",
+        _OUTCOMES,
     ),
     "error_rate": _executions(
-        _outcome_rate(Outcome.ERROR),
+        formulas.outcome_rate(Outcome.ERROR),
         "share of executions that failed",
         "ratio",
         _OUTCOMES,
     ),
     "fallback_rate": _executions(
-        _outcome_rate(Outcome.FALLBACK),
+        formulas.outcome_rate(Outcome.FALLBACK),
         "share of executions that `exec_fallback` answered",
         "ratio",
         _OUTCOMES,
     ),
     "suppressed_rate": _executions(
-        _outcome_rate(Outcome.SUPPRESSED),
+        formulas.outcome_rate(Outcome.SUPPRESSED),
         "share of executions whose error `on_error` suppressed",
         "ratio",
         _OUTCOMES,
     ),
     "exhausted_rate": _executions(
-        _exhausted_rate,
+        formulas.exhausted_rate,
         "share of executions whose last attempt failed, even if a fallback answered",
         "ratio",
         _ERRORS,
     ),
-    "executions": _executions(_count, "executions in the window", counts=True),
-    "throughput": _executions(
-        _per_second, "executions per second", "per_second", counts=True
+    "masked_rate": _executions(
+        formulas.masked_rate,
+        "share of attempts that failed and were hidden by a retry, a fallback or"
+        " `on_error`",
+        "ratio",
+        _OUTCOMES,
     ),
-    "retries": _executions(_retries, "attempts beyond the first of each execution"),
+    "dead_ends": _executions(
+        None,
+        "runs that ended after the node, at an action without an edge",
+        counts=True,
+    ),
+    "unreached_runs": _executions(
+        None,
+        "runs within a day of a graph that has never reached the node",
+        counts=True,
+    ),
+    "executions": _executions(
+        formulas.executions, "executions in the window", counts=True
+    ),
+    "throughput": _executions(
+        formulas.per_second, "executions per second", "per_second", counts=True
+    ),
+    "retries": _executions(
+        formulas.retries, "attempts beyond the first of each execution"
+    ),
     "retry_rate": _executions(
-        _retry_rate, "share of attempts that were retries", "ratio"
+        formulas.retry_rate, "share of attempts that were retries", "ratio"
     ),
     **_latencies(MetricSource.NODES, "latency_", "executions"),
-    "runs": _runs(_count, "runs in the window", counts=True),
-    "run_throughput": _runs(_per_second, "runs per second", "per_second", counts=True),
+    "latency_over_usual": _executions(
+        None,
+        "mean seconds, relative to all executions before the window; 0 below 100 ms,"
+        " unknown with fewer than 1,000 before",
+    ),
+    "action_drift": _executions(
+        None,
+        "how far the share of an action is from the node's own past, in standard"
+        " deviations of its hours; 0 within 10 points, unknown before 24 hours of at"
+        " least 20 executions, older than a day",
+    ),
+    "runs": _runs(formulas.executions, "runs in the window", counts=True),
+    "run_throughput": _runs(
+        formulas.per_second, "runs per second", "per_second", counts=True
+    ),
     "run_success_rate": _runs(
-        _success_rate, "share of runs that did not fail", "ratio", _OUTCOMES
+        formulas.success_rate, "share of runs that did not fail", "ratio", _OUTCOMES
     ),
     "run_error_rate": _runs(
-        _outcome_rate(Outcome.ERROR), "share of runs that failed", "ratio", _OUTCOMES
+        formulas.outcome_rate(Outcome.ERROR),
+        "share of runs that failed",
+        "ratio",
+        _OUTCOMES,
+    ),
+    "missing_runs": _runs(
+        None,
+        "runs that the same hours of yesterday and of a week ago let expect since the"
+        " last run; 0 for five minutes, and after an orderly end of all processes",
+        counts=True,
     ),
     "run_visits_max": _runs(
         None, "most nodes visited by one run, including runs in progress", counts=True
@@ -335,8 +292,19 @@ METRICS: Final[Mapping[str, Metric]] = {
         " visited it again",
         counts=True,
     ),
-    "run_visits": _runs(_visits, "nodes visited per run, on average"),
+    "visits_over_usual": _executions(
+        None,
+        "most visits of a node by one run, relative to the most by one run within the"
+        " week before, at least 10; to 100 before 20 runs of the graph have ended",
+        counts=True,
+    ),
+    "run_visits": _runs(formulas.visits, "nodes visited per run, on average"),
     **_latencies(MetricSource.RUNS, "run_latency_", "runs"),
+    "cost_over_usual": _runs(
+        None,
+        "cost of models per run, relative to the same hours of a week ago; 0 below 1"
+        " cent, unknown below 20 runs then",
+    ),
     "llm_calls_per_minute": _llm({"llm_calls"}, "", "model calls per minute"),
     "llm_errors_per_minute": _llm({"llm_errors"}, "", "failed model calls per minute"),
     "llm_tokens_per_minute": _llm(
@@ -344,11 +312,21 @@ METRICS: Final[Mapping[str, Metric]] = {
     ),
     "llm_cost_per_minute": _llm(_COST, "usd", "US dollars per minute"),
     "llm_cost_per_hour": _llm(_COST, "usd", "US dollars per hour", 3600.0),
+    "llm_wasted_share": Metric(
+        MetricSource.LLM,
+        None,
+        "share of the cost that was spent on failed attempts; 0 below 1 cent, unknown"
+        " below 20 calls",
+        "ratio",
+    ),
     "memory_rss": Metric(
         MetricSource.PROCESSES, None, "resident memory of a process, in bytes", "bytes"
     ),
     "processes_died": Metric(
-        MetricSource.PROCESSES, None, "processes that died in the window", counts=True
+        MetricSource.PROCESSES,
+        None,
+        "processes that died in the window, or earlier and have no successor",
+        counts=True,
     ),
     "cpu_percent": Metric(
         MetricSource.PROCESSES,
@@ -365,17 +343,17 @@ METRICS: Final[Mapping[str, Metric]] = {
 
 # The statistics of custom metrics, and the kinds of metrics that have them.
 WAYS: Final[Mapping[str, tuple[Compute, set[Kind]]]] = {
-    "avg": (_average, {Kind.OBSERVE}),
-    "min": (_minimum, {Kind.OBSERVE}),
-    "max": (_maximum, {Kind.OBSERVE}),
-    "count": (_count, {Kind.OBSERVE}),
-    "p50": (_quantile(0.50), {Kind.OBSERVE}),
-    "p90": (_quantile(0.90), {Kind.OBSERVE}),
-    "p95": (_quantile(0.95), {Kind.OBSERVE}),
-    "p99": (_quantile(0.99), {Kind.OBSERVE}),
-    "last": (_last, {Kind.GAUGE}),
-    "sum": (_sum, {Kind.OBSERVE, Kind.COUNT}),
-    "per_second": (_sum_per(1.0), {Kind.COUNT}),
+    "avg": (formulas.average, {Kind.OBSERVE}),
+    "min": (formulas.minimum, {Kind.OBSERVE}),
+    "max": (formulas.maximum, {Kind.OBSERVE}),
+    "count": (formulas.executions, {Kind.OBSERVE}),
+    "p50": (formulas.quantile(0.50), {Kind.OBSERVE}),
+    "p90": (formulas.quantile(0.90), {Kind.OBSERVE}),
+    "p95": (formulas.quantile(0.95), {Kind.OBSERVE}),
+    "p99": (formulas.quantile(0.99), {Kind.OBSERVE}),
+    "last": (formulas.last, {Kind.GAUGE}),
+    "sum": (formulas.total, {Kind.OBSERVE, Kind.COUNT}),
+    "per_second": (formulas.total_per(1.0), {Kind.COUNT}),
 }
 
 

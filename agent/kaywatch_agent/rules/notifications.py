@@ -67,6 +67,7 @@ def plan_notifications(
                     life.episode, "resolved", clock, last.fired_at
                 )
                 yield Decision(receiver, NotificationKind.RESOLVED, resolved)
+    # While an alert recovers, nothing is sent: it may resolve or relapse.
     elif rule is not None and life.state is AlertState.FIRING:
         for receiver in rule.notify:
             decision = _plan_firing(alert, rule, receiver, suppress, clock)
@@ -159,6 +160,8 @@ class InhibitionIndex:
             for inhibition, sources in self._sources:
                 if matches(inhibition.source, labels):
                     source = (alert_id, labels["alertname"])
+                    # The first source stays, so that the reason does not change with
+                    # each evaluation.
                     sources.setdefault(inhibition.equal_values(labels), source)
 
     def find_source(self, labels: Mapping[str, str]) -> tuple[str, str]:
@@ -191,6 +194,8 @@ def _plan_firing(
         if not interval or clock - last.at < interval:
             return None
     suppression = suppress(alert, rule, receiver)
+    # The cooldown is between episodes; `repeat_interval` limits what is sent within
+    # one.
     if suppression is None and last is not None and not repeats:
         suppression = _cooling_down(alert, rule, last, clock)
     if suppression is not None:

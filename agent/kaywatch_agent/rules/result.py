@@ -20,6 +20,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 # The statuses by the codes in a result.
+# Codes in an array, because a rule may have thousands of groups each second.
 STATUSES: Final = (
     ConditionStatus.UNKNOWN,
     ConditionStatus.CLEAR,
@@ -43,6 +44,7 @@ class RuleResult:
         forgotten: groups whose alerts end.
         notes: further details, by the group's number.
         metrics: all values that were used, by metric.
+        usual: what the value is relative to, by group, where it is known.
     """
 
     labels: tuple[str, ...]
@@ -55,6 +57,12 @@ class RuleResult:
     forgotten: set[Group] = field(default_factory=set)
     notes: dict[int, str] = field(default_factory=dict)
     metrics: Mapping[str, Floats] = field(default_factory=dict)
+    usual: Mapping[Group, float] = field(default_factory=dict)
+
+    @property
+    def unknown_count(self) -> int:
+        """How many groups have too little data."""
+        return int(np.count_nonzero(self.codes == UNKNOWN))
 
     @property
     def breaching(self) -> list[int]:

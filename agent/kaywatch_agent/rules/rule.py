@@ -100,7 +100,7 @@ class BurnRate:
         factor: how many times faster than allowed.
         long, short: the windows.
         min_events: with fewer in the long window, the result is unknown.
-        min_bad: with fewer bad ones in the short window, it is no breach.
+        min_bad: with fewer bad executions in the short window, it is not a breach.
     """
 
     objective: float
@@ -110,6 +110,7 @@ class BurnRate:
     long: float
     short: float
     min_events: int
+    # One or two failures in a short window are a high rate, but no outage.
     min_bad: int = 3
 
 
@@ -140,7 +141,7 @@ class Stuck:
     Attributes:
         factor: longer than this many times its 99th percentile.
         max_age: or longer than this many seconds; None for no such limit.
-        at_least: never before this many seconds, whatever the percentile is.
+        at_least: it never fires before this many seconds.
     """
 
     factor: float

@@ -8,9 +8,9 @@ from typing import Final
 
 import msgspec
 
-from kaywatch_agent.rules.matchers import Matcher, checked, matches
+from kaywatch_agent.rules.matchers import Matcher, matches, validate_matcher
 
-__all__ = ["Silence", "SilenceStore", "validated"]
+__all__ = ["Silence", "SilenceStore", "validate_silence"]
 
 # How long an expired silence is kept: as long as Alertmanager keeps it.
 RETENTION_SECONDS: Final = 5 * 86_400.0
@@ -84,6 +84,7 @@ class SilenceStore:
         if silence is None or silence.is_expired(now):
             return False
         end = dt.datetime.fromtimestamp(now, dt.UTC)
+        # A silence that has not begun yet cannot end before its start.
         start = min(silence.starts_at, end)
         self.put(msgspec.structs.replace(silence, starts_at=start, ends_at=end))
         return True
@@ -91,10 +92,10 @@ class SilenceStore:
     def forget_expired(self, now: float) -> None:
         """Delete the silences that expired more than five days ago."""
         before = now - RETENTION_SECONDS
-        kept = {k: s for k, s in self.silences.items() if not s.is_expired(before)}
-        self._changed |= dict.fromkeys(self.silences.keys() - kept.keys())
-        if len(kept) < len(self.silences):
-            self.silences = kept
+        remaining = {k: s for k, s in self.silences.items() if not s.is_expired(before)}
+        self._changed |= dict.fromkeys(self.silences.keys() - remaining.keys())
+        if len(remaining) < len(self.silences):
+            self.silences = remaining
 
     def documents(self, *, full: bool = False) -> dict[str, bytes | None]:
         """Return the documents that changed since the last call, or all, by id."""
@@ -107,16 +108,18 @@ class SilenceStore:
         }
 
 
-def validated(silence: Silence) -> Silence:
+def validate_silence(silence: Silence) -> Silence:
     """Return a silence if it is valid.
 
     Raises:
-        ValueError: what is wrong with it.
+        ValueError: it is invalid; the text contains the reason.
     """
     if not silence.matchers:
         raise ValueError("matchers: at least one, or it would silence everything")
     for matcher in silence.matchers:
-        checked(matcher)
+        validate_matcher(matcher)
+    # A missing label counts as empty, so matchers that accept no labels accept all
+    # alerts; Alertmanager refuses them, too.
     if all(matcher.holds({}) for matcher in silence.matchers):
         raise ValueError("matchers: these match every alert; name the value of a label")
     for name in ("starts_at", "ends_at"):
@@ -132,6 +135,6 @@ def validated(silence: Silence) -> Silence:
 
 def _decode(data: bytes) -> Silence:
     try:
-        return validated(msgspec.json.decode(data, type=Silence))
+        return validate_silence(msgspec.json.decode(data, type=Silence))
     except msgspec.DecodeError as error:
         raise ValueError(str(error)) from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from kaywatch_agent.model.alerts import AlertDetails
@@ -11,6 +11,8 @@ from kaywatch_agent.rules.describe import describe
 from kaywatch_agent.rules.result import RuleResult
 from kaywatch_agent.rules.rule import AlertSettings, Rule
 from kaywatch_agent.rules.silence import Silence
+from kaywatch_agent.rules.state import AlertState
+from kaywatch_agent.rules.windows import Group
 
 __all__ = ["AlertsSnapshot"]
 
@@ -21,7 +23,7 @@ class AlertsSnapshot(NamedTuple):
     Attributes:
         now: Unix seconds.
         settings: the rules and everything else that is configured.
-        alerts: all alerts, or those that changed.
+        alerts: all alerts, or only the changed ones.
         silences: configured and created at runtime.
         results: the last result of each rule, by rule.
         refused: alerts over the limit of their rule, by rule.
@@ -46,6 +48,19 @@ class AlertsSnapshot(NamedTuple):
         """Return an alert's rule; None if it was removed."""
         return self.settings.rules.get(alert.rule)
 
+    def built_in(self, *rules: str) -> Iterator[Alert]:
+        """Yield the alerts of built-in rules whose condition is met, or was lately."""
+        for alert in self.alerts:
+            rule = self.rule(alert)
+            is_active = alert.lifecycle.state is not AlertState.OK
+            if is_active and alert.rule in rules and rule is not None and rule.built_in:
+                yield alert
+
+    def usual(self, rule: str) -> Mapping[Group, float]:
+        """Return what a rule's values are relative to, by group, where it is known."""
+        result = self.results.get(rule)
+        return {} if result is None else result.usual
+
     def describe(self, alert: Alert) -> AlertDetails:
         """Return an alert as notifications carry it."""
         return describe(alert, self.settings, self.host, self.clock)
@@ -54,7 +69,7 @@ class AlertsSnapshot(NamedTuple):
         """Return all labels of an alert, including `alertname` and `severity`."""
         return self.settings.all_labels(alert)
 
-    def silencing(self, alert: Alert) -> list[Silence]:
+    def active_silences(self, alert: Alert) -> list[Silence]:
         """Return the silences that mute an alert now."""
         labels = self.labels(alert) if self.silences else {}
         return [s for s in self.silences if s.mutes(labels, self.now)]

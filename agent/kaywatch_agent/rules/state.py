@@ -21,6 +21,8 @@ from typing import Final, Literal, NamedTuple
 from msgspec import Struct
 from msgspec.structs import replace
 
+from kaywatch_agent.model.alerts import NO_DATA
+
 __all__ = [
     "AlertEvent",
     "AlertState",
@@ -227,14 +229,16 @@ _TABLE: Final[
 def _without_data(
     life: Lifecycle, elapsed: float, timing: Timing, now: float
 ) -> NextState:
+    # Progress is kept: one evaluation without data does not restart `for`.
     life = replace(life, no_data_for=life.no_data_for + elapsed)
     if life.no_data_for <= timing.no_data_after:
         return life, None
     if timing.on_no_data == "alert":
         if life.is_firing:
-            return replace(life, reason="no_data"), None
+            return replace(life, reason=NO_DATA), None
+        # A pending alert already knows when its condition was first met.
         started = life.started if life.state is AlertState.PENDING else now
-        return _fire(replace(life, started=started), now, "no_data")
+        return _fire(replace(life, started=started), now, NO_DATA)
     if life.is_firing:
         return _resolve(life, "no_data", now)
     # An alert that is ok keeps counting.

@@ -6,20 +6,21 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-from kaywatch_agent.aggregate.bucket import ROW_SHIFT, Bucket, Dimension, gather
+from kaywatch_agent.aggregate.bucket import Bucket, Dimension, first_rows, gather
 from kaywatch_agent.aggregate.group_stats import GroupStats, SeriesGroups
 from kaywatch_agent.aggregate.view import BUCKET_SECONDS, View
 from kaywatch_agent.model.client import Client
 from kaywatch_agent.model.series import Kind, SeriesKey
+from kaywatch_agent.rules.formulas import MetricContext
 from kaywatch_agent.rules.matchers import Matcher, matches
-from kaywatch_agent.rules.metrics import Metric, MetricContext
+from kaywatch_agent.rules.metrics import Metric
+from kaywatch_agent.rules.past_hours import PastHours
 
 __all__ = [
     "EvalInput",
     "Group",
+    "LiveValue",
+    "NodePlace",
     "SeriesSelector",
     "WindowCache",
     "client_labels",
@@ -30,7 +31,24 @@ __all__ = [
 # The older part of a window may be read in buckets of 1/24 of its length.
 COARSE: Final = 24
 
+NodePlace = tuple[str, str, str]  # service, graph, node
 Group = tuple[str, ...]  # the values of a rule's labels
+
+
+class LiveValue(NamedTuple):
+    """A value that is not computed from one kind of series.
+
+    Attributes:
+        value: NaN if it is unknown.
+        note: what is behind it, for messages; may be empty.
+        executions: the executions or runs that it is about.
+        usual: what it is relative to; NaN for nothing.
+    """
+
+    value: float
+    note: str = ""
+    executions: int = 0
+    usual: float = math.nan
 
 
 class EvalInput(NamedTuple):
@@ -44,6 +62,7 @@ class EvalInput(NamedTuple):
         resolution: shorter windows are extended to this many seconds; in a backtest,
             old buckets are no shorter.
         refused: alerts over the limit of their rule in the last evaluation, by rule.
+        usual_visits: the usual most visits of a node by one run.
     """
 
     now: float
@@ -52,6 +71,7 @@ class EvalInput(NamedTuple):
     clients: Sequence[Client] = ()
     resolution: float = BUCKET_SECONDS
     refused: Mapping[str, int] = {}
+    usual_visits: Mapping[NodePlace, int] = {}
 
 
 class SeriesSelector(NamedTuple):
@@ -102,10 +122,12 @@ class WindowCache:
 
     Attributes:
         input: the input of the current evaluation.
+        past: what groups did in past hours.
     """
 
     def __init__(self) -> None:
         self.input: EvalInput
+        self.past: PastHours[SeriesSelector] = PastHours()
         self._expected: dict[tuple[SeriesSelector, float], set[Dimension]] = {}
         self._groups: dict[SeriesSelector, SeriesGroups[Group]] = {}
         self._buckets: dict[float, list[Bucket]] = {}
@@ -122,7 +144,7 @@ class WindowCache:
     def expect(
         self, selector: SeriesSelector, window: float, dimensions: frozenset[Dimension]
     ) -> None:
-        """Announce what will be asked for, so that one pass computes all of it."""
+        """Announce the windows of later requests, so that one pass computes them."""
         self._expected.setdefault((selector, window), set()).update(dimensions)
 
     def groups(self, selector: SeriesSelector) -> SeriesGroups[Group]:
@@ -144,15 +166,18 @@ class WindowCache:
         Args:
             selector: the series.
             window: seconds; infinite for everything since first seen.
-            dimensions: the dimensions needed, besides those that were announced.
+            dimensions: the dimensions needed, in addition to the announced ones.
         """
         groups = self.groups(selector)
         needed = self._expected.get((selector, window), set()).union(dimensions)
-        known, stats = self._stats.get((selector, window), (None, None))
-        if stats is None or known is None or not needed <= known:
+        known_dimensions, stats = self._stats.get((selector, window), (None, None))
+        # Dimensions are expensive, histograms above all: only those needed are summed
+        # up.
+        if stats is None or known_dimensions is None or not needed <= known_dimensions:
             stats = GroupStats(groups.numbers, len(groups), needed)
-            for bucket in self.buckets(window):
-                stats.add(_known_part(bucket, len(groups.numbers)))
+            # Without a series, the buckets need not even be gathered.
+            for bucket in self.buckets(window) if len(groups) else ():
+                stats.add(first_rows(bucket, len(groups.numbers)))
             self._stats[selector, window] = needed, stats
         return groups.names, stats
 
@@ -163,6 +188,8 @@ class WindowCache:
             return [view.totals]
         window = max(window, self.input.resolution)
         if window not in self._buckets:
+            # The bucket in progress counts: a failure is noticed within a second, not
+            # ten.
             start, end = view.now - window, view.now + BUCKET_SECONDS
             buckets = view.between(start, end, window / COARSE)
             self._buckets[window] = gather(bucket for _, bucket in buckets)
@@ -172,15 +199,6 @@ class WindowCache:
         """Return what metrics of a window need besides statistics."""
         view = self.input.view
         window = max(window, self.input.resolution)
+        # Soon after the start, a rate per second would otherwise be enormous.
         covered = max(1.0, min(window, view.now - view.since))
         return MetricContext(view.registry, covered)
-
-
-def _known_part(bucket: Bucket, size: int) -> Bucket:
-    """Return a bucket without the series that were added after the groups were made."""
-    if not len(bucket.rows) or bucket.rows[-1] < size:
-        return bucket
-    rows: NDArray[np.bool_] = bucket.rows < size
-    facts = bucket.fact_keys >> ROW_SHIFT < size
-    columns = [column[rows] for column in bucket[:9]]
-    return Bucket._make([*columns, bucket.fact_keys[facts], bucket.fact_counts[facts]])

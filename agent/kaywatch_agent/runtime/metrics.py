@@ -15,7 +15,7 @@ read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Final, Self
 
 import msgspec
@@ -181,19 +181,15 @@ class MetricsRegistry:
 
     def collect(self) -> Iterator[tuple[Instrument, Samples]]:
         """Yield each metric with its values by labels."""
-        for first, *others in self._metrics.values():
-            samples = first.samples()
-            for other in others:
-                for labels, value in other.samples().items():
-                    samples[labels] = samples.get(labels, 0.0) + value
-            yield first, samples
+        for metrics in self._metrics.values():
+            yield metrics[0], _add_up(metrics)
 
     def changes(self, full: bool) -> bytes:  # noqa: ARG002
         """Return all durable counters as JSON: they are few."""
         counters = {
-            metric.name: [*samples.items()]
-            for metric, samples in self.collect()
-            if metric.durable
+            name: [*_add_up(metrics).items()]
+            for name, metrics in self._metrics.items()
+            if metrics[0].durable
         }
         return msgspec.json.encode(counters)
 
@@ -215,3 +211,13 @@ class MetricsRegistry:
                     for labels, value in values:
                         child = metric.labels(*labels) if labels else metric
                         child.value += value
+
+
+def _add_up(metrics: Sequence[Instrument]) -> Samples:
+    """Return the values of a metric of several components, by labels."""
+    first, *others = metrics
+    samples = first.samples()
+    for other in others:
+        for labels, value in other.samples().items():
+            samples[labels] = samples.get(labels, 0.0) + value
+    return samples

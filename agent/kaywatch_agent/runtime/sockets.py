@@ -10,7 +10,7 @@ import stat
 from collections.abc import Iterator
 from typing import Final
 
-from kaywatch_agent.errors import StartError
+from kaywatch_agent.errors import InvalidValue, StartError
 
 __all__ = ["MAX_ID", "MAX_PATH", "SocketFile", "check_mode", "group_number"]
 
@@ -111,14 +111,14 @@ def check_mode(mode: str) -> None:
     """Validate permissions.
 
     Raises:
-        ValueError: the mode is not 0 to 777 in octal digits.
+        InvalidValue: the mode is not 0 to 777 in octal digits.
     """
     try:
         wrong = not 0 <= int(mode, 8) <= 0o777
     except ValueError:
         wrong = True
     if wrong:
-        raise ValueError(f'mode = "{mode}": expected octal digits such as "0660"')
+        raise InvalidValue("mode", f'"{mode}": expected octal digits such as "0660"')
 
 
 def group_number(key: str, name: str) -> int:

@@ -77,7 +77,7 @@ class Supervision:
         self._notifier.send(**alive, STATUS=self._status)
 
     def reloading(self) -> None:
-        """Report that the configuration is read again; `reloaded` has to follow."""
+        """Report the start of a reload; a call of `reloaded` must follow."""
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         self._notifier.send(RELOADING="1", MONOTONIC_USEC=str(now))
 

@@ -58,7 +58,7 @@ class Notifier:
         if self._socket is None:
             return
         # A line is a field: a text must not become two, nor control a terminal.
-        lines = [f"{key}={_one_line(value)}" for key, value in fields.items()]
+        lines = [f"{key}={_to_one_line(value)}" for key, value in fields.items()]
         # The queue is full or the manager restarts: the next tick sends again.
         with contextlib.suppress(OSError):
             self._socket.sendto("\n".join(lines).encode(), self._address)
@@ -110,7 +110,7 @@ def is_journal(
     return (device, inode) == (str(status.st_dev), str(status.st_ino))
 
 
-def _one_line(text: str) -> str:
+def _to_one_line(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in text)
 
 

@@ -14,11 +14,19 @@ import typing
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Final, TypeVar, cast
+from urllib.parse import urlsplit
 
-from kaywatch_agent.errors import ConfigError
+from kaywatch_agent.errors import ConfigError, InvalidValue
 from kaywatch_agent.units import parse_duration, parse_size
 
-__all__ = ["Duration", "ErrorCollector", "Size", "Unit", "section"]
+__all__ = [
+    "Duration",
+    "ErrorCollector",
+    "Size",
+    "Unit",
+    "check_url",
+    "section",
+]
 
 _Section = TypeVar("_Section")
 
@@ -38,6 +46,20 @@ class Unit:
 
 Duration = Annotated[str, Unit("duration", parse_duration)]
 Size = Annotated[str, Unit("size", parse_size)]
+
+
+def check_url(key: str, url: str) -> None:
+    """Raise ConfigError unless a URL has the scheme http or https, and a host."""
+    try:
+        parts = urlsplit(url)
+        is_valid = parts.scheme in ("http", "https") and bool(parts.hostname)
+        is_valid &= parts.port != 0  # reading it raises for one that is out of range
+    except ValueError:
+        is_valid = False
+    # A real Alertmanager rejects all alerts of a request with an invalid URL.
+    if not is_valid or any(not c.isprintable() or c.isspace() for c in url):
+        # Without the value: a URL may contain a secret.
+        raise ConfigError(key, "expected a URL such as https://host/path")
 
 
 class ErrorCollector:
@@ -91,12 +113,14 @@ def section(
     if not isinstance(values, dict):
         raise ConfigError(path, f"expected a table [{path}], got {values!r}")
     try:
-        return kind(**_converted(kind, values, path, others))
+        return kind(**_convert_values(kind, values, path, others))
+    except InvalidValue as error:
+        raise ConfigError(f"{path}.{error.key}", str(error)) from None
     except ValueError as error:
         raise ConfigError(path, str(error)) from None
 
 
-def _converted(
+def _convert_values(
     kind: Any, values: dict[str, Any], path: str, others: Iterable[str]
 ) -> dict[str, Any]:
     """Return the converted values of a table, by field."""

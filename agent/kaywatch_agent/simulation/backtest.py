@@ -16,11 +16,12 @@ from typing import Final, NamedTuple
 
 from kaywatch_agent.aggregate.bucket import EMPTY, Bucket, merge
 from kaywatch_agent.aggregate.change import StoredHistory
+from kaywatch_agent.aggregate.history import History
 from kaywatch_agent.aggregate.view import NoArchive, View
 from kaywatch_agent.notify.config import ReceiverConfig, WebhookConfig
 from kaywatch_agent.notify.secret import Secret
-from kaywatch_agent.rules.firing_context import HISTORY_SECONDS
 from kaywatch_agent.rules.metrics import MetricSource
+from kaywatch_agent.rules.past_hours import PAST_SECONDS
 from kaywatch_agent.rules.rule import AlertSettings, Rule, Stuck, Threshold
 from kaywatch_agent.rules.state import AlertState
 from kaywatch_agent.rules.windows import EvalInput
@@ -102,14 +103,14 @@ def backtest(
 
     Args:
         settings: the rules.
-        history: what is stored.
+        history: the stored history.
         since: the start, Unix seconds; older data is only used by windows.
         receivers: by name.
         progress: called with the share that is done, 0 to 1.
     """
     reasons = {name: not_backtestable(rule) for name, rule in settings.rules.items()}
     skipped = {name: reason for name, reason in reasons.items() if reason}
-    settings = _backtested(settings, skipped)
+    settings = _backtest_settings(settings, skipped)
     simulation = Simulation(settings, {**receivers, STAND_IN: _STAND_IN})
     replay = _HistoryReplay(history, _longest_window(settings))
     resolutions: list[tuple[float, float]] = []
@@ -154,8 +155,10 @@ def not_backtestable(rule: Rule) -> str:
             for name, metric in condition.metrics.items():
                 if metric.source is MetricSource.PROCESSES:
                     return f"{name} is not stored"
-                if name in ("run_visits_max", "node_visits_max"):
+                if name in ("run_visits_max", "node_visits_max", "visits_over_usual"):
                     return "the visits of single runs are not stored"
+                if name == "unreached_runs":
+                    return "earlier topologies are not stored"
     return ""
 
 
@@ -195,22 +198,22 @@ class _HistoryReplay:
     def eval_input(self, now: float, length: float) -> EvalInput:
         """Return the input of an evaluation at a time."""
         self._age(now)
-        known = bisect_right(self._failure_times, now)
+        known_failures = bisect_right(self._failure_times, now)
         history = self._history
         view = View(
             now,
             history.first,
             self._totals,
-            self._recent,
+            History(self._recent),
             history.registry,
-            tuple(history.failures[:known]),
+            tuple(history.failures[:known_failures]),
             {},
             self._older,
         )
         return EvalInput(now, now - history.first, view, (), max(length, FINEST))
 
     def _age(self, now: float) -> None:
-        """Move the buckets older than an hour to those that are merged by the hour."""
+        """Move the buckets older than an hour to the buckets merged by the hour."""
         oldest = now // FINEST - HOUR // FINEST
         for number in [n for n in self._recent if n < oldest]:
             self._older.add(number * FINEST, self._recent.pop(number))
@@ -256,7 +259,9 @@ class _OlderBuckets(NoArchive):
                         yield begin, bucket
 
 
-def _backtested(settings: AlertSettings, skipped: Mapping[str, str]) -> AlertSettings:
+def _backtest_settings(
+    settings: AlertSettings, skipped: Mapping[str, str]
+) -> AlertSettings:
     """Return the settings without the skipped rules, and with a receiver."""
     has_receiver = any(rule.notify for rule in settings.rules.values())
     rules = {
@@ -270,4 +275,4 @@ def _backtested(settings: AlertSettings, skipped: Mapping[str, str]) -> AlertSet
 def _longest_window(settings: AlertSettings) -> float:
     """Return how far back any rule looks, in seconds, with a margin."""
     windows = [rule.window for rule in settings.rules.values()]
-    return max([HISTORY_SECONDS, *filter(math.isfinite, windows)]) + 2 * HOUR
+    return max([PAST_SECONDS, *filter(math.isfinite, windows)]) + 2 * HOUR

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from kaywatch_agent.notify import formatting
+from kaywatch_agent.rules.alert import Alert
 from kaywatch_agent.rules.describe import unit_of
 from kaywatch_agent.rules.engine import Engine
 from kaywatch_agent.rules.state import AlertState
@@ -31,25 +32,35 @@ MAX_SHOWN: Final = 200  # characters of a value
 
 
 def compare_alerts(expected: ExpectedAlerts, engine: Engine) -> Iterator[str]:
-    """Yield the differences between a rule's alerts and the expected ones."""
+    """Yield the differences between a rule's alerts and the expected ones.
+
+    An expected alert may name some of the labels only.
+    """
     unit = unit_of(engine.settings.rules.get(expected.rule))
-    actual = {
-        (str(alert.lifecycle.state), _label_text(alert.labels)): alert.value
+    unmatched = [
+        alert
         for alert in engine.alerts
         if alert.rule == expected.rule and alert.lifecycle.state is not AlertState.OK
-    }
-    wanted = {
-        (state, _label_text(labels))
-        for state in ("pending", "firing", "recovering")
-        for labels in getattr(expected, state)
-    }
-    if wanted != actual.keys():
+    ]
+    missing = []
+    for state in ("pending", "firing", "recovering"):
+        for labels in getattr(expected, state):
+            similar = (a for a in unmatched if _has(a, state, labels))
+            alert = next(similar, None)
+            if alert is None:
+                missing.append(f"  - {state:<10} {_label_text(labels)}")
+            else:
+                unmatched.remove(alert)
+    if missing or unmatched:
         yield f"at {duration(parse_duration(expected.at))}, alerts of {expected.rule}:"
-    for state, labels in sorted(wanted - actual.keys()):
-        yield f"  - {state:<10} {labels}"
-    for state, labels in sorted(actual.keys() - wanted):
-        value = quantity(actual[state, labels], unit)
-        yield f"  + {state:<10} {labels}, value {value}"
+    yield from sorted(missing)
+    for alert in sorted(unmatched, key=lambda a: _label_text(a.labels)):
+        where, value = _label_text(alert.labels), quantity(alert.value, unit)
+        yield f"  + {alert.lifecycle.state:<10} {where}, value {value}"
+
+
+def _has(alert: Alert, state: str, labels: Mapping[str, str]) -> bool:
+    return alert.lifecycle.state == state and labels.items() <= alert.labels.items()
 
 
 def compare_messages(case: TestCase, delivery: SimulatedDelivery) -> list[str]:
@@ -68,16 +79,16 @@ def compare_messages(case: TestCase, delivery: SimulatedDelivery) -> list[str]:
         similar = [pair for pair in unmatched if _is_similar(pair[0], expected, case)]
         at = parse_duration(expected.at)
         if not similar:
-            lines.append((at, _line("-", at, _expected_text(expected))))
+            lines.append((at, _line("-", at, _format_expected(expected))))
             continue
         # Most likely, the message with the fewest differences was meant.
         closest = min(similar, key=lambda pair: len(list(_details(expected, *pair))))
         unmatched.remove(closest)
         details = [f"{INDENT}{line}" for line in _details(expected, *closest)]
-        lines.append((at, "\n".join([_sent_text("~", closest[0], case), *details])))
+        lines.append((at, "\n".join([_format_sent("~", closest[0], case), *details])))
     for message, _ in unmatched:
         at = message.time - case.start.timestamp()
-        lines.append((at, _sent_text("+", message, case)))
+        lines.append((at, _format_sent("+", message, case)))
     lines.sort(key=lambda pair: pair[0])
     return ["messages:", *(text for _, text in lines)] if lines else []
 
@@ -102,9 +113,9 @@ def compare_bodies(expected: Any, actual: Any, path: str) -> list[str]:
         ]
     if isinstance(expected, list) and isinstance(actual, list):
         return [line for part in expected for line in _nearest(part, actual, path)]
-    if _same(expected, actual):
+    if _is_equal(expected, actual):
         return []
-    return [f"{path}: {_shown(actual)}, expected {_shown(expected)}"]
+    return [f"{path}: {_format_value(actual)}, expected {_format_value(expected)}"]
 
 
 # -- inside --------------------------------------------------------------------------
@@ -132,7 +143,7 @@ def _details(
     texts = list(_texts(body))
     for part in expected.contains:
         if not any(part in text for text in texts):
-            yield f"{_shown(part)} is in none of its texts"
+            yield f"{_format_value(part)} is in none of its texts"
     if expected.body is not None:
         yield from compare_bodies(expected.body, body, "body")
 
@@ -151,7 +162,7 @@ def _texts(body: Any) -> Iterator[str]:
 
 def _within(value: Any, actual: Mapping[str, Any], key: str, path: str) -> list[str]:
     if key not in actual:
-        return [f"{path}: not there, expected {_shown(value)}"]
+        return [f"{path}: not there, expected {_format_value(value)}"]
     return compare_bodies(value, actual[key], path)
 
 
@@ -160,11 +171,11 @@ def _nearest(part: Any, actual: list[Any], path: str) -> list[str]:
     differences = [
         compare_bodies(part, one, f"{path}[{n}]") for n, one in enumerate(actual)
     ]
-    missing = [f"{path}: empty, expected {_shown(part)} in it"]
+    missing = [f"{path}: empty, expected {_format_value(part)} in it"]
     return min(differences, key=len, default=missing)
 
 
-def _same(expected: Any, actual: Any) -> bool:
+def _is_equal(expected: Any, actual: Any) -> bool:
     numbers = (int, float)
     if isinstance(expected, bool) or isinstance(actual, bool):
         return expected is actual
@@ -173,14 +184,16 @@ def _same(expected: Any, actual: Any) -> bool:
     return bool(expected == actual)
 
 
-def _expected_text(expected: ExpectedMessage) -> str:
+def _format_expected(expected: ExpectedMessage) -> str:
     text = f"{expected.to} {expected.kind}"
     if expected.alerts is not None:
         text += f", {_count(expected.alerts)}"
-    return "\n".join([text, *(f"{INDENT}{_shown(t)}" for t in expected.contains)])
+    return "\n".join(
+        [text, *(f"{INDENT}{_format_value(t)}" for t in expected.contains)]
+    )
 
 
-def _sent_text(mark: str, message: SimulatedMessage, case: TestCase) -> str:
+def _format_sent(mark: str, message: SimulatedMessage, case: TestCase) -> str:
     line = _line(mark, message.time - case.start.timestamp(), headline(message))
     return f"{line}\n{INDENT}{formatting.title(message.notification)}"
 
@@ -193,7 +206,7 @@ def _count(alerts: int) -> str:
     return f"{alerts} alert{'' if alerts == 1 else 's'}"
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, default=str)
     return formatting.truncate(text, MAX_SHOWN)
 

@@ -10,6 +10,7 @@ from kaywatch_agent.notify.config import ReceiverConfig
 from kaywatch_agent.rules.rule import AlertSettings
 from kaywatch_agent.simulation.differences import compare_alerts, compare_messages
 from kaywatch_agent.simulation.simulation import OutagePeriod, Simulation
+from kaywatch_agent.simulation.stimuli import Stimulus
 from kaywatch_agent.simulation.synthetic import SyntheticSource
 from kaywatch_agent.simulation.test_file import TestCase
 from kaywatch_agent.units import parse_duration
@@ -35,17 +36,7 @@ def run_test(
     start, interval = case.start.timestamp(), parse_duration(case.interval)
     source = SyntheticSource(start - BEFORE)
     simulation = _simulation(case, settings, receivers)
-    events = deque(
-        sorted(
-            (
-                (time, number, stimulus)
-                for stimuli in case.stimuli.values()
-                for stimulus in stimuli
-                for number, time in enumerate(stimulus.times(case.seconds))
-            ),
-            key=lambda event: event[0],
-        )
-    )
+    events = deque(_list_events(case))
     expected = deque(sorted(case.alerts, key=lambda alerts: parse_duration(alerts.at)))
     differences: list[str] = []
     for step in range(int(case.seconds // interval) + 1):
@@ -60,6 +51,17 @@ def run_test(
     if case.message or case.no_messages:
         differences += compare_messages(case, simulation.delivery)
     return CaseResult(case, differences, simulation)
+
+
+def _list_events(case: TestCase) -> list[tuple[float, int, Stimulus]]:
+    """Return the times of all stimuli in order, with the number of each."""
+    events = [
+        (time, number, stimulus)
+        for stimuli in case.stimuli.values()
+        for stimulus in stimuli
+        for number, time in enumerate(stimulus.times(case.seconds))
+    ]
+    return sorted(events, key=lambda event: event[0])
 
 
 def _simulation(

@@ -6,11 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from kaywatch.wire import Outcome, Phase
+from kaywatch.wire import EndReason, Outcome, Phase
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.model.client import Client
-from kaywatch_agent.model.records import InFlight, NodeRevisits, ProcessSample
-from kaywatch_agent.model.series import ClientState, ErrorKey, Kind, SeriesKey
+from kaywatch_agent.model.records import (
+    InFlight,
+    NodeRevisits,
+    ProcessSample,
+    TopologyRecord,
+)
+from kaywatch_agent.model.series import ClientState, EndPoint, ErrorKey, Kind, SeriesKey
 from kaywatch_agent.rules.conditions import check_minimum
 from kaywatch_agent.settings.reader import Duration
 from kaywatch_agent.simulation.synthetic import SyntheticSource
@@ -22,6 +27,7 @@ __all__ = [
     "ProcessStimulus",
     "RunStimulus",
     "Stimulus",
+    "TopologyStimulus",
 ]
 
 
@@ -64,8 +70,8 @@ class Repeated:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunStimulus(Repeated):
-    """Runs that end; of a node, executions."""
+class Finished(Repeated):
+    """Runs or executions that end, each with an outcome."""
 
     count: int = 1
     errors: int = 0
@@ -75,7 +81,6 @@ class RunStimulus(Repeated):
     seconds: float = 0.1
     error: str = "Error"
     phase: Phase = Phase.EXEC
-    visits: int = 1
 
     @property
     def outcomes(self) -> dict[Outcome, int]:
@@ -93,25 +98,20 @@ class RunStimulus(Repeated):
         super().check(path)
         for key in ("count", "errors", "suppressed", "fallbacks", "cancelled"):
             check_minimum(path, key, getattr(self, key), 0)
-        check_minimum(path, "visits", self.visits, 1)
         if self.outcomes[Outcome.OK] < 0:
             raise ConfigError(
-                f"{path}.count", f"{self.count}: fewer than those that fail"
+                f"{path}.count", f"{self.count}: fewer than the failed ones"
             )
 
-    def apply(self, source: SyntheticSource, time: float, _: int) -> None:
-        """Let the runs end."""
-        key = SeriesKey(Kind.RUN, self.service, self.graph, "")
-        self._end(source, key, time, self.visits)
-
-    def _end(
+    def end(
         self,
         source: SyntheticSource,
         key: SeriesKey,
         time: float,
         attempts: int,
-        action: str = "",
+        action: str | EndPoint = "",
     ) -> None:
+        """Let them end at a Unix time."""
         source.add_executions(
             key,
             time,
@@ -124,7 +124,35 @@ class RunStimulus(Repeated):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExecutionStimulus(RunStimulus):
+class RunStimulus(Finished):
+    """Runs that end: normally, unless `dead_end` names a node and an action.
+
+    Attributes:
+        visits: the nodes that each run visited.
+        dead_end: the last node, and its action that no edge has.
+    """
+
+    visits: int = 1
+    dead_end: tuple[str, ...] = ()
+
+    def check(self, path: str) -> None:
+        """Raise ConfigError for invalid counts."""
+        super().check(path)
+        check_minimum(path, "visits", self.visits, 1)
+        if self.dead_end and len(self.dead_end) != 2:
+            raise ConfigError(f"{path}.dead_end", 'expected ["node", "action"]')
+
+    def apply(self, source: SyntheticSource, time: float, _: int) -> None:
+        """Let the runs end."""
+        key = SeriesKey(Kind.RUN, self.service, self.graph, "")
+        end = EndPoint(EndReason.NO_SUCCESSORS, "", "")
+        if self.dead_end:
+            end = EndPoint(EndReason.UNMATCHED_ACTION, *self.dead_end)
+        self.end(source, key, time, self.visits, end)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecutionStimulus(Finished):
     """Executions of a node that end."""
 
     node: str
@@ -139,7 +167,7 @@ class ExecutionStimulus(RunStimulus):
     def apply(self, source: SyntheticSource, time: float, _: int) -> None:
         """Let the executions end."""
         key = SeriesKey(Kind.NODE, self.service, self.graph, self.node)
-        self._end(source, key, time, self.retries + 1, self.action)
+        self.end(source, key, time, self.retries + 1, self.action)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,6 +239,7 @@ class ProcessStimulus:
         if self.memory_mb is not None:
             rss = int(self.memory_mb * MIB)
             sample = ProcessSample(rss_bytes=rss, cpu_seconds=0.0)
+        known = source.clients.get(self.pid)
         source.clients[self.pid] = Client(
             id=str(self.pid),
             service=self.service,
@@ -218,6 +247,7 @@ class ProcessStimulus:
             pid=self.pid,
             state=self.state,
             since=time,
+            first_seen=time if known is None else known.first_seen,
             sample=sample,
             cpu_percent=self.cpu_percent,
             in_flight=tuple(
@@ -227,4 +257,34 @@ class ProcessStimulus:
             loops=tuple(
                 NodeRevisits(r.graph, r.node, r.visits, r.run) for r in self.loops
             ),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopologyStimulus:
+    """The nodes of a graph, as its clients report them."""
+
+    graph: str
+    nodes: tuple[str, ...]
+    service: str = "app"
+    at: Duration = "0"
+
+    def times(self, _: float) -> Sequence[float]:
+        """Return when they are reported."""
+        return [parse_duration(self.at)]
+
+    def check(self, path: str) -> None:
+        """Raise ConfigError without a node."""
+        if not self.nodes:
+            raise ConfigError(f"{path}.nodes", "empty: a graph has nodes")
+
+    def apply(self, source: SyntheticSource, time: float, _: int) -> None:
+        """Report them."""
+        source.topologies[self.service, self.graph] = TopologyRecord(
+            service=self.service,
+            graph=self.graph,
+            start=self.nodes[0],
+            nodes=self.nodes,
+            since=time,
+            changed=time,
         )

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kaywatch.wire import Outcome, Phase
 from kaywatch_agent.aggregate.bucket import EMPTY, Bucket, merge, reduce
+from kaywatch_agent.aggregate.history import History
 from kaywatch_agent.aggregate.registry import Limits, Registry
-from kaywatch_agent.aggregate.view import BUCKET_SECONDS, View
+from kaywatch_agent.aggregate.view import BUCKET_SECONDS, DAY, HOUR, View
 from kaywatch_agent.model.client import Client
-from kaywatch_agent.model.records import FailureRecord
-from kaywatch_agent.model.series import Columns, ErrorKey, Kind, SeriesKey
+from kaywatch_agent.model.records import FailureRecord, TopologyRecord
+from kaywatch_agent.model.series import Columns, EndPoint, ErrorKey, Kind, SeriesKey
 from kaywatch_agent.rules.windows import EvalInput
 
 __all__ = ["SyntheticSource"]
+
+STEPS_PER_HOUR: Final = int(HOUR // BUCKET_SECONDS)
+
+# Rules compare with a week ago.
+MAX_DAYS: Final = 9
 
 
 class SyntheticSource:
@@ -25,6 +32,7 @@ class SyntheticSource:
     Attributes:
         clients: the client processes, by pid.
         failures: the latest failures, the oldest first.
+        topologies: by service and graph.
         started: since when the agent has been observing, Unix seconds.
     """
 
@@ -36,8 +44,10 @@ class SyntheticSource:
         """
         self.clients: dict[int, Client] = {}
         self.failures: list[FailureRecord] = []
+        self.topologies: dict[tuple[str, str], TopologyRecord] = {}
         self.started = started
         self._registry = Registry(Limits())
+        self._pending: dict[int, list[Columns]] = {}
         self._steps: dict[int, Bucket] = {}
         self._totals = EMPTY
         self._longest: dict[int, dict[int, int]] = {}
@@ -50,7 +60,7 @@ class SyntheticSource:
         *,
         seconds: float = 0.1,
         attempts: int = 1,
-        action: str = "",
+        action: str | EndPoint = "",
         error: ErrorKey | None = None,
     ) -> None:
         """Let executions or runs end at a time.
@@ -61,7 +71,7 @@ class SyntheticSource:
             outcomes: how many have each outcome.
             seconds: the duration of each.
             attempts: of each; for a run, the nodes that it visited.
-            action: the action that each ended with.
+            action: the action that each ended with; of a run, where and why it ended.
             error: of those whose outcome is not ok.
         """
         codes = np.repeat(
@@ -75,8 +85,8 @@ class SyntheticSource:
             row, time, np.full(len(codes), seconds), codes, attempts, action, errors
         )
         if key.kind is Kind.RUN:
-            known = self._longest.setdefault(int(time // BUCKET_SECONDS), {})
-            known[row] = max(known.get(row, 0), attempts)
+            longest = self._longest.setdefault(int(time // BUCKET_SECONDS), {})
+            longest[row] = max(longest.get(row, 0), attempts)
         for _ in range(min(5, outcomes.get(Outcome.ERROR, 0)) if error else 0):
             self._fail(key, time, error or ErrorKey("", ""), attempts)
 
@@ -86,24 +96,48 @@ class SyntheticSource:
         errors = np.zeros(len(values), np.int64)
         self._add(self._row(key), time, np.array(values, float), none, 1, "", errors)
 
+    @property
+    def registry(self) -> Registry:
+        """The names of series, actions and errors."""
+        return self._registry
+
+    def steps(self) -> Mapping[int, Bucket]:
+        """Return what was added, by step of ten seconds."""
+        self._reduce()
+        return self._steps
+
     def eval_input(self, now: float) -> EvalInput:
         """Return the input of an evaluation at a time."""
-        oldest = int((now - 86_400.0) // BUCKET_SECONDS)
-        for number in [n for n in self._steps if n < oldest]:
-            del self._steps[number]
+        self._reduce()
+        self._merge_old_steps(now)
         view = View(
             now,
             self.started,
             self._totals,
-            self._steps,
+            History(self._steps),
             self._registry,
             tuple(self.failures),
-            {},
+            self.topologies,
             longest=self._longest,
         )
         return EvalInput(now, now - self.started, view, tuple(self.clients.values()))
 
     # -- inside ------------------------------------------------------------------------
+
+    def _merge_old_steps(self, now: float) -> None:
+        """Merge steps that are older than a day by hour, as the store does."""
+        oldest = int((now - DAY) // BUCKET_SECONDS)
+        forgotten = int((now - MAX_DAYS * DAY) // BUCKET_SECONDS)
+        for number in [n for n in self._steps if n < oldest and n % STEPS_PER_HOUR]:
+            step, hour = self._steps.pop(number), number - number % STEPS_PER_HOUR
+            self._steps[hour] = merge([self._steps.get(hour, EMPTY), step])
+        for number in [n for n in self._steps if n < forgotten]:
+            del self._steps[number]
+
+    def _number(self, action: str | EndPoint) -> int:
+        if isinstance(action, EndPoint):
+            return self._registry.ends.number(action)
+        return self._registry.actions.number(action)
 
     def _row(self, key: SeriesKey) -> int:
         return self._registry.row(key, "")
@@ -115,25 +149,31 @@ class SyntheticSource:
         values: NDArray[np.float64],
         outcomes: NDArray[np.uint8],
         attempts: int,
-        action: str,
+        action: str | EndPoint,
         errors: NDArray[np.int64],
     ) -> None:
         size = len(values)
-        number = self._registry.actions.number(action) if action else 0
-        step = reduce(
-            Columns(
-                np.full(size, row),
-                np.full(size, time),
-                values,
-                outcomes,
-                np.full(size, attempts),
-                np.full(size, number),
-                errors,
-            )
+        number = self._number(action) if action else 0
+        columns = Columns(
+            np.full(size, row),
+            np.full(size, time),
+            values,
+            outcomes,
+            np.full(size, attempts),
+            np.full(size, number),
+            errors,
         )
-        bucket = int(time // BUCKET_SECONDS)
-        self._steps[bucket] = merge([self._steps.get(bucket, EMPTY), step])
-        self._totals = merge([self._totals, step])
+        self._pending.setdefault(int(time // BUCKET_SECONDS), []).append(columns)
+
+    def _reduce(self) -> None:
+        """Aggregate what was added, all series of a step at once."""
+        for number, parts in self._pending.items():
+            step = reduce(
+                Columns(*[np.concatenate(each) for each in zip(*parts, strict=True)])
+            )
+            self._steps[number] = merge([self._steps.get(number, EMPTY), step])
+            self._totals = merge([self._totals, step])
+        self._pending.clear()
 
     def _fail(
         self, key: SeriesKey, time: float, error: ErrorKey, attempts: int

@@ -24,6 +24,7 @@ from kaywatch_agent.simulation.stimuli import (
     ProcessStimulus,
     RunStimulus,
     Stimulus,
+    TopologyStimulus,
 )
 from kaywatch_agent.units import parse_duration
 
@@ -110,6 +111,7 @@ class TestCase:
     runs: tuple[RunStimulus, ...] = ()
     metric: tuple[MetricStimulus, ...] = ()
     process: tuple[ProcessStimulus, ...] = ()
+    topology: tuple[TopologyStimulus, ...] = ()
     silence: tuple[TestSilence, ...] = ()
     outage: tuple[Outage, ...] = ()
     alerts: tuple[ExpectedAlerts, ...] = ()
@@ -137,6 +139,7 @@ class TestCase:
             "runs": self.runs,
             "metric": self.metric,
             "process": self.process,
+            "topology": self.topology,
         }
 
 
@@ -212,9 +215,9 @@ def _check_times(case: TestCase, path: str) -> None:
 def _check_alerts(expected: ExpectedAlerts, path: str, settings: AlertSettings) -> None:
     rule = settings.rules.get(expected.rule)
     if rule is None:
-        known = ", ".join(settings.rules) or "none"
+        names = ", ".join(settings.rules) or "none"
         raise ConfigError(
-            f"{path}.rule", f'unknown rule "{expected.rule}" (known: {known})'
+            f"{path}.rule", f'unknown rule "{expected.rule}" (known: {names})'
         )
     allowed = rule.per
     if rule.kind == "transition_share":
@@ -241,5 +244,5 @@ def _check_message(message: ExpectedMessage, path: str, receivers: Receivers) ->
 
 def _check_receiver(path: str, name: str, receivers: Collection[str]) -> None:
     if name not in receivers:
-        known = ", ".join(receivers) or "none; write [receiver.NAME]"
-        raise ConfigError(path, f'unknown receiver "{name}" (known: {known})')
+        names = ", ".join(receivers) or "none; write [receiver.NAME]"
+        raise ConfigError(path, f'unknown receiver "{name}" (known: {names})')

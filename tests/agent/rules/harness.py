@@ -85,7 +85,7 @@ class AlertHarness:
         at = self.now - ago
         self.source.add_executions(key, at, outcomes, seconds=seconds, action=action)
 
-    def observed(
+    def observe(
         self, name: str, *values: float, kind: Kind = Kind.GAUGE, **labels: str
     ) -> None:
         """Record values of a custom metric."""
@@ -93,11 +93,11 @@ class AlertHarness:
         self.source.add_values(key, self.now, values)
 
     def run_ended(self, visits: int, graph: str = "shop") -> None:
-        """Let a run end that visited so many nodes."""
+        """End a run that visited a number of nodes."""
         key = SeriesKey(Kind.RUN, "web", graph, "")
         self.source.add_executions(key, self.now, {Outcome.OK: 1}, attempts=visits)
 
-    def looped(self, node: str, visits: int) -> None:
+    def end_looping_run(self, node: str, visits: int) -> None:
         """Let a run end that visited a node repeatedly."""
         row = self.source._row(SeriesKey(Kind.NODE, "web", "shop", node))
         self.source._longest.setdefault(int(self.now // 10), {})[row] = visits

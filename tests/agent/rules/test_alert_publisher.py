@@ -1,4 +1,4 @@
-"""What a broker is told of alerts."""
+"""The alerts that are published to a broker."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CHANGES = "kaywatch/v1/agent/changes"
 
 
 class Broker:
-    """What a broker holds, and what its listeners have read."""
+    """The retained messages of a broker, and the messages that listeners received."""
 
     def __init__(self, publisher: AlertPublisher) -> None:
         self.publisher = publisher
@@ -37,7 +37,7 @@ class Broker:
                 self.publisher.discovered(topic)
 
     def take(self, most: int = 100) -> list[tuple[str, str]]:
-        """Take what is to be told; return topics and states."""
+        """Return the topics and states of the pending messages."""
         results = list(islice(self.publisher.messages(), most))
         self.read += results
         for topic, payload, retain in results:
@@ -49,7 +49,7 @@ class Broker:
 
 
 class Alerts:
-    """A harness, told to a broker as it turns."""
+    """A harness whose state changes are published to a broker."""
 
     def __init__(self, **keys: Any) -> None:
         self.harness = AlertHarness(rule(**keys))
@@ -190,7 +190,7 @@ def test_changes_that_are_too_many_are_dropped_and_counted(
     assert alerts.publisher.dropped == 2
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.lists(st.sampled_from(["fail", "recover", "cut", "connect", "take"])))
 def test_a_broker_ends_up_with_what_fires_whatever_happens(steps: list[str]) -> None:
     alerts = Alerts()

@@ -1,4 +1,4 @@
-"""docs/alerts.md says what there is: every key, every metric, examples that work."""
+"""docs/alerts.md is complete: every key, every metric, working examples."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_every_key_of_a_rule_is_documented(kind: str) -> None:
 def test_every_key_of_the_other_tables_is_documented() -> None:
     tier = {"factor": 2.0, "long": "1h", "short": "5m", "strange": 1}
     slo = {"name": "r", "kind": "burn_rate", "objective": 0.9, "tiers": [tier]}
-    when = {"name": "r", "when": "error_rate > 1", "strange": 1}
+    when = {"name": "r", "when": "error_rate > 0.1", "strange": 1}
     inhibit = {"source": ["a=b"], "target": ["a=c"], "strange": 1}
     for table in (
         {"alerting": {"strange": 1}},
@@ -113,6 +113,16 @@ def test_the_metrics_are_those_that_there_are() -> None:
         for name, metric in METRICS.items()
     ]
     assert documented(set(WAYS)) == set()
+
+
+def test_the_built_in_rules_are_those_that_there_are() -> None:
+    table = WRITTEN.partition("## Without configuration")[2].partition("\n## ")[0]
+    rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| `")]
+    rules = load.load({}).rules
+
+    assert [(row[0][3:-1], row[2], row[3].rstrip(" |")) for row in rows] == [
+        (name, rules[name].severity, ", ".join(rules[name].per)) for name in BUILT_IN
+    ]
 
 
 @pytest.mark.parametrize("example", [e for e in EXAMPLES if e is not TEST])

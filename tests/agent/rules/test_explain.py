@@ -1,4 +1,4 @@
-"""Why a rule is quiet, and what it looks for, in words."""
+"""Why a rule does not fire, and its description in words."""
 
 from __future__ import annotations
 
@@ -30,7 +30,19 @@ def test_groups_closest_to_firing_come_first() -> None:
     assert texts["broken"] == "the condition is met"
     assert texts["between"].endswith("clear is success_rate >= 0.95")
     assert texts["near"] == "not met"
-    assert texts["rare"] == "too few executions: 9 in 1m, 10 are needed"
+    assert texts["rare"] == "no data: 9 executions in 1m, 10 are needed"
+    (rare,) = [group for group in result if group.labels["node"] == "rare"]
+    assert (rare.status, rare.executions, rare.needed) == ("unknown", 9, 10)
+
+
+def test_a_node_whose_usual_value_is_unknown_has_no_data_yet() -> None:
+    slow = {"name": "slow", "metric": "latency_over_usual", "op": ">", "value": 3.0}
+    harness = AlertHarness(slow)
+    harness.ran(500)
+
+    (group,) = groups(harness, "slow")
+    assert group.status == "unknown"
+    assert group.text == "no data: it has not been observed for long enough"
 
 
 def test_all_metrics_of_an_expression_are_there() -> None:
@@ -51,7 +63,7 @@ def test_a_rule_in_words() -> None:
     rules = harness.engine.settings.rules
 
     assert rule_sentence(rules["success"]) == (
-        'success_rate < 0.9 over 1m, where graph="g", per graph and node, with'
+        'success_rate < 0.9 over 1m, where graph="g", per service, graph and node, with'
         " at least 10 executions; fires after 1m, resolves after 2m of success_rate"
         " >= 0.95"
     )
@@ -59,7 +71,7 @@ def test_a_rule_in_words() -> None:
         "memory_rss > 2.0 GiB over 5m, per"
     )
     assert rule_sentence(rules["stuck"]) == (
-        "in flight for over 10 times its p99, or 5m, per graph and node;"
+        "in flight for over 10 times its p99, or 5m, per service, graph and node;"
         " fires at once, resolves after 2m without it"
     )
 

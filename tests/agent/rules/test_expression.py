@@ -58,6 +58,7 @@ def test_truth_has_three_values(text: str, expected: int) -> None:
         ("(lambda: 1)() > 0", "a metric, then"),
         ("success_rate <", "invalid syntax"),
         ("", "invalid syntax"),
+        ("executions > 1and success_rate < 0.9", "invalid syntax"),
         ("success_rate < 1 and " * 30 + "executions > 1", "at most 500"),
         ("not " * 25 + "executions > 1", "nested"),
         ("success_rate < 0.9\x00", "invalid syntax"),

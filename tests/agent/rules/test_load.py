@@ -1,4 +1,4 @@
-"""Rules from their tables: what they become, and how mistakes are told."""
+"""Rules are loaded from tables, and mistakes are reported."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ value = 0.9
 """
 
 
-def test_without_configuration_the_page_s_thresholds_are_on() -> None:
+def test_without_configuration_the_usual_failures_are_reported() -> None:
     rules = load({}).rules
     result = {
         name: (rule.condition.metric, rule.condition.threshold)
@@ -42,8 +42,21 @@ def test_without_configuration_the_page_s_thresholds_are_on() -> None:
         "avg_execution_time_max": ("latency_avg", 5.0),
         "error_rate_max": ("error_rate", 0.05),
         "memory_usage_max": ("memory_rss", 1024 * 2**20),
+        "low_traffic": ("error_rate", 0.5),
+        "process_died": ("processes_died", 0.0),
+        "dead_end": ("dead_ends", 0.0),
+        "never_reached": ("unreached_runs", 100.0),
+        "slow": ("latency_over_usual", 3.0),
+        "silent": ("missing_runs", 30.0),
+        "unusual_loop": ("visits_over_usual", 1.0),
+        "runaway": ("visits_over_usual", 3.0),
+        "masked_failures": ("masked_rate", 0.2),
+        "wasted_spend": ("llm_wasted_share", 0.1),
+        "cost_per_run": ("cost_over_usual", 2.0),
+        "drift": ("action_drift", 5.0),
         "alerts_refused_max": ("alerts_refused", 0.0),
     }
+    assert rules.keys() - result.keys() == {"stuck"}
     assert {rule.cooldown for rule in rules.values()} == {300.0}
     assert all(rule.built_in for rule in rules.values())
 
@@ -152,6 +165,8 @@ def test_a_burn_rate_has_a_rule_for_each_tier() -> None:
             "with above = 0.3",
         ),
         ("[[rule]]\nname='r'\nkind='stuck'\nfactor=1", "must be more than 1"),
+        ("[[rule]]\nname='r'\nkind='stuck'\nfactor=1e308", "at most 1,000,000"),
+        ("[[rule]]\nname='r'\nkind='stuck'\nfactor=nan", "must be more than 1"),
         ("[[rule]]\nname='r'\nkind='runaway'", "max_visits: missing"),
         (
             "[[rule]]\nname='r'\nkind='runaway'\nmax_visits=9\nmax_node_visits=3",
@@ -179,6 +194,27 @@ def test_a_burn_rate_has_a_rule_for_each_tier() -> None:
         ("[alerting]\nintervall='10s'", "unknown key"),
         ("[alerting.thresholds]\nx=1", "alerting.thresholds.x: unknown key"),
         ("[defaults]\nmetric='x'", "defaults.metric: unknown key"),
+        (
+            RULE.replace("0.9", "90"),
+            "rule[0].value: 90: success_rate is between 0 and 1; write 0.9 for 90 %",
+        ),
+        (RULE.replace("0.9", "-1"), "rule[0].value: -1: success_rate is between"),
+        (RULE.replace("0.9", "0"), "rule[0].value: success_rate < 0 is never true"),
+        (RULE + "clear = 95", "rule[0].clear: 95: success_rate is between 0 and 1"),
+        (
+            "[[rule]]\nname='r'\nwhen='executions > 1 and not error_rate >= 0'",
+            "rule[0].when: error_rate >= 0 is always true",
+        ),
+        (
+            "[alerting.thresholds]\nsuccess_rate_min=95",
+            "alerting.thresholds.success_rate_min: 95: success_rate is between",
+        ),
+        (
+            RULE + "match = ['node=\"a\"', 'nod=\"b\"']",
+            'rule[0].match[1]: unknown label "nod"; this rule has service, graph, node',
+        ),
+        ("[alerting]\nexternal_url='a.b'", "alerting.external_url: expected a URL"),
+        (RULE + "runbook_url = 'wiki/x'", "rule[0].runbook_url: expected a URL"),
     ],
 )
 def test_a_mistake_is_reported_with_its_key_and_the_fix(text: str, words: str) -> None:

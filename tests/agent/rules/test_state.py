@@ -1,4 +1,4 @@
-"""The life of an alert, step by step and over sequences that nobody thought of."""
+"""The life cycle of an alert, step by step and over random sequences."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def live(
     timing: Timing,
     life: Lifecycle | None = None,
 ) -> tuple[Lifecycle, list[tuple[int, AlertEvent, str]]]:
-    """Return the life after all findings, and when what was crossed, and why."""
+    """Return the final state, and all state changes with their time and reason."""
     life, crossed, now = life or Lifecycle(), [], 1_000.0
     for number, (finding, elapsed) in enumerate(findings):
         now += elapsed
@@ -55,7 +55,7 @@ def states(findings: str, timing: Timing) -> str:
         ("bbbb", "pppf"),  # the first is when it begins, as in Prometheus
         ("bbcb", "ppop"),
         ("bb-b", "ppop"),  # the band is not the condition
-        ("bbuubb", "pppppf"),  # not knowing is no time in which it held
+        ("bbuubb", "pppppf"),  # unknown time does not count as time of a breach
         ("bbbb--cc", "pppfffrr"),
         ("bbbbccc", "pppfrro"),
         ("bbbbcbc", "pppfrfr"),

@@ -1,4 +1,4 @@
-"""What is remembered of an episode: what its turns found, and who wasn't told."""
+"""The timeline of an episode: state changes, and suppressed notifications."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_a_long_timeline_keeps_its_start_and_counts_the_omitted_entries() -> Non
     assert len(log) == MAX_ENTRIES
     assert turns(harness.only)[:2] == began
     assert [entry.time for entry in log] == sorted(entry.time for entry in log)
-    everything = 3 + 2 * MAX_ENTRIES  # two turns, one told, and each up and down
+    everything = 3 + 2 * MAX_ENTRIES  # two changes up and down, one notified
     assert harness.only.dropped_entries == everything - MAX_ENTRIES
     assert harness.only.lifecycle.episode == 1
 
@@ -139,7 +139,7 @@ def test_a_story_of_many_episodes_keeps_the_last_ones() -> None:
     assert instance.timeline[0].episode > 1
 
 
-# -- who isn't told, and until when ----------------------------------------------------
+# -- suppressed notifications, and until when ------------------------------------------
 
 
 def test_a_silence_is_named_with_its_end() -> None:

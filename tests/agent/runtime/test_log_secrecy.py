@@ -26,7 +26,7 @@ except ValueError:
 """
 
 
-def logged(form: str) -> str:
+def read_log(form: str) -> str:
     done = subprocess.run(
         [sys.executable, "-c", CODE, form], capture_output=True, check=True
     )
@@ -35,13 +35,13 @@ def logged(form: str) -> str:
 
 @pytest.mark.parametrize("form", ["json", "console"])
 def test_a_traceback_shows_no_locals(form: str) -> None:
-    text = logged(form)
+    text = read_log(form)
     assert "ValueError" in text
     assert "planted-" not in text
 
 
 def test_text_of_clients_cannot_forge_a_console_line() -> None:
-    lines = logged("console").splitlines()
+    lines = read_log("console").splitlines()
     ours = [line for line in lines if line and not line.startswith("    ")]
     assert [line.split()[3] for line in ours] == ["one", "two", "three"]
     assert not [
@@ -51,8 +51,8 @@ def test_text_of_clients_cannot_forge_a_console_line() -> None:
 
 
 def test_each_line_of_json_is_one_event() -> None:
-    lines = [json.loads(line) for line in logged("json").splitlines()]
+    lines = [json.loads(line) for line in read_log("json").splitlines()]
     assert [line["event"].split()[0] for line in lines] == ["one", "two", "three"]
-    # JSON has its own escapes, so the value is what it was.
+    # JSON has its own escapes, so the value is unchanged.
     assert lines[0]["path"].startswith("x\n2026")
-    assert logged("json").isascii()
+    assert read_log("json").isascii()

@@ -21,7 +21,7 @@ class ShopMetrics(Metrics):
     states = Gauge("test_states", "By state.", labels=("state",))
 
 
-def collected(*components: Metrics) -> dict[str, dict[tuple[str, ...], float]]:
+def collect(*components: Metrics) -> dict[str, dict[tuple[str, ...], float]]:
     registry = MetricsRegistry()
     registry.include(*components)
     return {instrument.name: result for instrument, result in registry.collect()}
@@ -36,7 +36,7 @@ def test_counted_metrics_are_collected() -> None:
     shop.open.set(5)
 
     assert shop.orders.value == 3
-    assert collected(shop) == {
+    assert collect(shop) == {
         "test_orders_total": {(): 3.0},
         "test_lost_total": {("fire",): 4.0},
         "test_visits_total": {(): 0.0},
@@ -51,7 +51,7 @@ def test_each_instance_counts_for_itself() -> None:
     one.lost.labels("fire").add()
 
     assert other.orders.value == 0
-    assert collected(other)["test_lost_total"] == {}
+    assert collect(other)["test_lost_total"] == {}
     assert ShopMetrics.orders.value == 0
 
 
@@ -69,7 +69,7 @@ def test_components_of_one_class_are_added_up() -> None:
     one.lost.labels("fire").add(1)
     other.lost.labels("flood").add(2)
 
-    result = collected(one, other)
+    result = collect(one, other)
 
     assert result["test_visits_total"] == {(): 3.0}
     assert result["test_lost_total"] == {("fire",): 1.0, ("flood",): 2.0}
@@ -79,12 +79,12 @@ def test_a_function_is_asked_at_each_collection() -> None:
     shop, values = ShopMetrics(), [1]
     shop.open.set_function(lambda: len(values))
     shop.states.set_function(lambda: {("new",): len(values)})
-    assert collected(shop)["test_open"] == {(): 1.0}
+    assert collect(shop)["test_open"] == {(): 1.0}
 
     values.append(2)
 
-    assert collected(shop)["test_open"] == {(): 2.0}
-    assert collected(shop)["test_states"] == {("new",): 2.0}
+    assert collect(shop)["test_open"] == {(): 2.0}
+    assert collect(shop)["test_states"] == {("new",): 2.0}
 
 
 def test_durable_counters_go_on_after_a_restart() -> None:
@@ -96,10 +96,10 @@ def test_durable_counters_go_on_after_a_restart() -> None:
     stored = registry.changes(full=False)
     registry.committed(stored)
 
-    restarted, anew = ShopMetrics(), MetricsRegistry()
-    anew.include(restarted)
+    restarted, registry = ShopMetrics(), MetricsRegistry()
+    registry.include(restarted)
     restarted.orders.add()
-    anew.restore(stored)
+    registry.restore(stored)
 
     assert restarted.orders.value == 3
     assert restarted.lost.labels("fire").value == 3
@@ -139,8 +139,8 @@ def test_a_subclass_inherits_declared_metrics() -> None:
     class LargeShopMetrics(ShopMetrics):
         floors = Gauge("test_floors", "Floors.")
 
-    names = {*collected(ShopMetrics()), "test_floors"}
-    assert {*collected(LargeShopMetrics())} == names
+    names = {*collect(ShopMetrics()), "test_floors"}
+    assert {*collect(LargeShopMetrics())} == names
 
 
 def test_the_catalogue_has_each_name_once() -> None:

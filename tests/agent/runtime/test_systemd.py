@@ -1,4 +1,4 @@
-"""What the agent tells systemd and takes from it, against a socket of our own."""
+"""Communication with systemd, tested with a socket of our own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from tests.agent.protocol.fakes import Agent
-from tests.agents import free_port, until
+from tests.agents import DEADLINE, free_port, kill_at_end, until
 from tests.servers import require
 
 from kaywatch_agent.ingest.config import IngestConfig
@@ -27,13 +27,13 @@ COUNTS = StatusCounts(events=0, series=56, clients=3, firing=1)
 
 
 class Manager:
-    """Hears what a service manager would."""
+    """Receives the messages to the service manager."""
 
     def __init__(self, address: str) -> None:
         self.address = address
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.bind("\0" + address[1:] if address[0] == "@" else address)
-        self.socket.settimeout(5)
+        self.socket.settimeout(DEADLINE)
 
     def hears(self) -> dict[str, str]:
         lines = self.socket.recv(65536).decode().split("\n")
@@ -156,29 +156,32 @@ print([name for name in os.environ if name.startswith("LISTEN_")])
 """
 
 
-def activated(*options: str) -> list[str]:
+def run_activated(*options: str) -> list[str]:
     """Run ADOPT below systemd's own program for it, by a first connection."""
     program = require("systemd-socket-activate")
     with tempfile.TemporaryDirectory(prefix="kw-") as folder:
         path = f"{folder}/s"
         known = [o.replace("SOCKET", path) for o in options]
-        process = subprocess.Popen(
+        activated = subprocess.Popen(
             [program, *known, sys.executable, "-c", ADOPT],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
         )
         kind = socket.SOCK_DGRAM if "--datagram" in options else socket.SOCK_STREAM
-        with process, socket.socket(socket.AF_UNIX, kind) as client:
+        with (
+            kill_at_end(activated) as process,
+            socket.socket(socket.AF_UNIX, kind) as client,
+        ):
             until(lambda: client.connect_ex(path) == 0, "it listens")
             if kind == socket.SOCK_DGRAM:
                 client.send(b"x")
-            output, _ = process.communicate(timeout=20)
+            output, _ = process.communicate(timeout=DEADLINE)
         return output.replace(path, "SOCKET").splitlines()
 
 
 def test_the_sockets_that_systemd_holds_are_taken_by_their_names() -> None:
-    output = activated(
+    output = run_activated(
         "--listen=SOCKET", f"--listen=127.0.0.1:{free_port()}", "--fdname=ingest:http"
     )
 
@@ -207,7 +210,7 @@ def test_the_sockets_that_systemd_holds_are_taken_by_their_names() -> None:
 def test_an_unusable_inherited_socket_is_an_error_with_a_fix(
     options: list[str], complaint: str
 ) -> None:
-    output = activated("--listen=SOCKET", *options)
+    output = run_activated("--listen=SOCKET", *options)
 
     assert complaint in output[0]
     assert output[1] == "[]"

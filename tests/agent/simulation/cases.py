@@ -1,4 +1,4 @@
-"""Tests of rules as Python values: rules, receivers, what happens."""
+"""Tests of rules as Python values: rules, receivers, stimuli."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from kaywatch_agent.rules.built_in import BUILT_IN
 from kaywatch_agent.simulation import test_file as files
 from kaywatch_agent.simulation.run_test import CaseResult, run_test
 
-__all__ = ["BOT", "HOOK", "PAGER", "SLACK", "failing", "run_case", "rule"]
+__all__ = ["BOT", "HOOK", "PAGER", "SLACK", "failing_executions", "run_case", "rule"]
 
 # None of these files is there: nothing that is secret is read.
 SLACK = {"type": "slack", "webhook_url_file": "/run/secrets/slack"}
@@ -35,7 +35,9 @@ def rule(**keys: Any) -> dict[str, Any]:
     }
 
 
-def failing(*nodes: str, errors: int = 9, **when: str) -> list[dict[str, Any]]:
+def failing_executions(
+    *nodes: str, errors: int = 9, **when: str
+) -> list[dict[str, Any]]:
     """Nine executions of each node, at each ten seconds, and how many fail."""
     return [
         {"graph": "shop", "node": node, "count": 9, "errors": errors, **when}

@@ -19,6 +19,9 @@ PAY = next(n for n, key in enumerate(KEYS) if key.kind is Kind.NODE)
 # When a third of the executions failed, in seconds from the beginning.
 OUTAGES = ((1 * 3600, 3 * 3600), (20 * 3600, 20 * 3600 + 900), (27.5 * 3600, 1e9))
 
+# Seconds from one commit to the next; their number is what recording takes time for.
+STEP = 600
+
 
 def is_out(seconds: float) -> bool:
     """Return whether a third of the executions fail at this time."""
@@ -37,13 +40,14 @@ def record(path: Path) -> None:
     names = {**NAMES, "ends": [EndPoint("", "", "")]}
     sizes = {facet: len(values) for facet, values in names.items()}
     try:
-        for at in range(0, HOURS * 3600, 60):
-            # In the last 10 s: each bucket takes time.
+        for start in range(0, HOURS * 3600, STEP):
+            # In the last 10 s of each minute: each bucket takes time.
             events = [
                 Event(PAY, BEGIN + at + 50 + n / 3, 0.2, int(is_out(at) and n % 3 == 0))
+                for at in range(start, start + STEP, 60)
                 for n in range(30)
             ]
-            change = ticks.change(BEGIN + at + 60, events)
+            change = ticks.change(BEGIN + start + STEP, events)
             aggregate = change.aggregate._replace(names=names, sizes=sizes)
             store.commit(change._replace(aggregate=aggregate))
     finally:

@@ -1,11 +1,11 @@
-"""`rules test` files: what happens, and what there should be."""
+"""`rules test` files: stimuli and expectations."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
-from tests.agent.simulation.cases import HOOK, PAGER, failing, rule, run_case
+from tests.agent.simulation.cases import HOOK, PAGER, failing_executions, rule, run_case
 
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.simulation.differences import compare_bodies
@@ -80,7 +80,7 @@ def test_each_kind_of_thing_can_happen() -> None:
 def test_missing_unexpected_and_different_messages_are_reported() -> None:
     result = differences(
         rule(summary="{node} fails"),
-        executions=failing("pay"),
+        executions=failing_executions("pay"),
         alerts=[
             {"at": "30s", "rule": "fails", "pending": [{"graph": "shop", "node": "x"}]}
         ],
@@ -105,12 +105,12 @@ def test_missing_unexpected_and_different_messages_are_reported() -> None:
     assert "\n".join(result).splitlines() == [
         "at 30s, alerts of fails:",
         "  - pending    graph=shop node=x",
-        "  + firing     graph=shop node=pay, value 100.0 %",
+        "  + firing     graph=shop node=pay service=app, value 100.0 %",
         "messages:",
         "  +       0s pager firing, 1 alert",
-        "             [FIRING] fails: shop / pay",
+        "             [FIRING] fails: app / shop / pay",
         "  ~      10s ops firing, 1 alert",
-        "             [FIRING] fails: shop / pay",
+        "             [FIRING] fails: app / shop / pay",
         "             2 alerts expected",
         '             "ship fails" is in none of its texts',
         '             body.alerts[0].labels.node: "pay", expected "ship"',
@@ -128,7 +128,7 @@ def test_messages_are_matched_by_content() -> None:
         for node in ("ship", "pay")
     ]
     happens: dict[str, Any] = {
-        "executions": failing("pay", "ship"),
+        "executions": failing_executions("pay", "ship"),
         "receivers": {"pager": PAGER},
     }
     assert not differences(rule(), **happens, message=expected)
@@ -162,7 +162,7 @@ def test_part_of_a_body_is_compared(expected: Any, actual: Any, lines: Any) -> N
 
 
 def test_unexpected_messages_are_differences_where_none_is_expected() -> None:
-    happens: dict[str, Any] = {"executions": failing("n"), "length": "1m"}
+    happens: dict[str, Any] = {"executions": failing_executions("n"), "length": "1m"}
 
     assert not differences(rule(), **happens)
     assert differences(rule(), **happens, no_messages=True)
@@ -183,7 +183,7 @@ def test_unexpected_messages_are_differences_where_none_is_expected() -> None:
         ),
         (
             {"alerts": [{"rule": "fails", "firing": [{"pod": "x"}]}]},
-            "labels of fails are graph",
+            "labels of fails are service, graph",
         ),
         (
             {"alerts": [{"rule": "fails", "firing": "x"}]},
@@ -199,7 +199,7 @@ def test_unexpected_messages_are_differences_where_none_is_expected() -> None:
         ),
         ({"outage": [{"receiver": "me"}]}, 'receiver: unknown receiver "me"'),
         ({"executions": [{}]}, "executions[0].node: missing"),
-        ({"executions": [{"node": "n", "errors": 2}]}, "count: 1: fewer than those"),
+        ({"executions": [{"node": "n", "errors": 2}]}, "count: 1: fewer than"),
         ({"executions": [{"node": "n", "errors": -1}]}, "errors: -1: at least 0"),
         ({"executions": [{"node": "n", "retries": -1}]}, "retries: -1: at least 0"),
         ({"runs": [{"visits": 0}]}, "runs[0].visits: 0: at least 1"),

@@ -1,0 +1,218 @@
+"""Visits of one run: the most within a window, also compared with the usual most.
+
+Strategy: a loop is a run that visits a node more often than any earlier run did. The
+usual most is learned from runs that ended before the window, and survives restarts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final, NamedTuple
+
+import msgspec
+
+from kaywatch_agent.aggregate.view import BUCKET_SECONDS, DAY, View
+from kaywatch_agent.model.client import Client
+from kaywatch_agent.model.records import NodeRevisits
+from kaywatch_agent.model.series import ClientState, Kind, SeriesKey
+from kaywatch_agent.rules import metrics
+from kaywatch_agent.rules.rule import Rule
+from kaywatch_agent.rules.windows import (
+    Group,
+    LiveValue,
+    NodePlace,
+    SeriesSelector,
+    WindowCache,
+    select,
+    select_nodes,
+)
+
+__all__ = ["UsualVisits", "most_visits", "visits_over_usual"]
+
+# A node that is visited this often in one run is usual in any graph: OpenClaw warns
+# at as many equal calls.
+MIN_USUAL: Final = 10
+
+# Before this many runs of a graph have ended, its usual most is unknown. A polling loop
+# may visit a node a hundred times.
+MIN_RUNS: Final = 20
+UNKNOWN_USUAL: Final = 100
+
+# A run that loops is not learned in full when it has ended, or the next loop would be
+# usual; a workload that has grown is learned in a few runs.
+MAX_GROWTH: Final = 3
+
+# Runs are learned once they ended this long ago, so that a rule compares a run with
+# earlier ones. Afterwards the most of a week counts.
+SETTLED_SECONDS: Final = 600.0
+FORGET_SECONDS: Final = 7 * DAY
+MAX_PLACES: Final = 10_000
+
+
+class _Most(msgspec.Struct, array_like=True):
+    """The usual most visits of a node, and when a run had as many."""
+
+    visits: int
+    at: float
+
+
+class UsualVisits:
+    """The most visits of each node by one run within a week.
+
+    Attributes:
+        most: by service, graph and node.
+    """
+
+    def __init__(self) -> None:
+        self.most: Mapping[NodePlace, int] = {}
+        self._known: dict[NodePlace, _Most] = {}
+        self._next = 0  # the number of the first bucket that was not learned yet
+        self._is_changed = False
+
+    def learn(self, view: View) -> None:
+        """Learn from runs that ended before `SETTLED_SECONDS`."""
+        end = int((view.now - SETTLED_SECONDS) // BUCKET_SECONDS)
+        if end <= self._next:
+            return
+        new = {n: rows for n, rows in view.longest.items() if self._next <= n < end}
+        self._next = end
+        for number in sorted(new):
+            for row, visits in new[number].items():
+                key = view.registry.keys[row]
+                if key.kind is Kind.NODE:
+                    place = key.service, key.graph, key.node
+                    self._learn(place, visits, number * BUCKET_SECONDS)
+        if new:
+            self.most = {place: most.visits for place, most in self._known.items()}
+
+    def restore(self, data: bytes) -> None:
+        """Restore what was learned before a restart."""
+        rows = msgspec.json.decode(data, type=list[tuple[str, str, str, int, float]])
+        for service, graph, node, visits, at in rows:
+            self._known[service, graph, node] = _Most(visits, at)
+        self.most = {place: most.visits for place, most in self._known.items()}
+
+    def document(self, *, full: bool = False) -> bytes | None:
+        """Return what was learned if it has changed since the last call."""
+        if not (self._is_changed or (full and self._known)):
+            return None
+        self._is_changed = False
+        rows = [(*place, most.visits, most.at) for place, most in self._known.items()]
+        return msgspec.json.encode(rows)
+
+    def _learn(self, place: NodePlace, visits: int, at: float) -> None:
+        known = self._known.get(place)
+        is_old = known is not None and at - known.at > FORGET_SECONDS
+        if known is not None and not is_old and visits < known.visits:
+            return
+        limit = MAX_GROWTH * max(MIN_USUAL, known.visits if known else 0)
+        # The latest are last, so the oldest are dropped first.
+        self._known.pop(place, None)
+        self._known[place] = _Most(min(visits, limit), at)
+        if len(self._known) > MAX_PLACES:
+            del self._known[next(iter(self._known))]
+        self._is_changed = True
+
+
+def visits_over_usual(rule: Rule, windows: WindowCache) -> dict[Group, LiveValue]:
+    """Return the most visits of a node by one run, relative to the usual most."""
+    nodes = select_nodes(rule.per, rule.match)
+    runs = _ended_runs(windows)
+    values = dict.fromkeys(windows.groups(nodes).names, LiveValue(0.0))
+    for place, visits, note in _visits_of_nodes(rule, windows):
+        group = nodes.group_of(dict(zip(metrics.NODE_LABELS, place, strict=True)))
+        if group is None:
+            continue
+        usual = max(MIN_USUAL, windows.input.usual_visits.get(place, 0))
+        if runs.get(place[:2], 0) < MIN_RUNS:
+            usual = max(UNKNOWN_USUAL, usual)
+        value = visits / usual
+        if value > values.get(group, LiveValue(0.0)).value:
+            text = f"one run has visited it {visits:,} times, usually at most {usual:,}"
+            text = f"{text}: {note}" if note else text
+            values[group] = LiveValue(value, text, usual=float(usual))
+    return values
+
+
+def most_visits(
+    rule: Rule, windows: WindowCache, metric: str
+) -> dict[Group, LiveValue]:
+    """Return the most visits by one run, ended in the window or in progress."""
+    data = windows.input
+    selector = select(metrics.find(metric), rule.per, rule.match)
+    groups = windows.groups(selector)
+    values = dict.fromkeys(groups.names, LiveValue(0.0))
+    first = int((data.now - rule.window) // BUCKET_SECONDS)
+    for bucket, visits_by_row in data.view.longest.items():
+        for row, visits in visits_by_row.items():
+            # Rows may be newer than the groups.
+            number = groups.numbers[row] if row < len(groups.numbers) else -1
+            if bucket >= first and number >= 0:
+                name = groups.names[number]
+                if visits > values[name].value:
+                    values[name] = LiveValue(float(visits))
+    for group, run in _runs_in_progress(selector, data.clients).items():
+        if run.visits >= values.get(group, LiveValue(0.0)).value:
+            values[group] = LiveValue(float(run.visits), run.note)
+    return values
+
+
+# -- inside --------------------------------------------------------------------------
+
+
+class _LongestRun(NamedTuple):
+    """The run in progress with the most visits in a group."""
+
+    visits: int
+    note: str
+
+
+def _runs_in_progress(
+    selector: SeriesSelector, clients: Iterable[Client]
+) -> dict[Group, _LongestRun]:
+    longest: dict[Group, _LongestRun] = {}
+    for client in clients:
+        # The runs of a process that died have ended with it.
+        if client.state is not ClientState.CONNECTED:
+            continue
+        runs = [NodeRevisits(f.graph, "", f.visits, f.run) for f in client.in_flight]
+        for seen in (*runs, *client.loops):
+            kind = Kind.NODE if seen.node else Kind.RUN
+            key = SeriesKey(kind, client.service, seen.graph, seen.node)
+            group = selector.group(key)
+            known = longest.get(group) if group is not None else None
+            if group is None or (known and seen.visits <= known.visits):
+                continue
+            note = f"pid {client.pid} on {client.host}, run {seen.run}"
+            longest[group] = _LongestRun(seen.visits, note)
+    return longest
+
+
+def _visits_of_nodes(
+    rule: Rule, windows: WindowCache
+) -> Iterator[tuple[NodePlace, int, str]]:
+    """Yield nodes that one run has visited again: how often, and which run."""
+    data = windows.input
+    first = int((data.now - rule.window) // BUCKET_SECONDS)
+    for bucket, visits_by_row in data.view.longest.items():
+        for row, visits in visits_by_row.items() if bucket >= first else ():
+            key = data.view.registry.keys[row]
+            if key.kind is Kind.NODE:
+                yield (key.service, key.graph, key.node), visits, ""
+    for client in data.clients:
+        if client.state is not ClientState.CONNECTED:
+            continue
+        for loop in client.loops:
+            if loop.node:
+                place = client.service, loop.graph, loop.node
+                note = f"pid {client.pid} on {client.host}, run {loop.run}"
+                yield place, loop.visits, note
+
+
+def _ended_runs(windows: WindowCache) -> dict[Group, int]:
+    """Return how many runs of each graph have ended since first seen."""
+    selector = SeriesSelector(
+        frozenset({Kind.RUN}), frozenset(), ("service", "graph"), ()
+    )
+    graphs, stats = windows.stats(selector, float("inf"))
+    return dict(zip(graphs, stats.executions.tolist(), strict=True))

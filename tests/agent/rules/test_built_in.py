@@ -1,0 +1,513 @@
+"""Each usual failure is reported without configuration: one alert, and no other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+import pytest
+from tests.agent.rules.harness import START, AlertHarness
+
+from kaywatch.wire import EndReason, Outcome
+from kaywatch_agent.model.records import (
+    InFlight,
+    NodeRevisits,
+    ProcessSample,
+    TopologyRecord,
+)
+from kaywatch_agent.model.series import ClientState, EndPoint, Kind, SeriesKey
+from kaywatch_agent.rules.load import load
+from kaywatch_agent.rules.rule import Threshold
+from kaywatch_agent.rules.sentences import states_value
+from kaywatch_agent.rules.state import AlertState
+
+PLACE = {"service": "web", "graph": "shop", "node": "pay"}
+
+
+def built_in_harness() -> AlertHarness:
+    """Return an engine with the built-in rules, after an hour of observation."""
+    return AlertHarness(alerting={})
+
+
+def firing(harness: AlertHarness) -> list[tuple[str, dict[str, str]]]:
+    """Return the rules and labels of the firing alerts."""
+    return [
+        (alert.rule, alert.labels)
+        for alert in harness.engine.alerts
+        if alert.lifecycle.state is AlertState.FIRING
+    ]
+
+
+def end_runs(
+    harness: AlertHarness, count: int, end: EndPoint, graph: str = "shop"
+) -> None:
+    key = SeriesKey(Kind.RUN, "web", graph, "")
+    harness.source.add_executions(key, harness.now, {Outcome.OK: count}, action=end)
+
+
+NORMAL_END = EndPoint(EndReason.NO_SUCCESSORS, "", "")
+
+
+def test_a_node_that_always_fails_at_three_runs_a_minute() -> None:
+    harness = built_in_harness()
+    while not harness.sent:
+        harness.ran(1, 1)
+        harness.wait(20)
+
+    assert harness.now - START < 180
+    assert firing(harness) == [("low_traffic", PLACE)]
+    message = harness.sent[0][3]
+    assert message.summary == (
+        "web / shop / pay: error rate 100.0 %, above 50.0 % (8 of 8 failed in 30m)"
+    )
+
+
+@pytest.mark.parametrize(("failed", "of"), [(4, 4), (4, 9), (1, 5)])
+def test_few_failures_at_low_traffic_are_not_reported(failed: int, of: int) -> None:
+    harness = built_in_harness()
+    harness.ran(of, failed)
+    harness.wait(300)
+
+    assert firing(harness) == []
+
+
+def test_cancelled_executions_do_not_count_as_executions() -> None:
+    harness = built_in_harness()
+    key = SeriesKey(Kind.NODE, "web", "chat", "stream")
+    harness.source.add_executions(
+        key, harness.now, {Outcome.CANCELLED: 60, Outcome.ERROR: 1, Outcome.OK: 1}
+    )
+    harness.wait(300)
+
+    assert firing(harness) == []
+
+
+@pytest.mark.parametrize("total", [100, 300, 9_999])
+def test_a_rate_that_equals_its_threshold_is_no_breach(total: int) -> None:
+    for good in range(total * 9 // 10, total, 7):
+        harness = AlertHarness(
+            {
+                "name": "r",
+                "metric": "success_rate",
+                "op": "<",
+                "value": good / total,
+                "for": "0",
+            }
+        )
+        harness.ran(total, total - good)
+        assert harness.wait(5) == []
+
+
+def test_two_services_with_a_node_of_the_same_name_are_two_alerts() -> None:
+    harness = built_in_harness()
+    for _ in range(10):
+        harness.ran(1_000, service="busy")
+        harness.ran(30, 30, service="small")
+        harness.wait(10)
+
+    labels = {**PLACE, "service": "small"}
+    assert ("success_rate_min", labels) in firing(harness)
+    assert {labels["service"] for _, labels in firing(harness)} == {"small"}
+
+
+def test_a_strict_threshold_is_clear_soon_after_the_outage() -> None:
+    harness = AlertHarness(alerting={"thresholds": {"success_rate_min": 0.99}})
+    for _ in range(12):
+        harness.ran(20, 10)
+        harness.wait(10)
+    assert ("success_rate_min", PLACE) in firing(harness)
+    for _ in range(12):
+        harness.ran(200, 1)
+        harness.wait(60)
+
+    assert firing(harness) == []
+
+
+def test_a_process_that_dies_is_reported_until_another_takes_its_place() -> None:
+    harness = built_in_harness()
+    harness.process(6)
+    running = InFlight("shop", "pay", harness.now - 5, "r1")
+    harness.process(7, in_flight=(running,))
+    harness.wait(10)
+    harness.process(7, ClientState.DIED, in_flight=(running,))
+    harness.wait(5)
+
+    assert firing(harness) == [("process_died", {"service": "web"})]
+    message = harness.sent[0][3]
+    assert message.severity == "error"
+    assert message.summary == ("web: pid 7 on box died while running shop / pay")
+    harness.wait(3600, 60)
+    assert firing(harness) == [("process_died", {"service": "web"})]
+    harness.process(8, first_seen=harness.now)
+    harness.wait(200)
+    assert firing(harness) == []
+
+
+def test_an_orderly_end_is_not_a_death() -> None:
+    harness = built_in_harness()
+    harness.process(7)
+    harness.wait(10)
+    harness.process(7, ClientState.ENDED)
+    harness.wait(600, 30)
+
+    assert harness.sent == []
+
+
+def test_recycled_workers_over_the_limit_are_one_alert() -> None:
+    harness = built_in_harness()
+    sample = ProcessSample(rss_bytes=2 * 2**30, cpu_seconds=0.0)
+    for pid in range(100, 108):
+        harness.process(pid, sample=sample)
+        harness.wait(300, 20)
+        harness.process(pid, ClientState.ENDED, sample=sample)
+
+    kinds = [kind for _, receiver, kind, _ in harness.sent if receiver == "chat"]
+    assert kinds == ["firing"]
+    assert harness.sent[0][3].labels == {"service": "web"}
+    assert harness.sent[0][3].summary == (
+        "web: the largest process uses 2.0 GiB of memory, above 1.0 GiB: pid 100 on box"
+    )
+
+
+def test_runs_that_end_at_an_action_without_an_edge() -> None:
+    harness = built_in_harness()
+    harness.ran(40)
+    end_runs(harness, 37, NORMAL_END)
+    end_runs(harness, 3, EndPoint(EndReason.UNMATCHED_ACTION, "pay", "refund"))
+    harness.wait(10)
+
+    assert firing(harness) == [("dead_end", PLACE)]
+    assert harness.sent[0][3].summary == (
+        "web / shop / pay: 3 of 40 runs in 30m ended early: no node follows action"
+        ' "refund"'
+    )
+    harness.wait(2100, 30)
+    assert firing(harness) == []
+    assert harness.sent[-1][3].summary == (
+        "web / shop / pay: no run has ended early in 30m"
+    )
+
+
+def test_a_node_that_no_run_reaches() -> None:
+    harness = built_in_harness()
+    topology = TopologyRecord(
+        service="web",
+        graph="shop",
+        nodes=("pay", "refund"),
+        since=1.0,
+        changed=harness.now - 7200,
+    )
+    harness.source.topologies["web", "shop"] = topology
+    harness.ran(99)
+    end_runs(harness, 99, NORMAL_END)
+    harness.wait(90)
+    assert firing(harness) == []
+    harness.ran(1)
+    end_runs(harness, 1, NORMAL_END)
+    harness.wait(120)
+    assert firing(harness) == [("never_reached", {**PLACE, "node": "refund"})]
+    assert harness.sent[0][3].summary == (
+        "web / shop / refund: never executed, although its graph has run 100 times"
+    )
+
+    # It may be new since the topology has changed.
+    changed = msgspec.structs.replace(topology, changed=harness.now)
+    harness.source.topologies["web", "shop"] = changed
+    harness.wait(300)
+    assert firing(harness) == []
+
+
+def learned_harness(usual: int) -> AlertHarness:
+    """Return an engine that knows runs with a number of visits of a node."""
+    harness = built_in_harness()
+    harness.ran(40)
+    end_runs(harness, 40, NORMAL_END)
+    for _ in range(2):
+        harness.end_looping_run("pay", usual)
+        harness.wait(700, 30)
+    return harness
+
+
+def loop(harness: AlertHarness, visits: int) -> None:
+    harness.process(7, loops=(NodeRevisits("shop", "pay", visits, "r1"),))
+    harness.wait(10)
+
+
+@pytest.mark.parametrize("usual", [2, 10, 40])
+def test_a_loop_is_reported_in_two_tiers(usual: int) -> None:
+    harness = learned_harness(usual)
+    most = max(10, usual)
+    loop(harness, most)
+    assert firing(harness) == []
+    loop(harness, most + 1)
+    assert firing(harness) == [("unusual_loop", PLACE)]
+    assert harness.sent[-1][3].summary == (
+        f"web / shop / pay: one run has visited it {most + 1} times,"
+        f" usually at most {most}: pid 7 on box, run r1"
+    )
+    loop(harness, 3 * most + 1)
+    assert ("runaway", PLACE) in firing(harness)
+    assert harness.sent[-1][3].severity == "error"
+
+
+def test_a_loop_that_ended_does_not_become_usual_at_once() -> None:
+    harness = learned_harness(2)
+    harness.end_looping_run("pay", 1000)
+    harness.wait(30)
+    assert ("runaway", PLACE) in firing(harness)
+    harness.wait(1200, 30)
+    assert firing(harness) == []
+    loop(harness, 200)
+    assert ("runaway", PLACE) in firing(harness)
+
+
+def test_the_usual_visits_survive_a_restart() -> None:
+    harness = learned_harness(40)
+    harness.source._longest.clear()
+    harness.restart(60, clean=False)
+    loop(harness, 40)
+    assert firing(harness) == []
+    loop(harness, 121)
+    assert ("runaway", PLACE) in firing(harness)
+
+
+def test_a_polling_loop_of_a_new_graph_is_not_reported() -> None:
+    harness = built_in_harness()
+    loop(harness, 100)
+    assert firing(harness) == []
+    loop(harness, 301)
+    assert ("runaway", PLACE) in firing(harness)
+
+
+def run_for_days(
+    harness: AlertHarness, days: float, runs: Callable[[float], int]
+) -> None:
+    """Run a graph for some days, and evaluate every two hours."""
+    for number in range(round(days * 144)):
+        if count := runs(harness.now):
+            end_runs(harness, count, NORMAL_END)
+        if number % 12 == 0:
+            harness.evaluate()
+        harness.now += 600
+        harness.mono += 600
+
+
+def always(_: float) -> int:
+    return 20
+
+
+def in_the_daytime(now: float) -> int:
+    """Return the runs of ten minutes: none at night and on Sundays."""
+    hour, day = now // 3600 % 24, now // 86_400 % 7
+    return 20 if 6 <= hour < 20 and day != SUNDAY else 0
+
+
+SUNDAY = 3  # of the days since 1970-01-01, a Thursday
+
+
+def test_a_graph_that_stops_in_the_daytime_is_silent() -> None:
+    harness = built_in_harness()
+    harness.process(7)
+    run_for_days(harness, 8, in_the_daytime)
+    while not in_the_daytime(harness.now - 7200):
+        run_for_days(harness, 1 / 144, in_the_daytime)
+    assert harness.sent == []
+    harness.wait(3600, 60)
+
+    assert firing(harness) == [("silent", {"service": "web", "graph": "shop"})]
+    *_, message = harness.sent[0]
+    assert message.summary.startswith("web / shop: no run for ")
+    assert "are usual in this time" in message.summary
+    end_runs(harness, 20, NORMAL_END)
+    harness.wait(300, 20)
+    assert firing(harness) == []
+
+
+@pytest.mark.parametrize("state", [ClientState.ENDED, ClientState.DIED])
+def test_a_graph_is_not_silent_after_an_orderly_end(state: ClientState) -> None:
+    harness = built_in_harness()
+    harness.process(7)
+    run_for_days(harness, 26 / 24, always)
+    harness.process(7, state)
+    harness.wait(3600, 60)
+
+    names = {rule for rule, _ in firing(harness)}
+    assert names == ({"process_died", "silent"} if state is ClientState.DIED else set())
+    assert {message.rule for *_, message in harness.sent} == names - {"silent"}
+
+
+def test_a_steady_graph_is_judged_after_a_day() -> None:
+    harness = built_in_harness()
+    harness.process(7)
+    run_for_days(harness, 26 / 24, always)
+    harness.wait(3600, 60)
+
+    assert firing(harness) == [("silent", {"service": "web", "graph": "shop"})]
+
+
+def test_an_execution_that_does_not_end() -> None:
+    harness = built_in_harness()
+    harness.ran(50, seconds=2.0)
+    started = InFlight("shop", "pay", harness.now, "r1")
+    harness.process(7, in_flight=(started,))
+    assert harness.wait(55) == []
+    harness.wait(15)
+
+    assert firing(harness) == [("stuck", PLACE)]
+    assert harness.sent[0][3].summary == (
+        "web / shop / pay: one execution has taken 1m 5s so far, limit 1m:"
+        " pid 7 on box, run r1"
+    )
+
+
+@pytest.mark.parametrize("outcome", [Outcome.FALLBACK, Outcome.SUPPRESSED, Outcome.OK])
+def test_failures_that_are_hidden(outcome: Outcome) -> None:
+    harness = built_in_harness()
+    key = SeriesKey(Kind.NODE, "web", "shop", "pay")
+    retries = 2 if outcome is Outcome.OK else 0
+    for _ in range(12):
+        harness.source.add_executions(
+            key, harness.now, {outcome: 5}, attempts=1 + retries
+        )
+        harness.wait(10)
+
+    assert firing(harness) == [("masked_failures", PLACE)]
+
+
+def test_money_for_failed_attempts() -> None:
+    harness = built_in_harness()
+
+    def spend(metric: str, value: float) -> None:
+        labels = (("model", "gpt"),)
+        key = SeriesKey(Kind.COUNT, "web", "shop", "pay", metric, labels)
+        harness.source.add_values(key, harness.now, [value])
+
+    spend("llm_calls", 40.0)
+    spend("llm_cost_usd", 2.0)
+    spend("llm_wasted_cost_usd", 0.5)
+    harness.wait(120)
+
+    assert firing(harness) == [("wasted_spend", PLACE)]
+    assert harness.sent[0][3].summary == (
+        "web / shop / pay: $0.50 of $2.00 was spent on failed attempts in 1h: 25.0 %,"
+        " above 10.0 %"
+    )
+
+
+def spend_for_hours(harness: AlertHarness, hours: int, cost: float) -> None:
+    """Let a graph run 24 times an hour in the daytime, each run for some dollars."""
+    key = SeriesKey(Kind.COUNT, "web", "shop", "pay", "llm_cost_usd", ())
+    for _ in range(hours * 6):
+        if 6 <= harness.now // 3600 % 24 < 20:
+            end_runs(harness, 4, NORMAL_END)
+            harness.source.add_values(key, harness.now, [4 * cost])
+        harness.wait(600, 600)
+
+
+def test_a_run_that_costs_twice_as_much_as_a_week_ago() -> None:
+    harness = built_in_harness()
+    spend_for_hours(harness, 7 * 24, 0.02)
+    spend_for_hours(harness, 4, 0.03)
+    assert harness.sent == []
+    spend_for_hours(harness, 2, 0.05)
+
+    assert firing(harness) == [("cost_per_run", {"service": "web", "graph": "shop"})]
+    assert harness.sent[0][3].summary == (
+        "web / shop: a run costs $0.05, $0.02 in the same hours a week ago: $0.72 more"
+        " in 1h"
+    )
+    spend_for_hours(harness, 2, 0.03)
+    assert ("cost_per_run", "resolved") not in [
+        (message.rule, kind) for _, _, kind, message in harness.sent
+    ]
+    spend_for_hours(harness, 2, 0.022)
+    assert firing(harness) == []
+
+
+def take_actions(harness: AlertHarness, hours: int, share: float) -> None:
+    """Let a node take an action in a share of its executions; more often at night."""
+    for _ in range(hours * 6):
+        is_night = harness.now // 3600 % 24 < 6
+        taken = round(20 * (share + 0.2 if is_night else share))
+        harness.ran(20 - taken, action="approve")
+        harness.ran(taken, action="revise")
+        harness.wait(600, 600)
+
+
+@pytest.mark.parametrize(("days", "fires"), [(3, True), (1, False)])
+def test_the_share_of_an_action_that_changes(days: int, fires: bool) -> None:
+    harness = built_in_harness()
+    take_actions(harness, days * 24, 0.1)
+    assert harness.sent == []
+    take_actions(harness, 1, 0.9)
+
+    # Without enough history, nothing is unusual.
+    assert firing(harness) == ([("drift", PLACE)] if fires else [])
+    if fires:
+        assert harness.sent[0][3].summary.startswith(
+            'web / shop / pay: returns "revise" in 90.0 % of '
+        )
+        assert " hours of the week before" in harness.sent[0][3].summary
+
+
+def test_an_alert_on_latency_states_the_executions_and_the_slowest() -> None:
+    harness = built_in_harness()
+    harness.ran(32, seconds=5.5)
+    harness.ran(1, seconds=30.0)
+    harness.wait(90)
+
+    assert firing(harness) == [("avg_execution_time_max", PLACE)]
+    message = harness.sent[0][3]
+    assert message.summary == (
+        "web / shop / pay: executions take on average 6.24s, above 5s"
+        " (33 executions in 5m, the slowest 30s)"
+    )
+    assert message.next_step and not message.note
+
+
+@pytest.mark.parametrize(
+    ("usual", "now", "earlier", "fires"),
+    [
+        (0.1, 0.35, 1000, True),
+        (0.1, 0.25, 1000, False),
+        (0.1, 0.35, 900, False),
+        (0.01, 0.09, 1000, False),
+    ],
+)
+def test_a_node_that_is_slower_than_usual(
+    usual: float, now: float, earlier: int, fires: bool
+) -> None:
+    harness = built_in_harness()
+    harness.ran(earlier, seconds=usual, ago=1800)
+    for _ in range(10):
+        harness.ran(20, seconds=now)
+        harness.wait(10)
+
+    assert firing(harness) == ([("slow", PLACE)] if fires else [])
+    if fires:
+        assert harness.sent[0][3].summary.startswith(
+            "web / shop / pay: executions take 350ms on average, usually 100ms ("
+        )
+
+
+def test_an_hour_of_healthy_operation_is_silent() -> None:
+    harness = built_in_harness()
+    harness.process(7)
+    for _ in range(60):
+        harness.ran(30, 1, seconds=0.5)
+        end_runs(harness, 30, NORMAL_END)
+        harness.wait(60, 20)
+
+    assert harness.sent == []
+
+
+def test_these_rules_state_their_value_in_words() -> None:
+    in_words = {
+        name
+        for name, rule in load({}).rules.items()
+        if isinstance(rule.condition, Threshold) and not states_value(rule.condition)
+    }
+    assert in_words == {
+        *("cost_per_run", "dead_end", "drift", "process_died", "runaway", "silent"),
+        *("slow", "unusual_loop"),
+    }
