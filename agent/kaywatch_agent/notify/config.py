@@ -7,20 +7,21 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Final, Literal
-from urllib.parse import urlsplit
 
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.model.alerts import Severity
 from kaywatch_agent.notify.policy import FollowUp, Policy, parse_rate
+from kaywatch_agent.notify.request_config import RequestConfig
 from kaywatch_agent.notify.secret import Secret, secret_names, section_with_secrets
 from kaywatch_agent.rules.rule import Grouping
-from kaywatch_agent.settings.reader import Duration, ErrorCollector, Unit
+from kaywatch_agent.settings.reader import Duration, ErrorCollector, Unit, check_url
 from kaywatch_agent.units import parse_duration
 
 __all__ = [
     "AlertmanagerConfig",
     "AppriseConfig",
     "HeartbeatConfig",
+    "NotifyConfig",
     "PagerDutyConfig",
     "ReceiverConfig",
     "SlackConfig",
@@ -28,7 +29,6 @@ __all__ = [
     "parse",
     "parse_heartbeat",
     "policies",
-    "warnings",
 ]
 
 PAGERDUTY_URLS: Final = {
@@ -41,7 +41,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReceiverConfig:
+class ReceiverConfig(RequestConfig):
     """The keys that all receivers have.
 
     Attributes:
@@ -49,7 +49,9 @@ class ReceiverConfig:
         min_severity: less severe alerts are not sent; resolves always are.
         rate: at most this many messages per time, such as `60/m`.
         max_age: how long delivery of a message is retried.
+        max_attempts: how often delivery of a message is tried.
         fallback: the receiver to notify when this one cannot be reached.
+        error_text: whether to show the text of the last error, besides its type.
     """
 
     grouped: ClassVar[bool] = True
@@ -60,7 +62,14 @@ class ReceiverConfig:
     min_severity: Severity = "info"
     rate: RateText = "60/m"
     max_age: Duration = "24h"
+    max_attempts: int = 1_000
     fallback: str = ""
+    error_text: bool = True
+
+    def __post_init__(self) -> None:
+        if self.max_attempts < 1:
+            raise ConfigError(self.path + "max_attempts", "must be at least 1")
+        self.check_requests()
 
     @property
     def path(self) -> str:
@@ -84,9 +93,11 @@ class ReceiverConfig:
             **dataclasses.asdict(grouping),
             max_alerts=self.max_alerts,
             max_age=parse_duration(self.max_age),
+            max_attempts=self.max_attempts,
             rate=parse_rate(self.rate),
             min_severity=self.min_severity,
             fallback=self.fallback,
+            error_text=self.error_text,
             follow_up=self.follow_up,
         )
 
@@ -111,6 +122,7 @@ class SlackConfig(ReceiverConfig):
     url: str = "https://slack.com/api"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.credential()
         if self.bot_token is not None and self.webhook_url is not None:
             raise ConfigError(
@@ -118,7 +130,7 @@ class SlackConfig(ReceiverConfig):
             )
         if self.bot_token is not None and not self.channel:
             raise ConfigError(self.path + "channel", "missing; a bot needs a channel")
-        _check_url(self.path + "url", self.url)
+        check_url(self.path + "url", self.url)
 
     def credential(self) -> Secret:
         """Return the bot's token, or the webhook's URL."""
@@ -144,6 +156,8 @@ class PagerDutyConfig(ReceiverConfig):
         routing_key: the integration key of a service or a ruleset.
         region: the region of the account.
         url: overrides the region's URL.
+        resolve_on_no_data: whether an alert whose data stopped resolves its incident;
+            otherwise the incident stays open with `NO DATA`.
     """
 
     grouped = False
@@ -153,14 +167,18 @@ class PagerDutyConfig(ReceiverConfig):
     routing_key: Secret
     region: Literal["us", "eu"] = "us"
     url: str = ""
+    resolve_on_no_data: bool = False
 
     def __post_init__(self) -> None:
-        _check_url(self.path + "url", self.base_url)
+        super().__post_init__()
+        check_url(self.path + "url", self.base_url)
 
     @property
     def base_url(self) -> str:
         """The URL that events are sent to, without the path."""
-        return self.url or PAGERDUTY_URLS[self.region]
+        url = self.url or PAGERDUTY_URLS[self.region]
+        # PagerDuty's pages show the whole URL, which is then pasted.
+        return url.rstrip("/").removesuffix("/v2/enqueue")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +202,7 @@ class WebhookConfig(ReceiverConfig):
     external_url: str = ""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.signature != "none" and self.secret is None:
             raise ConfigError(
                 self.path + "secret",
@@ -204,12 +223,13 @@ class AlertmanagerConfig(ReceiverConfig):
     resend_interval: Duration = "1m"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.urls:
             raise ConfigError(
                 self.path + "urls", 'missing; for example ["http://127.0.0.1:9093"]'
             )
         for url in self.urls:
-            _check_url(self.path + "urls", url)
+            check_url(self.path + "urls", url)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,20 +242,38 @@ class AppriseConfig(ReceiverConfig):
 
     urls: Secret
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("headers", "proxy", "ca"):
+            if getattr(self, name):
+                raise ConfigError(
+                    self.path + name, "Apprise does not support it; remove the key"
+                )
+
 
 @dataclass(frozen=True, kw_only=True)
-class HeartbeatConfig:
+class HeartbeatConfig(RequestConfig):
     """A URL that is pinged while the agent is healthy (`[heartbeat]`); none by default.
 
     Attributes:
         url: such as https://hc-ping.com/UUID; a secret.
         interval: how often to ping.
+        method: of the requests, `POST`, `GET` or `HEAD`.
         fail: whether to ping `/fail` while the agent is unhealthy.
     """
 
     url: Secret | None = None
     interval: Duration = "60s"
+    method: Literal["POST", "GET", "HEAD"] = "POST"
     fail: bool = True
+
+    def __post_init__(self) -> None:
+        self.check_requests()
+
+    @property
+    def path(self) -> str:
+        """The prefix of its keys in error messages."""
+        return "heartbeat."
 
 
 TYPES: Final[dict[str, type[ReceiverConfig]]] = {
@@ -245,6 +283,26 @@ TYPES: Final[dict[str, type[ReceiverConfig]]] = {
     "alertmanager": AlertmanagerConfig,
     "apprise": AppriseConfig,
 }
+
+
+@dataclass(frozen=True)
+class NotifyConfig:
+    """The receivers, and how they are notified.
+
+    Attributes:
+        receivers: by name.
+        grouping: how alerts share messages.
+        heartbeat: the URL that is pinged while the agent is healthy.
+    """
+
+    receivers: Mapping[str, ReceiverConfig] = field(default_factory=dict)
+    grouping: Grouping = field(default_factory=Grouping)
+    heartbeat: HeartbeatConfig = field(default_factory=HeartbeatConfig)
+
+    @property
+    def min_severity(self) -> dict[str, Severity]:
+        """The lowest severity that each receiver is notified of."""
+        return {name: config.min_severity for name, config in self.receivers.items()}
 
 
 def parse(tables: Mapping[str, Any]) -> dict[str, ReceiverConfig]:
@@ -276,16 +334,6 @@ def parse_heartbeat(table: object) -> HeartbeatConfig:
     if not isinstance(table, dict):
         raise ConfigError("heartbeat", f"expected a table [heartbeat], got {table!r}")
     return section_with_secrets(HeartbeatConfig, table, "heartbeat")
-
-
-def warnings(configs: Mapping[str, ReceiverConfig]) -> list[str]:
-    """Return a warning about each secret that the configuration file itself holds."""
-    return [
-        f"{secret.key}: a secret in the configuration file; {name}_file is safer"
-        for config in configs.values()
-        for name, secret in config.secrets().items()
-        if not secret.source
-    ]
 
 
 def policies(
@@ -332,9 +380,3 @@ def _check_fallback(
         raise ConfigError(key, f"{fallback!r} is not another receiver ({allowed})")
     if isinstance(configs[fallback], AlertmanagerConfig):
         raise ConfigError(key, "an alertmanager receives all alerts anyway")
-
-
-def _check_url(key: str, url: str) -> None:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(key, "expected a URL with http or https")

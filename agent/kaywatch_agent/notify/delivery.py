@@ -11,8 +11,9 @@ import os
 import random
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Final
+
+import structlog
 
 from kaywatch_agent.model.alerts import (
     AlertDetails,
@@ -20,13 +21,16 @@ from kaywatch_agent.model.alerts import (
     NotificationKind,
     NotificationRequest,
     ReceiverRecord,
-    Severity,
 )
 from kaywatch_agent.notify.config import (
     AlertmanagerConfig,
-    HeartbeatConfig,
-    ReceiverConfig,
+    NotifyConfig,
     policies,
+)
+from kaywatch_agent.notify.config_check import (
+    ConfigNote,
+    find_defects,
+    find_warnings,
 )
 from kaywatch_agent.notify.heartbeat import Heartbeat
 from kaywatch_agent.notify.http import HttpClient
@@ -39,35 +43,17 @@ from kaywatch_agent.notify.outbox_view import (
 )
 from kaywatch_agent.notify.receivers import build
 from kaywatch_agent.notify.receivers.alertmanager import AlertmanagerSender
-from kaywatch_agent.notify.sample import ended, sample
+from kaywatch_agent.notify.sample import resolve, sample
 from kaywatch_agent.notify.worker import Workers
-from kaywatch_agent.rules.rule import Grouping
 
-__all__ = ["Delivery", "NotifyConfig"]
+__all__ = ["Delivery"]
 
 KIND: Final = "outbox"
+CHECK_SECONDS: Final = 30.0  # between checks of secrets that cannot be read
+
+log = structlog.get_logger("kaywatch.notify")
 
 Documents = Mapping[tuple[str, str], bytes | None]
-
-
-@dataclass(frozen=True)
-class NotifyConfig:
-    """The receivers, and how they are notified.
-
-    Attributes:
-        receivers: by name.
-        grouping: how alerts share messages.
-        heartbeat: the URL that is pinged while the agent is healthy.
-    """
-
-    receivers: Mapping[str, ReceiverConfig] = field(default_factory=dict)
-    grouping: Grouping = field(default_factory=Grouping)
-    heartbeat: HeartbeatConfig = field(default_factory=HeartbeatConfig)
-
-    @property
-    def min_severity(self) -> dict[str, Severity]:
-        """The lowest severity that each receiver is notified of."""
-        return {name: config.min_severity for name, config in self.receivers.items()}
 
 
 class Delivery:
@@ -86,8 +72,8 @@ class Delivery:
 
         Args:
             config: the receivers, and how they are notified.
-            alerts: returns the alerts for an Alertmanager: those that fire, and those
-                that ended recently.
+            alerts: returns the alerts for an Alertmanager: firing ones, and alerts that
+                ended recently.
             healthy: returns whether rules are evaluated and events are processed.
             request_commit: requests a commit.
             clock: returns Unix seconds.
@@ -97,7 +83,7 @@ class Delivery:
             random=random.random,
             entropy=os.urandom,
         )
-        self._config = config
+        self.config = config
         self.heartbeats = HeartbeatMetrics()
         self._alerts = alerts
         self._healthy = healthy
@@ -105,13 +91,14 @@ class Delivery:
         self._clock = clock
         self._http = HttpClient()
         self._workers = Workers(self.outbox, request_commit=request_commit, clock=clock)
+        self._defects = _Defects()
         self._tasks: list[asyncio.Task[None]] = []
         self._alertmanagers: dict[str, AlertmanagerSender] = {}
 
     # -- durability --------------------------------------------------------------------
 
     def restore(self, documents: Mapping[tuple[str, str], bytes]) -> None:
-        """Load what was committed before a restart; call it before `start`."""
+        """Load the committed documents of the previous run; call it before `start`."""
         own = {name: data for (kind, name), data in documents.items() if kind == KIND}
         self.outbox.restore(own, self._clock())
 
@@ -147,7 +134,7 @@ class Delivery:
 
     def use(self, config: NotifyConfig) -> None:
         """Apply a new configuration."""
-        self._config = config
+        self.config = config
         self.outbox.use(policies(config.receivers, config.grouping), self._clock())
         self._start()
 
@@ -176,8 +163,18 @@ class Delivery:
             self._alertmanagers[name].record()
             if name in self._alertmanagers
             else receiver_record(self.outbox, name, config.type, now)
-            for name, config in self._config.receivers.items()
+            for name, config in self.config.receivers.items()
         )
+
+    def problem(self) -> str:
+        """Return which receivers are down or cannot work, and why; empty for none."""
+        defects = self._defects.refresh(self.config, self._clock())
+        down = [
+            f"receiver {one.name} is down: {one.disabled or one.error}"
+            for one in self.receivers()
+            if one.up is False
+        ]
+        return "; ".join([*down, *(note.text for note in defects)])
 
     def retry(self, name: str | None) -> int:
         """Send a dead message again, or all of them; return how many."""
@@ -198,24 +195,27 @@ class Delivery:
         alert = sample(now, host=socket.gethostname())
         self.enqueue(
             NotificationRequest(receiver, NotificationKind.TEST, state)
-            for state in (alert, ended(alert, now))
+            for state in (alert, resolve(alert, now))
         )
 
     # -- inside ------------------------------------------------------------------------
 
     def _start(self) -> None:
         """Start the workers, the heartbeat, and the senders for Alertmanagers."""
-        self._workers.use(build(self._config.receivers, self._http))
+        defects = self._defects.find(self.config, self._clock())
+        for note in (*defects, *find_warnings(self.config.receivers)):
+            log.warning("configuration", problem=note.text, fix=note.fix)
+        self._workers.use(build(self.config.receivers, self._http))
         for task in self._tasks:
             task.cancel()
         heartbeat = Heartbeat(
-            self._config.heartbeat, self._http, self._healthy, self.heartbeats
+            self.config.heartbeat, self._http, self._healthy, self.heartbeats
         )
         self._alertmanagers = {
             name: AlertmanagerSender(
                 config, self._http, self._alerts, self.outbox.metrics, self._clock
             )
-            for name, config in self._config.receivers.items()
+            for name, config in self.config.receivers.items()
             if isinstance(config, AlertmanagerConfig)
         }
         self._tasks = [asyncio.create_task(heartbeat.run(), name="heartbeat")]
@@ -227,3 +227,23 @@ class Delivery:
 
 def _own(documents: Documents) -> list[str]:
     return [name for kind, name in documents if kind == KIND]
+
+
+class _Defects:
+    """Why receivers cannot work as they are configured, found again now and then."""
+
+    def __init__(self) -> None:
+        self._notes: list[ConfigNote] = []
+        self._found = 0.0
+
+    def find(self, config: NotifyConfig, now: float) -> list[ConfigNote]:
+        """Look for defects, and return them."""
+        self._found = now
+        self._notes = find_defects(config.receivers, config.heartbeat)
+        return self._notes
+
+    def refresh(self, config: NotifyConfig, now: float) -> list[ConfigNote]:
+        """Return the defects; a missing file may have been added since."""
+        if self._notes and not 0 <= now - self._found < CHECK_SECONDS:
+            return self.find(config, now)
+        return self._notes

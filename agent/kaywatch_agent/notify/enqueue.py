@@ -1,4 +1,4 @@
-"""Decides what a request becomes: a new message, part of a pending one, or nothing.
+"""Decides the effect of a request: a new message, part of a pending one, or nothing.
 
 `enqueue` is a pure function of the stored messages, the receiver's state, the request
 and the time. It returns the messages to store.
@@ -100,7 +100,7 @@ def enqueue(
     now: float,
     new_id: str,
 ) -> EnqueuePlan:
-    """Return what to store for a request.
+    """Return the messages to store for a request.
 
     Unless the request is filtered, rules have to remember that the receiver was
     notified, and to request the resolve later.
@@ -152,7 +152,7 @@ def _accepts(policy: Policy, request: NotificationRequest) -> bool:
 
 
 def _is_failover_due(inputs: _EnqueueInput) -> bool:
-    """Return whether the fallback is to be notified, too.
+    """Return whether the fallback should be notified, too.
 
     While the receiver is down, the fallback is notified of each episode once. It is
     notified of the end of episodes that it knows.

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from typing import Final
 
+import msgspec
+
 from kaywatch_agent.model.alerts import AlertDetails, Notification, NotificationKind
-from kaywatch_agent.units import clock_time, duration, quantity, sparkline
+from kaywatch_agent.units import clock_time, duration, local_time, quantity, sparkline
 
 __all__ = [
     "LATE_SECONDS",
     "condition",
+    "also_notified",
     "delay",
     "facts",
     "identity",
+    "last_error",
     "links",
     "location",
     "plain_text",
@@ -23,11 +27,13 @@ __all__ = [
     "title",
     "truncate",
     "value_and_threshold",
+    "without_error_texts",
 ]
 
 # A message that is sent later than this after it was due states its delay.
 LATE_SECONDS: Final = 120.0
 MAX_NAMES: Final = 200  # characters of error classes
+MAX_ERROR: Final = 300  # characters of the last error
 
 # The labels of an alert's location, in order.
 _LOCATION: Final = ("service", "graph", "node")
@@ -53,18 +59,20 @@ def status(notification: Notification) -> str:
 
 
 def title(notification: Notification) -> str:
-    """Return the first line of a message: its status, and what it is about."""
+    """Return the first line of a message: its status and its subject."""
     firing = sum(not alert.resolved for alert in notification.alerts)
-    resolved = len(notification.alerts) - firing
+    silent = sum(alert.ended_without_data for alert in notification.alerts)
+    resolved = len(notification.alerts) - firing - silent
     if len(notification.alerts) == 1 and not notification.left_out:
         (alert,) = notification.alerts
-        text = "RESOLVED" if resolved else "FIRING"
+        text = "NO DATA" if silent else "RESOLVED" if resolved else "FIRING"
         if notification.kind is NotificationKind.TEST:
             text = f"TEST, {text}"
         else:
             text = _STATUS.get(notification.kind, text)
         return f"[{text}] {alert.rule}: {location(alert)}"
     counts = [f"FIRING: {firing}"] * bool(firing)
+    counts += [f"NO DATA: {silent}"] * bool(silent)
     counts += [f"RESOLVED: {resolved}"] * bool(resolved)
     text = ", ".join(counts)
     if notification.kind in _STATUS:
@@ -75,7 +83,7 @@ def title(notification: Notification) -> str:
 
 
 def location(alert: AlertDetails) -> str:
-    """Return what an alert is about, such as `checkout / pay`."""
+    """Return the subject of an alert, such as `checkout / pay`."""
     names = " / ".join(filter(None, map(alert.labels.get, _LOCATION)))
     return names or ", ".join(f"{k}={v}" for k, v in alert.labels.items()) or "all"
 
@@ -118,13 +126,14 @@ def facts(alert: AlertDetails, now: float) -> list[tuple[str, str]]:
     """
     resolved = alert.resolved
     texts = [
-        ("Now" if resolved else "Value", value_and_threshold(alert)),
-        ("Worst", _worst(alert, now)),
+        *([] if alert.in_words else _figures(alert, now)),
         *_times(alert, now),
         ("" if resolved else "Failed", _failed(alert)),
         ("Errors at first" if resolved else "Errors", _errors(alert)),
+        ("" if resolved else "Last error", last_error(alert)),
+        ("Next step", alert.next_step),
         ("" if resolved else "Worst transition", alert.transition),
-        ("" if resolved else "Trend", _trend(alert)),
+        ("" if resolved or alert.in_words else "Trend", _trend(alert)),
         ("Completeness", _completeness(alert)),
         ("Labels", _other_labels(alert)),
         ("Note", alert.note),
@@ -132,6 +141,11 @@ def facts(alert: AlertDetails, now: float) -> list[tuple[str, str]]:
         ("Alert", identity(alert)),
     ]
     return [(name, text) for name, text in texts if name and text]
+
+
+def _figures(alert: AlertDetails, now: float) -> list[tuple[str, str]]:
+    value = "Now" if alert.resolved else "Value", value_and_threshold(alert)
+    return [value, ("Worst", _worst(alert, now))]
 
 
 def times(alert: AlertDetails, now: float) -> str:
@@ -155,6 +169,35 @@ def value_and_threshold(alert: AlertDetails) -> str:
     if alert.clear is not None and alert.clear != alert.threshold:
         clear = f", clears at {quantity(alert.clear, alert.unit)}"
     return f"{value}{side}, threshold {threshold}{clear}"
+
+
+def last_error(alert: AlertDetails) -> str:
+    """Return the last error when an alert fired, in one line; empty for none.
+
+    Secrets were removed from its text when it was received. A receiver with
+    `error_text = false` gets alerts without the texts.
+    """
+    if not alert.evidence:
+        return ""
+    last = max(alert.evidence, key=lambda execution: execution.time)
+    text = " ".join(last.message.split())
+    if not text:
+        return ""
+    return truncate(f"{last.type}: {text}" if last.type else text, MAX_ERROR)
+
+
+def without_error_texts(alert: AlertDetails) -> AlertDetails:
+    """Return an alert with the types of its errors only."""
+    evidence = tuple(
+        msgspec.structs.replace(execution, message="") for execution in alert.evidence
+    )
+    return msgspec.structs.replace(alert, evidence=evidence)
+
+
+def also_notified(notification: Notification) -> str:
+    """Return who else was notified of the alerts; empty for nobody."""
+    names = ", ".join(notification.also)
+    return f"Also notified: {names}" if names else ""
 
 
 def identity(alert: AlertDetails) -> str:
@@ -182,6 +225,8 @@ def plain_text(notification: Notification, now: float) -> str:
         lines += [f"  {name}: {text}" for name, text in pairs]
     if notification.left_out:
         lines += ["", f"+{notification.left_out} more"]
+    if also := also_notified(notification):
+        lines += ["", also]
     return "\n".join(lines)
 
 
@@ -199,13 +244,20 @@ def _times(alert: AlertDetails, now: float) -> list[tuple[str, str]]:
         return []
     if not alert.resolved or alert.ended is None:
         since = alert.started or fired
-        return [("Since", f"{clock_time(since, now)} ({duration(now - since)})")]
+        return [("Since", f"{_clock(since, now)} ({duration(now - since)})")]
     reason = _REASONS.get(alert.reason, alert.reason)
-    ended = f"{clock_time(alert.ended, now)}, after {duration(alert.ended - fired)}"
+    name = "Ended" if alert.ended_without_data else "Resolved"
+    ended = f"{_clock(alert.ended, now)}, after {duration(alert.ended - fired)}"
     return [
-        ("Fired", clock_time(fired, now)),
-        ("Resolved", f"{ended}; {reason}" if reason else ended),
+        ("Fired", _clock(fired, now)),
+        (name, f"{ended}; {reason}" if reason else ended),
     ]
+
+
+def _clock(time: float, now: float) -> str:
+    """Return a time in UTC, and in the agent's time zone if that is another."""
+    local = local_time(time)
+    return f"{clock_time(time, now)} = {local}" if local else clock_time(time, now)
 
 
 def _worst(alert: AlertDetails, now: float) -> str:
@@ -219,7 +271,8 @@ def _worst(alert: AlertDetails, now: float) -> str:
 
 
 def _failed(alert: AlertDetails) -> str:
-    if not alert.executions:
+    # That none failed is beside the point: the alert is about durations or counts.
+    if not alert.errors:
         return ""
     window = f" in {duration(alert.window_seconds)}" if alert.window_seconds else ""
     return f"{alert.errors:,} of {alert.executions:,}{window}"
@@ -231,10 +284,10 @@ def _errors(alert: AlertDetails) -> str:
 
 
 def _trend(alert: AlertDetails) -> str:
-    known = [value for value in alert.history if value is not None]
-    if len(known) < 2:
+    values = [value for value in alert.history if value is not None]
+    if len(values) < 2:
         return ""
-    first, last = (quantity(known[n], alert.unit) for n in (0, -1))
+    first, last = (quantity(values[n], alert.unit) for n in (0, -1))
     return f"{sparkline(alert.history)} {first} → {last}"
 
 

@@ -46,6 +46,8 @@ class Heartbeat:
         self._interval = max(MIN_SECONDS, parse_duration(config.interval))
         self._fail = config.fail
         self._url = config.url
+        self._method = config.method
+        self._options = config.request_options()
         self._http = http
         self._healthy = healthy
         self._metrics = metrics
@@ -66,7 +68,9 @@ class Heartbeat:
             if not healthy:
                 address, mark, query = url.partition("?")
                 url = f"{address.rstrip('/')}/fail{mark}{query}"
-            response = await self._http.post(url, b"")
+            response = await self._http.post(
+                url, b"", options=self._options, method=self._method
+            )
             accepted = 200 <= response.status < 300
             error = "" if accepted else f"HTTP {response.status}"
         except (NoResponse, ConfigError) as failure:

@@ -6,11 +6,13 @@ a redirect leads elsewhere. Errors never contain a URL: it is often a secret its
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import ipaddress
 import os
 import socket
 import ssl
+import urllib.request
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
@@ -19,12 +21,20 @@ import aiohttp
 import msgspec
 
 from kaywatch._version import __version__
+from kaywatch_agent.notify.request_options import RequestOptions
 
-__all__ = ["HttpClient", "NoResponse", "Response", "check_address", "redacted"]
+__all__ = [
+    "HttpClient",
+    "NoResponse",
+    "Response",
+    "check_address",
+    "redact_url",
+]
 
 CONNECT_SECONDS: Final = 5.0
 TOTAL_SECONDS: Final = 15.0
 MAX_BODY: Final = 64 * 1024  # bytes of a response; the rest is not read
+BODY_SECONDS: Final = 2.0  # how long a body is read: the status decides, not the body
 MIN_SECRET: Final = 6  # characters; anything shorter occurs in ordinary text
 NO_URL: Final = "not an http or https URL"
 
@@ -70,6 +80,9 @@ class Response(NamedTuple):
             return {}
 
 
+DEFAULT_OPTIONS: Final = RequestOptions()
+
+
 class NoResponse(Exception):
     """There was no response in time.
 
@@ -103,34 +116,49 @@ class HttpClient:
         headers: Mapping[str, str] | None = None,
         *,
         secrets: tuple[str, ...] = (),
+        options: RequestOptions = DEFAULT_OPTIONS,
+        method: str = "POST",
     ) -> Response:
-        """Send a request, and return the response whatever its status.
+        """Send a request, and return the response with any status.
+
+        The body is read as far as it arrives soon: a response whose body is cut,
+        mislabelled or endless is a response with its status.
 
         Args:
             url: http or https.
             body: the exact bytes to send; JSON, or nothing.
             headers: in addition to the content type and the user agent.
             secrets: texts to remove from the response, which may echo them.
+            options: how to send it.
+            method: of the request.
 
         Raises:
             NoResponse: none came in time, or the address is not allowed.
         """
         check_url(url)
         common = _JSON_HEADERS if body else _HEADERS
+        seconds = self._total if options.timeout is None else options.timeout
         try:
-            async with self._open.post(
+            async with self._open.request(
+                method,
                 url,
-                data=body,
-                headers={**common, **(headers or {})},
+                data=body or None,
+                headers={**common, **(headers or {}), **options.headers},
                 allow_redirects=False,
+                proxy=_proxy_for(options, url),
+                ssl=_tls(options),
+                timeout=aiohttp.ClientTimeout(
+                    total=seconds, sock_connect=min(CONNECT_SECONDS, seconds)
+                ),
             ) as response:
-                content = await _read(response.content)
-                hidden = (url, urlsplit(url).path.lstrip("/"), *secrets)
+                content = await _read(response)
+                values = options.headers.values()
+                hidden = (url, urlsplit(url).path.lstrip("/"), *secrets, *values)
                 return Response(
                     response.status, dict(response.headers), _without(content, hidden)
                 )
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            raise _translated(error) from None
+            raise _translate_error(error) from None
 
     @property
     def _open(self) -> aiohttp.ClientSession:
@@ -138,11 +166,9 @@ class HttpClient:
             connector = aiohttp.TCPConnector(
                 socket_factory=self._socket, limit=20, use_dns_cache=False
             )
-            timeout = aiohttp.ClientTimeout(
-                total=self._total, sock_connect=CONNECT_SECONDS
-            )
+            # Bodies are not decompressed: a wrong Content-Encoding is no failure.
             self._session = aiohttp.ClientSession(
-                connector=connector, timeout=timeout, trust_env=False
+                connector=connector, trust_env=False, auto_decompress=False
             )
         return self._session
 
@@ -189,7 +215,7 @@ def check_address(host: str) -> None:
         raise OSError(errno.EACCES, "link-local and metadata addresses are not allowed")
 
 
-def redacted(url: str) -> str:
+def redact_url(url: str) -> str:
     """Return a URL without its secret parts: `https://hooks.slack.com/…`."""
     try:
         parts = urlsplit(url)
@@ -226,7 +252,7 @@ _ERRORS: Final[tuple[tuple[type[Exception], str, bool], ...]] = (
 )
 
 
-def _translated(error: Exception) -> NoResponse:
+def _translate_error(error: Exception) -> NoResponse:
     """Return an exception whose text does not contain the URL."""
     for kind, text, undelivered in _ERRORS:
         if isinstance(error, kind):
@@ -240,14 +266,20 @@ def _translated(error: Exception) -> NoResponse:
     return NoResponse(f"no response ({type(error).__name__})", undelivered=undelivered)
 
 
-async def _read(content: aiohttp.StreamReader) -> bytes:
-    """Return a body, cut after MAX_BODY bytes."""
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """Return a body, as far as it arrives; at most MAX_BODY bytes."""
     body = b""
-    while len(body) < MAX_BODY:
-        chunk = await content.read(MAX_BODY - len(body))
-        if not chunk:
-            break
-        body += chunk
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            while len(body) < MAX_BODY:
+                chunk = await response.content.read(MAX_BODY - len(body))
+                if not chunk:
+                    return body
+                body += chunk
+    except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
+        pass
+    # The rest of the body would be read as the next response of this connection.
+    response.close()
     return body
 
 
@@ -256,3 +288,30 @@ def _without(body: bytes, secrets: tuple[str, ...]) -> bytes:
         if len(secret) >= MIN_SECRET:
             body = body.replace(secret.encode(), "…".encode())
     return body
+
+
+def _proxy_for(options: RequestOptions, url: str) -> str | None:
+    """Return the URL of the proxy for a URL; None for a direct connection."""
+    if options.proxy != "environment":
+        return options.proxy or None
+    parts = urlsplit(url)
+    if urllib.request.proxy_bypass(parts.netloc):
+        return None
+    proxies = urllib.request.getproxies_environment()
+    return proxies.get(parts.scheme) or proxies.get("all")
+
+
+def _tls(options: RequestOptions) -> ssl.SSLContext | bool:
+    """Return how certificates are verified.
+
+    Raises:
+        NoResponse: the file of CA certificates cannot be read.
+    """
+    if not options.ca:
+        return True
+    try:
+        return ssl.create_default_context(cafile=options.ca)
+    except OSError as error:  # a subclass for invalid certificates
+        reason = (error.strerror or "no valid certificate").lower()
+        text = f"cannot read the CA certificates in {options.ca}: {reason}"
+        raise NoResponse(text, undelivered=True) from None

@@ -1,4 +1,4 @@
-"""Whether a receiver may be sent to now: its rate, its pause, its circuit breaker."""
+"""When a receiver may be sent a message: its rate, pause and circuit breaker."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PROBE_SECONDS: Final = 60.0
 
 
 class RateLimiter:
-    """A token bucket whose burst is all messages of one period."""
+    """A token bucket; all messages of one period may be sent in a burst."""
 
     def __init__(self, rate: SendRate) -> None:
         self.rate = rate
@@ -75,19 +75,24 @@ class CircuitBreaker:
         if self._failures >= FAILURES:
             self._probe_at = now + PROBE_SECONDS
 
+    def trip(self, now: float) -> None:
+        """Open the circuit at once: the receiver rejects messages."""
+        self._failures = max(self._failures, FAILURES)
+        self.postpone(now)
+
     def close(self) -> None:
         """Close the circuit: the receiver responded."""
         self._failures, self._probe_at = 0, None
 
 
 class ReceiverState:
-    """The state of one receiver, which is not kept over a restart.
+    """The state of one receiver, which does not survive a restart.
 
     Attributes:
         policy: from the configuration.
         breaker: open while the receiver is down.
         in_flight: the id of the message that is being sent; empty for none.
-        disabled: why no messages are sent until a reload; empty if they are.
+        disabled: why no messages are sent until a reload; empty if enabled.
         paused_until: when the receiver accepts messages again, Unix seconds.
         error: the last error; empty after a success.
         sent_at: when a message was last delivered; None for never.
@@ -109,22 +114,33 @@ class ReceiverState:
         return self.breaker.is_open or bool(self.disabled)
 
     @property
-    def up(self) -> bool:
-        """Whether the last attempt succeeded; true if there was none."""
-        return not (self.error or self.disabled)
+    def up(self) -> bool | None:
+        """Whether the last attempt succeeded; None if there was none."""
+        if self.error or self.disabled:
+            return False
+        return None if self.sent_at is None else True
 
     @property
     def available(self) -> bool:
         """Whether a message may be claimed: none is in flight, and it is enabled."""
         return not (self.in_flight or self.disabled)
 
-    def free_at(self, now: float) -> float:
-        """Return when the next message may be sent, `now` at the earliest."""
+    def accepted_since(self, time: float) -> bool:
+        """Return whether a message was accepted at a time or later."""
+        return self.sent_at is not None and self.sent_at >= time
+
+    def free_at(self, now: float, *, is_test: bool = False) -> float:
+        """Return when the next message may be sent, `now` at the earliest.
+
+        A test is also sent while the receiver is down: someone has just repaired it.
+        """
         # If the clock was set back, a short pause must not become a long one.
         if self.paused_until - now > MAX_RETRY_AFTER:
             self.paused_until = now
         return max(
-            self._limiter.free_at(now), self.paused_until, self.breaker.free_at(now)
+            self._limiter.free_at(now),
+            self.paused_until,
+            0.0 if is_test else self.breaker.free_at(now),
         )
 
     def begin(self, message_id: str, now: float) -> None:
@@ -132,8 +148,17 @@ class ReceiverState:
         self._limiter.take(now)
         self.in_flight = message_id
 
-    def finish(self, result: DeliveryResult, now: float, delay: float) -> None:
-        """Apply a result; `delay` is how long the message itself will wait."""
+    def finish(
+        self, result: DeliveryResult, now: float, delay: float, *, alone: bool = False
+    ) -> None:
+        """Apply a result.
+
+        Args:
+            result: of the attempt.
+            now: Unix seconds.
+            delay: how long the message itself will wait.
+            alone: whether a rejection says nothing about other messages.
+        """
         self.in_flight = ""
         if result.outcome is DeliveryOutcome.SENT:
             self.breaker.close()
@@ -146,7 +171,10 @@ class ReceiverState:
             self.paused_until = max(self.paused_until, now + delay)
         if result.outcome is DeliveryOutcome.RETRY:
             self.breaker.fail(now)
-        elif result.outcome is DeliveryOutcome.DEAD and not result.misconfigured:
+        elif result.outcome is DeliveryOutcome.REFUSED:
+            if not alone:
+                self.breaker.trip(now)
+        elif result.outcome is DeliveryOutcome.DEAD:
             self.breaker.close()  # it responded: only this message was rejected
         else:
             self.breaker.postpone(now)

@@ -95,6 +95,9 @@ class OutboxMessage(StoredMessage, frozen=True, kw_only=True):
         ref: the receiver's id of the message, or of the one that it continues.
         update: whether it replaces that message, rather than replying to it.
         replaces: the id of the message whose position in the stream it takes.
+        account: the credential that the receiver accepted it with. It is stored, so
+            that a resolve reaches the same account after the credential was rotated;
+            it is never shown.
     """
 
     stream: str
@@ -103,6 +106,7 @@ class OutboxMessage(StoredMessage, frozen=True, kw_only=True):
     ref: str = ""
     update: bool = False
     replaces: str = ""
+    account: str = ""
 
     @property
     def position(self) -> str:

@@ -37,7 +37,7 @@ class OutboxMetrics(Metrics):
     )
     up = Gauge(
         "kaywatch_receiver_up",
-        "Whether the last attempt to notify a receiver succeeded.",
+        "Whether the last attempt to notify a receiver succeeded; absent before it.",
         labels=("receiver",),
     )
 

@@ -25,6 +25,7 @@ from kaywatch_agent.notify.enqueue import (
     enqueue,
     failover,
 )
+from kaywatch_agent.notify.formatting import without_error_texts
 from kaywatch_agent.notify.limits import ReceiverState
 from kaywatch_agent.notify.message import (
     TRIGGERS,
@@ -34,17 +35,16 @@ from kaywatch_agent.notify.message import (
 )
 from kaywatch_agent.notify.metrics import OutboxMetrics
 from kaywatch_agent.notify.policy import Policy
+from kaywatch_agent.notify.related import other_receivers, trigger_account
 from kaywatch_agent.notify.result import (
     MAX_RETRY_AFTER,
     DeliveryOutcome,
     DeliveryResult,
 )
+from kaywatch_agent.notify.retries import end_reason, retry_delay
 from kaywatch_agent.notify.store import OutboxStore
 
 __all__ = ["MAX_PENDING", "Outbox"]
-
-MAX_BACKOFF: Final = 300.0  # seconds
-MIN_PAUSE: Final = 1.0  # seconds, after a 429 without Retry-After
 
 MAX_PENDING: Final = 2_000  # messages per receiver
 
@@ -108,7 +108,7 @@ class Outbox:
     # -- enqueueing --------------------------------------------------------------------
 
     def enqueue(self, request: NotificationRequest, now: float) -> EnqueueResult:
-        """Store what a request needs, and return what became of it."""
+        """Store the messages of a request, and return the result."""
         result = self._enqueue(request, now)
         self.metrics.requests.labels(request.receiver, request.kind, result).add()
         return result
@@ -147,9 +147,7 @@ class Outbox:
         if receiver is None or not receiver.available:
             return None
         self._expire(name, now)
-        if receiver.free_at(now) > now:
-            return None
-        due = [m for m in self._heads(name) if self._due_at(m, receiver, now) <= now]
+        due = [m for m in self._heads(name) if self._free_at(m, receiver, now) <= now]
         if not due:
             return None
         message = min(due, key=lambda message: (message.not_before, message.id))
@@ -161,8 +159,8 @@ class Outbox:
         receiver = self.receivers.get(name)
         if receiver is None or not receiver.available:
             return None
-        times = [self._due_at(m, receiver, now) for m in self._heads(name)]
-        return max(min(times), receiver.free_at(now)) if times else None
+        times = [self._free_at(m, receiver, now) for m in self._heads(name)]
+        return min(times, default=None)
 
     def finish(self, message_id: str, result: DeliveryResult, now: float) -> None:
         """Apply the result of an attempt."""
@@ -170,23 +168,43 @@ class Outbox:
         receiver = self.receivers.get(message.receiver)
         code = str(result.code) if result.code else "none"
         self.metrics.attempts.labels(message.receiver, code).add()
-        delay = self._delay(message, result)
+        delay = retry_delay(message, result, self._random())
         was_open = receiver is not None and receiver.breaker.is_open
         if receiver is not None:
-            receiver.finish(result, now, delay)
+            is_test = message.kind is NotificationKind.TEST
+            alone = is_test or receiver.accepted_since(message.created)
+            receiver.finish(result, now, delay, alone=alone)
         if message.status is MessageStatus.PENDING:
             self._settle(message, result, now, delay)
         if receiver is not None:
             self._react(message.receiver, receiver, was_open, now)
 
     def notification(self, message: OutboxMessage) -> Notification:
-        """Return what a message's receiver formats."""
+        """Return a message in the form that receivers format."""
         receiver = self.receivers.get(message.receiver)
         limit = receiver.policy.max_alerts if receiver else MAX_ENTRIES
-        return message.notification(limit)
+        notification = message.notification(limit)
+        if receiver and not receiver.policy.error_text:
+            alerts = tuple(map(without_error_texts, notification.alerts))
+            notification = replace(notification, alerts=alerts)
+        return replace(
+            notification,
+            account=trigger_account(self.store, message),
+            also=other_receivers(self.store, message, self.receivers),
+        )
 
     def _heads(self, name: str) -> Iterable[OutboxMessage]:
         return filter(self.store.is_durable, self.store.stream_heads(name))
+
+    def _free_at(
+        self, message: OutboxMessage, receiver: ReceiverState, now: float
+    ) -> float:
+        """Return when a message is due and its receiver is free."""
+        is_test = message.kind is NotificationKind.TEST
+        return max(
+            self._due_at(message, receiver, now),
+            receiver.free_at(now, is_test=is_test),
+        )
 
     def _due_at(
         self, message: OutboxMessage, receiver: ReceiverState, now: float
@@ -213,9 +231,9 @@ class Outbox:
             self._sent(message, result, now)
             return
         message = replace(message, attempts=message.attempts + 1)
-        if result.outcome is not DeliveryOutcome.RETRY:
-            gone = result.outcome is DeliveryOutcome.GONE
-            reason = MessageEndReason.GONE if gone else MessageEndReason.REFUSED
+        receiver = self.receivers.get(message.receiver)
+        reason = end_reason(message, result, receiver)
+        if reason is not None:
             self._give_up(message, reason, now, result.error)
             return
         self._put(replace(message, not_before=now + delay))
@@ -225,7 +243,15 @@ class Outbox:
     def _sent(self, message: OutboxMessage, result: DeliveryResult, now: float) -> None:
         continued = self._continued(message)
         ref = result.ref or continued.ref
-        self._put(replace(message, status=MessageStatus.SENT, settled=now, ref=ref))
+        self._put(
+            replace(
+                message,
+                status=MessageStatus.SENT,
+                settled=now,
+                ref=ref,
+                account=result.account,
+            )
+        )
         if continued.update:
             root = self.store.messages[message.thread_root]
             # A message that could not be updated was posted again, with another id.
@@ -234,7 +260,7 @@ class Outbox:
     def _react(
         self, name: str, receiver: ReceiverState, was_open: bool, now: float
     ) -> None:
-        """Act on what a result says about the receiver."""
+        """Update the state of the receiver after a result."""
         pending = self.store.pending(name)
         if receiver.disabled:
             for message in pending:
@@ -265,13 +291,6 @@ class Outbox:
             for entry in root.entries
         )
         return replace(message, ref=root.ref, update=True, entries=entries)
-
-    def _delay(self, message: OutboxMessage, result: DeliveryResult) -> float:
-        """Return the seconds until a message is retried: exponential, full jitter."""
-        limit = min(MAX_BACKOFF, 2.0 ** min(message.attempts + 1, 16))
-        least = MIN_PAUSE if result.pause else 0.0
-        delay = max(self._random() * limit, least, result.after or 0.0)
-        return min(delay, MAX_RETRY_AFTER)
 
     # -- the end of a message ----------------------------------------------------------
 

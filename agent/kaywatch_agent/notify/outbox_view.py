@@ -47,7 +47,8 @@ def set_gauges(outbox: Outbox, now: float) -> None:
         due = min((m.due for m in outbox.store.stream_heads(name)), default=now)
         oldest = max(oldest, now - due)
         metrics.depth.labels(name).set(outbox.store.depth(name))
-        metrics.up.labels(name).set(receiver.up)
+        if receiver.up is not None:
+            metrics.up.labels(name).set(receiver.up)
     metrics.oldest.set(oldest)
 
 

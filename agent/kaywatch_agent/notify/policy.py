@@ -33,9 +33,11 @@ class Policy(Grouping):
         grouped: whether the alerts of a group share a message.
         max_alerts: how many alerts a message shows; the others are only counted.
         max_age: seconds after which an undelivered message is given up.
+        max_attempts: failed attempts after which a message is given up.
         rate: the highest rate of messages.
         min_severity: less severe alerts are not sent; resolves always are.
         fallback: the receiver to notify when this one cannot be reached; may be empty.
+        error_text: whether messages show the text of the last error.
         follow_up: whether a later message about an alert is a new message, updates the
             first one, or replies to it.
     """
@@ -43,9 +45,11 @@ class Policy(Grouping):
     grouped: bool = True
     max_alerts: int = 10
     max_age: float = 86_400.0
+    max_attempts: int = 1_000
     rate: SendRate = DEFAULT_RATE
     min_severity: Severity = "info"
     fallback: str = ""
+    error_text: bool = True
     follow_up: FollowUp = "post"
 
     def accepts(self, severity: Severity) -> bool:

@@ -3,19 +3,22 @@
 | status            | result                                                     |
 |-------------------|------------------------------------------------------------|
 | 2xx               | sent                                                       |
-| 3xx               | dead: redirects are not followed                           |
+| 3xx               | refused: redirects are not followed                        |
 | 408, 425, 5xx     | retry                                                      |
 | 429               | retry; no other message to the receiver before             |
-| 410               | dead; a webhook is gone, and disabled until a reload       |
-| 400, other 4xx    | dead                                                       |
+| 410               | refused; a webhook is gone, and disabled until a reload    |
+| 400, other 4xx    | refused                                                    |
 | no response       | retry                                                      |
+
+A refused message is retried while the receiver accepts no other message: then the
+receiver is at fault, or its key. Otherwise the message is, and it is given up.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
@@ -42,6 +45,7 @@ class DeliveryOutcome(StrEnum):
 
     SENT = "sent"
     RETRY = "retry"
+    REFUSED = "refused"  # the receiver rejects this message, or all of them
     DEAD = "dead"  # the receiver will never accept this message
     GONE = "gone"  # the receiver accepts no messages any more
 
@@ -53,12 +57,12 @@ class DeliveryResult:
     Attributes:
         outcome: what happens to the message.
         code: the HTTP status; 0 for no response.
-        error: what was wrong, without any secret.
+        error: the problem, without any secret.
         after: seconds to wait, as the receiver requests; None if it does not.
         pause: whether the receiver accepts no other message before that either.
         undelivered: whether the receiver certainly did not accept the message.
-        misconfigured: whether the receiver cannot work as it is configured.
-        ref: the receiver's id of the message, for those that continue it.
+        ref: the receiver's id of the message, for messages that continue it.
+        account: the credential that the message was sent with; a secret.
     """
 
     outcome: DeliveryOutcome
@@ -67,8 +71,8 @@ class DeliveryResult:
     after: float | None = None
     pause: bool = False
     undelivered: bool = False
-    misconfigured: bool = False
     ref: str = ""
+    account: str = field(default="", repr=False)
 
 
 def sent(code: int = 200, ref: str = "") -> DeliveryResult:
@@ -87,9 +91,9 @@ def judge_status(
     error: str,
     now: float,
     *,
-    gone: DeliveryOutcome = DeliveryOutcome.DEAD,
+    gone: DeliveryOutcome = DeliveryOutcome.REFUSED,
 ) -> DeliveryResult:
-    """Return what an HTTP status means; see the module's table.
+    """Return the result of an HTTP status; see the module's table.
 
     Args:
         status: the HTTP status.
@@ -109,11 +113,10 @@ def judge_status(
             DeliveryOutcome.RETRY, status, text, after, limited, undelivered=limited
         )
     return DeliveryResult(
-        gone if status == 410 else DeliveryOutcome.DEAD,
+        gone if status == 410 else DeliveryOutcome.REFUSED,
         status,
         text,
         undelivered=status >= 400,
-        misconfigured=status in (401, 403, 404, 410),
     )
 
 

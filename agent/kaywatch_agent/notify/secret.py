@@ -71,7 +71,8 @@ class Secret(NamedTuple):
             path = _credential(Path(folder), self.location)
         try:
             with path.open("rb") as file:
-                return file.read(MAX_BYTES).decode().strip()
+                # Editors on Windows begin a file with a byte order mark.
+                return file.read(MAX_BYTES).decode("utf-8-sig").strip()
         except UnicodeDecodeError:
             raise ConfigError(self.key, f"{path} is not UTF-8 text") from None
         except OSError as error:

@@ -75,8 +75,13 @@ class OutboxStore:
         self._dirty: _Ids = {}
         self._not_durable: set[str] = set()
 
+    def knows(self, key: EpisodeKey) -> bool:
+        """Return whether a receiver has a message about an episode."""
+        episode = self._episodes.get(key)
+        return episode is not None and bool(episode.first)
+
     def restore(self, documents: Mapping[str, bytes], now: float) -> None:
-        """Load what was committed before a restart; skip damaged documents.
+        """Load the committed documents of the previous run; skip damaged ones.
 
         A message that may have been in flight then may have been delivered.
         """
@@ -244,11 +249,11 @@ class OutboxStore:
             del self.last_due[next(iter(self.last_due))]
 
     def _index(self, message: OutboxMessage, indexed: tuple[MessageEntry, ...]) -> None:
-        """Index the entries of a message, except those that are indexed already."""
+        """Index the entries of a message that are not indexed yet."""
         superseded = message.status is MessageStatus.SUPERSEDED
         for n, entry in enumerate(message.entries):
-            known = n < len(indexed) and indexed[n] is entry
-            if known or entry.kind is NotificationKind.TEST:
+            is_indexed = n < len(indexed) and indexed[n] is entry
+            if is_indexed or entry.kind is NotificationKind.TEST:
                 continue
             index = self._episodes[episode_key(message, entry.alert)]
             if entry.kind is NotificationKind.RESOLVED:

@@ -12,13 +12,14 @@ import structlog
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.model.alerts import Notification
 from kaywatch_agent.notify.http import NoResponse
+from kaywatch_agent.notify.message import OutboxMessage
 from kaywatch_agent.notify.outbox import Outbox
 from kaywatch_agent.notify.result import DeliveryOutcome, DeliveryResult, no_response
 
 __all__ = ["Receiver", "Workers", "attempt"]
 
 # Ends an attempt whose own timeouts failed.
-ATTEMPT_SECONDS: Final = 40.0
+ATTEMPT_SECONDS: Final = 200.0
 STOP_SECONDS: Final = 3.0
 
 # The wall clock may jump, so a waiting worker checks again after this time.
@@ -58,7 +59,7 @@ class ClosableReceiver(Protocol):
 async def attempt(
     receiver: Receiver, notification: Notification, now: float
 ) -> DeliveryResult:
-    """Make one attempt, and return its result whatever happens."""
+    """Make one attempt, and always return its result."""
     try:
         async with asyncio.timeout(ATTEMPT_SECONDS):
             return await receiver.send(notification, now)
@@ -182,7 +183,7 @@ class _Worker:
             try:
                 await self._step()
             except Exception:
-                # A bug of kaywatch must not silence a receiver for good.
+                # A bug of kaywatch must not silence a receiver permanently.
                 log.exception("delivery failed, retrying", receiver=self._name)
                 await asyncio.sleep(BUG_SECONDS)
 
@@ -196,7 +197,7 @@ class _Worker:
         notification = self._outbox.notification(message)
         result = await attempt(self.receiver, notification, self._clock())
         self._outbox.finish(message.id, result, self._clock())
-        self._report(result)
+        self._report(message, result)
         self._request_commit()
 
     async def _wait(self) -> None:
@@ -209,24 +210,21 @@ class _Worker:
         except TimeoutError:
             pass
 
-    def _report(self, result: DeliveryResult) -> None:
-        """Log a failure if its error is new, and the end of an outage."""
-        now = self._clock()
+    def _report(self, message: OutboxMessage, result: DeliveryResult) -> None:
+        """Log a delivery, or a failure if its error is new."""
         if result.outcome is DeliveryOutcome.SENT:
-            if self._failing_since is not None:
-                seconds = now - self._failing_since
-                outage = self._was_down or seconds >= OUTAGE_SECONDS
-                write = log.info if outage else log.debug
-                write(
-                    "receiver recovered",
-                    receiver=self._name,
-                    after_seconds=round(seconds, 1),
-                )
-            self._failing_since, self._error, self._was_down = None, "", False
+            log.info(
+                "message delivered",
+                receiver=self._name,
+                id=message.id,
+                kind=str(message.kind),
+                alerts=[entry.subject.summary for entry in message.entries[:3]],
+                more=max(0, len(message.entries) - 3),
+            )
+            self._report_recovery()
             return
-        self._failing_since = (
-            now if self._failing_since is None else self._failing_since
-        )
+        if self._failing_since is None:
+            self._failing_since = self._clock()
         state = self._outbox.receivers.get(self._name)
         self._was_down |= state is not None and state.down
         if result.error != self._error:
@@ -237,3 +235,16 @@ class _Worker:
                 outcome=str(result.outcome),
                 error=result.error,
             )
+
+    def _report_recovery(self) -> None:
+        """Log the end of an outage, if there was one."""
+        if self._failing_since is not None:
+            seconds = self._clock() - self._failing_since
+            outage = self._was_down or seconds >= OUTAGE_SECONDS
+            write = log.info if outage else log.debug
+            write(
+                "receiver recovered",
+                receiver=self._name,
+                after_seconds=round(seconds, 1),
+            )
+        self._failing_since, self._error, self._was_down = None, "", False

@@ -53,7 +53,7 @@ def alert(node: str = "pay", graph: str = "checkout", **fields: Any) -> AlertDet
     return AlertDetails(rule=rule, **{**value, **fields})
 
 
-def resolved(
+def resolve_alert(
     fired: AlertDetails, ended: float = NOON + 360, reason: str = "cleared"
 ) -> AlertDetails:
     """The same alert after it ended."""

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 
 import pytest
-from tests.receivers import Receivers, running_receivers
+from tests.receivers import Receivers, run_receivers
 
 from kaywatch_agent.notify.http import HttpClient
 
@@ -12,7 +12,7 @@ from kaywatch_agent.notify.http import HttpClient
 @pytest.fixture
 def receivers() -> Iterator[Receivers]:
     """Receivers that respond like the real ones."""
-    with running_receivers() as receivers:
+    with run_receivers() as receivers:
         yield receivers
 
 

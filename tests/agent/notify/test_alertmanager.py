@@ -13,8 +13,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.agent.notify.alerts import alert, resolved
-from tests.agents import free_port, until
+from tests.agent.notify.alerts import alert, resolve_alert
+from tests.agents import DEADLINE, free_port, kill_at_end, until
 from tests.receivers import Receivers, Reply
 from tests.servers import require
 
@@ -43,7 +43,7 @@ def alertmanager(folder: Path, hook: str) -> Iterator[str]:
     folder.mkdir()
     (folder / "am.yml").write_text(CONFIG % hook)
     port = free_port()
-    process = subprocess.Popen(
+    server = subprocess.Popen(
         [
             program,
             f"--config.file={folder}/am.yml",
@@ -55,17 +55,14 @@ def alertmanager(folder: Path, hook: str) -> Iterator[str]:
         stderr=subprocess.DEVNULL,
     )
     url = f"http://127.0.0.1:{port}"
-    try:
+    with kill_at_end(server):
         until(lambda: get(url + "/-/ready"), "it is ready")
         yield url
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 def get(url: str) -> bytes | None:
     try:
-        with urllib.request.urlopen(url, timeout=5) as response:
+        with urllib.request.urlopen(url, timeout=DEADLINE) as response:
             return bytes(response.read())
     except OSError:
         return None
@@ -82,7 +79,7 @@ def now() -> float:
     return time.time()
 
 
-def fired(node: str, **fields: Any) -> AlertDetails:
+def firing_alert(node: str, **fields: Any) -> AlertDetails:
     return alert(node, started=now() - 60, fired=now() - 30, **fields)
 
 
@@ -106,7 +103,7 @@ def peers(tmp_path: Path, receivers: Receivers) -> Iterator[tuple[str, str]]:
 async def test_every_peer_is_sent_firing_and_resolved_alerts(
     peers: tuple[str, str], http: HttpClient, receivers: Receivers
 ) -> None:
-    alerts = [fired("pay"), fired("ship", severity="warning")]
+    alerts = [firing_alert("pay"), firing_alert("ship", severity="warning")]
     sender = alertmanager_sender(http, alerts, *peers)
     await sender.send()
 
@@ -129,7 +126,7 @@ async def test_every_peer_is_sent_firing_and_resolved_alerts(
     await asyncio.to_thread(
         until, lambda: len(receivers.to(hook)) >= 4, "the hook is notified of both"
     )
-    alerts[0] = resolved(alerts[0], ended=now() - 1)
+    alerts[0] = resolve_alert(alerts[0], ended=now() - 1)
     await sender.send()
     ended = await asyncio.to_thread(
         until,
@@ -147,7 +144,7 @@ async def test_every_peer_is_sent_firing_and_resolved_alerts(
 async def test_an_alert_ends_when_it_is_no_longer_sent(
     peers: tuple[str, str], http: HttpClient
 ) -> None:
-    sender = alertmanager_sender(http, [fired("pay")], peers[0], interval="1s")
+    sender = alertmanager_sender(http, [firing_alert("pay")], peers[0], interval="1s")
     await sender.send()
     assert set(alerts_of(peers[0])) == {"pay"}
 
@@ -159,13 +156,13 @@ async def test_an_alert_ends_when_it_is_no_longer_sent(
 async def test_a_rejected_alert_does_not_affect_the_others(
     peers: tuple[str, str], http: HttpClient
 ) -> None:
-    poisoned = fired("bad", dashboard_url=":::no URL")
-    odd = fired("odd")
+    poisoned = firing_alert("bad", dashboard_url=":::no URL")
+    odd = firing_alert("odd")
     odd = msgspec.structs.replace(
         odd,
         labels={**odd.labels, "node.id": "x", "bad-name": "y", "empty": "", "1": "z"},
     )
-    alerts = [fired("pay"), poisoned, odd]
+    alerts = [firing_alert("pay"), poisoned, odd]
     sender = alertmanager_sender(http, alerts, *peers)
     await sender.send()
 
@@ -181,7 +178,7 @@ async def test_a_peer_that_is_down_does_not_affect_the_other(
     peers: tuple[str, str], http: HttpClient
 ) -> None:
     down = f"http://127.0.0.1:{free_port()}"
-    sender = alertmanager_sender(http, [fired("pay")], down, peers[0])
+    sender = alertmanager_sender(http, [firing_alert("pay")], down, peers[0])
     await sender.send()
 
     assert set(alerts_of(peers[0])) == {"pay"}
@@ -192,11 +189,11 @@ async def test_an_alert_with_a_new_severity_replaces_the_old_one(
     peers: tuple[str, str], http: HttpClient
 ) -> None:
     """Rules therefore send both in one request: the old one as ended."""
-    before = fired("pay", severity="warning")
-    after = fired("pay", severity="critical")
+    before = firing_alert("pay", severity="warning")
+    after = firing_alert("pay", severity="critical")
     await alertmanager_sender(http, [before], peers[0]).send()
     await alertmanager_sender(
-        http, [resolved(before, ended=now() - 1), after], peers[0]
+        http, [resolve_alert(before, ended=now() - 1), after], peers[0]
     ).send()
 
     (only,) = json.loads(get(peers[0] + "/api/v2/alerts") or b"[]")
@@ -206,7 +203,7 @@ async def test_an_alert_with_a_new_severity_replaces_the_old_one(
 async def test_many_alerts_are_sent_in_batches(
     http: HttpClient, receivers: Receivers
 ) -> None:
-    many = [fired(f"n{n}") for n in range(2 * BATCH + 1)]
+    many = [firing_alert(f"n{n}") for n in range(2 * BATCH + 1)]
     await alertmanager_sender(http, many, receivers.url).send()
 
     assert [len(r.json) for r in receivers.to("/api/v2/alerts")] == [BATCH, BATCH, 1]
@@ -216,7 +213,9 @@ async def test_a_rejected_alert_is_left_out_for_a_while(
     http: HttpClient, receivers: Receivers
 ) -> None:
     receivers.answer("/api/v2/alerts", Reply(422, "no"), Reply(200), Reply(422, "no"))
-    sender = alertmanager_sender(http, [fired("pay"), fired("bad")], receivers.url)
+    sender = alertmanager_sender(
+        http, [firing_alert("pay"), firing_alert("bad")], receivers.url
+    )
     await sender.send()
     await sender.send()
 
@@ -231,7 +230,7 @@ async def test_alerts_are_sent_immediately_after_wake(
     sender = alertmanager_sender(http, alerts, receivers.url)
     task = asyncio.create_task(sender.run())
     await asyncio.sleep(0.05)
-    alerts.append(fired("pay"))
+    alerts.append(firing_alert("pay"))
     sender.wake()
     await asyncio.to_thread(until, lambda: receivers.requests, "it sends")
     task.cancel()

@@ -1,20 +1,21 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kaywatch_agent.config import assemble
+from kaywatch_agent.config import assemble, find_unused
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.notify.config import (
     HeartbeatConfig,
     parse,
     parse_heartbeat,
     policies,
-    warnings,
 )
+from kaywatch_agent.notify.config_check import find_defects, find_warnings
 from kaywatch_agent.notify.policy import SendRate
 from kaywatch_agent.rules.rule import Grouping
 
@@ -121,9 +122,78 @@ def test_an_inline_secret_is_hidden_and_warned_about() -> None:
 
     assert "sosecret" not in repr(configs)
     assert "sosecret" not in repr(configs["ops"].secrets()["webhook_url"])
-    (warning,) = warnings(configs)
-    assert warning.startswith("receiver.ops.webhook_url: a secret in the config")
-    assert warnings(parse({"pd": PAGER})) == []
+    (warning,) = find_warnings(configs)
+    assert (
+        warning.text == "receiver.ops.webhook_url: a secret in the configuration file"
+    )
+    assert warning.fix.startswith("set webhook_url_file")
+    assert find_warnings(parse({"pd": PAGER})) == []
+
+
+@pytest.mark.parametrize(
+    ("table", "defect"),
+    [
+        ({"type": "slack", "webhook_url_file": "/no/file"}, "cannot read /no/file"),
+        ({"type": "slack", "webhook_url_env": "NO_SUCH"}, "NO_SUCH is not set"),
+        ({"type": "webhook", "url": "example.com/x"}, "expected a URL such as"),
+        ({"type": "webhook", "url": "https://example.com/a b"}, "expected a URL"),
+        ({"type": "webhook", "url": "https://example.com:99999/"}, "expected a URL"),
+        ({"type": "webhook", "url": "https://hooks.slack.com/x"}, 'for type = "slack"'),
+        (
+            {"type": "slack", "webhook_url": "https://events.pagerduty.com/v2/enqueue"},
+            'for type = "pagerduty"',
+        ),
+        ({"type": "pagerduty", "routing_key": "abc"}, "3 characters, expected 32"),
+    ],
+)
+def test_a_receiver_that_cannot_work_is_a_defect(
+    table: dict[str, str], defect: str
+) -> None:
+    (note,) = find_defects(parse({"ops": table}), HeartbeatConfig())
+
+    assert note.text.startswith("receiver.ops.")
+    assert defect in note.text
+    assert note.fix
+
+
+def test_a_secret_file_that_others_can_read_is_warned_about(tmp_path: Path) -> None:
+    secret = tmp_path / "url"
+    secret.write_bytes(b"\xef\xbb\xbfhttps://example.com/\r\n")
+    configs = parse({"ops": {"type": "webhook", "url_file": str(secret)}})
+    secret.chmod(0o644)
+    (warning,) = find_warnings(configs)
+    assert warning.fix == f"chmod 0600 {secret}"
+    secret.chmod(0o600)
+    assert find_warnings(configs) == []
+    # A byte order mark and an end of line are no part of the URL.
+    assert find_defects(configs, HeartbeatConfig()) == []
+
+
+@pytest.mark.parametrize(
+    ("more", "error"),
+    [
+        ({"timeout": "0s"}, "receiver.ops.timeout"),
+        ({"timeout": "10m"}, "is not between"),
+        ({"proxy": "proxy:3128"}, "receiver.ops.proxy: expected a URL"),
+        ({"headers": {"a b": "x"}}, "receiver.ops.headers.a b"),
+        ({"headers": {"X-A": "x\ny"}}, "receiver.ops.headers.X-A"),
+        ({"headers": {"Host": "x"}}, "receiver.ops.headers.Host"),
+        ({"ca": "/no/ca.pem"}, "receiver.ops.ca: there is no file /no/ca.pem"),
+        ({"max_attempts": 0}, "receiver.ops.max_attempts"),
+    ],
+)
+def test_how_requests_are_sent_is_validated(more: dict[str, Any], error: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(error)):
+        parse({"ops": {**SLACK, **more}})
+
+
+def test_unused_receivers_are_found() -> None:
+    table = {"receiver": {"used": SLACK, "unused": SLACK, "second": SLACK}}
+    table["receiver"]["used"] = {**SLACK, "fallback": "second"}
+    config = assemble({**table, "alerting": {"default_notify": ["used"]}})
+
+    (text,) = find_unused(config.notify, config.alerts)
+    assert text.startswith("receiver.unused: no rule notifies it")
 
 
 def test_a_secret_is_read_from_a_file_a_variable_or_a_credential(

@@ -1,6 +1,6 @@
-"""docs/receivers.md shows what is sent, and documents every key.
+"""docs/receivers.md shows the real messages, and documents every key.
 
-`python -m tests.agent.notify.test_documentation` writes the examples anew.
+`python -m tests.agent.notify.test_documentation` updates the examples.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from kaywatch_agent.notify.config import (
     parse_heartbeat,
 )
 from kaywatch_agent.notify.receivers import alertmanager, pagerduty, slack, webhook
-from kaywatch_agent.notify.sample import ended
+from kaywatch_agent.notify.sample import resolve
 from kaywatch_agent.rules.rule import Grouping
 
 PAGE = Path(__file__).parents[3] / "docs" / "receivers.md"
@@ -46,7 +46,7 @@ def message(
 
 def examples() -> dict[str, str]:
     firing = message(fact())
-    late = message(ended(fact(), NOON + 360), NotificationKind.RESOLVED)
+    late = message(resolve(fact(), NOON + 360), NotificationKind.RESOLVED)
     bodies: dict[str, Any] = {
         "slack": slack.render(firing, NOON + 5),
         "pagerduty": {

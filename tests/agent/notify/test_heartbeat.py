@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 
+from tests.agents import DEADLINE
 from tests.receivers import Receivers, Reply
 
 from kaywatch_agent.notify.config import HeartbeatConfig, parse_heartbeat
@@ -45,7 +46,7 @@ async def test_it_pings_at_its_interval_and_never_without_a_url(
     task = asyncio.create_task(
         Heartbeat(config, http, lambda: True, HeartbeatMetrics()).run()
     )
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(DEADLINE):
         while len(receivers.requests) < 2:
             await asyncio.sleep(0.05)
     task.cancel()

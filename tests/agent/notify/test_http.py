@@ -10,7 +10,7 @@ from ipaddress import ip_network
 import pytest
 from tests.receivers import HANG, RESET, Receivers, Reply
 
-from kaywatch_agent.notify.http import HttpClient, NoResponse, check_address, redacted
+from kaywatch_agent.notify.http import HttpClient, NoResponse, check_address, redact_url
 
 
 async def refusal(http: HttpClient, url: str) -> NoResponse:
@@ -163,6 +163,6 @@ async def test_a_request_can_be_cancelled(
 
 def test_a_redacted_url_has_no_secret() -> None:
     hook = "https://hooks.slack.com/services/T/B/x?y=z"
-    assert redacted(hook) == "https://hooks.slack.com/…"
-    assert redacted("http://user:pw@host:9093/a") == "http://host:9093/…"
-    assert redacted("nonsense") == redacted("http://[") == "…"
+    assert redact_url(hook) == "https://hooks.slack.com/…"
+    assert redact_url("http://user:pw@host:9093/a") == "http://host:9093/…"
+    assert redact_url("nonsense") == redact_url("http://[") == "…"

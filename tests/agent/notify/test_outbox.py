@@ -11,7 +11,7 @@ from tests.agent.notify.alerts import (
     entries_of,
     outbox,
     put,
-    resolved,
+    resolve_alert,
 )
 
 from kaywatch_agent.model.alerts import (
@@ -48,9 +48,7 @@ LIMITED = DeliveryResult(
     DeliveryOutcome.RETRY, 429, "HTTP 429", after=40, pause=True, undelivered=True
 )
 REFUSED = DeliveryResult(DeliveryOutcome.DEAD, 400, "HTTP 400", undelivered=True)
-GONE = DeliveryResult(
-    DeliveryOutcome.GONE, 410, "HTTP 410", misconfigured=True, undelivered=True
-)
+GONE = DeliveryResult(DeliveryOutcome.GONE, 410, "HTTP 410", undelivered=True)
 
 
 def ready(outbox: Outbox) -> Outbox:
@@ -167,7 +165,8 @@ def test_a_resolve_is_merged_into_its_pending_trigger() -> None:
     put(box, "ops", FIRING, alert(), NOON)
 
     assert (
-        put(box, "ops", RESOLVED, resolved(alert()), NOON + 5) is EnqueueResult.COMBINED
+        put(box, "ops", RESOLVED, resolve_alert(alert()), NOON + 5)
+        is EnqueueResult.COMBINED
     )
     message = deliver(box, "ops", NOON + 10)
     assert entries_of(message) == [("resolved", "pay")]
@@ -181,7 +180,7 @@ def test_a_resolve_gets_a_new_id_if_its_trigger_may_have_arrived() -> None:
     first = fail(box, "ops", NOON + 10, no_response("timeout"))
 
     assert (
-        put(box, "ops", RESOLVED, resolved(alert()), NOON + 11)
+        put(box, "ops", RESOLVED, resolve_alert(alert()), NOON + 11)
         is EnqueueResult.COMBINED
     )
     second = deliver(box, "ops", NOON + 12)
@@ -196,7 +195,7 @@ def test_a_resolve_keeps_the_triggers_id_after_a_429() -> None:
     box = outbox({"ops": CHAT})
     put(box, "ops", FIRING, alert(), NOON)
     first = fail(box, "ops", NOON + 10, LIMITED)
-    put(box, "ops", RESOLVED, resolved(alert()), NOON + 20)
+    put(box, "ops", RESOLVED, resolve_alert(alert()), NOON + 20)
 
     ready(box)
     assert box.claim("ops", NOON + 49) is None
@@ -207,7 +206,10 @@ def test_an_alert_that_ends_before_its_page_is_sent_is_not_paged() -> None:
     box = outbox({"pd": PAGER})
     put(box, "pd", FIRING, alert(), NOON)
 
-    assert put(box, "pd", RESOLVED, resolved(alert()), NOON) is EnqueueResult.SUPERSEDED
+    assert (
+        put(box, "pd", RESOLVED, resolve_alert(alert()), NOON)
+        is EnqueueResult.SUPERSEDED
+    )
     assert ready(box).claim("pd", NOON + 1) is None
     count = box.metrics.ended.labels("pd", "firing", "superseded").value
     assert count == 1
@@ -218,7 +220,10 @@ def test_a_page_that_may_have_arrived_is_resolved() -> None:
     put(box, "pd", FIRING, alert(), NOON)
     fail(box, "pd", NOON, no_response("timeout"))
 
-    assert put(box, "pd", RESOLVED, resolved(alert()), NOON + 1) is EnqueueResult.QUEUED
+    assert (
+        put(box, "pd", RESOLVED, resolve_alert(alert()), NOON + 1)
+        is EnqueueResult.QUEUED
+    )
     assert entries_of(deliver(box, "pd", NOON + 1)) == [("resolved", "pay")]
 
 
@@ -227,7 +232,7 @@ def test_a_resolve_is_sent_although_its_trigger_is_dead() -> None:
     put(box, "pd", FIRING, alert(), NOON)
     fail(box, "pd", NOON, REFUSED)
 
-    put(box, "pd", RESOLVED, resolved(alert()), NOON + 1)
+    put(box, "pd", RESOLVED, resolve_alert(alert()), NOON + 1)
     assert entries_of(deliver(box, "pd", NOON + 1)) == [("resolved", "pay")]
 
 
@@ -237,7 +242,10 @@ def test_a_pending_repeat_is_replaced_by_the_resolve() -> None:
     deliver(box, "pd", NOON)
     put(box, "pd", REPEAT, alert(), NOON + 5)
 
-    assert put(box, "pd", RESOLVED, resolved(alert()), NOON + 6) is EnqueueResult.QUEUED
+    assert (
+        put(box, "pd", RESOLVED, resolve_alert(alert()), NOON + 6)
+        is EnqueueResult.QUEUED
+    )
     assert entries_of(deliver(box, "pd", NOON + 6)) == [("resolved", "pay")]
     assert box.claim("pd", NOON + 100) is None
 
@@ -263,7 +271,7 @@ def test_a_resolve_never_overtakes_its_trigger() -> None:
     box = outbox({"ops": CHAT}, random=1.0)
     put(box, "ops", FIRING, alert(), NOON)
     message = take(box, "ops", NOON + 10)
-    put(box, "ops", RESOLVED, resolved(alert()), NOON + 10)
+    put(box, "ops", RESOLVED, resolve_alert(alert()), NOON + 10)
     box.finish(message.id, no_response("timeout"), NOON + 11)
 
     assert entries_of(deliver(box, "ops", NOON + 70)) == [("firing", "pay")]
@@ -277,9 +285,11 @@ def test_min_severity_filters_triggers_but_not_resolves() -> None:
         put(box, "pd", FIRING, alert(severity="warning"), NOON)
         is EnqueueResult.FILTERED
     )
-    low = resolved(alert(severity="warning"))
+    low = resolve_alert(alert(severity="warning"))
     assert put(box, "pd", RESOLVED, low, NOON) is EnqueueResult.QUEUED
-    assert put(box, "pd", SUMMARY, resolved(alert()), NOON) is EnqueueResult.FILTERED
+    assert (
+        put(box, "pd", SUMMARY, resolve_alert(alert()), NOON) is EnqueueResult.FILTERED
+    )
     assert put(box, "nobody", FIRING, alert(), NOON) is EnqueueResult.UNKNOWN
 
 
@@ -405,7 +415,7 @@ def test_a_dead_message_is_sent_to_the_fallback_with_the_reason() -> None:
     assert message.text == "Sent here because pd can't be reached (HTTP 400)"
     assert message.fallback_for == "pd"
 
-    put(box, "pd", RESOLVED, resolved(alert()), NOON + 9)
+    put(box, "pd", RESOLVED, resolve_alert(alert()), NOON + 9)
     assert entries_of(deliver(box, "pd", NOON + 9)) == [("resolved", "pay")]
     assert entries_of(deliver(box, "ops", NOON + 9)) == [("resolved", "pay")]
     assert box.claim("ops", NOON + 999) is None
@@ -425,7 +435,7 @@ def test_pending_messages_of_a_receiver_that_is_down_fail_over_once() -> None:
     assert entries_of(deliver(box, "pd", NOON + 60)) == [("firing", "pay")]
     assert entries_of(deliver(box, "pd", NOON + 60)) == [("firing", "ship")]
     assert box.claim("ops", NOON + 999) is None
-    put(box, "pd", RESOLVED, resolved(alert("pay")), NOON + 70)
+    put(box, "pd", RESOLVED, resolve_alert(alert("pay")), NOON + 70)
     assert entries_of(deliver(box, "ops", NOON + 70)) == [("resolved", "pay")]
 
 
@@ -455,7 +465,7 @@ def test_a_message_restored_during_group_wait_can_still_change() -> None:
     (first,) = box.messages()
 
     box = outbox({"ops": CHAT}, disk.documents, now=NOON + 5)
-    result = put(box, "ops", RESOLVED, resolved(alert()), NOON + 12)
+    result = put(box, "ops", RESOLVED, resolve_alert(alert()), NOON + 12)
     assert result is EnqueueResult.COMBINED
     assert deliver(box, "ops", NOON + 12).id == first.id
 
@@ -467,7 +477,7 @@ def test_enqueue_is_pure() -> None:
     for kind, one in (
         (FIRING, alert("ship")),
         (REPEAT, alert("pay", severity="warning")),
-        (RESOLVED, resolved(alert("pay"))),
+        (RESOLVED, resolve_alert(alert("pay"))),
         (TEST, alert("pay")),
     ):
         request = NotificationRequest("ops", kind, one)
@@ -487,8 +497,8 @@ def test_a_disabled_receivers_messages_all_fail_over() -> None:
 
     put(box, "pd", FIRING, alert("ship"), NOON + 1)
     assert entries_of(deliver(box, "ops", NOON + 1)) == [("firing", "ship")]
-    put(box, "pd", RESOLVED, resolved(alert("pay")), NOON + 2)
-    put(box, "pd", RESOLVED, resolved(alert("ship")), NOON + 2)
+    put(box, "pd", RESOLVED, resolve_alert(alert("pay")), NOON + 2)
+    put(box, "pd", RESOLVED, resolve_alert(alert("ship")), NOON + 2)
     assert entries_of(deliver(box, "ops", NOON + 2)) == [
         ("resolved", "pay"),
         ("resolved", "ship"),
@@ -514,13 +524,13 @@ def post_two(box: Outbox) -> OutboxMessage:
 def test_a_resolve_updates_the_message_and_keeps_its_other_alerts() -> None:
     box = outbox(bot("update"))
     post_two(box)
-    put(box, "bot", RESOLVED, resolved(alert("pay")), NOON + 5)
+    put(box, "bot", RESOLVED, resolve_alert(alert("pay")), NOON + 5)
 
     message = deliver(box, "bot", NOON + 5)
     assert (message.ref, message.update) == ("C1 17.5", True)
     assert entries_of(message) == [("resolved", "pay"), ("firing", "ship")]
 
-    put(box, "bot", RESOLVED, resolved(alert("ship")), NOON + 6)
+    put(box, "bot", RESOLVED, resolve_alert(alert("ship")), NOON + 6)
     assert entries_of(deliver(box, "bot", NOON + 6)) == [
         ("resolved", "pay"),
         ("resolved", "ship"),
@@ -539,7 +549,7 @@ def test_a_repeat_replies_to_the_message() -> None:
 def test_a_resolve_replies_in_the_thread() -> None:
     box = outbox(bot("thread"))
     post_two(box)
-    put(box, "bot", RESOLVED, resolved(alert("pay")), NOON + 5)
+    put(box, "bot", RESOLVED, resolve_alert(alert("pay")), NOON + 5)
 
     message = deliver(box, "bot", NOON + 5)
     assert (message.ref, message.update) == ("C1 17.5", False)
@@ -557,7 +567,7 @@ def test_the_receivers_message_id_survives_a_restart() -> None:
     disk.commit(box)
 
     box = outbox(bot("update"), disk.documents)
-    put(box, "bot", RESOLVED, resolved(alert("pay")), NOON + 5)
+    put(box, "bot", RESOLVED, resolve_alert(alert("pay")), NOON + 5)
     assert deliver(box, "bot", NOON + 5).ref == "C1 17.5"
 
 
@@ -610,7 +620,8 @@ def test_a_message_in_flight_during_a_crash_is_sent_again_with_its_id() -> None:
 
     box = outbox({"pd": PAGER}, disk.documents)
     assert (
-        put(box, "pd", RESOLVED, resolved(alert()), NOON + 60) is EnqueueResult.QUEUED
+        put(box, "pd", RESOLVED, resolve_alert(alert()), NOON + 60)
+        is EnqueueResult.QUEUED
     )
     assert entries_of(deliver(box, "pd", NOON + 60)) == [("resolved", "pay")]
 
@@ -697,7 +708,7 @@ def test_retry_sends_dead_messages_except_triggers_of_resolved_alerts() -> None:
     first = fail(box, "pd", NOON, REFUSED)
     put(box, "pd", FIRING, alert("ship"), NOON)
     fail(box, "pd", NOON, REFUSED)
-    put(box, "pd", RESOLVED, resolved(alert("ship")), NOON)
+    put(box, "pd", RESOLVED, resolve_alert(alert("ship")), NOON)
     deliver(box, "pd", NOON)
 
     assert box.retry(None, NOON + 9) == 1
@@ -716,6 +727,8 @@ def test_gauges_show_pending_messages_and_receivers() -> None:
 
     assert box.metrics.depth.labels("ops").value == 1
     assert box.metrics.oldest.value == 30
+    deliver(box, "ops", NOON + 40)
+    set_gauges(box, NOON + 40)
     assert box.metrics.up.labels("ops").value == 1
     assert box.metrics.up.labels("pd").value == 0
     assert box.metrics.dead.labels("pd", "refused").value == 1
@@ -724,7 +737,7 @@ def test_gauges_show_pending_messages_and_receivers() -> None:
 def test_tests_are_separate_messages_outside_any_episode() -> None:
     box = outbox({"ops": CHAT})
     put(box, "ops", TEST, alert(), NOON)
-    put(box, "ops", TEST, resolved(alert()), NOON)
+    put(box, "ops", TEST, resolve_alert(alert()), NOON)
 
     assert not deliver(box, "ops", NOON).entries[0].alert.resolved
     assert deliver(box, "ops", NOON).entries[0].alert.resolved
@@ -737,7 +750,7 @@ def test_a_summary_is_one_message_with_its_text() -> None:
             box,
             "ops",
             SUMMARY,
-            resolved(alert(name)),
+            resolve_alert(alert(name)),
             NOON,
             text="While kaywatch was down",
         )

@@ -8,7 +8,7 @@ from typing import Any
 import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from tests.agent.notify.alerts import NOON, alert, outbox, put, resolved
+from tests.agent.notify.alerts import NOON, alert, outbox, put, resolve_alert
 
 from kaywatch_agent.model.alerts import MessageStatus, NotificationKind
 from kaywatch_agent.notify.enqueue import EnqueueResult
@@ -81,7 +81,7 @@ class Delivery(RuleBasedStateMachine):
             known = (receiver, node, episode) in self.notified
             if kind is NotificationKind.RESOLVED and not known:
                 continue
-            state = resolved(fired) if kind is NotificationKind.RESOLVED else fired
+            state = resolve_alert(fired) if kind is NotificationKind.RESOLVED else fired
             result = put(self.box, receiver, kind, state, self.now)
             self.requests += 1
             assert result not in (EnqueueResult.FILTERED, EnqueueResult.UNKNOWN)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import msgspec
 import pytest
 from standardwebhooks import Webhook as Verifier
-from tests.agent.notify.alerts import NOON, alert, resolved
+from tests.agent.notify.alerts import NOON, alert, outbox, put, resolve_alert
 from tests.receivers import RESET, Receivers, Reply
 
 from kaywatch_agent.model.alerts import (
@@ -20,11 +21,13 @@ from kaywatch_agent.model.alerts import (
 from kaywatch_agent.notify import formatting
 from kaywatch_agent.notify.config import parse
 from kaywatch_agent.notify.http import HttpClient, Response
+from kaywatch_agent.notify.policy import Policy
 from kaywatch_agent.notify.receivers import build, pagerduty, slack, webhook
 from kaywatch_agent.notify.receivers.apprise import render as render_apprise
 from kaywatch_agent.notify.result import DeliveryOutcome, DeliveryResult
 from kaywatch_agent.notify.worker import attempt
 
+FIGURES = {"Value", "Now", "Worst", "Trend"}
 STRANGE = "<!channel> & 💥 <b>é</b> \u202e" * 200
 KEY = "R" * 32
 
@@ -53,6 +56,32 @@ async def send(
             table[key] = receivers.url + table[key]
     receiver = build(parse({"ops": table}), http)["ops"]
     return await attempt(receiver, notification or message(), NOON + 5)
+
+
+@pytest.mark.parametrize(
+    ("keys", "action"),
+    [({}, "trigger"), ({"resolve_on_no_data": True}, "resolve")],
+)
+async def test_an_alert_whose_data_stopped_keeps_its_incident_open(
+    http: HttpClient, keys: dict[str, bool], action: str
+) -> None:
+    silent = message(resolve_alert(alert(), reason="no_data"), kind="resolved")
+    table = {"type": "pagerduty", "routing_key": KEY, **keys}
+    event = build(parse({"pd": table}), http)["pd"].render(silent, NOON)
+
+    assert event["event_action"] == action
+    over = message(resolve_alert(alert()), kind="resolved")
+    event = build(parse({"pd": table}), http)["pd"].render(over, NOON)
+    assert event["event_action"] == "resolve"
+
+
+async def test_an_alert_whose_data_stopped_is_grey_in_slack(http: HttpClient) -> None:
+    silent = message(resolve_alert(alert(), reason="no_data"), kind="resolved")
+    table = {"type": "slack", "webhook_url": "http://127.0.0.1/x"}
+    payload = build(parse({"ops": table}), http)["ops"].render(silent, NOON)
+
+    assert payload["text"].startswith(":white_circle: *[NO DATA]")
+    assert payload["attachments"][0]["color"] == "#9e9e9e"
 
 
 @pytest.mark.parametrize(
@@ -101,18 +130,16 @@ def test_a_message_shows_the_facts_and_links_of_its_alert() -> None:
 
 
 def test_a_late_resolve_shows_its_delay_times_and_reason() -> None:
-    ended = resolved(alert(completeness=0.93, flapping=True), reason="no_data")
+    ended = resolve_alert(alert(completeness=0.93, flapping=True), reason="no_data")
     lines = formatting.plain_text(
         message(ended, kind="resolved"), NOON + 720
     ).splitlines()
 
-    assert lines[:2] == ["[RESOLVED] node-success-rate: checkout / pay", "delayed 12m"]
+    assert lines[:2] == ["[NO DATA] node-success-rate: checkout / pay", "delayed 12m"]
     assert "flapping: fires and resolves repeatedly" in lines
     assert "pay: success 98.5 %, limit 95.0 %" in lines
     assert "  Fired: 12:01 UTC" in lines
-    assert (
-        "  Resolved: 12:07 UTC, after 6m; data stopped, not confirmed healthy" in lines
-    )
+    assert "  Ended: 12:07 UTC, after 6m; data stopped, not confirmed healthy" in lines
     assert "  Completeness: 93.0 % of the events arrived" in lines
 
 
@@ -210,7 +237,7 @@ def test_text_is_cut_between_characters_but_not_within_an_escape(limit: int) -> 
         ([alert()], slack.RED),
         ([alert(severity="warning")], slack.ORANGE),
         ([alert(severity="info")], slack.BLUE),
-        ([resolved(alert())], slack.GREEN),
+        ([resolve_alert(alert())], slack.GREEN),
     ],
 )
 def test_slacks_colour_shows_the_severity(
@@ -224,14 +251,16 @@ def test_slacks_colour_shows_the_severity(
     [
         (Reply(200, "ok"), DeliveryOutcome.SENT),
         (Reply(200, '{"success":true}'), DeliveryOutcome.SENT),
-        (Reply(200, "<html>welcome"), DeliveryOutcome.DEAD),
-        (Reply(200, ""), DeliveryOutcome.DEAD),
-        (Reply(403, "invalid_token"), DeliveryOutcome.DEAD),
-        (Reply(404, "no_service"), DeliveryOutcome.DEAD),
-        (Reply(410, "channel_is_archived"), DeliveryOutcome.DEAD),
+        (Reply(200, "<html>welcome"), DeliveryOutcome.SENT),
+        (Reply(200, ""), DeliveryOutcome.SENT),
+        (Reply(204, ""), DeliveryOutcome.SENT),
+        (Reply(200, '{"ok":false,"error":"no_team"}'), DeliveryOutcome.REFUSED),
+        (Reply(403, "invalid_token"), DeliveryOutcome.REFUSED),
+        (Reply(404, "no_service"), DeliveryOutcome.REFUSED),
+        (Reply(410, "channel_is_archived"), DeliveryOutcome.REFUSED),
         (Reply(429, '{"retry_after":1,"ok":false}'), DeliveryOutcome.RETRY),
         (Reply(500, "rollup_error"), DeliveryOutcome.RETRY),
-        (Reply(302, ""), DeliveryOutcome.DEAD),
+        (Reply(302, ""), DeliveryOutcome.REFUSED),
         (RESET, DeliveryOutcome.RETRY),
     ],
 )
@@ -274,7 +303,9 @@ async def test_a_bot_posts_and_returns_the_message_id(
 async def test_a_bot_updates_its_message_or_posts_a_new_one(
     receivers: Receivers, http: HttpClient
 ) -> None:
-    ended = message(resolved(alert()), kind="resolved", ref="C0123 17.5", update=True)
+    ended = message(
+        resolve_alert(alert()), kind="resolved", ref="C0123 17.5", update=True
+    )
     await send(receivers, http, {**BOT, "url": "/api"}, ended)
     (update,) = receivers.to("/api/chat.update")
     assert (update.json["channel"], update.json["ts"]) == ("C0123", "17.5")
@@ -303,8 +334,10 @@ async def test_a_bot_replies_in_the_thread_and_broadcasts_repeats(
     [
         ('{"ok":false,"error":"ratelimited"}', DeliveryOutcome.RETRY, True),
         ('{"ok":false,"error":"internal_error"}', DeliveryOutcome.RETRY, False),
-        ('{"ok":false,"error":"invalid_auth"}', DeliveryOutcome.DEAD, False),
-        ("not json", DeliveryOutcome.DEAD, False),
+        ('{"ok":false,"error":"invalid_auth"}', DeliveryOutcome.REFUSED, False),
+        ('{"ok":false,"error":"msg_too_long"}', DeliveryOutcome.DEAD, False),
+        ('{"ok":tr', DeliveryOutcome.SENT, False),
+        ("not json", DeliveryOutcome.SENT, False),
     ],
 )
 def test_results_of_the_web_apis_responses(
@@ -319,7 +352,9 @@ def test_results_of_the_web_apis_responses(
 
 def test_trigger_and_resolve_have_the_fields_that_pagerduty_routes_by() -> None:
     trigger = pagerduty.render(message(), NOON + 5)
-    resolve = pagerduty.render(message(resolved(alert()), kind="resolved"), NOON + 400)
+    resolve = pagerduty.render(
+        message(resolve_alert(alert()), kind="resolved"), NOON + 400
+    )
 
     assert trigger["event_action"] == "trigger"
     assert trigger["payload"] | {"custom_details": None} == {
@@ -359,7 +394,7 @@ def test_an_event_is_within_pagerdutys_limits() -> None:
         (Reply(429, ""), DeliveryOutcome.RETRY, 30.0),
         (Reply(429, "", {"Retry-After": "90"}), DeliveryOutcome.RETRY, 90.0),
         (Reply(500, "<html>"), DeliveryOutcome.RETRY, None),
-        (Reply(400, '{"errors":["a","b"]}'), DeliveryOutcome.DEAD, None),
+        (Reply(400, '{"errors":["a","b"]}'), DeliveryOutcome.REFUSED, None),
     ],
 )
 async def test_results_of_pagerdutys_responses(
@@ -433,7 +468,7 @@ async def test_an_invalid_signature_key_is_reported_by_its_config_key(
 
 
 def test_the_alertmanager_body_has_exactly_alertmanagers_fields() -> None:
-    both = message(alert(), resolved(alert("ship")))
+    both = message(alert(), resolve_alert(alert("ship")))
     body = webhook.alertmanager_body(both, "https://kaywatch.example")
 
     assert set(body) == {
@@ -456,30 +491,95 @@ def test_the_alertmanager_body_has_exactly_alertmanagers_fields() -> None:
     assert ended["endsAt"] == "2026-11-25T12:07:00.000Z"
 
 
-def test_the_native_body_contains_no_error_message() -> None:
-    seen = Evidence(
-        time=NOON - 2,
-        node="pay",
-        type="TimeoutError",
-        message="card 4111 was refused",
-        phase="exec",
-        outcome="error",
-        run="7f3a",
-        attempts=3,
-    )
-    body = webhook.native_body(message(alert(evidence=(seen,))), NOON)
-    (report,) = body["alerts"][0]["evidence"]
-    assert (report["time"], report["run"]) == ("2026-11-25T12:00:58.000Z", "7f3a")
-    assert (report["type"], report["phase"], report["attempts"]) == (
-        "TimeoutError",
-        "exec",
-        3,
-    )
-    assert "4111" not in json.dumps(body)
+SEEN = Evidence(
+    time=NOON - 2,
+    node="pay",
+    type="TimeoutError",
+    message="the *bank*\nsent :fire: to <http://x|y>" + "!" * 400,
+    phase="exec",
+    outcome="error",
+    run="7f3a",
+    attempts=3,
+)
+
+
+def test_a_message_shows_the_last_error_in_one_short_line() -> None:
+    older = msgspec.structs.replace(SEEN, time=NOON - 9, message="older")
+    sent = message(alert(evidence=(SEEN, older)))
+    text = formatting.plain_text(sent, NOON)
+
+    (line,) = (line for line in text.splitlines() if "Last error" in line)
+    assert line.startswith("  Last error: TimeoutError: the *bank* sent :fire: to")
+    assert line.endswith("!…") and len(line) < 320
+    (report,) = webhook.native_body(message(alert(evidence=(SEEN,))), NOON)["alerts"]
+    assert report["evidence"][0]["message"] == SEEN.message
+    # What an alert began with is no news once it is over.
+    over = message(resolve_alert(alert(evidence=(SEEN,))))
+    assert "Last error" not in formatting.plain_text(over, NOON)
+
+
+def test_the_texts_of_errors_can_be_left_out() -> None:
+    box = outbox({"ops": Policy(error_text=False), "all": Policy()})
+    for name in ("ops", "all"):
+        put(box, name, NotificationKind.FIRING, alert(evidence=(SEEN,)), NOON)
+    bodies = {
+        sent.receiver: webhook.native_body(box.notification(sent), NOON)
+        for sent in box.messages()
+    }
+
+    assert "bank" in json.dumps(bodies["all"])
+    assert "bank" not in json.dumps(bodies["ops"])
+    assert bodies["ops"]["alerts"][0]["evidence"][0]["type"] == "TimeoutError"
+
+
+def test_a_message_names_the_other_receivers() -> None:
+    policies = {name: Policy(grouped=name != "pd") for name in ("ops", "pd", "none")}
+    box = outbox(policies)
+    for name in ("ops", "pd"):
+        put(box, name, NotificationKind.FIRING, alert(), NOON)
+    (to_ops,) = (m for m in box.messages() if m.receiver == "ops")
+    (to_pd,) = (m for m in box.messages() if m.receiver == "pd")
+
+    assert box.notification(to_ops).also == ("pd",)
+    text = formatting.plain_text(box.notification(to_ops), NOON)
+    assert text.endswith("\n\nAlso notified: pd")
+    payload = slack.render(box.notification(to_ops), NOON)
+    assert "Also notified: pd" in json.dumps(payload)
+    event = pagerduty.render(box.notification(to_pd), NOON)
+    assert event["payload"]["custom_details"]["also notified"] == "ops"
+
+
+def test_times_are_also_in_the_zone_of_the_host(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    try:
+        monkeypatch.setenv("TZ", "UTC-5:30")
+        time.tzset()
+        text = formatting.plain_text(message(alert()), NOON)
+        assert "  Since: 11:59 UTC = 17:29 UTC (2m)" in text
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("success_rate_min", "success_rate_min"),
+        ("_pay_", "\u200b_\u200bpay\u200b_\u200b"),
+        ("a *b* c", "a \u200b*\u200bb\u200b*\u200b c"),
+        ("`x`", "\u200b`\u200bx\u200b`\u200b"),
+        (":fire:", ":\u200bfire:"),
+        ("12:01:30 UTC", "12:01:30 UTC"),
+        ("<http://x|y>", "&lt;http://x|y&gt;"),
+    ],
+)
+def test_names_are_shown_literally_in_slack(name: str, shown: str) -> None:
+    assert slack.escape(name, 100) == shown
 
 
 def test_a_resolve_shows_the_current_and_the_worst_value() -> None:
-    ended = resolved(alert(worst=0.612, worst_at=NOON + 60))
+    ended = resolve_alert(alert(worst=0.612, worst_at=NOON + 60))
     lines = formatting.plain_text(
         message(ended, kind="resolved"), NOON + 361
     ).splitlines()
@@ -545,7 +645,10 @@ async def test_apprise_sends_to_its_services(
 
 
 def test_apprise_gets_the_notification_type() -> None:
-    assert render_apprise(message(resolved(alert())), NOON)["notify_type"] == "success"
+    assert (
+        render_apprise(message(resolve_alert(alert())), NOON)["notify_type"]
+        == "success"
+    )
     assert (
         render_apprise(message(alert(severity="warning")), NOON)["notify_type"]
         == "warning"
@@ -572,3 +675,14 @@ async def test_a_secret_file_is_read_at_each_use(
     path.write_text(receivers.url + "/two\n")
     await receiver.send(message(), NOON)
     assert [r.path for r in receivers.requests] == ["/one", "/two"]
+
+
+@pytest.mark.parametrize("resolved", [False, True])
+def test_a_value_that_the_summary_has_in_words_is_not_repeated(resolved: bool) -> None:
+    history = (0.0, 1.0)
+    shown = msgspec.structs.replace(alert(), history=history, resolved=resolved)
+    assert FIGURES & dict(formatting.facts(shown, NOON)).keys()
+    in_words = msgspec.structs.replace(shown, in_words=True)
+    rest = dict(formatting.facts(in_words, NOON))
+    assert not FIGURES & rest.keys()
+    assert rest == {k: v for k, v in formatting.facts(shown, NOON) if k not in FIGURES}

@@ -9,8 +9,8 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 from structlog.testing import capture_logs
-from tests.agent.notify.alerts import NOON, Disk, alert, outbox, put, resolved
-from tests.receivers import HANG, RESET, Receivers, Reply, limited
+from tests.agent.notify.alerts import NOON, Disk, alert, outbox, put, resolve_alert
+from tests.receivers import HANG, RESET, Receivers, Reply, rate_limited
 
 from kaywatch_agent.model.alerts import MessageStatus, Notification, NotificationKind
 from kaywatch_agent.notify.config import parse, policies
@@ -53,13 +53,14 @@ async def until(condition: Callable[[], Any], deadline: float = 10.0) -> Any:
 
 
 @asynccontextmanager
-async def delivering(
+async def run_worker(
     receivers: Receivers,
     random: float = 0.0,
     seconds: float = 0.5,
     **tables: dict[str, Any],
 ) -> AsyncIterator[Running]:
     for table in tables.values():
+        table.setdefault("timeout", f"{seconds}s")
         for key in ("url", "webhook_url"):
             if str(table.get(key, "")).startswith("/"):
                 table[key] = receivers.url + table[key]
@@ -88,14 +89,14 @@ HOOK = {"type": "webhook", "url": "/hook", "rate": "1000/s"}
 async def test_trigger_and_resolve_reach_every_receiver_in_order(
     receivers: Receivers,
 ) -> None:
-    async with delivering(
+    async with run_worker(
         receivers, ops=dict(SLACK), pd=dict(PAGER), hook=dict(HOOK)
     ) as running:
         for name in ("ops", "pd", "hook"):
             running.put(name, FIRING, alert(fired=time.time()))
         await until(lambda: running.count(MessageStatus.SENT) == 3)
         for name in ("ops", "pd", "hook"):
-            running.put(name, RESOLVED, resolved(alert(), ended=time.time()))
+            running.put(name, RESOLVED, resolve_alert(alert(), ended=time.time()))
         await until(lambda: running.count(MessageStatus.SENT) == 6)
 
     assert ["[FIRING]" in r.json["text"] for r in receivers.to("/services/T/B/x")] == [
@@ -116,11 +117,11 @@ async def test_temporary_failures_are_retried_with_the_same_id(
         Reply(500),
         Reply(503, "", {"Retry-After": "0"}),
         Reply(408),
-        limited("1"),
+        rate_limited("1"),
         HANG,
         RESET,
     )
-    async with delivering(receivers, hook=dict(HOOK)) as running:
+    async with run_worker(receivers, hook=dict(HOOK)) as running:
         running.put("hook", FIRING, alert())
         await until(lambda: running.count(MessageStatus.SENT) == 1)
 
@@ -130,7 +131,7 @@ async def test_temporary_failures_are_retried_with_the_same_id(
     assert len({r.json["id"] for r in tries}) == 1
 
 
-async def test_permanent_failures_are_dead_with_the_reason(
+async def test_rejections_are_kept_with_the_reason(
     receivers: Receivers,
 ) -> None:
     receivers.answer(
@@ -138,10 +139,10 @@ async def test_permanent_failures_are_dead_with_the_reason(
         Reply(400, '{"status":"invalid event","errors":["Length of key is wrong"]}'),
     )
     receivers.answer("/hook", Reply(302, "", {"Location": "/elsewhere"}))
-    async with delivering(receivers, pd=dict(PAGER), hook=dict(HOOK)) as running:
+    async with run_worker(receivers, pd=dict(PAGER), hook=dict(HOOK)) as running:
         running.put("pd", FIRING, alert())
         running.put("hook", FIRING, alert())
-        await until(lambda: running.count(MessageStatus.DEAD) == 2)
+        await until(lambda: all(m.error for m in running.box.messages()))
         errors = {message.receiver: message.error for message in running.box.messages()}
 
     assert errors["pd"] == "HTTP 400: Length of key is wrong"
@@ -150,7 +151,7 @@ async def test_permanent_failures_are_dead_with_the_reason(
 
 async def test_a_hanging_receiver_does_not_delay_others(receivers: Receivers) -> None:
     receivers.answer("/services/T/B/x", HANG)
-    async with delivering(
+    async with run_worker(
         receivers, seconds=5.0, ops=dict(SLACK), hook=dict(HOOK)
     ) as running:
         running.put("ops", FIRING, alert())
@@ -163,7 +164,7 @@ async def test_a_410_disables_the_receiver_and_notifies_the_fallback(
     receivers: Receivers,
 ) -> None:
     receivers.answer("/hook", Reply(410, "gone"))
-    async with delivering(
+    async with run_worker(
         receivers, hook={**HOOK, "fallback": "ops"}, ops=dict(SLACK)
     ) as running:
         running.put("hook", FIRING, alert())
@@ -181,7 +182,7 @@ async def test_stop_waits_briefly_and_keeps_unfinished_messages(
 ) -> None:
     receivers.answer("/hook", HANG)
     started = time.monotonic()
-    async with delivering(receivers, seconds=30.0, hook=dict(HOOK)) as running:
+    async with run_worker(receivers, seconds=30.0, hook=dict(HOOK)) as running:
         running.put("hook", FIRING, alert())
         await until(lambda: receivers.to("/hook"))
 
@@ -201,7 +202,7 @@ async def test_an_exception_in_a_receiver_is_retried(receivers: Receivers) -> No
                 raise ZeroDivisionError
             return sent()
 
-    async with delivering(receivers, hook=dict(HOOK)) as running:
+    async with run_worker(receivers, hook=dict(HOOK)) as running:
         running.workers.use({"hook": Broken()})
         running.put("hook", FIRING, alert())
         await until(lambda: running.count(MessageStatus.SENT) == 1)
@@ -211,7 +212,7 @@ async def test_an_exception_in_a_receiver_is_retried(receivers: Receivers) -> No
 async def test_an_exception_in_the_worker_does_not_stop_delivery(
     receivers: Receivers,
 ) -> None:
-    async with delivering(receivers, hook=dict(HOOK)) as running:
+    async with run_worker(receivers, hook=dict(HOOK)) as running:
         due, calls = running.box.claim, []
 
         def once_broken(name: str, now: float) -> Any:
@@ -227,7 +228,7 @@ async def test_an_exception_in_the_worker_does_not_stop_delivery(
 
 async def test_a_reload_adds_and_removes_receivers(receivers: Receivers) -> None:
     async with (
-        delivering(receivers, hook=dict(HOOK)) as running,
+        run_worker(receivers, hook=dict(HOOK)) as running,
         aclosing(HttpClient()) as http,
     ):
         configs = parse({"other": {**HOOK, "url": receivers.url + "/other"}})
@@ -244,7 +245,7 @@ async def test_a_receiver_that_is_added_again_during_an_attempt_is_served(
 ) -> None:
     receivers.answer("/hook", HANG)
     async with (
-        delivering(receivers, hook=dict(HOOK)) as running,
+        run_worker(receivers, hook=dict(HOOK)) as running,
         aclosing(HttpClient()) as http,
     ):
         running.put("hook", FIRING, alert())
@@ -260,7 +261,7 @@ async def test_a_thousand_episodes_with_a_third_of_the_requests_failing(
 ) -> None:
     """Every incident is closed, and every message ends."""
     receivers.fail(0.3)
-    async with delivering(receivers, pd=dict(PAGER), hook=dict(HOOK)) as running:
+    async with run_worker(receivers, pd=dict(PAGER), hook=dict(HOOK)) as running:
         for n in range(1000):
             one = alert(f"n{n % 50}", episode=1 + n // 50, fired=NOON)
             for name in ("pd", "hook"):
@@ -269,7 +270,7 @@ async def test_a_thousand_episodes_with_a_third_of_the_requests_failing(
                 running.commit()
                 await asyncio.sleep(0)
             for name in ("pd", "hook"):
-                put(running.box, name, RESOLVED, resolved(one), time.time())
+                put(running.box, name, RESOLVED, resolve_alert(one), time.time())
             if n % 25 == 0:
                 running.commit()
                 await asyncio.sleep(0.01)
@@ -277,7 +278,7 @@ async def test_a_thousand_episodes_with_a_third_of_the_requests_failing(
         await until(lambda: running.count(MessageStatus.PENDING) == 0, 60)
 
     open_incidents: set[str] = set()
-    for request in receivers.taken("/v2/enqueue"):
+    for request in receivers.accepted("/v2/enqueue"):
         if request.json["event_action"] == "trigger":
             open_incidents.add(request.json["dedup_key"])
         else:
@@ -285,7 +286,7 @@ async def test_a_thousand_episodes_with_a_third_of_the_requests_failing(
     assert open_incidents == set()
     ended = {
         (one["labels"]["node"], one["episode"])
-        for request in receivers.taken("/hook")
+        for request in receivers.accepted("/hook")
         for one in request.json["alerts"]
         if one["status"] == "resolved"
     }
@@ -297,7 +298,7 @@ async def test_short_outages_are_logged_at_debug_level(
 ) -> None:
     receivers.answer("/hook", Reply(500), Reply(200), Reply(500), Reply(200))
     with capture_logs() as lines:
-        async with delivering(
+        async with run_worker(
             receivers, hook={"type": "webhook", "url": "/hook"}
         ) as now:
             now.put("hook", FIRING, alert("pay"))
@@ -311,7 +312,7 @@ async def test_short_outages_are_logged_at_debug_level(
 async def test_the_end_of_an_outage_is_logged(receivers: Receivers) -> None:
     receivers.answer("/hook", *[Reply(500)] * 10)
     with capture_logs() as lines:
-        async with delivering(
+        async with run_worker(
             receivers, hook={"type": "webhook", "url": "/hook"}
         ) as now:
             now.put("hook", FIRING, alert("pay"))

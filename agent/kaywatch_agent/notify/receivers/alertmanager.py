@@ -18,7 +18,7 @@ import structlog
 from kaywatch_agent.model.alerts import AlertDetails, ReceiverRecord
 from kaywatch_agent.notify import formatting
 from kaywatch_agent.notify.config import AlertmanagerConfig
-from kaywatch_agent.notify.http import HttpClient, NoResponse, redacted
+from kaywatch_agent.notify.http import HttpClient, NoResponse, redact_url
 from kaywatch_agent.notify.metrics import OutboxMetrics
 from kaywatch_agent.units import parse_duration, rfc3339
 
@@ -29,6 +29,9 @@ LIFETIMES: Final = 4  # intervals after which an alert ends that is not sent aga
 
 # A rejected alert is sent again after this time: it may have changed.
 REJECTED_SECONDS: Final = 600.0
+
+# How long the end of an alert is sent again, as Prometheus does.
+ENDED_SECONDS: Final = 900.0
 
 log = structlog.get_logger("kaywatch.notify")
 
@@ -52,7 +55,7 @@ class AlertmanagerSender:
         Args:
             config: the section of the configuration.
             http: sends the requests.
-            alerts: returns a receiver's firing alerts, and those that ended in the
+            alerts: returns a receiver's firing alerts, and alerts that ended in the
                 last 15 minutes.
             metrics: counts attempts.
             clock: returns Unix seconds.
@@ -67,6 +70,9 @@ class AlertmanagerSender:
         self._wake = asyncio.Event()
         # When rejected alerts are sent again, by peer and fingerprint.
         self._rejected: dict[tuple[str, str], float] = {}
+        self._config = config
+        self._labels = _LabelHistory()
+        self._attempted = False
 
     def wake(self) -> None:
         """Send soon: an alert fired or ended."""
@@ -75,9 +81,8 @@ class AlertmanagerSender:
     def record(self) -> ReceiverRecord:
         """Return the receiver's state."""
         error = next(filter(None, self.errors.values()), "")
-        return ReceiverRecord(
-            name=self.name, type="alertmanager", up=not error, error=error
-        )
+        up = not error if self._attempted else None
+        return ReceiverRecord(name=self.name, type="alertmanager", up=up, error=error)
 
     async def run(self) -> None:
         """Send at every interval, until cancelled."""
@@ -94,12 +99,21 @@ class AlertmanagerSender:
         """Send to every peer once, concurrently."""
         now = self._clock()
         self._rejected = {k: at for k, at in self._rejected.items() if at > now}
+        alerts = self._alerts(self.name)
         rendered = [
-            (alert.fingerprint, render(alert, now, self.interval))
-            for alert in self._alerts(self.name)
+            (alert.fingerprint, render(self._shown(alert), now, self.interval))
+            for alert in [*alerts, *self._labels.ended(alerts, now)]
         ]
+        if not rendered and not any(self.errors.values()):
+            return
         await asyncio.gather(*(self._send_all(url, rendered) for url in self.errors))
+        self._attempted = True
         self._metrics.up.labels(self.name).set(not any(self.errors.values()))
+
+    def _shown(self, alert: AlertDetails) -> AlertDetails:
+        return (
+            alert if self._config.error_text else formatting.without_error_texts(alert)
+        )
 
     async def _send_all(self, url: str, rendered: list[_Rendered]) -> None:
         alerts = [pair for pair in rendered if (url, pair[0]) not in self._rejected]
@@ -115,7 +129,7 @@ class AlertmanagerSender:
             log.warning(
                 "Alertmanager did not accept the alerts",
                 receiver=self.name,
-                url=redacted(url),
+                url=redact_url(url),
                 error=error,
             )
         self.errors[url] = error
@@ -145,7 +159,9 @@ class AlertmanagerSender:
         attempts = self._metrics.attempts
         try:
             response = await self._http.post(
-                url.rstrip("/") + "/api/v2/alerts", msgspec.json.encode(bodies)
+                url.rstrip("/") + "/api/v2/alerts",
+                msgspec.json.encode(bodies),
+                options=self._config.request_options(),
             )
         except NoResponse as error:
             attempts.labels(self.name, "none").add()
@@ -154,6 +170,34 @@ class AlertmanagerSender:
         if 200 <= response.status < 300:
             return ""
         return f"HTTP {response.status}: {response.text[:200]}"
+
+
+class _LabelHistory:
+    """Ends alerts whose labels changed: an Alertmanager takes them for other alerts.
+
+    The severity is a label. An alert that changes it while it fires would otherwise
+    stay open under the old one until it expires.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[str, AlertDetails] = {}  # by dedup key
+        self._ended: dict[str, AlertDetails] = {}  # by fingerprint
+
+    def ended(self, alerts: Sequence[AlertDetails], now: float) -> list[AlertDetails]:
+        """Return the previous forms of alerts, ended, for as long as they are sent."""
+        current = {alert.fingerprint for alert in alerts}
+        for alert in alerts:
+            before = self._last.get(alert.dedup_key)
+            if before is not None and before.fingerprint != alert.fingerprint:
+                over = msgspec.structs.replace(before, ended=now, resolved=True)
+                self._ended[before.fingerprint] = over
+        self._last = {alert.dedup_key: alert for alert in alerts}
+        self._ended = {
+            name: alert
+            for name, alert in self._ended.items()
+            if name not in current and now - (alert.ended or now) < ENDED_SECONDS
+        }
+        return list(self._ended.values())
 
 
 def render(alert: AlertDetails, now: float, interval: float) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from kaywatch_agent.model.alerts import AlertDetails, Notification, Notification
 from kaywatch_agent.notify import formatting
 from kaywatch_agent.notify.config import PagerDutyConfig
 from kaywatch_agent.notify.http import HttpClient, Response
+from kaywatch_agent.notify.receivers.account import send_to_account
 from kaywatch_agent.notify.result import DeliveryResult, judge_status
 from kaywatch_agent.units import rfc3339
 
@@ -32,10 +33,18 @@ MIN_PAUSE: Final = 30.0  # seconds after a 429, as PagerDuty advises
 _TRIGGER_NAMES: Final = {"now": "value", "errors at first": "errors"}
 
 
-def render(notification: Notification, now: float) -> dict[str, Any]:
+def render(
+    notification: Notification, now: float, *, resolve_on_no_data: bool = False
+) -> dict[str, Any]:
     """Return an event about the notification's only alert, without its routing key.
 
-    A resolve has the whole payload, too: rules that route by a field need it.
+    A resolve has the whole payload, too: rules that route by a field need it. A trigger
+    with the key of an open incident updates it.
+
+    Args:
+        notification: the message.
+        now: Unix seconds.
+        resolve_on_no_data: see `PagerDutyConfig`.
     """
     (alert,) = notification.alerts
     # A lock screen shows the summary's beginning, so the problem comes first.
@@ -49,10 +58,11 @@ def render(notification: Notification, now: float) -> dict[str, Any]:
         "component": alert.labels.get("node", "")[:MAX_FIELD],
         "group": alert.labels.get("graph", "")[:MAX_FIELD],
         "class": alert.rule[:MAX_FIELD],
-        "custom_details": _details(alert, now),
+        "custom_details": _details(notification, alert, now),
     }
+    is_over = alert.resolved and (resolve_on_no_data or not alert.ended_without_data)
     event = {
-        "event_action": "resolve" if alert.resolved else "trigger",
+        "event_action": "resolve" if is_over else "trigger",
         "dedup_key": alert.dedup_key[:MAX_KEY],
         "payload": _without_empty(payload),
         "client": "kaywatch",
@@ -65,19 +75,31 @@ def render(notification: Notification, now: float) -> dict[str, Any]:
 class PagerDuty:
     """Sends to one service or ruleset."""
 
-    render = staticmethod(render)
-
     def __init__(self, config: PagerDutyConfig, http: HttpClient) -> None:
         self._config = config
         self._http = http
 
+    def render(self, notification: Notification, now: float) -> dict[str, Any]:
+        """Return an event without its routing key."""
+        resolve = self._config.resolve_on_no_data
+        return render(notification, now, resolve_on_no_data=resolve)
+
     async def send(self, notification: Notification, now: float) -> DeliveryResult:
         """Open, add to or close an incident."""
         key = self._config.routing_key.read()
+        event = self.render(notification, now)
+        return await send_to_account(
+            notification.account, key, lambda key: self._send(event, key, now)
+        )
+
+    async def _send(
+        self, event: dict[str, Any], key: str, now: float
+    ) -> DeliveryResult:
         response = await self._http.post(
-            f"{self._config.base_url.rstrip('/')}/v2/enqueue",
-            encode({"routing_key": key, **render(notification, now)}),
+            f"{self._config.base_url}/v2/enqueue",
+            encode({"routing_key": key, **event}),
             secrets=(key,),
+            options=self._config.request_options(),
         )
         result = judge_status(response.status, response.headers, _errors(response), now)
         if result.pause:
@@ -105,16 +127,20 @@ def _headline(notification: Notification, alert: AlertDetails) -> str:
 
 
 def _source(alert: AlertDetails) -> str:
-    graph = alert.labels.get("graph", "")
-    return " on ".join(filter(None, (graph, alert.host)))[:MAX_FIELD] or "kaywatch"
+    names = map(alert.labels.get, ("service", "graph"))
+    first = next(filter(None, names), "")
+    return " on ".join(filter(None, (first, alert.host)))[:MAX_FIELD] or "kaywatch"
 
 
-def _details(alert: AlertDetails, now: float) -> dict[str, Any]:
+def _details(
+    notification: Notification, alert: AlertDetails, now: float
+) -> dict[str, Any]:
     facts = ((name.lower(), text) for name, text in formatting.facts(alert, now))
     details = {_TRIGGER_NAMES.get(name, name): text for name, text in facts}
     return _without_empty(
         {
             **details,
+            "also notified": ", ".join(notification.also),
             "condition": alert.condition,
             "episode": alert.episode,
             "fingerprint": alert.fingerprint,

@@ -9,6 +9,7 @@ warning if the app does not respond (slackapi/node-slack-sdk issue 869).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ from kaywatch_agent.model.alerts import AlertDetails, Notification, Notification
 from kaywatch_agent.notify import formatting
 from kaywatch_agent.notify.config import SlackConfig
 from kaywatch_agent.notify.http import HttpClient, Response
+from kaywatch_agent.notify.receivers.account import send_to_account
 from kaywatch_agent.notify.result import (
     DeliveryOutcome,
     DeliveryResult,
@@ -33,8 +35,10 @@ MAX_FIELD: Final = 500  # 2,000 are allowed; shorter is more readable
 MAX_FIELDS: Final = 10
 MAX_BLOCKS_TEXT: Final = 10_000  # characters of all blocks
 MAX_NAME: Final = 300  # of one alert in a list
+INVISIBLE: Final = "\u200b"  # a space of no width
 
 RED, ORANGE, BLUE, GREEN = "#d32f2f", "#f57c00", "#1976d2", "#388e3c"
+GREY: Final = "#9e9e9e"
 _STYLES: Final = {
     "critical": (RED, ":red_circle:"),
     "error": (RED, ":red_circle:"),
@@ -43,7 +47,7 @@ _STYLES: Final = {
 }
 
 # Facts that are shown above or below the fields.
-_NOT_FIELDS: Final = frozenset({"Since", "Fired", "Resolved", "Host", "Alert"})
+_NOT_FIELDS: Final = frozenset({"Since", "Fired", "Resolved", "Ended", "Host", "Alert"})
 
 _NO_PREVIEWS: Final = {"unfurl_links": False, "unfurl_media": False}
 
@@ -92,9 +96,17 @@ class Slack:
         self, payload: dict[str, Any], notification: Notification, now: float
     ) -> DeliveryResult:
         if self._config.bot_token is None:
+
+            async def post(url: str) -> DeliveryResult:
+                response = await self._http.post(
+                    url,
+                    msgspec.json.encode(payload),
+                    options=self._config.request_options(),
+                )
+                return judge_webhook(response, now)
+
             url = self._config.credential().read()
-            response = await self._http.post(url, msgspec.json.encode(payload))
-            return judge_webhook(response, now)
+            return await send_to_account(notification.account, url, post)
         result = await self._call(payload, notification, now)
         if notification.update and result.error in _CANNOT_UPDATE:
             new = msgspec.structs.replace(notification, ref="", update=False)
@@ -116,6 +128,7 @@ class Slack:
                 "Content-Type": "application/json; charset=utf-8",
             },
             secrets=(token,),
+            options=self._config.request_options(),
         )
         return judge_api(response, now)
 
@@ -123,7 +136,7 @@ class Slack:
 def render(notification: Notification, now: float) -> dict[str, Any]:
     """Return a message's payload.
 
-    The text is what a phone shows: what it is about, how severe, since when. The rest
+    A phone shows the text: the subject, the severity, and since when. The rest
     is an attachment: only attachments have a colour.
     """
     alert = notification.alerts[0]
@@ -134,7 +147,7 @@ def render(notification: Notification, now: float) -> dict[str, Any]:
     if len(notification.alerts) == 1:
         lines.append(escape(formatting.condition(alert), MAX_TEXT))
         lines.append(escape(formatting.times(alert, now), MAX_FIELD))
-        blocks = _details(alert, now)
+        blocks = _details(notification, alert, now)
     else:
         blocks = _list(notification, now)
     attachment = {"color": _colour(notification), "fallback": title, "blocks": blocks}
@@ -172,19 +185,19 @@ def address(
 
 
 def judge_webhook(response: Response, now: float) -> DeliveryResult:
-    """Return what the response of an incoming webhook means; a 200 alone is no success.
+    """Return the result of a webhook's response: its status decides.
 
-    Other services that accept Slack's payloads respond with JSON.
+    Slack sends `ok`; services that accept Slack's payloads send JSON or nothing. Only a
+    complete JSON body that says `"ok": false` makes a success a failure.
     """
     body = response.json
-    accepted = body.get("ok") is True or body.get("success") is True
-    if accepted or response.text == "ok" or not 200 <= response.status < 300:
+    if body.get("ok") is not False or not 200 <= response.status < 300:
         return judge_status(response.status, response.headers, response.text, now)
     error = str(body.get("error", ""))
     if error in _RATE_LIMITED | _TEMPORARY:
         return judge_status(429, response.headers, error, now)
     text = f"HTTP {response.status}, but not ok: {response.text[:200]}"
-    return DeliveryResult(DeliveryOutcome.DEAD, response.status, text)
+    return DeliveryResult(DeliveryOutcome.REFUSED, response.status, text)
 
 
 def judge_api(response: Response, now: float) -> DeliveryResult:
@@ -195,49 +208,58 @@ def judge_api(response: Response, now: float) -> DeliveryResult:
     if body.get("ok") is True:
         ref = f"{body.get('channel', '')} {body.get('ts', '')}"
         return sent(response.status, ref=ref if body.get("ts") else "")
-    error = str(body.get("error", "")) or "the response is not JSON"
+    if body.get("ok") is not False:
+        # A body that was cut, or not sent: the status says that it was accepted.
+        return sent(response.status)
+    error = str(body.get("error", "")) or "the response has no error"
     if error in _RATE_LIMITED:
         return judge_status(429, response.headers, error, now)
     if error in _TEMPORARY:
         return DeliveryResult(DeliveryOutcome.RETRY, response.status, error)
-    return DeliveryResult(
-        DeliveryOutcome.DEAD,
-        response.status,
-        error,
-        undelivered=True,
-        misconfigured=error in _MISCONFIGURED,
-    )
+    refused = error in _MISCONFIGURED
+    outcome = DeliveryOutcome.REFUSED if refused else DeliveryOutcome.DEAD
+    return DeliveryResult(outcome, response.status, error, undelivered=True)
 
 
 def escape(text: str, limit: int) -> str:
-    """Return a text without markup, of at most `limit` characters and a `…`.
+    """Return a text that Slack shows literally, cut to `limit` characters and a `…`.
 
-    Slack asks for these three escapes and no others; they also disarm `<!channel>`.
+    Slack asks for three escapes, which also disarm `<!channel>`. It has none for its
+    markup, so that an invisible space is added where it would read some: around `*`,
+    `_`, `~` and backticks at the edge of a word, and within `:fire:`.
     """
+    text = _MARKUP.sub(f"{INVISIBLE}\\g<0>{INVISIBLE}", text)
+    text = _EMOJI.sub(f":{INVISIBLE}", text)
     pieces: list[str] = []
-    left = limit
+    remaining = limit
     for character in text:
         piece = _ESCAPES.get(character, character)
-        if len(piece) > left:
-            return _cut(pieces, left)
+        if len(piece) > remaining:
+            return _cut(pieces, remaining)
         pieces.append(piece)
-        left -= len(piece)
+        remaining -= len(piece)
     return "".join(pieces)
 
 
 # -- inside --------------------------------------------------------------------------
 
+# Within a word, they are no markup: names such as success_rate can be copied.
+_MARKUP: Final = re.compile(r"`+|(?<![^\W_])[*_~]+|[*_~]+(?![^\W_])")
+_EMOJI: Final = re.compile(r":(?=[\w+-]*[a-zA-Z][\w+-]*:)")
+
 _ESCAPES: Final = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "\0": ""}
 _URL_ESCAPES: Final = str.maketrans({"<": "%3C", ">": "%3E", "|": "%7C", "&": "&amp;"})
 
 
-def _cut(pieces: list[str], left: int) -> str:
-    while pieces and left < 1:
-        left += len(pieces.pop())
+def _cut(pieces: list[str], remaining: int) -> str:
+    while pieces and remaining < 1:
+        remaining += len(pieces.pop())
     return "".join(pieces) + "…"
 
 
-def _details(alert: AlertDetails, now: float) -> list[dict[str, Any]]:
+def _details(
+    notification: Notification, alert: AlertDetails, now: float
+) -> list[dict[str, Any]]:
     """Return the blocks of a message about one alert."""
     blocks = _link_block(formatting.links(alert))
     fields = [
@@ -247,7 +269,8 @@ def _details(alert: AlertDetails, now: float) -> list[dict[str, Any]]:
     ][:MAX_FIELDS]
     if fields:
         blocks.append({"type": "section", "fields": fields})
-    parts = [formatting.identity(alert), escape(alert.host, MAX_NAME)]
+    also = escape(formatting.also_notified(notification), MAX_NAME)
+    parts = [formatting.identity(alert), escape(alert.host, MAX_NAME), also]
     return [*blocks, _context(" · ".join(filter(None, parts)))]
 
 
@@ -256,15 +279,20 @@ def _list(notification: Notification, now: float) -> list[dict[str, Any]]:
     first, *others = [formatting.links(alert) for alert in notification.alerts]
     shared = [link for link in first if all(link in links for links in others)]
     blocks = _link_block(shared)
-    left, left_out = MAX_BLOCKS_TEXT, notification.left_out
+    remaining, left_out = MAX_BLOCKS_TEXT, notification.left_out
     for alert in notification.alerts:
         text = _list_item(alert, shared, now)
-        if len(text) > left:
+        if len(text) > remaining:
             left_out += 1
             continue
-        left -= len(text)
+        remaining -= len(text)
         blocks.append({"type": "section", "text": _mrkdwn(text)})
-    return [*blocks, _context(f"+{left_out} more")] if left_out else blocks
+    parts = [
+        f"+{left_out} more" if left_out else "",
+        escape(formatting.also_notified(notification), MAX_NAME),
+    ]
+    text = " · ".join(filter(None, parts))
+    return [*blocks, _context(text)] if text else blocks
 
 
 def _list_item(alert: AlertDetails, shared: Links, now: float) -> str:
@@ -280,12 +308,18 @@ def _list_item(alert: AlertDetails, shared: Links, now: float) -> str:
 
 
 def _emoji(alert: AlertDetails) -> str:
+    if alert.ended_without_data:
+        return ":white_circle:"
     return ":white_check_mark:" if alert.resolved else _STYLES[alert.severity][1]
 
 
 def _colour(notification: Notification) -> str:
     firing = [alert for alert in notification.alerts if not alert.resolved]
-    return _STYLES[firing[0].severity][0] if firing else GREEN
+    if firing:
+        return _STYLES[firing[0].severity][0]
+    # One that was not confirmed healthy is enough to be no good news.
+    silent = any(alert.ended_without_data for alert in notification.alerts)
+    return GREY if silent else GREEN
 
 
 def _link_block(links: Links) -> list[dict[str, Any]]:

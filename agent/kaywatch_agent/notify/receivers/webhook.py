@@ -25,6 +25,7 @@ from kaywatch_agent.model.alerts import (
 from kaywatch_agent.notify import formatting
 from kaywatch_agent.notify.config import WebhookConfig
 from kaywatch_agent.notify.http import HttpClient
+from kaywatch_agent.notify.receivers.account import send_to_account
 from kaywatch_agent.notify.result import DeliveryOutcome, DeliveryResult, judge_status
 from kaywatch_agent.units import rfc3339
 
@@ -46,11 +47,12 @@ _FIELDS: Final = (
     *("id", "rule", "severity", "labels", "fingerprint", "dedup_key", "episode"),
     *("condition", "value", "threshold", "clear", "worst", "unit", "window_seconds"),
     *("executions", "errors", "completeness", "reason", "transition", "history"),
-    *("host", "flapping", "note"),
+    *("host", "flapping", "note", "next_step"),
 )
 _TIMES: Final = ("started", "fired", "worst_at", "ended")
-# Without `message`: it may contain data of the application's users.
-_EVIDENCE_FIELDS: Final = ("node", "type", "phase", "outcome", "attempts", "run")
+_EVIDENCE_FIELDS: Final = (
+    *("node", "type", "message", "phase", "outcome", "attempts", "run"),
+)
 
 
 class Webhook:
@@ -76,15 +78,25 @@ class Webhook:
             key = self._config.secret.read()
             secrets = (key,)
             headers |= self._sign(key, notification.id, body, now)
+
+        async def post(url: str) -> DeliveryResult:
+            response = await self._http.post(
+                url,
+                body,
+                headers,
+                secrets=secrets,
+                options=self._config.request_options(),
+            )
+            return judge_status(
+                response.status,
+                response.headers,
+                response.text,
+                now,
+                gone=DeliveryOutcome.GONE,
+            )
+
         url = self._config.url.read()
-        response = await self._http.post(url, body, headers, secrets=secrets)
-        return judge_status(
-            response.status,
-            response.headers,
-            response.text,
-            now,
-            gone=DeliveryOutcome.GONE,
-        )
+        return await send_to_account(notification.account, url, post)
 
     def _sign(
         self, key: str, message_id: str, body: bytes, now: float
@@ -146,6 +158,7 @@ def native_body(notification: Notification, now: float) -> dict[str, Any]:
         "delayed_seconds": round(formatting.delay(notification, now), 3),
         "group": notification.group,
         "left_out": notification.left_out,
+        "also_notified": list(notification.also),
         "alerts": [_native_alert(alert) for alert in notification.alerts],
         "agent": {"name": "kaywatch", "version": __version__},
     }

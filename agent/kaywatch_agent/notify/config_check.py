@@ -1,0 +1,124 @@
+"""Checks what the keys of receivers refer to: files, variables, and their content.
+
+A defect stops a receiver from working: the agent starts all the same, since the file
+may appear later, and reports it on `/health`. A warning is about a risk.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final, NamedTuple
+from urllib.parse import urlsplit
+
+from kaywatch_agent.errors import ConfigError
+from kaywatch_agent.notify.config import (
+    HeartbeatConfig,
+    PagerDutyConfig,
+    ReceiverConfig,
+    SlackConfig,
+    WebhookConfig,
+)
+from kaywatch_agent.notify.secret import Secret
+from kaywatch_agent.settings.reader import check_url
+
+__all__ = ["ConfigNote", "find_defects", "find_warnings"]
+
+KEY_LENGTH: Final = 32  # of an integration key of PagerDuty
+
+# The secrets that are URLs.
+_URLS: Final = frozenset({"url", "webhook_url"})
+
+# The hosts of known services, and the type of receiver for each.
+_HOSTS: Final = {
+    "hooks.slack.com": "slack",
+    "events.pagerduty.com": "pagerduty",
+    "events.eu.pagerduty.com": "pagerduty",
+}
+
+
+class ConfigNote(NamedTuple):
+    """What is wrong or risky, with its key, and the fix."""
+
+    text: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.text}; {self.fix}"
+
+
+def find_defects(
+    receivers: Mapping[str, ReceiverConfig], heartbeat: HeartbeatConfig
+) -> list[ConfigNote]:
+    """Return why receivers cannot work as they are configured."""
+    notes = [
+        note
+        for config in receivers.values()
+        for name, secret in config.secrets().items()
+        for note in _check_secret(config, name, secret)
+    ]
+    if heartbeat.url is not None:
+        notes += _check_secret(None, "url", heartbeat.url)
+    return notes
+
+
+def find_warnings(receivers: Mapping[str, ReceiverConfig]) -> list[ConfigNote]:
+    """Return the secrets that the configuration or other users' permissions expose."""
+    notes = []
+    for config in receivers.values():
+        for name, secret in config.secrets().items():
+            if not secret.source:
+                fix = f"set {name}_file, with mode 0600, or {name}_credential"
+                text = f"{secret.key}: a secret in the configuration file"
+                notes.append(ConfigNote(text, fix))
+            elif secret.source == "_file":
+                notes += _check_mode(secret)
+    return notes
+
+
+# -- inside --------------------------------------------------------------------------
+
+
+def _check_secret(
+    config: ReceiverConfig | None, name: str, secret: Secret
+) -> Iterator[ConfigNote]:
+    try:
+        value = secret.read()
+        if name in _URLS:
+            check_url(secret.key, value)
+    except ConfigError as error:
+        yield ConfigNote(str(error), "correct the key, the file or the variable")
+        return
+    if name in _URLS:
+        yield from _check_host(config, secret, value)
+    elif isinstance(config, PagerDutyConfig) and len(value) != KEY_LENGTH:
+        yield ConfigNote(
+            f"{secret.key}: {len(value)} characters, expected {KEY_LENGTH}",
+            "copy the integration key of an integration of type Events API v2",
+        )
+
+
+def _check_host(
+    config: ReceiverConfig | None, secret: Secret, value: str
+) -> Iterator[ConfigNote]:
+    kind = _HOSTS.get(urlsplit(value).hostname or "")
+    expected = isinstance(config, SlackConfig | WebhookConfig)
+    if kind is None or not expected or config is None or config.type == kind:
+        return
+    yield ConfigNote(
+        f'{secret.key}: a URL for type = "{kind}", but the type is "{config.type}"',
+        f'set type = "{kind}"',
+    )
+
+
+def _check_mode(secret: Secret) -> Iterator[ConfigNote]:
+    try:
+        mode = stat.S_IMODE(Path(secret.location).stat().st_mode)
+    except OSError:
+        return  # a defect already
+    if mode & (stat.S_IROTH | stat.S_IWOTH):
+        yield ConfigNote(
+            f"{secret.key}: every user can access {secret.location} ({mode:04o})",
+            f"chmod 0600 {secret.location}",
+        )

@@ -1,0 +1,40 @@
+"""What a message depends on besides its content: its trigger, and other receivers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from kaywatch_agent.model.alerts import NotificationKind
+from kaywatch_agent.notify.message import OutboxMessage, episode_key
+from kaywatch_agent.notify.store import OutboxStore
+
+__all__ = ["other_receivers", "trigger_account"]
+
+
+def trigger_account(store: OutboxStore, message: OutboxMessage) -> str:
+    """Return the credential that accepted the trigger of a resolve; empty for none."""
+    if message.kind is not NotificationKind.RESOLVED:
+        return ""
+    for entry in message.entries:
+        first = store.episode(episode_key(message, entry.alert)).first
+        trigger = store.messages.get(first)
+        if trigger is not None and trigger.account:
+            return trigger.account
+    return ""
+
+
+def other_receivers(
+    store: OutboxStore, message: OutboxMessage, names: Iterable[str]
+) -> tuple[str, ...]:
+    """Return the other receivers that were notified of a message's alerts."""
+    if message.kind is NotificationKind.TEST:
+        return ()
+    episodes = [
+        (entry.alert.dedup_key, entry.alert.episode) for entry in message.entries
+    ]
+    return tuple(
+        name
+        for name in names
+        if name != message.receiver
+        and any(store.knows((name, "", *episode)) for episode in episodes)
+    )

@@ -1,0 +1,71 @@
+"""The keys that say how requests to a receiver or a heartbeat's URL are sent."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from kaywatch_agent.notify.request_options import RequestOptions
+from kaywatch_agent.settings.reader import Duration, ErrorCollector, check_url
+from kaywatch_agent.units import parse_duration
+
+__all__ = ["RequestConfig"]
+
+# Requests take longer only to a receiver that hangs, and messages wait meanwhile.
+MIN_TIMEOUT: Final = 0.1
+MAX_TIMEOUT: Final = 60.0
+_HEADER: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+# kaywatch sets them from the body, and a receiver's signature depends on them.
+_OWN_HEADERS: Final = frozenset({"content-length", "transfer-encoding", "host"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestConfig:
+    """How requests are sent.
+
+    Attributes:
+        timeout: how long a request may take.
+        headers: sent with each request, such as `{ Authorization = "Bearer ..." }`.
+        proxy: the URL of an HTTP proxy, or `environment` for HTTPS_PROXY and NO_PROXY.
+        ca: a file of trusted CA certificates; by default those of the system.
+    """
+
+    timeout: Duration = "15s"
+    headers: dict[str, str] = field(default_factory=dict)
+    proxy: str = ""
+    ca: str = ""
+
+    @property
+    def path(self) -> str:
+        """The prefix of its keys in error messages."""
+        return ""
+
+    def request_options(self) -> RequestOptions:
+        """Return how its requests are sent."""
+        return RequestOptions(
+            parse_duration(self.timeout), self.headers, self.proxy, self.ca
+        )
+
+    def check_requests(self) -> None:
+        """Validate the keys of this class.
+
+        Raises:
+            ConfigError: all errors.
+        """
+        problems = ErrorCollector()
+        if not MIN_TIMEOUT <= parse_duration(self.timeout) <= MAX_TIMEOUT:
+            problems.add(
+                self.path + "timeout", f'"{self.timeout}" is not between 100ms and 60s'
+            )
+        if self.proxy not in ("", "environment"):
+            with problems.collect():
+                check_url(self.path + "proxy", self.proxy)
+        for name, value in self.headers.items():
+            valid = _HEADER.fullmatch(name) and value.isascii() and value.isprintable()
+            if not valid or name.lower() in _OWN_HEADERS:
+                problems.add(f"{self.path}headers.{name}", "not a valid header")
+        if self.ca and not Path(self.ca).is_file():
+            problems.add(self.path + "ca", f"there is no file {self.ca}")
+        problems.raise_all()
