@@ -39,6 +39,7 @@ from kaywatch_agent.web.responses import (
     send,
 )
 from kaywatch_agent.web.routes import ENDPOINTS, LIVE_STREAM
+from kaywatch_agent.web.shared_results import SharedResults
 from kaywatch_agent.web.snapshot import AgentSnapshot, ClientActivity
 from kaywatch_agent.web.stream import Streams
 from kaywatch_agent.web.view import AgentView
@@ -55,13 +56,13 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class WebApplication:
-    """Responds to requests with what an agent knows.
+    """Responds to requests with the data of an agent.
 
     Attributes:
         metrics: of the HTTP server.
         access: decides which requests are allowed.
         streams: the open event streams.
-        feeds: send what has changed to readers at each tick.
+        feeds: send changes to readers at each tick.
         workers: build responses.
     """
 
@@ -77,6 +78,7 @@ class WebApplication:
         self.metrics.streams.set_function(lambda: len(self.streams))
         self.workers = WorkerThreads()
         self._day_before = DayBefore()
+        self._shared = SharedResults()
         self.feeds = LiveFeeds(self._snapshot, self.workers)
 
     def build(self) -> web.Application:
@@ -148,10 +150,12 @@ class WebApplication:
 
     async def _describe_clients(self) -> tuple[ClientDetails, ...]:
         """Describe all clients, while other tasks run in between."""
-        known = list(self._agent.clients)
+        agent_clients = list(self._agent.clients)
         described: list[ClientDetails] = []
-        for start in range(0, len(known), CLIENTS_AT_ONCE):
-            described += map(clients.describe, known[start : start + CLIENTS_AT_ONCE])
+        for start in range(0, len(agent_clients), CLIENTS_AT_ONCE):
+            described += map(
+                clients.describe, agent_clients[start : start + CLIENTS_AT_ONCE]
+            )
             await asyncio.sleep(0)
         return tuple(described)
 
@@ -159,7 +163,7 @@ class WebApplication:
         """Return a snapshot of everything that a response may need."""
         agent = self._agent
         now = agent.clock()
-        known = list(agent.clients)
+        agent_clients = list(agent.clients)
         return AgentSnapshot(
             now=now,
             started=agent.health.started,
@@ -169,12 +173,13 @@ class WebApplication:
             health=agent.health.status(now),
             usage=agent.usage(),
             socket=agent.socket(),
-            peak_memory=_peak_memory(known),
-            client_states=Counter(client.state.value for client in known),
-            activities=tuple(map(_activity, filter(_is_active, known))),
+            peak_memory=_peak_memory(agent_clients),
+            client_states=Counter(client.state.value for client in agent_clients),
+            activities=tuple(map(_activity, filter(_is_active, agent_clients))),
             own_metrics=tuple(self._registry.collect()),
             backtest=agent.backtest,
             day_before=self._day_before,
+            shared=self._shared,
             alerts=agent.alerting.snapshot,
             alert_states=agent.alerting.counts,
             **details,
@@ -190,7 +195,7 @@ class WebApplication:
         connection = cast(HttpConnection, request.protocol)
         connection.begin_request()
         try:
-            response = await self._checked(request, handler)
+            response = await self._check_request(request, handler)
         finally:
             connection.end_request()
         resource = request.match_info.route.resource
@@ -199,7 +204,7 @@ class WebApplication:
         self.metrics.requests.labels(path, status).add()
         return response
 
-    async def _checked(
+    async def _check_request(
         self, request: web.Request, handler: Handler
     ) -> web.StreamResponse:
         try:
@@ -242,7 +247,7 @@ def _build(
     if not isinstance(response, EncodedResponse):
         failed = endpoint.is_failure is not None and endpoint.is_failure(response)
         response = json_response(response, 503 if failed else 200)
-    return response.compressed() if snapshot.gzip else response
+    return response.compress() if snapshot.gzip else response
 
 
 def _is_active(client: Client) -> bool:

@@ -9,12 +9,12 @@ from typing import Final
 
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.runtime.sockets import MAX_PATH, check_mode, group_number
-from kaywatch_agent.web.routes import ENDPOINTS
 
 __all__ = ["HttpConfig", "is_loopback"]
 
 MAX_PORT: Final = 65_535
 UNIX: Final = "unix:"
+DEFAULT_PUBLIC: Final = ("/health",)
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class HttpConfig:
     admin_tokens_file: str = ""
     read_tokens_credential: str = ""
     admin_tokens_credential: str = ""
-    public: tuple[str, ...] = ("/health",)
+    public: tuple[str, ...] = DEFAULT_PUBLIC
     tls_certificate_file: str = ""
     tls_key_file: str = ""
     tls_key_credential: str = ""
@@ -70,11 +70,19 @@ class HttpConfig:
         for name in ("connections", "streams"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}: at least 1")
+        if self.public != DEFAULT_PUBLIC:
+            self._check_public()
+        if not self.unix_path and not is_loopback(self.address[0]):
+            self.check_exposure(self.listen)
+
+    def _check_public(self) -> None:
+        # This imports the server, aiohttp included: 0.3 s for `kaywatch check`, which
+        # systemd runs before each start.
+        from kaywatch_agent.web.routes import ENDPOINTS
+
         unknown = set(self.public) - {endpoint.path for endpoint in ENDPOINTS}
         if unknown:
             raise ValueError(f"public: unknown path {min(unknown)!r}; see docs/http.md")
-        if not self.unix_path and not is_loopback(self.address[0]):
-            self.check_exposure(self.listen)
 
     def _check_files(self) -> None:
         for key in ("read_tokens", "admin_tokens", "tls_key"):

@@ -38,7 +38,7 @@ class Endpoint:
         durable: whether the change is answered once it is in the store.
         body: the type of the request body; None for none.
         media_types: those of a response that is not a JSON struct.
-        errors: the error statuses besides those that every endpoint has.
+        errors: the error statuses in addition to those of every endpoint.
         is_failure: whether a response is sent with status 503 instead of 200.
         inline: respond on the event loop, however busy the threads are.
         is_public: whether it needs no token; for what contains no data.
@@ -140,7 +140,7 @@ def change(
         method=method,
         parameters=parameters,
         response=get_type_hints(respond)["return"] if respond else result,
-        respond=respond or _unchanged,
+        respond=respond or _return_unchanged,
         change=apply,
         durable=durable,
         body=None if body is type(None) else body,
@@ -148,5 +148,5 @@ def change(
     )
 
 
-def _unchanged(_: AgentSnapshot, result: Struct) -> Struct:
+def _return_unchanged(_: AgentSnapshot, result: Struct) -> Struct:
     return result

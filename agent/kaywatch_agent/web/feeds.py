@@ -20,7 +20,7 @@ from kaywatch_agent.web.workers import WorkerThreads
 
 __all__ = ["LiveFeeds"]
 
-# Updates queued for one reader. With more it gets everything anew instead.
+# Updates queued for one reader. Beyond it, the reader gets everything again instead.
 MAX_UPDATES: Final = 8
 
 log = structlog.get_logger("kaywatch.agent")
@@ -64,7 +64,7 @@ class LiveFeeds:
                 del self._feeds[window]
 
     def publish(self) -> None:
-        """Send what has changed to all readers."""
+        """Send changes to all readers."""
         if not self._closed:
             for feed in self._feeds.values():
                 feed.publish()
@@ -126,7 +126,7 @@ class _Feed:
             pass  # the server is too busy; the next tick tries again
         except Exception:
             log.exception("live update failed")
-            # Half of an update may be in it: start anew.
+            # Half of an update may be in it, so start again.
             self._report = self._report.restarted()
             for reader in self.readers:
                 reader.needs_full = True
@@ -178,7 +178,7 @@ class _LiveSubscription(Subscription):
         self.wake()
 
     def add(self, changes: bytes) -> None:
-        """Send what has changed; for a slow reader, forget what it has not read."""
+        """Send changes; drop unread updates of a slow reader."""
         if len(self._updates) >= MAX_UPDATES:
             self._updates.clear()
             self.needs_full = True

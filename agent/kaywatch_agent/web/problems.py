@@ -22,7 +22,7 @@ class Problem(Exception):
     Attributes:
         status: the HTTP status.
         code: one word for programs.
-        message: what is wrong, with the name and the value.
+        message: the problem, with the name and the value.
         hint: how to fix it; may be empty.
         headers: further headers of the response.
     """

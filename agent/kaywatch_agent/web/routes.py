@@ -10,12 +10,14 @@ from kaywatch_agent.web.api import (
     alerts,
     changes,
     clients,
+    episodes,
     events,
     graphs,
     health,
     heatmap,
     live,
     llm,
+    node_list,
     nodes,
     notifications,
     openapi,
@@ -26,6 +28,7 @@ from kaywatch_agent.web.api import (
     silences,
     topology,
 )
+from kaywatch_agent.web.api.diagnosis import problem_list
 from kaywatch_agent.web.api.parameters import AnyQuery, NoQuery
 from kaywatch_agent.web.endpoint import Endpoint, change, get
 from kaywatch_agent.web.pages import dashboard, silence_page
@@ -97,7 +100,12 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
         "All nodes and graphs by name, in the form of KayGraph's MetricsExporter.",
         graphs.export,
     ),
-    get("/api/v1/nodes", "Statistics of all nodes.", nodes.list_nodes),
+    get(
+        "/api/v1/nodes",
+        "Statistics of all nodes, or of a page of them.",
+        node_list.list_nodes,
+        may_miss=True,
+    ),
     get(
         "/api/v1/nodes/{node}/stats",
         "One node: its statistics, errors and custom metrics.",
@@ -127,6 +135,17 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
         needs_clients=True,
     ),
     get(
+        "/api/v1/episodes",
+        "When alerts fired: the episodes of all alerts within a period.",
+        episodes.list_episodes,
+    ),
+    get(
+        "/api/v1/problems",
+        "What is wrong now: since when, where, and what it cost.",
+        problem_list.list_problems,
+        needs_clients=True,
+    ),
+    get(
         "/api/v1/llm",
         "Calls of language models: tokens, cost, duration, errors and waste.",
         llm.llm,
@@ -150,7 +169,7 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     ),
     get(
         "/api/v1/clients",
-        "The processes that send, and those that left within the hour.",
+        "The processes that send, and processes that left within the hour.",
         clients.list_clients,
         needs_clients=True,
     ),
@@ -161,7 +180,7 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     ),
     get(
         "/api/v1/alerts",
-        "Alerts, the most urgent first, including those that ended within a day.",
+        "Alerts, the most urgent first, including alerts that ended within a day.",
         alerts.list_alerts,
     ),
     get(

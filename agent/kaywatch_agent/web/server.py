@@ -22,7 +22,7 @@ from kaywatch_agent.web.guard.connections import KEEPALIVE_SECONDS, ConnectionLi
 from kaywatch_agent.web.guard.tls import Tls
 from kaywatch_agent.web.view import AgentView
 
-__all__ = ["WebServer", "check"]
+__all__ = ["WebServer"]
 
 # Bytes of a request's first line. Four names of 200 characters, each of which takes up
 # to 12 bytes when percent-encoded, are 9.6 kB.
@@ -121,7 +121,7 @@ class WebServer:
         await self.application.workers.stop()
 
     def publish(self) -> None:
-        """Send what has changed to subscribers; called after each tick."""
+        """Send changes to subscribers; called after each tick."""
         self.application.feeds.publish()
         if self._tls is not None:
             self._tls.refresh(time.monotonic())
@@ -185,17 +185,6 @@ class WebServer:
         scheme = "https" if config.tls else "http"
         host, port = names[0][:2]
         return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
-
-
-def check(config: HttpConfig) -> None:
-    """Read tokens and certificates, to report errors before the start.
-
-    Raises:
-        ConfigError: they cannot be used.
-    """
-    AccessControl(config)
-    if config.tls:
-        Tls(config.tls_certificate_file, config.tls_key)
 
 
 def _logger() -> logging.Logger:

@@ -12,12 +12,13 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from kaywatch_agent.aggregate.bucket import Bucket, Dimension, gather
+from kaywatch_agent.aggregate.bucket import EMPTY, Bucket, Dimension, merge
 from kaywatch_agent.aggregate.completeness import Completeness
 from kaywatch_agent.aggregate.group_stats import (
     ALL_DIMENSIONS,
     GroupStats,
     SeriesGroups,
+    few_rows,
 )
 from kaywatch_agent.aggregate.view import BUCKET_SECONDS, HOUR, View, bucket_seconds
 from kaywatch_agent.model.alerts import MessageRecord, ReceiverRecord
@@ -32,6 +33,7 @@ from kaywatch_agent.units import MIB
 from kaywatch_agent.web.api import schema
 from kaywatch_agent.web.api.parameters import moment_seconds, window_seconds
 from kaywatch_agent.web.day_before import DayBefore
+from kaywatch_agent.web.shared_results import SharedResults
 from kaywatch_agent.web.view import AgentUsage, BacktestSummary
 
 __all__ = [
@@ -78,7 +80,8 @@ class AgentSnapshot:
         activities: what each connected client executes.
         own_metrics: the agent's own metrics.
         backtest: evaluates a rule over the past; see `AgentView`.
-        day_before: returns what is usual.
+        day_before: returns the usual values.
+        shared: keeps results that are the same for all readers.
         alerts: returns all about alerts; waits until an evaluation has ended.
         alert_states: how many alerts are in each state.
         clients: descriptions of the clients, for endpoints that need them.
@@ -101,6 +104,7 @@ class AgentSnapshot:
     own_metrics: OwnMetrics
     backtest: Callable[[Rule, float], BacktestSummary]
     day_before: DayBefore
+    shared: SharedResults
     alerts: Callable[[], AlertsSnapshot]
     alert_states: Mapping[AlertState, int] = field(default_factory=dict)
     clients: tuple[schema.ClientDetails, ...] = ()
@@ -128,6 +132,11 @@ class AgentSnapshot:
         for kind in kinds:
             for row in self.rows[kind]:
                 yield keys[row]
+
+    def rows_of(self, matches: Matches) -> NDArray[np.int64] | None:
+        """Return the rows of matching series, sorted; None if they are not few."""
+        included = np.fromiter(map(matches, self.keys), np.bool_, len(self.keys))
+        return few_rows(np.where(included, 0, -1))
 
     def groups(
         self,
@@ -163,6 +172,7 @@ class Window:
         duration: str | int | None,
         end: str | None = None,
         buckets: list[Bucket] | None = None,
+        matches: Matches | None = None,
     ) -> None:
         """Select buckets.
 
@@ -173,6 +183,7 @@ class Window:
                 there is an end.
             end: when the window ends, as a parameter's text; None for now.
             buckets: those of the window, if they are known.
+            matches: the only series whose statistics will be read; None for all.
         """
         seconds = window_seconds(duration) if isinstance(duration, str) else duration
         if seconds is None and end is not None:
@@ -183,7 +194,13 @@ class Window:
         if seconds is not None:
             self.start, self.end = period(view, seconds, end)
         self._snapshot = snapshot
-        self._buckets = self._gather(view) if buckets is None else buckets
+        # Completeness concerns all series, as a lost event has no known one.
+        self._rows = None if matches is None else snapshot.rows_of(matches)
+        self._archived = EMPTY
+        if buckets is None:
+            # Merged once, as the statistics of several groups are read.
+            buckets = [self._merge()]
+        self._buckets = buckets
 
     def stats(
         self,
@@ -194,7 +211,7 @@ class Window:
         return self._collect(groups.numbers, len(groups), dimensions)
 
     def sums(self, numbers: NDArray[np.int64], size: int) -> NDArray[np.float64]:
-        """Return the sums of the values of groups; 0 for what is no positive number.
+        """Return the sums of the values of groups; 0 for a sum that is not positive.
 
         Args:
             numbers: the number of the group by row; -1 for none.
@@ -208,14 +225,31 @@ class Window:
     def completeness(self) -> Completeness:
         """How complete the statistics of this window are."""
         completeness = self._snapshot.unaccounted()
-        for bucket in self._buckets:
+        buckets: Iterable[Bucket] = self._buckets
+        if self._rows is not None:
+            buckets = chain([self._archived], self._recent(facts=False))
+        for bucket in buckets:
             completeness.add(bucket)
         return completeness
 
-    def _gather(self, view: View) -> list[Bucket]:
+    def _merge(self) -> Bucket:
+        view = self._snapshot.view
         if self.seconds is None:
-            return [view.totals]
-        return gather(bucket for _, bucket in view.between(self.start, self.end))
+            return view.totals
+        if self._rows is None:
+            return view.merged(self.start, self.end)
+        archived = view.archived(self.start, self.end)
+        self._archived = merge(bucket for _, bucket in archived)
+        return merge(chain([self._archived], self._recent(self._rows)))
+
+    def _recent(
+        self, rows: NDArray[np.int64] | None = None, facts: bool = True
+    ) -> Iterator[Bucket]:
+        view = self._snapshot.view
+        if self.seconds is None:
+            return iter([view.totals])
+        recent = view.recent(self.start, self.end, rows, facts)
+        return (bucket for _, bucket in recent)
 
     def _collect(
         self, numbers: NDArray[np.int64], size: int, dimensions: Collection[Dimension]
@@ -232,7 +266,7 @@ def period(
     """Return a period in whole buckets of the size that is kept of its time.
 
     Args:
-        view: says what is now.
+        view: determines the current time.
         duration: in seconds or as a parameter's text; None for an hour.
         end: as a parameter's text; None for now.
     """

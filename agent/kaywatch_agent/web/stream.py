@@ -122,7 +122,7 @@ class Streams:
         return response
 
     async def close(self) -> None:
-        """End all streams; abort the connections of those that do not read the end."""
+        """End all streams; abort connections whose peers do not read the end."""
         self._closed = True
         for subscription in self._open:
             subscription.close()

@@ -82,7 +82,7 @@ class AgentView:
         alerting: alerts, rules and silences.
         delivery: messages and receivers.
         view: returns the data that was aggregated up to the last tick.
-        clients: the connected clients, and those that left lately.
+        clients: the connected clients, and clients that left recently.
         socket: returns the path of the socket that clients push to.
         usage: returns the agent's use of resources.
         clock: returns Unix seconds.

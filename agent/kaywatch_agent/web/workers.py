@@ -13,8 +13,8 @@ __all__ = ["WorkerThreads"]
 
 T = TypeVar("T")
 
-# Each thread may hold the interpreter for its switch interval of 5 ms, so that the
-# event loop waits at most 10 ms, and not 160 ms as with asyncio's default pool.
+# The event loop may have to wait for each of them to release the interpreter, and for
+# all 32 of asyncio's default pool.
 THREADS: Final = 2
 
 # Requests in the threads or waiting for one; more are refused with 503.

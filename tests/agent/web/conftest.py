@@ -48,7 +48,7 @@ def fill(served: Served) -> None:
         pay(0.5, Outcome.OK, 1, "default")
         for name in STRANGE:
             recorder.series("odd/graph", name).record(0.001)
-    lose(served, {"buffer_full": 10})
+    report_lost(served, {"buffer_full": 10})
 
 
 def checkout(recorder: Recorder) -> None:
@@ -113,7 +113,7 @@ def custom_metrics() -> None:
     kaywatch.count("orders", 2)
 
 
-def lose(served: Served, drops: dict[str, int]) -> None:
+def report_lost(served: Served, drops: dict[str, int]) -> None:
     """Let a client of `shop` say that it lost events."""
     served.receive(
         [

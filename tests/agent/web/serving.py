@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode, urlsplit
 
 from tests.agent.protocol.fakes import Agent, Conversation
+from tests.agents import DEADLINE
 
 from kaywatch import wire
 from kaywatch._process import process
@@ -51,7 +52,7 @@ class FakePeer:
         self.closed = False
         self._bytes = megabytes * MEGABYTE
 
-    def exited(self) -> bool:
+    def has_exited(self) -> bool:
         return self.closed
 
     def sample(self) -> ProcessSample | None:
@@ -65,7 +66,7 @@ class FakePeer:
 
 
 class FakeLink:
-    """A connection that keeps what is sent to the client."""
+    """A connection that keeps the data sent to the client."""
 
     backlog = 0
 
@@ -98,7 +99,7 @@ class Answer(NamedTuple):
 
 
 class NoPost:
-    """Receivers, none of which is there; and messages that nobody took."""
+    """Receivers that do not exist, and messages that were not delivered."""
 
     def __init__(self) -> None:
         self.dead = ["msg_1", "msg_2"]
@@ -234,7 +235,7 @@ class Served:
         self.loop.close()
 
     def _cancel(self) -> None:
-        """End what waits for the rest of bodies that nobody wants."""
+        """End the reading of bodies that are no longer needed."""
         for task in asyncio.all_tasks(self.loop) - {asyncio.current_task()}:
             task.cancel()
 
@@ -271,7 +272,7 @@ class Served:
     def recording(
         self, service: str, *, bye: bool = False, **peer: int
     ) -> Iterator[Recorder]:
-        """Take in what is recorded within the block, by a client of its own."""
+        """Accept the events recorded in the block, as a separate client."""
         with capture() as captured:
             # A process sends all of its graphs' wirings; this one is a new process.
             process.recorder.topologies.clear()
@@ -298,7 +299,7 @@ class Served:
     ) -> Answer:
         """Return the answer of a path."""
         target = f"{path}?{urlencode(parameters)}" if parameters else path
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=30)
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=DEADLINE)
         try:
             connection.request(method, target, headers=headers or {})
             response = connection.getresponse()
@@ -325,16 +326,17 @@ def serving(
         served.stop()
 
 
-def until(condition: Callable[[], Any], what: str, deadline: float = 20.0) -> Any:
-    """Return the condition's value once it is true; fail after the deadline."""
-    end = time.monotonic() + deadline
-    while time.monotonic() < end:
-        value = condition()
-        if value:
-            return value
-        time.sleep(0.01)
-    raise AssertionError(f"not within {deadline} s: {what}")
-
-
 def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not JSON")
+
+
+def evaluate(served: Served) -> None:
+    """Evaluate the rules once, and wait for it."""
+    source = served.source
+
+    async def work() -> None:
+        update = await source.alerting.evaluate(source.view(), source.clients)
+        source.requests += update.requests
+
+    served.await_(work())
+    assert not source.alerting.problem

@@ -1,4 +1,4 @@
-"""Readers in threads, and batches that come in meanwhile: nobody sees a half."""
+"""Readers in threads never see a partial update while batches arrive."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers that say no: always JSON, with a code, what is wrong and what to do."""
+"""Error responses: always JSON, with a code, the problem and the fix."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ from kaywatch_agent.web.server import HttpConfig, WebServer
             "/api/v1/nodes?windw=5m",
             "unknown_parameter",
             "unknown parameter 'windw'",
-            "did you mean 'window'? known here: window, end, graph, service",
+            (
+                "did you mean 'window'? known here: window, end, graph, service, sort,"
+                " limit, cursor"
+            ),
         ),
         (
             "/api/v1/rule_metrics?x=1",
@@ -164,7 +167,7 @@ def test_a_busy_agent_refuses_rather_than_piles_up(
     assert answer.status == 503
     assert answer.error["code"] == "busy"
     assert answer.headers["Retry-After"] == "1"
-    # What tells whether the agent lives is never refused.
+    # The request for the agent's health is never rejected.
     assert served.ask("/health").status == 200
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import re
 from pathlib import Path
 
 import pytest
 from tests.agent.web.serving import Served
+from tests.conftest import ROOT
 
+from kaywatch_agent.rules.metrics import METRICS
 from kaywatch_agent.web.pages import dashboard
 
 SCRIPT = "console.log('ä');\n" * 100
@@ -15,7 +18,7 @@ SCRIPT = "console.log('ä');\n" * 100
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A page with one script, and a secret beside it."""
+    """A page with one script, in a folder with a secret."""
     (tmp_path / "secret").write_text("secret")
     page = tmp_path / "page"
     (page / "assets").mkdir(parents=True)
@@ -75,3 +78,10 @@ def test_without_its_files_the_page_shows_how_to_build_it(
     assert answer.status == 200
     assert b"make page" in answer.body
     assert shop.ask("/assets/main.js").status == 404
+
+
+def test_the_page_knows_which_metrics_of_rules_have_no_chart() -> None:
+    source = (ROOT / "agent/dashboard/src/alerts/condition.ts").read_text()
+    (names,) = re.findall(r"NOT_STORED = new Set\(\[(.*?)\n\]\);", source, re.DOTALL)
+    without = {name for name, metric in METRICS.items() if metric.compute is None}
+    assert set(re.findall(r'"(\w+)"', names)) == without

@@ -26,6 +26,7 @@ from kaywatch_agent.rules.alert import (
 )
 from kaywatch_agent.rules.snapshot import AlertsSnapshot
 from kaywatch_agent.rules.state import AlertState
+from kaywatch_agent.web.api.episodes import AlertEpisode, episodes_of
 from kaywatch_agent.web.api.parameters import Graph, Node, OfSeverity, Service
 from kaywatch_agent.web.api.schema import ResponseBody
 from kaywatch_agent.web.problems import not_found
@@ -37,7 +38,7 @@ __all__ = [
     "count_states",
     "find_alert",
     "list_alerts",
-    "most_urgent_first",
+    "sort_by_urgency",
     "view_alert",
 ]
 
@@ -136,13 +137,15 @@ class AlertReceiver(ResponseBody):
 class AlertResponse(ResponseBody):
     """One alert, its timeline, what was known when it fired, and its notifications.
 
-    `left_out` counts the entries of the timeline that are no longer kept. `context` has
-    the values of the last windows before it fired as `history`, the oldest first.
+    `episodes` are the times at which it fired, from the timeline; `left_out` counts the
+    entries that are no longer kept. `context` has the values of the last windows before
+    it fired as `history`, the oldest first.
     """
 
     timestamp: Moment
     alert: AlertView
     timeline: list[TimelineEntry]
+    episodes: list[AlertEpisode]
     left_out: Count
     worst: WorstValue | None
     context: FiringContext
@@ -152,8 +155,9 @@ class AlertResponse(ResponseBody):
 def list_alerts(snapshot: AgentSnapshot, query: AlertsQuery) -> AlertList:
     """Return the matching alerts, the most urgent first."""
     alerts = snapshot.alerts()
+    # Only the alerts that are shown are rendered: a page may show ten of thousands.
     matching = [alert for alert in alerts.alerts if _matches(alerts, alert, query)]
-    shown = most_urgent_first(alerts, matching)[: query.limit]
+    shown = sort_by_urgency(alerts, matching)[: query.limit]
     return AlertList(
         timestamp=alerts.now,
         matching=len(matching),
@@ -170,10 +174,12 @@ def alert_details(snapshot: AgentSnapshot, query: AlertQuery) -> AlertResponse:
     """
     alerts = snapshot.alerts()
     alert = find_alert(alerts, query.id)
+    view = view_alert(alerts, alert)
     return AlertResponse(
         timestamp=alerts.now,
-        alert=view_alert(alerts, alert),
+        alert=view,
         timeline=alert.timeline,
+        episodes=episodes_of(alert.timeline, view.unit, view.window_seconds),
         left_out=alert.dropped_entries,
         worst=alert.worst,
         context=alert.context,
@@ -189,8 +195,8 @@ def find_alert(alerts: AlertsSnapshot, name: str) -> Alert:
     """
     alert = next((alert for alert in alerts.alerts if alert.id == name), None)
     if alert is None:
-        known = [alert.id for alert in alerts.alerts]
-        raise not_found("alert", name, known, "/api/v1/alerts")
+        ids = [alert.id for alert in alerts.alerts]
+        raise not_found("alert", name, ids, "/api/v1/alerts")
     return alert
 
 
@@ -207,20 +213,22 @@ def view_alert(alerts: AlertsSnapshot, alert: Alert) -> AlertView:
         receivers=list(rule.notify) if rule else [],
         suppressed={name: str(why) for name, why in _suppressions(alert).items()},
         notified={
-            name: _in_unix_time(alerts, notification)
+            name: _to_unix_time(alerts, notification)
             for name, notification in alert.notified.items()
         },
-        silenced_by=[silence.id for silence in alerts.silencing(alert)],
+        silenced_by=[silence.id for silence in alerts.active_silences(alert)],
         fingerprint=facts.fingerprint,
     )
 
 
-def most_urgent_first(alerts: AlertsSnapshot, selected: Iterable[Alert]) -> list[Alert]:
+def sort_by_urgency(alerts: AlertsSnapshot, selected: Iterable[Alert]) -> list[Alert]:
     """Return alerts sorted by state, severity and time."""
 
     def urgency(alert: Alert) -> tuple[int, int, float, str]:
         rule, life = alerts.rule(alert), alert.lifecycle
+        # A removed rule has no severity: its alerts come last.
         severity = SEVERITIES.index(rule.severity) if rule else 0
+        # The latest of the times that its state has.
         newest = life.ended or life.fired or life.started
         return _URGENCY[life.state], -severity, -newest, alert.id
 
@@ -245,6 +253,7 @@ def _matches(alerts: AlertsSnapshot, alert: Alert, query: AlertsQuery) -> bool:
         return False
     if query.rule not in (None, alert.rule):
         return False
+    # Labels come last, because building them takes longer than the other filters.
     labels = alerts.labels(alert)
     return all(
         value in (None, labels.get(name, ""))
@@ -267,6 +276,7 @@ def _since(alert: Alert) -> float | None:
             return life.fired
         case AlertState.OK:
             return life.ended
+    # The life cycle has no time at which recovering began; the timeline has.
     changes = [entry.time for entry in alert.timeline if entry.after == life.state]
     return changes[-1] if changes else None
 
@@ -278,6 +288,8 @@ def _receivers(
     rule = alerts.rule(alert)
     types = {receiver.name: receiver.type for receiver in snapshot.receivers}
     messages = _messages(snapshot.messages, alerts.describe(alert).dedup_key)
+    # A receiver that left the rule or the configuration may still have a firing
+    # notification.
     names = dict.fromkeys([*(rule.notify if rule else ()), *alert.notified, *messages])
     suppressions = _suppressions(alert)
     receivers = []
@@ -287,7 +299,7 @@ def _receivers(
             AlertReceiver(
                 receiver=name,
                 type=types.get(name, ""),
-                notified=_in_unix_time(alerts, notified) if notified else None,
+                notified=_to_unix_time(alerts, notified) if notified else None,
                 suppressed=_until_unix_time(alerts, suppressed) if suppressed else None,
                 messages=messages.get(name, [])[-MAX_MESSAGES:],
             )
@@ -296,10 +308,12 @@ def _receivers(
 
 
 def _suppressions(alert: Alert) -> dict[str, Suppression]:
+    # Only firing notifications are suppressed; what remains of an earlier episode would
+    # mislead.
     return alert.suppressions if alert.lifecycle.is_firing else {}
 
 
-def _in_unix_time(
+def _to_unix_time(
     alerts: AlertsSnapshot, notification: LastNotification
 ) -> LastNotification:
     """Return a notification with times in Unix seconds, not of the alerts' clock."""
@@ -323,7 +337,9 @@ def _messages(
     messages: dict[str, list[AlertMessage]] = defaultdict(list)
     for record in records:
         for subject in record.alerts:
+            # A test carries a sample alert.
             if subject.dedup_key == dedup_key and record.kind != "test":
                 message = AlertMessage(subject=subject, message=record)
                 messages[record.receiver].append(message)
+    # The outbox lists the newest first; a timeline reads from the oldest.
     return {receiver: newest[::-1] for receiver, newest in messages.items()}

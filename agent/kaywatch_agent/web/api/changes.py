@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Final, Literal
 
 import numpy as np
@@ -15,13 +15,14 @@ from kaywatch_agent.aggregate.bucket import (
     ROW_SHIFT,
     Bucket,
     Dimension,
-    gather,
-    merge,
 )
 from kaywatch_agent.aggregate.view import BUCKET_SECONDS, DAY
+from kaywatch_agent.model.alerts import AlertDetails
 from kaywatch_agent.model.bounds import Moment
 from kaywatch_agent.model.series import OTHER, ClientState, Kind
+from kaywatch_agent.rules.alert import Alert
 from kaywatch_agent.units import DURATION_PATTERN, parse_duration
+from kaywatch_agent.web.api.episodes import episodes_of
 from kaywatch_agent.web.api.parameters import DURATION_TEXT, Service
 from kaywatch_agent.web.api.schema import ClientDetails, ResponseBody
 from kaywatch_agent.web.snapshot import AgentSnapshot
@@ -60,7 +61,7 @@ class ChangesQuery(Struct, frozen=True):
 
 
 class ChangeView(ResponseBody):
-    """One change; the names are empty where they do not apply."""
+    """One change; the names and the severity are empty where they do not apply."""
 
     time: Moment
     kind: ChangeKind
@@ -68,6 +69,7 @@ class ChangeView(ResponseBody):
     graph: str
     node: str
     text: str
+    severity: str
 
 
 class ChangeList(ResponseBody):
@@ -78,7 +80,8 @@ class ChangeList(ResponseBody):
 
 
 def list_changes(snapshot: AgentSnapshot, query: ChangesQuery) -> ChangeList:
-    """Return what is different from before."""
+    """Return recent changes."""
+    # Buckets of a minute are kept for a day: before that, no first event has a time.
     start = snapshot.now - min(DAY, parse_duration(query.since))
     changes = [
         change
@@ -100,9 +103,16 @@ def _change(
     service: str,
     graph: str = "",
     node: str = "",
+    severity: str = "",
 ) -> ChangeView:
     return ChangeView(
-        time=time, kind=kind, service=service, graph=graph, node=node, text=text
+        time=time,
+        kind=kind,
+        service=service,
+        graph=graph,
+        node=node,
+        text=text,
+        severity=severity,
     )
 
 
@@ -110,14 +120,26 @@ def _alerts(snapshot: AgentSnapshot, start: float) -> Iterator[ChangeView]:
     alerts = snapshot.alerts()
     for alert in alerts.alerts:
         life = alert.lifecycle
+        # Rendering a summary takes longer than this check.
         if max(life.fired, life.ended or 0.0) < start:
             continue
         facts = alerts.describe(alert)
         place = [facts.labels.get(name, "") for name in ("service", "graph", "node")]
+        subject = *place, facts.severity
         if life.fired >= start:
-            yield _change(life.fired, "alert", f"fired: {facts.summary}", *place)
+            text = f"fired: {_reason(alert, facts, place)}"
+            yield _change(life.fired, "alert", text, *subject)
         if life.ended:
-            yield _change(life.ended, "alert", f"ended: {facts.summary}", *place)
+            yield _change(life.ended, "alert", f"ended: {facts.summary}", *subject)
+
+
+def _reason(alert: Alert, facts: AlertDetails, place: Sequence[str]) -> str:
+    """Return why an alert fired; the summary of one that ended says why it ended."""
+    episodes = episodes_of(alert.timeline, facts.unit, facts.window_seconds)
+    if alert.lifecycle.ended is None or not episodes:
+        return facts.summary
+    where = " / ".join(filter(None, place))
+    return f"{where}: {alert.rule}, {episodes[-1].text}"
 
 
 def _processes(snapshot: AgentSnapshot, _: float) -> Iterator[ChangeView]:
@@ -139,7 +161,11 @@ def _versions(snapshot: AgentSnapshot, _: float) -> Iterator[ChangeView]:
     """Yield the first process with another version than the one before."""
     versions: dict[str, str] = {}
     clients: list[ClientDetails] = [*snapshot.clients]
+    # A deployment replaces processes one by one: only the first of a version is a
+    # change.
     for client in sorted(clients, key=lambda client: client.first_seen):
+        # A tag of the application's, for it knows its own version; most clients have
+        # none.
         version = client.tags.get("version")
         if version is None:
             continue
@@ -152,6 +178,7 @@ def _versions(snapshot: AgentSnapshot, _: float) -> Iterator[ChangeView]:
 
 def _topologies(snapshot: AgentSnapshot, _: float) -> Iterator[ChangeView]:
     for (service, graph), record in snapshot.view.topologies.items():
+        # The first report of a topology is no change of it.
         if record.changed > record.since:
             text = f"{graph}: nodes or edges changed"
             yield _change(record.changed, "topology", text, service, graph)
@@ -161,29 +188,12 @@ def _first_events(snapshot: AgentSnapshot, start: float) -> Iterator[ChangeView]
     """Yield graphs, nodes and errors whose events are all within the period."""
     view = snapshot.view
     period = start, view.now + BUCKET_SECONDS
-    recent = merge(gather(bucket for _, bucket in view.between(*period)))
+    recent = view.merged(*period)
     rows, facts = _only_in(recent, view.totals)
     if not len(rows) and not len(facts):
         return
-    old = {
-        (key.service, key.graph)
-        for row in set(view.totals.rows.tolist()).difference(rows.tolist())
-        if row < len(snapshot.keys) and (key := snapshot.keys[row]).kind is Kind.NODE
-    }
     times = _first_times(snapshot, start, rows, facts)
-    graphs: dict[tuple[str, str], float] = {}
-    for row in rows.tolist():
-        key = snapshot.keys[row] if row < len(snapshot.keys) else None
-        if key is None or key.kind is not Kind.NODE or OTHER in key:
-            continue
-        place, time = (key.service, key.graph), times[row << ROW_SHIFT]
-        if not key.graph or place in old:
-            text = f"{key.node}: first execution"
-            yield _change(time, "new_node", text, *place, key.node)
-        else:
-            graphs[place] = min(graphs.get(place, time), time)
-    for (service, graph), time in graphs.items():
-        yield _change(time, "new_graph", f"{graph}: first run", service, graph)
+    yield from _first_executions(snapshot, rows, times)
     errors = view.registry.errors.values
     for fact in facts.tolist():
         row = fact >> ROW_SHIFT
@@ -192,6 +202,32 @@ def _first_events(snapshot: AgentSnapshot, start: float) -> Iterator[ChangeView]
             text = f"{key.node}: first {error.type} in {error.phase or 'it'}"
             place = (key.service, key.graph)
             yield _change(times[fact], "new_error", text, *place, key.node)
+
+
+def _first_executions(
+    snapshot: AgentSnapshot, rows: NDArray[np.int64], times: Mapping[int, float]
+) -> Iterator[ChangeView]:
+    """Yield the new graphs, and the new nodes of other graphs."""
+    old = {
+        (key.service, key.graph)
+        for row in set(snapshot.view.totals.rows.tolist()).difference(rows.tolist())
+        if row < len(snapshot.keys) and (key := snapshot.keys[row]).kind is Kind.NODE
+    }
+    graphs: dict[tuple[str, str], float] = {}
+    for row in rows.tolist():
+        key = snapshot.keys[row] if row < len(snapshot.keys) else None
+        # `__other__` stands for many names, none of which is known to be new.
+        if key is None or key.kind is not Kind.NODE or OTHER in key:
+            continue
+        place, time = (key.service, key.graph), times[row << ROW_SHIFT]
+        # All nodes of a new graph are new, so one change reports them.
+        if not key.graph or place in old:
+            text = f"{key.node}: first execution"
+            yield _change(time, "new_node", text, *place, key.node)
+        else:
+            graphs[place] = min(graphs.get(place, time), time)
+    for (service, graph), time in graphs.items():
+        yield _change(time, "new_graph", f"{graph}: first run", service, graph)
 
 
 def _only_in(
@@ -227,8 +263,22 @@ def _first_times(
     times: dict[int, float] = {}
     view = snapshot.view
     for begin, bucket in view.between(start, view.now + BUCKET_SECONDS):
-        for key in np.intersect1d(rows, bucket.rows).tolist():
-            times.setdefault(key << ROW_SHIFT, float(max(begin, start)))
-        for fact in np.intersect1d(facts, bucket.fact_keys).tolist():
-            times.setdefault(fact, float(max(begin, start)))
+        time = float(max(begin, start))
+        rows, present = _split(rows, bucket.rows)
+        times.update(dict.fromkeys((present << ROW_SHIFT).tolist(), time))
+        facts, present = _split(facts, bucket.fact_keys)
+        times.update(dict.fromkeys(present.tolist(), time))
+        if not len(rows) and not len(facts):
+            break
     return times
+
+
+def _split(
+    wanted: NDArray[np.int64], keys: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the wanted keys that sorted keys lack, and those that they have."""
+    if not len(keys):
+        return wanted, keys
+    at = np.searchsorted(keys, wanted)
+    present = keys[np.minimum(at, len(keys) - 1)] == wanted
+    return wanted[~present], wanted[present]

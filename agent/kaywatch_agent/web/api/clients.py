@@ -1,4 +1,4 @@
-"""Clients, and what they reported: failures, and how much of their data arrived."""
+"""Clients, their failures, and the completeness of their data."""
 
 from __future__ import annotations
 
@@ -113,6 +113,7 @@ def list_clients(snapshot: AgentSnapshot, query: ClientsQuery) -> ClientList:
         if query.state in (None, client.state)
         and query.service in (None, client.service)
     ]
+    # The id last, because a pid may be used again, or be that of another host.
     clients.sort(key=lambda client: (client.service, client.pid, client.id))
     return ClientList(timestamp=snapshot.now, socket=snapshot.socket, clients=clients)
 

@@ -140,6 +140,8 @@ def subscribe(
             {"Retry-After": "10"},
         )
     subscription = _EventSubscription(query, first)
+    # Events are received before the first one is sent, so that none is skipped after
+    # it.
     source.subscribe(subscription.subscriber)
     try:
         yield subscription
@@ -165,6 +167,7 @@ class _EventSubscription(Subscription):
             event = self.subscriber.read()
             if event is None:
                 break
+            # The count of missed events is sent where they are missing.
             if isinstance(event, Counter):
                 parts.append(_encode_missed(event))
             else:

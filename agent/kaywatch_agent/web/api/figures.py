@@ -7,7 +7,7 @@ about few places turns each row into an object.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable
 from typing import Annotated, Any, Final, Generic, TypeVar
 
 import numpy as np
@@ -22,9 +22,16 @@ from kaywatch_agent.model.series import Kind, SeriesKey
 from kaywatch_agent.web.api.schema import Outcomes, ResponseBody
 from kaywatch_agent.web.snapshot import AgentSnapshot, Window
 
-__all__ = ["Columns", "Figures", "PlaceGroups", "columns_of", "figures_of"]
+__all__ = [
+    "Columns",
+    "Figures",
+    "PlaceGroups",
+    "columns_of",
+    "costs_of",
+    "figures_of",
+]
 
-T = TypeVar("T", bound=tuple[str, ...])
+T = TypeVar("T", bound=Hashable)
 
 Columns = dict[str, NDArray[Any]]
 Dollars = Annotated[float, Meta(ge=0, description="US dollars")]
@@ -108,9 +115,8 @@ def columns_of(
     Counts are integers. Floats are NaN where there is no value, and `last` is 0.
     """
     stats = window.stats(places.groups, dimensions)
-    size = len(stats)
-    cells = window.sums(places.calls, size * len(_CALLS)).reshape(size, len(_CALLS))
-    calls, cost, wasted, tokens_in, tokens_out = cells.T
+    # One pass over the buckets for all five sums, rather than one pass for each.
+    calls, cost, wasted, tokens_in, tokens_out = _calls(window, places)
     outcomes = stats.outcomes()
     p50, p95, p99 = stats.quantiles(0.5, 0.95, 0.99)
     some = stats.executions > 0
@@ -121,6 +127,7 @@ def columns_of(
         "fallback": outcomes[:, Outcome.FALLBACK],
         "cancelled": outcomes[:, Outcome.CANCELLED],
         "retries": stats.retries(),
+        # Clients may send any number, and JSON has no infinity.
         "seconds": np.where(np.isfinite(stats.total), stats.total, 0.0),
         "p50": _floats(p50),
         "p95": _floats(p95),
@@ -130,6 +137,17 @@ def columns_of(
         "wasted": np.where(calls > 0, wasted, np.nan),
         "tokens": np.where(calls > 0, tokens_in + tokens_out, 0.0).astype(np.int64),
     }, stats
+
+
+def costs_of(window: Window, places: PlaceGroups[Any]) -> dict[str, Numbers]:
+    """Return the costs of model calls by key; None for a place without calls."""
+    calls, cost, wasted, *_ = _calls(window, places).tolist()
+    return {
+        key: [
+            value if count else None for value, count in zip(column, calls, strict=True)
+        ]
+        for key, column in (("cost_usd", cost), ("wasted_cost_usd", wasted))
+    }
 
 
 def figures_of(columns: Columns) -> list[dict[str, Any]]:
@@ -142,6 +160,13 @@ def figures_of(columns: Columns) -> list[dict[str, Any]]:
 # -- inside --------------------------------------------------------------------------
 
 
+def _calls(window: Window, places: PlaceGroups[Any]) -> NDArray[np.float64]:
+    """Return the sums of model calls: a row for each of `_CALLS`."""
+    size = len(places.groups)
+    cells = window.sums(places.calls, size * len(_CALLS))
+    return cells.reshape(size, len(_CALLS)).T
+
+
 def _figures(row: dict[str, Any]) -> dict[str, Any]:
     executions = row["executions"]
     failed = {name: row[name] for name in ("error", "suppressed", "fallback")}
@@ -151,6 +176,7 @@ def _figures(row: dict[str, Any]) -> dict[str, Any]:
     return {
         "executions": executions,
         "outcomes": Outcomes(ok=ok, cancelled=row["cancelled"], **failed),
+        # As in rules: cancelled executions neither failed nor succeeded.
         "success_rate": 1.0 - row["error"] / finished if finished else None,
         "avg": row["seconds"] / executions if executions else None,
         "p50": _number(row["p50"]),

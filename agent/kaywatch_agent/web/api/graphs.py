@@ -15,6 +15,7 @@ from kaywatch_agent.aggregate.group_stats import GroupStats, SeriesGroups
 from kaywatch_agent.model.bounds import Count, Moment, Name, Rate, Seconds
 from kaywatch_agent.model.records import TopologyRecord
 from kaywatch_agent.model.series import OTHER, EndPoint, Kind, SeriesKey
+from kaywatch_agent.web.api.figures import PlaceGroups, costs_of
 from kaywatch_agent.web.api.nodes import NodeSummary, outcomes_of, summarize_nodes
 from kaywatch_agent.web.api.parameters import EndText, ScopeQuery, Service, WindowText
 from kaywatch_agent.web.api.schema import (
@@ -54,7 +55,11 @@ class GraphSummary(ResponseBody):
 
     The keys of `transition_counts` are like `pay->failed`: a node and the action it
     returned. `failure_points` counts errors by the node that raised them. `visits` is
-    the number of nodes that its runs visited.
+    the number of nodes that its runs visited. The costs, in US dollars, are null
+    without calls of a model; `wasted_cost_usd` is that of failed attempts. `retries`
+    and `fallbacks` are those of its nodes. `dead_ends` is the number of runs that ended
+    at an action without an edge. `never_run` are the nodes of the topology without an
+    execution that ended in the window; null if that is unknown.
     """
 
     graph: str
@@ -68,9 +73,16 @@ class GraphSummary(ResponseBody):
     p50_execution_time: Seconds | None
     p95_execution_time: Seconds | None
     p99_execution_time: Seconds | None
+    max_execution_time: Seconds | None
     outcomes: Outcomes
+    retries: Count
+    fallbacks: Count
+    dead_ends: Count
+    never_run: list[str] | None
     visits: Count
     avg_visits: Annotated[float, Meta(ge=0)] | None
+    cost_usd: Annotated[float, Meta(ge=0)] | None
+    wasted_cost_usd: Annotated[float, Meta(ge=0)] | None
     node_performance: dict[str, NodePerformance]
     transition_counts: dict[str, int]
     failure_points: dict[str, int]
@@ -92,14 +104,9 @@ class EndCount(ResponseBody):
 
 
 class GraphStats(GraphSummary):
-    """Everything that is known of one graph.
-
-    `never_run` are the nodes of the topology without an execution that ended in the
-    window; null if that is unknown.
-    """
+    """Everything that is known of one graph."""
 
     ends: list[EndCount]
-    never_run: list[str] | None
     topology: TopologyRecord | None
     account: EventAccount
 
@@ -123,7 +130,8 @@ class Export(ResponseBody):
 
 def list_graphs(snapshot: AgentSnapshot, query: ScopeQuery) -> GraphList:
     """Return the statistics of all matching graphs, by name."""
-    window = Window(snapshot, query.window, query.end)
+    matches = matching(service=query.service, graph=query.graph)
+    window = Window(snapshot, query.window, query.end, matches=matches)
     graphs = _summarize(snapshot, window, query.service, query.graph)
     services = {service for graph in graphs for service in graph.services}
     return GraphList(
@@ -140,17 +148,17 @@ def graph_stats(snapshot: AgentSnapshot, query: GraphStatsQuery) -> GraphStats:
     Raises:
         Problem: 404 for an unknown graph.
     """
-    window = Window(snapshot, query.window, query.end)
+    matches = matching(service=query.service, graph=query.graph)
+    window = Window(snapshot, query.window, query.end, matches=matches)
     graphs = _summarize(snapshot, window, query.service, query.graph)
     if not graphs:
         scope = f" in service {query.service!r}" if query.service else ""
-        known = {graph for graph, _ in _places(snapshot, query.service, None)}
-        raise not_found("graph", query.graph, known, "/api/v1/graphs", scope)
-    topology = _topology(snapshot, query)
+        graph_names = {graph for graph, _ in _places(snapshot, query.service, None)}
+        raise not_found("graph", query.graph, graph_names, "/api/v1/graphs", scope)
+    topology = _topologies(snapshot, query.service).get(query.graph)
     return GraphStats(
         **asdict(graphs[0]),
         ends=_ends(snapshot, window, query, topology),
-        never_run=_never_run(topology, graphs[0].node_performance),
         topology=topology,
         account=EventAccount.of(window.completeness.of(graphs[0].services)),
     )
@@ -158,7 +166,8 @@ def graph_stats(snapshot: AgentSnapshot, query: GraphStatsQuery) -> GraphStats:
 
 def export(snapshot: AgentSnapshot, query: ScopeQuery) -> Export:
     """Return all nodes and graphs in the form of KayGraph's exporter."""
-    window = Window(snapshot, query.window, query.end)
+    matches = matching(service=query.service, graph=query.graph)
+    window = Window(snapshot, query.window, query.end, matches=matches)
     graphs = _summarize(snapshot, window, query.service, query.graph)
     nodes = summarize_nodes(snapshot, window, query)
     return Export(
@@ -175,11 +184,11 @@ def _places(
     snapshot: AgentSnapshot, service: str | None, graph: str | None
 ) -> set[tuple[str, str]]:
     """Return the matching (graph, service) of runs, nodes and topologies."""
-    seen = {(key.graph, key.service) for key in snapshot.series(Kind.RUN, Kind.NODE)}
-    seen.update((name, owner) for owner, name in snapshot.view.topologies)
+    places = {(key.graph, key.service) for key in snapshot.series(Kind.RUN, Kind.NODE)}
+    places.update((name, owner) for owner, name in snapshot.view.topologies)
     return {
         (name, owner)
-        for name, owner in seen
+        for name, owner in places
         if name and graph in (None, name) and service in (None, owner)
     }
 
@@ -187,6 +196,7 @@ def _places(
 def _summarize(
     snapshot: AgentSnapshot, window: Window, service: str | None, graph: str | None
 ) -> list[GraphSummary]:
+    # Places are services and graphs: the same name in another service must not match.
     places = _places(snapshot, service, graph)
     services: dict[str, list[str]] = defaultdict(list)
     for name, owner in sorted(places):
@@ -196,9 +206,10 @@ def _summarize(
         return key.graph if (key.graph, key.service) in places else None
 
     # All graphs are named in advance, so that those without an ended run are listed.
-    groups = snapshot.groups([Kind.RUN], run, services)
-    columns = _runs(window.stats(groups))
+    graphs = PlaceGroups(snapshot, Kind.RUN, run, services)
+    columns = _columns(snapshot, window, graphs)
     nodes = _NodesByGraph(snapshot, window, places)
+    topologies = _topologies(snapshot, service)
     return [
         GraphSummary(
             graph=name,
@@ -208,10 +219,22 @@ def _summarize(
             node_performance=nodes.performance[name],
             transition_counts=nodes.transitions[name],
             failure_points=nodes.failures[name],
+            retries=nodes.retries[name],
+            fallbacks=nodes.fallbacks[name],
+            never_run=_never_run(topologies.get(name), nodes.performance[name]),
             **{key: column[group] for key, column in columns.items()},
         )
-        for name, group in groups.items()
+        for name, group in graphs.groups.items()
     ]
+
+
+def _columns(
+    snapshot: AgentSnapshot, window: Window, graphs: PlaceGroups[str]
+) -> dict[str, list[Any]]:
+    """Return the keys that come from runs and calls of models, by group."""
+    stats = window.stats(graphs.groups)
+    dead_ends = {"dead_ends": _dead_ends(snapshot, stats)}
+    return _runs(stats) | costs_of(window, graphs) | dead_ends
 
 
 def _runs(stats: GroupStats) -> dict[str, list[Any]]:
@@ -227,6 +250,7 @@ def _runs(stats: GroupStats) -> dict[str, list[Any]]:
         "p50_execution_time": p50,
         "p95_execution_time": p95,
         "p99_execution_time": p99,
+        "max_execution_time": stats.mosts(),
         "outcomes": outcomes_of(stats),
         "visits": visits,
         "avg_visits": [
@@ -236,8 +260,22 @@ def _runs(stats: GroupStats) -> dict[str, list[Any]]:
     }
 
 
+def _dead_ends(snapshot: AgentSnapshot, stats: GroupStats) -> list[int]:
+    """Return the number of runs that ended at an action without an edge, by group."""
+    values = snapshot.view.registry.ends.values
+    counts = [0] * len(stats)
+    for group, number, count in stats.counted(Dimension.ACTION):
+        if values[number].reason == EndReason.UNMATCHED_ACTION:
+            counts[group] += count
+    return counts
+
+
 class _NodesByGraph:
-    """Executions, transitions and errors of nodes, by graph and node."""
+    """Executions, transitions and errors of nodes, by graph and node.
+
+    Attributes:
+        retries, fallbacks: their number by graph.
+    """
 
     def __init__(
         self, snapshot: AgentSnapshot, window: Window, places: set[tuple[str, str]]
@@ -250,6 +288,8 @@ class _NodesByGraph:
         self.performance = {name: {} for name, _ in places}
         self.transitions: dict[str, dict[str, int]] = {name: {} for name, _ in places}
         self.failures: dict[str, dict[str, int]] = {name: {} for name, _ in places}
+        self.retries = dict.fromkeys(self.performance, 0)
+        self.fallbacks = dict.fromkeys(self.performance, 0)
         groups = snapshot.groups([Kind.NODE], place)
         stats = window.stats(groups, {Dimension.OUTCOME, Dimension.ACTION})
         self._add_performance(groups, stats)
@@ -262,9 +302,13 @@ class _NodesByGraph:
         self, groups: SeriesGroups[tuple[str, str]], stats: GroupStats
     ) -> None:
         average, least, most = stats.averages(), stats.leasts(), stats.mosts()
-        errors = stats.outcomes()[:, Outcome.ERROR].tolist()
+        outcomes = stats.outcomes()
+        errors = outcomes[:, Outcome.ERROR].tolist()
+        fallbacks = outcomes[:, Outcome.FALLBACK].tolist()
+        retries = stats.retries().tolist()
         for (graph, node), n in sorted(groups.items()):
             executions = int(stats.executions[n])
+            # The node was executed, but not in this window.
             if not executions:
                 continue
             self.performance[graph][node] = NodePerformance(
@@ -273,6 +317,8 @@ class _NodesByGraph:
                 min_time=least[n],
                 max_time=most[n],
             )
+            self.retries[graph] += retries[n]
+            self.fallbacks[graph] += fallbacks[n]
             if errors[n]:
                 self.failures[graph][node] = errors[n]
 
@@ -304,6 +350,7 @@ def _available(end: EndPoint, topology: TopologyRecord | None) -> list[str] | No
     """Return the actions that have an edge from the node of an unmatched action."""
     if end.reason != EndReason.UNMATCHED_ACTION or topology is None:
         return None
+    # The topology may be older or newer than the run.
     if end.node not in topology.nodes:
         return None
     actions = (action for node, action, _ in topology.edges if node == end.node)
@@ -320,14 +367,15 @@ def _never_run(
     return [node for node in topology.nodes if node not in executed]
 
 
-def _topology(snapshot: AgentSnapshot, query: GraphStatsQuery) -> TopologyRecord | None:
-    """Return a graph's topology; the union of those of several services."""
-    records = [
-        record
-        for (service, graph), record in sorted(snapshot.view.topologies.items())
-        if graph == query.graph and query.service in (None, service)
-    ]
-    return union_of(query.graph, records) if records else None
+def _topologies(
+    snapshot: AgentSnapshot, service: str | None
+) -> dict[str, TopologyRecord]:
+    """Return the topologies by graph; the union of those of several services."""
+    records: dict[str, list[TopologyRecord]] = defaultdict(list)
+    for (owner, graph), record in sorted(snapshot.view.topologies.items()):
+        if service in (None, owner):
+            records[graph].append(record)
+    return {graph: union_of(graph, parts) for graph, parts in records.items()}
 
 
 def union_of(graph: str, records: Sequence[TopologyRecord]) -> TopologyRecord:
@@ -337,6 +385,8 @@ def union_of(graph: str, records: Sequence[TopologyRecord]) -> TopologyRecord:
     return TopologyRecord(
         service=records[0].service if len(records) == 1 else "",
         graph=graph,
+        # Services that share a graph almost always share its start; one has to be
+        # chosen.
         start=records[0].start if records else "",
         nodes=tuple(nodes),
         edges=tuple(edges),

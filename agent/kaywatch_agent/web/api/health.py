@@ -18,7 +18,7 @@ __all__ = ["HealthResponse", "health", "is_unhealthy"]
 
 
 class HealthResponse(ResponseBody):
-    """Whether the agent works, and what it uses."""
+    """The health of the agent, and its use of resources."""
 
     status: Readiness
     timestamp: Moment
@@ -41,11 +41,13 @@ def health(snapshot: AgentSnapshot, _: AnyQuery) -> HealthResponse:
         status=snapshot.health.status,
         timestamp=snapshot.now,
         version=snapshot.version,
+        # The clock may have been set back since the start.
         uptime=max(0.0, snapshot.now - snapshot.started),
         since=snapshot.view.since,
         events=usage.events,
         memory_mb=usage.memory_bytes / MIB,
         alerts_firing=alerts.get(AlertState.FIRING, 0)
+        # A recovering alert has not resolved yet.
         + alerts.get(AlertState.RECOVERING, 0),
         store_mb=usage.store_bytes / MIB or None,
         stages=snapshot.health.stages,

@@ -14,7 +14,12 @@ from kaywatch_agent.model.bounds import Count, Moment, Seconds
 from kaywatch_agent.model.series import Kind
 from kaywatch_agent.web.api.parameters import Graph, MomentText, Node, Service
 from kaywatch_agent.web.api.query import check_names
-from kaywatch_agent.web.api.ranges import StepText, time_range
+from kaywatch_agent.web.api.ranges import (
+    StepText,
+    archived_points,
+    recent_points,
+    time_range,
+)
 from kaywatch_agent.web.api.schema import ResponseBody
 from kaywatch_agent.web.snapshot import AgentSnapshot, matching
 
@@ -68,25 +73,37 @@ def heatmap(snapshot: AgentSnapshot, query: HeatmapQuery) -> HeatmapResponse:
     if not len(groups):
         check_names(snapshot, query)
     stats = GroupStats(groups.numbers, range.points, {Dimension.HISTOGRAM})
-    for begin, bucket in snapshot.view.between(range.first, range.end, range.step):
-        number = (begin - range.first) // range.step
-        if 0 <= number < range.points:
-            stats.add(bucket, offset=number)
-    column, code, count = stats.facts(Dimension.HISTOGRAM)
-    row = histogram.rows(code, ROWS_PER_OCTAVE)
-    lowest = int(row.min()) if len(row) else 0
-    rows = int(row.max()) - lowest + 1 if len(row) else 0
-    cells = np.zeros((range.points, rows), np.int64)
-    np.add.at(cells, (column, row - lowest), count)
-    at = np.nonzero(cells)
-    columns, numbers = (axis.tolist() for axis in at)
-    bounds = histogram.row_bounds(lowest + np.arange(rows), ROWS_PER_OCTAVE)
+    rows = snapshot.rows_of(matches)
+    for number, bucket in archived_points(snapshot.view, range):
+        stats.add(bucket, offset=number)
+    for number, bucket in recent_points(snapshot.view, range, rows):
+        stats.add(bucket, offset=number)
+    bounds, cells = _cells(stats)
     return HeatmapResponse(
         step=range.step,
         start=range.start,
         end=range.end,
         first=float(max(0, range.first)),
         columns=range.points,
-        bounds=bounds.tolist(),
-        cells=list(zip(columns, numbers, cells[at].tolist(), strict=True)),
+        bounds=bounds,
+        cells=cells,
     )
+
+
+# -- inside --------------------------------------------------------------------------
+
+
+def _cells(stats: GroupStats) -> tuple[list[float], list[tuple[int, int, int]]]:
+    """Return the upper bounds of the rows, and the cells with executions."""
+    column, code, count = stats.facts(Dimension.HISTOGRAM)
+    # A histogram has 32 buckets per octave, more than a chart has pixels for.
+    row = histogram.rows(code, ROWS_PER_OCTAVE)
+    # Only rows with executions are sent: durations span from microseconds to hours.
+    lowest = int(row.min()) if len(row) else 0
+    rows = int(row.max()) - lowest + 1 if len(row) else 0
+    cells = np.zeros((len(stats), rows), np.int64)
+    np.add.at(cells, (column, row - lowest), count)
+    at = np.nonzero(cells)
+    columns, numbers = (axis.tolist() for axis in at)
+    bounds = histogram.row_bounds(lowest + np.arange(rows), ROWS_PER_OCTAVE)
+    return bounds.tolist(), list(zip(columns, numbers, cells[at].tolist(), strict=True))

@@ -18,7 +18,7 @@ from kaywatch_agent.rules.snapshot import AlertsSnapshot
 from kaywatch_agent.rules.state import AlertState
 from kaywatch_agent.runtime.health import Readiness
 from kaywatch_agent.units import MIB
-from kaywatch_agent.web.api.alerts import most_urgent_first
+from kaywatch_agent.web.api.alerts import sort_by_urgency
 from kaywatch_agent.web.api.live_tables import (
     LivePlaces,
     LiveTable,
@@ -68,10 +68,12 @@ class LiveHealth(ResponseBody):
 
 
 class LiveCompleteness(ResponseBody):
-    """The share of the window's events that arrived, and the number that were lost."""
+    """The share of the window's events that arrived, and what is missing."""
 
     ratio: Rate | None
     dropped: Count
+    deaths: Count
+    unknown_seconds: Annotated[float, Meta(ge=0)]
 
 
 class LiveAgent(ResponseBody):
@@ -199,14 +201,18 @@ class LiveReport:
         alerts = snapshot.alerts()
         usage = snapshot.usage
         active = [a for a in alerts.alerts if a.lifecycle.state is not AlertState.OK]
-        urgent = most_urgent_first(alerts, active)[:MAX_ALERTS]
+        # Rendering takes most of the time, so only shown rows are rendered.
+        urgent = sort_by_urgency(alerts, active)[:MAX_ALERTS]
         rows = [_alert_row(alerts, alert) for alert in urgent]
         return {
             "version": snapshot.version,
             "window": self._window,
             "health": _health(snapshot),
             "completeness": LiveCompleteness(
-                ratio=counts.ratio, dropped=sum(counts.dropped.values())
+                ratio=counts.ratio,
+                dropped=sum(counts.dropped.values()),
+                deaths=counts.deaths,
+                unknown_seconds=counts.unknown_seconds,
             ),
             "agent": LiveAgent(
                 cpu_percent=self._cpu.percent(snapshot.now, usage.cpu_seconds),
@@ -224,11 +230,11 @@ class LiveReport:
     ) -> LiveUpdate:
         changed: dict[str, Any] = {}
         for name, value in self._sections.items():
-            known = before.get(name)
-            if value == known:
+            previous = before.get(name)
+            if value == previous:
                 changed[name] = None
             elif name in _LISTS:
-                changed[name] = _list_change(_LISTS[name], known, value)
+                changed[name] = _list_change(_LISTS[name], previous, value)
             else:
                 changed[name] = value
         return LiveUpdate(time=self._time, nodes=nodes, graphs=graphs, **changed)
@@ -277,6 +283,8 @@ def _alert_row(alerts: AlertsSnapshot, alert: Alert) -> AlertRow:
         labels=facts.labels,
         summary=facts.summary,
         since=life.fired or life.started or 0.0,
+        # Four digits, so that a value that merely jitters is not sent again each
+        # second.
         value=None if value is None else float(f"{value:.4g}"),
         threshold=facts.threshold,
     )
@@ -287,7 +295,7 @@ def _list_change(
     before: tuple[int, dict[str, Any]] | None,
     now: tuple[int, dict[str, Any]],
 ) -> RunsChange | AlertsChange:
-    known = before[1] if before else {}
+    previous = before[1] if before else {}
     active, rows = now
-    fresh = [row for key, row in rows.items() if row != known.get(key)]
+    fresh = [row for key, row in rows.items() if row != previous.get(key)]
     return kind(active=active, order=list(rows), changed=fresh)

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from kaywatch.wire import EndReason
 from kaywatch_agent.aggregate.bucket import EMPTY, Bucket, Dimension, merge
-from kaywatch_agent.aggregate.history import History
 from kaywatch_agent.aggregate.view import BUCKET_SECONDS, View
 from kaywatch_agent.model.bounds import Count
 from kaywatch_agent.model.records import TopologyRecord
@@ -66,7 +65,7 @@ class TableChange(ResponseBody):
 
 
 class LivePlaces:
-    """The known nodes and graphs, grouped anew only when there are new series."""
+    """The known nodes and graphs, regrouped only when there are new series."""
 
     nodes: PlaceGroups[NodePlace]
     graphs: PlaceGroups[GraphPlace]
@@ -80,14 +79,15 @@ class LivePlaces:
     def refresh(self, snapshot: AgentSnapshot) -> None:
         """Take new series and graphs over; places keep their numbers."""
         topologies = snapshot.view.topologies.keys()
+        # Series are only added, so that their number tells whether there are new ones.
         if (len(snapshot.keys), topologies) == (self._size, self._topologies):
             return
         self._size, self._topologies = len(snapshot.keys), topologies
         self.nodes = PlaceGroups(snapshot, Kind.NODE, _node_place, self.node_names)
         self.node_names = self.nodes.groups.names
         named = ((n[0], n[1]) for n in self.node_names if n[1])
-        known = dict.fromkeys((*self.graph_names, *named, *topologies))
-        self.graphs = PlaceGroups(snapshot, Kind.RUN, _graph_place, known)
+        all_names = dict.fromkeys((*self.graph_names, *named, *topologies))
+        self.graphs = PlaceGroups(snapshot, Kind.RUN, _graph_place, all_names)
         self.graph_names = self.graphs.groups.names
 
     def node_columns(self, snapshot: AgentSnapshot, window: Window) -> Columns:
@@ -138,9 +138,12 @@ class RecentBuckets:
         first = int((view.now - self._seconds) // BUCKET_SECONDS)
         current = int(view.now // BUCKET_SECONDS)
         numbers = [n for n in view.buckets if n >= first]
+        # The last but one still receives the events of clients that flush late.
         closed = sorted(n for n in numbers if n < current - 1)
-        parts = [_identity(view, number) for number in closed]
-        if not _same(parts, self._parts):
+        # The stored form: decompressing a bucket to compare it would cost what merging
+        # does.
+        parts = [view.buckets.stored(number) for number in closed]
+        if not _is_same(parts, self._parts):
             self._parts = parts
             self._merged = merge(view.buckets[n] for n in closed)
         fresh = [view.buckets[n] for n in numbers if n >= current - 1]
@@ -156,10 +159,10 @@ class LiveTable:
 
     def advance(self, keys: Sequence[tuple[str, ...]], columns: Columns) -> TableChange:
         """Take over the present columns; return what has changed."""
-        before, known = self._columns, len(self._keys)
+        before, known_rows = self._columns, len(self._keys)
         self._keys = list(keys)
         self._columns = {name: _digits(name, new) for name, new in columns.items()}
-        return self._change(before, known)
+        return self._change(before, known_rows)
 
     def full(self) -> TableChange:
         """Return the whole table."""
@@ -183,6 +186,7 @@ def _column_change(
     old = np.full(len(column), 0 if is_count else np.nan, column.dtype)
     if before is not None:
         old[: len(before)] = before
+    # NaN differs from itself, and is no change.
     same = (old == column) | ((old != old) & (column != column))
     rows = np.flatnonzero(~same)
     if not len(rows):
@@ -190,6 +194,7 @@ def _column_change(
     # NaN becomes null.
     values = (column - old if is_count else column)[rows].tolist()
     whole = len(rows) == len(column)
+    # Distances are small numbers, which take fewer bytes than the rows themselves.
     gaps = None if whole else np.diff(rows, prepend=-1).tolist()
     return ColumnChange(rows=gaps, values=values)
 
@@ -219,6 +224,7 @@ def _count_never_reached(
 ) -> int:
     """Return how many nodes were never executed, of a graph that has run."""
     missing = sum((*place, node) not in executed for node in topology.nodes)
+    # A graph without any execution has not run: then nothing is conspicuous.
     return missing if missing < len(topology.nodes) else 0
 
 
@@ -230,13 +236,7 @@ def _graph_place(key: SeriesKey) -> GraphPlace:
     return key.service, key.graph
 
 
-def _identity(view: View, number: int) -> object:
-    """Return an object that is another one once the bucket has changed."""
-    buckets = view.buckets
-    return buckets.stored(number) if isinstance(buckets, History) else buckets[number]
-
-
-def _same(parts: list[object], others: list[object]) -> bool:
+def _is_same(parts: list[object], others: list[object]) -> bool:
     return len(parts) == len(others) and all(
         one is other for one, other in zip(parts, others, strict=True)
     )

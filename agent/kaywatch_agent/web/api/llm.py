@@ -142,7 +142,8 @@ class LlmResponse(ResponseBody):
 
 def llm(snapshot: AgentSnapshot, query: LlmQuery) -> LlmResponse:
     """Return the cost, duration, errors and waste of calls of language models."""
-    window = Window(snapshot, query.window, query.end)
+    matches = matching(service=query.service, graph=query.graph, node=query.node)
+    window = Window(snapshot, query.window, query.end, matches=matches)
 
     def group_by(name: Callable[[SeriesKey], T | None]) -> _CallTable[T]:
         return _CallTable(snapshot, window, query, name)
@@ -159,15 +160,15 @@ def llm(snapshot: AgentSnapshot, query: LlmQuery) -> LlmResponse:
         completeness=window.completeness.of(sorted(services)).ratio,
         totals=LlmTotals(**total.stats(""), per_run=total.per_run("")),
         models=[
-            LlmModel(model=name, **models.stats(name)) for name in models.by_cost()
+            LlmModel(model=name, **models.stats(name)) for name in models.sort_by_cost()
         ],
         nodes=[
             LlmNode(graph=place[0], node=place[1], **nodes.stats(place))
-            for place in nodes.by_cost()
+            for place in nodes.sort_by_cost()
         ],
         graphs=[
             LlmGraph(graph=name, **graphs.stats(name), per_run=graphs.per_run(name))
-            for name in graphs.by_cost()
+            for name in graphs.sort_by_cost()
         ],
     )
 
@@ -206,6 +207,7 @@ class _CallTable(Generic[T]):
         distributions = _distributions(stats)
         self._rows: defaultdict[T, _ModelRow] = defaultdict(_ModelRow)
         for (name_of_row, metric, type), number in groups.items():
+            # The series has calls, but none in this window.
             if not stats.executions[number]:
                 continue
             row = self._rows[name_of_row]
@@ -215,7 +217,7 @@ class _CallTable(Generic[T]):
             if metric == "llm_errors":
                 row.errors[type] = _count(total)
 
-    def by_cost(self) -> list[T]:
+    def sort_by_cost(self) -> list[T]:
         """Return the names of the rows, the highest cost first."""
 
         def rank(name: T) -> tuple[float, float, str]:
@@ -247,6 +249,7 @@ def _model(key: SeriesKey) -> str | None:
     """Return the model of a call's series; None for a series of runs."""
     if key.metric in PER_RUN:
         return None
+    # Clients of other languages may leave the label out.
     return dict(key.labels).get("model", "unknown")
 
 
@@ -270,5 +273,5 @@ def _count(total: float) -> int:
 
 
 def _dollars(total: float) -> float:
-    """Return a sum; 0 for what is none, because clients may send any number."""
+    """Return a sum; 0 if it is not finite, because clients may send any number."""
     return total if 0 <= total < math.inf else 0.0

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from kaywatch_agent.aggregate.bucket import Dimension
 from kaywatch_agent.aggregate.group_stats import GroupStats, Numbers
+from kaywatch_agent.aggregate.registry import Registry
 from kaywatch_agent.model.series import Kind
+from kaywatch_agent.rules import metrics
+from kaywatch_agent.rules.formulas import MetricContext
 
-__all__ = ["CUSTOM", "FACTS", "MEASURES", "Measure"]
+__all__ = ["CUSTOM", "FACTS", "MEASURES", "Measure", "rule_measure"]
 
 
 class Measure(NamedTuple):
@@ -18,7 +22,7 @@ class Measure(NamedTuple):
     Attributes:
         unit: of the values.
         value: computes the values.
-        kind: the kind of series.
+        kinds: the kinds of the series.
         dimensions: the dimensions that `value` needs.
         counts: whether the value of a point without events is 0 instead of null.
         metrics: the names of the series; empty for executions and runs.
@@ -26,7 +30,7 @@ class Measure(NamedTuple):
 
     unit: str
     value: Callable[[GroupStats], Numbers]
-    kind: Kind = Kind.NODE
+    kinds: frozenset[Kind] = frozenset({Kind.NODE})
     dimensions: frozenset[Dimension] = frozenset()
     counts: bool = False
     metrics: frozenset[str] = frozenset({""})
@@ -46,6 +50,9 @@ def _items(stats: GroupStats) -> Numbers:
 
 _PHASES: Final = frozenset({Dimension.PHASES})
 _OUTCOME: Final = frozenset({Dimension.OUTCOME})
+_RUN: Final = frozenset({Kind.RUN})
+_COUNT: Final = frozenset({Kind.COUNT})
+_OBSERVE: Final = frozenset({Kind.OBSERVE})
 
 
 def _phase(name: str) -> Measure:
@@ -66,7 +73,7 @@ def _quantile(wanted: float) -> Measure:
 
 def _sum(unit: str, *metrics: str) -> Measure:
     return Measure(
-        unit, GroupStats.sums, Kind.COUNT, counts=True, metrics=frozenset(metrics)
+        unit, GroupStats.sums, _COUNT, counts=True, metrics=frozenset(metrics)
     )
 
 
@@ -75,7 +82,7 @@ def _call(metric: str, wanted: float | None) -> Measure:
     measure = Measure("seconds", GroupStats.averages)
     if wanted is not None:
         measure = _quantile(wanted)
-    return measure._replace(kind=Kind.OBSERVE, metrics=frozenset({metric}))
+    return measure._replace(kinds=_OBSERVE, metrics=frozenset({metric}))
 
 
 MEASURES: Final = {
@@ -99,7 +106,19 @@ MEASURES: Final = {
     ),
     "retries": Measure("retries", _retries, counts=True),
     "retry_rate": Measure("ratio", GroupStats.retry_rates),
-    "runs": Measure("runs", _executions, Kind.RUN, counts=True),
+    "runs": Measure("runs", _executions, _RUN, counts=True),
+    "run_success_rate": Measure(
+        "ratio", GroupStats.success_rates, _RUN, dimensions=_OUTCOME
+    ),
+    "run_error_rate": Measure(
+        "ratio", GroupStats.error_rates, _RUN, dimensions=_OUTCOME
+    ),
+    "run_avg": Measure("seconds", GroupStats.averages, _RUN),
+    "run_max": Measure("seconds", GroupStats.mosts, _RUN),
+    "run_p50": _quantile(0.5)._replace(kinds=_RUN),
+    "run_p90": _quantile(0.9)._replace(kinds=_RUN),
+    "run_p95": _quantile(0.95)._replace(kinds=_RUN),
+    "run_p99": _quantile(0.99)._replace(kinds=_RUN),
     "cost": _sum("usd", "llm_cost_usd"),
     "wasted_cost": _sum("usd", "llm_wasted_cost_usd"),
     "tokens": _sum("tokens", "llm_input_tokens", "llm_output_tokens"),
@@ -112,6 +131,34 @@ MEASURES: Final = {
     "first_token_p95": _call("llm_first_token_seconds", 0.95),
 }
 
+
+def rule_measure(name: str, registry: Registry, seconds: float) -> Measure | None:
+    """Return how a metric of rules is computed for each step; None without a formula.
+
+    Args:
+        name: as in a rule, such as `llm_cost_per_hour` or `custom.depth.last`.
+        registry: the names of numbered values.
+        seconds: the length of a step.
+    """
+    metric = metrics.find(name) if metrics.is_known(name) else None
+    if metric is None or metric.compute is None:
+        return None
+    compute, context = metric.compute, MetricContext(registry, seconds)
+
+    def value(stats: GroupStats) -> Numbers:
+        values = compute(stats, context).tolist()
+        return [None if math.isnan(each) else each for each in values]
+
+    return Measure(
+        metric.unit,
+        value,
+        metric.kinds,
+        metric.dimensions,
+        metric.counts,
+        metric.names or frozenset({""}),
+    )
+
+
 # What a single event has: a series counts the executions with each value.
 FACTS: Final = {
     "outcome": Dimension.OUTCOME,
@@ -121,7 +168,7 @@ FACTS: Final = {
 
 # The value of a custom metric: the average, the sum, or the last value.
 CUSTOM: Final = {
-    Kind.OBSERVE: Measure("", GroupStats.averages, Kind.OBSERVE),
-    Kind.COUNT: Measure("", GroupStats.sums, Kind.COUNT, counts=True),
-    Kind.GAUGE: Measure("", GroupStats.lasts, Kind.GAUGE),
+    Kind.OBSERVE: Measure("", GroupStats.averages, _OBSERVE),
+    Kind.COUNT: Measure("", GroupStats.sums, _COUNT, counts=True),
+    Kind.GAUGE: Measure("", GroupStats.lasts, frozenset({Kind.GAUGE})),
 }

@@ -1,8 +1,8 @@
-"""Statistics of nodes: the list, one node, and the nodes of the export."""
+"""Statistics of nodes: of one, and of those of a list or the export."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import groupby
 from operator import itemgetter
 from typing import Annotated, Any, Final, Literal
@@ -25,13 +25,17 @@ from kaywatch_agent.web.api.schema import (
 from kaywatch_agent.web.problems import Problem, not_found
 from kaywatch_agent.web.snapshot import AgentSnapshot, Matches, Window, matching
 
-__all__ = ["NodeSummary", "list_nodes", "node_stats", "outcomes_of", "summarize_nodes"]
+__all__ = ["NodeSummary", "node_stats", "outcomes_of", "summarize_nodes"]
 
-# The custom metrics of KayGraph's monitoring page, which have keys of their own.
+# Custom metrics with keys of their own: those of KayGraph's page, and our client's.
 DATA_SIZE: Final = "data_size"
 PROCESSING_RATE: Final = "processing_rate"
 MEMORY: Final = "memory_mb"
-PAGE_METRICS: Final = frozenset({DATA_SIZE, PROCESSING_RATE, MEMORY})
+RETRIED_ERRORS: Final = "retried_errors"
+OWN_KEYS: Final = {
+    Kind.OBSERVE: frozenset({DATA_SIZE, PROCESSING_RATE, MEMORY}),
+    Kind.COUNT: frozenset({RETRIED_ERRORS}),
+}
 
 CUSTOM_KINDS: Final[dict[Kind, Literal["observe", "count", "gauge"]]] = {
     Kind.OBSERVE: "observe",
@@ -118,30 +122,9 @@ class NodeStats(NodeSummary):
     """Everything that is known of one node."""
 
     errors: list[ErrorCount]
+    retried_errors: dict[str, int]
     custom: list[CustomMetric]
     account: EventAccount
-
-
-class NodeList(ResponseBody):
-    """The known nodes, by name."""
-
-    timestamp: Moment
-    window: WindowSeconds | None
-    nodes: list[NodeSummary]
-    account: EventAccount
-
-
-def list_nodes(snapshot: AgentSnapshot, query: ScopeQuery) -> NodeList:
-    """Return the statistics of all matching nodes, by name."""
-    window = Window(snapshot, query.window, query.end)
-    nodes = summarize_nodes(snapshot, window, query)
-    services = {service for node in nodes for service in node.services}
-    return NodeList(
-        timestamp=snapshot.now,
-        window=window.seconds,
-        nodes=nodes,
-        account=EventAccount.of(window.completeness.of(services)),
-    )
 
 
 def node_stats(snapshot: AgentSnapshot, query: NodeStatsQuery) -> NodeStats:
@@ -150,27 +133,35 @@ def node_stats(snapshot: AgentSnapshot, query: NodeStatsQuery) -> NodeStats:
     Raises:
         Problem: 404 for an unknown node.
     """
-    window = Window(snapshot, query.window, query.end)
-    nodes = summarize_nodes(snapshot, window, query, query.node)
+    matches = _matches(query, query.node)
+    window = Window(snapshot, query.window, query.end, matches=matches)
+    nodes = summarize_nodes(snapshot, window, query, {query.node})
     if not nodes:
         raise _unknown_node(snapshot, query)
     return NodeStats(
         **asdict(nodes[0]),
         errors=_errors(snapshot, window, query),
+        retried_errors=_retried_errors(snapshot, window, query),
         custom=_custom_metrics(snapshot, window, query),
         account=EventAccount.of(window.completeness.of(nodes[0].services)),
     )
 
 
 def summarize_nodes(
-    snapshot: AgentSnapshot, window: Window, query: ScopeQuery, node: str | None = None
+    snapshot: AgentSnapshot,
+    window: Window,
+    query: ScopeQuery,
+    names: Collection[str] | None = None,
 ) -> list[NodeSummary]:
-    """Return the statistics of all matching nodes, or of one, by name."""
-    matches = _matches(query, node)
-    places = dict(_places(snapshot, matches))
-    groups = snapshot.groups(
-        [Kind.NODE], lambda key: key.node if matches(key) else None, places
-    )
+    """Return the statistics of all matching nodes, or of some, by name."""
+    matches = _matches(query, None)
+
+    def node(key: SeriesKey) -> str | None:
+        included = (names is None or key.node in names) and matches(key)
+        return key.node if included else None
+
+    places = dict(_places(snapshot, node))
+    groups = snapshot.groups([Kind.NODE], node, places)
     stats = window.stats(groups)
     columns = _executions(stats) | _counts(snapshot, stats)
     columns |= _page_metrics(snapshot, window, query, groups)
@@ -178,6 +169,7 @@ def summarize_nodes(
     nodes = []
     for name, group in groups.items():
         services, graphs = places[name]
+        # What the application measures itself precedes the memory of its whole process.
         if peaks[group] is None:
             peaks[group] = snapshot.memory_mb(services)
         nodes.append(
@@ -245,11 +237,12 @@ def _counts(snapshot: AgentSnapshot, stats: GroupStats) -> dict[str, list[Any]]:
     for group, number, count in stats.counted(Dimension.ACTION):
         actions[group][registry.actions.values[number]] = count
     for group, number, count in stats.counted(Dimension.ERROR):
+        # One type may come from several phases, which only the details tell apart.
         name = registry.errors.values[number].type
         errors[group][name] = errors[group].get(name, 0) + count
     return {
-        "actions": [_by_count(counts) for counts in actions],
-        "error_breakdown": [_by_count(counts) for counts in errors],
+        "actions": [_sort_by_count(counts) for counts in actions],
+        "error_breakdown": [_sort_by_count(counts) for counts in errors],
     }
 
 
@@ -280,17 +273,19 @@ def _page_metrics(
 
 
 def _places(
-    snapshot: AgentSnapshot, matches: Matches
+    snapshot: AgentSnapshot, node: Callable[[SeriesKey], str | None]
 ) -> Iterator[tuple[str, tuple[tuple[str, ...], tuple[str, ...]]]]:
     """Yield each matching node, by name, with its services and its graphs."""
     # Tuples, not lists: thousands of containers that the garbage collector has to
     # examine are a pause of 30 ms, for the event loop as well.
-    seen = {
-        (k.node, k.service, k.graph) for k in snapshot.series(Kind.NODE) if matches(k)
+    pairs = {
+        (key.node, key.service, key.graph)
+        for key in snapshot.series(Kind.NODE)
+        if node(key) is not None
     }
-    for node, places in groupby(sorted(seen), key=itemgetter(0)):
+    for name, places in groupby(sorted(pairs), key=itemgetter(0)):
         _, services, graphs = zip(*places, strict=True)
-        yield node, (tuple(sorted({*services})), tuple(sorted({*graphs})))
+        yield name, (tuple(sorted({*services})), tuple(sorted({*graphs})))
 
 
 def _errors(
@@ -309,30 +304,35 @@ def _errors(
     return sorted(errors, key=lambda error: (-error.count, error.type, error.phase))
 
 
+def _retried_errors(
+    snapshot: AgentSnapshot, window: Window, query: NodeStatsQuery
+) -> dict[str, int]:
+    """Return the number of errors that a retry answered, by type."""
+    matches = _matches(query, query.node)
+
+    def type_of(key: SeriesKey) -> str | None:
+        included = key.metric == RETRIED_ERRORS and matches(key)
+        return dict(key.labels).get("type", "") if included else None
+
+    groups = snapshot.groups([Kind.COUNT], type_of)
+    counts = window.stats(groups, ()).executions.tolist()
+    types = {kind: counts[group] for kind, group in groups.items() if counts[group]}
+    return _sort_by_count(types)
+
+
 def _custom_metrics(
     snapshot: AgentSnapshot, window: Window, query: NodeStatsQuery
 ) -> list[CustomMetric]:
     matches = _matches(query, query.node)
 
     def name(key: SeriesKey) -> tuple[str, Kind, Labels] | None:
-        has_own_key = key.kind is Kind.OBSERVE and key.metric in PAGE_METRICS
+        has_own_key = key.metric in OWN_KEYS.get(key.kind, ())
         included = matches(key) and not has_own_key
         return (key.metric, key.kind, key.labels) if included else None
 
     groups = snapshot.groups(CUSTOM_KINDS, name)
     stats = window.stats(groups, {Dimension.HISTOGRAM})
-    p50, p95, p99 = stats.quantiles(0.5, 0.95, 0.99)
-    columns = {
-        "count": stats.executions.tolist(),
-        "sum": stats.sums(),
-        "avg": stats.averages(),
-        "min": stats.leasts(),
-        "max": stats.mosts(),
-        "last": stats.lasts(),
-        "p50": p50,
-        "p95": p95,
-        "p99": p99,
-    }
+    columns = _distributions(stats)
     return [
         CustomMetric(
             name=metric,
@@ -344,8 +344,25 @@ def _custom_metrics(
     ]
 
 
-def _by_count(counts: dict[str, int]) -> dict[str, int]:
+def _distributions(stats: GroupStats) -> dict[str, list[Any]]:
+    """Return the keys of CustomMetric that come from its values, by group."""
+    p50, p95, p99 = stats.quantiles(0.5, 0.95, 0.99)
+    return {
+        "count": stats.executions.tolist(),
+        "sum": stats.sums(),
+        "avg": stats.averages(),
+        "min": stats.leasts(),
+        "max": stats.mosts(),
+        "last": stats.lasts(),
+        "p50": p50,
+        "p95": p95,
+        "p99": p99,
+    }
+
+
+def _sort_by_count(counts: dict[str, int]) -> dict[str, int]:
     """Return counts, the largest first."""
+    # Most nodes have one action, and a page may have thousands of nodes.
     if len(counts) < 2:
         return counts
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
@@ -358,5 +375,5 @@ def _unknown_node(snapshot: AgentSnapshot, query: NodeStatsQuery) -> Problem:
         if value is not None
     )
     matches = _matches(query, None)
-    known = {key.node for key in snapshot.series(Kind.NODE) if matches(key)}
-    return not_found("node", query.node, known, "/api/v1/nodes", scope)
+    nodes = {key.node for key in snapshot.series(Kind.NODE) if matches(key)}
+    return not_found("node", query.node, nodes, "/api/v1/nodes", scope)

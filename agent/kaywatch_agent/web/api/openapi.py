@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -44,10 +44,6 @@ EVERYWHERE: Final = frozenset({400, 401, 403, 405, 500})
 def document(endpoints: Iterable[Endpoint], version: str) -> bytes:
     """Return the document as JSON."""
     endpoints = list(endpoints)
-    responses = {e.response: None for e in endpoints if issubclass(e.response, Struct)}
-    responses |= {event: None for e in endpoints for event in e.events.values()}
-    responses[schema.ErrorResponse] = None
-    bodies = {e.body: None for e in endpoints if e.body is not None}
     paths: dict[str, dict[str, Any]] = {}
     for endpoint in endpoints:
         operation = _operation(endpoint)
@@ -65,17 +61,26 @@ def document(endpoints: Iterable[Endpoint], version: str) -> bytes:
             # The empty one is for agents without tokens.
             "security": [*({name: []} for name in SECURITY_SCHEMES), {}],
             "paths": paths,
-            "components": {
-                # A type of both kinds has optional keys in requests.
-                "schemas": _response_schemas(responses) | _schemas(bodies),
-                "securitySchemes": SECURITY_SCHEMES,
-                "responses": {f"Error{code}": _error(code) for code in STATUSES},
-            },
+            "components": _components(endpoints),
         }
     )
 
 
 # -- inside --------------------------------------------------------------------------
+
+
+def _components(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
+    responses = {e.response: None for e in endpoints if issubclass(e.response, Struct)}
+    # An ordered set: the document stays the same from one start to the next.
+    responses |= {event: None for e in endpoints for event in e.events.values()}
+    responses[schema.ErrorResponse] = None
+    bodies = {e.body: None for e in endpoints if e.body is not None}
+    return {
+        # A type of both kinds has optional keys in requests.
+        "schemas": _response_schemas(responses) | _schemas(bodies),
+        "securitySchemes": SECURITY_SCHEMES,
+        "responses": {f"Error{code}": _error(code) for code in STATUSES},
+    }
 
 
 def _schemas(types: Iterable[type[Struct]]) -> dict[str, Any]:
@@ -91,6 +96,7 @@ def _response_schemas(types: Iterable[type[Struct]]) -> dict[str, Any]:
     for shape in schemas.values():
         if "properties" in shape:
             shape["required"] = list(shape["properties"])
+            # So that a client or a test finds keys that the document does not have.
             shape["additionalProperties"] = False
             for field in shape["properties"].values():
                 field.pop("default", None)
@@ -152,6 +158,7 @@ def _parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
 def _error(code: int) -> dict[str, Any]:
     content = {"application/json": {"schema": _ref(schema.ErrorResponse)}}
     response: dict[str, Any] = {"description": STATUSES[code], "content": content}
+    # RFC 9110 requires the header of this status.
     if code == 405:
         text = {"schema": {"type": "string"}, "description": "The supported methods."}
         response["headers"] = {"Allow": text}

@@ -151,6 +151,8 @@ def parse(kind: type[Q], path: Mapping[str, str], query: MultiMapping[str]) -> Q
         return kind()
     fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
     lists = {name for name, field in fields.items() if _item(field.type) is not None}
+    # Names come before values: a misspelt name is the mistake, not the parameter that
+    # is missing because of it.
     _check_names(query, [name for name in fields if name not in path], lists)
     values: dict[str, Any] = {}
     for name, field in fields.items():
@@ -166,12 +168,12 @@ def parse(kind: type[Q], path: Mapping[str, str], query: MultiMapping[str]) -> Q
                 400,
                 "missing_parameter",
                 f"{name}: the parameter is missing",
-                f"expected {allowed(field.type)}",
+                f"expected {format_allowed(field.type)}",
             )
     return kind(**values)
 
 
-def allowed(kind: Any) -> str:
+def format_allowed(kind: Any) -> str:
     """Return the allowed values of a parameter as text."""
     text: str | None = None
     low: float | None = None
@@ -208,6 +210,7 @@ def _check_names(
     query: MultiMapping[str], known: list[str], lists: Collection[str]
 ) -> None:
     for name in query:
+        # An ignored parameter would change the meaning of the response.
         if name not in known:
             listed = f"known here: {', '.join(known) or 'none'}"
             raise Problem(
@@ -216,6 +219,7 @@ def _check_names(
                 f"unknown parameter {name[:MAX_SHOWN]!r}",
                 f"{closest(name, known)} {listed}".strip(),
             )
+        # Proxies and frameworks differ in which one counts.
         if len(query.getall(name)) > 1 and name not in lists:
             raise Problem(
                 400,
@@ -236,5 +240,5 @@ def _convert(name: str, text: str, kind: Any) -> Any:
         400,
         "bad_parameter",
         f"invalid {name}={text[:MAX_SHOWN]!r}",
-        f"expected {allowed(kind)}",
+        f"expected {format_allowed(kind)}",
     )

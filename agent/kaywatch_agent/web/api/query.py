@@ -12,17 +12,35 @@ from msgspec import Meta, Struct
 from kaywatch.wire import Outcome
 from kaywatch_agent.aggregate.bucket import Dimension
 from kaywatch_agent.aggregate.completeness import Completeness
-from kaywatch_agent.aggregate.group_stats import GroupStats, Numbers, SeriesGroups
+from kaywatch_agent.aggregate.group_stats import (
+    GroupStats,
+    Numbers,
+    SeriesGroups,
+    few_rows,
+)
 from kaywatch_agent.model.bounds import Count, Moment, Name
 from kaywatch_agent.model.series import Kind, SeriesKey
-from kaywatch_agent.web.api.measures import CUSTOM, FACTS, MEASURES, Measure
+from kaywatch_agent.web.api.measures import (
+    CUSTOM,
+    FACTS,
+    MEASURES,
+    Measure,
+    rule_measure,
+)
 from kaywatch_agent.web.api.parameters import (
     Graph,
     MomentText,
     Node,
     Service,
 )
-from kaywatch_agent.web.api.ranges import StepText, TimeRange, time_range, was_watched
+from kaywatch_agent.web.api.ranges import (
+    StepText,
+    TimeRange,
+    archived_points,
+    recent_points,
+    time_range,
+    was_watched,
+)
 from kaywatch_agent.web.api.schema import EventAccount, ResponseBody
 from kaywatch_agent.web.problems import Problem, not_found
 from kaywatch_agent.web.snapshot import AgentSnapshot, matching
@@ -51,10 +69,12 @@ class MetricQuery(Struct, frozen=True):
         Name,
         Meta(
             description="executions, throughput, success_rate, error_rate, avg, min,"
-            " max, p50, p90, p95, p99, retries, retry_rate, runs, of calls of models"
-            " cost, wasted_cost, tokens, calls, call_errors, rate_limited, call_avg,"
-            " call_p95, first_token_p50, first_token_p95, or the name of a custom"
-            " metric.",
+            " max, p50, p90, p95, p99, retries, retry_rate, of runs runs,"
+            " run_success_rate, run_error_rate, run_avg, run_max, run_p50, run_p90,"
+            " run_p95, run_p99, of calls of models cost, wasted_cost, tokens,"
+            " calls, call_errors, rate_limited, call_avg, call_p95, first_token_p50,"
+            " first_token_p95, a metric of rules such as llm_cost_per_hour or"
+            " custom.NAME.p95, computed for each step, or the name of a custom metric.",
             examples=["p95"],
         ),
     ]
@@ -111,20 +131,21 @@ def query_metric(snapshot: AgentSnapshot, query: MetricQuery) -> QueryResponse:
         Problem: 400 for an invalid range; 404 for an unknown metric or name.
     """
     range = time_range(query.start, query.end, query.step, snapshot.now)
-    measure = _measure(snapshot, query)
+    measure = _measure(snapshot, query, range.step)
     groups = _groups(snapshot, query, measure)
     if not len(groups):
+        # No series may mean a wrong name, or a right one without this metric.
         check_names(snapshot, query)
-    names, left_out = _most_frequent(snapshot, groups)
+    names, left_out = _select_most_frequent(snapshot, groups)
+    # These are counted within one series, so they need no group for each value.
     if query.by in FACTS:
         stats, completeness = _collect(snapshot, range, groups, [0], {FACTS[query.by]})
         table = _count_facts(snapshot, query.by, stats)
     else:
-        stats, completeness = _collect(
-            snapshot, range, groups, names, measure.dimensions
-        )
+        chosen = names, measure.dimensions
+        stats, completeness = _collect(snapshot, range, groups, *chosen)
         table = _table(query, measure, stats, range, [groups.names[n] for n in names])
-    services = {key.service for key in _selected(snapshot, query, measure)}
+    services = {key.service for key in _select_series(snapshot, query, measure)}
     return QueryResponse(
         metric=query.metric,
         unit=measure.unit,
@@ -143,21 +164,24 @@ def query_metric(snapshot: AgentSnapshot, query: MetricQuery) -> QueryResponse:
 # -- inside --------------------------------------------------------------------------
 
 
-def _measure(snapshot: AgentSnapshot, query: MetricQuery) -> Measure:
+def _measure(snapshot: AgentSnapshot, query: MetricQuery, step: float) -> Measure:
     measure = MEASURES.get(query.metric)
     if measure is None:
+        measure = rule_measure(query.metric, snapshot.view.registry, step)
+    if measure is None:
+        # Built-in names come first: an application's metric may be called `avg`.
         kinds = {key.metric: key.kind for key in snapshot.series(*CUSTOM)}
         if query.metric not in kinds:
             names = [*MEASURES, *kinds]
             raise not_found("metric", query.metric, names, "/openapi.json")
         measure = CUSTOM[kinds[query.metric]]
         measure = measure._replace(metrics=frozenset({query.metric}))
-    if measure.kind is Kind.RUN and query.node is not None:
+    if Kind.RUN in measure.kinds and query.node is not None:
         raise _not_with("node", query, "graphs have runs; query the node's executions")
     if query.by in FACTS and query.metric != "executions":
         hint = f"the executions have each {query.by}; query metric=executions"
         raise _not_with("by", query, hint)
-    if measure.kind in (Kind.NODE, Kind.RUN):
+    if measure.kinds <= {Kind.NODE, Kind.RUN}:
         for name in ("by", "model"):
             if getattr(query, name) is not None and "model" in (name, query.by):
                 hint = "calls have models; query calls, cost, tokens or call_p95"
@@ -171,12 +195,12 @@ def _not_with(parameter: str, query: MetricQuery, hint: str) -> Problem:
     return Problem(400, "bad_parameter", message, hint)
 
 
-def _selected(
+def _select_series(
     snapshot: AgentSnapshot, query: MetricQuery, measure: Measure
 ) -> Iterator[SeriesKey]:
-    """Yield the series that the query selects, whatever their metric."""
+    """Yield the series that the query selects, regardless of their metric."""
     matches = matching(service=query.service, graph=query.graph, node=query.node)
-    return (key for key in snapshot.series(measure.kind) if matches(key))
+    return (key for key in snapshot.series(*measure.kinds) if matches(key))
 
 
 def _groups(
@@ -197,10 +221,10 @@ def _groups(
             return ""
         return str(getattr(key, query.by))
 
-    return snapshot.groups([measure.kind], name)
+    return snapshot.groups(measure.kinds, name)
 
 
-def _most_frequent(
+def _select_most_frequent(
     snapshot: AgentSnapshot, groups: SeriesGroups[str]
 ) -> tuple[list[int], int]:
     """Return the groups with the most events since first seen, and how many more."""
@@ -208,6 +232,8 @@ def _most_frequent(
         return [], 0
     ever = GroupStats(groups.numbers, len(groups), ())
     ever.add(snapshot.view.totals)
+    # Events since first seen decide, so that the lines do not change as the range
+    # moves.
     order = np.argsort(-ever.executions, kind="stable").tolist()
     return order[:MAX_SERIES], max(0, len(order) - MAX_SERIES)
 
@@ -220,18 +246,23 @@ def _collect(
     dimensions: Collection[Dimension],
 ) -> tuple[GroupStats, Completeness]:
     """Return the statistics of each point of each chosen group, one after another."""
+    # -1 leaves a series out; the further one is for series that no group has.
     starts = np.full(len(groups) + 1, -1)
     for n, group in enumerate(chosen):
         starts[group] = n * range.points
     numbers = starts[groups.numbers]
     stats = GroupStats(numbers, max(1, len(chosen)) * range.points, dimensions)
     completeness = snapshot.unaccounted()
-    for begin, bucket in snapshot.view.between(range.first, range.end, range.step):
-        point = (begin - range.first) // range.step
-        if 0 <= point < range.points:
-            # The offset of a bucket is the number of its point.
-            stats.add(bucket, offset=point)
-            completeness.add(bucket)
+    view, rows = snapshot.view, few_rows(numbers)
+    # The offset of a bucket is the number of its point.
+    for point, bucket in archived_points(view, range):
+        stats.add(bucket, offset=point)
+        completeness.add(bucket)
+    for point, bucket in recent_points(view, range, rows):
+        stats.add(bucket, offset=point)
+    # All series: a lost event has no known one.
+    for _, bucket in recent_points(view, range, facts=False):
+        completeness.add(bucket)
     return stats, completeness
 
 
@@ -291,13 +322,13 @@ def _series(
 
 
 def check_names(snapshot: AgentSnapshot, query: ScopedQuery) -> None:
-    """Raise 404 for an unknown name; a known series without values is no error."""
+    """Raise 404 for an unknown name; a known series without values is not an error."""
     for kind, name in (
         ("service", query.service),
         ("graph", query.graph),
         ("node", query.node),
     ):
-        known = {getattr(key, kind) for key in snapshot.keys}
-        if name is not None and name not in known:
+        names = {getattr(key, kind) for key in snapshot.keys}
+        if name is not None and name not in names:
             path = "/api/v1/clients" if kind == "service" else f"/api/v1/{kind}s"
-            raise not_found(kind, name, known, path)
+            raise not_found(kind, name, names, path)

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Final, NamedTuple
 
+import numpy as np
 from msgspec import Meta
+from numpy.typing import NDArray
 
-from kaywatch_agent.aggregate.view import BUCKET_SECONDS
+from kaywatch_agent.aggregate.bucket import Bucket
+from kaywatch_agent.aggregate.view import BUCKET_SECONDS, View
 from kaywatch_agent.units import parse_duration
 from kaywatch_agent.web.api.parameters import WINDOW_PATTERN, moment_seconds
 from kaywatch_agent.web.problems import Problem
 from kaywatch_agent.web.snapshot import AgentSnapshot
 
-__all__ = ["MAX_POINTS", "StepText", "TimeRange", "time_range", "was_watched"]
+__all__ = [
+    "MAX_POINTS",
+    "StepText",
+    "TimeRange",
+    "archived_points",
+    "recent_points",
+    "time_range",
+    "was_watched",
+]
 
 # As in range queries of Prometheus: 60 s over a week or 1 h over a year.
 MAX_POINTS: Final = 11_000
@@ -70,7 +82,9 @@ def time_range(
             f"start={since:.3f} is not before end={last:.3f}",
             "give start as Unix seconds or relative to now, such as -15m",
         )
-    seconds = _step(step) if step else _fitting(last - since, default_points)
+    seconds = _step(step) if step else _fit_step(last - since, default_points)
+    # Steps begin at multiples of their length, so that a refreshed chart keeps its
+    # points.
     first = math.floor(since / seconds) * seconds
     points = math.ceil((last - first) / seconds)
     if points > MAX_POINTS:
@@ -78,9 +92,24 @@ def time_range(
             400,
             "too_many_points",
             f"step={seconds}s results in {points} points; the maximum is {MAX_POINTS}",
-            f"use a step of {_fitting(last - since, MAX_POINTS)}s or more",
+            f"use a step of {_fit_step(last - since, MAX_POINTS)}s or more",
         )
     return TimeRange(since, last, seconds, first, points)
+
+
+def archived_points(view: View, range: TimeRange) -> Iterator[tuple[int, Bucket]]:
+    """Yield the range's buckets that are not in memory, with the number of a point."""
+    return _points(range, view.archived(range.first, range.end, range.step))
+
+
+def recent_points(
+    view: View,
+    range: TimeRange,
+    rows: NDArray[np.int64] | None = None,
+    facts: bool = True,
+) -> Iterator[tuple[int, Bucket]]:
+    """Yield the range's buckets in memory, or a part, with the number of a point."""
+    return _points(range, view.recent(range.first, range.end, rows, facts))
 
 
 def was_watched(snapshot: AgentSnapshot, time: float, step: int) -> bool:
@@ -88,16 +117,27 @@ def was_watched(snapshot: AgentSnapshot, time: float, step: int) -> bool:
     view = snapshot.view
     kept_since = max(view.since, snapshot.now - view.archive.kept_seconds)
     oldest = math.floor(kept_since / BUCKET_SECONDS)
+    # Before and after, a missing count is unknown rather than 0.
     return time + step > oldest * BUCKET_SECONDS and time <= snapshot.now
 
 
-def _fitting(seconds: float, points: int) -> int:
+def _points(
+    range: TimeRange, buckets: Iterable[tuple[int, Bucket]]
+) -> Iterator[tuple[int, Bucket]]:
+    for begin, bucket in buckets:
+        point = (begin - range.first) // range.step
+        if 0 <= point < range.points:
+            yield point, bucket
+
+
+def _fit_step(seconds: float, points: int) -> int:
     """Return the shortest step with which a range has at most some points."""
     return max(1, math.ceil(seconds / points / BUCKET_SECONDS)) * BUCKET_SECONDS
 
 
 def _step(text: str) -> int:
     step = parse_duration(text)
+    # A bucket cannot be divided.
     if step % BUCKET_SECONDS:
         raise Problem(
             400,

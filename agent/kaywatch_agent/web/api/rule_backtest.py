@@ -46,6 +46,7 @@ class BacktestBody(Struct, frozen=True, forbid_unknown_fields=True):
     ] = "24h"
 
 
+# The check sees the live agent; the evaluation, in a thread, sees a snapshot only.
 class BacktestRequest(Struct, frozen=True):
     """A checked request."""
 
@@ -95,20 +96,20 @@ def check_backtest(
     if query.rule not in rules:
         raise not_found("rule", query.rule, rules, "/api/v1/rules")
     if body.threshold is not None:
-        _edited(rules[query.rule], body.threshold)
+        _change_threshold(rules[query.rule], body.threshold)
     seconds = min(float(MAX_SECONDS), parse_duration(body.since))
     return BacktestRequest(query.rule, body.threshold, seconds)
 
 
 def run_backtest(snapshot: AgentSnapshot, request: BacktestRequest) -> BacktestResponse:
-    """Return what a rule would have done.
+    """Return the episodes and notifications that a rule would have caused.
 
     Raises:
         Problem: 503 when that cannot be evaluated now.
     """
     rule = snapshot.alerts().settings.rules[request.rule]
     if request.threshold is not None:
-        rule = _edited(rule, request.threshold)
+        rule = _change_threshold(rule, request.threshold)
     try:
         summary = snapshot.backtest(rule, snapshot.now - request.seconds)
     except BacktestError as error:
@@ -128,14 +129,8 @@ def run_backtest(snapshot: AgentSnapshot, request: BacktestRequest) -> BacktestR
         notifications=summary.notifications,
         skipped=summary.skipped,
         episodes=[
-            BacktestEpisode(
-                alert=one.alert,
-                labels=dict(one.labels),
-                start=one.start,
-                end=one.end,
-                value=one.value,
-            )
-            for one in summary.episodes[:MAX_EPISODES]
+            BacktestEpisode(**episode._asdict())
+            for episode in summary.episodes[:MAX_EPISODES]
         ],
     )
 
@@ -143,7 +138,7 @@ def run_backtest(snapshot: AgentSnapshot, request: BacktestRequest) -> BacktestR
 # -- inside --------------------------------------------------------------------------
 
 
-def _edited(rule: Rule, threshold: float) -> Rule:
+def _change_threshold(rule: Rule, threshold: float) -> Rule:
     """Return a rule with another threshold; its clear level keeps its ratio."""
     condition = rule.condition
     if not isinstance(condition, Threshold):
@@ -156,6 +151,7 @@ def _edited(rule: Rule, threshold: float) -> Rule:
     if clear == Not(breach):
         cleared: Predicate = Not(edited)
     elif isinstance(clear, Compare):
+        # As the built-in rules do: their levels are shares of the threshold.
         level *= clear.value / breach.value if breach.value else 1.0
         cleared = clear._replace(value=level)
     else:

@@ -18,7 +18,7 @@ from kaywatch_agent.rules.snapshot import AlertsSnapshot
 from kaywatch_agent.web.api.alerts import (
     AlertView,
     count_states,
-    most_urgent_first,
+    sort_by_urgency,
     view_alert,
 )
 from kaywatch_agent.web.api.parameters import Limit, NoQuery, OfSeverity
@@ -61,7 +61,8 @@ class RuleView(ResponseBody):
     """One rule; `sentence` describes what it evaluates, and when it fires and ends.
 
     `refused` counts the alerts over the limit at the last evaluation, `groups` the
-    groups of series that the rule evaluates.
+    groups of series that the rule evaluates, and `without_data` those of them that have
+    too little data in the window.
     """
 
     rule: str
@@ -85,6 +86,7 @@ class RuleView(ResponseBody):
     runbook_url: str
     built_in: bool
     groups: Count
+    without_data: Count
     states: dict[str, int]
     refused: Count
 
@@ -131,6 +133,7 @@ class MetricList(ResponseBody):
 def list_rules(snapshot: AgentSnapshot, query: RulesQuery) -> RuleList:
     """Return the matching rules."""
     alerts = snapshot.alerts()
+    # One pass over the alerts, rather than one for each rule.
     by_rule: dict[str, list[Alert]] = {}
     for alert in alerts.alerts:
         by_rule.setdefault(alert.rule, []).append(alert)
@@ -168,7 +171,7 @@ def rule_details(snapshot: AgentSnapshot, query: RuleQuery) -> RuleDetails:
         rule=_view(alerts, rule, own),
         alerts=[
             view_alert(alerts, alert)
-            for alert in most_urgent_first(alerts, own)[: query.limit]
+            for alert in sort_by_urgency(alerts, own)[: query.limit]
         ],
         nearest=nearest(rule, result, query.limit) if result else [],
     )
@@ -214,7 +217,9 @@ def _view(alerts: AlertsSnapshot, rule: Rule, own: Iterable[Alert]) -> RuleView:
         receivers=list(rule.notify),
         runbook_url=rule.runbook_url,
         built_in=rule.built_in,
+        # Before the first evaluation there is no result.
         groups=len(result.groups) if result else 0,
+        without_data=result.unknown_count if result else 0,
         states=count_states(own),
         refused=alerts.refused.get(rule.name, 0),
     )

@@ -88,7 +88,8 @@ class RunList(ResponseBody):
 
 def list_runs(snapshot: AgentSnapshot, query: RunsQuery) -> RunList:
     """Return runs in progress, failed ones, and how runs ended."""
-    window = Window(snapshot, query.window, query.end)
+    matches = matching(service=query.service, graph=query.graph)
+    window = Window(snapshot, query.window, query.end, matches=matches)
     return RunList(
         time=snapshot.now,
         in_progress=[
@@ -96,7 +97,7 @@ def list_runs(snapshot: AgentSnapshot, query: RunsQuery) -> RunList:
             for run in list_in_progress(snapshot)
             if _matches(query, run.service, run.graph, run.run)
         ],
-        ended=_failed(snapshot, window, query),
+        ended=_list_failed_runs(snapshot, window, query),
         ends=_ends(snapshot, window, query),
         visits=_visits(snapshot, window, query),
     )
@@ -113,13 +114,14 @@ def _matches(query: RunsQuery, service: str, graph: str, run: str) -> bool:
     )
 
 
-def _failed(
+def _list_failed_runs(
     snapshot: AgentSnapshot, window: Window, query: RunsQuery
 ) -> list[EndedRun]:
     """Return failed runs, the latest first."""
     failures = [
         failure
         for failure in snapshot.view.failures
+        # An execution outside any run has no run to list.
         if failure.run
         and failure.outcome == "error"
         and (window.seconds is None or window.start <= failure.time < window.end)
@@ -134,6 +136,8 @@ def _failed(
 
 
 def _ended(failure: FailureRecord) -> EndedRun:
+    # Clients of other languages may not know when the run began: then at least its last
+    # node is counted.
     start = failure.run_start or failure.time - failure.seconds
     return EndedRun(
         service=failure.service,

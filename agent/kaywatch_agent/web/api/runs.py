@@ -1,7 +1,8 @@
-"""Runs in progress, and what is wrong with them."""
+"""Runs in progress, and their problems."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from typing import Annotated, Final, Literal
@@ -10,36 +11,27 @@ from msgspec import Meta
 
 from kaywatch_agent.model.bounds import Count, Moment
 from kaywatch_agent.model.records import InFlight
-from kaywatch_agent.model.series import Kind
+from kaywatch_agent.rules.metrics import NODE_LABELS
+from kaywatch_agent.rules.rule import Stuck, Threshold
+from kaywatch_agent.rules.snapshot import AlertsSnapshot
 from kaywatch_agent.web.api.schema import ResponseBody
-from kaywatch_agent.web.snapshot import AgentSnapshot, ClientActivity, Window
+from kaywatch_agent.web.snapshot import AgentSnapshot, ClientActivity
 
 __all__ = ["RunInProgress", "count_in_flight", "list_in_progress"]
 
 # Two calls of `exec` in a row failed.
 RETRYING_FAILURES: Final = 2
 
-# A node is visited this often, and this many times as often as in any run that ended
-# within the hour.
-LOOPING_VISITS: Final = 10
-LOOPING_FACTOR: Final = 3
-
-# A node has been in flight this long, and this many times as long as its slowest
-# execution that ended.
-STUCK_SECONDS: Final = 10.0
-STUCK_FACTOR: Final = 3.0
-
 Trouble = Literal["retrying", "looping", "stuck"]
 NodePlace = tuple[str, str, str]
 
 
 class RunInProgress(ResponseBody):
-    """One run in progress: where it is since when, and what is wrong with it.
+    """One run in progress: its current node, since when, and its problem.
 
-    `retrying`: two calls of `exec` in a row failed. `looping`: it has visited a node at
-    least 10 times, and three times as often as any run that ended within the hour.
-    `stuck`: it has been in its node for 10 s and three times as long as the node's
-    slowest execution. `start` is 0 if it is unknown.
+    `retrying`: two calls of `exec` in a row failed. `looping`: it has visited a node
+    more often than the rule `unusual_loop` allows. `stuck`: it has been in its node for
+    longer than the rule `stuck` allows. `start` is 0 if it is unknown.
     """
 
     service: str
@@ -75,7 +67,7 @@ def list_in_progress(snapshot: AgentSnapshot) -> list[RunInProgress]:
     runs = [
         _run(activity, executions, trouble)
         for activity in snapshot.activities
-        for executions in _by_run(activity)
+        for executions in _group_by_run(activity)
     ]
     return sorted(runs, key=lambda run: (not run.trouble, run.start, run.key))
 
@@ -83,7 +75,7 @@ def list_in_progress(snapshot: AgentSnapshot) -> list[RunInProgress]:
 # -- inside --------------------------------------------------------------------------
 
 
-def _by_run(activity: ClientActivity) -> Iterator[list[InFlight]]:
+def _group_by_run(activity: ClientActivity) -> Iterator[list[InFlight]]:
     """Yield the executions in progress of each run, the latest last."""
     runs: dict[tuple[str, str], list[InFlight]] = {}
     for execution in sorted(activity.in_flight, key=lambda one: one.start):
@@ -112,25 +104,25 @@ def _run(
 
 
 class _TroubleFinder:
-    """Compares runs in progress with what their nodes did before."""
+    """Compares runs in progress with the limits of the built-in rules."""
 
     def __init__(self, snapshot: AgentSnapshot) -> None:
         self._now = snapshot.now
-        in_flight = count_in_flight(snapshot)
-        self._slowest = _slowest(snapshot, in_flight) if in_flight else {}
-        self._visits = _most_visits(snapshot)
+        is_busy = any(activity.in_flight for activity in snapshot.activities)
+        alerts = snapshot.alerts() if is_busy else None
+        self._stuck_after = _stuck_after(alerts, snapshot) if alerts else {}
+        self._most_visits = _most_visits(alerts) if alerts else {}
 
     def of(self, activity: ClientActivity, executions: list[InFlight]) -> list[Trouble]:
-        """Return what is wrong with a run."""
+        """Return the problem of a run."""
         graph, run = executions[0].graph, executions[0].run
         failed = max(execution.failed_attempts for execution in executions)
         trouble: list[Trouble] = []
         if failed >= RETRYING_FAILURES:
             trouble.append("retrying")
         if any(
-            loop.visits >= LOOPING_VISITS
-            and loop.visits
-            > LOOPING_FACTOR * self._visits.get((activity.service, graph, loop.node), 0)
+            loop.visits
+            > self._most_visits.get((activity.service, graph, loop.node), math.inf)
             for loop in activity.loops
             if loop.node and (loop.graph, loop.run) == (graph, run)
         ):
@@ -140,38 +132,42 @@ class _TroubleFinder:
         return trouble
 
     def _is_stuck(self, service: str, execution: InFlight) -> bool:
-        slowest = self._slowest.get((service, execution.graph, execution.node))
-        if slowest is None or not execution.start:
-            return False
-        limit = max(STUCK_SECONDS, STUCK_FACTOR * slowest)
-        return self._now - execution.start > limit
+        place = service, execution.graph, execution.node
+        limit = self._stuck_after.get(place, math.inf)
+        return bool(execution.start) and self._now - execution.start > limit
 
 
-def _slowest(
-    snapshot: AgentSnapshot, places: Counter[NodePlace]
+def _stuck_after(
+    alerts: AlertsSnapshot, snapshot: AgentSnapshot
 ) -> dict[NodePlace, float]:
-    """Return the longest execution of places since first seen."""
-
-    def place(key: tuple[object, ...]) -> NodePlace | None:
-        name = (str(key[1]), str(key[2]), str(key[3]))
-        return name if name in places else None
-
-    groups = snapshot.groups([Kind.NODE], place)
-    longest = Window(snapshot, None).stats(groups, ()).mosts()
+    """Return after how many seconds an execution is stuck, by place, where known."""
+    rule, result = alerts.settings.rules.get("stuck"), alerts.results.get("stuck")
+    if rule is None or not isinstance(rule.condition, Stuck) or result is None:
+        return {}
+    # Only old executions are looked up: usually none of thousands of nodes has one.
+    earliest = min(rule.condition.at_least, rule.condition.max_age or math.inf)
+    old = {
+        (activity.service, execution.graph, execution.node)
+        for activity in snapshot.activities
+        for execution in activity.in_flight
+        if execution.start and snapshot.now - execution.start > earliest
+    }
+    if not old or result.labels != NODE_LABELS:
+        return {}
+    limits = zip(result.groups, result.threshold.tolist(), strict=True)
     return {
-        name: seconds
-        for name, seconds in zip(groups.names, longest, strict=True)
-        if seconds is not None
+        (service, graph, node): limit
+        for (service, graph, node), limit in limits
+        if (service, graph, node) in old and not math.isnan(limit)
     }
 
 
-def _most_visits(snapshot: AgentSnapshot) -> dict[NodePlace, int]:
-    """Return the most visits of a node in one run that ended within the hour."""
-    most: dict[NodePlace, int] = {}
-    for rows in snapshot.view.longest.values():
-        for row, visits in rows.items():
-            key = snapshot.keys[row]
-            if key.kind is Kind.NODE:
-                name = (key.service, key.graph, key.node)
-                most[name] = max(most.get(name, 1), visits)
-    return most
+def _most_visits(alerts: AlertsSnapshot) -> dict[NodePlace, float]:
+    """Return how often a run may visit a node, by place, where a run loops."""
+    rule = alerts.settings.rules.get("unusual_loop")
+    if rule is None or not isinstance(rule.condition, Threshold):
+        return {}
+    return {
+        (service, graph, node): usual * rule.condition.threshold
+        for (service, graph, node), usual in alerts.usual(rule.name).items()
+    }

@@ -25,8 +25,10 @@ WindowSeconds = Annotated[
 ]
 
 
+# Responses have no cycles: untracked, thousands of them do not lengthen the collector's
+# pauses.
 class ResponseBody(Struct, kw_only=True, forbid_unknown_fields=True, gc=False):
-    """What all responses share: every key is always there, and there are no others."""
+    """The base of all responses: every key is always present, and no others are."""
 
 
 class Error(ResponseBody):
@@ -60,12 +62,16 @@ class EventAccount(ResponseBody):
     reason; `ratio` is the share that was received. Of the received events, `late` ones
     arrived too late for a window and are only in the totals since first seen;
     `overflow` ones are counted under `__other__`, because of the limits on names.
+    Before the `deaths` of processes, events of at most `unknown_seconds` in total may
+    be missing; each death counts as one lost event in `ratio`.
     """
 
     received: Count
     dropped: dict[str, int]
     late: Count
     overflow: Count
+    deaths: Count
+    unknown_seconds: Annotated[float, Meta(ge=0)]
     ratio: Rate | None
 
     @classmethod
@@ -76,6 +82,8 @@ class EventAccount(ResponseBody):
             dropped=dict(counts.dropped),
             late=counts.late,
             overflow=counts.overflow,
+            deaths=counts.deaths,
+            unknown_seconds=counts.unknown_seconds,
             ratio=counts.ratio,
         )
 

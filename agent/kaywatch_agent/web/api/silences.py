@@ -11,7 +11,7 @@ from msgspec.structs import asdict
 
 from kaywatch_agent.model.bounds import Count, Moment, Name
 from kaywatch_agent.rules.matchers import Matcher
-from kaywatch_agent.rules.silence import Silence, validated
+from kaywatch_agent.rules.silence import Silence, validate_silence
 from kaywatch_agent.rules.snapshot import AlertsSnapshot
 from kaywatch_agent.web.api.parameters import NoQuery
 from kaywatch_agent.web.api.schema import ResponseBody
@@ -120,6 +120,7 @@ def add_silence(agent: AgentView, _: NoQuery, body: SilenceBody) -> Silence:
     """
     silences = agent.alerting.silences
     now = dt.datetime.fromtimestamp(agent.clock(), dt.UTC)
+    # As in Alertmanager, only the server assigns ids.
     if body.id and body.id not in silences:
         raise not_found("silence", body.id, silences, "/api/v1/silences")
     if not body.id and len(silences) >= MAX_SILENCES:
@@ -140,7 +141,7 @@ def add_silence(agent: AgentView, _: NoQuery, body: SilenceBody) -> Silence:
         comment=body.comment,
     )
     try:
-        validated(silence)
+        validate_silence(silence)
     except ValueError as error:
         text = str(error).replace("starts_at", "startsAt").replace("ends_at", "endsAt")
         raise _invalid(text, "see docs/alerts.md, Silences") from None
@@ -188,6 +189,7 @@ def _view(silence: Silence, alerts: AlertsSnapshot) -> SilenceView:
 def _check_times(start: dt.datetime, end: dt.datetime, now: dt.datetime) -> None:
     if end <= now:
         raise _invalid("endsAt: is in the past", "give a later time, or use DELETE")
+    # A silence that starts later counts from now.
     if end - min(start, now) > MAX_LENGTH:
         raise _invalid(
             f"endsAt: more than {MAX_LENGTH.days} days after the start",

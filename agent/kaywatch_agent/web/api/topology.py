@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
@@ -16,8 +16,6 @@ from kaywatch_agent.aggregate.group_stats import GroupStats
 from kaywatch_agent.aggregate.view import BUCKET_SECONDS, DAY
 from kaywatch_agent.model.bounds import Count, Moment, Name, Rate, Seconds
 from kaywatch_agent.model.series import Kind, SeriesKey
-from kaywatch_agent.rules.matchers import matches
-from kaywatch_agent.rules.rule import Rule, Threshold
 from kaywatch_agent.web.api.figures import (
     DIMENSIONS,
     Figures,
@@ -26,11 +24,12 @@ from kaywatch_agent.web.api.figures import (
     figures_of,
 )
 from kaywatch_agent.web.api.graphs import union_of
+from kaywatch_agent.web.api.limits import StrictestThresholds, find_strictest
 from kaywatch_agent.web.api.parameters import EndText, Service, WindowText
 from kaywatch_agent.web.api.runs import count_in_flight, list_in_progress
 from kaywatch_agent.web.api.schema import ResponseBody
 from kaywatch_agent.web.problems import not_found
-from kaywatch_agent.web.snapshot import AgentSnapshot, Window
+from kaywatch_agent.web.snapshot import AgentSnapshot, Window, matching
 
 __all__ = ["topology"]
 
@@ -120,10 +119,11 @@ def topology(snapshot: AgentSnapshot, query: TopologyQuery) -> TopologyResponse:
     """
     graph = _Graph(snapshot, query)
     if not graph.services:
-        known = {key.graph for key in snapshot.series(Kind.RUN, Kind.NODE)}
-        known.update(name for _, name in snapshot.view.topologies)
-        raise not_found("graph", query.graph, known, "/api/v1/graphs")
-    window = Window(snapshot, query.window, query.end)
+        graphs = {key.graph for key in snapshot.series(Kind.RUN, Kind.NODE)}
+        graphs.update(name for _, name in snapshot.view.topologies)
+        raise not_found("graph", query.graph, graphs, "/api/v1/graphs")
+    matches = matching(service=query.service, graph=query.graph)
+    window = Window(snapshot, query.window, query.end, matches=matches)
     runs = graph.run_stats(window)
     nodes = _nodes(snapshot, window, graph, runs)
     edges = _edges(graph, nodes.actions, int(runs.executions.sum()))
@@ -154,7 +154,7 @@ class _Graph:
         services: the services that have it; none if it is unknown.
         nodes: the wired ones in their order, then the others that were executed.
         wired: the wired ones.
-        executed: those that were ever executed.
+        executed: the nodes that were ever executed.
         edges: as reported.
         start: the first node; empty if unknown.
         changed: when the topology last changed; None if unknown.
@@ -181,13 +181,14 @@ class _Graph:
         )
         self.executed = {key.node for key in keys if key.kind is Kind.NODE}
         self.wired = frozenset(union.nodes)
+        # The order does not change, so that the drawing does not either.
         self.nodes = list(dict.fromkeys((*union.nodes, *sorted(self.executed))))
         self.edges: Sequence[Edge] = union.edges
         self.start = union.start
         self.changed = max((r.changed for r in records), default=0.0) or None
 
     def includes(self, service: str, graph: str) -> bool:
-        """Return whether a service's graph is this one."""
+        """Return whether a service's graph matches."""
         query = self._query
         return graph == query.graph and query.service in (None, service)
 
@@ -215,60 +216,79 @@ class _Graph:
         return node if is_graph else None
 
 
-class _Limits(NamedTuple):
-    """The strictest thresholds of rules; None for none."""
+class _Usual(NamedTuple):
+    """What is usual of a node; None if too little is known."""
 
-    max_avg: float | None
-    min_success_rate: float | None
+    usual_p95: float | None = None
+    usual_error_rate: float | None = None
 
 
 class _NodeTable(NamedTuple):
     """The nodes, and how often each action was returned, by node."""
 
     rows: list[TopologyNode]
-    actions: dict[str, dict[str, int]]
+    actions: Mapping[str, Mapping[str, int]]
 
 
 def _nodes(
     snapshot: AgentSnapshot, window: Window, graph: _Graph, runs: GroupStats
 ) -> _NodeTable:
-    names = [(node,) for node in graph.nodes]
-    places = PlaceGroups(snapshot, Kind.NODE, graph.place, names)
+    places = PlaceGroups(snapshot, Kind.NODE, graph.place, [(n,) for n in graph.nodes])
     columns, stats = columns_of(window, places, DIMENSIONS | {Dimension.ACTION})
     figures = figures_of(columns)
-    registry = snapshot.view.registry
-    actions: dict[str, dict[str, int]] = defaultdict(dict)
-    for group, number, count in stats.counted(Dimension.ACTION):
-        node, action = graph.nodes[group], registry.actions.values[number]
-        actions[node][action] = count
-    dead_ends: Counter[str] = Counter()
-    for _, number, count in runs.counted(Dimension.ACTION):
-        end = registry.ends.values[number]
-        if end.reason == EndReason.UNMATCHED_ACTION:
-            dead_ends[end.node] += count
+    dead_ends = _count_dead_ends(snapshot, runs)
     usual = _usual(snapshot, window, places)
     in_flight = _in_flight(snapshot, graph)
     visits = _max_visits(snapshot, window, graph)
-    rules = snapshot.alerts().settings.rules.values()
-    limits = [_strictest(rules, graph, node) for node in graph.nodes]
+    limits = _limits(snapshot, graph)
     rows = [
         TopologyNode(
             **figures[n],
             node=node,
             in_flight=in_flight[node],
             is_wired=node in graph.wired,
+            # Before the first run, every node would be reported.
             never_reached=bool(graph.executed) and node not in graph.executed,
             dead_ends=dead_ends[node],
             max_visits=visits.get(node),
-            usual_p95=usual[n][0],
-            usual_error_rate=usual[n][1],
-            max_avg=limits[n].max_avg,
-            min_success_rate=limits[n].min_success_rate,
             subgraph=graph.subgraph(node),
+            **usual[n]._asdict(),
+            **limits[n]._asdict(),
         )
         for n, node in enumerate(graph.nodes)
     ]
-    return _NodeTable(rows, actions)
+    return _NodeTable(rows, _count_actions(snapshot, graph, stats))
+
+
+def _count_actions(
+    snapshot: AgentSnapshot, graph: _Graph, stats: GroupStats
+) -> Mapping[str, Mapping[str, int]]:
+    """Return how often each action was returned, by node."""
+    names = snapshot.view.registry.actions.values
+    actions: dict[str, dict[str, int]] = defaultdict(dict)
+    for group, number, count in stats.counted(Dimension.ACTION):
+        actions[graph.nodes[group]][names[number]] = count
+    return actions
+
+
+def _count_dead_ends(snapshot: AgentSnapshot, runs: GroupStats) -> Counter[str]:
+    """Return how many runs ended at an action without an edge, by node."""
+    ends = snapshot.view.registry.ends.values
+    counts: Counter[str] = Counter()
+    for _, number, count in runs.counted(Dimension.ACTION):
+        if ends[number].reason == EndReason.UNMATCHED_ACTION:
+            counts[ends[number].node] += count
+    return counts
+
+
+def _limits(snapshot: AgentSnapshot, graph: _Graph) -> list[StrictestThresholds]:
+    rules = snapshot.alerts().settings.rules.values()
+    return [
+        find_strictest(
+            rules, [graph.labels(service, node) for service in graph.services]
+        )
+        for node in graph.nodes
+    ]
 
 
 def _in_flight(snapshot: AgentSnapshot, graph: _Graph) -> Counter[str]:
@@ -296,35 +316,19 @@ def _max_visits(
 
 def _usual(
     snapshot: AgentSnapshot, window: Window, places: PlaceGroups[Any]
-) -> list[tuple[float | None, float | None]]:
-    """Return p95 and error rate of the 24 hours before the window, by place."""
+) -> list[_Usual]:
+    """Return the usual values of the 24 hours before the window, by place."""
     start = window.start if window.seconds is not None else snapshot.now
+    # Shared by all requests, because a day has 1,440 buckets to merge.
     before = snapshot.day_before.of(snapshot.view, start)
     stats = Window(snapshot, DAY, buckets=[before]).stats(places.groups, DIMENSIONS)
     (p95,) = stats.quantiles(0.95)
     enough = stats.executions >= MIN_USUAL
     rates = stats.error_rates()
     return [
-        (p95[n], rates[n]) if known else (None, None)
-        for n, known in enumerate(enough.tolist())
+        _Usual(p95[n], rates[n]) if is_known else _Usual()
+        for n, is_known in enumerate(enough.tolist())
     ]
-
-
-def _strictest(rules: Iterable[Rule], graph: _Graph, node: str) -> _Limits:
-    """Return the strictest thresholds of the rules that apply to a node."""
-    limits: dict[str, list[float]] = {
-        "latency_avg": [],
-        "success_rate": [],
-        "error_rate": [],
-    }
-    for rule in rules:
-        condition = rule.condition
-        if not isinstance(condition, Threshold) or condition.metric not in limits:
-            continue
-        if any(matches(rule.match, graph.labels(s, node)) for s in graph.services):
-            limits[condition.metric].append(condition.threshold)
-    rates = [*limits["success_rate"], *(1.0 - rate for rate in limits["error_rate"])]
-    return _Limits(min(limits["latency_avg"], default=None), max(rates, default=None))
 
 
 def _edges(
@@ -370,6 +374,7 @@ def _back_edges(graph: _Graph) -> Iterator[Edge]:
     for first in dict.fromkeys((graph.start, *graph.nodes)):
         if first in seen:
             continue
+        # Parts that the start does not lead to are searched as well.
         seen.add(first)
         path, stack = {first}, [(first, iter(ways[first]))]
         while stack:
@@ -387,5 +392,7 @@ def _back_edges(graph: _Graph) -> Iterator[Edge]:
 
 
 def _hash(graph: _Graph) -> str:
+    # Figures are not part of the hash: the page lays the graph out again when it
+    # changes.
     parts = msgspec.json.encode((graph.start, graph.nodes, graph.edges))
     return hashlib.sha256(parts).hexdigest()[:16]

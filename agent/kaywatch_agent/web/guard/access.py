@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from aiohttp import hdrs, web
 
 from kaywatch_agent.web.config import HttpConfig
-from kaywatch_agent.web.guard.tokens import Role, Tokens, given_token
+from kaywatch_agent.web.guard.tokens import Role, Tokens, parse_token
 from kaywatch_agent.web.problems import MAX_SHOWN, Problem
 from kaywatch_agent.web.routes import ENDPOINTS
 
@@ -58,8 +58,7 @@ class AccessControl:
         self._any_host = unix_only or "*" in self._hosts
         built_in = (endpoint.path for endpoint in ENDPOINTS if endpoint.is_public)
         self._public = frozenset((*config.public, *built_in))
-        files = {Role.READ: config.read_tokens, Role.ADMIN: config.admin_tokens}
-        self._tokens = Tokens(files)
+        self._tokens = Tokens(config.read_tokens, config.admin_tokens)
         self._has_admins = bool(config.admin_tokens)
 
     def check(self, request: web.Request) -> None:
@@ -107,7 +106,7 @@ class AccessControl:
         headers = request.headers
         reads = request.method in READ_METHODS
         site = headers.get("Sec-Fetch-Site", "none")
-        # Another site may link to a page of ours: it cannot read what is shown then.
+        # Another site may link to a page of ours, because it cannot read the page.
         followed_link = (
             reads
             and headers.get("Sec-Fetch-Mode") == "navigate"
@@ -148,7 +147,7 @@ class AccessControl:
             return
         tokens.refresh(time.monotonic())
         values = request.headers.getall(hdrs.AUTHORIZATION, [])
-        token = given_token(values[0]) if len(values) == 1 else None
+        token = parse_token(values[0]) if len(values) == 1 else None
         if token is None:
             raise _unauthorized("no_token", "a token is required")
         role = tokens.role_of(token)
@@ -186,9 +185,9 @@ def _check_framing(request: web.Request) -> None:
 
 
 def _check_content_type(request: web.Request) -> None:
-    """Reject what a form could send, even for endpoints that ignore the body."""
-    known = request.match_info.http_exception is None
-    if known and request.method == "POST" and request.content_type != JSON_TYPE:
+    """Reject requests that a form could send, even if the endpoint ignores the body."""
+    is_known = request.match_info.http_exception is None
+    if is_known and request.method == "POST" and request.content_type != JSON_TYPE:
         raise Problem(
             415,
             "not_json",

@@ -81,7 +81,9 @@ class ConnectionLimiter:
     def admit(self, connection: HttpConnection) -> bool:
         """Add a connection; return whether there is room for it."""
         if len(self._connections) >= self._limit:
-            idle = next((known for known in self._connections if known.idle), None)
+            idle = next(
+                (candidate for candidate in self._connections if candidate.idle), None
+            )
             if idle is None:
                 self.count("too_many_connections")
                 return False

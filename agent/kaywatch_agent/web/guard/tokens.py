@@ -14,7 +14,6 @@ import hashlib
 import hmac
 import os
 import stat
-from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final
 
@@ -23,7 +22,7 @@ import structlog
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.web.guard.files import FileWatch
 
-__all__ = ["Role", "Tokens", "given_token"]
+__all__ = ["Role", "Tokens", "parse_token"]
 
 MIN_LENGTH: Final = 16  # `openssl rand -hex 16` prints 32 characters with 128 bits
 MAX_LENGTH: Final = 512
@@ -47,16 +46,18 @@ class Role(StrEnum):
 class Tokens:
     """The digests of all tokens, by role."""
 
-    def __init__(self, files: Mapping[Role, str]) -> None:
+    def __init__(self, read: str, admin: str) -> None:
         """Read the tokens.
 
         Args:
-            files: the path of each role's file; empty for none.
+            read: the path of the tokens that allow reading; empty for none.
+            admin: the path of the tokens that allow reading and changes.
 
         Raises:
             ConfigError: a file cannot be read, or has an invalid token.
         """
-        self._roles = {path: role for role, path in files.items() if path}
+        files = ((read, Role.READ), (admin, Role.ADMIN))
+        self._roles = {path: role for path, role in files if path}
         self._watch = FileWatch(self._roles, CHECK_SECONDS)
         self._digests = {role: _read(role, path) for path, role in self._roles.items()}
 
@@ -86,13 +87,13 @@ class Tokens:
         digest = _digest(token)
         match: Role | None = None
         for role in (Role.READ, Role.ADMIN):
-            for known in self._digests.get(role, ()):
-                if hmac.compare_digest(digest, known):
+            for candidate in self._digests.get(role, ()):
+                if hmac.compare_digest(digest, candidate):
                     match = role
         return match
 
 
-def given_token(authorization: str) -> str | None:
+def parse_token(authorization: str) -> str | None:
     """Return the token of an Authorization header: `Bearer TOKEN`, or a password.
 
     Browsers ask their user for name and password (RFC 7617); the name is ignored.

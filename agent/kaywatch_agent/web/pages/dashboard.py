@@ -65,7 +65,7 @@ class PageFile(NamedTuple):
 
     media_type: str
     data: bytes
-    compressed: bytes
+    compress: bytes
     digest: str
 
 
@@ -91,7 +91,7 @@ def asset(snapshot: AgentSnapshot, query: AssetQuery) -> EncodedResponse:
     path = folder / query.name
     file = _read(path, path.stat().st_mtime_ns)
     if snapshot.gzip:
-        etag, data, encoding = f'"{file.digest}-gzip"', file.compressed, "gzip"
+        etag, data, encoding = f'"{file.digest}-gzip"', file.compress, "gzip"
     else:
         etag, data, encoding = f'"{file.digest}"', file.data, ""
     return EncodedResponse(file.media_type, [data], encoding=encoding, etag=etag)

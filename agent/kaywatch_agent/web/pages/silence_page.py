@@ -83,5 +83,5 @@ def _silences(alerts: AlertsSnapshot, alert: Alert) -> str:
     return "\n".join(
         f"<p>It is silenced until {silence.ends_at:%Y-%m-%d %H:%M} UTC by"
         f" {escape(silence.created_by or silence.id)}: {escape(silence.comment)}</p>"
-        for silence in alerts.silencing(alert)
+        for silence in alerts.active_silences(alert)
     )

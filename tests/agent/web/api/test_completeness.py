@@ -1,4 +1,4 @@
-"""Beside every figure: what arrived, what did not and why, what is elsewhere."""
+"""The account of every figure: received, lost by reason, late and overflow."""
 
 from __future__ import annotations
 
@@ -50,9 +50,11 @@ def test_an_account_covers_every_event(served: Served) -> None:
         "dropped": {"buffer_full": 4, "pending_full": 1, "refused": 1},
         "late": 2,
         "overflow": 2,
+        "deaths": 0,
+        "unknown_seconds": 0.0,
         "ratio": 0.5,
     }
-    cron = {"received": 1, "dropped": {}, "late": 0, "overflow": 0, "ratio": 1.0}
+    cron = shop | {"received": 1, "dropped": {}, "late": 0, "overflow": 0, "ratio": 1.0}
     answer = served.get("/api/v1/completeness")
     assert answer["services"] == {"cron": cron, "shop": shop}
     assert answer["total"] == {**shop, "received": 7, "ratio": 7 / 13}
@@ -62,7 +64,7 @@ def test_an_account_covers_every_event(served: Served) -> None:
     assert served.get("/api/v1/graphs")["account"] == answer["total"]
     assert served.get("/api/v1/nodes", service="cron")["account"] == cron
 
-    # A window has no late ones, but says how many it lacks.
+    # A window has no late events, but reports their number.
     window = {**shop, "received": 4, "ratio": 0.4}
     for output in (
         served.node("n", service="shop", window="5m"),
@@ -123,6 +125,8 @@ def test_nothing_has_no_ratio(served: Served) -> None:
         "dropped": {},
         "late": 0,
         "overflow": 0,
+        "deaths": 0,
+        "unknown_seconds": 0.0,
         "ratio": None,
     }
     assert answer["services"] == {}

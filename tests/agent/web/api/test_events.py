@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -14,7 +13,9 @@ from urllib.parse import urlencode
 
 import pytest
 from tests.agent.web.api.test_openapi import hold_to
-from tests.agent.web.serving import Served, until
+from tests.agent.web.serving import Served
+from tests.agent.web.sse import EventReader
+from tests.agents import until
 
 from kaywatch.recorder import Failure
 from kaywatch.wire import EndReason, Outcome
@@ -29,29 +30,19 @@ SHAPES = {
 }
 
 
-class Reader:
+class Reader(EventReader):
     """One who listens, read by hand."""
 
     def __init__(self, served: Served, query: str = "", buffer: int = 0) -> None:
-        self.connection = socket.socket()
-        if buffer:
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
-        self.connection.settimeout(20)
-        self.connection.connect((served.host, served.port))
-        request = f"GET /api/v1/events{query} HTTP/1.0\r\n\r\n"
-        self.connection.sendall(request.encode())
-        self._file = self.connection.makefile("rb")
-        status = self._file.readline()
-        assert status.endswith(b"200 OK\r\n"), status
-        while self._file.readline().strip():
-            pass
-        assert self._block() == {"retry": "2000"}
+        super().__init__(served, f"/api/v1/events{query}", buffer)
+        assert self.headers()[0].endswith(b"200 OK")
+        assert self.block() == {"retry": "2000"}
         name, self.opening = self.event()
         assert name == "subscribed"
 
     def event(self) -> tuple[str, Any]:
         """Return the next event's name and data; empty ones at the end."""
-        block = self._block()
+        block = self.block()
         return block.get("event", ""), json.loads(block.get("data", "null"))
 
     def of(self, kind: str, count: int) -> list[Any]:
@@ -61,23 +52,10 @@ class Reader:
         return [data for _, data in result]
 
     def second(self, count: int) -> tuple[list[Any], Any]:
-        """Return the next executions, and what was missed, which comes among them."""
+        """Return the next executions, and the reports of missed events among them."""
         result = [self.event() for _ in range(count + 1)]
         (left_out,) = [data for name, data in result if name == "missed"]
         return [data for name, data in result if name == "execution"], left_out
-
-    def _block(self) -> dict[str, str]:
-        fields = {}
-        for line in iter(self._file.readline, b""):
-            if line == b"\n":
-                return fields
-            name, _, value = line.decode().rstrip("\n").partition(":")
-            fields[name] = value.removeprefix(" ")
-        return fields
-
-    def close(self) -> None:
-        self._file.close()
-        self.connection.close()
 
 
 @contextlib.contextmanager
@@ -95,7 +73,7 @@ def subscriber_count(served: Served) -> float:
     return value
 
 
-def missed(served: Served) -> dict[str, float]:
+def count_missed(served: Served) -> dict[str, float]:
     return {
         reason: served.source.telemetry.get("kaywatch_event_misses_total", reason)
         for reason in ("limited", "slow")
@@ -157,7 +135,7 @@ def test_an_execution_has_all_that_is_known_of_it(served: Served) -> None:
     assert cancelled["outcome"] == "cancelled"
     assert (back["service"], back["graph"]) == ("back", "")
     until(lambda: subscriber_count(served) == 0, "it is forgotten")
-    assert missed(served) == {"limited": 0, "slow": 0}
+    assert count_missed(served) == {"limited": 0, "slow": 0}
 
 
 @pytest.mark.parametrize(
@@ -271,7 +249,7 @@ def test_over_the_rate_failures_come_first_and_the_rest_is_counted(
     # Spread over the batch, in order.
     assert fine == sorted(fine)
     assert fine[0] < 100 and fine[-1] > 350
-    assert missed(served) == {"limited": 494, "slow": 0}
+    assert count_missed(served) == {"limited": 494, "slow": 0}
 
 
 def test_a_slow_reader_gets_a_gap_and_delays_no_other(served: Served) -> None:
@@ -286,7 +264,7 @@ def test_a_slow_reader_gets_a_gap_and_delays_no_other(served: Served) -> None:
             while seen < event_stream.QUEUE:
                 name, data = quick.event()
                 seen += 1 if name == "execution" else data["slow"]
-        assert missed(served)["slow"] > event_stream.QUEUE
+        assert count_missed(served)["slow"] > event_stream.QUEUE
 
         counts: Counter[str] = Counter()
         while counts["execution"] + counts["slow"] < times * event_stream.QUEUE:

@@ -168,6 +168,7 @@ def test_a_client_is_described_in_full() -> None:
             "missing": 0,
             "duplicates": 1,
             "missing_batches": 2,
+            "unknown_seconds": 0.0,
             "skew": 1.5,
             "in_flight": [
                 {

@@ -50,6 +50,12 @@ def fed() -> Iterator[Served]:
     kaywatch.uninstrument()
 
 
+def test_a_graph_has_the_cost_of_its_calls(fed: Served) -> None:
+    graph = fed.graph("talk")
+    assert (graph["cost_usd"], graph["wasted_cost_usd"]) == (2.0, 1.0)
+    assert fed.graph("talk", window="5m")["cost_usd"] == 2.0
+
+
 def test_all_calls_together(fed: Served) -> None:
     answer = fed.get("/api/v1/llm")
     totals = answer["totals"]

@@ -96,7 +96,7 @@ def test_where_the_time_of_a_node_went(served: Served) -> None:
     )
 
     result = served.node("pay")
-    # Of the two that tell it.
+    # Of the two executions that report it.
     assert [result[key] for key in PHASES] == [0.5, 1.5, 0.25, 0.75]
     assert (result["total_executions"], result["total_items"]) == (3, 12)
     assert result["avg_execution_time"] == 5.0
@@ -183,7 +183,7 @@ def test_the_list_has_every_node_once_by_name(shop: Served) -> None:
     pay = next(node for node in answer["nodes"] if node["node"] == "pay")
     detailed = shop.node("pay")
     assert pay == {key: detailed[key] for key in pay}
-    assert set(detailed) - set(pay) == {"errors", "custom", "account"}
+    assert set(detailed) - set(pay) == {"errors", "custom", "account", "retried_errors"}
 
 
 def test_filters_narrow_the_list(shop: Served) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from tests.agent.web.serving import Served, serving
 
+from kaywatch.wire import EndReason, Outcome
+
 NOW = 1_700_000_005.0
 STEP = 1_700_000_000.0  # the step that NOW is in
 
@@ -31,7 +33,7 @@ def history() -> Iterator[Served]:
             point(STEP - 4, 5.0, metric="depth", kind="gauge"),
         )
         with served.recording("shop") as recorder:
-            recorder.run_ended("g", 1.0, 0, "error", "n", "", 3)
+            recorder.run_ended("g", 2.0, Outcome.ERROR, EndReason.ERROR, "n", "", 3)
         yield served
 
 
@@ -83,6 +85,12 @@ def values(served: Served, metric: str, **asked: Any) -> list[Any]:
         ("size", [(None, 0), (20.0, 2), (None, 0)]),
         ("orders", [(0, 0), (7.0, 2), (0, 0)]),
         ("depth", [(None, 0), (5.0, 2), (None, 0)]),
+        # Metrics of rules are computed for each step.
+        ("masked_rate", [(None, 0), (2 / 5, 3), (0.0, 1)]),
+        ("latency_p95", [(None, 0), (6.0, 3), (1.0, 1)]),
+        ("custom.depth.last", [(None, 0), (5.0, 2), (None, 0)]),
+        ("custom.size.max", [(None, 0), (30.0, 2), (None, 0)]),
+        ("custom.orders.per_second", [(0, 0), (0.7, 2), (0, 0)]),
     ],
 )
 def test_each_metric_over_time(
@@ -101,6 +109,26 @@ def test_runs_are_counted_when_they_were(history: Served) -> None:
 
     assert sum(n for _, _, n in points_of(answer)) == 1
     assert answer["unit"] == "runs"
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [
+        ("run_success_rate", 0.0),
+        ("run_error_rate", 1.0),
+        *((f"run_{name}", 2.0) for name in ("avg", "max", "p50", "p90", "p95", "p99")),
+    ],
+)
+def test_runs_have_metrics_of_their_own(
+    history: Served, metric: str, expected: float
+) -> None:
+    answer = history.get("/api/v1/query", metric=metric, by="graph")
+
+    (series,) = answer["series"]
+    assert series["name"] == "g"
+    seen = [value for _, value, n in series["points"] if n]
+    assert seen == [pytest.approx(expected, rel=0.011)]
+    assert all(value is None for _, value, n in series["points"] if not n)
 
 
 def test_an_hour_up_to_now_is_the_default(history: Served) -> None:
@@ -218,7 +246,7 @@ def test_the_nearest_metric_is_named(history: Served) -> None:
 # -- several series --------------------------------------------------------------------
 
 
-def named(served: Served, metric: str, **asked: Any) -> dict[str, list[Any]]:
+def query_values(served: Served, metric: str, **asked: Any) -> dict[str, list[Any]]:
     """Return the values of the three steps up to now, by series."""
     asked = {"start": STEP - 20, "end": NOW, "step": "10", **asked}
     answer = served.get("/api/v1/query", metric=metric, **asked)
@@ -282,7 +310,7 @@ def several() -> Iterator[Served]:
 def test_one_series_for_each_value(
     several: Served, metric: str, by: str, expected: dict[str, list[Any]]
 ) -> None:
-    series = named(several, metric, by=by)
+    series = query_values(several, metric, by=by)
 
     assert series.keys() == expected.keys()
     for name, numbers in expected.items():
@@ -291,8 +319,8 @@ def test_one_series_for_each_value(
 
 
 def test_one_model_is_selected(several: Served) -> None:
-    assert named(several, "cost", model="small") == {"": [0, 0.5, 0]}
-    assert named(several, "cost", model="none") == {"": [0, 0, 0]}
+    assert query_values(several, "cost", model="small") == {"": [0, 0.5, 0]}
+    assert query_values(several, "cost", model="none") == {"": [0, 0, 0]}
 
 
 def test_the_most_frequent_values_are_returned(served: Served) -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.agent.simulation.history import BEGIN, HOURS, record
+from tests.agent.simulation.history import BEGIN, HOURS
 from tests.agent.web.serving import Served, serving
+from tests.agents import DEADLINE
 
 from kaywatch_agent.backtesting import Backtester
 
@@ -19,12 +20,10 @@ END = BEGIN + HOURS * 3600.0
 
 
 @pytest.fixture(scope="module")
-def stored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def stored(past: Path) -> Iterator[Served]:
     """An agent with a store that has three outages."""
-    path = tmp_path_factory.mktemp("past") / "kaywatch.db"
-    record(path)
     with serving(lambda: END) as served:
-        use(served, path)
+        use(served, past)
         yield served
 
 
@@ -104,7 +103,7 @@ def test_one_runs_at_a_time_and_for_a_limited_time(
     def slow(self: Backtester, *arguments: Any) -> Any:
         with self._lock:
             started.set()
-            assert release.wait(20)
+            assert release.wait(DEADLINE)
         return real(self, *arguments)
 
     monkeypatch.setattr("kaywatch_agent.backtesting.MAX_SECONDS", 0.0)
@@ -119,7 +118,7 @@ def test_one_runs_at_a_time_and_for_a_limited_time(
     )
     thread.start()
     try:
-        assert started.wait(20)
+        assert started.wait(DEADLINE)
         monkeypatch.setattr(stored.source, "backtest", backtester.run)
         status, answer = post(stored, "error_rate_max", body)
         assert status == 503

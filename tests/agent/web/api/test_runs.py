@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from pocketflow import Flow, Node
 from tests.agent.web.serving import Served, serving
+from tests.agents import DEADLINE
 
 import kaywatch
 from kaywatch._process import process
@@ -29,7 +30,7 @@ class Pay(Node):
         if self.failure is not None:
             raise self.failure
         self.entered.set()
-        self.release.wait(20)
+        self.release.wait(DEADLINE)
 
     def post(self, *_: Any) -> str:
         return "unknown"
@@ -91,7 +92,7 @@ def test_a_run_in_progress_is_where_it_is(served: Served) -> None:
         thread = threading.Thread(target=checkout().run, args=({},))
         thread.start()
         try:
-            assert Pay.entered.wait(20)
+            assert Pay.entered.wait(DEADLINE)
             kaywatch.flush()
         finally:
             flights = [span.in_flight() for span in process.recorder.in_flight]

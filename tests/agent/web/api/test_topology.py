@@ -57,7 +57,7 @@ def wire(served: Served, topology: Topology) -> None:
     served.receive([{**batch, "topologies": [topology._asdict()]}], "wiring")
 
 
-def by_name(rows: list[dict[str, Any]], *keys: str) -> dict[Any, dict[str, Any]]:
+def index_by(rows: list[dict[str, Any]], *keys: str) -> dict[Any, dict[str, Any]]:
     return {tuple(row[key] for key in keys): row for row in rows}
 
 
@@ -83,7 +83,7 @@ def test_nodes_have_figures_and_what_is_special_about_them(loops: Served) -> Non
 
 def test_edges_have_traffic_and_lead_back(loops: Served) -> None:
     graph = loops.get("/api/v1/topology", graph="agent", window="5m")
-    edges = by_name(graph["edges"], "source", "action")
+    edges = index_by(graph["edges"], "source", "action")
     assert len(edges) == len(graph["edges"])
     assert [key for key, edge in edges.items() if edge["is_back_edge"]] == [
         ("search", "default")

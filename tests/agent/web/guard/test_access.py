@@ -18,14 +18,15 @@ from typing import Any
 
 import pytest
 import structlog
-from tests.agent.web.serving import Answer, Served, serving, until
+from tests.agent.web.serving import Answer, Served, serving
+from tests.agents import until
 from tests.certificates import certificate
 
 from kaywatch.errors import AgentRefused, ConfigurationError
 from kaywatch.query import fetch, send
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.web.config import HttpConfig, is_loopback
-from kaywatch_agent.web.guard.tokens import Role, Tokens, given_token
+from kaywatch_agent.web.guard.tokens import Role, Tokens, parse_token
 from kaywatch_agent.web.routes import ENDPOINTS
 
 READ, OLD, ADMIN = "r" * 16, "old-token-of-before", "a-token/for+admins=="
@@ -101,7 +102,7 @@ def test_every_path_but_the_public_needs_a_token(guarded: Served) -> None:
         answer = guarded.ask(path, JSON, method=route.method)
         is_public = route.is_public or route.path == "/health"
         assert (answer.status != 401) is is_public, path
-    # Nor does anybody learn what is there and what isn't.
+    # The response does not reveal which paths exist.
     for path, method in (("/x", "GET"), ("/health", "POST"), ("/metrics", "OPTIONS")):
         assert guarded.ask(path, method=method).status == 401
 
@@ -128,7 +129,7 @@ def test_two_tokens_at_once_are_none(guarded: Served) -> None:
 def test_a_file_that_changes_is_read_again(tmp_path: Path) -> None:
     file = tmp_path / "tokens"
     file.write_text("the-first-token-x\n")
-    tokens = Tokens({Role.READ: str(file)})
+    tokens = Tokens(read=str(file), admin="")
     file.write_text("the-first-token-x\nthe-second-token-x\n")
     tokens.refresh(10.0)
     assert tokens.role_of("the-first-token-x") is Role.READ
@@ -146,7 +147,7 @@ def test_a_file_that_changes_is_read_again(tmp_path: Path) -> None:
 def test_an_invalid_token_file_changes_nothing_and_is_reported(tmp_path: Path) -> None:
     file = tmp_path / "tokens"
     file.write_text("the-first-token-x\n")
-    tokens = Tokens({Role.ADMIN: str(file)})
+    tokens = Tokens(read="", admin=str(file))
     for number, text in enumerate(("short\n", "", None), 1):
         file.unlink()
         if text is not None:
@@ -179,7 +180,7 @@ def test_an_invalid_token_is_reported_without_its_text(
     file = tmp_path / "tokens"
     file.write_text(text)
     with pytest.raises(ConfigError) as caught:
-        Tokens({Role.READ: str(file)})
+        Tokens(read=str(file), admin="")
     assert complaint in str(caught.value)
     assert str(caught.value).startswith("http.read_tokens_file: ")
     assert "secret" not in str(caught.value).replace(str(file), "")
@@ -190,7 +191,7 @@ def test_a_world_readable_token_file_is_reported(tmp_path: Path) -> None:
     file.write_text(READ)
     file.chmod(0o644)
     with structlog.testing.capture_logs() as logs:
-        Tokens({Role.READ: str(file)})
+        Tokens(read=str(file), admin="")
     assert [line["event"] for line in logs] == [
         "every user can read the tokens: chmod o-r"
     ]
@@ -212,7 +213,7 @@ def test_tokens_come_as_credentials(
 
 @pytest.mark.parametrize("header", ["", " ", "Basic", "Basic =", "Bearer", "\x00"])
 def test_headers_that_hold_no_token(header: str) -> None:
-    assert given_token(header) is None
+    assert parse_token(header) is None
 
 
 def test_the_reader_sends_the_token_that_its_environment_names(
@@ -538,13 +539,13 @@ def connected(served: Served) -> Iterator[socket.socket]:
         yield connection
 
 
-def refused(served: Served, reason: str) -> float:
+def count_refused(served: Served, reason: str) -> float:
     value: float = served.source.telemetry.get("kaywatch_http_refused_total", reason)
     return value
 
 
 def rest(connection: socket.socket) -> bytes:
-    """Return all until the other side hangs up."""
+    """Return all bytes until the peer disconnects."""
     result = b""
     with contextlib.suppress(ConnectionError):
         while data := connection.recv(65_536):
@@ -558,7 +559,7 @@ def test_a_connection_without_a_request_is_closed(served: Served, sent: bytes) -
     with connected(served) as connection:
         connection.sendall(sent)
         assert rest(connection) == b""
-    assert refused(served, "slow") == 1
+    assert count_refused(served, "slow") == 1
     until(lambda: open_connections(served) == 0, "it is gone")
 
 
@@ -569,7 +570,7 @@ def test_a_drip_does_not_keep_a_connection_open(served: Served) -> None:
         connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n")
         with pytest.raises(ConnectionError):
             drip(connection)
-    assert refused(served, "slow") == 1
+    assert count_refused(served, "slow") == 1
 
 
 def drip(connection: socket.socket) -> None:
@@ -587,11 +588,11 @@ def test_a_connection_that_is_kept_has_its_time_for_the_next_request(
             c.request("GET", "/health")
             assert c.getresponse().read()
             time.sleep(0.5)  # longer than a head may take
-        assert refused(served, "slow") == 0
+        assert count_refused(served, "slow") == 0
         assert c.sock is not None
         c.sock.sendall(b"GET / HT")
         assert rest(c.sock) == b""
-    assert refused(served, "slow") == 1
+    assert count_refused(served, "slow") == 1
 
 
 def test_a_body_that_does_not_come_is_waited_for_so_long(
@@ -605,7 +606,7 @@ def test_a_body_that_does_not_come_is_waited_for_so_long(
         )
         assert connection.recv(100).startswith(b"HTTP/1.1 408 ")
         rest(connection)  # it ends: the rest could be taken for a request
-    assert refused(served, "slow_body") == 1
+    assert count_refused(served, "slow_body") == 1
 
 
 def test_of_too_many_connections_the_idlest_goes() -> None:
@@ -617,7 +618,7 @@ def test_of_too_many_connections_the_idlest_goes() -> None:
         until(lambda: open_connections(served) == 3, "three are there")
         assert served.ask("/health").status == 200
         assert rest(connections[0]) == b""
-        assert refused(served, "idle") == 1
+        assert count_refused(served, "idle") == 1
 
 
 def test_where_all_are_at_work_the_new_one_comes_again_later() -> None:
@@ -631,7 +632,7 @@ def test_where_all_are_at_work_the_new_one_comes_again_later() -> None:
             assert stream.recv(20).startswith(b"HTTP/1.1 200")
         answer = served.ask("/health")
         assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
-        assert refused(served, "too_many_connections") == 1
+        assert count_refused(served, "too_many_connections") == 1
 
 
 def test_streams_are_bounded() -> None:
@@ -672,7 +673,7 @@ def test_a_head_that_can_t_be_is_refused_in_json_and_counted(
             answer += connection.recv(65_536)
     assert answer.split(b" ")[1] == str(status).encode()
     body = json.loads(answer.partition(b"\r\n\r\n")[2])
-    assert refused(served, body["error"]["code"]) == 1
+    assert count_refused(served, body["error"]["code"]) == 1
     assert b"nosniff" in answer
     assert Answer(status, http.client.HTTPMessage(), b"").status == status
 
@@ -712,4 +713,4 @@ def test_a_disconnect_in_mid_request_is_not_logged(
     until(lambda: open_connections(served) == 0, "all are gone")
     assert served.ask("/health").status == 200
     assert not [record for record in caplog.records if record.exc_info]
-    assert refused(served, "internal") == 0
+    assert count_refused(served, "internal") == 0

@@ -18,8 +18,8 @@ from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 from tests.agent.web.conftest import STRANGE, fill
-from tests.agent.web.serving import Served, serving, until
-from tests.agents import free_port
+from tests.agent.web.serving import Served, serving
+from tests.agents import DEADLINE, free_port, kill_at_end, until
 from tests.servers import require
 
 TEXT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -33,7 +33,9 @@ def text(served: Served, accept: str = "text/plain") -> str:
     return answer.body.decode()
 
 
-def parsed(served: Served, accept: str = "text/plain") -> dict[str, list[Sample]]:
+def parse_metrics(
+    served: Served, accept: str = "text/plain"
+) -> dict[str, list[Sample]]:
     """The samples by name, as the Python client's parser reads them."""
     if "openmetrics" in accept:
         families = openmetrics.text_string_to_metric_families(text(served, accept))
@@ -56,7 +58,7 @@ def value(samples: dict[str, list[Sample]], name: str, **labels: str) -> float:
 
 @pytest.fixture(scope="module", params=["text/plain", "application/openmetrics-text"])
 def samples(shop: Served, request: pytest.FixtureRequest) -> dict[str, list[Sample]]:
-    return parsed(shop, request.param)
+    return parse_metrics(shop, request.param)
 
 
 def test_nodes(samples: dict[str, list[Sample]]) -> None:
@@ -88,7 +90,7 @@ def test_phases_and_items_are_exported_where_reported(
         {**pay, "node": "none"},
     )
 
-    result = parsed(served, accept)
+    result = parse_metrics(served, accept)
     name = "kaygraph_node_phase_seconds_total"
     seconds = {
         s.labels["phase"]: s.value
@@ -106,7 +108,7 @@ def test_the_sum_of_values_that_may_be_negative_is_left_out(served: Served) -> N
         served.send_rows({"metric": "score_change", "value": value_})
     served.send_rows({"metric": "size", "value": 5.5})
 
-    result = parsed(served, "application/openmetrics-text")
+    result = parse_metrics(served, "application/openmetrics-text")
 
     counts = {s.labels["metric"]: s.value for s in result["kaygraph_observation_count"]}
     sums = {s.labels["metric"]: s.value for s in result["kaygraph_observation_sum"]}
@@ -166,8 +168,9 @@ def test_custom_metrics_and_their_labels(samples: dict[str, list[Sample]]) -> No
 def test_names_of_every_kind_come_back_as_they_were(
     samples: dict[str, list[Sample]],
 ) -> None:
-    name = "kaygraph_node_executions_total"
-    assert {s.labels["node"] for s in samples[name]} >= set(STRANGE)
+    for name in ("executions_total", "outcomes_total", "duration_seconds_bucket"):
+        nodes = {s.labels["node"] for s in samples[f"kaygraph_node_{name}"]}
+        assert nodes >= set(STRANGE)
 
 
 def test_the_agents_own_are_all_there(
@@ -199,7 +202,7 @@ def test_the_two_formats_differ_where_they_must_and_nowhere_else(shop: Served) -
     assert "# TYPE kaygraph_node_executions_total counter" in plain
     assert "# UNIT kaygraph_node_duration_seconds seconds" in rich
     assert "# UNIT kaywatch_received_bytes bytes" in rich
-    # No gauge `x` beside a counter `x_total`, which would clash there.
+    # A gauge `x` and a counter `x_total` would clash there.
     families = re.findall(r"^# TYPE (\S+)", rich, re.MULTILINE)
     assert len(families) == len(set(families))
 
@@ -207,9 +210,9 @@ def test_the_two_formats_differ_where_they_must_and_nowhere_else(shop: Served) -
 def test_counters_never_go_back() -> None:
     with serving() as served:
         fill(served)
-        before = parsed(served)
+        before = parse_metrics(served)
         served.send_rows({"graph": "checkout", "node": "pay", "seconds": 1.0})
-        after = parsed(served)
+        after = parse_metrics(served)
 
     def counters(families: dict[str, list[Sample]]) -> dict[Any, float]:
         return {
@@ -237,7 +240,7 @@ def test_series_whose_labels_become_the_same_are_added_up(served: Served) -> Non
         )
     )
 
-    result = parsed(served)
+    result = parse_metrics(served)
     assert value(result, "kaygraph_count_total", metric="m", a_b="x") == 7
 
 
@@ -300,7 +303,7 @@ def prometheus(scraped: Served, folder: Path) -> Iterator[str]:
     # JSON is YAML.
     (folder / "prometheus.yml").write_text(json.dumps(config))
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
+        server = subprocess.Popen(
             [
                 program,
                 f"--config.file={folder / 'prometheus.yml'}",
@@ -310,17 +313,14 @@ def prometheus(scraped: Served, folder: Path) -> Iterator[str]:
             stdout=log,
             stderr=log,
         )
-    try:
+    with kill_at_end(server):
         yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(20)
 
 
 def ask(url: str, path: str, **parameters: str) -> Any:
     target = f"{url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
     try:
-        with urllib.request.urlopen(target, timeout=10) as response:
+        with urllib.request.urlopen(target, timeout=DEADLINE) as response:
             return json.load(response)["data"]
     except OSError:
         return None  # not up yet
@@ -334,7 +334,7 @@ def test_prometheus_scrapes_and_answers(shop: Served, tmp_path: Path) -> None:
             result = data["result"] if data else []
             return [(item["metric"], float(item["value"][1])) for item in result]
 
-        until(lambda: query("kaygraph_node_executions_total"), "a scrape", 40)
+        until(lambda: query("kaygraph_node_executions_total"), "a scrape")
         (target,) = ask(url, "targets")["activeTargets"]
         assert (target["health"], target["lastError"]) == ("up", "")
 

@@ -1,0 +1,255 @@
+"""What built-in rules report of nodes: failing, slow, masked, wasteful, dead ends.
+
+A check yields suspects: places that a rule reports. When that began, and how many
+events it has affected since then, is found for all suspects at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
+
+from kaywatch_agent.model.alerts import Severity
+from kaywatch_agent.rules.alert import Alert
+from kaywatch_agent.units import duration, money
+from kaywatch_agent.web.api.diagnosis.evidence import (
+    HourCounts,
+    NodeEvidence,
+    Onset,
+)
+from kaywatch_agent.web.api.diagnosis.problem import (
+    Place,
+    ProblemKind,
+    ProblemView,
+    share_text,
+)
+from kaywatch_agent.web.snapshot import Window
+
+__all__ = ["CHECKS", "Suspect"]
+
+# Half of the executions fail: no longer a warning.
+SEVERE_SHARE: Final = 0.5
+
+_FAILING: Final = ("success_rate_min", "error_rate_max")
+
+
+class Suspect(NamedTuple):
+    """A place that is probably in trouble.
+
+    Attributes:
+        kind: the kind of problem.
+        place: the node.
+        onset: returns since when it lasts, and how many events it affected.
+        describe: returns severity, text and details.
+    """
+
+    kind: ProblemKind
+    place: Place
+    onset: Callable[[HourCounts], Onset]
+    describe: Callable[[Onset], tuple[Severity, str, list[str]]]
+
+    def problem(self, history: HourCounts) -> ProblemView:
+        """Return the problem, with its onset from the history."""
+        onset = self.onset(history)
+        severity, text, details = self.describe(onset)
+        service, graph, node = self.place
+        return ProblemView(
+            kind=self.kind,
+            severity=severity,
+            service=service,
+            graph=graph,
+            node=node,
+            text=text,
+            details=details,
+            since=onset.since,
+            count=onset.bad,
+            cost_usd=onset.wasted,
+        )
+
+
+def failing(evidence: NodeEvidence) -> Iterator[Suspect]:
+    """Yield nodes that fail more often than the page's thresholds allow."""
+    for n, _ in _alerts(evidence, *_FAILING):
+        yield _failing("failing", evidence, n)
+
+
+def low_traffic(evidence: NodeEvidence) -> Iterator[Suspect]:
+    """Yield nodes with too few executions for other rules, many of which failed."""
+    known = {n for n, _ in _alerts(evidence, *_FAILING)}
+    longer = _of_rule(evidence, "low_traffic")
+    for n, _ in _alerts(longer, "low_traffic"):
+        if longer.places[n] not in {evidence.places[n] for n in known}:
+            yield _failing("low_traffic", longer, n, int(longer.window.seconds or 0))
+
+
+def slow(evidence: NodeEvidence) -> Iterator[Suspect]:
+    """Yield nodes that are slower than the threshold, or than they usually are."""
+    known = set()
+    for n, alert in _alerts(evidence, "avg_execution_time_max"):
+        known.add(n)
+        limit = alert.threshold or 0.0
+        text = f"takes {duration(alert.value or 0.0)} on average"
+        yield _slow(
+            evidence.places[n], limit, text, [f"the limit is {duration(limit)}"]
+        )
+    usual = evidence.alerts.usual("slow")
+    for n, alert in _alerts(evidence, "slow"):
+        place = evidence.places[n]
+        if n not in known and place in usual:
+            limit = usual[place] * (alert.threshold or 1.0)
+            yield _slow(place, limit, f"takes {alert.note}", [])
+
+
+def masked(evidence: NodeEvidence) -> Iterator[Suspect]:
+    """Yield nodes whose failing calls are hidden by retries or fallbacks."""
+    for n, _ in _alerts(evidence, "masked_failures"):
+        yield _masked(evidence, evidence.places[n])
+
+
+def wasteful(evidence: NodeEvidence) -> Iterator[Suspect]:
+    """Yield nodes that spend much on attempts that fail."""
+    for n, alert in _alerts(evidence, "wasted_spend"):
+        yield _wasteful(evidence.places[n], share_text(alert.value or 0.0))
+
+
+def dead_ends(evidence: NodeEvidence) -> Iterator[Suspect]:
+    """Yield nodes at which runs ended with an action that has no edge."""
+    longer = _of_rule(evidence, "dead_end")
+    for n, _ in _alerts(longer, "dead_end"):
+        actions = longer.dead_ends.get(longer.places[n])
+        if actions:
+            worst = max(actions, key=lambda name: actions[name])
+            yield _dead_end(longer.places[n], worst)
+
+
+CHECKS: Final = (
+    low_traffic,
+    failing,
+    masked,
+    slow,
+    dead_ends,
+    wasteful,
+)
+
+
+# -- inside --------------------------------------------------------------------------
+
+
+def _alerts(evidence: NodeEvidence, *rules: str) -> Iterator[tuple[int, Alert]]:
+    """Yield the nodes that built-in rules report, each once, with the alert."""
+    found: set[int] = set()
+    for alert in evidence.alerts.built_in(*rules):
+        labels = alert.labels
+        place = labels["service"], labels["graph"], labels["node"]
+        n = evidence.numbers.get(place)
+        if n is not None and n not in found:
+            found.add(n)
+            yield n, alert
+
+
+def _of_rule(evidence: NodeEvidence, name: str) -> NodeEvidence:
+    """Return the evidence of a rule's own window."""
+    rule = evidence.alerts.settings.rules.get(name)
+    if rule is None or rule.window == evidence.window.seconds:
+        return evidence
+    return NodeEvidence(evidence.snapshot, Window(evidence.snapshot, int(rule.window)))
+
+
+def _failing(
+    kind: ProblemKind, evidence: NodeEvidence, n: int, seconds: int = 0
+) -> Suspect:
+    place = evidence.places[n]
+    errors = [f"mostly {name}" for name, _ in evidence.errors[n].most_common(1)]
+
+    def describe(onset: Onset) -> tuple[Severity, str, list[str]]:
+        severity: Severity = "error" if onset.share >= SEVERE_SHARE else "warning"
+        text = f"{share_text(onset.share)} of executions fail"
+        if kind == "low_traffic":
+            text = f"{onset.bad} of {onset.events} executions failed"
+        return severity, text, [_count(onset.bad, "failure"), *_wasted(onset), *errors]
+
+    def onset(history: HourCounts) -> Onset:
+        if kind == "low_traffic":
+            return history.recent_failures(place, seconds)
+        return history.failures(place)
+
+    return Suspect(kind, place, onset, describe)
+
+
+def _slow(place: Place, limit: float, text: str, details: list[str]) -> Suspect:
+    return Suspect(
+        "slow",
+        place,
+        lambda history: history.slow(place, limit),
+        lambda onset: (
+            "warning",
+            text,
+            [_count(onset.bad, "slow execution"), *details],
+        ),
+    )
+
+
+def _masked(evidence: NodeEvidence, place: Place) -> Suspect:
+    error = _hidden_error(evidence, place)
+
+    def describe(onset: Onset) -> tuple[Severity, str, list[str]]:
+        text = (
+            f"{share_text(onset.share)} of calls fail, hidden by retries or fallbacks"
+        )
+        return (
+            "warning",
+            text,
+            [_count(onset.bad, "failed call"), *_wasted(onset), *error],
+        )
+
+    return Suspect(
+        "masked_failures",
+        place,
+        lambda history: history.hidden_failures(place),
+        describe,
+    )
+
+
+def _wasteful(place: Place, share: str) -> Suspect:
+    return Suspect(
+        "wasted_spend",
+        place,
+        lambda history: history.failed_attempts(place),
+        lambda onset: (
+            "info",
+            f"{share} of what its model calls cost is wasted",
+            [*_wasted(onset), _count(onset.bad, "failed attempt")],
+        ),
+    )
+
+
+def _dead_end(place: Place, action: str) -> Suspect:
+    return Suspect(
+        "dead_end",
+        place,
+        lambda history: history.dead_ends(place),
+        lambda onset: (
+            "warning",
+            f'{share_text(onset.share)} of runs stop here: no edge for "{action}"',
+            [_count(onset.bad, "run")],
+        ),
+    )
+
+
+def _hidden_error(evidence: NodeEvidence, place: Place) -> list[str]:
+    """Return the latest exception that a fallback or `on_error` has hidden."""
+    for failure in reversed(evidence.snapshot.view.failures):
+        is_retried = failure.outcome == "ok"
+        if (failure.service, failure.graph, failure.node) == place and not is_retried:
+            return [f"such as {failure.type}"]
+    return []
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _wasted(onset: Onset) -> list[str]:
+    if not onset.wasted:
+        return []
+    return [f"{money(onset.wasted)} spent on failed attempts"]

@@ -1,0 +1,161 @@
+"""The problems of a period, the most urgent first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Final
+
+from msgspec import Meta, Struct
+
+from kaywatch_agent.model.alerts import SEVERITIES
+from kaywatch_agent.model.bounds import Count, Moment
+from kaywatch_agent.rules.snapshot import AlertsSnapshot
+from kaywatch_agent.web.api.diagnosis.alert_problems import (
+    alert_problem,
+    built_in_problems,
+)
+from kaywatch_agent.web.api.diagnosis.evidence import HourCounts, NodeEvidence
+from kaywatch_agent.web.api.diagnosis.live_checks import troubled_runs
+from kaywatch_agent.web.api.diagnosis.node_checks import (
+    CHECKS,
+    Suspect,
+)
+from kaywatch_agent.web.api.diagnosis.problem import AlertRef, ProblemView
+from kaywatch_agent.web.api.parameters import Service, WindowText
+from kaywatch_agent.web.api.schema import ResponseBody
+from kaywatch_agent.web.snapshot import AgentSnapshot, Window
+
+__all__ = ["list_problems"]
+
+DEFAULT_WINDOW: Final = "5m"
+MAX_PROBLEMS: Final = 100
+
+_FAILURES: Final = ("failing", "low_traffic")
+
+
+class ProblemsQuery(Struct, frozen=True):
+    """A window that ends now, and a service."""
+
+    window: WindowText | None = None
+    service: Service | None = None
+
+
+class ProblemList(ResponseBody):
+    """Problems, the most urgent first; at most 100, even if `matching` is higher."""
+
+    time: Moment
+    matching: Annotated[Count, Meta(description="the number of problems")]
+    problems: list[ProblemView]
+
+
+def list_problems(snapshot: AgentSnapshot, query: ProblemsQuery) -> ProblemList:
+    """Return what is wrong, since when, where, and what it cost."""
+    duration = query.window or DEFAULT_WINDOW
+    problems = [
+        problem
+        for problem in snapshot.shared.get(
+            ("problems", duration), snapshot.now, lambda: _problems(snapshot, duration)
+        )
+        if not query.service or problem.service in ("", query.service)
+    ]
+    return ProblemList(
+        time=snapshot.now, matching=len(problems), problems=problems[:MAX_PROBLEMS]
+    )
+
+
+# -- inside --------------------------------------------------------------------------
+
+
+def _problems(snapshot: AgentSnapshot, duration: str) -> list[ProblemView]:
+    """Return the problems of all services, the most urgent first."""
+    evidence = NodeEvidence(snapshot, Window(snapshot, duration))
+    problems = list(_merged([*_by_figures(evidence), *_present(evidence)]))
+    problems.extend(_add_alerts(problems, snapshot.alerts()))
+    return sorted(problems, key=_urgency)
+
+
+def _by_figures(evidence: NodeEvidence) -> Iterator[ProblemView]:
+    """Yield the problems of nodes."""
+    suspects = [suspect for check in CHECKS for suspect in check(evidence)]
+    places = {place for suspect in suspects for place in _places(suspect)}
+    # Usually nothing is wrong, and no history has to be read.
+    if not places:
+        return
+    history = HourCounts(evidence.snapshot, evidence.window, places)
+    for suspect in suspects:
+        yield suspect.problem(history)
+
+
+def _places(suspect: Suspect) -> Iterator[tuple[str, str, str]]:
+    """Yield the node, and its graph for the ends of runs."""
+    service, graph, _ = suspect.place
+    yield suspect.place
+    if suspect.kind == "dead_end":
+        yield service, graph, ""
+
+
+def _present(evidence: NodeEvidence) -> Iterator[ProblemView]:
+    yield from troubled_runs(evidence)
+    yield from built_in_problems(evidence.snapshot.alerts())
+
+
+def _merged(problems: Iterable[ProblemView]) -> Iterator[ProblemView]:
+    """Yield one problem for each place; the others of the place are its details.
+
+    A node that contains a graph fails if a node inside fails, which is one problem.
+    """
+    problems = sorted(problems, key=_importance)
+    failing = {(one.service, one.graph) for one in problems if one.kind in _FAILURES}
+    first: dict[tuple[str, str, str, str], ProblemView] = {}
+    for one in problems:
+        if one.kind in _FAILURES and (one.service, one.node) in failing:
+            continue
+        # Each run and each process is a problem of its own.
+        own = "" if one.node and not one.run else f"{one.kind} {one.run} {one.text}"
+        key = one.service, one.graph, one.node, own
+        if key in first:
+            # The cost of failed attempts is among the details of failures.
+            if one.kind != "wasted_spend":
+                first[key].details.append(one.text)
+        else:
+            first[key] = one
+    yield from first.values()
+
+
+def _add_alerts(
+    problems: list[ProblemView], alerts: AlertsSnapshot
+) -> Iterator[ProblemView]:
+    """Add firing alerts to the problems of their place; yield the others."""
+    shown = {ref.id for problem in problems for ref in problem.alerts}
+    for alert in alerts.alerts:
+        if not alert.lifecycle.is_firing or alert.id in shown:
+            continue
+        facts = alerts.describe(alert)
+        labels = facts.labels
+        same = [problem for problem in problems if _is_about(labels, problem)]
+        for problem in same:
+            problem.alerts.append(AlertRef(facts.id, facts.rule))
+            # The rule's severity is the user's; a check may raise it, but not lower it.
+            problem.severity = max(problem.severity, facts.severity, key=_rank)
+        if not same:
+            yield alert_problem(facts)
+
+
+def _is_about(labels: Mapping[str, str], problem: ProblemView) -> bool:
+    """Return whether an alert is about the place of a problem."""
+    names = [name for name in ("service", "graph", "node") if labels.get(name)]
+    return bool(names) and all(labels[name] == getattr(problem, name) for name in names)
+
+
+_rank = SEVERITIES.index
+
+
+def _importance(problem: ProblemView) -> tuple[float, ...]:
+    """Return the sort key within a place: failures, then the severest, then latest."""
+    is_other = problem.kind not in _FAILURES
+    return is_other, -_rank(problem.severity), -(problem.since or 0.0)
+
+
+def _urgency(problem: ProblemView) -> tuple[float, ...]:
+    """Return the sort key of a problem: the severest first, then the latest."""
+    return -_rank(problem.severity), -(problem.since or 0.0)
