@@ -1,4 +1,4 @@
-"""The `kaywatch` command's entry: tells what is missing before anything else fails."""
+"""The entry point of `kaywatch`: reports missing packages before an import fails."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["main"]
 def main() -> None:
     """Run the command line, or report how to install missing dependencies."""
     if sys.argv[1:2] == ["run"]:
-        # Before the agent's imports: it needs none of them, nor that they are there.
+        # Before the agent's imports, because `run` works without the agent's packages.
         from kaywatch import launch
 
         launch.main(sys.argv[2:])

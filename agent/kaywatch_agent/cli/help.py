@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import click
@@ -35,33 +35,54 @@ class OrderedGroup(click.Group):
         return list(self.commands)
 
 
-class ChapterGroup(OrderedGroup):
-    """A group that lists its commands in chapters."""
+class ChapterGroup(click.Group):
+    """A group that lists its commands in chapters, and loads them when needed."""
 
-    def __init__(self, *args: Any, **settings: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        chapters: Mapping[str, Iterable[str]],
+        load: Callable[[str], click.Command | None],
+        **settings: Any,
+    ) -> None:
+        """Create the group.
+
+        Args:
+            *args: those of `click.Group`.
+            chapters: the names of the commands by the title of their chapter.
+            load: returns the command with a name; None if there is none.
+            **settings: those of `click.Group`.
+        """
         super().__init__(*args, **settings)
-        self._chapters: dict[str, Sequence[click.Command]] = {}
+        self._chapters = chapters
+        self._load = load
 
-    def add_chapter(self, title: str, commands: Sequence[click.Command]) -> None:
-        """Add commands, and list them under a title."""
-        self._chapters[title] = commands
-        for command in commands:
-            self.add_command(command)
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """Return the names."""
+        return [name for names in self._chapters.values() for name in names]
 
-    def format_commands(
+    def get_command(
         self,
         ctx: click.Context,  # noqa: ARG002
-        formatter: click.HelpFormatter,
+        cmd_name: str,
+    ) -> click.Command | None:
+        """Return the command with a name; None if there is none."""
+        return self._load(cmd_name)
+
+    def format_commands(
+        self, ctx: click.Context, formatter: click.HelpFormatter
     ) -> None:
         """Write a list for each chapter."""
         # Padded to the longest name, so that the columns of all chapters are aligned.
-        width = max(map(len, self.commands))
+        width = max(map(len, self.list_commands(ctx)))
         limit = formatter.width - 6 - width
-        for title, commands in self._chapters.items():
+        for title, names in self._chapters.items():
+            commands = {name: self.get_command(ctx, name) for name in names}
             with formatter.section(title):
                 formatter.write_dl(
                     [
-                        ((c.name or "").ljust(width), c.get_short_help_str(limit))
-                        for c in commands
+                        (name.ljust(width), command.get_short_help_str(limit))
+                        for name, command in commands.items()
+                        if command is not None
                     ]
                 )

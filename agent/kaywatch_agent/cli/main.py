@@ -5,6 +5,7 @@ Exit codes: 0 success, 1 failure, 2 usage error, 78 configuration error (sysexit
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from typing import Final
@@ -13,7 +14,7 @@ import click
 
 from kaywatch._version import __version__
 from kaywatch.errors import KaywatchError
-from kaywatch_agent.cli.commands import CHAPTERS
+from kaywatch_agent.cli.commands import CHAPTERS, load_command
 from kaywatch_agent.cli.help import ChapterGroup, epilog
 from kaywatch_agent.errors import AgentError, ConfigError
 from kaywatch_agent.runtime.systemd import is_journal
@@ -27,6 +28,10 @@ INTERRUPTED: Final = 130
 
 def main() -> None:
     """Run the command line, and exit."""
+    out = sys.stdout
+    if isinstance(out, io.TextIOWrapper) and out.encoding.lower() != "utf-8":
+        # A name may have characters that the terminal's encoding lacks.
+        out.reconfigure(errors="replace")
     try:
         # Commands return nothing; the return value is the code of click's Exit.
         sys.exit(kaywatch(standalone_mode=False))
@@ -55,6 +60,8 @@ def _print_error(error: Exception) -> None:
 
 @click.group(
     cls=ChapterGroup,
+    chapters=CHAPTERS,
+    load=load_command,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=epilog(
         "kaywatch serve                 # run the agent, one on each host",
@@ -72,7 +79,3 @@ def kaywatch() -> None:
     the terminal, over HTTP, and by alerts. An application pushes if it is started with
     `kaywatch run`, or calls kaywatch.instrument().
     """
-
-
-for _chapter, _commands in CHAPTERS.items():
-    kaywatch.add_chapter(_chapter, _commands)

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
 from rich.cells import cell_len, set_cell_size
-from rich.console import Console, ConsoleOptions
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from kaywatch_agent.cli.shared_names import NAME_FIX, describe_shared_names
 from kaywatch_agent.units import MIB, duration, money, percent, size
 
 __all__ = [
     "Json",
     "ShortText",
-    "format_agent",
+    "UNHEALTHY",
     "clean",
     "console",
+    "count_failing",
+    "count_hidden",
+    "format_agent",
     "or_dash",
     "plain_table",
     "shorten",
-    "show_node",
     "show_nodes",
     "show_status",
 ]
@@ -42,6 +44,10 @@ _COLOURS: Final = {
 }
 MAX_LISTED_CLIENTS: Final = 15
 
+# A node is unhealthy if a larger share of its executions failed: the reference page's
+# threshold for an alert.
+UNHEALTHY: Final = 0.05
+
 
 def console() -> Console:
     """Return a console that does not interpret names such as `[Load]` or `:x:`."""
@@ -55,8 +61,9 @@ def show_status(
     nodes: Sequence[Json],
     models: Sequence[Json],
     completeness: Json,
+    *graph_parts: RenderableType,
 ) -> None:
-    """Print the agent's health, its clients, nodes and language models."""
+    """Print the agent's health, its clients, graphs, nodes and language models."""
     out = console()
     out.print(format_agent(url, health))
     for name, stage in health["stages"].items():
@@ -68,7 +75,13 @@ def show_status(
     if completeness["services"]:
         _show_completeness(out, completeness, clients)
         out.print()
+    for part in graph_parts:
+        out.print(part)
     show_nodes(out, nodes, "Nodes, last 5 minutes")
+    if shared := describe_shared_names(nodes):
+        for line in shared:
+            out.print(clean(f"  {line}"))
+        out.print(clean(f"  fix: {NAME_FIX}"))
     if models:
         out.print()
         _show_models(out, models)
@@ -78,7 +91,7 @@ def format_agent(url: str, health: Json) -> Text:
     """Return the version, address, health and uptime of the agent."""
     return Text.assemble(
         f"kaywatch {health['version']} at {clean(url)}: ",
-        _coloured(health["status"]),
+        _add_colour(health["status"]),
         f", up {duration(health['uptime'])}",
     )
 
@@ -97,7 +110,7 @@ def _show_clients(out: Console, clients: Sequence[Json]) -> None:
         table.add_row(
             ShortText(clean(client["service"])),
             str(client["pid"] or "-"),
-            _coloured(client["state"]),
+            _add_colour(client["state"]),
             f"{client['events']:,}",
             or_dash(client["completeness"], percent),
             size(memory * MIB) if memory else "-",
@@ -118,12 +131,10 @@ def _show_completeness(
 ) -> None:
     """Print the share of events that arrived, and the losses with their reasons."""
     total = completeness["total"]
-    dropped = sum(total["dropped"].values())
-    share = "all" if not dropped else or_dash(total["ratio"], percent)
-    colour = "" if not dropped else "yellow"
-    events = f"{total['received'] + dropped:,} events arrived"
     title = Text("Completeness", "bold").append(", last 24 hours: ", "not bold")
-    out.print(title.append(f"{share} of {events}", f"not bold {colour}"))
+    colour = "yellow" if total["dropped"] or total["deaths"] else ""
+    text = _summarize_completeness(total, clients)
+    out.print(title.append(text, f"not bold {colour}"))
     for name, service in completeness["services"].items():
         if losses := _list_losses(service):
             out.print(clean(f"  {name}: {', '.join(losses)}"))
@@ -131,17 +142,37 @@ def _show_completeness(
     lossy = [
         client
         for client in clients
-        if client["dropped"] or (client["missing"] and client["state"] != "connected")
+        if client["dropped"]
+        or client["unknown_seconds"]
+        or (client["missing"] and client["state"] != "connected")
     ]
     for client in lossy[:MAX_LISTED_CLIENTS]:
         losses = _list_losses(client)
         if client["missing"] and client["state"] != "connected":
             losses.append(f"{client['missing']:,} never arrived")
+        if client["unknown_seconds"]:
+            losses.append(f"died, {_describe_unknown(client)}")
         pid = client["pid"] or "-"
         out.print(clean(f"  {client['service']} pid {pid}: {', '.join(losses)}"))
     more = len(lossy) - MAX_LISTED_CLIENTS
     if more > 0:
         out.print(f"  and {more} more clients: kaywatch status --json")
+
+
+def _summarize_completeness(total: Json, clients: Sequence[Json]) -> str:
+    """Return how many events arrived; all, if every process ended in an orderly way."""
+    dropped = sum(total["dropped"].values())
+    events = f"{total['received'] + dropped:,} events arrived"
+    if dropped or total["deaths"]:
+        text = f"{or_dash(total['ratio'], percent)} of {events}"
+        return f"{text}, {_describe_unknown(total)}" if total["deaths"] else text
+    if all(client["state"] == "ended" for client in clients):
+        return f"all of {events}"
+    return f"{events}, none were lost so far"
+
+
+def _describe_unknown(source: Json) -> str:
+    return f"at most {duration(source['unknown_seconds'])} unknown"
 
 
 def _list_losses(source: Json) -> list[str]:
@@ -158,28 +189,64 @@ def _list_losses(source: Json) -> list[str]:
 
 
 def show_nodes(out: Console, nodes: Sequence[Json], title: str) -> None:
-    """Print the most important statistics of each node."""
+    """Print the most important statistics of each node, the unhealthy ones first."""
+    active = [node for node in nodes if node["total_executions"]]
+    names = ["node"]
+    for name in ("graph", "service"):
+        if len({tuple(node[f"{name}s"]) for node in active}) > 1:
+            names.insert(0, name)
     table = plain_table(
-        *("node", "count", "ok", "avg", "p95", "max", "retries"), shortened=("node",)
+        *names,
+        *("count", "ok", "hidden", "avg", "p95", "max", "retries"),
+        words=names,
+        shortened=names,
     )
-    for node in nodes:
-        if not node["total_executions"]:
-            continue
-        rate = node["success_rate"]
+    for node in sorted(active, key=_by_health):
+        place = {
+            "service": ", ".join(node["services"]),
+            "graph": ", ".join(graph or "-" for graph in node["graphs"]),
+            "node": node["node"],
+        }
         table.add_row(
-            ShortText(clean(node["node"])),
-            f"{node['total_executions']:,}",
-            Text(
-                or_dash(rate, percent),
-                "red" if rate is not None and rate < 0.95 else "",
-            ),
-            or_dash(node["avg_execution_time"], duration),
-            or_dash(node["p95_execution_time"], duration),
-            or_dash(node["max_execution_time"], duration),
-            f"{node['total_retries']:,}",
+            *(ShortText(clean(place[name])) for name in names), *_node_figures(node)
         )
     out.print(title, style="bold")
     out.print(table if table.row_count else "Nothing ran.")
+
+
+def count_failing(node: Json) -> int:
+    """Return how many executions failed, also those hidden by a fallback or on_error.
+
+    A fallback means that all attempts failed, although its execution counts as a
+    success.
+    """
+    outcomes = node["outcomes"]
+    return int(outcomes["error"]) + count_hidden(node)
+
+
+def count_hidden(node: Json) -> int:
+    """Return how many executions ended in a fallback or a suppressed error."""
+    return int(node["outcomes"]["fallback"] + node["outcomes"]["suppressed"])
+
+
+def _by_health(node: Json) -> tuple[float, str]:
+    share = count_failing(node) / node["total_executions"]
+    # A healthy node keeps its place when its figures change a little.
+    return -share if share > UNHEALTHY else 0.0, node["node"]
+
+
+def _node_figures(node: Json) -> list[str | Text]:
+    rate, hidden = node["success_rate"], count_hidden(node)
+    low = rate is not None and rate < 1 - UNHEALTHY
+    return [
+        f"{node['total_executions']:,}",
+        Text(or_dash(rate, percent), "red" if low else ""),
+        Text(f"{hidden:,}", "yellow" if hidden else ""),
+        or_dash(node["avg_execution_time"], duration),
+        or_dash(node["p95_execution_time"], duration),
+        or_dash(node["max_execution_time"], duration),
+        f"{node['total_retries']:,}",
+    ]
 
 
 def _show_models(out: Console, models: Sequence[Json]) -> None:
@@ -202,55 +269,6 @@ def _show_models(out: Console, models: Sequence[Json]) -> None:
         )
     out.print("Language models, last 5 minutes", style="bold")
     out.print(table)
-
-
-def show_node(stats: Json) -> None:
-    """Print all statistics of one node."""
-    out = console()
-    window = stats["window"]
-    since = f"last {duration(window)}" if window else "since first seen"
-    graphs = ", ".join(name or "(no graph)" for name in stats["graphs"])
-    out.print(clean(f"{stats['node']} in {graphs}, {since}"))
-    table = Table.grid(padding=(0, 3))
-    for label, value in _list_fields(stats):
-        table.add_row("  " + label, clean(value))
-    out.print(table)
-
-
-def _list_fields(stats: Json) -> list[tuple[str, str]]:
-    fields = [
-        ("executions", f"{stats['total_executions']:,}"),
-        ("success rate", or_dash(stats["success_rate"], percent)),
-        ("retries", f"{stats['total_retries']:,}"),
-    ]
-    fields += [
-        (name, or_dash(stats[f"{name}_execution_time"], duration))
-        for name in ("avg", "min", "p50", "p95", "p99", "max")
-    ]
-    if stats["avg_exec_time"] is not None:
-        fields.append(("time", _format_phases(stats)))
-    if stats["total_items"]:
-        fields.append(("items", f"{stats['total_items']:,}"))
-    for name in ("outcomes", "actions", "error_breakdown"):
-        counts = {key: n for key, n in stats[name].items() if n}
-        if counts:
-            text = ", ".join(f"{key} {n:,}" for key, n in counts.items())
-            fields.append((name.replace("_", " "), text))
-    if stats["peak_memory_mb"]:
-        fields.append(("peak memory", size(stats["peak_memory_mb"] * MIB)))
-    last = stats["last_execution"]
-    if last:
-        fields.append(("last execution", f"{duration(time.time() - last)} ago"))
-    fields.append(("completeness", or_dash(stats["completeness"], percent)))
-    return fields
-
-
-def _format_phases(stats: Json) -> str:
-    """Return the share of each phase in the time of a node."""
-    names = ("prep", "exec", "wait", "post")
-    times = {name: stats[f"avg_{name}_time"] for name in names}
-    total = sum(times.values()) or 1.0
-    return ", ".join(f"{name} {time / total:.0%}" for name, time in times.items())
 
 
 def or_dash(value: float | None, format: Callable[[float], str]) -> str:
@@ -294,7 +312,7 @@ def shorten(text: str, width: int) -> str:
     return f"{front}…{back}" if width > 1 else "…"[:width]
 
 
-def _coloured(state: str) -> Text:
+def _add_colour(state: str) -> Text:
     return Text(state, _COLOURS.get(state, ""))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from kaywatch_agent.cli.commands import output
-from kaywatch_agent.cli.tables import show_node
+from kaywatch_agent.cli.node_view import show_node
 
 EVIL = "evil\x1b[31m\nname"
 
@@ -25,6 +25,8 @@ NODE: dict[str, Any] = {
     "outcomes": {"ok": 7},
     "actions": {EVIL: 7},
     "error_breakdown": {},
+    "retried_errors": {"OSError": 2},
+    "custom": [],
     "peak_memory_mb": None,
     "last_execution": None,
     "completeness": 1.0,
@@ -51,6 +53,37 @@ def test_the_window_of_a_node_is_a_duration(capsys: pytest.CaptureFixture[str]) 
     show_node(NODE)
 
     assert capsys.readouterr().out.splitlines()[0].endswith(", last 5m")
+
+
+def test_errors_that_a_retry_answered_are_shown(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    show_node(NODE)
+
+    (line,) = (t for t in capsys.readouterr().out.splitlines() if "retried" in t)
+    assert line.split() == ["retried", "errors", "OSError", "2"]
+
+
+def test_a_node_has_its_cost_tokens_and_custom_metrics(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    empty = dict.fromkeys(("avg", "p95", "last"))
+    sums = {"calls": 3, "errors": 1, "input_tokens": 12_345, "output_tokens": 678}
+    sums |= {"cost_usd": 1.25, "wasted_cost_usd": 0.25}
+    custom = [
+        {**empty, "name": f"llm_{name}", "kind": "count", "labels": {"model": "m"}}
+        | {"count": 3, "sum": float(total)}
+        for name, total in sums.items()
+    ]
+    size = {**empty, "name": "cart_size", "kind": "observe", "labels": {"shop": "a"}}
+    custom.append({**size, "count": 4, "sum": 10.0, "avg": 2.5, "p95": 4.0})
+    show_node({**NODE, "custom": custom})
+
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "model calls 3, 1 failed" in lines
+    assert "tokens 12,345 in, 678 out" in lines
+    assert "cost $1.25, $0.25 wasted on failed attempts" in lines
+    assert lines[-1] == "cart_size {shop=a} observe 4 10 2.5 4 -"
 
 
 def test_names_make_room_for_figures(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,26 +1,48 @@
-"""The commands, by the chapters of `kaywatch --help`."""
+"""The commands, by the chapters of `kaywatch --help`, and how they are loaded.
+
+A module is imported when its command is used. The agent, which runs for months, then
+does not hold the modules of `top` and `doctor` in memory.
+"""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from functools import cache
 from typing import Final
 
 import click
 
-from kaywatch_agent.cli.commands.alerts import alerts, why
-from kaywatch_agent.cli.commands.capture import capture, replay
-from kaywatch_agent.cli.commands.demo import demo
-from kaywatch_agent.cli.commands.doctor import doctor
-from kaywatch_agent.cli.commands.live import tail, top
-from kaywatch_agent.cli.commands.notify import notify, outbox
-from kaywatch_agent.cli.commands.open import open_page
-from kaywatch_agent.cli.commands.report import report
-from kaywatch_agent.cli.commands.serve import check, run, serve
-from kaywatch_agent.cli.commands.silence import silence
-from kaywatch_agent.cli.commands.status import stats, status
+__all__ = ["CHAPTERS", "load_command"]
 
-__all__ = ["CHAPTERS"]
+# The module of each command, in the order in which a new user needs them.
+CHAPTERS: Final[Mapping[str, Mapping[str, str]]] = {
+    "Run": {
+        "serve": "serve",
+        "run": "serve",
+        "check": "serve",
+        "service": "service",
+        "doctor": "doctor",
+        "demo": "demo",
+    },
+    "Inspect": {
+        "open": "open",
+        "status": "status",
+        "top": "live",
+        "tail": "live",
+        "stats": "status",
+        "report": "report",
+    },
+    "Alerts": {
+        "alerts": "alerts",
+        "why": "alerts",
+        "rules": "rules",
+        "silence": "silence",
+        "notify": "notify",
+        "outbox": "notify",
+    },
+    "Traffic": {"capture": "capture", "replay": "capture"},
+}
 
 
 class LazyGroup(click.Group):
@@ -34,18 +56,32 @@ class LazyGroup(click.Group):
 
     @property
     def _group(self) -> click.Group:
-        module = importlib.import_module(f"kaywatch_agent.cli.commands.{self.name}")
+        module = importlib.import_module(f"{__name__}.{self.name}")
         group: click.Group = getattr(module, str(self.name))
         return group
 
 
-_rules = LazyGroup("rules", help="Check, test and backtest alert rules.")
-_service = LazyGroup("service", help="Run the agent as a systemd service.")
-
-# In the order in which a new user needs them.
-CHAPTERS: Final[Mapping[str, tuple[click.Command, ...]]] = {
-    "Run": (serve, run, check, _service, doctor, demo),
-    "Inspect": (open_page, status, top, tail, stats, report),
-    "Alerts": (alerts, why, _rules, silence, notify, outbox),
-    "Traffic": (capture, replay),
+_LAZY_GROUPS: Final = {
+    "rules": "Check, test and backtest alert rules.",
+    "service": "Run the agent as a systemd service.",
 }
+
+
+@cache
+def load_command(name: str) -> click.Command | None:
+    """Return the command with a name; None if there is none."""
+    if name in _LAZY_GROUPS:
+        return LazyGroup(name, help=_LAZY_GROUPS[name])
+    for modules in CHAPTERS.values():
+        if name in modules:
+            return _import_command(modules[name], name)
+    return None
+
+
+def _import_command(module: str, name: str) -> click.Command:
+    members = vars(importlib.import_module(f"{__name__}.{module}")).values()
+    return next(
+        member
+        for member in members
+        if isinstance(member, click.Command) and member.name == name
+    )

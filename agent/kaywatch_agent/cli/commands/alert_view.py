@@ -42,7 +42,7 @@ def _show_state(answer: Json, rule: Json | None) -> None:
     line = Text.assemble(
         (alert["rule"], "bold"),
         f"  {output.place(alert)}: ",
-        output.coloured(alert["state"]),
+        output.alert_state(alert),
     )
     if alert["since"]:
         line.append(f" since {output.utc_time(alert['since'])} UTC,")
@@ -50,11 +50,14 @@ def _show_state(answer: Json, rule: Json | None) -> None:
     console().print(line)
     if rule is not None:
         output.print_wrapped(rule["sentence"])
+    output.print_wrapped(alert["summary"])
     output.print_wrapped(_format_values(alert))
     output.print_wrapped(_format_outlook(alert, rule))
     output.print_wrapped(f"id {alert['id']}, severity {alert['severity']}")
     if alert["note"]:
         output.print_wrapped(alert["note"])
+    if alert["next_step"]:
+        output.print_wrapped(f"next step: {alert['next_step']}")
 
 
 def _format_values(alert: Json) -> str:
@@ -63,9 +66,7 @@ def _format_values(alert: Json) -> str:
     for name in ("threshold", "clear"):
         if alert[name] is not None:
             text += f", {name} {quantity(alert[name], unit)}"
-    if alert["executions"]:
-        text += f"; {alert['errors']:,} of {alert['executions']:,} failed"
-        text += f" in {duration(alert['window_seconds'])}"
+    # Completeness is shown only if events are missing: the value may then be wrong.
     if alert["completeness"] is not None and alert["completeness"] < 1:
         text += f"; {alert['completeness']:.1%} of the events arrived"
     return text
@@ -75,22 +76,25 @@ def _format_outlook(alert: Json, rule: Json | None) -> str:
     """Return which change of state comes next, and when."""
     if rule is None:
         return "its rule was removed"
+    # Missing data comes first: while it lasts, no other timer advances.
     if alert["no_data_for"] and alert["reason"] != "no_data":
         text = f"no data, or too little, for {duration(alert['no_data_for'])}"
         if alert["state"] == "ok":
             return text
         change = "fires" if rule["on_no_data"] == "alert" else "resolves"
-        left = duration(rule["no_data_after"] - alert["no_data_for"])
-        return f"{text}; {change} in {left}"
+        remaining = duration(rule["no_data_after"] - alert["no_data_for"])
+        return f"{text}; {change} in {remaining}"
     match alert["state"]:
         case "pending":
-            left = duration(rule["for"] - alert["progress"])
-            return f"fires in {left} if the condition still holds"
+            remaining = duration(rule["for"] - alert["progress"])
+            return f"fires in {remaining} if the condition still holds"
         case "recovering":
-            left = duration(rule["keep_firing_for"] - alert["progress"])
-            return f"resolves in {left} if the value stays clear"
+            remaining = duration(rule["keep_firing_for"] - alert["progress"])
+            return f"resolves in {remaining} if the value stays clear"
         case "ok":
             reason = f" ({alert['reason']})" if alert["reason"] else ""
+            if alert["reason"] == "no_data":
+                return "its data stopped, so it was not confirmed healthy"
             return f"resolved{reason}; it fired {alert['episode']} times so far"
     reason = " without data" if alert["reason"] == "no_data" else ""
     flapping = ", flapping" if alert["flapping"] else ""
@@ -125,7 +129,10 @@ def _format_evaluation(entry: Json, unit: str) -> str:
     if entry.get("threshold") is not None:
         text += f", limit {output.limit(entry, unit)}"
     if entry["executions"]:
-        text += f"; {entry['errors']:,}/{entry['executions']:,} failed"
+        # Of a duration, nobody asks how many executions failed.
+        failed = f"{entry['errors']:,}/{entry['executions']:,} failed"
+        executions = output.plural(entry["executions"], "execution")
+        text += f"; {failed if unit == 'ratio' else executions}"
     return text
 
 
@@ -145,6 +152,8 @@ def _show_notifications(answer: Json, rule: Json | None) -> None:
         for message in messages:
             if message["subject"]["episode"] in episodes:
                 output.print_wrapped(_format_message(**message), "    ")
+        # An Alertmanager gets all firing alerts again and again, without messages in
+        # the outbox.
         if last and not messages and receiver["type"] != "alertmanager":
             output.print_wrapped("its messages are no longer stored", "    ")
     if not answer["receivers"]:
@@ -156,12 +165,14 @@ def _show_notifications(answer: Json, rule: Json | None) -> None:
 
 
 def _format_receiver(receiver: Json, rule: Json | None, now: float) -> str:
-    """Return what a receiver was last notified of, and why it is not notified."""
+    """Return a receiver's last notification, and why it is not notified."""
     last, suppression = receiver["notified"], receiver["suppressed"]
     if last is not None:
         text = f"notified ({last['last']}) {duration(now - last['at'])} ago"
         if receiver["type"] == "alertmanager":
             text += ", and repeatedly while it fires"
+    # Another receiver's fallback delivers messages without being a receiver of the
+    # rule.
     elif receiver["messages"]:
         text = "notified as a fallback"
     else:
@@ -188,9 +199,10 @@ def _format_suppression(suppression: Json) -> str:
 
 
 def _format_message(subject: Json, message: Json) -> str:
-    """Return what a message reports of an alert, and its status."""
+    """Return the part of a message about an alert, and the message's status."""
     kind = subject["kind"] + (" and resolved" if subject["resolved"] else "")
     text = f"{output.utc_time(message['created'])}  {kind}: {output.delivery(message)}"
+    # The id is what `kaywatch outbox retry` needs.
     if message["status"] == "dead":
         text += f"; {message['id']}"
     others = len(message["alerts"]) - 1
@@ -209,13 +221,13 @@ def _format_message(subject: Json, message: Json) -> str:
 
 def _show_context(answer: Json) -> None:
     context = answer["context"]
-    known = [value for value in context["history"] if value is not None]
-    if not (known or context["error_classes"] or context["evidence"]):
+    values = [value for value in context["history"] if value is not None]
+    if not (values or context["error_classes"] or context["evidence"]):
         return
     alert = answer["alert"]
     _show_heading("When it fired")
-    if known:
-        line, last = sparkline(context["history"]), quantity(known[-1], alert["unit"])
+    if values:
+        line, last = sparkline(context["history"]), quantity(values[-1], alert["unit"])
         output.print_wrapped(
             f"{line}  {last}, one bar per {duration(alert['window_seconds'])}"
         )
@@ -224,13 +236,16 @@ def _show_context(answer: Json) -> None:
         output.print_wrapped(f"errors: {', '.join(counts)}")
     if context["transition"]:
         output.print_wrapped(f"action {context['transition']}")
+    # Failures of an outage are alike: listing five equal ones says no more.
     for text, group in itertools.groupby(context["evidence"], _format_failure):
         first, *more = group
+        # Clients of other languages may report failures without a time.
         at = output.utc_time(first["time"]) if first["time"] else "-"
         repeats = f" (and {len(more)} alike)" if more else ""
         output.print_wrapped(f"{at}  {text}"[:300] + repeats)
 
 
 def _format_failure(failure: Any) -> str:
+    # A message of several lines would look like entries of its own.
     message = " ".join(failure["message"].split())
     return f"{failure['node']}  {failure['type']}" + (f": {message}" if message else "")

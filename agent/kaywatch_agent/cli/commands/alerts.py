@@ -75,7 +75,7 @@ def alerts(
     epilog=epilog(
         "kaywatch why Draft-is-slow",
         "kaywatch why error_rate_max node=Refund",
-        "kaywatch why 0f892b48  # an id of kaywatch alerts --json",
+        "kaywatch why 5654e8b4  # an id of kaywatch alerts --json",
         exits="1 there is no such alert or rule, or the agent does not answer.",
     )
 )
@@ -89,6 +89,7 @@ def why(alert: str, labels: tuple[str, ...], url: str, as_json: bool) -> None:
     node=pay, selects one of the rule's alerts.
     """
     wanted = dict(_parse_label(text) for text in labels)
+    # A rule whose name consists of such digits has to be named by its alert's id.
     if re.fullmatch(r"[0-9a-f]{4,16}", alert):
         rows = fetch("/api/v1/alerts", {"limit": 10_000}, url)["alerts"]
         ids = [row["id"] for row in rows]
@@ -98,6 +99,8 @@ def why(alert: str, labels: tuple[str, ...], url: str, as_json: bool) -> None:
     answer = _fetch_rule(alert, url)
     matching = [row for row in answer["alerts"] if _matches(row, wanted)]
     active = [row for row in matching if row["state"] != "ok"]
+    # A rule is usually asked about because of what it does now; resolved alerts are
+    # meant only if their labels are given.
     candidates = active or (matching if wanted else [])
     if len(candidates) == 1:
         _explain_alert(candidates[0]["id"], url, as_json)
@@ -106,12 +109,7 @@ def why(alert: str, labels: tuple[str, ...], url: str, as_json: bool) -> None:
     if as_json:
         output.print_json({**answer, "alerts": matching, "nearest": nearest})
     elif active:
-        click.echo(
-            f"{alert} has {len(active)} alerts; `kaywatch why ID` explains one.\n"
-        )
-        for row in active[:MAX_LISTED]:
-            labels_text = output.label_path(row["labels"])
-            click.echo(f"  {row['id']}  {row['state']:<10}  {labels_text}")
+        _list_active(alert, active)
     else:
         _explain_inactive_rule(answer, nearest[:MAX_NEAREST], wanted)
         _show_past_alerts([row for row in matching if row["ended"]])
@@ -120,23 +118,22 @@ def why(alert: str, labels: tuple[str, ...], url: str, as_json: bool) -> None:
 # -- inside --------------------------------------------------------------------------
 
 
+def _list_active(rule: str, alerts: list[Json]) -> None:
+    click.echo(f"{rule} has {len(alerts)} alerts; `kaywatch why ID` explains one.\n")
+    for row in alerts[:MAX_LISTED]:
+        labels = output.label_path(row["labels"])
+        click.echo(f"  {row['id']}  {row['state']:<10}  {labels}")
+
+
 def _show_alerts(answer: Json) -> None:
     rows, now = answer["alerts"], answer["timestamp"]
-    columns = {
-        "state": lambda row: output.coloured(row["state"]),
-        "severity": lambda row: output.coloured(row["severity"]),
-        "rule": lambda row: row["rule"],
-        "where": output.place,
-        "value": lambda row: quantity(row["value"], row["unit"]),
-        "limit": lambda row: output.limit(row, row["unit"]),
+    columns: dict[str, output.Column] = {
+        "state": output.alert_state,
+        "severity": lambda row: output.add_colour(row["severity"]),
         "since": lambda row: duration(now - row["since"]) if row["since"] else "-",
+        "what": lambda row: f"{row['rule']}: {row['summary']}",
     }
-    output.print_table(
-        columns,
-        rows,
-        words=("severity", "rule", "where"),
-        shortened=("rule", "where"),
-    )
+    output.print_table(columns, rows, words=("severity", "what"), wrapped=("what",))
     for row in rows:
         for receiver, reason in row["suppressed"].items():
             place = f"{row['rule']}, {output.place(row)}"
@@ -174,10 +171,17 @@ def _explain_inactive_rule(answer: Json, nearest: Sequence[Json], wanted: Json) 
         )
     if not rule["receivers"]:
         output.print_wrapped("not notified: no receiver is configured")
+    if rule["without_data"]:
+        few = f"{rule['without_data']:,} of {rule['groups']:,}"
+        output.print_wrapped(f"no data, or too little, for {few} of the groups")
     click.echo()
-    if not nearest:
+    if nearest:
+        _print_nearest(rule, nearest)
+    else:
         click.echo("No series of this metric has been seen.")
-        return
+
+
+def _print_nearest(rule: Json, nearest: Sequence[Json]) -> None:
     console().print("Nearest to firing", style="bold")
     columns = {
         "where": lambda group: output.label_path(group["labels"]),
@@ -210,7 +214,7 @@ def _show_past_alerts(rows: list[Json]) -> None:
 
 
 def _fetch_rule(name: str, url: str) -> Any:
-    path = f"/api/v1/rules/{quote(name, safe='')}"
+    path = f"/api/v1/rules/{quote(name, safe='', errors='surrogateescape')}"
     return fetch(path, {"limit": MAX_GROUPS}, url)
 
 
@@ -218,9 +222,11 @@ def _parse_label(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise click.UsageError(f'invalid label "{text}": expected one such as node=pay')
+    # Matchers have quotes, and so may labels that are copied from one.
     return name, value.strip('"')
 
 
 def _matches(row: Json, wanted: Json) -> bool:
     labels = row["labels"]
+    # A missing label counts as empty, as in matchers.
     return all(labels.get(name, "") == value for name, value in wanted.items())

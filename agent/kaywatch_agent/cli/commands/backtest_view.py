@@ -52,6 +52,7 @@ def show_report(report: BacktestReport, *, bodies: int) -> None:
     if episodes:
         _show_episodes(report, episodes)
     messages = list(report.simulation.delivery.messages)
+    # A slice `[-bodies:]` would be all messages for 0.
     for message in messages[len(messages) - min(bodies, len(messages)) :]:
         click.echo(f"\n{_format_date(message.time)} {headline(message)}")
         output.print_message_body(report.simulation.delivery.render(message))
@@ -59,7 +60,8 @@ def show_report(report: BacktestReport, *, bodies: int) -> None:
 
 def report_json(report: BacktestReport) -> dict[str, Any]:
     """Return a report as JSON."""
-    simulation = report.simulation
+    simulation, delivery = report.simulation, report.simulation.delivery
+    notified = sorted(delivery.by_rule.items())
     return {
         "start": report.start,
         "end": report.end,
@@ -70,24 +72,16 @@ def report_json(report: BacktestReport) -> dict[str, Any]:
         "receivers": [
             {
                 "receiver": name,
-                "messages": {
-                    str(kind): simulation.delivery.sent[name, kind]
-                    for kind in _KINDS.values()
-                },
+                "messages": {str(k): delivery.sent[name, k] for k in _KINDS.values()},
                 "alerts": alerts,
             }
-            for name, alerts in sorted(simulation.delivery.alerts.items())
+            for name, alerts in sorted(delivery.alerts.items())
         ],
         "notified": [
             {"receiver": receiver, "rule": rule, "kind": str(kind), "messages": count}
-            for (receiver, rule, kind), count in sorted(
-                simulation.delivery.by_rule.items()
-            )
+            for (receiver, rule, kind), count in notified
         ],
-        "messages": [
-            _message_json(simulation, message)
-            for message in simulation.delivery.messages
-        ],
+        "messages": [_message_json(simulation, one) for one in delivery.messages],
         "suppressed": dict(simulation.suppressed),
         "refused": dict(simulation.refused),
     }
@@ -113,6 +107,7 @@ def _show_rules(report: BacktestReport, episodes: list[Episode]) -> None:
         by_rule[episode.rule].append(episode)
 
     def seconds(rule: str) -> str:
+        # An alert that still fires counts up to the end of the history.
         ends = [(e.end or report.end) - e.start for e in by_rule[rule]]
         return duration(sum(ends)) if ends else "-"
 
@@ -190,6 +185,7 @@ def _describe_resolutions(report: BacktestReport) -> Iterator[str]:
     """Yield where the stored history is too coarse for short windows."""
     longest: dict[float, float] = {}
     for start, length in report.resolutions:
+        # Older buckets are longer, so each length is named once, where it begins.
         longest.setdefault(length, start)
     for length, start in longest.items():
         if length > EXACT_SECONDS:

@@ -43,6 +43,7 @@ def _parse_speed(text: str) -> float:
         speed = math.inf if text == "max" else float(text) or math.inf
     except ValueError:
         speed = math.nan
+    # NaN is not greater than 0 either.
     if not speed > 0:
         raise ValueError(f'invalid speed "{text}": expected a number, or max')
     return speed
@@ -107,7 +108,7 @@ def capture(file: Path, socket: str, url: str, **options: Any) -> None:
         "kaywatch replay work.kwcap.gz --info",
         "kaywatch replay work.kwcap.gz --speed 10",
         "kaywatch replay work.kwcap.gz --speed max --socket /tmp/kw.sock",
-        exits="1 the agent refused a batch or went away, or FILE cannot be read.",
+        exits="1 the agent rejected a batch or was stopped, or FILE cannot be read.",
     )
 )
 @click.argument("file", type=click.Path(path_type=Path))
@@ -171,8 +172,12 @@ def _find_socket(socket: str, url: str) -> str:
         except KaywatchError as error:
             raise click.UsageError(f"KAYWATCH_ENDPOINT: {error}") from None
     try:
+        # The agent knows its socket, which may be configured; the default paths are a
+        # guess.
         return str(fetch("/api/v1/clients", url=url)["socket"])
     except QueryError:
+        # An explicit address that does not answer must not be replaced by another
+        # agent.
         if url != DEFAULT_URL:
             raise
     paths = list(candidates(None))
@@ -185,6 +190,7 @@ def _replay(
     from kaywatch_agent.capture import replay as replaying
 
     def show(progress: ReplayProgress) -> None:
+        # The share is one of bytes: the number of messages is unknown before the end.
         share = reader.position / max(1, reader.size)
         line.show(lambda: f"{share:4.0%}  {_format_replay(progress)}")
 
@@ -194,19 +200,19 @@ def _replay(
             endpoint,
             speed=speed,
             keep_times=keep_times,
+            # Each replay has a salt of its own, so that the agent does not drop it as a
+            # duplicate.
             salt=os.urandom(16),
             show=show,
         )
     if as_json:
-        result = msgspec.to_builtins(progress)
-        output.print_json(
-            {**result, "problem": reader.problem, "missed": reader.missed}
-        )
+        gaps = {"problem": reader.problem, "missed": reader.missed}
+        output.print_json(msgspec.to_builtins(progress) | gaps)
     else:
         _show_replay(progress)
         _show_gaps(reader)
     if progress.refused:
-        raise CaptureError(f"the agent refused {progress.refused:,} batches")
+        raise CaptureError(f"the agent rejected {progress.refused:,} batches")
 
 
 def _show_replay(progress: ReplayProgress) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from kaywatch_agent.cli.commands import options
+from kaywatch_agent.cli.demo.faults import FAULTS
 from kaywatch_agent.cli.help import epilog
 
 __all__ = ["demo"]
@@ -14,6 +15,7 @@ __all__ = ["demo"]
     epilog=epilog(
         "kaywatch demo",
         "kaywatch demo --seconds 20",
+        "kaywatch demo --fault runaway",
         exits="1 the agent and the application counted different figures.",
     )
 )
@@ -37,7 +39,15 @@ __all__ = ["demo"]
     metavar="HOST:PORT",
     help="The HTTP address of the agent.  [default: 127.0.0.1:9477, or a free port]",
 )
-def demo(seconds: float | None, processes: int, listen: str | None) -> None:
+@click.option(
+    "--fault",
+    metavar="NAME",
+    type=click.Choice([*FAULTS]),
+    help="Inject a fault after 30 seconds: failing, runaway, dead-end, slow or waste.",
+)
+def demo(
+    seconds: float | None, processes: int, listen: str | None, fault: str | None
+) -> None:
     """Run an agent and a sample application.
 
     The application uses PocketFlow, and some of its nodes fail now and then.
@@ -46,4 +56,4 @@ def demo(seconds: float | None, processes: int, listen: str | None) -> None:
     """
     from kaywatch_agent.cli.demo.runner import run_demo
 
-    raise click.exceptions.Exit(run_demo(seconds, processes, listen))
+    raise click.exceptions.Exit(run_demo(seconds, processes, listen, fault))

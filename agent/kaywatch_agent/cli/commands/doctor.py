@@ -31,8 +31,7 @@ COLOURS: Final = {
         "kaywatch doctor --config /etc/kaywatch/kaywatch.toml  # as root: all checks",
         "kaywatch doctor receivers store",
         "kaywatch doctor --json | jq .status",
-        exits="0 no problem, although there may be warnings; 1 a problem; 2 wrong"
-        " usage.",
+        exits="0 no problems, possibly with warnings; 1 a problem; 2 usage error.",
     )
 )
 @click.argument(
@@ -73,6 +72,7 @@ def doctor(sections: tuple[str, ...], as_json: bool, **values: str) -> None:
     from kaywatch_agent.cli.doctor.checks import run_checks
     from kaywatch_agent.cli.doctor.context import Options, gather
 
+    # Gathered once, so that all checks judge the same state.
     context = gather(Options(**values))
     if context.health is None and not as_json:
         click.echo(f"No agent answers at {context.url}; checks that need none:")

@@ -59,6 +59,7 @@ def top(
     Press q to quit, ? for help on keys. Without a terminal, the nodes are printed once.
     """
     query = Query(nodes=node, **filters)
+    # In a pipe, the redrawing of a screen would be escape sequences.
     if once or as_json or not console().is_interactive:
         top_view.show(url, query, sort, as_json)
     else:

@@ -28,12 +28,11 @@ MAX_SHOWN_ALERTS: Final = 3
 # The highest limit of the list; an id's first characters are looked up in it.
 MAX_DEAD: Final = 10_000
 
+_STATES: Final = {True: "up", False: "down", None: "not used yet"}
 _RECEIVER_COLUMNS: Final = {
     "receiver": lambda row: row["name"],
     "type": lambda row: row["type"],
-    "state": lambda row: (
-        (row["disabled"] and "disabled") or ("up" if row["up"] else "failing")
-    ),
+    "state": lambda row: (row["disabled"] and "disabled") or _STATES[row["up"]],
     "pending": lambda row: f"{row['waiting']:,}",
     "dead": lambda row: f"{row['dead']:,}",
     "error": lambda row: row["disabled"] or row["error"],
@@ -68,8 +67,14 @@ def test(receiver: str, url: str) -> None:
 
     Both messages are marked as tests. Wait until they are delivered.
     """
+    # Earlier tests are still in the outbox; the response does not name the new ones.
     earlier = {message["id"] for message in _test_messages(receiver, url)}
-    send("POST", f"/api/v1/receivers/{quote(receiver, safe='')}/test", None, url)
+    send(
+        "POST",
+        f"/api/v1/receivers/{quote(receiver, safe='', errors='surrogateescape')}/test",
+        None,
+        url,
+    )
     deadline = time.monotonic() + TEST_SECONDS
     messages: list[Any] = []
     while time.monotonic() < deadline:
@@ -77,9 +82,11 @@ def test(receiver: str, url: str) -> None:
         if len(messages) == 2 and all(m["status"] != "pending" for m in messages):
             break
         time.sleep(POLL_SECONDS)
+    # The list has the newest first; people read the firing message first.
     for message in reversed(messages):
         summary = message["alerts"][0]["summary"]
         click.echo(clean(f"{summary}: {output.delivery(message)}"))
+    # A message that is still pending after the deadline counts as not accepted.
     if not messages or any(message["status"] != "sent" for message in messages):
         raise click.ClickException(f"{receiver} did not accept the test")
     click.echo(f"{receiver} accepted the test: a firing and a resolved alert.")

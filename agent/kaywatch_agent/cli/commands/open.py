@@ -33,9 +33,11 @@ def open_page(url: str, **filters: str | None) -> None:
     The address is printed, too. On a machine without a browser, forward the port from
     one that has a browser: `ssh -L 9477:127.0.0.1:9477 HOST`.
     """
+    # A browser would show its own error page, without the fix.
     fetch("/health", url=url)
     address = _page_address(url, filters)
     click.echo(address)
+    # On a server, the address is all that is needed, so that this is no failure.
     if not webbrowser.open(address):
         click.echo(
             "This machine has no browser. Open the address in one that can reach the"
@@ -55,5 +57,5 @@ def _page_address(url: str, filters: dict[str, str | None]) -> str:
             f"a browser cannot open {url}; set http.listen to HOST:PORT, or put a proxy"
             " in front of the socket (docs/web-page.md)"
         )
-    given = {name: value for name, value in filters.items() if value}
-    return f"{url.rstrip('/')}/" + (f"?{urlencode(given)}" if given else "")
+    parameters = {name: value for name, value in filters.items() if value}
+    return f"{url.rstrip('/')}/" + (f"?{urlencode(parameters)}" if parameters else "")

@@ -77,14 +77,17 @@ def _check_window(
 ) -> str | None:
     """Return the window as it is, once it is valid: the agent parses it."""
     if value is not None:
+        # The agent would reject it, too, but a usage error exits with 2 and not with 1.
         duration(0.001).convert(value, param, ctx)
     return value
 
 
 def filters(*names: str, repeatable: bool = False) -> Callable[[F], F]:
-    """Return options that include only one service, graph and the like."""
+    """Return the options `--service`, `--graph` and `--node`."""
 
     def decorate(command: F) -> F:
+        # Decorators apply from the last to the first; `--help` then lists them in
+        # order.
         for name in reversed(names):
             text = f"Include only this {name}{'; repeatable' if repeatable else ''}."
             command = click.option(
@@ -160,6 +163,7 @@ def expand_id(prefix: str, ids: Iterable[str], noun: str, command: str) -> str:
         click.ClickException: no id starts with the prefix, or several do.
     """
     matches = [name for name in ids if name.startswith(prefix)]
+    # A whole id is never ambiguous, even if others start with it.
     if prefix in matches:
         return prefix
     if not matches:

@@ -17,7 +17,7 @@ from kaywatch_agent.cli.tables import Json, ShortText, clean, console, plain_tab
 from kaywatch_agent.units import quantity
 
 __all__ = [
-    "Json", "ProgressLine", "coloured", "delivery", "label_path", "limit", "place",
+    "Json", "ProgressLine", "add_colour", "delivery", "label_path", "limit", "place",
     "plural", "print_json", "print_message_body", "print_result", "print_table",
     "print_wrapped", "utc_time",
 ]  # fmt: skip
@@ -59,6 +59,7 @@ def print_result(result: Any, as_json: bool, render: Callable[[Any], object]) ->
 
 def print_message_body(body: object) -> None:
     """Print the body of a notification as indented JSON."""
+    # Receivers show the characters themselves, so they are shown here, too.
     text = json.dumps(body, indent=2, ensure_ascii=False)
     for line in textwrap.indent(text, " " * 8).splitlines():
         click.echo(clean(line))
@@ -94,6 +95,7 @@ def print_table(
 def print_wrapped(text: str, indent: str = "  ") -> None:
     """Print a text, indented, wrapped with a hanging indent."""
     out = console()
+    # The width of a pipe is unknown, and scripts should get the same lines everywhere.
     width = min(out.width, WIDTH) if out.is_terminal else WIDTH
     line = indent + clean(text.rstrip())
     # `textwrap` collapses the blanks that align columns, so short lines bypass it.
@@ -101,12 +103,20 @@ def print_wrapped(text: str, indent: str = "  ") -> None:
     if len(line) > width:
         lines = textwrap.wrap(line, width, subsequent_indent=f"{indent}  ")
     for line in lines:
+        # The line is wrapped already; rich would break long words such as URLs.
         out.print(line, soft_wrap=True)
 
 
-def coloured(word: str) -> Text:
+def add_colour(word: str) -> Text:
     """Return a state or severity in its colour."""
     return Text(word, COLOURS.get(word, ""))
+
+
+def alert_state(alert: Json) -> Text:
+    """Return an alert's state in its colour; one whose data stopped is not fine."""
+    if alert["state"] == "ok" and alert["reason"] == "no_data":
+        return Text("no data", "dim")
+    return add_colour(alert["state"])
 
 
 def plural(count: int, noun: str) -> str:
@@ -177,6 +187,8 @@ class ProgressLine:
     def show(self, line: Callable[[], str]) -> None:
         """Show a line, unless one was shown a moment ago."""
         now = time.monotonic()
+        # `line` is a function, because formatting each of thousands of steps takes
+        # time.
         if sys.stderr.isatty() and now - self._shown >= PROGRESS_SECONDS:
             self._shown = now
             text = line()

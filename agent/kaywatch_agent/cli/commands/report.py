@@ -40,10 +40,11 @@ __all__ = ["report"]
 def report(since: float, output: str, url: str) -> None:
     """Write a report as one HTML file, for a ticket or an e-mail.
 
-    It has health, alerts, graphs, nodes, failures, cost and processes. Reading it needs
-    no script and no connection. Messages of failures are as the agent keeps them,
-    redacted.
+    It shows health, alerts, graphs, nodes, failures, cost and processes, and needs
+    neither scripts nor a connection. Messages of failures are redacted, as in the
+    agent.
     """
+    # Imported here: rendering needs modules that no other command does.
     from kaywatch_agent.cli.report.content import gather
     from kaywatch_agent.cli.report.render import render
 

@@ -55,6 +55,7 @@ def show_results(results: Sequence[CaseResult], *, bodies: bool) -> None:
         for line in differences:
             click.echo(textwrap.indent(line, " " * 6))
         for message in simulation.delivery.messages if bodies else ():
+            # Relative to the start, as the test file states its times.
             at = duration(message.time - case.start.timestamp())
             click.echo(f"      {at} {headline(message)}")
             output.print_message_body(simulation.delivery.render(message))

@@ -143,6 +143,7 @@ def backtest_(
     Nothing is changed or sent; the agent may be running.
     """
     loaded = configuration.load(configuration.find(config or None))
+    # Names are checked before the history is read, which may take seconds.
     settings = _select_rules(loaded.alerts, names)
     path = Path(store) if store else loaded.store.file
     if path is None:
@@ -158,6 +159,7 @@ def backtest_(
 
 
 def _select_rules(settings: AlertSettings, names: tuple[str, ...]) -> AlertSettings:
+    # A misspelt rule would otherwise be reported as one that never fires.
     for name in names:
         if name not in settings.rules:
             near = difflib.get_close_matches(name, settings.rules, 1)
@@ -175,12 +177,14 @@ def _backtest(
     started = time.monotonic()
 
     def show(share: float) -> None:
-        left = (time.monotonic() - started) * (1 - share) / max(share, 0.01)
-        line.show(lambda: f"  {share:.0%}, {left:.0f} s left")
+        remaining = (time.monotonic() - started) * (1 - share) / max(share, 0.01)
+        line.show(lambda: f"  {share:.0%}, {remaining:.0f} s left")
 
     with read_history(path) as history, output.ProgressLine() as line:
         if not history.last:
             raise click.ClickException(f"{path}: nothing is stored yet")
+        # Back from the end of the history rather than from now: it may be a copy from
+        # last week.
         start = history.last - since
         receivers = config.notify.receivers
         return backtest(settings, history, start, receivers=receivers, progress=show)

@@ -6,7 +6,9 @@ import asyncio
 import dataclasses
 import faulthandler
 import functools
+import importlib
 import signal
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -68,6 +70,7 @@ def serve(
     store. CREDENTIALS_DIRECTORY has secrets. Keys that end with _env name variables
     with secrets.
     """
+    _import_structlog()
     # These import the whole agent.
     from kaywatch_agent.runtime import logs
 
@@ -75,6 +78,21 @@ def serve(
     first = load()
     logs.set_up(first.log)
     _run(first, load)
+
+
+def _import_structlog() -> None:
+    """Import structlog without rich.
+
+    It imports rich if that is installed, for tracebacks in a format that the agent does
+    not use. Rich takes 3 MB, and is a dependency of `kaywatch top`.
+    """
+    if "rich" in sys.modules:
+        return
+    sys.modules["rich"] = None  # type: ignore[assignment]  # an import of it fails
+    try:
+        importlib.import_module("structlog")
+    finally:
+        del sys.modules["rich"]
 
 
 def _load_config(
@@ -92,6 +110,7 @@ def _load_config(
     for section, key, value in overrides:
         if value is not None:
             try:
+                # A new section is validated like one of the file.
                 changed = dataclasses.replace(getattr(config, section), **{key: value})
             except ValueError as error:
                 raise click.UsageError(str(error)) from None
@@ -177,12 +196,21 @@ def check(config: str, quiet: bool) -> None:
     `kaywatch rules check` also explains each rule. `kaywatch doctor` also checks that
     the files and servers in the configuration are accessible.
     """
-    from kaywatch_agent.config import find, load
-    from kaywatch_agent.web.server import check as check_http
+    from kaywatch_agent.config import find, find_unused, load
+    from kaywatch_agent.notify.config_check import find_defects, find_warnings
+    from kaywatch_agent.web.check import check_files
 
     path = find(config or None)
     settings = load(path)
-    check_http(settings.http)
+    check_files(settings.http)
+    notify = settings.notify
+    for note in (
+        *find_defects(notify.receivers, notify.heartbeat),
+        *find_warnings(notify.receivers),
+        *find_unused(notify, settings.alerts),
+        *settings.alerts.warnings,
+    ):
+        click.echo(f"warning: {note}", err=True)
     if quiet:
         return
     click.echo(f"{path or 'no file, all defaults'}: valid")

@@ -132,4 +132,5 @@ def _show(report: dict[str, Any]) -> None:
 
 
 def _units(files: list[InstalledFile]) -> list[str]:
+    # Drop-ins belong to a unit, and systemctl does not know them by name.
     return [file.path.name for file in files if file.path.suffix != ".conf"]

@@ -98,11 +98,17 @@ def expire(silence_id: str | None, everything: bool, url: str) -> None:
     """
     options.check_target("ID", silence_id, everything)
     rows = fetch(PATH, url=url)["silences"]
+    # An expired silence cannot be expired again; its id would only make prefixes
+    # ambiguous.
     ids = [row["id"] for row in rows if not _is_expired(row)]
     if silence_id is not None:
         ids = [options.expand_id(silence_id, ids, "silence", "kaywatch silence list")]
     for name in ids:
-        send("DELETE", f"{PATH}/{quote(name, safe='')}", url=url)
+        send(
+            "DELETE",
+            f"{PATH}/{quote(name, safe='', errors='surrogateescape')}",
+            url=url,
+        )
         click.echo(f"expired {name}")
 
 
@@ -121,6 +127,7 @@ def _show_silences(answer: Json) -> None:
         click.echo("No silences.")
         return
     columns = {
+        # Enough to be unique in practice, and `expire` accepts a prefix.
         "id": lambda row: row["id"][:8],
         "state": lambda row: row["status"]["state"],
         "ends": lambda row: _format_end(row, answer["timestamp"]),
@@ -137,8 +144,10 @@ def _show_silences(answer: Json) -> None:
 
 
 def _format_end(row: Json, now: float) -> str:
-    left = _timestamp(row["endsAt"]) - now
-    return f"in {duration(left)}" if left > 0 else f"{duration(-left)} ago"
+    remaining = _timestamp(row["endsAt"]) - now
+    return (
+        f"in {duration(remaining)}" if remaining > 0 else f"{duration(-remaining)} ago"
+    )
 
 
 def _format_matchers(row: Json) -> str:

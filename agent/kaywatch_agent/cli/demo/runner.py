@@ -25,6 +25,8 @@ import click
 from kaywatch.errors import QueryError
 from kaywatch.query import fetch
 from kaywatch_agent.cli import tables
+from kaywatch_agent.cli.demo.faults import FAULT_SECONDS, FAULTS
+from kaywatch_agent.cli.places import fetch_nodes
 from kaywatch_agent.errors import StartError
 from kaywatch_agent.units import duration, percent
 
@@ -53,7 +55,9 @@ for = "5s"
 Counts = Counter[tuple[str, str]]
 
 
-def run_demo(seconds: float | None, processes: int, listen: str | None) -> int:
+def run_demo(
+    seconds: float | None, processes: int, listen: str | None, fault: str | None = None
+) -> int:
     """Run the demo; return the exit code.
 
     Args:
@@ -61,6 +65,7 @@ def run_demo(seconds: float | None, processes: int, listen: str | None) -> int:
         processes: the number of processes of the application.
         listen: the agent's HTTP address; None for the default, or a free port if it
             is taken.
+        fault: the name of a fault of the application; None for none.
 
     Returns:
         0 if the agent counted exactly what the application counted, otherwise 1.
@@ -85,9 +90,13 @@ def run_demo(seconds: float | None, processes: int, listen: str | None) -> int:
         agent = stack.enter_context(_agent(folder, address))
         _wait_until_ready(url, folder, agent)
         workers = [
-            stack.enter_context(_worker(folder, number)) for number in range(processes)
+            stack.enter_context(_worker(folder, number, fault))
+            for number in range(processes)
         ]
         _show_commands(url, processes)
+        if fault is not None:
+            begin = duration(FAULT_SECONDS)
+            click.echo(f"The fault begins in {begin}: {FAULTS[fault]}.\n")
         _watch(url, seconds, workers)
         return _compare(url, _stop_and_count(folder, workers))
 
@@ -137,11 +146,12 @@ def _agent(
 
 
 def _worker(
-    folder: str, number: int
+    folder: str, number: int, fault: str | None
 ) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
     return _process(
         "kaywatch_agent.cli.demo.workload",
         *(f"--counts={folder}/{number}.json", f"--seed={number}"),
+        *([f"--fault={fault}"] if fault else []),
         KAYWATCH_ENDPOINT=f"unix://{folder}/ingest.sock",
         KAYWATCH_SERVICE="support-desk",
         KAYGRAPH_COLLECT_METRICS="true",
@@ -212,7 +222,7 @@ def _watch(
             time.sleep(min(REFRESH_SECONDS, max(0.0, end - time.monotonic())))
             if any(worker.poll() is not None for worker in workers):
                 raise StartError("a process of the application ended unexpectedly")
-            nodes = fetch("/api/v1/nodes", {"window": "1m"}, url)["nodes"]
+            nodes = fetch_nodes(url, {"window": "1m"})
             title = f"After {duration(time.monotonic() - started)}, the last minute:"
             tables.show_nodes(tables.console(), nodes, title)
             click.echo()

@@ -1,6 +1,6 @@
 """A support desk in PocketFlow: branches, retries, fallbacks, a loop, async, batches.
 
-An ordinary application with one line for kaywatch. It also counts what it does, so that
+A usual application with one line for kaywatch. It also counts its executions, so that
 the demo can compare the agent's figures with its own.
 """
 
@@ -28,6 +28,7 @@ from pocketflow import (
 )
 
 import kaywatch
+from kaywatch_agent.cli.demo.faults import FAULT_SECONDS, FAULTS, Fault
 
 __all__ = ["main"]
 
@@ -36,6 +37,9 @@ Shared = dict[str, Any]
 # What this process did: (node, what) -> count.
 counted: Counter[tuple[str, str]] = Counter()
 _counting = threading.Lock()
+
+stop = threading.Event()
+fault = Fault(stop)
 
 
 def count(node: object, what: str) -> None:
@@ -49,12 +53,17 @@ def work(seconds: float) -> None:
     time.sleep(seconds * random.lognormvariate(0, 0.5))
 
 
+async def wait(seconds: float) -> None:
+    """Wait likewise, while other tickets go on."""
+    await asyncio.sleep(seconds * random.lognormvariate(0, 0.5))
+
+
 class ModelOverloaded(Exception):
     """The language model did not answer."""
 
 
 class Triage(Node):  # type: ignore[misc]
-    """Decides what a ticket is about."""
+    """Decides the topic of a ticket."""
 
     def prep(self, shared: Shared) -> str:
         count(self, "executions")
@@ -70,6 +79,8 @@ class Triage(Node):  # type: ignore[misc]
             cost_usd=tokens * 0.15e-6,
             seconds=0.004,
         )
+        if fault.strikes("dead-end", 0.15):
+            return "complaint"
         return random.choices(["question", "refund", "spam"], [0.7, 0.2, 0.1])[0]
 
     def post(self, shared: Shared, prep_res: str, exec_res: str) -> str:
@@ -109,19 +120,19 @@ class Embed(AsyncParallelBatchNode):  # type: ignore[misc]
         count(self, "-> default")
 
 
-class Draft(Node):  # type: ignore[misc]
+class Draft(AsyncNode):  # type: ignore[misc]
     """Writes an answer; its model is often overloaded."""
 
-    def prep(self, shared: Shared) -> list[int]:
+    async def prep_async(self, shared: Shared) -> list[int]:
         count(self, "executions")
         return []
 
-    def exec(self, attempts: list[int]) -> str:
+    async def exec_async(self, attempts: list[int]) -> str:
         """Ask the model, which fails three times in ten."""
         attempts.append(1)
         if len(attempts) > 1:
             count(self, "retries")
-        work(0.012)
+        await wait(0.24 if fault.strikes("slow") else 0.012)
         if random.random() < 0.2:
             error = ModelOverloaded("529: the model is overloaded")
             kaywatch.record_llm(model="large", seconds=0.012, error=error)
@@ -133,29 +144,36 @@ class Draft(Node):  # type: ignore[misc]
             cost_usd=0.0057,
             seconds=0.012,
         )
-        if random.random() < 0.12:
-            raise ValueError("the answer is no JSON")
+        if random.random() < 0.12 or fault.strikes("waste", 0.6):
+            raise ValueError("the answer is not JSON")
         return "answer"
 
-    def exec_fallback(self, attempts: list[int], exc: Exception) -> str:
+    async def exec_fallback_async(self, attempts: list[int], exc: Exception) -> str:
         count(self, "fallbacks")
         return "template"
 
-    def post(self, shared: Shared, prep_res: Any, exec_res: str) -> None:
+    async def post_async(self, shared: Shared, prep_res: Any, exec_res: str) -> None:
         count(self, "-> default")
 
 
-class Review(Node):  # type: ignore[misc]
+class Review(AsyncNode):  # type: ignore[misc]
     """Returns one draft in four for revision: a loop."""
 
-    def prep(self, shared: Shared) -> None:
+    async def prep_async(self, shared: Shared) -> bool:
         count(self, "executions")
+        return fault.goes_in_circles(shared)
 
-    def exec(self, prep_res: None) -> bool:
-        work(0.003)
-        return random.random() < 0.75
+    async def exec_async(self, is_endless: bool) -> bool:
+        await wait(0.003)
+        if fault.strikes("failing", 0.6):
+            kaywatch.record_llm(
+                model="small", input_tokens=900, cost_usd=0.0014, seconds=0.003
+            )
+            count(self, "errors")
+            raise TimeoutError("the reviewing model did not answer in time")
+        return random.random() < 0.75 and not is_endless
 
-    def post(self, shared: Shared, prep_res: None, exec_res: bool) -> str:
+    async def post_async(self, shared: Shared, prep_res: bool, exec_res: bool) -> str:
         action = "approve" if exec_res else "revise"
         count(self, f"-> {action}")
         return action
@@ -187,6 +205,16 @@ class Refund(Node):  # type: ignore[misc]
         if random.random() < 0.2:
             count(self, "errors")
             raise LookupError("no such order")
+
+    def post(self, shared: Shared, prep_res: None, exec_res: None) -> None:
+        count(self, "-> default")
+
+
+class Discard(Node):  # type: ignore[misc]
+    """Forgets a ticket."""
+
+    def prep(self, shared: Shared) -> None:
+        count(self, "executions")
 
     def post(self, shared: Shared, prep_res: None, exec_res: None) -> None:
         count(self, "-> default")
@@ -224,20 +252,21 @@ def support_desk() -> SupportDesk:
     review - "revise" >> draft
     review - "approve" >> send
     triage - "refund" >> refund >> send
+    triage - "spam" >> Discard()
     return SupportDesk(start=triage)
 
 
-async def serve_tickets(desk: SupportDesk, stop: threading.Event) -> None:
+async def serve_tickets(desk: SupportDesk) -> None:
     """Work on one ticket after another."""
     while not stop.is_set():
         try:
             await desk.run_async({"ticket": "Where is my parcel?"})
-        except LookupError:
+        except (LookupError, TimeoutError):
             count(desk, "errors")
         count(desk, "runs")
 
 
-def digest_regularly(digest: DailyDigest, stop: threading.Event) -> None:
+def digest_regularly(digest: DailyDigest) -> None:
     """Run the second graph five times a second."""
     while not stop.wait(0.2):
         digest.run({})
@@ -249,12 +278,15 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--counts", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--fault", choices=FAULTS)
+    parser.add_argument("--fault-after", type=float, default=FAULT_SECONDS)
     arguments = parser.parse_args()
     random.seed(arguments.seed)
+    if arguments.fault:
+        fault.inject(arguments.fault, arguments.fault_after)
 
     kaywatch.instrument()
 
-    stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     # Runs of this application end at unmatched actions, of which PocketFlow warns.
@@ -263,18 +295,18 @@ def main() -> None:
 
         warnings.simplefilter("ignore")
     thread = threading.Thread(
-        target=digest_regularly, args=(DailyDigest(start=Digest()), stop)
+        target=digest_regularly, args=(DailyDigest(start=Digest()),)
     )
     thread.start()
-    asyncio.run(_serve(stop))
+    asyncio.run(_serve())
     thread.join()
     rows = [[node, what, n] for (node, what), n in sorted(counted.items())]
     arguments.counts.write_text(json.dumps(rows))
 
 
-async def _serve(stop: threading.Event) -> None:
+async def _serve() -> None:
     desk = support_desk()
-    await asyncio.gather(*(serve_tickets(desk, stop) for _ in range(4)))
+    await asyncio.gather(*(serve_tickets(desk) for _ in range(4)))
 
 
 if __name__ == "__main__":

@@ -25,12 +25,13 @@ from kaywatch_agent.cli.doctor.result import (
     warning,
 )
 from kaywatch_agent.cli.doctor.servers import MQTT_STAGE
-from kaywatch_agent.cli.service.installer import closed_folder
+from kaywatch_agent.cli.service.installer import find_closed_folder
+from kaywatch_agent.cli.shared_names import NAME_FIX, describe_shared_names
 from kaywatch_agent.errors import ConfigError
-from kaywatch_agent.notify.config import warnings
+from kaywatch_agent.notify.config_check import find_defects, find_warnings
 from kaywatch_agent.store.schema import APPLICATION_ID, VERSION
 from kaywatch_agent.units import duration, quantity
-from kaywatch_agent.web.server import check as check_http
+from kaywatch_agent.web.check import check_files
 
 # From half a bucket of 10 s on, most events are counted in the wrong one.
 NOTABLE_SKEW: Final = 5.0
@@ -90,6 +91,13 @@ def check_stages(context: CheckContext) -> CheckResults:
         yield ok(f"healthy: {', '.join(healthy)}")
 
 
+def check_names(context: CheckContext) -> CheckResults:
+    """Check that no name stands for many nodes, as names made per request do."""
+    answer = context.get("/api/v1/nodes")
+    for line in describe_shared_names(answer["nodes"]) if answer else ():
+        yield warning(line, NAME_FIX)
+
+
 def check_versions(context: CheckContext) -> CheckResults:
     """Check that the agent, this command and the clients have the same version."""
     if context.health is None:
@@ -125,22 +133,25 @@ def check_configuration(context: CheckContext) -> CheckResults:
             yield problem(str(one), "fix it, then run `kaywatch check`")
     else:
         yield ok(f"{path} is valid")
-        secrets = warnings(context.config.notify.receivers)
+        notify = context.config.notify
+        secrets = find_warnings(notify.receivers)
         mode = stat.S_IMODE(path.stat().st_mode)
         if secrets and mode & stat.S_IROTH:
             yield problem(
                 f"{path} has secrets, and every user can read it ({mode:04o})",
                 f"chmod o-r {path}",
             )
-        for text in secrets:
-            yield warning(text, "move it to a file with mode 0600, or to a credential")
+        for defect in find_defects(notify.receivers, notify.heartbeat):
+            yield problem(defect.text, defect.fix)
+        for text, fix in secrets:
+            yield warning(text, fix)
 
 
 def check_http_access(context: CheckContext) -> CheckResults:
     """Check the access to HTTP, and that its tokens and certificates are readable."""
     config = context.config.http
     try:
-        check_http(config)
+        check_files(config)
     except ConfigError as error:
         yield unreadable(error, "create it as docs/security.md describes")
         return
@@ -235,16 +246,7 @@ def check_store_space(context: CheckContext) -> CheckResults:
         yield unchecked(f"{path}: {error.strerror}", _owner_fix(path))
         return
     limit = context.config.store.max_bytes
-    text = f"{quantity(free, 'bytes')} free on the disk of {path}"
-    if free < MIN_FREE_BYTES:
-        yield problem(text, "free space: data that cannot be written stays in memory")
-    elif free < limit - size:
-        yield warning(
-            f"{text}, but the store may grow by {quantity(limit - size, 'bytes')}",
-            "free space, or lower store.max_size",
-        )
-    else:
-        yield ok(text)
+    yield _check_free_space(path, free, growth=limit - size)
     text = f"{quantity(size, 'bytes')}, {size / limit:.0%} of store.max_size"
     if size > 0.9 * limit:
         yield warning(
@@ -253,6 +255,18 @@ def check_store_space(context: CheckContext) -> CheckResults:
         )
     elif path.exists():
         yield ok(text)
+
+
+def _check_free_space(path: Path, free: int, growth: int) -> CheckResult:
+    text = f"{quantity(free, 'bytes')} free on the disk of {path}"
+    if free < MIN_FREE_BYTES:
+        return problem(text, "free space: data that cannot be written stays in memory")
+    if free < growth:
+        return warning(
+            f"{text}, but the store may grow by {quantity(growth, 'bytes')}",
+            "free space, or lower store.max_size",
+        )
+    return ok(text)
 
 
 def check_store_access(context: CheckContext) -> CheckResults:
@@ -271,7 +285,7 @@ def check_store_access(context: CheckContext) -> CheckResults:
             f"{path} belongs to {user_name(owner)}, but the agent runs as {user}",
             f"chown {user} {path}*",
         )
-    elif mode & stat.S_IRWXO and closed_folder(path) is None:
+    elif mode & stat.S_IRWXO and find_closed_folder(path) is None:
         yield warning(f"every user can read {path}", f"chmod o= {path}")
     else:
         yield ok(f"the agent can write it ({user_name(owner)})")
@@ -310,16 +324,18 @@ def check_store_commits(context: CheckContext) -> CheckResults:
             f"{path} is from a newer kaywatch (schema {schema}, here {VERSION})",
             "install the newer version again, or restore a backup",
         )
+    yield _check_commit_age(context, last, schema) if last else ok("no commit yet")
+
+
+def _check_commit_age(context: CheckContext, last: float, schema: int) -> CheckResult:
     age = time.time() - last
-    if not last:
-        yield ok("no commit yet")
-    elif context.health is not None and age > LATE_COMMIT_SECONDS:
-        yield problem(
-            f"the last commit was {duration(age)} ago, although the agent is running",
+    text = f"the last commit was {duration(age)} ago"
+    if context.health is not None and age > LATE_COMMIT_SECONDS:
+        return problem(
+            f"{text}, although the agent is running",
             "read its log: journalctl -u kaywatch; or pass its store with --store",
         )
-    else:
-        yield ok(f"the last commit was {duration(age)} ago, schema {schema}")
+    return ok(f"{text}, schema {schema}")
 
 
 def check_store_integrity(context: CheckContext) -> CheckResults:

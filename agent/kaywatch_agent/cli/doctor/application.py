@@ -1,4 +1,4 @@
-"""Checks of what an application meets: the agent's socket, and its environment."""
+"""Checks from the view of an application: the agent's socket, and its environment."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from kaywatch._instrument.frameworks import FRAMEWORKS, SDKS
-from kaywatch._process import parse_tags, settings_from_environment
 from kaywatch._send import broker as brokers
 from kaywatch._send.connecting import check_usable
 from kaywatch._send.transport import candidates
+from kaywatch._settings import parse_tags, settings_from_environment
 from kaywatch.errors import ConfigurationError
 from kaywatch_agent.cli.doctor.context import CheckContext, group_name, user_name
 from kaywatch_agent.cli.doctor.result import (
@@ -31,7 +31,7 @@ from kaywatch_agent.cli.doctor.result import (
     warning,
 )
 from kaywatch_agent.cli.doctor.servers import check_broker
-from kaywatch_agent.cli.service.installer import closed_folder
+from kaywatch_agent.cli.service.installer import find_closed_folder
 
 # -- the agent's socket --------------------------------------------------------------
 
@@ -39,21 +39,11 @@ from kaywatch_agent.cli.service.installer import closed_folder
 def check_socket_access(context: CheckContext) -> CheckResults:
     """Check that the socket exists, and show who can push."""
     path = Path(context.socket)
-    folder = closed_folder(path)
+    folder = find_closed_folder(path)
     try:
         info = path.lstat()
-    except PermissionError:
-        yield problem(
-            f"{path}: this user cannot enter {folder}",
-            f"chmod o+x {folder}, or set ingest.socket to another path",
-        )
-        return
     except OSError as error:
-        yield problem(
-            f"{path}: {os.strerror(error.errno or 0).lower()}",
-            "start the agent; if its socket is elsewhere, pass --socket here, and set"
-            " KAYWATCH_ENDPOINT for applications",
-        )
+        yield _explain_missing(path, folder, error)
         return
     if not stat.S_ISSOCK(info.st_mode):
         yield problem(f"{path} is not a socket", "move it, and restart the agent")
@@ -69,6 +59,19 @@ def check_socket_access(context: CheckContext) -> CheckResults:
             f"some users cannot enter {_describe_mode(folder, folder.stat())}",
             f"chmod o+x {folder}, if other users should push",
         )
+
+
+def _explain_missing(path: Path, folder: Path | None, error: OSError) -> CheckResult:
+    if isinstance(error, PermissionError):
+        return problem(
+            f"{path}: this user cannot enter {folder}",
+            f"chmod o+x {folder}, or set ingest.socket to another path",
+        )
+    return problem(
+        f"{path}: {os.strerror(error.errno or 0).lower()}",
+        "start the agent; if its socket is elsewhere, pass --socket here, and set"
+        " KAYWATCH_ENDPOINT for applications",
+    )
 
 
 def _check_mode(path: Path, info: os.stat_result, allowed: str) -> CheckResult:
@@ -150,7 +153,7 @@ def _access_fix(path: str, user: str) -> str:
     try:
         info = os.stat(path)
     except OSError:
-        folder = closed_folder(Path(path))
+        folder = find_closed_folder(Path(path))
         return f"chmod o+x {folder}: other users cannot enter it"
     group = group_name(info.st_gid)
     if not info.st_mode & stat.S_IWGRP:

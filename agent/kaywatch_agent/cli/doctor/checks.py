@@ -28,6 +28,7 @@ CHECKS: Final[Mapping[str, tuple[Check, ...]]] = {
     "agent": (
         agent.check_health,
         agent.check_stages,
+        agent.check_names,
         agent.check_versions,
         servers.check_agent_certificate,
     ),

@@ -9,7 +9,7 @@ import socket
 import struct
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -162,17 +162,45 @@ def gather(options: Options) -> CheckContext:
         health = fetch("/health", url=url)
     except KaywatchError as error:
         health_error = error
-    return CheckContext(
+    context = CheckContext(
         path=path,
         config=config,
         config_error=config_error,
-        socket=options.socket or _find_socket(config),
+        socket=options.socket or _socket_of(options, health) or _find_socket(config),
         store=Path(options.store) if options.store else config.store.file,
         url=url,
         health=health,
         health_error=health_error,
         health_time=(before + time.time()) / 2,
     )
+    # As for the socket: the default store may be that of another agent.
+    if options.url and not options.store and context.process is not None:
+        store = _open_store(context.process.pid)
+        return context if store is None else replace(context, store=store)
+    return context
+
+
+def _open_store(pid: int) -> Path | None:
+    """Return the store that a process has open; None if it is not known."""
+    try:
+        for number in os.listdir(f"/proc/{pid}/fd"):
+            file = os.readlink(f"/proc/{pid}/fd/{number}")
+            if file.endswith("-wal"):  # of SQLite, beside the file itself
+                return Path(file.removesuffix("-wal"))
+    except OSError:
+        pass  # of another user, or it has just ended
+    return None
+
+
+def _socket_of(options: Options, health: Mapping[str, Any] | None) -> str:
+    """Return the socket of the agent at `--url`; empty if it is not known."""
+    # The default path may be that of another agent.
+    if not options.url or health is None:
+        return ""
+    try:
+        return str(fetch("/api/v1/clients", url=options.url)["socket"])
+    except KaywatchError:
+        return ""
 
 
 def user_name(uid: int) -> str:

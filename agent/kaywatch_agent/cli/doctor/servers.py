@@ -36,7 +36,7 @@ from kaywatch_agent.notify.config import (
     ReceiverConfig,
     SlackConfig,
 )
-from kaywatch_agent.notify.http import NoResponse, check_address, check_url, redacted
+from kaywatch_agent.notify.http import NoResponse, check_address, check_url, redact_url
 from kaywatch_agent.units import duration
 
 # The prefix of a broker's stage in /health; the broker's label follows.
@@ -57,7 +57,7 @@ def check_agent_certificate(context: CheckContext) -> CheckResults:
     tls = ssl.create_default_context()
     with contextlib.suppress(OSError):
         tls.load_verify_locations(context.config.http.tls_certificate_file)
-        # Trust the certificate itself; no authority has to have signed it.
+        # Trust the certificate itself, even if no authority signed it.
         tls.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     try:
         connection = socket.create_connection(
@@ -170,7 +170,7 @@ class _Target(NamedTuple):
     ready_path: str = ""  # where it tells whether it is ready
 
     def __str__(self) -> str:
-        return f"{self.name} ({redacted(self.url)})"
+        return f"{self.name} ({redact_url(self.url)})"
 
 
 def check_receiver_connections(context: CheckContext) -> CheckResults:
@@ -251,7 +251,7 @@ def check_receiver_deliveries(context: CheckContext) -> CheckResults:
                 f"{name} is disabled, because it answered 410 Gone",
                 "correct its URL, and reload the configuration",
             )
-        elif not receiver["up"]:
+        elif receiver["up"] is False:
             yield problem(
                 f"{name} is failing: {receiver['error']}",
                 f"fix it, then run `kaywatch notify test {receiver['name']}`",

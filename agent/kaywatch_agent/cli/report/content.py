@@ -1,4 +1,4 @@
-"""Requests what a report contains from the agent."""
+"""Requests the content of a report from the agent."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Content(NamedTuple):
         time: its end, Unix seconds.
         graphs: those with executions, the most runs first.
         graphs_left_out, alerts_left_out: how many there are besides.
-        alerts: with their timeline and what was known when they fired.
+        alerts: with their timeline, and their context when they fired.
     """
 
     url: str

@@ -31,11 +31,11 @@ def join(parts: Iterable[object]) -> Markup:
 
 def element(name: str, *content: object, **attributes: str) -> Markup:
     """Return an element; a trailing `_` of an attribute's name is removed."""
-    given = "".join(
+    attributes_text = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{html.escape(value)}"'
         for key, value in attributes.items()
     )
-    return Markup(f"<{name}{given}>{join(content)}</{name}>")
+    return Markup(f"<{name}{attributes_text}>{join(content)}</{name}>")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> Markup:
@@ -63,7 +63,7 @@ def chart(label: str, points: Sequence[Sequence[float | None]]) -> Markup:
     """Return a small line from 0 to the largest value; gaps stay gaps.
 
     Args:
-        label: says what it shows.
+        label: describes its content.
         points: each with its time, its value, and the number of events.
     """
     values = [point[1] for point in points]

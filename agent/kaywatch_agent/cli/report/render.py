@@ -92,6 +92,8 @@ def _health(content: Content) -> Iterator[Markup]:
     yield element("p", "The agent is ", element("span", status, class_=level), ".")
     dropped = sum(account["dropped"].values())
     text = f"{account['received']} events arrived, {dropped} were lost"
+    if account["deaths"]:
+        text += f", at most {duration(account['unknown_seconds'])} unknown"
     reasons = ", ".join(f"{why}: {n}" for why, n in account["dropped"].items())
     share = "no events" if account["ratio"] is None else percent(account["ratio"])
     yield element(
@@ -233,7 +235,7 @@ def _processes(content: Content) -> Iterator[Markup]:
     if not content.clients:
         yield element("p", "No process sent data within the last hour.")
         return
-    yield element("p", "Those that send, and those that left within the last hour.")
+    yield element("p", "Processes that send now, or left within the last hour.")
     yield table(
         ("Service", "Host", "#PID", "State", "Since", "#Memory (MiB)", "#Lost"),
         (

@@ -1,4 +1,4 @@
-"""Installs the systemd units, removes them, and compares them with what is there."""
+"""Installs and removes the systemd units, and compares them with the installed ones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = [
     "InstalledFile",
     "Manager",
     "Steps",
-    "closed_folder",
+    "find_closed_folder",
     "install",
     "plan_files",
     "replan_files",
@@ -128,7 +128,7 @@ class InstalledFile:
 
 
 def plan_files(manager: Manager, config: str, http: bool) -> list[InstalledFile]:
-    """Return the files of an installation, with what is installed now.
+    """Return the files of an installation, with their current content.
 
     Args:
         manager: the manager of the service.
@@ -219,7 +219,7 @@ def uninstall(manager: Manager) -> Steps:
         yield f"kept {STATE}, {CREDENTIALS.parent} and the group kaywatch"
 
 
-def closed_folder(path: Path) -> Path | None:
+def find_closed_folder(path: Path) -> Path | None:
     """Return the first folder above a path that other users cannot enter."""
     for folder in reversed(path.absolute().parents):
         try:
@@ -270,7 +270,7 @@ def _check_visible(command: Path, config: Path | None) -> None:
             if any(place.is_relative_to(folder) for folder in HIDDEN_FOLDERS):
                 why = "is hidden from the service (ProtectHome=, PrivateTmp=)"
                 raise StartError(f"{place} {why}; {fix}")
-        closed = closed_folder(target)
+        closed = find_closed_folder(target)
         if closed is None and not target.stat().st_mode & stat.S_IROTH:
             closed = target
         if closed is not None:

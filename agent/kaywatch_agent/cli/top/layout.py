@@ -21,9 +21,16 @@ from rich.layout import Layout
 from rich.table import Table
 from rich.text import Text
 
-from kaywatch_agent.cli.tables import Json, ShortText, clean, format_agent, or_dash
+from kaywatch_agent.cli.graph_tables import graph_table
+from kaywatch_agent.cli.tables import (
+    UNHEALTHY,
+    Json,
+    ShortText,
+    clean,
+    format_agent,
+    or_dash,
+)
 from kaywatch_agent.cli.top.state import (
-    HIGH_ERROR_RATE,
     Answers,
     NodeRow,
     node_rows,
@@ -40,6 +47,9 @@ __all__ = [
 ]
 
 GAP: Final = 2
+
+# Lines of the screen for each graph that is shown; nodes need the others.
+LINES_PER_GRAPH: Final = 8
 MARK: Final = "!"
 
 KEYS: Final = (
@@ -49,7 +59,7 @@ KEYS: Final = (
 HELP: Final = (
     ("n", "sort by name"),
     ("r", "sort by rate"),
-    ("e", "sort by errors: the share of executions that failed"),
+    ("e", "sort by errors: the share that failed, fallbacks included"),
     ("l", "sort by latency: p95"),
     ("t", "sort by retries"),
     ("f", "sort by the age of the oldest execution in flight"),
@@ -61,6 +71,7 @@ HELP: Final = (
     ("q", "quit"),
     ("", ""),
     (MARK, "over 5 % errors, or in flight for 10 s and ten times the p95"),
+    ("hidden", "failed executions that a fallback or on_error answered"),
     ("in flight", "how many executions are in progress, and the age of the oldest"),
     ("retries", "attempts after the first, in the window"),
 )
@@ -119,15 +130,17 @@ class NodeColumn(NamedTuple):
 
 COLUMNS: Final = (
     NodeColumn("  node", 0, 14, "name", "n", is_name=True),
-    NodeColumn("graph", 10, 12, is_name=True),
+    NodeColumn("graph", 11, 12, is_name=True),
+    NodeColumn("service", 12, 12, is_name=True),
     NodeColumn("rate/s", 1, 6, "rate", "r", "rate"),
-    NodeColumn("ok", 7, 5),
-    NodeColumn("errors", 2, 6, "errors", "e", "errors"),
-    NodeColumn("retries", 9, 7, "retries", "t", "retries"),
-    NodeColumn("p50", 8, 7),
+    NodeColumn("ok", 9, 5),
+    NodeColumn("errors", 2, 6, "errors", "e", "failing"),
+    NodeColumn("hidden", 8, 6),
+    NodeColumn("retries", 10, 7, "retries", "t", "retries"),
+    NodeColumn("p50", 9, 7),
     NodeColumn("p95", 3, 7, "latency", "l", "p95"),
     NodeColumn("in flight", 4, 10, "flight", "f", "oldest"),
-    NodeColumn("cost", 6, 7, "cost", "c", "cost"),
+    NodeColumn("cost", 7, 7, "cost", "c", "cost"),
     NodeColumn("last failure", 5, 17, is_name=True),
 )
 SORTS: Final = {column.sort: column for column in COLUMNS if column.sort}
@@ -142,9 +155,11 @@ def render_screen(
     head = _render_head(display)
     body: list[RenderableType] = ["", *_render_help()]
     if not options.help:
-        options.page = max(1, height - 8)
-        room = max(1, height - len(head) - 3)
-        body = _render_nodes(display.answers, options, width, room)
+        graphs = _render_graphs(display.answers, height // LINES_PER_GRAPH)
+        taken = len(head) + sum(_count_lines(part) for part in graphs)
+        options.page = max(1, height - taken - 5)
+        room = max(1, height - taken - 3)
+        body = [*graphs, *_render_nodes(display.answers, options, width, room)]
     screen = Layout()
     screen.split_column(
         Layout(Group(*head), size=len(head)),
@@ -156,8 +171,9 @@ def render_screen(
 
 def render_list(display: Display, options: ViewOptions, width: int) -> RenderableType:
     """Return the agent's state and all nodes, to be printed once."""
+    graphs = _render_graphs(display.answers, sys.maxsize)
     nodes = _render_nodes(display.answers, options, width, sys.maxsize)
-    return Group(*_render_head(display), *nodes)
+    return Group(*_render_head(display), *graphs, *nodes)
 
 
 # -- around the table ----------------------------------------------------------------
@@ -236,7 +252,42 @@ def _render_help() -> list[Text]:
     ]
 
 
-# -- the table -----------------------------------------------------------------------
+# -- graphs --------------------------------------------------------------------------
+
+
+def _render_graphs(answers: Answers, limit: int) -> list[RenderableType]:
+    """Return at most `limit` graphs with runs, and the run to look at first."""
+    graphs = [g for g in answers.graphs if g["total_executions"]]
+    graphs.sort(key=lambda g: (g["success_rate"] or 0.0, -g["total_executions"]))
+    if not graphs or not limit or answers.query.nodes:
+        return []
+    title = Text(f"Graphs, last {answers.query.window}", "bold")
+    if limit < len(graphs):
+        title.append(f"   {limit} of {len(graphs)}", "not bold dim")
+    parts: list[RenderableType] = [title, graph_table(graphs[:limit])]
+    if answers.runs:
+        parts.append(_render_run(answers))
+    return [*parts, ""]
+
+
+def _render_run(answers: Answers) -> Text:
+    """Return how many runs are in progress, and the first in trouble or the oldest."""
+    run, now = answers.runs[0], answers.health["timestamp"]
+    age = f", {duration(max(0.0, now - run['start']))} old" if run["start"] else ""
+    trouble = f", {', '.join(run['trouble'])}" if run["trouble"] else ""
+    text = (
+        f"{_format_count(len(answers.runs), 'run')} in progress; {run['graph']} at"
+        f" {run['node']}: {_format_count(run['visits'], 'visit')}{age}{trouble}"
+    )
+    return Text(clean(text), "bold red" if trouble else "", no_wrap=True)
+
+
+def _count_lines(part: RenderableType) -> int:
+    # The header of a table of graphs has two lines.
+    return part.row_count + 2 if isinstance(part, Table) else 1
+
+
+# -- the table of nodes --------------------------------------------------------------
 
 
 def _render_nodes(
@@ -293,36 +344,43 @@ def _choose_columns(
     """Return the columns that have content, and fit."""
     empty = {
         "cost": not answers.llm["totals"]["calls"],
+        "service": len({row["service"].plain for row in cells}) < 2,
+        "hidden": all(row["hidden"].plain == "0" for row in cells),
         "last failure": not answers.failures,
     }
     columns = [column for column in COLUMNS if not empty.get(column.name)]
+    places = [(row["  node"].plain, row["graph"].plain) for row in cells]
+    # Always shown: what rows are sorted by, and what tells equal names apart.
+    always = {sort: 0} | ({"service": 1} if len({*places}) < len(places) else {})
     chosen = set()
-    left = width + GAP
-    # The column that rows are sorted by is always shown.
-    for column in sorted(columns, key=lambda c: c.rank if c.sort != sort else 0):
+    remaining = width + GAP
+    for column in sorted(columns, key=lambda c: always.get(c.sort or c.name, c.rank)):
         name = column.name
         widest = max(cell_len(name), *(row[name].cell_len for row in cells))
         bound = min if column.is_name else max
         needed = GAP + bound(widest, column.min_width)
-        if needed <= left:
+        if needed <= remaining:
             chosen.add(name)
-            left -= needed
+            remaining -= needed
     return [column for column in columns if column.name in chosen]
 
 
 def _render_cells(row: NodeRow) -> dict[str, ShortText]:
     """Return the cells by the names of their columns."""
     mark, alarm = (MARK, "bold red") if row.unhealthy else (" ", "")
-    age = "" if row.oldest is None else f", {duration(row.oldest)}"
+    # Not a comma: `1, 985ms` would read as 1,985 ms.
+    age = "" if row.oldest is None else f" ({duration(row.oldest)})"
     failure = ""
     if row.failed_ago is not None:
         failure = f"{duration(round(row.failed_ago), parts=1):>4} {row.failure}"
     texts = {
         "  node": f"{mark} {row.node}",
         "graph": row.graph,
+        "service": row.service,
         "rate/s": _format_rate(row.rate),
         "ok": or_dash(row.ok, percent),
         "errors": or_dash(row.errors, percent),
+        "hidden": f"{row.hidden:,}",
         "retries": f"{row.retries:,}",
         "p50": or_dash(row.p50, duration),
         "p95": or_dash(row.p95, duration),
@@ -333,6 +391,7 @@ def _render_cells(row: NodeRow) -> dict[str, ShortText]:
     styles = {
         "  node": alarm,
         "errors": _errors_style(row),
+        "hidden": "yellow" if row.hidden else "",
         "in flight": alarm if row.stuck else "",
         "last failure": "dim",
     }
@@ -342,7 +401,7 @@ def _render_cells(row: NodeRow) -> dict[str, ShortText]:
 def _errors_style(row: NodeRow) -> str:
     if not row.errors:
         return ""
-    return "bold red" if row.errors > HIGH_ERROR_RATE else "yellow"
+    return "bold red" if row.errors > UNHEALTHY else "yellow"
 
 
 def _format_rate(rate: float) -> str:

@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from kaywatch.query import fetch
-from kaywatch_agent.cli.tables import Json, clean
+from kaywatch_agent.cli.places import (
+    NodePlace,
+    fetch_costs,
+    fetch_graphs,
+    fetch_nodes,
+    place_of,
+)
+from kaywatch_agent.cli.tables import (
+    UNHEALTHY,
+    Json,
+    clean,
+    count_failing,
+    count_hidden,
+)
 from kaywatch_agent.units import parse_duration
 
 __all__ = [
     "Answers",
     "NodeRow",
     "Query",
-    "covered_seconds",
+    "count_covered_seconds",
     "fetch_answers",
     "node_rows",
 ]
-
-# The reference page's threshold for an alert.
-HIGH_ERROR_RATE: Final = 0.05
-
-# An execution that has been in flight for this long, and for this many times its node's
-# p95, probably hangs.
-STUCK_SECONDS: Final = 10.0
-STUCK_TIMES: Final = 10.0
 
 # Windows consist of whole buckets.
 BUCKET_SECONDS: Final = 10
@@ -49,7 +55,10 @@ class Answers:
     query: Query
     health: Json
     clients: list[Json]
-    nodes: list[Json]
+    graphs: Sequence[Json]
+    runs: Sequence[Json]
+    nodes: Sequence[Json]
+    costs: Mapping[NodePlace, float]
     llm: Json
     failures: list[Json]
     time: float = field(default_factory=time.time)
@@ -60,9 +69,12 @@ class NodeRow(NamedTuple):
 
     node: str
     graph: str
+    service: str
     rate: float  # executions per second
     ok: float | None
     errors: float | None
+    failing: float  # the share that failed, also those hidden by a fallback
+    hidden: int  # executions that ended in a fallback or a suppressed error
     retries: int
     p50: float | None
     p95: float | None
@@ -71,17 +83,12 @@ class NodeRow(NamedTuple):
     cost: float | None  # US dollars
     failure: str  # the type of the last one
     failed_ago: float | None
-
-    @property
-    def stuck(self) -> bool:
-        """Whether an execution takes far longer than usual."""
-        usual = max(STUCK_SECONDS, STUCK_TIMES * (self.p95 or 0.0))
-        return self.oldest is not None and self.oldest > usual
+    stuck: bool  # by the rule `stuck`
 
     @property
     def unhealthy(self) -> bool:
         """Whether the row is highlighted."""
-        return self.stuck or (self.errors or 0.0) > HIGH_ERROR_RATE
+        return self.stuck or self.failing > UNHEALTHY
 
 
 def fetch_answers(url: str, query: Query) -> Answers:
@@ -92,37 +99,45 @@ def fetch_answers(url: str, query: Query) -> Answers:
     """
     filters = {"service": query.service, "graph": query.graph}
     windowed = {**filters, "window": query.window}
+    nodes = fetch_nodes(url, windowed)
+    llm = fetch("/api/v1/llm", windowed, url)
     return Answers(
-        query,
-        fetch("/health", url=url),
-        fetch("/api/v1/clients", {"service": query.service}, url)["clients"],
-        fetch("/api/v1/nodes", windowed, url)["nodes"],
-        fetch("/api/v1/llm", windowed, url),
-        fetch("/api/v1/failures", {**filters, "limit": MAX_FAILURES}, url)["failures"],
+        query=query,
+        health=fetch("/health", url=url),
+        clients=fetch("/api/v1/clients", {"service": query.service}, url)["clients"],
+        graphs=fetch_graphs(url, windowed),
+        runs=fetch("/api/v1/runs", {**windowed, "limit": 1}, url)["in_progress"],
+        nodes=nodes,
+        costs=fetch_costs(url, windowed, nodes) if llm["totals"]["calls"] else {},
+        llm=llm,
+        failures=fetch("/api/v1/failures", {**filters, "limit": MAX_FAILURES}, url)[
+            "failures"
+        ],
     )
 
 
 def node_rows(answers: Answers) -> list[NodeRow]:
     """Return a row for each node that ran in the window, or is in flight."""
     flights = _group_flights(answers)
-    costs: dict[str, float] = {}
-    for one in answers.llm["nodes"]:
-        costs[one["node"]] = costs.get(one["node"], 0.0) + one["cost_usd"]
     # The agent lists the newest first; here it is the last, and stays.
-    failures = {failure["node"]: failure for failure in reversed(answers.failures)}
-    nodes = {node["node"]: node for node in answers.nodes}
-    active = (name for name, node in nodes.items() if node["total_executions"])
+    failures = {
+        _place(failure): failure
+        for failure in reversed(answers.failures)
+        if failure["outcome"] != "ok"  # answered by a retry
+    }
+    nodes = {place_of(node): node for node in answers.nodes}
+    active = (place for place, node in nodes.items() if node["total_executions"])
     return [
         _make_row(
-            *(answers, name, nodes.get(name, {}), flights.get(name, [])),
-            *(failures.get(name, {}), costs.get(name)),
+            *(answers, place, nodes.get(place, {}), flights.get(place, [])),
+            *(failures.get(place, {}), answers.costs.get(place)),
         )
-        for name in dict.fromkeys([*active, *flights])
-        if not answers.query.nodes or name in answers.query.nodes
+        for place in dict.fromkeys([*active, *flights])
+        if not answers.query.nodes or place[2] in answers.query.nodes
     ]
 
 
-def covered_seconds(answers: Answers) -> float:
+def count_covered_seconds(answers: Answers) -> float:
     """Return how many seconds of the window the agent's data covers."""
     now, since = answers.health["timestamp"], answers.health["since"]
     first = (
@@ -133,22 +148,26 @@ def covered_seconds(answers: Answers) -> float:
 
 def _make_row(
     answers: Answers,
-    name: str,
+    place: NodePlace,
     node: Json,
     flights: list[Json],
     failure: Json,
     cost: float | None,
 ) -> NodeRow:
     now = answers.health["timestamp"]
-    graphs = node.get("graphs") or sorted({flight["graph"] for flight in flights})
+    service, graph, name = place
+    executions = node.get("total_executions", 0)
     ages = [max(0.0, now - f["start"]) for f in flights if f["start"]]
     failed = failure.get("time")
     return NodeRow(
         node=clean(name),
-        graph=clean(", ".join(graph or "-" for graph in graphs)),
-        rate=node.get("total_executions", 0) / covered_seconds(answers),
+        graph=clean(graph or "-"),
+        service=clean(service),
+        rate=executions / count_covered_seconds(answers),
         ok=node.get("success_rate"),
         errors=node.get("error_rate"),
+        failing=count_failing(node) / executions if executions else 0.0,
+        hidden=count_hidden(node) if node else 0,
         retries=node.get("total_retries", 0),
         p50=node.get("p50_execution_time"),
         p95=node.get("p95_execution_time"),
@@ -157,15 +176,23 @@ def _make_row(
         cost=cost,
         failure=clean(failure.get("type", "")),
         failed_ago=None if failed is None else max(0.0, time.time() - failed),
+        stuck=any(
+            "stuck" in run["trouble"] for run in answers.runs if _place(run) == place
+        ),
     )
 
 
-def _group_flights(answers: Answers) -> dict[str, list[Json]]:
-    """Return the executions in flight by node, without those of dead processes."""
-    flights: dict[str, list[Json]] = {}
+def _place(row: Json) -> NodePlace:
+    return row["service"], row["graph"], row["node"]
+
+
+def _group_flights(answers: Answers) -> dict[NodePlace, list[Json]]:
+    """Return the executions in flight by place, without those of dead processes."""
+    flights: dict[NodePlace, list[Json]] = {}
     for client in answers.clients:
         if client["state"] in ("connected", "disconnected"):
             for flight in client["in_flight"]:
                 if answers.query.graph in (None, flight["graph"]):
-                    flights.setdefault(flight["node"], []).append(flight)
+                    place = (client["service"], flight["graph"], flight["node"])
+                    flights.setdefault(place, []).append(flight)
     return flights

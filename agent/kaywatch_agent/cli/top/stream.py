@@ -48,7 +48,7 @@ def follow(
         KaywatchError: no agent answers at the start, or it rejects the request.
     """
     used = {k: v for k, v in parameters.items() if v not in (None, (), [], False)}
-    target = f"{PATH}?{urlencode(used, doseq=True)}"
+    target = f"{PATH}?{urlencode(used, doseq=True, errors='surrogateescape')}"
     response = _open(url, target)
     while True:
         with contextlib.suppress(OSError, http.client.HTTPException, ValueError):

@@ -58,7 +58,7 @@ class LiveScreen:
         """Prepare to show frames.
 
         Args:
-            frame: returns what to show on a terminal of a size.
+            frame: returns the content for a terminal of a given size.
         """
         self._frame = frame
         self._live = Live(
@@ -112,8 +112,11 @@ class LiveScreen:
         Raises:
             Terminated: a terminating signal arrived, or the terminal was closed.
         """
-        watched = [self._woken, *([] if self._keyboard is None else [self._keyboard])]
-        ready, _, _ = select.select(watched, [], [], max(0.0, seconds))
+        poller = select.poll()
+        poller.register(self._woken, select.POLLIN)
+        if self._keyboard is not None:
+            poller.register(self._keyboard, select.POLLIN)
+        ready = {file for file, _ in poller.poll(max(0.0, seconds) * 1000)}
         for number in os.read(self._woken, 4096) if self._woken in ready else b"":
             if number == signal.SIGTSTP:
                 self._pause()

@@ -79,7 +79,7 @@ def show(url: str, query: Query, sort: str, as_json: bool) -> None:
     """
     answers = fetch_answers(url, query)
     if as_json:
-        parts = ("health", "clients", "nodes", "llm", "failures")
+        parts = ("health", "clients", "graphs", "runs", "nodes", "llm", "failures")
         print(json.dumps({name: getattr(answers, name) for name in parts}, indent=2))
         return
     out = tables.console()

@@ -10,6 +10,7 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleDimensions, RenderableType
 from rich.screen import Screen
 
+from kaywatch_agent.cli.graph_tables import graph_table
 from kaywatch_agent.cli.tables import shorten, show_nodes
 from kaywatch_agent.cli.top.layout import (
     SORTS,
@@ -18,7 +19,12 @@ from kaywatch_agent.cli.top.layout import (
     render_list,
     render_screen,
 )
-from kaywatch_agent.cli.top.state import Answers, Query, covered_seconds, node_rows
+from kaywatch_agent.cli.top.state import (
+    Answers,
+    Query,
+    count_covered_seconds,
+    node_rows,
+)
 from kaywatch_agent.cli.top.terminal import parse_keys
 
 NAMES = [
@@ -34,8 +40,10 @@ NAMES = [
 def node(name: str, **more: Any) -> dict[str, Any]:
     return {
         "node": name,
-        "graphs": ["checkout", ""],
+        "services": ["shop"],
+        "graphs": ["checkout"],
         "total_executions": 1_234_567,
+        "outcomes": {"ok": 1_185_185, "error": 49_382, "suppressed": 0, "fallback": 0},
         "success_rate": 0.96,
         "error_rate": 0.04,
         "total_retries": 123_456,
@@ -50,7 +58,24 @@ NOW = 1_000_005.0
 
 def client(state: str = "connected", *ages: float) -> dict[str, Any]:
     flights = [{"node": "pay", "graph": "checkout", "start": NOW - age} for age in ages]
-    return {"state": state, "events": 90, "recorded": 100, "in_flight": flights}
+    figures = {"state": state, "events": 90, "recorded": 100, "service": "shop"}
+    return {**figures, "in_flight": flights}
+
+
+def graph(name: str, **more: Any) -> dict[str, Any]:
+    return {
+        "graph": name,
+        "services": ["shop"],
+        "total_executions": 1_234_567,
+        "success_rate": 0.96,
+        "dead_ends": 12_345,
+        "never_reached": ["refund"],
+        "max_execution_time": 754.0,
+        "retries": 123_456,
+        "fallbacks": 12_345,
+        "cost_usd": 1234.5,
+        **more,
+    }
 
 
 def answers(*nodes: dict[str, Any], **more: Any) -> Answers:
@@ -74,29 +99,32 @@ def answers(*nodes: dict[str, Any], **more: Any) -> Answers:
         "unpriced_calls": 1,
         "calls_without_usage": 0,
     }
-    costs = [{"node": "pay", "cost_usd": 1.0}, {"node": "pay", "cost_usd": 0.5}]
+    place = {"service": "shop", "graph": "checkout", "node": "pay"}
     defaults: dict[str, Any] = {
         "clients": [client()],
+        "graphs": [],
+        "runs": [],
         "nodes": list(nodes),
-        "llm": {"totals": totals, "nodes": costs},
+        "costs": {("shop", "checkout", "pay"): 1.5},
+        "llm": {"totals": totals},
         "failures": [
-            {"node": "pay", "type": "A" * 60, "time": None},
-            {"node": "pay", "type": "Older", "time": 1.0},
+            {**place, "type": "A" * 60, "time": None, "outcome": "error"},
+            {**place, "type": "Older", "time": 1.0, "outcome": "error"},
         ],
     }
     query = more.pop("query", Query())
     return Answers(query, health, **{**defaults, **more})
 
 
-def on_screen(
+def draw_screen(
     display: Display, options: ViewOptions, width: int, height: int
 ) -> list[str]:
     """Return the lines of a full screen, as rich's Live draws it."""
     frame = render_screen(display, options, ConsoleDimensions(width, height))
-    return rendered(Screen(frame), width, height)
+    return render_lines(Screen(frame), width, height)
 
 
-def rendered(renderable: RenderableType, width: int, height: int) -> list[str]:
+def render_lines(renderable: RenderableType, width: int, height: int) -> list[str]:
     out = Console(
         width=width, height=height, markup=False, highlight=False, emoji=False
     )
@@ -113,7 +141,7 @@ def test_every_size_is_filled_and_no_line_is_too_long(sort: str) -> None:
         for height in (1, 5, 24, 60) if width in (1, 13, 80, 250) else (24,):
             for help in (False, True):
                 options = ViewOptions(sort, help=help)
-                lines = on_screen(display, options, width, height)
+                lines = draw_screen(display, options, width, height)
                 assert len(lines) == height
                 assert {cell_len(line) for line in lines} == {width}
                 assert all(line.isprintable() for line in lines)
@@ -121,7 +149,7 @@ def test_every_size_is_filled_and_no_line_is_too_long(sort: str) -> None:
 
 def test_shortened_names_keep_their_ends() -> None:
     display = Display("http://127.0.0.1:9477", answers(*map(node, NAMES)))
-    lines = rendered(render_list(display, ViewOptions("name"), 80), 80, 24)
+    lines = render_lines(render_list(display, ViewOptions("name"), 80), 80, 24)
 
     assert all(cell_len(line) <= 80 for line in lines)
     assert sum("…" in line and "-A " in line for line in lines) == 1
@@ -149,19 +177,19 @@ def test_a_name_is_shortened_in_the_middle(text: str, width: int, cut: str) -> N
     assert cell_len(shorten(text, width)) == min(width, cell_len(text))
 
 
-@pytest.mark.parametrize(
-    ("age", "p95", "stuck"),
-    [(9.0, 0.1, False), (11.0, 0.1, True), (50.0, 6.0, False), (61.0, 6.0, True)],
-)
-def test_an_execution_in_flight_for_too_long_is_marked(
-    age: float, p95: float, stuck: bool
-) -> None:
-    slow = node("pay", p95_execution_time=p95, error_rate=0.0)
-    (row,) = node_rows(answers(slow, clients=[client("connected", 1.0, age)]))
+@pytest.mark.parametrize("trouble", [[], ["stuck"]])
+def test_a_node_with_a_stuck_run_is_marked(trouble: list[str]) -> None:
+    healthy = {"ok": 1_234_567, "error": 0, "suppressed": 0, "fallback": 0}
+    slow = node("pay", error_rate=0.0, outcomes=healthy)
+    place = {"service": "shop", "graph": "checkout", "node": "pay"}
+    run = {**place, "trouble": trouble}
+    (row,) = node_rows(
+        answers(slow, clients=[client("connected", 1.0, 9.0)], runs=[run])
+    )
 
-    assert (row.in_flight, row.oldest) == (2, age)
-    assert row.stuck is row.unhealthy is stuck
-    (dead,) = node_rows(answers(slow, clients=[client("died", age)]))
+    assert (row.in_flight, row.oldest) == (2, 9.0)
+    assert row.stuck is row.unhealthy is bool(trouble)
+    (dead,) = node_rows(answers(slow, clients=[client("died", 9.0)]))
     assert dead.in_flight == 0
 
 
@@ -174,22 +202,22 @@ def test_a_row_has_the_last_failure_and_the_cost_of_its_node() -> None:
 
 def test_a_rate_covers_the_part_of_the_window_with_data() -> None:
     # Whole buckets of ten seconds, but not before the first data.
-    assert covered_seconds(answers(query=Query("1m"))) == 65.0
+    assert count_covered_seconds(answers(query=Query("1m"))) == 65.0
     young = answers(query=Query("1h"))
     young.health["since"] = 1_000_000.0  # type: ignore[index]
-    assert covered_seconds(young) == 5.0
+    assert count_covered_seconds(young) == 5.0
     (row,) = node_rows(answers(node("pay", total_executions=130), query=Query("1m")))
     assert row.rate == 2.0
 
 
 def test_a_problem_of_the_agent_is_in_the_header() -> None:
     full = Display("http://127.0.0.1:9477", answers(problem="the disk is full"))
-    head = [line.rstrip() for line in on_screen(full, ViewOptions(), 80, 24)]
+    head = [line.rstrip() for line in draw_screen(full, ViewOptions(), 80, 24)]
     assert "degraded" in head[0]
     assert head[3] == "store: the disk is full"
 
     unreachable = full._replace(problem="no agent answers")
-    (line, *_) = on_screen(unreachable, ViewOptions(), 80, 24)
+    (line, *_) = draw_screen(unreachable, ViewOptions(), 80, 24)
     assert "no answer since" in line
 
 
@@ -219,4 +247,66 @@ def test_a_long_name_does_not_cut_the_figures_of_status() -> None:
         show_nodes(out, [node("Summarise" * 8, **more)], "Nodes")
 
     *_, line = capture.get().splitlines()
-    assert re.match(r"Summ.*….*rise +1,234,567 +96.0 % +20ms +1s +30ms +123,456$", line)
+    assert re.match(
+        r"Summ.*….*rise +1,234,567 +96.0 % +0 +20ms +1s +30ms +123,456$", line
+    )
+
+
+def test_names_of_graphs_make_room_for_their_figures() -> None:
+    graphs = [graph("Summarise" * 8), graph("b" * 60, services=["x" * 40])]
+    *_, first, second = render_lines(graph_table(graphs), 80, 24)
+
+    figures = r"1,234,567 +96.0 % +12,345 +1 +12m +123,456 +12,345 +\$1,234.50 *$"
+    for line in (first, second):
+        assert cell_len(line) <= 80
+        assert re.search(figures, line)
+    assert "…" in first and "…" in second
+
+
+def test_top_shows_graphs_and_the_run_to_look_at() -> None:
+    run = {
+        "service": "shop",
+        "graph": "checkout",
+        "node": "pay",
+        "run": "r1",
+        "visits": 1_985,
+    }
+    runs = [{**run, "start": NOW - 61.0, "trouble": ["looping"]}]
+    shown = answers(node("pay"), graphs=[graph("checkout")] * 9, runs=runs)
+    lines = draw_screen(Display("http://x", shown), ViewOptions(), 80, 24)
+
+    text = "\n".join(line.rstrip() for line in lines)
+    assert "Graphs, last 5m   3 of 9" in text
+    assert "1 run in progress; checkout at pay: 1,985 visits, 1m 1s old, loop" in text
+    assert "  pay" in text
+
+
+def test_a_node_whose_fallbacks_hide_its_failures_is_unhealthy() -> None:
+    hidden = {"ok": 90, "error": 0, "suppressed": 1, "fallback": 9}
+    masked = node("b", error_rate=0.0, total_executions=100, outcomes=hidden)
+    failed = {"ok": 92, "error": 8, "suppressed": 0, "fallback": 0}
+    failing = node("a", error_rate=0.08, total_executions=100, outcomes=failed)
+    display = Display("http://x", answers(failing, masked))
+    rows = node_rows(display.answers)
+
+    assert [row.unhealthy for row in rows] == [True, True]
+    lines = render_lines(render_list(display, ViewOptions(), 120), 120, 24)
+    assert [line[:3] for line in lines if line.startswith("!")] == ["! b", "! a"]
+    out = Console(width=80, markup=False, highlight=False, emoji=False)
+    with out.capture() as capture:
+        times = {"avg_execution_time": 0.02, "max_execution_time": 0.03}
+        healthy = node("c", outcomes={**failed, "ok": 1, "error": 0})
+        show_nodes(out, [{**n, **times} for n in (failing, healthy, masked)], "Nodes")
+    names = [line.split()[0] for line in capture.get().splitlines()[2:]]
+    assert names == ["b", "a", "c"]
+
+
+def test_the_same_node_of_two_services_has_two_rows() -> None:
+    here, there = node("pay"), node("pay", services=["blog"], error_rate=1.0)
+    lines = render_lines(
+        render_list(Display("http://x", answers(here, there)), ViewOptions(), 120),
+        *(120, 24),
+    )
+
+    assert sum("pay" in line and "shop" in line for line in lines) == 1
+    assert sum("pay" in line and "blog" in line for line in lines) == 1

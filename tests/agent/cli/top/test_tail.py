@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from tests import forks
 from tests.agent.cli.top.pushing import COMMAND, push, push_shop, row
-from tests.agents import Agent, running_agent, until
+from tests.agents import DEADLINE, Agent, running_agent, until
 from tests.terminals import Terminal, on_terminal
 
 from kaywatch_agent.cli.top.tail import LineFormatter
@@ -37,38 +38,37 @@ class Tail:
     def __init__(self, agent: Agent, *options: str) -> None:
         self.lines: list[str] = []
         self.notices: list[str] = []
-        self.process = subprocess.Popen(
-            [*COMMAND, "tail", *options],
+        out, stdout = os.pipe()
+        err, stderr = os.pipe()
+        self.process = forks.start(
+            *(agent.python, "tail", *options),
             env=agent.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+            stdout=stdout,
+            stderr=stderr,
         )
+        os.close(stdout)
+        os.close(stderr)
         self._readers = [
             threading.Thread(target=self._read, args=pair)
-            for pair in (
-                (self.process.stdout, self.lines),
-                (self.process.stderr, self.notices),
-            )
+            for pair in ((out, self.lines), (err, self.notices))
         ]
         for reader in self._readers:
             reader.start()
 
     def until(self, count: int) -> list[str]:
-        """Return the lines once there are so many."""
+        """Wait for a number of lines; return them."""
         until(lambda: len(self.lines) >= count, f"{count} lines: {self.lines}")
         return self.lines
 
     def ends(self) -> int:
-        code = self.process.wait(20)
+        code = self.process.wait(DEADLINE)
         for reader in self._readers:
-            reader.join(20)
+            reader.join(DEADLINE)
         return code
 
-    def _read(self, stream: Any, into: list[str]) -> None:
-        with stream:
-            into += []
-            for line in stream:
+    def _read(self, stream: int, into: list[str]) -> None:
+        with open(stream) as lines:
+            for line in lines:
                 into.append(line.rstrip("\n"))
 
 
@@ -194,17 +194,15 @@ def test_runs_are_shown_with_the_option(lone: Agent) -> None:
 
 def test_a_closed_pipe_ends_it_silently(lone: Agent) -> None:
     command = shlex.join(COMMAND)
-    pipe = subprocess.Popen(
-        ["bash", "-c", f'{command} tail | head -n 2; echo "${{PIPESTATUS[0]}}"'],
-        env=lone.environment,
+    pipe = lone.start_process(
+        *("bash", "-c", f'{command} tail | head -n 2; echo "${{PIPESTATUS[0]}}"'),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
     )
     until(lambda: subscriber_count(lone), "it listens")
     # Then nothing happens any more, and still it ends.
     push(lone, row("pay"), row("pay"))
-    out, err = pipe.communicate(timeout=20)
+    out, err = pipe.communicate(timeout=DEADLINE)
 
     lines = out.splitlines()
     assert [bool(LINE.fullmatch(line)) for line in lines] == [True, True, False]
@@ -268,7 +266,7 @@ def test_errors_are_one_clear_line(
 
 @contextlib.contextmanager
 def on_screen(agent: Agent, *options: str, columns: int = 80) -> Iterator[Terminal]:
-    command = [*COMMAND, "tail", *options]
+    command = ["kaywatch", "tail", *options]
     with on_terminal(command, agent.environment, columns) as terminal:
         until(lambda: subscriber_count(agent), "it listens")
         yield terminal

@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from tests import forks
 from tests.agent.cli.top.pushing import COMMAND, HANGING, push, push_shop, row
-from tests.agents import Agent, running_agent
-from tests.terminals import ENTER, Terminal, on_terminal
+from tests.agents import DEADLINE, Agent, running_agent
+from tests.terminals import BEGIN, END, ENTER, Terminal, on_terminal
 
 CLEAR = b"\x1b[2J"
 
@@ -36,7 +37,7 @@ def lone() -> Iterator[Agent]:
 
 
 def top(agent: Agent, *options: str, columns: int = 80, lines: int = 24) -> Any:
-    return on_terminal([*COMMAND, "top", *options], agent.environment, columns, lines)
+    return on_terminal(["kaywatch", "top", *options], agent.environment, columns, lines)
 
 
 def order(terminal: Terminal) -> list[str]:
@@ -63,6 +64,8 @@ def test_at_80_columns_the_failing_node_is_first_and_marked(shop: Agent) -> None
         assert (style.fg, style.bold) == ("red", True)
         assert terminal.styles("load").fg == "default"
 
+        # On a loaded machine, it may be late, and report it.
+        terminal.until(lambda: ": healthy, " in terminal.lines[0], "it is healthy")
         lines = terminal.lines
         assert re.match(
             rf"kaywatch \S+ at {shop.url}: healthy, up .* \d\d:\d\d:\d\d$", lines[0]
@@ -83,9 +86,10 @@ def test_a_wide_terminal_shows_more_columns(shop: Agent) -> None:
     with top(shop, columns=120, lines=40) as terminal:
         terminal.shows("last failure")
         names = header(terminal).split()
-        expected = "node graph rate/s ok errors retries p50 p95 in flight cost last"
-        assert names == [*expected.split(), "failure"]
-        assert re.search(r"^! pay +checkout .* 80.0 % +20.0 % ", terminal.line("pay"))
+        expected = "node graph service rate/s ok errors retries p50 p95 in flight cost"
+        assert names == [*expected.split(), "last", "failure"]
+        line = terminal.line("pay")
+        assert re.search(r"^! pay +checkout +shop .* 80.0 % +20.0 % ", line)
         assert re.search(r" 100.0 % +0.0 % +29 ", terminal.line("draft"))
 
 
@@ -94,7 +98,8 @@ def test_a_narrow_terminal_shows_the_most_important_columns(shop: Agent) -> None
         terminal.shows("Nodes, last 5m")
         # What is sorted by is always seen.
         assert header(terminal).split() == ["node", "rate/s", "errors", "cost"]
-        assert order(terminal)[0] == "draft"
+        # An agent that is late, on a loaded machine, has a line about it.
+        terminal.until(lambda: order(terminal) == ["draft"], "there is one line")
         assert "1 to 1 of 4" in terminal.text
 
 
@@ -184,12 +189,11 @@ def test_it_adapts_to_the_size_of_the_terminal(shop: Agent) -> None:
 
 def test_it_redraws_without_clearing(shop: Agent) -> None:
     with top(shop, "--interval", "0.2") as terminal:
-        begin, end = b"\x1b[?2026h", b"\x1b[?2026l"
-        terminal.until(lambda: terminal.written.count(end) > 5, "some frames")
-        frames = terminal.written.partition(begin)[2]
+        terminal.until(lambda: terminal.written.count(END) > 5, "some frames")
+        frames = terminal.written.partition(BEGIN)[2]
         assert CLEAR not in frames
         # Whole frames, and nothing between them.
-        between = {part.partition(end)[2] for part in frames.split(begin)[:-1]}
+        between = {part.partition(END)[2] for part in frames.split(BEGIN)[:-1]}
         assert between == {b""}
 
 
@@ -198,7 +202,7 @@ def test_an_execution_in_flight_is_shown_with_its_age(lone: Agent) -> None:
     assert child.stdout is not None and child.stdout.readline() == "ready\n"
     with top(lone, "--interval", "0.2") as terminal:
         terminal.until(
-            lambda: re.search(r" 0 .* 1, \d.*m?s", terminal.line("hanging")),
+            lambda: re.search(r" 0 .* 1 \(\d.*m?s\)", terminal.line("hanging")),
             "it is in flight, though it never ended",
         )
         assert child.stdin is not None
@@ -225,7 +229,7 @@ def test_it_survives_a_restart_of_the_agent(lone: Agent) -> None:
         terminal.shows("healthy", " pay ")
         lone.stop(signal.SIGKILL)
         terminal.shows("no answer since", "reconnecting")
-        assert terminal.line("pay")  # what was known stays
+        assert terminal.line("pay")  # the last figures stay
         terminal.press("n")
         terminal.until(lambda: terminal.styles("node ").underscore, "keys still work")
 
@@ -316,33 +320,28 @@ def test_ctrl_z_restores_the_terminal_and_fg_continues(shop: Agent) -> None:
 
 
 def test_it_ends_when_the_terminal_is_closed(shop: Agent) -> None:
-    terminal = Terminal([*COMMAND, "top"], shop.environment, 80, 24)
+    terminal = Terminal(["kaywatch", "top"], shop.environment, 80, 24)
     try:
         terminal.shows("Nodes")
         os.close(terminal._ours)
-        assert terminal.process.wait(20) in (0, -signal.SIGHUP)
+        assert terminal.process.wait(DEADLINE) in (0, -signal.SIGHUP)
     finally:
         terminal.process.kill()
-        terminal.process.wait(20)
+        terminal.process.wait(DEADLINE)
 
 
 # -- without a terminal --------------------------------------------------------------
 
 
-def once(
+def run_top_once(
     agent: Agent, *options: str, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, "top", *options],
-        env={**agent.environment, **environment},
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
+    env = {**agent.environment, **environment}
+    return forks.run(agent.python, "top", *options, env=env)
 
 
 def test_without_a_terminal_the_nodes_are_printed_once(shop: Agent) -> None:
-    done = once(shop, COLUMNS="80")
+    done = run_top_once(shop, COLUMNS="80")
 
     assert (done.returncode, done.stderr) == (0, "")
     assert "\x1b" not in done.stdout
@@ -362,9 +361,10 @@ def test_once_also_works_on_a_terminal(shop: Agent) -> None:
 
 
 def test_json_has_all_answers_of_the_agent(shop: Agent) -> None:
-    document = json.loads(once(shop, "--json", "--service", "jobs").stdout)
+    document = json.loads(run_top_once(shop, "--json", "--service", "jobs").stdout)
 
-    assert set(document) == {"health", "clients", "nodes", "llm", "failures"}
+    names = {"health", "clients", "graphs", "runs", "nodes", "llm", "failures"}
+    assert set(document) == names
     assert [node["node"] for node in document["nodes"]] == ["sweep"]
 
 
@@ -379,7 +379,7 @@ def test_json_has_all_answers_of_the_agent(shop: Agent) -> None:
 def test_errors_are_one_clear_line(
     shop: Agent, options: list[str], code: int, message: str
 ) -> None:
-    done = once(shop, *options)
+    done = run_top_once(shop, *options)
     assert done.returncode == code
     assert message in done.stderr
     with top(shop, *options) as terminal:

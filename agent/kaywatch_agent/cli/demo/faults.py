@@ -1,0 +1,60 @@
+"""Faults of the demo's application: each begins some seconds after its start."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+__all__ = ["FAULTS", "FAULT_SECONDS", "Fault"]
+
+# So that there is something to compare with.
+FAULT_SECONDS: Final = 30.0
+
+# What each does, by name.
+FAULTS: Final[Mapping[str, str]] = {
+    "failing": "60 % of the executions of Review fail, after a paid call",
+    "runaway": "a run goes in circles between Draft and Review",
+    "dead-end": "Triage returns an action without an edge",
+    "slow": "the model of Draft takes twenty times as long",
+    "waste": "60 % of the paid answers in Draft are useless",
+}
+
+
+class Fault:
+    """Decides when something goes wrong."""
+
+    def __init__(self, stop: threading.Event) -> None:
+        """Inject nothing at first.
+
+        Args:
+            stop: ends a fault, so that the application can end.
+        """
+        self._stop = stop
+        self._name: str | None = None
+        self._begin = 0.0
+        self._endless: dict[str, Any] | None = None  # the run that goes in circles
+
+    def inject(self, name: str, after: float) -> None:
+        """Begin a fault of `FAULTS` after some seconds."""
+        self._name, self._begin = name, time.monotonic() + after
+
+    def strikes(self, name: str, share: float = 1.0) -> bool:
+        """Return whether a fault strikes now.
+
+        Args:
+            name: of the fault.
+            share: how often.
+        """
+        is_active = self._name == name and time.monotonic() >= self._begin
+        return is_active and not self._stop.is_set() and random.random() < share
+
+    def goes_in_circles(self, run: dict[str, Any]) -> bool:
+        """Return whether a run is the one that does not end."""
+        if not self.strikes("runaway"):
+            return False
+        if self._endless is None:
+            self._endless = run
+        return self._endless is run

@@ -1,0 +1,31 @@
+"""`kaywatch serve` imports what an agent needs, and nothing else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.agents import DEADLINE, kill_at_end
+
+
+def test_an_agent_imports_no_module_of_other_commands(tmp_path: Path) -> None:
+    arguments = ["--store", ":memory:", "--http", "127.0.0.1:0"]
+    command = [sys.executable, "-X", "importtime", "-m", "kaywatch_agent", "serve"]
+    modules = set()
+    process = subprocess.Popen(
+        [*command, *arguments, "--socket", str(tmp_path / "ingest.sock")],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with kill_at_end(process) as agent:
+        assert agent.stderr is not None
+        for line in agent.stderr:
+            if '"event": "serving"' in line:
+                agent.terminate()
+            modules.add(line.rpartition("|")[2].strip())
+        assert agent.wait(DEADLINE) == 0
+
+    assert "kaywatch_agent.app" in modules
+    # Failed attempts, such as that of `rich`, are listed too.
+    assert not modules & {"rich.console", "kaywatch_agent.cli.tables"}
