@@ -35,7 +35,7 @@ GENERATED: Final = {"node_modules", "dist"}
 
 
 class PageError(Exception):
-    """The page cannot be built; the text says why, and what to do."""
+    """The page cannot be built. The text contains the reason and the fix."""
 
 
 class PageBuildHook(BuildHookInterface):  # type: ignore[type-arg]

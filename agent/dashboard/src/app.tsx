@@ -1,4 +1,5 @@
 import { useEffect, useState } from "preact/hooks";
+import { ProblemsHere } from "./overview/problems";
 import { Header } from "./shell/header";
 import { Help } from "./shell/help";
 import { listenToKeys } from "./shell/keyboard";
@@ -30,7 +31,9 @@ const COMPONENTS = {
 export function App() {
   const [dialog, setDialog] = useState<"search" | "help" | null>(null);
   const close = () => setDialog(null);
-  const { view, graph, node } = route.value;
+  const { view, graph, node, end } = route.value;
+  // The overview lists all problems, and the alerts are about them.
+  const hasProblems = end === null && view !== "overview" && view !== "alerts";
   const View = COMPONENTS[view];
   useEffect(
     () =>
@@ -62,6 +65,7 @@ export function App() {
         <Notices />
         {/* A new token loads everything anew. */}
         <main id="main" tabIndex={-1} key={token.value ?? ""}>
+          {hasProblems && <ProblemsHere />}
           <View />
         </main>
       </div>

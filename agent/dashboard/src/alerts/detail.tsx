@@ -7,7 +7,7 @@ import { Figure } from "../ui/figure";
 import { Link } from "../ui/link";
 import { Empty, ErrorNotice, Panel, Skeleton } from "../ui/panel";
 import { Table, type Column } from "../ui/table";
-import { episodes, parseCondition } from "./episodes";
+import { parseCondition } from "./condition";
 import { Labels } from "./labels";
 import { MetricChart } from "./metric-chart";
 import { SilenceForm } from "./silence";
@@ -22,7 +22,7 @@ export function AlertDetail({ id }: { id: string }) {
   );
   const [isSilencing, setIsSilencing] = useState(false);
   if (!value) return error ? <ErrorNotice error={error} /> : <Skeleton lines={8} />;
-  const { alert, timeline } = value;
+  const { alert, episodes } = value;
   const condition = parseCondition(alert.condition);
   return (
     <>
@@ -54,7 +54,10 @@ export function AlertDetail({ id }: { id: string }) {
           condition={condition}
           labels={alert.labels}
           unit={alert.unit}
-          episodes={episodes(timeline)}
+          episodes={episodes.map((each) => ({
+            ...each,
+            label: `episode ${each.number}`,
+          }))}
           note="Marked: the times at which it fired. Each point is of one step; the rule evaluates its whole window."
         />
       )}

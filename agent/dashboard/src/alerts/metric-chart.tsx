@@ -2,7 +2,7 @@ import type { Episode } from "../charts/data";
 import { LineChart } from "../charts/line-chart";
 import { currentRange, namedSeries, useQuery } from "../charts/query";
 import { ErrorNotice } from "../ui/panel";
-import { queryMetric, type Condition } from "./episodes";
+import { hasChart, type Condition } from "./condition";
 
 interface MetricChartProps {
   rule: string;
@@ -15,21 +15,21 @@ interface MetricChartProps {
 
 /** The metric of a rule with its threshold, and episodes of an alert. */
 export function MetricChart(props: MetricChartProps) {
-  const metric = queryMetric(props.condition.metric);
-  if (!metric) {
+  if (!hasChart(props.condition.metric)) {
     return (
       <p class="quiet">
         {props.condition.metric} is not stored over time, so it has no chart.
       </p>
     );
   }
-  return <QueriedChart {...props} metric={metric} />;
+  return <QueriedChart {...props} />;
 }
 
-function QueriedChart(props: MetricChartProps & { metric: string }) {
-  const { rule, condition, labels, unit, metric, episodes = [], note } = props;
-  const { service, graph, node } = labels;
-  const { value, error } = useQuery(metric, { service, graph, node });
+function QueriedChart(props: MetricChartProps) {
+  const { rule, condition, labels, unit, episodes = [], note } = props;
+  const { service, graph, node, model } = labels;
+  const scope = { service, graph, node, model };
+  const { value, error } = useQuery(condition.metric, scope);
   if (error && !value) return <ErrorNotice error={error} />;
   return (
     <LineChart

@@ -6,7 +6,7 @@ import { Badge, type Level } from "../ui/badge";
 import { exact, formatNumber, formatTime } from "../ui/format";
 import { ErrorNotice, Panel, Skeleton } from "../ui/panel";
 import { Table, type Column } from "../ui/table";
-import { parseCondition, thresholdToml, type Condition } from "./episodes";
+import { parseCondition, thresholdToml, type Condition } from "./condition";
 import { Labels } from "./labels";
 import { MetricChart } from "./metric-chart";
 import type { RuleDetails } from "./types";

@@ -36,6 +36,31 @@ export interface TimelineEntry {
   value: number | null;
 }
 
+/** One period from firing to resolved; `end` null: it lasts. */
+export interface AlertEpisode {
+  number: number;
+  start: number;
+  end: number | null;
+  text: string;
+}
+
+/** GET /api/v1/episodes?service=&window=&end= */
+export interface EpisodeList {
+  start: number;
+  end: number;
+  matching: number;
+  alerts: EpisodeRow[];
+}
+
+export interface EpisodeRow {
+  alert: string;
+  rule: string;
+  severity: string;
+  labels: Record<string, string>;
+  state: Alert["state"];
+  episodes: AlertEpisode[];
+}
+
 export interface Message {
   id: string;
   status: "pending" | "sent" | "dead" | "superseded";
@@ -50,6 +75,7 @@ export interface Message {
 export interface AlertDetails {
   alert: Alert;
   timeline: TimelineEntry[];
+  episodes: AlertEpisode[];
   left_out: number;
   worst: { time: number; value: number | null; executions: number } | null;
   context: {

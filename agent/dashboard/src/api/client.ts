@@ -30,11 +30,12 @@ export async function request<T>(
   parameters: Parameters = {},
   options: RequestInit = {},
 ): Promise<T> {
+  const sent = token.value;
   const response = await fetch(address(path, parameters), {
     ...options,
     headers: { ...authorization(), ...options.headers },
   });
-  if (!response.ok) throw await readError(response);
+  if (!response.ok) throw await readError(response, sent);
   return (await response.json()) as T;
 }
 
@@ -56,11 +57,17 @@ export function authorization(): Record<string, string> {
   return token.value ? { Authorization: `Bearer ${token.value}` } : {};
 }
 
-/** Returns the error of a response; asks for a token if that is what it needs. */
-export async function readError(response: Response): Promise<ApiError> {
+/**
+ * Returns the error of a response; asks for a token if that is what it needs, and the one
+ * that was sent has not been replaced meanwhile.
+ */
+export async function readError(
+  response: Response,
+  sent: string | null,
+): Promise<ApiError> {
   const fallback = { code: "unknown", message: response.statusText, hint: "" };
   const body = await response.json().catch(() => null);
   const error = { ...fallback, ...body?.error };
-  if (response.status === 401) requireToken(error.message);
+  if (response.status === 401 && sent === token.value) requireToken(error.message);
   return new ApiError(response.status, error.code, error.message, error.hint);
 }

@@ -31,7 +31,7 @@ export interface LiveUpdate {
   version: string | null;
   window: string | null;
   health: Live["health"] | null;
-  completeness: { ratio: number | null; dropped: number } | null;
+  completeness: Live["completeness"] | null;
   agent: Live["agent"] | null;
   processes: Record<string, number> | null;
   nodes: TableChange;
@@ -88,7 +88,12 @@ function liveOf(
     window: update.window ?? before?.window ?? "",
     health: update.health ?? before?.health ?? { status: "healthy", stages: [] },
     completeness: update.completeness ??
-      before?.completeness ?? { ratio: null, dropped: 0 },
+      before?.completeness ?? {
+        ratio: null,
+        dropped: 0,
+        deaths: 0,
+        unknown_seconds: 0,
+      },
     agent: update.agent ??
       before?.agent ?? { cpu_percent: null, memory_bytes: 0, store_bytes: 0 },
     processes: update.processes ?? before?.processes ?? {},

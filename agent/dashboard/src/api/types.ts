@@ -136,7 +136,12 @@ export interface Live {
   version: string;
   window: string;
   health: { status: string; stages: StageHealth[] };
-  completeness: { ratio: number | null; dropped: number };
+  completeness: {
+    ratio: number | null;
+    dropped: number;
+    deaths: number;
+    unknown_seconds: number;
+  };
   agent: { cpu_percent: number | null; memory_bytes: number; store_bytes: number };
   processes: Record<string, number>;
   graphs: GraphRow[];
@@ -242,4 +247,38 @@ export interface Change {
   graph: string;
   node: string;
   text: string;
+  /** Of an alert; empty for others. */
+  severity: string;
+}
+
+/** GET /api/v1/problems?window=&service=: what is wrong now, the most urgent first. */
+export interface Problem {
+  kind:
+    | "failing"
+    | "low_traffic"
+    | "slow"
+    | "memory"
+    | "process_died"
+    | "silent"
+    | "dead_end"
+    | "never_reached"
+    | "runaway"
+    | "stuck"
+    | "masked_failures"
+    | "drift"
+    | "wasted_spend"
+    | "cost_per_run"
+    | "alert";
+  severity: string;
+  service: string;
+  graph: string;
+  node: string;
+  text: string;
+  details: string[];
+  since: number | null;
+  count: number | null;
+  cost_usd: number | null;
+  run: string;
+  /** Those that fire for the same place. */
+  alerts: { id: string; rule: string }[];
 }

@@ -27,9 +27,10 @@ const STATUS: Record<string, string> = {
   fallback: "--warning",
   suppressed: "--series-4",
   cancelled: "--quiet",
+  // Light, dark and apart: next to each other, orange and red look alike.
   p50: "--series-1",
   p95: "--series-2",
-  p99: "--series-3",
+  p99: "--series-4",
 };
 
 /** Returns the property with the colour of a series; outcomes have their own. */

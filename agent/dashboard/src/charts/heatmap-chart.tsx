@@ -9,6 +9,7 @@ import { cellAt, shade, type Grid } from "./heatmap-grid";
 const HEIGHT = 190;
 const LEFT = 62;
 const BOTTOM = 22;
+const FONT_SIZE = 11;
 
 /** How long executions took over time: the darker a cell, the more executions. */
 export function HeatmapChart({
@@ -158,11 +159,14 @@ function drawAxes(
   heatmap: Heatmap,
 ): void {
   context.fillStyle = resolveColor("--ink-soft");
-  context.font = "11px system-ui";
+  context.font = `${FONT_SIZE}px system-ui`;
   context.textAlign = "right";
   const every = Math.ceil(grid.rows / 7);
   for (let row = 0; row < grid.rows; row += every) {
-    const y = grid.height - (row + 0.3) * (grid.height / grid.rows);
+    const y = Math.max(
+      FONT_SIZE,
+      grid.height - (row + 0.3) * (grid.height / grid.rows),
+    );
     context.fillText(formatDuration(heatmap.bounds[row] ?? null), LEFT - 6, y);
   }
   context.textAlign = "left";

@@ -168,7 +168,12 @@ function createPlot(
     },
     series: [{}, ...plotSeries(props)],
     axes: [
-      { ...axis, values: (_, ticks) => ticks.map((each) => axisTime(each)) },
+      {
+        ...axis,
+        // A time with seconds or a date needs this many pixels.
+        space: 80,
+        values: (_, ticks) => ticks.map((each) => axisTime(each)),
+      },
       {
         ...axis,
         size: 62,

@@ -2,7 +2,7 @@
 import { useComputed, useSignal } from "@preact/signals";
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { CanvasContent } from "./content";
-import { withoutHidden, type Marks } from "./marks";
+import { withoutHidden, type Marks, type Moved } from "./marks";
 import {
   fit,
   nodeTowards,
@@ -18,8 +18,7 @@ export interface CanvasProps {
   marks: Marks;
   title: string;
   selected: string | null;
-  /** Counts of edges that have changed since the last update. */
-  moved: ReadonlySet<string>;
+  moved: Moved;
   onOpen: (item: SceneNode) => void;
   onToggle: (item: SceneNode) => void;
   onClose: () => void;
@@ -33,8 +32,9 @@ const ARROWS: Record<string, Arrow> = {
 };
 const KEY_ZOOM = 1.25;
 const PAN = 60;
-// Smaller, only the names can be read.
-const LEGIBLE = 0.55;
+// Of a card's texts: below the first scale they are fewer and larger, below the second
+// only the name can be read.
+const LEGIBLE = { all: 0.85, some: 0.5 };
 
 export function GraphCanvas(props: CanvasProps) {
   const { scene } = props;
@@ -64,7 +64,7 @@ export function GraphCanvas(props: CanvasProps) {
   const transform = useComputed(
     () => `translate(${view.value.x} ${view.value.y}) scale(${view.value.scale})`,
   );
-  const detail = useComputed(() => (view.value.scale < LEGIBLE ? "far" : "near"));
+  const detail = useComputed(() => detailAt(view.value.scale));
   const focus = (item: SceneNode | null | undefined) => {
     if (!item) return;
     setFocused(item.key);
@@ -107,6 +107,11 @@ export function GraphCanvas(props: CanvasProps) {
       />
     </div>
   );
+}
+
+function detailAt(scale: number): "near" | "middle" | "far" {
+  if (scale >= LEGIBLE.all) return "near";
+  return scale >= LEGIBLE.some ? "middle" : "far";
 }
 
 /** Returns the one node that Tab leads to. */

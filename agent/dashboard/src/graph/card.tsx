@@ -1,10 +1,9 @@
 // Nodes of the graph, as SVG. Names are text nodes, never markup.
 import type { JSX } from "preact";
 import { isDimmed, StatusShape, type Marks } from "./marks";
-import type { GraphNode } from "./model";
 import { CARD_HEIGHT, CHARACTER, truncate } from "./wiring";
 import type { SceneNode } from "./scene";
-import { changeText, figuresText, listBadges } from "./words";
+import { textsOf, type Badge } from "./words";
 
 interface CardProps {
   item: SceneNode;
@@ -30,6 +29,7 @@ export function NodeCard(props: CardProps) {
     node.health.status,
     node.never_reached && "never",
     node.is_removed && "removed",
+    (node.success_rate ?? 1) < 1 && "failing",
     isSelected && "selected",
     isDimmed(marks, item.key) && "dimmed",
   ];
@@ -72,16 +72,22 @@ function CardBody({ item }: { item: SceneNode }) {
 
 function CardText({ item, marks, onToggle }: CardProps) {
   const { node } = item;
+  const { steps, figures, badges } = textsOf(item, marks);
   const characters = (item.width - (node.subgraph === null ? 40 : 60)) / CHARACTER;
-  const difference = marks.differences.get(item.model.graph)?.node(node);
+  // Spaces separate the words of the text as a whole, in the order of the card's label.
   return (
     <>
       <g transform="translate(16 16)">
         <StatusShape status={node.health.status} />
       </g>
+      {steps && (
+        <text class="steps" x={12} y={-17}>
+          {steps}
+        </text>
+      )}{" "}
       <text class="name" x={28} y={20}>
         {truncate(node.node, characters)}
-      </text>
+      </text>{" "}
       {!item.is_expanded && (
         <text class="far-name" x={12} y={CARD_HEIGHT.min / 2 + 17}>
           {truncate(node.node, (item.width - 24) / FAR_CHARACTER)}
@@ -91,17 +97,12 @@ function CardText({ item, marks, onToggle }: CardProps) {
       {!item.is_expanded && (
         <g class="details">
           <text class="figures" x={12} y={36}>
-            {difference ? changeText(node, difference) : figuresText(node)}
-          </text>
+            {showFigures(figures)}
+          </text>{" "}
           <text class="badges" x={12} y={50}>
-            {badgesOf(node, item.width)}
+            {badges.map(showBadge)}
           </text>
         </g>
-      )}
-      {marks.steps?.has(item.key) && (
-        <text class="steps" x={12} y={-17}>
-          {stepsText(marks.steps.get(item.key)!)}
-        </text>
       )}
     </>
   );
@@ -109,13 +110,6 @@ function CardText({ item, marks, onToggle }: CardProps) {
 
 // Of a name that can be read from afar.
 const FAR_CHARACTER = 13;
-
-const MAX_STEPS = 6;
-
-function stepsText(steps: number[]): string {
-  const first = steps.slice(0, MAX_STEPS).join(", ");
-  return steps.length > MAX_STEPS ? `${first} … (${steps.length}×)` : first;
-}
 
 function SelfLoop({ width }: { width: number }) {
   const x = width - 36;
@@ -148,19 +142,24 @@ function Toggle({ item, onToggle }: Pick<CardProps, "item" | "onToggle">) {
   );
 }
 
-const BADGE_CHARACTER = 6.2;
+const FIGURES = ["quantile", "count", "share"];
 
-function badgesOf(node: GraphNode, width: number): JSX.Element[] {
-  let room = (width - 20) / BADGE_CHARACTER;
-  const result: JSX.Element[] = [];
-  for (const { name, text } of listBadges(node)) {
-    room -= text.length + 2;
-    if (room < -1) break;
-    result.push(
-      <tspan class={`badge ${name}`} dx={result.length ? 10 : 0}>
-        {text}
-      </tspan>,
-    );
-  }
-  return result;
+/** Shows "p95 1.98 s · n 12.3k · 98.2 %", whose parts a smaller drawing leaves out. */
+function showFigures(figures: string): JSX.Element[] {
+  const parts = figures.split(" · ");
+  return parts.map((part, index) => (
+    <tspan class={parts.length === FIGURES.length ? FIGURES[index] : undefined}>
+      {index > 1 && " · "}
+      {part}
+      {index === 0 && parts.length > 1 && " · "}
+    </tspan>
+  ));
+}
+
+function showBadge({ name, text }: Badge, index: number): JSX.Element {
+  return (
+    <tspan class={`badge ${name}`} dx={index ? 7 : 0}>
+      {index ? ` ${text}` : text}
+    </tspan>
+  );
 }

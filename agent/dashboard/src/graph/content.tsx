@@ -4,7 +4,7 @@ import { useMemo, useRef } from "preact/hooks";
 import type { CanvasProps } from "./canvas";
 import { NodeCard } from "./card";
 import { EdgeLine } from "./line";
-import { isDimmed, withoutHidden } from "./marks";
+import { isDimmed, withoutHidden, type Moved } from "./marks";
 import type { Scene, SceneEdge, SceneNode } from "./scene";
 import { describeNode } from "./words";
 
@@ -26,6 +26,9 @@ export function CanvasContent(props: ContentProps) {
       {/* Frames first, so that what they contain is drawn over them. */}
       {scene.nodes.filter((item) => item.is_expanded).map(cards)}
       <g aria-hidden="true">{scene.edges.map(lines)}</g>
+      {scene.edges.length <= MAX_ANIMATED && (
+        <Flow edges={scene.edges} moved={props.moved} />
+      )}
       {scene.nodes.filter((item) => !item.is_expanded).map(cards)}
     </>
   );
@@ -47,7 +50,7 @@ function useCards(props: ContentProps): (item: SceneNode) => VNode {
   const outgoing = useMemo(() => groupBySource(scene.edges), [scene]);
   return (item) => {
     const { key, model, node, ...rest } = item;
-    const label = describeNode(item, outgoing.get(key) ?? []);
+    const label = describeNode(item, outgoing.get(key) ?? [], marks);
     const isSelected = props.selected === key;
     const isFocusable = props.entry === key;
     const signature = JSON.stringify([
@@ -71,20 +74,31 @@ function groupBySource(edges: Scene["edges"]): Map<string, SceneEdge["edge"][]> 
 }
 
 function useLines(props: ContentProps, scene: Scene): (item: SceneEdge) => VNode {
-  const { marks, moved } = props;
+  const { marks } = props;
   const most = Math.max(0, ...scene.edges.map(({ edge }) => edge.count));
-  const isAnimated = scene.edges.length <= MAX_ANIMATED;
   return (item) => {
     const { key, edge, model } = item;
-    const hasMoved = isAnimated && moved.has(key);
     const signature = JSON.stringify([
-      ...[item.line, item.label, edge, edge.count && most, hasMoved],
+      ...[item.line, item.label, edge, edge.count && most],
       ...[isDimmed(marks, key), marks.taken.has(key)],
       marks.differences.get(model.graph)?.edge(edge),
     ]);
-    const render = () => <EdgeLine {...{ item, marks, most, hasMoved }} />;
+    const render = () => <EdgeLine {...{ item, marks, most }} />;
     return <Memoized key={key} signature={signature} render={render} />;
   };
+}
+
+/** The edges that have just carried a run. */
+function Flow({ edges, moved }: { edges: readonly SceneEdge[]; moved: Moved }) {
+  const lines = edges.filter(({ key }) => moved.keys.has(key));
+  // The key makes an update start the animation anew.
+  return (
+    <g key={moved.update} class="flow" aria-hidden="true">
+      {lines.map(({ key, line }) => (
+        <path key={key} d={line} />
+      ))}
+    </g>
+  );
 }
 
 interface MemoizedProps {

@@ -10,7 +10,7 @@ import { withContents } from "./filter";
 import type { Direction } from "./layout";
 import { agentTime } from "../state/live";
 import { loadTree, type TopologyTree } from "./load";
-import type { Marks } from "./marks";
+import type { Marks, Moved } from "./marks";
 import { buildModel } from "./model";
 import type { GraphOptions } from "./options";
 import { tracePath } from "./path";
@@ -124,21 +124,23 @@ export function useMarks(
 }
 
 /** Returns the edges whose count has grown since the last update. */
-export function useMoved(scene: Scene | null): ReadonlySet<string> {
-  const last = useRef<{ scene: Scene | null; moved: Set<string> }>({
+export function useMoved(scene: Scene | null): Moved {
+  const last = useRef<{ scene: Scene | null; moved: Moved }>({
     scene: null,
-    moved: new Set(),
+    moved: { keys: new Set(), update: 0 },
   });
   if (last.current.scene !== scene) {
     const before = new Map(
       last.current.scene?.edges.map(({ key, edge }) => [key, edge.count]),
     );
-    const moved = (scene?.edges ?? [])
+    const keys = (scene?.edges ?? [])
       .filter(({ key, edge }) => edge.count > (before.get(key) ?? Infinity))
       .map(({ key }) => key);
     // Between two answers the counts rest, and so do the edges that had moved.
-    const isUpdate = moved.length > 0 || !scene;
-    last.current = { scene, moved: isUpdate ? new Set(moved) : last.current.moved };
+    const isUpdate = keys.length > 0 || !scene;
+    const { moved } = last.current;
+    const next = { keys: new Set(keys), update: moved.update + 1 };
+    last.current = { scene, moved: isUpdate ? next : moved };
   }
   return last.current.moved;
 }

@@ -10,11 +10,10 @@ interface LineProps {
   marks: Marks;
   /** The largest count of an edge. */
   most: number;
-  hasMoved: boolean;
 }
 
 /** An edge: as wide as its traffic, with its actions and their shares. */
-export function EdgeLine({ item, marks, most, hasMoved }: LineProps) {
+export function EdgeLine({ item, marks, most }: LineProps) {
   const { edge } = item;
   const difference = marks.differences.get(item.model.graph)?.edge(edge);
   const width =
@@ -32,7 +31,6 @@ export function EdgeLine({ item, marks, most, hasMoved }: LineProps) {
     <g class={classes.filter(Boolean).join(" ")}>
       <path class="line" d={item.line} stroke-width={width} />
       <path class="target" d={item.line} />
-      {hasMoved && <path class="flow" d={item.line} />}
       <path class="head" d={item.head} />
       <EdgeLabel item={item} difference={difference ?? null} />
       <title>{describeEdge(edge)}</title>

@@ -18,6 +18,12 @@ export interface Marks {
   differences: ReadonlyMap<string, Differences>;
 }
 
+/** The edges whose count has grown in the last update, and its number. */
+export interface Moved {
+  keys: ReadonlySet<string>;
+  update: number;
+}
+
 /** Whether a part is in the background. */
 export const isDimmed = (marks: Marks, key: string) =>
   (!!marks.matches?.size && !marks.matches.has(key)) ||

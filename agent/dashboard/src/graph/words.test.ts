@@ -5,7 +5,9 @@ import { tracePath } from "./path";
 import { edge, node, topology } from "./samples.test-data";
 import { buildScene } from "./scene";
 import { layoutInLayers } from "./layers";
-import { labelLines, listBadges, points, signed } from "./words";
+import { differencesFrom } from "./compare";
+import { describeNode, labelLines, listBadges, points, signed } from "./words";
+import type { Marks } from "./marks";
 
 describe("labels of edges", () => {
   const lines = (...edges: Parameters<typeof topology>[1]) =>
@@ -63,6 +65,50 @@ describe("badges", () => {
   it("show where runs end, and what repeats", () => {
     const edges = [edge("A", "A", "again", 4, { per_run: 2 }), edge("A", null, "x", 1)];
     expect(names({}, edges)).toEqual(["repeats", "ends"]);
+  });
+});
+
+describe("the name of a card", () => {
+  const change = { retries: 3, in_flight: 2, executions: 73, success_rate: 0.932 };
+  const wiring = topology(
+    [node("Draft", change), node("Send")],
+    [edge("Draft", "Send", "ok", 1)],
+  );
+  const model = buildModel(wiring);
+  const scene = buildScene({ model, children: new Map() }, "right", (parts) => ({
+    layout: layoutInLayers(parts),
+    reason: null,
+  }))!;
+  const card = scene.nodes.find(({ node }) => node.node === "Draft")!;
+  const plain: Marks = {
+    matches: null,
+    hidden: new Set(),
+    steps: null,
+    taken: new Set(),
+    missing: [],
+    differences: new Map(),
+  };
+  const name = (marks: Partial<Marks>, item = card) =>
+    describeNode(item, model.edges, { ...plain, ...marks });
+
+  it("begins with the texts on it, and has their meaning after them", () => {
+    expect(name({})).toMatch(/^Draft, p95 200 ms, n 73, 93.2 %, ● 2, ↻ 3; /);
+    expect(name({})).toContain("; 2 in flight; 3 retries; leads to Send by ok");
+  });
+
+  it("has the steps of a run before it", () => {
+    const steps = new Map([[card.key, [2, 4]]]);
+    expect(name({ steps })).toMatch(/^step 2, 4: Draft, p95 /);
+  });
+
+  it("has all figures also where the card has others or none", () => {
+    const earlier = topology([node("Draft", { p95: 0.1 }), node("Send")], []);
+    const difference = differencesFrom(buildModel(earlier));
+    const differences = new Map([["shop", difference]]);
+    expect(name({ differences })).toMatch(
+      /^Draft, p95 \+100 ms, errors .*, ● 2, ↻ 3; .*n 73/,
+    );
+    expect(name({}, { ...card, is_expanded: true })).toMatch(/^Draft; .*n 73/);
   });
 });
 

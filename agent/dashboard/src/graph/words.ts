@@ -1,9 +1,43 @@
 // The texts on nodes and edges.
 import type { EdgeDifference, NodeDifference } from "./compare";
+import type { Marks } from "./marks";
 import type { GraphEdge, GraphNode } from "./model";
 import { MAX_LABEL, MAX_LABEL_LINES, truncate } from "./wiring";
 import type { SceneNode } from "./scene";
-import { formatCount, formatDuration, formatMoney, formatShare } from "../ui/format";
+import {
+  formatCount,
+  formatDuration,
+  formatMoney,
+  formatNumber,
+  formatShare,
+} from "../ui/format";
+
+/** The texts on a card besides its name; empty where it has none. */
+export interface CardTexts {
+  steps: string;
+  figures: string;
+  badges: Badge[];
+}
+
+/** Returns the texts on a card; an expanded one has no figures. */
+export function textsOf(item: SceneNode, marks: Marks): CardTexts {
+  const { node } = item;
+  const steps = stepsText(marks.steps?.get(item.key) ?? []);
+  if (item.is_expanded) return { steps, figures: "", badges: [] };
+  const difference = marks.differences.get(item.model.graph)?.node(node);
+  return {
+    steps,
+    figures: difference ? changeText(node, difference) : figuresText(node),
+    badges: fitBadges(listBadges(node), item.width),
+  };
+}
+
+const MAX_STEPS = 6;
+
+function stepsText(steps: number[]): string {
+  const first = steps.slice(0, MAX_STEPS).join(", ");
+  return steps.length > MAX_STEPS ? `${first} … (${steps.length}×)` : first;
+}
 
 /** Returns "p95 1.98 s · n 12.3k · 98.2 %". */
 export function figuresText(node: GraphNode): string {
@@ -63,6 +97,15 @@ export function listBadges(node: GraphNode): Badge[] {
   return badges.filter(([is]) => is).map(([, name, text]) => ({ name, text }));
 }
 
+const BADGE_CHARACTER = 6.8;
+
+/** Returns those of the first badges that fit on a card. */
+function fitBadges(badges: Badge[], width: number): Badge[] {
+  let room = (width - 20) / BADGE_CHARACTER;
+  const end = badges.findIndex(({ text }) => (room -= text.length + 2) < -1);
+  return end < 0 ? badges : badges.slice(0, end);
+}
+
 /**
  * Returns the lines of a label: "retry 12 %", "×3.2 per run". The only edge of a node has
  * its count instead of an action and a share that say nothing.
@@ -112,7 +155,7 @@ function shortShare(share: number): string {
 export function describeEdge(edge: GraphEdge): string {
   const actions = edge.actions.map(({ action, count, share }) => {
     const part = share === null ? "" : `, ${formatShare(share)} of its actions`;
-    return `"${action}" ${count.toLocaleString("en")} times${part}`;
+    return `"${action}" ${formatNumber(count)} times${part}`;
   });
   const repeats =
     edge.is_back_edge && edge.per_run !== null
@@ -121,12 +164,25 @@ export function describeEdge(edge: GraphEdge): string {
   return `${edge.source} → ${edge.target}: ${actions.join(", ")}${repeats}`;
 }
 
-/** Returns a sentence about a node, with the edges that leave it. */
-export function describeNode(item: SceneNode, edges: readonly GraphEdge[]): string {
+/**
+ * Returns a sentence about a node, with the edges that leave it. It begins with the texts
+ * on the card in their order, so that who controls the page by voice can say what they see.
+ */
+export function describeNode(
+  item: SceneNode,
+  edges: readonly GraphEdge[],
+  marks: Marks,
+): string {
   const { node } = item;
+  const { steps, figures, badges } = textsOf(item, marks);
+  const allFigures = figuresText(node);
+  const name = steps ? `step ${steps}: ${node.node}` : node.node;
   const parts = [
-    `${node.node}: ${node.health.status}, ${node.health.reasons.join(", ")}`,
-    node.executions > 0 ? figuresText(node) : "",
+    [name, withCommas(figures), ...badges.map(({ text }) => text)]
+      .filter(Boolean)
+      .join(", "),
+    `${node.health.status}, ${node.health.reasons.join(", ")}`,
+    node.executions > 0 && figures !== allFigures ? withCommas(allFigures) : "",
     node.in_flight > 0 ? `${node.in_flight} in flight` : "",
     node.retries > 0 ? `${node.retries} retries` : "",
     node.outcomes.fallback > 0 ? `${node.outcomes.fallback} fallbacks` : "",
@@ -139,3 +195,5 @@ export function describeNode(item: SceneNode, edges: readonly GraphEdge[]): stri
   ];
   return parts.filter(Boolean).join("; ");
 }
+
+const withCommas = (figures: string) => figures.replaceAll(" · ", ", ");

@@ -1,4 +1,5 @@
 import type { ComponentChildren } from "preact";
+import type { QueryResult } from "../api/types";
 import { HeatmapChart } from "../charts/heatmap-chart";
 import { LineChart } from "../charts/line-chart";
 import {
@@ -25,7 +26,6 @@ export function NodeCharts({ node }: { node: string }) {
   const errors = useQuery("error_rate", scope);
   const retries = useQuery("retry_rate", scope);
   const heatmap = useHeatmap(scope);
-  const range = currentRange();
   return (
     <div class="charts">
       <Breakdown
@@ -34,37 +34,43 @@ export function NodeCharts({ node }: { node: string }) {
         scope={scope}
         by="outcome"
       />
-      <Loaded title="Duration" results={[p50, p95, p99]}>
-        <LineChart
-          title="Duration"
-          subject={node}
-          unit="seconds"
-          range={range}
-          series={[
-            ...namedSeries(p50.value, "p50"),
-            ...namedSeries(p95.value, "p95"),
-            ...namedSeries(p99.value, "p99"),
-          ]}
-        />
-      </Loaded>
+      <Lines title="Duration" subject={node} unit="seconds" lines={{ p50, p95, p99 }} />
       <Loaded title="Latency heatmap" results={[heatmap]}>
         {heatmap.value && <HeatmapChart subject={node} heatmap={heatmap.value} />}
       </Loaded>
-      <Loaded title="Errors and retries" results={[errors, retries]}>
-        <LineChart
-          title="Errors and retries"
-          subject={node}
-          unit="ratio"
-          range={range}
-          series={[
-            ...namedSeries(errors.value, "error rate"),
-            ...namedSeries(retries.value, "retry rate"),
-          ]}
-        />
-      </Loaded>
+      <Lines
+        title="Errors and retries"
+        subject={node}
+        unit="ratio"
+        lines={{ "error rate": errors, "retry rate": retries }}
+      />
       <Breakdown title="Actions" subject={node} scope={scope} by="action" />
       <Breakdown title="Errors by type" subject={node} scope={scope} by="error" />
     </div>
+  );
+}
+
+interface LinesProps {
+  title: string;
+  subject: string;
+  unit: string;
+  lines: Record<string, Polled<QueryResult>>;
+}
+
+/** Metrics over time, by the name of their line. */
+export function Lines({ title, subject, unit, lines }: LinesProps) {
+  return (
+    <Loaded title={title} results={Object.values(lines)}>
+      <LineChart
+        title={title}
+        subject={subject}
+        unit={unit}
+        range={currentRange()}
+        series={Object.entries(lines).flatMap(([name, { value }]) =>
+          namedSeries(value, name),
+        )}
+      />
+    </Loaded>
   );
 }
 
@@ -106,7 +112,7 @@ export function Breakdown(props: BreakdownProps) {
 }
 
 /** Its content once all results are there: a placeholder or an error before. */
-export function Loaded({
+function Loaded({
   title,
   results,
   children,

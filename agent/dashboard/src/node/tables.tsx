@@ -1,4 +1,10 @@
-import { exact, formatCount, formatDuration, formatMoney } from "../ui/format";
+import {
+  exact,
+  formatCount,
+  formatDuration,
+  formatMoney,
+  formatNumber,
+} from "../ui/format";
 import { Count } from "../ui/figure";
 import { Link } from "../ui/link";
 import { Panel } from "../ui/panel";
@@ -54,7 +60,7 @@ export function CustomTable({ custom }: Pick<NodeStats, "custom">) {
 }
 
 const number = (value: number | null) =>
-  value === null ? "–" : Number(value.toPrecision(4)).toLocaleString("en");
+  formatNumber(value === null ? null : Number(value.toPrecision(4)));
 
 const CUSTOM: readonly Column<CustomMetric>[] = [
   {

@@ -1,15 +1,16 @@
+import { useState } from "preact/hooks";
 import type { Change } from "../api/types";
-import { agentTime } from "../state/live";
 import { useRequest } from "../state/polled";
+import { groupStarts } from "./group-starts";
 import type { Level } from "../ui/badge";
-import { StatusMark } from "../ui/badge";
-import { formatAge, formatTime } from "../ui/format";
+import { severityLevel, StatusMark } from "../ui/badge";
+import { Age } from "../ui/age";
+import { formatTime } from "../ui/format";
 import { Link } from "../ui/link";
 import { Empty, ErrorNotice, Skeleton } from "../ui/panel";
 import type { Route } from "../state/route";
 
-const LEVELS: Record<Change["kind"], Level> = {
-  alert: "bad",
+const LEVELS: Record<Exclude<Change["kind"], "alert">, Level> = {
   process_started: "good",
   process_ended: "quiet",
   process_died: "bad",
@@ -20,8 +21,11 @@ const LEVELS: Record<Change["kind"], Level> = {
   new_error: "warning",
 };
 
+const FIRST = 8;
+
 /** What is different from an hour ago, the latest first. */
 export function Changes({ service }: { service: string | null }) {
+  const [isWhole, setIsWhole] = useState(false);
   const { value, error } = useRequest<{ changes: Change[] }>(
     "api/v1/changes",
     { since: "1h", service },
@@ -31,22 +35,45 @@ export function Changes({ service }: { service: string | null }) {
   if (!value.changes.length) {
     return <Empty title="Nothing has changed within the last hour." />;
   }
+  const changes = groupStarts(value.changes);
+  const shown = isWhole ? changes : changes.slice(0, FIRST);
   return (
-    <ol class="changes">
-      {value.changes.map((change, index) => (
-        <li key={`${change.time} ${index}`}>
-          <StatusMark level={LEVELS[change.kind]} />
-          <span>
-            <Link to={targetOf(change)}>{change.text}</Link>
-            {change.service && <span class="quiet"> {change.service}</span>}
-          </span>
-          <time title={formatTime(change.time)}>
-            {formatAge(change.time, agentTime.value)}
-          </time>
-        </li>
-      ))}
-    </ol>
+    <>
+      <ol class="changes">
+        {shown.map((change, index) => (
+          <Row key={`${change.time} ${index}`} change={change} />
+        ))}
+      </ol>
+      {changes.length > shown.length && (
+        <button type="button" class="more" onClick={() => setIsWhole(true)}>
+          Show {changes.length - shown.length} more
+        </button>
+      )}
+    </>
   );
+}
+
+function Row({ change }: { change: Change }) {
+  return (
+    <li>
+      <StatusMark level={levelOf(change)} />
+      <span>
+        <Link to={targetOf(change)}>{change.text}</Link>
+        {change.service && change.kind !== "alert" && (
+          <span class="quiet"> {change.service}</span>
+        )}
+      </span>
+      <time title={formatTime(change.time)}>
+        <Age time={change.time} />
+      </time>
+    </li>
+  );
+}
+
+/** The end of an alert is good news. */
+function levelOf({ kind, severity, text }: Change): Level {
+  if (kind !== "alert") return LEVELS[kind];
+  return text.startsWith("ended") ? "good" : severityLevel(severity);
 }
 
 function targetOf({ kind, service, graph, node }: Change): Partial<Route> {

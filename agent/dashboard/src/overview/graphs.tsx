@@ -1,4 +1,4 @@
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useMemo, useState } from "preact/hooks";
 import { request } from "../api/client";
 import type { GraphRow, QueryResult } from "../api/types";
 import { route } from "../state/route";
@@ -20,7 +20,7 @@ import { Table, type Column } from "../ui/table";
 
 interface GraphTableProps {
   rows: readonly GraphRow[];
-  /** Keys of the graphs with a firing alert, and of those with another one. */
+  /** Keys of the graphs with a firing alert; of any service where that is empty. */
   firing: ReadonlySet<string>;
 }
 
@@ -33,10 +33,34 @@ const POINTS = 30;
 /** All graphs with their figures; the alerting ones are marked. */
 export function GraphTable({ rows, firing }: GraphTableProps) {
   const { window, end } = route.value;
-  const seconds = windowSeconds(window);
   const services = [...new Set(rows.map(({ service }) => service))];
-  const trends = useTrends(services, window, end);
-  const columns: Column<GraphRow>[] = [
+  const runs = useTrends("runs", services, window, end);
+  const p95 = useTrends("run_p95", services, window, end);
+  const columns = useMemo(
+    () => columnsOf(window, firing, runs, p95),
+    [window, firing, runs, p95],
+  );
+  return (
+    <Table
+      id="graphs"
+      caption="Services and graphs"
+      columns={columns}
+      rows={rows}
+      rowKey={graphKey}
+      sort="graph"
+      empty={<Empty title="No graph has run in this service yet." />}
+    />
+  );
+}
+
+function columnsOf(
+  window: string,
+  firing: ReadonlySet<string>,
+  runs: Trends,
+  p95: Trends,
+): Column<GraphRow>[] {
+  const seconds = windowSeconds(window);
+  return [
     {
       key: "graph",
       label: "Service / graph",
@@ -107,22 +131,15 @@ export function GraphTable({ rows, firing }: GraphTableProps) {
       key: "trend",
       label: "Runs over time",
       isMinor: true,
-      cell: (row) => (
-        <Sparkline label="Runs" points={trends.get(graphKey(row)) ?? []} />
-      ),
+      cell: (row) => <Sparkline label="Runs" points={runs.get(graphKey(row)) ?? []} />,
+    },
+    {
+      key: "p95-trend",
+      label: "p95 over time",
+      isMinor: true,
+      cell: (row) => <Sparkline label="p95" points={p95.get(graphKey(row)) ?? []} />,
     },
   ];
-  return (
-    <Table
-      id="graphs"
-      caption="Services and graphs"
-      columns={columns}
-      rows={rows}
-      rowKey={graphKey}
-      sort="graph"
-      empty={<Empty title="No graph has run in this service yet." />}
-    />
-  );
 }
 
 function Share({ row }: { row: GraphRow }) {
@@ -131,7 +148,8 @@ function Share({ row }: { row: GraphRow }) {
 }
 
 function levelOf(row: GraphRow, firing: ReadonlySet<string>): Level {
-  if (firing.has(graphKey(row))) return "bad";
+  if (firing.has(graphKey(row)) || firing.has(graphKey({ ...row, service: "" })))
+    return "bad";
   if (row.executions === 0) return "quiet";
   return row.outcomes.error > 0 ? "warning" : "good";
 }
@@ -139,8 +157,13 @@ function levelOf(row: GraphRow, firing: ReadonlySet<string>): Level {
 /** The points of each graph's line. */
 type Trends = ReadonlyMap<string, QueryResult["series"][number]["points"]>;
 
-/** Requests the number of runs over time of all graphs of some services. */
-function useTrends(services: readonly string[], window: string, end: number | null) {
+/** Requests a metric of runs over time, of all graphs of some services. */
+function useTrends(
+  metric: string,
+  services: readonly string[],
+  window: string,
+  end: number | null,
+) {
   const [trends, setTrends] = useState<Trends>(new Map());
   const names = [...services].sort();
   const key = JSON.stringify([names, window, end]);
@@ -158,7 +181,7 @@ function useTrends(services: readonly string[], window: string, end: number | nu
     const load = async () => {
       const results = await Promise.all(
         names.map(async (service) => {
-          const query = { metric: "runs", by: "graph", service, ...range };
+          const query = { metric, by: "graph", service, ...range };
           const { series } = await request<QueryResult>("api/v1/query", query, {
             signal: stop.signal,
           });

@@ -14,6 +14,8 @@ interface GraphSummary {
   p99_execution_time: number | null;
   outcomes: Outcomes;
   visits: number;
+  cost_usd: number | null;
+  wasted_cost_usd: number | null;
 }
 
 /** Requests the graphs of some services in a period. */
@@ -50,8 +52,8 @@ function graphRow(service: string, summary: GraphSummary): GraphRow {
     visits: summary.visits,
     retries: 0,
     last_execution: null,
-    cost_usd: null,
-    wasted_cost_usd: null,
+    cost_usd: summary.cost_usd,
+    wasted_cost_usd: summary.wasted_cost_usd,
     tokens: null,
     dead_ends: 0,
     never_reached: 0,

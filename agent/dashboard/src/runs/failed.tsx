@@ -32,6 +32,7 @@ const COLUMNS: Column<EndedRun>[] = [
     key: "visits",
     label: "Visits",
     isNumeric: true,
+    isMinor: true,
     value: (run) => run.visits,
     cell: (run) => formatCount(run.visits),
   },

@@ -40,6 +40,7 @@ const COLUMNS: Column<RunInProgress>[] = [
     key: "there",
     label: "There for",
     isNumeric: true,
+    isMinor: true,
     value: (run) => since(run.node_start),
     cell: (run) => formatDuration(since(run.node_start)),
   },

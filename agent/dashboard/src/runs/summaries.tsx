@@ -22,8 +22,11 @@ export function RunLengths({ rows }: { rows: Runs["visits"] }) {
       <tbody>
         {rows.map(({ service, graph, runs, average, most }) => (
           <tr key={JSON.stringify([service, graph])}>
-            <th scope="row">{graph}</th>
-            <td title={`${runs} runs of ${service}`}>
+            <th scope="row">
+              <span class="quiet">{service} / </span>
+              {graph}
+            </th>
+            <td title={`${runs} runs`}>
               <Bar share={average / longest} /> {average.toFixed(1)} on average
               {most !== null && `, at most ${formatCount(most)}`}
             </td>
@@ -39,7 +42,7 @@ export function EndReasons({ rows }: { rows: RunEnd[] }) {
   if (!rows.length) return <Empty title="No run ended in this period." />;
   const most = Math.max(1, ...rows.map(({ count }) => count));
   return (
-    <table class="bars">
+    <table class="bars ends">
       <thead class="hidden">
         <tr>
           <th scope="col">Reason</th>
@@ -59,8 +62,9 @@ export function EndReasons({ rows }: { rows: RunEnd[] }) {
             class={isBadEnd(end) ? "failed" : ""}
           >
             <th scope="row">
-              {describeReason(end.reason, end.action)} at{" "}
-              <Link to={graphRoute(end)}>{end.node}</Link>
+              <span class="quiet">{end.graph} / </span>
+              <Link to={graphRoute(end)}>{end.node}</Link>:{" "}
+              {describeReason(end.reason, end.action)}
             </th>
             <td>
               <Bar share={end.count / most} /> {formatCount(end.count)}

@@ -2,7 +2,7 @@ import { Dialog } from "../ui/dialog";
 import { VIEWS } from "./navigation";
 
 const KEYS: readonly (readonly [string, string])[] = [
-  ["/", "Search everything"],
+  ["/ or Ctrl+K", "Search everything"],
   ["?", "Show this list"],
   ...VIEWS.map(({ label }, index) => [String(index + 1), `Open ${label}`] as const),
   ["[ and ]", "Shorter and longer time range"],

@@ -19,6 +19,11 @@ export function listenToKeys(openSearch: () => void, openHelp: () => void): () =
     actions[String(index + 1)] = () => navigate({ view });
   });
   const onKey = (event: KeyboardEvent) => {
+    const isSearch = event.key === "k" && (event.ctrlKey || event.metaKey);
+    if (isSearch && !document.querySelector("dialog")) {
+      event.preventDefault();
+      openSearch();
+    }
     if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented)
       return;
     if ((event.target as HTMLElement).closest(TYPING)) return;

@@ -1,3 +1,4 @@
+import { computed } from "@preact/signals";
 import { arrival, connection, isStale, live, localTime } from "../state/live";
 import { route } from "../state/route";
 import { loginReason } from "../state/token";
@@ -26,61 +27,69 @@ function stateText(): [Level, string] {
 
 /** What qualifies all figures on the page: in words, at the top. */
 export function Notices() {
-  const notices = [connectionNotice(), healthNotice(), completenessNotice()];
-  return <div class="notices">{notices}</div>;
+  return (
+    <div class="notices">
+      <ConnectionNotice />
+      <HealthNotice />
+      <CompletenessNotice />
+    </div>
+  );
 }
 
-function connectionNotice() {
+function ConnectionNotice() {
   const { state, since, error } = connection.value;
   if (loginReason.value !== null) return null;
+  if (state !== "disconnected" && !isStale.value) return null;
   const shown = live.value
     ? `: figures are those of ${formatTime(live.value.time)}`
     : "";
   if (state === "disconnected") {
     const duration = formatDuration(Math.max(0, Math.floor(localTime.value - since)));
     return (
-      <p key="connection" class="notice bad" role="alert">
+      <p class="notice bad" role="alert">
         <b>Disconnected</b> for {duration}
         {shown}. {error && `Reason: ${error}. `}The page reconnects by itself.
       </p>
     );
   }
-  if (!isStale.value) return null;
   const silent = formatDuration(Math.floor(localTime.value - arrival.value));
   return (
-    <p key="connection" class="notice warning">
+    <p class="notice warning">
       <b>Stale</b>: no update for {silent}
       {shown}.
     </p>
   );
 }
 
-function healthNotice() {
-  const health = live.value?.health;
-  if (!health || health.status === "healthy") return null;
-  const problems = health.stages.filter(({ status }) => status !== "healthy");
+const health = computed(() => live.value?.health);
+
+function HealthNotice() {
+  if (!health.value || health.value.status === "healthy") return null;
+  const { status, stages } = health.value;
+  const problems = stages.filter(({ status }) => status !== "healthy");
   return (
-    <p
-      key="health"
-      class={`notice ${health.status === "unhealthy" ? "bad" : "warning"}`}
-    >
-      <b>The agent is {health.status}</b>:{" "}
+    <p class={`notice ${status === "unhealthy" ? "bad" : "warning"}`}>
+      <b>The kaywatch agent is {status}</b>:{" "}
       {problems.map(({ name, detail }) => `${name}: ${detail}`).join("; ")}
     </p>
   );
 }
 
-function completenessNotice() {
-  const completeness = live.value?.completeness;
-  if (!completeness || completeness.ratio === null || completeness.ratio >= 1)
-    return null;
-  const { ratio, dropped } = completeness;
+const completeness = computed(() => live.value?.completeness);
+const streamedWindow = computed(() => live.value?.window);
+
+function CompletenessNotice() {
+  if (!completeness.value) return null;
+  const { ratio, dropped, deaths, unknown_seconds: unknown } = completeness.value;
+  if (ratio === null || ratio >= 1) return null;
   return (
-    <p key="completeness" class="notice warning">
-      <b>Incomplete</b>: {formatShare(ratio)} of the events of the last{" "}
-      {live.value?.window} arrived
-      {dropped > 0 && `, ${formatCount(dropped)} were lost`}.{" "}
-      <Link to={{ view: "processes" }}>Which processes lost them</Link>
+    <p class="notice warning">
+      <b>Incomplete</b>: {formatShare(ratio)} of the events of the last {streamedWindow}{" "}
+      arrived
+      {dropped > 0 && `, ${formatCount(dropped)} were lost`}
+      {deaths > 0 &&
+        `, and those of the last ${formatDuration(unknown)} before ${deaths === 1 ? "a process" : `${formatCount(deaths)} processes`} died may be missing`}
+      . <Link to={{ view: "processes" }}>Which processes lost them</Link>
     </p>
   );
 }

@@ -1,3 +1,4 @@
+import { computed } from "@preact/signals";
 import type { ComponentChildren } from "preact";
 import { live } from "../state/live";
 import { route, type ViewName } from "../state/route";
@@ -33,11 +34,14 @@ export const VIEWS: { view: ViewName; label: string; icon: string }[] = [
   },
 ];
 
+const firingAlerts = computed(
+  () => live.value?.alerts.filter(({ state }) => state === "firing").length ?? 0,
+);
+
 /** The views, with the number of firing alerts. */
 export function Navigation(): ComponentChildren {
   const current = route.value;
-  const firing =
-    live.value?.alerts.filter(({ state }) => state === "firing").length ?? 0;
+  const firing = firingAlerts.value;
   return (
     <nav class="rail" aria-label="Views">
       <Link to={{ ...NOTHING, view: "overview" }} class="brand">

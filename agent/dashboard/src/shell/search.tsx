@@ -1,4 +1,4 @@
-import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { live } from "../state/live";
 import { navigate, type Route } from "../state/route";
 import { Dialog } from "../ui/dialog";
@@ -16,7 +16,7 @@ export function Search({ onClose }: { onClose: () => void }) {
   const input = useRef<HTMLInputElement>(null);
   const targets = useMemo(listTargets, [live.value]);
   const matches = findEntries(targets, text).slice(0, MAX_SHOWN);
-  useEffect(() => input.current?.focus(), []);
+  useLayoutEffect(() => input.current?.focus(), []);
   const open = (target: Target | undefined) => {
     if (!target) return;
     onClose();

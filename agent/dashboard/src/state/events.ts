@@ -34,7 +34,9 @@ function parseEvent(block: string): ServerEvent | null {
   let name = "message";
   const data: string[] = [];
   for (const line of block.split("\n")) {
-    const [, field, value = ""] = /^([^:]*):? ?(.*)$/.exec(line) ?? [];
+    const end = line.includes(":") ? line.indexOf(":") : line.length;
+    const field = line.slice(0, end);
+    const value = line.slice(end + (line[end + 1] === " " ? 2 : 1));
     if (field === "event") name = value;
     else if (field === "data") data.push(value);
   }

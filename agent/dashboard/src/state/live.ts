@@ -1,7 +1,7 @@
 // The event stream, one per browser: the tab that holds a lock reads it and broadcasts the
 // events; the others decode them too. A browser allows six connections to an agent, which
 // ten tabs would exhaust. Where locks are missing (plain HTTP), each tab has a stream.
-import { computed, effect, signal } from "@preact/signals";
+import { batch, computed, effect, signal } from "@preact/signals";
 import { ApiError, address, authorization, readError } from "../api/client";
 import { decode, type LiveState } from "../api/decode";
 import type { Live } from "../api/types";
@@ -57,7 +57,10 @@ type Message =
 
 /** Keeps the signals up to date until the page is closed. */
 export function startLive(): void {
-  setInterval(() => (localTime.value = localNow()), 1000);
+  // An update advances the clock as well, so that a live page is drawn once a second.
+  setInterval(() => {
+    if (localNow() - localTime.value > 0.9) localTime.value = localNow();
+  }, 500);
   effect(() => {
     const stop = new AbortController();
     new Stream(streamWindow.value, stop.signal).start();
@@ -71,6 +74,8 @@ class Stream {
   private readonly name: string;
   private readonly channel: BroadcastChannel;
   private isLeader = false;
+  /** No other tab has ever been heard of: nobody reads what is broadcast. */
+  private isAlone = true;
 
   constructor(
     private readonly window: string,
@@ -100,6 +105,7 @@ class Stream {
   }
 
   private receive(message: Message): void {
+    this.isAlone = false;
     if (message.kind === "hello") {
       if (this.isLeader) {
         this.post({
@@ -124,13 +130,14 @@ class Stream {
   private async lead(): Promise<void> {
     this.isLeader = true;
     for (let failures = 0; !this.stop.aborted; failures++) {
+      const sent = token.value;
       try {
         await this.read(() => (failures = 0));
         this.report("disconnected", "the agent ended the stream");
       } catch (error) {
         if (this.stop.aborted) return;
         this.report("disconnected", describe(error));
-        if (error instanceof ApiError && error.status === 401) await tokenChange();
+        if (error instanceof ApiError && error.status === 401) await tokenChange(sent);
       }
       const delay = Math.min(MAX_DELAY_MS, 250 * 2 ** failures);
       await pause(delay * (0.75 + Math.random() / 2), this.stop);
@@ -145,16 +152,17 @@ class Stream {
       timer = window.setTimeout(() => silence.abort(), SILENCE_MS);
     };
     restart();
+    const sent = token.value;
     try {
       const response = await fetch(address("api/v1/live", { window: this.window }), {
         headers: authorization(),
         signal: AbortSignal.any([this.stop, silence.signal]),
       });
-      if (!response.ok || !response.body) throw await readError(response);
+      if (!response.ok || !response.body) throw await readError(response, sent);
       for await (const event of readEvents(response.body)) {
         restart();
         connected();
-        this.post({ kind: "event", event });
+        if (!this.isAlone) this.post({ kind: "event", event });
         this.apply(event);
       }
     } finally {
@@ -165,9 +173,11 @@ class Stream {
   private apply(event: ServerEvent): void {
     this.state = decode(this.state, event.name, JSON.parse(event.data));
     if (!this.state) return;
-    arrival.value = localNow();
-    if (connection.value.state !== "live") this.report("live", "");
-    this.show();
+    batch(() => {
+      arrival.value = localTime.value = localNow();
+      if (connection.value.state !== "live") this.report("live", "");
+      this.show();
+    });
   }
 
   // A hidden tab draws nothing.
@@ -196,8 +206,7 @@ function describe(error: unknown): string {
   return error instanceof ApiError ? error.message : "the agent does not answer";
 }
 
-function tokenChange(): Promise<void> {
-  const before = token.value;
+function tokenChange(before: string | null): Promise<void> {
   return new Promise((resolve) => {
     const dispose = effect(() => {
       if (token.value === before || loginReason.value !== null) return;

@@ -2,39 +2,29 @@ import type { ComponentChildren } from "preact";
 import { useState } from "preact/hooks";
 import { navigate, route } from "../state/route";
 import { formatCount } from "./format";
-import { readSort, sortRows, writeSort, type SortValue } from "./sort";
+import { cellClass, Row, type Column } from "./row";
 
-export interface Column<Row> {
-  key: string;
-  label: string;
-  /** What it is sorted by; without it the column cannot be sorted. */
-  value?: (row: Row) => SortValue;
-  cell: (row: Row) => ComponentChildren;
-  /** The exact figure. */
-  title?: (row: Row) => string | undefined;
-  isNumeric?: boolean;
-  /** Left out on narrow screens. */
-  isMinor?: boolean;
-}
+export type { Column };
+import { readSort, sortRows, writeSort } from "./sort";
 
-interface TableProps<Row> {
+interface TableProps<T> {
   /** Names the table, and its order in the address. */
   id: string;
   caption: string;
-  columns: readonly Column<Row>[];
-  rows: readonly Row[];
-  rowKey: (row: Row) => string;
+  columns: readonly Column<T>[];
+  rows: readonly T[];
+  rowKey: (row: T) => string;
   /** "p95" or "-p95": ascending or descending. */
   sort?: string;
   empty?: ComponentChildren;
-  rowClass?: (row: Row) => string;
+  rowClass?: (row: T) => string;
 }
 
 // More rows make the page slow; a button shows the others.
 const ROWS_AT_ONCE = 100;
 
 /** A table that can be sorted; J and K move between its rows. */
-export function Table<Row>(props: TableProps<Row>) {
+export function Table<T>(props: TableProps<T>) {
   const { id, caption, columns, rows, rowKey, sort = "", empty, rowClass } = props;
   const [limit, setLimit] = useState(ROWS_AT_ONCE);
   const order = readSort(route.value.options[`sort-${id}`] ?? sort);
@@ -43,7 +33,7 @@ export function Table<Row>(props: TableProps<Row>) {
     ? sortRows(rows, column.value, order.isDescending)
     : [...rows];
   if (!rows.length && empty) return <>{empty}</>;
-  const sortBy = (next: Column<Row>) => {
+  const sortBy = (next: Column<T>) => {
     const first = next.isNumeric ?? false;
     const isDescending = next.key === order.key ? !order.isDescending : first;
     const text = writeSort({ key: next.key, isDescending });
@@ -75,13 +65,7 @@ export function Table<Row>(props: TableProps<Row>) {
         </thead>
         <tbody>
           {sorted.slice(0, limit).map((row) => (
-            <tr key={rowKey(row)} class={rowClass?.(row)}>
-              {columns.map((each) => (
-                <td key={each.key} class={cellClass(each)} title={each.title?.(row)}>
-                  {each.cell(row)}
-                </td>
-              ))}
-            </tr>
+            <Row key={rowKey(row)} row={row} columns={columns} name={rowClass?.(row)} />
           ))}
         </tbody>
       </table>
@@ -96,9 +80,6 @@ export function Table<Row>(props: TableProps<Row>) {
 
 const ariaSort = (order: { isDescending: boolean }) =>
   order.isDescending ? "descending" : "ascending";
-
-const cellClass = <Row,>({ isNumeric, isMinor }: Column<Row>) =>
-  [isNumeric && "number", isMinor && "minor"].filter(Boolean).join(" ") || undefined;
 
 const STEPS: Record<string, number> = { j: 1, ArrowDown: 1, k: -1, ArrowUp: -1 };
 

@@ -1,6 +1,7 @@
 import { AlertDetail, alertLevel } from "../alerts/detail";
 import { Labels } from "../alerts/labels";
 import { RuleDetail } from "../alerts/rule";
+import { EpisodeTimeline } from "../alerts/timeline";
 import { Silences } from "../alerts/silence";
 import type { Alert, Rule } from "../alerts/types";
 import { formatValue } from "../charts/units";
@@ -56,6 +57,7 @@ function AlertList() {
           empty={<Empty title="No alert is active." />}
         />
       </Panel>
+      <EpisodeTimeline service={service} />
       <Silences />
       {ended.length > 0 && (
         <Panel title="Ended within a day">
@@ -106,6 +108,7 @@ const ALERT_COLUMNS: Column<Alert>[] = [
     key: "value",
     label: "Value",
     isNumeric: true,
+    isMinor: true,
     cell: (row) => formatValue(row.value, row.unit),
     title: (row) => exact(row.value, row.unit),
   },
@@ -114,7 +117,8 @@ const ALERT_COLUMNS: Column<Alert>[] = [
     label: "n",
     isNumeric: true,
     isMinor: true,
-    cell: (row) => formatCount(row.executions),
+    // Not every value is computed from executions: a stuck run is a single one.
+    cell: (row) => formatCount(row.executions || null),
   },
   {
     key: "since",

@@ -30,6 +30,8 @@ function GraphOfRun({ graph, run }: { graph: string; run: string }) {
   );
 }
 
+const NONE: ReadonlySet<string> = new Set();
+
 function GraphList() {
   const rows = live.value?.graphs;
   return (
@@ -39,7 +41,7 @@ function GraphList() {
         <Skeleton lines={6} />
       ) : rows.length ? (
         <Panel title="Choose a graph">
-          <GraphTable rows={rows} firing={new Set()} />
+          <GraphTable rows={rows} firing={NONE} />
         </Panel>
       ) : (
         <Empty title="No graph has run yet.">

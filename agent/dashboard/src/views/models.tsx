@@ -1,6 +1,5 @@
-import { LineChart } from "../charts/line-chart";
-import { currentRange, namedSeries, useQuery } from "../charts/query";
-import { Breakdown, Loaded } from "../node/charts";
+import { useQuery } from "../charts/query";
+import { Breakdown, Lines } from "../node/charts";
 import { callColumns, ModelTable } from "../node/tables";
 import "../node/node.css";
 import type { ModelCalls } from "../node/types";
@@ -116,13 +115,16 @@ function Summary({ totals }: ModelCalls) {
         {formatCount(totals.rate_limited)}
       </Figure>
       <Figure
-        label="Tokens in and out"
-        exact={`${totals.input_tokens} in, ${totals.output_tokens} out`}
+        label="Tokens in"
+        exact={exact(totals.input_tokens, "tokens")}
         note={`${formatShare(
           totals.input_tokens > 0 ? totals.cached_tokens / totals.input_tokens : null,
-        )} of the input cached`}
+        )} cached`}
       >
-        {formatCount(totals.input_tokens)} / {formatCount(totals.output_tokens)}
+        {formatCount(totals.input_tokens)}
+      </Figure>
+      <Figure label="Tokens out" exact={exact(totals.output_tokens, "tokens")}>
+        {formatCount(totals.output_tokens)}
       </Figure>
       <Figure
         label="p95"
@@ -153,7 +155,6 @@ function CallCharts({ model }: { model: string | null }) {
   const failed = useQuery("call_errors", scope);
   const answer = useQuery("call_p95", scope);
   const first = useQuery("first_token_p95", scope);
-  const range = currentRange();
   const subject = model ?? "all models";
   return (
     <>
@@ -180,39 +181,24 @@ function CallCharts({ model }: { model: string | null }) {
           metric="cost"
           unit="usd"
         />
-        <Loaded title="Wasted cost" results={[wasted]}>
-          <LineChart
-            title="Wasted cost"
-            subject={subject}
-            unit="usd"
-            range={range}
-            series={namedSeries(wasted.value, "failed attempts")}
-          />
-        </Loaded>
-        <Loaded title="Failed and rate-limited calls" results={[limited, failed]}>
-          <LineChart
-            title="Failed and rate-limited calls"
-            subject={subject}
-            unit="calls"
-            range={range}
-            series={[
-              ...namedSeries(failed.value, "failed"),
-              ...namedSeries(limited.value, "rate limited"),
-            ]}
-          />
-        </Loaded>
-        <Loaded title="Time to answer, p95" results={[answer, first]}>
-          <LineChart
-            title="Time to answer, p95"
-            subject={subject}
-            unit="seconds"
-            range={range}
-            series={[
-              ...namedSeries(answer.value, "whole answer"),
-              ...namedSeries(first.value, "first token"),
-            ]}
-          />
-        </Loaded>
+        <Lines
+          title="Wasted cost"
+          subject={subject}
+          unit="usd"
+          lines={{ "failed attempts": wasted }}
+        />
+        <Lines
+          title="Failed and rate-limited calls"
+          subject={subject}
+          unit="calls"
+          lines={{ failed, "rate limited": limited }}
+        />
+        <Lines
+          title="Time to answer, p95"
+          subject={subject}
+          unit="seconds"
+          lines={{ "whole answer": answer, "first token": first }}
+        />
       </div>
     </>
   );

@@ -1,66 +1,77 @@
-import { useEffect, useState } from "preact/hooks";
-import type { AlertRow, GraphRow } from "../api/types";
+import { computed } from "@preact/signals";
+import { useEffect, useMemo, useState } from "preact/hooks";
+import type { GraphRow } from "../api/types";
 import { Changes } from "../overview/changes";
 import { GraphTable, graphKey } from "../overview/graphs";
+import { Problems } from "../overview/problems";
 import { loadGraphs, sumRows } from "../overview/rows";
 import { FirstSteps } from "../overview/steps";
-import { agentTime, live, streamWindow } from "../state/live";
+import { live, streamWindow } from "../state/live";
 import { route } from "../state/route";
-import { Badge, severityLevel, type Level } from "../ui/badge";
+import { Badge, type Level } from "../ui/badge";
 import { Figure } from "../ui/figure";
 import {
   exact,
-  formatAge,
   formatBytes,
   formatCount,
   formatMoney,
   formatRate,
   formatShare,
-  formatTime,
   windowSeconds,
 } from "../ui/format";
 import { Link } from "../ui/link";
-import { Empty, ErrorNotice, Panel, Skeleton } from "../ui/panel";
+import { ErrorNotice, Panel, Skeleton } from "../ui/panel";
 
-/** Health, alerts, services and graphs, what changed, processes, and the agent. */
+const content = computed(() => {
+  if (!live.value) return "unknown";
+  return live.value.nodes.length || live.value.graphs.length ? "figures" : "nothing";
+});
+
+/** Problems, figures, services and graphs, and what changed. */
 export function OverviewView() {
-  const { service } = route.value;
-  const known = live.value;
-  const { rows: all, error } = useRows();
-  if (!known) return <Skeleton lines={8} />;
-  if (!known.nodes.length && !known.graphs.length) return <FirstSteps />;
-  const isOwn = (row: { service: string }) =>
-    service === null || row.service === service;
-  const rows = all?.filter(isOwn) ?? null;
-  const alerts = known.alerts.filter(
-    ({ labels }) => service === null || (labels.service ?? service) === service,
-  );
+  const { service, end } = route.value;
+  if (content.value === "unknown") return <Skeleton lines={8} />;
+  if (content.value === "nothing") return <FirstSteps />;
   return (
     <div class="overview">
       <h1>{service ?? "Overview"}</h1>
-      {error && <ErrorNotice error={error} />}
-      <Summary rows={rows ?? []} />
-      <div class="columns">
-        <Panel
-          title="Alerts"
-          actions={<Link to={{ view: "alerts" }}>All alerts and rules</Link>}
-        >
-          <Alerts alerts={alerts} active={known.alerts_active} />
-        </Panel>
-        <Panel title="Changed within the last hour">
-          <Changes service={service} />
-        </Panel>
-      </div>
-      <Panel title="Services and graphs" class="wide">
-        {rows ? (
-          <GraphTable rows={rows} firing={firingGraphs(known.alerts, known.graphs)} />
-        ) : (
-          <Skeleton lines={6} />
-        )}
+      {end === null && <Problems service={service} />}
+      <GraphFigures />
+      <Panel title="Changed within the last hour">
+        <Changes service={service} />
       </Panel>
     </div>
   );
 }
+
+// What changes each second; the panels around it do not.
+function GraphFigures() {
+  const { service } = route.value;
+  const { rows: all, error } = useRows();
+  const rows = all?.filter((row) => service === null || row.service === service);
+  const firing = useMemo(
+    () => new Set(firingGraphs.value.split("\n")),
+    [firingGraphs.value],
+  );
+  return (
+    <>
+      {error && <ErrorNotice error={error} />}
+      <Summary rows={rows ?? []} />
+      <Panel title="Services and graphs" class="wide">
+        {rows ? <GraphTable rows={rows} firing={firing} /> : <Skeleton lines={6} />}
+      </Panel>
+    </>
+  );
+}
+
+/** The keys of the graphs with a firing alert, one a line. */
+const firingGraphs = computed(() => {
+  const firing = live.value?.alerts.filter(({ state }) => state === "firing") ?? [];
+  const keys = firing.flatMap(({ labels: { service = "", graph } }) =>
+    graph ? graphKey({ service, graph }) : [],
+  );
+  return [...new Set(keys)].sort().join("\n");
+});
 
 /** Returns the rows of the period: of the stream if it has them. */
 function useRows(): { rows: readonly GraphRow[] | null; error: Error | null } {
@@ -87,16 +98,17 @@ function useRows(): { rows: readonly GraphRow[] | null; error: Error | null } {
 }
 
 function Summary({ rows }: { rows: readonly GraphRow[] }) {
-  const { window } = route.value;
+  const { window, service } = route.value;
   const sums = sumRows(rows);
   const known = live.value;
   if (!known) return null;
   const { health, agent, completeness, processes } = known;
   const connected = processes.connected ?? 0;
+  const inProgress = service === null ? known.runs_in_progress : sums.in_progress;
   const cpu = agent.cpu_percent;
   return (
     <dl class="figures">
-      <Figure label="Agent" note={`version ${known.version}`}>
+      <Figure label="Monitoring" note={`kaywatch ${known.version}`}>
         <Badge level={healthLevel(health.status)}>{health.status}</Badge>
       </Figure>
       <Figure
@@ -118,12 +130,14 @@ function Summary({ rows }: { rows: readonly GraphRow[] }) {
       >
         {formatMoney(sums.cost_usd)}
       </Figure>
-      <Figure label="In progress" exact={exact(known.runs_in_progress, "runs")}>
-        <Link to={{ view: "runs" }}>{formatCount(known.runs_in_progress)}</Link>
+      <Figure label="In progress" exact={exact(inProgress, "runs")}>
+        <Link to={{ view: "runs" }}>{formatCount(inProgress)}</Link>
       </Figure>
-      <Figure label="Processes" note={processNote(processes)}>
-        <Link to={{ view: "processes" }}>{formatCount(connected)}</Link>
-      </Figure>
+      {service === null && (
+        <Figure label="Processes" note={processNote(processes)}>
+          <Link to={{ view: "processes" }}>{formatCount(connected)}</Link>
+        </Figure>
+      )}
       <Figure
         label="Completeness"
         exact={`${completeness.dropped} events lost in ${known.window}`}
@@ -131,7 +145,7 @@ function Summary({ rows }: { rows: readonly GraphRow[] }) {
         {formatShare(completeness.ratio)}
       </Figure>
       <Figure
-        label="Agent's own cost"
+        label="Overhead"
         exact={exact(agent.memory_bytes, "bytes of memory")}
         note={`${formatBytes(agent.memory_bytes)}, store ${formatBytes(agent.store_bytes)}`}
       >
@@ -148,53 +162,7 @@ function processNote(processes: Record<string, number>): string | null {
   return others.map(([state, count]) => `${count} ${state}`).join(", ") || null;
 }
 
-function Alerts({ alerts, active }: { alerts: readonly AlertRow[]; active: number }) {
-  if (!alerts.length) return <Empty title="No alert is active." />;
-  return (
-    <ul class="alert-list">
-      {alerts.slice(0, 8).map((alert) => (
-        <li key={alert.id}>
-          <Badge level={alertLevel(alert)}>
-            {alert.state === "firing" ? alert.severity : alert.state}
-          </Badge>
-          <span>
-            <Link to={{ view: "alerts", alert: alert.id }}>{alert.summary}</Link>{" "}
-            <span class="quiet">{alert.rule}</span>
-          </span>
-          <time title={formatTime(alert.since)}>
-            {formatAge(alert.since, agentTime.value)}
-          </time>
-        </li>
-      ))}
-      {active > 8 && (
-        <li>
-          <Link to={{ view: "alerts" }}>{active - 8} more</Link>
-        </li>
-      )}
-    </ul>
-  );
-}
-
-const alertLevel = ({ state, severity }: AlertRow): Level =>
-  state === "firing" ? severityLevel(severity) : "quiet";
-
 function healthLevel(status: string): Level {
   if (status === "healthy") return "good";
   return status === "unhealthy" ? "bad" : "warning";
-}
-
-function firingGraphs(
-  alerts: readonly AlertRow[],
-  graphs: readonly GraphRow[],
-): Set<string> {
-  const keys = new Set<string>();
-  for (const { state, labels } of alerts) {
-    if (state !== "firing") continue;
-    for (const row of graphs) {
-      const isAffected =
-        labels.graph === row.graph && (labels.service ?? row.service) === row.service;
-      if (isAffected) keys.add(graphKey(row));
-    }
-  }
-  return keys;
 }

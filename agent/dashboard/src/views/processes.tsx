@@ -48,7 +48,7 @@ const LEVELS: Record<Process["state"], Level> = {
 };
 const MIB = 1024 * 1024;
 
-/** Processes that send, and those that left within the hour. */
+/** Processes that send, and processes that left within the hour. */
 export function ProcessesView() {
   const { service } = route.value;
   const { value, error } = useRequest<{ socket: string; clients: Process[] }>(
@@ -66,7 +66,7 @@ export function ProcessesView() {
       <Panel title="Processes" class="wide">
         <Table
           id="processes"
-          caption="Processes that send, and those that left within the hour"
+          caption="Processes that send, and processes that left within the hour"
           columns={COLUMNS}
           rows={clients}
           rowKey={(row) => row.client}
@@ -184,6 +184,7 @@ const COLUMNS: readonly Column<Process>[] = [
     key: "cpu",
     label: "CPU",
     isNumeric: true,
+    isMinor: true,
     value: (row) => row.cpu_percent,
     cell: (row) =>
       row.cpu_percent === null ? NONE : `${row.cpu_percent.toFixed(1)} %`,
