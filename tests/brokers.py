@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import trustme
-from tests.agents import DEADLINE, until
+from tests.agents import DEADLINE, free_port, until
 from tests.servers import absent, require
 
 __all__ = [
@@ -36,7 +37,7 @@ __all__ = [
     "READER",
     "Mosquitto",
     "Rumqttd",
-    "running_broker",
+    "run_broker",
 ]
 
 HOST = "127.0.0.1"
@@ -65,9 +66,13 @@ KINDS = (
 VERSIONS = {5: "mqttv5", 4: "mqttv311"}
 
 
+# What mosquitto logs when it reads its files again.
+RELOADING = "Reloading config"
+
+
 @dataclass(frozen=True)
 class Access:
-    """How one user gets to a broker; what it doesn't ask for is empty."""
+    """How one user connects to a broker; unused values are empty."""
 
     port: int
     host: str = HOST
@@ -99,7 +104,7 @@ class Access:
 
 
 class Authority:
-    """A CA of this test alone, and what it signed, as files."""
+    """A CA for this test, and certificates signed by it, as files."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -123,18 +128,18 @@ class Authority:
         return str(certificate), str(key)
 
 
-class Broker:
+class Broker(ABC):
     """One broker; `start` after `stop` is a restart, on the same ports."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.log = folder / "log"
         self.process: subprocess.Popen[bytes] | None = None
-        self.ports = {version: steady_port() for version in VERSIONS}
+        self.ports = {version: free_port() for version in VERSIONS}
 
+    @abstractmethod
     def command(self) -> list[str]:
-        """Return what starts it."""
-        raise NotImplementedError
+        """Return the command that starts it."""
 
     def access(self, user: str = CLIENT, version: int = 5) -> Access:
         """Return how a user gets in with a version of MQTT."""
@@ -156,6 +161,16 @@ class Broker:
         if process is not None:
             process.send_signal(number)
             process.wait(DEADLINE)
+
+    def reload(self) -> None:
+        """Let mosquitto read its passwords and ACL again, and wait until it does.
+
+        A client that connects a moment before may never get an answer.
+        """
+        assert self.process is not None
+        earlier = self.log.read_text().count(RELOADING)
+        self.process.send_signal(signal.SIGHUP)
+        until(lambda: self.log.read_text().count(RELOADING) > earlier, "it reloads")
 
     def _listens(self) -> bool:
         return all(listens(port) for port in self.ports.values())
@@ -191,7 +206,7 @@ class Broker:
         assert done.returncode == 0, done.stderr
 
     @contextmanager
-    def subscribed(
+    def subscribe(
         self, *topics: str, user: str = AGENT, client: str = "", version: int = 5
     ) -> Iterator[Subscription]:
         """Read topics with mosquitto_sub within the block."""
@@ -215,7 +230,7 @@ class Published:
 
 
 class Subscription:
-    """One mosquitto_sub, and what it has read."""
+    """One mosquitto_sub, and the messages it has read."""
 
     def __init__(
         self, folder: Path, topics: Iterable[str], options: Iterable[str]
@@ -225,7 +240,7 @@ class Subscription:
         with self._out.open("wb") as out:
             self._process = subprocess.Popen(
                 [
-                    # A file would get what it writes 4 KiB at a time.
+                    # Its output to a file is buffered in blocks of 4 KiB.
                     *("stdbuf", "-oL", require("mosquitto_sub")),
                     *(*options, "-q", "1", "-d", *filters),
                     # Hexadecimal, so that any payload is one line.
@@ -235,7 +250,7 @@ class Subscription:
                 stderr=subprocess.STDOUT,
             )
         try:
-            until(lambda: self._logged("Subscribed (mid"), "a subscription")
+            until(lambda: self._find_logged("Subscribed (mid"), "a subscription")
         except AssertionError:
             self.close()
             raise AssertionError(self._out.read_text()) from None
@@ -251,15 +266,16 @@ class Subscription:
         ]
 
     def wait(self, count: int = 1) -> list[Published]:
-        """Return the messages, once there are so many."""
+        """Wait for a number of messages; return them."""
         until(lambda: len(self.messages) >= count, f"{count} messages")
         return self.messages
 
     def close(self) -> None:
-        self._process.terminate()
+        # SIGTERM would not end one that is not connected yet.
+        self._process.kill()
         self._process.wait(DEADLINE)
 
-    def _logged(self, text: str) -> bool:
+    def _find_logged(self, text: str) -> bool:
         assert self._process.poll() is None, self._out.read_text()
         return text in self._out.read_text()
 
@@ -279,10 +295,10 @@ class Mosquitto(Broker):
         """Write its files.
 
         Args:
-            folder: for them, and for what it keeps.
+            folder: for them, and for its data.
             lines: of its configuration, besides.
             passwords: by user; without them everybody may in.
-            acl: the file that says who may read and write what.
+            acl: the file with the permissions of users.
             tls: listen with TLS alone.
             certificates: ask for a certificate, whose common name is the user.
         """
@@ -305,7 +321,7 @@ class Mosquitto(Broker):
             *lines,
         ]
         for user, password in self.passwords.items():
-            self.let_in(user, password)
+            self.set_password(user, password)
         if passwords:
             config.append(f"password_file {folder}/passwords")
         if acl is not None:
@@ -323,7 +339,7 @@ class Mosquitto(Broker):
     def command(self) -> list[str]:
         return [require("mosquitto"), "-c", str(self.folder / "mosquitto.conf")]
 
-    def let_in(self, user: str, password: str) -> None:
+    def set_password(self, user: str, password: str) -> None:
         """Add a user to the password file, or give it another password."""
         self.passwords[user] = password
         file = self.folder / "passwords"
@@ -334,7 +350,7 @@ class Mosquitto(Broker):
             capture_output=True,
         )
         if self.process is not None:
-            self.process.send_signal(signal.SIGHUP)
+            self.reload()
 
     def access(self, user: str = CLIENT, version: int = 5) -> Access:
         password = self.passwords.get(user, "")
@@ -394,7 +410,7 @@ class Rumqttd(Broker):
         ]
 
 
-def _made(kind: str, folder: Path, *lines: str) -> Broker:
+def _make(kind: str, folder: Path, *lines: str) -> Broker:
     settings: dict[str, Any] = {}
     match kind:
         case "rumqttd":
@@ -409,7 +425,7 @@ def _made(kind: str, folder: Path, *lines: str) -> Broker:
 
 
 @contextmanager
-def running_broker(kind: str = "mosquitto", *lines: str) -> Iterator[Broker]:
+def run_broker(kind: str = "mosquitto", *lines: str) -> Iterator[Broker]:
     """Run a broker of one of `KINDS` in a short folder of its own.
 
     Args:
@@ -417,7 +433,7 @@ def running_broker(kind: str = "mosquitto", *lines: str) -> Iterator[Broker]:
         lines: further lines of mosquitto's configuration.
     """
     with tempfile.TemporaryDirectory(prefix="kwb-") as folder:
-        broker = _made(kind, Path(folder), *lines)
+        broker = _make(kind, Path(folder), *lines)
         try:
             yield broker.start()
         finally:
@@ -428,21 +444,3 @@ def listens(port: int) -> bool:
     """Return whether somebody accepts connections on a port of 127.0.0.1."""
     with socket.socket() as probe:
         return probe.connect_ex((HOST, port)) == 0
-
-
-def steady_port() -> int:
-    """Return a free port that stays free while its broker is down.
-
-    The kernel gives none of these to others who ask for any; and one that tries to
-    connect to a port that it would be given itself could end up talking to itself.
-    """
-    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    while True:
-        port = random.SystemRandom().randrange(10_000, first)
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((HOST, port))
-            except OSError:
-                continue
-        return port

@@ -10,22 +10,38 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from playwright.sync_api import Browser, sync_playwright
 from tests.servers import require
 
-__all__ = ["Trap", "opened", "trap"]
+__all__ = ["OPTIONS", "Trap", "render_page", "run_browser", "trap"]
 
-QUIET = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
+OPTIONS = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update"),
-    *("--disable-sync", "--disable-quic", "--virtual-time-budget=8000"),
+    "--disable-sync",
+)
+QUIET = (
+    *OPTIONS,
+    *("--headless", "--virtual-time-budget=8000"),
 )
 
 
-def opened(url: str, *options: str) -> str:
+@contextmanager
+def run_browser() -> Iterator[Browser]:
+    """Run Debian's chromium within the block."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=require("chromium"), args=[*OPTIONS]
+        )
+        yield browser
+        browser.close()
+
+
+def render_page(url: str, *options: str) -> str:
     """Return the document at a URL, as it is once its scripts have run.
 
     Args:
-        url: what is typed into the address bar.
+        url: the address to open.
         *options: of Chromium, such as a name's address.
     """
     program = require("chromium")

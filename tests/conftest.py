@@ -17,20 +17,26 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 from tests.agents import Agent, new_agent
-from tests.brokers import KINDS, Broker, running_broker
+from tests.brokers import KINDS, Broker, run_broker
 from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).parent.parent
 
-# A worker of its own runs each of these: what their fixtures make takes seconds. (With
-# pytest 9, xdist_group and `--dist loadgroup` of pytest-xdist 3.8 have no effect.)
-TOGETHER = (
+# One worker runs all tests of each of these files, because their fixtures take seconds
+# to make: otherwise, each worker would make them. (With pytest 9, xdist_group and
+# `--dist loadgroup` of pytest-xdist 3.8 have no effect.)
+BY_FILE = (
     "tests/agent/simulation/test_backtest.py",
+    "tests/agent/web/",
+    "tests/client/llm/test_sdks.py",
+    "tests/e2e/page/",
+    "tests/e2e/test_app_servers.py",
     "tests/e2e/test_readme.py",
-    "tests/systemd/",
 )
+# One worker runs them all: booting the box and installing takes a while.
+BOX = "tests/systemd/"
 
-# Some images set it; without bytecode, each process compiles what it imports.
+# Some images set it; without bytecode, each process compiles its imports.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
@@ -40,8 +46,10 @@ settings.register_profile(
 )
 settings.load_profile("kaywatch")
 
-# A shell lets its background jobs ignore Ctrl-C, and so would all that we start.
+# A shell lets its background jobs ignore Ctrl-C, and nohup makes a command ignore
+# SIGHUP. All that we start would ignore them, too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def build(target: str, tree: Path, folder: Path) -> Path:
@@ -57,10 +65,12 @@ def build(target: str, tree: Path, folder: Path) -> Path:
 
 
 class Scheduling(LoadScopeScheduling):
-    """Hands out tests one by one, except those that share what takes long to make."""
+    """Hands out tests one by one, except tests that share an expensive fixture."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return next((path for path in TOGETHER if nodeid.startswith(path)), nodeid)
+        if nodeid.startswith(BOX):
+            return BOX
+        return nodeid.partition("::")[0] if nodeid.startswith(BY_FILE) else nodeid
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -129,6 +139,18 @@ def install(wheel: Path, folder: Path) -> None:
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
 
 
+@pytest.fixture(scope="session")
+def past(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with 28 hours of history and three outages; tests only read it."""
+    from tests.agent.simulation.history import record
+
+    def write(folder: Path) -> None:
+        folder.mkdir()
+        record(folder / "kaywatch.db")
+
+    return make_once(tmp_path_factory, "past", write) / "kaywatch.db"
+
+
 @pytest.fixture
 def stopped_agent(installed: str) -> Iterator[Agent]:
     """An agent of the installed wheel, to be started."""
@@ -145,7 +167,7 @@ def agent(stopped_agent: Agent) -> Agent:
 @pytest.fixture(params=KINDS)
 def broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
     """A real MQTT broker, of each kind in turn."""
-    with running_broker(request.param) as broker:
+    with run_broker(request.param) as broker:
         yield broker
 
 

@@ -9,7 +9,8 @@ import struct
 import threading
 from collections.abc import Iterator
 
-from tests.brokers import HOST, steady_port
+from tests.agents import free_port
+from tests.brokers import HOST
 
 __all__ = ["Way", "way_to"]
 
@@ -22,7 +23,7 @@ UNKNOWN_VERSION = b"\x20\x02\x00\x01"  # a CONNACK as 3.1.1 has it
 
 
 class Way:
-    """Forwards connections, until told otherwise."""
+    """Forwards connections until a test cuts them."""
 
     def __init__(self, port: int, only_old: bool = False) -> None:
         """Begin to forward.
@@ -31,7 +32,7 @@ class Way:
             port: where to.
             only_old: refuse MQTT 5, as a broker does that knows 3.1.1 alone.
         """
-        self.port = steady_port()
+        self.port = free_port()
         self.accepted = 0
         self._to = port
         self._only_old = only_old
@@ -39,7 +40,7 @@ class Way:
         self._frozen = False
         self._listening: socket.socket | None = None
         self._pairs: set[tuple[socket.socket, socket.socket]] = set()
-        self.heal()
+        self.restore()
 
     def cut(self) -> None:
         """Reset all connections, and refuse new ones."""
@@ -57,10 +58,10 @@ class Way:
                     end.shutdown(socket.SHUT_RD)
 
     def freeze(self) -> None:
-        """Forward nothing, and let nobody notice."""
+        """Forward nothing, without closing connections."""
         self._frozen = True
 
-    def heal(self) -> None:
+    def restore(self) -> None:
         """Forward again. Idempotent."""
         self._frozen = False
         if self._listening is None:

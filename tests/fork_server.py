@@ -2,12 +2,14 @@
 
     python fork_server.py FD
 
-FD is a socket. Each message on it has the files for the exit status, stdout and stderr,
-and as JSON the arguments, the environment and the folder.
+FD is a socket. Each message on it has the files for the exit status, stdin, stdout and
+stderr, and as JSON the arguments, the environment, the folder, and whether stdin is to
+be the controlling terminal.
 """
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import importlib
 import json
@@ -17,6 +19,7 @@ import select
 import signal
 import socket
 import sys
+import termios
 from typing import Any
 
 
@@ -27,7 +30,7 @@ def import_all() -> None:
     for module in pkgutil.walk_packages(kaywatch_agent.__path__, "kaywatch_agent."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
-    # The forks' collections of garbage need not visit, and so copy, what is here.
+    # Garbage collections in forks need not visit, and so copy, these objects.
     gc.freeze()
 
 
@@ -45,7 +48,7 @@ def serve(requests: socket.socket) -> None:
             os.read(ended, 4096)
             report_ends(statuses)
         if requests in ready:
-            message, files, _, _ = socket.recv_fds(requests, 1_000_000, 3)
+            message, files, _, _ = socket.recv_fds(requests, 1_000_000, 4)
             if not message:
                 sys.exit()
             pid = os.fork()
@@ -53,7 +56,7 @@ def serve(requests: socket.socket) -> None:
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 close(requests.detach(), ended, waker, *statuses.values())
-                become(json.loads(message), *files)
+                take_over(json.loads(message), *files)
                 return
             statuses[pid] = files[0]
             os.write(files[0], b"%10d" % pid)
@@ -70,11 +73,15 @@ def report_ends(statuses: dict[int, int]) -> None:
             close(file)
 
 
-def become(request: dict[str, Any], status: int, stdout: int, stderr: int) -> None:
+def take_over(request: dict[str, Any], status: int, *streams: int) -> None:
     """Take over the files, the environment, the folder and the arguments."""
-    os.dup2(stdout, 1)
-    os.dup2(stderr, 2)
-    close(status, stdout, stderr)
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+    close(status, *streams)
+    if request["has_terminal"]:
+        # Resizing and Ctrl-Z then send signals.
+        os.setsid()
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(request["folder"])

@@ -4,7 +4,7 @@ Strategy: an agent imports for half a second, and tests run hundreds of them. So
 worker of pytest starts one process that imports all of it (`tests/fork_server.py`), and
 forks it for each command. Such a command is a process as any other, with environment,
 files, signals and exit code of its own. `tests/test_packaging.py`, `tests/systemd` and
-the tests of the demo start it as users do.
+the tests of the demo start it as users do, and so do benchmarks.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-__all__ = ["Fork", "run", "start"]
+__all__ = ["Fork", "Process", "run", "start", "start_interpreter"]
 
 PID_WIDTH = 10
 SERVER = Path(__file__).parent / "fork_server.py"
@@ -72,13 +72,18 @@ class Fork:
         return self.returncode
 
 
+Process = Fork | subprocess.Popen[bytes]
+
+
 def start(
     python: str,
     *arguments: str,
     env: Mapping[str, str] | None = None,
     cwd: str | Path | None = None,
+    stdin: int = subprocess.DEVNULL,
     stdout: int,
     stderr: int,
+    has_terminal: bool = False,
 ) -> Fork:
     """Start `kaywatch` with arguments.
 
@@ -87,8 +92,10 @@ def start(
         arguments: of the command.
         env: its environment, in place of this process's.
         cwd: its working directory, in place of this process's.
+        stdin: a file descriptor; by default, nothing.
         stdout: a file descriptor.
         stderr: a file descriptor.
+        has_terminal: whether stdin becomes its controlling terminal.
     """
     status, status_of_server = os.pipe()
     environment = dict(os.environ if env is None else env)
@@ -96,16 +103,33 @@ def start(
         "arguments": ["kaywatch", *arguments],
         "environment": environment,
         "folder": str(cwd or Path.cwd()),
+        "has_terminal": has_terminal,
     }
+    nothing = os.open(os.devnull, os.O_RDONLY)
     try:
+        if stdin == subprocess.DEVNULL:
+            stdin = nothing
         socket.send_fds(
             _server(python, environment.get("SSL_CERT_FILE")),
             [json.dumps(request).encode()],
-            [status_of_server, stdout, stderr],
+            [status_of_server, stdin, stdout, stderr],
         )
     finally:
         os.close(status_of_server)
+        os.close(nothing)
     return Fork(int(os.read(status, PID_WIDTH)), status)
+
+
+def start_interpreter(
+    python: str, *arguments: str, stdout: int, stderr: int
+) -> subprocess.Popen[bytes]:
+    """Start `kaywatch` as users do: benchmarks measure its start, memory and CPU."""
+    return subprocess.Popen(
+        [python, "-m", "kaywatch_agent", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=stderr,
+    )
 
 
 def run(

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the Debian packages of the real servers that tests run against, where this
-# user may. Never fails: tests say what is absent, and fail for it where CI=true.
+# user may. Never fails: tests report missing servers, and fail with CI=true.
 set -u
 # Where Debian keeps servers: the PATH of a user who is not root lacks them.
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
@@ -8,6 +8,7 @@ missing=()
 command -v promtool >/dev/null && command -v prometheus >/dev/null || missing+=(prometheus)
 command -v prometheus-alertmanager >/dev/null && command -v amtool >/dev/null || missing+=(prometheus-alertmanager)
 command -v mosquitto >/dev/null && command -v mosquitto_passwd >/dev/null || missing+=(mosquitto)
+command -v redis-server >/dev/null || missing+=(redis-server)
 command -v mosquitto_pub >/dev/null || missing+=(mosquitto-clients)
 # A systemd of their own, in a container.
 command -v systemd-nspawn >/dev/null || missing+=(systemd-container)

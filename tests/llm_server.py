@@ -79,7 +79,7 @@ def serving() -> Iterator[LlmServer]:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def handle_error(self, *_: Any) -> None: ...  # clients that hang up
+    def handle_error(self, *_: Any) -> None: ...  # clients that disconnect
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -9,7 +9,7 @@ import kaywatch_agent
 from kaywatch_agent.runtime.metrics import CATALOGUE, Instrument, MetricsRegistry
 
 
-def declared() -> dict[str, Instrument]:
+def declared_metrics() -> dict[str, Instrument]:
     """Return every metric that any module of the agent declares, by name."""
     for module in pkgutil.walk_packages(kaywatch_agent.__path__, "kaywatch_agent."):
         if not module.name.endswith("__main__"):
@@ -22,6 +22,6 @@ def samples(registry: MetricsRegistry, name: str) -> dict[tuple[str, ...], float
     return next(result for one, result in registry.collect() if one.name == name)
 
 
-def counted(registry: MetricsRegistry, name: str, *labels: str) -> float:
+def metric_value(registry: MetricsRegistry, name: str, *labels: str) -> float:
     """Return a metric's value; 0 where nothing was counted."""
     return samples(registry, name).get(labels, 0.0)

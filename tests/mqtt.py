@@ -14,10 +14,11 @@ from tests.cuts import Way, way_to
 
 __all__ = [
     "agent_at",
-    "at",
+    "with_connection",
     "both_ways",
     "each_broker",
-    "listening",
+    "each_permission",
+    "is_listening",
     "new_agent_at",
     "settings",
     "variables",
@@ -31,10 +32,18 @@ each_broker = pytest.mark.parametrize(
     indirect=True,
 )
 
-GRACE = 1  # seconds until who is gone is dead
+# What a broker permits and retains, whatever the transport: with the documented ACL by
+# user names and by certificates, and of both implementations.
+each_permission = pytest.mark.parametrize(
+    ("broker", "version"),
+    [("mosquitto-password", 5), ("mosquitto-mtls", 5), ("rumqttd", 5), ("rumqttd", 4)],
+    indirect=True,
+)
+
+GRACE = 1  # seconds until a disconnected client is dead
 
 
-def at(access: Access, way: Way | None) -> Access:
+def with_connection(access: Access, way: Way | None) -> Access:
     """Return the same account by another way."""
     if way is None:
         return access
@@ -58,7 +67,7 @@ def settings(access: Access, prefix: str = "kaywatch", **more: object) -> str:
 
 
 def variables(access: Access, prefix: str = "kaywatch") -> dict[str, str]:
-    """Return what a process needs in its environment to push there."""
+    """Return the environment that a process needs to push to a broker."""
     return {
         "KAYWATCH_ENDPOINT": access.url(prefix),
         "KAYWATCH_MQTT_PASSWORD": access.password,
@@ -68,7 +77,7 @@ def variables(access: Access, prefix: str = "kaywatch") -> dict[str, str]:
     }
 
 
-def listening(agent: Agent) -> bool:
+def is_listening(agent: Agent) -> bool:
     """Return whether the agent hears its brokers."""
     stages = agent.get("/health")["stages"].items()
     mine = [stage for name, stage in stages if name.startswith("mqtt ")]
@@ -97,7 +106,7 @@ def new_agent_at(
     """
     with new_agent() as agent:
         config = agent.folder / "kaywatch.toml"
-        table = settings(at(broker.access(AGENT, version), way), **more)
+        table = settings(with_connection(broker.access(AGENT, version), way), **more)
         config.write_text(table + rules)
         agent.options = ("--config", str(config))
         agent.variables = variables(broker.access(version=version))
@@ -109,7 +118,7 @@ def agent_at(broker: Broker, **options: Any) -> Iterator[Agent]:
     """Run an agent that reads from a broker; for the options see `new_agent_at`."""
     with new_agent_at(broker, **options) as agent:
         agent.start()
-        until(lambda: listening(agent), "the agent hears the broker")
+        until(lambda: is_listening(agent), "the agent hears the broker")
         yield agent
 
 

@@ -18,19 +18,25 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
+from tests.agents import DEADLINE
 
 HANG_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer; `hang` and `reset` are none."""
+    """One answer; `hang` and `reset` are none.
+
+    With `cut`, the connection breaks within the body; with `endless`, it never ends.
+    """
 
     status: int = 200
     body: str = ""
     headers: dict[str, str] = field(default_factory=dict)
     hang: bool = False
     reset: bool = False
+    cut: bool = False
+    endless: bool = False
 
 
 HANG = Reply(hang=True)
@@ -38,13 +44,13 @@ RESET = Reply(reset=True)
 LIMITED = Reply(429, '{"retry_after":1,"ok":false,"error":"rate_limited"}')
 
 
-def limited(retry_after: str) -> Reply:
+def rate_limited(retry_after: str) -> Reply:
     return Reply(429, "slow down", {"Retry-After": retry_after})
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a receiver was sent, and what it answered."""
+    """A request to a receiver, and the response."""
 
     path: str
     headers: dict[str, str]
@@ -57,7 +63,7 @@ class Request:
 
 
 class Receivers:
-    """A server that records, and answers as it was told, else as the real one."""
+    """A server that records, and responds as configured, or else as the real one."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -70,20 +76,36 @@ class Receivers:
         """Give these answers to the next requests to a path."""
         self.scripted[path].extend(replies)
 
-    def fail(self, share: float, seed: int = 0) -> None:
-        """Let a share of all answers be bad ones, at random."""
+    def fail(self, share: float, seed: int = 0, rejected: float = 0.0) -> None:
+        """Let a share of all answers be bad ones, at random.
+
+        Half as many more are successes with a bad body. A share of `rejected` is 4xx,
+        each of which makes the agent wait for a minute.
+        """
         chance = random.Random(seed)
+        odd = [
+            Reply(200, "ok", cut=True),
+            Reply(202, "o", {"Content-Encoding": "gzip"}),
+            Reply(200, "<html>welcome"),
+            Reply(201, '{"ok":fal'),
+            Reply(204),
+            Reply(200, "ok", endless=True),
+        ]
         bad = [
             Reply(500, "oops"),
             Reply(503, ""),
             Reply(502, "<html>bad gateway</html>"),
             RESET,
-            limited("0"),
+            rate_limited("0"),
         ]
 
         def mood(path: str) -> Reply | None:
+            if chance.random() < rejected:
+                return Reply(chance.choice([401, 403, 404, 422]), "no")
             if chance.random() >= share:
-                return None
+                # An endless body takes the agent two seconds.
+                usual = chance.random() >= share / 2
+                return None if usual else chance.choices(odd, [9, 9, 9, 9, 9, 1])[0]
             # A 429 of PagerDuty's means half a minute.
             return chance.choice(bad[:4] if path == "/v2/enqueue" else bad)
 
@@ -93,8 +115,8 @@ class Receivers:
         """Return the requests to a path."""
         return [request for request in self.requests if request.path == path]
 
-    def taken(self, path: str) -> list[Request]:
-        """Return those that were answered with success."""
+    def accepted(self, path: str) -> list[Request]:
+        """Return the requests that were answered with success."""
         return [r for r in self.to(path) if 200 <= r.reply.status < 300 and r.body]
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -112,9 +134,25 @@ class Receivers:
         if reply.reset:
             assert request.transport is not None
             request.transport.abort()
+        if reply.cut or reply.endless:
+            return await self._break_off(request, reply)
         return web.Response(
             status=reply.status, text=reply.body, headers=reply.headers or None
         )
+
+    async def _break_off(
+        self, request: web.Request, reply: Reply
+    ) -> web.StreamResponse:
+        """Send a status and a part of a body."""
+        response = web.StreamResponse(status=reply.status)
+        response.content_length = 50
+        await response.prepare(request)
+        await response.write(reply.body.encode())
+        if reply.endless:
+            await asyncio.sleep(HANG_SECONDS)
+        if request.transport is not None:  # the client may have hung up
+            request.transport.abort()
+        return response
 
     def _usual(self, path: str, body: bytes) -> Reply:
         if path.startswith("/services/"):
@@ -133,7 +171,7 @@ class Receivers:
 
 
 @contextmanager
-def running_receivers() -> Iterator[Receivers]:
+def run_receivers() -> Iterator[Receivers]:
     """Serve on a free port of 127.0.0.1."""
     receivers = Receivers()
     loop = asyncio.new_event_loop()
@@ -160,9 +198,9 @@ def running_receivers() -> Iterator[Receivers]:
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    assert ready.wait(10)
+    assert ready.wait(DEADLINE)
     try:
         yield receivers
     finally:
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
+        thread.join(DEADLINE)

@@ -1,4 +1,4 @@
-"""A real terminal for tests: a pty, a program on it, and what its screen shows."""
+"""A real terminal for tests: a pty, a program, and the content of its screen."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pyte
-from tests.agents import until
+from tests import forks
+from tests.agents import DEADLINE, until
+from tests.forks import Fork
 
 # Makes the pty the controlling terminal, so that resizing and Ctrl-Z send signals.
 LEADER = (
@@ -23,6 +25,24 @@ LEADER = (
     "fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execvp(sys.argv[1], sys.argv[1:])"
 )
 ENTER, LEAVE = b"\x1b[?1049h", b"\x1b[?1049l"
+# Synchronized output: what is between them is shown at once.
+BEGIN, END = b"\x1b[?2026h", b"\x1b[?2026l"
+
+
+def start(
+    command: list[str], environment: Mapping[str, str], terminal: int
+) -> Fork | subprocess.Popen[bytes]:
+    """Start a program on a terminal; `kaywatch` is this tree's."""
+    streams = {"stdin": terminal, "stdout": terminal, "stderr": terminal}
+    if command[0] == "kaywatch":
+        return forks.start(
+            *(sys.executable, *command[1:]),
+            env=environment,
+            has_terminal=True,
+            **streams,
+        )
+    leader = [sys.executable, "-c", LEADER, *command]
+    return subprocess.Popen(leader, env=environment, **streams)
 
 
 class Terminal:
@@ -36,6 +56,7 @@ class Terminal:
         lines: int,
     ) -> None:
         self.written = b""
+        self._shown = 0  # how much of it is on the screen
         self._lock = threading.Lock()
         self._screen = pyte.Screen(columns, lines)
         self._stream = pyte.ByteStream(self._screen)
@@ -43,13 +64,7 @@ class Terminal:
         self._size(columns, lines)
         self.modes = termios.tcgetattr(self._ours)
         clean = {k: v for k, v in environment.items() if k not in ("COLUMNS", "LINES")}
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", LEADER, *command],
-            env={**clean, "TERM": "xterm-256color"},
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-        )
+        self.process = start(command, {**clean, "TERM": "xterm-256color"}, theirs)
         os.close(theirs)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -73,7 +88,7 @@ class Terminal:
         return "\n".join(self.lines)
 
     def line(self, start: str) -> str:
-        """Return the line that begins so, but for a mark; empty if there is none."""
+        """Return the line with this beginning, without its mark; empty if none."""
         result = (line for line in self.lines if line.lstrip("! ").startswith(start))
         return next(result, "")
 
@@ -97,8 +112,8 @@ class Terminal:
 
     def ends(self) -> int:
         """Return the exit code; negative is a signal's number."""
-        code = self.process.wait(20)
-        self._reader.join(20)
+        code = self.process.wait(DEADLINE)
+        self._reader.join(DEADLINE)
         return code
 
     @property
@@ -112,8 +127,8 @@ class Terminal:
 
     def close(self) -> None:
         self.process.kill()
-        self.process.wait(20)
-        self._reader.join(20)
+        self.process.wait(DEADLINE)
+        self._reader.join(DEADLINE)
         os.close(self._ours)
 
     def _size(self, columns: int, lines: int) -> None:
@@ -121,11 +136,19 @@ class Terminal:
         fcntl.ioctl(self._ours, termios.TIOCSWINSZ, size)
 
     def _read(self) -> None:
-        with contextlib.suppress(OSError):  # EIO: nobody has it open any more
+        with contextlib.suppress(OSError):  # EIO: no process has it open any more
             while data := os.read(self._ours, 65_536):
                 with self._lock:
                     self.written += data
-                    self._stream.feed(data)
+                    self._show()
+
+    def _show(self) -> None:
+        """Show what is written, without the beginning of a frame."""
+        begin = self.written.rfind(BEGIN)
+        unfinished = begin >= 0 and END not in self.written[begin:]
+        end = begin if unfinished else len(self.written)
+        self._stream.feed(self.written[self._shown : end])
+        self._shown = max(self._shown, end)
 
 
 @contextlib.contextmanager

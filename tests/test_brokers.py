@@ -6,7 +6,7 @@ import signal
 import subprocess
 
 import pytest
-from tests.brokers import AGENT, Broker, running_broker
+from tests.brokers import AGENT, Broker, run_broker
 from tests.servers import require
 
 ID = "0123456789abcdef" * 2
@@ -16,7 +16,7 @@ UP = f"kaywatch/v1/{ID}/up"
 def test_a_message_comes_through_with_every_byte(broker: Broker, version: int) -> None:
     payload = bytes(range(256)) * 4_000
 
-    with broker.subscribed("kaywatch/v1/+/up", user=AGENT, version=version) as read:
+    with broker.subscribe("kaywatch/v1/+/up", user=AGENT, version=version) as read:
         broker.publish(UP, payload, "-i", ID, version=version)
         (message,) = read.wait()
 
@@ -30,7 +30,7 @@ def test_retained_messages_reach_later_subscribers(
     topic = "kaywatch/v1/agent/status"
     broker.publish(topic, "online", "-r", user=AGENT, version=version)
 
-    with broker.subscribed("kaywatch/v1/agent/#", version=version) as read:
+    with broker.subscribe("kaywatch/v1/agent/#", version=version) as read:
         (message,) = read.wait()
 
     assert (message.retained, message.payload) == (True, b"online")
@@ -39,7 +39,7 @@ def test_retained_messages_reach_later_subscribers(
 @pytest.mark.parametrize("kind", ["mosquitto", "rumqttd"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_broker_comes_back_on_its_port(kind: str, number: signal.Signals) -> None:
-    with running_broker(kind) as broker:
+    with run_broker(kind) as broker:
         port = broker.access().port
         broker.stop(number)
         broker.start()
@@ -50,7 +50,7 @@ def test_a_broker_comes_back_on_its_port(kind: str, number: signal.Signals) -> N
 
 @pytest.mark.parametrize("kind", ["mosquitto-password", "mosquitto-tls"])
 def test_a_wrong_password_is_refused(kind: str) -> None:
-    with running_broker(kind) as broker:
+    with run_broker(kind) as broker:
         options = [
             word.replace("shop secret", "guess") for word in broker.access().options()
         ]
@@ -65,7 +65,7 @@ def test_a_wrong_password_is_refused(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["mosquitto-mtls"])
 def test_a_connection_without_a_certificate_is_refused(kind: str) -> None:
-    with running_broker(kind) as broker:
+    with run_broker(kind) as broker:
         access = broker.access()
         done = subprocess.run(
             [

@@ -51,7 +51,7 @@ class Deployed(Broker):
             line.replace("/etc/mosquitto", str(self.folder))
             for line in recipe.splitlines()
             if not line.startswith(("apt-get", "systemctl"))
-            # Who isn't root starts a mosquitto that works as himself.
+            # Without root, mosquitto runs as the current user.
             and not (line.startswith("chown") and os.geteuid() != 0)
         ]
         subprocess.run(
@@ -67,8 +67,8 @@ class Deployed(Broker):
             text.replace("listener 8883", f"listener {self.tls} 127.0.0.1")
         )
 
-    def ask_for_certificates(self) -> None:
-        """Comment in what asks for them."""
+    def require_certificates(self) -> None:
+        """Uncomment the settings for certificates."""
         config = self.folder / "conf.d" / "kaywatch.conf"
         text = config.read_text()
         for key in ("cafile", "require_certificate", "use_identity_as_username"):
@@ -151,14 +151,12 @@ def test_everybody_writes_only_as_himself(deployed: Deployed, version: int) -> N
     add = ["mosquitto_passwd", "-b", str(passwords), "last", "secret"]
     subprocess.run(add, check=True, capture_output=True)
     (passwords.parent / "last.password").write_text("secret")
-    assert deployed.process is not None
-    deployed.process.send_signal(signal.SIGHUP)
-    # A reader whom the ACL lets see all, beside those of the file.
+    # A reader that the ACL permits everything, in addition to those of the file.
     acl = passwords.parent / "acl"
     acl.write_text(acl.read_text() + "\nuser last\ntopic read #\n")
-    deployed.process.send_signal(signal.SIGHUP)
+    deployed.reload()
 
-    with deployed.subscribed("#", user="last", version=version) as everything:
+    with deployed.subscribe("#", user="last", version=version) as everything:
         for each in TRIES:
             deployed.publish(
                 each.topic, "x", "-i", each.client, user=each.user, version=version
@@ -182,7 +180,7 @@ def test_each_user_reads_only_allowed_topics(
         f"kaywatch/v1/{MINE}/down": "mine",
     }
     deployed.publish(f"kaywatch/v1/{OURS}/up", "secret", "-i", OURS)
-    reading = deployed.subscribed(
+    reading = deployed.subscribe(
         subscription, user="shop", client=MINE, version=version
     )
     with reading as read:
@@ -196,7 +194,7 @@ def test_each_user_reads_only_allowed_topics(
 def test_only_the_agent_publishes_alerts(deployed: Deployed) -> None:
     deployed.publish(STATE, "firing", "-r", user=AGENT)
 
-    with deployed.subscribed("kaywatch/v1/#", user="automation") as read:
+    with deployed.subscribe("kaywatch/v1/#", user="automation") as read:
         (retained,) = read.wait()
         forger = "alerts/rule"
         deployed.publish(f"kaywatch/v1/{forger}/up", "firing", "-i", forger)
@@ -220,13 +218,13 @@ def test_a_connection_without_a_password_is_refused(deployed: Deployed) -> None:
 
 def test_a_certificate_is_as_good_as_a_password(deployed: Deployed) -> None:
     deployed.stop()
-    deployed.ask_for_certificates()
+    deployed.require_certificates()
     if os.geteuid() == 0:
         for path in (deployed.folder / "kaywatch").iterdir():
             shutil.chown(path, "mosquitto")
     deployed.start()
 
-    with deployed.subscribed("kaywatch/v1/+/up", user=AGENT) as read:
+    with deployed.subscribe("kaywatch/v1/+/up", user=AGENT) as read:
         deployed.publish(f"kaywatch/v1/{OURS}/up", "forged", "-i", MINE)
         deployed.publish(f"kaywatch/v1/{MINE}/up", "mine", "-i", MINE)
         (message,) = read.wait()

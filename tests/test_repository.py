@@ -1,4 +1,4 @@
-"""Holds the repository to what it says of itself."""
+"""Checks the repository against its own rules and documentation."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_a_module_exports_the_names_in_its_all(name: str) -> None:
 def test_every_module_imports_alone_without_a_warning() -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", IMPORT_EACH, *modules()],
-        # From Python 3.12 on, a fork beside numpy's threads is a warning.
+        # From Python 3.12 on, a fork of a process with numpy's threads is a warning.
         env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -104,6 +104,19 @@ def test_every_module_imports_alone_without_a_warning() -> None:
 
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.split() == modules()
+
+
+def test_a_check_of_the_configuration_imports_no_http_server() -> None:
+    """systemd runs it before each start, which it would delay by half."""
+    code = (
+        "import sys; from kaywatch_agent.cli.main import main\n"
+        "sys.argv = ['kaywatch', 'check', '--quiet']\n"
+        "try: main()\n"
+        "except SystemExit as end: print(end.code, 'aiohttp' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+    assert (done.stdout, done.stderr) == ("None False\n", "")
 
 
 def test_importing_the_client_brings_no_third_party_module_and_no_thread() -> None:
@@ -153,14 +166,14 @@ def test_the_example_of_a_broker_names_every_key_with_its_default() -> None:
         ("[limits]\nserie = 9", "limits.serie: unknown key; did you mean series?"),
         ("[limits]\nseries = true", "limits.series: expected a whole number"),
         ("[log]\nlevel = 'loud'", "log.level: 'loud' is not one of 'debug', 'info'"),
-        ("[ingest]\nmode = '0999'", 'ingest: mode = "0999": expected octal digits'),
+        ("[ingest]\nmode = '0999'", 'ingest.mode: "0999": expected octal digits'),
         (
             "[[ingest.mqtt]]\nurl = 'mqtt://b'\n[[ingest.mqtt]]\nurl = 'amqp://b'",
-            "ingest.mqtt[1]: endpoint 'amqp://b': unknown scheme 'amqp'; expected mqtt://",
+            "ingest.mqtt[1].url: 'amqp://b': unknown scheme 'amqp'; expected mqtt://",
         ),
         (
             "[[ingest.mqtt]]\nurl = 'mqtt://u:secret@b/$share/g/kaywatch'",
-            "ingest.mqtt[0]: endpoint 'mqtt://u:***@b/$share/g/kaywatch': a shared",
+            "ingest.mqtt[0].url: 'mqtt://u:***@b/$share/g/kaywatch': a shared",
         ),
         ("[[ingest.mqtt]]\nhost = 'b'", "ingest.mqtt[0].host: unknown key"),
         ("[[ingest.mqtt]]\nca = 'b'", "ingest.mqtt[0].url: missing"),

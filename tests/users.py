@@ -9,10 +9,11 @@ import sys
 from typing import Any
 
 import pytest
+from tests.agents import Agent
 
 from kaywatch import wire
 
-__all__ = ["NOBODY", "as_root", "pushed_as"]
+__all__ = ["NOBODY", "as_root", "push_as"]
 
 NOBODY = 65_534
 
@@ -36,7 +37,7 @@ found = b""
 try:
     link.sendall(bytes.fromhex(sys.argv[2]))
 except ConnectionError:
-    pass  # hung up on already
+    pass  # already disconnected
 try:
     while data := link.recv(65536):
         found += data
@@ -50,9 +51,9 @@ sys.stdin.read()
 """
 
 
-def pushed_as(
+def push_as(
     uid: int,
-    path: str,
+    agent: Agent,
     *messages: bytes,
     gids: tuple[int, ...] = (),
     until: str = "answer",
@@ -61,19 +62,19 @@ def pushed_as(
 
     Args:
         uid: the user, and the number of its group.
-        path: of the socket.
-        messages: what is sent.
+        agent: which one.
+        messages: the messages to send.
         gids: supplementary groups.
-        until: `answer` for the first one, `end` for all before being hung up on.
+        until: `answer` for the first reply, `end` for all until the agent disconnects.
     """
     data = b"".join(map(wire.frame, messages))
     who = map(str, (uid, *gids))
-    process = subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", PUSH, path, data.hex(), until, *who],
+    process = agent.start_process(
+        *(sys.executable, "-I", "-S", "-c", PUSH),
+        *(agent.socket, data.hex(), until, *who),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
     )
     assert process.stdout is not None
     line = process.stdout.readline().strip()

@@ -1,8 +1,8 @@
-"""From a breach to its webhook: an agent, beside a Prometheus and an Alertmanager.
+"""Measure the time from a breach to its webhook; compare with Prometheus.
 
-Both see the same gauge go up at the same moment, at any point of their intervals; both
-are told to wait for nothing. Prometheus scrapes and evaluates once a second, and the
-Alertmanager waits for a second, which is the least that it takes.
+The agent, and a Prometheus with an Alertmanager, get the same gauge at the same moment,
+at a random point of their intervals, and have no delays configured. Prometheus scrapes
+and evaluates once a second; the Alertmanager waits for one second, its minimum.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import json
 import random
 import statistics
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -23,10 +22,10 @@ from pathlib import Path
 from urllib.request import urlopen
 
 from tests.agents import Agent, free_port, running_agent, until
-from tests.bench.bench_http import probing
-from tests.bench.load import busy
-from tests.bench.report import OURS, Figure, Promise, Row, absent, figure
-from tests.bench.rounds import Effort, in_turns, next_line, progress
+from tests.bench.bench_http import probe_health
+from tests.bench.load import known_series_load
+from tests.bench.report import OURS, Figure, Promise, Row, missing_figure, summarize
+from tests.bench.rounds import Effort, interleave, next_line, report_progress
 from tests.servers import find
 
 EPISODES = 200
@@ -59,8 +58,8 @@ for line in sys.stdin:
     print("set", flush=True)
 """
 
-# Each node is above its threshold as soon as it runs.
-MANY = """
+# Each node exceeds its threshold as soon as it runs.
+MANY_ALERTS_RULES = """
 [alerting]
 max_alerts_per_rule = 20000
 thresholds = { success_rate_min = false, error_rate_max = false, \
@@ -76,7 +75,7 @@ for = "0"
 min_executions = 0
 """
 ALERTS = 10_000
-HELD_SECONDS = 15
+LOAD_SECONDS = 15
 EVALUATIONS = ("rule_evaluations_total", "rule_evaluation_seconds_total")
 
 PROMETHEUS = """
@@ -97,8 +96,8 @@ receivers: [{{name: hook, webhook_configs: [{{url: "{url}/theirs"}}]}}]
 """
 
 
-class World:
-    """A gauge to scrape, and the webhooks: what came, and when."""
+class GaugeServer:
+    """Serves a gauge to scrape, and records when webhook requests arrive."""
 
     def __init__(self) -> None:
         self.level = 0.0
@@ -135,8 +134,8 @@ class World:
 
 
 @contextlib.contextmanager
-def peers(folder: Path, world: World) -> Iterator[bool]:
-    """Run both where they are to be had; yield whether they are."""
+def run_peers(folder: Path, world: GaugeServer) -> Iterator[bool]:
+    """Run Prometheus and Alertmanager; yield whether they are installed."""
     programs = [find(name) for name in ("prometheus", "prometheus-alertmanager")]
     if None in programs:
         yield False
@@ -168,7 +167,7 @@ def peers(folder: Path, world: World) -> Iterator[bool]:
     ]
     try:
         for port in ports.values():
-            until(lambda port=port: ready(port), "it is ready", 30)
+            until(lambda port=port: is_ready(port), "it is ready", 30)
         yield True
     finally:
         for process in running:
@@ -177,7 +176,7 @@ def peers(folder: Path, world: World) -> Iterator[bool]:
             process.wait(20)
 
 
-def ready(port: int) -> bool:
+def is_ready(port: int) -> bool:
     try:
         with urlopen(f"http://127.0.0.1:{port}/-/ready", timeout=1) as answer:
             return bool(answer.status == 200)
@@ -185,14 +184,14 @@ def ready(port: int) -> bool:
         return False
 
 
-def episodes(agent: Agent, count: int) -> dict[str, list[float]]:
-    """Return the milliseconds from breach to webhook, of each."""
+def measure_episodes(agent: Agent, count: int) -> dict[str, list[float]]:
+    """Return the milliseconds from breach to webhook of each episode, by system."""
     result: dict[str, list[float]] = {}
     chance = random.Random(1)
     with (
         tempfile.TemporaryDirectory(prefix="kw-") as name,
-        contextlib.closing(World()) as world,
-        peers(Path(name), world) as there,
+        contextlib.closing(GaugeServer()) as world,
+        run_peers(Path(name), world) as there,
     ):
         config = Path(name) / "kaywatch.toml"
         config.write_text(OUR_RULES.format(url=world.url))
@@ -201,16 +200,18 @@ def episodes(agent: Agent, count: int) -> dict[str, list[float]]:
         driver = agent.spawn(DRIVER)
         paths = {"/ours": OURS} | ({"/theirs": PEER} if there else {})
         result = {who: [] for who in paths.values()}
-        turn(driver, world, 0.0)
+        set_level(driver, world, 0.0)
         for episode in range(count):
-            progress(f"episode {episode + 1} of {count}")
+            report_progress(f"episode {episode + 1} of {count}")
             for level, status in ((1.0, "firing"), (0.0, "resolved")):
                 time.sleep(chance.random())
                 world.heard.clear()
                 started = time.monotonic()
-                turn(driver, world, level)
-                wanted = {(path, status) for path in paths}
-                until(lambda wanted=wanted: wanted <= world.heard.keys(), status, 60)
+                set_level(driver, world, level)
+                expected = {(path, status) for path in paths}
+                until(
+                    lambda expected=expected: expected <= world.heard.keys(), status, 60
+                )
                 if level:
                     for path, who in paths.items():
                         took = world.heard[path, status] - started
@@ -221,8 +222,8 @@ def episodes(agent: Agent, count: int) -> dict[str, list[float]]:
     return result
 
 
-def turn(driver: subprocess.Popen[str], world: World, level: float) -> None:
-    """Set the gauge, for both at the same moment."""
+def set_level(driver: subprocess.Popen[str], world: GaugeServer, level: float) -> None:
+    """Set the gauge for both systems at the same moment."""
     assert driver.stdin is not None
     driver.stdin.write(f"{level}\n")
     driver.stdin.flush()
@@ -230,30 +231,33 @@ def turn(driver: subprocess.Popen[str], world: World, level: float) -> None:
     next_line(driver, 10)
 
 
-def burning(alerts: int, seconds: int) -> dict[str, float]:
-    """Return what an evaluation takes while so many alerts fire, and who waits for it.
+def measure_firing_alerts(alerts: int, seconds: int) -> dict[str, float]:
+    """Measure evaluations while many alerts fire and all series are active.
 
-    All series are busy meanwhile; the milliseconds are of an evaluation on average,
-    beside the loop, and of the loop's slowest answer.
+    Return the average duration of an evaluation, which runs in a thread, and the
+    slowest response of the event loop, both in milliseconds.
     """
-    with running_agent() as agent, tempfile.TemporaryDirectory(prefix="kw-") as name:
+    with (
+        running_agent(fork=False) as agent,
+        tempfile.TemporaryDirectory(prefix="kw-") as name,
+    ):
         config = Path(name) / "kaywatch.toml"
-        config.write_text(MANY)
+        config.write_text(MANY_ALERTS_RULES)
         agent.stop()
         agent.start("--config", str(config))
-        with busy(agent, alerts) as push:
-            until(lambda: firing(agent) == alerts, "all fire", 60)
+        with known_series_load(agent, alerts) as push:
+            until(lambda: count_firing(agent) == alerts, "all alerts fire", 60)
             before = {what: agent_metric(agent, what) for what in EVALUATIONS}
-            with probing(agent, seconds) as answers:
+            with probe_health(agent, seconds) as answers:
                 push(seconds)
             count, took = (
                 agent_metric(agent, what) - before[what] for what in EVALUATIONS
             )
-            assert firing(agent) == alerts
+            assert count_firing(agent) == alerts
     return {"evaluation": took / max(count, 1) * 1e3, "longest": answers["longest"]}
 
 
-def firing(agent: Agent) -> float:
+def count_firing(agent: Agent) -> float:
     return agent_metric(agent, 'alerts{state="firing"}')
 
 
@@ -265,48 +269,54 @@ def agent_metric(agent: Agent, name: str) -> float:
     return float(result.rpartition(" ")[2])
 
 
-def crowds(effort: Effort) -> list[Row]:
-    """Return the rows of many alerts at once."""
+def firing_rows(effort: Effort) -> list[Row]:
+    """Return the rows of many firing alerts."""
     alerts = effort.whole(ALERTS, 50)
-    what = f"{alerts:,} alerts that fire"
-    measurements = in_turns(
+    what = f"{alerts:,} firing alerts"
+    measurements = interleave(
         effort.rounds,
-        {what: partial(burning, alerts, effort.of(HELD_SECONDS, effort.whole(5, 1)))},
+        {
+            what: partial(
+                measure_firing_alerts,
+                alerts,
+                effort.of(LOAD_SECONDS, effort.whole(5, 1)),
+            )
+        },
     )[what]
     return [
         Row(
-            f"{what}: an evaluation, beside the loop",
+            f"{what}: one evaluation, in a thread",
             "ms",
-            figure(OURS, [each["evaluation"] for each in measurements]),
+            summarize(OURS, [each["evaluation"] for each in measurements]),
         ),
         Row(
-            f"{what}: the loop's longest stall",
+            f"{what}: longest stall of the event loop",
             "ms",
-            figure(OURS, [each["longest"] for each in measurements]),
+            summarize(OURS, [each["longest"] for each in measurements]),
             Promise(50),
         ),
     ]
 
 
 def percentile(who: str, took: list[float], percent: int) -> Figure:
-    """Return a percentile, with the extremes of all."""
+    """Return a percentile, with the minimum and maximum."""
     cuts = statistics.quantiles(took, n=100, method="inclusive")
     return Figure(who, cuts[percent - 1], min(took), max(took), len(took))
 
 
 def measure(effort: Effort, count: int = EPISODES) -> list[Row]:
-    """Return the rows of the median and the slowest."""
-    with running_agent(sys.executable) as agent:
-        outcome = episodes(agent, effort.of(count, 3))
+    """Return the rows of the latency and of many firing alerts."""
+    with running_agent(fork=False) as agent:
+        outcome = measure_episodes(agent, effort.of(count, 3))
     others = [who for who in outcome if who != OURS]
-    missing = () if others else (absent(PEER, "not installed"),)
+    missing = () if others else (missing_figure(PEER, "not installed"),)
     return [
         Row(
-            f"from a breach to its webhook, p{percent}",
+            f"time from breach to webhook, p{percent}",
             "ms",
             percentile(OURS, outcome[OURS], percent),
             Promise(3_000) if percent == 99 else None,
             (*(percentile(who, outcome[who], percent) for who in others), *missing),
         )
         for percent in (50, 99)
-    ] + crowds(effort)
+    ] + firing_rows(effort)

@@ -1,7 +1,7 @@
-"""What an event costs the application: the call, the whole process, import, memory.
+"""Measure the cost of an event in the application: call, process, import, memory.
 
-Every library runs in a process of its own (`clients`) and sends to something that
-takes all of it (`receivers`), so that its export is in the figure.
+Every library runs in its own process (`clients`) and sends to a receiver that accepts
+everything (`receivers`), so the figures include the export.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from pathlib import Path
 from tests.agents import running_agent
 from tests.bench import receivers
 from tests.bench.peers import missing_package
-from tests.bench.report import OURS, Figure, Promise, Row, absent, figure
-from tests.bench.rounds import Effort, Measured, in_turns, python
+from tests.bench.report import OURS, Figure, Promise, Row, missing_figure, summarize
+from tests.bench.rounds import Effort, Measurements, interleave, run_python
 
 from kaywatch.recorder import Recorder
 
@@ -33,10 +33,10 @@ class Library:
     """A client library to measure.
 
     Attributes:
-        driver: its module in `clients`.
-        imports: what a program imports to use it.
-        packages: what has to be installed.
-        receiver: opens what it sends to, and yields the address.
+        driver: the library's module in `clients`.
+        imports: the modules that a program imports to use it.
+        packages: the distributions that must be installed.
+        receiver: opens a receiver, and yields its address.
     """
 
     driver: str
@@ -47,7 +47,7 @@ class Library:
 
 @contextlib.contextmanager
 def agent() -> Iterator[str]:
-    with running_agent() as running:
+    with running_agent(fork=False) as running:
         yield running.endpoint
 
 
@@ -97,14 +97,16 @@ LIBRARIES = {
 }
 
 
-def drive(library: Library, events: int) -> Measured:
-    """Record events in a fresh process; return what it says that cost."""
+def measure_library(library: Library, events: int) -> Measurements:
+    """Record events in a new process; return the cost that it prints."""
     with library.receiver() as address:
-        return python("-m", "tests.bench.clients", library.driver, address, str(events))
+        return run_python(
+            "-m", "tests.bench.clients", library.driver, address, str(events)
+        )
 
 
-def imported(modules: str) -> Measured:
-    """Import in a fresh interpreter; return the CPU time and the memory after it."""
+def measure_import(modules: str) -> Measurements:
+    """Import in a new interpreter; return the CPU time, and the memory after it."""
     code = (
         "import time; started = time.process_time()\n"
         f"import {modules}\n"
@@ -113,11 +115,11 @@ def imported(modules: str) -> Measured:
         "import json; print(json.dumps("
         "{'import_ms': used * 1e3, 'resident_mb': resident_mb()}))"
     )
-    return python("-c", code)
+    return run_python("-c", code)
 
 
-def hot_call() -> float:
-    """Return the nanoseconds of our call alone: no sender shares the interpreter."""
+def measure_call() -> float:
+    """Return the nanoseconds of our call alone, without a sender thread."""
     recorder = Recorder()
     record = recorder.series("checkout", "pay").record
     figures = []
@@ -135,53 +137,59 @@ def hot_call() -> float:
 def measure(effort: Effort) -> list[Row]:
     """Return the rows of all libraries."""
     events = effort.of(EVENTS)
-    absentees = missing()
+    absentees = missing_peers()
     chosen = {
         name: library
         for name, library in LIBRARIES.items()
         if not missing_package(*library.packages)
     }
-    calls = in_turns(effort.rounds, {"the call alone": hot_call})["the call alone"]
-    driven = in_turns(
-        effort.rounds, {name: partial(drive, chosen[name], events) for name in chosen}
+    calls = interleave(effort.rounds, {"call alone": measure_call})["call alone"]
+    driven = interleave(
+        effort.rounds,
+        {name: partial(measure_library, chosen[name], events) for name in chosen},
     )
-    imports = in_turns(effort.rounds, import_measures(chosen))
+    imports = interleave(effort.rounds, import_measures(chosen))
     rows = [
-        row("the call, while a thread packs and sends", "ns", driven, "thread_ns"),
-        row("CPU of the whole client process", "ns", driven, "process_ns", 600),
-        row("import", "ms", imports, "import_ms", 20),
+        row(
+            "recording call, while a thread packs and sends", "ns", driven, "thread_ns"
+        ),
+        row("CPU of the client process per event", "ns", driven, "process_ns", 600),
+        row("CPU of the import", "ms", imports, "import_ms", 20),
         row("memory after import", "MB", imports, "resident_mb"),
         row(f"memory after {events:,} events", "MB", driven, "resident_mb"),
     ]
-    alone = Row("the call alone", "ns", figure(OURS, calls), Promise(200))
+    alone = Row("recording call alone", "ns", summarize(OURS, calls), Promise(200))
     return [replace(each, peers=(*each.peers, *absentees)) for each in [alone, *rows]]
 
 
-def missing() -> list[Figure]:
-    """Return the peers that are not here, with the reason."""
+def missing_peers() -> list[Figure]:
+    """Return the peers that are not installed, with the reason."""
     reasons = {n: missing_package(*known.packages) for n, known in LIBRARIES.items()}
-    return [absent(name, reason) for name, reason in reasons.items() if reason]
+    return [missing_figure(name, reason) for name, reason in reasons.items() if reason]
 
 
-def import_measures(chosen: dict[str, Library]) -> dict[str, Callable[[], Measured]]:
-    """Return what imports each library, of those that import the same the first."""
+def import_measures(
+    chosen: dict[str, Library],
+) -> dict[str, Callable[[], Measurements]]:
+    """Return the measures of imports, one for libraries with the same imports."""
     first = {library.imports: name for name, library in reversed(chosen.items())}
     measures = {
-        name: partial(imported, modules) for modules, name in reversed(first.items())
+        name: partial(measure_import, modules)
+        for modules, name in reversed(first.items())
     }
-    return {**measures, "Python alone": partial(imported, "sys")}
+    return {**measures, "Python alone": partial(measure_import, "sys")}
 
 
 def row(
     what: str,
     unit: str,
-    measurements: dict[str, list[Measured]],
+    measurements: dict[str, list[Measurements]],
     key: str,
     limit: float | None = None,
 ) -> Row:
-    """Return what was measurements under `key`, ours first."""
+    """Return the row of the measurements under `key`."""
     ours, *others = (
-        figure(name, [each[key] for each in samples])
+        summarize(name, [each[key] for each in samples])
         for name, samples in measurements.items()
     )
     return Row(what, unit, ours, Promise(limit) if limit else None, tuple(others))

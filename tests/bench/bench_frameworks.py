@@ -1,7 +1,7 @@
-"""What instrumentation adds to one visit of a PocketFlow node.
+"""Measure the overhead of instrumentation per visit of a PocketFlow node.
 
-A flow of ten nodes that do nothing is run bare and instrumented. Events go to an agent
-in memory.
+A flow of ten nodes that do nothing runs with and without instrumentation. Events are
+captured in memory.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from itertools import pairwise
 from typing import Any
 
 import pocketflow
-from tests.bench.report import OURS, Promise, Row, added, figure
-from tests.bench.rounds import Effort, in_turns
+from tests.bench.report import OURS, Promise, Row, differences, summarize
+from tests.bench.rounds import Effort, interleave
 
 import kaywatch
 from kaywatch.testing import capture
 
-__all__ = ["Step", "measure", "visit"]
+__all__ = ["Step", "measure", "measure_visit"]
 
-# CPU time of the application's thread: the sender's and the neighbours' is not in it.
+# CPU time of the application's thread, without the sender and other load.
 clock = time.thread_time
 NODES = 10
 RUNS = 1_000
-REPEAT = 5  # such short measures in one round
+REPEAT = 5  # measurements per round, as they are short
 
 
 class Step(pocketflow.Node):
@@ -61,8 +61,8 @@ def chain(flow: type, step: type) -> Any:
     return flow(start=steps[0])
 
 
-def visit(step: type, shared: dict[str, Any], runs: int) -> float:
-    """Return the microseconds that one visit of a node takes."""
+def measure_visit(step: type, shared: dict[str, Any], runs: int) -> float:
+    """Return the microseconds of one visit of a node."""
     flow = chain(pocketflow.Flow, step)
     started = clock()
     for _ in range(runs):
@@ -70,8 +70,8 @@ def visit(step: type, shared: dict[str, Any], runs: int) -> float:
     return (clock() - started) / (runs * NODES) * 1e6
 
 
-def visit_async(runs: int) -> float:
-    """Return the microseconds that one visit of an async node takes."""
+def measure_async_visit(runs: int) -> float:
+    """Return the microseconds of one visit of an async node."""
     flow = chain(pocketflow.AsyncFlow, AsyncStep)
 
     async def drive() -> float:
@@ -83,7 +83,7 @@ def visit_async(runs: int) -> float:
     return asyncio.run(drive())
 
 
-def instrumented(visits: Callable[[], float]) -> float:
+def measure_instrumented(visits: Callable[[], float]) -> float:
     kaywatch.instrument(modules=[pocketflow])
     try:
         return visits()
@@ -94,33 +94,36 @@ def instrumented(visits: Callable[[], float]) -> float:
 def measure(effort: Effort) -> list[Row]:
     """Return a row for each kind of node."""
     runs = effort.of(RUNS, 10)
-    kinds = {"Node": partial(visit, Step, {}, runs)}
-    kinds["AsyncNode"] = partial(visit_async, runs)
+    kinds = {"Node": partial(measure_visit, Step, {}, runs)}
+    kinds["AsyncNode"] = partial(measure_async_visit, runs)
     with capture():
-        measurements = in_turns(
+        measurements = interleave(
             effort.rounds * REPEAT,
             {
                 (kind, way): partial(wrap, visits)
                 for kind, visits in kinds.items()
-                for way, wrap in (("bare", lambda call: call()), (OURS, instrumented))
+                for way, wrap in (
+                    ("bare", lambda call: call()),
+                    (OURS, measure_instrumented),
+                )
             },
         )
     return [row for kind in kinds for row in rows(kind, measurements)]
 
 
 def rows(kind: str, times: dict[tuple[str, str], list[float]]) -> list[Row]:
-    """Return a visit beside a bare one, and the difference."""
+    """Return the rows of an instrumented visit, and of the overhead."""
     ours, bare = times[kind, OURS], times[kind, "bare"]
-    visit, more = figure(OURS, ours), figure(OURS, added(ours, bare))
+    visit, more = summarize(OURS, ours), summarize(OURS, differences(ours, bare))
     return [
         Row(
-            f"a visit of a PocketFlow {kind}",
+            f"instrumented visit of a PocketFlow {kind}",
             "us",
             visit,
-            peers=(figure("not instrumented", bare),),
+            peers=(summarize("not instrumented", bare),),
         ),
         Row(
-            f"added to a visit of a {kind}",
+            f"overhead per visit of a PocketFlow {kind}",
             "us",
             more,
             Promise(3) if kind == "Node" else None,

@@ -1,10 +1,10 @@
-"""What reading costs with 10,000 series, and how long the loop is held meanwhile.
+"""Measure HTTP requests with 10,000 series, and the stalls of the event loop.
 
-Answers are measured of our server with an hour of history, every series in every step.
-The readers, and prometheus_client as the peer, are in processes of their own, so that
-they don't share an interpreter with it. The loop is measured of a real agent to which
-every series comes anew each second, while Prometheus scrapes it: what is asked for over
-and over is `/health`, which the loop answers itself.
+Our server has an hour of history, with every series in every bucket. The readers, and
+prometheus_client as the peer, run in their own processes, so that they don't share an
+interpreter with it. Stalls are measured on a real agent that is scraped while every
+series gets new events each second: `/health`, which the event loop answers itself, is
+requested all the time.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ from functools import partial
 
 from tests.agents import Agent, free_port, running_agent
 from tests.bench import series as many
-from tests.bench.load import busy
+from tests.bench.load import known_series_load
 from tests.bench.receivers import scraping
-from tests.bench.report import OURS, Figure, Promise, Row, figure
-from tests.bench.rounds import Effort, Measured, in_turns, next_line, python
+from tests.bench.report import OURS, Figure, Promise, Row, summarize
+from tests.bench.rounds import Effort, Measurements, interleave, next_line, run_python
 
 from kaywatch_agent.aggregate.event_stream import EventStream
 from kaywatch_agent.aggregate.history import History, compress
 from kaywatch_agent.aggregate.view import BUCKET_SECONDS, HISTORY_BUCKETS, View
 from kaywatch_agent.backtesting import Backtester
 from kaywatch_agent.model.client import Client
-from kaywatch_agent.notify.delivery import Delivery, NotifyConfig
+from kaywatch_agent.notify.config import NotifyConfig
+from kaywatch_agent.notify.delivery import Delivery
 from kaywatch_agent.rules.load import load
 from kaywatch_agent.rules.loop import Alerting
 from kaywatch_agent.runtime.health import Health
@@ -41,12 +42,12 @@ from kaywatch_agent.web.view import AgentUsage
 
 SERIES = 10_000
 CLIENTS = 2_000
-READS = 5  # in one round; the median counts
+READS = 5  # requests per round, of which the median counts
 PROMETHEUS = "application/openmetrics-text;version=1.0.0"
 PEER = "prometheus_client"
 SCRAPES = {
-    "a scrape": ("/metrics", "", ""),
-    "a scrape as Prometheus asks for it": ("/metrics", PROMETHEUS, "gzip"),
+    "scrape": ("/metrics", "", ""),
+    "scrape with the headers of Prometheus": ("/metrics", PROMETHEUS, "gzip"),
 }
 READINGS = {
     path: (path, "", "")
@@ -55,14 +56,25 @@ READINGS = {
         "/api/v1/nodes",
         "/api/v1/nodes?window=5m",
         "/api/v1/nodes?window=1h",
-        "/api/v1/nodes/node-17/stats?window=1h",
+        "/api/v1/nodes?limit=100&window=1h&sort=error_rate",
         "/api/v1/graphs",
         "/api/v1/export",
         "/api/v1/query?metric=p95",
         "/api/v1/clients",
     )
 }
-HELD_SECONDS = 15  # of the agent under load
+# Those that concern few series have a promise.
+FEW_READINGS = {
+    path: (path, "", "")
+    for path in (
+        "/api/v1/nodes?limit=100",
+        "/api/v1/nodes?limit=100&window=1h",
+        f"/api/v1/nodes/node-{many.letters(17)}/stats?window=1h",
+        f"/api/v1/graphs/graph-{many.letters(17)}/stats?window=1h",
+        f"/api/v1/query?metric=p95&node=node-{many.letters(17)}",
+    )
+}
+LOAD_SECONDS = 15  # of load on the agent
 
 READER = """
 import http.client, json, statistics, sys, time, zlib
@@ -114,7 +126,7 @@ print(json.dumps({"median": at(0.5), "p99": at(0.99), "longest": at(1)}))
 
 
 class Synthetic:
-    """An agent that has seen many nodes, each busy all the time."""
+    """The view of an agent with many nodes that are always active."""
 
     def __init__(self, series: int) -> None:
         self.now = 1_700_000_000.0
@@ -129,16 +141,16 @@ class Synthetic:
             clock=self.clock,
         )
         self.backtest = Backtester(None, lambda: load({})).run
-        # One packed step serves for all of the hour: it costs no memory here, and is
-        # unpacked for each of them, as 360 different ones are.
-        step = compress(many.bucket(series, 2, self.now))
+        # One compressed bucket is used for the whole hour. This saves memory here;
+        # it is decompressed as often as 360 different buckets.
+        step = compress(many.make_bucket(series, 2, self.now))
         last = int(self.now // BUCKET_SECONDS)
         self._view = View(
             self.now,
             self.now - 7200,
-            many.bucket(series, 100, self.now),
+            many.make_bucket(series, 100, self.now),
             History({last - n: step for n in range(HISTORY_BUCKETS)}),
-            many.registry(series),
+            many.fill_registry(series),
             (),
             {},
         )
@@ -161,8 +173,8 @@ class Synthetic:
 
 
 @contextlib.contextmanager
-def serving(series: int) -> Iterator[int]:
-    """Serve so many series from a thread; yield the port."""
+def serve_series(series: int) -> Iterator[int]:
+    """Serve many series from a thread; yield the port."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
@@ -179,8 +191,8 @@ def serving(series: int) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def histograms(series: int) -> Iterator[int]:
-    """Serve so many of prometheus_client's histograms; yield the port."""
+def serve_histograms(series: int) -> Iterator[int]:
+    """Serve many histograms of prometheus_client; yield the port."""
     port = free_port()
     command = [sys.executable, "-c", HISTOGRAMS, str(port), str(series)]
     with subprocess.Popen(
@@ -191,30 +203,35 @@ def histograms(series: int) -> Iterator[int]:
         process.communicate("", timeout=20)
 
 
-def read(port: int, request: tuple[str, str, str], reads: int) -> Measured:
-    """Ask for one thing some times; return how long that takes, and its size."""
-    return python("-c", READER, str(port), *request, str(reads))
+def measure_requests(
+    port: int, request: tuple[str, str, str], reads: int
+) -> Measurements:
+    """Send a request several times; return its duration and the response's size."""
+    return run_python("-c", READER, str(port), *request, str(reads))
 
 
 def measure(effort: Effort) -> list[Row]:
-    """Return the rows of scrapes, of other readings, and of the loop."""
+    """Return the rows of scrapes, of other requests, and of the event loop."""
     series, reads = effort.whole(SERIES, 50), effort.whole(READS, 1)
-    with serving(series) as ours, histograms(series) as peer:
-        measurements = in_turns(
+    with serve_series(series) as ours, serve_histograms(series) as peer:
+        measurements = interleave(
             effort.rounds,
             {
                 **{
-                    (what, who): partial(read, port, asked, reads)
+                    (what, who): partial(measure_requests, port, asked, reads)
                     for what, asked in SCRAPES.items()
                     for who, port in ((OURS, ours), (PEER, peer))
                 },
                 **{
-                    (what, OURS): partial(read, ours, asked, reads)
-                    for what, asked in READINGS.items()
+                    (what, OURS): partial(measure_requests, ours, asked, reads)
+                    for what, asked in {**READINGS, **FEW_READINGS}.items()
                 },
             },
         )
-    figures = {key: timed(key[1], samples) for key, samples in measurements.items()}
+    figures = {
+        key: summarize_requests(key[1], samples)
+        for key, samples in measurements.items()
+    }
     return [
         *(
             Row(
@@ -227,19 +244,23 @@ def measure(effort: Effort) -> list[Row]:
             for what in SCRAPES
         ),
         *(Row(f"GET {what}", "ms", figures[what, OURS]) for what in READINGS),
+        *(
+            Row(f"GET {what}", "ms", figures[what, OURS], Promise(50))
+            for what in FEW_READINGS
+        ),
         *stall_rows(effort),
     ]
 
 
-def timed(who: str, samples: list[Measured]) -> Figure:
+def summarize_requests(who: str, samples: list[Measurements]) -> Figure:
     size = f"{samples[0]['mb']:.2f} MB"
-    return figure(who, [each["ms"] for each in samples], size)
+    return summarize(who, [each["ms"] for each in samples], size)
 
 
 @contextlib.contextmanager
-def probing(agent: Agent, seconds: int) -> Iterator[Measured]:
-    """Ask for `/health` over and over; yield the times, which are there at the end."""
-    result: Measured = {}
+def probe_health(agent: Agent, seconds: int) -> Iterator[Measurements]:
+    """Request `/health` all the time; yield a dict that has the times at the end."""
+    result: Measurements = {}
     with subprocess.Popen(
         [sys.executable, "-c", PROBE, agent.url, str(seconds)],
         stdout=subprocess.PIPE,
@@ -249,27 +270,27 @@ def probing(agent: Agent, seconds: int) -> Iterator[Measured]:
         result.update(json.loads(probe.communicate(timeout=seconds + 60)[0]))
 
 
-def answers(series: int, seconds: int) -> Measured:
-    """Return how long the loop of an agent under load takes to answer."""
-    with running_agent() as agent:
+def measure_stalls(series: int, seconds: int) -> Measurements:
+    """Return the response times of the event loop of an agent under load."""
+    with running_agent(fork=False) as agent:
         address = agent.url.removeprefix("http://")
         with (
-            busy(agent, series) as push,
+            known_series_load(agent, series) as push,
             scraping(address),
-            probing(agent, seconds) as result,
+            probe_health(agent, seconds) as result,
         ):
             push(seconds)
     return result
 
 
 def stall_rows(effort: Effort) -> list[Row]:
-    """Return the row of the loop's longest stall."""
+    """Return the row of the longest stall of the event loop."""
     series = effort.whole(SERIES, 50)
-    seconds = effort.of(HELD_SECONDS, effort.whole(5, 1))
-    what = f"the loop's longest stall, {series:,} series a second"
-    measures = {what: partial(answers, series, seconds)}
-    measurements = in_turns(effort.rounds, measures)[what]
+    seconds = effort.of(LOAD_SECONDS, effort.whole(5, 1))
+    what = f"longest stall of the event loop, {series:,} series per second"
+    measures = {what: partial(measure_stalls, series, seconds)}
+    measurements = interleave(effort.rounds, measures)[what]
     usual = max(each["p99"] for each in measurements)
     longest = [each["longest"] for each in measurements]
-    note = f"99 of 100 answers within {usual:.1f} ms"
-    return [Row(what, "ms", figure(OURS, longest, note), Promise(50))]
+    note = f"99 % of responses within {usual:.1f} ms"
+    return [Row(what, "ms", summarize(OURS, longest, note), Promise(50))]

@@ -1,7 +1,7 @@
-"""What the hooks add to a call through an SDK, and what `record_llm` costs.
+"""Measure the overhead of hooks per call of an SDK, and the cost of `record_llm`.
 
-The same call goes to a local server bare and hooked. Time is CPU time of the calling
-thread: the server's and the sender's is not in it. Events go to an agent in memory.
+The same call is sent to a local server with and without hooks. Times are CPU times of
+the calling thread, without the server and the sender. Events are captured in memory.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 
 import anthropic
 import openai
-from tests.bench.report import OURS, Row, figure, more
-from tests.bench.rounds import Effort, in_turns
+from tests.bench.report import OURS, Row, overhead, summarize
+from tests.bench.rounds import Effort, interleave
 from tests.llm_server import serving
 
 import kaywatch
@@ -22,13 +22,13 @@ from kaywatch.testing import capture
 
 clock = time.thread_time
 ASK: Any = [{"role": "user", "content": "hi"}]
-CHUNKS = 5  # of the server's chat stream, its usage included
+CHUNKS = 5  # of the server's chat stream, including its usage
 CALLS = 60
 RECORDS = 2_000
-REPEAT = 5  # such short measures in one round
+REPEAT = 5  # measurements per round, as they are short
 
 
-def cost(call: Callable[[], Any], times: int) -> float:
+def measure_call(call: Callable[[], Any], times: int) -> float:
     """Return the time of one call in microseconds."""
     call()
     started = clock()
@@ -37,28 +37,28 @@ def cost(call: Callable[[], Any], times: int) -> float:
     return (clock() - started) / times * 1e6
 
 
-def hooked(call: Callable[[], Any], times: int) -> float:
+def measure_hooked_call(call: Callable[[], Any], times: int) -> float:
     """Return the time of one call with the hooks."""
     kaywatch.instrument(modules=[])
     try:
         with capture():
-            return cost(call, times)
+            return measure_call(call, times)
     finally:
         kaywatch.uninstrument()
 
 
-def recorded(times: int) -> float:
+def measure_record_llm(times: int) -> float:
     """Return the time of one `record_llm`."""
     record = partial(
         kaywatch.record_llm, model="gpt-4o", input_tokens=900, output_tokens=200
     )
     with capture(), kaywatch.execution("g", "n"):
-        return cost(record, times)
+        return measure_call(record, times)
 
 
 def measure(effort: Effort) -> list[Row]:
     """Return a row for each kind of call."""
-    calls, rounds = effort.of(CALLS), effort.rounds * REPEAT
+    calls, rounds = effort.of(CALLS), effort.rounds * effort.whole(REPEAT, 1)
     with serving() as server:
         known = {"api_key": "k", "timeout": 30, "max_retries": 0}
         gpt = openai.OpenAI(base_url=f"{server.url}/v1", **known)
@@ -76,29 +76,34 @@ def measure(effort: Effort) -> list[Row]:
             return list(chat(stream=True, stream_options={"include_usage": True}))
 
         kinds = {
-            "an openai chat": chat,
-            f"an openai chat in {CHUNKS} chunks": streamed,
-            "an anthropic message": message,
+            "openai chat": chat,
+            f"openai chat in {CHUNKS} chunks": streamed,
+            "anthropic message": message,
         }
         with gpt, claude:
-            measurements = in_turns(
+            measurements = interleave(
                 rounds,
                 {
                     (kind, way): partial(taken, call, calls)
                     for kind, call in kinds.items()
-                    for way, taken in (("bare", cost), ("hooked", hooked))
+                    for way, taken in (
+                        ("bare", measure_call),
+                        ("hooked", measure_hooked_call),
+                    )
                 },
             )
-    alone = partial(recorded, effort.of(RECORDS))
-    by_hand = in_turns(rounds, {"record_llm": alone})["record_llm"]
+    alone = partial(measure_record_llm, effort.of(RECORDS))
+    by_hand = interleave(rounds, {"record_llm": alone})["record_llm"]
     return [
         *(
             Row(
-                f"added to {kind}",
+                f"overhead per {kind}",
                 "us",
-                more(measurements[kind, "hooked"], measurements[kind, "bare"], "us"),
+                overhead(
+                    measurements[kind, "hooked"], measurements[kind, "bare"], "us"
+                ),
             )
             for kind in kinds
         ),
-        Row("`record_llm`, priced and held", "us", figure(OURS, by_hand)),
+        Row("`record_llm`, with a price", "us", summarize(OURS, by_hand)),
     ]

@@ -1,9 +1,8 @@
-"""What a node's lines in the log cost, beside KayGraph's f-strings.
+"""Measure the cost of log lines per node; compare with KayGraph's f-strings.
 
-A flow of ten nodes that do nothing is run with different set-ups. Files are real.
-KayGraph's manner is a node that logs its start and end, with f-strings that are built
-at any level: it holds a payload of 1,000 records, as a result of `prep`, which KayGraph
-formats for DEBUG.
+A flow of ten nodes that do nothing runs with different logging set-ups and real files.
+The peer logs as KayGraph does: a node logs its start and end, and formats f-strings at
+any level, including those for DEBUG with a payload of 1,000 records from `prep`.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pocketflow
-from tests.bench.bench_frameworks import Step, visit
-from tests.bench.report import OURS, Figure, Row, added, figure
-from tests.bench.rounds import Effort, in_turns
+from tests.bench.bench_frameworks import Step, measure_visit
+from tests.bench.report import OURS, Figure, Row, differences, summarize
+from tests.bench.rounds import Effort, interleave
 
 import kaywatch
 from kaywatch.logs import (
@@ -31,12 +30,12 @@ from kaywatch.logs import (
 from kaywatch.testing import capture
 
 RUNS = 200
-REPEAT = 3  # such short measures in one round
+REPEAT = 3  # measurements per round, as they are short
 PAYLOAD = [{"id": number, "text": "some text"} for number in range(1_000)]
 
 
-class Chatty(Step):
-    """Logs as KayGraph does: an f-string for each line, built at any level."""
+class LoggingStep(Step):
+    """Logs as KayGraph does: an f-string for each line, formatted at any level."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,7 +62,7 @@ class Chatty(Step):
         return action
 
 
-def plain_handlers(folder: Path, level: int) -> None:
+def set_up_plain_handlers(folder: Path, level: int) -> None:
     """Set logging up as KayGraph's page does, without its console."""
     root = logging.getLogger()
     root.setLevel(level)
@@ -74,7 +73,7 @@ def plain_handlers(folder: Path, level: int) -> None:
         root.addHandler(handler)
 
 
-def clear() -> None:
+def remove_setup() -> None:
     """Undo any of the set-ups."""
     remove_logging()
     kaywatch.uninstrument()
@@ -85,39 +84,43 @@ def clear() -> None:
     root.setLevel(logging.WARNING)
 
 
-def visits(setup: Callable[[], object], visited: Callable[[], float]) -> float:
-    """Return the microseconds of a visit with a set-up, which is undone after."""
+def measure_with_setup(
+    setup: Callable[[], object], visited: Callable[[], float]
+) -> float:
+    """Return the microseconds of a visit with a set-up, which is removed afterwards."""
     setup()
     try:
         return visited()
     finally:
-        clear()
+        remove_setup()
 
 
-def ours(folder: Path, setup: Callable[..., None], level: str) -> None:
-    """Set ours up, without the console."""
+def set_up_kaywatch(folder: Path, setup: Callable[..., None], level: str) -> None:
+    """Set up kaywatch's logging without the console."""
     setup(directory=folder, level=level, console=False)
-    watch()
+    instrument()
 
 
-def watch() -> None:
+def instrument() -> None:
     kaywatch.instrument(modules=[pocketflow])
 
 
 def measure(effort: Effort) -> list[Row]:
-    """Return a row for each manner and level."""
+    """Return a row for each kind and level of logging."""
     runs = effort.of(RUNS)
-    plain = partial(visit, Step, {}, runs)
-    chatty = partial(visit, Chatty, {}, runs)
-    loaded = partial(visit, Chatty, {"payload": PAYLOAD}, effort.of(RUNS // 50))
+    plain = partial(measure_visit, Step, {}, runs)
+    chatty = partial(measure_visit, LoggingStep, {}, runs)
+    loaded = partial(
+        measure_visit, LoggingStep, {"payload": PAYLOAD}, effort.of(RUNS // 50)
+    )
     with tempfile.TemporaryDirectory() as name, capture():
         folder = Path(name)
-        production = partial(ours, folder, setup_production_logging)
-        structured = partial(ours, folder, setup_structured_logging)
-        by_hand = partial(plain_handlers, folder)
+        production = partial(set_up_kaywatch, folder, setup_production_logging)
+        structured = partial(set_up_kaywatch, folder, setup_structured_logging)
+        by_hand = partial(set_up_plain_handlers, folder)
         cases: dict[str, tuple[Callable[[], object], Callable[[], float]]] = {
-            "bare": (clear, plain),
-            "instrumented": (watch, plain),
+            "bare": (remove_setup, plain),
+            "instrumented": (instrument, plain),
             "WARNING": (partial(production, "WARNING"), plain),
             "INFO": (partial(production, "INFO"), plain),
             "JSON": (partial(structured, "INFO"), plain),
@@ -125,22 +128,27 @@ def measure(effort: Effort) -> list[Row]:
             "f-strings, INFO": (partial(by_hand, logging.INFO), chatty),
             "f-strings, 1,000 records": (partial(by_hand, logging.WARNING), loaded),
         }
-        measurements = in_turns(
-            effort.rounds * REPEAT,
-            {case: partial(visits, *value) for case, value in cases.items()},
+        measurements = interleave(
+            effort.rounds * effort.whole(REPEAT, 1),
+            {
+                case: partial(measure_with_setup, *value)
+                for case, value in cases.items()
+            },
         )
 
     def adds(case: str, who: str = OURS, note: str = "") -> Figure:
-        return figure(who, added(measurements[case], measurements["bare"]), note)
+        return summarize(
+            who, differences(measurements[case], measurements["bare"]), note
+        )
 
     strings = "f-strings, as KayGraph logs"
     return [
         Row(
-            "added to a node: metrics, logging at WARNING",
+            "overhead per node: metrics, logging at WARNING",
             "us",
             adds("WARNING"),
             peers=(
-                adds("instrumented", "metrics alone"),
+                adds("instrumented", "metrics only"),
                 adds("f-strings, WARNING", strings),
                 adds("f-strings, 1,000 records", strings, "1,000 records from `prep`"),
             ),
@@ -148,8 +156,8 @@ def measure(effort: Effort) -> list[Row]:
         Row(
             "the same, logging at INFO, to files",
             "us",
-            adds("INFO", note="3 lines a node"),
-            peers=(adds("f-strings, INFO", strings, "2 lines a node"),),
+            adds("INFO", note="3 lines per node"),
+            peers=(adds("f-strings, INFO", strings, "2 lines per node"),),
         ),
-        Row("the same, as JSON", "us", adds("JSON", note="3 lines a node")),
+        Row("the same, as JSON", "us", adds("JSON", note="3 lines per node")),
     ]

@@ -1,7 +1,7 @@
-"""What 10,000 series cost: the memory of an hour of them.
+"""Measure the memory of 10,000 series over one hour.
 
-Every series is busy in every step, with phases, as an instrumented framework's are: the
-most that so many can cost.
+Every series is active in every bucket and has phases, as with an instrumented
+framework. This is the worst case for this number of series.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import time
 from functools import partial
 
 from tests.bench import series as many
-from tests.bench.report import OURS, Promise, Row, figure
-from tests.bench.rounds import Effort, alone, in_turns, python
+from tests.bench.report import OURS, Promise, Row, summarize
+from tests.bench.rounds import Effort, interleave, run_in_process, run_python
 from tests.bench.usage import resident_mb
 
 from kaywatch_agent.aggregate.aggregator import Aggregator
@@ -20,10 +20,10 @@ from kaywatch_agent.aggregate.view import BUCKET_SECONDS, HISTORY_BUCKETS
 from kaywatch_agent.runtime.process import tune_allocator
 
 SERIES = 10_000
-PER_STEP = 3  # executions of each series in each step
+PER_STEP = 3  # executions per series and bucket
 
 PEER = "prometheus_client"
-# Without numpy, which our modules would bring into its process.
+# Without numpy, which our modules would import.
 HISTOGRAMS = """
 import json, sys
 from prometheus_client import Histogram
@@ -36,44 +36,44 @@ print(json.dumps({"resident_mb": resident_mb()}))
 """
 
 
-def hour(series: int, steps: int) -> float:
+def measure_hour(series: int, steps: int) -> float:
     """Fill an aggregator; return its process's memory in MB."""
     tune_allocator()
     now = float(int(time.time()) // BUCKET_SECONDS * BUCKET_SECONDS)
-    aggregator = Aggregator(many.registry(series), now)
-    events = many.columns(series, PER_STEP, now)
+    aggregator = Aggregator(many.fill_registry(series), now)
+    events = many.make_columns(series, PER_STEP, now)
     for step in range(steps):
         at = now + step * BUCKET_SECONDS
         timely = events._replace(time=events.time + step * BUCKET_SECONDS)
-        aggregator._pending.add(timely, many.phases(timely))
+        aggregator._pending.add(timely, many.make_phases(timely))
         aggregator.advance(at)
         aggregator.changes(full=False)
-    # What is merely kept for the next tick differs from run to run.
+    # The memory that malloc keeps for reuse differs from run to run.
     ctypes.CDLL(None).malloc_trim(0)
     return resident_mb()
 
 
-def histograms(series: int) -> float:
+def measure_histograms(series: int) -> float:
     """Fill prometheus_client's histograms; return their process's memory in MB."""
-    return python("-c", HISTOGRAMS, str(series))["resident_mb"]
+    return run_python("-c", HISTOGRAMS, str(series))["resident_mb"]
 
 
 def measure(effort: Effort) -> list[Row]:
     """Return the row of many series."""
     series, steps = effort.whole(SERIES, 50), effort.whole(HISTORY_BUCKETS, 3)
-    measurements = in_turns(
+    measurements = interleave(
         effort.rounds,
         {
-            OURS: partial(alone, effort.seconds, hour, series, steps),
-            PEER: partial(histograms, series),
+            OURS: partial(run_in_process, effort.seconds, measure_hour, series, steps),
+            PEER: partial(measure_histograms, series),
         },
     )
     return [
         Row(
-            f"memory, {series:,} series in all of {steps} steps",
+            f"memory, {series:,} series in each of {steps} buckets",
             "MB",
-            figure(OURS, measurements[OURS]),
+            summarize(OURS, measurements[OURS]),
             Promise(400),
-            (figure(PEER, measurements[PEER], "totals alone, without a history"),),
+            (summarize(PEER, measurements[PEER], "totals only, no history"),),
         )
     ]

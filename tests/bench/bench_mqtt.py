@@ -1,6 +1,6 @@
-"""The way by a broker beside the socket, and an agent whose topics are full of junk.
+"""Measure MQTT: compare a broker with the socket, and an agent with junk on its topics.
 
-Broker and agent are the real ones, in processes of their own; CPU is the agent's alone.
+Broker and agent are real, in their own processes. CPU is that of the agent only.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from tests.agents import Agent, running_agent
 from tests.bench.bench_agent import agent_pid
 from tests.bench.daemons import Load
 from tests.bench.load import Clients
-from tests.bench.report import OURS, Row, absent, figure
-from tests.bench.rounds import Effort, Measured, in_turns
+from tests.bench.report import OURS, Row, missing_figure, summarize
+from tests.bench.rounds import Effort, Measurements, interleave
 from tests.bench.usage import cpu_seconds
-from tests.brokers import Mosquitto, running_broker
+from tests.brokers import Mosquitto, run_broker
 from tests.mqtt import agent_at
 from tests.servers import find
 
 from kaywatch._send.broker import Broker, parse
 
-BATCHES = {5_000: 5_000_000, 50: 100_000}  # size: events in all
+BATCHES = {5_000: 5_000_000, 50: 100_000}  # size: total events
 CLIENTS = 4
 JUNK_PER_SECOND = 1_000
 JUNK_SECONDS = 10
@@ -36,19 +36,19 @@ SOCKET = "over the UNIX socket"
 
 
 @contextlib.contextmanager
-def agents(by_broker: bool) -> Iterator[tuple[Agent, str | Broker]]:
-    """Run an agent; return it and where to push to."""
+def run_agent(by_broker: bool) -> Iterator[tuple[Agent, str | Broker]]:
+    """Run an agent; yield it and the address to push to."""
     if not by_broker:
-        with running_agent() as agent:
+        with running_agent(fork=False) as agent:
             yield agent, agent.socket
         return
-    with running_broker() as broker, agent_at(broker) as agent:
+    with run_broker() as broker, agent_at(broker) as agent:
         yield agent, parse(broker.access().url("kaywatch"))
 
 
-def loaded(by_broker: bool, batch: int, events: int) -> tuple[Load, float]:
-    """Return what an agent used, and events per second by the wall clock."""
-    with agents(by_broker) as (agent, where):
+def measure_load(by_broker: bool, batch: int, events: int) -> tuple[Load, float]:
+    """Return the agent's load, and events per second of wall-clock time."""
+    with run_agent(by_broker) as (agent, where):
         clients = Clients(where, CLIENTS, batch)
         clients.settle()
         cpu, started = cpu_seconds(agent_pid(agent)), time.monotonic()
@@ -65,8 +65,8 @@ def loaded(by_broker: bool, batch: int, events: int) -> tuple[Load, float]:
     return load, received / took
 
 
-class Junk:
-    """Publishes random payloads on random topics below the prefix, and on real ones."""
+class JunkPublisher:
+    """Publishes random payloads on random and on real topics below the prefix."""
 
     def __init__(self, port: int, per_second: float) -> None:
         self._stop = threading.Event()
@@ -98,12 +98,12 @@ class Junk:
             self._stop.wait(0.01)
 
 
-def among_junk(per_second: float, seconds: float) -> Measured:
-    """Return the agent's CPU, and how long a client's flush takes meanwhile."""
-    with running_broker() as broker, agent_at(broker) as agent:
+def measure_with_junk(per_second: float, seconds: float) -> Measurements:
+    """Return the agent's CPU and the duration of a flush, with junk messages."""
+    with run_broker() as broker, agent_at(broker) as agent:
         assert isinstance(broker, Mosquitto)
         clients = Clients(parse(broker.access().url("kaywatch")), 1, 50)
-        junk = Junk(broker.port, per_second) if per_second else None
+        junk = JunkPublisher(broker.port, per_second) if per_second else None
         cpu, started, flushes = cpu_seconds(agent_pid(agent)), time.monotonic(), []
         pushed = 0
         while time.monotonic() < started + seconds:
@@ -124,16 +124,18 @@ def among_junk(per_second: float, seconds: float) -> Measured:
 
 
 def measure(effort: Effort) -> list[Row]:
-    """Return the rows."""
+    """Return the rows of MQTT."""
     if find("mosquitto") is None and os.environ.get("CI") != "true":
-        gone = absent(OURS, "mosquitto is not installed")
-        return [Row("agent CPU an event by way of MQTT", "ns", gone)]
+        missing = missing_figure(OURS, "mosquitto is not installed")
+        return [Row("agent CPU per event over MQTT", "ns", missing)]
     rows = []
     for size, events in BATCHES.items():
-        measurements = in_turns(
+        measurements = interleave(
             effort.rounds,
             {
-                by_broker: partial(loaded, by_broker, size, effort.of(events, 2 * size))
+                by_broker: partial(
+                    measure_load, by_broker, size, effort.of(events, 2 * size)
+                )
                 for by_broker in (True, False)
             },
         )
@@ -143,41 +145,41 @@ def measure(effort: Effort) -> list[Row]:
         lost = max(load.lost for load, _ in measurements[True])
         rows.append(
             Row(
-                f"agent CPU an event by MQTT, batches of {size:,}",
+                f"agent CPU per event over MQTT, batches of {size:,}",
                 "ns",
-                figure(OURS, loads[True], f"{lost:.2%} lost"),
-                peers=(figure(SOCKET, loads[False]),),
+                summarize(OURS, loads[True], f"{lost:.2%} lost"),
+                peers=(summarize(SOCKET, loads[False]),),
             )
         )
         rates = {way: [rate for _, rate in measurements[way]] for way in measurements}
         rows.append(
             Row(
-                f"by MQTT, {CLIENTS} clients, batches of {size:,}",
+                f"throughput over MQTT, {CLIENTS} clients, batches of {size:,}",
                 "events/s",
-                figure(OURS, rates[True]),
-                peers=(figure(SOCKET, rates[False]),),
+                summarize(OURS, rates[True]),
+                peers=(summarize(SOCKET, rates[False]),),
             )
         )
     seconds = JUNK_SECONDS * max(effort.share, 0.05)
     quiet = "without junk"
-    found_junk = in_turns(
+    junk_samples = interleave(
         effort.rounds,
         {
-            OURS: partial(among_junk, JUNK_PER_SECOND, seconds),
-            quiet: partial(among_junk, 0, seconds),
+            OURS: partial(measure_with_junk, JUNK_PER_SECOND, seconds),
+            quiet: partial(measure_with_junk, 0, seconds),
         },
     )
     for key, what, unit in (
         ("core", "agent CPU", "% of a core"),
-        ("flush", "a flush of a client", "ms"),
+        ("flush", "flush of a client", "ms"),
     ):
-        samples = {who: [one[key] for one in found_junk[who]] for who in found_junk}
+        samples = {who: [one[key] for one in junk_samples[who]] for who in junk_samples}
         rows.append(
             Row(
-                f"{what} amid {JUNK_PER_SECOND:,} junk messages/s",
+                f"{what} with {JUNK_PER_SECOND:,} junk messages/s",
                 unit,
-                figure(OURS, samples[OURS]),
-                peers=(figure(quiet, samples[quiet]),),
+                summarize(OURS, samples[OURS]),
+                peers=(summarize(quiet, samples[quiet]),),
             )
         )
     return rows

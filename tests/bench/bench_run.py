@@ -1,4 +1,4 @@
-"""What `kaywatch run` costs at the start of a process."""
+"""Measure the cost of `kaywatch run` at the start of a process."""
 
 from __future__ import annotations
 
@@ -10,23 +10,22 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from tests.bench.report import Row, more
-from tests.bench.rounds import Effort, in_turns
+from tests.bench.report import Row, overhead
+from tests.bench.rounds import Effort, interleave
 
 from kaywatch.launch import FOLDER
 
-STARTS = 20  # in one round
+STARTS = 20  # per round
 COMMAND = str(Path(sys.executable).parent / "kaywatch")
-# Compiled, as `pip install` leaves it.
-PLAIN = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+PLAIN = dict(os.environ)
 BELOW = {**PLAIN, "PYTHONPATH": FOLDER}
 PYTHON = (sys.executable, "-c", "pass")
 FRAMEWORK = (sys.executable, "-c", "import pocketflow")
 RUN = (COMMAND, "run", "--", *PYTHON)
 
 
-def start(command: Sequence[str], environment: Mapping[str, str]) -> float:
-    """Run a command; return the milliseconds."""
+def measure_start(command: Sequence[str], environment: Mapping[str, str]) -> float:
+    """Run a command; return its duration in milliseconds."""
     started = time.perf_counter()
     subprocess.run(command, env=environment, check=True, timeout=60)
     return (time.perf_counter() - started) * 1e3
@@ -41,16 +40,16 @@ def measure(effort: Effort) -> list[Row]:
         "framework below": (FRAMEWORK, BELOW),
         "run": (RUN, PLAIN),
     }
-    measurements = in_turns(
+    measurements = interleave(
         effort.rounds * effort.of(STARTS),
-        {name: partial(start, *case) for name, case in cases.items()},
+        {name: partial(measure_start, *case) for name, case in cases.items()},
     )
     rows = {
-        "added to the start of Python below `kaywatch run`": ("below", "bare"),
-        "the same, of one that imports PocketFlow": ("framework below", "framework"),
-        "`kaywatch run` itself, and the start below it": ("run", "bare"),
+        "overhead per start of Python below `kaywatch run`": ("below", "bare"),
+        "the same, with an import of PocketFlow": ("framework below", "framework"),
+        "`kaywatch run` itself, including the start below it": ("run", "bare"),
     }
     return [
-        Row(what, "ms", more(measurements[name], measurements[than], "ms"))
+        Row(what, "ms", overhead(measurements[name], measurements[than], "ms"))
         for what, (name, than) in rows.items()
     ]

@@ -1,6 +1,6 @@
-"""Statsd servers beside the agent: started, loaded at a pace, asked what they took in.
+"""Start statsd servers, load them at a rate, and read how many events they received.
 
-Each says itself how many events it has seen, so what the kernel or it dropped is known.
+Each server reports the number of received events, so losses are known.
 """
 
 from __future__ import annotations
@@ -16,28 +16,29 @@ import socket
 import subprocess
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.agents import free_port, until
-from tests.bench.load import evenly, statsd_packets
+from tests.bench.load import send_evenly, statsd_packets
 from tests.bench.peers import FOLDER, REMEDY
 from tests.bench.usage import cpu_seconds
 
-__all__ = ["DAEMONS", "Daemon", "Load", "loaded", "running", "versions"]
+__all__ = ["DAEMONS", "Daemon", "Load", "measure_load", "run_daemon", "versions"]
 
-FLUSH_SECONDS = 1.0  # of both
+FLUSH_SECONDS = 1.0  # the flush interval of both servers
 
 
 @dataclass(frozen=True)
 class Load:
-    """What a load did to a daemon.
+    """The cost of a load.
 
     Attributes:
-        cpu_ns: CPU nanoseconds per event that it took in.
-        core_percent: the share of a core while the load lasted.
-        lost: the share of the events that it did not take in.
+        cpu_ns: CPU nanoseconds per received event.
+        core_percent: the share of a core during the load.
+        lost: the share of events that were not received.
     """
 
     cpu_ns: float
@@ -45,8 +46,8 @@ class Load:
     lost: float
 
 
-class Daemon:
-    """A statsd server, started in a folder of its own; counts what it took in."""
+class Daemon(ABC):
+    """A statsd server in its own folder, which counts the received events."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -62,24 +63,25 @@ class Daemon:
             )
 
     @staticmethod
+    @abstractmethod
     def missing() -> str:
-        """Return why it can't be started, empty when it can."""
-        raise NotImplementedError
+        """Return why the server can't be started; empty if it can."""
 
     @staticmethod
+    @abstractmethod
     def version() -> str:
-        raise NotImplementedError
+        """Return the version of the server."""
 
+    @abstractmethod
     def command(self) -> tuple[list[str], dict[str, str]]:
         """Write the configuration; return the command and its environment."""
-        raise NotImplementedError
 
+    @abstractmethod
     def received(self) -> int:
-        """Return how many events it says it has taken in, up to its last flush."""
-        raise NotImplementedError
+        """Return the number of received events, as reported at the last flush."""
 
     def await_ready(self) -> None:
-        """Send until it says that something came: UDP tells nothing else."""
+        """Send until the server reports an event, because UDP reports no success."""
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.connect(("127.0.0.1", self.port))
 
@@ -88,11 +90,11 @@ class Daemon:
                     probe.send(b"probe:1|ms")
                 return self.received()
 
-            until(arrived, f"{self.process.args} takes events in")
+            until(arrived, f"{self.process.args} receives events")
         self.await_flush()
 
     def await_flush(self, expected: int | None = None) -> int:
-        """Wait until `expected` events are in, or no more come; return how many are."""
+        """Wait for `expected` events, or until no more arrive; return the number."""
         now, changed = self.received(), time.monotonic()
         while time.monotonic() < changed + 2 * FLUSH_SECONDS:
             time.sleep(0.1)
@@ -104,7 +106,7 @@ class Daemon:
         return now
 
     def close(self) -> None:
-        """End it."""
+        """Stop the server."""
         self.process.terminate()
         try:
             self.process.wait(5)
@@ -114,7 +116,7 @@ class Daemon:
 
 
 class NodeStatsd(Daemon):
-    """The statsd of npm, with a backend that only keeps its counter."""
+    """npm's statsd, with a backend that only stores its counter."""
 
     BACKEND = """
         const fs = require('fs');
@@ -231,7 +233,7 @@ DAEMONS: dict[str, type[Daemon]] = {"statsd": NodeStatsd, "collectd": Collectd}
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of the daemons that are here."""
+    """Return the versions of the installed daemons."""
     return {
         f"the daemon {name}": kind.version()
         for name, kind in DAEMONS.items()
@@ -240,8 +242,8 @@ def versions() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def running(kind: type[Daemon]) -> Iterator[Daemon]:
-    """Run a daemon, ready to take events in."""
+def run_daemon(kind: type[Daemon]) -> Iterator[Daemon]:
+    """Run a daemon that is ready to receive events."""
     with tempfile.TemporaryDirectory(prefix="kw-") as folder:
         daemon = kind(Path(folder))
         try:
@@ -251,22 +253,22 @@ def running(kind: type[Daemon]) -> Iterator[Daemon]:
             daemon.close()
 
 
-def loaded(daemon: Daemon, per_packet: int, events: int, rate: float) -> Load:
+def measure_load(daemon: Daemon, per_packet: int, events: int, rate: float) -> Load:
     """Send timers to a daemon.
 
     Args:
-        daemon: one that is idle.
+        daemon: an idle daemon.
         per_packet: events in one UDP packet.
-        events: how many in all.
+        events: the total number of events.
         rate: events per second.
     """
     already, cpu = daemon.await_flush(), cpu_seconds(daemon.process.pid)
     started = time.monotonic()
     packets = events // per_packet
     sent = packets * per_packet
-    evenly(statsd_packets(daemon.port, per_packet), packets, rate / per_packet)
+    send_evenly(statsd_packets(daemon.port, per_packet), packets, rate / per_packet)
     took = time.monotonic() - started
-    # Its flushes are in its figure, as the commits are in ours.
+    # The figure includes flushes, as ours includes commits.
     received = daemon.await_flush(already + sent) - already
     used = cpu_seconds(daemon.process.pid) - cpu
     return Load(used / received * 1e9, used / took * 100, 1 - received / sent)

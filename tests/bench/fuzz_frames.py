@@ -1,9 +1,9 @@
-"""Pushes mutated frames through a conversation, and says what became of each.
+"""Push mutated frames through a session, and print how they were handled.
 
     python -m tests.bench.fuzz_frames [frames] [seed]
 
-Each frame must be counted as exactly one message, none may raise or take long, and a
-sound client on the same connection must be served between them as if nothing was.
+Each frame must count as exactly one message, without an exception or a long delay. A
+valid client on the same connection must be served normally between them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FRAMES = 1_000_000
 PROBE_EVERY = 1_000
 TICK_EVERY = 10_000
 CLIENT = bytes(range(16))
-PROBE = b"the sound client"
+PROBE = b"the valid client"
 REPLACEMENTS = (
     b"\xc0\xc1\xc4\xc6\xca\xcb\xcf\xd3\xd9\xdb\xdc\xdd\xde\xdf\x80\x90\xa0\xff"
 )
@@ -41,7 +41,7 @@ class FakePeer:
     started = 0.0
     trusted = False
 
-    def exited(self) -> bool:
+    def has_exited(self) -> bool:
         return True
 
     def sample(self) -> None:
@@ -51,7 +51,7 @@ class FakePeer:
 
 
 class FakeLink:
-    """Keeps the replies, and whether it was hung up."""
+    """Keeps the replies, and whether the connection was closed."""
 
     def __init__(self) -> None:
         self.peer = FakePeer()
@@ -66,8 +66,8 @@ class FakeLink:
         self.closed = True
 
 
-def columns(events: int) -> bytes:
-    """Return a batch as our client packs it, with all sections."""
+def pack_columns(events: int) -> bytes:
+    """Return a batch with all sections, packed by our client."""
     recorder = Recorder()
     recorder.open()
     for number in range(events):
@@ -81,10 +81,10 @@ def columns(events: int) -> bytes:
     recorder.failed(Failure(1.5, "checkout", "node0", "E", "why", "exec", 1, 1, "r-1"))
     recorder.wired(Topology("checkout", "node0", ("node0", "node1"), ()))
     recorder.in_flight.add(Endless("checkout", "node1", time.time()))
-    taken = Packer(recorder).take()
-    assert taken is not None
-    # Without a number, or all but the first would be duplicates.
-    return wire.pack({"type": "batch", "service": "fuzz", **taken.sections})
+    batch = Packer(recorder).take()
+    assert batch is not None
+    # Without a sequence number; otherwise all but the first would be duplicates.
+    return wire.pack({"type": "batch", "service": "fuzz", **batch.sections})
 
 
 def batch(client: bytes, seq: int, sections: dict[str, object]) -> bytes:
@@ -100,7 +100,7 @@ def batch(client: bytes, seq: int, sections: dict[str, object]) -> bytes:
 
 
 def sound_messages() -> list[bytes]:
-    """Return one of each kind, the interesting ones several times."""
+    """Return one valid message of each type, the interesting ones several times."""
     row = {"graph": "checkout", "node": "pay", "seconds": 0.5, "outcome": "ok"}
     point = {"metric": "size", "value": 3.5, "labels": {"shop": "de"}}
     hello = wire.hello(
@@ -114,37 +114,37 @@ def sound_messages() -> list[bytes]:
     )
     rows = wire.pack({"type": "batch", "service": "fuzz", "events": [row, point, row]})
     return [
-        *(columns(1), columns(5), columns(40), rows, rows, hello),
+        *(pack_columns(1), pack_columns(5), pack_columns(40), rows, rows, hello),
         batch(CLIENT, 1, {"events": [row]}),
         *(wire.flush(CLIENT), wire.bye(CLIENT, 3, {"unpackable": 1})),
     ]
 
 
-def mutated(sound: list[bytes], chance: random.Random) -> bytes:
-    """Return a message with some bytes changed, cut out, doubled or swapped in."""
-    made = bytearray(chance.choice(sound))
+def mutate(sound: list[bytes], chance: random.Random) -> bytes:
+    """Return a message with some bytes changed, removed, repeated or replaced."""
+    data = bytearray(chance.choice(sound))
     for _ in range(chance.choice((1, 1, 1, 2, 3, 8))):
-        at = chance.randrange(len(made) + 1)
+        at = chance.randrange(len(data) + 1)
         kind = chance.randrange(8)
         if kind == 0:
-            made[at : at + 1] = bytes((chance.randrange(256),))
+            data[at : at + 1] = bytes((chance.randrange(256),))
         elif kind == 1:
-            del made[at : at + chance.randint(1, 16)]
+            del data[at : at + chance.randint(1, 16)]
         elif kind == 2:
-            made[at:at] = made[at : at + chance.randint(1, 32)]
+            data[at:at] = data[at : at + chance.randint(1, 32)]
         elif kind == 3:
-            made[at:at] = chance.randbytes(chance.randint(1, 8))
+            data[at:at] = chance.randbytes(chance.randint(1, 8))
         elif kind == 4:
-            made[at : at + 1] = bytes((chance.choice(REPLACEMENTS),))
+            data[at : at + 1] = bytes((chance.choice(REPLACEMENTS),))
         elif kind == 5:
-            made[at : at + 8] = struct.pack("<d", chance.choice(FLOATS))
+            data[at : at + 8] = struct.pack("<d", chance.choice(FLOATS))
         elif kind == 6:
             other = chance.choice(sound)
             start = chance.randrange(len(other))
-            made[at : at + 8] = other[start : start + chance.randint(1, 64)]
-        elif at < len(made):
-            made[at] ^= 1 << chance.randrange(8)
-    return bytes(made)
+            data[at : at + 8] = other[start : start + chance.randint(1, 64)]
+        elif at < len(data):
+            data[at] ^= 1 << chance.randrange(8)
+    return bytes(data)
 
 
 FLOATS = (0.0, -0.0, -1.0, 1e308, -1e308, 5e-324, float("nan"), float("inf"), 1e18)
@@ -154,15 +154,15 @@ VALUES: tuple[Any, ...] = (
 )
 
 
-def replaced(sound: list[bytes], chance: random.Random) -> bytes:
-    """Return sound msgpack in which something, somewhere, is something else."""
+def replace_value(sound: list[bytes], chance: random.Random) -> bytes:
+    """Return valid msgpack with one value replaced."""
     message = wire.decode(chance.choice(sound))
-    packed: bytes = msgpack.packb(altered(message, chance), use_bin_type=True)
+    packed: bytes = msgpack.packb(alter(message, chance), use_bin_type=True)
     return packed
 
 
-def altered(value: Any, chance: random.Random) -> Any:
-    """Return a value with one part of it left out or replaced, at any depth."""
+def alter(value: Any, chance: random.Random) -> Any:
+    """Return a value with one part removed or replaced, at any depth."""
     if chance.random() < 0.1:
         return chance.choice(VALUES)
     if isinstance(value, dict) and value:
@@ -170,21 +170,21 @@ def altered(value: Any, chance: random.Random) -> Any:
         if chance.random() < 0.1:
             return {k: v for k, v in value.items() if k != key}
         if key == "table":
-            table = altered(msgpack.unpackb(value[key]), chance)
+            table = alter(msgpack.unpackb(value[key]), chance)
             return {**value, key: msgpack.packb(table, use_bin_type=True)}
-        return {**value, key: altered(value[key], chance)}
+        return {**value, key: alter(value[key], chance)}
     if isinstance(value, list) and value:
         at = chance.randrange(len(value))
-        return [*value[:at], altered(value[at], chance), *value[at + 1 :]]
+        return [*value[:at], alter(value[at], chance), *value[at + 1 :]]
     if isinstance(value, bytes) and value:
-        return mutated([value], chance)
+        return mutate([value], chance)
     if isinstance(value, float):
         return chance.choice(FLOATS)
     return chance.choice(VALUES)
 
 
 class Fuzz:
-    """One agent, one connection at a time, and what is known of both."""
+    """One agent with one connection at a time, and the expected counts."""
 
     def __init__(self, seed: int) -> None:
         self.chance = random.Random(seed)
@@ -194,13 +194,13 @@ class Fuzz:
         self.link = FakeLink()
         self.conversation: Conversation = self.agent.open(self.link)
         self.sound = sound_messages()
-        self.messages = 0  # that have to have been counted
+        self.messages = 0  # the expected count
         self.slowest = 0.0
         self.probes = 0
 
     def frame(self) -> None:
         """Push one hostile frame, sometimes in pieces."""
-        make = self.chance.choice((replaced, mutated))
+        make = self.chance.choice((replace_value, mutate))
         frame = wire.frame(make(self.sound, self.chance))
         cut = self.chance.randrange(len(frame)) if self.chance.random() < 0.1 else 0
         started = time.thread_time()
@@ -211,7 +211,7 @@ class Fuzz:
         self.messages += 1
 
     def probe(self) -> None:
-        """Check that a sound client is served on the connection that was fuzzed."""
+        """Check that a valid client is served on the fuzzed connection."""
         self.probes += 1
         assert not self.link.closed
         self.link.sent.clear()
@@ -225,11 +225,11 @@ class Fuzz:
         assert wire.frame(wire.ack(self.probes, PROBE)) in self.link.sent
 
     def tick(self) -> None:
-        """Let a second pass, and begin a new connection."""
+        """Advance by a second, and open a new connection."""
         self.now += 1
         started = time.thread_time()
         self.agent.tick()
-        self.agent.committed.clear()  # else the peak is what the stand-in keeps
+        self.agent.committed.clear()  # otherwise the stand-in dominates the peak
         self.slowest = max(self.slowest, time.thread_time() - started)
         self._out_of_step()
         self.conversation.close()
@@ -237,21 +237,21 @@ class Fuzz:
         self.conversation = self.agent.open(self.link)
 
     def _out_of_step(self) -> None:
-        """End the connection with an oversized frame, noise, and no frame at all."""
+        """End the connection with an oversized frame, noise, and unframed bytes."""
         oversized = wire.frame(bytes(wire.MAX_FRAME + 1))
         noise = self.chance.randbytes(1_000)
         self.conversation.receive(oversized + wire.frame(noise) + b"GET / HTTP/1.1\r\n")
         self.messages += 3
         assert self.link.closed
-        # Whatever is still under way is ignored.
+        # Data that still arrives is ignored.
         self.conversation.receive(noise)
 
     def counted(self) -> int:
-        """Return how many messages the agent has counted, of whatever kind."""
+        """Return the number of messages that the agent has counted."""
         return int(self.agent.telemetry.total("kaywatch_messages_total"))
 
 
-def by_label(telemetry: Counted, name: str) -> dict[str, int]:
+def count_by_label(telemetry: Counted, name: str) -> dict[str, int]:
     for metric, values in telemetry.collect():
         if metric.name == name:
             return {labels[0]: int(count) for labels, count in sorted(values.items())}
@@ -278,13 +278,13 @@ def main() -> None:
     telemetry = fuzz.agent.telemetry
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     print(f"{frames:,} frames in {used:.0f} s CPU, {frames / used:,.0f} a second")
-    print(f"  (making them included); seed {seed}, peak {peak} MB,")
-    print(f"  the slowest took {fuzz.slowest * 1e3:.1f} ms")
-    print(f"messages: {by_label(telemetry, 'kaywatch_messages_total')}")
-    print(f"rejected: {by_label(telemetry, 'kaywatch_rejected_total')}")
-    print(f"events taken: {int(telemetry.get('kaywatch_events_total')):,}")
+    print(f"  (including their creation); seed {seed}, peak {peak} MB,")
+    print(f"  slowest frame: {fuzz.slowest * 1e3:.1f} ms")
+    print(f"messages: {count_by_label(telemetry, 'kaywatch_messages_total')}")
+    print(f"rejected: {count_by_label(telemetry, 'kaywatch_rejected_total')}")
+    print(f"events accepted: {int(telemetry.get('kaywatch_events_total')):,}")
     print(f"clients: {len(fuzz.pipeline.clients):,}")
-    print(f"sound batches between, all acknowledged: {fuzz.probes:,}")
+    print(f"valid batches in between, all acknowledged: {fuzz.probes:,}")
     print(f"warnings: {dict(warned)}")
 
 

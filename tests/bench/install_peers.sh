@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Brings the peers of `make bench`: packages of PyPI into .venv, daemons into .bench.
-# Nothing is installed for the whole machine. Never fails: the table says what is absent.
+# Installs the peers of `make bench`: PyPI packages into .venv, daemons into .bench.
+# Installs nothing system-wide. Never fails: the table shows which peers are missing.
 set -u
 cd "$(dirname "$0")/../.." || exit 0
 mkdir -p .bench
@@ -19,7 +19,7 @@ fi
 
 if [ ! -x .bench/collectd/usr/sbin/collectd ] && command -v apt-get >/dev/null; then
     echo "Unpacking Debian's collectd-core into .bench ..." >&2
-    # Unpacked rather than installed: that takes no root, and starts no service.
+    # Unpacked, not installed: this needs no root, and starts no service.
     (cd .bench && apt-get -qq download collectd-core libltdl7 2>/dev/null &&
         for package in collectd-core_*.deb libltdl7_*.deb; do
             dpkg -x "$package" collectd && rm "$package"

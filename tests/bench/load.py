@@ -1,4 +1,4 @@
-"""Loads: batches over sockets to an agent, and statsd lines to a peer."""
+"""Generate load: batches for an agent, statsd packets for a peer."""
 
 from __future__ import annotations
 
@@ -19,14 +19,21 @@ from kaywatch._send.packer import Packer
 from kaywatch._send.session import WINDOW_BATCHES
 from kaywatch.recorder import Recorder
 
-__all__ = ["NODES", "Clients", "busy", "evenly", "sections", "statsd_packets"]
+__all__ = [
+    "NODES",
+    "Clients",
+    "known_series_load",
+    "send_evenly",
+    "sections",
+    "statsd_packets",
+]
 
 NODES = 50
 ACK_TIMEOUT = 30.0
-BUSY_PROCESSES = 2  # 5,000 series each of 10,000: as many as the default limits allow
+LOAD_PROCESSES = 2  # 5,000 series each of 10,000: as many as the default limits allow
 
-# Connects, hands the socket over, and lives for as long as its client does.
-CONNECT = """
+# Connects, passes the socket to the parent, and runs until the client closes stdin.
+CONNECT_SCRIPT = """
 import socket, sys
 connected = socket.socket(socket.AF_UNIX)
 connected.connect(sys.argv[1])
@@ -36,12 +43,17 @@ sys.stdin.read()
 """
 
 
+LETTERS = str.maketrans("0123456789", "abcdefghij")
+
+
 def sections(events: int, nodes: int = NODES) -> dict[str, object]:
     """Return a batch of executions that end now, as our client packs it."""
     recorder = Recorder()
     recorder.open()
     for number in range(events):
-        series = recorder.series("checkout", f"node{number % nodes}")
+        # Numbers of more than 50 nodes would be folded as those of requests.
+        node = f"node{number % nodes}".translate(LETTERS)
+        series = recorder.series("checkout", node)
         failed = number % 50 == 0
         series.record(
             0.001 * (1 + number % 997),
@@ -50,16 +62,16 @@ def sections(events: int, nodes: int = NODES) -> dict[str, object]:
             "default",
             ("ValueError", "exec") if failed else None,
         )
-    taken = Packer(recorder).take()
-    assert taken is not None
-    return taken.sections
+    batch = Packer(recorder).take()
+    assert batch is not None
+    return batch.sections
 
 
 class Clients:
-    """Connections to one agent that push batches of one size, and await the acks.
+    """Connections to one agent that push batches of one size, and wait for acks.
 
-    They stand for so many processes; they pack nothing of their own meanwhile, so the
-    load is cheaper to make than to take.
+    Each connection represents one process. All send the same packed batch, so
+    generating the load costs less than receiving it.
     """
 
     def __init__(
@@ -75,18 +87,18 @@ class Clients:
         """Connect.
 
         Args:
-            path: the agent's socket, or the broker that it takes from.
-            clients: how many.
-            events: in each batch.
-            nodes: of each service.
-            services: that the clients are of, in turns.
-            processes: whether the agent sees a process behind each, rather than this
-                one behind all of them: its limits per client are per process.
+            path: the agent's socket, or the broker that the agent reads from.
+            clients: the number of connections.
+            events: the number of events per batch.
+            nodes: the number of nodes per service.
+            services: the number of services, assigned to clients in rotation.
+            processes: whether each connection belongs to a process of its own, because
+                the agent's limits are per process; otherwise all belong to this one.
         """
         self.events = events
         self._nodes = nodes
         self._connections = [
-            _Connection(_channel(path, number, processes), number, services)
+            _Connection(_open_channel(path, number, processes), number, services)
             for number in range(clients)
         ]
         self._sections: dict[str, object] = {}
@@ -96,41 +108,41 @@ class Clients:
     def push(self) -> None:
         """Send the next client's batch."""
         now = time.monotonic()
-        # Anew each second, so that executions end when they are sent, or nearly so.
+        # Packed again every second, so that executions end just before they are sent.
         if now > self._packed_at + 1:
             self._sections, self._packed_at = sections(self.events, self._nodes), now
         self._connections[self._turn].push(self.events, self._sections)
         self._turn = (self._turn + 1) % len(self._connections)
 
     def settle(self) -> None:
-        """Wait until all that was sent is committed."""
+        """Wait until all sent batches are committed."""
         for connection in self._connections:
             connection.ask()
         for connection in self._connections:
             connection.settle()
 
     def close(self) -> None:
-        """Say goodbye, and hang up."""
+        """Send `bye` and disconnect."""
         for connection in self._connections:
             connection.close()
 
 
 @contextlib.contextmanager
-def busy(agent: Agent, series: int) -> Iterator[Callable[[int], None]]:
-    """Make an agent know so many series; yield what pushes each, once a second."""
-    clients, each = BUSY_PROCESSES, series // BUSY_PROCESSES
+def known_series_load(agent: Agent, series: int) -> Iterator[Callable[[int], None]]:
+    """Register series with an agent; yield a function that pushes all each second."""
+    clients, each = LOAD_PROCESSES, series // LOAD_PROCESSES
     load = Clients(
         agent.socket, clients, each, nodes=each, services=clients, processes=True
     )
     with contextlib.closing(load):
-        evenly(load.push, 2 * clients, clients)
+        send_evenly(load.push, 2 * clients, clients)
         load.settle()
-        folded = agent.executions().get("__other__", 0)
-        assert not folded, f"{folded:,} executions are counted under __other__"
-        yield lambda seconds: evenly(load.push, clients * seconds, clients)
+        overflow = agent.executions().get("__other__", 0)
+        assert not overflow, f"{overflow:,} executions are counted under __other__"
+        yield lambda seconds: send_evenly(load.push, clients * seconds, clients)
 
 
-def _channel(path: str | Broker, number: int, process: bool) -> _Socket | _Topics:
+def _open_channel(path: str | Broker, number: int, process: bool) -> _Socket | _Topics:
     client = struct.pack(">QQ", time.time_ns(), number)
     if isinstance(path, Broker):
         return _Topics(path, client)
@@ -177,7 +189,7 @@ class _Connection:
         self._channel.send(wire.flush(self._client))
 
     def settle(self, seq: int | None = None) -> None:
-        # What was acknowledged once is not again, however often one asks.
+        # The agent does not acknowledge a batch twice, even if asked.
         expected, end = (
             self._seq if seq is None else seq,
             time.monotonic() + ACK_TIMEOUT,
@@ -200,7 +212,7 @@ class _Connection:
 class _Socket:
     """Carries the messages of one connection over a UNIX socket."""
 
-    window = 0  # batches that may be under way; any number
+    window = 0  # the maximum number of unacknowledged batches; 0: no limit
 
     def __init__(self, path: str, client: bytes) -> None:
         self.client = client
@@ -209,9 +221,9 @@ class _Socket:
         self._socket.settimeout(ACK_TIMEOUT)
 
     def _connect(self, path: str) -> socket.socket:
-        connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connected.connect(path)
-        return connected
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.connect(path)
+        return connection
 
     def send(self, message: bytes) -> None:
         self._socket.sendall(wire.frame(message))
@@ -222,7 +234,7 @@ class _Socket:
     def receive(self) -> dict[str, object]:
         while len(self._received) < 4 or len(self._received) < 4 + self._size():
             part = self._socket.recv(65_536)
-            assert part, "the agent hung up"
+            assert part, "the agent disconnected"
             self._received += part
         end = 4 + self._size()
         message = bytes(self._received[4:end])
@@ -235,20 +247,20 @@ class _Socket:
 
 
 class _SocketOfProcess(_Socket):
-    """A connection of another process, as the kernel tells the agent."""
+    """A connection that the kernel attributes to another process."""
 
     def _connect(self, path: str) -> socket.socket:
-        here, there = socket.socketpair()
-        with here, there:
-            here.settimeout(ACK_TIMEOUT)
-            command = [sys.executable, "-I", "-S", "-c", CONNECT, path]
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            ours.settimeout(ACK_TIMEOUT)
+            command = [sys.executable, "-I", "-S", "-c", CONNECT_SCRIPT, path]
             self._process = subprocess.Popen(
-                [*command, str(there.fileno())],
+                [*command, str(theirs.fileno())],
                 stdin=subprocess.PIPE,
-                pass_fds=[there.fileno()],
+                pass_fds=[theirs.fileno()],
             )
-            there.close()
-            _, (number,), _, _ = socket.recv_fds(here, 1, 1)
+            theirs.close()
+            _, (number,), _, _ = socket.recv_fds(ours, 1, 1)
         return socket.socket(fileno=number)
 
     def close(self) -> None:
@@ -257,7 +269,7 @@ class _SocketOfProcess(_Socket):
 
 
 class _Topics:
-    """Carries the messages of one client by way of a broker."""
+    """Carries the messages of one client over a broker."""
 
     window = WINDOW_BATCHES
 
@@ -272,7 +284,7 @@ class _Topics:
         end = time.monotonic() + ACK_TIMEOUT
         while self._transport.backlog:
             self._take(0.05)
-            assert time.monotonic() < end, "the broker takes nothing"
+            assert time.monotonic() < end, "the broker accepts nothing"
 
     def close(self) -> None:
         self._transport.close()
@@ -281,17 +293,17 @@ class _Topics:
         end = time.monotonic() + ACK_TIMEOUT
         while not self._received:
             self._take(0.05)
-            assert time.monotonic() < end, "no answer"
+            assert time.monotonic() < end, "no reply"
         return wire.decode(self._received.pop(0))
 
     def _take(self, seconds: float) -> None:
-        """Take the agent's messages; whether it is there is of no interest here."""
+        """Take the agent's messages; ignore changes of its status."""
         received = self._transport.receive(seconds)
         self._received += [one for one in received if isinstance(one, bytes)]
 
 
 def statsd_packets(port: int, per_packet: int) -> Callable[[], None]:
-    """Return what sends the next packet of timers over UDP."""
+    """Return a function that sends the next packet of timers over UDP."""
     sending = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sending.connect(("127.0.0.1", port))
     packets = _packets(per_packet)
@@ -313,12 +325,12 @@ def _packets(per_packet: int) -> Iterator[bytes]:
         yield from packets
 
 
-def evenly(send: Callable[[], None], times: int, per_second: float) -> None:
-    """Call `send` so many times, at an even pace."""
+def send_evenly(send: Callable[[], None], times: int, per_second: float) -> None:
+    """Call `send` a number of times, at an even rate."""
     started = time.monotonic()
     for number in range(times):
         ahead = started + number / per_second - time.monotonic()
-        # Sleeping for less than this takes longer than it says.
+        # Shorter sleeps take longer than requested.
         if ahead > 0.001:
             time.sleep(ahead)
         send()

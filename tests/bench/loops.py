@@ -1,4 +1,4 @@
-"""Aggregators without a socket: what hand-written monitoring does with an event."""
+"""Aggregators without a socket, as in hand-written monitoring."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def rows_of(events: int) -> list[dict[str, Any]]:
 
 
 def dict_loop(events: int) -> float:
-    """Return the CPU nanoseconds per event of an aggregator written by hand."""
+    """Return the CPU nanoseconds per event of a hand-written aggregator."""
     payload = msgpack.packb(rows_of(5_000))
     counts: dict[tuple[str, str], list[float]] = {}
     started = time.process_time()
@@ -43,7 +43,7 @@ def dict_loop(events: int) -> float:
 
 
 def histogram_loop(events: int) -> float:
-    """Return the CPU nanoseconds per event of histograms that are there already."""
+    """Return the CPU nanoseconds per event of existing histograms."""
     registry = CollectorRegistry()
     histogram = Histogram("seconds", "s", ["graph", "node"], registry=registry)
     names = [f"node{number}" for number in range(NODES)]

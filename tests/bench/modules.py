@@ -1,4 +1,4 @@
-"""The modules that measure: each has `measure(effort) -> list[Row]`."""
+"""Find the benchmark modules. Each has `measure(effort) -> list[Row]`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.bench.report import Row
 from tests.bench.rounds import Effort
 
-__all__ = ["NAMES", "measured"]
+__all__ = ["NAMES", "measure_module"]
 
 NAMES = sorted(
     path.stem.removeprefix("bench_")
@@ -16,7 +16,7 @@ NAMES = sorted(
 )
 
 
-def measured(name: str, effort: Effort) -> list[Row]:
+def measure_module(name: str, effort: Effort) -> list[Row]:
     """Return the rows of one module."""
     rows: list[Row] = importlib.import_module(f"tests.bench.bench_{name}").measure(
         effort

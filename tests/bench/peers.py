@@ -1,7 +1,7 @@
-"""The peers that figures stand beside: which are here, and in which version.
+"""Find the installed peers and their versions.
 
-`install_peers.sh` brings them: packages of PyPI into this environment, daemons into
-`.bench`, so that nothing is installed for the whole machine.
+`install_peers.sh` installs them: PyPI packages into this environment, daemons into
+`.bench`. Nothing is installed system-wide.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ PACKAGES = (
     "prometheus-client",
     "statsd",
 )
-REMEDY = "not installed: `make bench` does"
+REMEDY = "not installed; `make bench` installs it"
 
 
 def missing_package(*names: str) -> str:
-    """Return why a client library can't be measured, empty when it can."""
+    """Return why a client library can't be measured; empty if it can."""
     for name in names:
         try:
             importlib.metadata.version(name)
@@ -34,7 +34,7 @@ def missing_package(*names: str) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of the peers that are here."""
+    """Return the versions of the installed peers."""
     return {
         name: importlib.metadata.version(name)
         for name in ("kaywatch", *PACKAGES)

@@ -1,4 +1,4 @@
-"""What the client libraries send to: each takes all it is given, in a thread here."""
+"""Receivers for the client libraries: each accepts everything, in a thread."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SCRAPE_INTERVAL = 1.0  # seconds
 
 
 class Datagrams:
-    """A bound datagram socket, and how many events came to it."""
+    """A bound datagram socket that counts the received events."""
 
     def __init__(self, bound: socket.socket, address: str) -> None:
         self.address = address
@@ -30,7 +30,7 @@ class Datagrams:
         self._thread.start()
 
     def close(self) -> None:
-        """Read what is still queued, and stop."""
+        """Read the remaining datagrams, and stop."""
         self._done.set()
         self._thread.join()
         self._socket.close()
@@ -44,7 +44,7 @@ class Datagrams:
                 if self._done.is_set():
                     return
                 continue
-            # The client library's own telemetry is no event of ours.
+            # The client library's own telemetry is not counted.
             if not buffer.startswith(b"datadog.dogstatsd.client"):
                 self.lines += buffer.count(b"\n", 0, size - 1) + 1
 
@@ -74,7 +74,7 @@ class Collector(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *arguments: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @contextlib.contextmanager
@@ -96,14 +96,14 @@ def scraping(address: str = "") -> Iterator[str]:
     """Scrape every second, as Prometheus does.
 
     Args:
-        address: where; by default a free port, once something listens there.
+        address: the server; by default a free port, scraped once a server listens.
     """
     address = address or f"127.0.0.1:{free_port()}"
     done = threading.Event()
 
     def scrape() -> None:
         while not done.wait(SCRAPE_INTERVAL):
-            # Its process may be starting or ending.
+            # The server may be starting or stopping.
             with contextlib.suppress(OSError, http.client.HTTPException):
                 connection = http.client.HTTPConnection(address, timeout=5)
                 connection.request("GET", "/metrics")

@@ -1,4 +1,4 @@
-"""Figures beside their promises and their peers: one table, and the same as JSON."""
+"""Compare figures with promises and peers: as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -21,29 +21,31 @@ __all__ = [
     "Figure",
     "Promise",
     "Row",
-    "absent",
-    "added",
+    "missing_figure",
+    "differences",
     "as_json",
     "describe_machine",
-    "failure",
-    "figure",
-    "more",
-    "show",
+    "failed_row",
+    "summarize",
+    "overhead",
+    "format_number",
+    "format_ratio",
+    "print_table",
 ]
 
 OURS = "kaywatch"
-WIDTH = 170  # where the output is no terminal
+WIDTH = 170  # columns, if the output is not a terminal
 
 
 @dataclass(frozen=True)
 class Figure:
-    """What the rounds of one party came to, in the unit of its row.
+    """The result of kaywatch or a peer, in the unit of its row.
 
     Attributes:
-        who: `kaywatch`, or the peer.
-        median, low, high: over the rounds; None where it was not measured.
-        rounds: how many there were.
-        note: what else there is to know: losses, or why it was not measured.
+        who: `kaywatch`, or the name of the peer.
+        median, low, high: over the rounds; None if it was not measured.
+        rounds: the number of rounds.
+        note: a remark, such as losses, or why it was not measured.
     """
 
     who: str
@@ -56,19 +58,19 @@ class Figure:
 
 @dataclass(frozen=True)
 class Promise:
-    """What the design promises: a figure to stay under, or to reach."""
+    """A promise of the design: a maximum, or a minimum."""
 
     limit: float
     at_least: bool = False
 
     def is_met(self, value: float) -> bool:
-        """Return whether `value` keeps it."""
+        """Return whether `value` keeps the promise."""
         return value >= self.limit if self.at_least else value <= self.limit
 
 
 @dataclass(frozen=True)
 class Row:
-    """One thing that was measured, of ours and of peers."""
+    """One measurement: the figures of kaywatch and its peers."""
 
     what: str
     unit: str
@@ -77,42 +79,42 @@ class Row:
     peers: tuple[Figure, ...] = ()
 
     def ratio(self, peer: Figure) -> float | None:
-        """Return how many times as much the peer takes."""
+        """Return the peer's figure divided by ours."""
         if not self.ours.median or not peer.median:
             return None
         return peer.median / self.ours.median
 
 
-def figure(who: str, samples: Sequence[float], note: str = "") -> Figure:
-    """Return the median of some rounds, with their extremes."""
+def summarize(who: str, samples: Sequence[float], note: str = "") -> Figure:
+    """Return the median, minimum and maximum of some rounds."""
     return Figure(
         who, statistics.median(samples), min(samples), max(samples), len(samples), note
     )
 
 
-def absent(who: str, reason: str) -> Figure:
-    """Return the figure of a peer that is not here to be measured."""
+def missing_figure(who: str, reason: str) -> Figure:
+    """Return the figure of a peer that cannot be measured."""
     return Figure(who, None, None, None, 0, reason)
 
 
-def failure(module: str, reason: str) -> Row:
-    """Return the row of a module that failed: it has no figures."""
-    return Row(f"bench_{module}", "", absent(OURS, f"FAILED: {reason}"))
+def failed_row(module: str, reason: str) -> Row:
+    """Return the row of a module that failed. It has no figures."""
+    return Row(f"bench_{module}", "", missing_figure(OURS, f"FAILED: {reason}"))
 
 
-def added(with_it: Sequence[float], without: Sequence[float]) -> list[float]:
-    """Return how much more it was, round by round."""
-    return [more - less for more, less in zip(with_it, without, strict=True)]
+def differences(ours: Sequence[float], baseline: Sequence[float]) -> list[float]:
+    """Return the difference to the baseline, round by round."""
+    return [high - low for high, low in zip(ours, baseline, strict=True)]
 
 
-def more(with_it: Sequence[float], without: Sequence[float], unit: str) -> Figure:
-    """Return how much we add to what takes so long without us."""
-    than = f"on top of {_number(statistics.median(without))} {unit}"
-    return figure(OURS, added(with_it, without), than)
+def overhead(ours: Sequence[float], baseline: Sequence[float], unit: str) -> Figure:
+    """Return what kaywatch adds to the baseline."""
+    note = f"on top of {format_number(statistics.median(baseline))} {unit}"
+    return summarize(OURS, differences(ours, baseline), note)
 
 
 def describe_machine() -> dict[str, Any]:
-    """Return what the figures depend on; before the load of the measuring itself."""
+    """Return the environment of the figures, before benchmarks put load on it."""
     return {
         "cpu": cpu_model(),
         "cores": len(os.sched_getaffinity(0)),
@@ -133,7 +135,7 @@ def cpu_model() -> str:
 
 
 def as_json(row: Row) -> dict[str, Any]:
-    """Return a row as plain values, with what follows from them."""
+    """Return a row as plain values, with its ratios."""
     promise, value = row.promise, row.ours.median
     met = None if promise is None or value is None else promise.is_met(value)
     return {
@@ -145,16 +147,18 @@ def as_json(row: Row) -> dict[str, Any]:
     }
 
 
-def show(rows: Sequence[Row], machine: dict[str, Any]) -> None:
+def print_table(rows: Sequence[Row], machine: dict[str, Any]) -> None:
     """Print the table."""
     console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
-    table = Table("what", "kaywatch", "promise", "kept?", "peers", show_lines=True)
+    table = Table(
+        "measurement", "kaywatch", "promise", "kept?", "peers", show_lines=True
+    )
     for row in rows:
         table.add_row(
             row.what,
-            _with_spread(row.ours, row.unit),
-            *_against_promise(row),
-            "\n".join(_peer(row, peer) for peer in row.peers),
+            _format_figure(row.ours, row.unit),
+            *_format_promise(row),
+            "\n".join(_format_peer(row, peer) for peer in row.peers),
         )
     console.print(table)
     console.print(
@@ -166,16 +170,16 @@ def show(rows: Sequence[Row], machine: dict[str, Any]) -> None:
     console.print(", ".join(f"{name} {version}" for name, version in versions))
 
 
-def _with_spread(value: Figure, unit: str) -> str:
+def _format_figure(value: Figure, unit: str) -> str:
     if value.median is None or value.low is None or value.high is None:
         return value.note
-    text = f"{_number(value.median)} {unit}"
+    text = f"{format_number(value.median)} {unit}"
     if value.rounds > 1:
-        text += f" ({_number(value.low)} to {_number(value.high)})"
+        text += f" ({format_number(value.low)} to {format_number(value.high)})"
     return f"{text}, {value.note}" if value.note else text
 
 
-def _against_promise(row: Row) -> tuple[str, str]:
+def _format_promise(row: Row) -> tuple[str, str]:
     promise, value = row.promise, row.ours.median
     if promise is None or value is None:
         return "", ""
@@ -184,17 +188,18 @@ def _against_promise(row: Row) -> tuple[str, str]:
     return f"{sign} {limit} {row.unit}", "yes" if promise.is_met(value) else "NO"
 
 
-def _peer(row: Row, peer: Figure) -> str:
+def _format_peer(row: Row, peer: Figure) -> str:
     ratio = row.ratio(peer)
-    times = (
-        ""
-        if ratio is None
-        else f", {ratio:.{1 if ratio >= 0.95 else 2}f} times as much"
-    )
-    return f"{peer.who}: {_with_spread(peer, row.unit)}{times}"
+    times = "" if ratio is None else f", {format_ratio(ratio)} times as much"
+    return f"{peer.who}: {_format_figure(peer, row.unit)}{times}"
 
 
-def _number(value: float) -> str:
-    """Write three significant digits, or all of those before the point."""
+def format_number(value: float) -> str:
+    """Format three significant digits, or all digits before the point."""
     digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
     return f"{value:,.{digits}f}"
+
+
+def format_ratio(ratio: float) -> str:
+    """Format a ratio with two significant digits below 10."""
+    return f"{ratio:.{1 if ratio >= 0.95 else 2}f}"

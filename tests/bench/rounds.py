@@ -1,4 +1,4 @@
-"""How much is measured, and in which order: ours and the peers' in turns."""
+"""Run measurements in interleaved rounds, with a deadline."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ __all__ = [
     "QUICK",
     "SMOKE",
     "Effort",
-    "Measured",
-    "alone",
-    "in_turns",
+    "Measurements",
+    "run_in_process",
+    "interleave",
     "next_line",
-    "progress",
-    "python",
+    "report_progress",
+    "run_python",
 ]
 
-Measured = dict[str, float]
+Measurements = dict[str, float]
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 PROGRESS_SECONDS = 2.0  # between two lines on stderr
-PYTHON_SECONDS = 600.0  # of one program that measures
-CLEANUP_SECONDS = 60.0  # of a process that is out of time, for what it has started
+PYTHON_SECONDS = 600.0  # for one measuring program
+CLEANUP_SECONDS = 60.0  # after its deadline, for a process to stop its children
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ class Effort:
     """How much to measure.
 
     Attributes:
-        rounds: how often each measure is taken.
-        share: of the full number of events, seconds or series, from 0 to 1.
-        seconds: that one module may take.
-        smoke: whether the figures say nothing: all of it runs, as small as can be.
+        rounds: the number of rounds.
+        share: the share of the full number of events, seconds or series, from 0 to 1.
+        seconds: the deadline of a module.
+        smoke: whether everything runs with the minimal size; figures are meaningless.
     """
 
     rounds: int
@@ -57,7 +57,7 @@ class Effort:
         return max(least, int(full * self.share))
 
     def whole(self, full: int, smoke: int) -> int:
-        """Return `full`, which a promise is about; less where figures say nothing."""
+        """Return `full`, the size that a promise requires; `smoke` in a smoke test."""
         return smoke if self.smoke else full
 
 
@@ -66,10 +66,10 @@ QUICK = Effort(rounds=3, share=0.1, seconds=1_200.0)
 SMOKE = Effort(rounds=1, share=0.005, seconds=90.0, smoke=True)
 
 
-def in_turns(rounds: int, measures: Mapping[K, Callable[[], T]]) -> dict[K, list[T]]:
-    """Take each measure once a round, each round beginning with another one.
+def interleave(rounds: int, measures: Mapping[K, Callable[[], T]]) -> dict[K, list[T]]:
+    """Run all measures once per round, each round starting with a different one.
 
-    So a neighbour that is noisy for a while meets all of them.
+    Temporary load of the machine then affects all of them alike.
     """
     names = list(measures)
     result: dict[K, list[T]] = {name: [] for name in names}
@@ -79,29 +79,31 @@ def in_turns(rounds: int, measures: Mapping[K, Callable[[], T]]) -> dict[K, list
         for name in names[first:] + names[:first]:
             if time.monotonic() > output + PROGRESS_SECONDS:
                 output = time.monotonic()
-                progress(f"  round {number + 1} of {rounds}: {name}")
+                report_progress(f"  round {number + 1} of {rounds}: {name}")
             result[name].append(measures[name]())
     return result
 
 
-def alone(seconds: float, measure: Callable[..., T], *arguments: Any) -> T:
-    """Call a function of a module in a fresh process, for its memory or its threads.
+def run_in_process(seconds: float, measure: Callable[..., T], *arguments: Any) -> T:
+    """Call a module's function in a new process.
 
     Raises:
-        TimeoutError: it took longer than `seconds`; what it had started is stopped.
+        TimeoutError: it took longer than `seconds`. Its children are stopped.
     """
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
-        future = pool.submit(_within, seconds, measure, *arguments)
+        future = pool.submit(_run_until_deadline, seconds, measure, *arguments)
         if not wait([future], seconds + CLEANUP_SECONDS).done:
             for child in multiprocessing.active_children():
                 child.kill()
-            raise TimeoutError(f"not done within {seconds:.0f} s, and not stoppable")
+            raise TimeoutError(f"not done within {seconds:.0f} s, and does not stop")
         return future.result()
 
 
-def _within(seconds: float, measure: Callable[..., T], *arguments: Any) -> T:
-    """Call a function in this process's main thread, interrupted when time is up."""
+def _run_until_deadline(
+    seconds: float, measure: Callable[..., T], *arguments: Any
+) -> T:
+    """Call a function in the main thread; interrupt it at the deadline."""
 
     def late(*_: object) -> None:
         raise TimeoutError(f"not done within {seconds:.0f} s")
@@ -115,14 +117,14 @@ def _within(seconds: float, measure: Callable[..., T], *arguments: Any) -> T:
 
 
 def next_line(process: subprocess.Popen[str], seconds: float) -> str:
-    """Return the next line that a process prints; fail without one in time."""
+    """Return the next line of a process's output; fail if there is none in time."""
     assert process.stdout is not None
     ready, _, _ = select.select([process.stdout], [], [], seconds)
     assert ready, f"no line within {seconds:.0f} s from {process.args!r}"
     return process.stdout.readline()
 
 
-def python(*arguments: str) -> Measured:
+def run_python(*arguments: str) -> Measurements:
     """Run Python; return the JSON that it prints."""
     done = subprocess.run(
         [sys.executable, *arguments],
@@ -132,10 +134,10 @@ def python(*arguments: str) -> Measured:
         check=True,
         timeout=PYTHON_SECONDS,
     )
-    document: Measured = json.loads(done.stdout)
+    document: Measurements = json.loads(done.stdout)
     return document
 
 
-def progress(text: str) -> None:
-    """Say on stderr what is under way."""
+def report_progress(text: str) -> None:
+    """Print the current step to stderr."""
     print(text, file=sys.stderr, flush=True)

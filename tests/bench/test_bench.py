@@ -1,4 +1,4 @@
-"""Each benchmark runs, with so little effort that its figures say nothing."""
+"""Run each benchmark with minimal effort; its figures are meaningless."""
 
 from __future__ import annotations
 
@@ -14,15 +14,23 @@ import pytest
 from tests.agents import running_agent
 from tests.bench import __main__ as program
 from tests.bench import bench_alerts, bench_http
-from tests.bench.load import Clients, busy
-from tests.bench.modules import NAMES, measured
-from tests.bench.report import Figure, Promise, Row, absent, as_json, figure, show
-from tests.bench.rounds import SMOKE, Effort, alone, in_turns, next_line
+from tests.bench.load import Clients, known_series_load
+from tests.bench.modules import NAMES, measure_module
+from tests.bench.report import (
+    Figure,
+    Promise,
+    Row,
+    as_json,
+    missing_figure,
+    print_table,
+    summarize,
+)
+from tests.bench.rounds import SMOKE, Effort, interleave, next_line, run_in_process
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_benchmark_has_rows(name: str) -> None:
-    rows = alone(SMOKE.seconds, measured, name, SMOKE)
+    rows = run_in_process(SMOKE.seconds, measure_module, name, SMOKE)
     assert rows
     assert len({row.what for row in rows}) == len(rows)
     for row in rows:
@@ -32,24 +40,24 @@ def test_a_benchmark_has_rows(name: str) -> None:
 
 @pytest.mark.parametrize("series", {bench_alerts.ALERTS, bench_http.SERIES})
 def test_all_series_of_a_full_row_are_within_the_default_limits(series: int) -> None:
-    with running_agent() as agent, busy(agent, series) as push:
+    with running_agent() as agent, known_series_load(agent, series) as push:
         push(1)
         assert {client["overflow"] for client in agent.clients()} == {0}
         assert sum(agent.executions().values()) >= 2 * series
 
 
-def test_a_load_that_the_limits_fold_is_no_load_to_measure(tmp_path: Path) -> None:
+def test_a_load_beyond_the_limits_is_not_measured(tmp_path: Path) -> None:
     config = tmp_path / "kaywatch.toml"
     config.write_text("[limits]\nseries_per_client = 9\n")
     with (
         running_agent(sys.executable, "--config", str(config)) as agent,
         pytest.raises(AssertionError, match="executions are counted under __other__"),
-        busy(agent, 20),
+        known_series_load(agent, 20),
     ):
         pass
 
 
-def test_clients_may_be_processes_of_their_own() -> None:
+def test_clients_can_be_separate_processes() -> None:
     with running_agent() as agent:
         for processes in (True, False):
             load = Clients(agent.socket, 2, 5, processes=processes)
@@ -65,23 +73,23 @@ def test_clients_may_be_processes_of_their_own() -> None:
 
 
 def broken(name: str, effort: Effort) -> list[Row]:
-    """Measure one module; fail, hang or die in the others."""
+    """Return a row for one module; fail, hang or die in the others."""
     if name == "alerts":
         raise ValueError("why")
     if name == "client":
         time.sleep(60)
     if name == "run":
         os._exit(3)
-    return [row(figure("kaywatch", [1.0]))]
+    return [row(summarize("kaywatch", [1.0]))]
 
 
-def test_a_module_that_fails_leaves_the_rows_of_others(
+def test_a_failing_module_does_not_affect_the_rows_of_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = ["alerts", "client", "run", "store"]
     out = tmp_path / "bench.json"
-    monkeypatch.setattr(program, "measured", broken)
-    monkeypatch.setattr(program, "FULL", Effort(1, seconds=5))
+    monkeypatch.setattr(program, "measure_module", broken)
+    monkeypatch.setattr(program, "FULL", Effort(1, seconds=1))
     monkeypatch.setattr(sys, "argv", ["bench", "--json", str(out), *names])
 
     assert program.main() == 1
@@ -91,7 +99,7 @@ def test_a_module_that_fails_leaves_the_rows_of_others(
     assert "FAILED: ValueError: why" in printed
     document = json.loads(out.read_text())
     assert document["failed"]["alerts"] == "ValueError: why"
-    assert document["failed"]["client"] == "TimeoutError: not done within 5 s"
+    assert document["failed"]["client"] == "TimeoutError: not done within 1 s"
     assert "BrokenProcessPool" in document["failed"]["run"]
     assert [each["what"] for each in document["rows"]] == [
         *("bench_alerts", "bench_client", "bench_run", "what")
@@ -101,13 +109,13 @@ def test_a_module_that_fails_leaves_the_rows_of_others(
 def test_the_exit_code_reports_a_failed_module(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(program, "measured", broken)
+    monkeypatch.setattr(program, "measure_module", broken)
     monkeypatch.setattr(sys, "argv", ["bench", "store"])
 
     assert program.main() == 0
 
 
-def test_a_process_that_prints_nothing_is_not_waited_for() -> None:
+def test_waiting_for_output_has_a_deadline() -> None:
     with subprocess.Popen(["cat"], stdin=-1, stdout=-1, text=True) as silent:
         with pytest.raises(AssertionError, match="no line within"):
             next_line(silent, 0.1)
@@ -119,12 +127,12 @@ def row(ours: Figure, *peers: Figure, promise: Promise | None = None) -> Row:
 
 
 def test_a_figure_is_the_rounds_median_with_its_extremes() -> None:
-    assert figure("kaywatch", [3, 1, 7]) == Figure("kaywatch", 3, 1, 7, 3)
+    assert summarize("kaywatch", [3, 1, 7]) == Figure("kaywatch", 3, 1, 7, 3)
 
 
 def test_a_ratio_is_the_peer_s_cost_over_ours() -> None:
-    peer = figure("statsd", [300.0])
-    assert row(figure("kaywatch", [100.0]), peer).ratio(peer) == 3
+    peer = summarize("statsd", [300.0])
+    assert row(summarize("kaywatch", [100.0]), peer).ratio(peer) == 3
 
 
 def test_a_promise_is_kept_or_not() -> None:
@@ -145,9 +153,9 @@ def test_an_absent_peer_is_shown_with_the_reason(
         "load_average": 0.0,
         "versions": {},
     }
-    gone = absent("collectd", "not installed")
-    shown = row(figure("kaywatch", [120.0]), gone, promise=Promise(100))
-    show([shown], machine)
+    gone = missing_figure("collectd", "not installed")
+    shown = row(summarize("kaywatch", [120.0]), gone, promise=Promise(100))
+    print_table([shown], machine)
     printed = capsys.readouterr().out
     assert "collectd: not installed" in printed
     assert "NO" in printed
@@ -157,9 +165,9 @@ def test_an_absent_peer_is_shown_with_the_reason(
     assert as_read["peers"][0]["ratio"] is None
 
 
-def test_measures_take_turns_at_being_the_first() -> None:
+def test_each_round_starts_with_another_measure() -> None:
     taken: list[str] = []
-    measurements = in_turns(
+    measurements = interleave(
         2, {name: lambda name=name: taken.append(name) for name in "ab"}
     )
     assert taken == ["a", "b", "b", "a"]

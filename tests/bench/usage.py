@@ -1,4 +1,4 @@
-"""What a process uses, as the kernel counts it."""
+"""Read the CPU time and memory of a process from the kernel."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["cpu_seconds", "resident_mb"]
 
 
 def cpu_seconds(pid: int) -> float:
-    """Return the CPU time of a process's living threads, to the nanosecond.
+    """Return the CPU time of a process's running threads, in nanosecond resolution.
 
     (/proc/PID/stat counts in steps of 10 ms.)
     """
@@ -17,7 +17,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def resident_mb(pid: int | str = "self") -> float:
-    """Return the resident memory of a process in MB, that of shared libraries too."""
+    """Return the resident memory of a process in MB, including shared libraries."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024 / 1e6

@@ -63,9 +63,9 @@ class Key(NamedTuple):
 
     Attributes:
         name: as it is written.
-        takes: what its value is.
+        takes: the type of its value.
         default: as it would be written; empty for none.
-        what: what it is for, in Markdown.
+        what: its description, in Markdown.
     """
 
     name: str
@@ -75,7 +75,7 @@ class Key(NamedTuple):
 
 
 class Page(NamedTuple):
-    """A heading, what is said below it, and a table of keys.
+    """A heading, the text below it, and a table of keys.
 
     Attributes:
         level: of the heading.
@@ -90,7 +90,7 @@ class Page(NamedTuple):
     keys: tuple[Key, ...]
 
 
-def written() -> dict[Path, str]:
+def generate_pages() -> dict[Path, str]:
     """Return the pages by their paths."""
     pages = [*_sections(), *_rules(), *_receivers()]
     alerts = DOCS / "alerts.md"
@@ -293,5 +293,5 @@ def _receivers() -> Iterator[Page]:
 
 
 if __name__ == "__main__":
-    for path, text in written().items():
+    for path, text in generate_pages().items():
         path.write_text(text)

@@ -17,14 +17,17 @@ import zlib
 from pathlib import Path
 
 import msgspec
+from tests.browser import run_browser
+from tests.docs.rule_messages import built_in_messages
 from tests.docs.slack_page import page
+from tests.docs.webp import to_webp
 
 from kaywatch_agent.model.alerts import AlertDetails, NotificationKind
 from kaywatch_agent.notify.message import MessageEntry, OutboxMessage
 from kaywatch_agent.notify.receivers import slack
-from kaywatch_agent.notify.sample import ended, sample
+from kaywatch_agent.notify.sample import resolve, sample
 
-__all__ = ["FOLDER", "pages", "source"]
+__all__ = ["FOLDER", "pages", "rule_pages", "source"]
 
 FOLDER = Path(__file__).parents[2] / "docs" / "images"
 NOON = 1_795_608_060.0
@@ -69,9 +72,9 @@ def storm() -> list[AlertDetails]:
         results.append(
             msgspec.structs.replace(
                 fact(),
-                labels={"graph": "checkout", "node": node},
+                labels={"service": "shop", "graph": "checkout", "node": node},
                 severity="critical" if value < 0.9 else "warning",
-                summary=f"checkout / {node}: success rate {value * 100:.1f} %,"
+                summary=f"shop / checkout / {node}: success rate {value * 100:.1f} %,"
                 f" below 95.0 % ({failed})",
                 started=NOON - 120 + 5 * number,
                 silence_url=f"https://kaywatch.example/silence?alert={number:016x}",
@@ -82,7 +85,7 @@ def storm() -> list[AlertDetails]:
 
 def pages() -> dict[str, str]:
     """Return the pages, by the image's name."""
-    over = ended(fact(), NOON + 1440)
+    over = resolve(fact(), NOON + 1440)
     return {
         "slack-firing": _page(NotificationKind.FIRING, [fact()], NOON + 2),
         "slack-resolved": _page(NotificationKind.RESOLVED, [over], NOON + 1442),
@@ -90,14 +93,28 @@ def pages() -> dict[str, str]:
     }
 
 
+def rule_pages() -> dict[str, str]:
+    """Return a page for each built-in rule, by the image's name; takes a minute."""
+    result = {}
+    for rule, (fired, alert) in built_in_messages().items():
+        shown = msgspec.structs.replace(
+            alert,
+            dashboard_url="https://kaywatch.example/?graph=shop",
+            silence_url=f"https://kaywatch.example/silence?alert={alert.id}",
+        )
+        name = f"rule-{rule.replace('_', '-')}"
+        result[name] = _page(NotificationKind.FIRING, [shown], fired + 2, fired)
+    return result
+
+
 def source(png: bytes) -> str:
-    """Return which page an image says it was made of."""
+    """Return the page that an image was rendered from, as stored in the image."""
     match = re.search(rb"tEXt" + KEY + rb"\0([0-9a-f]{64})", png)
     return match[1].decode() if match else ""
 
 
 def digest(text: str) -> str:
-    """Return what identifies a page."""
+    """Return the identity of a page."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -110,15 +127,23 @@ def main() -> None:
         )
     FOLDER.mkdir(exist_ok=True)
     for name, text in pages().items():
-        png = _signed(_drawn(browser, text), digest(text))
+        png = _add_text(_draw(browser, text), digest(text))
         (FOLDER / f"{name}.png").write_bytes(png)
         print(f"{name}.png  {len(png):,} bytes")
+    with run_browser() as encoder:
+        empty = encoder.new_page()
+        for name, text in rule_pages().items():
+            picture = to_webp(empty, _draw(browser, text))
+            (FOLDER / f"{name}.webp").write_bytes(picture)
+            print(f"{name}.webp  {len(picture):,} bytes")
 
 
 # -- inside --------------------------------------------------------------------------
 
 
-def _page(kind: NotificationKind, alerts: list[AlertDetails], now: float) -> str:
+def _page(
+    kind: NotificationKind, alerts: list[AlertDetails], now: float, noon: float = NOON
+) -> str:
     first = alerts[0]
     row = OutboxMessage(
         id="msg_01KZ9V5VE0ABCDEFGHJKMNPQRS",
@@ -131,16 +156,16 @@ def _page(kind: NotificationKind, alerts: list[AlertDetails], now: float) -> str
         not_before=now,
         expires=now + 86_400,
     )
-    minutes = round(now - NOON) // 60
+    minutes = round(now - noon) // 60
     payload = slack.render(row.notification(SHOWN), now)
     return page(payload, f"12:{1 + minutes:02} PM")
 
 
-def _drawn(browser: str, text: str) -> bytes:
+def _draw(browser: str, text: str) -> bytes:
     """Return a picture of a page, as high as the page is."""
     with tempfile.TemporaryDirectory() as folder:
         where = Path(folder) / "page.html"
-        # The browser says how high the page is, and is then asked for just that.
+        # The browser reports the height of the page, and then renders this height.
         probe = "<script>document.title = document.body.scrollHeight</script>"
         where.write_text(text + probe)
         flags = [browser, *FLAGS, f"--user-data-dir={folder}/profile"]
@@ -162,7 +187,7 @@ def _run(command: list[str]) -> str:
     return done.stdout
 
 
-def _signed(png: bytes, text: str) -> bytes:
+def _add_text(png: bytes, text: str) -> bytes:
     """Return a PNG with a text in it: a chunk after the first, which is the header."""
     data = b"tEXt" + KEY + b"\0" + text.encode()
     chunk = (

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tests.agents import Agent, running_agent
 from tests.docs.configuration import DOCS
-from tests.metrics import declared
+from tests.metrics import declared_metrics
 from tests.servers import require
 
 import kaywatch_agent.cli.doctor
@@ -73,7 +73,7 @@ def test_the_prometheus_rules_use_existing_metrics(
     rules.write_text(text)
     names = set(re.findall(r"kaywatch_\w+", PAGE))
 
-    assert names <= {*declared()}
+    assert names <= {*declared_metrics()}
     subprocess.run([require("promtool"), "check", "rules", str(rules)], check=True)
 
 

@@ -36,7 +36,7 @@ def test_every_image_is_shown_and_described() -> None:
 def test_a_page_has_all_of_the_message_s_text() -> None:
     text = html.unescape(re.sub(r"<[^>]+>", "", pages()["slack-firing"]))
     for output in (
-        "🔴 [FIRING] node-success-rate: checkout / pay",
+        "🔴 [FIRING] node-success-rate: shop / checkout / pay",
         "success rate 84.2 %, below 95.0 % (32 of 203 failed in 5m)",
         "since 11:59 UTC",
         "Dashboard · Runbook · Silence",

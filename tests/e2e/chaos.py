@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.agents import Agent, running_agent, until
+from tests.agents import DEADLINE, Agent, running_agent, until
 
 from kaywatch.errors import QueryError
 
@@ -129,9 +129,9 @@ def run(
         processes: how many record at a time.
         seed: of the randomness.
         pause: seconds between a process's thousands of events.
-        strike: what to do each time, if not to kill the agent and start it.
+        strike: the disturbance; by default, the agent is killed and started.
         trouble: what else to do to the agent, in the middle of it.
-        tell: gets a line now and then.
+        tell: called with a progress line from time to time.
     """
     rng = random.Random(seed)
     stop = folder / "stop"
@@ -158,7 +158,7 @@ def run(
     for client in clients:
         client.wait(120)
     reports = [json.loads(path.read_text()) for path in folder.glob("*.json")]
-    until(lambda: _all_ended(agent), "everybody said goodbye")
+    until(lambda: _have_all_ended(agent), "everybody said goodbye")
     return Outcome(
         events=sum(sum(one["counts"].values()) for one in reports),
         processes=len(reports),
@@ -219,7 +219,7 @@ class Gaps:
         return status.st_mtime_ns, status.st_size
 
 
-def _all_ended(agent: Agent) -> bool:
+def _have_all_ended(agent: Agent) -> bool:
     return all(client["state"] in ("ended", "died") for client in agent.clients())
 
 
@@ -232,7 +232,7 @@ def _events(agent: Agent) -> int:
 def _counter(agent: Agent, name: str) -> int:
     from urllib.request import urlopen
 
-    with urlopen(f"{agent.url}/metrics", timeout=10) as response:
+    with urlopen(f"{agent.url}/metrics", timeout=DEADLINE) as response:
         for line in response.read().decode().splitlines():
             if line.startswith(name + " "):
                 return int(float(line.split()[1]))
@@ -240,7 +240,7 @@ def _counter(agent: Agent, name: str) -> int:
 
 
 def _differences(agent: Agent, reports: list[dict[str, Any]]) -> list[str]:
-    """Return what is not equal, a line each."""
+    """Return the differences, one line each."""
     expected: dict[str, Counter[str]] = {}
     words = ("ok", "error", "suppressed", "fallback", "cancelled")
     for one in reports:
@@ -284,7 +284,7 @@ def check_store(path: str) -> str:
 
 
 def freeze(seconds: float) -> Callable[[Agent], None]:
-    """Return what stops the agent's process for a while."""
+    """Return a function that suspends the agent's process for a while."""
 
     def trouble(agent: Agent) -> None:
         assert agent.process is not None
@@ -314,7 +314,7 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
 
 
 def fill(folder: Path, seconds: float) -> Callable[[Agent], None]:
-    """Return what fills the disk for a while, once the store has noticed."""
+    """Return a function that fills the disk for a while after the store noticed."""
 
     def trouble(agent: Agent) -> None:
         filler = folder / "filler"

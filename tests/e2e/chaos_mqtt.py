@@ -20,10 +20,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.agents import Agent
-from tests.brokers import Broker, running_broker
+from tests.brokers import Broker, run_broker
 from tests.cuts import Way
 from tests.e2e import chaos
-from tests.mqtt import agent_at, at, both_ways, variables
+from tests.mqtt import agent_at, both_ways, variables, with_connection
 
 __all__ = ["KINDS", "Strikes", "run"]
 
@@ -74,19 +74,19 @@ class Strikes:
     def cut_agent(self, seconds: float) -> None:
         self._near.cut()
         time.sleep(seconds)
-        self._near.heal()
+        self._near.restore()
 
     def cut_clients(self, seconds: float) -> None:
         self._far.cut()
         time.sleep(seconds)
-        self._far.heal()
+        self._far.restore()
 
     def freeze_ways(self, seconds: float) -> None:
         for way in (self._near, self._far):
             way.freeze()
         time.sleep(seconds)
         for way in (self._near, self._far):
-            way.heal()
+            way.restore()
 
     def kill_both(self, seconds: float) -> None:
         self._broker.stop(signal.SIGKILL)
@@ -118,7 +118,7 @@ def run(
     pause: float = chaos.PAUSE,
     tell: Callable[[str], object] = lambda _: None,
 ) -> tuple[chaos.Outcome, Counter[str]]:
-    """Do it all; return what it showed, and how often each was done.
+    """Run all disturbances; return the result, and how often each was run.
 
     Args:
         folder: for the processes' counts.
@@ -129,14 +129,14 @@ def run(
         only: one of KINDS, if not all of them.
         only_old: let both speak MQTT 3.1.1.
         pause: seconds between a process's thousands of events.
-        tell: gets a line now and then.
+        tell: called with a progress line from time to time.
     """
     with (
-        running_broker(broker) as served,
+        run_broker(broker) as served,
         both_ways(served, only_old) as (near, far),
         agent_at(served, way=near, grace_seconds=5) as agent,
     ):
-        agent.variables = variables(at(served.access(), far))
+        agent.variables = variables(with_connection(served.access(), far))
         strike = Strikes(agent, served, near, far, only)
         outcome = chaos.run(
             agent,
@@ -175,7 +175,7 @@ def main() -> None:
     for line in result.differences:
         print(line)
     print(
-        f"{result.events:,} events of {result.processes} processes by way of"
+        f"{result.events:,} events of {result.processes} processes over"
         f" {options.broker}; {result.duplicates:,} batches came again and were dropped;"
         f" {', '.join(f'{kind} {count} times' for kind, count in done.items())}"
     )

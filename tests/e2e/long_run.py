@@ -70,10 +70,10 @@ def behaviour(agent: Agent, folder: Path, rounds: int, *, watched: bool) -> list
     return [VOLATILE.sub("*", line) for line in (done.stdout + done.stderr).split("\n")]
 
 
-def recorded(
+def run_application(
     agent: Agent, folder: Path, processes: int, *arguments: str
 ) -> Counter[Key]:
-    """Run the application in several processes; return what they counted."""
+    """Run the application in several processes; return their counts."""
     running = [
         subprocess.Popen(
             command(agent, True, "--seed", str(seed), *arguments),
@@ -92,7 +92,7 @@ def recorded(
     return counts
 
 
-def counted(agent: Agent) -> Counter[Key]:
+def read_agent_figures(agent: Agent) -> Counter[Key]:
     """Return the agent's figures in the application's words."""
     counts: Counter[Key] = Counter()
     for node in agent.get("/api/v1/nodes")["nodes"]:
@@ -148,12 +148,12 @@ def main() -> None:
             f" {'the same' if alone == watched else 'DIFFERENT'}",
             flush=True,
         )
-        before = counted(agent)
+        before = read_agent_figures(agent)
         seconds = str(options.minutes * 60)
-        ours = recorded(
+        ours = run_application(
             agent, folder, options.processes, "--seconds", seconds, "--pause", "0.05"
         )
-        theirs = counted(agent) - before
+        theirs = read_agent_figures(agent) - before
         wrong = differences(ours, theirs)
     for key, mine, other in wrong:
         print(f"{' / '.join(key)}: recorded {mine:,}, counted {other:,}")

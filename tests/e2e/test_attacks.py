@@ -8,11 +8,10 @@ import json
 import re
 import socket
 import struct
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,10 @@ from urllib.parse import quote
 
 import psutil
 import pytest
-from tests.agents import Agent, running_agent, until
-from tests.browser import opened, trap
+from tests import forks
+from tests.agents import DEADLINE, Agent, running_agent, until
+from tests.browser import render_page, run_browser, trap
+from tests.users import replies
 
 from kaywatch import wire
 from kaywatch.query import send
@@ -60,7 +61,7 @@ def memory(agent: Agent) -> float:
     return psutil.Process(agent.process.pid).memory_info().rss / 2**20
 
 
-def counted(agent: Agent, name: str, label: str) -> float:
+def count_metric(agent: Agent, name: str, label: str) -> float:
     with contextlib.closing(agent.connection()) as connection:
         connection.request("GET", "/metrics")
         text = connection.getresponse().read().decode()
@@ -68,35 +69,33 @@ def counted(agent: Agent, name: str, label: str) -> float:
     return float(match[1]) if match else 0.0
 
 
-def exchanged(agent: Agent, data: bytes) -> bytes:
-    """Send bytes, and return all until the agent hangs up or has nothing to say."""
-    result = b""
-    with socket.create_connection(("127.0.0.1", port(agent)), 5) as connection:
-        connection.settimeout(0.5)
-        with contextlib.suppress(OSError):
-            connection.sendall(data)
-            while piece := connection.recv(65_536):
-                result += piece
-    return result
+def exchange(agent: Agent, data: bytes) -> bytes:
+    """Send bytes, and return the response until the agent disconnects."""
+    with socket.create_connection(("127.0.0.1", port(agent)), DEADLINE) as connection:
+        return send_all(connection, data)
 
 
 def push(agent: Agent, *messages: bytes) -> list[dict[str, Any]]:
-    """Push messages, and return the replies until the agent has nothing to say."""
+    """Push messages, and return the replies until the agent disconnects."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(DEADLINE)
+        connection.connect(agent.socket)
+        data = b"".join(map(wire.frame, messages))
+        return replies(send_all(connection, data, end=True))
+
+
+def send_all(connection: socket.socket, data: bytes, *, end: bool = False) -> bytes:
+    """Send bytes, and their end if wanted; return what comes back."""
     result = b""
-    with socket.socket(socket.AF_UNIX) as link:
-        link.settimeout(5)
-        link.connect(agent.socket)
-        link.sendall(b"".join(map(wire.frame, messages)))
-        link.settimeout(1)
-        with contextlib.suppress(TimeoutError):
-            while piece := link.recv(65_536):
-                result += piece
-    replies, at = [], 0
-    while at < len(result):
-        (size,) = struct.unpack_from(">I", result, at)
-        replies.append(wire.decode(result[at + 4 : at + 4 + size]))
-        at += 4 + size
-    return replies
+    # The agent may disconnect before all is sent.
+    with contextlib.suppress(ConnectionError):
+        connection.sendall(data)
+        if end:
+            connection.shutdown(socket.SHUT_WR)
+    with contextlib.suppress(ConnectionError):
+        while piece := connection.recv(65_536):
+            result += piece
+    return result
 
 
 def silences(agent: Agent) -> int:
@@ -151,19 +150,19 @@ def test_a_page_of_another_site_reads_and_changes_nothing(agent: Agent) -> None:
         page = page.replace("SILENCE", json.dumps(SILENCE))
         site.page = page.replace("SOON", SOON).encode()
         rules = "--host-resolver-rules=MAP evil.example 127.0.0.1"
-        opened(f"http://evil.example:{site.port}/", rules)
+        render_page(f"http://evil.example:{site.port}/", rules)
         reported = site.reported()
 
     assert reported.pop("done", "") == "1", site.paths
     assert not [text for text in reported.values() if text.startswith("read")], reported
     assert silences(agent) == 0
-    assert counted(agent, "kaywatch_http_refused_total", "other_site") > 0
+    assert count_metric(agent, "kaywatch_http_refused_total", "other_site") > 0
 
 
 def test_a_name_that_leads_here_shows_nothing(agent: Agent) -> None:
     """DNS rebinding: for the browser it is the site's own page."""
     rules = "--host-resolver-rules=MAP evil.example 127.0.0.1"
-    shown = opened(f"http://evil.example:{port(agent)}/api/v1/nodes", rules)
+    shown = render_page(f"http://evil.example:{port(agent)}/api/v1/nodes", rules)
     assert "unknown_host" in shown
     assert '"nodes"' not in shown
     for host in (
@@ -224,7 +223,7 @@ TRAVERSALS = [
 @pytest.mark.parametrize("path", TRAVERSALS)
 def test_no_path_leads_out(agent: Agent, path: str) -> None:
     request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-    answer = exchanged(agent, request.encode())
+    answer = exchange(agent, request.encode())
     assert answer.split(b" ")[1] in (b"400", b"404"), answer[:200]
     assert b"root:" not in answer
 
@@ -275,7 +274,7 @@ SMUGGLED = {
 
 @pytest.mark.parametrize("kind", SMUGGLED)
 def test_ambiguous_http_framing_is_rejected(agent: Agent, kind: str) -> None:
-    answer = exchanged(agent, SMUGGLED[kind] + SECOND)
+    answer = exchange(agent, SMUGGLED[kind] + SECOND)
     assert len(re.findall(rb"HTTP/1\.[01] \d+ ", answer)) == 1, answer
     assert answer.split(b" ")[1] == b"400"
     assert b"smuggled" not in answer
@@ -289,12 +288,12 @@ def test_slowloris(agent: Agent) -> None:
     with contextlib.ExitStack() as stack:
         for _ in range(400):
             drip = stack.enter_context(
-                socket.create_connection(("127.0.0.1", port(agent)), 5)
+                socket.create_connection(("127.0.0.1", port(agent)), DEADLINE)
             )
             drip.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nX-a: ")
             drips.append(drip)
         ended = 0
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + DEADLINE
         while ended < len(drips) and time.monotonic() < deadline:
             # All along, whoever asks is answered.
             assert agent.get("/health")["status"] == "healthy"
@@ -304,13 +303,13 @@ def test_slowloris(agent: Agent) -> None:
             time.sleep(0.5)
             ended = sum(map(is_over, drips))
         assert ended == len(drips)
-    assert counted(agent, "kaywatch_http_refused_total", "slow") > 0
-    assert counted(agent, "kaywatch_http_refused_total", "idle") > 0
+    assert count_metric(agent, "kaywatch_http_refused_total", "slow") > 0
+    assert count_metric(agent, "kaywatch_http_refused_total", "idle") > 0
     assert memory(agent) < before + 40
 
 
 def is_over(connection: socket.socket) -> bool:
-    """Whether the other side has hung up."""
+    """Whether the peer has disconnected."""
     try:
         return connection.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK) == b""
     except BlockingIOError:
@@ -361,32 +360,36 @@ def test_json_that_is_a_bomb_is_refused(agent: Agent, body: bytes) -> None:
 
 
 HUGE = struct.pack(">I", 0xFFFFFFFF)
-NESTED = {
-    "arrays": b"\x91" * 1_000_000,
-    "maps": b"\x81\xa1a" * 1_000_000,
-    "an array of 4 billion": b"\xdd" + HUGE,
-    "a map of 4 billion": b"\xdf" + HUGE,
-    "bytes of 4 GB": b"\xc6" + HUGE,
-    "text of 4 GB": b"\xdb" + HUGE,
-    "an extension of 4 GB": b"\xc9" + HUGE + b"\x01",
-    "such an array in a key": b"\x81\xa6events\xdd" + HUGE,
-    "such arrays in arrays": b"\x81\xa6events" + (b"\xdd" + HUGE) * 100_000,
-    "millions of nothing": b"\x82\xa4type\xa5batch\xa6events\xdd\x00\x3f\xff\xff"
-    + b"\xc0" * 0x3FFFFF,
-    "millions of maps": b"\x82\xa4type\xa5batch\xa6events\xdd\x00\x3f\xff\xff"
-    + b"\x80" * 0x3FFFF0,
-    "a million keys": b"\xdf\x00\x0f\x42\x40"
-    + b"".join(b"\xce" + struct.pack(">I", n) + b"\xc0" for n in range(600_000)),
+EVENTS = b"\x82\xa4type\xa5batch\xa6events"
+# Made by the test that sends it, not by each worker that collects this file.
+NESTED: dict[str, Callable[[], bytes]] = {
+    "arrays": lambda: b"\x91" * 1_000_000,
+    "maps": lambda: b"\x81\xa1a" * 1_000_000,
+    "an array of 4 billion": lambda: b"\xdd" + HUGE,
+    "a map of 4 billion": lambda: b"\xdf" + HUGE,
+    "bytes of 4 GB": lambda: b"\xc6" + HUGE,
+    "text of 4 GB": lambda: b"\xdb" + HUGE,
+    "an extension of 4 GB": lambda: b"\xc9" + HUGE + b"\x01",
+    "such an array in a key": lambda: b"\x81\xa6events\xdd" + HUGE,
+    "such arrays in arrays": lambda: b"\x81\xa6events" + (b"\xdd" + HUGE) * 100_000,
+    "millions of nothing": lambda: (
+        EVENTS + b"\xdd\x00\x3f\xff\xff" + b"\xc0" * 0x3FFFFF
+    ),
+    "millions of maps": lambda: EVENTS + b"\xdd\x00\x3f\xff\xff" + b"\x80" * 0x3FFFF0,
+    "a million keys": lambda: (
+        b"\xdf\x00\x0f\x42\x40"
+        + b"".join(b"\xce" + struct.pack(">I", n) + b"\xc0" for n in range(600_000))
+    ),
 }
 
 
 @pytest.mark.parametrize("kind", NESTED)
 def test_msgpack_that_is_a_bomb_is_refused(agent: Agent, kind: str) -> None:
     before = memory(agent)
-    (reply,) = push(agent, NESTED[kind][: wire.MAX_FRAME])
+    (reply,) = push(agent, NESTED[kind]()[: wire.MAX_FRAME])
     assert reply["type"] == "error"
     assert reply["code"] in ("bad_msgpack", "bad_message", "bad_row")
-    assert counted(agent, "kaywatch_rejected_total", reply["code"]) > 0
+    assert count_metric(agent, "kaywatch_rejected_total", reply["code"]) > 0
     assert memory(agent) < before + 60
 
 
@@ -394,7 +397,7 @@ def test_msgpack_that_is_a_bomb_is_refused(agent: Agent, kind: str) -> None:
 
 
 def test_names_and_messages_are_no_markup_in_a_browser(agent: Agent) -> None:
-    with trap() as site:
+    with trap() as site, run_browser() as browser:
         names = [text.replace("PORT", str(site.port)) for text in MARKUP]
         rows: list[dict[str, Any]] = []
         failures = []
@@ -415,14 +418,15 @@ def test_names_and_messages_are_no_markup_in_a_browser(agent: Agent) -> None:
             "/metrics",
             f"/api/v1/nodes/{quote(names[0], safe='')}/stats",
             f"/api/v1/graphs/{quote(names[1], safe='')}/stats",
-            # Errors say what was asked for.
+            # Errors repeat the request.
             f"/api/v1/rules/{quote(names[0], safe='')}",
             f"/{quote(names[3], safe='')}",
             f"/api/v1/nodes?{quote(names[0])}=1",
             f"/api/v1/nodes?window={quote(names[1])}",
         ):
-            shown = opened(agent.url + path)
-            assert shown, path
+            page = browser.new_page()
+            page.goto(agent.url + path)
+            shown = page.content()
             # It shows the text as text: no element has come of it.
             assert not re.search(r"<(script|svg|img)[ >]", shown), (path, shown[:500])
         assert site.paths == []
@@ -452,7 +456,7 @@ def test_nothing_that_is_sent_becomes_a_line_of_the_log(
             with contextlib.closing(agent.connection()) as connection:
                 connection.request("GET", f"/{path}", headers={"X-A": "b\tc"})
                 connection.getresponse().read()
-        exchanged(agent, b"GET /\x1b[31m HTTP/1.1\r\nforged\r\n\r\n" + hostile.encode())
+        exchange(agent, b"GET /\x1b[31m HTTP/1.1\r\nforged\r\n\r\n" + hostile.encode())
         silence = {**SILENCE, "comment": hostile, "createdBy": hostile}
         send("POST", "/api/v1/silences", silence, agent.url)
         agent.stop()
@@ -467,13 +471,11 @@ def running_agent_logging(config: Path, tmp_path: Path) -> Iterator[tuple[Agent,
     log = tmp_path / "log"
     with tempfile.TemporaryDirectory(prefix="kw-") as folder, log.open("wb") as written:
         agent = Agent(Path(folder))
-        agent.process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "kaywatch_agent", "serve"),
-                *("--socket", agent.socket, "--http", "127.0.0.1:0"),
-                *("--store", ":memory:", "--config", str(config)),
-            ],
-            stderr=written,
+        agent.process = forks.start(
+            *(sys.executable, "serve", "--socket", agent.socket),
+            *("--http", "127.0.0.1:0", "--store", ":memory:", "--config", str(config)),
+            stdout=written.fileno(),
+            stderr=written.fileno(),
         )
         try:
             result = until(
@@ -536,15 +538,9 @@ def test_a_symbolic_link_at_the_socket_s_path_is_left_alone(
             with socket.socket(socket.AF_UNIX) as stale:
                 stale.bind(str(victim))
         link.symlink_to(victim)
-        done = subprocess.run(
-            [
-                *(sys.executable, "-m", "kaywatch_agent", "serve"),
-                *("--socket", str(link), "--http", "127.0.0.1:0"),
-                *("--store", ":memory:"),
-            ],
-            capture_output=True,
-            text=True,
-            timeout=60,
+        done = forks.run(
+            *(sys.executable, "serve", "--socket", str(link)),
+            *("--http", "127.0.0.1:0", "--store", ":memory:"),
         )
         assert done.returncode == 1
         assert "is a symbolic link, which is not followed" in done.stderr
@@ -556,12 +552,7 @@ def test_a_symbolic_link_at_the_socket_s_path_is_left_alone(
 
 
 def test_an_agent_that_would_be_everybody_s_does_not_start(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "kaywatch_agent", "serve", "--http", "0.0.0.0:0"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = forks.run(sys.executable, "serve", "--http", "0.0.0.0:0")
     assert done.returncode == 2
     assert "without tokens (http.admin_tokens_file) and TLS" in done.stderr
     assert "http.insecure_public_listener = true" in done.stderr

@@ -1,4 +1,4 @@
-"""Real losses, as a user sees them: counted by reason, named, and there for good."""
+"""Real losses, as a user sees them: counted by reason, and permanent."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from tests import forks
-from tests.agents import Agent, running_agent, until
+from tests.agents import DEADLINE, Agent, running_agent, until
 
 from kaywatch import wire
 
@@ -50,7 +50,7 @@ def accounts(agent: Agent) -> dict[str, Any]:
 def test_losses_of_a_full_buffer_stay_visible_beside_the_statistics(
     agent: Agent,
 ) -> None:
-    agent.stop()  # so that what is recorded has to wait
+    agent.stop()  # so that recorded events must wait
     child = agent.spawn(LOSE)
     assert child.stdin is not None and child.stdout is not None
     assert child.stdout.readline() == "full\n"
@@ -83,7 +83,7 @@ def test_losses_of_a_full_buffer_stay_visible_beside_the_statistics(
     assert any(f"lossy pid {client['pid']}: lost {lost:,}" in line for line in output)
 
     child.stdin.close()
-    child.wait(20)
+    child.wait(DEADLINE)
     agent.stop()
     agent.start()
     assert accounts(agent)["lossy"] == account
@@ -122,12 +122,15 @@ def test_late_and_folded_events_are_named_and_survive_a_restart(
             "dropped": {},
             "late": 1,
             "overflow": 7,
+            "deaths": 0,
+            "unknown_seconds": 0.0,
             "ratio": 1.0,
         }
         line = "  odd: 1 too late for a window, 7 counted in __other__"
         output = status(agent)
         assert line in output
-        assert "Completeness, last 24 hours: all of 10 events arrived" in output
+        arrived = "last 24 hours: 10 events arrived, none were lost so far"
+        assert f"Completeness, {arrived}" in output
         (client,) = agent.clients()
         assert (client["late"], client["overflow"], client["missing"]) == (1, 7, 0)
 

@@ -23,12 +23,12 @@ from typing import Any
 import pytest
 import trustme
 from tests import forks
-from tests.agents import Agent, free_port, running_agent, until
-from tests.brokers import AGENT, HOST, running_broker
+from tests.agents import Agent, free_port, kill_at_end, running_agent, until
+from tests.brokers import AGENT, HOST, run_broker
 from tests.certificates import certificate
 from tests.e2e.chaos import small_disk
-from tests.mqtt import agent_at, listening, settings, variables
-from tests.receivers import running_receivers
+from tests.mqtt import agent_at, is_listening, settings, variables
+from tests.receivers import run_receivers
 
 from kaywatch import wire
 from kaywatch_agent.cli.doctor.checks import CHECKS, run_checks
@@ -130,6 +130,16 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 # -- an agent, or none -----------------------------------------------------------------
 
 
+def test_a_url_alone_selects_the_agent_s_own_socket_and_store() -> None:
+    with running_agent() as agent:
+        report = doctor("socket", "store", "--url", agent.url)
+        texts = json.dumps(report.json["results"])
+
+    assert agent.socket in texts
+    assert agent.store in texts
+    assert report.problems == []
+
+
 def test_without_an_agent_the_other_checks_run(short: Path) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     arguments = [
@@ -197,7 +207,7 @@ def test_an_agent_of_another_version_is_named(short: Path) -> None:
         "uptime": 5.0,
         "stages": {"store": {"status": "degraded", "problem": "the disk is full"}},
     }
-    with answering({"/health": health}) as url:
+    with serve_json({"/health": health}) as url:
         report = doctor("agent", "clock", "--url", url)
 
     assert report.status("version 0.0.9 is running", "restart it") == "warning"
@@ -207,7 +217,7 @@ def test_an_agent_of_another_version_is_named(short: Path) -> None:
 
 
 @contextmanager
-def answering(answers: dict[str, Any]) -> Iterator[str]:
+def serve_json(answers: dict[str, Any]) -> Iterator[str]:
     """Serve JSON by its path, and 401 at all others."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -326,7 +336,8 @@ def test_an_agent_with_a_self_signed_certificate(short: Path) -> None:
 
     assert agent.url.startswith("https://")
     assert strange.status("is not trusted here", "SSL_CERT_FILE") == "problem"
-    assert strange.status("the certificate of", "expires in 23h") == "warning"
+    # In a day, less the seconds since it was made.
+    assert strange.status("the certificate of", "expires in") == "warning"
     assert trusting.status("answers at", agent.url) == "ok"
 
 
@@ -361,19 +372,35 @@ def test_hidepid_is_reported(short: Path) -> None:
         text=True,
     )
     assert agent.stderr is not None
-    try:
+    with kill_at_end(agent):
         serving = next((line for line in agent.stderr if '"serving"' in line), None)
         if serving is None:
             pytest.skip("cannot mount here")
         url = json.loads(serving)["http"]
         report = doctor("processes", "--socket", f"{short}/n/s", "--url", url)
-    finally:
-        agent.kill()
-        agent.wait()
-        agent.stderr.close()
 
     assert report.status("processes of other users", "hidepid=invisible") == "warning"
     assert report.status(f"the agent is process {agent.pid} of nobody") == "ok"
+
+
+def test_names_made_per_request_are_shown_with_their_source(agent: Agent) -> None:
+    code = """
+import kaywatch, logging, sys, uuid
+logging.basicConfig(stream=sys.stdout)
+for _ in range(9):
+    with kaywatch.execution("Checkout", f"Sub_{uuid.uuid4()}"): pass
+print(kaywatch.flush(10))
+"""
+    logged = agent.run(code, KAYWATCH_SERVICE="shop")
+    assert logged.count("'Sub_*'") == 1
+    assert agent.executions() == {"Sub_*": 9}
+
+    source = "service shop, graph Checkout: Sub_* stands for many nodes"
+    result = doctor_for(agent, "agent").result(source, "kaywatch.name(")
+    assert result["status"] == "warning"
+    status = agent.command("status")
+    assert source in status
+    assert "kaywatch.name(" in status
 
 
 def test_a_client_with_a_wrong_clock_is_named(agent: Agent) -> None:
@@ -447,11 +474,10 @@ def test_the_memory_limit_of_a_control_group_is_shown(short: Path) -> None:
                 stdout=subprocess.PIPE,
                 text=True,
             )
-            with process:
+            with kill_at_end(process):
                 assert process.stdout is not None
                 assert process.stdout.readline() == "listens\n"
                 report = doctor("host", "--socket", path)
-                process.kill()
     except OSError as error:
         pytest.skip(f"cannot create a control group: {error}")
 
@@ -544,7 +570,7 @@ def test_risky_settings_are_warnings(short: Path) -> None:
 
 
 def test_receivers_are_connected_to_without_sending(short: Path) -> None:
-    with running_receivers() as fakes:
+    with run_receivers() as fakes:
         text = RECEIVER.format(url=fakes.url) + (
             f'[receiver.shut]\ntype = "webhook"\nurl = "http://127.0.0.1:{free_port()}"\n'
             '[receiver.lost]\ntype = "webhook"\nurl = "http://kaywatch.invalid/x"\n'
@@ -566,7 +592,7 @@ def test_receivers_are_connected_to_without_sending(short: Path) -> None:
 
 
 @contextmanager
-def serving_tls(expires: dt.timedelta) -> Iterator[tuple[str, trustme.CA]]:
+def serve_tls(expires: dt.timedelta) -> Iterator[tuple[str, trustme.CA]]:
     """Serve TLS with a certificate; yield the URL and the authority."""
     now = dt.datetime.now(dt.UTC)
     authority = trustme.CA()
@@ -607,7 +633,7 @@ def serving_tls(expires: dt.timedelta) -> Iterator[tuple[str, trustme.CA]]:
 def test_the_certificate_of_a_receiver_is_checked(
     short: Path, days: int, status: str, words: str
 ) -> None:
-    with serving_tls(dt.timedelta(days)) as (url, authority):
+    with serve_tls(dt.timedelta(days)) as (url, authority):
         authority.cert_pem.write_to_path(str(short / "ca.pem"))
         path = config(short, RECEIVER.format(url=url))
         trusting = {"SSL_CERT_FILE": str(short / "ca.pem")}
@@ -641,11 +667,11 @@ def test_a_check_that_hangs_is_abandoned(short: Path) -> None:
 
 
 def test_brokers_and_their_sessions_are_checked(short: Path) -> None:
-    with running_broker("mosquitto-tls") as broker:
+    with run_broker("mosquitto-tls") as broker:
         access = broker.access(AGENT)
         path = config(short, settings(access))
         with agent_at(broker) as agent:
-            until(lambda: listening(agent), "there is a session")
+            until(lambda: is_listening(agent), "there is a session")
             well = doctor_for(agent, "brokers", "agent", "--config", str(path))
             applications = doctor(
                 "application", **{k: v for k, v in variables(access).items() if v}
@@ -654,7 +680,7 @@ def test_brokers_and_their_sessions_are_checked(short: Path) -> None:
             untrusted = doctor("brokers", "--config", str(config(short, strange)))
             config(short, settings(access))
             broker.stop()
-            until(lambda: not listening(agent), "the agent has noticed")
+            until(lambda: not is_listening(agent), "the agent has noticed")
             stopped = doctor_for(agent, "brokers", "--config", str(path))
 
     label = f"{HOST}:{access.port}/kaywatch"

@@ -20,7 +20,7 @@ def test_an_application_behaves_the_same_under_kaywatch_run(
 def test_every_figure_of_the_application_is_the_agent_s(
     agent: Agent, tmp_path: Path
 ) -> None:
-    ours = long_run.recorded(agent, tmp_path, 2, "--rounds", "10")
+    ours = long_run.run_application(agent, tmp_path, 2, "--rounds", "10")
 
     assert len(ours) > 250
-    assert long_run.differences(ours, long_run.counted(agent)) == []
+    assert long_run.differences(ours, long_run.read_agent_figures(agent)) == []

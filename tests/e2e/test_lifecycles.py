@@ -8,13 +8,15 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
 import pytest
-from tests.agents import Agent, free_port, running_agent, until
+from tests import forks
+from tests.agents import DEADLINE, Agent, free_port, running_agent, until
 
 RECORD = """
 import kaywatch, os, sys
@@ -69,12 +71,14 @@ def test_without_an_agent_a_process_runs_and_ends_as_ever(tmp_path: Path) -> Non
     agent.socket = "/nonexistent/ingest.sock"
 
     printed = agent.run(
-        RECORD
+        "import logging, sys; logging.basicConfig(stream=sys.stdout)\n"
+        + RECORD
         + "record('n', 100000)\nprint(kaywatch.flush(5), kaywatch.client_stats())"
     )
 
-    assert printed.startswith("False")
+    assert "False {" in printed
     assert "'recorded': 100000" in printed
+    assert printed.count("kaywatch cannot send: /nonexistent/ingest.sock") == 1
 
 
 def test_a_wrong_endpoint_in_the_environment_warns_and_breaks_nothing(
@@ -121,7 +125,7 @@ record('parent', 1)
 """
     )
 
-    until(lambda: states(agent) == ["died", "ended"], "both are told apart")
+    until(lambda: states(agent) == ["ended", "ended"], "both said goodbye")
     assert agent.executions() == {"parent": 11, "child": 3}
 
 
@@ -198,7 +202,7 @@ os.waitpid(pid, 0)
     agent.process.send_signal(signal.SIGCONT)
     until(lambda: agent.executions() == {"parent": 3}, "its events arrive")
     parent.stdin.close()
-    assert parent.wait(20) == 0
+    assert parent.wait(DEADLINE) == 0
 
 
 def test_a_child_that_outlives_its_parent_does_not_hide_its_end(agent: Agent) -> None:
@@ -286,7 +290,7 @@ run()
 
     def answers() -> bool:
         try:
-            with urlopen(url, timeout=5):
+            with urlopen(url, timeout=DEADLINE):
                 return True
         except OSError:
             return False
@@ -296,7 +300,7 @@ run()
     for _ in range(60):
         assert answers()
     server.terminate()
-    server.wait(20)
+    server.wait(DEADLINE)
 
     assert agent.executions() == {"preload": 1, "request": 60}
 
@@ -345,7 +349,7 @@ def test_an_agent_started_later_gets_earlier_events(
         child.stdin.write("\n")
         child.stdin.close()
 
-        assert child.wait(20) == 0
+        assert child.wait(DEADLINE) == 0
         assert agent.executions() == {"early": 1000, "late": 10}
 
 
@@ -376,7 +380,7 @@ for line in sys.stdin:
     assert record(1) == "True 31\n"
     child.stdin.close()
 
-    assert child.wait(20) == 0
+    assert child.wait(DEADLINE) == 0
     assert agent.executions() == {"n": 31}
 
 
@@ -400,7 +404,7 @@ def test_an_agent_that_is_frozen_for_a_while_counts_everything_once(
 
     until(lambda: agent.executions() == {"n": 30005}, "all arrive")
     child.stdin.close()
-    assert child.wait(20) == 0
+    assert child.wait(DEADLINE) == 0
     assert agent.executions() == {"n": 30005}
 
 
@@ -481,20 +485,14 @@ def test_an_agent_that_is_stopped_ends_cleanly(agent: Agent) -> None:
     assert agent.log[-1]["event"] == "stopped"
     assert child.stdin is not None
     child.stdin.close()
-    assert child.wait(20) == 0
+    assert child.wait(DEADLINE) == 0
 
 
 def test_a_second_agent_on_the_same_socket_is_refused(
     agent: Agent, installed: str
 ) -> None:
-    import subprocess
-
-    second = subprocess.run(
-        [installed, "-m", "kaywatch_agent", "serve", "--socket", agent.socket]
-        + ["--http", "127.0.0.1:0"],
-        capture_output=True,
-        text=True,
-        timeout=20,
+    second = forks.run(
+        installed, "serve", "--socket", agent.socket, "--http", "127.0.0.1:0"
     )
 
     assert second.returncode == 1
@@ -523,7 +521,7 @@ def test_an_agent_unreachable_by_clients_is_unhealthy(agent: Agent) -> None:
     assert not agent.clients()
 
     os.rename(agent.socket, agent.socket + ".away")
-    problem = until(lambda: ingest()["problem"], "the loss is told")
+    problem = until(lambda: ingest()["problem"], "the loss is reported")
     assert problem == (
         f"{agent.socket} was deleted: restart the agent to create it again"
     )
@@ -532,7 +530,7 @@ def test_an_agent_unreachable_by_clients_is_unhealthy(agent: Agent) -> None:
         other.listen()
         until(
             lambda: f"process {os.getpid()} listens there" in ingest()["problem"],
-            "the other process is told",
+            "the other process is reported",
         )
     assert agent.get("/health")["status"] == "degraded"
     os.rename(agent.socket + ".away", agent.socket)
@@ -541,3 +539,21 @@ def test_an_agent_unreachable_by_clients_is_unhealthy(agent: Agent) -> None:
     assert agent.executions() == {"n": 3}
     (client,) = agent.clients()
     assert client["events"] == 3
+
+
+def test_a_terminal_that_lacks_characters_shows_others(agent: Agent) -> None:
+    agent.run(
+        "import kaywatch\nwith kaywatch.execution('gé', 'n→'): pass\n"
+        "print(kaywatch.flush(10))",
+        KAYWATCH_SERVICE="é",
+    )
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = Path(agent.python).with_name("kaywatch")
+    for arguments, expected in ((["status"], b"n?"), (["stats", "n→"], b"g?")):
+        done = subprocess.run(
+            [command, *arguments],
+            env={**agent.environment, **plain, "PYTHONIOENCODING": "ascii"},
+            capture_output=True,
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert expected in done.stdout

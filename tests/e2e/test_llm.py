@@ -109,7 +109,7 @@ def test_kaywatch_run_needs_no_code_for_it(agent: Agent, server: LlmServer) -> N
 
 
 def test_the_terminal_shows_a_table_once_there_were_calls(agent: Agent) -> None:
-    assert "Language models" not in status(agent)
+    assert "Language models" not in agent.command("status")
     agent.run(
         "import kaywatch\n"
         "kaywatch.record_llm(model='large', input_tokens=25_000, output_tokens=7,"
@@ -119,7 +119,7 @@ def test_the_terminal_shows_a_table_once_there_were_calls(agent: Agent) -> None:
         "assert kaywatch.flush(10)"
     )
 
-    table = status(agent).partition("Language models, last 5 minutes\n")[2]
+    table = agent.command("status").partition("Language models, last 5 minutes\n")[2]
     rows = [line.split() for line in table.splitlines()]
     assert " ".join(rows[0]) == "model calls errors tokens in out cost wasted p95"
     assert rows[1][:7] == ["large", "2", "1", "25k", "7", "$1.50", "$0.00"]
@@ -129,14 +129,3 @@ def test_the_terminal_shows_a_table_once_there_were_calls(agent: Agent) -> None:
 def _complete(agent: Agent) -> dict[str, dict[str, float]] | None:
     answer = agent.get("/api/v1/llm", window="5m")
     return answer if answer["totals"]["calls"] == 9 else None
-
-
-def status(agent: Agent) -> str:
-    done = subprocess.run(
-        [agent.python, "-m", "kaywatch_agent", "status"],
-        env=agent.environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return done.stdout

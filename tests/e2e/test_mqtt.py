@@ -12,10 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.agents import Agent, until
-from tests.brokers import AGENT, CLIENT, Broker, running_broker
+from tests.agents import DEADLINE, Agent, until
+from tests.brokers import AGENT, CLIENT, Broker, run_broker
 from tests.cuts import way_to
-from tests.mqtt import agent_at, at, both_ways, listening, settings, variables
+from tests.mqtt import (
+    agent_at,
+    both_ways,
+    is_listening,
+    settings,
+    variables,
+    with_connection,
+)
 
 from kaywatch import wire
 
@@ -43,7 +50,7 @@ for line in sys.stdin:
 
 @pytest.fixture
 def mosquitto() -> Iterator[Broker]:
-    with running_broker("mosquitto") as broker:
+    with run_broker("mosquitto") as broker:
         yield broker
 
 
@@ -54,7 +61,7 @@ def client_of(agent: Agent, name: str) -> dict[str, Any]:
 def metric(agent: Agent, name: str, **labels: str) -> float:
     from urllib.request import urlopen
 
-    with urlopen(f"{agent.url}/metrics", timeout=10) as response:
+    with urlopen(f"{agent.url}/metrics", timeout=DEADLINE) as response:
         text = response.read().decode()
     expected = [f'{key}="{value}"' for key, value in labels.items()]
     return sum(
@@ -80,7 +87,7 @@ def test_recorded_events_are_counted(mosquitto: Broker) -> None:
 )
 def test_batches_are_split_for_the_packet_limit_of_a_broker(line: str) -> None:
     # AWS IoT's limit and a small one are announced to MQTT 5; the third is not.
-    with running_broker("mosquitto", line) as broker, agent_at(broker) as agent:
+    with run_broker("mosquitto", line) as broker, agent_at(broker) as agent:
         code = f"import logging, sys\nlogging.basicConfig(stream=sys.stdout)\n{RECORD}"
         output = agent.run(code, "12000")
 
@@ -97,11 +104,11 @@ def test_a_broker_that_knows_311_alone_is_spoken_to_in_it(mosquitto: Broker) -> 
         both_ways(mosquitto, only_old=True) as (near, far),
         agent_at(mosquitto, way=near) as agent,
     ):
-        agent.variables = variables(at(mosquitto.access(), far))
+        agent.variables = variables(with_connection(mosquitto.access(), far))
         assert agent.run(RECORD, "10") == "True\n"
 
         assert agent.executions() == {"n": 10}
-        assert agent._logged("broker connected")["mqtt"] == "3.1.1"
+        assert agent._find_logged("broker connected")["mqtt"] == "3.1.1"
 
 
 def test_a_shell_pushes_rows_in_json(mosquitto: Broker) -> None:
@@ -149,19 +156,16 @@ def test_rows_wait_at_the_broker_for_an_agent_that_is_away(
 def test_a_capture_includes_messages_of_a_broker(mosquitto: Broker) -> None:
     with agent_at(mosquitto) as agent:
         file = agent.folder / "work.kwcap"
-        capture = subprocess.Popen(
-            [
-                *(agent.python, "-m", "kaywatch_agent", "capture", str(file)),
-                *("--socket", agent.socket, "--seconds", "4"),
-            ],
+        capture = agent.start_process(
+            *(agent.python, "-m", "kaywatch_agent", "capture", str(file)),
+            *("--socket", agent.socket, "--seconds", "4"),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
         )
         until(lambda: metric(agent, "kaywatch_captures") == 1, "it captures")
         agent.run(RECORD, "100")
         mosquitto.publish("kaywatch/v1/cron/rows", '{"node": "shell", "seconds": 1}')
-        output, _ = capture.communicate(timeout=30)
+        output, _ = capture.communicate(timeout=DEADLINE)
         assert capture.returncode == 0, output
         agent.command("replay", str(file), "--socket", agent.socket)
 
@@ -185,7 +189,7 @@ except kaywatch.ConfigurationError as error:
 def test_a_shell_gets_errors_as_json(mosquitto: Broker) -> None:
     with (
         agent_at(mosquitto) as agent,
-        mosquitto.subscribed("kaywatch/v1/nightly/down") as answers,
+        mosquitto.subscribe("kaywatch/v1/nightly/down") as answers,
     ):
         mosquitto.publish("kaywatch/v1/nightly/rows", '{"node": "pay"}')
         mosquitto.publish("kaywatch/v1/nightly/rows", "pay took long")
@@ -260,7 +264,7 @@ def test_clients_buffer_while_the_agent_is_offline(
         child = agent.spawn(STAY)
         child.stdout.readline()
         agent.stop()
-        with mosquitto.subscribed("kaywatch/v1/+/up") as seen:
+        with mosquitto.subscribe("kaywatch/v1/+/up") as seen:
             child.stdin.write("20000\n")
             child.stdin.flush()
             agent.start()
@@ -268,7 +272,7 @@ def test_clients_buffer_while_the_agent_is_offline(
             kinds = [wire.decode(one.payload)["type"] for one in seen.messages]
 
         assert agent.executions() == {"first": 1, "n": 20_000}
-        # Nothing is sent to nobody: the greeting comes first.
+        # Nothing is sent without an agent: the greeting comes first.
         assert kinds[0] == "hello"
 
 
@@ -284,7 +288,7 @@ def test_a_client_writes_only_as_itself(mosquitto: Broker) -> None:
     )
     with (
         agent_at(mosquitto) as agent,
-        mosquitto.subscribed(f"kaywatch/v1/{one.hex()}/down") as answers,
+        mosquitto.subscribe(f"kaywatch/v1/{one.hex()}/down") as answers,
     ):
         mosquitto.publish(f"kaywatch/v1/{one.hex()}/up", message)
         (answer,) = answers.wait()
@@ -302,7 +306,7 @@ def test_retained_messages_are_counted_once(mosquitto: Broker) -> None:
     with agent_at(mosquitto) as agent:
         agent.stop()
         agent.start()
-        until(lambda: listening(agent), "it hears the broker again")
+        until(lambda: is_listening(agent), "it hears the broker again")
         until(
             lambda: metric(agent, "kaywatch_mqtt_ignored_total", reason="retained"),
             "it is ignored",
@@ -344,7 +348,7 @@ def test_a_hole_is_asked_for_and_not_skipped(mosquitto: Broker) -> None:
     up = f"kaywatch/v1/{name.hex()}/up"
     with (
         agent_at(mosquitto) as agent,
-        mosquitto.subscribed(f"kaywatch/v1/{name.hex()}/down") as answers,
+        mosquitto.subscribe(f"kaywatch/v1/{name.hex()}/down") as answers,
     ):
         for seq in (1, 3):
             mosquitto.publish(up, batch(seq))
@@ -391,7 +395,7 @@ while not kaywatch.client_stats()["error"] and time.monotonic() < end:
     time.sleep(0.05)
 print(kaywatch.client_stats())
 """
-    with running_broker("mosquitto-password") as broker, agent_at(broker) as agent:
+    with run_broker("mosquitto-password") as broker, agent_at(broker) as agent:
         url = agent.variables["KAYWATCH_ENDPOINT"].replace(
             f"{CLIENT}@", f"{CLIENT}:guessed-secret@"
         )
@@ -403,16 +407,22 @@ print(kaywatch.client_stats())
 
 def test_a_broker_that_is_not_there_holds_up_no_exit(mosquitto: Broker) -> None:
     code = """
-import kaywatch
+import logging, sys, kaywatch
+logging.basicConfig(stream=sys.stdout, format="%(message)s")
 with kaywatch.execution("g", "n"): pass
 print(kaywatch.flush(1.0))
 """
     with way_to(mosquitto.access().port) as way, agent_at(mosquitto) as agent:
-        agent.variables = variables(at(mosquitto.access(), way))
+        agent.variables = variables(with_connection(mosquitto.access(), way))
         way.freeze()
-        assert agent.run(code) == "False\n"
+        flushed, undelivered = agent.run(code).splitlines()
+        assert flushed == "False"
+        assert "undelivered events: 1; no agent has answered" in undelivered
         way.cut()
-        assert agent.run(code) == "False\n"
+        assert sorted(agent.run(code).splitlines()) == [
+            "False",
+            "kaywatch cannot send: Connection refused",
+        ]
 
 
 def test_brokers_can_not_be_changed_by_a_reload(mosquitto: Broker) -> None:

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 from tests.agents import Agent, until
-from tests.brokers import AGENT, Broker, Mosquitto, running_broker
-from tests.mqtt import agent_at, listening, variables
+from tests.brokers import AGENT, Broker, Mosquitto, run_broker
+from tests.mqtt import agent_at, is_listening, variables
 
 from kaywatch_agent import config
 from kaywatch_agent.ingest.brokers import BrokerConfig
@@ -61,11 +61,11 @@ def shell(command: str, agent: Agent, broker: Broker) -> str:
 
 @pytest.fixture
 def broker() -> Iterator[Broker]:
-    with running_broker() as broker:
+    with run_broker() as broker:
         yield broker
 
 
-def at_hand(text: str, broker: Broker) -> str:
+def use_broker_port(text: str, broker: Broker) -> str:
     """Return a text with the broker's port in its urls."""
     return text.replace("mqtt://localhost", f"mqtt://localhost:{broker.access().port}")
 
@@ -76,13 +76,13 @@ def agent(broker: Broker) -> Iterator[Agent]:
     with tempfile.TemporaryDirectory(prefix="kw-") as folder:
         agent = Agent(Path(folder))
         file = Path(folder) / "kaywatch.toml"
-        file.write_text(at_hand(EXAMPLES["agent"], broker) + RULE)
+        file.write_text(use_broker_port(EXAMPLES["agent"], broker) + RULE)
         agent.options = ("--config", str(file))
         (endpoint,) = re.findall(r"KAYWATCH_ENDPOINT=(\S+)", EXAMPLES["client"])
-        agent.variables = {"KAYWATCH_ENDPOINT": at_hand(endpoint, broker)}
+        agent.variables = {"KAYWATCH_ENDPOINT": use_broker_port(endpoint, broker)}
         try:
             agent.start()
-            until(lambda: listening(agent), "the agent hears the broker")
+            until(lambda: is_listening(agent), "the agent hears the broker")
             yield agent
         finally:
             agent.close()
@@ -113,7 +113,7 @@ def test_an_application_pushes_and_an_alert_is_seen(
         "except TimeoutError: pass\n"
         "assert kaywatch.flush(10)"
     )
-    with broker.subscribed(*topics) as read:
+    with broker.subscribe(*topics) as read:
         until(lambda: len(read.messages) == 2, "status and alert")
         result = {m.topic.removesuffix("/state"): m.payload for m in read.messages}
 

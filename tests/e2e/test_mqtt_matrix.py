@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 from tests.agents import until
-from tests.brokers import PASSWORDS, Broker, running_broker
+from tests.brokers import PASSWORDS, Broker, run_broker
 from tests.mqtt import agent_at, each_broker
 
 FLOW = """
@@ -78,7 +78,7 @@ def test_an_instrumented_flow_that_is_killed_has_died(
 
 
 def test_a_password_is_in_no_log_and_no_answer() -> None:
-    with running_broker("mosquitto-tls") as broker, agent_at(broker) as agent:
+    with run_broker("mosquitto-tls") as broker, agent_at(broker) as agent:
         agent.run("import kaywatch\nwith kaywatch.execution('g', 'n'): pass")
         until(lambda: agent.executions() == {"n": 1}, "it is counted")
         output = [agent.log, agent.get("/health"), agent.get("/api/v1/clients")]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
-import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgpack
 import pytest
-from tests.agents import Agent, running_agent, until
+from tests import forks
+from tests.agents import DEADLINE, Agent, running_agent, until
 
 from kaywatch import wire
 
@@ -53,7 +53,7 @@ print(json.dumps(kaywatch.client_stats()), flush=True)
     child.stdin.write("\n")
     child.stdin.close()
     after = json.loads(child.stdout.readline())
-    assert child.wait(20) == 0
+    assert child.wait(DEADLINE) == 0
 
     assert away["buffer_bytes"] <= 1_000_000
     assert after["recorded"] == 120_000
@@ -102,7 +102,7 @@ class Stranger:
         self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
         Path(self._path).unlink()
-        self._thread.join(10)
+        self._thread.join(DEADLINE)
 
 
 def test_an_agent_of_another_version_and_then_one_of_ours(agent: Agent) -> None:
@@ -129,7 +129,7 @@ sys.stdin.readline()
     until(lambda: agent.executions() == expected, "the client looks again")
     child.stdin.close()
 
-    assert child.wait(20) == 0
+    assert child.wait(DEADLINE) == 0
 
 
 def test_an_overlong_socket_path_is_reported_and_harmless(
@@ -152,12 +152,9 @@ def test_a_file_where_the_socket_was_meant_to_be_is_left_alone(
 ) -> None:
     path = tmp_path / "precious"
     path.write_text("data")
-    done = subprocess.run(
-        [installed, "-m", "kaywatch_agent", "serve", "--socket", str(path)]
-        + ["--http", "127.0.0.1:0", "--store", ":memory:"],
-        capture_output=True,
-        text=True,
-        timeout=30,
+    done = forks.run(
+        *(installed, "serve", "--socket", str(path)),
+        *("--http", "127.0.0.1:0", "--store", ":memory:"),
     )
 
     assert done.returncode == 1

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import resource
 import socket
 import threading
 import time
@@ -25,7 +27,7 @@ def connected(agent: Agent) -> Iterator[socket.socket]:
         yield link
 
 
-def polite(agent: Agent, rounds: int) -> list[float]:
+def flush_seconds(agent: Agent, rounds: int) -> list[float]:
     """Seconds that each flush of a process took that records a little."""
     printed = agent.run(
         f"""
@@ -59,7 +61,7 @@ def test_a_client_that_floods_does_not_delay_the_others(agent: Agent) -> None:
     flooder.start()
     try:
         until(lambda: sent[0] > 20, "the flood runs")
-        took = polite(agent, 10)
+        took = flush_seconds(agent, 10)
     finally:
         stop.set()
         flooder.join()
@@ -81,7 +83,7 @@ def test_a_thousand_connections_are_all_served(agent: Agent) -> None:
             lambda: sum(agent.executions().values()) == 3_000,
             "all events of all connections are counted",
         )
-        polite(agent, 1)
+        flush_seconds(agent, 1)
         states = [client["state"] for client in agent.clients()]
         assert states.count("connected") == 1_000
 
@@ -96,11 +98,11 @@ def test_a_client_that_reads_nothing_delays_no_other(agent: Agent, size: int) ->
         with contextlib.suppress(TimeoutError):
             while time.monotonic() < end:
                 link.sendall(frame * max(1, 65_536 // len(frame)))
-        polite(agent, 3)
+        flush_seconds(agent, 3)
 
     assert agent.executions() == {"polite": 3}
     memory = agent.get("/health")
-    assert memory["status"] == "healthy"
+    assert memory["status"] == "healthy", memory["stages"]
 
 
 def test_frames_at_the_limit_are_taken(agent: Agent) -> None:
@@ -111,3 +113,29 @@ def test_frames_at_the_limit_are_taken(agent: Agent) -> None:
         assert 0.7 * wire.MAX_FRAME < len(packed) <= wire.MAX_FRAME
         link.sendall(wire.frame(packed))
         until(lambda: agent.executions() == {"n": 20_000}, "all of it is counted")
+
+
+def test_few_file_descriptors_are_reported_until_there_are_more(agent: Agent) -> None:
+    assert agent.process is not None
+    pid = agent.process.pid
+    few = len(os.listdir(f"/proc/{pid}/fd")) + 12
+    limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    with contextlib.ExitStack() as stack:
+        # Opened before: HTTP may get no descriptor either.
+        connection = agent.connection()
+        connection.request("GET", "/health")
+        connection.getresponse().read()
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (few, limits[1]))
+        for _ in range(30):
+            stack.enter_context(connected(agent))
+
+        def problem() -> str:
+            connection.request("GET", "/health")
+            health = json.loads(connection.getresponse().read())
+            return str(health["stages"]["connections"]["problem"])
+
+        until(lambda: "no file descriptor is left" in problem(), "it is reported")
+        connection.close()
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+    flush_seconds(agent, 1)
+    until(lambda: not agent.get("/health")["stages"]["connections"]["problem"], "over")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.agents import Agent, free_port, until
+from tests.agents import DEADLINE, Agent, free_port, until
 
 PAGE = (Path(__file__).parent.parent.parent / "docs/from-the-page.md").read_text()
 SNIPPETS = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
@@ -106,8 +105,8 @@ def test_the_page_s_graph_statistics(agent: Agent) -> None:
 
 
 @pytest.fixture
-def answering(agent: Agent, tmp_path: Path) -> Any:
-    """The documented route beside a node that fails on demand."""
+def answering(agent: Agent, tmp_path: Path) -> str:
+    """The documented route, with a node that fails on demand."""
     pytest.importorskip("fastapi")
     (tmp_path / "shop.py").write_text(
         SNIPPETS[2]
@@ -125,25 +124,18 @@ def answer(fail: bool = False) -> str:
 """
     )
     port = free_port()
-    server = subprocess.Popen(
-        [
-            *(agent.python, "-m", "uvicorn", "shop:app", "--log-level=error"),
-            *(f"--app-dir={tmp_path}", "--host=127.0.0.1", f"--port={port}"),
-        ],
-        env=agent.environment,
+    agent.start_process(
+        *(agent.python, "-m", "uvicorn", "shop:app", "--log-level=error"),
+        *(f"--app-dir={tmp_path}", "--host=127.0.0.1", f"--port={port}"),
     )
     url = f"http://127.0.0.1:{port}"
-    try:
-        until(lambda: get(url + "/answer"), "the application answers")
-        yield url
-    finally:
-        server.terminate()
-        server.wait(20)
+    until(lambda: get(url + "/answer"), "the application answers")
+    return url
 
 
 def get(url: str) -> tuple[int, Any] | None:
     try:
-        with urllib.request.urlopen(url, timeout=10) as response:
+        with urllib.request.urlopen(url, timeout=DEADLINE) as response:
             return response.status, json.load(response)
     except urllib.error.HTTPError as error:
         return error.code, json.load(error)

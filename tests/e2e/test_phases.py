@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import urllib.request
 
-from tests.agents import Agent
+from tests.agents import DEADLINE, Agent
 
 APPLICATION = """
 import time
@@ -58,26 +57,22 @@ def test_the_time_of_nodes_and_their_items_are_seen_everywhere(agent: Agent) -> 
     assert sum(value or 0 for _, value, _ in answer["series"][0]["points"]) == 4
     assert _phase_seconds(agent, "Fetch", "wait") >= 0.0999
     assert _phase_seconds(agent, "block", "wait") is None
-    shown = _run(agent, "stats", "Fetch")
+    shown = agent.command("stats", "Fetch")
     assert re.search(r"time +prep \d+%, exec \d+%, wait \d+%, post \d+%", shown)
-    assert re.search(r"items +4", _run(agent, "stats", "Summarize"))
-    assert "prep" not in _run(agent, "stats", "block")
+    assert re.search(r"items +4", agent.command("stats", "Summarize"))
+    assert "prep" not in agent.command("stats", "block")
+
+    # The errors that the retries answered are seen as well.
+    assert (fetch["error_breakdown"], fetch["retried_errors"]) == ({}, {"OSError": 2})
+    assert re.search(r"retried errors +OSError 2 ", shown)
+    failures = agent.get("/api/v1/failures", node="Fetch")["failures"]
+    assert [
+        (f["type"], f["message"], f["attempts"], f["outcome"]) for f in failures
+    ] == [("OSError", "busy", 2, "ok"), ("OSError", "busy", 1, "ok")]
 
 
 def _phase_seconds(agent: Agent, node: str, phase: str) -> float | None:
     pattern = rf'phase_seconds_total{{.*node="{node}",phase="{phase}"}} (.+)'
-    with urllib.request.urlopen(f"{agent.url}/metrics", timeout=10) as response:
+    with urllib.request.urlopen(f"{agent.url}/metrics", timeout=DEADLINE) as response:
         match = re.search(pattern, response.read().decode())
     return float(match[1]) if match else None
-
-
-def _run(agent: Agent, *arguments: str) -> str:
-    done = subprocess.run(
-        [agent.python, "-m", "kaywatch_agent", *arguments],
-        env=agent.environment,
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout

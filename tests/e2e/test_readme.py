@@ -12,10 +12,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import click
 import pytest
 from tests import forks
-from tests.agents import Agent, free_port, running_agent, until
-from tests.docs.test_help import examples, shown
+from tests.agents import (
+    DEADLINE,
+    Agent,
+    free_port,
+    kill_at_end,
+    running_agent,
+    until,
+)
+from tests.docs.test_help import examples, show_help
 
 from kaywatch.errors import QueryError
 from kaywatch.query import fetch
@@ -31,16 +39,11 @@ def busy(installed: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[A
     """An agent with the demo's application pushing to it."""
     counts = tmp_path_factory.mktemp("counts") / "counts.json"
     with running_agent(installed) as agent:
-        workload = subprocess.Popen(
-            [installed, "-m", "kaywatch_agent.cli.demo.workload", f"--counts={counts}"],
-            env=agent.environment,
+        agent.start_process(
+            installed, "-m", "kaywatch_agent.cli.demo.workload", f"--counts={counts}"
         )
-        try:
-            until(lambda: agent.executions().get("Refund", 0) > 5, "the demo runs")
-            yield agent
-        finally:
-            workload.terminate()
-            workload.wait(20)
+        until(lambda: agent.executions().get("Refund", 0) > 5, "the demo runs")
+        yield agent
 
 
 def test_the_readme_shows_every_kind_of_answer() -> None:
@@ -72,13 +75,12 @@ def test_a_snippet_runs(busy: Agent, code: str) -> None:
 def test_every_command_is_in_the_readme_with_its_options() -> None:
     listed = re.findall(r"^\| `kaywatch (\w+)[^`]*` \| (.*) \|$", README, re.MULTILINE)
 
-    assert {name for name, _ in listed} == set(kaywatch.commands)
+    context = click.Context(kaywatch)
+    assert {name for name, _ in listed} == set(kaywatch.list_commands(context))
     for name, text in listed:
-        known = {
-            option
-            for parameter in kaywatch.commands[name].params
-            for option in parameter.opts
-        }
+        command = kaywatch.get_command(context, name)
+        assert command is not None
+        known = {option for each in command.params for option in each.opts}
         assert set(re.findall(r"`(--[a-z-]+)", text)) <= known
 
 
@@ -122,7 +124,7 @@ def test_a_command_prints_its_documented_output(
         (["stats", "Draft", "--url", "http://127.0.0.1:99999"], 1, "KAYWATCH_URL"),
         (["tail", "--url", "http://[::1"], 1, "KAYWATCH_URL"),
         (["silence", "expire", "x"], 1, "kaywatch: unknown silence 'x'"),
-        (["stats"], 2, "NODE"),
+        (["stats"], 2, "NAME"),
         (["sats"], 2, "sats"),
         (["serve", "--http", "here"], 2, "host:port"),
         (["check", "--config", "/nonexistent.toml"], 78, "/nonexistent.toml"),
@@ -158,7 +160,7 @@ def test_the_demo_ends_by_itself_with_equal_figures(installed: str) -> None:
     assert "DIFFERENT" not in done.stdout
 
 
-# Commands of which every example that `--help` prints works beside `make demo`.
+# Commands whose `--help` examples all work while `make demo` is running.
 SHOWN_BY_DEMO = (
     *("status", "top", "tail", "stats", "alerts", "why", "silence add"),
     *("silence list", "silence expire", "notify list", "notify test", "outbox list"),
@@ -168,13 +170,15 @@ SHOWN_BY_DEMO = (
 
 @pytest.mark.timeout(300)
 def test_every_example_works_beside_the_demo(installed: str, tmp_path: Path) -> None:
-    with running_demo(installed) as url:
+    with run_demo(installed) as url:
         for command in SHOWN_BY_DEMO:
-            lines = examples(shown(tuple(command.split())))
+            lines = examples(show_help(tuple(command.split())))
             pattern = rf"^(?:\| `|\$ )?(kaywatch {command}\b[^`#\n]*)"
             lines += re.findall(pattern, README, re.MULTILINE)
-            for line in lines:
-                example = line.partition(" | ")[0]
+            # Many are in both places.
+            for example in dict.fromkeys(
+                line.partition(" | ")[0].strip() for line in lines
+            ):
                 # An address or a file of the reader's is about another agent.
                 if not re.search("--url|--socket|FILE", example):
                     run_example(example, installed, url, tmp_path)
@@ -202,7 +206,7 @@ def run_example(example: str, python: str, url: str, folder: Path) -> None:
                 f"{example} has output",
             )
             process.send_signal(signal.SIGINT)
-        code = process.wait(20)
+        code = process.wait(DEADLINE)
     assert code == 0, (example, out.read_text(), err.read_text())
     assert size(out) and not re.search("Traceback|Error: ", err.read_text()), example
 
@@ -212,7 +216,7 @@ def size(file: Path) -> int:
 
 
 @contextmanager
-def running_demo(python: str) -> Iterator[str]:
+def run_demo(python: str) -> Iterator[str]:
     """Start `kaywatch demo`; yield its URL once its alerts fire."""
     address = f"127.0.0.1:{free_port()}"
     url = f"http://{address}"
@@ -228,13 +232,15 @@ def running_demo(python: str) -> Iterator[str]:
             return {}
         return {row["rule"]: row["state"] for row in rows}
 
-    try:
-        until(lambda: alerts().get("Draft-is-slow") == "firing", "the draft is slow")
-        until(lambda: "success_rate_min" in alerts(), "refunds fail")
-        yield url
-    finally:
-        demo.terminate()
-        demo.wait(30)
+    with kill_at_end(demo):
+        try:
+            until(lambda: alerts().get("Draft-is-slow") == "firing", "Draft is slow")
+            until(lambda: "success_rate_min" in alerts(), "refunds fail")
+            yield url
+        finally:
+            # It ends its own processes.
+            demo.terminate()
+            demo.wait(DEADLINE)
 
 
 def test_stats_are_read_back_by_the_process_that_recorded(busy: Agent) -> None:

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from tests.agents import Agent, free_port
-from tests.browser import opened
+from tests.browser import render_page
 
 HOSTILE = "<script>document.title='taken'</script>"
 APPLICATION = """
@@ -83,7 +83,7 @@ def test_a_hostile_name_is_text_in_a_report(agent: Agent, tmp_path: Path) -> Non
 
     file = tmp_path / "report.html"
     file.write_text(text)
-    shown = opened(file.as_uri())
+    shown = render_page(file.as_uri())
     assert "<title>kaywatch report, 1d" in shown
     assert "<path d=" in shown
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.agents import Agent, until
-from tests.metrics import declared
+from tests.agents import DEADLINE, Agent, until
+from tests.metrics import declared_metrics
 
-from kaywatch_agent.store.store import QUICK_BYTES
+from kaywatch_agent.store.database import QUICK_BYTES
 
-METRICS = declared()
+METRICS = declared_metrics()
 
 RECORD = """
 import kaywatch, os, sys, time
@@ -29,7 +29,7 @@ def record(node, times):
 """
 
 
-def shown(agent: Agent) -> dict[str, Any]:
+def read_figures(agent: Agent) -> dict[str, Any]:
     """All that must be the same after a restart."""
     export = agent.get("/api/v1/export")
     for kind in ("nodes", "graphs"):
@@ -49,7 +49,7 @@ def shown(agent: Agent) -> dict[str, Any]:
 
 
 def counters(agent: Agent) -> dict[str, float]:
-    """The counters on /metrics, but for those that begin anew with each process."""
+    """The counters on /metrics, without those of the agent's own process."""
     text = subprocess.run(
         ["curl", "-s", "--fail", f"{agent.url}/metrics"],
         capture_output=True,
@@ -62,9 +62,9 @@ def counters(agent: Agent) -> dict[str, float]:
             continue
         name, _, value = line.rpartition(" ")
         family = name.partition("{")[0]
-        anew = family in METRICS and not METRICS[family].durable
+        is_reset = family in METRICS and not METRICS[family].durable
         counts = family.endswith(("_total", "_bucket", "_count"))
-        if counts and not anew and not line.startswith("#"):
+        if counts and not is_reset and not line.startswith("#"):
             result[name] = float(value)
     return result
 
@@ -85,11 +85,11 @@ kaywatch.observe("size", 12.5, unit="kb")
 assert kaywatch.flush(5)
 """
     )
-    before, counted = shown(agent), counters(agent)
+    before, counted = read_figures(agent), counters(agent)
     agent.stop(number)
     agent.start()
 
-    assert shown(agent) == before
+    assert read_figures(agent) == before
     after = counters(agent)
     assert {name for name, value in counted.items() if value > after.get(name, 0)} == (
         set()
@@ -119,7 +119,7 @@ sys.stdin.readline()
     assert child.stdout.readline() == "recorded\n"
     until(lambda: [c["pid"] for c in agent.clients()] == [child.pid], "it comes back")
     child.stdin.close()
-    assert child.wait(20) == 0
+    assert child.wait(DEADLINE) == 0
     until(lambda: agent.clients()[0]["state"] == "ended", "it said goodbye")
 
     assert agent.executions() == {"pay": 5000}
@@ -156,20 +156,24 @@ def test_a_client_that_dies_before_reconnecting_is_dead(agent: Agent) -> None:
     until(lambda: agent.clients()[0]["state"] == "died", "its death is noticed")
 
 
-def test_a_second_agent_does_not_get_the_file(agent: Agent, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [
-            *(agent.python, "-m", "kaywatch_agent", "serve", "--store", agent.store),
-            *("--socket", str(tmp_path / "s"), "--http", "127.0.0.1:0"),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=30,
+def refused_start(agent: Agent) -> str:
+    """Start another agent on the same store; return all that it prints."""
+    return agent.command(
+        *("serve", "--store", agent.store, "--http", "127.0.0.1:0"),
+        *("--socket", str(agent.folder / "other.sock")),
+        code=1,
     )
 
-    assert done.returncode == 1
-    assert f"another agent (pid {agent.process and agent.process.pid})" in done.stderr
-    assert "Traceback" not in done.stderr
+
+def test_a_second_agent_does_not_get_the_file(agent: Agent) -> None:
+    for file in agent.folder.glob("*.lock"):
+        file.unlink()
+    refusal = refused_start(agent)
+
+    assert f"another agent (pid {agent.process and agent.process.pid})" in refusal
+    assert "Traceback" not in refusal
+    agent.run(RECORD + "record('n', 1)")
+    assert agent.get("/health")["status"] == "healthy"
 
 
 def test_the_agent_waits_for_a_locked_file(agent: Agent) -> None:
@@ -186,7 +190,7 @@ def test_the_agent_waits_for_a_locked_file(agent: Agent) -> None:
         lambda: (
             "locked" in (h := agent.get("/health"))["stages"]["store"]["problem"] and h
         ),
-        "the store's problem is told",
+        "the store's problem is reported",
     )
     assert health["status"] == "degraded"
     assert agent.executions() == {"n": 10}  # seen, if not acknowledged
@@ -196,21 +200,64 @@ def test_the_agent_waits_for_a_locked_file(agent: Agent) -> None:
     child.stdin.flush()
     assert child.stdout.readline() == "True\n"
     until(lambda: agent.get("/health")["status"] == "healthy", "it recovers")
-    child.wait(20)
+    child.wait(DEADLINE)
 
     assert agent.executions() == {"n": 10}
+
+
+def problem(agent: Agent) -> str:
+    health = until(
+        lambda: (h := agent.get("/health"))["status"] == "degraded" and h,
+        "the next tick reports it",
+    )
+    return str(health["stages"]["store"]["problem"])
 
 
 def test_a_damaged_file_is_moved_aside_and_reported(agent: Agent) -> None:
     agent.run(RECORD + "record('n', 10)")
     agent.stop()
-    Path(agent.store).write_bytes(b"no database " * 1000)
+    with open(agent.store, "r+b") as file:
+        file.write(bytes(4096))
     agent.start()
     agent.run(RECORD + "record('m', 3)")
 
     assert agent.executions() == {"m": 3}
-    (line,) = [entry for entry in agent.log if "damaged" in entry["event"]]
-    assert Path(line["aside"]).read_bytes().startswith(b"no database")
+    assert "is zero) and moved to" in problem(agent)
+    (aside,) = agent.folder.glob("*.damaged-*[0-9]")
+    assert str(aside) in find_logged(agent, "the store's file has changed")["problem"]
+    assert aside.read_bytes().startswith(bytes(4096))
+
+
+def test_a_file_that_is_no_store_is_refused_in_one_line(stopped_agent: Agent) -> None:
+    agent = stopped_agent
+    notes = Path(agent.store)
+    notes.write_bytes(b"some notes " * 1000)
+    (line,) = refused_start(agent).strip().splitlines()
+
+    assert "is not a database and was left unchanged; choose another path" in line
+    assert notes.read_bytes() == b"some notes " * 1000
+    assert list(agent.folder.glob("kaywatch.db*")) == [notes]
+
+
+@pytest.mark.parametrize("accident", ["deleted", "zeroed"])
+def test_a_store_that_is_lost_while_the_agent_runs_is_written_again(
+    agent: Agent, accident: str
+) -> None:
+    agent.run(RECORD + "record('n', 10)")
+    store = Path(agent.store)
+    if accident == "deleted":
+        for file in agent.folder.glob("kaywatch.db*"):
+            file.unlink()
+    else:
+        with store.open("r+b") as file:
+            file.write(bytes(store.stat().st_size))
+    agent.run(RECORD + "record('n', 3)")
+    assert "shown until the agent restarts" in problem(agent)
+    assert agent.stop(signal.SIGKILL)
+    agent.start()
+
+    assert agent.executions() == {"n": 13}
+    assert agent.get("/health")["status"] == "healthy"
 
 
 def enlarge(agent: Agent) -> None:
@@ -226,8 +273,10 @@ def enlarge(agent: Agent) -> None:
     assert Path(agent.store).stat().st_size > QUICK_BYTES
 
 
-def logged(agent: Agent, event: str) -> dict[str, Any]:
-    result: dict[str, Any] = until(lambda: agent._logged(event), f"{event!r} is logged")
+def find_logged(agent: Agent, event: str) -> dict[str, Any]:
+    result: dict[str, Any] = until(
+        lambda: agent._find_logged(event), f"{event!r} is logged"
+    )
     return result
 
 
@@ -237,10 +286,9 @@ def test_a_large_file_is_checked_beside_the_work(agent: Agent) -> None:
     enlarge(agent)
     agent.start()
 
-    assert logged(agent, "store checked")["took_seconds"] < 10
+    assert find_logged(agent, "store checked")["took_seconds"] < 10
     health = agent.get("/health")
     assert health["status"] == "healthy"
-    assert health["stages"]["store check"]["problem"] == ""
     assert agent.executions() == {"n": 10}
 
 
@@ -253,11 +301,9 @@ def test_damage_in_the_middle_of_a_large_file_is_reported(agent: Agent) -> None:
         file.write(b"\xff" * 4096)
     agent.start()
 
-    line = logged(agent, "store damaged, started a new file")
-    health = agent.get("/health")
-    assert health["status"] == "degraded"
-    problem = health["stages"]["store check"]["problem"]
-    assert problem == f"the file was damaged, and is set aside: {line['damage']}"
+    line = find_logged(agent, "the store's file has changed")
+    assert "was damaged" in line["problem"]
+    assert line["problem"] in problem(agent)
     # What is known in memory is what the new file begins with.
     until(lambda: list(agent.folder.glob("*.damaged-*")), "the file is set aside")
     agent.run(RECORD + "record('n', 3)")
@@ -324,6 +370,6 @@ def test_sighup_applies_all_of_a_configuration_or_nothing(
     assert child.stdout.readline() == "1\n"
     reload("[limits]\nseries = 1\n[log]\nlevel = 'error'\n", "configuration reloaded")
     child.stdin.close()
-    child.wait(20)
+    child.wait(DEADLINE)
 
     assert agent.executions() == {"a": 1, "__other__": 2}

@@ -14,8 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.request import urlopen
 
+import msgpack
 import pytest
-from tests.agents import Agent
+from tests.agents import DEADLINE, Agent
+
+from kaywatch import wire
 
 APP = """
 import sys
@@ -95,7 +98,7 @@ def without(agent: Agent, *command: str, **environment: str) -> str:
     )
 
 
-# -- what is watched -----------------------------------------------------------------
+# -- instrumented processes ----------------------------------------------------------
 
 
 def test_a_script_is_watched(agent: Agent, run: Run, app: str) -> None:
@@ -257,29 +260,21 @@ def serve(environ, start_response):
         "def when_ready(server):\n"
         "    print(*server.LISTENERS[0].sock.getsockname(), flush=True)\n"
     )
-    server = subprocess.Popen(
-        [
-            *(kaywatch, "run", "--service=shop", installed, "-m", "gunicorn"),
-            *("--preload", "--workers=3", "--bind=127.0.0.1:0", "--config=hooks.py"),
-            *("--no-control-socket", "--log-level=critical", "shop:serve"),
-        ],
-        env=agent.environment,
+    server = agent.start_process(
+        *(kaywatch, "run", "--service=shop", installed, "-m", "gunicorn"),
+        *("--preload", "--workers=3", "--bind=127.0.0.1:0", "--config=hooks.py"),
+        *("--no-control-socket", "--log-level=critical", "shop:serve"),
         cwd=tmp_path,
         stdout=subprocess.PIPE,
-        text=True,
     )
-    try:
-        assert server.stdout is not None
-        host, port = server.stdout.readline().split()
-        assert [server.stdout.readline() for _ in range(3)] == ["ready\n"] * 3
-        for _ in range(30):
-            with urlopen(f"http://{host}:{port}/", timeout=10) as answer:
-                assert answer.read() == b"fine"
-        server.terminate()
-        assert server.wait(20) == 0
-    finally:
-        server.kill()
-        server.communicate()
+    assert server.stdout is not None
+    host, port = server.stdout.readline().split()
+    assert [server.stdout.readline() for _ in range(3)] == ["ready\n"] * 3
+    for _ in range(30):
+        with urlopen(f"http://{host}:{port}/", timeout=DEADLINE) as answer:
+            assert answer.read() == b"fine"
+    server.terminate()
+    assert server.wait(DEADLINE) == 0
 
     assert agent.executions() == {"Load": 31, "Show": 31}
     assert {client["service"] for client in agent.clients()} == {"shop"}
@@ -471,14 +466,12 @@ def test_running_it_twice_over_is_running_it_once(
 
 def test_it_becomes_the_command(agent: Agent, kaywatch: str) -> None:
     script = "echo $$; read line; echo got $line; kill -TERM $$"
-    child = subprocess.Popen(
-        [kaywatch, "run", "sh", "-c", script],
-        env=agent.environment,
+    child = agent.start_process(
+        *(kaywatch, "run", "sh", "-c", script),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        text=True,
     )
-    printed, _ = child.communicate("a line\n", timeout=20)
+    printed, _ = child.communicate("a line\n", timeout=DEADLINE)
 
     assert printed == f"{child.pid}\ngot a line\n"
     assert child.returncode == -signal.SIGTERM
@@ -611,3 +604,26 @@ def test_help_lists_the_run_command(installed: str) -> None:
         )
     done = subprocess.run([installed, "-m", "kaywatch"], capture_output=True, text=True)
     assert done.returncode != 0 and "python -m kaywatch run" in done.stderr
+
+
+def test_a_zip_file_with_kaywatch_in_it_is_recorded(
+    agent: Agent, tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for name, module in [("kaywatch", wire), ("msgpack", msgpack)]:
+        shutil.copytree(
+            Path(str(module.__file__)).parent,
+            source / name,
+            ignore=shutil.ignore_patterns("*.so", "__pycache__"),
+        )
+    code = 'import kaywatch\nwith kaywatch.execution("g", "n"):\n    pass\n'
+    (source / "__main__.py").write_text(code)
+    archive = tmp_path / "shop.pyz"
+    zipapp.create_archive(source, archive)
+    # -S: without the installed kaywatch
+    process = agent.start_process(agent.python, "-S", "-I", str(archive))
+    assert process.wait(DEADLINE) == 0
+    assert agent.executions() == {"n": 1}
+    (client,) = agent.clients()
+    assert client["service"] == "shop"

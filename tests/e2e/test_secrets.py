@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from tests import forks
 from tests.agents import Agent, free_port, until
 from tests.certificates import certificate
 from tests.servers import require
@@ -124,7 +125,7 @@ def fetch(agent: Agent, path: str, token: str = READ, method: str = "GET") -> by
     return done.stdout.encode()
 
 
-def found_in(data: bytes | str) -> list[str]:
+def find_secrets(data: bytes | str) -> list[str]:
     text = data if isinstance(data, str) else data.decode("utf-8", "replace")
     return [secret for secret in PLANTED if secret in text]
 
@@ -134,7 +135,7 @@ def test_planted_secrets_are_found_nowhere(guarded: Agent, tmp_path: Path) -> No
     agent.run(APPLICATION, KAYWATCH_FAILURES="traceback")
     until(
         lambda: agent.get("/api/v1/alerts", state="firing")["matching"],
-        "an alert that tells of the failures",
+        "an alert about the failures",
     )
     until(
         lambda: agent.get("/api/v1/notifications")["notifications"],
@@ -166,7 +167,7 @@ def test_planted_secrets_are_found_nowhere(guarded: Agent, tmp_path: Path) -> No
             assert answer.startswith(b"HTTP/1.1 "), (path, answer)
             answers[f"{route.method} {path} {token}"] = answer
     assert {
-        key: found_in(data) for key, data in answers.items() if found_in(data)
+        key: find_secrets(data) for key, data in answers.items() if find_secrets(data)
     } == {}
     failures = agent.get("/api/v1/failures")["failures"]
     assert failures[0]["message"].startswith(
@@ -175,7 +176,7 @@ def test_planted_secrets_are_found_nowhere(guarded: Agent, tmp_path: Path) -> No
     assert failures[0]["traceback"].endswith("in exec")
 
     for command in (["status"], ["stats", "Pay"], ["status", "--json"]):
-        assert found_in(agent.command(*command)) == []
+        assert find_secrets(agent.command(*command)) == []
     # A reload, and a wrong one, with a secret in place of something else.
     assert agent.process is not None
     config = tmp_path / "kaywatch.toml"
@@ -184,7 +185,7 @@ def test_planted_secrets_are_found_nowhere(guarded: Agent, tmp_path: Path) -> No
     agent.process.send_signal(signal.SIGHUP)
     until(
         lambda: [m for m in agent.log if "not reloaded" in m["event"]],
-        "the mistake is told",
+        "the mistake is reported",
     )
     (tmp_path / "read").write_text(f"{READ} with words\n")
     until(
@@ -193,17 +194,17 @@ def test_planted_secrets_are_found_nowhere(guarded: Agent, tmp_path: Path) -> No
             and fetch(agent, "/api/v1/nodes")
             and [m for m in agent.log if m["event"] == "tokens not reloaded"]
         ),
-        "the odd token is told",
+        "the invalid token is reported",
     )
-    assert found_in(json.dumps(agent.log)) == []
+    assert find_secrets(json.dumps(agent.log)) == []
 
     process = agent.process.pid
-    assert found_in(Path(f"/proc/{process}/cmdline").read_bytes()) == []
+    assert find_secrets(Path(f"/proc/{process}/cmdline").read_bytes()) == []
     # The store keeps messages as they were redacted.
     agent.stop()
     for file in agent.folder.iterdir():
         with contextlib.suppress(OSError):
-            assert found_in(file.read_bytes()) == [], file
+            assert find_secrets(file.read_bytes()) == [], file
     assert client["state"]
 
 
@@ -220,10 +221,6 @@ def test_a_wrong_configuration_does_not_quote_its_secrets(
     (tmp_path / "t").write_text(f"{READ} and more\n")
     for text, code in cases:
         config.write_text(text)
-        done = subprocess.run(
-            [installed, "-m", "kaywatch_agent", "check", "--config", str(config)],
-            capture_output=True,
-            text=True,
-        )
+        done = forks.run(installed, "check", "--config", str(config))
         assert done.returncode == code, (text, done.stderr)
-        assert found_in(done.stdout + done.stderr) == [], done.stderr
+        assert find_secrets(done.stdout + done.stderr) == [], done.stderr

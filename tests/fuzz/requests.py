@@ -1,8 +1,8 @@
-"""Sends hostile requests to an agent, and says what became of each.
+"""Send hostile requests to an agent, and print how they were handled.
 
     python -m tests.fuzz.requests [REQUESTS] [SEED]
 
-The agent's HTTP stage runs here, beside a task that notes how late its loop is; the
+The agent's HTTP stage runs here, with a task that records how late its loop is; the
 requests come from two processes. No request may end in a fault of the agent (500), each
 that is refused must be counted by its reason, and memory must not grow.
 """
@@ -31,8 +31,8 @@ from kaywatch_agent.web.routes import ENDPOINTS
 
 REQUESTS = 100_000
 PROCESSES = 4  # most of the time they wait
-# A head or a body that is not complete is waited for so long, in place of ten seconds,
-# and by a client an answer's next piece.
+# How long the agent waits for an incomplete head or body, in place of ten seconds, and
+# a client for the next piece of a response.
 PART_SECONDS = 0.05
 KEPT_SECONDS = 0.05
 
@@ -113,7 +113,7 @@ class Fuzzer:
         self.routes = [route for route in ENDPOINTS if not route.events]
 
     def request(self) -> bytes:
-        """Return a request that is sound but for one thing or a few, or for all."""
+        """Return a request with one, several or only invalid parts."""
         chance = self.chance
         route = chance.choice(self.routes)
         path = route.path
@@ -142,7 +142,7 @@ class Fuzzer:
 
     def _body(self) -> bytes:
         chance = self.chance
-        body = json.dumps(_altered(SILENCE, chance)).encode()
+        body = json.dumps(_alter(SILENCE, chance)).encode()
         if chance.random() < 0.1:
             body = chance.choice((b"[" * 5_000, b"9" * 70_000, b"\xff\x00", b"{}"))
         return body
@@ -195,18 +195,18 @@ def _fields(route: Any) -> tuple[str, ...]:
     return result
 
 
-def _altered(value: Any, chance: random.Random) -> Any:
+def _alter(value: Any, chance: random.Random) -> Any:
     """Return a value with something in it left out or replaced, or as it is."""
     if chance.random() < 0.15:
         return chance.choice((None, True, -1, 1e308, "", "x" * 3000, [], {}, [[]], "("))
     if isinstance(value, dict):
         query = {
-            k: _altered(v, chance) for k, v in value.items() if chance.random() > 0.05
+            k: _alter(v, chance) for k, v in value.items() if chance.random() > 0.05
         }
         return {**query, "x": 1} if chance.random() < 0.05 else query
     if isinstance(value, list):
         return [
-            _altered(v, chance) for v in value for _ in range(chance.choice((1, 1, 3)))
+            _alter(v, chance) for v in value for _ in range(chance.choice((1, 1, 3)))
         ]
     return value
 
@@ -219,14 +219,14 @@ class ClientTotals(NamedTuple):
     silent: int  # requests without any answer
 
 
-def sent(address: tuple[str, int], requests: int, seed: int) -> ClientTotals:
-    """Send requests, each on a connection of its own; return what came back."""
+def send_requests(address: tuple[str, int], requests: int, seed: int) -> ClientTotals:
+    """Send requests, each on its own connection; return the responses."""
     fuzzer = Fuzzer(seed)
     statuses: collections.Counter[int] = collections.Counter()
     codes: collections.Counter[str] = collections.Counter()
     silent = 0
     for _ in range(requests):
-        answer = exchanged(address, fuzzer.request())
+        answer = exchange(address, fuzzer.request())
         matches = re.findall(rb"^HTTP/[0-9]\.[0-9] (\d{3}) ", answer, re.MULTILINE)
         matches = [status for status in matches if status != b"100"]
         statuses.update(map(int, matches))
@@ -235,8 +235,8 @@ def sent(address: tuple[str, int], requests: int, seed: int) -> ClientTotals:
     return ClientTotals(dict(statuses), dict(codes), silent)
 
 
-def exchanged(address: tuple[str, int], request: bytes) -> bytes:
-    """Say it; return all that comes back until the agent hangs up, or is done."""
+def exchange(address: tuple[str, int], request: bytes) -> bytes:
+    """Send a request; return the response until the agent disconnects or is done."""
     result = b""
     with socket.create_connection(address, 30) as connection:
         try:
@@ -247,7 +247,7 @@ def exchanged(address: tuple[str, int], request: bytes) -> bytes:
         except TimeoutError:
             pass  # it would take another request
         except ConnectionError:
-            pass  # hung up on before it had said all
+            pass  # disconnected before the request was complete
     return result
 
 
@@ -269,7 +269,7 @@ class Watch:
             self.busiest = max(self.busiest, time.thread_time() - used)
 
 
-def counted(served: Served, name: str) -> dict[tuple[str, ...], int]:
+def count_metric(served: Served, name: str) -> dict[tuple[str, ...], int]:
     for metric, values in served.source.telemetry.collect():
         if metric.name == name:
             return {labels: int(value) for labels, value in values.items()}
@@ -290,7 +290,7 @@ class Outcome(NamedTuple):
 
 
 def fuzz(requests: int, seed: int) -> Outcome:
-    """Send so many requests, and check what has to hold."""
+    """Send a number of requests, and check the invariants."""
     process, body_seconds = psutil.Process(), bodies.BODY_SECONDS
     with serving(config=HttpConfig("127.0.0.1:0")) as served:
         fill(served)
@@ -309,14 +309,14 @@ def fuzz(requests: int, seed: int) -> Outcome:
                     (address, each, seed * 1_000 + tenth * PROCESSES + n)
                     for n in range(PROCESSES)
                 ]
-                parts += pool.starmap(sent, work)
+                parts += pool.starmap(send_requests, work)
                 memory.append(process.memory_info().rss / 2**20)
         seconds = time.monotonic() - started
         watch.over = True
         looking.result(10)
-        refused = counted(served, "kaywatch_http_refused_total")
+        refused = count_metric(served, "kaywatch_http_refused_total")
         answered: collections.Counter[str] = collections.Counter()
-        for (_, status), count in counted(
+        for (_, status), count in count_metric(
             served, "kaywatch_http_requests_total"
         ).items():
             answered[status] += count
@@ -342,13 +342,13 @@ def fuzz(requests: int, seed: int) -> Outcome:
 
 
 def check(outcome: Outcome) -> None:
-    """Hold what became of the requests to what is promised."""
+    """Compare the results of the requests with the promises."""
     totals = outcome.client
     assert "500" not in outcome.answered, outcome.answered
-    # Each refusal that a client heard of is counted, by the very code it was told.
+    # Each rejection that a client received is counted, by its code.
     for code, count in totals.codes.items():
         assert outcome.refused.get(code, 0) >= count, (code, count, outcome.refused)
-    # And nothing is counted that nobody was told, but for connections that were ended
+    # Nothing else is counted, except for connections that were ended
     # without a word, and answers that crossed with a connection's end.
     ended = sum(outcome.refused.get(reason, 0) for reason in ("slow", "idle"))
     refusals = sum(outcome.refused.values()) - ended

@@ -75,7 +75,7 @@ class Box:
             self._process = self._boot(log)
         try:
             self.leader = until(self._find_leader, "systemd runs")
-            until(self._booted, "systemd has booted", 60)
+            until(self._booted, "systemd has booted")
         except BaseException:
             self.stop()
             raise
@@ -198,7 +198,7 @@ def _group(parent: Path, name: str) -> Path:
 
 
 def _orphans(parent: Path, prefix: str) -> list[Path]:
-    """Return what tests left that were killed; their boxes ended with them."""
+    """Return the remains of killed tests, whose boxes ended with them."""
     results = []
     for path in parent.glob(f"{prefix}*-*"):
         owner = path.name.removeprefix(prefix).partition("-")[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,10 +16,16 @@ def installed_units(wheel: Path) -> Iterator[Service]:
         yield service
 
 
+@contextlib.contextmanager
+def fresh(service: Service) -> Iterator[Service]:
+    try:
+        yield service.begin()
+    finally:
+        service.reset()
+
+
 @pytest.fixture
 def service(installed_units: Service) -> Iterator[Service]:
     """kaywatch, installed and not started, without data or configuration."""
-    try:
-        yield installed_units.begin()
-    finally:
-        installed_units.reset()
+    with fresh(installed_units) as service:
+        yield service

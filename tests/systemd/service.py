@@ -58,6 +58,18 @@ while not ended.is_set():
 print(tried, failed)
 """
 
+# A client of 100 MiB, connected until its stdin ends.
+HELD = """
+import os, sys, time
+os.environ["KAYWATCH_SERVICE"] = "held"
+block = bytearray(100 * 1024 * 1024)
+import kaywatch
+with kaywatch.execution("g", "held"):
+    pass
+assert kaywatch.flush(30)
+print("began", flush=True)
+sys.stdin.read()
+"""
 
 # Requests each path that it reads from stdin, and prints the response as a line. An
 # agent that starts may take events before it answers HTTP.
@@ -66,7 +78,7 @@ import json, sys, time
 from kaywatch.errors import AgentUnreachable
 from kaywatch.query import fetch
 for path in sys.stdin:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while True:
         try:
             response = fetch(path.strip())
@@ -89,7 +101,7 @@ class Service:
         self._cursor = ""
 
     def begin(self) -> Service:
-        """Forget what was logged so far."""
+        """Forget the log so far."""
         # An entry that no unit has: before systemd 253, the first that fits after a
         # cursor is left out.
         self.box.run("systemd-cat", "--identifier=test", "echo", "a test begins")
@@ -161,7 +173,7 @@ class Service:
             query.communicate(timeout=30)
 
     def python(self, code: str, *, user: str = "root", group: str = "root") -> str:
-        """Run a program as somebody; return what it printed."""
+        """Run a program as a user; return its output."""
         return self.box.run(*self._as(user, group), PYTHON, "-c", code)
 
     def spawn(
@@ -180,7 +192,7 @@ class Service:
         return child
 
     def end(self, child: subprocess.Popen[str]) -> str:
-        """End a program of `spawn`; return what it printed last."""
+        """End a program of `spawn`; return its last output."""
         output, _ = child.communicate(timeout=90)
         assert child.returncode == 0
         self._started.remove(child)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.agents import until
+from tests.systemd.conftest import fresh
 from tests.systemd.service import PYTHON, UNIT, Service
 
 pytestmark = pytest.mark.timeout(180)
@@ -26,16 +26,18 @@ print("plain")
 """
 
 
-@pytest.fixture
-def entries(service: Service) -> dict[str, dict[str, str]]:
+@pytest.fixture(scope="module")
+def entries(installed_units: Service) -> dict[str, dict[str, str]]:
     """What LOGGING wrote, by the event."""
-    service.box.write("/opt/log_probe.py", LOGGING)
-    service.drop_in(
-        "[Service]\nType=oneshot\nRestart=no\nExecStartPre=\nExecReload=\n"
-        f"ExecStart=\nExecStart={PYTHON} /opt/log_probe.py\n"
-    )
-    service.box.run("systemctl", "start", "kaywatch.socket", UNIT)
-    return {e["KAYWATCH_EVENT"]: e for e in service.journal() if "KAYWATCH_EVENT" in e}
+    with fresh(installed_units) as service:
+        service.box.write("/opt/log_probe.py", LOGGING)
+        service.drop_in(
+            "[Service]\nType=oneshot\nRestart=no\nExecStartPre=\nExecReload=\n"
+            f"ExecStart=\nExecStart={PYTHON} /opt/log_probe.py\n"
+        )
+        service.box.run("systemctl", "start", "kaywatch.socket", UNIT)
+        entries = service.journal()
+    return {e["KAYWATCH_EVENT"]: e for e in entries if "KAYWATCH_EVENT" in e}
 
 
 def test_an_entry_has_a_priority_and_fields(
@@ -75,15 +77,3 @@ def test_an_exception_is_one_entry_with_its_trace(
     assert first == "failed node=n"
     assert trace[0] == "Traceback (most recent call last):"
     assert trace[-2:] == ["ValueError: no", r"such\x1b[2Jthing"]
-
-
-def test_the_agent_logs_to_the_journal_and_not_twice(service: Service) -> None:
-    service.start()
-
-    until(lambda: service.journal(KAYWATCH_EVENT="serving"), "it is logged")
-    (entry,) = service.journal(KAYWATCH_EVENT="serving")
-    assert entry["MESSAGE"].startswith("serving http=")
-    assert " socket=/run/kaywatch/ingest.sock " in entry["MESSAGE"]
-    assert entry["KAYWATCH_SOCKET"] == "/run/kaywatch/ingest.sock"
-    plain = service.log("-o", "cat", "_TRANSPORT=stdout")
-    assert "serving" not in plain

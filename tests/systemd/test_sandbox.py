@@ -88,7 +88,7 @@ def test_the_sandbox_holds(service: Service) -> None:
     box = service.box
     box.write("/opt/probe.py", PROBE)
     box.run("sh", "-c", "echo seen >/tmp/marker; echo seen >/home/marker")
-    # The unit with all that it sets, but for what it runs.
+    # The unit with all of its settings, except for its command.
     service.drop_in(
         "[Service]\nType=oneshot\nRestart=no\nExecStartPre=\nExecReload=\n"
         f"ExecStart=\nExecStart={PYTHON} /opt/probe.py\n"

@@ -7,29 +7,25 @@ import re
 
 import pytest
 from tests.agents import until
-from tests.systemd.service import CLIENT, CONNECTOR, KAYWATCH, PYTHON, UNIT, Service
+from tests.systemd.service import (
+    CLIENT,
+    CONNECTOR,
+    HELD,
+    KAYWATCH,
+    PYTHON,
+    UNIT,
+    Service,
+)
 
 pytestmark = pytest.mark.timeout(180)
 
-# Blocks the loop for good at SIGUSR2, as a bug would.
+# Blocks the loop permanently at SIGUSR2, as a bug would.
 BLOCKABLE = (
     "import signal, time\n"
     "signal.signal(signal.SIGUSR2, lambda *_: time.sleep(1e6))\n"
     "from kaywatch_agent.__main__ import main\n"
     "main()\n"
 )
-
-HELD = """
-import os, sys, time
-os.environ["KAYWATCH_SERVICE"] = "held"
-block = bytearray(100 * 1024 * 1024)
-import kaywatch
-with kaywatch.execution("g", "held"):
-    pass
-assert kaywatch.flush(30)
-print("began", flush=True)
-sys.stdin.read()
-"""
 
 
 def test_it_is_enabled_started_and_stopped_and_reports_its_status(
@@ -86,22 +82,6 @@ def test_systemd_can_listen_for_http_as_well(service: Service) -> None:
     box.run(KAYWATCH, "service", "install")
 
 
-def test_children_do_not_inherit_the_sockets_of_systemd(service: Service) -> None:
-    service.start()
-
-    words = service.box.run("cat", f"/proc/{service.pid}/environ")
-    code = (
-        "import os; from kaywatch_agent.runtime import systemd as s;"
-        "os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='0',"
-        " NOTIFY_SOCKET='/run/systemd/notify', WATCHDOG_USEC='1', WATCHDOG_PID='1');"
-        "s.Notifier.take(); s.inherited_sockets();"
-        "print([k for k in os.environ if k[:6] in ('LISTEN', 'NOTIFY', 'WATCHD')])"
-    )
-
-    assert "NOTIFY_SOCKET" in words and "LISTEN_FDNAMES=ingest" in words
-    assert service.python(code) == "[]\n"
-
-
 @pytest.mark.parametrize("how", ["stopped", "blocked"])
 def test_an_agent_that_hangs_is_killed_and_restarted(
     service: Service, how: str
@@ -121,7 +101,7 @@ def test_an_agent_that_hangs_is_killed_and_restarted(
 
     service.box.run("kill", "-STOP" if how == "stopped" else "-USR2", str(hung))
 
-    until(lambda: service.serving() and service.pid not in (0, hung), "it is back", 40)
+    until(lambda: service.serving() and service.pid not in (0, hung), "it is back")
     assert service.show("NRestarts")["NRestarts"] == "1"
     output = service.log("-o", "cat")
     assert "Watchdog timeout" in output
@@ -168,7 +148,7 @@ def test_a_reload_under_load_loses_nothing_and_an_invalid_file_is_rejected(
     service.configure("[limits]\nserie = 3\n")
     service.box.run("systemctl", "reload", UNIT, code=1)
     assert "did you mean series?" in service.log()
-    # Past `kaywatch check`: the agent rejects the file, and its status says so.
+    # Past `kaywatch check`: the agent rejects the file, and reports it in its status.
     service.box.run("systemctl", "kill", "--signal=HUP", UNIT)
     until(lambda: "configuration not reloaded: " in service.status, "it is output")
 
@@ -260,29 +240,6 @@ def test_the_store_survives_a_change_of_the_user_id(service: Service) -> None:
         service.box.run("userdel", "newcomer")
 
 
-def test_processes_of_other_users_are_visible(service: Service) -> None:
-    """SO_PEERCRED, pidfd_open and /proc work from within the sandbox."""
-    service.start()
-    child = service.spawn(HELD, user="app", group="kaywatch")
-
-    (client,) = until(
-        lambda: [
-            c for c in service.get("/api/v1/clients")["clients"] if c["memory_mb"]
-        ],
-        "its memory is read",
-    )
-    uid = service.box.run("stat", "-c", "%U", f"/proc/{client['pid']}").strip()
-    assert (client["service"], uid) == ("held", "app")
-    assert client["memory_mb"] > 100
-    service.box.run("kill", "-KILL", str(client["pid"]))
-
-    until(
-        lambda: service.get("/api/v1/clients")["clients"][0]["state"] == "died",
-        "its death is noticed",
-    )
-    child.communicate()
-
-
 def test_with_hidden_processes_only_memory_and_cpu_are_missing(
     service: Service,
 ) -> None:
@@ -300,18 +257,6 @@ def test_with_hidden_processes_only_memory_and_cpu_are_missing(
         "its death is noticed",
     )
     child.communicate()
-
-
-def test_users_outside_the_group_cannot_push(service: Service) -> None:
-    service.start()
-    code = (
-        "import socket\n"
-        "try: socket.socket(socket.AF_UNIX).connect('/run/kaywatch/ingest.sock')\n"
-        "except OSError as error: print(error.strerror)"
-    )
-
-    assert service.python(code, user="stranger") == "Permission denied\n"
-    assert service.python(code, user="app", group="kaywatch") == ""
 
 
 def test_a_credential_is_read_by_its_name(service: Service) -> None:

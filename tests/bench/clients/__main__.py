@@ -1,9 +1,9 @@
-"""Records events with one client library, and prints what that cost as JSON.
+"""Record events with one client library, and print the cost as JSON.
 
     python -m tests.bench.clients NAME ADDRESS EVENTS
 
-The events come in bursts with a pause between, in which whatever thread the library
-has can send. All libraries get the same ones: durations of ten nodes of one graph.
+Events are recorded in bursts, with pauses in which the library's thread can send. All
+libraries record the same events: durations of ten nodes of one graph.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def main() -> None:
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6,
     }
     print(json.dumps(report), flush=True)
-    # What a library does at exit, such as export once more, is not in the figures.
+    # Work at exit, such as a last export, is not measured.
     os._exit(0)
 
 

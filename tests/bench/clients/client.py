@@ -1,4 +1,4 @@
-"""What the benchmark asks of a client library."""
+"""The interface of a client library in the benchmark."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ __all__ = ["Client"]
 
 @dataclass(frozen=True)
 class Client:
-    """A library as its users would set it up.
+    """A library, configured as users would configure it.
 
     Attributes:
-        records: a call for each node that records one duration in seconds, with all
-            that can be bound beforehand.
-        settle: sends what is pending, and waits where the library can.
+        records: for each node, a function that records one duration in seconds, with
+            labels bound in advance where possible.
+        settle: sends pending events, and waits if the library can.
     """
 
     records: list[Callable[[float], object]]

@@ -1,4 +1,4 @@
-"""The datadog package with buffering, which it has off by default."""
+"""The datadog package with buffering, which is off by default."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A line of `logging` in a file for each event, as hand-written monitoring does."""
+"""A `logging` line in a file for each event, as in hand-written monitoring."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ def connect(address: str, nodes: list[str]) -> Client:
     start_http_server(int(port), host)
     histogram = Histogram("node_seconds", "Durations.", ["graph", "node"])
     children = [histogram.labels("checkout", node) for node in nodes]
-    # The last scrape, which may come after the end.
+    # The last scrape, which may happen after the end.
     return Client(
         [child.observe for child in children], lambda: generate_latest(REGISTRY)
     )

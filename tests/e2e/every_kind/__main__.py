@@ -1,4 +1,4 @@
-"""An application with a node of every kind, which counts what it does.
+"""An application with a node of every kind, which counts its own executions.
 
     python tests/e2e/every_kind --rounds 10
 
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def run(scenario: Any, seed: str) -> Any:
-    """Return what a scenario returned, or raised and why."""
+    """Return the result of a scenario, or its exception."""
     try:
         return scenario(seed)
     except (Trouble, KeyboardInterrupt, TimeoutError) as error:

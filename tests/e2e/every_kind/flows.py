@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from ledger import Counted, Item, Place, Trouble, dice
+from ledger import Counted, Item, Place, Trouble, visit_random
 from pocketflow import (
     AsyncBatchFlow,
     AsyncBatchNode,
@@ -27,7 +27,7 @@ Shared = dict[str, Any]
 
 
 class Step(Counted, Node):
-    """Fails in its phases as often as it is told, and chooses an action."""
+    """Fails in its phases as often as configured, and chooses an action."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class Step(Counted, Node):
 
     def prep(self, shared: Shared) -> Any:
         self.begin()
-        self.dice = dice(shared, self)
+        self.dice = visit_random(shared, self)
         self.maybe_fail("prep")
         number = self.dice.randrange(100)
         return (number + n for n in range(3))
@@ -131,7 +131,7 @@ class Lines(Counted, BatchNode):
 
     def prep(self, shared: Shared) -> Iterator[Item]:
         self.begin()
-        chance = dice(shared, self)
+        chance = visit_random(shared, self)
         failing = chance.randrange(5)
         return iter(
             Item(n, self.failures if n == failing else 0, self.answered)
@@ -175,7 +175,7 @@ class AsyncStep(Counted, AsyncNode):
 
     async def prep_async(self, shared: Shared) -> Any:
         self.begin()
-        self.dice = dice(shared, self)
+        self.dice = visit_random(shared, self)
         await self.wait_for(asyncio.sleep(0))
         return self.dice.randrange(100)
 
@@ -233,7 +233,7 @@ class Paged(Counted):
 
     async def prep_async(self, shared: Shared) -> Any:
         self.begin()
-        chance = dice(shared, self)
+        chance = visit_random(shared, self)
         return iter([Item(n, chance.randrange(4)) for n in range(4)])
 
     async def exec_async(self, item: Item) -> int:
@@ -368,7 +368,7 @@ def an_order() -> Flow:
     return Order(start=load)
 
 
-# -- what is run ---------------------------------------------------------------------
+# -- scenarios -----------------------------------------------------------------------
 
 
 def checkout(seed: str) -> Any:

@@ -20,13 +20,13 @@ from kaygraph import (
     SubGraphNode,
     ValidatedNode,
 )
-from ledger import Counted, Item, Trouble, dice
+from ledger import Counted, Item, Trouble, visit_random
 
 Shared = dict[str, Any]
 
 
 class Hooked(Counted):
-    """A plain node's hooks tell every error, once, and may swallow it."""
+    """A plain node's hooks report every error once, and may suppress it."""
 
     suppresses = 0.0
     fails = 0.0
@@ -35,7 +35,7 @@ class Hooked(Counted):
 
     def before_prep(self, shared: Shared) -> None:
         self.begin()
-        self.dice = dice(shared, self)
+        self.dice = visit_random(shared, self)
 
     def prep(self, shared: Shared) -> Any:
         return self.dice.randrange(100)
@@ -65,7 +65,7 @@ class Hooked(Counted):
         return self.finish(self.dice.choice(self.actions))
 
 
-def booked(node: Any, graph: str, label: str = "", **settings: Any) -> Any:
+def set_behavior(node: Any, graph: str, label: str = "", **settings: Any) -> Any:
     """Tell a node where it is, and how it behaves."""
     node.book(graph, label=label, explained=settings.pop("explained", True))
     vars(node).update(settings)
@@ -115,7 +115,7 @@ class Pool(Hooked, ParallelBatchNode):
 class PoolOfOne(Pool):
     """One thread, in which items may fail as the counter is theirs alone.
 
-    None fails for good: the pool would cancel those that have not begun by then.
+    None fails permanently: the pool would cancel the items that have not begun.
     """
 
     def prep(self, shared: Shared) -> Any:
@@ -139,7 +139,7 @@ class Sub(Hooked, SubGraphNode):
 class Awaited(Counted, AsyncNode):
     async def prep_async(self, shared: Shared) -> Any:
         self.begin()
-        self.dice = dice(shared, self)
+        self.dice = visit_random(shared, self)
         return self.dice.randrange(100)
 
     async def exec_async(self, number: Any) -> Any:
@@ -203,50 +203,54 @@ def shop(seed: str) -> Any:
     """Ids as names; retries, fallbacks, suppressed errors, an unmatched action."""
     shared = {"seed": seed}
     work = Work(node_id="load", max_retries=3)
-    booked(work, "Shop", "load", fails=0.5, answers=0.3, suppresses=0.3)
+    set_behavior(work, "Shop", "load", fails=0.5, answers=0.3, suppresses=0.3)
     valid = Validated(max_retries=2)
-    booked(valid, "Shop", fails=0.2, suppresses=0.5, actions=("go", "on", None))
-    measured = booked(Measured(max_retries=2), "Shop", fails=0.3, answers=0.8)
+    set_behavior(valid, "Shop", fails=0.2, suppresses=0.5, actions=("go", "on", None))
+    measured = set_behavior(Measured(max_retries=2), "Shop", fails=0.3, answers=0.8)
     work >> valid
     valid - "go" >> measured
-    valid >> booked(Work(node_id="spare"), "Shop", "spare")
+    valid >> set_behavior(Work(node_id="spare"), "Shop", "spare")
     return Shop(work).run(shared), shared, measured.get_stats()["total_executions"]
 
 
 def pools(seed: str) -> Any:
     shared = {"seed": seed}
-    batch = booked(Batch(max_retries=2), "Graph[Batch]", answers=1.0)
-    pool = booked(Pool(max_workers=4), "Graph[Batch]")
-    one = booked(PoolOfOne(max_workers=1, max_retries=3), "Graph[Batch]", answers=1.0)
+    batch = set_behavior(Batch(max_retries=2), "Graph[Batch]", answers=1.0)
+    pool = set_behavior(Pool(max_workers=4), "Graph[Batch]")
+    one = set_behavior(
+        PoolOfOne(max_workers=1, max_retries=3), "Graph[Batch]", answers=1.0
+    )
     batch >> pool >> one
     return Graph(batch).run(shared), shared
 
 
 def subgraph(seed: str) -> Any:
     shared = {"seed": seed}
-    look = booked(Work(), "Lookup", fails=0.3)
+    look = set_behavior(Work(), "Lookup", fails=0.3)
     sub = Sub(Lookup(look), node_id="lookup")
-    booked(sub, "Graph[lookup]", "lookup", suppresses=0.5)
-    sub >> booked(Work(node_id="after"), "Graph[lookup]", "after")
+    set_behavior(sub, "Graph[lookup]", "lookup", suppresses=0.5)
+    sub >> set_behavior(Work(node_id="after"), "Graph[lookup]", "after")
     return Graph(sub).run(shared), shared
 
 
 def batch_graph(seed: str) -> Any:
     shared = {"seed": seed}
-    return PerCustomer(booked(Work(), "PerCustomer", fails=0.1)).run(shared), shared
+    return PerCustomer(set_behavior(Work(), "PerCustomer", fails=0.1)).run(
+        shared
+    ), shared
 
 
 def interactive(seed: str) -> Any:
     shared = {"seed": seed}
-    work = booked(Work(), "Chat", fails=0.2, suppresses=0.8)
+    work = set_behavior(Work(), "Chat", fails=0.2, suppresses=0.8)
     return Chat(work).run_interactive(shared, 3)
 
 
 def persistent(seed: str) -> Any:
-    """A graph with a loop of its own, which doesn't say why it ends."""
+    """A graph with a loop of its own, which does not report why it ends."""
     shared = {"seed": seed}
-    first = booked(Work(node_id="first"), "Durable", "first", explained=False)
-    second = booked(Work(node_id="second"), "Durable", "second", explained=False)
+    first = set_behavior(Work(node_id="first"), "Durable", "first", explained=False)
+    second = set_behavior(Work(node_id="second"), "Durable", "second", explained=False)
     second.fails = 0.3
     first >> second
     graph = Durable(first)
@@ -255,8 +259,12 @@ def persistent(seed: str) -> Any:
 
 def live(seed: str) -> Any:
     shared = {"seed": seed}
-    awaited = booked(Awaited(max_retries=2), "Live")
-    awaited >> booked(Gathered(), "Live") >> booked(Work(), "Live", suppresses=1.0)
+    awaited = set_behavior(Awaited(max_retries=2), "Live")
+    (
+        awaited
+        >> set_behavior(Gathered(), "Live")
+        >> set_behavior(Work(), "Live", suppresses=1.0)
+    )
     return asyncio.run(Live(awaited).run_async(shared)), shared
 
 

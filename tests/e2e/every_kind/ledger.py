@@ -1,4 +1,4 @@
-"""The application's own books: what its nodes did, counted by the nodes themselves.
+"""The application's own counts of its nodes' executions.
 
 A node knows the graph that it is wired into, and from its successors whether a run
 ends with it. So every figure comes from the application's code, and none from what
@@ -57,14 +57,14 @@ class Trouble(Exception):
 
 
 class Counted:
-    """Books what becomes of a node; beside a framework's class.
+    """Counts the executions of a node; a mixin for a framework's class.
 
     Args:
         graph: the graph that the node is wired into, "" for none.
         above: for a nested graph, where that one is a node, and so on outwards: an
             error ends all of these.
         label: the node's name; its class's.
-        explained: whether the graph tells why it ends.
+        explained: whether the graph reports why it ends.
     """
 
     def book(
@@ -115,7 +115,7 @@ class Counted:
 
 
 class Item:
-    """One item of a batch, which fails so many times before it works."""
+    """One item of a batch, which fails a number of times before it succeeds."""
 
     def __init__(self, number: int, failures: int, answered: bool = True) -> None:
         self.number = number
@@ -132,7 +132,7 @@ class Item:
         return self.number * 10
 
 
-def dice(shared: dict[str, Any], node: Any) -> random.Random:
+def visit_random(shared: dict[str, Any], node: Any) -> random.Random:
     """Return the chance of one visit: the same in each run of the same seed."""
     what = f"{node.place}/{node.params.get('item')}"
     visits = shared.setdefault("visits", {})

@@ -1,36 +1,32 @@
-"""A real browser, one for each module; what a page complains about fails its test."""
+"""A real browser for each module; an error on a page fails its test."""
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import (
     Browser,
     BrowserContext,
+    Locator,
     Page,
     Request,
     expect,
-    sync_playwright,
 )
-from tests.agents import Agent, new_agent, until
+from tests.agents import DEADLINE, Agent, new_agent, until
+from tests.browser import run_browser
 from tests.conftest import ROOT, make_once
-from tests.servers import require
 
-OPTIONS = (
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update"),
-    "--disable-sync",
-)
 AXE = ROOT / "agent/dashboard/node_modules/axe-core/axe.min.js"
 
-# Tests wait for conditions; a busy machine takes its time.
-PATIENCE_MS = 15_000
+PATIENCE_MS = 1000 * DEADLINE
 
 RULE = """
 [[rule]]
@@ -60,12 +56,8 @@ def built_page(tmp_path_factory: pytest.TempPathFactory) -> None:
 def browser(built_page: None) -> Iterator[Browser]:
     """Debian's chromium."""
     expect.set_options(timeout=PATIENCE_MS)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=require("chromium"), args=[*OPTIONS]
-        )
+    with run_browser() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -132,27 +124,23 @@ def demo_desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
     config.write_text(RULE)
     with new_agent() as agent:
         agent.start("--config", str(config))
-        workload = start_demo_desk(agent, folder)
-        try:
-            until(lambda: agent.executions().get("Refund", 0) > 5, "the desk works")
-            until(lambda: firing(agent), "an alert fires")
-            yield agent
-        finally:
-            workload.terminate()
-            workload.wait(20)
+        start_demo_desk(agent, folder)
+        until(lambda: agent.executions().get("Refund", 0) > 5, "the desk works")
+        until(lambda: is_firing(agent), "an alert fires")
+        yield agent
 
 
-def firing(agent: Agent) -> bool:
+def is_firing(agent: Agent) -> bool:
     alerts = agent.get("/api/v1/alerts")["alerts"]
     return any(alert["state"] == "firing" for alert in alerts)
 
 
-def start_demo_desk(agent: Agent, folder: Path) -> subprocess.Popen[bytes]:
+def start_demo_desk(agent: Agent, folder: Path) -> subprocess.Popen[str]:
     """Start the application of `kaywatch demo`, as service `support-desk`."""
     command = "kaywatch_agent.cli.demo.workload"
-    return subprocess.Popen(
-        [agent.python, "-m", command, f"--counts={folder / 'counts.json'}"],
-        env={**agent.environment, "KAYWATCH_SERVICE": "support-desk"},
+    return agent.start_process(
+        *(agent.python, "-m", command, f"--counts={folder / 'counts.json'}"),
+        environment={"KAYWATCH_SERVICE": "support-desk"},
     )
 
 
@@ -160,7 +148,8 @@ def check_accessibility(page: Page) -> None:
     """Fail for what axe-core calls serious or critical."""
     # Evaluated, because the policy forbids a script element.
     page.evaluate(AXE.read_text())
-    result = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    options = {"resultTypes": ["violations"]}
+    result = page.evaluate("options => axe.run(document, options)", options)
     serious = [
         (rule["id"], node["target"], node["failureSummary"])
         for rule in result["violations"]
@@ -168,3 +157,18 @@ def check_accessibility(page: Page) -> None:
         for node in rule["nodes"]
     ]
     assert not serious, serious
+
+
+def read_stats(agent: Agent, node: str, *options: str) -> dict[str, Any]:
+    """Return what `kaywatch stats` has about a node."""
+    stats: dict[str, Any] = json.loads(agent.command("stats", node, "--json", *options))
+    return stats
+
+
+def read_exact(table: Locator, row: str, column: str) -> float:
+    """Return the exact figure behind a cell; `row` is how the row's text begins."""
+    titles = table.locator("thead th").all_inner_texts()
+    place = table.locator("tbody tr").filter(has_text=re.compile(rf"^\s*{row}"))
+    title = place.locator("td").nth(titles.index(column)).get_attribute("title")
+    assert title, f"{column} of {row} has no exact figure"
+    return float(title.split()[0].replace(",", ""))

@@ -17,7 +17,7 @@ kaywatch.instrument()
 
 
 class Ask(Node):  # type: ignore[misc]
-    """Asks as often as its run says, and then waits for a line, if it says so."""
+    """Asks as often as its run requires, and then waits for a line if required."""
 
     def prep(self, shared: dict[str, Any]) -> dict[str, Any]:
         return shared
@@ -51,4 +51,4 @@ for _ in range(5):
     flow.run({"questions": 2, "waits": False})
 with contextlib.suppress(LookupError):
     flow.run({"questions": 0, "waits": False})
-flow.run({"questions": 40, "waits": True})
+flow.run({"questions": 140, "waits": True})

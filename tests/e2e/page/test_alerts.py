@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 from tests.agents import Agent, free_port, new_agent, until
-from tests.receivers import Receivers, running_receivers
+from tests.receivers import Receivers, run_receivers
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 CONFIG = """
@@ -57,7 +57,7 @@ kaywatch.flush(10)
 
 @pytest.fixture(scope="module")
 def receivers() -> Iterator[Receivers]:
-    with running_receivers() as receivers:
+    with run_receivers() as receivers:
         yield receivers
 
 
@@ -80,13 +80,13 @@ def alerting(
 
 def slack_links(receivers: Receivers) -> dict[str, str]:
     """Return the links of the last message to Slack, by their text."""
-    requests = receivers.taken("/services/T/B/x")
+    requests = receivers.accepted("/services/T/B/x")
     text = json.dumps(requests[-1].json, ensure_ascii=False) if requests else ""
     links = re.findall(r"<(https?://[^|>]+)\|([^>]+)>", text)
     return {label: url.replace("&amp;", "&") for url, label in links}
 
 
-def firing(agent: Agent) -> dict[str, Any]:
+def is_firing(agent: Agent) -> dict[str, Any]:
     alert: dict[str, Any] = agent.get("/api/v1/alerts", state="firing")["alerts"][0]
     return alert
 
@@ -97,15 +97,24 @@ Open = Callable[[str], Page]
 def test_a_link_in_slack_opens_the_alert(
     alerting: Agent, receivers: Receivers, open_page: Open
 ) -> None:
+    alert = is_firing(alerting)
     page = open_page(slack_links(receivers)["Dashboard"])
-    expect(page.get_by_role("link", name="Alerts", exact=False).first).to_be_visible()
-    assert f"alert={firing(alerting)['id']}" in page.url
+    assert f"alert={alert['id']}" in page.url
+    # It opens the graph, at the node of the alert.
+    panel = page.get_by_role("complementary", name="Node pay")
+    expect(panel).to_contain_text("Executions20")
+    expect(panel).to_contain_text("Errors8")
+    panel.get_by_role("link", name="Alerts").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text(alert["summary"])
+    expect(page.get_by_role("region", name="Why")).to_contain_text(
+        "8 of 20 executions failed"
+    )
 
 
 def test_an_alert_shows_why_and_who_was_notified(
     alerting: Agent, open_page: Open
 ) -> None:
-    alert = firing(alerting)
+    alert = is_firing(alerting)
     page = open_page(f"{alerting.url}/?view=alerts&alert={alert['id']}")
     expect(page.get_by_role("heading", level=1)).to_have_text(alert["summary"])
     why = page.get_by_role("region", name="Why")
@@ -120,7 +129,7 @@ def test_an_alert_shows_why_and_who_was_notified(
 def test_the_chart_of_an_alert_is_exported_and_read_by_keyboard(
     alerting: Agent, open_page: Open
 ) -> None:
-    alert = firing(alerting)
+    alert = is_firing(alerting)
     page = open_page(f"{alerting.url}/?view=alerts&alert={alert['id']}&window=1h")
     chart = page.get_by_role("figure")
     plot = chart.get_by_role("img")
@@ -149,7 +158,7 @@ def test_another_threshold_is_tried_before_it_is_copied(
     alerting: Agent, open_page: Open
 ) -> None:
     page = open_page(f"{alerting.url}/?view=alerts")
-    page.get_by_role("link", name="pay-fails", exact=True).click()
+    page.locator("#rules").get_by_role("link", name="pay-fails", exact=True).click()
     trial = page.get_by_role("region", name="Try another threshold")
     backtest = trial.get_by_role("button", name="Backtest")
     backtest.click()
@@ -167,7 +176,7 @@ def test_another_threshold_is_tried_before_it_is_copied(
 def test_an_alert_is_silenced_by_a_click_with_a_reason(
     alerting: Agent, open_page: Open
 ) -> None:
-    alert = firing(alerting)
+    alert = is_firing(alerting)
     page = open_page(f"{alerting.url}/?view=alerts&alert={alert['id']}")
     page.get_by_label("Reason").fill("the bank knows")
     page.get_by_role("button", name="Silence", exact=True).click()

@@ -11,10 +11,12 @@ from urllib.parse import quote
 import pytest
 from playwright.sync_api import Locator, Page, expect
 from tests.agents import Agent, new_agent, until
+from tests.e2e.page.conftest import read_exact, read_stats
 from tests.e2e.page.desk import HOSTILE
 
 DESK = Path(__file__).with_name("desk.py")
 RUNS = 48
+FOUR_DIGITS = 1e-3  # of quantiles in the event stream
 
 
 @pytest.fixture(scope="module")
@@ -79,12 +81,41 @@ def test_it_shows_what_stands_out(graph: Page) -> None:
 
 
 def test_figures_equal_those_of_stats(desk: Agent, graph: Page) -> None:
-    stats = desk.node("Draft", graph="SupportDesk", window="5m")
+    graph.get_by_role("button", name="Table").click()
+    table = graph.locator("#graph-nodes")
+    expect(table).to_be_visible()
+    for node in ("Triage", "Draft", "Review"):
+        stats = read_stats(desk, node, "--graph", "SupportDesk", "--window", "5m")
+        expect(card(graph, node)).to_contain_text(f"n {stats['total_executions']}")
+        for column, key in (
+            ("Executions", "total_executions"),
+            ("Success", "success_rate"),
+            ("Retries", "total_retries"),
+            ("p95", "p95_execution_time"),
+        ):
+            shown = read_exact(table, node, column)
+            assert shown == pytest.approx(stats[key], rel=FOUR_DIGITS), (node, column)
+
     card(graph, "Draft").click()
     panel = graph.get_by_role("complementary", name="Node Draft")
-    expect(panel).to_contain_text(f"Executions{stats['total_executions']}")
-    expect(panel).to_contain_text(f"Retries{stats['total_retries']}")
-    expect(panel).to_contain_text(f"Errors{stats['outcomes']['error']}")
+    errors = read_stats(desk, "Draft", "--window", "5m")["outcomes"]["error"]
+    expect(panel).to_contain_text(f"Errors{errors}")
+
+
+@pytest.mark.parametrize("window", ["1h", "24h"])
+def test_the_overview_has_the_runs_that_stats_has(
+    desk: Agent, open_page: Callable[[str], Page], window: str
+) -> None:
+    """Each run executes the first node once; a day is not in the event stream."""
+    page = open_page(f"{desk.url}/?window={window}")
+    table = page.locator("#graphs")
+    expect(table).to_contain_text("SupportDesk")
+    first = read_stats(desk, "Triage", "--window", window)
+    graph = desk.get("/api/v1/graphs/SupportDesk/stats", window=window)
+    row = "support / SupportDesk"
+    assert read_exact(table, row, "Runs") == first["total_executions"]
+    shown = read_exact(table, row, "p95")
+    assert shown == pytest.approx(graph["p95_execution_time"], rel=FOUR_DIGITS)
 
 
 def test_a_refresh_moves_nothing(desk: Agent, graph: Page) -> None:
@@ -174,6 +205,30 @@ def test_arrows_move_along_edges_and_enter_opens(graph: Page) -> None:
     card(graph, "Retrieve").focus()
     graph.keyboard.press("Space")
     expect(card(graph, "Retrieve", "Embed")).to_be_visible()
+
+
+def test_two_fingers_zoom(graph: Page) -> None:
+    graph.get_by_role("button", name="Fit").click()
+    before = read_scale(graph)
+    box = graph.locator(".canvas svg").bounding_box()
+    assert box is not None
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    session = graph.context.new_cdp_session(graph)
+    for kind, distance in (
+        ("touchStart", 40),
+        *(("touchMove", distance) for distance in (50, 60, 80)),
+    ):
+        points = [{"x": x - distance, "y": y}, {"x": x + distance, "y": y}]
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    until(lambda: read_scale(graph) > 1.5 * before, "the drawing is larger")
+
+
+def read_scale(page: Page) -> float:
+    drawing = page.locator(".canvas svg > g[data-detail]")
+    match = re.search(r"scale\(([\d.]+)\)", drawing.get_attribute("transform") or "")
+    assert match is not None
+    return float(match[1])
 
 
 def test_a_link_reproduces_the_view(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -13,6 +11,7 @@ from urllib.parse import quote
 import pytest
 from playwright.sync_api import Page, expect
 from tests.agents import Agent, new_agent, until
+from tests.e2e.page.conftest import read_exact, read_stats
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 APPLICATION = f"""
@@ -62,16 +61,7 @@ def test_the_figures_are_those_of_kaywatch_stats(
     shop: Agent, open_page: Callable[[str], Page]
 ) -> None:
     page = open_node(shop, open_page, "pay")
-    printed = subprocess.run(
-        [
-            *(shop.python, "-m", "kaywatch_agent", "stats", "pay", "--json"),
-            *("--window", "1h", "--url", shop.url),
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    stats = json.loads(printed.stdout)
+    stats = read_stats(shop, "pay", "--window", "1h")
 
     expect(page.locator(".figures")).to_contain_text("n=40")
     assert stats["total_executions"] == 40
@@ -101,11 +91,15 @@ def test_a_chart_is_saved_and_read_by_keyboard(
     shop: Agent, open_page: Callable[[str], Page], tmp_path: Path
 ) -> None:
     page = open_node(shop, open_page, "pay")
-    with page.expect_download() as saved:
-        page.get_by_role("button", name="Save Executions by outcome as CSV").click()
-    saved.value.save_as(tmp_path / "chart.csv")
-    with open(tmp_path / "chart.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
+
+    def save_rows() -> list[dict[str, str]]:
+        with page.expect_download() as saved:
+            page.get_by_role("button", name="Save Executions by outcome as CSV").click()
+        saved.value.save_as(tmp_path / "chart.csv")
+        with open(tmp_path / "chart.csv", newline="") as file:
+            return list(csv.DictReader(file))
+
+    rows = until(save_rows, "the chart has its points")
     column = next(name for name in rows[0] if re.match(r"ok\b", name))
     assert sum(float(row[column] or 0) for row in rows) == 40
 
@@ -127,8 +121,25 @@ def test_the_models_view_has_what_the_calls_cost(
     expect(row).to_have_count(1)
     expect(row).to_contain_text("large")
     expect(row).to_contain_text("$10.00")
+    table, stats = page.locator("#models"), read_stats(shop, "pay", "--window", "1h")
+    sums = {each["name"]: each["sum"] for each in stats["custom"]}
+    assert read_exact(table, "large", "Calls") == sums["llm_calls"]
+    assert read_exact(table, "large", "Cost") == sums["llm_cost_usd"]
+    assert read_exact(table, "large", "Tokens in") == sums["llm_input_tokens"]
+    assert read_exact(table, "large", "Tokens out") == sums["llm_output_tokens"]
     page.get_by_role("button", name="node", exact=True).click()
     expect(page.get_by_text("Cost by node")).to_be_visible()
     assert "by=node" in page.url
     row.get_by_role("link", name="large").click()
     expect(page.get_by_text("Charts of the model large")).to_be_visible()
+
+
+@pytest.mark.parametrize("window", ["1h", "24h"])
+def test_the_overview_has_the_cost_of_a_graph(
+    shop: Agent, open_page: Callable[[str], Page], window: str
+) -> None:
+    """The event stream has an hour; a day is requested."""
+    page = open_page(f"{shop.url}/?window={window}")
+    table = page.locator("#graphs")
+    expect(table).to_contain_text("$10.00")
+    assert read_exact(table, "shop / shop", "Cost") == 10

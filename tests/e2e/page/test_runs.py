@@ -20,7 +20,7 @@ def interview() -> Iterator[Agent]:
         agent.variables["KAYWATCH_SERVICE"] = "office"
         agent.start()
         agent.spawn(LOOP)
-        until(lambda: agent.executions().get("Ask", 0) >= 49, "it waits")
+        until(lambda: agent.executions().get("Ask", 0) >= 149, "it waits")
         yield agent
 
 

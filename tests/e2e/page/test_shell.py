@@ -7,6 +7,7 @@ import http.server
 import re
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,11 +18,18 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 from tests.agents import Agent, new_agent, running_agent, until
 from tests.e2e.page.conftest import check_accessibility, start_demo_desk
+from tests.e2e.test_completeness import LOSE
 
 Open = Callable[[str], Page]
 
 HOSTILE = "<img src=x onerror=document.title='owned'>\"'&{{7*7}}"
 VIEWS = ("overview", "graph", "node", "runs", "models", "alerts", "processes")
+# Addresses under which each view shows something of the support desk.
+PLACES = {
+    "graph": "&graph=SupportDesk",
+    "node": "&service=support-desk&graph=SupportDesk&node=Draft",
+}
+PHONE = {"width": 360, "height": 740}
 
 
 # -- views that load and update --------------------------------------------------------
@@ -31,12 +39,31 @@ VIEWS = ("overview", "graph", "node", "runs", "models", "alerts", "processes")
 def test_every_view_loads_and_is_accessible(
     demo_desk: Agent, open_page: Open, view: str
 ) -> None:
-    page = open_page(f"{demo_desk.url}/?view={view}")
-    expect(page.get_by_role("status").filter(has_text="Live")).to_be_visible()
-    expect(page.locator("main h1")).to_be_visible()
+    page = open_view(demo_desk, open_page, view)
     check_accessibility(page)
     page.emulate_media(color_scheme="dark")
     check_accessibility(page)
+    page.set_viewport_size(PHONE)
+    until(lambda: overflow(page) <= 0, "nothing is wider than a phone")
+    check_accessibility(page)
+
+
+def open_view(agent: Agent, open_page: Open, view: str, more: str = "") -> Page:
+    page = open_page(f"{agent.url}/?view={view}{PLACES.get(view, '')}{more}")
+    expect(page.get_by_role("status").filter(has_text=STATES)).to_be_visible()
+    expect(page.locator("main h1")).to_be_attached()
+    expect(page.locator("main .skeleton")).to_have_count(0)
+    return page
+
+
+STATES = re.compile("Live|Paused")
+
+
+def overflow(page: Page) -> int:
+    """Return by how many pixels the page is wider than the window."""
+    script = "document.documentElement.scrollWidth - window.innerWidth"
+    pixels: int = page.evaluate(script)
+    return pixels
 
 
 def test_the_overview_shows_what_the_agent_counts(
@@ -54,23 +81,24 @@ def test_the_overview_shows_what_the_agent_counts(
     assert before > 0
     until(lambda: shown() > before, "the figures go on")
     # The page shows a moment between two requests.
-    first = counted(demo_desk)
+    first = count_requests(demo_desk)
     until(lambda: shown() >= first, "the page catches up")
-    assert shown() <= counted(demo_desk)
+    assert shown() <= count_requests(demo_desk)
 
 
-def counted(agent: Agent) -> int:
+def count_requests(agent: Agent) -> int:
     stats = agent.get("/api/v1/graphs/SupportDesk/stats", window="1h")
     count: int = stats["total_executions"]
     return count
 
 
-def test_an_alert_and_its_graph_are_marked(demo_desk: Agent, open_page: Open) -> None:
+def test_a_problem_leads_to_its_alert(demo_desk: Agent, open_page: Open) -> None:
     page = open_page(f"{demo_desk.url}/")
-    alerts = page.get_by_role("region", name="Alerts")
-    alert = alerts.get_by_role("link", name=re.compile("Draft: latency p95"))
+    problems = page.get_by_role("region", name="problem")
+    draft = problems.get_by_role("listitem").filter(has_text="Draft")
+    alert = draft.get_by_role("link", name="Draft-is-slow")
     expect(alert).to_be_visible()
-    expect(page.get_by_label(re.compile(r"\d+ firing"))).to_be_visible()
+    expect(page.get_by_label(re.compile(r"^\d+ firing"))).to_be_visible()
     alert.click()
     expect(page).to_have_url(re.compile(r"view=alerts.*alert=|alert=.*view=alerts"))
 
@@ -106,7 +134,7 @@ def count_elements(page: Page) -> tuple[int, int]:
     """Return how many elements are in memory, and how many of them are rendered."""
     session = page.context.new_cdp_session(page)
     prototype = session.send("Runtime.evaluate", {"expression": "Object.prototype"})
-    # It collects garbage before it lists what is left.
+    # It collects garbage before it lists the remaining objects.
     objects = session.send(
         "Runtime.queryObjects",
         {"prototypeObjectId": prototype["result"]["objectId"]},
@@ -175,8 +203,15 @@ def test_the_keyboard_reaches_everything(demo_desk: Agent, open_page: Open) -> N
     page.keyboard.press("Escape")
     expect(page.get_by_role("dialog")).to_have_count(0)
 
-    page.keyboard.press("/")
-    page.keyboard.type("draft")
+    page.keyboard.press("Control+k")
+    expect(page.get_by_role("dialog")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+
+    # Nothing is lost of what is typed at once.
+    page.keyboard.type("/draft")
+    search = page.get_by_role("combobox", name=re.compile("Search"))
+    expect(search).to_have_value("draft")
     expect(page.get_by_role("dialog").get_by_role("option").first).to_contain_text(
         "Draft"
     )
@@ -187,6 +222,50 @@ def test_the_keyboard_reaches_everything(demo_desk: Agent, open_page: Open) -> N
     expect(page.get_by_role("heading", name="support-desk")).to_be_visible()
     page.keyboard.press("]")
     expect(page).to_have_url(re.compile("window=15m"))
+
+
+# Notes which of the elements that take the focus get it.
+WATCH_FOCUS = """() => {
+  window.targets = [...document.querySelectorAll(
+    "a[href], button, input, select, textarea, [tabindex='0']")];
+  window.focused = new Set();
+  document.addEventListener("focusin", ({target}) => window.focused.add(target));
+}"""
+# Runs in progress come and go, also while the page is paused.
+MISSED = """() => window.targets
+  .filter((each) => each.isConnected && each.tabIndex >= 0 && !each.disabled)
+  .filter((each) => each.checkVisibility())
+  .filter((each) => !window.focused.has(each))
+  .map((each) => each.outerHTML.slice(0, 100))"""
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_tab_reaches_everything_in_every_view(
+    demo_desk: Agent, open_page: Open, view: str
+) -> None:
+    # Paused, so that no update replaces an element.
+    page = open_view(demo_desk, open_page, view, f"&end={int(time.time())}")
+    page.evaluate(WATCH_FOCUS)
+    missed: list[str] = page.evaluate(MISSED)
+    assert len(missed) > 5
+    for _ in range(3 * len(missed)):
+        page.keyboard.press("Tab")
+        # After the last element, or when the focused one was replaced: then the next
+        # Tab continues from its place.
+        if page.evaluate("document.activeElement === document.body"):
+            missed = page.evaluate(MISSED)
+            if not missed:
+                break
+    assert page.evaluate(MISSED) == []
+
+
+def test_digits_open_the_views(demo_desk: Agent, open_page: Open) -> None:
+    page = open_view(demo_desk, open_page, "overview")
+    for number, view in reversed([*enumerate(VIEWS, 1)]):
+        page.keyboard.press(str(number))
+        pattern = rf"view={view}\b" if view != "overview" else "^[^?]*$|view=overview"
+        expect(page).to_have_url(re.compile(pattern))
+        expect(page.locator("main h1")).to_be_attached()
 
 
 def test_j_and_k_move_between_the_rows_of_a_table(
@@ -200,6 +279,30 @@ def test_j_and_k_move_between_the_rows_of_a_table(
     expect(table.get_by_role("link", name="SupportDesk", exact=True)).to_be_focused()
     page.keyboard.press("k")
     expect(first).to_be_focused()
+
+
+def test_rows_off_screen_are_updated_again_and_again(
+    demo_desk: Agent, open_page: Open
+) -> None:
+    page = open_page(f"{demo_desk.url}/")
+    page.set_viewport_size({"width": 800, "height": 240})
+    table = page.get_by_role("table", name="Services and graphs")
+    row = table.get_by_role("row").filter(has_text="SupportDesk")
+    expect(row).not_to_be_in_viewport()
+    # One update is not enough: the next needs a timer of its own.
+    for _ in range(3):
+        before = row.text_content() or ""
+        expect(row).not_to_have_text(before)
+    expect(row).not_to_be_in_viewport()
+
+
+def test_a_rule_of_hidden_failures_has_a_chart(
+    demo_desk: Agent, open_page: Open
+) -> None:
+    page = open_page(f"{demo_desk.url}/?view=alerts&rule=masked_failures")
+    trial = page.get_by_role("region", name="Try another threshold")
+    expect(trial).to_contain_text("masked_rate, threshold > 0.2")
+    expect(trial.locator("canvas")).to_be_visible()
 
 
 # -- deep links ------------------------------------------------------------------------
@@ -223,6 +326,9 @@ def test_ten_tabs_share_one_stream_and_an_eleventh_loads(
     for tab in tabs:
         expect(tab.get_by_role("row").filter(has_text="SupportDesk")).to_be_visible()
     assert streams(demo_desk) == 1
+    shown = [tab.locator("main").inner_text() for tab in tabs]
+    for tab, before in zip(tabs, shown, strict=True):
+        expect(tab.locator("main")).not_to_have_text(before, use_inner_text=True)
 
     # The next tab takes over from the one that is closed.
     first.close()
@@ -248,26 +354,71 @@ def test_a_killed_agent_is_reported_and_found_again(
 ) -> None:
     expected_complaints += ["ERR_", "Failed to load"]
     with running_agent() as agent:
-        workload = start_demo_desk(agent, tmp_path)
+        start_demo_desk(agent, tmp_path)
+        page = open_page(f"{agent.url}/")
+        row = page.get_by_role("row").filter(has_text="SupportDesk")
+        expect(row).to_be_visible()
+        agent.stop(signal.SIGKILL)
+        expect(
+            page.get_by_role("alert").filter(has_text="Disconnected")
+        ).to_contain_text("Disconnected for")
+        expect(
+            page.get_by_role("alert").filter(has_text="Disconnected")
+        ).to_contain_text("figures are those of")
+        # The last figures stay.
+        expect(row).to_be_visible()
+        agent.start("--http", urlsplit(agent.url).netloc)
+        expect(page.get_by_role("status").filter(has_text="Live")).to_be_visible()
+        expect(page.get_by_text("Disconnected for")).to_have_count(0)
+
+
+def test_a_page_without_updates_is_stale(open_page: Open) -> None:
+    # More than 3 s, because a page is stale after 4 s without an update.
+    with running_agent() as agent:
+        page = open_page(f"{agent.url}/")
+        expect(page.get_by_role("status").filter(has_text="Live")).to_be_visible()
+        assert agent.process is not None
+        agent.process.send_signal(signal.SIGSTOP)
         try:
-            page = open_page(f"{agent.url}/")
-            row = page.get_by_role("row").filter(has_text="SupportDesk")
-            expect(row).to_be_visible()
-            agent.stop(signal.SIGKILL)
-            expect(
-                page.get_by_role("alert").filter(has_text="Disconnected")
-            ).to_contain_text("Disconnected for")
-            expect(
-                page.get_by_role("alert").filter(has_text="Disconnected")
-            ).to_contain_text("figures are those of")
-            # The last figures stay.
-            expect(row).to_be_visible()
-            agent.start("--http", urlsplit(agent.url).netloc)
-            expect(page.get_by_role("status").filter(has_text="Live")).to_be_visible()
-            expect(page.get_by_text("Disconnected for")).to_have_count(0)
+            expect(page.locator(".notice")).to_contain_text("Stale: no update for")
+            expect(page.get_by_role("status").filter(has_text="Stale")).to_be_visible()
         finally:
-            workload.terminate()
-            workload.wait(20)
+            agent.process.send_signal(signal.SIGCONT)
+        expect(page.get_by_role("status").filter(has_text="Live")).to_be_visible()
+        expect(page.locator(".notice")).to_have_count(0)
+
+
+def test_lost_events_are_reported_with_their_process(open_page: Open) -> None:
+    with new_agent() as agent:
+        child = agent.spawn(LOSE)
+        assert child.stdin is not None and child.stdout is not None
+        assert child.stdout.readline() == "full\n"
+        agent.start()
+        page = open_page(f"{agent.url}/")
+        child.stdin.write("\n")
+        child.stdin.flush()
+        notice = page.locator(".notice", has_text="Incomplete")
+        expect(notice).to_contain_text("were lost")
+        notice.get_by_role("link").click()
+        expect(page.get_by_role("row").filter(has_text="lossy")).to_be_visible()
+
+
+# -- kaywatch open ---------------------------------------------------------------------
+
+
+def test_kaywatch_open_starts_the_browser_at_a_node(
+    demo_desk: Agent, open_page: Open, tmp_path: Path
+) -> None:
+    browser = tmp_path / "browser"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {tmp_path}/address\n')
+    browser.chmod(0o755)
+    demo_desk.variables["BROWSER"] = f"{browser} %s"
+    printed = demo_desk.command("open", "--graph", "SupportDesk", "--node", "Draft")
+    address = (tmp_path / "address").read_text().strip()
+    assert address in printed
+    page = open_page(address)
+    expect(page.get_by_role("heading", level=1)).to_have_text("Draft")
+    expect(page.locator(".failures li").first).to_contain_text("exec")
 
 
 # -- tokens ----------------------------------------------------------------------------

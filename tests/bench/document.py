@@ -1,0 +1,85 @@
+"""Replace the table in docs/benchmarks.md by the figures of one run.
+
+python -m tests.bench.document [bench.json]
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+from tests.bench.report import format_number, format_ratio
+
+PAGE: Final = Path(__file__).parents[2] / "docs" / "benchmarks.md"
+TIMES: Final = "\N{MULTIPLICATION SIGN}"
+HEADER: Final = "| measurement | kaywatch | promise | peers, and how many times as much"
+# The sentence about the run, and the table after it.
+FIGURES: Final = re.compile(
+    r"Measured by `make bench` on .*?\n\n\| measurement.*?\n\n", re.DOTALL
+)
+
+
+def render(document: dict[str, Any]) -> str:
+    """Return the sentence about a run and its table, as Markdown."""
+    machine = document["machine"]
+    command = "make bench QUICK=1" if document["quick"] else "make bench"
+    sentence = (
+        f"Measured by `{command}` on {machine['date'][:10]}, in"
+        f" {document['seconds'] / 60:.0f} minutes, on a virtual machine with"
+        f" {machine['cores']} cores ({machine['cpu']}), Python {machine['python']},"
+        f" Linux; load {machine['load_average']:.1f} at the start. Brackets contain the"
+        f' minimum and maximum of the rounds; "(3.3{TIMES})" means that the peer takes'
+        " 3.3 times as much."
+    )
+    lines = [f"{HEADER} they take |", "|---|---|---|---|"]
+    lines += [_line(row) for row in document["rows"]]
+    return "\n".join((sentence, "", *lines)) + "\n\n"
+
+
+def _line(row: dict[str, Any]) -> str:
+    peers = "; ".join(_peer(peer, row["unit"]) for peer in row["peers"])
+    ours = _figure(row["ours"], row["unit"])
+    return f"| {row['what']} | {ours} | {_promise(row)} | {peers} |"
+
+
+def _figure(figure: dict[str, Any], unit: str, mark: str = "**") -> str:
+    """Return a median with its extremes and its note."""
+    if figure["median"] is None:
+        return str(figure["note"])
+    text = f"{mark}{format_number(figure['median'])} {unit}{mark}"
+    if figure["rounds"] > 1:
+        low, high = format_number(figure["low"]), format_number(figure["high"])
+        text += f" ({low} to {high})"
+    return f"{text}, {figure['note']}" if figure["note"] else text
+
+
+def _peer(peer: dict[str, Any], unit: str) -> str:
+    text = f"{peer['who']}: {_figure({**peer, 'rounds': 1}, unit, mark='')}"
+    ratio = peer["ratio"]
+    return text if ratio is None else f"{text} ({format_ratio(ratio)}{TIMES})"
+
+
+def _promise(row: dict[str, Any]) -> str:
+    promise = row["promise"]
+    if promise is None or promise["kept"] is None:
+        return ""
+    sign = "≥" if promise["at_least"] else "≤"
+    result = "kept" if promise["kept"] else "**missed**"
+    return f"{sign} {promise['limit']:,.10g}: {result}"
+
+
+def main() -> None:
+    source = Path(sys.argv[1] if len(sys.argv) > 1 else "bench.json")
+    text, count = FIGURES.subn(
+        lambda _: render(json.loads(source.read_text())), PAGE.read_text()
+    )
+    if count != 1:
+        sys.exit(f"{PAGE}: no table after the sentence 'Measured by `make bench` on'")
+    PAGE.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

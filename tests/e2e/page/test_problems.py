@@ -1,0 +1,110 @@
+"""Services with faults, in a real browser: what is wrong, where, and at what cost."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+from tests.agents import Agent, new_agent, until
+from tests.docs.company.services import FAULTY, running
+from tests.e2e.page.conftest import check_accessibility, is_firing
+
+CONFIG = """
+[[rule]]
+name = "Pay-fails"
+metric = "error_rate"
+op = ">"
+value = 0.1
+match = ['node="Pay"']
+per = ["service", "graph", "node"]
+for = "0"
+severity = "critical"
+"""
+SHOWN = ("checkout", "support", "research", "indexing")
+
+Open = Callable[[str], Page]
+
+
+@pytest.fixture(scope="module")
+def company(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
+    """An agent of four services, each of which has another problem."""
+    config = tmp_path_factory.mktemp("company") / "kaywatch.toml"
+    config.write_text(CONFIG)
+    services = [
+        service._replace(minutes=min(8.0, service.minutes), past=1200.0)
+        for service in FAULTY
+        if service.name in SHOWN
+    ]
+    with new_agent() as agent:
+        agent.start("--config", str(config))
+        with running(agent, services):
+            until(lambda: len(kinds(agent)) == len(SHOWN), "all problems")
+            until(lambda: is_firing(agent), "an alert fires")
+            yield agent
+
+
+def kinds(agent: Agent) -> set[str]:
+    wanted = {"failing", "dead_end", "runaway", "process_died"}
+    return wanted & {each["kind"] for each in agent.get("/api/v1/problems")["problems"]}
+
+
+def problem(page: Page, place: str) -> Locator:
+    region = page.get_by_role("region", name=re.compile("problem"))
+    more = region.get_by_role("button", name=re.compile("Show"))
+    expect(region.get_by_role("listitem").first).to_be_visible()
+    if more.count():
+        more.click()
+    return region.get_by_role("listitem").filter(has_text=place)
+
+
+def test_a_sentence_says_what_is_wrong_since_when_where_and_what_it_cost(
+    company: Agent, open_page: Open
+) -> None:
+    page = open_page(f"{company.url}/")
+    sentence = problem(page, "checkout / order / Pay")
+    expect(sentence).to_contain_text(
+        re.compile(
+            r"\d+ % of executions fail since \d\d:\d\d \([789] min ago\), \d+ failures,"
+            r" \$\d+\.\d+ spent on failed attempts, mostly TimeoutError"
+        )
+    )
+    check_accessibility(page)
+    sentence.get_by_role("link", name="Pay-fails").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text(
+        "checkout / order / Pay"
+    )
+
+
+def test_a_problem_leads_to_the_view_that_shows_it(
+    company: Agent, open_page: Open
+) -> None:
+    page = open_page(f"{company.url}/")
+    for service, text, view in (
+        ("checkout", "of executions fail", "node"),
+        ("support", 'no edge for "complaint"', "graph"),
+        ("research", "a run goes in circles", "runs"),
+        ("indexing", "died while running documents / Embed", "processes"),
+    ):
+        problem(page, text).get_by_role("link").first.click()
+        expect(page).to_have_url(re.compile(f"view={view}&service={service}"))
+        here = page.get_by_role("region", name="Problems here")
+        expect(here).to_contain_text(text)
+        page.go_back()
+
+
+def test_alerts_are_on_one_timeline(company: Agent, open_page: Open) -> None:
+    page = open_page(f"{company.url}/?view=alerts&window=15m")
+    panel = page.get_by_role("region", name="When alerts fired")
+    row = panel.get_by_role("listitem").filter(has_text="Pay-fails")
+    bar = row.get_by_role("link").last
+    bar.hover()
+    expect(panel).to_contain_text(
+        re.compile(
+            r"Pay-fails, critical: fires for .* threshold 10.0 %; \d+ of \d+ failed"
+        )
+    )
+    check_accessibility(page)
+    bar.click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("error rate")
