@@ -20,15 +20,21 @@ TESTS ?= tests
 NPM = $(BIN)/python build_page.py npm
 MINUTES ?= 10
 
-.PHONY: demo test check format page bench images long-run fuzz chaos chaos-mqtt servers clean
+.PHONY: demo test test-page test-python check format page bench images long-run fuzz chaos chaos-mqtt servers clean
 
 demo: .venv/.demo
 	@$(BIN)/kaywatch demo $(if $(SECONDS),--seconds $(SECONDS))
 
 test: .venv/.dev servers
+	@# The page's own tests take seconds, and pytest needs as long to collect its tests.
+	@$(MAKE) --no-print-directory --jobs=2 test-page test-python
+
+test-page:
 	@$(NPM) test
+
+test-python:
 	@# More workers than cores, because tests wait about half of the time.
-	$(BIN)/pytest -n $$(($$(nproc) + 2)) $(TESTS)
+	$(BIN)/pytest -n $$(($$(nproc) + 3)) $(TESTS)
 
 check: .venv/.dev
 	$(BIN)/ruff check .
@@ -58,9 +64,10 @@ page: .venv/.dev
 
 fuzz: .venv/.dev
 	@$(BIN)/pip install --quiet --group fuzz
-	@for target in frames messages queries bodies configurations; do \
+	@for target in frames messages queries configurations matchers silences rules; do \
 		echo "== $$target"; \
 		$(BIN)/python -m tests.fuzz $$target $(or $(SECONDS),60) || exit 1; done
+	$(BIN)/python -m tests.fuzz.timing
 	$(BIN)/python -m tests.fuzz.requests
 	KAYWATCH_TEST_EXAMPLES=100 $(BIN)/pytest -k schemathesis \
 		tests/agent/web/api/test_openapi.py

@@ -1,11 +1,11 @@
 #!/bin/sh
-# Makes a CA, and certificates of it for a broker and for users.
+# Creates a CA, and certificates signed by it for a broker and for users.
 #
 #   certificates.sh FOLDER server NAME...   server.pem, server.key for these host names
-#                                           and addresses, with a CA if there is none
+#                                           and addresses; also a CA if there is none
 #   certificates.sh FOLDER user NAME        NAME.pem, NAME.key, for the user NAME
 #
-# The CA's key, ca.key, is needed for the next certificate alone: keep it elsewhere.
+# The CA's key, ca.key, is needed only to create certificates: keep it elsewhere.
 set -eu
 umask 077
 usage() { sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2; }
