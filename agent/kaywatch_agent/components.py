@@ -227,7 +227,7 @@ class Components:
             delivery=self.delivery,
             committer=self.committer,
             health=self.health,
-            publish=[self._report_ingest, self.delivery.measure, self.web.publish],
+            publish=[self._report_ingest, self.web.publish],
             changed=[self.mqtt.alerts_changed],
             clock=self.clock,
         )

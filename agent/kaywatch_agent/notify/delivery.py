@@ -38,8 +38,8 @@ from kaywatch_agent.notify.metrics import HeartbeatMetrics
 from kaywatch_agent.notify.outbox import Outbox
 from kaywatch_agent.notify.outbox_view import (
     message_records,
+    oldest_wait,
     receiver_record,
-    set_gauges,
 )
 from kaywatch_agent.notify.receivers import build
 from kaywatch_agent.notify.receivers.alertmanager import AlertmanagerSender
@@ -94,6 +94,7 @@ class Delivery:
         self._defects = _Defects()
         self._tasks: list[asyncio.Task[None]] = []
         self._alertmanagers: dict[str, AlertmanagerSender] = {}
+        self._read_gauges()
 
     # -- durability --------------------------------------------------------------------
 
@@ -137,10 +138,6 @@ class Delivery:
         self.config = config
         self.outbox.use(policies(config.receivers, config.grouping), self._clock())
         self._start()
-
-    def measure(self) -> None:
-        """Update the gauges."""
-        set_gauges(self.outbox, self._clock())
 
     async def stop(self) -> None:
         """Stop after running requests, or a few seconds."""
@@ -199,6 +196,19 @@ class Delivery:
         )
 
     # -- inside ------------------------------------------------------------------------
+
+    def _read_gauges(self) -> None:
+        """Let the gauges be read from the messages, so that they are never behind."""
+        outbox, metrics = self.outbox, self.outbox.metrics
+        metrics.depth.set_function(
+            lambda: {(name,): outbox.store.depth(name) for name in outbox.receivers}
+        )
+        metrics.oldest.set_function(lambda: oldest_wait(outbox, self._clock()))
+        metrics.up.set_function(
+            lambda: {
+                (one.name,): one.up for one in self.receivers() if one.up is not None
+            }
+        )
 
     def _start(self) -> None:
         """Start the workers, the heartbeat, and the senders for Alertmanagers."""

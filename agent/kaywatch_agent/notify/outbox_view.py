@@ -8,7 +8,7 @@ from kaywatch_agent.model.alerts import MessageRecord, MessageStatus, ReceiverRe
 from kaywatch_agent.notify.message import OutboxMessage
 from kaywatch_agent.notify.outbox import Outbox
 
-__all__ = ["message_records", "receiver_record", "set_gauges"]
+__all__ = ["message_records", "oldest_wait", "receiver_record"]
 
 
 def message_records(outbox: Outbox, now: float) -> Iterator[MessageRecord]:
@@ -40,16 +40,14 @@ def receiver_record(outbox: Outbox, name: str, kind: str, now: float) -> Receive
     )
 
 
-def set_gauges(outbox: Outbox, now: float) -> None:
-    """Update the gauges of the outbox's metrics."""
-    metrics, oldest = outbox.metrics, 0.0
-    for name, receiver in outbox.receivers.items():
-        due = min((m.due for m in outbox.store.stream_heads(name)), default=now)
-        oldest = max(oldest, now - due)
-        metrics.depth.labels(name).set(outbox.store.depth(name))
-        if receiver.up is not None:
-            metrics.up.labels(name).set(receiver.up)
-    metrics.oldest.set(oldest)
+def oldest_wait(outbox: Outbox, now: float) -> float:
+    """Return for how many seconds the oldest pending message has been due."""
+    due = [
+        message.due
+        for name in outbox.receivers
+        for message in outbox.store.stream_heads(name)
+    ]
+    return max(0.0, now - min(due, default=now))
 
 
 def _records(

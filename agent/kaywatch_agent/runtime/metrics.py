@@ -94,7 +94,8 @@ class Instrument:
         """Return the current value for each combination of labels."""
         if self._function is not None:
             value = self._function()
-            return {**value} if isinstance(value, Mapping) else {(): float(value)}
+            values = value if isinstance(value, Mapping) else {(): value}
+            return {labels: float(number) for labels, number in values.items()}
         if self.label_names:
             return {labels: child.value for labels, child in self._children.items()}
         return {(): self.value}

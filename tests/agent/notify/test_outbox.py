@@ -20,10 +20,11 @@ from kaywatch_agent.model.alerts import (
     NotificationKind,
     NotificationRequest,
 )
+from kaywatch_agent.notify.config import NotifyConfig, parse
+from kaywatch_agent.notify.delivery import Delivery
 from kaywatch_agent.notify.enqueue import EnqueueResult, enqueue
 from kaywatch_agent.notify.message import MessageIds, OutboxMessage
 from kaywatch_agent.notify.outbox import MAX_PENDING, Outbox
-from kaywatch_agent.notify.outbox_view import set_gauges
 from kaywatch_agent.notify.policy import Policy, SendRate
 from kaywatch_agent.notify.result import (
     DeliveryOutcome,
@@ -32,6 +33,7 @@ from kaywatch_agent.notify.result import (
     sent,
 )
 from kaywatch_agent.notify.store import DEAD_KEPT, DONE_KEPT
+from kaywatch_agent.rules.rule import Grouping
 
 FIRING, REPEAT, RESOLVED, TEST, SUMMARY = (
     NotificationKind.FIRING,
@@ -718,20 +720,32 @@ def test_retry_sends_dead_messages_except_triggers_of_resolved_alerts() -> None:
     assert box.purge() == 1
 
 
-def test_gauges_show_pending_messages_and_receivers() -> None:
-    box = outbox({"pd": PAGER, "ops": CHAT})
-    put(box, "pd", FIRING, alert(), NOON)
-    fail(box, "pd", NOON, REFUSED)
-    put(box, "ops", FIRING, alert(), NOON)
-    set_gauges(box, NOON + 40)
+def test_gauges_are_current_whenever_they_are_read() -> None:
+    now = NOON
+    tables = {
+        name: {"type": "webhook", "url": f"http://127.0.0.1/{name}"}
+        for name in ("pd", "ops")
+    }
+    delivery = Delivery(
+        NotifyConfig(parse(tables), Grouping(group_wait=0.0)),
+        alerts=lambda _: (),
+        healthy=lambda: True,
+        request_commit=lambda: None,
+        clock=lambda: now,
+    )
+    box, metrics = delivery.outbox, delivery.outbox.metrics
+    assert metrics.up.samples() == {}
+    assert metrics.oldest.samples() == {(): 0}
 
-    assert box.metrics.depth.labels("ops").value == 1
-    assert box.metrics.oldest.value == 30
-    deliver(box, "ops", NOON + 40)
-    set_gauges(box, NOON + 40)
-    assert box.metrics.up.labels("ops").value == 1
-    assert box.metrics.up.labels("pd").value == 0
-    assert box.metrics.dead.labels("pd", "refused").value == 1
+    put(box, "pd", FIRING, alert(), NOON)
+    put(box, "ops", FIRING, alert(), NOON)
+    assert metrics.depth.samples() == {("pd",): 1, ("ops",): 1}
+    fail(box, "pd", NOON, no_response("reset"))
+    now = NOON + 40
+    assert metrics.oldest.samples() == {(): 40}
+    deliver(box, "ops", now)
+    assert metrics.depth.samples() == {("pd",): 1, ("ops",): 0}
+    assert metrics.up.samples() == {("pd",): 0, ("ops",): 1}
 
 
 def test_tests_are_separate_messages_outside_any_episode() -> None:

@@ -85,6 +85,8 @@ def test_a_function_is_asked_at_each_collection() -> None:
 
     assert collect(shop)["test_open"] == {(): 2.0}
     assert collect(shop)["test_states"] == {("new",): 2.0}
+    # Python's int equals its float, but is written otherwise.
+    assert isinstance(collect(shop)["test_states"]["new",], float)
 
 
 def test_durable_counters_go_on_after_a_restart() -> None:

@@ -108,7 +108,6 @@ class AlertmanagerSender:
             return
         await asyncio.gather(*(self._send_all(url, rendered) for url in self.errors))
         self._attempted = True
-        self._metrics.up.labels(self.name).set(not any(self.errors.values()))
 
     def _shown(self, alert: AlertDetails) -> AlertDetails:
         return (
