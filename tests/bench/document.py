@@ -1,4 +1,4 @@
-"""Replace the table in docs/benchmarks.md by the figures of one run.
+"""Replace the figures of docs/benchmarks.md and of the README by those of one run.
 
 python -m tests.bench.document [bench.json]
 """
@@ -13,12 +13,28 @@ from typing import Any, Final
 
 from tests.bench.report import format_number, format_ratio
 
-PAGE: Final = Path(__file__).parents[2] / "docs" / "benchmarks.md"
+ROOT: Final = Path(__file__).parents[2]
+PAGE: Final = ROOT / "docs" / "benchmarks.md"
+README: Final = ROOT / "README.md"
 TIMES: Final = "\N{MULTIPLICATION SIGN}"
 HEADER: Final = "| measurement | kaywatch | promise | peers, and how many times as much"
 # The sentence about the run, and the table after it.
 FIGURES: Final = re.compile(
     r"Measured by `make bench` on .*?\n\n\| measurement.*?\n\n", re.DOTALL
+)
+
+# The rows that the README shows, and what it calls them.
+HIGHLIGHTS: Final = {
+    "recording call, while a thread packs and sends": "recording an event in the"
+    " application",
+    "overhead per visit of a PocketFlow Node": "added to each visit of a PocketFlow"
+    " node",
+    "agent CPU, 500 processes with 20 events/s each": "CPU of an agent for 500"
+    " processes with 20 events/s each",
+}
+HIGHLIGHTS_HEADER: Final = "| | kaywatch | for comparison |"
+HIGHLIGHTS_TABLE: Final = re.compile(
+    rf"{re.escape(HIGHLIGHTS_HEADER)}\n.*?\n\n", re.DOTALL
 )
 
 
@@ -37,6 +53,22 @@ def render(document: dict[str, Any]) -> str:
     lines = [f"{HEADER} they take |", "|---|---|---|---|"]
     lines += [_line(row) for row in document["rows"]]
     return "\n".join((sentence, "", *lines)) + "\n\n"
+
+
+def render_highlights(document: dict[str, Any]) -> str:
+    """Return the table of the README, as Markdown."""
+    rows = {row["what"]: row for row in document["rows"]}
+    lines = [HIGHLIGHTS_HEADER, "|---|---|---|"]
+    for what, label in HIGHLIGHTS.items():
+        row = rows[what]
+        peers = ", ".join(
+            f"{peer['who']} {format_number(peer['median'])} {row['unit']}"
+            for peer in row["peers"]
+            if peer["median"] is not None
+        )
+        ours = f"**{format_number(row['ours']['median'])} {row['unit']}**"
+        lines.append(f"| {label} | {ours} | {peers} |".replace("|  |", "| |"))
+    return "\n".join(lines) + "\n\n"
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -73,12 +105,17 @@ def _promise(row: dict[str, Any]) -> str:
 
 def main() -> None:
     source = Path(sys.argv[1] if len(sys.argv) > 1 else "bench.json")
-    text, count = FIGURES.subn(
-        lambda _: render(json.loads(source.read_text())), PAGE.read_text()
-    )
+    document = json.loads(source.read_text())
+    replace(PAGE, FIGURES, render(document))
+    replace(README, HIGHLIGHTS_TABLE, render_highlights(document))
+
+
+def replace(page: Path, pattern: re.Pattern[str], table: str) -> None:
+    """Replace the one table of a page that matches a pattern."""
+    text, count = pattern.subn(lambda _: table, page.read_text())
     if count != 1:
-        sys.exit(f"{PAGE}: no table after the sentence 'Measured by `make bench` on'")
-    PAGE.write_text(text)
+        sys.exit(f"{page}: {count} tables match {pattern.pattern!r}, expected one")
+    page.write_text(text)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The README's commands and code, run as they are printed."""
+"""The commands and the code of the README and the docs, run as they are printed."""
 
 from __future__ import annotations
 
@@ -29,9 +29,15 @@ from kaywatch.errors import QueryError
 from kaywatch.query import fetch
 from kaywatch_agent.cli.main import kaywatch
 
-README = (Path(__file__).parent.parent.parent / "README.md").read_text()
-CURLS = re.findall(r"^\$ (curl .*)$", README, re.MULTILINE)
-SNIPPETS = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+ROOT = Path(__file__).parent.parent.parent
+README = (ROOT / "README.md").read_text()
+COMMANDS = (ROOT / "docs" / "commands.md").read_text()
+PYTHON = (ROOT / "docs" / "python.md").read_text()
+HTTP = (ROOT / "docs" / "http.md").read_text()
+CURLS = re.findall(r"^\$ (curl .*)$", HTTP, re.MULTILINE)
+SNIPPETS = re.findall(
+    r"^```python\n(.*?)^```", README + PYTHON, re.MULTILINE | re.DOTALL
+)
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +52,29 @@ def busy(installed: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[A
         yield agent
 
 
-def test_the_readme_shows_every_kind_of_answer() -> None:
+def test_every_kind_of_response_has_an_example() -> None:
     assert len(CURLS) >= 10
-    assert len(SNIPPETS) == 2
+    assert len(SNIPPETS) == 3
+
+
+def test_the_readme_s_first_alert_works_as_printed(
+    installed: str, tmp_path: Path
+) -> None:
+    (example,) = re.findall(r"^```toml\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    (tmp_path / "kaywatch.toml").write_text(example)
+    secret = tmp_path / "slack-url"
+    secret.touch(0o600)
+    secret.write_text("https://hooks.slack.com/services/T0/B0/x" + 20 * "y")
+
+    checked = subprocess.run(
+        [installed, "-m", "kaywatch_agent", "check", "--config", "kaywatch.toml"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert "warning" not in checked.stdout + checked.stderr
 
 
 @pytest.mark.parametrize("command", CURLS)
@@ -72,8 +98,10 @@ def test_a_snippet_runs(busy: Agent, code: str) -> None:
     busy.run(code)
 
 
-def test_every_command_is_in_the_readme_with_its_options() -> None:
-    listed = re.findall(r"^\| `kaywatch (\w+)[^`]*` \| (.*) \|$", README, re.MULTILINE)
+def test_every_command_is_documented_with_its_options() -> None:
+    listed = re.findall(
+        r"^\| `kaywatch (\w+)[^`]*` \| (.*) \|$", COMMANDS, re.MULTILINE
+    )
 
     context = click.Context(kaywatch)
     assert {name for name, _ in listed} == set(kaywatch.list_commands(context))
@@ -174,7 +202,7 @@ def test_every_example_works_beside_the_demo(installed: str, tmp_path: Path) -> 
         for command in SHOWN_BY_DEMO:
             lines = examples(show_help(tuple(command.split())))
             pattern = rf"^(?:\| `|\$ )?(kaywatch {command}\b[^`#\n]*)"
-            lines += re.findall(pattern, README, re.MULTILINE)
+            lines += re.findall(pattern, README + COMMANDS, re.MULTILINE)
             # Many are in both places.
             for example in dict.fromkeys(
                 line.partition(" | ")[0].strip() for line in lines
