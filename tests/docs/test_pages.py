@@ -13,6 +13,7 @@ PAGES = [
     *ROOT.glob("*.md"),
     *(ROOT / "docs").glob("*.md"),
     ROOT / "client" / "kaywatch" / "PROTOCOL.md",
+    ROOT / "examples" / "README.md",
     *(ROOT / "deploy").rglob("*.md"),
 ]
 CODE = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
