@@ -53,7 +53,7 @@ class Expression:
         Args:
             text: UTF-8.
             replacement: UTF-8.
-            limit: matches to replace, at most.
+            limit: matches to replace, at most; 0 for all.
 
         Returns:
             The text, and the number of replaced matches.

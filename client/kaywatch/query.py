@@ -22,6 +22,7 @@ __all__ = [
     "DEFAULT_URL",
     "connect",
     "fetch",
+    "fetch_text",
     "headers",
     "refusal",
     "send",
@@ -89,6 +90,12 @@ def fetch(
         None,
         url,
     )
+
+
+def fetch_text(path: str, url: str | None = None) -> str:
+    """Return the text at a path, such as that of `/metrics`; raise as `fetch` does."""
+    _, answer = _exchange("GET", path, None, url)
+    return answer.decode(errors="replace")
 
 
 def send(method: str, path: str, value: object = None, url: str | None = None) -> Any:
@@ -208,7 +215,23 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 def _request(method: str, target: str, body: bytes | None, url: str | None) -> Any:
-    base = url or os.environ.get("KAYWATCH_URL") or DEFAULT_URL
+    status, answer = _exchange(method, target, body, url)
+    try:
+        return json.loads(answer)
+    except ValueError:
+        base, path = _base(url), target.partition("?")[0]
+        raise QueryError(f"{base}{path}: expected JSON (HTTP {status})") from None
+
+
+def _base(url: str | None) -> str:
+    return url or os.environ.get("KAYWATCH_URL") or DEFAULT_URL
+
+
+def _exchange(
+    method: str, target: str, body: bytes | None, url: str | None
+) -> tuple[int, bytes]:
+    """Send a request; return the status and the body of its answer."""
+    base = _base(url)
     connection, prefix = connect(base)
     fields = headers()
     if method != "GET":
@@ -223,8 +246,4 @@ def _request(method: str, target: str, body: bytes | None, url: str | None) -> A
         connection.close()
     if status >= 400 and (refused := refusal(status, answer)) is not None:
         raise refused
-    try:
-        return json.loads(answer)
-    except ValueError:
-        path = target.partition("?")[0]
-        raise QueryError(f"{base}{path}: expected JSON (HTTP {status})") from None
+    return status, answer

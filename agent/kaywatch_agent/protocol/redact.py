@@ -20,7 +20,7 @@ from kaywatch_agent.model.bounds import MAX_MESSAGE
 from kaywatch_agent.model.records import FailureRecord
 from kaywatch_agent.regex import ExpressionSet, encode_text
 
-__all__ = ["SECRETS", "FailureConfig", "Privacy"]
+__all__ = ["REDACTED", "SECRETS", "FailureConfig", "Privacy", "remove_secrets"]
 
 REDACTED: Final = "[redacted]"
 WITHHELD: Final = "[withheld: too much to look through]"
@@ -98,6 +98,14 @@ class FailureConfig:
     def patterns(self) -> tuple[str, ...]:
         """The regular expressions of all text to replace."""
         return (*(SECRETS if self.redact_secrets else ()), *self.redact)
+
+
+def remove_secrets(text: str) -> str:
+    """Return a text of any length without the secrets that `SECRETS` describes."""
+    data = encode_text(text)
+    for expression in ExpressionSet(SECRETS).matching(data):
+        data, _ = expression.replace(data, REDACTED.encode(), limit=0)  # all of them
+    return data.decode()
 
 
 class Privacy:

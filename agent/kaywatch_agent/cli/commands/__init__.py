@@ -32,6 +32,7 @@ CHAPTERS: Final[Mapping[str, Mapping[str, str]]] = {
         "tail": "live",
         "stats": "status",
         "report": "report",
+        "bundle": "bundle",
     },
     "Alerts": {
         "alerts": "alerts",
