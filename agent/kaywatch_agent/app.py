@@ -18,6 +18,7 @@ from kaywatch_agent.components import Components
 from kaywatch_agent.config import Config
 from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.ingest.probe import Probe
+from kaywatch_agent.runtime import logs
 from kaywatch_agent.runtime.process import (
     raise_descriptors,
     tune_allocator,
@@ -56,6 +57,7 @@ class App:
     def __init__(
         self,
         config: Config,
+        load: Callable[[], Config],
         clock: Callable[[], float] = time.time,
         notifier: Notifier | None = None,
         sockets: Mapping[str, Sequence[socket.socket]] | None = None,
@@ -64,6 +66,7 @@ class App:
 
         Args:
             config: the configuration.
+            load: reads the configuration again, for a reload; raises ConfigError.
             clock: returns Unix seconds.
             notifier: reports the agent's state to systemd.
             sockets: listening sockets passed by systemd, `ingest` and `http`; missing
@@ -72,7 +75,8 @@ class App:
         self.config = config
         self.http_url = ""
         self.supervision = Supervision(notifier or Notifier())
-        self.components = Components(config, clock)
+        self.components = Components(config, clock, self.reload)
+        self._load = load
         self._sockets = sockets or {}
         self._stops: list[tuple[str, Callable[[], Awaitable[None]]]] = []
         self._stopping = asyncio.Event()
@@ -116,12 +120,26 @@ class App:
         """End `run`, with a last commit and acknowledgement. Idempotent."""
         self._stopping.set()
 
-    def reload(self, config: Config) -> None:
-        """Apply a new configuration, completely or not at all.
+    def reload(self) -> list[str]:
+        """Read the configuration and apply it, completely or not at all.
 
-        Raises:
-            ConfigError: it changes settings that are only read at the start.
+        Returns:
+            Why nothing was changed: all errors, each with its key; empty otherwise.
         """
+        self.supervision.reloading()
+        try:
+            self._apply(self._load())
+        except ConfigError as error:
+            problems = [str(each) for each in (error, *error.others)]
+            for problem in problems:
+                # A mistake in a file needs no traceback.
+                log.error("configuration not reloaded", problem=problem)  # noqa: TRY400
+            self.supervision.reloaded(problems[0])
+            return problems
+        self.supervision.reloaded()
+        return []
+
+    def _apply(self, config: Config) -> None:
         fixed = [
             f"{section}.{key}"
             for section, key in FIXED
@@ -133,7 +151,9 @@ class App:
             raise ConfigError("", f"{names}: can't be changed without a restart")
         self.config = config
         self.components.use(config)
+        # Before the new level, which may hide it.
         log.info("configuration reloaded")
+        logs.set_up(config.log)
 
     async def _start(self) -> None:
         components, config, sockets = self.components, self.config, self._sockets

@@ -71,8 +71,19 @@ class Components:
         web: the HTTP server.
     """
 
-    def __init__(self, config: Config, clock: Callable[[], float] = time.time) -> None:
-        """Build the components; open nothing."""
+    def __init__(
+        self,
+        config: Config,
+        clock: Callable[[], float] = time.time,
+        reload: Callable[[], list[str]] = list,
+    ) -> None:
+        """Build the components; open nothing.
+
+        Args:
+            config: the configuration.
+            clock: returns Unix seconds.
+            reload: see `AgentView`.
+        """
         self.clock = clock
         self.health = _health(clock)
         self.metrics = MetricsRegistry()
@@ -97,7 +108,7 @@ class Components:
         )
         self.listener = UnixListener(self.intake)
         self.mqtt = MqttIngest(config.ingest.mqtt, self.intake, _alert_json)
-        self.web = self._web_server(config.store.file)
+        self.web = self._web_server(config.store.file, reload)
         self.ticker = self._ticker()
         self._include_metrics()
 
@@ -186,7 +197,9 @@ class Components:
             self.delivery.heartbeats,
         )
 
-    def _web_server(self, store: Path | None) -> WebServer:
+    def _web_server(
+        self, store: Path | None, reload: Callable[[], list[str]]
+    ) -> WebServer:
         backtester = Backtester(
             store,
             settings=lambda: self.alerting.engine.settings,
@@ -203,6 +216,7 @@ class Components:
             usage=self._usage,
             clock=self.clock,
             backtest=backtester.run,
+            reload=reload,
             wait_durable=self.committer.wait_durable,
         )
         return WebServer(view, self.metrics, __version__)

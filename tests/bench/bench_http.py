@@ -15,7 +15,7 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 from tests.agents import Agent, free_port, running_agent
@@ -141,6 +141,7 @@ class Synthetic:
             clock=self.clock,
         )
         self.backtest = Backtester(None, lambda: load({})).run
+        self.reload: Callable[[], list[str]] = list
         # One compressed bucket is used for the whole hour. This saves memory here;
         # it is decompressed as often as 360 different buckets.
         step = compress(many.make_bucket(series, 2, self.now))

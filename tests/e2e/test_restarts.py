@@ -16,6 +16,8 @@ import pytest
 from tests.agents import DEADLINE, Agent, until
 from tests.metrics import declared_metrics
 
+from kaywatch.errors import AgentRefused
+from kaywatch.query import send
 from kaywatch_agent.store.database import QUICK_BYTES
 
 METRICS = declared_metrics()
@@ -334,6 +336,29 @@ def test_memory_keeps_nothing(stopped_agent: Agent) -> None:
 
     assert agent.executions() == {}
     assert json.dumps(agent.get("/health"))
+
+
+def test_a_request_reloads_the_configuration_or_returns_all_errors(
+    stopped_agent: Agent, tmp_path: Path
+) -> None:
+    config = tmp_path / "kaywatch.toml"
+    config.write_text("")
+    agent = stopped_agent.start("--config", str(config))
+
+    config.write_text("[limits]\nseries = 0\n[http]\nlisten = 5\n")
+    with pytest.raises(AgentRefused) as refused:
+        send("POST", "/-/reload", url=agent.url)
+    assert refused.value.status == 400
+    assert "limits.series" in str(refused.value)
+    assert "http.listen" in str(refused.value)
+
+    config.write_text("[limits]\nseries = 1\n")
+    assert send("POST", "/-/reload", url=agent.url) == {"reloaded": True}
+    agent.run(
+        "import kaywatch\nfor node in 'abc':\n"
+        "    with kaywatch.execution('shop', node): pass"
+    )
+    assert agent.executions() == {"a": 1, "__other__": 2}
 
 
 def test_sighup_applies_all_of_a_configuration_or_nothing(

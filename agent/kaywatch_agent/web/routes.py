@@ -22,6 +22,7 @@ from kaywatch_agent.web.api import (
     notifications,
     openapi,
     query,
+    reload,
     rule_backtest,
     rules,
     run_list,
@@ -267,6 +268,13 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
         "/api/v1/receivers/{receiver}/test",
         "Send a receiver two test messages: an alert fires, and it is resolved.",
         notifications.send_test,
+    ),
+    change(
+        "POST",
+        "/-/reload",
+        "Reload the configuration, as SIGHUP does.",
+        reload.reload,
+        durable=False,
     ),
     LIVE_STREAM,
     get(

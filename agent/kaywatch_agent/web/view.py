@@ -88,6 +88,8 @@ class AgentView:
         clock: returns Unix seconds.
         backtest: evaluates a rule over the past since a time; called in a thread. It
             raises `BacktestError`.
+        reload: reads and applies the configuration; returns the errors, if nothing was
+            changed.
         wait_durable: waits until all changes are durable; returns the reason if they
             are not, else an empty string.
     """
@@ -102,4 +104,5 @@ class AgentView:
     usage: Callable[[], AgentUsage]
     clock: Callable[[], float]
     backtest: Callable[[Rule, float], BacktestSummary]
+    reload: Callable[[], list[str]]
     wait_durable: Callable[[], Awaitable[str]]

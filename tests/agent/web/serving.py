@@ -162,6 +162,7 @@ class Source:
         self.requests: list[NotificationRequest] = []
         self.delivery = NoPost()
         self.backtest = Backtester(None, lambda: load({})).run
+        self.reload: Callable[[], list[str]] = list
         self.unkept = ""  # why nothing is durable
         self.alerting = Alerting(
             load({}),

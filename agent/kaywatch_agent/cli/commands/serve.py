@@ -19,10 +19,17 @@ from kaywatch_agent.cli.help import epilog
 from kaywatch_agent.errors import ConfigError
 
 if TYPE_CHECKING:
-    from kaywatch_agent.app import App
     from kaywatch_agent.config import Config
 
 __all__ = ["check", "run", "serve"]
+
+
+class OptionError(click.UsageError, ConfigError):
+    """An option that overrides the file is invalid, possibly after a reload only."""
+
+    def __init__(self, message: str) -> None:
+        click.UsageError.__init__(self, message)
+        self.key, self.others = "", ()
 
 
 @click.command(
@@ -62,8 +69,9 @@ def serve(
     docs/configuration.md. `kaywatch check` validates a file. Command-line options
     override the file.
 
-    SIGHUP reloads the file. An invalid file changes nothing, and its errors are logged.
-    Changes of a socket, an address or the store's path need a restart.
+    SIGHUP and POST /-/reload reload the file. An invalid file changes nothing, and its
+    errors are logged. Changes of a socket, an address or the store's path need a
+    restart.
 
     Environment: RUNTIME_DIRECTORY and STATE_DIRECTORY, which systemd sets, or
     XDG_RUNTIME_DIR and XDG_STATE_HOME are the default folders of the socket and the
@@ -113,7 +121,7 @@ def _load_config(
                 # A new section is validated like one of the file.
                 changed = dataclasses.replace(getattr(config, section), **{key: value})
             except ValueError as error:
-                raise click.UsageError(str(error)) from None
+                raise OptionError(str(error)) from None
             config = dataclasses.replace(config, **{section: changed})
     return config
 
@@ -128,36 +136,15 @@ def _run(config: Config, load: Callable[[], Config]) -> None:
     faulthandler.enable()
 
     async def run_app() -> None:
-        app = App(config, notifier=notifier, sockets=sockets)
+        app = App(config, load, notifier=notifier, sockets=sockets)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, app.stop)
-        loop.add_signal_handler(signal.SIGHUP, _reload, app, load)
+        loop.add_signal_handler(signal.SIGHUP, app.reload)
         await app.run()
 
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(run_app())
-
-
-def _reload(app: App, load: Callable[[], Config]) -> None:
-    """Apply the changed configuration, or log why it is invalid."""
-    import structlog
-
-    from kaywatch_agent.runtime import logs
-
-    app.supervision.reloading()
-    try:
-        config = load()
-        app.reload(config)
-    except (ConfigError, click.UsageError) as error:
-        log = structlog.get_logger("kaywatch.agent")
-        for problem in (error, *getattr(error, "others", ())):
-            # A mistake in a file needs no traceback.
-            log.error("configuration not reloaded", problem=str(problem))  # noqa: TRY400
-        app.supervision.reloaded(str(error))
-    else:
-        logs.set_up(config.log)
-        app.supervision.reloaded()
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
