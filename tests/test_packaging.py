@@ -216,7 +216,8 @@ def test_the_sdist_has_its_tests_and_no_leftovers(
         names = [name.partition("/")[2] for name in archive.getnames()]
 
     assert {name.split("/")[0] for name in names} == {
-        *("agent", "client", "deploy", "docs", "tests", ".ci", ".gitignore"),
+        *("agent", "client", "deploy", "docs", "examples", "tests"),
+        *(".ci", ".gitignore"),
         *("CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "PKG-INFO"),
         *("README.md", "build_page.py", "pyproject.toml"),
     }

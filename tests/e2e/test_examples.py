@@ -39,7 +39,7 @@ def start(agent: Agent, file: str, **replacements: str) -> subprocess.Popen[str]
     """Start the command of the page that has a word, with other values of its own."""
     (line,) = (line for line in LINES if file in shlex.split(line))
     for old, new in replacements.items():
-        line = re.sub(rf"\b{old}\b([= ])\S+", rf"{old}\g<1>{new}", line)
+        line = re.sub(rf"(?<!\S){old}([= ])\S+", rf"{old}\g<1>{new}", line)
     words = shlex.split(line)
     environment = dict(
         word.split("=", 1) for word in words if re.match(r"[A-Z_]+=", word)
@@ -130,9 +130,9 @@ def test_a_batch_job_is_counted_when_it_has_ended(agent: Agent) -> None:
     assert agent.executions() == {"Read": 1, "Classify": 1, "Store": 1}
     classify = agent.node("Classify")
     assert classify["total_retries"] > 0
-    assert classify["metrics"]["document_length"]["count"] >= 200
-    sums = classify["metrics"].get("unclassified", {"sum": 0})
-    assert sums["sum"] == unclassified
+    custom = {metric["name"]: metric for metric in classify["custom"]}
+    assert custom["document_length"]["count"] >= 200
+    assert custom.get("unclassified", {"sum": 0})["sum"] == unclassified
 
 
 def test_an_agent_s_loops_and_cost_are_shown(agent: Agent) -> None:

@@ -345,11 +345,11 @@ def test_a_request_reloads_the_configuration_or_returns_all_errors(
     config.write_text("")
     agent = stopped_agent.start("--config", str(config))
 
-    config.write_text("[limits]\nseries = 0\n[http]\nlisten = 5\n")
+    config.write_text("[limits]\nserie = 1\n[http]\nlisten = 5\n")
     with pytest.raises(AgentRefused) as refused:
         send("POST", "/-/reload", url=agent.url)
     assert refused.value.status == 400
-    assert "limits.series" in str(refused.value)
+    assert "did you mean series?" in str(refused.value)
     assert "http.listen" in str(refused.value)
 
     config.write_text("[limits]\nseries = 1\n")

@@ -7,6 +7,7 @@ import platform
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from importlib import metadata
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
@@ -63,7 +64,7 @@ def collect(context: CheckContext) -> Iterator[BundleFile]:
     yield _read("doctor.json", lambda: _to_json(_diagnose(context)))
     yield _read("configuration.json", lambda: _configuration(context))
     for name, path in REQUESTS.items():
-        yield _read(f"{name}.json", lambda path=path: _answer(context, path))
+        yield _read(f"{name}.json", partial(_answer, context, path))
     yield _read(
         "metrics.txt", lambda: remove_secrets(fetch_text("/metrics", context.url))
     )
@@ -150,19 +151,18 @@ def _without_secrets(value: Any, key: str = "") -> Any:
         }
     if isinstance(value, list | tuple):
         return [_without_secrets(each, key) for each in value]
-    if not isinstance(value, str):
-        return (
-            value
-            if value is None or isinstance(value, bool | int | float)
-            else str(value)
-        )
-    if PLACE_KEY.search(key):
+    if value is None or isinstance(value, bool | int | float):
         return value
-    if SECRET_KEY.search(key):
+    return _text_without_secrets(str(value), key)
+
+
+def _text_without_secrets(text: str, key: str) -> str:
+    # Also the value of a key such as url_file, which should be a path, but may not be.
+    if "url" in key and "://" in text:
+        return _without_path(text)
+    if SECRET_KEY.search(key) and not PLACE_KEY.search(key):
         return REDACTED
-    if "url" in key and "://" in value:
-        return _without_path(value)
-    return remove_secrets(value)
+    return remove_secrets(text)
 
 
 def _without_path(url: str) -> str:

@@ -60,6 +60,9 @@ class Secret(NamedTuple):
             raise ConfigError(self.key, message) from None
 
     def _file(self) -> str:
+        if "://" in self.location:
+            # Without the value: it may be the secret, under the wrong key.
+            raise ConfigError(self.key, "expected the path of a file, got a URL")
         path = Path(self.location)
         if self.source == "_credential":
             folder = os.environ.get("CREDENTIALS_DIRECTORY")
