@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import faulthandler
-import functools
 import importlib
 import signal
 import sys
@@ -22,14 +21,6 @@ if TYPE_CHECKING:
     from kaywatch_agent.config import Config
 
 __all__ = ["check", "run", "serve"]
-
-
-class OptionError(click.UsageError, ConfigError):
-    """An option that overrides the file is invalid, possibly after a reload only."""
-
-    def __init__(self, message: str) -> None:
-        click.UsageError.__init__(self, message)
-        self.key, self.others = "", ()
 
 
 @click.command(
@@ -82,10 +73,15 @@ def serve(
     # These import the whole agent.
     from kaywatch_agent.runtime import logs
 
-    load = functools.partial(_load_config, config, socket, listen, store)
-    first = load()
+    def reload() -> Config:
+        try:
+            return _load_config(config, socket, listen, store)
+        except click.UsageError as error:
+            raise ConfigError("", str(error)) from None
+
+    first = _load_config(config, socket, listen, store)
     logs.set_up(first.log)
-    _run(first, load)
+    _run(first, reload)
 
 
 def _import_structlog() -> None:
@@ -121,7 +117,7 @@ def _load_config(
                 # A new section is validated like one of the file.
                 changed = dataclasses.replace(getattr(config, section), **{key: value})
             except ValueError as error:
-                raise OptionError(str(error)) from None
+                raise click.UsageError(str(error)) from None
             config = dataclasses.replace(config, **{section: changed})
     return config
 
