@@ -155,6 +155,7 @@ class Synthetic:
             (),
             {},
         )
+        self._view = self._view._replace(durable_totals=self._view.totals)
         self.clients = [
             Client(f"{n:032x}", f"service-{n % 5}", pid=n, events=n, recorded=n)
             for n in range(1, CLIENTS + 1)

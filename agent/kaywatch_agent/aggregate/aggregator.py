@@ -5,9 +5,8 @@ What a commit could not make durable stays in the changes, and is part of the ne
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from msgspec.json import encode as encode_json
@@ -30,6 +29,7 @@ from kaywatch_agent.aggregate.pending import (
     repeat_event,
 )
 from kaywatch_agent.aggregate.registry import Registry, is_overflow
+from kaywatch_agent.aggregate.uncommitted import Uncommitted, merge_each
 from kaywatch_agent.aggregate.view import (
     BUCKET_SECONDS,
     HISTORY_BUCKETS,
@@ -43,10 +43,6 @@ from kaywatch_agent.protocol.messages import Details
 from kaywatch_agent.runtime.metrics import Counter, Gauge, Metrics
 
 __all__ = ["AcceptedCounts", "Aggregator"]
-
-# When the store cannot be written to for longer than this, uncommitted buckets are
-# merged by the hour, which bounds the memory they take.
-MAX_UNCOMMITTED: Final = HISTORY_BUCKETS + 60
 
 
 class AcceptedCounts(NamedTuple):
@@ -114,8 +110,7 @@ class Aggregator:
         # Replaced, never mutated: readers hold views in other threads.
         self._view = View(now, now, EMPTY, History({}), registry, (), {})
         self._history = History({})
-        self._uncommitted: dict[int, Bucket] = {}
-        self._uncommitted_late = EMPTY
+        self._uncommitted = Uncommitted()
 
     def accept(
         self, joined: JoinedBatches, owners: Sequence[str], now: float
@@ -184,21 +179,27 @@ class Aggregator:
         buckets, late = self._pending.take(now)
         self._count_overflow()
         self._history = self._history.advance(
-            _merge(self._history, buckets), int(now // BUCKET_SECONDS), HISTORY_BUCKETS
+            merge_each(self._history, buckets),
+            int(now // BUCKET_SECONDS),
+            HISTORY_BUCKETS,
         )
+        # Their counters were zero until now, as far as readers know.
+        self.registry.add_births(self._view.now)
         totals = merge([self._view.totals, *buckets.values(), late])
         self._view = self._view._replace(now=now, totals=totals)
-        self._defer(buckets, late)
+        self._uncommitted.add(buckets, late)
 
     def changes(self, full: bool) -> AggregateChanges:
         """Return the aggregates that changed since the last call, or all of them."""
-        names = self.registry.names
+        names, new = self.registry.names, self._uncommitted
+        totals = new.fix_sums(self._view.totals)
+        self._view = self._view._replace(totals=totals)
         changes = AggregateChanges(
             now=self._view.now,
             since=self._view.since,
-            buckets=self._history if full else self._uncommitted,
-            late=EMPTY if full else self._uncommitted_late,
-            totals=self._view.totals,
+            buckets=self._history if full else new.buckets,
+            late=EMPTY if full else new.late,
+            totals=totals,
             keys=self.registry.keys,
             rows=len(self.registry.keys),
             names=names,
@@ -206,15 +207,18 @@ class Aggregator:
             failures=self._failures.changes(full),
             topologies=self._topologies.changes(full),
         )
-        self._uncommitted, self._uncommitted_late = {}, EMPTY
+        new.clear(None if full else totals)
         return changes
 
     def committed(self, change: AggregateChanges) -> None:
-        """Do nothing: readers see aggregates whether or not they are durable."""
+        """Show readers which totals are durable; they see the others as well."""
+        self._view = self._view._replace(durable_totals=change.totals)
+        self._uncommitted.committed(change.totals)
 
     def refused(self, change: AggregateChanges) -> None:
         """Add the changes of a failed commit to the next one."""
-        self._defer(change.buckets, change.late)
+        durable = self._view.durable_totals
+        self._uncommitted.refused(change.buckets, change.late, durable)
         self._failures.refused(change.failures)
         self._topologies.refused(change.topologies)
 
@@ -225,11 +229,16 @@ class Aggregator:
     def restore(self, state: StoredState) -> None:
         """Continue from the committed state of the previous run."""
         self.registry.restore(state.keys, state.names)
+        # An earlier version stored no births.
+        self.registry.add_births(state.since)
         stored: dict[int, Bucket | CompressedBucket | None] = dict.fromkeys(
             state.stored
         )
         self._history = History({**stored, **state.buckets}, self._view.archive.bucket)
-        self._view = self._view._replace(since=state.since, totals=state.totals)
+        self._view = self._view._replace(
+            since=state.since, totals=state.totals, durable_totals=state.totals
+        )
+        self._uncommitted.clear(state.totals)
         self._failures.latest.extend(state.failures)
         self._topologies.restore(state.topologies)
         for topology in state.topologies:
@@ -295,13 +304,6 @@ class Aggregator:
                 visits[row] = max(visits.get(row, 0), loop.visits)
         return visits
 
-    def _defer(self, buckets: Mapping[int, Bucket], late: Bucket) -> None:
-        """Add new buckets to the next changes."""
-        self._uncommitted = {**self._uncommitted, **_merge(self._uncommitted, buckets)}
-        self._uncommitted_late = merge([self._uncommitted_late, late])
-        if len(self._uncommitted) > MAX_UNCOMMITTED:
-            self._uncommitted = _merge_by_hour(self._uncommitted)
-
 
 def _visits(runs: Columns) -> dict[int, int]:
     """Return how many nodes the longest run of each graph visited, by row."""
@@ -317,20 +319,3 @@ def _count_by_batch(
     """Return how many of the chosen rows belong to each batch."""
     batch = np.repeat(np.arange(len(sizes)), sizes)
     return np.bincount(batch[chosen], minlength=len(sizes))
-
-
-def _merge(
-    buckets: Mapping[int, Bucket], more: Mapping[int, Bucket]
-) -> dict[int, Bucket]:
-    """Return the buckets of `more`, each merged with the one in `buckets`."""
-    return {n: merge([buckets.get(n, EMPTY), bucket]) for n, bucket in more.items()}
-
-
-def _merge_by_hour(buckets: Mapping[int, Bucket]) -> dict[int, Bucket]:
-    """Return the buckets, those before the last hour merged by the hour."""
-    newest = max(buckets)
-    parts: dict[int, list[Bucket]] = defaultdict(list)
-    for n, bucket in buckets.items():
-        old = n < newest - HISTORY_BUCKETS
-        parts[n - n % HISTORY_BUCKETS if old else n].append(bucket)
-    return {n: merge(part) for n, part in parts.items()}

@@ -36,6 +36,7 @@ __all__ = [
     "reduce",
     "select",
     "spans",
+    "sum_in_order",
 ]
 
 Ints = NDArray[np.int64]
@@ -198,6 +199,18 @@ def find_rows(bucket: Bucket, rows: Ints) -> tuple[Ints, Ints]:
     low = np.searchsorted(bucket.fact_keys, rows << ROW_SHIFT)
     high = np.searchsorted(bucket.fact_keys, (rows + 1) << ROW_SHIFT)
     return at, spans(low, high - low)
+
+
+def sum_in_order(rows: Ints, parts: Iterable[Bucket]) -> Floats:
+    """Return the sums of the values of some rows, added part after part.
+
+    `merge` adds floats in any order, which may change the last bits of a sum.
+    """
+    total = np.zeros(len(rows))
+    for part in parts:
+        with np.errstate(over="ignore", invalid="ignore"):
+            total[np.searchsorted(rows, part.rows)] += part.total
+    return total
 
 
 def spans(starts: Ints, sizes: Ints) -> Ints:

@@ -23,6 +23,9 @@ T = TypeVar("T", bound=Hashable)
 # bytes is this many for each series that the quota of series allows.
 SERIES_BYTES: Final = 1_000
 
+# The key of births among the names.
+BIRTHS: Final = "births"
+
 # Series that count what became of events; a service has a few of them, by reason.
 LOSS_KINDS: Final = (Kind.LOSS, Kind.LATE, Kind.UNKNOWN)
 
@@ -195,6 +198,8 @@ class Registry:
         limits: on the numbers.
         quota: who introduced how many series.
         keys: the series by row; append-only.
+        births: by row, a time at which the series was still zero, Unix seconds; the
+            newest series may be missing.
         overflow_rows: the rows that stand for other series.
         overflow_count: lookups of series beyond the limits, until somebody resets it.
         actions, errors, ends: the other names.
@@ -205,6 +210,7 @@ class Registry:
         self.limits = limits
         self.quota = SeriesQuota()
         self.keys: list[SeriesKey] = []
+        self.births: list[float] = []
         self.overflow_rows: list[int] = []
         self.overflow_count = 0
         self._name_quotas: list[NameQuota] = []
@@ -248,6 +254,11 @@ class Registry:
         for quota in self._name_quotas:
             quota.forget(client)
 
+    def add_births(self, time: float) -> None:
+        """Record that the series without a birth were zero at a time."""
+        missing = len(self.keys) - len(self.births)
+        self.births.extend([time] * missing)
+
     def limit(self, limits: Limits) -> None:
         """Use other limits; numbered names keep their numbers."""
         self.limits = limits
@@ -256,14 +267,16 @@ class Registry:
 
     @property
     def names(self) -> dict[str, list[Any]]:
-        """The numbered values other than series."""
-        return {kind: interner.values for kind, interner in self.interners.items()}
+        """The numbered values other than series, and the births of series."""
+        values = {kind: interner.values for kind, interner in self.interners.items()}
+        return {**values, BIRTHS: self.births}
 
     def restore(
         self, keys: Iterable[SeriesKey], names: Mapping[str, Iterable[Any]]
     ) -> None:
         """Use the numbers that everything had before a restart."""
         self.keys[:] = keys
+        self.births[:] = names.get(BIRTHS, ())
         self._rows = {key: row for row, key in enumerate(self.keys)}
         self.overflow_rows[:] = [
             row for row, key in enumerate(self.keys) if is_overflow(key)

@@ -87,6 +87,7 @@ class View(NamedTuple):
         longest: for graphs, the nodes that the longest run visited; for nodes, the
             visits of the run that returned most often; by bucket and row. Covers the
             last hour, or the time since the agent started.
+        durable_totals: those of the last commit, which no crash sets back.
     """
 
     now: float
@@ -98,6 +99,7 @@ class View(NamedTuple):
     topologies: Mapping[tuple[str, str], TopologyRecord]
     archive: BucketArchive = NoArchive()
     longest: Mapping[int, Mapping[int, int]] = {}
+    durable_totals: Bucket = EMPTY
 
     def between(
         self, start: float, end: float, resolution: float = math.inf

@@ -3,7 +3,7 @@
 Strategy: a commit writes only what changed, as a few blobs in the `journal`, whatever
 the number of series. Every ten seconds the same transaction also moves the journal of
 closed buckets into `buckets`, and rewrites the totals. Both use `merge`, so what is
-read back equals what was in memory, except for the last bits of sums of floats.
+read back equals what was in memory, except for the last bits of the sums of buckets.
 
 All methods must be called by one thread at a time.
 """
@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from msgspec.json import encode as encode_json
 
-from kaywatch_agent.aggregate.bucket import EMPTY, Bucket, merge
+from kaywatch_agent.aggregate.bucket import EMPTY, Bucket, merge, sum_in_order
 from kaywatch_agent.aggregate.change import (
     AggregateChanges,
     StoredState,
@@ -276,7 +276,7 @@ class Store:
         db = self.database.connection
         keys, names = read_names(db)
         totals_tick, totals = _totals(db)
-        newer = read_journal(db, "tick > ?", totals_tick).values()
+        newer = _newer_entries(db, totals_tick)
         buckets = {
             n: merge([tiers.bucket(db, BUCKET_SECONDS, n * BUCKET_SECONDS), *parts])
             for n, parts in read_journal(db, "step >= ?", 0).items()
@@ -291,7 +291,7 @@ class Store:
             since=meta.get("since", 0.0),
             keys=keys,
             names=names,
-            totals=merge([totals, *(part for parts in newer for part in parts)]),
+            totals=_add(totals, newer),
             buckets=buckets,
             stored=[n for n in tiers.list_buckets(db) if n not in buckets],
             failures=read_failures(db),
@@ -344,6 +344,20 @@ def read_journal(
 def _totals(db: sqlite3.Connection) -> tuple[int, Bucket]:
     row = db.execute("SELECT tick, data FROM totals").fetchone()
     return (0, EMPTY) if row is None else (row[0], decode(row[1]))
+
+
+def _newer_entries(db: sqlite3.Connection, tick: int) -> list[Bucket]:
+    """Return the journal's entries after a tick, in the order of the aggregator."""
+    rows = db.execute(
+        "SELECT data FROM journal WHERE tick > ? ORDER BY tick, step", (tick,)
+    )
+    return [decode(data) for (data,) in rows]
+
+
+def _add(totals: Bucket, newer: list[Bucket]) -> Bucket:
+    """Return totals as the aggregator had them, to the last bit."""
+    merged = merge([totals, *newer])
+    return merged._replace(total=sum_in_order(merged.rows, [totals, *newer]))
 
 
 def _topologies(db: sqlite3.Connection) -> list[TopologyRecord]:

@@ -74,6 +74,7 @@ class WebApplication:
         self._version = version
         self.metrics = HttpMetrics()
         self.access = AccessControl(HttpConfig())
+        self.classic_histograms = False
         self.streams = Streams(HttpConfig().streams)
         self.metrics.streams.set_function(lambda: len(self.streams))
         self.workers = WorkerThreads()
@@ -139,6 +140,7 @@ class WebApplication:
         details: dict[str, Any] = {
             "accept": ",".join(request.headers.getall("Accept", ())),
             "gzip": _accepts_gzip(request),
+            "classic_histograms": self.classic_histograms,
         }
         if endpoint.needs_clients:
             details["clients"] = await self._describe_clients()

@@ -43,6 +43,9 @@ class HttpConfig:
         connections: the maximum number of connections; beyond it, the one that has been
             idle longest is closed.
         streams: the maximum number of event streams.
+        classic_histograms: whether a scrape with native histograms, which is one in
+            Prometheus's protobuf format, has classic buckets as well. Scrapes in text
+            always have classic buckets.
     """
 
     listen: str = "127.0.0.1:9477"
@@ -60,6 +63,7 @@ class HttpConfig:
     insecure_public_listener: bool = False
     connections: int = 256
     streams: int = 100
+    classic_histograms: bool = False
 
     def __post_init__(self) -> None:
         self._check_listen()

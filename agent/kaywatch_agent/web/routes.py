@@ -34,6 +34,7 @@ from kaywatch_agent.web.api.parameters import AnyQuery, NoQuery
 from kaywatch_agent.web.endpoint import Endpoint, change, get
 from kaywatch_agent.web.pages import dashboard, silence_page
 from kaywatch_agent.web.prometheus import exposition, families
+from kaywatch_agent.web.prometheus.text_format import TextExposition
 from kaywatch_agent.web.responses import JSON, EncodedResponse
 from kaywatch_agent.web.snapshot import AgentSnapshot
 
@@ -42,7 +43,16 @@ __all__ = ["ENDPOINTS", "LIVE_STREAM"]
 
 def _metrics(snapshot: AgentSnapshot, _: AnyQuery) -> EncodedResponse:
     format = exposition.negotiate(snapshot.accept)
-    writer = exposition.Exposition(format, gzip=snapshot.gzip)
+    writer: exposition.Exposition
+    if format is exposition.PROTOBUF:
+        # It takes 5 MB and 30 ms to import, which most agents never need.
+        from kaywatch_agent.web.prometheus.protobuf_format import ProtobufExposition
+
+        classic = snapshot.classic_histograms
+        writer = ProtobufExposition(classic=classic, gzip=snapshot.gzip)
+    else:
+        is_openmetrics = format is exposition.OPENMETRICS
+        writer = TextExposition(openmetrics=is_openmetrics, gzip=snapshot.gzip)
     families.write(snapshot, writer)
     encoding = "gzip" if snapshot.gzip else ""
     return EncodedResponse(format.content_type, writer.chunks(), encoding=encoding)
@@ -92,9 +102,12 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     ),
     get(
         "/metrics",
-        "Everything since first seen, for Prometheus: text or OpenMetrics.",
+        "Everything since first seen, for Prometheus: text, OpenMetrics or protobuf.",
         _metrics,
-        media_types=(exposition.TEXT.media_type, exposition.OPENMETRICS.media_type),
+        media_types=tuple(
+            format.media_type
+            for format in (exposition.TEXT, exposition.OPENMETRICS, exposition.PROTOBUF)
+        ),
     ),
     get(
         "/api/v1/export",

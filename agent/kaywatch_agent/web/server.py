@@ -103,6 +103,7 @@ class WebServer:
         """
         self.application.access = AccessControl(config)
         self.application.streams.limit = config.streams
+        self.application.classic_histograms = config.classic_histograms
         if self._tls is not None:
             self._tls.refresh(time.monotonic(), force=True)
 

@@ -89,6 +89,7 @@ class AgentSnapshot:
         receivers: all receivers, for endpoints that need messages.
         accept: the request's Accept header.
         gzip: whether the client accepts gzip.
+        classic_histograms: whether native histograms have classic buckets as well.
     """
 
     now: float
@@ -112,6 +113,7 @@ class AgentSnapshot:
     receivers: tuple[ReceiverRecord, ...] = ()
     accept: str = ""
     gzip: bool = False
+    classic_histograms: bool = False
 
     @cached_property
     def keys(self) -> list[SeriesKey]:
@@ -147,6 +149,16 @@ class AgentSnapshot:
         """Return series of some kinds in groups; see `SeriesGroups`."""
         rows = chain.from_iterable(self.rows[kind] for kind in kinds)
         return SeriesGroups(self.keys, rows, name, names)
+
+    def first_seen(self, groups: SeriesGroups[Any]) -> NDArray[np.float64]:
+        """Return a time at which each group was still empty, Unix seconds."""
+        births = np.full(len(self.keys), self.now)
+        known = self.view.registry.births[: len(births)]
+        births[: len(known)] = known
+        rows = np.flatnonzero(groups.numbers >= 0)
+        first = np.full(len(groups), self.now)
+        np.minimum.at(first, groups.numbers[rows], births[rows])
+        return first
 
     def memory_mb(self, services: Iterable[str]) -> float | None:
         """Return the largest peak RSS among services in MiB; None if unknown."""

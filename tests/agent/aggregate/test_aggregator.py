@@ -24,12 +24,13 @@ from tests.agent.protocol.samples import (
 )
 
 from kaywatch import wire
-from kaywatch_agent.aggregate.aggregator import MAX_UNCOMMITTED, Aggregator
+from kaywatch_agent.aggregate.aggregator import Aggregator
 from kaywatch_agent.aggregate.bucket import Bucket, Dimension, PhaseSum, merge
 from kaywatch_agent.aggregate.change import AggregateChanges
 from kaywatch_agent.aggregate.details import MAX_FAILURES, MAX_VISITED
 from kaywatch_agent.aggregate.pending import FUTURE_SECONDS, MAX_PENDING, OutOfRange
 from kaywatch_agent.aggregate.registry import Limits, Registry
+from kaywatch_agent.aggregate.uncommitted import MAX_UNCOMMITTED
 from kaywatch_agent.aggregate.view import BUCKET_SECONDS, HISTORY_BUCKETS, View
 from kaywatch_agent.model.series import OTHER, Kind, SeriesKey
 from kaywatch_agent.protocol.batches import BatchReader

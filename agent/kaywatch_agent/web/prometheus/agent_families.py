@@ -1,16 +1,16 @@
-"""The families of what the agent concludes: completeness by service, firing alerts."""
+"""The agent's own families: completeness by service, firing alerts, its metrics."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Final, NamedTuple, cast
 
-from kaywatch_agent.aggregate.completeness import Completeness, EventCounts
+from kaywatch_agent.aggregate.completeness import EventCounts
 from kaywatch_agent.model.alerts import SEVERITIES, Severity
-from kaywatch_agent.web.prometheus.exposition import Exposition, samples
+from kaywatch_agent.web.prometheus.exposition import Exposition, SampleFamily
 from kaywatch_agent.web.snapshot import AgentSnapshot
 
-__all__ = ["write_alerts", "write_completeness"]
+__all__ = ["write_alerts", "write_completeness", "write_own_metrics"]
 
 
 class _ServiceFamily(NamedTuple):
@@ -66,24 +66,30 @@ MAX_ALERTS: Final = 1_000
 ALERT_LABELS: Final = ("alertname", "severity", "service", "graph", "node")
 
 
-def write_completeness(completeness: Completeness, exposition: Exposition) -> None:
+def write_completeness(snapshot: AgentSnapshot, exposition: Exposition) -> None:
     """Write what became of all events, by service."""
+    view = snapshot.view
+    completeness = snapshot.unaccounted()
+    completeness.add(view.durable_totals)
     services = {name: completeness.of([name]) for name in completeness.services}
-    for family in _SERVICE_FAMILIES:
-        numbers = ((name, family.value(counts)) for name, counts in services.items())
+    for name, type, help, value in _SERVICE_FAMILIES:
+        numbers = ((service, value(counts)) for service, counts in services.items())
         values: dict[tuple[str, ...], float] = {
-            (name,): float(number) for name, number in numbers if number is not None
+            (service,): float(number)
+            for service, number in numbers
+            if number is not None
         }
-        lines = samples(family.name, values, ("service",))
-        exposition.family(family.name, family.type, family.help, lines)
+        exposition.samples(
+            SampleFamily(name, type, help, ("service",), values, view.since)
+        )
     dropped: dict[tuple[str, ...], float] = {
-        (name, reason): float(count)
-        for name, counts in services.items()
+        (service, reason): float(count)
+        for service, counts in services.items()
         for reason, count in counts.dropped.items()
     }
-    name, labels = "kaywatch_series_dropped_total", ("service", "reason")
-    lines = samples(name, dropped, labels)
-    exposition.family(name, "counter", "Events that were lost.", lines)
+    name, help = "kaywatch_series_dropped_total", "Events that were lost."
+    labels = ("service", "reason")
+    exposition.samples(SampleFamily(name, "counter", help, labels, dropped, view.since))
 
 
 def write_alerts(snapshot: AgentSnapshot, exposition: Exposition) -> None:
@@ -105,4 +111,22 @@ def write_alerts(snapshot: AgentSnapshot, exposition: Exposition) -> None:
         values[key] = values.get(key, 0.0) + 1.0
     family = "kaywatch_alerts_firing"
     help = "Firing alerts, by rule, severity and the labels of their series."
-    exposition.family(family, "gauge", help, samples(family, values, ALERT_LABELS))
+    exposition.samples(
+        SampleFamily(family, "gauge", help, ALERT_LABELS, values, snapshot.started)
+    )
+
+
+def write_own_metrics(snapshot: AgentSnapshot, exposition: Exposition) -> None:
+    """Write the agent's own metrics."""
+    for metric, values in snapshot.own_metrics:
+        created = snapshot.view.since if metric.durable else snapshot.started
+        exposition.samples(
+            SampleFamily(
+                metric.name,
+                metric.type,
+                metric.help,
+                metric.label_names,
+                values,
+                created,
+            )
+        )

@@ -1,67 +1,86 @@
-"""Prometheus's text format 0.0.4 and OpenMetrics 1.0.0.
-
-The two differ here in three points only. In OpenMetrics a counter's family is named
-without `_total`, a family whose name ends with a unit declares it, and the end is
-marked.
-
-Sources: prometheus.io/docs/instrumenting/exposition_formats, and the OpenMetrics 1.0
-specification, "Text format" and "MetricFamily name".
-"""
+"""The formats of a scrape: their negotiation, and what writes each of them."""
 
 from __future__ import annotations
 
-import math
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import Final
+from typing import Final, NamedTuple, Protocol
 
+from kaywatch_agent.aggregate.bucket import Dimension
+from kaywatch_agent.aggregate.group_stats import GroupStats
+from kaywatch_agent.model.series import Labels
 from kaywatch_agent.web.responses import GZIP
 
 __all__ = [
+    "CLASSIC_EXPONENTS",
     "OPENMETRICS",
+    "PROTOBUF",
     "TEXT",
+    "Chunks",
+    "Exemplar",
     "Exposition",
     "Format",
-    "escape",
-    "format_labels",
-    "format_number",
+    "GroupWriter",
+    "SampleFamily",
+    "SeriesTable",
+    "Value",
     "label_names",
     "negotiate",
-    "samples",
 ]
+
+# A number of a sample. None, NaN and infinite numbers leave the sample out.
+Value = float | int | None
+
+# 1 ms to 512 s. Powers of two are bounds of our own buckets: counts are exact.
+CLASSIC_EXPONENTS: Final = tuple(range(-10, 10))
 
 
 @dataclass(frozen=True)
 class Format:
-    """One of the formats, and its name in an Accept header."""
+    """One of the formats, and its name in an Accept header.
+
+    Attributes:
+        media_type: its name.
+        parameters: those of its name, of which a request may leave out any.
+        charset: the encoding of its text; empty for a binary format.
+    """
 
     media_type: str
-    version: str
-    openmetrics: bool
+    parameters: tuple[tuple[str, str], ...]
+    charset: str = ""
 
     @property
     def content_type(self) -> str:
         """The Content-Type header."""
-        return f"{self.media_type}; version={self.version}; charset=utf-8"
+        parameters = [*self.parameters, *([("charset", self.charset)] * self.is_text)]
+        return "; ".join(
+            [self.media_type, *(f"{name}={value}" for name, value in parameters)]
+        )
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the format is text."""
+        return bool(self.charset)
+
+    def matches(self, media_type: str, values: Mapping[str, str]) -> bool:
+        """Return whether a lower-case item of an Accept header names this format."""
+        return media_type == self.media_type and all(
+            values.get(name, value.lower()) == value.lower()
+            for name, value in self.parameters
+        )
 
 
-TEXT: Final = Format("text/plain", "0.0.4", openmetrics=False)
-OPENMETRICS: Final = Format("application/openmetrics-text", "1.0.0", openmetrics=True)
+TEXT: Final = Format("text/plain", (("version", "0.0.4"),), "utf-8")
+OPENMETRICS: Final = Format(
+    "application/openmetrics-text", (("version", "1.0.0"),), "utf-8"
+)
+PROTOBUF: Final = Format(
+    "application/vnd.google.protobuf",
+    (("proto", "io.prometheus.client.MetricFamily"), ("encoding", "delimited")),
+)
 
-UNITS: Final = ("seconds", "bytes")
-
-# Joining and encoding 500 histograms of 23 lines each holds the interpreter for 2 ms.
-SAMPLES_PER_CHUNK: Final = 500
-
-# Integral floats are written as integers up to here. From 1e21 on, repr has fewer
-# digits than the integer, whose further digits are noise.
-MAX_INTEGRAL: Final = 1e21
-
-_UNSAFE: Final = re.compile(r'[\\"\n]')
-_ESCAPES: Final = {"\\": r"\\", '"': r"\"", "\n": r"\n"}
 _NOT_IN_NAME: Final = re.compile(r"[^a-zA-Z0-9_]")
 
 # `le` and `quantile` belong to histograms and summaries.
@@ -74,32 +93,12 @@ def negotiate(accept: str) -> Format:
     for item in accept.split(","):
         media, *parameters = (part.strip().lower() for part in item.split(";"))
         values = dict(_pair(parameter) for parameter in parameters)
-        for offered in (TEXT, OPENMETRICS):
-            version = values.get("version", offered.version)
-            if media == offered.media_type and version == offered.version:
+        for offered in (TEXT, OPENMETRICS, PROTOBUF):
+            if offered.matches(media, values):
                 quality = _quality(values.get("q", "1"))
                 if quality > best_quality:
                     best, best_quality = offered, quality
     return best
-
-
-def escape(text: str) -> str:
-    """Return a label's value as it is written between quotes."""
-    if _UNSAFE.search(text) is None:
-        return text
-    return _UNSAFE.sub(lambda match: _ESCAPES[match[0]], text)
-
-
-def format_number(value: float) -> str:
-    """Return a finite number; an integral one without fraction and exponent."""
-    if value.is_integer() and abs(value) < MAX_INTEGRAL:
-        return str(int(value))
-    return repr(value)
-
-
-def format_labels(labels: Iterable[tuple[str, str]]) -> str:
-    """Return labels as they are written between braces."""
-    return ",".join(f'{name}="{escape(value)}"' for name, value in labels)
 
 
 def label_names(
@@ -127,70 +126,121 @@ def label_names(
     return renamed
 
 
-class Exposition:
-    """Collects families as chunks of bytes.
+class Exemplar(NamedTuple):
+    """One event that a value counts.
 
-    Strategy: lines come from iterators and are compressed at once, so that a scrape of
-    10,000 series needs a few MB of memory, and not its uncompressed 37 MB.
+    Attributes:
+        labels: identify the event.
+        value: of the event.
+        time: when it happened, Unix seconds.
     """
 
-    def __init__(self, format: Format, *, gzip: bool = False) -> None:
-        self._format = format
-        self._gzip = zlib.compressobj(level=1, wbits=GZIP) if gzip else None
-        self._chunks: list[bytes] = []
+    labels: Labels
+    value: float
+    time: float
 
-    def family(self, name: str, type: str, help: str, lines: Iterable[str]) -> None:
-        """Write one family.
 
-        Args:
-            name: its name; a counter's ends with `_total`.
-            type: counter, gauge, histogram or summary.
-            help: a sentence.
-            lines: its formatted samples, without a final newline each; an item may
-                have several lines.
+class SeriesTable(NamedTuple):
+    """Groups of series, as they are exported.
+
+    Attributes:
+        labels: of each group.
+        stats: of each group.
+        created: the last time when all counters of a group were zero, Unix seconds.
+        exemplars: values of groups, by group.
+        error_exemplars: errors of groups, by group and number of the error.
+    """
+
+    labels: Sequence[Labels]
+    stats: GroupStats
+    created: Sequence[float]
+    exemplars: Mapping[int, Exemplar] = {}
+    error_exemplars: Mapping[tuple[int, int], Exemplar] = {}
+
+
+class SampleFamily(NamedTuple):
+    """A family whose samples are known by the values of its labels.
+
+    Attributes:
+        name, type, help: of the family; a counter's name ends with `_total`.
+        labels: the names of the labels.
+        values: by the values of the labels.
+        created: for counters, when all of them were zero, Unix seconds.
+    """
+
+    name: str
+    type: str
+    help: str
+    labels: tuple[str, ...]
+    values: Mapping[tuple[str, ...], float]
+    created: float
+
+
+class GroupWriter(Protocol):
+    """Writes families of some groups of series; values are in the order of groups."""
+
+    def counter(self, name: str, help: str, values: Iterable[Value]) -> None:
+        """Write a counter with one value per group."""
+
+    def gauge(self, name: str, help: str, values: Iterable[Value]) -> None:
+        """Write a gauge with one value per group."""
+
+    def split(
+        self, name: str, help: str, label: str, columns: Mapping[str, Iterable[Value]]
+    ) -> None:
+        """Write a counter with a column for each value of `label`.
+
+        A group without a value in any one column is left out.
         """
-        family = name
-        if self._format.openmetrics and type == "counter":
-            family = name.removesuffix("_total")
-        head = [f"# HELP {family} {help}", f"# TYPE {family} {type}"]
-        unit = family.rpartition("_")[2]
-        if self._format.openmetrics and unit in UNITS:
-            head.append(f"# UNIT {family} {unit}")
-        self._write(head)
-        remaining = iter(lines)
-        while part := list(islice(remaining, SAMPLES_PER_CHUNK)):
-            self._write(part)
+
+    def counted(
+        self, name: str, help: str, dimension: Dimension, label: Callable[[int], Labels]
+    ) -> None:
+        """Write a counter of a dimension; `label` returns the labels of a number."""
+
+    def histogram(self, name: str, help: str) -> None:
+        """Write the distribution of the values."""
+
+    def summary(self, name: str, help: str) -> None:
+        """Write the count and the sum of the values, of which some may be negative."""
+
+
+class Exposition(Protocol):
+    """Writes families in one format."""
+
+    def groups(self, table: SeriesTable) -> GroupWriter:
+        """Return what writes the families of some groups."""
+
+    def samples(self, family: SampleFamily) -> None:
+        """Write a family."""
 
     def chunks(self) -> list[bytes]:
         """End the exposition, and return it."""
-        if self._format.openmetrics:
-            self._write(["# EOF"])
-        if self._gzip is not None:
-            self._chunks.append(self._gzip.flush())
-        return self._chunks
 
-    def _write(self, lines: list[str]) -> None:
-        data = ("\n".join(lines) + "\n").encode()
+
+class Chunks:
+    """Collects the parts of an exposition.
+
+    Strategy: parts are compressed at once, so that a scrape of 10,000 series needs a
+    few MB of memory, and not its uncompressed 37 MB.
+    """
+
+    def __init__(self, *, gzip: bool) -> None:
+        self._gzip = zlib.compressobj(level=1, wbits=GZIP) if gzip else None
+        self._chunks: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        """Add a part."""
         if self._gzip is not None:
             data = self._gzip.compress(data)
         if data:
             self._chunks.append(data)
 
-
-def samples(
-    name: str, values: Mapping[tuple[str, ...], float], labels: tuple[str, ...]
-) -> Iterator[str]:
-    """Yield the lines of a family.
-
-    Args:
-        name: its name.
-        values: by the values of the labels; NaN and infinite ones are left out.
-        labels: the names of the labels.
-    """
-    for key, value in sorted(values.items()):
-        if math.isfinite(value):
-            text = format_labels(zip(labels, key, strict=True))
-            yield f"{name}{f'{{{text}}}' if text else ''} {format_number(value)}"
+    def end(self) -> list[bytes]:
+        """Return all parts."""
+        if self._gzip is not None:
+            self._chunks.append(self._gzip.flush())
+        return self._chunks
 
 
 def _pair(parameter: str) -> tuple[str, str]:

@@ -6,14 +6,19 @@ import pytest
 
 from kaywatch_agent.web.prometheus.exposition import (
     OPENMETRICS,
+    PROTOBUF,
     TEXT,
-    Exposition,
-    escape,
-    format_number,
     label_names,
     negotiate,
+)
+from kaywatch_agent.web.prometheus.text_format import (
+    TextExposition,
+    escape,
+    format_number,
     samples,
 )
+
+FAMILY = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily"
 
 
 @pytest.mark.parametrize(
@@ -31,12 +36,23 @@ from kaywatch_agent.web.prometheus.exposition import (
         ("text/plain;q=0.3, application/openmetrics-text;q=0.7", OPENMETRICS),
         ("application/openmetrics-text;q=0", TEXT),
         ("application/openmetrics-text;q=x", TEXT),
+        (f"{FAMILY};encoding=delimited", PROTOBUF),
+        (f'{FAMILY}; encoding="delimited"; escaping=allow-utf-8', PROTOBUF),
+        (f"{FAMILY};encoding=text", TEXT),
+        ("application/vnd.google.protobuf;proto=other;encoding=delimited", TEXT),
         # Prometheus 2.42, with native histograms and without.
         (
             (
-                "application/vnd.google.protobuf;"
-                "proto=io.prometheus.client.MetricFamily;encoding=delimited,"
+                f"{FAMILY};encoding=delimited,"
                 "application/openmetrics-text;version=1.0.0;q=0.8,"
+                "application/openmetrics-text;version=0.0.1;q=0.75,"
+                "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+            ),
+            PROTOBUF,
+        ),
+        (
+            (
+                "application/openmetrics-text;version=1.0.0,"
                 "application/openmetrics-text;version=0.0.1;q=0.75,"
                 "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
             ),
@@ -101,6 +117,6 @@ def test_an_invalid_number_is_left_out() -> None:
 
 
 def test_a_family_without_samples_is_named_all_the_same() -> None:
-    exposition = Exposition(TEXT)
+    exposition = TextExposition(openmetrics=False)
     exposition.family("x", "gauge", "Help.", [])
     assert b"".join(exposition.chunks()) == b"# HELP x Help.\n# TYPE x gauge\n"

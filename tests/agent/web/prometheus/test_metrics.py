@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
-import json
 import re
 import subprocess
-import urllib.parse
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 from tests.agent.web.conftest import STRANGE, fill
 from tests.agent.web.serving import Served, serving
-from tests.agents import DEADLINE, free_port, kill_at_end, until
+from tests.agents import until
+from tests.prometheus import running_prometheus
 from tests.servers import require
 
 TEXT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -286,57 +282,13 @@ def test_promtool_finds_no_fault_with_an_empty_agent(served: Served) -> None:
 # -- Prometheus ----------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def prometheus(scraped: Served, folder: Path) -> Iterator[str]:
-    """A Prometheus that scrapes an agent; its URL."""
-    program = require("prometheus")
-    port = free_port()
-    config = {
-        "global": {"scrape_interval": "1s"},
-        "scrape_configs": [
-            {
-                "job_name": "kaywatch",
-                "static_configs": [{"targets": [f"{scraped.host}:{scraped.port}"]}],
-            }
-        ],
-    }
-    # JSON is YAML.
-    (folder / "prometheus.yml").write_text(json.dumps(config))
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(
-            [
-                program,
-                f"--config.file={folder / 'prometheus.yml'}",
-                f"--storage.tsdb.path={folder / 'data'}",
-                f"--web.listen-address=127.0.0.1:{port}",
-            ],
-            stdout=log,
-            stderr=log,
-        )
-    with kill_at_end(server):
-        yield f"http://127.0.0.1:{port}"
-
-
-def ask(url: str, path: str, **parameters: str) -> Any:
-    target = f"{url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
-    try:
-        with urllib.request.urlopen(target, timeout=DEADLINE) as response:
-            return json.load(response)["data"]
-    except OSError:
-        return None  # not up yet
-
-
 def test_prometheus_scrapes_and_answers(shop: Served, tmp_path: Path) -> None:
-    with prometheus(shop, tmp_path) as url:
-
-        def query(expression: str) -> list[tuple[dict[str, str], float]]:
-            data = ask(url, "query", query=expression)
-            result = data["result"] if data else []
-            return [(item["metric"], float(item["value"][1])) for item in result]
-
+    target = f"{shop.host}:{shop.port}"
+    with running_prometheus(tmp_path, [target]) as server:
+        query = server.query
         until(lambda: query("kaygraph_node_executions_total"), "a scrape")
-        (target,) = ask(url, "targets")["activeTargets"]
-        assert (target["health"], target["lastError"]) == ("up", "")
+        (state,) = server.ask("targets")["activeTargets"]
+        assert (state["health"], state["lastError"]) == ("up", "")
 
         def one(expression: str) -> float:
             ((_, result),) = query(expression)
@@ -352,5 +304,5 @@ def test_prometheus_scrapes_and_answers(shop: Served, tmp_path: Path) -> None:
         nodes = {labels["node"] for labels, _ in query(f"{name}_count")}
         assert nodes >= set(STRANGE)
         # It asked for OpenMetrics and so knows the units.
-        (meta,) = ask(url, "targets/metadata", metric=name)
+        (meta,) = server.ask("targets/metadata", metric=name)
         assert (meta["type"], meta["unit"]) == ("histogram", "seconds")
