@@ -78,6 +78,7 @@ class Failure(NamedTuple):
     run_start: float = 0.0  # Unix seconds, 0.0 without a run
     visits: int = 0  # made by the run, with this one
     path: tuple[str, ...] = ()  # the nodes that the run visited, including this one
+    path_visits: tuple[int, ...] = ()  # of each of them; empty if once each
 
 
 class ExecutionInFlight(NamedTuple):

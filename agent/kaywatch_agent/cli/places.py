@@ -11,7 +11,7 @@ from typing import Any
 
 from kaywatch.query import fetch
 
-__all__ = ["NodePlace", "fetch_costs", "fetch_graphs", "fetch_nodes", "place_of"]
+__all__ = ["NodePlace", "fetch_graphs", "fetch_nodes", "place_of"]
 
 # The service, graph and node of an execution.
 NodePlace = tuple[str, str, str]
@@ -54,17 +54,6 @@ def fetch_graphs(url: str, query: Query) -> list[Entry]:
         missing = known["never_run"] if known["total_executions"] else []
         graphs.append({**graph, "never_reached": missing or []})
     return sorted(graphs, key=_graph_key)
-
-
-def fetch_costs(url: str, query: Query, nodes: list[Entry]) -> dict[NodePlace, float]:
-    """Return the cost of model calls in US dollars by place."""
-    services = {service for node in nodes for service in node["services"]}
-    costs: dict[NodePlace, float] = {}
-    for service in services:
-        scope = {**query, "service": service}
-        for one in fetch("/api/v1/llm", scope, url)["nodes"]:
-            costs[service, one["graph"], one["node"]] = one["cost_usd"]
-    return costs
 
 
 def place_of(node: Mapping[str, Any]) -> NodePlace:

@@ -79,6 +79,13 @@ class FailureRecord(Struct, frozen=True, kw_only=True):
             description="the nodes of these visits, in the order of the first ones",
         ),
     ] = ()
+    path_visits: Annotated[
+        tuple[Annotated[int, Meta(ge=0, le=MAX_COUNT)], ...],
+        Meta(
+            max_length=MAX_PATH,
+            description="the visits of each node of `path`; empty if once each",
+        ),
+    ] = ()
 
 
 class TopologyRecord(Struct, frozen=True, kw_only=True):

@@ -300,7 +300,7 @@ def _snapshot(live: Collection[T]) -> list[T]:
 def _failure(failure: Failure) -> dict[str, Any]:
     """Return a failure for the wire, without an empty traceback or run."""
     fields: dict[str, Any] = failure._asdict()
-    for name in ("traceback", "run_start", "visits", "path"):
+    for name in ("traceback", "run_start", "visits", "path", "path_visits"):
         if not fields[name]:
             del fields[name]
     return fields

@@ -85,6 +85,12 @@ class Run:
         """Return the visited nodes in the order of their first visits, the last 50."""
         return tuple(self.counts)[-MAX_PATH:]
 
+    def path_visits(self) -> tuple[int, ...]:
+        """Return the visits of each node of the path; empty if it was once each."""
+        if self.visits == len(self.counts):
+            return ()
+        return tuple(self.counts.values())[-MAX_PATH:]
+
     def revisits(self) -> RunVisits | None:
         """Return the visits of each node, None while no node was visited twice."""
         if self.visits == len(self.counts):

@@ -302,6 +302,7 @@ class Span:
             run_start=now - _clock() + run.started if run else 0.0,
             visits=run.visits if run else 0,
             path=run.path() if run else (),
+            path_visits=run.path_visits() if run else (),
         )
 
     def _record_error(self, error: BaseException) -> None:

@@ -215,12 +215,15 @@ def _cost(llm: Json) -> Iterator[Markup]:
         yield element("p", f"{totals['unpriced_calls']} calls have no known price.")
     head = ("Calls", "Errors", "Rate limited", "Input tokens", "Output tokens")
     keys = ("calls", "errors", "rate_limited", "input_tokens", "output_tokens")
-    for name, rows in (("Model", llm["models"]), ("Node", llm["nodes"])):
+    for name, labels, rows in (
+        ("Model", ("model",), llm["models"]),
+        ("Node", ("service", "graph", "node"), llm["nodes"]),
+    ):
         yield table(
             (name, *(f"#{each}" for each in head), "#Cost", "#Wasted"),
             (
                 (
-                    row[name.lower()],
+                    " / ".join(row[label] for label in labels if row[label]),
                     *(row[key] for key in keys),
                     money(row["cost_usd"]),
                     money(row["wasted_cost_usd"]),

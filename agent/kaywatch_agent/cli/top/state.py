@@ -10,7 +10,6 @@ from typing import Final, NamedTuple
 from kaywatch.query import fetch
 from kaywatch_agent.cli.places import (
     NodePlace,
-    fetch_costs,
     fetch_graphs,
     fetch_nodes,
     place_of,
@@ -99,7 +98,6 @@ def fetch_answers(url: str, query: Query) -> Answers:
     """
     filters = {"service": query.service, "graph": query.graph}
     windowed = {**filters, "window": query.window}
-    nodes = fetch_nodes(url, windowed)
     llm = fetch("/api/v1/llm", windowed, url)
     return Answers(
         query=query,
@@ -107,8 +105,8 @@ def fetch_answers(url: str, query: Query) -> Answers:
         clients=fetch("/api/v1/clients", {"service": query.service}, url)["clients"],
         graphs=fetch_graphs(url, windowed),
         runs=fetch("/api/v1/runs", {**windowed, "limit": 1}, url)["in_progress"],
-        nodes=nodes,
-        costs=fetch_costs(url, windowed, nodes) if llm["totals"]["calls"] else {},
+        nodes=fetch_nodes(url, windowed),
+        costs={_place(one): one["cost_usd"] for one in llm["nodes"]},
         llm=llm,
         failures=fetch("/api/v1/failures", {**filters, "limit": MAX_FAILURES}, url)[
             "failures"

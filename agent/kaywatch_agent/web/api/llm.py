@@ -109,8 +109,9 @@ class LlmModel(LlmStats):
 
 
 class LlmNode(LlmStats):
-    """The calls of one node; the names are empty for calls outside any node."""
+    """The calls of a node of a service; outside any node, graph and node are empty."""
 
+    service: str
     graph: str
     node: str
 
@@ -150,7 +151,7 @@ def llm(snapshot: AgentSnapshot, query: LlmQuery) -> LlmResponse:
 
     total = group_by(lambda _: "")
     models = group_by(_model)
-    nodes = group_by(lambda key: (key.graph, key.node) if _model(key) else None)
+    nodes = group_by(_place)
     graphs = group_by(lambda key: key.graph)
     calls = (k for k in snapshot.series(Kind.COUNT) if k.metric == "llm_calls")
     services = {k.service for k in calls if query.service in (None, k.service)}
@@ -163,7 +164,9 @@ def llm(snapshot: AgentSnapshot, query: LlmQuery) -> LlmResponse:
             LlmModel(model=name, **models.stats(name)) for name in models.sort_by_cost()
         ],
         nodes=[
-            LlmNode(graph=place[0], node=place[1], **nodes.stats(place))
+            LlmNode(
+                service=place[0], graph=place[1], node=place[2], **nodes.stats(place)
+            )
             for place in nodes.sort_by_cost()
         ],
         graphs=[
@@ -251,6 +254,11 @@ def _model(key: SeriesKey) -> str | None:
         return None
     # Clients of other languages may leave the label out.
     return dict(key.labels).get("model", "unknown")
+
+
+def _place(key: SeriesKey) -> tuple[str, str, str] | None:
+    """Return where a call was made; None for a series of runs."""
+    return (key.service, key.graph, key.node) if _model(key) else None
 
 
 def _distributions(stats: GroupStats) -> list[Distribution]:

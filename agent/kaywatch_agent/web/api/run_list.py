@@ -37,7 +37,11 @@ class RunsQuery(Struct, frozen=True):
 
 
 class EndedRun(ResponseBody):
-    """One failed run, as its failure describes it; `path` ends with the failed node."""
+    """One failed run, as its failure describes it; `path` ends with the failed node.
+
+    `path_visits` has the visits of each node of `path`; it is empty if each was visited
+    once. The failed node is last again if it was visited before, and counted only once.
+    """
 
     service: str
     graph: str
@@ -50,6 +54,7 @@ class EndedRun(ResponseBody):
     action: str
     visits: Count
     path: list[str]
+    path_visits: list[Count]
 
 
 class RunEndCount(ResponseBody):
@@ -151,6 +156,7 @@ def _ended(failure: FailureRecord) -> EndedRun:
         action="",
         visits=max(1, failure.visits),
         path=_path(failure),
+        path_visits=list(failure.path_visits),
     )
 
 

@@ -56,6 +56,7 @@ def test_failures_come_newest_first_with_all_that_is_known(shop: Served) -> None
         "run_start": 0.0,
         "visits": 0,
         "path": [],
+        "path_visits": [],
         "traceback": "",
         "seconds": 0.0,
     }

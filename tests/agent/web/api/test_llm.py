@@ -94,8 +94,9 @@ def test_by_model_node_and_graph(fed: Served) -> None:
     assert models["large"]["wasted_cost_usd"] == 1.0
     assert models["small"]["seconds"]["avg"] is None
     assert models["small"]["unpriced_calls"] == 2
-    nodes = [(n["graph"], n["node"], n["calls"]) for n in answer["nodes"]]
-    assert nodes == [("talk", "Ask", 6), ("", "", 2)]
+    names = ("service", "graph", "node", "calls")
+    nodes = [tuple(node[name] for name in names) for node in answer["nodes"]]
+    assert nodes == [("shop", "talk", "Ask", 6), ("back", "", "", 2)]
     graphs = [(g["graph"], g["calls"]) for g in answer["graphs"]]
     assert graphs == [("talk", 6), ("", 2)]
     assert answer["graphs"][0]["per_run"]["cost_usd"]["avg"] == 1.0

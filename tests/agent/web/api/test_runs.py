@@ -51,6 +51,33 @@ def instrumented() -> Iterator[None]:
     kaywatch.uninstrument()
 
 
+class Ask(Node):
+    """Asks again until no question is left, which is an error."""
+
+    def prep(self, shared: dict[str, int]) -> None:
+        shared["questions"] -= 1
+        if shared["questions"] < 0:
+            raise LookupError("no question is left")
+
+    def post(self, shared: object, prepared: object, result: object) -> str:
+        return "again"
+
+
+@pytest.mark.usefixtures("instrumented")
+def test_a_failed_run_has_the_visits_of_each_node(served: Served) -> None:
+    ask, think, start = Ask(), kaywatch.name(Node(), "Think"), Load()
+    start >> ask
+    ask - "again" >> think
+    think >> ask
+    flow = kaywatch.name(Flow(start=start), "interview")
+    with served.recording("shop"), pytest.raises(LookupError):
+        flow.run({"questions": 5})
+
+    (ended,) = served.get("/api/v1/runs", window="5m")["ended"]
+    assert ended["path"] == ["Load", "Ask", "Think", "Ask"]
+    assert (ended["path_visits"], ended["visits"]) == ([1, 6, 5], 12)
+
+
 @pytest.mark.usefixtures("instrumented")
 def test_a_failed_run_has_its_path(
     served: Served, monkeypatch: pytest.MonkeyPatch
@@ -67,7 +94,7 @@ def test_a_failed_run_has_its_path(
     runs = served.get("/api/v1/runs", window="5m")
 
     (ended,) = runs["ended"]
-    assert ended["path"] == ["Load", "Pay"]
+    assert (ended["path"], ended["path_visits"]) == (["Load", "Pay"], [])
     assert (ended["node"], ended["visits"], ended["reason"]) == ("Pay", 2, "error")
     assert ended["graph"] == "checkout"
     assert 0 < ended["seconds"] < time.time() - began
