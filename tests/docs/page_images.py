@@ -1,31 +1,37 @@
 """Takes the pictures of the web page: `python -m tests.docs.page_images`.
 
 Services of a small company push to a real agent. Each view is shown in light and dark
-mode and on a phone, and then each failure mode in the view that shows it.
+mode and on a phone, and then each failure mode in the view that shows it: what some
+rules find needs a past of a week, and a pause of five minutes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import parse_qs
 
 from playwright.sync_api import Browser, expect
 from tests.agents import Agent, new_agent, until
 from tests.browser import run_browser
-from tests.docs.company.services import FAULTY, PRODUCTION, Service, running
+from tests.docs.company.history import repeat_hour
+from tests.docs.company.services import FAULTY, PRODUCTION, record_hour, running
 from tests.docs.slack_images import FOLDER
 from tests.docs.webp import to_webp
 from tests.e2e.page.conftest import is_firing
 
-# Alerts fire and end within minutes, so that there is a history of them.
-CONFIG = """
+from kaywatch.errors import AgentUnreachable
+
+THRESHOLDS = """
 [alerting.thresholds]
 memory_usage_max = 200
+"""
 
+# Alerts fire and end within minutes, so that there is a history of them.
+RULES = """
 [[rule]]
 name = "Pay-fails"
 metric = "error_rate"
@@ -66,10 +72,19 @@ severity = "info"
 
 
 class Shot(NamedTuple):
-    """A picture: the name of its file, and the query of the page's address."""
+    """A picture: the name of its file, and the query of the page's address.
+
+    Attributes:
+        kind: of the problem that it shows; empty for a view in general.
+    """
 
     name: str
     query: str
+    kind: str = ""
+
+    @property
+    def service(self) -> str:
+        return parse_qs(self.query)["service"][0]
 
 
 VIEWS = (
@@ -83,20 +98,40 @@ VIEWS = (
 )
 
 FAILURES = (
-    Shot("failing", "view=overview&service=checkout&window=15m"),
-    Shot("failing-node", "view=node&service=checkout&graph=order&node=Pay&window=1h"),
-    Shot("low-traffic", "view=overview&service=payroll&window=15m"),
-    Shot("died", "view=processes&service=indexing"),
-    Shot("silent", "view=overview&service=newsletter&window=15m"),
-    Shot("dead-end", "view=graph&service=support&graph=ticket&window=15m"),
-    Shot("never-reached", "view=graph&service=claims&graph=answer&window=1h"),
-    Shot("runaway", "view=runs&service=research&window=15m"),
-    Shot("stuck", "view=runs&service=stock&window=15m"),
-    Shot("masked", "view=graph&service=assistant&graph=answer&window=15m"),
-    Shot("drift", "view=node&service=reviews&graph=ticket&node=Review&window=1h"),
-    Shot("waste", "view=models&service=writer&window=1h"),
-    Shot("slow", "view=node&service=search&graph=answer&node=Generate&window=1h"),
-    Shot("memory", "view=processes&service=thumbnails"),
+    Shot("failing", "view=overview&service=checkout&window=15m", "failing"),
+    Shot(
+        "failing-node",
+        "view=node&service=checkout&graph=order&node=Pay&window=1h",
+        "failing",
+    ),
+    Shot("low-traffic", "view=overview&service=payroll&window=15m", "low_traffic"),
+    Shot("died", "view=processes&service=indexing", "process_died"),
+    Shot("silent", "view=overview&service=newsletter&window=15m", "silent"),
+    Shot("dead-end", "view=graph&service=support&graph=ticket&window=15m", "dead_end"),
+    Shot(
+        "never-reached",
+        "view=graph&service=claims&graph=answer&window=1h",
+        "never_reached",
+    ),
+    Shot("runaway", "view=runs&service=research&window=15m", "runaway"),
+    Shot("stuck", "view=runs&service=stock&window=15m", "stuck"),
+    Shot(
+        "masked",
+        "view=graph&service=assistant&graph=answer&window=15m",
+        "masked_failures",
+    ),
+    Shot(
+        "drift",
+        "view=node&service=reviews&graph=ticket&node=Review&window=1h",
+        "drift",
+    ),
+    Shot("waste", "view=models&service=writer&window=1h", "wasted_spend"),
+    Shot(
+        "slow",
+        "view=node&service=search&graph=answer&node=Generate&window=1h",
+        "slow",
+    ),
+    Shot("memory", "view=processes&service=thumbnails", "memory"),
 )
 
 MODES: dict[str, dict[str, Any]] = {
@@ -115,8 +150,8 @@ FAILURE_MODE: dict[str, Any] = {
 
 # So long do alerts come and go.
 HISTORY_SECONDS = 200
-# A run is stuck after ten seconds, and a process is sampled every few seconds.
-FAULT_SECONDS = 45
+# A graph is silent after five minutes; the agent may be busy with the past before.
+FAULTS_SECONDS = 600
 # Requests and the layout of the graph take less.
 SETTLE_MS = 3_000
 PATIENCE_MS = 30_000
@@ -127,44 +162,57 @@ def main() -> None:
     sets = sys.argv[1:] or ["views", "failures"]
     with run_browser() as browser:
         if "views" in sets:
-            _with_services(
-                PRODUCTION, HISTORY_SECONDS, lambda url: _views(browser, url)
-            )
+            _take_views(browser)
         if "failures" in sets:
-            _with_services(FAULTY, FAULT_SECONDS, lambda url: _failures(browser, url))
+            _take_failures(browser)
 
 
-def _with_services(
-    services: Iterable[Service], seconds: float, take: Callable[[str], None]
-) -> None:
-    with tempfile.TemporaryDirectory() as folder, new_agent() as agent:
-        config = Path(folder) / "kaywatch.toml"
-        config.write_text(CONFIG)
-        agent.start("--config", str(config))
-        with running(agent, services):
-            _wait(agent, seconds)
-            take(agent.url)
+def _take_views(browser: Browser) -> None:
+    with new_agent() as agent:
+        _start(agent, THRESHOLDS + RULES)
+        with running(agent, PRODUCTION):
+            started = time.monotonic()
+            until(
+                lambda: (
+                    time.monotonic() - started > HISTORY_SECONDS and is_firing(agent)
+                ),
+                "alerts have come and gone",
+                deadline=2 * HISTORY_SECONDS,
+            )
+            for mode, options in MODES.items():
+                for shot in VIEWS:
+                    name = f"page-{shot.name}{mode}"
+                    _take(browser, f"{agent.url}/?{shot.query}", name, options)
 
 
-def _wait(agent: Agent, seconds: float) -> None:
-    started = time.monotonic()
-    until(
-        lambda: time.monotonic() - started > seconds and is_firing(agent),
-        "alerts fire",
-        deadline=seconds + 120,
-    )
+def _take_failures(browser: Browser) -> None:
+    with new_agent() as agent:
+        _start(agent, THRESHOLDS)
+        record_hour(agent, FAULTY)
+        agent.stop()
+        repeat_hour(Path(agent.store))
+        _start(agent, THRESHOLDS)
+        with running(agent, FAULTY):
+            until(lambda: not _missing(agent), "all problems", deadline=FAULTS_SECONDS)
+            for shot in FAILURES:
+                url, name = f"{agent.url}/?{shot.query}", f"failure-{shot.name}"
+                _take(browser, url, name, FAILURE_MODE, has_problem=True)
 
 
-def _views(browser: Browser, url: str) -> None:
-    for mode, options in MODES.items():
-        for shot in VIEWS:
-            _take(browser, f"{url}/?{shot.query}", f"page-{shot.name}{mode}", options)
+def _start(agent: Agent, config: str) -> None:
+    path = agent.folder / "kaywatch.toml"
+    path.write_text(config)
+    agent.start("--config", str(path))
 
 
-def _failures(browser: Browser, url: str) -> None:
-    for shot in FAILURES:
-        name, query = f"failure-{shot.name}", shot.query
-        _take(browser, f"{url}/?{query}", name, FAILURE_MODE, has_problem=True)
+def _missing(agent: Agent) -> set[tuple[str, str]]:
+    """Return the problems to be shown that the agent does not report yet."""
+    problems: list[dict[str, Any]] = []
+    # At first it is busy with the past of all processes.
+    with contextlib.suppress(AgentUnreachable):
+        problems = agent.get("/api/v1/problems")["problems"]
+    reported = {(problem["service"], problem["kind"]) for problem in problems}
+    return {(shot.service, shot.kind) for shot in FAILURES} - reported
 
 
 def _take(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import parse_qs
 
 from tests.conftest import ROOT
 from tests.docs.page_images import FAILURES, MODES, VIEWS
+
+from kaywatch_agent.rules.built_in import BUILT_IN
 
 MAX_BYTES = 2_800_000
 
@@ -22,3 +25,22 @@ def test_the_documentation_shows_pictures_that_exist() -> None:
     for mode in MODES:
         for shot in VIEWS:
             assert f"page-{shot.name}{mode}.webp" in pictures
+
+
+def test_each_rule_is_a_failure_mode_whose_view_is_shown() -> None:
+    text = (ROOT / "docs/failure-modes.md").read_text()
+    modes = re.findall(r"(?m)^\| \[(.+)\]\(#.+\) \| (.+) \| (.+) \|$", text)
+    sections = re.findall(r"(?ms)^## (.+?)\n(.*?)(?=^## |\Z)", text)
+    contents = {title.lower(): content for title, content in sections}
+    rules = {rule for _, names, _ in modes for rule in re.findall(r"\w+", names)}
+    # That one is about the alerts themselves.
+    assert rules == set(BUILT_IN) - {"alerts_refused_max"}
+    views = {
+        f"failure-{shot.name}.webp": parse_qs(shot.query)["view"][0]
+        for shot in FAILURES
+    }
+    for title, _, named in modes:
+        pictures = re.findall(r"images/(.+?)\)", contents[title])
+        shown = {views[name] for name in pictures}
+        assert shown
+        assert shown <= set(named.lower().split(", ")), title

@@ -1,6 +1,7 @@
 """`python -m tests.docs.company GRAPH [--fault NAME]`: one process of a service.
 
-It has a past when it starts (`--past`, in seconds), and goes on until it is stopped.
+It has a past when it starts (`--past`, in seconds), and goes on until it is stopped, or
+with `--past-only` until the present.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=12.0)
     parser.add_argument("--pause", type=float, default=1.0)
     parser.add_argument("--past", type=float, required=True)
+    parser.add_argument("--past-only", action="store_true")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     random.seed(f"{arguments.graph}{arguments.fault}{arguments.seed}")
@@ -41,7 +43,7 @@ def main() -> None:
     flow = build(arguments.graph, behaviours, wiring)
     started, is_faulty = time.time(), False
     begin = started + arguments.past - 60 * arguments.minutes
-    while True:
+    while not (arguments.past_only and clock.behind() == 0):
         if arguments.fault and not is_faulty and time.time() >= begin:
             FAULTS[arguments.fault](behaviours)
             is_faulty = True
@@ -50,6 +52,7 @@ def main() -> None:
         with contextlib.suppress(Exception):
             flow.run({})
         clock.sleep(arguments.pause * random.lognormvariate(0, 0.5))
+    kaywatch.flush(60)
 
 
 if __name__ == "__main__":

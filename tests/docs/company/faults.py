@@ -24,7 +24,7 @@ def _change(node: str, **values: Any) -> Fault:
 
 FAULTS: dict[str, Fault] = {
     "failing": _change("Pay", errors={"timeout": 0.42}, seconds=1.4),
-    "low-traffic": _change("Parse", errors={"database": 0.6}),
+    "low-traffic": _change("Parse", errors={"database": 0.85}),
     "slow": _change("Generate", seconds=6.5),
     "memory": _change("Parse", megabytes=260),
     "died": _change("Embed", is_deadly=True),
@@ -38,5 +38,5 @@ FAULTS: dict[str, Fault] = {
     "stuck": _change("Reserve", is_stuck=True),
     "masked": _change("WebSearch", errors={"search": 0.4}),
     "drift": _change("Review", actions={"approve": 0.45, "revise": 0.55}),
-    "waste": _change("Draft", errors={"json": 0.3}),
+    "waste": _change("Draft", errors={"json": 0.17}),
 }
