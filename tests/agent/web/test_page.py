@@ -82,6 +82,6 @@ def test_without_its_files_the_page_shows_how_to_build_it(
 
 def test_the_page_knows_which_metrics_of_rules_have_no_chart() -> None:
     source = (ROOT / "agent/dashboard/src/alerts/condition.ts").read_text()
-    (names,) = re.findall(r"NOT_STORED = new Set\(\[(.*?)\n\]\);", source, re.DOTALL)
+    (names,) = re.findall(r"NOT_STORED = new Map\(\[(.*?)\n\]\);", source, re.DOTALL)
     without = {name for name, metric in METRICS.items() if metric.compute is None}
     assert set(re.findall(r'"(\w+)"', names)) == without

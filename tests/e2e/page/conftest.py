@@ -159,6 +159,21 @@ def check_accessibility(page: Page) -> None:
     assert not serious, serious
 
 
+# A panel clips what is too wide, so the page itself does not scroll.
+_OVERFLOW = """() => Math.max(
+  document.documentElement.scrollWidth - innerWidth,
+  ...[...document.querySelectorAll(".table-scroll")].map(
+    (each) => each.scrollWidth - each.clientWidth),
+  ...[...document.querySelectorAll("main :is(table, figure, ul, ol)")].map(
+    (each) => each.getBoundingClientRect().right - innerWidth))"""
+
+
+def overflow(page: Page) -> float:
+    """Return by how many pixels the page or a part of it is too wide for the window."""
+    pixels: float = page.evaluate(_OVERFLOW)
+    return pixels
+
+
 def read_stats(agent: Agent, node: str, *options: str) -> dict[str, Any]:
     """Return what `kaywatch stats` has about a node."""
     stats: dict[str, Any] = json.loads(agent.command("stats", node, "--json", *options))

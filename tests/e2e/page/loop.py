@@ -1,6 +1,6 @@
 """An application whose last run goes round and round, and then waits to be released.
 
-Five runs end as they should, and one by an exception.
+Five runs end as they should, one by an exception at once, and one after two rounds.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ kaywatch.instrument()
 
 
 class Ask(Node):  # type: ignore[misc]
-    """Asks as often as its run requires, and then waits for a line if required."""
+    """Asks as often as its run requires, and then waits for a line or fails."""
 
     def prep(self, shared: dict[str, Any]) -> dict[str, Any]:
         return shared
 
     def exec(self, shared: dict[str, Any]) -> None:
         shared["questions"] -= 1
-        if shared["questions"] < 0:
+        if shared["questions"] < 0 or (shared["questions"] == 0 and shared["fails"]):
             raise LookupError("no question is left")
         if shared["questions"] == 0 and shared["waits"]:
             sys.stdin.readline()
@@ -47,8 +47,15 @@ ask - "again" >> ask
 ask - "answered" >> Answer()
 flow = kaywatch.name(Flow(start=plan), "Interview")
 
+
+def interview(questions: int, *, waits: bool = False, fails: bool = False) -> None:
+    flow.run({"questions": questions, "waits": waits, "fails": fails})
+
+
 for _ in range(5):
-    flow.run({"questions": 2, "waits": False})
+    interview(2)
 with contextlib.suppress(LookupError):
-    flow.run({"questions": 0, "waits": False})
-flow.run({"questions": 140, "waits": True})
+    interview(0)
+with contextlib.suppress(LookupError):
+    interview(3, fails=True)
+interview(140, waits=True)

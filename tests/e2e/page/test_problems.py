@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterator
 
@@ -9,7 +10,9 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 from tests.agents import Agent, new_agent, until
 from tests.docs.company.services import FAULTY, running
-from tests.e2e.page.conftest import check_accessibility, is_firing
+from tests.e2e.page.conftest import check_accessibility, is_firing, overflow
+
+from kaywatch.errors import AgentUnreachable
 
 CONFIG = """
 [[rule]]
@@ -23,6 +26,19 @@ for = "0"
 severity = "critical"
 """
 SHOWN = ("checkout", "support", "research", "indexing")
+
+PHONE = {"width": 390, "height": 844}
+# With rows in every table.
+FULL = (
+    "view=overview",
+    "view=graph&service=checkout&graph=order&table=1",
+    "view=node&service=checkout&graph=order&node=Pay",
+    "view=runs",
+    "view=models",
+    "view=alerts",
+    "view=alerts&rule=error_rate_max",
+    "view=processes",
+)
 
 Open = Callable[[str], Page]
 
@@ -47,7 +63,11 @@ def company(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
 
 def kinds(agent: Agent) -> set[str]:
     wanted = {"failing", "dead_end", "runaway", "process_died"}
-    return wanted & {each["kind"] for each in agent.get("/api/v1/problems")["problems"]}
+    # At first it is busy with the past of all processes.
+    with contextlib.suppress(AgentUnreachable):
+        problems = agent.get("/api/v1/problems")["problems"]
+        return wanted & {each["kind"] for each in problems}
+    return set()
 
 
 def problem(page: Page, place: str) -> Locator:
@@ -108,3 +128,67 @@ def test_alerts_are_on_one_timeline(company: Agent, open_page: Open) -> None:
     check_accessibility(page)
     bar.click()
     expect(page.get_by_role("heading", level=1)).to_contain_text("error rate")
+
+
+def test_a_dead_process_has_what_it_was_running(
+    company: Agent, open_page: Open
+) -> None:
+    page = open_page(f"{company.url}/?view=processes&service=indexing")
+    row = page.locator("#processes tbody tr")
+    expect(row).to_contain_text("died while running documents / Embed")
+
+
+def test_an_alert_without_a_line_has_its_known_values(
+    company: Agent, open_page: Open
+) -> None:
+    def died() -> list[str]:
+        alerts = company.get("/api/v1/alerts", rule="process_died", state="firing")
+        return [alert["id"] for alert in alerts["alerts"]]
+
+    (alert,) = until(died, "the death is an alert")
+    page = open_page(f"{company.url}/?view=alerts&alert={alert}")
+    known = page.get_by_role("figure", name="processes_died > 0")
+    expect(known).to_contain_text(
+        "There is no line over time: the state of processes is known for the present"
+    )
+    rows = known.locator("tbody tr")
+    expect(rows.first).to_contain_text(re.compile("now.*firing.*1.*0"))
+    expect(rows.filter(has_text=re.compile(r"\d\d:\d\d"))).not_to_have_count(0)
+    why = page.get_by_role("region", name="Why")
+    expect(why).to_contain_text("The worst value was 1")
+    expect(why).not_to_contain_text("executions failed")
+    check_accessibility(page)
+
+
+@pytest.mark.parametrize("query", FULL)
+def test_nothing_scrolls_sideways_on_a_phone(
+    company: Agent, open_page: Open, query: str
+) -> None:
+    page = open_page(f"{company.url}/?{query}&window=15m")
+    page.set_viewport_size(PHONE)
+    expect(page.locator("main tbody tr").first).to_be_visible()
+    expect(page.locator("main .skeleton")).to_have_count(0)
+    until(lambda: overflow(page) <= 0, "nothing is wider than the phone")
+    check_accessibility(page)
+
+
+def test_a_card_on_a_phone_names_its_figures(company: Agent, open_page: Open) -> None:
+    page = open_page(f"{company.url}/?view=runs&service=checkout&window=15m")
+    page.set_viewport_size(PHONE)
+    table = page.locator("#runs-failed")
+    card = table.locator("tbody tr").first
+    expect(card).to_contain_text("an exception at Pay")
+    labels = card.locator("td").evaluate_all(
+        "cells => cells.map((cell) => getComputedStyle(cell, '::before').content)"
+    )
+    assert "Took" in {label.strip('" ') for label in labels}
+    table.get_by_role("button", name="Took").click()
+    expect(page).to_have_url(re.compile("sort-runs-failed=-seconds"))
+
+
+def test_an_alert_fits_on_a_phone(company: Agent, open_page: Open) -> None:
+    alerts = company.get("/api/v1/alerts", state="firing")["alerts"]
+    page = open_page(f"{company.url}/?view=alerts&alert={alerts[0]['id']}")
+    page.set_viewport_size(PHONE)
+    expect(page.get_by_role("region", name="Timeline")).to_contain_text("firing")
+    until(lambda: overflow(page) <= 0, "nothing is wider than the phone")

@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import Page, expect
 from tests.agents import Agent, new_agent, until
 
+TIMES = "\u00d7"  # the sign of multiplication
 LOOP = Path(__file__).with_name("loop.py").read_text()
 
 
@@ -20,7 +21,7 @@ def interview() -> Iterator[Agent]:
         agent.variables["KAYWATCH_SERVICE"] = "office"
         agent.start()
         agent.spawn(LOOP)
-        until(lambda: agent.executions().get("Ask", 0) >= 149, "it waits")
+        until(lambda: agent.executions().get("Ask", 0) >= 152, "it waits")
         yield agent
 
 
@@ -45,8 +46,9 @@ def test_a_failed_run_is_a_path_on_the_graph(
     interview: Agent, open_page: Callable[[str], Page]
 ) -> None:
     page = open_page(f"{interview.url}/?view=runs&graph=Interview")
-    row = page.locator("#runs-failed tbody tr")
-    expect(row).to_have_count(1)
+    rows = page.locator("#runs-failed tbody tr")
+    expect(rows).to_have_count(2)
+    row = rows.filter(has_not_text=TIMES)
     expect(row).to_contain_text("an exception at Ask")
     expect(row).to_contain_text(re.compile("Plan . Ask"))
 
@@ -58,6 +60,20 @@ def test_a_failed_run_is_a_path_on_the_graph(
     expect(page.locator(".card.dimmed")).to_have_count(0)
 
 
+def test_a_failed_run_with_a_loop_has_its_visits_on_the_graph(
+    interview: Agent, open_page: Callable[[str], Page]
+) -> None:
+    page = open_page(f"{interview.url}/?view=runs&graph=Interview")
+    row = page.locator("#runs-failed tbody tr").filter(
+        has_text=re.compile(f"Plan . Ask {TIMES}3")
+    )
+    row.get_by_role("link", name="on the graph").click()
+    expect(page.get_by_text("how often it came there")).to_be_visible()
+    steps = page.locator(""".card[data-key='["Ask"]'] .steps""")
+    expect(steps).to_have_text(re.compile(f"2 .* .3{TIMES}"))
+    expect(page.locator(".edge.taken")).to_have_count(1)
+
+
 def test_why_runs_ended_equals_the_graph_s_statistics(
     interview: Agent, open_page: Callable[[str], Page]
 ) -> None:
@@ -66,7 +82,7 @@ def test_why_runs_ended_equals_the_graph_s_statistics(
     expect(
         ends.get_by_role("row", name=re.compile("end of the graph"))
     ).to_contain_text("5")
-    expect(ends.get_by_role("row", name=re.compile("exception"))).to_contain_text("1")
+    expect(ends.get_by_role("row", name=re.compile("exception"))).to_contain_text("2")
 
 
 def test_a_run_that_is_no_longer_kept(

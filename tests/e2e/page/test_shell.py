@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Locator, Page, expect
 from tests.agents import Agent, new_agent, running_agent, until
-from tests.e2e.page.conftest import check_accessibility, start_demo_desk
+from tests.e2e.page.conftest import check_accessibility, overflow, start_demo_desk
 from tests.e2e.test_completeness import LOSE
 
 Open = Callable[[str], Page]
@@ -57,13 +57,6 @@ def open_view(agent: Agent, open_page: Open, view: str, more: str = "") -> Page:
 
 
 STATES = re.compile("Live|Paused")
-
-
-def overflow(page: Page) -> int:
-    """Return by how many pixels the page is wider than the window."""
-    script = "document.documentElement.scrollWidth - window.innerWidth"
-    pixels: int = page.evaluate(script)
-    return pixels
 
 
 def test_the_overview_shows_what_the_agent_counts(
@@ -222,6 +215,23 @@ def test_the_keyboard_reaches_everything(demo_desk: Agent, open_page: Open) -> N
     expect(page.get_by_role("heading", name="support-desk")).to_be_visible()
     page.keyboard.press("]")
     expect(page).to_have_url(re.compile("window=15m"))
+
+
+def test_the_search_finds_what_the_stream_does_not_have(
+    demo_desk: Agent, open_page: Open
+) -> None:
+    page = open_page(f"{demo_desk.url}/")
+    (client,) = demo_desk.clients()
+    for text, kind, address in (
+        ("masked_failures", "Rule", "view=alerts.*rule=masked_failures"),
+        (str(client["pid"]), "Process", "view=processes"),
+    ):
+        expect(page.locator("main h1")).to_be_attached()
+        page.keyboard.press("/")
+        page.keyboard.type(text)
+        options = page.get_by_role("dialog").get_by_role("option")
+        options.filter(has_text=re.compile(f"{kind} {text}")).click()
+        expect(page).to_have_url(re.compile(address))
 
 
 # Notes which of the elements that take the focus get it.

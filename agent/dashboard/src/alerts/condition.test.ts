@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { hasChart, parseCondition, thresholdToml } from "./condition";
+import { parseCondition, reasonWithoutLine, thresholdToml } from "./condition";
 
 test("a condition with one metric has a threshold; others have none", () => {
   expect(parseCondition("latency_p95 > 0.02")).toEqual({
@@ -15,11 +15,13 @@ test("a condition with one metric has a threshold; others have none", () => {
   );
 });
 
-test("what is stored over time has a chart", () => {
-  expect(hasChart("latency_p95")).toBe(true);
-  expect(hasChart("llm_cost_per_hour")).toBe(true);
-  expect(hasChart("custom.queue_depth.last")).toBe(true);
-  expect(hasChart("memory_rss")).toBe(false);
+test("what is stored over time has a line, and anything else a reason", () => {
+  expect(reasonWithoutLine("latency_p95 > 0.02")).toBeNull();
+  expect(reasonWithoutLine("llm_cost_per_hour > 5")).toBeNull();
+  expect(reasonWithoutLine("custom.queue_depth.last > 5")).toBeNull();
+  expect(reasonWithoutLine("dead_ends > 0")).toMatch("the window of the rule");
+  expect(reasonWithoutLine("memory_rss > 200 MiB")).toMatch("the state of processes");
+  expect(reasonWithoutLine("no execution for 5m")).toMatch("one stored metric");
 });
 
 test("the lines to copy name the rule, or the built-in threshold", () => {

@@ -19,17 +19,39 @@ export function parseCondition(text: string): Condition | null {
   };
 }
 
-// The state of processes and of runs in progress is not stored over time, nor is a
-// comparison with what is usual.
-const NOT_STORED = new Set([
-  ...["dead_ends", "unreached_runs", "latency_over_usual", "missing_runs"],
-  ...["action_drift", "cost_over_usual"],
-  ...["run_visits_max", "node_visits_max", "visits_over_usual", "llm_wasted_share"],
-  ...["memory_rss", "processes_died", "cpu_percent", "alerts_refused"],
+const because = (reason: string, ...metrics: string[]) =>
+  metrics.map((metric): [string, string] => [metric, reason]);
+
+// Why a metric is not stored over time.
+const NOT_STORED = new Map([
+  ...because(
+    "the present is compared with what is usual, and the result is not stored",
+    ...["latency_over_usual", "cost_over_usual", "visits_over_usual"],
+    ...["missing_runs", "action_drift"],
+  ),
+  ...because(
+    "the state of processes is known for the present only",
+    ...["memory_rss", "cpu_percent", "processes_died"],
+  ),
+  ...because(
+    "the visits of single runs are not stored",
+    ...["run_visits_max", "node_visits_max"],
+  ),
+  ...because(
+    "it is computed for the window of the rule only",
+    ...["dead_ends", "unreached_runs", "llm_wasted_share"],
+  ),
+  ...because("it is about the last evaluation only", "alerts_refused"),
 ]);
 
-/** Whether the agent can compute a rule's metric for each step of a period. */
-export const hasChart = (metric: string) => !NOT_STORED.has(metric);
+/** Returns why the values of a condition are no line over time; null if they are one. */
+export function reasonWithoutLine(text: string): string | null {
+  const condition = parseCondition(text);
+  const metric = condition?.metric ?? /^\w+/.exec(text)?.[0] ?? "";
+  const reason = NOT_STORED.get(metric);
+  if (reason !== undefined) return reason;
+  return condition ? null : "the condition does not compare one stored metric";
+}
 
 /** Returns the lines of the configuration that set a threshold. */
 export function thresholdToml(

@@ -7,7 +7,7 @@ import { Figure } from "../ui/figure";
 import { Link } from "../ui/link";
 import { Empty, ErrorNotice, Panel, Skeleton } from "../ui/panel";
 import { Table, type Column } from "../ui/table";
-import { parseCondition } from "./condition";
+import type { KnownValue } from "./known-values";
 import { Labels } from "./labels";
 import { MetricChart } from "./metric-chart";
 import { SilenceForm } from "./silence";
@@ -23,7 +23,6 @@ export function AlertDetail({ id }: { id: string }) {
   const [isSilencing, setIsSilencing] = useState(false);
   if (!value) return error ? <ErrorNotice error={error} /> : <Skeleton lines={8} />;
   const { alert, episodes } = value;
-  const condition = parseCondition(alert.condition);
   return (
     <>
       <h1>{alert.summary}</h1>
@@ -48,19 +47,18 @@ export function AlertDetail({ id }: { id: string }) {
           </button>
         )}
       </Panel>
-      {condition && (
-        <MetricChart
-          rule={alert.rule}
-          condition={condition}
-          labels={alert.labels}
-          unit={alert.unit}
-          episodes={episodes.map((each) => ({
-            ...each,
-            label: `episode ${each.number}`,
-          }))}
-          note="Marked: the times at which it fired. Each point is of one step; the rule evaluates its whole window."
-        />
-      )}
+      <MetricChart
+        rule={alert.rule}
+        condition={alert.condition}
+        labels={alert.labels}
+        unit={alert.unit}
+        known={knownValues(value)}
+        episodes={episodes.map((each) => ({
+          ...each,
+          label: `episode ${each.number}`,
+        }))}
+        note="Marked: the times at which it fired. Each point is of one step; the rule evaluates its whole window."
+      />
       <div class="columns">
         <Why details={value} />
         <Timeline details={value} />
@@ -70,6 +68,17 @@ export function AlertDetail({ id }: { id: string }) {
   );
 }
 
+/** Returns the present value, the worst one, and those at changes of state. */
+function knownValues({ alert, timeline, worst }: AlertDetails): KnownValue[] {
+  const { value, threshold, executions } = alert;
+  const now = { time: null, what: alert.state, value, threshold, executions };
+  const past = timeline
+    .filter(({ after }) => after !== "")
+    .map((entry) => ({ ...entry, what: entry.after }));
+  const extreme = worst ? [{ ...worst, threshold, what: "the worst value" }] : [];
+  return [now, ...[...past, ...extreme].sort((a, b) => b.time - a.time)];
+}
+
 export function alertLevel({ state, severity }: Alert): Level {
   return state === "firing" ? severityLevel(severity) : "quiet";
 }
@@ -77,7 +86,11 @@ export function alertLevel({ state, severity }: Alert): Level {
 function Figures({ alert }: { alert: Alert }) {
   return (
     <dl class="figures">
-      <Figure label="Value" n={alert.executions} exact={exact(alert.value, alert.unit)}>
+      <Figure
+        label="Value"
+        n={alert.executions || null}
+        exact={exact(alert.value, alert.unit)}
+      >
         {formatValue(alert.value, alert.unit)}
       </Figure>
       <Figure label="Condition" note={`over ${alert.window_seconds} s`}>
@@ -98,17 +111,20 @@ function Why({ details }: { details: AlertDetails }) {
   const { alert, context, worst } = details;
   return (
     <Panel title="Why">
-      <p>
-        {formatNumber(alert.errors)} of {formatNumber(alert.executions)} executions
-        failed within the window.
-        {worst && (
-          <>
-            {" "}
-            The worst value was {formatValue(worst.value, alert.unit)} at{" "}
-            {formatTime(worst.time)} (n {formatNumber(worst.executions)}).
-          </>
-        )}
-      </p>
+      {/* Not every value is computed from executions. */}
+      {alert.executions > 0 && (
+        <p>
+          {formatNumber(alert.errors)} of {formatNumber(alert.executions)} executions
+          failed within the window.
+        </p>
+      )}
+      {worst && (
+        <p>
+          The worst value was {formatValue(worst.value, alert.unit)} at{" "}
+          {formatTime(worst.time)}
+          {worst.executions > 0 && ` (n ${formatNumber(worst.executions)})`}.
+        </p>
+      )}
       {context?.transition && <p>The action that grew most: {context.transition}</p>}
       {context && context.error_classes.length > 0 && (
         <p>

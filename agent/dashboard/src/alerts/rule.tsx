@@ -131,9 +131,13 @@ function Trial({ rule, condition, groups }: TrialProps) {
       />
       <MetricChart
         rule={rule.rule}
-        condition={{ ...condition, threshold }}
+        condition={rule.condition}
+        threshold={threshold}
         labels={labels}
         unit={rule.unit}
+        known={groups
+          .slice(position, position + 1)
+          .map((group) => ({ ...group, time: null, what: group.text }))}
       />
       <pre class="toml">{toml}</pre>
     </Panel>

@@ -34,6 +34,8 @@ export interface TimelineEntry {
   after: string;
   episode: number;
   value: number | null;
+  threshold: number | null;
+  executions: number;
 }
 
 /** One period from firing to resolved; `end` null: it lasts. */

@@ -72,8 +72,10 @@ export interface EndedRun {
   node: string;
   action: string;
   visits: number;
-  /** The nodes it visited, in order, as far as they are known. */
+  /** The nodes it visited, in the order of first visits; the failed one is last. */
   path: string[];
+  /** How often it visited each of `path`; empty if once, or if that is not known. */
+  path_visits: number[];
 }
 
 export interface AlertRow {

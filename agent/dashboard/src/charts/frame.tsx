@@ -8,12 +8,15 @@ interface FrameProps {
   /** Names exported files, and tells charts with equal titles apart. */
   subject: string;
   table: () => DataTable;
+  /** Whether there is something to save. */
+  hasData: boolean;
   children: ComponentChildren;
   note?: ComponentChildren;
 }
 
 /** A chart with its title, its data as a table, and its exports as CSV and PNG. */
-export function ChartFrame({ title, subject, table, children, note }: FrameProps) {
+export function ChartFrame(props: FrameProps) {
+  const { title, subject, table, hasData, children, note } = props;
   const [isTable, setIsTable] = useState(false);
   const body = useRef<HTMLDivElement>(null);
   const id = useId();
@@ -40,6 +43,7 @@ export function ChartFrame({ title, subject, table, children, note }: FrameProps
           <button
             type="button"
             aria-label={`Save ${title} as CSV`}
+            disabled={!hasData}
             onClick={() => save(csvBlob(table()), `${name}.csv`)}
           >
             CSV
@@ -47,7 +51,7 @@ export function ChartFrame({ title, subject, table, children, note }: FrameProps
           <button
             type="button"
             aria-label={`Save ${title} as PNG`}
-            disabled={isTable}
+            disabled={isTable || !hasData}
             onClick={savePng}
           >
             PNG

@@ -1,4 +1,4 @@
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import type { Heatmap } from "../api/types";
 import { formatDuration, formatNumber, formatTime } from "../ui/format";
 import { resolveColor, scheme } from "./colors";
@@ -20,14 +20,16 @@ export function HeatmapChart({
   heatmap: Heatmap;
 }) {
   const title = "Latency heatmap";
+  const hasData = heatmap.cells.length > 0;
   return (
     <ChartFrame
       title={title}
       subject={subject}
+      hasData={hasData}
       table={() => heatmapTable(heatmap)}
       note="Each cell counts the executions of a step that took up to its bound; darker is more."
     >
-      {heatmap.cells.length ? (
+      {hasData ? (
         <Cells title={title} heatmap={heatmap} />
       ) : (
         <p class="chart-empty">No data in this period.</p>
@@ -55,7 +57,8 @@ function Cells({ title, heatmap }: { title: string; heatmap: Heatmap }) {
     return () => resize.disconnect();
   }, []);
   const dark = scheme.value;
-  useEffect(() => {
+  // At once: what can be saved is drawn.
+  useLayoutEffect(() => {
     if (canvas.current) draw(canvas.current, width, grid, heatmap, cell);
   }, [heatmap, width, cell, dark]);
   const keys: Record<string, [number, number]> = {

@@ -1,4 +1,4 @@
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
 import { formatTime } from "../ui/format";
@@ -40,6 +40,7 @@ export function LineChart(props: LineChartProps) {
       title={title}
       subject={subject}
       note={note}
+      hasData={hasData}
       table={() => seriesTable(latest.current.series, unit)}
     >
       {hasData ? (
@@ -60,7 +61,8 @@ function Plot(props: LineChartProps) {
   const [index, setIndex] = useState<number | null>(null);
   const names = series.map(({ name }) => name);
   const shape = JSON.stringify([names, props.unit, props.isStacked, scheme.value]);
-  useEffect(() => {
+  // At once: what can be saved is drawn.
+  useLayoutEffect(() => {
     if (!host.current) return;
     plot.current = createPlot(host.current, latest, setIndex);
     const resize = new ResizeObserver(() => {

@@ -9,8 +9,8 @@ export interface Marks {
   /** null: nothing is searched for. */
   matches: ReadonlySet<string> | null;
   hidden: ReadonlySet<string>;
-  /** The order in which a run visited the nodes; null: no run is shown. */
-  steps: ReadonlyMap<string, number[]> | null;
+  /** When and how often a run visited the nodes; null: no run is shown. */
+  steps: ReadonlyMap<string, string> | null;
   /** Edges that the run took. */
   taken: ReadonlySet<string>;
   /** Nodes of the run that are not in the drawing. */

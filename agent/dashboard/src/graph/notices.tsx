@@ -69,8 +69,9 @@ function describeRun(run: EndedRun): string {
   return `Run ${name} ended at ${run.node}: ${describeReason(run.reason, run.action)}.${path}`;
 }
 
-function describeKnowledge({ path, visits }: EndedRun): string {
+function describeKnowledge({ path, path_visits, visits }: EndedRun): string {
   if (!path.length) return " Its path is not known.";
   if (path.length === visits) return "";
-  return ` It visited ${visits} nodes; the numbers are the order of first visits.`;
+  const counts = path_visits.length ? ", and how often it came there" : "";
+  return ` It made ${visits} visits; the numbers are the order of first visits${counts}.`;
 }

@@ -97,7 +97,7 @@ describe("the name of a card", () => {
   });
 
   it("has the steps of a run before it", () => {
-    const steps = new Map([[card.key, [2, 4]]]);
+    const steps = new Map([[card.key, "2, 4"]]);
     expect(name({ steps })).toMatch(/^step 2, 4: Draft, p95 /);
   });
 
@@ -139,24 +139,65 @@ describe("a run as a path", () => {
   it("numbers the visits, and marks the edges that were taken", () => {
     const { steps, taken, missing } = tracePath(scene, {
       path: ["Load", "Draft", "Review", "Draft"],
+      path_visits: [],
       visits: 4,
+      node: "Draft",
     });
-    expect(steps.get('["Draft"]')).toEqual([2, 4]);
+    expect(steps.get('["Draft"]')).toBe("2, 4");
     expect(taken.size).toBe(3);
     expect(missing).toEqual([]);
   });
 
   it("marks no edge if the path has only the first visits", () => {
     const path = ["Load", "Draft", "Review"];
-    const { steps, taken } = tracePath(scene, { path, visits: 9 });
+    const run = { path, path_visits: [], visits: 9, node: "Review" };
+    const { steps, taken } = tracePath(scene, run);
     expect(steps.size).toBe(3);
     expect(taken.size).toBe(0);
+  });
+
+  it("counts the visits of a loop, and marks the edges without which it cannot be", () => {
+    const path = ["Load", "Draft", "Review", "Draft"];
+    const run = { path, path_visits: [1, 12, 11], visits: 24, node: "Draft" };
+    const { steps, taken } = tracePath(scene, run);
+    expect(Object.fromEntries(steps)).toEqual({
+      '["Load"]': "1",
+      '["Draft"]': "2 … (12×)",
+      '["Review"]': "3 … (11×)",
+    });
+    expect(taken.size).toBe(3);
+  });
+
+  it("marks no edge that a run with a loop may have left out", () => {
+    // It may have visited Draft again and again without a way back to Load.
+    const fork = [
+      edge("Load", "Draft", "default", 1),
+      edge("Draft", "Draft", "again", 1),
+      edge("Draft", "Load", "restart", 1),
+    ];
+    const wiring = topology([node("Load"), node("Draft")], fork);
+    const drawn = buildScene(
+      { model: buildModel(wiring), children: new Map() },
+      "right",
+      (parts) => ({ layout: layoutInLayers(parts), reason: null }),
+    )!;
+    const run = {
+      path: ["Load", "Draft"],
+      path_visits: [1, 3],
+      visits: 4,
+      node: "Draft",
+    };
+    const { taken } = tracePath(drawn, run);
+    const certain = drawn.edges.filter(({ key }) => taken.has(key));
+    expect(certain.map(({ edge }) => edge.source)).toEqual(["Load"]);
   });
 
   it("names what is not in the drawing, and takes no edge across it", () => {
     const { taken, missing } = tracePath(scene, {
       path: ["Load", "Gone", "Draft"],
+      path_visits: [],
       visits: 3,
+      node: "Draft",
     });
     expect(missing).toEqual(["Gone"]);
     expect(taken.size).toBe(0);

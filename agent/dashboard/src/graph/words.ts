@@ -22,7 +22,7 @@ export interface CardTexts {
 /** Returns the texts on a card; an expanded one has no figures. */
 export function textsOf(item: SceneNode, marks: Marks): CardTexts {
   const { node } = item;
-  const steps = stepsText(marks.steps?.get(item.key) ?? []);
+  const steps = marks.steps?.get(item.key) ?? "";
   if (item.is_expanded) return { steps, figures: "", badges: [] };
   const difference = marks.differences.get(item.model.graph)?.node(node);
   return {
@@ -30,13 +30,6 @@ export function textsOf(item: SceneNode, marks: Marks): CardTexts {
     figures: difference ? changeText(node, difference) : figuresText(node),
     badges: fitBadges(listBadges(node), item.width),
   };
-}
-
-const MAX_STEPS = 6;
-
-function stepsText(steps: number[]): string {
-  const first = steps.slice(0, MAX_STEPS).join(", ");
-  return steps.length > MAX_STEPS ? `${first} … (${steps.length}×)` : first;
 }
 
 /** Returns "p95 1.98 s · n 12.3k · 98.2 %". */

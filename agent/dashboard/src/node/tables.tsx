@@ -153,13 +153,20 @@ export function callColumns<Row extends Calls>(): Column<Row>[] {
         </>
       ),
     },
-    figure(
-      "first",
-      "First token p95",
-      (row) => row.first_token_seconds.p95,
-      formatDuration,
-      true,
-    ),
+    {
+      ...figure<Row>(
+        "first",
+        "First token p95",
+        (row) => row.first_token_seconds.p95,
+        formatDuration,
+        true,
+      ),
+      cell: ({ first_token_seconds: { p95, count } }) => (
+        <>
+          {formatDuration(p95)} {p95 !== null && <Count n={count} />}
+        </>
+      ),
+    },
   ];
 }
 

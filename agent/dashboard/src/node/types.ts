@@ -89,5 +89,5 @@ export interface Calls {
 export interface ModelCalls {
   totals: Calls & { per_run: { cost_usd: Distribution; tokens: Distribution } };
   models: (Calls & { model: string })[];
-  nodes: (Calls & { graph: string; node: string })[];
+  nodes: (Calls & { service: string; graph: string; node: string })[];
 }

@@ -5,7 +5,7 @@ import { Link } from "../ui/link";
 import { Empty } from "../ui/panel";
 import { Table, type Column } from "../ui/table";
 import { graphRoute, RunName } from "./name";
-import { describePath, describeReason } from "./order";
+import { describePath, describeReason, describeVisits } from "./order";
 
 const COLUMNS: Column<EndedRun>[] = [
   { key: "run", label: "Run", cell: (run) => <RunName run={run} /> },
@@ -39,6 +39,7 @@ const COLUMNS: Column<EndedRun>[] = [
   {
     key: "end",
     label: "End",
+    isSentence: true,
     cell: (run) => (
       <>
         {describeReason(run.reason, run.action)} at{" "}
@@ -53,7 +54,9 @@ function Path({ run }: { run: EndedRun }) {
   if (!run.path.length) return <span class="quiet">not known</span>;
   return (
     <>
-      {describePath(run.path)}
+      {run.path_visits.length
+        ? describeVisits(run.path, run.path_visits)
+        : describePath(run.path)}
       {run.visits > run.path.length && ` (${run.visits} visits)`}{" "}
       {run.run !== "" && (
         <Link to={{ ...graphRoute(run), node: null, run: run.run }}>on the graph</Link>

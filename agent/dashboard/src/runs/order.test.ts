@@ -1,6 +1,12 @@
 import { describe, expect, it } from "vitest";
 import type { RunInProgress, Trouble } from "../api/types";
-import { describePath, describeReason, isBadEnd, sortInProgress } from "./order";
+import {
+  describePath,
+  describeReason,
+  describeVisits,
+  isBadEnd,
+  sortInProgress,
+} from "./order";
 
 function run(name: string, start: number, ...trouble: Trouble[]): RunInProgress {
   const place = {
@@ -49,6 +55,13 @@ describe("describePath", () => {
     const path = Array.from({ length: 10_000 }, (_, index) => `Node${index % 3}`);
     expect(describePath(path)).toBe("(Node0 › Node1 › Node2) ×3333 › Node0");
   });
+});
+
+it("counts the visits of a run that came back to nodes", () => {
+  const path = ["Load", "Draft", "Review", "Draft"];
+  expect(describeVisits(path, [1, 12, 11])).toBe(
+    "Load › Draft ×12 › Review ×11 › Draft",
+  );
 });
 
 describe("ends", () => {

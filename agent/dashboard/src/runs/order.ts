@@ -56,6 +56,18 @@ export function describePath(path: readonly string[]): string {
   return parts.join(" › ");
 }
 
+/** Returns a path by first visits: "Load › Draft ×12 › Review ×11 › Draft". */
+export function describeVisits(
+  path: readonly string[],
+  visits: readonly number[],
+): string {
+  return path
+    .map((name, index) =>
+      (visits[index] ?? 1) > 1 ? `${name} ×${visits[index]}` : name,
+    )
+    .join(" › ");
+}
+
 const MAX_LOOP = 12;
 
 /** Returns the repeated part that covers most of what follows; else one single node. */

@@ -62,7 +62,9 @@ export function EndReasons({ rows }: { rows: RunEnd[] }) {
             class={isBadEnd(end) ? "failed" : ""}
           >
             <th scope="row">
-              <span class="quiet">{end.graph} / </span>
+              <span class="quiet">
+                {end.service} / {end.graph} /{" "}
+              </span>
               <Link to={graphRoute(end)}>{end.node}</Link>:{" "}
               {describeReason(end.reason, end.action)}
             </th>

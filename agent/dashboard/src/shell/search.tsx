@@ -1,5 +1,8 @@
 import { useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
+import type { Rule } from "../alerts/types";
+import type { ModelCalls } from "../node/types";
 import { live } from "../state/live";
+import { useRequest } from "../state/polled";
 import { navigate, type Route } from "../state/route";
 import { Dialog } from "../ui/dialog";
 import { NOTHING, VIEWS } from "./navigation";
@@ -9,12 +12,12 @@ type Target = Entry & { to: Partial<Route> };
 
 const MAX_SHOWN = 12;
 
-/** Searches views, services, graphs, nodes and alerts by name. */
+/** Searches everything that has a name, from views to processes. */
 export function Search({ onClose }: { onClose: () => void }) {
   const [text, setText] = useState("");
   const [active, setActive] = useState(0);
   const input = useRef<HTMLInputElement>(null);
-  const targets = useMemo(listTargets, [live.value]);
+  const targets = useTargets();
   const matches = findEntries(targets, text).slice(0, MAX_SHOWN);
   useLayoutEffect(() => input.current?.focus(), []);
   const open = (target: Target | undefined) => {
@@ -39,11 +42,11 @@ export function Search({ onClose }: { onClose: () => void }) {
         class="search-input"
         type="text"
         role="combobox"
-        aria-label="Search views, services, graphs, nodes and alerts"
+        aria-label="Search views, services, graphs, nodes, runs, alerts, rules, models and processes"
         aria-expanded={matches.length > 0}
         aria-controls="search-results"
         aria-activedescendant={matches.length ? `search-result-${active}` : undefined}
-        placeholder="Graph, node, service, alert …"
+        placeholder="Graph, node, service, run, alert, model, process …"
         autocomplete="off"
         spellcheck={false}
         value={text}
@@ -70,8 +73,44 @@ export function Search({ onClose }: { onClose: () => void }) {
   );
 }
 
+interface Process {
+  client: string;
+  service: string;
+  host: string;
+  pid: number;
+}
+
+/** All targets: those of the stream at once, the others when they have arrived. */
+function useTargets(): Target[] {
+  const rules = useRequest<{ rules: Rule[] }>("api/v1/rules", {}, null).value;
+  const calls = useRequest<ModelCalls>("api/v1/llm", { window: "24h" }, null).value;
+  const processes = useRequest<{ clients: Process[] }>(
+    "api/v1/clients",
+    {},
+    null,
+  ).value;
+  return useMemo(
+    () => [
+      ...listTargets(),
+      ...(rules?.rules ?? []).map(({ rule }) =>
+        target("Rule", rule, "", { view: "alerts", options: { rule } }),
+      ),
+      ...(calls?.models ?? []).map(({ model }) =>
+        target("Model", model, "", { view: "models", options: { model } }),
+      ),
+      ...(processes?.clients ?? []).map(({ service, host, pid }) =>
+        target("Process", String(pid), [service, host].filter(Boolean).join(" on "), {
+          view: "processes",
+          service,
+        }),
+      ),
+    ],
+    [live.value, rules, calls, processes],
+  );
+}
+
 function listTargets(): Target[] {
-  const { graphs = [], nodes = [], alerts = [] } = live.value ?? {};
+  const { graphs = [], nodes = [], alerts = [], runs = [] } = live.value ?? {};
   const services = [...new Set([...graphs, ...nodes].map(({ service }) => service))];
   return [
     ...VIEWS.map(({ view, label }) => target("View", label, "", { view })),
@@ -85,6 +124,14 @@ function listTargets(): Target[] {
       target("Node", node, [service, graph].filter(Boolean).join(" / "), {
         view: "node",
         ...{ service, graph, node },
+      }),
+    ),
+    ...runs.map(({ service, graph, run }) =>
+      target("Run", run, `${service} / ${graph}`, {
+        view: "runs",
+        service,
+        graph,
+        run,
       }),
     ),
     ...alerts.map(({ id, rule, summary }) =>

@@ -14,11 +14,15 @@ export interface Column<T> {
   isNumeric?: boolean;
   /** Left out on narrow screens. */
   isMinor?: boolean;
+  /** Says what it is about, so that it has no label where a row is a card. */
+  isSentence?: boolean;
 }
 
 /** Returns the class of a column's cells. */
-export const cellClass = <T,>({ isNumeric, isMinor }: Column<T>) =>
-  [isNumeric && "number", isMinor && "minor"].filter(Boolean).join(" ") || undefined;
+export const cellClass = <T,>({ isNumeric, isMinor, isSentence }: Column<T>) =>
+  [isNumeric && "number", isMinor && "minor", isSentence && "sentence"]
+    .filter(Boolean)
+    .join(" ") || undefined;
 
 interface RowProps<T> {
   row: T;
@@ -93,7 +97,12 @@ export class Row<T> extends Component<RowProps<T>> implements Observed {
     return (
       <tr ref={this.element} class={name}>
         {columns.map((each) => (
-          <td key={each.key} class={cellClass(each)} title={each.title?.(row)}>
+          <td
+            key={each.key}
+            class={cellClass(each)}
+            title={each.title?.(row)}
+            data-label={each.label}
+          >
             {each.cell(row)}
           </td>
         ))}

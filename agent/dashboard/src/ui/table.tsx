@@ -23,7 +23,10 @@ interface TableProps<T> {
 // More rows make the page slow; a button shows the others.
 const ROWS_AT_ONCE = 100;
 
-/** A table that can be sorted; J and K move between its rows. */
+/**
+ * A table that can be sorted; J and K move between its rows. On narrow screens a row is a
+ * card, so that nothing scrolls sideways.
+ */
 export function Table<T>(props: TableProps<T>) {
   const { id, caption, columns, rows, rowKey, sort = "", empty, rowClass } = props;
   const [limit, setLimit] = useState(ROWS_AT_ONCE);
@@ -41,7 +44,7 @@ export function Table<T>(props: TableProps<T>) {
   };
   return (
     <div class="table-scroll" tabIndex={-1}>
-      <table id={id} onKeyDown={moveBetweenRows}>
+      <table id={id} class="rows" onKeyDown={moveBetweenRows}>
         <caption class="hidden">{caption}</caption>
         <thead>
           <tr>

@@ -89,6 +89,7 @@ const ALERT_COLUMNS: Column<Alert>[] = [
   {
     key: "summary",
     label: "Summary",
+    isSentence: true,
     cell: (row) => <Link to={{ alert: row.id }}>{row.summary}</Link>,
   },
   {
@@ -150,7 +151,12 @@ const RULE_COLUMNS: Column<Rule>[] = [
     value: (row) => row.rule,
     cell: (row) => <Link to={{ options: { rule: row.rule } }}>{row.rule}</Link>,
   },
-  { key: "condition", label: "Condition", cell: (row) => <code>{row.condition}</code> },
+  {
+    key: "condition",
+    label: "Condition",
+    isSentence: true,
+    cell: (row) => <code>{row.condition}</code>,
+  },
   {
     key: "severity",
     label: "Severity",

@@ -54,7 +54,7 @@ export function ModelsView() {
               caption="Nodes that call models"
               columns={NODES}
               rows={value.nodes}
-              rowKey={(row) => JSON.stringify([row.graph, row.node])}
+              rowKey={(row) => JSON.stringify([row.service, row.graph, row.node])}
               sort="-cost"
             />
           </Panel>
@@ -208,15 +208,19 @@ const NODES: readonly Column<ModelCalls["nodes"][number]>[] = [
   {
     key: "node",
     label: "Node",
-    value: (row) => `${row.graph} ${row.node}`,
-    cell: (row) =>
-      row.node ? (
-        <Link to={{ view: "node", graph: row.graph, node: row.node }}>
-          {row.graph} / {row.node}
-        </Link>
-      ) : (
-        "outside any node"
-      ),
+    value: (row) => `${row.service} ${row.graph} ${row.node}`,
+    cell: ({ service, graph, node }) => (
+      <>
+        <span class="quiet">{service} / </span>
+        {node ? (
+          <Link to={{ view: "node", service, graph, node }}>
+            {graph} / {node}
+          </Link>
+        ) : (
+          "outside any node"
+        )}
+      </>
+    ),
   },
   ...callColumns<ModelCalls["nodes"][number]>(),
 ];

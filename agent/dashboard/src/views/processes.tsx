@@ -37,7 +37,7 @@ interface Process {
   memory_mb: number | null;
   peak_memory_mb: number | null;
   cpu_percent: number | null;
-  in_flight: unknown[];
+  in_flight: { graph: string; node: string }[];
 }
 
 const LEVELS: Record<Process["state"], Level> = {
@@ -138,7 +138,12 @@ const COLUMNS: readonly Column<Process>[] = [
     key: "state",
     label: "State",
     value: (row) => row.state,
-    cell: (row) => <Badge level={LEVELS[row.state]}>{row.state}</Badge>,
+    cell: (row) => (
+      <>
+        <Badge level={LEVELS[row.state]}>{row.state}</Badge>
+        {row.state === "died" && lastWork(row)}
+      </>
+    ),
     title: (row) => `since ${formatTime(row.since)}`,
   },
   {
@@ -218,6 +223,13 @@ const COLUMNS: readonly Column<Process>[] = [
     title: (row) => formatTime(row.last_seen),
   },
 ];
+
+/** What a process was doing when it died. */
+function lastWork({ in_flight }: Process): string {
+  const places = in_flight.map(({ graph, node }) => [graph, node].filter(Boolean));
+  const names = [...new Set(places.map((place) => place.join(" / ")))];
+  return names.length ? ` while running ${names.join(", ")}` : "";
+}
 
 const total = (counts: Record<string, number>) =>
   Object.values(counts).reduce((sum, each) => sum + each, 0);
