@@ -49,6 +49,7 @@ class EventBuffer:
         columns: the fields of an event, with their typecodes.
         wake: starts the sender, or wakes it.
         is_sending: whether a sender runs in this process.
+        on_first: called before the first event after a flush.
 
     Attributes:
         flat: the fields of all events. It stays the same list.
@@ -65,6 +66,7 @@ class EventBuffer:
         columns: Mapping[str, str],
         wake: Callable[[], object],
         is_sending: Callable[[], bool],
+        on_first: Callable[[], object],
     ) -> None:
         self.section = section
         self.columns = columns
@@ -73,6 +75,7 @@ class EventBuffer:
         self.dropped = 0
         self.wake = wake
         self._is_sending = is_sending
+        self._on_first = on_first
 
     @property
     def is_open(self) -> bool:
@@ -88,6 +91,8 @@ class EventBuffer:
         """Check the sender or wake it; return whether to drop the event."""
         size = len(self.flat)
         if self.is_open and size < self.wake_at and self._is_sending():
+            if not size:
+                self._on_first()
             next_check = GROWTH * (size + len(self.columns))
             self.watermark[-1] = min(next_check, self.wake_at)
             return False
@@ -127,13 +132,17 @@ class EventBuffers(NamedTuple):
 
     @classmethod
     def waking(
-        cls, wake: Callable[[], object], is_sending: Callable[[], bool]
+        cls,
+        wake: Callable[[], object],
+        is_sending: Callable[[], bool],
+        on_first: Callable[[], object],
     ) -> EventBuffers:
         """Return empty lists; see `EventBuffer`."""
+        calls = wake, is_sending, on_first
         phased = {**EXECUTION_COLUMNS, **PHASE_COLUMNS}
         return cls(
-            EventBuffer("executions", phased, wake, is_sending),
-            EventBuffer("executions", EXECUTION_COLUMNS, wake, is_sending),
-            EventBuffer("points", POINT_COLUMNS, wake, is_sending),
-            EventBuffer("runs", RUN_COLUMNS, wake, is_sending),
+            EventBuffer("executions", phased, *calls),
+            EventBuffer("executions", EXECUTION_COLUMNS, *calls),
+            EventBuffer("points", POINT_COLUMNS, *calls),
+            EventBuffer("runs", RUN_COLUMNS, *calls),
         )

@@ -42,7 +42,9 @@ class Process:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.recorder = Recorder(self.on_pressure, self.is_sending)
+        self.recorder = Recorder(
+            self.on_pressure, self.is_sending, self.on_first, self.on_failure
+        )
         self.sender: Sender | None = None
         # Called before the last batch is sent, to record what is still in progress.
         self.before_exit: list[Callable[[], None]] = []
@@ -132,6 +134,20 @@ class Process:
         if self._late_until < math.inf:
             self._end_after_event()
 
+    def on_first(self) -> None:
+        """Send the first event after a pause at once."""
+        sender = self.sender
+        if sender is not None:
+            sender.end_pause()
+
+    def on_failure(self) -> None:
+        """Send a failure early."""
+        sender = self.sender
+        if sender is not None and sender.is_running:
+            sender.hasten()
+        else:
+            self.on_pressure()
+
     def flush(self, timeout: float = 2.0) -> bool:
         """Wait until the agent has committed everything that this process recorded.
 
@@ -205,6 +221,11 @@ class Process:
 
     # -- inside ----------------------------------------------------------------------
 
+    def _prepare_exit(self) -> float:
+        """Record what is in progress; return how long the last flush may take."""
+        self._record_rest()
+        return self.settings.exit_timeout
+
     def _record_rest(self) -> None:
         for record_rest in self.before_exit:
             try:
@@ -265,8 +286,7 @@ class Process:
         history = AgentHistory(reached=self._reached)
         self._install_hooks()
         connection = AgentConnection(batches, connect, history)
-        timeout = settings.exit_timeout
-        return Sender(connection, self.recorder, self._record_rest, timeout)
+        return Sender(connection, self.recorder, self._prepare_exit)
 
     def _install_hooks(self) -> None:
         if not self._hooked:

@@ -7,7 +7,6 @@ number in the table on the wire. `kaywatch._pending` describes the hot path.
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Hashable, Mapping
 from itertools import count
@@ -15,6 +14,7 @@ from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 from kaywatch._names import NameFolder
 from kaywatch._pending import EventBuffers
+from kaywatch._run_ids import RunIds
 
 __all__ = [
     "Failure",
@@ -224,15 +224,17 @@ class Recorder:
         revisits: the nodes that ended runs visited more than once.
         names: folds names that are made per request.
         series_table, points_table: the events refer to these by number.
-        run_prefix: begins the ids of this process's runs.
+        run_ids: makes the ids of runs.
     """
 
     def __init__(
         self,
         on_pressure: Callable[[], object] = lambda: None,
         is_sending: Callable[[], bool] = lambda: True,
+        on_first: Callable[[], object] = lambda: None,
+        on_failure: Callable[[], object] = lambda: None,
     ) -> None:
-        self.pending = EventBuffers.waking(on_pressure, is_sending)
+        self.pending = EventBuffers.waking(on_pressure, is_sending, on_first)
         self.failures: list[Failure] = []
         self.topologies: dict[str, Topology] = {}
         self.topology_version = 0
@@ -242,13 +244,18 @@ class Recorder:
         self.names = NameFolder()
         self.series_table: Numbered[tuple[str, str], Series] = Numbered()
         self.points_table: Numbered[PointKey, Callable[[float], None]] = Numbered()
-        self.run_prefix = os.urandom(4).hex()
-        self._numbers = count(1)
+        self.run_ids = RunIds()
+        self._on_failure = on_failure
 
     @property
     def folded(self) -> int:
         """Series and metrics beyond the limit, folded into `__other__`."""
         return self.series_table.folded + self.points_table.folded
+
+    @property
+    def has_batch(self) -> bool:
+        """Whether a batch's worth of events is pending, which must not wait."""
+        return any(len(events.flat) >= events.wake_at for events in self.pending)
 
     # -- set-up: slow, cached, bounded -------------------------------------------
 
@@ -298,14 +305,6 @@ class Recorder:
             return self.point(kind, OTHER, "", "")
         return table.add(key, self._add)
 
-    def run_id(self, number: int) -> str:
-        """Return the id of the run with that number, empty for 0."""
-        return f"{self.run_prefix}-{number}" if number else ""
-
-    def next_number(self) -> int:
-        """Return a number for a run, unique in this process."""
-        return next(self._numbers)
-
     # -- events -------------------------------------------------------------------
 
     def run_ended(
@@ -323,16 +322,17 @@ class Recorder:
         self.pending.runs.record(end)
 
     def failed(self, failure: Failure) -> None:
-        """Keep the details of a failure, up to the limit."""
+        """Keep the details of a failure, up to the limit, and send it early."""
         if len(self.failures) < MAX_FAILURES:
             self.failures.append(failure)
-        if not self.pending.executions.is_open:
-            self.pending.executions.wake()
+        self._on_failure()
 
     def retried(self, failure: Failure) -> None:
         """Keep the details of an error that a retry answered, if there is much room."""
         if len(self.failures) < MAX_RETRIED:
-            self.failed(failure)
+            self.failures.append(failure)
+        if not self.pending.executions.is_open:
+            self.pending.executions.wake()
 
     def wired(self, topology: Topology) -> None:
         """Keep a graph's topology, replacing one of the same name."""
@@ -385,7 +385,7 @@ class Recorder:
         self.revisits.take()
         self.in_flight.clear()
         self.runs.clear()
-        self.run_prefix = os.urandom(4).hex()
+        self.run_ids.renew()
         self.topology_version += 1
         self.close()
 

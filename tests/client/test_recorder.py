@@ -156,7 +156,7 @@ def test_fork_discards_the_parents_state() -> None:
     recorder.in_flight.add(Endless("g", "n", 0.0))
     recorder.runs.add(Spinning("g", 1, {"n": 2}))
     recorder.revisits.add("g", {"n": 2})
-    prefix = recorder.run_prefix
+    prefix = recorder.run_ids.prefix
 
     recorder.forget()
 
@@ -164,7 +164,7 @@ def test_fork_discards_the_parents_state() -> None:
     assert not recorder.in_flight
     assert not recorder.runs
     assert not recorder.revisits.take()
-    assert recorder.run_prefix != prefix
+    assert recorder.run_ids.prefix != prefix
     record(0.1)
     assert asked == ["start"]
 

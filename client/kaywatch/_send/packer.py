@@ -201,7 +201,7 @@ class Packer:
                 one.graph,
                 one.node,
                 one.started,
-                recorder.run_id(one.run),
+                recorder.run_ids.text(one.run),
                 one.visits,
                 one.run_started,
                 one.failed_attempts,
@@ -216,7 +216,7 @@ class Packer:
             revisits = run.revisits()
             if revisits is not None:
                 graph, number, visits, counts = revisits
-                run_id = recorder.run_id(number)
+                run_id = recorder.run_ids.text(number)
                 # The run as a whole has no node.
                 for node, times in (*_snapshot(counts.items()), ("", visits)):
                     loops.append((graph, node, times, run_id))

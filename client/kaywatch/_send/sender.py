@@ -19,6 +19,7 @@ from typing import Final
 from kaywatch import wire
 from kaywatch._send.connecting import finish_imports
 from kaywatch._send.connection import AgentConnection
+from kaywatch._send.schedule import FlushSchedule
 from kaywatch._send.self_pipe import SelfPipe
 from kaywatch._send.session import FLUSH_INTERVAL
 from kaywatch.recorder import Recorder
@@ -27,7 +28,6 @@ __all__ = ["Sender"]
 
 log = logging.getLogger("kaywatch")
 
-FIRST_FLUSH: Final = 0.1  # soon, so that short-lived processes are seen at all
 POLL: Final = 0.05  # while bytes or acks are in transit
 PAUSE_TIMEOUT: Final = 0.5  # the most that a fork waits; a step takes up to 50 ms
 
@@ -42,8 +42,8 @@ class Sender:
     Args:
         connection: to the agent.
         recorder: holds the events.
-        record_rest: records what is still in progress when a SIGTERM arrives.
-        exit_timeout: maximum time in seconds by which a flush delays a SIGTERM.
+        prepare_exit: records what is still in progress when a SIGTERM arrives; returns
+            the maximum time in seconds by which a flush delays the signal.
 
     Raises:
         OSError: there is no free file descriptor.
@@ -53,15 +53,14 @@ class Sender:
         self,
         connection: AgentConnection,
         recorder: Recorder,
-        record_rest: Callable[[], None] = lambda: None,
-        exit_timeout: float = 2.0,
+        prepare_exit: Callable[[], float],
     ) -> None:
         self.connection = connection
         self.failure = self._logged = ""
         self.pid = os.getpid()
         self._recorder = recorder
-        self._record_rest = record_rest
-        self._exit_timeout = exit_timeout
+        self._prepare_exit = prepare_exit
+        self._schedule = FlushSchedule(time.monotonic())
         self._requests: queue.SimpleQueue[FlushRequest] = queue.SimpleQueue()
         self._pipe = SelfPipe()
         self._thread: threading.Thread | None = None
@@ -95,6 +94,7 @@ class Sender:
         thread = threading.Thread(
             target=self._run, args=(paused,), name="kaywatch-sender", daemon=True
         )
+        self._schedule = FlushSchedule(time.monotonic())
         # Before the first event is recorded: a SIGTERM may follow within microseconds.
         self._pipe.watch_sigterm()
         try:
@@ -130,6 +130,16 @@ class Sender:
     def wake(self) -> None:
         """Make the thread look now. Re-entrant, never blocks."""
         self._pipe.notify()
+
+    def hasten(self) -> None:
+        """Flush early, because something failed. Re-entrant, never blocks."""
+        if self._schedule.request():
+            self._pipe.notify()
+
+    def end_pause(self) -> None:
+        """Flush soon if nothing was sent lately. Re-entrant, never blocks."""
+        if self._schedule.is_quiet(time.monotonic(), self.connection.interval):
+            self.hasten()
 
     def abandon(self) -> None:
         """Close the files that the child of a fork inherited."""
@@ -174,19 +184,19 @@ class Sender:
                 self._pipe.unwatch_sigterm()
 
     def _drive(self, paused: threading.Event) -> None:
-        delay = FIRST_FLUSH
+        schedule = self._schedule
         while not paused.is_set():
-            if self._pipe.wait(delay):
+            if self._pipe.wait(max(0.0, schedule.due - time.monotonic())):
                 self._terminate()
             request = self._next_request()
             if request is None:
-                delay = self._flush_once()
+                self._flush_when_due(schedule)
             elif not self._serve(request, paused):
                 self._requests.put(request)  # for the next driver
             elif request.stop:
                 return
             else:
-                delay = 0.0
+                schedule.due = 0.0
         self._step(urgent=False, wait=0.0)
 
     def _next_request(self) -> FlushRequest | None:
@@ -200,9 +210,9 @@ class Sender:
 
         Events that other threads record meanwhile would not exist without kaywatch.
         """
-        deadline = time.monotonic() + self._exit_timeout
+        started = time.monotonic()
         try:
-            self._record_rest()
+            deadline = started + self._prepare_exit()
             self._step(urgent=True, wait=0.0)
             through = self.connection.batches.seq
             self._serve(FlushRequest(deadline, through=through))
@@ -214,14 +224,19 @@ class Sender:
             # If a handler was set meanwhile, it gets the signal.
             raise_signal(signal.SIGTERM)
 
-    def _flush_once(self) -> float:
-        """Step the connection; return how long to sleep."""
+    def _flush_when_due(self, schedule: FlushSchedule) -> None:
+        """Flush if that is due, or if a whole batch is pending."""
         connection = self.connection
+        is_due = schedule.is_due(time.monotonic(), connection.interval)
+        if not (is_due or self._recorder.has_batch):
+            return
+        schedule.begin()
         packed = self._step(urgent=False, wait=0.0)
+        delay = POLL if packed > wire.MAX_BATCH_EVENTS else connection.interval
         if connection.is_busy(time.monotonic()):
-            self._step(urgent=False, wait=POLL)
-            return 0.0
-        return POLL if packed > wire.MAX_BATCH_EVENTS else connection.interval
+            packed += self._step(urgent=False, wait=POLL)
+            delay = 0.0
+        schedule.end(time.monotonic(), packed, delay, connection.interval)
 
     def _serve(
         self, request: FlushRequest, paused: threading.Event | None = None

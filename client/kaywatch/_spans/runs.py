@@ -71,7 +71,7 @@ class Run:
         self.owner = owner
         self.parent = parent
         self.counts: dict[str, int] = {}
-        self.number = process.recorder.next_number()
+        self.number = process.recorder.run_ids.next_number()
         self.token: Token[Run | None] = _set_run(self)
         self.started = _clock()
         _runs.add(self)

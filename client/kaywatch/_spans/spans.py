@@ -297,7 +297,7 @@ class Span:
             phase=key[1],
             attempts=details.attempts,
             outcome=int(details.outcome),
-            run=process.recorder.run_id(run.number) if run else "",
+            run=process.recorder.run_ids.text(run.number) if run else "",
             traceback=details.traceback,
             run_start=now - _clock() + run.started if run else 0.0,
             visits=run.visits if run else 0,

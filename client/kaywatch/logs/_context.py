@@ -23,7 +23,7 @@ def context() -> dict[str, str]:
     span, run = current_span.get(), current_run.get()
     fields = {}
     if run is not None:
-        fields["run_id"] = process.recorder.run_id(run.number)
+        fields["run_id"] = process.recorder.run_ids.text(run.number)
         fields["graph"] = run.graph
     # Between the nodes of a nested graph, the innermost span is the outer graph's.
     if span is not None and span.run is run:

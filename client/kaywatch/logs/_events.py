@@ -124,7 +124,7 @@ class EventLogger:
         del fields["action"]  # no node has returned one yet
         outer = run.parent
         if isinstance(outer, Span) and outer.run is not None:
-            fields["parent_run_id"] = process.recorder.run_id(outer.run.number)
+            fields["parent_run_id"] = process.recorder.run_ids.text(outer.run.number)
         # Kept with the run, since finding the place walks the stack.
         place = _place(source)
         run.listener_state = LogSource(source.logger, place, is_framework=False)

@@ -93,7 +93,7 @@ def node_fields(span: Span) -> Fields:
     return {
         "node_id": span.series.node,
         "graph": span.series.graph,
-        "run_id": process.recorder.run_id(run.number) if run is not None else "",
+        "run_id": process.recorder.run_ids.text(run.number) if run is not None else "",
     }
 
 
@@ -112,7 +112,7 @@ def ended_fields(span: Span, seconds: float) -> Fields:
 
 def run_fields(run: Run) -> Fields:
     """Return the fields of a run's events, with the last node and its action."""
-    run_id = process.recorder.run_id(run.number)
+    run_id = process.recorder.run_ids.text(run.number)
     fields = {"graph": run.graph, "run_id": run_id}
     return fields | {"node_id": run.node, "action": run.action}
 

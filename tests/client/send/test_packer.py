@@ -391,7 +391,7 @@ def take_in_flight(packer: Packer) -> list[tuple[Any, ...]]:
 def test_nodes_in_flight_are_sent_on_change(recorder: Recorder, packer: Packer) -> None:
     recorder.in_flight.add(Endless("g", "n", 5.0, 7))
     recorder.in_flight.add(Endless("g", "m", 4.0))
-    run = recorder.run_id(7)
+    run = recorder.run_ids.text(7)
     expected = [("g", "m", 4.0, "", 0, 0.0, 0), ("g", "n", 5.0, run, 0, 4.0, 0)]
     assert take(packer).sections["in_flight"] == expected
     assert packer.take() is None
@@ -419,7 +419,7 @@ def test_the_run_with_the_most_visits_of_a_node_is_sent(
 ) -> None:
     recorder.runs.add(Spinning("g", 7, {"a": 3, "b": 2, "c": 1, OTHER: 9}))
     recorder.runs.add(Spinning("g", 8, {"a": 2, "b": 5}))
-    long, short = recorder.run_id(7), recorder.run_id(8)
+    long, short = recorder.run_ids.text(7), recorder.run_ids.text(8)
     assert take(packer).sections["loops"] == [
         ("g", "", 15, long),
         ("g", "b", 5, short),
