@@ -98,7 +98,7 @@ class App:
         tune_allocator()
         tune_threads()
         raise_descriptors()
-        ticks: asyncio.Task[None] | None = None
+        evaluating: list[asyncio.Task[None]] = []
         commits: asyncio.Task[None] | None = None
         ticker = self.components.ticker
         ticker.publish.append(self._report)
@@ -110,11 +110,14 @@ class App:
             # Imported modules are never freed; a full collection is 20 ms shorter
             # without them.
             gc.freeze()
-            ticks = asyncio.create_task(ticker.run_ticks(), name="ticks")
+            evaluating += (
+                asyncio.create_task(ticker.run_ticks(), name="ticks"),
+                asyncio.create_task(ticker.run_early_evaluations(), name="evaluations"),
+            )
             commits = asyncio.create_task(ticker.run_commits(), name="commits")
             await self._stopping.wait()
         finally:
-            await self._stop(ticks, commits)
+            await self._stop(evaluating, commits)
 
     def stop(self) -> None:
         """End `run`, with a last commit and acknowledgement. Idempotent."""
@@ -200,16 +203,20 @@ class App:
         self.components.restore(writer)
         checking = asyncio.create_task(writer.check(), name="store check")
 
-    async def _stop(self, *loops: asyncio.Task[None] | None) -> None:
+    async def _stop(
+        self,
+        evaluating: Sequence[asyncio.Task[None]],
+        commits: asyncio.Task[None] | None,
+    ) -> None:
         """Stop in reverse order: no new connections, a last commit, acks, goodbye."""
         components = self.components
         served = bool(components.listener.path)
         self.supervision.stopping()
         components.listener.stop_accepting()
         await components.listener.read_all()
-        ticks, commits = loops
-        if ticks is not None and commits is not None:
-            ticks.cancel()
+        for task in evaluating:
+            task.cancel()
+        if commits is not None:
             await self._commit_last(commits)
         while self._stops:
             name, stop = self._stops.pop()

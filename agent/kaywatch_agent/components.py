@@ -87,13 +87,14 @@ class Components:
         self.clock = clock
         self.health = _health(clock)
         self.metrics = MetricsRegistry()
+        self.alerting = Alerting(
+            config.alerts, min_severity=config.notify.min_severity, clock=clock
+        )
         self.pipeline = Pipeline(
             Aggregator(Registry(config.limits), clock()),
             privacy=Privacy(config.failures),
+            watched=lambda: self.alerting.engine.settings.custom_metrics,
             clock=clock,
-        )
-        self.alerting = Alerting(
-            config.alerts, min_severity=config.notify.min_severity, clock=clock
         )
         self.delivery = Delivery(
             config.notify,
@@ -104,7 +105,10 @@ class Components:
         )
         self.committer = Committer(self._durable_parts())
         self.intake = Intake(
-            self.pipeline, request_commit=self.request_commit, clock=clock
+            self.pipeline,
+            request_commit=self.request_commit,
+            request_evaluation=self.alerting.timer.request,
+            clock=clock,
         )
         self.listener = UnixListener(self.intake)
         self.mqtt = MqttIngest(config.ingest.mqtt, self.intake, _alert_json)

@@ -85,6 +85,14 @@ class Ticker:
                 await self.commit()
                 await asyncio.sleep(COMMIT_PAUSE)
 
+    async def run_early_evaluations(self) -> None:
+        """Evaluate the rules whenever that is requested, until cancelled."""
+        while True:
+            await self._alerting.timer.wait_requested()
+            self._start_evaluation()
+            if self._evaluation is not None:
+                await asyncio.wait([self._evaluation])
+
     def end_commits(self) -> None:
         """Let `run_commits` return after the commit in progress."""
         self._ending = True
@@ -98,8 +106,8 @@ class Ticker:
         self._health.report("rules", self._alerting.evaluated, self._alerting.problem)
         if self._committer.writer is not None or self._committer.problem:
             self._health.report("store", now, self._committer.problem)
-        if self._alerting.due:
-            self._evaluation = asyncio.create_task(self._evaluate(), name="rules")
+        if self._alerting.timer.is_due:
+            self._start_evaluation()
         self._committer.request()
         for publish in self.publish:
             self._guard(publish)
@@ -132,8 +140,14 @@ class Ticker:
     def _aggregate(self) -> None:
         self._intake.write(self._pipeline.advance(self._clock()))
 
+    def _start_evaluation(self) -> None:
+        """Evaluate the rules in a task, unless one has been started already."""
+        if self._evaluation is None or self._evaluation.done():
+            self._evaluation = asyncio.create_task(self._evaluate(), name="rules")
+
     async def _evaluate(self) -> None:
-        """Evaluate the rules, and pass on the result."""
+        """Evaluate the rules on all that has arrived, and pass on the result."""
+        self._guard(self._aggregate)
         view = self._pipeline.aggregator.view(self._clock())
         update = await self._alerting.evaluate(view, self._pipeline.clients)
         # No await before this: alerts and their notifications belong in one commit.

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.agent.protocol.fakes import FakePeer
+from tests.agent.protocol.samples import FAILURE, batch, executions, hello
 from tests.agents import DEADLINE
 
+from kaywatch import wire
 from kaywatch_agent.components import Components
 from kaywatch_agent.config import Config, parse
+from kaywatch_agent.rules.loop import EvaluationTimer
+from kaywatch_agent.rules.state import AlertState
 from kaywatch_agent.store.writer import StoreWriter
 
 
@@ -72,3 +78,74 @@ async def test_a_failing_publisher_does_not_stop_the_tick(
     assert published == [1, 1]
     assert not components.health.status(components.clock()).stages["tick"].problem
     await components.ticker.stop_rules()
+
+
+RULE = """
+[[rule]]
+name = "fails"
+metric = "error_rate"
+op = ">"
+value = 0.5
+window = "1m"
+for = "0"
+min_executions = 1
+"""
+
+
+async def test_a_failure_is_evaluated_without_a_tick() -> None:
+    components = Components(parse(f'store.path = ":memory:"\n{RULE}'))
+    ticker = components.ticker
+    evaluating = asyncio.create_task(ticker.run_early_evaluations())
+    session = components.pipeline.sessions.open_stream(FakePeer())
+    now = time.time()
+    failing = batch(
+        executions=executions(1, outcome=[1], error=[1], end=[now]),
+        failures=[{**FAILURE, "time": now}],
+    )
+    components.intake.receive(
+        session.receive(wire.frame(hello()) + wire.frame(failing)), session
+    )
+    await until(lambda: components.alerting.counts.get(AlertState.FIRING))
+
+    (alert,) = components.alerting.engine.alerts
+    assert (alert.rule, alert.labels["node"]) == ("fails", "pay")
+    evaluating.cancel()
+    await components.ticker.stop_rules()
+
+
+async def test_an_early_evaluation_waits_for_the_pause_of_the_one_before() -> None:
+    timer = EvaluationTimer()
+    timer.begin()
+    timer.request()
+    with pytest.raises(TimeoutError):  # one is in progress
+        await asyncio.wait_for(timer.wait_requested(), 0.05)
+    timer.end(seconds=0.5, interval=1.0)
+    with pytest.raises(TimeoutError):  # for ten seconds from its beginning
+        await asyncio.wait_for(timer.wait_requested(), 0.05)
+    assert not timer.is_due
+
+    timer = EvaluationTimer()
+    timer.request()
+    await asyncio.wait_for(timer.wait_requested(), DEADLINE)
+    timer.begin()
+    timer.end(seconds=0.0, interval=1.0)
+    timer.request()
+    await asyncio.wait_for(timer.wait_requested(), DEADLINE)
+
+
+async def test_a_longer_interval_is_not_shortened_by_requests() -> None:
+    timer = EvaluationTimer()
+    timer.begin()
+    timer.end(seconds=0.0, interval=60.0)
+    timer.request()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(timer.wait_requested(), 0.05)
+
+
+async def test_an_evaluation_at_a_tick_answers_a_request() -> None:
+    timer = EvaluationTimer()
+    timer.request()
+    timer.begin()
+    timer.end(seconds=0.0, interval=1.0)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(timer.wait_requested(), 0.05)

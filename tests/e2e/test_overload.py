@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import resource
+import signal
 import socket
 import threading
 import time
@@ -18,6 +19,37 @@ from tests.agents import Agent, until
 from kaywatch import wire
 
 SECONDS = 3.0
+
+# Several clients in one process. Each has the connection and the backoff of a real one.
+CROWD = """
+import os, sys, time
+from kaywatch._send.batches import Batches
+from kaywatch._send.connecting import connector
+from kaywatch._send.connection import AgentConnection
+from kaywatch._send.identity import new_identity
+from kaywatch.recorder import Recorder
+
+class Member:
+    def __init__(self):
+        recorder = Recorder()
+        recorder.open()
+        self.record = recorder.series("g", "n").record
+        self.batches = Batches(new_identity("crowd", "here", {}), recorder)
+        connect = connector(sys.argv[1], self.batches.identity.client)
+        self.connection = AgentConnection(self.batches, connect)
+
+members = [Member() for _ in range(int(sys.argv[2]))]
+for _ in sys.stdin:
+    for member in members:
+        member.record(0.1)
+    waiting, started = members, time.monotonic()
+    while waiting and time.monotonic() - started < 60:
+        for member in waiting:
+            member.connection.step(time.monotonic())
+        waiting = [one for one in waiting if not one.batches.is_drained()]
+        time.sleep(0.01)
+    print(len(waiting), round(time.monotonic() - started, 3), flush=True)
+"""
 
 
 @contextlib.contextmanager
@@ -86,6 +118,32 @@ def test_a_thousand_connections_are_all_served(agent: Agent) -> None:
         flush_seconds(agent, 1)
         states = [client["state"] for client in agent.clients()]
         assert states.count("connected") == 1_000
+
+
+def test_a_thousand_clients_that_reconnect_together_are_all_served(
+    agent: Agent,
+) -> None:
+    processes = [agent.spawn(CROWD, agent.endpoint, "250") for _ in range(4)]
+
+    def record() -> None:
+        """Let each client record an event, and wait until all are acknowledged."""
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+        for process in processes:
+            assert process.stdout is not None
+            waiting, seconds = process.stdout.readline().split()
+            assert waiting == "0", f"after {seconds} s"
+
+    record()
+    agent.stop(signal.SIGKILL)
+    agent.start()
+    record()
+    assert agent.executions() == {"n": 2_000}
+    clients = agent.clients()
+    assert [client["state"] for client in clients] == ["connected"] * 1_000
+    assert {client["events"] for client in clients} == {2}
 
 
 @pytest.mark.parametrize("size", [1, wire.MAX_FRAME])

@@ -54,6 +54,7 @@ class Intake:
         pipeline: Pipeline,
         *,
         request_commit: Callable[[], None],
+        request_evaluation: Callable[[], None],
         clock: Callable[[], float],
     ) -> None:
         """Start without connections.
@@ -61,12 +62,14 @@ class Intake:
         Args:
             pipeline: processes messages and returns replies.
             request_commit: requests a commit before the next tick.
+            request_evaluation: requests an evaluation of the rules before it.
             clock: returns Unix seconds.
         """
         self.pipeline = pipeline
         self.mirror = Mirror()
         self.metrics = IntakeMetrics()
         self._request_commit = request_commit
+        self._request_evaluation = request_evaluation
         self._clock = clock
         self._connections: dict[Session, Connection] = {}
         self._withheld: set[Session] = set()  # sessions whose replies were withheld
@@ -107,6 +110,8 @@ class Intake:
             if replies and replies[-1].close:
                 break  # nothing more is accepted here
         self.write(self.pipeline.take_rows())
+        if self.pipeline.urgency.take():
+            self._request_evaluation()
         if self.pipeline.commit_due:
             self._request_commit()
         return is_usable

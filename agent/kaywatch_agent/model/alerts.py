@@ -204,6 +204,7 @@ class NotificationRequest(NamedTuple):
         alert: the alert.
         text: a text to show above the alert.
         fallback_for: the receiver that cannot be reached, if this is its fallback.
+        is_alone: whether no other alert of the group can follow within `group_wait`.
     """
 
     receiver: str
@@ -211,6 +212,7 @@ class NotificationRequest(NamedTuple):
     alert: AlertDetails
     text: str = ""
     fallback_for: str = ""
+    is_alone: bool = False
 
 
 class Notification(msgspec.Struct, frozen=True, kw_only=True):

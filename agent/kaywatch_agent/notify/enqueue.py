@@ -138,6 +138,7 @@ def failover(
         request.alert,
         f"{text} ({reason})" if reason else text,
         fallback_for=request.receiver,
+        is_alone=request.is_alone,
     )
 
 
@@ -305,5 +306,5 @@ def _group_due(inputs: _EnqueueInput, stream: str) -> float:
     longest = policy.group_wait + policy.group_interval
     # A time far ahead remains from before the clock was set back.
     if last is None or not now - policy.group_interval < last <= now + longest:
-        return now + policy.group_wait
+        return now if request.is_alone else now + policy.group_wait
     return max(now, last + policy.group_interval)

@@ -4,18 +4,35 @@ A batch costs the agent some 20 us whatever its size, and an event 0.07 us. Many
 batches are therefore expensive: from thousands of processes, or from one that sends
 each event on its own. No events are rejected. Connections are read fairly, so a client
 that floods the agent delays the others by at most one read.
+
+The interval grows with the number of clients. Clients whose nodes failed lately get a
+shorter one, as long as they are few.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from itertools import islice
 from typing import Final
 
 __all__ = ["FlowControl"]
 
 # Some 2 % of a core. With more clients, each sends less often than once a second.
 BATCHES_PER_SECOND: Final = 1_000
-SLOWEST: Final = 10.0  # seconds; with a longer interval, alerts would be late
+SHORTEST: Final = 1.0  # seconds; the interval of a client that was not advised
+SLOWEST: Final = 10.0  # with a longer interval, alerts would be late
+
+# The interval changes when it is off by this share, and not with each client.
+TOLERANCE: Final = 0.1
+
+# Clients with a failure in the last seconds get a fraction of the interval. All of them
+# together may cause a quarter more batches.
+FAILING_SECONDS: Final = 30.0
+FAILING_FACTOR: Final = 4.0
+MAX_MORE_BATCHES: Final = BATCHES_PER_SECOND / 4
+
+# Each message takes about 20 us.
+MESSAGES_PER_TICK: Final = 500
 
 # The limit of one client, unless its batches are large.
 CLIENT_BATCHES_PER_SECOND: Final = 50
@@ -24,39 +41,109 @@ REMIND_SECONDS: Final = 10.0
 
 
 class FlowControl:
-    """Counts batches, and selects the clients that should send less often."""
+    """Counts batches, and decides how often each client should send.
+
+    Attributes:
+        seconds: the usual interval between two batches of a client.
+    """
 
     def __init__(self, now: float) -> None:
-        self.seconds = 1.0  # between two batches of each client
+        self.seconds = SHORTEST
         self._since = now
         self._batches: dict[str, int] = {}
         self._events: dict[str, int] = {}
-        self._last_sent: dict[str, float] = {}  # time of the last request, by client
+        self._advised: dict[str, float] = {}  # by client; others send once a second
+        self._failed: dict[str, float] = {}  # time of the last failure, by client
+        self._favored: set[str] = set()
+        self._reminded: dict[str, float] = {}  # time of the last reminder, by client
 
     def count(self, client: str, events: int) -> None:
         """Count a batch."""
         self._batches[client] = self._batches.get(client, 0) + 1
         self._events[client] = self._events.get(client, 0) + events
 
-    def decide(self, now: float, clients: Collection[str]) -> Iterator[str]:
-        """Yield the connected clients to which `seconds` should be sent."""
+    def count_failure(self, client: str, now: float) -> None:
+        """Record that nodes of a client failed."""
+        self._failed[client] = now
+
+    def interval(self, client: str) -> float:
+        """Return the interval that a client was last asked for."""
+        return self._advised.get(client, SHORTEST)
+
+    def connect(self, client: str) -> float:
+        """Return the interval for a client that has just connected."""
+        self._advise(client, self._wanted(client))
+        return self.interval(client)
+
+    def decide(
+        self, now: float, clients: Collection[str]
+    ) -> Iterator[tuple[str, float]]:
+        """Yield the connected clients to be notified of an interval, and the interval.
+
+        A change for thousands of clients takes several calls.
+        """
+        self._set_usual(len(clients))
+        self._favored = self._select_failing(now)
+        yield from islice(self._changes(clients), MESSAGES_PER_TICK)
+        yield from self._reminders(now, clients)
+
+    def forget(self, client: str) -> None:
+        """Discard the state of a client that was removed."""
+        for state in (self._advised, self._failed, self._reminded):
+            state.pop(client, None)
+
+    # -- inside ------------------------------------------------------------------------
+
+    def _set_usual(self, clients: int) -> None:
+        wanted = min(SLOWEST, max(SHORTEST, round(clients / BATCHES_PER_SECOND, 1)))
+        is_off = abs(wanted - self.seconds) > TOLERANCE * self.seconds
+        if is_off or wanted == SHORTEST:
+            self.seconds = wanted
+
+    def _select_failing(self, now: float) -> set[str]:
+        """Return the clients that get a shorter interval."""
+        for client, failed_at in list(self._failed.items()):
+            if not 0.0 <= now - failed_at < FAILING_SECONDS:
+                del self._failed[client]
+        more = 1.0 / self._shorter() - 1.0 / self.seconds
+        if more <= 0.0:
+            return set()
+        return set(islice(self._failed, int(MAX_MORE_BATCHES / more)))
+
+    def _shorter(self) -> float:
+        return max(SHORTEST, round(self.seconds / FAILING_FACTOR, 1))
+
+    def _wanted(self, client: str) -> float:
+        return self._shorter() if client in self._favored else self.seconds
+
+    def _advise(self, client: str, seconds: float) -> None:
+        if seconds > SHORTEST:
+            self._advised[client] = seconds
+        else:
+            self._advised.pop(client, None)
+
+    def _changes(self, clients: Collection[str]) -> Iterator[tuple[str, float]]:
+        """Yield the clients whose interval changes; usually, nobody was advised."""
+        if self.seconds == SHORTEST and not self._advised:
+            return
+        for client in clients:
+            wanted = self._wanted(client)
+            if wanted != self.interval(client):
+                self._advise(client, wanted)
+                yield client, wanted
+
+    def _reminders(
+        self, now: float, clients: Collection[str]
+    ) -> Iterator[tuple[str, float]]:
+        """Yield the clients that send too many small batches."""
         elapsed = max(1.0, now - self._since)
-        interval = min(SLOWEST, max(1.0, round(len(clients) / BATCHES_PER_SECOND, 1)))
-        changed, self.seconds = interval != self.seconds, interval
         batches, events = self._batches, self._events
         self._since, self._batches, self._events = now, {}, {}
-        if changed:
-            yield from clients
-            return
         for client, count in batches.items():
             too_many = count > CLIENT_BATCHES_PER_SECOND * elapsed
             too_small = events[client] < WELL_FILLED * count
             if not (too_many and too_small and client in clients):
                 continue
-            if now - self._last_sent.get(client, 0.0) >= REMIND_SECONDS:
-                self._last_sent[client] = now
-                yield client
-
-    def forget(self, client: str) -> None:
-        """Discard the state of a client that was removed."""
-        self._last_sent.pop(client, None)
+            if now - self._reminded.get(client, 0.0) >= REMIND_SECONDS:
+                self._reminded[client] = now
+                yield client, self.interval(client)

@@ -22,7 +22,7 @@ The pipeline returns values: it has no reference to connections, the store or a 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from kaywatch import wire
@@ -33,9 +33,12 @@ from kaywatch_agent.aggregate.detail_quota import Detail
 from kaywatch_agent.model.client import Client
 from kaywatch_agent.model.series import ClientState
 from kaywatch_agent.pipeline.flow_control import FlowControl
+from kaywatch_agent.pipeline.metrics import PipelineMetrics
 from kaywatch_agent.pipeline.queue import BatchQueue, QueuedBatch
+from kaywatch_agent.pipeline.sampling import ProcessSampler
 from kaywatch_agent.pipeline.session import Peer, Reply, Session
 from kaywatch_agent.pipeline.sessions import SessionTable
+from kaywatch_agent.pipeline.urgency import Urgency
 from kaywatch_agent.protocol.limits import MAX_GAP
 from kaywatch_agent.protocol.messages import (
     Batch,
@@ -46,55 +49,11 @@ from kaywatch_agent.protocol.messages import (
     Rejected,
 )
 from kaywatch_agent.protocol.redact import Privacy
-from kaywatch_agent.runtime.metrics import Counter, Gauge, Metrics
 
 __all__ = ["Pipeline"]
 
-SAMPLE_SECONDS: Final = 10.0
-
 # The estimated size of the texts of a restored detail.
 RESTORED_BYTES: Final = 200
-
-
-class PipelineMetrics(Metrics):
-    """Metrics of messages, clients and ticks."""
-
-    messages = Counter(
-        "kaywatch_messages_total", "Messages decoded, by type.", labels=("type",)
-    )
-    duplicates = Counter(
-        "kaywatch_duplicate_batches_total",
-        "Batches received again after they had been counted.",
-        durable=True,
-    )
-    untimely = Counter(
-        "kaywatch_untimely_batches_total",
-        "Batches from a broker that arrived ahead of earlier ones of their client.",
-    )
-    resends = Counter(
-        "kaywatch_resends_requested_total",
-        "Requests to clients behind a broker to resend lost batches.",
-    )
-    missing = Counter(
-        "kaywatch_missing_batches_total",
-        "Sequence numbers that never arrived; clients report the events as drops.",
-        durable=True,
-    )
-    dropped = Counter(
-        "kaywatch_client_dropped_total",
-        "Events that clients dropped, as they report it.",
-        labels=("reason",),
-        durable=True,
-    )
-    slow = Counter(
-        "kaywatch_slow_messages_total", "Requests to clients to send less often."
-    )
-    clients = Gauge("kaywatch_clients", "Known clients, by state.", labels=("state",))
-    ticks = Counter("kaywatch_ticks_total", "Ticks since the start.")
-    tick_seconds = Counter(
-        "kaywatch_tick_duration_seconds_total", "Time spent in ticks."
-    )
-    tick_max = Gauge("kaywatch_tick_duration_max_seconds", "The longest tick so far.")
 
 
 class Pipeline:
@@ -105,6 +64,7 @@ class Pipeline:
         aggregator: Aggregator,
         *,
         privacy: Privacy | None = None,
+        watched: Callable[[], Collection[bytes]] = tuple,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Create a pipeline without clients.
@@ -112,6 +72,7 @@ class Pipeline:
         Args:
             aggregator: receives events and details.
             privacy: redacts failures; by default with the default configuration.
+            watched: returns the names of the custom metrics that rules look at.
             clock: returns Unix seconds.
         """
         self.aggregator = aggregator
@@ -119,7 +80,9 @@ class Pipeline:
         self.metrics = PipelineMetrics()
         self.sessions = SessionTable(self.clients, clock)
         self._clock = clock
+        self.urgency = Urgency(watched)
         self._flow = FlowControl(clock())
+        self._sampler = ProcessSampler()
         self.queue = BatchQueue(aggregator, self._flow, privacy or Privacy())
 
     @property
@@ -228,6 +191,7 @@ class Pipeline:
             self._record_seq(client, batch.seq)
             session.sent[client.id] = batch.seq
         self._account(batch, client, now)
+        self.urgency.notice(batch.encoded)
         queued = QueuedBatch(batch, client, client.service, session)
         return replies + self.queue.put(queued, now)
 
@@ -332,8 +296,8 @@ class Pipeline:
             return []
         if uid >= 0:
             self.aggregator.registry.quota.set_user(client.owner, uid)
-        slow = self._flow.seconds > 1.0
-        return session.reply(wire.slow(self._flow.seconds)) if slow else []
+        seconds = self._flow.connect(client.id)
+        return session.reply(wire.slow(seconds)) if seconds > 1.0 else []
 
     def _release(self, client: Client, *kinds: Detail) -> None:
         """Let other clients use the bytes of a client's details."""
@@ -360,13 +324,14 @@ class Pipeline:
         started = time.perf_counter()
         replies = self.advance(now)
         for client in self.sessions.watch.check(self.clients):
-            seconds = client.unknown_before_death(now, self._flow.seconds)
+            flush_interval = self._flow.interval(client.id)
+            seconds = client.unknown_before_death(now, flush_interval)
             self._mark_died(client, now, seconds)
-        self._sample(now)
+        self._sampler.sample(self.sessions.items(), self.clients, now)
         self.queue.event_stream.tick()
-        for name in self._flow.decide(now, self.sessions.connected()):
+        for name, interval in self._flow.decide(now, self.sessions.connected()):
             self.metrics.slow.add()
-            replies += self.sessions.slow(name, self._flow.seconds)
+            replies += self.sessions.slow(name, interval)
         self._forget(self.clients.expire(now))
         self._measure(time.perf_counter() - started)
         return replies
@@ -380,16 +345,8 @@ class Pipeline:
                 self.aggregator.registry.forget(client.owner)
             self._release(client, Detail.IN_FLIGHT, Detail.LOOPS, Detail.TAGS)
             self._flow.forget(client.id)
+            self._sampler.forget(client.id)
             self.sessions.watch.drop(client.id)
-
-    def _sample(self, now: float) -> None:
-        """Read the memory and CPU usage of connected local processes."""
-        for name, session in self.sessions.items():
-            client = self.clients.get(name)
-            if client is not None and now - client.sampled_at >= SAMPLE_SECONDS:
-                sample = session.peer.sample()
-                if sample is not None:
-                    client.add_sample(sample, now)
 
     def _measure(self, seconds: float) -> None:
         metrics = self.metrics

@@ -207,6 +207,7 @@ class BatchQueue:
         if details is NO_DETAILS:
             return details
         if details.failures:
+            self._flow.count_failure(client.id, now)
             # Redacted before any other component can read them.
             failures = self.privacy.redact(details.failures)
             details = details._replace(failures=failures)

@@ -96,8 +96,10 @@ class AlertingConfig:
     """All alerts (`[alerting]`). [alerts.md](alerts.md) explains rules with examples.
 
     Attributes:
-        evaluation_interval: how often rules are evaluated, `1s` to `5m`. Rules use at
-            most a twentieth of a core, so a busy agent evaluates them less often.
+        evaluation_interval: how often rules are evaluated, `1s` to `5m`. With `1s`,
+            they are also evaluated as soon as failures arrive, or values of a custom
+            metric that a rule uses. Rules use at most a twentieth of a core, so a busy
+            agent evaluates them less often.
         startup_grace: after the agent's start, `absence` rules do not fire for this
             long.
         labels: labels of every alert.
@@ -109,7 +111,9 @@ class AlertingConfig:
         default_notify: the receivers of rules without `notify`; by default all.
         group_by: alerts with equal values of these labels share a message, for
             receivers that group.
-        group_wait: how long to wait before the first notification of a group.
+        group_wait: how long the first notification of a group waits for other alerts
+            of the group. Without one that can fire or resolve in this time, it is sent
+            at once.
         group_interval: minimum time between two messages of a group.
         thresholds: the [built-in rules](alerts.md#without-configuration).
     """

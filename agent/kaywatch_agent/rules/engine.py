@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 from kaywatch_agent.model.alerts import AlertDetails, NotificationRequest, Severity
 from kaywatch_agent.rules.alert import Alert, SuppressionReason
 from kaywatch_agent.rules.alert_store import AlertStore, Document, Documents
+from kaywatch_agent.rules.companions import Companions
 from kaywatch_agent.rules.describe import describe
 from kaywatch_agent.rules.evaluate import evaluate, prepare
 from kaywatch_agent.rules.evaluation import Evaluation, StateChange
@@ -33,8 +34,10 @@ from kaywatch_agent.rules.windows import EvalInput, WindowCache
 __all__ = ["USUAL", "Engine", "EvaluationResult"]
 
 # A result is reused for 1/300 of the rule's window, at most a minute: a window of an
-# hour changes little within seconds.
+# hour changes little within seconds. Rules with a window of up to five minutes are
+# evaluated each time.
 REFRESH_SHARE: Final = 300.0
+MIN_REFRESH: Final = 1.0
 MAX_REFRESH: Final = 60.0
 
 # How often memory and CPU of processes are sampled.
@@ -218,6 +221,7 @@ class Engine:
         suppressor = Suppressor(
             self.settings, silences, self.min_severity, alerts, now, clock
         )
+        companions = Companions(self.settings, alerts, self.last_result)
         for alert in alerts:
             rule = self.settings.rules.get(alert.rule)
             decisions = list(plan_notifications(alert, rule, suppressor.find, clock))
@@ -230,7 +234,10 @@ class Engine:
                     )
                     self.store.mark_changed(alert)
                     yield NotificationRequest(
-                        decision.receiver, decision.kind, self.describe(alert)
+                        decision.receiver,
+                        decision.kind,
+                        self.describe(alert),
+                        is_alone=not companions.may_join(alert, decision.receiver),
                     )
 
     def _record_suppressions(
@@ -265,9 +272,9 @@ class Engine:
 
     def _evaluate_rule(self, rule: Rule, mono: float) -> RuleResult:
         """Return a rule's result; the last one while it is recent enough."""
-        cached = self._results.get(rule.name)
+        cached, refresh = self._results.get(rule.name), _refresh_interval(rule)
         # Half a second of slack: evaluations are not exactly a second apart.
-        if cached is not None and mono - cached[0] < _refresh_interval(rule) - 0.5:
+        if cached and refresh > MIN_REFRESH and mono - cached[0] < refresh - 0.5:
             return cached[1]
         result = evaluate(rule, self._windows)
         self._results[rule.name] = (mono, result)

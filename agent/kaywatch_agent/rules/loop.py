@@ -3,13 +3,13 @@
     tick -> Engine.evaluate, in a thread -> AlertUpdate -> delivery, and publishers
 
 One evaluation runs at a time. After it, the thread pauses for at least twenty times its
-duration, up to 15 s: rules use at most a twentieth of a core.
+duration, up to 15 s: rules use at most a twentieth of a core. Within that limit, an
+evaluation can be requested before the next tick, because something failed.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 import socket
 import threading
 import time
@@ -53,6 +53,10 @@ MIN_DOWNTIME: Final = 60.0
 PAUSE_FACTOR: Final = 20.0
 MAX_PAUSE: Final = 15.0
 
+# What fails together arrives within this many seconds of the first failure.
+GATHER_SECONDS: Final = 0.02
+TICK_SLACK: Final = 0.1  # a tick may come slightly early
+
 log = structlog.get_logger("kaywatch.agent")
 
 
@@ -94,11 +98,67 @@ class AlertUpdate(NamedTuple):
     changed: AlertsSnapshot | None = None
 
 
+class EvaluationTimer:
+    """When the rules are evaluated: at a tick, or earlier on request."""
+
+    def __init__(self) -> None:
+        self._due = 0.0  # at a tick, by the loop's clock
+        self._early_due = 0.0  # on request
+        self._requested = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether an evaluation is due at this tick, and none is in progress."""
+        return self._idle.is_set() and asyncio.get_running_loop().time() >= self._due
+
+    def request(self) -> None:
+        """Ask for an evaluation before the next tick."""
+        if not self._requested.is_set():
+            soon = asyncio.get_running_loop().time() + GATHER_SECONDS
+            self._early_due = max(self._early_due, soon)
+            self._requested.set()
+
+    async def wait_requested(self) -> None:
+        """Wait until a requested evaluation may begin, and take the request."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._requested.wait()
+            await self._idle.wait()
+            wait = self._early_due - loop.time()
+            if wait > 0.0:
+                await asyncio.sleep(wait)
+            elif self._requested.is_set():  # no evaluation at a tick answered it
+                self._requested.clear()
+                return
+
+    def begin(self) -> None:
+        """Begin an evaluation of all that was requested so far."""
+        self._requested.clear()
+        self._idle.clear()
+
+    def end(self, seconds: float, interval: float) -> None:
+        """End an evaluation that took some time, and schedule the next.
+
+        Args:
+            seconds: its duration.
+            interval: the configured seconds between two evaluations. If they are more
+                than those between two ticks, no request shortens them.
+        """
+        began = asyncio.get_running_loop().time() - seconds
+        pause = min(seconds * PAUSE_FACTOR, MAX_PAUSE)
+        self._due = began + max(interval, pause) - TICK_SLACK
+        self._early_due = self._due if interval > 1.0 else began + pause
+        self._idle.set()
+
+
 class Alerting:
     """The rules, alerts and silences of one agent.
 
     Attributes:
         engine: the alerts and their rules.
+        timer: when the rules are evaluated.
         problem: the error of the last evaluation; empty for none.
         evaluated: when it ended, Unix seconds; before the first, the start.
         counts: the number of alerts by state after it.
@@ -129,7 +189,7 @@ class Alerting:
         self._changed: dict[Document, bytes | None] = {}
         # A single thread: only one evaluation at a time may change the alerts.
         self._thread = ThreadPoolExecutor(1, "rules")
-        self._due = 0.0  # by the loop's clock
+        self.timer = EvaluationTimer()
         self._started = clock()
         self._downtime = 0.0  # before the start, until receivers are notified of it
         # Held by an evaluation, and by snapshots, which copy what it changes.
@@ -170,11 +230,6 @@ class Alerting:
         self.engine.settings = settings
         self.engine.min_severity = min_severity
 
-    @property
-    def due(self) -> bool:
-        """Whether an evaluation is due, and none is in progress."""
-        return asyncio.get_running_loop().time() >= self._due
-
     async def evaluate(self, view: View, clients: Iterable[Client]) -> AlertUpdate:
         """Evaluate the rules in a thread; return what other components need.
 
@@ -183,7 +238,7 @@ class Alerting:
         is logged, and its update is empty.
         """
         now, started = self._clock(), time.perf_counter()
-        self._due = math.inf
+        self.timer.begin()
         # The loop goes on changing its clients while the thread reads the copies.
         copies = tuple([copy(client) for client in clients])
         data = EvalInput(now, now - self._started, view, copies)
@@ -209,7 +264,7 @@ class Alerting:
             _log_changes(result.changes)
             return AlertUpdate(result.requests + self._summaries(result), changed)
         finally:
-            self._schedule_next(time.perf_counter() - started)
+            self._record_end(time.perf_counter() - started)
 
     def stop(self) -> None:
         """Stop, once no evaluation is in progress."""
@@ -288,16 +343,12 @@ class Alerting:
                     )
         return requests
 
-    def _schedule_next(self, seconds: float) -> None:
-        """Record the duration of an evaluation, and when the next is due."""
+    def _record_end(self, seconds: float) -> None:
+        """Record the end and the duration of an evaluation."""
         self.evaluated = self._clock()
         self.metrics.evaluations.add()
         self.metrics.seconds.add(seconds)
-        interval = self.engine.settings.interval
-        pause = max(interval, min(seconds * PAUSE_FACTOR, MAX_PAUSE))
-        # The tick may come slightly early.
-        now = asyncio.get_running_loop().time()
-        self._due = now - seconds + pause - 0.1
+        self.timer.end(seconds, self.engine.settings.interval)
 
     def _count(self, result: EvaluationResult) -> None:
         counts = dict.fromkeys(AlertState, 0)

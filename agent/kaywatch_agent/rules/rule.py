@@ -232,7 +232,7 @@ class Grouping:
 
     Attributes:
         group_by: the labels that define a group.
-        group_wait: seconds to wait before the first notification of a group.
+        group_wait: seconds that a group's first notification waits for other alerts.
         group_interval: minimum seconds between two messages of a group.
     """
 
@@ -269,20 +269,45 @@ class AlertSettings:
     grouping: Grouping = field(default_factory=Grouping)
     warnings: tuple[str, ...] = ()
 
+    @cached_property
+    def custom_metrics(self) -> frozenset[bytes]:
+        """The names of the custom metrics that rules look at, in UTF-8."""
+        return frozenset(
+            name.encode()
+            for rule in self.rules.values()
+            if isinstance(rule.condition, Threshold)
+            for metric in rule.condition.metrics.values()
+            if metric.source is MetricSource.CUSTOM
+            for name in metric.names
+        )
+
     def own_labels(self, alert: Alert) -> dict[str, str]:
         """Return the labels of an alert, except `alertname` and `severity`."""
-        rule = self.rules.get(alert.rule)
-        own = {name: value for name, value in alert.labels.items() if value}
-        return {**self.labels, **(rule.labels if rule else {}), **own}
+        return self._own_labels(alert.rule, alert.labels)
 
     def severity_of(self, alert: Alert) -> Severity:
         """Return an alert's severity: a warning, if its rule was removed."""
-        rule = self.rules.get(alert.rule)
-        return rule.severity if rule else "warning"
+        return self._severity(alert.rule)
 
     def all_labels(self, alert: Alert) -> dict[str, str]:
         """Return all labels of an alert, including `alertname` and `severity`."""
-        labels = self.own_labels(alert)
-        return {
-            **labels, "alertname": alert.rule, "severity": self.severity_of(alert)
-        }  # fmt: skip
+        return self.labels_of(alert.rule, alert.labels)
+
+    def labels_of(self, rule: str, per: Mapping[str, str]) -> dict[str, str]:
+        """Return all labels of the alert that a rule has or may have.
+
+        Args:
+            rule: the rule's name.
+            per: the labels by which the rule groups, with their values.
+        """
+        labels = self._own_labels(rule, per)
+        return {**labels, "alertname": rule, "severity": self._severity(rule)}
+
+    def _own_labels(self, name: str, per: Mapping[str, str]) -> dict[str, str]:
+        rule = self.rules.get(name)
+        own = {label: value for label, value in per.items() if value}
+        return {**self.labels, **(rule.labels if rule else {}), **own}
+
+    def _severity(self, name: str) -> Severity:
+        rule = self.rules.get(name)
+        return rule.severity if rule else "warning"

@@ -33,6 +33,7 @@ __all__ = [
     "Timing",
     "advance",
     "end",
+    "soonest_change",
 ]
 
 OnNoData = Literal["keep", "ok", "alert"]
@@ -138,6 +139,14 @@ def advance(
     if life.no_data_for:
         life = replace(life, no_data_for=0.0)
     return _TABLE[life.state, status](life, elapsed, timing, now)
+
+
+def soonest_change(life: Lifecycle, timing: Timing) -> float:
+    """Return the fewest observed seconds after which an alert fires or resolves."""
+    wait = timing.keep_firing_for if life.is_firing else timing.for_
+    # Progress counts in these states only; in the others, it has yet to begin.
+    is_under_way = life.state in (AlertState.PENDING, AlertState.RECOVERING)
+    return wait - life.progress if is_under_way else wait
 
 
 def end(life: Lifecycle, reason: str, now: float) -> NextState:

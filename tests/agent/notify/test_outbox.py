@@ -100,6 +100,31 @@ def test_alerts_of_a_group_share_a_message_after_group_wait() -> None:
     assert message.group == {"alertname": "node-success-rate", "graph": "checkout"}
 
 
+def test_an_alert_that_no_other_can_join_does_not_wait() -> None:
+    box = outbox({"ops": CHAT})
+    request = NotificationRequest("ops", FIRING, alert("pay"), is_alone=True)
+    assert box.enqueue(request, NOON) is EnqueueResult.QUEUED
+    ready(box)
+    assert box.next_due("ops", NOON) == NOON
+    deliver(box, "ops", NOON)
+
+    # A second message still comes after the interval.
+    box.enqueue(request._replace(alert=alert("ship")), NOON + 5)
+    ready(box)
+    assert box.next_due("ops", NOON + 5) == NOON + 60
+
+
+def test_a_fallback_does_not_wait_either() -> None:
+    policies = {"ops": Policy(rate=FAST, fallback="mail"), "mail": CHAT}
+    box = outbox(policies)
+    request = NotificationRequest("ops", FIRING, alert("pay"), is_alone=True)
+    box.enqueue(request, NOON)
+    fail(box, "ops", NOON, GONE)
+    box.enqueue(request._replace(alert=alert("ship")), NOON)
+    ready(box)
+    assert box.next_due("mail", NOON) is not None
+
+
 def test_a_groups_next_message_is_due_after_group_interval() -> None:
     box = outbox({"ops": CHAT})
     put(box, "ops", FIRING, alert("pay"), NOON)

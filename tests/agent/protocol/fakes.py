@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from kaywatch import wire
@@ -143,7 +143,10 @@ class Agent:
     """A pipeline with a clock that is set by hand and a store that can fail."""
 
     def __init__(
-        self, limits: Limits | None = None, clock: Callable[[], float] | None = None
+        self,
+        limits: Limits | None = None,
+        clock: Callable[[], float] | None = None,
+        watched: Callable[[], Collection[bytes]] = tuple,
     ) -> None:
         self.now = NOW
         self.clock = clock or (lambda: self.now)
@@ -154,10 +157,16 @@ class Agent:
         self.under_way: list[Any] | None = None
         self.committed: list[WriteBatch] = []
         self.pipeline = Pipeline(
-            Aggregator(Registry(limits or Limits()), self.clock()), clock=self.clock
+            Aggregator(Registry(limits or Limits()), self.clock()),
+            watched=watched,
+            clock=self.clock,
         )
+        self.evaluations_requested = 0
         self.intake = Intake(
-            self.pipeline, request_commit=self._hurry, clock=self.clock
+            self.pipeline,
+            request_commit=self._hurry,
+            request_evaluation=self._request_evaluation,
+            clock=self.clock,
         )
         self.telemetry = Counted()
         self.telemetry.include(
@@ -173,6 +182,9 @@ class Agent:
             self.pipeline.clients,
             self.pipeline.sessions,
         ]
+
+    def _request_evaluation(self) -> None:
+        self.evaluations_requested += 1
 
     def open(self, link: Any) -> Conversation:
         """Return a new connection's session."""

@@ -1,0 +1,46 @@
+"""Notice batches that rules should look at before the next tick."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from kaywatch_agent.protocol.messages import Encoded
+
+__all__ = ["Urgency"]
+
+
+class Urgency:
+    """Whether a batch with failures, or with values that rules look at, has arrived.
+
+    The sections are not decoded yet, so it searches their bytes for names. A batch that
+    only seems urgent costs an evaluation at most.
+    """
+
+    def __init__(self, watched: Callable[[], Collection[bytes]]) -> None:
+        """Start without batches.
+
+        Args:
+            watched: returns the names of the custom metrics that rules look at.
+        """
+        self._watched = watched
+        self._is_urgent = False
+
+    def notice(self, encoded: Encoded) -> None:
+        """Look at a batch."""
+        if self._is_urgent:
+            return
+        rows = bytes(encoded.events)
+        self._is_urgent = (
+            bool(encoded.failures)
+            or b"error" in rows
+            or bool(encoded.points and self._names_watched(encoded.table))
+            or bool(rows and self._names_watched(rows))
+        )
+
+    def take(self) -> bool:
+        """Return whether any batch since the last call was urgent."""
+        is_urgent, self._is_urgent = self._is_urgent, False
+        return is_urgent
+
+    def _names_watched(self, text: bytes) -> bool:
+        return any(name in text for name in self._watched())
