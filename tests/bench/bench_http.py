@@ -69,6 +69,8 @@ FEW_READINGS = {
     for path in (
         "/api/v1/nodes?limit=100",
         "/api/v1/nodes?limit=100&window=1h",
+        "/api/v1/graphs?limit=50&window=1h",
+        "/api/v1/problems",
         f"/api/v1/nodes/node-{many.letters(17)}/stats?window=1h",
         f"/api/v1/graphs/graph-{many.letters(17)}/stats?window=1h",
         f"/api/v1/query?metric=p95&node=node-{many.letters(17)}",

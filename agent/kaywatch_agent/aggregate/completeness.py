@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kaywatch_agent.aggregate.bucket import Bucket
 from kaywatch_agent.aggregate.group_stats import SeriesGroups
 from kaywatch_agent.model.series import Kind, SeriesKey
 
-__all__ = ["Completeness", "EventCounts"]
+__all__ = ["Completeness", "EventCounts", "EventLayout", "EventSums"]
 
 # What the events of a series count as: indexes of the sums.
 _RECEIVED, _OVERFLOW, _LATE, _LOST, _DEATHS = range(5)
@@ -51,16 +52,33 @@ class EventCounts:
         return self.received / (recorded + self.deaths) if recorded else None
 
 
-class Completeness:
-    """Adds up, bucket by bucket, what became of the events of each service.
+class EventSums(NamedTuple):
+    """The events of a bucket, by cell of an `EventLayout`, without zeros.
 
-    A lost event has no known node, so a node's completeness is that of its services.
+    Cells of series that are added later have higher numbers, so these stay correct.
+    """
+
+    cells: NDArray[np.int64]
+    events: NDArray[np.float64]
+    losers: NDArray[np.int64]
+    lost: NDArray[np.float64]  # lost events, or unknown seconds
+
+
+class EventLayout:
+    """What the events of each series count as.
+
+    Attributes:
+        services: their names, by number.
+        losses: the series whose total is a number of lost events, or of unknown
+            seconds.
+        losers: the services of these, by number.
+        size: the number of series.
     """
 
     def __init__(
         self, keys: Sequence[SeriesKey], overflow_rows: Collection[int]
     ) -> None:
-        """Start with nothing.
+        """Assign series to services and kinds.
 
         Args:
             keys: all series, by row.
@@ -68,7 +86,7 @@ class Completeness:
         """
         services = SeriesGroups(keys, range(len(keys)), lambda key: key.service)
         self.services = services.names
-        self._number = dict(services.items())
+        self.size = len(keys)
         kinds = np.full(len(keys), _RECEIVED)
         kinds[[row for row in overflow_rows if row < len(keys)]] = _OVERFLOW
         kinds[_rows(keys, Kind.LATE)] = _LATE
@@ -76,25 +94,50 @@ class Completeness:
         kinds[deaths] = _DEATHS
         losses = _rows(keys, Kind.LOSS)
         kinds[losses] = _LOST
-        # Those whose total is the number of lost events, or of unknown seconds.
         self._loss_rows = np.array(sorted(losses + deaths), np.int64)
         self._cells = services.numbers * _KINDS + kinds
-        self._events = np.zeros(len(services) * _KINDS)
-        self._losses = [keys[row] for row in self._loss_rows.tolist()]
-        self._lost = np.zeros(len(self._loss_rows))
-        self._losers = services.numbers[self._loss_rows]
+        self.losses = [keys[row] for row in self._loss_rows.tolist()]
+        self.losers = services.numbers[self._loss_rows]
 
-    def add(self, bucket: Bucket) -> None:
-        """Add a bucket."""
+    def sum(self, bucket: Bucket) -> EventSums:
+        """Return the sums of a bucket."""
         # Series that appeared after `keys` was read are not counted.
-        known_rows = int(np.searchsorted(bucket.rows, len(self._cells)))
+        known_rows = int(np.searchsorted(bucket.rows, self.size))
         cells = self._cells[bucket.rows[:known_rows]]
-        events = bucket.executions[:known_rows]
-        self._events += np.bincount(cells, events, len(self._events))
+        events = np.bincount(cells, bucket.executions[:known_rows]).astype(np.float64)
+        some = np.flatnonzero(events)
         at = np.searchsorted(bucket.rows, self._loss_rows)
         inside = np.flatnonzero(at < len(bucket.rows))
         present = inside[bucket.rows[at[inside]] == self._loss_rows[inside]]
-        self._lost[present] += bucket.total[at[present]]
+        return EventSums(some, events[some], present, bucket.total[at[present]])
+
+
+class Completeness:
+    """Adds up, bucket by bucket, what became of the events of each service.
+
+    A lost event has no known node, so a node's completeness is that of its services.
+    """
+
+    def __init__(self, layout: EventLayout) -> None:
+        """Start with nothing."""
+        self._layout = layout
+        self._number = {name: n for n, name in enumerate(layout.services)}
+        self._events = np.zeros(len(layout.services) * _KINDS)
+        self._lost = np.zeros(len(layout.losses))
+
+    @property
+    def services(self) -> list[str]:
+        """The names of all services."""
+        return self._layout.services
+
+    def add(self, bucket: Bucket) -> None:
+        """Add a bucket."""
+        self.add_sums(self._layout.sum(bucket))
+
+    def add_sums(self, sums: EventSums) -> None:
+        """Add the sums of a bucket by this layout, or by one with fewer series."""
+        self._events[sums.cells] += sums.events
+        self._lost[sums.losers] += sums.lost
 
     def of(self, services: Iterable[str]) -> EventCounts:
         """Return what became of the events of some services."""
@@ -102,8 +145,9 @@ class Completeness:
         events = self._events.reshape(-1, _KINDS)[at].sum(axis=0)
         dropped: Counter[str] = Counter()
         unknown = 0.0
-        for n in np.flatnonzero(np.isin(self._losers, at)).tolist():
-            key, lost = self._losses[n], float(self._lost[n])
+        layout = self._layout
+        for n in np.flatnonzero(np.isin(layout.losers, at)).tolist():
+            key, lost = layout.losses[n], float(self._lost[n])
             if key.kind is Kind.LOSS:
                 dropped[key.metric] += round(lost)
             else:

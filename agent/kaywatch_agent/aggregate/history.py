@@ -180,6 +180,10 @@ class History(Mapping[int, Bucket]):
         """Return an object that is another one once the bucket has changed."""
         return self._buckets[number]
 
+    def is_closed(self, number: int) -> bool:
+        """Return whether a bucket changes only through late events."""
+        return not isinstance(self._buckets[number], Bucket)
+
     def advance(self, fresh: Mapping[int, Bucket], current: int, kept: int) -> History:
         """Return the history after a tick.
 

@@ -131,11 +131,7 @@ class View(NamedTuple):
                     yield begin, bucket
 
     def recent(
-        self,
-        start: float,
-        end: float,
-        rows: NDArray[np.int64] | None = None,
-        facts: bool = True,
+        self, start: float, end: float, rows: NDArray[np.int64] | None = None
     ) -> Iterator[tuple[int, Bucket]]:
         """Yield those of `between` that are in memory, or a part of each.
 
@@ -143,19 +139,18 @@ class View(NamedTuple):
             start: Unix seconds.
             end: Unix seconds.
             rows: the only series wanted, sorted; None for all.
-            facts: whether facts are wanted; most of the time is theirs.
         """
-        for number in self._recent_numbers(start, end):
-            part = self.buckets.part(number, rows, facts)
-            yield number * BUCKET_SECONDS, part
+        for number in self.recent_numbers(start, end):
+            yield number * BUCKET_SECONDS, self.buckets.part(number, rows)
 
     def merged(self, start: float, end: float) -> Bucket:
         """Return the merge of `between`; most of it is remembered by `buckets`."""
         archived = (bucket for _, bucket in self.archived(start, end))
-        recent = self.buckets.merged(self._recent_numbers(start, end))
+        recent = self.buckets.merged(self.recent_numbers(start, end))
         return merge(chain(archived, recent))
 
-    def _recent_numbers(self, start: float, end: float) -> list[int]:
+    def recent_numbers(self, start: float, end: float) -> list[int]:
+        """Return the numbers of the buckets of `recent`, sorted."""
         first = math.floor(start / BUCKET_SECONDS)
         last = math.ceil(end / BUCKET_SECONDS)
         return sorted(number for number in self.buckets if first <= number < last)

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from kaywatch_agent.aggregate.bucket import Dimension
-from kaywatch_agent.aggregate.completeness import Completeness
+from kaywatch_agent.aggregate.completeness import Completeness, EventLayout
 from kaywatch_agent.aggregate.group_stats import GroupStats
 from kaywatch_agent.aggregate.view import BUCKET_SECONDS
 from kaywatch_agent.model.alerts import Evidence
@@ -202,7 +202,8 @@ def _evidence(
 def _completeness(rule: Rule, windows: WindowCache) -> dict[str, float | None]:
     """Return the share of the window's events that arrived, by service; "" for all."""
     registry = windows.input.view.registry
-    completeness = Completeness(list(registry.keys), registry.overflow_rows)
+    layout = EventLayout(list(registry.keys), registry.overflow_rows)
+    completeness = Completeness(layout)
     for bucket in windows.buckets(rule.window):
         completeness.add(bucket)
     services = completeness.services

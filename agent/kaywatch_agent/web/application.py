@@ -26,6 +26,7 @@ from kaywatch_agent.web.api.schema import ClientDetails
 from kaywatch_agent.web.config import HttpConfig
 from kaywatch_agent.web.day_before import DayBefore
 from kaywatch_agent.web.endpoint import Endpoint
+from kaywatch_agent.web.event_memory import EventMemory
 from kaywatch_agent.web.feeds import LiveFeeds
 from kaywatch_agent.web.guard.access import SECURITY_HEADERS, AccessControl
 from kaywatch_agent.web.guard.bodies import read_body
@@ -39,6 +40,7 @@ from kaywatch_agent.web.responses import (
     send,
 )
 from kaywatch_agent.web.routes import ENDPOINTS, LIVE_STREAM
+from kaywatch_agent.web.series_memory import SeriesMemory
 from kaywatch_agent.web.shared_results import SharedResults
 from kaywatch_agent.web.snapshot import AgentSnapshot, ClientActivity
 from kaywatch_agent.web.stream import Streams
@@ -78,8 +80,13 @@ class WebApplication:
         self.streams = Streams(HttpConfig().streams)
         self.metrics.streams.set_function(lambda: len(self.streams))
         self.workers = WorkerThreads()
-        self._day_before = DayBefore()
-        self._shared = SharedResults()
+        # What outlives a snapshot.
+        self._memories: dict[str, Any] = {
+            "day_before": DayBefore(),
+            "shared": SharedResults(),
+            "event_memory": EventMemory(),
+            "series_memory": SeriesMemory(),
+        }
         self.feeds = LiveFeeds(self._snapshot, self.workers)
 
     def build(self) -> web.Application:
@@ -180,8 +187,7 @@ class WebApplication:
             activities=tuple(map(_activity, filter(_is_active, agent_clients))),
             own_metrics=tuple(self._registry.collect()),
             backtest=agent.backtest,
-            day_before=self._day_before,
-            shared=self._shared,
+            **self._memories,
             alerts=agent.alerting.snapshot,
             alert_states=agent.alerting.counts,
             **details,

@@ -12,6 +12,7 @@ from kaywatch_agent.web.api import (
     clients,
     episodes,
     events,
+    graph_list,
     graphs,
     health,
     heatmap,
@@ -125,7 +126,12 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
         "One node: its statistics, errors and custom metrics.",
         nodes.node_stats,
     ),
-    get("/api/v1/graphs", "Statistics of all graphs.", graphs.list_graphs),
+    get(
+        "/api/v1/graphs",
+        "Statistics of all graphs, or of a page of them.",
+        graph_list.list_graphs,
+        may_miss=True,
+    ),
     get(
         "/api/v1/graphs/{graph}/stats",
         "One graph: its statistics, the ends of its runs, and its topology.",

@@ -13,7 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kaywatch_agent.aggregate.bucket import EMPTY, Bucket, Dimension, merge
-from kaywatch_agent.aggregate.completeness import Completeness
+from kaywatch_agent.aggregate.completeness import (
+    Completeness,
+    EventLayout,
+    EventSums,
+)
 from kaywatch_agent.aggregate.group_stats import (
     ALL_DIMENSIONS,
     GroupStats,
@@ -33,6 +37,8 @@ from kaywatch_agent.units import MIB
 from kaywatch_agent.web.api import schema
 from kaywatch_agent.web.api.parameters import moment_seconds, window_seconds
 from kaywatch_agent.web.day_before import DayBefore
+from kaywatch_agent.web.event_memory import EventMemory
+from kaywatch_agent.web.series_memory import SeriesMemory
 from kaywatch_agent.web.shared_results import SharedResults
 from kaywatch_agent.web.view import AgentUsage, BacktestSummary
 
@@ -47,6 +53,7 @@ __all__ = [
 ]
 
 T = TypeVar("T", bound=Hashable)
+R = TypeVar("R")
 
 Matches = Callable[[SeriesKey], bool]
 OwnMetrics = tuple[tuple[Instrument, dict[tuple[str, ...], float]], ...]
@@ -82,6 +89,8 @@ class AgentSnapshot:
         backtest: evaluates a rule over the past; see `AgentView`.
         day_before: returns the usual values.
         shared: keeps results that are the same for all readers.
+        event_memory: remembers what became of the events of closed buckets.
+        series_memory: remembers what depends on the series only.
         alerts: returns all about alerts; waits until an evaluation has ended.
         alert_states: how many alerts are in each state.
         clients: descriptions of the clients, for endpoints that need them.
@@ -106,6 +115,8 @@ class AgentSnapshot:
     backtest: Callable[[Rule, float], BacktestSummary]
     day_before: DayBefore
     shared: SharedResults
+    event_memory: EventMemory
+    series_memory: SeriesMemory
     alerts: Callable[[], AlertsSnapshot]
     alert_states: Mapping[AlertState, int] = field(default_factory=dict)
     clients: tuple[schema.ClientDetails, ...] = ()
@@ -120,9 +131,16 @@ class AgentSnapshot:
         """The keys of all series, by row; a copy, because the registry grows."""
         return list(self.view.registry.keys)
 
-    @cached_property
+    @property
     def rows(self) -> dict[Kind, list[int]]:
         """The rows of each kind of series."""
+        return self.remember("rows", self._rows)
+
+    def remember(self, key: Hashable, compute: Callable[[], R]) -> R:
+        """Return a result that depends on the series only; see `SeriesMemory`."""
+        return self.series_memory.get(key, len(self.keys), compute)
+
+    def _rows(self) -> dict[Kind, list[int]]:
         rows: dict[Kind, list[int]] = {kind: [] for kind in Kind}
         for row, key in enumerate(self.keys):
             rows[key.kind].append(row)
@@ -167,7 +185,21 @@ class AgentSnapshot:
 
     def unaccounted(self) -> Completeness:
         """Return a count of received and lost events to which nothing was added."""
-        return Completeness(self.keys, self.view.registry.overflow_rows)
+        return Completeness(self.event_layout)
+
+    @property
+    def event_layout(self) -> EventLayout:
+        """What the events of each series count as."""
+        overflow_rows = self.view.registry.overflow_rows
+        return self.remember("events", lambda: EventLayout(self.keys, overflow_rows))
+
+    def recent_events(
+        self, start: float, end: float
+    ) -> Iterator[tuple[int, EventSums]]:
+        """Yield (start, sums) for the buckets in memory that overlap [start, end)."""
+        view, layout = self.view, self.event_layout
+        for number, sums in self.event_memory.recent(view, layout, start, end):
+            yield number * BUCKET_SECONDS, sums
 
 
 class Window:
@@ -237,11 +269,15 @@ class Window:
     def completeness(self) -> Completeness:
         """How complete the statistics of this window are."""
         completeness = self._snapshot.unaccounted()
-        buckets: Iterable[Bucket] = self._buckets
-        if self._rows is not None:
-            buckets = chain([self._archived], self._recent(facts=False))
-        for bucket in buckets:
-            completeness.add(bucket)
+        if self._rows is None:
+            for bucket in self._buckets:
+                completeness.add(bucket)
+        elif self.seconds is None:
+            completeness.add(self._snapshot.view.totals)
+        else:
+            completeness.add(self._archived)
+            for _, sums in self._snapshot.recent_events(self.start, self.end):
+                completeness.add_sums(sums)
         return completeness
 
     def _merge(self) -> Bucket:
@@ -254,13 +290,11 @@ class Window:
         self._archived = merge(bucket for _, bucket in archived)
         return merge(chain([self._archived], self._recent(self._rows)))
 
-    def _recent(
-        self, rows: NDArray[np.int64] | None = None, facts: bool = True
-    ) -> Iterator[Bucket]:
+    def _recent(self, rows: NDArray[np.int64] | None = None) -> Iterator[Bucket]:
         view = self._snapshot.view
         if self.seconds is None:
             return iter([view.totals])
-        recent = view.recent(self.start, self.end, rows, facts)
+        recent = view.recent(self.start, self.end, rows)
         return (bucket for _, bucket in recent)
 
     def _collect(

@@ -5,7 +5,7 @@ import pytest
 from tests.agent.aggregate.samples import Event, columns, make_columns
 
 from kaywatch_agent.aggregate.bucket import MAX_GATHERED, Bucket, gather, merge, reduce
-from kaywatch_agent.aggregate.completeness import Completeness
+from kaywatch_agent.aggregate.completeness import Completeness, EventLayout
 from kaywatch_agent.aggregate.registry import Limits, Registry
 from kaywatch_agent.model.series import Kind, SeriesKey
 
@@ -30,7 +30,7 @@ def names() -> Registry:
 
 
 def count_events(names: Registry, *buckets: Bucket) -> Completeness:
-    completeness = Completeness(list(names.keys), names.overflow_rows)
+    completeness = Completeness(EventLayout(list(names.keys), names.overflow_rows))
     for bucket in buckets:
         completeness.add(bucket)
     return completeness
@@ -59,6 +59,27 @@ def test_without_events_there_is_no_share(names: Registry) -> None:
 
 def test_a_series_that_appeared_since_is_left_out(names: Registry) -> None:
     assert count_events(names, bucket_of(9, 1)).of(["shop", "mail"]).received == 0
+
+
+def test_sums_of_a_bucket_stay_correct_when_series_are_added(names: Registry) -> None:
+    buckets = bucket_of(0, 1, 1, 1), bucket_of(1, 2.0), bucket_of(3, 1)
+    before = EventLayout(list(names.keys), names.overflow_rows)
+    sums = [before.sum(bucket) for bucket in buckets]
+    for key in (
+        SeriesKey(Kind.LOSS, "mail", "", "", "unsent"),
+        SeriesKey(Kind.UNKNOWN, "shop", "", ""),
+        SeriesKey(Kind.NODE, "new", "g", "n"),
+        SeriesKey(Kind.NODE, "shop", "g", "m"),
+    ):
+        names.row(key, "another")
+
+    result = Completeness(EventLayout(list(names.keys), names.overflow_rows))
+    for each in sums:
+        result.add_sums(each)
+    expected = count_events(names, *buckets)
+    for service in ("shop", "mail", "new"):
+        assert result.of([service]) == expected.of([service])
+    assert result.of(["shop"]).dropped == {"buffer_full": 2}
 
 
 def test_gathered_buckets_have_the_same_events() -> None:

@@ -34,7 +34,7 @@ from tests.agent.protocol.samples import (
 from kaywatch import wire
 from kaywatch.wire import ErrorCode
 from kaywatch_agent.aggregate.change import WriteBatch
-from kaywatch_agent.aggregate.completeness import Completeness
+from kaywatch_agent.aggregate.completeness import Completeness, EventLayout
 from kaywatch_agent.ingest.intake import MAX_BACKLOG
 from kaywatch_agent.model.client import Client
 from kaywatch_agent.model.series import ClientState, Kind
@@ -908,7 +908,8 @@ def test_what_a_dead_process_may_have_recorded_is_bounded(
     assert client.completeness is not None
     assert client.completeness < 1
     view = agent.pipeline.aggregator.view(agent.now)
-    completeness = Completeness(agent.pipeline.aggregator.registry.keys, ())
+    keys = agent.pipeline.aggregator.registry.keys
+    completeness = Completeness(EventLayout(keys, ()))
     completeness.add(view.totals)
     counts = completeness.of([client.service])
     assert (counts.deaths, counts.unknown_seconds) == (1, pytest.approx(unknown))

@@ -133,7 +133,7 @@ def test_messages_grouped_at_the_end_are_sent_after_it(past: Path) -> None:
             "group_by": [],
             "group_wait": "1h",
             "group_interval": "1h",
-        },  # fmt: skip
+        },
         hours=0.5,
     )
 

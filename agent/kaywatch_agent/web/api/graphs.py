@@ -27,7 +27,14 @@ from kaywatch_agent.web.api.schema import (
 from kaywatch_agent.web.problems import not_found
 from kaywatch_agent.web.snapshot import AgentSnapshot, Window, matching
 
-__all__ = ["export", "graph_stats", "list_graphs", "union_of"]
+__all__ = [
+    "GraphSummary",
+    "export",
+    "graph_places",
+    "graph_stats",
+    "summarize_graphs",
+    "union_of",
+]
 
 
 class GraphStatsQuery(Struct, frozen=True, kw_only=True):
@@ -111,35 +118,12 @@ class GraphStats(GraphSummary):
     account: EventAccount
 
 
-class GraphList(ResponseBody):
-    """The known graphs, by name."""
-
-    timestamp: Moment
-    window: WindowSeconds | None
-    graphs: list[GraphSummary]
-    account: EventAccount
-
-
 class Export(ResponseBody):
     """All nodes and graphs by name, in the form of KayGraph's MetricsExporter."""
 
     timestamp: Moment
     nodes: dict[str, NodeSummary]
     graphs: dict[str, GraphSummary]
-
-
-def list_graphs(snapshot: AgentSnapshot, query: ScopeQuery) -> GraphList:
-    """Return the statistics of all matching graphs, by name."""
-    matches = matching(service=query.service, graph=query.graph)
-    window = Window(snapshot, query.window, query.end, matches=matches)
-    graphs = _summarize(snapshot, window, query.service, query.graph)
-    services = {service for graph in graphs for service in graph.services}
-    return GraphList(
-        timestamp=snapshot.now,
-        window=window.seconds,
-        graphs=graphs,
-        account=EventAccount.of(window.completeness.of(services)),
-    )
 
 
 def graph_stats(snapshot: AgentSnapshot, query: GraphStatsQuery) -> GraphStats:
@@ -150,10 +134,11 @@ def graph_stats(snapshot: AgentSnapshot, query: GraphStatsQuery) -> GraphStats:
     """
     matches = matching(service=query.service, graph=query.graph)
     window = Window(snapshot, query.window, query.end, matches=matches)
-    graphs = _summarize(snapshot, window, query.service, query.graph)
+    places = graph_places(snapshot, query.service, query.graph)
+    graphs = summarize_graphs(snapshot, window, query.service, places)
     if not graphs:
         scope = f" in service {query.service!r}" if query.service else ""
-        graph_names = {graph for graph, _ in _places(snapshot, query.service, None)}
+        graph_names = {graph for graph, _ in graph_places(snapshot, query.service)}
         raise not_found("graph", query.graph, graph_names, "/api/v1/graphs", scope)
     topology = _topologies(snapshot, query.service).get(query.graph)
     return GraphStats(
@@ -168,7 +153,8 @@ def export(snapshot: AgentSnapshot, query: ScopeQuery) -> Export:
     """Return all nodes and graphs in the form of KayGraph's exporter."""
     matches = matching(service=query.service, graph=query.graph)
     window = Window(snapshot, query.window, query.end, matches=matches)
-    graphs = _summarize(snapshot, window, query.service, query.graph)
+    places = graph_places(snapshot, query.service, query.graph)
+    graphs = summarize_graphs(snapshot, window, query.service, places)
     nodes = summarize_nodes(snapshot, window, query)
     return Export(
         timestamp=snapshot.now,
@@ -177,14 +163,15 @@ def export(snapshot: AgentSnapshot, query: ScopeQuery) -> Export:
     )
 
 
-# -- inside --------------------------------------------------------------------------
-
-
-def _places(
-    snapshot: AgentSnapshot, service: str | None, graph: str | None
+def graph_places(
+    snapshot: AgentSnapshot, service: str | None, graph: str | None = None
 ) -> set[tuple[str, str]]:
     """Return the matching (graph, service) of runs, nodes and topologies."""
-    places = {(key.graph, key.service) for key in snapshot.series(Kind.RUN, Kind.NODE)}
+    places = {
+        (key.graph, key.service)
+        for key in snapshot.series(Kind.RUN, Kind.NODE)
+        if graph is None or key.graph == graph
+    }
     places.update((name, owner) for owner, name in snapshot.view.topologies)
     return {
         (name, owner)
@@ -193,11 +180,21 @@ def _places(
     }
 
 
-def _summarize(
-    snapshot: AgentSnapshot, window: Window, service: str | None, graph: str | None
+def summarize_graphs(
+    snapshot: AgentSnapshot,
+    window: Window,
+    service: str | None,
+    places: set[tuple[str, str]],
 ) -> list[GraphSummary]:
-    # Places are services and graphs: the same name in another service must not match.
-    places = _places(snapshot, service, graph)
+    """Return the statistics of graphs by name.
+
+    Args:
+        snapshot: has the series.
+        window: includes the series of the graphs.
+        service: the only service whose topologies count; None for all.
+        places: the graphs, each with its services. The same name in another service
+            must not match.
+    """
     services: dict[str, list[str]] = defaultdict(list)
     for name, owner in sorted(places):
         services[name].append(owner)
@@ -226,6 +223,9 @@ def _summarize(
         )
         for name, group in graphs.groups.items()
     ]
+
+
+# -- inside --------------------------------------------------------------------------
 
 
 def _columns(

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, NamedTuple
+from collections.abc import Callable, Collection, Sequence
+from typing import Annotated, Final, NamedTuple
 
 from msgspec import Meta
 
-from kaywatch_agent.aggregate.group_stats import Numbers
+from kaywatch_agent.aggregate.bucket import Dimension
+from kaywatch_agent.aggregate.group_stats import GroupStats, Numbers
 from kaywatch_agent.model.bounds import Name
 
-__all__ = ["Cursor", "ListPage", "NextCursor", "PageSize", "page_of"]
+__all__ = [
+    "SORT_FIGURES",
+    "Cursor",
+    "ListPage",
+    "NextCursor",
+    "PageSize",
+    "page_of",
+    "read_page",
+]
 
 PageSize = Annotated[
     int,
@@ -34,11 +43,53 @@ NextCursor = Annotated[
 ]
 
 
+# The figures to sort by, and the dimensions that they need.
+SORT_FIGURES: Final[
+    dict[str, tuple[frozenset[Dimension], Callable[[GroupStats], Numbers]]]
+] = {
+    "total_executions": (frozenset(), lambda stats: stats.executions.tolist()),
+    "error_rate": (frozenset({Dimension.OUTCOME}), GroupStats.error_rates),
+    "retry_rate": (frozenset(), GroupStats.retry_rates),
+    "avg_execution_time": (frozenset(), GroupStats.averages),
+    "max_execution_time": (frozenset(), GroupStats.mosts),
+    "p95_execution_time": (
+        frozenset({Dimension.HISTOGRAM}),
+        lambda stats: stats.quantiles(0.95)[0],
+    ),
+}
+
+
 class ListPage(NamedTuple):
     """The names of one page in their order, and the cursor of the next page."""
 
     names: list[str]
     next: str | None
+
+
+def read_page(
+    names: Sequence[str],
+    sort: str,
+    limit: int | None,
+    cursor: str | None,
+    stats: Callable[[Collection[Dimension]], GroupStats],
+) -> ListPage:
+    """Return one page of a list, with only the statistics that its order needs.
+
+    Args:
+        names: of all items, each once.
+        sort: one of `SORT_FIGURES`; anything else sorts by name.
+        limit: as of `page_of`.
+        cursor: as of `page_of`.
+        stats: returns some dimensions of all items, in the order of the names.
+
+    Raises:
+        KeyError: as of `page_of`.
+    """
+    figures = None
+    if sort in SORT_FIGURES:
+        dimensions, figure = SORT_FIGURES[sort]
+        figures = figure(stats(dimensions))
+    return page_of(names, figures, limit, cursor)
 
 
 def page_of(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated, Final, Literal
+from collections.abc import Collection
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
 from kaywatch_agent.aggregate.bucket import Dimension
-from kaywatch_agent.aggregate.group_stats import GroupStats, Numbers
+from kaywatch_agent.aggregate.group_stats import GroupStats
 from kaywatch_agent.model.bounds import Count, Moment
 from kaywatch_agent.model.series import Kind
 from kaywatch_agent.web.api.list_pages import (
@@ -16,7 +16,7 @@ from kaywatch_agent.web.api.list_pages import (
     ListPage,
     NextCursor,
     PageSize,
-    page_of,
+    read_page,
 )
 from kaywatch_agent.web.api.nodes import NodeSummary, summarize_nodes
 from kaywatch_agent.web.api.parameters import ScopeQuery
@@ -44,22 +44,6 @@ class NodeListQuery(ScopeQuery, frozen=True, kw_only=True):
     ] = "node"
     limit: PageSize | None = None
     cursor: Cursor | None = None
-
-
-# The figures to sort by, and the dimensions that they need.
-SORT_FIGURES: Final[
-    dict[str, tuple[frozenset[Dimension], Callable[[GroupStats], Numbers]]]
-] = {
-    "total_executions": (frozenset(), lambda stats: stats.executions.tolist()),
-    "error_rate": (frozenset({Dimension.OUTCOME}), GroupStats.error_rates),
-    "retry_rate": (frozenset(), GroupStats.retry_rates),
-    "avg_execution_time": (frozenset(), GroupStats.averages),
-    "max_execution_time": (frozenset(), GroupStats.mosts),
-    "p95_execution_time": (
-        frozenset({Dimension.HISTOGRAM}),
-        lambda stats: stats.quantiles(0.95)[0],
-    ),
-}
 
 
 class NodeList(ResponseBody):
@@ -108,17 +92,17 @@ def list_nodes(snapshot: AgentSnapshot, query: NodeListQuery) -> NodeList:
 
 def _page(snapshot: AgentSnapshot, query: NodeListQuery, names: list[str]) -> ListPage:
     """Return the page of a query; `names` are those of all matching nodes, sorted."""
-    figures = None
-    if query.sort != "node":
+
+    def stats(dimensions: Collection[Dimension]) -> GroupStats:
         matches = matching(service=query.service, graph=query.graph)
         groups = snapshot.groups(
             [Kind.NODE], lambda key: key.node if matches(key) else None, names
         )
-        dimensions, figure = SORT_FIGURES[query.sort]
         window = Window(snapshot, query.window, query.end, matches=matches)
-        figures = figure(window.stats(groups, dimensions))
+        return window.stats(groups, dimensions)
+
     try:
-        return page_of(names, figures, query.limit, query.cursor)
+        return read_page(names, query.sort, query.limit, query.cursor, stats)
     except KeyError:
         unknown = query.cursor or ""
         raise not_found("node", unknown, names, "/api/v1/nodes") from None

@@ -37,6 +37,7 @@ from kaywatch_agent.web.api.ranges import (
     StepText,
     TimeRange,
     archived_points,
+    recent_events,
     recent_points,
     time_range,
     was_watched,
@@ -261,8 +262,8 @@ def _collect(
     for point, bucket in recent_points(view, range, rows):
         stats.add(bucket, offset=point)
     # All series: a lost event has no known one.
-    for _, bucket in recent_points(view, range, facts=False):
-        completeness.add(bucket)
+    for _, sums in recent_events(snapshot, range):
+        completeness.add_sums(sums)
     return stats, completeness
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from typing import Annotated, Final, NamedTuple
+from typing import Annotated, Final, NamedTuple, TypeVar
 
 import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
 from kaywatch_agent.aggregate.bucket import Bucket
+from kaywatch_agent.aggregate.completeness import EventSums
 from kaywatch_agent.aggregate.view import BUCKET_SECONDS, View
 from kaywatch_agent.units import parse_duration
 from kaywatch_agent.web.api.parameters import WINDOW_PATTERN, moment_seconds
@@ -22,10 +23,13 @@ __all__ = [
     "StepText",
     "TimeRange",
     "archived_points",
+    "recent_events",
     "recent_points",
     "time_range",
     "was_watched",
 ]
+
+T = TypeVar("T")
 
 # As in range queries of Prometheus: 60 s over a week or 1 h over a year.
 MAX_POINTS: Final = 11_000
@@ -103,13 +107,17 @@ def archived_points(view: View, range: TimeRange) -> Iterator[tuple[int, Bucket]
 
 
 def recent_points(
-    view: View,
-    range: TimeRange,
-    rows: NDArray[np.int64] | None = None,
-    facts: bool = True,
+    view: View, range: TimeRange, rows: NDArray[np.int64] | None = None
 ) -> Iterator[tuple[int, Bucket]]:
     """Yield the range's buckets in memory, or a part, with the number of a point."""
-    return _points(range, view.recent(range.first, range.end, rows, facts))
+    return _points(range, view.recent(range.first, range.end, rows))
+
+
+def recent_events(
+    snapshot: AgentSnapshot, range: TimeRange
+) -> Iterator[tuple[int, EventSums]]:
+    """Yield the events of the range's buckets in memory, with the number of a point."""
+    return _points(range, snapshot.recent_events(range.first, range.end))
 
 
 def was_watched(snapshot: AgentSnapshot, time: float, step: int) -> bool:
@@ -122,8 +130,8 @@ def was_watched(snapshot: AgentSnapshot, time: float, step: int) -> bool:
 
 
 def _points(
-    range: TimeRange, buckets: Iterable[tuple[int, Bucket]]
-) -> Iterator[tuple[int, Bucket]]:
+    range: TimeRange, buckets: Iterable[tuple[int, T]]
+) -> Iterator[tuple[int, T]]:
     for begin, bucket in buckets:
         point = (begin - range.first) // range.step
         if 0 <= point < range.points:

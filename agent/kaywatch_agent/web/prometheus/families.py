@@ -7,6 +7,7 @@ decreases, even if the agent is killed and counts its last second again.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -105,7 +106,9 @@ def _families(
     kind: Kind,
     label: Callable[[SeriesKey], Labels | None],
 ) -> _Families:
-    groups = snapshot.groups([kind], label)
+    groups = snapshot.remember(
+        ("labels", kind, label), lambda: snapshot.groups([kind], label)
+    )
     stats = GroupStats(groups.numbers, len(groups))
     stats.add(snapshot.view.durable_totals)
     created = snapshot.first_seen(groups).tolist()
@@ -226,6 +229,7 @@ def _graph_labels(key: SeriesKey) -> Labels:
     return (("service", key.service), ("graph", key.graph))
 
 
+@cache  # its groups are remembered by the function
 def _llm_labels(metric: str) -> Callable[[SeriesKey], Labels | None]:
     own = _LLM_LABELS.get(metric, ("model",))
 
@@ -240,6 +244,7 @@ def _llm_labels(metric: str) -> Callable[[SeriesKey], Labels | None]:
     return label
 
 
+@cache  # its groups are remembered by the function
 def _run_labels(metric: str) -> Callable[[SeriesKey], Labels | None]:
     return lambda key: _graph_labels(key) if key.metric == metric else None
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from functools import cached_property
+from itertools import chain
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from kaywatch.wire import EndReason, Outcome
 from kaywatch_agent.aggregate.bucket import Dimension
-from kaywatch_agent.aggregate.group_stats import GroupStats
+from kaywatch_agent.aggregate.group_stats import GroupStats, few_rows
 from kaywatch_agent.aggregate.view import (
     BUCKET_SECONDS,
     HISTORY_BUCKETS,
@@ -22,8 +23,7 @@ from kaywatch_agent.model.series import Kind, SeriesKey
 from kaywatch_agent.rules.snapshot import AlertsSnapshot
 from kaywatch_agent.web.api.diagnosis.onset import find_onset
 from kaywatch_agent.web.api.diagnosis.problem import Place
-from kaywatch_agent.web.api.figures import DIMENSIONS, PlaceGroups, columns_of
-from kaywatch_agent.web.snapshot import AgentSnapshot, Window
+from kaywatch_agent.web.snapshot import AgentSnapshot, Window, period
 
 __all__ = ["Actions", "NodeEvidence", "HourCounts", "Onset"]
 
@@ -34,28 +34,29 @@ Actions = dict[str, int]  # executions by action
 # window's share.
 SAME_SHARE: Final = 0.5
 
-# All checks read the same statistics, so that one pass over the buckets serves all of
-# them.
-_DIMENSIONS: Final = DIMENSIONS | {Dimension.ACTION, Dimension.ERROR}
+# All checks read the same counts, so that one pass over the buckets serves all of them.
+_DIMENSIONS: Final = frozenset(
+    {Dimension.OUTCOME, Dimension.HISTOGRAM, Dimension.ACTION}
+)
 _WASTED: Final = "llm_wasted_cost_usd"
 
 
 class NodeEvidence:
-    """What nodes did within a window.
+    """What nodes did within a window that ends now.
+
+    Usually nothing is wrong, so nothing is read before a check asks for it, and then
+    only the series of the places it asks for.
 
     Attributes:
-        window: the period of the figures.
-        places: the nodes; columns and statistics are indexed likewise.
-        columns: their figures by name.
-        stats: the statistics of the window.
+        snapshot: what is read.
+        seconds: the length of the window.
+        start, end: its period, Unix seconds.
     """
 
-    def __init__(self, snapshot: AgentSnapshot, window: Window) -> None:
+    def __init__(self, snapshot: AgentSnapshot, seconds: int) -> None:
         self.snapshot = snapshot
-        self.window = window
-        self._groups = PlaceGroups(snapshot, Kind.NODE, place_of)
-        self.places = self._groups.groups.names
-        self.columns, self.stats = columns_of(window, self._groups, _DIMENSIONS)
+        self.seconds = seconds
+        self.start, self.end = period(snapshot.view, seconds, None)
 
     @cached_property
     def alerts(self) -> AlertsSnapshot:
@@ -63,31 +64,47 @@ class NodeEvidence:
         return self.snapshot.alerts()
 
     @cached_property
-    def numbers(self) -> dict[Place, int]:
-        """The numbers of the places."""
-        return {place: number for number, place in enumerate(self.places)}
+    def nodes(self) -> frozenset[Place]:
+        """The places of all nodes."""
+        return frozenset(map(place_of, self.snapshot.series(Kind.NODE)))
 
-    @cached_property
-    def errors(self) -> list[Counter[str]]:
-        """The types of exceptions within the window, by place."""
+    def errors(self, places: Collection[Place]) -> dict[Place, Counter[str]]:
+        """Return the types of exceptions of some nodes within the window."""
         names = self.snapshot.view.registry.errors.values
-        errors: list[Counter[str]] = [Counter() for _ in self.places]
-        for at, number, count in self.stats.counted(Dimension.ERROR):
-            errors[at][names[number].type] += count
+        errors: dict[Place, Counter[str]] = {place: Counter() for place in places}
+        for place, number, count in self._facts(Kind.NODE, places, Dimension.ERROR):
+            errors[place][names[number].type] += count
         return errors
 
-    @cached_property
-    def dead_ends(self) -> dict[Place, Actions]:
-        """The runs that ended within the window at an action without an edge."""
-        groups = self.snapshot.groups([Kind.RUN], place_of)
-        stats = self.window.stats(groups, {Dimension.ACTION})
+    def dead_ends(self, places: Collection[Place]) -> dict[Place, Actions]:
+        """Return the runs that ended at some nodes, at an action without an edge."""
+        graphs = {(service, graph, "") for service, graph, _ in places}
         ends = self.snapshot.view.registry.ends.values
         actions_by_place: dict[Place, Actions] = defaultdict(dict)
-        for at, number, count in stats.counted(Dimension.ACTION):
-            end, (service, graph, _) = ends[number], groups.names[at]
+        for place, number, count in self._facts(Kind.RUN, graphs, Dimension.ACTION):
+            end, (service, graph, _) = ends[number], place
             if end.reason == EndReason.UNMATCHED_ACTION:
                 actions_by_place[service, graph, end.node][end.action] = count
         return actions_by_place
+
+    def _facts(
+        self, kind: Kind, places: Collection[Place], dimension: Dimension
+    ) -> Iterator[tuple[Place, int, int]]:
+        """Yield the facts of some places within the window: place, number, count."""
+
+        def matches(key: SeriesKey) -> bool:
+            return key.kind is kind and place_of(key) in places
+
+        if not places:
+            return
+        groups = self.snapshot.groups(
+            [kind], lambda key: place_of(key) if matches(key) else None
+        )
+        window = Window(self.snapshot, self.seconds, matches=matches)
+        for group, number, count in window.stats(groups, {dimension}).counted(
+            dimension
+        ):
+            yield groups.names[group], number, count
 
 
 class Onset(NamedTuple):
@@ -116,16 +133,14 @@ class Onset(NamedTuple):
 class HourCounts:
     """Counts of an hour in steps of ten seconds, for a few places."""
 
-    def __init__(
-        self, snapshot: AgentSnapshot, window: Window, places: Collection[Place]
-    ) -> None:
+    def __init__(self, evidence: NodeEvidence, places: Collection[Place]) -> None:
         """Collect the hour that ends with a window; a graph's place has no node."""
-        end = window.end
+        snapshot, end = evidence.snapshot, evidence.end
         self._registry = snapshot.view.registry
         self._first = int((end - HOUR) // BUCKET_SECONDS) * BUCKET_SECONDS
         # The hour begins and ends within a step.
         self._size = HISTORY_BUCKETS + 2
-        self._recent = max(0, int(window.start - self._first) // BUCKET_SECONDS)
+        self._recent = max(0, int(evidence.start - self._first) // BUCKET_SECONDS)
 
         def name(key: SeriesKey) -> tuple[str, Place] | None:
             place = place_of(key)
@@ -140,7 +155,10 @@ class HourCounts:
         self._stats = GroupStats(numbers, len(groups) * self._size, _DIMENSIONS)
         self._totals = GroupStats(groups.numbers, len(groups), ())
         self._totals.add(snapshot.view.totals)
-        for begin, bucket in snapshot.view.between(self._first, end):
+        view, rows = snapshot.view, few_rows(numbers)
+        for begin, bucket in chain(
+            view.archived(self._first, end), view.recent(self._first, end, rows)
+        ):
             step = (begin - self._first) // BUCKET_SECONDS
             if 0 <= step < self._size:
                 self._stats.add(bucket, offset=step)

@@ -6,7 +6,7 @@ events it has affected since then, is found for all suspects at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Final, NamedTuple
 
 from kaywatch_agent.model.alerts import Severity
@@ -23,7 +23,6 @@ from kaywatch_agent.web.api.diagnosis.problem import (
     ProblemView,
     share_text,
 )
-from kaywatch_agent.web.snapshot import Window
 
 __all__ = ["CHECKS", "Suspect"]
 
@@ -69,57 +68,53 @@ class Suspect(NamedTuple):
 
 def failing(evidence: NodeEvidence) -> Iterator[Suspect]:
     """Yield nodes that fail more often than the page's thresholds allow."""
-    for n, _ in _alerts(evidence, *_FAILING):
-        yield _failing("failing", evidence, n)
+    yield from _failing("failing", evidence, list(_alerts(evidence, *_FAILING)))
 
 
 def low_traffic(evidence: NodeEvidence) -> Iterator[Suspect]:
     """Yield nodes with too few executions for other rules, many of which failed."""
-    known = {n for n, _ in _alerts(evidence, *_FAILING)}
+    known = _alerts(evidence, *_FAILING)
     longer = _of_rule(evidence, "low_traffic")
-    for n, _ in _alerts(longer, "low_traffic"):
-        if longer.places[n] not in {evidence.places[n] for n in known}:
-            yield _failing("low_traffic", longer, n, int(longer.window.seconds or 0))
+    places = [one for one in _alerts(longer, "low_traffic") if one not in known]
+    yield from _failing("low_traffic", longer, places)
 
 
 def slow(evidence: NodeEvidence) -> Iterator[Suspect]:
     """Yield nodes that are slower than the threshold, or than they usually are."""
-    known = set()
-    for n, alert in _alerts(evidence, "avg_execution_time_max"):
-        known.add(n)
+    absolute = _alerts(evidence, "avg_execution_time_max")
+    for place, alert in absolute.items():
         limit = alert.threshold or 0.0
         text = f"takes {duration(alert.value or 0.0)} on average"
-        yield _slow(
-            evidence.places[n], limit, text, [f"the limit is {duration(limit)}"]
-        )
+        yield _slow(place, limit, text, [f"the limit is {duration(limit)}"])
     usual = evidence.alerts.usual("slow")
-    for n, alert in _alerts(evidence, "slow"):
-        place = evidence.places[n]
-        if n not in known and place in usual:
+    for place, alert in _alerts(evidence, "slow").items():
+        if place not in absolute and place in usual:
             limit = usual[place] * (alert.threshold or 1.0)
             yield _slow(place, limit, f"takes {alert.note}", [])
 
 
 def masked(evidence: NodeEvidence) -> Iterator[Suspect]:
     """Yield nodes whose failing calls are hidden by retries or fallbacks."""
-    for n, _ in _alerts(evidence, "masked_failures"):
-        yield _masked(evidence, evidence.places[n])
+    for place in _alerts(evidence, "masked_failures"):
+        yield _masked(evidence, place)
 
 
 def wasteful(evidence: NodeEvidence) -> Iterator[Suspect]:
     """Yield nodes that spend much on attempts that fail."""
-    for n, alert in _alerts(evidence, "wasted_spend"):
-        yield _wasteful(evidence.places[n], share_text(alert.value or 0.0))
+    for place, alert in _alerts(evidence, "wasted_spend").items():
+        yield _wasteful(place, share_text(alert.value or 0.0))
 
 
 def dead_ends(evidence: NodeEvidence) -> Iterator[Suspect]:
     """Yield nodes at which runs ended with an action that has no edge."""
     longer = _of_rule(evidence, "dead_end")
-    for n, _ in _alerts(longer, "dead_end"):
-        actions = longer.dead_ends.get(longer.places[n])
+    places = _alerts(longer, "dead_end")
+    ends = longer.dead_ends(places)
+    for place in places:
+        actions = ends.get(place)
         if actions:
             worst = max(actions, key=lambda name: actions[name])
-            yield _dead_end(longer.places[n], worst)
+            yield _dead_end(place, worst)
 
 
 CHECKS: Final = (
@@ -135,38 +130,43 @@ CHECKS: Final = (
 # -- inside --------------------------------------------------------------------------
 
 
-def _alerts(evidence: NodeEvidence, *rules: str) -> Iterator[tuple[int, Alert]]:
-    """Yield the nodes that built-in rules report, each once, with the alert."""
-    found: set[int] = set()
+def _alerts(evidence: NodeEvidence, *rules: str) -> dict[Place, Alert]:
+    """Return the nodes that built-in rules report, with the first alert of each."""
+    alerts: dict[Place, Alert] = {}
     for alert in evidence.alerts.built_in(*rules):
         labels = alert.labels
         place = labels["service"], labels["graph"], labels["node"]
-        n = evidence.numbers.get(place)
-        if n is not None and n not in found:
-            found.add(n)
-            yield n, alert
+        if place in evidence.nodes:
+            alerts.setdefault(place, alert)
+    return alerts
 
 
 def _of_rule(evidence: NodeEvidence, name: str) -> NodeEvidence:
     """Return the evidence of a rule's own window."""
     rule = evidence.alerts.settings.rules.get(name)
-    if rule is None or rule.window == evidence.window.seconds:
+    if rule is None or rule.window == evidence.seconds:
         return evidence
-    return NodeEvidence(evidence.snapshot, Window(evidence.snapshot, int(rule.window)))
+    return NodeEvidence(evidence.snapshot, int(rule.window))
 
 
 def _failing(
-    kind: ProblemKind, evidence: NodeEvidence, n: int, seconds: int = 0
-) -> Suspect:
-    place = evidence.places[n]
-    errors = [f"mostly {name}" for name, _ in evidence.errors[n].most_common(1)]
+    kind: ProblemKind, evidence: NodeEvidence, places: Collection[Place]
+) -> Iterator[Suspect]:
+    errors = evidence.errors(places)
+    for place in places:
+        mostly = [f"mostly {name}" for name, _ in errors[place].most_common(1)]
+        yield _failing_node(kind, place, evidence.seconds, mostly)
 
+
+def _failing_node(
+    kind: ProblemKind, place: Place, seconds: int, mostly: list[str]
+) -> Suspect:
     def describe(onset: Onset) -> tuple[Severity, str, list[str]]:
         severity: Severity = "error" if onset.share >= SEVERE_SHARE else "warning"
         text = f"{share_text(onset.share)} of executions fail"
         if kind == "low_traffic":
             text = f"{onset.bad} of {onset.events} executions failed"
-        return severity, text, [_count(onset.bad, "failure"), *_wasted(onset), *errors]
+        return severity, text, [_count(onset.bad, "failure"), *_wasted(onset), *mostly]
 
     def onset(history: HourCounts) -> Onset:
         if kind == "low_traffic":

@@ -21,9 +21,9 @@ from kaywatch_agent.web.api.diagnosis.node_checks import (
     Suspect,
 )
 from kaywatch_agent.web.api.diagnosis.problem import AlertRef, ProblemView
-from kaywatch_agent.web.api.parameters import Service, WindowText
+from kaywatch_agent.web.api.parameters import Service, WindowText, window_seconds
 from kaywatch_agent.web.api.schema import ResponseBody
-from kaywatch_agent.web.snapshot import AgentSnapshot, Window
+from kaywatch_agent.web.snapshot import AgentSnapshot
 
 __all__ = ["list_problems"]
 
@@ -68,7 +68,7 @@ def list_problems(snapshot: AgentSnapshot, query: ProblemsQuery) -> ProblemList:
 
 def _problems(snapshot: AgentSnapshot, duration: str) -> list[ProblemView]:
     """Return the problems of all services, the most urgent first."""
-    evidence = NodeEvidence(snapshot, Window(snapshot, duration))
+    evidence = NodeEvidence(snapshot, window_seconds(duration))
     problems = list(_merged([*_by_figures(evidence), *_present(evidence)]))
     problems.extend(_add_alerts(problems, snapshot.alerts()))
     return sorted(problems, key=_urgency)
@@ -81,7 +81,7 @@ def _by_figures(evidence: NodeEvidence) -> Iterator[ProblemView]:
     # Usually nothing is wrong, and no history has to be read.
     if not places:
         return
-    history = HourCounts(evidence.snapshot, evidence.window, places)
+    history = HourCounts(evidence, places)
     for suspect in suspects:
         yield suspect.problem(history)
 
