@@ -96,8 +96,8 @@ class OutboxMessage(StoredMessage, frozen=True, kw_only=True):
         update: whether it replaces that message, rather than replying to it.
         replaces: the id of the message whose position in the stream it takes.
         account: the credential that the receiver accepted it with. It is stored, so
-            that a resolve reaches the same account after the credential was rotated;
-            it is never shown.
+            that what continues it reaches the same account after the credential was
+            rotated; it is never shown.
     """
 
     stream: str

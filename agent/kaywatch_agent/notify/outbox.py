@@ -255,7 +255,9 @@ class Outbox:
         if continued.update:
             root = self.store.messages[message.thread_root]
             # A message that could not be updated was posted again, with another id.
-            self._put(replace(root, entries=continued.entries, ref=ref))
+            account = result.account or root.account
+            entries = continued.entries
+            self._put(replace(root, entries=entries, ref=ref, account=account))
 
     def _react(
         self, name: str, receiver: ReceiverState, was_open: bool, now: float

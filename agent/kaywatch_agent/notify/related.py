@@ -12,7 +12,13 @@ __all__ = ["other_receivers", "trigger_account"]
 
 
 def trigger_account(store: OutboxStore, message: OutboxMessage) -> str:
-    """Return the credential that accepted the trigger of a resolve; empty for none."""
+    """Return the credential that accepted what a message ends, updates or replies to.
+
+    It is empty for a message that begins something.
+    """
+    if message.ref:
+        root = store.messages.get(message.thread_root)
+        return root.account if root is not None else ""
     if message.kind is not NotificationKind.RESOLVED:
         return ""
     for entry in message.entries:

@@ -245,6 +245,63 @@ async def test_a_resolve_goes_to_the_new_account_once_the_old_one_is_gone(
     assert [request.path for request in receivers.requests] == ["/old", "/old", "/new"]
 
 
+UPDATE, POST = "/api/chat.update", "/api/chat.postMessage"
+
+
+def rejected(error: str) -> Reply:
+    """Return how the Web API rejects a call."""
+    return Reply(200, json.dumps({"ok": False, "error": error}))
+
+
+@pytest.mark.parametrize(
+    ("replies", "calls"),
+    [
+        # The app that has posted a message may update it.
+        ((), [(UPDATE, "old")]),
+        # A new token of the same app may as well.
+        ((rejected("token_revoked"),), [(UPDATE, "old"), (UPDATE, "new")]),
+        # Another app may not: the channel gets a message of its own.
+        (
+            (rejected("invalid_auth"), rejected("cant_update_message")),
+            [(UPDATE, "old"), (UPDATE, "new"), (POST, "new")],
+        ),
+        # Neither may one of another workspace.
+        (
+            (rejected("account_inactive"), rejected("channel_not_found")),
+            [(UPDATE, "old"), (UPDATE, "new"), (POST, "new")],
+        ),
+    ],
+)
+async def test_a_bot_whose_token_was_rotated_updates_the_posted_message(
+    receivers: Receivers,
+    tmp_path: Path,
+    replies: tuple[Reply, ...],
+    calls: list[tuple[str, str]],
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("xoxb-old")
+    table = {"type": "slack", "bot_token_file": str(token), "channel": "#ops"}
+    async with run_worker(receivers, bot={**table, "url": "/api"}) as run:
+        run.put("bot", FIRING, alert())
+        await until(lambda: run.count(MessageStatus.SENT) == 1)
+        token.write_text("xoxb-new")
+        receivers.answer(UPDATE, *replies)
+        run.put("bot", RESOLVED, resolve_alert(alert()))
+        await until(lambda: run.count(MessageStatus.SENT) == 2)
+        run.put("bot", FIRING, alert("ship"))
+        await until(lambda: run.count(MessageStatus.SENT) == 3)
+
+    made = [
+        (request.path, request.headers["authorization"].removeprefix("Bearer xoxb-"))
+        for request in receivers.requests
+    ]
+    assert made == [(POST, "old"), *calls, (POST, "new")]
+    updates = [request.json for request in receivers.to(UPDATE)]
+    assert {(one["channel"], one["ts"]) for one in updates} == {
+        ("C0123", "1700000000.000001")
+    }
+
+
 # -- how requests are sent -----------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""Sends a resolve to the account that accepted its trigger.
+"""Sends a resolve, an update or a reply to the account that accepted its trigger.
 
 A routing key, webhook or token may be rotated while an alert fires. A resolve that is
 sent with the new one closes nothing, and the incident stays open.

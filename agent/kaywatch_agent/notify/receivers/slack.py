@@ -9,6 +9,7 @@ warning if the app does not respond (slackapi/node-slack-sdk issue 869).
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from typing import Any, Final
@@ -65,8 +66,13 @@ _MISCONFIGURED: Final = frozenset(
         "is_archived",
     }
 )
-_CANNOT_UPDATE: Final = frozenset(
-    {"message_not_found", "edit_window_closed", "cant_update_message"}
+# The posted message can't be continued: it is gone, or belongs to another app, as after
+# the token was replaced by that of another one.
+_CANNOT_CONTINUE: Final = frozenset(
+    {
+        *("message_not_found", "edit_window_closed", "cant_update_message"),
+        *("channel_not_found", "not_in_channel", "is_archived", "thread_not_found"),
+    }
 )
 
 
@@ -107,17 +113,31 @@ class Slack:
 
             url = self._config.credential().read()
             return await send_to_account(notification.account, url, post)
-        result = await self._call(payload, notification, now)
-        if notification.update and result.error in _CANNOT_UPDATE:
+        return await self._attempt_as_bot(payload, notification, now)
+
+    async def _attempt_as_bot(
+        self, payload: dict[str, Any], notification: Notification, now: float
+    ) -> DeliveryResult:
+        async def call(token: str) -> DeliveryResult:
+            return await self._call(token, payload, notification, now)
+
+        token = self._config.credential().read()
+        # A message can only be updated by the app that has posted it.
+        result = await send_to_account(notification.account, token, call)
+        if notification.ref and result.error in _CANNOT_CONTINUE:
             new = msgspec.structs.replace(notification, ref="", update=False)
-            result = await self._call(payload, new, now)
+            result = await self._call(token, payload, new, now)
+            result = dataclasses.replace(result, account=token)
         return result
 
     async def _call(
-        self, payload: dict[str, Any], notification: Notification, now: float
+        self,
+        token: str,
+        payload: dict[str, Any],
+        notification: Notification,
+        now: float,
     ) -> DeliveryResult:
         """Call the Web API, as a bot."""
-        token = self._config.credential().read()
         method, body = address(payload, notification, self._config.channel)
         response = await self._http.post(
             f"{self._config.url.rstrip('/')}/{method}",
