@@ -90,7 +90,7 @@ class ExecutionInFlight(NamedTuple):
     run: int  # its number, 0 for none
     visits: int  # made by the run before this one
     run_started: float  # Unix seconds, 0.0 without a run
-    failed_attempts: int  # calls of `exec` that failed so far
+    failed_attempts: int  # calls of `exec` in its run that failed in a row up to now
 
 
 class OpenSpan(Protocol):
@@ -101,7 +101,7 @@ class OpenSpan(Protocol):
         ...
 
     def failed_attempts(self) -> int:
-        """Return how many calls of `exec` failed so far."""
+        """Return how many calls of `exec` in its run failed in a row up to now."""
         ...
 
 

@@ -403,7 +403,18 @@ print(kaywatch.flush(10))
     assert "kaywatch.name(" in status
 
 
-def test_a_client_with_a_wrong_clock_is_named(agent: Agent) -> None:
+@pytest.mark.parametrize(
+    ("ahead", "words", "status", "counted"),
+    [
+        (-7200.0, ("2h behind", "in no bucket"), "problem", 0),
+        (-60.0, ("behind", "in the wrong buckets"), "warning", 1),
+        # The agent limits times to its own.
+        (7200.0, ("2h ahead of", "counted when they arrive"), "warning", 1),
+    ],
+)
+def test_a_client_with_a_wrong_clock_is_judged_as_the_agent_treats_it(
+    agent: Agent, ahead: float, words: tuple[str, str], status: str, counted: int
+) -> None:
     client, now = secrets.token_bytes(16), time.time()
     hello = wire.hello(
         client=client,
@@ -414,11 +425,11 @@ def test_a_client_with_a_wrong_clock_is_named(agent: Agent) -> None:
         sdk="kaywatch-python/0.0.1",
         tags={},
     )
-    event = {"graph": "g", "node": "n", "seconds": 0.1, "outcome": "ok"}
+    event = {"graph": "g", "node": "n", "seconds": 0.1, "time": now + ahead}
     batch = wire.batch(
         client=client,
         seq=1,
-        sent=now - 7200,
+        sent=now + ahead,
         service="adrift",
         recorded=1,
         sections={"events": [event]},
@@ -429,8 +440,9 @@ def test_a_client_with_a_wrong_clock_is_named(agent: Agent) -> None:
         until(lambda: agent.clients() and agent.clients()[0]["events"], "it is taken")
         report = doctor_for(agent, "clock", "agent")
 
-    result = report.result("adrift", f"pid {os.getpid()}", "2h behind")
-    assert result["status"] == "problem"
+    result = report.result("adrift", f"pid {os.getpid()}", *words)
+    assert result["status"] == status
+    assert agent.node("n", window="5m")["total_executions"] == counted
     assert report.status("clients of other versions: kaywatch-python/0.0.1")
 
 

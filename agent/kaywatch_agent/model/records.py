@@ -128,7 +128,11 @@ class InFlight(Struct, frozen=True):
     run_start: RunStart = 0.0
     failed_attempts: Annotated[
         int,
-        Meta(ge=0, le=MAX_ATTEMPTS, description="calls of exec that failed so far"),
+        Meta(
+            ge=0,
+            le=MAX_ATTEMPTS,
+            description="calls of exec in its run that failed in a row up to now",
+        ),
     ] = 0
 
 
@@ -139,6 +143,14 @@ class NodeRevisits(Struct, frozen=True):
     node: Annotated[Name, Meta(description="empty for all nodes of the run together")]
     visits: Annotated[int, Meta(ge=0, le=MAX_COUNT)]
     run: RunId = ""
+    cycle: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=MAX_COUNT,
+            description="of the visits, those since the run last reached a new node",
+        ),
+    ] = 0
 
 
 class ProcessSample(Struct, frozen=True, kw_only=True):

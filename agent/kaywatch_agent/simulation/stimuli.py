@@ -208,6 +208,7 @@ class RevisitsConfig:
     node: str = ""
     visits: int = 0
     run: str = ""
+    cycle: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,7 +256,8 @@ class ProcessStimulus:
                 for f in self.in_flight
             ),
             loops=tuple(
-                NodeRevisits(r.graph, r.node, r.visits, r.run) for r in self.loops
+                NodeRevisits(r.graph, r.node, r.visits, r.run, r.cycle)
+                for r in self.loops
             ),
         )
 

@@ -20,7 +20,8 @@ __all__ = ["BatchContent", "Packer"]
 
 T = TypeVar("T")
 
-Loop = tuple[str, str, int, str]  # (graph, node, visits, the run's id)
+# (graph, node, visits, the run's id, visits since the run last reached a new node)
+Loop = tuple[str, str, int, str, int]
 
 # The table is sent with every batch, so it is started over when its strings are many or
 # long. With 5,000 series and metrics (25,000 names at most, 5,000 more for those
@@ -85,6 +86,8 @@ class Packer:
         self._sent_topologies = -1
         self._sent: dict[str, list[Any]] = {"in_flight": [], "loops": []}
         self._in_flight: dict[OpenSpan, ExecutionInFlight] = {}
+        # By the number of a run: its visits when it was last seen with a new node.
+        self._reached: dict[int, dict[str, int]] = {}
         self._reset()
 
     def take(self, limit: int = wire.MAX_BATCH_EVENTS) -> BatchContent | None:
@@ -182,7 +185,7 @@ class Packer:
         for name, entries in current.items():
             if entries != self._sent[name]:
                 self._sent[name] = sections[name] = entries
-        ended = _most_visited((*node, "") for node in recorder.revisits.take())
+        ended = _most_visited((*node, "", 0) for node in recorder.revisits.take())
         recorder.revisits.left_out += max(0, len(ended) - MAX_LOOPS)
         if ended:
             sections["looped"] = [node[:3] for node in ended[:MAX_LOOPS]]
@@ -212,14 +215,25 @@ class Packer:
     def _loops(self) -> list[Loop]:
         recorder = self._recorder
         loops: list[Loop] = []
+        before, self._reached = self._reached, {}
         for run in _snapshot(recorder.runs):
             revisits = run.revisits()
-            if revisits is not None:
-                graph, number, visits, counts = revisits
-                run_id = recorder.run_ids.text(number)
-                # The run as a whole has no node.
-                for node, times in (*_snapshot(counts.items()), ("", visits)):
-                    loops.append((graph, node, times, run_id))
+            if revisits is None:
+                continue
+            graph, number, visits, live = revisits
+            counts = dict(_snapshot(live.items()))
+            # Looked at once per batch, which costs the application nothing: the cycle
+            # may be longer than what is counted here, and is never shorter.
+            reached = before.get(number, counts)
+            if len(reached) < len(counts):
+                reached = counts
+            self._reached[number] = reached
+            run_id = recorder.run_ids.text(number)
+            for node, times in counts.items():
+                loops.append((graph, node, times, run_id, times - reached[node]))
+            # The run as a whole has no node.
+            cycle = max(0, visits - sum(reached.values()))
+            loops.append((graph, "", visits, run_id, cycle))
         return _most_visited(loops)[:MAX_LOOPS]
 
     # -- the table -------------------------------------------------------------------
@@ -264,7 +278,7 @@ def _most_visited(loops: Iterable[Loop]) -> list[Loop]:
     """Return each node's loop with the most visits, the most visited node first."""
     most: dict[tuple[str, str], Loop] = {}
     for loop in loops:
-        graph, node, visits, _ = loop
+        graph, node, visits = loop[:3]
         previous = most.get((graph, node))
         # `__other__` is many nodes, each of which may have been visited once.
         if visits > 1 and node != OTHER and (previous is None or visits > previous[2]):

@@ -55,9 +55,13 @@ class Run:
         available_actions: what would have led on, if there is a listener.
         listener_state: what the listener keeps with the run.
         cost: the cost of its LLM calls, if it made any.
+        failures: how many calls of `exec` had failed in a row when `failures_at` visits
+            were made; a later visit that did not fail makes them out of date.
     """
 
     visits = 0
+    failures = 0
+    failures_at = 0
     node = ""
     action = ""
     reason: str = _UNKNOWN
@@ -80,6 +84,16 @@ class Run:
         """Note why the loop ends after the visits so far."""
         self.reason = reason
         self.reason_visits = self.visits
+
+    def failed_in_a_row(self) -> int:
+        """Return how many calls of `exec` have failed since the last success."""
+        return self.failures if self.failures_at == self.visits else 0
+
+    def add_failures(self, attempts: int) -> None:
+        """Note that all attempts of the visit that was counted last failed."""
+        # Only a failure costs something: a success is the absence of one.
+        before = self.failures if self.failures_at == self.visits - 1 else 0
+        self.failures, self.failures_at = before + attempts, self.visits
 
     def path(self) -> tuple[str, ...]:
         """Return the visited nodes in the order of their first visits, the last 50."""

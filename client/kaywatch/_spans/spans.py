@@ -110,8 +110,12 @@ class Span:
         )
 
     def failed_attempts(self) -> int:
-        """Return how many calls of `exec` failed so far."""
-        return self.attempts - 1 + (self.failed_at > 0.0)
+        """Return how many calls of `exec` in its run failed in a row up to now."""
+        before = self.run.failed_in_a_row() if self.run and self.is_visit else 0
+        if not self.failed_at:
+            # One that succeeded ends the row.
+            return 0 if self.exec_started else before
+        return before + self.attempts - 1 + (self.failed_at > 0.0)
 
     @property
     def phase(self) -> str:
@@ -284,6 +288,8 @@ class Span:
             event = self.series.number, _time(), *execution, *phases, details.items
             _record_phased(event)
         if key is not None and details.outcome != Outcome.CANCELLED:
+            if self.run and self.is_visit:
+                self.run.add_failures(details.attempts)
             process.recorder.failed(self._failure(details, key, message))
 
     def _failure(self, details: SpanDetails, key: ErrorKey, message: str) -> Failure:

@@ -82,6 +82,9 @@ def test_nodes_in_flight_are_read() -> None:
 
 def test_loops_are_read_and_bounded() -> None:
     assert send("loops", LOOP).loops == (NodeRevisits("checkout", "pay", 3, "a1-8"),)
+    assert send("loops", [*LOOP, 2]).loops == (
+        NodeRevisits("checkout", "pay", 3, "a1-8", 2),
+    )
     assert send("loops").loops == ()
     response = send("looped", ["g" * 300, "n", 2**60], ["g", "n", -1], ["g", "n"])
     assert response.looped == (

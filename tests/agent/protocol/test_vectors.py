@@ -257,9 +257,9 @@ def test_the_agent_reads_the_details() -> None:
 def test_the_agent_reads_the_loops() -> None:
     message = decode_vector("batch-loops")
     assert message.loops == (
-        NodeRevisits("agent", "", 11, "a1-9"),
-        NodeRevisits("agent", "decide", 6, "a1-9"),
-        NodeRevisits("agent", "search", 5, "a1-9"),
+        NodeRevisits("agent", "", 11, "a1-9", 8),
+        NodeRevisits("agent", "decide", 6, "a1-9", 4),
+        NodeRevisits("agent", "search", 5, "a1-9", 4),
     )
     assert message.looped == (NodeRevisits("agent", "decide", 3),)
     assert decode_vector("batch-details").loops is None

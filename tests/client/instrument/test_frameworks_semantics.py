@@ -852,6 +852,35 @@ def test_nodes_in_progress_are_known() -> None:
     assert visits == 0
 
 
+def test_two_failures_in_a_row_are_known_until_one_success() -> None:
+    kaywatch.instrument(modules=[pocketflow])
+    seen: list[int] = []
+    # Whether each call fails: within an execution, and from one to the next.
+    plan = [True, True, False, True, True, True, True, False, False]
+
+    class Calls(Node):
+        def exec(self, prep_res: Any) -> None:
+            seen.extend(f.failed_attempts() for f in process.recorder.in_flight)
+            if plan.pop(0):
+                raise ValueError
+
+        def exec_fallback(self, prep_res: Any, exc: Exception) -> None:
+            pass
+
+        def post(self, shared: Any, prep_res: Any, exec_res: Any) -> str:
+            seen.extend(f.failed_attempts() for f in process.recorder.in_flight)
+            return "again" if plan else "done"
+
+    calls, other = Calls(max_retries=3), Step()
+    calls - "again" >> calls
+    calls - "done" >> other
+    with capture():
+        Flow(start=calls).run({})
+
+    # A success in the third call; a fallback after three; a success in the second; one.
+    assert seen == [0, 1, 2, 0, *(0, 1, 2, 3), *(3, 4, 0), *(0, 0)]
+
+
 def test_a_loop_is_known_while_it_runs() -> None:
     kaywatch.instrument(modules=[pocketflow])
     seen: list[Any] = []

@@ -452,6 +452,29 @@ def test_loops_with_the_most_visits_are_sent_first(
     assert recorder.revisits.left_out == 10
 
 
+def test_visits_since_the_last_new_node_are_sent(
+    recorder: Recorder, packer: Packer
+) -> None:
+    counts = {"a": 3, "b": 2}
+    recorder.runs.add(Spinning("g", 1, counts))
+
+    def cycles(**visits: int) -> dict[str, int]:
+        counts.update(visits)
+        recorder.runs.clear()
+        recorder.runs.add(Spinning("g", 1, counts))
+        content: Any = take(packer).sections
+        return {node: cycle for _, node, _, _, cycle in content["loops"]}
+
+    assert cycles(a=4) == {"": 0, "a": 0, "b": 0}
+    assert cycles(a=9, b=6) == {"": 9, "a": 5, "b": 4}
+    # A new node is progress.
+    assert cycles(a=10, c=1) == {"": 0, "a": 0, "b": 0}
+    assert cycles(a=12, c=2) == {"": 3, "a": 2, "b": 0, "c": 1}
+    recorder.runs.clear()
+    take(packer)
+    assert packer._reached == {}
+
+
 def test_columns_are_little_endian_and_unpadded() -> None:
     assert _packer._pack("H", [1, 512]) == b"\x01\x00\x00\x02"
     assert _packer._pack("I", [1]) == b"\x01\x00\x00\x00"

@@ -5,7 +5,7 @@ import type { RunEnd, RunInProgress, Trouble } from "../api/types";
 export const TROUBLES: Record<Trouble, string> = {
   stuck: "its node runs many times longer than its slowest finished execution",
   looping: "it visits a node many more times than earlier runs",
-  retrying: "its node calls exec again and again",
+  retrying: "its last two calls of exec failed, and none has succeeded since",
 };
 const URGENCY = Object.keys(TROUBLES) as Trouble[];
 

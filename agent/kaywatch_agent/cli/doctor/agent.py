@@ -213,11 +213,15 @@ def check_clocks(context: CheckContext) -> CheckResults:
     skewed = [c for c in measured if abs(c["skew"]) >= NOTABLE_SKEW]
     for client in skewed:
         # The agent's time minus the client's, at its first batch.
+        behind = client["skew"]
         text = (
             f"{client['service']} (pid {client['pid']} on {client['host']}): its clock"
-            f" is {_describe_skew(-client['skew'])} the agent's"
+            f" is {_describe_skew(-behind)} the agent's"
         )
-        if abs(client["skew"]) >= SEVERE_SKEW:
+        if behind < 0:
+            effect = "its events are counted when they arrive"
+            yield warning(f"{text}; {effect}, and `stuck` is noticed later", CLOCK_FIX)
+        elif behind >= SEVERE_SKEW:
             yield problem(f"{text}; its events are in no bucket", CLOCK_FIX)
         else:
             yield warning(f"{text}; its events are in the wrong buckets", CLOCK_FIX)

@@ -19,7 +19,7 @@ from kaywatch_agent.web.snapshot import AgentSnapshot, ClientActivity
 
 __all__ = ["RunInProgress", "count_in_flight", "list_in_progress"]
 
-# Two calls of `exec` in a row failed.
+# One failure may be chance. The row ends with one success: as Temporal's flag does.
 RETRYING_FAILURES: Final = 2
 
 Trouble = Literal["retrying", "looping", "stuck"]
@@ -29,9 +29,10 @@ NodePlace = tuple[str, str, str]
 class RunInProgress(ResponseBody):
     """One run in progress: its current node, since when, and its problem.
 
-    `retrying`: two calls of `exec` in a row failed. `looping`: it has visited a node
-    more often than the rule `unusual_loop` allows. `stuck`: it has been in its node for
-    longer than the rule `stuck` allows. `start` is 0 if it is unknown.
+    `retrying`: its last two calls of `exec` failed, in one node or in several; one that
+    succeeds ends it. `looping`: it has visited a node more often than the rule
+    `unusual_loop` allows. `stuck`: it has been in its node for longer than the rule
+    `stuck` allows. `start` is 0 if it is unknown.
     """
 
     service: str
