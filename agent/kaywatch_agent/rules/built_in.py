@@ -10,7 +10,12 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from kaywatch_agent.model.alerts import Severity
-from kaywatch_agent.rules.conditions import check_reachable, compare
+from kaywatch_agent.rules.conditions import (
+    CLEAR_SHARE,
+    check_reachable,
+    compare,
+    usual_clear,
+)
 from kaywatch_agent.rules.config import ThresholdsConfig
 from kaywatch_agent.rules.expression import Compare
 from kaywatch_agent.rules.matchers import Matcher
@@ -22,11 +27,6 @@ from kaywatch_agent.units import MIB
 __all__ = ["BUILT_IN", "INHIBITIONS", "MIN_EXECUTIONS", "built_in_rules"]
 
 NODE: Final = ("service", "graph", "node")
-
-# A rate clears at four fifths of the failures that its threshold allows, so a strict
-# threshold can be reached again: 0.99 clears at 0.992, 0.95 at 0.96.
-CLEAR_SHARE: Final = 0.8
-
 
 # With fewer, a single failure exceeds the threshold of 5 %.
 MIN_EXECUTIONS: Final = 20
@@ -161,6 +161,4 @@ def _condition(name: str, of: _BuiltIn, value: float) -> Condition:
     check_reachable(f"alerting.thresholds.{name}", Compare(of.metric, of.op, value))
     if of.metric == "memory_rss":
         value *= MIB
-    clear = 1.0 - (1.0 - value) * of.clear if of.op == "<" else value * of.clear
-    # Without the noise of the calculation: 0.96 must clear at 96 of 100.
-    return compare(of.metric, of.op, value, round(clear, 9))
+    return compare(of.metric, of.op, value, usual_clear(of.op, value, of.clear))

@@ -30,6 +30,7 @@ from kaywatch_agent.rules.rule import (
 from kaywatch_agent.units import parse_duration
 
 __all__ = [
+    "CLEAR_SHARE",
     "absence",
     "burn_rate",
     "check_labels",
@@ -43,9 +44,20 @@ __all__ = [
     "stuck",
     "threshold",
     "transition",
+    "usual_clear",
+    "warn_of_clear",
 ]
 
 T = TypeVar("T")
+
+# A rate clears at four fifths of the failures that its threshold allows, so a strict
+# threshold can be reached again: 0.99 clears at 0.992, 0.95 at 0.96.
+CLEAR_SHARE: Final = 0.8
+
+# A level that allows fewer failures than one in this many executions, and a tenth of
+# what the threshold allows, is practically not reached: few windows have as many.
+RARELY_WITHOUT: Final = 1000
+MUCH_STRICTER: Final = 10
 
 # Of a stuck node: a year is a million times half a minute.
 MAX_FACTOR: Final = 1_000_000
@@ -82,6 +94,10 @@ def threshold(config: ThresholdConfig, path: str) -> Threshold:
             f"{path}.clear",
             f"{clear:g} must be {side} value = {value:g}, on the good side of it",
         )
+    # Only an application's own metrics are ever negative.
+    if clear is not None and clear < 0 and config.metric in METRICS:
+        text = f"{clear:g}: {config.metric} is never negative"
+        raise ConfigError(f"{path}.clear", text)
     check_reachable(f"{path}.value", Compare(config.metric, op, value))
     if clear is not None and metrics.find(config.metric).unit == "ratio":
         check_reachable(f"{path}.clear", Compare(config.metric, op, clear))
@@ -99,6 +115,24 @@ def check_reachable(key: str, comparison: Compare) -> None:
     if (op, value) in _NEVER or (op, value) in _ALWAYS:
         often = "never" if (op, value) in _NEVER else "always"
         raise ConfigError(key, f"{comparison} is {often} true")
+
+
+def usual_clear(op: str, value: float, share: float = CLEAR_SHARE) -> float:
+    """Return the level that clears a comparison, for a share of what it allows."""
+    clear = 1.0 - (1.0 - value) * share if op.startswith("<") else value * share
+    # Without the noise of the calculation: 0.96 must clear at 96 of 100.
+    return round(clear, 9)
+
+
+def warn_of_clear(condition: Threshold) -> str:
+    """Return a warning of a level that is practically never reached; else nothing."""
+    for breach in condition.breach.comparisons():
+        for clear in condition.clear.comparisons():
+            # Of opposite directions: without a level of its own, it is the same one.
+            is_opposite = clear.op[0] != breach.op[0]
+            if is_opposite and clear.metric == breach.metric:
+                return _warn_of_level(breach, clear)
+    return ""
 
 
 def compare(metric: str, op: str, value: float, clear: float | None) -> Threshold:
@@ -127,8 +161,34 @@ def _expression(config: ThresholdConfig, path: str) -> Threshold:
         clear = parse_key(f"{path}.clear_when", predicate, config.clear_when)
     for part in breach.comparisons():
         check_reachable(f"{path}.when", part)
+    for part in clear.comparisons() if config.clear_when else ():
+        check_reachable(f"{path}.clear_when", part)
     first = leading(breach)
     return Threshold(breach, clear, first.metric, first.value, None)
+
+
+def _warn_of_level(breach: Compare, clear: Compare) -> str:
+    unit = metrics.find(breach.metric).unit
+    if unit in ("seconds", "bytes") and clear.op.startswith("<") and clear.value <= 0:
+        level = usual_clear(breach.op, breach.value)
+        return f"{clear} is never true; choose a level such as {level:g}"
+    if unit != "ratio":
+        return ""
+    allowed, allowed_clear = (
+        1.0 - one.value if breach.op.startswith("<") else one.value
+        for one in (breach, clear)
+    )
+    # Without the noise of the subtraction.
+    allowed, allowed_clear = round(allowed, 12), round(allowed_clear, 12)
+    if allowed_clear * RARELY_WITHOUT >= 1 or allowed_clear * MUCH_STRICTER > allowed:
+        return ""
+    often = "one failure"
+    if allowed_clear > 0:
+        often = f"more than one failure in {1 / allowed_clear:,.0f} executions"
+    return (
+        f"{clear} may never be true again: {often} within the window keeps the alert"
+        f" firing; choose a level such as {usual_clear(breach.op, breach.value):g}"
+    )
 
 
 def absence(config: AbsenceConfig, path: str, grace: float) -> Absence:

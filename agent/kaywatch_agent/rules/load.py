@@ -12,12 +12,16 @@ from kaywatch_agent.errors import ConfigError
 from kaywatch_agent.model.alerts import Severity
 from kaywatch_agent.rules import conditions
 from kaywatch_agent.rules.built_in import INHIBITIONS, built_in_rules
+from kaywatch_agent.rules.checks import (
+    check_alerting,
+    check_keys,
+    check_receivers,
+    labels_per,
+)
 from kaywatch_agent.rules.conditions import (
     check_labels,
     check_minimum,
     check_objective,
-    labels_of,
-    parse_key,
 )
 from kaywatch_agent.rules.config import (
     KINDS,
@@ -34,7 +38,6 @@ from kaywatch_agent.rules.config import (
     ThresholdsConfig,
     TransitionConfig,
 )
-from kaywatch_agent.rules.describe import check_template
 from kaywatch_agent.rules.matchers import parse as parse_matcher
 from kaywatch_agent.rules.rule import (
     AlertSettings,
@@ -46,7 +49,7 @@ from kaywatch_agent.rules.rule import (
 )
 from kaywatch_agent.rules.silence import Silence, validate_silence
 from kaywatch_agent.rules.state import Timing
-from kaywatch_agent.settings.reader import ErrorCollector, check_url, section
+from kaywatch_agent.settings.reader import ErrorCollector, section
 from kaywatch_agent.units import duration, parse_duration
 
 __all__ = ["TABLES", "load"]
@@ -54,13 +57,9 @@ __all__ = ["TABLES", "load"]
 # The tables of the file that `load` reads.
 TABLES: Final[tuple[str, ...]] = ("alerting", "defaults", "rule", "inhibit", "silence")
 
-# The labels that name where something happens, in this order.
-PLACE: Final = ("service", "graph", "node")
-
 T = TypeVar("T")
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,100}")
-_LABEL: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def load(
@@ -98,7 +97,7 @@ def load(
     ]
     silences = _read_tables(values, "silence", problems, _silence)
     with problems.collect():
-        _check_alerting(alerting, receivers)
+        check_alerting(alerting, receivers)
     problems.raise_all()
     return _settings(alerting, loader, inhibitions, silences)
 
@@ -155,6 +154,7 @@ class _RuleLoader:
     ) -> None:
         self.rules: dict[str, Rule] = {}
         self.warnings: list[str] = []
+        self._names: set[str] = set()  # of all tables, also of invalid ones
         self.notify = tuple(receivers)
         if alerting.default_notify is not None:
             self.notify = alerting.default_notify
@@ -171,22 +171,45 @@ class _RuleLoader:
             table = {**self._defaults, **table}
         if not isinstance(kind, str) or kind not in KINDS:
             self._refuse_kind(kind, table, path)
-        config = section(KINDS[kind], table, path)
-        if not _NAME.fullmatch(config.name):
-            allowed = "up to 100 letters, digits, _ . -"
-            raise ConfigError(f"{path}.name", f'"{config.name}": expected {allowed}')
-        if not config.enabled:
-            return
-        for variant in self._variants(config, path):
-            rule = self._rule(config, variant, path)
-            if rule.name in self.rules:
-                raise ConfigError(f"{path}.name", f'"{rule.name}" is defined twice')
-            self.rules[rule.name] = rule
+        problems = ErrorCollector()
+        self._claim_name(table, path, problems)
+        with problems.collect():
+            config = section(KINDS[kind], table, path)
+            if config.enabled:
+                self._add_variants(config, path, problems)
+        problems.raise_all()
 
     def add_built_in(self, thresholds: ThresholdsConfig) -> None:
         """Add the built-in rules that no rule of the same name replaces."""
         for rule in built_in_rules(thresholds, self.notify):
             self.rules.setdefault(rule.name, rule)
+
+    def _claim_name(self, table: Any, path: str, problems: ErrorCollector) -> None:
+        """Collect an error for an invalid name, or one that an earlier table has."""
+        name = table.get("name") if isinstance(table, dict) else None
+        # `section` reports a missing name. A disabled rule may have any.
+        if not isinstance(name, str) or table.get("enabled") is False:
+            return
+        if not _NAME.fullmatch(name):
+            allowed = "up to 100 letters, digits, _ . -"
+            problems.add(f"{path}.name", f'"{name}": expected {allowed}')
+        # A tier of an earlier table may have the name as well.
+        elif name in self._names or name in self.rules:
+            problems.add(f"{path}.name", f'"{name}" is defined twice')
+        self._names.add(name)
+
+    def _add_variants(
+        self, config: RuleConfig, path: str, problems: ErrorCollector
+    ) -> None:
+        check_keys(config, path, self._receivers, problems)
+        with problems.collect():
+            for variant in self._variants(config, path):
+                with problems.collect():
+                    rule = self._rule(config, variant, path)
+                    if variant.suffix and rule.name in self._names:
+                        text = f'"{rule.name}" is defined twice'
+                        problems.add(f"{path}.name", text)
+                    self.rules.setdefault(rule.name, rule)
 
     @staticmethod
     def _refuse_kind(kind: object, table: Mapping[str, Any], path: str) -> None:
@@ -197,11 +220,19 @@ class _RuleLoader:
         problems.raise_all()
 
     def _rule(self, config: RuleConfig, variant: _Variant, path: str) -> Rule:
-        window = variant.window
+        window, problems = variant.window, ErrorCollector()
         notify = config.notify if variant.notify is None else variant.notify
         match = tuple(map(parse_matcher, config.match))
-        self._check(config, variant, path)
-        check_labels(f"{path}.match", match, variant.condition)
+        per: tuple[str, ...] = ()
+        with problems.collect():
+            self._check_window(window, path)
+        with problems.collect():
+            check_labels(f"{path}.match", match, variant.condition)
+        with problems.collect():
+            per = labels_per(config, variant.condition, path)
+        with problems.collect():
+            check_receivers(f"{path}.notify", variant.notify or (), self._receivers)
+        problems.raise_all()
         return Rule(
             name=config.name + variant.suffix,
             kind=config.kind,
@@ -210,7 +241,7 @@ class _RuleLoader:
             window=window,
             min_executions=config.min_executions,
             match=match,
-            per=_per(config, variant.condition, path),
+            per=per,
             cooldown=parse_duration(config.cooldown),
             repeat_interval=parse_duration(config.repeat_interval),
             severity=variant.severity or config.severity,
@@ -220,21 +251,12 @@ class _RuleLoader:
             runbook_url=config.runbook_url,
         )
 
-    def _check(self, config: RuleConfig, variant: _Variant, path: str) -> None:
-        notify = (config.notify if variant.notify is None else variant.notify) or ()
+    def _check_window(self, window: float, path: str) -> None:
         # A longer window would silently be evaluated over less than it says.
-        if variant.window > self._retention:
+        if window > self._retention:
             stored = duration(self._retention)
-            raise ConfigError(
-                f"{path}.window",
-                f"{duration(variant.window)}: only {stored} are stored",
-            )
-        check_minimum(path, "min_executions", config.min_executions, 0)
-        _check_labels(f"{path}.labels", config.labels)
-        _check_receivers(f"{path}.notify", notify, self._receivers)
-        parse_key(f"{path}.summary", check_template, config.summary)
-        if config.runbook_url:
-            check_url(f"{path}.runbook_url", config.runbook_url)
+            text = f"{duration(window)}: only {stored} are stored"
+            raise ConfigError(f"{path}.window", text)
 
     def _variants(self, config: RuleConfig, path: str) -> list[_Variant]:
         match config:
@@ -254,6 +276,9 @@ class _RuleLoader:
             case ThresholdConfig():
                 condition = conditions.threshold(config, path)
                 self._warn_of_quantiles(condition, config, path)
+                if warning := conditions.warn_of_clear(condition):
+                    key = "clear_when" if config.clear_when else "clear"
+                    self.warnings.append(f"{path}.{key}: {warning}")
             case TransitionConfig():
                 condition = conditions.transition(config, path)
             case RunawayConfig():
@@ -346,56 +371,3 @@ def _read_tables(
         with problems.collect():
             results.append(read(table, f"{name}[{number}]"))
     return results
-
-
-# -- validation ----------------------------------------------------------------------
-
-
-def _check_alerting(config: AlertingConfig, receivers: Collection[str]) -> None:
-    if config.external_url:
-        check_url("alerting.external_url", config.external_url)
-    # The tick, of which an evaluation is a part, comes once a second.
-    if not 1.0 <= parse_duration(config.evaluation_interval) <= 300.0:
-        raise ConfigError("alerting.evaluation_interval", 'from "1s" to "5m"')
-    check_minimum("alerting", "max_alerts_per_rule", config.max_alerts_per_rule, 1)
-    _check_labels("alerting.labels", config.labels)
-    _check_receivers("alerting.default_notify", config.default_notify or (), receivers)
-
-
-def _check_labels(path: str, labels: Mapping[str, str]) -> None:
-    for name, value in labels.items():
-        # Alertmanager's rules for names. The two others are added to each alert.
-        if not _LABEL.fullmatch(name) or name in ("alertname", "severity"):
-            raise ConfigError(f"{path}.{name}", "invalid or reserved label name")
-        # Alertmanager removes empty labels: the alert would have another identity
-        # there.
-        if not value:
-            raise ConfigError(f"{path}.{name}", "the value is empty")
-
-
-def _check_receivers(
-    path: str, names: Collection[str], receivers: Collection[str]
-) -> None:
-    for name in names:
-        if name not in receivers:
-            listed = ", ".join(sorted(receivers)) or "none yet"
-            raise ConfigError(
-                path,
-                f'unknown receiver "{name}"; add [receiver.{name}] (known: {listed})',
-            )
-
-
-def _per(config: RuleConfig, condition: Condition, path: str) -> tuple[str, ...]:
-    allowed, custom = labels_of(condition)
-    if config.per is None:
-        default = [label for label in allowed if label in PLACE]
-        return tuple(default or allowed[:1])
-    for label in config.per:
-        if label not in allowed and not custom:
-            names = ", ".join(allowed)
-            raise ConfigError(
-                f"{path}.per", f'unknown label "{label}"; this rule has {names}'
-            )
-    if len(set(config.per)) < len(config.per):
-        raise ConfigError(f"{path}.per", "a label is listed twice")
-    return config.per

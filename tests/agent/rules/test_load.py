@@ -123,6 +123,14 @@ def test_a_burn_rate_has_a_rule_for_each_tier() -> None:
         (RULE.replace("value = 0.9", "value = true"), "value: expected a number"),
         (RULE + "clear = 0.8", "must be above value = 0.9"),
         (RULE + "clear = nan", "must be above value = 0.9"),
+        (
+            "[[rule]]\nname='r'\nmetric='dead_ends'\nop='>'\nvalue=5\nclear=-1",
+            "rule[0].clear: -1: dead_ends is never negative",
+        ),
+        (
+            "[[rule]]\nname='r'\nwhen='error_rate > 0.1'\nclear_when='error_rate < 0'",
+            "rule[0].clear_when: error_rate < 0 is never true",
+        ),
         (RULE + "clear_when = 'error_rate < 1'", "clear_when: only with when"),
         (RULE + "windw = '5m'", "windw: unknown key; did you mean window?"),
         (RULE + "window = '5x'", 'invalid duration "5x"'),
@@ -228,6 +236,41 @@ def test_a_percentile_of_few_executions_is_warned_of() -> None:
     assert not read(text + "min_executions = 100").warnings
 
 
+@pytest.mark.parametrize(
+    ("keys", "level"),
+    [
+        ("metric='success_rate'\nop='<'\nvalue=0.99\nclear=0.9999", "0.992"),
+        ("metric='success_rate'\nop='<'\nvalue=0.95\nclear=1.0", "0.96"),
+        ("metric='error_rate'\nop='>'\nvalue=0.05\nclear=0.0", "0.04"),
+        ("metric='latency_p99'\nop='>'\nvalue=5\nclear=0\nmin_executions=100", "4"),
+        ("when='error_rate > 0.2'\nclear_when='error_rate <= 0.0001'", "0.16"),
+    ],
+)
+def test_a_level_that_is_practically_never_reached_is_warned_of(
+    keys: str, level: str
+) -> None:
+    (warning,) = read(f"[[rule]]\nname='r'\n{keys}").warnings
+    key = "clear_when" if "clear_when" in keys else "clear"
+    assert warning.startswith(f"rule[0].{key}: ")
+    assert warning.endswith(f"choose a level such as {level}")
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        "metric='success_rate'\nop='<'\nvalue=0.99\nclear=0.995",
+        "metric='success_rate'\nop='<'\nvalue=0.99\nclear=0.999",
+        "metric='success_rate'\nop='<'\nvalue=0.9999\nclear=0.99995",
+        "metric='success_rate'\nop='<'\nvalue=0.99",
+        "metric='error_rate'\nop='>'\nvalue=0.5\nclear=0.01",
+        "metric='dead_ends'\nop='>'\nvalue=5\nclear=0",
+        "when='error_rate > 0.2 and executions > 5'\nclear_when='error_rate < 0.1'",
+    ],
+)
+def test_a_level_that_can_be_reached_is_not_warned_of(keys: str) -> None:
+    assert read(f"[[rule]]\nname='r'\n{keys}").warnings == ()
+
+
 def test_only_a_rule_s_input_changes_its_fingerprint() -> None:
     def fingerprint(extra: str) -> str:
         return read(RULE + extra).rules["r"].fingerprint
@@ -251,3 +294,34 @@ def test_all_invalid_rules_are_reported_together() -> None:
     assert [text.partition(":")[0] for text in wrong] == [
         "rule[0].metric", "rule[1].metric", "rule[2].nam", "rule[2].name"
     ]  # fmt: skip
+
+
+BAD_KEYS = {
+    "metric": "runs",
+    "op": ">",
+    "value": 1,
+    "per": ["nod"],
+    "match": ['nod="x"'],
+    "runbook_url": "x",
+    "min_executions": -1,
+}
+
+
+def test_a_name_that_is_used_twice_is_reported_with_all_other_errors() -> None:
+    rules = [
+        {"name": "a", "metric": "nope"},
+        {"name": "a", "metric": "runs", "op": ">", "value": 1, "notify": ["x"]},
+        {"name": "b", **BAD_KEYS},
+        {"name": "slo", "kind": "burn_rate", "objective": 0.99},
+        {"name": "slo-1h", "metric": "runs", "op": ">", "value": 1},
+        {"name": "slo", "metric": "runs", "op": ">", "value": 1, "enabled": False},
+    ]
+    with pytest.raises(ConfigError) as caught:
+        load({"rule": rules, "alerting": {"namespac": "x"}})
+
+    wrong = [str(error) for error in (caught.value, *caught.value.others)]
+    assert [text.partition(":")[0] for text in wrong] == [
+        *("alerting.namespac", "rule[0].metric", "rule[1].name", "rule[1].notify"),
+        *("rule[2].min_executions", "rule[2].runbook_url", "rule[2].match[0]"),
+        *("rule[2].per", "rule[4].name"),
+    ]

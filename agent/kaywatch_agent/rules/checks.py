@@ -1,0 +1,109 @@
+"""Validates keys of the tables of alerts that do not depend on a rule's kind."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Final
+
+from kaywatch_agent.errors import ConfigError
+from kaywatch_agent.rules.conditions import check_minimum, labels_of, parse_key
+from kaywatch_agent.rules.config import AlertingConfig, RuleConfig
+from kaywatch_agent.rules.describe import check_template
+from kaywatch_agent.rules.rule import Condition
+from kaywatch_agent.settings.reader import ErrorCollector, check_url
+from kaywatch_agent.units import parse_duration
+
+__all__ = ["check_alerting", "check_keys", "check_receivers", "labels_per"]
+
+# The labels that name where something happens, in this order.
+PLACE: Final = ("service", "graph", "node")
+
+_LABEL: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def check_keys(
+    config: RuleConfig,
+    path: str,
+    receivers: Collection[str],
+    problems: ErrorCollector,
+) -> None:
+    """Collect the errors of the keys that rules of all kinds have."""
+    with problems.collect():
+        check_minimum(path, "min_executions", config.min_executions, 0)
+    with problems.collect():
+        _check_labels(f"{path}.labels", config.labels)
+    with problems.collect():
+        check_receivers(f"{path}.notify", config.notify or (), receivers)
+    with problems.collect():
+        parse_key(f"{path}.summary", check_template, config.summary)
+    with problems.collect():
+        if config.runbook_url:
+            check_url(f"{path}.runbook_url", config.runbook_url)
+
+
+def check_alerting(config: AlertingConfig, receivers: Collection[str]) -> None:
+    """Raise ConfigError with all errors of `[alerting]`."""
+    problems = ErrorCollector()
+    with problems.collect():
+        if config.external_url:
+            check_url("alerting.external_url", config.external_url)
+    # The tick, of which an evaluation is a part, comes once a second.
+    if not 1.0 <= parse_duration(config.evaluation_interval) <= 300.0:
+        problems.add("alerting.evaluation_interval", 'from "1s" to "5m"')
+    with problems.collect():
+        check_minimum("alerting", "max_alerts_per_rule", config.max_alerts_per_rule, 1)
+    with problems.collect():
+        _check_labels("alerting.labels", config.labels)
+    with problems.collect():
+        notified = config.default_notify or ()
+        check_receivers("alerting.default_notify", notified, receivers)
+    problems.raise_all()
+
+
+def check_receivers(
+    path: str, names: Collection[str], receivers: Collection[str]
+) -> None:
+    """Raise ConfigError for a name that is no receiver's."""
+    for name in names:
+        if name not in receivers:
+            listed = ", ".join(sorted(receivers)) or "none yet"
+            raise ConfigError(
+                path,
+                f'unknown receiver "{name}"; add [receiver.{name}] (known: {listed})',
+            )
+
+
+def labels_per(config: RuleConfig, condition: Condition, path: str) -> tuple[str, ...]:
+    """Return the labels that tell the alerts of a rule apart.
+
+    Raises:
+        ConfigError: the rule's series lack one of them, or it is listed twice.
+    """
+    allowed, custom = labels_of(condition)
+    if config.per is None:
+        default = [label for label in allowed if label in PLACE]
+        return tuple(default or allowed[:1])
+    for label in config.per:
+        if label not in allowed and not custom:
+            names = ", ".join(allowed)
+            raise ConfigError(
+                f"{path}.per", f'unknown label "{label}"; this rule has {names}'
+            )
+    if len(set(config.per)) < len(config.per):
+        raise ConfigError(f"{path}.per", "a label is listed twice")
+    return config.per
+
+
+# -- inside --------------------------------------------------------------------------
+
+
+def _check_labels(path: str, labels: Mapping[str, str]) -> None:
+    for name, value in labels.items():
+        # Alertmanager's rules for names. The two others are added to each alert.
+        if not _LABEL.fullmatch(name) or name in ("alertname", "severity"):
+            raise ConfigError(f"{path}.{name}", "invalid or reserved label name")
+        # Alertmanager removes empty labels: the alert would have another identity
+        # there.
+        if not value:
+            raise ConfigError(f"{path}.{name}", "the value is empty")
